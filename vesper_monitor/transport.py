@@ -1,0 +1,163 @@
+# SPDX-License-Identifier: GPL-2.0-or-later
+"""What a hypervisor's transport offers to the layers above it.
+
+A transport is found through the entry point group ``vesper.transports``; the
+entry point names a class that implements :class:`Transport`.  Everything in
+here runs on the asyncio loop and returns soon: a transport that must block
+(a store's round trip, a mapping) does so in a thread of its own with a time
+limit.
+
+The words are those of ``probe_modules/include/vesper_abi.h``: the guest
+shares *regions*, the host maps them; one *notification* in each direction
+serves C-chan and D-chan together.
+"""
+
+from __future__ import annotations
+
+import enum
+from collections.abc import AsyncIterator, Callable
+from dataclasses import dataclass
+from typing import Protocol
+
+__all__ = [
+    "Domain",
+    "DomainEvent",
+    "DomainState",
+    "FrontendMissing",
+    "Link",
+    "LinkLost",
+    "Mapping",
+    "Transport",
+    "TransportError",
+]
+
+
+class TransportError(Exception):
+    """The hypervisor or its store refused or did not answer in time.
+
+    The text says what was tried, on what, and what to do.
+    """
+
+
+class FrontendMissing(TransportError):
+    """The guest has no VESPER frontend, or it did not answer in time."""
+
+
+class LinkLost(TransportError):
+    """The guest has gone, or has taken its end of the link down."""
+
+
+class DomainState(enum.Enum):
+    RUNNING = "running"
+    PAUSED = "paused"
+    SHUTDOWN = "shutdown"  # by itself, not yet destroyed
+    CRASHED = "crashed"
+    DYING = "dying"  # destroyed, its memory not yet freed
+    GONE = "gone"
+
+
+@dataclass(frozen=True)
+class Domain:
+    """One life of a virtual machine: another start is another one."""
+
+    name: str
+    domid: int
+    uuid: str
+
+
+@dataclass(frozen=True)
+class DomainEvent:
+    """A domain's state may have changed; look."""
+
+    domid: int | None  #: None: the hypervisor does not say which
+
+
+class Mapping(Protocol):
+    """A region of the guest's, mapped. The guest may change it at any time."""
+
+    @property
+    def view(self) -> memoryview:
+        """The bytes (format 'B'). Invalid after :meth:`close`."""
+
+    def close(self) -> None:
+        """Unmap. Views on it must have been released. May be called twice."""
+
+
+class Link(Protocol):
+    """The host's end of one activated guest: C-chan page, regions, notifications."""
+
+    domain: Domain
+
+    @property
+    def cchan(self) -> Mapping:
+        """The C-chan page, writable."""
+
+    def map(self, handle: int, pages: int, *, writable: bool = False) -> Mapping:
+        """Map a region.
+
+        :param handle: the guest's word (``vsp_region.handle``): hostile.
+        :param pages: number of 4096-byte pages; bounded by the caller.
+        :raises TransportError: the guest did not share what it said.
+        """
+
+    def notify(self) -> None:
+        """Tell the guest that C-chan has moved. Never blocks."""
+
+    def on_notify(self, callback: Callable[[], None] | None) -> None:
+        """Call ``callback`` on the loop for each notification (they coalesce)."""
+
+    def on_lost(self, callback: Callable[[str], None] | None) -> None:
+        """Call ``callback`` once, with the reason, when the guest's end goes away."""
+
+    async def close(self, *, deactivate: bool) -> None:
+        """Unmap everything and give the link up.
+
+        :param deactivate: also take the device away from the guest; if not,
+            the guest keeps it and a later :meth:`Transport.connect` goes on
+            with it (restart of the daemon). Every mapping is closed first.
+        """
+
+
+class Transport(Protocol):
+    """One hypervisor's side of VESPER. One object per daemon."""
+
+    #: as in the configuration and in status output, e.g. ``xen``
+    name: str
+
+    @classmethod
+    def usable(cls) -> str | None:
+        """None if this host runs that hypervisor, else the reason why not."""
+
+    async def start(self) -> None:
+        """Open the store and begin to watch domains.
+
+        :raises TransportError: not to be had now; the daemon tries again.
+        """
+
+    async def stop(self) -> None:
+        """Release everything; devices of guests stay (see :meth:`Link.close`)."""
+
+    async def domains(self) -> list[Domain]:
+        """The running domains, without the host's own."""
+
+    async def find(self, name: str) -> Domain | None:
+        """The domain of that name, if there is one."""
+
+    async def state(self, domain: Domain) -> DomainState:
+        """Asked of the hypervisor each time."""
+
+    async def active(self) -> list[Domain]:
+        """Domains that already have a VESPER device, connected or waiting."""
+
+    async def connect(self, domain: Domain, timeout: float) -> Link:
+        """Activate the guest, or take over its link if it is active already.
+
+        :param timeout: seconds to wait for the guest's frontend.
+        :raises FrontendMissing: no answer from the guest; its device stays,
+            so that a frontend that comes later is found by the next call.
+        :raises LinkLost: the domain went away meanwhile.
+        :raises TransportError: anything else.
+        """
+
+    def events(self) -> AsyncIterator[DomainEvent]:
+        """Domains that came, went, or changed, as they do; for ever."""
