@@ -1,0 +1,101 @@
+# SPDX-License-Identifier: GPL-2.0-or-later
+#
+# Two commands do everything on a fresh Debian 12 as root:
+#   make demo    make test
+
+VERSION := $(shell sed -n 's/^version = //p' setup.cfg)
+# Debian's own interpreter: production code runs with it and its packages.
+PYTHON  := /usr/bin/python3
+VENV    := build/venv
+RUNS    ?= 5
+DESTDIR ?=
+
+PYLIB   := $(DESTDIR)/usr/lib/python3/dist-packages
+SRC     := $(DESTDIR)/usr/src/vesper-$(VERSION)
+
+# What the labs, the tests and the module build need on this machine.  The
+# cluster stack and Xen are not among it: they live in the labs' own images.
+DEBIAN_PACKAGES := \
+	binutils busybox-static cpio e2fsprogs gcc iproute2 kmod libc6-dev \
+	libelf1 libxml2-utils make man-db mmdebstrap perl procps \
+	python3-lxml python3-psutil python3-pyxs python3-setuptools python3-venv \
+	qemu-system-x86 qemu-utils util-linux xz-utils
+
+.PHONY: help deps demo evaluate test test-quick lint bench-cluster modules install clean
+
+help:
+	@echo 'VESPER $(VERSION): fault events from inside virtual machines for Pacemaker'
+	@echo
+	@echo '  make demo            two emulated Xen hosts, two faults, two ways to watch'
+	@echo '  make evaluate        the whole evaluation (RUNS=5 of each)'
+	@echo '  make test            lint and every test'
+	@echo '  make test-quick      the tests that need no lab (seconds)'
+	@echo '  make bench-cluster   from the event to the stop, against a bare waiting monitor'
+	@echo '  make lint            ruff, mypy --strict, checkpatch, man pages'
+	@echo '  make modules         guest modules for KDIR (default: the running kernel)'
+	@echo '  make install         install on a host (DESTDIR=)'
+	@echo '  make clean           remove what was built here (the labs keep their images)'
+	@echo
+	@echo 'The labs: python3 -m lab --help'
+
+# Install only what is missing, so that a second run needs no network.
+deps:
+	@missing=$$(for p in $(DEBIAN_PACKAGES); do \
+		dpkg-query -W -f='$${db:Status-Status}' $$p 2>/dev/null | grep -qx installed || echo $$p; done); \
+	if [ -n "$$missing" ]; then \
+		echo "installing:" $$missing; \
+		apt-get -q update && DEBIAN_FRONTEND=noninteractive \
+			apt-get -q -y --no-install-recommends install $$missing; \
+	fi
+
+$(VENV)/ready: tests/requirements.txt
+	$(PYTHON) -m venv --system-site-packages $(VENV)
+	$(VENV)/bin/pip install -q --disable-pip-version-check -r $<
+	touch $@
+
+demo: deps
+	$(PYTHON) -m lab.evaluation demo
+
+evaluate: deps
+	$(PYTHON) -m lab.evaluation evaluate --runs $(RUNS)
+
+test: deps lint
+	$(VENV)/bin/python -m pytest --no-skips
+
+test-quick: $(VENV)/ready
+	$(VENV)/bin/python -m pytest -m 'not cluster and not xen'
+
+lint: deps $(VENV)/ready
+	$(VENV)/bin/ruff check .
+	$(VENV)/bin/mypy
+	$(PYTHON) -m lab.images checkpatch
+	@for page in docs/man/*; do \
+		LC_ALL=C.UTF-8 man --warnings -E UTF-8 -l -Tutf8 -Z $$page 2>&1 >/dev/null | \
+			sed "s|^|$$page: |" | { ! grep .; } || exit 1; done
+
+bench-cluster: deps
+	$(PYTHON) -m bench.cluster
+
+modules:
+	$(MAKE) -C probe_modules
+
+install:
+	install -d $(PYLIB) $(DESTDIR)/usr/sbin $(SRC)
+	$(PYTHON) -c 'import setuptools; setuptools.setup()' -q install \
+		--root '$(or $(DESTDIR),/)' --install-layout=deb --no-compile \
+		--single-version-externally-managed
+	install -m 755 vesper_monitor/bin/vesper vesper_monitor/bin/vesperd $(DESTDIR)/usr/sbin/
+	install -D -m 755 ocf/XenVM $(DESTDIR)/usr/lib/ocf/resource.d/vesper/XenVM
+	install -D -m 644 vesper_monitor/vesperd.service $(DESTDIR)/lib/systemd/system/vesperd.service
+	install -D -m 644 vesper_monitor/vesperd.toml $(DESTDIR)/usr/share/doc/vesper/vesperd.toml
+	install -d $(DESTDIR)/usr/share/man/man7 $(DESTDIR)/usr/share/man/man8
+	install -m 644 docs/man/*.7 $(DESTDIR)/usr/share/man/man7/
+	install -m 644 docs/man/*.8 $(DESTDIR)/usr/share/man/man8/
+	install -d -m 755 $(DESTDIR)/var/lib/vesper/probes
+	cp -r --parents $$(git ls-files probe_modules xen_transport/guest 2>/dev/null || \
+		find probe_modules xen_transport/guest -name build -prune -o -type f -print) $(SRC)/
+	install -m 644 probe_modules/dkms.conf $(SRC)/dkms.conf
+
+clean:
+	rm -rf build probe_modules/build
+	find . -name __pycache__ -prune -exec rm -rf {} +
