@@ -1,0 +1,200 @@
+# SPDX-License-Identifier: GPL-2.0-or-later
+"""A small synchronous client of vesperd's socket (docs/api.md).
+
+The OCF agent imports this on every monitor, so it must start fast: the
+standard library only, and little of it.
+
+>>> with Client() as vesperd:
+...     vesperd.call("state", vm="vm1")["watch"]
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import socket
+import time
+
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    from collections.abc import Iterator
+    from types import TracebackType
+    from typing import Any
+
+__all__ = ["SOCKET_PATH", "Client", "DaemonError", "DaemonUnavailable", "default_path"]
+
+SOCKET_PATH = "/run/vesper/vesperd.sock"
+
+#: Bytes of one line of an answer; a whole status of many guests is one line.
+MAX_ANSWER = 16 << 20
+
+
+def default_path() -> str:
+    """The socket's path: ``$VESPER_SOCKET`` or :data:`SOCKET_PATH`."""
+    return os.environ.get("VESPER_SOCKET") or SOCKET_PATH
+
+
+class DaemonUnavailable(Exception):
+    """No answer: vesperd is not running, went away meanwhile, or hangs."""
+
+
+class DaemonError(Exception):
+    """vesperd answered that it could not do it."""
+
+    def __init__(self, code: str, text: str, answer: dict[str, Any] | None = None) -> None:
+        super().__init__(text)
+        #: one of the words of docs/api.md
+        self.code = code
+        self.text = text
+        #: the whole answer (e.g. ``errno``)
+        self.answer = answer or {}
+
+
+class Client:
+    """One connection, made when first needed, and made anew after an error.
+
+    :param path: of the socket; default :func:`default_path`.
+    :param timeout: seconds to wait for the connection and for each answer.
+    """
+
+    def __init__(self, path: str | None = None, timeout: float | None = 5.0) -> None:
+        self.path = path or default_path()
+        self.timeout = timeout
+        self._socket: socket.socket | None = None
+        self._buffer = bytearray()
+
+    def __enter__(self) -> Client:
+        return self
+
+    def __exit__(
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        trace: TracebackType | None,
+    ) -> None:
+        self.close()
+
+    def connect(self) -> None:
+        """Connect, if not connected.
+
+        :raises DaemonUnavailable:
+        """
+        if self._socket is not None:
+            return
+        sock = socket.socket(socket.AF_UNIX, socket.SOCK_STREAM)
+        sock.settimeout(self.timeout)
+        try:
+            sock.connect(self.path)
+        except OSError as error:
+            sock.close()
+            raise DaemonUnavailable(_why_no_connection(self.path, error)) from error
+        self._socket = sock
+        self._buffer.clear()
+
+    def close(self) -> None:
+        """End the connection, and with it what is under way. May be called twice."""
+        if self._socket is not None:
+            self._socket.close()
+            self._socket = None
+
+    def call(self, op: str, *, reply_timeout: float | None = None, **fields: Any) -> dict[str, Any]:
+        """Send a request and return its one answer.
+
+        :param reply_timeout: seconds, instead of the client's; ``wait`` needs
+            more than its own ``timeout`` field.
+        :raises DaemonUnavailable: no connection or no answer in time; the
+            connection is closed, the next call makes a new one.
+        :raises DaemonError: the answer was an error.
+        """
+        self._send(op, fields)
+        return self._answer(reply_timeout)
+
+    def stream(self, op: str, **fields: Any) -> Iterator[dict[str, Any]]:
+        """Send a request and yield its answers, until one has ``end`` or vesperd closes.
+
+        There is no time limit on an answer: events come when they come.
+
+        :raises DaemonUnavailable: no connection, or vesperd went away.
+        :raises DaemonError: one of the answers was an error.
+        """
+        self._send(op, fields)
+        if self._socket is not None:
+            self._socket.settimeout(None)
+        try:
+            while not (answer := self._answer(None, unlimited=True)).get("end"):
+                yield answer
+        finally:
+            self.close()
+
+    def _send(self, op: str, fields: dict[str, Any]) -> None:
+        self.connect()
+        assert self._socket is not None
+        line = json.dumps({"op": op, **fields}).encode() + b"\n"
+        try:
+            self._socket.settimeout(self.timeout)
+            self._socket.sendall(line)
+        except OSError as error:
+            self.close()
+            raise DaemonUnavailable(f"{self.path}: sending {op}: {error}") from error
+
+    def _answer(self, reply_timeout: float | None, unlimited: bool = False) -> dict[str, Any]:
+        limit = self.timeout if reply_timeout is None else reply_timeout
+        line = self._line(None if unlimited else limit)
+        try:
+            answer = json.loads(line)
+        except ValueError as error:
+            self.close()
+            raise DaemonUnavailable(f"{self.path}: answer is not JSON: {line[:80]!r}") from error
+        if not isinstance(answer, dict):
+            self.close()
+            raise DaemonUnavailable(f"{self.path}: answer is not an object: {line[:80]!r}")
+        if answer.get("ok") is False:
+            raise DaemonError(
+                str(answer.get("code", "internal")), str(answer.get("error", "")), answer
+            )
+        return answer
+
+    def _line(self, limit: float | None) -> bytes:
+        """One line without its end.
+
+        The limit is for the whole line, not for each piece of it.
+        """
+        assert self._socket is not None
+        deadline = None if limit is None else time.monotonic() + limit
+        searched = 0
+        try:
+            while (end := self._buffer.find(b"\n", searched)) < 0:
+                searched = len(self._buffer)
+                if searched > MAX_ANSWER:
+                    raise OSError(f"an answer of more than {MAX_ANSWER} bytes")
+                if deadline is not None:
+                    left = deadline - time.monotonic()
+                    if left <= 0:
+                        raise TimeoutError
+                    self._socket.settimeout(left)
+                data = self._socket.recv(65536)
+                if not data:
+                    raise OSError("vesperd closed the connection")
+                self._buffer += data
+        except TimeoutError as error:
+            self.close()
+            raise DaemonUnavailable(
+                f"{self.path}: vesperd did not answer within {limit:.1f} s; "
+                "see: systemctl status vesperd"
+            ) from error
+        except OSError as error:
+            self.close()
+            raise DaemonUnavailable(f"{self.path}: {error}") from error
+        line = bytes(self._buffer[:end])
+        del self._buffer[: end + 1]
+        return line
+
+
+def _why_no_connection(path: str, error: OSError) -> str:
+    if isinstance(error, (FileNotFoundError, ConnectionRefusedError)):
+        return f"{path}: vesperd is not running; start it with: systemctl start vesperd"
+    if isinstance(error, PermissionError):
+        return f"{path}: not permitted; be root or a member of the group vesper"
+    if isinstance(error, TimeoutError):
+        return f"{path}: vesperd does not accept connections; see: systemctl status vesperd"
+    return f"{path}: cannot connect: {error}"
