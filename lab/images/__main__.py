@@ -1,0 +1,33 @@
+# SPDX-License-Identifier: GPL-2.0-or-later
+"""``python3 -m lab.images``: build all images now, and say where they are."""
+
+from __future__ import annotations
+
+import sys
+
+from lab import images
+
+
+def main() -> int:
+    try:
+        kernel = images.kernel()
+        modules = images.modules(kernel)
+        rows = {
+            "root": images.root(),
+            "release": kernel.release,
+            "vmlinux": kernel.vmlinux,
+            "kdir": kernel.kdir,
+            "guest modules": " ".join(map(str, modules.guest)),
+            "probes": " ".join(map(str, modules.probes)),
+            "guest initrd": images.guest_initrd(kernel, modules),
+        }
+    except images.BuildError as error:
+        print(f"lab.images: {error}", file=sys.stderr)
+        return 1
+    for name, value in rows.items():
+        print(f"{name:14}{value}")
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())

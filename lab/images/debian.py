@@ -1,0 +1,116 @@
+# SPDX-License-Identifier: GPL-2.0-or-later
+"""The Debian tree that is dom0's disk and the root of each namespace node."""
+
+from __future__ import annotations
+
+import os
+import shutil
+from pathlib import Path
+
+from lab.images import store
+
+__all__ = ["packages", "root"]
+
+SUITE = "bookworm"
+
+#: What the hosts of the labs need. Nothing of it is installed on this machine.
+PACKAGES = (
+    "xen-hypervisor-4.17-amd64",
+    "xen-utils-4.17",
+    "xen-utils-common",
+    "corosync",
+    "pacemaker",
+    "pacemaker-cli-utils",
+    "crmsh",
+    "resource-agents",
+    "python3",
+    "python3-pyxs",
+    "python3-lxml",
+    "python3-psutil",
+    "busybox-static",
+    "socat",
+    "iproute2",
+    "iputils-ping",
+    "kmod",
+    "procps",
+    "less",
+)
+
+#: What is left out of the tree; the disk of each host shrinks by half.
+EXCLUDE = (
+    "/usr/share/doc/*",
+    "/usr/share/man/*",
+    "/usr/share/info/*",
+    "/usr/share/locale/*",
+    "/usr/share/i18n/*",
+)
+
+#: Run by mmdebstrap at the end, outside of the tree and with its package lists:
+#: fetches the packages of the newest kernel (what the metapackages depend on)
+#: without installing them, nor the compiler that the headers depend on.
+FETCH_KERNEL = r"""
+set -eu
+export APT_CONFIG="$MMDEBSTRAP_APT_CONFIG"
+depends() { apt-cache depends --no-recommends --no-suggests "$1" | sed -n 's/^ *Depends: //p'; }
+image=$(depends linux-image-amd64 | grep '^linux-image-[0-9]')
+headers=$(depends linux-headers-amd64 | grep '^linux-headers-[0-9]')
+rest=$(depends "$headers" | grep -E '^linux-(headers|kbuild)-')
+mkdir -p "$1/debs"
+cd "$1/debs"
+apt-get -q download $image $headers $rest
+"""
+
+
+def _make(directory: Path) -> None:
+    tree = directory / "root"
+    command = [
+        "mmdebstrap",
+        "--mode=root",
+        "--variant=minbase",
+        "--aptopt=Acquire::Languages none",
+        "--aptopt=APT::Install-Recommends false",
+        "--aptopt=Acquire::Retries 3",
+        *(f"--dpkgopt=path-exclude={pattern}" for pattern in EXCLUDE),
+        "--include=" + ",".join(PACKAGES),
+        "--customize-hook=" + FETCH_KERNEL,
+        SUITE,
+        str(tree),
+    ]
+    mirror = os.environ.get("VESPER_LAB_MIRROR")
+    if mirror:
+        command.append(mirror)
+    store.run(command, timeout=1800)
+    (tree / "debs").rename(directory / "debs")
+    # Files whose content must come from the running host, not from this machine.
+    for name in ("etc/hostname", "etc/resolv.conf", "etc/hosts", "etc/corosync/corosync.conf"):
+        (tree / name).unlink(missing_ok=True)
+    shutil.rmtree(tree / "var/lib/apt/lists", ignore_errors=True)
+    shutil.rmtree(tree / "var/cache/apt", ignore_errors=True)
+
+
+def _directory() -> Path:
+    mirror = os.environ.get("VESPER_LAB_MIRROR", "")
+    # Not this whole file: a changed comment must not build everything anew.
+    key = store.digest(SUITE, PACKAGES, EXCLUDE, FETCH_KERNEL, mirror)
+    return store.build("debian", key, _make, what=f"building the hosts' Debian ({SUITE}) tree")
+
+
+def root() -> Path:
+    """The tree. Never write into it: put an overlay or an image over it.
+
+    :raises BuildError: mmdebstrap failed, e.g. no Debian mirror to be reached
+        (another one: ``VESPER_LAB_MIRROR``).
+    """
+    tree = _directory() / "root"
+    link = store.cache() / "root"
+    if not link.is_symlink() or link.readlink() != tree:
+        new = link.with_name(f".root.{os.getpid()}")
+        new.unlink(missing_ok=True)
+        new.symlink_to(tree)
+        new.rename(link)
+    return tree
+
+
+def packages() -> list[Path]:
+    """The kernel's .deb files: image, flavour headers, common headers, kbuild."""
+    return sorted((_directory() / "debs").glob("*.deb"))

@@ -1,0 +1,61 @@
+# SPDX-License-Identifier: GPL-2.0-or-later
+"""The guest: busybox with a web server, our modules, and the lab's labd."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+from lab.images import debian, store
+from lab.images.cpio import Archive
+from lab.images.kernel import Kernel, module_files
+from lab.images.probes import Modules
+
+__all__ = ["guest_initrd"]
+
+HERE = Path(__file__).parent
+
+#: Debian's modules that a paravirtual guest of ours needs.
+DEBIAN_MODULES = ("xen-netfront",)
+
+#: What xl shutdown makes the guest's kernel run.
+POWEROFF = b"#!/bin/busybox sh\nexec busybox poweroff -f\n"
+
+
+def guest_initrd(
+    kernel: Kernel, modules: Modules | None = None, *, debian_modules: tuple[str, ...] = DEBIAN_MODULES
+) -> Path:
+    """The guest's initial RAM disk, which is its whole system.
+
+    :param modules: VESPER's, loaded at boot (unless ``lab.vesper=no``); no
+        probe is among them. None: a guest without.
+    :param debian_modules: Debian's, by name, loaded first.
+    """
+    vesper = modules.guest if modules else ()
+    init, labd = HERE / "guest_init", HERE / "labd.c"
+
+    def make(directory: Path) -> None:
+        binary = directory / "labd"
+        store.run(["gcc", "-static", "-Os", "-s", "-Wall", "-o", binary, labd], timeout=60)
+        archive = Archive()
+        archive.device("dev/console", 5, 1)
+        archive.device("dev/null", 1, 3)
+        archive.copy("init", init, 0o755)
+        archive.copy("bin/busybox", debian.root() / "bin/busybox", 0o755)
+        archive.link("bin/sh", "busybox")
+        archive.copy("bin/labd", binary, 0o755)
+        archive.add("sbin/poweroff", POWEROFF, 0o755)
+        archive.add("sbin/reboot", POWEROFF.replace(b"poweroff", b"reboot"), 0o755)
+        for listing, files in (
+            ("modules", module_files(kernel, *debian_modules)),
+            ("vesper", list(vesper)),
+        ):
+            archive.add(listing, "".join(f"{path.name}\n" for path in files).encode())
+            for path in files:
+                archive.copy(f"lib/modules/{path.name}", path)
+        (directory / "initrd").write_bytes(archive.finish())
+
+    key = store.digest(
+        Path(__file__), HERE / "cpio.py", init, labd, kernel.release, str(debian.root()),
+        *debian_modules, *vesper,
+    )  # fmt: skip
+    return store.build("guest", key, make, what="building the guest's initrd") / "initrd"

@@ -1,0 +1,78 @@
+# SPDX-License-Identifier: GPL-2.0-or-later
+"""The project's own kernel modules, built for the labs' kernel."""
+
+from __future__ import annotations
+
+import shutil
+from dataclasses import dataclass
+from pathlib import Path
+
+from lab.images import store
+from lab.images.kernel import Kernel
+
+__all__ = ["SOURCES", "Modules", "modules"]
+
+PROJECT = Path(__file__).resolve().parents[2]
+
+#: Folders whose files decide whether modules must be built anew.
+SOURCES = ("probe_modules", "xen_transport/guest")
+
+#: Belong into the guest; all other modules are probes, which the host sends.
+GUEST = ("vesper", "vesper_xen")
+
+
+@dataclass(frozen=True)
+class Modules:
+    release: str
+    guest: tuple[Path, ...]  #: vesper.ko, vesper_xen.ko: in this order
+    probes: tuple[Path, ...]
+
+
+def _sources() -> list[Path]:
+    return sorted(
+        path
+        for folder in SOURCES
+        for path in (PROJECT / folder).rglob("*")
+        if path.is_file() and path.suffix in (".c", ".h", ".S", ".sh", ".mk", ".lds", "")
+        if "build" not in path.relative_to(PROJECT).parts
+    )
+
+
+def modules(kernel: Kernel) -> Modules:
+    """The modules for that kernel; built when a source has changed.
+
+    :raises BuildError: with the compiler's words.
+    """
+    sources = _sources()
+
+    def make(directory: Path) -> None:
+        # A copy, so that the build of one kernel leaves nothing in the sources
+        # and nothing of theirs gets in.
+        for path in sources:
+            copy = directory / "source" / path.relative_to(PROJECT)
+            copy.parent.mkdir(parents=True, exist_ok=True)
+            shutil.copy2(path, copy)
+        store.run(
+            ["make", "-C", directory / "source/probe_modules", f"KDIR={kernel.kdir}"], timeout=600
+        )
+        built = directory / "source/probe_modules/build" / kernel.release
+        shutil.copytree(built, directory / kernel.release, ignore=_only_modules)
+        shutil.rmtree(directory / "source")
+
+    names = [str(path.relative_to(PROJECT)) for path in sources]
+    directory = store.build(
+        "modules",
+        store.digest(kernel.release, kernel.kdir, *names, *sources),
+        make,
+        what=f"building the modules for {kernel.release}",
+    )
+    found = {path.stem: path for path in sorted((directory / kernel.release).glob("*.ko"))}
+    return Modules(
+        release=kernel.release,
+        guest=tuple(found.pop(name) for name in GUEST),
+        probes=tuple(found.values()),
+    )
+
+
+def _only_modules(_folder: str, names: list[str]) -> set[str]:
+    return {name for name in names if not name.endswith(".ko")}
