@@ -46,6 +46,7 @@ def _make(directory: Path) -> None:
     (image,) = (tree / "boot").glob("vmlinuz-*")
     (directory / "vmlinux").write_bytes(_vmlinux(image.read_bytes()))
     image.unlink()
+    store.run(["depmod", "-b", tree, _flavour(tree).name.removeprefix("linux-headers-")], timeout=60)
     # The flavour's Makefile names its other half by an absolute path below
     # /usr/src; the links to kbuild are relative and right as they are.
     flavour = _flavour(tree)
