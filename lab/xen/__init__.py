@@ -1,0 +1,17 @@
+# SPDX-License-Identifier: GPL-2.0-or-later
+"""The Xen lab: emulated hosts that run real Xen, Corosync and Pacemaker.
+
+>>> from lab.xen import XenLab
+>>> with XenLab.resume() as lab:            # two hosts, a ready cluster, ~5 s
+...     print(lab.a.run("crm_mon -1").output)
+...     lab.a.run("xl create /etc/xen/vm1.cfg")
+...     print(lab.guest("sh uname -r"))
+"""
+
+from __future__ import annotations
+
+from lab.xen.channel import ChannelError, CommandFailed, Result
+from lab.xen.host import LabError, XenHost
+from lab.xen.lab import XenLab
+
+__all__ = ["ChannelError", "CommandFailed", "LabError", "Result", "XenHost", "XenLab"]

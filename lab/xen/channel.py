@@ -1,0 +1,174 @@
+# SPDX-License-Identifier: GPL-2.0-or-later
+"""The outer machine's end of the channel into a dom0 (other end: dom0/hostd.py)."""
+
+from __future__ import annotations
+
+import json
+import socket
+import time
+from collections.abc import Iterator
+from contextlib import closing
+from dataclasses import dataclass
+from typing import Any
+
+__all__ = ["Channel", "ChannelError", "CommandFailed", "Result"]
+
+CHUNK = 65536
+
+
+class ChannelError(Exception):
+    """The host does not answer, or cannot do what was asked."""
+
+
+class CommandFailed(ChannelError):
+    """A command in the host ended with another status than 0."""
+
+
+@dataclass(frozen=True)
+class Result:
+    """What a command in a host has done."""
+
+    rc: int  #: exit status; negative: ended by that signal
+    output: str  #: standard output and standard error
+
+
+class Channel:
+    """Requests to one host; each uses a connection of its own."""
+
+    def __init__(self, name: str, port: int) -> None:
+        """:param port: of 127.0.0.1, forwarded by QEMU."""
+        self.name = name
+        self._port = port
+
+    def _open(self, timeout: float, request: dict[str, Any], data: bytes = b"") -> socket.socket:
+        try:
+            connection = socket.create_connection(("127.0.0.1", self._port), timeout)
+        except OSError as error:
+            raise ChannelError(f"{self.name}: cannot reach the host: {error}") from error
+        try:
+            connection.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
+            connection.sendall(json.dumps(request).encode() + b"\n" + data)
+        except OSError as error:
+            connection.close()
+            raise ChannelError(f"{self.name}: {request['op']}: {error}") from error
+        return connection
+
+    def _exactly(self, connection: socket.socket, size: int, deadline: float) -> bytes:
+        data = bytearray()
+        while len(data) < size:
+            left = deadline - time.monotonic()
+            if left <= 0:
+                raise ChannelError(f"{self.name}: no answer in time")
+            connection.settimeout(left)
+            try:
+                piece = connection.recv(min(CHUNK, size - len(data)))
+            except TimeoutError as error:
+                raise ChannelError(f"{self.name}: no answer in time") from error
+            except OSError as error:
+                raise ChannelError(f"{self.name}: connection lost: {error}") from error
+            if not piece:
+                raise ChannelError(f"{self.name}: the host has closed the connection")
+            data += piece
+        return bytes(data)
+
+    def _frames(self, connection: socket.socket, deadline: float) -> Iterator[bytes | dict[str, Any]]:
+        """Pieces of output, and at last the result."""
+        while True:
+            head = self._exactly(connection, 5, deadline)
+            data = self._exactly(connection, int.from_bytes(head[1:], "big"), deadline)
+            if head[:1] == b"o":
+                yield data
+                continue
+            result: dict[str, Any] = json.loads(data)
+            if "error" in result:
+                raise ChannelError(f"{self.name}: {result['error']}")
+            yield result
+            return
+
+    def _finish(self, connection: socket.socket, timeout: float) -> tuple[bytes, dict[str, Any]]:
+        output = bytearray()
+        with closing(connection):
+            for frame in self._frames(connection, time.monotonic() + timeout):
+                if isinstance(frame, dict):
+                    return bytes(output), frame
+                output += frame
+        raise AssertionError("frames end with a result")
+
+    def run(
+        self, command: str, *, timeout: float = 60.0, stdin: bytes = b"", check: bool = False
+    ) -> Result:
+        """Run a shell command.
+
+        :param timeout: seconds, then it is killed.
+        :param check: another exit status than 0 is an error.
+        :raises ChannelError: no answer in time, with what it has printed.
+        :raises CommandFailed: with ``check``.
+        """
+        request = {"op": "run", "command": command, "stdin": len(stdin), "timeout": timeout}
+        connection = self._open(timeout, request, stdin)
+        raw, result = self._finish(connection, timeout + 10)
+        output = raw.decode(errors="replace")
+        if result["rc"] is None:
+            raise ChannelError(f"{self.name}: {command!r}: not done in {timeout:.0f} s:\n{output}")
+        if check and result["rc"] != 0:
+            raise CommandFailed(f"{self.name}: {command!r}: exit status {result['rc']}:\n{output}")
+        return Result(result["rc"], output)
+
+    def follow(self, command: str, *, timeout: float = 86400.0) -> tuple[socket.socket, Iterator[bytes]]:
+        """Start a command and hand out what it prints, as it comes.
+
+        :returns: the connection (close it, or shut it down from another
+            thread, to kill the command) and the pieces of output.
+        """
+        connection = self._open(10, {"op": "run", "command": command, "timeout": timeout})
+
+        def pieces() -> Iterator[bytes]:
+            for frame in self._frames(connection, time.monotonic() + timeout):
+                if isinstance(frame, bytes):
+                    yield frame
+
+        return connection, pieces()
+
+    def put(self, path: str, data: bytes, *, mode: int = 0o644, timeout: float = 60.0) -> None:
+        """Write a file in the host; folders are made."""
+        request = {"op": "put", "path": path, "mode": mode, "size": len(data)}
+        self._finish(self._open(timeout, request, data), timeout)
+
+    def get(self, path: str, *, timeout: float = 60.0) -> bytes:
+        """Read a file of the host."""
+        return self._finish(self._open(timeout, {"op": "get", "path": path}), timeout)[0]
+
+    def connect(self, host: str, port: int, *, timeout: float = 10.0) -> socket.socket:
+        """A connection to somewhere the host can reach, e.g. into the guest."""
+        request = {"op": "connect", "host": host, "port": port, "timeout": timeout}
+        connection = self._open(timeout, request)
+        try:
+            for _frame in self._frames(connection, time.monotonic() + timeout + 1):
+                pass
+        except ChannelError:
+            connection.close()
+            raise
+        connection.settimeout(timeout)
+        return connection
+
+    def clock(self, *, timeout: float = 10.0) -> socket.socket:
+        """A connection that answers each line with the host's CLOCK_REALTIME (ns)."""
+        return self._open(timeout, {"op": "clock"})
+
+    def shell(self, command: str = "exec bash -i") -> socket.socket:
+        """A terminal in the host: raw bytes in both directions."""
+        connection = self._open(10, {"op": "shell", "command": command})
+        connection.settimeout(None)
+        return connection
+
+    def set_time(self) -> None:
+        """Set the host's clock to this machine's."""
+        request = {"op": "settime", "ns": time.time_ns()}
+        self._finish(self._open(10, request), 10)
+
+    def alive(self) -> bool:
+        """Whether it answers within two seconds."""
+        try:
+            return self.run("true", timeout=2).rc == 0
+        except ChannelError:
+            return False

@@ -1,0 +1,97 @@
+# SPDX-License-Identifier: GPL-2.0-or-later
+"""The lab's hand in the guest (the other end is lab/images/labd.c)."""
+
+from __future__ import annotations
+
+import socket
+import time
+from dataclasses import dataclass
+from typing import BinaryIO
+
+from lab.xen.channel import Channel, ChannelError, Result
+
+__all__ = ["ADDRESS", "Fault", "Guest"]
+
+ADDRESS = "10.77.0.10"
+PORT = 7777
+
+
+@dataclass(frozen=True)
+class Fault:
+    """A fault that was brought about: when, on the guest's CLOCK_MONOTONIC."""
+
+    at_ns: int
+    uncertainty_ns: int
+    pid: int  #: of the process that was killed
+
+
+class Guest:
+    """Requests to the guest; each uses a connection of its own."""
+
+    def __init__(self, through: Channel) -> None:
+        """:param through: a host that reaches the guest's network."""
+        self._host = through
+
+    def connect(self, *, timeout: float = 10.0) -> socket.socket:
+        """A connection to labd."""
+        return self._host.connect(ADDRESS, PORT, timeout=timeout)
+
+    def _ask(self, request: str, timeout: float) -> tuple[list[str], BinaryIO]:
+        connection = self.connect()
+        connection.settimeout(timeout)
+        connection.sendall(request.encode() + b"\n")
+        stream = connection.makefile("rb")
+        connection.close()  # the file keeps it open
+        try:
+            line = stream.readline().decode(errors="replace").strip()
+        except OSError as error:
+            stream.close()
+            raise ChannelError(f"guest: {request!r}: {error}") from error
+        if not line or line.startswith("error"):
+            stream.close()
+            raise ChannelError(f"guest: {request!r}: {line or 'no answer'}")
+        return line.split(), stream
+
+    def run(self, command: str, *, timeout: float = 30.0) -> Result:
+        """Run a shell command in the guest."""
+        (status, length), stream = self._ask(f"sh exec 2>&1; {command}", timeout)
+        with stream:
+            output = stream.read(int(length))
+        return Result(int(status), output.decode(errors="replace"))
+
+    def _fault(self, request: str, timeout: float) -> list[int]:
+        words, stream = self._ask(request, timeout)
+        stream.close()
+        return [int(word) for word in words]
+
+    def kill(self, signal: str, name: str) -> Fault:
+        """Send a signal (``SEGV``) to the main process of a service.
+
+        :raises ChannelError: there is no such process.
+        """
+        before, after, pid = self._fault(f"kill {signal} {name}", 10)
+        return Fault((before + after) // 2, (after - before) // 2, pid)
+
+    def out_of_memory(self, name: str, *, spare: bool = False) -> Fault:
+        """Use memory up until the OOM killer kills ``name``'s main process.
+
+        :param spare: it must kill another process instead.
+        :raises ChannelError: it did not within a minute.
+        """
+        word = "oom-other" if spare else "oom"
+        return Fault(*self._fault(f"{word} {name}", 90))
+
+    def wait_ready(self, timeout: float) -> None:
+        """Wait until the guest answers.
+
+        :raises ChannelError: it does not.
+        """
+        deadline = time.monotonic() + timeout
+        while True:
+            try:
+                self._fault("clock", 5)
+                return
+            except ChannelError:
+                if time.monotonic() > deadline:
+                    raise
+                time.sleep(0.2)

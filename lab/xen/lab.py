@@ -1,0 +1,226 @@
+# SPDX-License-Identifier: GPL-2.0-or-later
+"""The lab as a whole: its hosts, brought up and taken down together."""
+
+from __future__ import annotations
+
+import json
+import os
+import shutil
+import time
+from contextlib import ExitStack
+from pathlib import Path
+from types import TracebackType
+
+from lab import images
+from lab.progress import note, step
+from lab.xen import disk, project, saved
+from lab.xen.guest import Guest
+from lab.xen.host import HOSTS, LabError, XenHost, free_port
+
+__all__ = ["STATE", "XenLab"]
+
+#: Run-time state of all labs of this machine.
+STATE = Path("/run/vesper-lab")
+
+#: What crm_mon says when the cluster is ready.
+READY = (
+    "crm_mon -1 2>/dev/null | grep -q 'Online: \\[ host-a host-b \\]' && "
+    "crm_mon -1 2>/dev/null | grep -q 'Current DC: host'"
+)
+
+
+class XenLab:
+    """Emulated hosts, and what may be done to them.
+
+    Use one of the class methods to get one; leave the ``with`` block (or call
+    :meth:`close`) and nothing remains.
+    """
+
+    def __init__(self, hosts: list[XenHost], state: Path, stack: ExitStack) -> None:
+        self.hosts = hosts
+        self.state = state
+        self._stack = stack
+
+    def __enter__(self) -> XenLab:
+        return self
+
+    def __exit__(
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        trace: TracebackType | None,
+    ) -> None:
+        self.close()
+
+    def close(self) -> None:
+        """Take the lab down, if this object has brought it up."""
+        self._stack.close()
+
+    # ------------------------------------------------------------ getting one
+
+    @classmethod
+    def _start(
+        cls,
+        count: int,
+        state: Path | None,
+        *,
+        cluster: bool,
+        drive: dict[str, str],
+        incoming: dict[str, Path] | None = None,
+    ) -> XenLab:
+        directory = state or STATE / f"xen-{os.getpid()}"
+        with ExitStack() as stack:
+            if (directory / "lab.json").exists():
+                raise LabError(f"{directory}: there is a lab already; take it down first")
+            directory.mkdir(parents=True, exist_ok=True)
+            stack.callback(shutil.rmtree, directory, ignore_errors=True)
+            hosts = [XenHost(me, directory, free_port()) for me in HOSTS[:count]]
+            for host in hosts:
+                stack.callback(host.close)
+                host.start(
+                    drive=drive[host.identity.key],
+                    accelerator=accelerator(),
+                    cluster=cluster,
+                    incoming=incoming[host.identity.key] if incoming else None,
+                )
+            (directory / "lab.json").write_text(
+                json.dumps({"pid": os.getpid(), "ports": [host.port for host in hosts]})
+            )
+            return cls(hosts, directory, stack.pop_all())
+
+    @classmethod
+    def boot(
+        cls,
+        hosts: int = 2,
+        *,
+        cluster: bool = True,
+        state: Path | None = None,
+        overlays: Path | None = None,
+        timeout: float = 420.0,
+    ) -> XenLab:
+        """Boot one host or both.
+
+        :param cluster: start Corosync and Pacemaker, and wait for them.
+        :param state: directory for sockets and logs (default: one of its own).
+        :param overlays: folder to keep the disks' changes in; default: nowhere.
+        :param timeout: seconds for everything.
+        """
+        kernel = images.kernel()
+        base = disk.disk(kernel)
+        disk.dom0_initrd(kernel)
+        drive = {host.key: f"file={base},format=raw,snapshot=on" for host in HOSTS}
+        if overlays:
+            drive = saved.overlays(base, overlays)
+        deadline = time.monotonic() + timeout
+        lab = cls._start(hosts, state, cluster=cluster, drive=drive)
+        try:
+            with step(f"booting {hosts} host(s) with Xen"):
+                for host in lab.hosts:
+                    host.wait_ready(deadline - time.monotonic())
+                for host in lab.hosts:
+                    host.set_time()
+            if cluster:
+                with step("waiting for Pacemaker"):
+                    lab.wait_cluster(deadline - time.monotonic())
+        except BaseException:
+            lab.close()
+            raise
+        return lab
+
+    @classmethod
+    def resume(cls, *, state: Path | None = None, install: bool = True) -> XenLab:
+        """Two hosts with a ready cluster, in seconds; built first where there is none.
+
+        :param install: put the present project tree into the hosts.
+        """
+        files = saved.cluster()
+        with step("resuming the saved cluster"):
+            lab = cls._start(
+                2,
+                state,
+                cluster=True,
+                drive={key: f"file={path},format=qcow2,snapshot=on" for key, path in files.disk.items()},
+                incoming=files.memory,
+            )
+            try:
+                for host in lab.hosts:
+                    with host.qmp() as qmp:
+                        qmp.wait_status("paused", "postmigrate", timeout=60)
+                for host in lab.hosts:
+                    host.go()
+                for host in lab.hosts:
+                    host.wait_ready(60)
+                    host.set_time()
+                lab.wait_cluster(60)
+            except BaseException:
+                lab.close()
+                raise
+        try:
+            if install:
+                lab.install()
+        except BaseException:
+            lab.close()
+            raise
+        return lab
+
+    @classmethod
+    def attach(cls, state: Path) -> XenLab:
+        """A lab that another process has brought up.
+
+        :raises LabError: there is none.
+        """
+        try:
+            about = json.loads((state / "lab.json").read_text())
+        except FileNotFoundError as error:
+            raise LabError("the lab is not up; 'python3 -m lab xen up' brings it up") from error
+        hosts = [XenHost(me, state, port) for me, port in zip(HOSTS, about["ports"], strict=False)]
+        return cls(hosts, state, ExitStack())
+
+    # ------------------------------------------------------------ its parts
+
+    @property
+    def a(self) -> XenHost:
+        return self.hosts[0]
+
+    @property
+    def b(self) -> XenHost:
+        return self.hosts[1]
+
+    def host(self, name: str) -> XenHost:
+        """By name (``host-a``) or key (``a``)."""
+        for host in self.hosts:
+            if name in (host.name, host.identity.key):
+                return host
+        raise LabError(f"no host {name}; there are {', '.join(h.name for h in self.hosts)}")
+
+    def guest(self, *, through: XenHost | None = None) -> Guest:
+        """The lab's hand in ``vm1``, reached through one of the hosts."""
+        return Guest(through or self.a)
+
+    # ------------------------------------------------------------ doing things
+
+    def install(self) -> None:
+        """Put the present project tree, its probes and the guest into all hosts."""
+        with step("installing the project in the hosts"):
+            bundle = project.bundle()
+            for host in self.hosts:
+                project.install(host, bundle)
+
+    def wait_cluster(self, timeout: float) -> None:
+        """Wait until both hosts are online and there is a DC."""
+        self.a.wait(READY, timeout=timeout)
+
+    def running_on(self) -> XenHost | None:
+        """The host on which vm1's domain exists."""
+        for host in self.hosts:
+            if host.run("xl list vm1", timeout=30).rc == 0:
+                return host
+        return None
+
+
+def accelerator() -> str:
+    """QEMU's -accel. ``VESPER_LAB_ACCEL`` is ``kvm`` or ``tcg`` (default)."""
+    if os.environ.get("VESPER_LAB_ACCEL", "tcg") == "kvm":
+        note("with KVM, as VESPER_LAB_ACCEL says")
+        return "kvm"
+    return "tcg,thread=multi,tb-size=256"

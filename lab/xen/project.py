@@ -1,0 +1,80 @@
+# SPDX-License-Identifier: GPL-2.0-or-later
+"""Puts the present project tree into a running host, as ``make install`` would."""
+
+from __future__ import annotations
+
+import io
+import shutil
+import tarfile
+import tempfile
+from pathlib import Path
+
+from lab import images
+from lab.images import store
+from lab.images.probes import PROJECT
+from lab.xen.channel import Channel
+from lab.xen.disk import GUEST_KERNEL
+
+__all__ = ["GUEST_INITRD", "bundle", "guest_config", "install"]
+
+GUEST_INITRD = "/var/lib/lab/guest.initrd"
+
+
+def guest_config(extra: str = "", *, on_crash: str = "destroy") -> str:
+    """vm1's xl configuration.
+
+    :param extra: words for the guest's kernel command line (``lab.vesper=no``).
+    """
+    return f"""\
+name = "vm1"
+type = "pv"
+kernel = "{GUEST_KERNEL}"
+ramdisk = "{GUEST_INITRD}"
+memory = 160
+vcpus = 1
+tsc_mode = "native"
+extra = "console=hvc0 loglevel=3 mitigations=off nokaslr audit=0 apparmor=0 cryptomgr.notests \
+tsc=reliable {extra}"
+vif = [ "bridge=br0,mac=00:16:3e:77:00:10,script=vif-bridge" ]
+on_crash = "{on_crash}"
+on_poweroff = "destroy"
+on_reboot = "restart"
+"""
+
+
+def bundle() -> bytes:
+    """A tar archive to be unpacked at /: the installed project, probes, the guest."""
+    kernel = images.kernel()
+    modules = images.modules(kernel)
+    with tempfile.TemporaryDirectory(prefix="vesper-lab-") as name:
+        stage = Path(name)
+        store.run(["make", "-s", "-C", PROJECT, "install", f"DESTDIR={stage}"], timeout=120)
+        # Sources for DKMS and pages for people are no use in the lab's hosts.
+        shutil.rmtree(stage / "usr/src", ignore_errors=True)
+        shutil.rmtree(stage / "usr/share", ignore_errors=True)
+        probes = stage / "var/lib/vesper/probes" / kernel.release
+        probes.mkdir(parents=True, exist_ok=True)
+        for path in modules.probes:
+            shutil.copy(path, probes)
+        _put(stage, GUEST_INITRD, images.guest_initrd(kernel, modules).read_bytes())
+        _put(stage, "/etc/xen/vm1.cfg", guest_config().encode())
+        data = io.BytesIO()
+        with tarfile.open(fileobj=data, mode="w") as archive:
+            for path in sorted(stage.rglob("*")):
+                # Folders are made as needed: /lib must stay the link it is.
+                if not path.is_dir():
+                    archive.add(path, path.relative_to(stage), recursive=False)
+        return data.getvalue()
+
+
+def _put(stage: Path, name: str, data: bytes) -> None:
+    path = stage / name.lstrip("/")
+    path.parent.mkdir(parents=True, exist_ok=True)
+    path.write_bytes(data)
+
+
+def install(host: Channel, data: bytes) -> None:
+    """Unpack the bundle in a host, over what was there before."""
+    host.run(
+        "tar -x -o --keep-directory-symlink -C / -f -", stdin=data, timeout=120, check=True
+    )
