@@ -14,10 +14,11 @@ serves C-chan and D-chan together.
 
 from __future__ import annotations
 
-import enum
 from collections.abc import AsyncIterator, Callable
 from dataclasses import dataclass
 from typing import Protocol
+
+from vesper_monitor.domain_state import DomainState
 
 __all__ = [
     "Domain",
@@ -45,15 +46,6 @@ class FrontendMissing(TransportError):
 
 class LinkLost(TransportError):
     """The guest has gone, or has taken its end of the link down."""
-
-
-class DomainState(enum.Enum):
-    RUNNING = "running"
-    PAUSED = "paused"
-    SHUTDOWN = "shutdown"  # by itself, not yet destroyed
-    CRASHED = "crashed"
-    DYING = "dying"  # destroyed, its memory not yet freed
-    GONE = "gone"
 
 
 @dataclass(frozen=True)

@@ -1,0 +1,147 @@
+# SPDX-License-Identifier: GPL-2.0-or-later
+"""What the OCF Resource Agent API says of one call of an agent.
+
+How Pacemaker calls (action, environment), and how an agent answers (exit
+code, exit reason).  Source: Open Cluster Framework, Resource Agent API 1.1,
+and Pacemaker Explained for ``CRM_meta_*`` and the code 190.
+
+Every monitor of every resource imports this: the standard library only, and
+little of it (no dataclasses, no typing, no subprocess at the top).
+"""
+
+from __future__ import annotations
+
+import enum
+import os
+import sys
+import time
+
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    from collections.abc import Callable, Mapping
+
+__all__ = ["Call", "Code", "Exit", "finish", "log"]
+
+
+class Code(enum.IntEnum):
+    """Exit codes of an agent."""
+
+    SUCCESS = 0
+    ERROR = 1
+    ARGS = 2
+    UNIMPLEMENTED = 3
+    PERM = 4
+    INSTALLED = 5  #: this node lacks something: Pacemaker tries another node
+    CONFIGURED = 6  #: wrong on every node: Pacemaker gives up
+    NOT_RUNNING = 7
+    DEGRADED = 190  #: runs, but not as it should: shown, not recovered
+
+
+class Exit(Exception):
+    """An action ends with something else than plain success.
+
+    :param reason: one sentence an operator can act on; ``crm_mon`` shows it.
+    """
+
+    def __init__(self, code: Code, reason: str) -> None:
+        super().__init__(reason)
+        self.code = code
+        self.reason = reason
+
+
+#: Seconds an action may take where Pacemaker does not say (a call by hand).
+DEFAULT_TIMEOUT = {"start": 60.0, "stop": 90.0, "monitor": 30.0}
+
+
+class Call:
+    """One call: action, resource, parameters, and the time there is.
+
+    :param environ: as Pacemaker sets it.
+    :param age: seconds this process already lives; its start counts, and in
+        an emulated host it takes a second.
+    """
+
+    def __init__(self, action: str, environ: Mapping[str, str], age: float = 0.0) -> None:
+        self.action = action
+        self.parameters = {
+            key.removeprefix("OCF_RESKEY_"): value
+            for key, value in environ.items()
+            if key.startswith("OCF_RESKEY_") and not key.startswith("OCF_RESKEY_CRM_meta_")
+        }
+        #: the resource's id
+        self.resource = environ.get("OCF_RESOURCE_INSTANCE") or "default"
+        #: seconds between two recurring monitors; 0 for all else
+        self.interval = _milliseconds(environ.get("OCF_RESKEY_CRM_meta_interval"), 0.0)
+        #: seconds, the whole of it; None if Pacemaker did not say
+        self.given_timeout = (
+            _milliseconds(environ.get("OCF_RESKEY_CRM_meta_timeout"), 0.0) or None
+        )
+        self.timeout = self.given_timeout or DEFAULT_TIMEOUT.get(action, 30.0)
+        self.deadline = time.monotonic() - age + self.timeout
+        #: the cluster's name of this node
+        self.node = environ.get("OCF_RESKEY_CRM_meta_on_node") or os.uname().nodename
+        self.check_level = _whole(
+            environ.get("OCF_CHECK_LEVEL") or environ.get("OCF_RESKEY_OCF_CHECK_LEVEL")
+        )
+        self.state_dir = environ.get("HA_RSCTMP") or "/run/resource-agents"
+
+    def left(self) -> float:
+        """Seconds until Pacemaker ends this call. May be negative."""
+        return self.deadline - time.monotonic()
+
+    def parameter(self, name: str) -> str:
+        """The value, without blanks around it; empty if not set."""
+        return self.parameters.get(name, "").strip()
+
+
+def _milliseconds(text: str | None, default: float) -> float:
+    try:
+        return int(text or "") / 1000
+    except ValueError:
+        return default
+
+
+def _whole(text: str | None) -> int:
+    try:
+        return int(text or "")
+    except ValueError:
+        return 0
+
+
+def process_age() -> float:
+    """Seconds since this process was started (proc(5): /proc/self/stat, field 22)."""
+    try:
+        with open("/proc/self/stat") as stat:
+            ticks = int(stat.read().rpartition(")")[2].split()[19])
+        return time.clock_gettime(time.CLOCK_BOOTTIME) - ticks / os.sysconf("SC_CLK_TCK")
+    except (OSError, ValueError, IndexError):
+        return 0.0
+
+
+def log(text: str) -> None:
+    """A line for Pacemaker's log (it takes an agent's standard error)."""
+    sys.stderr.write(_one_line(text) + "\n")
+
+
+def finish(action: Callable[[], None]) -> int:
+    """Run the action and return the exit code, its reason told to Pacemaker."""
+    try:
+        action()
+    except Exit as end:
+        sys.stderr.write("ocf-exit-reason:" + _one_line(end.reason) + "\n")
+        return end.code
+    except Exception as error:
+        import traceback
+
+        traceback.print_exc()
+        sys.stderr.write(
+            f"ocf-exit-reason:internal error of the agent, please report it: "
+            f"{type(error).__name__}: {_one_line(str(error))}\n"
+        )
+        return Code.ERROR
+    return Code.SUCCESS
+
+
+def _one_line(text: str) -> str:
+    """Without control characters: parts of a reason come from a guest."""
+    return "".join(c if c.isprintable() else " " for c in text)[:1000]

@@ -1,0 +1,136 @@
+# SPDX-License-Identifier: GPL-2.0-or-later
+"""What the OCF agents need of a hypervisor's toolstack, and how they run it.
+
+Every call has a time limit.  A command's output goes to memory and not
+through a pipe: what it leaves running in the background (``xl create`` does)
+may hold a pipe open for ever.
+"""
+
+from __future__ import annotations
+
+import os
+import time
+
+from vesper_monitor.domain_state import DomainState
+
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    import subprocess
+    from typing import Protocol
+
+    class Toolstack(Protocol):
+        """One hypervisor's toolstack."""
+
+        #: the command, for messages
+        name: str
+
+        def absent(self) -> bool:
+            """Whether this node certainly does not run the hypervisor."""
+
+        def state(self, name: str, limit: float) -> DomainState:
+            """State of the domain of that name.
+
+            :param limit: seconds.
+            :raises ToolstackError: not known. Never GONE by mistake.
+            """
+
+        def create(self, config: str, name: str, limit: float) -> None:
+            """Start a domain by its configuration file.
+
+            :raises ToolstackError: it did not start.
+            """
+
+        def shutdown(self, name: str) -> Background:
+            """Ask the guest to shut down; does not wait."""
+
+        def destroy(self, name: str, limit: float) -> None:
+            """End the domain.
+
+            :raises ToolstackError: refused, or not done in time.
+            """
+
+
+__all__ = ["Background", "ToolstackError", "ToolstackMissing", "run", "spawn"]
+
+#: Where a toolstack is looked for if the caller has no PATH.
+PATH = "/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin"
+
+
+class ToolstackError(Exception):
+    """The toolstack did not do it, or did not answer in time; the text says which."""
+
+
+class ToolstackMissing(ToolstackError):
+    """It is not installed on this node."""
+
+
+class Background:
+    """A command under way."""
+
+    def __init__(self, process: subprocess.Popen[bytes], command: list[str], output: int) -> None:
+        self._process = process
+        self._command = command
+        self._output = output
+
+    def wait(self, limit: float) -> int | None:
+        """Its exit status; None if it is not done after ``limit`` seconds."""
+        end = time.monotonic() + limit
+        pause = 0.005
+        while (code := self._process.poll()) is None and (left := end - time.monotonic()) > 0:
+            time.sleep(min(pause, left))
+            pause = min(pause * 1.5, 0.1)
+        return code
+
+    def output(self) -> str:
+        """What it has said so far (the first 64 KiB)."""
+        return os.pread(self._output, 65536, 0).decode(errors="replace")
+
+    def close(self) -> None:
+        """Kill it if it still runs. A process that hangs in the kernel is left behind."""
+        if self._process.poll() is None:
+            self._process.kill()
+            self.wait(1.0)
+        os.close(self._output)
+
+
+def spawn(command: list[str]) -> Background:
+    """Start a command.
+
+    :raises ToolstackMissing: there is no such command.
+    """
+    import subprocess  # costs 10 ms; a monitor that has vesperd does without
+
+    environ = {**os.environ, "LC_ALL": "C.UTF-8", "PATH": os.environ.get("PATH") or PATH}
+    output = os.memfd_create(command[0])
+    try:
+        process = subprocess.Popen(
+            command, stdin=subprocess.DEVNULL, stdout=output, stderr=output, env=environ
+        )
+    except OSError as error:
+        os.close(output)
+        kind = ToolstackMissing if isinstance(error, FileNotFoundError) else ToolstackError
+        raise kind(
+            f"{command[0]} cannot be run on this node: {error.strerror}; "
+            "is the hypervisor's toolstack installed?"
+        ) from error
+    return Background(process, command, output)
+
+
+def run(command: list[str], limit: float) -> tuple[int, str]:
+    """Run a command: its exit status and all it said.
+
+    :param limit: seconds; then it is killed.
+    :raises ToolstackError: not done in time.
+    :raises ToolstackMissing: there is no such command.
+    """
+    job = spawn(command)
+    try:
+        code = job.wait(limit)
+        if code is None:
+            raise ToolstackError(
+                f"{' '.join(command)} did not end within {max(limit, 0):.0f} s; "
+                "the host's toolstack hangs, look at its daemons"
+            )
+        return code, job.output()
+    finally:
+        job.close()
