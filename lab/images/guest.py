@@ -22,7 +22,10 @@ POWEROFF = b"#!/bin/busybox sh\nexec busybox poweroff -f\n"
 
 
 def guest_initrd(
-    kernel: Kernel, modules: Modules | None = None, *, debian_modules: tuple[str, ...] = DEBIAN_MODULES
+    kernel: Kernel,
+    modules: Modules | None = None,
+    *,
+    debian_modules: tuple[str, ...] = DEBIAN_MODULES,
 ) -> Path:
     """The guest's initial RAM disk, which is its whole system.
 

@@ -46,10 +46,10 @@ def _make(directory: Path) -> None:
     (image,) = (tree / "boot").glob("vmlinuz-*")
     (directory / "vmlinux").write_bytes(_vmlinux(image.read_bytes()))
     image.unlink()
-    store.run(["depmod", "-b", tree, _flavour(tree).name.removeprefix("linux-headers-")], timeout=60)
+    flavour = _flavour(tree)
+    store.run(["depmod", "-b", tree, flavour.name.removeprefix("linux-headers-")], timeout=60)
     # The flavour's Makefile names its other half by an absolute path below
     # /usr/src; the links to kbuild are relative and right as they are.
-    flavour = _flavour(tree)
     makefile = flavour / "Makefile"
     text, changed = re.subn(
         r"^include /usr/src/(.*)$",
@@ -72,10 +72,8 @@ def kernel() -> Kernel:
 
     :raises BuildError: see :func:`lab.images.root`.
     """
-    inputs = [package.name for package in debian.packages()]
-    directory = store.build(
-        "kernel", store.digest(Path(__file__), *inputs), _make, what="unpacking the kernel"
-    )
+    key = store.digest(1, *(package.name for package in debian.packages()))
+    directory = store.build("kernel", key, _make, what="unpacking the kernel")
     tree = directory / "tree"
     flavour = _flavour(tree)
     return Kernel(

@@ -71,7 +71,9 @@ class Channel:
             data += piece
         return bytes(data)
 
-    def _frames(self, connection: socket.socket, deadline: float) -> Iterator[bytes | dict[str, Any]]:
+    def _frames(
+        self, connection: socket.socket, deadline: float
+    ) -> Iterator[bytes | dict[str, Any]]:
         """Pieces of output, and at last the result."""
         while True:
             head = self._exactly(connection, 5, deadline)
@@ -114,7 +116,9 @@ class Channel:
             raise CommandFailed(f"{self.name}: {command!r}: exit status {result['rc']}:\n{output}")
         return Result(result["rc"], output)
 
-    def follow(self, command: str, *, timeout: float = 86400.0) -> tuple[socket.socket, Iterator[bytes]]:
+    def follow(
+        self, command: str, *, timeout: float = 86400.0
+    ) -> tuple[socket.socket, Iterator[bytes]]:
         """Start a command and hand out what it prints, as it comes.
 
         :returns: the connection (close it, or shut it down from another

@@ -98,22 +98,21 @@ def _install_modules(kernel: Kernel, tree: Path) -> None:
 
 def dom0_initrd(kernel: Kernel) -> Path:
     """Mounts the disk, puts the lab's files on it, goes on from there."""
-    sources = [HERE / "initramfs_init", *(HERE / name for name, _, _ in FILES)]
+    archive = Archive()
+    archive.device("dev/console", 5, 1)
+    archive.copy("init", HERE / "initramfs_init", 0o755)
+    archive.copy("bin/busybox", images.root() / "bin/busybox", 0o755)
+    files = module_files(kernel, *BOOT_MODULES)
+    archive.add("modules", "".join(f"{path.name}\n" for path in files).encode())
+    for path in files:
+        archive.copy(f"lib/modules/{path.name}", path)
+    for name, place, mode in FILES:
+        archive.copy(f"lab/{place}", HERE / name, mode)
+    archive.add("lab/etc/hosts", HOSTS)
+    archive.add("lab/etc/pacemaker/authkey", b"the lab's cluster is no secret\n", 0o400)
+    data = archive.finish()
 
     def make(directory: Path) -> None:
-        archive = Archive()
-        archive.device("dev/console", 5, 1)
-        archive.copy("init", HERE / "initramfs_init", 0o755)
-        archive.copy("bin/busybox", images.root() / "bin/busybox", 0o755)
-        files = module_files(kernel, *BOOT_MODULES)
-        archive.add("modules", "".join(f"{path.name}\n" for path in files).encode())
-        for path in files:
-            archive.copy(f"lib/modules/{path.name}", path)
-        for name, place, mode in FILES:
-            archive.copy(f"lab/{place}", HERE / name, mode)
-        archive.add("lab/etc/hosts", HOSTS)
-        archive.add("lab/etc/pacemaker/authkey", b"the lab's cluster is no secret\n", 0o400)
-        (directory / "initrd").write_bytes(archive.finish())
+        (directory / "initrd").write_bytes(data)
 
-    key = store.digest(str(images.root()), str(kernel.vmlinux), Path(__file__), *sources)
-    return store.build("dom0", key, make, what="building dom0's initrd") / "initrd"
+    return store.build("dom0", store.digest(data), make, what="building dom0's initrd") / "initrd"

@@ -59,6 +59,13 @@ class Guest:
             output = stream.read(int(length))
         return Result(int(status), output.decode(errors="replace"))
 
+    def start(self, command: str) -> None:
+        """Run a shell command in the guest and do not wait for its end."""
+        connection = self.connect()
+        with connection:
+            connection.sendall(f"sh {command}\n".encode())
+            time.sleep(0.5)  # labd must have read it before the connection ends
+
     def _fault(self, request: str, timeout: float) -> list[int]:
         words, stream = self._ask(request, timeout)
         stream.close()

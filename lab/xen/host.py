@@ -104,7 +104,9 @@ class XenHost(Channel):
         me = self.identity
         (other,) = (host for host in HOSTS if host.key != me.key)
         kernel = images.kernel()
-        arguments = f"{DOM0} lab.name={me.name} lab.ip={me.ip} lab.cluster={'yes' if cluster else 'no'}"
+        arguments = (
+            f"{DOM0} lab.name={me.name} lab.ip={me.ip} lab.cluster={'yes' if cluster else 'no'}"
+        )
         initrd = f"{kernel.vmlinux} {arguments.replace(',', ',,')},{disk.dom0_initrd(kernel)}"
         for path in (self.qmp_socket, self._link(me.key)):
             path.unlink(missing_ok=True)
@@ -210,6 +212,22 @@ class XenHost(Channel):
         :param log: file in the host for what it says.
         """
         self.run(f"setsid {command} >>{log} 2>&1 </dev/null &", check=True)
+
+    def start_vesperd(self, *, timeout: float = 30.0) -> None:
+        """Start vesperd and wait until its socket is there."""
+        self.background("/usr/sbin/vesperd", "/var/log/vesperd.log")
+        try:
+            self.wait("test -S /run/vesper/vesperd.sock", timeout=timeout)
+        except LabError as error:
+            said = self.run("tail -n 20 /var/log/vesperd.log").output
+            raise LabError(f"{self.name}: vesperd does not start:\n{said}") from error
+
+    def stop_vesperd(self, *, signal: str = "TERM") -> None:
+        """End vesperd, if it runs, and wait until it has gone."""
+        find = "pgrep -f '^/usr/bin/python3.* /usr/sbin/vesperd'"
+        self.run(f"kill -{signal} $({find})")
+        self.wait(f"! {find}", timeout=30)
+        self.run("rm -f /run/vesper/vesperd.sock")
 
     def wait(self, command: str, *, timeout: float, every: float = 0.3) -> str:
         """Run a command again and again until it succeeds.

@@ -139,7 +139,9 @@ class XenLab:
                 2,
                 state,
                 cluster=True,
-                drive={key: f"file={path},format=qcow2,snapshot=on" for key, path in files.disk.items()},
+                drive={
+                    key: f"file={path},format=qcow2,snapshot=on" for key, path in files.disk.items()
+                },
                 incoming=files.memory,
             )
             try:
@@ -200,11 +202,16 @@ class XenLab:
     # ------------------------------------------------------------ doing things
 
     def install(self) -> None:
-        """Put the present project tree, its probes and the guest into all hosts."""
+        """Put the present project tree, its probes and the guest into all hosts.
+
+        vesperd is (re)started.
+        """
         with step("installing the project in the hosts"):
             bundle = project.bundle()
             for host in self.hosts:
+                host.stop_vesperd()
                 project.install(host, bundle)
+                host.start_vesperd()
 
     def wait_cluster(self, timeout: float) -> None:
         """Wait until both hosts are online and there is a DC."""

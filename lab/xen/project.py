@@ -75,6 +75,4 @@ def _put(stage: Path, name: str, data: bytes) -> None:
 
 def install(host: Channel, data: bytes) -> None:
     """Unpack the bundle in a host, over what was there before."""
-    host.run(
-        "tar -x -o --keep-directory-symlink -C / -f -", stdin=data, timeout=120, check=True
-    )
+    host.run("tar -x -o --keep-directory-symlink -C / -f -", stdin=data, timeout=120, check=True)

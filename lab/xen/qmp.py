@@ -63,19 +63,19 @@ class Qmp:
         answer: dict[str, Any] = json.loads(line)
         return answer
 
-    def command(self, name: str, **arguments: Any) -> Any:
+    def command(self, word: str, /, **arguments: Any) -> Any:
         """Execute a command; events that come meanwhile are dropped.
 
         :raises QmpError: with QEMU's words.
         """
-        request: dict[str, Any] = {"execute": name}
+        request: dict[str, Any] = {"execute": word}
         if arguments:
             request["arguments"] = {key.replace("_", "-"): arguments[key] for key in arguments}
         self._socket.sendall(json.dumps(request).encode() + b"\n")
         while True:
             answer = self._read()
             if "error" in answer:
-                raise QmpError(f"{self._path}: {name}: {answer['error']['desc']}")
+                raise QmpError(f"{self._path}: {word}: {answer['error']['desc']}")
             if "return" in answer:
                 return answer["return"]
 

@@ -58,9 +58,7 @@ def cluster() -> Saved:
                     qmp.save(directory / f"{machine.identity.key}.ram", timeout=120)
                     qmp.close()
 
-    key = store.digest(
-        str(base), str(initrd), host.XEN, host.DOM0, host.CPU, "2", *_arguments()
-    )
+    key = store.digest(str(base), str(initrd), host.XEN, host.DOM0, host.CPU, "2", *_arguments())
     directory = store.build("cluster", key, make, what="making a ready cluster of two hosts")
     keys = [me.key for me in host.HOSTS]
     return Saved(
