@@ -69,6 +69,7 @@ class XenLab:
         incoming: dict[str, Path] | None = None,
     ) -> XenLab:
         directory = state or STATE / f"xen-{os.getpid()}"
+        _clean()
         with ExitStack() as stack:
             if (directory / "lab.json").exists():
                 raise LabError(f"{directory}: there is a lab already; take it down first")
@@ -223,6 +224,13 @@ class XenLab:
             if host.run("xl list vm1", timeout=30).rc == 0:
                 return host
         return None
+
+
+def _clean() -> None:
+    """Remove what labs have left whose process was killed; their machines died with it."""
+    for path in STATE.glob("xen-*"):
+        if not Path("/proc", path.name.removeprefix("xen-")).exists():
+            shutil.rmtree(path, ignore_errors=True)
 
 
 def accelerator() -> str:
