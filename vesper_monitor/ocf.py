@@ -73,9 +73,7 @@ class Call:
         #: seconds between two recurring monitors; 0 for all else
         self.interval = _milliseconds(environ.get("OCF_RESKEY_CRM_meta_interval"), 0.0)
         #: seconds, the whole of it; None if Pacemaker did not say
-        self.given_timeout = (
-            _milliseconds(environ.get("OCF_RESKEY_CRM_meta_timeout"), 0.0) or None
-        )
+        self.given_timeout = _milliseconds(environ.get("OCF_RESKEY_CRM_meta_timeout"), 0.0) or None
         self.timeout = self.given_timeout or DEFAULT_TIMEOUT.get(action, 30.0)
         self.deadline = time.monotonic() - age + self.timeout
         #: the cluster's name of this node

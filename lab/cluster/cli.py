@@ -1,0 +1,145 @@
+# SPDX-License-Identifier: GPL-2.0-or-later
+"""``python3 -m lab cluster``: the cluster lab's command line."""
+
+from __future__ import annotations
+
+import argparse
+import signal
+import subprocess
+import sys
+from typing import Any
+
+from lab.cluster import keeper
+from lab.cluster.node import ENVIRONMENT, ClusterError, Node
+
+__all__ = ["add_commands"]
+
+EXAMPLES = """\
+examples:
+  python3 -m lab cluster up -n 3              three nodes with a DC, some 5 s
+  python3 -m lab cluster run node1 crm_mon -1
+  python3 -m lab cluster shell node1          a terminal (leave with exit)
+  python3 -m lab cluster kill node1           cut its power
+  python3 -m lab cluster kill node1 vesperd   SIGKILL to vesperd alone
+  python3 -m lab cluster start node1          power on again
+  python3 -m lab cluster down
+"""
+
+
+def add_commands(subparsers: Any) -> None:
+    """Add ``cluster`` and its commands."""
+    cluster = subparsers.add_parser(
+        "cluster",
+        help="namespace nodes with real Corosync and Pacemaker, stand-in guests",
+        description="Namespace nodes with real Corosync, Pacemaker and vesperd. The guests are "
+        "stand-ins: for real ones use the Xen lab.",
+        epilog=EXAMPLES,
+        formatter_class=argparse.RawDescriptionHelpFormatter,
+    )
+    commands = cluster.add_subparsers(metavar="COMMAND", required=True)
+
+    def add(name: str, command: Any, help: str) -> argparse.ArgumentParser:
+        parser: argparse.ArgumentParser = commands.add_parser(name, help=help, description=help)
+        parser.set_defaults(command=_guarded(command))
+        return parser
+
+    up = add("up", _up, "bring the lab up")
+    up.add_argument("-n", "--nodes", type=int, default=2, help="how many (default: 2)")
+    up.add_argument("--timeout", type=float, default=900.0, help="seconds (default: 900)")
+    add("down", _down, "take the lab down; nothing remains but the images")
+    add("status", _status, "what runs where")
+    run = add("run", _run, "run one command in a node")
+    run.add_argument("--timeout", type=float, default=300.0, help="seconds (default: 300)")
+    run.add_argument("node")
+    run.add_argument("words", nargs=argparse.REMAINDER, metavar="COMMAND")
+    shell = add("shell", _shell, "a terminal in a node")
+    shell.add_argument("node")
+    kill = add("kill", _kill, "cut a node's power, or kill its vesperd")
+    kill.add_argument("node")
+    kill.add_argument("what", nargs="?", choices=("node", "vesperd"), default="node")
+    start = add("start", _start, "power a node on, or start its vesperd")
+    start.add_argument("node")
+    start.add_argument("what", nargs="?", choices=("node", "vesperd"), default="node")
+
+
+def _guarded(command: Any) -> Any:
+    def run(arguments: argparse.Namespace) -> int:
+        try:
+            status: int = command(arguments)
+        except ClusterError as error:
+            print(f"lab: {error}", file=sys.stderr)
+            return 1
+        return status
+
+    return run
+
+
+def _node(arguments: argparse.Namespace, *, running: bool = True) -> Node:
+    nodes = keeper.attach()
+    for node in nodes:
+        if node.name == arguments.node:
+            if running and not node.running():
+                raise ClusterError(f"{node.name} is off; start it: lab cluster start {node.name}")
+            return node
+    raise ClusterError(f"no node {arguments.node}; there are {', '.join(n.name for n in nodes)}")
+
+
+def _up(arguments: argparse.Namespace) -> int:
+    if not 1 <= arguments.nodes <= 16:
+        raise ClusterError("between 1 and 16 nodes")
+    keeper.begin(arguments.nodes, arguments.timeout)
+    return 0
+
+
+def _down(_arguments: argparse.Namespace) -> int:
+    if not keeper.end():
+        print("lab: was not up", file=sys.stderr)
+    return 0
+
+
+def _status(_arguments: argparse.Namespace) -> int:
+    nodes = keeper.attach()
+    for node in nodes:
+        state = "off"
+        if node.running():
+            state = "on, vesperd " + ("runs" if node.vesperd_pids() else "does not run")
+        print(f"{node.name}  {state:26}  logs in {node.directory / 'log'}")
+    for node in nodes:
+        if node.running():
+            print(f"== cluster, seen from {node.name}")
+            print(node.run("crm_mon", "-1", "-r", check=False).stdout, end="")
+            break
+    return 0
+
+
+def _run(arguments: argparse.Namespace) -> int:
+    words = arguments.words[1:] if arguments.words[:1] == ["--"] else arguments.words
+    if not words:
+        raise ClusterError("which command?")
+    command = _node(arguments).command(*words, limit=arguments.timeout)
+    return subprocess.run(command, env=ENVIRONMENT).returncode
+
+
+def _shell(arguments: argparse.Namespace) -> int:
+    node = _node(arguments)
+    prompt = {"PS1": f"{node.name}:\\w# ", "TERM": "linux"}
+    return subprocess.run(
+        node.command("bash", "--norc", "-i"), env={**ENVIRONMENT, **prompt}
+    ).returncode
+
+
+def _kill(arguments: argparse.Namespace) -> int:
+    node = _node(arguments)
+    if arguments.what == "vesperd":
+        node.stop_vesperd(signal.SIGKILL)
+    else:
+        node.kill()
+    return 0
+
+
+def _start(arguments: argparse.Namespace) -> int:
+    if arguments.what == "vesperd":
+        _node(arguments).start_vesperd()
+    else:
+        keeper.power_on(_node(arguments, running=False))
+    return 0

@@ -1,0 +1,99 @@
+# SPDX-License-Identifier: GPL-2.0-or-later
+"""The configuration files of a node."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+
+__all__ = ["address", "cib", "corosync_conf", "hosts", "node_name", "pacemaker_defaults"]
+
+NETWORK = "10.99.0"
+
+
+def node_name(number: int) -> str:
+    """Nodes are numbered from 1."""
+    return f"node{number}"
+
+
+def address(number: int) -> str:
+    return f"{NETWORK}.{number}"
+
+
+def hosts(count: int) -> str:
+    """/etc/hosts."""
+    lines = ["127.0.0.1 localhost"]
+    lines += [f"{address(number)} {node_name(number)}" for number in range(1, count + 1)]
+    return "\n".join(lines) + "\n"
+
+
+def corosync_conf(count: int) -> str:
+    """Real-time scheduling and cgroups are off: a container may permit neither."""
+    two = "two_node: 1\n  wait_for_all: 0" if count == 2 else ""
+    nodes = "\n".join(
+        f"  node {{\n    ring0_addr: {address(number)}\n"
+        f"    name: {node_name(number)}\n    nodeid: {number}\n  }}"
+        for number in range(1, count + 1)
+    )
+    return f"""\
+totem {{
+  version: 2
+  cluster_name: lab
+  transport: knet
+  token: 1000
+  crypto_cipher: none
+  crypto_hash: none
+}}
+logging {{
+  to_stderr: no
+  to_syslog: no
+  to_logfile: yes
+  logfile: /var/log/corosync/corosync.log
+  timestamp: hires
+}}
+system {{
+  sched_rr: no
+  move_to_root_cgroup: no
+}}
+quorum {{
+  provider: corosync_votequorum
+  {two}
+}}
+nodelist {{
+{nodes}
+}}
+"""
+
+
+#: Without a CIB at its first start Pacemaker waits dc-deadtime (20 s) for a DC.
+PROPERTIES = {"dc-deadtime": "1s", "stonith-enabled": "false"}
+
+
+def cib(properties: Mapping[str, str] | None = None) -> str:
+    """The cluster's configuration before its first start."""
+    pairs: Sequence[str] = [
+        f'<nvpair id="cib-bootstrap-options-{name}" name="{name}" value="{value}"/>'
+        for name, value in {**PROPERTIES, **(properties or {})}.items()
+    ]
+    return f"""\
+<cib crm_feature_set="3.16.1" validate-with="pacemaker-3.9" epoch="1" num_updates="0" \
+admin_epoch="0">
+  <configuration>
+    <crm_config>
+      <cluster_property_set id="cib-bootstrap-options">
+        {"".join(pairs)}
+      </cluster_property_set>
+    </crm_config>
+    <nodes/><resources/><constraints/>
+  </configuration>
+  <status/>
+</cib>
+"""
+
+
+def pacemaker_defaults() -> str:
+    """/etc/default/pacemaker: at this priority the log has each operation's times."""
+    return """\
+PCMK_logfacility=none
+PCMK_logfile=/var/log/pacemaker/pacemaker.log
+PCMK_logpriority=info
+"""

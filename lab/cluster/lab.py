@@ -1,0 +1,296 @@
+# SPDX-License-Identifier: GPL-2.0-or-later
+"""Brings a cluster of namespace nodes up, and takes it down."""
+
+from __future__ import annotations
+
+import fcntl
+import itertools
+import os
+import shutil
+import subprocess
+import tempfile
+import xml.etree.ElementTree as ElementTree
+from collections.abc import Mapping
+from contextlib import ExitStack
+from pathlib import Path
+from types import TracebackType
+
+from lab.cluster import files, layers
+from lab.cluster.node import ENVIRONMENT, ClusterError, Node, wait_until
+from lab.progress import step
+
+__all__ = ["STATE", "ClusterLab"]
+
+#: Folders of labs that are up; one that nobody locks is a remain.
+STATE = Path("/run/vesper-lab")
+PREFIX = "cluster-"
+
+HERE = Path(__file__).parent
+
+
+class ClusterLab:
+    """N nodes with Corosync, Pacemaker and vesperd, as a context manager.
+
+    Everything dies with the *thread* that entered it (PR_SET_PDEATHSIG), so
+    enter it in the main one.
+
+    :param nodes: how many.
+    :param properties: of the cluster, over :data:`lab.cluster.files.PROPERTIES`.
+    :param vesperd: start it in each node.
+    :param timeout: seconds until all nodes must be online.
+    """
+
+    def __init__(
+        self,
+        nodes: int = 2,
+        *,
+        properties: Mapping[str, str] | None = None,
+        vesperd: bool = True,
+        timeout: float = 60.0,
+    ) -> None:
+        self.nodes: list[Node] = []
+        self._count = nodes
+        self._properties = properties
+        self._vesperd = vesperd
+        self._timeout = timeout
+        self._stack = ExitStack()
+        self._links = itertools.count(1)
+
+    def __enter__(self) -> ClusterLab:
+        with ExitStack() as stack:
+            self.directory = stack.enter_context(_directory())
+            with step("cluster lab: preparing the nodes' files"):
+                self._layers = layers.make(self.directory / "layers")
+            with step(f"cluster lab: starting {self._count} nodes"):
+                self._switch = _spawn(stack, ["unshare", "-n", "--", "sleep", "infinity"])
+                self._make_switch()
+                self._processes: dict[str, ExitStack] = {}
+                stack.callback(self._end_nodes)
+                for number in range(1, self._count + 1):
+                    self.nodes.append(self._start(number))
+                self._wait_online()
+            if self._vesperd:
+                with step("cluster lab: starting vesperd"):
+                    for node in self.nodes:
+                        node.start_vesperd(wait=0)
+                    for node in self.nodes:
+                        _wait_vesperd(node)
+            self._stack = stack.pop_all()
+        return self
+
+    def __exit__(
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        trace: TracebackType | None,
+    ) -> None:
+        self._stack.close()
+
+    # -- nodes ----------------------------------------------------------------
+
+    def node(self, name: str) -> Node:
+        """:raises ClusterError: no such node."""
+        for node in self.nodes:
+            if node.name == name:
+                return node
+        names = ", ".join(node.name for node in self.nodes)
+        raise ClusterError(f"there is no node {name}; there are {names}")
+
+    def power_on(self, node: Node) -> Node:
+        """Start a node that was killed; its journal is as it was.
+
+        :returns: the node, in its new life.
+        """
+        new = self._start(node.number)
+        self.nodes[self.nodes.index(node)] = new
+        return new
+
+    def _start(self, number: int) -> Node:
+        name = files.node_name(number)
+        directory = self.directory / name
+        self._prepare(directory, name)
+        stack = self._processes[name] = ExitStack()
+        with (directory / "log/init.log").open("ab") as log:
+            # fmt: off
+            process = _spawn(
+                stack,
+                [
+                    "unshare", "-n", "-m", "-u", "-i", "-p", "-f", "--kill-child=KILL", "--",
+                    "sh", str(directory / "node-mounts"), str(directory),
+                    ":".join(map(str, self._layers)), name, files.address(number),
+                ],
+                log=log.fileno(),
+            )
+            # fmt: on
+        init = _child(process)
+        node = Node(name, number, directory, init)
+        try:
+            self._plug(node)
+        except ClusterError as error:
+            said = (directory / "log/init.log").read_text(errors="replace")[-2000:]
+            raise ClusterError(f"{name} does not start: {error}\n{said}") from error
+        return node
+
+    def _prepare(self, directory: Path, name: str) -> None:
+        for folder in ("mnt", "log/pacemaker", "log/corosync", "state"):
+            (directory / folder).mkdir(parents=True, exist_ok=True)
+        texts = {
+            "etc/hostname": name + "\n",
+            "etc/hosts": files.hosts(self._count),
+            "etc/corosync/corosync.conf": files.corosync_conf(self._count),
+            "etc/default/pacemaker": files.pacemaker_defaults(),
+            "cib.xml": files.cib(self._properties),
+        }
+        for path, text in texts.items():
+            (directory / path).parent.mkdir(parents=True, exist_ok=True)
+            (directory / path).write_text(text)
+        for script in ("node-mounts", "node-main"):
+            shutil.copy(HERE / script, directory)
+
+    def _end_nodes(self) -> None:
+        for stack in self._processes.values():
+            stack.close()
+
+    # -- network --------------------------------------------------------------
+
+    def _ip(self, *words: str) -> None:
+        """``ip`` in the switch's network namespace."""
+        done = subprocess.run(
+            ["nsenter", "-t", str(self._switch.pid), "-n", "--", "ip", *words],
+            capture_output=True,
+            text=True,
+            timeout=10,
+        )
+        if done.returncode != 0:
+            raise ClusterError(f"ip {' '.join(words)}: {done.stderr.strip()}")
+
+    def _make_switch(self) -> None:
+        namespace = f"/proc/{self._switch.pid}/ns/net"
+        for _ in wait_until("network namespace of the switch", 10, 0.01):
+            if os.readlink(namespace) != os.readlink("/proc/self/ns/net"):
+                break
+        self._ip("link", "add", "br0", "type", "bridge", "stp_state", "0", "forward_delay", "0")
+        self._ip("link", "set", "br0", "up")
+
+    def _plug(self, node: Node) -> None:
+        port = f"port{next(self._links)}"
+        # fmt: off
+        self._ip("link", "add", port, "type", "veth",
+                 "peer", "name", "eth0", "netns", str(node.init))
+        # fmt: on
+        self._ip("link", "set", port, "master", "br0", "up")
+
+    # -- the cluster ----------------------------------------------------------
+
+    def _wait_online(self) -> None:
+        names = {node.name for node in self.nodes}
+        online: set[str] = set()
+        try:
+            for _ in wait_until("all nodes online with a DC", self._timeout, 0.2):
+                for node in self.nodes:
+                    if not node.running():
+                        raise ClusterError(f"{node.name} has ended")
+                online = self.online()
+                if online == names:
+                    return
+        except ClusterError as error:
+            logs = "\n".join(
+                (node.directory / "log/init.log").read_text(errors="replace")[-1000:]
+                for node in self.nodes
+            )
+            raise ClusterError(f"{error} (online: {sorted(online)})\n{logs}") from error
+
+    def online(self) -> set[str]:
+        """Names of the nodes that are online, as the first one sees it; none without a DC."""
+        status = self.status()
+        if status is None:
+            return set()
+        dc = status.find("./summary/current_dc")
+        if dc is None or dc.get("present") != "true":
+            return set()
+        return {
+            str(node.get("name"))
+            for node in status.findall("./nodes/node")
+            if node.get("online") == "true" and node.get("pending") == "false"
+        }
+
+    def status(self, node: Node | None = None) -> ElementTree.Element | None:
+        """``crm_mon`` as XML; None if Pacemaker does not answer there."""
+        node = node or next((node for node in self.nodes if node.running()), None)
+        if node is None:
+            return None
+        done = node.run("crm_mon", "-1", "-r", "-f", "--output-as=xml", check=False, timeout=20)
+        if done.returncode != 0 or not done.stdout.startswith("<"):
+            return None
+        return ElementTree.fromstring(done.stdout)
+
+
+# -- processes and folders ------------------------------------------------------
+
+
+def _spawn(stack: ExitStack, command: list[str], log: int | None = None) -> subprocess.Popen[bytes]:
+    """A process that dies with this one, and is killed when the stack is closed."""
+    process = subprocess.Popen(
+        ["setpriv", "--pdeathsig", "KILL", *command],
+        stdin=subprocess.DEVNULL,
+        stdout=subprocess.DEVNULL if log is None else log,
+        stderr=subprocess.DEVNULL if log is None else log,
+        env=ENVIRONMENT,
+        start_new_session=True,
+    )
+
+    def end() -> None:
+        process.kill()
+        process.wait(timeout=10)
+
+    stack.callback(end)
+    return process
+
+
+def _child(process: subprocess.Popen[bytes]) -> int:
+    """PID 1 of the namespace that ``unshare --fork`` has made."""
+    children = Path(f"/proc/{process.pid}/task/{process.pid}/children")
+    for _ in wait_until("start of a node", 10, 0.005):
+        if process.poll() is not None:
+            raise ClusterError("unshare failed; are namespaces permitted here?")
+        found = children.read_text().split()
+        if found:
+            return int(found[0])
+    raise AssertionError
+
+
+def _wait_vesperd(node: Node) -> None:
+    socket = node.path("/run/vesper/vesperd.sock")
+    for _ in wait_until(f"{node.name}: vesperd (see {node.vesperd_log})", 30):
+        if socket.exists():
+            return
+
+
+class _directory:
+    """A folder of this lab's own, locked while it is in use."""
+
+    def __enter__(self) -> Path:
+        STATE.mkdir(parents=True, exist_ok=True)
+        _remove_remains()
+        path = Path(tempfile.mkdtemp(prefix=PREFIX, dir=STATE))
+        path.chmod(0o755)
+        self._path = path
+        self._lock = (path / "lock").open("w")
+        fcntl.flock(self._lock, fcntl.LOCK_EX)
+        (path / "layers").mkdir()
+        return path
+
+    def __exit__(self, *_error: object) -> None:
+        shutil.rmtree(self._path, ignore_errors=True)
+        self._lock.close()
+
+
+def _remove_remains() -> None:
+    """Of labs whose owner was killed; their processes and mounts died with it."""
+    for path in STATE.glob(PREFIX + "*"):
+        try:
+            with (path / "lock").open() as lock:
+                fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+                shutil.rmtree(path, ignore_errors=True)
+        except OSError:
+            continue  # in use, or just being made

@@ -1,0 +1,54 @@
+# SPDX-License-Identifier: GPL-2.0-or-later
+"""The layers of a node's root: the lab's stand-ins, the project, Debian."""
+
+from __future__ import annotations
+
+import shutil
+from pathlib import Path
+
+from lab import images
+from lab.images import store
+from lab.images.probes import PROJECT
+
+__all__ = ["make"]
+
+#: Gives vesperd in the nodes the stand-in transport, by its usual way of
+#: finding transports.
+METADATA = "Metadata-Version: 2.1\nName: vesper-standin\nVersion: 0\n"
+ENTRY_POINTS = "[vesper.transports]\nstandin = lab.standin:StandinTransport\n"
+
+
+def make(directory: Path) -> list[Path]:
+    """Make them in an empty folder.
+
+    :returns: folders, the topmost first.
+    :raises store.BuildError: the installation failed.
+    """
+    project, standins = directory / "project", directory / "standins"
+    store.run(["make", "-s", "-C", PROJECT, "install", f"DESTDIR={project}"], timeout=120)
+    # /lib is a link in Debian's tree and must stay one.
+    if (project / "lib").is_dir():
+        shutil.copytree(project / "lib", project / "usr/lib", dirs_exist_ok=True)
+        shutil.rmtree(project / "lib")
+    _add_standins(standins)
+    return [standins, project, images.root()]
+
+
+def _add_standins(layer: Path) -> None:
+    python = layer / "usr/lib/python3/dist-packages"
+    package = python / "lab"
+    package.mkdir(parents=True)
+    for name in ("__init__.py", "progress.py"):
+        shutil.copy(PROJECT / "lab" / name, package)
+    shutil.copytree(
+        PROJECT / "lab/standin", package / "standin", ignore=shutil.ignore_patterns("__pycache__")
+    )
+    info = python / "vesper_standin-0.dist-info"
+    info.mkdir()
+    (info / "METADATA").write_text(METADATA)
+    (info / "entry_points.txt").write_text(ENTRY_POINTS)
+    # In place of Xen's own: the same words, other domains.
+    sbin = layer / "usr/sbin"
+    sbin.mkdir()
+    shutil.copy(PROJECT / "lab/standin/xl", sbin / "xl")
+    (sbin / "xl").chmod(0o755)
