@@ -1,0 +1,380 @@
+// SPDX-License-Identifier: GPL-2.0-only
+/*
+ * Relay export: the probes' relay channels, as the host sees them.
+ *
+ * Each exported channel has an entry in the channel table, an index page that
+ * says how far each CPU's buffer is filled, and a region per CPU that is the
+ * relay buffer itself.
+ */
+
+#include <linux/cpuhotplug.h>
+#include <linux/err.h>
+#include <linux/mm.h>
+#include <linux/module.h>
+#include <linux/slab.h>
+#include <linux/vmalloc.h>
+
+#include "core.h"
+
+struct vsp_export __rcu *vsp_exports[VSP_MAX_CHANNELS];
+
+/* Under vsp_lock. */
+static struct vsp_table *table;
+static struct vsp_shared table_shared;
+static u32 next_generation;
+
+static int cpuhp_state;
+
+static struct vsp_export *export_locked(unsigned int slot)
+{
+	return rcu_dereference_protected(vsp_exports[slot], lockdep_is_held(&vsp_lock));
+}
+
+struct vsp_region vsp_export_table(void)
+{
+	return table_shared.region;
+}
+
+/* ------------------------------------------------------ channel table */
+
+static void table_changed(void)
+{
+	smp_wmb();	/* the entries before what says that they changed */
+	WRITE_ONCE(table->generation, table->generation + 1);
+	vsp_notify();
+}
+
+static void table_clear(unsigned int slot)
+{
+	WRITE_ONCE(table->channel[slot].state, VSP_CHANNEL_FREE);
+	table_changed();
+}
+
+static void table_set(const struct vsp_export *export)
+{
+	struct vsp_channel *channel = &table->channel[export->slot];
+
+	WRITE_ONCE(channel->state, VSP_CHANNEL_FREE);
+	smp_wmb();	/* no half-written entry is open */
+	channel->generation = export->generation;
+	channel->subbuf_size = export->subbuf_size;
+	channel->n_subbufs = export->n_subbufs;
+	channel->nr_cpus = nr_cpu_ids;
+	channel->index = export->index_shared.region;
+	memcpy(channel->modname, export->modname, sizeof(channel->modname));
+	smp_wmb();	/* as above */
+	WRITE_ONCE(channel->state, VSP_CHANNEL_OPEN);
+	table_changed();
+}
+
+/* ------------------------------------------------------- one channel */
+
+/* Nothing to do for a CPU that was never up and has no buffer. */
+static int share_cpu(struct vsp_export *export, unsigned int cpu)
+{
+	struct rchan_buf *buf = *per_cpu_ptr(export->rchan->buf, cpu);
+	struct vsp_shared *shared = &export->cpu[cpu].buffer;
+	int err;
+
+	if (!buf || shared->pages)
+		return 0;
+	err = vsp_shared_init(shared, buf->page_array, buf->page_count);
+	if (!err)
+		export->index[cpu].buffer = shared->region;
+	return err;
+}
+
+static void free_export(struct vsp_export *export)
+{
+	unsigned int cpu;
+
+	for (cpu = 0; cpu < nr_cpu_ids; cpu++)
+		vsp_shared_release(&export->cpu[cpu].buffer);
+	vsp_shared_release(&export->index_shared);
+	vfree(export->index);
+	kvfree(export);
+}
+
+static struct vsp_export *make_export(struct rchan *rchan, const char *modname)
+{
+	size_t size = PAGE_ALIGN(nr_cpu_ids * sizeof(struct vsp_index));
+	struct vsp_export *export;
+	unsigned int cpu;
+	int err;
+
+	export = kvzalloc(struct_size(export, cpu, nr_cpu_ids), GFP_KERNEL);
+	if (!export)
+		return ERR_PTR(-ENOMEM);
+	export->rchan = rchan;
+	export->subbuf_size = rchan->subbuf_size;
+	export->n_subbufs = rchan->n_subbufs;
+	strscpy(export->modname, modname, sizeof(export->modname));
+
+	export->index = vzalloc(size);
+	if (!export->index) {
+		err = -ENOMEM;
+		goto free;
+	}
+	err = vsp_shared_init_vmalloc(&export->index_shared, export->index,
+				      size / PAGE_SIZE, false);
+	if (err)
+		goto free;
+	for_each_possible_cpu(cpu) {
+		err = share_cpu(export, cpu);
+		if (err)
+			goto free;
+	}
+	return export;
+
+free:
+	free_export(export);
+	return ERR_PTR(err);
+}
+
+static int check_channel(const struct rchan *rchan, const char *modname)
+{
+	size_t len;
+
+	if (IS_ERR_OR_NULL(rchan) || IS_ERR_OR_NULL(modname))
+		return -EINVAL;
+	len = strnlen(modname, VSP_NAME_LEN);
+	if (!len || len == VSP_NAME_LEN)
+		return -EINVAL;
+	if (rchan->is_global || rchan->n_subbufs > VSP_MAX_SUBBUFS || rchan->subbuf_size % 8)
+		return -EINVAL;
+	if (rchan->alloc_size > VSP_MAX_REGION_PAGES * PAGE_SIZE)
+		return -E2BIG;
+	return 0;
+}
+
+/* A free slot, or -EEXIST, -ENOSPC. */
+static int find_slot(const struct rchan *rchan, const char *modname)
+{
+	int slot, free = -ENOSPC;
+
+	for (slot = VSP_MAX_CHANNELS - 1; slot >= 0; slot--) {
+		const struct vsp_export *export = export_locked(slot);
+
+		if (!export)
+			free = slot;
+		else if (export->rchan == rchan || !strcmp(export->modname, modname))
+			return -EEXIST;
+	}
+	return free;
+}
+
+int vsp_relay_export_start(struct rchan *rchan, const char *modname)
+{
+	struct vsp_export *export;
+	int slot, err;
+
+	err = check_channel(rchan, modname);
+	if (err)
+		return err;
+
+	mutex_lock(&vsp_lock);
+	slot = find_slot(rchan, modname);
+	if (slot < 0) {
+		err = slot;
+		goto unlock;
+	}
+	export = make_export(rchan, modname);
+	if (IS_ERR(export)) {
+		err = PTR_ERR(export);
+		goto unlock;
+	}
+	export->slot = slot;
+	export->generation = ++next_generation;
+	rcu_assign_pointer(vsp_exports[slot], export);
+	table_set(export);
+unlock:
+	mutex_unlock(&vsp_lock);
+	return err;
+}
+EXPORT_SYMBOL_GPL(vsp_relay_export_start);
+
+static bool export_end(const char *modname)
+{
+	struct vsp_export *export = NULL;
+	unsigned int slot;
+
+	mutex_lock(&vsp_lock);
+	for (slot = 0; slot < VSP_MAX_CHANNELS; slot++) {
+		export = export_locked(slot);
+		if (export && !strcmp(export->modname, modname))
+			break;
+		export = NULL;
+	}
+	if (export) {
+		RCU_INIT_POINTER(vsp_exports[slot], NULL);
+		table_clear(slot);
+		synchronize_rcu();	/* a probe may be writing its index */
+		free_export(export);
+	}
+	mutex_unlock(&vsp_lock);
+	return export;
+}
+
+void vsp_relay_export_end(const char *modname)
+{
+	if (IS_ERR_OR_NULL(modname))
+		pr_warn("vesper: end of export without a name\n");
+	else if (!export_end(modname))
+		pr_warn("vesper: end of export of %s, which is not exported\n", modname);
+}
+EXPORT_SYMBOL_GPL(vsp_relay_export_end);
+
+/* -------------------------------------------- what may happen meanwhile */
+
+/* Relay has made the CPU's buffers at CPUHP_RELAY_PREPARE, before this. */
+static int share_online_cpu(unsigned int cpu)
+{
+	unsigned int slot;
+
+	mutex_lock(&vsp_lock);
+	for (slot = 0; slot < VSP_MAX_CHANNELS; slot++) {
+		struct vsp_export *export = export_locked(slot);
+
+		if (!export)
+			continue;
+		/* The CPU is more important than its records. */
+		if (share_cpu(export, cpu))
+			pr_warn("vesper: %s: records of CPU %u stay here\n",
+				export->modname, cpu);
+		else
+			table_changed();
+	}
+	mutex_unlock(&vsp_lock);
+	return 0;
+}
+
+/* A module that goes, or that failed to start, without vsp_relay_export_end(). */
+static int module_changed(struct notifier_block *nb, unsigned long state, void *data)
+{
+	struct module *module = data;
+
+	if (state == MODULE_STATE_GOING && export_end(module->name))
+		pr_warn("vesper: %s has gone without the end of its export\n", module->name);
+	return NOTIFY_DONE;
+}
+
+static struct notifier_block module_nb = { .notifier_call = module_changed };
+
+static int connect_export(struct vsp_export *export)
+{
+	unsigned int cpu;
+	int err;
+
+	for_each_possible_cpu(cpu) {
+		struct vsp_shared *shared = &export->cpu[cpu].buffer;
+
+		err = vsp_shared_connect(shared);
+		if (err)
+			return err;
+		export->index[cpu].buffer = shared->region;
+	}
+	err = vsp_shared_connect(&export->index_shared);
+	if (err)
+		return err;
+	table_set(export);
+	return 0;
+}
+
+/* If it fails the caller disconnects. */
+int vsp_export_connect(void)
+{
+	unsigned int slot;
+	int err;
+
+	err = vsp_shared_connect(&table_shared);
+	if (err)
+		return err;
+	for (slot = 0; slot < VSP_MAX_CHANNELS; slot++) {
+		struct vsp_export *export = export_locked(slot);
+
+		if (!export)
+			continue;
+		err = connect_export(export);
+		if (err)
+			return err;
+	}
+	return 0;
+}
+
+void vsp_export_disconnect(void)
+{
+	unsigned int slot, cpu;
+
+	for (slot = 0; slot < VSP_MAX_CHANNELS; slot++) {
+		struct vsp_export *export = export_locked(slot);
+
+		if (!export)
+			continue;
+		table_clear(slot);
+		for_each_possible_cpu(cpu) {
+			vsp_shared_disconnect(&export->cpu[cpu].buffer);
+			export->index[cpu].buffer.handle = 0;
+		}
+		vsp_shared_disconnect(&export->index_shared);
+	}
+	vsp_shared_disconnect(&table_shared);
+}
+
+/* -------------------------------------------------------- init, exit */
+
+int vsp_export_init(void)
+{
+	int err;
+
+	BUILD_BUG_ON(sizeof(struct vsp_table) > VSP_PAGE_SIZE);
+	BUILD_BUG_ON(PAGE_SIZE != VSP_PAGE_SIZE);
+
+	table = vzalloc(PAGE_SIZE);
+	if (!table)
+		return -ENOMEM;
+	table->magic = VSP_TABLE_MAGIC;
+	table->version = VSP_ABI_VERSION;
+	mutex_lock(&vsp_lock);
+	err = vsp_shared_init_vmalloc(&table_shared, table, 1, false);
+	mutex_unlock(&vsp_lock);
+	if (err)
+		goto free_table;
+
+	err = register_module_notifier(&module_nb);
+	if (err)
+		goto release_table;
+
+	err = cpuhp_setup_state_nocalls(CPUHP_AP_ONLINE_DYN, "vesper:online",
+					share_online_cpu, NULL);
+	if (err < 0)
+		goto unregister;
+	cpuhp_state = err;
+	return 0;
+
+unregister:
+	unregister_module_notifier(&module_nb);
+release_table:
+	mutex_lock(&vsp_lock);
+	vsp_shared_release(&table_shared);
+	mutex_unlock(&vsp_lock);
+free_table:
+	vfree(table);
+	return err;
+}
+
+void vsp_export_exit(void)
+{
+	unsigned int slot;
+
+	cpuhp_remove_state_nocalls(cpuhp_state);
+	unregister_module_notifier(&module_nb);
+	mutex_lock(&vsp_lock);
+	/* Left by a module that had exported under another module's name. */
+	for (slot = 0; slot < VSP_MAX_CHANNELS; slot++) {
+		if (export_locked(slot))
+			free_export(export_locked(slot));
+	}
+	vsp_shared_release(&table_shared);
+	mutex_unlock(&vsp_lock);
+	vfree(table);
+}

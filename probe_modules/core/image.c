@@ -1,0 +1,139 @@
+// SPDX-License-Identifier: GPL-2.0-only
+/*
+ * The memory a probe's image arrives in: one region, which the host writes.
+ *
+ * The image is copied after the sharing has ended, and only then looked at: a
+ * host that still has the pages mapped cannot change it under the loader.
+ */
+
+#include <linux/crc32.h>
+#include <linux/err.h>
+#include <linux/mm.h>
+#include <linux/slab.h>
+#include <linux/string.h>
+#include <linux/vmalloc.h>
+
+#include "core.h"
+
+#define MAX_PARAMS_LEN	1024
+
+/* A request of the host is no reason to kill a process of the guest's. */
+#define GFP_IMAGE	(GFP_KERNEL | __GFP_RETRY_MAYFAIL | __GFP_NOWARN)
+
+/* Under vsp_lock. */
+static void *image_addr;
+static struct vsp_shared image_shared;
+
+void vsp_image_drop(void)
+{
+	vsp_shared_release(&image_shared);
+	vfree(image_addr);
+	image_addr = NULL;
+}
+
+/* There is one image at a time: the one before may be a dead daemon's. */
+int vsp_image_alloc(u32 pages, struct vsp_region *region)
+{
+	void *addr;
+	int err;
+
+	if (!pages || pages > VSP_MAX_REGION_PAGES)
+		return -EINVAL;
+	addr = __vmalloc(pages * PAGE_SIZE, GFP_IMAGE | __GFP_ZERO);
+	if (!addr)
+		return -ENOMEM;
+
+	mutex_lock(&vsp_lock);
+	vsp_image_drop();
+	err = vsp_shared_init_vmalloc(&image_shared, addr, pages, true);
+	if (!err && !image_shared.region.handle) {
+		vsp_shared_release(&image_shared);
+		err = -ENOTCONN;	/* the transport has just gone */
+	}
+	if (!err) {
+		image_addr = addr;
+		*region = image_shared.region;
+	}
+	mutex_unlock(&vsp_lock);
+
+	if (err)
+		vfree(addr);
+	return err;
+}
+
+static bool is_image(u64 handle)
+{
+	return image_addr && image_shared.region.handle == handle;
+}
+
+int vsp_image_free(u64 handle)
+{
+	int err = -ENOENT;
+
+	mutex_lock(&vsp_lock);
+	if (is_image(handle)) {
+		vsp_image_drop();
+		err = 0;
+	}
+	mutex_unlock(&vsp_lock);
+	return err;
+}
+
+static int copy_image(const void *from, size_t size, const struct vsp_msg_load *load,
+		      struct vsp_image *image)
+{
+	size_t total = (size_t)load->image_len + load->params_len;
+	u32 crc;
+
+	if (!load->image_len || load->params_len > MAX_PARAMS_LEN || total > size)
+		return -EINVAL;
+	image->data = kvmalloc(total + 1, GFP_IMAGE);
+	if (!image->data)
+		return -ENOMEM;
+	memcpy(image->data, from, total);
+
+	crc = ~crc32_le(~0, image->data, total);
+	if (crc != load->crc32) {
+		pr_warn("vesper: image of %s: crc32 is %08x, the host says %08x\n",
+			load->name, crc, load->crc32);
+		vsp_image_put(image);
+		return -EBADMSG;
+	}
+	image->len = load->image_len;
+	image->params = image->data + load->image_len;
+	image->params[load->params_len] = '\0';
+	return 0;
+}
+
+int vsp_image_take(const struct vsp_msg_load *load, struct vsp_image *image)
+{
+	struct vsp_shared shared;
+	void *addr;
+	int err;
+
+	mutex_lock(&vsp_lock);
+	if (!is_image(load->region.handle)) {
+		mutex_unlock(&vsp_lock);
+		return -ENOENT;
+	}
+	vsp_shared_disconnect(&image_shared);
+	shared = image_shared;
+	addr = image_addr;
+	memset(&image_shared, 0, sizeof(image_shared));
+	image_addr = NULL;
+	mutex_unlock(&vsp_lock);
+
+	err = copy_image(addr, shared.nr_pages * PAGE_SIZE, load, image);
+
+	mutex_lock(&vsp_lock);
+	vsp_shared_release(&shared);
+	mutex_unlock(&vsp_lock);
+	vfree(addr);
+	return err;
+}
+
+void vsp_image_put(struct vsp_image *image)
+{
+	kvfree(image->data);
+	memset(image, 0, sizeof(*image));
+}

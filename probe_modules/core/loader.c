@@ -1,0 +1,167 @@
+// SPDX-License-Identifier: GPL-2.0-only
+/*
+ * Loads and unloads modules by the kernel alone.
+ *
+ * A module can be loaded by a system call only, and that needs a task with an
+ * address space: the kernel starts one by itself, from a program of its own
+ * (helper.S) in a tmpfs that is mounted nowhere.  Nothing of the guest's user
+ * space takes part, so this works with PID 1 stuck and the root file system
+ * gone, and all of the kernel's checks (signature, version, symbols) are in
+ * force.
+ */
+
+#include <linux/cred.h>
+#include <linux/delay.h>
+#include <linux/err.h>
+#include <linux/fs.h>
+#include <linux/fs_struct.h>
+#include <linux/module.h>
+#include <linux/mount.h>
+#include <linux/path.h>
+#include <linux/umh.h>
+#include <linux/version.h>
+
+#include "core.h"
+
+#define HELPER_NAME	"helper"
+#define IMAGE_NAME	"image.ko"
+
+/*
+ * A file that was written by a kernel thread stays open for writing until
+ * delayed_fput() has run, and gives -ETXTBSY so long.
+ */
+#define BUSY_TRIES	100
+#define BUSY_WAIT_MS	10
+
+static struct vfsmount *loader_mnt;
+
+#if LINUX_VERSION_CODE >= KERNEL_VERSION(5, 12, 0)
+static struct file *open_file(const struct path *root, const char *name, umode_t mode)
+{
+	return file_open_root(root, name, O_CREAT | O_TRUNC | O_WRONLY, mode);
+}
+#else
+static struct file *open_file(const struct path *root, const char *name, umode_t mode)
+{
+	return file_open_root(root->dentry, root->mnt, name,
+			      O_CREAT | O_TRUNC | O_WRONLY, mode);
+}
+#endif
+
+static int write_file(const char *name, const void *data, size_t len, umode_t mode)
+{
+	struct path root = { .mnt = loader_mnt, .dentry = loader_mnt->mnt_root };
+	struct file *file;
+	loff_t pos = 0;
+	ssize_t done;
+
+	file = open_file(&root, name, mode);
+	if (IS_ERR(file))
+		return PTR_ERR(file);
+	done = kernel_write(file, data, len, &pos);
+	filp_close(file, NULL);
+	if (done < 0)
+		return done;
+	return done == len ? 0 : -ENOSPC;
+}
+
+/* Runs in the helper's task before it executes; its fs_struct is its own. */
+static int helper_init(struct subprocess_info *info, struct cred *new)
+{
+	struct path root = { .mnt = loader_mnt, .dentry = loader_mnt->mnt_root };
+	struct fs_struct *fs = current->fs;
+	struct path old;
+
+	path_get(&root);
+	spin_lock(&fs->lock);
+	write_seqcount_begin(&fs->seq);
+	old = fs->pwd;
+	fs->pwd = root;
+	write_seqcount_end(&fs->seq);
+	spin_unlock(&fs->lock);
+	path_put(&old);
+
+	/* kernel.usermodehelper.* are about programs of the guest's user. */
+	cap_raise(new->cap_bset, CAP_SYS_MODULE);
+	cap_raise(new->cap_permitted, CAP_SYS_MODULE);
+	cap_raise(new->cap_effective, CAP_SYS_MODULE);
+	return 0;
+}
+
+/* 0 or -errno of the helper's system call. */
+static int run_helper_once(char *const *args)
+{
+	char *argv[] = { HELPER_NAME, args[0], args[1], args[2], NULL };
+	char *envp[] = { NULL };
+	struct subprocess_info *info;
+	int status;
+
+	info = call_usermodehelper_setup(HELPER_NAME, argv, envp, GFP_KERNEL,
+					 helper_init, NULL, NULL);
+	if (!info)
+		return -ENOMEM;
+	status = call_usermodehelper_exec(info, UMH_WAIT_PROC);
+	if (status < 0)
+		return status;
+	if (status & 0x7f)	/* killed by a signal */
+		return -EINTR;
+	return -((status >> 8) & 0xff);
+}
+
+static int run_helper(char *const *args)
+{
+	int tries, err;
+
+	for (tries = 0; tries < BUSY_TRIES; tries++) {
+		err = run_helper_once(args);
+		if (err != -ETXTBSY)
+			break;
+		msleep(BUSY_WAIT_MS);
+	}
+	return err;
+}
+
+int vsp_loader_load(const struct vsp_image *image)
+{
+	char *args[] = { "l", IMAGE_NAME, image->params };
+	int err;
+
+	err = write_file(IMAGE_NAME, image->data, image->len, 0600);
+	if (!err)
+		err = run_helper(args);
+	/* Give its memory back. */
+	write_file(IMAGE_NAME, NULL, 0, 0600);
+	return err;
+}
+
+int vsp_loader_unload(const char *name)
+{
+	char *args[] = { "u", (char *)name, NULL };
+
+	return run_helper(args);
+}
+
+int vsp_loader_init(void)
+{
+	struct file_system_type *type;
+	int err;
+
+	type = get_fs_type("tmpfs");
+	if (!type)
+		return -ENODEV;
+	loader_mnt = kern_mount(type);
+	module_put(type->owner);
+	if (IS_ERR(loader_mnt))
+		return PTR_ERR(loader_mnt);
+
+	/* Now, and not when the guest may have no memory left. */
+	err = write_file(HELPER_NAME, vsp_helper, vsp_helper_end - vsp_helper, 0700);
+	if (err)
+		kern_unmount(loader_mnt);
+	return err;
+}
+
+void vsp_loader_exit(void)
+{
+	kern_unmount(loader_mnt);
+}

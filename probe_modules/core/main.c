@@ -1,0 +1,49 @@
+// SPDX-License-Identifier: GPL-2.0-only
+/* VESPER's core: loads probe modules for the host and shares what they see. */
+
+#include <linux/module.h>
+
+#include "core.h"
+
+/* What it protects: core.h. */
+DEFINE_MUTEX(vsp_lock);
+
+static int __init vesper_init(void)
+{
+	int err;
+
+	err = vsp_loader_init();
+	if (err) {
+		pr_err("vesper: no private tmpfs to load probes from: %d\n", err);
+		return err;
+	}
+
+	err = vsp_export_init();
+	if (err)
+		goto exit_loader;
+
+	err = vsp_cchan_init();
+	if (err)
+		goto exit_export;
+
+	return 0;
+
+exit_export:
+	vsp_export_exit();
+exit_loader:
+	vsp_loader_exit();
+	return err;
+}
+module_init(vesper_init);
+
+/* Probes and frontends use symbols of this module: they are gone by now. */
+static void __exit vesper_exit(void)
+{
+	vsp_cchan_exit();
+	vsp_export_exit();
+	vsp_loader_exit();
+}
+module_exit(vesper_exit);
+
+MODULE_DESCRIPTION("VESPER: probes of this kernel, loaded and read by the host");
+MODULE_LICENSE("GPL");

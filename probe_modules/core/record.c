@@ -1,0 +1,137 @@
+// SPDX-License-Identifier: GPL-2.0-only
+/*
+ * The probes' hot path: from a kprobe handler, with any lock held, interrupts
+ * off, possibly in NMI context (a kprobe by breakpoint).  No lock is taken.
+ */
+
+#include <linux/irqflags.h>
+#include <linux/module.h>
+#include <linux/percpu.h>
+#include <linux/smp.h>
+#include <linux/timekeeping.h>
+
+#include "core.h"
+
+struct vsp_export *vsp_export_find(const struct rchan *rchan)
+{
+	unsigned int slot;
+
+	for (slot = 0; slot < VSP_MAX_CHANNELS; slot++) {
+		struct vsp_export *export = rcu_dereference(vsp_exports[slot]);
+
+		if (export && export->rchan == rchan)
+			return export;
+	}
+	return NULL;
+}
+
+void vsp_export_publish(struct vsp_export *export, struct rchan_buf *buf)
+{
+	struct vsp_index *index;
+	size_t offset = buf->offset;
+	unsigned int i;
+
+	if (buf->cpu >= nr_cpu_ids)
+		return;
+	/* A full buffer in no-overwrite mode: subbuf_size + 1. */
+	if (offset > export->subbuf_size)
+		offset = 0;
+
+	index = &export->index[buf->cpu];
+	for (i = 0; i < export->n_subbufs; i++)
+		WRITE_ONCE(index->pad[i], buf->padding[i]);
+	smp_wmb();	/* record and padding before the position */
+	WRITE_ONCE(index->pos, (u64)buf->subbufs_produced * export->subbuf_size + offset);
+	smp_wmb();	/* the position before what overwrites the oldest records */
+}
+
+void vsp_update_host_index(struct rchan_buf *buf)
+{
+	struct vsp_export *export;
+	unsigned long flags;
+
+	if (!buf)
+		return;
+	rcu_read_lock();
+	export = vsp_export_find(buf->chan);
+	if (export) {
+		/* An interrupt's record in between would move pos back. */
+		local_irq_save(flags);
+		vsp_export_publish(export, buf);
+		local_irq_restore(flags);
+		vsp_notify();
+	}
+	rcu_read_unlock();
+}
+EXPORT_SYMBOL_GPL(vsp_update_host_index);
+
+void vsp_record_write(struct rchan *rchan, struct vsp_record *rec)
+{
+	struct vsp_export *export;
+	struct rchan_buf *buf;
+	unsigned long flags;
+
+	rcu_read_lock();
+	local_irq_save(flags);
+	export = vsp_export_find(rchan);
+	if (!export)
+		goto out;
+	rec->cpu = smp_processor_id();
+	rec->seq = export->cpu[rec->cpu].seq++;
+	rec->time_ns = ktime_get_mono_fast_ns();
+	if (rec->len < sizeof(*rec) || rec->len % 8 || rec->len > export->subbuf_size)
+		goto out;
+	buf = *this_cpu_ptr(rchan->buf);
+	if (!buf)
+		goto out;
+	relay_write(rchan, rec, rec->len);
+	vsp_update_host_index(buf);
+out:
+	local_irq_restore(flags);
+	rcu_read_unlock();
+}
+EXPORT_SYMBOL_GPL(vsp_record_write);
+
+/* ---------------------------------------------------- relay callbacks */
+
+/*
+ * Overwrite mode.  The host is told of the new sub-buffer before the first
+ * byte is written into it, over the oldest records.  At the channel's start
+ * (no sub-buffer before this one) there is nothing to tell.
+ */
+static int subbuf_start(struct rchan_buf *buf, void *subbuf, void *prev_subbuf,
+			size_t prev_padding)
+{
+	struct vsp_export *export;
+
+	if (!prev_subbuf)
+		return 1;
+	rcu_read_lock();
+	export = vsp_export_find(buf->chan);
+	if (export)
+		vsp_export_publish(export, buf);
+	rcu_read_unlock();
+	return 1;
+}
+
+/*
+ * Without a file, relay takes any other pointer for success and does not look
+ * behind it (since Linux 5.0).  With a name it would: refused.
+ */
+static struct dentry *create_buf_file(const char *filename, struct dentry *parent,
+				      umode_t mode, struct rchan_buf *buf, int *is_global)
+{
+	return filename ? NULL : (struct dentry *)buf;
+}
+
+static int remove_buf_file(struct dentry *dentry)
+{
+	return 0;
+}
+
+VSP_RELAY_CONST struct rchan_callbacks vsp_relay_callbacks = {
+	.subbuf_start = subbuf_start,
+	.create_buf_file = create_buf_file,
+	.remove_buf_file = remove_buf_file,
+};
+EXPORT_SYMBOL_GPL(vsp_relay_callbacks);

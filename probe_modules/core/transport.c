@@ -1,0 +1,64 @@
+// SPDX-License-Identifier: GPL-2.0-only
+/* The link to the host comes and goes; probes and their channels stay. */
+
+#include <linux/module.h>
+
+#include "core.h"
+
+struct vsp_transport __rcu *vsp_transport;
+
+struct vsp_transport *vsp_transport_locked(void)
+{
+	return rcu_dereference_protected(vsp_transport, lockdep_is_held(&vsp_lock));
+}
+
+void vsp_notify(void)
+{
+	struct vsp_transport *transport;
+
+	rcu_read_lock();
+	transport = rcu_dereference(vsp_transport);
+	if (transport)
+		transport->ops->notify(transport);
+	rcu_read_unlock();
+}
+
+static void disconnect(void)
+{
+	vsp_image_drop();
+	vsp_export_disconnect();
+	RCU_INIT_POINTER(vsp_transport, NULL);
+}
+
+int vsp_transport_register(struct vsp_transport *transport)
+{
+	int err;
+
+	mutex_lock(&vsp_lock);
+	if (vsp_transport_locked()) {
+		err = -EBUSY;
+		goto unlock;
+	}
+	vsp_cchan_reset(transport->cchan);
+	rcu_assign_pointer(vsp_transport, transport);
+	err = vsp_export_connect();
+	if (err)
+		disconnect();
+unlock:
+	mutex_unlock(&vsp_lock);
+	if (err)
+		synchronize_rcu();
+	return err;
+}
+EXPORT_SYMBOL_GPL(vsp_transport_register);
+
+void vsp_transport_unregister(struct vsp_transport *transport)
+{
+	mutex_lock(&vsp_lock);
+	if (vsp_transport_locked() == transport)
+		disconnect();
+	mutex_unlock(&vsp_lock);
+	/* A probe may be in ->notify(). */
+	synchronize_rcu();
+}
+EXPORT_SYMBOL_GPL(vsp_transport_unregister);

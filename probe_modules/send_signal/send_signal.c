@@ -1,0 +1,270 @@
+// SPDX-License-Identifier: GPL-2.0-only
+/*
+ * Probe send_signal: which signal, from whom, to whom, and will it kill.
+ *
+ * A kprobe where all senders but POSIX timers come together in kernel/signal.c:
+ * __send_signal_locked(sig, info, t, type, force), which was __send_signal()
+ * before Linux 5.19.  It is called with the target's siglock held.
+ */
+
+#include <linux/kprobes.h>
+#include <linux/module.h>
+#include <linux/preempt.h>
+#include <linux/sched/signal.h>
+#include <linux/signal.h>
+#include <linux/version.h>
+
+#include "vesper.h"
+
+#if LINUX_VERSION_CODE >= KERNEL_VERSION(5, 19, 0)
+#define SEND_SIGNAL "__send_signal_locked"
+#else
+#define SEND_SIGNAL "__send_signal"
+#endif
+
+#define BIT_OF(sig)	(1UL << ((sig) - 1))
+
+/* Timers, job control, and what runtimes send to their own threads. */
+#define QUIET_DEFAULT	(BIT_OF(SIGCHLD) | BIT_OF(SIGCONT) | BIT_OF(SIGURG) | \
+			 BIT_OF(SIGWINCH) | BIT_OF(SIGALRM) | BIT_OF(SIGVTALRM) | \
+			 BIT_OF(SIGPROF) | BIT_OF(SIGIO) | ~(BIT_OF(SIGRTMIN) - 1))
+
+/* A process with more threads, all of which block the signal, lives. */
+#define MAX_THREADS	4096
+
+static unsigned long quiet = QUIET_DEFAULT;
+module_param(quiet, ulong, 0644);
+MODULE_PARM_DESC(quiet, "bit mask, 1 << (signal - 1): recorded only if they kill");
+
+static bool fatal_only;
+module_param(fatal_only, bool, 0644);
+MODULE_PARM_DESC(fatal_only, "record only signals that kill");
+
+static unsigned int subbuf_size = 16384;
+module_param(subbuf_size, uint, 0444);
+MODULE_PARM_DESC(subbuf_size, "bytes of a relay sub-buffer");
+
+static unsigned int n_subbufs = 4;
+module_param(n_subbufs, uint, 0444);
+MODULE_PARM_DESC(n_subbufs, "number of relay sub-buffers per CPU");
+
+static struct rchan *channel;
+
+/* __send_signal_locked()'s arguments. */
+struct args {
+	int sig;
+	struct kernel_siginfo *info;
+	struct task_struct *target;
+	enum pid_type type;
+	bool force;
+};
+
+/* ------------------------------------------------------ will it kill? */
+
+/* As wants_signal() in kernel/signal.c, but whether, not when. */
+static bool can_take(int sig, struct task_struct *task)
+{
+	if (sigismember(&task->blocked, sig) || sigismember(&task->real_blocked, sig))
+		return false;
+	if (task->flags & PF_EXITING)
+		return false;
+	return sig == SIGKILL || !(task->jobctl & (JOBCTL_STOP_PENDING | JOBCTL_TRAP_STOP));
+}
+
+/* The thread that will take the signal, as complete_signal() chooses it. */
+static struct task_struct *find_taker(const struct args *args)
+{
+	struct task_struct *task;
+	int count = 0;
+
+	if (can_take(args->sig, args->target))
+		return args->target;
+	if (args->type == PIDTYPE_PID)
+		return NULL;
+	for_each_thread(args->target, task) {
+		if (can_take(args->sig, task))
+			return task;
+		if (++count == MAX_THREADS)
+			break;
+	}
+	return NULL;
+}
+
+/* Signals from inside do not reach an init, a namespace's or the system's. */
+static bool is_unkillable(const struct args *args)
+{
+	if (!(args->target->signal->flags & SIGNAL_UNKILLABLE))
+		return false;
+	return !(args->force && args->sig == SIGKILL) || is_global_init(args->target);
+}
+
+static u32 fate(const struct args *args)
+{
+	struct task_struct *target = args->target;
+	struct task_struct *taker;
+
+	if (target->flags & PF_KTHREAD)
+		return 0;
+	/* Dying already, of a signal before this one. */
+	if (target->signal->flags & SIGNAL_GROUP_EXIT ||
+	    sigismember(&target->pending.signal, SIGKILL))
+		return 0;
+	if (!sig_fatal(target, args->sig) || is_unkillable(args))
+		return 0;
+	taker = find_taker(args);
+	if (!taker)
+		return 0;
+	if (args->sig != SIGKILL && (target->ptrace || taker->ptrace))
+		return VSP_SIG_TRACED;
+	return VSP_SIG_FATAL;
+}
+
+/* ------------------------------------------------------------- record */
+
+/*
+ * Is "current" not the sender?  The handler itself runs as in an NMI where the
+ * kprobe is a breakpoint.
+ */
+static bool in_interrupted_context(void)
+{
+	unsigned long count = preempt_count();
+
+	if (count & NMI_MASK)
+		count -= NMI_OFFSET + HARDIRQ_OFFSET;
+	return count & (HARDIRQ_MASK | SOFTIRQ_OFFSET);
+}
+
+static void fill_info(struct vsp_send_signal *rec, const struct args *args)
+{
+	const struct kernel_siginfo *info = args->info;
+
+	if (info == SEND_SIG_NOINFO) {
+		rec->code = SI_USER;
+	} else if (info == SEND_SIG_PRIV) {
+		rec->code = SI_KERNEL;
+		rec->flags |= VSP_SIG_FROM_KERNEL;
+	} else {
+		rec->code = info->si_code;
+		if (info->si_code > 0)
+			rec->flags |= VSP_SIG_FROM_KERNEL;
+	}
+	if (rec->code <= 0 || rec->code >= SI_KERNEL)
+		return;
+
+	switch (args->sig) {
+	case SIGSEGV:
+	case SIGBUS:
+	case SIGILL:
+	case SIGFPE:
+	case SIGTRAP:
+		rec->addr = (unsigned long)info->si_addr;
+		rec->flags |= VSP_SIG_ADDR;
+	}
+}
+
+static void fill_sender(struct vsp_send_signal *rec)
+{
+	if (in_interrupted_context()) {
+		rec->flags |= VSP_SIG_IN_IRQ;
+		return;
+	}
+	rec->sender_pid = current->tgid;
+	rec->sender_tid = current->pid;
+	rec->sender_uid = __kuid_val(current_uid());
+	vsp_copy_comm(rec->sender_comm, current);
+}
+
+static void fill_target(struct vsp_send_signal *rec, const struct task_struct *target)
+{
+	const struct task_struct *parent;
+
+	rec->pid = target->pid;
+	rec->tgid = target->tgid;
+	vsp_copy_comm(rec->comm, target);
+	rcu_read_lock();
+	rec->uid = __kuid_val(__task_cred(target)->uid);
+	vsp_copy_comm(rec->leader_comm, target->group_leader);
+	parent = rcu_dereference(target->real_parent);
+	rec->parent_pid = parent->tgid;
+	vsp_copy_comm(rec->parent_comm, parent);
+	rcu_read_unlock();
+}
+
+static int on_send_signal(struct kprobe *kp, struct pt_regs *regs)
+{
+	struct args args = {
+		.sig = regs_get_kernel_argument(regs, 0),
+		.info = (struct kernel_siginfo *)regs_get_kernel_argument(regs, 1),
+		.target = (struct task_struct *)regs_get_kernel_argument(regs, 2),
+		.type = regs_get_kernel_argument(regs, 3),
+		.force = (u8)regs_get_kernel_argument(regs, 4),
+	};
+	struct vsp_send_signal rec = {
+		.rec = { .len = sizeof(rec), .event = VSP_EVENT_SEND_SIGNAL },
+		.sig = args.sig,
+	};
+
+	if (!valid_signal(args.sig) || !args.sig)
+		return 0;
+	rec.flags = fate(&args);
+	if (!(rec.flags & VSP_SIG_FATAL) && (fatal_only || quiet & BIT_OF(args.sig)))
+		return 0;
+
+	if (args.type != PIDTYPE_PID)
+		rec.flags |= VSP_SIG_GROUP;
+	fill_info(&rec, &args);
+	fill_sender(&rec);
+	fill_target(&rec, args.target);
+	vsp_record_write(channel, &rec.rec);
+	return 0;
+}
+
+NOKPROBE_SYMBOL(on_send_signal);
+
+static struct kprobe probe = {
+	.symbol_name = SEND_SIGNAL,
+	.pre_handler = on_send_signal,
+};
+
+/* -------------------------------------------------------------- module */
+
+static int __init send_signal_init(void)
+{
+	int err;
+
+	channel = relay_open(NULL, NULL, subbuf_size, n_subbufs, &vsp_relay_callbacks, NULL);
+	if (!channel) {
+		pr_err("send_signal: no relay channel of %u * %u bytes\n",
+		       n_subbufs, subbuf_size);
+		return -ENOMEM;
+	}
+	err = vsp_relay_export_start(channel, KBUILD_MODNAME);
+	if (err) {
+		pr_err("send_signal: cannot export the relay channel: %d\n", err);
+		goto close;
+	}
+	err = register_kprobe(&probe);
+	if (err) {
+		pr_err("send_signal: no kprobe on %s: %d\n", probe.symbol_name, err);
+		goto end_export;
+	}
+	return 0;
+
+end_export:
+	vsp_relay_export_end(KBUILD_MODNAME);
+close:
+	relay_close(channel);
+	return err;
+}
+module_init(send_signal_init);
+
+static void __exit send_signal_exit(void)
+{
+	unregister_kprobe(&probe);
+	vsp_relay_export_end(KBUILD_MODNAME);
+	relay_close(channel);
+}
+module_exit(send_signal_exit);
+
+MODULE_DESCRIPTION("VESPER probe: signals, their senders, and whether they kill");
+MODULE_LICENSE("GPL");

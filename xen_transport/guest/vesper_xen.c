@@ -1,0 +1,457 @@
+// SPDX-License-Identifier: GPL-2.0-only
+/*
+ * VESPER on Xen, the guest's end: xenbus frontend "vesper".
+ *
+ * One granted page is C-chan, one event channel notifies in both directions,
+ * and what the core shares is granted page by page (struct vsp_xen_dir in
+ * vesper_abi.h).  The host activates the guest by creating the device, or by
+ * setting the backend's state to 2 again.
+ */
+
+#include <linux/list.h>
+#include <linux/mm.h>
+#include <linux/module.h>
+#include <linux/slab.h>
+#include <linux/version.h>
+#include <linux/workqueue.h>
+
+#include <xen/events.h>
+#include <xen/grant_table.h>
+#include <xen/page.h>
+#include <xen/platform_pci.h>
+#include <xen/xen-ops.h>
+#include <xen/xen.h>
+#include <xen/xenbus.h>
+
+#include "vesper_transport.h"
+
+/* One device. */
+struct vesper_xen {
+	struct xenbus_device *xdev;
+	struct vsp_transport transport;
+	bool connected;		/* what follows is set up */
+	grant_ref_t ring_ref;
+	evtchn_port_t port;
+	int irq;
+	struct list_head shares;
+};
+
+/* The core takes one transport: there is one device. */
+static DEFINE_MUTEX(the_device_lock);
+static struct xenbus_device *the_device;
+
+/* What the core has shared: the directory page, whose grant is the handle. */
+struct share {
+	struct list_head list;
+	grant_ref_t ref;
+	struct vsp_xen_dir *dir;
+	unsigned int granted;
+	struct page *pages[];
+};
+
+/* ------------------------------------------------------------- grants */
+
+/*
+ * Ends a grant and drops a reference on the page, now or when the host has
+ * unmapped it.  The arguments changed in 5.18 and 5.19.
+ */
+#if LINUX_VERSION_CODE >= KERNEL_VERSION(5, 19, 0)
+static void end_grant(grant_ref_t ref, struct page *page)
+{
+	gnttab_end_foreign_access(ref, page);
+}
+#elif LINUX_VERSION_CODE >= KERNEL_VERSION(5, 18, 0)
+static void end_grant(grant_ref_t ref, struct page *page)
+{
+	gnttab_end_foreign_access(ref, (unsigned long)page_address(page));
+}
+#else
+static void end_grant(grant_ref_t ref, struct page *page)
+{
+	gnttab_end_foreign_access(ref, 0, (unsigned long)page_address(page));
+}
+#endif
+
+static int grant(struct vesper_xen *vx, struct page *page, bool writable)
+{
+	return gnttab_grant_foreign_access(vx->xdev->otherend_id,
+					   xen_page_to_gfn(page), !writable);
+}
+
+static void end_page_grants(struct share *share)
+{
+	unsigned int i;
+
+	for (i = 0; i < share->granted; i++)
+		end_grant(share->dir->ref[i], share->pages[i]);
+}
+
+static int vesper_xen_share(struct vsp_transport *transport, struct page *const *pages,
+			    unsigned int n, bool writable, u64 *handle)
+{
+	struct vesper_xen *vx = container_of(transport, struct vesper_xen, transport);
+	struct share *share;
+	int ref, err;
+
+	BUILD_BUG_ON(sizeof(struct vsp_xen_dir) != XEN_PAGE_SIZE);
+
+	if (n > VSP_MAX_REGION_PAGES)
+		return -E2BIG;
+	share = kvzalloc(struct_size(share, pages, n), GFP_KERNEL);
+	if (!share)
+		return -ENOMEM;
+	share->dir = (struct vsp_xen_dir *)get_zeroed_page(GFP_KERNEL);
+	if (!share->dir) {
+		err = -ENOMEM;
+		goto free_share;
+	}
+
+	share->dir->pages = n;
+	for (; share->granted < n; share->granted++) {
+		struct page *page = pages[share->granted];
+
+		ref = grant(vx, page, writable);
+		if (ref < 0) {
+			err = ref;
+			goto end_grants;
+		}
+		get_page(page);
+		share->pages[share->granted] = page;
+		share->dir->ref[share->granted] = ref;
+	}
+
+	ref = grant(vx, virt_to_page(share->dir), false);
+	if (ref < 0) {
+		err = ref;
+		goto end_grants;
+	}
+	share->ref = ref;
+	list_add(&share->list, &vx->shares);
+	*handle = ref;
+	return 0;
+
+end_grants:
+	end_page_grants(share);
+	free_page((unsigned long)share->dir);
+free_share:
+	kvfree(share);
+	return err;
+}
+
+static void vesper_xen_unshare(struct vsp_transport *transport, u64 handle)
+{
+	struct vesper_xen *vx = container_of(transport, struct vesper_xen, transport);
+	struct share *share;
+
+	list_for_each_entry(share, &vx->shares, list) {
+		if (share->ref != handle)
+			continue;
+		list_del(&share->list);
+		end_page_grants(share);
+		end_grant(share->ref, virt_to_page(share->dir));
+		kvfree(share);
+		return;
+	}
+}
+
+/* ------------------------------------------------------- notification */
+
+static void vesper_xen_notify(struct vsp_transport *transport)
+{
+	struct vesper_xen *vx = container_of(transport, struct vesper_xen, transport);
+
+	/* A hypercall that takes none of this kernel's locks. */
+	notify_remote_via_evtchn(vx->port);
+}
+
+static irqreturn_t vesper_xen_interrupt(int irq, void *data)
+{
+	vsp_cchan_kick();
+	xen_irq_lateeoi(irq, 0);
+	return IRQ_HANDLED;
+}
+
+static const struct vsp_transport_ops vesper_xen_ops = {
+	.share = vesper_xen_share,
+	.unshare = vesper_xen_unshare,
+	.notify = vesper_xen_notify,
+};
+
+/* --------------------------------------------------------- connection */
+
+static int publish(struct vesper_xen *vx)
+{
+	struct xenbus_device *xdev = vx->xdev;
+	struct xenbus_transaction xbt;
+	int err;
+
+again:
+	err = xenbus_transaction_start(&xbt);
+	if (err)
+		return err;
+	err = xenbus_printf(xbt, xdev->nodename, "protocol", "%u", VSP_ABI_VERSION);
+	if (!err)
+		err = xenbus_printf(xbt, xdev->nodename, "ring-ref", "%u", vx->ring_ref);
+	if (!err)
+		err = xenbus_printf(xbt, xdev->nodename, "event-channel", "%u", vx->port);
+	if (err) {
+		xenbus_transaction_end(xbt, 1);
+		return err;
+	}
+	err = xenbus_transaction_end(xbt, 0);
+	if (err == -EAGAIN)
+		goto again;
+	return err;
+}
+
+static int connect(struct vesper_xen *vx)
+{
+	struct xenbus_device *xdev = vx->xdev;
+	struct page *page;
+	int err;
+
+	page = alloc_page(GFP_KERNEL | __GFP_ZERO);
+	if (!page)
+		return -ENOMEM;
+	err = grant(vx, page, true);
+	if (err < 0)
+		goto free_page;
+	vx->ring_ref = err;
+	vx->transport.cchan = page_address(page);
+
+	err = xenbus_alloc_evtchn(xdev, &vx->port);
+	if (err)
+		goto end_grant;
+	err = bind_evtchn_to_irqhandler_lateeoi(vx->port, vesper_xen_interrupt, 0,
+						"vesper", vx);
+	if (err < 0)
+		goto free_evtchn;
+	vx->irq = err;
+
+	err = vsp_transport_register(&vx->transport);
+	if (err)
+		goto unbind;
+	err = publish(vx);
+	if (err)
+		goto unregister;
+	vx->connected = true;
+	return xenbus_switch_state(xdev, XenbusStateInitialised);
+
+unregister:
+	vsp_transport_unregister(&vx->transport);
+unbind:
+	unbind_from_irqhandler(vx->irq, vx);	/* closes the port, too */
+	goto end_grant;
+free_evtchn:
+	xenbus_free_evtchn(xdev, vx->port);
+end_grant:
+	end_grant(vx->ring_ref, page);
+	return err;
+free_page:
+	__free_page(page);
+	return err;
+}
+
+static void disconnect(struct vesper_xen *vx)
+{
+	if (!vx->connected)
+		return;
+	vx->connected = false;
+	/* else xenbus_switch_state() may take the next state for the present */
+	vx->xdev->state = XenbusStateInitialising;
+	vsp_transport_unregister(&vx->transport);
+	unbind_from_irqhandler(vx->irq, vx);
+	end_grant(vx->ring_ref, virt_to_page(vx->transport.cchan));
+	vx->transport.cchan = NULL;
+}
+
+static void try_connect(struct vesper_xen *vx)
+{
+	int err = connect(vx);
+
+	if (err)
+		xenbus_dev_fatal(vx->xdev, err, "connecting to the VESPER host");
+}
+
+/*
+ * The backend waits for this end, which is connected: has the host gone back
+ * without closing first?  Either from Connected, or by making the device's
+ * nodes anew, without what publish() had written.
+ */
+static bool started_anew(struct vesper_xen *vx)
+{
+	return vx->connected &&
+	       (vx->xdev->state == XenbusStateConnected ||
+		!xenbus_read_unsigned(vx->xdev->nodename, "ring-ref", 0));
+}
+
+static void backend_changed(struct xenbus_device *xdev, enum xenbus_state state)
+{
+	struct vesper_xen *vx = dev_get_drvdata(&xdev->dev);
+
+	switch (state) {
+	case XenbusStateInitWait:
+		if (started_anew(vx))
+			disconnect(vx);
+		if (!vx->connected)
+			try_connect(vx);
+		break;
+	case XenbusStateConnected:
+		if (!vx->connected)
+			break;
+		xenbus_switch_state(xdev, XenbusStateConnected);
+		vsp_cchan_kick();
+		break;
+	case XenbusStateClosing:
+	case XenbusStateClosed:
+		disconnect(vx);
+		xenbus_frontend_closed(xdev);
+		break;
+	default:
+		break;
+	}
+}
+
+/* ------------------------------------------------------ save, restore */
+
+/*
+ * After save and restore, or migration, the host has made a new domain, and
+ * in its store there is no VESPER device until a daemon there creates one.
+ * xenbus leaves a device whose node has gone as it is, and would overlook the
+ * new node of the same name: so take the device away.
+ */
+static void resumed(struct work_struct *work)
+{
+	struct xenbus_device *xdev;
+
+	mutex_lock(&the_device_lock);
+	xdev = the_device;
+	if (xdev)
+		get_device(&xdev->dev);
+	mutex_unlock(&the_device_lock);
+	if (!xdev)
+		return;
+
+	if (!xenbus_exists(XBT_NIL, xdev->nodename, ""))
+		device_unregister(&xdev->dev);
+	put_device(&xdev->dev);
+}
+
+static DECLARE_WORK(resume_work, resumed);
+
+static int resume_notify(struct notifier_block *nb, unsigned long action, void *data)
+{
+	schedule_work(&resume_work);
+	return NOTIFY_DONE;
+}
+
+static struct notifier_block resume_nb = { .notifier_call = resume_notify };
+
+/* ------------------------------------------------------------- driver */
+
+static int vesper_xen_probe(struct xenbus_device *xdev, const struct xenbus_device_id *id)
+{
+	struct vesper_xen *vx;
+
+	vx = kzalloc(sizeof(*vx), GFP_KERNEL);
+	if (!vx)
+		return -ENOMEM;
+
+	mutex_lock(&the_device_lock);
+	if (the_device) {
+		mutex_unlock(&the_device_lock);
+		kfree(vx);
+		return -EBUSY;
+	}
+	the_device = xdev;
+	mutex_unlock(&the_device_lock);
+
+	vx->xdev = xdev;
+	vx->transport.ops = &vesper_xen_ops;
+	INIT_LIST_HEAD(&vx->shares);
+	dev_set_drvdata(&xdev->dev, vx);
+	/* The rest when the backend's state is seen: its watch fires at once. */
+	return 0;
+}
+
+static void remove_device(struct xenbus_device *xdev)
+{
+	struct vesper_xen *vx = dev_get_drvdata(&xdev->dev);
+
+	mutex_lock(&the_device_lock);
+	the_device = NULL;
+	mutex_unlock(&the_device_lock);
+	disconnect(vx);
+	dev_set_drvdata(&xdev->dev, NULL);
+	kfree(vx);
+}
+
+static int remove_device_int(struct xenbus_device *xdev)
+{
+	remove_device(xdev);
+	return 0;
+}
+
+/* Gives back nothing since 6.2 and some 6.1.y, before that an int. */
+#define REMOVE_DEVICE \
+	__builtin_choose_expr( \
+		__same_type(((struct xenbus_driver *)NULL)->remove, &remove_device), \
+		remove_device, remove_device_int)
+
+static int vesper_xen_resume(struct xenbus_device *xdev)
+{
+	disconnect(dev_get_drvdata(&xdev->dev));
+	return 0;	/* and connect as after probing */
+}
+
+static const struct xenbus_device_id vesper_xen_ids[] = {
+	{ "vesper" },
+	{ "" }
+};
+MODULE_ALIAS("xen:vesper");
+
+static struct xenbus_driver vesper_xen_driver = {
+	.ids = vesper_xen_ids,
+	.probe = vesper_xen_probe,
+	.remove = REMOVE_DEVICE,
+	.resume = vesper_xen_resume,
+	.otherend_changed = backend_changed,
+};
+
+/*
+ * xenbus waits up to minutes for a device that is there and whose backend
+ * does not answer.  Whoever loads this module does not.
+ */
+static int register_err;
+
+static void register_driver(struct work_struct *work)
+{
+	register_err = xenbus_register_frontend(&vesper_xen_driver);
+	if (register_err)
+		pr_err("vesper_xen: registering with xenbus: %d\n", register_err);
+}
+
+static DECLARE_WORK(register_work, register_driver);
+
+static int __init vesper_xen_init(void)
+{
+	if (!xen_domain() || !xen_has_pv_devices())
+		return -ENODEV;
+	xen_resume_notifier_register(&resume_nb);
+	queue_work(system_unbound_wq, &register_work);
+	return 0;
+}
+module_init(vesper_xen_init);
+
+static void __exit vesper_xen_exit(void)
+{
+	xen_resume_notifier_unregister(&resume_nb);
+	flush_work(&register_work);
+	cancel_work_sync(&resume_work);
+	if (!register_err)
+		xenbus_unregister_driver(&vesper_xen_driver);
+}
+module_exit(vesper_xen_exit);
+
+MODULE_DESCRIPTION("VESPER on Xen: the guest's link to its host");
+MODULE_LICENSE("GPL");
