@@ -151,7 +151,8 @@ static int64_t printk_offset(int fd, int64_t *uncertainty)
 	for (int i = 0; i < 8; i++) {
 		int64_t before, after, stamp;
 
-		snprintf(mark, sizeof(mark), "labd: clock %d %d", getpid(), i);
+		/* Without the newline the kernel keeps the record back: more may follow. */
+		snprintf(mark, sizeof(mark), "labd: clock %d %d\n", getpid(), i);
 		before = now(CLOCK_MONOTONIC);
 		write_file("/dev/kmsg", mark);
 		after = now(CLOCK_MONOTONIC);

@@ -15,7 +15,7 @@ __all__ = ["SOURCES", "Modules", "modules"]
 PROJECT = Path(__file__).resolve().parents[2]
 
 #: Folders whose files decide whether modules must be built anew.
-SOURCES = ("probe_modules", "xen_transport/guest")
+SOURCES = ("probe_modules", "*_transport/guest")
 
 #: Belong into the guest; all other modules are probes, which the host sends.
 GUEST = ("vesper", "vesper_xen")
@@ -32,7 +32,7 @@ def _sources() -> list[Path]:
     return sorted(
         path
         for folder in SOURCES
-        for path in (PROJECT / folder).rglob("*")
+        for path in PROJECT.glob(f"{folder}/**/*")
         if path.is_file() and path.suffix in (".c", ".h", ".S", ".sh", ".mk", ".lds", "")
         if "build" not in path.relative_to(PROJECT).parts
     )
@@ -62,7 +62,7 @@ def modules(kernel: Kernel) -> Modules:
     names = [str(path.relative_to(PROJECT)) for path in sources]
     directory = store.build(
         "modules",
-        store.digest(kernel.release, kernel.kdir, *names, *sources),
+        store.digest(kernel.release, str(kernel.kdir), *names, *sources),
         make,
         what=f"building the modules for {kernel.release}",
     )

@@ -39,7 +39,6 @@ HOST_MODULES = (
 FILES = (
     ("lab-init", "usr/local/sbin/lab-init", 0o755),
     ("lab-cluster", "usr/local/sbin/lab-cluster", 0o755),
-    ("check-page", "usr/local/bin/check-page", 0o755),
     ("hostd.py", "usr/local/lib/lab/hostd.py", 0o644),
     ("cib.xml", "usr/local/lib/lab/cib.xml", 0o644),
     ("corosync.conf", "etc/corosync/corosync.conf", 0o644),

@@ -88,6 +88,20 @@ class Guest:
         word = "oom-other" if spare else "oom"
         return Fault(*self._fault(f"{word} {name}", 90))
 
+    def page(self, *, timeout: float = 1.0) -> str | None:
+        """Fetch the web page; None if it does not come.
+
+        It names the boot it comes from, so that an old and a new instance of
+        the guest can be told from each other.
+        """
+        try:
+            with self._host.connect(ADDRESS, 80, timeout=timeout) as connection:
+                connection.sendall(b"GET / HTTP/1.0\r\n\r\n")
+                data = b"".join(iter(lambda: connection.recv(4096), b""))
+        except (ChannelError, OSError):
+            return None
+        return data.decode(errors="replace") if b"VM1 OK" in data else None
+
     def wait_ready(self, timeout: float) -> None:
         """Wait until the guest answers.
 

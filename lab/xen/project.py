@@ -15,9 +15,12 @@ from lab.images.probes import PROJECT
 from lab.xen.channel import Channel
 from lab.xen.disk import GUEST_KERNEL
 
-__all__ = ["GUEST_INITRD", "bundle", "guest_config", "install"]
+__all__ = ["CHECK_PAGE", "GUEST_INITRD", "bundle", "guest_config", "install"]
 
 GUEST_INITRD = "/var/lib/lab/guest.initrd"
+
+#: Monitor script for the stock agent: fetches the guest's page.
+CHECK_PAGE = "/usr/local/bin/check-page"
 
 
 def guest_config(extra: str = "", *, on_crash: str = "destroy") -> str:
@@ -58,6 +61,7 @@ def bundle() -> bytes:
             shutil.copy(path, probes)
         _put(stage, GUEST_INITRD, images.guest_initrd(kernel, modules).read_bytes())
         _put(stage, "/etc/xen/vm1.cfg", guest_config().encode())
+        _put(stage, CHECK_PAGE, (Path(__file__).parent / "dom0/check-page").read_bytes(), 0o755)
         data = io.BytesIO()
         with tarfile.open(fileobj=data, mode="w") as archive:
             for path in sorted(stage.rglob("*")):
@@ -67,10 +71,11 @@ def bundle() -> bytes:
         return data.getvalue()
 
 
-def _put(stage: Path, name: str, data: bytes) -> None:
+def _put(stage: Path, name: str, data: bytes, mode: int = 0o644) -> None:
     path = stage / name.lstrip("/")
     path.parent.mkdir(parents=True, exist_ok=True)
     path.write_bytes(data)
+    path.chmod(mode)
 
 
 def install(host: Channel, data: bytes) -> None:

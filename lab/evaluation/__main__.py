@@ -1,0 +1,102 @@
+# SPDX-License-Identifier: GPL-2.0-or-later
+"""``python3 -m lab.evaluation demo|evaluate``: see docs/architecture.md."""
+
+from __future__ import annotations
+
+import argparse
+import json
+import os
+import sys
+import time
+from pathlib import Path
+
+from lab.evaluation import clock, cluster, picture, table, trial
+from lab.evaluation.run import Run, as_json
+from lab.images.probes import PROJECT
+from lab.images.store import BuildError
+from lab.progress import note
+from lab.xen import ChannelError, LabError, XenLab
+
+#: Seconds between two of the stock agent's monitors.
+INTERVAL = 10.0
+
+DEMO = ("sigsegv", "oom")
+EVALUATION = ("oom-other", "sigsegv", "oom")
+
+
+def _show(line: str) -> None:
+    print(line, flush=True)
+
+
+def _series(lab: XenLab, watch: str, faults: tuple[str, ...], rounds: int) -> list[Run]:
+    cluster.configure(lab, watch, _show)
+    runs = []
+    total = rounds * len(faults)
+    for number in range(total):
+        fault = faults[number % len(faults)]
+        if watch == "polling":
+            # Spread over the polling phase; the order of the phases does not matter.
+            time.sleep(INTERVAL * (number + 0.5) / total)
+        _show("")
+        runs.append(trial.perform(lab, fault, watch, _show))
+        _show("")
+        if number + 1 < total and runs[-1].recorded_s is not None:
+            cluster.settle(lab, watch, _show)
+    return runs
+
+
+def _report(runs: list[Run], folder: Path, title: str) -> None:
+    folder.mkdir(parents=True, exist_ok=True)
+    text = table.render(runs)
+    (folder / "report.json").write_text(json.dumps(as_json(runs, clock.HOW), indent=1) + "\n")
+    (folder / "table.txt").write_text(text)
+    (folder / "timelines.svg").write_text(picture.draw(runs, title))
+    _show(text)
+    for watch in ("polling", "vesper"):
+        reasons = {run.exit_reason for run in runs if run.watch == watch and run.recorded_s}
+        for reason in sorted(reasons):
+            _show(f"exit reason in crm_mon ({watch}): {reason or '(none)'}")
+    worst = max((run.clock_error_s for run in runs), default=0.0)
+    _show(f"\nClock: {clock.HOW}; worst bound {worst * 1000:.0f} ms.")
+    _show(f"Report, table and picture of the timelines: {folder}/")
+
+
+def _parse(argv: list[str] | None) -> argparse.Namespace:
+    parser = argparse.ArgumentParser(prog="python3 -m lab.evaluation", description=__doc__)
+    commands = parser.add_subparsers(dest="command", required=True)
+    demo = commands.add_parser("demo", help="two faults, watched in two ways, once each")
+    evaluate = commands.add_parser("evaluate", help="three faults, several times each")
+    evaluate.add_argument("--runs", type=int, default=5, help="of each (default: 5)")
+    for command in (demo, evaluate):
+        command.add_argument(
+            "--watch", choices=("polling", "vesper"), action="append", help="only this way"
+        )
+    return parser.parse_args(argv)
+
+
+def main(argv: list[str] | None = None) -> int:
+    arguments = _parse(argv)
+    if os.geteuid() != 0:
+        print("lab.evaluation: needs root (the labs' images)", file=sys.stderr)
+        return 1
+    demo = arguments.command == "demo"
+    rounds, faults = (1, DEMO) if demo else (arguments.runs, EVALUATION)
+    folder = PROJECT / "build" / ("demo" if demo else "evaluation")
+    begin = time.monotonic()
+    runs: list[Run] = []
+    try:
+        with XenLab.resume() as lab:
+            for watch in arguments.watch or ("vesper", "polling"):
+                runs += _series(lab, watch, faults, rounds)
+    except (LabError, ChannelError, BuildError) as error:
+        print(f"lab.evaluation: {error}", file=sys.stderr)
+        if runs:
+            _report(runs, folder, "unfinished")
+        return 1
+    _report(runs, folder, "From the fault in the guest to the failover")
+    note(f"{len(runs)} runs, {time.monotonic() - begin:.0f} s")
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())

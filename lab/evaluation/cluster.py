@@ -1,0 +1,96 @@
+# SPDX-License-Identifier: GPL-2.0-or-later
+"""The cluster's configuration, typed as a user would type it."""
+
+from __future__ import annotations
+
+import re
+import time
+from collections.abc import Callable
+
+from lab.xen import ChannelError, LabError, XenLab
+from lab.xen.project import CHECK_PAGE
+
+__all__ = ["configure", "crm", "ready", "settle"]
+
+#: Processes start slowly in an emulated dom0: operations get plenty of time.
+_OPERATIONS = (
+    "op start timeout=180s interval=0 op stop timeout=180s interval=0 "
+    "op monitor interval={interval} timeout={timeout} meta migration-threshold=1"
+)
+PRIMITIVES = {
+    "vesper": "configure primitive vm1 ocf:vesper:XenVM "
+    "params xmfile=/etc/xen/vm1.cfg services=httpd "
+    + _OPERATIONS.format(interval="1s", timeout="60s"),
+    "polling": "configure primitive vm1 ocf:heartbeat:Xen "
+    f"params xmfile=/etc/xen/vm1.cfg monitor_scripts={CHECK_PAGE} "
+    + _OPERATIONS.format(interval="10s", timeout="60s"),
+}
+
+#: crmsh's remarks that mean nothing here (there is no fencing in the lab).
+_NOISE = re.compile(r"Blind faith|not fencing unseen")
+
+
+def crm(lab: XenLab, command: str, show: Callable[[str], None], *, timeout: float = 240.0) -> None:
+    """Run a crm command on a host, shown as typed.
+
+    :raises LabError: it failed, with its words.
+    """
+    show(f"host-a# crm {command}")
+    result = lab.a.run(f"crm -F {command}", timeout=timeout)
+    said = [line for line in result.output.splitlines() if line and not _NOISE.search(line)]
+    for line in said:
+        show(f"        {line}")
+    if result.rc != 0:
+        raise LabError(f"crm {command}: exit status {result.rc}: {' '.join(said)}")
+
+
+def configure(lab: XenLab, watch: str, show: Callable[[str], None]) -> None:
+    """Make vm1 a resource that is watched in that way, in place of what was there."""
+    if lab.a.run("crm_resource --resource vm1 --locate", timeout=60).rc == 0:
+        crm(lab, "--wait resource stop vm1", show)
+        crm(lab, "configure delete vm1", show)
+    crm(lab, PRIMITIVES[watch], show)
+    crm(lab, "configure rsc_defaults resource-stickiness=100", show)
+    ready(lab, watch)
+
+
+def ready(lab: XenLab, watch: str, timeout: float = 180.0) -> None:
+    """Wait until vm1 runs, its page comes, and it is watched.
+
+    :raises LabError: it does not get there.
+    """
+    deadline = time.monotonic() + timeout
+    why = ""
+    while time.monotonic() < deadline:
+        try:
+            why = _not_ready(lab, watch)
+        except ChannelError as error:
+            why = str(error)
+        if not why:
+            return
+        time.sleep(0.5)
+    state = lab.a.run("crm_mon -1 -r 2>&1; vesper status 2>&1", timeout=60).output
+    raise LabError(f"vm1 is not ready after {timeout:.0f} s: {why}\n{state}")
+
+
+def _not_ready(lab: XenLab, watch: str) -> str:
+    for host in lab.hosts:
+        if lab.guest(through=host).page(timeout=3) is None:
+            return f"its page does not come to {host.name}"
+    if lab.a.run("crm_mon -1 | grep -q 'vm1.*Started'", timeout=60).rc != 0:
+        return "Pacemaker does not say that it is started"
+    if watch == "vesper":
+        home = lab.running_on()
+        if home is None:
+            return "it runs on no host"
+        if home.run("vesper status --json | grep -q '\"waiting\": *true'", timeout=60).rc != 0:
+            return "no monitor is waiting"
+    elif lab.a.run("crm_mon -1 -o | grep -q 'monitor: interval.*10'", timeout=60).rc != 0:
+        return "no monitor has run"
+    return ""
+
+
+def settle(lab: XenLab, watch: str, show: Callable[[str], None]) -> None:
+    """After a failover: forget the failure, and be ready for the next one."""
+    crm(lab, "resource cleanup vm1", show)
+    ready(lab, watch)

@@ -1,0 +1,149 @@
+# SPDX-License-Identifier: GPL-2.0-or-later
+"""Watches a run from outside: both hosts' pacemaker.log, vesperd's events, the page.
+
+Everything is written down with the outer clock's time and handed to a
+callback as it comes in, so that the timeline can be shown while it happens.
+"""
+
+from __future__ import annotations
+
+import json
+import socket
+import threading
+import time
+from collections.abc import Callable, Iterable
+from contextlib import ExitStack
+from dataclasses import dataclass
+from types import TracebackType
+from typing import Any
+
+from lab.evaluation.clock import Offset
+from lab.evaluation.pacemaker_log import PATTERN, What, parse
+from lab.xen import ChannelError, XenHost, XenLab
+
+__all__ = ["Observation", "Observer"]
+
+LOG = "/var/log/pacemaker/pacemaker.log"
+
+
+@dataclass(frozen=True)
+class Observation:
+    """Something was seen."""
+
+    at: float  #: seconds, on the outer clock, when it happened (not when we learned of it)
+    host: str
+    what: What | str  #: a step of Pacemaker's, or ``event``, or ``page``
+    detail: Any = None  #: ``event``: vesperd's; ``page``: its text
+
+
+class Observer:
+    """Use as a context manager; what was seen so far is in :attr:`seen`."""
+
+    def __init__(
+        self,
+        lab: XenLab,
+        clocks: dict[str, Offset],
+        *,
+        vesper: bool,
+        tell: Callable[[Observation], None],
+    ) -> None:
+        """
+        :param clocks: by host name.
+        :param vesper: follow vesperd's events, too.
+        :param tell: called for each observation, in threads of the observer.
+        """
+        self._lab = lab
+        self._clocks = clocks
+        self._vesper = vesper
+        self._tell = tell
+        self._lock = threading.Lock()
+        self._stop = threading.Event()
+        self._stack = ExitStack()
+        #: Everything seen, in the order in which we learned of it.
+        self.seen: list[Observation] = []
+
+    def __enter__(self) -> Observer:
+        for host in self._lab.hosts:
+            self._follow(
+                host,
+                f"exec tail -n 0 -F {LOG} | grep --line-buffered -E '{PATTERN}'",
+                self._log_line,
+            )
+            if self._vesper:
+                self._follow(host, "exec vesper events -f --json", self._event_line)
+        self._thread(self._poll_page)
+        return self
+
+    def __exit__(
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        trace: TracebackType | None,
+    ) -> None:
+        self._stop.set()
+        self._stack.close()
+
+    def _thread(self, body: Callable[..., None], *arguments: Any) -> None:
+        thread = threading.Thread(target=body, args=arguments, daemon=True)
+        thread.start()
+        self._stack.callback(thread.join, 10)
+
+    def _follow(self, host: XenHost, command: str, line: Callable[[XenHost, str], None]) -> None:
+        connection, pieces = host.follow(command)
+
+        def read() -> None:
+            try:
+                for text in _lines(pieces):
+                    line(host, text)
+            except (ChannelError, OSError):
+                pass  # the run has ended, or the host; the run's result tells
+
+        self._thread(read)
+        self._stack.callback(connection.close)
+        self._stack.callback(_shut, connection)
+
+    def _add(self, observation: Observation) -> None:
+        with self._lock:
+            self.seen.append(observation)
+            self._tell(observation)
+
+    def _log_line(self, host: XenHost, line: str) -> None:
+        entry = parse(line, "vm1", time.gmtime().tm_year)
+        if entry:
+            at = self._clocks[host.name].here(entry.time_ns)
+            self._add(Observation(at, entry.host, entry.what))
+
+    def _event_line(self, host: XenHost, line: str) -> None:
+        try:
+            event = json.loads(line)
+        except ValueError:
+            return
+        event = event.get("event", event) if isinstance(event.get("event"), dict) else event
+        if "received" in event:
+            at = self._clocks[host.name].here(round(event["received"] * 1e9))
+            self._add(Observation(at, host.name, "event", event))
+
+    def _poll_page(self) -> None:
+        hosts = self._lab.hosts
+        number = 0
+        while not self._stop.wait(0.1):
+            number += 1
+            host = hosts[number % len(hosts)]
+            page = self._lab.guest(through=host).page()
+            if page:
+                self._add(Observation(time.time(), host.name, "page", page))
+
+
+def _lines(pieces: Iterable[bytes]) -> Iterable[str]:
+    rest = b""
+    for piece in pieces:
+        *whole, rest = (rest + piece).split(b"\n")
+        for line in whole:
+            yield line.decode(errors="replace")
+
+
+def _shut(connection: socket.socket) -> None:
+    try:
+        connection.shutdown(socket.SHUT_RDWR)
+    except OSError:
+        pass

@@ -1,0 +1,59 @@
+# SPDX-License-Identifier: GPL-2.0-or-later
+"""What one run of the evaluation has measured."""
+
+from __future__ import annotations
+
+from dataclasses import asdict, dataclass
+from typing import Any
+
+__all__ = ["FAULTS", "STEPS", "WATCHES", "Run", "as_json"]
+
+#: Kinds of faults, and what they are for people.
+FAULTS = {
+    "sigsegv": "httpd gets a SIGSEGV",
+    "oom": "out of memory, httpd killed",
+    "oom-other": "out of memory, another process killed",
+}
+WATCHES = {"polling": "stock agent, 10 s", "vesper": "VESPER"}
+
+#: Steps of the timeline in order: field, and what it is for people.
+STEPS = {
+    "seen_s": "seen by vesperd",
+    "recorded_s": "failure recorded",
+    "stop_s": "stop called",
+    "started_elsewhere_s": "running on the standby",
+    "service_back_s": "page answers again",
+}
+
+
+@dataclass
+class Run:
+    """Times in seconds after the fault; None: not within the time given."""
+
+    fault: str
+    watch: str
+    fault_at: float  #: seconds since the epoch
+    seen_s: float | None = None
+    recorded_s: float | None = None
+    stop_s: float | None = None
+    started_elsewhere_s: float | None = None
+    service_back_s: float | None = None
+    exit_reason: str = ""
+    clock_error_s: float = 0.0  #: bound, of the worst clock that took part
+
+    def step(self, name: str) -> float | None:
+        """A step of the timeline by its field's name."""
+        value: float | None = getattr(self, name)
+        return value
+
+
+def as_json(runs: list[Run], how: str) -> list[dict[str, Any]]:
+    """The report: a list of runs, each with the clock its times are on."""
+    report = []
+    for run in runs:
+        entry: dict[str, Any] = {}
+        for key, value in asdict(run).items():
+            entry[key] = round(value, 4) if isinstance(value, float) else value
+        entry["clock"] = {"how": how, "error_s": entry.pop("clock_error_s")}
+        report.append(entry)
+    return report

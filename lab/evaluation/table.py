@@ -1,0 +1,77 @@
+# SPDX-License-Identifier: GPL-2.0-or-later
+"""The table at the end: medians, spread, and how much sooner."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from statistics import median
+
+from lab.evaluation.run import FAULTS, STEPS, WATCHES, Run
+
+__all__ = ["middle", "ratio", "render", "spread"]
+
+
+def _values(runs: Sequence[Run], fault: str, watch: str, step: str) -> list[float | None]:
+    return [run.step(step) for run in runs if run.fault == fault and run.watch == watch]
+
+
+def middle(values: Sequence[float | None]) -> float | None:
+    """The median; None where half or more of the values are None ("never")."""
+    if not values:
+        return None
+    result = median(float("inf") if value is None else value for value in values)
+    return None if result == float("inf") else result
+
+
+def spread(values: Sequence[float | None]) -> tuple[float, float] | None:
+    """Smallest and largest of the values that there are."""
+    there = [value for value in values if value is not None]
+    return (min(there), max(there)) if there else None
+
+
+def ratio(slow: Sequence[float | None], quick: Sequence[float | None]) -> float | None:
+    """How many times sooner the median of ``quick`` is; None where one is never."""
+    a, b = middle(slow), middle(quick)
+    return a / b if a is not None and b is not None and b > 0 else None
+
+
+def _cell(values: Sequence[float | None]) -> str:
+    if not values:
+        return "-"
+    center, ends = middle(values), spread(values)
+    missing = sum(value is None for value in values)
+    if ends is None:
+        return "never"
+    text = "never" if center is None else _seconds(center)
+    if len(values) > 1:
+        text += f" ({_seconds(ends[0])} to {_seconds(ends[1])})"
+    return text + (f", {missing} of {len(values)} never" if missing else "")
+
+
+def _seconds(value: float) -> str:
+    return f"{value:.3f}" if value < 1 else f"{value:.1f}"
+
+
+def render(runs: Sequence[Run]) -> str:
+    """The table as text: medians in seconds after the fault (smallest to largest)."""
+    rows = [["", *WATCHES.values(), "sooner"]]
+    for fault, meaning in FAULTS.items():
+        if not any(run.fault == fault for run in runs):
+            continue
+        counts = {watch: len(_values(runs, fault, watch, "recorded_s")) for watch in WATCHES}
+        rows.append([f"{meaning} (n={'/'.join(str(n) for n in counts.values())})", "", "", ""])
+        for step, name in STEPS.items():
+            slow, quick = (_values(runs, fault, watch, step) for watch in WATCHES)
+            times = ratio(slow, quick)
+            cells = [_cell(slow), _cell(quick)]
+            if step == "seen_s":
+                cells[0] = "-"
+                times = None
+            rows.append([f"  {name}", *cells, f"{times:.1f} x" if times else ""])
+    widths = [max(len(row[column]) for row in rows) for column in range(4)]
+    lines = [
+        "  ".join(cell.ljust(width) for cell, width in zip(row, widths, strict=True)).rstrip()
+        for row in rows
+    ]
+    lines.insert(1, "  ".join("-" * width for width in widths))
+    return "Seconds after the fault: median (smallest to largest)\n\n" + "\n".join(lines) + "\n"

@@ -1,0 +1,185 @@
+# SPDX-License-Identifier: GPL-2.0-or-later
+"""One run: bring a fault about in the guest, and see what becomes of it."""
+
+from __future__ import annotations
+
+import socket
+import threading
+import time
+from collections.abc import Callable
+
+from lxml import etree
+
+from lab.evaluation.clock import Offset, measure
+from lab.evaluation.observer import Observation, Observer
+from lab.evaluation.pacemaker_log import What
+from lab.evaluation.run import FAULTS, STEPS, WATCHES, Run
+from lab.xen import LabError, XenHost, XenLab
+from lab.xen.guest import Fault
+
+__all__ = ["exit_reason", "perform"]
+
+#: A fault that nobody has noticed by then (s) is not detected.
+DETECT = 60.0
+#: From the failure to the page from the other host, at most (s).
+RECOVER = 120.0
+
+_STEPS = {
+    What.RECORDED: "recorded_s",
+    What.STOP: "stop_s",
+    What.STARTED: "started_elsewhere_s",
+}
+
+
+def _ask_line(connection: socket.socket, request: bytes) -> Callable[[], int]:
+    stream = connection.makefile("rb")
+
+    def ask() -> int:
+        connection.sendall(request)
+        return int(stream.readline().split()[0])
+
+    return ask
+
+
+def _host_clock(host: XenHost) -> Offset:
+    with host.clock() as connection:
+        return measure(_ask_line(connection, b"?\n"))
+
+
+def _guest_clock(lab: XenLab, through: XenHost) -> Offset:
+    with lab.guest(through=through).connect() as connection:
+        return measure(_ask_line(connection, b"clock\n"))
+
+
+def _better(before: Offset, after: Offset) -> Offset:
+    """The closer bound of the two; if they contradict each other, what holds for both."""
+    gap = abs(before.ns - after.ns)
+    if gap <= before.error_ns + after.error_ns:
+        return min(before, after, key=lambda offset: offset.error_ns)
+    return Offset((before.ns + after.ns) // 2, gap // 2 + max(before.error_ns, after.error_ns))
+
+
+def _inject(lab: XenLab, host: XenHost, fault: str) -> Fault:
+    guest = lab.guest(through=host)
+    if fault == "sigsegv":
+        return guest.kill("SEGV", "httpd")
+    return guest.out_of_memory("httpd", spare=fault == "oom-other")
+
+
+class _Timeline:
+    """Turns observations into the steps of a run, and shows each."""
+
+    def __init__(self, watch: str, home: str, show: Callable[[str], None]) -> None:
+        self.times: dict[str, float] = {}  #: by field of Run, outer clock
+        self.changed = threading.Condition()
+        self._watch = watch
+        self._home = home
+        self._show = show
+        self._old_page: str | None = None
+        self._began = float("inf")
+        self._fault: tuple[float, int] | None = None
+        self._waiting: list[Observation] = []
+
+    def page_before(self, page: str) -> None:
+        self._old_page = page
+
+    def fault(self, at: float, pid: int) -> None:
+        """It has happened; what has come in meanwhile is shown now."""
+        with self.changed:
+            self._fault = (at, pid)
+            for observation in sorted(self._waiting, key=lambda o: o.at):
+                self._take(observation)
+            self.changed.notify_all()
+
+    def tell(self, observation: Observation) -> None:
+        with self.changed:
+            if self._fault is None:
+                self._waiting.append(observation)
+            else:
+                self._take(observation)
+                self.changed.notify_all()
+
+    def _take(self, observation: Observation) -> None:
+        assert self._fault
+        step, said = self._meaning(observation, self._fault[1])
+        if step and step not in self.times and observation.at > self._fault[0] - 1:
+            self.times[step] = observation.at
+            self._show(f"{observation.at - self._fault[0]:+8.3f} s  {STEPS[step]:24}{said}")
+
+    def _meaning(self, observation: Observation, pid: int) -> tuple[str | None, str]:
+        what, host = observation.what, observation.host
+        if what == "event":
+            event = observation.detail
+            fields = event.get("fields", {})
+            if pid in (fields.get("pid"), fields.get("tgid")):
+                return "seen_s", f"{host}: {event.get('text', '')}"
+        elif what == "page":
+            if observation.detail != self._old_page:
+                return "service_back_s", f"fetched from {host}"
+        elif what is What.STARTED and host == self._home:
+            return None, ""
+        elif isinstance(what, What):
+            return _STEPS.get(what), f"on {host}"
+        return None, ""
+
+    def wait(self, step: str, deadline: float) -> bool:
+        with self.changed:
+            return self.changed.wait_for(
+                lambda: step in self.times, max(0.0, deadline - time.monotonic())
+            )
+
+
+def exit_reason(xml: bytes) -> str:
+    """The exit reason of vm1's failure in ``crm_mon --output-as=xml``."""
+    for failure in etree.fromstring(xml).iterfind(".//failures/failure"):
+        if failure.get("op_key", "").startswith("vm1_monitor"):
+            return str(failure.get("exitreason", ""))
+    return ""
+
+
+def perform(lab: XenLab, fault: str, watch: str, show: Callable[[str], None]) -> Run:
+    """Do one run; vm1 must be running, watched, and its page be there.
+
+    :param show: takes the lines of the timeline, as it happens.
+    """
+    home = lab.running_on()
+    if home is None:
+        raise LabError("vm1 runs on no host")
+    (standby,) = (host for host in lab.hosts if host is not home)
+    page = lab.guest(through=home).page(timeout=5)
+    if page is None:
+        raise LabError("vm1's page does not come")
+    timeline = _Timeline(watch, home.name, show)
+    timeline.page_before(page)
+
+    clocks = {host.name: _host_clock(host) for host in lab.hosts}
+    with Observer(lab, clocks, vesper=watch == "vesper", tell=timeline.tell):
+        time.sleep(2)  # what follows the logs must have started
+        guest_clock = _guest_clock(lab, home)
+        injected = _inject(lab, home, fault)
+        at = guest_clock.here(injected.at_ns)
+        stamp = time.strftime("%H:%M:%S", time.gmtime(at))
+        show(f"{stamp}    +0.000 s  {FAULTS[fault]} on {home.name}, watched by {WATCHES[watch]}")
+        timeline.fault(at, injected.pid)
+
+        run = Run(fault, watch, at)
+        start = time.monotonic()
+        if timeline.wait("recorded_s", start + DETECT):
+            timeline.wait("service_back_s", start + DETECT + RECOVER)
+            timeline.wait("started_elsewhere_s", start + DETECT + RECOVER)
+            xml = standby.run("crm_mon -1 --output-as=xml", timeout=60, check=True).output
+            run.exit_reason = exit_reason(xml.encode())
+            show(f"            exit reason: {run.exit_reason or '(none)'}")
+        else:
+            show(f"            not detected within {DETECT:.0f} s")
+    after = {host.name: _better(clocks[host.name], _host_clock(host)) for host in lab.hosts}
+    for step, seconds in timeline.times.items():
+        setattr(run, step, seconds - at)
+    if run.recorded_s is None:
+        run.service_back_s = None
+    run.clock_error_s = (
+        guest_clock.error_ns
+        + injected.uncertainty_ns
+        + max(offset.error_ns + abs(offset.ns - clocks[name].ns) for name, offset in after.items())
+    ) / 1e9
+    return run
