@@ -375,6 +375,11 @@ def store_u32(view: memoryview, offset: int, value: int) -> None:
         word[0] = value & 0xFFFFFFFF
 
 
+def offset(struct: type[ctypes.Structure], field: str) -> int:
+    """Where a field lies in a structure, in bytes."""
+    return int(getattr(struct, field).offset)
+
+
 def pages_for(size: int) -> int:
     """Number of pages that hold ``size`` bytes."""
     return -(-size // PAGE_SIZE)
