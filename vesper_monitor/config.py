@@ -1,0 +1,97 @@
+# SPDX-License-Identifier: GPL-2.0-or-later
+"""vesperd's configuration: /etc/vesper/vesperd.toml.
+
+Every key has a default and the file need not exist.  A key that is unknown
+or of the wrong type is an error that names the file and the key: a setting
+that silently does nothing is worse than a daemon that says why it stays down.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import tomllib
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from vesper_monitor.client import SOCKET_PATH
+
+__all__ = ["DEFAULT_PATH", "Config", "ConfigError", "load"]
+
+DEFAULT_PATH = Path("/etc/vesper/vesperd.toml")
+
+DEFAULT_PROBES = ("send_signal", "out_of_memory")
+
+
+class ConfigError(Exception):
+    """The file cannot be used; the text names it and the key."""
+
+
+@dataclass(frozen=True)
+class Config:
+    """All settings; vesperd.toml describes each."""
+
+    socket: str = SOCKET_PATH
+    group: str = "vesper"
+    journal: str = "/var/lib/vesper/journal.sqlite"
+    probes_dir: str = "/var/lib/vesper/probes"
+    log_level: str = "info"
+    #: names of transports; empty: all that this host can use
+    transports: tuple[str, ...] = ()
+    #: s, for a guest's frontend before the VM counts as degraded
+    activate_timeout: float = 20.0
+    #: s, how long a fault between two monitors waits for the next one beyond
+    #: the time it is due, before Pacemaker is told asynchronously
+    monitor_grace: float = 10.0
+    #: events kept in the journal
+    keep_events: int = 100_000
+    #: faults that are over, kept in the journal
+    keep_faults: int = 10_000
+    max_clients: int = 200
+
+
+def load(path: Path = DEFAULT_PATH, *, required: bool = False) -> Config:
+    """Read the file, or return the defaults if there is none.
+
+    :param required: a missing file is an error.
+    :raises ConfigError:
+    """
+    try:
+        with path.open("rb") as file:
+            table = tomllib.load(file)
+    except FileNotFoundError:
+        if required:
+            raise ConfigError(f"{path}: no such file") from None
+        return Config()
+    except (OSError, tomllib.TOMLDecodeError, UnicodeDecodeError) as error:
+        raise ConfigError(f"{path}: {error}") from error
+    known = {field.name: field for field in dataclasses.fields(Config)}
+    values: dict[str, Any] = {}
+    for key, value in table.items():
+        if key not in known:
+            raise ConfigError(f"{path}: unknown key '{key}' (known: {', '.join(sorted(known))})")
+        values[key] = _checked(path, key, value, known[key].default)
+    return Config(**values)
+
+
+def _checked(path: Path, key: str, value: object, default: object) -> object:
+    if isinstance(default, str):
+        if not isinstance(value, str):
+            raise ConfigError(f"{path}: '{key}' must be a string, not {value!r}")
+        levels = ("debug", "info", "warning", "error")
+        if key == "log_level" and value not in levels:
+            raise ConfigError(f"{path}: '{key}' must be one of {', '.join(levels)}")
+        return value
+    if isinstance(default, tuple):
+        if not isinstance(value, list) or not all(isinstance(item, str) for item in value):
+            raise ConfigError(f"{path}: '{key}' must be a list of strings, not {value!r}")
+        return tuple(value)
+    if isinstance(value, bool) or not isinstance(value, (int, float)) or not 0 <= value < 1e9:
+        raise ConfigError(f"{path}: '{key}' must be a number that is not negative, not {value!r}")
+    if isinstance(default, int):
+        if not isinstance(value, int):
+            raise ConfigError(f"{path}: '{key}' must be a whole number, not {value!r}")
+        if value < 1:
+            raise ConfigError(f"{path}: '{key}' must be at least 1")
+        return value
+    return float(value)

@@ -1,0 +1,63 @@
+# SPDX-License-Identifier: GPL-2.0-or-later
+"""What is remembered of an instance and of a fault (docs/api.md)."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Any
+
+__all__ = ["Fault", "InstanceRecord"]
+
+
+@dataclass(frozen=True)
+class InstanceRecord:
+    """One life of a resource on this host."""
+
+    id: str
+    resource: str
+    vm: str
+    uuid: str
+    domid: int
+    started: float  #: s, CLOCK_REALTIME
+    probes: tuple[str, ...]
+    services: tuple[str, ...]
+    monitored: bool = False  #: has had its first recurring monitor
+    ended: float | None = None
+
+
+@dataclass(frozen=True)
+class Fault:
+    """Belongs to one instance, and ends with it or by the operator's word."""
+
+    id: int
+    resource: str
+    vm: str
+    uuid: str
+    domid: int
+    instance: str
+    scope: str  #: "service" or "system"
+    rule: str
+    reason: str
+    event: dict[str, Any]
+    seen: float  #: s, CLOCK_REALTIME: by vesperd
+    told: float | None = None  #: to Pacemaker, for the first time
+    ended: float | None = None
+    ended_by: str | None = None
+
+    def to_json(self) -> dict[str, Any]:
+        return {
+            "id": self.id,
+            "resource": self.resource,
+            "vm": self.vm,
+            "uuid": self.uuid,
+            "domid": self.domid,
+            "instance": self.instance,
+            "scope": self.scope,
+            "rule": self.rule,
+            "reason": self.reason,
+            "event": self.event,
+            "seen": self.seen,
+            "told": self.told,
+            "ended": self.ended,
+            "ended_by": self.ended_by,
+        }

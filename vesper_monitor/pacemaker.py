@@ -1,0 +1,167 @@
+# SPDX-License-Identifier: GPL-2.0-or-later
+"""Telling Pacemaker of a failure while no monitor runs: the asynchronous failure.
+
+``crm_resource --fail`` is a blunt tool (Pacemaker 2.1): for an unknown
+resource it makes an orphan whose failed stop gets the node fenced; it hits
+whatever runs under that name by then; it is acknowledged before the
+controller has acted on it, so it can be lost; and on a Pacemaker Remote node
+the controller refuses it while the command exits 0.  So the cluster is asked
+first whether this resource runs on this node and is managed, and afterwards
+whether the failure has arrived.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+from collections.abc import Callable
+from dataclasses import dataclass
+from xml.etree import ElementTree
+
+__all__ = ["PacemakerError", "ResourceState", "fail", "parse_crm_mon"]
+
+_log = logging.getLogger(__name__)
+
+#: s for one command; under emulation a process start takes half a second.
+COMMAND_TIMEOUT = 20.0
+#: s after which the failure must show.
+VERIFY_TIMEOUT = 10.0
+VERIFY_PAUSE = 0.5
+#: Tries, and s before the next: 1, 2, 4 ... up to MAX_PAUSE. About two minutes
+#: in all; after that the fault still waits for the next monitor.
+TRIES = 8
+MAX_PAUSE = 30.0
+
+
+class PacemakerError(Exception):
+    """A command failed, or its answer was not understood."""
+
+
+@dataclass(frozen=True)
+class ResourceState:
+    """A resource on one node, as ``crm_mon`` shows it."""
+
+    active: bool  #: runs there, by Pacemaker's own knowledge
+    managed: bool
+    fail_count: int
+
+
+async def fail(resource: str, node: str | None, wanted: Callable[[], bool]) -> bool:
+    """Tell Pacemaker that a resource on this node has failed.
+
+    :param node: this node's name in the cluster; None: ask.
+    :param wanted: asked before each step; False ends it (the instance was
+        stopped, a monitor was told, an operator cleared the fault).
+    :returns: whether the failure shows in the cluster's status.
+    """
+    pause = 1.0
+    for attempt in range(1, TRIES + 1):
+        if not wanted():
+            return False
+        try:
+            if await _try(resource, node, wanted):
+                return True
+            why = "it did not show in the cluster's status"
+        except PacemakerError as error:
+            why = str(error)
+        if not wanted():
+            return False
+        _log.warning(
+            "%s: telling Pacemaker of the failure, try %d of %d: %s", resource, attempt, TRIES, why
+        )
+        await asyncio.sleep(pause)
+        pause = min(pause * 2, MAX_PAUSE)
+    _log.error(
+        "%s: Pacemaker did not take the failure; the next monitor operation will be told. "
+        "To act now: crm resource restart %s",
+        resource, resource,
+    )  # fmt: skip
+    return False
+
+
+async def _try(resource: str, node: str | None, wanted: Callable[[], bool]) -> bool:
+    node = node or (await _run("crm_node", "-n")).strip()
+    before = await _state(resource, node)
+    if not before.active:
+        raise PacemakerError(f"Pacemaker does not know it as running on {node}")
+    if not before.managed:
+        raise PacemakerError("it is not managed now (maintenance)")
+    if not wanted():
+        return False
+    await _run("crm_resource", "--fail", "--resource", resource, "--node", node)
+    end = asyncio.get_running_loop().time() + VERIFY_TIMEOUT
+    while asyncio.get_running_loop().time() < end:
+        now = await _state(resource, node)
+        if now.fail_count > before.fail_count or not now.active:
+            return True
+        await asyncio.sleep(VERIFY_PAUSE)
+    return False
+
+
+async def _state(resource: str, node: str) -> ResourceState:
+    return parse_crm_mon(await _run("crm_mon", "--one-shot", "--output-as=xml"), resource, node)
+
+
+def parse_crm_mon(text: str, resource: str, node: str) -> ResourceState:
+    """
+    :param text: output of ``crm_mon --output-as=xml``.
+    :param resource: as the agent knows it; instances of a clone have ``:N``.
+    :raises PacemakerError: not XML.
+    """
+    try:
+        root = ElementTree.fromstring(text)
+    except ElementTree.ParseError as error:
+        raise PacemakerError(f"crm_mon: output is not XML: {error}") from error
+    active = managed = False
+    for item in root.iter("resource"):
+        if item.get("id") not in (resource, resource.partition(":")[0]):
+            continue
+        here = any(element.get("name") == node for element in item.iter("node"))
+        if here and item.get("active") == "true" and item.get("orphaned") != "true":
+            active = True
+            managed = item.get("managed") == "true"
+    fail_count = 0
+    for history in root.iterfind("node_history/node"):
+        if history.get("name") != node:
+            continue
+        for item in history.iter("resource_history"):
+            if item.get("id") in (resource, resource.partition(":")[0]):
+                fail_count = max(fail_count, _count(item.get("fail-count")))
+    return ResourceState(active, managed, fail_count)
+
+
+def _count(text: str | None) -> int:
+    if text == "INFINITY":
+        return 1_000_000
+    return int(text) if text is not None and text.isdecimal() else 0
+
+
+async def _run(*command: str) -> str:
+    """Standard output of a command.
+
+    :raises PacemakerError: not there, failed, or took too long.
+    """
+    try:
+        process = await asyncio.create_subprocess_exec(
+            *command,
+            stdin=asyncio.subprocess.DEVNULL,
+            stdout=asyncio.subprocess.PIPE,
+            stderr=asyncio.subprocess.PIPE,
+        )
+    except OSError as error:
+        raise PacemakerError(f"{command[0]}: {error.strerror}") from error
+    try:
+        async with asyncio.timeout(COMMAND_TIMEOUT):
+            output, errors = await process.communicate()
+    except TimeoutError:
+        raise PacemakerError(
+            f"{' '.join(command)}: not done after {COMMAND_TIMEOUT:.0f} s"
+        ) from None
+    finally:
+        if process.returncode is None:
+            process.kill()
+            await process.wait()
+    if process.returncode != 0:
+        said = errors.decode(errors="replace").strip() or output.decode(errors="replace").strip()
+        raise PacemakerError(f"{' '.join(command)}: exit {process.returncode}: {said[-300:]}")
+    return output.decode(errors="replace")
