@@ -1,0 +1,165 @@
+# SPDX-License-Identifier: GPL-2.0-or-later
+"""The pure parts of the evaluation: clock, log, statistics, table, picture, report."""
+
+from __future__ import annotations
+
+import calendar
+import json
+import time
+import xml.etree.ElementTree as ElementTree
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from lab.evaluation import table
+from lab.evaluation.clock import Offset, Sample, best, measure
+from lab.evaluation.pacemaker_log import What, parse
+from lab.evaluation.picture import draw
+from lab.evaluation.run import Run, as_json
+from lab.evaluation.trial import exit_reason
+
+PREFIX = "Nov 23 19:47:52.863 host-a pacemaker-controld  [465] (log_executor_event) \tnotice: "
+STAMP = calendar.timegm((2026, 11, 23, 19, 47, 52)) * 10**9 + 863 * 10**6
+
+
+# ------------------------------------------------------------ clock
+
+
+@given(
+    offset=st.integers(-(10**18), 10**18),
+    exchanges=st.lists(
+        st.tuples(st.integers(0, 10**9), st.integers(0, 10**9)), min_size=1, max_size=20
+    ),
+)
+def test_offset_is_within_its_bound(offset: int, exchanges: list[tuple[int, int]]) -> None:
+    """Whatever part of the round trip was the way there: the bound holds."""
+    now, samples = 10**18, []
+    for there, back in exchanges:
+        samples.append(Sample(now, now + there - offset, now + there + back))
+        now += 10**9
+    found = best(samples)
+    assert abs(found.ns - offset) <= found.error_ns + 1
+    assert found.error_ns == min(there + back for there, back in exchanges) // 2
+
+
+def test_measuring_a_clock_finds_its_offset() -> None:
+    found = measure(lambda: time.time_ns() - 5 * 10**9, times=20)
+    assert abs(found.ns - 5 * 10**9) <= found.error_ns
+    assert Offset(10**9, 0).here(2 * 10**9) == 3.0
+
+
+# ------------------------------------------------------------ pacemaker.log
+
+
+@pytest.mark.parametrize(
+    ("text", "what", "host"),
+    [
+        (
+            "Result of monitor operation for vm1 on host-b: error (httpd died)",
+            What.FAILED,
+            "host-b",
+        ),
+        ("Result of monitor operation for vm1 on host-b: not running", What.FAILED, "host-b"),
+        ("Result of start operation for vm1 on host-b: ok", What.STARTED, "host-b"),
+        ("Result of stop operation for vm1 on host-a: ok", What.STOPPED, "host-a"),
+        ("Requesting local execution of stop operation for vm1 on host-a | x", What.STOP, "host-a"),
+        ("Requesting local execution of start operation for vm1 on host-b", What.START, "host-b"),
+        ("Setting fail-count-vm1#monitor_1000[host-a]: (unset) -> 1 | x", What.RECORDED, "host-a"),
+        ("Setting fail-count-vm1#monitor_1000[host-a]: 1 -> INFINITY", What.RECORDED, "host-a"),
+    ],
+)
+def test_lines_that_mean_something(text: str, what: What, host: str) -> None:
+    entry = parse(PREFIX + text, "vm1", 2026)
+    assert entry is not None
+    assert (entry.what, entry.host, entry.time_ns) == (what, host, STAMP)
+
+
+@pytest.mark.parametrize(
+    "text",
+    [
+        "Result of monitor operation for vm1 on host-b: ok",
+        "Result of monitor operation for vm1 on host-b: degraded (no vesperd)",
+        "Result of monitor operation for vm1 on host-b: Cancelled",
+        "Result of start operation for vm1 on host-b: error",
+        "Result of monitor operation for vm12 on host-b: error",
+        "Requesting local execution of monitor operation for vm1 on host-b",
+        "Setting fail-count-vm1#monitor_1000[host-a]: 1 -> (unset)",
+        "Setting last-failure-vm1#monitor_1000[host-a]: (unset) -> 1795463272",
+        "State transition S_IDLE -> S_POLICY_ENGINE",
+    ],
+)
+def test_lines_that_mean_nothing(text: str) -> None:
+    assert parse(PREFIX + text, "vm1", 2026) is None
+
+
+@given(st.text())
+def test_any_line_is_survived(line: str) -> None:
+    parse(line, "vm1", 2026)
+    parse(PREFIX + line, "vm1", 2026)
+
+
+# ------------------------------------------------------------ statistics
+
+
+def test_median_counts_what_never_happened() -> None:
+    assert table.middle([1.0, 3.0, None]) == 3.0
+    assert table.middle([1.0, None, None]) is None
+    assert table.middle([1.0, 2.0]) == 1.5
+    assert table.middle([]) is None
+    assert table.spread([2.0, None, 1.0]) == (1.0, 2.0)
+    assert table.spread([None]) is None
+
+
+def test_ratio_needs_both() -> None:
+    assert table.ratio([10.0, 20.0, 30.0], [2.0]) == 10.0
+    assert table.ratio([None], [2.0]) is None
+    assert table.ratio([10.0], []) is None
+
+
+RUNS = [
+    Run("sigsegv", "polling", 1e9, None, 8.0, 9.0, 20.0, 30.0, ""),
+    Run("sigsegv", "polling", 1e9, None, 4.0, 5.0, 16.0, 26.0, ""),
+    Run("sigsegv", "vesper", 1e9, 0.02, 0.5, 0.9, 12.0, 20.0, "httpd[92] <killed> & gone", 0.004),
+    Run("oom-other", "polling", 1e9),
+    Run("oom-other", "vesper", 1e9, 0.03, 0.6, 1.0, 12.0, 20.0, "out of memory"),
+]
+
+
+def test_table_says_medians_spread_ratio_and_never() -> None:
+    text = table.render(RUNS)
+    row = next(line for line in text.splitlines() if "failure recorded" in line)
+    assert "6.0 (4.0 to 8.0)" in row
+    assert "0.500" in row
+    assert "12.0 x" in row
+    assert "never" in text.split("another process")[1]
+
+
+def test_picture_is_xml_and_shows_every_run() -> None:
+    image = draw(RUNS, "a < b")
+    root = ElementTree.fromstring(image)
+    labels = [element.text for element in root.iter("{http://www.w3.org/2000/svg}text")]
+    assert labels.count("not detected") == 1
+    assert sum("#" in (label or "") for label in labels) == len(RUNS)
+    # Every step that was reached has a mark; the legend has one of each.
+    marks = sum(1 for element in root.iter() if element.tag.endswith(("circle", "polygon")))
+    assert marks == 5 + 4 + 4 + 5 + 5
+
+
+def test_report_has_the_agreed_keys() -> None:
+    report = json.loads(json.dumps(as_json(RUNS, "how it was got")))
+    assert len(report) == len(RUNS)
+    keys = {"fault", "watch", "fault_at", "seen_s", "recorded_s", "stop_s",
+            "started_elsewhere_s", "service_back_s", "exit_reason", "clock"}  # fmt: skip
+    assert all(set(run) == keys for run in report)
+    assert report[3]["recorded_s"] is None
+    assert report[2]["clock"] == {"how": "how it was got", "error_s": 0.004}
+
+
+def test_exit_reason_as_crm_mon_has_it() -> None:
+    xml = b"""<pacemaker-result><failures>
+      <failure op_key="other_monitor_0" exitreason="no"/>
+      <failure op_key="vm1_monitor_1000" node="host-a" exitreason="httpd[92] killed"/>
+    </failures></pacemaker-result>"""
+    assert exit_reason(xml) == "httpd[92] killed"
+    assert exit_reason(b"<pacemaker-result/>") == ""
