@@ -11,10 +11,9 @@ import time
 from pathlib import Path
 
 from lab.evaluation import clock, cluster, picture, table, trial
-from lab.evaluation.run import Run, as_json
+from lab.evaluation.run import WATCHES, Run, as_json
 from lab.images.probes import PROJECT
 from lab.images.store import BuildError
-from lab.progress import note
 from lab.xen import ChannelError, LabError, XenLab
 
 #: Seconds between two of the stock agent's monitors.
@@ -24,8 +23,12 @@ DEMO = ("sigsegv", "oom")
 EVALUATION = ("oom-other", "sigsegv", "oom")
 
 
+_BEGIN = time.monotonic()
+
+
 def _show(line: str) -> None:
-    print(line, flush=True)
+    """A line of the story, with the seconds since the beginning."""
+    print(f"{time.monotonic() - _BEGIN:6.1f}  {line}" if line else "", flush=True)
 
 
 def _series(lab: XenLab, watch: str, faults: tuple[str, ...], rounds: int) -> list[Run]:
@@ -51,14 +54,14 @@ def _report(runs: list[Run], folder: Path, title: str) -> None:
     (folder / "report.json").write_text(json.dumps(as_json(runs, clock.HOW), indent=1) + "\n")
     (folder / "table.txt").write_text(text)
     (folder / "timelines.svg").write_text(picture.draw(runs, title))
-    _show(text)
-    for watch in ("polling", "vesper"):
+    print(text)
+    for watch in WATCHES:
         reasons = {run.exit_reason for run in runs if run.watch == watch and run.recorded_s}
         for reason in sorted(reasons):
-            _show(f"exit reason in crm_mon ({watch}): {reason or '(none)'}")
+            print(f"exit reason in crm_mon, {WATCHES[watch]}: {reason or '(none)'}")
     worst = max((run.clock_error_s for run in runs), default=0.0)
-    _show(f"\nClock: {clock.HOW}; worst bound {worst * 1000:.0f} ms.")
-    _show(f"Report, table and picture of the timelines: {folder}/")
+    print(f"\nClock: {clock.HOW}; worst bound {worst * 1000:.0f} ms.")
+    print(f"Report, table and picture of the timelines: {folder}/", flush=True)
 
 
 def _parse(argv: list[str] | None) -> argparse.Namespace:
@@ -82,7 +85,6 @@ def main(argv: list[str] | None = None) -> int:
     demo = arguments.command == "demo"
     rounds, faults = (1, DEMO) if demo else (arguments.runs, EVALUATION)
     folder = PROJECT / "build" / ("demo" if demo else "evaluation")
-    begin = time.monotonic()
     runs: list[Run] = []
     try:
         with XenLab.resume() as lab:
@@ -94,7 +96,7 @@ def main(argv: list[str] | None = None) -> int:
             _report(runs, folder, "unfinished")
         return 1
     _report(runs, folder, "From the fault in the guest to the failover")
-    note(f"{len(runs)} runs, {time.monotonic() - begin:.0f} s")
+    _show(f"{len(runs)} runs, {time.monotonic() - _BEGIN:.0f} s")
     return 0
 
 

@@ -30,6 +30,13 @@ _STEPS = {
     What.STARTED: "started_elsewhere_s",
 }
 
+#: Shown, but no step of the report.
+_SHOWN: dict[What | str, str] = {
+    What.FAILED: "monitor has failed",
+    What.STOPPED: "stopped",
+    What.START: "start called",
+}
+
 
 def _ask_line(connection: socket.socket, request: bytes) -> Callable[[], int]:
     stream = connection.makefile("rb")
@@ -101,10 +108,13 @@ class _Timeline:
 
     def _take(self, observation: Observation) -> None:
         assert self._fault
+        since = observation.at - self._fault[0]
+        if observation.what in _SHOWN and since > -1:
+            self._show(f"{since:+8.3f} s  {_SHOWN[observation.what]:24}on {observation.host}")
         step, said = self._meaning(observation, self._fault[1])
         if step and step not in self.times and observation.at > self._fault[0] - 1:
             self.times[step] = observation.at
-            self._show(f"{observation.at - self._fault[0]:+8.3f} s  {STEPS[step]:24}{said}")
+            self._show(f"{since:+8.3f} s  {STEPS[step]:24}{said}")
 
     def _meaning(self, observation: Observation, pid: int) -> tuple[str | None, str]:
         what, host = observation.what, observation.host

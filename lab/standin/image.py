@@ -1,0 +1,42 @@
+# SPDX-License-Identifier: GPL-2.0-or-later
+"""Images that a stand-in guest takes: an ELF file with a .modinfo section."""
+
+from __future__ import annotations
+
+import struct
+from pathlib import Path
+
+__all__ = ["PROBES", "RELEASE", "make_image", "make_store", "vermagic"]
+
+RELEASE = "6.1.0-standin"
+PROBES = ("send_signal", "out_of_memory")
+
+
+def vermagic(release: str = RELEASE) -> str:
+    return f"{release} SMP preempt mod_unload modversions"
+
+
+def make_image(name: str, magic: str | None = None) -> bytes:
+    modinfo = f"license=GPL\0name={name}\0vermagic={magic or vermagic()} \0".encode()
+    names = b"\0.modinfo\0.shstrtab\0"
+    at_modinfo = 64
+    at_names = at_modinfo + len(modinfo)
+    at_table = (at_names + len(names) + 7) & ~7
+    ident = b"\x7fELF\x02\x01\x01".ljust(16, b"\0")
+    header = struct.pack(
+        "<16sHHIQQQIHHHHHH", ident, 1, 62, 1, 0, 0, at_table, 0, 64, 0, 0, 64, 3, 2
+    )
+    sections = [
+        (0, 0, 0, 0, 0, 0, 0, 0, 0, 0),
+        (1, 1, 2, 0, at_modinfo, len(modinfo), 0, 0, 1, 0),
+        (10, 3, 0, 0, at_names, len(names), 0, 0, 1, 0),
+    ]
+    body = (header + modinfo + names).ljust(at_table, b"\0")
+    return body + b"".join(struct.pack("<IIQQQQIIQQ", *section) for section in sections)
+
+
+def make_store(root: Path, release: str = RELEASE) -> None:
+    directory = root / release
+    directory.mkdir(parents=True, exist_ok=True)
+    for name in PROBES:
+        (directory / f"{name}.ko").write_bytes(make_image(name, vermagic(release)))

@@ -1,0 +1,102 @@
+# SPDX-License-Identifier: GPL-2.0-or-later
+"""A stand-in guest's memory: pages of a file; a region's handle is its first page."""
+
+from __future__ import annotations
+
+import ctypes
+import mmap
+from pathlib import Path
+
+from vesper_monitor import abi
+
+__all__ = ["CCHAN_PAGE", "GuestMemory", "RelayBuffer", "RelayChannel"]
+
+_PAGES = 4096
+CCHAN_PAGE = 1
+SUBBUF_SIZE = 4096
+N_SUBBUFS = 4
+
+
+class GuestMemory:
+    """Pages are handed out once and not reused: the file is sparse."""
+
+    def __init__(self, path: Path) -> None:
+        path.unlink(missing_ok=True)
+        with path.open("w+b") as file:
+            file.truncate(_PAGES * abi.PAGE_SIZE)
+            self._map = mmap.mmap(file.fileno(), 0)
+        self.view = memoryview(self._map)
+        self._next = CCHAN_PAGE + 1
+
+    def alloc(self, pages: int) -> abi.Region:
+        """:raises MemoryError:"""
+        if self._next + pages > _PAGES:
+            raise MemoryError
+        first, self._next = self._next, self._next + pages
+        return abi.Region(handle=first, pages=pages)
+
+    def at(self, region: abi.Region) -> memoryview:
+        start = region.handle * abi.PAGE_SIZE
+        return self.view[start : start + region.pages * abi.PAGE_SIZE]
+
+
+class RelayBuffer:
+    """One CPU's relay buffer, written as kernel/relay.c does in overwrite mode."""
+
+    def __init__(self, index: memoryview, data: memoryview) -> None:
+        self._index = index
+        self._data = data
+        self._pos = 0
+        self._seq = 0
+
+    def write(self, record: ctypes.Structure, cpu: int, time_ns: int) -> None:
+        """Complete the header and write; the record begins with ``rec``."""
+        length = ctypes.sizeof(record)
+        head = abi.Record(
+            len=length, event=record.rec.event, cpu=cpu, seq=self._seq, time_ns=time_ns
+        )
+        self._seq += 1
+        data = bytes(head) + bytes(record)[ctypes.sizeof(head) :]
+        offset = self._pos % SUBBUF_SIZE
+        if offset + length > SUBBUF_SIZE:
+            self._pad(SUBBUF_SIZE - offset)
+        number = self._pos // SUBBUF_SIZE
+        if self._pos % SUBBUF_SIZE == 0:
+            self._set_pad(number, 0)
+        start = (number % N_SUBBUFS) * SUBBUF_SIZE + self._pos % SUBBUF_SIZE
+        self._data[start : start + length] = data
+        self._pos += length
+        with self._index[:8].cast("Q") as pos:
+            pos[0] = self._pos
+
+    def _pad(self, size: int) -> None:
+        self._set_pad(self._pos // SUBBUF_SIZE, size)
+        self._pos += size
+
+    def _set_pad(self, number: int, size: int) -> None:
+        at = abi.offset(abi.Index, "pad") + 4 * (number % N_SUBBUFS)
+        abi.store_u32(self._index, at, size)
+
+
+class RelayChannel:
+    """Index and buffers of one probe, and its entry in the channel table."""
+
+    def __init__(self, memory: GuestMemory, name: str, cpus: int, generation: int) -> None:
+        entry_size = ctypes.sizeof(abi.Index)
+        index_region = memory.alloc(abi.pages_for(cpus * entry_size))
+        index = memory.at(index_region)
+        self.cpus: list[RelayBuffer] = []
+        for cpu in range(cpus):
+            region = memory.alloc(abi.pages_for(SUBBUF_SIZE * N_SUBBUFS))
+            entry = index[cpu * entry_size : (cpu + 1) * entry_size]
+            entry[:] = bytes(abi.Index(buffer=region))
+            self.cpus.append(RelayBuffer(entry, memory.at(region)))
+        self.entry = abi.Channel(
+            state=abi.ChannelState.OPEN,
+            generation=generation,
+            subbuf_size=SUBBUF_SIZE,
+            n_subbufs=N_SUBBUFS,
+            nr_cpus=cpus,
+            index=index_region,
+            modname=name.encode(),
+        )

@@ -1,0 +1,94 @@
+# SPDX-License-Identifier: GPL-2.0-or-later
+"""Where stand-in domains live: one directory each, a lock held while they do."""
+
+from __future__ import annotations
+
+import fcntl
+import json
+import os
+import uuid
+from dataclasses import asdict, dataclass
+from pathlib import Path
+
+from vesper_monitor.domain_state import DomainState
+
+__all__ = ["Place", "Record", "base", "names"]
+
+
+@dataclass(frozen=True)
+class Record:
+    """``domain.json``"""
+
+    name: str
+    domid: int
+    uuid: str
+    pid: int
+    state: str = DomainState.RUNNING.value
+
+
+def base() -> Path:
+    return Path(os.environ.get("VESPER_STANDIN_DIR", "/run/vesper-standin"))
+
+
+def names() -> list[str]:
+    return sorted(path.parent.name for path in base().glob("*/domain.json"))
+
+
+class Place:
+    """The directory of one domain."""
+
+    def __init__(self, name: str) -> None:
+        self.directory = base() / name
+        self.name = name
+        self.memory = self.directory / "memory"
+        self.link = self.directory / "link.sock"
+        self.control = self.directory / "control.sock"
+        self.active = self.directory / "active"
+        self.log = self.directory / "log"
+        self._record = self.directory / "domain.json"
+        self._lock = self.directory / "lock"
+
+    def occupy(self) -> tuple[Record, int]:
+        """Become the domain. :returns: and a descriptor to keep open."""
+        self.directory.mkdir(parents=True, exist_ok=True)
+        lock = os.open(self._lock, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
+        fcntl.flock(lock, fcntl.LOCK_EX)
+        for path in (self.link, self.control, self.active, self._record):
+            path.unlink(missing_ok=True)
+        record = Record(self.name, _next_domid(), str(uuid.uuid4()), os.getpid())
+        self.write(record)
+        return record, lock
+
+    def write(self, record: Record) -> None:
+        draft = self._record.with_suffix(".new")
+        draft.write_text(json.dumps(asdict(record)))
+        draft.replace(self._record)
+
+    def read(self) -> Record | None:
+        """The domain, if it lives."""
+        try:
+            lock = os.open(self._lock, os.O_RDWR | os.O_CLOEXEC)
+        except FileNotFoundError:
+            return None
+        try:
+            fcntl.flock(lock, fcntl.LOCK_SH | fcntl.LOCK_NB)
+        except BlockingIOError:
+            try:
+                return Record(**json.loads(self._record.read_text()))
+            except FileNotFoundError:
+                return None  # it is just being made
+        else:
+            return None  # nobody holds it: dead
+        finally:
+            os.close(lock)
+
+
+def _next_domid() -> int:
+    counter = os.open(base() / "next-domid", os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
+    try:
+        fcntl.flock(counter, fcntl.LOCK_EX)
+        domid = int(os.pread(counter, 16, 0) or b"1")
+        os.pwrite(counter, str(domid + 1).encode(), 0)
+        return domid
+    finally:
+        os.close(counter)

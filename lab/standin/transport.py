@@ -1,0 +1,236 @@
+# SPDX-License-Identifier: GPL-2.0-or-later
+"""The transport to stand-in guests: a shared file and a Unix socket."""
+
+from __future__ import annotations
+
+import asyncio
+import mmap
+import os
+import socket
+from collections.abc import AsyncIterator, Callable
+
+from lab.standin import place
+from lab.standin.memory import CCHAN_PAGE
+from lab.standin.place import Place
+from vesper_monitor import abi
+from vesper_monitor.domain_state import DomainState
+from vesper_monitor.transport import (
+    Domain,
+    DomainEvent,
+    FrontendMissing,
+    LinkLost,
+    TransportError,
+)
+
+__all__ = ["StandinLink", "StandinMapping", "StandinTransport"]
+
+_POLL = 0.1
+
+
+class StandinMapping:
+    """Pages of the guest's file."""
+
+    def __init__(self, fd: int, page: int, pages: int, *, writable: bool) -> None:
+        protection = mmap.PROT_READ | (mmap.PROT_WRITE if writable else 0)
+        self._map = mmap.mmap(
+            fd, pages * abi.PAGE_SIZE, mmap.MAP_SHARED, protection, offset=page * abi.PAGE_SIZE
+        )
+        self._view = memoryview(self._map)
+
+    @property
+    def view(self) -> memoryview:
+        return self._view
+
+    def close(self) -> None:
+        self._view.release()
+        self._map.close()
+
+
+class StandinLink:
+    """One activated stand-in guest."""
+
+    def __init__(self, domain: Domain, sock: socket.socket) -> None:
+        self.domain = domain
+        self._sock = sock
+        self._fd = os.open(Place(domain.name).memory, os.O_RDWR | os.O_CLOEXEC)
+        self._cchan = StandinMapping(self._fd, CCHAN_PAGE, 1, writable=True)
+        self._maps: list[StandinMapping] = [self._cchan]
+        self._notified: Callable[[], None] | None = None
+        self._lost: Callable[[str], None] | None = None
+        self._loop = asyncio.get_running_loop()
+        self._loop.add_reader(sock, self._readable)
+
+    @property
+    def cchan(self) -> StandinMapping:
+        return self._cchan
+
+    def map(self, handle: int, pages: int, *, writable: bool = False) -> StandinMapping:
+        size = os.fstat(self._fd).st_size // abi.PAGE_SIZE
+        if not 0 < pages <= abi.MAX_REGION_PAGES or not 0 < handle <= size - pages:
+            raise TransportError(
+                f"{self.domain.name}: the guest has not shared region {handle:#x}, {pages} pages"
+            )
+        mapping = StandinMapping(self._fd, handle, pages, writable=writable)
+        self._maps.append(mapping)
+        return mapping
+
+    def notify(self) -> None:
+        try:
+            self._sock.send(b"N")
+        except OSError:
+            pass  # full: it has not read the last one; closed: _readable() tells
+
+    def on_notify(self, callback: Callable[[], None] | None) -> None:
+        self._notified = callback
+
+    def on_lost(self, callback: Callable[[str], None] | None) -> None:
+        self._lost = callback
+
+    async def close(self, *, deactivate: bool) -> None:
+        self._loop.remove_reader(self._sock)
+        if deactivate:
+            try:
+                self._sock.send(b"D")
+            except OSError:
+                pass
+        self._sock.close()
+        for mapping in self._maps:
+            mapping.close()
+        os.close(self._fd)
+
+    def _readable(self) -> None:
+        try:
+            data = self._sock.recv(4096)
+        except BlockingIOError:
+            return
+        except OSError:
+            data = b""
+        if data:
+            if self._notified is not None:
+                self._notified()
+            return
+        self._loop.remove_reader(self._sock)
+        if self._lost is not None:
+            self._lost("the guest has gone")
+
+
+class StandinTransport:
+    """See :class:`vesper_monitor.transport.Transport`."""
+
+    name = "standin"
+
+    def __init__(self) -> None:
+        self._watched: dict[int, int] = {}  # domid → pidfd
+        self._queues: set[asyncio.Queue[DomainEvent]] = set()
+        self._task: asyncio.Task[None] | None = None
+
+    @classmethod
+    def usable(cls) -> str | None:
+        if "VESPER_STANDIN_DIR" in os.environ:
+            return None
+        return "VESPER_STANDIN_DIR is not set"
+
+    async def start(self) -> None:
+        place.base().mkdir(parents=True, exist_ok=True)
+        self._task = asyncio.create_task(self._look())
+
+    async def stop(self) -> None:
+        if self._task is not None:
+            self._task.cancel()
+            await asyncio.gather(self._task, return_exceptions=True)
+        for domid in list(self._watched):
+            self._unwatch(domid)
+
+    async def domains(self) -> list[Domain]:
+        found = [await self.find(name) for name in place.names()]
+        return [domain for domain in found if domain is not None]
+
+    async def find(self, name: str) -> Domain | None:
+        record = Place(name).read()
+        return Domain(record.name, record.domid, record.uuid) if record else None
+
+    async def state(self, domain: Domain) -> DomainState:
+        record = Place(domain.name).read()
+        if record is None or record.uuid != domain.uuid:
+            return DomainState.GONE
+        return DomainState(record.state)
+
+    async def active(self) -> list[Domain]:
+        return [d for d in await self.domains() if Place(d.name).active.exists()]
+
+    async def connect(self, domain: Domain, timeout: float) -> StandinLink:  # noqa: ASYNC109
+        try:
+            async with asyncio.timeout(timeout):
+                while True:
+                    if await self.state(domain) is DomainState.GONE:
+                        raise LinkLost(f"{domain.name}: the domain has gone")
+                    sock = await self._try_connect(domain)
+                    if sock is not None:
+                        return StandinLink(domain, sock)
+                    await asyncio.sleep(_POLL)
+        except TimeoutError:
+            raise FrontendMissing(
+                f"{domain.name}: no VESPER modules in the guest (load vesper and vesper_xen there)"
+            ) from None
+
+    async def events(self) -> AsyncIterator[DomainEvent]:
+        queue: asyncio.Queue[DomainEvent] = asyncio.Queue()
+        self._queues.add(queue)
+        try:
+            while True:
+                yield await queue.get()
+        finally:
+            self._queues.discard(queue)
+
+    async def _try_connect(self, domain: Domain) -> socket.socket | None:
+        loop = asyncio.get_running_loop()
+        sock = socket.socket(socket.AF_UNIX)
+        sock.setblocking(False)
+        try:
+            await loop.sock_connect(sock, str(Place(domain.name).link))
+            if await loop.sock_recv(sock, 1) == b"R":
+                return sock
+        except OSError:
+            pass
+        except BaseException:
+            sock.close()
+            raise
+        sock.close()
+        return None
+
+    async def _look(self) -> None:
+        """New domains by looking, deaths by pidfd, states by looking."""
+        states: dict[int, str] = {}
+        while True:
+            for name in place.names():
+                record = Place(name).read()
+                if record is None:
+                    continue
+                if states.get(record.domid) != record.state:
+                    states[record.domid] = record.state
+                    self._watch(record.domid, record.pid)
+                    self._tell(record.domid)
+            await asyncio.sleep(_POLL)
+
+    def _watch(self, domid: int, pid: int) -> None:
+        if domid in self._watched:
+            return
+        try:
+            pidfd = os.pidfd_open(pid)
+        except ProcessLookupError:
+            return
+        self._watched[domid] = pidfd
+        asyncio.get_running_loop().add_reader(pidfd, self._died, domid)
+
+    def _unwatch(self, domid: int) -> None:
+        pidfd = self._watched.pop(domid)
+        asyncio.get_running_loop().remove_reader(pidfd)
+        os.close(pidfd)
+
+    def _died(self, domid: int) -> None:
+        self._unwatch(domid)
+        self._tell(domid)
+
+    def _tell(self, domid: int) -> None:
+        for queue in self._queues:
+            queue.put_nowait(DomainEvent(domid))

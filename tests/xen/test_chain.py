@@ -1,0 +1,111 @@
+# SPDX-License-Identifier: GPL-2.0-or-later
+"""The whole chain on real Xen: from the fault in the guest to the standby host."""
+
+from __future__ import annotations
+
+import json
+import time
+from typing import Any
+
+import pytest
+
+from lab.evaluation import trial
+from lab.xen import XenHost, XenLab, project
+from lab.xen.guest import Guest
+
+
+def status(host: XenHost) -> dict[str, Any]:
+    """What vesperd says of vm1; empty if it does not know it."""
+    answer = json.loads(host.run("vesper status --json", timeout=60, check=True).output)
+    rows = answer["vms"] if isinstance(answer, dict) else answer
+    found: dict[str, Any] = next((row for row in rows if row["vm"] == "vm1"), {})
+    return found
+
+
+def wait_watched(host: XenHost, timeout: float = 60.0) -> dict[str, Any]:
+    """Wait until both probes of vm1 are collecting."""
+    deadline = time.monotonic() + timeout
+    while True:
+        now = status(host)
+        states = [probe["state"] for probe in now.get("probes", [])]
+        if states == ["collecting"] * 2 and not now["degraded"]:
+            return now
+        assert time.monotonic() < deadline, f"not watched: {now}"
+        time.sleep(0.5)
+
+
+def fail_count(lab: XenLab) -> int:
+    """Over both hosts."""
+    text = lab.a.run("crm_failcount -G -r vm1 -N host-a; crm_failcount -G -r vm1 -N host-b").output
+    values = [word.removeprefix("value=") for word in text.split() if word.startswith("value=")]
+    return sum(1000000 if value == "INFINITY" else int(value) for value in values)
+
+
+@pytest.mark.parametrize(
+    ("fault", "reason"),
+    [
+        ("sigsegv", ("httpd[", "SIGSEGV", "labd", "service")),
+        ("oom", ("out of memory", "httpd[", "service")),
+        ("oom-other", ("out of memory", "batch[", "system")),
+    ],
+)
+def test_fault_fails_over(vm1: XenLab, fault: str, reason: tuple[str, ...]) -> None:
+    home = vm1.running_on()
+    run = trial.perform(vm1, fault, "vesper", print)
+    steps = [run.seen_s, run.recorded_s, run.stop_s, run.started_elsewhere_s]
+    assert all(step is not None for step in steps), run
+    assert steps == sorted(steps), run  # type: ignore[type-var]
+    assert run.service_back_s is not None
+    for word in reason:
+        assert word in run.exit_reason
+    assert vm1.running_on() is not home
+    assert fail_count(vm1) == 1
+
+
+def test_vesperd_is_restarted_while_the_guest_runs(vm1: XenLab) -> None:
+    home = vm1.running_on()
+    assert home is not None
+    guest = vm1.guest(through=home)
+    domid, boot = home.run("xl domid vm1").output, guest.page(timeout=5)
+    home.stop_vesperd(signal="KILL")
+    home.start_vesperd()
+    wait_watched(home)
+
+    # It sees again what happens in the guest; the worker that dies is no fault.
+    guest.run("sleep 1000 & kill -SEGV $!; sleep 1")
+    home.wait("vesper events --json | grep SIGSEGV | grep -q sleep", timeout=30)
+    assert home.run("xl domid vm1").output == domid
+    assert guest.page(timeout=5) == boot
+    assert fail_count(vm1) == 0
+
+
+def test_destroyed_domain_leaves_no_zombie(guest_on_a: XenHost) -> None:
+    host = guest_on_a
+    host.run("vesper activate vm1", timeout=60, check=True)
+    for probe in ("send_signal", "out_of_memory"):
+        host.run(f"vesper probe load vm1 {probe}", timeout=60, check=True)
+    wait_watched(host)
+    domid = host.run("xl domid vm1", check=True).output.strip()
+    host.run("xl destroy vm1", timeout=60, check=True)
+    # xl list does not show a dying domain by its name: ask by its number.
+    host.wait(f"! xl list {domid}", timeout=20)
+    assert host.run("vesper status", timeout=30).rc == 0
+
+
+def test_guest_without_modules_degrades(clean: XenLab) -> None:
+    host = clean.a
+    host.put("/etc/xen/vm1.cfg", project.guest_config("lab.vesper=no").encode())
+    host.run("xl create /etc/xen/vm1.cfg", timeout=60, check=True)
+    Guest(host).wait_ready(60)
+    monitor = (
+        "OCF_ROOT=/usr/lib/ocf OCF_RESOURCE_INSTANCE=vm1 OCF_RESOURCE_TYPE=XenVM "
+        "OCF_RESOURCE_PROVIDER=vesper OCF_RESKEY_xmfile=/etc/xen/vm1.cfg "
+        "OCF_RESKEY_CRM_meta_interval=1000 OCF_RESKEY_CRM_meta_timeout=40000 "
+        "/usr/lib/ocf/resource.d/vesper/XenVM monitor"
+    )
+    result = host.run(monitor, timeout=60)
+    if result.rc == 0:  # the first one returns at once, before the guest could answer
+        result = host.run(monitor, timeout=60)
+    assert result.rc == 190, result.output
+    assert "vesper.ko" in result.output or "module" in result.output
+    host.run("xl destroy vm1", timeout=60, check=True)
