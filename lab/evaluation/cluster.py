@@ -49,8 +49,10 @@ def configure(lab: XenLab, watch: str, show: Callable[[str], None]) -> None:
     if lab.a.run("crm_resource --resource vm1 --locate", timeout=60).rc == 0:
         crm(lab, "--wait resource stop vm1", show)
         crm(lab, "configure delete vm1", show)
+    else:
+        # Where it has failed over to, it stays.
+        crm(lab, "configure rsc_defaults resource-stickiness=100", show)
     crm(lab, PRIMITIVES[watch], show)
-    crm(lab, "configure rsc_defaults resource-stickiness=100", show)
     ready(lab, watch)
 
 
