@@ -44,16 +44,19 @@ class Observer:
         lab: XenLab,
         clocks: dict[str, Offset],
         *,
+        standby: XenHost,
         vesper: bool,
         tell: Callable[[Observation], None],
     ) -> None:
         """
         :param clocks: by host name.
+        :param standby: where the page is fetched from.
         :param vesper: follow vesperd's events, too.
         :param tell: called for each observation, in threads of the observer.
         """
         self._lab = lab
         self._clocks = clocks
+        self._standby = standby
         self._vesper = vesper
         self._tell = tell
         self._lock = threading.Lock()
@@ -124,14 +127,12 @@ class Observer:
             self._add(Observation(at, host.name, "event", event))
 
     def _poll_page(self) -> None:
-        hosts = self._lab.hosts
-        number = 0
-        while not self._stop.wait(0.1):
-            number += 1
-            host = hosts[number % len(hosts)]
-            page = self._lab.guest(through=host).page()
+        guest = self._lab.guest(through=self._standby)
+        # Not more often: each request costs an emulated host some milliseconds.
+        while not self._stop.wait(0.3):
+            page = guest.page()
             if page:
-                self._add(Observation(time.time(), host.name, "page", page))
+                self._add(Observation(time.time(), self._standby.name, "page", page))
 
 
 def _lines(pieces: Iterable[bytes]) -> Iterable[str]:

@@ -163,7 +163,7 @@ def perform(lab: XenLab, fault: str, watch: str, show: Callable[[str], None]) ->
     timeline.page_before(page)
 
     clocks = {host.name: _host_clock(host) for host in lab.hosts}
-    with Observer(lab, clocks, vesper=watch == "vesper", tell=timeline.tell):
+    with Observer(lab, clocks, standby=standby, vesper=watch == "vesper", tell=timeline.tell):
         time.sleep(2)  # what follows the logs must have started
         guest_clock = _guest_clock(lab, home)
         injected = _inject(lab, home, fault)
