@@ -168,6 +168,16 @@ class Instance:
         """A monitor waits and has no answer yet."""
         return any(waiter.answer is None for waiter in self._waiters)
 
+    @property
+    def degraded(self) -> str | None:
+        """Why the guest is not watched."""
+        return self._degraded
+
+    @property
+    def dead_reason(self) -> str | None:
+        """Why it does not run any more."""
+        return self._dead.reason if self._dead is not None else None
+
     # ------------------------------------------------------------ what happens
 
     def fault_found(self, fault: Fault) -> None:

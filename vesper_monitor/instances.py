@@ -11,6 +11,7 @@ import asyncio
 import logging
 import time
 from collections.abc import Awaitable, Callable, Iterable
+from dataclasses import replace
 
 from vesper_monitor import pacemaker, rules
 from vesper_monitor.decode import Event
@@ -20,7 +21,10 @@ from vesper_monitor.journal import Batch
 from vesper_monitor.recorder import Recorder
 from vesper_monitor.transport import Domain, DomainState
 
-__all__ = ["Instances"]
+__all__ = ["Instances", "Tell"]
+
+#: :func:`vesper_monitor.pacemaker.fail`
+Tell = Callable[[str, str | None, Callable[[], bool], Callable[[], None]], Awaitable[bool]]
 
 _log = logging.getLogger(__name__)
 
@@ -40,7 +44,7 @@ class Instances:
         recorder: Recorder,
         *,
         grace: float,
-        tell: Callable[[str, str | None, Callable[[], bool]], Awaitable[bool]] = pacemaker.fail,
+        tell: Tell = pacemaker.fail,
     ) -> None:
         self._recorder = recorder
         self._grace = grace
@@ -49,6 +53,8 @@ class Instances:
         self._last_fault_id = 0
         self._timers: dict[str, asyncio.TimerHandle] = {}
         self._tellers: dict[str, asyncio.Task[None]] = {}
+        #: faults that Pacemaker did not take; they wait for a monitor
+        self._given_up: set[int] = set()
 
     def restore(
         self, records: Iterable[InstanceRecord], faults: Iterable[Fault], last_fault_id: int
@@ -132,8 +138,14 @@ class Instances:
             _log.info("%s: stopped", resource)
         return instance
 
-    def save(self, instance: Instance) -> None:
-        """The record was changed."""
+    def change(
+        self, instance: Instance, probes: tuple[str, ...], services: tuple[str, ...]
+    ) -> None:
+        """Its resource has other parameters now."""
+        instance.record = replace(instance.record, probes=probes, services=services)
+        self._save(instance)
+
+    def _save(self, instance: Instance) -> None:
         self._recorder.put(Batch(instances=[instance.record]))
 
     def _end(self, instance: Instance, by: str) -> None:
@@ -224,7 +236,7 @@ class Instances:
         instance: Instance,
         *,
         interval: float,
-        timeout: float,
+        timeout: float,  # noqa: ASYNC109 - an answer, not an error
         first: bool | None,
         deliver: Callable[[Answer], Awaitable[None]],
     ) -> None:
@@ -240,7 +252,7 @@ class Instances:
         monitored = instance.record.monitored
         instance.monitor_begins(waiter, start, interval, first)
         if not monitored:
-            self.save(instance)
+            self._save(instance)
         self._reconsider(instance)
         delivered = False
         try:
@@ -279,6 +291,8 @@ class Instances:
         patience = instance.patience(_now(), self._grace)
         if patience is None or key in self._tellers:
             return
+        if instance.fault is not None and instance.fault.id in self._given_up:
+            return
         loop = asyncio.get_running_loop()
         self._timers[key] = loop.call_later(patience, self._start_telling, instance)
 
@@ -295,20 +309,25 @@ class Instances:
             return
 
         def wanted() -> bool:
-            # A monitor that has come meanwhile is the better way, unless the
-            # failure may be on its way already: then it is kept waiting.
-            here = instance.state is not InstanceState.ENDED and instance.fault is not None
-            if not here or (instance.waiting and instance.hold_until() is None):
-                return False
-            if instance.fault is None or instance.fault.told is not None:
-                return False
+            # A monitor that has come meanwhile is the better way.
+            held = instance.fault
+            return (
+                instance.state is not InstanceState.ENDED
+                and held is not None
+                and held.id == fault.id
+                and held.told is None
+                and not instance.waiting
+            )
+
+        def injecting() -> None:
             instance.fault_injected(_now())
-            return True
 
         _log.info("%s: no monitor waits, telling Pacemaker of fault %d", fault.resource, fault.id)
         try:
-            if await self._tell(fault.resource, instance.node, wanted):
+            if await self._tell(fault.resource, instance.node, wanted, injecting):
                 self._told(instance)
+            elif wanted():
+                self._given_up.add(fault.id)
         except Exception:
             _log.exception("%s: internal error while telling Pacemaker", fault.resource)
 

@@ -245,13 +245,11 @@ class Journal:
         after: int = 0,
         until: int | None = None,
         limit: int = 500,
-        newest: bool = False,
     ) -> list[Event]:
         """Events by id.
 
         :param after: only those with a greater id.
         :param until: only those up to this id.
-        :param newest: of more than ``limit``, the last ones instead of the first.
         """
         condition, values = "id > ?", [after]
         if until is not None:
@@ -261,31 +259,38 @@ class Journal:
         if vm is not None:
             condition += " AND vm = ?"
             parameters.append(vm)
-        order = "DESC" if newest else "ASC"
         rows = self._query(
-            f"SELECT * FROM events WHERE {condition} ORDER BY id {order} LIMIT ?",
+            f"SELECT * FROM events WHERE {condition} ORDER BY id LIMIT ?",
             (*parameters, limit),
         )
-        events = [
+        return [
             Event(
                 id=r[0], vm=r[1], domid=r[2], probe=r[3], event=r[4], cpu=r[5], seq=int(r[6]),
                 guest_ns=r[7], received=r[8], fields=json.loads(r[9]), text=r[10],
             )
             for r in rows
         ]  # fmt: skip
-        return events[::-1] if newest else events
+
+    def nth_newest(self, vm: str | None, n: int) -> int | None:
+        """Id of the first of the last ``n`` events; None: there are none."""
+        condition, parameters = ("", ()) if vm is None else ("WHERE vm = ?", (vm,))
+        rows = self._query(
+            f"SELECT min(id) FROM (SELECT id FROM events {condition} ORDER BY id DESC LIMIT ?)",
+            (*parameters, n),
+        )
+        return None if rows[0][0] is None else int(rows[0][0])
 
     def faults(
         self,
         *,
         vm: str | None = None,
         resource: str | None = None,
-        instance: str | None = None,
         limit: int = 100,
     ) -> list[Fault]:
         """The latest faults, oldest first."""
-        condition, parameters = "1", []
-        for column, value in (("vm", vm), ("resource", resource), ("instance", instance)):
+        condition = "1"
+        parameters: list[object] = []
+        for column, value in (("vm", vm), ("resource", resource)):
             if value is not None:
                 condition += f" AND {column} = ?"
                 parameters.append(value)
@@ -293,14 +298,11 @@ class Journal:
             f"SELECT * FROM faults WHERE {condition} ORDER BY id DESC LIMIT ?",
             (*parameters, limit),
         )
-        return [
-            Fault(
-                id=r[0], resource=r[1], vm=r[2], uuid=r[3], domid=r[4], instance=r[5],
-                scope=r[6], rule=r[7], reason=r[8], event=json.loads(r[9]), seen=r[10],
-                told=r[11], ended=r[12], ended_by=r[13],
-            )
-            for r in reversed(rows)
-        ]  # fmt: skip
+        return _faults(reversed(rows))
+
+    def open_faults(self) -> list[Fault]:
+        """Faults that have not ended."""
+        return _faults(self._query("SELECT * FROM faults WHERE ended IS NULL ORDER BY id"))
 
     def open_instances(self) -> list[InstanceRecord]:
         """Instances that have not ended."""
@@ -381,6 +383,17 @@ class Journal:
             return self._db.execute(statement, parameters).fetchall()
         except sqlite3.Error as error:
             raise JournalError(f"{self.path}: cannot read: {error}") from error
+
+
+def _faults(rows: Iterable[Any]) -> list[Fault]:
+    return [
+        Fault(
+            id=r[0], resource=r[1], vm=r[2], uuid=r[3], domid=r[4], instance=r[5], scope=r[6],
+            rule=r[7], reason=r[8], event=json.loads(r[9]), seen=r[10], told=r[11], ended=r[12],
+            ended_by=r[13],
+        )
+        for r in rows
+    ]  # fmt: skip
 
 
 class _Transaction:

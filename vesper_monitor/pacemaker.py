@@ -46,12 +46,18 @@ class ResourceState:
     fail_count: int
 
 
-async def fail(resource: str, node: str | None, wanted: Callable[[], bool]) -> bool:
+async def fail(
+    resource: str,
+    node: str | None,
+    wanted: Callable[[], bool],
+    injecting: Callable[[], None] = lambda: None,
+) -> bool:
     """Tell Pacemaker that a resource on this node has failed.
 
     :param node: this node's name in the cluster; None: ask.
     :param wanted: asked before each step; False ends it (the instance was
         stopped, a monitor was told, an operator cleared the fault).
+    :param injecting: called right before the failure is sent.
     :returns: whether the failure shows in the cluster's status.
     """
     pause = 1.0
@@ -59,7 +65,7 @@ async def fail(resource: str, node: str | None, wanted: Callable[[], bool]) -> b
         if not wanted():
             return False
         try:
-            if await _try(resource, node, wanted):
+            if await _try(resource, node, wanted, injecting):
                 return True
             why = "it did not show in the cluster's status"
         except PacemakerError as error:
@@ -79,7 +85,9 @@ async def fail(resource: str, node: str | None, wanted: Callable[[], bool]) -> b
     return False
 
 
-async def _try(resource: str, node: str | None, wanted: Callable[[], bool]) -> bool:
+async def _try(
+    resource: str, node: str | None, wanted: Callable[[], bool], injecting: Callable[[], None]
+) -> bool:
     node = node or (await _run("crm_node", "-n")).strip()
     before = await _state(resource, node)
     if not before.active:
@@ -88,6 +96,7 @@ async def _try(resource: str, node: str | None, wanted: Callable[[], bool]) -> b
         raise PacemakerError("it is not managed now (maintenance)")
     if not wanted():
         return False
+    injecting()
     await _run("crm_resource", "--fail", "--resource", resource, "--node", node)
     end = asyncio.get_running_loop().time() + VERIFY_TIMEOUT
     while asyncio.get_running_loop().time() < end:
