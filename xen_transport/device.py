@@ -1,0 +1,117 @@
+# SPDX-License-Identifier: GPL-2.0-or-later
+"""The VESPER device of one guest in xenstore: its nodes and its states.
+
+==================  ==============================================
+frontend, guest's   ``/local/domain/DOMID/device/vesper/0``
+backend, host's     ``/local/domain/0/backend/vesper/DOMID/0``
+==================  ==============================================
+
+States are those of xen/include/public/io/xenbus.h. The host creates both
+(frontend 1, backend 2); the guest publishes page and port, 3; the host maps
+and binds, 4; the guest, 4. Closing: 5, 6.
+"""
+
+from __future__ import annotations
+
+import enum
+from typing import NamedTuple
+
+from vesper_monitor.transport import TransportError
+from xen_transport.xenstore import Transaction, XenStore
+
+__all__ = ["BACKENDS", "Device", "Published", "XenbusState"]
+
+BACKENDS = "/local/domain/0/backend/vesper"
+
+
+class XenbusState(enum.IntEnum):
+    """enum xenbus_state"""
+
+    UNKNOWN = 0  # also: no such node
+    INITIALISING = 1
+    INIT_WAIT = 2
+    INITIALISED = 3
+    CONNECTED = 4
+    CLOSING = 5
+    CLOSED = 6
+
+
+class Published(NamedTuple):
+    """What the frontend has published."""
+
+    ring_ref: int
+    event_channel: int
+
+
+class Device:
+    """The nodes of one guest's device."""
+
+    def __init__(self, store: XenStore, domid: int, name: str) -> None:
+        """:param name: of the domain, for messages."""
+        self._store = store
+        self._domid = domid
+        self._name = name
+        self.frontend = f"/local/domain/{domid}/device/vesper/0"
+        self.backend = f"{BACKENDS}/{domid}/0"
+        #: what to watch to learn of the frontend's changes
+        self.frontend_state_path = f"{self.frontend}/state"
+
+    async def create(self) -> None:
+        """Make both ends' nodes anew: a guest that listens connects."""
+        domid, frontend, backend = self._domid, self.frontend, self.backend
+
+        def body(transaction: Transaction) -> None:
+            transaction.remove(frontend)
+            transaction.remove(backend)
+            transaction.mkdir(backend, owner=0, reader=domid)
+            transaction.mkdir(frontend, owner=domid, reader=0)
+            for path, value in (
+                (f"{backend}/frontend", frontend),
+                (f"{backend}/frontend-id", domid),
+                (f"{backend}/online", 1),
+                (f"{backend}/state", XenbusState.INIT_WAIT.value),
+                (f"{frontend}/backend", backend),
+                (f"{frontend}/backend-id", 0),
+                (f"{frontend}/state", XenbusState.INITIALISING.value),
+            ):
+                transaction.write(path, value)
+
+        await self._store.transact(f"creating the device of {self._name}", body)
+
+    async def remove(self) -> None:
+        """Take the device away."""
+        await self._store.remove(self.frontend)
+        await self._store.remove(f"{BACKENDS}/{self._domid}")
+
+    async def set_backend(self, state: XenbusState) -> None:
+        await self._store.write(f"{self.backend}/state", state.value)
+
+    async def backend_state(self) -> XenbusState:
+        return _state(await self._store.read(f"{self.backend}/state"))
+
+    async def frontend_state(self) -> XenbusState:
+        return _state(await self._store.read(self.frontend_state_path))
+
+    async def published(self) -> Published:
+        """:raises TransportError: the guest has published nonsense."""
+        keys = "ring-ref", "event-channel"
+        values = [await self._store.read(f"{self.frontend}/{key}") for key in keys]
+        numbers = [_number(value) for value in values]
+        if None in numbers:
+            raise TransportError(
+                f"{self._name}: the guest's frontend has published no usable "
+                f"ring-ref and event-channel, but {values[0]!r:.40} and {values[1]!r:.40}"
+            )
+        return Published(numbers[0] or 0, numbers[1] or 0)
+
+
+def _number(text: str | None) -> int | None:
+    """A grant reference or port: 32 bits."""
+    if text is None or not text.isascii() or not text.isdecimal() or len(text) > 10:
+        return None
+    return int(text) if int(text) < 1 << 32 else None
+
+
+def _state(text: str | None) -> XenbusState:
+    number = _number(text)
+    return XenbusState(number) if number is not None and number <= 6 else XenbusState.UNKNOWN

@@ -1,0 +1,89 @@
+# SPDX-License-Identifier: GPL-2.0-or-later
+"""Mapping a guest's pages through ``/dev/xen/gntdev`` (include/uapi/xen/gntdev.h)."""
+
+from __future__ import annotations
+
+import fcntl
+import mmap
+import os
+import struct
+from collections.abc import Sequence
+
+__all__ = ["GrantDevice", "GrantMapping"]
+
+DEVICE = "/dev/xen/gntdev"
+PAGE_SIZE = 4096
+
+
+def _ioc(number: int, size: int) -> int:
+    """_IOC(_IOC_NONE, 'G', number, size)"""
+    return (size << 16) | (ord("G") << 8) | number
+
+
+# struct ioctl_gntdev_map_grant_ref: count, pad, index; then count × (domid, ref).
+# The request's size is that of the struct with one reference.
+_MAP = _ioc(0, 24)
+_MAP_HEAD = struct.Struct("=IIQ")
+_REF = struct.Struct("=II")
+# struct ioctl_gntdev_unmap_grant_ref: index, count, pad
+_UNMAP = _ioc(1, 16)
+_UNMAP_ARGS = struct.Struct("=QII")
+
+
+class GrantMapping:
+    """Pages of one guest, mapped side by side."""
+
+    def __init__(self, fd: int, domid: int, refs: Sequence[int], *, writable: bool) -> None:
+        self._fd = fd
+        self._pages = len(refs)
+        request = bytearray(_MAP_HEAD.pack(len(refs), 0, 0))
+        for ref in refs:
+            request += _REF.pack(domid, ref)
+        fcntl.ioctl(fd, _MAP, request)
+        self._index: int = _MAP_HEAD.unpack_from(request)[2]
+        protection = mmap.PROT_READ | (mmap.PROT_WRITE if writable else 0)
+        try:
+            self._map = mmap.mmap(
+                fd, len(refs) * PAGE_SIZE, mmap.MAP_SHARED, protection, offset=self._index
+            )
+        except OSError:
+            self._forget()
+            raise
+        self._view = memoryview(self._map)
+        self.is_open = True
+
+    @property
+    def view(self) -> memoryview:
+        return self._view
+
+    def close(self) -> None:
+        """Unmap. May be called twice."""
+        if self.is_open:
+            self._view.release()
+            self._map.close()
+            self._forget()
+            self.is_open = False
+
+    def _forget(self) -> None:
+        fcntl.ioctl(self._fd, _UNMAP, _UNMAP_ARGS.pack(self._index, self._pages, 0))
+
+
+class GrantDevice:
+    """An open grant device: what it has mapped goes when it is closed."""
+
+    def __init__(self) -> None:
+        """:raises OSError:"""
+        self._fd = os.open(DEVICE, os.O_RDWR | os.O_CLOEXEC)
+
+    def map(self, domid: int, refs: Sequence[int], *, writable: bool) -> GrantMapping:
+        """
+        :raises OSError: EINVAL: one of them is not granted to this domain, or
+            not for writing.
+        """
+        return GrantMapping(self._fd, domid, refs, writable=writable)
+
+    def close(self) -> None:
+        """Every mapping has been closed before. May be called twice."""
+        if self._fd >= 0:
+            os.close(self._fd)
+            self._fd = -1

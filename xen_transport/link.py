@@ -1,0 +1,192 @@
+# SPDX-License-Identifier: GPL-2.0-or-later
+"""One activated Xen guest: its pages mapped, its event channel bound."""
+
+from __future__ import annotations
+
+import asyncio
+import errno
+import logging
+from collections.abc import Callable
+
+from vesper_monitor import abi
+from vesper_monitor.transport import Domain, TransportError
+from xen_transport.device import Device, Published, XenbusState
+from xen_transport.evtchn import EventChannel
+from xen_transport.gntdev import GrantDevice, GrantMapping
+from xen_transport.xenstore import StoreError, XenStore
+
+__all__ = ["XenLink"]
+
+_LOG = logging.getLogger(__name__)
+
+#: s for the guest to close its end; it may be dead.
+_CLOSE_TIMEOUT = 3.0
+
+
+class XenLink:
+    """See :class:`vesper_monitor.transport.Link`."""
+
+    def __init__(
+        self, store: XenStore, device: Device, domain: Domain, published: Published
+    ) -> None:
+        """:raises TransportError: what the guest published is not to be had."""
+        self.domain = domain
+        self._store = store
+        self._device = device
+        self._mappings: list[GrantMapping] = []
+        self._notified: Callable[[], None] | None = None
+        self._on_lost: Callable[[str], None] | None = None
+        self._lost: str | None = None
+        self._token: str | None = None
+        self._checking: asyncio.Task[None] | None = None
+        try:
+            self._grants = GrantDevice()
+        except OSError as error:
+            raise TransportError(
+                f"cannot map guests' pages: {error}; is xen-gntdev loaded?"
+            ) from None
+        try:
+            self._cchan = self._map([published.ring_ref], "C-chan page", writable=True)
+            self._channel = self._bind(published.event_channel)
+        except TransportError:
+            self._unmap()
+            raise
+
+    async def follow(self) -> None:
+        """Begin to watch the guest's end. :raises TransportError:"""
+        self._token = await self._store.watch(self._device.frontend_state_path, self.check)
+
+    @property
+    def cchan(self) -> GrantMapping:
+        return self._cchan
+
+    def map(self, handle: int, pages: int, *, writable: bool = False) -> GrantMapping:
+        """The handle is the grant of a ``struct vsp_xen_dir``, copied before use."""
+        if not 0 < pages <= abi.MAX_REGION_PAGES or not 0 < handle < 1 << 32:
+            raise TransportError(
+                f"{self.domain.name}: impossible region: handle {handle:#x}, {pages} pages"
+            )
+        page = self._map([handle], "region's directory", writable=False)
+        directory = abi.XenDir.from_buffer_copy(page.view)
+        self._close_mapping(page)
+        if directory.pages < pages:
+            raise TransportError(
+                f"{self.domain.name}: region {handle:#x} has {directory.pages} pages, not {pages}"
+            )
+        return self._map(list(directory.ref[:pages]), f"region {handle:#x}", writable=writable)
+
+    def notify(self) -> None:
+        try:
+            self._channel.notify()
+        except OSError as error:
+            _LOG.warning("%s: cannot notify the guest: %s", self.domain.name, error)
+
+    def on_notify(self, callback: Callable[[], None] | None) -> None:
+        self._notified = callback
+
+    def on_lost(self, callback: Callable[[str], None] | None) -> None:
+        self._on_lost = callback
+        if callback is not None and self._lost is not None:
+            callback(self._lost)
+
+    def check(self) -> None:
+        """Something has changed: is the guest's end still there?"""
+        if self._checking is None and self._lost is None:
+            self._checking = asyncio.ensure_future(self._check())
+
+    async def close(self, *, deactivate: bool) -> None:
+        if self._checking is not None:
+            self._checking.cancel()
+        self._lost = self._lost or "closed"
+        # Memory first: a domain with mapped pages cannot die.
+        if not deactivate:
+            self._unmap()
+        try:
+            if self._token is not None:
+                token, self._token = self._token, None
+                await self._store.unwatch(token)
+            await (self._take_away() if deactivate else self._leave())
+        except StoreError as error:
+            _LOG.warning("%s: %s", self.domain.name, error)
+        finally:
+            self._unmap()
+
+    async def _take_away(self) -> None:
+        """Close in order, so that the guest has let go before the nodes do."""
+        await self._device.set_backend(XenbusState.CLOSING)
+        self._unmap()
+        end = asyncio.get_running_loop().time() + _CLOSE_TIMEOUT
+        while await self._device.frontend_state() not in (
+            XenbusState.CLOSED,
+            XenbusState.UNKNOWN,
+        ):
+            if asyncio.get_running_loop().time() > end:
+                _LOG.warning("%s: the guest has not closed its device", self.domain.name)
+                break
+            await asyncio.sleep(0.05)
+        await self._device.remove()
+
+    async def _leave(self) -> None:
+        """The device stays; but where the guest has closed its end, so do we."""
+        if await self._device.frontend_state() in (XenbusState.CLOSING, XenbusState.CLOSED):
+            await self._device.set_backend(XenbusState.CLOSED)
+
+    async def _check(self) -> None:
+        reason = None
+        try:
+            state = await self._device.frontend_state()
+        except StoreError as error:
+            _LOG.warning("%s: %s", self.domain.name, error)
+        else:
+            if state is XenbusState.UNKNOWN:
+                reason = "the domain has gone"
+            elif state not in (XenbusState.INITIALISED, XenbusState.CONNECTED):
+                reason = "the guest has closed its VESPER device"
+        self._checking = None
+        if reason is not None and self._lost is None:
+            self._lost = reason
+            if self._on_lost is not None:
+                self._on_lost(reason)
+
+    def _map(self, refs: list[int], what: str, *, writable: bool) -> GrantMapping:
+        try:
+            mapping = self._grants.map(self.domain.domid, refs, writable=writable)
+        except OSError as error:
+            why = (
+                "the guest has not granted it"
+                if error.errno == errno.EINVAL
+                else error.strerror or str(error)
+            )
+            raise TransportError(f"{self.domain.name}: cannot map the {what}: {why}") from None
+        self._mappings = [old for old in self._mappings if old.is_open]
+        self._mappings.append(mapping)
+        return mapping
+
+    def _bind(self, port: int) -> EventChannel:
+        try:
+            return EventChannel(self.domain.domid, port, self._fired)
+        except OSError as error:
+            raise TransportError(
+                f"{self.domain.name}: cannot bind to the guest's event channel {port}: "
+                f"{error.strerror}; is xen-evtchn loaded?"
+            ) from None
+
+    def _fired(self) -> None:
+        if self._notified is not None:
+            self._notified()
+
+    def _close_mapping(self, mapping: GrantMapping) -> None:
+        mapping.close()
+        self._mappings.remove(mapping)
+
+    def _unmap(self) -> None:
+        """Event channel and pages. May be called twice."""
+        if hasattr(self, "_channel"):
+            self._channel.close()
+        for mapping in self._mappings:
+            try:
+                mapping.close()
+            except (BufferError, OSError) as error:
+                _LOG.error("%s: a page stays mapped: %s", self.domain.name, error)
+        self._mappings.clear()
+        self._grants.close()

@@ -1,0 +1,180 @@
+# SPDX-License-Identifier: GPL-2.0-or-later
+"""Xen as a transport: domains, and how a guest is activated."""
+
+from __future__ import annotations
+
+import asyncio
+import os
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
+from weakref import WeakSet
+
+from vesper_monitor.domain_state import DomainState
+from vesper_monitor.transport import (
+    Domain,
+    DomainEvent,
+    FrontendMissing,
+    LinkLost,
+    TransportError,
+)
+from xen_transport import toolstack
+from xen_transport.device import BACKENDS, Device, XenbusState
+from xen_transport.link import XenLink
+from xen_transport.xenstore import StoreError, XenStore
+
+__all__ = ["XenTransport"]
+
+_READY = (XenbusState.INITIALISED, XenbusState.CONNECTED)
+_SHUT = (XenbusState.CLOSING, XenbusState.CLOSED, XenbusState.UNKNOWN)
+
+
+class XenTransport:
+    """See :class:`vesper_monitor.transport.Transport`."""
+
+    name = "xen"
+
+    def __init__(self) -> None:
+        self._store = XenStore()
+        self._links: WeakSet[XenLink] = WeakSet()
+        self._queues: set[asyncio.Queue[DomainEvent]] = set()
+        self._sweeping: asyncio.Task[None] | None = None
+
+    @classmethod
+    def usable(cls) -> str | None:
+        """Whether this is a control domain, by /proc/xen/capabilities."""
+        try:
+            with open("/proc/xen/capabilities") as file:
+                if "control_d" in file.read():
+                    return None
+        except OSError:
+            if not os.path.isdir("/proc/xen"):
+                return "this kernel does not run on Xen"
+            return "/proc/xen is not mounted (mount -t xenfs none /proc/xen)"
+        return "this is a guest of Xen, not its control domain (dom0)"
+
+    async def start(self) -> None:
+        self._store = XenStore()
+        await self._store.start()
+        # These fire once at the start, too: then the sweep is of use as well.
+        for path in ("@introduceDomain", "@releaseDomain"):
+            await self._store.watch(path, self._domains_changed)
+
+    async def stop(self) -> None:
+        if self._sweeping is not None:
+            self._sweeping.cancel()
+        await self._store.stop()
+
+    async def domains(self) -> list[Domain]:
+        found = []
+        for word in await self._store.list("/local/domain"):
+            if word.isdecimal() and word != "0":
+                domain = await self._domain(int(word))
+                if domain is not None:
+                    found.append(domain)
+        return found
+
+    async def find(self, name: str) -> Domain | None:
+        # Of several with one name (one may still be dying) the youngest.
+        found = [domain for domain in await self.domains() if domain.name == name]
+        return max(found, key=lambda domain: domain.domid, default=None)
+
+    async def state(self, domain: Domain) -> DomainState:
+        states = await toolstack.domain_states()
+        return states.get(domain.domid, DomainState.GONE)
+
+    async def active(self) -> list[Domain]:
+        found = []
+        for word in await self._store.list(BACKENDS):
+            domain = await self._domain(int(word)) if word.isdecimal() else None
+            if domain is None:
+                continue
+            state = await self._device(domain).backend_state()
+            if state in (XenbusState.INIT_WAIT, XenbusState.CONNECTED):
+                found.append(domain)
+        return found
+
+    async def connect(self, domain: Domain, timeout: float) -> XenLink:  # noqa: ASYNC109
+        """The device's states tell what there is to do, whoever was here before."""
+        device = self._device(domain)
+        if await self._domain(domain.domid) != domain:
+            raise LinkLost(f"{domain.name}: domain {domain.domid} has gone")
+        backend, frontend = await device.backend_state(), await device.frontend_state()
+        if backend not in (XenbusState.INIT_WAIT, XenbusState.CONNECTED) or frontend in _SHUT:
+            await device.create()
+        try:
+            async with asyncio.timeout(timeout):
+                await self._wait_for_frontend(domain, device)
+        except TimeoutError:
+            raise FrontendMissing(
+                f"{domain.name}: no answer from VESPER in the guest's kernel; load the modules "
+                "vesper and vesper_xen there"
+            ) from None
+        link = XenLink(self._store, device, domain, await device.published())
+        try:
+            if await device.backend_state() is not XenbusState.CONNECTED:
+                await device.set_backend(XenbusState.CONNECTED)
+            await link.follow()
+        except TransportError:
+            await link.close(deactivate=False)
+            raise
+        self._links.add(link)
+        return link
+
+    async def events(self) -> AsyncIterator[DomainEvent]:
+        queue: asyncio.Queue[DomainEvent] = asyncio.Queue(16)
+        self._queues.add(queue)
+        try:
+            while True:
+                yield await queue.get()
+        finally:
+            self._queues.discard(queue)
+
+    # ---------------------------------------------------------------- helpers
+
+    def _device(self, domain: Domain) -> Device:
+        return Device(self._store, domain.domid, domain.name)
+
+    async def _domain(self, domid: int) -> Domain | None:
+        name = await self._store.read(f"/local/domain/{domid}/name")
+        path = await self._store.read(f"/local/domain/{domid}/vm")  # /vm/UUID
+        if name is None or path is None:
+            return None
+        return Domain(name, domid, path.rpartition("/")[2])
+
+    async def _wait_for_frontend(self, domain: Domain, device: Device) -> None:
+        async with self._watching(device.frontend_state_path) as changed:
+            while True:
+                changed.clear()
+                state = await device.frontend_state()
+                if state in _READY:
+                    return
+                if state is XenbusState.UNKNOWN and await self._domain(domain.domid) != domain:
+                    raise LinkLost(f"{domain.name}: domain {domain.domid} has gone")
+                await changed.wait()
+
+    @asynccontextmanager
+    async def _watching(self, path: str) -> AsyncIterator[asyncio.Event]:
+        changed = asyncio.Event()
+        token = await self._store.watch(path, changed.set)
+        try:
+            yield changed
+        finally:
+            await self._store.unwatch(token)
+
+    def _domains_changed(self) -> None:
+        for queue in self._queues:
+            if not queue.full():  # those in there say the same
+                queue.put_nowait(DomainEvent(None))
+        for link in list(self._links):
+            link.check()
+        if self._sweeping is None or self._sweeping.done():
+            self._sweeping = asyncio.ensure_future(self._sweep())
+
+    async def _sweep(self) -> None:
+        """Remove what dead domains have left of their devices."""
+        try:
+            for word in await self._store.list(BACKENDS):
+                if word.isdecimal() and await self._domain(int(word)) is None:
+                    await self._store.remove(f"{BACKENDS}/{word}")
+        except StoreError:
+            pass  # the next change sweeps again

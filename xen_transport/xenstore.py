@@ -1,0 +1,308 @@
+# SPDX-License-Identifier: GPL-2.0-or-later
+"""xenstore for asyncio, on pyxs.
+
+pyxs is a blocking client with a thread that reads answers and watch events.
+What it lacks for a daemon is added here:
+
+- calls have a time limit, and they run one after the other in a thread of
+  their own (pyxs numbers requests without a lock);
+- where pyxs's reading thread ends, callers would wait for ever: they get an
+  error instead, and the connection is made anew, with its watches;
+- watch events go to the loop, and coalesce: a guest can write its own nodes
+  as often as it likes.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import errno
+import logging
+import socket
+from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
+from typing import Any, TypeVar
+
+import pyxs
+from pyxs._internal import Op, Packet
+from pyxs.connection import UnixSocketConnection
+from pyxs.exceptions import PyXSError
+
+from vesper_monitor.transport import TransportError
+
+__all__ = ["StoreError", "Transaction", "XenStore"]
+
+_LOG = logging.getLogger(__name__)
+_T = TypeVar("_T")
+
+#: s. xenstored answers within microseconds; a busy emulated host needs more.
+TIMEOUT = 10.0
+_RECONNECT = 1.0
+#: Conflicts with others' writes before a transaction is given up.
+_TRIES = 20
+
+
+class StoreError(TransportError):
+    """xenstored refused or did not answer."""
+
+
+class _Connection(UnixSocketConnection):  # type: ignore[misc]
+    def shutdown(self) -> None:
+        """Wake whoever reads or writes."""
+        if self.transport is not None:
+            try:
+                self.transport.sock.shutdown(socket.SHUT_RDWR)
+            except OSError:
+                pass
+
+
+class _Router(pyxs.Router):  # type: ignore[misc]
+    """A router that leaves nobody waiting when it ends."""
+
+    rvars: dict[int, Any]
+
+    def __init__(self, connection: _Connection, ended: Callable[[], None]) -> None:
+        super().__init__(connection)
+        self._ended = ended
+
+    def __call__(self) -> None:
+        try:
+            super().__call__()
+        except Exception as error:
+            _LOG.warning("xenstore: connection lost: %s", error)
+        finally:
+            self._ended()
+            with self.send_lock:
+                waiting, self.rvars = list(self.rvars.values()), {}
+            for rvar in waiting:
+                rvar.set(Packet(Op.ERROR, b"ECONNRESET\0", 0))
+
+
+class _Sink:
+    """Takes a watch's events from pyxs, in place of its Monitor's queue."""
+
+    def __init__(self, loop: asyncio.AbstractEventLoop, callback: Callable[[], None]) -> None:
+        self._loop = loop
+        self._callback = callback
+        self._pending = False
+
+    def put(self, _event: Any) -> None:
+        # In the router's thread. A flag set twice or lost between two events
+        # is no harm: the callback looks at the store, not at the event.
+        if not self._pending:
+            self._pending = True
+            self._loop.call_soon_threadsafe(self._tell)
+
+    def _tell(self) -> None:
+        self._pending = False
+        self._callback()
+
+
+class Transaction:
+    """What may be done within one transaction."""
+
+    def __init__(self, client: Any) -> None:
+        self._client = client
+
+    def read(self, path: str) -> str | None:
+        return _read(self._client, path)
+
+    def write(self, path: str, value: str | int) -> None:
+        self._client.write(path.encode(), str(value).encode())
+
+    def mkdir(self, path: str, *, owner: int, reader: int) -> None:
+        """An empty node: its owner's, another domain may read."""
+        self._client.mkdir(path.encode())
+        self._client.set_perms(path.encode(), [b"n%d" % owner, b"r%d" % reader])
+
+    def remove(self, path: str) -> None:
+        _remove(self._client, path)
+
+
+class XenStore:
+    """A connection to xenstored that is kept."""
+
+    def __init__(self) -> None:
+        self._executor = ThreadPoolExecutor(1, thread_name_prefix="xenstore")
+        self._loop: asyncio.AbstractEventLoop | None = None
+        self._router: _Router | None = None
+        self._watches: dict[str, tuple[str, _Sink]] = {}  # token → path, sink
+        self._monitors: dict[str, Any] = {}
+        self._next_token = 0
+        self._stopped = False
+        self._reconnecting: asyncio.Task[None] | None = None
+
+    async def start(self) -> None:
+        """:raises StoreError:"""
+        self._loop = asyncio.get_running_loop()
+        await self._run("connecting", self._connect)
+
+    async def stop(self) -> None:
+        self._stopped = True
+        if self._reconnecting is not None:
+            self._reconnecting.cancel()
+        if self._router is not None:
+            self._router.connection.shutdown()
+        self._executor.shutdown(wait=False, cancel_futures=True)
+
+    async def read(self, path: str) -> str | None:
+        """None if there is no such node. :raises StoreError:"""
+        return await self._call(f"reading {path}", lambda client: _read(client, path))
+
+    async def list(self, path: str) -> tuple[str, ...]:
+        """Names below; empty if there is no such node. :raises StoreError:"""
+        return await self._call(f"listing {path}", lambda client: _list(client, path))
+
+    async def write(self, path: str, value: str | int) -> None:
+        """:raises StoreError:"""
+        await self._call(
+            f"writing {path}", lambda client: client.write(path.encode(), str(value).encode())
+        )
+
+    async def remove(self, path: str) -> None:
+        """With all below it; no error if it is not there. :raises StoreError:"""
+        await self._call(f"removing {path}", lambda client: _remove(client, path))
+
+    async def transact(self, what: str, body: Callable[[Transaction], _T]) -> _T:
+        """Run ``body`` (in a thread, perhaps several times) as one transaction.
+
+        :raises StoreError:
+        """
+
+        def attempt(client: Any) -> _T:
+            for _ in range(_TRIES):
+                client.transaction()
+                try:
+                    result = body(Transaction(client))
+                except BaseException:
+                    client.rollback()
+                    raise
+                if client.commit():
+                    return result
+            raise StoreError(f"xenstore: {what}: others kept writing there {_TRIES} times")
+
+        return await self._call(what, attempt)
+
+    async def watch(self, path: str, callback: Callable[[], None]) -> str:
+        """Call ``callback`` on the loop now and whenever something changes there.
+
+        :returns: a token for :meth:`unwatch`. :raises StoreError:
+        """
+        assert self._loop is not None
+        self._next_token += 1
+        token = f"vesper-{self._next_token}"
+        self._watches[token] = (path, _Sink(self._loop, callback))
+        try:
+            await self._run(f"watching {path}", lambda: self._watch(token))
+        except StoreError:
+            del self._watches[token]
+            raise
+        return token
+
+    async def unwatch(self, token: str) -> None:
+        """:raises StoreError:"""
+        path, _ = self._watches.pop(token)
+        monitor = self._monitors.pop(token, None)
+        if monitor is not None:
+            await self._run(
+                f"unwatching {path}", lambda: monitor.unwatch(path.encode(), token.encode())
+            )
+
+    # ------------------------------------------------- in the store's thread
+
+    def _connect(self) -> None:
+        assert self._loop is not None
+        loop = self._loop
+        router: _Router
+
+        def ended() -> None:
+            if not loop.is_closed():
+                loop.call_soon_threadsafe(self._ended, router)
+
+        router = _Router(_Connection(), ended)
+        router.start()
+        self._router = router
+        for token in list(self._watches):
+            self._watch(token)
+
+    def _watch(self, token: str) -> None:
+        path, sink = self._watches[token]
+        monitor = self._client().monitor()
+        monitor.events = sink
+        self._monitors[token] = monitor
+        monitor.watch(path.encode(), token.encode())
+
+    def _client(self) -> Any:
+        if self._router is None:
+            raise StoreError("xenstore: not connected")
+        return pyxs.Client(router=self._router)
+
+    # ------------------------------------------------------------ on the loop
+
+    async def _call(self, what: str, body: Callable[[Any], _T]) -> _T:
+        return await self._run(what, lambda: body(self._client()))
+
+    async def _run(self, what: str, body: Callable[[], _T]) -> _T:
+        assert self._loop is not None
+        if self._stopped:
+            raise StoreError(f"xenstore: {what}: stopped")
+        future = self._loop.run_in_executor(self._executor, body)
+        try:
+            async with asyncio.timeout(TIMEOUT):
+                return await future
+        except TimeoutError:
+            if self._router is not None:
+                self._router.connection.shutdown()  # frees the thread
+            raise StoreError(
+                f"xenstore: {what}: xenstored did not answer within {TIMEOUT:.0f} s"
+            ) from None
+        except PyXSError as error:
+            raise StoreError(f"xenstore: {what}: {error}") from None
+        except OSError as error:
+            raise StoreError(f"xenstore: {what}: {error}") from None
+
+    def _ended(self, router: _Router) -> None:
+        if router is self._router and not self._stopped and self._reconnecting is None:
+            self._router = None
+            self._reconnecting = asyncio.ensure_future(self._reconnect())
+
+    async def _reconnect(self) -> None:
+        while True:
+            await asyncio.sleep(_RECONNECT)
+            try:
+                await self._run("connecting", self._connect)
+            except StoreError as error:
+                _LOG.warning("%s", error)
+            else:
+                self._reconnecting = None
+                return
+
+
+def _is(error: PyXSError, number: int) -> bool:
+    return bool(error.args) and error.args[0] == number
+
+
+def _read(client: Any, path: str) -> str | None:
+    try:
+        value: bytes = client.read(path.encode())
+    except PyXSError as error:
+        if _is(error, errno.ENOENT):
+            return None
+        raise
+    return value.decode("latin-1")
+
+
+def _list(client: Any, path: str) -> tuple[str, ...]:
+    try:
+        return tuple(name.decode("latin-1") for name in client.list(path.encode()))
+    except PyXSError as error:
+        if _is(error, errno.ENOENT):
+            return ()
+        raise
+
+
+def _remove(client: Any, path: str) -> None:
+    try:
+        client.delete(path.encode())
+    except PyXSError as error:
+        if not _is(error, errno.ENOENT):
+            raise
