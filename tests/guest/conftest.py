@@ -1,0 +1,168 @@
+# SPDX-License-Identifier: GPL-2.0-or-later
+"""A real guest kernel in QEMU, without a hypervisor's transport.
+
+The host's end is a process in the guest itself (guest_modules/vsp_loopback.c,
+vsp_host.c): it boots in seconds, needs no lab, and every line of the core and
+of the probes is the real one.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import re
+import subprocess
+from collections.abc import Callable
+from dataclasses import dataclass, field
+from pathlib import Path
+
+import pytest
+
+from lab import images
+from lab.images.cpio import Archive
+from vesper_monitor import decode
+
+HERE = Path(__file__).resolve().parent
+PROJECT = HERE.parents[1]
+
+#: A guest that is not done after this many seconds hangs.
+TIMEOUT = 180
+
+INIT = """\
+#!/bin/busybox sh
+export PATH=/bin
+busybox mkdir -p /proc /sys /dev
+busybox mount -t devtmpfs dev /dev
+busybox mount -t proc proc /proc
+busybox mount -t sysfs sys /sys
+busybox --install -s /bin
+dmesg -n 8
+insmod /vesper.ko
+insmod /vsp_loopback.ko
+%s
+vsp_host </script
+echo "end: $?"
+rmmod vsp_loopback && rmmod vesper && echo "unloaded"
+sync
+poweroff -f
+"""
+
+#: What the kernel says when something is wrong in it.
+COMPLAINT = re.compile(
+    r"^(?:\[[^\]]*\] )?(WARNING:|BUG:|Oops|general protection|INFO: task|kernel BUG)"
+)
+
+
+@dataclass
+class Run:
+    """What a guest has said until it powered itself off."""
+
+    console: str
+    said: list[str] = field(default_factory=list)  #: vsp_host's lines
+
+    def line(self, start: str) -> str:
+        """The one line of vsp_host's that begins so, without its beginning."""
+        found = [line for line in self.said if line.startswith(start)]
+        assert len(found) == 1, (start, self.said)
+        return found[0][len(start) :].strip()
+
+    def events(self, probe: str) -> list[decode.Event]:
+        """A probe's records, decoded."""
+        records = [line.split() for line in self.said if line.startswith(f"record {probe} ")]
+        return [
+            decode.decode(
+                bytes.fromhex(data), vm="test", domid=1, probe=probe, cpu=int(cpu), received=0.0
+            )
+            for _record, _probe, cpu, data in records
+        ]
+
+
+@dataclass(frozen=True)
+class TestGuest:
+    __test__ = False
+    kernel: images.Kernel
+    files: tuple[Path, ...]
+
+    def run(
+        self,
+        script: str,
+        directory: Path,
+        *,
+        setup: str = "",
+        files: dict[str, bytes] | None = None,
+        cpus: int = 2,
+    ) -> Run:
+        """Boot, give vsp_host the script, power off.
+
+        :param setup: shell commands before.
+        :param files: more files in the root directory.
+        """
+        archive = Archive()
+        archive.device("dev/console", 5, 1)
+        archive.device("dev/null", 1, 3)
+        archive.add("init", (INIT % setup).encode(), 0o755)
+        archive.copy("bin/busybox", images.root() / "bin/busybox", 0o755)
+        archive.link("bin/sh", "busybox")
+        archive.add("script", script.encode())
+        for path in self.files:
+            folder = "" if path.suffix == ".ko" else "bin/"
+            archive.copy(f"{folder}{path.name}", path, 0o755)
+        for name, data in (files or {}).items():
+            archive.add(name, data)
+        initrd = directory / "initrd"
+        initrd.write_bytes(archive.finish())
+        log = directory / "console"
+        # KVM is not tried: where guests are nested it may start and then hang.
+        # 256 MB: the OOM killer has to come soon.
+        command = [
+            "qemu-system-x86_64", "-accel", "tcg", "-cpu", "max", "-M", "q35",
+            "-m", "256", "-smp", f"{cpus},maxcpus={cpus + 1}", "-nodefaults", "-nographic",
+            "-no-reboot", "-serial", f"file:{log}", "-kernel", self.kernel.vmlinux,
+            "-initrd", initrd,
+            "-append", "console=ttyS0 quiet panic=-1 printk.devkmsg=on",
+        ]  # fmt: skip
+        with contextlib.suppress(subprocess.TimeoutExpired):
+            subprocess.run(command, stdin=subprocess.DEVNULL, timeout=TIMEOUT, check=True)
+        console = log.read_text(errors="replace").replace("\r", "")
+        complaints = [line for line in console.splitlines() if COMPLAINT.match(line)]
+        assert not complaints, console
+        assert "end: 0" in console, console
+        said = [line for line in console.splitlines() if not line.startswith("[")]
+        return Run(console, said)
+
+
+@pytest.fixture(scope="session")
+def test_guest(tmp_path_factory: pytest.TempPathFactory) -> TestGuest:
+    kernel = images.kernel()
+    work = tmp_path_factory.mktemp("guest_modules")
+    for part in ("probe_modules", "xen_transport/guest", "tests/guest_modules"):
+        subprocess.run(["cp", "-r", "--parents", part, work], cwd=PROJECT, check=True, timeout=60)
+    for part in ("probe_modules", "tests/guest_modules"):
+        built = subprocess.run(
+            ["make", "-C", work / part, f"KDIR={kernel.kdir}", "W=1"],
+            capture_output=True, text=True, timeout=600, check=False,
+        )  # fmt: skip
+        assert built.returncode == 0, built.stdout + built.stderr
+        assert "warning:" not in built.stdout + built.stderr
+    files = [
+        path
+        for part in ("probe_modules", "tests/guest_modules")
+        for path in (work / part / "build" / kernel.release).iterdir()
+        if path.is_file()
+    ]
+    return TestGuest(kernel, tuple(files))
+
+
+@pytest.fixture
+def modules(test_guest: TestGuest) -> dict[str, Path]:
+    """The built modules by file name."""
+    return {path.name: path for path in test_guest.files}
+
+
+@pytest.fixture
+def run(test_guest: TestGuest, tmp_path: Path) -> Callable[..., Run]:
+    """``run(script, setup="", files={}, cpus=2)``: see :meth:`TestGuest.run`."""
+
+    def boot(script: str, **options: object) -> Run:
+        return test_guest.run(script, tmp_path, **options)  # type: ignore[arg-type]
+
+    return boot

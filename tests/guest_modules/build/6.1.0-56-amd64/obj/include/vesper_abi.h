@@ -1,0 +1,297 @@
+/* SPDX-License-Identifier: GPL-2.0-only */
+/*
+ * Everything that crosses the boundary between a guest's kernel and its host.
+ *
+ * vesper_monitor/abi.py is Python's view of this file; tests/test_abi.py
+ * compares the two field by field.  All integers are little endian (VESPER
+ * runs on x86-64) and naturally aligned; there is no implicit padding.
+ *
+ * Shared memory
+ * -------------
+ * The guest owns all memory and shares it with the host as *regions*: a
+ * number of 4096-byte pages and a handle that only the transport understands
+ * (Xen: the grant reference of a directory page, struct vsp_xen_dir).
+ *
+ *   region          made by        host may  lives
+ *   C-chan page     frontend       write     activate .. deactivate
+ *   channel table   core           read      core loaded .. unloaded
+ *   index page(s)   core           read      vsp_relay_export_start .. _end
+ *   relay buffers   probe's rchan  read      the same, one region per CPU
+ *   image           core           write     MEM_ALLOC .. LOAD or MEM_FREE
+ *
+ * The guest never waits for the host.  The host trusts nothing in here: it
+ * copies, bounds, and then looks.
+ *
+ * C-chan
+ * ------
+ * One page with two rings of fixed messages.  The host sends requests, the
+ * guest answers each with exactly one reply that carries the request's type
+ * and seq.  The guest takes a request only when there is room for its reply.
+ * Each side notifies the other (event channel, doorbell) after it has moved
+ * prod or cons.  prod and cons run freely; slot = counter % VSP_CCHAN_SLOTS.
+ *
+ * The host opens with HELLO whenever it connects, also when a restarted
+ * daemon takes over a running guest: it sets its counters from the page,
+ * skips replies that are not its own by seq, and reads the channel table.
+ *
+ * Loading a probe
+ * ---------------
+ *   host                               guest
+ *   MEM_ALLOC pages             -->    allocates, shares
+ *                               <--    region
+ *   maps, writes image, unmaps
+ *   LOAD region, length, crc    -->    stops sharing, checks, loads the module
+ *                               <--    0, or errno and the kernel's own line
+ *   looks for the channel in the table, maps index and buffers
+ *
+ * Unloading: the host unmaps the channel, then UNLOAD name.
+ *
+ * D-chan
+ * ------
+ * One relay channel per probe, opened in overwrite mode.  After each record
+ * the probe calls vsp_update_host_index(), which publishes the position in
+ * the channel's index page and notifies the host.  Records never cross a
+ * sub-buffer's end; what is left at its end is padding (see pad[]).
+ */
+#ifndef VESPER_ABI_H
+#define VESPER_ABI_H
+
+#include <linux/types.h>
+
+#define VSP_ABI_VERSION		1
+#define VSP_CCHAN_MAGIC		0x43505356	/* "VSPC" */
+#define VSP_TABLE_MAGIC		0x54505356	/* "VSPT" */
+#define VSP_PAGE_SIZE		4096
+
+#define VSP_NAME_LEN		56	/* MODULE_NAME_LEN on 64 bit */
+#define VSP_RELEASE_LEN		65	/* __NEW_UTS_LEN + 1 */
+#define VSP_VERMAGIC_LEN	111
+#define VSP_COMM_LEN		16	/* TASK_COMM_LEN */
+
+#define VSP_MAX_CHANNELS	16
+#define VSP_MAX_SUBBUFS		8	/* sub-buffers of one relay buffer */
+#define VSP_MAX_REGION_PAGES	1016	/* see struct vsp_xen_dir */
+
+/* A piece of the guest's memory that the host may map. */
+struct vsp_region {
+	__u64 handle;		/* the transport's; 0: not shared */
+	__u32 pages;
+	__u32 reserved;
+};
+
+/* ------------------------------------------------------------ C-chan */
+
+#define VSP_CCHAN_SLOTS		4	/* a power of two */
+#define VSP_MSG_SIZE		256
+
+enum vsp_msg_type {
+	VSP_MSG_HELLO		= 1,
+	VSP_MSG_MEM_ALLOC	= 2,
+	VSP_MSG_MEM_FREE	= 3,
+	VSP_MSG_LOAD		= 4,
+	VSP_MSG_UNLOAD		= 5,
+};
+
+/* Starts every message. */
+struct vsp_msg_hdr {
+	__u32 type;		/* enum vsp_msg_type */
+	__u32 seq;		/* the host's choice; the reply repeats it */
+	__s32 status;		/* reply: 0 or -errno; request: 0 */
+	__u32 version;		/* VSP_ABI_VERSION of who wrote it */
+};
+
+/* HELLO, reply.  The request is the header alone. */
+struct vsp_msg_hello {
+	struct vsp_msg_hdr hdr;
+	__u32 features;		/* none yet */
+	__u32 nr_cpus;		/* possible CPUs: bounds the CPU numbers */
+	struct vsp_region table;	/* channel table */
+	__u64 boot_id;		/* random, anew with each load of the core */
+	char release[VSP_RELEASE_LEN];	/* uname -r */
+	char vermagic[VSP_VERMAGIC_LEN];	/* as modinfo shows it */
+};
+
+/* MEM_ALLOC: pages in the request; the region in the reply. */
+/* MEM_FREE: the region's handle in the request; the reply is its header. */
+struct vsp_msg_mem {
+	struct vsp_msg_hdr hdr;
+	struct vsp_region region;
+};
+
+/*
+ * LOAD, request.  The region holds the image and behind it, at offset
+ * image_len, the module's parameters: params_len bytes, no NUL, as on
+ * insmod's command line.  The region is the guest's own again after this,
+ * whatever the outcome.
+ */
+struct vsp_msg_load {
+	struct vsp_msg_hdr hdr;
+	struct vsp_region region;
+	__u32 image_len;
+	__u32 params_len;
+	__u32 crc32;		/* of image and parameters, as zlib.crc32() */
+	__u32 reserved;
+	char name[VSP_NAME_LEN];	/* the module's name */
+};
+
+/* UNLOAD, request. */
+struct vsp_msg_unload {
+	struct vsp_msg_hdr hdr;
+	char name[VSP_NAME_LEN];
+};
+
+/* LOAD and UNLOAD, reply. */
+struct vsp_msg_result {
+	struct vsp_msg_hdr hdr;	/* status: errno of finit_module(2) or so */
+	char text[240];		/* what the kernel logged about it, or "" */
+};
+
+struct vsp_cchan_ring {
+	__u32 prod;		/* written by the sender */
+	__u32 cons;		/* written by the receiver */
+	__u8 reserved[56];
+	__u8 slot[VSP_CCHAN_SLOTS][VSP_MSG_SIZE];
+};
+
+struct vsp_cchan {
+	__u32 magic;
+	__u32 version;
+	__u8 reserved[56];
+	struct vsp_cchan_ring to_guest;		/* requests */
+	struct vsp_cchan_ring to_host;		/* replies */
+};
+
+/* ------------------------------------------------------------ D-chan */
+
+/* One exported relay channel, in the channel table. */
+struct vsp_channel {
+	__u32 state;		/* enum vsp_channel_state */
+	__u32 generation;	/* anew with each export; host: re-read if changed */
+	__u32 subbuf_size;	/* bytes */
+	__u32 n_subbufs;	/* 1 .. VSP_MAX_SUBBUFS */
+	__u32 nr_cpus;		/* entries in the index */
+	__u32 reserved;
+	struct vsp_region index;	/* struct vsp_index[nr_cpus] */
+	char modname[VSP_NAME_LEN];
+	__u8 reserved2[32];
+};
+
+enum vsp_channel_state {
+	VSP_CHANNEL_FREE	= 0,
+	VSP_CHANNEL_OPEN	= 1,
+};
+
+struct vsp_table {
+	__u32 magic;
+	__u32 version;
+	__u32 generation;	/* changes with any entry */
+	__u32 reserved[13];
+	struct vsp_channel channel[VSP_MAX_CHANNELS];
+};
+
+/*
+ * Where one CPU's relay buffer stands.  pos counts bytes since the channel
+ * was opened, padding included: sub-buffer number pos / subbuf_size, counted
+ * for ever; it lies at ((pos / subbuf_size) % n_subbufs) * subbuf_size.
+ * pad[i] is the padding at the end of the sub-buffer in place i, valid for
+ * those that are complete.  Written before pos.
+ */
+struct vsp_index {
+	__u64 pos;
+	struct vsp_region buffer;	/* handle 0: this CPU has no buffer */
+	__u32 pad[VSP_MAX_SUBBUFS];
+	__u64 reserved;
+};
+
+/* Starts every record.  len is a multiple of 8 and holds the header too. */
+struct vsp_record {
+	__u32 len;
+	__u16 event;		/* enum vsp_event */
+	__u16 cpu;
+	__u64 seq;		/* per channel and CPU, from 0; a gap is a loss */
+	__u64 time_ns;		/* guest's CLOCK_MONOTONIC */
+};
+
+enum vsp_event {
+	VSP_EVENT_SEND_SIGNAL	= 1,
+	VSP_EVENT_OUT_OF_MEMORY	= 2,
+};
+
+/* ------------------------------------------------------------ probes */
+
+#define VSP_SIG_FATAL		(1 << 0)	/* default action, will kill */
+#define VSP_SIG_FROM_KERNEL	(1 << 1)	/* not sent by a process */
+#define VSP_SIG_GROUP		(1 << 2)	/* to the process, not one thread */
+#define VSP_SIG_ADDR		(1 << 3)	/* addr is a fault address */
+#define VSP_SIG_IN_IRQ		(1 << 4)	/* sender unknown */
+#define VSP_SIG_TRACED		(1 << 5)	/* a tracer decides */
+
+struct vsp_send_signal {
+	struct vsp_record rec;
+	__s32 sig;
+	__s32 code;		/* si_code */
+	__u32 flags;		/* VSP_SIG_* */
+	__u32 sender_uid;
+	__u64 addr;		/* si_addr */
+	__s32 sender_pid;	/* thread group, as ps shows it */
+	__s32 sender_tid;
+	char sender_comm[VSP_COMM_LEN];
+	__s32 pid;		/* the target's thread id */
+	__s32 tgid;
+	__s32 parent_pid;	/* thread group of the real parent */
+	__u32 uid;
+	char comm[VSP_COMM_LEN];	/* the thread's */
+	char leader_comm[VSP_COMM_LEN];	/* the process's main thread's */
+	char parent_comm[VSP_COMM_LEN];
+};
+
+enum vsp_oom_constraint {	/* enum oom_constraint */
+	VSP_OOM_SYSTEM		= 0,
+	VSP_OOM_CPUSET		= 1,
+	VSP_OOM_MEMORY_POLICY	= 2,
+	VSP_OOM_CGROUP		= 3,
+};
+
+struct vsp_out_of_memory {
+	struct vsp_record rec;
+	__s32 asker_pid;	/* thread group of who asked for memory */
+	__s32 order;		/* of the allocation; -1: asked by sysrq */
+	__u32 constraint;	/* enum vsp_oom_constraint */
+	__u32 gfp_mask;
+	char asker_comm[VSP_COMM_LEN];
+	__u64 cgroup_ino;	/* inode of the memory cgroup; 0: system */
+	__u64 free_kb;		/* of the system */
+	__u64 total_kb;		/* that could be used under the constraint */
+	__s32 pid;		/* the victim's thread group */
+	__s32 parent_pid;
+	__u32 uid;
+	__s32 oom_score_adj;
+	char comm[VSP_COMM_LEN];
+	char parent_comm[VSP_COMM_LEN];
+	__u64 total_vm_kb;	/* the victim's memory */
+	__u64 anon_rss_kb;
+	__u64 file_rss_kb;
+	__u64 shmem_rss_kb;
+	__u64 pgtables_kb;
+};
+
+/* ------------------------------------------------------------ Xen */
+
+/*
+ * A region on Xen: its handle is the grant reference of this page, which
+ * lists those of the region's pages.  The C-chan page is one plain page.
+ *
+ * xenstore, device/vesper/0 of the guest (the frontend writes):
+ *   protocol       VSP_ABI_VERSION
+ *   ring-ref       grant of the C-chan page
+ *   event-channel  one for both C-chan and D-chan
+ *   state          3 when those are there; 4 when the backend is 4
+ * backend/vesper/DOMID/0 of the host (the backend writes): state 2, 4; 5, 6.
+ */
+struct vsp_xen_dir {
+	__u32 pages;
+	__u32 reserved[7];
+	__u32 ref[VSP_MAX_REGION_PAGES];
+};
+
+#endif /* VESPER_ABI_H */

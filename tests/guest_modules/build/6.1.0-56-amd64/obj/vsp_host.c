@@ -1,0 +1,310 @@
+// SPDX-License-Identifier: GPL-2.0-or-later
+/*
+ * The host's end of vsp_loopback, for tests: reads commands from its standard
+ * input, one a line, and says in one line what came of each.
+ *
+ *	hello			release, vermagic and number of CPUs
+ *	load NAME FILE [PARAMS]	send a module, have it loaded
+ *	corrupt NAME FILE	the same with a wrong checksum
+ *	unload NAME
+ *	request TYPE VERSION	a message of any type
+ *	table			the channels
+ *	records NAME		all records, one line each, in hexadecimal
+ *	reopen			deactivate, activate
+ *	sh COMMAND		run it
+ */
+#include <errno.h>
+#include <fcntl.h>
+#include <stdint.h>
+#include <stdio.h>
+#include <stdlib.h>
+#include <string.h>
+#include <unistd.h>
+
+#include "../../probe_modules/include/vesper_abi.h"
+
+union msg {
+	uint8_t bytes[VSP_MSG_SIZE];
+	struct vsp_msg_hdr hdr;
+	struct vsp_msg_hello hello;
+	struct vsp_msg_mem mem;
+	struct vsp_msg_load load;
+	struct vsp_msg_unload unload;
+	struct vsp_msg_result result;
+};
+
+static int host = -1;
+static uint32_t next_seq, requests, replies;
+
+static void die(const char *what)
+{
+	fprintf(stderr, "vsp_host: %s: %s\n", what, strerror(errno));
+	exit(1);
+}
+
+static void get(uint64_t handle, size_t place, void *to, size_t len)
+{
+	while (len) {
+		ssize_t done = pread(host, to, len, (handle << 32) + place);
+
+		if (done <= 0)
+			die("read a region");
+		to = (char *)to + done;
+		place += done;
+		len -= done;
+	}
+}
+
+static void put(uint64_t handle, size_t place, const void *from, size_t len)
+{
+	while (len) {
+		ssize_t done = pwrite(host, from, len, (handle << 32) + place);
+
+		if (done <= 0)
+			die("write a region");
+		from = (const char *)from + done;
+		place += done;
+		len -= done;
+	}
+}
+
+static void activate(void)
+{
+	if (host >= 0)
+		close(host);
+	host = open("/dev/vsp_host", O_RDWR);
+	if (host < 0)
+		die("/dev/vsp_host");
+	requests = replies = 0;
+}
+
+#define RING(ring, field) \
+	(offsetof(struct vsp_cchan, ring) + offsetof(struct vsp_cchan_ring, field))
+
+/* One request, its reply in place of it.  Waits for 30 s. */
+static int ask(union msg *msg)
+{
+	uint32_t prod, seq = ++next_seq;
+	int tries;
+
+	msg->hdr.seq = seq;
+	put(0, RING(to_guest, slot) + requests % VSP_CCHAN_SLOTS * VSP_MSG_SIZE, msg,
+	    sizeof(*msg));
+	requests++;
+	put(0, RING(to_guest, prod), &requests, sizeof(requests));
+	for (tries = 0; tries < 3000; tries++) {
+		get(0, RING(to_host, prod), &prod, sizeof(prod));
+		if (prod != replies)
+			break;
+		usleep(10000);
+	}
+	if (prod == replies) {
+		errno = ETIMEDOUT;
+		die("reply");
+	}
+	get(0, RING(to_host, slot) + replies % VSP_CCHAN_SLOTS * VSP_MSG_SIZE, msg, sizeof(*msg));
+	replies++;
+	put(0, RING(to_host, cons), &replies, sizeof(replies));
+	if (msg->hdr.seq != seq) {
+		errno = EPROTO;
+		die("reply's seq");
+	}
+	return msg->hdr.status;
+}
+
+static union msg request(uint32_t type)
+{
+	union msg msg = { .hdr = { .type = type, .version = VSP_ABI_VERSION } };
+
+	return msg;
+}
+
+static uint32_t crc32(const uint8_t *data, size_t len)
+{
+	uint32_t crc = ~0u;
+	int bit;
+
+	while (len--) {
+		crc ^= *data++;
+		for (bit = 0; bit < 8; bit++)
+			crc = crc >> 1 ^ (crc & 1 ? 0xedb88320u : 0);
+	}
+	return ~crc;
+}
+
+static void load(const char *name, const char *file, const char *params, int wrong)
+{
+	static uint8_t image[1 << 20];
+	size_t len, plen = strlen(params);
+	union msg msg = request(VSP_MSG_MEM_ALLOC);
+	struct vsp_region region;
+	FILE *in = fopen(file, "r");
+
+	if (!in)
+		die(file);
+	len = fread(image, 1, sizeof(image) - plen, in);
+	fclose(in);
+	memcpy(image + len, params, plen);
+
+	msg.mem.region.pages = (len + plen + VSP_PAGE_SIZE - 1) / VSP_PAGE_SIZE;
+	if (ask(&msg)) {
+		printf("load %s: memory: %d\n", name, msg.hdr.status);
+		return;
+	}
+	region = msg.mem.region;
+	put(region.handle, 0, image, len + plen);
+
+	msg = request(VSP_MSG_LOAD);
+	msg.load.region = region;
+	msg.load.image_len = len;
+	msg.load.params_len = plen;
+	msg.load.crc32 = crc32(image, len + plen) ^ wrong;
+	snprintf(msg.load.name, sizeof(msg.load.name), "%s", name);
+	ask(&msg);
+	printf("load %s: %d %s\n", name, msg.hdr.status, msg.result.text);
+}
+
+static void unload(const char *name)
+{
+	union msg msg = request(VSP_MSG_UNLOAD);
+
+	snprintf(msg.unload.name, sizeof(msg.unload.name), "%s", name);
+	ask(&msg);
+	printf("unload %s: %d %s\n", name, msg.hdr.status, msg.result.text);
+}
+
+static uint32_t hello(union msg *msg)
+{
+	*msg = request(VSP_MSG_HELLO);
+	ask(msg);
+	return msg->hello.nr_cpus;
+}
+
+static struct vsp_table table(void)
+{
+	struct vsp_table table;
+	union msg msg;
+
+	hello(&msg);
+	get(msg.hello.table.handle, 0, &table, sizeof(table));
+	return table;
+}
+
+static void print_table(void)
+{
+	struct vsp_table t = table();
+	int i, n = 0;
+
+	for (i = 0; i < VSP_MAX_CHANNELS; i++) {
+		struct vsp_channel *c = &t.channel[i];
+
+		if (c->state != VSP_CHANNEL_OPEN)
+			continue;
+		printf("channel %s: %u * %u bytes, %u CPUs\n", c->modname, c->n_subbufs,
+		       c->subbuf_size, c->nr_cpus);
+		n++;
+	}
+	printf("table: %d channels\n", n);
+}
+
+/* Of the sub-buffers that are whole, the oldest first. */
+static void print_buffer(const struct vsp_channel *c, int cpu)
+{
+	uint64_t place = (uint64_t)cpu * sizeof(struct vsp_index), sub, last;
+	static uint8_t data[1 << 20];
+	struct vsp_index index;
+
+	get(c->index.handle, place, &index, sizeof(index));
+	if (!index.buffer.handle)
+		return;
+	get(index.buffer.handle, 0, data, (size_t)c->subbuf_size * c->n_subbufs);
+	last = index.pos / c->subbuf_size;
+	for (sub = last < c->n_subbufs ? 0 : last - c->n_subbufs + 1; sub <= last; sub++) {
+		uint8_t *at = data + sub % c->n_subbufs * c->subbuf_size;
+		uint8_t *end = at + (sub == last ? index.pos % c->subbuf_size :
+				     c->subbuf_size - index.pad[sub % c->n_subbufs]);
+
+		while (at < end) {
+			struct vsp_record *rec = (void *)at;
+			uint32_t i;
+
+			printf("record %s %d ", c->modname, cpu);
+			for (i = 0; i < rec->len; i++)
+				printf("%02x", at[i]);
+			printf("\n");
+			if (rec->len < sizeof(*rec))
+				break;
+			at += rec->len;
+		}
+	}
+}
+
+static void print_records(const char *name)
+{
+	struct vsp_table t = table();
+	unsigned int i, cpu;
+
+	for (i = 0; i < VSP_MAX_CHANNELS; i++) {
+		struct vsp_channel *c = &t.channel[i];
+
+		if (c->state != VSP_CHANNEL_OPEN || strcmp(c->modname, name))
+			continue;
+		for (cpu = 0; cpu < c->nr_cpus; cpu++)
+			print_buffer(c, cpu);
+	}
+	printf("records %s: end\n", name);
+}
+
+static void command(char *line)
+{
+	char *word[4] = { "", "", "", "" }, *rest = line;
+	union msg msg;
+	int i;
+
+	if (!strncmp(line, "sh ", 3)) {
+		printf("sh: %d\n", system(line + 3));
+		return;
+	}
+	for (i = 0; i < 4 && rest; i++)
+		word[i] = i < 3 ? strsep(&rest, " ") : rest;
+
+	if (!strcmp(word[0], "hello")) {
+		hello(&msg);
+		printf("hello: %d %s | %s | %u CPUs\n", msg.hdr.status, msg.hello.release,
+		       msg.hello.vermagic, msg.hello.nr_cpus);
+	} else if (!strcmp(word[0], "load")) {
+		load(word[1], word[2], word[3], 0);
+	} else if (!strcmp(word[0], "corrupt")) {
+		load(word[1], word[2], "", 1);
+	} else if (!strcmp(word[0], "unload")) {
+		unload(word[1]);
+	} else if (!strcmp(word[0], "request")) {
+		msg = request(strtoul(word[1], NULL, 0));
+		msg.hdr.version = strtoul(word[2], NULL, 0);
+		ask(&msg);
+		printf("request %s: %d\n", word[1], msg.hdr.status);
+	} else if (!strcmp(word[0], "table")) {
+		print_table();
+	} else if (!strcmp(word[0], "records")) {
+		print_records(word[1]);
+	} else if (!strcmp(word[0], "reopen")) {
+		activate();
+		printf("reopen: 0\n");
+	} else {
+		printf("what? %s\n", line);
+	}
+}
+
+int main(void)
+{
+	char line[256];
+
+	setvbuf(stdout, NULL, _IOLBF, 0);
+	activate();
+	while (fgets(line, sizeof(line), stdin)) {
+		line[strcspn(line, "\n")] = '\0';
+		if (line[0])
+			command(line);
+	}
+	return 0;
+}

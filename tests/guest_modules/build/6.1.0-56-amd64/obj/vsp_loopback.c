@@ -1,0 +1,201 @@
+// SPDX-License-Identifier: GPL-2.0-only
+/*
+ * A transport for tests, without a hypervisor: the host is a process in the
+ * guest that has /dev/vsp_host open.
+ *
+ * A region is read and written at the offset (handle << 32) + place; C-chan
+ * has the handle 0, and writing to it notifies the guest.  Reading at an
+ * offset with the top bit of a handle set (NOTIFIED) gives the number of
+ * notifications of the host so far.  Open is activate, close is deactivate.
+ */
+
+#include <linux/fs.h>
+#include <linux/miscdevice.h>
+#include <linux/mm.h>
+#include <linux/module.h>
+#include <linux/slab.h>
+#include <linux/uaccess.h>
+
+#include "vesper_transport.h"
+
+#define MAX_SHARES	512
+#define NOTIFIED	0x40000000U
+
+struct share {
+	unsigned int n;
+	bool writable;
+	struct page *pages[];
+};
+
+static struct share *shares[MAX_SHARES];	/* handle - 1 */
+static DEFINE_MUTEX(shares_lock);	/* them */
+static struct page *cchan_page;
+static atomic64_t notified;
+
+static int loopback_share(struct vsp_transport *transport, struct page *const *pages,
+			  unsigned int n, bool writable, u64 *handle)
+{
+	struct share *share;
+	unsigned int i;
+
+	share = kvzalloc(struct_size(share, pages, n), GFP_KERNEL);
+	if (!share)
+		return -ENOMEM;
+	share->n = n;
+	share->writable = writable;
+	for (i = 0; i < n; i++) {
+		get_page(pages[i]);
+		share->pages[i] = pages[i];
+	}
+
+	mutex_lock(&shares_lock);
+	for (i = 0; i < MAX_SHARES && shares[i]; i++)
+		;
+	if (i < MAX_SHARES) {
+		shares[i] = share;
+		*handle = i + 1;
+	}
+	mutex_unlock(&shares_lock);
+	return i < MAX_SHARES ? 0 : -ENOSPC;
+}
+
+static void loopback_unshare(struct vsp_transport *transport, u64 handle)
+{
+	struct share *share;
+	unsigned int i;
+
+	mutex_lock(&shares_lock);
+	share = shares[handle - 1];
+	shares[handle - 1] = NULL;
+	mutex_unlock(&shares_lock);
+	for (i = 0; i < share->n; i++)
+		put_page(share->pages[i]);
+	kvfree(share);
+}
+
+static void loopback_notify(struct vsp_transport *transport)
+{
+	atomic64_inc(&notified);
+}
+
+static const struct vsp_transport_ops loopback_ops = {
+	.share = loopback_share,
+	.unshare = loopback_unshare,
+	.notify = loopback_notify,
+};
+
+static struct vsp_transport transport = { .ops = &loopback_ops };
+
+/* The page behind an offset, or NULL.  Under shares_lock. */
+static struct page *find_page(loff_t offset, bool write)
+{
+	u32 handle = offset >> 32, page = (u32)offset >> PAGE_SHIFT;
+	struct share *share;
+
+	if (!handle)
+		return page ? NULL : cchan_page;
+	share = handle <= MAX_SHARES ? shares[handle - 1] : NULL;
+	if (!share || page >= share->n || (write && !share->writable))
+		return NULL;
+	return share->pages[page];
+}
+
+static ssize_t loopback_read(struct file *file, char __user *buf, size_t len, loff_t *offset)
+{
+	u64 count = atomic64_read(&notified);
+	struct page *page;
+	ssize_t done;
+
+	if (*offset >> 32 == NOTIFIED) {
+		len = min(len, sizeof(count));
+		return copy_to_user(buf, &count, len) ? -EFAULT : len;
+	}
+	mutex_lock(&shares_lock);
+	page = find_page(*offset, false);
+	done = min_t(size_t, len, PAGE_SIZE - offset_in_page(*offset));
+	if (!page)
+		done = -EINVAL;
+	else if (copy_to_user(buf, page_address(page) + offset_in_page(*offset), done))
+		done = -EFAULT;
+	mutex_unlock(&shares_lock);
+	if (done > 0)
+		*offset += done;
+	return done;
+}
+
+static ssize_t loopback_write(struct file *file, const char __user *buf, size_t len,
+			      loff_t *offset)
+{
+	bool is_cchan = !(*offset >> 32);
+	struct page *page;
+	ssize_t done;
+
+	mutex_lock(&shares_lock);
+	page = find_page(*offset, true);
+	done = min_t(size_t, len, PAGE_SIZE - offset_in_page(*offset));
+	if (!page)
+		done = -EINVAL;
+	else if (copy_from_user(page_address(page) + offset_in_page(*offset), buf, done))
+		done = -EFAULT;
+	mutex_unlock(&shares_lock);
+	if (done > 0)
+		*offset += done;
+	if (is_cchan)
+		vsp_cchan_kick();
+	return done;
+}
+
+static int loopback_open(struct inode *inode, struct file *file)
+{
+	return vsp_transport_register(&transport);
+}
+
+static int loopback_release(struct inode *inode, struct file *file)
+{
+	vsp_transport_unregister(&transport);
+	return 0;
+}
+
+static const struct file_operations loopback_fops = {
+	.owner = THIS_MODULE,
+	.open = loopback_open,
+	.release = loopback_release,
+	.read = loopback_read,
+	.write = loopback_write,
+	.llseek = default_llseek,
+};
+
+static struct miscdevice loopback_device = {
+	.minor = MISC_DYNAMIC_MINOR,
+	.name = "vsp_host",
+	.fops = &loopback_fops,
+};
+
+static int __init loopback_init(void)
+{
+	int err;
+
+	cchan_page = alloc_page(GFP_KERNEL | __GFP_ZERO);
+	if (!cchan_page)
+		return -ENOMEM;
+	transport.cchan = page_address(cchan_page);
+	err = misc_register(&loopback_device);
+	if (err)
+		__free_page(cchan_page);
+	return err;
+}
+module_init(loopback_init);
+
+static void __exit loopback_exit(void)
+{
+	unsigned int i;
+
+	misc_deregister(&loopback_device);
+	for (i = 0; i < MAX_SHARES; i++)
+		WARN(shares[i], "the core has left region %u shared\n", i + 1);
+	__free_page(cchan_page);
+}
+module_exit(loopback_exit);
+
+MODULE_DESCRIPTION("VESPER tests: a transport to a process in the same guest");
+MODULE_LICENSE("GPL");
