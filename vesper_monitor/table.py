@@ -1,0 +1,41 @@
+# SPDX-License-Identifier: GPL-2.0-or-later
+"""Tables for people, on a terminal or in a pipe."""
+
+from __future__ import annotations
+
+import shutil
+import sys
+import textwrap
+from collections.abc import Sequence
+
+__all__ = ["columns", "note"]
+
+
+def columns(header: Sequence[str], rows: Sequence[Sequence[object]]) -> str:
+    """A table, its columns as wide as need be; no line ends in blanks."""
+    cells = [list(header), *([_cell(value) for value in row] for row in rows)]
+    widths = [max(len(row[i]) for row in cells) for i in range(len(header))]
+    lines = []
+    for row in cells:
+        padded = (cell.ljust(width) for cell, width in zip(row, widths, strict=True))
+        lines.append("  ".join(padded).rstrip())
+    return "\n".join(lines)
+
+
+def note(mark: str, text: str) -> str:
+    """A sentence under a table, folded to the terminal's width."""
+    if not sys.stdout.isatty():
+        return f"  {mark}: {text}"
+    width = max(40, shutil.get_terminal_size().columns)
+    return textwrap.fill(
+        text,
+        width,
+        initial_indent=f"  {mark}: ",
+        subsequent_indent=" " * (len(mark) + 4),
+        break_long_words=False,
+        break_on_hyphens=False,
+    )
+
+
+def _cell(value: object) -> str:
+    return "-" if value is None or value == "" else str(value)
