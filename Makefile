@@ -89,9 +89,8 @@ install:
 	install -D -m 755 ocf/XenVM $(DESTDIR)/usr/lib/ocf/resource.d/vesper/XenVM
 	install -D -m 644 vesper_monitor/vesperd.service $(DESTDIR)/lib/systemd/system/vesperd.service
 	install -D -m 644 vesper_monitor/vesperd.toml $(DESTDIR)/usr/share/doc/vesper/vesperd.toml
-	install -d $(DESTDIR)/usr/share/man/man7 $(DESTDIR)/usr/share/man/man8
-	install -m 644 docs/man/*.7 $(DESTDIR)/usr/share/man/man7/
-	install -m 644 docs/man/*.8 $(DESTDIR)/usr/share/man/man8/
+	for page in $(wildcard docs/man/*.[1-8]); do \
+		install -D -m 644 $$page $(DESTDIR)/usr/share/man/man$${page##*.}/$${page##*/}; done
 	install -d -m 755 $(DESTDIR)/var/lib/vesper/probes
 	cp -r --parents $$(git ls-files probe_modules xen_transport/guest 2>/dev/null || \
 		find probe_modules xen_transport/guest -name build -prune -o -type f -print) $(SRC)/

@@ -55,6 +55,11 @@ def bundle() -> bytes:
         # Sources for DKMS and pages for people are no use in the lab's hosts.
         shutil.rmtree(stage / "usr/src", ignore_errors=True)
         shutil.rmtree(stage / "usr/share", ignore_errors=True)
+        # Compiled here: an emulated host would take seconds at each first start.
+        store.run(
+            ["/usr/bin/python3", "-m", "compileall", "-q", "-s", stage, stage / "usr/lib/python3"],
+            timeout=120,
+        )
         probes = stage / "var/lib/vesper/probes" / kernel.release
         probes.mkdir(parents=True, exist_ok=True)
         for path in modules.probes:
