@@ -69,6 +69,10 @@ _FULL_SPEED_ROUNDS, _PAUSE = 8, 0.02
 _LOOK_EVERY = 5.0
 
 
+#: Positions of channels that are gone, kept: a guest may make new ones for ever.
+_MAX_POSITIONS = 4096
+
+
 class SessionState(enum.Enum):
     WAITING = "waiting"  #: for the guest's frontend
     CONNECTING = "connecting"  #: link is there, HELLO under way
@@ -210,15 +214,16 @@ class Session:
 
     @property
     def positions(self) -> dict[Position, int]:
-        """Next sequence number of each open buffer."""
+        """Next sequence number of each buffer of the guest's core; {} while not connected.
+
+        Also of those that an earlier daemon has read and this one has not
+        opened yet: whoever saves this must not lose them.
+        """
         if self._guest is None:
             return {}
         boot_id = self._guest.hello.boot_id
-        return {
-            Position(boot_id, name, channel.entry.generation, cpu): seq
-            for name, channel in self._channels.items()
-            for cpu, seq in channel.positions().items()
-        }
+        positions = self._positions_of(self._guest)
+        return {position: seq for position, seq in positions.items() if position.boot_id == boot_id}
 
     def subscribe_raw(
         self, probe: str, cpu: int | None = None
@@ -575,13 +580,13 @@ class Session:
             self._switch(SessionState.WAITING)
 
     async def _disconnect(self, *, deactivate: bool) -> None:
-        guest, self._guest = self._guest, None
+        guest = self._guest
         if guest is None:
             return
         if self._lost is None:
-            self._drain()
-        positions = self._positions_of(guest)
-        self._resume_from = positions
+            self._drain()  # with self.positions behind what it finds
+        self._resume_from = self._positions_of(guest)
+        self._guest = None
         for name in list(self._channels):
             self._close_channel(name)
             self._set_probe(self._status(name), ProbeState.WANTED, None)
@@ -589,7 +594,7 @@ class Session:
         await guest.close(deactivate=deactivate)
 
     def _positions_of(self, guest: Guest) -> dict[Position, int]:
-        kept = dict(self._resume_from)
+        kept = dict(list(self._resume_from.items())[-_MAX_POSITIONS:])
         boot_id = guest.hello.boot_id
         for name, channel in self._channels.items():
             for cpu, seq in channel.positions().items():
