@@ -1,0 +1,93 @@
+# SPDX-License-Identifier: GPL-2.0-or-later
+"""Records of any content become events that can be shown and stored."""
+
+from __future__ import annotations
+
+import ctypes
+import json
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from vesper_monitor import abi, decode
+from vesper_monitor.decode import Event, printable, signal_name
+
+
+def decoded(record: ctypes.Structure | bytes, **more: int) -> Event:
+    return decode.decode(
+        bytes(record), vm="vm1", domid=3, probe="p", cpu=more.get("cpu", 0), received=1.5
+    )
+
+
+def test_send_signal() -> None:
+    event = decoded(
+        abi.SendSignal(
+            rec=abi.Record(len=144, event=1, cpu=0, seq=7, time_ns=99),
+            sig=11, code=1, flags=abi.SIG_FATAL | abi.SIG_ADDR | abi.SIG_FROM_KERNEL,
+            addr=0xDEAD, pid=97, tgid=97, comm=b"httpd", leader_comm=b"httpd",
+            parent_pid=1, parent_comm=b"init",
+        )
+    )  # fmt: skip
+    assert (event.event, event.seq, event.guest_ns) == ("send_signal", 7, 99)
+    assert event.fields["signal"] == "SIGSEGV"
+    assert event.fields["fatal"] and event.fields["from_kernel"]
+    assert not event.fields["traced"]
+    assert event.text == "SIGSEGV at 0xdead kills httpd[97], by the kernel"
+
+
+def test_no_address_without_its_flag() -> None:
+    event = decoded(abi.SendSignal(rec=abi.Record(event=1), sig=15, addr=5, sender_comm=b"sh"))
+    assert event.fields["addr"] is None
+    assert event.text == "SIGTERM sent to [0], by sh[0] uid 0"
+
+
+def test_out_of_memory() -> None:
+    event = decoded(
+        abi.OutOfMemory(
+            rec=abi.Record(event=2), asker_pid=120, asker_comm=b"tail", constraint=3,
+            pid=97, comm=b"httpd", anon_rss_kb=10, file_rss_kb=5, shmem_rss_kb=1, free_kb=200,
+        )
+    )  # fmt: skip
+    assert event.fields["constraint"] == "cgroup"
+    assert event.fields["rss_kb"] == 16
+    assert event.text == (
+        "out of memory in its cgroup: kills httpd[97] (16 kB) for tail[120], order 0, 200 kB free"
+    )
+
+
+@given(st.binary(min_size=24, max_size=300), st.sampled_from([None, 1, 2]))
+def test_any_record(data: bytes, kind: int | None) -> None:
+    if kind is not None:
+        data = data[:4] + kind.to_bytes(2, "little") + data[6:]
+    event = decoded(data)
+    json.loads(json.dumps(event.to_json()))
+    texts = [event.text, *(v for v in event.fields.values() if isinstance(v, str))]
+    assert all(text.isprintable() for text in texts)
+    assert 0 <= event.guest_ns < 2**63
+
+
+@given(st.binary(max_size=40))
+def test_printable(raw: bytes) -> None:
+    text = printable(raw)
+    assert text.isprintable()
+    text.encode()
+
+
+@pytest.mark.parametrize(
+    ("number", "name"),
+    [(11, "SIGSEGV"), (9, "SIGKILL"), (32, "SIGRTMIN"), (34, "SIGRTMIN+2"), (64, "SIGRTMIN+32"),
+     (0, "signal 0"), (-5, "signal -5"), (2**31 - 1, "signal 2147483647")],
+)  # fmt: skip
+def test_signal_name(number: int, name: str) -> None:
+    assert signal_name(number) == name
+
+
+def test_lost() -> None:
+    event = decode.lost(
+        1, vm="vm1", domid=3, probe="p", cpu=2, seq=5, guest_ns=2**64 - 1, received=0.0
+    )
+    assert event.event == "lost"
+    assert event.fields == {"count": 1}
+    assert event.text.startswith("1 record of p on CPU 2 lost")
+    assert event.guest_ns < 2**63

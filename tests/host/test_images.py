@@ -1,0 +1,106 @@
+# SPDX-License-Identifier: GPL-2.0-or-later
+"""Probe images: which fits, and what is said where none does."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from lab.standin.image import RELEASE, make_image, make_store, vermagic
+from vesper_monitor import images
+from vesper_monitor.images import ImageError, ImageStore
+from vesper_monitor.modinfo import ModinfoError, modinfo
+
+
+@pytest.fixture
+def store(tmp_path: Path) -> ImageStore:
+    make_store(tmp_path)
+    return ImageStore(tmp_path)
+
+
+def test_found(store: ImageStore) -> None:
+    image = store.find("vm1", RELEASE, vermagic(), "send_signal")
+    assert image.name == "send_signal"
+    assert image.data == make_image("send_signal")
+    assert [i.name for i in store.images()] == ["out_of_memory", "send_signal"]
+
+
+def test_other_vermagic(store: ImageStore) -> None:
+    with pytest.raises(ImageError, match=r"vesper probe build 6\.1\.0-standin"):
+        store.find("vm1", RELEASE, vermagic() + " other", "send_signal")
+
+
+def test_no_image_at_all(tmp_path: Path) -> None:
+    with pytest.raises(ImageError, match=r"vm1: guest kernel 6.6 has no image .*have: none"):
+        ImageStore(tmp_path / "nowhere").find("vm1", "6.6", "6.6 SMP", "send_signal")
+
+
+@pytest.mark.parametrize("release", ["../../etc", "", ".", "..", "a/b", "a b", "\x1b[2J", "-x"])
+def test_impossible_names(store: ImageStore, release: str) -> None:
+    """The release is the guest's word and becomes part of a path."""
+    with pytest.raises(ImageError):
+        store.find("vm1", release, vermagic(), "send_signal")
+    with pytest.raises(ImageError):
+        store.find("vm1", RELEASE, vermagic(), release)
+
+
+def test_not_a_module(store: ImageStore) -> None:
+    (store.root / RELEASE / "send_signal.ko").write_bytes(b"text")
+    with pytest.raises(ImageError, match="not a 64-bit"):
+        store.find("vm1", RELEASE, vermagic(), "send_signal")
+    assert [i.name for i in store.images()] == ["out_of_memory"]
+
+
+def test_too_large(store: ImageStore) -> None:
+    with (store.root / RELEASE / "send_signal.ko").open("r+b") as file:
+        file.truncate(images.MAX_IMAGE + 1)
+    with pytest.raises(ImageError, match="strip"):
+        store.find("vm1", RELEASE, vermagic(), "send_signal")
+
+
+@given(st.data())
+def test_modinfo_of_damaged_files(data: st.DataObject) -> None:
+    image = bytearray(make_image("x"))
+    for _ in range(data.draw(st.integers(0, 8))):
+        image[data.draw(st.integers(0, len(image) - 1))] = data.draw(st.integers(0, 255))
+    cut = data.draw(st.integers(0, len(image)))
+    try:
+        modinfo(bytes(image[:cut]))
+    except ModinfoError:
+        pass
+
+
+def test_modinfo() -> None:
+    assert modinfo(make_image("x"))["license"] == "GPL"
+
+
+def test_a_build_that_fails_shows_why(tmp_path: Path) -> None:
+    source = tmp_path / "probe_modules"
+    source.mkdir()
+    (source / "Makefile").write_text("all:\n\t@echo no compiler; exit 1\n")
+    with pytest.raises(ImageError, match="no compiler"):
+        images.build(tmp_path, ImageStore(tmp_path), source=tmp_path)
+
+
+def test_a_build_goes_into_the_store(tmp_path: Path) -> None:
+    headers, source = tmp_path / "headers", tmp_path / "probe_modules"
+    (headers / "include/config").mkdir(parents=True)
+    (headers / "include/config/kernel.release").write_text("6.6-x\n")
+    built = source / "build/6.6-x"
+    built.mkdir(parents=True)
+    (built / "send_signal.ko").write_bytes(make_image("send_signal", "6.6-x SMP"))
+    (built / "vesper.ko").write_bytes(make_image("vesper", "6.6-x SMP"))
+    (source / "Makefile").write_text("all:\n\t@test -d $(KDIR)\n")
+    store = ImageStore(tmp_path / "store")
+    assert [image.name for image in images.build(headers, store, source=tmp_path)] == [
+        "send_signal"
+    ]
+    assert store.find("vm1", "6.6-x", "6.6-x SMP", "send_signal").data
+
+
+def test_no_headers() -> None:
+    with pytest.raises(ImageError, match=r"linux-headers-0\.0-none"):
+        images.find_headers("0.0-none")

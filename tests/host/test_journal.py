@@ -1,0 +1,219 @@
+# SPDX-License-Identifier: GPL-2.0-or-later
+"""The journal: what is written is there, whatever happens to writer or file."""
+
+from __future__ import annotations
+
+import asyncio
+import dataclasses
+import os
+import signal
+import stat
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+from vesper_monitor.decode import Event
+from vesper_monitor.faults import Fault, InstanceRecord
+from vesper_monitor.journal import Batch, Journal, JournalError
+from vesper_monitor.recorder import Recorder
+from vesper_monitor.session import Position
+
+
+def event(number: int, vm: str = "vm1") -> Event:
+    return Event(
+        vm, 1, "send_signal", "send_signal", 0, 2**64 - 1, 5, 1.5, {"sig": 11}, "text", number
+    )
+
+
+def fault(number: int, instance: str = "r/u/1/1") -> Fault:
+    return Fault(
+        number, "r", "vm1", "u", 1, instance, "service", "send_signal", "why", {"id": 1}, 1.0
+    )
+
+
+def instance(name: str = "r/u/1/1") -> InstanceRecord:
+    return InstanceRecord(name, "r", "vm1", "u", 1, 1.0, ("send_signal",), ("httpd",))
+
+
+POSITIONS = {Position(2**64 - 1, "send_signal", 7, 0): 2**64 - 1}
+
+
+@pytest.fixture
+def path(tmp_path: Path) -> Path:
+    return tmp_path / "var" / "journal.sqlite"
+
+
+def test_everything_comes_back(path: Path) -> None:
+    journal = Journal(path)
+    journal.write(Batch([event(1), event(2)], {("u", 1): POSITIONS}, [fault(1)], [instance()]))
+    journal.set_activation("vm2", ["out_of_memory"])
+    journal.close()
+    journal = Journal(path)
+    assert journal.events() == [event(1), event(2)]
+    assert journal.faults() == journal.open_faults() == [fault(1)]
+    assert journal.open_instances() == [instance()]
+    assert journal.positions("u", 1) == POSITIONS
+    assert journal.activations() == {"vm2": ("out_of_memory",)}
+    assert journal.last_ids() == (2, 1)
+    journal.close()
+
+
+def test_only_root_may_read_it(path: Path) -> None:
+    journal = Journal(path)
+    journal.write(Batch([event(1)]))
+    for file in path.parent.iterdir():
+        assert stat.S_IMODE(file.stat().st_mode) == 0o600
+    journal.close()
+
+
+def test_a_fault_ends(path: Path) -> None:
+    journal = Journal(path)
+    journal.write(Batch(faults=[fault(1), fault(2)]))
+    journal.write(Batch(faults=[dataclasses.replace(fault(1), ended=2.0, ended_by="stop")]))
+    assert [f.id for f in journal.open_faults()] == [2]
+    assert [f.ended_by for f in journal.faults()] == ["stop", None]
+    journal.close()
+
+
+def test_events_are_bounded_and_paged(path: Path) -> None:
+    journal = Journal(path, keep_events=1000)
+    for start in range(1, 3001, 100):
+        journal.write(Batch([event(n, f"vm{n % 2}") for n in range(start, start + 100)]))
+    ids = [e.id for e in journal.events(limit=10_000)]
+    assert ids == list(range(2001, 3001))
+    assert [e.id for e in journal.events(after=2500, until=2502)] == [2501, 2502]
+    assert journal.nth_newest(None, 10) == 2991
+    assert journal.nth_newest("vm1", 10) == 2981
+    assert [e.id for e in journal.events(vm="vm1", after=2990)] == [2991, 2993, 2995, 2997, 2999]
+    journal.close()
+
+
+def test_another_boot_of_the_host_ends_instances_and_faults(path: Path) -> None:
+    journal = Journal(path)
+    journal.begin_boot("one", 1.0)
+    journal.write(Batch(positions={("u", 1): POSITIONS}, faults=[fault(1)], instances=[instance()]))
+    journal.begin_boot("one", 2.0)
+    assert journal.open_faults()
+    assert journal.open_instances()
+    journal.begin_boot("two", 3.0)
+    assert not journal.open_faults()
+    assert not journal.open_instances()
+    assert not journal.positions("u", 1)
+    assert journal.faults()[0].ended_by == "boot of the host"
+    journal.close()
+
+
+_WRITER = """
+import sys
+from pathlib import Path
+from vesper_monitor.journal import Batch, Journal
+from vesper_monitor.session import Position
+from tests_journal import event, fault
+journal = Journal(Path(sys.argv[1]))
+number = 0
+while True:
+    number += 1
+    batch = Batch([event(number)], {("u", 1): {Position(1, "p", 1, 0): number}}, [fault(number)])
+    journal.write(batch)
+    print(number, flush=True)
+"""
+
+
+def test_a_killed_writer_loses_nothing_and_halves_nothing(path: Path, tmp_path: Path) -> None:
+    (tmp_path / "tests_journal.py").write_bytes(Path(__file__).read_bytes())
+    environment = {**os.environ, "PYTHONPATH": f"{tmp_path}:{Path.cwd()}"}
+    with subprocess.Popen(
+        [sys.executable, "-c", _WRITER, str(path)], stdout=subprocess.PIPE, env=environment
+    ) as writer:
+        assert writer.stdout is not None
+        for _ in range(20):
+            said = writer.stdout.readline()
+        writer.send_signal(signal.SIGKILL)
+        said = (said + writer.stdout.read()).splitlines()[-1]
+    journal = Journal(path)
+    last_event, last_fault = journal.last_ids()
+    assert int(said) <= last_fault <= int(said) + 1
+    assert last_event == last_fault == journal.positions("u", 1)[Position(1, "p", 1, 0)]
+    assert len(journal.faults(limit=100_000)) == last_fault
+    journal.close()
+
+
+@pytest.mark.parametrize(
+    "content", [b"not a database" * 1000, b"SQLite format 3\0" + b"\xff" * 9000]
+)
+def test_an_unusable_file_is_set_aside(path: Path, content: bytes) -> None:
+    path.parent.mkdir()
+    path.write_bytes(content)
+    journal = Journal(path)
+    journal.write(Batch([event(1)]))
+    assert journal.events() == [event(1)]
+    assert path.with_name("journal.sqlite.unusable").read_bytes() == content
+    journal.close()
+
+
+def test_a_journal_of_another_schema_is_set_aside(path: Path) -> None:
+    journal = Journal(path)
+    journal._execute("PRAGMA user_version=99", ())
+    journal.close()
+    journal = Journal(path)
+    assert journal.last_ids() == (0, 0)
+    journal.close()
+
+
+def test_no_way_to_open_it_is_an_error_not_a_crash(tmp_path: Path) -> None:
+    (tmp_path / "file").write_text("")
+    with pytest.raises(JournalError, match="cannot open the journal"):
+        Journal(tmp_path / "file" / "journal.sqlite")
+    with pytest.raises(JournalError, match="cannot open the journal"):
+        Journal(tmp_path)
+
+
+def test_recorder_keeps_the_order_and_reads_what_was_put(path: Path) -> None:
+    async def run() -> None:
+        recorder = Recorder(lambda: Journal(path))
+        order: list[int] = []
+        for number in range(1, 200):
+            recorder.put(Batch([event(number)]), lambda n=number: order.append(n))  # type: ignore[misc]
+        events = await recorder.run(lambda journal: journal.events(limit=1000))
+        assert [e.id for e in events] == order == list(range(1, 200))
+        await recorder.close()
+
+    asyncio.run(run())
+
+
+def test_a_failing_journal_delays_nobody_and_loses_no_fault(path: Path) -> None:
+    class Full(Journal):
+        full = False
+
+        def write(self, batch: Batch) -> None:
+            if Full.full:
+                raise JournalError("no space left on device")
+            super().write(batch)
+
+    async def run() -> None:
+        recorder = Recorder(lambda: Full(path))
+        told: list[int] = []
+        recorder.put(Batch([event(1)]), lambda: told.append(1))
+        await recorder.flush()
+        Full.full = True
+        for number in range(2, 7000):
+            recorder.put(Batch([event(number)]))
+        recorder.put(Batch(faults=[fault(1)]), lambda: told.append(2))
+        recorder.put(Batch(faults=[dataclasses.replace(fault(1), told=2.0)]))
+        await recorder.flush()
+        assert told == [1, 2]
+        assert recorder.error == "no space left on device"
+        Full.full = False
+        recorder.put(Batch())
+        await recorder.flush()
+        assert recorder.error is None
+        await recorder.close()
+
+    asyncio.run(run())
+    journal = Journal(path)
+    assert [f.told for f in journal.faults()] == [2.0]
+    assert journal.last_ids()[0] == 6999
+    assert len(journal.events(limit=10_000)) == 5001  # the memory for events is bounded
+    journal.close()

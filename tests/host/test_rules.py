@@ -1,0 +1,128 @@
+# SPDX-License-Identifier: GPL-2.0-or-later
+"""Which events are faults, and what is said of them."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from vesper_monitor.decode import Event, decode
+from vesper_monitor.rules import Scope, Verdict, judge
+
+
+def event(kind: str, **fields: Any) -> Event:
+    return Event("vm1", 1, kind, kind, 0, 0, 0, 0.0, fields, "text")
+
+
+def signal(**changes: Any) -> Event:
+    fields = {
+        "sig": 11, "signal": "SIGSEGV", "fatal": True, "from_kernel": False, "in_irq": False,
+        "addr": None, "sender_comm": "sh", "sender_pid": 80, "sender_uid": 0, "tgid": 97,
+        "pid": 97, "comm": "httpd", "leader_comm": "httpd", "parent_comm": "init",
+    }  # fmt: skip
+    return event("send_signal", **{**fields, **changes})
+
+
+def oom(**changes: Any) -> Event:
+    fields = {
+        "pid": 97, "comm": "httpd", "parent_comm": "init", "rss_kb": 83412, "asker_pid": 120,
+        "asker_comm": "sh", "order": 0, "constraint": "system", "free_kb": 2048,
+    }  # fmt: skip
+    return event("out_of_memory", **{**fields, **changes})
+
+
+@pytest.mark.parametrize(
+    ("changes", "reason"),
+    [
+        ({}, "httpd[97] killed by SIGSEGV sent by sh[80] uid 0 (service)"),
+        (
+            {"addr": 0, "from_kernel": True},
+            "httpd[97] killed by SIGSEGV at 0x0 (service)",
+        ),
+        (
+            {"signal": "SIGKILL", "from_kernel": True},
+            "httpd[97] killed by SIGKILL by the kernel (service)",
+        ),
+        ({"in_irq": True}, "httpd[97] killed by SIGSEGV (service)"),
+        # A thread's name is not the process's.
+        ({"comm": "worker", "pid": 99}, "httpd[97] killed by SIGSEGV sent by sh[80] uid 0 (service)"),
+    ],
+)  # fmt: skip
+def test_death_of_a_services_main_process(changes: dict[str, Any], reason: str) -> None:
+    assert judge(signal(**changes), ["httpd"]) == Verdict("send_signal", Scope.SERVICE, reason)
+
+
+@pytest.mark.parametrize(
+    "changes",
+    [
+        {"fatal": False},
+        {"parent_comm": "httpd"},  # a worker
+        {"leader_comm": "cron"},
+        {"leader_comm": "sh", "comm": "httpd"},  # a thread that calls itself so
+    ],
+)
+def test_other_signals_are_events_only(changes: dict[str, Any]) -> None:
+    assert judge(signal(**changes), ["httpd"]) is None
+
+
+def test_without_named_services_a_signal_is_no_fault() -> None:
+    assert judge(signal(), []) is None
+    assert judge(signal(leader_comm=""), [""]) is None
+
+
+def test_long_names_are_compared_as_the_kernel_cuts_them() -> None:
+    verdict = judge(signal(leader_comm="a-very-long-ser"), ["a-very-long-service-name"])
+    assert verdict is not None
+    assert verdict.scope is Scope.SERVICE
+
+
+def test_oom_kill_of_the_service() -> None:
+    assert judge(oom(), ["httpd"]) == Verdict(
+        "out_of_memory",
+        Scope.SERVICE,
+        "out of memory: httpd[97] (83412 kB) killed for sh[120] "
+        "(order 0, system-wide, 2048 kB free) (service)",
+    )
+
+
+@pytest.mark.parametrize("changes", [{"comm": "cron"}, {"parent_comm": "httpd"}])
+def test_any_other_oom_kill_is_a_fault_of_the_system(changes: dict[str, Any]) -> None:
+    verdict = judge(oom(**changes), ["httpd"])
+    assert verdict is not None
+    assert verdict.scope is Scope.SYSTEM
+    assert verdict.reason.endswith("(system)")
+
+
+def test_oom_asked_for_by_sysrq() -> None:
+    verdict = judge(oom(order=-1), [])
+    assert verdict is not None
+    assert "asked by sysrq" in verdict.reason
+
+
+@given(data=st.binary(min_size=24, max_size=400), services=st.lists(st.text(), max_size=3))
+def test_no_record_makes_a_rule_raise(data: bytes, services: list[str]) -> None:
+    for kind in (1, 2, data[12]):
+        record = data[:4] + kind.to_bytes(2, "little") + data[6:]
+        decoded = decode(record, vm="vm1", domid=1, probe="p", cpu=0, received=0.0)
+        verdict = judge(decoded, services)
+        assert verdict is None or ("\n" not in verdict.reason and verdict.reason.isprintable())
+
+
+values = st.none() | st.booleans() | st.integers() | st.text() | st.lists(st.integers())
+keys = st.sampled_from(
+    [*signal().fields, *oom().fields, "anything"]
+)  # what the rules look at, and more
+
+
+@given(
+    kind=st.sampled_from(["send_signal", "out_of_memory", "lost", "unknown", "?"]),
+    fields=st.dictionaries(keys, values),
+    services=st.lists(st.text(), max_size=3),
+)
+def test_no_event_makes_a_rule_raise(
+    kind: str, fields: dict[str, Any], services: list[str]
+) -> None:
+    judge(event(kind, **fields), services)

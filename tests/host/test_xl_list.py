@@ -1,0 +1,50 @@
+# SPDX-License-Identifier: GPL-2.0-or-later
+"""The transport's reading of ``xl list``."""
+
+from __future__ import annotations
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from vesper_monitor.domain_state import DomainState
+from vesper_monitor.transport import TransportError
+from xen_transport.toolstack import parse
+
+LIST = """\
+libxl: warning: something
+Name                                        ID   Mem VCPUs\tState\tTime(s)
+Domain-0                                     0   512     1     r-----      23.1
+vm1                                          3   160     1     -b----       4.0
+my vm 2                                      4   160     1     --p---       4.0
+(null)                                       5     0     1     --p--d       4.0
+vm4                                          6   160     1     ---sc-       4.0
+vm5                                          7   160     1     ---s--       4.0
+vm6                                          8   160     1     ------       4.0
+"""
+
+
+def test_states() -> None:
+    assert parse(LIST) == {
+        0: DomainState.RUNNING,
+        3: DomainState.RUNNING,
+        4: DomainState.PAUSED,
+        5: DomainState.DYING,
+        6: DomainState.CRASHED,
+        7: DomainState.SHUTDOWN,
+        8: DomainState.RUNNING,
+    }
+
+
+def test_something_else_is_no_empty_list() -> None:
+    """A domain must not count as gone because xl has said something else."""
+    with pytest.raises(TransportError):
+        parse("xencall: error: Could not obtain handle on privileged command interface\n")
+
+
+@given(st.text())
+def test_any_text(text: str) -> None:
+    try:
+        assert all(domid >= 0 for domid in parse(text))
+    except TransportError:
+        pass
