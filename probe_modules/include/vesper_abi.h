@@ -194,7 +194,8 @@ struct vsp_table {
  * was opened, padding included: sub-buffer number pos / subbuf_size, counted
  * for ever; it lies at ((pos / subbuf_size) % n_subbufs) * subbuf_size.
  * pad[i] is the padding at the end of the sub-buffer in place i, valid for
- * those that are complete.  Written before pos.
+ * those that are complete.  Written before pos.  pos is at the beginning of a
+ * sub-buffer before the first byte is written there, over the oldest records.
  */
 struct vsp_index {
 	__u64 pos;

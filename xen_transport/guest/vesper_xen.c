@@ -332,7 +332,7 @@ static void resumed(struct work_struct *work)
 	if (!xdev)
 		return;
 
-	if (!xenbus_exists(XBT_NIL, xdev->nodename, ""))
+	if (!xdev->otherend || !xenbus_exists(XBT_NIL, xdev->nodename, ""))
 		device_unregister(&xdev->dev);
 	put_device(&xdev->dev);
 }
