@@ -1,0 +1,218 @@
+# SPDX-License-Identifier: GPL-2.0-or-later
+"""The recurring monitor against a scripted vesperd."""
+
+from __future__ import annotations
+
+import threading
+import time
+from typing import Any
+
+import pytest
+
+from tests.ocf.host import Host
+from vesper_monitor.ocf_monitor import RECONNECT, waiting_time
+
+SUCCESS, ERROR, NOT_RUNNING, DEGRADED = 0, 1, 7, 190
+NO_VESPERD = "vesperd is not running; start it with: systemctl start vesperd"
+
+
+@pytest.fixture
+def watched(host: Host) -> Host:
+    """vm1 runs, vesperd listens."""
+    host.domains("vm1 -b----")
+    host.vesperd.listen()
+    return host
+
+
+def answer(host: Host, **fields: Any) -> None:
+    host.vesperd.answers["wait"] = lambda _: fields
+
+
+def test_what_it_asks(watched: Host) -> None:
+    answer(watched, result="fine")
+    result = watched.call("monitor", interval=1, timeout=20, OCF_RESKEY_services="httpd")
+    assert result.code == SUCCESS
+    assert result.reason is None
+    (asked,) = watched.vesperd.asked("wait")
+    assert asked["resource"] == "r1"
+    assert asked["vm"] == "vm1"
+    assert asked["probes"] == ["send_signal", "out_of_memory"]
+    assert asked["services"] == ["httpd"]
+    assert asked["interval"] == 1
+    assert asked["node"] == "node1"
+    assert 10 < asked["timeout"] <= waiting_time(20)
+    # With vesperd there, the toolstack is left alone.
+    assert watched.calls() == []
+
+
+def test_a_fault_is_a_failure_with_its_reason(watched: Host) -> None:
+    reason = "httpd[97] killed by SIGSEGV at 0x0 sent by sh[80] uid 0 (service)"
+    answer(watched, result="fault", reason=reason, fault={})
+    result = watched.call("monitor", interval=1)
+    assert (result.code, result.reason) == (ERROR, reason)
+
+
+def test_a_fault_comes_through_while_it_waits(watched: Host) -> None:
+    fault = threading.Event()
+
+    def wait(_: dict[str, Any]) -> dict[str, Any]:
+        fault.wait(15)
+        return {"result": "fault", "reason": "now"}
+
+    watched.vesperd.answers["wait"] = wait
+    start = time.monotonic()
+    process = watched.begin("monitor", interval=1, timeout=30)
+    while not watched.vesperd.asked("wait"):
+        assert time.monotonic() - start < 10
+        time.sleep(0.01)
+    assert process.poll() is None
+    fault.set()
+    result = watched.end(process, start)
+    assert (result.code, result.reason) == (ERROR, "now")
+
+
+def test_a_reason_cannot_carry_control_characters(watched: Host) -> None:
+    answer(watched, result="fault", reason="a\nocf-exit-reason:b\x1b[2J")
+    assert watched.call("monitor", interval=1).reason == "a ocf-exit-reason:b [2J"
+
+
+def test_degraded(watched: Host) -> None:
+    answer(watched, result="degraded", reason="no image of probe x; build it with ...")
+    result = watched.call("monitor", interval=1)
+    assert (result.code, result.reason) == (DEGRADED, "no image of probe x; build it with ...")
+
+
+def test_an_error_of_vesperd_is_degraded(watched: Host) -> None:
+    answer(watched, ok=False, code="internal", error="journal: disk full")
+    result = watched.call("monitor", interval=1)
+    assert result.code == DEGRADED
+    assert "disk full" in (result.reason or "")
+
+
+def test_an_answer_of_another_version_is_degraded(watched: Host) -> None:
+    answer(watched, result="perhaps")
+    result = watched.call("monitor", interval=1)
+    assert result.code == DEGRADED
+    assert "same version" in (result.reason or "")
+
+
+def test_crashed_is_a_failure(watched: Host) -> None:
+    answer(watched, result="dead", state="crashed", reason="vm1 has crashed")
+    result = watched.call("monitor", interval=1)
+    assert (result.code, result.reason) == (ERROR, "vm1 has crashed")
+
+
+def test_gone_is_not_running(watched: Host) -> None:
+    watched.domains()
+    answer(watched, result="dead", state="gone", reason="vm1 was destroyed")
+    result = watched.call("monitor", interval=1)
+    assert (result.code, result.reason) == (NOT_RUNNING, "vm1 was destroyed")
+
+
+def test_a_reboot_inside_is_no_failure(watched: Host) -> None:
+    watched.domains()
+    answer(watched, result="dead", state="gone", reason="vm1 was destroyed")
+    start = time.monotonic()
+    process = watched.begin("monitor", interval=1)
+    time.sleep(1.5)
+    watched.domains("vm1 -b----")
+    assert watched.end(process, start).code == SUCCESS
+    assert watched.vesperd.asked("start")
+
+
+def test_gone_is_not_believed_while_xl_hangs(watched: Host) -> None:
+    watched.be("hang")
+    answer(watched, result="dead", state="gone", reason="vm1 was destroyed")
+    result = watched.call("monitor", interval=1, timeout=8)
+    assert result.code == DEGRADED
+    assert "vm1 was destroyed" in (result.reason or "")
+
+
+# -- without vesperd ----------------------------------------------------------------
+
+
+def test_without_vesperd_it_is_degraded(host: Host) -> None:
+    host.domains("vm1 -b----")
+    result = host.call("monitor", interval=10, timeout=30)
+    assert result.code == DEGRADED
+    assert NO_VESPERD in (result.reason or "")
+    assert RECONNECT <= result.seconds < 30
+    # Looked at in the beginning and in the end.
+    assert len(host.calls()) >= 2
+
+
+@pytest.mark.parametrize(("domains", "code"), [([], NOT_RUNNING), (["vm1 ---sc-"], ERROR)])
+def test_without_vesperd_a_death_is_still_seen(host: Host, domains: list[str], code: int) -> None:
+    host.domains(*domains)
+    assert host.call("monitor", interval=10, timeout=30).code == code
+
+
+def test_without_vesperd_and_with_a_hanging_xl_nothing_is_claimed(host: Host) -> None:
+    host.be("hang")
+    result = host.call("monitor", interval=10, timeout=10)
+    assert result.code == DEGRADED
+    assert "cannot be told" in (result.reason or "")
+
+
+def test_the_first_monitor_does_not_wait_for_vesperd(host: Host) -> None:
+    assert host.call("start").code == 0
+    first = host.call("monitor", interval=10, timeout=30)
+    assert first.code == DEGRADED
+    assert first.seconds < RECONNECT / 2
+
+
+def test_the_first_monitor_says_so(host: Host) -> None:
+    host.vesperd.listen()
+    answer(host, result="fine")
+    assert host.call("start").code == 0
+    host.call("monitor", interval=1)
+    host.call("monitor", interval=1)
+    assert [asked.get("first") for asked in host.vesperd.asked("wait")] == [True, None]
+
+
+def test_a_restart_of_vesperd_shows_nowhere(watched: Host) -> None:
+    vesperd = watched.vesperd
+    gone = threading.Event()
+
+    def wait(_: dict[str, Any]) -> dict[str, Any] | None:
+        if not gone.is_set():
+            gone.set()
+            return None  # closes the connection in the middle of the wait
+        return {"result": "fine"}
+
+    vesperd.answers["wait"] = wait
+    start = time.monotonic()
+    process = watched.begin("monitor", interval=1, timeout=30)
+    assert gone.wait(10)
+    vesperd.close()
+    time.sleep(1)
+    vesperd.listen()
+    result = watched.end(process, start)
+    assert (result.code, result.reason) == (SUCCESS, None)
+    assert len(vesperd.asked("wait")) == 2
+
+
+def test_a_fault_told_after_the_restart(watched: Host) -> None:
+    answers = iter([None, {"result": "fault", "reason": "from the journal"}])
+    watched.vesperd.answers["wait"] = lambda _: next(answers)
+    result = watched.call("monitor", interval=1, timeout=30)
+    assert (result.code, result.reason) == (ERROR, "from the journal")
+
+
+def test_a_hanging_vesperd_is_degraded_in_time(watched: Host) -> None:
+    watched.vesperd.answers["wait"] = lambda _: 60.0
+    result = watched.call("monitor", interval=1, timeout=8)
+    assert result.code == DEGRADED
+    assert "did not answer" in (result.reason or "")
+
+
+def test_a_death_behind_a_hanging_vesperd_is_seen(watched: Host) -> None:
+    watched.domains()
+    watched.vesperd.answers["wait"] = lambda _: 60.0
+    assert watched.call("monitor", interval=1, timeout=8).code == NOT_RUNNING
+
+
+@pytest.mark.parametrize("timeout", [0.0, 1.0, 5.0, 10.0, 20.0, 30.0, 60.0, 600.0])
+def test_the_wait_leaves_time_to_look_at_the_domain(timeout: float) -> None:
+    assert 0 <= waiting_time(timeout) <= max(0.0, timeout - 2)
+    assert waiting_time(timeout) >= timeout * 0.8 - 2
