@@ -12,15 +12,11 @@ from pathlib import Path
 
 from lab import images
 from lab.xen import disk
+from lab.xen.accelerator import Accelerator
 from lab.xen.channel import Channel, ChannelError
 from lab.xen.qmp import Qmp, QmpError
 
 __all__ = ["HOSTS", "Identity", "LabError", "XenHost", "free_port"]
-
-#: XSAVE off: with it the user space of an emulated dom0 is silently corrupted
-#: under load (QEMU 7.2, Xen 4.17). RDTSCP off: Xen's PV time needs none, and
-#: emulating it costs. Nested paging on, for PVH guests.
-CPU = "Opteron_G3,-rdtscp,+npt"
 
 XEN = (
     "dom0_mem=512M,max:512M dom0_max_vcpus=1 com1=115200,8n1 console=com1 "
@@ -91,7 +87,7 @@ class XenHost(Channel):
         self,
         *,
         drive: str,
-        accelerator: str,
+        accelerator: Accelerator,
         cluster: bool,
         incoming: Path | None = None,
     ) -> None:
@@ -117,7 +113,8 @@ class XenHost(Channel):
         command = [
             *("setpriv", "--pdeathsig", "KILL", "--"),
             *("qemu-system-x86_64", "-name", f"vesper-lab-{me.name}"),
-            *("-accel", accelerator, "-machine", "q35", "-cpu", CPU, "-smp", "1", "-m", "1G"),
+            *("-accel", accelerator[0], "-cpu", accelerator[1]),
+            *("-machine", "q35", "-smp", "1", "-m", "1G"),
             *("-nodefaults", "-no-user-config", "-display", "none", "-vga", "none"),
             *("-kernel", str(disk.hypervisor()), "-append", XEN, "-initrd", initrd),
             *("-drive", f"{drive},if=none,id=d0", "-device", "virtio-blk-pci,drive=d0"),

@@ -12,8 +12,9 @@ from pathlib import Path
 from types import TracebackType
 
 from lab import images
-from lab.progress import note, step
+from lab.progress import step
 from lab.xen import disk, project, saved
+from lab.xen.accelerator import Accelerator, choose
 from lab.xen.guest import Guest
 from lab.xen.host import HOSTS, LabError, XenHost, free_port
 
@@ -65,6 +66,7 @@ class XenLab:
         state: Path | None,
         *,
         cluster: bool,
+        accelerator: Accelerator,
         drive: dict[str, str],
         incoming: dict[str, Path] | None = None,
     ) -> XenLab:
@@ -80,7 +82,7 @@ class XenLab:
                 stack.callback(host.close)
                 host.start(
                     drive=drive[host.identity.key],
-                    accelerator=accelerator(),
+                    accelerator=accelerator,
                     cluster=cluster,
                     incoming=incoming[host.identity.key] if incoming else None,
                 )
@@ -97,6 +99,7 @@ class XenLab:
         cluster: bool = True,
         state: Path | None = None,
         overlays: Path | None = None,
+        accelerator: Accelerator | None = None,
         timeout: float = 420.0,
     ) -> XenLab:
         """Boot one host or both.
@@ -112,8 +115,9 @@ class XenLab:
         drive = {host.key: f"file={base},format=raw,snapshot=on" for host in HOSTS}
         if overlays:
             drive = saved.overlays(base, overlays)
+        accelerator = accelerator or choose(_boots)
         deadline = time.monotonic() + timeout
-        lab = cls._start(hosts, state, cluster=cluster, drive=drive)
+        lab = cls._start(hosts, state, cluster=cluster, accelerator=accelerator, drive=drive)
         try:
             with step(f"booting {hosts} host(s) with Xen"):
                 for host in lab.hosts:
@@ -140,6 +144,7 @@ class XenLab:
                 2,
                 state,
                 cluster=True,
+                accelerator=accelerator(),
                 drive={
                     key: f"file={path},format=qcow2,snapshot=on" for key, path in files.disk.items()
                 },
@@ -233,9 +238,11 @@ def _clean() -> None:
             shutil.rmtree(path, ignore_errors=True)
 
 
-def accelerator() -> str:
-    """QEMU's -accel. ``VESPER_LAB_ACCEL`` is ``kvm`` or ``tcg`` (default)."""
-    if os.environ.get("VESPER_LAB_ACCEL", "tcg") == "kvm":
-        note("with KVM, as VESPER_LAB_ACCEL says")
-        return "kvm"
-    return "tcg,thread=multi,tb-size=256"
+def _boots(accelerator: Accelerator) -> None:
+    with XenLab.boot(1, cluster=False, timeout=25, accelerator=accelerator):
+        pass
+
+
+def accelerator() -> Accelerator:
+    """What the hosts of this machine run with."""
+    return choose(_boots)

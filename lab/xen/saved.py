@@ -68,7 +68,7 @@ def cluster() -> Saved:
                     qmp.save(directory / f"{machine.identity.key}.ram", timeout=120)
                     qmp.close()
 
-    key = store.digest(str(base), str(initrd), host.XEN, host.DOM0, host.CPU, WARM, *_arguments())
+    key = store.digest(str(base), str(initrd), host.XEN, host.DOM0, WARM, *_accelerator())
     directory = store.build("cluster", key, make, what="making a ready cluster of two hosts")
     keys = [me.key for me in host.HOSTS]
     return Saved(
@@ -77,7 +77,7 @@ def cluster() -> Saved:
     )
 
 
-def _arguments() -> list[str]:
+def _accelerator() -> tuple[str, str]:
     from lab.xen.lab import accelerator
 
-    return [accelerator()]
+    return accelerator()
