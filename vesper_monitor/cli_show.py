@@ -62,7 +62,7 @@ def status(client: Client, options: argparse.Namespace) -> None:
         if vm["fault"]:
             print(note("fault", f"{vm['vm']}: {vm['fault']['reason']}"))
         if vm["degraded"]:
-            print(note("degraded", vm["degraded"]))
+            print(note("dead" if vm["state"] == "dead" else "degraded", vm["degraded"]))
     for name, error in answer["transports"].items():
         if error:
             print(note("transport", f"{name}: {error}"))
@@ -153,6 +153,8 @@ def relay_cat(client: Client, options: argparse.Namespace) -> None:
 def _watched(vm: dict[str, Any]) -> str:
     if vm["fault"]:
         return "fault"
+    if vm["state"] == "dead":
+        return "dead"
     return "degraded" if vm["degraded"] else str(vm["state"])
 
 

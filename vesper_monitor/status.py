@@ -59,8 +59,8 @@ def _unwatched(instance: Instance) -> dict[str, Any]:
         "domid": record.domid,
         "uuid": record.uuid,
         "transport": None,
-        "state": "closed",
-        "degraded": instance.degraded or instance.dead_reason,
+        "state": "closed" if instance.dead_reason is None else "dead",
+        "degraded": instance.dead_reason or instance.degraded,
         "release": None,
         "probes": [],
     }

@@ -21,6 +21,9 @@ from vesper_monitor.recorder import Recorder
 from vesper_monitor.session import Position
 
 
+PROJECT = Path(__file__).parents[2]
+
+
 def event(number: int, vm: str = "vm1") -> Event:
     return Event(
         vm, 1, "send_signal", "send_signal", 0, 2**64 - 1, 5, 1.5, {"sig": 11}, "text", number
@@ -123,7 +126,7 @@ while True:
 
 def test_a_killed_writer_loses_nothing_and_halves_nothing(path: Path, tmp_path: Path) -> None:
     (tmp_path / "tests_journal.py").write_bytes(Path(__file__).read_bytes())
-    environment = {**os.environ, "PYTHONPATH": f"{tmp_path}:{Path.cwd()}"}
+    environment = {**os.environ, "PYTHONPATH": f"{tmp_path}:{PROJECT}"}
     with subprocess.Popen(
         [sys.executable, "-c", _WRITER, str(path)], stdout=subprocess.PIPE, env=environment
     ) as writer:

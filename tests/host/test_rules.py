@@ -48,9 +48,12 @@ def oom(**changes: Any) -> Event:
         ),
         ({"in_irq": True}, "httpd[97] killed by SIGSEGV (service)"),
         # A thread's name is not the process's.
-        ({"comm": "worker", "pid": 99}, "httpd[97] killed by SIGSEGV sent by sh[80] uid 0 (service)"),
+        (
+            {"comm": "worker", "pid": 99},
+            "httpd[97] killed by SIGSEGV sent by sh[80] uid 0 (service)",
+        ),
     ],
-)  # fmt: skip
+)
 def test_death_of_a_services_main_process(changes: dict[str, Any], reason: str) -> None:
     assert judge(signal(**changes), ["httpd"]) == Verdict("send_signal", Scope.SERVICE, reason)
 

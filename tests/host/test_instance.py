@@ -1,0 +1,252 @@
+# SPDX-License-Identifier: GPL-2.0-or-later
+"""One life of a resource: what its monitors are told, in whatever order things happen."""
+
+from __future__ import annotations
+
+import dataclasses
+
+from hypothesis import settings
+from hypothesis import strategies as st
+from hypothesis.stateful import RuleBasedStateMachine, invariant, precondition, rule
+
+from vesper_monitor.faults import Fault, InstanceRecord
+from vesper_monitor.instance import CALM, HOLD, Instance, InstanceState, Result, Waiter
+from vesper_monitor.transport import DomainState
+
+RECORD = InstanceRecord("r/u/1/1", "r", "vm1", "u", 1, 1.0, ("send_signal",), ("httpd",))
+
+
+def fault(number: int = 1) -> Fault:
+    return Fault(number, "r", "vm1", "u", 1, RECORD.id, "service", "x", f"why {number}", {}, 1.0)
+
+
+def monitored(interval: float = 1.0) -> Instance:
+    """After its first monitor."""
+    instance = Instance(RECORD)
+    waiter = Waiter()
+    instance.monitor_begins(waiter, 0.0, interval)
+    assert waiter.answer is not None
+    assert waiter.answer.result is Result.FINE
+    instance.monitor_ends(waiter, 0.0, delivered=True)
+    return instance
+
+
+def begin(instance: Instance, now: float, interval: float = 1.0) -> Waiter:
+    waiter = Waiter()
+    instance.monitor_begins(waiter, now, interval)
+    return waiter
+
+
+def result(waiter: Waiter) -> Result | None:
+    return waiter.answer.result if waiter.answer is not None else None
+
+
+def test_the_first_monitor_returns_at_once_the_second_waits() -> None:
+    instance = monitored()
+    assert result(begin(instance, 1.0)) is None
+    assert instance.waiting
+
+
+def test_a_monitor_with_another_interval_is_a_first_one() -> None:
+    instance = monitored(interval=1.0)
+    assert result(begin(instance, 1.0, interval=10.0)) is Result.FINE
+
+
+def test_an_instance_from_the_journal_has_had_its_first_monitor() -> None:
+    instance = Instance(dataclasses.replace(RECORD, monitored=True))
+    assert result(begin(instance, 0.0)) is None
+
+
+def test_a_fault_is_told_when_it_is_recorded_and_to_every_monitor_after() -> None:
+    instance = monitored()
+    waiter = begin(instance, 1.0)
+    instance.fault_found(fault())
+    assert waiter.answer is None
+    instance.fault_is_recorded(1)
+    assert result(waiter) is Result.FAULT
+    assert instance.fault_told(5.0) is not None
+    assert instance.fault_told(6.0) is None
+    instance.monitor_ends(waiter, 1.1, delivered=True)
+    assert result(begin(instance, 2.0)) is Result.FAULT
+
+
+def test_a_fault_in_a_short_gap_waits_for_the_next_monitor() -> None:
+    instance = monitored(interval=1.0)
+    instance.fault_found(fault())
+    instance.fault_is_recorded(1)
+    assert instance.patience(0.5, grace=10.0) == 10.5
+    waiter = begin(instance, 1.0)
+    assert result(waiter) is Result.FAULT
+    assert instance.patience(1.0, grace=10.0) is None
+
+
+def test_a_fault_in_a_long_gap_is_told_without_a_monitor() -> None:
+    instance = monitored(interval=10.0)
+    instance.fault_found(fault())
+    assert instance.patience(1.0, grace=10.0) is None  # not in the journal yet
+    instance.fault_is_recorded(1)
+    assert instance.patience(1.0, grace=10.0) == 0.0
+    assert instance.patience(9.5, grace=10.0) == 10.5  # a monitor is about to come
+
+
+def test_a_monitor_that_comes_while_pacemaker_acts_is_kept_waiting() -> None:
+    instance = monitored(interval=10.0)
+    instance.fault_found(fault())
+    instance.fault_is_recorded(1)
+    instance.fault_injected(1.0)
+    waiter = begin(instance, 2.0, interval=10.0)
+    assert waiter.answer is None  # told now, the fault would count twice
+    assert instance.hold_until() == 1.0 + HOLD
+    assert instance.answer_at_timeout().result is Result.FAULT
+
+
+def test_degraded_is_told_once_at_once_then_at_the_end_of_each_wait() -> None:
+    instance = monitored()
+    waiter = begin(instance, 1.0)
+    instance.watch_changed("no modules", 2.0)
+    assert result(waiter) is Result.DEGRADED
+    instance.monitor_ends(waiter, 2.0, delivered=True)
+    waiter = begin(instance, 3.0)
+    assert waiter.answer is None
+    assert instance.answer_at_timeout().result is Result.DEGRADED
+    instance.watch_changed(None, 3.0 + CALM)
+    assert result(waiter) is Result.FINE
+
+
+def test_a_guest_that_toggles_does_not_keep_the_host_busy() -> None:
+    instance = monitored()
+    early = 0
+    for tenth in range(1000):
+        now = 1.0 + tenth / 10
+        waiter = begin(instance, now)
+        instance.watch_changed("bad" if tenth % 2 else None, now)
+        early += waiter.answer is not None
+        waiter.answer = waiter.answer or instance.answer_at_timeout()
+        instance.monitor_ends(waiter, now, delivered=True)
+    assert 0 < early <= 1 + 100 / CALM
+
+
+def test_a_dead_domain_is_told_at_once() -> None:
+    instance = monitored()
+    waiter = begin(instance, 1.0)
+    instance.domain_ended(DomainState.CRASHED, "it crashed")
+    assert waiter.answer is not None
+    assert waiter.answer.to_json() == {
+        "ok": True, "result": "dead", "reason": "it crashed", "state": "crashed",
+    }  # fmt: skip
+
+
+class Life(RuleBasedStateMachine):
+    """Faults, monitors, stops and starts in any order; what must never happen does not."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.now = 0.0
+        self.lives = 0
+        self.faults = 0
+        self.waiters: list[Waiter] = []
+        self.born: dict[int, int] = {}  # fault to life
+        self.begin_life()
+
+    def begin_life(self) -> None:
+        self.lives += 1
+        record = dataclasses.replace(RECORD, id=str(self.lives))
+        self.instance = Instance(record)
+        self.first = True
+        self.cleared = False
+        self.waiters = []
+
+    @rule(seconds=st.floats(0.0, 30.0))
+    def time_passes(self, seconds: float) -> None:
+        self.now += seconds
+
+    @rule(interval=st.sampled_from([1.0, 10.0]))
+    def monitor_begins(self, interval: float) -> None:
+        waiter = begin(self.instance, self.now, interval)
+        fault = self.instance.fault
+        if fault is not None and self.instance.fault_recorded:
+            hold = self.instance.hold_until()
+            assert result(waiter) is Result.FAULT or (hold is not None and self.now < hold)
+        elif self.first:
+            assert waiter.answer is not None
+        self.first = False
+        self.waiters.append(waiter)
+
+    @precondition(lambda self: self.waiters)
+    @rule(delivered=st.booleans())
+    def monitor_ends(self, delivered: bool) -> None:
+        waiter = self.waiters.pop(0)
+        if delivered:
+            waiter.answer = waiter.answer or self.instance.answer_at_timeout()
+            if waiter.answer.fault is not None:
+                assert self.born[waiter.answer.fault.id] == self.lives
+                if self.instance.fault is not None:
+                    self.instance.fault_told(self.now)
+        self.instance.monitor_ends(waiter, self.now, delivered=delivered)
+
+    @precondition(lambda self: self.instance.fault is None)
+    @rule(recorded=st.booleans())
+    def fault_found(self, recorded: bool) -> None:
+        self.faults += 1
+        self.born[self.faults] = self.lives
+        self.instance.fault_found(fault(self.faults))
+        if recorded:
+            self.fault_is_recorded()
+
+    @rule()
+    def fault_is_recorded(self) -> None:
+        self.instance.fault_is_recorded(self.faults)
+
+    @rule()
+    def late_record_of_an_earlier_fault(self) -> None:
+        before = self.instance.fault_recorded
+        self.instance.fault_is_recorded(self.faults - 1)
+        assert self.instance.fault_recorded == before
+
+    @precondition(lambda self: self.instance.patience(self.now, 5.0) is not None)
+    @rule(taken=st.booleans())
+    def pacemaker_is_told(self, taken: bool) -> None:
+        assert not self.instance.waiting
+        self.instance.fault_injected(self.now)
+        if taken:
+            assert self.instance.fault_told(self.now) is not None
+
+    @rule()
+    def clear(self) -> None:
+        had = self.instance.fault
+        ended = self.instance.fault_cleared(self.now, "operator")
+        assert (ended is None) == (had is None)
+
+    @rule(degraded=st.sampled_from([None, "a", "b"]))
+    def watch_changes(self, degraded: str | None) -> None:
+        self.instance.watch_changed(degraded, self.now)
+
+    @rule()
+    def stop_and_start(self) -> None:
+        held = self.instance.fault
+        waiters = self.waiters
+        ended = self.instance.end(self.now, "stop")
+        assert (ended and ended.id) == (held and held.id)
+        assert self.instance.state is InstanceState.ENDED
+        assert all(waiter.answer is not None for waiter in waiters)
+        assert self.instance.patience(self.now, 0.0) is None
+        self.begin_life()
+
+    @invariant()
+    def no_one_waits_for_a_fault_that_is_there(self) -> None:
+        if self.instance.fault is not None and self.instance.fault_recorded:
+            assert not self.instance.waiting or self.instance.hold_until() is not None
+
+    @invariant()
+    def a_fault_is_never_forgotten(self) -> None:
+        fault = self.instance.fault
+        if fault is None or not self.instance.fault_recorded or fault.told is not None:
+            return
+        # Either a monitor is about to be told, or Pacemaker will be.
+        assert self.instance.state is InstanceState.WAITING or (
+            self.instance.patience(self.now, 5.0) is not None
+        )
+
+
+TestLife = Life.TestCase
+TestLife.settings = settings(max_examples=200, stateful_step_count=40, deadline=None)

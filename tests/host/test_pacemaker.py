@@ -1,0 +1,104 @@
+# SPDX-License-Identifier: GPL-2.0-or-later
+"""The asynchronous failure: asked before, checked after, never for what is unknown.
+
+The commands are scripted here; tests/cluster has the real ones.
+"""
+
+from __future__ import annotations
+
+import asyncio
+from pathlib import Path
+
+import pytest
+
+from vesper_monitor import pacemaker
+from vesper_monitor.pacemaker import PacemakerError, ResourceState, parse_crm_mon
+
+STATUS = """<pacemaker-result api-version="2.25" request="crm_mon --output-as=xml">
+ <resources>
+  <resource id="vm1" active="true" orphaned="false" managed="{managed}">
+   <node name="{node}" id="1" cached="true"/></resource>
+  <group id="g"><resource id="vm2" active="true" orphaned="true" managed="true">
+   <node name="node1" id="1" cached="true"/></resource></group>
+ </resources>
+ <node_history>
+  <node name="node1"><resource_history id="vm1" fail-count="{count}"/></node>
+  <node name="node2"><resource_history id="vm1" fail-count="7"/></node>
+ </node_history>
+</pacemaker-result>"""
+
+
+def status(count: object = 0, node: str = "node1", managed: str = "true") -> str:
+    return STATUS.format(count=count, node=node, managed=managed)
+
+
+def test_state_of_a_resource() -> None:
+    assert parse_crm_mon(status(2), "vm1", "node1") == ResourceState(True, True, 2)
+    assert parse_crm_mon(status(2), "vm1", "node2") == ResourceState(False, False, 7)
+    assert parse_crm_mon(status("INFINITY"), "vm1:0", "node1").fail_count == 1_000_000
+    assert not parse_crm_mon(status(), "vm2", "node1").active  # an orphan
+    assert not parse_crm_mon(status(), "other", "node1").active
+    with pytest.raises(PacemakerError):
+        parse_crm_mon("crm_mon: Error: cluster is not available", "vm1", "node1")
+
+
+@pytest.fixture
+def commands(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """Scripts for crm_mon (prints the file ``status``) and crm_resource (logs its call)."""
+    for name, script in (
+        ("crm_mon", f"cat {tmp_path}/status"),
+        ("crm_node", "echo node1"),
+        ("crm_resource", f'echo "$*" >> {tmp_path}/calls; cp {tmp_path}/after {tmp_path}/status'),
+    ):
+        path = tmp_path / name
+        path.write_text(f"#!/bin/sh\n{script}\n")
+        path.chmod(0o755)
+    monkeypatch.setenv("PATH", f"{tmp_path}:/usr/bin:/bin")
+    monkeypatch.setattr(pacemaker, "TRIES", 2)
+    monkeypatch.setattr(pacemaker, "MAX_PAUSE", 0.05)
+    monkeypatch.setattr(pacemaker, "VERIFY_TIMEOUT", 0.3)
+    monkeypatch.setattr(pacemaker, "VERIFY_PAUSE", 0.05)
+    (tmp_path / "status").write_text(status())
+    (tmp_path / "after").write_text(status(1))
+    return tmp_path
+
+
+def fail(wanted: bool = True, node: str | None = "node1") -> bool:
+    return asyncio.run(pacemaker.fail("vm1", node, lambda: wanted))
+
+
+def calls(commands: Path) -> list[str]:
+    path = commands / "calls"
+    return path.read_text().splitlines() if path.exists() else []
+
+
+@pytest.mark.parametrize("node", ["node1", None])
+def test_told_and_verified(commands: Path, node: str | None) -> None:
+    assert fail(node=node)
+    assert calls(commands) == ["--fail --resource vm1 --node node1"]
+
+
+def test_a_failure_that_does_not_show_is_tried_again_within_bounds(commands: Path) -> None:
+    (commands / "after").write_text(status(0))
+    assert not fail()
+    assert len(calls(commands)) == 2
+
+
+@pytest.mark.parametrize(
+    "before",
+    [status(node="node2"), status(managed="false"), "no cluster", status().replace("vm1", "vm9")],
+)
+def test_never_where_it_does_not_belong(commands: Path, before: str) -> None:
+    (commands / "status").write_text(before)
+    assert not fail()
+    assert calls(commands) == []
+
+
+def test_not_when_it_is_not_wanted_any_more(commands: Path) -> None:
+    assert not fail(wanted=False)
+    assert calls(commands) == []
+
+
+def test_without_pacemaker_it_ends(commands: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("PATH", "/nonexistent")
+    assert not fail()
