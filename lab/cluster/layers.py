@@ -9,6 +9,7 @@ from pathlib import Path
 from lab import images
 from lab.images import store
 from lab.images.probes import PROJECT
+from lab.standin.image import make_store
 
 __all__ = ["make"]
 
@@ -47,6 +48,7 @@ def _add_standins(layer: Path) -> None:
     info.mkdir()
     (info / "METADATA").write_text(METADATA)
     (info / "entry_points.txt").write_text(ENTRY_POINTS)
+    make_store(layer / "var/lib/vesper/probes")
     # In place of Xen's own: the same words, other domains.
     sbin = layer / "usr/sbin"
     sbin.mkdir()

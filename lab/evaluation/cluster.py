@@ -10,7 +10,7 @@ from collections.abc import Callable
 from lab.xen import ChannelError, LabError, XenLab
 from lab.xen.project import CHECK_PAGE
 
-__all__ = ["configure", "crm", "ready", "settle"]
+__all__ = ["configure", "ready", "settle", "type_in"]
 
 #: Processes start slowly in an emulated dom0: operations get plenty of time.
 _OPERATIONS = (
@@ -18,41 +18,41 @@ _OPERATIONS = (
     "op monitor interval={interval} timeout={timeout} meta migration-threshold=1"
 )
 PRIMITIVES = {
-    "vesper": "configure primitive vm1 ocf:vesper:XenVM "
-    "params xmfile=/etc/xen/vm1.cfg services=httpd "
+    "vesper": "primitive vm1 ocf:vesper:XenVM params xmfile=/etc/xen/vm1.cfg services=httpd "
     + _OPERATIONS.format(interval="1s", timeout="60s"),
-    "polling": "configure primitive vm1 ocf:heartbeat:Xen "
-    f"params xmfile=/etc/xen/vm1.cfg monitor_scripts={CHECK_PAGE} "
-    + _OPERATIONS.format(interval="10s", timeout="60s"),
+    "polling": "primitive vm1 ocf:heartbeat:Xen params xmfile=/etc/xen/vm1.cfg "
+    f"monitor_scripts={CHECK_PAGE} " + _OPERATIONS.format(interval="10s", timeout="60s"),
 }
 
 #: crmsh's remarks that mean nothing here (there is no fencing in the lab).
 _NOISE = re.compile(r"Blind faith|not fencing unseen")
 
 
-def crm(lab: XenLab, command: str, show: Callable[[str], None], *, timeout: float = 240.0) -> None:
-    """Run a crm command on a host, shown as typed.
+def type_in(lab: XenLab, command: str, show: Callable[[str], None], *lines: str) -> None:
+    """Run a command on host-a, shown as typed.
 
+    :param lines: what to type into it.
     :raises LabError: it failed, with its words.
     """
-    show(f"host-a# crm {command}")
-    result = lab.a.run(f"crm -F {command}", timeout=timeout)
+    show(f"host-a# {command}")
+    for line in lines:
+        show(f"    > {line}")
+    text = "".join(f"{line}\n" for line in lines).encode()
+    result = lab.a.run(command, timeout=240, stdin=text)
     said = [line for line in result.output.splitlines() if line and not _NOISE.search(line)]
     for line in said:
-        show(f"        {line}")
+        show(f"    {line}")
     if result.rc != 0:
-        raise LabError(f"crm {command}: exit status {result.rc}: {' '.join(said)}")
+        raise LabError(f"{command}: exit status {result.rc}: {' '.join(said)}")
 
 
 def configure(lab: XenLab, watch: str, show: Callable[[str], None]) -> None:
     """Make vm1 a resource that is watched in that way, in place of what was there."""
     if lab.a.run("crm_resource --resource vm1 --locate", timeout=60).rc == 0:
-        crm(lab, "--wait resource stop vm1", show)
-        crm(lab, "configure delete vm1", show)
+        type_in(lab, "crm --wait resource stop vm1", show)
+        type_in(lab, "crm configure", show, "delete vm1", PRIMITIVES[watch], "commit")
     else:
-        # Where it has failed over to, it stays.
-        crm(lab, "configure rsc_defaults resource-stickiness=100", show)
-    crm(lab, PRIMITIVES[watch], show)
+        type_in(lab, f"crm configure {PRIMITIVES[watch]}", show)
     ready(lab, watch)
 
 
@@ -94,5 +94,5 @@ def _not_ready(lab: XenLab, watch: str) -> str:
 
 def settle(lab: XenLab, watch: str, show: Callable[[str], None]) -> None:
     """After a failover: forget the failure, and be ready for the next one."""
-    crm(lab, "resource cleanup vm1", show)
+    type_in(lab, "crm_resource --cleanup --resource vm1", show)
     ready(lab, watch)
