@@ -37,6 +37,7 @@ class ClusterLab:
     :param nodes: how many.
     :param properties: of the cluster, over :data:`lab.cluster.files.PROPERTIES`.
     :param vesperd: start it in each node.
+    :param vesperd_config: its vesperd.toml.
     :param timeout: seconds until all nodes must be online.
     """
 
@@ -46,12 +47,14 @@ class ClusterLab:
         *,
         properties: Mapping[str, str] | None = None,
         vesperd: bool = True,
+        vesperd_config: str = "",
         timeout: float = 60.0,
     ) -> None:
         self.nodes: list[Node] = []
         self._count = nodes
         self._properties = properties
         self._vesperd = vesperd
+        self._vesperd_config = vesperd_config
         self._timeout = timeout
         self._stack = ExitStack()
         self._links = itertools.count(1)
@@ -139,6 +142,7 @@ class ClusterLab:
             "etc/hosts": files.hosts(self._count),
             "etc/corosync/corosync.conf": files.corosync_conf(self._count),
             "etc/default/pacemaker": files.pacemaker_defaults(),
+            "etc/vesper/vesperd.toml": self._vesperd_config,
             "cib.xml": files.cib(self._properties),
         }
         for path, text in texts.items():

@@ -39,6 +39,10 @@ ENVIRONMENT = {
 }
 
 
+class ClientGone(Exception):
+    """Nobody is there to be answered."""
+
+
 class Session(socketserver.StreamRequestHandler):
     """One connection."""
 
@@ -57,7 +61,7 @@ class Session(socketserver.StreamRequestHandler):
         while len(data) < size:
             piece = self.connection.recv(min(CHUNK, size - len(data)))
             if not piece:
-                raise ConnectionError("client has gone")
+                raise ClientGone
             data += piece
         return bytes(data)
 
@@ -68,7 +72,7 @@ class Session(socketserver.StreamRequestHandler):
         request = json.loads(line)
         try:
             getattr(self, "op_" + request.pop("op"))(**request)
-        except ConnectionError:
+        except (ClientGone, BrokenPipeError, ConnectionResetError):
             pass
         except Exception as error:
             with contextlib.suppress(OSError):
@@ -95,8 +99,7 @@ class Session(socketserver.StreamRequestHandler):
             if process.stdin:
                 with process.stdin as pipe:
                     pipe.write(data)
-            timed_out = not self.stream(process, time.monotonic() + timeout)
-            self.result(rc=process.wait() if not timed_out else None)
+            ended = self.stream(process, time.monotonic() + timeout)
         finally:
             if process.poll() is None:
                 with contextlib.suppress(ProcessLookupError):
@@ -104,6 +107,7 @@ class Session(socketserver.StreamRequestHandler):
                 process.wait()
             if process.stdout:
                 process.stdout.close()
+        self.result(rc=process.returncode if ended else None)
 
     def stream(self, process: subprocess.Popen[bytes], deadline: float) -> bool:
         """Send what it prints until it ends; what it leaves running is not waited for."""
@@ -114,14 +118,14 @@ class Session(socketserver.StreamRequestHandler):
             while (left := deadline - time.monotonic()) > 0:
                 ready, _, _ = select.select([out, ended, self.connection], [], [], left)
                 if self.connection in ready and not self.connection.recv(CHUNK):
-                    raise ConnectionError("client has gone")
+                    raise ClientGone
                 if out in ready:
                     data = os.read(out, CHUNK)
                     if data:
                         self.frame(b"o", data)
                         continue
-                    process.wait(left)
-                    return True
+                    # It has closed its output; its end is what counts.
+                    return bool(select.select([ended], [], [], left)[0])
                 if ended in ready:
                     return True
             return False
