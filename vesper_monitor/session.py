@@ -515,7 +515,7 @@ class Session:
     async def _load(self, guest: Guest, name: str) -> None:
         """:raises SessionError: and the probe is FAILED."""
         status = self._status(name)
-        self._set_probe(status, ProbeState.LOADING, None)
+        self._set_probe(status, ProbeState.LOADING, status.error)  # the last try's
         try:
             await guest.load(self._images, name, status.params)
             self._loaded_here.add(name)

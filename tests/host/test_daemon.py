@@ -1,0 +1,362 @@
+# SPDX-License-Identifier: GPL-2.0-or-later
+"""vesperd as a process, with stand-in guests: what an agent and an operator get from it."""
+
+from __future__ import annotations
+
+import asyncio
+import signal
+import socket
+import subprocess
+import sys
+import time
+from collections.abc import Callable, Iterator
+from pathlib import Path
+
+import pytest
+
+from tests.host.daemons import RESOURCE, DaemonProcess, Monitor
+from tests.host.standins import GuestProcess
+from vesper_monitor.client import Client, DaemonError
+
+
+@pytest.fixture
+def daemon(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[DaemonProcess]:
+    monkeypatch.setenv("VESPER_STANDIN_DIR", str(tmp_path / "domains"))
+    (tmp_path / "domains").mkdir()
+    daemon = DaemonProcess(tmp_path, "activate_timeout = 0.5")
+    daemon.start()
+    yield daemon
+    assert daemon.process is not None
+    if daemon.process.poll() is None:
+        daemon.stop()
+    print(daemon.log.read_text())
+    assert "Traceback" not in daemon.log.read_text()
+
+
+class Guest(GuestProcess):
+    def say(self, *words: str) -> None:
+        answer = asyncio.run(self.tell(*words))
+        assert answer.startswith("ok") or not answer, answer
+
+
+@pytest.fixture
+def start_guest(daemon: DaemonProcess) -> Iterator[Callable[..., Guest]]:
+    guests: list[Guest] = []
+
+    def start(cmdline: str = "", name: str = "vm1") -> Guest:
+        guests.append(Guest(name, cmdline))
+        return guests[-1]
+
+    yield start
+    for guest in guests:
+        guest.kill()
+
+
+@pytest.fixture
+def guest(start_guest: Callable[..., Guest], daemon: DaemonProcess) -> Guest:
+    """A guest whose resource is watched and has had its first monitor."""
+    guest = start_guest()
+    daemon.call("start", **RESOURCE)
+    wait_for(lambda: collecting(daemon) == 2, "both probes")
+    assert Monitor(daemon).result() == "fine"
+    return guest
+
+
+def collecting(daemon: DaemonProcess) -> int:
+    vms = daemon.call("status")["vms"]
+    return sum(p["state"] == "collecting" for vm in vms for p in vm["probes"])
+
+
+def waiting(daemon: DaemonProcess) -> bool:
+    return any(vm["waiting"] for vm in daemon.call("status")["vms"])
+
+
+def wait_for(condition: Callable[[], bool], what: str) -> None:
+    end = time.monotonic() + 20
+    while not condition():
+        assert time.monotonic() < end, f"not within 20 s: {what}"
+        time.sleep(0.02)
+
+
+SEGV = ("emit", "send_signal", "sig=11", "comm=httpd", "fatal=1", "addr=0")
+
+
+def test_a_fault_reaches_the_waiting_monitor_and_every_one_after(
+    daemon: DaemonProcess, guest: Guest
+) -> None:
+    monitor = Monitor(daemon)
+    wait_for(lambda: waiting(daemon), "the monitor")
+    guest.say(*SEGV)
+    assert monitor.result() == "fault"
+    assert monitor.answer["reason"].startswith("httpd[97] killed by SIGSEGV")
+    assert Monitor(daemon).result() == "fault"
+    faults = daemon.call("faults")["faults"]
+    assert [(f["resource"], f["scope"], f["ended"]) for f in faults] == [("r1", "service", None)]
+    assert faults[0]["told"] is not None
+    daemon.call("stop", resource="r1", vm="vm1")
+    assert daemon.call("faults")["faults"][0]["ended_by"] == "stop"
+    # The same domain is started anew, as far as the cluster knows.
+    daemon.call("start", **RESOURCE)
+    assert Monitor(daemon).result() == "fine"
+    assert Monitor(daemon, timeout=0.3).result() == "fine"
+
+
+def test_more_of_the_same_is_one_fault(daemon: DaemonProcess, guest: Guest) -> None:
+    guest.say("emit", "out_of_memory", "comm=httpd")
+    guest.say("emit", "send_signal", "sig=9", "comm=httpd", "fatal=1", "from_kernel=1")
+    assert Monitor(daemon).result() == "fault"
+    wait_for(lambda: len(daemon.events()) == 2, "both events")
+    assert len(daemon.call("faults")["faults"]) == 1
+
+
+def test_a_dying_worker_is_an_event_only(daemon: DaemonProcess, guest: Guest) -> None:
+    guest.say(*SEGV, "parent_comm=httpd")
+    wait_for(lambda: len(daemon.events()) == 1, "the event")
+    assert daemon.call("faults")["faults"] == []
+    assert Monitor(daemon, timeout=0.3).result() == "fine"
+
+
+def test_a_fault_between_two_monitors_is_held(daemon: DaemonProcess, guest: Guest) -> None:
+    guest.say(*SEGV)
+    wait_for(lambda: bool(daemon.call("faults")["faults"]), "the fault")
+    assert daemon.call("faults")["faults"][0]["told"] is None
+    assert Monitor(daemon).result() == "fault"
+
+
+def test_the_operator_clears_a_fault(daemon: DaemonProcess, guest: Guest) -> None:
+    guest.say(*SEGV)
+    assert Monitor(daemon).result() == "fault"
+    assert daemon.call("clear", resource="r1")["cleared"] == 1
+    assert daemon.call("clear", resource="r1")["cleared"] == 0
+    assert Monitor(daemon, timeout=0.3).result() == "fine"
+    guest.say(*SEGV)
+    assert Monitor(daemon).result() == "fault"  # another one
+
+
+def test_death_of_the_domain_is_told_at_once(daemon: DaemonProcess, guest: Guest) -> None:
+    monitor = Monitor(daemon, timeout=50)
+    wait_for(lambda: waiting(daemon), "the monitor")
+    guest.kill()
+    assert monitor.result() == "dead"
+    assert monitor.answer["state"] == "gone"
+    assert Monitor(daemon).result() == "dead"
+
+
+def test_a_crashed_domain_is_told_at_once(daemon: DaemonProcess, guest: Guest) -> None:
+    monitor = Monitor(daemon, timeout=50)
+    wait_for(lambda: waiting(daemon), "the monitor")
+    guest.say("state", "crashed")
+    assert monitor.result() == "dead"
+    assert monitor.answer["state"] == "crashed"
+
+
+def test_a_guest_without_modules_is_degraded_until_it_loads_them(
+    daemon: DaemonProcess, start_guest: Callable[..., Guest]
+) -> None:
+    guest = start_guest("lab.vesper=no")
+    daemon.call("start", **RESOURCE)
+    assert Monitor(daemon).result() in ("fine", "degraded")  # the first one
+    monitor = Monitor(daemon)
+    assert monitor.result() == "degraded"
+    assert "vm1" in monitor.answer["reason"]
+    monitor = Monitor(daemon, timeout=40)
+    guest.say("load-modules")
+    wait_for(lambda: collecting(daemon) == 2, "both probes")
+    guest.say(*SEGV)
+    assert monitor.result() in ("fine", "fault")
+    assert Monitor(daemon).result() == "fault"
+
+
+def test_a_kernel_without_image_is_degraded_and_says_what_to_do(
+    daemon: DaemonProcess, start_guest: Callable[..., Guest]
+) -> None:
+    start_guest("lab.release=5.5.5")
+    daemon.call("start", **RESOURCE)
+    Monitor(daemon).result()
+    monitor = Monitor(daemon)
+    assert monitor.result() == "degraded"
+    assert "vesper probe build 5.5.5" in monitor.answer["reason"]
+
+
+@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGKILL])
+def test_a_restart_neither_loses_nor_doubles_an_event(
+    daemon: DaemonProcess, guest: Guest, number: int
+) -> None:
+    count = 0
+
+    def emit(times: int) -> None:
+        nonlocal count
+        for _ in range(times):
+            count += 1
+            guest.say("emit", "send_signal", "sig=15", f"code={count}", "comm=cron")
+
+    for _ in range(3):
+        emit(20)
+        daemon.stop(number)  # wherever it is
+        emit(20)
+        daemon.start()
+        emit(20)
+    wait_for(lambda: len(daemon.events(limit=1000)) >= count, "all events")
+    codes = [event["fields"]["code"] for event in daemon.events(limit=1000)]
+    assert codes == list(range(1, count + 1))
+
+
+@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGKILL])
+def test_a_fault_outlives_the_daemon(daemon: DaemonProcess, guest: Guest, number: int) -> None:
+    guest.say(*SEGV)
+    assert Monitor(daemon).result() == "fault"
+    daemon.stop(number)
+    daemon.start()
+    assert Monitor(daemon).result() == "fault"
+    assert len(daemon.call("faults")["faults"]) == 1
+
+
+def test_a_fault_while_no_daemon_runs_is_found(daemon: DaemonProcess, guest: Guest) -> None:
+    daemon.stop()
+    guest.say(*SEGV)
+    daemon.start()
+    assert Monitor(daemon).result() == "fault"
+
+
+def test_a_domain_that_died_while_no_daemon_ran(daemon: DaemonProcess, guest: Guest) -> None:
+    daemon.stop()
+    guest.kill()
+    daemon.start()
+    assert Monitor(daemon).result() == "dead"
+
+
+def test_a_resource_unknown_to_the_daemon_is_taken_up(
+    daemon: DaemonProcess, start_guest: Callable[..., Guest]
+) -> None:
+    assert Monitor(daemon).result() == "dead"  # nothing runs
+    start_guest()
+    assert Monitor(daemon).result() == "fine"
+    assert daemon.call("status")["vms"][0]["resource"] == "r1"
+
+
+def test_an_agent_that_is_killed_leaves_no_waiter(daemon: DaemonProcess, guest: Guest) -> None:
+    script = (
+        "import sys, json; from vesper_monitor.client import Client\n"
+        "Client(sys.argv[1], timeout=60).call('wait', **json.loads(sys.argv[2]))"
+    )
+    fields = '{"resource": "r1", "vm": "vm1", "interval": 1, "timeout": 60}'
+    with subprocess.Popen([sys.executable, "-c", script, str(daemon.socket), fields]) as agent:
+        wait_for(lambda: waiting(daemon), "the monitor")
+        agent.kill()
+    wait_for(lambda: not waiting(daemon), "the end of it")
+    guest.say(*SEGV)
+    wait_for(lambda: bool(daemon.call("faults")["faults"]), "the fault")
+    assert daemon.call("faults")["faults"][0]["told"] is None
+
+
+def test_activate_load_unload_deactivate(
+    daemon: DaemonProcess, start_guest: Callable[..., Guest]
+) -> None:
+    with pytest.raises(DaemonError) as error:
+        daemon.call("activate", vm="vm1")
+    assert error.value.code == "no-such-vm"
+    start_guest()
+    daemon.call("activate", vm="vm1", probes=["send_signal"])
+    wait_for(lambda: collecting(daemon) == 1, "the probe")
+    daemon.call("load", vm="vm1", probe="out_of_memory")
+    assert collecting(daemon) == 2
+    with pytest.raises(DaemonError) as error:
+        daemon.call("load", vm="vm1", probe="no_such")
+    assert error.value.code == "no-image"
+    daemon.call("unload", vm="vm1", probe="out_of_memory")
+    assert collecting(daemon) == 1
+    daemon.stop()
+    daemon.start()
+    wait_for(lambda: collecting(daemon) == 1, "the probe, after a restart")
+    daemon.call("deactivate", vm="vm1")
+    assert daemon.call("status")["vms"] == []
+
+
+def test_a_deactivated_vm_is_degraded_and_its_death_still_seen(
+    daemon: DaemonProcess, guest: Guest
+) -> None:
+    daemon.call("deactivate", vm="vm1")
+    monitor = Monitor(daemon)
+    assert monitor.result() == "degraded"
+    assert "vesper activate vm1" in monitor.answer["reason"]
+    monitor = Monitor(daemon, timeout=50)
+    wait_for(lambda: waiting(daemon), "the monitor")
+    guest.kill()
+    assert monitor.result() == "dead"
+
+
+def test_follower_gets_history_and_then_what_happens(daemon: DaemonProcess, guest: Guest) -> None:
+    for code in range(5):
+        guest.say("emit", "send_signal", "comm=cron", f"code={code}")
+    wait_for(lambda: len(daemon.events()) == 5, "the events")
+    first = daemon.events(limit=3)
+    assert [event["fields"]["code"] for event in first] == [2, 3, 4]
+    with Client(str(daemon.socket)) as client:
+        stream = client.stream("events", follow=True, since=first[0]["id"])
+        seen = [next(stream)["event"]["fields"]["code"] for _ in range(2)]
+        guest.say("emit", "send_signal", "comm=cron", "code=5")
+        seen.append(next(stream)["event"]["fields"]["code"])
+    assert seen == [3, 4, 5]
+    assert daemon.events(vm="other") == []
+
+
+def test_requests_that_make_no_sense_are_answered(daemon: DaemonProcess) -> None:
+    with socket.socket(socket.AF_UNIX) as sock:
+        sock.settimeout(10)
+        sock.connect(str(daemon.socket))
+        file = sock.makefile("rwb")
+        for line in (
+            b"", b"x", b"[]", b"{}", b'{"op": 1}', b'{"op": "wait"}', b'{"op": "start", "vm": 5}',
+            b'{"op": "faults", "limit": -1}', b'{"op": "events", "follow": "yes"}',
+            b'{"op": "clear"}', b"[" * 60000,
+            b'{"op": "wait", "resource": "r", "vm": "v", "interval": NaN, "timeout": 1}',
+        ):  # fmt: skip
+            file.write(line + b"\n")
+            file.flush()
+            assert b'"code": "bad-request"' in file.readline(), line
+        file.write(b"x" * 70000 + b"\n")
+        file.flush()
+        assert b"65536 bytes" in file.readline()
+    assert daemon.call("hello")["ok"]
+
+
+def test_who_may_do_what(daemon: DaemonProcess) -> None:
+    daemon.socket.chmod(0o666)  # as if it were the group's
+    script = (
+        "import os, sys; from vesper_monitor.client import Client, DaemonError\n"
+        "client = Client(sys.argv[1])\n"
+        "os.setgid(65534); os.setuid(65534)\n"
+        "print(client.call('status')['ok'])\n"
+        "for op in 'start stop wait clear load unload activate deactivate'.split():\n"
+        "    try: client.call(op, vm='vm1', resource='r1')\n"
+        "    except DaemonError as error: print(error.code)\n"
+    )
+    for path in (daemon.directory, *daemon.directory.parents):
+        if path.stat().st_mode & 0o001 == 0:
+            path.chmod(path.stat().st_mode | 0o001)
+    result = subprocess.run(
+        [sys.executable, "-c", script, str(daemon.socket)],
+        capture_output=True, text=True, timeout=30, check=False,
+    )  # fmt: skip
+    assert result.stdout.split() == ["True", *["denied"] * 8], result.stderr
+
+
+def test_a_second_daemon_does_not_take_the_socket(daemon: DaemonProcess) -> None:
+    first = daemon.process
+    assert first is not None
+    with pytest.raises(AssertionError, match="another vesperd is listening"):
+        daemon.start()
+    assert daemon.process is not None
+    assert daemon.process.returncode == 1
+    daemon.process = first
+    assert daemon.call("hello")["pid"] == first.pid
+
+
+def test_stays_up_without_a_transport(daemon: DaemonProcess, tmp_path: Path) -> None:
+    daemon.stop()
+    (tmp_path / "path" / "standin-0.dist-info" / "entry_points.txt").write_text("")
+    daemon.start(usable=False)
+    assert daemon.call("hello")["transports"] == {"standin": "not installed"}
+    with pytest.raises(DaemonError) as error:
+        daemon.call("start", **RESOURCE)
+    assert error.value.code == "no-transport"
