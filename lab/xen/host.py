@@ -222,9 +222,12 @@ class XenHost(Channel):
     def stop_vesperd(self, *, signal: str = "TERM") -> None:
         """End vesperd, if it runs, and wait until it has gone."""
         find = "pgrep -f '^/usr/bin/python3.* /usr/sbin/vesperd'"
-        self.run(f"kill -{signal} $({find})")
-        self.wait(f"! {find}", timeout=30)
-        self.run("rm -f /run/vesper/vesperd.sock")
+        self.run(
+            f"pids=$({find}) || exit 0; kill -{signal} $pids; "
+            "while kill -0 $pids 2>/dev/null; do sleep 0.1; done; rm -f /run/vesper/vesperd.sock",
+            timeout=30,
+            check=True,
+        )
 
     def wait(self, command: str, *, timeout: float, every: float = 0.3) -> str:
         """Run a command again and again until it succeeds.

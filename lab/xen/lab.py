@@ -7,6 +7,7 @@ import json
 import os
 import shutil
 import time
+from concurrent.futures import ThreadPoolExecutor
 from contextlib import ExitStack
 from pathlib import Path
 from types import TracebackType
@@ -214,10 +215,9 @@ class XenLab:
         """
         with step("installing the project in the hosts"):
             bundle = project.bundle()
-            for host in self.hosts:
-                host.stop_vesperd()
-                project.install(host, bundle)
-                host.start_vesperd()
+            with ThreadPoolExecutor() as both:
+                # list(): an error in one of them is raised here.
+                list(both.map(lambda host: project.install(host, bundle), self.hosts))
 
     def wait_cluster(self, timeout: float) -> None:
         """Wait until both hosts are online and there is a DC."""

@@ -12,8 +12,8 @@ from pathlib import Path
 from lab import images
 from lab.images import store
 from lab.images.probes import PROJECT
-from lab.xen.channel import Channel
 from lab.xen.disk import GUEST_KERNEL
+from lab.xen.host import XenHost
 
 __all__ = ["CHECK_PAGE", "GUEST_INITRD", "bundle", "guest_config", "install"]
 
@@ -83,6 +83,8 @@ def _put(stage: Path, name: str, data: bytes, mode: int = 0o644) -> None:
     path.chmod(mode)
 
 
-def install(host: Channel, data: bytes) -> None:
-    """Unpack the bundle in a host, over what was there before."""
+def install(host: XenHost, data: bytes) -> None:
+    """Unpack the bundle in a host, over what was there before; (re)start vesperd."""
+    host.stop_vesperd()
     host.run("tar -x -o --keep-directory-symlink -C / -f -", stdin=data, timeout=120, check=True)
+    host.start_vesperd()
