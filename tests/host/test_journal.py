@@ -20,7 +20,6 @@ from vesper_monitor.journal import Batch, Journal, JournalError
 from vesper_monitor.recorder import Recorder
 from vesper_monitor.session import Position
 
-
 PROJECT = Path(__file__).parents[2]
 
 
