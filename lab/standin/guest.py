@@ -65,6 +65,7 @@ class StandinGuest:
         self._table = abi.Table(magic=abi.TABLE_MAGIC, version=abi.ABI_VERSION)
         self._channels: dict[str, RelayChannel] = {}
         self._modules: set[str] = set()
+        self._hidden: set[str] = set()  # loaded, but not in the channel table
         self._image: abi.Region | None = None
         self._generation = 0
         self._active = False
@@ -202,7 +203,8 @@ class StandinGuest:
     def _write_table(self) -> None:
         for i in range(abi.MAX_CHANNELS):
             self._table.channel[i] = abi.Channel()
-        for i, channel in enumerate(self._channels.values()):
+        shown = [c for name, c in self._channels.items() if name not in self._hidden]
+        for i, channel in enumerate(shown):
             self._table.channel[i] = channel.entry
         self._table.generation += 1
         data = bytes(self._table)
@@ -235,6 +237,12 @@ class StandinGuest:
                 await self._load_modules()
             case ["rmmod", name]:
                 self._unload(name)
+            case ["hide", name]:
+                self._hidden.add(name)
+                self._write_table()
+            case ["show", name]:
+                self._hidden.discard(name)
+                self._write_table()
             case ["die"]:
                 os.kill(os.getpid(), signal.SIGKILL)
             case _:

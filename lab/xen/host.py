@@ -210,7 +210,7 @@ class XenHost(Channel):
         """
         self.run(f"setsid {command} >>{log} 2>&1 </dev/null &", check=True)
 
-    def start_vesperd(self, *, timeout: float = 30.0) -> None:
+    def start_vesperd(self, *, timeout: float = 120.0) -> None:
         """Start vesperd and wait until its socket is there."""
         self.background("/usr/sbin/vesperd", "/var/log/vesperd.log")
         try:

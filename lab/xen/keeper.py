@@ -14,6 +14,8 @@ import time
 from pathlib import Path
 from types import FrameType
 
+from lab.images.store import BuildError
+from lab.xen.channel import ChannelError
 from lab.xen.host import LabError
 from lab.xen.lab import STATE, XenLab
 
@@ -108,4 +110,7 @@ def _wait() -> None:
 
 
 if __name__ == "__main__":
-    _keep(int(sys.argv[1]))
+    try:
+        _keep(int(sys.argv[1]))
+    except (LabError, ChannelError, BuildError) as error:
+        sys.exit(str(error))
