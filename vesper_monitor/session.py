@@ -21,20 +21,19 @@ each change of them, whoever asked for it, is made under one lock.
 from __future__ import annotations
 
 import asyncio
-import enum
 import logging
 import time
 from collections.abc import AsyncIterator, Callable, Mapping
-from dataclasses import dataclass
-from typing import NamedTuple
 
-from vesper_monitor import decode
 from vesper_monitor.action import Guest, Hello, SessionError
 from vesper_monitor.cchan import CchanError, GuestSilent
-from vesper_monitor.channel import ChannelEntry, ChannelReader, CpuRecord, TableError
+from vesper_monitor.channel import ChannelEntry, TableError
+from vesper_monitor.collector import Collector
 from vesper_monitor.decode import Event
 from vesper_monitor.domain_state import DomainState
 from vesper_monitor.images import ImageStore
+from vesper_monitor.lifecycle import ProbeState, ProbeStatus, SessionState
+from vesper_monitor.positions import Position
 from vesper_monitor.rawfeed import RawFeed
 from vesper_monitor.transport import (
     Domain,
@@ -67,49 +66,6 @@ _CONNECT_TIMEOUT = 10.0
 _FULL_SPEED_ROUNDS, _PAUSE = 8, 0.02
 #: s: how often the session looks without having been notified.
 _LOOK_EVERY = 5.0
-
-
-#: Positions of channels that are gone, kept: a guest may make new ones for ever.
-_MAX_POSITIONS = 4096
-
-
-class SessionState(enum.Enum):
-    WAITING = "waiting"  #: for the guest's frontend
-    CONNECTING = "connecting"  #: link is there, HELLO under way
-    ACTIVE = "active"  #: probes are being loaded and collected from
-    UNFIT = "unfit"  #: the guest speaks another version or nonsense; tried again later
-    CLOSING = "closing"
-    CLOSED = "closed"
-
-
-class ProbeState(enum.Enum):
-    WANTED = "wanted"  #: not loaded (yet)
-    LOADING = "loading"
-    COLLECTING = "collecting"
-    UNLOADING = "unloading"
-    FAILED = "failed"  #: ``error`` tells why; tried again later
-
-
-class Position(NamedTuple):
-    """Names one CPU's buffer of one channel for as long as it exists."""
-
-    boot_id: int
-    probe: str
-    generation: int
-    cpu: int
-
-
-@dataclass
-class ProbeStatus:
-    """What a person wants to know of one probe in one guest."""
-
-    name: str
-    state: ProbeState = ProbeState.WANTED
-    params: str = ""
-    cpus: int = 0
-    records: int = 0
-    lost: int = 0
-    error: str | None = None
 
 
 class Session:
@@ -147,9 +103,7 @@ class Session:
         self._images = images
         self._on_events = on_events
         self._on_change = on_change
-        self._resume_from = dict(resume_from or {})
         self._activate_timeout = activate_timeout
-        self._clock = clock
         self._started: float | None = None  # of run(), CLOCK_MONOTONIC
         self._state = SessionState.WAITING
         self._missing: str | None = None  # why the guest is not active
@@ -157,9 +111,10 @@ class Session:
         self._wanted: dict[str, str] = {}
         self._probes: dict[str, ProbeStatus] = {}
         self._guest: Guest | None = None
-        self._channels: dict[str, ChannelReader] = {}
+        self._raw = RawFeed()
+        self._collector = Collector(domain, self._raw, clock, resume_from or {})
+        self._channels = self._collector.channels
         self._loaded_here: set[str] = set()
-        self._reader_lost: dict[str, str] = {}
         self._look = asyncio.Event()  # the guest has notified, or we close
         self._wish = asyncio.Event()  # probes may have to be loaded or unloaded
         self._adopting = False  # until the table is read after connecting
@@ -169,7 +124,6 @@ class Session:
         self._retry_after: dict[str, float] = {}
         self._closing = False
         self._closed = asyncio.Event()
-        self._raw = RawFeed()
 
     # ------------------------------------------------------------ to look at
 
@@ -214,16 +168,12 @@ class Session:
 
     @property
     def positions(self) -> dict[Position, int]:
-        """Next sequence number of each buffer of the guest's core; {} while not connected.
+        """Next sequence number of each buffer of the guest's core; {} before HELLO.
 
         Also of those that an earlier daemon has read and this one has not
         opened yet: whoever saves this must not lose them.
         """
-        if self._guest is None:
-            return {}
-        boot_id = self._guest.hello.boot_id
-        positions = self._positions_of(self._guest)
-        return {position: seq for position, seq in positions.items() if position.boot_id == boot_id}
+        return self._collector.positions()
 
     def subscribe_raw(
         self, probe: str, cpu: int | None = None
@@ -349,6 +299,7 @@ class Session:
         link.on_lost(self._on_lost)
         link.on_notify(self._on_notify)
         self._guest = guest
+        self._collector.meet(guest.hello.boot_id)
         self._missing = None
         self._switch(SessionState.ACTIVE)
 
@@ -420,26 +371,17 @@ class Session:
 
     def _open(self, guest: Guest, entry: ChannelEntry) -> None:
         status = self._status(entry.probe)
-        boot_id = guest.hello.boot_id
-        known = any(position.boot_id == boot_id for position in self._resume_from)
-        unseen = 0 if known or not self._adopting else None
-
-        def next_seq(cpu: int) -> int | None:
-            position = Position(boot_id, entry.probe, entry.generation, cpu)
-            return self._resume_from.get(position, unseen)
-
         try:
-            channel = ChannelReader(guest.link, entry, next_seq)
+            channel = self._collector.open(guest.link, entry, adopted=self._adopting)
         except TransportError as error:
             self._fail(status, str(error))
             return
-        self._channels[entry.probe] = channel
         self._set_probe(status, ProbeState.COLLECTING, channel.error)
 
     def _drop(self, name: str, why: str) -> None:
         """The channel has gone by itself: read the rest, close, load again later."""
         self._drain()
-        self._close_channel(name)
+        self._close_channel(name, for_good=False)
         status = self._status(name)
         if name in self._wanted:
             self._fail(status, f"{self.domain.name}: probe {name} has stopped: {why}")
@@ -447,50 +389,20 @@ class Session:
             del self._probes[name]
             self._changed()
 
-    def _close_channel(self, name: str) -> None:
-        channel = self._channels.pop(name)
+    def _close_channel(self, name: str, *, for_good: bool) -> None:
+        channel = self._collector.close(name, for_good=for_good)
         status = self._status(name)
         status.records, status.lost, status.cpus = channel.records, channel.lost, 0
-        # The next channel of that name is another: it counts from 0.
-        channel.close()
 
     def _drain(self) -> bool:
         """One bounded round over all channels. :returns: whether there is more."""
-        now = self._clock()
-        events: list[Event] = []
-        more = False
-        for name, channel in list(self._channels.items()):
-            records, rest = channel.read()
-            more |= rest
-            for record in records:
-                self._raw.put(name, record.cpu, record.record.seq, record.record.data)
-                events += self._decode(name, record, now)
+        events, more = self._collector.read()
+        for name, channel in self._channels.items():
             if channel.error:
                 self._status(name).error = channel.error
         if events:
-            events.sort(key=lambda event: event.guest_ns)
             self._on_events(self, events)
         return more
-
-    def _decode(self, probe: str, record: CpuRecord, now: float) -> list[Event]:
-        vm, domid = self.domain.name, self.domain.domid
-        seq, time_ns, lost, data = record.record
-        event = decode.decode(
-            data, vm=vm, domid=domid, probe=probe, cpu=record.cpu, received=now
-        )
-        if not lost:
-            return [event]
-        gap = decode.lost(
-            lost,
-            vm=vm,
-            domid=domid,
-            probe=probe,
-            cpu=record.cpu,
-            seq=seq - lost,
-            guest_ns=time_ns,
-            received=now,
-        )
-        return [gap, event]
 
     # ---------------------------------------------------------------- C-chan
 
@@ -544,7 +456,7 @@ class Session:
         for _ in range(_FULL_SPEED_ROUNDS):
             if not self._drain():
                 break
-        self._close_channel(name)
+        self._close_channel(name, for_good=True)
         try:
             await guest.unload(name)
         except SessionError as error:
@@ -580,26 +492,16 @@ class Session:
             self._switch(SessionState.WAITING)
 
     async def _disconnect(self, *, deactivate: bool) -> None:
-        guest = self._guest
+        guest, self._guest = self._guest, None
         if guest is None:
             return
         if self._lost is None:
-            self._drain()  # with self.positions behind what it finds
-        self._resume_from = self._positions_of(guest)
-        self._guest = None
+            self._drain()
         for name in list(self._channels):
-            self._close_channel(name)
+            self._close_channel(name, for_good=False)
             self._set_probe(self._status(name), ProbeState.WANTED, None)
         self._loaded_here.clear()
         await guest.close(deactivate=deactivate)
-
-    def _positions_of(self, guest: Guest) -> dict[Position, int]:
-        kept = dict(list(self._resume_from.items())[-_MAX_POSITIONS:])
-        boot_id = guest.hello.boot_id
-        for name, channel in self._channels.items():
-            for cpu, seq in channel.positions().items():
-                kept[Position(boot_id, name, channel.entry.generation, cpu)] = seq
-        return kept
 
     def _on_notify(self) -> None:
         if self._guest is not None:

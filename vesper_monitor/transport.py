@@ -141,7 +141,7 @@ class Transport(Protocol):
     async def active(self) -> list[Domain]:
         """Domains that already have a VESPER device, connected or waiting."""
 
-    async def connect(self, domain: Domain, timeout: float) -> Link:
+    async def connect(self, domain: Domain, timeout: float) -> Link:  # noqa: ASYNC109
         """Activate the guest, or take over its link if it is active already.
 
         :param timeout: seconds to wait for the guest's frontend.

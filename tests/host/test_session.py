@@ -259,6 +259,29 @@ def test_probe_removed_in_the_guest_comes_back(images: ImageStore) -> None:
     run(body)
 
 
+def test_a_channel_that_comes_back_is_read_on(images: ImageStore) -> None:
+    """As when the guest's frontend closes and connects again: same channel."""
+
+    async def body() -> None:
+        with guest() as vm:
+            async with watch(images) as told:
+                await until(told.all_collecting, "probes collecting")
+                await vm.tell("emit", "send_signal", "count=2")
+                await until(lambda: len(told.events) == 2, "two events")
+                await vm.tell("hide", "send_signal")
+                probes = told.session.probes
+                await until(lambda: not told.all_collecting(), "noticed")
+                assert "send_signal" in (probes["send_signal"].error or "")
+                await vm.tell("emit", "send_signal")
+                await vm.tell("show", "send_signal")
+                await until(told.all_collecting, "adopted again")
+                await vm.tell("emit", "send_signal")
+                await until(lambda: len(told.events) >= 4, "what was missed, and the new one")
+                assert [event.seq for event in told.events] == [0, 1, 2, 3]
+
+    run(body)
+
+
 def test_the_guest_dies(images: ImageStore) -> None:
     async def body() -> None:
         with guest() as vm:
