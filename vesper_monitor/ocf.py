@@ -20,7 +20,7 @@ TYPE_CHECKING = False
 if TYPE_CHECKING:
     from collections.abc import Callable, Mapping
 
-__all__ = ["Call", "Code", "Exit", "finish", "log"]
+__all__ = ["REASON_LENGTH", "Call", "Code", "Exit", "finish", "log", "shortened"]
 
 
 class Code(enum.IntEnum):
@@ -48,6 +48,11 @@ class Exit(Exception):
         self.code = code
         self.reason = reason
 
+
+#: Bytes of an exit reason that Pacemaker keeps (EXIT_REASON_MAX_LEN in its
+#: daemons/execd/execd_commands.c, 1.1 to 2.1 at least).
+REASON_LENGTH = 128
+CUT = " ... "
 
 #: Seconds an action may take where Pacemaker does not say (a call by hand).
 DEFAULT_TIMEOUT = {"start": 60.0, "stop": 90.0, "monitor": 30.0}
@@ -126,7 +131,10 @@ def finish(action: Callable[[], None]) -> int:
     try:
         action()
     except Exit as end:
-        sys.stderr.write("ocf-exit-reason:" + _one_line(end.reason) + "\n")
+        reason = _one_line(end.reason)
+        if (short := shortened(reason)) != reason:
+            log(reason)
+        sys.stderr.write(f"ocf-exit-reason:{short}\n")
         return end.code
     except Exception as error:
         import traceback
@@ -138,6 +146,20 @@ def finish(action: Callable[[], None]) -> int:
         )
         return Code.ERROR
     return Code.SUCCESS
+
+
+def shortened(reason: str) -> str:
+    """What Pacemaker shows of a reason.
+
+    It would cut the end off; but a reason begins with what is wrong and ends
+    with what to do, so here the middle goes.
+    """
+    if len(reason.encode()) <= REASON_LENGTH:
+        return reason
+    room = REASON_LENGTH - len(CUT)
+    begin = reason.encode()[: room // 2].decode(errors="ignore")
+    end = reason.encode()[-(room // 2) :].decode(errors="ignore")
+    return begin + CUT + end
 
 
 def _one_line(text: str) -> str:

@@ -79,10 +79,7 @@ class Monitor:
                 if self._first or now >= min(self._end, lost + RECONNECT):
                     if not self._first and now - lost > 1.0:
                         self._look()
-                    raise Exit(
-                        Code.DEGRADED,
-                        f"{self._vm} is watched by its domain's state only: {error}",
-                    ) from error
+                    raise Exit(Code.DEGRADED, f"{self._vm} is not watched: {error}") from error
                 time.sleep(RECONNECT_PAUSE)
             else:
                 return self._judge(answer)
@@ -123,8 +120,8 @@ class Monitor:
             return
         raise Exit(
             Code.DEGRADED,
-            f"{self._vm} is not watched: vesperd's answer {str(result)[:40]!r} is not known to "
-            "this agent; are both of the same version?",
+            f"{self._vm} is not watched: vesperd answered {str(result)[:40]!r}; are it and this "
+            "agent of the same version?",
         )
 
     def _look(self, reason: str = "") -> None:

@@ -8,8 +8,11 @@ import time
 from typing import Any
 
 import pytest
+from hypothesis import given
+from hypothesis import strategies as st
 
 from tests.ocf.host import Host
+from vesper_monitor.ocf import REASON_LENGTH, shortened
 from vesper_monitor.ocf_monitor import RECONNECT, waiting_time
 
 SUCCESS, ERROR, NOT_RUNNING, DEGRADED = 0, 1, 7, 190
@@ -74,6 +77,25 @@ def test_a_fault_comes_through_while_it_waits(watched: Host) -> None:
 def test_a_reason_cannot_carry_control_characters(watched: Host) -> None:
     answer(watched, result="fault", reason="a\nocf-exit-reason:b\x1b[2J")
     assert watched.call("monitor", interval=1).reason == "a ocf-exit-reason:b [2J"
+
+
+def test_a_long_reason_keeps_its_begin_and_its_end(watched: Host) -> None:
+    reason = "vm1: no image " + "x" * 200 + "; build it with: vesper probe build"
+    answer(watched, result="degraded", reason=reason)
+    result = watched.call("monitor", interval=1)
+    shown = result.reason or ""
+    assert len(shown) <= REASON_LENGTH
+    assert shown.startswith("vm1: no image ")
+    assert shown.endswith("; build it with: vesper probe build")
+    assert reason in result.stderr.splitlines()
+
+
+@given(st.text())
+def test_a_reason_fits_into_what_pacemaker_keeps(text: str) -> None:
+    shown = shortened(text)
+    assert len(shown.encode()) <= REASON_LENGTH
+    if len(text.encode()) <= REASON_LENGTH:
+        assert shown == text
 
 
 def test_degraded(watched: Host) -> None:

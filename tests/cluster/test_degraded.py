@@ -1,0 +1,107 @@
+# SPDX-License-Identifier: GPL-2.0-or-later
+"""What is missing is said, and the VM runs all the same."""
+
+from __future__ import annotations
+
+import signal
+import time
+
+import pytest
+
+from lab.cluster.node import wait_until
+from tests.cluster.vm import VirtualMachine
+
+DEGRADED = 190
+
+
+@pytest.mark.parametrize(
+    ("extra", "words"),
+    [
+        ("lab.vesper=no", ["vm1", "no VESPER modules in the guest"]),
+        ("lab.version=99", ["vm1", "99"]),
+        ("lab.release=6.6.6-other", ["6.6.6-other", "vesper probe build"]),
+    ],
+    ids=["no modules", "other version", "no image"],
+)
+def test_a_guest_that_cannot_be_watched(vm: VirtualMachine, extra: str, words: list[str]) -> None:
+    node = vm.configure(extra=extra)
+    failure = vm.wait_failure(40)
+    assert failure.code == DEGRADED
+    for word in words:
+        assert word in failure.reason
+    assert vm.fail_count(node) == 0
+    assert vm.node().name == node.name
+    # It is still watched by its domain's state.
+    vm.tell(node, "die")
+    vm.wait_moved(node)
+
+
+def test_vesperd_killed_and_restarted_shows_nowhere(vm: VirtualMachine) -> None:
+    node = vm.configure()
+    vm.wait_watched(node)
+    domid = vm.domid(node)
+    node.stop_vesperd(signal.SIGKILL)
+    node.start_vesperd()
+    vm.wait_watched(node)
+    assert vm.failures() == []
+    assert vm.domid(node) == domid
+    vm.kill_httpd(node)
+    vm.wait_moved(node)
+    assert vm.fail_count(node) == 1
+
+
+def test_vesperd_gone_is_degraded_and_back_is_well(vm: VirtualMachine) -> None:
+    node = vm.configure()
+    vm.wait_watched(node)
+    domid = vm.domid(node)
+    node.stop_vesperd(signal.SIGKILL)
+    failure = vm.wait_failure(40)
+    assert failure.code == DEGRADED
+    assert "vesperd is not running; start it with: systemctl start vesperd" in failure.reason
+    assert vm.fail_count(node) == 0
+    assert vm.domid(node) == domid
+
+    node.start_vesperd()
+    vm.wait_watched(node)
+    for _ in wait_until("end of degraded in crm_mon", 60):
+        if not vm.failures():
+            break
+    assert vm.domid(node) == domid
+
+
+def test_a_fault_while_vesperd_is_down_is_not_lost(vm: VirtualMachine) -> None:
+    node = vm.configure()
+    vm.wait_watched(node)
+    node.stop_vesperd(signal.SIGKILL)
+    vm.kill_httpd(node)
+    node.start_vesperd()
+    vm.wait_moved(node)
+    (failure,) = vm.failures()
+    assert failure.reason.startswith("httpd[97] killed by SIGSEGV")
+    assert vm.fail_count(node) == 1
+
+
+def test_a_death_while_vesperd_is_down_is_seen(vm: VirtualMachine) -> None:
+    node = vm.configure()
+    vm.wait_watched(node)
+    node.stop_vesperd(signal.SIGKILL)
+    vm.tell(node, "die")
+    vm.wait_moved(node, 60)
+
+
+def test_a_stopped_vesperd_harms_nothing(vm: VirtualMachine) -> None:
+    """It hangs (SIGSTOP): no failure, and a stop works."""
+    node = vm.configure(timeout="8s")
+    vm.wait_watched(node)
+    node.signal_vesperd(signal.SIGSTOP)
+    try:
+        failure = vm.wait_failure(40)
+        assert failure.code == DEGRADED
+        assert vm.fail_count(node) == 0
+        node.run("crm_resource", "-r", "vm1", "--meta", "-p", "target-role", "-v", "Stopped")
+        vm.settle()
+        assert vm.on() == []
+    finally:
+        node.signal_vesperd(signal.SIGCONT)
+    time.sleep(0.5)
+    assert [f for f in vm.failures() if f.code not in (0, DEGRADED)] == []

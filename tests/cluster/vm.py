@@ -1,0 +1,184 @@
+# SPDX-License-Identifier: GPL-2.0-or-later
+"""One VM of a stand-in guest as a resource of the cluster lab."""
+
+from __future__ import annotations
+
+import json
+import re
+from dataclasses import dataclass
+from typing import Any
+
+from lab.cluster import ClusterLab, Node
+from lab.cluster.node import wait_until
+
+XMFILE = "/etc/xen/vm1.cfg"
+#: Seconds for anything that should happen soon, on a busy machine.
+SOON = 20.0
+
+
+@dataclass(frozen=True)
+class Failure:
+    """A failed operation as ``crm_mon`` shows it."""
+
+    node: str
+    operation: str
+    code: int
+    reason: str
+
+
+class VirtualMachine:
+    """Resource and domain ``vm1``."""
+
+    def __init__(self, lab: ClusterLab) -> None:
+        self.lab = lab
+
+    # -- configuration --------------------------------------------------------
+
+    def configure(
+        self, *, interval: str = "1s", timeout: str = "30s", extra: str = "", threshold: int = 1
+    ) -> Node:
+        """Add the resource, as a user would.
+
+        :param extra: the guest's command line, see lab.standin.
+        :returns: the node it runs on.
+        """
+        for node in self.lab.nodes:
+            node.write(XMFILE, f'name = "vm1"\nmemory = 64\nextra = "{extra}"\n')
+        # fmt: off
+        self.lab.nodes[0].run(
+            "crm", "-F", "configure", "primitive", "vm1", "ocf:vesper:XenVM",
+            "params", f"xmfile={XMFILE}", "services=httpd",
+            "op", "monitor", f"interval={interval}", f"timeout={timeout}",
+            "op", "start", "timeout=60s", "op", "stop", "timeout=60s",
+            "meta", f"migration-threshold={threshold}", "resource-stickiness=100",
+            timeout=60,
+        )
+        # fmt: on
+        self.settle()
+        return self.node()
+
+    def remove(self) -> None:
+        first = self.lab.nodes[0]
+        for node in self.lab.nodes:
+            if not node.vesperd_pids():
+                node.start_vesperd()
+        if first.run("crm_resource", "-r", "vm1", "-q", "-W", check=False).returncode != 6:
+            first.run("crm_resource", "-r", "vm1", "--meta", "-p", "target-role", "-v", "Stopped",
+                      check=False)  # fmt: skip
+            first.run("crm_resource", "--cleanup", "-r", "vm1", check=False)
+            self.settle()
+            first.run("crm", "-F", "configure", "delete", "vm1", check=False, timeout=60)
+            first.run("crm_resource", "--cleanup", check=False)
+            self.settle()
+        for node in self.lab.nodes:
+            node.run("xl", "destroy", "vm1", check=False)
+
+    def settle(self) -> None:
+        """Wait until the cluster has nothing to do."""
+        self.lab.nodes[0].run("crm_resource", "--wait", "--timeout=60s", timeout=70)
+
+    # -- where, and how -------------------------------------------------------
+
+    def on(self) -> list[Node]:
+        """The nodes on which the domain runs, by their toolstacks."""
+        return [node for node in self.lab.nodes if self.domid(node) is not None]
+
+    def node(self) -> Node:
+        """The one node on which it runs."""
+        for _ in wait_until("vm1 on one node", SOON):
+            nodes = self.on()
+            if len(nodes) == 1:
+                return nodes[0]
+        raise AssertionError
+
+    def other(self, node: Node) -> Node:
+        (other,) = (n for n in self.lab.nodes if n.name != node.name)
+        return other
+
+    def domid(self, node: Node) -> int | None:
+        found = node.run("xl", "domid", "vm1", check=False)
+        return int(found.stdout) if found.returncode == 0 else None
+
+    def wait_moved(self, old: Node, timeout: float = SOON) -> Node:
+        """Wait until it runs on the other node, and not any more on the old one."""
+        new = self.other(old)
+        for _ in wait_until(f"vm1 on {new.name} instead of {old.name}", timeout):
+            if [n.name for n in self.on()] == [new.name]:
+                self.settle()
+                return new
+        raise AssertionError
+
+    # -- the guest --------------------------------------------------------------
+
+    def tell(self, node: Node, *words: str) -> None:
+        node.run("python3", "-m", "lab.standin", "tell", "vm1", *words)
+
+    def kill_httpd(self, node: Node, *more: str) -> None:
+        """The guest's kernel kills httpd by SIGSEGV."""
+        self.tell(node, "emit", "send_signal", "sig=11", "comm=httpd", "fatal=1", *more)
+
+    # -- vesperd ------------------------------------------------------------------
+
+    def status(self, node: Node) -> dict[str, Any]:
+        """vesperd's view of vm1."""
+        answer = json.loads(node.run("vesper", "status", "--json").stdout)
+        for vm in answer["vms"]:
+            if vm["vm"] == "vm1":
+                return dict(vm)
+        return {}
+
+    def wait_watched(self, node: Node, *, waiting: bool = True) -> None:
+        """Both probes collect, and a monitor waits (or none does)."""
+        for _ in wait_until(f"{node.name}: vm1 watched, waiting={waiting}", SOON):
+            status = self.status(node)
+            probes = status.get("probes", [])
+            if len(probes) == 2 and status["degraded"] is None and status["waiting"] is waiting:
+                return
+
+    # -- Pacemaker ------------------------------------------------------------------
+
+    def failures(self) -> list[Failure]:
+        status = self.lab.status()
+        assert status is not None
+        return [
+            Failure(
+                str(f.get("node")),
+                str(f.get("op_key")),
+                int(f.get("exitcode") or f.get("exitstatus") or -1),
+                str(f.get("exitreason")),
+            )
+            for f in status.iter("failure")
+        ]
+
+    def wait_failure(self, timeout: float = SOON) -> Failure:
+        """The first failure that shows."""
+        for _ in wait_until("a failure in crm_mon", timeout):
+            failures = self.failures()
+            if failures:
+                return failures[0]
+        raise AssertionError
+
+    def fail_count(self, node: Node) -> int:
+        status = self.lab.status()
+        assert status is not None
+        path = f"./node_history/node[@name='{node.name}']/resource_history[@id='vm1']"
+        history = status.find(path)
+        return int(history.get("fail-count") or 0) if history is not None else 0
+
+    def operations(self, node: Node, action: str) -> int:
+        """How often Pacemaker has run start or stop of vm1 there, by its log."""
+        log = node.pacemaker_log.read_text(errors="replace")
+        return len(re.findall(rf"executing - rsc:vm1 action:{action} ", log))
+
+    def last_monitor(self, node: Node) -> int | None:
+        """Exit code of the recurring monitor that Pacemaker heard of last."""
+        status = self.lab.status()
+        assert status is not None
+        path = f"./node_history/node[@name='{node.name}']/resource_history[@id='vm1']"
+        history = status.find(path)
+        if history is None:
+            return None
+        for operation in history.iter("operation_history"):
+            if operation.get("task") == "monitor" and operation.get("interval"):
+                return int(operation.get("rc") or -1)
+        return None
