@@ -1,1 +1,0 @@
-cmd_/work/main/tests/guest_modules/build/6.1.0-56-amd64/obj/modules.order := {   echo /work/main/tests/guest_modules/build/6.1.0-56-amd64/obj/vsp_loopback.ko;   echo /work/main/tests/guest_modules/build/6.1.0-56-amd64/obj/vsp_misuse.ko; :; } > /work/main/tests/guest_modules/build/6.1.0-56-amd64/obj/modules.order

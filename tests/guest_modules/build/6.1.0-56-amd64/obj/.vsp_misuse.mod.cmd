@@ -1,1 +1,0 @@
-cmd_/work/main/tests/guest_modules/build/6.1.0-56-amd64/obj/vsp_misuse.mod := printf '%s\n'   vsp_misuse.o | awk '!x[$$0]++ { print("/work/main/tests/guest_modules/build/6.1.0-56-amd64/obj/"$$0) }' > /work/main/tests/guest_modules/build/6.1.0-56-amd64/obj/vsp_misuse.mod
