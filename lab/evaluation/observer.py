@@ -73,7 +73,7 @@ class Observer:
                 self._log_line,
             )
             if self._vesper:
-                self._follow(host, "exec vesper events -f --json", self._event_line)
+                self._follow(host, "exec vesper events -f --json -n 100", self._event_line)
         self._thread(self._poll_page)
         return self
 
