@@ -1,0 +1,195 @@
+# SPDX-License-Identifier: GPL-2.0-or-later
+"""Host and a real Xen guest: activation, probes, what goes and comes back."""
+
+from __future__ import annotations
+
+import json
+import time
+from typing import Any
+
+import pytest
+
+from lab.xen import XenHost, XenLab, project
+from lab.xen.guest import Guest
+
+PROBES = "/var/lib/vesper/probes"
+#: Frontend and backend of domain %s in xenstore.
+NODES = "xenstore-ls -f /local/domain/%s/device/vesper; xenstore-ls -f %s"
+CONSOLE = "/var/log/xen/console/guest-vm1.log"
+BACKENDS = "/local/domain/0/backend/vesper"
+
+
+def status(host: XenHost) -> dict[str, Any]:
+    answer = json.loads(host.run("vesper status --json", timeout=60, check=True).output)
+    rows = answer["vms"] if isinstance(answer, dict) else answer
+    found: dict[str, Any] = next((row for row in rows if row["vm"] == "vm1"), {})
+    return found
+
+
+def wait_collecting(host: XenHost, timeout: float = 60.0) -> None:
+    deadline = time.monotonic() + timeout
+    while True:
+        now = status(host)
+        states = [probe["state"] for probe in now.get("probes", [])]
+        if states == ["collecting"] * 2 and not now["degraded"]:
+            return
+        assert time.monotonic() < deadline, f"not watched: {now}"
+        time.sleep(0.5)
+
+
+def events(host: XenHost) -> list[tuple[str, str]]:
+    """(signal, comm) of the fatal signals since the host has booted."""
+    output = host.run("vesper events --json", timeout=60, check=True).output
+    rows = [json.loads(line) for line in output.splitlines() if line.startswith("{")]
+    rows = [row.get("event", row) if isinstance(row.get("event"), dict) else row for row in rows]
+    return [
+        (row["fields"]["signal"], row["fields"]["leader_comm"])
+        for row in rows
+        if row["event"] == "send_signal" and row["fields"]["fatal"]
+    ]
+
+
+def kill_a_process(guest: Guest, signal: str) -> None:
+    guest.run(f"sleep 1000 >/dev/null 2>&1 & usleep 100000; kill -{signal} $!; usleep 100000")
+
+
+def new_events(host: XenHost, before: list[tuple[str, str]], count: int) -> list[str]:
+    """Signals since, when there are ``count`` of them."""
+    deadline = time.monotonic() + 30
+    while True:
+        new = [signal for signal, _ in events(host)[len(before) :]]
+        if len(new) >= count:
+            return new
+        assert time.monotonic() < deadline, f"{new}, not {count}"
+        time.sleep(0.3)
+
+
+@pytest.fixture
+def active(guest_on_a: XenHost) -> XenHost:
+    """host-a with an activated vm1, both probes collecting."""
+    guest_on_a.run("vesper activate vm1", timeout=60, check=True)
+    wait_collecting(guest_on_a)
+    return guest_on_a
+
+
+def test_images_are_nowhere_in_the_guest(active: XenHost) -> None:
+    found = Guest(active).run("find / -xdev -name 'send_signal*' -o -xdev -name '*out_of_mem*.ko'")
+    assert not [line for line in found.output.splitlines() if not line.startswith("/sys")]
+    modules = Guest(active).run("lsmod").output
+    assert "send_signal" in modules
+    assert "out_of_memory" in modules
+
+
+def test_deactivate_leaves_nothing_and_activate_brings_it_back(active: XenHost) -> None:
+    guest = Guest(active)
+    domid = active.run("xl domid vm1", check=True).output.strip()
+    active.run("vesper deactivate vm1", timeout=60, check=True)
+    modules = guest.run("lsmod").output
+    assert "send_signal" not in modules
+    assert "out_of_memory" not in modules
+    nodes = active.run(NODES % (domid, BACKENDS)).output
+    assert "/vesper/0" not in nodes
+    assert f"/vesper/{domid}" not in nodes
+
+    before = events(active)
+    active.run("vesper activate vm1", timeout=60, check=True)
+    wait_collecting(active)
+    kill_a_process(guest, "ILL")
+    assert new_events(active, before, 1) == ["SIGILL"]
+
+
+def test_a_restart_of_vesperd_loses_and_doubles_nothing(active: XenHost) -> None:
+    """Killed, so that it cannot save anything on its way out."""
+    guest = Guest(active)
+    before = events(active)
+    kill_a_process(guest, "ILL")
+    assert new_events(active, before, 1) == ["SIGILL"]
+    active.stop_vesperd(signal="KILL")
+    kill_a_process(guest, "BUS")
+    kill_a_process(guest, "FPE")
+    active.start_vesperd()
+    wait_collecting(active)
+    kill_a_process(guest, "SEGV")
+    new_events(active, before, 4)
+    time.sleep(1)  # what is doubled would come at the same time
+    assert new_events(active, before, 4) == ["SIGILL", "SIGBUS", "SIGFPE", "SIGSEGV"]
+
+
+def test_frontend_goes_and_comes_back(active: XenHost) -> None:
+    guest = Guest(active)
+    before = events(active)
+    kill_a_process(guest, "ILL")
+    new_events(active, before, 1)
+    guest.run("echo vesper-0 >/sys/bus/xen/drivers/vesper/unbind")
+    kill_a_process(guest, "BUS")
+    guest.run("echo vesper-0 >/sys/bus/xen/drivers/vesper/bind")
+    wait_collecting(active)
+    kill_a_process(guest, "FPE")
+    new_events(active, before, 3)
+    time.sleep(1)
+    assert new_events(active, before, 3) == ["SIGILL", "SIGBUS", "SIGFPE"]
+
+
+def test_unload_and_load_again(active: XenHost) -> None:
+    guest = Guest(active)
+    before = events(active)
+    for _ in range(2):
+        active.run("vesper probe unload vm1 send_signal", timeout=60, check=True)
+        assert "send_signal" not in guest.run("lsmod").output
+        active.run("vesper probe load vm1 send_signal", timeout=60, check=True)
+    kill_a_process(guest, "FPE")
+    assert new_events(active, before, 1) == ["SIGFPE"]
+
+
+def test_unfitting_images_are_refused_with_a_reason(active: XenHost) -> None:
+    """Damaged, or another module: the guest kernel's own error; nothing is harmed."""
+    guest = Guest(active)
+    release = guest.run("uname -r").output.strip()
+    directory = f"{PROBES}/{release}"
+    good = active.get(f"{directory}/send_signal.ko")
+    images = {
+        # e_machine: not this processor's
+        "damaged": (good[:18] + b"\x28\x00" + good[20:], "ENOEXEC"),
+        # its own name is that of a module that is loaded
+        "twice": (good, "EEXIST"),
+        # for another kernel: the host need not ask
+        "foreign": (good.replace(b"vermagic=6", b"vermagic=5"), "was built for '5"),
+    }
+    before = events(active)
+    for name, (image, reason) in images.items():
+        active.put(f"{directory}/{name}.ko", image)
+        result = active.run(f"vesper probe load vm1 {name}", timeout=60)
+        active.run(f"rm {directory}/{name}.ko")
+        assert result.rc == 1
+        assert reason in result.output
+        assert name not in guest.run("lsmod").output
+    wait_collecting(active)
+    kill_a_process(guest, "FPE")
+    assert new_events(active, before, 1) == ["SIGFPE"]
+
+
+def test_modules_that_come_late_are_found(clean: XenLab) -> None:
+    host = clean.a
+    host.put("/etc/xen/vm1.cfg", project.guest_config("lab.vesper=no").encode())
+    host.run("xl create /etc/xen/vm1.cfg", timeout=60, check=True)
+    guest = Guest(host)
+    guest.wait_ready(60)
+    refused = host.run("vesper activate vm1", timeout=60)
+    assert refused.rc == 1
+    assert "load the modules vesper and vesper_xen" in refused.output
+    guest.run("for m in $(cat /vesper); do insmod /lib/modules/$m; done")
+    wait_collecting(host)
+
+
+def test_no_user_space_is_needed(clean: XenLab) -> None:
+    """PID 1 spins, every file is gone: probes are loaded and unloaded all the same."""
+    host = clean.a
+    host.put("/etc/xen/vm1.cfg", project.guest_config("lab.init=stuck").encode())
+    host.run("xl create /etc/xen/vm1.cfg", timeout=60, check=True)
+    host.wait(f"tail -n 5 {CONSOLE} | grep -q 'no user space'", timeout=60)
+    time.sleep(3)  # until the last file is gone
+    host.run("vesper activate vm1", timeout=90)
+    wait_collecting(host, 90)
+    host.run("vesper probe unload vm1 send_signal", timeout=90, check=True)
+    host.run("vesper probe load vm1 send_signal", timeout=90, check=True)
+    wait_collecting(host)
