@@ -13,8 +13,8 @@
  *   sh COMMAND       -> runs it
  *
  * The main process of a service is the one whose parent is not of its name.
- * For oom, WHEN is the kernel's own stamp of "Out of memory: Killed process",
- * moved from printk's clock to CLOCK_MONOTONIC.
+ * For oom, WHEN is the kernel's own stamp of the line "... invoked oom-killer"
+ * that goes before the kill, moved from printk's clock to CLOCK_MONOTONIC.
  */
 #include <arpa/inet.h>
 #include <dirent.h>
@@ -198,7 +198,7 @@ static void sleep_for_ever(void)
 
 static void out_of_memory(FILE *out, const char *service, int spare)
 {
-	int64_t offset, uncertainty, stamp, deadline;
+	int64_t offset, uncertainty, stamp, deadline, when = -1;
 	pid_t main_pid = main_process(service), victim = main_pid, hog, killed;
 	char text[8192];
 	int kmsg;
@@ -226,6 +226,8 @@ static void out_of_memory(FILE *out, const char *service, int spare)
 			usleep(2000);
 			continue;
 		}
+		if (strstr(text, " invoked oom-killer"))
+			when = stamp;
 		if (sscanf(text, "Out of memory: Killed process %d", &killed) == 1 && killed == victim)
 			break;
 		stamp = -1;
@@ -233,10 +235,10 @@ static void out_of_memory(FILE *out, const char *service, int spare)
 	kill(hog, SIGKILL);
 	waitpid(hog, NULL, 0);
 	close(kmsg);
-	if (stamp < 0)
+	if (stamp < 0 || when < 0)
 		fprintf(out, "error process %d was not killed within %d s\n", victim, OOM_WAIT_S);
 	else
-		fprintf(out, "%" PRId64 " %" PRId64 " %d\n", stamp + offset, uncertainty, victim);
+		fprintf(out, "%" PRId64 " %" PRId64 " %d\n", when + offset, uncertainty, victim);
 }
 
 /* ------------------------------------------------------------ requests */
