@@ -140,7 +140,10 @@ static int check_channel(const struct rchan *rchan, const char *modname)
 	len = strnlen(modname, VSP_NAME_LEN);
 	if (!len || len == VSP_NAME_LEN)
 		return -EINVAL;
-	if (rchan->is_global || rchan->n_subbufs > VSP_MAX_SUBBUFS || rchan->subbuf_size % 8)
+	if (rchan->is_global || rchan->subbuf_size % 8)
+		return -EINVAL;
+	/* A single one may be overwritten at any time: nobody could read it. */
+	if (rchan->n_subbufs < 2 || rchan->n_subbufs > VSP_MAX_SUBBUFS)
 		return -EINVAL;
 	if (rchan->alloc_size > VSP_MAX_REGION_PAGES * PAGE_SIZE)
 		return -E2BIG;

@@ -168,7 +168,7 @@ struct vsp_channel {
 	__u32 state;		/* enum vsp_channel_state */
 	__u32 generation;	/* anew with each export; host: re-read if changed */
 	__u32 subbuf_size;	/* bytes */
-	__u32 n_subbufs;	/* 1 .. VSP_MAX_SUBBUFS */
+	__u32 n_subbufs;	/* 2 .. VSP_MAX_SUBBUFS */
 	__u32 nr_cpus;		/* entries in the index */
 	__u32 reserved;
 	struct vsp_region index;	/* struct vsp_index[nr_cpus] */
