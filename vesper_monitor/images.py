@@ -153,12 +153,18 @@ def _source() -> Path:
 
 
 def _release_of(headers: Path) -> str:
-    """The kernel release as the build directory has it (kernelrelease of kbuild)."""
-    path = headers / "include/config/kernel.release"
+    """What ``uname -r`` says of that kernel.
+
+    Debian's ``include/config/kernel.release`` has another word there.
+    """
+    path = headers / "include/generated/utsrelease.h"
     try:
-        return path.read_text(encoding="ascii").strip()
+        match = re.search(r'UTS_RELEASE "([^"]+)"', path.read_text(encoding="ascii"))
     except (OSError, UnicodeDecodeError) as error:
         raise ImageError(f"{headers} is no prepared kernel build directory: {error}") from None
+    if match is None or not _safe(match[1]):
+        raise ImageError(f"{path} names no kernel release")
+    return match[1]
 
 
 def _install(built: Path, directory: Path) -> Image:

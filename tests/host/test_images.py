@@ -87,8 +87,8 @@ def test_a_build_that_fails_shows_why(tmp_path: Path) -> None:
 
 def test_a_build_goes_into_the_store(tmp_path: Path) -> None:
     headers, source = tmp_path / "headers", tmp_path / "probe_modules"
-    (headers / "include/config").mkdir(parents=True)
-    (headers / "include/config/kernel.release").write_text("6.6-x\n")
+    (headers / "include/generated").mkdir(parents=True)
+    (headers / "include/generated/utsrelease.h").write_text('#define UTS_RELEASE "6.6-x"\n')
     built = source / "build/6.6-x"
     built.mkdir(parents=True)
     (built / "send_signal.ko").write_bytes(make_image("send_signal", "6.6-x SMP"))
