@@ -5,6 +5,7 @@ from __future__ import annotations
 
 import json
 import re
+import xml.etree.ElementTree as ElementTree
 from dataclasses import dataclass
 from typing import Any
 
@@ -171,14 +172,17 @@ class VirtualMachine:
         return len(re.findall(rf"executing - rsc:vm1 action:{action} ", log))
 
     def last_monitor(self, node: Node) -> int | None:
-        """Exit code of the recurring monitor that Pacemaker heard of last."""
-        status = self.lab.status()
-        assert status is not None
-        path = f"./node_history/node[@name='{node.name}']/resource_history[@id='vm1']"
-        history = status.find(path)
-        if history is None:
+        """Exit code of the recurring monitor that Pacemaker heard of last.
+
+        (``crm_mon`` mixes it with the last failure, which stays until a cleanup.)
+        """
+        done = node.run(
+            "cibadmin", "-Q", "--xpath", f"//node_state[@uname='{node.name}']", check=False
+        )
+        if done.returncode != 0:
             return None
-        for operation in history.iter("operation_history"):
-            if operation.get("task") == "monitor" and operation.get("interval"):
-                return int(operation.get("rc") or -1)
+        for operation in ElementTree.fromstring(done.stdout).iter("lrm_rsc_op"):
+            recurring = operation.get("interval") != "0"
+            if str(operation.get("id")).startswith("vm1_monitor_") and recurring:
+                return int(operation.get("rc-code") or -1)
         return None
