@@ -41,10 +41,10 @@ def modinfo(data: bytes) -> dict[str, str]:
 
 
 def _header(data: bytes, table: int, index: int) -> tuple[int, ...]:
-    try:
-        return _SHDR.unpack_from(data, table + index * _SHDR.size)
-    except struct.error:
-        raise ModinfoError("ELF file cut off in its section table") from None
+    start = table + index * _SHDR.size
+    if start + _SHDR.size > len(data):
+        raise ModinfoError("ELF file cut off in its section table")
+    return _SHDR.unpack_from(data, start)
 
 
 def _section(data: bytes, table: int, index: int) -> bytes:
