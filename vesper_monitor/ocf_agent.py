@@ -151,8 +151,11 @@ class Agent:
 
     # -- vesperd ------------------------------------------------------------
 
-    def tell(self, op: str, **fields: Any) -> None:
-        """Tell vesperd, if it is there. Never fails."""
+    def tell(self, op: str, **fields: Any) -> str | None:
+        """Tell vesperd, if it is there. Never fails.
+
+        :returns: why it was not told; None if it was.
+        """
         try:
             self.vesperd.call(
                 op,
@@ -163,10 +166,12 @@ class Agent:
             )
         except (DaemonUnavailable, DaemonError) as error:
             log(f"{self.settings.vm}: vesperd was not told of the {op}: {error}")
+            return str(error)
+        return None
 
-    def tell_started(self) -> None:
-        """A new instance of the resource begins."""
-        self.tell("start", probes=self.settings.probes, services=self.settings.services)
+    def tell_started(self) -> str | None:
+        """A new instance of the resource begins. See :meth:`tell`."""
+        return self.tell("start", probes=self.settings.probes, services=self.settings.services)
 
     # -- the mark of the first recurring monitor ------------------------------
 

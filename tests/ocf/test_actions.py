@@ -57,8 +57,8 @@ def test_start_on_a_node_without_the_xmfile(host: Host) -> None:
     host.xmfile.unlink()
     result = host.call("start")
     assert result.code == INSTALLED
-    assert str(host.xmfile) in (result.reason or "")
-    assert "node1" in (result.reason or "")
+    assert str(host.xmfile) in result.stderr
+    assert "node1" in result.stderr
 
 
 def test_start_on_a_node_without_xl(host: Host) -> None:

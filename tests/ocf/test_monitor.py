@@ -142,6 +142,18 @@ def test_a_reboot_inside_is_no_failure(watched: Host) -> None:
     assert watched.vesperd.asked("start")
 
 
+def test_a_domain_that_only_xl_sees_is_degraded(watched: Host) -> None:
+    answer(watched, result="dead", state="gone", reason="vm1 is not there")
+    watched.vesperd.answers["start"] = lambda _: {
+        "ok": False,
+        "code": "no-such-vm",
+        "error": "no domain vm1",
+    }
+    result = watched.call("monitor", interval=1)
+    assert result.code == DEGRADED
+    assert "no domain vm1" in (result.reason or "")
+
+
 def test_gone_is_not_believed_while_xl_hangs(watched: Host) -> None:
     watched.be("hang")
     answer(watched, result="dead", state="gone", reason="vm1 was destroyed")
@@ -157,7 +169,7 @@ def test_without_vesperd_it_is_degraded(host: Host) -> None:
     host.domains("vm1 -b----")
     result = host.call("monitor", interval=10, timeout=30)
     assert result.code == DEGRADED
-    assert NO_VESPERD in (result.reason or "")
+    assert NO_VESPERD in result.stderr
     assert RECONNECT <= result.seconds < 30
     # Looked at in the beginning and in the end.
     assert len(host.calls()) >= 2
