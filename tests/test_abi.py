@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: GPL-2.0-or-later
-"""vesper_monitor/abi.py against the compiled header, both ways."""
+"""vesper_monitor/guest/abi.py against the compiled header, both ways."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from typing import Any
 
 import pytest
 
-from vesper_monitor import abi
+from vesper_monitor.guest import abi
 
 HEADER = Path(__file__).parents[1] / "probe_modules/include/vesper_abi.h"
 

@@ -8,7 +8,7 @@ import errno
 import logging
 from collections.abc import Callable
 
-from vesper_monitor import abi
+from vesper_monitor.guest import abi
 from vesper_monitor.transport import Domain, TransportError
 from xen_transport.device import Device, Published, XenbusState
 from xen_transport.evtchn import EventChannel

@@ -16,8 +16,8 @@ import zlib
 from lab.standin.image import PROBES, RELEASE, vermagic
 from lab.standin.memory import CCHAN_PAGE, GuestMemory, RelayChannel
 from lab.standin.place import Place
-from vesper_monitor import abi
-from vesper_monitor.modinfo import ModinfoError, modinfo
+from vesper_monitor.guest import abi
+from vesper_monitor.guest.modinfo import ModinfoError, modinfo
 
 __all__ = ["StandinGuest"]
 

@@ -7,7 +7,7 @@ import ctypes
 import mmap
 from pathlib import Path
 
-from vesper_monitor import abi
+from vesper_monitor.guest import abi
 
 __all__ = ["CCHAN_PAGE", "GuestMemory", "RelayBuffer", "RelayChannel"]
 

@@ -12,8 +12,8 @@ from collections.abc import AsyncIterator, Callable
 from lab.standin import place
 from lab.standin.memory import CCHAN_PAGE
 from lab.standin.place import Place
-from vesper_monitor import abi
 from vesper_monitor.domain_state import DomainState
+from vesper_monitor.guest import abi
 from vesper_monitor.transport import (
     Domain,
     DomainEvent,

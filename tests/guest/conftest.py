@@ -19,7 +19,7 @@ import pytest
 
 from lab import images
 from lab.images.cpio import Archive
-from vesper_monitor import decode
+from vesper_monitor.guest import decode
 
 HERE = Path(__file__).resolve().parent
 PROJECT = HERE.parents[1]

@@ -53,7 +53,7 @@ class DaemonProcess:
         """
         with self.log.open("ab") as log:
             self.process = subprocess.Popen(
-                [sys.executable, "-m", "vesper_monitor.daemon", "-c", str(self._config)],
+                [sys.executable, "-m", "vesper_monitor.daemon.main", "-c", str(self._config)],
                 env=self._environment,
                 stderr=log,
             )
@@ -84,7 +84,7 @@ class DaemonProcess:
     def vesper(self, *arguments: str) -> subprocess.CompletedProcess[str]:
         """The command."""
         return subprocess.run(
-            [sys.executable, "-m", "vesper_monitor.cli", *arguments],
+            [sys.executable, "-m", "vesper_monitor.command.main", *arguments],
             env=self._environment,
             capture_output=True,
             text=True,

@@ -13,8 +13,8 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from vesper_monitor import abi, cchan
-from vesper_monitor.cchan import Cchan, CchanError, GuestRefused, GuestSilent, WrongVersion
+from vesper_monitor.guest import abi, cchan
+from vesper_monitor.guest.cchan import Cchan, CchanError, GuestRefused, GuestSilent, WrongVersion
 from vesper_monitor.transport import Domain
 
 TO_GUEST = abi.offset(abi.Cchan, "to_guest")

@@ -16,8 +16,8 @@ import pytest
 from lab.standin.image import RELEASE
 from tests.host.daemons import PROJECT, RESOURCE, DaemonProcess, Monitor
 from tests.host.standins import GuestProcess, guest
-from vesper_monitor import abi
-from vesper_monitor.table import columns
+from vesper_monitor.command.table import columns
+from vesper_monitor.guest import abi
 
 HEADER = "VM ID ON RESOURCE STATE PROBES RECORDS LOST MONITOR"
 
@@ -66,7 +66,7 @@ def test_status_events_faults(daemon: DaemonProcess, vm1: GuestProcess) -> None:
 
 def test_relay_cat_gives_the_records_as_they_are(daemon: DaemonProcess, vm1: GuestProcess) -> None:
     with subprocess.Popen(
-        [sys.executable, "-m", "vesper_monitor.cli", "--socket", str(daemon.socket),
+        [sys.executable, "-m", "vesper_monitor.command.main", "--socket", str(daemon.socket),
          "relay", "cat", "vm1", "send_signal", "--cpu", "0"],
         stdout=subprocess.PIPE, cwd=PROJECT,
     ) as cat:  # fmt: skip

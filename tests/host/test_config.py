@@ -9,7 +9,7 @@ from pathlib import Path
 import pytest
 
 import vesper_monitor
-from vesper_monitor.config import Config, ConfigError, load
+from vesper_monitor.daemon.config import Config, ConfigError, load
 
 EXAMPLE = Path(vesper_monitor.__file__).parent / "vesperd.toml"
 

@@ -10,8 +10,8 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from vesper_monitor import abi, decode
-from vesper_monitor.decode import Event, printable, signal_name
+from vesper_monitor.guest import abi, decode
+from vesper_monitor.guest.decode import Event, printable, signal_name
 
 
 def decoded(record: ctypes.Structure | bytes, **more: int) -> Event:

@@ -10,9 +10,9 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from lab.standin.image import RELEASE, make_image, make_store, vermagic
-from vesper_monitor import images
-from vesper_monitor.images import ImageError, ImageStore
-from vesper_monitor.modinfo import ModinfoError, modinfo
+from vesper_monitor.guest import images
+from vesper_monitor.guest.images import ImageError, ImageStore
+from vesper_monitor.guest.modinfo import ModinfoError, modinfo
 
 
 @pytest.fixture

@@ -9,8 +9,8 @@ from hypothesis import settings
 from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, invariant, precondition, rule
 
-from vesper_monitor.faults import Fault, InstanceRecord
-from vesper_monitor.instance import CALM, HOLD, Instance, InstanceState, Result, Waiter
+from vesper_monitor.faults.fault import Fault, InstanceRecord
+from vesper_monitor.faults.instance import CALM, HOLD, Instance, InstanceState, Result, Waiter
 from vesper_monitor.transport import DomainState
 
 RECORD = InstanceRecord("r/u/1/1", "r", "vm1", "u", 1, 1.0, ("send_signal",), ("httpd",))

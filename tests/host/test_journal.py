@@ -14,11 +14,11 @@ from pathlib import Path
 
 import pytest
 
-from vesper_monitor.decode import Event
-from vesper_monitor.faults import Fault, InstanceRecord
-from vesper_monitor.journal import Batch, Journal, JournalError
-from vesper_monitor.recorder import Recorder
-from vesper_monitor.session import Position
+from vesper_monitor.faults.fault import Fault, InstanceRecord
+from vesper_monitor.faults.journal import Batch, Journal, JournalError
+from vesper_monitor.faults.recorder import Recorder
+from vesper_monitor.guest.decode import Event
+from vesper_monitor.guest.session import Position
 
 PROJECT = Path(__file__).parents[2]
 
@@ -110,8 +110,8 @@ def test_another_boot_of_the_host_ends_instances_and_faults(path: Path) -> None:
 _WRITER = """
 import sys
 from pathlib import Path
-from vesper_monitor.journal import Batch, Journal
-from vesper_monitor.session import Position
+from vesper_monitor.faults.journal import Batch, Journal
+from vesper_monitor.guest.session import Position
 from tests_journal import event, fault
 journal = Journal(Path(sys.argv[1]))
 number = 0

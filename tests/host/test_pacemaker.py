@@ -11,8 +11,8 @@ from pathlib import Path
 
 import pytest
 
-from vesper_monitor import pacemaker
-from vesper_monitor.pacemaker import PacemakerError, ResourceState, parse_crm_mon
+from vesper_monitor.faults import pacemaker
+from vesper_monitor.faults.pacemaker import PacemakerError, ResourceState, parse_crm_mon
 
 STATUS = """<pacemaker-result api-version="2.25" request="crm_mon --output-as=xml">
  <resources>

@@ -10,8 +10,8 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from vesper_monitor import abi
-from vesper_monitor.relay import READ_LIMIT, ChannelShape, RawRecord, RelayReader
+from vesper_monitor.guest import abi
+from vesper_monitor.guest.relay import READ_LIMIT, ChannelShape, RawRecord, RelayReader
 
 INDEX_SIZE = ctypes.sizeof(abi.Index)
 HEADER = ctypes.sizeof(abi.Record)

@@ -9,8 +9,8 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from vesper_monitor.decode import Event, decode
-from vesper_monitor.rules import Scope, Verdict, judge
+from vesper_monitor.faults.rules import Scope, Verdict, judge
+from vesper_monitor.guest.decode import Event, decode
 
 
 def event(kind: str, **fields: Any) -> Event:

@@ -11,10 +11,10 @@ from typing import Any
 
 import pytest
 
-from vesper_monitor import server as server_module
-from vesper_monitor.decode import Event
-from vesper_monitor.followers import MAX_WAITING, Followers
-from vesper_monitor.server import Connection, Server
+from vesper_monitor.daemon import server as server_module
+from vesper_monitor.daemon.followers import MAX_WAITING, Followers
+from vesper_monitor.daemon.server import Connection, Server
+from vesper_monitor.guest.decode import Event
 
 
 def event(number: int) -> Event:

@@ -14,9 +14,9 @@ import pytest
 from lab.standin import StandinTransport
 from lab.standin.image import make_image, make_store
 from tests.host.standins import GuestProcess, guest, until
-from vesper_monitor.decode import Event
-from vesper_monitor.images import ImageStore
-from vesper_monitor.session import ProbeState, Session, SessionError, SessionState
+from vesper_monitor.guest.decode import Event
+from vesper_monitor.guest.images import ImageStore
+from vesper_monitor.guest.session import ProbeState, Session, SessionError, SessionState
 
 BOTH = {"send_signal": "", "out_of_memory": ""}
 

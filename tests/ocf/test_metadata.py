@@ -49,8 +49,8 @@ if SCHEMA.exists():
 def test_a_waiting_monitor_imports_little(host: Host) -> None:
     """What it imports it pays before each fault, in time and in memory."""
     code = (
-        "import sys; sys.path.append(sys.argv[1]); import vesper_monitor.ocf_xen, "
-        "vesper_monitor.ocf_monitor; print(*sys.modules)"
+        "import sys; sys.path.append(sys.argv[1]); import vesper_monitor.ocf.xen, "
+        "vesper_monitor.ocf.monitor; print(*sys.modules)"
     )
     done = subprocess.run(
         ["/usr/bin/python3", "-SE", "-c", code, PROJECT], capture_output=True, text=True, check=True

@@ -11,8 +11,8 @@ from hypothesis import strategies as st
 
 from tests.ocf.host import Host
 from vesper_monitor.domain_state import DomainState
-from vesper_monitor.toolstack import ToolstackError, ToolstackMissing, run
-from vesper_monitor.xl import Xl, parse_list
+from vesper_monitor.ocf.toolstack import ToolstackError, ToolstackMissing, run
+from vesper_monitor.ocf.xl import Xl, parse_list
 
 HEADER = "Name                                        ID   Mem VCPUs\tState\tTime(s)\n"
 

@@ -1,0 +1,90 @@
+# SPDX-License-Identifier: GPL-2.0-or-later
+"""Commands of ``vesper`` that change something."""
+
+from __future__ import annotations
+
+import argparse
+from pathlib import Path
+from typing import Any
+
+from vesper_monitor.client import Client, DaemonError
+from vesper_monitor.command.show import print_json
+from vesper_monitor.guest import images
+
+__all__ = [
+    "activate",
+    "clear",
+    "deactivate",
+    "probe_build",
+    "probe_load",
+    "probe_unload",
+]
+
+#: s for a guest to load a module or to become active.
+GUEST_TIMEOUT = 90.0
+
+
+def clear(client: Client, options: argparse.Namespace) -> None:
+    """A fault is over."""
+    which = options.which
+    field: dict[str, Any] = {"id": int(which)} if which.isdecimal() else {"resource": which}
+    answer = client.call("clear", **field)
+    if options.json:
+        print_json({"cleared": answer["cleared"]})
+    elif answer["cleared"]:
+        print("Cleared. Pacemaker's own failure count stays; reset it with: crm resource cleanup")
+    else:
+        raise DaemonError("no-such-vm", f"{which}: no fault is held; see: vesper faults")
+
+
+def activate(client: Client, options: argparse.Namespace) -> None:
+    """Begin to watch a VM."""
+    fields = {"probes": options.probes} if options.probes else {}
+    answer = client.call("activate", reply_timeout=GUEST_TIMEOUT, vm=options.vm, **fields)
+    _done(options, answer, f"{options.vm}: active")
+
+
+def deactivate(client: Client, options: argparse.Namespace) -> None:
+    """End watching a VM."""
+    answer = client.call("deactivate", reply_timeout=GUEST_TIMEOUT, vm=options.vm)
+    _done(options, answer, f"{options.vm}: no longer watched")
+
+
+def probe_load(client: Client, options: argparse.Namespace) -> None:
+    """Load a probe into a guest."""
+    fields = {"vm": options.vm, "probe": options.probe}
+    if options.params:
+        fields["params"] = " ".join(options.params)
+    answer = client.call("load", reply_timeout=GUEST_TIMEOUT, **fields)
+    _done(options, answer, f"{options.vm}: {options.probe} loaded")
+
+
+def probe_unload(client: Client, options: argparse.Namespace) -> None:
+    """Unload a probe from a guest."""
+    answer = client.call("unload", reply_timeout=GUEST_TIMEOUT, vm=options.vm, probe=options.probe)
+    _done(options, answer, f"{options.vm}: {options.probe} unloaded")
+
+
+def probe_build(client: Client, options: argparse.Namespace) -> None:
+    """Build the images for a kernel release."""
+    headers = Path(options.headers) if options.headers else images.find_headers(options.release)
+    source = Path(options.source) if options.source else None
+    store = images.ImageStore(Path(options.probes_dir))
+    if not options.json:
+        print(f"Building probes with {headers} ...", flush=True)
+    built = images.build(headers, store, source=source)
+    if options.json:
+        print_json([str(image.path) for image in built])
+        return
+    for image in built:
+        print(image.path)
+    other = {image.release for image in built} - {options.release}
+    if other:
+        print(f"note: these headers are of {', '.join(other)}, not of {options.release}")
+
+
+def _done(options: argparse.Namespace, answer: dict[str, Any], text: str) -> None:
+    if options.json:
+        print_json({key: value for key, value in answer.items() if key != "ok"})
+    else:
+        print(text)

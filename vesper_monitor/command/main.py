@@ -1,0 +1,200 @@
+# SPDX-License-Identifier: GPL-2.0-or-later
+"""The command ``vesper``: what it understands, and its exit status.
+
+What the commands do is in cli_show.py (to look) and cli_act.py (to change).
+"""
+
+from __future__ import annotations
+
+import argparse
+import os
+import sys
+from typing import NoReturn
+
+from vesper_monitor import __version__
+from vesper_monitor.client import Client, DaemonError, DaemonUnavailable, default_path
+from vesper_monitor.command import act as cli_act
+from vesper_monitor.command import show as cli_show
+from vesper_monitor.guest.images import DEFAULT_ROOT, ImageError
+
+__all__ = ["main", "parser"]
+
+#: Exit status.
+OK, FAILED, USAGE, NOT_RUNNING = 0, 1, 2, 3
+
+_EPILOG = """\
+exit status:
+  0  done
+  1  it did not work; standard error says what and why
+  2  the command line is wrong
+  3  vesperd is not running or does not answer
+
+examples:
+  vesper status                      which VMs are watched, and how well
+  vesper events -f --vm vm1          events of vm1 as they happen
+  vesper faults --json               what was reported to the cluster
+  vesper faults clear vm1            the fault of resource vm1 is over
+  vesper probe build 6.1.0-56-amd64  probe images for guests with that kernel
+  vesper relay cat vm1 send_signal   raw records of a probe
+"""
+
+
+class _Parser(argparse.ArgumentParser):
+    def error(self, message: str) -> NoReturn:
+        self.exit(USAGE, f"{self.prog}: {message}; see: {self.prog} --help\n")
+
+
+def parser() -> argparse.ArgumentParser:
+    """The command line."""
+    top = _Parser(
+        prog="vesper",
+        description="Looks into what vesperd sees inside the virtual machines of this host.",
+        epilog=_EPILOG,
+        formatter_class=argparse.RawDescriptionHelpFormatter,
+    )
+    top.add_argument("--version", action="version", version=f"vesper {__version__}")
+    top.add_argument(
+        "--socket", default=default_path(), metavar="PATH", help="of vesperd (%(default)s)"
+    )
+    commands = top.add_subparsers(metavar="COMMAND", required=True)
+
+    status = commands.add_parser("status", help="which VMs are watched, and how well")
+    status.add_argument("vm", nargs="?", metavar="VM", help="only this one")
+    _json(status)
+    status.set_defaults(run=cli_show.status)
+
+    events = commands.add_parser("events", help="decoded events of the guests")
+    events.add_argument("-f", "--follow", action="store_true", help="go on as they happen")
+    events.add_argument("--vm", metavar="VM", help="only of this one")
+    events.add_argument("-n", "--limit", type=_count, metavar="N", help="the last N (20)")
+    events.add_argument("--since", type=_count, metavar="ID", help="those after this event")
+    _json(events)
+    events.set_defaults(run=cli_show.events)
+
+    _add_faults(commands)
+    _add_probe(commands)
+
+    activate = commands.add_parser("activate", help="begin to watch a running VM")
+    activate.add_argument("vm", metavar="VM")
+    activate.add_argument(
+        "--probe", action="append", dest="probes", metavar="NAME",
+        help="load this one; may be repeated (send_signal, out_of_memory)",
+    )  # fmt: skip
+    _json(activate)
+    activate.set_defaults(run=cli_act.activate)
+    deactivate = commands.add_parser(
+        "deactivate", help="unload the probes and take the device away from the VM"
+    )
+    deactivate.add_argument("vm", metavar="VM")
+    _json(deactivate)
+    deactivate.set_defaults(run=cli_act.deactivate)
+
+    relay = commands.add_parser("relay", help="a probe's relay channel, as the guest wrote it")
+    relays = relay.add_subparsers(metavar="COMMAND", required=True)
+    cat = relays.add_parser(
+        "cat",
+        help="raw records to standard output, as they come",
+        description="Writes records as struct vsp_record of probe_modules/include/vesper_abi.h, "
+        "one after the other, until interrupted.",
+    )
+    cat.add_argument("vm", metavar="VM")
+    cat.add_argument("probe", metavar="PROBE")
+    cat.add_argument("--cpu", type=_count, metavar="N", help="only of this CPU of the guest")
+    _json(cat)
+    cat.set_defaults(run=cli_show.relay_cat)
+    return top
+
+
+def _add_faults(commands: argparse._SubParsersAction[_Parser]) -> None:
+    faults = commands.add_parser(
+        "faults",
+        help="faults that were reported to the cluster, and why",
+        description="Shows the journal of faults; 'faults clear' says that one is over.",
+    )
+    faults.add_argument("--vm", metavar="VM", help="only of this one")
+    faults.add_argument("-n", "--limit", type=_count, metavar="N", help="the last N (20)")
+    _json(faults)
+    faults.set_defaults(run=cli_show.faults)
+    sub = faults.add_subparsers(metavar="clear")
+    clear = sub.add_parser(
+        "clear",
+        help="a fault is over without a restart of the resource",
+        description="The resource's monitors succeed again. "
+        "Pacemaker's own failure count stays: crm resource cleanup RESOURCE",
+    )
+    clear.add_argument("which", metavar="RESOURCE|ID", help="a resource, or the number of a fault")
+    _json(clear)
+    clear.set_defaults(run=cli_act.clear)
+
+
+def _add_probe(commands: argparse._SubParsersAction[_Parser]) -> None:
+    probe = commands.add_parser("probe", help="probe images, and probes in the guests")
+    probes = probe.add_subparsers(metavar="COMMAND", required=True)
+    build = probes.add_parser("build", help="build the images for a guest's kernel")
+    build.add_argument("release", metavar="RELEASE", help="uname -r of the guest")
+    build.add_argument(
+        "--headers", metavar="DIR", help="the kernel's build directory (/lib/modules/RELEASE/build)"
+    )
+    build.add_argument("--source", metavar="DIR", help="VESPER's sources (/usr/src/vesper-*)")
+    _images(build)
+    build.set_defaults(run=cli_act.probe_build)
+    listing = probes.add_parser("list", help="the images there are")
+    _images(listing)
+    listing.set_defaults(run=cli_show.probe_list)
+    load = probes.add_parser("load", help="load a probe into a guest's kernel")
+    load.add_argument("vm", metavar="VM")
+    load.add_argument("probe", metavar="PROBE")
+    load.add_argument("params", nargs="*", metavar="KEY=VALUE", help="module parameters")
+    _json(load)
+    load.set_defaults(run=cli_act.probe_load)
+    unload = probes.add_parser("unload", help="unload a probe from a guest's kernel")
+    unload.add_argument("vm", metavar="VM")
+    unload.add_argument("probe", metavar="PROBE")
+    _json(unload)
+    unload.set_defaults(run=cli_act.probe_unload)
+
+
+def _json(command: argparse.ArgumentParser) -> None:
+    command.add_argument("--json", action="store_true", help="for programs (docs/api.md)")
+
+
+def _images(command: argparse.ArgumentParser) -> None:
+    command.add_argument(
+        "--probes-dir", default=str(DEFAULT_ROOT), metavar="DIR", help="images (%(default)s)"
+    )
+    _json(command)
+
+
+def _count(text: str) -> int:
+    try:
+        value = int(text)
+    except ValueError:
+        value = -1
+    if value < 0:
+        raise argparse.ArgumentTypeError(f"not a number: {text!r}")
+    return value
+
+
+def main(argv: list[str] | None = None) -> int:
+    """The command ``vesper``. :returns: its exit status."""
+    options = parser().parse_args(argv)
+    try:
+        with Client(options.socket, timeout=10.0) as client:
+            options.run(client, options)
+            sys.stdout.flush()
+    except DaemonUnavailable as error:
+        print(f"vesper: {error}", file=sys.stderr)
+        return NOT_RUNNING
+    except (DaemonError, ImageError) as error:
+        print(f"vesper: {error}", file=sys.stderr)
+        return FAILED
+    except KeyboardInterrupt:
+        return 130
+    except BrokenPipeError:
+        # Who reads us has had enough (| head). Python would complain at exit.
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+    return OK
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,187 @@
+# SPDX-License-Identifier: GPL-2.0-or-later
+"""Commands of ``vesper`` that look: status, events, faults, probe list, relay cat."""
+
+from __future__ import annotations
+
+import argparse
+import base64
+import json
+import sys
+import time
+from pathlib import Path
+from typing import Any
+
+from vesper_monitor.client import Client, DaemonError
+from vesper_monitor.command.table import columns, note
+from vesper_monitor.guest.images import ImageStore
+
+__all__ = ["events", "faults", "probe_list", "relay_cat", "status"]
+
+#: Lines of events or faults that fit on a screen.
+SCREENFUL = 20
+
+
+def print_json(value: object) -> None:
+    print(json.dumps(value, indent=2, ensure_ascii=False))
+
+
+def status(client: Client, options: argparse.Namespace) -> None:
+    """Which VMs are watched, and how well."""
+    answer = client.call("status")
+    vms = [vm for vm in answer["vms"] if options.vm in (None, vm["vm"])]
+    if options.vm is not None and not vms:
+        raise DaemonError(
+            "no-such-vm",
+            f"{options.vm} is not watched on this host; begin with: vesper activate {options.vm}",
+        )
+    if options.json:
+        print_json({**answer, "vms": vms})
+        return
+    rows = [
+        (
+            vm["vm"],
+            vm["domid"],
+            vm["transport"],
+            vm["resource"],
+            _watched(vm),
+            _probes(vm["probes"]),
+            _sum(vm["probes"], "records"),
+            _sum(vm["probes"], "lost"),
+            _monitor(vm),
+        )
+        for vm in vms
+    ]
+    if rows:
+        header = (
+            "VM", "ID", "ON", "RESOURCE", "STATE", "PROBES", "RECORDS", "LOST", "MONITOR",
+        )  # fmt: skip
+        print(columns(header, rows))
+    else:
+        print("No VM is watched on this host.")
+    for vm in vms:
+        if vm["fault"]:
+            print(note("fault", f"{vm['vm']}: {vm['fault']['reason']}"))
+        if vm["degraded"]:
+            print(note("dead" if vm["state"] == "dead" else "degraded", vm["degraded"]))
+    for name, error in answer["transports"].items():
+        if error:
+            print(note("transport", f"{name}: {error}"))
+    if not answer["transports"]:
+        print(note("transport", "none is installed; vesperd can watch no VM"))
+    if answer.get("journal"):
+        print(note("journal", answer["journal"]))
+
+
+def events(client: Client, options: argparse.Namespace) -> None:
+    """Recorded events, and with --follow those to come."""
+    limit = options.limit
+    if limit is None and options.since is None:
+        limit = SCREENFUL if not options.follow else 0
+    request = {"vm": options.vm, "since": options.since, "limit": limit}
+    fields = {key: value for key, value in request.items() if value is not None}
+    for answer in client.stream("events", follow=options.follow, **fields):
+        if options.json:
+            line = json.dumps(answer.get("event", answer), ensure_ascii=False)
+        elif "event" in answer:
+            line = event_line(answer["event"])
+        else:
+            line = f"... {answer.get('dropped', '?')} events left out: this reader is too slow"
+        print(line, flush=options.follow)
+
+
+def event_line(event: dict[str, Any]) -> str:
+    """One event for people."""
+    return f"{_clock(event['received'], parts=True)}  {event['vm']}  {event['text']}"
+
+
+def faults(client: Client, options: argparse.Namespace) -> None:
+    """The journal of faults."""
+    fields = {"vm": options.vm} if options.vm else {}
+    limit = SCREENFUL if options.limit is None else options.limit
+    answer = client.call("faults", limit=limit, **fields)
+    if options.json:
+        print_json(answer["faults"])
+        return
+    if not answer["faults"]:
+        print("No faults.")
+        return
+    rows = [
+        (fault["id"], _clock(fault["seen"]), fault["resource"], _fate(fault), fault["reason"])
+        for fault in answer["faults"]
+    ]
+    print(columns(("ID", "SEEN", "RESOURCE", "STATE", "REASON"), rows))
+
+
+def probe_list(client: Client, options: argparse.Namespace) -> None:
+    """The probe images of this host."""
+    images = ImageStore(Path(options.probes_dir)).images()
+    if options.json:
+        print_json(
+            [
+                {
+                    "probe": image.name,
+                    "release": image.release,
+                    "vermagic": image.vermagic,
+                    "path": str(image.path),
+                }
+                for image in images
+            ]
+        )
+    elif images:
+        rows = [(image.name, image.release, image.path) for image in images]
+        print(columns(("PROBE", "KERNEL", "IMAGE"), rows))
+    else:
+        print(
+            f"No probe images in {options.probes_dir}; "
+            "build them with: vesper probe build RELEASE (uname -r of the guest)"
+        )
+
+
+def relay_cat(client: Client, options: argparse.Namespace) -> None:
+    """Raw records."""
+    fields = {"vm": options.vm, "probe": options.probe}
+    if options.cpu is not None:
+        fields["cpu"] = options.cpu
+    for answer in client.stream("relay", **fields):
+        if options.json:
+            print(json.dumps(answer), flush=True)
+        else:
+            sys.stdout.buffer.write(base64.b64decode(answer["data"]))
+            sys.stdout.buffer.flush()
+
+
+def _watched(vm: dict[str, Any]) -> str:
+    if vm["fault"]:
+        return "fault"
+    if vm["state"] == "dead":
+        return "dead"
+    return "degraded" if vm["degraded"] else str(vm["state"])
+
+
+def _monitor(vm: dict[str, Any]) -> str | None:
+    if vm["resource"] is None:
+        return None
+    return "waiting" if vm["waiting"] else "not now"
+
+
+def _probes(probes: list[dict[str, Any]]) -> str:
+    return ", ".join(
+        probe["name"] if probe["state"] == "collecting" else f"{probe['name']} ({probe['state']})"
+        for probe in probes
+    )
+
+
+def _sum(probes: list[dict[str, Any]], key: str) -> int:
+    return sum(probe[key] for probe in probes)
+
+
+def _fate(fault: dict[str, Any]) -> str:
+    if fault["ended"] is not None:
+        return f"ended by {fault['ended_by']}"
+    return "held" if fault["told"] is None else "told"
+
+
+def _clock(seconds: float, *, parts: bool = False) -> str:
+    """Local time; with ``parts`` to the millisecond."""
+    text = time.strftime("%Y-%m-%d %H:%M:%S", time.localtime(seconds))
+    return f"{text}.{int(seconds % 1 * 1000):03d}" if parts else text

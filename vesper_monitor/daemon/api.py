@@ -1,0 +1,405 @@
+# SPDX-License-Identifier: GPL-2.0-or-later
+"""What the requests of docs/api.md do, one method for each ``op``."""
+
+from __future__ import annotations
+
+import asyncio
+import base64
+import contextlib
+import os
+from collections.abc import Awaitable, Callable
+from typing import TYPE_CHECKING, Any
+
+import vesper_monitor
+from vesper_monitor.daemon.config import DEFAULT_PROBES
+from vesper_monitor.daemon.request import boolean, names, number, optional, text
+from vesper_monitor.daemon.server import Connection, RequestError
+from vesper_monitor.daemon.status import vm_status
+from vesper_monitor.daemon.watch import NoTransport
+from vesper_monitor.faults.fault import Fault
+from vesper_monitor.faults.instance import Answer, Instance, Result
+from vesper_monitor.faults.journal import JournalError
+from vesper_monitor.guest import abi
+from vesper_monitor.guest.decode import Event
+from vesper_monitor.guest.session import Session, SessionError, SessionState
+from vesper_monitor.transport import Domain, DomainState, Transport, TransportError
+
+if TYPE_CHECKING:
+    from vesper_monitor.daemon.main import Daemon
+
+__all__ = ["Api"]
+
+#: Requests that change something, or that only an agent makes.
+ROOT_ONLY = frozenset(
+    {"start", "stop", "wait", "clear", "load", "unload", "activate", "deactivate"}
+)
+#: s a monitor may ask to wait.
+MAX_WAIT = 86_400.0
+#: s for a look at the domain before the first monitor is answered.
+LOOK_TIMEOUT = 5.0
+#: s for a guest to answer an ``activate``, beyond the time it has to become active.
+ACTIVATE_MARGIN = 5.0
+#: Events read from the journal at once, and in one request.
+PAGE, MAX_EVENTS = 500, 100_000
+DEFAULT_EVENTS = 100
+
+_Operation = Callable[[Connection, dict[str, Any]], Awaitable[None]]
+
+
+class Api:
+    """Requests to a daemon."""
+
+    def __init__(self, daemon: Daemon) -> None:
+        self._daemon = daemon
+        self._operations: dict[str, _Operation] = {
+            "hello": self._hello,
+            "start": self._start,
+            "stop": self._stop,
+            "wait": self._wait,
+            "state": self._state,
+            "status": self._status,
+            "events": self._events,
+            "faults": self._faults,
+            "clear": self._clear,
+            "load": self._load,
+            "unload": self._unload,
+            "activate": self._activate,
+            "deactivate": self._deactivate,
+            "relay": self._relay,
+        }
+
+    async def handle(self, connection: Connection, request: dict[str, Any]) -> None:
+        """Serve one request.
+
+        :raises RequestError: it is answered with an error.
+        """
+        op = request.get("op")
+        operation = self._operations.get(op) if isinstance(op, str) else None
+        if operation is None:
+            raise RequestError("bad-request", f"unknown op {str(op)[:40]!r}")
+        if op in ROOT_ONLY and not connection.privileged:
+            raise RequestError("denied", f"{op}: only root may do that")
+        try:
+            await operation(connection, request)
+        except NoTransport as error:
+            raise RequestError("no-transport", str(error)) from error
+        except SessionError as error:
+            more = {} if error.errno is None else {"errno": error.errno}
+            raise RequestError(error.code, str(error), **more) from error
+        except TransportError as error:
+            raise RequestError("timeout", str(error)) from error
+        except JournalError as error:
+            raise RequestError("internal", str(error)) from error
+
+    # ------------------------------------------------------------ agents
+
+    async def _start(self, connection: Connection, request: dict[str, Any]) -> None:
+        instance = await self._begin(request)
+        if instance is None:
+            raise _no_such_vm(text(request, "vm"))
+        await connection.send(
+            {"ok": True, "instance": instance.record.id, "domid": instance.record.domid}
+        )
+
+    async def _begin(self, request: dict[str, Any]) -> Instance | None:
+        """A new instance for a request of the agent's; None: its VM does not run."""
+        daemon = self._daemon
+        vm = text(request, "vm")
+        found = await daemon.watch.find(vm)
+        if found is None:
+            return None
+        transport, domain = found
+        session = daemon.watch.session(domain)
+        try:
+            instance = daemon.instances.start(
+                text(request, "resource"),
+                domain,
+                names(request, "probes", DEFAULT_PROBES),
+                names(request, "services", ()),
+                session.degraded if session is not None else None,
+            )
+        except ValueError as error:
+            raise RequestError("internal", str(error)) from error
+        await daemon.watch.watch(transport, domain, daemon.wanted_probes(domain))
+        return instance
+
+    async def _stop(self, connection: Connection, request: dict[str, Any]) -> None:
+        self._daemon.instances.stop(text(request, "resource"))
+        await connection.send({"ok": True})
+
+    async def _wait(self, connection: Connection, request: dict[str, Any]) -> None:
+        daemon = self._daemon
+        resource, vm = text(request, "resource"), text(request, "vm")
+        interval = number(request, "interval", 0.0, MAX_WAIT)
+        timeout = number(request, "timeout", 0.0, MAX_WAIT)
+        first = optional(request, "first", boolean)
+        connection.until_closed = True
+        try:
+            instance = daemon.instances.get(resource)
+            if instance is None or instance.record.vm != vm:
+                # Started while no vesperd was there, or before its journal was lost.
+                instance = await self._begin(request)
+            else:
+                await self._new_wishes(instance, request)
+            if instance is None:
+                gone = Answer(Result.DEAD, f"{vm} does not run", state=DomainState.GONE)
+                await connection.send(gone.to_json())
+                return
+            instance.node = optional(request, "node", text) or instance.node
+            record = instance.record
+            domain = Domain(record.vm, record.domid, record.uuid)
+            if first or (first is None and not record.monitored):
+                # The only answer that is not preceded by a wait.
+                with contextlib.suppress(TimeoutError):
+                    async with asyncio.timeout(LOOK_TIMEOUT):
+                        await daemon.watch.look(domain)
+            else:
+                daemon.watch.look_soon(domain)
+
+            async def deliver(answer: Answer) -> None:
+                await connection.send(answer.to_json())
+
+            await daemon.instances.wait(
+                instance, interval=interval, timeout=timeout, first=first, deliver=deliver
+            )
+        finally:
+            connection.until_closed = False
+
+    async def _new_wishes(self, instance: Instance, request: dict[str, Any]) -> None:
+        """The resource's parameters may have been changed without a restart."""
+        daemon, record = self._daemon, instance.record
+        probes = names(request, "probes", record.probes)
+        services = names(request, "services", record.services)
+        if (probes, services) == (record.probes, record.services):
+            return
+        daemon.instances.change(instance, probes, services)
+        domain = Domain(record.vm, record.domid, record.uuid)
+        session = daemon.watch.session(domain)
+        if session is not None:
+            await session.set_probes(daemon.wanted_probes(domain) or {})
+
+    async def _state(self, connection: Connection, request: dict[str, Any]) -> None:
+        watch = self._daemon.watch
+        found = await watch.find(text(request, "vm"))
+        answer: dict[str, Any] = {"ok": True, "domain": None, "watch": None}
+        if found is not None:
+            transport, domain = found
+            state = await transport.state(domain)
+            answer["domain"] = {
+                "name": domain.name,
+                "domid": domain.domid,
+                "uuid": domain.uuid,
+                "state": state.value,
+            }
+            session = watch.session(domain)
+            if session is not None:
+                answer["watch"] = {"state": session.state.value, "degraded": session.degraded}
+        await connection.send(answer)
+
+    # ------------------------------------------------------------ readers
+
+    async def _hello(self, connection: Connection, request: dict[str, Any]) -> None:
+        await connection.send(
+            {
+                "ok": True,
+                "version": vesper_monitor.__version__,
+                "abi": abi.ABI_VERSION,
+                "pid": os.getpid(),
+                "transports": self._daemon.watch.transports(),
+            }
+        )
+
+    async def _status(self, connection: Connection, request: dict[str, Any]) -> None:
+        daemon = self._daemon
+        await connection.send(
+            {
+                "ok": True,
+                "vms": vm_status(daemon.watch.sessions(), daemon.instances.all()),
+                "transports": daemon.watch.transports(),
+                "journal": daemon.recorder.error,
+            }
+        )
+
+    async def _events(self, connection: Connection, request: dict[str, Any]) -> None:
+        daemon = self._daemon
+        vm = optional(request, "vm", text)
+        follow = optional(request, "follow", boolean) or False
+        since = optional(request, "since", _whole)
+        limit = optional(request, "limit", _whole)
+        if limit is None:
+            limit = MAX_EVENTS if since is not None else 0 if follow else DEFAULT_EVENTS
+        limit = min(limit, MAX_EVENTS)
+        follower = daemon.followers.add(vm) if follow else None
+        connection.until_closed = True
+        try:
+            last = since or 0
+            if limit:
+                last = await self._history(connection, vm, since, limit)
+            while follower is not None:
+                events, dropped = await follower.get()
+                for event in events:
+                    if event.id is not None and event.id > last:
+                        await _send_event(connection, event)
+                if dropped:
+                    await connection.send({"ok": True, "dropped": dropped})
+        finally:
+            connection.until_closed = False
+            if follower is not None:
+                daemon.followers.remove(follower)
+        await connection.send({"ok": True, "end": True})
+
+    async def _history(
+        self, connection: Connection, vm: str | None, since: int | None, limit: int
+    ) -> int:
+        """Send recorded events, page by page. :returns: id of the last."""
+        run = self._daemon.recorder.run
+        last = since or 0
+        if since is None:  # the newest, but in their order
+            start = await run(lambda journal: journal.nth_newest(vm, limit))
+            last = start - 1 if start is not None else 0
+        until = (await run(lambda journal: journal.last_ids()))[0]
+        while limit > 0:
+            after, page = last, min(PAGE, limit)
+            events = await run(
+                lambda journal, after=after, page=page: journal.events(  # type: ignore[misc]
+                    vm=vm, after=after, until=until, limit=page
+                )
+            )
+            for event in events:
+                await _send_event(connection, event)
+            limit -= len(events)
+            if len(events) < page:
+                break
+            last = events[-1].id or last
+        return max(last, until)
+
+    async def _faults(self, connection: Connection, request: dict[str, Any]) -> None:
+        vm = optional(request, "vm", text)
+        resource = optional(request, "resource", text)
+        limit = min(optional(request, "limit", _whole) or 100, 1000)
+        try:
+            faults = await self._daemon.recorder.run(
+                lambda journal: journal.faults(vm=vm, resource=resource, limit=limit)
+            )
+        except JournalError:
+            faults = self._held(vm, resource)
+        await connection.send({"ok": True, "faults": [fault.to_json() for fault in faults]})
+
+    def _held(self, vm: str | None, resource: str | None) -> list[Fault]:
+        """Without a journal: what is in memory."""
+        return [
+            instance.fault
+            for instance in self._daemon.instances.all()
+            if instance.fault is not None
+            and vm in (None, instance.record.vm)
+            and resource in (None, instance.record.resource)
+        ]
+
+    async def _relay(self, connection: Connection, request: dict[str, Any]) -> None:
+        session = self._session(text(request, "vm"))
+        probe = text(request, "probe")
+        cpu = optional(request, "cpu", _whole)
+        if probe not in session.probes:
+            known = ", ".join(session.probes) or "none"
+            raise RequestError(
+                "no-such-probe", f"{session.domain.name}: no probe {probe} is loaded ({known})"
+            )
+        records = session.subscribe_raw(probe, cpu)
+        connection.until_closed = True
+        try:
+            async for number_, seq, data in records:
+                await connection.send(
+                    {
+                        "ok": True,
+                        "cpu": number_,
+                        "seq": seq,
+                        "data": base64.b64encode(data).decode("ascii"),
+                    }
+                )
+        finally:
+            connection.until_closed = False
+            close = getattr(records, "aclose", None)
+            if close is not None:
+                await close()
+        await connection.send({"ok": True, "end": True})
+
+    # ------------------------------------------------------------ operators
+
+    async def _clear(self, connection: Connection, request: dict[str, Any]) -> None:
+        fault_id = optional(request, "id", _whole)
+        resource = optional(request, "resource", text)
+        if (fault_id is None) == (resource is None):
+            raise RequestError("bad-request", "clear: give either 'id' or 'resource'")
+        cleared = self._daemon.instances.clear(fault_id=fault_id, resource=resource)
+        await self._daemon.recorder.flush()
+        await connection.send({"ok": True, "cleared": cleared})
+
+    async def _load(self, connection: Connection, request: dict[str, Any]) -> None:
+        session = self._session(text(request, "vm"))
+        await session.load(text(request, "probe"), optional(request, "params", text) or "")
+        await connection.send({"ok": True})
+
+    async def _unload(self, connection: Connection, request: dict[str, Any]) -> None:
+        await self._session(text(request, "vm")).unload(text(request, "probe"))
+        await connection.send({"ok": True})
+
+    async def _activate(self, connection: Connection, request: dict[str, Any]) -> None:
+        daemon = self._daemon
+        vm = text(request, "vm")
+        transport, domain = await self._found(vm)
+        await daemon.activate(vm, names(request, "probes", DEFAULT_PROBES))
+        session = await daemon.watch.watch(transport, domain, daemon.wanted_probes(domain))
+        try:
+            async with asyncio.timeout(daemon.config.activate_timeout + ACTIVATE_MARGIN):
+                # A session tells the daemon, not us; this is asked by hand, and rarely.
+                while session.state not in (SessionState.ACTIVE, SessionState.UNFIT):
+                    if session.degraded is not None or session.state is SessionState.CLOSED:
+                        break
+                    await asyncio.sleep(0.05)
+        except TimeoutError:
+            pass
+        if session.state is not SessionState.ACTIVE:
+            raise RequestError(
+                "not-active",
+                session.degraded or f"{vm}: its guest does not answer; vesperd goes on trying",
+            )
+        daemon.instances.watch_changed(domain, session.degraded)
+        await connection.send({"ok": True, "domid": domain.domid})
+
+    async def _deactivate(self, connection: Connection, request: dict[str, Any]) -> None:
+        daemon = self._daemon
+        vm = text(request, "vm")
+        session = self._session(vm)
+        await daemon.activate(vm, None)
+        await daemon.watch.deactivate(session.domain)
+        daemon.instances.watch_changed(
+            session.domain, f"{vm}: watching was ended by hand; begin again with: "
+            f"vesper activate {vm}",
+        )  # fmt: skip
+        await connection.send({"ok": True})
+
+    def _session(self, vm: str) -> Session:
+        session = self._daemon.watch.session_of(vm)
+        if session is None:
+            raise RequestError(
+                "not-active", f"{vm} is not watched; begin with: vesper activate {vm}"
+            )
+        return session
+
+    async def _found(self, vm: str) -> tuple[Transport, Domain]:
+        found = await self._daemon.watch.find(vm)
+        if found is None:
+            raise _no_such_vm(vm)
+        return found
+
+
+async def _send_event(connection: Connection, event: Event) -> None:
+    await connection.send({"ok": True, "event": event.to_json()})
+
+
+def _no_such_vm(vm: str) -> RequestError:
+    return RequestError("no-such-vm", f"no VM named {vm} runs on this host")
+
+
+def _whole(request: dict[str, Any], key: str) -> int:
+    return int(number(request, key, 0, 2**62))

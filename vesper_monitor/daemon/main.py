@@ -1,0 +1,322 @@
+# SPDX-License-Identifier: GPL-2.0-or-later
+"""vesperd: watches guests, keeps faults, and tells those who wait for them.
+
+Here is only what ties the parts together::
+
+    transports, sessions (watch.py) ── events ──► rules ► journal (recorder.py)
+                                                             │ written
+             followers (followers.py) ◄──────────────────────┤
+             waiting monitors (instances.py) ◄───────────────┘
+    socket (server.py) ► requests (api.py)
+"""
+
+from __future__ import annotations
+
+import argparse
+import asyncio
+import logging
+import signal
+import sys
+import time
+from collections.abc import Mapping
+from dataclasses import replace
+from pathlib import Path
+
+from vesper_monitor.daemon import config as configuration
+from vesper_monitor.daemon import logs, sdnotify
+from vesper_monitor.daemon.api import Api
+from vesper_monitor.daemon.followers import Followers
+from vesper_monitor.daemon.server import Server
+from vesper_monitor.daemon.watch import ENDED, Watch, find_transports
+from vesper_monitor.faults.instances import Instances
+from vesper_monitor.faults.journal import Batch, Journal, JournalError
+from vesper_monitor.faults.recorder import Recorder
+from vesper_monitor.guest.decode import Event
+from vesper_monitor.guest.images import ImageStore
+from vesper_monitor.guest.session import Position, Session
+from vesper_monitor.transport import Domain, DomainState, Transport, TransportError
+
+__all__ = ["Daemon", "main"]
+
+_log = logging.getLogger(__name__)
+
+#: Events that wait for the journal; beyond it only faults and positions go there.
+MAX_BACKLOG = 20_000
+#: s to finish when asked to stop.
+STOP_TIMEOUT = 20.0
+
+
+class Daemon:
+    """All parts of vesperd.
+
+    :param transports: instead of the installed ones.
+    """
+
+    def __init__(
+        self,
+        config: configuration.Config,
+        transports: Mapping[str, type[Transport] | str] | None = None,
+    ) -> None:
+        self.config = config
+        self._transports = transports
+        self.recorder = Recorder(self._open_journal)
+        self.followers = Followers()
+        self.instances = Instances(self.recorder, grace=config.monitor_grace)
+        self.watch = Watch(
+            ImageStore(Path(config.probes_dir)),
+            activate_timeout=config.activate_timeout,
+            on_events=self._on_events,
+            on_change=self._on_change,
+            on_up=self._on_up,
+            on_ended=self._on_ended,
+            on_unwatched=self.instances.watch_changed,
+            positions=self._positions,
+        )
+        self._server = Server(
+            Path(config.socket),
+            Api(self).handle,
+            group=config.group,
+            max_clients=config.max_clients,
+        )
+        #: VM to wanted probes, by the operator's word
+        self.activations: dict[str, tuple[str, ...]] = {}
+        self._last_event_id = 0
+        self._backlog = 0
+        self._not_kept = 0
+        self._tasks: set[asyncio.Task[None]] = set()
+        self._saved: dict[tuple[str, int], Mapping[Position, int]] = {}
+
+    async def start(self) -> None:
+        """Go on where an earlier daemon stopped.
+
+        :raises OSError: the socket cannot be used.
+        """
+        await self._restore()
+        await self._server.start()
+        self.watch.start(
+            find_transports(self.config.transports)
+            if self._transports is None
+            else self._transports
+        )
+
+    async def stop(self) -> None:
+        """End; guests keep their devices and probes for the next daemon."""
+        await self._server.stop()
+        await self.instances.close()
+        await self.watch.close()
+        await asyncio.gather(*self._tasks, return_exceptions=True)
+        await self.recorder.close()
+
+    # ------------------------------------------------------------ activation
+
+    def wanted_probes(self, domain: Domain) -> dict[str, str] | None:
+        """What instances and the operator want there; None: nobody wants anything."""
+        instances = self.instances.of_domain(domain)
+        if not instances and domain.name not in self.activations:
+            return None
+        names = [probe for instance in instances for probe in instance.record.probes]
+        names += self.activations.get(domain.name, ())
+        return dict.fromkeys(names, "")
+
+    async def activate(self, vm: str, probes: tuple[str, ...] | None) -> None:
+        """Note the operator's wish; None: it is over."""
+        if probes is None:
+            self.activations.pop(vm, None)
+        else:
+            self.activations[vm] = probes
+        try:
+            await self.recorder.run(lambda journal: journal.set_activation(vm, probes))
+        except JournalError as error:
+            _log.warning("%s: it is not remembered over a restart: %s", vm, error)
+
+    # ------------------------------------------------------------ events
+
+    def _on_events(self, session: Session, events: list[Event]) -> None:
+        numbered = []
+        for event in events:
+            self._last_event_id += 1
+            numbered.append(replace(event, id=self._last_event_id))
+        faults = self.instances.judge(session.domain, numbered)
+        batch = Batch(events=numbered, faults=faults)
+        if self._backlog > MAX_BACKLOG:
+            # The disk does not keep up with what a guest says.
+            self._not_kept += len(numbered)
+            _log.warning("%s: %d events are not kept in the journal: it is too slow",
+                         session.domain.name, self._not_kept)  # fmt: skip
+            batch.events = []
+        count = len(batch.events)
+        self._backlog += count
+        self._add_positions(session, batch)
+
+        def written() -> None:
+            self._backlog -= count
+            self.instances.recorded(faults)
+            self.followers.put(numbered)
+
+        self.recorder.put(batch, written)
+
+    def _on_change(self, session: Session) -> None:
+        batch = Batch()
+        self._add_positions(session, batch)
+        if batch.positions:
+            self.recorder.put(batch)
+        self.instances.watch_changed(session.domain, session.degraded)
+
+    def _add_positions(self, session: Session, batch: Batch) -> None:
+        key = (session.domain.uuid, session.domain.domid)
+        positions = session.positions
+        # A session that has left its guest knows none; the saved ones hold.
+        if positions and positions != self._saved.get(key):
+            self._saved[key] = positions
+            batch.positions[key] = positions
+
+    # ------------------------------------------------------------ domains
+
+    async def _on_up(self, transport: Transport) -> None:
+        """Watch what is wanted, and take over the guests of an earlier daemon."""
+        active = await transport.active()
+        running = {(domain.uuid, domain.domid): domain for domain in active}
+        for instance in self.instances.all():
+            record = instance.record
+            domain = Domain(record.vm, record.domid, record.uuid)
+            try:
+                state = await transport.state(domain)
+            except TransportError as error:
+                _log.warning("%s: its state is not known now: %s", domain.name, error)
+                state = DomainState.RUNNING  # not to be believed dead; its session will look
+            if state in ENDED:
+                self._on_ended(domain, state)
+            else:
+                running.setdefault((domain.uuid, domain.domid), domain)
+        for vm in list(self.activations):
+            found = await transport.find(vm)
+            if found is not None:
+                running.setdefault((found.uuid, found.domid), found)
+            else:
+                await self.activate(vm, None)
+        for domain in running.values():
+            await self.watch.watch(transport, domain, self.wanted_probes(domain))
+
+    def _on_ended(self, domain: Domain, state: DomainState) -> None:
+        self.instances.domain_ended(domain, state)
+        if state is DomainState.GONE:
+            self._saved.pop((domain.uuid, domain.domid), None)
+            task = asyncio.get_running_loop().create_task(self._forget(domain))
+            self._tasks.add(task)
+            task.add_done_callback(self._tasks.discard)
+
+    async def _forget(self, domain: Domain) -> None:
+        try:
+            await self.recorder.run(lambda j: j.forget_positions(domain.uuid, domain.domid))
+        except JournalError:
+            pass  # the recorder has said so
+        if domain.name in self.activations and self.watch.session_of(domain.name) is None:
+            await self.activate(domain.name, None)
+
+    async def _positions(self, domain: Domain) -> Mapping[Position, int]:
+        try:
+            return await self.recorder.run(lambda j: j.positions(domain.uuid, domain.domid))
+        except JournalError:
+            return {}
+
+    # ------------------------------------------------------------ journal
+
+    def _open_journal(self) -> Journal:
+        return Journal(
+            Path(self.config.journal),
+            keep_events=self.config.keep_events,
+            keep_faults=self.config.keep_faults,
+        )
+
+    async def _restore(self) -> None:
+        boot_id = _boot_id()
+        try:
+            await self.recorder.run(lambda journal: journal.begin_boot(boot_id, time.time()))
+            event_id, fault_id = await self.recorder.run(Journal.last_ids)
+            records = await self.recorder.run(Journal.open_instances)
+            held = await self.recorder.run(Journal.open_faults)
+            self.activations = await self.recorder.run(Journal.activations)
+        except JournalError as error:
+            _log.error("%s; starting without it", error)
+            # Ids above any that may be in there.
+            self._last_event_id = int(time.time() * 1000)
+            self.instances.restore((), (), self._last_event_id)
+            return
+        self._last_event_id = event_id
+        self.instances.restore(records, held, fault_id)
+        if records:
+            _log.info("going on with %d resources of an earlier vesperd", len(records))
+
+
+def _boot_id() -> str:
+    """Another one after each boot of the host (random(4))."""
+    return Path("/proc/sys/kernel/random/boot_id").read_text(encoding="ascii").strip()
+
+
+async def _run(config: configuration.Config) -> int:
+    loop = asyncio.get_running_loop()
+    stopping = asyncio.Event()
+    for number in (signal.SIGTERM, signal.SIGINT):
+        loop.add_signal_handler(number, stopping.set)
+    daemon = Daemon(config)
+    try:
+        await daemon.start()
+    except OSError as error:
+        _log.error("%s", error)
+        return 1
+    sdnotify.notify("READY=1")
+    _log.info("listening on %s", config.socket)
+    interval = sdnotify.watchdog_interval()
+    while not stopping.is_set():
+        if interval is not None:
+            sdnotify.notify("WATCHDOG=1")
+        try:
+            async with asyncio.timeout(interval):
+                await stopping.wait()
+        except TimeoutError:
+            pass
+    sdnotify.notify("STOPPING=1")
+    try:
+        async with asyncio.timeout(STOP_TIMEOUT):
+            await daemon.stop()
+    except TimeoutError:
+        _log.error("not everything ended within %.0f s", STOP_TIMEOUT)
+        return 1
+    return 0
+
+
+def main(argv: list[str] | None = None) -> int:
+    """The command ``vesperd``. :returns: its exit status."""
+    parser = argparse.ArgumentParser(
+        prog="vesperd",
+        description="Watches virtual machines from the host and tells Pacemaker of faults inside.",
+        epilog="See vesperd(8).",
+    )
+    parser.add_argument(
+        "-c", "--config", type=Path,
+        help=f"configuration file (default: {configuration.DEFAULT_PATH}, if there)",
+    )  # fmt: skip
+    parser.add_argument("--socket", help="listen here instead of what the configuration says")
+    parser.add_argument("--journal", help="journal file, likewise")
+    parser.add_argument("--probes-dir", help="directory of probe images, likewise")
+    parser.add_argument("--log-level", choices=("debug", "info", "warning", "error"))
+    options = parser.parse_args(argv)
+    try:
+        config = configuration.load(
+            options.config or configuration.DEFAULT_PATH, required=options.config is not None
+        )
+    except configuration.ConfigError as error:
+        print(f"vesperd: {error}", file=sys.stderr)
+        return 2
+    given = {
+        name: value
+        for name in ("socket", "journal", "probes_dir", "log_level")
+        if (value := getattr(options, name)) is not None
+    }
+    config = replace(config, **given)
+    logs.setup(config.log_level)
+    return asyncio.run(_run(config))
+
+
+if __name__ == "__main__":
+    sys.exit(main())

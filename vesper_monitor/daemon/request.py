@@ -1,0 +1,64 @@
+# SPDX-License-Identifier: GPL-2.0-or-later
+"""Values out of a request, checked."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any, TypeVar
+
+from vesper_monitor.daemon.server import RequestError
+
+__all__ = ["boolean", "names", "number", "optional", "text"]
+
+#: Names in one list.
+MAX_NAMES = 64
+MAX_TEXT = 4096
+
+_T = TypeVar("_T")
+
+
+def text(request: dict[str, Any], key: str) -> str:
+    """:raises RequestError: missing, empty, or no text."""
+    value = request.get(key)
+    if not isinstance(value, str) or not 0 < len(value) <= MAX_TEXT or "\0" in value:
+        raise RequestError("bad-request", f"'{key}' must be a text")
+    return value
+
+
+def number(request: dict[str, Any], key: str, least: float, most: float) -> float:
+    """:raises RequestError: missing, no number, or out of bounds."""
+    value = request.get(key)
+    if isinstance(value, bool) or not isinstance(value, (int, float)):
+        raise RequestError("bad-request", f"'{key}' must be a number")
+    if not least <= value <= most:
+        raise RequestError("bad-request", f"'{key}' must be between {least:g} and {most:g}")
+    return value
+
+
+def boolean(request: dict[str, Any], key: str) -> bool:
+    """:raises RequestError: missing, or neither true nor false."""
+    value = request.get(key)
+    if not isinstance(value, bool):
+        raise RequestError("bad-request", f"'{key}' must be true or false")
+    return value
+
+
+def names(request: dict[str, Any], key: str, default: tuple[str, ...]) -> tuple[str, ...]:
+    """A list of names. :raises RequestError:"""
+    value = request.get(key)
+    if value is None:
+        return default
+    if (
+        not isinstance(value, list)
+        or len(value) > MAX_NAMES
+        or not all(isinstance(item, str) and 0 < len(item) <= 255 for item in value)
+    ):
+        raise RequestError("bad-request", f"'{key}' must be a list of at most {MAX_NAMES} names")
+    return tuple(value)
+
+
+def optional(
+    request: dict[str, Any], key: str, get: Callable[[dict[str, Any], str], _T]
+) -> _T | None:
+    """What ``get`` makes of it, or None if it is missing or null."""
+    return None if request.get(key) is None else get(request, key)

@@ -1,0 +1,77 @@
+# SPDX-License-Identifier: GPL-2.0-or-later
+"""The VMs of ``status`` (docs/api.md)."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from typing import Any
+
+from vesper_monitor.faults.instance import Instance
+from vesper_monitor.guest.session import Session
+
+__all__ = ["vm_status"]
+
+
+def vm_status(sessions: Iterable[Session], instances: Iterable[Instance]) -> list[dict[str, Any]]:
+    """One entry per watched domain and resource, by name."""
+    instances = list(instances)
+    rows = []
+    seen: set[str] = set()
+    for session in sessions:
+        key = (session.domain.uuid, session.domain.domid)
+        mine = [i for i in instances if (i.record.uuid, i.record.domid) == key]
+        seen.update(i.record.id for i in mine)
+        rows += [{**_watch(session), **_resource(i)} for i in mine or (None,)]
+    for instance in instances:
+        if instance.record.id not in seen:
+            rows.append({**_unwatched(instance), **_resource(instance)})
+    return sorted(rows, key=lambda row: (row["vm"], row["domid"]))
+
+
+def _watch(session: Session) -> dict[str, Any]:
+    domain, hello = session.domain, session.hello
+    return {
+        "vm": domain.name,
+        "domid": domain.domid,
+        "uuid": domain.uuid,
+        "transport": session.transport.name,
+        "state": session.state.value,
+        "degraded": session.degraded,
+        "release": hello.release if hello is not None else None,
+        "probes": [
+            {
+                "name": probe.name,
+                "state": probe.state.value,
+                "cpus": probe.cpus,
+                "records": probe.records,
+                "lost": probe.lost,
+                "error": probe.error,
+            }
+            for probe in session.probes.values()
+        ],
+    }
+
+
+def _unwatched(instance: Instance) -> dict[str, Any]:
+    record = instance.record
+    return {
+        "vm": record.vm,
+        "domid": record.domid,
+        "uuid": record.uuid,
+        "transport": None,
+        "state": "closed" if instance.dead_reason is None else "dead",
+        "degraded": instance.dead_reason or instance.degraded,
+        "release": None,
+        "probes": [],
+    }
+
+
+def _resource(instance: Instance | None) -> dict[str, Any]:
+    if instance is None:
+        return {"resource": None, "services": [], "waiting": False, "fault": None}
+    return {
+        "resource": instance.record.resource,
+        "services": list(instance.record.services),
+        "waiting": instance.waiting,
+        "fault": instance.fault.to_json() if instance.fault is not None else None,
+    }

@@ -1,0 +1,349 @@
+# SPDX-License-Identifier: GPL-2.0-or-later
+"""The transports of this host, and a session for each domain that is to be watched."""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+from collections.abc import Awaitable, Callable, Coroutine, Mapping
+from dataclasses import dataclass
+from importlib import metadata
+from typing import Any
+
+from vesper_monitor.guest.decode import Event
+from vesper_monitor.guest.images import ImageStore
+from vesper_monitor.guest.session import Position, Session
+from vesper_monitor.transport import Domain, DomainState, Transport, TransportError
+
+__all__ = ["ENDED", "NoTransport", "Watch", "find_transports"]
+
+_log = logging.getLogger(__name__)
+
+#: Entry points of transports; another hypervisor is a new package.
+GROUP = "vesper.transports"
+#: States in which a guest does not run and will not again.
+ENDED = frozenset({DomainState.SHUTDOWN, DomainState.CRASHED, DomainState.DYING, DomainState.GONE})
+#: s between two tries to start a transport.
+RETRY_FIRST, RETRY_MAX = 1.0, 30.0
+#: s until a session that ended by an internal error is begun again.
+BEGIN_AGAIN = 5.0
+#: s for a session to leave its guest when the daemon ends.
+CLOSE_TIMEOUT = 5.0
+
+
+class NoTransport(Exception):
+    """No hypervisor can be asked now; the text says why."""
+
+
+@dataclass
+class _Slot:
+    """One transport, and why it does not work now (None: it does)."""
+
+    name: str
+    transport: Transport | None
+    error: str | None = "not started yet"
+
+
+@dataclass
+class _Watched:
+    transport: Transport
+    domain: Domain
+    session: Session | None  # None: deactivated by hand, its domain is looked at only
+    looking: bool = False
+    look_again: bool = False  # something happened since
+
+
+def find_transports(wanted: tuple[str, ...]) -> dict[str, type[Transport] | str]:
+    """Classes of the installed transports by name; a text says why one has none.
+
+    :param wanted: names; empty: all.
+    """
+    found: dict[str, type[Transport] | str] = {}
+    for entry in metadata.entry_points(group=GROUP):
+        if wanted and entry.name not in wanted:
+            continue
+        try:
+            found[entry.name] = entry.load()
+        except Exception as error:  # whatever a foreign package does at import
+            found[entry.name] = f"cannot be loaded: {error}"
+    for name in wanted:
+        found.setdefault(name, "not installed")
+    return found
+
+
+class Watch:
+    """
+    :param on_events: of a session, see there.
+    :param on_change: likewise.
+    :param on_up: called when a transport has started: sessions that are
+        wanted on it may begin.
+    :param on_ended: a domain does not run any more; may be called again.
+    :param on_unwatched: nobody watches a domain that runs; the text says why.
+    :param positions: where an earlier daemon stopped reading a domain.
+    """
+
+    def __init__(
+        self,
+        images: ImageStore,
+        *,
+        activate_timeout: float,
+        on_events: Callable[[Session, list[Event]], None],
+        on_change: Callable[[Session], None],
+        on_up: Callable[[Transport], Awaitable[None]],
+        on_ended: Callable[[Domain, DomainState], None],
+        on_unwatched: Callable[[Domain, str], None],
+        positions: Callable[[Domain], Awaitable[Mapping[Position, int]]],
+    ) -> None:
+        self._images = images
+        self._activate_timeout = activate_timeout
+        self._on_events = on_events
+        self._on_change = on_change
+        self._on_up = on_up
+        self._on_ended = on_ended
+        self._on_unwatched = on_unwatched
+        self._positions = positions
+        self._slots: list[_Slot] = []
+        self._watched: dict[tuple[str, int], _Watched] = {}
+        self._starting: dict[tuple[str, int], asyncio.Lock] = {}
+        self._tasks: set[asyncio.Task[Any]] = set()
+        self._closing = False
+
+    def start(self, transports: Mapping[str, type[Transport] | str]) -> None:
+        """Begin to start the transports; those that fail are tried again for ever."""
+        for name, factory in transports.items():
+            slot = _Slot(name, None)
+            self._slots.append(slot)
+            if isinstance(factory, str):
+                slot.error = factory
+                _log.warning("transport %s: %s", name, factory)
+            else:
+                self._spawn(self._keep_up(slot, factory))
+        if not self._slots:
+            _log.warning("no transport is installed (entry points %s)", GROUP)
+
+    async def close(self) -> None:
+        """Leave all guests as they are, for the next daemon."""
+        self._closing = True
+        await asyncio.gather(*(self._leave(session) for session in self.sessions()))
+        tasks = list(self._tasks)
+        for task in tasks:
+            task.cancel()
+        await asyncio.gather(*tasks, return_exceptions=True)
+        for slot in self._slots:
+            if slot.transport is not None:
+                try:
+                    async with asyncio.timeout(CLOSE_TIMEOUT):
+                        await slot.transport.stop()
+                except Exception as error:
+                    _log.warning("transport %s: stopping: %s", slot.name, error)
+
+    # ------------------------------------------------------------ looking
+
+    def transports(self) -> dict[str, str | None]:
+        """Why each does not work; None: it does."""
+        return {slot.name: slot.error for slot in self._slots}
+
+    def sessions(self) -> list[Session]:
+        return [watched.session for watched in self._watched.values() if watched.session]
+
+    def session(self, domain: Domain) -> Session | None:
+        watched = self._watched.get(_key(domain))
+        return watched.session if watched is not None else None
+
+    def session_of(self, vm: str) -> Session | None:
+        """By name; the latest life if there are two."""
+        named = [s for s in self.sessions() if s.domain.name == vm]
+        return max(named, key=lambda s: s.domain.domid, default=None)
+
+    async def find(self, vm: str) -> tuple[Transport, Domain] | None:
+        """The running domain of that name.
+
+        :raises NoTransport: nobody can tell.
+        """
+        problem: str | None = None
+        up = False
+        for slot in self._slots:
+            if slot.transport is None or slot.error is not None:
+                problem = f"{slot.name}: {slot.error}"
+                continue
+            up = True
+            try:
+                domain = await slot.transport.find(vm)
+            except TransportError as error:
+                raise NoTransport(f"{vm}: cannot ask {slot.name}: {error}") from error
+            if domain is not None:
+                return slot.transport, domain
+        if not up:
+            raise NoTransport(
+                "vesperd can watch no VM on this host: "
+                + (problem or f"no transport is installed (entry points {GROUP})")
+            )
+        return None
+
+    async def state(self, domain: Domain) -> DomainState | None:
+        """None: not known now."""
+        watched = self._watched.get(_key(domain))
+        if watched is None:
+            return None
+        try:
+            return await watched.transport.state(domain)
+        except TransportError as error:
+            # A busy toolstack is no reason to think the guest dead.
+            _log.warning("%s: its state is not known now: %s", domain.name, error)
+            return None
+
+    async def look(self, domain: Domain) -> None:
+        """Ask for a domain's state, and say so if it does not run any more."""
+        watched = self._watched.get(_key(domain))
+        if watched is None:
+            return
+        watched.look_again = True
+        if watched.looking:
+            return
+        watched.looking = True
+        try:
+            while watched.look_again:
+                watched.look_again = False
+                state = await self.state(domain)
+                if state is None or state not in ENDED:
+                    continue
+                if watched.session is None and state is DomainState.GONE:
+                    self._watched.pop(_key(domain), None)
+                self._on_ended(domain, state)
+        finally:
+            watched.looking = False
+
+    def look_soon(self, domain: Domain) -> None:
+        """The same, without waiting for it."""
+        self._spawn(self.look(domain))
+
+    # ------------------------------------------------------------ sessions
+
+    async def watch(
+        self, transport: Transport, domain: Domain, probes: Mapping[str, str] | None
+    ) -> Session:
+        """Begin to watch a domain, or change what is wanted there.
+
+        :param probes: name to parameters; None: leave as it is.
+        """
+        key = _key(domain)
+        async with self._starting.setdefault(key, asyncio.Lock()):
+            session = self.session(domain)
+            if session is None:
+                if self._closing:
+                    raise NoTransport("vesperd is being stopped")
+                session = Session(
+                    transport,
+                    domain,
+                    self._images,
+                    self._on_events,
+                    self._on_change,
+                    resume_from=await self._positions(domain),
+                    activate_timeout=self._activate_timeout,
+                )
+                await session.set_probes(probes or {})
+                self._watched[key] = _Watched(transport, domain, session)
+                self._spawn(self._run(session))
+            elif probes is not None:
+                await session.set_probes(probes)
+        self._starting.pop(key, None)
+        return session
+
+    async def deactivate(self, domain: Domain) -> None:
+        """Unload the probes and take the device away from the guest.
+
+        Whether the domain runs is still looked at.
+        """
+        watched = self._watched.get(_key(domain))
+        if watched is not None and watched.session is not None:
+            session, watched.session = watched.session, None
+            await session.close(deactivate=True)
+
+    async def _run(self, session: Session) -> None:
+        domain = session.domain
+        try:
+            await session.run()
+        except Exception as error:
+            _log.exception("%s: internal error", domain.name)
+            await self._begin_again(session, f"{type(error).__name__}: {error}")
+            return
+        if self._closing or self.session(domain) is not session:
+            return
+        state = await self.state(domain)
+        del self._watched[_key(domain)]
+        # A session ends by itself only if its domain does.
+        self._on_ended(domain, state if state in ENDED and state else DomainState.GONE)
+
+    async def _begin_again(self, session: Session, why: str) -> None:
+        """A bug must not leave a guest without a watch for long, nor unseen."""
+        domain = session.domain
+        wanted = {name: status.params for name, status in session.probes.items()}
+        await self._leave(session)
+        watched = self._watched.get(_key(domain))
+        if self._closing or watched is None or watched.session is not session:
+            return
+        watched.session = None
+        self._on_unwatched(
+            domain,
+            f"{domain.name}: an internal error of vesperd ended the watch ({why}); it is begun "
+            "again; please report what the log says: journalctl -u vesperd",
+        )
+        await asyncio.sleep(BEGIN_AGAIN)
+        if self._watched.get(_key(domain)) is watched and watched.session is None:
+            await self.watch(session.transport, domain, wanted)
+
+    async def _leave(self, session: Session) -> None:
+        try:
+            async with asyncio.timeout(CLOSE_TIMEOUT):
+                await session.close(deactivate=False)
+        except Exception as error:
+            _log.warning("%s: leaving the guest: %s", session.domain.name, error)
+
+    # ------------------------------------------------------------ transports
+
+    async def _keep_up(self, slot: _Slot, factory: type[Transport]) -> None:
+        pause = RETRY_FIRST
+        started = False
+        while True:
+            error = None if started else factory.usable()
+            if error is None:
+                try:
+                    transport = slot.transport or factory()
+                    slot.transport = transport
+                    if not started:
+                        await transport.start()
+                        started = True
+                    slot.error, pause = None, RETRY_FIRST
+                    _log.info("transport %s: up", slot.name)
+                    await self._on_up(transport)
+                    await self._follow(transport)
+                    error = "its events have ended"
+                except TransportError as problem:
+                    error = str(problem)
+                except asyncio.CancelledError:
+                    raise
+                except Exception as problem:
+                    _log.exception("transport %s: internal error", slot.name)
+                    error = f"internal error: {problem}"
+            if error != slot.error:
+                _log.warning("transport %s: %s", slot.name, error)
+            slot.error = error
+            await asyncio.sleep(pause)
+            pause = min(pause * 2, RETRY_MAX)
+
+    async def _follow(self, transport: Transport) -> None:
+        async for event in transport.events():
+            for watched in list(self._watched.values()):
+                domain = watched.domain
+                if watched.transport is transport and event.domid in (None, domain.domid):
+                    self.look_soon(domain)
+
+    def _spawn(self, work: Coroutine[Any, Any, None]) -> asyncio.Task[None]:
+        task = asyncio.get_running_loop().create_task(work)
+        self._tasks.add(task)
+        task.add_done_callback(self._tasks.discard)
+        return task
+
+
+def _key(domain: Domain) -> tuple[str, int]:
+    return domain.uuid, domain.domid

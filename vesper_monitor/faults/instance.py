@@ -1,0 +1,286 @@
+# SPDX-License-Identifier: GPL-2.0-or-later
+"""One life of a resource, and what its monitors are told: the state machine.
+
+Pure: it knows no loop and no clock; times are seconds of any monotonic clock.
+vesper_monitor/faults/instances.py drives it.
+
+::
+
+    STARTED --monitor--> WAITING --its end--> GAP --monitor--> WAITING ...
+    any state --stop, or another start--> ENDED
+
+In each state but ENDED the instance may hold one fault.  Every monitor is
+given it, until the instance ends or the operator clears it.
+"""
+
+from __future__ import annotations
+
+import enum
+from collections.abc import Callable
+from dataclasses import dataclass, replace
+from typing import Any
+
+from vesper_monitor.faults.fault import Fault, InstanceRecord
+from vesper_monitor.transport import DomainState
+
+__all__ = ["Answer", "Instance", "InstanceState", "Result", "Waiter"]
+
+#: s: a gap up to this long is not worth another way to Pacemaker.
+SHORT_GAP = 1.0
+#: s for Pacemaker to act on an asynchronous failure.  A monitor that comes
+#: meanwhile waits this long: told at once, it would count the failure twice.
+HOLD = 10.0
+#: s between two answers that are given early because of a change in how well
+#: the guest is watched: a guest that toggles must not keep the host busy.
+CALM = 10.0
+
+
+class InstanceState(enum.Enum):
+    STARTED = "started"  #: no recurring monitor yet
+    WAITING = "waiting"  #: a monitor waits
+    GAP = "gap"  #: between two monitors
+    ENDED = "ended"
+
+
+class Result(enum.Enum):
+    FINE = "fine"
+    FAULT = "fault"
+    DEAD = "dead"
+    DEGRADED = "degraded"
+
+
+@dataclass(frozen=True)
+class Answer:
+    """What a monitor is told."""
+
+    result: Result
+    reason: str | None = None
+    fault: Fault | None = None
+    state: DomainState | None = None
+
+    def to_json(self) -> dict[str, Any]:
+        answer: dict[str, Any] = {"ok": True, "result": self.result.value}
+        if self.reason is not None:
+            answer["reason"] = self.reason
+        if self.fault is not None:
+            answer["fault"] = self.fault.to_json()
+        if self.state is not None:
+            answer["state"] = self.state.value
+        return answer
+
+
+class Waiter:
+    """One monitor that waits. ``wake`` is called when ``answer`` is there."""
+
+    def __init__(self, wake: Callable[[], None] = lambda: None) -> None:
+        self.answer: Answer | None = None
+        self._wake = wake
+
+    def give(self, answer: Answer) -> None:
+        if self.answer is None:
+            self.answer = answer
+            self._wake()
+
+
+class Instance:
+    """
+    :param degraded: why the guest is not watched now; None: it is.
+    """
+
+    def __init__(
+        self, record: InstanceRecord, *, fault: Fault | None = None, degraded: str | None = None
+    ) -> None:
+        self.record = record
+        self.state = InstanceState.STARTED
+        #: found by a rule; given to monitors once it is in the journal
+        self.fault = fault
+        self.fault_recorded = fault is not None
+        #: the node's name in the cluster, as the last monitor knew it
+        self.node: str | None = None
+        self._waiters: set[Waiter] = set()
+        self._degraded = degraded
+        self._degraded_told: str | None = None
+        self._early_at: float | None = None
+        self._dead: Answer | None = None
+        self._interval: float | None = None
+        self._gap_since = 0.0
+        self._injected_at: float | None = None
+
+    # ------------------------------------------------------------ monitors
+
+    def monitor_begins(
+        self, waiter: Waiter, now: float, interval: float, first: bool | None = None
+    ) -> None:
+        """A recurring monitor asks. It is answered now (``waiter.answer``), or waits.
+
+        :param interval: s, of the operation.
+        :param first: whether the agent knows this to be the first recurring
+            monitor after a start; None: decide here. Pacemaker waits for that one.
+        """
+        assert self.state is not InstanceState.ENDED
+        if first is None:
+            # Another interval is another operation, and Pacemaker waits for
+            # its first run, too.
+            first = not self.record.monitored or self._interval not in (None, interval)
+        self._interval = interval
+        self.record = replace(self.record, monitored=True)
+        self.state = InstanceState.WAITING
+        self._waiters.add(waiter)
+        if (answer := self._pressing(now)) is not None:
+            waiter.give(answer)
+        elif first:
+            waiter.give(self.answer_at_timeout())
+
+    def monitor_ends(self, waiter: Waiter, now: float, *, delivered: bool) -> None:
+        """Its process has the answer, or went without (killed; a stop).
+
+        :param delivered: the answer was written to the agent.
+        """
+        if waiter not in self._waiters:
+            return
+        self._waiters.discard(waiter)
+        answer = waiter.answer
+        if delivered and answer is not None:
+            if answer.result is Result.DEGRADED:
+                self._degraded_told = answer.reason
+            elif answer.result is Result.FINE:
+                self._degraded_told = None
+        if self.state is InstanceState.WAITING and not self._waiters:
+            self.state = InstanceState.GAP
+            self._gap_since = now
+
+    def answer_at_timeout(self) -> Answer:
+        """What a monitor is told whose time is up."""
+        if self._dead is not None:
+            return self._dead
+        if self.fault is not None and self.fault_recorded:
+            return _fault_answer(self.fault)
+        if self._degraded is not None:
+            return Answer(Result.DEGRADED, self._degraded)
+        return Answer(Result.FINE)
+
+    def hold_until(self) -> float | None:
+        """Until when a monitor waits because Pacemaker was told asynchronously."""
+        return None if self._injected_at is None else self._injected_at + HOLD
+
+    @property
+    def waiting(self) -> bool:
+        """A monitor waits and has no answer yet."""
+        return any(waiter.answer is None for waiter in self._waiters)
+
+    @property
+    def degraded(self) -> str | None:
+        """Why the guest is not watched."""
+        return self._degraded
+
+    @property
+    def dead_reason(self) -> str | None:
+        """Why it does not run any more."""
+        return self._dead.reason if self._dead is not None else None
+
+    # ------------------------------------------------------------ what happens
+
+    def fault_found(self, fault: Fault) -> None:
+        """A rule says so. Not told before :meth:`fault_is_recorded`."""
+        assert self.fault is None and self.state is not InstanceState.ENDED
+        self.fault = fault
+        self.fault_recorded = False
+
+    def fault_is_recorded(self, fault_id: int) -> None:
+        """It is in the journal: whoever waits is told now."""
+        if self.fault is None or self.fault.id != fault_id or self.state is InstanceState.ENDED:
+            return
+        self.fault_recorded = True
+        self._answer_all(_fault_answer(self.fault))
+
+    def fault_told(self, now_real: float) -> Fault | None:
+        """Pacemaker knows. :returns: the fault, if this is new for the journal."""
+        if self.fault is None or self.fault.told is not None:
+            return None
+        self.fault = replace(self.fault, told=now_real)
+        return self.fault
+
+    def fault_injected(self, now: float) -> None:
+        """Pacemaker is being told asynchronously."""
+        self._injected_at = now
+
+    def fault_cleared(self, now_real: float, by: str) -> Fault | None:
+        """It is over. :returns: the fault as it is now, for the journal."""
+        if self.fault is None:
+            return None
+        ended = replace(self.fault, ended=now_real, ended_by=by)
+        self.fault = None
+        self.fault_recorded = False
+        self._injected_at = None
+        return ended
+
+    def watch_changed(self, degraded: str | None, now: float) -> None:
+        """How well the guest is watched."""
+        if degraded == self._degraded:
+            return
+        worse_or_better = (degraded is None) != (self._degraded is None)
+        self._degraded = degraded
+        if worse_or_better and self._waiters and self._may_be_early(now):
+            self._early_at = now
+            self._answer_all(self.answer_at_timeout())
+
+    def domain_ended(self, state: DomainState, reason: str) -> None:
+        """The domain does not run any more. For good: another start is another instance."""
+        self._dead = Answer(Result.DEAD, reason, state=state)
+        self._answer_all(self._dead)
+
+    def end(self, now_real: float, by: str) -> Fault | None:
+        """Stopped, or replaced. :returns: the fault that ends with it."""
+        fault = self.fault_cleared(now_real, by)
+        self.record = replace(self.record, ended=now_real)
+        # The agent's process is being killed by Pacemaker, or was long ago.
+        self._answer_all(Answer(Result.FINE))
+        self._waiters.clear()
+        self.state = InstanceState.ENDED
+        return fault
+
+    def patience(self, now: float, grace: float) -> float | None:
+        """Seconds until Pacemaker is to be told without a monitor.
+
+        :param grace: seconds by which a monitor may be late.
+        :returns: None: there is no need.
+        """
+        if (
+            self.state not in (InstanceState.STARTED, InstanceState.GAP)
+            or self.fault is None
+            or not self.fault_recorded
+            or self.fault.told is not None
+            or self._dead is not None
+        ):
+            return None
+        if self.state is InstanceState.STARTED or self._interval is None:
+            return grace  # Pacemaker is about to run the first one
+        due = self._gap_since + self._interval
+        if due - now > SHORT_GAP:
+            return 0.0
+        return max(0.0, due + grace - now)
+
+    # ------------------------------------------------------------ inside
+
+    def _pressing(self, now: float) -> Answer | None:
+        """What a monitor is told at once."""
+        if self._dead is not None:
+            return self._dead
+        if self.fault is not None and self.fault_recorded:
+            hold = self.hold_until()
+            return None if hold is not None and now < hold else _fault_answer(self.fault)
+        if self._degraded is not None and self._degraded_told is None and self._may_be_early(now):
+            self._early_at = now
+            return Answer(Result.DEGRADED, self._degraded)
+        return None
+
+    def _may_be_early(self, now: float) -> bool:
+        return self._early_at is None or now - self._early_at >= CALM
+
+    def _answer_all(self, answer: Answer) -> None:
+        for waiter in self._waiters:
+            waiter.give(answer)
+
+
+def _fault_answer(fault: Fault) -> Answer:
+    return Answer(Result.FAULT, fault.reason, fault=fault)

@@ -1,0 +1,346 @@
+# SPDX-License-Identifier: GPL-2.0-or-later
+"""The instances of this host: keeps their monitors waiting, their faults safe.
+
+Around the state machine of vesper_monitor/faults/instance.py: the journal, the
+clock, and Pacemaker where no monitor is there to be told.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+import time
+from collections.abc import Awaitable, Callable, Iterable
+from dataclasses import replace
+
+from vesper_monitor.faults import pacemaker, rules
+from vesper_monitor.faults.fault import Fault, InstanceRecord
+from vesper_monitor.faults.instance import Answer, Instance, InstanceState, Result, Waiter
+from vesper_monitor.faults.journal import Batch
+from vesper_monitor.faults.recorder import Recorder
+from vesper_monitor.guest.decode import Event
+from vesper_monitor.transport import Domain, DomainState
+
+__all__ = ["Instances", "Tell"]
+
+#: :func:`vesper_monitor.faults.pacemaker.fail`
+Tell = Callable[[str, str | None, Callable[[], bool], Callable[[], None]], Awaitable[bool]]
+
+_log = logging.getLogger(__name__)
+
+#: Instances held at the same time; more is a mistake of whoever starts them.
+MAX_INSTANCES = 1000
+
+
+class Instances:
+    """
+    :param grace: s by which a monitor may be late before Pacemaker is told
+        of a fault without it.
+    :param tell: tells Pacemaker (:func:`vesper_monitor.faults.pacemaker.fail`).
+    """
+
+    def __init__(
+        self,
+        recorder: Recorder,
+        *,
+        grace: float,
+        tell: Tell = pacemaker.fail,
+    ) -> None:
+        self._recorder = recorder
+        self._grace = grace
+        self._tell = tell
+        self._by_resource: dict[str, Instance] = {}
+        self._last_fault_id = 0
+        self._timers: dict[str, asyncio.TimerHandle] = {}
+        self._tellers: dict[str, asyncio.Task[None]] = {}
+        #: faults that Pacemaker did not take; they wait for a monitor
+        self._given_up: set[int] = set()
+
+    def restore(
+        self, records: Iterable[InstanceRecord], faults: Iterable[Fault], last_fault_id: int
+    ) -> None:
+        """Go on with what the journal holds."""
+        self._last_fault_id = last_fault_id
+        held = {fault.instance: fault for fault in faults if fault.ended is None}
+        for record in records:
+            old = self._by_resource.get(record.resource)
+            if old is not None:
+                self._end(old, "a later start")
+            instance = Instance(record, fault=held.get(record.id))
+            self._by_resource[record.resource] = instance
+            self._reconsider(instance)
+
+    async def close(self) -> None:
+        for timer in self._timers.values():
+            timer.cancel()
+        tellers = list(self._tellers.values())
+        for task in tellers:
+            task.cancel()
+        await asyncio.gather(*tellers, return_exceptions=True)
+
+    # ------------------------------------------------------------ looking
+
+    def all(self) -> list[Instance]:
+        return list(self._by_resource.values())
+
+    def get(self, resource: str) -> Instance | None:
+        return self._by_resource.get(resource)
+
+    def of_domain(self, domain: Domain) -> list[Instance]:
+        """Instances that are this life of that domain."""
+        return [
+            instance
+            for instance in self._by_resource.values()
+            if (instance.record.uuid, instance.record.domid) == (domain.uuid, domain.domid)
+        ]
+
+    # ------------------------------------------------------------ start, stop
+
+    def start(
+        self,
+        resource: str,
+        domain: Domain,
+        probes: Iterable[str],
+        services: Iterable[str],
+        degraded: str | None,
+    ) -> Instance:
+        """A new instance begins; its predecessor and its fault end.
+
+        :raises ValueError: too many.
+        """
+        if resource not in self._by_resource and len(self._by_resource) >= MAX_INSTANCES:
+            raise ValueError(f"more than {MAX_INSTANCES} resources")
+        old = self._by_resource.get(resource)
+        if old is not None:
+            self._end(old, "a later start")
+        now = time.time()
+        record = InstanceRecord(
+            id=f"{resource}/{domain.uuid}/{domain.domid}/{now:.6f}",
+            resource=resource,
+            vm=domain.name,
+            uuid=domain.uuid,
+            domid=domain.domid,
+            started=now,
+            probes=tuple(probes),
+            services=tuple(services),
+        )
+        instance = Instance(record, degraded=degraded)
+        self._by_resource[resource] = instance
+        self._recorder.put(Batch(instances=[record]))
+        _log.info("%s: watching %s (domain %d)", resource, domain.name, domain.domid)
+        return instance
+
+    def stop(self, resource: str) -> Instance | None:
+        """The resource is being stopped. :returns: the instance that ended."""
+        instance = self._by_resource.pop(resource, None)
+        if instance is not None:
+            self._end(instance, "stop")
+            _log.info("%s: stopped", resource)
+        return instance
+
+    def change(
+        self, instance: Instance, probes: tuple[str, ...], services: tuple[str, ...]
+    ) -> None:
+        """Its resource has other parameters now."""
+        instance.record = replace(instance.record, probes=probes, services=services)
+        self._save(instance)
+
+    def _save(self, instance: Instance) -> None:
+        self._recorder.put(Batch(instances=[instance.record]))
+
+    def _end(self, instance: Instance, by: str) -> None:
+        fault = instance.end(time.time(), by)
+        self._reconsider(instance)
+        self._recorder.put(
+            Batch(instances=[instance.record], faults=[fault] if fault is not None else [])
+        )
+
+    # ------------------------------------------------------------ faults
+
+    def judge(self, domain: Domain, events: Iterable[Event]) -> list[Fault]:
+        """The faults among events; hand them to the recorder, then to :meth:`recorded`.
+
+        An instance holds one fault: until that is over, whatever else goes
+        wrong in the guest is an event.
+        """
+        found: list[Fault] = []
+        instances = self.of_domain(domain)
+        for event in events:
+            for instance in instances:
+                if instance.fault is not None:
+                    continue
+                verdict = rules.judge(event, instance.record.services)
+                if verdict is None:
+                    continue
+                self._last_fault_id += 1
+                record = instance.record
+                fault = Fault(
+                    id=self._last_fault_id,
+                    resource=record.resource,
+                    vm=record.vm,
+                    uuid=record.uuid,
+                    domid=record.domid,
+                    instance=record.id,
+                    scope=verdict.scope.value,
+                    rule=verdict.rule,
+                    reason=verdict.reason,
+                    event=event.to_json(),
+                    seen=time.time(),
+                )
+                instance.fault_found(fault)
+                found.append(fault)
+        return found
+
+    def recorded(self, faults: Iterable[Fault]) -> None:
+        """They are in the journal (or could not be put there): tell the monitors."""
+        for fault in faults:
+            instance = self._by_resource.get(fault.resource)
+            if instance is None or instance.record.id != fault.instance:
+                continue
+            _log.error("%s: fault %d: %s", fault.resource, fault.id, fault.reason)
+            instance.fault_is_recorded(fault.id)
+            self._reconsider(instance)
+
+    def clear(self, *, fault_id: int | None = None, resource: str | None = None) -> int:
+        """The operator says it is over. :returns: number of faults that ended."""
+        ended = []
+        for instance in self.all():
+            fault = instance.fault
+            if fault is None or (fault.id != fault_id and instance.record.resource != resource):
+                continue
+            gone = instance.fault_cleared(time.time(), "operator")
+            if gone is not None:
+                ended.append(gone)
+                _log.warning("%s: fault %d cleared by the operator", gone.resource, gone.id)
+            self._reconsider(instance)
+        if ended:
+            self._recorder.put(Batch(faults=ended))
+        return len(ended)
+
+    # ------------------------------------------------------------ the guest
+
+    def watch_changed(self, domain: Domain, degraded: str | None) -> None:
+        for instance in self.of_domain(domain):
+            instance.watch_changed(degraded, _now())
+
+    def domain_ended(self, domain: Domain, state: DomainState) -> None:
+        """The domain does not run any more."""
+        for instance in self.of_domain(domain):
+            instance.domain_ended(state, _dead_reason(domain, state))
+            self._reconsider(instance)
+
+    # ------------------------------------------------------------ monitors
+
+    async def wait(
+        self,
+        instance: Instance,
+        *,
+        interval: float,
+        timeout: float,  # noqa: ASYNC109 - an answer, not an error
+        first: bool | None,
+        deliver: Callable[[Answer], Awaitable[None]],
+    ) -> None:
+        """Serve one monitor.
+
+        :param timeout: s, after which it is answered in any case.
+        :param deliver: hands the answer over; raises if the agent is gone.
+            The call may also be cancelled while it waits: the agent was killed.
+        """
+        awake = asyncio.Event()
+        waiter = Waiter(awake.set)
+        start = _now()
+        monitored = instance.record.monitored
+        instance.monitor_begins(waiter, start, interval, first)
+        if not monitored:
+            self._save(instance)
+        self._reconsider(instance)
+        delivered = False
+        try:
+            end = start + timeout
+            hold = instance.hold_until()
+            if hold is not None:
+                end = min(end, max(hold, start))
+            try:
+                async with asyncio.timeout(max(0.0, end - _now())):
+                    await awake.wait()
+            except TimeoutError:
+                pass
+            answer = waiter.answer or instance.answer_at_timeout()
+            waiter.answer = answer
+            await deliver(answer)
+            delivered = True
+            if answer.result is Result.FAULT:
+                self._told(instance)
+        finally:
+            instance.monitor_ends(waiter, _now(), delivered=delivered)
+            self._reconsider(instance)
+
+    def _told(self, instance: Instance) -> None:
+        told = instance.fault_told(time.time())
+        if told is not None:
+            self._recorder.put(Batch(faults=[told]))
+
+    # ------------------------------------------------------------ no monitor
+
+    def _reconsider(self, instance: Instance) -> None:
+        """Set, or take back, the alarm after which Pacemaker is told without a monitor."""
+        key = instance.record.id
+        timer = self._timers.pop(key, None)
+        if timer is not None:
+            timer.cancel()
+        patience = instance.patience(_now(), self._grace)
+        if patience is None or key in self._tellers:
+            return
+        if instance.fault is not None and instance.fault.id in self._given_up:
+            return
+        loop = asyncio.get_running_loop()
+        self._timers[key] = loop.call_later(patience, self._start_telling, instance)
+
+    def _start_telling(self, instance: Instance) -> None:
+        key = instance.record.id
+        self._timers.pop(key, None)
+        task = asyncio.get_running_loop().create_task(self._tell_pacemaker(instance))
+        self._tellers[key] = task
+        task.add_done_callback(lambda _: self._tellers.pop(key, None))
+
+    async def _tell_pacemaker(self, instance: Instance) -> None:
+        fault = instance.fault
+        if fault is None:
+            return
+
+        def wanted() -> bool:
+            # A monitor that has come meanwhile is the better way.
+            held = instance.fault
+            return (
+                instance.state is not InstanceState.ENDED
+                and held is not None
+                and held.id == fault.id
+                and held.told is None
+                and not instance.waiting
+            )
+
+        def injecting() -> None:
+            instance.fault_injected(_now())
+
+        _log.info("%s: no monitor waits, telling Pacemaker of fault %d", fault.resource, fault.id)
+        try:
+            if await self._tell(fault.resource, instance.node, wanted, injecting):
+                self._told(instance)
+            elif wanted():
+                self._given_up.add(fault.id)
+        except Exception:
+            _log.exception("%s: internal error while telling Pacemaker", fault.resource)
+
+
+def _now() -> float:
+    return asyncio.get_running_loop().time()
+
+
+def _dead_reason(domain: Domain, state: DomainState) -> str:
+    how = {
+        DomainState.CRASHED: "has crashed",
+        DomainState.SHUTDOWN: "has shut down by itself",
+        DomainState.DYING: "has been destroyed",
+        DomainState.GONE: "does not run any more",
+    }[state]
+    return f"{domain.name} (domain {domain.domid}) {how}"

@@ -1,0 +1,421 @@
+# SPDX-License-Identifier: GPL-2.0-or-later
+"""The durable journal: an SQLite file of events, faults, instances and positions.
+
+Synchronous and used by one thread at a time (vesper_monitor/faults/recorder.py).
+
+What a call writes is one transaction.  Faults and instances are on the disk
+when it returns (``synchronous=FULL``).  Events and positions survive the
+death of the daemon, and may lose the last moments before a power failure;
+the guests, whose buffers could be read twice then, do not survive that.
+Events and the positions behind them are written together, so that a daemon
+that was killed reads no record twice and leaves none out.
+"""
+
+from __future__ import annotations
+
+import json
+import logging
+import os
+import sqlite3
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+from vesper_monitor.faults.fault import Fault, InstanceRecord
+from vesper_monitor.guest.decode import Event
+from vesper_monitor.guest.session import Position
+
+__all__ = ["Batch", "Journal", "JournalError"]
+
+_log = logging.getLogger(__name__)
+
+SCHEMA_VERSION = 1
+
+#: Ended instances that are kept.
+KEEP_INSTANCES = 1000
+#: Events between two looks at what is too old.
+_TRIM_EVERY = 1000
+
+_SCHEMA = """
+CREATE TABLE events (
+    id INTEGER PRIMARY KEY, vm TEXT NOT NULL, domid INTEGER NOT NULL, probe TEXT NOT NULL,
+    event TEXT NOT NULL, cpu INTEGER NOT NULL, seq TEXT NOT NULL, guest_ns INTEGER NOT NULL,
+    received REAL NOT NULL, fields TEXT NOT NULL, text TEXT NOT NULL);
+CREATE INDEX events_vm ON events (vm, id);
+CREATE TABLE faults (
+    id INTEGER PRIMARY KEY, resource TEXT NOT NULL, vm TEXT NOT NULL, uuid TEXT NOT NULL,
+    domid INTEGER NOT NULL, instance TEXT NOT NULL, scope TEXT NOT NULL, rule TEXT NOT NULL,
+    reason TEXT NOT NULL, event TEXT NOT NULL, seen REAL NOT NULL, told REAL, ended REAL,
+    ended_by TEXT);
+CREATE INDEX faults_instance ON faults (instance);
+CREATE TABLE instances (
+    id TEXT PRIMARY KEY, resource TEXT NOT NULL, vm TEXT NOT NULL, uuid TEXT NOT NULL,
+    domid INTEGER NOT NULL, started REAL NOT NULL, probes TEXT NOT NULL,
+    services TEXT NOT NULL, monitored INTEGER NOT NULL, ended REAL);
+CREATE TABLE positions (
+    uuid TEXT NOT NULL, domid INTEGER NOT NULL, boot_id TEXT NOT NULL, probe TEXT NOT NULL,
+    generation INTEGER NOT NULL, cpu INTEGER NOT NULL, next_seq TEXT NOT NULL,
+    PRIMARY KEY (uuid, domid, boot_id, probe, generation, cpu)) WITHOUT ROWID;
+CREATE TABLE activations (vm TEXT PRIMARY KEY, probes TEXT NOT NULL);
+CREATE TABLE host (boot_id TEXT NOT NULL);
+"""
+# Numbers of the guest's have 64 bits without sign, which SQLite has not: TEXT.
+
+
+class JournalError(Exception):
+    """It could not be read or written; the text names the file."""
+
+
+@dataclass
+class Batch:
+    """What belongs into one transaction."""
+
+    events: list[Event] = field(default_factory=list)
+    #: by (uuid, domid): all positions of that domain
+    positions: dict[tuple[str, int], Mapping[Position, int]] = field(default_factory=dict)
+    #: new or changed
+    faults: list[Fault] = field(default_factory=list)
+    #: new or changed
+    instances: list[InstanceRecord] = field(default_factory=list)
+
+    def merge(self, other: Batch) -> None:
+        """Append a later batch."""
+        self.events += other.events
+        self.positions.update(other.positions)
+        self.faults += other.faults
+        self.instances += other.instances
+
+    @property
+    def durable(self) -> bool:
+        """Whether it must be on the disk before anyone is told."""
+        return bool(self.faults or self.instances)
+
+
+class Journal:
+    """
+    :param path: of the file; it is made if need be, for root alone.
+    :raises JournalError: it cannot be opened, nor a new one be made in its place.
+    """
+
+    def __init__(
+        self, path: Path, *, keep_events: int = 100_000, keep_faults: int = 10_000
+    ) -> None:
+        self.path = path
+        self._keep_events = keep_events
+        self._keep_faults = keep_faults
+        self._since_trim = 0
+        try:
+            self._db = self._open()
+        except sqlite3.OperationalError as error:  # full, read-only, locked: not its content
+            raise JournalError(f"{path}: cannot open the journal: {error}") from error
+        except (sqlite3.DatabaseError, JournalError) as error:
+            self._set_aside(error)
+            try:
+                self._db = self._open()
+            except sqlite3.Error as again:
+                raise JournalError(f"{path}: cannot make a new journal: {again}") from again
+        except OSError as error:
+            raise JournalError(f"{path}: cannot open the journal: {error}") from error
+
+    def close(self) -> None:
+        self._db.close()
+
+    # ------------------------------------------------------------ writing
+
+    def write(self, batch: Batch) -> None:
+        """Write all of it, or nothing.
+
+        :raises JournalError: nothing was written.
+        """
+        try:
+            # Outside of a transaction, or SQLite ignores it.
+            self._db.execute(f"PRAGMA synchronous={'FULL' if batch.durable else 'NORMAL'}")
+            with self._transaction():
+                self._write_events(batch.events)
+                for (uuid, domid), positions in batch.positions.items():
+                    self._write_positions(uuid, domid, positions)
+                for instance in batch.instances:
+                    self._write_instance(instance)
+                for fault in batch.faults:
+                    self._write_fault(fault)
+        except sqlite3.Error as error:
+            raise JournalError(f"{self.path}: cannot write: {error}") from error
+
+    def _write_events(self, events: Iterable[Event]) -> None:
+        rows = [
+            (e.id, e.vm, e.domid, e.probe, e.event, e.cpu, str(e.seq), e.guest_ns, e.received,
+             json.dumps(e.fields), e.text)
+            for e in events
+        ]  # fmt: skip
+        self._db.executemany("INSERT OR REPLACE INTO events VALUES (?,?,?,?,?,?,?,?,?,?,?)", rows)
+        self._since_trim += len(rows)
+        if self._since_trim >= _TRIM_EVERY:
+            self._since_trim = 0
+            self._trim()
+
+    def _write_positions(self, uuid: str, domid: int, positions: Mapping[Position, int]) -> None:
+        self._db.execute("DELETE FROM positions WHERE uuid=? AND domid=?", (uuid, domid))
+        self._db.executemany(
+            "INSERT OR REPLACE INTO positions VALUES (?,?,?,?,?,?,?)",
+            [
+                (uuid, domid, str(p.boot_id), p.probe, p.generation, p.cpu, str(next_seq))
+                for p, next_seq in positions.items()
+            ],
+        )
+
+    def _write_instance(self, i: InstanceRecord) -> None:
+        self._db.execute(
+            "INSERT OR REPLACE INTO instances VALUES (?,?,?,?,?,?,?,?,?,?)",
+            (i.id, i.resource, i.vm, i.uuid, i.domid, i.started, json.dumps(list(i.probes)),
+             json.dumps(list(i.services)), i.monitored, i.ended),
+        )  # fmt: skip
+
+    def _write_fault(self, f: Fault) -> None:
+        self._db.execute(
+            "INSERT OR REPLACE INTO faults VALUES (?,?,?,?,?,?,?,?,?,?,?,?,?,?)",
+            (f.id, f.resource, f.vm, f.uuid, f.domid, f.instance, f.scope, f.rule, f.reason,
+             json.dumps(f.event), f.seen, f.told, f.ended, f.ended_by),
+        )  # fmt: skip
+
+    def _trim(self) -> None:
+        db = self._db
+        db.execute(
+            "DELETE FROM events WHERE id <= (SELECT max(id) FROM events) - ?", (self._keep_events,)
+        )
+        db.execute(
+            "DELETE FROM faults WHERE ended IS NOT NULL AND id <= (SELECT max(id) FROM faults) - ?",
+            (self._keep_faults,),
+        )
+        db.execute(
+            "DELETE FROM instances WHERE ended IS NOT NULL AND id NOT IN"
+            " (SELECT id FROM instances WHERE ended IS NOT NULL ORDER BY ended DESC LIMIT ?)",
+            (KEEP_INSTANCES,),
+        )
+
+    def forget_positions(self, uuid: str, domid: int) -> None:
+        """The domain is gone."""
+        self._execute("DELETE FROM positions WHERE uuid=? AND domid=?", (uuid, domid))
+
+    def begin_boot(self, boot_id: str, now: float) -> None:
+        """Note which boot of the host this is; end what belongs to an earlier one.
+
+        After a boot another life of a VM may have the same UUID and domain id.
+        """
+        row = self._query("SELECT boot_id FROM host")
+        if row and row[0][0] == boot_id:
+            return
+        try:
+            with self._transaction():
+                db = self._db
+                db.execute("DELETE FROM host")
+                db.execute("INSERT INTO host VALUES (?)", (boot_id,))
+                db.execute("UPDATE instances SET ended=? WHERE ended IS NULL", (now,))
+                db.execute(
+                    "UPDATE faults SET ended=?, ended_by='boot of the host' WHERE ended IS NULL",
+                    (now,),
+                )
+                db.execute("DELETE FROM positions")
+        except sqlite3.Error as error:
+            raise JournalError(f"{self.path}: cannot write: {error}") from error
+
+    def set_activation(self, vm: str, probes: Iterable[str] | None) -> None:
+        """What the operator wants of a VM; None: nothing."""
+        if probes is None:
+            self._execute("DELETE FROM activations WHERE vm=?", (vm,))
+        else:
+            self._execute(
+                "INSERT OR REPLACE INTO activations VALUES (?,?)", (vm, json.dumps(list(probes)))
+            )
+
+    # ------------------------------------------------------------ reading
+
+    def last_ids(self) -> tuple[int, int]:
+        """The highest id of an event and of a fault; 0 if there is none."""
+        rows = self._query(
+            "SELECT (SELECT coalesce(max(id), 0) FROM events),"
+            " (SELECT coalesce(max(id), 0) FROM faults)"
+        )
+        return int(rows[0][0]), int(rows[0][1])
+
+    def events(
+        self,
+        *,
+        vm: str | None = None,
+        after: int = 0,
+        until: int | None = None,
+        limit: int = 500,
+    ) -> list[Event]:
+        """Events by id.
+
+        :param after: only those with a greater id.
+        :param until: only those up to this id.
+        """
+        condition, values = "id > ?", [after]
+        if until is not None:
+            condition += " AND id <= ?"
+            values.append(until)
+        parameters: list[object] = list(values)
+        if vm is not None:
+            condition += " AND vm = ?"
+            parameters.append(vm)
+        rows = self._query(
+            f"SELECT * FROM events WHERE {condition} ORDER BY id LIMIT ?",
+            (*parameters, limit),
+        )
+        return [
+            Event(
+                id=r[0], vm=r[1], domid=r[2], probe=r[3], event=r[4], cpu=r[5], seq=int(r[6]),
+                guest_ns=r[7], received=r[8], fields=json.loads(r[9]), text=r[10],
+            )
+            for r in rows
+        ]  # fmt: skip
+
+    def nth_newest(self, vm: str | None, n: int) -> int | None:
+        """Id of the first of the last ``n`` events; None: there are none."""
+        condition, parameters = ("", ()) if vm is None else ("WHERE vm = ?", (vm,))
+        rows = self._query(
+            f"SELECT min(id) FROM (SELECT id FROM events {condition} ORDER BY id DESC LIMIT ?)",
+            (*parameters, n),
+        )
+        return None if rows[0][0] is None else int(rows[0][0])
+
+    def faults(
+        self,
+        *,
+        vm: str | None = None,
+        resource: str | None = None,
+        limit: int = 100,
+    ) -> list[Fault]:
+        """The latest faults, oldest first."""
+        condition = "1"
+        parameters: list[object] = []
+        for column, value in (("vm", vm), ("resource", resource)):
+            if value is not None:
+                condition += f" AND {column} = ?"
+                parameters.append(value)
+        rows = self._query(
+            f"SELECT * FROM faults WHERE {condition} ORDER BY id DESC LIMIT ?",
+            (*parameters, limit),
+        )
+        return _faults(reversed(rows))
+
+    def open_faults(self) -> list[Fault]:
+        """Faults that have not ended."""
+        return _faults(self._query("SELECT * FROM faults WHERE ended IS NULL ORDER BY id"))
+
+    def open_instances(self) -> list[InstanceRecord]:
+        """Instances that have not ended."""
+        rows = self._query("SELECT * FROM instances WHERE ended IS NULL ORDER BY started")
+        return [
+            InstanceRecord(
+                id=r[0], resource=r[1], vm=r[2], uuid=r[3], domid=r[4], started=r[5],
+                probes=tuple(json.loads(r[6])), services=tuple(json.loads(r[7])),
+                monitored=bool(r[8]), ended=r[9],
+            )
+            for r in rows
+        ]  # fmt: skip
+
+    def positions(self, uuid: str, domid: int) -> dict[Position, int]:
+        """Where an earlier daemon stopped reading a domain's buffers."""
+        rows = self._query(
+            "SELECT boot_id, probe, generation, cpu, next_seq FROM positions"
+            " WHERE uuid=? AND domid=?",
+            (uuid, domid),
+        )
+        return {Position(int(r[0]), r[1], r[2], r[3]): int(r[4]) for r in rows}
+
+    def activations(self) -> dict[str, tuple[str, ...]]:
+        """VMs that the operator activated, and the probes wanted there."""
+        rows = self._query("SELECT vm, probes FROM activations")
+        return {vm: tuple(json.loads(probes)) for vm, probes in rows}
+
+    # ------------------------------------------------------------ file
+
+    def _open(self) -> sqlite3.Connection:
+        self.path.parent.mkdir(mode=0o755, parents=True, exist_ok=True)
+        # SQLite gives its -wal and -shm the mode of the file itself.
+        os.close(os.open(self.path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600))
+        self.path.chmod(0o600)
+        db = sqlite3.connect(self.path, timeout=2.0, isolation_level=None, check_same_thread=False)
+        try:
+            db.execute("PRAGMA journal_mode=WAL")
+            db.execute("PRAGMA synchronous=FULL")
+            version = db.execute("PRAGMA user_version").fetchone()[0]
+            if version == 0:
+                db.executescript(f"BEGIN;{_SCHEMA}PRAGMA user_version={SCHEMA_VERSION};COMMIT")
+            elif version != SCHEMA_VERSION:
+                raise JournalError(
+                    f"{self.path}: schema version {version}, this vesperd knows {SCHEMA_VERSION}"
+                )
+            elif (found := db.execute("PRAGMA quick_check(1)").fetchone()[0]) != "ok":
+                raise sqlite3.DatabaseError(found)
+        except BaseException:
+            db.close()
+            raise
+        return db
+
+    def _set_aside(self, why: Exception) -> None:
+        aside = self.path.with_name(self.path.name + ".unusable")
+        _log.error(
+            "%s: the journal cannot be used (%s); it is kept as %s and a new one begun. "
+            "Earlier events and faults do not show any more; guests are read on from now",
+            self.path, why, aside,
+        )  # fmt: skip
+        try:
+            self.path.replace(aside)
+            for suffix in ("-wal", "-shm"):
+                self.path.with_name(self.path.name + suffix).unlink(missing_ok=True)
+        except OSError as error:
+            raise JournalError(f"{self.path}: cannot set it aside: {error}") from error
+
+    def _transaction(self) -> _Transaction:
+        return _Transaction(self._db)
+
+    def _execute(self, statement: str, parameters: tuple[object, ...]) -> None:
+        try:
+            self._db.execute(statement, parameters)
+        except sqlite3.Error as error:
+            raise JournalError(f"{self.path}: cannot write: {error}") from error
+
+    def _query(self, statement: str, parameters: tuple[object, ...] = ()) -> list[Any]:
+        try:
+            return self._db.execute(statement, parameters).fetchall()
+        except sqlite3.Error as error:
+            raise JournalError(f"{self.path}: cannot read: {error}") from error
+
+
+def _faults(rows: Iterable[Any]) -> list[Fault]:
+    return [
+        Fault(
+            id=r[0], resource=r[1], vm=r[2], uuid=r[3], domid=r[4], instance=r[5], scope=r[6],
+            rule=r[7], reason=r[8], event=json.loads(r[9]), seen=r[10], told=r[11], ended=r[12],
+            ended_by=r[13],
+        )
+        for r in rows
+    ]  # fmt: skip
+
+
+class _Transaction:
+    """BEGIN .. COMMIT, or ROLLBACK if anything was raised."""
+
+    def __init__(self, db: sqlite3.Connection) -> None:
+        self._db = db
+
+    def __enter__(self) -> None:
+        self._db.execute("BEGIN IMMEDIATE")
+
+    def __exit__(self, kind: type[BaseException] | None, *rest: object) -> None:
+        if kind is None:
+            try:
+                self._db.execute("COMMIT")
+                return
+            except sqlite3.Error:
+                self._rollback()
+                raise
+        self._rollback()
+
+    def _rollback(self) -> None:
+        # A full disk has SQLite roll back by itself.
+        if self._db.in_transaction:
+            self._db.execute("ROLLBACK")

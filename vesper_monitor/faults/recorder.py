@@ -1,0 +1,154 @@
+# SPDX-License-Identifier: GPL-2.0-or-later
+"""The journal's own thread: keeps the order, and keeps a slow disk off the loop.
+
+Everything goes through one queue, so that what was given first is written
+first, and a read sees every write before it.  Batches that pile up while the
+disk is busy are written together.
+
+A journal that cannot be written stops nothing: the error is logged once and
+shown by ``vesper status``, faults stay in memory and are told all the same,
+and are written when the journal works again.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
+from typing import TypeVar
+
+from vesper_monitor.faults.journal import Batch, Journal, JournalError
+
+__all__ = ["Recorder"]
+
+_log = logging.getLogger(__name__)
+
+_T = TypeVar("_T")
+
+#: Unwritten events that are kept while the journal fails; older ones are dropped.
+MAX_UNWRITTEN_EVENTS = 5000
+#: Events in one transaction; also bounds how long a read waits.
+MAX_TOGETHER = 2000
+#: s between two tries to open or write a journal that failed.
+RETRY = 5.0
+
+
+class Recorder:
+    """
+    :param open_journal: called in the thread, again after it raised
+        :class:`JournalError`.
+    """
+
+    def __init__(self, open_journal: Callable[[], Journal]) -> None:
+        self._open = open_journal
+        self._journal: Journal | None = None
+        self._thread = ThreadPoolExecutor(max_workers=1, thread_name_prefix="journal")
+        self._queue: list[tuple[Batch, Callable[[], None] | None]] = []
+        self._writer: asyncio.Task[None] | None = None
+        self._unwritten = Batch()
+        self._dropped = 0
+        self._retry: asyncio.TimerHandle | None = None
+        #: why the journal cannot be used now; None: it can
+        self.error: str | None = None
+
+    def put(self, batch: Batch, then: Callable[[], None] | None = None) -> None:
+        """Write a batch; then call ``then`` on the loop, in the order of the puts.
+
+        It is called when the batch is in the journal, or could not be written.
+        """
+        self._queue.append((batch, then))
+        if self._writer is None:
+            self._writer = asyncio.get_running_loop().create_task(self._write_queue())
+
+    async def run(self, function: Callable[[Journal], _T]) -> _T:
+        """Run a function on the journal, after all that was put before.
+
+        :raises JournalError:
+        """
+        await self.flush()
+        loop = asyncio.get_running_loop()
+        return await loop.run_in_executor(self._thread, lambda: function(self._opened()))
+
+    async def flush(self) -> None:
+        """Return when everything put so far has been tried."""
+        if self._writer is not None:
+            await asyncio.shield(self._writer)
+
+    async def close(self) -> None:
+        await self.flush()
+        if self._retry is not None:
+            self._retry.cancel()
+        if self.error is not None:
+            await self._write(Batch())  # a last try
+        loop = asyncio.get_running_loop()
+        await loop.run_in_executor(self._thread, self._close)
+        self._thread.shutdown()
+
+    async def _write_queue(self) -> None:
+        try:
+            while self._queue:
+                together, callbacks = Batch(), []
+                while self._queue and len(together.events) < MAX_TOGETHER:
+                    batch, then = self._queue.pop(0)
+                    together.merge(batch)
+                    callbacks.append(then)
+                await self._write(together)
+                for then in callbacks:
+                    if then is not None:
+                        _call(then)
+        finally:
+            self._writer = None
+
+    async def _write(self, batch: Batch) -> None:
+        self._unwritten.merge(batch)
+        pending = self._unwritten
+        loop = asyncio.get_running_loop()
+        try:
+            await loop.run_in_executor(self._thread, lambda: self._opened().write(pending))
+        except JournalError as error:
+            self._failed(str(error))
+            return
+        self._unwritten = Batch()
+        if self.error is not None:
+            _log.warning(
+                "the journal works again: what was kept in memory is written, %d events are not",
+                self._dropped,
+            )
+            self.error, self._dropped = None, 0
+
+    def _failed(self, error: str) -> None:
+        if self.error is None:
+            _log.error("%s; faults are kept in memory and told all the same", error)
+        self.error = error
+        unwritten = self._unwritten
+        excess = len(unwritten.events) - MAX_UNWRITTEN_EVENTS
+        if excess > 0:
+            del unwritten.events[:excess]
+            self._dropped += excess
+        # Of each fault and instance the last word is enough.
+        unwritten.faults = list({fault.id: fault for fault in unwritten.faults}.values())
+        unwritten.instances = list({i.id: i for i in unwritten.instances}.values())
+        if self._retry is None:
+            self._retry = asyncio.get_running_loop().call_later(RETRY, self._try_again)
+
+    def _try_again(self) -> None:
+        self._retry = None
+        self.put(Batch())
+
+    def _opened(self) -> Journal:
+        if self._journal is None:
+            self._journal = self._open()
+        return self._journal
+
+    def _close(self) -> None:
+        if self._journal is not None:
+            self._journal.close()
+            self._journal = None
+
+
+def _call(then: Callable[[], None]) -> None:
+    try:
+        then()
+    except Exception:
+        _log.exception("internal error after a write to the journal")

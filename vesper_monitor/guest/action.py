@@ -1,0 +1,162 @@
+# SPDX-License-Identifier: GPL-2.0-or-later
+"""What the host asks of an activated guest: HELLO, load, unload, its channels.
+
+The host half of the action layer: one object per link, no state machine (that
+is session.py's), every failure with a sentence for people.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+import zlib
+from dataclasses import dataclass
+
+from vesper_monitor.guest import abi
+from vesper_monitor.guest.cchan import Cchan, CchanError, GuestRefused, GuestSilent
+from vesper_monitor.guest.channel import ChannelEntry, ChannelTable
+from vesper_monitor.guest.decode import printable
+from vesper_monitor.guest.images import ImageError, ImageStore
+from vesper_monitor.transport import Link, TransportError
+
+__all__ = ["Guest", "Hello", "SessionError"]
+
+_LOG = logging.getLogger(__name__)
+
+#: More CPUs than any guest has (Xen: 512 for PV guests).
+_MAX_CPUS = 4096
+#: Longest module parameters the guest takes (bytes).
+_MAX_PARAMS = 1024
+
+
+class SessionError(Exception):
+    """What was asked of the guest did not work.
+
+    :ivar code: of docs/api.md: ``no-image``, ``no-such-probe``, ``not-active``,
+        ``bad-request``, ``guest``, ``timeout``.
+    :ivar errno: the guest kernel's, positive, if it was the guest that refused.
+    """
+
+    def __init__(self, text: str, *, code: str, errno: int | None = None) -> None:
+        super().__init__(text)
+        self.code = code
+        self.errno = errno
+
+
+@dataclass(frozen=True)
+class Hello:
+    """What the guest said of itself (made printable)."""
+
+    version: int
+    release: str
+    vermagic: str
+    nr_cpus: int
+    boot_id: int
+
+
+class Guest:
+    """An activated guest that has answered HELLO."""
+
+    def __init__(self, link: Link, cchan: Cchan, hello: Hello, table: ChannelTable) -> None:
+        self.link = link
+        self.cchan = cchan
+        self.hello = hello
+        self.table = table
+
+    @classmethod
+    async def greet(cls, link: Link) -> Guest:
+        """Say HELLO over a new link.
+
+        :raises WrongVersion: :raises GuestSilent: :raises CchanError: what it
+            says cannot be true.
+        :raises TransportError: what it shares cannot be mapped.
+        """
+        vm = link.domain.name
+        cchan = Cchan(link)
+
+        def kick() -> None:
+            cchan.kick()
+
+        link.on_notify(kick)
+        link.on_lost(cchan.abort)
+        try:
+            answer = await cchan.hello()
+        except GuestRefused as refused:
+            raise CchanError(f"{vm}: {refused}") from None
+        if not 0 < answer.nr_cpus <= _MAX_CPUS:
+            raise CchanError(f"{vm}: the guest claims to have {answer.nr_cpus} CPUs")
+        hello = Hello(
+            version=answer.hdr.version,
+            release=printable(answer.release),
+            vermagic=printable(answer.vermagic).strip(),
+            nr_cpus=answer.nr_cpus,
+            boot_id=answer.boot_id,
+        )
+        return cls(link, cchan, hello, ChannelTable(link, answer.table, answer.nr_cpus))
+
+    async def load(self, images: ImageStore, name: str, params: str) -> None:
+        """Find the image of a probe for this guest and load it.
+
+        :raises SessionError:
+        """
+        vm = self.link.domain.name
+        try:
+            image = await asyncio.to_thread(
+                images.find, vm, self.hello.release, self.hello.vermagic, name
+            )
+        except ImageError as error:
+            raise SessionError(str(error), code="no-image") from None
+        arguments = params.encode()
+        if len(arguments) > _MAX_PARAMS or b"\0" in arguments:
+            raise SessionError(
+                f"{vm}: parameters of probe {name} have more than {_MAX_PARAMS} bytes or a NUL",
+                code="bad-request",
+            )
+        try:
+            region = await self._write(image.data + arguments)
+            text = await self.cchan.load(
+                name, region, len(image.data), len(arguments), zlib.crc32(image.data + arguments)
+            )
+        except (GuestRefused, CchanError, TransportError) as error:
+            raise self._error(f"cannot load probe {name}", error) from None
+        _LOG.info("%s: loaded probe %s from %s%s", vm, name, image.path, text and f" ({text})")
+
+    async def unload(self, name: str) -> None:
+        """Unload a probe whose channel has been closed. :raises SessionError:"""
+        try:
+            await self.cchan.unload(name)
+        except (GuestRefused, CchanError) as error:
+            raise self._error(f"cannot unload probe {name}", error) from None
+        _LOG.info("%s: unloaded probe %s", self.link.domain.name, name)
+
+    def read_table(self) -> dict[str, ChannelEntry]:
+        """Open channels. :raises TableError:"""
+        return self.table.read()
+
+    async def close(self, *, deactivate: bool) -> None:
+        """Give up the link. Every channel has been closed before."""
+        self.cchan.abort("the host has closed the link")
+        self.table.close()
+        await self.link.close(deactivate=deactivate)
+
+    async def _write(self, data: bytes) -> abi.Region:
+        """Put bytes into memory that the guest makes for it."""
+        region = await self.cchan.mem_alloc(abi.pages_for(len(data)))
+        try:
+            mapping = self.link.map(region.handle, abi.pages_for(len(data)), writable=True)
+        except TransportError:
+            await self.cchan.mem_free(region.handle)
+            raise
+        try:
+            mapping.view[: len(data)] = data
+        finally:
+            mapping.close()
+        return region
+
+    def _error(self, what: str, error: Exception) -> SessionError:
+        vm = self.link.domain.name
+        if isinstance(error, GuestRefused):
+            return SessionError(f"{vm}: {what}: {error}", code="guest", errno=error.errno)
+        text = str(error).removeprefix(f"{vm}: ")
+        code = "timeout" if isinstance(error, GuestSilent) else "guest"
+        return SessionError(f"{vm}: {what}: {text}", code=code)

@@ -1,0 +1,218 @@
+# SPDX-License-Identifier: GPL-2.0-or-later
+"""The host's half of C-chan: requests to one guest, one at a time.
+
+The host's counters live here. They are read from the shared page once, when
+a link is taken over from an earlier daemon; afterwards the page only gets
+them. Whatever the guest writes is copied, bounded, then looked at.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import ctypes
+import errno
+import secrets
+from typing import TypeVar
+
+from vesper_monitor.guest import abi
+from vesper_monitor.guest.decode import printable
+from vesper_monitor.transport import Link
+
+__all__ = ["Cchan", "CchanError", "GuestRefused", "GuestSilent", "WrongVersion"]
+
+#: s. The guest answers most requests at once; LOAD starts a process there.
+REQUEST_TIMEOUT = 10.0
+LOAD_TIMEOUT = 60.0
+
+_TO_GUEST = abi.offset(abi.Cchan, "to_guest")
+_TO_HOST = abi.offset(abi.Cchan, "to_host")
+_PROD = abi.offset(abi.CchanRing, "prod")
+_CONS = abi.offset(abi.CchanRing, "cons")
+_SLOT = abi.offset(abi.CchanRing, "slot")
+
+_R = TypeVar("_R", bound=ctypes.Structure)
+
+
+class CchanError(Exception):
+    """C-chan to this guest does not work; the text tells why."""
+
+
+class GuestSilent(CchanError):
+    """No reply within the time limit."""
+
+
+class WrongVersion(CchanError):
+    """The guest speaks another version of the protocol."""
+
+
+class GuestRefused(Exception):
+    """The guest answered with an error. C-chan is fine.
+
+    :ivar errno: positive.
+    :ivar text: what the guest's kernel logged about it, perhaps empty.
+    """
+
+    def __init__(self, request: str, error: int, text: str) -> None:
+        name = errno.errorcode.get(error, str(error))
+        super().__init__(f"guest refused {request}: {name}" + (f": {text}" if text else ""))
+        self.errno = error
+        self.text = text
+
+
+class Cchan:
+    """C-chan of one link."""
+
+    def __init__(self, link: Link) -> None:
+        """:raises CchanError: :raises WrongVersion:"""
+        self._link = link
+        self._view = link.cchan.view
+        self._lock = asyncio.Lock()
+        self._moved = asyncio.Event()
+        self._aborted: str | None = None
+        if self._load(abi.offset(abi.Cchan, "magic")) != abi.CCHAN_MAGIC:
+            raise CchanError(f"{link.domain.name}: the guest's C-chan page has no magic number")
+        version = self._load(abi.offset(abi.Cchan, "version"))
+        if version != abi.ABI_VERSION:
+            raise WrongVersion(_version_text(link.domain.name, version))
+        self._prod = self._load(_TO_GUEST + _PROD)
+        self._cons = self._load(_TO_HOST + _CONS)
+        # A reply to an earlier daemon's request must not pass for one to ours.
+        self._seq = secrets.randbits(32)
+
+    def kick(self) -> None:
+        """The guest has notified: look at the page again."""
+        self._moved.set()
+
+    def abort(self, reason: str) -> None:
+        """The link has gone: requests under way fail, as do all later ones."""
+        self._aborted = reason
+        self._moved.set()
+
+    async def hello(self) -> abi.MsgHello:
+        """:raises CchanError: :raises WrongVersion: :raises GuestRefused:"""
+        try:
+            return await self._request("HELLO", abi.MsgType.HELLO, abi.MsgHdr(), abi.MsgHello)
+        except GuestRefused as refused:
+            if refused.errno == errno.EPROTO:
+                raise WrongVersion(
+                    f"{self._link.domain.name}: the guest refuses protocol {abi.ABI_VERSION}"
+                ) from None
+            raise
+
+    async def mem_alloc(self, pages: int) -> abi.Region:
+        request = abi.MsgMem()
+        request.region.pages = pages
+        reply = await self._request("memory", abi.MsgType.MEM_ALLOC, request, abi.MsgMem)
+        return reply.region
+
+    async def mem_free(self, handle: int) -> None:
+        request = abi.MsgMem()
+        request.region.handle = handle
+        await self._request("freeing memory", abi.MsgType.MEM_FREE, request, abi.MsgMem)
+
+    async def load(
+        self, name: str, region: abi.Region, image_len: int, params_len: int, crc32: int
+    ) -> str:
+        """:returns: what the guest's kernel logged, perhaps ''."""
+        request = abi.MsgLoad()
+        request.region = region
+        request.image_len = image_len
+        request.params_len = params_len
+        request.crc32 = crc32
+        request.name = name.encode()
+        reply = await self._request(
+            f"to load {name}", abi.MsgType.LOAD, request, abi.MsgResult, LOAD_TIMEOUT
+        )
+        return printable(reply.text)
+
+    async def unload(self, name: str) -> str:
+        request = abi.MsgUnload()
+        request.name = name.encode()
+        reply = await self._request(
+            f"to unload {name}", abi.MsgType.UNLOAD, request, abi.MsgResult, LOAD_TIMEOUT
+        )
+        return printable(reply.text)
+
+    async def _request(
+        self,
+        what: str,
+        kind: abi.MsgType,
+        request: ctypes.Structure,
+        reply_type: type[_R],
+        limit: float = REQUEST_TIMEOUT,
+    ) -> _R:
+        vm = self._link.domain.name
+        async with self._lock:
+            self._seq = (self._seq + 1) & 0xFFFFFFFF
+            header = abi.MsgHdr(type=kind, seq=self._seq, status=0, version=abi.ABI_VERSION)
+            message = bytes(header) + bytes(request)[ctypes.sizeof(header) :]
+            try:
+                async with asyncio.timeout(limit):
+                    await self._send(message.ljust(abi.MSG_SIZE, b"\0"))
+                    data = await self._receive(kind, self._seq)
+            except TimeoutError:
+                raise GuestSilent(
+                    f"{vm}: no answer from the guest within {limit:.0f} s when asked {what}"
+                ) from None
+        answer = abi.MsgHdr.from_buffer_copy(data)
+        if kind is abi.MsgType.HELLO and answer.version != abi.ABI_VERSION:
+            raise WrongVersion(_version_text(vm, answer.version))
+        if answer.status != 0:
+            text = ""
+            if reply_type is abi.MsgResult:
+                text = printable(abi.MsgResult.from_buffer_copy(data).text)
+            raise GuestRefused(what, abs(answer.status), text)
+        return reply_type.from_buffer_copy(data)
+
+    async def _send(self, message: bytes) -> None:
+        while True:
+            self._check()
+            self._moved.clear()
+            waiting = (self._prod - self._load(_TO_GUEST + _CONS)) & 0xFFFFFFFF
+            if waiting < abi.CCHAN_SLOTS:
+                break
+            if waiting > abi.CCHAN_SLOTS:
+                raise self._nonsense(f"it took {-waiting & 0xFFFFFFFF} requests that nobody sent")
+            await self._moved.wait()
+        slot = _TO_GUEST + _SLOT + (self._prod % abi.CCHAN_SLOTS) * abi.MSG_SIZE
+        self._view[slot : slot + abi.MSG_SIZE] = message
+        # x86 keeps the order of stores: the slot is there before prod says so.
+        self._prod = (self._prod + 1) & 0xFFFFFFFF
+        abi.store_u32(self._view, _TO_GUEST + _PROD, self._prod)
+        self._link.notify()
+
+    async def _receive(self, kind: int, seq: int) -> bytes:
+        while True:
+            self._check()
+            self._moved.clear()
+            unread = (self._load(_TO_HOST + _PROD) - self._cons) & 0xFFFFFFFF
+            if unread > abi.CCHAN_SLOTS:
+                raise self._nonsense(f"it claims {unread} replies in {abi.CCHAN_SLOTS} slots")
+            if unread == 0:
+                await self._moved.wait()
+                continue
+            slot = _TO_HOST + _SLOT + (self._cons % abi.CCHAN_SLOTS) * abi.MSG_SIZE
+            data = bytes(self._view[slot : slot + abi.MSG_SIZE])
+            self._cons = (self._cons + 1) & 0xFFFFFFFF
+            abi.store_u32(self._view, _TO_HOST + _CONS, self._cons)
+            self._link.notify()  # it may be waiting for room
+            header = abi.MsgHdr.from_buffer_copy(data)
+            if header.seq == seq and header.type == kind:
+                return data
+
+    def _check(self) -> None:
+        if self._aborted is not None:
+            raise CchanError(f"{self._link.domain.name}: {self._aborted}")
+
+    def _load(self, offset: int) -> int:
+        return abi.load_u32(self._view, offset)
+
+    def _nonsense(self, what: str) -> CchanError:
+        return CchanError(f"{self._link.domain.name}: the guest's C-chan is broken: {what}")
+
+
+def _version_text(vm: str, version: int) -> str:
+    return (
+        f"{vm}: the guest's VESPER modules speak protocol {version}, this host "
+        f"{abi.ABI_VERSION}; install the same version of VESPER in the guest and on the host"
+    )

@@ -1,0 +1,203 @@
+# SPDX-License-Identifier: GPL-2.0-or-later
+"""The channel table of a guest, and one open channel: its mappings and readers."""
+
+from __future__ import annotations
+
+import ctypes
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import NamedTuple
+
+from vesper_monitor.guest import abi
+from vesper_monitor.guest.decode import printable
+from vesper_monitor.guest.relay import ChannelShape, RawRecord, RelayReader
+from vesper_monitor.transport import Link, Mapping, TransportError
+
+__all__ = ["ChannelEntry", "ChannelReader", "ChannelTable", "CpuRecord", "TableError"]
+
+_INDEX_SIZE = ctypes.sizeof(abi.Index)
+_BUFFER = abi.offset(abi.Index, "buffer")
+_TABLE_GENERATION = abi.offset(abi.Table, "generation")
+#: Tries to get a table that did not change while it was copied.
+_TRIES = 10
+
+
+class TableError(Exception):
+    """The guest's channel table cannot be what it should be."""
+
+
+@dataclass(frozen=True)
+class ChannelEntry:
+    """An open channel as the guest announces it, with every number checked."""
+
+    probe: str
+    generation: int
+    shape: ChannelShape
+    nr_cpus: int
+    index_handle: int
+
+
+class ChannelTable:
+    """The mapped channel table of one guest."""
+
+    def __init__(self, link: Link, region: abi.Region, max_cpus: int) -> None:
+        """
+        :param region: as in the guest's HELLO.
+        :param max_cpus: CPUs the guest said it may have; already bounded.
+        :raises TransportError: the table could not be mapped.
+        """
+        self._vm = link.domain.name
+        self._max_cpus = max_cpus
+        self._mapping = link.map(region.handle, abi.pages_for(ctypes.sizeof(abi.Table)))
+        self._seen = -1
+
+    def changed(self) -> bool:
+        """Whether there is something new since the last :meth:`read`."""
+        return abi.load_u32(self._mapping.view, _TABLE_GENERATION) != self._seen
+
+    def look_again(self) -> None:
+        """Let :meth:`changed` say so."""
+        self._seen = -1
+
+    def read(self) -> dict[str, ChannelEntry]:
+        """
+        :returns: open channels by probe; empty while the guest keeps changing
+            them (:meth:`changed` stays true then).
+        :raises TableError:
+        """
+        for _ in range(_TRIES):
+            before = abi.load_u32(self._mapping.view, _TABLE_GENERATION)
+            table = abi.Table.from_buffer_copy(self._mapping.view)
+            if abi.load_u32(self._mapping.view, _TABLE_GENERATION) == before:
+                break
+        else:
+            return {}
+        if table.magic != abi.TABLE_MAGIC or table.version != abi.ABI_VERSION:
+            raise TableError(f"{self._vm}: the guest's channel table has no magic number")
+        self._seen = before
+        entries: dict[str, ChannelEntry] = {}
+        for channel in table.channel:
+            if channel.state == abi.ChannelState.OPEN:
+                entry = self._entry(channel)
+                entries.setdefault(entry.probe, entry)
+        return entries
+
+    def _entry(self, channel: abi.Channel) -> ChannelEntry:
+        probe = printable(channel.modname)
+        try:
+            if not 0 < channel.nr_cpus <= self._max_cpus:
+                raise ValueError(f"{channel.nr_cpus} CPUs, of {self._max_cpus}")
+            shape = ChannelShape(channel.subbuf_size, channel.n_subbufs)
+        except ValueError as error:
+            raise TableError(f"{self._vm}: impossible channel of probe {probe}: {error}") from None
+        return ChannelEntry(
+            probe, channel.generation, shape, channel.nr_cpus, channel.index.handle
+        )
+
+    def close(self) -> None:
+        self._mapping.close()
+
+
+class CpuRecord(NamedTuple):
+    cpu: int
+    record: RawRecord
+
+
+class _CpuBuffer:
+    """One CPU's buffer; mapped when the guest has shared it."""
+
+    def __init__(self, reader: RelayReader, *, skip: bool) -> None:
+        self.reader = reader
+        self.skip = skip
+        self.handle = 0
+        self.mapping: Mapping | None = None
+
+    def close(self) -> None:
+        if self.mapping is not None:
+            self.mapping.close()
+            self.mapping = None
+
+
+class ChannelReader:
+    """Collects from all CPUs' buffers of one channel."""
+
+    def __init__(
+        self, link: Link, entry: ChannelEntry, next_seq: Callable[[int], int | None]
+    ) -> None:
+        """
+        :param next_seq: cpu → sequence number to begin with; None: skip what
+            is there.
+        :raises TransportError: the index could not be mapped.
+        """
+        self.entry = entry
+        self.error: str | None = None
+        self._link = link
+        self._index = link.map(entry.index_handle, abi.pages_for(entry.nr_cpus * _INDEX_SIZE))
+        self._cpus: list[_CpuBuffer] = []
+        for cpu in range(entry.nr_cpus):
+            start = next_seq(cpu)
+            reader = RelayReader(entry.shape, next_seq=start or 0)
+            self._cpus.append(_CpuBuffer(reader, skip=start is None))
+            self._follow(cpu, self._cpus[-1], self._cpu_index(cpu))
+
+    @property
+    def cpus(self) -> int:
+        """CPUs that have a buffer."""
+        return sum(buffer.mapping is not None for buffer in self._cpus)
+
+    @property
+    def lost(self) -> int:
+        return sum(buffer.reader.lost for buffer in self._cpus)
+
+    @property
+    def records(self) -> int:
+        return sum(buffer.reader.records for buffer in self._cpus)
+
+    def positions(self) -> dict[int, int]:
+        """cpu → next sequence number, for the CPUs that have a buffer."""
+        return {
+            cpu: buffer.reader.next_seq
+            for cpu, buffer in enumerate(self._cpus)
+            if buffer.mapping is not None
+        }
+
+    def read(self) -> tuple[list[CpuRecord], bool]:
+        """New records of all CPUs (a bounded number), and whether there are more."""
+        records: list[CpuRecord] = []
+        more = False
+        for cpu, buffer in enumerate(self._cpus):
+            index = self._cpu_index(cpu)
+            self._follow(cpu, buffer, index)
+            if buffer.mapping is None:
+                continue
+            found, rest = buffer.reader.read(index, buffer.mapping.view)
+            records += [CpuRecord(cpu, record) for record in found]
+            more |= rest
+        return records, more
+
+    def close(self) -> None:
+        """Unmap all. May be called twice."""
+        for buffer in self._cpus:
+            buffer.close()
+        self._index.close()
+
+    def _cpu_index(self, cpu: int) -> memoryview:
+        return self._index.view[cpu * _INDEX_SIZE : (cpu + 1) * _INDEX_SIZE]
+
+    def _follow(self, cpu: int, buffer: _CpuBuffer, index: memoryview) -> None:
+        """Map the buffer the index names now: a CPU may come up later."""
+        handle = abi.load_u64(index, _BUFFER)
+        if handle == buffer.handle:
+            return
+        buffer.close()
+        buffer.handle = handle  # not tried again until the guest names another
+        if handle == 0:
+            return
+        try:
+            buffer.mapping = self._link.map(handle, self.entry.shape.pages)
+        except TransportError as error:
+            self.error = f"records of CPU {cpu} cannot be read: {error}"
+            return
+        if buffer.skip:
+            buffer.reader.skip(index, buffer.mapping.view)
+            buffer.skip = False

@@ -1,0 +1,114 @@
+# SPDX-License-Identifier: GPL-2.0-or-later
+"""The open channels of one guest: from relay buffers to events in order."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+
+from vesper_monitor.guest import decode
+from vesper_monitor.guest.channel import ChannelEntry, ChannelReader, CpuRecord
+from vesper_monitor.guest.decode import Event
+from vesper_monitor.guest.positions import Position, Positions
+from vesper_monitor.guest.rawfeed import RawFeed
+from vesper_monitor.transport import Domain, Link
+
+__all__ = ["Collector"]
+
+
+class Collector:
+    """Reads all channels of a guest, again and again.
+
+    :ivar channels: the open ones, by probe.
+    """
+
+    def __init__(
+        self,
+        domain: Domain,
+        raw: RawFeed,
+        clock: Callable[[], float],
+        saved: Mapping[Position, int],
+    ) -> None:
+        """
+        :param raw: gets each record as it is read.
+        :param clock: s, for ``Event.received``.
+        :param saved: how far an earlier daemon has read.
+        """
+        self.channels: dict[str, ChannelReader] = {}
+        self._domain = domain
+        self._raw = raw
+        self._clock = clock
+        self._positions = Positions(saved)
+        self._boot_id = 0
+
+    def meet(self, boot_id: int) -> None:
+        """A guest has said HELLO. No channel is open."""
+        self._boot_id = boot_id
+
+    def open(self, link: Link, entry: ChannelEntry, *, adopted: bool) -> ChannelReader:
+        """
+        :param adopted: the channel was there before this daemon. If nothing
+            of the guest is known (a lost journal), what is in there is old.
+        :raises TransportError: the guest has not shared what it said.
+        """
+        unseen = None if adopted and not self._positions.known(self._boot_id) else 0
+
+        def begin(cpu: int) -> int | None:
+            return self._positions.begin(self._boot_id, entry, cpu, unseen)
+
+        channel = ChannelReader(link, entry, begin)
+        self.channels[entry.probe] = channel
+        return channel
+
+    def close(self, probe: str, *, for_good: bool) -> ChannelReader:
+        """
+        :param for_good: it is being unloaded; else it may be opened again
+            and is then read from where it was left.
+        """
+        channel = self.channels.pop(probe)
+        if for_good:
+            self._positions.forget(self._boot_id, channel.entry)
+        else:
+            self._positions.note(self._boot_id, channel)
+        channel.close()
+        return channel
+
+    def positions(self) -> dict[Position, int]:
+        """Next sequence number of each buffer of this life of the guest's core."""
+        for channel in self.channels.values():
+            self._positions.note(self._boot_id, channel)
+        return self._positions.of(self._boot_id)
+
+    def read(self) -> tuple[list[Event], bool]:
+        """One bounded round over all channels.
+
+        :returns: events by the guest's time, and whether there are more.
+        """
+        now = self._clock()
+        events: list[Event] = []
+        more = False
+        for probe, channel in self.channels.items():
+            records, rest = channel.read()
+            more |= rest
+            for record in records:
+                self._raw.put(probe, record.cpu, record.record.seq, record.record.data)
+                events += self._decode(probe, record, now)
+        events.sort(key=lambda event: event.guest_ns)
+        return events, more
+
+    def _decode(self, probe: str, record: CpuRecord, now: float) -> list[Event]:
+        vm, domid, cpu = self._domain.name, self._domain.domid, record.cpu
+        seq, time_ns, lost, data = record.record
+        event = decode.decode(data, vm=vm, domid=domid, probe=probe, cpu=cpu, received=now)
+        if not lost:
+            return [event]
+        gap = decode.lost(
+            lost,
+            vm=vm,
+            domid=domid,
+            probe=probe,
+            cpu=cpu,
+            seq=seq - lost,
+            guest_ns=time_ns,
+            received=now,
+        )
+        return [gap, event]

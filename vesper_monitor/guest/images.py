@@ -1,0 +1,199 @@
+# SPDX-License-Identifier: GPL-2.0-or-later
+"""Probe images: one directory per guest kernel release.
+
+``ROOT/RELEASE/PROBE.ko``, for example
+``/var/lib/vesper/probes/6.1.0-56-amd64/send_signal.ko``.
+"""
+
+from __future__ import annotations
+
+import os
+import re
+import subprocess
+from dataclasses import dataclass
+from pathlib import Path
+
+from vesper_monitor.guest import abi
+from vesper_monitor.guest.modinfo import ModinfoError, modinfo
+
+__all__ = ["DEFAULT_ROOT", "Image", "ImageError", "ImageStore", "build", "find_headers"]
+
+DEFAULT_ROOT = Path("/var/lib/vesper/probes")
+#: An image and its parameters go to the guest in one region.
+MAX_IMAGE = (abi.MAX_REGION_PAGES - 1) * abi.PAGE_SIZE
+#: Modules that belong into the guest and are no probes.
+_NOT_PROBES = frozenset({"vesper", "vesper_xen", "vesper_ivshmem"})
+_BUILD_TIMEOUT = 600.0
+_WORD = re.compile(r"[A-Za-z0-9][A-Za-z0-9._+~-]*")
+
+
+class ImageError(Exception):
+    """No usable image; the text says for what, what there is, and what to do."""
+
+
+@dataclass(frozen=True)
+class Image:
+    """A probe built for one kernel."""
+
+    name: str
+    release: str
+    vermagic: str
+    path: Path
+    data: bytes
+
+
+class ImageStore:
+    """The images of one host."""
+
+    def __init__(self, root: Path = DEFAULT_ROOT) -> None:
+        self.root = root
+
+    def find(self, vm: str, release: str, vermagic: str, probe: str) -> Image:
+        """The image of ``probe`` for a guest's kernel.
+
+        :param vm: for the text of errors.
+        :param release: as the guest says (``uname -r``): hostile.
+        :param vermagic: likewise; must be the image's, to the letter. The
+            guest's kernel compares it too, but its answer is less clear.
+        :raises ImageError:
+        """
+        if not _safe(probe):
+            raise ImageError(f"{vm}: '{probe}' is no name of a probe")
+        if not _safe(release):
+            raise ImageError(f"{vm}: the guest names an impossible kernel release '{release}'")
+        path = self.root / release / f"{probe}.ko"
+        build_it = f"build it with: vesper probe build {release}"
+        try:
+            image = _read(path)
+        except FileNotFoundError:
+            have = ", ".join(self._releases(probe)) or "none"
+            raise ImageError(
+                f"{vm}: guest kernel {release} has no image of probe {probe} "
+                f"(have: {have}); {build_it}"
+            ) from None
+        if image.vermagic.strip() != vermagic.strip():
+            raise ImageError(
+                f"{vm}: {path} was built for '{image.vermagic}', "
+                f"the guest's kernel is '{vermagic}'; {build_it}"
+            )
+        return image
+
+    def images(self) -> list[Image]:
+        """All images that can be read, by release and name; ``data`` is empty."""
+        images = []
+        for path in sorted(self.root.glob("*/*.ko")):
+            try:
+                image = _read(path)
+            except (ImageError, FileNotFoundError):
+                continue
+            images.append(Image(image.name, image.release, image.vermagic, path, b""))
+        return images
+
+    def _releases(self, probe: str) -> list[str]:
+        return sorted(path.parent.name for path in self.root.glob(f"*/{probe}.ko"))
+
+
+def find_headers(release: str) -> Path:
+    """Where the headers of an installed kernel are.
+
+    :raises ImageError:
+    """
+    for path in (Path(f"/lib/modules/{release}/build"), Path(f"/usr/src/linux-headers-{release}")):
+        if (path / "Makefile").exists():
+            return path
+    raise ImageError(
+        f"no headers of kernel {release} on this host; install them "
+        f"(Debian: apt install linux-headers-{release}) or name their directory"
+    )
+
+
+def build(headers: Path, store: ImageStore, *, source: Path | None = None) -> list[Image]:
+    """Build all probes against kernel headers and put them into the store. Blocks.
+
+    :param headers: a kernel build directory, e.g. ``/lib/modules/RELEASE/build``.
+    :param source: the project's sources; default ``$VESPER_SOURCE``, else the
+        newest ``/usr/src/vesper-VERSION``.
+    :raises ImageError: with the end of what make printed.
+    """
+    modules = (source or _source()) / "probe_modules"
+    command = ["make", "-C", str(modules), f"KDIR={headers.absolute()}"]
+    try:
+        result = subprocess.run(
+            command,
+            stdin=subprocess.DEVNULL,
+            stdout=subprocess.PIPE,
+            stderr=subprocess.STDOUT,
+            text=True,
+            errors="replace",
+            timeout=_BUILD_TIMEOUT,
+            check=False,
+        )
+    except FileNotFoundError:
+        raise ImageError("cannot build probes: no 'make'; install make and gcc") from None
+    except subprocess.TimeoutExpired:
+        raise ImageError(f"{' '.join(command)}: not done after {_BUILD_TIMEOUT:.0f} s") from None
+    if result.returncode != 0:
+        raise ImageError(f"{' '.join(command)} failed:\n{result.stdout[-2000:].strip()}")
+    release = _release_of(headers)
+    built = sorted((modules / "build" / release).glob("*.ko"))
+    probes = [path for path in built if path.stem not in _NOT_PROBES]
+    if not probes:
+        raise ImageError(f"{' '.join(command)} left no probe in {modules}/build/{release}")
+    return [_install(path, store.root / release) for path in probes]
+
+
+def _source() -> Path:
+    given = os.environ.get("VESPER_SOURCE")
+    if given:
+        return Path(given)
+    installed = sorted(Path("/usr/src").glob("vesper-*"))
+    if not installed:
+        raise ImageError("no sources of VESPER in /usr/src/vesper-*; set VESPER_SOURCE")
+    return installed[-1]
+
+
+def _release_of(headers: Path) -> str:
+    """What ``uname -r`` says of that kernel.
+
+    Debian's ``include/config/kernel.release`` has another word there.
+    """
+    path = headers / "include/generated/utsrelease.h"
+    try:
+        match = re.search(r'UTS_RELEASE "([^"]+)"', path.read_text(encoding="ascii"))
+    except (OSError, UnicodeDecodeError) as error:
+        raise ImageError(f"{headers} is no prepared kernel build directory: {error}") from None
+    if match is None or not _safe(match[1]):
+        raise ImageError(f"{path} names no kernel release")
+    return match[1]
+
+
+def _install(built: Path, directory: Path) -> Image:
+    """Put an image in place in one step: a daemon may be reading."""
+    directory.mkdir(parents=True, exist_ok=True)
+    target = directory / built.name
+    draft = directory / f".{built.name}.new"
+    draft.write_bytes(built.read_bytes())
+    draft.chmod(0o644)
+    draft.replace(target)
+    image = _read(target)
+    return Image(image.name, image.release, image.vermagic, target, b"")
+
+
+def _safe(word: str) -> bool:
+    """A single path component that cannot lead elsewhere."""
+    return _WORD.fullmatch(word) is not None
+
+
+def _read(path: Path) -> Image:
+    """:raises FileNotFoundError: :raises ImageError:"""
+    try:
+        with path.open("rb") as file:
+            data = file.read(MAX_IMAGE + 1)
+        if len(data) > MAX_IMAGE:
+            raise ImageError(f"{path}: more than {MAX_IMAGE} bytes; strip it with: strip -g")
+        info = modinfo(data)
+    except FileNotFoundError:
+        raise
+    except (OSError, ModinfoError) as error:
+        raise ImageError(f"{path}: {error}; build it anew") from None
+    return Image(path.stem, path.parent.name, info.get("vermagic", ""), path, data)

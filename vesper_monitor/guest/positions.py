@@ -1,0 +1,55 @@
+# SPDX-License-Identifier: GPL-2.0-or-later
+"""How far each buffer has been read, so that nothing is read twice or missed."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import NamedTuple
+
+from vesper_monitor.guest.channel import ChannelEntry, ChannelReader
+
+__all__ = ["Position", "Positions"]
+
+#: A guest may export under new names for ever; the oldest are forgotten.
+_MAX = 8192
+
+
+class Position(NamedTuple):
+    """Names one CPU's buffer of one channel for as long as it exists."""
+
+    boot_id: int
+    probe: str
+    generation: int
+    cpu: int
+
+
+class Positions:
+    """Next sequence numbers, also of channels that are not open just now."""
+
+    def __init__(self, saved: Mapping[Position, int]) -> None:
+        self._next = dict(saved)
+
+    def known(self, boot_id: int) -> bool:
+        """Whether anything of this life of the guest's core was ever read."""
+        return any(position.boot_id == boot_id for position in self._next)
+
+    def begin(self, boot_id: int, entry: ChannelEntry, cpu: int, unseen: int | None) -> int | None:
+        """Where to begin; ``unseen`` for a buffer that nobody has read yet."""
+        position = Position(boot_id, entry.probe, entry.generation, cpu)
+        return self._next.get(position, unseen)
+
+    def note(self, boot_id: int, channel: ChannelReader) -> None:
+        """Take over how far a channel has been read."""
+        entry = channel.entry
+        for cpu, seq in channel.positions().items():
+            self._next[Position(boot_id, entry.probe, entry.generation, cpu)] = seq
+        while len(self._next) > _MAX:
+            del self._next[next(iter(self._next))]
+
+    def forget(self, boot_id: int, entry: ChannelEntry) -> None:
+        """The channel has gone for good."""
+        gone = (boot_id, entry.probe, entry.generation)
+        self._next = {key: seq for key, seq in self._next.items() if key[:3] != gone}
+
+    def of(self, boot_id: int) -> dict[Position, int]:
+        return {key: seq for key, seq in self._next.items() if key.boot_id == boot_id}

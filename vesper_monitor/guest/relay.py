@@ -1,0 +1,159 @@
+# SPDX-License-Identifier: GPL-2.0-or-later
+"""Reader of one CPU's relay buffer, while the guest goes on writing it.
+
+The guest overwrites its oldest sub-buffer when it needs the next. So the
+reader copies first, then looks at the position again, and drops what may
+have been overwritten meanwhile. What is dropped shows as a gap in the
+records' sequence numbers, which is how losses are counted: exactly, and once.
+
+Nothing in here raises for anything the guest may have written. One call does
+a bounded amount of work.
+"""
+
+from __future__ import annotations
+
+import ctypes
+from dataclasses import dataclass
+from typing import NamedTuple
+
+from vesper_monitor.guest import abi
+
+__all__ = ["ChannelShape", "RawRecord", "RelayReader"]
+
+RECORD_HEADER = ctypes.sizeof(abi.Record)
+_INDEX_SIZE = ctypes.sizeof(abi.Index)
+_POS = abi.offset(abi.Index, "pos")
+#: Sequence numbers above this are garbage: no channel lives that long.
+_MAX_SEQ = (1 << 63) - 1
+#: Bytes looked at by one call, at most twice this. No record is longer.
+READ_LIMIT = 16 * 1024
+
+
+@dataclass(frozen=True)
+class ChannelShape:
+    """Geometry of a relay channel, checked against what an honest guest has."""
+
+    subbuf_size: int  #: bytes
+    n_subbufs: int
+
+    def __post_init__(self) -> None:
+        """:raises ValueError: not a channel that the host would map."""
+        if not RECORD_HEADER <= self.subbuf_size <= 1 << 20 or self.subbuf_size % 8:
+            raise ValueError(f"sub-buffers of {self.subbuf_size} bytes")
+        if not 2 <= self.n_subbufs <= abi.MAX_SUBBUFS:
+            raise ValueError(f"{self.n_subbufs} sub-buffers")
+        if self.pages > abi.MAX_REGION_PAGES:
+            raise ValueError(f"{self.pages} pages")
+
+    @property
+    def pages(self) -> int:
+        """relay_open() rounds the whole buffer up to pages."""
+        return abi.pages_for(self.subbuf_size * self.n_subbufs)
+
+
+class RawRecord(NamedTuple):
+    seq: int
+    time_ns: int
+    lost: int  #: records missing just before this one
+    data: bytes
+
+
+class RelayReader:
+    """Reads one buffer from where it was left.
+
+    :ivar next_seq: of the next record that is wanted; those below are skipped.
+    :ivar lost: records overwritten before they were read.
+    :ivar records: read so far.
+    :ivar garbage: pieces of a sub-buffer given up because they were no records.
+    """
+
+    def __init__(self, shape: ChannelShape, *, next_seq: int = 0) -> None:
+        self.shape = shape
+        self.next_seq = next_seq
+        self.lost = 0
+        self.records = 0
+        self.garbage = 0
+        self._pos = 0
+
+    def skip(self, index: memoryview, buffer: memoryview) -> None:
+        """Take what is there as read; parameters as of :meth:`read`."""
+        for _ in range(self.shape.pages * abi.PAGE_SIZE // READ_LIMIT + self.shape.n_subbufs):
+            _, more = self.read(index, buffer)
+            if not more:
+                break
+        self.lost = self.records = self.garbage = 0
+
+    def read(self, index: memoryview, buffer: memoryview) -> tuple[list[RawRecord], bool]:
+        """
+        :param index: this CPU's ``struct vsp_index``, live.
+        :param buffer: the relay buffer, live, ``shape.pages`` long.
+        :returns: new records, and whether there is more to read at once.
+        """
+        size = self.shape.subbuf_size
+        # In this order: the guest writes a sub-buffer's padding before the
+        # position that makes it valid.
+        end = abi.load_u64(index, _POS)
+        pads = abi.Index.from_buffer_copy(bytes(index[:_INDEX_SIZE])).pad
+        if end < self._pos:
+            # The guest has started afresh, or lies. Begin again with what is there.
+            self._pos = end - end % size
+        self._pos = max(self._pos, (self._overwritten(end) + 1) * size)
+
+        records: list[RawRecord] = []
+        seen = 0
+        while self._pos < end and seen < READ_LIMIT:
+            number = self._pos // size
+            place = number % self.shape.n_subbufs
+            begin = self._pos - number * size
+            complete = end >= (number + 1) * size
+            filled = size - min(pads[place], size) if complete else end - number * size
+            stop = min(filled, begin + READ_LIMIT)
+            chunk = bytes(buffer[place * size + begin : place * size + stop])
+            seen += max(len(chunk), RECORD_HEADER)
+            used = None
+            if number > self._overwritten(abi.load_u64(index, _POS)):
+                used = self._parse(chunk, records, cut=stop < filled)
+            if used is not None and stop < filled:
+                self._pos += used
+            else:
+                self._pos = min((number + 1) * size, end)
+        return records, self._pos < end
+
+    def _overwritten(self, pos: int) -> int:
+        """Number of the newest sub-buffer that may be overwritten by now.
+
+        Position ``pos`` is published after the record before it; the next may
+        be under way already. It goes to the sub-buffer of ``pos`` or, where
+        it does not fit there, to the one after that.
+        """
+        return -(-pos // self.shape.subbuf_size) - self.shape.n_subbufs
+
+    def _parse(self, chunk: bytes, records: list[RawRecord], *, cut: bool) -> int | None:
+        """
+        :param cut: the sub-buffer goes on behind the chunk: its last record
+            may not be all there.
+        :returns: bytes used; None to give the rest of the sub-buffer up.
+        """
+        at = 0
+        while at < len(chunk):
+            rest = len(chunk) - at
+            head = abi.Record.from_buffer_copy(chunk, at) if rest >= RECORD_HEADER else None
+            if cut and at > 0 and (head is None or head.len > rest):
+                return at
+            if (
+                head is None
+                or not RECORD_HEADER <= head.len <= rest
+                or head.len % 8
+                or head.seq > _MAX_SEQ
+            ):
+                self.garbage += 1
+                return None
+            if head.seq >= self.next_seq:
+                missing = head.seq - self.next_seq
+                self.lost += missing
+                self.records += 1
+                self.next_seq = head.seq + 1
+                data = chunk[at : at + head.len]
+                records.append(RawRecord(head.seq, head.time_ns, missing, data))
+            at += head.len
+        return at

@@ -1,0 +1,561 @@
+# SPDX-License-Identifier: GPL-2.0-or-later
+"""One guest under watch: the life cycle, seen from the host.
+
+::
+
+    WAITING ──frontend──► CONNECTING ──HELLO──► ACTIVE ──┐
+       ▲  ▲                 │     │               │      │ close(), or
+       │  └──── later ──────┘     └─► UNFIT ──┐   │      │ the domain died
+       └────────────── link lost ─────────────┴───┘      ▼
+                                                 CLOSING ──► CLOSED
+
+In ACTIVE each wanted probe goes WANTED → LOADING → COLLECTING → UNLOADING; a
+probe that an earlier daemon has loaded is found in the guest's channel table
+and goes to COLLECTING at once.
+
+One task, :meth:`Session.run`, connects and reads; reading never waits for
+C-chan. A second one brings the guest's probes in line with what is wanted;
+each change of them, whoever asked for it, is made under one lock.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+import time
+from collections.abc import AsyncIterator, Callable, Mapping
+
+from vesper_monitor.domain_state import DomainState
+from vesper_monitor.guest.action import Guest, Hello, SessionError
+from vesper_monitor.guest.cchan import CchanError, GuestSilent
+from vesper_monitor.guest.channel import ChannelEntry, TableError
+from vesper_monitor.guest.collector import Collector
+from vesper_monitor.guest.decode import Event
+from vesper_monitor.guest.images import ImageStore
+from vesper_monitor.guest.lifecycle import ProbeState, ProbeStatus, SessionState
+from vesper_monitor.guest.positions import Position
+from vesper_monitor.guest.rawfeed import RawFeed
+from vesper_monitor.transport import (
+    Domain,
+    FrontendMissing,
+    LinkLost,
+    Transport,
+    TransportError,
+)
+
+__all__ = [
+    "Hello",
+    "Position",
+    "ProbeState",
+    "ProbeStatus",
+    "Session",
+    "SessionError",
+    "SessionState",
+]
+
+_LOG = logging.getLogger(__name__)
+
+#: s, between tries that failed: the first, then doubled up to the last.
+_RETRY_FIRST, _RETRY_LAST = 0.5, 30.0
+#: s. The guest's modules may be exchanged for fitting ones at any time.
+_RETRY_UNFIT = 30.0
+#: s to wait for a frontend in one call; the device stays there between calls.
+_CONNECT_TIMEOUT = 10.0
+#: Rounds of reading at full speed, then this pause (s): a guest that writes
+#: without end gets a share of the daemon, not all of it.
+_FULL_SPEED_ROUNDS, _PAUSE = 8, 0.02
+#: s: how often the session looks without having been notified.
+_LOOK_EVERY = 5.0
+
+
+class Session:
+    """Watches one life of one domain until :meth:`close` or its death."""
+
+    def __init__(
+        self,
+        transport: Transport,
+        domain: Domain,
+        images: ImageStore,
+        on_events: Callable[[Session, list[Event]], None],
+        on_change: Callable[[Session], None],
+        *,
+        resume_from: Mapping[Position, int] | None = None,
+        activate_timeout: float = 20.0,
+        clock: Callable[[], float] = time.time,
+    ) -> None:
+        """
+        :param on_events: called on the loop with events in the order of the
+            guest's time; returns soon. ``session.positions`` is then the
+            state after them: save both in one transaction.
+        :param on_change: called on the loop when state, degraded, or a
+            probe's state changed. Save ``positions`` then, too: a channel
+            without a saved position is new to the daemon.
+        :param resume_from: next sequence numbers an earlier daemon saved.
+            Records below are skipped. Where a *boot_id* does not occur in it
+            at all (a lost journal), an adopted channel is read from its end:
+            old events must not fell a healthy guest.
+        :param activate_timeout: seconds after the start of :meth:`run` during
+            which nothing counts as degraded.
+        :param clock: s, for ``Event.received``.
+        """
+        self.transport = transport
+        self.domain = domain
+        self._images = images
+        self._on_events = on_events
+        self._on_change = on_change
+        self._activate_timeout = activate_timeout
+        self._started: float | None = None  # of run(), CLOCK_MONOTONIC
+        self._state = SessionState.WAITING
+        self._missing: str | None = None  # why the guest is not active
+        self._told_degraded: str | None = None
+        self._wanted: dict[str, str] = {}
+        self._probes: dict[str, ProbeStatus] = {}
+        self._guest: Guest | None = None
+        self._raw = RawFeed()
+        self._collector = Collector(domain, self._raw, clock, resume_from or {})
+        self._channels = self._collector.channels
+        self._loaded_here: set[str] = set()
+        self._look = asyncio.Event()  # the guest has notified, or we close
+        self._wish = asyncio.Event()  # probes may have to be loaded or unloaded
+        self._adopting = False  # until the table is read after connecting
+        self._lost: str | None = None  # why the link has gone
+        self._busy = asyncio.Lock()  # one change of the guest's probes at a time
+        self._retry_at: dict[str, float] = {}  # probe → CLOCK_MONOTONIC
+        self._retry_after: dict[str, float] = {}
+        self._closing = False
+        self._closed = asyncio.Event()
+
+    # ------------------------------------------------------------ to look at
+
+    @property
+    def state(self) -> SessionState:
+        return self._state
+
+    @property
+    def hello(self) -> Hello | None:
+        """What the guest said of itself, once it has."""
+        return self._guest.hello if self._guest else None
+
+    @property
+    def degraded(self) -> str | None:
+        """What is missing on which VM and what to do; None while all is well."""
+        if self._started is None or self._state in (SessionState.CLOSING, SessionState.CLOSED):
+            return None
+        if self._state is SessionState.UNFIT:
+            return self._missing
+        if time.monotonic() - self._started < self._activate_timeout:
+            return None
+        if self._state is not SessionState.ACTIVE:
+            return self._missing or (
+                f"{self.domain.name}: no contact with the guest's VESPER modules yet"
+            )
+        for name in self._wanted:
+            status = self._probes.get(name)
+            if status is None or status.state is not ProbeState.COLLECTING:
+                reason = status.error if status else None
+                return reason or f"{self.domain.name}: probe {name} is not loaded yet"
+            if status.error:
+                return f"{self.domain.name}: probe {name}: {status.error}"
+        return None
+
+    @property
+    def probes(self) -> dict[str, ProbeStatus]:
+        """Wanted probes, and loaded ones."""
+        for name, channel in self._channels.items():
+            status = self._status(name)
+            status.cpus, status.records, status.lost = channel.cpus, channel.records, channel.lost
+        return self._probes
+
+    @property
+    def positions(self) -> dict[Position, int]:
+        """Next sequence number of each buffer of the guest's core; {} before HELLO.
+
+        Also of those that an earlier daemon has read and this one has not
+        opened yet: whoever saves this must not lose them.
+        """
+        return self._collector.positions()
+
+    def subscribe_raw(
+        self, probe: str, cpu: int | None = None
+    ) -> AsyncIterator[tuple[int, int, bytes]]:
+        """(cpu, seq, record) as they are read; a slow reader loses some."""
+        return self._raw.subscribe(probe, cpu)
+
+    # ------------------------------------------------------------- to ask for
+
+    async def set_probes(self, wanted: Mapping[str, str]) -> None:
+        """What is to be loaded: name → module parameters.
+
+        What this session loaded for an earlier wish gets unloaded. Returns at
+        once; the work is done by :meth:`run`, failures show in ``probes``.
+        """
+        self._wanted = dict(wanted)
+        for name, params in wanted.items():
+            self._status(name).params = params
+        self._retry_at.clear()
+        self._retry_after.clear()
+        for name in list(self._probes):
+            if name not in self._wanted and name not in self._channels:
+                del self._probes[name]
+        self._wish.set()
+
+    async def load(self, name: str, params: str = "") -> None:
+        """Load a probe now and keep it loaded.
+
+        :raises SessionError: it is not wanted then.
+        """
+        async with self._busy:
+            guest = self._active_guest(f"load {name}")
+            if name in self._channels:
+                raise SessionError(
+                    f"{self.domain.name}: probe {name} is loaded already", code="bad-request"
+                )
+            self._status(name).params = params
+            try:
+                await self._load(guest, name)
+            except SessionError:
+                if name not in self._wanted:
+                    self._probes.pop(name, None)
+                raise
+            self._wanted[name] = params
+            self._changed()
+
+    async def unload(self, name: str) -> None:
+        """Unload a probe now; it is no longer wanted. :raises SessionError:"""
+        async with self._busy:
+            guest = self._active_guest(f"unload {name}")
+            if name not in self._channels:
+                raise SessionError(
+                    f"{self.domain.name}: probe {name} is not loaded", code="no-such-probe"
+                )
+            self._wanted.pop(name, None)
+            await self._unload(guest, name)
+            self._changed()
+
+    async def close(self, *, deactivate: bool) -> None:
+        """End. With ``deactivate`` probes are unloaded and the device is taken
+        away from the guest; without, all stays for the next daemon."""
+        if self._state is SessionState.CLOSED:
+            return
+        self._closing = True
+        self._look.set()
+        async with self._busy:
+            self._switch(SessionState.CLOSING)
+            if self._guest is not None:
+                if deactivate:
+                    await self._unload_all(self._guest)
+                await self._disconnect(deactivate=deactivate)
+            self._switch(SessionState.CLOSED)
+            self._raw.close()
+        self._closed.set()
+
+    # ------------------------------------------------------------ the session
+
+    async def run(self) -> None:
+        """The session's task: returns when closed or when the domain is gone."""
+        self._started = time.monotonic()
+        delay = _RETRY_FIRST
+        while not self._closing:
+            try:
+                await self._connect()
+                delay = _RETRY_FIRST
+                await self._collect()
+            except FrontendMissing as error:
+                self._missing = str(error)
+                delay = _RETRY_FIRST  # connect() has waited already
+            except (TransportError, GuestSilent) as error:
+                self._missing = str(error)
+            except (CchanError, TableError) as error:
+                self._missing = str(error)
+                self._switch(SessionState.UNFIT)
+                delay = _RETRY_UNFIT
+            if self._closing:
+                break
+            await self._give_up_link()
+            if await self._domain_gone():
+                break
+            self._tell_degraded()
+            await self._sleep(delay)
+            delay = min(delay * 2, _RETRY_LAST)
+        if self._closing:
+            await self._closed.wait()
+        else:
+            await self.close(deactivate=False)
+
+    async def _connect(self) -> None:
+        self._switch(SessionState.WAITING)
+        link = await self.transport.connect(self.domain, _CONNECT_TIMEOUT)
+        if self._closing:
+            await link.close(deactivate=False)
+            return
+        self._switch(SessionState.CONNECTING)
+        try:
+            guest = await Guest.greet(link)
+        except BaseException:
+            await link.close(deactivate=False)
+            raise
+        self._lost = None
+        self._adopting = True
+        link.on_lost(self._on_lost)
+        link.on_notify(self._on_notify)
+        self._guest = guest
+        self._collector.meet(guest.hello.boot_id)
+        self._missing = None
+        self._switch(SessionState.ACTIVE)
+
+    async def _collect(self) -> None:
+        """Read what there is, when there is something, until the link is lost."""
+        rounds = 0
+        keeper = asyncio.create_task(self._keep_probes())
+        try:
+            while not self._closing and self._guest is not None:
+                if self._lost is not None:
+                    raise LinkLost(f"{self.domain.name}: {self._lost}")
+                self._look.clear()
+                self._follow_table(self._guest)
+                if self._drain():
+                    rounds += 1
+                    await asyncio.sleep(0 if rounds < _FULL_SPEED_ROUNDS else _PAUSE)
+                    continue
+                rounds = 0
+                self._tell_degraded()
+                await _wait(self._look, _LOOK_EVERY)
+        finally:
+            keeper.cancel()
+            await asyncio.gather(keeper, return_exceptions=True)
+
+    async def _keep_probes(self) -> None:
+        """Load what is wanted and missing, unload what nobody wants any more."""
+        while True:
+            self._wish.clear()
+            async with self._busy:
+                if self._closing or self._guest is None:
+                    return
+                await self._reconcile(self._guest)
+            now = time.monotonic()
+            due = [at - now for name, at in self._retry_at.items() if name in self._wanted]
+            await _wait(self._wish, max(min(due, default=_RETRY_LAST), 0.01))
+
+    async def _sleep(self, delay: float) -> None:
+        """Until ``delay`` is over or the session is closed."""
+        until = time.monotonic() + delay
+        while not self._closing and (rest := until - time.monotonic()) > 0:
+            self._look.clear()
+            await _wait(self._look, min(rest, _LOOK_EVERY))
+            self._tell_degraded()
+
+    async def _domain_gone(self) -> bool:
+        try:
+            return await self.transport.state(self.domain) in (
+                DomainState.GONE,
+                DomainState.DYING,
+            )
+        except TransportError:
+            return False  # not known: go on trying
+
+    # ---------------------------------------------------------------- D-chan
+
+    def _follow_table(self, guest: Guest) -> None:
+        """Open channels that have come, close those that have gone."""
+        if not guest.table.changed():
+            return
+        entries = guest.read_table()
+        for name, channel in list(self._channels.items()):
+            if entries.get(name) != channel.entry:
+                self._drop(name, "the guest has unloaded it")
+        for name, entry in entries.items():
+            status = self._status(name)
+            if name not in self._channels and status.state is not ProbeState.LOADING:
+                self._open(guest, entry)
+        self._adopting = False
+
+    def _open(self, guest: Guest, entry: ChannelEntry) -> None:
+        status = self._status(entry.probe)
+        try:
+            channel = self._collector.open(guest.link, entry, adopted=self._adopting)
+        except TransportError as error:
+            self._fail(status, str(error))
+            return
+        self._set_probe(status, ProbeState.COLLECTING, channel.error)
+
+    def _drop(self, name: str, why: str) -> None:
+        """The channel has gone by itself: read the rest, close, load again later."""
+        self._drain()
+        self._close_channel(name, for_good=False)
+        status = self._status(name)
+        if name in self._wanted:
+            self._fail(status, f"{self.domain.name}: probe {name} has stopped: {why}")
+        else:
+            del self._probes[name]
+            self._changed()
+
+    def _close_channel(self, name: str, *, for_good: bool) -> None:
+        channel = self._collector.close(name, for_good=for_good)
+        status = self._status(name)
+        status.records, status.lost, status.cpus = channel.records, channel.lost, 0
+
+    def _drain(self) -> bool:
+        """One bounded round over all channels. :returns: whether there is more."""
+        events, more = self._collector.read()
+        for name, channel in self._channels.items():
+            if channel.error:
+                self._status(name).error = channel.error
+        if events:
+            self._on_events(self, events)
+        return more
+
+    # ---------------------------------------------------------------- C-chan
+
+    async def _reconcile(self, guest: Guest) -> None:
+        """Load what is wanted and missing, unload what this session loaded and
+        nobody wants any more."""
+        now = time.monotonic()
+        for name in list(self._wanted):
+            if name not in self._channels and self._retry_at.get(name, 0.0) <= now:
+                try:
+                    await self._load(guest, name)
+                except SessionError as error:
+                    _LOG.warning("%s", error)
+        for name in [name for name in self._loaded_here if name not in self._wanted]:
+            if name in self._channels:
+                try:
+                    await self._unload(guest, name)
+                except SessionError as error:
+                    _LOG.warning("%s", error)
+            self._loaded_here.discard(name)
+
+    async def _load(self, guest: Guest, name: str) -> None:
+        """:raises SessionError: and the probe is FAILED."""
+        status = self._status(name)
+        self._set_probe(status, ProbeState.LOADING, status.error)  # the last try's
+        try:
+            await guest.load(self._images, name, status.params)
+            self._loaded_here.add(name)
+            entry = guest.read_table().get(name)
+            if entry is None:
+                raise SessionError(
+                    f"{self.domain.name}: {name} was loaded but shows no relay channel: "
+                    "is it a probe of VESPER?",
+                    code="guest",
+                )
+        except (SessionError, TableError) as error:
+            self._fail(status, str(error))
+            raise _session_error(error) from None
+        finally:
+            guest.table.look_again()  # it was read here for one channel only
+        self._open(guest, entry)
+        if status.state is not ProbeState.COLLECTING:
+            raise SessionError(status.error or "", code="guest")
+        self._retry_at.pop(name, None)
+        self._retry_after.pop(name, None)
+
+    async def _unload(self, guest: Guest, name: str) -> None:
+        """Final drain, unmap, unload. :raises SessionError:"""
+        status = self._status(name)
+        self._set_probe(status, ProbeState.UNLOADING, None)
+        for _ in range(_FULL_SPEED_ROUNDS):
+            if not self._drain():
+                break
+        self._close_channel(name, for_good=True)
+        try:
+            await guest.unload(name)
+        except SessionError as error:
+            self._fail(status, str(error))
+            raise
+        self._loaded_here.discard(name)
+        if name not in self._wanted:
+            self._probes.pop(name, None)
+
+    async def _unload_all(self, guest: Guest) -> None:
+        for name in list(self._channels):
+            try:
+                await self._unload(guest, name)
+            except SessionError as error:
+                _LOG.warning("%s", error)
+
+    def _active_guest(self, what: str) -> Guest:
+        if self._guest is None or self._state is not SessionState.ACTIVE:
+            raise SessionError(
+                self._missing
+                or f"{self.domain.name}: cannot {what}: the guest is not active yet",
+                code="not-active",
+            )
+        return self._guest
+
+    # ------------------------------------------------------------ ends, states
+
+    async def _give_up_link(self) -> None:
+        async with self._busy:
+            if self._guest is not None and not self._closing:
+                await self._disconnect(deactivate=False)
+        if self._state in (SessionState.ACTIVE, SessionState.CONNECTING):
+            self._switch(SessionState.WAITING)
+
+    async def _disconnect(self, *, deactivate: bool) -> None:
+        guest, self._guest = self._guest, None
+        if guest is None:
+            return
+        if self._lost is None:
+            self._drain()
+        for name in list(self._channels):
+            self._close_channel(name, for_good=False)
+            self._set_probe(self._status(name), ProbeState.WANTED, None)
+        self._loaded_here.clear()
+        await guest.close(deactivate=deactivate)
+
+    def _on_notify(self) -> None:
+        if self._guest is not None:
+            self._guest.cchan.kick()
+        self._look.set()
+
+    def _on_lost(self, reason: str) -> None:
+        self._lost = reason
+        if self._guest is not None:
+            self._guest.cchan.abort(reason)
+        self._look.set()
+
+    def _switch(self, state: SessionState) -> None:
+        """The one place that changes the state."""
+        if state is self._state or self._state is SessionState.CLOSED:
+            return
+        if self._state is SessionState.CLOSING and state is not SessionState.CLOSED:
+            return
+        self._state = state
+        self._changed()
+
+    def _status(self, name: str) -> ProbeStatus:
+        return self._probes.setdefault(name, ProbeStatus(name, params=self._wanted.get(name, "")))
+
+    def _set_probe(self, status: ProbeStatus, state: ProbeState, error: str | None) -> None:
+        status.error = error
+        status.state = state
+        self._changed()
+
+    def _fail(self, status: ProbeStatus, error: str) -> None:
+        """Failed; tried again later and later if it is still wanted."""
+        pause = self._retry_after.get(status.name, _RETRY_FIRST)
+        self._retry_at[status.name] = time.monotonic() + pause
+        self._retry_after[status.name] = min(pause * 2, _RETRY_LAST)
+        self._set_probe(status, ProbeState.FAILED, error)
+        self._wish.set()
+
+    def _tell_degraded(self) -> None:
+        if self.degraded != self._told_degraded:
+            self._changed()
+
+    def _changed(self) -> None:
+        self._told_degraded = self.degraded
+        self._on_change(self)
+
+
+async def _wait(event: asyncio.Event, at_most: float) -> None:
+    """Until the event is set or ``at_most`` seconds are over."""
+    try:
+        async with asyncio.timeout(at_most):
+            await event.wait()
+    except TimeoutError:
+        pass
+
+
+def _session_error(error: Exception) -> SessionError:
+    return error if isinstance(error, SessionError) else SessionError(str(error), code="guest")

@@ -1,0 +1,157 @@
+# SPDX-License-Identifier: GPL-2.0-or-later
+"""The monitor that waits: asks vesperd, and blocks until there is something to say.
+
+Pacemaker runs one monitor at a time and starts the next one ``interval``
+after its end.  So this one stays until a fault comes, or until its time
+(the operation's timeout less a margin) is up: a fault then reaches Pacemaker
+as the exit of a process that already runs.  Pacemaker kills it when the
+resource is to be stopped.
+
+Without vesperd the domain itself is looked at, as the stock agents do:
+slower, never wrong, and reported as degraded.  vesperd being restarted shows
+nowhere.
+"""
+
+from __future__ import annotations
+
+import time
+
+from vesper_monitor.client import DaemonError, DaemonUnavailable
+from vesper_monitor.domain_state import DomainState
+from vesper_monitor.ocf.agent import ALIVE
+from vesper_monitor.ocf.call import Code, Exit, log
+from vesper_monitor.ocf.toolstack import ToolstackError
+
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    from typing import Any
+
+    from vesper_monitor.ocf.agent import Agent
+
+__all__ = ["Monitor", "waiting_time"]
+
+#: Seconds that vesperd's answer may be late.
+ANSWER_GRACE = 1.0
+#: Seconds without vesperd until the monitor says so.
+RECONNECT = 10.0
+#: Seconds between two tries to reach vesperd.
+RECONNECT_PAUSE = 0.2
+#: Seconds in which a domain that is gone may come back: it reboots. (The stock
+#: Xen agent allows the same.)
+REBOOT = 5.0
+REBOOT_PAUSE = 0.5
+
+
+def waiting_time(timeout: float) -> float:
+    """Seconds to wait, of an operation with that timeout.
+
+    The rest is for the case that vesperd hangs and the toolstack must be asked.
+    """
+    return max(0.0, timeout - min(max(timeout / 5, 2.0), 10.0))
+
+
+class Monitor:
+    """One recurring monitor."""
+
+    def __init__(self, agent: Agent) -> None:
+        self._agent = agent
+        self._vm = agent.settings.vm
+        self._first = agent.take_first_mark()
+        self._end = agent.call.deadline - agent.call.timeout + waiting_time(agent.call.timeout)
+
+    def run(self) -> None:
+        """Return when all is well.
+
+        :raises Exit: a fault (1), dead (7 or 1), degraded (190).
+        """
+        lost: float | None = None  # when vesperd was last there
+        while True:
+            try:
+                answer = self._wait()
+            except DaemonError as error:
+                self._look()
+                raise Exit(Code.DEGRADED, f"{self._vm} is not watched: {error.text}") from error
+            except DaemonUnavailable as error:
+                now = time.monotonic()
+                if lost is None:
+                    lost = now
+                    self._look()
+                if self._first or now >= min(self._end, lost + RECONNECT):
+                    if not self._first and now - lost > 1.0:
+                        self._look()
+                    raise Exit(Code.DEGRADED, f"{self._vm} is not watched: {error}") from error
+                time.sleep(RECONNECT_PAUSE)
+            else:
+                return self._judge(answer)
+
+    def _wait(self) -> dict[str, Any]:
+        agent = self._agent
+        left = max(0.0, self._end - time.monotonic())
+        return agent.vesperd.call(
+            "wait",
+            reply_timeout=left + ANSWER_GRACE,
+            resource=agent.call.resource,
+            vm=self._vm,
+            probes=agent.settings.probes,
+            services=agent.settings.services,
+            interval=agent.call.interval,
+            timeout=left,
+            node=agent.call.node,
+            **({"first": True} if self._first else {}),
+        )
+
+    def _judge(self, answer: dict[str, Any]) -> None:
+        result = answer.get("result")
+        reason = str(answer.get("reason") or "vesperd gave no reason")
+        if result == "fine":
+            return
+        if result == "fault":
+            raise Exit(Code.ERROR, reason)
+        if result == "degraded":
+            raise Exit(Code.DEGRADED, reason)
+        if result == "dead":
+            if answer.get("state") == DomainState.CRASHED.value:
+                raise Exit(Code.ERROR, reason)
+            self._look(reason)
+            # It is there again: it has rebooted. A domain with another id is
+            # another instance, whose start vesperd must be told.
+            log(f"{self._vm}: runs again, so it has rebooted ({reason})")
+            if trouble := self._agent.tell_started():
+                raise Exit(Code.DEGRADED, f"{self._vm} runs and is not watched: {trouble}")
+            return
+        raise Exit(
+            Code.DEGRADED,
+            f"{self._vm} is not watched: vesperd answered {str(result)[:40]!r}; are it and this "
+            "agent of the same version?",
+        )
+
+    def _look(self, reason: str = "") -> None:
+        """Return if the domain runs.
+
+        A domain that has just vanished may be rebooting, so that is looked at
+        more than once.
+
+        :param reason: why it is looked at, if it may be dead.
+        :raises Exit: it does not run, or that cannot be told.
+        """
+        agent = self._agent
+        until = time.monotonic() + min(REBOOT, max(0.0, agent.call.left() - 2.0))
+        while True:
+            try:
+                state = agent.state()
+            except ToolstackError as error:
+                # Not known is no reason to stop a VM that may be well.
+                because = f" ({reason})" if reason else ""
+                raise Exit(
+                    Code.DEGRADED, f"whether {self._vm} runs cannot be told{because}: {error}"
+                ) from error
+            if state in ALIVE:
+                return
+            if state is DomainState.CRASHED:
+                raise Exit(Code.ERROR, reason or f"{self._vm} has crashed")
+            if time.monotonic() >= until:
+                break
+            time.sleep(REBOOT_PAUSE)
+        if state is DomainState.GONE:
+            raise Exit(Code.NOT_RUNNING, reason or f"{self._vm} is not running any more")
+        raise Exit(Code.ERROR, reason or f"{self._vm} is {state.value}")
