@@ -115,6 +115,25 @@ class XenLink:
         """Close in order, so that the guest has let go before the nodes do."""
         await self._device.set_backend(XenbusState.CLOSING)
         self._unmap()
+        await self._wait_closed()
+        await self._device.remove()
+
+    async def _leave(self) -> None:
+        """The device stays; but where the guest closes its end, so do we.
+
+        Closing before closed: a guest that shuts down looks for that state
+        only, and waits 5 s for it (xenbus_otherend_changed() and
+        xenbus_dev_shutdown(), drivers/xen/xenbus/xenbus_probe.c, Linux 6.1).
+        """
+        state = await self._device.frontend_state()
+        if state is XenbusState.CLOSING:
+            await self._device.set_backend(XenbusState.CLOSING)
+            await self._wait_closed()
+        if state in (XenbusState.CLOSING, XenbusState.CLOSED):
+            await self._device.set_backend(XenbusState.CLOSED)
+
+    async def _wait_closed(self) -> None:
+        """Until the guest has let go, or has had time enough."""
         end = asyncio.get_running_loop().time() + _CLOSE_TIMEOUT
         while await self._device.frontend_state() not in (
             XenbusState.CLOSED,
@@ -124,12 +143,6 @@ class XenLink:
                 _LOG.warning("%s: the guest has not closed its device", self.domain.name)
                 break
             await asyncio.sleep(0.05)
-        await self._device.remove()
-
-    async def _leave(self) -> None:
-        """The device stays; but where the guest has closed its end, so do we."""
-        if await self._device.frontend_state() in (XenbusState.CLOSING, XenbusState.CLOSED):
-            await self._device.set_backend(XenbusState.CLOSED)
 
     async def _check(self) -> None:
         reason = None

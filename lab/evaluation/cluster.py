@@ -50,6 +50,8 @@ def configure(lab: XenLab, watch: str, show: Callable[[str], None]) -> None:
     """Make vm1 a resource that is watched in that way, in place of what was there."""
     if lab.a.run("crm_resource --resource vm1 --locate", timeout=60).rc == 0:
         type_in(lab, "crm --wait resource stop vm1", show)
+        # What vm1 has failed by so far would keep its successor from that host.
+        type_in(lab, "crm_resource --cleanup --resource vm1", show)
         type_in(lab, "crm configure", show, "delete vm1", PRIMITIVES[watch], "commit")
     else:
         type_in(lab, f"crm configure {PRIMITIVES[watch]}", show)

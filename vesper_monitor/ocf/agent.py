@@ -33,8 +33,13 @@ __all__ = ["Agent", "Settings"]
 STATE_LIMIT = 10.0
 #: Seconds for vesperd to take notice of a start or a stop.
 TELL_LIMIT = 3.0
-#: Seconds between two looks while a domain is going away.
+#: Seconds between two looks while a domain is going away, at least; and as
+#: often as long as the look itself takes: a busy host needs its time for that.
 LOOK_PAUSE = 0.5
+LOOK_SHARE = 2.0
+#: Seconds for the toolstack's own daemon to clear away a domain that has shut
+#: down (on_poweroff). A destroy meanwhile would only do the same work twice.
+CLEAR_AWAY = 10.0
 #: Seconds between two tries of a command that failed.
 RETRY_PAUSE = 2.0
 #: Seconds that a guest has for its shutdown where nobody says anything
@@ -83,6 +88,7 @@ class Agent:
         self.settings = settings
         self.toolstack = toolstack
         self.vesperd = vesperd or Client(timeout=TELL_LIMIT)
+        self._look_took = 0.0
 
     # -- actions ------------------------------------------------------------
 
@@ -116,8 +122,8 @@ class Agent:
         self.take_first_mark()
         self.tell("stop")
         try:
-            if self.state() in ALIVE:
-                self._shutdown()
+            if self.state() in ALIVE and self._shutdown():
+                self._let_clear_away()
         except ToolstackMissing as error:
             self._stop_without_toolstack(error)
             return
@@ -205,7 +211,11 @@ class Agent:
 
         :raises ToolstackError: not known.
         """
-        return self.toolstack.state(self.settings.vm, self._limit(limit))
+        begin = time.monotonic()
+        try:
+            return self.toolstack.state(self.settings.vm, self._limit(limit))
+        finally:
+            self._look_took = time.monotonic() - begin
 
     def _limit(self, most: float = float("inf")) -> float:
         """Seconds for an outside call: what is left of the action, less a margin."""
@@ -262,11 +272,24 @@ class Agent:
                 f"{self.toolstack.name} is not installed on node {self.call.node} (PATH {path})",
             )
 
-    def _shutdown(self) -> None:
-        """Ask the guest to shut down, until it is gone or its time is up."""
+    def _let_clear_away(self) -> None:
+        """Wait for the toolstack to remove a domain that has shut down by itself."""
+        end = time.monotonic() + min(CLEAR_AWAY, self.call.left() / 2)
+        while self.state() is DomainState.SHUTDOWN and time.monotonic() < end:
+            self._pause()
+
+    def _pause(self, most: float = float("inf")) -> None:
+        """Between two looks."""
+        time.sleep(min(max(LOOK_PAUSE, LOOK_SHARE * min(self._look_took, 1.0)), most))
+
+    def _shutdown(self) -> bool:
+        """Ask the guest to shut down, until it has or its time is up.
+
+        :returns: whether it has.
+        """
         limit = self._shutdown_limit()
         if limit <= 0:
-            return
+            return False
         vm = self.settings.vm
         end = time.monotonic() + limit
         log(f"{vm}: shutting down, to be destroyed after {limit:.0f} s")
@@ -281,10 +304,11 @@ class Agent:
                     request = None
                     time.sleep(min(RETRY_PAUSE, left))
                 elif request.wait(0) == 0:
-                    time.sleep(min(LOOK_PAUSE, left))
+                    self._pause(left)
                 if self.state(max(left, 1.0)) not in ALIVE:
-                    return
+                    return True
             log(f"{vm}: not shut down after {limit:.0f} s")
+            return False
         finally:
             if request is not None:
                 request.close()
@@ -328,7 +352,7 @@ class Agent:
                     return
             if self.call.left() < 1.0 + LOOK_PAUSE:
                 break
-            time.sleep(LOOK_PAUSE)
+            self._pause(self.call.left() - 1.0)
         if trouble == f"it is {DomainState.DYING.value}":
             # It executes no more; somebody still holds its memory.
             log(f"{vm}: still dying; something on this node still maps its memory")
