@@ -189,6 +189,15 @@ def test_stop_shuts_down(host: Host) -> None:
     assert (told["resource"], told["vm"]) == ("r1", "vm1")
 
 
+def test_stop_leaves_clearing_away_to_the_toolstack(host: Host) -> None:
+    """A destroy meanwhile would run the slow hotplug scripts twice."""
+    host.be("tidy")
+    host.domains("vm1 -b----")
+    assert host.call("stop").code == SUCCESS
+    assert host.running() == ""
+    assert "destroy vm1" not in host.calls()
+
+
 @pytest.mark.parametrize("mood", ["stubborn", "deaf"])
 def test_stop_destroys_a_guest_that_does_not_go(host: Host, mood: str) -> None:
     host.be(mood)

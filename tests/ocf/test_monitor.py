@@ -204,6 +204,15 @@ def test_the_first_monitor_says_so(host: Host) -> None:
     assert [asked.get("first") for asked in host.vesperd.asked("wait")] == [True, None]
 
 
+def test_the_monitor_after_a_probe_says_so(watched: Host) -> None:
+    """A refresh: Pacemaker probes, starts the monitor anew, and waits for it."""
+    answer(watched, result="fine")
+    watched.call("monitor", interval=10, timeout=30)
+    assert watched.call("monitor").code == SUCCESS
+    watched.call("monitor", interval=10, timeout=30)
+    assert [asked.get("first") for asked in watched.vesperd.asked("wait")] == [None, True]
+
+
 def test_a_restart_of_vesperd_shows_nowhere(watched: Host) -> None:
     vesperd = watched.vesperd
     gone = threading.Event()

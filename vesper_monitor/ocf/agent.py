@@ -27,7 +27,9 @@ if TYPE_CHECKING:
 
     from vesper_monitor.ocf.toolstack import Background, Toolstack
 
-__all__ = ["Agent", "Settings"]
+__all__ = ["DEFAULT_PROBES", "Agent", "Settings"]
+
+DEFAULT_PROBES = "send_signal out_of_memory"
 
 #: Seconds that one look at the domain's state may take.
 STATE_LIMIT = 10.0
@@ -110,7 +112,7 @@ class Agent:
                 log(f"{vm}: already {state.value}")
         except ToolstackError as error:
             raise Exit(Code.ERROR, f"{vm} was not started: {error}") from error
-        self._set_first_mark()
+        self.set_first_mark()
         self.tell_started()
 
     def stop(self) -> None:
@@ -186,7 +188,8 @@ class Agent:
             self.call.state_dir, f"vesper-{self.call.resource.replace('/', '_')}.first"
         )
 
-    def _set_first_mark(self) -> None:
+    def set_first_mark(self) -> None:
+        """The next recurring monitor is the first: after a start, or a probe."""
         try:
             os.makedirs(self.call.state_dir, exist_ok=True)
             os.close(os.open(self._mark(), os.O_CREAT | os.O_WRONLY | os.O_CLOEXEC, 0o600))

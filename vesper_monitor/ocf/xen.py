@@ -3,7 +3,7 @@
 
 from __future__ import annotations
 
-from vesper_monitor.ocf.agent import Agent, Settings
+from vesper_monitor.ocf.agent import DEFAULT_PROBES, Agent, Settings
 from vesper_monitor.ocf.call import Call, Code, Exit, finish, process_age
 from vesper_monitor.ocf.xl import Xl
 
@@ -11,9 +11,7 @@ TYPE_CHECKING = False
 if TYPE_CHECKING:
     from collections.abc import Mapping
 
-__all__ = ["DEFAULT_PROBES", "domain_name", "main", "settings"]
-
-DEFAULT_PROBES = "send_signal out_of_memory"
+__all__ = ["domain_name", "main", "settings"]
 
 #: Longest name of a process that the kernel keeps (TASK_COMM_LEN - 1).
 COMM_LENGTH = 15
@@ -114,6 +112,7 @@ def _monitor(call: Call) -> None:
     agent = Agent(call, settings(call, strict=False), Xl())
     if call.interval <= 0:
         agent.status()
+        agent.set_first_mark()
         return
     from vesper_monitor.ocf.monitor import Monitor
 

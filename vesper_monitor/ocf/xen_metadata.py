@@ -4,8 +4,8 @@
 from __future__ import annotations
 
 from vesper_monitor import __version__
+from vesper_monitor.ocf.agent import DEFAULT_PROBES
 from vesper_monitor.ocf.metadata import Action, Parameter, meta_data
-from vesper_monitor.ocf.xen import DEFAULT_PROBES
 
 __all__ = ["META_DATA"]
 
