@@ -9,7 +9,8 @@ from collections.abc import Iterator
 import pytest
 
 from lab.evaluation import cluster
-from lab.xen import XenHost, XenLab, project
+from lab.xen import XenHost, XenLab
+from tests.xen.vm1 import clean, create_guest
 
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
@@ -28,39 +29,31 @@ def lab() -> Iterator[XenLab]:
 
 
 @pytest.fixture
-def clean(lab: XenLab) -> Iterator[XenLab]:
+def cleaned(lab: XenLab) -> Iterator[XenLab]:
     """The lab, with no resource and no guest before and after the test."""
-    _clean(lab)
+    clean(lab)
     yield lab
-    _clean(lab)
+    clean(lab)
 
 
-def _clean(lab: XenLab) -> None:
-    for host in lab.hosts:
-        host.run("xl destroy vm1", timeout=60)
-    if "vm1" in lab.a.run("crm_resource --list", timeout=60).output:
-        # cleanup: a resource that has failed to stop would not be stopped
-        lab.a.run("crm_resource --cleanup --resource vm1", timeout=60)
-        lab.a.run("crm -F --wait resource stop vm1", timeout=240)
-        lab.a.run("crm -F configure delete vm1", timeout=60, check=True)
-    for host in lab.hosts:
-        if host.run("test -S /run/vesper/vesperd.sock && pgrep vesperd").rc != 0:
-            host.stop_vesperd()
-            host.start_vesperd()
-        host.put("/etc/xen/vm1.cfg", project.guest_config().encode())
+@pytest.fixture(scope="module")
+def resource(lab: XenLab) -> Iterator[XenLab]:
+    """The lab, with vm1 as a resource that VESPER watches: one for all tests of a file."""
+    clean(lab)
+    cluster.configure(lab, "vesper", print)
+    yield lab
+    clean(lab)
 
 
 @pytest.fixture
-def vm1(clean: XenLab) -> XenLab:
-    """The lab, with vm1 as a resource that VESPER watches."""
-    cluster.configure(clean, "vesper", print)
-    return clean
+def vm1(resource: XenLab) -> XenLab:
+    """The same, with no failure known to the cluster."""
+    cluster.settle(resource, "vesper", print)
+    return resource
 
 
 @pytest.fixture
-def guest_on_a(clean: XenLab) -> XenHost:
+def guest_on_a(cleaned: XenLab) -> XenHost:
     """host-a, with vm1 running on it without Pacemaker."""
-    host = clean.a
-    host.run("xl create /etc/xen/vm1.cfg", timeout=60, check=True)
-    clean.guest(through=host).wait_ready(60)
-    return host
+    create_guest(cleaned)
+    return cleaned.a

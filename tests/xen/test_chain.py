@@ -3,35 +3,12 @@
 
 from __future__ import annotations
 
-import json
-import time
-from typing import Any
-
 import pytest
 
 from lab.evaluation import trial
 from lab.xen import XenHost, XenLab, project
 from lab.xen.guest import Guest
-
-
-def status(host: XenHost) -> dict[str, Any]:
-    """What vesperd says of vm1; empty if it does not know it."""
-    answer = json.loads(host.run("vesper status --json", timeout=60, check=True).output)
-    rows = answer["vms"] if isinstance(answer, dict) else answer
-    found: dict[str, Any] = next((row for row in rows if row["vm"] == "vm1"), {})
-    return found
-
-
-def wait_watched(host: XenHost, timeout: float = 60.0) -> dict[str, Any]:
-    """Wait until both probes of vm1 are collecting."""
-    deadline = time.monotonic() + timeout
-    while True:
-        now = status(host)
-        states = [probe["state"] for probe in now.get("probes", [])]
-        if states == ["collecting"] * 2 and not now["degraded"]:
-            return now
-        assert time.monotonic() < deadline, f"not watched: {now}"
-        time.sleep(0.5)
+from tests.xen.vm1 import wait_collecting
 
 
 def fail_count(lab: XenLab) -> int:
@@ -69,7 +46,7 @@ def test_vesperd_is_restarted_while_the_guest_runs(vm1: XenLab) -> None:
     domid, boot = home.run("xl domid vm1").output, guest.page(timeout=5)
     home.stop_vesperd(signal="KILL")
     home.start_vesperd()
-    wait_watched(home)
+    wait_collecting(home)
 
     # It sees again what happens in the guest; that a worker dies is no fault.
     # (The first sleep: until it has become what it is.)
@@ -83,9 +60,7 @@ def test_vesperd_is_restarted_while_the_guest_runs(vm1: XenLab) -> None:
 def test_destroyed_domain_leaves_no_zombie(guest_on_a: XenHost) -> None:
     host = guest_on_a
     host.run("vesper activate vm1", timeout=60, check=True)
-    for probe in ("send_signal", "out_of_memory"):
-        host.run(f"vesper probe load vm1 {probe}", timeout=60, check=True)
-    wait_watched(host)
+    wait_collecting(host)
     domid = host.run("xl domid vm1", check=True).output.strip()
     host.run("xl destroy vm1", timeout=60, check=True)
     # xl list does not show a dying domain by its name: ask by its number.
@@ -93,8 +68,8 @@ def test_destroyed_domain_leaves_no_zombie(guest_on_a: XenHost) -> None:
     assert host.run("vesper status", timeout=30).rc == 0
 
 
-def test_guest_without_modules_degrades(clean: XenLab) -> None:
-    host = clean.a
+def test_guest_without_modules_degrades(cleaned: XenLab) -> None:
+    host = cleaned.a
     host.put("/etc/xen/vm1.cfg", project.guest_config("lab.vesper=no").encode())
     host.run("xl create /etc/xen/vm1.cfg", timeout=60, check=True)
     Guest(host).wait_ready(60)

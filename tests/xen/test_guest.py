@@ -5,36 +5,18 @@ from __future__ import annotations
 
 import json
 import time
-from typing import Any
+from collections.abc import Iterator
 
 import pytest
 
-from lab.xen import XenHost, XenLab, project
+from lab.xen import XenHost, XenLab
 from lab.xen.guest import Guest
+from tests.xen.vm1 import clean, create_guest, wait_collecting
 
 PROBES = "/var/lib/vesper/probes"
 #: Frontend and backend of domain %s in xenstore.
 NODES = "xenstore-ls -f /local/domain/%s/device/vesper; xenstore-ls -f %s"
-CONSOLE = "/var/log/xen/console/guest-vm1.log"
 BACKENDS = "/local/domain/0/backend/vesper"
-
-
-def status(host: XenHost) -> dict[str, Any]:
-    answer = json.loads(host.run("vesper status --json", timeout=60, check=True).output)
-    rows = answer["vms"] if isinstance(answer, dict) else answer
-    found: dict[str, Any] = next((row for row in rows if row["vm"] == "vm1"), {})
-    return found
-
-
-def wait_collecting(host: XenHost, timeout: float = 60.0) -> None:
-    deadline = time.monotonic() + timeout
-    while True:
-        now = status(host)
-        states = [probe["state"] for probe in now.get("probes", [])]
-        if states == ["collecting"] * 2 and not now["degraded"]:
-            return
-        assert time.monotonic() < deadline, f"not watched: {now}"
-        time.sleep(0.5)
 
 
 def events(host: XenHost) -> list[tuple[str, str]]:
@@ -64,12 +46,21 @@ def new_events(host: XenHost, before: list[tuple[str, str]], count: int) -> list
         time.sleep(0.3)
 
 
+@pytest.fixture(scope="module")
+def host(lab: XenLab) -> Iterator[XenHost]:
+    """host-a with an activated vm1: one guest for all tests of this file."""
+    clean(lab)
+    create_guest(lab)
+    lab.a.run("vesper activate vm1", timeout=60, check=True)
+    yield lab.a
+    clean(lab)
+
+
 @pytest.fixture
-def active(guest_on_a: XenHost) -> XenHost:
-    """host-a with an activated vm1, both probes collecting."""
-    guest_on_a.run("vesper activate vm1", timeout=60, check=True)
-    wait_collecting(guest_on_a)
-    return guest_on_a
+def active(host: XenHost) -> XenHost:
+    """The same, both probes collecting."""
+    wait_collecting(host)
+    return host
 
 
 def test_images_are_nowhere_in_the_guest(active: XenHost) -> None:
@@ -166,30 +157,3 @@ def test_unfitting_images_are_refused_with_a_reason(active: XenHost) -> None:
     wait_collecting(active)
     kill_a_process(guest, "FPE")
     assert new_events(active, before, 1) == ["SIGFPE"]
-
-
-def test_modules_that_come_late_are_found(clean: XenLab) -> None:
-    host = clean.a
-    host.put("/etc/xen/vm1.cfg", project.guest_config("lab.vesper=no").encode())
-    host.run("xl create /etc/xen/vm1.cfg", timeout=60, check=True)
-    guest = Guest(host)
-    guest.wait_ready(60)
-    refused = host.run("vesper activate vm1", timeout=60)
-    assert refused.rc == 1
-    assert "load the modules vesper and vesper_xen" in refused.output
-    guest.run("for m in $(cat /vesper); do insmod /lib/modules/$m; done")
-    wait_collecting(host)
-
-
-def test_no_user_space_is_needed(clean: XenLab) -> None:
-    """PID 1 spins, every file is gone: probes are loaded and unloaded all the same."""
-    host = clean.a
-    host.put("/etc/xen/vm1.cfg", project.guest_config("lab.init=stuck").encode())
-    host.run("xl create /etc/xen/vm1.cfg", timeout=60, check=True)
-    host.wait(f"tail -n 5 {CONSOLE} | grep -q 'no user space'", timeout=60)
-    time.sleep(3)  # until the last file is gone
-    host.run("vesper activate vm1", timeout=90)
-    wait_collecting(host, 90)
-    host.run("vesper probe unload vm1 send_signal", timeout=90, check=True)
-    host.run("vesper probe load vm1 send_signal", timeout=90, check=True)
-    wait_collecting(host)
