@@ -1,4 +1,4 @@
-// SPDX-License-Identifier: GPL-2.0-or-later
+// SPDX-License-Identifier: GPL-2.0-only
 /*
  * The host's end of vsp_loopback, for tests: reads commands from its standard
  * input, one a line, and says in one line what came of each.
