@@ -55,8 +55,9 @@ def checkpatch() -> Path:
         )
         deb.unlink()
         (directory / inner).unlink()
+        (directory / "include").mkdir()  # of the kernel's tree; it looks there for names
 
-    return store.build("checkpatch", PACKAGE, make, what="fetching checkpatch") / FILES[0]
+    return store.build("checkpatch", store.digest(PACKAGE, FILES), make, what="fetching checkpatch") / FILES[0]
 
 
 def main() -> int:
@@ -66,7 +67,7 @@ def main() -> int:
         print(f"checkpatch: {error}", file=sys.stderr)
         return 1
     command = ["perl", str(script), "--strict", "--no-tree", "--terse", "--quiet", "--no-summary"]
-    command += ["--root=/", "--max-line-length=100", "--ignore=" + ",".join(IGNORE), "--file"]
+    command += [f"--root={script.parent}", "--max-line-length=100", "--ignore=" + ",".join(IGNORE), "--file"]
     command += [str(Path(name).resolve()) for name in sys.argv[1:]]
     # In the script's own folder: it writes a cache file where it runs.
     return subprocess.run(command, cwd=script.parent, timeout=300).returncode
