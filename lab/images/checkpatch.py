@@ -57,7 +57,8 @@ def checkpatch() -> Path:
         (directory / inner).unlink()
         (directory / "include").mkdir()  # of the kernel's tree; it looks there for names
 
-    return store.build("checkpatch", store.digest(PACKAGE, FILES), make, what="fetching checkpatch") / FILES[0]
+    key = store.digest(PACKAGE, FILES)
+    return store.build("checkpatch", key, make, what="fetching checkpatch") / FILES[0]
 
 
 def main() -> int:
@@ -67,7 +68,8 @@ def main() -> int:
         print(f"checkpatch: {error}", file=sys.stderr)
         return 1
     command = ["perl", str(script), "--strict", "--no-tree", "--terse", "--quiet", "--no-summary"]
-    command += [f"--root={script.parent}", "--max-line-length=100", "--ignore=" + ",".join(IGNORE), "--file"]
+    command += [f"--root={script.parent}", "--max-line-length=100"]
+    command += ["--ignore=" + ",".join(IGNORE), "--file"]
     command += [str(Path(name).resolve()) for name in sys.argv[1:]]
     # In the script's own folder: it writes a cache file where it runs.
     return subprocess.run(command, cwd=script.parent, timeout=300).returncode
