@@ -295,10 +295,10 @@ static void answer(FILE *out, const char *request)
 			now(CLOCK_REALTIME));
 	else if (sscanf(request, "kill %63s %63s", a, b) == 2)
 		send_signal(out, a, b);
-	else if (sscanf(request, "oom %63s", a) == 1)
-		out_of_memory(out, a, 0);
 	else if (sscanf(request, "oom-other %63s", a) == 1)
 		out_of_memory(out, a, 1);
+	else if (sscanf(request, "oom %63s", a) == 1)
+		out_of_memory(out, a, 0);
 	else if (!strncmp(request, "sh ", 3))
 		run_command(out, request + 3);
 	else
