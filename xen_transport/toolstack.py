@@ -11,6 +11,7 @@ import asyncio
 
 from vesper_monitor.domain_state import DomainState
 from vesper_monitor.transport import TransportError
+from vesper_monitor.xl_list import rows
 
 __all__ = ["TIMEOUT", "domain_states", "parse"]
 
@@ -48,31 +49,9 @@ async def domain_states() -> dict[int, DomainState]:
 
 
 def parse(text: str) -> dict[int, DomainState]:
-    """Columns: name (may hold blanks), id, memory, VCPUs, flags, time.
-
-    :raises TransportError: this is no such list.
-    """
-    lines = text.splitlines()
-    while lines and not lines[0].startswith("Name "):
-        del lines[0]  # warnings of libxl
-    if not lines:
-        raise TransportError(f"xl list: this is no list of domains: {text[:120]!r}")
-    states = {}
-    for line in lines[1:]:
-        columns = line.rsplit(None, 5)
-        if len(columns) == 6 and columns[1].isdecimal() and len(columns[4]) == 6:
-            states[int(columns[1])] = _state(columns[4])
-    return states
-
-
-def _state(flags: str) -> DomainState:
-    """xl(1): r running, b blocked, p paused, s shutdown, c crashed, d dying."""
-    if "d" in flags:
-        return DomainState.DYING
-    if "c" in flags:
-        return DomainState.CRASHED
-    if "s" in flags:
-        return DomainState.SHUTDOWN
-    if "p" in flags:
-        return DomainState.PAUSED
-    return DomainState.RUNNING
+    """:raises TransportError: this is no such list."""
+    try:
+        domains = rows(text)
+    except ValueError as error:
+        raise TransportError(str(error)) from None
+    return {int(domid): state for _, domid, state in domains if domid.isdecimal()}

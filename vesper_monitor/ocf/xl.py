@@ -12,6 +12,7 @@ import os
 
 from vesper_monitor.domain_state import DomainState
 from vesper_monitor.ocf.toolstack import ToolstackError, ToolstackMissing, run, spawn
+from vesper_monitor.xl_list import rows
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
@@ -25,40 +26,23 @@ XL = "xl"
 def parse_list(text: str, name: str) -> DomainState:
     """The state of a domain by the output of ``xl list`` for all domains.
 
-    Columns: name, id, memory, VCPUs, ``rbpscd`` flags, time; the name may
-    hold blanks.  Of several domains of one name (one may still be dying) the
-    one that lives counts.
+    Of several domains of one name (one may still be dying) the one that lives
+    counts.
 
     :raises ToolstackError: this is no such list.
     """
-    lines = text.splitlines()
-    while lines and not lines[0].startswith("Name "):
-        del lines[0]  # warnings of libxl
-    if not lines:
-        raise ToolstackError(f"xl list: this is not a list of domains: {text[:120]!r}")
+    try:
+        domains = rows(text)
+    except ValueError as error:
+        raise ToolstackError(str(error)) from None
     found = DomainState.GONE
-    for line in lines[1:]:
-        columns = line.rsplit(None, 5)
-        if len(columns) != 6 or len(columns[4]) != 6 or columns[0].strip() != name:
+    for listed, _, state in domains:
+        if listed != name:
             continue
-        state = _state(columns[4])
         if state is not DomainState.DYING:
             return state
         found = state
     return found
-
-
-def _state(flags: str) -> DomainState:
-    """Flags as in xl(1); 'c' and 's' may be set together or alone."""
-    if "d" in flags:
-        return DomainState.DYING
-    if "c" in flags:
-        return DomainState.CRASHED
-    if "s" in flags:
-        return DomainState.SHUTDOWN
-    if "p" in flags:
-        return DomainState.PAUSED
-    return DomainState.RUNNING
 
 
 class Xl:

@@ -1,0 +1,44 @@
+# SPDX-License-Identifier: GPL-2.0-or-later
+"""What ``xl list`` prints: read by the agent and by the Xen transport alike.
+
+The agent must start fast: no import but the domain's states.
+"""
+
+from __future__ import annotations
+
+from vesper_monitor.domain_state import DomainState
+
+__all__ = ["rows"]
+
+
+def rows(text: str) -> list[tuple[str, str, DomainState]]:
+    """(name, id, state) of each domain, as listed.
+
+    Columns: name (may hold blanks), id, memory, VCPUs, ``rbpscd`` flags, time.
+
+    :raises ValueError: this is no such list.
+    """
+    lines = text.splitlines()
+    while lines and not lines[0].startswith("Name "):
+        del lines[0]  # warnings of libxl
+    if not lines:
+        raise ValueError(f"xl list: this is not a list of domains: {text[:120]!r}")
+    split = (line.rsplit(None, 5) for line in lines[1:])
+    return [
+        (columns[0].strip(), columns[1], _state(columns[4]))
+        for columns in split
+        if len(columns) == 6 and len(columns[4]) == 6
+    ]
+
+
+def _state(flags: str) -> DomainState:
+    """Flags as in xl(1); 'c' and 's' may be set together or alone."""
+    if "d" in flags:
+        return DomainState.DYING
+    if "c" in flags:
+        return DomainState.CRASHED
+    if "s" in flags:
+        return DomainState.SHUTDOWN
+    if "p" in flags:
+        return DomainState.PAUSED
+    return DomainState.RUNNING
