@@ -4,12 +4,12 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Iterator
+from collections.abc import Generator, Iterator
 
 import pytest
 
 from lab.evaluation import cluster
-from lab.xen import XenHost, XenLab
+from lab.xen import ChannelError, XenHost, XenLab
 from tests.xen.vm1 import clean, create_guest
 
 
@@ -57,3 +57,28 @@ def guest_on_a(cleaned: XenLab) -> XenHost:
     """host-a, with vm1 running on it without Pacemaker."""
     create_guest(cleaned)
     return cleaned.a
+
+
+#: What tells why a test of the lab has failed, as seen in a host.
+LOGS = (
+    "date +%T; xl list; vesper status; crm_mon -1r 2>&1; tail -n 60 /var/log/vesperd.log; "
+    "grep -E ' (notice|warning|error|crit): ' /var/log/pacemaker/pacemaker.log | tail -n 60; "
+    "tail -n 40 /var/log/xen/console/guest-vm1.log; tail -n 30 /var/log/xen/xl-vm1.log"
+)
+
+
+@pytest.hookimpl(wrapper=True)
+def pytest_runtest_makereport(
+    item: pytest.Item, call: pytest.CallInfo[None]
+) -> Generator[None, pytest.TestReport, pytest.TestReport]:
+    """Add the hosts' logs to the report of a test that has failed."""
+    report = yield
+    lab = getattr(item, "funcargs", {}).get("lab")
+    if report.failed and isinstance(lab, XenLab):
+        for host in lab.hosts:
+            try:
+                text = host.run(LOGS, timeout=60).output
+            except ChannelError as error:
+                text = str(error)
+            report.sections.append((f"{host.name} at the failure", text))
+    return report
