@@ -73,15 +73,16 @@ def test_guest_without_modules_degrades(cleaned: XenLab) -> None:
     host.put("/etc/xen/vm1.cfg", project.guest_config("lab.vesper=no").encode())
     host.run("xl create /etc/xen/vm1.cfg", timeout=60, check=True)
     Guest(host).wait_ready(60)
-    monitor = (
+    agent = (
         "OCF_ROOT=/usr/lib/ocf OCF_RESOURCE_INSTANCE=vm1 OCF_RESOURCE_TYPE=XenVM "
         "OCF_RESOURCE_PROVIDER=vesper OCF_RESKEY_xmfile=/etc/xen/vm1.cfg "
         "OCF_RESKEY_CRM_meta_interval=1000 OCF_RESKEY_CRM_meta_timeout=40000 "
-        "/usr/lib/ocf/resource.d/vesper/XenVM monitor"
+        "/usr/lib/ocf/resource.d/vesper/XenVM "
     )
-    result = host.run(monitor, timeout=60)
+    result = host.run(agent + "monitor", timeout=60)
     if result.rc == 0:  # the first one returns at once, before the guest could answer
-        result = host.run(monitor, timeout=60)
+        result = host.run(agent + "monitor", timeout=60)
     assert result.rc == 190, result.output
     assert "vesper.ko" in result.output or "module" in result.output
-    host.run("xl destroy vm1", timeout=60, check=True)
+    # Not a bare destroy: vesperd would keep a resource whose domain is dead.
+    host.run(agent + "stop", timeout=60, check=True)

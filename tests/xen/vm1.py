@@ -16,11 +16,11 @@ CONSOLE = "/var/log/xen/console/guest-vm1.log"
 
 
 def status(host: XenHost) -> dict[str, Any]:
-    """vm1's row of ``vesper status``; empty if vesperd does not know it."""
+    """vm1's row of ``vesper status``, of its latest life; empty if vesperd does not know it."""
     answer = json.loads(host.run("vesper status --json", timeout=60, check=True).output)
     rows = answer["vms"] if isinstance(answer, dict) else answer
-    found: dict[str, Any] = next((row for row in rows if row["vm"] == "vm1"), {})
-    return found
+    lives = [row for row in rows if row["vm"] == "vm1"]
+    return max(lives, key=lambda row: int(row["domid"]), default={})
 
 
 def wait_collecting(host: XenHost, timeout: float = 60.0) -> None:
@@ -42,14 +42,19 @@ def create_guest(lab: XenLab) -> None:
 
 
 def clean(lab: XenLab) -> None:
-    """Remove the resource and the guest, whatever state they are in."""
-    for host in lab.hosts:
-        host.run("xl destroy vm1", timeout=60)
-    if "vm1" in lab.a.run("crm_resource --list", timeout=60).output:
+    """Remove the resource and the guest, whatever state they are in.
+
+    The resource first: Pacemaker would recover from the loss of its guest, and
+    might still be at it when the next test has a guest of that name.
+    """
+    if lab.a.run("crm_resource --resource vm1 --query-xml", timeout=60).rc == 0:
         # cleanup: a resource that has failed to stop would not be stopped
         lab.a.run("crm_resource --cleanup --resource vm1", timeout=60)
-        lab.a.run("crm -F --wait resource stop vm1", timeout=240)
+        lab.a.run("crm -F --wait resource stop vm1", timeout=240, check=True)
         lab.a.run("crm -F configure delete vm1", timeout=60, check=True)
+        lab.a.run("crm_resource --wait --timeout=60s", timeout=90, check=True)
+    for host in lab.hosts:
+        host.run("xl destroy vm1", timeout=60)
     for host in lab.hosts:
         if host.run("test -S /run/vesper/vesperd.sock && pgrep vesperd").rc != 0:
             host.stop_vesperd()
