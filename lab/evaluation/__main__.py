@@ -88,7 +88,7 @@ def main(argv: list[str] | None = None) -> int:
     runs: list[Run] = []
     try:
         with XenLab.resume() as lab:
-            for watch in arguments.watch or ("vesper", "polling"):
+            for watch in arguments.watch or ("polling", "vesper"):
                 runs += _series(lab, watch, faults, rounds)
     except (LabError, ChannelError, BuildError) as error:
         print(f"lab.evaluation: {error}", file=sys.stderr)

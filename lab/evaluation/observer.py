@@ -129,7 +129,7 @@ class Observer:
     def _poll_page(self) -> None:
         guest = self._lab.guest(through=self._standby)
         # Not more often: each request costs an emulated host some milliseconds.
-        while not self._stop.wait(0.3):
+        while not self._stop.wait(0.5):
             page = guest.page()
             if page:
                 self._add(Observation(time.time(), self._standby.name, "page", page))

@@ -17,10 +17,15 @@ from lab.xen.host import XenHost
 
 __all__ = ["CHECK_PAGE", "GUEST_INITRD", "bundle", "guest_config", "install"]
 
+HERE = Path(__file__).parent / "dom0"
+
 GUEST_INITRD = "/var/lib/lab/guest.initrd"
 
 #: Monitor script for the stock agent: fetches the guest's page.
 CHECK_PAGE = "/usr/local/bin/check-page"
+
+#: Hotplug script of the guest's network interface.
+VIF_SCRIPT = "/etc/xen/scripts/vif-lab"
 
 
 def guest_config(extra: str = "", *, on_crash: str = "destroy") -> str:
@@ -38,7 +43,7 @@ vcpus = 1
 tsc_mode = "native"
 extra = "console=hvc0 loglevel=3 mitigations=off nokaslr audit=0 apparmor=0 cryptomgr.notests \
 tsc=reliable {extra}"
-vif = [ "bridge=br0,mac=00:16:3e:77:00:10,script=vif-bridge" ]
+vif = [ "bridge=br0,mac=00:16:3e:77:00:10,script=vif-lab" ]
 on_crash = "{on_crash}"
 on_poweroff = "destroy"
 on_reboot = "restart"
@@ -66,7 +71,8 @@ def bundle() -> bytes:
             shutil.copy(path, probes)
         _put(stage, GUEST_INITRD, images.guest_initrd(kernel, modules).read_bytes())
         _put(stage, "/etc/xen/vm1.cfg", guest_config().encode())
-        _put(stage, CHECK_PAGE, (Path(__file__).parent / "dom0/check-page").read_bytes(), 0o755)
+        for name in (CHECK_PAGE, VIF_SCRIPT):
+            _put(stage, name, (HERE / Path(name).name).read_bytes(), 0o755)
         data = io.BytesIO()
         with tarfile.open(fileobj=data, mode="w") as archive:
             for path in sorted(stage.rglob("*")):
