@@ -16,7 +16,8 @@ from vesper_monitor.faults.pacemaker import PacemakerError, ResourceState, parse
 
 STATUS = """<pacemaker-result api-version="2.25" request="crm_mon --output-as=xml">
  <resources>
-  <resource id="vm1" active="true" orphaned="false" managed="{managed}">
+  <resource id="vm1" active="true" orphaned="false" managed="{managed}"
+    resource_agent="{agent}">
    <node name="{node}" id="1" cached="true"/></resource>
   <group id="g"><resource id="vm2" active="true" orphaned="true" managed="true">
    <node name="node1" id="1" cached="true"/></resource></group>
@@ -28,12 +29,19 @@ STATUS = """<pacemaker-result api-version="2.25" request="crm_mon --output-as=xm
 </pacemaker-result>"""
 
 
-def status(count: object = 0, node: str = "node1", managed: str = "true") -> str:
-    return STATUS.format(count=count, node=node, managed=managed)
+def status(
+    count: object = 0,
+    node: str = "node1",
+    managed: str = "true",
+    agent: str = "ocf:vesper:XenVM",
+) -> str:
+    return STATUS.format(count=count, node=node, managed=managed, agent=agent)
 
 
 def test_state_of_a_resource() -> None:
-    assert parse_crm_mon(status(2), "vm1", "node1") == ResourceState(True, True, 2)
+    assert parse_crm_mon(status(2), "vm1", "node1") == ResourceState(
+        True, True, 2, "ocf:vesper:XenVM"
+    )
     assert parse_crm_mon(status(2), "vm1", "node2") == ResourceState(False, False, 7)
     assert parse_crm_mon(status("INFINITY"), "vm1:0", "node1").fail_count == 1_000_000
     assert not parse_crm_mon(status(), "vm2", "node1").active  # an orphan
@@ -92,6 +100,16 @@ def test_never_where_it_does_not_belong(commands: Path, before: str) -> None:
     (commands / "status").write_text(before)
     assert not fail()
     assert calls(commands) == []
+
+
+def test_not_where_the_agent_is_another_by_now(
+    commands: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    (commands / "status").write_text(status(agent="ocf:heartbeat:Xen"))
+    assert not fail()
+    assert calls(commands) == []
+    (message,) = caplog.messages
+    assert "ocf:heartbeat:Xen" in message
 
 
 def test_not_when_it_is_not_wanted_any_more(commands: Path) -> None:

@@ -6,8 +6,8 @@ resource it makes an orphan whose failed stop gets the node fenced; it hits
 whatever runs under that name by then; it is acknowledged before the
 controller has acted on it, so it can be lost; and on a Pacemaker Remote node
 the controller refuses it while the command exits 0.  So the cluster is asked
-first whether this resource runs on this node and is managed, and afterwards
-whether the failure has arrived.
+first whether this resource runs on this node, is managed and has an agent of
+VESPER's (an administrator may have changed that), and afterwards whether the failure has arrived.
 """
 
 from __future__ import annotations
@@ -22,6 +22,8 @@ __all__ = ["PacemakerError", "ResourceState", "fail", "parse_crm_mon"]
 
 _log = logging.getLogger(__name__)
 
+#: In the types of this project's agents.
+PROVIDER = ":vesper:"
 #: s for one command; under emulation a process start takes half a second.
 COMMAND_TIMEOUT = 20.0
 #: s after which the failure must show.
@@ -37,6 +39,10 @@ class PacemakerError(Exception):
     """A command failed, or its answer was not understood."""
 
 
+class NotOurs(PacemakerError):
+    """The resource has another agent by now: its failures are not VESPER's to tell."""
+
+
 @dataclass(frozen=True)
 class ResourceState:
     """A resource on one node, as ``crm_mon`` shows it."""
@@ -44,6 +50,7 @@ class ResourceState:
     active: bool  #: runs there, by Pacemaker's own knowledge
     managed: bool
     fail_count: int
+    agent: str = ""  #: its type, as ``ocf:vesper:XenVM``
 
 
 async def fail(
@@ -68,6 +75,9 @@ async def fail(
             if await _try(resource, node, wanted, injecting):
                 return True
             why = "it did not show in the cluster's status"
+        except NotOurs as error:
+            _log.warning("%s: Pacemaker is not told of the failure: %s", resource, error)
+            return False
         except PacemakerError as error:
             why = str(error)
         if not wanted():
@@ -92,6 +102,8 @@ async def _try(
     before = await _state(resource, node)
     if not before.active:
         raise PacemakerError(f"Pacemaker does not know it as running on {node}")
+    if PROVIDER not in before.agent:
+        raise NotOurs(f"its agent is {before.agent} now; to end the watch: vesper deactivate VM")
     if not before.managed:
         raise PacemakerError("it is not managed now (maintenance)")
     if not wanted():
@@ -122,6 +134,7 @@ def parse_crm_mon(text: str, resource: str, node: str) -> ResourceState:
     except ElementTree.ParseError as error:
         raise PacemakerError(f"crm_mon: output is not XML: {error}") from error
     active = managed = False
+    agent = ""
     for item in root.iter("resource"):
         if item.get("id") not in (resource, resource.partition(":")[0]):
             continue
@@ -129,6 +142,7 @@ def parse_crm_mon(text: str, resource: str, node: str) -> ResourceState:
         if here and item.get("active") == "true" and item.get("orphaned") != "true":
             active = True
             managed = item.get("managed") == "true"
+            agent = item.get("resource_agent") or ""
     fail_count = 0
     for history in root.iterfind("node_history/node"):
         if history.get("name") != node:
@@ -136,7 +150,7 @@ def parse_crm_mon(text: str, resource: str, node: str) -> ResourceState:
         for item in history.iter("resource_history"):
             if item.get("id") in (resource, resource.partition(":")[0]):
                 fail_count = max(fail_count, _count(item.get("fail-count")))
-    return ResourceState(active, managed, fail_count)
+    return ResourceState(active, managed, fail_count, agent)
 
 
 def _count(text: str | None) -> int:
