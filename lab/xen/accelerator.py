@@ -20,8 +20,9 @@ __all__ = ["Accelerator", "choose"]
 
 #: XSAVE off: with it the user space of an emulated dom0 is silently corrupted
 #: under load (QEMU 7.2, Xen 4.17). RDTSCP off: emulating it costs. Nested
-#: paging on, for PVH guests.
-_TCG = ("tcg,thread=multi,tb-size=256", "Opteron_G3,-rdtscp,+npt")
+#: paging on, for PVH guests. tb-size (MiB): with 256 the translated code of a
+#: host does not fit, and is thrown away twice a minute.
+_TCG = ("tcg,thread=multi,tb-size=1024", "Opteron_G3,-rdtscp,+npt")
 _KVM = ("kvm", "host")
 
 #: QEMU's -accel and -cpu.
