@@ -6,7 +6,9 @@ from __future__ import annotations
 import subprocess
 import xml.etree.ElementTree as ElementTree
 
+import vesper_monitor
 from tests.ocf.host import PROJECT, Host
+from vesper_monitor.ocf.agent import DEFAULT_PROBES
 
 #: The specification's schema; it is no part of the project.
 SCHEMA = PROJECT.parent / "shared/ocf-spec/ra-api.rng"
@@ -16,12 +18,13 @@ def test_parameters_and_actions(host: Host) -> None:
     agent = ElementTree.fromstring(host.call("meta-data").stdout)
     assert agent.tag == "resource-agent"
     assert agent.get("name") == "XenVM"
+    assert agent.get("version") == vesper_monitor.__version__
     assert agent.findtext("version") == "1.1"
     parameters = {p.get("name"): p for p in agent.iter("parameter")}
     # The stock agent's, with its meaning.
     assert parameters.keys() >= {"xmfile", "name", "shutdown_timeout", "probes", "services"}
     assert parameters["xmfile"].get("required") == "1"
-    assert parameters["probes"].find("content").get("default") == "send_signal out_of_memory"  # type: ignore[union-attr]
+    assert parameters["probes"].find("content").get("default") == DEFAULT_PROBES  # type: ignore[union-attr]
     for parameter in parameters.values():
         assert len((parameter.findtext("longdesc") or "").split()) > 5
     actions = {a.get("name") for a in agent.iter("action")}

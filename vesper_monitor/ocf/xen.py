@@ -119,12 +119,6 @@ def _monitor(call: Call) -> None:
     Monitor(agent).run()
 
 
-def _meta_data(_: Call) -> None:
-    from vesper_monitor.ocf.xen_metadata import META_DATA
-
-    print(META_DATA, end="")
-
-
 def _agent(call: Call, *, strict: bool) -> Agent:
     return Agent(call, settings(call, strict=strict), Xl())
 
@@ -135,7 +129,6 @@ ACTIONS = {
     "status": lambda call: _agent(call, strict=False).status(),
     "monitor": _monitor,
     "validate-all": lambda call: _agent(call, strict=True).validate(),
-    "meta-data": _meta_data,
 }
 
 
