@@ -32,13 +32,16 @@ def rows(text: str) -> list[tuple[str, str, DomainState]]:
 
 
 def _state(flags: str) -> DomainState:
-    """Flags as in xl(1); 'c' and 's' may be set together or alone."""
-    if "d" in flags:
+    """Flags: ``rbps``, why it has shut down, ``d`` (tools/xl/xl_list.c, 4.17).
+
+    Why: ``-`` power-off, ``r`` reboot, ``s`` suspend, ``c`` crash, ``w``
+    watchdog, ``S`` soft reset.
+    """
+    shutdown, why = flags[3] == "s", flags[4]
+    if flags[5] == "d":
         return DomainState.DYING
-    if "c" in flags:
+    if why in "cw":
         return DomainState.CRASHED
-    if "s" in flags:
-        return DomainState.SHUTDOWN
-    if "p" in flags:
+    if flags[2] == "p" or why == "s":  # it is being saved or migrated
         return DomainState.PAUSED
-    return DomainState.RUNNING
+    return DomainState.SHUTDOWN if shutdown else DomainState.RUNNING

@@ -21,6 +21,10 @@ my vm 2                                      4   160     1     --p---       4.0
 vm4                                          6   160     1     ---sc-       4.0
 vm5                                          7   160     1     ---s--       4.0
 vm6                                          8   160     1     ------       4.0
+vm7                                          9   160     1     ---ss-       4.0
+vm8                                         10   160     1     --pss-       4.0
+vm9                                         11   160     1     ---sr-       4.0
+vm10                                        12   160     1     ---sw-       4.0
 """
 
 
@@ -33,6 +37,10 @@ def test_states() -> None:
         6: DomainState.CRASHED,
         7: DomainState.SHUTDOWN,
         8: DomainState.RUNNING,
+        9: DomainState.PAUSED,  # suspended: it is being saved
+        10: DomainState.PAUSED,
+        11: DomainState.SHUTDOWN,
+        12: DomainState.CRASHED,
     }
 
 

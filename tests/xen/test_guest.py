@@ -121,6 +121,25 @@ def test_frontend_goes_and_comes_back(active: XenHost) -> None:
     assert new_events(active, before, 3) == ["SIGILL", "SIGBUS", "SIGFPE"]
 
 
+def test_saved_and_restored(active: XenHost) -> None:
+    """Another domain, the same guest: its probes are still there, nothing is doubled."""
+    guest = Guest(active)
+    domid = active.run("xl domid vm1", check=True).output
+    before = events(active)
+    kill_a_process(guest, "ILL")
+    new_events(active, before, 1)
+    active.run("xl save vm1 /var/tmp/vm1.save", timeout=120, check=True)
+    active.run("xl restore /var/tmp/vm1.save; rm /var/tmp/vm1.save", timeout=120, check=True)
+    guest.wait_ready(60)
+    assert active.run("xl domid vm1", check=True).output != domid
+    active.run("vesper activate vm1", timeout=60, check=True)
+    wait_collecting(active)
+    kill_a_process(guest, "FPE")
+    new_events(active, before, 2)
+    time.sleep(1)
+    assert new_events(active, before, 2) == ["SIGILL", "SIGFPE"]
+
+
 def test_unload_and_load_again(active: XenHost) -> None:
     guest = Guest(active)
     before = events(active)

@@ -319,11 +319,19 @@ static void backend_changed(struct xenbus_device *xdev, enum xenbus_state state)
  * in its store there is no VESPER device until a daemon there creates one.
  * xenbus leaves a device whose node has gone as it is, and would overlook the
  * new node of the same name: so take the device away.
+ *
+ * A watch fires when it is registered, which xenbus does again after each
+ * resume; here, in the thread of all watches, that resume is over.  Not in a
+ * work item of a resume notifier: that would hold the device's lock, for which
+ * the resume waits, while it waits for that thread, which does the resume
+ * (do_suspend(), drivers/xen/manage.c, Linux 6.1).
  */
-static void resumed(struct work_struct *work)
+static void registered(struct xenbus_watch *watch, const char *path, const char *token)
 {
 	struct xenbus_device *xdev;
 
+	if (strcmp(path, watch->node))
+		return;
 	mutex_lock(&the_device_lock);
 	xdev = the_device;
 	if (xdev)
@@ -337,15 +345,10 @@ static void resumed(struct work_struct *work)
 	put_device(&xdev->dev);
 }
 
-static DECLARE_WORK(resume_work, resumed);
-
-static int resume_notify(struct notifier_block *nb, unsigned long action, void *data)
-{
-	schedule_work(&resume_work);
-	return NOTIFY_DONE;
-}
-
-static struct notifier_block resume_nb = { .notifier_call = resume_notify };
+static struct xenbus_watch device_watch = {
+	.node = "device/vesper",
+	.callback = registered,
+};
 
 /* ------------------------------------------------------------- driver */
 
@@ -427,8 +430,15 @@ static int register_err;
 static void register_driver(struct work_struct *work)
 {
 	register_err = xenbus_register_frontend(&vesper_xen_driver);
-	if (register_err)
+	if (register_err) {
 		pr_err("vesper_xen: registering with xenbus: %d\n", register_err);
+		return;
+	}
+	register_err = register_xenbus_watch(&device_watch);
+	if (register_err) {
+		pr_err("vesper_xen: watching device/vesper: %d\n", register_err);
+		xenbus_unregister_driver(&vesper_xen_driver);
+	}
 }
 
 static DECLARE_WORK(register_work, register_driver);
@@ -437,7 +447,6 @@ static int __init vesper_xen_init(void)
 {
 	if (!xen_domain() || !xen_has_pv_devices())
 		return -ENODEV;
-	xen_resume_notifier_register(&resume_nb);
 	queue_work(system_unbound_wq, &register_work);
 	return 0;
 }
@@ -445,11 +454,11 @@ module_init(vesper_xen_init);
 
 static void __exit vesper_xen_exit(void)
 {
-	xen_resume_notifier_unregister(&resume_nb);
 	flush_work(&register_work);
-	cancel_work_sync(&resume_work);
-	if (!register_err)
-		xenbus_unregister_driver(&vesper_xen_driver);
+	if (register_err)
+		return;
+	unregister_xenbus_watch(&device_watch);
+	xenbus_unregister_driver(&vesper_xen_driver);
 }
 module_exit(vesper_xen_exit);
 
