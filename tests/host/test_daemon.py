@@ -360,3 +360,43 @@ def test_stays_up_without_a_transport(daemon: DaemonProcess, tmp_path: Path) -> 
     with pytest.raises(DaemonError) as error:
         daemon.call("start", **RESOURCE)
     assert error.value.code == "no-transport"
+
+
+# -- what the agent's other actions ask ---------------------------------------------
+
+
+def test_changed_wishes_take_effect_at_once(daemon: DaemonProcess, guest: Guest) -> None:
+    before = daemon.call("change", **RESOURCE)["instance"]
+    wishes = {**RESOURCE, "probes": ["send_signal"], "services": ["nginx"]}
+    assert daemon.call("change", **wishes)["instance"] == before
+    wait_for(lambda: collecting(daemon) == 1, "one probe")
+    guest.say("emit", "send_signal", "sig=11", "comm=nginx", "fatal=1")
+    assert Monitor(daemon, **wishes).result() == "fault"
+    with pytest.raises(DaemonError, match="no VM named vm2"):
+        daemon.call("change", **{**RESOURCE, "resource": "r2", "vm": "vm2"})
+
+
+def test_a_stop_hears_what_it_is_for(daemon: DaemonProcess, guest: Guest) -> None:
+    stop = {"resource": "r1", "vm": "vm1"}
+    guest.say("emit", "send_signal", "sig=11", "comm=httpd", "fatal=1")
+    assert Monitor(daemon).result() == "fault"
+    assert daemon.call("state", vm="vm1")["fault"]["rule"] == "send_signal"
+    for _ in range(2):  # the second: the first stop was killed
+        answer = daemon.call("stop", **stop)
+        assert answer["fault"]["reason"].startswith("httpd[97] killed by SIGSEGV")
+        assert answer["system_gone"] is False
+    assert daemon.call("state", vm="vm1")["fault"] is None
+    daemon.call("start", **RESOURCE)
+    answer = daemon.call("stop", **stop)
+    assert (answer["fault"], answer["system_gone"]) == (None, False)
+
+
+@pytest.mark.parametrize(("pid", "gone"), [(1, True), (812, False)])
+def test_after_init_is_killed_there_is_no_shutdown(
+    daemon: DaemonProcess, guest: Guest, pid: int, gone: bool
+) -> None:
+    guest.say("emit", "out_of_memory", "comm=victim", f"pid={pid}")
+    assert Monitor(daemon).result() == "fault"
+    answer = daemon.call("stop", resource="r1", vm="vm1")
+    assert answer["fault"]["scope"] == "system"
+    assert answer["system_gone"] is gone

@@ -19,6 +19,7 @@ from vesper_monitor.daemon.watch import NoTransport
 from vesper_monitor.faults.fault import Fault
 from vesper_monitor.faults.instance import Answer, Instance, Result
 from vesper_monitor.faults.journal import JournalError
+from vesper_monitor.faults.rules import system_gone
 from vesper_monitor.guest import abi
 from vesper_monitor.guest.decode import Event
 from vesper_monitor.guest.session import Session, SessionError, SessionState
@@ -31,7 +32,7 @@ __all__ = ["Api"]
 
 #: Requests that change something, or that only an agent makes.
 ROOT_ONLY = frozenset(
-    {"start", "stop", "wait", "clear", "load", "unload", "activate", "deactivate"}
+    {"start", "change", "stop", "wait", "clear", "load", "unload", "activate", "deactivate"}
 )
 #: s a monitor may ask to wait.
 MAX_WAIT = 86_400.0
@@ -54,6 +55,7 @@ class Api:
         self._operations: dict[str, _Operation] = {
             "hello": self._hello,
             "start": self._start,
+            "change": self._change,
             "stop": self._stop,
             "wait": self._wait,
             "state": self._state,
@@ -123,9 +125,27 @@ class Api:
         await daemon.watch.watch(transport, domain, daemon.wanted_probes(domain))
         return instance
 
+    async def _change(self, connection: Connection, request: dict[str, Any]) -> None:
+        instance = self._daemon.instances.get(text(request, "resource"))
+        if instance is None or instance.record.vm != text(request, "vm"):
+            instance = await self._begin(request)
+        else:
+            await self._new_wishes(instance, request)
+        if instance is None:
+            raise _no_such_vm(text(request, "vm"))
+        await connection.send({"ok": True, "instance": instance.record.id})
+
     async def _stop(self, connection: Connection, request: dict[str, Any]) -> None:
-        self._daemon.instances.stop(text(request, "resource"))
-        await connection.send({"ok": True})
+        resource = text(request, "resource")
+        self._daemon.instances.stop(resource)
+        fault = self._daemon.instances.stopped_for(resource)
+        await connection.send(
+            {
+                "ok": True,
+                "fault": fault.to_json() if fault is not None else None,
+                "system_gone": fault is not None and system_gone(fault),
+            }
+        )
 
     async def _wait(self, connection: Connection, request: dict[str, Any]) -> None:
         daemon = self._daemon
@@ -181,7 +201,7 @@ class Api:
     async def _state(self, connection: Connection, request: dict[str, Any]) -> None:
         watch = self._daemon.watch
         found = await watch.find(text(request, "vm"))
-        answer: dict[str, Any] = {"ok": True, "domain": None, "watch": None}
+        answer: dict[str, Any] = {"ok": True, "domain": None, "watch": None, "fault": None}
         if found is not None:
             transport, domain = found
             state = await transport.state(domain)
@@ -194,6 +214,9 @@ class Api:
             session = watch.session(domain)
             if session is not None:
                 answer["watch"] = {"state": session.state.value, "degraded": session.degraded}
+            held = [i.fault for i in self._daemon.instances.of_domain(domain) if i.fault]
+            if held:
+                answer["fault"] = held[0].to_json()
         await connection.send(answer)
 
     # ------------------------------------------------------------ readers

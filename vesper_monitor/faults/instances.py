@@ -53,6 +53,8 @@ class Instances:
         self._last_fault_id = 0
         self._timers: dict[str, asyncio.TimerHandle] = {}
         self._tellers: dict[str, asyncio.Task[None]] = {}
+        #: what the last life of a resource ended with, until the next begins
+        self._stopped_for: dict[str, Fault] = {}
         #: faults that Pacemaker did not take; they wait for a monitor
         self._given_up: set[int] = set()
 
@@ -126,6 +128,7 @@ class Instances:
         )
         instance = Instance(record, degraded=degraded)
         self._by_resource[resource] = instance
+        self._stopped_for.pop(resource, None)
         self._recorder.put(Batch(instances=[record]))
         _log.info("%s: watching %s (domain %d)", resource, domain.name, domain.domid)
         return instance
@@ -134,9 +137,18 @@ class Instances:
         """The resource is being stopped. :returns: the instance that ended."""
         instance = self._by_resource.pop(resource, None)
         if instance is not None:
-            self._end(instance, "stop")
+            fault = self._end(instance, "stop")
+            if fault is not None:
+                self._stopped_for[resource] = fault
             _log.info("%s: stopped", resource)
         return instance
+
+    def stopped_for(self, resource: str) -> Fault | None:
+        """The fault with which the last life of a resource ended, until another begins.
+
+        A stop that was killed and is tried again must still know it.
+        """
+        return self._stopped_for.get(resource)
 
     def change(
         self, instance: Instance, probes: tuple[str, ...], services: tuple[str, ...]
@@ -148,12 +160,14 @@ class Instances:
     def _save(self, instance: Instance) -> None:
         self._recorder.put(Batch(instances=[instance.record]))
 
-    def _end(self, instance: Instance, by: str) -> None:
+    def _end(self, instance: Instance, by: str) -> Fault | None:
+        """:returns: the fault that ends with it."""
         fault = instance.end(time.time(), by)
         self._reconsider(instance)
         self._recorder.put(
             Batch(instances=[instance.record], faults=[fault] if fault is not None else [])
         )
+        return fault
 
     # ------------------------------------------------------------ faults
 
