@@ -400,3 +400,74 @@ def test_after_init_is_killed_there_is_no_shutdown(
     answer = daemon.call("stop", resource="r1", vm="vm1")
     assert answer["fault"]["scope"] == "system"
     assert answer["system_gone"] is gone
+
+
+def test_in_a_pause_everything_is_recorded_and_nothing_reported(
+    daemon: DaemonProcess, guest: Guest
+) -> None:
+    pause = daemon.call("pause", vm="vm1", **{"for": 600}, reason="backup")["paused"]
+    assert "(backup)" in pause["text"]
+    monitor = Monitor(daemon, timeout=3)
+    for _ in range(20):
+        guest.say("emit", "send_signal", "sig=11", "comm=httpd", "fatal=1")
+    assert monitor.result() == "fine"
+    assert len(daemon.events(vm="vm1")) >= 20
+    # One of each kind, ended: a guest cannot fill the journal of faults.
+    (fault,) = daemon.call("faults")["faults"]
+    assert (fault["told"], fault["ended_by"]) == (None, "pause of watching")
+    assert daemon.call("state", vm="vm1")["paused"] == pause
+    assert daemon.call("status")["vms"][0]["paused"] == pause
+
+    # Nor does a restart of vesperd end it.
+    daemon.stop()
+    daemon.start()
+    wait_for(lambda: collecting(daemon) == 2, "both probes")
+    guest.say("emit", "send_signal", "sig=11", "comm=httpd", "fatal=1")
+    assert Monitor(daemon, timeout=2).result() == "fine"
+
+    assert daemon.call("resume", vm="vm1")["resumed"] is True
+    assert daemon.call("resume", vm="vm1")["resumed"] is False
+    # What was in the pause is over; what comes now is not.
+    assert Monitor(daemon, timeout=1).result() == "fine"
+    monitor = Monitor(daemon)
+    guest.say("emit", "send_signal", "sig=11", "comm=httpd", "fatal=1")
+    assert monitor.result() == "fault"
+
+
+def test_a_pause_ends_by_itself(daemon: DaemonProcess, guest: Guest) -> None:
+    daemon.call("pause", vm="vm1", **{"for": 1})
+    wait_for(lambda: daemon.call("state", vm="vm1")["paused"] is None, "end of the pause")
+    monitor = Monitor(daemon)
+    guest.say("emit", "send_signal", "sig=11", "comm=httpd", "fatal=1")
+    assert monitor.result() == "fault"
+
+
+def test_a_death_is_reported_in_a_pause(daemon: DaemonProcess, guest: Guest) -> None:
+    daemon.call("pause", vm="vm1", **{"for": 600})
+    monitor = Monitor(daemon)
+    guest.kill()
+    assert monitor.result() == "dead"
+
+
+def test_what_cannot_be_paused(daemon: DaemonProcess, guest: Guest) -> None:
+    for vm, seconds, words in (
+        ("vm2", 60, "no VM named vm2"),
+        ("vm1", 0, "between"),
+        ("vm1", 1e9, "between"),
+    ):
+        with pytest.raises(DaemonError, match=words):
+            daemon.call("pause", vm=vm, **{"for": seconds})
+
+
+def test_the_commands_pause_and_resume(daemon: DaemonProcess, guest: Guest) -> None:
+    done = daemon.vesper("pause", "vm1", "--for", "10m", "--reason", "backup")
+    assert done.returncode == 0
+    assert done.stdout.startswith("vm1: watching is paused until 2")
+    assert done.stdout.endswith("(backup)\n")
+    status = daemon.vesper("status").stdout
+    assert "paused" in status.splitlines()[1].split()
+    assert "(backup)" in status
+    assert daemon.vesper("resume", "vm1").stdout == "vm1: watching goes on\n"
+    assert daemon.vesper("resume", "vm1").returncode == 1
+    assert daemon.vesper("pause", "vm1", "--for", "soon").returncode == 2
+    assert "paused" not in daemon.vesper("status").stdout

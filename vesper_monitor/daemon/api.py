@@ -19,6 +19,7 @@ from vesper_monitor.daemon.watch import NoTransport
 from vesper_monitor.faults.fault import Fault
 from vesper_monitor.faults.instance import Answer, Instance, Result
 from vesper_monitor.faults.journal import JournalError
+from vesper_monitor.faults.pauses import MAX_SECONDS
 from vesper_monitor.faults.rules import system_gone
 from vesper_monitor.guest import abi
 from vesper_monitor.guest.decode import Event
@@ -32,7 +33,8 @@ __all__ = ["Api"]
 
 #: Requests that change something, or that only an agent makes.
 ROOT_ONLY = frozenset(
-    {"start", "change", "stop", "wait", "clear", "load", "unload", "activate", "deactivate"}
+    {"start", "change", "stop", "wait", "clear", "pause", "resume"}
+    | {"load", "unload", "activate", "deactivate"}
 )
 #: s a monitor may ask to wait.
 MAX_WAIT = 86_400.0
@@ -63,6 +65,8 @@ class Api:
             "events": self._events,
             "faults": self._faults,
             "clear": self._clear,
+            "pause": self._pause,
+            "resume": self._resume,
             "load": self._load,
             "unload": self._unload,
             "activate": self._activate,
@@ -202,6 +206,8 @@ class Api:
         watch = self._daemon.watch
         found = await watch.find(text(request, "vm"))
         answer: dict[str, Any] = {"ok": True, "domain": None, "watch": None, "fault": None}
+        pause = self._daemon.pauses.get(text(request, "vm"))
+        answer["paused"] = pause.to_json() if pause is not None else None
         if found is not None:
             transport, domain = found
             state = await transport.state(domain)
@@ -237,7 +243,7 @@ class Api:
         await connection.send(
             {
                 "ok": True,
-                "vms": vm_status(daemon.watch.sessions(), daemon.instances.all()),
+                "vms": vm_status(daemon.watch.sessions(), daemon.instances.all(), daemon.pauses),
                 "transports": daemon.watch.transports(),
                 "journal": daemon.recorder.error,
             }
@@ -356,6 +362,24 @@ class Api:
         cleared = self._daemon.instances.clear(fault_id=fault_id, resource=resource)
         await self._daemon.recorder.flush()
         await connection.send({"ok": True, "cleared": cleared})
+
+    async def _pause(self, connection: Connection, request: dict[str, Any]) -> None:
+        daemon, vm = self._daemon, text(request, "vm")
+        seconds = number(request, "for", 1.0, MAX_SECONDS)
+        reason = optional(request, "reason", text) or ""
+        if not any(instance.record.vm == vm for instance in daemon.instances.all()):
+            await self._found(vm)
+        try:
+            pause = daemon.pauses.begin(vm, seconds, " ".join(reason.split())[:200])
+        except OSError as error:
+            raise RequestError("internal", f"{vm}: the pause cannot be kept: {error}") from error
+        daemon.instances.pause(vm, True)
+        await connection.send({"ok": True, "paused": pause.to_json()})
+
+    async def _resume(self, connection: Connection, request: dict[str, Any]) -> None:
+        vm = text(request, "vm")
+        resumed = self._daemon.pauses.end(vm, "by the operator")
+        await connection.send({"ok": True, "resumed": resumed})
 
     async def _load(self, connection: Connection, request: dict[str, Any]) -> None:
         session = self._session(text(request, "vm"))
