@@ -138,7 +138,12 @@ class Agent:
             self.toolstack.create(self.settings.config, vm, self.limit(), memory)
         except ToolstackError as error:
             # What was kept for its dump must not cost the service.
-            if not stop.drop_kept(self):
+            try:
+                dropped = stop.drop_kept(self)
+            except ToolstackError as trouble:
+                log(f"{vm}: {trouble}")
+                dropped = False
+            if not dropped:
                 raise
             log(f"{vm}: {error}; trying again without the crashed domain that was kept")
             self.toolstack.create(self.settings.config, vm, self.limit(), memory)
