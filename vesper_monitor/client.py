@@ -106,7 +106,21 @@ class Client:
             connection is closed, the next call makes a new one.
         :raises DaemonError: the answer was an error.
         """
+        self.begin(op, **fields)
+        return self.finish(reply_timeout)
+
+    def begin(self, op: str, **fields: Any) -> int:
+        """Send a request only; :meth:`finish` takes the answer.
+
+        :returns: a descriptor that becomes readable when there is something.
+        :raises DaemonUnavailable:
+        """
         self._send(op, fields)
+        assert self._socket is not None
+        return self._socket.fileno()
+
+    def finish(self, reply_timeout: float | None = None) -> dict[str, Any]:
+        """The answer to :meth:`begin`; raises as :meth:`call` does."""
         return self._answer(reply_timeout)
 
     def stream(self, op: str, **fields: Any) -> Iterator[dict[str, Any]]:

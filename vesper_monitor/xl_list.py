@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from vesper_monitor.domain_state import DomainState
 
-__all__ = ["rows"]
+__all__ = ["rows", "sizes"]
 
 
 def rows(text: str) -> list[tuple[str, str, DomainState]]:
@@ -18,17 +18,29 @@ def rows(text: str) -> list[tuple[str, str, DomainState]]:
 
     :raises ValueError: this is no such list.
     """
+    return [(columns[0].strip(), columns[1], _state(columns[4])) for columns in _columns(text)]
+
+
+def sizes(text: str) -> dict[str, tuple[int, int]]:
+    """Memory (MiB) and virtual CPUs of each domain by name, but for Domain-0.
+
+    :raises ValueError: this is no such list.
+    """
+    return {
+        columns[0].strip(): (int(columns[2]), int(columns[3]))
+        for columns in _columns(text)
+        if columns[1] != "0"
+    }
+
+
+def _columns(text: str) -> list[list[str]]:
     lines = text.splitlines()
     while lines and not lines[0].startswith("Name "):
         del lines[0]  # warnings of libxl
     if not lines:
         raise ValueError(f"xl list: this is not a list of domains: {text[:120]!r}")
     split = (line.rsplit(None, 5) for line in lines[1:])
-    return [
-        (columns[0].strip(), columns[1], _state(columns[4]))
-        for columns in split
-        if len(columns) == 6 and len(columns[4]) == 6
-    ]
+    return [columns for columns in split if len(columns) == 6 and len(columns[4]) == 6]
 
 
 def _state(flags: str) -> DomainState:

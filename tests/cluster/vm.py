@@ -36,11 +36,19 @@ class VirtualMachine:
     # -- configuration --------------------------------------------------------
 
     def configure(
-        self, *, interval: str = "1s", timeout: str = "30s", extra: str = "", threshold: int = 1
+        self,
+        *,
+        interval: str = "1s",
+        timeout: str = "30s",
+        extra: str = "",
+        threshold: int = 1,
+        params: tuple[str, ...] = (),
+        meta: tuple[str, ...] = (),
     ) -> Node:
         """Add the resource, as a user would.
 
         :param extra: the guest's command line, see lab.standin.
+        :param params: more of the agent's, ``name=value``; likewise ``meta``.
         :returns: the node it runs on.
         """
         for node in self.lab.nodes:
@@ -48,10 +56,10 @@ class VirtualMachine:
         # fmt: off
         self.lab.nodes[0].run(
             "crm", "-F", "configure", "primitive", "vm1", "ocf:vesper:XenVM",
-            "params", f"xmfile={XMFILE}", "services=httpd",
+            "params", f"xmfile={XMFILE}", "services=httpd", *params,
             "op", "monitor", f"interval={interval}", f"timeout={timeout}",
             "op", "start", "timeout=60s", "op", "stop", "timeout=60s",
-            "meta", f"migration-threshold={threshold}", "resource-stickiness=100",
+            "meta", f"migration-threshold={threshold}", "resource-stickiness=100", *meta,
             timeout=60,
         )
         # fmt: on

@@ -360,3 +360,114 @@ def test_stays_up_without_a_transport(daemon: DaemonProcess, tmp_path: Path) -> 
     with pytest.raises(DaemonError) as error:
         daemon.call("start", **RESOURCE)
     assert error.value.code == "no-transport"
+
+
+# -- what the agent's other actions ask ---------------------------------------------
+
+
+def test_changed_wishes_take_effect_at_once(daemon: DaemonProcess, guest: Guest) -> None:
+    before = daemon.call("change", **RESOURCE)["instance"]
+    wishes = {**RESOURCE, "probes": ["send_signal"], "services": ["nginx"]}
+    assert daemon.call("change", **wishes)["instance"] == before
+    wait_for(lambda: collecting(daemon) == 1, "one probe")
+    guest.say("emit", "send_signal", "sig=11", "comm=nginx", "fatal=1")
+    assert Monitor(daemon, **wishes).result() == "fault"
+    with pytest.raises(DaemonError, match="no VM named vm2"):
+        daemon.call("change", **{**RESOURCE, "resource": "r2", "vm": "vm2"})
+
+
+def test_a_stop_hears_what_it_is_for(daemon: DaemonProcess, guest: Guest) -> None:
+    stop = {"resource": "r1", "vm": "vm1"}
+    guest.say("emit", "send_signal", "sig=11", "comm=httpd", "fatal=1")
+    assert Monitor(daemon).result() == "fault"
+    assert daemon.call("state", vm="vm1")["fault"]["rule"] == "send_signal"
+    for _ in range(2):  # the second: the first stop was killed
+        answer = daemon.call("stop", **stop)
+        assert answer["fault"]["reason"].startswith("httpd[97] killed by SIGSEGV")
+        assert answer["system_gone"] is False
+    assert daemon.call("state", vm="vm1")["fault"] is None
+    daemon.call("start", **RESOURCE)
+    answer = daemon.call("stop", **stop)
+    assert (answer["fault"], answer["system_gone"]) == (None, False)
+
+
+@pytest.mark.parametrize(("pid", "gone"), [(1, True), (812, False)])
+def test_after_init_is_killed_there_is_no_shutdown(
+    daemon: DaemonProcess, guest: Guest, pid: int, gone: bool
+) -> None:
+    guest.say("emit", "out_of_memory", "comm=victim", f"pid={pid}")
+    assert Monitor(daemon).result() == "fault"
+    answer = daemon.call("stop", resource="r1", vm="vm1")
+    assert answer["fault"]["scope"] == "system"
+    assert answer["system_gone"] is gone
+
+
+def test_in_a_pause_everything_is_recorded_and_nothing_reported(
+    daemon: DaemonProcess, guest: Guest
+) -> None:
+    pause = daemon.call("pause", vm="vm1", **{"for": 600}, reason="backup")["paused"]
+    assert "(backup)" in pause["text"]
+    monitor = Monitor(daemon, timeout=3)
+    for _ in range(20):
+        guest.say("emit", "send_signal", "sig=11", "comm=httpd", "fatal=1")
+    assert monitor.result() == "fine"
+    assert len(daemon.events(vm="vm1")) >= 20
+    # One of each kind, ended: a guest cannot fill the journal of faults.
+    (fault,) = daemon.call("faults")["faults"]
+    assert (fault["told"], fault["ended_by"]) == (None, "pause of watching")
+    assert daemon.call("state", vm="vm1")["paused"] == pause
+    assert daemon.call("status")["vms"][0]["paused"] == pause
+
+    # Nor does a restart of vesperd end it.
+    daemon.stop()
+    daemon.start()
+    wait_for(lambda: collecting(daemon) == 2, "both probes")
+    guest.say("emit", "send_signal", "sig=11", "comm=httpd", "fatal=1")
+    assert Monitor(daemon, timeout=2).result() == "fine"
+
+    assert daemon.call("resume", vm="vm1")["resumed"] is True
+    assert daemon.call("resume", vm="vm1")["resumed"] is False
+    # What was in the pause is over; what comes now is not.
+    assert Monitor(daemon, timeout=1).result() == "fine"
+    monitor = Monitor(daemon)
+    guest.say("emit", "send_signal", "sig=11", "comm=httpd", "fatal=1")
+    assert monitor.result() == "fault"
+
+
+def test_a_pause_ends_by_itself(daemon: DaemonProcess, guest: Guest) -> None:
+    daemon.call("pause", vm="vm1", **{"for": 1})
+    wait_for(lambda: daemon.call("state", vm="vm1")["paused"] is None, "end of the pause")
+    monitor = Monitor(daemon)
+    guest.say("emit", "send_signal", "sig=11", "comm=httpd", "fatal=1")
+    assert monitor.result() == "fault"
+
+
+def test_a_death_is_reported_in_a_pause(daemon: DaemonProcess, guest: Guest) -> None:
+    daemon.call("pause", vm="vm1", **{"for": 600})
+    monitor = Monitor(daemon)
+    guest.kill()
+    assert monitor.result() == "dead"
+
+
+def test_what_cannot_be_paused(daemon: DaemonProcess, guest: Guest) -> None:
+    for vm, seconds, words in (
+        ("vm2", 60, "no VM named vm2"),
+        ("vm1", 0, "between"),
+        ("vm1", 1e9, "between"),
+    ):
+        with pytest.raises(DaemonError, match=words):
+            daemon.call("pause", vm=vm, **{"for": seconds})
+
+
+def test_the_commands_pause_and_resume(daemon: DaemonProcess, guest: Guest) -> None:
+    done = daemon.vesper("pause", "vm1", "--for", "10m", "--reason", "backup")
+    assert done.returncode == 0
+    assert done.stdout.startswith("vm1: watching is paused until 2")
+    assert done.stdout.endswith("(backup)\n")
+    status = daemon.vesper("status").stdout
+    assert "paused" in status.splitlines()[1].split()
+    assert "(backup)" in status
+    assert daemon.vesper("resume", "vm1").stdout == "vm1: watching goes on\n"
+    assert daemon.vesper("resume", "vm1").returncode == 1
+    assert daemon.vesper("pause", "vm1", "--for", "soon").returncode == 2
+    assert "paused" not in daemon.vesper("status").stdout

@@ -69,7 +69,10 @@ class ScriptedVesperd:
                 if isinstance(answer, float):
                     time.sleep(answer)
                     return
-                connection.sendall(json.dumps({"ok": True, **answer}).encode() + b"\n")
+                try:
+                    connection.sendall(json.dumps({"ok": True, **answer}).encode() + b"\n")
+                except OSError:  # the agent has gone meanwhile
+                    return
 
 
 class Result:
@@ -120,6 +123,13 @@ class Host:
     def calls(self) -> list[str]:
         path = self.xl / "calls"
         return path.read_text().splitlines() if path.exists() else []
+
+    def script(self, name: str, text: str) -> Path:
+        """An executable, in place of a command or as a monitor script."""
+        path = self.bin / name
+        path.write_text(f"#!/bin/sh\n{text}\n")
+        path.chmod(0o755)
+        return path
 
     def be(self, *moods: str) -> None:
         """Set what xl does wrong; see fake_xl."""

@@ -15,9 +15,11 @@ __all__ = [
     "activate",
     "clear",
     "deactivate",
+    "pause",
     "probe_build",
     "probe_load",
     "probe_unload",
+    "resume",
 ]
 
 #: s for a guest to load a module or to become active.
@@ -48,6 +50,21 @@ def deactivate(client: Client, options: argparse.Namespace) -> None:
     """End watching a VM."""
     answer = client.call("deactivate", reply_timeout=GUEST_TIMEOUT, vm=options.vm)
     _done(options, answer, f"{options.vm}: no longer watched")
+
+
+def pause(client: Client, options: argparse.Namespace) -> None:
+    """Report nothing of a VM for a while."""
+    fields = {"reason": options.reason} if options.reason else {}
+    answer = client.call("pause", vm=options.vm, **{"for": options.seconds}, **fields)
+    _done(options, answer, f"{options.vm}: {answer['paused']['text']}")
+
+
+def resume(client: Client, options: argparse.Namespace) -> None:
+    """Report again."""
+    answer = client.call("resume", vm=options.vm)
+    if not answer["resumed"]:
+        raise DaemonError("no-such-vm", f"{options.vm}: is not paused; see: vesper status")
+    _done(options, answer, f"{options.vm}: watching goes on")
 
 
 def probe_load(client: Client, options: argparse.Namespace) -> None:

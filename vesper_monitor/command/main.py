@@ -89,6 +89,8 @@ def parser() -> argparse.ArgumentParser:
     _json(deactivate)
     deactivate.set_defaults(run=cli_act.deactivate)
 
+    _add_pause(commands)
+
     relay = commands.add_parser("relay", help="a probe's relay channel, as the guest wrote it")
     relays = relay.add_subparsers(metavar="COMMAND", required=True)
     cat = relays.add_parser(
@@ -127,6 +129,27 @@ def _add_faults(commands: argparse._SubParsersAction[_Parser]) -> None:
     clear.set_defaults(run=cli_act.clear)
 
 
+def _add_pause(commands: argparse._SubParsersAction[_Parser]) -> None:
+    pause = commands.add_parser(
+        "pause",
+        help="report nothing of a VM for a while",
+        description="Everything is recorded, nothing is reported but the end of the domain. "
+        "The pause ends by itself.",
+    )
+    pause.add_argument("vm", metavar="VM")
+    pause.add_argument(
+        "--for", dest="seconds", type=_duration, default=600.0, metavar="TIME",
+        help="how long: 90s, 10m, 2h, 1d (10m)",
+    )  # fmt: skip
+    pause.add_argument("--reason", metavar="TEXT", help="shown to others")
+    _json(pause)
+    pause.set_defaults(run=cli_act.pause)
+    resume = commands.add_parser("resume", help="end a pause")
+    resume.add_argument("vm", metavar="VM")
+    _json(resume)
+    resume.set_defaults(run=cli_act.resume)
+
+
 def _add_probe(commands: argparse._SubParsersAction[_Parser]) -> None:
     probe = commands.add_parser("probe", help="probe images, and probes in the guests")
     probes = probe.add_subparsers(metavar="COMMAND", required=True)
@@ -163,6 +186,15 @@ def _images(command: argparse.ArgumentParser) -> None:
         "--probes-dir", default=str(DEFAULT_ROOT), metavar="DIR", help="images (%(default)s)"
     )
     _json(command)
+
+
+def _duration(text: str) -> float:
+    """Seconds of ``90s``, ``10m``, ``2h``, ``1d``; a bare number is seconds."""
+    unit = {"s": 1, "m": 60, "h": 3600, "d": 86_400}.get(text[-1:])
+    number = text[:-1] if unit else text
+    if not (number.isascii() and number.isdecimal()) or int(number) == 0:
+        raise argparse.ArgumentTypeError(f"not a time: {text!r} (90s, 10m, 2h, 1d)")
+    return float(int(number) * (unit or 1))
 
 
 def _count(text: str) -> int:

@@ -61,6 +61,8 @@ def status(client: Client, options: argparse.Namespace) -> None:
     for vm in vms:
         if vm["fault"]:
             print(note("fault", f"{vm['vm']}: {vm['fault']['reason']}"))
+        if vm.get("paused"):
+            print(note("paused", f"{vm['vm']}: {vm['paused']['text']}"))
         if vm["degraded"]:
             print(note("dead" if vm["state"] == "dead" else "degraded", vm["degraded"]))
     for name, error in answer["transports"].items():
@@ -155,6 +157,8 @@ def _watched(vm: dict[str, Any]) -> str:
         return "fault"
     if vm["state"] == "dead":
         return "dead"
+    if vm.get("paused"):
+        return "paused"
     return "degraded" if vm["degraded"] else str(vm["state"])
 
 

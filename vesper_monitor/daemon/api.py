@@ -19,6 +19,8 @@ from vesper_monitor.daemon.watch import NoTransport
 from vesper_monitor.faults.fault import Fault
 from vesper_monitor.faults.instance import Answer, Instance, Result
 from vesper_monitor.faults.journal import JournalError
+from vesper_monitor.faults.pauses import MAX_SECONDS
+from vesper_monitor.faults.rules import system_gone
 from vesper_monitor.guest import abi
 from vesper_monitor.guest.decode import Event
 from vesper_monitor.guest.session import Session, SessionError, SessionState
@@ -31,7 +33,8 @@ __all__ = ["Api"]
 
 #: Requests that change something, or that only an agent makes.
 ROOT_ONLY = frozenset(
-    {"start", "stop", "wait", "clear", "load", "unload", "activate", "deactivate"}
+    {"start", "change", "stop", "wait", "clear", "pause", "resume"}
+    | {"load", "unload", "activate", "deactivate"}
 )
 #: s a monitor may ask to wait.
 MAX_WAIT = 86_400.0
@@ -54,6 +57,7 @@ class Api:
         self._operations: dict[str, _Operation] = {
             "hello": self._hello,
             "start": self._start,
+            "change": self._change,
             "stop": self._stop,
             "wait": self._wait,
             "state": self._state,
@@ -61,6 +65,8 @@ class Api:
             "events": self._events,
             "faults": self._faults,
             "clear": self._clear,
+            "pause": self._pause,
+            "resume": self._resume,
             "load": self._load,
             "unload": self._unload,
             "activate": self._activate,
@@ -123,9 +129,27 @@ class Api:
         await daemon.watch.watch(transport, domain, daemon.wanted_probes(domain))
         return instance
 
+    async def _change(self, connection: Connection, request: dict[str, Any]) -> None:
+        instance = self._daemon.instances.get(text(request, "resource"))
+        if instance is None or instance.record.vm != text(request, "vm"):
+            instance = await self._begin(request)
+        else:
+            await self._new_wishes(instance, request)
+        if instance is None:
+            raise _no_such_vm(text(request, "vm"))
+        await connection.send({"ok": True, "instance": instance.record.id})
+
     async def _stop(self, connection: Connection, request: dict[str, Any]) -> None:
-        self._daemon.instances.stop(text(request, "resource"))
-        await connection.send({"ok": True})
+        resource = text(request, "resource")
+        self._daemon.instances.stop(resource)
+        fault = self._daemon.instances.stopped_for(resource)
+        await connection.send(
+            {
+                "ok": True,
+                "fault": fault.to_json() if fault is not None else None,
+                "system_gone": fault is not None and system_gone(fault),
+            }
+        )
 
     async def _wait(self, connection: Connection, request: dict[str, Any]) -> None:
         daemon = self._daemon
@@ -181,7 +205,9 @@ class Api:
     async def _state(self, connection: Connection, request: dict[str, Any]) -> None:
         watch = self._daemon.watch
         found = await watch.find(text(request, "vm"))
-        answer: dict[str, Any] = {"ok": True, "domain": None, "watch": None}
+        answer: dict[str, Any] = {"ok": True, "domain": None, "watch": None, "fault": None}
+        pause = self._daemon.pauses.get(text(request, "vm"))
+        answer["paused"] = pause.to_json() if pause is not None else None
         if found is not None:
             transport, domain = found
             state = await transport.state(domain)
@@ -194,6 +220,9 @@ class Api:
             session = watch.session(domain)
             if session is not None:
                 answer["watch"] = {"state": session.state.value, "degraded": session.degraded}
+            held = [i.fault for i in self._daemon.instances.of_domain(domain) if i.fault]
+            if held:
+                answer["fault"] = held[0].to_json()
         await connection.send(answer)
 
     # ------------------------------------------------------------ readers
@@ -214,7 +243,7 @@ class Api:
         await connection.send(
             {
                 "ok": True,
-                "vms": vm_status(daemon.watch.sessions(), daemon.instances.all()),
+                "vms": vm_status(daemon.watch.sessions(), daemon.instances.all(), daemon.pauses),
                 "transports": daemon.watch.transports(),
                 "journal": daemon.recorder.error,
             }
@@ -333,6 +362,24 @@ class Api:
         cleared = self._daemon.instances.clear(fault_id=fault_id, resource=resource)
         await self._daemon.recorder.flush()
         await connection.send({"ok": True, "cleared": cleared})
+
+    async def _pause(self, connection: Connection, request: dict[str, Any]) -> None:
+        daemon, vm = self._daemon, text(request, "vm")
+        seconds = number(request, "for", 1.0, MAX_SECONDS)
+        reason = optional(request, "reason", text) or ""
+        if not any(instance.record.vm == vm for instance in daemon.instances.all()):
+            await self._found(vm)
+        try:
+            pause = daemon.pauses.begin(vm, seconds, " ".join(reason.split())[:200])
+        except OSError as error:
+            raise RequestError("internal", f"{vm}: the pause cannot be kept: {error}") from error
+        daemon.instances.pause(vm, True)
+        await connection.send({"ok": True, "paused": pause.to_json()})
+
+    async def _resume(self, connection: Connection, request: dict[str, Any]) -> None:
+        vm = text(request, "vm")
+        resumed = self._daemon.pauses.end(vm, "by the operator")
+        await connection.send({"ok": True, "resumed": resumed})
 
     async def _load(self, connection: Connection, request: dict[str, Any]) -> None:
         session = self._session(text(request, "vm"))

@@ -30,6 +30,7 @@ from vesper_monitor.daemon.server import Server
 from vesper_monitor.daemon.watch import ENDED, Watch, find_transports
 from vesper_monitor.faults.instances import Instances
 from vesper_monitor.faults.journal import Batch, Journal, JournalError
+from vesper_monitor.faults.pauses import Pauses
 from vesper_monitor.faults.recorder import Recorder
 from vesper_monitor.guest.decode import Event
 from vesper_monitor.guest.images import ImageStore
@@ -61,7 +62,16 @@ class Daemon:
         self._transports = transports
         self.recorder = Recorder(self._open_journal)
         self.followers = Followers()
-        self.instances = Instances(self.recorder, grace=config.monitor_grace)
+        self.pauses = Pauses(
+            Path(config.journal).with_name("pauses.json"),
+            _boot_id(),
+            on_end=lambda vm: self.instances.pause(vm, False),
+        )
+        self.instances = Instances(
+            self.recorder,
+            grace=config.monitor_grace,
+            paused=lambda vm: self.pauses.get(vm) is not None,
+        )
         self.watch = Watch(
             ImageStore(Path(config.probes_dir)),
             activate_timeout=config.activate_timeout,
@@ -91,6 +101,7 @@ class Daemon:
 
         :raises OSError: the socket cannot be used.
         """
+        self.pauses.restore()
         await self._restore()
         await self._server.start()
         self.watch.start(
@@ -102,6 +113,7 @@ class Daemon:
     async def stop(self) -> None:
         """End; guests keep their devices and probes for the next daemon."""
         await self._server.stop()
+        await self.pauses.close()
         await self.instances.close()
         await self.watch.close()
         await asyncio.gather(*self._tasks, return_exceptions=True)

@@ -7,12 +7,15 @@ from collections.abc import Iterable
 from typing import Any
 
 from vesper_monitor.faults.instance import Instance
+from vesper_monitor.faults.pauses import Pauses
 from vesper_monitor.guest.session import Session
 
 __all__ = ["vm_status"]
 
 
-def vm_status(sessions: Iterable[Session], instances: Iterable[Instance]) -> list[dict[str, Any]]:
+def vm_status(
+    sessions: Iterable[Session], instances: Iterable[Instance], pauses: Pauses
+) -> list[dict[str, Any]]:
     """One entry per watched domain and resource, by name."""
     instances = list(instances)
     rows = []
@@ -25,6 +28,9 @@ def vm_status(sessions: Iterable[Session], instances: Iterable[Instance]) -> lis
     for instance in instances:
         if instance.record.id not in seen:
             rows.append({**_unwatched(instance), **_resource(instance)})
+    for row in rows:
+        pause = pauses.get(row["vm"])
+        row["paused"] = pause.to_json() if pause is not None else None
     return sorted(rows, key=lambda row: (row["vm"], row["domid"]))
 
 

@@ -95,6 +95,10 @@ class Instance:
         #: found by a rule; given to monitors once it is in the journal
         self.fault = fault
         self.fault_recorded = fault is not None
+        #: an operator wants nothing reported but the domain's death
+        self.paused = False
+        #: rules that found a fault in this pause: one of each is enough
+        self.rules_in_pause: set[str] = set()
         #: the node's name in the cluster, as the last monitor knew it
         self.node: str | None = None
         self._waiters: set[Waiter] = set()
@@ -153,6 +157,8 @@ class Instance:
         """What a monitor is told whose time is up."""
         if self._dead is not None:
             return self._dead
+        if self.paused:
+            return Answer(Result.FINE)
         if self.fault is not None and self.fault_recorded:
             return _fault_answer(self.fault)
         if self._degraded is not None:
@@ -191,7 +197,18 @@ class Instance:
         if self.fault is None or self.fault.id != fault_id or self.state is InstanceState.ENDED:
             return
         self.fault_recorded = True
-        self._answer_all(_fault_answer(self.fault))
+        if not self.paused:
+            self._answer_all(_fault_answer(self.fault))
+
+    def pause(self, paused: bool) -> None:
+        """Report nothing but the domain's death, or all again.
+
+        A fault of before the pause is told after it; those in it are not held.
+        """
+        self.paused = paused
+        self.rules_in_pause.clear()
+        if not paused and self.fault is not None and self.fault_recorded:
+            self._answer_all(_fault_answer(self.fault))
 
     def fault_told(self, now_real: float) -> Fault | None:
         """Pacemaker knows. :returns: the fault, if this is new for the journal."""
@@ -220,6 +237,8 @@ class Instance:
             return
         worse_or_better = (degraded is None) != (self._degraded is None)
         self._degraded = degraded
+        if self.paused:
+            return
         if worse_or_better and self._waiters and self._may_be_early(now):
             self._early_at = now
             self._answer_all(self.answer_at_timeout())
@@ -251,6 +270,7 @@ class Instance:
             or not self.fault_recorded
             or self.fault.told is not None
             or self._dead is not None
+            or self.paused
         ):
             return None
         if self.state is InstanceState.STARTED or self._interval is None:
@@ -266,6 +286,8 @@ class Instance:
         """What a monitor is told at once."""
         if self._dead is not None:
             return self._dead
+        if self.paused:
+            return None
         if self.fault is not None and self.fault_recorded:
             hold = self.hold_until()
             return None if hold is not None and now < hold else _fault_answer(self.fault)

@@ -28,6 +28,8 @@ Tell = Callable[[str, str | None, Callable[[], bool], Callable[[], None]], Await
 
 _log = logging.getLogger(__name__)
 
+#: What has ended a fault that came in a pause of watching.
+PAUSE = "pause of watching"
 #: Instances held at the same time; more is a mistake of whoever starts them.
 MAX_INSTANCES = 1000
 
@@ -37,6 +39,7 @@ class Instances:
     :param grace: s by which a monitor may be late before Pacemaker is told
         of a fault without it.
     :param tell: tells Pacemaker (:func:`vesper_monitor.faults.pacemaker.fail`).
+    :param paused: whether an operator has paused the watching of a VM.
     """
 
     def __init__(
@@ -45,14 +48,18 @@ class Instances:
         *,
         grace: float,
         tell: Tell = pacemaker.fail,
+        paused: Callable[[str], bool] = lambda _: False,
     ) -> None:
         self._recorder = recorder
         self._grace = grace
         self._tell = tell
+        self._paused = paused
         self._by_resource: dict[str, Instance] = {}
         self._last_fault_id = 0
         self._timers: dict[str, asyncio.TimerHandle] = {}
         self._tellers: dict[str, asyncio.Task[None]] = {}
+        #: what the last life of a resource ended with, until the next begins
+        self._stopped_for: dict[str, Fault] = {}
         #: faults that Pacemaker did not take; they wait for a monitor
         self._given_up: set[int] = set()
 
@@ -67,6 +74,7 @@ class Instances:
             if old is not None:
                 self._end(old, "a later start")
             instance = Instance(record, fault=held.get(record.id))
+            instance.paused = self._paused(record.vm)
             self._by_resource[record.resource] = instance
             self._reconsider(instance)
 
@@ -125,7 +133,9 @@ class Instances:
             services=tuple(services),
         )
         instance = Instance(record, degraded=degraded)
+        instance.paused = self._paused(record.vm)
         self._by_resource[resource] = instance
+        self._stopped_for.pop(resource, None)
         self._recorder.put(Batch(instances=[record]))
         _log.info("%s: watching %s (domain %d)", resource, domain.name, domain.domid)
         return instance
@@ -134,9 +144,18 @@ class Instances:
         """The resource is being stopped. :returns: the instance that ended."""
         instance = self._by_resource.pop(resource, None)
         if instance is not None:
-            self._end(instance, "stop")
+            fault = self._end(instance, "stop")
+            if fault is not None:
+                self._stopped_for[resource] = fault
             _log.info("%s: stopped", resource)
         return instance
+
+    def stopped_for(self, resource: str) -> Fault | None:
+        """The fault with which the last life of a resource ended, until another begins.
+
+        A stop that was killed and is tried again must still know it.
+        """
+        return self._stopped_for.get(resource)
 
     def change(
         self, instance: Instance, probes: tuple[str, ...], services: tuple[str, ...]
@@ -148,12 +167,14 @@ class Instances:
     def _save(self, instance: Instance) -> None:
         self._recorder.put(Batch(instances=[instance.record]))
 
-    def _end(self, instance: Instance, by: str) -> None:
+    def _end(self, instance: Instance, by: str) -> Fault | None:
+        """:returns: the fault that ends with it."""
         fault = instance.end(time.time(), by)
         self._reconsider(instance)
         self._recorder.put(
             Batch(instances=[instance.record], faults=[fault] if fault is not None else [])
         )
+        return fault
 
     # ------------------------------------------------------------ faults
 
@@ -170,7 +191,7 @@ class Instances:
                 if instance.fault is not None:
                     continue
                 verdict = rules.judge(event, instance.record.services)
-                if verdict is None:
+                if verdict is None or verdict.rule in instance.rules_in_pause:
                     continue
                 self._last_fault_id += 1
                 record = instance.record
@@ -187,7 +208,11 @@ class Instances:
                     event=event.to_json(),
                     seen=time.time(),
                 )
-                instance.fault_found(fault)
+                if instance.paused:
+                    fault = replace(fault, ended=fault.seen, ended_by=PAUSE)
+                    instance.rules_in_pause.add(verdict.rule)
+                else:
+                    instance.fault_found(fault)
                 found.append(fault)
         return found
 
@@ -198,6 +223,9 @@ class Instances:
             if instance is None or instance.record.id != fault.instance:
                 continue
             _log.error("%s: fault %d: %s", fault.resource, fault.id, fault.reason)
+            if fault.ended_by == PAUSE:
+                _log.warning("%s: fault %d is not reported: paused", fault.resource, fault.id)
+                continue
             instance.fault_is_recorded(fault.id)
             self._reconsider(instance)
 
@@ -228,6 +256,13 @@ class Instances:
         for instance in self.of_domain(domain):
             instance.domain_ended(state, _dead_reason(domain, state))
             self._reconsider(instance)
+
+    def pause(self, vm: str, paused: bool) -> None:
+        """Report nothing but the domain's death, or all again."""
+        for instance in self.all():
+            if instance.record.vm == vm:
+                instance.pause(paused)
+                self._reconsider(instance)
 
     # ------------------------------------------------------------ monitors
 

@@ -18,7 +18,7 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from xml.etree import ElementTree
 
-__all__ = ["PacemakerError", "ResourceState", "fail", "parse_crm_mon"]
+__all__ = ["PacemakerError", "ResourceState", "fail", "parse_crm_mon", "set_attribute"]
 
 _log = logging.getLogger(__name__)
 
@@ -93,6 +93,17 @@ async def fail(
         resource, resource,
     )  # fmt: skip
     return False
+
+
+async def set_attribute(name: str, value: str | None) -> None:
+    """Set a transient attribute of this node; None: delete it.
+
+    :raises PacemakerError:
+    """
+    if value is None:
+        await _run("attrd_updater", "--delete", "--name", name)
+    else:
+        await _run("attrd_updater", "--name", name, "--update", value)
 
 
 async def _try(

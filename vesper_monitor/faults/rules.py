@@ -15,9 +15,10 @@ from collections.abc import Callable, Collection, Mapping
 from dataclasses import dataclass
 from typing import Any
 
+from vesper_monitor.faults.fault import Fault
 from vesper_monitor.guest.decode import Event
 
-__all__ = ["RULES", "Judge", "Scope", "Verdict", "judge"]
+__all__ = ["RULES", "Judge", "Scope", "Verdict", "judge", "system_gone"]
 
 #: The kernel cuts a task's name (TASK_COMM_LEN - 1).
 COMM_MAX = 15
@@ -48,6 +49,20 @@ def judge(event: Event, services: Collection[str]) -> Verdict | None:
     """Judge an event by the rules of its kind."""
     rule = RULES.get(event.event)
     return rule(event, services) if rule is not None else None
+
+
+def system_gone(fault: Fault) -> bool:
+    """Whether the guest cannot shut down any more after this fault.
+
+    The OOM killer concerns all of the system, and leaves it able to shut down
+    unless its victim was init.
+    """
+    if fault.scope != Scope.SYSTEM.value:
+        return False
+    if fault.rule != "out_of_memory":
+        return True
+    fields = fault.event.get("fields")
+    return isinstance(fields, Mapping) and fields.get("pid") == 1
 
 
 def send_signal(event: Event, services: Collection[str]) -> Verdict | None:

@@ -1,9 +1,10 @@
 # SPDX-License-Identifier: GPL-2.0-or-later
-"""What the agents of all hypervisors have in common: start, stop, status.
+"""What the agents of all hypervisors have in common: start, status, validation.
 
-The monitor that waits is in :mod:`vesper_monitor.ocf.monitor`.  An agent for
-one hypervisor (:mod:`vesper_monitor.ocf.xen`) supplies a :class:`Settings`
-and a toolstack.
+The other actions have files of their own beside this one (:mod:`monitor
+<vesper_monitor.ocf.monitor>`, ``stop``, ``migrate``), which are read when
+they are needed: a monitor must start fast.  An agent for one hypervisor
+(:mod:`vesper_monitor.ocf.xen`) supplies a :class:`Settings` and a toolstack.
 
 Two rules hold everywhere.  What is not known is not "not running": Pacemaker
 would start the VM a second time, on the same disk.  And vesperd is told, but
@@ -18,14 +19,15 @@ import time
 
 from vesper_monitor.client import Client, DaemonError, DaemonUnavailable
 from vesper_monitor.domain_state import DomainState
-from vesper_monitor.ocf.call import Call, Code, Exit, log
+from vesper_monitor.ocf.call import Code, Exit, log
 from vesper_monitor.ocf.toolstack import ToolstackError, ToolstackMissing
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
     from typing import Any
 
-    from vesper_monitor.ocf.toolstack import Background, Toolstack
+    from vesper_monitor.ocf.call import Call
+    from vesper_monitor.ocf.toolstack import Toolstack
 
 __all__ = ["DEFAULT_PROBES", "Agent", "Settings"]
 
@@ -35,18 +37,10 @@ DEFAULT_PROBES = "send_signal out_of_memory"
 STATE_LIMIT = 10.0
 #: Seconds for vesperd to take notice of a start or a stop.
 TELL_LIMIT = 3.0
-#: Seconds between two looks while a domain is going away, at least; and as
+#: Seconds between two looks while something is under way, at least; and as
 #: often as long as the look itself takes: a busy host needs its time for that.
 LOOK_PAUSE = 0.5
 LOOK_SHARE = 2.0
-#: Seconds for the toolstack's own daemon to clear away a domain that has shut
-#: down (on_poweroff). A destroy meanwhile would only do the same work twice.
-CLEAR_AWAY = 10.0
-#: Seconds between two tries of a command that failed.
-RETRY_PAUSE = 2.0
-#: Seconds that a guest has for its shutdown where nobody says anything
-#: (the stock agent's value for a call without a timeout).
-SHUTDOWN_WITHOUT_TIMEOUT = 60.0
 
 ALIVE = (DomainState.RUNNING, DomainState.PAUSED)
 
@@ -56,25 +50,36 @@ class Settings:
 
     :param config: configuration file of the domain, for the toolstack.
     :param vm: the domain's name.
-    :param shutdown_timeout: seconds until a shutdown becomes a destroy; None:
-        two thirds of the stop operation's timeout.
-    :param probes: names of probes.
-    :param services: names of processes whose main process is the service.
     """
 
-    def __init__(
-        self,
-        config: str,
-        vm: str,
-        shutdown_timeout: float | None,
-        probes: list[str],
-        services: list[str],
-    ) -> None:
+    def __init__(self, config: str, vm: str) -> None:
         self.config = config
         self.vm = vm
-        self.shutdown_timeout = shutdown_timeout
-        self.probes = probes
-        self.services = services
+        #: seconds until a shutdown becomes a destroy; None: two thirds of the
+        #: stop operation's timeout
+        self.shutdown_timeout: float | None = None
+        #: shut down by the power button instead of the toolstack's own way
+        self.power_button = False
+        #: keep a crashed domain for its dump when it is stopped
+        self.keep_crashed = False
+        #: names of probes
+        self.probes: list[str] = []
+        #: names of processes whose main process is the service
+        self.services: list[str] = []
+        #: commands that must all succeed while the VM is well
+        self.scripts: list[str] = []
+        #: seconds that one of them may take
+        self.script_timeout = 10.0
+        #: seconds from one run of them to the next
+        self.script_interval = 10.0
+        #: share the host's memory out among the domains
+        self.manage_memory = False
+        #: MiB that the host itself keeps then
+        self.reserved_memory = 512
+        #: node attribute with the address to which a VM is migrated
+        self.address_attribute = ""
+        #: what the resource's utilization is to say: ``cpu``, ``hv_memory``
+        self.utilization: list[str] = []
 
 
 class Agent:
@@ -97,41 +102,74 @@ class Agent:
     def start(self) -> None:
         """Start the VM, unless it runs, and tell vesperd.
 
-        :raises Exit: it does not run.
+        :raises Exit: it does not run, or a monitor script does not succeed.
         """
         vm = self.settings.vm
-        self._check_node()
+        self.check_node()
         try:
-            state = self.state()
-            if state not in ALIVE:
-                if state is not DomainState.GONE:
-                    log(f"{vm}: is {state.value}; removing it before the start")
-                    self._destroy()
-                self.toolstack.create(self.settings.config, vm, self._limit())
-            else:
+            present = self.present()
+            state = present.get(vm, DomainState.GONE)
+            if state in ALIVE:
                 log(f"{vm}: already {state.value}")
+            else:
+                self._create(present)
         except ToolstackError as error:
             raise Exit(Code.ERROR, f"{vm} was not started: {error}") from error
+        self.begin_instance()
+        if self.settings.scripts:
+            from vesper_monitor.ocf.scripts import wait_for_success
+
+            wait_for_success(self)
+
+    def _create(self, present: dict[str, DomainState]) -> None:
+        """:raises ToolstackError: it does not run."""
+        from vesper_monitor.ocf import stop
+
+        vm = self.settings.vm
+        if present:
+            log(f"{vm}: is {_listed(present)}; removing it before the start")
+            stop.remove(self)
+        memory = None
+        if self.settings.manage_memory:
+            from vesper_monitor.ocf.memory import make_room
+
+            memory = make_room(self)
+        try:
+            self.toolstack.create(self.settings.config, vm, self.limit(), memory)
+        except ToolstackError as error:
+            # What was kept for its dump must not cost the service.
+            try:
+                dropped = stop.drop_kept(self)
+            except ToolstackError as trouble:
+                log(f"{vm}: {trouble}")
+                dropped = False
+            if not dropped:
+                raise
+            log(f"{vm}: {error}; trying again without the crashed domain that was kept")
+            self.toolstack.create(self.settings.config, vm, self.limit(), memory)
+
+    def begin_instance(self) -> None:
+        """The VM runs here from now on: for vesperd, and for Pacemaker."""
         self.set_first_mark()
         self.tell_started()
+        if self.settings.utilization:
+            from vesper_monitor.ocf import utilization
 
-    def stop(self) -> None:
-        """Shut the VM down, destroy it if it does not go, wait until it is gone.
+            utilization.forget(self)
+            utilization.update(self)
 
-        :raises Exit: the domain is there at the end of the time, or not known
-            to be gone.
+    def reload(self) -> None:
+        """Take over changed parameters while the VM runs.
+
+        Most are read anew by each action anyway; vesperd must be told of the
+        probes and services.
+
+        :raises Exit: the VM does not run.
         """
-        self.take_first_mark()
-        self.tell("stop")
-        try:
-            if self.state() in ALIVE and self._shutdown():
-                self._let_clear_away()
-        except ToolstackMissing as error:
-            self._stop_without_toolstack(error)
-            return
-        except ToolstackError as error:
-            log(f"{self.settings.vm}: {error}")
-        self._destroy()
+        self.status()
+        # The next monitor is another operation for Pacemaker, which waits for it.
+        self.set_first_mark()
+        self.tell("change", probes=self.settings.probes, services=self.settings.services)
 
     def status(self) -> None:
         """Whether the VM runs, at once.
@@ -145,19 +183,21 @@ class Agent:
             raise Exit(Code.NOT_RUNNING, f"{self.settings.vm} is not running")
         raise Exit(Code.ERROR, f"{self.settings.vm} is {state.value}: it must be stopped")
 
-    def validate(self) -> None:
-        """Level 0: the parameters (done when they were read). 10: also this node.
-
-        :raises Exit: what is wrong.
-        """
-        if self.call.check_level >= 10:
-            self._check_node()
-            try:
-                self.state()
-            except ToolstackError as error:
-                raise Exit(Code.ERROR, str(error)) from error
-
     # -- vesperd ------------------------------------------------------------
+
+    def ask(self, op: str, **fields: Any) -> dict[str, Any]:
+        """Ask vesperd about this resource.
+
+        :raises DaemonUnavailable:
+        :raises DaemonError:
+        """
+        return self.vesperd.call(
+            op,
+            reply_timeout=TELL_LIMIT,
+            resource=self.call.resource,
+            vm=self.settings.vm,
+            **fields,
+        )
 
     def tell(self, op: str, **fields: Any) -> str | None:
         """Tell vesperd, if it is there. Never fails.
@@ -165,13 +205,7 @@ class Agent:
         :returns: why it was not told; None if it was.
         """
         try:
-            self.vesperd.call(
-                op,
-                reply_timeout=TELL_LIMIT,
-                resource=self.call.resource,
-                vm=self.settings.vm,
-                **fields,
-            )
+            self.ask(op, **fields)
         except (DaemonUnavailable, DaemonError) as error:
             log(f"{self.settings.vm}: vesperd was not told of the {op}: {error}")
             return str(error)
@@ -216,13 +250,31 @@ class Agent:
         """
         begin = time.monotonic()
         try:
-            return self.toolstack.state(self.settings.vm, self._limit(limit))
+            return self.toolstack.state(self.settings.vm, self.limit(limit))
         finally:
             self._look_took = time.monotonic() - begin
 
-    def _limit(self, most: float = float("inf")) -> float:
+    def present(self) -> dict[str, DomainState]:
+        """The domain, under its name and those it has while it is migrated, if there.
+
+        :raises ToolstackError: not known.
+        """
+        begin = time.monotonic()
+        try:
+            states = self.toolstack.states(self.limit(STATE_LIMIT))
+        finally:
+            self._look_took = time.monotonic() - begin
+        vm = self.settings.vm
+        names = (vm, *self.toolstack.transient_names(vm))
+        return {name: states[name] for name in names if name in states}
+
+    def limit(self, most: float = float("inf")) -> float:
         """Seconds for an outside call: what is left of the action, less a margin."""
         return max(0.5, min(most, self.call.left() - min(2.0, self.call.timeout / 10)))
+
+    def pause(self, most: float = float("inf")) -> None:
+        """Between two looks."""
+        time.sleep(min(max(LOOK_PAUSE, LOOK_SHARE * min(self._look_took, 1.0)), most))
 
     def _known_state(self) -> DomainState:
         """By the toolstack; if it does not answer, by vesperd.
@@ -240,6 +292,16 @@ class Agent:
                 ) from error
             return state
 
+    def paused(self) -> str:
+        """Why nothing is to be reported now, if an operator has paused the watching."""
+        try:
+            # Of its own: on the other connection a monitor may be waiting.
+            with Client(self.vesperd.path, TELL_LIMIT) as vesperd:
+                pause = vesperd.call("state", vm=self.settings.vm).get("paused")
+        except (DaemonUnavailable, DaemonError):
+            return ""
+        return str(pause.get("text") or "watching is paused") if isinstance(pause, dict) else ""
+
     def state_by_vesperd(self) -> DomainState | None:
         """None if it does not know."""
         try:
@@ -251,7 +313,7 @@ class Agent:
         except (DaemonUnavailable, DaemonError, ValueError, TypeError, KeyError):
             return None
 
-    def _check_node(self) -> None:
+    def check_node(self) -> None:
         """What the node must have for a start.
 
         :raises Exit: code 5, so that Pacemaker tries another node.
@@ -265,106 +327,31 @@ class Agent:
             )
         if not os.access(config, os.R_OK):
             raise Exit(Code.PERM, f"{config} cannot be read on node {self.call.node}")
-        path = os.environ.get("PATH") or os.defpath
-        if not any(
-            os.access(os.path.join(folder or ".", self.toolstack.name), os.X_OK)
-            for folder in path.split(":")
-        ):
+        if not _executable(self.toolstack.name):
             raise Exit(
                 Code.INSTALLED,
-                f"{self.toolstack.name} is not installed on node {self.call.node} (PATH {path})",
+                f"{self.toolstack.name} is not installed on node {self.call.node} "
+                f"(PATH {_path()})",
             )
+        for script in self.settings.scripts:
+            if not _executable(script):
+                raise Exit(
+                    Code.INSTALLED,
+                    f"monitor script {script} is not there on node {self.call.node}, or may not "
+                    "be executed",
+                )
 
-    def _let_clear_away(self) -> None:
-        """Wait for the toolstack to remove a domain that has shut down by itself."""
-        end = time.monotonic() + min(CLEAR_AWAY, self.call.left() / 2)
-        while self.state() is DomainState.SHUTDOWN and time.monotonic() < end:
-            self._pause()
 
-    def _pause(self, most: float = float("inf")) -> None:
-        """Between two looks."""
-        time.sleep(min(max(LOOK_PAUSE, LOOK_SHARE * min(self._look_took, 1.0)), most))
+def _path() -> str:
+    return os.environ.get("PATH") or os.defpath
 
-    def _shutdown(self) -> bool:
-        """Ask the guest to shut down, until it has or its time is up.
 
-        :returns: whether it has.
-        """
-        limit = self._shutdown_limit()
-        if limit <= 0:
-            return False
-        vm = self.settings.vm
-        end = time.monotonic() + limit
-        log(f"{vm}: shutting down, to be destroyed after {limit:.0f} s")
-        request: Background | None = None
-        try:
-            while (left := end - time.monotonic()) > 0:
-                if request is None:
-                    request = self.toolstack.shutdown(vm)
-                if request.wait(min(LOOK_PAUSE, left)) not in (None, 0):
-                    log(f"{vm}: shutdown failed, trying again: {request.output().strip()}")
-                    request.close()
-                    request = None
-                    time.sleep(min(RETRY_PAUSE, left))
-                elif request.wait(0) == 0:
-                    self._pause(left)
-                if self.state(max(left, 1.0)) not in ALIVE:
-                    return True
-            log(f"{vm}: not shut down after {limit:.0f} s")
-            return False
-        finally:
-            if request is not None:
-                request.close()
+def _executable(command: str) -> bool:
+    """As execvp(3) would find it."""
+    folders = [""] if "/" in command else _path().split(":")
+    paths = (os.path.join(folder, command) for folder in folders)
+    return any(os.path.isfile(path) and os.access(path, os.X_OK) for path in paths)
 
-    def _shutdown_limit(self) -> float:
-        """Seconds for the shutdown; time for a destroy is always left."""
-        wanted = self.settings.shutdown_timeout
-        given = self.call.given_timeout
-        if wanted is None:
-            wanted = given * 2 / 3 if given is not None else SHUTDOWN_WITHOUT_TIMEOUT
-        most = self.call.left() - min(15.0, self.call.timeout / 3)
-        if wanted > most and given is not None:
-            log(
-                f"{self.settings.vm}: shutdown timeout {wanted:.0f} s cut to {max(most, 0):.0f} s: "
-                f"the stop operation's timeout is {self.call.timeout:.0f} s"
-            )
-        return min(wanted, most)
 
-    def _destroy(self) -> None:
-        """Until it is gone, or the time is up."""
-        vm = self.settings.vm
-        trouble = ""
-        destroyed = False
-        while True:
-            try:
-                state = self.state()
-                if state is DomainState.GONE:
-                    return
-                trouble = f"it is {state.value}"
-                if state is not DomainState.DYING and not destroyed:
-                    log(f"{vm}: destroying it ({state.value})")
-                    self.toolstack.destroy(vm, self._limit())
-                    destroyed = True
-                    continue
-                destroyed = False
-            except ToolstackError as error:
-                trouble = str(error)
-                log(f"{vm}: {trouble}")
-                if self.state_by_vesperd() is DomainState.GONE:
-                    log(f"{vm}: is gone, as vesperd sees it")
-                    return
-            if self.call.left() < 1.0 + LOOK_PAUSE:
-                break
-            self._pause(self.call.left() - 1.0)
-        if trouble == f"it is {DomainState.DYING.value}":
-            # It executes no more; somebody still holds its memory.
-            log(f"{vm}: still dying; something on this node still maps its memory")
-            return
-        raise Exit(Code.ERROR, f"{vm} could not be stopped: {trouble}")
-
-    def _stop_without_toolstack(self, error: ToolstackMissing) -> None:
-        if self.state_by_vesperd() is DomainState.GONE:
-            return
-        raise Exit(
-            Code.INSTALLED, f"whether {self.settings.vm} is gone cannot be told: {error}"
-        ) from error
+def _listed(present: dict[str, DomainState]) -> str:
+    return ", ".join(f"{state.value} ({name})" for name, state in present.items())

@@ -55,7 +55,13 @@ REASON_LENGTH = 128
 CUT = " ... "
 
 #: Seconds an action may take where Pacemaker does not say (a call by hand).
-DEFAULT_TIMEOUT = {"start": 60.0, "stop": 90.0, "monitor": 30.0}
+DEFAULT_TIMEOUT = {
+    "start": 60.0,
+    "stop": 90.0,
+    "monitor": 30.0,
+    "migrate_to": 120.0,
+    "migrate_from": 120.0,
+}
 
 
 class Call:
@@ -83,6 +89,8 @@ class Call:
         self.deadline = time.monotonic() - age + self.timeout
         #: the cluster's name of this node
         self.node = environ.get("OCF_RESKEY_CRM_meta_on_node") or os.uname().nodename
+        #: name of the node to which migrate_to migrates
+        self.migrate_target = environ.get("OCF_RESKEY_CRM_meta_migrate_target") or ""
         self.check_level = _whole(
             environ.get("OCF_CHECK_LEVEL") or environ.get("OCF_RESKEY_OCF_CHECK_LEVEL")
         )

@@ -10,6 +10,9 @@ resource is to be stopped.
 Without vesperd the domain itself is looked at, as the stock agents do:
 slower, never wrong, and reported as degraded.  vesperd being restarted shows
 nowhere.
+
+Where the administrator has monitor scripts they run meanwhile
+(:mod:`vesper_monitor.ocf.scripts`); without, none of that is even read.
 """
 
 from __future__ import annotations
@@ -27,6 +30,7 @@ if TYPE_CHECKING:
     from typing import Any
 
     from vesper_monitor.ocf.agent import Agent
+    from vesper_monitor.ocf.scripts import Scripts
 
 __all__ = ["Monitor", "waiting_time"]
 
@@ -58,12 +62,63 @@ class Monitor:
         self._vm = agent.settings.vm
         self._first = agent.take_first_mark()
         self._end = agent.call.deadline - agent.call.timeout + waiting_time(agent.call.timeout)
+        self._scripts: Scripts | None = None
 
     def run(self) -> None:
         """Return when all is well.
 
         :raises Exit: a fault (1), dead (7 or 1), degraded (190).
         """
+        if not self._agent.settings.scripts:
+            self._watch()
+        else:
+            self._watch_with_scripts()
+        if self._agent.settings.utilization:
+            from vesper_monitor.ocf import utilization
+
+            utilization.update(self._agent)
+
+    def _watch_with_scripts(self) -> None:
+        from vesper_monitor.ocf.scripts import Scripts
+
+        degraded: Exit | None = None
+        self._scripts = Scripts(self._agent)
+        try:
+            try:
+                self._watch()
+            except Exit as end:
+                if end.code is not Code.DEGRADED:
+                    raise
+                degraded = end
+            self._judge_scripts(self._scripts.finish())
+        finally:
+            self._scripts.close()
+        if degraded is not None:
+            raise degraded
+
+    def _judge_scripts(self, wrong: str | None) -> None:
+        """:raises Exit: one has failed, and that is to be reported."""
+        if wrong is None:
+            return
+        if pause := self._agent.paused():
+            log(f"{self._vm}: not reported, {pause}: {wrong}")
+            assert self._scripts is not None
+            self._scripts.close()
+            return
+        raise Exit(Code.ERROR, wrong)
+
+    def _sleep(self, descriptor: int | None, until: float) -> None:
+        """While scripts run: until there is an answer, or the time is up.
+
+        :raises Exit: a script has failed.
+        """
+        if self._scripts is None:
+            time.sleep(max(0.0, until - time.monotonic()))
+            return
+        while (wrong := self._scripts.watch(descriptor, until)) is not None:
+            self._judge_scripts(wrong)
+
+    def _watch(self) -> None:
         lost: float | None = None  # when vesperd was last there
         while True:
             try:
@@ -80,16 +135,15 @@ class Monitor:
                     if not self._first and now - lost > 1.0:
                         self._look()
                     raise Exit(Code.DEGRADED, f"{self._vm} is not watched: {error}") from error
-                time.sleep(RECONNECT_PAUSE)
+                self._sleep(None, time.monotonic() + RECONNECT_PAUSE)
             else:
                 return self._judge(answer)
 
     def _wait(self) -> dict[str, Any]:
         agent = self._agent
         left = max(0.0, self._end - time.monotonic())
-        return agent.vesperd.call(
+        answer = agent.vesperd.begin(
             "wait",
-            reply_timeout=left + ANSWER_GRACE,
             resource=agent.call.resource,
             vm=self._vm,
             probes=agent.settings.probes,
@@ -99,6 +153,10 @@ class Monitor:
             node=agent.call.node,
             **({"first": True} if self._first else {}),
         )
+        if self._scripts is not None:
+            self._sleep(answer, self._end + ANSWER_GRACE)
+        left = max(0.0, self._end - time.monotonic())
+        return agent.vesperd.finish(left + ANSWER_GRACE)
 
     def _judge(self, answer: dict[str, Any]) -> None:
         result = answer.get("result")

@@ -34,18 +34,76 @@ if TYPE_CHECKING:
             :raises ToolstackError: not known. Never GONE by mistake.
             """
 
-        def create(self, config: str, name: str, limit: float) -> None:
+        def states(self, limit: float) -> dict[str, DomainState]:
+            """All domains by name. Of two with one name the one that lives.
+
+            :raises ToolstackError: not known.
+            """
+
+        def transient_names(self, name: str) -> tuple[str, ...]:
+            """What the toolstack calls a domain while it is migrated."""
+
+        def create(
+            self, config: str, name: str, limit: float, memory: int | None = None
+        ) -> None:
             """Start a domain by its configuration file.
 
+            :param memory: MiB, in place of what the file says.
             :raises ToolstackError: it did not start.
+            """
+
+        def check_config(self, config: str, name: str, limit: float) -> str:
+            """What is wrong with a configuration file; empty: nothing.
+
+            :raises ToolstackError: not known.
             """
 
         def shutdown(self, name: str) -> Background:
             """Ask the guest to shut down; does not wait."""
 
+        def power_button(self, name: str) -> Background:
+            """Press its power button (ACPI); does not wait."""
+
         def destroy(self, name: str, limit: float) -> None:
             """End the domain.
 
+            :raises ToolstackError: refused, or not done in time.
+            """
+
+        def release_disks(self, name: str, limit: float) -> None:
+            """Take its disks away from a domain that does not run any more.
+
+            :raises ToolstackError: not all of them, or not in time.
+            """
+
+        def rename(self, name: str, new: str, limit: float) -> None:
+            """:raises ToolstackError: refused, or not done in time."""
+
+        def immovable(self, name: str, limit: float) -> str:
+            """Why the domain cannot be migrated live; empty: nothing speaks against it.
+
+            :raises ToolstackError: not known.
+            """
+
+        def migrate(self, name: str, address: str) -> Background:
+            """Migrate it live to another host; does not wait."""
+
+        def sizes(self, limit: float) -> dict[str, tuple[int, int]]:
+            """Memory (MiB) and virtual CPUs of all domains by name, but the host's own.
+
+            :raises ToolstackError: not known.
+            """
+
+        def memory(self, limit: float) -> tuple[int, int]:
+            """MiB of this host: all, and free.
+
+            :raises ToolstackError: not known.
+            """
+
+        def set_memory(self, name: str, memory: int, limit: float) -> None:
+            """Let a domain's memory grow or shrink; it takes its time.
+
+            :param memory: MiB.
             :raises ToolstackError: refused, or not done in time.
             """
 
@@ -81,6 +139,10 @@ class Background:
             pause = min(pause * 1.5, 0.1)
         return code
 
+    @property
+    def pid(self) -> int:
+        return self._process.pid
+
     def output(self) -> str:
         """What it has said so far (the first 64 KiB)."""
         return os.pread(self._output, 65536, 0).decode(errors="replace")
@@ -93,9 +155,12 @@ class Background:
         os.close(self._output)
 
 
-def spawn(command: list[str]) -> Background:
+def spawn(
+    command: list[str], hint: str = "is the hypervisor's toolstack installed?"
+) -> Background:
     """Start a command.
 
+    :param hint: what to do if there is none.
     :raises ToolstackMissing: there is no such command.
     """
     import subprocess  # costs 10 ms; a monitor that has vesperd does without
@@ -110,8 +175,7 @@ def spawn(command: list[str]) -> Background:
         os.close(output)
         kind = ToolstackMissing if isinstance(error, FileNotFoundError) else ToolstackError
         raise kind(
-            f"{command[0]} cannot be run on this node: {error.strerror}; "
-            "is the hypervisor's toolstack installed?"
+            f"{command[0]} cannot be run on this node: {error.strerror}; {hint}"
         ) from error
     return Background(process, command, output)
 

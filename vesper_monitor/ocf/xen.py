@@ -9,14 +9,21 @@ from vesper_monitor.ocf.xl import Xl
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
-    from collections.abc import Mapping
+    from collections.abc import Callable, Mapping
 
 __all__ = ["domain_name", "main", "settings"]
 
 #: Longest name of a process that the kernel keeps (TASK_COMM_LEN - 1).
 COMM_LENGTH = 15
 
-USAGE = "usage: XenVM {start|stop|monitor|status|validate-all|meta-data}"
+USAGE = (
+    "usage: XenVM {start|stop|monitor|status|migrate_to|migrate_from|reload-agent|"
+    "validate-all|meta-data}"
+)
+
+#: As ocf_is_true() of resource-agents understands a boolean.
+TRUE = ("yes", "true", "1", "ja", "on")
+FALSE = ("no", "false", "0", "nein", "off", "")
 
 
 def domain_name(call: Call) -> str:
@@ -52,25 +59,47 @@ def settings(call: Call, *, strict: bool) -> Settings:
         whatever the configuration is: then the default stands in for it.
     :raises Exit: code 6 with what is wrong, if strict.
     """
-    xmfile = call.parameter("xmfile")
-    timeout = call.parameter("shutdown_timeout")
-    probes = (call.parameter("probes") or DEFAULT_PROBES).replace(",", " ").split()
-    services = call.parameter("services").replace(",", " ").split()
-    wrong = (
-        _wrong_xmfile(xmfile)
-        or _wrong_timeout(timeout)
-        or next(filter(None, map(_wrong_probe, probes)), "")
-        or next(filter(None, map(_wrong_service, services)), "")
-    )
-    if wrong and strict:
-        raise Exit(Code.CONFIGURED, wrong)
-    return Settings(
-        config=xmfile,
-        vm=domain_name(call),
-        shutdown_timeout=float(timeout) if timeout and not _wrong_timeout(timeout) else None,
-        probes=[probe for probe in probes if not _wrong_probe(probe)],
-        services=[service for service in services if not _wrong_service(service)],
-    )
+    found = Settings(call.parameter("xmfile"), domain_name(call))
+    wrong = [_wrong_xmfile(found.config)]
+
+    def number(name: str, default: float | None, least: int = 0) -> float | None:
+        text = call.parameter(name)
+        if not text:
+            return default
+        if text.isascii() and text.isdecimal() and int(text) >= least:
+            return float(text)
+        bound = f" of at least {least}" if least else ""
+        wrong.append(f"parameter {name}={text}: must be a whole number{bound}")
+        return default
+
+    def boolean(name: str) -> bool:
+        text = call.parameter(name).lower()
+        if text not in TRUE + FALSE:
+            wrong.append(f"parameter {name}={text}: must be true or false")
+        return text in TRUE
+
+    def names(name: str, default: str, problem: Callable[[str], str]) -> list[str]:
+        listed = (call.parameter(name) or default).replace(",", " ").split()
+        wrong.extend(map(problem, listed))
+        return [item for item in listed if not problem(item)]
+
+    found.shutdown_timeout = number("shutdown_timeout", None)
+    found.power_button = boolean("shutdown_acpi")
+    found.keep_crashed = boolean("keep_crashed")
+    found.probes = names("probes", DEFAULT_PROBES, _wrong_probe)
+    found.services = names("services", "", _wrong_service)
+    found.scripts = call.parameter("monitor_scripts").split()
+    found.script_timeout = number("monitor_scripts_timeout", 10, 1) or 10
+    found.script_interval = number("monitor_scripts_interval", 10, 1) or 10
+    found.manage_memory = boolean("allow_mem_management")
+    found.reserved_memory = int(number("reserved_Dom0_memory", 512) or 0)
+    found.address_attribute = call.parameter("node_ip_attribute")
+    found.utilization = [
+        name for name in ("cpu", "hv_memory") if boolean(f"autoset_utilization_{name}")
+    ]
+    if strict and (reason := next(filter(None, wrong), "")):
+        raise Exit(Code.CONFIGURED, reason)
+    return found
 
 
 def _wrong_xmfile(path: str) -> str:
@@ -78,12 +107,6 @@ def _wrong_xmfile(path: str) -> str:
         return "parameter xmfile is not set: it must name the domain's xl configuration file"
     if not path.startswith("/"):
         return f"parameter xmfile={path}: must be an absolute path"
-    return ""
-
-
-def _wrong_timeout(text: str) -> str:
-    if text and not (text.isascii() and text.isdecimal()):
-        return f"parameter shutdown_timeout={text}: must be a whole number of seconds"
     return ""
 
 
@@ -108,15 +131,57 @@ def _wrong_service(name: str) -> str:
     return ""
 
 
-def _monitor(call: Call) -> None:
-    agent = Agent(call, settings(call, strict=False), Xl())
-    if call.interval <= 0:
-        agent.status()
-        agent.set_first_mark()
-        return
-    from vesper_monitor.ocf.monitor import Monitor
+def _start(call: Call) -> None:
+    _agent(call, strict=True).start()
 
-    Monitor(agent).run()
+
+def _stop(call: Call) -> None:
+    from vesper_monitor.ocf.stop import Stop
+
+    Stop(_agent(call, strict=False)).run()
+
+
+def _status(call: Call) -> None:
+    _agent(call, strict=False).status()
+
+
+def _monitor(call: Call) -> None:
+    agent = _agent(call, strict=False)
+    if call.check_level >= 10:
+        from vesper_monitor.ocf.check import check
+
+        check(agent)
+    elif call.interval <= 0:
+        agent.status()
+    else:
+        from vesper_monitor.ocf.monitor import Monitor
+
+        Monitor(agent).run()
+        return
+    if call.interval <= 0:
+        agent.set_first_mark()
+
+
+def _migrate_to(call: Call) -> None:
+    from vesper_monitor.ocf.migrate import migrate_to
+
+    migrate_to(_agent(call, strict=False))
+
+
+def _migrate_from(call: Call) -> None:
+    from vesper_monitor.ocf.migrate import migrate_from
+
+    migrate_from(_agent(call, strict=False))
+
+
+def _reload(call: Call) -> None:
+    _agent(call, strict=True).reload()
+
+
+def _validate(call: Call) -> None:
+    from vesper_monitor.ocf.validate import validate
+
+    validate(_agent(call, strict=True))
 
 
 def _agent(call: Call, *, strict: bool) -> Agent:
@@ -124,11 +189,14 @@ def _agent(call: Call, *, strict: bool) -> Agent:
 
 
 ACTIONS = {
-    "start": lambda call: _agent(call, strict=True).start(),
-    "stop": lambda call: _agent(call, strict=False).stop(),
-    "status": lambda call: _agent(call, strict=False).status(),
+    "start": _start,
+    "stop": _stop,
+    "status": _status,
     "monitor": _monitor,
-    "validate-all": lambda call: _agent(call, strict=True).validate(),
+    "migrate_to": _migrate_to,
+    "migrate_from": _migrate_from,
+    "reload-agent": _reload,
+    "validate-all": _validate,
 }
 
 

@@ -31,17 +31,18 @@ def parse_list(text: str, name: str) -> DomainState:
 
     :raises ToolstackError: this is no such list.
     """
+    return _parse_states(text).get(name, DomainState.GONE)
+
+
+def _parse_states(text: str) -> dict[str, DomainState]:
     try:
         domains = rows(text)
     except ValueError as error:
         raise ToolstackError(str(error)) from None
-    found = DomainState.GONE
-    for listed, _, state in domains:
-        if listed != name:
-            continue
-        if state is not DomainState.DYING:
-            return state
-        found = state
+    found: dict[str, DomainState] = {}
+    for name, _, state in domains:
+        if found.get(name, DomainState.DYING) is DomainState.DYING:
+            found[name] = state
     return found
 
 
@@ -70,34 +71,92 @@ class Xl:
             return os.path.isdir(os.path.join(self._root, "sys/kernel"))
 
     def state(self, name: str, limit: float) -> DomainState:
+        return self.states(limit).get(name, DomainState.GONE)
+
+    def states(self, limit: float) -> dict[str, DomainState]:
         try:
             code, text = run([XL, "list"], limit)
         except ToolstackMissing:
             if self.absent():
-                return DomainState.GONE
+                return {}
             raise
         if code == 0:
-            return parse_list(text, name)
+            return _parse_states(text)
         if self.absent():
-            return DomainState.GONE
+            return {}
         raise ToolstackError(f"xl list: exit status {code}: {_last_line(text)}")
 
-    def create(self, config: str, name: str, limit: float) -> None:
-        quoted = name.replace("\\", "\\\\").replace('"', '\\"')
-        code, text = run([XL, "create", config, f'name="{quoted}"'], limit)
+    def transient_names(self, name: str) -> tuple[str, ...]:
+        # tools/xl/xl_migrate.c (4.17): at the target until it has all, and at
+        # the source from then on; the third is xm's, which the stock agent knows.
+        return f"{name}--incoming", f"{name}--migratedaway", f"migrating-{name}"
+
+    def create(self, config: str, name: str, limit: float, memory: int | None = None) -> None:
+        more = [] if memory is None else [f"memory={memory}"]
+        code, text = run([XL, "create", config, _name(name), *more], limit)
         if code != 0:
             raise ToolstackError(
                 f"xl create {config}: exit status {code}: {_last_line(text)}; "
                 f"see /var/log/xen/xl-{name}.log"
             )
 
+    def check_config(self, config: str, name: str, limit: float) -> str:
+        code, text = run([XL, "create", "-n", config, _name(name)], limit)
+        return "" if code == 0 else f"xl create -n: {_last_line(text)}"
+
     def shutdown(self, name: str) -> Background:
         return spawn([XL, "shutdown", name])
 
+    def power_button(self, name: str) -> Background:
+        return spawn([XL, "trigger", name, "power"])
+
     def destroy(self, name: str, limit: float) -> None:
-        code, text = run([XL, "destroy", name], limit)
+        self._do(limit, "destroy", name)
+
+    def release_disks(self, name: str, limit: float) -> None:
+        from vesper_monitor.ocf import xl_details
+
+        for device in xl_details.disks(self._do(limit, "block-list", name)):
+            # Without --force xl would wait for the guest to let go of it.
+            self._do(limit, "block-detach", "--force", name, device)
+
+    def rename(self, name: str, new: str, limit: float) -> None:
+        self._do(limit, "rename", name, new)
+
+    def immovable(self, name: str, limit: float) -> str:
+        from vesper_monitor.ocf import xl_details
+
+        listed = self._do(limit, "list", "-l", name)
+        return xl_details.immovable(listed, lambda: self._do(limit, "info"))
+
+    def migrate(self, name: str, address: str) -> Background:
+        return spawn([XL, "migrate", name, address])
+
+    def sizes(self, limit: float) -> dict[str, tuple[int, int]]:
+        from vesper_monitor.ocf import xl_details
+
+        return xl_details.sizes(self._do(limit, "list"))
+
+    def memory(self, limit: float) -> tuple[int, int]:
+        from vesper_monitor.ocf import xl_details
+
+        return xl_details.memory(self._do(limit, "info"))
+
+    def set_memory(self, name: str, memory: int, limit: float) -> None:
+        self._do(limit, "mem-set", name, f"{memory}m")
+
+    def _do(self, limit: float, *words: str) -> str:
+        """Run xl; what it said. :raises ToolstackError:"""
+        code, text = run([XL, *words], limit)
         if code != 0:
-            raise ToolstackError(f"xl destroy {name}: exit status {code}: {_last_line(text)}")
+            raise ToolstackError(f"xl {' '.join(words)}: exit status {code}: {_last_line(text)}")
+        return text
+
+
+def _name(name: str) -> str:
+    """As a line of an xl.cfg(5)."""
+    quoted = name.replace("\\", "\\\\").replace('"', '\\"')
+    return f'name="{quoted}"'
 
 
 def _last_line(text: str) -> str:

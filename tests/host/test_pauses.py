@@ -1,0 +1,189 @@
+# SPDX-License-Identifier: GPL-2.0-or-later
+"""Pauses of watching: kept, ended by themselves, shown to the cluster."""
+
+from __future__ import annotations
+
+import asyncio
+import time
+from pathlib import Path
+
+import pytest
+
+from vesper_monitor.faults import pauses as module
+from vesper_monitor.faults.instance import Instance, Result, Waiter
+from vesper_monitor.faults.pacemaker import PacemakerError
+from vesper_monitor.faults.pauses import Pauses
+from vesper_monitor.transport import DomainState
+
+from .test_instance import RECORD, fault
+
+
+class Cluster:
+    """Node attributes as attrd would have them; ``refuse`` times it fails."""
+
+    def __init__(self, refuse: int = 0) -> None:
+        self.attributes: dict[str, str] = {}
+        self.refuse = refuse
+
+    async def set(self, name: str, value: str | None) -> None:
+        if self.refuse:
+            self.refuse -= 1
+            raise PacemakerError("not connected")
+        if value is None:
+            self.attributes.pop(name, None)
+        else:
+            self.attributes[name] = value
+
+
+def pauses(path: Path, cluster: Cluster, ended: list[str], boot_id: str = "b1") -> Pauses:
+    return Pauses(path / "pauses.json", boot_id, ended.append, cluster.set)
+
+
+async def settle(condition: object = None, seconds: float = 10.0) -> None:
+    end = time.monotonic() + seconds
+    while callable(condition) and not condition():
+        assert time.monotonic() < end
+        await asyncio.sleep(0.01)
+    await asyncio.sleep(0.02)
+
+
+async def begin_and_end(path: Path) -> None:
+    cluster, ended = Cluster(), list[str]()
+    kept = pauses(path, cluster, ended)
+    pause = kept.begin("vm1", 600, "backup")
+    assert kept.get("vm1") == pause
+    assert pause.text.startswith("watching is paused until 2")
+    assert pause.text.endswith("(backup)")
+    await settle()
+    assert cluster.attributes == {"vesper-pause-vm1": pause.text}
+    assert kept.end("vm1", "by the operator")
+    assert not kept.end("vm1", "by the operator")
+    assert (kept.get("vm1"), ended) == (None, ["vm1"])
+    await settle()
+    assert cluster.attributes == {}
+    await kept.close()
+
+
+def test_begin_and_end(tmp_path: Path) -> None:
+    asyncio.run(begin_and_end(tmp_path))
+
+
+async def ends_by_itself(path: Path) -> None:
+    cluster, ended = Cluster(), list[str]()
+    kept = pauses(path, cluster, ended)
+    kept.begin("vm1", 0.1, "")
+    kept.begin("vm2", 600, "")
+    await settle(lambda: ended)
+    assert [pause.vm for pause in kept.all()] == ["vm2"]
+    assert list(cluster.attributes) == ["vesper-pause-vm2"]
+    await kept.close()
+
+
+def test_it_ends_by_itself(tmp_path: Path) -> None:
+    asyncio.run(ends_by_itself(tmp_path))
+
+
+async def outlives(path: Path) -> None:
+    first = pauses(path, Cluster(), [])
+    pause = first.begin("vm1", 600, "backup")
+    first.begin("vm2", 0.05, "")
+    await first.close()
+    await asyncio.sleep(0.1)
+    cluster, ended = Cluster(), list[str]()
+    second = pauses(path, cluster, ended)
+    second.restore()
+    assert second.all() == [pause]
+    assert ended == ["vm2"]
+    await settle()
+    assert list(cluster.attributes) == ["vesper-pause-vm1"]
+    await second.close()
+    other_boot = pauses(path, Cluster(), [], "b2")
+    other_boot.restore()
+    assert other_boot.all() == []
+
+
+def test_it_outlives_vesperd_and_no_boot_of_the_host(tmp_path: Path) -> None:
+    asyncio.run(outlives(tmp_path))
+
+
+GARBAGE = ["", "{}", "[1]", '[{"vm": "vm1"}]', '[{"vm": 1, "until": []}]']
+
+
+@pytest.mark.parametrize("content", GARBAGE)
+def test_a_file_that_is_garbage_is_forgotten(tmp_path: Path, content: str) -> None:
+    async def restore() -> list[object]:
+        (tmp_path / "pauses.json").write_text(content)
+        kept = pauses(tmp_path, Cluster(), [])
+        kept.restore()
+        return list(kept.all())
+
+    assert asyncio.run(restore()) == []
+
+
+async def refused(path: Path) -> None:
+    cluster = Cluster(refuse=2)
+    kept = pauses(path, cluster, [])
+    kept.begin("vm1", 600, "")
+    await settle(lambda: cluster.attributes)
+    await kept.close()
+
+
+def test_a_cluster_that_does_not_answer_is_asked_again(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(module, "TELL_AGAIN", 0.01)
+    asyncio.run(refused(tmp_path))
+
+
+def test_what_cannot_be_kept_is_not_begun(tmp_path: Path) -> None:
+    async def begin() -> None:
+        kept = pauses(tmp_path / "file/below", Cluster(), [])
+        with pytest.raises(OSError, match="Not a directory"):
+            kept.begin("vm1", 600, "")
+        assert kept.all() == []
+
+    (tmp_path / "file").touch()
+    asyncio.run(begin())
+
+
+# -- the instance ---------------------------------------------------------------------
+
+
+def paused_instance() -> tuple[Instance, Waiter]:
+    instance = Instance(RECORD)
+    instance.monitor_begins(Waiter(), 0.0, 1.0, True)
+    waiter = Waiter()
+    instance.monitor_begins(waiter, 1.0, 1.0, False)
+    instance.pause(True)
+    return instance, waiter
+
+
+def test_a_fault_of_before_the_pause_is_told_after_it() -> None:
+    instance, waiter = paused_instance()
+    instance.fault_found(fault())
+    instance.fault_is_recorded(1)
+    assert waiter.answer is None
+    assert instance.answer_at_timeout().result is Result.FINE
+    assert instance.patience(100.0, 1.0) is None
+    instance.pause(False)
+    assert waiter.answer is not None
+    assert waiter.answer.result is Result.FAULT
+
+
+def test_degraded_is_not_told_in_a_pause() -> None:
+    instance, waiter = paused_instance()
+    instance.watch_changed("no modules", 2.0)
+    assert waiter.answer is None
+    assert instance.answer_at_timeout().result is Result.FINE
+    late = Waiter()
+    instance.monitor_begins(late, 30.0, 1.0, False)
+    assert late.answer is None
+    instance.pause(False)
+    assert instance.answer_at_timeout().result is Result.DEGRADED
+
+
+def test_the_end_of_the_domain_is_told_in_a_pause() -> None:
+    instance, waiter = paused_instance()
+    instance.domain_ended(DomainState.GONE, "gone")
+    assert waiter.answer is not None
+    assert waiter.answer.result is Result.DEAD

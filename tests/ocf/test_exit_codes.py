@@ -1,0 +1,243 @@
+# SPDX-License-Identifier: GPL-2.0-or-later
+"""Every exit code of the specification, for what it is said to mean.
+
+What Pacemaker makes of them: 1 and 7 are recovered, 2 to 5 keep the resource
+from this node, 6 from every node, 190 is shown.
+"""
+
+from __future__ import annotations
+
+import subprocess
+import time
+from typing import Any
+
+import pytest
+
+from tests.ocf.host import AGENT, Host, Result
+
+SUCCESS, ERROR, ARGS, UNIMPLEMENTED, PERM, INSTALLED, CONFIGURED, NOT_RUNNING, DEGRADED = (
+    0, 1, 2, 3, 4, 5, 6, 7, 190,
+)  # fmt: skip
+
+
+def test_0_has_no_exit_reason(host: Host) -> None:
+    host.domains("vm1 -b----")
+    for action in ("start", "monitor", "status", "validate-all", "reload-agent", "stop"):
+        result = host.call(action)
+        assert (result.code, result.reason) == (SUCCESS, None), action
+
+
+def test_1_of_a_domain_that_failed(host: Host) -> None:
+    host.domains("vm1 ---sc-")
+    result = host.call("monitor")
+    assert (result.code, result.reason) == (ERROR, "vm1 is crashed: it must be stopped")
+
+
+@pytest.mark.parametrize("arguments", [[], ["start", "stop"]])
+def test_2_of_a_call_with_wrong_arguments(arguments: list[str]) -> None:
+    done = subprocess.run([AGENT, *arguments], env={}, capture_output=True, text=True)
+    assert done.returncode == ARGS
+    assert "ocf-exit-reason:usage: XenVM {start|" in done.stderr
+
+
+def test_2_of_a_migration_to_nowhere(host: Host) -> None:
+    host.domains("vm1 -b----")
+    result = host.call("migrate_to")
+    assert result.code == ARGS
+    assert "no target" in (result.reason or "")
+    assert host.calls() == []
+
+
+def test_2_of_a_configuration_that_xl_does_not_take_on_this_node(host: Host) -> None:
+    host.xmfile.write_text("name = 'vm1'\nbad-config\n")
+    assert host.call("validate-all", OCF_CHECK_LEVEL="10").code == SUCCESS
+    result = host.call("validate-all", OCF_CHECK_LEVEL="20")
+    assert result.code == ARGS
+    assert "config parsing error" in result.stderr
+    assert host.running() == ""
+
+
+@pytest.mark.parametrize("action", ["promote", "demote", "notify", "reload", "methods", "-x"])
+def test_3_of_an_action_that_is_not_implemented(host: Host, action: str) -> None:
+    result = host.call(action)
+    assert result.code == UNIMPLEMENTED
+    assert f"no such action: {action}" in result.stderr
+
+
+def test_4_of_a_file_that_may_not_be_read(host: Host) -> None:
+    host.xmfile.chmod(0)
+    # root may read everything; so it is root without that capability.
+    command = ["setpriv", "--bounding-set=-dac_override,-dac_read_search", AGENT, "start"]
+    done = subprocess.run(
+        command, env=host.environment(20, 0, OCF_RESKEY_name="vm1"), capture_output=True, text=True
+    )
+    result = Result(done.returncode, done.stdout, done.stderr, 0.0)
+    assert result.code == PERM
+    assert f"{host.xmfile} cannot be read on node node1" in result.stderr
+    assert host.running() == ""
+
+
+@pytest.mark.parametrize("what", ["xmfile", "xl", "monitor script"])
+def test_5_of_a_node_that_lacks_something(host: Host, what: str) -> None:
+    extra = {}
+    if what == "xmfile":
+        host.xmfile.unlink()
+    elif what == "xl":
+        (host.bin / "xl").unlink()
+    else:
+        extra["OCF_RESKEY_monitor_scripts"] = f"{host.folder}/check-web"
+    for action, level in (("start", "0"), ("validate-all", "10")):
+        result = host.call(action, OCF_CHECK_LEVEL=level, **extra)
+        assert result.code == INSTALLED, action
+        assert "node1" in result.stderr
+    # What is wrong on this node is none of level 0's business.
+    assert host.call("validate-all", **extra).code == SUCCESS
+
+
+def test_5_of_a_node_where_nothing_can_be_watched(host: Host) -> None:
+    """Asked for with the deepest validation only: the VM runs there all the same."""
+    result = host.call("validate-all", OCF_CHECK_LEVEL="20")
+    assert result.code == INSTALLED
+    assert "systemctl start vesperd" in (result.reason or "")
+    host.vesperd.listen()
+    host.vesperd.answers["hello"] = lambda _: {"transports": {"xen": "no /dev/xen/evtchn"}}
+    result = host.call("validate-all", OCF_CHECK_LEVEL="20")
+    assert result.code == INSTALLED
+    assert "no /dev/xen/evtchn" in result.stderr
+    host.vesperd.answers["hello"] = lambda _: {"transports": {"xen": None, "other": "away"}}
+    assert host.call("validate-all", OCF_CHECK_LEVEL="20").code == SUCCESS
+
+
+@pytest.mark.parametrize(
+    ("parameter", "value"),
+    [
+        ("shutdown_acpi", "perhaps"),
+        ("keep_crashed", "2"),
+        ("allow_mem_management", "yes please"),
+        ("reserved_Dom0_memory", "512M"),
+        ("autoset_utilization_cpu", "x"),
+        ("autoset_utilization_hv_memory", "x"),
+        ("monitor_scripts_timeout", "0"),
+        ("monitor_scripts_interval", "-5"),
+        ("probes", "../x"),
+    ],
+)
+def test_6_of_what_is_wrong_on_every_node(host: Host, parameter: str, value: str) -> None:
+    wrong = {f"OCF_RESKEY_{parameter}": value}
+    host.domains("vm1 -b----")
+    for action in ("start", "validate-all", "reload-agent"):
+        result = host.call(action, **wrong)
+        assert result.code == CONFIGURED, action
+        assert parameter in (result.reason or "")
+    assert host.calls() == []
+    # What runs is still found, and stopped.
+    assert host.call("monitor", **wrong).code == SUCCESS
+    assert host.call("stop", **wrong).code == SUCCESS
+    assert host.running() == ""
+
+
+@pytest.mark.parametrize("action", ["monitor", "status", "reload-agent"])
+def test_7_of_a_domain_that_does_not_run(host: Host, action: str) -> None:
+    result = host.call(action)
+    assert (result.code, result.reason) == (NOT_RUNNING, "vm1 is not running")
+
+
+def test_190_of_a_domain_that_is_not_watched(host: Host) -> None:
+    host.domains("vm1 -b----")
+    assert host.call("monitor", interval=10, timeout=4).code == DEGRADED
+
+
+@pytest.mark.parametrize("value", ["1", "true", "YES", "on", "ja", "0", "False", "no", "off"])
+def test_booleans_as_the_stock_agents_take_them(host: Host, value: str) -> None:
+    assert host.call("validate-all", OCF_RESKEY_shutdown_acpi=value).code == SUCCESS
+
+
+# -- without anything -----------------------------------------------------------------
+
+
+@pytest.mark.parametrize("action", ["stop", "monitor"])
+def test_nothing_is_needed_where_nothing_runs(host: Host, action: str) -> None:
+    """No configuration, no xl, no vesperd."""
+    (host.bin / "xl").unlink()
+    host.xmfile.unlink()
+    for extra in ({}, {"OCF_RESKEY_xmfile": "-"}, {"OCF_RESKEY_xmfile": "vm1.cfg"}):
+        result = host.call(action, **extra)
+        assert result.code == (SUCCESS if action == "stop" else NOT_RUNNING)
+
+
+# -- check levels ------------------------------------------------------------------------
+
+
+def look(host: Host, level: int, **answer: Any) -> Result:
+    """A monitor of that level; vesperd answers so to ``state``."""
+    host.vesperd.answers["state"] = lambda _: {"watch": {"state": "active", "degraded": None}} | (
+        answer
+    )
+    return host.call("monitor", interval=60, timeout=30, OCF_CHECK_LEVEL=str(level))
+
+
+@pytest.mark.parametrize("level", [10, 20])
+def test_a_deep_monitor_does_not_wait(host: Host, level: int) -> None:
+    host.domains("vm1 -b----")
+    host.vesperd.listen()
+    start = time.monotonic()
+    assert look(host, level).code == SUCCESS
+    assert time.monotonic() - start < 10
+    assert host.vesperd.asked("wait") == []
+    assert "list" in host.calls()
+    host.domains()
+    assert look(host, level).code == NOT_RUNNING
+    host.domains("vm1 ---sc-")
+    assert look(host, level).code == ERROR
+    host.domains("vm1 -b----")
+    result = look(host, level, fault={"reason": "httpd[97] killed by SIGSEGV (service)"})
+    assert (result.code, result.reason) == (ERROR, "httpd[97] killed by SIGSEGV (service)")
+
+
+def test_what_level_20_looks_at_and_10_does_not(host: Host) -> None:
+    host.domains("vm1 -b----")
+    host.vesperd.listen()
+    unwatched = {"watch": {"state": "closed", "degraded": "no image of probe x"}}
+    assert look(host, 10, **unwatched).code == SUCCESS
+    result = look(host, 20, **unwatched)
+    assert result.code == DEGRADED
+    assert "no image of probe x" in (result.reason or "")
+    host.vesperd.close()
+    assert look(host, 10).code == SUCCESS
+    assert look(host, 20).code == DEGRADED
+
+
+def test_an_unknown_level_is_the_next_lower_one(host: Host) -> None:
+    host.domains("vm1 -b----")
+    host.vesperd.listen()
+    unwatched = {"watch": {"state": "closed", "degraded": "no image"}}
+    assert look(host, 15, **unwatched).code == SUCCESS
+    assert look(host, 30, **unwatched).code == DEGRADED
+
+
+# -- reload-agent --------------------------------------------------------------------------
+
+
+def test_reload_tells_vesperd(host: Host) -> None:
+    host.domains("vm1 -b----")
+    host.vesperd.listen()
+    result = host.call(
+        "reload-agent", OCF_RESKEY_services="nginx", OCF_RESKEY_probes="send_signal"
+    )
+    assert result.code == SUCCESS
+    (told,) = host.vesperd.asked("change")
+    assert (told["resource"], told["vm"]) == ("r1", "vm1")
+    assert (told["probes"], told["services"]) == (["send_signal"], ["nginx"])
+    assert not [call for call in host.calls() if not call.startswith("list")]
+    # Pacemaker waits for the monitor after it.
+    host.vesperd.answers["wait"] = lambda _: {"result": "fine"}
+    host.call("monitor", interval=1)
+    assert host.vesperd.asked("wait")[0]["first"] is True
+
+
+def test_reload_without_vesperd(host: Host) -> None:
+    """The next monitor tells it."""
+    host.domains("vm1 -b----")
+    result = host.call("reload-agent", OCF_RESKEY_services="nginx")
+    assert result.code == SUCCESS
+    assert "vesperd was not told of the change" in result.stderr

@@ -1,0 +1,218 @@
+# SPDX-License-Identifier: GPL-2.0-or-later
+"""Pauses of watching: an operator wants nothing reported of a VM for a while.
+
+Everything is recorded all the same.  A pause ends by itself; its end is kept
+as a time of day in a file beside the journal, so that it outlives this
+process.  It does not outlive a boot of the host, nor does it follow the VM to
+another one.  The cluster sees it as a node attribute (``crm_mon -A``).
+"""
+
+from __future__ import annotations
+
+import asyncio
+import json
+import logging
+import os
+import time
+from collections.abc import Awaitable, Callable, Iterable
+from dataclasses import asdict, dataclass
+from pathlib import Path
+
+from vesper_monitor.faults.pacemaker import PacemakerError, set_attribute
+
+__all__ = ["MAX_SECONDS", "Pause", "Pauses", "attribute"]
+
+_log = logging.getLogger(__name__)
+
+#: s; whoever needs longer wants Pacemaker's maintenance mode.
+MAX_SECONDS = 7 * 86_400.0
+#: s between two looks at the clock: it may be set meanwhile.
+LOOK = 30.0
+#: s between two tries to tell the cluster, and how many there are.
+TELL_AGAIN, TELL_TRIES = 10.0, 6
+
+#: Sets a node attribute of this node, or deletes it (None).
+SetAttribute = Callable[[str, str | None], Awaitable[None]]
+
+
+@dataclass(frozen=True)
+class Pause:
+    """One pause."""
+
+    vm: str
+    since: float  #: s, CLOCK_REALTIME
+    until: float  #: likewise
+    reason: str
+    boot_id: str  #: of the host
+
+    @property
+    def text(self) -> str:
+        """For people."""
+        end = time.strftime("%Y-%m-%d %H:%M:%S", time.localtime(self.until))
+        return f"watching is paused until {end}" + (f" ({self.reason})" if self.reason else "")
+
+    def to_json(self) -> dict[str, object]:
+        return {
+            "since": self.since,
+            "until": self.until,
+            "reason": self.reason,
+            "text": self.text,
+        }
+
+
+def attribute(vm: str) -> str:
+    """Name of the node attribute."""
+    return f"vesper-pause-{vm}"
+
+
+class Pauses:
+    """
+    :param path: of the file.
+    :param boot_id: of the host (random(4)).
+    :param on_end: called with the VM when its pause is over.
+    """
+
+    def __init__(
+        self,
+        path: Path,
+        boot_id: str,
+        on_end: Callable[[str], None],
+        tell: SetAttribute = set_attribute,
+    ) -> None:
+        self._path = path
+        self._boot_id = boot_id
+        self._on_end = on_end
+        self._tell = tell
+        self._pauses: dict[str, Pause] = {}
+        self._timers: dict[str, asyncio.TimerHandle] = {}
+        self._tellers: dict[str, asyncio.Task[None]] = {}
+
+    def restore(self) -> None:
+        """Go on with those of an earlier daemon."""
+        for pause in _read(self._path):
+            if pause.boot_id == self._boot_id:
+                self._pauses[pause.vm] = pause
+        for pause in list(self._pauses.values()):
+            self._look(pause.vm)
+            self._tell_soon(pause.vm)
+
+    async def close(self) -> None:
+        for timer in self._timers.values():
+            timer.cancel()
+        tellers = list(self._tellers.values())
+        for task in tellers:
+            task.cancel()
+        await asyncio.gather(*tellers, return_exceptions=True)
+
+    def get(self, vm: str) -> Pause | None:
+        return self._pauses.get(vm)
+
+    def all(self) -> list[Pause]:
+        return list(self._pauses.values())
+
+    def begin(self, vm: str, seconds: float, reason: str) -> Pause:
+        """Pause, or change a pause.
+
+        :raises OSError: it cannot be kept, and is not begun.
+        """
+        now = time.time()
+        pause = Pause(vm, now, now + seconds, reason, self._boot_id)
+        pauses = {**self._pauses, vm: pause}
+        _write(self._path, pauses.values())
+        self._pauses = pauses
+        _log.warning("%s: %s", vm, pause.text)
+        self._look(vm)
+        self._tell_soon(vm)
+        return pause
+
+    def end(self, vm: str, by: str) -> bool:
+        """:returns: whether there was one."""
+        if self._pauses.pop(vm, None) is None:
+            return False
+        timer = self._timers.pop(vm, None)
+        if timer is not None:
+            timer.cancel()
+        try:
+            _write(self._path, self._pauses.values())
+        except OSError as error:
+            _log.error("%s: the end of the pause of %s is not kept: %s", self._path, vm, error)
+        _log.warning("%s: watching goes on (%s)", vm, by)
+        self._tell_soon(vm)
+        self._on_end(vm)
+        return True
+
+    def _look(self, vm: str) -> None:
+        """End it if its time is up, or look again."""
+        timer = self._timers.pop(vm, None)
+        if timer is not None:
+            timer.cancel()
+        pause = self._pauses.get(vm)
+        if pause is None:
+            return
+        left = pause.until - time.time()
+        if left <= 0:
+            self.end(vm, "the time is up")
+            return
+        loop = asyncio.get_running_loop()
+        self._timers[vm] = loop.call_later(min(left, LOOK), self._look, vm)
+
+    def _tell_soon(self, vm: str) -> None:
+        """Bring the node attribute up to date, in the background."""
+        old = self._tellers.pop(vm, None)
+        if old is not None:
+            old.cancel()
+        task = asyncio.get_running_loop().create_task(self._tell_cluster(vm, old))
+        self._tellers[vm] = task
+
+        def done(ended: asyncio.Task[None]) -> None:
+            if self._tellers.get(vm) is ended:
+                del self._tellers[vm]
+
+        task.add_done_callback(done)
+
+    async def _tell_cluster(self, vm: str, old: asyncio.Task[None] | None) -> None:
+        if old is not None:
+            await asyncio.gather(old, return_exceptions=True)
+        why = ""
+        for _ in range(TELL_TRIES):
+            pause = self._pauses.get(vm)
+            try:
+                await self._tell(attribute(vm), pause.text if pause is not None else None)
+                return
+            except PacemakerError as error:
+                why = str(error)
+            await asyncio.sleep(TELL_AGAIN)
+        _log.warning("%s: the cluster does not show the pause or its end: %s", vm, why)
+
+
+def _read(path: Path) -> list[Pause]:
+    try:
+        entries = json.loads(path.read_text(encoding="utf-8"))
+        return [
+            Pause(
+                vm=str(entry["vm"]),
+                since=float(entry["since"]),
+                until=float(entry["until"]),
+                reason=str(entry["reason"]),
+                boot_id=str(entry["boot_id"]),
+            )
+            for entry in entries
+        ]
+    except FileNotFoundError:
+        return []
+    except (OSError, ValueError, TypeError, LookupError) as error:
+        # Rather watch than stay silent for an unknown time.
+        _log.error("%s: pauses are forgotten: %s", path, error)
+        return []
+
+
+def _write(path: Path, pauses: Iterable[Pause]) -> None:
+    """Atomically. :raises OSError:"""
+    new = path.with_name(path.name + ".new")
+    entries = [asdict(pause) for pause in pauses]
+    path.parent.mkdir(mode=0o755, parents=True, exist_ok=True)
+    with new.open("w", encoding="utf-8") as file:
+        json.dump(entries, file)
+        file.flush()
+        os.fsync(file.fileno())
+    new.replace(path)

@@ -1,0 +1,68 @@
+# SPDX-License-Identifier: GPL-2.0-or-later
+"""A monitor with OCF_CHECK_LEVEL 10 or 20: asks around, at once.
+
+It is meant to run beside the one that waits, with a long interval.  Level 10
+asks the toolstack itself for the domain's state, vesperd for a fault, and
+runs the monitor scripts.  Level 20 also requires that the guest is watched.
+"""
+
+from __future__ import annotations
+
+from vesper_monitor.client import DaemonError, DaemonUnavailable
+from vesper_monitor.ocf.call import Code, Exit, log
+
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    from typing import Any
+
+    from vesper_monitor.ocf.agent import Agent
+
+__all__ = ["check"]
+
+
+def check(agent: Agent) -> None:
+    """Return when all is well.
+
+    :raises Exit: what is not.
+    """
+    agent.status()
+    vm = agent.settings.vm
+    unwatched = ""
+    pause = ""
+    try:
+        answer = agent.ask("state")
+    except (DaemonUnavailable, DaemonError) as error:
+        unwatched = str(error)
+    else:
+        pause, fault = _text(answer, "paused", "text"), _text(answer, "fault", "reason")
+        watch = answer.get("watch")
+        if not isinstance(watch, dict):
+            unwatched = f"vesperd does not know it; begin with: vesper activate {vm}"
+        elif watch.get("degraded"):
+            unwatched = str(watch["degraded"])
+        _report(vm, fault, pause)
+    if agent.settings.scripts:
+        from vesper_monitor.ocf.scripts import Scripts
+
+        scripts = Scripts(agent)
+        try:
+            wrong = scripts.round()
+        finally:
+            scripts.close()
+        _report(vm, wrong or "", pause)
+    if unwatched and agent.call.check_level >= 20 and not pause:
+        raise Exit(Code.DEGRADED, f"{vm} is not watched: {unwatched}")
+
+
+def _report(vm: str, wrong: str, pause: str) -> None:
+    """:raises Exit: something is wrong."""
+    if not wrong:
+        return
+    if not pause:
+        raise Exit(Code.ERROR, wrong)
+    log(f"{vm}: not reported, {pause}: {wrong}")
+
+
+def _text(answer: dict[str, Any], key: str, inner: str) -> str:
+    value = answer.get(key)
+    return str(value.get(inner) or "unknown") if isinstance(value, dict) else ""

@@ -1,0 +1,115 @@
+# SPDX-License-Identifier: GPL-2.0-or-later
+"""allow_mem_management: all domains of a host share its memory in equal parts.
+
+As the stock agent does: what the host has, less what it keeps for itself,
+divided by the number of running domains.  Unlike there the domain's
+configuration file stays as it is, domains that do not run are not counted,
+the units are explicit (``xl mem-set`` counts in KiB by default), and room is
+made before a domain is created, not while.
+
+Nothing here makes an action fail: a domain that does not let its memory be
+changed keeps what it has.
+"""
+
+from __future__ import annotations
+
+import time
+
+from vesper_monitor.ocf.agent import ALIVE
+from vesper_monitor.ocf.call import log
+from vesper_monitor.ocf.toolstack import ToolstackError
+
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    from vesper_monitor.ocf.agent import Agent
+
+__all__ = ["make_room", "share_out"]
+
+#: Seconds for one command.
+LIMIT = 10.0
+#: Seconds for the domains to give memory back before another is created.
+SHRINK = 10.0
+SHRINK_PAUSE = 0.5
+
+
+def make_room(agent: Agent) -> int | None:
+    """Before a start: shrink the others.
+
+    :returns: MiB for the new domain; None: what its configuration says.
+    """
+    try:
+        share = _share_out(agent, 1)
+        if share is None:
+            return None
+        most = _configured(agent.settings.config, "maxmem")
+        share = min(share, most) if most else share
+        _wait_for_free(agent, share)
+        return share
+    except ToolstackError as error:
+        log(f"{agent.settings.vm}: memory is not shared out: {error}")
+        return None
+
+
+def share_out(agent: Agent) -> None:
+    """After a stop or a migration: let the domains that are here have all of it."""
+    try:
+        _share_out(agent, 0)
+    except ToolstackError as error:
+        log(f"{agent.settings.vm}: memory is not shared out: {error}")
+
+
+def _share_out(agent: Agent, new: int) -> int | None:
+    """:returns: MiB per domain; None: there is nothing to share."""
+    toolstack = agent.toolstack
+    total, _ = toolstack.memory(agent.limit(LIMIT))
+    states = toolstack.states(agent.limit(LIMIT))
+    domains = toolstack.sizes(agent.limit(LIMIT))
+    running = [name for name in domains if states.get(name) in ALIVE]
+    count = len(running) + new
+    share = (total - agent.settings.reserved_memory) // count if count else 0
+    if share <= 0:
+        if count:
+            log(
+                f"memory of this host: {total} MiB, of which it keeps "
+                f"{agent.settings.reserved_memory}: nothing to share out among {count} domains"
+            )
+        return None
+    for name in running:
+        if domains[name][0] == share:
+            continue
+        if agent.call.left() < 2.0:
+            log("memory is not shared out among all domains: the action's time is up")
+            break
+        try:
+            toolstack.set_memory(name, share, agent.limit(LIMIT))
+        except ToolstackError as error:
+            log(f"{name}: keeps its {domains[name][0]} MiB: {error}")
+    log(f"memory: {share} MiB for each of {count} domains")
+    return share
+
+
+def _wait_for_free(agent: Agent, wanted: int) -> None:
+    end = time.monotonic() + min(SHRINK, agent.call.left() / 4)
+    while True:
+        _, free = agent.toolstack.memory(agent.limit(LIMIT))
+        if free >= wanted:
+            return
+        if time.monotonic() >= end:
+            log(f"memory: {free} of {wanted} MiB are free; trying all the same")
+            return
+        time.sleep(SHRINK_PAUSE)
+
+
+def _configured(path: str, key: str) -> int | None:
+    """A number out of a configuration file; None: it has none."""
+    try:
+        with open(path, errors="replace") as file:
+            lines = file.read(65536).splitlines()
+    except OSError:
+        return None
+    for line in lines:
+        name, equals, value = line.partition("=")
+        value = value.partition("#")[0].strip().strip("\"'")
+        if equals and name.strip() == key and value.isascii() and value.isdecimal():
+            return int(value)
+    return None

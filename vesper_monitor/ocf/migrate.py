@@ -1,0 +1,131 @@
+# SPDX-License-Identifier: GPL-2.0-or-later
+"""migrate_to and migrate_from: the VM goes to another node while it runs.
+
+A domain that cannot go is told apart before anything is sent, so that a
+doomed migration costs nothing but Pacemaker's stop and start.
+"""
+
+from __future__ import annotations
+
+import time
+
+from vesper_monitor.domain_state import DomainState
+from vesper_monitor.ocf.call import Code, Exit, log
+from vesper_monitor.ocf.toolstack import ToolstackError, run
+
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    from vesper_monitor.ocf.agent import Agent
+
+__all__ = ["migrate_from", "migrate_to"]
+
+#: Seconds for a question to the cluster or the toolstack.
+ASK_LIMIT = 10.0
+#: Seconds without any sign of the domain at the target until it is given up.
+ARRIVAL = 10.0
+
+
+def migrate_to(agent: Agent) -> None:
+    """Run at the source. Returns when the VM runs at the target.
+
+    :raises Exit: it does not; the text says whether it still runs here.
+    """
+    vm, target = agent.settings.vm, agent.call.migrate_target
+    if not target:
+        raise Exit(
+            Code.ARGS, "migrate_to: Pacemaker gave no target (OCF_RESKEY_CRM_meta_migrate_target)"
+        )
+    try:
+        state = agent.state()
+        if state is not DomainState.RUNNING:
+            raise Exit(Code.ERROR, f"{vm} cannot be migrated to {target}: it is {state.value} here")
+        if reason := agent.toolstack.immovable(vm, agent.limit(ASK_LIMIT)):
+            raise Exit(Code.ERROR, f"{vm} cannot be migrated live: {reason}")
+        address = _address(agent, target)
+        log(f"{vm}: migrating to {target} ({address})")
+        _migrate(agent, target, address)
+    except ToolstackError as error:
+        raise Exit(Code.ERROR, f"{vm} was not migrated to {target}: {error}") from error
+    log(f"{vm}: migrated to {target}")
+
+
+def migrate_from(agent: Agent) -> None:
+    """Run at the target. Returns when the VM runs here.
+
+    :raises Exit: it does not.
+    """
+    vm = agent.settings.vm
+    seen = time.monotonic()
+    trouble = ""
+    while agent.call.left() > 2.0:
+        try:
+            present = agent.present()
+            state = present.get(vm, DomainState.GONE)
+            if state is DomainState.RUNNING:
+                break
+            trouble = ", ".join(f"{name} is {s.value}" for name, s in present.items())
+            if present:
+                seen = time.monotonic()
+            elif time.monotonic() - seen > ARRIVAL:
+                raise Exit(Code.ERROR, f"{vm} did not arrive on node {agent.call.node}")
+        except ToolstackError as error:
+            trouble = str(error)
+        agent.pause(max(0.0, agent.call.left() - 2.0))
+    else:
+        raise Exit(
+            Code.ERROR,
+            f"{vm} did not arrive on node {agent.call.node} within the operation's timeout: "
+            f"{trouble or 'no such domain'}",
+        )
+    agent.begin_instance()
+    if agent.settings.manage_memory:
+        from vesper_monitor.ocf.memory import share_out
+
+        share_out(agent)
+
+
+def _migrate(agent: Agent, target: str, address: str) -> None:
+    """:raises ToolstackError: it went wrong."""
+    vm = agent.settings.vm
+    job = agent.toolstack.migrate(vm, address)
+    try:
+        code = job.wait(agent.limit())
+        said = [line.strip() for line in job.output().splitlines() if line.strip()]
+    finally:
+        job.close()
+    if code is None:
+        raise ToolstackError(
+            "not done within the operation's timeout; give migrate_to more time, or the link "
+            "more bandwidth"
+        )
+    if code != 0:
+        raise ToolstackError(f"exit status {code}: {_cause(said)}; see: ssh {address} xl list")
+    if agent.state() in (DomainState.RUNNING, DomainState.PAUSED):
+        raise ToolstackError("the toolstack says it is done, but the domain still runs here")
+
+
+def _cause(said: list[str]) -> str:
+    """The line that says most: the last error, else the last line."""
+    errors = [line for line in said if "error" in line.lower() or "fail" in line.lower()]
+    return (errors or said or ["no message"])[-1]
+
+
+def _address(agent: Agent, target: str) -> str:
+    """Where to migrate to: the node attribute's value, else the node's name."""
+    attribute = agent.settings.address_attribute
+    if not attribute:
+        return target
+    # fmt: off
+    code, text = run(
+        ["crm_attribute", "--type", "nodes", "--node", target, "--name", attribute,
+         "--query", "--quiet"],
+        agent.limit(ASK_LIMIT),
+    )
+    # fmt: on
+    value = text.strip() if code == 0 else ""
+    if value in ("", "(null)"):
+        log(f"{target}: has no node attribute {attribute}; migrating by the node's name")
+        return target
+    if value.startswith("-") or len(value.split()) != 1:
+        raise ToolstackError(f"node attribute {attribute} of {target} is no address: {value!r}")
+    return value

@@ -1,0 +1,272 @@
+# SPDX-License-Identifier: GPL-2.0-or-later
+"""stop: ends the VM in the way that its state calls for, and says which.
+
+A guest that can still shut down is asked to, and destroyed when its time is
+up.  One that cannot (it has crashed, or vesperd knows of a fault after which
+the whole system is gone) is destroyed at once: waiting for it would only
+delay the start elsewhere.
+
+A stop succeeds when the domain is gone, whatever else is missing: a failed
+one gets the node fenced.
+"""
+
+from __future__ import annotations
+
+import time
+
+from vesper_monitor.client import DaemonError, DaemonUnavailable
+from vesper_monitor.domain_state import DomainState
+from vesper_monitor.ocf.agent import ALIVE, LOOK_PAUSE
+from vesper_monitor.ocf.call import Code, Exit, log
+from vesper_monitor.ocf.toolstack import ToolstackError, ToolstackMissing
+
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    from typing import Any
+
+    from vesper_monitor.ocf.agent import Agent
+    from vesper_monitor.ocf.toolstack import Background
+
+__all__ = ["Stop", "drop_kept", "kept_name", "remove"]
+
+#: Seconds for the toolstack's own daemon to clear away a domain that has shut
+#: down (on_poweroff). A destroy meanwhile would only do the same work twice.
+CLEAR_AWAY = 10.0
+#: Seconds between two tries of a command that failed.
+RETRY_PAUSE = 2.0
+#: Seconds that a guest has for its shutdown where nobody says anything
+#: (the stock agent's value for a call without a timeout).
+SHUTDOWN_WITHOUT_TIMEOUT = 60.0
+#: Seconds for a guest whose panic is known to become a crashed domain, where
+#: that is to be kept.
+CRASH_TIME = 3.0
+
+
+def kept_name(vm: str) -> str:
+    """What a crashed domain is called that is kept for its dump."""
+    return f"{vm}--crashed"
+
+
+class Stop:
+    """One stop."""
+
+    def __init__(self, agent: Agent) -> None:
+        self._agent = agent
+        self._vm = agent.settings.vm
+
+    def run(self) -> None:
+        """
+        :raises Exit: the domain is there at the end of the time, or not known
+            to be gone.
+        """
+        agent = self._agent
+        agent.take_first_mark()
+        known = self._tell()
+        try:
+            self._end(known)
+        except ToolstackMissing as error:
+            self._without_toolstack(error)
+            return
+        except ToolstackError as error:
+            log(f"{self._vm}: {error}")
+        remove(agent)
+        if agent.settings.manage_memory:
+            from vesper_monitor.ocf.memory import share_out
+
+            share_out(agent)
+
+    def _tell(self) -> dict[str, Any]:
+        """Tell vesperd; what it knows of the instance that ends."""
+        try:
+            return self._agent.ask("stop")
+        except (DaemonUnavailable, DaemonError) as error:
+            log(f"{self._vm}: vesperd was not told of the stop: {error}")
+            return {}
+
+    def _end(self, known: dict[str, Any]) -> None:
+        """Shut down what can shut down, keep what is to be kept.
+
+        :raises ToolstackError:
+        """
+        agent = self._agent
+        state = agent.state()
+        fault = known.get("fault")
+        reason = str(fault.get("reason") or "") if isinstance(fault, dict) else ""
+        if state in ALIVE and known.get("system_gone") is True:
+            log(f"{self._vm}: the system inside is gone, no shutdown: {reason}")
+            if agent.settings.keep_crashed:
+                state = self._let_crash()
+        elif state in ALIVE:
+            if reason:
+                log(f"{self._vm}: the system inside still runs, it is to shut down: {reason}")
+            if self._shutdown():
+                self._let_clear_away()
+                state = agent.state()
+        elif state is not DomainState.GONE:
+            log(f"{self._vm}: is {state.value}, no shutdown")
+        if state is DomainState.CRASHED and agent.settings.keep_crashed:
+            self._keep()
+
+    def _without_toolstack(self, error: ToolstackMissing) -> None:
+        if self._agent.state_by_vesperd() is DomainState.GONE:
+            return
+        raise Exit(
+            Code.INSTALLED, f"whether {self._vm} is gone cannot be told: {error}"
+        ) from error
+
+    # -- shutdown -----------------------------------------------------------
+
+    def _shutdown(self) -> bool:
+        """Ask the guest to shut down, until it has or its time is up.
+
+        :returns: whether it has.
+        """
+        agent, vm = self._agent, self._vm
+        limit = self._shutdown_limit()
+        if limit <= 0:
+            return False
+        ask = agent.toolstack.shutdown
+        if agent.settings.power_button:
+            ask = agent.toolstack.power_button
+        end = time.monotonic() + limit
+        log(f"{vm}: shutting down, to be destroyed after {limit:.0f} s")
+        request: Background | None = None
+        try:
+            while (left := end - time.monotonic()) > 0:
+                if request is None:
+                    request = ask(vm)
+                if request.wait(min(LOOK_PAUSE, left)) not in (None, 0):
+                    log(f"{vm}: shutdown failed, trying again: {request.output().strip()}")
+                    request.close()
+                    request = None
+                    time.sleep(min(RETRY_PAUSE, left))
+                elif request.wait(0) == 0:
+                    agent.pause(left)
+                if agent.state(max(left, 1.0)) not in ALIVE:
+                    return True
+            log(f"{vm}: not shut down after {limit:.0f} s")
+            return False
+        finally:
+            if request is not None:
+                request.close()
+
+    def _shutdown_limit(self) -> float:
+        """Seconds for the shutdown; time for a destroy is always left."""
+        call = self._agent.call
+        wanted = self._agent.settings.shutdown_timeout
+        given = call.given_timeout
+        if wanted is None:
+            wanted = given * 2 / 3 if given is not None else SHUTDOWN_WITHOUT_TIMEOUT
+        most = call.left() - min(15.0, call.timeout / 3)
+        if wanted > most and given is not None:
+            log(
+                f"{self._vm}: shutdown timeout {wanted:.0f} s cut to {max(most, 0):.0f} s: "
+                f"the stop operation's timeout is {call.timeout:.0f} s"
+            )
+        return min(wanted, most)
+
+    def _let_clear_away(self) -> None:
+        """Wait for the toolstack to remove a domain that has shut down by itself."""
+        agent = self._agent
+        end = time.monotonic() + min(CLEAR_AWAY, agent.call.left() / 2)
+        while agent.state() is DomainState.SHUTDOWN and time.monotonic() < end:
+            agent.pause()
+
+    # -- a crashed domain for its dump ----------------------------------------
+
+    def _let_crash(self) -> DomainState:
+        """The event of a panic comes some moments before the domain has crashed."""
+        agent = self._agent
+        end = time.monotonic() + min(CRASH_TIME, agent.call.left() / 4)
+        while (state := agent.state()) in ALIVE and time.monotonic() < end:
+            agent.pause()
+        return state
+
+    def _keep(self) -> None:
+        """Put the crashed domain aside: another name, and no disks.
+
+        It executes no more, but it holds its disks open, which would keep
+        another node from using them.  The new name comes last: a stop that is
+        killed before finds the domain again.  If any of it fails the domain
+        is destroyed like any other.
+
+        :raises ToolstackError: it is not aside.
+        """
+        agent, vm = self._agent, self._vm
+        kept = kept_name(vm)
+        drop_kept(agent)  # the last one is enough
+        agent.toolstack.release_disks(vm, agent.limit())
+        agent.toolstack.rename(vm, kept, agent.limit())
+        log(
+            f"{vm}: has crashed and is kept as {kept}, without its disks; it holds memory of this "
+            f"node. Dump it: xl dump-core {kept} FILE; then: xl destroy {kept}"
+        )
+
+
+def drop_kept(agent: Agent) -> bool:
+    """Destroy the crashed domain that was kept, if there is one.
+
+    :returns: whether there was.
+    :raises ToolstackError: whether it is gone is not known.
+    """
+    kept = kept_name(agent.settings.vm)
+    if agent.toolstack.states(agent.limit(10.0)).get(kept) not in (
+        DomainState.CRASHED,
+        DomainState.SHUTDOWN,
+    ):
+        return False
+    log(f"{agent.settings.vm}: destroying {kept}, the domain that crashed before")
+    agent.toolstack.destroy(kept, agent.limit())
+    return True
+
+
+def remove(agent: Agent) -> None:
+    """Destroy the domain, under all names that it may have, until it is gone.
+
+    :raises Exit: it is not gone at the end of the time, or that is not known.
+    """
+    vm = agent.settings.vm
+    destroyed: set[str] = set()
+    while True:
+        present: dict[str, DomainState] = {}
+        trouble = ""
+        try:
+            present = agent.present()
+            if not present:
+                return
+            if _destroy(agent, present, destroyed):
+                continue
+        except ToolstackError as error:
+            trouble = str(error)
+            log(f"{vm}: {trouble}")
+            if agent.state_by_vesperd() is DomainState.GONE:
+                log(f"{vm}: is gone, as vesperd sees it")
+                return
+        if agent.call.left() < 1.0 + LOOK_PAUSE:
+            break
+        agent.pause(agent.call.left() - 1.0)
+    if not trouble and all(state is DomainState.DYING for state in present.values()):
+        # It executes no more; somebody still holds its memory.
+        log(f"{vm}: still dying; something on this node still maps its memory")
+        return
+    trouble = trouble or ", ".join(f"{name} is {state.value}" for name, state in present.items())
+    raise Exit(Code.ERROR, f"{vm} could not be stopped: {trouble}; see: xl list")
+
+
+def _destroy(agent: Agent, present: dict[str, DomainState], destroyed: set[str]) -> bool:
+    """Destroy what is there, each every other time.
+
+    :param destroyed: names whose destroy was the last thing done; changed.
+    :returns: whether anything was.
+    :raises ToolstackError:
+    """
+    again = False
+    for name, state in present.items():
+        if state is DomainState.DYING or name in destroyed:
+            destroyed.discard(name)
+            continue
+        log(f"{name}: destroying it ({state.value})")
+        agent.toolstack.destroy(name, agent.limit())
+        destroyed.add(name)
+        again = True
+    return again

@@ -1,0 +1,67 @@
+# SPDX-License-Identifier: GPL-2.0-or-later
+"""validate-all: the deeper, the more is asked.
+
+Level 0 looks at the parameters (which was done when they were read), 10 also
+at this node, 20 also at what the agent works with here: whether xl accepts
+the domain's configuration, and whether vesperd can watch a guest.
+"""
+
+from __future__ import annotations
+
+from vesper_monitor.client import DaemonError, DaemonUnavailable
+from vesper_monitor.ocf.call import Code, Exit
+from vesper_monitor.ocf.toolstack import ToolstackError
+
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    from vesper_monitor.ocf.agent import Agent
+
+__all__ = ["validate"]
+
+#: Seconds for one command.
+LIMIT = 10.0
+
+
+def validate(agent: Agent) -> None:
+    """
+    :raises Exit: what is wrong.
+    """
+    level = agent.call.check_level
+    if level < 10:
+        return
+    agent.check_node()
+    try:
+        agent.state()
+        if level >= 20:
+            _check_config(agent)
+    except ToolstackError as error:
+        raise Exit(Code.ERROR, str(error)) from error
+    if level >= 20:
+        _check_vesperd(agent)
+
+
+def _check_config(agent: Agent) -> None:
+    settings = agent.settings
+    wrong = agent.toolstack.check_config(settings.config, settings.vm, agent.limit(LIMIT))
+    if wrong:
+        # Not CONFIGURED: the file may be another one on another node.
+        raise Exit(
+            Code.ARGS, f"{settings.config} is not accepted on node {agent.call.node}: {wrong}"
+        )
+
+
+def _check_vesperd(agent: Agent) -> None:
+    try:
+        transports = agent.vesperd.call("hello", reply_timeout=agent.limit(LIMIT))["transports"]
+        working = [name for name, error in transports.items() if error is None]
+        reasons = "; ".join(f"{name}: {error}" for name, error in transports.items() if error)
+    except (DaemonUnavailable, DaemonError, LookupError, AttributeError) as error:
+        raise Exit(
+            Code.INSTALLED, f"faults inside the VM would not be seen on node {agent.call.node}: "
+            f"{error}",
+        ) from error  # fmt: skip
+    if not working:
+        raise Exit(
+            Code.INSTALLED, f"vesperd can watch no VM on node {agent.call.node}: "
+            f"{reasons or 'no transport is installed'}; see: vesper status",
+        )  # fmt: skip

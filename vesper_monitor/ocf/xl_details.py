@@ -1,0 +1,86 @@
+# SPDX-License-Identifier: GPL-2.0-or-later
+"""What else ``xl`` says, understood. Apart from xl.py: no monitor needs it."""
+
+from __future__ import annotations
+
+import json
+
+from vesper_monitor.ocf.toolstack import ToolstackError
+from vesper_monitor.xl_list import sizes as listed_sizes
+
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    from collections.abc import Callable
+    from typing import Any
+
+__all__ = ["disks", "immovable", "memory", "sizes"]
+
+
+def sizes(text: str) -> dict[str, tuple[int, int]]:
+    """Of ``xl list``: see :func:`vesper_monitor.xl_list.sizes`.
+
+    :raises ToolstackError: this is no such list.
+    """
+    try:
+        return listed_sizes(text)
+    except ValueError as error:
+        raise ToolstackError(str(error)) from None
+
+
+def disks(text: str) -> list[str]:
+    """The device numbers that ``xl block-list`` shows."""
+    columns = (line.split() for line in text.splitlines())
+    return [words[0] for words in columns if words and words[0].isdecimal()]
+
+
+def memory(text: str) -> tuple[int, int]:
+    """All and free MiB of the host, of ``xl info``.
+
+    :raises ToolstackError: it does not say so.
+    """
+    known = _info(text)
+    try:
+        return int(known["total_memory"]), int(known["free_memory"])
+    except (KeyError, ValueError) as error:
+        raise ToolstackError(f"xl info says nothing of the host's memory: {error}") from None
+
+
+def immovable(listed: str, info: Callable[[], str]) -> str:
+    """Why a domain cannot be migrated live; empty: nothing speaks against it.
+
+    :param listed: what ``xl list -l NAME`` says.
+    :param info: runs ``xl info``.
+    """
+    config = _config(listed)
+    if config is None:
+        return ""  # not understood: xl itself will say
+    c_info, b_info = config.get("c_info"), config.get("b_info")
+    # A libxl_defbool is a text in JSON.
+    if isinstance(b_info, dict) and b_info.get("disable_migrate") in (True, "True"):
+        return "its configuration has nomigrate=1"
+    if not isinstance(c_info, dict) or c_info.get("type") != "pv":
+        return ""
+    capabilities = _info(info()).get("virt_caps", "").split()
+    # Log-dirty mode of a PV domain is done by shadow paging, which Debian's
+    # Xen 4.17 is built without ("Failed to enable logdirty: 95"). An xl too
+    # old to name "shadow" does not name "pv" either.
+    if "pv" in capabilities and "shadow" not in capabilities:
+        return (
+            "a PV guest needs shadow paging for it, and this node's Xen is built without; "
+            "use type=pvh, or set allow-migrate=false"
+        )
+    return ""
+
+
+def _config(listed: str) -> dict[str, Any] | None:
+    try:
+        domains = json.loads(listed[listed.index("[") :])
+        config = domains[0]["config"]
+    except (ValueError, LookupError, TypeError):
+        return None
+    return config if isinstance(config, dict) else None
+
+
+def _info(text: str) -> dict[str, str]:
+    pairs = (line.partition(":") for line in text.splitlines())
+    return {key.strip(): value.strip() for key, _, value in pairs}
