@@ -9,7 +9,8 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from vesper_monitor.faults.rules import Scope, Verdict, judge
+from vesper_monitor.faults.rules import RULES, Scope, Verdict, judge
+from vesper_monitor.guest import abi
 from vesper_monitor.guest.decode import Event, decode
 
 
@@ -107,7 +108,7 @@ def test_oom_asked_for_by_sysrq() -> None:
 
 @given(data=st.binary(min_size=24, max_size=400), services=st.lists(st.text(), max_size=3))
 def test_no_record_makes_a_rule_raise(data: bytes, services: list[str]) -> None:
-    for kind in (1, 2, data[12]):
+    for kind in (*abi.EventType, data[12]):
         record = data[:4] + kind.to_bytes(2, "little") + data[6:]
         decoded = decode(record, vm="vm1", domid=1, probe="p", cpu=0, received=0.0)
         verdict = judge(decoded, services)
@@ -121,7 +122,7 @@ keys = st.sampled_from(
 
 
 @given(
-    kind=st.sampled_from(["send_signal", "out_of_memory", "lost", "unknown", "?"]),
+    kind=st.sampled_from([*RULES, "lost", "unknown", "?"]),
     fields=st.dictionaries(keys, values),
     services=st.lists(st.text(), max_size=3),
 )
