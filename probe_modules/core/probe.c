@@ -1,6 +1,7 @@
 // SPDX-License-Identifier: GPL-2.0-only
 /* What all probes do alike: relay channel, export, kprobes and tracepoints. */
 
+#include <linux/jiffies.h>
 #include <linux/kprobes.h>
 #include <linux/module.h>
 #include <linux/tracepoint.h>
@@ -83,6 +84,22 @@ unregister:
 }
 
 /* ---------------------------------------------------------------- API */
+
+bool vsp_limit_allows(struct vsp_limit *limit, unsigned int max_per_s, u32 *left_out)
+{
+	unsigned long now = jiffies, start = READ_ONCE(limit->start);
+
+	/* One of those who find the second over begins the next. */
+	if (time_after_eq(now, start + HZ) && cmpxchg(&limit->start, start, now) == start)
+		atomic_set(&limit->used, 0);
+	if (atomic_inc_return(&limit->used) > max_per_s) {
+		atomic_inc(&limit->left_out);
+		return false;
+	}
+	*left_out = atomic_xchg(&limit->left_out, 0);
+	return true;
+}
+EXPORT_SYMBOL_GPL(vsp_limit_allows);
 
 int vsp_probe_start(struct vsp_probe *probe)
 {

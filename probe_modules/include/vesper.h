@@ -15,7 +15,7 @@
  *		.kprobes = kprobes,
  *		.n_kprobes = ARRAY_SIZE(kprobes),
  *	};
- *	module_vsp_probe(probe);
+ *	vsp_probe_module();
  *
  * One that needs another relay channel, or several, does it by hand:
  *
@@ -34,6 +34,8 @@
 #ifndef VESPER_H
 #define VESPER_H
 
+#include <linux/atomic.h>
+#include <linux/device/driver.h>
 #include <linux/kprobes.h>
 #include <linux/module.h>
 #include <linux/relay.h>
@@ -168,22 +170,35 @@ int vsp_probe_start(struct vsp_probe *probe);
  */
 void vsp_probe_end(struct vsp_probe *probe);
 
-/* A module that is one probe: init, exit, and the parameters all of them have. */
-#define module_vsp_probe(__probe)						\
-	module_param_named(subbuf_size, (__probe).subbuf_size, uint, 0444);	\
+/**
+ * struct vsp_limit - a limit to the records in a second; zeroed at first
+ */
+struct vsp_limit {
+	unsigned long start;	/* of the present second, jiffies */
+	atomic_t used;
+	atomic_t left_out;
+};
+
+/**
+ * vsp_limit_allows - is one more record within the limit?
+ * @limit: the probe's
+ * @max_per_s: so many are
+ * @left_out: if it is: how many were not since the last that was
+ *
+ * In any context, under any lock.
+ */
+bool vsp_limit_allows(struct vsp_limit *limit, unsigned int max_per_s, u32 *left_out);
+
+/*
+ * A module that is one probe, its struct vsp_probe of the name "probe": init,
+ * exit, and the parameters that all of them have.
+ */
+#define vsp_probe_module()							\
+	module_param_named(subbuf_size, probe.subbuf_size, uint, 0444);		\
 	MODULE_PARM_DESC(subbuf_size, "bytes of a relay sub-buffer (16384)");	\
-	module_param_named(n_subbufs, (__probe).n_subbufs, uint, 0444);		\
+	module_param_named(n_subbufs, probe.n_subbufs, uint, 0444);		\
 	MODULE_PARM_DESC(n_subbufs, "number of relay sub-buffers per CPU (4)");	\
-	static int __init vsp_module_init(void)					\
-	{									\
-		return vsp_probe_start(&(__probe));				\
-	}									\
-	module_init(vsp_module_init);						\
-	static void __exit vsp_module_exit(void)				\
-	{									\
-		vsp_probe_end(&(__probe));					\
-	}									\
-	module_exit(vsp_module_exit)
+	module_driver(probe, vsp_probe_start, vsp_probe_end)
 
 /* For handlers: get_task_comm() takes a lock that may be held there. */
 static inline void vsp_copy_comm(char to[VSP_COMM_LEN], const struct task_struct *task)

@@ -118,7 +118,8 @@ static struct vsp_probe probe = {
 	.kprobes = kprobes,
 	.n_kprobes = ARRAY_SIZE(kprobes),
 };
-module_vsp_probe(probe);
+
+vsp_probe_module();
 
 MODULE_DESCRIPTION("VESPER probe: the OOM killer, its victim, and for whom");
 MODULE_LICENSE("GPL");

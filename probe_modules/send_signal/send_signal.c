@@ -220,7 +220,8 @@ static struct vsp_probe probe = {
 	.kprobes = kprobes,
 	.n_kprobes = ARRAY_SIZE(kprobes),
 };
-module_vsp_probe(probe);
+
+vsp_probe_module();
 
 MODULE_DESCRIPTION("VESPER probe: signals, their senders, and whether they kill");
 MODULE_LICENSE("GPL");
