@@ -15,7 +15,7 @@ from dataclasses import dataclass, field
 from typing import Any
 
 from vesper_monitor.guest import abi
-from vesper_monitor.guest.names import printable, signal_name
+from vesper_monitor.guest.names import device_name, errno_name, printable, signal_name
 
 __all__ = ["RECORDS", "RecordType"]
 
@@ -115,6 +115,71 @@ def _out_of_memory(f: Fields) -> str:
     )
 
 
+# ----------------------------------------------------------- process_exit
+
+
+def _finish_process_exit(f: Fields) -> None:
+    f["signal"] = signal_name(f["sig"]) if f["sig"] else None
+
+
+def _process_exit(f: Fields) -> str:
+    who = f"{f['comm']}[{f['pid']}]"
+    if f["signal"] is None:
+        how = f"exited with status {f['status']}"
+    else:
+        how = f"killed by {f['signal']}"
+        if f["oom"]:
+            how += " for lack of memory"
+        elif f["core"]:
+            how += ", core dumped"
+    parent = f"{f['parent_comm']}[{f['parent_pid']}]"
+    return f"{who} {how} after {f['age_ms'] / 1000:.1f} s, child of {parent}"
+
+
+# -------------------------------------------------------------- hung_task
+
+
+def _hung_task(f: Fields) -> str:
+    who = f"{f['leader_comm']}[{f['tgid']}]"
+    if f["pid"] != f["tgid"]:
+        who += f" thread {f['comm']}[{f['pid']}]"
+    return f"{who} hangs in uninterruptible sleep for {f['waited_s']} s"
+
+
+# ------------------------------------------------------------ block_error
+
+
+def _block_op(number: int) -> str:
+    try:
+        return abi.BlockOp(number).name.lower()
+    except ValueError:
+        return f"operation {number}"
+
+
+def _block_error(f: Fields) -> str:
+    more = f" ({f['left_out']} more before it)" if f["left_out"] else ""
+    return (
+        f"{f['error']} on {f['disk'] or f['dev']}: {f['op']} of {f['bytes']} bytes "
+        f"at sector {f['sector']}{more}"
+    )
+
+
+# ------------------------------------------------------------- filesystem
+
+
+def _finish_filesystem(f: Fields) -> None:
+    if not f["disk"]:
+        f["dev"] = f["disk"] = None
+
+
+def _filesystem(f: Fields) -> str:
+    disk = f" on {f['disk']}" if f["disk"] else ""
+    line = f":{f['line']}" if f["line"] else ""
+    where = f" in {f['where']}{line}" if f["where"] else ""
+    what = "shut down as asked" if f["error"] == "ESHUTDOWN" else "takes no more writes"
+    return f"{f['fstype']} file system{disk} {what}: {f['error']}{where}"
+
+
 # ------------------------------------------------------------------ table
 
 RECORDS: Mapping[int, RecordType] = {
@@ -138,5 +203,26 @@ RECORDS: Mapping[int, RecordType] = {
         _out_of_memory,
         values={"constraint": _constraint},
         finish=_finish_out_of_memory,
+    ),
+    abi.EventType.PROCESS_EXIT: RecordType(
+        "process_exit",
+        abi.ProcessExit,
+        _process_exit,
+        flags={abi.EXIT_CORE: "core", abi.EXIT_OOM: "oom"},
+        finish=_finish_process_exit,
+    ),
+    abi.EventType.HUNG_TASK: RecordType("hung_task", abi.HungTask, _hung_task),
+    abi.EventType.BLOCK_ERROR: RecordType(
+        "block_error",
+        abi.BlockError,
+        _block_error,
+        values={"dev": device_name, "op": _block_op, "error": errno_name},
+    ),
+    abi.EventType.FILESYSTEM: RecordType(
+        "filesystem",
+        abi.Filesystem,
+        _filesystem,
+        values={"dev": device_name, "error": errno_name},
+        finish=_finish_filesystem,
     ),
 }
