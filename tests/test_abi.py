@@ -29,6 +29,7 @@ ENUMS = {
     "vsp_event": (abi.EventType, "VSP_EVENT_"),
     "vsp_oom_constraint": (abi.OomConstraint, "VSP_OOM_"),
     "vsp_block_op": (abi.BlockOp, "VSP_BLOCK_"),
+    "vsp_net_change": (abi.NetChange, "VSP_NET_"),
 }
 
 

@@ -47,9 +47,10 @@ def test_what_is_said_agrees_with_the_module(name: str) -> None:
     assert sorted(re.findall(r"^MODULE_PARM_DESC\((\w+),", text, re.M)) == sorted(params)
     # Each hook names a function or a tracepoint that is in the source.
     for hook in info.hooks:
-        found = re.search(r"(?:kprobe on |tracepoint \w+:)(\w+)", hook)
+        found = re.match(r"(?:kprobe on |tracepoint \w+:|notifier )(\w+)", hook)
         assert found is not None, hook
-        assert f'"{found[1]}"' in text, hook
+        named = f"{found[1]}(" if hook.startswith("notifier") else f'"{found[1]}"'
+        assert named in text, hook
     rule = RULES[name].__name__
     assert (rule == "never") == (info.fault == "none"), (rule, info.fault)
 

@@ -145,6 +145,22 @@ PROBES: Mapping[str, ProbeInfo] = {
         "nobody does by himself.",
         params={},
     ),
+    "net_link": ProbeInfo(
+        sees="A network device that loses its link, is taken down or removed, or loses its last "
+        "IPv4 address; and when it has link or address again.",
+        hooks=(
+            "notifier register_netdevice_notifier(), as in Linux 5.10 to 6.12",
+            "notifier register_inetaddr_notifier(), as in Linux 5.10 to 6.12",
+        ),
+        not_seen="Devices without one beneath them (bridges, bonds, tunnels, the pairs of "
+        "containers), and those in other network namespaces. IPv6 addresses. A link that is up "
+        "and leads nowhere.",
+        cost=f"One call per change of a device or an address: {_NOT_MEASURED}.",
+        fault="none",
+        why="Links flap, and a live migration interrupts them: only one that stays away is a "
+        "fault, and that somebody outside sees better.",
+        params={},
+    ),
 }
 
 

@@ -69,6 +69,7 @@
 #define VSP_COMM_LEN		16	/* TASK_COMM_LEN */
 #define VSP_DISK_LEN		32	/* DISK_NAME_LEN */
 #define VSP_FSTYPE_LEN		16
+#define VSP_IFNAME_LEN		16	/* IFNAMSIZ */
 #define VSP_WHERE_LEN		40
 
 #define VSP_MAX_CHANNELS	16
@@ -223,6 +224,7 @@ enum vsp_event {
 	VSP_EVENT_HUNG_TASK	= 4,
 	VSP_EVENT_BLOCK_ERROR	= 5,
 	VSP_EVENT_FILESYSTEM	= 6,
+	VSP_EVENT_NET_LINK	= 7,
 };
 
 /* ------------------------------------------------------------ probes */
@@ -343,6 +345,26 @@ struct vsp_filesystem {
 	char fstype[VSP_FSTYPE_LEN];
 	char disk[VSP_DISK_LEN];	/* "vda1"; "": unknown */
 	char where[VSP_WHERE_LEN];	/* function or source file; "": unknown */
+};
+
+enum vsp_net_change {
+	VSP_NET_LINK_LOST	= 1,	/* carrier */
+	VSP_NET_LINK_BACK	= 2,
+	VSP_NET_DOWN		= 3,	/* by an administrator */
+	VSP_NET_UP		= 4,
+	VSP_NET_REMOVED		= 5,	/* the device itself */
+	VSP_NET_ADDRESS_LOST	= 6,	/* its last IPv4 address */
+	VSP_NET_ADDRESS_BACK	= 7,	/* the first again */
+};
+
+/* What has become of a network device. */
+struct vsp_net_link {
+	struct vsp_record rec;
+	__u32 ifindex;
+	__u32 change;		/* enum vsp_net_change */
+	__u8 address[4];	/* IPv4; 0.0.0.0 if it is not about one */
+	__u32 reserved;
+	char device[VSP_IFNAME_LEN];
 };
 
 /* ------------------------------------------------------------ Xen */

@@ -56,7 +56,7 @@ sh tail /dev/zero
 records process_exit
 unload process_exit
 load process_exit /process_exit.ko min_age_ms=1500
-sh sh -c 'sleep 2; exit 3'
+sh sleep 2; exit 3
 sh true
 crash young
 records process_exit
@@ -215,3 +215,48 @@ unload filesystem
     assert (event.fields["fstype"], event.fields["error"]) == ("xfs", "ESHUTDOWN")
     assert judge(event, []) is None
     assert result.said.count("unload filesystem: 0 ") == 2
+
+
+def test_net_link(run: Boot, tmp_path: Path) -> None:
+    """A cable pulled by QEMU, which the guest asks for it, and commands of an administrator."""
+    monitor = tmp_path / "monitor"
+    result = run(
+        """\
+load net_link /net_link.ko
+sh echo set_link net0 off >/dev/ttyS1; sleep 2
+sh echo set_link net0 on >/dev/ttyS1; sleep 2
+sh ip addr add 10.0.2.9/24 dev eth0; ip addr del 10.0.2.9/24 dev eth0
+sh ip addr del 10.0.2.8/24 dev eth0
+sh ip addr add 10.0.2.7/24 dev eth0
+sh ip link set lo up; ip link add veth0 type veth peer name veth1; ip link del veth0
+sh ip link set eth0 down
+records net_link
+unload net_link
+load net_link /net_link.ko
+sh rmmod virtio_net
+records net_link
+unload net_link
+""",
+        setup="ip link set eth0 up; ip addr add 10.0.2.8/24 dev eth0; sleep 1",
+        modules=("virtio_pci", "virtio_net", "veth"),
+        qemu=[
+            "-netdev", "user,id=user0,restrict=on",
+            "-device", "virtio-net-pci,netdev=user0,id=net0",
+            "-chardev", f"socket,id=monitor,path={monitor},server=on,wait=off",
+            "-mon", "chardev=monitor",
+            "-chardev", f"socket,id=port,path={monitor}", "-serial", "chardev:port",
+        ],
+    )  # fmt: skip
+    events = sorted(result.events("net_link"), key=lambda event: event.guest_ns)
+    assert {event.fields["device"] for event in events} == {"eth0"}
+    assert [(event.fields["change"], event.fields["address"]) for event in events] == [
+        ("link_lost", None),
+        ("link_back", None),
+        ("address_lost", "10.0.2.8"),
+        ("address_back", "10.0.2.7"),
+        ("down", None),
+        ("address_lost", "10.0.2.7"),
+        ("removed", None),
+    ]
+    assert events[2].text == "network device eth0 has lost its last address 10.0.2.8"
+    assert all(judge(event, ["httpd"]) is None for event in events)

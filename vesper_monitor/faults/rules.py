@@ -149,6 +149,7 @@ RULES: Mapping[str, Judge] = {
     "hung_task": hung_task,
     "block_error": never,
     "filesystem": filesystem,
+    "net_link": never,
 }
 
 _CONSTRAINTS = {

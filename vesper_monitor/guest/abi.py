@@ -27,6 +27,7 @@ VERMAGIC_LEN = 111
 COMM_LEN = 16
 DISK_LEN = 32
 FSTYPE_LEN = 16
+IFNAME_LEN = 16
 WHERE_LEN = 40
 
 MAX_CHANNELS = 16
@@ -73,6 +74,7 @@ class EventType(enum.IntEnum):
     HUNG_TASK = 4
     BLOCK_ERROR = 5
     FILESYSTEM = 6
+    NET_LINK = 7
 
 
 class OomConstraint(enum.IntEnum):
@@ -92,6 +94,18 @@ class BlockOp(enum.IntEnum):
     FLUSH = 2
     DISCARD = 3
     OTHER = 4
+
+
+class NetChange(enum.IntEnum):
+    """enum vsp_net_change"""
+
+    LINK_LOST = 1
+    LINK_BACK = 2
+    DOWN = 3
+    UP = 4
+    REMOVED = 5
+    ADDRESS_LOST = 6
+    ADDRESS_BACK = 7
 
 
 _u8, _u16, _u32, _u64 = ctypes.c_uint8, ctypes.c_uint16, ctypes.c_uint32, ctypes.c_uint64
@@ -415,6 +429,18 @@ class Filesystem(ctypes.LittleEndianStructure):
         ("fstype", _char * FSTYPE_LEN),
         ("disk", _char * DISK_LEN),
         ("where", _char * WHERE_LEN),
+    ]
+
+
+class NetLink(ctypes.LittleEndianStructure):
+    c_name: ClassVar[str] = "vsp_net_link"
+    _fields_ = [
+        ("rec", Record),
+        ("ifindex", _u32),
+        ("change", _u32),
+        ("address", _u8 * 4),
+        ("reserved", _u32),
+        ("device", _char * IFNAME_LEN),
     ]
 
 

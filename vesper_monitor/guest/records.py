@@ -42,7 +42,7 @@ class RecordType:
     struct: type[ctypes.Structure]
     text: Callable[[Fields], str]
     flags: Mapping[int, str] = field(default_factory=dict)
-    values: Mapping[str, Callable[[int], object]] = field(default_factory=dict)
+    values: Mapping[str, Callable[[Any], object]] = field(default_factory=dict)
     finish: Callable[[Fields], None] = _nothing
 
     def read(self, data: bytes) -> tuple[Fields, str]:
@@ -180,6 +180,35 @@ def _filesystem(f: Fields) -> str:
     return f"{f['fstype']} file system{disk} {what}: {f['error']}{where}"
 
 
+# --------------------------------------------------------------- net_link
+
+_NET_CHANGES = {
+    "link_lost": "has lost its link",
+    "link_back": "has its link again",
+    "down": "was taken down",
+    "up": "was brought up",
+    "removed": "has gone",
+    "address_lost": "has lost its last address",
+    "address_back": "has an address again:",
+}
+
+
+def _net_change(number: int) -> str:
+    try:
+        return abi.NetChange(number).name.lower()
+    except ValueError:
+        return f"change {number}"
+
+
+def _ipv4(octets: ctypes.Array[ctypes.c_uint8]) -> str | None:
+    return ".".join(str(octet) for octet in octets) if any(octets) else None
+
+
+def _net_link(f: Fields) -> str:
+    address = f" {f['address']}" if f["address"] else ""
+    return f"network device {f['device']} {_NET_CHANGES.get(f['change'], f['change'])}{address}"
+
+
 # ------------------------------------------------------------------ table
 
 RECORDS: Mapping[int, RecordType] = {
@@ -224,5 +253,11 @@ RECORDS: Mapping[int, RecordType] = {
         _filesystem,
         values={"dev": device_name, "error": errno_name},
         finish=_finish_filesystem,
+    ),
+    abi.EventType.NET_LINK: RecordType(
+        "net_link",
+        abi.NetLink,
+        _net_link,
+        values={"change": _net_change, "address": _ipv4},
     ),
 }
