@@ -223,8 +223,8 @@ def test_net_link(run: Boot, tmp_path: Path) -> None:
     result = run(
         """\
 load net_link /net_link.ko
-sh echo set_link net0 off >/dev/ttyS1; sleep 2
-sh echo set_link net0 on >/dev/ttyS1; sleep 2
+sh printf '\\nset_link net0 off\\n' >/dev/ttyS1; sleep 2
+sh printf '\\nset_link net0 on\\n' >/dev/ttyS1; sleep 2
 sh ip addr add 10.0.2.9/24 dev eth0; ip addr del 10.0.2.9/24 dev eth0
 sh ip addr del 10.0.2.8/24 dev eth0
 sh ip addr add 10.0.2.7/24 dev eth0
@@ -237,7 +237,9 @@ sh rmmod virtio_net
 records net_link
 unload net_link
 """,
-        setup="ip link set eth0 up; ip addr add 10.0.2.8/24 dev eth0; sleep 1",
+        # Without an echo: QEMU would take its own prompt for a command.
+        setup="stty -F /dev/ttyS1 raw -echo; ip link set eth0 up; "
+        "ip addr add 10.0.2.8/24 dev eth0; sleep 1",
         modules=("virtio_pci", "virtio_net", "veth"),
         qemu=[
             "-netdev", "user,id=user0,restrict=on",
