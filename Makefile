@@ -16,10 +16,10 @@ SRC     := $(DESTDIR)/usr/src/vesper-$(VERSION)
 # What the labs, the tests and the module build need on this machine.  The
 # cluster stack and Xen are not among it: they live in the labs' own images.
 DEBIAN_PACKAGES := \
-	binutils busybox-static cpio e2fsprogs gcc iproute2 kmod libc6-dev \
+	binutils btrfs-progs busybox-static cpio e2fsprogs gcc iproute2 kmod libc6-dev \
 	libelf1 libxml2-utils make man-db mmdebstrap perl procps \
 	python3-lxml python3-psutil python3-pyxs python3-setuptools python3-venv \
-	qemu-system-x86 qemu-utils util-linux xz-utils
+	qemu-system-x86 qemu-utils util-linux xfsprogs xz-utils
 
 .PHONY: help deps demo evaluate test test-quick lint bench-cluster modules install clean
 

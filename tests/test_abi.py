@@ -28,6 +28,8 @@ ENUMS = {
     "vsp_channel_state": (abi.ChannelState, "VSP_CHANNEL_"),
     "vsp_event": (abi.EventType, "VSP_EVENT_"),
     "vsp_oom_constraint": (abi.OomConstraint, "VSP_OOM_"),
+    "vsp_block_op": (abi.BlockOp, "VSP_BLOCK_"),
+    "vsp_net_change": (abi.NetChange, "VSP_NET_"),
 }
 
 

@@ -12,6 +12,7 @@
  *	klog.c		the kernel's own line about a module
  *	export.c	relay export: channel table, index, CPU hotplug
  *	record.c	the probes' hot path
+ *	probe.c		what all probes do alike
  */
 #ifndef VESPER_CORE_H
 #define VESPER_CORE_H

@@ -3,7 +3,21 @@
  * The API for probe modules.
  *
  * A probe is a kernel module that opens a relay channel, exports it to the
- * host, and writes records into it:
+ * host, and writes records into it.  What all probes do alike is done by
+ * struct vsp_probe, so that a probe is its handlers and a table of them:
+ *
+ *	static struct kprobe kprobes[] = {
+ *		{ .symbol_name = "function", .pre_handler = on_function },
+ *	};	handler: vsp_record_write(probe.channel, &rec.rec);
+ *
+ *	static struct vsp_probe probe = {
+ *		.name = KBUILD_MODNAME,
+ *		.kprobes = kprobes,
+ *		.n_kprobes = ARRAY_SIZE(kprobes),
+ *	};
+ *	vsp_probe_module();
+ *
+ * One that needs another relay channel, or several, does it by hand:
  *
  *	chan = relay_open(NULL, NULL, subbuf_size, n_subbufs,
  *			  &vsp_relay_callbacks, NULL);
@@ -20,6 +34,10 @@
 #ifndef VESPER_H
 #define VESPER_H
 
+#include <linux/atomic.h>
+#include <linux/device/driver.h>
+#include <linux/kprobes.h>
+#include <linux/module.h>
 #include <linux/relay.h>
 #include <linux/sched.h>
 #include <linux/string.h>
@@ -90,6 +108,97 @@ void vsp_update_host_index(struct rchan_buf *buf);
  * shows at the host as a gap in seq.
  */
 void vsp_record_write(struct rchan *rchan, struct vsp_record *rec);
+
+/**
+ * struct vsp_tracepoint - a tracepoint of the kernel itself (not of a module)
+ * @name: as in /sys/kernel/tracing/events
+ * @func: void func(void *data, the tracepoint's arguments); compare them with
+ *	  check_trace_callback_type_NAME() of trace/events/
+ * @tp: filled in by vsp_probe_start()
+ */
+struct vsp_tracepoint {
+	const char *name;
+	void *func;
+	struct tracepoint *tp;
+};
+
+/**
+ * struct vsp_probe - a probe with one relay channel
+ * @name: KBUILD_MODNAME
+ * @kprobes: registered in this order
+ * @n_kprobes: how many
+ * @tracepoints: registered after the kprobes
+ * @n_tracepoints: how many
+ * @attach: for hooks of another kind; the last step of the start.  May sleep.
+ *	    0 or -errno; optional
+ * @detach: the opposite, the first step of the end; optional
+ * @subbuf_size: bytes; 0: the core's choice
+ * @n_subbufs: 0: the core's choice
+ * @channel: filled in by vsp_probe_start(); there while a hook can fire
+ */
+struct vsp_probe {
+	const char *name;
+	struct kprobe *kprobes;
+	unsigned int n_kprobes;
+	struct vsp_tracepoint *tracepoints;
+	unsigned int n_tracepoints;
+	int (*attach)(void);
+	void (*detach)(void);
+	unsigned int subbuf_size;
+	unsigned int n_subbufs;
+	struct rchan *channel;
+};
+
+/**
+ * vsp_probe_start - open the channel, export it, register the hooks
+ * @probe: what
+ *
+ * May sleep.  If it fails everything is as before, and the kernel's log says
+ * which step it was.
+ *
+ * Return: 0, or the error of relay_open() (-ENOMEM), vsp_relay_export_start(),
+ * register_kprobe(), of the tracepoint (-ENOENT: this kernel has none of that
+ * name) or of @attach.
+ */
+int vsp_probe_start(struct vsp_probe *probe);
+
+/**
+ * vsp_probe_end - the opposite of vsp_probe_start(), which has succeeded
+ * @probe: what
+ *
+ * May sleep.  No handler runs any more when it returns.
+ */
+void vsp_probe_end(struct vsp_probe *probe);
+
+/**
+ * struct vsp_limit - a limit to the records in a second; zeroed at first
+ */
+struct vsp_limit {
+	unsigned long start;	/* of the present second, jiffies */
+	atomic_t used;
+	atomic_t left_out;
+};
+
+/**
+ * vsp_limit_allows - is one more record within the limit?
+ * @limit: the probe's
+ * @max_per_s: so many are
+ * @left_out: if it is: how many were not since the last that was
+ *
+ * In any context, under any lock.
+ */
+bool vsp_limit_allows(struct vsp_limit *limit, unsigned int max_per_s, u32 *left_out);
+
+/*
+ * A module that is one probe, its struct vsp_probe of the name "probe": init,
+ * exit, and the parameters that all of them have.
+ */
+#define vsp_probe_module()							\
+	module_param_named(subbuf_size, probe.subbuf_size, uint, 0444);		\
+	MODULE_PARM_DESC(subbuf_size, "bytes of a relay sub-buffer (16384)");	\
+	module_param_named(n_subbufs, probe.n_subbufs, uint, 0444);		\
+	MODULE_PARM_DESC(n_subbufs, "number of relay sub-buffers per CPU (4)");	\
+	module_driver(probe, vsp_probe_start, vsp_probe_end)
 
 /* For handlers: get_task_comm() takes a lock that may be held there. */
 static inline void vsp_copy_comm(char to[VSP_COMM_LEN], const struct task_struct *task)

@@ -67,6 +67,10 @@
 #define VSP_RELEASE_LEN		65	/* __NEW_UTS_LEN + 1 */
 #define VSP_VERMAGIC_LEN	111
 #define VSP_COMM_LEN		16	/* TASK_COMM_LEN */
+#define VSP_DISK_LEN		32	/* DISK_NAME_LEN */
+#define VSP_FSTYPE_LEN		16
+#define VSP_IFNAME_LEN		16	/* IFNAMSIZ */
+#define VSP_WHERE_LEN		40
 
 #define VSP_MAX_CHANNELS	16
 #define VSP_MAX_SUBBUFS		8	/* sub-buffers of one relay buffer */
@@ -216,6 +220,11 @@ struct vsp_record {
 enum vsp_event {
 	VSP_EVENT_SEND_SIGNAL	= 1,
 	VSP_EVENT_OUT_OF_MEMORY	= 2,
+	VSP_EVENT_PROCESS_EXIT	= 3,
+	VSP_EVENT_HUNG_TASK	= 4,
+	VSP_EVENT_BLOCK_ERROR	= 5,
+	VSP_EVENT_FILESYSTEM	= 6,
+	VSP_EVENT_NET_LINK	= 7,
 };
 
 /* ------------------------------------------------------------ probes */
@@ -274,6 +283,88 @@ struct vsp_out_of_memory {
 	__u64 file_rss_kb;
 	__u64 shmem_rss_kb;
 	__u64 pgtables_kb;
+};
+
+#define VSP_EXIT_CORE		(1 << 0)	/* dumped core */
+#define VSP_EXIT_OOM		(1 << 1)	/* was chosen by the OOM killer */
+
+/* The last thread of a process has ended. */
+struct vsp_process_exit {
+	struct vsp_record rec;
+	__s32 pid;		/* thread group */
+	__s32 parent_pid;
+	__u32 uid;
+	__u32 flags;		/* VSP_EXIT_* */
+	__s32 status;		/* given to exit(3), 0 .. 255; 0 if killed */
+	__s32 sig;		/* that killed it; 0: it has exited by itself */
+	__u64 age_ms;		/* since it was forked */
+	char comm[VSP_COMM_LEN];	/* the main thread's */
+	char parent_comm[VSP_COMM_LEN];
+};
+
+/* A task that has not run for long, in uninterruptible sleep. */
+struct vsp_hung_task {
+	struct vsp_record rec;
+	__s32 pid;		/* thread id */
+	__s32 tgid;
+	__s32 parent_pid;
+	__u32 waited_s;		/* since it was first seen so */
+	char comm[VSP_COMM_LEN];	/* the thread's */
+	char leader_comm[VSP_COMM_LEN];	/* the process's main thread's */
+	char parent_comm[VSP_COMM_LEN];
+};
+
+enum vsp_block_op {
+	VSP_BLOCK_READ		= 0,
+	VSP_BLOCK_WRITE		= 1,
+	VSP_BLOCK_FLUSH		= 2,
+	VSP_BLOCK_DISCARD	= 3,
+	VSP_BLOCK_OTHER		= 4,
+};
+
+/* A request to a block device has failed. */
+struct vsp_block_error {
+	struct vsp_record rec;
+	__u32 dev;		/* major << 20 | minor, of the whole disk */
+	__u32 op;		/* enum vsp_block_op */
+	__u64 sector;		/* where it began, in units of 512 bytes */
+	__u32 bytes;		/* that failed */
+	__s32 error;		/* errno, positive */
+	__u32 left_out;		/* errors before this one, too many to record */
+	__u32 reserved;
+	char disk[VSP_DISK_LEN];	/* "vda" */
+};
+
+/* A file system takes no more writes because of an error. */
+struct vsp_filesystem {
+	struct vsp_record rec;
+	__u32 dev;		/* major << 20 | minor; 0: unknown */
+	__s32 error;		/* errno, positive; ESHUTDOWN: was asked for */
+	__u32 line;		/* of where; 0: unknown */
+	__u32 left_out;		/* errors before this one, too many to record */
+	char fstype[VSP_FSTYPE_LEN];
+	char disk[VSP_DISK_LEN];	/* "vda1"; "": unknown */
+	char where[VSP_WHERE_LEN];	/* function or source file; "": unknown */
+};
+
+enum vsp_net_change {
+	VSP_NET_LINK_LOST	= 1,	/* carrier */
+	VSP_NET_LINK_BACK	= 2,
+	VSP_NET_DOWN		= 3,	/* by an administrator */
+	VSP_NET_UP		= 4,
+	VSP_NET_REMOVED		= 5,	/* the device itself */
+	VSP_NET_ADDRESS_LOST	= 6,	/* its last IPv4 address */
+	VSP_NET_ADDRESS_BACK	= 7,	/* the first again */
+};
+
+/* What has become of a network device. */
+struct vsp_net_link {
+	struct vsp_record rec;
+	__u32 ifindex;
+	__u32 change;		/* enum vsp_net_change */
+	__u8 address[4];	/* IPv4; 0.0.0.0 if it is not about one */
+	__u32 reserved;
+	char device[VSP_IFNAME_LEN];
 };
 
 /* ------------------------------------------------------------ Xen */

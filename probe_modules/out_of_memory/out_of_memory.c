@@ -7,10 +7,8 @@
  */
 
 #include <linux/cgroup.h>
-#include <linux/kprobes.h>
 #include <linux/memcontrol.h>
 #include <linux/mm.h>
-#include <linux/module.h>
 #include <linux/oom.h>
 #include <linux/sched/signal.h>
 #include <linux/vmstat.h>
@@ -22,15 +20,12 @@
 /* Threads of the victim that are asked for its memory. */
 #define MAX_THREADS	256
 
-static unsigned int subbuf_size = 16384;
-module_param(subbuf_size, uint, 0444);
-MODULE_PARM_DESC(subbuf_size, "bytes of a relay sub-buffer");
+static_assert((int)CONSTRAINT_NONE == VSP_OOM_SYSTEM);
+static_assert((int)CONSTRAINT_CPUSET == VSP_OOM_CPUSET);
+static_assert((int)CONSTRAINT_MEMORY_POLICY == VSP_OOM_MEMORY_POLICY);
+static_assert((int)CONSTRAINT_MEMCG == VSP_OOM_CGROUP);
 
-static unsigned int n_subbufs = 4;
-module_param(n_subbufs, uint, 0444);
-MODULE_PARM_DESC(n_subbufs, "number of relay sub-buffers per CPU");
-
-static struct rchan *channel;
+static struct vsp_probe probe;
 
 static u64 cgroup_of(const struct oom_control *oc)
 {
@@ -108,59 +103,23 @@ static int on_oom_kill_process(struct kprobe *kp, struct pt_regs *regs)
 	rec.free_kb = PAGES_TO_KB(global_zone_page_state(NR_FREE_PAGES));
 	rec.total_kb = PAGES_TO_KB(oc->totalpages);
 	fill_victim(&rec, oc->chosen);
-	vsp_record_write(channel, &rec.rec);
+	vsp_record_write(probe.channel, &rec.rec);
 	return 0;
 }
 
 NOKPROBE_SYMBOL(on_oom_kill_process);
 
-static struct kprobe probe = {
-	.symbol_name = "oom_kill_process",
-	.pre_handler = on_oom_kill_process,
+static struct kprobe kprobes[] = {
+	{ .symbol_name = "oom_kill_process", .pre_handler = on_oom_kill_process },
 };
 
-static int __init out_of_memory_init(void)
-{
-	int err;
+static struct vsp_probe probe = {
+	.name = KBUILD_MODNAME,
+	.kprobes = kprobes,
+	.n_kprobes = ARRAY_SIZE(kprobes),
+};
 
-	BUILD_BUG_ON((int)CONSTRAINT_NONE != VSP_OOM_SYSTEM);
-	BUILD_BUG_ON((int)CONSTRAINT_CPUSET != VSP_OOM_CPUSET);
-	BUILD_BUG_ON((int)CONSTRAINT_MEMORY_POLICY != VSP_OOM_MEMORY_POLICY);
-	BUILD_BUG_ON((int)CONSTRAINT_MEMCG != VSP_OOM_CGROUP);
-
-	channel = relay_open(NULL, NULL, subbuf_size, n_subbufs, &vsp_relay_callbacks, NULL);
-	if (!channel) {
-		pr_err("out_of_memory: no relay channel of %u * %u bytes\n",
-		       n_subbufs, subbuf_size);
-		return -ENOMEM;
-	}
-	err = vsp_relay_export_start(channel, KBUILD_MODNAME);
-	if (err) {
-		pr_err("out_of_memory: cannot export the relay channel: %d\n", err);
-		goto close;
-	}
-	err = register_kprobe(&probe);
-	if (err) {
-		pr_err("out_of_memory: no kprobe on %s: %d\n", probe.symbol_name, err);
-		goto end_export;
-	}
-	return 0;
-
-end_export:
-	vsp_relay_export_end(KBUILD_MODNAME);
-close:
-	relay_close(channel);
-	return err;
-}
-module_init(out_of_memory_init);
-
-static void __exit out_of_memory_exit(void)
-{
-	unregister_kprobe(&probe);
-	vsp_relay_export_end(KBUILD_MODNAME);
-	relay_close(channel);
-}
-module_exit(out_of_memory_exit);
+vsp_probe_module();
 
 MODULE_DESCRIPTION("VESPER probe: the OOM killer, its victim, and for whom");
 MODULE_LICENSE("GPL");

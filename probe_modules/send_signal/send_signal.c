@@ -7,8 +7,6 @@
  * before Linux 5.19.  It is called with the target's siglock held.
  */
 
-#include <linux/kprobes.h>
-#include <linux/module.h>
 #include <linux/preempt.h>
 #include <linux/sched/signal.h>
 #include <linux/signal.h>
@@ -40,15 +38,7 @@ static bool fatal_only;
 module_param(fatal_only, bool, 0644);
 MODULE_PARM_DESC(fatal_only, "record only signals that kill");
 
-static unsigned int subbuf_size = 16384;
-module_param(subbuf_size, uint, 0444);
-MODULE_PARM_DESC(subbuf_size, "bytes of a relay sub-buffer");
-
-static unsigned int n_subbufs = 4;
-module_param(n_subbufs, uint, 0444);
-MODULE_PARM_DESC(n_subbufs, "number of relay sub-buffers per CPU");
-
-static struct rchan *channel;
+static struct vsp_probe probe;
 
 /* __send_signal_locked()'s arguments. */
 struct args {
@@ -215,56 +205,23 @@ static int on_send_signal(struct kprobe *kp, struct pt_regs *regs)
 	fill_info(&rec, &args);
 	fill_sender(&rec);
 	fill_target(&rec, args.target);
-	vsp_record_write(channel, &rec.rec);
+	vsp_record_write(probe.channel, &rec.rec);
 	return 0;
 }
 
 NOKPROBE_SYMBOL(on_send_signal);
 
-static struct kprobe probe = {
-	.symbol_name = SEND_SIGNAL,
-	.pre_handler = on_send_signal,
+static struct kprobe kprobes[] = {
+	{ .symbol_name = SEND_SIGNAL, .pre_handler = on_send_signal },
 };
 
-/* -------------------------------------------------------------- module */
+static struct vsp_probe probe = {
+	.name = KBUILD_MODNAME,
+	.kprobes = kprobes,
+	.n_kprobes = ARRAY_SIZE(kprobes),
+};
 
-static int __init send_signal_init(void)
-{
-	int err;
-
-	channel = relay_open(NULL, NULL, subbuf_size, n_subbufs, &vsp_relay_callbacks, NULL);
-	if (!channel) {
-		pr_err("send_signal: no relay channel of %u * %u bytes\n",
-		       n_subbufs, subbuf_size);
-		return -ENOMEM;
-	}
-	err = vsp_relay_export_start(channel, KBUILD_MODNAME);
-	if (err) {
-		pr_err("send_signal: cannot export the relay channel: %d\n", err);
-		goto close;
-	}
-	err = register_kprobe(&probe);
-	if (err) {
-		pr_err("send_signal: no kprobe on %s: %d\n", probe.symbol_name, err);
-		goto end_export;
-	}
-	return 0;
-
-end_export:
-	vsp_relay_export_end(KBUILD_MODNAME);
-close:
-	relay_close(channel);
-	return err;
-}
-module_init(send_signal_init);
-
-static void __exit send_signal_exit(void)
-{
-	unregister_kprobe(&probe);
-	vsp_relay_export_end(KBUILD_MODNAME);
-	relay_close(channel);
-}
-module_exit(send_signal_exit);
+vsp_probe_module();
 
 MODULE_DESCRIPTION("VESPER probe: signals, their senders, and whether they kill");
 MODULE_LICENSE("GPL");

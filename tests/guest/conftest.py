@@ -11,7 +11,7 @@ from __future__ import annotations
 import contextlib
 import re
 import subprocess
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 
@@ -19,6 +19,7 @@ import pytest
 
 from lab import images
 from lab.images.cpio import Archive
+from lab.images.kernel import module_files
 from vesper_monitor.guest import decode
 
 HERE = Path(__file__).resolve().parent
@@ -36,6 +37,7 @@ busybox mount -t proc proc /proc
 busybox mount -t sysfs sys /sys
 busybox --install -s /bin
 dmesg -n 8
+for module in $(cat /modules); do insmod "/$module"; done
 insmod /vesper.ko
 insmod /vsp_loopback.ko
 %s
@@ -89,11 +91,15 @@ class TestGuest:
         setup: str = "",
         files: dict[str, bytes] | None = None,
         cpus: int = 2,
+        modules: Sequence[str] = (),
+        qemu: Sequence[str] = (),
     ) -> Run:
         """Boot, give vsp_host the script, power off.
 
         :param setup: shell commands before.
         :param files: more files in the root directory.
+        :param modules: Debian's, by name, loaded first.
+        :param qemu: more of QEMU's arguments.
         """
         archive = Archive()
         archive.device("dev/console", 5, 1)
@@ -105,6 +111,10 @@ class TestGuest:
         for path in self.files:
             folder = "" if path.suffix == ".ko" else "bin/"
             archive.copy(f"{folder}{path.name}", path, 0o755)
+        debian = module_files(self.kernel, *modules)
+        archive.add("modules", "".join(f"{path.name}\n" for path in debian).encode())
+        for path in debian:
+            archive.copy(path.name, path)
         for name, data in (files or {}).items():
             archive.add(name, data)
         initrd = directory / "initrd"
@@ -117,7 +127,7 @@ class TestGuest:
             "-m", "256", "-smp", str(cpus), "-nodefaults", "-nographic",
             "-no-reboot", "-serial", f"file:{log}", "-kernel", self.kernel.vmlinux,
             "-initrd", initrd,
-            "-append", "console=ttyS0 quiet panic=-1 printk.devkmsg=on",
+            "-append", "console=ttyS0 quiet panic=-1 printk.devkmsg=on", *qemu,
         ]  # fmt: skip
         with contextlib.suppress(subprocess.TimeoutExpired):
             subprocess.run(command, stdin=subprocess.DEVNULL, timeout=TIMEOUT, check=True)
@@ -159,7 +169,7 @@ def modules(test_guest: TestGuest) -> dict[str, Path]:
 
 @pytest.fixture
 def run(test_guest: TestGuest, tmp_path: Path) -> Callable[..., Run]:
-    """``run(script, setup="", files={}, cpus=2)``: see :meth:`TestGuest.run`."""
+    """``run(script, setup="", files={}, cpus=2, ..)``: see :meth:`TestGuest.run`."""
 
     def boot(script: str, **options: object) -> Run:
         return test_guest.run(script, tmp_path, **options)  # type: ignore[arg-type]

@@ -13,21 +13,27 @@
  *	reopen			deactivate, activate
  *	sh COMMAND		run it
  *	crash NAME		a process of that name touches address 0x10010
+ *	goingdown MOUNT		shut a file system down (xfs)
+ *	outlive NAME		its main thread ends, then another ends it with 7
  */
 #include <errno.h>
 #include <fcntl.h>
+#include <pthread.h>
 #include <stddef.h>
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
+#include <sys/ioctl.h>
 #include <sys/mman.h>
 #include <sys/prctl.h>
+#include <sys/syscall.h>
 #include <sys/wait.h>
 #include <unistd.h>
 
 #include "../../probe_modules/include/vesper_abi.h"
 
 #define CRASH_PAGE 0x10000
+#define XFS_IOC_GOINGDOWN _IOR('X', 125, __u32)
 
 union msg {
 	__u8 bytes[VSP_MSG_SIZE];
@@ -280,6 +286,43 @@ static void do_crash(const char *name)
 	printf("crash %s: %d\n", name, pid);
 }
 
+static void do_goingdown(const char *mount)
+{
+	__u32 how = 2;	/* XFS_FSOP_GOING_FLAGS_NOLOGFLUSH */
+	int fd = open(mount, O_RDONLY);
+	int err;
+
+	if (fd < 0)
+		die(mount);
+	err = ioctl(fd, XFS_IOC_GOINGDOWN, &how);
+	printf("goingdown %s: %d\n", mount, err ? -errno : 0);
+	close(fd);
+}
+
+static void *end_process(void *unused)
+{
+	(void)unused;
+	usleep(100000);
+	_exit(7);	/* of the process; exit() would wind back our script */
+}
+
+static void do_outlive(const char *name)
+{
+	pid_t pid = fork();
+	pthread_t thread;
+
+	if (pid < 0)
+		die("fork");
+	if (!pid) {
+		prctl(PR_SET_NAME, name);
+		if (pthread_create(&thread, NULL, end_process, NULL))
+			die("thread");
+		syscall(SYS_exit, 3);
+	}
+	waitpid(pid, NULL, 0);
+	printf("outlive %s: %d\n", name, pid);
+}
+
 static void command(char *line)
 {
 	char *word[4] = { "", "", "", "" }, *rest = line;
@@ -314,6 +357,10 @@ static void command(char *line)
 		print_records(word[1]);
 	} else if (!strcmp(word[0], "crash")) {
 		do_crash(word[1]);
+	} else if (!strcmp(word[0], "outlive")) {
+		do_outlive(word[1]);
+	} else if (!strcmp(word[0], "goingdown")) {
+		do_goingdown(word[1]);
 	} else if (!strcmp(word[0], "reopen")) {
 		activate();
 		printf("reopen: 0\n");

@@ -12,6 +12,7 @@ from hypothesis import strategies as st
 
 from vesper_monitor.guest import abi, decode
 from vesper_monitor.guest.decode import Event, printable, signal_name
+from vesper_monitor.guest.records import RECORDS
 
 
 def decoded(record: ctypes.Structure | bytes, **more: int) -> Event:
@@ -56,7 +57,7 @@ def test_out_of_memory() -> None:
     )
 
 
-@given(st.binary(min_size=24, max_size=300), st.sampled_from([None, 1, 2]))
+@given(st.binary(min_size=24, max_size=300), st.sampled_from([None, *abi.EventType]))
 def test_any_record(data: bytes, kind: int | None) -> None:
     if kind is not None:
         data = data[:4] + kind.to_bytes(2, "little") + data[6:]
@@ -65,6 +66,18 @@ def test_any_record(data: bytes, kind: int | None) -> None:
     texts = [event.text, *(v for v in event.fields.values() if isinstance(v, str))]
     assert all(text.isprintable() for text in texts)
     assert 0 <= event.guest_ns < 2**63
+
+
+def test_every_type_of_record_is_known() -> None:
+    assert set(RECORDS) == set(abi.EventType)
+    for number, record in RECORDS.items():
+        assert record.event == abi.EventType(number).name.lower()
+        assert ctypes.sizeof(record.struct) % 8 == 0, "vsp_record_write() would refuse it"
+        flags = [name for name, *_ in record.struct._fields_ if name == "flags"]
+        assert bool(record.flags) == bool(flags)
+        fields, text = record.read(b"")
+        assert text
+        assert not [name for name in fields if "reserved" in name or name == "rec"]
 
 
 @given(st.binary(max_size=40))

@@ -9,7 +9,8 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from vesper_monitor.faults.rules import Scope, Verdict, judge
+from vesper_monitor.faults.rules import RULES, Scope, Verdict, judge
+from vesper_monitor.guest import abi
 from vesper_monitor.guest.decode import Event, decode
 
 
@@ -107,21 +108,83 @@ def test_oom_asked_for_by_sysrq() -> None:
 
 @given(data=st.binary(min_size=24, max_size=400), services=st.lists(st.text(), max_size=3))
 def test_no_record_makes_a_rule_raise(data: bytes, services: list[str]) -> None:
-    for kind in (1, 2, data[12]):
+    for kind in (*abi.EventType, data[12]):
         record = data[:4] + kind.to_bytes(2, "little") + data[6:]
         decoded = decode(record, vm="vm1", domid=1, probe="p", cpu=0, received=0.0)
         verdict = judge(decoded, services)
         assert verdict is None or ("\n" not in verdict.reason and verdict.reason.isprintable())
 
 
+def ended(**changes: Any) -> Event:
+    fields = {
+        "comm": "httpd", "pid": 97, "parent_comm": "init", "status": 3, "sig": 0,
+        "signal": None, "age_ms": 4_711_000, "oom": False, "core": False,
+    }  # fmt: skip
+    return event("process_exit", **{**fields, **changes})
+
+
+@pytest.mark.parametrize(
+    ("changes", "reason"),
+    [
+        ({}, "httpd[97] exited with status 3 after 4711 s (service)"),
+        (
+            {"signal": "SIGTERM", "status": 0},
+            "httpd[97] killed by SIGTERM after 4711 s (service)",
+        ),
+        ({"age_ms": 5000}, "httpd[97] exited with status 3 after 5 s (service)"),
+    ],
+)
+def test_end_of_a_services_main_process(changes: dict[str, Any], reason: str) -> None:
+    assert judge(ended(**changes), ["httpd"]) == Verdict("process_exit", Scope.SERVICE, reason)
+
+
+@pytest.mark.parametrize(
+    "changes",
+    [
+        {"status": 0},  # has forked into the background, or was asked to stop
+        {"age_ms": 4999},  # httpd -t
+        {"parent_comm": "httpd"},
+        {"comm": "sh"},
+    ],
+)
+def test_other_ends_are_events_only(changes: dict[str, Any]) -> None:
+    assert judge(ended(**changes), ["httpd"]) is None
+
+
+def test_hung_main_process() -> None:
+    hung = {"leader_comm": "httpd", "tgid": 97, "parent_comm": "init", "waited_s": 122}
+    assert judge(event("hung_task", **hung), ["httpd"]) == Verdict(
+        "hung_task", Scope.SERVICE, "httpd[97] hangs in the kernel for 122 s (service)"
+    )
+    assert judge(event("hung_task", **hung), []) is None
+    assert judge(event("hung_task", **{**hung, "parent_comm": "httpd"}), ["httpd"]) is None
+
+
+def test_file_system() -> None:
+    lost = {"fstype": "ext4", "disk": "vda1", "error": "EIO"}
+    assert judge(event("filesystem", **lost), []) == Verdict(
+        "filesystem",
+        Scope.SYSTEM,
+        "ext4 file system on vda1 takes no more writes: EIO (system)",
+    )
+    unknown = judge(event("filesystem", fstype="xfs", disk=None, error="EUCLEAN"), [])
+    assert unknown is not None
+    assert unknown.reason == "xfs file system takes no more writes: EUCLEAN (system)"
+    assert judge(event("filesystem", **{**lost, "error": "ESHUTDOWN"}), []) is None
+
+
+def test_a_block_error_alone_is_none() -> None:
+    assert judge(event("block_error", error="EIO", disk="vda"), ["httpd"]) is None
+
+
 values = st.none() | st.booleans() | st.integers() | st.text() | st.lists(st.integers())
 keys = st.sampled_from(
-    [*signal().fields, *oom().fields, "anything"]
+    [*signal().fields, *oom().fields, *ended().fields, "waited_s", "fstype", "error", "anything"]
 )  # what the rules look at, and more
 
 
 @given(
-    kind=st.sampled_from(["send_signal", "out_of_memory", "lost", "unknown", "?"]),
+    kind=st.sampled_from([*RULES, "lost", "unknown", "?"]),
     fields=st.dictionaries(keys, values),
     services=st.lists(st.text(), max_size=3),
 )

@@ -164,6 +164,12 @@ def _add_probe(commands: argparse._SubParsersAction[_Parser]) -> None:
     listing = probes.add_parser("list", help="the images there are")
     _images(listing)
     listing.set_defaults(run=cli_show.probe_list)
+    info = probes.add_parser(
+        "info", help="what a probe sees, where in the kernel, and what of it is a fault"
+    )
+    info.add_argument("probe", nargs="?", metavar="PROBE", help="only this one")
+    _json(info)
+    info.set_defaults(run=cli_show.probe_info)
     load = probes.add_parser("load", help="load a probe into a guest's kernel")
     load.add_argument("vm", metavar="VM")
     load.add_argument("probe", metavar="PROBE")

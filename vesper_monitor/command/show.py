@@ -11,11 +11,12 @@ import time
 from pathlib import Path
 from typing import Any
 
+from vesper_monitor import probes
 from vesper_monitor.client import Client, DaemonError
-from vesper_monitor.command.table import columns, note
+from vesper_monitor.command.table import columns, note, paragraph
 from vesper_monitor.guest.images import ImageStore
 
-__all__ = ["events", "faults", "probe_list", "relay_cat", "status"]
+__all__ = ["events", "faults", "probe_info", "probe_list", "relay_cat", "status"]
 
 #: Lines of events or faults that fit on a screen.
 SCREENFUL = 20
@@ -137,6 +138,27 @@ def probe_list(client: Client, options: argparse.Namespace) -> None:
             f"No probe images in {options.probes_dir}; "
             "build them with: vesper probe build RELEASE (uname -r of the guest)"
         )
+
+
+def probe_info(client: Client, options: argparse.Namespace) -> None:
+    """What there is to know of a probe, or of each in a line."""
+    if options.probe is not None and options.probe not in probes.PROBES:
+        raise DaemonError(
+            "no-such-probe",
+            f"no probe {options.probe}; there are: {', '.join(probes.PROBES)}",
+        )
+    names = list(probes.PROBES) if options.probe is None else [options.probe]
+    if options.json:
+        known = [probes.to_json(name) for name in names]
+        print_json(known if options.probe is None else known[0])
+    elif options.probe is None:
+        rows = [(name, probes.PROBES[name].fault) for name in names]
+        print(columns(("PROBE", "FAULT BY DEFAULT"), rows))
+    else:
+        for heading, texts in probes.sections(options.probe):
+            print(f"{heading}:")
+            for text in texts:
+                print(paragraph(text))
 
 
 def relay_cat(client: Client, options: argparse.Namespace) -> None:

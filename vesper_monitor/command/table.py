@@ -8,7 +8,7 @@ import sys
 import textwrap
 from collections.abc import Sequence
 
-__all__ = ["columns", "note"]
+__all__ = ["columns", "note", "paragraph"]
 
 
 def columns(header: Sequence[str], rows: Sequence[Sequence[object]]) -> str:
@@ -35,6 +35,15 @@ def note(mark: str, text: str) -> str:
         break_long_words=False,
         break_on_hyphens=False,
     )
+
+
+def paragraph(text: str) -> str:
+    """Indented, folded to the terminal's width."""
+    width = max(40, min(100, shutil.get_terminal_size().columns))
+    return textwrap.fill(
+        text, width, initial_indent="  ", subsequent_indent="  ", break_long_words=False,
+        break_on_hyphens=False,
+    )  # fmt: skip
 
 
 def _cell(value: object) -> str:

@@ -23,6 +23,9 @@ __all__ = ["RULES", "Judge", "Scope", "Verdict", "judge", "system_gone"]
 #: The kernel cuts a task's name (TASK_COMM_LEN - 1).
 COMM_MAX = 15
 
+#: A process of a service's name that ends earlier is taken for another command (ms).
+SERVICE_AGE_MS = 5000
+
 
 class Scope(enum.Enum):
     """What has failed."""
@@ -98,9 +101,70 @@ def out_of_memory(event: Event, services: Collection[str]) -> Verdict | None:
     return Verdict("out_of_memory", scope, reason)
 
 
+def process_exit(event: Event, services: Collection[str]) -> Verdict | None:
+    """The main process of a named service has ended, other than by its own will.
+
+    Status 0 is no fault: a daemon's first process ends so once it has forked,
+    and a service that was asked to stop.  Nor is the end of a process younger
+    than :data:`SERVICE_AGE_MS`: a check of the configuration has the same name.
+    """
+    fields = event.fields
+    comm, age = _text(fields, "comm"), fields.get("age_ms")
+    if not _is_main(comm, _text(fields, "parent_comm"), services):
+        return None
+    if not isinstance(age, int) or age < SERVICE_AGE_MS:
+        return None
+    signal, status = _text(fields, "signal"), fields.get("status")
+    if signal:
+        how = f"killed by {signal}"
+    elif isinstance(status, int) and status:
+        how = f"exited with status {status}"
+    else:
+        return None
+    reason = f"{comm}[{_number(fields, 'pid')}] {how} after {age // 1000} s (service)"
+    return Verdict("process_exit", Scope.SERVICE, reason)
+
+
+def hung_task(event: Event, services: Collection[str]) -> Verdict | None:
+    """The main process of a named service does not get on, and cannot be killed."""
+    fields = event.fields
+    comm = _text(fields, "leader_comm")
+    if not _is_main(comm, _text(fields, "parent_comm"), services):
+        return None
+    reason = (
+        f"{comm}[{_number(fields, 'tgid')}] hangs in the kernel for "
+        f"{_number(fields, 'waited_s')} s (service)"
+    )
+    return Verdict("hung_task", Scope.SERVICE, reason)
+
+
+def filesystem(event: Event, services: Collection[str]) -> Verdict | None:
+    """A file system takes no more writes, unless somebody asked for that."""
+    fields = event.fields
+    if fields.get("error") == "ESHUTDOWN":
+        return None
+    disk = _text(fields, "disk")
+    reason = (
+        f"{_text(fields, 'fstype') or 'a'} file system{f' on {disk}' if disk else ''} "
+        f"takes no more writes: {_text(fields, 'error') or 'error'} (system)"
+    )
+    return Verdict("filesystem", Scope.SYSTEM, reason)
+
+
+def never(event: Event, services: Collection[str]) -> Verdict | None:
+    """An event to look at; no fault by itself."""
+    return None
+
+
+#: By the name of the event. Why each is a fault or not: docs/probes.md.
 RULES: Mapping[str, Judge] = {
     "send_signal": send_signal,
     "out_of_memory": out_of_memory,
+    "process_exit": process_exit,
+    "hung_task": hung_task,
+    "block_error": never,
+    "filesystem": filesystem,
+    "net_link": never,
 }
 
 _CONSTRAINTS = {

@@ -25,6 +25,10 @@ NAME_LEN = 56
 RELEASE_LEN = 65
 VERMAGIC_LEN = 111
 COMM_LEN = 16
+DISK_LEN = 32
+FSTYPE_LEN = 16
+IFNAME_LEN = 16
+WHERE_LEN = 40
 
 MAX_CHANNELS = 16
 MAX_SUBBUFS = 8
@@ -39,6 +43,9 @@ SIG_GROUP = 1 << 2
 SIG_ADDR = 1 << 3
 SIG_IN_IRQ = 1 << 4
 SIG_TRACED = 1 << 5
+
+EXIT_CORE = 1 << 0
+EXIT_OOM = 1 << 1
 
 
 class MsgType(enum.IntEnum):
@@ -63,6 +70,11 @@ class EventType(enum.IntEnum):
 
     SEND_SIGNAL = 1
     OUT_OF_MEMORY = 2
+    PROCESS_EXIT = 3
+    HUNG_TASK = 4
+    BLOCK_ERROR = 5
+    FILESYSTEM = 6
+    NET_LINK = 7
 
 
 class OomConstraint(enum.IntEnum):
@@ -72,6 +84,28 @@ class OomConstraint(enum.IntEnum):
     CPUSET = 1
     MEMORY_POLICY = 2
     CGROUP = 3
+
+
+class BlockOp(enum.IntEnum):
+    """enum vsp_block_op"""
+
+    READ = 0
+    WRITE = 1
+    FLUSH = 2
+    DISCARD = 3
+    OTHER = 4
+
+
+class NetChange(enum.IntEnum):
+    """enum vsp_net_change"""
+
+    LINK_LOST = 1
+    LINK_BACK = 2
+    DOWN = 3
+    UP = 4
+    REMOVED = 5
+    ADDRESS_LOST = 6
+    ADDRESS_BACK = 7
 
 
 _u8, _u16, _u32, _u64 = ctypes.c_uint8, ctypes.c_uint16, ctypes.c_uint32, ctypes.c_uint64
@@ -333,6 +367,80 @@ class OutOfMemory(ctypes.LittleEndianStructure):
         ("file_rss_kb", _u64),
         ("shmem_rss_kb", _u64),
         ("pgtables_kb", _u64),
+    ]
+
+
+# Of those that follow only vesper_monitor/guest/records.py knows the fields.
+
+
+class ProcessExit(ctypes.LittleEndianStructure):
+    c_name: ClassVar[str] = "vsp_process_exit"
+    _fields_ = [
+        ("rec", Record),
+        ("pid", _s32),
+        ("parent_pid", _s32),
+        ("uid", _u32),
+        ("flags", _u32),
+        ("status", _s32),
+        ("sig", _s32),
+        ("age_ms", _u64),
+        ("comm", _char * COMM_LEN),
+        ("parent_comm", _char * COMM_LEN),
+    ]
+
+
+class HungTask(ctypes.LittleEndianStructure):
+    c_name: ClassVar[str] = "vsp_hung_task"
+    _fields_ = [
+        ("rec", Record),
+        ("pid", _s32),
+        ("tgid", _s32),
+        ("parent_pid", _s32),
+        ("waited_s", _u32),
+        ("comm", _char * COMM_LEN),
+        ("leader_comm", _char * COMM_LEN),
+        ("parent_comm", _char * COMM_LEN),
+    ]
+
+
+class BlockError(ctypes.LittleEndianStructure):
+    c_name: ClassVar[str] = "vsp_block_error"
+    _fields_ = [
+        ("rec", Record),
+        ("dev", _u32),
+        ("op", _u32),
+        ("sector", _u64),
+        ("bytes", _u32),
+        ("error", _s32),
+        ("left_out", _u32),
+        ("reserved", _u32),
+        ("disk", _char * DISK_LEN),
+    ]
+
+
+class Filesystem(ctypes.LittleEndianStructure):
+    c_name: ClassVar[str] = "vsp_filesystem"
+    _fields_ = [
+        ("rec", Record),
+        ("dev", _u32),
+        ("error", _s32),
+        ("line", _u32),
+        ("left_out", _u32),
+        ("fstype", _char * FSTYPE_LEN),
+        ("disk", _char * DISK_LEN),
+        ("where", _char * WHERE_LEN),
+    ]
+
+
+class NetLink(ctypes.LittleEndianStructure):
+    c_name: ClassVar[str] = "vsp_net_link"
+    _fields_ = [
+        ("rec", Record),
+        ("ifindex", _u32),
+        ("change", _u32),
+        ("address", _u8 * 4),
+        ("reserved", _u32),
+        ("device", _char * IFNAME_LEN),
     ]
 
 

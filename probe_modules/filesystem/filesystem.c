@@ -1,0 +1,217 @@
+// SPDX-License-Identifier: GPL-2.0-only
+/*
+ * Probe filesystem: a file system takes no more writes because of an error.
+ *
+ *	ext4	jbd2_journal_abort(journal, errno): with its journal ext4 turns
+ *		read-only; what leaves it writable (errors=continue) comes not here
+ *	xfs	xfs_do_force_shutdown(mp, flags, file, line), and for errors of its
+ *		log, which do not come through there in newer versions,
+ *		xlog_force_shutdown(log, flags)
+ *	btrfs	__btrfs_handle_fs_error(fs_info, function, line, errno, ...)
+ *
+ * Each as in Linux 5.10 to 6.12, and as a rule in a module, which may be loaded
+ * after the probe: a module notifier puts the kprobe there as soon as it is.
+ */
+
+#include <linux/blkdev.h>
+#include <linux/fs.h>
+#include <linux/jbd2.h>
+#include <linux/mutex.h>
+
+#include "vesper.h"
+
+/* SHUTDOWN_* of fs/xfs/xfs_mount.h */
+#define XFS_META_IO_ERROR	(1u << 0)
+#define XFS_LOG_IO_ERROR	(1u << 1)
+#define XFS_FORCE_UMOUNT	(1u << 2)
+
+/* The same file system may be found broken by many at once. */
+#define MAX_PER_S	5
+
+static struct vsp_probe probe;
+static struct vsp_limit limit;
+
+/* ------------------------------------------------------------ handlers */
+
+static void record(struct vsp_filesystem *rec, const char *fstype)
+{
+	if (!vsp_limit_allows(&limit, MAX_PER_S, &rec->left_out))
+		return;
+	rec->rec.len = sizeof(*rec);
+	rec->rec.event = VSP_EVENT_FILESYSTEM;
+	strscpy(rec->fstype, fstype, sizeof(rec->fstype));
+	vsp_record_write(probe.channel, &rec->rec);
+}
+
+static int on_journal_abort(struct kprobe *kp, struct pt_regs *regs)
+{
+	const journal_t *journal = (void *)regs_get_kernel_argument(regs, 0);
+	struct vsp_filesystem rec = {
+		.error = abs((int)regs_get_kernel_argument(regs, 1)),
+	};
+
+	if (READ_ONCE(journal->j_flags) & JBD2_ABORT)
+		return 0;
+	rec.dev = journal->j_fs_dev->bd_dev;
+	snprintf(rec.disk, sizeof(rec.disk), "%pg", journal->j_fs_dev);
+	/* An external journal has no inode.  ocfs2 has such a journal, too. */
+	record(&rec, journal->j_inode ? journal->j_inode->i_sb->s_type->name : "jbd2");
+	return 0;
+}
+
+NOKPROBE_SYMBOL(on_journal_abort);
+
+static int on_xfs_shutdown(struct kprobe *kp, struct pt_regs *regs)
+{
+	u32 flags = regs_get_kernel_argument(regs, 1);
+	const char *file = (void *)regs_get_kernel_argument(regs, 2);
+	struct vsp_filesystem rec = {
+		.line = regs_get_kernel_argument(regs, 3),
+	};
+
+	if (flags & XFS_FORCE_UMOUNT)
+		rec.error = ESHUTDOWN;
+	else if (flags & (XFS_META_IO_ERROR | XFS_LOG_IO_ERROR))
+		rec.error = EIO;
+	else
+		rec.error = EUCLEAN;	/* what xfs calls EFSCORRUPTED */
+	strscpy(rec.where, kbasename(file), sizeof(rec.where));
+	record(&rec, "xfs");
+	return 0;
+}
+
+NOKPROBE_SYMBOL(on_xfs_shutdown);
+
+static int on_xfs_log_shutdown(struct kprobe *kp, struct pt_regs *regs)
+{
+	u32 flags = regs_get_kernel_argument(regs, 1);
+	struct vsp_filesystem rec = { .error = EIO };
+
+	/* Any other comes from xfs_do_force_shutdown(), which knows more. */
+	if (!(flags & XFS_LOG_IO_ERROR) || flags & XFS_FORCE_UMOUNT)
+		return 0;
+	strscpy(rec.where, "log", sizeof(rec.where));
+	record(&rec, "xfs");
+	return 0;
+}
+
+NOKPROBE_SYMBOL(on_xfs_log_shutdown);
+
+static int on_btrfs_error(struct kprobe *kp, struct pt_regs *regs)
+{
+	const char *function = (void *)regs_get_kernel_argument(regs, 1);
+	struct vsp_filesystem rec = {
+		.line = regs_get_kernel_argument(regs, 2),
+		.error = abs((int)regs_get_kernel_argument(regs, 3)),
+	};
+
+	strscpy(rec.where, function, sizeof(rec.where));
+	record(&rec, "btrfs");
+	return 0;
+}
+
+NOKPROBE_SYMBOL(on_btrfs_error);
+
+/* ---------------------------------------------- modules come and go */
+
+struct target {
+	const char *module;
+	struct kprobe kprobe;
+	bool registered;	/* under targets_lock */
+};
+
+static struct target targets[] = {
+	{ .module = "jbd2", .kprobe = { .symbol_name = "jbd2_journal_abort",
+					.pre_handler = on_journal_abort } },
+	{ .module = "xfs", .kprobe = { .symbol_name = "xfs_do_force_shutdown",
+				       .pre_handler = on_xfs_shutdown } },
+	{ .module = "xfs", .kprobe = { .symbol_name = "xlog_force_shutdown",
+				       .pre_handler = on_xfs_log_shutdown } },
+	{ .module = "btrfs", .kprobe = { .symbol_name = "__btrfs_handle_fs_error",
+					 .pre_handler = on_btrfs_error } },
+};
+
+static DEFINE_MUTEX(targets_lock);
+
+static void register_target(struct target *target)
+{
+	int err;
+
+	if (target->registered)
+		return;
+	/* Left by an earlier registration. */
+	target->kprobe.addr = NULL;
+	target->kprobe.flags = 0;
+	err = register_kprobe(&target->kprobe);
+	target->registered = !err;
+	/* -ENOENT: not loaded, or not in this version. */
+	if (err && err != -ENOENT)
+		pr_warn("%s: no kprobe on %s: %d\n", probe.name,
+			target->kprobe.symbol_name, err);
+}
+
+static void unregister_target(struct target *target)
+{
+	if (target->registered)
+		unregister_kprobe(&target->kprobe);
+	target->registered = false;
+}
+
+static int module_changed(struct notifier_block *nb, unsigned long state, void *data)
+{
+	const struct module *module = data;
+	unsigned int i;
+
+	if (state != MODULE_STATE_COMING && state != MODULE_STATE_GOING)
+		return NOTIFY_DONE;
+	mutex_lock(&targets_lock);
+	for (i = 0; i < ARRAY_SIZE(targets); i++) {
+		if (strcmp(module->name, targets[i].module))
+			continue;
+		if (state == MODULE_STATE_COMING)
+			register_target(&targets[i]);
+		else
+			unregister_target(&targets[i]);
+	}
+	mutex_unlock(&targets_lock);
+	return NOTIFY_DONE;
+}
+
+static struct notifier_block module_nb = { .notifier_call = module_changed };
+
+static int attach(void)
+{
+	unsigned int i;
+	int err;
+
+	err = register_module_notifier(&module_nb);
+	if (err)
+		return err;
+	mutex_lock(&targets_lock);
+	for (i = 0; i < ARRAY_SIZE(targets); i++)
+		register_target(&targets[i]);
+	mutex_unlock(&targets_lock);
+	return 0;
+}
+
+static void detach(void)
+{
+	unsigned int i;
+
+	unregister_module_notifier(&module_nb);
+	mutex_lock(&targets_lock);
+	for (i = 0; i < ARRAY_SIZE(targets); i++)
+		unregister_target(&targets[i]);
+	mutex_unlock(&targets_lock);
+}
+
+static struct vsp_probe probe = {
+	.name = KBUILD_MODNAME,
+	.attach = attach,
+	.detach = detach,
+};
+
+vsp_probe_module();
+
+MODULE_DESCRIPTION("VESPER probe: file systems that an error has made read-only");
+MODULE_LICENSE("GPL");

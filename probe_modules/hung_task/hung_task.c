@@ -1,0 +1,57 @@
+// SPDX-License-Identifier: GPL-2.0-only
+/*
+ * Probe hung_task: a task that waits without end for what should come soon.
+ *
+ * The tracepoint sched_process_hang, which khungtaskd passes for each task that
+ * was in state D for kernel.hung_task_timeout_secs (check_hung_task() in
+ * kernel/hung_task.c, as in Linux 5.10 to 6.12), again after each further such
+ * time, and also when its warnings in the log are used up.
+ */
+
+#include <linux/jiffies.h>
+#include <trace/events/sched.h>
+
+#include "vesper.h"
+
+static struct vsp_probe probe;
+
+static void on_hang(void *data, struct task_struct *task)
+{
+	struct vsp_hung_task rec = {
+		.rec = { .len = sizeof(rec), .event = VSP_EVENT_HUNG_TASK },
+	};
+	const struct task_struct *parent;
+
+	rec.pid = task->pid;
+	rec.tgid = task->tgid;
+	rec.waited_s = (jiffies - task->last_switch_time) / HZ;
+	vsp_copy_comm(rec.comm, task);
+	rcu_read_lock();
+	vsp_copy_comm(rec.leader_comm, task->group_leader);
+	parent = rcu_dereference(task->real_parent);
+	rec.parent_pid = parent->tgid;
+	vsp_copy_comm(rec.parent_comm, parent->group_leader);
+	rcu_read_unlock();
+	vsp_record_write(probe.channel, &rec.rec);
+}
+
+static struct vsp_tracepoint tracepoints[] = {
+	{ .name = "sched_process_hang", .func = on_hang },
+};
+
+static struct vsp_probe probe = {
+	.name = KBUILD_MODNAME,
+	.tracepoints = tracepoints,
+	.n_tracepoints = ARRAY_SIZE(tracepoints),
+};
+
+vsp_probe_module();
+
+/* The compiler compares the arguments. */
+static inline void __maybe_unused check_handlers(void)
+{
+	check_trace_callback_type_sched_process_hang(on_hang);
+}
+
+MODULE_DESCRIPTION("VESPER probe: tasks that khungtaskd finds hung");
+MODULE_LICENSE("GPL");

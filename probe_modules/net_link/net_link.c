@@ -1,0 +1,167 @@
+// SPDX-License-Identifier: GPL-2.0-only
+/*
+ * Probe net_link: a network device of the guest has lost its link, was taken
+ * down, has gone, or has no IPv4 address any more; and when that is over.
+ *
+ * The notifier chains netdev_chain (net/core/dev.c) and inetaddr_chain
+ * (net/ipv4/devinet.c), as in Linux 5.10 to 6.12.  Both are called with the
+ * RTNL held.  Only devices that have one beneath them (virtio, Xen, PCI): not
+ * bridges, tunnels, containers' pairs and the like.
+ */
+
+#include <linux/inetdevice.h>
+#include <linux/netdevice.h>
+#include <linux/notifier.h>
+#include <linux/rtnetlink.h>
+#include <net/net_namespace.h>
+
+#include "vesper.h"
+
+#define MAX_DEVICES	32
+
+static struct vsp_probe probe;
+
+/* Under the RTNL. */
+static struct {
+	int ifindex;	/* 0: free */
+	bool carrier;
+} links[MAX_DEVICES];
+
+/* Registering tells of each device there is: nothing new. */
+static bool is_replay;
+
+static bool is_of_interest(const struct net_device *dev)
+{
+	return dev->dev.parent && net_eq(dev_net(dev), &init_net);
+}
+
+static void record(const struct net_device *dev, enum vsp_net_change change, __be32 address)
+{
+	struct vsp_net_link rec = {
+		.rec = { .len = sizeof(rec), .event = VSP_EVENT_NET_LINK },
+		.ifindex = dev->ifindex,
+		.change = change,
+	};
+
+	if (is_replay)
+		return;
+	memcpy(rec.address, &address, sizeof(rec.address));
+	strscpy(rec.device, dev->name, sizeof(rec.device));
+	vsp_record_write(probe.channel, &rec.rec);
+}
+
+/*
+ * True if it is another than at the last call.  Of more devices than there is
+ * room for it is always another.
+ */
+static bool carrier_has_changed(const struct net_device *dev)
+{
+	bool carrier = netif_carrier_ok(dev);
+	int i, place = -1;
+
+	for (i = 0; i < MAX_DEVICES; i++) {
+		if (links[i].ifindex == dev->ifindex) {
+			bool changed = links[i].carrier != carrier;
+
+			links[i].carrier = carrier;
+			return changed;
+		}
+		if (!links[i].ifindex && place < 0)
+			place = i;
+	}
+	if (place >= 0) {
+		links[place].ifindex = dev->ifindex;
+		links[place].carrier = carrier;
+	}
+	return true;
+}
+
+static void forget(const struct net_device *dev)
+{
+	int i;
+
+	for (i = 0; i < MAX_DEVICES; i++) {
+		if (links[i].ifindex == dev->ifindex)
+			links[i].ifindex = 0;
+	}
+}
+
+static int device_changed(struct notifier_block *nb, unsigned long event, void *info)
+{
+	const struct net_device *dev = netdev_notifier_info_to_dev(info);
+
+	if (!is_of_interest(dev))
+		return NOTIFY_DONE;
+	switch (event) {
+	case NETDEV_UP:
+		carrier_has_changed(dev);
+		record(dev, VSP_NET_UP, 0);
+		break;
+	case NETDEV_DOWN:
+		record(dev, VSP_NET_DOWN, 0);
+		break;
+	case NETDEV_CHANGE:
+		if (carrier_has_changed(dev))
+			record(dev, netif_carrier_ok(dev) ? VSP_NET_LINK_BACK :
+			       VSP_NET_LINK_LOST, 0);
+		break;
+	case NETDEV_UNREGISTER:
+		forget(dev);
+		record(dev, VSP_NET_REMOVED, 0);
+		break;
+	}
+	return NOTIFY_DONE;
+}
+
+/* Called when the address is in the list already, or no longer. */
+static int address_changed(struct notifier_block *nb, unsigned long event, void *ptr)
+{
+	const struct in_ifaddr *address = ptr;
+	const struct in_device *in_dev = address->ifa_dev;
+	const struct in_ifaddr *first = rtnl_dereference(in_dev->ifa_list);
+
+	if (!is_of_interest(in_dev->dev))
+		return NOTIFY_DONE;
+	if (event == NETDEV_DOWN && !first)
+		record(in_dev->dev, VSP_NET_ADDRESS_LOST, address->ifa_address);
+	else if (event == NETDEV_UP && first == address && !rtnl_dereference(first->ifa_next))
+		record(in_dev->dev, VSP_NET_ADDRESS_BACK, address->ifa_address);
+	return NOTIFY_DONE;
+}
+
+static struct notifier_block device_nb = { .notifier_call = device_changed };
+static struct notifier_block address_nb = { .notifier_call = address_changed };
+
+static int attach(void)
+{
+	int err;
+
+	is_replay = true;
+	err = register_netdevice_notifier(&device_nb);
+	is_replay = false;
+	if (err)
+		return err;
+	err = register_inetaddr_notifier(&address_nb);
+	if (err)
+		unregister_netdevice_notifier(&device_nb);
+	return err;
+}
+
+static void detach(void)
+{
+	unregister_inetaddr_notifier(&address_nb);
+	/* Tells that each device goes down and away, which none does. */
+	is_replay = true;
+	unregister_netdevice_notifier(&device_nb);
+}
+
+static struct vsp_probe probe = {
+	.name = KBUILD_MODNAME,
+	.attach = attach,
+	.detach = detach,
+};
+
+vsp_probe_module();
+
+MODULE_DESCRIPTION("VESPER probe: links and addresses of network devices");
+MODULE_LICENSE("GPL");

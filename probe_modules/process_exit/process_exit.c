@@ -1,0 +1,104 @@
+// SPDX-License-Identifier: GPL-2.0-only
+/*
+ * Probe process_exit: a process has ended, with which status, by which signal.
+ *
+ * A kprobe on taskstats_exit(tsk, group_dead), which do_exit() calls for each
+ * thread as soon as its exit code is there (kernel/exit.c).  group_dead is
+ * true for exactly one thread of a process, the last; the tracepoint
+ * sched_process_exit cannot tell which one that is before Linux 6.15.
+ * Needs CONFIG_TASKSTATS.
+ */
+
+#include <linux/oom.h>
+#include <linux/sched/signal.h>
+#include <linux/timekeeping.h>
+
+#include "vesper.h"
+
+#define MAX_NAMES	16
+
+static char *names[MAX_NAMES];
+static int n_names;
+module_param_array(names, charp, &n_names, 0444);
+MODULE_PARM_DESC(names, "processes to record, at any age; none: all, of some age");
+
+/* A service lives longer than the commands that a busy guest runs all day. */
+static unsigned int min_age_ms = 1000;
+module_param(min_age_ms, uint, 0644);
+MODULE_PARM_DESC(min_age_ms, "without names: record processes that lived so long (1000)");
+
+static struct vsp_probe probe;
+
+static bool is_wanted(const struct task_struct *leader, u64 age_ms)
+{
+	int i;
+
+	if (!n_names)
+		return age_ms >= READ_ONCE(min_age_ms);
+	for (i = 0; i < n_names; i++) {
+		if (!strncmp(leader->comm, names[i], TASK_COMM_LEN - 1))
+			return true;
+	}
+	return false;
+}
+
+/* As wait_task_zombie() in kernel/exit.c. */
+static u32 exit_code(const struct task_struct *leader)
+{
+	const struct signal_struct *signal = leader->signal;
+
+	return signal->flags & SIGNAL_GROUP_EXIT ? signal->group_exit_code : leader->exit_code;
+}
+
+static int on_taskstats_exit(struct kprobe *kp, struct pt_regs *regs)
+{
+	struct task_struct *task = (void *)regs_get_kernel_argument(regs, 0);
+	bool group_dead = (u32)regs_get_kernel_argument(regs, 1);
+	struct vsp_process_exit rec = {
+		.rec = { .len = sizeof(rec), .event = VSP_EVENT_PROCESS_EXIT },
+	};
+	const struct task_struct *leader, *parent;
+	u32 code;
+
+	if (!group_dead || task->flags & PF_KTHREAD)
+		return 0;
+	leader = task->group_leader;
+	rec.age_ms = div_u64(ktime_get_mono_fast_ns() - leader->start_time, NSEC_PER_MSEC);
+	if (!is_wanted(leader, rec.age_ms))
+		return 0;
+
+	code = exit_code(leader);
+	rec.status = code >> 8 & 0xff;
+	rec.sig = code & 0x7f;
+	if (code & 0x80)
+		rec.flags |= VSP_EXIT_CORE;
+	if (tsk_is_oom_victim(task))
+		rec.flags |= VSP_EXIT_OOM;
+	rec.pid = leader->tgid;
+	vsp_copy_comm(rec.comm, leader);
+	rcu_read_lock();
+	rec.uid = __kuid_val(__task_cred(leader)->uid);
+	parent = rcu_dereference(leader->real_parent);
+	rec.parent_pid = parent->tgid;
+	vsp_copy_comm(rec.parent_comm, parent->group_leader);
+	rcu_read_unlock();
+	vsp_record_write(probe.channel, &rec.rec);
+	return 0;
+}
+
+NOKPROBE_SYMBOL(on_taskstats_exit);
+
+static struct kprobe kprobes[] = {
+	{ .symbol_name = "taskstats_exit", .pre_handler = on_taskstats_exit },
+};
+
+static struct vsp_probe probe = {
+	.name = KBUILD_MODNAME,
+	.kprobes = kprobes,
+	.n_kprobes = ARRAY_SIZE(kprobes),
+};
+
+vsp_probe_module();
+
+MODULE_DESCRIPTION("VESPER probe: ends of processes, with status and signal");
+MODULE_LICENSE("GPL");

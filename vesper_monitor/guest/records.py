@@ -1,0 +1,263 @@
+# SPDX-License-Identifier: GPL-2.0-or-later
+"""What is in the records of each probe: names, values, and a sentence.
+
+:data:`RECORDS` has one entry per ``enum vsp_event``.  The fields of an event
+are those of the structure in ``vesper_abi.h``, by the same names: text is made
+printable, ``flags`` become one truth value each, the rest stays the number it
+is unless the entry says otherwise.
+"""
+
+from __future__ import annotations
+
+import ctypes
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field
+from typing import Any
+
+from vesper_monitor.guest import abi
+from vesper_monitor.guest.names import device_name, errno_name, printable, signal_name
+
+__all__ = ["RECORDS", "RecordType"]
+
+Fields = dict[str, Any]
+
+
+def _nothing(_fields: Fields) -> None:
+    pass
+
+
+@dataclass(frozen=True)
+class RecordType:
+    """How to read one type of record.
+
+    :ivar event: name of the event.
+    :ivar struct: of :mod:`vesper_monitor.guest.abi`.
+    :ivar text: the sentence, of the finished fields.
+    :ivar flags: bit of the field ``flags`` → name of the truth value.
+    :ivar values: name of a field → what is shown in place of its number.
+    :ivar finish: adds and removes fields.
+    """
+
+    event: str
+    struct: type[ctypes.Structure]
+    text: Callable[[Fields], str]
+    flags: Mapping[int, str] = field(default_factory=dict)
+    values: Mapping[str, Callable[[Any], object]] = field(default_factory=dict)
+    finish: Callable[[Fields], None] = _nothing
+
+    def read(self, data: bytes) -> tuple[Fields, str]:
+        """Of any bytes whatever: fields and sentence."""
+        # A shorter record (an older probe's) reads as if zeros followed.
+        record = self.struct.from_buffer_copy(data.ljust(ctypes.sizeof(self.struct), b"\0"))
+        fields: Fields = {}
+        for name, kind, *_bits in self.struct._fields_:
+            value = getattr(record, name)
+            if kind is abi.Record or name.startswith("reserved"):
+                continue
+            if name == "flags":
+                fields |= {flag: bool(value & bit) for bit, flag in self.flags.items()}
+            elif isinstance(value, bytes):
+                fields[name] = printable(value)
+            else:
+                fields[name] = self.values[name](value) if name in self.values else value
+        self.finish(fields)
+        return fields, self.text(fields)
+
+
+# ------------------------------------------------------------ send_signal
+
+
+def _finish_send_signal(f: Fields) -> None:
+    f["signal"] = signal_name(f["sig"])
+    if not f.pop("has_addr"):
+        f["addr"] = None
+
+
+def _send_signal(f: Fields) -> str:
+    target = f"{f['leader_comm']}[{f['tgid']}]"
+    if f["pid"] != f["tgid"]:
+        target += f" thread {f['comm']}[{f['pid']}]"
+    if f["from_kernel"] or f["in_irq"]:
+        sender = "the kernel"
+    else:
+        sender = f"{f['sender_comm']}[{f['sender_pid']}] uid {f['sender_uid']}"
+    where = f" at {f['addr']:#x}" if f["addr"] is not None else ""
+    verb = "kills" if f["fatal"] else "sent to"
+    return f"{f['signal']}{where} {verb} {target}, by {sender}"
+
+
+# ---------------------------------------------------------- out_of_memory
+
+_CONSTRAINTS = {
+    "system": "system-wide",
+    "cpuset": "in its cpuset",
+    "memory_policy": "by memory policy",
+    "cgroup": "in its cgroup",
+}
+
+
+def _constraint(number: int) -> str:
+    try:
+        return abi.OomConstraint(number).name.lower()
+    except ValueError:
+        return f"constraint {number}"
+
+
+def _finish_out_of_memory(f: Fields) -> None:
+    f["rss_kb"] = f["anon_rss_kb"] + f["file_rss_kb"] + f["shmem_rss_kb"]
+
+
+def _out_of_memory(f: Fields) -> str:
+    scope = _CONSTRAINTS.get(f["constraint"], f["constraint"])
+    return (
+        f"out of memory {scope}: kills {f['comm']}[{f['pid']}] ({f['rss_kb']} kB) "
+        f"for {f['asker_comm']}[{f['asker_pid']}], order {f['order']}, {f['free_kb']} kB free"
+    )
+
+
+# ----------------------------------------------------------- process_exit
+
+
+def _finish_process_exit(f: Fields) -> None:
+    f["signal"] = signal_name(f["sig"]) if f["sig"] else None
+
+
+def _process_exit(f: Fields) -> str:
+    who = f"{f['comm']}[{f['pid']}]"
+    if f["signal"] is None:
+        how = f"exited with status {f['status']}"
+    else:
+        how = f"killed by {f['signal']}"
+        if f["oom"]:
+            how += " for lack of memory"
+        elif f["core"]:
+            how += ", core dumped"
+    parent = f"{f['parent_comm']}[{f['parent_pid']}]"
+    return f"{who} {how} after {f['age_ms'] / 1000:.1f} s, child of {parent}"
+
+
+# -------------------------------------------------------------- hung_task
+
+
+def _hung_task(f: Fields) -> str:
+    who = f"{f['leader_comm']}[{f['tgid']}]"
+    if f["pid"] != f["tgid"]:
+        who += f" thread {f['comm']}[{f['pid']}]"
+    return f"{who} hangs in uninterruptible sleep for {f['waited_s']} s"
+
+
+# ------------------------------------------------------------ block_error
+
+
+def _block_op(number: int) -> str:
+    try:
+        return abi.BlockOp(number).name.lower()
+    except ValueError:
+        return f"operation {number}"
+
+
+def _block_error(f: Fields) -> str:
+    more = f" ({f['left_out']} more before it)" if f["left_out"] else ""
+    return (
+        f"{f['error']} on {f['disk'] or f['dev']}: {f['op']} of {f['bytes']} bytes "
+        f"at sector {f['sector']}{more}"
+    )
+
+
+# ------------------------------------------------------------- filesystem
+
+
+def _finish_filesystem(f: Fields) -> None:
+    if not f["disk"]:
+        f["dev"] = f["disk"] = None
+
+
+def _filesystem(f: Fields) -> str:
+    disk = f" on {f['disk']}" if f["disk"] else ""
+    line = f":{f['line']}" if f["line"] else ""
+    where = f" in {f['where']}{line}" if f["where"] else ""
+    what = "shut down as asked" if f["error"] == "ESHUTDOWN" else "takes no more writes"
+    return f"{f['fstype']} file system{disk} {what}: {f['error']}{where}"
+
+
+# --------------------------------------------------------------- net_link
+
+_NET_CHANGES = {
+    "link_lost": "has lost its link",
+    "link_back": "has its link again",
+    "down": "was taken down",
+    "up": "was brought up",
+    "removed": "has gone",
+    "address_lost": "has lost its last address",
+    "address_back": "has an address again:",
+}
+
+
+def _net_change(number: int) -> str:
+    try:
+        return abi.NetChange(number).name.lower()
+    except ValueError:
+        return f"change {number}"
+
+
+def _ipv4(octets: ctypes.Array[ctypes.c_uint8]) -> str | None:
+    return ".".join(str(octet) for octet in octets) if any(octets) else None
+
+
+def _net_link(f: Fields) -> str:
+    address = f" {f['address']}" if f["address"] else ""
+    return f"network device {f['device']} {_NET_CHANGES.get(f['change'], f['change'])}{address}"
+
+
+# ------------------------------------------------------------------ table
+
+RECORDS: Mapping[int, RecordType] = {
+    abi.EventType.SEND_SIGNAL: RecordType(
+        "send_signal",
+        abi.SendSignal,
+        _send_signal,
+        flags={
+            abi.SIG_FATAL: "fatal",
+            abi.SIG_FROM_KERNEL: "from_kernel",
+            abi.SIG_GROUP: "group",
+            abi.SIG_ADDR: "has_addr",
+            abi.SIG_IN_IRQ: "in_irq",
+            abi.SIG_TRACED: "traced",
+        },
+        finish=_finish_send_signal,
+    ),
+    abi.EventType.OUT_OF_MEMORY: RecordType(
+        "out_of_memory",
+        abi.OutOfMemory,
+        _out_of_memory,
+        values={"constraint": _constraint},
+        finish=_finish_out_of_memory,
+    ),
+    abi.EventType.PROCESS_EXIT: RecordType(
+        "process_exit",
+        abi.ProcessExit,
+        _process_exit,
+        flags={abi.EXIT_CORE: "core", abi.EXIT_OOM: "oom"},
+        finish=_finish_process_exit,
+    ),
+    abi.EventType.HUNG_TASK: RecordType("hung_task", abi.HungTask, _hung_task),
+    abi.EventType.BLOCK_ERROR: RecordType(
+        "block_error",
+        abi.BlockError,
+        _block_error,
+        values={"dev": device_name, "op": _block_op, "error": errno_name},
+    ),
+    abi.EventType.FILESYSTEM: RecordType(
+        "filesystem",
+        abi.Filesystem,
+        _filesystem,
+        values={"dev": device_name, "error": errno_name},
+        finish=_finish_filesystem,
+    ),
+    abi.EventType.NET_LINK: RecordType(
+        "net_link",
+        abi.NetLink,
+        _net_link,
+        values={"change": _net_change, "address": _ipv4},
+    ),
+}

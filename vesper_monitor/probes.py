@@ -1,0 +1,265 @@
+# SPDX-License-Identifier: GPL-2.0-or-later
+"""What there is to know of each probe, for people.
+
+The one place of that text: ``vesper probe info``, docs/probes.md and
+vesper-probes(7) are made of it (``python3 -m vesper_monitor.probes FORMAT``),
+and a test compares them, and that no folder of probe_modules is left out.
+"""
+
+from __future__ import annotations
+
+import sys
+from collections.abc import Mapping
+from dataclasses import asdict, dataclass
+from typing import Any
+
+__all__ = ["COMMON_PARAMS", "PROBES", "ProbeInfo", "markdown", "roff", "sections", "to_json"]
+
+
+@dataclass(frozen=True)
+class ProbeInfo:
+    """One probe.
+
+    :ivar sees: what it sees; one or more sentences.
+    :ivar hooks: where in the kernel, and since which version, one per place.
+    :ivar not_seen: what one might expect and does not get.
+    :ivar cost: what a hit costs, and when there is one.
+    :ivar fault: which of its events are faults by default, or "none"; why.
+    :ivar params: module parameter → what it does.
+    :ivar needs: kernel options that Debian's kernels have.
+    """
+
+    sees: str
+    hooks: tuple[str, ...]
+    not_seen: str
+    cost: str
+    fault: str
+    why: str
+    params: Mapping[str, str]
+    needs: tuple[str, ...] = ()
+
+
+#: Of all of them.
+COMMON_PARAMS: Mapping[str, str] = {
+    "subbuf_size": "bytes of a relay sub-buffer (16384)",
+    "n_subbufs": "number of sub-buffers per CPU, 2 to 8 (4)",
+}
+
+_NOT_MEASURED = "not measured"
+
+PROBES: Mapping[str, ProbeInfo] = {
+    "send_signal": ProbeInfo(
+        sees="Each signal that is sent, by whom and to whom, and whether it will kill: not if it "
+        "is handled, blocked or ignored, nor if a tracer decides.",
+        hooks=(
+            "kprobe on __send_signal_locked(), Linux 5.19 and later",
+            "kprobe on __send_signal(), before",
+        ),
+        not_seen="Signals of POSIX timers. A process that ends by itself: process_exit.",
+        cost=f"One kprobe per signal sent, a record only for some of them: {_NOT_MEASURED}.",
+        fault="a signal that kills the main process of a named service",
+        why="The service is gone, and how is known before the process has ended.",
+        params={
+            "quiet": "bit mask, 1 << (signal - 1): signals recorded only if they kill (timers, "
+            "job control, real-time signals)",
+            "fatal_only": "record only signals that kill (no)",
+        },
+    ),
+    "out_of_memory": ProbeInfo(
+        sees="The OOM killer: its victim and the memory that it had, who asked for memory, and "
+        "what was short (the system, a cgroup, a cpuset, a memory policy).",
+        hooks=("kprobe on oom_kill_process(), as in Linux 5.10 to 6.12",),
+        not_seen="A guest that swaps itself to death without an OOM kill; a kill by a daemon of "
+        "the guest's user space (systemd-oomd), which is a signal.",
+        cost=f"One kprobe per OOM kill, which is rare: {_NOT_MEASURED}.",
+        fault="every OOM kill, of the service if its main process is the victim, else of the "
+        "system",
+        why="A system that kills processes for lack of memory is not the one that was set up; "
+        "which of them it takes next is chance.",
+        params={},
+    ),
+    "process_exit": ProbeInfo(
+        sees="The end of a process: exit status or signal, whether the OOM killer chose it, its "
+        "age and its parent. Once per process, when the last of its threads ends.",
+        hooks=("kprobe on taskstats_exit(), which do_exit() calls, as in Linux 5.10 to 6.12",),
+        not_seen="Without names, processes that lived for less than min_age_ms. A process that "
+        "is replaced by exec. Kernel threads.",
+        cost="One kprobe per thread that ends, a record only for processes that are wanted: "
+        f"{_NOT_MEASURED}.",
+        fault="the main process of a named service ends by a signal or with a status other than "
+        "0, at an age of 5 s or more",
+        why="Status 0 is no fault: a daemon's first process ends so after it has forked, and so "
+        "does a service that was asked to stop. A younger process of that name may be a check "
+        "of the configuration.",
+        params={
+            "names": "processes to record, at any age, comma-separated, at most 16 (all)",
+            "min_age_ms": "without names: only processes that lived so long, in ms (1000)",
+        },
+        needs=("CONFIG_TASKSTATS",),
+    ),
+    "hung_task": ProbeInfo(
+        sees="A task that was in uninterruptible sleep for kernel.hung_task_timeout_secs (120 s), "
+        "again after each further such time, whether or not the kernel still logs it.",
+        hooks=("tracepoint sched:sched_process_hang in khungtaskd, as in Linux 5.10 to 6.12",),
+        not_seen="A task that hangs in a sleep that can be interrupted or killed; one that spins. "
+        "Nothing while hung_task_timeout_secs is 0.",
+        cost=f"One tracepoint per hung task and timeout, in a kernel thread: {_NOT_MEASURED}.",
+        fault="a thread of the main process of a named service",
+        why="For two minutes the service has not got on, and cannot even be killed. Other tasks "
+        "that hang are for a person to look at: a backup or a slow disk does that.",
+        params={},
+        needs=("CONFIG_DETECT_HUNG_TASK",),
+    ),
+    "block_error": ProbeInfo(
+        sees="A request to a block device that failed: device, operation, sector, error. Where "
+        'the kernel logs "I/O error, dev ...", and under the same conditions.',
+        hooks=(
+            "tracepoint block:block_rq_error, Linux 5.18 and later",
+            "tracepoint block:block_rq_complete, before",
+        ),
+        not_seen="Errors of requests that were marked quiet by who sent them. Device mapper and "
+        "md have no requests of their own: those to the disks beneath are seen.",
+        cost="Since 5.18 one tracepoint per failed request; before, one per request, with a "
+        f"record only if it failed: {_NOT_MEASURED}.",
+        fault="none",
+        why="RAID, multipath and file systems are made to live with an error. That one did not "
+        "is what the filesystem probe says.",
+        params={"max_per_s": "record at most so many in a second (20)"},
+    ),
+    "filesystem": ProbeInfo(
+        sees="A file system that takes no more writes because of an error: ext4 (with its "
+        "journal) read-only, xfs shut down, btrfs forced read-only. Also in modules that are "
+        "loaded after the probe.",
+        hooks=(
+            "kprobe on jbd2_journal_abort(), for ext4, as in Linux 5.10 to 6.12",
+            "kprobe on xfs_do_force_shutdown(), as in Linux 5.10 to 6.12",
+            "kprobe on xlog_force_shutdown(), for the log of xfs, where there is one",
+            "kprobe on __btrfs_handle_fs_error(), as in Linux 5.10 to 6.12",
+        ),
+        not_seen="ext4 without a journal, or with errors=continue, which stays writable. Which "
+        "device an xfs or a btrfs is on (the place in its source is told). A read-only mount or "
+        "remount that somebody asked for.",
+        cost=f"One kprobe per such error, at most 5 records in a second: {_NOT_MEASURED}.",
+        fault="every one, of the system, but for a shutdown that was asked for (ESHUTDOWN)",
+        why="What was on it can be read at best, and it stays so until it is mounted anew, which "
+        "nobody does by himself.",
+        params={},
+    ),
+    "net_link": ProbeInfo(
+        sees="A network device that loses its link, is taken down or removed, or loses its last "
+        "IPv4 address; and when it has link or address again.",
+        hooks=(
+            "notifier register_netdevice_notifier(), as in Linux 5.10 to 6.12",
+            "notifier register_inetaddr_notifier(), as in Linux 5.10 to 6.12",
+        ),
+        not_seen="Devices without one beneath them (bridges, bonds, tunnels, the pairs of "
+        "containers), and those in other network namespaces. IPv6 addresses. A link that is up "
+        "and leads nowhere.",
+        cost=f"One call per change of a device or an address: {_NOT_MEASURED}.",
+        fault="none",
+        why="Links flap, and a live migration interrupts them: only one that stays away is a "
+        "fault, and that somebody outside sees better.",
+        params={},
+    ),
+}
+
+
+def to_json(name: str) -> dict[str, Any]:
+    """For ``vesper probe info --json``. :raises KeyError:"""
+    info = PROBES[name]
+    return {"probe": name, **asdict(info), "params": {**info.params, **COMMON_PARAMS}}
+
+
+def sections(name: str) -> list[tuple[str, tuple[str, ...]]]:
+    """The text about a probe: headings, and a line or lines below each."""
+    info = PROBES[name]
+    said: list[tuple[str, tuple[str, ...]]] = [
+        ("Sees", (info.sees,)),
+        ("Where", info.hooks),
+        ("Does not see", (info.not_seen,)),
+        ("Cost", (info.cost,)),
+        ("Fault by default", (info.fault,)),
+        ("Why", (info.why,)),
+    ]
+    if info.params:
+        said.append(("Parameters", tuple(f"{key}: {text}" for key, text in info.params.items())))
+    if info.needs:
+        said.append(("Needs", info.needs))
+    return said
+
+
+def markdown() -> str:
+    """docs/probes.md"""
+    lines = [
+        "# Probes",
+        "",
+        "Each is a kernel module in `probe_modules/`, sent into a running guest by the host "
+        "(`vesper probe load VM NAME [KEY=VALUE ...]`). This page is made by "
+        "`python3 -m vesper_monitor.probes markdown`; `vesper probe info NAME` says the same.",
+        "",
+        "| probe | sees | fault by default |",
+        "|---|---|---|",
+    ]
+    for name, info in PROBES.items():
+        lines.append(f"| [{name}](#{name}) | {_first_sentence(info.sees)} | {info.fault} |")
+    lines += ["", "Parameters that all of them have:", ""]
+    lines += [f"- `{key}`: {text}" for key, text in COMMON_PARAMS.items()]
+    for name in PROBES:
+        lines += ["", f"## {name}", ""]
+        for heading, texts in sections(name):
+            if heading == "Parameters":
+                lines += ["- Parameters:"]
+                lines += [f"  - `{key}`: {text}" for key, text in PROBES[name].params.items()]
+            else:
+                lines.append(f"- {heading}: {'; '.join(texts)}")
+    return "\n".join(lines) + "\n"
+
+
+def roff() -> str:
+    """docs/man/vesper-probes.7"""
+    lines = [
+        r".\" SPDX-License-Identifier: GPL-2.0-or-later",
+        r".\" Made by: python3 -m vesper_monitor.probes roff",
+        '.TH VESPER\\-PROBES 7 2026 "VESPER 0.1.0" "Miscellaneous information"',
+        ".SH NAME",
+        r"vesper\-probes \- what VESPER's probes see in a guest's kernel",
+        ".SH DESCRIPTION",
+        "Each probe is a kernel module, sent into a running guest by the host:",
+        ".B vesper probe load",
+        ".I VM NAME",
+        ".RI [ KEY=VALUE ...].",
+        "Parameters that all of them have:",
+    ]
+    for key, text in COMMON_PARAMS.items():
+        lines += [".TP", f".B {_escape(key)}", _escape(text)]
+    lines.append(".SH PROBES")
+    for name in PROBES:
+        lines.append(f".SS {_escape(name)}")
+        for heading, texts in sections(name):
+            lines += [".TP", f".B {heading}"]
+            lines.append("\n.br\n".join(_escape(text) for text in texts))
+    lines += [".SH SEE ALSO", ".BR vesper (8),", ".BR vesperd (8)"]
+    return "\n".join(lines) + "\n"
+
+
+def _first_sentence(text: str) -> str:
+    return text.split(". ")[0].rstrip(".")
+
+
+def _escape(text: str) -> str:
+    escaped = text.replace("\\", r"\e").replace("-", r"\-")
+    return "\\&" + escaped if escaped.startswith((".", "'")) else escaped
+
+
+def main(arguments: list[str]) -> int:
+    """Print the page of that format."""
+    formats = {"markdown": markdown, "roff": roff}
+    if len(arguments) != 1 or arguments[0] not in formats:
+        print("usage: python3 -m vesper_monitor.probes markdown|roff", file=sys.stderr)
+        return 2
+    print(formats[arguments[0]](), end="")
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main(sys.argv[1:]))
