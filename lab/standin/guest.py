@@ -63,6 +63,9 @@ class StandinGuest:
         self._boot_id = secrets.randbits(64)
         self._table_region = self._memory.alloc(1)
         self._table = abi.Table(magic=abi.TABLE_MAGIC, version=abi.ABI_VERSION)
+        self._words_region = self._memory.alloc(abi.pages_for(ctypes.sizeof(abi.Words)))
+        head = abi.Words(magic=abi.WORDS_MAGIC, version=abi.WORDS_VERSION)
+        self._memory.at(self._words_region)[: ctypes.sizeof(head)] = bytes(head)
         self._channels: dict[str, RelayChannel] = {}
         self._modules: set[str] = set()
         self._hidden: set[str] = set()  # loaded, but not in the channel table
@@ -146,6 +149,7 @@ class StandinGuest:
                 boot_id=self._boot_id,
                 release=self._release.encode(),
                 vermagic=vermagic(self._release).encode(),
+                words=self._words_region,
             )
         elif header.type == abi.MsgType.MEM_ALLOC:
             pages = abi.MsgMem.from_buffer_copy(request).region.pages
@@ -230,6 +234,11 @@ class StandinGuest:
         match words:
             case ["emit", probe, *pairs]:
                 return self._emit(probe, dict(pair.split("=", 1) for pair in pairs))
+            case ["words", kind, *message]:
+                self._leave_words(abi.WordsKind[kind.upper()], " ".join(message))
+                self._notify()
+            case ["quiet", "words", kind, *message]:
+                self._leave_words(abi.WordsKind[kind.upper()], " ".join(message))
             case ["state", state]:
                 self._record = dataclasses.replace(self._record, state=state)
                 self._place.write(self._record)
@@ -248,6 +257,17 @@ class StandinGuest:
             case _:
                 return f"error unknown command {' '.join(words)}"
         return "ok"
+
+    def _leave_words(self, kind: abi.WordsKind, message: str) -> None:
+        start = abi.offset(abi.Words, "slot") + kind * ctypes.sizeof(abi.WordsSlot)
+        view = self._memory.at(self._words_region)
+        seq = abi.load_u32(view, start)
+        log = f"[    1.000000] Kernel says: {message}\n".encode()
+        slot = abi.WordsSlot(
+            seq=seq + 2, log_len=len(log), time_ns=time.monotonic_ns(), pid=1, comm=b"init",
+            message=message.encode(), stack=b"panic+0x1/0x2\n", log=log,
+        )  # fmt: skip
+        view[start : start + ctypes.sizeof(slot)] = bytes(slot)
 
     def _emit(self, probe: str, given: dict[str, str]) -> str:
         if probe not in self._channels:

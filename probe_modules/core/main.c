@@ -22,12 +22,18 @@ static int __init vesper_init(void)
 	if (err)
 		goto exit_loader;
 
-	err = vsp_cchan_init();
+	err = vsp_words_init();
 	if (err)
 		goto exit_export;
 
+	err = vsp_cchan_init();
+	if (err)
+		goto exit_words;
+
 	return 0;
 
+exit_words:
+	vsp_words_exit();
 exit_export:
 	vsp_export_exit();
 exit_loader:
@@ -40,6 +46,7 @@ module_init(vesper_init);
 static void __exit vesper_exit(void)
 {
 	vsp_cchan_exit();
+	vsp_words_exit();
 	vsp_export_exit();
 	vsp_loader_exit();
 }

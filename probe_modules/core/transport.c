@@ -26,6 +26,7 @@ void vsp_notify(void)
 static void disconnect(void)
 {
 	vsp_image_drop();
+	vsp_words_disconnect();
 	vsp_export_disconnect();
 	RCU_INIT_POINTER(vsp_transport, NULL);
 }
@@ -44,6 +45,8 @@ int vsp_transport_register(struct vsp_transport *transport)
 	err = vsp_export_connect();
 	if (err)
 		disconnect();
+	else
+		vsp_words_connect();
 unlock:
 	mutex_unlock(&vsp_lock);
 	if (err)

@@ -6,6 +6,7 @@ from __future__ import annotations
 import asyncio
 import base64
 import contextlib
+import dataclasses
 import os
 from collections.abc import Awaitable, Callable
 from typing import TYPE_CHECKING, Any
@@ -60,6 +61,7 @@ class Api:
             "status": self._status,
             "events": self._events,
             "faults": self._faults,
+            "fault": self._fault,
             "clear": self._clear,
             "load": self._load,
             "unload": self._unload,
@@ -285,6 +287,25 @@ class Api:
             faults = self._held(vm, resource)
         await connection.send({"ok": True, "faults": [fault.to_json() for fault in faults]})
 
+    async def _fault(self, connection: Connection, request: dict[str, Any]) -> None:
+        fault_id = _whole(request, "id")
+        run = self._daemon.recorder.run
+        fault = await run(lambda journal: journal.fault(fault_id))
+        if fault is None:
+            raise RequestError("bad-request", f"there is no fault {fault_id}")
+        # An instance's name ends with its start: older words are another life's.
+        started = _start_of(fault)
+        words = await run(lambda j: j.last_words(fault.vm, fault.domid, started))
+        await connection.send(
+            {
+                "ok": True,
+                "fault": fault.to_json(),
+                "last_words": [
+                    {"received": received, **dataclasses.asdict(said)} for received, said in words
+                ],
+            }
+        )
+
     def _held(self, vm: str | None, resource: str | None) -> list[Fault]:
         """Without a journal: what is in memory."""
         return [
@@ -399,6 +420,14 @@ async def _send_event(connection: Connection, event: Event) -> None:
 
 def _no_such_vm(vm: str) -> RequestError:
     return RequestError("no-such-vm", f"no VM named {vm} runs on this host")
+
+
+def _start_of(fault: Fault) -> float:
+    """s, CLOCK_REALTIME."""
+    try:
+        return float(fault.instance.rpartition("/")[2])
+    except ValueError:
+        return 0.0
 
 
 def _whole(request: dict[str, Any], key: str) -> int:

@@ -209,6 +209,8 @@ class Watch:
                     continue
                 if watched.session is None and state is DomainState.GONE:
                     self._watched.pop(_key(domain), None)
+                elif watched.session is not None:
+                    watched.session.read_last_words()
                 self._on_ended(domain, state)
         finally:
             watched.looking = False

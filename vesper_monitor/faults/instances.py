@@ -226,7 +226,11 @@ class Instances:
     def domain_ended(self, domain: Domain, state: DomainState) -> None:
         """The domain does not run any more."""
         for instance in self.of_domain(domain):
-            instance.domain_ended(state, _dead_reason(domain, state))
+            reason = _dead_reason(domain, state)
+            fault = instance.fault
+            if fault is not None and fault.rule == "kernel_panic":
+                reason += f": {fault.reason}"
+            instance.domain_ended(state, reason)
             self._reconsider(instance)
 
     # ------------------------------------------------------------ monitors

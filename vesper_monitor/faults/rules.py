@@ -83,9 +83,23 @@ def out_of_memory(event: Event, services: Collection[str]) -> Verdict | None:
     return Verdict("out_of_memory", scope, reason)
 
 
+def last_words(event: Event, services: Collection[str]) -> Verdict | None:
+    """The kernel has panicked, or had an oops.
+
+    After an oops the kernel has killed a task in the middle of its own code,
+    with whatever locks it held: not to be relied on, even where it goes on.
+    """
+    kind = _text(event.fields, "kind")
+    if kind not in ("panic", "oops"):
+        return None
+    message = _text(event.fields, "message") or "no message"
+    return Verdict(f"kernel_{kind}", Scope.SYSTEM, f"kernel {kind}: {message} (system)")
+
+
 RULES: Mapping[str, Judge] = {
     "send_signal": send_signal,
     "out_of_memory": out_of_memory,
+    "last_words": last_words,
 }
 
 _CONSTRAINTS = {

@@ -11,9 +11,12 @@ import ctypes
 import signal
 from collections.abc import Callable
 from dataclasses import dataclass
-from typing import Any, TypeVar
+from typing import TYPE_CHECKING, Any, TypeVar
 
 from vesper_monitor.guest import abi
+
+if TYPE_CHECKING:
+    from vesper_monitor.guest.last_words import LastWords
 
 __all__ = ["LOST", "UNKNOWN", "Event", "decode", "lost", "printable", "signal_name"]
 
@@ -33,7 +36,7 @@ class Event:
     vm: str
     domid: int
     probe: str
-    event: str  #: "send_signal", "out_of_memory", "lost" or "unknown"
+    event: str  #: "send_signal", "out_of_memory", "last_words", "lost" or "unknown"
     cpu: int
     seq: int  #: per probe and CPU; of "lost": the first that is missing
     guest_ns: int  #: guest's CLOCK_MONOTONIC; of "lost": of the next record
@@ -41,6 +44,8 @@ class Event:
     fields: dict[str, Any]
     text: str
     id: int | None = None  #: the journal's, once it is there
+    #: of "last_words": stack and log, for the journal alone
+    words: LastWords | None = None
 
     def to_json(self) -> dict[str, Any]:
         """As it goes over the socket and into the journal."""

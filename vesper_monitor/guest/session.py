@@ -232,6 +232,11 @@ class Session:
             await self._unload(guest, name)
             self._changed()
 
+    def read_last_words(self) -> None:
+        """The domain is dead: take what its kernel left, while it is mapped."""
+        if events := self._collector.read_words(final=True):
+            self._on_events(self, events)
+
     async def close(self, *, deactivate: bool) -> None:
         """End. With ``deactivate`` probes are unloaded and the device is taken
         away from the guest; without, all stays for the next daemon."""
@@ -300,6 +305,7 @@ class Session:
         link.on_notify(self._on_notify)
         self._guest = guest
         self._collector.meet(guest.hello.boot_id)
+        self._collector.open_words(link, guest.hello.words)
         self._missing = None
         self._switch(SessionState.ACTIVE)
 
@@ -497,6 +503,9 @@ class Session:
             return
         if self._lost is None:
             self._drain()
+        else:
+            self.read_last_words()
+        self._collector.leave()
         for name in list(self._channels):
             self._close_channel(name, for_good=False)
             self._set_probe(self._status(name), ProbeState.WANTED, None)
