@@ -13,6 +13,7 @@
  *	export.c	relay export: channel table, index, CPU hotplug
  *	record.c	the probes' hot path
  *	last_words.c	what the kernel says on an oops or a panic
+ *	life.c		signs of life
  */
 #ifndef VESPER_CORE_H
 #define VESPER_CORE_H
@@ -117,6 +118,15 @@ void vsp_words_exit(void);
 void vsp_words_connect(void);
 void vsp_words_disconnect(void);
 struct vsp_region vsp_words_region(void);
+
+/* ------------------------------------------------------------ life.c */
+
+int vsp_life_init(void);
+void vsp_life_exit(void);
+/* Under vsp_lock. */
+void vsp_life_connect(void);
+void vsp_life_disconnect(void);
+struct vsp_region vsp_life_region(void);
 
 /* ---------------------------------------------------------- export.c */
 

@@ -114,7 +114,6 @@ static struct kmsg_dumper dumper = {
 	.max_reason = KMSG_DUMP_OOPS,
 };
 
-/* A host without last words is better than none. */
 void vsp_words_connect(void)
 {
 	int err = vsp_shared_connect(&words_shared);

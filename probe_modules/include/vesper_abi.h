@@ -19,6 +19,7 @@
  *   relay buffers   probe's rchan  read      the same, one region per CPU
  *   image           core           write     MEM_ALLOC .. LOAD or MEM_FREE
  *   last words      core           read      core loaded .. unloaded
+ *   signs of life   core           read      core loaded .. unloaded
  *
  * The guest never waits for the host.  The host trusts nothing in here: it
  * copies, bounds, and then looks.
@@ -60,6 +61,12 @@
  * kernel leaves there what it has to say, and notifies the host.  The region
  * stays as it is until the domain's memory is freed or the kernel is started
  * anew.
+ *
+ * Signs of life
+ * -------------
+ * One region, struct vsp_life, named in HELLO.  Each CPU shows twice a second
+ * that it takes interrupts and that its scheduler runs threads.  The host
+ * reads it whenever it likes; nobody is notified.
  */
 #ifndef VESPER_ABI_H
 #define VESPER_ABI_H
@@ -69,6 +76,7 @@
 #define VSP_ABI_VERSION		1
 #define VSP_CCHAN_MAGIC		0x43505356	/* "VSPC" */
 #define VSP_TABLE_MAGIC		0x54505356	/* "VSPT" */
+#define VSP_LIFE_MAGIC		0x4c505356	/* "VSPL" */
 #define VSP_WORDS_MAGIC		0x57505356	/* "VSPW" */
 #define VSP_PAGE_SIZE		4096
 
@@ -119,6 +127,7 @@ struct vsp_msg_hello {
 	char release[VSP_RELEASE_LEN];	/* uname -r */
 	char vermagic[VSP_VERMAGIC_LEN];	/* as modinfo shows it */
 	struct vsp_region words;	/* last words; handle 0: none */
+	struct vsp_region life;	/* signs of life; handle 0: none */
 };
 
 /* MEM_ALLOC: pages in the request; the region in the reply. */
@@ -265,6 +274,36 @@ struct vsp_words {
 	__u32 version;		/* VSP_WORDS_VERSION */
 	__u32 reserved[14];
 	struct vsp_words_slot slot[VSP_WORDS_KINDS];
+};
+
+/* ----------------------------------------------------- signs of life */
+
+#define VSP_LIFE_VERSION	1
+#define VSP_LIFE_PERIOD_MS	500
+
+enum vsp_life_state {
+	VSP_LIFE_NONE		= 0,	/* CPU is not online */
+	VSP_LIFE_SHOWN		= 1,
+};
+
+/* Of one CPU, written by that CPU alone.  Times: guest's CLOCK_MONOTONIC. */
+struct vsp_life_cpu {
+	__u32 state;		/* enum vsp_life_state */
+	__u32 reserved;
+	__u64 irqs;		/* timer interrupts, one per period, also when idle */
+	__u64 irq_ns;		/* of the last */
+	__u64 runs;		/* times a thread was run, which each of those wakes */
+	__u64 run_ns;		/* of the last */
+	__u64 reserved2[3];
+};
+
+/* Followed by struct vsp_life_cpu[nr_cpus]. */
+struct vsp_life {
+	__u32 magic;
+	__u32 version;		/* VSP_LIFE_VERSION */
+	__u32 period_ms;
+	__u32 nr_cpus;
+	__u32 reserved[12];
 };
 
 /* ------------------------------------------------------------ probes */

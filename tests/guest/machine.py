@@ -28,11 +28,14 @@ from lab.xen.qmp import Qmp, QmpError
 from vesper_monitor.domain_state import DomainState
 from vesper_monitor.guest import abi
 from vesper_monitor.transport import (
+    CpuUse,
     Domain,
     DomainEvent,
     FrontendMissing,
     LinkLost,
     TransportError,
+    VcpuState,
+    VcpuUse,
 )
 
 __all__ = ["Machine", "MachineTransport", "machine"]
@@ -254,6 +257,9 @@ class MachineTransport:
 
     def __init__(self, guest: Machine) -> None:
         self.machine = guest
+        #: QEMU has been sent SIGSTOP
+        self.stopped = False
+        self._threads: dict[int, int] = {}
         self.domain = Domain("vm1", 1, "00000000-0000-0000-0000-000000000001")
 
     @classmethod
@@ -284,6 +290,25 @@ class MachineTransport:
             raise TransportError(str(error)) from error
         assert isinstance(answer, dict)
         return DomainState.RUNNING if answer["status"] == "running" else DomainState.PAUSED
+
+    async def cpu_use(self, domain: Domain) -> CpuUse:
+        """QEMU's threads are the CPUs: what the host's kernel says of them."""
+        if not self._threads:
+            answer = await asyncio.to_thread(self.machine.qmp, "query-cpus-fast")
+            assert isinstance(answer, list)
+            self._threads = {cpu["cpu-index"]: cpu["thread-id"] for cpu in answer}
+        vcpus = tuple(self._vcpu(cpu, thread) for cpu, thread in self._threads.items())
+        if self.stopped:
+            # QEMU cannot answer, and the host that stopped it is the one to ask.
+            return CpuUse(DomainState.RUNNING, vcpus)
+        return CpuUse(await self.state(domain), vcpus)
+
+    def _vcpu(self, cpu: int, thread: int) -> VcpuUse:
+        stat = Path(f"/proc/{self.machine.process.pid}/task/{thread}/stat").read_text()
+        fields = stat.rpartition(") ")[2].split()  # proc(5), from the state on
+        ran = (int(fields[11]) + int(fields[12])) / os.sysconf("SC_CLK_TCK")
+        states = {"R": VcpuState.RUNNING, "S": VcpuState.BLOCKED}
+        return VcpuUse(cpu, ran, states.get(fields[0], VcpuState.RUNNABLE))
 
     async def connect(self, domain: Domain, timeout: float) -> MachineLink:  # noqa: ASYNC109
         end = time.monotonic() + timeout

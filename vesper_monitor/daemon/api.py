@@ -22,6 +22,7 @@ from vesper_monitor.faults.instance import Answer, Instance, Result
 from vesper_monitor.faults.journal import JournalError
 from vesper_monitor.guest import abi
 from vesper_monitor.guest.decode import Event
+from vesper_monitor.guest.liveness import MIN_TIMEOUT
 from vesper_monitor.guest.session import Session, SessionError, SessionState
 from vesper_monitor.transport import Domain, DomainState, Transport, TransportError
 
@@ -119,6 +120,7 @@ class Api:
                 names(request, "probes", DEFAULT_PROBES),
                 names(request, "services", ()),
                 session.degraded if session is not None else None,
+                _hang_timeout(request),
             )
         except ValueError as error:
             raise RequestError("internal", str(error)) from error
@@ -172,9 +174,11 @@ class Api:
         daemon, record = self._daemon, instance.record
         probes = names(request, "probes", record.probes)
         services = names(request, "services", record.services)
-        if (probes, services) == (record.probes, record.services):
+        hang_timeout = _hang_timeout(request, record.hang_timeout)
+        wishes = probes, services, hang_timeout
+        if wishes == (record.probes, record.services, record.hang_timeout):
             return
-        daemon.instances.change(instance, probes, services)
+        daemon.instances.change(instance, *wishes)
         domain = Domain(record.vm, record.domid, record.uuid)
         session = daemon.watch.session(domain)
         if session is not None:
@@ -420,6 +424,16 @@ async def _send_event(connection: Connection, event: Event) -> None:
 
 def _no_such_vm(vm: str) -> RequestError:
     return RequestError("no-such-vm", f"no VM named {vm} runs on this host")
+
+
+def _hang_timeout(request: dict[str, Any], default: float | None = None) -> float | None:
+    """s; 0: not watched."""
+    if request.get("hang_timeout") is None:
+        return default
+    value = number(request, "hang_timeout", 0.0, MAX_WAIT)
+    if 0 < value < MIN_TIMEOUT:
+        raise RequestError("bad-request", f"'hang_timeout' must be 0 or at least {MIN_TIMEOUT:g}")
+    return value
 
 
 def _start_of(fault: Fault) -> float:

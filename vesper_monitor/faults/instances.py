@@ -103,6 +103,7 @@ class Instances:
         probes: Iterable[str],
         services: Iterable[str],
         degraded: str | None,
+        hang_timeout: float | None = None,
     ) -> Instance:
         """A new instance begins; its predecessor and its fault end.
 
@@ -123,6 +124,7 @@ class Instances:
             started=now,
             probes=tuple(probes),
             services=tuple(services),
+            hang_timeout=hang_timeout,
         )
         instance = Instance(record, degraded=degraded)
         self._by_resource[resource] = instance
@@ -139,10 +141,16 @@ class Instances:
         return instance
 
     def change(
-        self, instance: Instance, probes: tuple[str, ...], services: tuple[str, ...]
+        self,
+        instance: Instance,
+        probes: tuple[str, ...],
+        services: tuple[str, ...],
+        hang_timeout: float | None,
     ) -> None:
         """Its resource has other parameters now."""
-        instance.record = replace(instance.record, probes=probes, services=services)
+        instance.record = replace(
+            instance.record, probes=probes, services=services, hang_timeout=hang_timeout
+        )
         self._save(instance)
 
     def _save(self, instance: Instance) -> None:

@@ -96,10 +96,24 @@ def last_words(event: Event, services: Collection[str]) -> Verdict | None:
     return Verdict(f"kernel_{kind}", Scope.SYSTEM, f"kernel {kind}: {message} (system)")
 
 
+def hang(event: Event, services: Collection[str]) -> Verdict | None:
+    """The guest's kernel shows no life though it has the CPU."""
+    if event.event != "hang":
+        return None
+    if event.fields.get("depth") == "scheduler":
+        what = "no CPU runs normal threads"
+    else:
+        what = f"CPU {event.cpu} takes no interrupts"
+    silent = event.fields.get("silent_s")
+    how_long = f" for {silent:.1f} s" if isinstance(silent, (int, float)) else ""
+    return Verdict("hang", Scope.SYSTEM, f"kernel hangs: {what}{how_long} (system)")
+
+
 RULES: Mapping[str, Judge] = {
     "send_signal": send_signal,
     "out_of_memory": out_of_memory,
     "last_words": last_words,
+    "hang": hang,
 }
 
 _CONSTRAINTS = {

@@ -19,6 +19,7 @@ from typing import ClassVar
 ABI_VERSION = 1
 CCHAN_MAGIC = 0x43505356
 TABLE_MAGIC = 0x54505356
+LIFE_MAGIC = 0x4C505356
 WORDS_MAGIC = 0x57505356
 PAGE_SIZE = 4096
 
@@ -39,6 +40,9 @@ WORDS_MESSAGE_LEN = 256
 WORDS_STACK_LEN = 2048
 WORDS_LOG_LEN = 30392
 WORDS_KINDS = 2
+
+LIFE_VERSION = 1
+LIFE_PERIOD_MS = 500
 
 SIG_FATAL = 1 << 0
 SIG_FROM_KERNEL = 1 << 1
@@ -70,6 +74,13 @@ class WordsKind(enum.IntEnum):
 
     OOPS = 0
     PANIC = 1
+
+
+class LifeState(enum.IntEnum):
+    """enum vsp_life_state"""
+
+    NONE = 0
+    SHOWN = 1
 
 
 class EventType(enum.IntEnum):
@@ -122,6 +133,7 @@ class MsgHello(ctypes.LittleEndianStructure):
     release: bytes
     vermagic: bytes
     words: Region
+    life: Region
     _fields_ = [
         ("hdr", MsgHdr),
         ("features", _u32),
@@ -131,6 +143,7 @@ class MsgHello(ctypes.LittleEndianStructure):
         ("release", _char * RELEASE_LEN),
         ("vermagic", _char * VERMAGIC_LEN),
         ("words", Region),
+        ("life", Region),
     ]
 
 
@@ -302,6 +315,43 @@ class Words(ctypes.LittleEndianStructure):
         ("version", _u32),
         ("reserved", _u32 * 14),
         ("slot", WordsSlot * WORDS_KINDS),
+    ]
+
+
+# ---------------------------------------------------------------- signs of life
+
+
+class LifeCpu(ctypes.LittleEndianStructure):
+    c_name: ClassVar[str] = "vsp_life_cpu"
+    state: int
+    reserved: int
+    irqs: int
+    irq_ns: int
+    runs: int
+    run_ns: int
+    _fields_ = [
+        ("state", _u32),
+        ("reserved", _u32),
+        ("irqs", _u64),
+        ("irq_ns", _u64),
+        ("runs", _u64),
+        ("run_ns", _u64),
+        ("reserved2", _u64 * 3),
+    ]
+
+
+class Life(ctypes.LittleEndianStructure):
+    c_name: ClassVar[str] = "vsp_life"
+    magic: int
+    version: int
+    period_ms: int
+    nr_cpus: int
+    _fields_ = [
+        ("magic", _u32),
+        ("version", _u32),
+        ("period_ms", _u32),
+        ("nr_cpus", _u32),
+        ("reserved", _u32 * 12),
     ]
 
 

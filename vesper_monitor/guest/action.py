@@ -53,6 +53,7 @@ class Hello:
     nr_cpus: int
     boot_id: int
     words: abi.Region = field(default_factory=abi.Region)  #: last words; handle 0: none
+    life: abi.Region = field(default_factory=abi.Region)  #: signs of life; likewise
 
 
 class Guest:
@@ -93,6 +94,7 @@ class Guest:
             nr_cpus=answer.nr_cpus,
             boot_id=answer.boot_id,
             words=answer.words,
+            life=answer.life,
         )
         return cls(link, cchan, hello, ChannelTable(link, answer.table, answer.nr_cpus))
 
