@@ -43,6 +43,7 @@ class LifeReader:
         :raises TransportError: it could not be mapped.
         :raises ValueError: it is not what it should be; the text says why.
         """
+        self.closed = False
         self._size = _HEAD + nr_cpus * _CPU
         pages = abi.pages_for(self._size)
         vm = link.domain.name
@@ -66,6 +67,7 @@ class LifeReader:
 
     def close(self) -> None:
         """May be called twice."""
+        self.closed = True
         self._mapping.close()
 
 
@@ -97,11 +99,11 @@ class LifeWatch:
         return self._liveness.state
 
     async def run(self, reader: LifeReader) -> None:
-        """For ever; cancelled when the link goes, before the reader is closed."""
+        """Until the reader is closed."""
         if not isinstance(self._transport, ReportsCpuUse):
             return  # a silent guest might be a paused one: nothing can be said
         try:
-            while True:
+            while not reader.closed:
                 self._look(reader)
                 await asyncio.sleep(POLL)
         except Exception:

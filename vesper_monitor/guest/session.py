@@ -121,6 +121,7 @@ class Session:
         self._life = LifeWatch(
             transport, domain, hang_timeout, lambda event: on_events(self, [event])
         )
+        self._life_reader: LifeReader | None = None
         self._loaded_here: set[str] = set()
         self._look = asyncio.Event()  # the guest has notified, or we close
         self._wish = asyncio.Event()  # probes may have to be loaded or unloaded
@@ -350,6 +351,7 @@ class Session:
         except (TransportError, ValueError) as error:
             _LOG.warning("signs of life cannot be read: %s", error)
             return
+        self._life_reader = reader
         try:
             await self._life.run(reader)
         finally:
@@ -531,6 +533,8 @@ class Session:
         else:
             self.read_last_words()
         self._collector.leave()
+        if self._life_reader is not None:
+            self._life_reader.close()
         for name in list(self._channels):
             self._close_channel(name, for_good=False)
             self._set_probe(self._status(name), ProbeState.WANTED, None)
