@@ -9,6 +9,7 @@ interrupt as soon as it has the CPU, which is what an interrupt is.
 from __future__ import annotations
 
 import asyncio
+import random
 import time
 from collections.abc import Iterator
 from dataclasses import dataclass
@@ -124,6 +125,25 @@ def test_whatever_happens_to_a_healthy_guest_is_no_hang(
     assert model.hangs == []
     model.go([(RUN, 2.0)])
     assert model.liveness.state is LifeState.ALIVE
+
+
+def test_an_answer_from_before_the_host_stood_still() -> None:
+    """It comes late, and what is accounted in between nobody has had."""
+    for tenths in range(10, 40):
+        model = Model(latency=4.0)
+        model.go([(RUN, 3.0), (STARVE, tenths / 10), (STALL, 3.5), (STARVE, 30.0)])
+        assert model.hangs == []
+
+
+def test_thousands_of_rounds() -> None:
+    """With other odds than hypothesis's: short and long, many of them."""
+    chance = random.Random(1)
+    for _ in range(2000):
+        model = Model(chance.randint(1, 3), latency=chance.choice([0.0, 0.3, 1.0, 3.0]))
+        for _ in range(chance.randint(1, 60)):
+            seconds = chance.choice([0.1, 0.2, 0.5, 1, 2, 5, 8, 20]) * chance.random()
+            model.go([(chance.choice([RUN, IDLE, STARVE, PAUSE, BLIND, STALL]), seconds)])
+        assert model.hangs == []
 
 
 @settings(max_examples=100, deadline=None)

@@ -107,12 +107,15 @@ class Liveness:
     _last: float | None = None
     _ask_at: float = 0.0
     _pause: float = 0.0
+    _gaps: int = 0  #: times that the observer did not run
+    _gaps_asked: int = 0  #: of these, when the hypervisor was asked
 
     def signs(self, now: float, signs: Iterable[Sign]) -> None:
         """What the online CPUs show now."""
         gap = 0.0 if self._last is None else now - self._last
         observed = gap if 0.0 <= gap <= MAX_GAP else 0.0
         self._last = now
+        self._gaps += not observed
         cpus: dict[int, _Cpu] = {}
         for sign in signs:
             cpu = self._cpus.get(sign.cpu)
@@ -135,13 +138,16 @@ class Liveness:
             self._pause = 0.0
             self._ask_at = now
             return False
+        self._gaps_asked = self._gaps
         return now >= self._ask_at
 
     def usage(self, now: float, use: CpuUse | None, timeout: float) -> None:
         """The hypervisor's answer; None: it could not say."""
         doubt = timeout * DOUBT
         counted = False
-        running = use is not None and use.state is DomainState.RUNNING
+        # An answer from before the observer stood still is older than it looks.
+        fresh = self._gaps == self._gaps_asked
+        running = fresh and use is not None and use.state is DomainState.RUNNING
         vcpus = {vcpu.cpu: vcpu for vcpu in use.vcpus} if use is not None and running else {}
         for number, cpu in self._cpus.items():
             vcpu = vcpus.get(number)
@@ -149,7 +155,7 @@ class Liveness:
                 if track.silent < doubt or vcpu is None or vcpu.state is VcpuState.OFFLINE:
                     track.base = None
                     continue
-                counted |= track.base is None or _account(track, vcpu, now)
+                counted |= track.base is None or _account(track, vcpu, now, doubt)
                 track.base, track.base_at = vcpu, now
         # A guest that is paused for hours, or starved, is not asked about all the time.
         if self.state is LifeState.HUNG:
@@ -191,15 +197,18 @@ def _follow(track: _Track, count: int, observed: float) -> _Track:
     return track
 
 
-def _account(track: _Track, vcpu: VcpuUse, now: float) -> bool:
-    """What the CPU did since the last answer. :returns: whether it counts."""
+def _account(track: _Track, vcpu: VcpuUse, now: float, most: float) -> bool:
+    """What the CPU did since the last answer. :returns: whether it counts.
+
+    :param most: s that one answer can be worth: several must agree.
+    """
     assert track.base is not None
     span = now - track.base_at
     ran = vcpu.ran - track.base.ran
     if ran < 0.0 or span <= 0.0:
         return False
     if ran > 0.0:
-        track.ran += min(ran, span)
+        track.ran += min(ran, span, most)
         return True
     if vcpu.state is VcpuState.BLOCKED is track.base.state:
         # It cannot have been runnable in between: it would have had to run to sleep again.
