@@ -26,6 +26,8 @@ STRUCTS: dict[str, type[ctypes.Structure]] = {
 ENUMS = {
     "vsp_msg_type": (abi.MsgType, "VSP_MSG_"),
     "vsp_channel_state": (abi.ChannelState, "VSP_CHANNEL_"),
+    "vsp_words_kind": (abi.WordsKind, "VSP_WORDS_"),
+    "vsp_life_state": (abi.LifeState, "VSP_LIFE_"),
     "vsp_event": (abi.EventType, "VSP_EVENT_"),
     "vsp_oom_constraint": (abi.OomConstraint, "VSP_OOM_"),
     "vsp_block_op": (abi.BlockOp, "VSP_BLOCK_"),

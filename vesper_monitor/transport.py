@@ -14,13 +14,15 @@ serves C-chan and D-chan together.
 
 from __future__ import annotations
 
+import enum
 from collections.abc import AsyncIterator, Callable
 from dataclasses import dataclass
-from typing import Protocol
+from typing import Protocol, runtime_checkable
 
 from vesper_monitor.domain_state import DomainState
 
 __all__ = [
+    "CpuUse",
     "Domain",
     "DomainEvent",
     "DomainState",
@@ -28,8 +30,11 @@ __all__ = [
     "Link",
     "LinkLost",
     "Mapping",
+    "ReportsCpuUse",
     "Transport",
     "TransportError",
+    "VcpuState",
+    "VcpuUse",
 ]
 
 
@@ -62,6 +67,30 @@ class DomainEvent:
     """A domain's state may have changed; look."""
 
     domid: int | None  #: None: the hypervisor does not say which
+
+
+class VcpuState(enum.Enum):
+    RUNNING = "running"
+    RUNNABLE = "runnable"  #: waits for a CPU of the host's
+    BLOCKED = "blocked"  #: sleeps until an interrupt
+    OFFLINE = "offline"
+
+
+@dataclass(frozen=True)
+class VcpuUse:
+    """A virtual CPU, as the hypervisor sees it."""
+
+    cpu: int  #: number in the guest's kernel
+    ran: float  #: s of CPU time since the domain's start
+    state: VcpuState  #: at this moment
+
+
+@dataclass(frozen=True)
+class CpuUse:
+    """A domain's use of the host's CPUs."""
+
+    state: DomainState
+    vcpus: tuple[VcpuUse, ...]
 
 
 class Mapping(Protocol):
@@ -153,3 +182,17 @@ class Transport(Protocol):
 
     def events(self) -> AsyncIterator[DomainEvent]:
         """Domains that came, went, or changed, as they do; for ever."""
+
+
+@runtime_checkable
+class ReportsCpuUse(Protocol):
+    """A transport that can tell a guest that hangs from one that gets no CPU.
+
+    Optional: without it the guest's signs of life are not judged.
+    """
+
+    async def cpu_use(self, domain: Domain) -> CpuUse:
+        """Asked of the hypervisor each time. Only of a guest that shows no life.
+
+        :raises TransportError: not known now.
+        """

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: GPL-2.0-or-later
-"""States of domains, as ``xl list`` has them.
+"""States and CPU time of domains, as ``xl list`` and ``xl vcpu-list`` have them.
 
 The hypervisor's own interface (domctl) changes with each release; xl's output
 has been stable for a decade. It takes some 20 ms.
@@ -8,12 +8,13 @@ has been stable for a decade. It takes some 20 ms.
 from __future__ import annotations
 
 import asyncio
+import re
 
 from vesper_monitor.domain_state import DomainState
-from vesper_monitor.transport import TransportError
+from vesper_monitor.transport import CpuUse, TransportError, VcpuState, VcpuUse
 from vesper_monitor.xl_list import rows
 
-__all__ = ["TIMEOUT", "domain_states", "parse"]
+__all__ = ["TIMEOUT", "cpu_use", "domain_states", "parse", "parse_vcpus"]
 
 #: s
 TIMEOUT = 15.0
@@ -21,31 +22,46 @@ TIMEOUT = 15.0
 
 async def domain_states() -> dict[int, DomainState]:
     """domid → state, of all domains. :raises TransportError:"""
+    return parse(await _xl("list"))
+
+
+async def cpu_use(domid: int) -> CpuUse:
+    """
+    :raises TransportError: also if there is no such domain.
+
+    The state is asked for after the CPU time: what ran until then was not paused.
+    """
+    vcpus = parse_vcpus(await _xl("vcpu-list", str(domid)), domid)
+    return CpuUse((await domain_states()).get(domid, DomainState.GONE), vcpus)
+
+
+async def _xl(*command: str) -> str:
+    name = f"xl {command[0]}"
     try:
         process = await asyncio.create_subprocess_exec(
             "xl",
-            "list",
+            *command,
             stdin=asyncio.subprocess.DEVNULL,
             stdout=asyncio.subprocess.PIPE,
             stderr=asyncio.subprocess.PIPE,
         )
     except OSError as error:
-        raise TransportError(f"xl list: {error}; is xen-utils installed?") from None
+        raise TransportError(f"{name}: {error}; is xen-utils installed?") from None
     try:
         async with asyncio.timeout(TIMEOUT):
             output, errors = await process.communicate()
     except TimeoutError:
         raise TransportError(
-            f"xl list: no answer within {TIMEOUT:.0f} s; Xen's toolstack hangs"
+            f"{name}: no answer within {TIMEOUT:.0f} s; Xen's toolstack hangs"
         ) from None
     finally:
         if process.returncode is None:
             process.kill()
     if process.returncode != 0:
         raise TransportError(
-            f"xl list: exit status {process.returncode}: {errors.decode(errors='replace')[-200:]}"
+            f"{name}: exit status {process.returncode}: {errors.decode(errors='replace')[-200:]}"
         )
-    return parse(output.decode(errors="replace"))
+    return output.decode(errors="replace")
 
 
 def parse(text: str) -> dict[int, DomainState]:
@@ -55,3 +71,30 @@ def parse(text: str) -> dict[int, DomainState]:
     except ValueError as error:
         raise TransportError(str(error)) from None
     return {int(domid): state for _, domid, state in domains if domid.isdecimal()}
+
+
+#: Name (may hold blanks), id, VCPU, CPU, state, CPU time in s, affinity
+#: (print_vcpuinfo(), tools/xl/xl_vcpu.c, Xen 4.17).
+_VCPU = re.compile(r"^.*?\s(\d+)\s+(\d+)\s+(?:\d+|-)\s+([r-][b-][p-])\s+(\d+\.\d+)\s")
+
+
+def parse_vcpus(text: str, domid: int) -> tuple[VcpuUse, ...]:
+    """The virtual CPUs of one domain. :raises TransportError: this is no such list."""
+    found = [_VCPU.match(line) for line in text.splitlines()]
+    vcpus = tuple(
+        VcpuUse(int(match[2]), float(match[4]), _vcpu_state(match[3]))
+        for match in found
+        if match is not None and int(match[1]) == domid
+    )
+    if not vcpus:
+        raise TransportError(f"xl vcpu-list: nothing about domain {domid}: {text[:120]!r}")
+    return vcpus
+
+
+def _vcpu_state(flags: str) -> VcpuState:
+    """Flags as in xl(1)."""
+    if flags[2] == "p":
+        return VcpuState.OFFLINE
+    if flags[0] == "r":
+        return VcpuState.RUNNING
+    return VcpuState.BLOCKED if flags[1] == "b" else VcpuState.RUNNABLE

@@ -11,6 +11,7 @@ from weakref import WeakSet
 
 from vesper_monitor.domain_state import DomainState
 from vesper_monitor.transport import (
+    CpuUse,
     Domain,
     DomainEvent,
     FrontendMissing,
@@ -81,6 +82,9 @@ class XenTransport:
     async def state(self, domain: Domain) -> DomainState:
         states = await toolstack.domain_states()
         return states.get(domain.domid, DomainState.GONE)
+
+    async def cpu_use(self, domain: Domain) -> CpuUse:
+        return await toolstack.cpu_use(domain.domid)
 
     async def active(self) -> list[Domain]:
         found = []

@@ -34,7 +34,7 @@ def main() -> int:
     guest = commands.add_parser("guest", help="be a guest")
     guest.add_argument("name")
     guest.add_argument("--cmdline", default="")
-    tell = commands.add_parser("tell", help="tell a guest: emit, state, rmmod, hide, show, die")
+    tell = commands.add_parser("tell", help="tell a guest (see _obey in guest.py)")
     tell.add_argument("name")
     tell.add_argument("words", nargs="+")
     images = commands.add_parser("images", help="make probe images for stand-in guests")

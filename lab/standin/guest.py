@@ -63,6 +63,12 @@ class StandinGuest:
         self._boot_id = secrets.randbits(64)
         self._table_region = self._memory.alloc(1)
         self._table = abi.Table(magic=abi.TABLE_MAGIC, version=abi.ABI_VERSION)
+        self._words_region = self._memory.alloc(abi.pages_for(ctypes.sizeof(abi.Words)))
+        head = abi.Words(magic=abi.WORDS_MAGIC, version=abi.WORDS_VERSION)
+        self._memory.at(self._words_region)[: ctypes.sizeof(head)] = bytes(head)
+        size = ctypes.sizeof(abi.Life) + self._cpus * ctypes.sizeof(abi.LifeCpu)
+        self._life_region = self._memory.alloc(abi.pages_for(size))
+        self._life = "on"
         self._channels: dict[str, RelayChannel] = {}
         self._modules: set[str] = set()
         self._hidden: set[str] = set()  # loaded, but not in the channel table
@@ -77,10 +83,12 @@ class StandinGuest:
         loop = asyncio.get_running_loop()
         loop.add_signal_handler(signal.SIGTERM, self._end.set)
         self._write_table()
+        living = asyncio.create_task(self._show_life())
         control = await asyncio.start_unix_server(self._serve_control, self._place.control)
         if self._vesper:
             await self._load_modules()
         await self._end.wait()
+        living.cancel()
         control.close()
 
     async def _load_modules(self) -> None:
@@ -146,6 +154,8 @@ class StandinGuest:
                 boot_id=self._boot_id,
                 release=self._release.encode(),
                 vermagic=vermagic(self._release).encode(),
+                words=self._words_region,
+                life=self._life_region,
             )
         elif header.type == abi.MsgType.MEM_ALLOC:
             pages = abi.MsgMem.from_buffer_copy(request).region.pages
@@ -230,6 +240,15 @@ class StandinGuest:
         match words:
             case ["emit", probe, *pairs]:
                 return self._emit(probe, dict(pair.split("=", 1) for pair in pairs))
+            case ["words", kind, *message]:
+                self._leave_words(abi.WordsKind[kind.upper()], " ".join(message))
+                self._notify()
+            case ["quiet", "words", kind, *message]:
+                self._leave_words(abi.WordsKind[kind.upper()], " ".join(message))
+            case ["life", "on" | "no-runs" | "off" as life]:
+                self._life = life
+            case ["cpu", "spin" | "starve" | "sleep" as what]:
+                self._place.use_cpu(what)
             case ["state", state]:
                 self._record = dataclasses.replace(self._record, state=state)
                 self._place.write(self._record)
@@ -248,6 +267,35 @@ class StandinGuest:
             case _:
                 return f"error unknown command {' '.join(words)}"
         return "ok"
+
+    async def _show_life(self) -> None:
+        """As probe_modules/core/life.c does; not while it is paused."""
+        head = abi.Life(
+            magic=abi.LIFE_MAGIC, version=abi.LIFE_VERSION, period_ms=abi.LIFE_PERIOD_MS,
+            nr_cpus=self._cpus,
+        )  # fmt: skip
+        view = self._memory.at(self._life_region)
+        view[: ctypes.sizeof(head)] = bytes(head)
+        irqs = runs = 0
+        while True:
+            if self._record.state == "running" and self._life != "off":
+                irqs += 1
+                runs += self._life == "on"
+            one = abi.LifeCpu(state=abi.LifeState.SHOWN, irqs=irqs, runs=runs)
+            cpus = bytes(one) * self._cpus
+            view[ctypes.sizeof(head) : ctypes.sizeof(head) + len(cpus)] = cpus
+            await asyncio.sleep(abi.LIFE_PERIOD_MS / 1000)
+
+    def _leave_words(self, kind: abi.WordsKind, message: str) -> None:
+        start = abi.offset(abi.Words, "slot") + kind * ctypes.sizeof(abi.WordsSlot)
+        view = self._memory.at(self._words_region)
+        seq = abi.load_u32(view, start)
+        log = f"[    1.000000] Kernel says: {message}\n".encode()
+        slot = abi.WordsSlot(
+            seq=seq + 2, log_len=len(log), time_ns=time.monotonic_ns(), pid=1, comm=b"init",
+            message=message.encode(), stack=b"panic+0x1/0x2\n", log=log,
+        )  # fmt: skip
+        view[start : start + ctypes.sizeof(slot)] = bytes(slot)
 
     def _emit(self, probe: str, given: dict[str, str]) -> str:
         if probe not in self._channels:

@@ -6,6 +6,7 @@ from __future__ import annotations
 import fcntl
 import json
 import os
+import time
 import uuid
 from dataclasses import asdict, dataclass
 from pathlib import Path
@@ -45,6 +46,7 @@ class Place:
         self.control = self.directory / "control.sock"
         self.active = self.directory / "active"
         self.log = self.directory / "log"
+        self._cpu = self.directory / "cpu"
         self._record = self.directory / "domain.json"
         self._lock = self.directory / "lock"
 
@@ -53,7 +55,7 @@ class Place:
         self.directory.mkdir(parents=True, exist_ok=True)
         lock = os.open(self._lock, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
         fcntl.flock(lock, fcntl.LOCK_EX)
-        for path in (self.link, self.control, self.active, self._record):
+        for path in (self.link, self.control, self.active, self._cpu, self._record):
             path.unlink(missing_ok=True)
         record = Record(self.name, _next_domid(), str(uuid.uuid4()), os.getpid())
         self.write(record)
@@ -63,6 +65,25 @@ class Place:
         draft = self._record.with_suffix(".new")
         draft.write_text(json.dumps(asdict(record)))
         draft.replace(self._record)
+
+    def use_cpu(self, what: str) -> None:
+        """From now on the domain spins, starves (wants a CPU and gets none), or sleeps."""
+        ran, _ = self.cpu()
+        draft = self._cpu.with_suffix(".new")
+        draft.write_text(json.dumps([ran, time.monotonic(), what]))
+        draft.replace(self._cpu)
+
+    def cpu(self) -> tuple[float, str]:
+        """CPU time (s) of each CPU, and what it does now.
+
+        A domain of which nobody has said anything starves: on a busy machine
+        the process that stands in for it may really do.
+        """
+        try:
+            ran, since, what = json.loads(self._cpu.read_text())
+        except FileNotFoundError:
+            return 0.0, "starve"
+        return ran + (time.monotonic() - since if what == "spin" else 0.0), what
 
     def read(self) -> Record | None:
         """The domain, if it lives."""

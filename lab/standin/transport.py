@@ -15,16 +15,26 @@ from lab.standin.place import Place
 from vesper_monitor.domain_state import DomainState
 from vesper_monitor.guest import abi
 from vesper_monitor.transport import (
+    CpuUse,
     Domain,
     DomainEvent,
     FrontendMissing,
     LinkLost,
     TransportError,
+    VcpuState,
+    VcpuUse,
 )
 
 __all__ = ["StandinLink", "StandinMapping", "StandinTransport"]
 
 _POLL = 0.1
+#: More CPUs than a stand-in guest has.
+_CPUS = 16
+_VCPU_STATES = {
+    "spin": VcpuState.RUNNING,
+    "starve": VcpuState.RUNNABLE,
+    "sleep": VcpuState.BLOCKED,
+}
 
 
 class StandinMapping:
@@ -154,6 +164,11 @@ class StandinTransport:
         if record is None or record.uuid != domain.uuid:
             return DomainState.GONE
         return DomainState(record.state)
+
+    async def cpu_use(self, domain: Domain) -> CpuUse:
+        ran, what = Place(domain.name).cpu()
+        vcpus = tuple(VcpuUse(cpu, ran, _VCPU_STATES[what]) for cpu in range(_CPUS))
+        return CpuUse(await self.state(domain), vcpus)
 
     async def active(self) -> list[Domain]:
         return [d for d in await self.domains() if Place(d.name).active.exists()]

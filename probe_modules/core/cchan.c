@@ -54,6 +54,8 @@ static void do_hello(struct vsp_msg_hello *reply)
 	reply->nr_cpus = nr_cpu_ids;
 	mutex_lock(&vsp_lock);
 	reply->table = vsp_export_table();
+	reply->words = vsp_words_region();
+	reply->life = vsp_life_region();
 	mutex_unlock(&vsp_lock);
 	reply->boot_id = boot_id;
 	strscpy(reply->release, init_utsname()->release, sizeof(reply->release));

@@ -1,6 +1,6 @@
 // SPDX-License-Identifier: GPL-2.0-only
 /*
- * The kernel's own line about a module.
+ * The kernel's log: its own line about a module, and its end.
  *
  * What finit_module(2) gives back is an errno; why an image was refused
  * ("version magic '...' should be '...'") stands in the kernel's log only.
@@ -93,4 +93,14 @@ void vsp_klog_find(u64 mark, const char *name, bool any, char *text, size_t size
 		strscpy(text, start, size);
 		found |= about;
 	}
+}
+
+size_t vsp_klog_end(char *text, size_t size)
+{
+	struct kmsg_dump_iter iter = KLOG_ITER_INIT;
+	size_t len = 0;
+
+	kmsg_dump_rewind(&iter);
+	kmsg_dump_get_buffer(&iter, false, text, size, &len);
+	return len;
 }

@@ -22,12 +22,24 @@ static int __init vesper_init(void)
 	if (err)
 		goto exit_loader;
 
-	err = vsp_cchan_init();
+	err = vsp_words_init();
 	if (err)
 		goto exit_export;
 
+	err = vsp_life_init();
+	if (err)
+		goto exit_words;
+
+	err = vsp_cchan_init();
+	if (err)
+		goto exit_life;
+
 	return 0;
 
+exit_life:
+	vsp_life_exit();
+exit_words:
+	vsp_words_exit();
 exit_export:
 	vsp_export_exit();
 exit_loader:
@@ -40,6 +52,8 @@ module_init(vesper_init);
 static void __exit vesper_exit(void)
 {
 	vsp_cchan_exit();
+	vsp_life_exit();
+	vsp_words_exit();
 	vsp_export_exit();
 	vsp_loader_exit();
 }

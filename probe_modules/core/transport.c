@@ -26,6 +26,8 @@ void vsp_notify(void)
 static void disconnect(void)
 {
 	vsp_image_drop();
+	vsp_life_disconnect();
+	vsp_words_disconnect();
 	vsp_export_disconnect();
 	RCU_INIT_POINTER(vsp_transport, NULL);
 }
@@ -42,8 +44,13 @@ int vsp_transport_register(struct vsp_transport *transport)
 	vsp_cchan_reset(transport->cchan);
 	rcu_assign_pointer(vsp_transport, transport);
 	err = vsp_export_connect();
-	if (err)
+	if (err) {
 		disconnect();
+		goto unlock;
+	}
+	/* A host without these is better than none. */
+	vsp_words_connect();
+	vsp_life_connect();
 unlock:
 	mutex_unlock(&vsp_lock);
 	if (err)

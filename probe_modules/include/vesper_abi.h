@@ -18,6 +18,8 @@
  *   index page(s)   core           read      vsp_relay_export_start .. _end
  *   relay buffers   probe's rchan  read      the same, one region per CPU
  *   image           core           write     MEM_ALLOC .. LOAD or MEM_FREE
+ *   last words      core           read      core loaded .. unloaded
+ *   signs of life   core           read      core loaded .. unloaded
  *
  * The guest never waits for the host.  The host trusts nothing in here: it
  * copies, bounds, and then looks.
@@ -52,6 +54,19 @@
  * the probe calls vsp_update_host_index(), which publishes the position in
  * the channel's index page and notifies the host.  Records never cross a
  * sub-buffer's end; what is left at its end is padding (see pad[]).
+ *
+ * Last words
+ * ----------
+ * One region, struct vsp_words, named in HELLO.  On an oops and on a panic the
+ * kernel leaves there what it has to say, and notifies the host.  The region
+ * stays as it is until the domain's memory is freed or the kernel is started
+ * anew.
+ *
+ * Signs of life
+ * -------------
+ * One region, struct vsp_life, named in HELLO.  Each CPU shows twice a second
+ * that it takes interrupts and that its scheduler runs threads.  The host
+ * reads it whenever it likes; nobody is notified.
  */
 #ifndef VESPER_ABI_H
 #define VESPER_ABI_H
@@ -61,6 +76,8 @@
 #define VSP_ABI_VERSION		1
 #define VSP_CCHAN_MAGIC		0x43505356	/* "VSPC" */
 #define VSP_TABLE_MAGIC		0x54505356	/* "VSPT" */
+#define VSP_LIFE_MAGIC		0x4c505356	/* "VSPL" */
+#define VSP_WORDS_MAGIC		0x57505356	/* "VSPW" */
 #define VSP_PAGE_SIZE		4096
 
 #define VSP_NAME_LEN		56	/* MODULE_NAME_LEN on 64 bit */
@@ -113,6 +130,8 @@ struct vsp_msg_hello {
 	__u64 boot_id;		/* random, anew with each load of the core */
 	char release[VSP_RELEASE_LEN];	/* uname -r */
 	char vermagic[VSP_VERMAGIC_LEN];	/* as modinfo shows it */
+	struct vsp_region words;	/* last words; handle 0: none */
+	struct vsp_region life;	/* signs of life; handle 0: none */
 };
 
 /* MEM_ALLOC: pages in the request; the region in the reply. */
@@ -225,6 +244,75 @@ enum vsp_event {
 	VSP_EVENT_BLOCK_ERROR	= 5,
 	VSP_EVENT_FILESYSTEM	= 6,
 	VSP_EVENT_NET_LINK	= 7,
+};
+
+/* -------------------------------------------------------- last words */
+
+#define VSP_WORDS_VERSION	1
+#define VSP_WORDS_MESSAGE_LEN	256
+#define VSP_WORDS_STACK_LEN	2048
+#define VSP_WORDS_LOG_LEN	30392
+
+enum vsp_words_kind {
+	VSP_WORDS_OOPS		= 0,	/* the kernel went on */
+	VSP_WORDS_PANIC		= 1,
+};
+
+#define VSP_WORDS_KINDS		2
+
+/*
+ * The latest oops, or the panic.  seq is odd while it is being written, and
+ * grows by two with each: 0: there was none.  A kernel that was stopped
+ * meanwhile leaves it odd.  Texts are lines, with NUL at the end if there is
+ * room for it.
+ */
+struct vsp_words_slot {
+	__u32 seq;
+	__u32 log_len;		/* bytes of log */
+	__u64 time_ns;		/* guest's CLOCK_MONOTONIC */
+	__u32 cpu;
+	__s32 pid;		/* thread that was running; 0: idle, or an interrupt there */
+	char comm[VSP_COMM_LEN];
+	char message[VSP_WORDS_MESSAGE_LEN];	/* panic()'s; oops: "" */
+	char stack[VSP_WORDS_STACK_LEN];	/* symbol+offset/size, innermost first */
+	char log[VSP_WORDS_LOG_LEN];	/* end of the kernel's log, as dmesg has it */
+};
+
+struct vsp_words {
+	__u32 magic;
+	__u32 version;		/* VSP_WORDS_VERSION */
+	__u32 reserved[14];
+	struct vsp_words_slot slot[VSP_WORDS_KINDS];
+};
+
+/* ----------------------------------------------------- signs of life */
+
+#define VSP_LIFE_VERSION	1
+#define VSP_LIFE_PERIOD_MS	500
+
+enum vsp_life_state {
+	VSP_LIFE_NONE		= 0,	/* CPU is not online */
+	VSP_LIFE_SHOWN		= 1,
+};
+
+/* Of one CPU, written by that CPU alone.  Times: guest's CLOCK_MONOTONIC. */
+struct vsp_life_cpu {
+	__u32 state;		/* enum vsp_life_state */
+	__u32 reserved;
+	__u64 irqs;		/* timer interrupts, one per period, also when idle */
+	__u64 irq_ns;		/* of the last */
+	__u64 runs;		/* times a thread was run, which each of those wakes */
+	__u64 run_ns;		/* of the last */
+	__u64 reserved2[3];
+};
+
+/* Followed by struct vsp_life_cpu[nr_cpus]. */
+struct vsp_life {
+	__u32 magic;
+	__u32 version;		/* VSP_LIFE_VERSION */
+	__u32 period_ms;
+	__u32 nr_cpus;
+	__u32 reserved[12];
 };
 
 /* ------------------------------------------------------------ probes */

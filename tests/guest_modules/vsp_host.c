@@ -15,10 +15,13 @@
  *	crash NAME		a process of that name touches address 0x10010
  *	goingdown MOUNT		shut a file system down (xfs)
  *	outlive NAME		its main thread ends, then another ends it with 7
+ *
+ * "vsp_host hog" is something else: a real-time task that never sleeps.
  */
 #include <errno.h>
 #include <fcntl.h>
 #include <pthread.h>
+#include <sched.h>
 #include <stddef.h>
 #include <stdio.h>
 #include <stdlib.h>
@@ -369,10 +372,23 @@ static void command(char *line)
 	}
 }
 
-int main(void)
+/* Takes its CPU for itself, before all normal threads. */
+static void hog(void)
+{
+	struct sched_param param = { .sched_priority = 50 };
+
+	if (sched_setscheduler(0, SCHED_FIFO, &param))
+		die("SCHED_FIFO");
+	for (;;)
+		;
+}
+
+int main(int argc, char **argv)
 {
 	char line[256];
 
+	if (argc == 2 && !strcmp(argv[1], "hog"))
+		hog();
 	setvbuf(stdout, NULL, _IOLBF, 0);
 	activate();
 	while (fgets(line, sizeof(line), stdin)) {

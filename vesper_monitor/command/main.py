@@ -33,6 +33,7 @@ examples:
   vesper status                      which VMs are watched, and how well
   vesper events -f --vm vm1          events of vm1 as they happen
   vesper faults --json               what was reported to the cluster
+  vesper faults 12                   all there is about that fault
   vesper faults clear vm1            the fault of resource vm1 is over
   vesper probe build 6.1.0-56-amd64  probe images for guests with that kernel
   vesper relay cat vm1 send_signal   raw records of a probe
@@ -111,13 +112,18 @@ def _add_faults(commands: argparse._SubParsersAction[_Parser]) -> None:
     faults = commands.add_parser(
         "faults",
         help="faults that were reported to the cluster, and why",
-        description="Shows the journal of faults; 'faults clear' says that one is over.",
+        description="Shows the journal of faults; 'faults ID' all there is about one, with the "
+        "last words of the guest's kernel; 'faults clear' says that one is over.",
     )
     faults.add_argument("--vm", metavar="VM", help="only of this one")
     faults.add_argument("-n", "--limit", type=_count, metavar="N", help="the last N (20)")
     _json(faults)
     faults.set_defaults(run=cli_show.faults)
-    sub = faults.add_subparsers(metavar="clear")
+    sub = faults.add_subparsers(metavar="ID | clear", parser_class=_Parser)
+    show = sub.add_parser("show", help="all there is about one fault; 'show' may be left out")
+    show.add_argument("id", type=_count, metavar="ID", help="number of the fault")
+    _json(show)
+    show.set_defaults(run=cli_show.fault)
     clear = sub.add_parser(
         "clear",
         help="a fault is over without a restart of the resource",
@@ -213,9 +219,17 @@ def _count(text: str) -> int:
     return value
 
 
+def _with_show(argv: list[str]) -> list[str]:
+    """``faults 12`` is ``faults show 12``."""
+    for i in range(len(argv) - 1):
+        if argv[i] == "faults" and argv[i + 1].isdecimal():
+            return [*argv[: i + 1], "show", *argv[i + 1 :]]
+    return argv
+
+
 def main(argv: list[str] | None = None) -> int:
     """The command ``vesper``. :returns: its exit status."""
-    options = parser().parse_args(argv)
+    options = parser().parse_args(_with_show(sys.argv[1:] if argv is None else argv))
     try:
         with Client(options.socket, timeout=10.0) as client:
             options.run(client, options)

@@ -16,7 +16,7 @@ from vesper_monitor.client import Client, DaemonError
 from vesper_monitor.command.table import columns, note, paragraph
 from vesper_monitor.guest.images import ImageStore
 
-__all__ = ["events", "faults", "probe_info", "probe_list", "relay_cat", "status"]
+__all__ = ["events", "fault", "faults", "probe_info", "probe_list", "relay_cat", "status"]
 
 #: Lines of events or faults that fit on a screen.
 SCREENFUL = 20
@@ -113,6 +113,34 @@ def faults(client: Client, options: argparse.Namespace) -> None:
         for fault in answer["faults"]
     ]
     print(columns(("ID", "SEEN", "RESOURCE", "STATE", "REASON"), rows))
+
+
+def fault(client: Client, options: argparse.Namespace) -> None:
+    """All there is about one fault."""
+    answer = client.call("fault", id=options.id)
+    if options.json:
+        print_json({"fault": answer["fault"], "last_words": answer["last_words"]})
+        return
+    found = answer["fault"]
+    print(f"fault {found['id']}: {found['reason']}")
+    rows = [
+        ("resource", found["resource"]),
+        ("VM", f"{found['vm']} (domain {found['domid']}, {found['uuid']})"),
+        ("seen", _clock(found["seen"], parts=True)),
+        ("told", _clock(found["told"], parts=True) if found["told"] is not None else None),
+        ("state", _fate(found)),
+        ("rule", found["rule"]),
+        ("event", found["event"].get("text")),
+    ]
+    print(columns(("", ""), rows).lstrip("\n"))
+    for words in answer["last_words"]:
+        cut = "" if words["complete"] else " (cut short)"
+        print(f"\n{_clock(words['received'], parts=True)} kernel {words['kind']}{cut}: "
+              f"{words['message']}")  # fmt: skip
+        for title, text in (("stack", words["stack"]), ("end of the log", words["log"])):
+            if text:
+                print(f"{title}:")
+                print("\n".join(f"  {line}" for line in text.rstrip().split("\n")))
 
 
 def probe_list(client: Client, options: argparse.Namespace) -> None:

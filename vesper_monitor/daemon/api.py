@@ -6,6 +6,7 @@ from __future__ import annotations
 import asyncio
 import base64
 import contextlib
+import dataclasses
 import os
 from collections.abc import Awaitable, Callable
 from typing import TYPE_CHECKING, Any
@@ -23,6 +24,7 @@ from vesper_monitor.faults.pauses import MAX_SECONDS
 from vesper_monitor.faults.rules import system_gone
 from vesper_monitor.guest import abi
 from vesper_monitor.guest.decode import Event
+from vesper_monitor.guest.liveness import MIN_TIMEOUT
 from vesper_monitor.guest.session import Session, SessionError, SessionState
 from vesper_monitor.transport import Domain, DomainState, Transport, TransportError
 
@@ -64,6 +66,7 @@ class Api:
             "status": self._status,
             "events": self._events,
             "faults": self._faults,
+            "fault": self._fault,
             "clear": self._clear,
             "pause": self._pause,
             "resume": self._resume,
@@ -123,6 +126,7 @@ class Api:
                 names(request, "probes", DEFAULT_PROBES),
                 names(request, "services", ()),
                 session.degraded if session is not None else None,
+                _hang_timeout(request),
             )
         except ValueError as error:
             raise RequestError("internal", str(error)) from error
@@ -194,9 +198,11 @@ class Api:
         daemon, record = self._daemon, instance.record
         probes = names(request, "probes", record.probes)
         services = names(request, "services", record.services)
-        if (probes, services) == (record.probes, record.services):
+        hang_timeout = _hang_timeout(request, record.hang_timeout)
+        wishes = probes, services, hang_timeout
+        if wishes == (record.probes, record.services, record.hang_timeout):
             return
-        daemon.instances.change(instance, probes, services)
+        daemon.instances.change(instance, *wishes)
         domain = Domain(record.vm, record.domid, record.uuid)
         session = daemon.watch.session(domain)
         if session is not None:
@@ -313,6 +319,25 @@ class Api:
         except JournalError:
             faults = self._held(vm, resource)
         await connection.send({"ok": True, "faults": [fault.to_json() for fault in faults]})
+
+    async def _fault(self, connection: Connection, request: dict[str, Any]) -> None:
+        fault_id = _whole(request, "id")
+        run = self._daemon.recorder.run
+        fault = await run(lambda journal: journal.fault(fault_id))
+        if fault is None:
+            raise RequestError("bad-request", f"there is no fault {fault_id}")
+        # An instance's name ends with its start: older words are another life's.
+        started = _start_of(fault)
+        words = await run(lambda j: j.last_words(fault.vm, fault.domid, started))
+        await connection.send(
+            {
+                "ok": True,
+                "fault": fault.to_json(),
+                "last_words": [
+                    {"received": received, **dataclasses.asdict(said)} for received, said in words
+                ],
+            }
+        )
 
     def _held(self, vm: str | None, resource: str | None) -> list[Fault]:
         """Without a journal: what is in memory."""
@@ -446,6 +471,24 @@ async def _send_event(connection: Connection, event: Event) -> None:
 
 def _no_such_vm(vm: str) -> RequestError:
     return RequestError("no-such-vm", f"no VM named {vm} runs on this host")
+
+
+def _hang_timeout(request: dict[str, Any], default: float | None = None) -> float | None:
+    """s; 0: not watched."""
+    if request.get("hang_timeout") is None:
+        return default
+    value = number(request, "hang_timeout", 0.0, MAX_WAIT)
+    if 0 < value < MIN_TIMEOUT:
+        raise RequestError("bad-request", f"'hang_timeout' must be 0 or at least {MIN_TIMEOUT:g}")
+    return value
+
+
+def _start_of(fault: Fault) -> float:
+    """s, CLOCK_REALTIME."""
+    try:
+        return float(fault.instance.rpartition("/")[2])
+    except ValueError:
+        return 0.0
 
 
 def _whole(request: dict[str, Any], key: str) -> int:

@@ -15,6 +15,7 @@ from pathlib import Path
 from typing import Any
 
 from vesper_monitor.client import SOCKET_PATH
+from vesper_monitor.guest.liveness import MIN_TIMEOUT
 
 __all__ = ["DEFAULT_PATH", "Config", "ConfigError", "load"]
 
@@ -43,6 +44,9 @@ class Config:
     #: s, how long a fault between two monitors waits for the next one beyond
     #: the time it is due, before Pacemaker is told asynchronously
     monitor_grace: float = 10.0
+    #: s without a sign of life that are a hang; 0: not looked at. That it raises
+    #: no false alarm has not been shown on real Xen yet: so it is asked for.
+    hang_timeout: float = 0.0
     #: events kept in the journal
     keep_events: int = 100_000
     #: faults that are over, kept in the journal
@@ -94,4 +98,6 @@ def _checked(path: Path, key: str, value: object, default: object) -> object:
         if value < 1:
             raise ConfigError(f"{path}: '{key}' must be at least 1")
         return value
+    if key == "hang_timeout" and 0 < value < MIN_TIMEOUT:
+        raise ConfigError(f"{path}: '{key}' must be 0 or at least {MIN_TIMEOUT:g}")
     return float(value)

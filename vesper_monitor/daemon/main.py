@@ -75,6 +75,7 @@ class Daemon:
         self.watch = Watch(
             ImageStore(Path(config.probes_dir)),
             activate_timeout=config.activate_timeout,
+            hang_timeout=self.hang_timeout,
             on_events=self._on_events,
             on_change=self._on_change,
             on_up=self._on_up,
@@ -129,6 +130,15 @@ class Daemon:
         names = [probe for instance in instances for probe in instance.record.probes]
         names += self.activations.get(domain.name, ())
         return dict.fromkeys(names, "")
+
+    def hang_timeout(self, domain: Domain) -> float:
+        """s, the least of what its resources want; 0: none wants to know."""
+        default = self.config.hang_timeout
+        given = [
+            default if instance.record.hang_timeout is None else instance.record.hang_timeout
+            for instance in self.instances.of_domain(domain)
+        ]
+        return min((seconds for seconds in given or [default] if seconds), default=0.0)
 
     async def activate(self, vm: str, probes: tuple[str, ...] | None) -> None:
         """Note the operator's wish; None: it is over."""

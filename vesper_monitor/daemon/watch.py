@@ -73,6 +73,7 @@ def find_transports(wanted: tuple[str, ...]) -> dict[str, type[Transport] | str]
 
 class Watch:
     """
+    :param hang_timeout: of a session, for a domain.
     :param on_events: of a session, see there.
     :param on_change: likewise.
     :param on_up: called when a transport has started: sessions that are
@@ -87,6 +88,7 @@ class Watch:
         images: ImageStore,
         *,
         activate_timeout: float,
+        hang_timeout: Callable[[Domain], float],
         on_events: Callable[[Session, list[Event]], None],
         on_change: Callable[[Session], None],
         on_up: Callable[[Transport], Awaitable[None]],
@@ -96,6 +98,7 @@ class Watch:
     ) -> None:
         self._images = images
         self._activate_timeout = activate_timeout
+        self._hang_timeout = hang_timeout
         self._on_events = on_events
         self._on_change = on_change
         self._on_up = on_up
@@ -209,6 +212,8 @@ class Watch:
                     continue
                 if watched.session is None and state is DomainState.GONE:
                     self._watched.pop(_key(domain), None)
+                elif watched.session is not None:
+                    watched.session.read_last_words()
                 self._on_ended(domain, state)
         finally:
             watched.looking = False
@@ -240,6 +245,7 @@ class Watch:
                     self._on_change,
                     resume_from=await self._positions(domain),
                     activate_timeout=self._activate_timeout,
+                    hang_timeout=lambda: self._hang_timeout(domain),
                 )
                 await session.set_probes(probes or {})
                 self._watched[key] = _Watched(transport, domain, session)

@@ -23,6 +23,8 @@ class InstanceRecord:
     services: tuple[str, ...]
     monitored: bool = False  #: has had its first recurring monitor
     ended: float | None = None
+    #: s without a sign of life; 0: not watched; None: as vesperd's configuration says
+    hang_timeout: float | None = None
 
 
 @dataclass(frozen=True)

@@ -111,6 +111,7 @@ class Instances:
         probes: Iterable[str],
         services: Iterable[str],
         degraded: str | None,
+        hang_timeout: float | None = None,
     ) -> Instance:
         """A new instance begins; its predecessor and its fault end.
 
@@ -131,6 +132,7 @@ class Instances:
             started=now,
             probes=tuple(probes),
             services=tuple(services),
+            hang_timeout=hang_timeout,
         )
         instance = Instance(record, degraded=degraded)
         instance.paused = self._paused(record.vm)
@@ -158,10 +160,16 @@ class Instances:
         return self._stopped_for.get(resource)
 
     def change(
-        self, instance: Instance, probes: tuple[str, ...], services: tuple[str, ...]
+        self,
+        instance: Instance,
+        probes: tuple[str, ...],
+        services: tuple[str, ...],
+        hang_timeout: float | None,
     ) -> None:
         """Its resource has other parameters now."""
-        instance.record = replace(instance.record, probes=probes, services=services)
+        instance.record = replace(
+            instance.record, probes=probes, services=services, hang_timeout=hang_timeout
+        )
         self._save(instance)
 
     def _save(self, instance: Instance) -> None:
@@ -254,7 +262,11 @@ class Instances:
     def domain_ended(self, domain: Domain, state: DomainState) -> None:
         """The domain does not run any more."""
         for instance in self.of_domain(domain):
-            instance.domain_ended(state, _dead_reason(domain, state))
+            reason = _dead_reason(domain, state)
+            fault = instance.fault
+            if fault is not None and fault.rule == "kernel_panic":
+                reason += f": {fault.reason}"
+            instance.domain_ended(state, reason)
             self._reconsider(instance)
 
     def pause(self, vm: str, paused: bool) -> None:

@@ -17,23 +17,28 @@ import json
 import logging
 import os
 import sqlite3
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
 from vesper_monitor.faults.fault import Fault, InstanceRecord
 from vesper_monitor.guest.decode import Event
+from vesper_monitor.guest.last_words import LastWords
 from vesper_monitor.guest.session import Position
 
 __all__ = ["Batch", "Journal", "JournalError"]
 
 _log = logging.getLogger(__name__)
 
-SCHEMA_VERSION = 1
+SCHEMA_VERSION = 3
 
 #: Ended instances that are kept.
 KEEP_INSTANCES = 1000
+#: Last words that are kept of one VM; each is up to 70 KB.
+KEEP_WORDS = 20
+#: The same, of all VMs together.
+KEEP_WORDS_OF_ALL = 1000
 #: Events between two looks at what is too old.
 _TRIM_EVERY = 1000
 
@@ -62,6 +67,17 @@ CREATE TABLE host (boot_id TEXT NOT NULL);
 """
 # Numbers of the guest's have 64 bits without sign, which SQLite has not: TEXT.
 
+_LAST_WORDS = """
+CREATE TABLE last_words (
+    event INTEGER PRIMARY KEY, vm TEXT NOT NULL, domid INTEGER NOT NULL, received REAL NOT NULL,
+    kind TEXT NOT NULL, message TEXT NOT NULL, stack TEXT NOT NULL, log TEXT NOT NULL,
+    complete INTEGER NOT NULL);
+CREATE INDEX last_words_vm ON last_words (vm, event);
+"""
+_HANG_TIMEOUT = "ALTER TABLE instances ADD COLUMN hang_timeout REAL;"
+#: What makes a journal of one schema version one of the next; 0: an empty file.
+_STEPS = (_SCHEMA, _LAST_WORDS, _HANG_TIMEOUT)
+
 
 class JournalError(Exception):
     """It could not be read or written; the text names the file."""
@@ -89,7 +105,7 @@ class Batch:
     @property
     def durable(self) -> bool:
         """Whether it must be on the disk before anyone is told."""
-        return bool(self.faults or self.instances)
+        return bool(self.faults or self.instances) or any(event.words for event in self.events)
 
 
 class Journal:
@@ -142,17 +158,33 @@ class Journal:
         except sqlite3.Error as error:
             raise JournalError(f"{self.path}: cannot write: {error}") from error
 
-    def _write_events(self, events: Iterable[Event]) -> None:
+    def _write_events(self, events: Sequence[Event]) -> None:
         rows = [
             (e.id, e.vm, e.domid, e.probe, e.event, e.cpu, str(e.seq), e.guest_ns, e.received,
              json.dumps(e.fields), e.text)
             for e in events
         ]  # fmt: skip
         self._db.executemany("INSERT OR REPLACE INTO events VALUES (?,?,?,?,?,?,?,?,?,?,?)", rows)
+        for event in events:
+            if event.words is not None:
+                self._write_words(event, event.words)
         self._since_trim += len(rows)
         if self._since_trim >= _TRIM_EVERY:
             self._since_trim = 0
             self._trim()
+
+    def _write_words(self, event: Event, words: LastWords) -> None:
+        self._db.execute(
+            "INSERT OR REPLACE INTO last_words VALUES (?,?,?,?,?,?,?,?,?)",
+            (event.id, event.vm, event.domid, event.received, words.kind, words.message,
+             words.stack, words.log, words.complete),
+        )  # fmt: skip
+        # By VM: one that never stops must not push out the others'.
+        self._db.execute(
+            "DELETE FROM last_words WHERE vm=? AND event NOT IN"
+            " (SELECT event FROM last_words WHERE vm=? ORDER BY event DESC LIMIT ?)",
+            (event.vm, event.vm, KEEP_WORDS),
+        )
 
     def _write_positions(self, uuid: str, domid: int, positions: Mapping[Position, int]) -> None:
         self._db.execute("DELETE FROM positions WHERE uuid=? AND domid=?", (uuid, domid))
@@ -166,9 +198,9 @@ class Journal:
 
     def _write_instance(self, i: InstanceRecord) -> None:
         self._db.execute(
-            "INSERT OR REPLACE INTO instances VALUES (?,?,?,?,?,?,?,?,?,?)",
+            "INSERT OR REPLACE INTO instances VALUES (?,?,?,?,?,?,?,?,?,?,?)",
             (i.id, i.resource, i.vm, i.uuid, i.domid, i.started, json.dumps(list(i.probes)),
-             json.dumps(list(i.services)), i.monitored, i.ended),
+             json.dumps(list(i.services)), i.monitored, i.ended, i.hang_timeout),
         )  # fmt: skip
 
     def _write_fault(self, f: Fault) -> None:
@@ -191,6 +223,11 @@ class Journal:
             "DELETE FROM instances WHERE ended IS NOT NULL AND id NOT IN"
             " (SELECT id FROM instances WHERE ended IS NOT NULL ORDER BY ended DESC LIMIT ?)",
             (KEEP_INSTANCES,),
+        )
+        db.execute(
+            "DELETE FROM last_words WHERE event NOT IN"
+            " (SELECT event FROM last_words ORDER BY event DESC LIMIT ?)",
+            (KEEP_WORDS_OF_ALL,),
         )
 
     def forget_positions(self, uuid: str, domid: int) -> None:
@@ -300,6 +337,24 @@ class Journal:
         )
         return _faults(reversed(rows))
 
+    def fault(self, fault_id: int) -> Fault | None:
+        """One fault."""
+        found = _faults(self._query("SELECT * FROM faults WHERE id = ?", (fault_id,)))
+        return found[0] if found else None
+
+    def last_words(self, vm: str, domid: int, since: float) -> list[tuple[float, LastWords]]:
+        """What the kernel of one life of a VM has left, oldest first.
+
+        :param since: s, CLOCK_REALTIME: a domain id comes back after a boot of the host.
+        :returns: when it was received, and what it is.
+        """
+        rows = self._query(
+            "SELECT received, kind, message, stack, log, complete FROM last_words"
+            " WHERE vm = ? AND domid = ? AND received >= ? ORDER BY event",
+            (vm, domid, since),
+        )
+        return [(r[0], LastWords(r[1], r[2], r[3], r[4], bool(r[5]))) for r in rows]
+
     def open_faults(self) -> list[Fault]:
         """Faults that have not ended."""
         return _faults(self._query("SELECT * FROM faults WHERE ended IS NULL ORDER BY id"))
@@ -311,7 +366,7 @@ class Journal:
             InstanceRecord(
                 id=r[0], resource=r[1], vm=r[2], uuid=r[3], domid=r[4], started=r[5],
                 probes=tuple(json.loads(r[6])), services=tuple(json.loads(r[7])),
-                monitored=bool(r[8]), ended=r[9],
+                monitored=bool(r[8]), ended=r[9], hang_timeout=r[10],
             )
             for r in rows
         ]  # fmt: skip
@@ -342,14 +397,15 @@ class Journal:
             db.execute("PRAGMA journal_mode=WAL")
             db.execute("PRAGMA synchronous=FULL")
             version = db.execute("PRAGMA user_version").fetchone()[0]
-            if version == 0:
-                db.executescript(f"BEGIN;{_SCHEMA}PRAGMA user_version={SCHEMA_VERSION};COMMIT")
-            elif version != SCHEMA_VERSION:
+            if not 0 <= version <= SCHEMA_VERSION:
                 raise JournalError(
                     f"{self.path}: schema version {version}, this vesperd knows {SCHEMA_VERSION}"
                 )
-            elif (found := db.execute("PRAGMA quick_check(1)").fetchone()[0]) != "ok":
+            if version and (found := db.execute("PRAGMA quick_check(1)").fetchone()[0]) != "ok":
                 raise sqlite3.DatabaseError(found)
+            if version < SCHEMA_VERSION:
+                steps = "".join(_STEPS[version:])
+                db.executescript(f"BEGIN;{steps}PRAGMA user_version={SCHEMA_VERSION};COMMIT")
         except BaseException:
             db.close()
             raise

@@ -57,15 +57,13 @@ def judge(event: Event, services: Collection[str]) -> Verdict | None:
 def system_gone(fault: Fault) -> bool:
     """Whether the guest cannot shut down any more after this fault.
 
-    The OOM killer concerns all of the system, and leaves it able to shut down
-    unless its victim was init.
+    Where it may be able to (after an oops, on a full memory, with a file system
+    that takes no writes), it may have data to save; the time for that is bounded.
     """
-    if fault.scope != Scope.SYSTEM.value:
-        return False
-    if fault.rule != "out_of_memory":
+    if fault.rule in ("kernel_panic", "hang"):
         return True
     fields = fault.event.get("fields")
-    return isinstance(fields, Mapping) and fields.get("pid") == 1
+    return fault.rule == "out_of_memory" and isinstance(fields, Mapping) and fields.get("pid") == 1
 
 
 def send_signal(event: Event, services: Collection[str]) -> Verdict | None:
@@ -156,6 +154,32 @@ def never(event: Event, services: Collection[str]) -> Verdict | None:
     return None
 
 
+def last_words(event: Event, services: Collection[str]) -> Verdict | None:
+    """The kernel has panicked, or had an oops.
+
+    After an oops the kernel has killed a task in the middle of its own code,
+    with whatever locks it held: not to be relied on, even where it goes on.
+    """
+    kind = _text(event.fields, "kind")
+    if kind not in ("panic", "oops"):
+        return None
+    message = _text(event.fields, "message") or "no message"
+    return Verdict(f"kernel_{kind}", Scope.SYSTEM, f"kernel {kind}: {message} (system)")
+
+
+def hang(event: Event, services: Collection[str]) -> Verdict | None:
+    """The guest's kernel shows no life though it has the CPU."""
+    if event.event != "hang":
+        return None
+    if event.fields.get("depth") == "scheduler":
+        what = "no CPU runs normal threads"
+    else:
+        what = f"CPU {event.cpu} takes no interrupts"
+    silent = event.fields.get("silent_s")
+    how_long = f" for {silent:.1f} s" if isinstance(silent, (int, float)) else ""
+    return Verdict("hang", Scope.SYSTEM, f"kernel hangs: {what}{how_long} (system)")
+
+
 #: By the name of the event. Why each is a fault or not: docs/probes.md.
 RULES: Mapping[str, Judge] = {
     "send_signal": send_signal,
@@ -165,6 +189,8 @@ RULES: Mapping[str, Judge] = {
     "block_error": never,
     "filesystem": filesystem,
     "net_link": never,
+    "last_words": last_words,
+    "hang": hang,
 }
 
 _CONSTRAINTS = {

@@ -19,6 +19,8 @@ from typing import ClassVar
 ABI_VERSION = 1
 CCHAN_MAGIC = 0x43505356
 TABLE_MAGIC = 0x54505356
+LIFE_MAGIC = 0x4C505356
+WORDS_MAGIC = 0x57505356
 PAGE_SIZE = 4096
 
 NAME_LEN = 56
@@ -36,6 +38,15 @@ MAX_REGION_PAGES = 1016
 
 CCHAN_SLOTS = 4
 MSG_SIZE = 256
+
+WORDS_VERSION = 1
+WORDS_MESSAGE_LEN = 256
+WORDS_STACK_LEN = 2048
+WORDS_LOG_LEN = 30392
+WORDS_KINDS = 2
+
+LIFE_VERSION = 1
+LIFE_PERIOD_MS = 500
 
 SIG_FATAL = 1 << 0
 SIG_FROM_KERNEL = 1 << 1
@@ -63,6 +74,20 @@ class ChannelState(enum.IntEnum):
 
     FREE = 0
     OPEN = 1
+
+
+class WordsKind(enum.IntEnum):
+    """enum vsp_words_kind"""
+
+    OOPS = 0
+    PANIC = 1
+
+
+class LifeState(enum.IntEnum):
+    """enum vsp_life_state"""
+
+    NONE = 0
+    SHOWN = 1
 
 
 class EventType(enum.IntEnum):
@@ -141,6 +166,8 @@ class MsgHello(ctypes.LittleEndianStructure):
     boot_id: int
     release: bytes
     vermagic: bytes
+    words: Region
+    life: Region
     _fields_ = [
         ("hdr", MsgHdr),
         ("features", _u32),
@@ -149,6 +176,8 @@ class MsgHello(ctypes.LittleEndianStructure):
         ("boot_id", _u64),
         ("release", _char * RELEASE_LEN),
         ("vermagic", _char * VERMAGIC_LEN),
+        ("words", Region),
+        ("life", Region),
     ]
 
 
@@ -281,6 +310,83 @@ class Record(ctypes.LittleEndianStructure):
     seq: int
     time_ns: int
     _fields_ = [("len", _u32), ("event", _u16), ("cpu", _u16), ("seq", _u64), ("time_ns", _u64)]
+
+
+# ---------------------------------------------------------------- last words
+
+
+class WordsSlot(ctypes.LittleEndianStructure):
+    c_name: ClassVar[str] = "vsp_words_slot"
+    seq: int
+    log_len: int
+    time_ns: int
+    cpu: int
+    pid: int
+    comm: bytes
+    message: bytes
+    stack: bytes
+    log: bytes
+    _fields_ = [
+        ("seq", _u32),
+        ("log_len", _u32),
+        ("time_ns", _u64),
+        ("cpu", _u32),
+        ("pid", _s32),
+        ("comm", _char * COMM_LEN),
+        ("message", _char * WORDS_MESSAGE_LEN),
+        ("stack", _char * WORDS_STACK_LEN),
+        ("log", _char * WORDS_LOG_LEN),
+    ]
+
+
+class Words(ctypes.LittleEndianStructure):
+    c_name: ClassVar[str] = "vsp_words"
+    magic: int
+    version: int
+    slot: ctypes.Array[WordsSlot]
+    _fields_ = [
+        ("magic", _u32),
+        ("version", _u32),
+        ("reserved", _u32 * 14),
+        ("slot", WordsSlot * WORDS_KINDS),
+    ]
+
+
+# ---------------------------------------------------------------- signs of life
+
+
+class LifeCpu(ctypes.LittleEndianStructure):
+    c_name: ClassVar[str] = "vsp_life_cpu"
+    state: int
+    reserved: int
+    irqs: int
+    irq_ns: int
+    runs: int
+    run_ns: int
+    _fields_ = [
+        ("state", _u32),
+        ("reserved", _u32),
+        ("irqs", _u64),
+        ("irq_ns", _u64),
+        ("runs", _u64),
+        ("run_ns", _u64),
+        ("reserved2", _u64 * 3),
+    ]
+
+
+class Life(ctypes.LittleEndianStructure):
+    c_name: ClassVar[str] = "vsp_life"
+    magic: int
+    version: int
+    period_ms: int
+    nr_cpus: int
+    _fields_ = [
+        ("magic", _u32),
+        ("version", _u32),
+        ("period_ms", _u32),
+        ("nr_cpus", _u32),
+        ("reserved", _u32 * 12),
+    ]
 
 
 # ---------------------------------------------------------------- probes

@@ -10,7 +10,7 @@ from __future__ import annotations
 import asyncio
 import logging
 import zlib
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
 from vesper_monitor.guest import abi
 from vesper_monitor.guest.cchan import Cchan, CchanError, GuestRefused, GuestSilent
@@ -52,6 +52,8 @@ class Hello:
     vermagic: str
     nr_cpus: int
     boot_id: int
+    words: abi.Region = field(default_factory=abi.Region)  #: last words; handle 0: none
+    life: abi.Region = field(default_factory=abi.Region)  #: signs of life; likewise
 
 
 class Guest:
@@ -91,6 +93,8 @@ class Guest:
             vermagic=printable(answer.vermagic).strip(),
             nr_cpus=answer.nr_cpus,
             boot_id=answer.boot_id,
+            words=answer.words,
+            life=answer.life,
         )
         return cls(link, cchan, hello, ChannelTable(link, answer.table, answer.nr_cpus))
 

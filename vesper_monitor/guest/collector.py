@@ -3,16 +3,21 @@
 
 from __future__ import annotations
 
+import dataclasses
+import logging
 from collections.abc import Callable, Mapping
 
-from vesper_monitor.guest import decode
+from vesper_monitor.guest import abi, decode, last_words
 from vesper_monitor.guest.channel import ChannelEntry, ChannelReader, CpuRecord
 from vesper_monitor.guest.decode import Event
+from vesper_monitor.guest.last_words import WordsReader
 from vesper_monitor.guest.positions import Position, Positions
 from vesper_monitor.guest.rawfeed import RawFeed
-from vesper_monitor.transport import Domain, Link
+from vesper_monitor.transport import Domain, Link, TransportError
 
 __all__ = ["Collector"]
+
+_LOG = logging.getLogger(__name__)
 
 
 class Collector:
@@ -39,10 +44,33 @@ class Collector:
         self._clock = clock
         self._positions = Positions(saved)
         self._boot_id = 0
+        self._known = False
+        self._words: WordsReader | None = None
 
     def meet(self, boot_id: int) -> None:
         """A guest has said HELLO. No channel is open."""
         self._boot_id = boot_id
+        self._known = self._positions.known(boot_id)
+
+    def open_words(self, link: Link, region: abi.Region) -> None:
+        """Where the guest's kernel leaves its last words, if it does."""
+        if not region.handle:
+            return
+        seen = {
+            kind: self._positions.words(self._boot_id, kind.name.lower()) for kind in abi.WordsKind
+        }
+        try:
+            self._words = WordsReader(link, region, seen)
+        except (TransportError, ValueError) as error:
+            _LOG.warning("last words cannot be read: %s", error)
+            return
+        self._note_words(self._words)
+
+    def leave(self) -> None:
+        """The link is about to be closed."""
+        if self._words is not None:
+            self._words.close()
+            self._words = None
 
     def open(self, link: Link, entry: ChannelEntry, *, adopted: bool) -> ChannelReader:
         """
@@ -50,7 +78,7 @@ class Collector:
             of the guest is known (a lost journal), what is in there is old.
         :raises TransportError: the guest has not shared what it said.
         """
-        unseen = None if adopted and not self._positions.known(self._boot_id) else 0
+        unseen = None if adopted and not self._known else 0
 
         def begin(cpu: int) -> int | None:
             return self._positions.begin(self._boot_id, entry, cpu, unseen)
@@ -92,8 +120,29 @@ class Collector:
             for record in records:
                 self._raw.put(probe, record.cpu, record.record.seq, record.record.data)
                 events += self._decode(probe, record, now)
+        events += self.read_words()
         events.sort(key=lambda event: event.guest_ns)
         return events, more
+
+    def read_words(self, *, final: bool = False) -> list[Event]:
+        """
+        :param final: the guest is dead or about to be left.
+        """
+        if self._words is None:
+            return []
+        events = []
+        for kind, number, slot, complete in self._words.read(final=final):
+            event, words = last_words.to_event(
+                kind, number, slot, complete, domain=self._domain, received=self._clock()
+            )
+            events.append(dataclasses.replace(event, words=words))
+        if events:
+            self._note_words(self._words)
+        return events
+
+    def _note_words(self, reader: WordsReader) -> None:
+        for kind, seen in reader.seen.items():
+            self._positions.note_words(self._boot_id, kind.name.lower(), seen)
 
     def _decode(self, probe: str, record: CpuRecord, now: float) -> list[Event]:
         vm, domid, cpu = self._domain.name, self._domain.domid, record.cpu

@@ -10,11 +10,14 @@ text of the guest's is made printable, numbers without a name stay numbers.
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from vesper_monitor.guest import abi
 from vesper_monitor.guest.names import printable, signal_name
 from vesper_monitor.guest.records import RECORDS
+
+if TYPE_CHECKING:
+    from vesper_monitor.guest.last_words import LastWords
 
 __all__ = ["LOST", "UNKNOWN", "Event", "decode", "lost", "printable", "signal_name"]
 
@@ -34,7 +37,7 @@ class Event:
     vm: str
     domid: int
     probe: str
-    event: str  #: of a RecordType ("send_signal" ..), "lost" or "unknown"
+    event: str  #: of a RecordType ("send_signal" ..), "last_words", "hang", "lost" or "unknown"
     cpu: int
     seq: int  #: per probe and CPU; of "lost": the first that is missing
     guest_ns: int  #: guest's CLOCK_MONOTONIC; of "lost": of the next record
@@ -42,6 +45,8 @@ class Event:
     fields: dict[str, Any]
     text: str
     id: int | None = None  #: the journal's, once it is there
+    #: of "last_words": stack and log, for the journal alone
+    words: LastWords | None = None
 
     def to_json(self) -> dict[str, Any]:
         """As it goes over the socket and into the journal."""

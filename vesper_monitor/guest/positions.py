@@ -38,6 +38,14 @@ class Positions:
         position = Position(boot_id, entry.probe, entry.generation, cpu)
         return self._next.get(position, unseen)
 
+    def words(self, boot_id: int, kind: str) -> int | None:
+        """How many oopses or panics were read; None: never looked."""
+        return self._next.get(_words(boot_id, kind))
+
+    def note_words(self, boot_id: int, kind: str, seen: int) -> None:
+        """Take over how many there were."""
+        self._next[_words(boot_id, kind)] = seen
+
     def note(self, boot_id: int, channel: ChannelReader) -> None:
         """Take over how far a channel has been read."""
         entry = channel.entry
@@ -53,3 +61,8 @@ class Positions:
 
     def of(self, boot_id: int) -> dict[Position, int]:
         return {key: seq for key, seq in self._next.items() if key.boot_id == boot_id}
+
+
+def _words(boot_id: int, kind: str) -> Position:
+    """Last words count like a channel of one CPU, under a name no probe has."""
+    return Position(boot_id, f"vesper/{kind}", 0, 0)

@@ -32,6 +32,7 @@ from vesper_monitor.guest.channel import ChannelEntry, TableError
 from vesper_monitor.guest.collector import Collector
 from vesper_monitor.guest.decode import Event
 from vesper_monitor.guest.images import ImageStore
+from vesper_monitor.guest.life import LifeReader, LifeWatch
 from vesper_monitor.guest.lifecycle import ProbeState, ProbeStatus, SessionState
 from vesper_monitor.guest.positions import Position
 from vesper_monitor.guest.rawfeed import RawFeed
@@ -81,6 +82,7 @@ class Session:
         *,
         resume_from: Mapping[Position, int] | None = None,
         activate_timeout: float = 20.0,
+        hang_timeout: Callable[[], float] = lambda: 0.0,
         clock: Callable[[], float] = time.time,
     ) -> None:
         """
@@ -96,6 +98,8 @@ class Session:
             old events must not fell a healthy guest.
         :param activate_timeout: seconds after the start of :meth:`run` during
             which nothing counts as degraded.
+        :param hang_timeout: seconds without a sign of life that are a hang;
+            0: do not look. Asked again and again.
         :param clock: s, for ``Event.received``.
         """
         self.transport = transport
@@ -114,6 +118,10 @@ class Session:
         self._raw = RawFeed()
         self._collector = Collector(domain, self._raw, clock, resume_from or {})
         self._channels = self._collector.channels
+        self._life = LifeWatch(
+            transport, domain, hang_timeout, lambda event: on_events(self, [event])
+        )
+        self._life_reader: LifeReader | None = None
         self._loaded_here: set[str] = set()
         self._look = asyncio.Event()  # the guest has notified, or we close
         self._wish = asyncio.Event()  # probes may have to be loaded or unloaded
@@ -232,6 +240,11 @@ class Session:
             await self._unload(guest, name)
             self._changed()
 
+    def read_last_words(self) -> None:
+        """The domain is dead: take what its kernel left, while it is mapped."""
+        if events := self._collector.read_words(final=True):
+            self._on_events(self, events)
+
     async def close(self, *, deactivate: bool) -> None:
         """End. With ``deactivate`` probes are unloaded and the device is taken
         away from the guest; without, all stays for the next daemon."""
@@ -300,13 +313,17 @@ class Session:
         link.on_notify(self._on_notify)
         self._guest = guest
         self._collector.meet(guest.hello.boot_id)
+        self._collector.open_words(link, guest.hello.words)
         self._missing = None
         self._switch(SessionState.ACTIVE)
 
     async def _collect(self) -> None:
         """Read what there is, when there is something, until the link is lost."""
         rounds = 0
-        keeper = asyncio.create_task(self._keep_probes())
+        helpers = [
+            asyncio.create_task(self._keep_probes()),
+            asyncio.create_task(self._watch_life()),
+        ]
         try:
             while not self._closing and self._guest is not None:
                 if self._lost is not None:
@@ -321,8 +338,24 @@ class Session:
                 self._tell_degraded()
                 await _wait(self._look, _LOOK_EVERY)
         finally:
-            keeper.cancel()
-            await asyncio.gather(keeper, return_exceptions=True)
+            for task in helpers:
+                task.cancel()
+            await asyncio.gather(*helpers, return_exceptions=True)
+
+    async def _watch_life(self) -> None:
+        guest = self._guest
+        if guest is None or not guest.hello.life.handle:
+            return
+        try:
+            reader = LifeReader(guest.link, guest.hello.life, guest.hello.nr_cpus)
+        except (TransportError, ValueError) as error:
+            _LOG.warning("signs of life cannot be read: %s", error)
+            return
+        self._life_reader = reader
+        try:
+            await self._life.run(reader)
+        finally:
+            reader.close()
 
     async def _keep_probes(self) -> None:
         """Load what is wanted and missing, unload what nobody wants any more."""
@@ -497,6 +530,11 @@ class Session:
             return
         if self._lost is None:
             self._drain()
+        else:
+            self.read_last_words()
+        self._collector.leave()
+        if self._life_reader is not None:
+            self._life_reader.close()
         for name in list(self._channels):
             self._close_channel(name, for_good=False)
             self._set_probe(self._status(name), ProbeState.WANTED, None)

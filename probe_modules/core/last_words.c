@@ -1,0 +1,172 @@
+// SPDX-License-Identifier: GPL-2.0-only
+/*
+ * Last words: on an oops or a panic, the message, the stack and the end of the
+ * kernel's log are left where the host can read them, also after this kernel
+ * has died.
+ *
+ * From kmsg_dump(): in panic() after the panic notifiers, with the other CPUs
+ * stopped, and at the end of an oops.  Where a crash kernel is loaded panic()
+ * starts it before that, unless crash_kexec_post_notifiers is set: it is left
+ * alone.  Nothing here waits, takes a lock, or allocates.
+ */
+
+#include <linux/atomic.h>
+#include <linux/kernel.h>
+#include <linux/kmsg_dump.h>
+#include <linux/notifier.h>
+#include <linux/sched.h>
+#include <linux/smp.h>
+#include <linux/stacktrace.h>
+#include <linux/string.h>
+#include <linux/timekeeping.h>
+#include <linux/version.h>
+#include <linux/vmalloc.h>
+
+#if LINUX_VERSION_CODE >= KERNEL_VERSION(5, 14, 0)
+#include <linux/panic_notifier.h>
+#endif
+
+#include "core.h"
+
+#define STACK_DEPTH	32
+#define WORDS_PAGES	DIV_ROUND_UP(sizeof(struct vsp_words), PAGE_SIZE)
+
+static struct vsp_words *words;
+static struct vsp_shared words_shared;		/* under vsp_lock */
+
+/* A slot is being written. */
+static atomic_t writing[VSP_WORDS_KINDS];
+
+/* What panic() was called with.  One CPU panics. */
+static char panic_message[VSP_WORDS_MESSAGE_LEN];
+
+static int note_panic(struct notifier_block *nb, unsigned long event, void *message)
+{
+	strscpy(panic_message, message, sizeof(panic_message));
+	return NOTIFY_DONE;
+}
+
+static struct notifier_block panic_nb = {
+	.notifier_call = note_panic,
+	.priority = INT_MAX,	/* another one may end this kernel */
+};
+
+static void write_stack(char *text, size_t size)
+{
+	unsigned long entry[STACK_DEPTH];
+	unsigned int i, n;
+	size_t len = 0;
+
+	n = stack_trace_save(entry, STACK_DEPTH, 0);
+	text[0] = '\0';
+	for (i = 0; i < n; i++)
+		len += scnprintf(text + len, size - len, "%pS\n", (void *)entry[i]);
+}
+
+static void write_slot(struct vsp_words_slot *slot, const char *message)
+{
+	u32 seq = slot->seq;
+
+	WRITE_ONCE(slot->seq, seq + 1);
+	smp_wmb();	/* odd before anything changes */
+	slot->time_ns = ktime_get_mono_fast_ns();
+	slot->cpu = raw_smp_processor_id();
+	slot->pid = current->pid;
+	vsp_copy_comm(slot->comm, current);
+	strscpy(slot->message, message, sizeof(slot->message));
+	write_stack(slot->stack, sizeof(slot->stack));
+	WRITE_ONCE(slot->log_len, 0);
+	WRITE_ONCE(slot->log_len, vsp_klog_end(slot->log, sizeof(slot->log)));
+	smp_wmb();	/* even after all is there */
+	WRITE_ONCE(slot->seq, seq + 2);
+}
+
+static void leave_words(enum kmsg_dump_reason reason)
+{
+	bool panic = reason == KMSG_DUMP_PANIC;
+	enum vsp_words_kind kind = panic ? VSP_WORDS_PANIC : VSP_WORDS_OOPS;
+
+	if (!panic && reason != KMSG_DUMP_OOPS)
+		return;
+	/* Oopses on two CPUs at the same time: those of the first will do. */
+	if (atomic_cmpxchg(&writing[kind], 0, 1))
+		return;
+	write_slot(&words->slot[kind], panic ? panic_message : "");
+	atomic_set_release(&writing[kind], 0);
+	vsp_notify();
+}
+
+/* The reason has been a part of something larger since Linux 6.12. */
+#if LINUX_VERSION_CODE >= KERNEL_VERSION(6, 12, 0)
+static void words_dump(struct kmsg_dumper *dumper, struct kmsg_dump_detail *detail)
+{
+	leave_words(detail->reason);
+}
+#else
+static void words_dump(struct kmsg_dumper *dumper, enum kmsg_dump_reason reason)
+{
+	leave_words(reason);
+}
+#endif
+
+static struct kmsg_dumper dumper = {
+	.dump = words_dump,
+	.max_reason = KMSG_DUMP_OOPS,
+};
+
+void vsp_words_connect(void)
+{
+	int err = vsp_shared_connect(&words_shared);
+
+	if (err)
+		pr_warn("vesper: cannot share the place for last words: %d\n", err);
+}
+
+void vsp_words_disconnect(void)
+{
+	vsp_shared_disconnect(&words_shared);
+}
+
+struct vsp_region vsp_words_region(void)
+{
+	return words_shared.region;
+}
+
+int vsp_words_init(void)
+{
+	int err;
+
+	words = vzalloc(WORDS_PAGES * PAGE_SIZE);
+	if (!words)
+		return -ENOMEM;
+	words->magic = VSP_WORDS_MAGIC;
+	words->version = VSP_WORDS_VERSION;
+	mutex_lock(&vsp_lock);
+	err = vsp_shared_init_vmalloc(&words_shared, words, WORDS_PAGES, false);
+	mutex_unlock(&vsp_lock);
+	if (err)
+		goto free;
+	err = kmsg_dump_register(&dumper);
+	if (err)
+		goto release;
+	atomic_notifier_chain_register(&panic_notifier_list, &panic_nb);
+	return 0;
+
+release:
+	mutex_lock(&vsp_lock);
+	vsp_shared_release(&words_shared);
+	mutex_unlock(&vsp_lock);
+free:
+	vfree(words);
+	return err;
+}
+
+void vsp_words_exit(void)
+{
+	atomic_notifier_chain_unregister(&panic_notifier_list, &panic_nb);
+	kmsg_dump_unregister(&dumper);	/* waits for one that runs */
+	mutex_lock(&vsp_lock);
+	vsp_shared_release(&words_shared);
+	mutex_unlock(&vsp_lock);
+	vfree(words);
+}

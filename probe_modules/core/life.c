@@ -1,0 +1,158 @@
+// SPDX-License-Identifier: GPL-2.0-only
+/*
+ * Signs of life, for the host to read: each CPU counts timer interrupts, and
+ * runs of a thread that each of them wakes.
+ *
+ * The timer is pinned to its CPU and wakes it also from tickless idle: a CPU
+ * that has nothing to do must not look like one that hangs.  The thread is of
+ * the normal class, at its highest priority: a loaded CPU runs it in time, one
+ * whose scheduler never comes to the normal class does not.
+ */
+
+#include <linux/hrtimer.h>
+#include <linux/ktime.h>
+#include <linux/mm.h>
+#include <linux/percpu.h>
+#include <linux/sched.h>
+#include <linux/smpboot.h>
+#include <linux/timekeeping.h>
+#include <linux/version.h>
+#include <linux/vmalloc.h>
+
+#include "core.h"
+
+static struct vsp_life *life;
+static struct vsp_life_cpu *life_cpu;		/* [nr_cpu_ids], behind it */
+static struct vsp_shared life_shared;		/* under vsp_lock */
+
+static DEFINE_PER_CPU(struct task_struct *, life_thread);
+static DEFINE_PER_CPU(struct hrtimer, life_timer);
+static DEFINE_PER_CPU(bool, life_due);
+
+static enum hrtimer_restart life_tick(struct hrtimer *timer)
+{
+	struct vsp_life_cpu *mine = &life_cpu[smp_processor_id()];
+
+	WRITE_ONCE(mine->irq_ns, ktime_get_mono_fast_ns());
+	WRITE_ONCE(mine->irqs, mine->irqs + 1);
+	__this_cpu_write(life_due, true);
+	wake_up_process(__this_cpu_read(life_thread));
+	hrtimer_forward_now(timer, ms_to_ktime(VSP_LIFE_PERIOD_MS));
+	return HRTIMER_RESTART;
+}
+
+/* The following are run by the CPU's own thread. */
+
+static int should_run(unsigned int cpu)
+{
+	return per_cpu(life_due, cpu);
+}
+
+static void run(unsigned int cpu)
+{
+	per_cpu(life_due, cpu) = false;
+	WRITE_ONCE(life_cpu[cpu].run_ns, ktime_get_mono_fast_ns());
+	WRITE_ONCE(life_cpu[cpu].runs, life_cpu[cpu].runs + 1);
+}
+
+static void begin(unsigned int cpu)
+{
+	WRITE_ONCE(life_cpu[cpu].state, VSP_LIFE_SHOWN);
+	hrtimer_start(per_cpu_ptr(&life_timer, cpu), ms_to_ktime(VSP_LIFE_PERIOD_MS),
+		      HRTIMER_MODE_REL_PINNED_HARD);
+}
+
+static void end(unsigned int cpu)
+{
+	hrtimer_cancel(per_cpu_ptr(&life_timer, cpu));
+	WRITE_ONCE(life_cpu[cpu].state, VSP_LIFE_NONE);
+}
+
+static void setup(unsigned int cpu)
+{
+	struct hrtimer *timer = per_cpu_ptr(&life_timer, cpu);
+
+	set_user_nice(current, MIN_NICE);
+#if LINUX_VERSION_CODE >= KERNEL_VERSION(6, 13, 0)
+	hrtimer_setup(timer, life_tick, CLOCK_MONOTONIC, HRTIMER_MODE_REL_PINNED_HARD);
+#else
+	hrtimer_init(timer, CLOCK_MONOTONIC, HRTIMER_MODE_REL_PINNED_HARD);
+	timer->function = life_tick;
+#endif
+	begin(cpu);
+}
+
+static void cleanup(unsigned int cpu, bool online)
+{
+	end(cpu);
+}
+
+static struct smp_hotplug_thread threads = {
+	.store = &life_thread,
+	.thread_should_run = should_run,
+	.thread_fn = run,
+	.setup = setup,
+	.cleanup = cleanup,
+	.park = end,
+	.unpark = begin,
+	.thread_comm = "vesper/%u",
+};
+
+void vsp_life_connect(void)
+{
+	int err = vsp_shared_connect(&life_shared);
+
+	if (err)
+		pr_warn("vesper: cannot share signs of life: %d\n", err);
+}
+
+void vsp_life_disconnect(void)
+{
+	vsp_shared_disconnect(&life_shared);
+}
+
+struct vsp_region vsp_life_region(void)
+{
+	return life_shared.region;
+}
+
+int vsp_life_init(void)
+{
+	size_t size = PAGE_ALIGN(sizeof(*life) + nr_cpu_ids * sizeof(*life_cpu));
+	int err;
+
+	life = vzalloc(size);
+	if (!life)
+		return -ENOMEM;
+	life_cpu = (struct vsp_life_cpu *)(life + 1);
+	life->magic = VSP_LIFE_MAGIC;
+	life->version = VSP_LIFE_VERSION;
+	life->period_ms = VSP_LIFE_PERIOD_MS;
+	life->nr_cpus = nr_cpu_ids;
+	mutex_lock(&vsp_lock);
+	err = vsp_shared_init_vmalloc(&life_shared, life, size / PAGE_SIZE, false);
+	mutex_unlock(&vsp_lock);
+	if (err)
+		goto free;
+	err = smpboot_register_percpu_thread(&threads);
+	if (err)
+		goto release;
+	return 0;
+
+release:
+	mutex_lock(&vsp_lock);
+	vsp_shared_release(&life_shared);
+	mutex_unlock(&vsp_lock);
+free:
+	vfree(life);
+	return err;
+}
+
+void vsp_life_exit(void)
+{
+	smpboot_unregister_percpu_thread(&threads);
+	mutex_lock(&vsp_lock);
+	vsp_shared_release(&life_shared);
+	mutex_unlock(&vsp_lock);
+	vfree(life);
+}

@@ -1,0 +1,327 @@
+# SPDX-License-Identifier: GPL-2.0-or-later
+"""A real guest kernel in QEMU, watched from outside, and the transport to it.
+
+QEMU keeps the guest's RAM in a file, which the tests map as a host maps a
+guest's pages (guest_modules/vsp_ram.c). So the core's own code writes, and
+the daemon's own code reads, also while the guest's kernel is dead, paused, or
+gone. What Xen has and this has not: grants, and a notification to the guest.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import ctypes
+import mmap
+import os
+import socket
+import subprocess
+import tempfile
+import time
+from collections.abc import AsyncIterator, Callable, Iterator
+from contextlib import contextmanager
+from pathlib import Path
+
+from lab import images
+from lab.images.cpio import Archive
+from lab.xen.qmp import Qmp, QmpError
+from vesper_monitor.domain_state import DomainState
+from vesper_monitor.guest import abi
+from vesper_monitor.transport import (
+    CpuUse,
+    Domain,
+    DomainEvent,
+    FrontendMissing,
+    LinkLost,
+    TransportError,
+    VcpuState,
+    VcpuUse,
+)
+
+__all__ = ["Machine", "MachineTransport", "machine"]
+
+RAM = 256 << 20
+#: s for a guest to boot: emulated, on a busy machine.
+BOOT = 120.0
+_POLL = 0.01
+
+INIT = """\
+#!/bin/busybox sh
+export PATH=/bin
+busybox mkdir -p /proc /sys /dev
+busybox mount -t devtmpfs dev /dev
+busybox mount -t proc proc /proc
+busybox mount -t sysfs sys /sys
+busybox --install -s /bin
+insmod /vesper.ko
+insmod /vsp_ram.ko
+echo "the guest is up"
+# Commands come in lines, as long as there is somebody to run them.
+while read -r line; do eval "$line"; done </dev/ttyS1
+"""
+
+
+class Machine:
+    """A running QEMU. ``tell()`` gives the guest's shell a line."""
+
+    def __init__(self, directory: Path, process: subprocess.Popen[bytes], ram: Path) -> None:
+        self.directory = directory
+        self.process = process
+        self.ram = ram
+        self._shell = socket.socket(socket.AF_UNIX)
+        self._shell.connect(str(directory / "shell"))
+
+    @property
+    def console(self) -> str:
+        return (self.directory / "console").read_text(errors="replace").replace("\r", "")
+
+    def tell(self, line: str) -> None:
+        self._shell.send(line.encode() + b"\n")
+
+    def qmp(self, word: str, **arguments: object) -> object:
+        with Qmp(self.directory / "qmp") as connection:
+            return connection.command(word, **arguments)
+
+    def notified(self) -> bytes:
+        return (self.directory / "notify").read_bytes()
+
+    def close(self) -> None:
+        self._shell.close()
+        self.process.kill()
+        self.process.wait(10)
+        self.ram.unlink(missing_ok=True)
+
+
+@contextmanager
+def machine(
+    kernel: images.Kernel,
+    files: tuple[Path, ...],
+    directory: Path,
+    *,
+    cpus: int = 2,
+    cmdline: str = "",
+) -> Iterator[Machine]:
+    """Boot a guest that has the core and vsp_ram loaded.
+
+    :param files: modules and programs, as of the fixture ``test_guest``.
+    """
+    archive = Archive()
+    archive.device("dev/console", 5, 1)
+    archive.device("dev/null", 1, 3)
+    archive.add("init", INIT.encode(), 0o755)
+    archive.copy("bin/busybox", images.root() / "bin/busybox", 0o755)
+    archive.link("bin/sh", "busybox")
+    for path in files:
+        archive.copy(f"{'' if path.suffix == '.ko' else 'bin/'}{path.name}", path, 0o755)
+    initrd = directory / "initrd"
+    initrd.write_bytes(archive.finish())
+    descriptor, name = tempfile.mkstemp(prefix="vesper-test-", dir="/dev/shm")
+    os.close(descriptor)
+    for file in ("console", "notify"):
+        (directory / file).write_bytes(b"")
+    # The vCPUs' threads are their own: their CPU time tells what they do.
+    process = subprocess.Popen(
+        ["qemu-system-x86_64", "-accel", "tcg,thread=multi", "-cpu", "max",
+         "-M", "q35,memory-backend=ram", "-m", str(RAM >> 20), "-smp", str(cpus),
+         "-object", f"memory-backend-file,id=ram,size={RAM},mem-path={name},share=on",
+         "-nodefaults", "-nographic", "-no-reboot",
+         "-chardev", f"socket,id=shell,path={directory / 'shell'},server=on,wait=off",
+         "-serial", f"file:{directory / 'console'}", "-serial", "chardev:shell",
+         "-chardev", f"file,id=notify,path={directory / 'notify'}",
+         "-device", "isa-debugcon,iobase=0xe9,chardev=notify",
+         "-qmp", f"unix:{directory / 'qmp'},server=on,wait=off",
+         "-kernel", kernel.vmlinux, "-initrd", initrd,
+         "-append", f"console=ttyS0 quiet {cmdline}"],
+        stdin=subprocess.DEVNULL, stdout=subprocess.DEVNULL,
+    )  # fmt: skip
+    found: Machine | None = None
+    try:
+        end = time.monotonic() + BOOT
+        while found is None:
+            with contextlib.suppress(FileNotFoundError, ConnectionRefusedError):
+                found = Machine(directory, process, Path(name))
+            assert time.monotonic() < end and process.poll() is None
+            time.sleep(0.02)
+        while "the guest is up\n" not in found.console:
+            assert time.monotonic() < end and process.poll() is None, found.console
+            time.sleep(0.1)
+        yield found
+    finally:
+        if found is not None:
+            found.close()
+        else:
+            process.kill()
+            process.wait(10)
+            Path(name).unlink(missing_ok=True)
+
+
+_libc = ctypes.CDLL(None, use_errno=True)
+_libc.mmap.restype = ctypes.c_void_p
+_libc.mmap.argtypes = [
+    ctypes.c_void_p, ctypes.c_size_t, ctypes.c_int, ctypes.c_int, ctypes.c_int, ctypes.c_long,
+]  # fmt: skip
+_libc.munmap.argtypes = [ctypes.c_void_p, ctypes.c_size_t]
+_MAP_FIXED = 0x10
+
+
+class FrameMapping:
+    """Frames of the guest's RAM, side by side."""
+
+    def __init__(self, fd: int, frames: list[int], *, writable: bool) -> None:
+        """:raises TransportError: they are not the guest's."""
+        if any(not 0 < frame < RAM // abi.PAGE_SIZE for frame in frames):
+            raise TransportError("frames beyond the guest's RAM")
+        self._size = len(frames) * abi.PAGE_SIZE
+        protection = mmap.PROT_READ | (mmap.PROT_WRITE if writable else 0)
+        anonymous = mmap.MAP_PRIVATE | mmap.MAP_ANONYMOUS
+        self._base = _libc.mmap(None, self._size, 0, anonymous, -1, 0)
+        for i, frame in enumerate(frames):
+            at = self._base + i * abi.PAGE_SIZE
+            flags = mmap.MAP_SHARED | _MAP_FIXED
+            got = _libc.mmap(at, abi.PAGE_SIZE, protection, flags, fd, frame * abi.PAGE_SIZE)
+            assert got == at, os.strerror(ctypes.get_errno())
+        array = (ctypes.c_char * self._size).from_address(self._base)
+        self._view = memoryview(array).cast("B")
+
+    @property
+    def view(self) -> memoryview:
+        return self._view
+
+    def close(self) -> None:
+        if self._size:
+            self._view.release()
+            _libc.munmap(self._base, self._size)
+            self._size = 0
+
+
+class MachineLink:
+    """See :class:`vesper_monitor.transport.Link`."""
+
+    def __init__(self, domain: Domain, guest: Machine, cchan: int) -> None:
+        self.domain = domain
+        self._machine = guest
+        self._fd = os.open(guest.ram, os.O_RDWR | os.O_CLOEXEC)
+        self._cchan = FrameMapping(self._fd, [cchan], writable=True)
+        self._maps = [self._cchan]
+        self._notified: Callable[[], None] | None = None
+        self._lost: Callable[[str], None] | None = None
+        self._task = asyncio.get_running_loop().create_task(self._poll())
+
+    @property
+    def cchan(self) -> FrameMapping:
+        return self._cchan
+
+    def map(self, handle: int, pages: int, *, writable: bool = False) -> FrameMapping:
+        directory = FrameMapping(self._fd, [handle], writable=False)
+        listed = abi.XenDir.from_buffer_copy(directory.view)
+        directory.close()
+        if not 0 < pages <= min(listed.pages, abi.MAX_REGION_PAGES):
+            raise TransportError(f"region {handle:#x} has {listed.pages} pages, not {pages}")
+        mapping = FrameMapping(self._fd, list(listed.ref[:pages]), writable=writable)
+        self._maps.append(mapping)
+        return mapping
+
+    def notify(self) -> None:
+        pass  # the guest polls
+
+    def on_notify(self, callback: Callable[[], None] | None) -> None:
+        self._notified = callback
+
+    def on_lost(self, callback: Callable[[str], None] | None) -> None:
+        self._lost = callback
+
+    async def close(self, *, deactivate: bool) -> None:
+        self._task.cancel()
+        for mapping in self._maps:
+            mapping.close()
+        os.close(self._fd)
+
+    async def _poll(self) -> None:
+        seen = 0
+        while True:
+            size = (self._machine.directory / "notify").stat().st_size
+            if size != seen and self._notified is not None:
+                seen = size
+                self._notified()
+            if self._machine.process.poll() is not None:
+                if self._lost is not None:
+                    self._lost("QEMU has gone")
+                return
+            await asyncio.sleep(_POLL)
+
+
+class MachineTransport:
+    """See :class:`vesper_monitor.transport.Transport`; one guest, ``vm1``."""
+
+    name = "machine"
+
+    def __init__(self, guest: Machine) -> None:
+        self.machine = guest
+        #: QEMU has been sent SIGSTOP
+        self.stopped = False
+        self._threads: dict[int, int] = {}
+        self.domain = Domain("vm1", 1, "00000000-0000-0000-0000-000000000001")
+
+    @classmethod
+    def usable(cls) -> str | None:
+        return None
+
+    async def start(self) -> None:
+        pass
+
+    async def stop(self) -> None:
+        pass
+
+    async def domains(self) -> list[Domain]:
+        return [self.domain]
+
+    async def find(self, name: str) -> Domain | None:
+        return self.domain if name == self.domain.name else None
+
+    async def active(self) -> list[Domain]:
+        return [self.domain]
+
+    async def state(self, domain: Domain) -> DomainState:
+        if self.machine.process.poll() is not None:
+            return DomainState.GONE
+        try:
+            answer = await asyncio.to_thread(self.machine.qmp, "query-status")
+        except (QmpError, OSError) as error:
+            raise TransportError(str(error)) from error
+        assert isinstance(answer, dict)
+        return DomainState.RUNNING if answer["status"] == "running" else DomainState.PAUSED
+
+    async def cpu_use(self, domain: Domain) -> CpuUse:
+        """QEMU's threads are the CPUs: what the host's kernel says of them."""
+        if not self._threads:
+            answer = await asyncio.to_thread(self.machine.qmp, "query-cpus-fast")
+            assert isinstance(answer, list)
+            self._threads = {cpu["cpu-index"]: cpu["thread-id"] for cpu in answer}
+        vcpus = tuple(self._vcpu(cpu, thread) for cpu, thread in self._threads.items())
+        if self.stopped:
+            # QEMU cannot answer, and the host that stopped it is the one to ask.
+            return CpuUse(DomainState.RUNNING, vcpus)
+        return CpuUse(await self.state(domain), vcpus)
+
+    def _vcpu(self, cpu: int, thread: int) -> VcpuUse:
+        stat = Path(f"/proc/{self.machine.process.pid}/task/{thread}/stat").read_text()
+        fields = stat.rpartition(") ")[2].split()  # proc(5), from the state on
+        ran = (int(fields[11]) + int(fields[12])) / os.sysconf("SC_CLK_TCK")
+        states = {"R": VcpuState.RUNNING, "S": VcpuState.BLOCKED}
+        return VcpuUse(cpu, ran, states.get(fields[0], VcpuState.RUNNABLE))
+
+    async def connect(self, domain: Domain, timeout: float) -> MachineLink:  # noqa: ASYNC109
+        end = time.monotonic() + timeout
+        while time.monotonic() < end:
+            if self.machine.process.poll() is not None:
+                raise LinkLost("QEMU has gone")
+            # Notifications may come before: "NN\n4711\n"
+            lines = self.machine.notified().split(b"\n")
+            if len(lines) > 2:
+                return MachineLink(domain, self.machine, int(lines[1]))
+            await asyncio.sleep(_POLL)
+        raise FrontendMissing("vm1: no VESPER modules in the guest")
+
+    async def events(self) -> AsyncIterator[DomainEvent]:
+        await asyncio.Event().wait()
+        yield DomainEvent(None)

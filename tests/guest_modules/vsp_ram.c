@@ -1,0 +1,130 @@
+// SPDX-License-Identifier: GPL-2.0-only
+/*
+ * A transport for tests to a process outside of the guest, without a
+ * hypervisor's interface: the guest's RAM is a file that the process maps.
+ *
+ * A region's handle is the number of the frame of a page that lists those of
+ * the region (struct vsp_xen_dir).  QEMU's debug port, which writes into a
+ * file, is the notification: any byte; first of all comes the number of
+ * C-chan's frame, as a line.  The host has no way to notify: C-chan is polled.
+ */
+
+#include <linux/io.h>
+#include <linux/list.h>
+#include <linux/mm.h>
+#include <linux/module.h>
+#include <linux/slab.h>
+#include <linux/workqueue.h>
+
+#include "vesper_transport.h"
+
+#define DEBUG_PORT	0xe9
+#define POLL		(HZ / 50)
+
+struct share {
+	struct list_head list;
+	struct vsp_xen_dir *dir;
+	struct page *pages[];
+};
+
+static LIST_HEAD(shares);	/* the core holds its lock */
+static struct page *cchan_page;
+
+static int ram_share(struct vsp_transport *transport, struct page *const *pages,
+		     unsigned int n, bool writable, u64 *handle)
+{
+	struct share *share;
+	unsigned int i;
+
+	if (n > VSP_MAX_REGION_PAGES)
+		return -E2BIG;
+	share = kvzalloc(struct_size(share, pages, n), GFP_KERNEL);
+	if (!share)
+		return -ENOMEM;
+	share->dir = (struct vsp_xen_dir *)get_zeroed_page(GFP_KERNEL);
+	if (!share->dir) {
+		kvfree(share);
+		return -ENOMEM;
+	}
+	share->dir->pages = n;
+	for (i = 0; i < n; i++) {
+		get_page(pages[i]);
+		share->pages[i] = pages[i];
+		share->dir->ref[i] = page_to_pfn(pages[i]);
+	}
+	list_add(&share->list, &shares);
+	*handle = page_to_pfn(virt_to_page(share->dir));
+	return 0;
+}
+
+static void ram_unshare(struct vsp_transport *transport, u64 handle)
+{
+	struct share *share;
+	unsigned int i;
+
+	list_for_each_entry(share, &shares, list) {
+		if (page_to_pfn(virt_to_page(share->dir)) != handle)
+			continue;
+		list_del(&share->list);
+		for (i = 0; i < share->dir->pages; i++)
+			put_page(share->pages[i]);
+		free_page((unsigned long)share->dir);
+		kvfree(share);
+		return;
+	}
+}
+
+static void ram_notify(struct vsp_transport *transport)
+{
+	outb('N', DEBUG_PORT);
+}
+
+static const struct vsp_transport_ops ram_ops = {
+	.share = ram_share,
+	.unshare = ram_unshare,
+	.notify = ram_notify,
+};
+
+static struct vsp_transport transport = { .ops = &ram_ops };
+
+static void poll_cchan(struct work_struct *work);
+static DECLARE_DELAYED_WORK(poll_work, poll_cchan);
+
+static void poll_cchan(struct work_struct *work)
+{
+	vsp_cchan_kick();
+	schedule_delayed_work(&poll_work, POLL);
+}
+
+static int __init ram_init(void)
+{
+	char line[24];
+	int i, len, err;
+
+	cchan_page = alloc_page(GFP_KERNEL | __GFP_ZERO);
+	if (!cchan_page)
+		return -ENOMEM;
+	transport.cchan = page_address(cchan_page);
+	err = vsp_transport_register(&transport);
+	if (err) {
+		__free_page(cchan_page);
+		return err;
+	}
+	len = scnprintf(line, sizeof(line), "\n%lu\n", page_to_pfn(cchan_page));
+	for (i = 0; i < len; i++)
+		outb(line[i], DEBUG_PORT);
+	schedule_delayed_work(&poll_work, POLL);
+	return 0;
+}
+module_init(ram_init);
+
+static void __exit ram_exit(void)
+{
+	cancel_delayed_work_sync(&poll_work);
+	vsp_transport_unregister(&transport);
+	__free_page(cchan_page);
+}
+module_exit(ram_exit);
+
+MODULE_DESCRIPTION("VESPER tests: a transport to a process that maps the guest's RAM");
+MODULE_LICENSE("GPL");

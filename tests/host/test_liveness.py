@@ -1,0 +1,339 @@
+# SPDX-License-Identifier: GPL-2.0-or-later
+"""What is a hang and, above all, what is none.
+
+A model of a guest, its hypervisor and an observer, in steps of 0.1 s. The
+guest has the CPU, or not, as the segments say; a healthy one takes its timer
+interrupt as soon as it has the CPU, which is what an interrupt is.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import random
+import time
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from tests.host.daemons import RESOURCE, DaemonProcess, Monitor
+from tests.host.standins import guest
+from vesper_monitor.client import DaemonError
+from vesper_monitor.domain_state import DomainState
+from vesper_monitor.guest.liveness import Depth, Hang, LifeState, Liveness, Sign
+from vesper_monitor.transport import CpuUse, VcpuState, VcpuUse
+from xen_transport import toolstack
+
+STEP = 0.1
+TIMEOUT = 5.0
+
+#: What happens to the guest meanwhile: it runs; has nothing to do; wants a CPU
+#: and gets none; is paused; the observer alone stands still; all of the host
+#: stands still, and the hypervisor accounts that to whoever had the CPU.
+RUN, IDLE, STARVE, PAUSE, BLIND, STALL = "run", "idle", "starve", "pause", "blind", "stall"
+
+
+@dataclass
+class Cpu:
+    irqs: int = 0
+    runs: int = 0
+    ran: float = 0.0
+    due: float = 0.0
+    state: VcpuState = VcpuState.RUNNING
+
+
+class Model:
+    """
+    :param ill: None; "irqs": a CPU takes no interrupts; "runs": no CPU runs
+        normal threads; "stuck": a CPU sleeps for ever.
+    :param latency: s for an answer of the hypervisor.
+    """
+
+    def __init__(self, cpus: int = 1, ill: str | None = None, latency: float = 0.0) -> None:
+        self.cpus = [Cpu() for _ in range(cpus)]
+        self.ill = ill
+        self.latency = latency
+        self.now = 1000.0
+        self.liveness = Liveness()
+        self.hangs: list[tuple[float, Hang]] = []
+        self._poll_at = 0.0
+        self._answer: tuple[float, CpuUse] | None = None
+
+    def go(self, segments: list[tuple[str, float]]) -> Model:
+        for kind, seconds in segments:
+            for _ in range(max(1, round(seconds / STEP))):
+                self.now += STEP
+                for number, cpu in enumerate(self.cpus):
+                    self._guest(kind, cpu, number)
+                if kind not in (BLIND, STALL):
+                    self._observe(kind)
+        return self
+
+    def _guest(self, kind: str, cpu: Cpu, number: int) -> None:
+        ill = self.ill if number == 0 or self.ill == "runs" else None
+        if kind == PAUSE:
+            return
+        if kind == STARVE:
+            cpu.state = VcpuState.RUNNABLE
+            return
+        if ill == "stuck":
+            cpu.state = VcpuState.BLOCKED
+            return
+        busy = kind in (RUN, STALL, BLIND) or ill is not None
+        cpu.state = VcpuState.RUNNING if busy else VcpuState.BLOCKED
+        cpu.ran += STEP if busy else 0.0
+        if kind == STALL or ill == "irqs" or self.now < cpu.due:
+            return
+        cpu.due = self.now + 0.5
+        cpu.irqs += 1
+        cpu.runs += ill != "runs"
+
+    def _observe(self, kind: str) -> None:
+        if self.now < self._poll_at:
+            return
+        self._poll_at = self.now + 0.5
+        life = self.liveness
+        if self._answer is not None and self.now >= self._answer[0]:
+            life.usage(self.now, self._answer[1], TIMEOUT)
+            self._answer = None
+        life.signs(self.now, [Sign(n, cpu.irqs, cpu.runs) for n, cpu in enumerate(self.cpus)])
+        hang = life.judge(TIMEOUT)
+        if hang is not None:
+            self.hangs.append((self.now, hang))
+        if self._answer is None and life.asks(self.now, TIMEOUT):
+            state = DomainState.PAUSED if kind == PAUSE else DomainState.RUNNING
+            # As xl prints it: tenths of a second.
+            use = [
+                VcpuUse(n, round(cpu.ran - 0.05, 1), cpu.state) for n, cpu in enumerate(self.cpus)
+            ]
+            self._answer = self.now + self.latency, CpuUse(state, tuple(use))
+
+
+kinds = st.sampled_from([RUN, IDLE, STARVE, PAUSE, BLIND, STALL])
+segments = st.lists(st.tuples(kinds, st.floats(0.1, 40.0)), min_size=1, max_size=25)
+
+
+@settings(max_examples=300, deadline=None)
+@given(segments, st.integers(1, 3), st.floats(0.0, 4.0))
+def test_whatever_happens_to_a_healthy_guest_is_no_hang(
+    what: list[tuple[str, float]], cpus: int, latency: float
+) -> None:
+    model = Model(cpus, latency=latency).go(what)
+    assert model.hangs == []
+    model.go([(RUN, 2.0)])
+    assert model.liveness.state is LifeState.ALIVE
+
+
+def test_an_answer_from_before_the_host_stood_still() -> None:
+    """It comes late, and what is accounted in between nobody has had."""
+    for tenths in range(10, 40):
+        model = Model(latency=4.0)
+        model.go([(RUN, 3.0), (STARVE, tenths / 10), (STALL, 3.5), (STARVE, 30.0)])
+        assert model.hangs == []
+
+
+def test_thousands_of_rounds() -> None:
+    """With other odds than hypothesis's: short and long, many of them."""
+    chance = random.Random(1)
+    for _ in range(2000):
+        model = Model(chance.randint(1, 3), latency=chance.choice([0.0, 0.3, 1.0, 3.0]))
+        for _ in range(chance.randint(1, 60)):
+            seconds = chance.choice([0.1, 0.2, 0.5, 1, 2, 5, 8, 20]) * chance.random()
+            model.go([(chance.choice([RUN, IDLE, STARVE, PAUSE, BLIND, STALL]), seconds)])
+        assert model.hangs == []
+
+
+@settings(max_examples=100, deadline=None)
+@given(
+    st.lists(st.tuples(st.floats(0.1, 0.3), st.floats(1.0, 9.0)), min_size=5, max_size=20),
+    st.booleans(),
+)
+def test_overcommitted_tenfold(slices: list[tuple[float, float]], paused: bool) -> None:
+    """A bit of CPU now and then, for minutes; and pauses instead of waiting."""
+    model = Model(2)
+    for run, wait in slices:
+        model.go([(RUN, run), (PAUSE if paused else STARVE, wait)])
+    assert model.hangs == []
+
+
+@pytest.mark.parametrize(
+    ("ill", "depth"),
+    [("irqs", Depth.INTERRUPTS), ("runs", Depth.SCHEDULER), ("stuck", Depth.INTERRUPTS)],
+)
+@pytest.mark.parametrize("cpus", [1, 2])
+@pytest.mark.parametrize("latency", [0.0, 1.0])
+def test_a_hang_is_found_in_time(ill: str, depth: Depth, cpus: int, latency: float) -> None:
+    model = Model(cpus, latency=latency).go([(IDLE, 10.0), (RUN, 10.0)])
+    began, model.ill = model.now, ill
+    model.go([(RUN, 30.0)])
+    ((found, hang),) = model.hangs  # once
+    assert hang.depth is depth
+    assert found - began + 1.0 >= TIMEOUT
+    # The one that sleeps has nothing but the states to show for it.
+    assert found - began <= (TIMEOUT * 1.8 if ill == "stuck" else TIMEOUT * 1.4) + 2 * latency
+    model.ill = None
+    model.go([(RUN, 2.0)])
+    assert model.liveness.state is LifeState.ALIVE
+
+
+@settings(max_examples=50, deadline=None)
+@given(st.floats(0.2, 0.9))
+def test_a_hang_with_a_part_of_the_cpu_is_found_later(share: float) -> None:
+    model = Model().go([(RUN, 5.0)])
+    model.ill = "irqs"
+    for _ in range(60):
+        model.go([(RUN, share), (STARVE, 1 - share)])
+    assert len(model.hangs) == 1
+
+
+def test_a_hang_of_a_paused_guest_waits() -> None:
+    model = Model().go([(RUN, 5.0)])
+    model.ill = "irqs"
+    model.go([(RUN, 1.0), (PAUSE, 600.0)])
+    assert model.hangs == []
+    model.go([(RUN, 20.0)])
+    assert len(model.hangs) == 1
+
+
+def test_one_cpu_of_two_may_be_a_real_time_tasks() -> None:
+    """Isolated and given away: its interrupts are taken, its normal threads never run."""
+    model = Model(2)
+    model._guest_of = model._guest  # type: ignore[attr-defined]
+
+    def only_first(kind: str, cpu: Cpu, number: int) -> None:
+        model.ill = "runs" if number == 0 else None
+        model._guest_of(kind, cpu, number)  # type: ignore[attr-defined]
+
+    model._guest = only_first  # type: ignore[method-assign]
+    assert model.go([(RUN, 60.0)]).hangs == []
+
+
+def test_a_hypervisor_that_cannot_say() -> None:
+    life = Liveness()
+    for second in range(100):
+        life.signs(second * 0.5, [Sign(0, 1, 1)])
+        if life.asks(second * 0.5, TIMEOUT):
+            life.usage(second * 0.5, None, TIMEOUT)
+        assert life.judge(TIMEOUT) is None
+    assert life.state is LifeState.DOUBTED
+
+
+signs = st.lists(
+    st.builds(Sign, st.integers(0, 3), st.integers(0, 2**64 - 1), st.integers(0, 2**64 - 1)),
+    max_size=4,
+)
+uses = st.none() | st.builds(
+    CpuUse,
+    st.sampled_from(DomainState),
+    st.lists(
+        st.builds(
+            VcpuUse, st.integers(0, 4), st.floats(-1e9, 1e9), st.sampled_from(VcpuState)
+        ),
+        max_size=4,
+    ).map(tuple),
+)
+
+
+@given(st.lists(st.tuples(st.floats(-1e6, 1e6), signs, uses), max_size=30))
+def test_nothing_makes_it_raise(rounds: list[tuple[float, list[Sign], CpuUse | None]]) -> None:
+    life = Liveness()
+    for now, seen, use in rounds:
+        life.signs(now, seen)
+        life.judge(TIMEOUT)
+        life.asks(now, TIMEOUT)
+        life.usage(now, use, TIMEOUT)
+
+
+# -------------------------------------------------------------------- Xen
+
+VCPU_LIST = """\
+Name                                ID  VCPU   CPU State   Time(s) Affinity (Hard / Soft)
+my web server                        7     0    1   r--     123.4  all / all
+my web server                        7     1    0   -b-       5.0  0-3 / all
+my web server                        7     2    3   ---       0.1  all / all
+my web server                        7     3    -   --p       0.0  all / all
+"""
+
+
+def test_xl_vcpu_list() -> None:
+    assert toolstack.parse_vcpus(VCPU_LIST, 7) == (
+        VcpuUse(0, 123.4, VcpuState.RUNNING),
+        VcpuUse(1, 5.0, VcpuState.BLOCKED),
+        VcpuUse(2, 0.1, VcpuState.RUNNABLE),
+        VcpuUse(3, 0.0, VcpuState.OFFLINE),
+    )
+    with pytest.raises(toolstack.TransportError, match="nothing about domain 8"):
+        toolstack.parse_vcpus(VCPU_LIST, 8)
+
+
+@given(st.text())
+def test_xl_may_print_anything(text: str) -> None:
+    with pytest.raises(toolstack.TransportError):
+        toolstack.parse_vcpus(text, 7)
+
+
+# -------------------------------------------------------- the whole daemon
+
+
+@pytest.fixture
+def daemon(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[DaemonProcess]:
+    (tmp_path / "domains").mkdir()
+    monkeypatch.setenv("VESPER_STANDIN_DIR", str(tmp_path / "domains"))
+    daemon = DaemonProcess(tmp_path, "hang_timeout = 60.0")
+    daemon.start()
+    yield daemon
+    daemon.stop()
+
+
+def test_from_the_guest_to_the_monitor(daemon: DaemonProcess) -> None:
+    with guest() as vm:
+
+        def tell(*words: str) -> None:
+            assert asyncio.run(vm.tell(*words)) == "ok"
+
+        for bad in (1, -1, "5"):
+            with pytest.raises(DaemonError, match="hang_timeout"):
+                daemon.call("start", **RESOURCE, hang_timeout=bad)
+        daemon.call("start", **RESOURCE, hang_timeout=2)
+        assert Monitor(daemon).result() == "fine"
+        # No life, but paused; and starved.
+        tell("cpu", "spin")
+        tell("state", "paused")
+        assert Monitor(daemon, timeout=6).result() == "fine"
+        tell("cpu", "starve")
+        tell("state", "running")
+        tell("life", "off")
+        assert Monitor(daemon, timeout=6).result() == "fine"
+        # Another resource parameter holds at once.
+        tell("life", "on")
+        assert Monitor(daemon, timeout=2, hang_timeout=0).result() == "fine"
+        tell("cpu", "spin")
+        tell("life", "off")
+        assert Monitor(daemon, timeout=6).result() == "fine"
+        hung = Monitor(daemon, hang_timeout=2)
+        assert hung.result() == "fault"
+        reason = hung.answer["reason"]
+        assert reason.startswith("kernel hangs: CPU 0 takes no interrupts for ")
+        assert reason.endswith(" s (system)")
+        tell("life", "on")
+        assert Monitor(daemon, timeout=2).result() == "fault"  # until it is stopped or cleared
+        end = time.monotonic() + 20
+        while len(daemon.events()) < 2 and time.monotonic() < end:
+            time.sleep(0.1)
+        assert [event["event"] for event in daemon.events()] == ["hang", "alive"]
+
+
+def test_the_scheduler_and_a_restart_of_the_daemon(daemon: DaemonProcess) -> None:
+    with guest() as vm:
+        daemon.call("start", **RESOURCE, hang_timeout=2)
+        assert Monitor(daemon).result() == "fine"
+        assert daemon.stop() == 0
+        asyncio.run(vm.tell("cpu", "spin"))
+        asyncio.run(vm.tell("life", "no-runs"))
+        daemon.start()
+        hung = Monitor(daemon)  # its hang_timeout is in the journal
+        assert hung.result() == "fault"
+        assert hung.answer["reason"].startswith("kernel hangs: no CPU runs normal threads for ")

@@ -1,0 +1,229 @@
+# SPDX-License-Identifier: GPL-2.0-or-later
+"""Is the guest's kernel alive? The state machine (docs/liveness.md).
+
+Pure: it knows no loop, no clock, no hypervisor; times are seconds of any
+monotonic clock.  It is given two things:
+
+- the guest's *signs of life*, read from shared memory again and again,
+- where those stay away, what the *hypervisor* says of the guest's CPU time.
+
+A guest without signs is not dead for that: it may be paused, saved, or get no
+CPU.  So the time that counts is its own: seconds that a virtual CPU has run
+(or has slept with nothing to wait for but what never comes) without a sign.
+Where the evidence is not clear, it is no hang.
+
+::
+
+    ALIVE ──no sign for a quarter of the timeout──► DOUBTED ──evidence──► HUNG
+      ▲                                                │                   │
+      └────────────────── a sign ──────────────────────┴───────────────────┘
+"""
+
+from __future__ import annotations
+
+import enum
+from collections.abc import Iterable
+from dataclasses import dataclass, field
+
+from vesper_monitor.domain_state import DomainState
+from vesper_monitor.transport import CpuUse, VcpuState, VcpuUse
+
+__all__ = ["MIN_TIMEOUT", "Depth", "Hang", "LifeState", "Liveness", "Sign"]
+
+#: s: the least that makes sense with two signs a second.
+MIN_TIMEOUT = 2.0
+#: s between two looks, more than which the observer itself did not run: what
+#: was not observed counts for nothing.
+MAX_GAP = 1.5
+#: Part of the timeout after which the hypervisor is asked, and is asked again.
+DOUBT = 0.25
+#: s between two questions about a guest that gets no CPU.
+MAX_PAUSE = 10.0
+#: Part of the timeout that a CPU must have run without a sign.
+OWN = 0.5
+
+
+class LifeState(enum.Enum):
+    ALIVE = "alive"
+    DOUBTED = "doubted"  #: the hypervisor is asked
+    HUNG = "hung"
+
+
+class Depth(enum.Enum):
+    """How deep the guest is dead."""
+
+    INTERRUPTS = "interrupts"  #: a CPU takes none
+    SCHEDULER = "scheduler"  #: no CPU runs a thread of the normal class
+
+
+@dataclass(frozen=True)
+class Sign:
+    """What one CPU of the guest shows: counters that it moves."""
+
+    cpu: int
+    irqs: int
+    runs: int
+
+
+@dataclass(frozen=True)
+class Hang:
+    """The evidence is clear."""
+
+    depth: Depth
+    cpu: int  #: of the scheduler: the first one
+    silent: float  #: s without a sign, as observed
+    ran: float  #: s of CPU time that it got meanwhile, since it was doubted
+    stuck: float  #: s that it slept meanwhile without waking
+
+
+@dataclass
+class _Track:
+    """One CPU's counter of one depth."""
+
+    count: int
+    silent: float = 0.0
+    ran: float = 0.0
+    stuck: float = 0.0
+    base: VcpuUse | None = None  #: as the hypervisor said last, while silent
+    base_at: float = 0.0
+
+
+@dataclass
+class _Cpu:
+    irqs: _Track
+    runs: _Track
+
+    @property
+    def tracks(self) -> tuple[_Track, _Track]:
+        return self.irqs, self.runs
+
+
+@dataclass
+class Liveness:
+    """One guest's. :meth:`signs` often; :meth:`usage` when :attr:`asks`; then :meth:`judge`."""
+
+    state: LifeState = LifeState.ALIVE
+    _cpus: dict[int, _Cpu] = field(default_factory=dict)
+    _last: float | None = None
+    _ask_at: float = 0.0
+    _pause: float = 0.0
+    _gaps: int = 0  #: times that the observer did not run
+    _gaps_asked: int = 0  #: of these, when the hypervisor was asked
+
+    def signs(self, now: float, signs: Iterable[Sign]) -> None:
+        """What the online CPUs show now."""
+        gap = 0.0 if self._last is None else now - self._last
+        observed = gap if 0.0 <= gap <= MAX_GAP else 0.0
+        self._last = now
+        self._gaps += not observed
+        cpus: dict[int, _Cpu] = {}
+        for sign in signs:
+            cpu = self._cpus.get(sign.cpu)
+            if cpu is None:
+                cpu = _Cpu(_Track(sign.irqs), _Track(sign.runs))
+            else:
+                cpu.irqs = _follow(cpu.irqs, sign.irqs, observed)
+                cpu.runs = _follow(cpu.runs, sign.runs, observed)
+            if not observed:
+                # The host itself may have stood still: begin to count anew.
+                for track in cpu.tracks:
+                    track.base = None
+            cpus[sign.cpu] = cpu
+        self._cpus = cpus
+
+    def asks(self, now: float, timeout: float) -> bool:
+        """Whether the hypervisor is to be asked now."""
+        doubt = timeout * DOUBT
+        if not any(track.silent >= doubt for cpu in self._cpus.values() for track in cpu.tracks):
+            self._pause = 0.0
+            self._ask_at = now
+            return False
+        self._gaps_asked = self._gaps
+        return now >= self._ask_at
+
+    def usage(self, now: float, use: CpuUse | None, timeout: float) -> None:
+        """The hypervisor's answer; None: it could not say."""
+        doubt = timeout * DOUBT
+        counted = False
+        # An answer from before the observer stood still is older than it looks.
+        fresh = self._gaps == self._gaps_asked
+        running = fresh and use is not None and use.state is DomainState.RUNNING
+        vcpus = {vcpu.cpu: vcpu for vcpu in use.vcpus} if use is not None and running else {}
+        for number, cpu in self._cpus.items():
+            vcpu = vcpus.get(number)
+            for track in cpu.tracks:
+                if track.silent < doubt or vcpu is None or vcpu.state is VcpuState.OFFLINE:
+                    track.base = None
+                    continue
+                counted |= track.base is None or _account(track, vcpu, now, doubt)
+                track.base, track.base_at = vcpu, now
+        # A guest that is paused for hours, or starved, is not asked about all the time.
+        if self.state is LifeState.HUNG:
+            self._pause = MAX_PAUSE
+        else:
+            self._pause = doubt if counted else min(max(self._pause * 2, doubt), MAX_PAUSE)
+        self._ask_at = now + self._pause
+
+    def judge(self, timeout: float) -> Hang | None:
+        """After :meth:`signs`. :returns: a hang, once, when it becomes certain."""
+        hang = self._hang(timeout)
+        if hang is not None:
+            new = self.state is not LifeState.HUNG
+            self.state = LifeState.HUNG
+            return hang if new else None
+        doubt = timeout * DOUBT
+        if any(track.silent >= doubt for cpu in self._cpus.values() for track in cpu.tracks):
+            if self.state is LifeState.ALIVE:
+                self.state = LifeState.DOUBTED
+        else:
+            self.state = LifeState.ALIVE
+        return None
+
+    def _hang(self, timeout: float) -> Hang | None:
+        for number, cpu in self._cpus.items():
+            if _dead(cpu.irqs, timeout):
+                return _told(Depth.INTERRUPTS, number, cpu.irqs)
+        # One CPU may be given to a real-time task on purpose; not all of them.
+        if self._cpus and all(_starved(cpu.runs, timeout) for cpu in self._cpus.values()):
+            number = min(self._cpus)
+            return _told(Depth.SCHEDULER, number, self._cpus[number].runs)
+        return None
+
+
+def _follow(track: _Track, count: int, observed: float) -> _Track:
+    if count != track.count:
+        return _Track(count)
+    track.silent += observed
+    return track
+
+
+def _account(track: _Track, vcpu: VcpuUse, now: float, most: float) -> bool:
+    """What the CPU did since the last answer. :returns: whether it counts.
+
+    :param most: s that one answer can be worth: several must agree.
+    """
+    assert track.base is not None
+    span = now - track.base_at
+    ran = vcpu.ran - track.base.ran
+    if ran < 0.0 or span <= 0.0:
+        return False
+    if ran > 0.0:
+        track.ran += min(ran, span, most)
+        return True
+    if vcpu.state is VcpuState.BLOCKED is track.base.state:
+        # It cannot have been runnable in between: it would have had to run to sleep again.
+        track.stuck += span
+        return True
+    return False
+
+
+def _starved(track: _Track, timeout: float) -> bool:
+    return track.silent >= timeout and track.ran >= timeout * OWN
+
+
+def _dead(track: _Track, timeout: float) -> bool:
+    return _starved(track, timeout) or min(track.silent, track.stuck) >= timeout
+
+
+def _told(depth: Depth, cpu: int, track: _Track) -> Hang:
+    return Hang(depth, cpu, track.silent, track.ran, track.stuck)
