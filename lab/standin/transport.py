@@ -157,7 +157,11 @@ class StandinTransport:
 
     async def find(self, name: str) -> Domain | None:
         record = Place(name).read()
-        return Domain(record.name, record.domid, record.uuid) if record else None
+        if record is None:
+            return None
+        # Not only in _look(): whoever knows of a domain must learn of its death.
+        self._watch(record.domid, record.pid)
+        return Domain(record.name, record.domid, record.uuid)
 
     async def state(self, domain: Domain) -> DomainState:
         record = Place(domain.name).read()
