@@ -11,13 +11,11 @@ import time
 from pathlib import Path
 
 from lab.evaluation import clock, cluster, picture, table, trial
-from lab.evaluation.run import WATCHES, Run, as_json
+from lab.evaluation.phase import Phase
+from lab.evaluation.run import FAULTS, WATCHES, Run, as_json
 from lab.images.probes import PROJECT
 from lab.images.store import BuildError
 from lab.xen import ChannelError, LabError, XenLab
-
-#: Seconds between two of the stock agent's monitors.
-INTERVAL = 10.0
 
 DEMO = ("sigsegv", "oom")
 EVALUATION = ("oom-other", "sigsegv", "oom")
@@ -35,13 +33,13 @@ def _series(lab: XenLab, watch: str, faults: tuple[str, ...], rounds: int) -> li
     cluster.configure(lab, watch, _show)
     runs = []
     total = rounds * len(faults)
+    phase = Phase() if watch == "polling" and rounds > 1 else None
     for number in range(total):
         fault = faults[number % len(faults)]
-        if watch == "polling":
-            # Spread over the polling phase; the order of the phases does not matter.
-            time.sleep(INTERVAL * (number + 0.5) / total)
+        if phase:
+            phase.share = (number // len(faults) + 0.5) / rounds
         _show("")
-        runs.append(trial.perform(lab, fault, watch, _show))
+        runs.append(trial.perform(lab, fault, watch, _show, phase))
         _show("")
         if number + 1 < total and runs[-1].recorded_s is not None:
             cluster.settle(lab, watch, _show)
@@ -70,6 +68,7 @@ def _parse(argv: list[str] | None) -> argparse.Namespace:
     demo = commands.add_parser("demo", help="two faults, watched in two ways, once each")
     evaluate = commands.add_parser("evaluate", help="three faults, several times each")
     evaluate.add_argument("--runs", type=int, default=5, help="of each (default: 5)")
+    evaluate.add_argument("--fault", choices=tuple(FAULTS), action="append", help="only this kind")
     for command in (demo, evaluate):
         command.add_argument(
             "--watch", choices=("polling", "vesper"), action="append", help="only this way"
@@ -83,7 +82,7 @@ def main(argv: list[str] | None = None) -> int:
         print("lab.evaluation: needs root (the labs' images)", file=sys.stderr)
         return 1
     demo = arguments.command == "demo"
-    rounds, faults = (1, DEMO) if demo else (arguments.runs, EVALUATION)
+    rounds, faults = (1, DEMO) if demo else (arguments.runs, tuple(arguments.fault or EVALUATION))
     folder = PROJECT / "build" / ("demo" if demo else "evaluation")
     runs: list[Run] = []
     try:

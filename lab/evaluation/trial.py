@@ -13,6 +13,7 @@ from lxml import etree
 from lab.evaluation.clock import Offset, measure
 from lab.evaluation.observer import Observation, Observer
 from lab.evaluation.pacemaker_log import What
+from lab.evaluation.phase import Phase
 from lab.evaluation.run import FAULTS, STEPS, WATCHES, Run
 from lab.xen import LabError, XenHost, XenLab
 from lab.xen.guest import Fault
@@ -147,10 +148,17 @@ def exit_reason(xml: bytes) -> str:
     return ""
 
 
-def perform(lab: XenLab, fault: str, watch: str, show: Callable[[str], None]) -> Run:
+def perform(
+    lab: XenLab,
+    fault: str,
+    watch: str,
+    show: Callable[[str], None],
+    phase: Phase | None = None,
+) -> Run:
     """Do one run; vm1 must be running, watched, and its page be there.
 
     :param show: takes the lines of the timeline, as it happens.
+    :param phase: says when; default: at once.
     """
     home = lab.running_on()
     if home is None:
@@ -165,9 +173,14 @@ def perform(lab: XenLab, fault: str, watch: str, show: Callable[[str], None]) ->
     clocks = {host.name: _host_clock(host) for host in lab.hosts}
     with Observer(lab, clocks, standby=standby, vesper=watch == "vesper", tell=timeline.tell):
         time.sleep(2)  # what follows the logs must have started
+        if phase:
+            phase.wait(home, fault)
+        ordered = time.time()
         guest_clock = _guest_clock(lab, home)
         injected = _inject(lab, home, fault)
         at = guest_clock.here(injected.at_ns)
+        if phase:
+            phase.took(fault, at - ordered)
         stamp = time.strftime("%H:%M:%S", time.gmtime(at))
         show(f"{stamp}    +0.000 s  {FAULTS[fault]} on {home.name}, watched by {WATCHES[watch]}")
         timeline.fault(at, injected.pid)

@@ -15,7 +15,7 @@ from lab.images.probes import PROJECT
 from lab.xen.disk import GUEST_KERNEL
 from lab.xen.host import XenHost
 
-__all__ = ["CHECK_PAGE", "GUEST_INITRD", "bundle", "guest_config", "install"]
+__all__ = ["CHECK_PAGE", "CHECK_PAGE_RAN", "GUEST_INITRD", "bundle", "guest_config", "install"]
 
 HERE = Path(__file__).parent / "dom0"
 
@@ -23,6 +23,9 @@ GUEST_INITRD = "/var/lib/lab/guest.initrd"
 
 #: Monitor script for the stock agent: fetches the guest's page.
 CHECK_PAGE = "/usr/local/bin/check-page"
+
+#: What that script touches when it begins.
+CHECK_PAGE_RAN = "/run/check-page.ran"
 
 #: Hotplug script of the guest's network interface.
 VIF_SCRIPT = "/etc/xen/scripts/vif-lab"

@@ -1,0 +1,49 @@
+# SPDX-License-Identifier: GPL-2.0-or-later
+"""When a fault comes between two of the stock agent's monitors.
+
+What polling costs depends on it: so the faults are spread evenly over the
+interval, by the time at which the monitor script has last begun.
+"""
+
+from __future__ import annotations
+
+import time
+
+from lab.xen import XenHost
+from lab.xen.project import CHECK_PAGE_RAN
+
+__all__ = ["INTERVAL", "Phase"]
+
+#: Seconds between two of the stock agent's monitors.
+INTERVAL = 10.0
+
+#: Waits for the script's next run, and prints how long ago that is (ns).
+_NEXT_RUN = (
+    f"touch /run/now; until [ {CHECK_PAGE_RAN} -nt /run/now ]; do sleep 0.3; done; "
+    f"echo $(( $(date +%s%N) - $(date -r {CHECK_PAGE_RAN} +%s%N) ))"
+)
+
+
+class Phase:
+    """Waits for the right moment.
+
+    :param share: of the interval that has gone by when the fault happens (0 to 1).
+    """
+
+    def __init__(self) -> None:
+        self.share = 0.0
+        #: seconds from the end of the wait to the fault, by kind: memory does not fill at once
+        self._lead: dict[str, float] = {}
+
+    def wait(self, host: XenHost, fault: str) -> None:
+        """Until a fault of that kind must be ordered.
+
+        :raises ChannelError: no monitor has run for half a minute.
+        """
+        ago = int(host.run(_NEXT_RUN, timeout=30, check=True).output) / 1e9
+        left = self.share * INTERVAL - ago - self._lead.get(fault, 0.0)
+        time.sleep(left if left >= 0 else left % INTERVAL)
+
+    def took(self, fault: str, seconds: float) -> None:
+        """A fault has come that long after the order."""
+        self._lead[fault] = seconds
