@@ -9,6 +9,7 @@
  */
 
 #include <linux/jiffies.h>
+#include <linux/mm.h>
 #include <trace/events/sched.h>
 
 #include "vesper.h"
