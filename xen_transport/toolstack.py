@@ -7,9 +7,9 @@ has been stable for a decade. It takes some 20 ms.
 
 from __future__ import annotations
 
-import asyncio
 import re
 
+from vesper_monitor import outside
 from vesper_monitor.domain_state import DomainState
 from vesper_monitor.transport import CpuUse, TransportError, VcpuState, VcpuUse
 from vesper_monitor.xl_list import rows
@@ -38,30 +38,16 @@ async def cpu_use(domid: int) -> CpuUse:
 async def _xl(*command: str) -> str:
     name = f"xl {command[0]}"
     try:
-        process = await asyncio.create_subprocess_exec(
-            "xl",
-            *command,
-            stdin=asyncio.subprocess.DEVNULL,
-            stdout=asyncio.subprocess.PIPE,
-            stderr=asyncio.subprocess.PIPE,
-        )
-    except OSError as error:
-        raise TransportError(f"{name}: {error}; is xen-utils installed?") from None
-    try:
-        async with asyncio.timeout(TIMEOUT):
-            output, errors = await process.communicate()
+        code, output, errors = await outside.run("xl", *command, limit=TIMEOUT)
     except TimeoutError:
         raise TransportError(
             f"{name}: no answer within {TIMEOUT:.0f} s; Xen's toolstack hangs"
         ) from None
-    finally:
-        if process.returncode is None:
-            process.kill()
-    if process.returncode != 0:
-        raise TransportError(
-            f"{name}: exit status {process.returncode}: {errors.decode(errors='replace')[-200:]}"
-        )
-    return output.decode(errors="replace")
+    except OSError as error:
+        raise TransportError(f"{name}: {error}; is xen-utils installed?") from None
+    if code != 0:
+        raise TransportError(f"{name}: exit status {code}: {errors[-200:]}")
+    return output
 
 
 def parse(text: str) -> dict[int, DomainState]:

@@ -31,17 +31,13 @@ CHANGED = "/root/vm1.crm"
 _NOISE = re.compile(r"Blind faith|not fencing unseen")
 
 
-def type_in(lab: XenLab, command: str, show: Callable[[str], None], *lines: str) -> None:
+def type_in(lab: XenLab, command: str, show: Callable[[str], None]) -> None:
     """Run a command on host-a, shown as typed.
 
-    :param lines: what to type into it.
     :raises LabError: it failed, with its words.
     """
     show(f"host-a# {command}")
-    for line in lines:
-        show(f"    > {line}")
-    text = "".join(f"{line}\n" for line in lines).encode()
-    result = lab.a.run(command, timeout=240, stdin=text)
+    result = lab.a.run(command, timeout=240)
     said = [line for line in result.output.splitlines() if line and not _NOISE.search(line)]
     for line in said:
         show(f"    {line}")

@@ -12,7 +12,7 @@ import time
 from lab.xen import XenHost
 from lab.xen.project import CHECK_PAGE_RAN
 
-__all__ = ["INTERVAL", "Phase"]
+__all__ = ["Phase"]
 
 #: Seconds between two of the stock agent's monitors.
 INTERVAL = 10.0
@@ -25,12 +25,10 @@ _NEXT_RUN = (
 
 
 class Phase:
-    """Waits for the right moment.
-
-    :param share: of the interval that has gone by when the fault happens (0 to 1).
-    """
+    """Waits for the right moment."""
 
     def __init__(self) -> None:
+        #: of the interval that has gone by when the fault happens (0 to 1)
         self.share = 0.0
         #: seconds from the end of the wait to the fault, by kind: memory does not fill at once
         self._lead: dict[str, float] = {}
@@ -42,7 +40,7 @@ class Phase:
         """
         ago = int(host.run(_NEXT_RUN, timeout=30, check=True).output) / 1e9
         left = self.share * INTERVAL - ago - self._lead.get(fault, 0.0)
-        time.sleep(left if left >= 0 else left % INTERVAL)
+        time.sleep(left % INTERVAL)  # if it is too late for this interval, in the next
 
     def took(self, fault: str, seconds: float) -> None:
         """A fault has come that long after the order."""

@@ -132,7 +132,9 @@ def test_no_words_make_anything_raise(
         message=message[:256], stack=log * 3, log=log * 40,
     )  # fmt: skip
     kind = PANIC if panic else OOPS
-    said, words = to_event(kind, 2**31, slot, True, domain=VM, received=1.0)
+    said = to_event(kind, 2**31, slot, True, domain=VM, received=1.0)
+    words = said.words
+    assert words is not None
     assert len(said.fields["message"]) <= MAX_MESSAGE
     assert len(words.log) <= MAX_LOG
     assert all(line.isprintable() for line in (words.log + words.stack).split("\n"))
@@ -181,7 +183,7 @@ BUG = "kernel BUG at mm/slub.c:379!\ninvalid opcode: 0000 [#1] PREEMPT SMP\n"
 )  # fmt: skip
 def test_the_message(kind: abi.WordsKind, said: bytes, log: str, message: str) -> None:
     slot = abi.WordsSlot(message=said, log=log.encode(), log_len=len(log))
-    told, _ = to_event(kind, 1, slot, True, domain=VM, received=1.0)
+    told = to_event(kind, 1, slot, True, domain=VM, received=1.0)
     assert told.fields["message"] == message
     verdict = judge(told, [])
     assert verdict is not None

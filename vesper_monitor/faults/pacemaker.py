@@ -18,6 +18,8 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from xml.etree import ElementTree
 
+from vesper_monitor import outside
+
 __all__ = ["PacemakerError", "ResourceState", "fail", "parse_crm_mon", "set_attribute"]
 
 _log = logging.getLogger(__name__)
@@ -176,26 +178,14 @@ async def _run(*command: str) -> str:
     :raises PacemakerError: not there, failed, or took too long.
     """
     try:
-        process = await asyncio.create_subprocess_exec(
-            *command,
-            stdin=asyncio.subprocess.DEVNULL,
-            stdout=asyncio.subprocess.PIPE,
-            stderr=asyncio.subprocess.PIPE,
-        )
-    except OSError as error:
-        raise PacemakerError(f"{command[0]}: {error.strerror}") from error
-    try:
-        async with asyncio.timeout(COMMAND_TIMEOUT):
-            output, errors = await process.communicate()
+        code, output, errors = await outside.run(*command, limit=COMMAND_TIMEOUT)
     except TimeoutError:
         raise PacemakerError(
             f"{' '.join(command)}: not done after {COMMAND_TIMEOUT:.0f} s"
         ) from None
-    finally:
-        if process.returncode is None:
-            process.kill()
-            await process.wait()
-    if process.returncode != 0:
-        said = errors.decode(errors="replace").strip() or output.decode(errors="replace").strip()
-        raise PacemakerError(f"{' '.join(command)}: exit {process.returncode}: {said[-300:]}")
-    return output.decode(errors="replace")
+    except OSError as error:
+        raise PacemakerError(f"{command[0]}: {error.strerror}") from error
+    if code != 0:
+        said = errors.strip() or output.strip()
+        raise PacemakerError(f"{' '.join(command)}: exit {code}: {said[-300:]}")
+    return output

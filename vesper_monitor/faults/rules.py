@@ -169,8 +169,6 @@ def last_words(event: Event, services: Collection[str]) -> Verdict | None:
 
 def hang(event: Event, services: Collection[str]) -> Verdict | None:
     """The guest's kernel shows no life though it has the CPU."""
-    if event.event != "hang":
-        return None
     if event.fields.get("depth") == "scheduler":
         what = "no CPU runs normal threads"
     else:

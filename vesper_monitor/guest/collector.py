@@ -3,7 +3,6 @@
 
 from __future__ import annotations
 
-import dataclasses
 import logging
 from collections.abc import Callable, Mapping
 
@@ -130,12 +129,10 @@ class Collector:
         """
         if self._words is None:
             return []
-        events = []
-        for kind, number, slot, complete in self._words.read(final=final):
-            event, words = last_words.to_event(
-                kind, number, slot, complete, domain=self._domain, received=self._clock()
-            )
-            events.append(dataclasses.replace(event, words=words))
+        events = [
+            last_words.to_event(*words, domain=self._domain, received=self._clock())
+            for words in self._words.read(final=final)
+        ]
         if events:
             self._note_words(self._words)
         return events

@@ -16,6 +16,7 @@ from dataclasses import dataclass
 
 from vesper_monitor.guest import abi
 from vesper_monitor.guest.decode import Event, printable
+from vesper_monitor.guest.region import map_region
 from vesper_monitor.transport import Domain, Link
 
 __all__ = ["EVENT", "PROBE", "LastWords", "WordsReader", "to_event"]
@@ -32,7 +33,6 @@ MAX_LOG = 64_000
 #: Characters of a message: it goes into Pacemaker's exit reason.
 MAX_MESSAGE = 200
 
-_PAGES = abi.pages_for(ctypes.sizeof(abi.Words))
 _SLOTS = abi.offset(abi.Words, "slot")
 _SLOT_SIZE = ctypes.sizeof(abi.WordsSlot)
 
@@ -62,19 +62,13 @@ class WordsReader:
         clock: Callable[[], float] = time.monotonic,
     ) -> None:
         """
-        :param region: as in the guest's HELLO.
+        :param region: as in the guest's HELLO; raises as :func:`map_region`.
         :param seen: what was read earlier; None: take what is there as read.
-        :raises TransportError: it could not be mapped.
-        :raises ValueError: it is not what it should be; the text says why.
         """
-        vm = link.domain.name
-        if region.pages < _PAGES:
-            raise ValueError(f"{vm}: {region.pages} pages for last words, not {_PAGES}")
-        self._mapping = link.map(region.handle, _PAGES)
-        head = abi.Words.from_buffer_copy(self._mapping.view)
-        if head.magic != abi.WORDS_MAGIC or head.version != abi.WORDS_VERSION:
-            self._mapping.close()
-            raise ValueError(f"{vm}: last words of version {head.version} cannot be read")
+        self._mapping = map_region(
+            link, region, ctypes.sizeof(abi.Words), abi.Words,
+            magic=abi.WORDS_MAGIC, version=abi.WORDS_VERSION, what="last words",
+        )  # fmt: skip
         self._clock = clock
         self.seen = {
             kind: self._number(kind) if seen.get(kind) is None else seen[kind] or 0
@@ -135,13 +129,13 @@ def to_event(
     *,
     domain: Domain,
     received: float,
-) -> tuple[Event, LastWords]:
-    """An event for the rules and followers, and all there is for the journal."""
+) -> Event:
+    """For the rules and followers, with all there is for the journal."""
     name = kind.name.lower()
     log = _lines(slot.log[: min(slot.log_len, abi.WORDS_LOG_LEN)])[-MAX_LOG:]
     message = _message(kind, printable(slot.message.strip()), log)
     comm = printable(slot.comm)
-    event = Event(
+    return Event(
         vm=domain.name,
         domid=domain.domid,
         probe=PROBE,
@@ -158,8 +152,8 @@ def to_event(
             "complete": complete,
         },
         text=f"kernel {name}: {message}, in {comm}[{slot.pid}] on CPU {slot.cpu}",
+        words=LastWords(name, message, _lines(slot.stack), log, complete),
     )
-    return event, LastWords(name, message, _lines(slot.stack), log, complete)
 
 
 def _lines(raw: bytes) -> str:

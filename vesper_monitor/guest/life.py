@@ -13,6 +13,7 @@ from vesper_monitor.guest import abi
 from vesper_monitor.guest.decode import Event
 from vesper_monitor.guest.last_words import PROBE
 from vesper_monitor.guest.liveness import MIN_TIMEOUT, Depth, Hang, LifeState, Liveness, Sign
+from vesper_monitor.guest.region import map_region
 from vesper_monitor.transport import (
     CpuUse,
     Domain,
@@ -38,22 +39,15 @@ class LifeReader:
 
     def __init__(self, link: Link, region: abi.Region, nr_cpus: int) -> None:
         """
-        :param region: as in the guest's HELLO.
+        :param region: as in the guest's HELLO; raises as :func:`map_region`.
         :param nr_cpus: likewise; already bounded.
-        :raises TransportError: it could not be mapped.
-        :raises ValueError: it is not what it should be; the text says why.
         """
         self.closed = False
         self._size = _HEAD + nr_cpus * _CPU
-        pages = abi.pages_for(self._size)
-        vm = link.domain.name
-        if region.pages < pages:
-            raise ValueError(f"{vm}: {region.pages} pages for signs of life, not {pages}")
-        self._mapping = link.map(region.handle, pages)
-        head = abi.Life.from_buffer_copy(self._mapping.view)
-        if head.magic != abi.LIFE_MAGIC or head.version != abi.LIFE_VERSION:
-            self._mapping.close()
-            raise ValueError(f"{vm}: signs of life of version {head.version} cannot be read")
+        self._mapping = map_region(
+            link, region, self._size, abi.Life,
+            magic=abi.LIFE_MAGIC, version=abi.LIFE_VERSION, what="signs of life",
+        )  # fmt: skip
 
     def read(self) -> list[Sign]:
         """Of the CPUs that are online."""

@@ -133,8 +133,7 @@ class Liveness:
 
     def asks(self, now: float, timeout: float) -> bool:
         """Whether the hypervisor is to be asked now."""
-        doubt = timeout * DOUBT
-        if not any(track.silent >= doubt for cpu in self._cpus.values() for track in cpu.tracks):
+        if not self._is_doubtful(timeout):
             self._pause = 0.0
             self._ask_at = now
             return False
@@ -171,13 +170,17 @@ class Liveness:
             new = self.state is not LifeState.HUNG
             self.state = LifeState.HUNG
             return hang if new else None
-        doubt = timeout * DOUBT
-        if any(track.silent >= doubt for cpu in self._cpus.values() for track in cpu.tracks):
+        if self._is_doubtful(timeout):
             if self.state is LifeState.ALIVE:
                 self.state = LifeState.DOUBTED
         else:
             self.state = LifeState.ALIVE
         return None
+
+    def _is_doubtful(self, timeout: float) -> bool:
+        """Some sign has stayed away for long enough to ask."""
+        doubt = timeout * DOUBT
+        return any(track.silent >= doubt for cpu in self._cpus.values() for track in cpu.tracks)
 
     def _hang(self, timeout: float) -> Hang | None:
         for number, cpu in self._cpus.items():

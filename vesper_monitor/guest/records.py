@@ -10,6 +10,7 @@ is unless the entry says otherwise.
 from __future__ import annotations
 
 import ctypes
+import enum
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from typing import Any
@@ -64,6 +65,18 @@ class RecordType:
         return fields, self.text(fields)
 
 
+def _named(values: type[enum.IntEnum], what: str) -> Callable[[int], str]:
+    """The name of a value; of one that is unknown ``what`` and its number."""
+
+    def name(number: int) -> str:
+        try:
+            return values(number).name.lower()
+        except ValueError:
+            return f"{what} {number}"
+
+    return name
+
+
 # ------------------------------------------------------------ send_signal
 
 
@@ -94,13 +107,6 @@ _CONSTRAINTS = {
     "memory_policy": "by memory policy",
     "cgroup": "in its cgroup",
 }
-
-
-def _constraint(number: int) -> str:
-    try:
-        return abi.OomConstraint(number).name.lower()
-    except ValueError:
-        return f"constraint {number}"
 
 
 def _finish_out_of_memory(f: Fields) -> None:
@@ -149,13 +155,6 @@ def _hung_task(f: Fields) -> str:
 # ------------------------------------------------------------ block_error
 
 
-def _block_op(number: int) -> str:
-    try:
-        return abi.BlockOp(number).name.lower()
-    except ValueError:
-        return f"operation {number}"
-
-
 def _block_error(f: Fields) -> str:
     more = f" ({f['left_out']} more before it)" if f["left_out"] else ""
     return (
@@ -193,13 +192,6 @@ _NET_CHANGES = {
 }
 
 
-def _net_change(number: int) -> str:
-    try:
-        return abi.NetChange(number).name.lower()
-    except ValueError:
-        return f"change {number}"
-
-
 def _ipv4(octets: ctypes.Array[ctypes.c_uint8]) -> str | None:
     return ".".join(str(octet) for octet in octets) if any(octets) else None
 
@@ -230,7 +222,7 @@ RECORDS: Mapping[int, RecordType] = {
         "out_of_memory",
         abi.OutOfMemory,
         _out_of_memory,
-        values={"constraint": _constraint},
+        values={"constraint": _named(abi.OomConstraint, "constraint")},
         finish=_finish_out_of_memory,
     ),
     abi.EventType.PROCESS_EXIT: RecordType(
@@ -245,7 +237,7 @@ RECORDS: Mapping[int, RecordType] = {
         "block_error",
         abi.BlockError,
         _block_error,
-        values={"dev": device_name, "op": _block_op, "error": errno_name},
+        values={"dev": device_name, "op": _named(abi.BlockOp, "operation"), "error": errno_name},
     ),
     abi.EventType.FILESYSTEM: RecordType(
         "filesystem",
@@ -258,6 +250,6 @@ RECORDS: Mapping[int, RecordType] = {
         "net_link",
         abi.NetLink,
         _net_link,
-        values={"change": _net_change, "address": _ipv4},
+        values={"change": _named(abi.NetChange, "change"), "address": _ipv4},
     ),
 }

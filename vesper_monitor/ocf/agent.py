@@ -217,10 +217,13 @@ class Agent:
 
     # -- the mark of the first recurring monitor ------------------------------
 
+    def state_file(self, kind: str) -> str:
+        """Path of a file of this resource's that lasts until the node boots."""
+        name = self.call.resource.replace("/", "_")
+        return os.path.join(self.call.state_dir, f"vesper-{name}.{kind}")
+
     def _mark(self) -> str:
-        return os.path.join(
-            self.call.state_dir, f"vesper-{self.call.resource.replace('/', '_')}.first"
-        )
+        return self.state_file("first")
 
     def set_first_mark(self) -> None:
         """The next recurring monitor is the first: after a start, or a probe."""
@@ -248,25 +251,25 @@ class Agent:
 
         :raises ToolstackError: not known.
         """
-        begin = time.monotonic()
-        try:
-            return self.toolstack.state(self.settings.vm, self.limit(limit))
-        finally:
-            self._look_took = time.monotonic() - begin
+        return self._states(limit).get(self.settings.vm, DomainState.GONE)
 
     def present(self) -> dict[str, DomainState]:
         """The domain, under its name and those it has while it is migrated, if there.
 
         :raises ToolstackError: not known.
         """
-        begin = time.monotonic()
-        try:
-            states = self.toolstack.states(self.limit(STATE_LIMIT))
-        finally:
-            self._look_took = time.monotonic() - begin
+        states = self._states(STATE_LIMIT)
         vm = self.settings.vm
         names = (vm, *self.toolstack.transient_names(vm))
         return {name: states[name] for name in names if name in states}
+
+    def _states(self, limit: float) -> dict[str, DomainState]:
+        """Of all domains. :raises ToolstackError: not known."""
+        begin = time.monotonic()
+        try:
+            return self.toolstack.states(self.limit(limit))
+        finally:
+            self._look_took = time.monotonic() - begin
 
     def limit(self, most: float = float("inf")) -> float:
         """Seconds for an outside call: what is left of the action, less a margin."""

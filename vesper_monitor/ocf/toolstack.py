@@ -27,17 +27,11 @@ if TYPE_CHECKING:
         def absent(self) -> bool:
             """Whether this node certainly does not run the hypervisor."""
 
-        def state(self, name: str, limit: float) -> DomainState:
-            """State of the domain of that name.
-
-            :param limit: seconds.
-            :raises ToolstackError: not known. Never GONE by mistake.
-            """
-
         def states(self, limit: float) -> dict[str, DomainState]:
             """All domains by name. Of two with one name the one that lives.
 
-            :raises ToolstackError: not known.
+            :param limit: seconds.
+            :raises ToolstackError: not known. None is missing by mistake.
             """
 
         def transient_names(self, name: str) -> tuple[str, ...]:

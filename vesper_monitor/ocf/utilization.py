@@ -62,8 +62,7 @@ def _set(agent: Agent, name: str, value: str) -> None:
 
 
 def _path(agent: Agent) -> str:
-    name = agent.call.resource.replace("/", "_")
-    return os.path.join(agent.call.state_dir, f"vesper-{name}.utilization")
+    return agent.state_file("utilization")
 
 
 def _remembered(agent: Agent) -> dict[str, str]:

@@ -23,18 +23,14 @@ __all__ = ["Xl", "parse_list"]
 XL = "xl"
 
 
-def parse_list(text: str, name: str) -> DomainState:
-    """The state of a domain by the output of ``xl list`` for all domains.
+def parse_list(text: str) -> dict[str, DomainState]:
+    """The states of all domains by name, as ``xl list`` has them.
 
     Of several domains of one name (one may still be dying) the one that lives
     counts.
 
     :raises ToolstackError: this is no such list.
     """
-    return _parse_states(text).get(name, DomainState.GONE)
-
-
-def _parse_states(text: str) -> dict[str, DomainState]:
     try:
         domains = rows(text)
     except ValueError as error:
@@ -70,9 +66,6 @@ class Xl:
         except OSError:
             return os.path.isdir(os.path.join(self._root, "sys/kernel"))
 
-    def state(self, name: str, limit: float) -> DomainState:
-        return self.states(limit).get(name, DomainState.GONE)
-
     def states(self, limit: float) -> dict[str, DomainState]:
         try:
             code, text = run([XL, "list"], limit)
@@ -81,7 +74,7 @@ class Xl:
                 return {}
             raise
         if code == 0:
-            return _parse_states(text)
+            return parse_list(text)
         if self.absent():
             return {}
         raise ToolstackError(f"xl list: exit status {code}: {_last_line(text)}")
