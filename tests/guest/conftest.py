@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import contextlib
 import re
+import shutil
 import subprocess
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
@@ -145,6 +146,8 @@ def test_guest(tmp_path_factory: pytest.TempPathFactory) -> TestGuest:
     work = tmp_path_factory.mktemp("guest_modules")
     for part in ("probe_modules", "xen_transport/guest", "tests/guest_modules"):
         subprocess.run(["cp", "-r", "--parents", part, work], cwd=PROJECT, check=True, timeout=60)
+        # Built of an older tree, and after the copy as new as its sources.
+        shutil.rmtree(work / part / "build", ignore_errors=True)
     for part in ("probe_modules", "tests/guest_modules"):
         built = subprocess.run(
             ["make", "-C", work / part, f"KDIR={kernel.kdir}", "W=1"],

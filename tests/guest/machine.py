@@ -55,9 +55,11 @@ busybox mount -t sysfs sys /sys
 busybox --install -s /bin
 insmod /vesper.ko
 insmod /vsp_ram.ko
+# Opened first: what comes before that is lost.
+exec 3</dev/ttyS1
 echo "the guest is up"
 # Commands come in lines, as long as there is somebody to run them.
-while read -r line; do eval "$line"; done </dev/ttyS1
+while read -r line <&3; do eval "$line"; done
 """
 
 
