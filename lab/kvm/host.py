@@ -116,8 +116,8 @@ class KvmHost(Host):
     def domains(self) -> list[str]:
         """Names of the domains whose QEMU runs, by libvirt's files and not by itself."""
         said = self.run(
-            "cd /run/libvirt/qemu || exit 0; for f in *.pid; do "
-            '[ -e "$f" ] && kill -0 $(cat $f) 2>/dev/null && echo ${f%.pid}; done; true',
+            "cd /run/libvirt/qemu || exit 0; for f in *.pid; do case $f in driver.pid) ;; "
+            '*) [ -e "$f" ] && kill -0 $(cat $f) 2>/dev/null && echo ${f%.pid} ;; esac; done; true',
             check=True,
         )
         return said.output.split()
