@@ -14,6 +14,7 @@ from collections.abc import Mapping
 from contextlib import ExitStack
 from pathlib import Path
 from types import TracebackType
+from typing import Self
 
 from lab.cluster import files, layers
 from lab.cluster.node import ENVIRONMENT, ClusterError, Node, wait_until
@@ -59,7 +60,7 @@ class ClusterLab:
         self._stack = ExitStack()
         self._links = itertools.count(1)
 
-    def __enter__(self) -> ClusterLab:
+    def __enter__(self) -> Self:
         with ExitStack() as stack:
             self.directory = stack.enter_context(_directory())
             with step("cluster lab: preparing the nodes' files"):

@@ -5,8 +5,16 @@ from __future__ import annotations
 
 from lab.cluster import files
 
-__all__ = ["GUEST_INITRD", "GUEST_KERNEL", "LIBVIRTD_CONF", "QEMU_CONF",
-           "QEMU_GROUP", "QEMU_USER", "domain_xml", "host_uuid"]
+__all__ = [
+    "GUEST_INITRD",
+    "GUEST_KERNEL",
+    "LIBVIRTD_CONF",
+    "QEMU_CONF",
+    "QEMU_GROUP",
+    "QEMU_USER",
+    "domain_xml",
+    "host_uuid",
+]
 
 GUEST_KERNEL = "/var/lib/lab/vmlinux"
 GUEST_INITRD = "/var/lib/lab/guest.initrd"

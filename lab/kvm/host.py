@@ -4,6 +4,7 @@
 from __future__ import annotations
 
 import os
+import shlex
 import signal as signals
 import socket
 import subprocess
@@ -62,7 +63,7 @@ class KvmHost(Host):
     def follow(
         self, command: str, *, timeout: float = 86400.0
     ) -> tuple[Callable[[], None], Iterator[bytes]]:
-        process = self._start(f"timeout {timeout} bash -c '{command}'", *_ENDS)
+        process = self._start(f"timeout {timeout} bash -c {shlex.quote(command)}", *_ENDS)
         assert process.stdout
         read = process.stdout.fileno()
         return lambda: _kill(process), iter(lambda: os.read(read, 65536), b"")

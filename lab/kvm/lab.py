@@ -29,14 +29,15 @@ KVM = "mknod -m 666 /run/kvm c 10 232 && mount --bind /run/kvm /dev/kvm"
 #: One that is there for root alone, and does not work, makes libvirt ask QEMU
 #: anew for its capabilities at each use (5 s).
 NO_KVM = (
-    "[ ! -e /dev/kvm ] || { install -m 600 /dev/null /run/kvm && "
-    "mount --bind /run/kvm /dev/kvm; }"
+    "[ ! -e /dev/kvm ] || { install -m 600 /dev/null /run/kvm && mount --bind /run/kvm /dev/kvm; }"
 )
 
 
 class KvmLab(ClusterLab):
     """Use as a context manager; see :class:`lab.cluster.ClusterLab` for the parameters."""
 
+    vmm = "kvm"
+    page_every = 0.1
     guests = True
 
     def __init__(
@@ -63,9 +64,9 @@ class KvmLab(ClusterLab):
 
     def _start_daemons(self) -> None:
         self.hosts = [KvmHost(node) for node in self.nodes]
-        with step("KVM lab: starting vesper-ivshmem, libvirtd and vesperd"):
-            with ThreadPoolExecutor() as all_at_once:
-                list(all_at_once.map(self._start_host, self.hosts))
+        what = "KVM lab: starting vesper-ivshmem, libvirtd and vesperd"
+        with step(what), ThreadPoolExecutor() as all_at_once:
+            list(all_at_once.map(self._start_host, self.hosts))
 
     def _start_host(self, host: KvmHost) -> None:
         """In the order in which systemd does."""

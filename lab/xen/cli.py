@@ -12,8 +12,8 @@ import termios
 import tty
 from typing import Any
 
-from lab.xen import keeper
 from lab.host import ChannelError, LabError, Result
+from lab.xen import keeper
 from lab.xen.lab import XenLab
 
 __all__ = ["add_commands"]

@@ -6,8 +6,8 @@ from __future__ import annotations
 import pytest
 
 from lab.evaluation import trial
-from lab.xen import XenHost, XenLab, project
 from lab.guest import Guest
+from lab.xen import XenHost, XenLab, project
 from tests.xen.vm1 import wait_collecting
 
 

@@ -9,8 +9,8 @@ from collections.abc import Iterator
 
 import pytest
 
-from lab.xen import XenHost, XenLab
 from lab.guest import Guest
+from lab.xen import XenHost, XenLab
 from tests.xen.vm1 import clean, create_guest, wait_collecting
 
 PROBES = "/var/lib/vesper/probes"
