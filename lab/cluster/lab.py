@@ -134,6 +134,10 @@ class ClusterLab:
         self.nodes[self.nodes.index(node)] = new
         return new
 
+    def serve(self, node: Node) -> None:
+        """Start what runs in a node besides the cluster, once more."""
+        node.start_vesperd(wait=0)
+
     def _start(self, number: int) -> Node:
         name = files.node_name(number)
         directory = self.directory / name

@@ -78,10 +78,13 @@ class KvmLab(ClusterLab):
 
     def power_on(self, node: Node) -> Node:
         new = super().power_on(node)
-        (host,) = (host for host in self.hosts if host.node is node)
-        host.node = new
-        self._start_host(host)
+        for host in self.hosts:
+            if host.node is node:
+                host.node = new
         return new
+
+    def serve(self, node: Node) -> None:
+        self._start_host(self.host(node.name))
 
     # -- its parts ------------------------------------------------------------
 
