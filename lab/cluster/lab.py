@@ -131,6 +131,9 @@ class ClusterLab:
         :returns: the node, in its new life.
         """
         new = self._start(node.number)
+        for _ in wait_until(f"{node.name}: its own root", 10):
+            if new.run("test", "-e", "/run/lab/node-main", check=False).returncode == 0:
+                break
         self.nodes[self.nodes.index(node)] = new
         return new
 
