@@ -68,7 +68,7 @@ test-quick: $(VENV)/ready
 lint: deps $(VENV)/ready
 	$(VENV)/bin/ruff check .
 	$(VENV)/bin/mypy
-	$(PYTHON) -m lab.images.checkpatch $$(find probe_modules xen_transport tests -name build -prune -o \
+	$(PYTHON) -m lab.images.checkpatch $$(find probe_modules *_transport tests -name build -prune -o \
 		-name '*.[chS]' -print)
 	@for page in docs/man/*; do \
 		LC_ALL=C.UTF-8 man --warnings -E UTF-8 -l -Tutf8 -Z $$page 2>&1 >/dev/null | \
@@ -86,14 +86,16 @@ install:
 		--root '$(or $(DESTDIR),/)' --install-layout=deb --no-compile \
 		--single-version-externally-managed
 	install -m 755 vesper_monitor/bin/vesper vesper_monitor/bin/vesperd $(DESTDIR)/usr/sbin/
+	install -m 755 kvm_transport/bin/vesper-ivshmem $(DESTDIR)/usr/sbin/
 	install -D -m 755 ocf/XenVM $(DESTDIR)/usr/lib/ocf/resource.d/vesper/XenVM
 	install -D -m 644 vesper_monitor/vesperd.service $(DESTDIR)/lib/systemd/system/vesperd.service
+	install -m 644 kvm_transport/vesper-ivshmem.service $(DESTDIR)/lib/systemd/system/
 	install -D -m 644 vesper_monitor/vesperd.toml $(DESTDIR)/usr/share/doc/vesper/vesperd.toml
 	for page in $(wildcard docs/man/*.[1-8]); do \
 		install -D -m 644 $$page $(DESTDIR)/usr/share/man/man$${page##*.}/$${page##*/}; done
 	install -d -m 755 $(DESTDIR)/var/lib/vesper/probes
-	cp -r --parents $$(git ls-files probe_modules xen_transport/guest 2>/dev/null || \
-		find probe_modules xen_transport/guest -name build -prune -o -type f -print) $(SRC)/
+	cp -r --parents $$(git ls-files probe_modules *_transport/guest 2>/dev/null || \
+		find probe_modules *_transport/guest -name build -prune -o -type f -print) $(SRC)/
 	install -m 644 probe_modules/dkms.conf $(SRC)/dkms.conf
 
 clean:

@@ -28,37 +28,38 @@ struct vsp_export *vsp_export_find(const struct rchan *rchan)
 void vsp_export_publish(struct vsp_export *export, struct rchan_buf *buf)
 {
 	struct vsp_index *index;
-	size_t offset = buf->offset;
+	unsigned long flags;
+	size_t offset;
 	unsigned int i;
 
 	if (buf->cpu >= nr_cpu_ids)
 		return;
+	/* An interrupt's record in between would move pos back; and see move_index(). */
+	local_irq_save(flags);
 	/* A full buffer in no-overwrite mode: subbuf_size + 1. */
+	offset = buf->offset;
 	if (offset > export->subbuf_size)
 		offset = 0;
 
-	index = &export->index[buf->cpu];
+	index = export->cpu[buf->cpu].index;
 	for (i = 0; i < export->n_subbufs; i++)
 		WRITE_ONCE(index->pad[i], buf->padding[i]);
 	smp_wmb();	/* record and padding before the position */
 	WRITE_ONCE(index->pos, (u64)buf->subbufs_produced * export->subbuf_size + offset);
 	smp_wmb();	/* the position before what overwrites the oldest records */
+	local_irq_restore(flags);
 }
 
 void vsp_update_host_index(struct rchan_buf *buf)
 {
 	struct vsp_export *export;
-	unsigned long flags;
 
 	if (!buf)
 		return;
 	rcu_read_lock();
 	export = vsp_export_find(buf->chan);
 	if (export) {
-		/* An interrupt's record in between would move pos back. */
-		local_irq_save(flags);
 		vsp_export_publish(export, buf);
-		local_irq_restore(flags);
 		vsp_notify();
 	}
 	rcu_read_unlock();
@@ -126,6 +127,7 @@ static struct dentry *create_buf_file(const char *filename, struct dentry *paren
 
 static int remove_buf_file(struct dentry *dentry)
 {
+	vsp_export_buffer_gone((struct rchan_buf *)dentry);
 	return 0;
 }
 

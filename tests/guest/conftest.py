@@ -144,7 +144,8 @@ class TestGuest:
 def test_guest(tmp_path_factory: pytest.TempPathFactory) -> TestGuest:
     kernel = images.kernel()
     work = tmp_path_factory.mktemp("guest_modules")
-    for part in ("probe_modules", "xen_transport/guest", "tests/guest_modules"):
+    guest = ("probe_modules", "xen_transport/guest", "kvm_transport/guest", "tests/guest_modules")
+    for part in guest:
         subprocess.run(["cp", "-r", "--parents", part, work], cwd=PROJECT, check=True, timeout=60)
         # Built of an older tree, and after the copy as new as its sources.
         shutil.rmtree(work / part / "build", ignore_errors=True)

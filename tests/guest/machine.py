@@ -18,7 +18,7 @@ import socket
 import subprocess
 import tempfile
 import time
-from collections.abc import AsyncIterator, Callable, Iterator
+from collections.abc import AsyncIterator, Callable, Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 
@@ -54,7 +54,7 @@ busybox mount -t proc proc /proc
 busybox mount -t sysfs sys /sys
 busybox --install -s /bin
 insmod /vesper.ko
-insmod /vsp_ram.ko
+insmod /%s.ko
 # Opened first: what comes before that is lost.
 exec 3</dev/ttyS1
 echo "the guest is up"
@@ -101,16 +101,22 @@ def machine(
     directory: Path,
     *,
     cpus: int = 2,
+    max_cpus: int | None = None,
     cmdline: str = "",
+    frontend: str = "vsp_ram",
+    qemu: Sequence[str] = (),
 ) -> Iterator[Machine]:
-    """Boot a guest that has the core and vsp_ram loaded.
+    """Boot a guest that has the core and a frontend loaded.
 
     :param files: modules and programs, as of the fixture ``test_guest``.
+    :param max_cpus: with those that can be plugged in later.
+    :param frontend: name of its module.
+    :param qemu: more of QEMU's arguments.
     """
     archive = Archive()
     archive.device("dev/console", 5, 1)
     archive.device("dev/null", 1, 3)
-    archive.add("init", INIT.encode(), 0o755)
+    archive.add("init", (INIT % frontend).encode(), 0o755)
     archive.copy("bin/busybox", images.root() / "bin/busybox", 0o755)
     archive.link("bin/sh", "busybox")
     for path in files:
@@ -124,7 +130,8 @@ def machine(
     # The vCPUs' threads are their own: their CPU time tells what they do.
     process = subprocess.Popen(
         ["qemu-system-x86_64", "-accel", "tcg,thread=multi", "-cpu", "max",
-         "-M", "q35,memory-backend=ram", "-m", str(RAM >> 20), "-smp", str(cpus),
+         "-M", "q35,memory-backend=ram", "-m", str(RAM >> 20),
+         "-smp", f"{cpus},maxcpus={max_cpus or cpus}",
          "-object", f"memory-backend-file,id=ram,size={RAM},mem-path={name},share=on",
          "-nodefaults", "-nographic", "-no-reboot",
          "-chardev", f"socket,id=shell,path={directory / 'shell'},server=on,wait=off",
@@ -133,7 +140,7 @@ def machine(
          "-device", "isa-debugcon,iobase=0xe9,chardev=notify",
          "-qmp", f"unix:{directory / 'qmp'},server=on,wait=off",
          "-kernel", kernel.vmlinux, "-initrd", initrd,
-         "-append", f"console=ttyS0 quiet {cmdline}"],
+         "-append", f"console=ttyS0 quiet {cmdline}", *qemu],
         stdin=subprocess.DEVNULL, stdout=subprocess.DEVNULL,
     )  # fmt: skip
     found: Machine | None = None
