@@ -86,7 +86,8 @@ install:
 		--root '$(or $(DESTDIR),/)' --install-layout=deb --no-compile \
 		--single-version-externally-managed
 	install -m 755 vesper_monitor/bin/vesper vesper_monitor/bin/vesperd $(DESTDIR)/usr/sbin/
-	install -D -m 755 ocf/XenVM $(DESTDIR)/usr/lib/ocf/resource.d/vesper/XenVM
+	for agent in XenVM LibvirtVM; do \
+		install -D -m 755 ocf/$$agent $(DESTDIR)/usr/lib/ocf/resource.d/vesper/$$agent; done
 	install -D -m 644 vesper_monitor/vesperd.service $(DESTDIR)/lib/systemd/system/vesperd.service
 	install -D -m 644 vesper_monitor/vesperd.toml $(DESTDIR)/usr/share/doc/vesper/vesperd.toml
 	for page in $(wildcard docs/man/*.[1-8]); do \

@@ -64,7 +64,8 @@ def settings(call: Call, *, strict: bool) -> Settings:
 
 
 def _agent(call: Call, strict: bool) -> Agent:
-    return Agent(call, settings(call, strict=strict), Xl())
+    found = settings(call, strict=strict)
+    return Agent(call, found, Xl(power_button=found.power_button))
 
 
 def main(arguments: list[str], environ: Mapping[str, str]) -> int:
