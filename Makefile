@@ -87,7 +87,8 @@ install:
 		--single-version-externally-managed
 	install -m 755 vesper_monitor/bin/vesper vesper_monitor/bin/vesperd $(DESTDIR)/usr/sbin/
 	install -m 755 kvm_transport/bin/vesper-ivshmem $(DESTDIR)/usr/sbin/
-	install -D -m 755 ocf/XenVM $(DESTDIR)/usr/lib/ocf/resource.d/vesper/XenVM
+	for agent in XenVM LibvirtVM; do \
+		install -D -m 755 ocf/$$agent $(DESTDIR)/usr/lib/ocf/resource.d/vesper/$$agent; done
 	install -D -m 644 vesper_monitor/vesperd.service $(DESTDIR)/lib/systemd/system/vesperd.service
 	install -m 644 kvm_transport/vesper-ivshmem.service $(DESTDIR)/lib/systemd/system/
 	install -D -m 644 vesper_monitor/vesperd.toml $(DESTDIR)/usr/share/doc/vesper/vesperd.toml
