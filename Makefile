@@ -8,6 +8,8 @@ VERSION := $(shell sed -n 's/^version = //p' setup.cfg)
 PYTHON  := /usr/bin/python3
 VENV    := build/venv
 RUNS    ?= 5
+# Which hypervisor the demo and the evaluation are for: xen, kvm.
+VMM     ?= xen
 DESTDIR ?=
 
 PYLIB   := $(DESTDIR)/usr/lib/python3/dist-packages
@@ -18,7 +20,7 @@ SRC     := $(DESTDIR)/usr/src/vesper-$(VERSION)
 DEBIAN_PACKAGES := \
 	binutils btrfs-progs busybox-static cpio e2fsprogs gcc iproute2 kmod libc6-dev \
 	libelf1 libxml2-utils lz4 make man-db mmdebstrap perl procps \
-	python3-lxml python3-psutil python3-pyxs python3-setuptools python3-venv \
+	python3-libvirt python3-lxml python3-psutil python3-pyxs python3-setuptools python3-venv \
 	qemu-system-x86 qemu-utils util-linux xfsprogs xz-utils
 
 .PHONY: help deps demo evaluate test test-quick lint bench-cluster modules install clean
@@ -26,8 +28,8 @@ DEBIAN_PACKAGES := \
 help:
 	@echo 'VESPER $(VERSION): fault events from inside virtual machines for Pacemaker'
 	@echo
-	@echo '  make demo            two emulated Xen hosts, two faults, two ways to watch'
-	@echo '  make evaluate        the whole evaluation (RUNS=5 of each)'
+	@echo '  make demo            two hosts, two faults, two ways to watch (VMM=xen or kvm)'
+	@echo '  make evaluate        the whole evaluation (VMM=, RUNS=5 of each)'
 	@echo '  make test            lint and every test'
 	@echo '  make test-quick      the tests that need no lab (seconds)'
 	@echo '  make bench-cluster   from the event to the stop, against a bare waiting monitor'
@@ -54,16 +56,16 @@ $(VENV)/ready: tests/requirements.txt
 	touch $@
 
 demo: deps
-	$(PYTHON) -m lab.evaluation demo
+	$(PYTHON) -m lab.evaluation demo --vmm $(VMM)
 
 evaluate: deps
-	$(PYTHON) -m lab.evaluation evaluate --runs $(RUNS)
+	$(PYTHON) -m lab.evaluation evaluate --vmm $(VMM) --runs $(RUNS)
 
 test: deps lint
 	$(VENV)/bin/python -m pytest --no-skips
 
 test-quick: $(VENV)/ready
-	$(VENV)/bin/python -m pytest -m 'not cluster and not xen'
+	$(VENV)/bin/python -m pytest -m 'not cluster and not xen and not kvm'
 
 lint: deps $(VENV)/ready
 	$(VENV)/bin/ruff check .
