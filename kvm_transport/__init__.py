@@ -11,10 +11,6 @@
   memory and keeps the descriptors (``vesper-ivshmem``).
 
 The guest's end is ``kvm_transport/guest/vesper_ivshmem.c``.
+
+The agent uses parts of this and must start fast: nothing is imported here.
 """
-
-from __future__ import annotations
-
-from kvm_transport.transport import KvmTransport
-
-__all__ = ["KvmTransport"]

@@ -130,7 +130,7 @@ class Connection:
             closed = asyncio.Event()
             try:
                 # A libvirtd that hangs keeps this waiting until it goes on, or ends.
-                self._connection = await self._call(lambda: self._open(closed))
+                self._connection = await self._call(functools.partial(self._open, closed))
             except _libvirt().libvirtError as error:
                 self._complain(str(error))
                 await asyncio.sleep(pause)

@@ -59,6 +59,10 @@ class KvmTransport:
     def __init__(
         self, *, uri: str = "qemu:///system", run_dir: str = RUN_DIR, control: str = CONTROL
     ) -> None:
+        """:raises ValueError: a setting that is no text."""
+        for value in (uri, run_dir, control):
+            if not isinstance(value, str):
+                raise ValueError(f"{value!r} must be a string")
         self._files = StatusFiles(Path(run_dir))
         self._connection = Connection(uri, self._happened, self._libvirt_is_up)
         self._holder = Holder(control)
@@ -121,7 +125,9 @@ class KvmTransport:
         try:
             return CpuUse((await self._ask(life)).state, use)
         except Away as error:
-            raise TransportError(f"{domain.name}: whether it is paused is not known: {error}") from None
+            raise TransportError(
+                f"{domain.name}: whether it is paused is not known: {error}"
+            ) from None
 
     async def active(self) -> list[Domain]:
         self._look()
@@ -168,9 +174,9 @@ class KvmTransport:
         files = self._files.read()
         for status in files:
             if (status.uuid, status.pid) not in known:
-                life = Life.meet(status, self._files.directory, self._ended)
-                if life is not None:
-                    self._lives[life.domain.uuid, life.domain.domid] = life
+                new = Life.meet(status, self._files.directory, self._ended)
+                if new is not None:
+                    self._lives[new.domain.uuid, new.domain.domid] = new
         return files
 
     def _living(self) -> list[Life]:
@@ -188,7 +194,7 @@ class KvmTransport:
             if link.domain == life.domain:
                 link.lose("its QEMU has ended")
         self._tell(life)
-        ended = [key for key, life in self._lives.items() if life.ended]
+        ended = [key for key, known in self._lives.items() if known.ended]
         for key in ended[:-_MAX_ENDED]:
             del self._lives[key]
 
@@ -236,10 +242,11 @@ class KvmTransport:
         for life in lives:
             life.look()
         if kind == "LIFECYCLE" and said[0] == Lifecycle.STOPPED:
-            # Of the life that has ended: another may have begun meanwhile.
-            for life in lives:
+            # Of the last that has ended: another may have begun meanwhile.
+            for life in reversed(lives):
                 if life.ended:
                     life.explain(said[1])
+                    break
             return
         if not lives or lives[-1].ended:
             return
