@@ -17,7 +17,7 @@ SRC     := $(DESTDIR)/usr/src/vesper-$(VERSION)
 # cluster stack and Xen are not among it: they live in the labs' own images.
 DEBIAN_PACKAGES := \
 	binutils btrfs-progs busybox-static cpio e2fsprogs gcc iproute2 kmod libc6-dev \
-	libelf1 libxml2-utils make man-db mmdebstrap perl procps \
+	libelf1 libxml2-utils lz4 make man-db mmdebstrap perl procps \
 	python3-lxml python3-psutil python3-pyxs python3-setuptools python3-venv \
 	qemu-system-x86 qemu-utils util-linux xfsprogs xz-utils
 

@@ -16,7 +16,7 @@ from lab.evaluation.pacemaker_log import What
 from lab.evaluation.phase import Phase
 from lab.evaluation.run import FAULTS, STEPS, WATCHES, Run
 from lab.xen import LabError, XenHost, XenLab
-from lab.xen.guest import Fault
+from lab.guest import Fault
 
 __all__ = ["exit_reason", "perform"]
 

@@ -13,8 +13,7 @@ import tty
 from typing import Any
 
 from lab.xen import keeper
-from lab.xen.channel import ChannelError, Result
-from lab.xen.host import LabError
+from lab.host import ChannelError, LabError, Result
 from lab.xen.lab import XenLab
 
 __all__ = ["add_commands"]

@@ -16,8 +16,9 @@ from lab import images
 from lab.progress import step
 from lab.xen import disk, project, saved
 from lab.xen.accelerator import Accelerator, choose
-from lab.xen.guest import Guest
-from lab.xen.host import HOSTS, LabError, XenHost, free_port
+from lab.guest import Guest
+from lab.host import LabError
+from lab.xen.host import HOSTS, XenHost, free_port
 
 __all__ = ["STATE", "XenLab"]
 

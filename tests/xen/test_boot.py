@@ -6,7 +6,7 @@ from __future__ import annotations
 import time
 
 from lab.xen import XenLab, project
-from lab.xen.guest import Guest
+from lab.guest import Guest
 from tests.xen.vm1 import CONSOLE, wait_collecting
 
 

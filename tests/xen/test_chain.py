@@ -7,7 +7,7 @@ import pytest
 
 from lab.evaluation import trial
 from lab.xen import XenHost, XenLab, project
-from lab.xen.guest import Guest
+from lab.guest import Guest
 from tests.xen.vm1 import wait_collecting
 
 

@@ -8,7 +8,7 @@ import time
 from dataclasses import dataclass
 from typing import BinaryIO
 
-from lab.xen.channel import Channel, ChannelError, Result
+from lab.host import ChannelError, Host, Result
 
 __all__ = ["ADDRESS", "Fault", "Guest"]
 
@@ -28,7 +28,7 @@ class Fault:
 class Guest:
     """Requests to the guest; each uses a connection of its own."""
 
-    def __init__(self, through: Channel) -> None:
+    def __init__(self, through: Host) -> None:
         """:param through: a host that reaches the guest's network."""
         self._host = through
 
