@@ -93,9 +93,7 @@ class Client:
                 vm = _newest(vms, pid)
                 attach(vm)
                 self.attached = vm
-                self.send(
-                    {"ok": True, "size": status["size"]}, vm.memory, vm.to_host, vm.to_guest
-                )
+                self.send({"ok": True, "size": status["size"]}, vm.memory, vm.to_host, vm.to_guest)
             else:
                 self.watches |= word == "watch"
                 listed = [{"pid": vm.pid, "since": vm.since} for vm in vms]

@@ -188,8 +188,8 @@ int vsp_export_connect(void);
 void vsp_export_disconnect(void);
 struct vsp_region vsp_export_table(void);
 
-/* Relay is about to free it. */
-void vsp_export_buffer_gone(struct rchan_buf *buf);
+/* Relay is about to free one. */
+void vsp_export_buffer_closed(void);
 
 /* Under rcu_read_lock(). */
 struct vsp_export *vsp_export_find(const struct rchan *rchan);

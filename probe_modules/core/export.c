@@ -127,28 +127,31 @@ static void move_index(struct vsp_shared *shared, void *to)
 	}
 }
 
-/*
- * A module that closes its channel before the export has ended: relay must
- * find its own memory where it was.  Its own mutex is held, which is why no
- * other CPU is asked.
- */
-void vsp_export_buffer_gone(struct rchan_buf *buf)
+/* Relay closes it, which it has marked before: it must find its own memory. */
+static void give_back(struct vsp_export_cpu *cpu)
 {
-	unsigned int slot;
+	if (!cpu->buf || !cpu->buf->finalized)
+		return;
+	cpu->buf->start = cpu->buffer.home;
+	cpu->buf->data = cpu->buffer.home;
+	cpu->buf = NULL;
+}
+
+/*
+ * A module has closed its channel before the export has ended.  Relay does not
+ * say which, and holds its own mutex, so no other CPU can be asked: nobody may
+ * write to a channel any more that is being closed.
+ */
+void vsp_export_buffer_closed(void)
+{
+	unsigned int slot, cpu;
 
 	mutex_lock(&vsp_lock);
 	for (slot = 0; slot < VSP_MAX_CHANNELS; slot++) {
 		struct vsp_export *export = export_locked(slot);
-		struct vsp_export_cpu *cpu;
 
-		if (!export || export->rchan != buf->chan || buf->cpu >= nr_cpu_ids)
-			continue;
-		cpu = &export->cpu[buf->cpu];
-		if (cpu->buf != buf)
-			continue;
-		buf->start = cpu->buffer.home;
-		buf->data = buf->start;
-		cpu->buf = NULL;
+		for (cpu = 0; export && cpu < nr_cpu_ids; cpu++)
+			give_back(&export->cpu[cpu]);
 	}
 	mutex_unlock(&vsp_lock);
 }

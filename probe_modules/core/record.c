@@ -127,7 +127,7 @@ static struct dentry *create_buf_file(const char *filename, struct dentry *paren
 
 static int remove_buf_file(struct dentry *dentry)
 {
-	vsp_export_buffer_gone((struct rchan_buf *)dentry);
+	vsp_export_buffer_closed();
 	return 0;
 }
 

@@ -121,5 +121,5 @@ def test_a_waiting_monitor_imports_little(host: Host) -> None:
     heavy = {"asyncio", "dataclasses", "inspect", "subprocess", "typing", "logging", "argparse"}
     assert heavy & imported == set()
     ours = {name for name in imported if name.startswith("vesper_monitor.ocf.")}
-    needed = {"agent", "call", "monitor", "toolstack", "xen", "xl"}
+    needed = {"actions", "agent", "call", "monitor", "parameters", "toolstack", "xen", "xl"}
     assert ours == {f"vesper_monitor.ocf.{name}" for name in needed}

@@ -5,8 +5,8 @@ from __future__ import annotations
 
 import time
 
+from lab.guest import Guest
 from lab.xen import XenLab, project
-from lab.xen.guest import Guest
 from tests.xen.vm1 import CONSOLE, wait_collecting
 
 

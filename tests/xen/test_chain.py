@@ -6,8 +6,8 @@ from __future__ import annotations
 import pytest
 
 from lab.evaluation import trial
+from lab.guest import Guest
 from lab.xen import XenHost, XenLab, project
-from lab.xen.guest import Guest
 from tests.xen.vm1 import wait_collecting
 
 

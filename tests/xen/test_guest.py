@@ -9,8 +9,8 @@ from collections.abc import Iterator
 
 import pytest
 
+from lab.guest import Guest
 from lab.xen import XenHost, XenLab
-from lab.xen.guest import Guest
 from tests.xen.vm1 import clean, create_guest, wait_collecting
 
 PROBES = "/var/lib/vesper/probes"
