@@ -43,6 +43,7 @@ _REASONS: Mapping[str, tuple[str, ...]] = {
 }  # fmt: skip
 
 _PAUSES: Mapping[str, tuple[Cause, str]] = {
+    "unknown": (Cause.UNKNOWN, "libvirt knows no reason"),
     "user": (Cause.ASKED, "suspended by an operator or a program (virsh suspend)"),
     "migration": (Cause.ASKED, "it is being migrated"),
     "save": (Cause.ASKED, "it is being saved"),
@@ -81,7 +82,7 @@ def report(state: str, reason: str) -> DomainReport:
     if state in ("shutdown", "shutoff"):
         # For a moment: QEMU is about to end, or libvirt resets it, as it does
         # for a reboot by the power button.
-        return DomainReport(DomainState.PAUSED, Cause.UNKNOWN, "the guest has powered off")
+        return DomainReport(DomainState.PAUSED, Cause.UNKNOWN, "it shuts down")
     return DomainReport(DomainState.RUNNING)
 
 
@@ -155,7 +156,7 @@ def end(detail: int | None, said_before: str = "") -> DomainReport:
     :param said_before: ``panic``, ``watchdog`` or ``signal``: what QEMU did shortly before.
     """
     if said_before == "panic":
-        return DomainReport(DomainState.CRASHED, Cause.FAILURE, PANIC)
+        return DomainReport(DomainState.GONE, Cause.FAILURE, PANIC)
     if detail is None:
         return _KILLED
     if detail == 0 and said_before == "watchdog":

@@ -6,7 +6,7 @@ from __future__ import annotations
 import asyncio
 import logging
 from collections.abc import Awaitable, Callable, Coroutine, Mapping
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from importlib import metadata
 from typing import Any
 
@@ -34,6 +34,8 @@ GROUP = "vesper.transports"
 RETRY_FIRST, RETRY_MAX = 1.0, 30.0
 #: s until a session that ended by an internal error is begun again.
 BEGIN_AGAIN = 5.0
+#: s between two notices of one kind about one domain.
+CALM = 1.0
 #: s for a session to leave its guest when the daemon ends.
 CLOSE_TIMEOUT = 5.0
 
@@ -60,6 +62,7 @@ class _Watched:
     domain: Domain
     session: Session | None  # None: deactivated by hand, its domain is looked at only
     report: DomainReport = _RUNNING  # as last seen
+    noticed: dict[str, float] = field(default_factory=dict)  # kind of notice → when
     looking: bool = False
     look_again: bool = False  # something happened since
 
@@ -400,8 +403,15 @@ class Watch:
                 domain = watched.domain
                 if watched.transport is transport and event.domid in (None, domain.domid):
                     if event.notice is not None:
-                        self._on_notice(domain, event.notice)
+                        self._notice(watched, event.notice)
                     self.look_soon(domain)
+
+    def _notice(self, watched: _Watched, notice: Notice) -> None:
+        """A guest that reboots without end must not fill the journal."""
+        now = asyncio.get_running_loop().time()
+        if now - watched.noticed.get(notice.kind, -CALM) >= CALM:
+            watched.noticed[notice.kind] = now
+            self._on_notice(watched.domain, notice)
 
     def _spawn(self, work: Coroutine[Any, Any, None]) -> asyncio.Task[None]:
         task = asyncio.get_running_loop().create_task(work)
