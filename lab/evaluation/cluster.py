@@ -54,6 +54,7 @@ def configure(lab: Lab, watch: str, show: Callable[[str], None]) -> None:
         type_in(lab, "crm_attribute --name maintenance-mode --delete", show)
         if (lab.vmm, watch) == ("kvm", "vesper"):
             # VESPER's device comes with the start of the VM.
+            type_in(lab, "crm_resource --wait", show)
             type_in(lab, "crm_resource --restart --resource vm1", show)
     ready(lab, watch)
 
