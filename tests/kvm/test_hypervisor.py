@@ -50,7 +50,7 @@ FAULTS: dict[str, tuple[dict[str, str], Callable[[Tiny], object], str, str, str 
     # what, of the domain: how it comes about, the monitor's answer, and the exit reason
     "panic": (
         {}, lambda t: t.tell("p"),
-        "dead", r"does not run any more: its kernel has panicked", "failure",
+        "dead", r"(has crashed|does not run any more): its kernel has panicked", "failure",
     ),
     "panic_kept": (
         {"on_crash": "preserve"}, lambda t: t.tell("p"),
@@ -139,15 +139,16 @@ def test_what_is_no_failure(lab: KvmLab) -> None:
     lab.a.run(f"virsh dump --memory-only {tiny.name} {PLACE}/dump && rm {PLACE}/dump", check=True)
     wanted = (
         r"is paused: suspended by an operator", r"^calm runs", r"the guest reboots",
-        r"I/O error \(.*/full/calm: no space left\): the guest is told",
+        r"I/O error \(.*\): the guest is told",
         r"its watchdog has expired: nothing is done", r"is paused: its memory is being dumped",
     )  # fmt: skip
     while missing := [one for one in wanted if not any(re.search(one, e) for e in tiny.events())]:
-        assert time.monotonic() < end, (missing, tiny.events())
+        assert time.monotonic() < end, "\n".join(tiny.events())
         time.sleep(0.2)
     assert monitor.is_alive(), monitor.answer
     with Client(tiny.socket, timeout=60.0) as client:
         assert client.call("state", vm=tiny.name)["domain"]["state"] == "running"
+    print("\n".join(tiny.events()))
     assert tiny.watch() == domid
     tiny.virsh("destroy")
 
@@ -189,9 +190,10 @@ def test_libvirtd_hangs_ends_and_comes_back(lab: KvmLab) -> None:
     monitors[2:] = [waiting(tiny) for tiny in guests[2:]]
     others_are_well(2)
 
+    connected = log(host).count("connected")
     host.start_libvirtd()
     end = time.monotonic() + 60
-    while log(host).count("connected") < 3:
+    while log(host).count("connected") == connected:
         assert time.monotonic() < end, log(host)
         time.sleep(0.2)
     others_are_well(2)

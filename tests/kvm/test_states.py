@@ -72,6 +72,7 @@ def test_the_numbers_are_libvirts() -> None:
     [
         ("SHUTDOWN", "", Cause.ASKED, "shut down from inside"),
         ("SHUTDOWN", "watchdog", Cause.FAILURE, "switched off by its watchdog"),
+        ("FAILED", "watchdog", Cause.FAILURE, "switched off by its watchdog"),
         ("SHUTDOWN", "signal", Cause.FAILURE, "ended by a signal"),
         ("DESTROYED", "signal", Cause.ASKED, "virsh destroy"),
         ("CRASHED", "", Cause.FAILURE, "crashed"),
