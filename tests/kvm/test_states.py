@@ -159,7 +159,7 @@ def test_status_files(tmp_path: Path) -> None:
     assert files.read() == []
     # What cannot be understood must not look like a host without domains.
     path.write_text("<domstatus state='running'")
-    with pytest.raises(TransportError, match="vm1.xml"):
+    with pytest.raises(TransportError, match=r"vm1\.xml"):
         files.read()
 
 
