@@ -151,6 +151,31 @@ def test_what_is_no_failure(lab: KvmLab) -> None:
     tiny.virsh("destroy")
 
 
+def test_migration_is_no_failure_on_either_side(lab: KvmLab) -> None:
+    there = Tiny(lab.b, "mover")  # its files, and that it can run there
+    there.virsh("destroy")
+    here = Tiny(lab.a, "mover")
+    here.watch()
+    # As Pacemaker does it: the monitor is cancelled before.
+    lab.a.run(
+        "virsh migrate --live --unsafe mover qemu+tcp://node2/system", timeout=120, check=True
+    )
+    there.watch()
+    monitor = waiting(there)
+    assert there.tell("x", answer=True) == b"x"
+    left = waiting(here)
+    assert left.result() == "dead"
+    assert (left.answer["state"], left.answer["cause"]) == ("gone", "asked")
+    assert "migrated to another host" in left.answer["reason"]
+    for tiny in (here, there):
+        with Client(tiny.socket, timeout=60.0) as client:
+            assert client.call("faults", vm="mover")["faults"] == []
+    assert "mover is paused: it is being migrated" in here.events()
+    assert monitor.is_alive(), monitor.answer
+    there.tell("p")
+    assert monitor.result() == "dead" and monitor.answer["cause"] == "failure"
+
+
 def test_libvirtd_hangs_ends_and_comes_back(lab: KvmLab) -> None:
     """With eight VMs, none of which fails; and one that does is seen in the meantime."""
     host = lab.a
