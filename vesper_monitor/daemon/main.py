@@ -154,15 +154,14 @@ class Daemon:
     # ------------------------------------------------------------ events
 
     def _on_events(self, session: Session, events: list[Event]) -> None:
-        numbered = []
         for event in events:
             self._last_event_id += 1
-            numbered.append(replace(event, id=self._last_event_id))
-        faults = self.instances.judge(session.domain, numbered)
-        batch = Batch(events=numbered, faults=faults)
+            event.id = self._last_event_id
+        faults = self.instances.judge(session.domain, events)
+        batch = Batch(events=events, faults=faults)
         if self._backlog > MAX_BACKLOG:
             # The disk does not keep up with what a guest says.
-            self._not_kept += len(numbered)
+            self._not_kept += len(events)
             _log.warning("%s: %d events are not kept in the journal: it is too slow",
                          session.domain.name, self._not_kept)  # fmt: skip
             batch.events = []
@@ -173,7 +172,7 @@ class Daemon:
         def written() -> None:
             self._backlog -= count
             self.instances.recorded(faults)
-            self.followers.put(numbered)
+            self.followers.put(events)
 
         self.recorder.put(batch, written)
 
