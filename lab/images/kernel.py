@@ -11,7 +11,7 @@ from pathlib import Path
 
 from lab.images import debian, store
 
-__all__ = ["Kernel", "kernel", "module_files"]
+__all__ = ["Kernel", "kernel", "module_files", "unpack"]
 
 
 @dataclass(frozen=True)
@@ -38,7 +38,9 @@ def _vmlinux(bzimage: bytes) -> bytes:
         return lzma.decompress(payload)
     if payload.startswith(b"\x02\x21\x4c\x18"):  # cloud kernels
         return store.run(["lz4", "-d", "-c"], stdin=payload, timeout=60)
-    raise store.BuildError(f"kernel payload is neither xz nor lz4: {payload[:6].hex()}")
+    if payload.startswith(b"\x28\xb5\x2f\xfd"):  # Linux 6.12
+        return store.run(["zstd", "-d", "-c"], stdin=payload, timeout=60)
+    raise store.BuildError(f"kernel payload is neither xz, lz4 nor zstd: {payload[:6].hex()}")
 
 
 def _make(directory: Path, packages: list[Path]) -> None:
@@ -74,7 +76,14 @@ def kernel(which: debian.Tree = debian.XEN) -> Kernel:
 
     :raises BuildError: see :func:`lab.images.root`.
     """
-    packages = debian.packages(which)
+    return unpack(debian.packages(which))
+
+
+def unpack(packages: list[Path]) -> Kernel:
+    """
+    :param packages: the .deb files of one kernel: image, flavour headers,
+        common headers, kbuild.
+    """
     key = store.digest(1, *(package.name for package in packages))
     directory = store.build(
         "kernel", key, lambda directory: _make(directory, packages), what="unpacking the kernel"
