@@ -47,17 +47,26 @@ def running() -> dict[str, int]:
     """The PIDs of all QEMUs by their domains' names.
 
     Also of those without a pid file: a QEMU that runs must never be missed.
+    One in a container has the container's libvirt.
 
     :raises OSError: libvirt has no such folder here.
     """
     found: dict[str, int] = {}
     for entry in os.listdir("/proc"):
-        if entry.isdecimal() and (name := named(int(entry))):
+        if entry.isdecimal() and (name := named(int(entry))) and _here(entry):
             found[name] = int(entry)
     for entry in os.listdir(folder()):
         if entry.endswith(".pid") and (pid := owner(entry.removesuffix(".pid"))):
             found[entry.removesuffix(".pid")] = pid
     return found
+
+
+def _here(pid: str) -> bool:
+    """Whether a process is in this one's PID namespace."""
+    try:
+        return os.stat(f"/proc/{pid}/ns/pid").st_ino == os.stat("/proc/self/ns/pid").st_ino
+    except OSError:
+        return False  # it has just ended
 
 
 def named(pid: int) -> str:

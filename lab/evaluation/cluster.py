@@ -38,7 +38,8 @@ def configure(lab: Lab, watch: str, show: Callable[[str], None]) -> None:
     """Make vm1 a resource that is watched in that way, in place of what was there.
 
     A vm1 that runs goes on running: in maintenance mode its resource gets
-    another agent, which is then asked what it finds.
+    another agent, which is then asked what it finds. On KVM it must then be
+    started anew to be watched.
     """
     host, primitive = lab.hosts[0], PRIMITIVES[lab.vmm][watch]
     if host.run("crm_resource --resource vm1 --query-xml", timeout=60).rc != 0:
@@ -51,6 +52,10 @@ def configure(lab: Lab, watch: str, show: Callable[[str], None]) -> None:
         # What the other agent has found is forgotten, its failures too.
         type_in(lab, "crm_resource --refresh --resource vm1", show)
         type_in(lab, "crm_attribute --name maintenance-mode --delete", show)
+        if (lab.vmm, watch) == ("kvm", "vesper"):
+            # VESPER's device comes with the start of the VM.
+            type_in(lab, "crm_resource --wait", show)
+            type_in(lab, "crm_resource --restart --resource vm1", show)
     ready(lab, watch)
 
 

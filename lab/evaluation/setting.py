@@ -30,18 +30,19 @@ class Lab(Protocol):
     def running_on(self) -> Host | None: ...
 
 
-def _primitive(agent: str, limit: str, interval: str, monitor: str) -> str:
+def _primitive(agent: str, limit: str, interval: str, monitor: str, meta: str = "") -> str:
     """:param limit: of start and stop."""
     return (
         f"primitive vm1 {agent} op start timeout={limit} interval=0 "
         f"op stop timeout={limit} interval=0 op monitor interval={interval} timeout={monitor} "
-        "meta migration-threshold=1 resource-stickiness=100"
+        f"meta migration-threshold=1 resource-stickiness=100{meta}"
     )
 
 
 _SCRIPT = f"monitor_scripts={CHECK_PAGE}"
 _XEN = "params xmfile=/etc/xen/vm1.cfg"
-_KVM = "params config=/etc/lab/vm1.xml"
+_KVM = "params config=/etc/lab/vm1.xml migration_transport=tcp"
+_MOVES = " allow-migrate=true"
 
 #: vm1 as a resource, for crmsh, by the lab's vmm and the way to watch. Processes
 #: start slowly in an emulated dom0: operations get plenty of time.
@@ -51,8 +52,12 @@ PRIMITIVES = {
         "vesper": _primitive(f"ocf:vesper:XenVM {_XEN} services=httpd", "180s", "1s", "60s"),
     },
     "kvm": {
-        "polling": _primitive(f"ocf:heartbeat:VirtualDomain {_KVM} {_SCRIPT}", "90s", "10s", "30s"),
-        "vesper": _primitive(f"ocf:vesper:LibvirtVM {_KVM} services=httpd", "90s", "1s", "30s"),
+        "polling": _primitive(
+            f"ocf:heartbeat:VirtualDomain {_KVM} {_SCRIPT}", "90s", "10s", "30s", _MOVES
+        ),
+        "vesper": _primitive(
+            f"ocf:vesper:LibvirtVM {_KVM} services=httpd", "90s", "1s", "30s", _MOVES
+        ),
     },
 }
 

@@ -11,7 +11,8 @@ import pytest
 
 from lab.guest import Guest
 from lab.xen import XenHost, XenLab
-from tests.xen.vm1 import clean, create_guest, wait_collecting
+from tests.vm1 import wait_collecting
+from tests.xen.vm1 import clean, create_guest
 
 PROBES = "/var/lib/vesper/probes"
 #: Frontend and backend of domain %s in xenstore.

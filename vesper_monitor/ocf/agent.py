@@ -67,6 +67,9 @@ class Settings:
         self.probes: list[str] = []
         #: names of processes whose main process is the service
         self.services: list[str] = []
+        #: seconds that a pause of which nobody knows why may last; None:
+        #: vesperd's own limit
+        self.pause_timeout: float | None = None
         #: commands that must all succeed while the VM is well
         self.scripts: list[str] = []
         #: seconds that one of them may take
@@ -175,7 +178,7 @@ class Agent:
         self.status()
         # The next monitor is another operation for Pacemaker, which waits for it.
         self.set_first_mark()
-        self.tell("change", probes=self.settings.probes, services=self.settings.services)
+        self.tell("change", **self.wishes())
 
     def status(self) -> None:
         """Whether the VM runs, at once.
@@ -226,7 +229,15 @@ class Agent:
 
     def tell_started(self) -> str | None:
         """A new instance of the resource begins. See :meth:`tell`."""
-        return self.tell("start", probes=self.settings.probes, services=self.settings.services)
+        return self.tell("start", **self.wishes())
+
+    def wishes(self) -> dict[str, Any]:
+        """What vesperd is to do for this resource: fields of its requests."""
+        settings = self.settings
+        wishes: dict[str, Any] = {"probes": settings.probes, "services": settings.services}
+        if settings.pause_timeout is not None:
+            wishes["pause_timeout"] = settings.pause_timeout
+        return wishes
 
     # -- what is known to be missing ------------------------------------------
 

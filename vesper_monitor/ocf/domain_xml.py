@@ -20,6 +20,8 @@ if TYPE_CHECKING:
 __all__ = [
     "ALIAS",
     "add",
+    "alias",
+    "blames_device",
     "device",
     "hot_plug",
     "masters",
@@ -102,7 +104,7 @@ def masters(root: Element, shmem: Element) -> bool:
     if shmem.get("role") != "master":
         return False
     for override in root.iterfind(f"{Q}override/{Q}device"):
-        if override.get("alias") == _alias(shmem):
+        if override.get("alias") == alias(shmem):
             return any(
                 prop.get("name") == "master" and prop.get("value") == "on"
                 for prop in override.iter(f"{Q}property")
@@ -118,7 +120,7 @@ def add(root: Element, socket: str) -> str:
     kind = root.get("type", "")
     if kind not in ("kvm", "qemu"):
         return f"a domain of type {kind} has no ivshmem device"
-    if any(alias.get("name") == ALIAS for alias in root.iterfind("devices/*/alias")):
+    if any(other.get("name") == ALIAS for other in root.iterfind("devices/*/alias")):
         return f"another device has the alias {ALIAS}"
     devices = root.find("devices")
     if devices is None:
@@ -150,7 +152,7 @@ def remove(root: Element, shmem: Element) -> None:
         devices.remove(shmem)
     for override in root.findall(f"{Q}override"):
         for part in override.findall(f"{Q}device"):
-            if part.get("alias") == _alias(shmem):
+            if part.get("alias") == alias(shmem):
                 override.remove(part)
         if len(override) == 0:
             root.remove(override)
@@ -167,6 +169,11 @@ def needed(root: Element, kind: str) -> list[str]:
     return sorted({name for name in found if name})
 
 
-def _alias(shmem: Element) -> str:
-    alias = shmem.find("alias")
-    return alias.get("name", "") if alias is not None else ""
+def alias(shmem: Element) -> str:
+    found = shmem.find("alias")
+    return found.get("name", "") if found is not None else ""
+
+
+def blames_device(error: str) -> bool:
+    """Whether what libvirt or QEMU says may be about the device."""
+    return any(word in error.lower() for word in ("vesper", "shmem"))

@@ -148,11 +148,10 @@ class Monitor:
             "wait",
             resource=agent.call.resource,
             vm=self._vm,
-            probes=agent.settings.probes,
-            services=agent.settings.services,
             interval=agent.call.interval,
             timeout=left,
             node=agent.call.node,
+            **agent.wishes(),
             **({"first": True} if self._first else {}),
         )
         if self._scripts is not None:

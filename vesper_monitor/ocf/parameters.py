@@ -75,6 +75,7 @@ class Reader:
         found.shutdown_timeout = self.number("shutdown_timeout", None)
         found.probes = self.names("probes", DEFAULT_PROBES, _wrong_probe)
         found.services = self.names("services", "", _wrong_service)
+        found.pause_timeout = self.number("pause_timeout", None)
         found.scripts = self.text("monitor_scripts").split()
         found.script_timeout = self.number("monitor_scripts_timeout", 10, 1) or 10
         found.script_interval = self.number("monitor_scripts_interval", 10, 1) or 10

@@ -149,6 +149,7 @@ class Virsh:
         self.defined: set[str] = set()
         self._why: dict[str, str] = {}
         self._hangs_until = 0.0
+        self._by_processes = False  #: said so
 
     # -- states ---------------------------------------------------------------
 
@@ -206,7 +207,9 @@ class Virsh:
             raise error from None
         except OSError as trouble:
             raise ToolstackError(f"{error}; and QEMU's processes: {trouble}") from error
-        log(f"{error}; QEMU's processes are looked at instead")
+        if not self._by_processes:
+            log(f"{error}; QEMU's processes are looked at instead")
+        self._by_processes = True
         self._why.clear()
         self.defined.clear()
         return dict.fromkeys(running, DomainState.RUNNING)

@@ -108,9 +108,18 @@ def migrate(virsh: Virsh, name: str, node: str, limit: float) -> None:
         start_resources(virsh, root, route.remote)
     unplugged = device is not None and not domain_xml.masters(root, device)
     if device is not None and unplugged:
+        log(f"{name}: VESPER's device is no master and cannot go along: unplugging it")
         _unplug(virsh, name, device)
     try:
-        _send(virsh, name, route, end)
+        try:
+            _send(virsh, name, route, end)
+        except ToolstackError as error:
+            if device is None or unplugged or not domain_xml.blames_device(str(error)):
+                raise
+            log(f"{name}: {error}; unplugging VESPER's device and trying again")
+            _unplug(virsh, name, device)
+            unplugged = True
+            _send(virsh, name, route, end)
     except ToolstackError:
         if unplugged and (trouble := _plug(virsh, name)):
             log(f"{name}: is not watched any more: {trouble}")
@@ -177,19 +186,13 @@ def _set_downtime(virsh: Virsh, name: str, job: Background, end: float) -> None:
 
 def _unplug(virsh: Virsh, name: str, device: Element) -> None:
     """:raises ToolstackError: the guest does not let go of it."""
-    alias = device.find("alias")
-    log(f"{name}: VESPER's device is no master and cannot go along: unplugging it")
-    virsh.do(
-        LIMIT, "detach-device-alias", name, "" if alias is None else alias.get("name", ""),
-        "--live",
-    )  # fmt: skip
+    virsh.do(LIMIT, "detach-device-alias", name, domain_xml.alias(device), "--live")
     end = time.monotonic() + UNPLUG_LIMIT
     while domain_xml.device(_live(virsh, name, LIMIT), holder.qemu_socket()) is not None:
         if time.monotonic() >= end:
             raise ToolstackError(
-                f"VESPER's device is no master, and the guest did not let go of it within "
-                f"{UNPLUG_LIMIT:g} s; nothing was sent. Restart the VM with add_device, or "
-                "set allow-migrate=false"
+                f"VESPER's device cannot go along, and the guest did not let go of it within "
+                f"{UNPLUG_LIMIT:g} s; nothing was sent. Start the VM anew, with add_device=true"
             )
         time.sleep(UNPLUG_PAUSE)
 

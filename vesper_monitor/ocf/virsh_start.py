@@ -30,8 +30,6 @@ LIMIT = 20.0
 AWAY_PAUSE = 1.0
 #: What virsh says of that.
 AWAY = ("failed to connect", "end of file", "cannot recv", "cannot write", "connection reset")
-#: How an error looks that may be the device's.
-OF_DEVICE = ("vesper", "ivshmem", "shmem")
 
 
 def create(virsh: Virsh, config: str, name: str, limit: float) -> str:
@@ -57,7 +55,7 @@ def create(virsh: Virsh, config: str, name: str, limit: float) -> str:
     try:
         _create(virsh, root, end)
     except ToolstackError as error:
-        if device is None or not any(word in str(error).lower() for word in OF_DEVICE):
+        if device is None or not domain_xml.blames_device(str(error)):
             raise
         log(f"{name}: {error}; trying again without VESPER's device")
         domain_xml.remove(root, device)
