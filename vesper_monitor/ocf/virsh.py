@@ -356,5 +356,5 @@ class Virsh:
                 f"virsh {words[0]} did not end within {max(limit, 0):.0f} s; is libvirtd well?"
             )
         if code != 0:
-            raise ToolstackError(f"virsh {words[0]}: exit status {code}: {told(text)}")
+            raise ToolstackError(f"virsh {words[0]}: {told(text).removeprefix('error: ')}")
         return text

@@ -30,6 +30,8 @@ LIMIT = 10.0
 #: Seconds for the guest to let go of its device.
 UNPLUG_LIMIT = 10.0
 UNPLUG_PAUSE = 0.25
+#: Seconds to abort a migration that is not done in time.
+ABORT_LIMIT = 10.0
 #: Seconds between two tries to set the downtime: libvirt takes it when the
 #: migration is under way.
 DOWNTIME_PAUSE = 0.5
@@ -58,7 +60,8 @@ class Route:
             if word.startswith("--migrateuri="):
                 given = given or word.partition("=")[2]
             elif word == "--migrateuri":
-                given = given or next(words, "")
+                value = next(words, "")
+                given = given or value
             else:
                 self.options.append(word.replace("%n", host))
         #: how the memory goes; empty: libvirt's choice
@@ -155,20 +158,16 @@ def _send(virsh: Virsh, name: str, route: Route, end: float) -> None:
     command = virsh.command("migrate", "--live", *route.options, name, route.remote, *memory)
     log(f"{name}: {' '.join(command)}")
     job = spawn(command)
-    try:
-        if options.downtime:
-            _set_downtime(virsh, name, job, end)
-        code = job.wait(end - time.monotonic())
-    except ToolstackError as error:
-        log(f"{name}: downtime: {error}")
-        code = job.wait(end - time.monotonic())
-    if code is None:
+    abort = end - min(ABORT_LIMIT, (end - time.monotonic()) / 4)
+    if options.downtime:
+        _set_downtime(virsh, name, job, abort)
+    if job.wait(abort - time.monotonic()) is None:
         # It would go on, and the domain would be at the target after all.
         try:
-            virsh.do(LIMIT, "domjobabort", name)
+            virsh.do((end - time.monotonic()) / 2, "domjobabort", name)
         except ToolstackError as error:
             log(f"{name}: {error}")
-    finished(job, 1.0)
+    finished(job, end - time.monotonic())
 
 
 def _set_downtime(virsh: Virsh, name: str, job: Background, end: float) -> None:
@@ -181,7 +180,7 @@ def _set_downtime(virsh: Virsh, name: str, job: Background, end: float) -> None:
         except ToolstackError as error:
             trouble = error
     if trouble is not None:
-        raise trouble
+        log(f"{name}: the downtime is not set: {trouble}")
 
 
 def _unplug(virsh: Virsh, name: str, device: Element) -> None:
