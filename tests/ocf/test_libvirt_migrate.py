@@ -220,6 +220,15 @@ def test_to_a_node_that_cannot_serve_it(host: Host) -> None:
     ]
 
 
+def test_to_a_node_that_cannot_serve_it_with_a_guest_that_clings(host: Host) -> None:
+    host.be("no-shmem", "clinging")
+    result = migrate(host)
+    assert result.code == ERROR
+    assert "node2.example cannot serve VESPER's device" in result.stderr
+    assert host.running() == ["vm1", "vm2"]
+    assert len(host.calls("migrate")) == 1
+
+
 # -- the target -------------------------------------------------------------------------
 
 

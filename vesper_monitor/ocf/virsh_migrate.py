@@ -120,7 +120,13 @@ def migrate(virsh: Virsh, name: str, node: str, limit: float) -> None:
             if device is None or unplugged or not domain_xml.blames_device(str(error)):
                 raise
             log(f"{name}: {error}; unplugging VESPER's device and trying again")
-            _unplug(virsh, name, device)
+            try:
+                _unplug(virsh, name, device)
+            except ToolstackError as trouble:
+                raise ToolstackError(
+                    f"{node} cannot serve VESPER's device (does vesper-ivshmem run there?), "
+                    f"and {trouble}"
+                ) from error
             unplugged = True
             _send(virsh, name, route, end)
     except ToolstackError:
@@ -191,7 +197,7 @@ def _unplug(virsh: Virsh, name: str, device: Element) -> None:
         if time.monotonic() >= end:
             raise ToolstackError(
                 f"VESPER's device cannot go along, and the guest did not let go of it within "
-                f"{UNPLUG_LIMIT:g} s; nothing was sent. Start the VM anew, with add_device=true"
+                f"{UNPLUG_LIMIT:g} s; nothing was sent; see ocf_vesper_LibvirtVM(7)"
             )
         time.sleep(UNPLUG_PAUSE)
 
