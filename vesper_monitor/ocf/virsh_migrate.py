@@ -122,10 +122,10 @@ def migrate(virsh: Virsh, name: str, node: str, limit: float) -> None:
             log(f"{name}: {error}; unplugging VESPER's device and trying again")
             try:
                 _unplug(virsh, name, device)
-            except ToolstackError as trouble:
+            except ToolstackError as clings:
                 raise ToolstackError(
                     f"{node} cannot serve VESPER's device (does vesper-ivshmem run there?), "
-                    f"and {trouble}"
+                    f"and {clings}"
                 ) from error
             unplugged = True
             _send(virsh, name, route, end)
