@@ -141,7 +141,7 @@ def machine(
          "-device", "isa-debugcon,iobase=0xe9,chardev=notify",
          "-qmp", f"unix:{directory / 'qmp'},server=on,wait=off",
          "-kernel", kernel.vmlinux, "-initrd", initrd,
-         "-append", f"console=ttyS0 quiet {cmdline}", *qemu],
+         "-append", f"console=ttyS0 quiet no_timer_check {cmdline}", *qemu],
         stdin=subprocess.DEVNULL, stdout=subprocess.DEVNULL,
     )  # fmt: skip
     found: Machine | None = None
