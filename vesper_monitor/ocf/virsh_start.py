@@ -182,6 +182,8 @@ def _undefine(virsh: Virsh, config: str, name: str, text: str) -> None:
             replace(config, text, before)
     except OSError as error:
         raise ToolstackError(f"{config}: {error.strerror}") from error
+    except ToolstackError as error:
+        log(f"{name}: stays defined (it has snapshots?): {error}")
 
 
 def _make_image(options: Options, config: str, end: float) -> None:
@@ -194,7 +196,7 @@ def _make_image(options: Options, config: str, end: float) -> None:
     _run(end, "qemu-img", "create", "-q", "-f", "qcow2", "-F", _format(backing, end),
          "-b", backing, image)  # fmt: skip
     log(f"{image}: made on {backing}")
-    if options.stateless and options.copy_in:
+    if options.copy_in:
         _run(end, "virt-copy-in", "-a", image, *options.copy_in, "/")
 
 
