@@ -23,7 +23,7 @@ DEBIAN_PACKAGES := \
 	python3-libvirt python3-lxml python3-psutil python3-pyxs python3-setuptools python3-venv \
 	qemu-system-x86 qemu-utils util-linux xfsprogs xz-utils zstd
 
-.PHONY: help deps demo evaluate test test-quick lint bench-cluster modules install clean
+.PHONY: help deps demo evaluate test test-quick lint bench-cluster bench-kvm modules install clean
 
 help:
 	@echo 'VESPER $(VERSION): fault events from inside virtual machines for Pacemaker'
@@ -33,6 +33,7 @@ help:
 	@echo '  make test            lint and every test'
 	@echo '  make test-quick      the tests that need no lab (seconds)'
 	@echo '  make bench-cluster   from the event to the stop, against a bare waiting monitor'
+	@echo '  make bench-kvm       the link to a guest on QEMU: round trips, records per second'
 	@echo '  make lint            ruff, mypy --strict, checkpatch, man pages'
 	@echo '  make modules         guest modules for KDIR (default: the running kernel)'
 	@echo '  make install         install on a host (DESTDIR=)'
@@ -78,6 +79,9 @@ lint: deps $(VENV)/ready
 
 bench-cluster: deps
 	$(PYTHON) -m bench.cluster
+
+bench-kvm: deps
+	$(PYTHON) -m bench.kvm
 
 modules:
 	$(MAKE) -C probe_modules
