@@ -115,9 +115,7 @@ def measure(directory: Path, rounds: int) -> dict[str, list[float]]:
     """µs of each round trip, by its kind."""
     directory.mkdir()
     kernel = images.kernel()
-    (work := directory / "modules").mkdir()
-    with step("building the guest's modules"):
-        files = build(kernel, work)
+    files = build(kernel)
     echo = Echo(directory / "echo.sock")
     device = [
         "-chardev", f"socket,path={directory}/echo.sock,id=echo",
