@@ -8,6 +8,9 @@ VERSION := $(shell sed -n 's/^version = //p' setup.cfg)
 PYTHON  := /usr/bin/python3
 VENV    := build/venv
 RUNS    ?= 5
+# Which hypervisor the demo and the evaluation are for: xen, kvm.
+VMM     ?= xen
+MIGRATIONS ?= 20
 DESTDIR ?=
 
 PYLIB   := $(DESTDIR)/usr/lib/python3/dist-packages
@@ -18,20 +21,21 @@ SRC     := $(DESTDIR)/usr/src/vesper-$(VERSION)
 DEBIAN_PACKAGES := \
 	binutils btrfs-progs busybox-static cpio e2fsprogs gcc iproute2 kmod libc6-dev \
 	libelf1 libxml2-utils lz4 make man-db mmdebstrap perl procps \
-	python3-lxml python3-psutil python3-pyxs python3-setuptools python3-venv \
+	python3-libvirt python3-lxml python3-psutil python3-pyxs python3-setuptools python3-venv \
 	qemu-system-x86 qemu-utils util-linux xfsprogs xz-utils zstd
 
-.PHONY: help deps demo evaluate test test-quick lint bench-cluster bench-kvm modules install clean
+.PHONY: help deps demo evaluate test test-quick lint migrations bench-cluster bench-kvm modules install clean
 
 help:
 	@echo 'VESPER $(VERSION): fault events from inside virtual machines for Pacemaker'
 	@echo
-	@echo '  make demo            two emulated Xen hosts, two faults, two ways to watch'
-	@echo '  make evaluate        the whole evaluation (RUNS=5 of each)'
+	@echo '  make demo            two hosts, two faults, two ways to watch (VMM=xen or kvm)'
+	@echo '  make evaluate        the whole evaluation (VMM=, RUNS=5 of each)'
 	@echo '  make test            lint and every test'
 	@echo '  make test-quick      the tests that need no lab (seconds)'
 	@echo '  make bench-cluster   from the event to the stop, against a bare waiting monitor'
 	@echo '  make bench-kvm       the link to a guest on QEMU: round trips, records per second'
+	@echo '  make migrations      20 live migrations under Pacemaker (MIGRATIONS=20)'
 	@echo '  make lint            ruff, mypy --strict, checkpatch, man pages'
 	@echo '  make modules         guest modules for KDIR (default: the running kernel)'
 	@echo '  make install         install on a host (DESTDIR=)'
@@ -55,16 +59,16 @@ $(VENV)/ready: tests/requirements.txt
 	touch $@
 
 demo: deps
-	$(PYTHON) -m lab.evaluation demo
+	$(PYTHON) -m lab.evaluation demo --vmm $(VMM)
 
 evaluate: deps
-	$(PYTHON) -m lab.evaluation evaluate --runs $(RUNS)
+	$(PYTHON) -m lab.evaluation evaluate --vmm $(VMM) --runs $(RUNS)
 
 test: deps lint
 	$(VENV)/bin/python -m pytest --no-skips
 
 test-quick: $(VENV)/ready
-	$(VENV)/bin/python -m pytest -m 'not cluster and not xen'
+	$(VENV)/bin/python -m pytest -m 'not cluster and not xen and not kvm'
 
 lint: deps $(VENV)/ready
 	$(VENV)/bin/ruff check .
@@ -74,6 +78,9 @@ lint: deps $(VENV)/ready
 	@for page in docs/man/*; do \
 		LC_ALL=C.UTF-8 man --warnings -E UTF-8 -l -Tutf8 -Z $$page 2>&1 >/dev/null | \
 			sed "s|^|$$page: |" | { ! grep .; } || exit 1; done
+
+migrations: deps $(VENV)/ready
+	VESPER_MIGRATIONS=$(MIGRATIONS) $(VENV)/bin/python -m pytest -s tests/kvm/lab/test_migration.py
 
 bench-cluster: deps
 	$(PYTHON) -m bench.cluster
@@ -91,9 +98,12 @@ install:
 		--single-version-externally-managed
 	install -m 755 vesper_monitor/bin/vesper vesper_monitor/bin/vesperd $(DESTDIR)/usr/sbin/
 	install -m 755 kvm_transport/bin/vesper-ivshmem $(DESTDIR)/usr/sbin/
-	install -D -m 755 ocf/XenVM $(DESTDIR)/usr/lib/ocf/resource.d/vesper/XenVM
+	for agent in XenVM LibvirtVM; do \
+		install -D -m 755 ocf/$$agent $(DESTDIR)/usr/lib/ocf/resource.d/vesper/$$agent; done
 	install -D -m 644 vesper_monitor/vesperd.service $(DESTDIR)/lib/systemd/system/vesperd.service
 	install -m 644 kvm_transport/vesper-ivshmem.service $(DESTDIR)/lib/systemd/system/
+	install -D -m 644 ocf/libvirt.conf \
+		$(DESTDIR)/lib/systemd/system/resource-agents-deps.target.d/vesper-libvirt.conf
 	install -D -m 644 vesper_monitor/vesperd.toml $(DESTDIR)/usr/share/doc/vesper/vesperd.toml
 	for page in $(wildcard docs/man/*.[1-8]); do \
 		install -D -m 644 $$page $(DESTDIR)/usr/share/man/man$${page##*.}/$${page##*/}; done

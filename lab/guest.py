@@ -10,10 +10,16 @@ from typing import BinaryIO
 
 from lab.host import ChannelError, Host, Result
 
-__all__ = ["ADDRESS", "Fault", "Guest"]
+__all__ = ["ADDRESS", "CHECK_PAGE", "CHECK_PAGE_RAN", "Fault", "Guest"]
 
 ADDRESS = "10.77.0.10"
 PORT = 7777
+
+#: Monitor script for the stock agents, which fetches the guest's page. Its
+#: source is beside this file.
+CHECK_PAGE = "/usr/local/bin/check-page"
+#: What that script touches when it begins.
+CHECK_PAGE_RAN = "/run/check-page.ran"
 
 
 @dataclass(frozen=True)

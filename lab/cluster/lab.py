@@ -14,6 +14,7 @@ from collections.abc import Mapping
 from contextlib import ExitStack
 from pathlib import Path
 from types import TracebackType
+from typing import Self
 
 from lab.cluster import files, layers
 from lab.cluster.node import ENVIRONMENT, ClusterError, Node, wait_until
@@ -59,7 +60,7 @@ class ClusterLab:
         self._stack = ExitStack()
         self._links = itertools.count(1)
 
-    def __enter__(self) -> ClusterLab:
+    def __enter__(self) -> Self:
         with ExitStack() as stack:
             self.directory = stack.enter_context(_directory())
             with step("cluster lab: preparing the nodes' files"):
@@ -130,8 +131,15 @@ class ClusterLab:
         :returns: the node, in its new life.
         """
         new = self._start(node.number)
+        for _ in wait_until(f"{node.name}: its own root", 10):
+            if new.run("test", "-e", "/run/lab/node-main", check=False).returncode == 0:
+                break
         self.nodes[self.nodes.index(node)] = new
         return new
+
+    def serve(self, node: Node) -> None:
+        """Start what runs in a node besides the cluster, once more."""
+        node.start_vesperd(wait=0)
 
     def _start(self, number: int) -> Node:
         name = files.node_name(number)

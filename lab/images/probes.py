@@ -32,7 +32,7 @@ class Modules:
 
     def guest(self, frontend: str) -> tuple[Path, ...]:
         """What a guest gets, in the order to load it."""
-        return (self.core, *(self.frontends[name] for name in (frontend,) if name in self.frontends))
+        return (self.core, *filter(None, [self.frontends.get(frontend)]))
 
 
 def _sources() -> list[Path]:

@@ -4,6 +4,7 @@
 from __future__ import annotations
 
 import os
+import shlex
 import signal as signals
 import socket
 import subprocess
@@ -62,7 +63,10 @@ class KvmHost(Host):
     def follow(
         self, command: str, *, timeout: float = 86400.0
     ) -> tuple[Callable[[], None], Iterator[bytes]]:
-        process = self._start(f"timeout {timeout} bash -c '{command}'", *_ENDS)
+        # foreground: in a process group of its own it would not be killed
+        process = self._start(
+            f"timeout --foreground {timeout} bash -c {shlex.quote(command)}", *_ENDS
+        )
         assert process.stdout
         read = process.stdout.fileno()
         return lambda: _kill(process), iter(lambda: os.read(read, 65536), b"")
@@ -96,6 +100,8 @@ class KvmHost(Host):
     def start_libvirtd(self) -> None:
         """Start libvirtd and wait until its socket is there."""
         self.start_daemon("/usr/sbin/libvirtd --listen", "/var/log/libvirt/out", LIBVIRTD)
+        # It asks QEMU what it can do (1.5 s) when that is first needed.
+        self.run("virsh domcapabilities >/dev/null 2>&1 &", check=True)
 
     def stop_libvirtd(self, *, signal: str = "TERM") -> None:
         """End libvirtd, if it runs, and wait until it has gone; guests go on."""
@@ -116,8 +122,8 @@ class KvmHost(Host):
     def domains(self) -> list[str]:
         """Names of the domains whose QEMU runs, by libvirt's files and not by itself."""
         said = self.run(
-            "cd /run/libvirt/qemu || exit 0; for f in *.pid; do "
-            '[ -e "$f" ] && kill -0 $(cat $f) 2>/dev/null && echo ${f%.pid}; done; true',
+            "cd /run/libvirt/qemu || exit 0; for f in *.pid; do case $f in driver.pid) ;; "
+            '*) [ -e "$f" ] && kill -0 $(cat $f) 2>/dev/null && echo ${f%.pid} ;; esac; done; true',
             check=True,
         )
         return said.output.split()

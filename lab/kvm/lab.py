@@ -24,9 +24,20 @@ from lab.progress import step
 __all__ = ["KvmLab"]
 
 
+#: QEMU's user may use it, which on a real host comes from udev.
+KVM = "mknod -m 666 /run/kvm c 10 232 && mount --bind /run/kvm /dev/kvm"
+#: One that is there for root alone, and does not work, makes libvirt ask QEMU
+#: anew for its capabilities at each use (5 s).
+NO_KVM = (
+    "[ ! -e /dev/kvm ] || { install -m 600 /dev/null /run/kvm && mount --bind /run/kvm /dev/kvm; }"
+)
+
+
 class KvmLab(ClusterLab):
     """Use as a context manager; see :class:`lab.cluster.ClusterLab` for the parameters."""
 
+    vmm = "kvm"
+    page_every = 0.1
     guests = True
 
     def __init__(
@@ -53,16 +64,27 @@ class KvmLab(ClusterLab):
 
     def _start_daemons(self) -> None:
         self.hosts = [KvmHost(node) for node in self.nodes]
-        with step("KVM lab: starting vesper-ivshmem, libvirtd and vesperd"):
-            with ThreadPoolExecutor() as all_at_once:
-                list(all_at_once.map(_start_daemons, self.hosts))
+        what = "KVM lab: starting vesper-ivshmem, libvirtd and vesperd"
+        with step(what), ThreadPoolExecutor() as all_at_once:
+            list(all_at_once.map(self._start_host, self.hosts))
+
+    def _start_host(self, host: KvmHost) -> None:
+        """In the order in which systemd does."""
+        host.run(KVM if self.kvm else NO_KVM, check=True)
+        if host.run("test -x /usr/sbin/vesper-ivshmem").rc == 0:
+            host.start_holder()
+        host.start_libvirtd()
+        host.start_vesperd()
 
     def power_on(self, node: Node) -> Node:
         new = super().power_on(node)
-        (host,) = (host for host in self.hosts if host.node is node)
-        host.node = new
-        _start_daemons(host)
+        for host in self.hosts:
+            if host.node is node:
+                host.node = new
         return new
+
+    def serve(self, node: Node) -> None:
+        self._start_host(self.host(node.name))
 
     # -- its parts ------------------------------------------------------------
 
@@ -92,14 +114,6 @@ class KvmLab(ClusterLab):
     def domain_xml(self, number: int = 1, **options: str | int) -> str:
         """See :func:`lab.kvm.files.domain_xml`."""
         return files.domain_xml(self.kvm, number, **options)  # type: ignore[arg-type]
-
-
-def _start_daemons(host: KvmHost) -> None:
-    # The order in which systemd starts them.
-    if host.run("test -x /usr/sbin/vesper-ivshmem").rc == 0:
-        host.start_holder()
-    host.start_libvirtd()
-    host.start_vesperd()
 
 
 def _boots() -> None:

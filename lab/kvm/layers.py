@@ -8,7 +8,9 @@ from pathlib import Path
 
 from lab import images
 from lab.cluster import layers
+from lab.guest import CHECK_PAGE
 from lab.images import debian, guest
+from lab.images.probes import PROJECT
 from lab.kvm import files
 
 __all__ = ["make"]
@@ -40,6 +42,10 @@ def make(directory: Path, domain: str) -> list[Path]:
     ):
         _at(lab, name).parent.mkdir(parents=True, exist_ok=True)
         _at(lab, name).write_text(text)
+    check = _at(lab, CHECK_PAGE)
+    check.parent.mkdir(parents=True)
+    shutil.copy(PROJECT / "lab" / check.name, check)
+    check.chmod(0o755)
     (lab / "var/log/libvirt").mkdir(parents=True)
     # QEMU's user, which Debian's libvirt-daemon-system makes (it wants systemd).
     for name, line in (("etc/passwd", files.QEMU_USER), ("etc/group", files.QEMU_GROUP)):

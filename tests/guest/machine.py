@@ -31,6 +31,7 @@ from vesper_monitor.transport import (
     CpuUse,
     Domain,
     DomainEvent,
+    DomainReport,
     FrontendMissing,
     LinkLost,
     TransportError,
@@ -292,15 +293,16 @@ class MachineTransport:
     async def active(self) -> list[Domain]:
         return [self.domain]
 
-    async def state(self, domain: Domain) -> DomainState:
+    async def report(self, domain: Domain) -> DomainReport:
         if self.machine.process.poll() is not None:
-            return DomainState.GONE
+            return DomainReport(DomainState.GONE)
         try:
             answer = await asyncio.to_thread(self.machine.qmp, "query-status")
         except (QmpError, OSError) as error:
             raise TransportError(str(error)) from error
         assert isinstance(answer, dict)
-        return DomainState.RUNNING if answer["status"] == "running" else DomainState.PAUSED
+        running = answer["status"] == "running"
+        return DomainReport(DomainState.RUNNING if running else DomainState.PAUSED)
 
     async def cpu_use(self, domain: Domain) -> CpuUse:
         """QEMU's threads are the CPUs: what the host's kernel says of them."""
@@ -312,7 +314,7 @@ class MachineTransport:
         if self.stopped:
             # QEMU cannot answer, and the host that stopped it is the one to ask.
             return CpuUse(DomainState.RUNNING, vcpus)
-        return CpuUse(await self.state(domain), vcpus)
+        return CpuUse((await self.report(domain)).state, vcpus)
 
     def _vcpu(self, cpu: int, thread: int) -> VcpuUse:
         stat = Path(f"/proc/{self.machine.process.pid}/task/{thread}/stat").read_text()

@@ -41,7 +41,7 @@ class Event:
     vm: str
     domid: int
     probe: str
-    event: str  #: of a RecordType ("send_signal" ..), "last_words", "hang", "lost" or "unknown"
+    event: str  #: of a RecordType ("send_signal" ..), "last_words", "hang", "domain", "lost" ..
     cpu: int
     seq: int  #: per probe and CPU; of "lost": the first that is missing
     guest_ns: int  #: guest's CLOCK_MONOTONIC; of "lost": of the next record
