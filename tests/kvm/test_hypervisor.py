@@ -200,6 +200,9 @@ def test_libvirtd_hangs_ends_and_comes_back(lab: KvmLab) -> None:
 
     host.signal_libvirtd("STOP")
     others_are_well(0)
+    with Client(guests[0].socket, timeout=60.0) as client:
+        assert "libvirtd does not answer" in client.call("status")["transports"]["kvm"]
+        assert client.call("hello")["transports"] == {"kvm": None}
     # Until the keep-alive messages end the connection (20 s), and beyond.
     end = time.monotonic() + 60
     while "connection to libvirtd has ended" not in log(host):
@@ -228,6 +231,8 @@ def test_libvirtd_hangs_ends_and_comes_back(lab: KvmLab) -> None:
         assert time.monotonic() < end, log(host)
         time.sleep(0.2)
     others_are_well(2)
+    with Client(guests[2].socket, timeout=60.0) as client:
+        assert client.call("status")["transports"] == {"kvm": None}
     guests[2].tell("p")
     assert monitors[2].result() == "dead"
     assert "its kernel has panicked" in monitors[2].answer["reason"]

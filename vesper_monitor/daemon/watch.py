@@ -20,6 +20,7 @@ from vesper_monitor.transport import (
     DomainReport,
     DomainState,
     Notice,
+    ReportsTrouble,
     Transport,
     TransportError,
 )
@@ -176,6 +177,14 @@ class Watch:
     def transports(self) -> dict[str, str | None]:
         """Why each does not work; None: it does."""
         return {slot.name: slot.error for slot in self._slots}
+
+    def troubles(self) -> dict[str, str | None]:
+        """The same, and why one works less well than it should."""
+        found = self.transports()
+        for slot in self._slots:
+            if slot.error is None and isinstance(slot.transport, ReportsTrouble):
+                found[slot.name] = slot.transport.trouble
+        return found
 
     def sessions(self) -> list[Session]:
         return [watched.session for watched in self._watched.values() if watched.session]
