@@ -28,7 +28,7 @@ from vesper_monitor.daemon import logs, sdnotify
 from vesper_monitor.daemon.api import Api
 from vesper_monitor.daemon.followers import Followers
 from vesper_monitor.daemon.server import Server
-from vesper_monitor.daemon.watch import Watch, find_transports
+from vesper_monitor.daemon.watch import NoTransport, Watch, find_transports
 from vesper_monitor.faults import domain as domains
 from vesper_monitor.faults.instances import Instances
 from vesper_monitor.faults.journal import Batch, Journal, JournalError
@@ -240,11 +240,17 @@ class Daemon:
             found = await transport.find(vm)
             if found is not None:
                 running.setdefault((found.uuid, found.domid), found)
-            else:
+            elif await self._is_nowhere(vm):
                 await self.activate(vm, None)
         for domain in running.values():
             await self.watch.watch(transport, domain, self.wanted_probes(domain))
             self.watch.look_soon(domain)  # it may be paused
+
+    async def _is_nowhere(self, vm: str) -> bool:
+        try:
+            return self.watch.settled and await self.watch.find(vm) is None
+        except NoTransport:
+            return False
 
     def _on_notice(self, domain: Domain, notice: Notice) -> None:
         self._record(domain, [domains.noticed(domain, notice)], Batch())
