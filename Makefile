@@ -10,6 +10,7 @@ VENV    := build/venv
 RUNS    ?= 5
 # Which hypervisor the demo and the evaluation are for: xen, kvm.
 VMM     ?= xen
+MIGRATIONS ?= 20
 DESTDIR ?=
 
 PYLIB   := $(DESTDIR)/usr/lib/python3/dist-packages
@@ -23,7 +24,7 @@ DEBIAN_PACKAGES := \
 	python3-libvirt python3-lxml python3-psutil python3-pyxs python3-setuptools python3-venv \
 	qemu-system-x86 qemu-utils util-linux xfsprogs xz-utils zstd
 
-.PHONY: help deps demo evaluate test test-quick lint bench-cluster modules install clean
+.PHONY: help deps demo evaluate test test-quick lint migrations bench-cluster bench-kvm modules install clean
 
 help:
 	@echo 'VESPER $(VERSION): fault events from inside virtual machines for Pacemaker'
@@ -33,6 +34,8 @@ help:
 	@echo '  make test            lint and every test'
 	@echo '  make test-quick      the tests that need no lab (seconds)'
 	@echo '  make bench-cluster   from the event to the stop, against a bare waiting monitor'
+	@echo '  make bench-kvm       the link to a guest on QEMU: round trips, records per second'
+	@echo '  make migrations      20 live migrations under Pacemaker (MIGRATIONS=20)'
 	@echo '  make lint            ruff, mypy --strict, checkpatch, man pages'
 	@echo '  make modules         guest modules for KDIR (default: the running kernel)'
 	@echo '  make install         install on a host (DESTDIR=)'
@@ -70,14 +73,20 @@ test-quick: $(VENV)/ready
 lint: deps $(VENV)/ready
 	$(VENV)/bin/ruff check .
 	$(VENV)/bin/mypy
-	$(PYTHON) -m lab.images.checkpatch $$(find probe_modules *_transport tests -name build -prune -o \
+	$(PYTHON) -m lab.images.checkpatch $$(find probe_modules *_transport tests bench -name build -prune -o \
 		-name '*.[chS]' -print)
 	@for page in docs/man/*; do \
 		LC_ALL=C.UTF-8 man --warnings -E UTF-8 -l -Tutf8 -Z $$page 2>&1 >/dev/null | \
 			sed "s|^|$$page: |" | { ! grep .; } || exit 1; done
 
+migrations: deps $(VENV)/ready
+	VESPER_MIGRATIONS=$(MIGRATIONS) $(VENV)/bin/python -m pytest -s tests/kvm/lab/test_migration.py
+
 bench-cluster: deps
 	$(PYTHON) -m bench.cluster
+
+bench-kvm: deps
+	$(PYTHON) -m bench.kvm
 
 modules:
 	$(MAKE) -C probe_modules

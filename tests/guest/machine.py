@@ -103,6 +103,7 @@ def machine(
     *,
     cpus: int = 2,
     max_cpus: int | None = None,
+    cpu: str = "max",
     cmdline: str = "",
     frontend: str = "vsp_ram",
     qemu: Sequence[str] = (),
@@ -111,6 +112,7 @@ def machine(
 
     :param files: modules and programs, as of the fixture ``test_guest``.
     :param max_cpus: with those that can be plugged in later.
+    :param cpu: QEMU's model.
     :param frontend: name of its module.
     :param qemu: more of QEMU's arguments.
     """
@@ -130,7 +132,7 @@ def machine(
         (directory / file).write_bytes(b"")
     # The vCPUs' threads are their own: their CPU time tells what they do.
     process = subprocess.Popen(
-        ["qemu-system-x86_64", "-accel", "tcg,thread=multi", "-cpu", "max",
+        ["qemu-system-x86_64", "-accel", "tcg,thread=multi", "-cpu", cpu,
          "-M", "q35,memory-backend=ram", "-m", str(RAM >> 20),
          "-smp", f"{cpus},maxcpus={max_cpus or cpus}",
          "-object", f"memory-backend-file,id=ram,size={RAM},mem-path={name},share=on",

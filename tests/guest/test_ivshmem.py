@@ -17,6 +17,7 @@ from vesper_monitor.guest import abi
 from vesper_monitor.guest.life import LifeReader
 from vesper_monitor.guest.lifecycle import SessionState
 
+CMDLINE = "panic=0 suspend.pm_test_delay=1"
 CPU1 = "/sys/devices/system/cpu/cpu1/online"
 CPU2 = "/sys/devices/system/cpu/cpu2/online"
 
@@ -84,6 +85,9 @@ async def garbage(guest: KvmMachine) -> None:
         os.eventfd_write(attachment.to_guest, 1)
         guest.machine.tell(f"sh -c 'kill -USR1 $$'; echo 0 >{CPU1}; echo 1 >{CPU1}")
     await said(guest, "scribbled")
+    # The host begins anew, and then all is as before.
+    os.pwrite(attachment.memory, bytes(4), abi.offset(abi.ShmHead, "wanted"))
+    os.eventfd_write(attachment.to_guest, 1)
     attachment.close()
 
 
@@ -137,21 +141,26 @@ def test_the_device_goes_and_comes(test_guest: Any, tmp_path: Path) -> None:
             await seen.see(lambda: seen.of("send_signal", signal="SIGUSR2"), "kept meanwhile")
 
             seen.states.clear()
-            guest.machine.tell("echo deep >/sys/power/mem_sleep; echo mem >/sys/power/state")
+            # All but the sleep itself (Documentation/power/basic-pm-debugging.rst): a
+            # kernel that QEMU was given directly is not found again by its firmware.
+            guest.machine.tell("echo processors >/sys/power/pm_test; echo mem >/sys/power/state")
             await seen.see(lambda: SessionState.WAITING in seen.states, "suspended")
-            await until(lambda: guest.run_state() == "suspended", "S3", SLOW)
-            guest.qmp.command("system_wakeup")
             await seen.see(lambda: seen.session.state is SessionState.ACTIVE, "resumed")
             guest.machine.tell("sh -c 'kill -HUP $$'")
             await seen.see(lambda: seen.of("send_signal", signal="SIGHUP"), "after the resume")
             assert [e.fields["signal"] for e in seen.events] == ["SIGUSR1", "SIGUSR2", "SIGHUP"]
             assert not complaints(guest)
-            await garbage(guest)
-            assert not complaints(guest)
 
+        await garbage(guest)
         async with watch(guest) as seen:
+            await seen.collecting("send_signal")
+            await seen.session.unload("send_signal")  # its buffers are full of it
+            await seen.collecting("send_signal")
+            guest.machine.tell("sh -c 'kill -HUP $$'")
+            await seen.see(lambda: seen.of("send_signal", signal="SIGHUP"), "after the garbage")
+            assert not complaints(guest)
             guest.machine.tell("echo c >/proc/sysrq-trigger")
             await seen.see(lambda: seen.of("last_words", kind="panic"), "last words")
 
-    with kvm_machine(test_guest.kernel, test_guest.files, tmp_path, cmdline="panic=0") as guest:
+    with kvm_machine(test_guest.kernel, test_guest.files, tmp_path, cmdline=CMDLINE) as guest:
         asyncio.run(body(guest))

@@ -64,6 +64,15 @@ def test_a_domain_that_is_defined_is_undefined(host: Host) -> None:
     assert host.listed() == ["vm1 1 1"]
 
 
+def test_one_that_stays_defined_is_started_all_the_same(host: Host) -> None:
+    host.domains("vm1 5 0")
+    host.be("snapshots")
+    result = host.call("start")
+    assert result.code == SUCCESS
+    assert "stays defined" in result.stderr
+    assert host.running() == ["vm1"]
+
+
 def test_a_file_that_libvirt_removes_with_it_is_put_back(host: Host) -> None:
     host.domains("vm1 5 0")
     (host.fake / "managed").write_text(str(host.config))
