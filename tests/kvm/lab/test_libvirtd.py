@@ -19,7 +19,7 @@ AWAY = 15
 
 _PRIMITIVE = (
     "primitive {vm} ocf:vesper:LibvirtVM params config=/etc/lab/{vm}.xml "
-    "op start timeout=180s interval=0 op stop timeout=60s interval=0 "
+    "op start timeout=180s interval=0 op stop timeout=30s interval=0 "
     f"op monitor interval=1s timeout={MONITOR}s meta migration-threshold=1\n"
 )
 #: Keeps libvirtd busy until it is killed.
