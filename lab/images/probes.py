@@ -32,7 +32,7 @@ class Modules:
 
     def guest(self, frontend: str) -> tuple[Path, ...]:
         """What a guest gets, in the order to load it."""
-        return (self.core, *filter(None, [self.frontends.get(frontend)]))
+        return (self.core, self.frontends[frontend])
 
 
 def _sources() -> list[Path]:
@@ -77,7 +77,7 @@ def modules(kernel: Kernel) -> Modules:
     return Modules(
         release=kernel.release,
         core=found.pop("vesper"),
-        frontends={name: found.pop(name) for name in FRONTENDS if name in found},
+        frontends={name: found.pop(name) for name in FRONTENDS},
         probes=tuple(found.values()),
     )
 
