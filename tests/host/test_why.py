@@ -46,8 +46,8 @@ def test_a_story_in_order() -> None:
         ("vesperd", "fault 7: httpd[97] killed"),
         ("vesperd", "told Pacemaker"),
         ("node1", "monitor: error (httpd[97] killed)"),  # known to the second
-        ("node1", "stop: ok, took 1.5 s"),
         ("vesperd", "fault ended by stop"),
+        ("node1", "stop: ok, took 1.5 s"),  # from 1001 on
         ("node2", "start: ok, took 6.0 s"),
         ("node2", "monitor: ok, degraded"),
     ]

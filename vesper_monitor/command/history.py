@@ -39,7 +39,9 @@ class HistoryError(Exception):
 class Operation:
     """One operation that has ended."""
 
-    at: float  #: s, CLOCK_REALTIME (whole seconds), of its end or of its last other result
+    #: s, CLOCK_REALTIME, of its end (of a recurring one: of its last other
+    #: result); known to a second, which it is past by less than one
+    at: float
     node: str
     name: str  #: start, stop, monitor ...
     rc: int
@@ -95,15 +97,18 @@ def _operation(state: ElementTree.Element, entry: ElementTree.Element) -> Operat
     try:
         if entry.get("op-status") == "-1":  # pending
             return None
-        interval = int(entry.get("interval", "0"))
+        recurring = int(entry.get("interval", "0")) > 0
+        seconds = int(entry.get("exec-time", "0")) / 1000
+        # Pacemaker 2.1 notes when one that runs once has begun.
+        begin = float(entry.attrib["last-rc-change"])
         return Operation(
-            at=float(entry.attrib["last-rc-change"]),
+            at=begin if recurring else begin + seconds,
             node=state.get("uname", "?"),
             name=entry.attrib["operation"],
             rc=int(entry.attrib["rc-code"]),
-            seconds=int(entry.get("exec-time", "0")) / 1000,
+            seconds=seconds,
             reason=entry.get("exit-reason", ""),
-            recurring=interval > 0,
+            recurring=recurring,
         )
     except (KeyError, ValueError):
         return None
