@@ -87,8 +87,10 @@ def parse(text: str, resource: str) -> list[Operation]:
         for history in state.iter("lrm_resource"):
             if history.get("id") == resource:
                 found |= {_operation(state, entry) for entry in history.iter("lrm_rsc_op")}
+    # In the same moment a monitor comes after the start before it.
     return sorted(
-        (operation for operation in found if operation is not None), key=lambda one: one.at
+        (operation for operation in found if operation is not None),
+        key=lambda one: (one.at, one.recurring),
     )
 
 
