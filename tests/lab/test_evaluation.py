@@ -79,7 +79,7 @@ def test_lines_that_mean_something(text: str, what: What, host: str) -> None:
     "text",
     [
         "Result of monitor operation for vm1 on host-b: ok",
-        "Result of monitor operation for vm1 on host-b: degraded (no vesperd)",
+        "Result of monitor operation for vm1 on host-b: OCF_DEGRADED (no vesperd)",
         "Result of monitor operation for vm1 on host-b: Cancelled",
         "Result of start operation for vm1 on host-b: error",
         "Result of monitor operation for vm12 on host-b: error",
