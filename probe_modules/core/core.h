@@ -42,6 +42,8 @@ struct vsp_transport *vsp_transport_locked(void);
 
 /* Tell the host to look, if there is one.  In any context. */
 void vsp_notify(void);
+/* The same for new records: not if the host has yet to look for the last. */
+void vsp_ring(void);
 
 /* ---------------------------------------------------------- region.c */
 
@@ -156,10 +158,5 @@ void vsp_export_exit(void);
 int vsp_export_connect(void);
 void vsp_export_disconnect(void);
 struct vsp_region vsp_export_table(void);
-
-/* Under rcu_read_lock(). */
-struct vsp_export *vsp_export_find(const struct rchan *rchan);
-/* Write the buffer's position into the index page.  Interrupts off. */
-void vsp_export_publish(struct vsp_export *export, struct rchan_buf *buf);
 
 #endif /* VESPER_CORE_H */

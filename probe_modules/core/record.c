@@ -12,7 +12,8 @@
 
 #include "core.h"
 
-struct vsp_export *vsp_export_find(const struct rchan *rchan)
+/* Under rcu_read_lock(). */
+static struct vsp_export *find_export(const struct rchan *rchan)
 {
 	unsigned int slot;
 
@@ -25,41 +26,48 @@ struct vsp_export *vsp_export_find(const struct rchan *rchan)
 	return NULL;
 }
 
-void vsp_export_publish(struct vsp_export *export, struct rchan_buf *buf)
+/* Into the index page.  Interrupts off: one's record in between would move pos back. */
+static void publish_position(const struct vsp_export *export, const struct rchan_buf *buf)
 {
-	struct vsp_index *index;
 	size_t offset = buf->offset;
-	unsigned int i;
 
 	if (buf->cpu >= nr_cpu_ids)
 		return;
 	/* A full buffer in no-overwrite mode: subbuf_size + 1. */
 	if (offset > export->subbuf_size)
 		offset = 0;
-
-	index = &export->index[buf->cpu];
-	for (i = 0; i < export->n_subbufs; i++)
-		WRITE_ONCE(index->pad[i], buf->padding[i]);
 	smp_wmb();	/* record and padding before the position */
-	WRITE_ONCE(index->pos, (u64)buf->subbufs_produced * export->subbuf_size + offset);
+	WRITE_ONCE(export->index[buf->cpu].pos,
+		   (u64)buf->subbufs_produced * export->subbuf_size + offset);
 	smp_wmb();	/* the position before what overwrites the oldest records */
+}
+
+/* Relay writes it only when it leaves a sub-buffer. */
+static void publish_padding(const struct vsp_export *export, const struct rchan_buf *buf)
+{
+	unsigned int i;
+
+	if (buf->cpu >= nr_cpu_ids)
+		return;
+	for (i = 0; i < export->n_subbufs; i++)
+		WRITE_ONCE(export->index[buf->cpu].pad[i], buf->padding[i]);
 }
 
 void vsp_update_host_index(struct rchan_buf *buf)
 {
-	struct vsp_export *export;
+	const struct vsp_export *export;
 	unsigned long flags;
 
 	if (!buf)
 		return;
 	rcu_read_lock();
-	export = vsp_export_find(buf->chan);
+	export = find_export(buf->chan);
 	if (export) {
-		/* An interrupt's record in between would move pos back. */
 		local_irq_save(flags);
-		vsp_export_publish(export, buf);
+		publish_padding(export, buf);
+		publish_position(export, buf);
 		local_irq_restore(flags);
-		vsp_notify();
+		vsp_ring();
 	}
 	rcu_read_unlock();
 }
@@ -73,7 +81,7 @@ void vsp_record_write(struct rchan *rchan, struct vsp_record *rec)
 
 	rcu_read_lock();
 	local_irq_save(flags);
-	export = vsp_export_find(rchan);
+	export = find_export(rchan);
 	if (!export)
 		goto out;
 	rec->cpu = smp_processor_id();
@@ -84,8 +92,12 @@ void vsp_record_write(struct rchan *rchan, struct vsp_record *rec)
 	buf = *this_cpu_ptr(rchan->buf);
 	if (!buf)
 		goto out;
-	relay_write(rchan, rec, rec->len);
-	vsp_update_host_index(buf);
+	__relay_write(rchan, rec, rec->len);
+	/* With callbacks of the probe's own, nobody else does. */
+	if (rchan->cb != &vsp_relay_callbacks)
+		publish_padding(export, buf);
+	publish_position(export, buf);
+	vsp_ring();
 out:
 	local_irq_restore(flags);
 	rcu_read_unlock();
@@ -102,14 +114,16 @@ EXPORT_SYMBOL_GPL(vsp_record_write);
 static int subbuf_start(struct rchan_buf *buf, void *subbuf, void *prev_subbuf,
 			size_t prev_padding)
 {
-	struct vsp_export *export;
+	const struct vsp_export *export;
 
 	if (!prev_subbuf)
 		return 1;
 	rcu_read_lock();
-	export = vsp_export_find(buf->chan);
-	if (export)
-		vsp_export_publish(export, buf);
+	export = find_export(buf->chan);
+	if (export) {
+		publish_padding(export, buf);
+		publish_position(export, buf);
+	}
 	rcu_read_unlock();
 	return 1;
 }
