@@ -32,7 +32,7 @@ from pathlib import Path
 
 from bench.watched import HANG_TIMEOUT, Watched, watched
 from lab import images
-from lab.progress import note, step
+from lab.progress import note
 from tests.guest.build import build
 from tests.guest.machine import Machine, machine, restored
 from vesper_monitor.guest.decode import Event
@@ -290,8 +290,7 @@ def main() -> int:
     kernel = images.kernel()
     with tempfile.TemporaryDirectory(prefix="vesper-liveness-") as name:
         directory = Path(name)
-        with step("building the modules"):
-            files = build(kernel, directory)
+        files = build(kernel)
         with (
             _saved(kernel, files, directory / "1", 1) as one,
             _saved(kernel, files, directory / "2", 2) as two,

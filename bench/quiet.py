@@ -24,7 +24,7 @@ from bench.watched import HANG_TIMEOUT, watched
 from lab import images
 from lab.images import store
 from lab.images.workbench import workbench
-from lab.progress import note, step
+from lab.progress import note
 from tests.guest.build import build
 from tests.guest.machine import Machine, machine
 from vesper_monitor.faults.rules import judge
@@ -128,8 +128,7 @@ def _say(report: Report, probes: dict[str, object], done: dict[str, int], second
 
 def _run(minutes: float, directory: Path) -> bool:
     kernel = images.kernel()
-    with step("building the modules"):
-        files = build(kernel, directory)
+    files = build(kernel)
     probes = directory / "images" / kernel.release
     probes.mkdir(parents=True)
     for path in files:

@@ -138,9 +138,9 @@ class TestGuest:
 
 
 @pytest.fixture(scope="session")
-def test_guest(tmp_path_factory: pytest.TempPathFactory) -> TestGuest:
+def test_guest() -> TestGuest:
     kernel = images.kernel()
-    return TestGuest(kernel, build(kernel, tmp_path_factory.mktemp("guest_modules")))
+    return TestGuest(kernel, build(kernel))
 
 
 @pytest.fixture
