@@ -16,6 +16,7 @@ from __future__ import annotations
 
 import argparse
 import asyncio
+import contextlib
 import itertools
 import os
 import random
@@ -176,47 +177,44 @@ async def _save(told: Watched) -> None:
     path.unlink()
 
 
-async def _overcommit(told: Watched) -> None:
-    """On one host CPU with nine busy processes for each of the guest's CPUs, which are busy too."""
-    threads = _threads(told.guest)
-    cpu = random.choice(sorted(os.sched_getaffinity(0)))
+@contextmanager
+def _busy(count: int, cpus: set[int]) -> Iterator[None]:
+    """So many busy processes on those CPUs of the host."""
     hogs = [
-        subprocess.Popen(["taskset", "-c", str(cpu), "sh", "-c", "while :; do :; done"])
-        for _ in range((OVERCOMMIT - 1) * 2)
+        subprocess.Popen(
+            ["taskset", "-c", ",".join(map(str, cpus)), "sh", "-c", "while :; do :; done"]
+        )
+        for _ in range(count)
     ]
-    everywhere = os.sched_getaffinity(0)
     try:
-        told.guest.tell(FULL_LOAD)
-        for thread in threads:
-            os.sched_setaffinity(thread, {cpu})
-        await asyncio.sleep(2 * ROUND)
+        yield
     finally:
         for hog in hogs:
             hog.kill()
             hog.wait()
-        for thread in threads:
-            os.sched_setaffinity(thread, everywhere)
-        told.guest.tell(NO_LOAD)
+
+
+async def _overcommit(told: Watched) -> None:
+    """All on one host CPU, with nine busy processes for each of the guest's CPUs, busy too."""
+    everywhere = os.sched_getaffinity(0)
+    cpu = random.choice(sorted(everywhere))
+    with _busy((OVERCOMMIT - 1) * 2, {cpu}):
+        _pin(told.guest, {cpu})
+        told.guest.tell(FULL_LOAD)
+        await asyncio.sleep(2 * ROUND)
+    _pin(told.guest, everywhere)
+    told.guest.tell(NO_LOAD)
 
 
 async def _idle_class(told: Watched) -> None:
-    """Runs only when nobody else wants to, on a host CPU that is wanted all the time."""
-    threads = _threads(told.guest)
-    policies = {thread: os.sched_getscheduler(thread) for thread in threads}
-    hogs = [subprocess.Popen(["sh", "-c", "while :; do :; done"])
-            for _ in os.sched_getaffinity(0)]  # fmt: skip
-    try:
-        for thread in threads:
-            os.sched_setscheduler(thread, os.SCHED_IDLE, os.sched_param(0))
+    """Runs only when nobody else wants to, on a host whose CPUs are wanted all the time."""
+    cpus = os.sched_getaffinity(0)
+    with _busy(len(cpus), cpus):
+        _schedule(told.guest, os.SCHED_IDLE)
         told.guest.tell(FULL_LOAD)
         await asyncio.sleep(2 * ROUND)
-    finally:
-        for hog in hogs:
-            hog.kill()
-            hog.wait()
-        for thread, policy in policies.items():
-            os.sched_setscheduler(thread, policy, os.sched_param(0))
-        told.guest.tell(NO_LOAD)
+    _schedule(told.guest, os.sched_getscheduler(0))
+    told.guest.tell(NO_LOAD)
 
 
 async def _load(told: Watched) -> None:
@@ -226,6 +224,18 @@ async def _load(told: Watched) -> None:
     told.guest.tell(HOG.format(950000))
     await asyncio.sleep(ROUND)
     told.guest.tell("killall vsp_host; " + NO_LOAD)
+
+
+def _pin(guest: Machine, cpus: set[int]) -> None:
+    for thread in _threads(guest):
+        with contextlib.suppress(ProcessLookupError):  # QEMU's workers come and go
+            os.sched_setaffinity(thread, cpus)
+
+
+def _schedule(guest: Machine, policy: int) -> None:
+    for thread in _threads(guest):
+        with contextlib.suppress(ProcessLookupError):
+            os.sched_setscheduler(thread, policy, os.sched_param(0))
 
 
 def _threads(guest: Machine) -> list[int]:
@@ -246,33 +256,35 @@ async def _calm(saved: dict[int, Saved], rounds: int, guests: int) -> bool:
     kinds = iter(list(itertools.islice(itertools.cycle(CALM), rounds)))
     done: Counter[str] = Counter()
     alarms: Counter[str] = Counter()
-    doubts: Counter[str] = Counter()
+    asked: Counter[str] = Counter()
 
     async def worker(number: int) -> None:
         events: list[Event] = []
-        async with saved[1 + number % 2].guest() as guest:
-            async with watched(guest, events.extend) as told:
-                for kind in kinds:
-                    signs = told.signs()
-                    questions = told.transport.questions
-                    await CALM[kind](told)
-                    await _alive(told, signs)
-                    done[kind] += 1
-                    doubts[kind] += told.transport.questions - questions
-                    for event in events:
-                        alarms[kind] += event.event == "hang"
-                        note(f"{kind}: {event.event}: {event.text} {event.fields}")
-                    events.clear()
-                    if sum(done.values()) % 20 == 0:
-                        note(f"{sum(done.values())} rounds, {sum(alarms.values())} false alarms")
+        async with (
+            saved[1 + number % 2].guest() as guest,
+            watched(guest, events.extend) as told,
+        ):
+            for kind in kinds:
+                signs = told.signs()
+                questions = told.transport.questions
+                await CALM[kind](told)
+                await _alive(told, signs)
+                done[kind] += 1
+                asked[kind] += told.transport.questions - questions
+                for event in events:
+                    alarms[kind] += event.event == "hang"
+                    note(f"{kind}: {event.event}: {event.text} {event.fields}")
+                events.clear()
+                if done.total() % 20 == 0:
+                    note(f"{done.total()} rounds, {alarms.total()} false alarms")
 
     await asyncio.gather(*(worker(number) for number in range(guests)))
-    print(f"no hangs: {sum(done.values())} rounds in {guests} guests at once, of 1 and 2 CPUs, on "
+    print(f"no hangs: {done.total()} rounds in {guests} guests at once, of 1 and 2 CPUs, on "
           f"{len(os.sched_getaffinity(0))} host CPUs")  # fmt: skip
     for kind in CALM:
-        print(f"  {kind:28} {done[kind]:4} rounds, hypervisor asked {doubts[kind]:5} times, "
+        print(f"  {kind:28} {done[kind]:4} rounds, hypervisor asked {asked[kind]:5} times, "
               f"false alarms {alarms[kind]}")  # fmt: skip
-    print(f"false alarms: {sum(alarms.values())}", flush=True)
+    print(f"false alarms: {alarms.total()}", flush=True)
     return not alarms.total()
 
 

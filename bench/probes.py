@@ -22,8 +22,9 @@ import statistics
 import sys
 import tempfile
 import time
-from collections.abc import Mapping
+from collections.abc import Awaitable, Callable, Mapping
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 
 from bench.points import POINTS, Point
@@ -194,10 +195,10 @@ async def _measure(guest: Machine, store: ImageStore, rounds: int, only: set[str
         for number in range(rounds):
             for point in points:
                 cost = costs.setdefault(point, Cost([], [], []))
-                ways = [
-                    (cost.vesper, lambda p=point: _vesper(told, shell, p)),
-                    (cost.ftrace, lambda p=point: _ftrace(shell, p, offsets)),
-                    (cost.bpftrace, lambda p=point: _bpftrace(shell, p, offsets)),
+                ways: list[tuple[list[float], Callable[[], Awaitable[float]]]] = [
+                    (cost.vesper, partial(_vesper, told, shell, point)),
+                    (cost.ftrace, partial(_ftrace, shell, point, offsets)),
+                    (cost.bpftrace, partial(_bpftrace, shell, point, offsets)),
                 ]
                 random.shuffle(ways)
                 for values, measure in ways:

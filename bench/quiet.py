@@ -18,6 +18,7 @@ import sys
 import tempfile
 import time
 from collections import Counter
+from collections.abc import Mapping
 from pathlib import Path
 
 from bench.watched import HANG_TIMEOUT, watched
@@ -30,7 +31,7 @@ from tests.guest.machine import Machine, machine
 from vesper_monitor.faults.rules import judge
 from vesper_monitor.guest.decode import Event
 from vesper_monitor.guest.images import ImageStore
-from vesper_monitor.guest.session import ProbeState
+from vesper_monitor.guest.session import ProbeState, ProbeStatus
 from vesper_monitor.probes import PROBES
 
 __all__ = ["main"]
@@ -72,7 +73,7 @@ class Report:
 
 def _done(guest: Machine) -> dict[str, int]:
     """Rounds of each kind of load."""
-    done = {load: 0 for load in LOADS}
+    done = dict.fromkeys(LOADS, 0)
     for line in guest.console.splitlines():
         words = line.split()
         if len(words) == 3 and words[0] == "done" and words[1] in done:
@@ -82,10 +83,11 @@ def _done(guest: Machine) -> dict[str, int]:
     return done
 
 
-async def _watch(guest: Machine, probes: ImageStore, seconds: float) -> tuple[Report, bool]:
+async def _watch(guest: Machine, probes: ImageStore, seconds: float) -> bool:
+    """:returns: whether all is well."""
     report = Report()
     async with watched(guest, report.add, images=probes) as told:
-        await told.session.set_probes({name: "" for name in PROBES})
+        await told.session.set_probes(dict.fromkeys(PROBES, ""))
         end = time.monotonic() + LOADED
         while any(
             status.state is not ProbeState.COLLECTING for status in told.session.probes.values()
@@ -102,25 +104,27 @@ async def _watch(guest: Machine, probes: ImageStore, seconds: float) -> tuple[Re
             done = _done(guest)
             if now >= next_note:
                 next_note += 60
-                note(f"{(now - start) / 60:.0f} min: {sum(report.events.values())} events, "
+                note(f"{(now - start) / 60:.0f} min: {report.events.total()} events, "
                      f"{len(report.faults)} faults; rounds of load: {done}")  # fmt: skip
-        return report, _say(report, told.session.probes, _done(guest), seconds)
+        return _say(report, told.session.probes, _done(guest), seconds)
 
 
-def _say(report: Report, probes: dict[str, object], done: dict[str, int], seconds: float) -> bool:
+def _say(
+    report: Report, probes: Mapping[str, ProbeStatus], done: Mapping[str, int], seconds: float
+) -> bool:
     """The result. :returns: whether it is as wanted."""
-    lost = {name: getattr(status, "lost", 0) for name, status in probes.items()}
-    total = sum(report.events.values())
+    lost = sum(status.lost for status in probes.values())
+    total = report.events.total()
+    kinds = ", ".join(f"{name} {count}" for name, count in report.events.most_common())
     print(f"{seconds / 60:.0f} minutes, hang_timeout {HANG_TIMEOUT:.0f} s, probes: "
           f"{', '.join(probes)}")  # fmt: skip
     print("rounds of load: " + ", ".join(f"{name} {count}" for name, count in done.items()))
-    print(f"events: {total} ({total / seconds:.2f} a second): "
-          + ", ".join(f"{name} {count}" for name, count in report.events.most_common()))  # fmt: skip
-    print(f"records lost: {sum(lost.values())}")
+    print(f"events: {total} ({total / seconds:.2f} a second): {kinds}")
+    print(f"records lost: {lost}")
     print(f"faults: {len(report.faults)}" + "".join(f"\n  {text}" for text in report.faults))
     return (
         not report.faults
-        and not any(lost.values())
+        and not lost
         and all(done.values())
         and total / seconds <= MAX_RATE
     )
@@ -146,12 +150,10 @@ def _run(minutes: float, directory: Path) -> bool:
     ) as guest:  # fmt: skip
         note("the guest is up")
         try:
-            _report, good = asyncio.run(_watch(guest, ImageStore(directory / "images"),
-                                               minutes * 60))  # fmt: skip
-        except BaseException:
+            return asyncio.run(_watch(guest, ImageStore(directory / "images"), minutes * 60))
+        except RuntimeError:
             print(guest.console[-5000:], file=sys.stderr)
             raise
-        return good
 
 
 def main() -> int:

@@ -36,7 +36,7 @@ def _tree() -> Path:
     mirror = os.environ.get("VESPER_LAB_MIRROR", "")
 
     def make(directory: Path) -> None:
-        command = [
+        command: list[str | Path] = [
             "mmdebstrap",
             "--mode=root",
             "--variant=minbase",

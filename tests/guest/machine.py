@@ -10,7 +10,6 @@ gone. What Xen has and this has not: grants, and a notification to the guest.
 from __future__ import annotations
 
 import asyncio
-import contextlib
 import ctypes
 import mmap
 import os

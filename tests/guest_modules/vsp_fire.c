@@ -94,6 +94,7 @@ static int skip(struct kprobe *kp, struct pt_regs *regs)
 	regs->ip = (unsigned long)nothing;
 	return 1;
 }
+
 NOKPROBE_SYMBOL(skip);
 
 static struct kprobe skipped[] = {
@@ -104,19 +105,15 @@ static struct kprobe skipped[] = {
 	{ .symbol_name = "__btrfs_handle_fs_error", .pre_handler = skip },
 };
 
-static function find_function(const char *name)
+static function find_skipped(const char *name)
 {
-	struct kprobe kprobe = { .symbol_name = name };
 	unsigned int i;
 
 	for (i = 0; i < ARRAY_SIZE(skipped); i++) {
 		if (!strcmp(skipped[i].symbol_name, name))
 			return (function)skipped[i].addr;
 	}
-	if (register_kprobe(&kprobe))
-		return NULL;
-	unregister_kprobe(&kprobe);
-	return (function)kprobe.addr;
+	return NULL;
 }
 
 static void call(function f, unsigned long a, unsigned long b, unsigned long c, unsigned long d,
@@ -161,20 +158,31 @@ static int pass(const char *name, unsigned long a, unsigned long b, unsigned lon
 
 /* ----------------------------------------------------- real senders */
 
-static int send_signals(unsigned int count)
+static int (*send)(int sig, struct kernel_siginfo *info, struct task_struct *task,
+		   enum pid_type type);
+
+/* do_send_sig_info() is not exported. */
+static int find_send(void)
 {
-	int (*send)(int sig, struct kernel_siginfo *info, struct task_struct *task,
-		    enum pid_type type) = (void *)find_function("do_send_sig_info");
+	struct kprobe kprobe = { .symbol_name = "do_send_sig_info" };
+	int err = register_kprobe(&kprobe);
+
+	if (err)
+		return err;
+	send = (void *)kprobe.addr;
+	unregister_kprobe(&kprobe);
+	return 0;
+}
+
+static void send_signals(unsigned int count)
+{
 	struct kernel_siginfo info;
 
-	if (!send)
-		return -ENOENT;
 	clear_siginfo(&info);
 	info.si_signo = SIGUSR1;
 	info.si_code = SI_USER;
 	while (count--)
 		send(SIGUSR1, &info, current, PIDTYPE_TGID);
-	return 0;
 }
 
 static int change_link(unsigned int count)
@@ -206,8 +214,10 @@ static int fire(const char *point, unsigned int count)
 	function f;
 
 	the_oom.chosen = current;
-	if (!strcmp(point, "send_signal"))
-		return send_signals(count);
+	if (!strcmp(point, "send_signal")) {
+		send_signals(count);
+		return 0;
+	}
 	if (!strcmp(point, "net_link"))
 		return change_link(count);
 	if (!strcmp(point, "sched_process_hang"))
@@ -216,7 +226,7 @@ static int fire(const char *point, unsigned int count)
 		return pass(point, (unsigned long)the_request, (__force u8)BLK_STS_IOERR, 4096,
 			    count);
 
-	f = find_function(point);
+	f = find_skipped(point);
 	if (!f)
 		return -ENOENT;
 	if (!strcmp(point, "oom_kill_process"))
@@ -315,6 +325,9 @@ static int __init fire_init(void)
 	unsigned int i;
 	int err;
 
+	err = find_send();
+	if (err)
+		return err;
 	err = make_arguments();
 	if (err)
 		return err;
