@@ -170,7 +170,9 @@ async def _bpftrace(shell: Shell, point: Point, offsets: Mapping[str, int]) -> f
         if int(hits) < BURST:
             raise RuntimeError(f"{point.name}: bpftrace has printed {hits} lines")
     finally:
-        await shell.run("killall -INT bpftrace; wait")
+        await shell.run("killall -INT bpftrace; for i in $(seq 100); do "
+                        "pidof bpftrace >/dev/null || break; sleep 0.1; done; "
+                        "killall -KILL bpftrace 2>/dev/null; true")  # fmt: skip
     return cost
 
 

@@ -42,8 +42,6 @@ struct vsp_transport *vsp_transport_locked(void);
 
 /* Tell the host to look, if there is one.  In any context. */
 void vsp_notify(void);
-/* The same for new records: not if the host has yet to look for the last. */
-void vsp_ring(void);
 
 /* ---------------------------------------------------------- region.c */
 

@@ -2,6 +2,10 @@
 /*
  * The probes' hot path: from a kprobe handler, with any lock held, interrupts
  * off, possibly in NMI context (a kprobe by breakpoint).  No lock is taken.
+ *
+ * RCU: synchronize_rcu() waits for sections with interrupts off, too (Linux
+ * 5.0 and later), so those need no rcu_read_lock(), which is a call of its own
+ * where the kernel is preemptible.
  */
 
 #include <linux/irqflags.h>
@@ -12,13 +16,13 @@
 
 #include "core.h"
 
-/* Under rcu_read_lock(). */
+/* Interrupts off. */
 static struct vsp_export *find_export(const struct rchan *rchan)
 {
 	unsigned int slot;
 
 	for (slot = 0; slot < VSP_MAX_CHANNELS; slot++) {
-		struct vsp_export *export = rcu_dereference(vsp_exports[slot]);
+		struct vsp_export *export = rcu_dereference_sched(vsp_exports[slot]);
 
 		if (export && export->rchan == rchan)
 			return export;
@@ -53,6 +57,30 @@ static void publish_padding(const struct vsp_export *export, const struct rchan_
 		WRITE_ONCE(export->index[buf->cpu].pad[i], buf->padding[i]);
 }
 
+/*
+ * Tell the host of new records, unless it has yet to look for the last.
+ * Interrupts off.
+ */
+static inline void ring(void)
+{
+	struct vsp_transport *transport = rcu_dereference_sched(vsp_transport);
+	u32 *bell;
+
+	if (!transport)
+		return;
+	bell = &transport->cchan->bell;
+	smp_mb();	/* the position before the bell; the host: the opposite */
+	switch (READ_ONCE(*bell)) {
+	case VSP_BELL_RUNG:
+		return;
+	case VSP_BELL_ARMED:
+		/* One of those who find it armed. */
+		if (cmpxchg(bell, VSP_BELL_ARMED, VSP_BELL_RUNG) != VSP_BELL_ARMED)
+			return;
+	}
+	transport->ops->notify(transport);
+}
+
 void vsp_update_host_index(struct rchan_buf *buf)
 {
 	const struct vsp_export *export;
@@ -60,16 +88,14 @@ void vsp_update_host_index(struct rchan_buf *buf)
 
 	if (!buf)
 		return;
-	rcu_read_lock();
+	local_irq_save(flags);
 	export = find_export(buf->chan);
 	if (export) {
-		local_irq_save(flags);
 		publish_padding(export, buf);
 		publish_position(export, buf);
-		local_irq_restore(flags);
-		vsp_ring();
+		ring();
 	}
-	rcu_read_unlock();
+	local_irq_restore(flags);
 }
 EXPORT_SYMBOL_GPL(vsp_update_host_index);
 
@@ -90,7 +116,6 @@ void vsp_record_write(struct rchan *rchan, struct vsp_record *rec)
 	unsigned long flags;
 	u64 *place;
 
-	rcu_read_lock();
 	local_irq_save(flags);
 	export = find_export(rchan);
 	if (!export)
@@ -110,10 +135,9 @@ void vsp_record_write(struct rchan *rchan, struct vsp_record *rec)
 	if (rchan->cb != &vsp_relay_callbacks)
 		publish_padding(export, buf);
 	publish_position(export, buf);
-	vsp_ring();
+	ring();
 out:
 	local_irq_restore(flags);
-	rcu_read_unlock();
 }
 EXPORT_SYMBOL_GPL(vsp_record_write);
 
@@ -128,16 +152,17 @@ static int subbuf_start(struct rchan_buf *buf, void *subbuf, void *prev_subbuf,
 			size_t prev_padding)
 {
 	const struct vsp_export *export;
+	unsigned long flags;
 
 	if (!prev_subbuf)
 		return 1;
-	rcu_read_lock();
+	local_irq_save(flags);
 	export = find_export(buf->chan);
 	if (export) {
 		publish_padding(export, buf);
 		publish_position(export, buf);
 	}
-	rcu_read_unlock();
+	local_irq_restore(flags);
 	return 1;
 }
 

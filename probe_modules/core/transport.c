@@ -23,32 +23,6 @@ void vsp_notify(void)
 	rcu_read_unlock();
 }
 
-void vsp_ring(void)
-{
-	struct vsp_transport *transport;
-	u32 *bell;
-
-	rcu_read_lock();
-	transport = rcu_dereference(vsp_transport);
-	if (!transport)
-		goto unlock;
-	bell = &transport->cchan->bell;
-	smp_mb();	/* the position before the bell; the host: the opposite */
-	switch (READ_ONCE(*bell)) {
-	case VSP_BELL_RUNG:
-		break;
-	case VSP_BELL_ARMED:
-		/* One of those who find it armed. */
-		if (cmpxchg(bell, VSP_BELL_ARMED, VSP_BELL_RUNG) != VSP_BELL_ARMED)
-			break;
-		fallthrough;
-	default:
-		transport->ops->notify(transport);
-	}
-unlock:
-	rcu_read_unlock();
-}
-
 static void disconnect(void)
 {
 	vsp_image_drop();
