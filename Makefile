@@ -8,6 +8,8 @@ VERSION := $(shell sed -n 's/^version = //p' setup.cfg)
 PYTHON  := /usr/bin/python3
 VENV    := build/venv
 RUNS    ?= 5
+MINUTES ?= 60
+ROUNDS  ?= 200
 DESTDIR ?=
 
 PYLIB   := $(DESTDIR)/usr/lib/python3/dist-packages
@@ -21,7 +23,8 @@ DEBIAN_PACKAGES := \
 	python3-lxml python3-psutil python3-pyxs python3-setuptools python3-venv \
 	qemu-system-x86 qemu-utils util-linux xfsprogs xz-utils
 
-.PHONY: help deps demo evaluate test test-quick lint bench-cluster modules install clean
+.PHONY: help deps demo evaluate test test-quick lint bench-cluster bench-liveness \
+	bench-probes bench-quiet modules install clean
 
 help:
 	@echo 'VESPER $(VERSION): fault events from inside virtual machines for Pacemaker'
@@ -31,6 +34,9 @@ help:
 	@echo '  make test            lint and every test'
 	@echo '  make test-quick      the tests that need no lab (seconds)'
 	@echo '  make bench-cluster   from the event to the stop, against a bare waiting monitor'
+	@echo '  make bench-probes    what a hit of each probe costs, against ftrace and bpftrace'
+	@echo '  make bench-liveness  how soon hangs are found; no false alarms (ROUNDS=200)'
+	@echo '  make bench-quiet     heavy normal use raises no fault (MINUTES=60)'
 	@echo '  make lint            ruff, mypy --strict, checkpatch, man pages'
 	@echo '  make modules         guest modules for KDIR (default: the running kernel)'
 	@echo '  make install         install on a host (DESTDIR=)'
@@ -76,6 +82,15 @@ lint: deps $(VENV)/ready
 
 bench-cluster: deps
 	$(PYTHON) -m bench.cluster
+
+bench-probes: deps
+	$(PYTHON) -m bench.probes
+
+bench-liveness: deps
+	$(PYTHON) -m bench.liveness --rounds $(ROUNDS)
+
+bench-quiet: deps
+	$(PYTHON) -m bench.quiet --minutes $(MINUTES)
 
 modules:
 	$(MAKE) -C probe_modules

@@ -25,6 +25,7 @@ STRUCTS: dict[str, type[ctypes.Structure]] = {
 #: C enum → Python's and the prefix of its C names
 ENUMS = {
     "vsp_msg_type": (abi.MsgType, "VSP_MSG_"),
+    "vsp_bell": (abi.Bell, "VSP_BELL_"),
     "vsp_channel_state": (abi.ChannelState, "VSP_CHANNEL_"),
     "vsp_words_kind": (abi.WordsKind, "VSP_WORDS_"),
     "vsp_life_state": (abi.LifeState, "VSP_LIFE_"),

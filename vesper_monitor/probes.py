@@ -139,11 +139,11 @@ PROBES: Mapping[str, ProbeInfo] = {
         not_seen="ext4 without a journal, or with errors=continue, which stays writable. Which "
         "device an xfs or a btrfs is on (the place in its source is told). A read-only mount or "
         "remount that somebody asked for.",
-        cost=f"One kprobe per such error, at most 5 records in a second: {_NOT_MEASURED}.",
+        cost=f"One kprobe per such error: {_NOT_MEASURED}.",
         fault="every one, of the system, but for a shutdown that was asked for (ESHUTDOWN)",
         why="What was on it can be read at best, and it stays so until it is mounted anew, which "
         "nobody does by himself.",
-        params={},
+        params={"max_per_s": "record at most so many in a second (5)"},
     ),
     "net_link": ProbeInfo(
         sees="A network device that loses its link, is taken down or removed, or loses its last "

@@ -157,9 +157,4 @@ int vsp_export_connect(void);
 void vsp_export_disconnect(void);
 struct vsp_region vsp_export_table(void);
 
-/* Under rcu_read_lock(). */
-struct vsp_export *vsp_export_find(const struct rchan *rchan);
-/* Write the buffer's position into the index page.  Interrupts off. */
-void vsp_export_publish(struct vsp_export *export, struct rchan_buf *buf);
-
 #endif /* VESPER_CORE_H */

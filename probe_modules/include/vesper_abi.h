@@ -52,8 +52,11 @@
  * ------
  * One relay channel per probe, opened in overwrite mode.  After each record
  * the probe calls vsp_update_host_index(), which publishes the position in
- * the channel's index page and notifies the host.  Records never cross a
+ * the channel's index page and rings the host's bell.  Records never cross a
  * sub-buffer's end; what is left at its end is padding (see pad[]).
+ *
+ * The bell saves notifications to a host that has not looked yet since the
+ * last: see enum vsp_bell.
  *
  * Last words
  * ----------
@@ -176,10 +179,23 @@ struct vsp_cchan_ring {
 	__u8 slot[VSP_CCHAN_SLOTS][VSP_MSG_SIZE];
 };
 
+/*
+ * How the host is told of new records.  A host arms its bell before it looks at
+ * the positions; the guest moves a position before it looks at the bell.  So
+ * whatever the host has not seen will ring, once.  What else the guest has to
+ * say it notifies at any rate.
+ */
+enum vsp_bell {
+	VSP_BELL_ALWAYS		= 0,	/* the host has never armed it: notify */
+	VSP_BELL_ARMED		= 1,	/* guest: make it RUNG, and notify */
+	VSP_BELL_RUNG		= 2,	/* the host will look: say nothing */
+};
+
 struct vsp_cchan {
 	__u32 magic;
 	__u32 version;
-	__u8 reserved[56];
+	__u32 bell;		/* enum vsp_bell; also written by the host */
+	__u8 reserved[52];
 	struct vsp_cchan_ring to_guest;		/* requests */
 	struct vsp_cchan_ring to_host;		/* replies */
 };

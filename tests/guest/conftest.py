@@ -10,7 +10,6 @@ from __future__ import annotations
 
 import contextlib
 import re
-import shutil
 import subprocess
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
@@ -21,10 +20,8 @@ import pytest
 from lab import images
 from lab.images.cpio import Archive
 from lab.images.kernel import module_files
+from tests.guest.build import build
 from vesper_monitor.guest import decode
-
-HERE = Path(__file__).resolve().parent
-PROJECT = HERE.parents[1]
 
 #: A guest that is not done after this many seconds hangs.
 TIMEOUT = 180
@@ -141,27 +138,9 @@ class TestGuest:
 
 
 @pytest.fixture(scope="session")
-def test_guest(tmp_path_factory: pytest.TempPathFactory) -> TestGuest:
+def test_guest() -> TestGuest:
     kernel = images.kernel()
-    work = tmp_path_factory.mktemp("guest_modules")
-    for part in ("probe_modules", "xen_transport/guest", "tests/guest_modules"):
-        subprocess.run(["cp", "-r", "--parents", part, work], cwd=PROJECT, check=True, timeout=60)
-        # Built of an older tree, and after the copy as new as its sources.
-        shutil.rmtree(work / part / "build", ignore_errors=True)
-    for part in ("probe_modules", "tests/guest_modules"):
-        built = subprocess.run(
-            ["make", "-C", work / part, f"KDIR={kernel.kdir}", "W=1"],
-            capture_output=True, text=True, timeout=600, check=False,
-        )  # fmt: skip
-        assert built.returncode == 0, built.stdout + built.stderr
-        assert "warning:" not in built.stdout + built.stderr
-    files = [
-        path
-        for part in ("probe_modules", "tests/guest_modules")
-        for path in (work / part / "build" / kernel.release).iterdir()
-        if path.is_file()
-    ]
-    return TestGuest(kernel, tuple(files))
+    return TestGuest(kernel, build(kernel))
 
 
 @pytest.fixture

@@ -69,6 +69,14 @@ class MsgType(enum.IntEnum):
     UNLOAD = 5
 
 
+class Bell(enum.IntEnum):
+    """enum vsp_bell"""
+
+    ALWAYS = 0
+    ARMED = 1
+    RUNG = 2
+
+
 class ChannelState(enum.IntEnum):
     """enum vsp_channel_state"""
 
@@ -238,10 +246,12 @@ class Cchan(ctypes.LittleEndianStructure):
     c_name: ClassVar[str] = "vsp_cchan"
     magic: int
     version: int
+    bell: int
     _fields_ = [
         ("magic", _u32),
         ("version", _u32),
-        ("reserved", _u8 * 56),
+        ("bell", _u32),
+        ("reserved", _u8 * 52),
         ("to_guest", CchanRing),
         ("to_host", CchanRing),
     ]

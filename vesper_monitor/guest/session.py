@@ -329,6 +329,7 @@ class Session:
                 if self._lost is not None:
                     raise LinkLost(f"{self.domain.name}: {self._lost}")
                 self._look.clear()
+                self._guest.cchan.arm()
                 self._follow_table(self._guest)
                 if self._drain():
                     rounds += 1
