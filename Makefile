@@ -10,6 +10,8 @@ VENV    := build/venv
 RUNS    ?= 5
 MINUTES ?= 60
 ROUNDS  ?= 200
+# Which hypervisor the demo and the evaluation are for: xen, kvm.
+VMM     ?= xen
 DESTDIR ?=
 
 PYLIB   := $(DESTDIR)/usr/lib/python3/dist-packages
@@ -19,9 +21,9 @@ SRC     := $(DESTDIR)/usr/src/vesper-$(VERSION)
 # cluster stack and Xen are not among it: they live in the labs' own images.
 DEBIAN_PACKAGES := \
 	binutils btrfs-progs busybox-static cpio e2fsprogs gcc iproute2 kmod libc6-dev \
-	libelf1 libxml2-utils make man-db mmdebstrap perl procps \
-	python3-lxml python3-psutil python3-pyxs python3-setuptools python3-venv \
-	qemu-system-x86 qemu-utils util-linux xfsprogs xz-utils
+	libelf1 libxml2-utils lz4 make man-db mmdebstrap perl procps \
+	python3-libvirt python3-lxml python3-psutil python3-pyxs python3-setuptools python3-venv \
+	qemu-system-x86 qemu-utils util-linux xfsprogs xz-utils zstd
 
 .PHONY: help deps demo evaluate test test-quick lint bench-cluster bench-liveness \
 	bench-probes bench-quiet modules install clean
@@ -29,8 +31,8 @@ DEBIAN_PACKAGES := \
 help:
 	@echo 'VESPER $(VERSION): fault events from inside virtual machines for Pacemaker'
 	@echo
-	@echo '  make demo            two emulated Xen hosts, two faults, two ways to watch'
-	@echo '  make evaluate        the whole evaluation (RUNS=5 of each)'
+	@echo '  make demo            two hosts, two faults, two ways to watch (VMM=xen or kvm)'
+	@echo '  make evaluate        the whole evaluation (VMM=, RUNS=5 of each)'
 	@echo '  make test            lint and every test'
 	@echo '  make test-quick      the tests that need no lab (seconds)'
 	@echo '  make bench-cluster   from the event to the stop, against a bare waiting monitor'
@@ -60,21 +62,21 @@ $(VENV)/ready: tests/requirements.txt
 	touch $@
 
 demo: deps
-	$(PYTHON) -m lab.evaluation demo
+	$(PYTHON) -m lab.evaluation demo --vmm $(VMM)
 
 evaluate: deps
-	$(PYTHON) -m lab.evaluation evaluate --runs $(RUNS)
+	$(PYTHON) -m lab.evaluation evaluate --vmm $(VMM) --runs $(RUNS)
 
 test: deps lint
 	$(VENV)/bin/python -m pytest --no-skips -n 2 --dist loadgroup
 
 test-quick: $(VENV)/ready
-	$(VENV)/bin/python -m pytest -m 'not cluster and not xen'
+	$(VENV)/bin/python -m pytest -m 'not cluster and not xen and not kvm'
 
 lint: deps $(VENV)/ready
 	$(VENV)/bin/ruff check .
 	$(VENV)/bin/mypy
-	$(PYTHON) -m lab.images.checkpatch $$(find probe_modules xen_transport tests -name build -prune -o \
+	$(PYTHON) -m lab.images.checkpatch $$(find probe_modules *_transport tests -name build -prune -o \
 		-name '*.[chS]' -print)
 	@for page in docs/man/*; do \
 		LC_ALL=C.UTF-8 man --warnings -E UTF-8 -l -Tutf8 -Z $$page 2>&1 >/dev/null | \
@@ -101,14 +103,17 @@ install:
 		--root '$(or $(DESTDIR),/)' --install-layout=deb --no-compile \
 		--single-version-externally-managed
 	install -m 755 vesper_monitor/bin/vesper vesper_monitor/bin/vesperd $(DESTDIR)/usr/sbin/
-	install -D -m 755 ocf/XenVM $(DESTDIR)/usr/lib/ocf/resource.d/vesper/XenVM
+	install -m 755 kvm_transport/bin/vesper-ivshmem $(DESTDIR)/usr/sbin/
+	for agent in XenVM LibvirtVM; do \
+		install -D -m 755 ocf/$$agent $(DESTDIR)/usr/lib/ocf/resource.d/vesper/$$agent; done
 	install -D -m 644 vesper_monitor/vesperd.service $(DESTDIR)/lib/systemd/system/vesperd.service
+	install -m 644 kvm_transport/vesper-ivshmem.service $(DESTDIR)/lib/systemd/system/
 	install -D -m 644 vesper_monitor/vesperd.toml $(DESTDIR)/usr/share/doc/vesper/vesperd.toml
 	for page in $(wildcard docs/man/*.[1-8]); do \
 		install -D -m 644 $$page $(DESTDIR)/usr/share/man/man$${page##*.}/$${page##*/}; done
 	install -d -m 755 $(DESTDIR)/var/lib/vesper/probes
-	cp -r --parents $$(git ls-files probe_modules xen_transport/guest 2>/dev/null || \
-		find probe_modules xen_transport/guest -name build -prune -o -type f -print) $(SRC)/
+	cp -r --parents $$(git ls-files probe_modules *_transport/guest 2>/dev/null || \
+		find probe_modules *_transport/guest -name build -prune -o -type f -print) $(SRC)/
 	install -m 644 probe_modules/dkms.conf $(SRC)/dkms.conf
 
 clean:

@@ -17,7 +17,7 @@ Images are built from Debian packages on first use (a few minutes) and kept in
 
 #: Modules with a function ``add_commands(subparsers)``; the parsers it makes
 #: set ``command`` to what runs them: ``(arguments) -> exit status``.
-LABS = ("lab.xen.cli", "lab.cluster.cli")
+LABS = ("lab.xen.cli", "lab.kvm.cli", "lab.cluster.cli")
 
 
 def parser() -> argparse.ArgumentParser:

@@ -29,6 +29,7 @@ ENUMS = {
     "vsp_channel_state": (abi.ChannelState, "VSP_CHANNEL_"),
     "vsp_words_kind": (abi.WordsKind, "VSP_WORDS_"),
     "vsp_life_state": (abi.LifeState, "VSP_LIFE_"),
+    "vsp_shm_state": (abi.ShmState, "VSP_SHM_"),
     "vsp_event": (abi.EventType, "VSP_EVENT_"),
     "vsp_oom_constraint": (abi.OomConstraint, "VSP_OOM_"),
     "vsp_block_op": (abi.BlockOp, "VSP_BLOCK_"),

@@ -38,7 +38,7 @@ def test_each_source_says_its_licence() -> None:
         if path.suffix not in (".py", ".c", ".h", ".S", ".sh", ".toml", ".service"):
             continue
         kernel = name.parts[0] == "probe_modules" or "guest_modules" in name.parts
-        kernel |= name.parts[:2] == ("xen_transport", "guest")
+        kernel |= name.parts[1:2] == ("guest",) and name.parts[0].endswith("_transport")
         licence = "GPL-2.0-only" if kernel else "GPL-2.0-or-later"
         head = "".join(path.read_text().splitlines(keepends=True)[:2])
         found = re.search(r"SPDX-License-Identifier: (\S+)", head)

@@ -22,20 +22,27 @@ from typing import Protocol, runtime_checkable
 from vesper_monitor.domain_state import DomainState
 
 __all__ = [
+    "ENDED",
+    "Cause",
     "CpuUse",
     "Domain",
     "DomainEvent",
+    "DomainReport",
     "DomainState",
     "FrontendMissing",
     "Link",
     "LinkLost",
     "Mapping",
+    "Notice",
     "ReportsCpuUse",
     "Transport",
     "TransportError",
     "VcpuState",
     "VcpuUse",
 ]
+
+#: States in which a guest does not run and will not again.
+ENDED = frozenset({DomainState.SHUTDOWN, DomainState.CRASHED, DomainState.DYING, DomainState.GONE})
 
 
 class TransportError(Exception):
@@ -62,11 +69,40 @@ class Domain:
     uuid: str
 
 
+class Cause(enum.Enum):
+    """What is behind a state, as far as that decides what is to be done."""
+
+    ASKED = "asked"  #: somebody wants it so: an operator, a migration, the guest itself
+    REBOOT = "reboot"  #: likewise, and the domain's next life is about to begin
+    FAILURE = "failure"  #: an error of the guest's, of its host's, or of the hypervisor's
+    UNKNOWN = "unknown"
+
+
+@dataclass(frozen=True)
+class DomainReport:
+    """A domain's state, and why it is in it."""
+
+    state: DomainState
+    cause: Cause = Cause.UNKNOWN
+    #: continues "vm1 is paused: ", "vm1 has shut down: "; empty: not known
+    why: str = ""
+
+
+@dataclass(frozen=True)
+class Notice:
+    """Something that the hypervisor has seen and that shows in no state."""
+
+    kind: str  #: one word, e.g. ``watchdog``
+    text: str  #: continues "vm1: "
+    failure: bool = False  #: the guest is not to be relied on after it
+
+
 @dataclass(frozen=True)
 class DomainEvent:
     """A domain's state may have changed; look."""
 
     domid: int | None  #: None: the hypervisor does not say which
+    notice: Notice | None = None
 
 
 class VcpuState(enum.Enum):
@@ -164,8 +200,14 @@ class Transport(Protocol):
     async def find(self, name: str) -> Domain | None:
         """The domain of that name, if there is one."""
 
-    async def state(self, domain: Domain) -> DomainState:
-        """Asked of the hypervisor each time."""
+    async def report(self, domain: Domain) -> DomainReport:
+        """Its state. Asked of the hypervisor each time.
+
+        Of a domain that has ended the cause is told if it is known or becomes
+        known within a moment.
+
+        :raises TransportError: not known now.
+        """
 
     async def active(self) -> list[Domain]:
         """Domains that already have a VESPER device, connected or waiting."""

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from vesper_monitor.domain_state import DomainState
 
-__all__ = ["rows", "sizes"]
+__all__ = ["flags", "rows", "sizes"]
 
 
 def rows(text: str) -> list[tuple[str, str, DomainState]]:
@@ -19,6 +19,14 @@ def rows(text: str) -> list[tuple[str, str, DomainState]]:
     :raises ValueError: this is no such list.
     """
     return [(columns[0].strip(), columns[1], _state(columns[4])) for columns in _columns(text)]
+
+
+def flags(text: str) -> dict[str, str]:
+    """The flags of each domain by id, as :func:`rows` reads them.
+
+    :raises ValueError: this is no such list.
+    """
+    return {columns[1]: columns[4] for columns in _columns(text)}
 
 
 def sizes(text: str) -> dict[str, tuple[int, int]]:

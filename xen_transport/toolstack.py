@@ -11,17 +11,35 @@ import re
 
 from vesper_monitor import outside
 from vesper_monitor.domain_state import DomainState
-from vesper_monitor.transport import CpuUse, TransportError, VcpuState, VcpuUse
-from vesper_monitor.xl_list import rows
+from vesper_monitor.transport import (
+    Cause,
+    CpuUse,
+    DomainReport,
+    TransportError,
+    VcpuState,
+    VcpuUse,
+)
+from vesper_monitor.xl_list import flags, rows
 
-__all__ = ["TIMEOUT", "cpu_use", "domain_states", "parse", "parse_vcpus"]
+__all__ = ["TIMEOUT", "cpu_use", "domain_reports", "parse", "parse_vcpus"]
 
 #: s
 TIMEOUT = 15.0
 
 
-async def domain_states() -> dict[int, DomainState]:
-    """domid → state, of all domains. :raises TransportError:"""
+#: By the flag that says why a domain has shut down, as of xl_list.
+_WHY = {
+    "-": (Cause.ASKED, "power-off"),
+    "r": (Cause.REBOOT, "it reboots"),
+    "S": (Cause.REBOOT, "it resets itself for another kernel (kexec)"),
+    "s": (Cause.ASKED, "it is being saved or migrated"),
+    "c": (Cause.FAILURE, ""),
+    "w": (Cause.FAILURE, "its watchdog has expired"),
+}
+
+
+async def domain_reports() -> dict[int, DomainReport]:
+    """By domid, of all domains. :raises TransportError:"""
     return parse(await _xl("list"))
 
 
@@ -32,7 +50,8 @@ async def cpu_use(domid: int) -> CpuUse:
     The state is asked for after the CPU time: what ran until then was not paused.
     """
     vcpus = parse_vcpus(await _xl("vcpu-list", str(domid)), domid)
-    return CpuUse((await domain_states()).get(domid, DomainState.GONE), vcpus)
+    report = (await domain_reports()).get(domid)
+    return CpuUse(report.state if report is not None else DomainState.GONE, vcpus)
 
 
 async def _xl(*command: str) -> str:
@@ -50,13 +69,26 @@ async def _xl(*command: str) -> str:
     return output
 
 
-def parse(text: str) -> dict[int, DomainState]:
+def parse(text: str) -> dict[int, DomainReport]:
     """:raises TransportError: this is no such list."""
     try:
-        domains = rows(text)
+        domains, letters = rows(text), flags(text)
     except ValueError as error:
         raise TransportError(str(error)) from None
-    return {int(domid): state for _, domid, state in domains if domid.isdecimal()}
+    return {
+        int(domid): _report(state, letters[domid])
+        for _, domid, state in domains
+        if domid.isdecimal()
+    }
+
+
+def _report(state: DomainState, letters: str) -> DomainReport:
+    if state is DomainState.PAUSED and letters[2] == "p":
+        # Xen says not by whom; but by itself it pauses no domain.
+        return DomainReport(state, Cause.ASKED, "by the toolstack (xl pause)")
+    if state in (DomainState.PAUSED, DomainState.SHUTDOWN, DomainState.CRASHED):
+        return DomainReport(state, *_WHY.get(letters[4], (Cause.UNKNOWN, "")))
+    return DomainReport(state)
 
 
 #: Name (may hold blanks), id, VCPU, CPU, state, CPU time in s, affinity

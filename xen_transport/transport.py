@@ -14,6 +14,7 @@ from vesper_monitor.transport import (
     CpuUse,
     Domain,
     DomainEvent,
+    DomainReport,
     FrontendMissing,
     LinkLost,
     TransportError,
@@ -79,9 +80,9 @@ class XenTransport:
         found = [domain for domain in await self.domains() if domain.name == name]
         return max(found, key=lambda domain: domain.domid, default=None)
 
-    async def state(self, domain: Domain) -> DomainState:
-        states = await toolstack.domain_states()
-        return states.get(domain.domid, DomainState.GONE)
+    async def report(self, domain: Domain) -> DomainReport:
+        reports = await toolstack.domain_reports()
+        return reports.get(domain.domid, DomainReport(DomainState.GONE))
 
     async def cpu_use(self, domain: Domain) -> CpuUse:
         return await toolstack.cpu_use(domain.domid)

@@ -9,10 +9,12 @@ import subprocess
 import sys
 from typing import Any
 
-from lab.cluster import keeper
+from lab.cluster.keeper import Keeper
 from lab.cluster.node import ENVIRONMENT, ClusterError, Node
 
 __all__ = ["add_commands"]
+
+KEEPER = Keeper("cluster")
 
 EXAMPLES = """\
 examples:
@@ -74,31 +76,25 @@ def _guarded(command: Any) -> Any:
     return run
 
 
-def _node(arguments: argparse.Namespace, *, running: bool = True) -> Node:
-    nodes = keeper.attach()
-    for node in nodes:
-        if node.name == arguments.node:
-            if running and not node.running():
-                raise ClusterError(f"{node.name} is off; start it: lab cluster start {node.name}")
-            return node
-    raise ClusterError(f"no node {arguments.node}; there are {', '.join(n.name for n in nodes)}")
+def _node(arguments: argparse.Namespace) -> Node:
+    return KEEPER.node(arguments.node)
 
 
 def _up(arguments: argparse.Namespace) -> int:
     if not 1 <= arguments.nodes <= 16:
         raise ClusterError("between 1 and 16 nodes")
-    keeper.begin(arguments.nodes, arguments.timeout)
+    KEEPER.begin(arguments.nodes, arguments.timeout)
     return 0
 
 
 def _down(_arguments: argparse.Namespace) -> int:
-    if not keeper.end():
+    if not KEEPER.end():
         print("lab: was not up", file=sys.stderr)
     return 0
 
 
 def _status(_arguments: argparse.Namespace) -> int:
-    nodes = keeper.attach()
+    nodes = KEEPER.attach()
     for node in nodes:
         state = "off"
         if node.running():
@@ -141,5 +137,5 @@ def _start(arguments: argparse.Namespace) -> int:
     if arguments.what == "vesperd":
         _node(arguments).start_vesperd()
     else:
-        keeper.power_on(_node(arguments, running=False))
+        KEEPER.power_on(KEEPER.node(arguments.node, running=False))
     return 0

@@ -5,9 +5,19 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 
-__all__ = ["address", "cib", "corosync_conf", "hosts", "node_name", "pacemaker_defaults"]
+__all__ = [
+    "address",
+    "cib",
+    "corosync_conf",
+    "guests_address",
+    "hosts",
+    "node_name",
+    "pacemaker_defaults",
+]
 
 NETWORK = "10.99.0"
+#: Of the guests; the nodes have a second address in it.
+GUESTS = "10.77.0"
 
 
 def node_name(number: int) -> str:
@@ -17,6 +27,10 @@ def node_name(number: int) -> str:
 
 def address(number: int) -> str:
     return f"{NETWORK}.{number}"
+
+
+def guests_address(number: int) -> str:
+    return f"{GUESTS}.{number}"
 
 
 def hosts(count: int) -> str:

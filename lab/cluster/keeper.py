@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: GPL-2.0-or-later
-"""The process that owns a cluster lab which was brought up from the command line.
+"""The process that owns a lab of namespace nodes which was brought up from the command line.
 
 The lab dies with it.  It ends on SIGTERM, and powers a node on when it finds
 a file ``NODE/power-on`` in the lab's folder (only the owner of a node can
@@ -20,121 +20,154 @@ from types import FrameType
 from lab.cluster.lab import STATE, ClusterLab
 from lab.cluster.node import ClusterError, Node, wait_until
 
-__all__ = ["attach", "begin", "end", "power_on"]
+__all__ = ["Keeper"]
 
-#: pid of the keeper and the nodes, once the lab is up.
-FILE = STATE / "cluster.json"
-LOG = STATE / "cluster.log"
 POLL = 0.1
 
 
-def _keeper() -> int | None:
-    """Its pid, if there is one."""
-    try:
-        pid = int(json.loads(FILE.read_text())["pid"])
-        command = Path(f"/proc/{pid}/cmdline").read_bytes()
-    except (OSError, ValueError, KeyError):
-        return None
-    return pid if b"lab.cluster.keeper" in command else None
+class Keeper:
+    """Its hand on this side.
 
-
-def attach() -> list[Node]:
-    """The nodes of the lab that is up.
-
-    :raises ClusterError: none is.
+    :param name: of the lab: ``cluster`` or ``kvm``.
     """
-    if _keeper() is None:
-        raise ClusterError("the lab is not up; bring it up with: python3 -m lab cluster up")
-    nodes = json.loads(FILE.read_text())["nodes"]
-    return [Node(n["name"], n["number"], Path(n["directory"]), n["init"]) for n in nodes]
 
+    def __init__(self, name: str) -> None:
+        self.name = name
+        #: pid of the keeper and the nodes, once the lab is up
+        self.file = STATE / f"{name}.json"
+        self.log = STATE / f"{name}.log"
 
-def begin(nodes: int, timeout: float) -> None:
-    """Start a keeper and wait until its lab is up, showing its progress.
+    def _pid(self) -> int | None:
+        """The process, if there is one."""
+        try:
+            pid = int(json.loads(self.file.read_text())["pid"])
+            command = Path(f"/proc/{pid}/cmdline").read_bytes()
+        except (OSError, ValueError, KeyError):
+            return None
+        return pid if b"lab.cluster.keeper" in command else None
 
-    :raises ClusterError: there is a lab already, or it does not come up.
-    """
-    if _keeper() is not None:
-        raise ClusterError("the lab is up already; take it down with: python3 -m lab cluster down")
-    STATE.mkdir(parents=True, exist_ok=True)
-    FILE.unlink(missing_ok=True)
-    with LOG.open("wb") as log:
-        process = subprocess.Popen(
-            [sys.executable, "-m", "lab.cluster.keeper", str(nodes)],
-            stdin=subprocess.DEVNULL,
-            stdout=log,
-            stderr=log,
-            start_new_session=True,
-            cwd=Path(__file__).parents[2],
-        )
-    try:
-        with LOG.open(errors="replace") as progress:
-            for _ in wait_until(f"cluster lab up (see {LOG})", timeout, POLL):
-                sys.stderr.write(progress.read())
-                if FILE.exists():
-                    break
-                if process.poll() is not None:
-                    raise ClusterError(f"the lab does not come up:\n{progress.read()}")
-    except BaseException:
-        if process.poll() is None:
-            process.terminate()
-            process.wait(20)
-        raise
+    def attach(self) -> list[Node]:
+        """The nodes of the lab that is up.
 
+        :raises ClusterError: none is.
+        """
+        if self._pid() is None:
+            raise ClusterError(
+                f"the lab is not up; bring it up with: python3 -m lab {self.name} up"
+            )
+        nodes = json.loads(self.file.read_text())["nodes"]
+        return [Node(n["name"], n["number"], Path(n["directory"]), n["init"]) for n in nodes]
 
-def end() -> bool:
-    """End the keeper, and with it the lab; False if there was none."""
-    pid = _keeper()
-    if pid is None:
-        return False
-    os.kill(pid, signal.SIGTERM)
-    for _ in wait_until("end of the lab", 30):
-        if _keeper() is None:
-            break
-    return True
+    def node(self, name: str, *, running: bool = True) -> Node:
+        """One of them.
 
+        :raises ClusterError: there is none of that name, or it must run and does not.
+        """
+        nodes = self.attach()
+        for node in nodes:
+            if node.name == name:
+                if running and not node.running():
+                    raise ClusterError(
+                        f"{name} is off; start it: python3 -m lab {self.name} start {name}"
+                    )
+                return node
+        raise ClusterError(f"no node {name}; there are {', '.join(n.name for n in nodes)}")
 
-def power_on(node: Node) -> None:
-    """Start a node that was killed."""
-    if node.running():
-        raise ClusterError(f"{node.name} runs")
-    (node.directory / "power-on").touch()
-    for _ in wait_until(f"{node.name}: start", 30):
-        if any(n.name == node.name and n.init != node.init for n in attach()):
-            return
+    def begin(self, nodes: int, timeout: float) -> None:
+        """Start a keeper and wait until its lab is up, showing its progress.
 
+        :raises ClusterError: there is a lab already, or it does not come up.
+        """
+        if self._pid() is not None:
+            raise ClusterError(
+                f"the lab is up already; take it down with: python3 -m lab {self.name} down"
+            )
+        STATE.mkdir(parents=True, exist_ok=True)
+        self.file.unlink(missing_ok=True)
+        with self.log.open("wb") as log:
+            process = subprocess.Popen(
+                [sys.executable, "-m", "lab.cluster.keeper", self.name, str(nodes)],
+                stdin=subprocess.DEVNULL,
+                stdout=log,
+                stderr=log,
+                start_new_session=True,
+                cwd=Path(__file__).parents[2],
+            )
+        try:
+            with self.log.open(errors="replace") as progress:
+                for _ in wait_until(f"{self.name} lab up (see {self.log})", timeout, POLL):
+                    sys.stderr.write(progress.read())
+                    if self.file.exists():
+                        break
+                    if process.poll() is not None:
+                        raise ClusterError(f"the lab does not come up:\n{progress.read()}")
+        except BaseException:
+            if process.poll() is None:
+                process.terminate()
+                process.wait(20)
+            raise
 
-def _write(lab: ClusterLab) -> None:
-    nodes = [
-        {"name": n.name, "number": n.number, "directory": str(n.directory), "init": n.init}
-        for n in lab.nodes
-    ]
-    new = FILE.with_suffix(".new")
-    new.write_text(json.dumps({"pid": os.getpid(), "nodes": nodes}))
-    new.rename(FILE)
+    def end(self) -> bool:
+        """End the keeper, and with it the lab; False if there was none."""
+        pid = self._pid()
+        if pid is None:
+            return False
+        os.kill(pid, signal.SIGTERM)
+        for _ in wait_until("end of the lab", 30):
+            if self._pid() is None:
+                break
+        return True
+
+    def power_on(self, node: Node) -> None:
+        """Start a node that was killed."""
+        if node.running():
+            raise ClusterError(f"{node.name} runs")
+        (node.directory / "power-on").touch()
+        for _ in wait_until(f"{node.name}: start", 30):
+            if any(n.name == node.name and n.init != node.init for n in self.attach()):
+                return
+
+    # -- the process itself ----------------------------------------------------
+
+    def keep(self, count: int) -> None:
+        """Hold a lab of that many nodes until SIGTERM."""
+        signal.signal(signal.SIGTERM, _terminate)
+        try:
+            with _lab(self.name, count) as lab:
+                self._write(lab)
+                while True:
+                    time.sleep(POLL)
+                    for node in list(lab.nodes):
+                        wish = node.directory / "power-on"
+                        if wish.exists():
+                            wish.unlink()
+                            new = lab.power_on(node)
+                            self._write(lab)
+                            lab.serve(new)
+        finally:
+            self.file.unlink(missing_ok=True)
+
+    def _write(self, lab: ClusterLab) -> None:
+        nodes = [
+            {"name": n.name, "number": n.number, "directory": str(n.directory), "init": n.init}
+            for n in lab.nodes
+        ]
+        new = self.file.with_suffix(".new")
+        new.write_text(json.dumps({"pid": os.getpid(), "nodes": nodes}))
+        new.rename(self.file)
 
 
 def _terminate(_number: int, _frame: FrameType | None) -> None:
     sys.exit(0)
 
 
-def _keep(count: int) -> None:
-    signal.signal(signal.SIGTERM, _terminate)
-    try:
-        with ClusterLab(count) as lab:
-            _write(lab)
-            while True:
-                time.sleep(POLL)
-                for node in list(lab.nodes):
-                    wish = node.directory / "power-on"
-                    if wish.exists():
-                        wish.unlink()
-                        new = lab.power_on(node)
-                        _write(lab)
-                        new.start_vesperd(wait=0)
-    finally:
-        FILE.unlink(missing_ok=True)
+def _lab(name: str, count: int) -> ClusterLab:
+    if name == "kvm":
+        from lab.kvm import KvmLab
+
+        return KvmLab(count)
+    return ClusterLab(count)
 
 
 if __name__ == "__main__":
-    _keep(int(sys.argv[1]))
+    Keeper(sys.argv[1]).keep(int(sys.argv[2]))

@@ -14,6 +14,7 @@ from collections.abc import Mapping
 from contextlib import ExitStack
 from pathlib import Path
 from types import TracebackType
+from typing import Self
 
 from lab.cluster import files, layers
 from lab.cluster.node import ENVIRONMENT, ClusterError, Node, wait_until
@@ -59,11 +60,11 @@ class ClusterLab:
         self._stack = ExitStack()
         self._links = itertools.count(1)
 
-    def __enter__(self) -> ClusterLab:
+    def __enter__(self) -> Self:
         with ExitStack() as stack:
             self.directory = stack.enter_context(_directory())
             with step("cluster lab: preparing the nodes' files"):
-                self._layers = layers.make(self.directory / "layers")
+                self._layers = self._make_layers(self.directory / "layers")
             with step(f"cluster lab: starting {self._count} nodes"):
                 self._switch = _spawn(stack, ["unshare", "-n", "--", "sleep", "infinity"])
                 self._make_switch()
@@ -72,12 +73,7 @@ class ClusterLab:
                 for number in range(1, self._count + 1):
                     self.nodes.append(self._start(number))
                 self._wait_online()
-            if self._vesperd:
-                with step("cluster lab: starting vesperd"):
-                    for node in self.nodes:
-                        node.start_vesperd(wait=0)
-                    for node in self.nodes:
-                        _wait_vesperd(node)
+            self._start_daemons()
             self._stack = stack.pop_all()
         return self
 
@@ -88,6 +84,36 @@ class ClusterLab:
         trace: TracebackType | None,
     ) -> None:
         self._stack.close()
+
+    # -- what a lab with other guests does in its own way ---------------------
+
+    #: Whether each node has a bridge for its guests (its part of the network
+    #: :data:`lab.cluster.files.GUESTS`).
+    guests = False
+
+    def _make_layers(self, directory: Path) -> list[Path]:
+        """The layers of the nodes' root, the topmost first."""
+        return layers.make(directory)
+
+    def _start_daemons(self) -> None:
+        """Start what runs in the nodes besides the cluster."""
+        if self._vesperd:
+            with step("cluster lab: starting vesperd"):
+                for node in self.nodes:
+                    node.start_vesperd(wait=0)
+                for node in self.nodes:
+                    _wait_vesperd(node)
+
+    def _files(self, number: int) -> dict[str, str]:
+        """A node's own files: path from its folder (``etc/...``) and text."""
+        return {
+            "etc/hostname": files.node_name(number) + "\n",
+            "etc/hosts": files.hosts(self._count),
+            "etc/corosync/corosync.conf": files.corosync_conf(self._count),
+            "etc/default/pacemaker": files.pacemaker_defaults(),
+            "etc/vesper/vesperd.toml": self._vesperd_config,
+            "cib.xml": files.cib(self._properties),
+        }
 
     # -- nodes ----------------------------------------------------------------
 
@@ -105,13 +131,20 @@ class ClusterLab:
         :returns: the node, in its new life.
         """
         new = self._start(node.number)
+        for _ in wait_until(f"{node.name}: its own root", 10):
+            if new.run("test", "-e", "/run/lab/node-main", check=False).returncode == 0:
+                break
         self.nodes[self.nodes.index(node)] = new
         return new
+
+    def serve(self, node: Node) -> None:
+        """Start what runs in a node besides the cluster, once more."""
+        node.start_vesperd(wait=0)
 
     def _start(self, number: int) -> Node:
         name = files.node_name(number)
         directory = self.directory / name
-        self._prepare(directory, name)
+        self._prepare(directory, number)
         stack = self._processes[name] = ExitStack()
         with (directory / "log/init.log").open("ab") as log:
             # fmt: off
@@ -121,6 +154,7 @@ class ClusterLab:
                     "unshare", "-n", "-m", "-u", "-i", "-p", "-f", "--kill-child=KILL", "--",
                     "sh", str(directory / "node-mounts"), str(directory),
                     ":".join(map(str, self._layers)), name, files.address(number),
+                    *([files.guests_address(number)] if self.guests else []),
                 ],
                 log=log.fileno(),
             )
@@ -134,18 +168,10 @@ class ClusterLab:
             raise ClusterError(f"{name} does not start: {error}\n{said}") from error
         return node
 
-    def _prepare(self, directory: Path, name: str) -> None:
+    def _prepare(self, directory: Path, number: int) -> None:
         for folder in ("mnt", "log/pacemaker", "log/corosync", "state"):
             (directory / folder).mkdir(parents=True, exist_ok=True)
-        texts = {
-            "etc/hostname": name + "\n",
-            "etc/hosts": files.hosts(self._count),
-            "etc/corosync/corosync.conf": files.corosync_conf(self._count),
-            "etc/default/pacemaker": files.pacemaker_defaults(),
-            "etc/vesper/vesperd.toml": self._vesperd_config,
-            "cib.xml": files.cib(self._properties),
-        }
-        for path, text in texts.items():
+        for path, text in self._files(number).items():
             (directory / path).parent.mkdir(parents=True, exist_ok=True)
             (directory / path).write_text(text)
         for script in ("node-mounts", "node-main"):

@@ -11,7 +11,7 @@ from lab.images import store
 from lab.images.probes import PROJECT
 from lab.standin.image import make_store
 
-__all__ = ["make"]
+__all__ = ["make", "make_project"]
 
 #: Gives vesperd in the nodes the stand-in transport, by its usual way of
 #: finding transports.
@@ -26,13 +26,21 @@ def make(directory: Path) -> list[Path]:
     :raises store.BuildError: the installation failed.
     """
     project, standins = directory / "project", directory / "standins"
-    store.run(["make", "-s", "-C", PROJECT, "install", f"DESTDIR={project}"], timeout=120)
-    # /lib is a link in Debian's tree and must stay one.
-    if (project / "lib").is_dir():
-        shutil.copytree(project / "lib", project / "usr/lib", dirs_exist_ok=True)
-        shutil.rmtree(project / "lib")
+    make_project(project)
     _add_standins(standins)
     return [standins, project, images.root()]
+
+
+def make_project(layer: Path) -> None:
+    """The project as ``make install`` puts it.
+
+    :raises store.BuildError: the installation failed.
+    """
+    store.run(["make", "-s", "-C", PROJECT, "install", f"DESTDIR={layer}"], timeout=120)
+    # /lib is a link in Debian's tree and must stay one.
+    if (layer / "lib").is_dir():
+        shutil.copytree(layer / "lib", layer / "usr/lib", dirs_exist_ok=True)
+        shutil.rmtree(layer / "lib")
 
 
 def _add_standins(layer: Path) -> None:

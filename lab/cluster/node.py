@@ -10,6 +10,8 @@ import time
 from collections.abc import Iterator
 from pathlib import Path
 
+from lab.host import LabError
+
 __all__ = ["ClusterError", "Node", "wait_until"]
 
 #: What every process in a node finds in its environment.
@@ -21,7 +23,7 @@ ENVIRONMENT = {
 }
 
 
-class ClusterError(Exception):
+class ClusterError(LabError):
     """The lab cannot do it; the text says what was tried, on which node."""
 
 

@@ -10,12 +10,12 @@ import sys
 import time
 from pathlib import Path
 
-from lab.evaluation import clock, cluster, picture, table, trial
+from lab.evaluation import clock, cluster, picture, setting, table, trial
 from lab.evaluation.phase import Phase
 from lab.evaluation.run import FAULTS, WATCHES, Run, as_json
+from lab.host import ChannelError, LabError
 from lab.images.probes import PROJECT
 from lab.images.store import BuildError
-from lab.xen import ChannelError, LabError, XenLab
 
 DEMO = ("sigsegv", "oom")
 EVALUATION = ("oom-other", "sigsegv", "oom")
@@ -29,7 +29,7 @@ def _show(line: str) -> None:
     print(f"{time.monotonic() - _BEGIN:6.1f}  {line}" if line else "", flush=True)
 
 
-def _series(lab: XenLab, watch: str, faults: tuple[str, ...], rounds: int) -> list[Run]:
+def _series(lab: setting.Lab, watch: str, faults: tuple[str, ...], rounds: int) -> list[Run]:
     cluster.configure(lab, watch, _show)
     runs = []
     total = rounds * len(faults)
@@ -70,6 +70,7 @@ def _parse(argv: list[str] | None) -> argparse.Namespace:
     evaluate.add_argument("--runs", type=int, default=5, help="of each (default: 5)")
     evaluate.add_argument("--fault", choices=tuple(FAULTS), action="append", help="only this kind")
     for command in (demo, evaluate):
+        command.add_argument("--vmm", choices=setting.VMMS, default="xen", help="default: xen")
         command.add_argument(
             "--watch", choices=("polling", "vesper"), action="append", help="only this way"
         )
@@ -83,10 +84,11 @@ def main(argv: list[str] | None = None) -> int:
         return 1
     demo = arguments.command == "demo"
     rounds, faults = (1, DEMO) if demo else (arguments.runs, tuple(arguments.fault or EVALUATION))
-    folder = PROJECT / "build" / ("demo" if demo else "evaluation")
+    name = "demo" if demo else "evaluation"
+    folder = PROJECT / "build" / (name if arguments.vmm == "xen" else f"{name}-{arguments.vmm}")
     runs: list[Run] = []
     try:
-        with XenLab.resume() as lab:
+        with setting.lab(arguments.vmm) as lab:
             for watch in arguments.watch or ("polling", "vesper"):
                 runs += _series(lab, watch, faults, rounds)
     except (LabError, ChannelError, BuildError) as error:

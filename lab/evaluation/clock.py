@@ -15,9 +15,9 @@ from dataclasses import dataclass
 __all__ = ["HOW", "Offset", "Sample", "best", "measure"]
 
 HOW = (
-    "CLOCK_REALTIME of the machine that runs the lab; each host's and the guest's clock were "
-    "compared with it by ping-pong before and after the fault, the quickest exchange counts, "
-    "half of its round trip is the error bound"
+    "CLOCK_REALTIME of the machine that runs the lab; the guest's clock, and each host's where it "
+    "has one of its own, were compared with it by ping-pong before and after the fault, the "
+    "quickest exchange counts, half of its round trip is the error bound"
 )
 
 

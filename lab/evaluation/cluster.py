@@ -7,22 +7,10 @@ import re
 import time
 from collections.abc import Callable
 
-from lab.xen import ChannelError, LabError, XenLab
-from lab.xen.project import CHECK_PAGE
+from lab.evaluation.setting import PRIMITIVES, Lab
+from lab.host import ChannelError, LabError
 
 __all__ = ["configure", "ready", "settle", "type_in"]
-
-#: Processes start slowly in an emulated dom0: operations get plenty of time.
-_OPERATIONS = (
-    "op start timeout=180s interval=0 op stop timeout=180s interval=0 "
-    "op monitor interval={interval} timeout={timeout} meta migration-threshold=1"
-)
-PRIMITIVES = {
-    "vesper": "primitive vm1 ocf:vesper:XenVM params xmfile=/etc/xen/vm1.cfg services=httpd "
-    + _OPERATIONS.format(interval="1s", timeout="60s"),
-    "polling": "primitive vm1 ocf:heartbeat:Xen params xmfile=/etc/xen/vm1.cfg "
-    f"monitor_scripts={CHECK_PAGE} " + _OPERATIONS.format(interval="10s", timeout="60s"),
-}
 
 #: vm1 as it is to be, for crmsh.
 CHANGED = "/root/vm1.crm"
@@ -31,13 +19,14 @@ CHANGED = "/root/vm1.crm"
 _NOISE = re.compile(r"Blind faith|not fencing unseen")
 
 
-def type_in(lab: XenLab, command: str, show: Callable[[str], None]) -> None:
-    """Run a command on host-a, shown as typed.
+def type_in(lab: Lab, command: str, show: Callable[[str], None]) -> None:
+    """Run a command on the first host, shown as typed.
 
     :raises LabError: it failed, with its words.
     """
-    show(f"host-a# {command}")
-    result = lab.a.run(command, timeout=240)
+    host = lab.hosts[0]
+    show(f"{host.name}# {command}")
+    result = host.run(command, timeout=240)
     said = [line for line in result.output.splitlines() if line and not _NOISE.search(line)]
     for line in said:
         show(f"    {line}")
@@ -45,26 +34,32 @@ def type_in(lab: XenLab, command: str, show: Callable[[str], None]) -> None:
         raise LabError(f"{command}: exit status {result.rc}: {' '.join(said)}")
 
 
-def configure(lab: XenLab, watch: str, show: Callable[[str], None]) -> None:
+def configure(lab: Lab, watch: str, show: Callable[[str], None]) -> None:
     """Make vm1 a resource that is watched in that way, in place of what was there.
 
     A vm1 that runs goes on running: in maintenance mode its resource gets
-    another agent, which is then asked what it finds.
+    another agent, which is then asked what it finds. On KVM it must then be
+    started anew to be watched.
     """
-    if lab.a.run("crm_resource --resource vm1 --query-xml", timeout=60).rc != 0:
-        type_in(lab, f"crm configure {PRIMITIVES[watch]}", show)
+    host, primitive = lab.hosts[0], PRIMITIVES[lab.vmm][watch]
+    if host.run("crm_resource --resource vm1 --query-xml", timeout=60).rc != 0:
+        type_in(lab, f"crm configure {primitive}", show)
     else:
-        lab.a.put(CHANGED, f"{PRIMITIVES[watch]}\n".encode())
+        host.put(CHANGED, f"{primitive}\n".encode())
         type_in(lab, "crm_attribute --name maintenance-mode --update true", show)
         type_in(lab, f"cat {CHANGED}", show)
         type_in(lab, f"crm configure load update {CHANGED}", show)
         # What the other agent has found is forgotten, its failures too.
         type_in(lab, "crm_resource --refresh --resource vm1", show)
         type_in(lab, "crm_attribute --name maintenance-mode --delete", show)
+        if (lab.vmm, watch) == ("kvm", "vesper"):
+            # VESPER's device comes with the start of the VM.
+            type_in(lab, "crm_resource --wait", show)
+            type_in(lab, "crm_resource --restart --resource vm1", show)
     ready(lab, watch)
 
 
-def ready(lab: XenLab, watch: str, timeout: float = 180.0) -> None:
+def ready(lab: Lab, watch: str, timeout: float = 180.0) -> None:
     """Wait until vm1 runs, its page comes, and it is watched.
 
     :raises LabError: it does not get there.
@@ -79,7 +74,7 @@ def ready(lab: XenLab, watch: str, timeout: float = 180.0) -> None:
         if not why:
             return
         time.sleep(0.5)
-    state = lab.a.run("crm_mon -1 -r 2>&1; vesper status 2>&1", timeout=60).output
+    state = lab.hosts[0].run("crm_mon -1 -r 2>&1; vesper status 2>&1", timeout=60).output
     raise LabError(f"vm1 is not ready after {timeout:.0f} s: {why}\n{state}")
 
 
@@ -91,14 +86,14 @@ WAITING = (
 )
 
 
-def _not_ready(lab: XenLab, watch: str) -> str:
+def _not_ready(lab: Lab, watch: str) -> str:
     for host in lab.hosts:
         if lab.guest(through=host).page(timeout=3) is None:
             return f"its page does not come to {host.name}"
     if watch == "vesper" and not any(host.run(WAITING, timeout=60).rc == 0 for host in lab.hosts):
         return "no monitor is waiting"
-    state = lab.a.run("crm_mon -1 -o", timeout=60).output
-    agent = PRIMITIVES[watch].split()[2]
+    state = lab.hosts[0].run("crm_mon -1 -o", timeout=60).output
+    agent = PRIMITIVES[lab.vmm][watch].split()[2]
     if not re.search(rf"vm1\s+\({agent}\):\s+Started", state):
         return f"Pacemaker does not say that {agent} is started"
     if watch == "polling" and 'monitor: interval="10' not in state:
@@ -106,7 +101,7 @@ def _not_ready(lab: XenLab, watch: str) -> str:
     return ""
 
 
-def settle(lab: XenLab, watch: str, show: Callable[[str], None]) -> None:
+def settle(lab: Lab, watch: str, show: Callable[[str], None]) -> None:
     """After a failover: forget the failure, and be ready for the next one."""
     type_in(lab, "crm_resource --cleanup --resource vm1", show)
     ready(lab, watch)

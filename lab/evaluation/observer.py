@@ -8,7 +8,6 @@ callback as it comes in, so that the timeline can be shown while it happens.
 from __future__ import annotations
 
 import json
-import socket
 import threading
 import time
 from collections.abc import Callable, Iterable
@@ -19,7 +18,8 @@ from typing import Any
 
 from lab.evaluation.clock import Offset
 from lab.evaluation.pacemaker_log import PATTERN, What, parse
-from lab.xen import ChannelError, XenHost, XenLab
+from lab.evaluation.setting import Lab
+from lab.host import ChannelError, Host
 
 __all__ = ["Observation", "Observer"]
 
@@ -41,10 +41,10 @@ class Observer:
 
     def __init__(
         self,
-        lab: XenLab,
+        lab: Lab,
         clocks: dict[str, Offset],
         *,
-        standby: XenHost,
+        standby: Host,
         vesper: bool,
         tell: Callable[[Observation], None],
     ) -> None:
@@ -91,8 +91,8 @@ class Observer:
         thread.start()
         self._stack.callback(thread.join, 10)
 
-    def _follow(self, host: XenHost, command: str, line: Callable[[XenHost, str], None]) -> None:
-        connection, pieces = host.follow(command)
+    def _follow(self, host: Host, command: str, line: Callable[[Host, str], None]) -> None:
+        end, pieces = host.follow(command)
 
         def read() -> None:
             try:
@@ -102,21 +102,20 @@ class Observer:
                 pass  # the run has ended, or the host; the run's result tells
 
         self._thread(read)
-        self._stack.callback(connection.close)
-        self._stack.callback(_shut, connection)
+        self._stack.callback(end)
 
     def _add(self, observation: Observation) -> None:
         with self._lock:
             self.seen.append(observation)
             self._tell(observation)
 
-    def _log_line(self, host: XenHost, line: str) -> None:
+    def _log_line(self, host: Host, line: str) -> None:
         entry = parse(line, "vm1", time.gmtime().tm_year)
         if entry:
             at = self._clocks[host.name].here(entry.time_ns)
             self._add(Observation(at, entry.host, entry.what))
 
-    def _event_line(self, host: XenHost, line: str) -> None:
+    def _event_line(self, host: Host, line: str) -> None:
         try:
             event = json.loads(line)
         except ValueError:
@@ -128,8 +127,7 @@ class Observer:
 
     def _poll_page(self) -> None:
         guest = self._lab.guest(through=self._standby)
-        # Not more often: each request costs an emulated host some milliseconds.
-        while not self._stop.wait(0.5):
+        while not self._stop.wait(self._lab.page_every):
             page = guest.page()
             if page:
                 self._add(Observation(time.time(), self._standby.name, "page", page))
@@ -141,10 +139,3 @@ def _lines(pieces: Iterable[bytes]) -> Iterable[str]:
         *whole, rest = (rest + piece).split(b"\n")
         for line in whole:
             yield line.decode(errors="replace")
-
-
-def _shut(connection: socket.socket) -> None:
-    try:
-        connection.shutdown(socket.SHUT_RDWR)
-    except OSError:
-        pass

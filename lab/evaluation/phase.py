@@ -9,8 +9,8 @@ from __future__ import annotations
 
 import time
 
-from lab.xen import XenHost
-from lab.xen.project import CHECK_PAGE_RAN
+from lab.guest import CHECK_PAGE_RAN
+from lab.host import Host
 
 __all__ = ["Phase"]
 
@@ -33,7 +33,7 @@ class Phase:
         #: seconds from the end of the wait to the fault, by kind: memory does not fill at once
         self._lead: dict[str, float] = {}
 
-    def wait(self, host: XenHost, fault: str) -> None:
+    def wait(self, host: Host, fault: str) -> None:
         """Until a fault of that kind must be ordered.
 
         :raises ChannelError: no monitor has run for half a minute.

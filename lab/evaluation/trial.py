@@ -15,8 +15,9 @@ from lab.evaluation.observer import Observation, Observer
 from lab.evaluation.pacemaker_log import What
 from lab.evaluation.phase import Phase
 from lab.evaluation.run import FAULTS, STEPS, WATCHES, Run
-from lab.xen import LabError, XenHost, XenLab
-from lab.xen.guest import Fault
+from lab.evaluation.setting import Lab
+from lab.guest import Fault
+from lab.host import Host, LabError
 
 __all__ = ["exit_reason", "perform"]
 
@@ -49,12 +50,15 @@ def _ask_line(connection: socket.socket, request: bytes) -> Callable[[], int]:
     return ask
 
 
-def _host_clock(host: XenHost) -> Offset:
-    with host.clock() as connection:
+def _host_clock(host: Host) -> Offset:
+    connection = host.clock()
+    if connection is None:
+        return Offset(0, 0)
+    with connection:
         return measure(_ask_line(connection, b"?\n"))
 
 
-def _guest_clock(lab: XenLab, through: XenHost) -> Offset:
+def _guest_clock(lab: Lab, through: Host) -> Offset:
     with lab.guest(through=through).connect() as connection:
         return measure(_ask_line(connection, b"clock\n"))
 
@@ -67,7 +71,7 @@ def _better(before: Offset, after: Offset) -> Offset:
     return Offset((before.ns + after.ns) // 2, gap // 2 + max(before.error_ns, after.error_ns))
 
 
-def _inject(lab: XenLab, host: XenHost, fault: str) -> Fault:
+def _inject(lab: Lab, host: Host, fault: str) -> Fault:
     guest = lab.guest(through=host)
     if fault == "sigsegv":
         return guest.kill("SEGV", "httpd")
@@ -149,7 +153,7 @@ def exit_reason(xml: bytes) -> str:
 
 
 def perform(
-    lab: XenLab,
+    lab: Lab,
     fault: str,
     watch: str,
     show: Callable[[str], None],

@@ -17,7 +17,7 @@ def main() -> int:
             "release": kernel.release,
             "vmlinux": kernel.vmlinux,
             "kdir": kernel.kdir,
-            "guest modules": " ".join(map(str, modules.guest)),
+            "guest modules": " ".join(map(str, (modules.core, *modules.frontends.values()))),
             "probes": " ".join(map(str, modules.probes)),
             "guest initrd": images.guest_initrd(kernel, modules),
         }

@@ -1,23 +1,30 @@
 # SPDX-License-Identifier: GPL-2.0-or-later
-"""The Debian tree that is dom0's disk and the root of each namespace node."""
+"""The Debian trees: one is dom0's disk and the root of each namespace node, the other that of
+a node with libvirt."""
 
 from __future__ import annotations
 
 import os
 import shutil
+from dataclasses import dataclass
 from pathlib import Path
 
 from lab.images import store
 
-__all__ = ["packages", "root"]
+__all__ = ["LIBVIRT", "XEN", "Tree", "packages", "root"]
 
 SUITE = "bookworm"
 
-#: What the hosts of the labs need. Nothing of it is installed on this machine.
-PACKAGES = (
-    "xen-hypervisor-4.17-amd64",
-    "xen-utils-4.17",
-    "xen-utils-common",
+
+@dataclass(frozen=True)
+class Tree:
+    name: str  #: the image's
+    packages: tuple[str, ...]  #: nothing of it is installed on this machine
+    flavour: str  #: of the kernel whose packages lie beside the tree
+
+
+#: What the hosts of all labs need.
+CLUSTER = (
     "corosync",
     "pacemaker",
     "pacemaker-cli-utils",
@@ -36,6 +43,27 @@ PACKAGES = (
     "less",
 )
 
+XEN = Tree(
+    "debian",
+    ("xen-hypervisor-4.17-amd64", "xen-utils-4.17", "xen-utils-common", *CLUSTER),
+    "amd64",
+)
+
+#: A tree of its own, so that dom0's disk stays small. The cloud kernel boots
+#: in a QEMU machine in half the time of the other.
+LIBVIRT = Tree(
+    "libvirt",
+    (
+        "libvirt-daemon",
+        "libvirt-daemon-driver-qemu",
+        "libvirt-clients",
+        "python3-libvirt",
+        "qemu-system-x86",
+        *CLUSTER,
+    ),
+    "cloud-amd64",
+)
+
 #: What is left out of the tree; the disk of each host shrinks by half.
 EXCLUDE = (
     "/usr/share/doc/*",
@@ -48,12 +76,12 @@ EXCLUDE = (
 #: Run by mmdebstrap at the end, outside of the tree and with its package lists:
 #: fetches the packages of the newest kernel (what the metapackages depend on)
 #: without installing them, nor the compiler that the headers depend on.
-FETCH_KERNEL = r"""
+_FETCH_KERNEL = r"""
 set -eu
 export APT_CONFIG="$MMDEBSTRAP_APT_CONFIG"
 depends() { apt-cache depends --no-recommends --no-suggests "$1" | sed -n 's/^ *Depends: //p'; }
-image=$(depends linux-image-amd64 | grep '^linux-image-[0-9]')
-headers=$(depends linux-headers-amd64 | grep '^linux-headers-[0-9]')
+image=$(depends linux-image-FLAVOUR | grep '^linux-image-[0-9]')
+headers=$(depends linux-headers-FLAVOUR | grep '^linux-headers-[0-9]')
 rest=$(depends "$headers" | grep -E '^linux-(headers|kbuild)-')
 mkdir -p "$1/debs"
 cd "$1/debs"
@@ -61,7 +89,11 @@ apt-get -q download $image $headers $rest
 """
 
 
-def _make(directory: Path) -> None:
+def _fetch_kernel(flavour: str) -> str:
+    return _FETCH_KERNEL.replace("FLAVOUR", flavour)
+
+
+def _make(directory: Path, which: Tree) -> None:
     tree = directory / "root"
     command = [
         "mmdebstrap",
@@ -71,8 +103,8 @@ def _make(directory: Path) -> None:
         "--aptopt=APT::Install-Recommends false",
         "--aptopt=Acquire::Retries 3",
         *(f"--dpkgopt=path-exclude={pattern}" for pattern in EXCLUDE),
-        "--include=" + ",".join(PACKAGES),
-        "--customize-hook=" + FETCH_KERNEL,
+        "--include=" + ",".join(which.packages),
+        "--customize-hook=" + _fetch_kernel(which.flavour),
         SUITE,
         str(tree),
     ]
@@ -88,29 +120,34 @@ def _make(directory: Path) -> None:
     shutil.rmtree(tree / "var/cache/apt", ignore_errors=True)
 
 
-def _directory() -> Path:
+def _directory(which: Tree) -> Path:
     mirror = os.environ.get("VESPER_LAB_MIRROR", "")
     # Not this whole file: a changed comment must not build everything anew.
-    key = store.digest(SUITE, PACKAGES, EXCLUDE, FETCH_KERNEL, mirror)
-    return store.build("debian", key, _make, what=f"building the hosts' Debian ({SUITE}) tree")
+    key = store.digest(SUITE, which.packages, EXCLUDE, _fetch_kernel(which.flavour), mirror)
+    return store.build(
+        which.name,
+        key,
+        lambda directory: _make(directory, which),
+        what=f"building the hosts' Debian ({SUITE}) tree: {which.name}",
+    )
 
 
-def root() -> Path:
+def root(which: Tree = XEN) -> Path:
     """The tree. Never write into it: put an overlay or an image over it.
 
     :raises BuildError: mmdebstrap failed, e.g. no Debian mirror to be reached
         (another one: ``VESPER_LAB_MIRROR``).
     """
-    tree = _directory() / "root"
-    link = store.cache() / "root"
+    tree = _directory(which) / "root"
+    link = store.cache() / ("root" if which is XEN else f"root-{which.name}")
     if not link.is_symlink() or link.readlink() != tree:
-        new = link.with_name(f".root.{os.getpid()}")
+        new = link.with_name(f".{link.name}.{os.getpid()}")
         new.unlink(missing_ok=True)
         new.symlink_to(tree)
         new.rename(link)
     return tree
 
 
-def packages() -> list[Path]:
+def packages(which: Tree = XEN) -> list[Path]:
     """The kernel's .deb files: image, flavour headers, common headers, kbuild."""
-    return sorted((_directory() / "debs").glob("*.deb"))
+    return sorted((_directory(which) / "debs").glob("*.deb"))

@@ -3,6 +3,7 @@
 
 from __future__ import annotations
 
+from dataclasses import dataclass
 from pathlib import Path
 
 from lab.images import debian, store
@@ -10,30 +11,38 @@ from lab.images.cpio import Archive
 from lab.images.kernel import Kernel, module_files
 from lab.images.probes import Modules
 
-__all__ = ["guest_initrd"]
+__all__ = ["LIBVIRT", "XEN", "Machine", "guest_initrd"]
 
 HERE = Path(__file__).parent
 
-#: Debian's modules that a paravirtual guest of ours needs.
-DEBIAN_MODULES = ("xen-netfront",)
 
-#: What xl shutdown makes the guest's kernel run.
+@dataclass(frozen=True)
+class Machine:
+    """What a guest finds itself in."""
+
+    frontend: str  #: VESPER's
+    debian_modules: tuple[str, ...]
+
+
+XEN = Machine("vesper_xen", ("xen-netfront",))
+#: The last two: virsh shutdown presses the power button.
+LIBVIRT = Machine(
+    "vesper_ivshmem", ("virtio_pci", "virtio_net", "pvpanic-mmio", "button", "evdev")
+)
+
+#: What xl shutdown makes the guest's kernel run, and acpid for the power button.
 POWEROFF = b"#!/bin/busybox sh\nexec busybox poweroff -f\n"
 
 
 def guest_initrd(
-    kernel: Kernel,
-    modules: Modules | None = None,
-    *,
-    debian_modules: tuple[str, ...] = DEBIAN_MODULES,
+    kernel: Kernel, modules: Modules | None = None, machine: Machine = XEN
 ) -> Path:
     """The guest's initial RAM disk, which is its whole system.
 
     :param modules: VESPER's, loaded at boot (unless ``lab.vesper=no``); no
         probe is among them. None: a guest without.
-    :param debian_modules: Debian's, by name, loaded first.
     """
-    vesper = modules.guest if modules else ()
+    vesper = modules.guest(machine.frontend) if modules else ()
     init, labd = HERE / "guest_init", HERE / "labd.c"
 
     def make(directory: Path) -> None:
@@ -47,9 +56,10 @@ def guest_initrd(
         archive.link("bin/sh", "busybox")
         archive.copy("bin/labd", binary, 0o755)
         archive.add("sbin/poweroff", POWEROFF, 0o755)
+        archive.link("etc/acpi/PWRF/00000080", "/sbin/poweroff")
         archive.add("sbin/reboot", POWEROFF.replace(b"poweroff", b"reboot"), 0o755)
         for listing, files in (
-            ("modules", module_files(kernel, *debian_modules)),
+            ("modules", module_files(kernel, *machine.debian_modules)),
             ("vesper", list(vesper)),
         ):
             archive.add(listing, "".join(f"{path.name}\n" for path in files).encode())
@@ -59,6 +69,6 @@ def guest_initrd(
 
     key = store.digest(
         Path(__file__), HERE / "cpio.py", init, labd, kernel.release, str(debian.root()),
-        *debian_modules, *vesper,
+        *machine.debian_modules, *vesper,
     )  # fmt: skip
     return store.build("guest", key, make, what="building the guest's initrd") / "initrd"

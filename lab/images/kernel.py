@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: GPL-2.0-or-later
-"""Debian's newest kernel: one for dom0 and for the guest."""
+"""Debian's newest kernel: one for dom0 and the Xen guest, one for QEMU guests."""
 
 from __future__ import annotations
 
@@ -11,13 +11,13 @@ from pathlib import Path
 
 from lab.images import debian, store
 
-__all__ = ["Kernel", "kernel", "module_files"]
+__all__ = ["Kernel", "kernel", "module_files", "unpack"]
 
 
 @dataclass(frozen=True)
 class Kernel:
     release: str  #: as uname -r says it
-    vmlinux: Path  #: raw ELF: Xen starts it at once, unpacking takes 8 s when emulated
+    vmlinux: Path  #: raw ELF: starts at once, unpacking takes 8 s when emulated
     kdir: Path  #: for make -C: headers that need not be installed
     tree: Path  #: holds lib/modules/RELEASE
 
@@ -32,16 +32,20 @@ def _vmlinux(bzimage: bytes) -> bytes:
     setup_sectors = bzimage[0x1F1] or 4
     offset, length = struct.unpack_from("<II", bzimage, 0x248)
     start = (setup_sectors + 1) * 512 + offset
-    payload = bzimage[start : start + length]
-    if payload[:6] != b"\xfd7zXZ\0":
-        raise store.BuildError(f"kernel payload is not xz but starts with {payload[:6].hex()}")
-    # The last 4 bytes are the unpacked size, not part of the xz stream.
-    return lzma.LZMADecompressor().decompress(payload)
+    # The last 4 bytes are the unpacked size, not part of the stream.
+    payload = bzimage[start : start + length - 4]
+    if payload.startswith(b"\xfd7zXZ\0"):
+        return lzma.decompress(payload)
+    if payload.startswith(b"\x02\x21\x4c\x18"):  # cloud kernels
+        return store.run(["lz4", "-d", "-c"], stdin=payload, timeout=60)
+    if payload.startswith(b"\x28\xb5\x2f\xfd"):  # Linux 6.12
+        return store.run(["zstd", "-d", "-c"], stdin=payload, timeout=60)
+    raise store.BuildError(f"kernel payload is neither xz, lz4 nor zstd: {payload[:6].hex()}")
 
 
-def _make(directory: Path) -> None:
+def _make(directory: Path, packages: list[Path]) -> None:
     tree = directory / "tree"
-    for package in debian.packages():
+    for package in packages:
         store.run(["dpkg-deb", "-x", package, tree], timeout=300)
     (image,) = (tree / "boot").glob("vmlinuz-*")
     (directory / "vmlinux").write_bytes(_vmlinux(image.read_bytes()))
@@ -67,13 +71,23 @@ def _flavour(tree: Path) -> Path:
     return flavour
 
 
-def kernel() -> Kernel:
-    """The kernel, unpacked.
+def kernel(which: debian.Tree = debian.XEN) -> Kernel:
+    """The kernel that belongs to a tree, unpacked.
 
     :raises BuildError: see :func:`lab.images.root`.
     """
-    key = store.digest(1, *(package.name for package in debian.packages()))
-    directory = store.build("kernel", key, _make, what="unpacking the kernel")
+    return unpack(debian.packages(which))
+
+
+def unpack(packages: list[Path]) -> Kernel:
+    """
+    :param packages: the .deb files of one kernel: image, flavour headers,
+        common headers, kbuild.
+    """
+    key = store.digest(1, *(package.name for package in packages))
+    directory = store.build(
+        "kernel", key, lambda directory: _make(directory, packages), what="unpacking the kernel"
+    )
     tree = directory / "tree"
     flavour = _flavour(tree)
     return Kernel(

@@ -213,7 +213,6 @@ static void out_of_memory(FILE *out, const char *service, int spare)
 		return;
 	}
 	lseek(kmsg, 0, SEEK_END);
-	offset = printk_offset(kmsg, &uncertainty);
 	if (spare)
 		victim = spawn("batch", "1000", sleep_for_ever);
 	oom_score(main_pid, spare ? "-1000" : "1000");
@@ -234,6 +233,11 @@ static void out_of_memory(FILE *out, const char *service, int spare)
 	} while (now(CLOCK_MONOTONIC) < deadline);
 	kill(hog, SIGKILL);
 	waitpid(hog, NULL, 0);
+	/*
+	 * Afterwards: until the TSC is calibrated well, some seconds after the
+	 * boot, the two clocks drift apart by milliseconds a second.
+	 */
+	offset = printk_offset(kmsg, &uncertainty);
 	close(kmsg);
 	if (stamp < 0 || when < 0)
 		fprintf(out, "error process %d was not killed within %d s\n", victim, OOM_WAIT_S);

@@ -4,6 +4,7 @@
 from __future__ import annotations
 
 import shutil
+from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -17,15 +18,21 @@ PROJECT = Path(__file__).resolve().parents[2]
 #: Folders whose files decide whether modules must be built anew.
 SOURCES = ("probe_modules", "*_transport/guest")
 
-#: Belong into the guest; all other modules are probes, which the host sends.
-GUEST = ("vesper", "vesper_xen")
+#: Belong into the guest, as does the core (vesper); all other modules are
+#: probes, which the host sends.
+FRONTENDS = ("vesper_xen", "vesper_ivshmem")
 
 
 @dataclass(frozen=True)
 class Modules:
     release: str
-    guest: tuple[Path, ...]  #: vesper.ko, vesper_xen.ko: in this order
+    core: Path
+    frontends: Mapping[str, Path]  #: by name
     probes: tuple[Path, ...]
+
+    def guest(self, frontend: str) -> tuple[Path, ...]:
+        """What a guest gets, in the order to load it."""
+        return (self.core, *filter(None, [self.frontends.get(frontend)]))
 
 
 def _sources() -> list[Path]:
@@ -69,7 +76,8 @@ def modules(kernel: Kernel) -> Modules:
     found = {path.stem: path for path in sorted((directory / kernel.release).glob("*.ko"))}
     return Modules(
         release=kernel.release,
-        guest=tuple(found.pop(name) for name in GUEST),
+        core=found.pop("vesper"),
+        frontends={name: found.pop(name) for name in FRONTENDS if name in found},
         probes=tuple(found.values()),
     )
 

@@ -18,6 +18,7 @@ from vesper_monitor.transport import (
     CpuUse,
     Domain,
     DomainEvent,
+    DomainReport,
     FrontendMissing,
     LinkLost,
     TransportError,
@@ -163,16 +164,16 @@ class StandinTransport:
         self._watch(record.domid, record.pid)
         return Domain(record.name, record.domid, record.uuid)
 
-    async def state(self, domain: Domain) -> DomainState:
+    async def report(self, domain: Domain) -> DomainReport:
         record = Place(domain.name).read()
         if record is None or record.uuid != domain.uuid:
-            return DomainState.GONE
-        return DomainState(record.state)
+            return DomainReport(DomainState.GONE)
+        return DomainReport(DomainState(record.state))
 
     async def cpu_use(self, domain: Domain) -> CpuUse:
         ran, what = Place(domain.name).cpu()
         vcpus = tuple(VcpuUse(cpu, ran, _VCPU_STATES[what]) for cpu in range(_CPUS))
-        return CpuUse(await self.state(domain), vcpus)
+        return CpuUse((await self.report(domain)).state, vcpus)
 
     async def active(self) -> list[Domain]:
         return [d for d in await self.domains() if Place(d.name).active.exists()]
@@ -181,7 +182,7 @@ class StandinTransport:
         try:
             async with asyncio.timeout(timeout):
                 while True:
-                    if await self.state(domain) is DomainState.GONE:
+                    if (await self.report(domain)).state is DomainState.GONE:
                         raise LinkLost(f"{domain.name}: the domain has gone")
                     sock = await self._try_connect(domain)
                     if sock is not None:

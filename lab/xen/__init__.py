@@ -10,8 +10,8 @@
 
 from __future__ import annotations
 
-from lab.xen.channel import ChannelError, CommandFailed, Result
-from lab.xen.host import LabError, XenHost
+from lab.host import ChannelError, CommandFailed, LabError, Result
+from lab.xen.host import XenHost
 from lab.xen.lab import XenLab
 
 __all__ = ["ChannelError", "CommandFailed", "LabError", "Result", "XenHost", "XenLab"]

@@ -6,30 +6,15 @@ from __future__ import annotations
 import json
 import socket
 import time
-from collections.abc import Iterator
-from contextlib import closing
-from dataclasses import dataclass
+from collections.abc import Callable, Iterator
+from contextlib import closing, suppress
 from typing import Any
 
-__all__ = ["Channel", "ChannelError", "CommandFailed", "Result"]
+from lab.host import ChannelError, CommandFailed, Result
+
+__all__ = ["Channel"]
 
 CHUNK = 65536
-
-
-class ChannelError(Exception):
-    """The host does not answer, or cannot do what was asked."""
-
-
-class CommandFailed(ChannelError):
-    """A command in the host ended with another status than 0."""
-
-
-@dataclass(frozen=True)
-class Result:
-    """What a command in a host has done."""
-
-    rc: int  #: exit status; negative: ended by that signal
-    output: str  #: standard output and standard error
 
 
 class Channel:
@@ -99,13 +84,7 @@ class Channel:
     def run(
         self, command: str, *, timeout: float = 60.0, stdin: bytes = b"", check: bool = False
     ) -> Result:
-        """Run a shell command.
-
-        :param timeout: seconds, then it is killed.
-        :param check: another exit status than 0 is an error.
-        :raises ChannelError: no answer in time, with what it has printed.
-        :raises CommandFailed: with ``check``.
-        """
+        """See :meth:`lab.host.Host.run`."""
         request = {"op": "run", "command": command, "stdin": len(stdin), "timeout": timeout}
         connection = self._open(timeout, request, stdin)
         raw, result = self._finish(connection, timeout + 10)
@@ -118,12 +97,8 @@ class Channel:
 
     def follow(
         self, command: str, *, timeout: float = 86400.0
-    ) -> tuple[socket.socket, Iterator[bytes]]:
-        """Start a command and hand out what it prints, as it comes.
-
-        :returns: the connection (close it, or shut it down from another
-            thread, to kill the command) and the pieces of output.
-        """
+    ) -> tuple[Callable[[], None], Iterator[bytes]]:
+        """See :meth:`lab.host.Host.follow`."""
         connection = self._open(10, {"op": "run", "command": command, "timeout": timeout})
 
         def pieces() -> Iterator[bytes]:
@@ -131,7 +106,12 @@ class Channel:
                 if isinstance(frame, bytes):
                     yield frame
 
-        return connection, pieces()
+        def end() -> None:
+            with suppress(OSError):
+                connection.shutdown(socket.SHUT_RDWR)
+            connection.close()
+
+        return end, pieces()
 
     def put(self, path: str, data: bytes, *, mode: int = 0o644, timeout: float = 60.0) -> None:
         """Write a file in the host; folders are made."""

@@ -12,9 +12,9 @@ import termios
 import tty
 from typing import Any
 
+from lab import faults
+from lab.host import ChannelError, LabError, Result
 from lab.xen import keeper
-from lab.xen.channel import ChannelError, Result
-from lab.xen.host import LabError
 from lab.xen.lab import XenLab
 
 __all__ = ["add_commands"]
@@ -64,16 +64,7 @@ def add_commands(subparsers: Any) -> None:
 
 
 def _add_faults(parser: argparse.ArgumentParser) -> None:
-    kinds = parser.add_subparsers(dest="fault", metavar="FAULT", required=True)
-    kind = kinds.add_parser("signal", help="kill the main process of a service in the guest")
-    kind.add_argument("signal", help="SEGV, KILL, ... or a number")
-    kind.add_argument("service", nargs="?", default="httpd")
-    kind = kinds.add_parser("oom", help="the guest runs out of memory, the service is killed")
-    kind.add_argument("service", nargs="?", default="httpd")
-    kind = kinds.add_parser("oom-other", help="the same, but the service is spared")
-    kind.add_argument("service", nargs="?", default="httpd")
-    kinds.add_parser("panic", help="the guest's kernel panics")
-    kinds.add_parser("destroy", help="the domain is destroyed behind Pacemaker's back")
+    kinds = faults.add(parser)
     for name, text in (
         ("power-off", "cut a host's power"),
         ("link-down", "pull a host's cluster link out"),
@@ -190,22 +181,15 @@ def _terminal(connection: socket.socket) -> None:
 
 def _fault(arguments: argparse.Namespace) -> int:
     lab = _attach()
-    kind = arguments.fault
-    if kind == "signal":
-        fault = lab.guest().kill(arguments.signal, arguments.service)
-        print(f"{arguments.service}[{fault.pid}]: signal {arguments.signal} sent")
-    elif kind in ("oom", "oom-other"):
-        fault = lab.guest().out_of_memory(arguments.service, spare=kind == "oom-other")
-        print(f"out of memory: process {fault.pid} was killed")
-    elif kind == "panic":
-        lab.guest().start("echo c >/proc/sysrq-trigger")
-    elif kind == "destroy":
+    if faults.in_guest(arguments, lab.guest()):
+        return 0
+    if arguments.fault == "destroy":
         host = lab.running_on()
         if host is None:
             raise LabError("vm1 runs on no host")
         host.run("xl destroy vm1", check=True)
     else:
-        _host_fault(lab, kind, arguments.host)
+        _host_fault(lab, arguments.fault, arguments.host)
     return 0
 
 

@@ -11,12 +11,13 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from lab import images
+from lab.host import Host, LabError
 from lab.xen import disk
 from lab.xen.accelerator import Accelerator
-from lab.xen.channel import Channel, ChannelError
+from lab.xen.channel import Channel
 from lab.xen.qmp import Qmp, QmpError
 
-__all__ = ["HOSTS", "Identity", "LabError", "XenHost", "free_port"]
+__all__ = ["HOSTS", "Identity", "XenHost", "free_port"]
 
 XEN = (
     "dom0_mem=512M,max:512M dom0_max_vcpus=1 com1=115200,8n1 console=com1 "
@@ -26,10 +27,6 @@ DOM0 = (
     "console=hvc0 earlyprintk=xen loglevel=6 mitigations=off nokaslr quiet audit=0 apparmor=0 "
     "cryptomgr.notests rcupdate.rcu_expedited=1 tsc=reliable"
 )
-
-
-class LabError(Exception):
-    """The lab cannot do what was asked; the text says why."""
 
 
 @dataclass(frozen=True)
@@ -56,7 +53,7 @@ def free_port() -> int:
         return port
 
 
-class XenHost(Channel):
+class XenHost(Channel, Host):
     """One host. Create it, :meth:`start` it, :meth:`wait_ready`.
 
     All its files are in the lab's state directory; QEMU dies with the thread
@@ -202,51 +199,6 @@ class XenHost(Channel):
         """Plug the cluster's link in, or pull it out."""
         with self.qmp() as qmp:
             qmp.command("set_link", name="n1", up=up)
-
-    def background(self, command: str, log: str) -> None:
-        """Start a daemon in the host.
-
-        :param log: file in the host for what it says.
-        """
-        self.run(f"setsid {command} >>{log} 2>&1 </dev/null &", check=True)
-
-    def start_vesperd(self, *, timeout: float = 120.0) -> None:
-        """Start vesperd and wait until its socket is there."""
-        self.background("/usr/sbin/vesperd", "/var/log/vesperd.log")
-        try:
-            self.wait("test -S /run/vesper/vesperd.sock", timeout=timeout)
-        except LabError as error:
-            said = self.run("tail -n 20 /var/log/vesperd.log").output
-            raise LabError(f"{self.name}: vesperd does not start:\n{said}") from error
-
-    def stop_vesperd(self, *, signal: str = "TERM") -> None:
-        """End vesperd, if it runs, and wait until it has gone."""
-        find = "pgrep -f '^/usr/bin/python3.* /usr/sbin/vesperd'"
-        self.run(
-            f"pids=$({find}) || exit 0; kill -{signal} $pids; "
-            "while kill -0 $pids 2>/dev/null; do sleep 0.1; done; rm -f /run/vesper/vesperd.sock",
-            timeout=30,
-            check=True,
-        )
-
-    def wait(self, command: str, *, timeout: float, every: float = 0.3) -> str:
-        """Run a command again and again until it succeeds.
-
-        :returns: its output.
-        :raises LabError: it did not within ``timeout`` seconds, with its output.
-        """
-        deadline = time.monotonic() + timeout
-        while True:
-            try:
-                result = self.run(command, timeout=timeout)
-                if result.rc == 0:
-                    return result.output
-                said = result.output
-            except ChannelError as error:
-                said = str(error)
-            if time.monotonic() > deadline:
-                raise LabError(f"{self.name}: {command!r}: not after {timeout:.0f} s:\n{said}")
-            time.sleep(every)
 
     def close(self) -> None:
         """End QEMU, if this object has started it."""

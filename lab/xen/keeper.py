@@ -14,9 +14,8 @@ import time
 from pathlib import Path
 from types import FrameType
 
+from lab.host import ChannelError, LabError
 from lab.images.store import BuildError
-from lab.xen.channel import ChannelError
-from lab.xen.host import LabError
 from lab.xen.lab import STATE, XenLab
 
 __all__ = ["DIRECTORY", "begin", "end"]

@@ -13,11 +13,12 @@ from pathlib import Path
 from types import TracebackType
 
 from lab import images
+from lab.guest import Guest
+from lab.host import Host, LabError
 from lab.progress import step
 from lab.xen import disk, project, saved
 from lab.xen.accelerator import Accelerator, choose
-from lab.xen.guest import Guest
-from lab.xen.host import HOSTS, LabError, XenHost, free_port
+from lab.xen.host import HOSTS, XenHost, free_port
 
 __all__ = ["STATE", "XenLab"]
 
@@ -37,6 +38,10 @@ class XenLab:
     Use one of the class methods to get one; leave the ``with`` block (or call
     :meth:`close`) and nothing remains.
     """
+
+    vmm = "xen"
+    #: not more often: each request costs an emulated host some milliseconds
+    page_every = 0.5
 
     def __init__(self, hosts: list[XenHost], state: Path, stack: ExitStack) -> None:
         self.hosts = hosts
@@ -202,7 +207,7 @@ class XenLab:
                 return host
         raise LabError(f"no host {name}; there are {', '.join(h.name for h in self.hosts)}")
 
-    def guest(self, *, through: XenHost | None = None) -> Guest:
+    def guest(self, *, through: Host | None = None) -> Guest:
         """The lab's hand in ``vm1``, reached through one of the hosts."""
         return Guest(through or self.a)
 

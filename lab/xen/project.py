@@ -10,22 +10,17 @@ import tempfile
 from pathlib import Path
 
 from lab import images
+from lab.guest import CHECK_PAGE
 from lab.images import store
 from lab.images.probes import PROJECT
 from lab.xen.disk import GUEST_KERNEL
 from lab.xen.host import XenHost
 
-__all__ = ["CHECK_PAGE", "CHECK_PAGE_RAN", "GUEST_INITRD", "bundle", "guest_config", "install"]
+__all__ = ["GUEST_INITRD", "bundle", "guest_config", "install"]
 
 HERE = Path(__file__).parent / "dom0"
 
 GUEST_INITRD = "/var/lib/lab/guest.initrd"
-
-#: Monitor script for the stock agent: fetches the guest's page.
-CHECK_PAGE = "/usr/local/bin/check-page"
-
-#: What that script touches when it begins.
-CHECK_PAGE_RAN = "/run/check-page.ran"
 
 #: Hotplug script of the guest's network interface.
 VIF_SCRIPT = "/etc/xen/scripts/vif-lab"
@@ -74,8 +69,8 @@ def bundle() -> bytes:
             shutil.copy(path, probes)
         _put(stage, GUEST_INITRD, images.guest_initrd(kernel, modules).read_bytes())
         _put(stage, "/etc/xen/vm1.cfg", guest_config().encode())
-        for name in (CHECK_PAGE, VIF_SCRIPT):
-            _put(stage, name, (HERE / Path(name).name).read_bytes(), 0o755)
+        for name, folder in ((CHECK_PAGE, PROJECT / "lab"), (VIF_SCRIPT, HERE)):
+            _put(stage, name, (folder / Path(name).name).read_bytes(), 0o755)
         data = io.BytesIO()
         with tarfile.open(fileobj=data, mode="w") as archive:
             for path in sorted(stage.rglob("*")):

@@ -22,6 +22,7 @@
 #include <linux/compiler.h>
 #include <linux/mutex.h>
 #include <linux/rcupdate.h>
+#include <linux/smp.h>
 #include <linux/types.h>
 
 #include "vesper.h"
@@ -30,8 +31,14 @@
 /*
  * Protects the transport, all regions, the channel table and the exports.
  * Held for short times only: never while a module is loaded or unloaded.
+ *
+ * Regions with content may be moved only with the CPUs held as they are, too:
+ * vsp_lock_cpus() takes both.  (Who brings a CPU up or down has that lock.)
  */
 extern struct mutex vsp_lock;
+
+void vsp_lock_cpus(void);
+void vsp_unlock_cpus(void);
 
 /* ------------------------------------------------------- transport.c */
 
@@ -45,27 +52,50 @@ void vsp_notify(void);
 
 /* ---------------------------------------------------------- region.c */
 
+struct vsp_shared;
+
+/*
+ * Copies the region's content to @to, from where it is, and lets all who write
+ * it write there.  When it returns nobody writes to the old place any more.
+ */
+typedef void vsp_move_t(struct vsp_shared *shared, void *to);
+
 /**
  * struct vsp_shared - pages, and the region that they are to the host
+ * @home: the same, as addresses of the kernel
+ * @addr: where the content is: @home, or memory of the transport
+ * @move: NULL: the content need not be kept when that changes
  * @region: as the host is told; handle 0 while not shared
  */
 struct vsp_shared {
 	struct page **pages;
 	unsigned int nr_pages;
 	bool writable;
+	void *home;
+	void *addr;
+	vsp_move_t *move;
 	struct vsp_region region;
 };
 
-/* Hold the pages and, with a transport, share them.  Under vsp_lock. */
+/*
+ * Hold the pages and, with a transport, share them.  Under vsp_lock_cpus(), or,
+ * if nothing is moved, vsp_lock.
+ */
 int vsp_shared_init(struct vsp_shared *shared, struct page *const *pages,
-		    unsigned int nr_pages);
-int vsp_shared_init_vmalloc(struct vsp_shared *shared, void *addr,
-			    unsigned int nr_pages, bool writable);
+		    unsigned int nr_pages, void *home, vsp_move_t *move);
+int vsp_shared_init_vmalloc(struct vsp_shared *shared, void *home,
+			    unsigned int nr_pages, bool writable, vsp_move_t *move);
 /* The opposite of both; nothing happens if neither was done. */
 void vsp_shared_release(struct vsp_shared *shared);
 /* A transport has come, is about to go. */
 int vsp_shared_connect(struct vsp_shared *shared);
 void vsp_shared_disconnect(struct vsp_shared *shared);
+
+/*
+ * Call @func on that CPU, with interrupts off; in place of a CPU that is
+ * offline, here.  Under vsp_lock_cpus().
+ */
+void vsp_call_on(unsigned int cpu, smp_call_func_t func, void *info);
 
 /* ----------------------------------------------------------- cchan.c */
 
@@ -91,7 +121,7 @@ int vsp_image_alloc(u32 pages, struct vsp_region *region);
 int vsp_image_free(u64 handle);
 /* Under vsp_lock. */
 void vsp_image_drop(void);
-/* End the sharing, copy, check.  The memory is gone whatever the outcome. */
+/* Copy, end the sharing, check.  The memory is gone whatever the outcome. */
 int vsp_image_take(const struct vsp_msg_load *load, struct vsp_image *image);
 void vsp_image_put(struct vsp_image *image);
 
@@ -132,7 +162,9 @@ struct vsp_region vsp_life_region(void);
 /* ---------------------------------------------------------- export.c */
 
 struct vsp_export_cpu {
-	struct vsp_shared buffer;
+	struct vsp_index *index;	/* changed by that CPU only */
+	struct rchan_buf *buf;
+	struct vsp_shared buffer;	/* @buf's memory */
 	u64 seq;	/* of the next record; by that CPU only */
 };
 
@@ -143,8 +175,7 @@ struct vsp_export {
 	u32 subbuf_size;
 	u32 n_subbufs;
 	char modname[VSP_NAME_LEN];
-	struct vsp_index *index;	/* [nr_cpu_ids], shared */
-	struct vsp_shared index_shared;
+	struct vsp_shared index;	/* struct vsp_index[nr_cpu_ids] */
 	struct vsp_export_cpu cpu[];	/* [nr_cpu_ids] */
 };
 
@@ -156,5 +187,8 @@ void vsp_export_exit(void);
 int vsp_export_connect(void);
 void vsp_export_disconnect(void);
 struct vsp_region vsp_export_table(void);
+
+/* Relay is about to free one. */
+void vsp_export_buffer_closed(void);
 
 #endif /* VESPER_CORE_H */

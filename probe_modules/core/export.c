@@ -19,7 +19,8 @@
 struct vsp_export __rcu *vsp_exports[VSP_MAX_CHANNELS];
 
 /* Under vsp_lock. */
-static struct vsp_table *table;
+static struct vsp_table *table;		/* where it is now */
+static struct vsp_table *table_home;
 static struct vsp_shared table_shared;
 static u32 next_generation;
 
@@ -36,6 +37,12 @@ struct vsp_region vsp_export_table(void)
 }
 
 /* ------------------------------------------------------ channel table */
+
+static void move_table(struct vsp_shared *shared, void *to)
+{
+	memcpy(to, table, PAGE_SIZE);
+	table = to;
+}
 
 static void table_changed(void)
 {
@@ -60,11 +67,93 @@ static void table_set(const struct vsp_export *export)
 	channel->subbuf_size = export->subbuf_size;
 	channel->n_subbufs = export->n_subbufs;
 	channel->nr_cpus = nr_cpu_ids;
-	channel->index = export->index_shared.region;
+	channel->index = export->index.region;
 	memcpy(channel->modname, export->modname, sizeof(channel->modname));
 	smp_wmb();	/* as above */
 	WRITE_ONCE(channel->state, VSP_CHANNEL_OPEN);
 	table_changed();
+}
+
+/* --------------------------------------------- to and from a transport */
+
+/*
+ * Records are written with interrupts off, on the CPU that the buffer belongs
+ * to.  So it is that CPU that moves buffer and index, in between.
+ */
+struct relocation {
+	struct vsp_export_cpu *cpu;
+	void *to;
+};
+
+static void move_buffer_here(void *info)
+{
+	struct relocation *relocation = info;
+	struct rchan_buf *buf = relocation->cpu->buf;
+	size_t subbuf = buf->data - buf->start;
+
+	memcpy(relocation->to, buf->start, (size_t)buf->page_count * PAGE_SIZE);
+	buf->start = relocation->to;
+	buf->data = buf->start + subbuf;
+}
+
+static void move_buffer(struct vsp_shared *shared, void *to)
+{
+	struct vsp_export_cpu *cpu = container_of(shared, struct vsp_export_cpu, buffer);
+	struct relocation relocation = { cpu, to };
+
+	if (cpu->buf)
+		vsp_call_on(cpu->buf->cpu, move_buffer_here, &relocation);
+}
+
+static void move_index_here(void *info)
+{
+	struct relocation *relocation = info;
+	struct vsp_index *to = relocation->to;
+
+	*to = *relocation->cpu->index;
+	relocation->cpu->index = to;
+}
+
+static void move_index(struct vsp_shared *shared, void *to)
+{
+	struct vsp_export *export = container_of(shared, struct vsp_export, index);
+	struct vsp_index *index = to;
+	unsigned int cpu;
+
+	for_each_possible_cpu(cpu) {
+		struct relocation relocation = { &export->cpu[cpu], &index[cpu] };
+
+		vsp_call_on(cpu, move_index_here, &relocation);
+	}
+}
+
+/* Relay closes it, which it has marked before: it must find its own memory. */
+static void give_back(struct vsp_export_cpu *cpu)
+{
+	if (!cpu->buf || !cpu->buf->finalized)
+		return;
+	cpu->buf->start = cpu->buffer.home;
+	cpu->buf->data = cpu->buffer.home;
+	cpu->buf = NULL;
+}
+
+/*
+ * A module has closed its channel before the export has ended.  Relay does not
+ * say which, and holds its own mutex, so no other CPU can be asked: nobody may
+ * write to a channel any more that is being closed.
+ */
+void vsp_export_buffer_closed(void)
+{
+	unsigned int slot, cpu;
+
+	mutex_lock(&vsp_lock);
+	for (slot = 0; slot < VSP_MAX_CHANNELS; slot++) {
+		struct vsp_export *export = export_locked(slot);
+
+		for (cpu = 0; export && cpu < nr_cpu_ids; cpu++)
+			give_back(&export->cpu[cpu]);
+	}
+	mutex_unlock(&vsp_lock);
 }
 
 /* ------------------------------------------------------- one channel */
@@ -78,20 +167,23 @@ static int share_cpu(struct vsp_export *export, unsigned int cpu)
 
 	if (!buf || shared->pages)
 		return 0;
-	err = vsp_shared_init(shared, buf->page_array, buf->page_count);
+	export->cpu[cpu].buf = buf;
+	err = vsp_shared_init(shared, buf->page_array, buf->page_count, buf->start,
+			      move_buffer);
 	if (!err)
-		export->index[cpu].buffer = shared->region;
+		export->cpu[cpu].index->buffer = shared->region;
 	return err;
 }
 
 static void free_export(struct vsp_export *export)
 {
+	void *index = export->index.home;
 	unsigned int cpu;
 
 	for (cpu = 0; cpu < nr_cpu_ids; cpu++)
 		vsp_shared_release(&export->cpu[cpu].buffer);
-	vsp_shared_release(&export->index_shared);
-	vfree(export->index);
+	vsp_shared_release(&export->index);
+	vfree(index);
 	kvfree(export);
 }
 
@@ -99,6 +191,7 @@ static struct vsp_export *make_export(struct rchan *rchan, const char *modname)
 {
 	size_t size = PAGE_ALIGN(nr_cpu_ids * sizeof(struct vsp_index));
 	struct vsp_export *export;
+	struct vsp_index *index;
 	unsigned int cpu;
 	int err;
 
@@ -110,15 +203,19 @@ static struct vsp_export *make_export(struct rchan *rchan, const char *modname)
 	export->n_subbufs = rchan->n_subbufs;
 	strscpy(export->modname, modname, sizeof(export->modname));
 
-	export->index = vzalloc(size);
-	if (!export->index) {
+	index = vzalloc(size);
+	if (!index) {
 		err = -ENOMEM;
 		goto free;
 	}
-	err = vsp_shared_init_vmalloc(&export->index_shared, export->index,
-				      size / PAGE_SIZE, false);
-	if (err)
+	for_each_possible_cpu(cpu)
+		export->cpu[cpu].index = &index[cpu];
+	err = vsp_shared_init_vmalloc(&export->index, index, size / PAGE_SIZE, false,
+				      move_index);
+	if (err) {
+		vfree(index);
 		goto free;
+	}
 	for_each_possible_cpu(cpu) {
 		err = share_cpu(export, cpu);
 		if (err)
@@ -175,7 +272,7 @@ int vsp_relay_export_start(struct rchan *rchan, const char *modname)
 	if (err)
 		return err;
 
-	mutex_lock(&vsp_lock);
+	vsp_lock_cpus();
 	slot = find_slot(rchan, modname);
 	if (slot < 0) {
 		err = slot;
@@ -191,7 +288,7 @@ int vsp_relay_export_start(struct rchan *rchan, const char *modname)
 	rcu_assign_pointer(vsp_exports[slot], export);
 	table_set(export);
 unlock:
-	mutex_unlock(&vsp_lock);
+	vsp_unlock_cpus();
 	return err;
 }
 EXPORT_SYMBOL_GPL(vsp_relay_export_start);
@@ -201,7 +298,7 @@ static bool export_end(const char *modname)
 	struct vsp_export *export = NULL;
 	unsigned int slot;
 
-	mutex_lock(&vsp_lock);
+	vsp_lock_cpus();
 	for (slot = 0; slot < VSP_MAX_CHANNELS; slot++) {
 		export = export_locked(slot);
 		if (export && !strcmp(export->modname, modname))
@@ -214,7 +311,7 @@ static bool export_end(const char *modname)
 		synchronize_rcu();	/* a probe may be writing its index */
 		free_export(export);
 	}
-	mutex_unlock(&vsp_lock);
+	vsp_unlock_cpus();
 	return export;
 }
 
@@ -229,7 +326,10 @@ EXPORT_SYMBOL_GPL(vsp_relay_export_end);
 
 /* -------------------------------------------- what may happen meanwhile */
 
-/* Relay has made the CPU's buffers at CPUHP_RELAY_PREPARE, before this. */
+/*
+ * Relay has made the CPU's buffers at CPUHP_RELAY_PREPARE, before this.  Who
+ * brings the CPU up holds the CPUs as they are, as vsp_lock_cpus() does.
+ */
 static int share_online_cpu(unsigned int cpu)
 {
 	unsigned int slot;
@@ -274,9 +374,9 @@ static int connect_export(struct vsp_export *export)
 		err = vsp_shared_connect(shared);
 		if (err)
 			return err;
-		export->index[cpu].buffer = shared->region;
+		export->cpu[cpu].index->buffer = shared->region;
 	}
-	err = vsp_shared_connect(&export->index_shared);
+	err = vsp_shared_connect(&export->index);
 	if (err)
 		return err;
 	table_set(export);
@@ -316,9 +416,9 @@ void vsp_export_disconnect(void)
 		table_clear(slot);
 		for_each_possible_cpu(cpu) {
 			vsp_shared_disconnect(&export->cpu[cpu].buffer);
-			export->index[cpu].buffer.handle = 0;
+			export->cpu[cpu].index->buffer.handle = 0;
 		}
-		vsp_shared_disconnect(&export->index_shared);
+		vsp_shared_disconnect(&export->index);
 	}
 	vsp_shared_disconnect(&table_shared);
 }
@@ -332,13 +432,14 @@ int vsp_export_init(void)
 	BUILD_BUG_ON(sizeof(struct vsp_table) > VSP_PAGE_SIZE);
 	BUILD_BUG_ON(PAGE_SIZE != VSP_PAGE_SIZE);
 
-	table = vzalloc(PAGE_SIZE);
-	if (!table)
+	table_home = vzalloc(PAGE_SIZE);
+	if (!table_home)
 		return -ENOMEM;
+	table = table_home;
 	table->magic = VSP_TABLE_MAGIC;
 	table->version = VSP_ABI_VERSION;
 	mutex_lock(&vsp_lock);
-	err = vsp_shared_init_vmalloc(&table_shared, table, 1, false);
+	err = vsp_shared_init_vmalloc(&table_shared, table, 1, false, move_table);
 	mutex_unlock(&vsp_lock);
 	if (err)
 		goto free_table;
@@ -361,7 +462,7 @@ release_table:
 	vsp_shared_release(&table_shared);
 	mutex_unlock(&vsp_lock);
 free_table:
-	vfree(table);
+	vfree(table_home);
 	return err;
 }
 
@@ -379,5 +480,5 @@ void vsp_export_exit(void)
 	}
 	vsp_shared_release(&table_shared);
 	mutex_unlock(&vsp_lock);
-	vfree(table);
+	vfree(table_home);
 }

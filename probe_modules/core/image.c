@@ -2,8 +2,8 @@
 /*
  * The memory a probe's image arrives in: one region, which the host writes.
  *
- * The image is copied after the sharing has ended, and only then looked at: a
- * host that still has the pages mapped cannot change it under the loader.
+ * The image is copied and only then looked at: a host that still sees the pages
+ * cannot change it under the loader.
  */
 
 #include <linux/crc32.h>
@@ -45,7 +45,7 @@ int vsp_image_alloc(u32 pages, struct vsp_region *region)
 
 	mutex_lock(&vsp_lock);
 	vsp_image_drop();
-	err = vsp_shared_init_vmalloc(&image_shared, addr, pages, true);
+	err = vsp_shared_init_vmalloc(&image_shared, addr, pages, true, NULL);
 	if (!err && !image_shared.region.handle) {
 		vsp_shared_release(&image_shared);
 		err = -ENOTCONN;	/* the transport has just gone */
@@ -79,24 +79,14 @@ int vsp_image_free(u64 handle)
 	return err;
 }
 
-static int copy_image(const void *from, size_t size, const struct vsp_msg_load *load,
-		      struct vsp_image *image)
+static int check_image(const struct vsp_msg_load *load, struct vsp_image *image)
 {
 	size_t total = (size_t)load->image_len + load->params_len;
-	u32 crc;
+	u32 crc = ~crc32_le(~0, image->data, total);
 
-	if (!load->image_len || load->params_len > MAX_PARAMS_LEN || total > size)
-		return -EINVAL;
-	image->data = kvmalloc(total + 1, GFP_IMAGE);
-	if (!image->data)
-		return -ENOMEM;
-	memcpy(image->data, from, total);
-
-	crc = ~crc32_le(~0, image->data, total);
 	if (crc != load->crc32) {
 		pr_warn("vesper: image of %s: crc32 is %08x, the host says %08x\n",
 			load->name, crc, load->crc32);
-		vsp_image_put(image);
 		return -EBADMSG;
 	}
 	image->len = load->image_len;
@@ -105,30 +95,41 @@ static int copy_image(const void *from, size_t size, const struct vsp_msg_load *
 	return 0;
 }
 
+/* Memory for the copy, if the sizes can be true. */
+static int alloc_copy(const struct vsp_msg_load *load, struct vsp_image *image)
+{
+	size_t total = (size_t)load->image_len + load->params_len;
+
+	memset(image, 0, sizeof(*image));
+	if (!load->image_len || load->params_len > MAX_PARAMS_LEN ||
+	    total > VSP_MAX_REGION_PAGES * PAGE_SIZE)
+		return -EINVAL;
+	image->data = kvmalloc(total + 1, GFP_IMAGE);
+	return image->data ? 0 : -ENOMEM;
+}
+
 int vsp_image_take(const struct vsp_msg_load *load, struct vsp_image *image)
 {
-	struct vsp_shared shared;
-	void *addr;
+	size_t total = (size_t)load->image_len + load->params_len;
 	int err;
 
+	err = alloc_copy(load, image);
 	mutex_lock(&vsp_lock);
 	if (!is_image(load->region.handle)) {
-		mutex_unlock(&vsp_lock);
-		return -ENOENT;
+		err = -ENOENT;
+	} else {
+		if (!err && total > image_shared.nr_pages * PAGE_SIZE)
+			err = -EINVAL;
+		if (!err)
+			memcpy(image->data, image_shared.addr, total);
+		vsp_image_drop();
 	}
-	vsp_shared_disconnect(&image_shared);
-	shared = image_shared;
-	addr = image_addr;
-	memset(&image_shared, 0, sizeof(image_shared));
-	image_addr = NULL;
 	mutex_unlock(&vsp_lock);
 
-	err = copy_image(addr, shared.nr_pages * PAGE_SIZE, load, image);
-
-	mutex_lock(&vsp_lock);
-	vsp_shared_release(&shared);
-	mutex_unlock(&vsp_lock);
-	vfree(addr);
+	if (!err)
+		err = check_image(load, image);
+	if (err)
+		vsp_image_put(image);
 	return err;
 }
 

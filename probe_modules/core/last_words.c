@@ -14,6 +14,7 @@
 #include <linux/kernel.h>
 #include <linux/kmsg_dump.h>
 #include <linux/notifier.h>
+#include <linux/rcupdate.h>
 #include <linux/sched.h>
 #include <linux/smp.h>
 #include <linux/stacktrace.h>
@@ -31,7 +32,7 @@
 #define STACK_DEPTH	32
 #define WORDS_PAGES	DIV_ROUND_UP(sizeof(struct vsp_words), PAGE_SIZE)
 
-static struct vsp_words *words;
+static struct vsp_words __rcu *words;		/* where they are written */
 static struct vsp_shared words_shared;		/* under vsp_lock */
 
 /* A slot is being written. */
@@ -91,7 +92,9 @@ static void leave_words(enum kmsg_dump_reason reason)
 	/* Oopses on two CPUs at the same time: those of the first will do. */
 	if (atomic_cmpxchg(&writing[kind], 0, 1))
 		return;
-	write_slot(&words->slot[kind], panic ? panic_message : "");
+	rcu_read_lock();
+	write_slot(&rcu_dereference(words)->slot[kind], panic ? panic_message : "");
+	rcu_read_unlock();
 	atomic_set_release(&writing[kind], 0);
 	vsp_notify();
 }
@@ -114,6 +117,27 @@ static struct kmsg_dumper dumper = {
 	.max_reason = KMSG_DUMP_OOPS,
 };
 
+/* An oops may be written meanwhile, to the old place: it is taken along. */
+static void move_words(struct vsp_shared *shared, void *to)
+{
+	struct vsp_words *old = shared->addr, *new = to;
+	u32 seq[VSP_WORDS_KINDS];
+	unsigned int kind;
+
+	for (kind = 0; kind < VSP_WORDS_KINDS; kind++)
+		seq[kind] = READ_ONCE(old->slot[kind].seq);
+	memcpy(new, old, sizeof(*new));
+	rcu_assign_pointer(words, new);
+	synchronize_rcu();
+	for (kind = 0; kind < VSP_WORDS_KINDS; kind++) {
+		struct vsp_words_slot *slot = &old->slot[kind];
+
+		if ((seq[kind] & 1 || READ_ONCE(slot->seq) != seq[kind]) &&
+		    READ_ONCE(new->slot[kind].seq) == seq[kind])
+			memcpy(&new->slot[kind], slot, sizeof(*slot));
+	}
+}
+
 void vsp_words_connect(void)
 {
 	int err = vsp_shared_connect(&words_shared);
@@ -134,15 +158,17 @@ struct vsp_region vsp_words_region(void)
 
 int vsp_words_init(void)
 {
+	struct vsp_words *home;
 	int err;
 
-	words = vzalloc(WORDS_PAGES * PAGE_SIZE);
-	if (!words)
+	home = vzalloc(WORDS_PAGES * PAGE_SIZE);
+	if (!home)
 		return -ENOMEM;
-	words->magic = VSP_WORDS_MAGIC;
-	words->version = VSP_WORDS_VERSION;
+	home->magic = VSP_WORDS_MAGIC;
+	home->version = VSP_WORDS_VERSION;
+	RCU_INIT_POINTER(words, home);
 	mutex_lock(&vsp_lock);
-	err = vsp_shared_init_vmalloc(&words_shared, words, WORDS_PAGES, false);
+	err = vsp_shared_init_vmalloc(&words_shared, home, WORDS_PAGES, false, move_words);
 	mutex_unlock(&vsp_lock);
 	if (err)
 		goto free;
@@ -157,16 +183,18 @@ release:
 	vsp_shared_release(&words_shared);
 	mutex_unlock(&vsp_lock);
 free:
-	vfree(words);
+	vfree(home);
 	return err;
 }
 
 void vsp_words_exit(void)
 {
+	void *home = words_shared.home;
+
 	atomic_notifier_chain_unregister(&panic_notifier_list, &panic_nb);
 	kmsg_dump_unregister(&dumper);	/* waits for one that runs */
 	mutex_lock(&vsp_lock);
 	vsp_shared_release(&words_shared);
 	mutex_unlock(&vsp_lock);
-	vfree(words);
+	vfree(home);
 }

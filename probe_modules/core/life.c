@@ -21,9 +21,10 @@
 
 #include "core.h"
 
-static struct vsp_life *life;
-static struct vsp_life_cpu *life_cpu;		/* [nr_cpu_ids], behind it */
-static struct vsp_shared life_shared;		/* under vsp_lock */
+static struct vsp_shared life_shared;		/* struct vsp_life; under vsp_lock */
+
+/* Where the CPU writes: with interrupts off, in which it is moved. */
+static DEFINE_PER_CPU(struct vsp_life_cpu *, life_mine);
 
 static DEFINE_PER_CPU(struct task_struct *, life_thread);
 static DEFINE_PER_CPU(struct hrtimer, life_timer);
@@ -31,7 +32,7 @@ static DEFINE_PER_CPU(bool, life_due);
 
 static enum hrtimer_restart life_tick(struct hrtimer *timer)
 {
-	struct vsp_life_cpu *mine = &life_cpu[smp_processor_id()];
+	struct vsp_life_cpu *mine = __this_cpu_read(life_mine);
 
 	WRITE_ONCE(mine->irq_ns, ktime_get_mono_fast_ns());
 	WRITE_ONCE(mine->irqs, mine->irqs + 1);
@@ -50,14 +51,29 @@ static int should_run(unsigned int cpu)
 
 static void run(unsigned int cpu)
 {
+	struct vsp_life_cpu *mine;
+	unsigned long flags;
+
 	per_cpu(life_due, cpu) = false;
-	WRITE_ONCE(life_cpu[cpu].run_ns, ktime_get_mono_fast_ns());
-	WRITE_ONCE(life_cpu[cpu].runs, life_cpu[cpu].runs + 1);
+	local_irq_save(flags);
+	mine = per_cpu(life_mine, cpu);
+	WRITE_ONCE(mine->run_ns, ktime_get_mono_fast_ns());
+	WRITE_ONCE(mine->runs, mine->runs + 1);
+	local_irq_restore(flags);
+}
+
+static void show(unsigned int cpu, enum vsp_life_state state)
+{
+	unsigned long flags;
+
+	local_irq_save(flags);
+	WRITE_ONCE(per_cpu(life_mine, cpu)->state, state);
+	local_irq_restore(flags);
 }
 
 static void begin(unsigned int cpu)
 {
-	WRITE_ONCE(life_cpu[cpu].state, VSP_LIFE_SHOWN);
+	show(cpu, VSP_LIFE_SHOWN);
 	hrtimer_start(per_cpu_ptr(&life_timer, cpu), ms_to_ktime(VSP_LIFE_PERIOD_MS),
 		      HRTIMER_MODE_REL_PINNED_HARD);
 }
@@ -65,7 +81,7 @@ static void begin(unsigned int cpu)
 static void end(unsigned int cpu)
 {
 	hrtimer_cancel(per_cpu_ptr(&life_timer, cpu));
-	WRITE_ONCE(life_cpu[cpu].state, VSP_LIFE_NONE);
+	show(cpu, VSP_LIFE_NONE);
 }
 
 static void setup(unsigned int cpu)
@@ -98,6 +114,37 @@ static struct smp_hotplug_thread threads = {
 	.thread_comm = "vesper/%u",
 };
 
+/* The CPU's, behind the head. */
+static struct vsp_life_cpu *entry(void *life, unsigned int cpu)
+{
+	return (struct vsp_life_cpu *)((struct vsp_life *)life + 1) + cpu;
+}
+
+struct relocation {
+	unsigned int cpu;
+	struct vsp_life_cpu *to;
+};
+
+static void move_here(void *info)
+{
+	struct relocation *relocation = info;
+
+	*relocation->to = *per_cpu(life_mine, relocation->cpu);
+	per_cpu(life_mine, relocation->cpu) = relocation->to;
+}
+
+static void move_life(struct vsp_shared *shared, void *to)
+{
+	unsigned int cpu;
+
+	memcpy(to, shared->addr, sizeof(struct vsp_life));
+	for_each_possible_cpu(cpu) {
+		struct relocation relocation = { cpu, entry(to, cpu) };
+
+		vsp_call_on(cpu, move_here, &relocation);
+	}
+}
+
 void vsp_life_connect(void)
 {
 	int err = vsp_shared_connect(&life_shared);
@@ -118,19 +165,23 @@ struct vsp_region vsp_life_region(void)
 
 int vsp_life_init(void)
 {
-	size_t size = PAGE_ALIGN(sizeof(*life) + nr_cpu_ids * sizeof(*life_cpu));
+	size_t size = PAGE_ALIGN(sizeof(struct vsp_life) +
+				 nr_cpu_ids * sizeof(struct vsp_life_cpu));
+	struct vsp_life *life;
+	unsigned int cpu;
 	int err;
 
 	life = vzalloc(size);
 	if (!life)
 		return -ENOMEM;
-	life_cpu = (struct vsp_life_cpu *)(life + 1);
 	life->magic = VSP_LIFE_MAGIC;
 	life->version = VSP_LIFE_VERSION;
 	life->period_ms = VSP_LIFE_PERIOD_MS;
 	life->nr_cpus = nr_cpu_ids;
+	for_each_possible_cpu(cpu)
+		per_cpu(life_mine, cpu) = entry(life, cpu);
 	mutex_lock(&vsp_lock);
-	err = vsp_shared_init_vmalloc(&life_shared, life, size / PAGE_SIZE, false);
+	err = vsp_shared_init_vmalloc(&life_shared, life, size / PAGE_SIZE, false, move_life);
 	mutex_unlock(&vsp_lock);
 	if (err)
 		goto free;
@@ -150,6 +201,8 @@ free:
 
 void vsp_life_exit(void)
 {
+	void *life = life_shared.home;
+
 	smpboot_unregister_percpu_thread(&threads);
 	mutex_lock(&vsp_lock);
 	vsp_shared_release(&life_shared);

@@ -1,12 +1,25 @@
 // SPDX-License-Identifier: GPL-2.0-only
 /* VESPER's core: loads probe modules for the host and shares what they see. */
 
+#include <linux/cpu.h>
 #include <linux/module.h>
 
 #include "core.h"
 
 /* What it protects: core.h. */
 DEFINE_MUTEX(vsp_lock);
+
+void vsp_lock_cpus(void)
+{
+	cpus_read_lock();
+	mutex_lock(&vsp_lock);
+}
+
+void vsp_unlock_cpus(void)
+{
+	mutex_unlock(&vsp_lock);
+	cpus_read_unlock();
+}
 
 static int __init vesper_init(void)
 {

@@ -30,7 +30,10 @@ static struct vsp_export *find_export(const struct rchan *rchan)
 	return NULL;
 }
 
-/* Into the index page.  Interrupts off: one's record in between would move pos back. */
+/*
+ * Into the index page.  On the buffer's CPU, interrupts off: one's record in
+ * between would move pos back; and see move_index().
+ */
 static void publish_position(const struct vsp_export *export, const struct rchan_buf *buf)
 {
 	size_t offset = buf->offset;
@@ -41,7 +44,7 @@ static void publish_position(const struct vsp_export *export, const struct rchan
 	if (offset > export->subbuf_size)
 		offset = 0;
 	smp_wmb();	/* record and padding before the position */
-	WRITE_ONCE(export->index[buf->cpu].pos,
+	WRITE_ONCE(export->cpu[buf->cpu].index->pos,
 		   (u64)buf->subbufs_produced * export->subbuf_size + offset);
 	smp_wmb();	/* the position before what overwrites the oldest records */
 }
@@ -54,7 +57,7 @@ static void publish_padding(const struct vsp_export *export, const struct rchan_
 	if (buf->cpu >= nr_cpu_ids)
 		return;
 	for (i = 0; i < export->n_subbufs; i++)
-		WRITE_ONCE(export->index[buf->cpu].pad[i], buf->padding[i]);
+		WRITE_ONCE(export->cpu[buf->cpu].index->pad[i], buf->padding[i]);
 }
 
 /*
@@ -178,6 +181,7 @@ static struct dentry *create_buf_file(const char *filename, struct dentry *paren
 
 static int remove_buf_file(struct dentry *dentry)
 {
+	vsp_export_buffer_closed();
 	return 0;
 }
 

@@ -1,5 +1,9 @@
 // SPDX-License-Identifier: GPL-2.0-only
-/* Pieces of the guest's memory that the host may map. */
+/*
+ * Pieces of memory that the host sees: pages of this kernel that a transport
+ * lets it map, or memory that the transport has, to which the content of the
+ * pages is moved for as long as the transport is there.
+ */
 
 #include <linux/mm.h>
 #include <linux/slab.h>
@@ -17,23 +21,55 @@ static void drop_pages(struct vsp_shared *shared)
 	memset(shared, 0, sizeof(*shared));
 }
 
+void vsp_call_on(unsigned int cpu, smp_call_func_t func, void *info)
+{
+	unsigned long flags;
+
+	if (!smp_call_function_single(cpu, func, info, 1))
+		return;
+	local_irq_save(flags);
+	func(info);
+	local_irq_restore(flags);
+}
+
+static void move(struct vsp_shared *shared, void *to)
+{
+	if (shared->move)
+		shared->move(shared, to);
+	shared->addr = to;
+}
+
 int vsp_shared_connect(struct vsp_shared *shared)
 {
 	struct vsp_transport *transport = vsp_transport_locked();
+	void *memory;
 
 	if (!transport || !shared->pages)
 		return 0;
-	return transport->ops->share(transport, shared->pages, shared->nr_pages,
-				     shared->writable, &shared->region.handle);
+	if (transport->ops->share)
+		return transport->ops->share(transport, shared->pages, shared->nr_pages,
+					     shared->writable, &shared->region.handle);
+	memory = transport->ops->alloc(transport, shared->nr_pages, &shared->region.handle);
+	if (!memory)
+		return -ENOSPC;
+	move(shared, memory);
+	return 0;
 }
 
 void vsp_shared_disconnect(struct vsp_shared *shared)
 {
 	struct vsp_transport *transport = vsp_transport_locked();
+	u64 handle = shared->region.handle;
 
-	if (transport && shared->region.handle)
-		transport->ops->unshare(transport, shared->region.handle);
 	shared->region.handle = 0;
+	if (!transport || !handle)
+		return;
+	if (transport->ops->unshare) {
+		transport->ops->unshare(transport, handle);
+		return;
+	}
+	move(shared, shared->home);
+	transport->ops->free(transport, handle, shared->nr_pages);
 }
 
 void vsp_shared_release(struct vsp_shared *shared)
@@ -62,7 +98,7 @@ static int init(struct vsp_shared *shared)
  * references taken here make sure that none is freed while it is shared.
  */
 int vsp_shared_init(struct vsp_shared *shared, struct page *const *pages,
-		    unsigned int nr_pages)
+		    unsigned int nr_pages, void *home, vsp_move_t *move)
 {
 	struct page **copy;
 
@@ -70,12 +106,15 @@ int vsp_shared_init(struct vsp_shared *shared, struct page *const *pages,
 	if (!copy)
 		return -ENOMEM;
 	memcpy(copy, pages, nr_pages * sizeof(*copy));
-	*shared = (struct vsp_shared) { .pages = copy, .nr_pages = nr_pages };
+	*shared = (struct vsp_shared) {
+		.pages = copy, .nr_pages = nr_pages,
+		.home = home, .addr = home, .move = move,
+	};
 	return init(shared);
 }
 
-int vsp_shared_init_vmalloc(struct vsp_shared *shared, void *addr,
-			    unsigned int nr_pages, bool writable)
+int vsp_shared_init_vmalloc(struct vsp_shared *shared, void *home,
+			    unsigned int nr_pages, bool writable, vsp_move_t *move)
 {
 	struct page **pages;
 	unsigned int i;
@@ -84,9 +123,10 @@ int vsp_shared_init_vmalloc(struct vsp_shared *shared, void *addr,
 	if (!pages)
 		return -ENOMEM;
 	for (i = 0; i < nr_pages; i++)
-		pages[i] = vmalloc_to_page(addr + i * PAGE_SIZE);
+		pages[i] = vmalloc_to_page(home + i * PAGE_SIZE);
 	*shared = (struct vsp_shared) {
 		.pages = pages, .nr_pages = nr_pages, .writable = writable,
+		.home = home, .addr = home, .move = move,
 	};
 	return init(shared);
 }

@@ -36,7 +36,7 @@ int vsp_transport_register(struct vsp_transport *transport)
 {
 	int err;
 
-	mutex_lock(&vsp_lock);
+	vsp_lock_cpus();
 	if (vsp_transport_locked()) {
 		err = -EBUSY;
 		goto unlock;
@@ -52,7 +52,7 @@ int vsp_transport_register(struct vsp_transport *transport)
 	vsp_words_connect();
 	vsp_life_connect();
 unlock:
-	mutex_unlock(&vsp_lock);
+	vsp_unlock_cpus();
 	if (err)
 		synchronize_rcu();
 	return err;
@@ -61,10 +61,10 @@ EXPORT_SYMBOL_GPL(vsp_transport_register);
 
 void vsp_transport_unregister(struct vsp_transport *transport)
 {
-	mutex_lock(&vsp_lock);
+	vsp_lock_cpus();
 	if (vsp_transport_locked() == transport)
 		disconnect();
-	mutex_unlock(&vsp_lock);
+	vsp_unlock_cpus();
 	/* A probe may be in ->notify(). */
 	synchronize_rcu();
 }

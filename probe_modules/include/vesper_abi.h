@@ -10,7 +10,8 @@
  * -------------
  * The guest owns all memory and shares it with the host as *regions*: a
  * number of 4096-byte pages and a handle that only the transport understands
- * (Xen: the grant reference of a directory page, struct vsp_xen_dir).
+ * (Xen: the grant reference of a directory page, struct vsp_xen_dir; ivshmem:
+ * where it begins in the device's memory, struct vsp_shm_head).
  *
  *   region          made by        host may  lives
  *   C-chan page     frontend       write     activate .. deactivate
@@ -81,6 +82,7 @@
 #define VSP_TABLE_MAGIC		0x54505356	/* "VSPT" */
 #define VSP_LIFE_MAGIC		0x4c505356	/* "VSPL" */
 #define VSP_WORDS_MAGIC		0x57505356	/* "VSPW" */
+#define VSP_SHM_MAGIC		0x4d505356	/* "VSPM" */
 #define VSP_PAGE_SIZE		4096
 
 #define VSP_NAME_LEN		56	/* MODULE_NAME_LEN on 64 bit */
@@ -488,6 +490,42 @@ struct vsp_xen_dir {
 	__u32 pages;
 	__u32 reserved[7];
 	__u32 ref[VSP_MAX_REGION_PAGES];
+};
+
+/* -------------------------------------------------------- ivshmem */
+
+enum vsp_shm_state {
+	VSP_SHM_AWAY		= 0,	/* no frontend */
+	VSP_SHM_IDLE		= 1,	/* a frontend; it shares nothing */
+	VSP_SHM_ACTIVE		= 2,	/* C-chan page and regions are there */
+};
+
+/*
+ * Begins the memory of the ivshmem device (PCI 1af4:1110, BAR 2).  A region's
+ * handle is the number of bytes from here to it.  The guest has ivshmem's
+ * number 0, the host 1; each has one vector.  A device without the host's mark
+ * in its memory is somebody else's: the guest leaves it alone.
+ *
+ * The host activates the guest by a number other than 0 in wanted, another
+ * one each time, and deactivates it by 0; then it rings.  The guest does
+ * that, repeats the number in answer, and rings.  So an answer is one of the
+ * kernel that runs now: this memory outlives a reset of the guest.  What the
+ * host finds ACTIVE with the same epoch is what it has known before.
+ */
+struct vsp_shm_head {
+	/* written by the guest */
+	__u32 magic;
+	__u32 version;		/* VSP_ABI_VERSION */
+	__u32 state;		/* enum vsp_shm_state */
+	__u32 epoch;		/* another one each time it becomes ACTIVE */
+	__u32 answer;
+	__u32 reserved;
+	__u64 cchan;		/* where the C-chan page is, in bytes */
+	__u64 reserved2[4];
+	/* written by the host */
+	__u32 mark;		/* VSP_SHM_MAGIC, before QEMU has the memory */
+	__u32 wanted;
+	__u32 reserved3[14];
 };
 
 #endif /* VESPER_ABI_H */

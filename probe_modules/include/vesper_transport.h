@@ -20,17 +20,28 @@ struct vsp_transport;
 
 /**
  * struct vsp_transport_ops - what a frontend can do
+ *
+ * Either it lets the host map any of the guest's pages (@share, @unshare), or
+ * it has memory of its own that the host sees (@alloc, @free): then the core
+ * moves there what is to be shared, and back when the link goes.
+ *
  * @share: let the host map @n pages; *@handle gets what it needs to do so
  *	   (never 0).  Takes references of its own on the pages.  May sleep,
  *	   never waits for the host.  0 or -errno.
  * @unshare: end that; drops the references when the host no longer has the
  *	     pages mapped.
+ * @alloc: @n pages of zeros, side by side, and their *@handle (never 0); NULL:
+ *	   there is no more room.
+ * @free: give them back; nobody writes there any more, or not for longer than
+ *	  until synchronize_rcu() returns.
  * @notify: tell the host to look.  In any context, under any lock.
  */
 struct vsp_transport_ops {
 	int (*share)(struct vsp_transport *transport, struct page *const *pages,
 		     unsigned int n, bool writable, u64 *handle);
 	void (*unshare)(struct vsp_transport *transport, u64 handle);
+	void *(*alloc)(struct vsp_transport *transport, unsigned int n, u64 *handle);
+	void (*free)(struct vsp_transport *transport, u64 handle, unsigned int n);
 	void (*notify)(struct vsp_transport *transport);
 };
 
@@ -50,7 +61,8 @@ struct vsp_transport {
  *
  * Prepares the C-chan page and shares what there is to share.
  *
- * Return: 0, -EBUSY if another transport is registered, or @share's error.
+ * Return: 0, -EBUSY if another transport is registered, @share's error, or
+ * -ENOSPC if @alloc has no room.
  */
 int vsp_transport_register(struct vsp_transport *transport);
 
@@ -58,7 +70,8 @@ int vsp_transport_register(struct vsp_transport *transport);
  * vsp_transport_unregister - the host has gone
  * @transport: a registered one; if it is not, nothing happens
  *
- * Unshares everything.  Does not wait for a module that is being loaded.
+ * Unshares everything.  When it returns nobody writes into the transport's
+ * memory or notifies.  Does not wait for a module that is being loaded.
  */
 void vsp_transport_unregister(struct vsp_transport *transport);
 

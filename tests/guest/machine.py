@@ -33,6 +33,7 @@ from vesper_monitor.transport import (
     CpuUse,
     Domain,
     DomainEvent,
+    DomainReport,
     FrontendMissing,
     LinkLost,
     TransportError,
@@ -58,7 +59,7 @@ busybox mount -t sysfs sys /sys
 busybox --install -s /bin
 for module in $(cat /modules); do insmod "/$module"; done
 insmod /vesper.ko
-insmod /vsp_ram.ko
+insmod /%s.ko
 # Opened first: what comes before that is lost.
 exec 3</dev/ttyS1
 echo "the guest is up"
@@ -152,11 +153,13 @@ class Machine:
         self.ram.unlink(missing_ok=True)
 
 
-def _initrd(kernel: images.Kernel, files: Sequence[Path], modules: Sequence[str]) -> bytes:
+def _initrd(
+    kernel: images.Kernel, files: Sequence[Path], modules: Sequence[str], frontend: str
+) -> bytes:
     archive = Archive()
     archive.device("dev/console", 5, 1)
     archive.device("dev/null", 1, 3)
-    archive.add("init", INIT.encode(), 0o755)
+    archive.add("init", (INIT % frontend).encode(), 0o755)
     archive.copy("bin/busybox", images.root() / "bin/busybox", 0o755)
     archive.link("bin/sh", "busybox")
     for path in files:
@@ -169,12 +172,12 @@ def _initrd(kernel: images.Kernel, files: Sequence[Path], modules: Sequence[str]
 
 
 def _command(
-    kernel: images.Kernel, directory: Path, ram: Path, cpus: int, cmdline: str
+    kernel: images.Kernel, directory: Path, ram: Path, smp: str, cmdline: str
 ) -> list[str | Path]:
     # The vCPUs' threads are their own: their CPU time tells what they do.
     return [
         "qemu-system-x86_64", "-accel", "tcg,thread=multi", "-cpu", "max",
-        "-M", "q35,memory-backend=ram", "-m", f"{ram.stat().st_size >> 20}", "-smp", str(cpus),
+        "-M", "q35,memory-backend=ram", "-m", f"{ram.stat().st_size >> 20}", "-smp", smp,
         "-object", f"memory-backend-file,id=ram,size={ram.stat().st_size},mem-path={ram},share=on",
         "-nodefaults", "-nographic", "-no-reboot",
         "-chardev", f"socket,id=shell,path={directory / 'shell'},server=on,wait=off",
@@ -195,20 +198,25 @@ def machine(
     directory: Path,
     *,
     cpus: int = 2,
+    max_cpus: int | None = None,
     cmdline: str = "",
     memory: int = RAM,
     modules: Sequence[str] = (),
+    frontend: str = "vsp_ram",
     qemu: Sequence[str] = (),
 ) -> Iterator[Machine]:
-    """Boot a guest that has the core and vsp_ram loaded.
+    """Boot a guest that has the core and a frontend loaded.
 
     :param files: modules and programs, as of the fixture ``test_guest``.
+    :param max_cpus: with those that can be plugged in later.
     :param modules: Debian's, by name, loaded first.
+    :param frontend: name of its module.
     :param qemu: more of QEMU's arguments.
     """
-    (directory / "initrd").write_bytes(_initrd(kernel, files, modules))
+    (directory / "initrd").write_bytes(_initrd(kernel, files, modules, frontend))
+    smp = f"{cpus},maxcpus={max_cpus or cpus}"
     with _ram(memory) as ram:
-        found = Machine(directory, [*_command(kernel, directory, ram, cpus, cmdline), *qemu], ram)
+        found = Machine(directory, [*_command(kernel, directory, ram, smp, cmdline), *qemu], ram)
         found.start()
         try:
             found.connect()
@@ -379,17 +387,18 @@ class MachineTransport:
     async def active(self) -> list[Domain]:
         return [self.domain]
 
-    async def state(self, domain: Domain) -> DomainState:
+    async def report(self, domain: Domain) -> DomainReport:
         if self.machine.saved:
-            return DomainState.PAUSED
+            return DomainReport(DomainState.PAUSED)
         if self.machine.process.poll() is not None:
-            return DomainState.GONE
+            return DomainReport(DomainState.GONE)
         try:
             answer = await asyncio.to_thread(self.machine.qmp, "query-status")
         except (QmpError, OSError) as error:
             raise TransportError(str(error)) from error
         assert isinstance(answer, dict)
-        return DomainState.RUNNING if answer["status"] == "running" else DomainState.PAUSED
+        running = answer["status"] == "running"
+        return DomainReport(DomainState.RUNNING if running else DomainState.PAUSED)
 
     async def cpu_use(self, domain: Domain) -> CpuUse:
         """QEMU's threads are the CPUs: what the host's kernel says of them."""
@@ -405,7 +414,7 @@ class MachineTransport:
         if self.stopped:
             # QEMU cannot answer, and the host that stopped it is the one to ask.
             return CpuUse(DomainState.RUNNING, vcpus)
-        return CpuUse(await self.state(domain), vcpus)
+        return CpuUse((await self.report(domain)).state, vcpus)
 
     async def _find_threads(self) -> None:
         pid = self.machine.process.pid

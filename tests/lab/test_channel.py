@@ -13,7 +13,8 @@ from pathlib import Path
 
 import pytest
 
-from lab.xen.channel import Channel, ChannelError, CommandFailed
+from lab.host import ChannelError, CommandFailed
+from lab.xen.channel import Channel
 from lab.xen.host import free_port
 
 HOSTD = Path(__file__).parents[2] / "lab/xen/dom0/hostd.py"
@@ -71,11 +72,10 @@ def test_daemon_left_behind_is_not_waited_for(channel: Channel, tmp_path: Path) 
 
 
 def test_followed_command_dies_with_its_connection(channel: Channel, tmp_path: Path) -> None:
-    connection, pieces = channel.follow(f"echo $$ >{tmp_path}/pid; echo first; exec sleep 100")
+    end, pieces = channel.follow(f"echo $$ >{tmp_path}/pid; echo first; exec sleep 100")
     assert next(pieces) == b"first\n"
     pid = (tmp_path / "pid").read_text().strip()
-    connection.shutdown(socket.SHUT_RDWR)
-    connection.close()
+    end()
     deadline = time.monotonic() + 10
     while Path(f"/proc/{pid}").exists():
         assert time.monotonic() < deadline

@@ -6,11 +6,14 @@ from __future__ import annotations
 import pytest
 
 from lab.__main__ import parser
-from lab.xen import cli
+from lab.cluster import cli as cluster
+from lab.kvm import cli as kvm
+from lab.xen import cli as xen
 
 
-def test_examples_in_the_help_can_be_parsed() -> None:
-    examples = [line.split("  ")[1] for line in cli.EXAMPLES.splitlines() if "python3" in line]
+@pytest.mark.parametrize("text", [xen.EXAMPLES, kvm.EXAMPLES, cluster.EXAMPLES])
+def test_examples_in_the_help_can_be_parsed(text: str) -> None:
+    examples = [line.split("  ")[1] for line in text.splitlines() if "python3" in line]
     assert len(examples) >= 5
     for example in examples:
         words = example.strip().split()

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: GPL-2.0-or-later
-"""The agent alone: a scripted xl, and a scripted vesperd at the other end of the socket."""
+"""The agents alone: a scripted toolstack, and a scripted vesperd at the socket's other end."""
 
 from __future__ import annotations
 
@@ -18,7 +18,6 @@ from typing import Any
 import pytest
 
 PROJECT = Path(__file__).resolve().parents[2]
-AGENT = PROJECT / "ocf/XenVM"
 
 #: A scripted answer: a dict, None (close the connection), or seconds to stay silent.
 Answer = dict[str, Any] | None | float
@@ -100,29 +99,66 @@ class Result:
 
 
 class Host:
-    """One host as the agent sees it."""
+    """One host as an agent sees it."""
+
+    #: the agent's name
+    name: str
+    #: the toolstack's command
+    command: str
+    #: the parameter with the domain's configuration, and its text
+    config_parameter: str
+    config_text: str
+    #: a configuration that the toolstack does not take
+    broken_text: str
+    #: parameters that each call gets, if a test does not say otherwise
+    parameters: dict[str, str]
+    #: how a domain looks in the toolstack's list: by state
+    flags: dict[str, str]
+    #: what it asks to know the states, and to end a domain that hangs
+    look: str
 
     def __init__(self, folder: Path) -> None:
         self.folder = folder
-        self.xl = folder / "xl"
+        self.fake = folder / self.command
         self.bin = folder / "bin"
-        self.xl.mkdir()
+        self.fake.mkdir()
         self.bin.mkdir()
-        shutil.copy(Path(__file__).parent / "fake_xl", self.bin / "xl")
-        self.xmfile = folder / "vm1.cfg"
-        self.xmfile.write_text('memory = 160\nname = "vm1"\n')
+        self.agent = PROJECT / "ocf" / self.name
+        self.tool = self.bin / self.command
+        shutil.copy(Path(__file__).parent / f"fake_{self.command}", self.tool)
+        self.config = folder / "vm1.conf"
+        self.config.write_text(self.config_text)
         self.vesperd = ScriptedVesperd(folder / "vesperd.sock")
 
+    def vm(self, name: str = "vm1", state: str = "running") -> str:
+        """Its line in the toolstack's list."""
+        return f"{name} {self.flags[state]}"
+
+    def have(self, **states: str) -> None:
+        """Domains by name, and their states."""
+        self.domains(*(self.vm(name, state) for name, state in states.items()))
+
     def domains(self, *lines: str) -> None:
-        (self.xl / "domains").write_text("".join(line + "\n" for line in lines))
+        (self.fake / "domains").write_text("".join(line + "\n" for line in lines))
 
-    def running(self) -> str:
-        path = self.xl / "domains"
-        return path.read_text() if path.exists() else ""
-
-    def calls(self) -> list[str]:
-        path = self.xl / "calls"
+    def listed(self) -> list[str]:
+        path = self.fake / "domains"
         return path.read_text().splitlines() if path.exists() else []
+
+    def running(self) -> list[str]:
+        """Names of the domains that run."""
+        end = f" {self.flags['running']}"
+        return [line.removesuffix(end) for line in self.listed() if line.endswith(end)]
+
+    def calls(self, word: str = "") -> list[str]:
+        """Of the toolstack; those that begin with that word."""
+        path = self.fake / "calls"
+        calls = path.read_text().splitlines() if path.exists() else []
+        return [call for call in calls if not word or call.split()[0] == word]
+
+    def break_config(self) -> None:
+        """The toolstack does not take the configuration."""
+        self.config.write_text(self.broken_text)
 
     def script(self, name: str, text: str) -> Path:
         """An executable, in place of a command or as a monitor script."""
@@ -132,21 +168,25 @@ class Host:
         return path
 
     def be(self, *moods: str) -> None:
-        """Set what xl does wrong; see fake_xl."""
+        """Set what the toolstack does wrong; see fake_xl, fake_virsh."""
         for mood in moods:
-            (self.xl / mood).touch()
+            (self.fake / mood).touch()
 
     def environment(self, timeout: float | None, interval: float, **extra: str) -> dict[str, str]:
         environment = {
             "PATH": f"{self.bin}:/usr/bin:/bin",
-            "FAKE_XL": str(self.xl),
+            f"FAKE_{self.command.upper()}": str(self.fake),
+            # No QEMU of this machine's libvirt, if there is one.
+            "VESPER_QEMU_RUN": str(self.folder / "qemu"),
+            "VESPER_IVSHMEM": str(self.folder / "ivshmem"),
             "VESPER_SOCKET": str(self.vesperd.path),
             "HA_RSCTMP": str(self.folder / "rsctmp"),
             "OCF_ROOT": "/usr/lib/ocf",
             "OCF_RESOURCE_INSTANCE": "r1",
-            "OCF_RESKEY_xmfile": str(self.xmfile),
+            f"OCF_RESKEY_{self.config_parameter}": str(self.config),
             "OCF_RESKEY_CRM_meta_on_node": "node1",
             "OCF_RESKEY_CRM_meta_interval": str(int(interval * 1000)),
+            **self.parameters,
             **extra,
         }
         if timeout is not None:
@@ -157,7 +197,7 @@ class Host:
         self, action: str, *, timeout: float | None = 20.0, interval: float = 0.0, **extra: str
     ) -> subprocess.Popen[str]:
         return subprocess.Popen(
-            [str(AGENT), action],
+            [str(self.agent), action],
             env=self.environment(timeout, interval, **extra),
             stdin=subprocess.DEVNULL,
             stdout=subprocess.PIPE,
@@ -189,10 +229,40 @@ class Host:
 
     def close(self) -> None:
         self.vesperd.close()
-        background = self.xl / "background"
+        background = self.fake / "background"
         if background.exists():
             for pid in background.read_text().split():
                 try:
                     os.kill(int(pid), signal.SIGKILL)
                 except ProcessLookupError:
                     pass
+
+
+class XenHost(Host):
+    name = "XenVM"
+    command = "xl"
+    config_parameter = "xmfile"
+    config_text = 'memory = 160\nname = "vm1"\n'
+    broken_text = 'name = "vm1"\nbad-config\n'
+    parameters: dict[str, str] = {}  # noqa: RUF012
+    flags = {  # noqa: RUF012
+        "running": "-b----", "paused": "--p---", "crashed": "---sc-", "shut down": "---s--",
+    }  # fmt: skip
+    look = "list"
+
+
+class LibvirtHost(Host):
+    name = "LibvirtVM"
+    command = "virsh"
+    config_parameter = "config"
+    config_text = "<domain type='kvm'>\n<name>vm1</name>\n<devices>\n</devices>\n</domain>\n"
+    broken_text = config_text.replace("<devices>", "<os>bad-config</os><devices>")
+    # There is no cluster here to tell of it.
+    parameters = {  # noqa: RUF012
+        f"OCF_RESKEY_autoset_utilization_{name}": "false"
+        for name in ("cpu", "host_memory", "hv_memory")
+    }
+    flags = {  # noqa: RUF012
+        "running": "1 1", "paused": "3 1", "crashed": "6 1", "shut down": "3 8",
+    }  # fmt: skip
+    look = "domstats --state"

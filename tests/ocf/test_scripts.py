@@ -18,7 +18,7 @@ SUCCESS, ERROR, INSTALLED, NOT_RUNNING, DEGRADED = 0, 1, 5, 7, 190
 @pytest.fixture
 def watched(host: Host) -> Host:
     """vm1 runs, vesperd has nothing to say before a monitor's time is up."""
-    host.domains("vm1 -b----")
+    host.have(vm1="running")
     host.vesperd.listen()
     host.vesperd.answers["wait"] = quiet
     return host
@@ -132,7 +132,7 @@ def test_a_first_monitor_runs_them_too(watched: Host) -> None:
 
 
 def test_without_vesperd_they_run_as_well(host: Host) -> None:
-    host.domains("vm1 -b----")
+    host.have(vm1="running")
     assert monitor(host, counted(host, "a", "exit 0"), timeout=5).code == DEGRADED
     assert len(runs(host, "a")) == 1
     assert monitor(host, str(host.script("bad", "exit 1")), timeout=30).code == ERROR

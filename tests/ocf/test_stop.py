@@ -12,13 +12,12 @@ from tests.ocf.host import Host, Result
 SUCCESS, ERROR = 0, 1
 PANIC = {"scope": "system", "reason": "kernel panic: Fatal exception (system)"}
 SIGSEGV = {"scope": "service", "reason": "httpd[97] killed by SIGSEGV (service)"}
-KEEP = {"OCF_RESKEY_keep_crashed": "true"}
 
 
 @pytest.fixture
 def told(host: Host) -> Host:
     """vm1 runs, vesperd listens."""
-    host.domains("vm1 -b----")
+    host.have(vm1="running")
     host.vesperd.listen()
     return host
 
@@ -30,7 +29,7 @@ def stop(host: Host, fault: dict[str, Any] | None, *, gone: bool, **extra: str) 
 
 
 def shutdowns(host: Host) -> list[str]:
-    return [call for call in host.calls() if call.split()[0] in ("shutdown", "trigger")]
+    return host.calls("shutdown")
 
 
 def test_a_system_that_is_gone_is_destroyed_at_once(told: Host) -> None:
@@ -38,7 +37,7 @@ def test_a_system_that_is_gone_is_destroyed_at_once(told: Host) -> None:
     result = stop(told, PANIC, gone=True, OCF_RESKEY_shutdown_timeout="15")
     assert result.code == SUCCESS
     assert shutdowns(told) == []
-    assert told.running() == ""
+    assert told.listed() == []
     assert "the system inside is gone, no shutdown: kernel panic: Fatal exc" in result.stderr
 
 
@@ -55,7 +54,7 @@ def test_it_has_its_shutdown_timeout_for_that(told: Host) -> None:
     result = stop(told, SIGSEGV, gone=False, OCF_RESKEY_shutdown_timeout="3")
     assert result.code == SUCCESS
     assert result.seconds >= 3
-    assert told.running() == ""
+    assert told.listed() == []
 
 
 @pytest.mark.parametrize(
@@ -69,113 +68,15 @@ def test_what_vesperd_does_not_clearly_say_is_no_reason_to_destroy(
     assert shutdowns(told) == ["shutdown vm1"]
 
 
-def test_the_power_button(told: Host) -> None:
-    result = stop(told, None, gone=False, OCF_RESKEY_shutdown_acpi="1")
-    assert result.code == SUCCESS
-    assert shutdowns(told) == ["trigger vm1 power"]
-    assert told.running() == ""
-
-
 def test_a_guest_that_crashes_while_it_shuts_down_is_not_waited_for(told: Host) -> None:
-    (told.bin / "xl").rename(told.bin / "xl.real")
+    told.tool.rename(told.bin / "real")
+    crashed = f"s/ {told.flags['running']}/ {told.flags['crashed']}/"
     told.script(
-        "xl",
-        '[ "$1" = shutdown ] && { sed -i "s/-b----/---sc-/" "$FAKE_XL/domains"; exit 0; }\n'
-        'exec xl.real "$@"',
+        told.command,
+        f'case "$*" in *shutdown*) sed -i "{crashed}" {told.fake}/domains; exit 0; esac\n'
+        'exec real "$@"',
     )
     result = stop(told, None, gone=False, OCF_RESKEY_shutdown_timeout="600")
     assert result.code == SUCCESS
     assert result.seconds < 10
     assert "destroy vm1" in told.calls()
-
-
-# -- a crashed domain that is kept ---------------------------------------------------------
-
-
-@pytest.mark.parametrize("flags", ["---sc-", "----c-"])
-def test_a_crashed_domain_is_kept_without_its_disks(host: Host, flags: str) -> None:
-    host.domains(f"vm1 {flags}")
-    result = host.call("stop", **KEEP)
-    assert result.code == SUCCESS
-    assert host.running() == f"vm1--crashed {flags}\n"
-    # Disks first: a stop that is killed in between must find the domain again.
-    assert host.calls()[-5:-1] == [
-        "block-list vm1",
-        "block-detach --force vm1 51712",
-        "block-detach --force vm1 51728",
-        "rename vm1 vm1--crashed",
-    ]
-    assert "xl dump-core vm1--crashed FILE" in result.stderr
-    # And it is not the VM any more.
-    assert host.call("monitor").code == 7
-    assert host.call("stop", **KEEP).code == SUCCESS
-    assert host.running() == f"vm1--crashed {flags}\n"
-
-
-def test_without_the_parameter_none_is_kept(host: Host) -> None:
-    host.domains("vm1 ---sc-")
-    assert host.call("stop").code == SUCCESS
-    assert host.running() == ""
-
-
-@pytest.mark.parametrize("flags", ["-b----", "---s--"])
-def test_only_crashed_ones_are_kept(host: Host, flags: str) -> None:
-    host.domains(f"vm1 {flags}")
-    assert host.call("stop", **KEEP).code == SUCCESS
-    assert host.running() == ""
-
-
-def test_disks_that_are_not_released_are_not_kept(host: Host) -> None:
-    """Or the VM could not start elsewhere."""
-    host.be("busy-disks")
-    host.domains("vm1 ---sc-")
-    result = host.call("stop", **KEEP)
-    assert result.code == SUCCESS
-    assert host.running() == ""
-    assert "device not removed" in result.stderr
-
-
-def test_one_is_kept_at_most(host: Host) -> None:
-    host.domains("vm1--crashed ---sc-", "vm1 ----c-")
-    assert host.call("stop", **KEEP).code == SUCCESS
-    assert host.running() == "vm1--crashed ----c-\n"
-    assert "destroy vm1--crashed" in host.calls()
-
-
-def test_a_panic_that_is_known_before_the_domain_has_crashed(told: Host) -> None:
-    (told.bin / "xl").rename(told.bin / "xl.real")
-    told.script(
-        "xl",
-        'xl.real "$@"; code=$?\n'
-        '[ "$1" = list ] && sed -i "s/^vm1 -b----/vm1 ---sc-/" "$FAKE_XL/domains"\n'
-        "exit $code",
-    )
-    result = stop(told, PANIC, gone=True, **KEEP)
-    assert result.code == SUCCESS
-    assert told.running() == "vm1--crashed ---sc-\n"
-    assert shutdowns(told) == []
-
-
-def test_a_hang_is_not_waited_for_long(told: Host) -> None:
-    result = stop(told, PANIC, gone=True, **KEEP)
-    assert result.code == SUCCESS
-    assert result.seconds < 12
-    assert told.running() == ""
-
-
-def test_a_kept_domain_never_costs_a_start(host: Host) -> None:
-    host.domains("vm1--crashed ---sc-")
-    assert host.call("start", **KEEP).code == SUCCESS
-    assert host.running() == "vm1--crashed ---sc-\nvm1 -b----\n"
-    host.domains("vm1--crashed ---sc-")
-    host.be("full")
-    result = host.call("start", **KEEP)
-    assert result.code == SUCCESS
-    assert host.running() == "vm1 -b----\n"
-    assert "failed to free memory" in result.stderr
-
-
-def test_a_start_that_fails_for_another_reason_fails(host: Host) -> None:
-    host.xmfile.write_text("# bad-config\n")
-    host.domains("vm1--crashed ---sc-")
-    assert host.call("start", OCF_RESKEY_name="vm1").code == ERROR

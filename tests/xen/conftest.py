@@ -9,7 +9,8 @@ from collections.abc import Generator, Iterator
 import pytest
 
 from lab.evaluation import cluster
-from lab.xen import ChannelError, XenHost, XenLab
+from lab.xen import XenHost, XenLab
+from tests.vm1 import add_logs
 from tests.xen.vm1 import clean, create_guest
 
 
@@ -75,10 +76,5 @@ def pytest_runtest_makereport(
     report = yield
     lab = getattr(item, "funcargs", {}).get("lab")
     if report.failed and isinstance(lab, XenLab):
-        for host in lab.hosts:
-            try:
-                text = host.run(LOGS, timeout=60).output
-            except ChannelError as error:
-                text = str(error)
-            report.sections.append((f"{host.name} at the failure", text))
+        add_logs(report, lab, LOGS)
     return report

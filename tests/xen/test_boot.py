@@ -5,9 +5,10 @@ from __future__ import annotations
 
 import time
 
+from lab.guest import Guest
 from lab.xen import XenLab, project
-from lab.xen.guest import Guest
-from tests.xen.vm1 import CONSOLE, wait_collecting
+from tests.vm1 import wait_collecting
+from tests.xen.vm1 import CONSOLE
 
 
 def test_modules_that_come_late_are_found(cleaned: XenLab) -> None:

@@ -6,26 +6,12 @@ from __future__ import annotations
 import pytest
 
 from lab.evaluation import trial
+from lab.guest import Guest
 from lab.xen import XenHost, XenLab, project
-from lab.xen.guest import Guest
-from tests.xen.vm1 import wait_collecting
+from tests.vm1 import FAULTS, fail_count, wait_collecting
 
 
-def fail_count(lab: XenLab) -> int:
-    """Over both hosts."""
-    text = lab.a.run("crm_failcount -G -r vm1 -N host-a; crm_failcount -G -r vm1 -N host-b").output
-    values = [word.removeprefix("value=") for word in text.split() if word.startswith("value=")]
-    return sum(1000000 if value == "INFINITY" else int(value) for value in values)
-
-
-@pytest.mark.parametrize(
-    ("fault", "reason"),
-    [
-        ("sigsegv", ("httpd[", "SIGSEGV", "labd", "service")),
-        ("oom", ("out of memory", "httpd[", "service")),
-        ("oom-other", ("out of memory", "batch[", "system")),
-    ],
-)
+@pytest.mark.parametrize(("fault", "reason"), FAULTS)
 def test_fault_fails_over(vm1: XenLab, fault: str, reason: tuple[str, ...]) -> None:
     home = vm1.running_on()
     run = trial.perform(vm1, fault, "vesper", print)

@@ -9,9 +9,10 @@ from collections.abc import Iterator
 
 import pytest
 
+from lab.guest import Guest
 from lab.xen import XenHost, XenLab
-from lab.xen.guest import Guest
-from tests.xen.vm1 import clean, create_guest, wait_collecting
+from tests.vm1 import wait_collecting
+from tests.xen.vm1 import clean, create_guest
 
 PROBES = "/var/lib/vesper/probes"
 #: Frontend and backend of domain %s in xenstore.

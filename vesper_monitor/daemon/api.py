@@ -129,10 +129,13 @@ class Api:
                 names(request, "services", ()),
                 session.degraded if session is not None else None,
                 _hang_timeout(request),
+                _pause_timeout(request),
+                transport.name,
             )
         except ValueError as error:
             raise RequestError("internal", str(error)) from error
         await daemon.watch.watch(transport, domain, daemon.wanted_probes(domain))
+        daemon.judge_again(vm)
         return instance
 
     async def _change(self, connection: Connection, request: dict[str, Any]) -> None:
@@ -201,8 +204,9 @@ class Api:
         probes = names(request, "probes", record.probes)
         services = names(request, "services", record.services)
         hang_timeout = _hang_timeout(request, record.hang_timeout)
-        wishes = probes, services, hang_timeout
-        if wishes == (record.probes, record.services, record.hang_timeout):
+        pause_timeout = _pause_timeout(request, record.pause_timeout)
+        wishes = probes, services, hang_timeout, pause_timeout
+        if wishes == (record.probes, record.services, record.hang_timeout, record.pause_timeout):
             return
         daemon.instances.change(instance, *wishes)
         domain = Domain(record.vm, record.domid, record.uuid)
@@ -218,12 +222,14 @@ class Api:
         answer["paused"] = pause.to_json() if pause is not None else None
         if found is not None:
             transport, domain = found
-            state = await transport.state(domain)
+            report = await transport.report(domain)
             answer["domain"] = {
                 "name": domain.name,
                 "domid": domain.domid,
                 "uuid": domain.uuid,
-                "state": state.value,
+                "state": report.state.value,
+                "cause": report.cause.value,
+                "why": report.why,
             }
             session = watch.session(domain)
             if session is not None:
@@ -485,6 +491,13 @@ def _hang_timeout(request: dict[str, Any], default: float | None = None) -> floa
     if 0 < value < MIN_TIMEOUT:
         raise RequestError("bad-request", f"'hang_timeout' must be 0 or at least {MIN_TIMEOUT:g}")
     return value
+
+
+def _pause_timeout(request: dict[str, Any], default: float | None = None) -> float | None:
+    """s; 0: for ever."""
+    if request.get("pause_timeout") is None:
+        return default
+    return number(request, "pause_timeout", 0.0, MAX_WAIT)
 
 
 def _start_of(fault: Fault) -> float:

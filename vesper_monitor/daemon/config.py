@@ -10,7 +10,8 @@ from __future__ import annotations
 
 import dataclasses
 import tomllib
-from dataclasses import dataclass
+from collections.abc import Mapping
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
@@ -47,11 +48,15 @@ class Config:
     #: s without a sign of life that are a hang; 0: not looked at. That it raises
     #: no false alarm has not been shown on real Xen yet: so it is asked for.
     hang_timeout: float = 0.0
+    #: s that a VM may be paused and nobody says why; 0: for ever
+    pause_timeout: float = 60.0
     #: events kept in the journal
     keep_events: int = 100_000
     #: faults that are over, kept in the journal
     keep_faults: int = 10_000
     max_clients: int = 200
+    #: by name of the transport: its own settings; it checks them itself
+    transport_settings: Mapping[str, Mapping[str, Any]] = field(default_factory=dict)
 
 
 def load(path: Path = DEFAULT_PATH, *, required: bool = False) -> Config:
@@ -70,8 +75,14 @@ def load(path: Path = DEFAULT_PATH, *, required: bool = False) -> Config:
     except (OSError, tomllib.TOMLDecodeError, UnicodeDecodeError) as error:
         raise ConfigError(f"{path}: {error}") from error
     known = {field.name: field for field in dataclasses.fields(Config)}
-    values: dict[str, Any] = {}
+    del known["transport_settings"]
+    tables = {
+        key: value for key, value in table.items() if isinstance(value, dict) and key not in known
+    }
+    values: dict[str, Any] = {"transport_settings": tables}
     for key, value in table.items():
+        if key in tables:
+            continue
         if key not in known:
             raise ConfigError(f"{path}: unknown key '{key}' (known: {', '.join(sorted(known))})")
         values[key] = _checked(path, key, value, known[key].default)

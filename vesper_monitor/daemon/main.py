@@ -18,16 +18,18 @@ import logging
 import signal
 import sys
 import time
-from collections.abc import Mapping
+from collections.abc import Coroutine, Iterable, Mapping
 from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 from vesper_monitor.daemon import config as configuration
 from vesper_monitor.daemon import logs, sdnotify
 from vesper_monitor.daemon.api import Api
 from vesper_monitor.daemon.followers import Followers
 from vesper_monitor.daemon.server import Server
-from vesper_monitor.daemon.watch import ENDED, Watch, find_transports
+from vesper_monitor.daemon.watch import Watch, find_transports
+from vesper_monitor.faults import domain as domains
 from vesper_monitor.faults.attributes import NodeAttributes
 from vesper_monitor.faults.instances import Instances
 from vesper_monitor.faults.journal import Batch, Journal, JournalError
@@ -36,7 +38,16 @@ from vesper_monitor.faults.recorder import Recorder
 from vesper_monitor.guest.decode import Event
 from vesper_monitor.guest.images import ImageStore
 from vesper_monitor.guest.session import Position, Session
-from vesper_monitor.transport import Domain, DomainState, Transport, TransportError
+from vesper_monitor.transport import (
+    ENDED,
+    Cause,
+    Domain,
+    DomainReport,
+    DomainState,
+    Notice,
+    Transport,
+    TransportError,
+)
 
 __all__ = ["Daemon", "main"]
 
@@ -67,7 +78,7 @@ class Daemon:
         self.pauses = Pauses(
             Path(config.journal).with_name("pauses.json"),
             _boot_id(),
-            lambda vm: self.instances.pause(vm, False),
+            self._on_resume,
             self._attributes,
         )
         self.instances = Instances(
@@ -83,6 +94,8 @@ class Daemon:
             on_events=self._on_events,
             on_change=self._on_change,
             on_up=self._on_up,
+            on_report=self._on_report,
+            on_notice=self._on_notice,
             on_ended=self._on_ended,
             on_unwatched=self.instances.watch_changed,
             positions=self._positions,
@@ -100,6 +113,8 @@ class Daemon:
         self._not_kept = 0
         self._tasks: set[asyncio.Task[None]] = set()
         self._saved: dict[tuple[str, int], Mapping[Position, int]] = {}
+        #: by (uuid, domid): until a pause that nobody asked for is too long
+        self._patience: dict[tuple[str, int], asyncio.TimerHandle] = {}
 
     async def start(self) -> None:
         """Go on where an earlier daemon stopped.
@@ -112,7 +127,8 @@ class Daemon:
         self.watch.start(
             find_transports(self.config.transports)
             if self._transports is None
-            else self._transports
+            else self._transports,
+            self.config.transport_settings,
         )
 
     async def stop(self) -> None:
@@ -120,6 +136,8 @@ class Daemon:
         await self._server.stop()
         self.pauses.close()
         await self._attributes.close()
+        for timer in self._patience.values():
+            timer.cancel()
         await self.instances.close()
         await self.watch.close()
         await asyncio.gather(*self._tasks, return_exceptions=True)
@@ -138,12 +156,13 @@ class Daemon:
 
     def hang_timeout(self, domain: Domain) -> float:
         """s, the least of what its resources want; 0: none wants to know."""
-        default = self.config.hang_timeout
-        given = [
-            default if instance.record.hang_timeout is None else instance.record.hang_timeout
-            for instance in self.instances.of_domain(domain)
-        ]
-        return min((seconds for seconds in given or [default] if seconds), default=0.0)
+        records = [instance.record for instance in self.instances.of_domain(domain)]
+        return _least((r.hang_timeout for r in records), self.config.hang_timeout)
+
+    def pause_timeout(self, domain: Domain) -> float:
+        """Likewise."""
+        records = [instance.record for instance in self.instances.of_domain(domain)]
+        return _least((r.pause_timeout for r in records), self.config.pause_timeout)
 
     async def activate(self, vm: str, probes: tuple[str, ...] | None) -> None:
         """Note the operator's wish; None: it is over."""
@@ -159,21 +178,26 @@ class Daemon:
     # ------------------------------------------------------------ events
 
     def _on_events(self, session: Session, events: list[Event]) -> None:
+        batch = Batch()
+        self._add_positions(session, batch)
+        self._record(session.domain, events, batch)
+
+    def _record(self, domain: Domain, events: list[Event], batch: Batch) -> None:
+        """Number and judge events, and put them into the journal with what else is in a batch."""
         numbered = []
         for event in events:
             self._last_event_id += 1
             numbered.append(replace(event, id=self._last_event_id))
-        faults = self.instances.judge(session.domain, numbered)
-        batch = Batch(events=numbered, faults=faults)
+        faults = self.instances.judge(domain, numbered)
+        batch.events, batch.faults = numbered, faults
         if self._backlog > MAX_BACKLOG:
             # The disk does not keep up with what a guest says.
             self._not_kept += len(numbered)
             _log.warning("%s: %d events are not kept in the journal: it is too slow",
-                         session.domain.name, self._not_kept)  # fmt: skip
+                         domain.name, self._not_kept)  # fmt: skip
             batch.events = []
         count = len(batch.events)
         self._backlog += count
-        self._add_positions(session, batch)
 
         def written() -> None:
             self._backlog -= count
@@ -205,14 +229,17 @@ class Daemon:
         running = {(domain.uuid, domain.domid): domain for domain in active}
         for instance in self.instances.all():
             record = instance.record
+            if record.transport not in ("", transport.name):
+                continue
             domain = Domain(record.vm, record.domid, record.uuid)
             try:
-                state = await transport.state(domain)
+                report = await transport.report(domain)
             except TransportError as error:
                 _log.warning("%s: its state is not known now: %s", domain.name, error)
-                state = DomainState.RUNNING  # not to be believed dead; its session will look
-            if state in ENDED:
-                self._on_ended(domain, state)
+                # Not to be believed dead; its session will look.
+                report = DomainReport(DomainState.RUNNING)
+            if report.state in ENDED:
+                self._on_ended(domain, report)
             else:
                 running.setdefault((domain.uuid, domain.domid), domain)
         for vm in list(self.activations):
@@ -223,14 +250,52 @@ class Daemon:
                 await self.activate(vm, None)
         for domain in running.values():
             await self.watch.watch(transport, domain, self.wanted_probes(domain))
+            self.watch.look_soon(domain)  # it may be paused
 
-    def _on_ended(self, domain: Domain, state: DomainState) -> None:
-        self.instances.domain_ended(domain, state)
-        if state is DomainState.GONE:
+    def _on_notice(self, domain: Domain, notice: Notice) -> None:
+        self._record(domain, [domains.noticed(domain, notice)], Batch())
+
+    def _on_report(self, domain: Domain, report: DomainReport) -> None:
+        """The domain is in another state."""
+        self._record(domain, [domains.reported(domain, report)], Batch())
+        timer = self._patience.pop((domain.uuid, domain.domid), None)
+        if timer is not None:
+            timer.cancel()
+        if report.state is DomainState.PAUSED and report.cause is Cause.UNKNOWN:
+            self._be_patient(domain, report)
+
+    def judge_again(self, vm: str) -> None:
+        """Somebody wants to know who did not before, of a state that has not changed."""
+        for domain, report in self.watch.reports(vm):
+            if report.state is DomainState.PAUSED:
+                self._on_report(domain, report)
+
+    def _on_resume(self, vm: str) -> None:
+        """An operator's pause of watching is over."""
+        self.instances.pause(vm, False)
+        self.judge_again(vm)
+
+    def _be_patient(self, domain: Domain, report: DomainReport) -> None:
+        """With a pause of which nobody says that it is wanted."""
+        if timeout := self.pause_timeout(domain):
+            loop, since = asyncio.get_running_loop(), time.monotonic()
+            self._patience[domain.uuid, domain.domid] = loop.call_later(
+                timeout, lambda: self._spawn(self._lose_patience(domain, report, since))
+            )
+
+    async def _lose_patience(self, domain: Domain, report: DomainReport, since: float) -> None:
+        now = await self.watch.report(domain)
+        if now is None:
+            self._be_patient(domain, report)  # not known to be still so
+        elif now == report and (domain.uuid, domain.domid) in self._patience:
+            event = domains.reported(domain, report, time.monotonic() - since)
+            self._record(domain, [event], Batch())
+
+    def _on_ended(self, domain: Domain, report: DomainReport) -> None:
+        self.instances.domain_ended(domain, report)
+        if report.state is DomainState.GONE:
             self._saved.pop((domain.uuid, domain.domid), None)
-            task = asyncio.get_running_loop().create_task(self._forget(domain))
-            self._tasks.add(task)
-            task.add_done_callback(self._tasks.discard)
+            self._spawn(self._forget(domain))
 
     async def _forget(self, domain: Domain) -> None:
         try:
@@ -245,6 +310,11 @@ class Daemon:
             return await self.recorder.run(lambda j: j.positions(domain.uuid, domain.domid))
         except JournalError:
             return {}
+
+    def _spawn(self, work: Coroutine[Any, Any, None]) -> None:
+        task = asyncio.get_running_loop().create_task(work)
+        self._tasks.add(task)
+        task.add_done_callback(self._tasks.discard)
 
     # ------------------------------------------------------------ journal
 
@@ -273,6 +343,12 @@ class Daemon:
         self.instances.restore(records, held, fault_id)
         if records:
             _log.info("going on with %d resources of an earlier vesperd", len(records))
+
+
+def _least(given: Iterable[float | None], default: float) -> float:
+    """The least but 0, which is none; of nothing given: the default."""
+    seconds = [default if value is None else value for value in given] or [default]
+    return min((value for value in seconds if value), default=0.0)
 
 
 def _boot_id() -> str:

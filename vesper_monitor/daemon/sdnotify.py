@@ -1,15 +1,16 @@
 # SPDX-License-Identifier: GPL-2.0-or-later
-"""systemd's notification protocol, sd_notify(3): what vesperd needs of it."""
+"""systemd's notification protocol, sd_notify(3): as much of it as is needed here."""
 
 from __future__ import annotations
 
 import os
 import socket
+from collections.abc import Sequence
 
 __all__ = ["notify", "watchdog_interval"]
 
 
-def notify(*lines: str) -> None:
+def notify(*lines: str, descriptors: Sequence[int] = ()) -> None:
     """Send e.g. ``READY=1``. Does nothing where systemd did not start us."""
     path = os.environ.get("NOTIFY_SOCKET")
     if not path:
@@ -19,7 +20,8 @@ def notify(*lines: str) -> None:
     try:
         with socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM) as sock:
             sock.settimeout(1.0)
-            sock.sendto("\n".join(lines).encode(), path)
+            sock.connect(path)
+            socket.send_fds(sock, ["\n".join(lines).encode()], descriptors)
     except OSError:
         pass  # systemd notices by itself
 

@@ -6,29 +6,41 @@ from __future__ import annotations
 import asyncio
 import logging
 from collections.abc import Awaitable, Callable, Coroutine, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field, replace
 from importlib import metadata
 from typing import Any
 
 from vesper_monitor.guest.decode import Event
 from vesper_monitor.guest.images import ImageStore
 from vesper_monitor.guest.session import Position, Session
-from vesper_monitor.transport import Domain, DomainState, Transport, TransportError
+from vesper_monitor.transport import (
+    ENDED,
+    Cause,
+    Domain,
+    DomainReport,
+    DomainState,
+    Notice,
+    Transport,
+    TransportError,
+)
 
-__all__ = ["ENDED", "NoTransport", "Watch", "find_transports"]
+__all__ = ["NoTransport", "Watch", "find_transports"]
 
 _log = logging.getLogger(__name__)
 
 #: Entry points of transports; another hypervisor is a new package.
 GROUP = "vesper.transports"
-#: States in which a guest does not run and will not again.
-ENDED = frozenset({DomainState.SHUTDOWN, DomainState.CRASHED, DomainState.DYING, DomainState.GONE})
 #: s between two tries to start a transport.
 RETRY_FIRST, RETRY_MAX = 1.0, 30.0
 #: s until a session that ended by an internal error is begun again.
 BEGIN_AGAIN = 5.0
+#: s between two notices of one kind about one domain.
+CALM = 1.0
 #: s for a session to leave its guest when the daemon ends.
 CLOSE_TIMEOUT = 5.0
+
+
+_RUNNING = DomainReport(DomainState.RUNNING)
 
 
 class NoTransport(Exception):
@@ -49,6 +61,8 @@ class _Watched:
     transport: Transport
     domain: Domain
     session: Session | None  # None: deactivated by hand, its domain is looked at only
+    report: DomainReport = _RUNNING  # as last seen
+    noticed: dict[str, float] = field(default_factory=dict)  # kind of notice → when
     looking: bool = False
     look_again: bool = False  # something happened since
 
@@ -78,6 +92,8 @@ class Watch:
     :param on_change: likewise.
     :param on_up: called when a transport has started: sessions that are
         wanted on it may begin.
+    :param on_report: a domain is in another state than before.
+    :param on_notice: the hypervisor has seen something of a domain.
     :param on_ended: a domain does not run any more; may be called again.
     :param on_unwatched: nobody watches a domain that runs; the text says why.
     :param positions: where an earlier daemon stopped reading a domain.
@@ -92,7 +108,9 @@ class Watch:
         on_events: Callable[[Session, list[Event]], None],
         on_change: Callable[[Session], None],
         on_up: Callable[[Transport], Awaitable[None]],
-        on_ended: Callable[[Domain, DomainState], None],
+        on_report: Callable[[Domain, DomainReport], None],
+        on_notice: Callable[[Domain, Notice], None],
+        on_ended: Callable[[Domain, DomainReport], None],
         on_unwatched: Callable[[Domain, str], None],
         positions: Callable[[Domain], Awaitable[Mapping[Position, int]]],
     ) -> None:
@@ -102,6 +120,8 @@ class Watch:
         self._on_events = on_events
         self._on_change = on_change
         self._on_up = on_up
+        self._on_report = on_report
+        self._on_notice = on_notice
         self._on_ended = on_ended
         self._on_unwatched = on_unwatched
         self._positions = positions
@@ -111,8 +131,18 @@ class Watch:
         self._tasks: set[asyncio.Task[Any]] = set()
         self._closing = False
 
-    def start(self, transports: Mapping[str, type[Transport] | str]) -> None:
-        """Begin to start the transports; those that fail are tried again for ever."""
+    def start(
+        self,
+        transports: Mapping[str, type[Transport] | str],
+        settings: Mapping[str, Mapping[str, Any]] | None = None,
+    ) -> None:
+        """Begin to start the transports; those that fail are tried again for ever.
+
+        :param settings: by name of the transport: its class's keyword arguments.
+        """
+        settings = settings or {}
+        for name in settings.keys() - transports.keys():
+            _log.error("settings in [%s]: no transport of that name is installed", name)
         for name, factory in transports.items():
             slot = _Slot(name, None)
             self._slots.append(slot)
@@ -120,7 +150,8 @@ class Watch:
                 slot.error = factory
                 _log.warning("transport %s: %s", name, factory)
             else:
-                self._spawn(self._keep_up(slot, factory))
+                given = settings.get(name, {})
+                self._spawn(self._keep_up(slot, factory, given))
         if not self._slots:
             _log.warning("no transport is installed (entry points %s)", GROUP)
 
@@ -183,17 +214,25 @@ class Watch:
             )
         return None
 
-    async def state(self, domain: Domain) -> DomainState | None:
+    async def report(self, domain: Domain) -> DomainReport | None:
         """None: not known now."""
         watched = self._watched.get(_key(domain))
         if watched is None:
             return None
         try:
-            return await watched.transport.state(domain)
+            return await watched.transport.report(domain)
         except TransportError as error:
             # A busy toolstack is no reason to think the guest dead.
             _log.warning("%s: its state is not known now: %s", domain.name, error)
             return None
+
+    def reports(self, vm: str) -> list[tuple[Domain, DomainReport]]:
+        """Of the domains of that name, as last seen."""
+        return [
+            (watched.domain, watched.report)
+            for watched in self._watched.values()
+            if watched.domain.name == vm
+        ]
 
     async def look(self, domain: Domain) -> None:
         """Ask for a domain's state, and say so if it does not run any more."""
@@ -207,16 +246,33 @@ class Watch:
         try:
             while watched.look_again:
                 watched.look_again = False
-                state = await self.state(domain)
-                if state is None or state not in ENDED:
+                report = await self.report(domain)
+                if report is None:
                     continue
-                if watched.session is None and state is DomainState.GONE:
-                    self._watched.pop(_key(domain), None)
-                elif watched.session is not None:
+                ended = report.state in ENDED
+                if ended and watched.session is not None:
                     watched.session.read_last_words()
-                self._on_ended(domain, state)
+                report = self._changed(watched, report)
+                if ended:
+                    if watched.session is None and report.state is DomainState.GONE:
+                        self._watched.pop(_key(domain), None)
+                    self._on_ended(domain, report)
         finally:
             watched.looking = False
+
+    def _changed(self, watched: _Watched, report: DomainReport) -> DomainReport:
+        """Note what is reported, and say so where it is new.
+
+        :returns: the same, with all that is known of it.
+        """
+        before = watched.report
+        if before.state in ENDED and report.state in ENDED and report.cause is Cause.UNKNOWN:
+            # What was seen of its end holds when the rest of it has gone.
+            report = replace(report, cause=before.cause, why=before.why)
+        if report != before:
+            watched.report = report
+            self._on_report(watched.domain, report)
+        return report
 
     def look_soon(self, domain: Domain) -> None:
         """The same, without waiting for it."""
@@ -275,10 +331,12 @@ class Watch:
             return
         if self._closing or self.session(domain) is not session:
             return
-        state = await self.state(domain)
-        del self._watched[_key(domain)]
+        report = await self.report(domain)
+        watched = self._watched.pop(_key(domain))
         # A session ends by itself only if its domain does.
-        self._on_ended(domain, state if state in ENDED and state else DomainState.GONE)
+        if report is None or report.state not in ENDED:
+            report = DomainReport(DomainState.GONE)
+        self._on_ended(domain, self._changed(watched, report))
 
     async def _begin_again(self, session: Session, why: str) -> None:
         """A bug must not leave a guest without a watch for long, nor unseen."""
@@ -307,14 +365,16 @@ class Watch:
 
     # ------------------------------------------------------------ transports
 
-    async def _keep_up(self, slot: _Slot, factory: type[Transport]) -> None:
+    async def _keep_up(
+        self, slot: _Slot, factory: type[Transport], settings: Mapping[str, Any]
+    ) -> None:
         pause = RETRY_FIRST
         started = False
         while True:
             error = None if started else factory.usable()
             if error is None:
                 try:
-                    transport = slot.transport or factory()
+                    transport = slot.transport or _make(factory, settings)
                     slot.transport = transport
                     if not started:
                         await transport.start()
@@ -342,13 +402,30 @@ class Watch:
             for watched in list(self._watched.values()):
                 domain = watched.domain
                 if watched.transport is transport and event.domid in (None, domain.domid):
+                    if event.notice is not None:
+                        self._notice(watched, event.notice)
                     self.look_soon(domain)
+
+    def _notice(self, watched: _Watched, notice: Notice) -> None:
+        """A guest that reboots without end must not fill the journal."""
+        now = asyncio.get_running_loop().time()
+        if now - watched.noticed.get(notice.kind, -CALM) >= CALM:
+            watched.noticed[notice.kind] = now
+            self._on_notice(watched.domain, notice)
 
     def _spawn(self, work: Coroutine[Any, Any, None]) -> asyncio.Task[None]:
         task = asyncio.get_running_loop().create_task(work)
         self._tasks.add(task)
         task.add_done_callback(self._tasks.discard)
         return task
+
+
+def _make(factory: type[Transport], settings: Mapping[str, Any]) -> Transport:
+    """:raises TransportError: its settings are not to be used."""
+    try:
+        return factory(**settings)
+    except (TypeError, ValueError) as error:
+        raise TransportError(f"settings in [{factory.name}]: {error}") from None
 
 
 def _key(domain: Domain) -> tuple[str, int]:

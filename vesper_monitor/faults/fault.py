@@ -25,6 +25,10 @@ class InstanceRecord:
     ended: float | None = None
     #: s without a sign of life; 0: not watched; None: as vesperd's configuration says
     hang_timeout: float | None = None
+    #: s that it may be paused and nobody says why; 0: for ever; None: likewise
+    pause_timeout: float | None = None
+    #: name of the transport on which it runs; empty: an earlier vesperd did not note it
+    transport: str = ""
 
 
 @dataclass(frozen=True)

@@ -21,7 +21,7 @@ from dataclasses import dataclass, replace
 from typing import Any
 
 from vesper_monitor.faults.fault import Fault, InstanceRecord
-from vesper_monitor.transport import DomainState
+from vesper_monitor.transport import Cause, DomainReport, DomainState
 
 __all__ = ["Answer", "Instance", "InstanceState", "Result", "Waiter"]
 
@@ -57,6 +57,8 @@ class Answer:
     reason: str | None = None
     fault: Fault | None = None
     state: DomainState | None = None
+    #: of the state, if known
+    cause: Cause | None = None
 
     def to_json(self) -> dict[str, Any]:
         answer: dict[str, Any] = {"ok": True, "result": self.result.value}
@@ -66,6 +68,8 @@ class Answer:
             answer["fault"] = self.fault.to_json()
         if self.state is not None:
             answer["state"] = self.state.value
+        if self.cause is not None:
+            answer["cause"] = self.cause.value
         return answer
 
 
@@ -243,9 +247,9 @@ class Instance:
             self._early_at = now
             self._answer_all(self.answer_at_timeout())
 
-    def domain_ended(self, state: DomainState, reason: str) -> None:
+    def domain_ended(self, report: DomainReport, reason: str) -> None:
         """The domain does not run any more. For good: another start is another instance."""
-        self._dead = Answer(Result.DEAD, reason, state=state)
+        self._dead = Answer(Result.DEAD, reason, state=report.state, cause=report.cause)
         self._answer_all(self._dead)
 
     def end(self, now_real: float, by: str) -> Fault | None:

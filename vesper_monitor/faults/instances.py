@@ -13,6 +13,7 @@ import time
 from collections.abc import Awaitable, Callable, Iterable
 from dataclasses import replace
 
+from vesper_monitor.faults import domain as domains
 from vesper_monitor.faults import pacemaker, rules
 from vesper_monitor.faults.attributes import NodeAttributes
 from vesper_monitor.faults.fault import Fault, InstanceRecord
@@ -20,7 +21,7 @@ from vesper_monitor.faults.instance import Answer, Instance, InstanceState, Resu
 from vesper_monitor.faults.journal import Batch
 from vesper_monitor.faults.recorder import Recorder
 from vesper_monitor.guest.decode import Event
-from vesper_monitor.transport import Domain, DomainState
+from vesper_monitor.transport import Domain, DomainReport
 
 __all__ = ["Instances", "Tell", "attribute"]
 
@@ -124,9 +125,12 @@ class Instances:
         services: Iterable[str],
         degraded: str | None,
         hang_timeout: float | None = None,
+        pause_timeout: float | None = None,
+        transport: str = "",
     ) -> Instance:
         """A new instance begins; its predecessor and its fault end.
 
+        :param transport: name of the one on which the domain runs.
         :raises ValueError: too many.
         """
         if resource not in self._by_resource and len(self._by_resource) >= MAX_INSTANCES:
@@ -145,6 +149,8 @@ class Instances:
             probes=tuple(probes),
             services=tuple(services),
             hang_timeout=hang_timeout,
+            pause_timeout=pause_timeout,
+            transport=transport,
         )
         instance = Instance(record, degraded=degraded)
         instance.paused = self._paused(record.vm)
@@ -177,10 +183,15 @@ class Instances:
         probes: tuple[str, ...],
         services: tuple[str, ...],
         hang_timeout: float | None,
+        pause_timeout: float | None,
     ) -> None:
         """Its resource has other parameters now."""
         instance.record = replace(
-            instance.record, probes=probes, services=services, hang_timeout=hang_timeout
+            instance.record,
+            probes=probes,
+            services=services,
+            hang_timeout=hang_timeout,
+            pause_timeout=pause_timeout,
         )
         self._save(instance)
 
@@ -273,14 +284,13 @@ class Instances:
         for instance in self.of_domain(domain):
             instance.watch_changed(degraded, _now())
 
-    def domain_ended(self, domain: Domain, state: DomainState) -> None:
+    def domain_ended(self, domain: Domain, report: DomainReport) -> None:
         """The domain does not run any more."""
         for instance in self.of_domain(domain):
-            reason = _dead_reason(domain, state)
             fault = instance.fault
             if fault is not None and fault.rule == "kernel_panic":
-                reason += f": {fault.reason}"
-            instance.domain_ended(state, reason)
+                report = replace(report, why=fault.reason)  # the kernel's own words
+            instance.domain_ended(report, domains.ending(domain, report))
             self._reconsider(instance)
 
     def pause(self, vm: str, paused: bool) -> None:
@@ -400,13 +410,3 @@ def _shown(fault: Fault) -> str:
 
 def _now() -> float:
     return asyncio.get_running_loop().time()
-
-
-def _dead_reason(domain: Domain, state: DomainState) -> str:
-    how = {
-        DomainState.CRASHED: "has crashed",
-        DomainState.SHUTDOWN: "has shut down by itself",
-        DomainState.DYING: "has been destroyed",
-        DomainState.GONE: "does not run any more",
-    }[state]
-    return f"{domain.name} (domain {domain.domid}) {how}"

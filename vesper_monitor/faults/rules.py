@@ -60,7 +60,7 @@ def system_gone(fault: Fault) -> bool:
     Where it may be able to (after an oops, on a full memory, with a file system
     that takes no writes), it may have data to save; the time for that is bounded.
     """
-    if fault.rule in ("kernel_panic", "hang"):
+    if fault.rule in ("kernel_panic", "hang", "paused", "memory_failure"):
         return True
     fields = fault.event.get("fields")
     return fault.rule == "out_of_memory" and isinstance(fields, Mapping) and fields.get("pid") == 1
@@ -178,6 +178,14 @@ def hang(event: Event, services: Collection[str]) -> Verdict | None:
     return Verdict("hang", Scope.SYSTEM, f"kernel hangs: {what}{how_long} (system)")
 
 
+def domain(event: Event, services: Collection[str]) -> Verdict | None:
+    """The hypervisor has stopped the guest for an error, or has seen a fatal one."""
+    if event.fields.get("failure") is not True:
+        return None
+    kind = _text(event.fields, "kind") or "hypervisor"
+    return Verdict(kind, Scope.SYSTEM, f"{event.text} (system)")
+
+
 #: By the name of the event. Why each is a fault or not: docs/probes.md.
 RULES: Mapping[str, Judge] = {
     "send_signal": send_signal,
@@ -189,6 +197,7 @@ RULES: Mapping[str, Judge] = {
     "net_link": never,
     "last_words": last_words,
     "hang": hang,
+    "domain": domain,
 }
 
 _CONSTRAINTS = {

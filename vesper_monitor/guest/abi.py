@@ -21,6 +21,7 @@ CCHAN_MAGIC = 0x43505356
 TABLE_MAGIC = 0x54505356
 LIFE_MAGIC = 0x4C505356
 WORDS_MAGIC = 0x57505356
+SHM_MAGIC = 0x4D505356
 PAGE_SIZE = 4096
 
 NAME_LEN = 56
@@ -96,6 +97,14 @@ class LifeState(enum.IntEnum):
 
     NONE = 0
     SHOWN = 1
+
+
+class ShmState(enum.IntEnum):
+    """enum vsp_shm_state"""
+
+    AWAY = 0
+    IDLE = 1
+    ACTIVE = 2
 
 
 class EventType(enum.IntEnum):
@@ -568,6 +577,34 @@ class XenDir(ctypes.LittleEndianStructure):
     pages: int
     ref: ctypes.Array[ctypes.c_uint32]
     _fields_ = [("pages", _u32), ("reserved", _u32 * 7), ("ref", _u32 * MAX_REGION_PAGES)]
+
+
+# ---------------------------------------------------------------- ivshmem
+
+
+class ShmHead(ctypes.LittleEndianStructure):
+    c_name: ClassVar[str] = "vsp_shm_head"
+    magic: int
+    version: int
+    state: int
+    epoch: int
+    answer: int
+    cchan: int
+    mark: int
+    wanted: int
+    _fields_ = [
+        ("magic", _u32),
+        ("version", _u32),
+        ("state", _u32),
+        ("epoch", _u32),
+        ("answer", _u32),
+        ("reserved", _u32),
+        ("cchan", _u64),
+        ("reserved2", _u64 * 4),
+        ("mark", _u32),
+        ("wanted", _u32),
+        ("reserved3", _u32 * 14),
+    ]
 
 
 # ---------------------------------------------------------------- live memory

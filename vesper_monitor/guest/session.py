@@ -380,12 +380,10 @@ class Session:
 
     async def _domain_gone(self) -> bool:
         try:
-            return await self.transport.state(self.domain) in (
-                DomainState.GONE,
-                DomainState.DYING,
-            )
+            report = await self.transport.report(self.domain)
         except TransportError:
             return False  # not known: go on trying
+        return report.state in (DomainState.GONE, DomainState.DYING)
 
     # ---------------------------------------------------------------- D-chan
 

@@ -55,9 +55,10 @@ class Settings:
     def __init__(self, config: str, vm: str) -> None:
         self.config = config
         self.vm = vm
-        #: seconds until a shutdown becomes a destroy; None: two thirds of the
-        #: stop operation's timeout
+        #: seconds until a shutdown becomes a destroy; None: the next line
         self.shutdown_timeout: float | None = None
+        #: how much of the stop operation's timeout that is
+        self.shutdown_share = 2 / 3
         #: shut down by the power button instead of the toolstack's own way
         self.power_button = False
         #: keep a crashed domain for its dump when it is stopped
@@ -66,6 +67,9 @@ class Settings:
         self.probes: list[str] = []
         #: names of processes whose main process is the service
         self.services: list[str] = []
+        #: seconds that a pause of which nobody knows why may last; None:
+        #: vesperd's own limit
+        self.pause_timeout: float | None = None
         #: commands that must all succeed while the VM is well
         self.scripts: list[str] = []
         #: seconds that one of them may take
@@ -78,8 +82,10 @@ class Settings:
         self.reserved_memory = 512
         #: node attribute with the address to which a VM is migrated
         self.address_attribute = ""
-        #: what the resource's utilization is to say: ``cpu``, ``hv_memory``
+        #: what the resource's utilization is to say: ``cpu``, ``hv_memory``, ``host_memory``
         self.utilization: list[str] = []
+        #: what it is not to say
+        self.no_utilization: list[str] = []
 
 
 class Agent:
@@ -127,15 +133,16 @@ class Agent:
 
         vm = self.settings.vm
         if present:
-            log(f"{vm}: is {_listed(present)}; removing it before the start")
+            log(f"{vm}: is {self.listed(present)}; removing it before the start")
             stop.remove(self)
         memory = None
         if self.settings.manage_memory:
             from vesper_monitor.ocf.memory import make_room
 
             memory = make_room(self)
+        create = self.toolstack.create
         try:
-            self.toolstack.create(self.settings.config, vm, self.limit(), memory)
+            note = create(self.settings.config, vm, self.limit(), memory)
         except ToolstackError as error:
             # What was kept for its dump must not cost the service.
             try:
@@ -146,13 +153,15 @@ class Agent:
             if not dropped:
                 raise
             log(f"{vm}: {error}; trying again without the crashed domain that was kept")
-            self.toolstack.create(self.settings.config, vm, self.limit(), memory)
+            note = create(self.settings.config, vm, self.limit(), memory)
+        self.note(note)
 
     def begin_instance(self) -> None:
         """The VM runs here from now on: for vesperd, and for Pacemaker."""
         self.set_first_mark()
+        self.call.remember("name", self.settings.vm)
         self.tell_started()
-        if self.settings.utilization:
+        if self.settings.utilization or self.settings.no_utilization:
             from vesper_monitor.ocf import utilization
 
             utilization.forget(self)
@@ -169,7 +178,7 @@ class Agent:
         self.status()
         # The next monitor is another operation for Pacemaker, which waits for it.
         self.set_first_mark()
-        self.tell("change", probes=self.settings.probes, services=self.settings.services)
+        self.tell("change", **self.wishes())
 
     def status(self) -> None:
         """Whether the VM runs, at once.
@@ -181,7 +190,14 @@ class Agent:
             return
         if state is DomainState.GONE:
             raise Exit(Code.NOT_RUNNING, f"{self.settings.vm} is not running")
-        raise Exit(Code.ERROR, f"{self.settings.vm} is {state.value}: it must be stopped")
+        raise Exit(Code.ERROR, f"{self.settings.vm} is {self.described(state)}: it must be stopped")
+
+    def described(self, state: DomainState) -> str:
+        """A state that was just seen, and what is known of it."""
+        return self.toolstack.why(self.settings.vm) or state.value
+
+    def listed(self, present: dict[str, DomainState]) -> str:
+        return ", ".join(f"{self.described(state)} ({name})" for name, state in present.items())
 
     # -- vesperd ------------------------------------------------------------
 
@@ -213,17 +229,32 @@ class Agent:
 
     def tell_started(self) -> str | None:
         """A new instance of the resource begins. See :meth:`tell`."""
-        return self.tell("start", probes=self.settings.probes, services=self.settings.services)
+        return self.tell("start", **self.wishes())
+
+    def wishes(self) -> dict[str, Any]:
+        """What vesperd is to do for this resource: fields of its requests."""
+        settings = self.settings
+        wishes: dict[str, Any] = {"probes": settings.probes, "services": settings.services}
+        if settings.pause_timeout is not None:
+            wishes["pause_timeout"] = settings.pause_timeout
+        return wishes
+
+    # -- what is known to be missing ------------------------------------------
+
+    def note(self, why: str) -> None:
+        """Why the VM that begins here will not be watched; empty: nothing is known."""
+        if why:
+            log(f"{self.settings.vm}: will not be watched: {why}")
+        self.call.remember("note", why)
+
+    def noted(self) -> str:
+        """What :meth:`note` was told; empty: nothing."""
+        return self.call.remembered("note")
 
     # -- the mark of the first recurring monitor ------------------------------
 
-    def state_file(self, kind: str) -> str:
-        """Path of a file of this resource's that lasts until the node boots."""
-        name = self.call.resource.replace("/", "_")
-        return os.path.join(self.call.state_dir, f"vesper-{name}.{kind}")
-
     def _mark(self) -> str:
-        return self.state_file("first")
+        return self.call.state_file("first")
 
     def set_first_mark(self) -> None:
         """The next recurring monitor is the first: after a start, or a probe."""
@@ -330,12 +361,12 @@ class Agent:
             )
         if not os.access(config, os.R_OK):
             raise Exit(Code.PERM, f"{config} cannot be read on node {self.call.node}")
-        if not _executable(self.toolstack.name):
-            raise Exit(
-                Code.INSTALLED,
-                f"{self.toolstack.name} is not installed on node {self.call.node} "
-                f"(PATH {_path()})",
-            )
+        for command in self.toolstack.commands:
+            if not _executable(command):
+                raise Exit(
+                    Code.INSTALLED,
+                    f"{command} is not installed on node {self.call.node} (PATH {_path()})",
+                )
         for script in self.settings.scripts:
             if not _executable(script):
                 raise Exit(
@@ -354,7 +385,3 @@ def _executable(command: str) -> bool:
     folders = [""] if "/" in command else _path().split(":")
     paths = (os.path.join(folder, command) for folder in folders)
     return any(os.path.isfile(path) and os.access(path, os.X_OK) for path in paths)
-
-
-def _listed(present: dict[str, DomainState]) -> str:
-    return ", ".join(f"{state.value} ({name})" for name, state in present.items())

@@ -100,6 +100,33 @@ class Call:
         """Seconds until Pacemaker ends this call. May be negative."""
         return self.deadline - time.monotonic()
 
+    def state_file(self, kind: str) -> str:
+        """Path of a file of this resource's that lasts until the node boots."""
+        name = self.resource.replace("/", "_")
+        return os.path.join(self.state_dir, f"vesper-{name}.{kind}")
+
+    def remember(self, kind: str, text: str) -> None:
+        """Keep a text until the node boots; empty: forget it. Never fails."""
+        path = self.state_file(kind)
+        try:
+            if not text:
+                if os.path.exists(path):
+                    os.unlink(path)
+                return
+            os.makedirs(self.state_dir, exist_ok=True)
+            with open(path, "w") as file:
+                file.write(text)
+        except OSError as error:
+            log(f"{path}: {error.strerror}")
+
+    def remembered(self, kind: str) -> str:
+        """What :meth:`remember` has kept; empty: nothing."""
+        try:
+            with open(self.state_file(kind)) as file:
+                return file.read(4096)
+        except OSError:
+            return ""
+
     def parameter(self, name: str) -> str:
         """The value, without blanks around it; empty if not set."""
         return self.parameters.get(name, "").strip()

@@ -51,7 +51,7 @@ def check(agent: Agent) -> None:
             scripts.close()
         _report(vm, wrong or "", pause)
     if unwatched and agent.call.check_level >= 20 and not pause:
-        raise Exit(Code.DEGRADED, f"{vm} is not watched: {unwatched}")
+        raise Exit(Code.DEGRADED, f"{vm} is not watched: {agent.noted() or unwatched}")
 
 
 def _report(vm: str, wrong: str, pause: str) -> None:

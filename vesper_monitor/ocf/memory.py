@@ -22,6 +22,7 @@ from vesper_monitor.ocf.toolstack import ToolstackError
 TYPE_CHECKING = False
 if TYPE_CHECKING:
     from vesper_monitor.ocf.agent import Agent
+    from vesper_monitor.ocf.toolstack import HostMemory
 
 __all__ = ["make_room", "share_out"]
 
@@ -60,10 +61,10 @@ def share_out(agent: Agent) -> None:
 
 def _share_out(agent: Agent, new: int) -> int | None:
     """:returns: MiB per domain; None: there is nothing to share."""
-    toolstack = agent.toolstack
-    total, _ = toolstack.memory(agent.limit(LIMIT))
-    states = toolstack.states(agent.limit(LIMIT))
-    domains = toolstack.sizes(agent.limit(LIMIT))
+    host = _host(agent)
+    total, _ = host.memory(agent.limit(LIMIT))
+    states = agent.toolstack.states(agent.limit(LIMIT))
+    domains = host.sizes(agent.limit(LIMIT))
     running = [name for name in domains if states.get(name) in ALIVE]
     count = len(running) + new
     share = (total - agent.settings.reserved_memory) // count if count else 0
@@ -81,17 +82,23 @@ def _share_out(agent: Agent, new: int) -> int | None:
             log("memory is not shared out among all domains: the action's time is up")
             break
         try:
-            toolstack.set_memory(name, share, agent.limit(LIMIT))
+            host.set_memory(name, share, agent.limit(LIMIT))
         except ToolstackError as error:
             log(f"{name}: keeps its {domains[name][0]} MiB: {error}")
     log(f"memory: {share} MiB for each of {count} domains")
     return share
 
 
+def _host(agent: Agent) -> HostMemory:
+    if agent.toolstack.host is None:
+        raise ToolstackError(f"{agent.toolstack.name} does not do that")
+    return agent.toolstack.host
+
+
 def _wait_for_free(agent: Agent, wanted: int) -> None:
     end = time.monotonic() + min(SHRINK, agent.call.left() / 4)
     while True:
-        _, free = agent.toolstack.memory(agent.limit(LIMIT))
+        _, free = _host(agent).memory(agent.limit(LIMIT))
         if free >= wanted:
             return
         if time.monotonic() >= end:

@@ -23,6 +23,8 @@ __all__ = ["migrate_from", "migrate_to"]
 ASK_LIMIT = 10.0
 #: Seconds without any sign of the domain at the target until it is given up.
 ARRIVAL = 10.0
+#: Seconds for what the toolstack has to do when it has arrived.
+ARRIVED_LIMIT = 20.0
 
 
 def migrate_to(agent: Agent) -> None:
@@ -43,7 +45,9 @@ def migrate_to(agent: Agent) -> None:
             raise Exit(Code.ERROR, f"{vm} cannot be migrated live: {reason}")
         address = _address(agent, target)
         log(f"{vm}: migrating to {target} ({address})")
-        _migrate(agent, target, address)
+        agent.toolstack.migrate(vm, address, agent.limit())
+        if agent.state() in (DomainState.RUNNING, DomainState.PAUSED):
+            raise ToolstackError("the toolstack says it is done, but the domain still runs here")
     except ToolstackError as error:
         raise Exit(Code.ERROR, f"{vm} was not migrated to {target}: {error}") from error
     log(f"{vm}: migrated to {target}")
@@ -77,37 +81,16 @@ def migrate_from(agent: Agent) -> None:
             f"{vm} did not arrive on node {agent.call.node} within the operation's timeout: "
             f"{trouble or 'no such domain'}",
         )
+    agent.note(agent.toolstack.arrived(vm, agent.limit(ARRIVED_LIMIT)))
     agent.begin_instance()
+    if agent.settings.scripts:
+        from vesper_monitor.ocf.scripts import wait_for_success
+
+        wait_for_success(agent)
     if agent.settings.manage_memory:
         from vesper_monitor.ocf.memory import share_out
 
         share_out(agent)
-
-
-def _migrate(agent: Agent, target: str, address: str) -> None:
-    """:raises ToolstackError: it went wrong."""
-    vm = agent.settings.vm
-    job = agent.toolstack.migrate(vm, address)
-    try:
-        code = job.wait(agent.limit())
-        said = [line.strip() for line in job.output().splitlines() if line.strip()]
-    finally:
-        job.close()
-    if code is None:
-        raise ToolstackError(
-            "not done within the operation's timeout; give migrate_to more time, or the link "
-            "more bandwidth"
-        )
-    if code != 0:
-        raise ToolstackError(f"exit status {code}: {_cause(said)}; see: ssh {address} xl list")
-    if agent.state() in (DomainState.RUNNING, DomainState.PAUSED):
-        raise ToolstackError("the toolstack says it is done, but the domain still runs here")
-
-
-def _cause(said: list[str]) -> str:
-    """The line that says most: the last error, else the last line."""
-    errors = [line for line in said if "error" in line.lower() or "fail" in line.lower()]
-    return (errors or said or ["no message"])[-1]
 
 
 def _address(agent: Agent, target: str) -> str:

@@ -40,10 +40,10 @@ ANSWER_GRACE = 1.0
 RECONNECT = 10.0
 #: Seconds between two tries to reach vesperd.
 RECONNECT_PAUSE = 0.2
-#: Seconds in which a domain that is gone may come back: it reboots. (The stock
-#: Xen agent allows the same.)
-REBOOT = 5.0
+#: Seconds between two looks for a domain that may be rebooting.
 REBOOT_PAUSE = 0.5
+#: Seconds for what a toolstack does now and then.
+TEND_LIMIT = 5.0
 
 
 def waiting_time(timeout: float) -> float:
@@ -73,10 +73,12 @@ class Monitor:
             self._watch()
         else:
             self._watch_with_scripts()
-        if self._agent.settings.utilization:
+        agent = self._agent
+        agent.toolstack.tend(self._vm, agent.limit(TEND_LIMIT))
+        if agent.settings.utilization or agent.settings.no_utilization:
             from vesper_monitor.ocf import utilization
 
-            utilization.update(self._agent)
+            utilization.update(agent)
 
     def _watch_with_scripts(self) -> None:
         from vesper_monitor.ocf.scripts import Scripts
@@ -146,11 +148,10 @@ class Monitor:
             "wait",
             resource=agent.call.resource,
             vm=self._vm,
-            probes=agent.settings.probes,
-            services=agent.settings.services,
             interval=agent.call.interval,
             timeout=left,
             node=agent.call.node,
+            **agent.wishes(),
             **({"first": True} if self._first else {}),
         )
         if self._scripts is not None:
@@ -162,11 +163,13 @@ class Monitor:
         result = answer.get("result")
         reason = str(answer.get("reason") or "vesperd gave no reason")
         if result == "fine":
+            self._agent.note("")
             return
         if result == "fault":
             raise Exit(Code.ERROR, reason)
         if result == "degraded":
-            raise Exit(Code.DEGRADED, reason)
+            note = self._agent.noted()
+            raise Exit(Code.DEGRADED, f"{self._vm} is not watched: {note}" if note else reason)
         if result == "dead":
             if answer.get("state") == DomainState.CRASHED.value:
                 raise Exit(Code.ERROR, reason)
@@ -193,7 +196,8 @@ class Monitor:
         :raises Exit: it does not run, or that cannot be told.
         """
         agent = self._agent
-        until = time.monotonic() + min(REBOOT, max(0.0, agent.call.left() - 2.0))
+        gap = agent.toolstack.reboot_gap
+        until = time.monotonic() + min(gap, max(0.0, agent.call.left() - 2.0))
         while True:
             try:
                 state = agent.state()
@@ -206,10 +210,10 @@ class Monitor:
             if state in ALIVE:
                 return
             if state is DomainState.CRASHED:
-                raise Exit(Code.ERROR, reason or f"{self._vm} has crashed")
+                raise Exit(Code.ERROR, reason or f"{self._vm} is {agent.described(state)}")
             if time.monotonic() >= until:
                 break
             time.sleep(REBOOT_PAUSE)
         if state is DomainState.GONE:
             raise Exit(Code.NOT_RUNNING, reason or f"{self._vm} is not running any more")
-        raise Exit(Code.ERROR, reason or f"{self._vm} is {state.value}")
+        raise Exit(Code.ERROR, reason or f"{self._vm} is {agent.described(state)}")

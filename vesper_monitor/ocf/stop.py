@@ -25,7 +25,7 @@ if TYPE_CHECKING:
     from typing import Any
 
     from vesper_monitor.ocf.agent import Agent
-    from vesper_monitor.ocf.toolstack import Background
+    from vesper_monitor.ocf.toolstack import Background, Keeper
 
 __all__ = ["Stop", "drop_kept", "kept_name", "remove"]
 
@@ -37,6 +37,10 @@ RETRY_PAUSE = 2.0
 #: Seconds that a guest has for its shutdown where nobody says anything
 #: (the stock agent's value for a call without a timeout).
 SHUTDOWN_WITHOUT_TIMEOUT = 60.0
+#: Seconds that are left for a destroy when a shutdown's time is up.
+DESTROY_TIME = 15.0
+#: Seconds for what a toolstack does now and then.
+TEND_LIMIT = 10.0
 #: Seconds for a guest whose panic is known to become a crashed domain, where
 #: that is to be kept.
 CRASH_TIME = 3.0
@@ -97,15 +101,20 @@ class Stop:
             if agent.settings.keep_crashed:
                 state = self._let_crash()
         elif state in ALIVE:
+            agent.toolstack.tend(self._vm, agent.limit(TEND_LIMIT))
             if reason:
                 log(f"{self._vm}: the system inside still runs, it is to shut down: {reason}")
+            # What has a fault is not saved: it would come back with it.
+            elif agent.toolstack.suspend(self._vm, self._shutdown_limit()):
+                return
             if self._shutdown():
                 self._let_clear_away()
                 state = agent.state()
         elif state is not DomainState.GONE:
-            log(f"{self._vm}: is {state.value}, no shutdown")
-        if state is DomainState.CRASHED and agent.settings.keep_crashed:
-            self._keep()
+            log(f"{self._vm}: is {agent.described(state)}, no shutdown")
+        keeper = agent.toolstack.keeper
+        if state is DomainState.CRASHED and agent.settings.keep_crashed and keeper is not None:
+            self._keep(keeper)
 
     def _without_toolstack(self, error: ToolstackMissing) -> None:
         if self._agent.state_by_vesperd() is DomainState.GONE:
@@ -125,16 +134,13 @@ class Stop:
         limit = self._shutdown_limit()
         if limit <= 0:
             return False
-        ask = agent.toolstack.shutdown
-        if agent.settings.power_button:
-            ask = agent.toolstack.power_button
         end = time.monotonic() + limit
         log(f"{vm}: shutting down, to be destroyed after {limit:.0f} s")
         request: Background | None = None
         try:
             while (left := end - time.monotonic()) > 0:
                 if request is None:
-                    request = ask(vm)
+                    request = agent.toolstack.shutdown(vm)
                 if request.wait(min(LOOK_PAUSE, left)) not in (None, 0):
                     log(f"{vm}: shutdown failed, trying again: {request.output().strip()}")
                     request.close()
@@ -155,9 +161,10 @@ class Stop:
         call = self._agent.call
         wanted = self._agent.settings.shutdown_timeout
         given = call.given_timeout
+        most = call.left() - min(DESTROY_TIME, call.timeout / 3)
         if wanted is None:
-            wanted = given * 2 / 3 if given is not None else SHUTDOWN_WITHOUT_TIMEOUT
-        most = call.left() - min(15.0, call.timeout / 3)
+            share = self._agent.settings.shutdown_share
+            wanted = SHUTDOWN_WITHOUT_TIMEOUT if given is None else min(given * share, most)
         if wanted > most and given is not None:
             log(
                 f"{self._vm}: shutdown timeout {wanted:.0f} s cut to {max(most, 0):.0f} s: "
@@ -182,7 +189,7 @@ class Stop:
             agent.pause()
         return state
 
-    def _keep(self) -> None:
+    def _keep(self, keeper: Keeper) -> None:
         """Put the crashed domain aside: another name, and no disks.
 
         It executes no more, but it holds its disks open, which would keep
@@ -195,11 +202,11 @@ class Stop:
         agent, vm = self._agent, self._vm
         kept = kept_name(vm)
         drop_kept(agent)  # the last one is enough
-        agent.toolstack.release_disks(vm, agent.limit())
-        agent.toolstack.rename(vm, kept, agent.limit())
+        keeper.release_disks(vm, agent.limit())
+        keeper.rename(vm, kept, agent.limit())
         log(
             f"{vm}: has crashed and is kept as {kept}, without its disks; it holds memory of this "
-            f"node. Dump it: xl dump-core {kept} FILE; then: xl destroy {kept}"
+            f"node. {keeper.dump(kept)}"
         )
 
 
@@ -210,6 +217,8 @@ def drop_kept(agent: Agent) -> bool:
     :raises ToolstackError: whether it is gone is not known.
     """
     kept = kept_name(agent.settings.vm)
+    if agent.toolstack.keeper is None:
+        return False
     if agent.toolstack.states(agent.limit(10.0)).get(kept) not in (
         DomainState.CRASHED,
         DomainState.SHUTDOWN,
@@ -250,7 +259,7 @@ def remove(agent: Agent) -> None:
         log(f"{vm}: still dying; something on this node still maps its memory")
         return
     trouble = trouble or ", ".join(f"{name} is {state.value}" for name, state in present.items())
-    raise Exit(Code.ERROR, f"{vm} could not be stopped: {trouble}; see: xl list")
+    raise Exit(Code.ERROR, f"{vm} could not be stopped: {trouble}; see: {agent.toolstack.look}")
 
 
 def _destroy(agent: Agent, present: dict[str, DomainState], destroyed: set[str]) -> bool:

@@ -23,9 +23,16 @@ if TYPE_CHECKING:
 
         #: the command, for messages
         name: str
-
-        def absent(self) -> bool:
-            """Whether this node certainly does not run the hypervisor."""
+        #: commands that a node must have for a start
+        commands: tuple[str, ...]
+        #: what an operator sees the domains with
+        look: str
+        #: seconds in which a domain that is gone may come back: it reboots
+        reboot_gap: float
+        #: who can keep a crashed domain; None: nobody can
+        keeper: Keeper | None
+        #: who can change the domains' memory; None: nobody can
+        host: HostMemory | None
 
         def states(self, limit: float) -> dict[str, DomainState]:
             """All domains by name. Of two with one name the one that lives.
@@ -34,15 +41,17 @@ if TYPE_CHECKING:
             :raises ToolstackError: not known. None is missing by mistake.
             """
 
+        def why(self, name: str) -> str:
+            """What the last look has shown of a domain beyond its state, or nothing."""
+
         def transient_names(self, name: str) -> tuple[str, ...]:
             """What the toolstack calls a domain while it is migrated."""
 
-        def create(
-            self, config: str, name: str, limit: float, memory: int | None = None
-        ) -> None:
+        def create(self, config: str, name: str, limit: float, memory: int | None = None) -> str:
             """Start a domain by its configuration file.
 
             :param memory: MiB, in place of what the file says.
+            :returns: why faults inside will not be seen, if that is known already.
             :raises ToolstackError: it did not start.
             """
 
@@ -52,17 +61,50 @@ if TYPE_CHECKING:
             :raises ToolstackError: not known.
             """
 
+        def tend(self, name: str, limit: float) -> None:
+            """What is to be done now and then while a domain runs. Never fails."""
+
+        def suspend(self, name: str, limit: float) -> bool:
+            """Save the domain instead of shutting it down, where that is wanted.
+
+            :returns: whether it is saved, and gone.
+            """
+
         def shutdown(self, name: str) -> Background:
             """Ask the guest to shut down; does not wait."""
-
-        def power_button(self, name: str) -> Background:
-            """Press its power button (ACPI); does not wait."""
 
         def destroy(self, name: str, limit: float) -> None:
             """End the domain.
 
             :raises ToolstackError: refused, or not done in time.
             """
+
+        def immovable(self, name: str, limit: float) -> str:
+            """Why the domain cannot be migrated live; empty: nothing speaks against it.
+
+            :raises ToolstackError: not known.
+            """
+
+        def migrate(self, name: str, address: str, limit: float) -> None:
+            """Migrate it live to another host.
+
+            :raises ToolstackError: it did not go, or not in time.
+            """
+
+        def arrived(self, name: str, limit: float) -> str:
+            """What is to be done when a domain has come from another host.
+
+            :returns: as :meth:`create`.
+            """
+
+        def size(self, name: str, limit: float) -> tuple[int, int] | None:
+            """Memory (MiB) and virtual CPUs of a domain; None: there is no such.
+
+            :raises ToolstackError: not known.
+            """
+
+    class Keeper(Protocol):
+        """Puts a crashed domain aside."""
 
         def release_disks(self, name: str, limit: float) -> None:
             """Take its disks away from a domain that does not run any more.
@@ -73,14 +115,11 @@ if TYPE_CHECKING:
         def rename(self, name: str, new: str, limit: float) -> None:
             """:raises ToolstackError: refused, or not done in time."""
 
-        def immovable(self, name: str, limit: float) -> str:
-            """Why the domain cannot be migrated live; empty: nothing speaks against it.
+        def dump(self, name: str) -> str:
+            """How an operator dumps it and drops it, for a message."""
 
-            :raises ToolstackError: not known.
-            """
-
-        def migrate(self, name: str, address: str) -> Background:
-            """Migrate it live to another host; does not wait."""
+    class HostMemory(Protocol):
+        """The memory of this host and of the domains on it."""
 
         def sizes(self, limit: float) -> dict[str, tuple[int, int]]:
             """Memory (MiB) and virtual CPUs of all domains by name, but the host's own.
@@ -102,7 +141,15 @@ if TYPE_CHECKING:
             """
 
 
-__all__ = ["Background", "ToolstackError", "ToolstackMissing", "run", "spawn"]
+__all__ = [
+    "Background",
+    "ToolstackError",
+    "ToolstackMissing",
+    "finished",
+    "run",
+    "spawn",
+    "told",
+]
 
 #: Where a toolstack is looked for if the caller has no PATH.
 PATH = "/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin"
@@ -150,11 +197,14 @@ class Background:
 
 
 def spawn(
-    command: list[str], hint: str = "is the hypervisor's toolstack installed?"
+    command: list[str],
+    hint: str = "is the hypervisor's toolstack installed?",
+    keep: tuple[int, ...] = (),
 ) -> Background:
     """Start a command.
 
     :param hint: what to do if there is none.
+    :param keep: descriptors that it inherits.
     :raises ToolstackMissing: there is no such command.
     """
     import subprocess  # costs 10 ms; a monitor that has vesperd does without
@@ -163,7 +213,12 @@ def spawn(
     output = os.memfd_create(command[0])
     try:
         process = subprocess.Popen(
-            command, stdin=subprocess.DEVNULL, stdout=output, stderr=output, env=environ
+            command,
+            stdin=subprocess.DEVNULL,
+            stdout=output,
+            stderr=output,
+            env=environ,
+            pass_fds=keep,
         )
     except OSError as error:
         os.close(output)
@@ -192,3 +247,30 @@ def run(command: list[str], limit: float) -> tuple[int, str]:
         return code, job.output()
     finally:
         job.close()
+
+
+def finished(job: Background, limit: float) -> str:
+    """Wait for a migration's end and close it; what it said.
+
+    :raises ToolstackError: it failed, or takes longer.
+    """
+    try:
+        code = job.wait(limit)
+        said = job.output()
+    finally:
+        job.close()
+    if code is None:
+        raise ToolstackError(
+            "not done within the operation's timeout; give migrate_to more time, or the link "
+            "more bandwidth"
+        )
+    if code != 0:
+        raise ToolstackError(f"exit status {code}: {told(said)}")
+    return said
+
+
+def told(output: str) -> str:
+    """The line of a command's output that says most: the last error, else the last line."""
+    lines = [line.strip() for line in output.splitlines() if line.strip()]
+    errors = [line for line in lines if "error" in line.lower() or "fail" in line.lower()]
+    return (errors or lines or ["no message"])[-1]

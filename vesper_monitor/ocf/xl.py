@@ -11,12 +11,12 @@ from __future__ import annotations
 import os
 
 from vesper_monitor.domain_state import DomainState
-from vesper_monitor.ocf.toolstack import ToolstackError, ToolstackMissing, run, spawn
+from vesper_monitor.ocf.toolstack import ToolstackError, ToolstackMissing, finished, run, spawn
 from vesper_monitor.xl_list import rows
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
-    from vesper_monitor.ocf.toolstack import Background
+    from vesper_monitor.ocf.toolstack import Background, HostMemory, Keeper
 
 __all__ = ["Xl", "parse_list"]
 
@@ -46,12 +46,20 @@ class Xl:
     """See :class:`~vesper_monitor.ocf.toolstack.Toolstack`.
 
     :param root: of the file system in which to look for signs of Xen.
+    :param power_button: shut down by it (ACPI), and not by Xen's own way.
     """
 
     name = XL
+    commands: tuple[str, ...] = (XL,)
+    look = "xl list"
+    # The stock agent allows the same.
+    reboot_gap = 5.0
 
-    def __init__(self, root: str = "/") -> None:
+    def __init__(self, root: str = "/", *, power_button: bool = False) -> None:
         self._root = root
+        self._power_button = power_button
+        self.keeper: Keeper | None = self
+        self.host: HostMemory | None = self
 
     def absent(self) -> bool:
         """Whether this kernel certainly does not run on Xen.
@@ -84,7 +92,10 @@ class Xl:
         # the source from then on; the third is xm's, which the stock agent knows.
         return f"{name}--incoming", f"{name}--migratedaway", f"migrating-{name}"
 
-    def create(self, config: str, name: str, limit: float, memory: int | None = None) -> None:
+    def why(self, name: str) -> str:
+        return ""
+
+    def create(self, config: str, name: str, limit: float, memory: int | None = None) -> str:
         more = [] if memory is None else [f"memory={memory}"]
         code, text = run([XL, "create", config, _name(name), *more], limit)
         if code != 0:
@@ -92,16 +103,22 @@ class Xl:
                 f"xl create {config}: exit status {code}: {_last_line(text)}; "
                 f"see /var/log/xen/xl-{name}.log"
             )
+        return ""
 
     def check_config(self, config: str, name: str, limit: float) -> str:
         code, text = run([XL, "create", "-n", config, _name(name)], limit)
         return "" if code == 0 else f"xl create -n: {_last_line(text)}"
 
-    def shutdown(self, name: str) -> Background:
-        return spawn([XL, "shutdown", name])
+    def tend(self, name: str, limit: float) -> None:
+        pass
 
-    def power_button(self, name: str) -> Background:
-        return spawn([XL, "trigger", name, "power"])
+    def suspend(self, name: str, limit: float) -> bool:
+        return False
+
+    def shutdown(self, name: str) -> Background:
+        if self._power_button:
+            return spawn([XL, "trigger", name, "power"])
+        return spawn([XL, "shutdown", name])
 
     def destroy(self, name: str, limit: float) -> None:
         self._do(limit, "destroy", name)
@@ -116,14 +133,26 @@ class Xl:
     def rename(self, name: str, new: str, limit: float) -> None:
         self._do(limit, "rename", name, new)
 
+    def dump(self, name: str) -> str:
+        return f"Dump it: xl dump-core {name} FILE; then: xl destroy {name}"
+
     def immovable(self, name: str, limit: float) -> str:
         from vesper_monitor.ocf import xl_details
 
         listed = self._do(limit, "list", "-l", name)
         return xl_details.immovable(listed, lambda: self._do(limit, "info"))
 
-    def migrate(self, name: str, address: str) -> Background:
-        return spawn([XL, "migrate", name, address])
+    def migrate(self, name: str, address: str, limit: float) -> None:
+        try:
+            finished(spawn([XL, "migrate", name, address]), limit)
+        except ToolstackError as error:
+            raise ToolstackError(f"{error}; see: ssh {address} xl list") from error
+
+    def arrived(self, name: str, limit: float) -> str:
+        return ""
+
+    def size(self, name: str, limit: float) -> tuple[int, int] | None:
+        return self.sizes(limit).get(name)
 
     def sizes(self, limit: float) -> dict[str, tuple[int, int]]:
         from vesper_monitor.ocf import xl_details

@@ -14,6 +14,11 @@ MANAGE = {"OCF_RESKEY_allow_mem_management": "1"}
 
 
 @pytest.fixture
+def host(xen: Host) -> Host:
+    return xen
+
+
+@pytest.fixture
 def full(host: Host) -> Host:
     """A host of 8 GiB with two domains, and a crashed one that does not count."""
     host.domains("web -b----", "db --p---", "old ---sc-")
@@ -23,11 +28,11 @@ def full(host: Host) -> Host:
 
 
 def sizes(host: Host, **of: int) -> None:
-    (host.xl / "sizes").write_text("".join(f"{name} {mib} 2\n" for name, mib in of.items()))
+    (host.fake / "sizes").write_text("".join(f"{name} {mib} 2\n" for name, mib in of.items()))
 
 
 def memory(host: Host, total: int, free: int) -> None:
-    (host.xl / "info").write_text(f"total_memory           : {total}\nfree_memory : {free}\n")
+    (host.fake / "info").write_text(f"total_memory           : {total}\nfree_memory : {free}\n")
 
 
 def called(host: Host, word: str) -> list[str]:
@@ -35,12 +40,12 @@ def called(host: Host, word: str) -> list[str]:
 
 
 def test_all_get_equal_parts_with_a_new_one(full: Host) -> None:
-    before = full.xmfile.read_text()
+    before = full.config.read_text()
     assert full.call("start", **MANAGE).code == SUCCESS
     # (8192 - 512) / 3, in MiB: without the letter xl would take it for KiB.
     assert called(full, "mem-set") == ["mem-set web 2560m", "mem-set db 2560m"]
-    assert called(full, "create") == [f'create {full.xmfile} name="vm1" memory=2560']
-    assert full.xmfile.read_text() == before
+    assert called(full, "create") == [f'create {full.config} name="vm1" memory=2560']
+    assert full.config.read_text() == before
 
 
 def test_room_is_made_before_the_domain_is_created(full: Host) -> None:
@@ -55,7 +60,7 @@ def test_what_the_host_keeps(full: Host) -> None:
 
 
 def test_maxmem_of_the_configuration_is_a_bound(full: Host) -> None:
-    full.xmfile.write_text('name = "vm1"\nmemory = 256\nmaxmem = 1024  # no more\n')
+    full.config.write_text('name = "vm1"\nmemory = 256\nmaxmem = 1024  # no more\n')
     full.call("start", **MANAGE)
     assert called(full, "create")[0].endswith(" memory=1024")
 
@@ -75,7 +80,7 @@ def test_after_a_migration_too(full: Host) -> None:
 
 
 def test_a_domain_that_keeps_its_memory_stops_nothing(full: Host) -> None:
-    (full.xl / "stiff").write_text("web\n")
+    (full.fake / "stiff").write_text("web\n")
     result = full.call("start", **MANAGE)
     assert result.code == SUCCESS
     assert "web: keeps its 2048 MiB: " in result.stderr
@@ -84,11 +89,11 @@ def test_a_domain_that_keeps_its_memory_stops_nothing(full: Host) -> None:
 
 @pytest.mark.parametrize("info", ["", "total_memory : much\n"])
 def test_an_xl_that_says_nothing_stops_nothing(full: Host, info: str) -> None:
-    (full.xl / "info").write_text(info)
+    (full.fake / "info").write_text(info)
     result = full.call("start", **MANAGE)
     assert result.code == SUCCESS
     assert "memory is not shared out" in result.stderr
-    assert called(full, "create") == [f'create {full.xmfile} name="vm1"']
+    assert called(full, "create") == [f'create {full.config} name="vm1"']
     assert full.call("stop", **MANAGE).code == SUCCESS
 
 

@@ -8,12 +8,18 @@ import time
 from dataclasses import dataclass
 from typing import BinaryIO
 
-from lab.xen.channel import Channel, ChannelError, Result
+from lab.host import ChannelError, Host, Result
 
-__all__ = ["ADDRESS", "Fault", "Guest"]
+__all__ = ["ADDRESS", "CHECK_PAGE", "CHECK_PAGE_RAN", "Fault", "Guest"]
 
 ADDRESS = "10.77.0.10"
 PORT = 7777
+
+#: Monitor script for the stock agents, which fetches the guest's page. Its
+#: source is beside this file.
+CHECK_PAGE = "/usr/local/bin/check-page"
+#: What that script touches when it begins.
+CHECK_PAGE_RAN = "/run/check-page.ran"
 
 
 @dataclass(frozen=True)
@@ -28,7 +34,7 @@ class Fault:
 class Guest:
     """Requests to the guest; each uses a connection of its own."""
 
-    def __init__(self, through: Channel) -> None:
+    def __init__(self, through: Host) -> None:
         """:param through: a host that reaches the guest's network."""
         self._host = through
 

@@ -18,14 +18,14 @@ HEADER = "Name                                        ID   Mem VCPUs\tState\tTim
 
 
 @pytest.fixture
-def xen_host(host: Host, monkeypatch: pytest.MonkeyPatch) -> Host:
+def xen_host(xen: Host, monkeypatch: pytest.MonkeyPatch) -> Host:
     """A host that seems to run on Xen; this process uses its xl."""
-    monkeypatch.setenv("PATH", f"{host.bin}:/usr/bin:/bin")
-    monkeypatch.setenv("FAKE_XL", str(host.xl))
-    (host.folder / "sys/hypervisor").mkdir(parents=True)
-    (host.folder / "sys/kernel").mkdir()
-    (host.folder / "sys/hypervisor/type").write_text("xen\n")
-    return host
+    monkeypatch.setenv("PATH", f"{xen.bin}:/usr/bin:/bin")
+    monkeypatch.setenv("FAKE_XL", str(xen.fake))
+    (xen.folder / "sys/hypervisor").mkdir(parents=True)
+    (xen.folder / "sys/kernel").mkdir()
+    (xen.folder / "sys/hypervisor/type").write_text("xen\n")
+    return xen
 
 
 def test_an_error_of_xl_on_a_xen_host_is_no_answer(xen_host: Host) -> None:
@@ -41,7 +41,7 @@ def test_an_error_of_xl_without_a_hypervisor_means_that_nothing_runs(xen_host: H
 
 
 def test_no_xl_on_a_xen_host_is_no_answer(xen_host: Host) -> None:
-    (xen_host.bin / "xl").unlink()
+    xen_host.tool.unlink()
     with pytest.raises(ToolstackMissing):
         Xl(str(xen_host.folder)).states(5)
 

@@ -1,0 +1,237 @@
+# SPDX-License-Identifier: GPL-2.0-or-later
+"""One kept connection to libvirtd, which may hang, end, and come back at any time.
+
+libvirt's client library blocks.  So it has two threads of its own, and the
+daemon's loop waits for neither:
+
+- *events*: the library's event loop: reads what libvirtd sends, and notices by
+  keep-alive messages that it sends nothing any more;
+- *calls*: makes one call after the other.  A call that has not come back in
+  time is left to itself; until it has, no other is tried.
+
+Both end with the process.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import functools
+import logging
+import queue
+import threading
+import time
+from collections.abc import Callable, Mapping
+from typing import Any, TypeVar
+
+__all__ = ["Away", "Connection"]
+
+_LOG = logging.getLogger(__name__)
+_T = TypeVar("_T")
+
+#: s for libvirtd to answer.
+LIMIT = 2.0
+#: s between two tries to connect: the first, then doubled up to the last.
+RETRY_FIRST, RETRY_LAST = 0.2, 5.0
+#: s between two keep-alive messages, and how many may stay without an answer.
+KEEPALIVE, KEEPALIVES = 5, 3
+
+#: Of virDomainDiskErrorCode.
+_DISK_ERRORS = {1: "error", 2: "no space left"}
+
+
+class Away(Exception):
+    """libvirtd does not run or does not answer; the text says so."""
+
+
+class Connection:
+    """
+    :param uri: of libvirt's QEMU driver.
+    :param on_event: called on the loop: a domain's UUID, the kind of event as in
+        ``VIR_DOMAIN_EVENT_ID_kind``, and its numbers and texts.
+    :param on_up: called on the loop when libvirtd is there, again: events may
+        have been missed.
+    """
+
+    def __init__(
+        self,
+        uri: str,
+        on_event: Callable[[str, str, tuple[Any, ...]], None],
+        on_up: Callable[[], None],
+    ) -> None:
+        self._uri = uri
+        self._on_event = on_event
+        self._on_up = on_up
+        self._connection: Any = None
+        self._calls: queue.SimpleQueue[Callable[[], None]] = queue.SimpleQueue()
+        self._overdue = 0
+        self._task: asyncio.Task[None] | None = None
+        self._trouble: str | None = "not connected yet"
+
+    def start(self) -> None:
+        self._loop = asyncio.get_running_loop()
+        _event_loop()
+        threading.Thread(target=self._work, name="libvirt-calls", daemon=True).start()
+        self._task = asyncio.create_task(self._keep())
+
+    async def stop(self) -> None:
+        if self._task is not None:
+            self._task.cancel()
+            await asyncio.gather(self._task, return_exceptions=True)
+        connection, self._connection = self._connection, None
+        if connection is not None:
+            self._calls.put(connection.close)
+
+    @property
+    def trouble(self) -> str | None:
+        """Why libvirtd cannot be asked now; None: it can."""
+        if self._overdue:
+            return "libvirtd does not answer"
+        return self._trouble
+
+    async def state(self, uuid: str) -> tuple[int, int, Mapping[str, str]] | None:
+        """State, its reason, and the disks with errors; None: it knows no such domain.
+
+        :raises Away:
+        """
+        connection = self._connection
+
+        def ask() -> tuple[int, int, Mapping[str, str]] | None:
+            libvirt = _libvirt()
+            try:
+                domain = connection.lookupByUUIDString(uuid)
+                state, reason = domain.state()
+                paused = state == libvirt.VIR_DOMAIN_PAUSED
+                failed = paused and reason == libvirt.VIR_DOMAIN_PAUSED_IOERROR
+                errors = domain.diskErrors() if failed else {}
+            except libvirt.libvirtError as error:
+                if error.get_error_code() == libvirt.VIR_ERR_NO_DOMAIN:
+                    return None
+                raise
+            return state, reason, {
+                disk: _DISK_ERRORS.get(code, f"error {code}") for disk, code in errors.items()
+            }  # fmt: skip
+
+        if self.trouble is not None:
+            raise Away(f"{self._uri}: {self.trouble}")
+        try:
+            async with asyncio.timeout(LIMIT):
+                return await self._call(ask)
+        except TimeoutError:
+            raise Away(f"{self._uri}: no answer from libvirtd within {LIMIT:g} s") from None
+        except _libvirt().libvirtError as error:
+            raise Away(f"{self._uri}: {error}") from None
+
+    # ------------------------------------------------------------- connecting
+
+    async def _keep(self) -> None:
+        pause = RETRY_FIRST
+        while True:
+            closed = asyncio.Event()
+            try:
+                # A libvirtd that hangs keeps this waiting until it goes on, or ends.
+                self._connection = await self._call(functools.partial(self._open, closed))
+            except _libvirt().libvirtError as error:
+                self._complain(str(error))
+                await asyncio.sleep(pause)
+                pause = min(pause * 2, RETRY_LAST)
+                continue
+            pause = RETRY_FIRST
+            self._trouble = None
+            _LOG.info("%s: connected", self._uri)
+            self._on_up()
+            await closed.wait()
+            connection, self._connection = self._connection, None
+            self._calls.put(connection.close)
+            self._complain("the connection to libvirtd has ended")
+
+    def _complain(self, trouble: str) -> None:
+        if trouble != self._trouble:
+            _LOG.warning("%s: %s; going on with QEMU's processes", self._uri, trouble)
+        self._trouble = trouble
+
+    def _open(self, closed: asyncio.Event) -> Any:
+        """On the thread for calls. :raises libvirtError:"""
+        libvirt = _libvirt()
+        connection = libvirt.open(self._uri)
+        try:
+            connection.setKeepAlive(KEEPALIVE, KEEPALIVES)
+            connection.registerCloseCallback(lambda *_: self._tell(closed.set), None)
+            for kind in ("LIFECYCLE", "REBOOT", "WATCHDOG", "IO_ERROR_REASON", "MEMORY_FAILURE"):
+                number = getattr(libvirt, f"VIR_DOMAIN_EVENT_ID_{kind}")
+                connection.domainEventRegisterAny(None, number, self._happened, kind)
+        except BaseException:
+            connection.close()
+            raise
+        return connection
+
+    # ---------------------------------------------------------------- threads
+
+    def _happened(self, _connection: Any, domain: Any, *arguments: Any) -> None:
+        """On the thread for events."""
+        *said, kind = arguments
+        self._tell(self._on_event, domain.UUIDString(), kind, tuple(said))
+
+    def _tell(self, callback: Callable[..., object], *arguments: Any) -> None:
+        with contextlib.suppress(RuntimeError):  # the loop has ended
+            self._loop.call_soon_threadsafe(callback, *arguments)
+
+    async def _call(self, function: Callable[[], _T]) -> _T:
+        """On the thread for calls."""
+        future: asyncio.Future[_T] = self._loop.create_future()
+
+        def done(result: _T | None, error: BaseException | None) -> None:
+            if future.cancelled():
+                self._overdue -= 1
+            elif error is not None:
+                future.set_exception(error)
+            else:
+                future.set_result(result)  # type: ignore[arg-type]
+
+        def work() -> None:
+            try:
+                result = function()
+            except Exception as error:
+                self._tell(done, None, error)
+            else:
+                self._tell(done, result, None)
+
+        self._calls.put(work)
+        try:
+            return await future
+        except asyncio.CancelledError:
+            self._overdue += 1
+            raise
+
+    def _work(self) -> None:
+        while True:
+            call = self._calls.get()
+            with contextlib.suppress(Exception):  # of close(): it is closed
+                call()
+
+
+def _libvirt() -> Any:
+    """Debian's python3-libvirt. Not needed where the transport is not used."""
+    import libvirt
+
+    return libvirt
+
+
+@functools.cache
+def _event_loop() -> threading.Thread:
+    """The library has one for all connections."""
+    libvirt = _libvirt()
+    libvirt.registerErrorHandler(lambda *_: None, None)  # raised as well
+    libvirt.virEventRegisterDefaultImpl()
+
+    def run() -> None:
+        while True:
+            try:
+                libvirt.virEventRunDefaultImpl()
+            except libvirt.libvirtError as error:
+                _LOG.error("libvirt's event loop: %s", error)
+                time.sleep(1.0)
+
+    thread = threading.Thread(target=run, name="libvirt-events", daemon=True)
+    thread.start()
+    return thread

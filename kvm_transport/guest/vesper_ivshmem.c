@@ -1,0 +1,306 @@
+// SPDX-License-Identifier: GPL-2.0-only
+/*
+ * VESPER on QEMU, the guest's end: a driver of the ivshmem device.
+ *
+ * What the core shares lies in the device's memory, which the host has mapped;
+ * the device's doorbell notifies the host, its interrupt this end.  The host
+ * activates the guest by a word in that memory (struct vsp_shm_head in
+ * vesper_abi.h).  The device: docs/specs/ivshmem-spec of QEMU, revision 1.
+ */
+
+#include <linux/bitmap.h>
+#include <linux/interrupt.h>
+#include <linux/io.h>
+#include <linux/mm.h>
+#include <linux/module.h>
+#include <linux/mutex.h>
+#include <linux/pci.h>
+#include <linux/pm.h>
+#include <linux/random.h>
+#include <linux/slab.h>
+#include <linux/workqueue.h>
+
+#include "vesper_transport.h"
+
+#define IVSHMEM_VENDOR		0x1af4
+#define IVSHMEM_DEVICE		0x1110
+#define BAR_REGISTERS		0
+#define BAR_MEMORY		2
+
+/* Registers. */
+#define IV_POSITION		8	/* this end's number; -1: no server */
+#define DOORBELL		12	/* (number << 16) | vector */
+
+#define GUEST_ID		0
+#define HOST_ID			1
+
+/* The head and the C-chan page come first, the rest is the core's. */
+#define CCHAN_PAGE		1
+#define FIRST_FREE_PAGE		2
+
+/* One device. */
+struct vesper_ivshmem {
+	struct pci_dev *pdev;
+	struct vsp_transport transport;
+	void __iomem *registers;
+	void *memory;
+	struct vsp_shm_head *head;	/* its beginning */
+	unsigned int pages;
+	unsigned long *used;		/* bitmap of the pages; the core's lock */
+	struct work_struct work;	/* the host may want something else */
+	u32 done;			/* what it has wanted last */
+	bool active;			/* by @work, or when it cannot run */
+};
+
+static void ring(struct vesper_ivshmem *vi)
+{
+	iowrite32(HOST_ID << 16, vi->registers + DOORBELL);
+}
+
+/* ------------------------------------------------------------- memory */
+
+static void *vesper_ivshmem_alloc(struct vsp_transport *transport, unsigned int n, u64 *handle)
+{
+	struct vesper_ivshmem *vi = container_of(transport, struct vesper_ivshmem, transport);
+	unsigned long page;
+	void *memory;
+
+	page = bitmap_find_next_zero_area(vi->used, vi->pages, FIRST_FREE_PAGE, n, 0);
+	if (page >= vi->pages) {
+		pr_warn("vesper_ivshmem: no room for %u pages more in the device's memory of %u\n",
+			n, vi->pages);
+		return NULL;
+	}
+	bitmap_set(vi->used, page, n);
+	memory = vi->memory + page * PAGE_SIZE;
+	memset(memory, 0, n * PAGE_SIZE);
+	*handle = page * PAGE_SIZE;
+	return memory;
+}
+
+static void vesper_ivshmem_free(struct vsp_transport *transport, u64 handle, unsigned int n)
+{
+	struct vesper_ivshmem *vi = container_of(transport, struct vesper_ivshmem, transport);
+
+	bitmap_clear(vi->used, handle / PAGE_SIZE, n);
+}
+
+/* A register that QEMU turns into a signal at once: no lock, no waiting. */
+static void vesper_ivshmem_notify(struct vsp_transport *transport)
+{
+	ring(container_of(transport, struct vesper_ivshmem, transport));
+}
+
+static const struct vsp_transport_ops vesper_ivshmem_ops = {
+	.alloc = vesper_ivshmem_alloc,
+	.free = vesper_ivshmem_free,
+	.notify = vesper_ivshmem_notify,
+};
+
+/* --------------------------------------------------------- activation */
+
+static void set_state(struct vesper_ivshmem *vi, enum vsp_shm_state state)
+{
+	smp_wmb();	/* what it stands for comes before it */
+	WRITE_ONCE(vi->head->state, state);
+}
+
+static void activate(struct vesper_ivshmem *vi)
+{
+	int err;
+
+	err = vsp_transport_register(&vi->transport);
+	if (err) {
+		pr_err("vesper_ivshmem: %s: cannot share this kernel's probes: %d\n",
+		       pci_name(vi->pdev), err);
+		return;
+	}
+	vi->active = true;
+	WRITE_ONCE(vi->head->epoch, get_random_u32());
+	set_state(vi, VSP_SHM_ACTIVE);
+}
+
+static void deactivate(struct vesper_ivshmem *vi, enum vsp_shm_state state)
+{
+	set_state(vi, state);
+	if (vi->active)
+		vsp_transport_unregister(&vi->transport);
+	vi->active = false;
+	ring(vi);
+}
+
+static void do_what_is_wanted(struct work_struct *work)
+{
+	struct vesper_ivshmem *vi = container_of(work, struct vesper_ivshmem, work);
+	u32 wanted = READ_ONCE(vi->head->wanted);
+
+	if (wanted && !vi->active)
+		activate(vi);
+	else if (!wanted && vi->active)
+		deactivate(vi, VSP_SHM_IDLE);
+	WRITE_ONCE(vi->done, wanted);
+	smp_wmb();	/* state and epoch before the answer */
+	WRITE_ONCE(vi->head->answer, wanted);
+	ring(vi);
+}
+
+static irqreturn_t vesper_ivshmem_interrupt(int irq, void *data)
+{
+	struct vesper_ivshmem *vi = data;
+
+	if (READ_ONCE(vi->head->wanted) != READ_ONCE(vi->done))
+		schedule_work(&vi->work);
+	vsp_cchan_kick();
+	return IRQ_HANDLED;
+}
+
+/* -------------------------------------------------- beginning and end */
+
+static void begin(struct vesper_ivshmem *vi)
+{
+	struct vsp_shm_head *head = vi->head;
+
+	head->magic = VSP_SHM_MAGIC;
+	head->version = VSP_ABI_VERSION;
+	head->cchan = CCHAN_PAGE * PAGE_SIZE;
+	WRITE_ONCE(head->answer, 0);
+	vi->done = 0;
+	set_state(vi, VSP_SHM_IDLE);
+	/* The host may have been here before. */
+	schedule_work(&vi->work);
+}
+
+/* No interrupt comes any more. */
+static void end(struct vesper_ivshmem *vi)
+{
+	cancel_work_sync(&vi->work);
+	deactivate(vi, VSP_SHM_AWAY);
+}
+
+static int check_device(struct pci_dev *pdev)
+{
+	struct vsp_shm_head *head;
+	u32 mark;
+
+	if (pci_resource_len(pdev, BAR_REGISTERS) < DOORBELL + sizeof(u32) ||
+	    pci_resource_len(pdev, BAR_MEMORY) < (FIRST_FREE_PAGE + 1) * PAGE_SIZE)
+		return -ENODEV;
+	head = memremap(pci_resource_start(pdev, BAR_MEMORY), sizeof(*head), MEMREMAP_WB);
+	if (!head)
+		return -ENOMEM;
+	mark = READ_ONCE(head->mark);
+	memunmap(head);
+	/* Others use such devices, too. */
+	return mark == VSP_SHM_MAGIC ? 0 : -ENODEV;
+}
+
+static int vesper_ivshmem_probe(struct pci_dev *pdev, const struct pci_device_id *id)
+{
+	struct device *dev = &pdev->dev;
+	struct vesper_ivshmem *vi;
+	int err;
+
+	err = pcim_enable_device(pdev);
+	if (err)
+		return err;
+	err = check_device(pdev);
+	if (err)
+		return err;
+
+	vi = devm_kzalloc(dev, sizeof(*vi), GFP_KERNEL);
+	if (!vi)
+		return -ENOMEM;
+	vi->pdev = pdev;
+	vi->transport.ops = &vesper_ivshmem_ops;
+	INIT_WORK(&vi->work, do_what_is_wanted);
+
+	err = pci_request_regions(pdev, "vesper_ivshmem");	/* managed, like the rest */
+	if (err)
+		return err;
+	vi->registers = pcim_iomap(pdev, BAR_REGISTERS, 0);
+	if (!vi->registers)
+		return -ENOMEM;
+	if (ioread32(vi->registers + IV_POSITION) != GUEST_ID) {
+		pci_err(pdev, "this end's number is not %d: no server of VESPER's\n", GUEST_ID);
+		return -ENODEV;
+	}
+
+	vi->pages = min_t(resource_size_t, pci_resource_len(pdev, BAR_MEMORY) / PAGE_SIZE,
+			  INT_MAX);
+	vi->used = devm_kcalloc(dev, BITS_TO_LONGS(vi->pages), sizeof(long), GFP_KERNEL);
+	if (!vi->used)
+		return -ENOMEM;
+	vi->memory = devm_memremap(dev, pci_resource_start(pdev, BAR_MEMORY),
+				   (size_t)vi->pages * PAGE_SIZE, MEMREMAP_WB);
+	if (IS_ERR(vi->memory))
+		return PTR_ERR(vi->memory);
+	vi->head = vi->memory;
+	vi->transport.cchan = vi->memory + CCHAN_PAGE * PAGE_SIZE;
+
+	pci_set_master(pdev);
+	err = pci_alloc_irq_vectors(pdev, 1, 1, PCI_IRQ_MSIX);
+	if (err < 0) {
+		pci_err(pdev, "no MSI-X: VESPER needs an ivshmem-doorbell\n");
+		return err;
+	}
+	err = request_irq(pci_irq_vector(pdev, 0), vesper_ivshmem_interrupt, 0, "vesper", vi);
+	if (err) {
+		pci_free_irq_vectors(pdev);
+		return err;
+	}
+	pci_set_drvdata(pdev, vi);
+	begin(vi);
+	return 0;
+}
+
+static void vesper_ivshmem_remove(struct pci_dev *pdev)
+{
+	struct vesper_ivshmem *vi = pci_get_drvdata(pdev);
+
+	free_irq(pci_irq_vector(pdev, 0), vi);
+	end(vi);
+	pci_free_irq_vectors(pdev);
+}
+
+/* A kernel that is shut down says so; the next begins anew. */
+static void vesper_ivshmem_shutdown(struct pci_dev *pdev)
+{
+	disable_irq(pci_irq_vector(pdev, 0));
+	end(pci_get_drvdata(pdev));
+}
+
+static int __maybe_unused vesper_ivshmem_suspend(struct device *dev)
+{
+	vesper_ivshmem_shutdown(to_pci_dev(dev));
+	return 0;
+}
+
+static int __maybe_unused vesper_ivshmem_resume(struct device *dev)
+{
+	struct pci_dev *pdev = to_pci_dev(dev);
+
+	enable_irq(pci_irq_vector(pdev, 0));
+	begin(pci_get_drvdata(pdev));
+	return 0;
+}
+
+static SIMPLE_DEV_PM_OPS(vesper_ivshmem_pm, vesper_ivshmem_suspend, vesper_ivshmem_resume);
+
+static const struct pci_device_id vesper_ivshmem_ids[] = {
+	{ PCI_DEVICE(IVSHMEM_VENDOR, IVSHMEM_DEVICE) },
+	{ }
+};
+MODULE_DEVICE_TABLE(pci, vesper_ivshmem_ids);
+
+static struct pci_driver vesper_ivshmem_driver = {
+	.name = "vesper_ivshmem",
+	.id_table = vesper_ivshmem_ids,
+	.probe = vesper_ivshmem_probe,
+	.remove = vesper_ivshmem_remove,
+	.shutdown = vesper_ivshmem_shutdown,
+	.driver.pm = &vesper_ivshmem_pm,
+};
+module_pci_driver(vesper_ivshmem_driver);
+
+MODULE_DESCRIPTION("VESPER on QEMU: the guest's link to its host");
+MODULE_LICENSE("GPL");

@@ -1,0 +1,224 @@
+# SPDX-License-Identifier: GPL-2.0-or-later
+"""The holder (vesper-ivshmem), asked by ``vesperd`` and by the agent.
+
+What is asked and answered: :mod:`kvm_transport.holder.control`.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import json
+import os
+import socket
+from collections.abc import AsyncIterator
+from dataclasses import dataclass
+from typing import Any
+
+__all__ = [
+    "CONTROL",
+    "Attachment",
+    "Holder",
+    "HolderError",
+    "HolderRefused",
+    "Qemu",
+    "QemuChange",
+    "Status",
+    "ping",
+]
+
+CONTROL = "/run/vesper-ivshmem/control.sock"
+#: s for the holder to answer: it does nothing else.
+LIMIT = 2.0
+_MAX_ANSWER = 1 << 20
+
+
+class HolderError(Exception):
+    """The holder does not run or does not answer; the text says what to do."""
+
+
+class HolderRefused(HolderError):
+    """It has answered, with an error: there is no such QEMU."""
+
+
+@dataclass(frozen=True)
+class Status:
+    vms: int  #: devices that it holds
+    free: int  #: that it has room for
+    size: int  #: bytes of shared memory of each
+
+
+@dataclass(frozen=True)
+class Qemu:
+    """A QEMU that has a VESPER device."""
+
+    pid: int
+    since: float  #: s, CLOCK_REALTIME
+
+
+@dataclass(frozen=True)
+class QemuChange:
+    pid: int
+    come: bool  #: False: its device has gone
+
+
+@dataclass
+class Attachment:
+    """Descriptors of one VM, ours to close; and the connection that tells of its end."""
+
+    size: int
+    memory: int
+    to_host: int
+    to_guest: int
+    connection: socket.socket
+
+    def lost(self) -> str | None:
+        """To be asked when :attr:`connection` can be read: why the VM is lost.
+
+        None: the holder itself has ended; the descriptors go on working.
+        """
+        try:
+            line = self.connection.recv(4096)
+        except OSError:
+            return None
+        if b'"gone"' in line:
+            return "QEMU has ended, or the device was unplugged"
+        return "another daemon has attached to the guest" if line else None
+
+    def close(self) -> None:
+        """May be called twice."""
+        self.connection.close()
+        for descriptor in (self.memory, self.to_host, self.to_guest):
+            if descriptor >= 0:
+                os.close(descriptor)
+        self.memory = self.to_host = self.to_guest = -1
+
+
+def ping(path: str = CONTROL, *, limit: float = 1.0) -> Status:
+    """Is the holder there, and has it room for another VM?
+
+    Blocks for ``limit`` seconds at most.
+
+    :raises HolderError: it does not answer: a QEMU that is started now with a
+        VESPER device would fail, or wait for ever.
+    """
+    connection, answer, _ = _ask(path, "ping", limit)
+    connection.close()
+    try:
+        return Status(int(answer["vms"]), int(answer["free"]), int(answer["size"]))
+    except (KeyError, TypeError, ValueError):
+        raise HolderError(f"{path}: not an answer to ping: {answer}") from None
+
+
+class Holder:
+    """For asyncio; each call is a connection of its own."""
+
+    def __init__(self, path: str = CONTROL) -> None:
+        self.path = path
+
+    async def list(self) -> list[Qemu]:
+        """:raises HolderError:"""
+        connection, answer, _ = await asyncio.to_thread(_ask, self.path, "list", LIMIT)
+        connection.close()
+        return _qemus(self.path, answer)
+
+    async def attach(self, pid: int) -> Attachment:
+        """Whoever is attached to this QEMU now loses it.
+
+        :raises HolderRefused: that process has no VESPER device.
+        :raises HolderError:
+        """
+        connection, answer, descriptors = await asyncio.to_thread(
+            _ask, self.path, f"attach {pid}", LIMIT
+        )
+        connection.setblocking(False)
+        size = answer.get("size")
+        if len(descriptors) != 3 or not isinstance(size, int):
+            connection.close()
+            for descriptor in descriptors:
+                os.close(descriptor)
+            raise HolderError(f"{self.path}: not an answer to attach: {answer}")
+        memory, to_host, to_guest = descriptors
+        return Attachment(size, memory, to_host, to_guest, connection)
+
+    async def watch(self) -> AsyncIterator[QemuChange]:
+        """First those that are there, then what changes, until the holder ends.
+
+        :raises HolderError: it does not run, or has ended: call again later.
+        """
+        try:
+            reader, writer = await asyncio.open_unix_connection(self.path, limit=_MAX_ANSWER)
+        except OSError as error:
+            raise _unreachable(self.path, error) from None
+        try:
+            writer.write(b"watch\n")
+            async with asyncio.timeout(LIMIT):
+                first = await reader.readline()
+            for qemu in _qemus(self.path, _parse(self.path, first)):
+                yield QemuChange(qemu.pid, come=True)
+            while line := await reader.readline():
+                news = _parse(self.path, line)
+                come = "come" in news
+                pid = news.get("come" if come else "gone")
+                if isinstance(pid, int):
+                    yield QemuChange(pid, come=come)
+        except (OSError, TimeoutError, ValueError) as error:
+            raise _unreachable(self.path, error) from None
+        finally:
+            writer.close()
+        raise HolderError(f"{self.path}: vesper-ivshmem has ended")
+
+
+def _ask(path: str, request: str, limit: float) -> tuple[socket.socket, dict[str, Any], list[int]]:
+    """:raises HolderError:"""
+    connection = socket.socket(socket.AF_UNIX)
+    connection.settimeout(limit)
+    descriptors: list[int] = []
+    try:
+        connection.connect(path)
+        connection.sendall(request.encode() + b"\n")
+        data = b""
+        while not data.endswith(b"\n") and len(data) < _MAX_ANSWER:
+            more, found, _flags, _address = socket.recv_fds(connection, 65536, 3)
+            descriptors += found
+            if not more:
+                raise ConnectionResetError("closed by vesper-ivshmem")
+            data += more
+        answer = _parse(path, data)
+    except (OSError, HolderError) as error:
+        connection.close()
+        for descriptor in descriptors:
+            os.close(descriptor)
+        if isinstance(error, HolderError):
+            raise
+        raise _unreachable(path, error) from None
+    return connection, answer, descriptors
+
+
+def _parse(path: str, line: bytes) -> dict[str, Any]:
+    """:raises HolderError:"""
+    try:
+        answer = json.loads(line)
+    except ValueError:
+        answer = None
+    if not isinstance(answer, dict):
+        raise HolderError(f"{path}: that is not vesper-ivshmem: {line[:80]!r}")
+    if answer.get("ok") is False:
+        raise HolderRefused(f"{path}: {answer.get('error')}")
+    return answer
+
+
+def _qemus(path: str, answer: dict[str, Any]) -> list[Qemu]:
+    try:
+        return [Qemu(int(vm["pid"]), float(vm["since"])) for vm in answer["vms"]]
+    except (KeyError, TypeError, ValueError):
+        raise HolderError(f"{path}: not a list of VMs: {answer}") from None
+
+
+def _unreachable(path: str, error: Exception) -> HolderError:
+    if isinstance(error, TimeoutError):
+        return HolderError(f"{path}: no answer; see: systemctl status vesper-ivshmem")
+    if isinstance(error, (FileNotFoundError, ConnectionRefusedError)):
+        return HolderError(
+            f"{path}: vesper-ivshmem does not run; start it with: systemctl start vesper-ivshmem"
+        )
+    return HolderError(f"{path}: {error}")

@@ -1,0 +1,119 @@
+# SPDX-License-Identifier: GPL-2.0-or-later
+"""One life of a domain, from the first sight of its QEMU to that one's end.
+
+``Domain.domid`` is when QEMU was started, in 1/100 s since the host's boot: the
+same whoever asks and however often libvirtd is started anew; another one for
+each life of the same domain; and the later, the greater.  libvirt's own number
+is given again once all domains have ended, and a process's soon after.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import os
+import select
+from collections.abc import Callable
+from pathlib import Path
+
+from kvm_transport import qemu, states
+from kvm_transport.qemu import StatusFile
+from vesper_monitor.transport import Domain, DomainReport
+
+__all__ = ["Life"]
+
+#: s for libvirt to say why QEMU has ended.
+WORD = 1.0
+
+
+class Life:
+    """Made by :meth:`meet`."""
+
+    def __init__(
+        self, domain: Domain, pid: int, pidfd: int, on_end: Callable[[Life], None]
+    ) -> None:
+        self.domain = domain
+        self.pid = pid
+        #: what QEMU did of late that tells why it ends, as of states.end()
+        self.said = ""
+        #: a pause that libvirt's state does not explain
+        self.pause: DomainReport | None = None
+        #: where the last I/O error was
+        self.io_error = ""
+        self.ended = False
+        self._pidfd = pidfd
+        self._on_end = on_end
+        self._loop = asyncio.get_running_loop()
+        self._end: asyncio.Future[DomainReport] = self._loop.create_future()
+        self._loop.add_reader(pidfd, self.look)
+
+    @classmethod
+    def meet(
+        cls, status: StatusFile, directory: Path, on_end: Callable[[Life], None]
+    ) -> Life | None:
+        """None: that QEMU has ended.
+
+        :param on_end: called when it ends, at once.
+        :raises TransportError: not to be told.
+        """
+        try:
+            pidfd = os.pidfd_open(status.pid)
+        except ProcessLookupError:
+            return None
+        try:
+            began = qemu.started(status.pid)
+            # All that was asked by number is of the process that we hold, if it lives.
+            if (
+                began is not None
+                and qemu.holds(status.pid, directory / f"{status.name}.pid")
+                and not _has_ended(pidfd)
+            ):
+                domain = Domain(status.name, began, status.uuid)
+                life = cls(domain, status.pid, pidfd, on_end)
+                pidfd = -1
+                return life
+        finally:
+            if pidfd >= 0:
+                os.close(pidfd)
+        return None
+
+    def look(self) -> None:
+        """Notice its end, if it has come."""
+        if not self.ended and _has_ended(self._pidfd):
+            self.ended = True
+            self.close()
+            self._on_end(self)
+
+    def close(self) -> None:
+        """Watch it no longer. May be called twice."""
+        if self._pidfd >= 0:
+            self._loop.remove_reader(self._pidfd)
+            os.close(self._pidfd)
+            self._pidfd = -1
+
+    def explain(self, detail: int | None) -> bool:
+        """libvirt says why it has ended, as of states.end(). :returns: whether that is new."""
+        if self._end.done():
+            return False
+        self._end.set_result(states.end(detail, self.said))
+        return True
+
+    async def end(self, *, wait: bool) -> DomainReport:
+        """After its end.
+
+        :param wait: libvirt may still say why; not for long.
+        """
+        if wait and not self._end.done():
+            try:
+                async with asyncio.timeout(WORD):
+                    return await asyncio.shield(self._end)
+            except TimeoutError:
+                pass
+        self.explain(None)
+        return self._end.result()
+
+
+def _has_ended(pidfd: int) -> bool:
+    """pidfd_open(2): readable from then on."""
+    poll = select.poll()
+    poll.register(pidfd, select.POLLIN)
+    return bool(poll.poll(0))

@@ -1,0 +1,235 @@
+# SPDX-License-Identifier: GPL-2.0-or-later
+"""One guest on QEMU: activated through its shared memory, heard by an eventfd."""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+import os
+import secrets
+from collections.abc import Callable
+
+from kvm_transport.holder_client import Attachment, Holder, HolderError, HolderRefused
+from kvm_transport.memory import RegionMapping, SharedMemory
+from vesper_monitor.guest import abi
+from vesper_monitor.transport import Domain, FrontendMissing, LinkLost, TransportError
+
+__all__ = ["KvmLink", "is_wanted"]
+
+_LOG = logging.getLogger(__name__)
+
+_STATE = abi.offset(abi.ShmHead, "state")
+_EPOCH = abi.offset(abi.ShmHead, "epoch")
+_ANSWER = abi.offset(abi.ShmHead, "answer")
+_WANTED = abi.offset(abi.ShmHead, "wanted")
+
+#: s for the guest to close its end; it may be dead.
+_CLOSE_TIMEOUT = 3.0
+#: s after which the guest is rung once more: the first ring may have found
+#: another kernel there, or memory that a migration has overwritten since.
+_RING_AGAIN = 0.5
+
+
+async def _attach(holder: Holder, pid: int, domain: Domain) -> Attachment:
+    try:
+        return await holder.attach(pid)
+    except HolderRefused as error:
+        raise FrontendMissing(
+            f"{domain.name}: its QEMU (process {pid}) has no VESPER device: {error}; add one and "
+            "start it again"
+        ) from None
+    except HolderError as error:
+        raise TransportError(f"{domain.name}: {error}") from None
+
+
+async def is_wanted(holder: Holder, pid: int, domain: Domain) -> bool:
+    """Whether a daemon has activated this guest and not deactivated it again.
+
+    Takes the guest from whoever is attached to it.
+
+    :raises TransportError: not to be had.
+    """
+    attachment = await _attach(holder, pid, domain)
+    try:
+        memory = SharedMemory(attachment.memory)
+        try:
+            return abi.load_u32(memory.head.view, _WANTED) != 0
+        finally:
+            memory.close()
+    finally:
+        attachment.close()
+
+
+class KvmLink:
+    """See :class:`vesper_monitor.transport.Link`. Made by :meth:`connect`."""
+
+    def __init__(self, domain: Domain, attachment: Attachment) -> None:
+        """:raises TransportError:"""
+        self.domain = domain
+        self._attachment = attachment
+        self._memory = SharedMemory(attachment.memory)
+        self._head = self._memory.head.view
+        self._cchan: RegionMapping | None = None
+        self._epoch = 0
+        self._notified: Callable[[], None] | None = None
+        self._on_lost: Callable[[str], None] | None = None
+        self._lost: str | None = None
+        self._moved = asyncio.Event()  # the guest has rung, or is lost
+        self._loop = asyncio.get_running_loop()
+        self._loop.add_reader(attachment.to_host, self._rung)
+        self._loop.add_reader(attachment.connection, self._holder_says)
+
+    @classmethod
+    async def connect(
+        cls,
+        holder: Holder,
+        pid: int,
+        domain: Domain,
+        timeout: float,  # noqa: ASYNC109
+    ) -> KvmLink:
+        """Activate the guest, or take over its link.
+
+        :param pid: of its QEMU.
+        :param timeout: seconds for the guest's frontend to answer.
+        :raises FrontendMissing: the QEMU has no device, or the guest does not
+            answer; what is wanted of it stays written in its memory.
+        :raises LinkLost: QEMU has ended.
+        :raises TransportError:
+        """
+        attachment = await _attach(holder, pid, domain)
+        try:
+            link = cls(domain, attachment)
+        except TransportError as error:
+            attachment.close()
+            raise TransportError(f"{domain.name}: {error}") from None
+        try:
+            await link._activate(timeout)
+        except BaseException:
+            await link.close(deactivate=False)
+            raise
+        return link
+
+    @property
+    def cchan(self) -> RegionMapping:
+        assert self._cchan is not None, "not connected"
+        return self._cchan
+
+    def map(self, handle: int, pages: int, *, writable: bool = False) -> RegionMapping:
+        if not 0 < pages <= abi.MAX_REGION_PAGES:
+            raise TransportError(f"{self.domain.name}: a region of {pages} pages")
+        try:
+            return self._memory.region(handle, pages, writable=writable)
+        except TransportError as error:
+            raise TransportError(f"{self.domain.name}: {error}") from None
+
+    def notify(self) -> None:
+        try:
+            os.eventfd_write(self._attachment.to_guest, 1)
+        except BlockingIOError:
+            pass  # it has been rung 2^64 times and has not looked
+
+    def on_notify(self, callback: Callable[[], None] | None) -> None:
+        self._notified = callback
+
+    def on_lost(self, callback: Callable[[str], None] | None) -> None:
+        self._on_lost = callback
+        if callback is not None and self._lost is not None:
+            callback(self._lost)
+
+    def lose(self, reason: str) -> None:
+        """The guest's end has gone; what the transport knows by itself."""
+        if self._lost is not None:
+            return
+        self._lost = reason
+        self._moved.set()
+        if self._on_lost is not None:
+            self._on_lost(reason)
+
+    async def close(self, *, deactivate: bool) -> None:
+        if self._attachment.memory < 0:
+            return  # closed already
+        self._cchan = None
+        if deactivate and self._lost is None:
+            await self._deactivate()
+        self._lost = self._lost or "closed"
+        self._loop.remove_reader(self._attachment.to_host)
+        self._loop.remove_reader(self._attachment.connection)
+        try:
+            self._memory.close()
+        except BufferError as error:
+            _LOG.error("%s: its memory stays mapped: %s", self.domain.name, error)
+        self._attachment.close()
+
+    # ------------------------------------------------------------- activation
+
+    async def _activate(self, timeout: float) -> None:  # noqa: ASYNC109
+        number = 1 + secrets.randbelow((1 << 32) - 1)
+        try:
+            async with asyncio.timeout(timeout):
+                while abi.load_u32(self._head, _ANSWER) != number:
+                    abi.store_u32(self._head, _WANTED, number)
+                    await self._ring()
+        except TimeoutError:
+            raise FrontendMissing(
+                f"{self.domain.name}: no answer from VESPER in the guest's kernel; load the "
+                "modules vesper and vesper_ivshmem there"
+            ) from None
+        head = abi.ShmHead.from_buffer_copy(self._head)
+        if head.magic != abi.SHM_MAGIC or head.state != abi.ShmState.ACTIVE:
+            raise FrontendMissing(
+                f"{self.domain.name}: VESPER in the guest's kernel cannot share its memory; its "
+                "kernel log says why"
+            )
+        if head.version != abi.ABI_VERSION:
+            _LOG.warning("%s: shared memory of version %d", self.domain.name, head.version)
+        self._epoch = head.epoch
+        self._cchan = self.map(head.cchan, 1, writable=True)
+
+    async def _deactivate(self) -> None:
+        abi.store_u32(self._head, _WANTED, 0)
+        try:
+            async with asyncio.timeout(_CLOSE_TIMEOUT):
+                while abi.load_u32(self._head, _STATE) == abi.ShmState.ACTIVE:
+                    await self._ring()
+        except TimeoutError:
+            _LOG.warning("%s: the guest has not let go of its memory", self.domain.name)
+        except LinkLost:
+            pass
+
+    async def _ring(self) -> None:
+        """And wait for an answer, but not for long. :raises LinkLost:"""
+        self._moved.clear()
+        self.notify()
+        try:
+            async with asyncio.timeout(_RING_AGAIN):
+                await self._moved.wait()
+        except TimeoutError:
+            pass
+        if self._lost is not None:
+            raise LinkLost(f"{self.domain.name}: {self._lost}")
+
+    # ---------------------------------------------------------------- signals
+
+    def _rung(self) -> None:
+        try:
+            os.eventfd_read(self._attachment.to_host)
+        except BlockingIOError:
+            return
+        self._moved.set()
+        if self._cchan is None:
+            return  # not connected yet
+        if (
+            abi.load_u32(self._head, _STATE) != abi.ShmState.ACTIVE
+            or abi.load_u32(self._head, _EPOCH) != self._epoch
+        ):
+            self.lose("the guest has closed its VESPER device")
+        elif self._notified is not None:
+            self._notified()
+
+    def _holder_says(self) -> None:
+        self._loop.remove_reader(self._attachment.connection)
+        reason = self._attachment.lost()
+        if reason is None:
+            _LOG.warning("%s: vesper-ivshmem has ended; the guest stays", self.domain.name)
+        else:
+            self.lose(reason)

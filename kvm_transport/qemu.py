@@ -1,0 +1,148 @@
+# SPDX-License-Identifier: GPL-2.0-or-later
+"""QEMU's processes: which one is which domain, and what their threads do.
+
+libvirt's QEMU driver keeps two files of each domain that runs, also while no
+libvirtd is there: ``NAME.xml``, its status (``qemuDomainObjPrivateXMLFormat()``,
+src/qemu/qemu_domain.c, libvirt 9.0), and ``NAME.pid``, on which the process
+itself holds a lock from before it becomes QEMU until its end
+(``virPidFileAcquirePath()``).  So no process that has got the number of a dead
+QEMU is taken for it, and nothing is believed that QEMU says of itself.
+"""
+
+from __future__ import annotations
+
+import fcntl
+import os
+import re
+import struct
+import xml.etree.ElementTree as ElementTree
+from dataclasses import dataclass
+from pathlib import Path
+
+from vesper_monitor.transport import TransportError, VcpuState, VcpuUse
+
+__all__ = ["StatusFile", "StatusFiles", "holds", "started", "vcpus"]
+
+#: struct flock on 64-bit Linux: l_type, l_whence, l_start, l_len, l_pid
+_FLOCK = struct.Struct("hh4xqqi4x")
+_TICKS = os.sysconf("SC_CLK_TCK")
+_VCPU = re.compile(r"CPU (\d+)/(?:KVM|TCG)")
+
+
+@dataclass(frozen=True)
+class StatusFile:
+    """What libvirt has written of a domain last."""
+
+    name: str
+    uuid: str
+    pid: int
+    #: libvirt's words, as of :func:`kvm_transport.states.words`
+    state: str
+    reason: str
+
+
+class StatusFiles:
+    """The status files in libvirt's run directory. Each is read when it has changed."""
+
+    def __init__(self, directory: Path) -> None:
+        self.directory = directory
+        self._read: dict[str, tuple[tuple[int, int], StatusFile | None]] = {}
+
+    def read(self) -> list[StatusFile]:
+        """
+        :raises TransportError: they cannot be read, so nothing is known.
+        """
+        read = {}
+        try:
+            # What libvirtd has never made holds no domain.
+            entries = list(os.scandir(self.directory)) if self.directory.exists() else []
+            for entry in entries:
+                if not entry.name.endswith(".xml"):
+                    continue
+                try:
+                    status = entry.stat()
+                    mark = status.st_ino, status.st_mtime_ns
+                    known = self._read.get(entry.name)
+                    if known is None or known[0] != mark:
+                        known = mark, _parse(Path(entry.path))
+                except FileNotFoundError:
+                    continue  # its domain has just ended
+                read[entry.name] = known
+        except OSError as error:
+            raise TransportError(f"libvirt's status files: {error}") from None
+        self._read = read
+        return [status for _, status in read.values() if status is not None]
+
+
+def _parse(path: Path) -> StatusFile | None:
+    """None: it does not run. :raises TransportError:"""
+    try:
+        root = ElementTree.fromstring(path.read_text(encoding="utf-8"))
+    except (ElementTree.ParseError, UnicodeDecodeError) as error:
+        raise TransportError(f"{path}: not a status file of libvirt's: {error}") from None
+    name, uuid = root.findtext("domain/name"), root.findtext("domain/uuid")
+    pid = root.get("pid", "")
+    if root.tag != "domstatus" or not name or not uuid or not pid.isdecimal() or pid == "0":
+        return None
+    return StatusFile(
+        name, uuid, int(pid), root.get("state", "nostate"), root.get("reason", "unknown")
+    )
+
+
+def holds(pid: int, path: Path) -> bool:
+    """Whether that process is the one that locks a pid file.
+
+    :raises TransportError: the file cannot be read.
+    """
+    try:
+        with path.open("rb") as file:
+            asked = _FLOCK.pack(fcntl.F_WRLCK, os.SEEK_SET, 0, 0, 0)
+            kind, _, _, _, holder = _FLOCK.unpack(fcntl.fcntl(file, fcntl.F_GETLK, asked))
+    except FileNotFoundError:
+        return False
+    except OSError as error:
+        raise TransportError(f"{path}: {error}") from None
+    return kind != fcntl.F_UNLCK and int(holder) == pid
+
+
+def started(pid: int) -> int | None:
+    """When a process began, in 1/100 s since the host's boot; None: there is none."""
+    try:
+        return int(_stat(f"/proc/{pid}/stat")[19])
+    except OSError:
+        return None
+
+
+def vcpus(pid: int) -> tuple[VcpuUse, ...]:
+    """The virtual CPUs: threads of QEMU's, which libvirt has it name.
+
+    :raises TransportError: QEMU has ended, or its threads are not to be told apart.
+    """
+    tasks = Path(f"/proc/{pid}/task")
+    found = []
+    try:
+        for thread in os.listdir(tasks):
+            try:
+                match = _VCPU.fullmatch((tasks / thread / "comm").read_text().strip())
+                if match is not None:
+                    found.append(_vcpu(int(match[1]), _stat(f"{tasks}/{thread}/stat")))
+            except (FileNotFoundError, ProcessLookupError):
+                continue  # a thread that has just ended
+    except OSError as error:
+        raise TransportError(f"threads of QEMU (process {pid}): {error}") from None
+    if not found:
+        raise TransportError(f"QEMU (process {pid}) has no thread of each virtual CPU")
+    return tuple(sorted(found, key=lambda use: use.cpu))
+
+
+def _vcpu(cpu: int, fields: list[str]) -> VcpuUse:
+    ran = (int(fields[11]) + int(fields[12])) / _TICKS
+    # A stopped process's threads could run, but for that.
+    states = {"R": VcpuState.RUNNING, "S": VcpuState.BLOCKED}
+    return VcpuUse(cpu, ran, states.get(fields[0], VcpuState.RUNNABLE))
+
+
+def _stat(path: str) -> list[str]:
+    """proc(5), from the state on: the name before it may hold anything."""
+    with open(path, encoding="utf-8", errors="replace") as file:
+        return file.read().rpartition(") ")[2].split()

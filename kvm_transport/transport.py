@@ -1,0 +1,297 @@
+# SPDX-License-Identifier: GPL-2.0-or-later
+"""KVM as a transport: libvirt's domains, and how a guest is activated.
+
+Which domains there are is read from libvirt's files, and whether they live
+from the kernel: both work while libvirtd is away.  Why a domain is in its
+state is libvirt's to say.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+import os
+from collections.abc import AsyncIterator
+from importlib import util
+from pathlib import Path
+from typing import Any
+from weakref import WeakSet
+
+from kvm_transport import qemu, states
+from kvm_transport.connection import Away, Connection
+from kvm_transport.holder_client import CONTROL, Holder, HolderError
+from kvm_transport.life import Life
+from kvm_transport.link import KvmLink, is_wanted
+from kvm_transport.qemu import StatusFile, StatusFiles
+from kvm_transport.states import Lifecycle
+from vesper_monitor.domain_state import DomainState
+from vesper_monitor.transport import (
+    Cause,
+    CpuUse,
+    Domain,
+    DomainEvent,
+    DomainReport,
+    LinkLost,
+    Notice,
+    TransportError,
+)
+
+__all__ = ["KvmTransport"]
+
+_LOG = logging.getLogger(__name__)
+
+#: Of libvirt's QEMU driver, its files of domains that run.
+RUN_DIR = "/run/libvirt/qemu"
+#: Lives that have ended whose end is remembered, and events that wait.
+_MAX_ENDED, _MAX_EVENTS = 256, 1000
+
+
+class KvmTransport:
+    """See :class:`vesper_monitor.transport.Transport`.
+
+    :param uri: of libvirt's QEMU driver.
+    :param run_dir: of the same.
+    :param control: socket of vesper-ivshmem.
+    """
+
+    name = "kvm"
+
+    def __init__(
+        self, *, uri: str = "qemu:///system", run_dir: str = RUN_DIR, control: str = CONTROL
+    ) -> None:
+        """:raises ValueError: a setting that is no text."""
+        for value in (uri, run_dir, control):
+            if not isinstance(value, str):
+                raise ValueError(f"{value!r} must be a string")
+        self._files = StatusFiles(Path(run_dir))
+        self._connection = Connection(uri, self._happened, self._libvirt_is_up)
+        self._holder = Holder(control)
+        #: in the order in which they were met
+        self._lives: dict[tuple[str, int], Life] = {}
+        self._links: WeakSet[KvmLink] = WeakSet()
+        self._queues: set[asyncio.Queue[DomainEvent]] = set()
+
+    @classmethod
+    def usable(cls) -> str | None:
+        """Whether libvirt's daemon has run here since the host's boot."""
+        if util.find_spec("libvirt") is None:
+            return "libvirt's client library is not installed (Debian: python3-libvirt)"
+        if not os.path.isdir("/run/libvirt"):
+            return "libvirt does not run here (/run/libvirt is not there)"
+        return None
+
+    async def start(self) -> None:
+        self._look()
+        self._connection.start()
+
+    async def stop(self) -> None:
+        await self._connection.stop()
+        for life in self._lives.values():
+            life.close()
+
+    async def domains(self) -> list[Domain]:
+        self._look()
+        return [life.domain for life in self._living()]
+
+    async def find(self, name: str) -> Domain | None:
+        found = [domain for domain in await self.domains() if domain.name == name]
+        return max(found, key=lambda domain: domain.domid, default=None)
+
+    async def report(self, domain: Domain) -> DomainReport:
+        life = self._life(domain)
+        if life is None:
+            return DomainReport(
+                DomainState.GONE, Cause.UNKNOWN, "its QEMU ended while nobody watched it"
+            )
+        if not life.ended:
+            try:
+                report = await self._ask(life)
+            except Away:
+                report = self._recorded(life)
+            life.look()
+            if not life.ended:
+                return report
+        return await life.end(wait=self._connection.trouble is None)
+
+    async def cpu_use(self, domain: Domain) -> CpuUse:
+        """The state is asked for after the CPU time: what ran until then was not paused.
+
+        Without libvirt it is not known: a paused guest must not be taken for one that hangs.
+        """
+        life = self._life(domain)
+        if life is None or life.ended:
+            raise TransportError(f"{domain.name}: its QEMU has ended")
+        use = qemu.vcpus(life.pid)
+        try:
+            return CpuUse((await self._ask(life)).state, use)
+        except Away as error:
+            raise TransportError(
+                f"{domain.name}: whether it is paused is not known: {error}"
+            ) from None
+
+    async def active(self) -> list[Domain]:
+        self._look()
+        try:
+            devices = {device.pid for device in await self._holder.list()}
+        except HolderError as error:
+            _LOG.warning("%s", error)
+            return []
+        found = []
+        for life in self._living():
+            try:
+                if life.pid in devices and await is_wanted(self._holder, life.pid, life.domain):
+                    found.append(life.domain)
+            except TransportError as error:
+                _LOG.warning("%s", error)
+        return found
+
+    async def connect(self, domain: Domain, timeout: float) -> KvmLink:  # noqa: ASYNC109
+        life = self._life(domain)
+        if life is None or life.ended:
+            raise LinkLost(f"{domain.name}: its QEMU has ended")
+        link = await KvmLink.connect(self._holder, life.pid, domain, timeout)
+        self._links.add(link)
+        if life.ended:
+            link.lose("its QEMU has ended")
+        return link
+
+    async def events(self) -> AsyncIterator[DomainEvent]:
+        queue: asyncio.Queue[DomainEvent] = asyncio.Queue(_MAX_EVENTS)
+        self._queues.add(queue)
+        try:
+            while True:
+                yield await queue.get()
+        finally:
+            self._queues.discard(queue)
+
+    # ------------------------------------------------------------------ lives
+
+    def _look(self) -> list[StatusFile]:
+        """Meet QEMUs that are new. :raises TransportError: nothing is known."""
+        for life in self._living():
+            life.look()
+        known = {(life.domain.uuid, life.pid) for life in self._living()}
+        files = self._files.read()
+        for status in files:
+            if (status.uuid, status.pid) not in known:
+                new = Life.meet(status, self._files.directory, self._ended)
+                if new is not None:
+                    self._lives[new.domain.uuid, new.domain.domid] = new
+        return files
+
+    def _living(self) -> list[Life]:
+        return [life for life in self._lives.values() if not life.ended]
+
+    def _life(self, domain: Domain) -> Life | None:
+        """:raises TransportError: nothing is known."""
+        key = domain.uuid, domain.domid
+        if key not in self._lives:
+            self._look()
+        return self._lives.get(key)
+
+    def _ended(self, life: Life) -> None:
+        for link in list(self._links):
+            if link.domain == life.domain:
+                link.lose("its QEMU has ended")
+        self._tell(life)
+        ended = [key for key, known in self._lives.items() if known.ended]
+        for key in ended[:-_MAX_ENDED]:
+            del self._lives[key]
+
+    # ----------------------------------------------------------------- states
+
+    async def _ask(self, life: Life) -> DomainReport:
+        """libvirt. :raises Away:"""
+        answer = await self._connection.state(life.domain.uuid)
+        if answer is None:
+            # QEMU lives, or has just ended: then its life says so.
+            return DomainReport(DomainState.RUNNING)
+        state, reason, disks = answer
+        return self._understand(life, *states.words(state, reason), disks)
+
+    def _recorded(self, life: Life) -> DomainReport:
+        """What libvirtd wrote last, before it went away. :raises TransportError:"""
+        for status in self._look():
+            if (status.uuid, status.pid) == (life.domain.uuid, life.pid):
+                return self._understand(life, status.state, status.reason, {})
+        return DomainReport(DomainState.RUNNING)
+
+    def _understand(
+        self, life: Life, state: str, reason: str, disks: dict[str, str] | Any
+    ) -> DomainReport:
+        report = states.report(state, reason)
+        if report.state is not DomainState.PAUSED:
+            return report
+        if (state, reason) == ("paused", "ioerror"):
+            why = states.io_error(disks, life.io_error)
+            return DomainReport(report.state, report.cause, why)
+        return life.pause or report
+
+    # ----------------------------------------------------------------- events
+
+    def _libvirt_is_up(self) -> None:
+        """Anything may have happened."""
+        self._look_for_new()
+        self._put(DomainEvent(None))
+
+    def _happened(self, uuid: str, kind: str, said: tuple[Any, ...]) -> None:
+        """libvirt tells of an event."""
+        if kind == "LIFECYCLE" and said[0] in (Lifecycle.STARTED, Lifecycle.RESUMED):
+            self._look_for_new()
+        lives = [life for life in self._lives.values() if life.domain.uuid == uuid]
+        for life in lives:
+            life.look()
+        if kind == "LIFECYCLE" and said[0] == Lifecycle.STOPPED:
+            # Of the last that has ended: another may have begun meanwhile.
+            for life in reversed(lives):
+                if life.ended:
+                    life.explain(said[1])
+                    break
+            return
+        if not lives or lives[-1].ended:
+            return
+        life = lives[-1]
+        if kind == "LIFECYCLE":
+            self._changed(life, *said)
+            self._tell(life)
+        else:
+            self._tell(life, self._notice(life, kind, said))
+
+    def _changed(self, life: Life, event: int, detail: int) -> None:
+        if event == Lifecycle.CRASHED:
+            life.said = "panic"
+        elif event == Lifecycle.SHUTDOWN and detail == 2:  # VIR_DOMAIN_EVENT_SHUTDOWN_HOST
+            life.said = life.said or "signal"
+        elif event == Lifecycle.SUSPENDED:
+            life.pause = states.stays_paused(detail)
+        elif event == Lifecycle.RESUMED:
+            life.pause, life.said, life.io_error = None, "", ""
+
+    def _notice(self, life: Life, kind: str, said: tuple[Any, ...]) -> Notice | None:
+        if kind == "REBOOT":
+            return Notice("reboot", "the guest reboots")
+        if kind == "WATCHDOG":
+            if said[0] in states.SWITCHES_OFF:
+                life.said = "watchdog"
+            return states.watchdog(said[0])
+        if kind == "MEMORY_FAILURE":
+            return states.memory_failure(said[0], said[1])
+        if kind == "IO_ERROR_REASON":
+            path, alias, action, reason = said
+            life.io_error = states.described(path, alias, reason)
+            return states.io_notice(life.io_error, action)
+        return None
+
+    def _look_for_new(self) -> None:
+        try:
+            self._look()
+        except TransportError as error:
+            _LOG.warning("%s", error)
+
+    def _tell(self, life: Life, notice: Notice | None = None) -> None:
+        self._put(DomainEvent(life.domain.domid, notice))
+
+    def _put(self, event: DomainEvent) -> None:
+        for queue in self._queues:
+            if not queue.full():  # then the daemon has more to look at than it can
+                queue.put_nowait(event)

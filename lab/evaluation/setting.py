@@ -1,0 +1,76 @@
+# SPDX-License-Identifier: GPL-2.0-or-later
+"""What the evaluation needs of a lab, and what is different in each."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from contextlib import AbstractContextManager
+from typing import Protocol
+
+from lab.guest import CHECK_PAGE, Guest
+from lab.host import Host
+
+__all__ = ["PRIMITIVES", "VMMS", "Lab", "lab"]
+
+VMMS = ("xen", "kvm")
+
+
+class Lab(Protocol):
+    """Two hosts with a cluster, vesperd on both, and what ``vm1`` needs."""
+
+    vmm: str  #: of :data:`VMMS`
+    #: seconds between two looks at the guest's page
+    page_every: float
+
+    @property
+    def hosts(self) -> Sequence[Host]: ...
+
+    def guest(self, *, through: Host | None = None) -> Guest: ...
+
+    def running_on(self) -> Host | None: ...
+
+
+def _primitive(agent: str, limit: str, interval: str, monitor: str, meta: str = "") -> str:
+    """:param limit: of start and stop."""
+    return (
+        f"primitive vm1 {agent} op start timeout={limit} interval=0 "
+        f"op stop timeout={limit} interval=0 op monitor interval={interval} timeout={monitor} "
+        f"meta migration-threshold=1 resource-stickiness=100{meta}"
+    )
+
+
+_SCRIPT = f"monitor_scripts={CHECK_PAGE}"
+_XEN = "params xmfile=/etc/xen/vm1.cfg"
+_KVM = "params config=/etc/lab/vm1.xml migration_transport=tcp"
+_MOVES = " allow-migrate=true"
+
+#: vm1 as a resource, for crmsh, by the lab's vmm and the way to watch. Processes
+#: start slowly in an emulated dom0: operations get plenty of time.
+PRIMITIVES = {
+    "xen": {
+        "polling": _primitive(f"ocf:heartbeat:Xen {_XEN} {_SCRIPT}", "180s", "10s", "60s"),
+        "vesper": _primitive(f"ocf:vesper:XenVM {_XEN} services=httpd", "180s", "1s", "60s"),
+    },
+    "kvm": {
+        "polling": _primitive(
+            f"ocf:heartbeat:VirtualDomain {_KVM} {_SCRIPT}", "90s", "10s", "30s", _MOVES
+        ),
+        "vesper": _primitive(
+            f"ocf:vesper:LibvirtVM {_KVM} services=httpd", "90s", "1s", "30s", _MOVES
+        ),
+    },
+}
+
+
+def lab(vmm: str) -> AbstractContextManager[Lab]:
+    """The lab, when it is entered: ready, without resources.
+
+    :raises LabError: it does not come up.
+    """
+    if vmm == "xen":
+        from lab.xen import XenLab
+
+        return XenLab.resume()
+    from lab.kvm import KvmLab
+
+    return KvmLab()

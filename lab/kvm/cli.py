@@ -1,0 +1,176 @@
+# SPDX-License-Identifier: GPL-2.0-or-later
+"""``python3 -m lab kvm``: the KVM lab's command line."""
+
+from __future__ import annotations
+
+import argparse
+import subprocess
+import sys
+from typing import Any
+
+from lab import faults
+from lab.cluster.keeper import Keeper
+from lab.cluster.node import ENVIRONMENT
+from lab.guest import Guest
+from lab.host import ChannelError, LabError
+from lab.kvm.host import KvmHost
+
+__all__ = ["add_commands"]
+
+KEEPER = Keeper("kvm")
+
+EXAMPLES = """\
+examples:
+  python3 -m lab kvm up                       two hosts with a ready cluster
+  python3 -m lab kvm run node1 virsh create /etc/lab/vm1.xml
+  python3 -m lab kvm run node1 virsh migrate --live vm1 qemu+tcp://node2/system
+  python3 -m lab kvm shell node2              a terminal (leave with exit)
+  python3 -m lab kvm guest ps                 a command in the guest vm1
+  python3 -m lab kvm fault signal SEGV httpd  kill the web server in the guest
+  python3 -m lab kvm down
+"""
+
+#: What breaks a host: word, help, what it does.
+HOST_FAULTS = (
+    ("power-off", "cut a host's power", KvmHost.power_off),
+    ("kill-vesperd", "SIGKILL vesperd on a host", lambda h: h.stop_vesperd(signal="KILL")),
+    ("start-vesperd", "start it again", KvmHost.start_vesperd),
+    ("kill-libvirtd", "SIGKILL libvirtd on a host", lambda h: h.stop_libvirtd(signal="KILL")),
+    ("start-libvirtd", "start it again", KvmHost.start_libvirtd),
+    ("hang-libvirtd", "SIGSTOP libvirtd on a host", lambda h: h.signal_libvirtd("STOP")),
+    ("resume-libvirtd", "SIGCONT it", lambda h: h.signal_libvirtd("CONT")),
+)
+
+
+def add_commands(subparsers: Any) -> None:
+    """Add ``kvm`` and its commands."""
+    kvm = subparsers.add_parser(
+        "kvm",
+        help="namespace hosts with real libvirt, QEMU guests, Corosync and Pacemaker",
+        description="Namespace hosts with real libvirt, Corosync and Pacemaker; vm1, a QEMU "
+        "machine (/etc/lab/vm1.xml), is their guest.",
+        epilog=EXAMPLES,
+        formatter_class=argparse.RawDescriptionHelpFormatter,
+    )
+    commands = kvm.add_subparsers(metavar="COMMAND", required=True)
+
+    def add(name: str, command: Any, help: str) -> argparse.ArgumentParser:
+        parser: argparse.ArgumentParser = commands.add_parser(name, help=help, description=help)
+        parser.set_defaults(command=_guarded(command))
+        return parser
+
+    up = add("up", _up, "bring the lab up (the images are built first where they are missing)")
+    up.add_argument("-n", "--nodes", type=int, default=2, help="how many hosts (default: 2)")
+    up.add_argument("--timeout", type=float, default=1200.0, help="seconds (default: 1200)")
+    add("down", _down, "take the lab down; nothing remains but the images")
+    add("status", _status, "what runs where")
+    run = add("run", _run, "run one shell command in a host")
+    run.add_argument("--timeout", type=float, default=300.0, help="seconds (default: 300)")
+    run.add_argument("host")
+    run.add_argument("words", nargs=argparse.REMAINDER, metavar="COMMAND")
+    shell = add("shell", _shell, "a terminal in a host, or the console of vm1")
+    shell.add_argument("where", help="node1, node2 or vm1 (leave the console with ctrl-])")
+    guest = add("guest", _guest, "run one shell command in vm1")
+    guest.add_argument("words", nargs=argparse.REMAINDER, metavar="COMMAND")
+    start = add("start", _start, "power a host on again")
+    start.add_argument("host")
+    kinds = faults.add(add("fault", _fault, "break something"))
+    for name, text, _ in HOST_FAULTS:
+        kinds.add_parser(name, help=text).add_argument("host")
+
+
+def _guarded(command: Any) -> Any:
+    def run(arguments: argparse.Namespace) -> int:
+        try:
+            status: int = command(arguments)
+        except (LabError, ChannelError) as error:
+            print(f"lab: {error}", file=sys.stderr)
+            return 1
+        return status
+
+    return run
+
+
+def _hosts() -> list[KvmHost]:
+    return [KvmHost(node) for node in KEEPER.attach()]
+
+
+def _vm1() -> KvmHost:
+    """Where it runs.
+
+    :raises LabError: nowhere.
+    """
+    for host in _hosts():
+        if host.running() and "vm1" in host.domains():
+            return host
+    raise LabError("vm1 runs on no host")
+
+
+def _up(arguments: argparse.Namespace) -> int:
+    if not 1 <= arguments.nodes <= 9:
+        raise LabError("between 1 and 9 hosts")
+    KEEPER.begin(arguments.nodes, arguments.timeout)
+    return 0
+
+
+def _down(_arguments: argparse.Namespace) -> int:
+    if not KEEPER.end():
+        print("lab: was not up", file=sys.stderr)
+    return 0
+
+
+def _status(_arguments: argparse.Namespace) -> int:
+    hosts = _hosts()
+    for host in hosts:
+        print(f"== {host.name}, logs in {host.node.directory / 'log'}")
+        if not host.running():
+            print("powered off")
+            continue
+        for daemon in ("libvirtd", "vesper-ivshmem", "vesperd"):
+            if host.run(f"pgrep -f /usr/sbin/{daemon}").rc != 0:
+                print(f"{daemon} is not running")
+        print(f"domains: {' '.join(host.domains()) or 'none'}")
+    for host in hosts:
+        if host.running():
+            print(f"== cluster, seen from {host.name}")
+            print(host.run("crm_mon -1 -r 2>&1").output, end="")
+            break
+    return 0
+
+
+def _run(arguments: argparse.Namespace) -> int:
+    host = KvmHost(KEEPER.node(arguments.host))
+    result = host.run(" ".join(arguments.words), timeout=arguments.timeout)
+    print(result.output, end="")
+    return result.rc if result.rc >= 0 else 128 - result.rc
+
+
+def _shell(arguments: argparse.Namespace) -> int:
+    if arguments.where == "vm1":
+        node, command = _vm1().node, ["virsh", "console", "vm1"]
+    else:
+        node, command = KEEPER.node(arguments.where), ["bash", "--norc", "-i"]
+    prompt = {"PS1": f"{node.name}:\\w# ", "TERM": "linux"}
+    return subprocess.run(node.command(*command), env={**ENVIRONMENT, **prompt}).returncode
+
+
+def _guest(arguments: argparse.Namespace) -> int:
+    result = Guest(_vm1()).run(" ".join(arguments.words))
+    print(result.output, end="")
+    return result.rc
+
+
+def _start(arguments: argparse.Namespace) -> int:
+    KEEPER.power_on(KEEPER.node(arguments.host, running=False))
+    return 0
+
+
+def _fault(arguments: argparse.Namespace) -> int:
+    for name, _, breaks in HOST_FAULTS:
+        if arguments.fault == name:
+            breaks(KvmHost(KEEPER.node(arguments.host)))
+            return 0
+    host = _vm1()
+    if not faults.in_guest(arguments, Guest(host)):
+        host.run("virsh destroy vm1", check=True)
+    return 0

@@ -1,0 +1,189 @@
+# SPDX-License-Identifier: GPL-2.0-or-later
+"""A guest on QEMU with VESPER's device: real frontend, real holder, real session."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import AsyncIterator, Callable, Iterator, Mapping
+from contextlib import asynccontextmanager, contextmanager
+from pathlib import Path
+
+from kvm_transport.holder_client import Holder
+from kvm_transport.link import KvmLink
+from lab import images
+from lab.images.probes import FRONTENDS
+from lab.xen.qmp import Qmp, QmpError
+from tests.guest.machine import Machine, MachineTransport, machine
+from tests.host.standins import until
+from tests.kvm.holder import HolderProcess, holder
+from vesper_monitor.guest.decode import Event
+from vesper_monitor.guest.images import ImageStore
+from vesper_monitor.guest.lifecycle import ProbeState, SessionState
+from vesper_monitor.guest.positions import Position
+from vesper_monitor.guest.session import Session
+from vesper_monitor.transport import Domain
+
+__all__ = ["SLOW", "KvmMachine", "Watch", "kvm_machine", "watch"]
+
+#: s for a kernel under emulation to do what was asked for, on a busy machine.
+SLOW = 60.0
+
+PROBES = (
+    "block_error", "filesystem", "hung_task", "net_link", "out_of_memory", "process_exit",
+    "send_signal",
+)  # fmt: skip
+
+
+class KvmMachine(MachineTransport):
+    """The machine as a transport."""
+
+    def __init__(self, guest: Machine, process: HolderProcess, store: Path) -> None:
+        super().__init__(guest)
+        self.holder = process
+        self.store = store
+
+    async def connect(self, domain: Domain, timeout: float) -> KvmLink:  # type: ignore[override]  # noqa: ASYNC109
+        pid = self.machine.process.pid
+        return await KvmLink.connect(Holder(self.holder.control), pid, domain, timeout)
+
+    def run_state(self) -> str:
+        """QEMU's word for it."""
+        with Qmp(self.machine.directory / "qmp") as qmp:
+            return str(qmp.command("query-status")["status"])
+
+    def plug_in_cpu(self) -> None:
+        """The next one that there is room for."""
+        with Qmp(self.machine.directory / "qmp") as qmp:
+            slots = qmp.command("query-hotpluggable-cpus")
+            free = [slot for slot in slots if "qom-path" not in slot]
+            slot = min(free, key=lambda slot: slot["props"]["core-id"])
+            qmp.command("device_add", driver=slot["type"], id="cpu", **slot["props"])
+
+    def unplug(self) -> None:
+        with Qmp(self.machine.directory / "qmp") as qmp:
+            qmp.command("device_del", id="ivshmem0")
+
+    def unplugged(self) -> bool:
+        """Whether the guest has let go; then the connection is ended, too."""
+        try:
+            self.machine.qmp("chardev-remove", id="vesper")
+        except QmpError:
+            return False
+        return True
+
+    def plug_in(self) -> None:
+        address = {"type": "unix", "data": {"path": self.holder.qemu}}
+        with Qmp(self.machine.directory / "qmp") as qmp:
+            qmp.command(
+                "chardev-add",
+                id="vesper",
+                backend={"type": "socket", "data": {"addr": address, "server": False}},
+            )
+            qmp.command(
+                "device_add",
+                driver="ivshmem-doorbell",
+                id="ivshmem0",
+                bus="port0",
+                chardev="vesper",
+                vectors=1,
+                master=True,
+            )
+
+
+@contextmanager
+def kvm_machine(
+    kernel: images.Kernel,
+    files: tuple[Path, ...],
+    directory: Path,
+    *,
+    cpus: int = 2,
+    max_cpus: int | None = None,
+    cmdline: str = "",
+) -> Iterator[KvmMachine]:
+    """
+    :param files: modules and programs; those that are probes do not go into
+        the guest.
+    """
+    store = directory / "probes" / kernel.release
+    store.mkdir(parents=True)
+    for path in files:
+        if path.stem in PROBES:
+            (store / path.name).write_bytes(path.read_bytes())
+    arguments = [
+        "-device", "pcie-root-port,id=port0,chassis=1",
+        "-chardev", f"socket,path={directory}/qemu.sock,id=vesper",
+        "-device", "ivshmem-doorbell,id=ivshmem0,bus=port0,chardev=vesper,vectors=1,master=on",
+    ]  # fmt: skip
+    needed = {"vesper", *FRONTENDS}
+    guest_files = tuple(p for p in files if p.suffix != ".ko" or p.stem in needed)
+    with (
+        holder(directory) as process,
+        machine(
+            kernel, guest_files, directory, cpus=cpus, max_cpus=max_cpus, cmdline=cmdline,
+            frontend="vesper_ivshmem", qemu=arguments,
+        ) as guest,
+    ):  # fmt: skip
+        yield KvmMachine(guest, process, store.parent)
+
+
+class Watch:
+    """A session, and what it has seen."""
+
+    def __init__(self, guest: KvmMachine, resume_from: Mapping[Position, int]) -> None:
+        self.events: list[Event] = []
+        self.states: list[SessionState] = []
+        self.session = Session(
+            guest,
+            guest.domain,
+            ImageStore(guest.store),
+            lambda _, found: self.events.extend(found),
+            lambda session: self.states.append(session.state),
+            resume_from=resume_from,
+        )
+
+    async def collecting(self, *probes: str) -> None:
+        """Want these probes, and wait until they are there."""
+        await self.session.set_probes(dict.fromkeys(probes, ""))
+        await until(
+            lambda: (
+                {
+                    name
+                    for name, status in self.session.probes.items()
+                    if status.state is ProbeState.COLLECTING
+                }
+                == set(probes)
+            ),
+            f"collecting {probes}",
+            SLOW,
+        )
+
+    def of(self, event: str, **fields: object) -> list[Event]:
+        return [
+            found
+            for found in self.events
+            if found.event == event and fields.items() <= found.fields.items()
+        ]
+
+    async def see(self, what: Callable[[], object], text: str) -> None:
+        await until(what, text, SLOW)
+
+
+@asynccontextmanager
+async def watch(
+    guest: KvmMachine,
+    resume_from: Mapping[Position, int] | None = None,
+    *,
+    deactivate: bool = False,
+) -> AsyncIterator[Watch]:
+    watching = Watch(guest, resume_from or {})
+    session = watching.session
+    task = asyncio.create_task(session.run())
+    try:
+        await until(lambda: session.state is SessionState.ACTIVE, "active", SLOW)
+        yield watching
+    except BaseException:
+        print(guest.machine.console)
+        raise
+    finally:
+        await session.close(deactivate=deactivate)
+        await asyncio.wait_for(task, SLOW)

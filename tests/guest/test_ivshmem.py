@@ -1,0 +1,157 @@
+# SPDX-License-Identifier: GPL-2.0-or-later
+"""The whole link to a guest on QEMU: its kernel, the device, the holder, the session."""
+
+from __future__ import annotations
+
+import asyncio
+import os
+import random
+from pathlib import Path
+from typing import Any
+
+from kvm_transport.holder_client import Holder
+from tests.guest.conftest import COMPLAINT
+from tests.guest.ivshmem import PROBES, SLOW, KvmMachine, Watch, kvm_machine, watch
+from tests.host.standins import until
+from vesper_monitor.guest import abi
+from vesper_monitor.guest.life import LifeReader
+from vesper_monitor.guest.lifecycle import SessionState
+
+CPU1 = "/sys/devices/system/cpu/cpu1/online"
+CPU2 = "/sys/devices/system/cpu/cpu2/online"
+
+
+def complaints(guest: KvmMachine) -> list[str]:
+    return [line for line in guest.machine.console.splitlines() if COMPLAINT.match(line)]
+
+
+async def said(guest: KvmMachine, word: str) -> None:
+    """Until the guest has said that; its shell has done all that it was told before."""
+    guest.machine.tell(f"echo {word}")
+    await until(lambda: f"\n{word}\n" in guest.machine.console, word, SLOW)
+
+
+async def faults(guest: KvmMachine, seen: Watch) -> None:
+    """The first two probes, loaded without a user space, with real faults."""
+    await seen.collecting(*PROBES)
+    guest.machine.tell("sh -c 'kill -SEGV $$'; tail /dev/zero")
+    await seen.see(lambda: seen.of("out_of_memory", comm="tail"), "OOM")
+    await seen.see(lambda: seen.of("send_signal", signal="SIGSEGV", comm="sh"), "SIGSEGV")
+    await seen.see(lambda: seen.of("process_exit", comm="tail", signal="SIGKILL"), "exit")
+    # Unloaded, and loaded a second time.
+    await seen.collecting("send_signal")
+    await seen.collecting("send_signal", "out_of_memory")
+    seen.events.clear()
+    guest.machine.tell("tail /dev/zero")
+    await seen.see(lambda: seen.of("out_of_memory", comm="tail"), "OOM, second load")
+
+
+async def shows_life(seen: Watch) -> None:
+    guest = seen.session._guest
+    assert guest is not None
+    reader = LifeReader(guest.link, guest.hello.life, guest.hello.nr_cpus)
+    try:
+        first = reader.read()
+        await until(lambda: reader.read() != first, "signs of life", SLOW)
+    finally:
+        reader.close()
+
+
+async def cpus_go_and_come(guest: KvmMachine, seen: Watch) -> None:
+    """While a probe records on all of them, and each record arrives."""
+    seen.events.clear()
+    guest.machine.tell(
+        "(i=0; while [ $i -lt 60 ]; do sh -c 'kill -USR1 $$'; i=$((i + 1)); done) &"
+        f" for n in 1 2 3; do echo 0 >{CPU1}; echo 1 >{CPU1}; done; wait"
+    )
+    guest.machine.tell(f"echo 0 >{CPU1}; sh -c 'kill -USR2 $$'; echo 1 >{CPU1}")
+    guest.machine.tell("taskset 2 sh -c 'kill -USR2 $$'")
+    guest.plug_in_cpu()
+    guest.machine.tell(f"until [ -e {CPU2} ]; do sleep 1; done; echo 1 >{CPU2}")
+    guest.machine.tell("taskset 4 sh -c 'kill -USR2 $$'")
+    await seen.see(lambda: {e.cpu for e in seen.of("send_signal", signal="SIGUSR2")} >= {2}, "2")
+    assert len(seen.of("send_signal", signal="SIGUSR1")) == 60
+    assert {e.cpu for e in seen.of("send_signal", signal="SIGUSR2")} == {0, 1, 2}
+    assert not seen.of("lost")
+
+
+async def garbage(guest: KvmMachine) -> None:
+    """Whatever the host writes into the shared memory, this kernel lives and ends in order."""
+    attachment = await Holder(guest.holder.control).attach(guest.machine.process.pid)
+    noise = random.Random(5).randbytes(attachment.size - abi.PAGE_SIZE)
+    for _ in range(3):
+        os.pwrite(attachment.memory, noise, abi.PAGE_SIZE)
+        os.eventfd_write(attachment.to_guest, 1)
+        guest.machine.tell(f"sh -c 'kill -USR1 $$'; echo 0 >{CPU1}; echo 1 >{CPU1}")
+    await said(guest, "scribbled")
+    attachment.close()
+
+
+def test_probes(test_guest: Any, tmp_path: Path) -> None:
+    """One guest, from the first load to the unloading of the modules."""
+
+    async def body(guest: KvmMachine) -> None:
+        async with watch(guest) as seen:
+            await faults(guest, seen)
+            await shows_life(seen)
+            await cpus_go_and_come(guest, seen)
+            hello, positions = seen.session.hello, seen.session.positions
+        # Nobody is there; the guest goes on as before.
+        guest.machine.tell("sh -c 'kill -USR1 $$'")
+        await said(guest, "between")
+        async with watch(guest, positions) as seen:
+            assert hello is not None and seen.session.hello is not None
+            assert seen.session.hello.boot_id == hello.boot_id
+            await seen.see(lambda: seen.of("send_signal", signal="SIGUSR1"), "what was missed")
+            guest.holder.kill()
+            guest.machine.tell("sh -c 'kill -USR2 $$'")
+            await seen.see(lambda: seen.of("send_signal", signal="SIGUSR2"), "without the holder")
+            assert len(seen.events) == 2
+            assert seen.session.state is SessionState.ACTIVE
+            await seen.session.close(deactivate=True)
+        guest.machine.tell("rmmod vesper_ivshmem && rmmod vesper && echo unloaded")
+        guest.machine.tell("insmod /vesper.ko && insmod /vesper_ivshmem.ko && echo loaded")
+        await said(guest, "end")
+        assert "\nunloaded\nloaded\n" in guest.machine.console
+        assert not complaints(guest)
+
+    with kvm_machine(test_guest.kernel, test_guest.files, tmp_path, max_cpus=3) as guest:
+        asyncio.run(body(guest))
+
+
+def test_the_device_goes_and_comes(test_guest: Any, tmp_path: Path) -> None:
+    """Unplugged and plugged in, suspended and resumed; last words; with probes loaded."""
+
+    async def body(guest: KvmMachine) -> None:
+        async with watch(guest) as seen:
+            await seen.collecting("send_signal")
+            guest.machine.tell("sh -c 'kill -USR1 $$'")
+            await seen.see(lambda: seen.of("send_signal", signal="SIGUSR1"), "an event")
+            guest.unplug()
+            await seen.see(lambda: seen.session.state is not SessionState.ACTIVE, "lost")
+            await until(guest.unplugged, "unplugged", SLOW)
+            guest.machine.tell("sh -c 'kill -USR2 $$'")
+            await said(guest, "unplugged")
+            guest.plug_in()
+            await seen.see(lambda: seen.session.state is SessionState.ACTIVE, "active again")
+            await seen.see(lambda: seen.of("send_signal", signal="SIGUSR2"), "kept meanwhile")
+
+            seen.states.clear()
+            guest.machine.tell("echo deep >/sys/power/mem_sleep; echo mem >/sys/power/state")
+            await seen.see(lambda: SessionState.WAITING in seen.states, "suspended")
+            await until(lambda: guest.run_state() == "suspended", "S3", SLOW)
+            guest.machine.qmp("system_wakeup")
+            await seen.see(lambda: seen.session.state is SessionState.ACTIVE, "resumed")
+            guest.machine.tell("sh -c 'kill -HUP $$'")
+            await seen.see(lambda: seen.of("send_signal", signal="SIGHUP"), "after the resume")
+            assert [e.fields["signal"] for e in seen.events] == ["SIGUSR1", "SIGUSR2", "SIGHUP"]
+            assert not complaints(guest)
+            await garbage(guest)
+            assert not complaints(guest)
+
+        async with watch(guest) as seen:
+            guest.machine.tell("echo c >/proc/sysrq-trigger")
+            await seen.see(lambda: seen.of("last_words", kind="panic"), "last words")
+
+    with kvm_machine(test_guest.kernel, test_guest.files, tmp_path, cmdline="panic=0") as guest:
+        asyncio.run(body(guest))

@@ -1,0 +1,202 @@
+# SPDX-License-Identifier: GPL-2.0-or-later
+"""Real libvirt and QEMU, an installed vesperd: what happens to a domain is told apart,
+and libvirtd's absence is no failure of any."""
+
+from __future__ import annotations
+
+import re
+import time
+from collections.abc import Callable, Iterator
+from types import SimpleNamespace
+
+import pytest
+
+from lab.kvm import KvmHost, KvmLab
+from tests.host.daemons import Monitor
+from tests.kvm.tiny import PLACE, Tiny, boot_sector, prepare
+from vesper_monitor.client import Client
+
+pytestmark = pytest.mark.cluster
+
+CONFIG = """\
+transports = ["kvm"]
+pause_timeout = 3
+# These guests have no modules, which shall not be told meanwhile.
+activate_timeout = 100000
+"""
+
+
+@pytest.fixture(scope="module")
+def lab(tmp_path_factory: pytest.TempPathFactory) -> Iterator[KvmLab]:
+    with KvmLab(2, vesperd_config=CONFIG) as up:
+        sector = boot_sector(tmp_path_factory.mktemp("sector"))
+        for host in up.hosts:
+            prepare(host, sector)
+        yield up
+
+
+def log(host: KvmHost) -> str:
+    return host.run("cat /var/log/vesperd.log", check=True).output
+
+
+def waiting(tiny: Tiny, timeout: float = 300.0) -> Monitor:
+    """A monitor that waits."""
+    daemon = SimpleNamespace(socket=tiny.socket)
+    return Monitor(daemon, **tiny.resource, timeout=timeout)  # type: ignore[arg-type]
+
+
+FAULTS: dict[str, tuple[dict[str, str], Callable[[Tiny], object], str, str, str | None]] = {
+    # what, of the domain: how it comes about, the monitor's answer, and the exit reason
+    "panic": (
+        {}, lambda t: t.tell("p"),
+        "dead", r"does not run any more: its kernel has panicked", "failure",
+    ),
+    "panic_kept": (
+        {"on_crash": "preserve"}, lambda t: t.tell("p"),
+        "dead", r"has crashed: its kernel has panicked", "failure",
+    ),
+    "watchdog": (
+        {}, lambda t: t.tell("w"),
+        "fault", r"is paused: its watchdog has expired \(system\)", None,
+    ),
+    "watchdog_off": (
+        {"watchdog": "poweroff"}, lambda t: t.tell("w"),
+        "dead", r"does not run any more: switched off by its watchdog", "failure",
+    ),
+    "disk_full": (
+        {}, lambda t: t.tell("d"),
+        "fault", r"is paused: I/O error \(sdb: no space left.*\) \(system\)", None,
+    ),
+    "power_off": (
+        {}, lambda t: t.tell("o"), "dead", r"does not run any more: shut down from inside", "asked",
+    ),
+    "destroyed": (
+        {}, lambda t: t.virsh("destroy"),
+        "dead", r"does not run any more: destroyed by an operator", "asked",
+    ),
+    "saved": (
+        {}, lambda t: t.host.run(f"virsh save {t.name} {PLACE}/saved", check=True),
+        "dead", r"does not run any more: saved to a file", "asked",
+    ),
+    "killed": (
+        {}, lambda t: t.kill(), "dead", r"does not run any more: its QEMU was killed", "failure",
+    ),
+    "terminated": (
+        {}, lambda t: t.kill("TERM"),
+        "dead", r"does not run any more: its QEMU was ended by a signal", "failure",
+    ),
+    "stopped": (
+        {}, lambda t: t.host.run(
+            f"virsh qemu-monitor-command {t.name} '{{\"execute\":\"stop\"}}'", check=True
+        ),
+        "fault", r"is paused for \d s: libvirt knows no reason \(system\)", None,
+    ),
+}  # fmt: skip
+
+
+def test_what_fails_is_told_with_its_cause(lab: KvmLab) -> None:
+    guests = {name: Tiny(lab.a, name, **fault[0]) for name, fault in FAULTS.items()}
+    domids = {name: tiny.watch() for name, tiny in guests.items()}
+    monitors = {name: waiting(tiny) for name, tiny in guests.items()}
+    took = {}
+    for name, (_, cause, result, reason, meant) in FAULTS.items():
+        assert monitors[name].is_alive(), f"{name}: {monitors[name].answer}"
+        begin = time.monotonic()
+        cause(guests[name])
+        assert monitors[name].result() == result, (name, monitors[name].answer)
+        took[name] = time.monotonic() - begin
+        answer = monitors[name].answer
+        assert re.search(reason, answer["reason"]), (name, answer["reason"])
+        assert answer.get("cause") == meant, name
+        if result == "dead":
+            assert f"(domain {domids[name]})" in answer["reason"]
+    print(" ".join(f"{name} {seconds:.2f}" for name, seconds in took.items()))
+    # A fault is one: who comes to ask later is told the same.
+    held = guests["disk_full"]
+    lab.a.run(f"rm {PLACE}/full/filler && virsh resume disk_full", check=True)
+    again = waiting(held)
+    assert again.result() == "fault"
+    assert again.answer["fault"]["id"] == monitors["disk_full"].answer["fault"]["id"]
+    for tiny in guests.values():
+        lab.a.run(f"virsh destroy {tiny.name}")
+
+
+def test_what_is_no_failure(lab: KvmLab) -> None:
+    lab.a.run(f"{{ cat /dev/zero >{PLACE}/full/filler 2>/dev/null; true; }}")
+    tiny = Tiny(lab.a, "calm", errors="report", watchdog="none")
+    domid = tiny.watch()
+    monitor = waiting(tiny)
+    tiny.virsh("suspend")
+    time.sleep(5.0)  # longer than pause_timeout
+    tiny.virsh("resume")
+    tiny.tell("r")
+    end = time.monotonic() + 60
+    while tiny.tell("x", answer=True) != b"x":
+        assert time.monotonic() < end
+    assert tiny.tell("d", answer=True) == b"E"
+    tiny.tell("w")
+    lab.a.run(f"virsh dump --memory-only {tiny.name} {PLACE}/dump && rm {PLACE}/dump", check=True)
+    wanted = (
+        r"is paused: suspended by an operator", r"^calm runs", r"the guest reboots",
+        r"I/O error \(.*/full/calm: no space left\): the guest is told",
+        r"its watchdog has expired: nothing is done", r"is paused: its memory is being dumped",
+    )  # fmt: skip
+    while missing := [one for one in wanted if not any(re.search(one, e) for e in tiny.events())]:
+        assert time.monotonic() < end, (missing, tiny.events())
+        time.sleep(0.2)
+    assert monitor.is_alive(), monitor.answer
+    with Client(tiny.socket, timeout=60.0) as client:
+        assert client.call("state", vm=tiny.name)["domain"]["state"] == "running"
+    assert tiny.watch() == domid
+    tiny.virsh("destroy")
+
+
+def test_libvirtd_hangs_ends_and_comes_back(lab: KvmLab) -> None:
+    """With eight VMs, none of which fails; and one that does is seen in the meantime."""
+    host = lab.a
+    guests = [Tiny(host, f"away{i}") for i in range(8)]
+    domids = [tiny.watch() for tiny in guests]
+    monitors = [waiting(tiny) for tiny in guests]
+
+    def others_are_well(dead: int) -> None:
+        assert all(monitor.is_alive() for monitor in monitors[dead:])
+        with Client(guests[0].socket, timeout=60.0) as client:
+            for tiny, domid in list(zip(guests, domids, strict=True))[dead:]:
+                domain = client.call("state", vm=tiny.name)["domain"]
+                assert (domain["state"], domain["domid"]) == ("running", domid)
+
+    host.signal_libvirtd("STOP")
+    others_are_well(0)
+    # Until the keep-alive messages end the connection (20 s), and beyond.
+    end = time.monotonic() + 60
+    while "connection to libvirtd has ended" not in log(host):
+        assert time.monotonic() < end
+        time.sleep(0.5)
+    others_are_well(0)
+    guests[0].kill()
+    assert monitors[0].result() == "dead"
+    assert "its QEMU has ended" in monitors[0].answer["reason"]
+    host.signal_libvirtd("CONT")
+
+    host.stop_libvirtd(signal="KILL")
+    others_are_well(1)
+    guests[1].kill()
+    assert monitors[1].result() == "dead"
+    # Neither is vesperd's own restart a reason to believe anything dead.
+    host.stop_vesperd(signal="KILL")
+    host.start_vesperd()
+    monitors[2:] = [waiting(tiny) for tiny in guests[2:]]
+    others_are_well(2)
+
+    host.start_libvirtd()
+    end = time.monotonic() + 60
+    while log(host).count("connected") < 3:
+        assert time.monotonic() < end, log(host)
+        time.sleep(0.2)
+    others_are_well(2)
+    guests[2].tell("p")
+    assert monitors[2].result() == "dead"
+    assert "its kernel has panicked" in monitors[2].answer["reason"]
+    others_are_well(3)
+    for tiny in guests[3:]:
+        tiny.virsh("destroy")

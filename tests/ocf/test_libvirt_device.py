@@ -1,0 +1,260 @@
+# SPDX-License-Identifier: GPL-2.0-or-later
+"""VESPER's device in a domain's XML, and how LibvirtVM starts a domain with it."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from xml.etree import ElementTree
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from tests.ocf.host import Host, Result
+from tests.ocf.qemu import Holder
+from vesper_monitor.ocf import domain_xml
+
+SUCCESS, ERROR, DEGRADED = 0, 1, 190
+SOCKET = "/run/vesper-ivshmem/qemu.sock"
+WELL = {"ok": True, "vms": 0, "free": 5}
+QEMU = f'xmlns:qemu="{domain_xml.QEMU}"'
+
+
+@pytest.fixture
+def host(kvm: Host) -> Host:
+    return kvm
+
+
+@pytest.fixture
+def holder(host: Host) -> Iterator[Holder]:
+    holder = Holder(host.folder / "ivshmem", WELL)
+    try:
+        yield holder
+    finally:
+        holder.close()
+
+
+def created(host: Host) -> ElementTree.Element:
+    return domain_xml.parse((host.fake / "created.xml").read_text())
+
+
+def socket(host: Host) -> str:
+    return str(host.folder / "ivshmem/qemu.sock")
+
+
+def degraded(host: Host) -> Result:
+    """The first monitor, to which vesperd says that it has no link."""
+    host.vesperd.answers["wait"] = lambda _: {"result": "degraded", "reason": "no link"}
+    return host.call("monitor", interval=1)
+
+
+# -- the XML alone ------------------------------------------------------------------
+
+
+def test_added_device_is_a_master_in_both_ways() -> None:
+    root = domain_xml.parse("<domain type='kvm'><name>a</name><devices><disk/></devices></domain>")
+    assert domain_xml.device(root, SOCKET) is None
+    assert domain_xml.add(root, SOCKET) == ""
+    text = domain_xml.text(root)
+    again = domain_xml.parse(text)
+    device = domain_xml.device(again, SOCKET)
+    assert device is not None
+    assert domain_xml.masters(again, device)
+    assert device.get("role") == "master"
+    assert f'<domain {QEMU} type="kvm">' in text
+    assert '<qemu:property name="master" type="string" value="on" />' in text
+    domain_xml.remove(again, device)
+    assert domain_xml.text(again).count("vesper") == 0
+    assert "qemu:override" not in domain_xml.text(again)
+
+
+def test_what_else_is_overridden_stays() -> None:
+    root = domain_xml.parse(
+        f"<domain type='qemu' {QEMU} xmlns:o='http://o'><name>a</name><metadata><o:x/></metadata>"
+        "<devices/><qemu:commandline><qemu:arg value='-s'/></qemu:commandline>"
+        "<qemu:override><qemu:device alias='ua-x'/></qemu:override></domain>"
+    )
+    assert domain_xml.add(root, SOCKET) == ""
+    text = domain_xml.text(root)
+    assert text.count("<qemu:override>") == 1
+    assert '<qemu:arg value="-s" />' in text
+    assert "<o:x />" in text
+    device = domain_xml.device(root, SOCKET)
+    assert device is not None
+    domain_xml.remove(root, device)
+    assert '<qemu:device alias="ua-x" />' in domain_xml.text(root)
+
+
+@pytest.mark.parametrize(
+    ("role", "override", "master"),
+    [
+        ("role='master'", "on", True),
+        ("", "on", False),  # libvirt would refuse
+        ("role='master'", "off", False),  # QEMU would
+        ("role='master'", None, False),
+        ("role='peer'", "on", False),
+    ],
+)
+def test_only_both_make_a_master(role: str, override: str | None, master: bool) -> None:
+    text = (
+        f"<domain type='kvm' {QEMU}><devices><shmem name='x' {role}>"
+        f"<model type='ivshmem-doorbell'/><server path='{SOCKET}'/><alias name='ua-mine'/>"
+        "</shmem></devices>"
+    )
+    if override is not None:
+        text += (
+            "<qemu:override><qemu:device alias='ua-mine'><qemu:frontend><qemu:property "
+            f"name='master' type='string' value='{override}'/></qemu:frontend></qemu:device>"
+            "</qemu:override>"
+        )
+    root = domain_xml.parse(text + "</domain>")
+    device = domain_xml.device(root, SOCKET)
+    assert device is not None
+    assert domain_xml.masters(root, device) is master
+
+
+def test_anothers_shared_memory_is_not_ours() -> None:
+    root = domain_xml.parse(
+        "<domain type='kvm'><devices>"
+        "<shmem name='a'><model type='ivshmem-plain'/></shmem>"
+        "<shmem name='b'><model type='ivshmem-doorbell'/><server path='/run/b'/></shmem>"
+        "</devices></domain>"
+    )
+    assert domain_xml.device(root, SOCKET) is None
+
+
+@pytest.mark.parametrize("kind", ["lxc", "xen", ""])
+def test_who_cannot_have_it(kind: str) -> None:
+    root = domain_xml.parse(f"<domain type='{kind}'><devices/></domain>")
+    assert "ivshmem" in domain_xml.add(root, SOCKET)
+    assert "shmem" not in domain_xml.text(root)
+
+
+@pytest.mark.parametrize(
+    ("xml", "name"),
+    [
+        ("<domain type='kvm'>\n  <name>web</name>\n</domain>", "web"),
+        ("<domain><name> web </name></domain>", "web"),
+        ("<domain><name>a&amp;b</name></domain>", "a&b"),
+        ("<!-- <name>no</name> --><domain><name>web</name></domain>", "web"),
+        ("<?xml version='1.0'?><domain><name>web</name></domain>", "web"),
+        ("<domain><metadata><name>no</name></metadata><name>web</name></domain>", "web"),
+        ("<domain><!-- <name>no</name> --><name>web</name></domain>", "web"),
+        ("<domain><devices/></domain>", ""),
+        ("<network><name>web</name></network>", ""),
+        ("not XML", ""),
+    ],
+)
+def test_names(xml: str, name: str) -> None:
+    assert domain_xml.name_in(xml) == name
+
+
+@given(st.text())
+def test_any_text_is_a_domain_or_an_error(text: str) -> None:
+    assert domain_xml.name_in(text) == ""
+    with pytest.raises(ValueError, match=r"not XML|not <domain>"):
+        domain_xml.parse(text)
+
+
+# -- start --------------------------------------------------------------------------
+
+
+def test_the_device_is_added_and_the_file_stays(host: Host, holder: Holder) -> None:
+    before = host.config.read_bytes()
+    result = host.call("start")
+    assert result.code == SUCCESS
+    assert "gets VESPER's device, which its file lacks" in result.stderr
+    root = created(host)
+    device = domain_xml.device(root, socket(host))
+    assert device is not None
+    assert domain_xml.masters(root, device)
+    assert holder.asked == 1
+    assert host.config.read_bytes() == before
+    assert [path.name for path in host.folder.iterdir() if "vesper-new" in path.name] == []
+
+
+def test_it_can_be_forbidden(host: Host, holder: Holder) -> None:
+    assert host.call("start", OCF_RESKEY_add_device="no").code == SUCCESS
+    assert b"shmem" not in (host.fake / "created.xml").read_bytes()
+    assert holder.asked == 0
+    host.vesperd.listen()
+    result = degraded(host)
+    assert result.code == DEGRADED
+    assert "add_device=false" in (result.reason or "")
+
+
+def test_a_device_of_the_users_stays_as_it_is(host: Host, holder: Holder) -> None:
+    own = (
+        "<shmem name='mine'><model type='ivshmem-doorbell'/>"
+        f"<server path='{socket(host)}'/></shmem>"
+    )
+    host.config.write_text(host.config_text.replace("</devices>", own + "</devices>"))
+    for forbidden in ("true", "false"):
+        result = host.call("start", OCF_RESKEY_add_device=forbidden)
+        assert result.code == SUCCESS
+        assert [shmem.get("name") for shmem in created(host).iter("shmem")] == ["mine"]
+        assert "is no master" in result.stderr
+        host.domains()
+
+
+@pytest.mark.parametrize("own", [False, True])
+@pytest.mark.parametrize(
+    ("answer", "word"),
+    [
+        ("absent", "systemctl start vesper-ivshmem"),
+        (None, "did not answer within 1 s"),
+        ({"ok": True, "vms": 9, "free": 0}, "takes no more"),
+        ({"ok": False, "error": "x"}, "x"),
+        ({"hello": 1}, "no vesper-ivshmem"),
+    ],
+)
+def test_without_the_holder_it_starts_without_the_device(
+    host: Host, answer: dict[str, object] | str | None, word: str, own: bool
+) -> None:
+    """QEMU would not start, or hang for ever."""
+    holder = None if isinstance(answer, str) else Holder(host.folder / "ivshmem", answer)
+    if own:
+        root = domain_xml.parse(host.config_text)
+        domain_xml.add(root, socket(host))
+        host.config.write_text(domain_xml.text(root))
+    try:
+        host.vesperd.listen()
+        result = host.call("start")
+        assert result.code == SUCCESS
+        assert host.running() == ["vm1"]
+        assert b"shmem" not in (host.fake / "created.xml").read_bytes()
+        assert word in result.stderr
+        result = degraded(host)
+        assert result.code == DEGRADED
+        assert word in result.stderr
+    finally:
+        if holder is not None:
+            holder.close()
+
+
+def test_a_qemu_that_cannot_have_the_device_starts_without(host: Host, holder: Holder) -> None:
+    """For example where it may not open the socket, or has no PCI."""
+    host.be("no-shmem")
+    host.vesperd.listen()
+    result = host.call("start")
+    assert result.code == SUCCESS
+    assert host.running() == ["vm1"]
+    assert "trying again without VESPER's device" in result.stderr
+    assert "Permission denied" in degraded(host).stderr
+
+
+def test_what_is_wrong_beside_the_device_is_told(host: Host, holder: Holder) -> None:
+    host.config.write_text(host.broken_text)
+    result = host.call("start")
+    assert result.code == ERROR
+    assert "no such kernel" in (result.reason or "")
+    assert len(host.calls("create")) == 1
+
+
+def test_a_note_is_forgotten_when_all_is_well(host: Host, holder: Holder) -> None:
+    host.vesperd.listen()
+    assert host.call("start", OCF_RESKEY_add_device="no").code == SUCCESS
+    assert "add_device=false" in (degraded(host).reason or "")
+    host.vesperd.answers["wait"] = lambda _: {"result": "fine"}
+    assert host.call("monitor", interval=1).code == SUCCESS
+    assert degraded(host).reason == "no link"

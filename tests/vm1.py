@@ -1,0 +1,73 @@
+# SPDX-License-Identifier: GPL-2.0-or-later
+"""vm1 in the tests of a whole lab: what vesperd and Pacemaker say of it."""
+
+from __future__ import annotations
+
+import json
+import time
+from typing import Any
+
+import pytest
+
+from lab.evaluation.setting import Lab
+from lab.host import ChannelError, Host
+
+__all__ = ["FAULTS", "add_logs", "fail_count", "remove_resource", "status", "wait_collecting"]
+
+#: Faults of the evaluation, and words of the exit reason of each.
+FAULTS = [
+    ("sigsegv", ("httpd[", "SIGSEGV", "labd", "service")),
+    ("oom", ("out of memory", "httpd[", "service")),
+    ("oom-other", ("out of memory", "batch[", "system")),
+]
+
+
+def status(host: Host, vm: str = "vm1") -> dict[str, Any]:
+    """A row of ``vesper status``, of its latest life; empty if vesperd does not know it."""
+    answer = json.loads(host.run("vesper status --json", timeout=60, check=True).output)
+    rows = answer["vms"] if isinstance(answer, dict) else answer
+    lives = [row for row in rows if row["vm"] == vm]
+    return max(lives, key=lambda row: int(row["domid"]), default={})
+
+
+def wait_collecting(host: Host, timeout: float = 60.0, vm: str = "vm1") -> None:
+    """Wait until both probes of a VM are collecting."""
+    deadline = time.monotonic() + timeout
+    while True:
+        now = status(host, vm)
+        states = [probe["state"] for probe in now.get("probes", [])]
+        if states == ["collecting"] * 2 and not now["degraded"]:
+            return
+        assert time.monotonic() < deadline, f"not watched: {now}"
+        time.sleep(0.2)
+
+
+def fail_count(lab: Lab, resource: str = "vm1") -> int:
+    """Over all hosts."""
+    total = 0
+    for host in lab.hosts:
+        said = lab.hosts[0].run(f"crm_failcount -G -r {resource} -N {host.name}", timeout=60)
+        value = said.output.rpartition("value=")[2].strip()
+        total += 1000000 if value == "INFINITY" else int(value or 0)
+    return total
+
+
+def remove_resource(lab: Lab, name: str = "vm1") -> None:
+    """Whatever state it is in."""
+    host = lab.hosts[0]
+    if host.run(f"crm_resource --resource {name} --query-xml", timeout=60).rc == 0:
+        # cleanup: a resource that has failed to stop would not be stopped
+        host.run(f"crm_resource --cleanup --resource {name}", timeout=60)
+        host.run(f"crm -F --wait resource stop {name}", timeout=240, check=True)
+        host.run(f"crm -F configure delete {name}", timeout=60, check=True)
+        host.run("crm_resource --wait --timeout=60s", timeout=90, check=True)
+
+
+def add_logs(report: pytest.TestReport, lab: Lab, command: str) -> None:
+    """What tells why a test has failed, as seen in each host."""
+    for host in lab.hosts:
+        try:
+            text = host.run(command, timeout=60).output
+        except ChannelError as error:
+            text = str(error)
+        report.sections.append((f"{host.name} at the failure", text))

@@ -1,0 +1,83 @@
+# SPDX-License-Identifier: GPL-2.0-or-later
+"""What a hypervisor says of a domain, as an event and in a sentence.
+
+Which of it is a fault is settled here, for all hypervisors alike: what it
+counts as a failure, and a pause that nobody asked for and that lasts too long.
+The end of a domain is none of the faults; monitors are told of it as such.
+"""
+
+from __future__ import annotations
+
+import time
+
+from vesper_monitor.guest.decode import Event, printable
+from vesper_monitor.transport import ENDED, Cause, Domain, DomainReport, DomainState, Notice
+
+__all__ = ["EVENT", "ending", "noticed", "reported"]
+
+#: ``Event.event`` and ``Event.probe`` of these.
+EVENT = "domain"
+PROBE = "hypervisor"
+
+_SAID = {
+    DomainState.RUNNING: "runs",
+    DomainState.PAUSED: "is paused",
+    DomainState.CRASHED: "has crashed",
+    DomainState.SHUTDOWN: "has shut down by itself",
+    DomainState.DYING: "has been destroyed",
+    DomainState.GONE: "does not run any more",
+}
+
+
+def reported(domain: Domain, report: DomainReport, paused: float | None = None) -> Event:
+    """The domain is in another state.
+
+    :param paused: s in this state, where that is too long.
+    """
+    failure = report.state is DomainState.PAUSED and (
+        paused is not None or report.cause is Cause.FAILURE
+    )
+    text = _sentence(domain.name, report)
+    if paused is not None:
+        text = f"{domain.name} is paused for {paused:.0f} s{_because(report)}"
+    return _event(
+        domain,
+        text,
+        kind="paused" if report.state is DomainState.PAUSED else "state",
+        state=report.state.value,
+        cause=report.cause.value,
+        why=_clean(report.why),
+        failure=failure,
+    )
+
+
+def noticed(domain: Domain, notice: Notice) -> Event:
+    """The hypervisor has seen something."""
+    text = f"{domain.name}: {_clean(notice.text)}"
+    return _event(domain, text, kind=notice.kind, failure=notice.failure)
+
+
+def ending(domain: Domain, report: DomainReport) -> str:
+    """That the domain does not run any more, and why: for the exit reason."""
+    assert report.state in ENDED
+    return _sentence(f"{domain.name} (domain {domain.domid})", report)
+
+
+def _sentence(who: str, report: DomainReport) -> str:
+    return f"{who} {_SAID[report.state]}{_because(report)}"
+
+
+def _because(report: DomainReport) -> str:
+    return f": {_clean(report.why)}" if report.why else ""
+
+
+def _clean(text: str) -> str:
+    """There may be names of files in it."""
+    return printable(text.encode("utf-8", "backslashreplace"))
+
+
+def _event(domain: Domain, text: str, **fields: object) -> Event:
+    return Event(
+        vm=domain.name, domid=domain.domid, probe=PROBE, event=EVENT, cpu=0, seq=0, guest_ns=0,
+        received=time.time(), fields=fields, text=text,
+    )  # fmt: skip

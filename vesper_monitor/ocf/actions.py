@@ -1,0 +1,111 @@
+# SPDX-License-Identifier: GPL-2.0-or-later
+"""Which action does what: the same for the agents of all hypervisors."""
+
+from __future__ import annotations
+
+from vesper_monitor.ocf.call import Call, Code, Exit, finish, process_age
+
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    from collections.abc import Callable, Mapping
+
+    from vesper_monitor.ocf.agent import Agent
+
+__all__ = ["main"]
+
+
+def _start(agent: Agent) -> None:
+    agent.start()
+
+
+def _stop(agent: Agent) -> None:
+    from vesper_monitor.ocf.stop import Stop
+
+    Stop(agent).run()
+
+
+def _status(agent: Agent) -> None:
+    agent.status()
+
+
+def _monitor(agent: Agent) -> None:
+    call = agent.call
+    if call.check_level >= 10:
+        from vesper_monitor.ocf.check import check
+
+        check(agent)
+    elif call.interval <= 0:
+        agent.status()
+    else:
+        from vesper_monitor.ocf.monitor import Monitor
+
+        Monitor(agent).run()
+        return
+    if call.interval <= 0:
+        agent.set_first_mark()
+
+
+def _migrate_to(agent: Agent) -> None:
+    from vesper_monitor.ocf.migrate import migrate_to
+
+    migrate_to(agent)
+
+
+def _migrate_from(agent: Agent) -> None:
+    from vesper_monitor.ocf.migrate import migrate_from
+
+    migrate_from(agent)
+
+
+def _reload(agent: Agent) -> None:
+    agent.reload()
+
+
+def _validate(agent: Agent) -> None:
+    from vesper_monitor.ocf.validate import validate
+
+    validate(agent)
+
+
+ACTIONS = {
+    "start": _start,
+    "stop": _stop,
+    "status": _status,
+    "monitor": _monitor,
+    "migrate_to": _migrate_to,
+    "migrate_from": _migrate_from,
+    "reload-agent": _reload,
+    "validate-all": _validate,
+}
+
+#: Those that refuse wrong parameters. All others must work with whatever the
+#: configuration is.
+STRICT = ("start", "reload-agent", "validate-all")
+
+
+def main(
+    name: str,
+    build: Callable[[Call, bool], Agent],
+    arguments: list[str],
+    environ: Mapping[str, str],
+) -> int:
+    """Do the action; the exit code.
+
+    :param name: of the agent, for its usage.
+    :param build: an agent out of a call; whether wrong parameters are
+        refused (:class:`~vesper_monitor.ocf.call.Exit`).
+    """
+    usage = f"usage: {name} {{{'|'.join(ACTIONS)}|meta-data}}"
+
+    def action() -> None:
+        if len(arguments) != 1:
+            raise Exit(Code.ARGS, usage)
+        if arguments[0] in ("usage", "help"):
+            print(usage)
+            return
+        do = ACTIONS.get(arguments[0])
+        if do is None:
+            raise Exit(Code.UNIMPLEMENTED, f"no such action: {arguments[0]}; {usage}")
+        do(build(Call(arguments[0], environ, process_age()), arguments[0] in STRICT))
+
+    return finish(action)

@@ -1,0 +1,49 @@
+# SPDX-License-Identifier: GPL-2.0-or-later
+"""vesper-ivshmem, the process that answers each QEMU which has VESPER's device.
+
+QEMU waits for that answer without any limit when it is started: so whether
+there will be one is asked before.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import socket
+
+__all__ = ["folder", "qemu_socket", "trouble"]
+
+#: Seconds for its answer.
+LIMIT = 1.0
+START_IT = "start it with: systemctl start vesper-ivshmem"
+
+
+def folder() -> str:
+    """Of its sockets: ``$VESPER_IVSHMEM`` or the usual one."""
+    return os.environ.get("VESPER_IVSHMEM") or "/run/vesper-ivshmem"
+
+
+def qemu_socket() -> str:
+    return os.path.join(folder(), "qemu.sock")
+
+
+def trouble() -> str:
+    """Why it will not serve another QEMU; empty: it will."""
+    path = os.path.join(folder(), "control.sock")
+    try:
+        with socket.socket(socket.AF_UNIX) as sock:
+            sock.settimeout(LIMIT)
+            sock.connect(path)
+            sock.sendall(b"ping\n")
+            answer = json.loads(sock.makefile("rb").readline(4096))
+        if answer["ok"] is not True:
+            return f"vesper-ivshmem: {answer.get('error')}"
+        if answer.get("free") == 0:
+            return f"vesper-ivshmem serves {answer.get('vms')} VMs and takes no more"
+    except TimeoutError:
+        return f"vesper-ivshmem did not answer within {LIMIT:g} s ({path})"
+    except OSError as error:
+        return f"vesper-ivshmem is not there ({path}: {error.strerror}); {START_IT}"
+    except (ValueError, LookupError, TypeError, AttributeError):
+        return f"what answers at {path} is no vesper-ivshmem"
+    return ""

@@ -1,0 +1,126 @@
+# SPDX-License-Identifier: GPL-2.0-or-later
+"""The agent ocf:vesper:LibvirtVM: its parameters."""
+
+from __future__ import annotations
+
+import os
+
+from vesper_monitor.ocf import actions
+from vesper_monitor.ocf.agent import Agent, Settings
+from vesper_monitor.ocf.parameters import Reader
+from vesper_monitor.ocf.virsh import Options, Virsh
+
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    from collections.abc import Mapping
+
+    from vesper_monitor.ocf.call import Call
+
+__all__ = ["domain_name", "main", "settings"]
+
+#: What virsh knows (virDomainShutdownFlagValues).
+SHUTDOWN_MODES = ("acpi", "agent", "initctl", "signal", "paravirt")
+UTILIZATION = ("cpu", "host_memory", "hv_memory")
+#: libvirt's configuration of its clients.
+CLIENT_CONFIG = "/etc/libvirt/libvirt.conf"
+
+
+def domain_name(call: Call) -> str:
+    """Parameter, ``<name>`` in the config, what it was when it began, resource's id."""
+    name = call.parameter("name")
+    if not name:
+        try:
+            with open(call.parameter("config"), errors="replace") as file:
+                text = file.read()
+        except (OSError, ValueError):
+            return call.remembered("name") or call.resource
+        from vesper_monitor.ocf.domain_xml import name_in
+
+        name = name_in(text)
+    return name or call.resource
+
+
+def settings(call: Call, *, strict: bool) -> tuple[Settings, Options]:
+    """Read the parameters.
+
+    :raises Exit: code 6 with what is wrong, if strict.
+    """
+    read = Reader(call)
+    found = Settings(read.path("config", "the domain's libvirt XML file"), domain_name(call))
+    if found.vm.isdecimal() or found.vm.startswith("-") or "/" in found.vm:
+        read.wrong.append(f"domain name {found.vm}: virsh takes it for something else")
+    read.common(found)
+    found.shutdown_share = 1.0
+    if read.boolean("force_stop"):
+        found.shutdown_timeout = 0.0
+    found.utilization = [
+        name for name in UTILIZATION if read.boolean(f"autoset_utilization_{name}", True)
+    ]
+    found.no_utilization = [
+        name
+        for name in UTILIZATION
+        if read.boolean(f"unset_utilization_{name}") and name not in found.utilization
+    ]
+    options = _options(read)
+    options.config = found.config
+    if strict:
+        read.refuse()
+    return found, options
+
+
+def _options(read: Reader) -> Options:
+    options = Options()
+    options.uri = read.text("hypervisor") or _default_uri()
+    options.add_device = read.boolean("add_device", True)
+    options.shutdown_mode = read.text("shutdown_mode")
+    modes = options.shutdown_mode.split(",") if options.shutdown_mode else []
+    if any(mode not in SHUTDOWN_MODES for mode in modes):
+        known = ", ".join(SHUTDOWN_MODES)
+        read.wrong.append(f"parameter shutdown_mode={options.shutdown_mode}: must be of {known}")
+        options.shutdown_mode = ""
+    options.sync_config = read.boolean("sync_config_on_stop")
+    options.save_config = read.boolean("save_config_on_stop") or options.sync_config
+    options.snapshot = read.text("snapshot")
+    if options.snapshot and read.boolean("force_stop"):
+        read.wrong.append("parameters snapshot and force_stop cannot be set both")
+    options.backing_file = read.text("backingfile")
+    options.stateless = read.boolean("stateless")
+    if options.stateless and not options.backing_file:
+        read.wrong.append("parameter stateless needs backingfile")
+    options.copy_in = read.text("copyindirs").split()
+    options.start_resources = read.boolean("start_resources")
+    options.transport = read.text("migration_transport")
+    options.user = read.text("migration_user")
+    options.network_suffix = read.text("migration_network_suffix")
+    options.migrate_uri = read.text("migrateuri")
+    options.migrate_options = read.text("migrate_options").split()
+    options.migrate_port = int(read.number("migrateport", 0) or 0)
+    options.remote_uri = read.text("remoteuri")
+    options.downtime = int(read.number("migration_downtime", 0) or 0)
+    options.speed = int(read.number("migration_speed", 0) or 0)
+    return options
+
+
+def _default_uri() -> str:
+    """As libvirt's client chooses it, but that it is not asked: it may hang."""
+    if uri := os.environ.get("VIRSH_DEFAULT_CONNECT_URI") or os.environ.get("LIBVIRT_DEFAULT_URI"):
+        return uri
+    try:
+        with open(CLIENT_CONFIG, errors="replace") as file:
+            for line in file:
+                key, _, value = line.partition("=")
+                if key.strip() == "uri_default":
+                    return value.strip().strip("\"'")
+    except OSError:
+        pass
+    return "qemu:///system"
+
+
+def _agent(call: Call, strict: bool) -> Agent:
+    found, options = settings(call, strict=strict)
+    return Agent(call, found, Virsh(options))
+
+
+def main(arguments: list[str], environ: Mapping[str, str]) -> int:
+    """Do the action; the exit code."""
+    return actions.main("LibvirtVM", _agent, arguments, environ)

@@ -1,0 +1,107 @@
+# SPDX-License-Identifier: GPL-2.0-or-later
+"""The parameters of a call, understood: how any is read, and those all agents have."""
+
+from __future__ import annotations
+
+from vesper_monitor.ocf.agent import DEFAULT_PROBES
+from vesper_monitor.ocf.call import Code, Exit
+
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    from collections.abc import Callable
+
+    from vesper_monitor.ocf.agent import Settings
+    from vesper_monitor.ocf.call import Call
+
+__all__ = ["Reader"]
+
+#: Longest name of a process that the kernel keeps (TASK_COMM_LEN - 1).
+COMM_LENGTH = 15
+
+#: As ocf_is_true() of resource-agents understands a boolean.
+TRUE = ("yes", "true", "1", "ja", "on")
+FALSE = ("no", "false", "0", "nein", "off", "")
+
+
+class Reader:
+    """Reads parameters and gathers what is wrong with them.
+
+    In place of what is wrong stands the default: a stop or a probe must work
+    with whatever the configuration is.
+    """
+
+    def __init__(self, call: Call) -> None:
+        self._call = call
+        #: what is wrong, in the order in which it was found
+        self.wrong: list[str] = []
+
+    def text(self, name: str) -> str:
+        return self._call.parameter(name)
+
+    def number(self, name: str, default: float | None, least: int = 0) -> float | None:
+        text = self.text(name)
+        if not text:
+            return default
+        if text.isascii() and text.isdecimal() and int(text) >= least:
+            return float(text)
+        bound = f" of at least {least}" if least else ""
+        self.wrong.append(f"parameter {name}={text}: must be a whole number{bound}")
+        return default
+
+    def boolean(self, name: str, default: bool = False) -> bool:
+        text = self.text(name).lower()
+        if text not in TRUE + FALSE:
+            self.wrong.append(f"parameter {name}={text}: must be true or false")
+            return default
+        return text in TRUE if text else default
+
+    def names(self, name: str, default: str, problem: Callable[[str], str]) -> list[str]:
+        """Words, separated by blanks or commas, but for those that have a problem."""
+        listed = (self.text(name) or default).replace(",", " ").split()
+        self.wrong.extend(filter(None, map(problem, listed)))
+        return [item for item in listed if not problem(item)]
+
+    def path(self, name: str, what: str) -> str:
+        """A required absolute path. :param what: it must name."""
+        text = self.text(name)
+        if not text:
+            self.wrong.append(f"parameter {name} is not set: it must name {what}")
+        elif not text.startswith("/"):
+            self.wrong.append(f"parameter {name}={text}: must be an absolute path")
+        return text
+
+    def common(self, found: Settings) -> None:
+        """Those that the agents of all hypervisors have."""
+        found.shutdown_timeout = self.number("shutdown_timeout", None)
+        found.probes = self.names("probes", DEFAULT_PROBES, _wrong_probe)
+        found.services = self.names("services", "", _wrong_service)
+        found.pause_timeout = self.number("pause_timeout", None)
+        found.scripts = self.text("monitor_scripts").split()
+        found.script_timeout = self.number("monitor_scripts_timeout", 10, 1) or 10
+        found.script_interval = self.number("monitor_scripts_interval", 10, 1) or 10
+
+    def refuse(self) -> None:
+        """:raises Exit: code 6 with the first thing that is wrong, if any is."""
+        if self.wrong:
+            raise Exit(Code.CONFIGURED, self.wrong[0])
+
+
+def _wrong_probe(name: str) -> str:
+    if name.isascii() and name.replace("_", "").isalnum() and len(name) <= 55:
+        return ""
+    return f"parameter probes: {name} is no name of a probe; they are listed by: vesper probe list"
+
+
+def _wrong_service(name: str) -> str:
+    if "/" in name:
+        return (
+            f"parameter services: {name} is a path; needed is the process's name as "
+            "'ps -o comm' in the guest shows it"
+        )
+    short = name.encode()[:COMM_LENGTH].decode(errors="ignore")
+    if short != name:
+        return (
+            f"parameter services: {name} is longer than the {COMM_LENGTH} bytes of a process's "
+            f"name that the kernel keeps; write {short}"
+        )
+    return ""

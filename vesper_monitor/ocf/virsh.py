@@ -1,0 +1,360 @@
+# SPDX-License-Identifier: GPL-2.0-or-later
+"""libvirt's toolstack ``virsh`` as the OCF agent uses it: bounded, and never wrong.
+
+A domain counts as gone only where libvirt has listed all domains and it was
+not among them; or, while libvirtd hangs or is restarted, where no QEMU
+process of it is there.  So a stop succeeds without libvirtd, too: the
+process itself is ended.
+
+This is what a monitor, a probe and a stop need.  The rest is in
+:mod:`virsh_start <vesper_monitor.ocf.virsh_start>`, ``virsh_migrate`` and
+``virsh_config``.
+"""
+
+from __future__ import annotations
+
+import time
+
+from vesper_monitor import qemu_process
+from vesper_monitor.domain_state import DomainState
+from vesper_monitor.ocf.call import log
+from vesper_monitor.ocf.toolstack import ToolstackError, ToolstackMissing, spawn, told
+
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    from vesper_monitor.ocf.toolstack import Background, HostMemory, Keeper
+
+__all__ = ["LibvirtHangs", "Options", "Virsh", "parse_stats"]
+
+VIRSH = "virsh"
+
+#: Seconds for a look by libvirt, before the processes are looked at instead.
+LOOK_LIMIT = 5.0
+#: Seconds until a libvirtd that hung is asked again.
+HANG_PAUSE = 15.0
+#: Seconds for libvirt's own destroy (it waits 15 s for QEMU's end itself).
+DESTROY_LIMIT = 20.0
+#: Seconds for QEMU to end after SIGTERM.
+TERM_LIMIT = 5.0
+KILL_PAUSE = 0.05
+
+#: virDomainState (libvirt-domain.h, 9.0).
+STATES = {
+    0: DomainState.PAUSED,  # no state: it arrives by migration
+    1: DomainState.RUNNING,
+    2: DomainState.RUNNING,  # blocked
+    3: DomainState.PAUSED,
+    4: DomainState.RUNNING,  # asked to shut down
+    5: DomainState.GONE,  # shut off
+    6: DomainState.CRASHED,
+    7: DomainState.PAUSED,  # suspended by the guest itself
+}
+#: virDomainPausedReason: pauses that do not end by themselves.
+STUCK = {
+    5: "paused after an I/O error of a disk",
+    6: "paused by its watchdog",
+    10: "paused after a panic of the guest",
+    13: "paused after a migration that failed",
+}
+#: virDomainPausedReason: what runs no more, and is not yet destroyed.
+SHUT_DOWN = 8
+PANICKED = 1  # virDomainCrashedReason
+
+
+class LibvirtHangs(ToolstackError):
+    """virsh had no answer in its time."""
+
+
+class Options:
+    """How libvirt is to be used; the parameters of LibvirtVM that only it knows."""
+
+    def __init__(self) -> None:
+        self.uri = "qemu:///system"
+        #: the domain's XML file
+        self.config = ""
+        #: add VESPER's device to a domain that lacks it
+        self.add_device = True
+        #: ``virsh shutdown --mode``
+        self.shutdown_mode = ""
+        #: save the running domain's configuration into its file
+        self.save_config = False
+        #: and tell csync2
+        self.sync_config = False
+        #: folder of the state files of suspended domains
+        self.snapshot = ""
+        #: copy-on-write image on this file
+        self.backing_file = ""
+        #: make that image anew for each start
+        self.stateless = False
+        #: what to copy into it then
+        self.copy_in: list[str] = []
+        #: start its storage pools and networks
+        self.start_resources = False
+        #: of a migration
+        self.transport = ""
+        self.user = ""
+        self.network_suffix = ""
+        self.migrate_uri = ""
+        self.migrate_options: list[str] = []
+        self.migrate_port = 0  #: 0: libvirt's choice
+        self.remote_uri = ""
+        self.downtime = 0  #: ms; 0: libvirt's default
+        self.speed = 0  #: MiB/s; 0: libvirt's default
+
+
+def parse_stats(text: str) -> dict[str, tuple[int, int]]:
+    """State and its reason of each domain by name, as ``virsh domstats --state`` has them.
+
+    :raises ToolstackError: it is not understood.
+    """
+    found: dict[str, tuple[int, int]] = {}
+    name = None
+    state = 0
+    try:
+        for line in text.splitlines():
+            key, _, value = line.strip().partition("=")
+            if line.startswith("Domain: '"):
+                name = line.strip().removeprefix("Domain: '").removesuffix("'")
+            elif key == "state.state":
+                state = int(value)
+            elif key == "state.reason" and name is not None:
+                found[name] = (state, int(value))
+    except ValueError:
+        raise ToolstackError(f"virsh domstats: not understood: {line.strip()[:80]!r}") from None
+    if text.count("Domain: '") != len(found):
+        raise ToolstackError(f"virsh domstats: not understood: {text[:120]!r}")
+    return found
+
+
+class Virsh:
+    """See :class:`~vesper_monitor.ocf.toolstack.Toolstack`."""
+
+    name = VIRSH
+    look = "virsh list --all"
+    # A guest that reboots keeps its domain.
+    reboot_gap = 0.0
+    keeper: Keeper | None = None
+    host: HostMemory | None = None
+
+    def __init__(self, options: Options) -> None:
+        self.options = options
+        self.commands: tuple[str, ...] = (VIRSH,)
+        if options.backing_file:
+            self.commands += ("qemu-img",)
+        if options.copy_in:
+            self.commands += ("virt-copy-in",)
+        if options.sync_config:
+            self.commands += ("csync2",)
+        #: names of domains that libvirt knows and that do not run
+        self.defined: set[str] = set()
+        self._why: dict[str, str] = {}
+        self._hangs_until = 0.0
+        self._by_processes = False  #: said so
+
+    # -- states ---------------------------------------------------------------
+
+    def states(self, limit: float) -> dict[str, DomainState]:
+        if time.monotonic() < self._hangs_until:
+            return self._by_process(ToolstackError("libvirtd does not answer"))
+        try:
+            stats = parse_stats(self.do(min(limit, LOOK_LIMIT), "domstats", "--state"))
+        except LibvirtHangs as error:
+            self._hangs_until = time.monotonic() + HANG_PAUSE
+            return self._by_process(error)
+        except ToolstackError as error:
+            if "not supported" not in str(error):
+                return self._by_process(error)
+            stats = self._listed(limit)
+        return self._understood(stats)
+
+    def _understood(self, stats: dict[str, tuple[int, int]]) -> dict[str, DomainState]:
+        found: dict[str, DomainState] = {}
+        self._why.clear()
+        self.defined.clear()
+        for name, (number, reason) in stats.items():
+            state = STATES.get(number, DomainState.PAUSED)
+            if state is DomainState.GONE:
+                self.defined.add(name)
+                continue
+            if number == 3 and reason in STUCK:
+                state = DomainState.CRASHED
+                self._why[name] = STUCK[reason]
+            elif number == 3 and reason == SHUT_DOWN:
+                state = DomainState.SHUTDOWN
+            elif number == 6 and reason == PANICKED:
+                self._why[name] = "crashed (panic of the guest)"
+            found[name] = state
+        return found
+
+    def _listed(self, limit: float) -> dict[str, tuple[int, int]]:
+        """For drivers without domstats (LXC, Xen), which know no reasons either."""
+        found = {}
+        for state, words in ((5, ["--inactive"]), (1, []), (3, ["--state-paused"])):
+            for name in self.do(limit, "list", "--name", *words).splitlines():
+                if name:
+                    found[name] = (state, 0)
+        return found
+
+    def _by_process(self, error: ToolstackError) -> dict[str, DomainState]:
+        """:raises ToolstackError: as given: the processes do not tell."""
+        if not self.local():
+            raise error
+        try:
+            running = qemu_process.running()
+        except FileNotFoundError:
+            if isinstance(error, ToolstackMissing):
+                return {}  # no libvirt here, so none of its domains
+            raise error from None
+        except OSError as trouble:
+            raise ToolstackError(f"{error}; and QEMU's processes: {trouble}") from error
+        if not self._by_processes:
+            log(f"{error}; QEMU's processes are looked at instead")
+        self._by_processes = True
+        self._why.clear()
+        self.defined.clear()
+        return dict.fromkeys(running, DomainState.RUNNING)
+
+    def local(self) -> bool:
+        """Whether this host's system libvirtd is meant, whose processes are known."""
+        scheme, _, rest = self.options.uri.partition("://")
+        return scheme in ("qemu", "qemu+unix") and rest == "/system"
+
+    def why(self, name: str) -> str:
+        return self._why.get(name, "")
+
+    def transient_names(self, name: str) -> tuple[str, ...]:
+        return ()
+
+    def size(self, name: str, limit: float) -> tuple[int, int] | None:
+        known = {}
+        for line in self.do(limit, "dominfo", name).splitlines():
+            key, _, value = line.partition(":")
+            known[key] = value.split()
+        try:
+            return int(known["Max memory"][0]) // 1024, int(known["CPU(s)"][0])
+        except (LookupError, ValueError):
+            raise ToolstackError(f"virsh dominfo {name}: not understood") from None
+
+    # -- start, and while it runs -------------------------------------------------
+
+    def create(self, config: str, name: str, limit: float, memory: int | None = None) -> str:
+        from vesper_monitor.ocf import virsh_start
+
+        return virsh_start.create(self, config, name, limit)
+
+    def check_config(self, config: str, name: str, limit: float) -> str:
+        from vesper_monitor.ocf import virsh_start
+
+        return virsh_start.check(self, config, limit)
+
+    def tend(self, name: str, limit: float) -> None:
+        if self.options.save_config:
+            from vesper_monitor.ocf import virsh_config
+
+            virsh_config.save(self, name, limit)
+
+    # -- stop -----------------------------------------------------------------
+
+    def suspend(self, name: str, limit: float) -> bool:
+        if not self.options.snapshot or limit <= 0:
+            return False
+        from vesper_monitor.ocf import virsh_start
+
+        return virsh_start.suspend(self, name, limit)
+
+    def shutdown(self, name: str) -> Background:
+        mode = ["--mode", self.options.shutdown_mode] if self.options.shutdown_mode else []
+        return spawn(self.command("shutdown", name, *mode))
+
+    def destroy(self, name: str, limit: float) -> None:
+        end = time.monotonic() + limit
+        trouble = ToolstackError("libvirtd does not answer")
+        if time.monotonic() >= self._hangs_until:
+            try:
+                self.do(min(limit / 2, DESTROY_LIMIT), "destroy", name)
+                return
+            except ToolstackError as error:
+                trouble = error
+        self._kill(name, end, trouble)
+
+    def _kill(self, name: str, end: float, trouble: ToolstackError) -> None:
+        """End a domain's QEMU without libvirt.
+
+        :param trouble: why libvirt did not.
+        :raises ToolstackError: it is not ended.
+        """
+        import os
+        import signal
+
+        try:
+            pid = qemu_process.owner(name) if self.local() else None
+            if pid is None:
+                raise trouble
+            process = os.pidfd_open(pid)
+        except OSError as error:
+            raise ToolstackError(f"{trouble}; and QEMU's process: {error}") from trouble
+        try:
+            if qemu_process.owner(name) != pid:
+                raise trouble  # it has just ended
+            log(f"{name}: {trouble}; ending its QEMU, process {pid}")
+            left = max(0.0, end - time.monotonic())
+            for number, until in (
+                (signal.SIGTERM, time.monotonic() + min(TERM_LIMIT, left / 2)),
+                (signal.SIGKILL, end),
+            ):
+                try:
+                    signal.pidfd_send_signal(process, number)
+                except ProcessLookupError:
+                    return
+                while qemu_process.owner(name) == pid:
+                    if time.monotonic() >= until:
+                        break
+                    time.sleep(KILL_PAUSE)
+                else:
+                    return
+            raise ToolstackError(
+                f"{trouble}; QEMU's process {pid} does not end (a disk that does not answer?)"
+            )
+        finally:
+            os.close(process)
+
+    # -- migration ----------------------------------------------------------------
+
+    def immovable(self, name: str, limit: float) -> str:
+        return ""  # libvirt itself says so before anything is sent
+
+    def migrate(self, name: str, address: str, limit: float) -> None:
+        from vesper_monitor.ocf import virsh_migrate
+
+        virsh_migrate.migrate(self, name, address, limit)
+
+    def arrived(self, name: str, limit: float) -> str:
+        from vesper_monitor.ocf import virsh_migrate
+
+        return virsh_migrate.arrived(self, name, limit)
+
+    # -- running virsh --------------------------------------------------------------
+
+    def command(self, *words: str, uri: str = "") -> list[str]:
+        return [VIRSH, "--quiet", f"--connect={uri or self.options.uri}", *words]
+
+    def do(self, limit: float, *words: str, uri: str = "", keep: tuple[int, ...] = ()) -> str:
+        """Run virsh; what it said.
+
+        :param uri: of another libvirtd than this host's.
+        :param keep: descriptors that it inherits.
+        :raises LibvirtHangs: it is not done in time.
+        :raises ToolstackError: it failed.
+        """
+        job = spawn(self.command(*words, uri=uri), keep=keep)
+        try:
+            code, text = job.wait(limit), job.output()
+        finally:
+            job.close()
+        if code is None:
+            raise LibvirtHangs(
+                f"virsh {words[0]} did not end within {max(limit, 0):.0f} s; is libvirtd well?"
+            )
+        if code != 0:
+            raise ToolstackError(f"virsh {words[0]}: exit status {code}: {told(text)}")
+        return text

@@ -1,0 +1,220 @@
+# SPDX-License-Identifier: GPL-2.0-or-later
+"""Live migration by libvirt, and what VESPER's device needs for it.
+
+A device that is its memory's master goes with the domain.  Any other (it was
+plugged in while the domain ran, or the administrator's XML does not say so)
+keeps QEMU from migrating: it is unplugged, which the guest must agree to, and
+at the target a new one is plugged in.
+"""
+
+from __future__ import annotations
+
+import time
+
+from vesper_monitor.ocf import domain_xml, holder
+from vesper_monitor.ocf.call import log
+from vesper_monitor.ocf.files import in_memory
+from vesper_monitor.ocf.toolstack import ToolstackError, finished, spawn
+
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    from xml.etree.ElementTree import Element
+
+    from vesper_monitor.ocf.toolstack import Background
+    from vesper_monitor.ocf.virsh import Options, Virsh
+
+__all__ = ["Route", "arrived", "migrate"]
+
+#: Seconds for one command beside the migration itself.
+LIMIT = 10.0
+#: Seconds for the guest to let go of its device.
+UNPLUG_LIMIT = 10.0
+UNPLUG_PAUSE = 0.25
+#: Seconds between two tries to set the downtime: libvirt takes it when the
+#: migration is under way.
+DOWNTIME_PAUSE = 0.5
+
+
+class Route:
+    """Which way the domain goes, as the stock agent finds it.
+
+    :param node: the target's name in the cluster.
+    """
+
+    def __init__(self, options: Options, node: str) -> None:
+        host = _suffixed(node, options.network_suffix)
+        #: how libvirt's client reaches the target's libvirtd
+        self.remote = options.remote_uri.replace("%n", node)
+        if not self.remote:
+            user = f"{options.user}@" if options.user else ""
+            self.remote = _elsewhere(options.uri, options.transport, user + host)
+        else:
+            host = node
+        words = iter(options.migrate_options)
+        given = options.migrate_uri
+        #: more options for virsh
+        self.options: list[str] = []
+        for word in words:
+            if word.startswith("--migrateuri="):
+                given = given or word.partition("=")[2]
+            elif word == "--migrateuri":
+                given = given or next(words, "")
+            else:
+                self.options.append(word.replace("%n", host))
+        #: how the memory goes; empty: libvirt's choice
+        self.memory = given.replace("%n", host)
+        if not given and options.network_suffix:
+            scheme = options.uri.partition(":")[0].partition("+")[0]
+            target = _suffixed(node, options.network_suffix)
+            if scheme == "xen":
+                self.memory = target
+            elif scheme == "qemu":
+                port = f":{options.migrate_port}" if options.migrate_port else ""
+                self.memory = f"tcp://{target}{port}"
+            else:
+                log(f"migration_network_suffix: not for {scheme}; libvirt chooses the network")
+
+
+def _suffixed(node: str, suffix: str) -> str:
+    """``node1.example.org`` and ``-mig``: ``node1-mig.example.org``."""
+    name, dot, domain = node.partition(".")
+    return name + suffix + dot + domain
+
+
+def _elsewhere(uri: str, transport: str, host: str) -> str:
+    """The same hypervisor on another host: ``qemu+TRANSPORT://HOST/system``."""
+    scheme, _, rest = uri.partition("://")
+    here, _, path = rest.partition("/")
+    driver, _, old = scheme.partition("+")
+    port = here.rpartition(":")[2] if ":" in here else ""
+    via = transport or old
+    return f"{driver}{'+' + via if via else ''}://{host}{':' + port if port else ''}/{path}"
+
+
+def migrate(virsh: Virsh, name: str, node: str, limit: float) -> None:
+    """See :class:`~vesper_monitor.ocf.toolstack.Toolstack`.
+
+    :param node: the target's name in the cluster.
+    """
+    end = time.monotonic() + limit
+    options = virsh.options
+    route = Route(options, node)
+    virsh.tend(name, LIMIT)
+    root = _live(virsh, name, LIMIT)
+    device = domain_xml.device(root, holder.qemu_socket())
+    if options.start_resources:
+        from vesper_monitor.ocf.virsh_start import start_resources
+
+        start_resources(virsh, root, route.remote)
+    unplugged = device is not None and not domain_xml.masters(root, device)
+    if device is not None and unplugged:
+        log(f"{name}: VESPER's device is no master and cannot go along: unplugging it")
+        _unplug(virsh, name, device)
+    try:
+        try:
+            _send(virsh, name, route, end)
+        except ToolstackError as error:
+            if device is None or unplugged or not domain_xml.blames_device(str(error)):
+                raise
+            log(f"{name}: {error}; unplugging VESPER's device and trying again")
+            _unplug(virsh, name, device)
+            unplugged = True
+            _send(virsh, name, route, end)
+    except ToolstackError:
+        if unplugged and (trouble := _plug(virsh, name)):
+            log(f"{name}: is not watched any more: {trouble}")
+        raise
+
+
+def arrived(virsh: Virsh, name: str, limit: float) -> str:
+    """Plug the device in where it is missing. Never fails.
+
+    :returns: why it is still missing.
+    """
+    virsh.tend(name, limit)
+    if not virsh.options.add_device:
+        return ""
+    try:
+        root = _live(virsh, name, limit)
+        if root.get("type") not in ("kvm", "qemu"):
+            return f"a domain of type {root.get('type')} has no ivshmem device"
+        if domain_xml.device(root, holder.qemu_socket()) is not None:
+            return ""
+    except ToolstackError as error:
+        log(f"{name}: whether it has VESPER's device is not known: {error}")
+        return ""
+    return _plug(virsh, name)
+
+
+def _send(virsh: Virsh, name: str, route: Route, end: float) -> None:
+    """:raises ToolstackError: it did not go."""
+    options = virsh.options
+    if options.speed:
+        virsh.do(LIMIT, "migrate-setspeed", name, str(options.speed))
+    memory = [route.memory] if route.memory else []
+    command = virsh.command("migrate", "--live", *route.options, name, route.remote, *memory)
+    log(f"{name}: {' '.join(command)}")
+    job = spawn(command)
+    try:
+        if options.downtime:
+            _set_downtime(virsh, name, job, end)
+        code = job.wait(end - time.monotonic())
+    except ToolstackError as error:
+        log(f"{name}: downtime: {error}")
+        code = job.wait(end - time.monotonic())
+    if code is None:
+        # It would go on, and the domain would be at the target after all.
+        try:
+            virsh.do(LIMIT, "domjobabort", name)
+        except ToolstackError as error:
+            log(f"{name}: {error}")
+    finished(job, 1.0)
+
+
+def _set_downtime(virsh: Virsh, name: str, job: Background, end: float) -> None:
+    words = ("migrate-setmaxdowntime", name, str(virsh.options.downtime))
+    trouble: ToolstackError | None = None
+    while job.wait(DOWNTIME_PAUSE) is None and time.monotonic() < end:
+        try:
+            virsh.do(LIMIT, *words)
+            return
+        except ToolstackError as error:
+            trouble = error
+    if trouble is not None:
+        raise trouble
+
+
+def _unplug(virsh: Virsh, name: str, device: Element) -> None:
+    """:raises ToolstackError: the guest does not let go of it."""
+    virsh.do(LIMIT, "detach-device-alias", name, domain_xml.alias(device), "--live")
+    end = time.monotonic() + UNPLUG_LIMIT
+    while domain_xml.device(_live(virsh, name, LIMIT), holder.qemu_socket()) is not None:
+        if time.monotonic() >= end:
+            raise ToolstackError(
+                f"VESPER's device cannot go along, and the guest did not let go of it within "
+                f"{UNPLUG_LIMIT:g} s; nothing was sent. Start the VM anew, with add_device=true"
+            )
+        time.sleep(UNPLUG_PAUSE)
+
+
+def _plug(virsh: Virsh, name: str) -> str:
+    """:returns: why the domain has no device now; empty: it has."""
+    if trouble := holder.trouble():
+        return trouble
+    try:
+        in_memory(
+            domain_xml.hot_plug(holder.qemu_socket()),
+            lambda path, fd: virsh.do(LIMIT, "attach-device", name, path, "--live", keep=(fd,)),
+        )
+    except ToolstackError as error:
+        return str(error)
+    log(f"{name}: VESPER's device is plugged in")
+    return ""
+
+
+def _live(virsh: Virsh, name: str, limit: float) -> Element:
+    """:raises ToolstackError: not known."""
+    try:
+        return domain_xml.parse(virsh.do(limit, "dumpxml", name))
+    except ValueError as error:
+        raise ToolstackError(f"virsh dumpxml {name}: {error}") from None
