@@ -4,15 +4,17 @@
  * kernel's log are left where the host can read them, also after this kernel
  * has died.
  *
- * From kmsg_dump(): in panic() after the panic notifiers, with the other CPUs
- * stopped, and at the end of an oops.  Where a crash kernel is loaded panic()
- * starts it before that, unless crash_kexec_post_notifiers is set: it is left
- * alone.  Nothing here waits, takes a lock, or allocates.
+ * In panic() before the panic notifiers, with the other CPUs stopped: one of
+ * them may end this kernel (pvpanic's tells QEMU, which stops it at once).  At
+ * the end of an oops from kmsg_dump().  Where a crash kernel is
+ * loaded panic() starts it before that, unless crash_kexec_post_notifiers is
+ * set: it is left alone.  Nothing here waits, takes a lock, or allocates.
  */
 
 #include <linux/atomic.h>
 #include <linux/kernel.h>
 #include <linux/kmsg_dump.h>
+#include <linux/kprobes.h>
 #include <linux/notifier.h>
 #include <linux/rcupdate.h>
 #include <linux/sched.h>
@@ -37,20 +39,6 @@ static struct vsp_shared words_shared;		/* under vsp_lock */
 
 /* A slot is being written. */
 static atomic_t writing[VSP_WORDS_KINDS];
-
-/* What panic() was called with.  One CPU panics. */
-static char panic_message[VSP_WORDS_MESSAGE_LEN];
-
-static int note_panic(struct notifier_block *nb, unsigned long event, void *message)
-{
-	strscpy(panic_message, message, sizeof(panic_message));
-	return NOTIFY_DONE;
-}
-
-static struct notifier_block panic_nb = {
-	.notifier_call = note_panic,
-	.priority = INT_MAX,	/* another one may end this kernel */
-};
 
 static void write_stack(char *text, size_t size)
 {
@@ -82,33 +70,74 @@ static void write_slot(struct vsp_words_slot *slot, const char *message)
 	WRITE_ONCE(slot->seq, seq + 2);
 }
 
-static void leave_words(enum kmsg_dump_reason reason)
+static void leave_words(enum vsp_words_kind kind, const char *message)
 {
-	bool panic = reason == KMSG_DUMP_PANIC;
-	enum vsp_words_kind kind = panic ? VSP_WORDS_PANIC : VSP_WORDS_OOPS;
-
-	if (!panic && reason != KMSG_DUMP_OOPS)
-		return;
 	/* Oopses on two CPUs at the same time: those of the first will do. */
 	if (atomic_cmpxchg(&writing[kind], 0, 1))
 		return;
 	rcu_read_lock();
-	write_slot(&rcu_dereference(words)->slot[kind], panic ? panic_message : "");
+	write_slot(&rcu_dereference(words)->slot[kind], message);
 	rcu_read_unlock();
 	atomic_set_release(&writing[kind], 0);
 	vsp_notify();
+}
+
+/* One CPU panics, once; it gets here in one way or two. */
+static void words_panic(const char *message)
+{
+	static bool left;
+
+	if (left)
+		return;
+	left = true;
+	leave_words(VSP_WORDS_PANIC, message);
+}
+
+static int panic_notify(struct notifier_block *nb, unsigned long event, void *message)
+{
+	words_panic(message);
+	return NOTIFY_DONE;
+}
+
+static struct notifier_block panic_nb = {
+	.notifier_call = panic_notify,
+	.priority = INT_MAX,
+};
+
+/*
+ * In Linux 6.1 and later pvpanic's notifier has the same priority, and of those the
+ * one that was registered first comes first: if that is pvpanic's, it is
+ * forestalled; if not, it is not there yet and the probe cannot be registered.
+ */
+static int pvpanic_entered(struct kprobe *kp, struct pt_regs *regs)
+{
+	words_panic((const char *)regs_get_kernel_argument(regs, 2));
+	return 0;
+}
+
+static struct kprobe pvpanic_kp = {
+	.symbol_name = "pvpanic_panic_notify",
+	.pre_handler = pvpanic_entered,
+};
+
+static bool pvpanic_probed;
+
+static void words_oops(enum kmsg_dump_reason reason)
+{
+	if (reason == KMSG_DUMP_OOPS)
+		leave_words(VSP_WORDS_OOPS, "");
 }
 
 /* The reason has been a part of something larger since Linux 6.12. */
 #if LINUX_VERSION_CODE >= KERNEL_VERSION(6, 12, 0)
 static void words_dump(struct kmsg_dumper *dumper, struct kmsg_dump_detail *detail)
 {
-	leave_words(detail->reason);
+	words_oops(detail->reason);
 }
 #else
 static void words_dump(struct kmsg_dumper *dumper, enum kmsg_dump_reason reason)
 {
-	leave_words(reason);
+	words_oops(reason);
 }
 #endif
 
@@ -176,6 +205,7 @@ int vsp_words_init(void)
 	if (err)
 		goto release;
 	atomic_notifier_chain_register(&panic_notifier_list, &panic_nb);
+	pvpanic_probed = !register_kprobe(&pvpanic_kp);
 	return 0;
 
 release:
@@ -191,6 +221,8 @@ void vsp_words_exit(void)
 {
 	void *home = words_shared.home;
 
+	if (pvpanic_probed)
+		unregister_kprobe(&pvpanic_kp);
 	atomic_notifier_chain_unregister(&panic_notifier_list, &panic_nb);
 	kmsg_dump_unregister(&dumper);	/* waits for one that runs */
 	mutex_lock(&vsp_lock);
