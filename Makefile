@@ -108,6 +108,8 @@ install:
 		install -D -m 755 ocf/$$agent $(DESTDIR)/usr/lib/ocf/resource.d/vesper/$$agent; done
 	install -D -m 644 vesper_monitor/vesperd.service $(DESTDIR)/lib/systemd/system/vesperd.service
 	install -m 644 kvm_transport/vesper-ivshmem.service $(DESTDIR)/lib/systemd/system/
+	install -D -m 644 ocf/libvirt.conf \
+		$(DESTDIR)/lib/systemd/system/resource-agents-deps.target.d/vesper-libvirt.conf
 	install -D -m 644 vesper_monitor/vesperd.toml $(DESTDIR)/usr/share/doc/vesper/vesperd.toml
 	for page in $(wildcard docs/man/*.[1-8]); do \
 		install -D -m 644 $$page $(DESTDIR)/usr/share/man/man$${page##*.}/$${page##*/}; done

@@ -138,6 +138,19 @@ def test_a_restart_of_libvirtd_does_not_fail_a_start(host: Host) -> None:
     assert "Connection refused; trying again" in result.stderr
 
 
+def test_a_libvirtd_that_dies_when_it_has_done_it(host: Host) -> None:
+    host.tool.rename(host.bin / "real")
+    host.script(
+        "virsh",
+        'real "$@" || exit\n[ "$3" = create ] || exit 0\n'
+        'echo "error: End of file while reading data: Input/output error" >&2; exit 1',
+    )
+    result = host.call("start")
+    assert result.code == SUCCESS
+    assert host.running() == ["vm1"]
+    assert len(host.calls("create")) == 2
+
+
 def test_a_libvirtd_that_stays_away_fails_a_start_in_time(host: Host) -> None:
     host.be("away")
     result = host.call("start", timeout=6)

@@ -240,6 +240,7 @@ def test_a_qemu_that_cannot_have_the_device_starts_without(host: Host, holder: H
     assert result.code == SUCCESS
     assert host.running() == ["vm1"]
     assert "trying again without VESPER's device" in result.stderr
+    assert len(host.calls("create")) == 2
     assert "Permission denied" in degraded(host).stderr
 
 

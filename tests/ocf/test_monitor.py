@@ -48,6 +48,15 @@ def test_what_it_asks(watched: Host) -> None:
     assert watched.calls() == []
 
 
+def test_how_long_a_pause_may_last_is_vesperds_unless_said(watched: Host) -> None:
+    answer(watched, result="fine")
+    watched.call("monitor", interval=1)
+    watched.call("monitor", interval=1, OCF_RESKEY_pause_timeout="90")
+    watched.call("reload-agent", OCF_RESKEY_pause_timeout="0")
+    asked = [*watched.vesperd.asked("wait"), *watched.vesperd.asked("change")]
+    assert [request.get("pause_timeout") for request in asked] == [None, 90, 0]
+
+
 def test_a_fault_is_a_failure_with_its_reason(watched: Host) -> None:
     reason = "httpd[97] killed by SIGSEGV at 0x0 sent by sh[80] uid 0 (service)"
     answer(watched, result="fault", reason=reason, fault={})

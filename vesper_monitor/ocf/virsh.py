@@ -15,7 +15,6 @@ from __future__ import annotations
 
 import time
 
-from vesper_monitor import qemu_process
 from vesper_monitor.domain_state import DomainState
 from vesper_monitor.ocf.call import log
 from vesper_monitor.ocf.toolstack import ToolstackError, ToolstackMissing, spawn, told
@@ -199,6 +198,8 @@ class Virsh:
         """:raises ToolstackError: as given: the processes do not tell."""
         if not self.local():
             raise error
+        from vesper_monitor import qemu_process
+
         try:
             running = qemu_process.running()
         except FileNotFoundError:
@@ -286,6 +287,8 @@ class Virsh:
         import os
         import signal
 
+        from vesper_monitor import qemu_process
+
         try:
             pid = qemu_process.owner(name) if self.local() else None
             if pid is None:
@@ -356,5 +359,5 @@ class Virsh:
                 f"virsh {words[0]} did not end within {max(limit, 0):.0f} s; is libvirtd well?"
             )
         if code != 0:
-            raise ToolstackError(f"virsh {words[0]}: exit status {code}: {told(text)}")
+            raise ToolstackError(f"virsh {words[0]}: {told(text).removeprefix('error: ')}")
         return text

@@ -30,6 +30,8 @@ LIMIT = 10.0
 #: Seconds for the guest to let go of its device.
 UNPLUG_LIMIT = 10.0
 UNPLUG_PAUSE = 0.25
+#: Seconds to abort a migration that is not done in time.
+ABORT_LIMIT = 10.0
 #: Seconds between two tries to set the downtime: libvirt takes it when the
 #: migration is under way.
 DOWNTIME_PAUSE = 0.5
@@ -58,7 +60,8 @@ class Route:
             if word.startswith("--migrateuri="):
                 given = given or word.partition("=")[2]
             elif word == "--migrateuri":
-                given = given or next(words, "")
+                value = next(words, "")
+                given = given or value
             else:
                 self.options.append(word.replace("%n", host))
         #: how the memory goes; empty: libvirt's choice
@@ -117,7 +120,13 @@ def migrate(virsh: Virsh, name: str, node: str, limit: float) -> None:
             if device is None or unplugged or not domain_xml.blames_device(str(error)):
                 raise
             log(f"{name}: {error}; unplugging VESPER's device and trying again")
-            _unplug(virsh, name, device)
+            try:
+                _unplug(virsh, name, device)
+            except ToolstackError as clings:
+                raise ToolstackError(
+                    f"{node} cannot serve VESPER's device (does vesper-ivshmem run there?), "
+                    f"and {clings}"
+                ) from error
             unplugged = True
             _send(virsh, name, route, end)
     except ToolstackError:
@@ -155,20 +164,16 @@ def _send(virsh: Virsh, name: str, route: Route, end: float) -> None:
     command = virsh.command("migrate", "--live", *route.options, name, route.remote, *memory)
     log(f"{name}: {' '.join(command)}")
     job = spawn(command)
-    try:
-        if options.downtime:
-            _set_downtime(virsh, name, job, end)
-        code = job.wait(end - time.monotonic())
-    except ToolstackError as error:
-        log(f"{name}: downtime: {error}")
-        code = job.wait(end - time.monotonic())
-    if code is None:
+    abort = end - min(ABORT_LIMIT, (end - time.monotonic()) / 4)
+    if options.downtime:
+        _set_downtime(virsh, name, job, abort)
+    if job.wait(abort - time.monotonic()) is None:
         # It would go on, and the domain would be at the target after all.
         try:
-            virsh.do(LIMIT, "domjobabort", name)
+            virsh.do((end - time.monotonic()) / 2, "domjobabort", name)
         except ToolstackError as error:
             log(f"{name}: {error}")
-    finished(job, 1.0)
+    finished(job, end - time.monotonic())
 
 
 def _set_downtime(virsh: Virsh, name: str, job: Background, end: float) -> None:
@@ -181,7 +186,7 @@ def _set_downtime(virsh: Virsh, name: str, job: Background, end: float) -> None:
         except ToolstackError as error:
             trouble = error
     if trouble is not None:
-        raise trouble
+        log(f"{name}: the downtime is not set: {trouble}")
 
 
 def _unplug(virsh: Virsh, name: str, device: Element) -> None:
@@ -192,7 +197,7 @@ def _unplug(virsh: Virsh, name: str, device: Element) -> None:
         if time.monotonic() >= end:
             raise ToolstackError(
                 f"VESPER's device cannot go along, and the guest did not let go of it within "
-                f"{UNPLUG_LIMIT:g} s; nothing was sent. Start the VM anew, with add_device=true"
+                f"{UNPLUG_LIMIT:g} s; nothing was sent; see ocf_vesper_LibvirtVM(7)"
             )
         time.sleep(UNPLUG_PAUSE)
 

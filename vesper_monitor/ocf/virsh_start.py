@@ -11,6 +11,7 @@ from __future__ import annotations
 import os
 import time
 
+from vesper_monitor.domain_state import DomainState
 from vesper_monitor.ocf import domain_xml, holder
 from vesper_monitor.ocf.call import log
 from vesper_monitor.ocf.files import in_memory, replace
@@ -28,8 +29,8 @@ __all__ = ["check", "create", "start_resources", "suspend"]
 LIMIT = 20.0
 #: Seconds between two tries to reach a libvirtd that is being restarted.
 AWAY_PAUSE = 1.0
-#: What virsh says of that.
-AWAY = ("failed to connect", "end of file", "cannot recv", "cannot write", "connection reset")
+#: What virsh says of that. (QEMU's own "failed to connect" is another one.)
+AWAY = ("failed to connect socket", "end of file", "cannot recv", "cannot write", "reset by peer")
 
 
 def create(virsh: Virsh, config: str, name: str, limit: float) -> str:
@@ -144,6 +145,8 @@ def start_resources(virsh: Virsh, root: Element, uri: str = "") -> None:
 
 def _create(virsh: Virsh, root: Element, end: float) -> None:
     """:raises ToolstackError: it does not run."""
+    name = root.findtext("name") or ""
+    again = False
     while True:
         try:
             in_memory(
@@ -153,9 +156,12 @@ def _create(virsh: Virsh, root: Element, end: float) -> None:
             return
         except ToolstackError as error:
             away = any(word in str(error).lower() for word in AWAY)
+            if again and not away and virsh.states(LIMIT).get(name) is DomainState.RUNNING:
+                return  # libvirtd had done it before it went away
             if not away or time.monotonic() + AWAY_PAUSE + 1.0 > end:
                 raise
-            log(f"{root.findtext('name')}: {error}; trying again")
+            log(f"{name}: {error}; trying again")
+            again = True
             time.sleep(AWAY_PAUSE)
 
 
@@ -182,6 +188,8 @@ def _undefine(virsh: Virsh, config: str, name: str, text: str) -> None:
             replace(config, text, before)
     except OSError as error:
         raise ToolstackError(f"{config}: {error.strerror}") from error
+    except ToolstackError as error:
+        log(f"{name}: stays defined (it has snapshots?): {error}")
 
 
 def _make_image(options: Options, config: str, end: float) -> None:
@@ -194,7 +202,7 @@ def _make_image(options: Options, config: str, end: float) -> None:
     _run(end, "qemu-img", "create", "-q", "-f", "qcow2", "-F", _format(backing, end),
          "-b", backing, image)  # fmt: skip
     log(f"{image}: made on {backing}")
-    if options.stateless and options.copy_in:
+    if options.copy_in:
         _run(end, "virt-copy-in", "-a", image, *options.copy_in, "/")
 
 
