@@ -157,10 +157,11 @@ def end(detail: int | None, said_before: str = "") -> DomainReport:
     """
     if said_before == "panic":
         return DomainReport(DomainState.GONE, Cause.FAILURE, PANIC)
+    # QEMU itself exits then, and libvirt takes that for a failure of QEMU's.
+    if said_before == "watchdog" and detail in (None, 0, 2, 5):
+        return DomainReport(DomainState.GONE, Cause.FAILURE, "switched off by its watchdog")
     if detail is None:
         return _KILLED
-    if detail == 0 and said_before == "watchdog":
-        return DomainReport(DomainState.GONE, Cause.FAILURE, "switched off by its watchdog")
     if detail == 0 and said_before == "signal":
         return DomainReport(DomainState.GONE, Cause.FAILURE, "its QEMU was ended by a signal")
     return DomainReport(DomainState.GONE, *_ENDS.get(detail, (Cause.UNKNOWN, "")))

@@ -248,8 +248,9 @@ class KvmTransport:
                     life.explain(said[1])
                     break
             return
-        if not lives or lives[-1].ended:
+        if not lives:
             return
+        # What comes after QEMU's end is of shortly before it.
         life = lives[-1]
         if kind == "LIFECYCLE":
             self._changed(life, *said)

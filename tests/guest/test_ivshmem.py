@@ -140,7 +140,7 @@ def test_the_device_goes_and_comes(test_guest: Any, tmp_path: Path) -> None:
             guest.machine.tell("echo deep >/sys/power/mem_sleep; echo mem >/sys/power/state")
             await seen.see(lambda: SessionState.WAITING in seen.states, "suspended")
             await until(lambda: guest.run_state() == "suspended", "S3", SLOW)
-            guest.machine.qmp("system_wakeup")
+            guest.qmp.command("system_wakeup")
             await seen.see(lambda: seen.session.state is SessionState.ACTIVE, "resumed")
             guest.machine.tell("sh -c 'kill -HUP $$'")
             await seen.see(lambda: seen.of("send_signal", signal="SIGHUP"), "after the resume")

@@ -4,11 +4,14 @@
 from __future__ import annotations
 
 import dataclasses
+import inspect
+import itertools
 from pathlib import Path
 
 import pytest
 
 import vesper_monitor
+from kvm_transport.transport import KvmTransport
 from vesper_monitor.daemon.config import Config, ConfigError, load
 
 EXAMPLE = Path(vesper_monitor.__file__).parent / "vesperd.toml"
@@ -25,10 +28,16 @@ def test_the_example_shows_every_key_with_its_default(tmp_path: Path) -> None:
     active = [line[1:] for line in lines if line.startswith("#") and not line.startswith("# ")]
     path = tmp_path / "vesperd.toml"
     path.write_text("\n".join(line for line in active if line))
-    assert load(path) == Config()
-    assert {line.split(" =")[0] for line in active if line} == {
+    config = load(path)
+    tables = config.transport_settings
+    assert dataclasses.replace(config, transport_settings={}) == Config()
+    keys = itertools.takewhile(lambda line: not line.startswith("["), active)
+    assert {line.split(" =")[0] for line in keys if line} | {"transport_settings"} == {
         field.name for field in dataclasses.fields(Config)
     }
+    # Those of a transport are its class's keyword arguments.
+    parameters = inspect.signature(KvmTransport).parameters.values()
+    assert tables == {"kvm": {parameter.name: parameter.default for parameter in parameters}}
 
 
 @pytest.mark.parametrize(
@@ -40,6 +49,7 @@ def test_the_example_shows_every_key_with_its_default(tmp_path: Path) -> None:
         ("keep_events = true", "'keep_events' must be a number"),
         ("monitor_grace = -1", "'monitor_grace' must be a number that is not negative"),
         ("socket = 1", "'socket' must be a string"),
+        ("[socket]\nkvm = 1", "'socket' must be a string"),
         ("transports = 'xen'", "'transports' must be a list"),
         ("log_level = 'loud'", "'log_level' must be one of"),
         ("socket = ", "Invalid value"),

@@ -13,12 +13,17 @@ from hypothesis import strategies as st
 from vesper_monitor.guest import abi, decode
 from vesper_monitor.guest.decode import Event, printable, signal_name
 from vesper_monitor.guest.records import RECORDS
+from vesper_monitor.guest.relay import RawRecord
 
 
-def decoded(record: ctypes.Structure | bytes, **more: int) -> Event:
-    return decode.decode(
-        bytes(record), vm="vm1", domid=3, probe="p", cpu=more.get("cpu", 0), received=1.5
-    )
+def raw(record: ctypes.Structure | bytes, lost: int = 0) -> RawRecord:
+    head = abi.Record.from_buffer_copy(bytes(record))
+    return RawRecord(head.seq, head.time_ns, head.event, lost, bytes(record))
+
+
+def decoded(record: ctypes.Structure | bytes) -> Event:
+    (event,) = decode.decode([raw(record)], vm="vm1", domid=3, probe="p", cpu=0, received=1.5)
+    return event
 
 
 def test_send_signal() -> None:
@@ -97,10 +102,19 @@ def test_signal_name(number: int, name: str) -> None:
 
 
 def test_lost() -> None:
-    event = decode.lost(
-        1, vm="vm1", domid=3, probe="p", cpu=2, seq=5, guest_ns=2**64 - 1, received=0.0
-    )
-    assert event.event == "lost"
+    record = raw(abi.SendSignal(rec=abi.Record(event=1, seq=6, time_ns=2**64 - 1)), lost=1)
+    event, after = decode.decode([record], vm="vm1", domid=3, probe="p", cpu=2, received=0.0)
+    assert (event.event, event.seq, after.seq) == ("lost", 5, 6)
     assert event.fields == {"count": 1}
     assert event.text.startswith("1 record of p on CPU 2 lost")
     assert event.guest_ns < 2**63
+
+
+def test_a_record_is_read_when_somebody_looks() -> None:
+    event = decoded(abi.SendSignal(rec=abi.Record(event=1), sig=15, sender_comm=b"sh"))
+    with pytest.raises(AttributeError):
+        event.nothing  # type: ignore[attr-defined]  # noqa: B018
+    assert event == event
+    assert event.fields is event.fields
+    assert event.text == "SIGTERM sent to [0], by sh[0] uid 0"
+    assert event.to_json()["fields"] == event.fields

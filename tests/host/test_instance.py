@@ -11,7 +11,7 @@ from hypothesis.stateful import RuleBasedStateMachine, invariant, precondition, 
 
 from vesper_monitor.faults.fault import Fault, InstanceRecord
 from vesper_monitor.faults.instance import CALM, HOLD, Instance, InstanceState, Result, Waiter
-from vesper_monitor.transport import DomainState
+from vesper_monitor.transport import Cause, DomainReport, DomainState
 
 RECORD = InstanceRecord("r/u/1/1", "r", "vm1", "u", 1, 1.0, ("send_signal",), ("httpd",))
 
@@ -129,10 +129,11 @@ def test_a_guest_that_toggles_does_not_keep_the_host_busy() -> None:
 def test_a_dead_domain_is_told_at_once() -> None:
     instance = monitored()
     waiter = begin(instance, 1.0)
-    instance.domain_ended(DomainState.CRASHED, "it crashed")
+    instance.domain_ended(DomainReport(DomainState.CRASHED, Cause.FAILURE), "it crashed")
     assert waiter.answer is not None
     assert waiter.answer.to_json() == {
         "ok": True, "result": "dead", "reason": "it crashed", "state": "crashed",
+        "cause": "failure",
     }  # fmt: skip
 
 

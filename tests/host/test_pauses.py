@@ -11,7 +11,7 @@ import pytest
 from vesper_monitor.faults.attributes import NodeAttributes
 from vesper_monitor.faults.instance import Instance, Result, Waiter
 from vesper_monitor.faults.pauses import Pauses
-from vesper_monitor.transport import DomainState
+from vesper_monitor.transport import DomainReport, DomainState
 
 from .test_attributes import Cluster, settle
 from .test_instance import RECORD, fault
@@ -143,6 +143,6 @@ def test_degraded_is_not_told_in_a_pause() -> None:
 
 def test_the_end_of_the_domain_is_told_in_a_pause() -> None:
     instance, waiter = paused_instance()
-    instance.domain_ended(DomainState.GONE, "gone")
+    instance.domain_ended(DomainReport(DomainState.GONE), "gone")
     assert waiter.answer is not None
     assert waiter.answer.result is Result.DEAD

@@ -12,6 +12,7 @@ from hypothesis import strategies as st
 from vesper_monitor.faults.rules import RULES, Scope, Verdict, judge
 from vesper_monitor.guest import abi
 from vesper_monitor.guest.decode import Event, decode
+from vesper_monitor.guest.relay import RawRecord
 
 
 def event(kind: str, **fields: Any) -> Event:
@@ -110,7 +111,8 @@ def test_oom_asked_for_by_sysrq() -> None:
 def test_no_record_makes_a_rule_raise(data: bytes, services: list[str]) -> None:
     for kind in (*abi.EventType, data[12]):
         record = data[:4] + kind.to_bytes(2, "little") + data[6:]
-        decoded = decode(record, vm="vm1", domid=1, probe="p", cpu=0, received=0.0)
+        found = RawRecord(0, 0, kind, 0, record)
+        (decoded,) = decode([found], vm="vm1", domid=1, probe="p", cpu=0, received=0.0)
         verdict = judge(decoded, services)
         assert verdict is None or ("\n" not in verdict.reason and verdict.reason.isprintable())
 

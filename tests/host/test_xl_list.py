@@ -8,7 +8,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from vesper_monitor.domain_state import DomainState
-from vesper_monitor.transport import TransportError
+from vesper_monitor.transport import Cause, TransportError
 from xen_transport.toolstack import parse
 
 LIST = """\
@@ -29,7 +29,7 @@ vm10                                        12   160     1     ---sw-       4.0
 
 
 def test_states() -> None:
-    assert parse(LIST) == {
+    assert {domid: report.state for domid, report in parse(LIST).items()} == {
         0: DomainState.RUNNING,
         3: DomainState.RUNNING,
         4: DomainState.PAUSED,
@@ -44,6 +44,17 @@ def test_states() -> None:
     }
 
 
+def test_causes() -> None:
+    """What is wanted, and what has failed: as on any other hypervisor."""
+    reports = parse(LIST)
+    assert [reports[domid].cause for domid in (4, 6, 7, 9, 11, 12)] == [
+        Cause.ASKED, Cause.FAILURE, Cause.ASKED, Cause.ASKED, Cause.REBOOT, Cause.FAILURE,
+    ]  # fmt: skip
+    assert "xl pause" in reports[4].why and "xl pause" in reports[10].why
+    assert "migrated" in reports[9].why
+    assert "watchdog" in reports[12].why
+
+
 def test_something_else_is_no_empty_list() -> None:
     """A domain must not count as gone because xl has said something else."""
     with pytest.raises(TransportError):
@@ -54,5 +65,6 @@ def test_something_else_is_no_empty_list() -> None:
 def test_any_text(text: str) -> None:
     try:
         assert all(domid >= 0 for domid in parse(text))
+        parse("Name  ID  Mem VCPUs State Time(s)\n" + text)
     except TransportError:
         pass

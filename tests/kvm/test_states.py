@@ -72,6 +72,7 @@ def test_the_numbers_are_libvirts() -> None:
     [
         ("SHUTDOWN", "", Cause.ASKED, "shut down from inside"),
         ("SHUTDOWN", "watchdog", Cause.FAILURE, "switched off by its watchdog"),
+        ("FAILED", "watchdog", Cause.FAILURE, "switched off by its watchdog"),
         ("SHUTDOWN", "signal", Cause.FAILURE, "ended by a signal"),
         ("DESTROYED", "signal", Cause.ASKED, "virsh destroy"),
         ("CRASHED", "", Cause.FAILURE, "crashed"),
@@ -158,7 +159,7 @@ def test_status_files(tmp_path: Path) -> None:
     assert files.read() == []
     # What cannot be understood must not look like a host without domains.
     path.write_text("<domstatus state='running'")
-    with pytest.raises(TransportError, match="vm1.xml"):
+    with pytest.raises(TransportError, match=r"vm1\.xml"):
         files.read()
 
 

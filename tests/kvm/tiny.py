@@ -29,7 +29,7 @@ XML = """\
     <controller type='usb' model='none'/>
     <disk type='file' device='disk'>
       <driver name='qemu' type='raw'/>
-      <source file='{place}/boot'/><target dev='sda' bus='sata'/><readonly/><shareable/>
+      <source file='{place}/boot'/><target dev='sda' bus='sata'/><shareable/>
     </disk>
     <disk type='file' device='disk'>
       <driver name='qemu' type='raw' cache='none' error_policy='{errors}'/>

@@ -1,4 +1,4 @@
-/* SPDX-License-Identifier: GPL-2.0-only */
+/* SPDX-License-Identifier: GPL-2.0-or-later */
 /*
  * A guest in one boot sector: does what the test says by the first serial
  * line, at once, where a kernel would take seconds to come up.

@@ -184,15 +184,14 @@ class Daemon:
 
     def _record(self, domain: Domain, events: list[Event], batch: Batch) -> None:
         """Number and judge events, and put them into the journal with what else is in a batch."""
-        numbered = []
         for event in events:
             self._last_event_id += 1
-            numbered.append(replace(event, id=self._last_event_id))
-        faults = self.instances.judge(domain, numbered)
-        batch.events, batch.faults = numbered, faults
+            event.id = self._last_event_id
+        faults = self.instances.judge(domain, events)
+        batch.events, batch.faults = events, faults
         if self._backlog > MAX_BACKLOG:
             # The disk does not keep up with what a guest says.
-            self._not_kept += len(numbered)
+            self._not_kept += len(events)
             _log.warning("%s: %d events are not kept in the journal: it is too slow",
                          domain.name, self._not_kept)  # fmt: skip
             batch.events = []
@@ -202,7 +201,7 @@ class Daemon:
         def written() -> None:
             self._backlog -= count
             self.instances.recorded(faults)
-            self.followers.put(numbered)
+            self.followers.put(events)
 
         self.recorder.put(batch, written)
 

@@ -6,14 +6,13 @@ from __future__ import annotations
 import ctypes
 from collections.abc import Callable
 from dataclasses import dataclass
-from typing import NamedTuple
 
 from vesper_monitor.guest import abi
 from vesper_monitor.guest.decode import printable
 from vesper_monitor.guest.relay import ChannelShape, RawRecord, RelayReader
 from vesper_monitor.transport import Link, Mapping, TransportError
 
-__all__ = ["ChannelEntry", "ChannelReader", "ChannelTable", "CpuRecord", "TableError"]
+__all__ = ["ChannelEntry", "ChannelReader", "ChannelTable", "TableError"]
 
 _INDEX_SIZE = ctypes.sizeof(abi.Index)
 _BUFFER = abi.offset(abi.Index, "buffer")
@@ -90,17 +89,10 @@ class ChannelTable:
             shape = ChannelShape(channel.subbuf_size, channel.n_subbufs)
         except ValueError as error:
             raise TableError(f"{self._vm}: impossible channel of probe {probe}: {error}") from None
-        return ChannelEntry(
-            probe, channel.generation, shape, channel.nr_cpus, channel.index.handle
-        )
+        return ChannelEntry(probe, channel.generation, shape, channel.nr_cpus, channel.index.handle)
 
     def close(self) -> None:
         self._mapping.close()
-
-
-class CpuRecord(NamedTuple):
-    cpu: int
-    record: RawRecord
 
 
 class _CpuBuffer:
@@ -161,9 +153,9 @@ class ChannelReader:
             if buffer.mapping is not None
         }
 
-    def read(self) -> tuple[list[CpuRecord], bool]:
-        """New records of all CPUs (a bounded number), and whether there are more."""
-        records: list[CpuRecord] = []
+    def read(self) -> tuple[list[tuple[int, list[RawRecord]]], bool]:
+        """New records by CPU (a bounded number), and whether there are more."""
+        records: list[tuple[int, list[RawRecord]]] = []
         more = False
         for cpu, buffer in enumerate(self._cpus):
             index = self._cpu_index(cpu)
@@ -171,7 +163,8 @@ class ChannelReader:
             if buffer.mapping is None:
                 continue
             found, rest = buffer.reader.read(index, buffer.mapping.view)
-            records += [CpuRecord(cpu, record) for record in found]
+            if found:
+                records.append((cpu, found))
             more |= rest
         return records, more
 

@@ -5,9 +5,10 @@ from __future__ import annotations
 
 import logging
 from collections.abc import Callable, Mapping
+from operator import attrgetter
 
 from vesper_monitor.guest import abi, decode, last_words
-from vesper_monitor.guest.channel import ChannelEntry, ChannelReader, CpuRecord
+from vesper_monitor.guest.channel import ChannelEntry, ChannelReader
 from vesper_monitor.guest.decode import Event
 from vesper_monitor.guest.last_words import WordsReader
 from vesper_monitor.guest.positions import Position, Positions
@@ -17,6 +18,8 @@ from vesper_monitor.transport import Domain, Link, TransportError
 __all__ = ["Collector"]
 
 _LOG = logging.getLogger(__name__)
+
+_GUEST_NS = attrgetter("guest_ns")
 
 
 class Collector:
@@ -116,11 +119,18 @@ class Collector:
         for probe, channel in self.channels.items():
             records, rest = channel.read()
             more |= rest
-            for record in records:
-                self._raw.put(probe, record.cpu, record.record.seq, record.record.data)
-                events += self._decode(probe, record, now)
+            for cpu, found in records:
+                self._raw.put(probe, cpu, found)
+                events += decode.decode(
+                    found,
+                    vm=self._domain.name,
+                    domid=self._domain.domid,
+                    probe=probe,
+                    cpu=cpu,
+                    received=now,
+                )
         events += self.read_words()
-        events.sort(key=lambda event: event.guest_ns)
+        events.sort(key=_GUEST_NS)
         return events, more
 
     def read_words(self, *, final: bool = False) -> list[Event]:
@@ -140,21 +150,3 @@ class Collector:
     def _note_words(self, reader: WordsReader) -> None:
         for kind, seen in reader.seen.items():
             self._positions.note_words(self._boot_id, kind.name.lower(), seen)
-
-    def _decode(self, probe: str, record: CpuRecord, now: float) -> list[Event]:
-        vm, domid, cpu = self._domain.name, self._domain.domid, record.cpu
-        seq, time_ns, lost, data = record.record
-        event = decode.decode(data, vm=vm, domid=domid, probe=probe, cpu=cpu, received=now)
-        if not lost:
-            return [event]
-        gap = decode.lost(
-            lost,
-            vm=vm,
-            domid=domid,
-            probe=probe,
-            cpu=cpu,
-            seq=seq - lost,
-            guest_ns=time_ns,
-            received=now,
-        )
-        return [gap, event]

@@ -3,23 +3,24 @@
 
 What is in the records of each probe: :mod:`vesper_monitor.guest.records`.
 
-Whatever the bytes are, :func:`decode` returns an event and raises nothing:
+Whatever the bytes are, an event comes of them and nothing is raised:
 text of the guest's is made printable, numbers without a name stay numbers.
 """
 
 from __future__ import annotations
 
+from collections.abc import Iterable
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
-from vesper_monitor.guest import abi
 from vesper_monitor.guest.names import printable, signal_name
-from vesper_monitor.guest.records import RECORDS
+from vesper_monitor.guest.records import RECORDS, RecordType
 
 if TYPE_CHECKING:
     from vesper_monitor.guest.last_words import LastWords
+    from vesper_monitor.guest.relay import RawRecord
 
-__all__ = ["LOST", "UNKNOWN", "Event", "decode", "lost", "printable", "signal_name"]
+__all__ = ["LOST", "UNKNOWN", "Event", "decode", "printable", "signal_name"]
 
 #: ``Event.event`` where records were overwritten before they could be read.
 LOST = "lost"
@@ -30,14 +31,17 @@ UNKNOWN = "unknown"
 _MAX_TIME = (1 << 63) - 1
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(slots=True)
 class Event:
-    """One record of a probe, decoded. docs/api.md tells what the keys mean."""
+    """One record of a probe, decoded. docs/api.md tells what the keys mean.
+
+    Whoever has made it sets ``id``; nothing else is changed.
+    """
 
     vm: str
     domid: int
     probe: str
-    event: str  #: of a RecordType ("send_signal" ..), "last_words", "hang", "lost" or "unknown"
+    event: str  #: of a RecordType ("send_signal" ..), "last_words", "hang", "domain", "lost" ..
     cpu: int
     seq: int  #: per probe and CPU; of "lost": the first that is missing
     guest_ns: int  #: guest's CLOCK_MONOTONIC; of "lost": of the next record
@@ -65,56 +69,92 @@ class Event:
         }
 
 
-def decode(data: bytes, *, vm: str, domid: int, probe: str, cpu: int, received: float) -> Event:
+class _RecordEvent(Event):
+    """Fields and text are made of the record when somebody asks for them: a
+    guest may write far more records than anybody looks at."""
+
+    __slots__ = ("_data", "_kind")
+
+    def __init__(
+        self,
+        vm: str,
+        domid: int,
+        probe: str,
+        kind: RecordType,
+        cpu: int,
+        record: RawRecord,
+        received: float,
+    ) -> None:
+        # Not by Event.__init__(): fields and text stay unset.
+        self.vm = vm
+        self.domid = domid
+        self.probe = probe
+        self.event = kind.event
+        self.cpu = cpu
+        self.seq = record.seq
+        self.guest_ns = min(record.time_ns, _MAX_TIME)
+        self.received = received
+        self.id = None
+        self.words = None
+        self._data = record.data
+        self._kind = kind
+
+    def __getattr__(self, name: str) -> Any:
+        """Of what is unset."""
+        if name not in ("fields", "text"):
+            raise AttributeError(name)
+        self.fields, self.text = self._kind.read(self._data)
+        return self.fields if name == "fields" else self.text
+
+
+def decode(
+    records: Iterable[RawRecord], *, vm: str, domid: int, probe: str, cpu: int, received: float
+) -> list[Event]:
     """
-    :param data: one record, from its ``struct vsp_record`` on; the reader has
-        checked that it is at least that long.
-    :param cpu: of the buffer it was found in (the record's own is the guest's
-        word).
+    :param records: of one buffer, as the reader has checked them.
+    :param cpu: of the buffer (a record's own word for it is the guest's).
+    :returns: an event for each, and one for each gap before one.
     """
-    record = abi.Record.from_buffer_copy(data)
-    kind = RECORDS.get(record.event)
-    if kind is None:
-        event = UNKNOWN
-        fields: dict[str, Any] = {"type": record.event, "length": len(data)}
-        text = f"record of unknown type {record.event} from probe {probe}"
-    else:
-        event = kind.event
-        fields, text = kind.read(data)
+    events: list[Event] = []
+    for record in records:
+        if record.lost:
+            events.append(_lost(record, vm, domid, probe, cpu, received))
+        kind = RECORDS.get(record.event)
+        if kind is None:
+            events.append(_unknown(record, vm, domid, probe, cpu, received))
+        else:
+            events.append(_RecordEvent(vm, domid, probe, kind, cpu, record, received))
+    return events
+
+
+def _unknown(
+    record: RawRecord, vm: str, domid: int, probe: str, cpu: int, received: float
+) -> Event:
     return Event(
         vm=vm,
         domid=domid,
         probe=probe,
-        event=event,
+        event=UNKNOWN,
         cpu=cpu,
         seq=record.seq,
         guest_ns=min(record.time_ns, _MAX_TIME),
         received=received,
-        fields=fields,
-        text=text,
+        fields={"type": record.event, "length": len(record.data)},
+        text=f"record of unknown type {record.event} from probe {probe}",
     )
 
 
-def lost(
-    count: int,
-    *,
-    vm: str,
-    domid: int,
-    probe: str,
-    cpu: int,
-    seq: int,
-    guest_ns: int,
-    received: float,
-) -> Event:
-    """The event that stands for ``count`` records nobody could read."""
+def _lost(record: RawRecord, vm: str, domid: int, probe: str, cpu: int, received: float) -> Event:
+    """The event that stands for records nobody could read."""
+    count = record.lost
     return Event(
         vm=vm,
         domid=domid,
         probe=probe,
         event=LOST,
         cpu=cpu,
-        seq=seq,
-        guest_ns=min(guest_ns, _MAX_TIME),
+        seq=record.seq - count,
+        guest_ns=min(record.time_ns, _MAX_TIME),
         received=received,
         fields={"count": count},
         text=f"{count} record{'s' if count != 1 else ''} of {probe} on CPU {cpu} lost: "

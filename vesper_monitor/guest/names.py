@@ -5,6 +5,7 @@ from __future__ import annotations
 
 import errno
 import signal
+from functools import lru_cache
 
 __all__ = ["device_name", "errno_name", "printable", "signal_name"]
 
@@ -12,9 +13,12 @@ __all__ = ["device_name", "errno_name", "printable", "signal_name"]
 def printable(raw: bytes) -> str:
     """A name from the guest, safe for a terminal, a log line and XML."""
     text = raw.split(b"\0", 1)[0].decode("utf-8", "backslashreplace")
+    if text.isprintable():
+        return text
     return "".join(c if c.isprintable() else c.encode("unicode_escape").decode() for c in text)
 
 
+@lru_cache(256)
 def signal_name(number: int) -> str:
     """``SIGSEGV``, ``SIGRTMIN+3``, or ``signal 99`` where it has no name."""
     # signal(7): the C library keeps 32 and 33 to itself and starts at 34, but

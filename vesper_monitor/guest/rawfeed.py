@@ -5,7 +5,9 @@ from __future__ import annotations
 
 import asyncio
 from collections import deque
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Sequence
+
+from vesper_monitor.guest.relay import RawRecord
 
 __all__ = ["RawFeed"]
 
@@ -28,10 +30,10 @@ class RawFeed:
         self._readers: set[_Reader] = set()
         self._closed = False
 
-    def put(self, probe: str, cpu: int, seq: int, data: bytes) -> None:
+    def put(self, probe: str, cpu: int, records: Sequence[RawRecord]) -> None:
         for reader in self._readers:
             if reader.probe == probe and reader.cpu in (None, cpu):
-                reader.records.append((cpu, seq, data))
+                reader.records.extend((cpu, record.seq, record.data) for record in records)
                 reader.news.set()
 
     def subscribe(

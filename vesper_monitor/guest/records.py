@@ -13,6 +13,8 @@ import ctypes
 import enum
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
+from functools import cached_property
+from struct import Struct
 from typing import Any
 
 from vesper_monitor.guest import abi
@@ -21,6 +23,14 @@ from vesper_monitor.guest.names import device_name, errno_name, printable, signa
 __all__ = ["RECORDS", "RecordType"]
 
 Fields = dict[str, Any]
+
+#: Of the fields that are numbers; the others are bytes.
+_FORMATS: Mapping[Any, str] = {
+    ctypes.c_uint16: "H",
+    ctypes.c_uint32: "I",
+    ctypes.c_int32: "i",
+    ctypes.c_uint64: "Q",
+}
 
 
 def _nothing(_fields: Fields) -> None:
@@ -46,21 +56,32 @@ class RecordType:
     values: Mapping[str, Callable[[Any], object]] = field(default_factory=dict)
     finish: Callable[[Fields], None] = _nothing
 
+    @cached_property
+    def _layout(self) -> tuple[Struct, list[tuple[str, Callable[[Any], object] | None]]]:
+        """How to unpack it, and of each field its name and what to make of it."""
+        layout = "<"
+        fields: list[tuple[str, Callable[[Any], object] | None]] = []
+        for name, kind, *_bits in self.struct._fields_:
+            if kind is abi.Record or name.startswith("reserved"):
+                layout += f"{ctypes.sizeof(kind)}x"
+                continue
+            layout += _FORMATS.get(kind) or f"{ctypes.sizeof(kind)}s"
+            is_name = getattr(kind, "_type_", None) is ctypes.c_char
+            fields.append((name, printable if is_name else self.values.get(name)))
+        return Struct(layout), fields
+
     def read(self, data: bytes) -> tuple[Fields, str]:
         """Of any bytes whatever: fields and sentence."""
+        layout, names = self._layout
         # A shorter record (an older probe's) reads as if zeros followed.
-        record = self.struct.from_buffer_copy(data.ljust(ctypes.sizeof(self.struct), b"\0"))
+        values = layout.unpack_from(data.ljust(layout.size, b"\0"))
         fields: Fields = {}
-        for name, kind, *_bits in self.struct._fields_:
-            value = getattr(record, name)
-            if kind is abi.Record or name.startswith("reserved"):
-                continue
+        for (name, shown), value in zip(names, values, strict=True):
             if name == "flags":
-                fields |= {flag: bool(value & bit) for bit, flag in self.flags.items()}
-            elif isinstance(value, bytes):
-                fields[name] = printable(value)
+                for bit, flag in self.flags.items():
+                    fields[flag] = bool(value & bit)
             else:
-                fields[name] = self.values[name](value) if name in self.values else value
+                fields[name] = value if shown is None else shown(value)
         self.finish(fields)
         return fields, self.text(fields)
 
@@ -192,7 +213,7 @@ _NET_CHANGES = {
 }
 
 
-def _ipv4(octets: ctypes.Array[ctypes.c_uint8]) -> str | None:
+def _ipv4(octets: bytes) -> str | None:
     return ".".join(str(octet) for octet in octets) if any(octets) else None
 
 

@@ -13,6 +13,7 @@ a bounded amount of work.
 from __future__ import annotations
 
 import ctypes
+import struct
 from dataclasses import dataclass
 from typing import NamedTuple
 
@@ -21,12 +22,15 @@ from vesper_monitor.guest import abi
 __all__ = ["ChannelShape", "RawRecord", "RelayReader"]
 
 RECORD_HEADER = ctypes.sizeof(abi.Record)
+#: ``struct vsp_record``, unpacked at once: there are many.
+_HEAD = struct.Struct("<IHHQQ")
+assert _HEAD.size == RECORD_HEADER
 _INDEX_SIZE = ctypes.sizeof(abi.Index)
 _POS = abi.offset(abi.Index, "pos")
 #: Sequence numbers above this are garbage: no channel lives that long.
 _MAX_SEQ = (1 << 63) - 1
 #: Bytes looked at by one call, at most twice this. No record is longer.
-READ_LIMIT = 16 * 1024
+READ_LIMIT = 64 * 1024
 
 
 @dataclass(frozen=True)
@@ -54,6 +58,7 @@ class ChannelShape:
 class RawRecord(NamedTuple):
     seq: int
     time_ns: int
+    event: int  #: enum vsp_event, or any other number
     lost: int  #: records missing just before this one
     data: bytes
 
@@ -134,26 +139,26 @@ class RelayReader:
             may not be all there.
         :returns: bytes used; None to give the rest of the sub-buffer up.
         """
-        at = 0
-        while at < len(chunk):
-            rest = len(chunk) - at
-            head = abi.Record.from_buffer_copy(chunk, at) if rest >= RECORD_HEADER else None
-            if cut and at > 0 and (head is None or head.len > rest):
-                return at
-            if (
-                head is None
-                or not RECORD_HEADER <= head.len <= rest
-                or head.len % 8
-                or head.seq > _MAX_SEQ
-            ):
+        at, size = 0, len(chunk)
+        wanted = self.next_seq
+        while at < size:
+            rest = size - at
+            if rest >= RECORD_HEADER:
+                length, event, _cpu, seq, time_ns = _HEAD.unpack_from(chunk, at)
+            else:
+                length = seq = event = time_ns = 0
+            if cut and at > 0 and (rest < RECORD_HEADER or length > rest):
+                break
+            if not RECORD_HEADER <= length <= rest or length % 8 or seq > _MAX_SEQ:
                 self.garbage += 1
-                return None
-            if head.seq >= self.next_seq:
-                missing = head.seq - self.next_seq
-                self.lost += missing
+                at = -1
+                break
+            end = at + length
+            if seq >= wanted:
+                records.append(RawRecord(seq, time_ns, event, seq - wanted, chunk[at:end]))
+                self.lost += seq - wanted
+                wanted = seq + 1
                 self.records += 1
-                self.next_seq = head.seq + 1
-                data = chunk[at : at + head.len]
-                records.append(RawRecord(head.seq, head.time_ns, missing, data))
-            at += head.len
-        return at
+            at = end
+        self.next_seq = wanted
+        return at if at >= 0 else None

@@ -1,0 +1,118 @@
+# SPDX-License-Identifier: GPL-2.0-or-later
+"""A domain's state by the hypervisor's word: what becomes of it in the daemon."""
+
+from __future__ import annotations
+
+import asyncio
+import sqlite3
+import time
+from collections.abc import Iterator
+from contextlib import closing
+from pathlib import Path
+
+import pytest
+
+from tests.host.daemons import RESOURCE, DaemonProcess, Monitor
+from tests.host.standins import GuestProcess, guest
+from vesper_monitor.client import DaemonError
+
+
+@pytest.fixture
+def daemon(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[DaemonProcess]:
+    (tmp_path / "domains").mkdir()
+    monkeypatch.setenv("VESPER_STANDIN_DIR", str(tmp_path / "domains"))
+    daemon = DaemonProcess(tmp_path, "pause_timeout = 1.5")
+    daemon.start()
+    yield daemon
+    daemon.stop()
+
+
+def put(vm: GuestProcess, state: str) -> None:
+    assert asyncio.run(vm.tell("state", state)) == "ok"
+
+
+def texts(daemon: DaemonProcess) -> list[str]:
+    return [event["text"] for event in daemon.events() if event["event"] == "domain"]
+
+
+def test_a_pause_that_nobody_explains_must_not_last(daemon: DaemonProcess) -> None:
+    with guest() as vm:
+        with pytest.raises(DaemonError, match="pause_timeout"):
+            daemon.call("start", **RESOURCE, pause_timeout=-1)
+        daemon.call("start", **RESOURCE, pause_timeout=0)
+        assert Monitor(daemon).result() == "fine"
+        # For ever, as its resource wants it.
+        put(vm, "paused")
+        assert Monitor(daemon, timeout=4).result() == "fine"
+        put(vm, "running")
+        assert Monitor(daemon, timeout=1).result() == "fine"
+        assert texts(daemon) == ["vm1 is paused", "vm1 runs"]
+        # As vesperd's configuration says: a short one is none, a long one is.
+        daemon.call("start", **RESOURCE)
+        assert Monitor(daemon).result() == "fine"
+        waiting = Monitor(daemon, timeout=60)
+        put(vm, "paused")
+        time.sleep(0.5)
+        put(vm, "running")
+        time.sleep(2.0)
+        assert waiting.is_alive()
+        put(vm, "paused")
+        assert waiting.result() == "fault"
+        assert waiting.answer["reason"] == "vm1 is paused for 2 s (system)"
+        assert waiting.answer["fault"]["rule"] == "paused"
+        # A new instance of the same life begins with it, and has its own patience.
+        daemon.call("start", **RESOURCE, pause_timeout=3)
+        assert Monitor(daemon).result() == "fine"
+        again = Monitor(daemon, timeout=60)
+        assert again.result() == "fault"
+        assert again.answer["reason"] == "vm1 is paused for 3 s (system)"
+        # The stop need not try to shut it down.
+        assert daemon.call("stop", resource="r1")["system_gone"] is True
+
+
+def test_a_pause_of_watching_only_puts_it_off(daemon: DaemonProcess) -> None:
+    with guest() as vm:
+        daemon.call("start", **RESOURCE)
+        assert Monitor(daemon).result() == "fine"
+        daemon.call("pause", vm="vm1", **{"for": 600})
+        put(vm, "paused")
+        assert Monitor(daemon, timeout=4).result() == "fine"
+        waiting = Monitor(daemon, timeout=60)
+        daemon.call("resume", vm="vm1")
+        assert waiting.result() == "fault"
+
+
+def test_of_an_end_all_is_told_that_was_seen(daemon: DaemonProcess) -> None:
+    with guest() as vm:
+        daemon.call("start", **RESOURCE)
+        assert Monitor(daemon).result() == "fine"
+        waiting = Monitor(daemon, timeout=60)
+        put(vm, "crashed")
+        assert waiting.result() == "dead"
+        assert (waiting.answer["state"], waiting.answer["cause"]) == ("crashed", "unknown")
+        vm.kill()
+        end = time.monotonic() + 30
+        while "vm1 does not run any more" not in texts(daemon):
+            assert time.monotonic() < end, texts(daemon)
+            time.sleep(0.1)
+        assert Monitor(daemon).result() == "dead"
+
+
+def test_the_domain_of_another_hypervisor_is_not_missed_on_this_one(
+    daemon: DaemonProcess,
+) -> None:
+    with guest() as vm:
+        daemon.call("start", **RESOURCE)
+        assert Monitor(daemon).result() == "fine"
+        assert daemon.stop() == 0
+        vm.kill()
+    with closing(sqlite3.connect(daemon.journal)) as journal, journal:
+        assert journal.execute("SELECT transport FROM instances").fetchall() == [("standin",)]
+        journal.execute("UPDATE instances SET transport = 'other'")
+    daemon.start()
+    assert Monitor(daemon, timeout=2).result() == "fine"
+    assert daemon.stop() == 0
+    with closing(sqlite3.connect(daemon.journal)) as journal, journal:
+        journal.execute("UPDATE instances SET transport = 'standin'")
+    daemon.start()
+    assert Monitor(daemon, timeout=20).result() == "dead"
