@@ -4,7 +4,7 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import AsyncIterator, Callable, Iterator, Mapping
+from collections.abc import AsyncIterator, Callable, Iterator, Mapping, Sequence
 from contextlib import asynccontextmanager, contextmanager
 from pathlib import Path
 
@@ -103,9 +103,14 @@ def kvm_machine(
     *,
     cpus: int = 2,
     max_cpus: int | None = None,
+    cpu: str = "max",
     cmdline: str = "",
+    more: Sequence[str] = (),
+    qemu: Sequence[str] = (),
 ) -> Iterator[KvmMachine]:
     """
+    :param more: modules that go into the guest, too.
+    :param qemu: more of QEMU's arguments.
     :param files: modules and programs; those that are probes do not go into
         the guest.
     """
@@ -118,13 +123,14 @@ def kvm_machine(
         "-device", "pcie-root-port,id=port0,chassis=1",
         "-chardev", f"socket,path={directory}/qemu.sock,id=vesper",
         "-device", "ivshmem-doorbell,id=ivshmem0,bus=port0,chardev=vesper,vectors=1,master=on",
+        *qemu,
     ]  # fmt: skip
-    needed = {"vesper", *FRONTENDS}
+    needed = {"vesper", *FRONTENDS, *more}
     guest_files = tuple(p for p in files if p.suffix != ".ko" or p.stem in needed)
     with (
         holder(directory) as process,
         machine(
-            kernel, guest_files, directory, cpus=cpus, max_cpus=max_cpus, cmdline=cmdline,
+            kernel, guest_files, directory, cpus=cpus, max_cpus=max_cpus, cpu=cpu, cmdline=cmdline,
             frontend="vesper_ivshmem", qemu=arguments,
         ) as guest,
     ):  # fmt: skip
@@ -141,11 +147,13 @@ class Watch:
     def __init__(self, guest: KvmMachine, resume_from: Mapping[Position, int]) -> None:
         self.events: list[Event] = []
         self.states: list[SessionState] = []
+        #: gets the events as they come
+        self.on_events: Callable[[list[Event]], None] = self.events.extend
         self.session = Session(
             guest,
             guest.domain,
             ImageStore(guest.store),
-            lambda _, found: self.events.extend(found),
+            lambda _, found: self.on_events(found),
             lambda session: self.states.append(session.state),
             resume_from=resume_from,
         )

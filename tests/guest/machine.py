@@ -172,11 +172,11 @@ def _initrd(
 
 
 def _command(
-    kernel: images.Kernel, directory: Path, ram: Path, smp: str, cmdline: str
+    kernel: images.Kernel, directory: Path, ram: Path, smp: str, cpu: str, cmdline: str
 ) -> list[str | Path]:
     # The vCPUs' threads are their own: their CPU time tells what they do.
     return [
-        "qemu-system-x86_64", "-accel", "tcg,thread=multi", "-cpu", "max",
+        "qemu-system-x86_64", "-accel", "tcg,thread=multi", "-cpu", cpu,
         "-M", "q35,memory-backend=ram", "-m", f"{ram.stat().st_size >> 20}", "-smp", smp,
         "-object", f"memory-backend-file,id=ram,size={ram.stat().st_size},mem-path={ram},share=on",
         "-nodefaults", "-nographic", "-no-reboot",
@@ -199,6 +199,7 @@ def machine(
     *,
     cpus: int = 2,
     max_cpus: int | None = None,
+    cpu: str = "max",
     cmdline: str = "",
     memory: int = RAM,
     modules: Sequence[str] = (),
@@ -209,6 +210,7 @@ def machine(
 
     :param files: modules and programs, as of the fixture ``test_guest``.
     :param max_cpus: with those that can be plugged in later.
+    :param cpu: QEMU's model.
     :param modules: Debian's, by name, loaded first.
     :param frontend: name of its module.
     :param qemu: more of QEMU's arguments.
@@ -216,7 +218,8 @@ def machine(
     (directory / "initrd").write_bytes(_initrd(kernel, files, modules, frontend))
     smp = f"{cpus},maxcpus={max_cpus or cpus}"
     with _ram(memory) as ram:
-        found = Machine(directory, [*_command(kernel, directory, ram, smp, cmdline), *qemu], ram)
+        command = _command(kernel, directory, ram, smp, cpu, cmdline)
+        found = Machine(directory, [*command, *qemu], ram)
         found.start()
         try:
             found.connect()

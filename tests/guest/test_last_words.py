@@ -21,9 +21,7 @@ SLOW = 30.0
 MESSAGE = "BUG: kernel NULL pointer dereference, address: 0000000000000000 at wedge_oops+0x"
 
 
-async def _watched(
-    guest: Machine, body: Callable[[Session, list[Event]], Awaitable[None]]
-) -> None:
+async def _watched(guest: Machine, body: Callable[[Session, list[Event]], Awaitable[None]]) -> None:
     events: list[Event] = []
     transport = MachineTransport(guest)
     session = Session(

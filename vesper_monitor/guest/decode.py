@@ -101,10 +101,13 @@ class _RecordEvent(Event):
 
     def __getattr__(self, name: str) -> Any:
         """Of what is unset."""
-        if name not in ("fields", "text"):
-            raise AttributeError(name)
-        self.fields, self.text = self._kind.read(self._data)
-        return self.fields if name == "fields" else self.text
+        if name == "fields":
+            self.fields = self._kind.read(self._data)
+            return self.fields
+        if name == "text":
+            self.text = self._kind.text(self.fields)
+            return self.text
+        raise AttributeError(name)
 
 
 def decode(

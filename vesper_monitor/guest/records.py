@@ -70,8 +70,8 @@ class RecordType:
             fields.append((name, printable if is_name else self.values.get(name)))
         return Struct(layout), fields
 
-    def read(self, data: bytes) -> tuple[Fields, str]:
-        """Of any bytes whatever: fields and sentence."""
+    def read(self, data: bytes) -> Fields:
+        """The fields of any bytes whatever."""
         layout, names = self._layout
         # A shorter record (an older probe's) reads as if zeros followed.
         values = layout.unpack_from(data.ljust(layout.size, b"\0"))
@@ -83,7 +83,7 @@ class RecordType:
             else:
                 fields[name] = value if shown is None else shown(value)
         self.finish(fields)
-        return fields, self.text(fields)
+        return fields
 
 
 def _named(values: type[enum.IntEnum], what: str) -> Callable[[int], str]:
