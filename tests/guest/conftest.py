@@ -125,7 +125,7 @@ class TestGuest:
             "-m", "256", "-smp", str(cpus), "-nodefaults", "-nographic",
             "-no-reboot", "-serial", f"file:{log}", "-kernel", self.kernel.vmlinux,
             "-initrd", initrd,
-            "-append", "console=ttyS0 quiet panic=-1 printk.devkmsg=on", *qemu,
+            "-append", "console=ttyS0 quiet panic=-1 no_timer_check printk.devkmsg=on", *qemu,
         ]  # fmt: skip
         with contextlib.suppress(subprocess.TimeoutExpired):
             subprocess.run(command, stdin=subprocess.DEVNULL, timeout=TIMEOUT, check=True)

@@ -184,7 +184,7 @@ def _command(
         "-device", "isa-debugcon,iobase=0xe9,chardev=notify",
         "-qmp", f"unix:{directory / 'qmp'},server=on,wait=off",
         "-kernel", kernel.vmlinux, "-initrd", directory / "initrd",
-        "-append", f"console=ttyS0 quiet {cmdline}",
+        "-append", f"console=ttyS0 quiet no_timer_check {cmdline}",
     ]  # fmt: skip
 
 
