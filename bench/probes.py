@@ -42,7 +42,7 @@ __all__ = ["main"]
 
 MODULES = ("virtio_pci", "virtio_blk", "virtio_net", "ext4", "xfs", "btrfs")
 #: s for one command, on a busy machine.
-SLOW = 180.0
+SLOW = 600.0
 #: Hits at a time, of which the median is taken: most of them undisturbed.
 BURST, BURSTS = 50, 60
 #: Part of the hits that must have been recorded.
