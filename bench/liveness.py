@@ -58,8 +58,8 @@ HANGS = (
     ("real-time task", 1, HOG.format(-1)),
 )
 
-FULL_LOAD = "for i in 1 2 3 4 5 6 7 8; do while :; do :; done & done"
-NO_LOAD = "kill $(jobs -p)"
+FULL_LOAD = "for i in 1 2 3 4 5 6 7 8; do while :; do :; done & load=\"$load $!\"; done"
+NO_LOAD = "kill $load; load="
 
 
 # ------------------------------------------------------------ the guests
@@ -140,12 +140,17 @@ def _spread(times: list[float]) -> str:
 # ------------------------------------------------------- what is no hang
 
 
-async def _alive(told: Watched, since: list[int]) -> None:
+async def _alive(told: Watched, since: list[int], kind: str) -> None:
     """Until the guest has shown signs since, and none is missing."""
     end = time.monotonic() + SLOW
     while told.session._life.state is not LifeState.ALIVE or told.signs() == since:
         if time.monotonic() > end:
-            raise RuntimeError("the guest has not come back")
+            raise RuntimeError(
+                f"{kind}: the guest has not come back: {told.session.state}, "
+                f"{told.session._life.state}, {since} then, {told.signs()} now, "
+                f"{await told.transport.cpu_use(told.transport.domain)}\n"
+                f"{told.guest.console[-2000:]}"
+            )
         await asyncio.sleep(0.1)
 
 
@@ -268,7 +273,7 @@ async def _calm(saved: dict[int, Saved], rounds: int, guests: int) -> bool:
                 signs = told.signs()
                 questions = told.transport.questions
                 await CALM[kind](told)
-                await _alive(told, signs)
+                await _alive(told, signs, kind)
                 done[kind] += 1
                 asked[kind] += told.transport.questions - questions
                 for event in events:
