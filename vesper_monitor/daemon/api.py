@@ -7,6 +7,7 @@ import asyncio
 import base64
 import contextlib
 import dataclasses
+import logging
 import os
 from collections.abc import Awaitable, Callable
 from typing import TYPE_CHECKING, Any
@@ -20,6 +21,7 @@ from vesper_monitor.daemon.watch import NoTransport
 from vesper_monitor.faults.fault import Fault
 from vesper_monitor.faults.instance import Answer, Instance, Result
 from vesper_monitor.faults.journal import JournalError
+from vesper_monitor.faults.language import RuleError, parse
 from vesper_monitor.faults.pauses import MAX_SECONDS
 from vesper_monitor.faults.rules import system_gone
 from vesper_monitor.guest import abi
@@ -32,6 +34,8 @@ if TYPE_CHECKING:
     from vesper_monitor.daemon.main import Daemon
 
 __all__ = ["Api"]
+
+_log = logging.getLogger(__name__)
 
 #: Requests that change something, or that only an agent makes.
 ROOT_ONLY = frozenset(
@@ -127,6 +131,7 @@ class Api:
                 names(request, "services", ()),
                 session.degraded if session is not None else None,
                 _hang_timeout(request),
+                _fault_on(request, ""),
             )
         except ValueError as error:
             raise RequestError("internal", str(error)) from error
@@ -199,8 +204,9 @@ class Api:
         probes = names(request, "probes", record.probes)
         services = names(request, "services", record.services)
         hang_timeout = _hang_timeout(request, record.hang_timeout)
-        wishes = probes, services, hang_timeout
-        if wishes == (record.probes, record.services, record.hang_timeout):
+        fault_on = _fault_on(request, record.fault_on)
+        wishes = probes, services, hang_timeout, fault_on
+        if wishes == (record.probes, record.services, record.hang_timeout, record.fault_on):
             return
         daemon.instances.change(instance, *wishes)
         domain = Domain(record.vm, record.domid, record.uuid)
@@ -481,6 +487,21 @@ def _hang_timeout(request: dict[str, Any], default: float | None = None) -> floa
     if 0 < value < MIN_TIMEOUT:
         raise RequestError("bad-request", f"'hang_timeout' must be 0 or at least {MIN_TIMEOUT:g}")
     return value
+
+
+def _fault_on(request: dict[str, Any], default: str) -> str:
+    """Rules; if they are wrong, those that held before: a monitor must not fail of it."""
+    wanted = request.get("fault_on")
+    if wanted is None:
+        return default
+    if not isinstance(wanted, str):
+        raise RequestError("bad-request", "'fault_on' must be a text")
+    try:
+        parse(wanted)
+    except RuleError as error:
+        _log.error("%s: fault_on: %s; what held before still holds", request.get("resource"), error)
+        return default
+    return wanted
 
 
 def _start_of(fault: Fault) -> float:

@@ -25,6 +25,7 @@ class InstanceRecord:
     ended: float | None = None
     #: s without a sign of life; 0: not watched; None: as vesperd's configuration says
     hang_timeout: float | None = None
+    fault_on: str = ""  #: rules (vesper-rules(7)) before the default ones
 
 
 @dataclass(frozen=True)

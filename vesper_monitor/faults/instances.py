@@ -13,11 +13,12 @@ import time
 from collections.abc import Awaitable, Callable, Iterable
 from dataclasses import replace
 
-from vesper_monitor.faults import pacemaker, rules
+from vesper_monitor.faults import pacemaker
 from vesper_monitor.faults.fault import Fault, InstanceRecord
 from vesper_monitor.faults.instance import Answer, Instance, InstanceState, Result, Waiter
 from vesper_monitor.faults.journal import Batch
 from vesper_monitor.faults.recorder import Recorder
+from vesper_monitor.faults.rules import RuleError, RuleSet
 from vesper_monitor.guest.decode import Event
 from vesper_monitor.transport import Domain, DomainState
 
@@ -73,10 +74,17 @@ class Instances:
             old = self._by_resource.get(record.resource)
             if old is not None:
                 self._end(old, "a later start")
-            instance = Instance(record, fault=held.get(record.id))
+            instance = Instance(record, fault=held.get(record.id), rules=_rules(record))
             instance.paused = self._paused(record.vm)
             self._by_resource[record.resource] = instance
             self._reconsider(instance)
+
+    def recall(self, record: InstanceRecord, events: Iterable[Event]) -> None:
+        """Count what an earlier daemon has judged: the events of that instance, in order."""
+        instance = self._by_resource.get(record.resource)
+        if instance is not None and instance.record.id == record.id:
+            for event in events:
+                instance.rules.judge(event, record.services)
 
     async def close(self) -> None:
         for timer in self._timers.values():
@@ -112,6 +120,7 @@ class Instances:
         services: Iterable[str],
         degraded: str | None,
         hang_timeout: float | None = None,
+        fault_on: str = "",
     ) -> Instance:
         """A new instance begins; its predecessor and its fault end.
 
@@ -133,8 +142,9 @@ class Instances:
             probes=tuple(probes),
             services=tuple(services),
             hang_timeout=hang_timeout,
+            fault_on=fault_on,
         )
-        instance = Instance(record, degraded=degraded)
+        instance = Instance(record, degraded=degraded, rules=_rules(record))
         instance.paused = self._paused(record.vm)
         self._by_resource[resource] = instance
         self._stopped_for.pop(resource, None)
@@ -165,11 +175,20 @@ class Instances:
         probes: tuple[str, ...],
         services: tuple[str, ...],
         hang_timeout: float | None,
+        fault_on: str,
     ) -> None:
         """Its resource has other parameters now."""
+        before = instance.record.fault_on
         instance.record = replace(
-            instance.record, probes=probes, services=services, hang_timeout=hang_timeout
+            instance.record,
+            probes=probes,
+            services=services,
+            hang_timeout=hang_timeout,
+            fault_on=fault_on,
         )
+        if fault_on != before:
+            instance.rules = _rules(instance.record)
+            _log.info("%s: fault_on is now: %s", instance.record.resource, fault_on or "(default)")
         self._save(instance)
 
     def _save(self, instance: Instance) -> None:
@@ -198,7 +217,7 @@ class Instances:
             for instance in instances:
                 if instance.fault is not None:
                     continue
-                verdict = rules.judge(event, instance.record.services)
+                verdict = instance.rules.judge(event, instance.record.services)
                 if verdict is None or verdict.rule in instance.rules_in_pause:
                     continue
                 self._last_fault_id += 1
@@ -377,6 +396,15 @@ class Instances:
                 self._given_up.add(fault.id)
         except Exception:
             _log.exception("%s: internal error while telling Pacemaker", fault.resource)
+
+
+def _rules(record: InstanceRecord) -> RuleSet:
+    """Its own; the default ones where they are wrong, which vesperd has not let in."""
+    try:
+        return RuleSet(record.fault_on)
+    except RuleError as error:
+        _log.error("%s: fault_on: %s; the default rules hold", record.resource, error)
+        return RuleSet()
 
 
 def _now() -> float:

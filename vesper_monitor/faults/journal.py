@@ -31,7 +31,7 @@ __all__ = ["Batch", "Journal", "JournalError"]
 
 _log = logging.getLogger(__name__)
 
-SCHEMA_VERSION = 3
+SCHEMA_VERSION = 4
 
 #: Ended instances that are kept.
 KEEP_INSTANCES = 1000
@@ -75,8 +75,9 @@ CREATE TABLE last_words (
 CREATE INDEX last_words_vm ON last_words (vm, event);
 """
 _HANG_TIMEOUT = "ALTER TABLE instances ADD COLUMN hang_timeout REAL;"
+_FAULT_ON = "ALTER TABLE instances ADD COLUMN fault_on TEXT NOT NULL DEFAULT '';"
 #: What makes a journal of one schema version one of the next; 0: an empty file.
-_STEPS = (_SCHEMA, _LAST_WORDS, _HANG_TIMEOUT)
+_STEPS = (_SCHEMA, _LAST_WORDS, _HANG_TIMEOUT, _FAULT_ON)
 
 
 class JournalError(Exception):
@@ -198,9 +199,10 @@ class Journal:
 
     def _write_instance(self, i: InstanceRecord) -> None:
         self._db.execute(
-            "INSERT OR REPLACE INTO instances VALUES (?,?,?,?,?,?,?,?,?,?,?)",
+            "INSERT OR REPLACE INTO instances VALUES (?,?,?,?,?,?,?,?,?,?,?,?)",
             (i.id, i.resource, i.vm, i.uuid, i.domid, i.started, json.dumps(list(i.probes)),
-             json.dumps(list(i.services)), i.monitored, i.ended, i.hang_timeout),
+             json.dumps(list(i.services)), i.monitored, i.ended, i.hang_timeout,
+             i.fault_on),
         )  # fmt: skip
 
     def _write_fault(self, f: Fault) -> None:
@@ -366,7 +368,7 @@ class Journal:
             InstanceRecord(
                 id=r[0], resource=r[1], vm=r[2], uuid=r[3], domid=r[4], started=r[5],
                 probes=tuple(json.loads(r[6])), services=tuple(json.loads(r[7])),
-                monitored=bool(r[8]), ended=r[9], hang_timeout=r[10],
+                monitored=bool(r[8]), ended=r[9], hang_timeout=r[10], fault_on=r[11],
             )
             for r in rows
         ]  # fmt: skip

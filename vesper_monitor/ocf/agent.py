@@ -66,6 +66,8 @@ class Settings:
         self.probes: list[str] = []
         #: names of processes whose main process is the service
         self.services: list[str] = []
+        #: rules for what is a fault (vesper-rules(7)), for vesperd
+        self.fault_on = ""
         #: commands that must all succeed while the VM is well
         self.scripts: list[str] = []
         #: seconds that one of them may take
@@ -169,7 +171,7 @@ class Agent:
         self.status()
         # The next monitor is another operation for Pacemaker, which waits for it.
         self.set_first_mark()
-        self.tell("change", probes=self.settings.probes, services=self.settings.services)
+        self.tell("change", **self.wishes())
 
     def status(self) -> None:
         """Whether the VM runs, at once.
@@ -213,7 +215,16 @@ class Agent:
 
     def tell_started(self) -> str | None:
         """A new instance of the resource begins. See :meth:`tell`."""
-        return self.tell("start", probes=self.settings.probes, services=self.settings.services)
+        return self.tell("start", **self.wishes())
+
+    def wishes(self) -> dict[str, Any]:
+        """What vesperd is to see, and to call a fault."""
+        settings = self.settings
+        return {
+            "probes": settings.probes,
+            "services": settings.services,
+            "fault_on": settings.fault_on,
+        }
 
     # -- the mark of the first recurring monitor ------------------------------
 
