@@ -170,8 +170,8 @@ def test_nothing_is_needed_where_nothing_runs(host: Host, action: str) -> None:
 
 def look(host: Host, level: int, **answer: Any) -> Result:
     """A monitor of that level; vesperd answers so to ``state``."""
-    host.vesperd.answers["state"] = lambda _: {"watch": {"state": "active", "degraded": None}} | (
-        answer
+    host.vesperd.answers["state"] = lambda _: (
+        {"watch": {"state": "active", "degraded": None}} | (answer)
     )
     return host.call("monitor", interval=60, timeout=30, OCF_CHECK_LEVEL=str(level))
 
@@ -222,12 +222,19 @@ def test_reload_tells_vesperd(host: Host) -> None:
     host.domains("vm1 -b----")
     host.vesperd.listen()
     result = host.call(
-        "reload-agent", OCF_RESKEY_services="nginx", OCF_RESKEY_probes="send_signal"
+        "reload-agent",
+        OCF_RESKEY_services="nginx",
+        OCF_RESKEY_probes="send_signal",
+        OCF_RESKEY_fault_on=" send_signal: main; block_error: any; mine: x > 1 ",
     )
     assert result.code == SUCCESS
+    # What is doubtful is said, and no more.
+    assert "column 38: no probe mine is built in" in result.stderr
+    assert "block_error: any: parameter probes does not have block_error" in result.stderr
     (told,) = host.vesperd.asked("change")
     assert (told["resource"], told["vm"]) == ("r1", "vm1")
     assert (told["probes"], told["services"]) == (["send_signal"], ["nginx"])
+    assert told["fault_on"] == "send_signal: main; block_error: any; mine: x > 1"
     assert not [call for call in host.calls() if not call.startswith("list")]
     # Pacemaker waits for the monitor after it.
     host.vesperd.answers["wait"] = lambda _: {"result": "fine"}

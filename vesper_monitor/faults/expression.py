@@ -192,9 +192,11 @@ class _Reader:
     def _unknown(self, node: ast.expr, name: str, why: str = "") -> ExpressionError:
         known = sorted(self._fields or ())
         close = similar(name, known)
-        message = f"{self._probe} has no field {name}{close}; it has: {', '.join(known)}"
-        quotes = "" if close else f'; a text is written in quotes: "{name}"'
-        return self._wrong(node, (why or message) + quotes)
+        quotes = f'a text is written in quotes: "{name}"'
+        if why:
+            return self._wrong(node, f"{why}; {quotes}")
+        hint = close or f"; {quotes}; it has: {', '.join(known)}"
+        return self._wrong(node, f"{self._probe} has no field {name}{hint}")
 
     def _wrong(self, node: ast.expr, message: str) -> ExpressionError:
         column = len(self._bytes[: node.col_offset].decode(errors="ignore"))

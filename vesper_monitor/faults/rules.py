@@ -100,8 +100,8 @@ class RuleSet:
             if rule.count is not None
         }
 
-    def judge(self, event: Event, services: Collection[str]) -> Verdict | None:
-        """Count the event, and judge it; None: no fault."""
+    def match(self, event: Event, services: Collection[str]) -> Rule | None:
+        """Count the event; the first rule that calls it a fault."""
         name = probe_of(event)
         found = None
         for rule in self.rules.get(name, ()) if name is not None else ():
@@ -110,10 +110,18 @@ class RuleSet:
             window = self._windows.get(rule)
             if (window is None or window.add(event)) and found is None:
                 found = rule
-        if name is None or found is None:
-            return None
-        lead = f"{found.count.words()}: " if found.count is not None else ""
-        return verdict(name, event, services, lead)
+        return found
+
+    def judge(self, event: Event, services: Collection[str]) -> Verdict | None:
+        """The same, with the sentence; None: no fault."""
+        rule = self.match(event, services)
+        return self.say(rule, event, services) if rule is not None else None
+
+    @staticmethod
+    def say(rule: Rule, event: Event, services: Collection[str]) -> Verdict:
+        """The words for an event that a rule has matched."""
+        lead = f"{rule.count.words()}: " if rule.count is not None else ""
+        return verdict(rule.probe, event, services, lead)
 
     @property
     def horizon(self) -> int:

@@ -4,7 +4,7 @@
 from __future__ import annotations
 
 from vesper_monitor.ocf.agent import DEFAULT_PROBES, Agent, Settings
-from vesper_monitor.ocf.call import Call, Code, Exit, finish, log, process_age
+from vesper_monitor.ocf.call import Call, Code, Exit, finish, process_age
 from vesper_monitor.ocf.xl import Xl
 
 TYPE_CHECKING = False
@@ -90,7 +90,9 @@ def settings(call: Call, *, strict: bool) -> Settings:
     found.services = names("services", "", _wrong_service)
     found.fault_on = call.parameter("fault_on").strip()
     if strict and found.fault_on:
-        wrong.append(_wrong_rules(found.fault_on))
+        from vesper_monitor.ocf.fault_on import wrong_rules
+
+        wrong.append(wrong_rules(found))
     found.scripts = call.parameter("monitor_scripts").split()
     found.script_timeout = number("monitor_scripts_timeout", 10, 1) or 10
     found.script_interval = number("monitor_scripts_interval", 10, 1) or 10
@@ -131,17 +133,6 @@ def _wrong_service(name: str) -> str:
             f"parameter services: {name} is longer than the {COMM_LENGTH} bytes of a process's "
             f"name that the kernel keeps; write {short}"
         )
-    return ""
-
-
-def _wrong_rules(text: str) -> str:
-    from vesper_monitor.faults.language import RuleError, parse
-
-    try:
-        for doubt in parse(text).doubts:
-            log(f"parameter fault_on: {doubt}")
-    except RuleError as error:
-        return f"parameter fault_on: {error}"
     return ""
 
 
