@@ -13,7 +13,7 @@ from typing import Any
 
 from vesper_monitor.client import Client, DaemonError
 from vesper_monitor.command.show import clock, print_json
-from vesper_monitor.command.table import columns, note
+from vesper_monitor.command.table import columns, note, paragraph
 from vesper_monitor.faults.language import MAX_LENGTH, RuleError, parse
 from vesper_monitor.faults.rules import RuleSet
 from vesper_monitor.faults.trial import event_of, trial
@@ -35,7 +35,10 @@ def add_parser(commands: argparse._SubParsersAction[Any]) -> None:
         "FILE and -e: those of the VM's resource, or the default ones.",
     )
     trying.add_argument(
-        "--since", type=_since, metavar="ID|TIME", help="events after this one, or of the last 2h, 3d"
+        "--since",
+        type=_since,
+        metavar="ID|TIME",
+        help="events after this one, or of the last 2h, 3d",
     )
     trying.add_argument(
         "--service", action="append", metavar="NAME",
@@ -45,7 +48,9 @@ def add_parser(commands: argparse._SubParsersAction[Any]) -> None:
     saying = sub.add_parser("explain", help="what the rules say, in words")
     saying.set_defaults(run=explain)
     for command in (trying, saying):
-        command.add_argument("file", nargs="?", metavar="FILE", help="with rules; - is standard input")
+        command.add_argument(
+            "file", nargs="?", metavar="FILE", help="with rules; - is standard input"
+        )
         command.add_argument("-e", dest="text", metavar="TEXT", help="rules")
         command.add_argument("--vm", metavar="VM", help="only of this one")
         command.add_argument("--json", action="store_true", help="for programs (docs/api.md)")
@@ -59,7 +64,7 @@ def check(client: Client, options: argparse.Namespace) -> None:
     services = resources(client)
 
     def services_of(vm: str) -> Collection[str]:
-        return options.service or services.get(vm, {}).get("services", ())
+        return list(options.service or services.get(vm, {}).get("services", ()))
 
     hits = trial(text, events, services_of)
     if options.json:
@@ -95,23 +100,24 @@ def explain(client: Client, options: argparse.Namespace) -> None:
     text = _rules(client, options)
     doubts = checked(text)
     own = {rule.probe for rule in parse(text).rules}
-    said = [
-        {
-            "probe": probe,
-            "default": probe not in own,
-            "rules": [{"text": rule.text, "words": rule.words()} for rule in rules],
-        }
-        for probe, rules in RuleSet(text).rules.items()
-    ]
+    rules = RuleSet(text).rules
     if options.json:
+        said = [
+            {
+                "probe": probe,
+                "default": probe not in own,
+                "rules": [{"text": rule.text, "words": rule.words()} for rule in named],
+            }
+            for probe, named in rules.items()
+        ]
         print_json({"probes": said, "doubts": [str(doubt) for doubt in doubts]})
         return
     for doubt in doubts:
         print(note("doubt", str(doubt)), file=sys.stderr)
-    for entry in said:
-        print(f"{entry['probe']}{' (default)' if entry['default'] else ''}:")
-        for rule in entry["rules"]:
-            print(f"  {rule['words']}")
+    for probe, named in rules.items():
+        print(f"{probe}{'' if probe in own else ' (default)'}:")
+        for rule in named:
+            print(paragraph(rule.words()))
 
 
 def checked(text: str, source: str = "rules") -> tuple[RuleError, ...]:
@@ -176,4 +182,6 @@ def _since(text: str) -> int | float:
         return int(text)
     if re.fullmatch(r"[0-9]{1,6}[mhd]", text):
         return float(int(text[:-1]) * _UNITS[text[-1]])
-    raise argparse.ArgumentTypeError(f"neither an event's number nor a time: {text!r} (90m, 2h, 3d)")
+    raise argparse.ArgumentTypeError(
+        f"neither an event's number nor a time: {text!r} (90m, 2h, 3d)"
+    )
