@@ -9,9 +9,10 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from tests.host.daemons import PROJECT
 from vesper_monitor.faults.fields import FIELDS
 from vesper_monitor.faults.language import MAX_LENGTH, RuleError, parse
-from vesper_monitor.faults.rules import RuleSet, Scope
+from vesper_monitor.faults.rules import RuleSet, Scope, default_rules
 from vesper_monitor.guest.decode import Event
 
 
@@ -107,6 +108,8 @@ def test_probes_of_the_users_own() -> None:
     assert is_fault(text, mine)
     assert not is_fault(text, event("probe_point", probe="slow_write", latency="101", name="x"))
     assert not is_fault(text, event("probe_point", probe="other", latency=101, name="x"))
+    mine.fields["from"] = 3
+    assert is_fault("slow_write: from_ == 3", mine)
     assert not is_fault("slow_write: any", event("lost", probe="slow_write"))
     # Whatever a probe is called, an event that is known is known by its own name.
     assert not is_fault("slow_write: any", event("block_error", probe="slow_write"))
@@ -148,7 +151,7 @@ def test_counts_are_told_to_forget_and_do_not_share() -> None:
     ("text", "line", "column", "message"),
     [
         ("send_signal: fatl", 1, 14, "has no field fatl (did you mean fatal?)"),
-        ('filesystem: mount == "/data"', 1, 13, '; it has: cpu, dev, disk, error, fstype, '),
+        ('filesystem: mount == "/data"', 1, 13, "; it has: cpu, dev, disk, error, fstype, "),
         ("filesystem: error == EIO", 1, 22, 'a text is written in quotes: "EIO"'),
         ("block_error: none;\n  filesystem: any and\n  x", 3, 3, "filesystem has no field x"),
         ('hung_task: "ä" == comm and y', 1, 28, "no field y"),
@@ -181,6 +184,9 @@ def test_counts_are_told_to_forget_and_do_not_share() -> None:
         ("mine: " + "not " * 1000 + "a", 1, None, "nested deeper"),
         ("mine: " + "(" * 1000, 1, 27, "nested deeper"),
         ("mine: " + "-" * 5000 + "1", 1, None, "too complicated"),
+        ("mine: a == " + "-" * 900 + "1", 1, 12, "a number, true or false is wanted"),
+        ("mine: a" + ".b" * 900, 1, 7, "a condition is wanted"),
+        ("mine: a and from == 3", 1, 13, "a field of that name is written from_"),
         ("a: any;" * 200, 1, 701, "more than 100 rules"),
         ("x" * (MAX_LENGTH + 1), 1, None, "longer than"),
     ],
@@ -196,6 +202,16 @@ def test_errors_have_a_place(text: str, line: int, column: int | None, message: 
     if column is not None and column < 40:
         source = text.split("\n")[line - 1] + " "
         assert shown.ljust(len(caret))[caret.index("^")] == source[column - 1]
+
+
+def test_what_the_page_shows_is_true() -> None:
+    page = (PROJECT / "docs" / "man" / "vesper-rules.7").read_text()
+    assert "\n".join(rule.text for rules in default_rules().values() for rule in rules) in page
+    examples = page.partition(".SH EXAMPLES")[2].partition(".SH")[0]
+    shown = [line[4:-1] for line in examples.splitlines() if line.startswith('.B "')]
+    assert len(shown) >= 4
+    for text in shown:
+        assert parse(text.replace("\\(dq", '"').replace("\\-", "-")).doubts == ()
 
 
 def test_nothing_is_no_rule() -> None:

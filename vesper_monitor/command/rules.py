@@ -14,12 +14,13 @@ from typing import Any
 from vesper_monitor.client import Client, DaemonError
 from vesper_monitor.command.show import clock, print_json
 from vesper_monitor.command.table import columns, note, paragraph
+from vesper_monitor.faults.fields import FIELDS
 from vesper_monitor.faults.language import MAX_LENGTH, RuleError, parse
 from vesper_monitor.faults.rules import RuleSet
 from vesper_monitor.faults.trial import event_of, trial
 from vesper_monitor.guest.decode import Event
 
-__all__ = ["add_parser", "check", "checked", "explain", "recorded", "resources"]
+__all__ = ["add_parser", "check", "checked", "explain", "list_fields", "recorded", "resources"]
 
 _UNITS = {"m": 60, "h": 3600, "d": 86_400}
 
@@ -47,6 +48,10 @@ def add_parser(commands: argparse._SubParsersAction[Any]) -> None:
     trying.set_defaults(run=check)
     saying = sub.add_parser("explain", help="what the rules say, in words")
     saying.set_defaults(run=explain)
+    listing = sub.add_parser("fields", help="the fields that rules may ask for")
+    listing.add_argument("probe", nargs="?", metavar="PROBE", help="only this one's")
+    listing.add_argument("--json", action="store_true", help="for programs (docs/api.md)")
+    listing.set_defaults(run=list_fields)
     for command in (trying, saying):
         command.add_argument(
             "file", nargs="?", metavar="FILE", help="with rules; - is standard input"
@@ -118,6 +123,20 @@ def explain(client: Client, options: argparse.Namespace) -> None:
         print(f"{probe}{'' if probe in own else ' (default)'}:")
         for rule in named:
             print(paragraph(rule.words()))
+
+
+def list_fields(client: Client, options: argparse.Namespace) -> None:
+    """Names and kinds."""
+    if options.probe is not None and options.probe not in FIELDS:
+        raise DaemonError(
+            "no-such-probe", f"no probe {options.probe} is built in; there are: {', '.join(FIELDS)}"
+        )
+    chosen = {p: kinds for p, kinds in FIELDS.items() if options.probe in (None, p)}
+    if options.json:
+        print_json({p: {name: kind.value for name, kind in k.items()} for p, k in chosen.items()})
+        return
+    rows = [(p, name, kind.value) for p, kinds in chosen.items() for name, kind in kinds.items()]
+    print(columns(("PROBE", "FIELD", "IS"), rows))
 
 
 def checked(text: str, source: str = "rules") -> tuple[RuleError, ...]:

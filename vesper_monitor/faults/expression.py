@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import ast
 import difflib
+import keyword
 import re
 from collections.abc import Collection
 
@@ -32,6 +33,10 @@ __all__ = ["MAX_DEPTH", "ExpressionError", "read", "similar"]
 #: How deep a condition may nest.
 MAX_DEPTH = 20
 
+#: What is known of the fields of a probe that is not built in.
+_OWN = {"main": Kind.TRUTH, "service": Kind.TEXT, "cpu": Kind.NUMBER}
+#: The keywords that the language has.
+_WORDS = ("and", "or", "not", "in")
 _OPERATORS = {
     ast.Eq: "==", ast.NotEq: "!=", ast.Lt: "<", ast.LtE: "<=", ast.Gt: ">", ast.GtE: ">=",
 }  # fmt: skip
@@ -75,6 +80,9 @@ def _syntax(error: SyntaxError, source: str, place: int) -> str:
     message = error.msg or ""
     if "never closed" in message or "unmatched" in message or "does not match" in message:
         return message
+    word = re.match(r"\w*", source[place:])
+    if word and keyword.iskeyword(word[0]) and word[0] not in _WORDS:
+        return f"{word[0]} is a keyword of Python's: a field of that name is written {word[0]}_"
     if place >= len(source):
         return "the condition does not end here: something is missing"
     if re.match(r"\d+\s+in\b", source[place:]) or re.search(r"\bin\s+\d\w*\s*$", source):
@@ -107,10 +115,12 @@ class _Reader:
                 raise self._wrong(
                     node, "a condition that says nothing: write any, or the rule none"
                 )
-            kind = self._kind(self._operand(node), node)
+            operand = self._operand(node)
+            assert isinstance(operand, Field)
+            kind = self._kind(operand)
             if kind not in (Kind.TRUTH, Kind.ANY):
                 raise self._wrong(node, f"{node.id} is {kind.value}: compare it with something")
-            return Flag(node.id)
+            return Flag(operand.name)
         raise self._wrong(node, "a condition is wanted: a field, or a comparison of one")
 
     def _compare(self, node: ast.Compare) -> Condition:
@@ -125,7 +135,7 @@ class _Reader:
             raise self._wrong(node, "'is' means nothing here; to compare write ==")
         other = self._operand(right)
         self._need_field(node, left, other)
-        kinds = self._kind(left, node.left), self._kind(other, right)
+        kinds = self._kind(left), self._kind(other)
         self._need_alike(right, left, kinds[0], kinds[1])
         if operator not in ("==", "!="):
             for kind, side in zip(kinds, (node.left, right), strict=True):
@@ -134,7 +144,7 @@ class _Reader:
         return Compare(left, operator, other)
 
     def _contained(self, node: ast.expr, left: Operand, right: ast.expr) -> Condition:
-        kind = self._kind(left, node)
+        kind = self._kind(left)
         if isinstance(right, (ast.List, ast.Tuple)):
             if not isinstance(left, Field):
                 raise self._wrong(node, "before 'in' and a list stands a field")
@@ -152,7 +162,7 @@ class _Reader:
             raise self._wrong(right, 'a list is wanted: [1, 2]; a count has a unit: "3 in 60s"')
         whole = self._operand(right)
         self._need_field(node, left, whole)
-        for found, side in ((kind, node), (self._kind(whole, right), right)):
+        for found, side in ((kind, node), (self._kind(whole), right)):
             if found not in (Kind.TEXT, Kind.ANY):
                 raise self._wrong(side, f"'in' looks for a text in a text; this is {found.value}")
         return Within(left, whole)
@@ -163,21 +173,23 @@ class _Reader:
                 return node.id == "true"
             if node.id == "any" or (self._fields is not None and node.id not in self._fields):
                 raise self._unknown(node, node.id)
-            return Field(node.id)
-        if isinstance(node, ast.UnaryOp) and isinstance(node.op, ast.USub):
-            value = self._operand(node.operand)
-            if not isinstance(value, Field) and Kind.of(value) is Kind.NUMBER:
-                assert isinstance(value, (int, float))
+            plain = node.id.removesuffix("_")
+            return Field(plain if keyword.iskeyword(plain) else node.id)
+        negative = isinstance(node, ast.UnaryOp) and isinstance(node.op, ast.USub)
+        literal = node.operand if isinstance(node, ast.UnaryOp) and negative else node
+        if isinstance(literal, ast.Constant) and isinstance(literal.value, (str, int, float)):
+            value = literal.value
+            if not negative:
+                return value
+            if isinstance(value, (int, float)) and not isinstance(value, bool):
                 return -value
-        if isinstance(node, ast.Constant) and isinstance(node.value, (str, int, float)):
-            return node.value
         raise self._wrong(node, "a field, a text, a number, true or false is wanted here")
 
-    def _kind(self, operand: Operand, node: ast.expr) -> Kind:
+    def _kind(self, operand: Operand) -> Kind:
         if not isinstance(operand, Field):
             return Kind.of(operand)
         if self._fields is None:
-            return {"main": Kind.TRUTH, "service": Kind.TEXT}.get(operand.name, Kind.ANY)
+            return _OWN.get(operand.name, Kind.ANY)
         return self._fields[operand.name]
 
     def _need_field(self, node: ast.expr, left: Operand, right: Operand) -> None:
