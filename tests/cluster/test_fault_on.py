@@ -30,6 +30,10 @@ def test_rules_are_heeded_and_reloaded(vm: VirtualMachine) -> None:
     assert vm.failures() == []
     tried = node.run("vesper", "rules", "check", "--vm", "vm1", "-e", "send_signal: default")
     assert "httpd[97] killed by SIGSEGV" in tried.stdout
+    advice = node.run("vesper", "advise", "vm1").stdout
+    assert "out-of-memory: " in advice
+    assert "it is on record once" in advice
+    assert "[[symptom]]" in node.run("cat", "/usr/share/vesper/knowledge/symptoms.toml").stdout
 
     # A wrong text is refused with its place.
     wrong = node.run(

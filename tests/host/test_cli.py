@@ -86,7 +86,7 @@ def test_rules_are_tried_on_what_is_recorded(
     assert tried["events"] == 3
     assert fault["event"]["fields"]["pid"] == 2
     assert fault["text"] == "out_of_memory: not main, 3 in 1h"
-    assert fault["reason"].startswith("3 of them within 3600 s: out of memory: cron[2] ")
+    assert fault["reason"].startswith("3 within 3600 s, the last: out of memory: cron[2] ")
     assert tried["doubts"][0].startswith("line 3, column 2: no probe mine is built in")
     # A service is one of the resource's, or of those that are given.
     named = daemon.vesper(

@@ -399,7 +399,7 @@ def test_rules_are_changed_and_outlive_the_daemon_with_their_counts(
     guest.say("emit", "out_of_memory", "comm=httpd", "pid=3")  # the third
     counted = Monitor(daemon)  # of an agent that says nothing of rules
     assert counted.result() == "fault"
-    assert counted.answer["reason"].startswith("3 of them within 3600 s: out of memory: httpd[3]")
+    assert counted.answer["reason"].startswith("3 within 3600 s, the last: out of memory: httpd[3]")
     daemon.call("clear", resource="r1")
     # Without the parameter the default rules hold again.
     daemon.call("change", **{**wishes, "fault_on": ""})

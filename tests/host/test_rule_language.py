@@ -134,8 +134,29 @@ def test_what_a_count_is_told_with() -> None:
     assert rules.judge(event("net_link", 1), ()) is None
     found = rules.judge(event("net_link", 61), ())
     assert found is not None
-    assert found.reason == "2 of them within 60 s: its text (system)"
+    assert found.reason == "2 within 60 s, the last: its text (system)"
     assert rules.horizon == 60
+
+
+def test_what_is_said_twice_counts_once() -> None:
+    rules = RuleSet("net_link: 3 in 1m; net_link:  3 in  1m; net_link: default")
+    judged = [rules.judge(event("net_link", at), ()) is not None for at in (1, 2, 3, 4)]
+    assert judged == [False, False, True, False]
+
+
+def test_words() -> None:
+    text = (
+        'block_error: any; block_error: none; block_error: 2 in 1m; block_error: disk != "a"; '
+        'block_error: not (cpu < 2 or "x" in disk) and op in ["read", "write"], 2 in 1h'
+    )
+    assert [rule.words() for rule in parse(text).rules] == [
+        "every event is a fault",
+        "no event is a fault",
+        "2 within 60 s are a fault",
+        'an event is a fault if disk is not "a"',
+        "2 within 3600 s are a fault, of those where it is not so that (cpu is less than 2 or "
+        'disk contains "x") and op is one of "read", "write"',
+    ]
 
 
 def test_counts_are_told_to_forget_and_do_not_share() -> None:

@@ -77,6 +77,8 @@ def run(client: Client, options: argparse.Namespace) -> None:
             }
         )
         return
+    if options.vm is not None and not events and not resource:
+        print(f"{options.vm}: nothing is on record, and no resource here is responsible for it.\n")
     if options.symptom and not any(advice.words for advice in advices):
         known = ", ".join(symptom.name for symptom in symptoms)
         print(f"No symptom has a word of: {options.symptom}. Known are: {known}.")

@@ -21,9 +21,9 @@ from vesper_monitor.daemon.watch import NoTransport
 from vesper_monitor.faults.fault import Fault
 from vesper_monitor.faults.instance import Answer, Instance, Result
 from vesper_monitor.faults.journal import JournalError
-from vesper_monitor.faults.language import RuleError, parse
+from vesper_monitor.faults.language import RuleError
 from vesper_monitor.faults.pauses import MAX_SECONDS
-from vesper_monitor.faults.rules import system_gone
+from vesper_monitor.faults.rules import RuleSet, system_gone
 from vesper_monitor.guest import abi
 from vesper_monitor.guest.decode import Event
 from vesper_monitor.guest.liveness import MIN_TIMEOUT
@@ -497,7 +497,7 @@ def _fault_on(request: dict[str, Any], default: str) -> str:
     if not isinstance(wanted, str):
         raise RequestError("bad-request", "'fault_on' must be a text")
     try:
-        parse(wanted)
+        RuleSet(wanted)
     except RuleError as error:
         _log.error("%s: fault_on: %s; what held before still holds", request.get("resource"), error)
         return default

@@ -80,7 +80,7 @@ class Count:
     seconds: int
 
     def words(self) -> str:
-        return f"{self.number} of them within {self.seconds} s"
+        return f"{self.number} within {self.seconds} s"
 
 
 @dataclass(frozen=True)
@@ -99,14 +99,12 @@ class Rule:
 
     def words(self) -> str:
         """What it says."""
-        if self.condition == ANY:
-            which = "every event"
-        elif self.condition == NONE:
+        if self.condition == NONE:
             return "no event is a fault"
-        else:
-            which = f"an event is a fault if {self.condition.words()}"
-            return which + (f", at {self.count.words()}" if self.count else "")
-        return f"{which} is a fault" + (f", at {self.count.words()}" if self.count else "")
+        which = "" if self.condition == ANY else self.condition.words()
+        if self.count is not None:
+            return f"{self.count.words()} are a fault" + (f", of those where {which}" * bool(which))
+        return f"an event is a fault if {which}" if which else "every event is a fault"
 
 
 @dataclass(frozen=True)

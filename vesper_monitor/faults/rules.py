@@ -88,11 +88,13 @@ class RuleSet:
         #: by probe
         self.rules: dict[str, tuple[Rule, ...]] = dict(default_rules())
         for probe, rules in _by_probe(parsed.rules).items():
-            self.rules[probe] = tuple(
+            expanded = [
                 one
                 for rule in rules
                 for one in (default_rules().get(probe, ()) if rule.default else (rule,))
-            )
+            ]
+            # What is said twice must not count twice.
+            self.rules[probe] = tuple(dict.fromkeys(expanded))
         self._windows = {
             rule: _Window(rule.count.number, rule.count.seconds)
             for rules in self.rules.values()
@@ -120,7 +122,7 @@ class RuleSet:
     @staticmethod
     def say(rule: Rule, event: Event, services: Collection[str]) -> Verdict:
         """The words for an event that a rule has matched."""
-        lead = f"{rule.count.words()}: " if rule.count is not None else ""
+        lead = f"{rule.count.words()}, the last: " if rule.count is not None else ""
         return verdict(rule.probe, event, services, lead)
 
     @property
