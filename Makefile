@@ -113,7 +113,10 @@ install:
 	install -D -m 644 vesper_monitor/vesperd.toml $(DESTDIR)/usr/share/doc/vesper/vesperd.toml
 	for page in $(wildcard docs/man/*.[1-8]); do \
 		install -D -m 644 $$page $(DESTDIR)/usr/share/man/man$${page##*.}/$${page##*/}; done
-	install -d -m 755 $(DESTDIR)/var/lib/vesper/probes
+	install -d -m 755 $(DESTDIR)/var/lib/vesper/probes $(DESTDIR)/usr/share/vesper \
+		$(DESTDIR)/etc/vesper/knowledge.d
+	ln -sfn /usr/lib/python3/dist-packages/vesper_monitor/knowledge \
+		$(DESTDIR)/usr/share/vesper/knowledge
 	cp -r --parents $$(git ls-files probe_modules *_transport/guest 2>/dev/null || \
 		find probe_modules *_transport/guest -name build -prune -o -type f -print) $(SRC)/
 	install -m 644 probe_modules/dkms.conf $(SRC)/dkms.conf

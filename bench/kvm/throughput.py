@@ -27,7 +27,7 @@ from vesper_monitor.domain_state import DomainState
 from vesper_monitor.guest.decode import Event
 from vesper_monitor.guest.images import ImageStore
 from vesper_monitor.guest.session import Session
-from vesper_monitor.transport import Domain, DomainEvent
+from vesper_monitor.transport import Domain, DomainEvent, DomainReport
 
 __all__ = ["measure"]
 
@@ -100,8 +100,8 @@ class WriterTransport:
     async def active(self) -> list[Domain]:
         return []
 
-    async def state(self, domain: Domain) -> DomainState:
-        return DomainState.RUNNING
+    async def report(self, domain: Domain) -> DomainReport:
+        return DomainReport(DomainState.RUNNING)
 
     async def connect(self, domain: Domain, timeout: float) -> KvmLink:  # noqa: ASYNC109
         return await KvmLink.connect(self.holder, domain.domid, domain, timeout)

@@ -10,9 +10,9 @@ from collections.abc import Iterator
 from typing import Any
 
 import pytest
+from lab.xen.guest import Guest
 
 from lab.xen import XenHost, XenLab
-from lab.xen.guest import Guest
 from tests.xen.vm1 import clean, create_guest, wait_collecting
 from vesper_monitor.daemon.config import Config
 

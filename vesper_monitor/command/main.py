@@ -1,7 +1,8 @@
 # SPDX-License-Identifier: GPL-2.0-or-later
 """The command ``vesper``: what it understands, and its exit status.
 
-What the commands do is in cli_show.py (to look) and cli_act.py (to change).
+What the commands do is in show.py (to look), act.py (to change), rules.py and
+advise.py beside this file.
 """
 
 from __future__ import annotations
@@ -14,6 +15,8 @@ from typing import NoReturn
 from vesper_monitor import __version__
 from vesper_monitor.client import Client, DaemonError, DaemonUnavailable, default_path
 from vesper_monitor.command import act as cli_act
+from vesper_monitor.command import advise as cli_advise
+from vesper_monitor.command import rules as cli_rules
 from vesper_monitor.command import show as cli_show
 from vesper_monitor.command import why as cli_why
 from vesper_monitor.guest.images import DEFAULT_ROOT, ImageError
@@ -38,6 +41,8 @@ examples:
   vesper why vm1                     the last fault, step by step up to the failover's end
   vesper faults clear vm1            the fault of resource vm1 is over
   vesper probe build 6.1.0-56-amd64  probe images for guests with that kernel
+  vesper rules check -e 'block_error: 3 in 60s'  which events would have been faults
+  vesper advise vm1 --symptom "disk errors"      which probes and rules to use
   vesper relay cat vm1 send_signal   raw records of a probe
 """
 
@@ -94,6 +99,8 @@ def parser() -> argparse.ArgumentParser:
     deactivate.set_defaults(run=cli_act.deactivate)
 
     _add_pause(commands)
+    cli_rules.add_parser(commands)
+    cli_advise.add_parser(commands)
 
     relay = commands.add_parser("relay", help="a probe's relay channel, as the guest wrote it")
     relays = relay.add_subparsers(metavar="COMMAND", required=True)

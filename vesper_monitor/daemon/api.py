@@ -7,6 +7,7 @@ import asyncio
 import base64
 import contextlib
 import dataclasses
+import logging
 import os
 from collections.abc import Awaitable, Callable
 from typing import TYPE_CHECKING, Any
@@ -20,8 +21,9 @@ from vesper_monitor.daemon.watch import NoTransport
 from vesper_monitor.faults.fault import Fault
 from vesper_monitor.faults.instance import Answer, Instance, Result
 from vesper_monitor.faults.journal import JournalError
+from vesper_monitor.faults.language import RuleError
 from vesper_monitor.faults.pauses import MAX_SECONDS
-from vesper_monitor.faults.rules import system_gone
+from vesper_monitor.faults.rules import RuleSet, system_gone
 from vesper_monitor.guest import abi
 from vesper_monitor.guest.decode import Event
 from vesper_monitor.guest.liveness import MIN_TIMEOUT
@@ -32,6 +34,8 @@ if TYPE_CHECKING:
     from vesper_monitor.daemon.main import Daemon
 
 __all__ = ["Api"]
+
+_log = logging.getLogger(__name__)
 
 #: Requests that change something, or that only an agent makes.
 ROOT_ONLY = frozenset(
@@ -131,6 +135,7 @@ class Api:
                 _hang_timeout(request),
                 _pause_timeout(request),
                 transport.name,
+                _fault_on(request, ""),
             )
         except ValueError as error:
             raise RequestError("internal", str(error)) from error
@@ -205,8 +210,12 @@ class Api:
         services = names(request, "services", record.services)
         hang_timeout = _hang_timeout(request, record.hang_timeout)
         pause_timeout = _pause_timeout(request, record.pause_timeout)
-        wishes = probes, services, hang_timeout, pause_timeout
-        if wishes == (record.probes, record.services, record.hang_timeout, record.pause_timeout):
+        fault_on = _fault_on(request, record.fault_on)
+        wishes = probes, services, hang_timeout, pause_timeout, fault_on
+        if wishes == (
+            record.probes, record.services, record.hang_timeout, record.pause_timeout,
+            record.fault_on,
+        ):  # fmt: skip
             return
         daemon.instances.change(instance, *wishes)
         domain = Domain(record.vm, record.domid, record.uuid)
@@ -498,6 +507,21 @@ def _pause_timeout(request: dict[str, Any], default: float | None = None) -> flo
     if request.get("pause_timeout") is None:
         return default
     return number(request, "pause_timeout", 0.0, MAX_WAIT)
+
+
+def _fault_on(request: dict[str, Any], default: str) -> str:
+    """Rules; if they are wrong, those that held before: a monitor must not fail of it."""
+    wanted = request.get("fault_on")
+    if wanted is None:
+        return default
+    if not isinstance(wanted, str):
+        raise RequestError("bad-request", "'fault_on' must be a text")
+    try:
+        RuleSet(wanted)
+    except RuleError as error:
+        _log.error("%s: fault_on: %s; what held before still holds", request.get("resource"), error)
+        return default
+    return wanted
 
 
 def _start_of(fault: Fault) -> float:

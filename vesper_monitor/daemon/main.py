@@ -31,6 +31,7 @@ from vesper_monitor.daemon.server import Server
 from vesper_monitor.daemon.watch import Watch, find_transports
 from vesper_monitor.faults import domain as domains
 from vesper_monitor.faults.attributes import NodeAttributes
+from vesper_monitor.faults.fault import InstanceRecord
 from vesper_monitor.faults.instances import Instances
 from vesper_monitor.faults.journal import Batch, Journal, JournalError
 from vesper_monitor.faults.pauses import Pauses
@@ -55,6 +56,8 @@ _log = logging.getLogger(__name__)
 
 #: Events that wait for the journal; beyond it only faults and positions go there.
 MAX_BACKLOG = 20_000
+#: Events of one VM that are looked at again for rules that count.
+MAX_RECALLED = 5000
 #: s to finish when asked to stop.
 STOP_TIMEOUT = 20.0
 
@@ -340,8 +343,28 @@ class Daemon:
             return
         self._last_event_id = event_id
         self.instances.restore(records, held, fault_id)
+        for record in records:
+            await self._recall(record)
         if records:
             _log.info("going on with %d resources of an earlier vesperd", len(records))
+
+    async def _recall(self, record: InstanceRecord) -> None:
+        """Rules that count go on with what was seen before."""
+        instance = self.instances.get(record.resource)
+        if instance is None or not instance.rules.horizon:
+            return
+        since = max(record.started, time.time() - instance.rules.horizon)
+        try:
+            newest = await self.recorder.run(lambda j: j.nth_newest(record.vm, MAX_RECALLED)) or 1
+            events = await self.recorder.run(
+                lambda j: j.events(vm=record.vm, after=newest - 1, limit=MAX_RECALLED)
+            )
+        except JournalError as error:
+            _log.error("%s: counts begin anew: %s", record.resource, error)
+            return
+        self.instances.recall(
+            record, [e for e in events if e.domid == record.domid and e.received >= since]
+        )
 
 
 def _least(given: Iterable[float | None], default: float) -> float:

@@ -79,8 +79,9 @@ _TRANSPORT = """
 ALTER TABLE instances ADD COLUMN pause_timeout REAL;
 ALTER TABLE instances ADD COLUMN transport TEXT NOT NULL DEFAULT '';
 """
+_FAULT_ON = "ALTER TABLE instances ADD COLUMN fault_on TEXT NOT NULL DEFAULT '';"
 #: What makes a journal of one schema version one of the next; 0: an empty file.
-_STEPS = (_SCHEMA, _LAST_WORDS, _HANG_TIMEOUT, _TRANSPORT)
+_STEPS = (_SCHEMA, _LAST_WORDS, _HANG_TIMEOUT, _TRANSPORT, _FAULT_ON)
 
 
 class JournalError(Exception):
@@ -202,10 +203,10 @@ class Journal:
 
     def _write_instance(self, i: InstanceRecord) -> None:
         self._db.execute(
-            "INSERT OR REPLACE INTO instances VALUES (?,?,?,?,?,?,?,?,?,?,?,?,?)",
+            "INSERT OR REPLACE INTO instances VALUES (?,?,?,?,?,?,?,?,?,?,?,?,?,?)",
             (i.id, i.resource, i.vm, i.uuid, i.domid, i.started, json.dumps(list(i.probes)),
              json.dumps(list(i.services)), i.monitored, i.ended, i.hang_timeout,
-             i.pause_timeout, i.transport),
+             i.pause_timeout, i.transport, i.fault_on),
         )  # fmt: skip
 
     def _write_fault(self, f: Fault) -> None:
@@ -378,7 +379,7 @@ class Journal:
                 id=r[0], resource=r[1], vm=r[2], uuid=r[3], domid=r[4], started=r[5],
                 probes=tuple(json.loads(r[6])), services=tuple(json.loads(r[7])),
                 monitored=bool(r[8]), ended=r[9], hang_timeout=r[10],
-                pause_timeout=r[11], transport=r[12],
+                pause_timeout=r[11], transport=r[12], fault_on=r[13],
             )
             for r in rows
         ]  # fmt: skip
