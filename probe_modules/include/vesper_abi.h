@@ -244,6 +244,10 @@ enum vsp_event {
 	VSP_EVENT_BLOCK_ERROR	= 5,
 	VSP_EVENT_FILESYSTEM	= 6,
 	VSP_EVENT_NET_LINK	= 7,
+	VSP_EVENT_PROBE_POINT	= 8,
+	VSP_EVENT_MEMORY_FAILURE	= 9,
+	VSP_EVENT_LOCKUP	= 10,
+	VSP_EVENT_DIE		= 11,
 };
 
 /* -------------------------------------------------------- last words */
@@ -453,6 +457,30 @@ struct vsp_net_link {
 	__u8 address[4];	/* IPv4; 0.0.0.0 if it is not about one */
 	__u32 reserved;
 	char device[VSP_IFNAME_LEN];
+};
+
+#define VSP_POINT_ARGS		8
+#define VSP_POINT_TEXT		256
+
+/*
+ * A hit of a point that was named at load time.  What the values are is the
+ * host's to know: it has defined them.  The texts share text[] to equal parts
+ * of a multiple of 8 bytes, in the order of their values.  A record ends with
+ * the last of them.
+ */
+struct vsp_probe_point {
+	struct vsp_record rec;
+	__u32 id;		/* of the definition */
+	__u32 left_out;		/* hits before this one, too many to record */
+	__u32 missed;		/* hits without a handler since the load, by the kernel's count */
+	__u32 n_args;
+	__u32 unread;		/* bit i: there was no memory to read value i from */
+	__s32 pid;		/* running thread */
+	__s32 tgid;
+	__u32 reserved;
+	char comm[VSP_COMM_LEN];
+	__u64 value[VSP_POINT_ARGS];	/* of a text: 0 */
+	char text[VSP_POINT_TEXT];
 };
 
 /* ------------------------------------------------------------ Xen */

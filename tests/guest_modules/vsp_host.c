@@ -385,7 +385,7 @@ static void hog(void)
 
 int main(int argc, char **argv)
 {
-	char line[256];
+	char line[2048];
 
 	if (argc == 2 && !strcmp(argv[1], "hog"))
 		hog();

@@ -55,6 +55,9 @@ SIG_ADDR = 1 << 3
 SIG_IN_IRQ = 1 << 4
 SIG_TRACED = 1 << 5
 
+POINT_ARGS = 8
+POINT_TEXT = 256
+
 EXIT_CORE = 1 << 0
 EXIT_OOM = 1 << 1
 
@@ -100,6 +103,10 @@ class EventType(enum.IntEnum):
     BLOCK_ERROR = 5
     FILESYSTEM = 6
     NET_LINK = 7
+    PROBE_POINT = 8
+    MEMORY_FAILURE = 9
+    LOCKUP = 10
+    DIE = 11
 
 
 class OomConstraint(enum.IntEnum):
@@ -547,6 +554,34 @@ class NetLink(ctypes.LittleEndianStructure):
         ("address", _u8 * 4),
         ("reserved", _u32),
         ("device", _char * IFNAME_LEN),
+    ]
+
+
+class ProbePoint(ctypes.LittleEndianStructure):
+    c_name: ClassVar[str] = "vsp_probe_point"
+    id: int
+    left_out: int
+    missed: int
+    n_args: int
+    unread: int
+    pid: int
+    tgid: int
+    comm: bytes
+    value: ctypes.Array[ctypes.c_uint64]
+    text: bytes
+    _fields_ = [
+        ("rec", Record),
+        ("id", _u32),
+        ("left_out", _u32),
+        ("missed", _u32),
+        ("n_args", _u32),
+        ("unread", _u32),
+        ("pid", _s32),
+        ("tgid", _s32),
+        ("reserved", _u32),
+        ("comm", _char * COMM_LEN),
+        ("value", _u64 * POINT_ARGS),
+        ("text", _char * POINT_TEXT),
     ]
 
 

@@ -201,6 +201,18 @@ def _net_link(f: Fields) -> str:
     return f"network device {f['device']} {_NET_CHANGES.get(f['change'], f['change'])}{address}"
 
 
+# ------------------------------------------------------------ probe_point
+
+
+def _finish_probe_point(f: Fields) -> None:
+    f["value"] = f["value"][: f.pop("n_args")]
+
+
+def _probe_point(f: Fields) -> str:
+    values = "".join(f" {value:#x}" for value in f["value"])
+    return f"{f['comm']}[{f['pid']}] at a point that is not defined here any more:{values}"
+
+
 # ------------------------------------------------------------------ table
 
 RECORDS: Mapping[int, RecordType] = {
@@ -251,5 +263,13 @@ RECORDS: Mapping[int, RecordType] = {
         abi.NetLink,
         _net_link,
         values={"change": _named(abi.NetChange, "change"), "address": _ipv4},
+    ),
+    # By its definition: vesper_monitor/guest/points/record.py.
+    abi.EventType.PROBE_POINT: RecordType(
+        "probe_point",
+        abi.ProbePoint,
+        _probe_point,
+        values={"value": list},
+        finish=_finish_probe_point,
     ),
 }
