@@ -32,6 +32,9 @@ ENUMS = {
     "vsp_oom_constraint": (abi.OomConstraint, "VSP_OOM_"),
     "vsp_block_op": (abi.BlockOp, "VSP_BLOCK_"),
     "vsp_net_change": (abi.NetChange, "VSP_NET_"),
+    "vsp_mf_result": (abi.MfResult, "VSP_MF_"),
+    "vsp_lockup_kind": (abi.LockupKind, "VSP_LOCKUP_"),
+    "vsp_die_kind": (abi.DieKind, "VSP_DIE_"),
 }
 
 

@@ -88,6 +88,9 @@
 #define VSP_FSTYPE_LEN		16
 #define VSP_IFNAME_LEN		16	/* IFNAMSIZ */
 #define VSP_WHERE_LEN		40
+#define VSP_PAGE_TYPE_LEN	48
+#define VSP_DIE_LEN		128
+#define VSP_SYMBOL_LEN		96
 
 #define VSP_MAX_CHANNELS	16
 #define VSP_MAX_SUBBUFS		8	/* sub-buffers of one relay buffer */
@@ -457,6 +460,61 @@ struct vsp_net_link {
 	__u8 address[4];	/* IPv4; 0.0.0.0 if it is not about one */
 	__u32 reserved;
 	char device[VSP_IFNAME_LEN];
+};
+
+enum vsp_mf_result {	/* enum mf_result */
+	VSP_MF_IGNORED		= 0,
+	VSP_MF_FAILED		= 1,
+	VSP_MF_DELAYED		= 2,
+	VSP_MF_RECOVERED	= 3,
+};
+
+/* The hardware has lost a page of memory, and what became of it. */
+struct vsp_memory_failure {
+	struct vsp_record rec;
+	__u64 pfn;
+	__u32 result;		/* enum vsp_mf_result */
+	__u32 reserved;
+	char type[VSP_PAGE_TYPE_LEN];	/* of the page, in the kernel's words */
+};
+
+enum vsp_lockup_kind {
+	VSP_LOCKUP_SOFT		= 1,	/* no other task was run */
+	VSP_LOCKUP_RCU		= 2,	/* holds up an RCU grace period */
+};
+
+/* A CPU that gets on with nothing. */
+struct vsp_lockup {
+	struct vsp_record rec;
+	__u32 kind;		/* enum vsp_lockup_kind */
+	__u32 cpu;		/* that one; rec.cpu is the one that found it */
+	__s32 pid;		/* thread that runs there; 0: idle, or another CPU's */
+	__s32 tgid;
+	__u32 left_out;		/* before this one, too many to record */
+	__u32 reserved;
+	char comm[VSP_COMM_LEN];
+};
+
+enum vsp_die_kind {
+	VSP_DIE_OOPS		= 1,
+	VSP_DIE_PANIC		= 2,
+};
+
+/* The kernel has hit a fault of its own. */
+struct vsp_die {
+	struct vsp_record rec;
+	__u32 kind;		/* enum vsp_die_kind */
+	__s32 trapnr;		/* those of the processor; oops only, as the next three */
+	__s32 signr;
+	__s32 pid;		/* running thread */
+	__s32 tgid;
+	__u32 reserved;
+	__s64 err;		/* error code of the trap */
+	__u64 ip;
+	char comm[VSP_COMM_LEN];
+	char leader_comm[VSP_COMM_LEN];
+	char str[VSP_DIE_LEN];	/* "Oops"; the panic's message */
+	char symbol[VSP_SYMBOL_LEN];	/* of ip; symbol+offset/size */
 };
 
 #define VSP_POINT_ARGS		8

@@ -149,6 +149,20 @@ def filesystem(event: Event, services: Collection[str]) -> Verdict | None:
     return Verdict("filesystem", Scope.SYSTEM, reason)
 
 
+def memory_failure(event: Event, services: Collection[str]) -> Verdict | None:
+    """A page is lost, and the kernel could not do without it.
+
+    Where it could ("recovered"), a process that had data in it is killed: its
+    signal is told by others.
+    """
+    fields = event.fields
+    result = _text(fields, "result")
+    if result not in ("ignored", "failed"):
+        return None
+    reason = f"memory failure in a {_text(fields, 'type') or 'page'}: {result} (system)"
+    return Verdict("memory_failure", Scope.SYSTEM, reason)
+
+
 def never(event: Event, services: Collection[str]) -> Verdict | None:
     """An event to look at; no fault by itself."""
     return None
@@ -187,6 +201,10 @@ RULES: Mapping[str, Judge] = {
     "block_error": never,
     "filesystem": filesystem,
     "net_link": never,
+    "memory_failure": memory_failure,
+    "lockup": never,
+    "die": never,  # last_words is the fault
+    "probe_point": never,
     "last_words": last_words,
     "hang": hang,
 }

@@ -31,6 +31,9 @@ DISK_LEN = 32
 FSTYPE_LEN = 16
 IFNAME_LEN = 16
 WHERE_LEN = 40
+PAGE_TYPE_LEN = 48
+DIE_LEN = 128
+SYMBOL_LEN = 96
 
 MAX_CHANNELS = 16
 MAX_SUBBUFS = 8
@@ -140,8 +143,31 @@ class NetChange(enum.IntEnum):
     ADDRESS_BACK = 7
 
 
+class MfResult(enum.IntEnum):
+    """enum vsp_mf_result"""
+
+    IGNORED = 0
+    FAILED = 1
+    DELAYED = 2
+    RECOVERED = 3
+
+
+class LockupKind(enum.IntEnum):
+    """enum vsp_lockup_kind"""
+
+    SOFT = 1
+    RCU = 2
+
+
+class DieKind(enum.IntEnum):
+    """enum vsp_die_kind"""
+
+    OOPS = 1
+    PANIC = 2
+
+
 _u8, _u16, _u32, _u64 = ctypes.c_uint8, ctypes.c_uint16, ctypes.c_uint32, ctypes.c_uint64
-_s32, _char = ctypes.c_int32, ctypes.c_char
+_s32, _s64, _char = ctypes.c_int32, ctypes.c_int64, ctypes.c_char
 
 
 class Region(ctypes.LittleEndianStructure):
@@ -554,6 +580,50 @@ class NetLink(ctypes.LittleEndianStructure):
         ("address", _u8 * 4),
         ("reserved", _u32),
         ("device", _char * IFNAME_LEN),
+    ]
+
+
+class MemoryFailure(ctypes.LittleEndianStructure):
+    c_name: ClassVar[str] = "vsp_memory_failure"
+    _fields_ = [
+        ("rec", Record),
+        ("pfn", _u64),
+        ("result", _u32),
+        ("reserved", _u32),
+        ("type", _char * PAGE_TYPE_LEN),
+    ]
+
+
+class Lockup(ctypes.LittleEndianStructure):
+    c_name: ClassVar[str] = "vsp_lockup"
+    _fields_ = [
+        ("rec", Record),
+        ("kind", _u32),
+        ("cpu", _u32),
+        ("pid", _s32),
+        ("tgid", _s32),
+        ("left_out", _u32),
+        ("reserved", _u32),
+        ("comm", _char * COMM_LEN),
+    ]
+
+
+class Die(ctypes.LittleEndianStructure):
+    c_name: ClassVar[str] = "vsp_die"
+    _fields_ = [
+        ("rec", Record),
+        ("kind", _u32),
+        ("trapnr", _s32),
+        ("signr", _s32),
+        ("pid", _s32),
+        ("tgid", _s32),
+        ("reserved", _u32),
+        ("err", _s64),
+        ("ip", _u64),
+        ("comm", _char * COMM_LEN),
+        ("leader_comm", _char * COMM_LEN),
+        ("str", _char * DIE_LEN),
+        ("symbol", _char * SYMBOL_LEN),
     ]
 
 
