@@ -196,7 +196,8 @@ PROBES: Mapping[str, ProbeInfo] = {
         needs=("CONFIG_SOFTLOCKUP_DETECTOR",),
     ),
     "die": ProbeInfo(
-        sees="An oops of the kernel (task, instruction, trap and its error code) and a panic.",
+        sees="An oops of the kernel (task, instruction, trap and error code; of a page fault the "
+        "kernel notes the latter alone) and a panic.",
         hooks=(
             "notifier register_die_notifier() with DIE_OOPS, as in Linux 5.10 to 6.12",
             "notifier atomic_notifier_chain_register() of panics, as in Linux 5.10 to 6.12",

@@ -504,12 +504,12 @@ enum vsp_die_kind {
 struct vsp_die {
 	struct vsp_record rec;
 	__u32 kind;		/* enum vsp_die_kind */
-	__s32 trapnr;		/* those of the processor; oops only, as the next three */
-	__s32 signr;
+	__s32 trapnr;		/* oops: the processor's trap; the kernel notes none for a page fault: 0 */
+	__s32 signr;		/* oops only, as err and ip */
 	__s32 pid;		/* running thread */
 	__s32 tgid;
 	__u32 reserved;
-	__s64 err;		/* error code of the trap */
+	__s64 err;		/* the trap's error code */
 	__u64 ip;
 	char comm[VSP_COMM_LEN];
 	char leader_comm[VSP_COMM_LEN];

@@ -140,8 +140,10 @@ def test_refused(text: str, column: int, said: str) -> None:
 
 
 PIECES = st.sampled_from(
-    "p r t p:x r3:y t:z f vfs_read +8( -0x10( +u0( %si %ax ) $arg1 $retval $comm $stack2 :u32 :s8 "
-    ":string :symbol :b3@1/8 a= b= if max && || == != < & 5 -1 0x10 \"x\" 10/s @x \\ / , = ".split(" ")
+    ["p", "r", "t", "p:x", "r3:y", "t:z", "g", "vfs_read", "+8(", "-0x10(", "+u0(", "%si", "%ax",
+     ")", "$arg1", "$retval", "$comm", "$stack2", ":u32", ":s8", ":string", ":symbol", ":b3@1/8",
+     "a=", "b=", "if", "max", "&&", "||", "==", "!=", "<", "&", "5", "-1", "0x10", '"x"', "10/s",
+     "@x", "\\", "/", ",", "=", ""]
 )  # fmt: skip
 
 
@@ -221,7 +223,8 @@ def test_records() -> None:
         "common_pid": 7, "common_tgid": 6, "common_comm": "cat", "left_out": 3, "missed": 0,
     }  # fmt: skip
     assert event.text == (
-        'mine: cat[7] at g: n=-2 a=(fault) x=0xff c="A" s="one" t="two\\x1b\\xff" (3 more before it)'
+        'mine: cat[7] at g: n=-2 a=(fault) x=0xff c="A" s="one" t="two\\x1b\\xff" '
+        "(3 more before it)"
     )
     json.dumps(event.to_json())
 

@@ -220,16 +220,11 @@ def _lockup(f: Fields) -> str:
 # -------------------------------------------------------------------- die
 
 
-def _finish_die(f: Fields) -> None:
-    if f["kind"] != "oops":
-        f["trapnr"] = f["signr"] = f["err"] = f["ip"] = f["symbol"] = None
-
-
 def _die(f: Fields) -> str:
     who = f"{f['comm']}[{f['pid']}]"
     if f["kind"] != "oops":
         return f"kernel {f['kind']} in {who}: {f['str']}"
-    return f"kernel oops in {who} at {f['symbol']}: {f['str']}, trap {f['trapnr']}"
+    return f"kernel oops in {who} at {f['symbol']}: {f['str']}"
 
 
 # ------------------------------------------------------------ probe_point
@@ -305,11 +300,7 @@ RECORDS: Mapping[int, RecordType] = {
         "lockup", abi.Lockup, _lockup, values={"kind": _named(abi.LockupKind, "kind")}
     ),
     abi.EventType.DIE: RecordType(
-        "die",
-        abi.Die,
-        _die,
-        values={"kind": _named(abi.DieKind, "kind")},
-        finish=_finish_die,
+        "die", abi.Die, _die, values={"kind": _named(abi.DieKind, "kind")}
     ),
     # By its definition: vesper_monitor/guest/points/record.py.
     abi.EventType.PROBE_POINT: RecordType(
