@@ -22,19 +22,11 @@ STRUCTS: dict[str, type[ctypes.Structure]] = {
     for value in vars(abi).values()
     if isinstance(value, type) and issubclass(value, ctypes.Structure) and hasattr(value, "c_name")
 }
-#: C enum → Python's and the prefix of its C names
-ENUMS = {
-    "vsp_msg_type": (abi.MsgType, "VSP_MSG_"),
-    "vsp_channel_state": (abi.ChannelState, "VSP_CHANNEL_"),
-    "vsp_words_kind": (abi.WordsKind, "VSP_WORDS_"),
-    "vsp_life_state": (abi.LifeState, "VSP_LIFE_"),
-    "vsp_event": (abi.EventType, "VSP_EVENT_"),
-    "vsp_oom_constraint": (abi.OomConstraint, "VSP_OOM_"),
-    "vsp_block_op": (abi.BlockOp, "VSP_BLOCK_"),
-    "vsp_net_change": (abi.NetChange, "VSP_NET_"),
-    "vsp_mf_result": (abi.MfResult, "VSP_MF_"),
-    "vsp_lockup_kind": (abi.LockupKind, "VSP_LOCKUP_"),
-    "vsp_die_kind": (abi.DieKind, "VSP_DIE_"),
+#: C enum → Python's, whose docstring names it
+ENUMS: dict[str, type[enum.IntEnum]] = {
+    (value.__doc__ or "").removeprefix("enum "): value
+    for value in vars(abi).values()
+    if isinstance(value, type) and issubclass(value, enum.IntEnum)
 }
 
 
@@ -135,7 +127,10 @@ def test_constants(compiled: dict[str, Any]) -> None:
 
 def test_enums(compiled: dict[str, Any]) -> None:
     assert set(ENUMS) == set(header_enums())
-    for name, (python, prefix) in ENUMS.items():
+    for name, python in ENUMS.items():
+        c_names = header_enums()[name]
+        prefix = c_names[0].removesuffix(next(iter(python)).name)
+        assert prefix.endswith("_")
         assert {f"{prefix}{item.name}": item.value for item in python} == {
-            c_name: compiled[c_name] for c_name in header_enums()[name]
+            c_name: compiled[c_name] for c_name in c_names
         }
