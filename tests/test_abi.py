@@ -13,7 +13,7 @@ from typing import Any
 
 import pytest
 
-from vesper_monitor.guest import abi
+from vesper_monitor.guest import abi, abi_make
 
 HEADER = Path(__file__).parents[1] / "probe_modules/include/vesper_abi.h"
 
@@ -85,6 +85,23 @@ def compiled(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Any]:
     output = subprocess.run([program], check=True, capture_output=True, timeout=10).stdout
     values: dict[str, Any] = json.loads(output)
     return values
+
+
+def test_layout_is_made_of_the_header() -> None:
+    made = abi_make.layout(HEADER.read_text())
+    assert Path(abi_make.__file__).with_name("abi_layout.py").read_text() == made, (
+        "see vesper_monitor/guest/abi_make.py"
+    )
+
+
+@pytest.mark.parametrize(
+    "declaration",
+    ["struct vsp_x { int a; };", "struct vsp_x { __u24 a; };", "enum vsp_x { VSP_X_A };",
+     "#define VSP_X sizeof(int)", "struct vsp_x { __u32 a, b; };"],
+)  # fmt: skip
+def test_what_cannot_be_read_is_refused(declaration: str) -> None:
+    with pytest.raises(ValueError, match=r"vsp_x|VSP_X"):
+        abi_make.layout(declaration)
 
 
 def test_python_has_every_struct_and_no_other() -> None:
