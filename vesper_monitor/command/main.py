@@ -15,6 +15,7 @@ from vesper_monitor import __version__
 from vesper_monitor.client import Client, DaemonError, DaemonUnavailable, default_path
 from vesper_monitor.command import act as cli_act
 from vesper_monitor.command import show as cli_show
+from vesper_monitor.command import why as cli_why
 from vesper_monitor.guest.images import DEFAULT_ROOT, ImageError
 
 __all__ = ["main", "parser"]
@@ -34,6 +35,7 @@ examples:
   vesper events -f --vm vm1          events of vm1 as they happen
   vesper faults --json               what was reported to the cluster
   vesper faults 12                   all there is about that fault
+  vesper why vm1                     the last fault, step by step up to the failover's end
   vesper faults clear vm1            the fault of resource vm1 is over
   vesper probe build 6.1.0-56-amd64  probe images for guests with that kernel
   vesper probe add vm1 'do_exit code=$arg1:s64'   a probe of your own
@@ -74,6 +76,7 @@ def parser() -> argparse.ArgumentParser:
     events.set_defaults(run=cli_show.events)
 
     _add_faults(commands)
+    _add_why(commands)
     _add_probe(commands)
 
     activate = commands.add_parser("activate", help="begin to watch a running VM")
@@ -107,6 +110,20 @@ def parser() -> argparse.ArgumentParser:
     _json(cat)
     cat.set_defaults(run=cli_show.relay_cat)
     return top
+
+
+def _add_why(commands: argparse._SubParsersAction[_Parser]) -> None:
+    why = commands.add_parser(
+        "why",
+        help="one incident, from the kernel's event to the service's return",
+        description="Shows a VM's last fault, or another one, in order with times: what the "
+        "guest's kernel did, what vesperd made of it, and what the cluster did then, by its own "
+        "history. Run it on the host on which the fault was.",
+    )
+    why.add_argument("vm", metavar="VM")
+    why.add_argument("--fault", type=_count, metavar="ID", dest="id", help="not the last one")
+    _json(why)
+    why.set_defaults(run=cli_why.why)
 
 
 def _add_faults(commands: argparse._SubParsersAction[_Parser]) -> None:

@@ -14,6 +14,7 @@ from collections.abc import Awaitable, Callable, Iterable
 from dataclasses import replace
 
 from vesper_monitor.faults import pacemaker, rules
+from vesper_monitor.faults.attributes import NodeAttributes
 from vesper_monitor.faults.fault import Fault, InstanceRecord
 from vesper_monitor.faults.instance import Answer, Instance, InstanceState, Result, Waiter
 from vesper_monitor.faults.journal import Batch
@@ -21,7 +22,7 @@ from vesper_monitor.faults.recorder import Recorder
 from vesper_monitor.guest.decode import Event
 from vesper_monitor.transport import Domain, DomainState
 
-__all__ = ["Instances", "Tell"]
+__all__ = ["Instances", "Tell", "attribute"]
 
 #: :func:`vesper_monitor.faults.pacemaker.fail`
 Tell = Callable[[str, str | None, Callable[[], bool], Callable[[], None]], Awaitable[bool]]
@@ -33,6 +34,14 @@ PAUSE = "pause of watching"
 #: Instances held at the same time; more is a mistake of whoever starts them.
 MAX_INSTANCES = 1000
 
+#: s after a fault until the cluster shows it: the failover has precedence.
+SHOW_AFTER = 10.0
+
+
+def attribute(vm: str) -> str:
+    """Name of the node attribute with a VM's last fault."""
+    return f"vesper-fault-{vm}"
+
 
 class Instances:
     """
@@ -40,6 +49,7 @@ class Instances:
         of a fault without it.
     :param tell: tells Pacemaker (:func:`vesper_monitor.faults.pacemaker.fail`).
     :param paused: whether an operator has paused the watching of a VM.
+    :param attributes: where the cluster is shown each VM's last fault.
     """
 
     def __init__(
@@ -49,11 +59,13 @@ class Instances:
         grace: float,
         tell: Tell = pacemaker.fail,
         paused: Callable[[str], bool] = lambda _: False,
+        attributes: NodeAttributes | None = None,
     ) -> None:
         self._recorder = recorder
         self._grace = grace
         self._tell = tell
         self._paused = paused
+        self._attributes = attributes
         self._by_resource: dict[str, Instance] = {}
         self._last_fault_id = 0
         self._timers: dict[str, asyncio.TimerHandle] = {}
@@ -234,6 +246,8 @@ class Instances:
             if fault.ended_by == PAUSE:
                 _log.warning("%s: fault %d is not reported: paused", fault.resource, fault.id)
                 continue
+            if self._attributes is not None:
+                self._attributes.set(attribute(fault.vm), _shown(fault), after=SHOW_AFTER)
             instance.fault_is_recorded(fault.id)
             self._reconsider(instance)
 
@@ -377,6 +391,11 @@ class Instances:
                 self._given_up.add(fault.id)
         except Exception:
             _log.exception("%s: internal error while telling Pacemaker", fault.resource)
+
+
+def _shown(fault: Fault) -> str:
+    when = time.strftime("%Y-%m-%d %H:%M:%S", time.localtime(fault.seen))
+    return f"{when} fault {fault.id}: {fault.reason}"
 
 
 def _now() -> float:
