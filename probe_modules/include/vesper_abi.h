@@ -504,8 +504,8 @@ enum vsp_die_kind {
 struct vsp_die {
 	struct vsp_record rec;
 	__u32 kind;		/* enum vsp_die_kind */
-	__s32 trapnr;		/* oops: the processor's trap; the kernel notes none for a page fault: 0 */
-	__s32 signr;		/* oops only, as err and ip */
+	__s32 trapnr;		/* oops only, as signr, err and ip; of a page fault: 0 */
+	__s32 signr;
 	__s32 pid;		/* running thread */
 	__s32 tgid;
 	__u32 reserved;
