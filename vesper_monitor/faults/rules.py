@@ -32,6 +32,10 @@ hung_task: main;
 block_error: none;
 filesystem: error != "ESHUTDOWN";      # that somebody asked for
 net_link: none;
+memory_failure: result in ["ignored", "failed"];  # else a signal tells whom it hit
+lockup: none;
+die: none;                             # last_words is the fault
+probe_point: none;
 # After an oops the kernel has killed a task in the middle of its own code,
 # with whatever locks it held: not to be relied on, even where it goes on.
 last_words: kind in ["panic", "oops"];

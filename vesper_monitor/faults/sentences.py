@@ -104,6 +104,11 @@ def _filesystem(event: Event) -> str:
     )
 
 
+def _memory_failure(event: Event) -> str:
+    kind, result = _text(event.fields, "type"), _text(event.fields, "result")
+    return f"memory failure in a {kind or 'page'}: {result}" if result else ""
+
+
 def _last_words(event: Event) -> str:
     kind = _text(event.fields, "kind")
     message = _text(event.fields, "message") or "no message"
@@ -126,6 +131,7 @@ _SENTENCES: Mapping[str, Callable[[Event], str]] = {
     "process_exit": _process_exit,
     "hung_task": _hung_task,
     "filesystem": _filesystem,
+    "memory_failure": _memory_failure,
     "last_words": _last_words,
     "hang": _hang,
 }
