@@ -31,7 +31,7 @@ __all__ = ["Batch", "Journal", "JournalError"]
 
 _log = logging.getLogger(__name__)
 
-SCHEMA_VERSION = 4
+SCHEMA_VERSION = 5
 
 #: Ended instances that are kept.
 KEEP_INSTANCES = 1000

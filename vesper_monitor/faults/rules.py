@@ -161,7 +161,9 @@ def system_gone(fault: Fault) -> bool:
     Where it may be able to (after an oops, on a full memory, with a file system
     that takes no writes), it may have data to save; the time for that is bounded.
     """
-    if fault.rule in ("kernel_panic", "hang", "paused", "memory_failure"):
+    if fault.rule in ("kernel_panic", "hang", "paused"):
         return True
+    if fault.rule == "memory_failure":  # the hypervisor's; the guest's own probe survives it
+        return fault.event.get("event") == "domain"
     fields = fault.event.get("fields")
     return fault.rule == "out_of_memory" and isinstance(fields, Mapping) and fields.get("pid") == 1
