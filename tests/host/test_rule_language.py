@@ -274,8 +274,8 @@ def conditions() -> st.SearchStrategy[str]:
                             "own_a == own_b"]) | compare | member  # fmt: skip
 
     def larger(inner: st.SearchStrategy[str]) -> st.SearchStrategy[str]:
-        pair = st.builds("({} {} {})".format, inner, st.sampled_from(["and", "or"]), inner)
-        return pair | inner.map("(not {})".format)
+        pairs = st.tuples(inner, st.sampled_from([" and ", " or "]), inner)
+        return pairs.map("".join).map("({})".format) | inner.map("(not {})".format)
 
     return st.recursive(leaf, larger, max_leaves=8)
 
