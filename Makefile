@@ -60,7 +60,7 @@ evaluate: deps
 	$(PYTHON) -m lab.evaluation evaluate --runs $(RUNS)
 
 test: deps lint
-	$(VENV)/bin/python -m pytest --no-skips
+	$(VENV)/bin/python -m pytest --no-skips -n 2 --dist loadgroup
 
 test-quick: $(VENV)/ready
 	$(VENV)/bin/python -m pytest -m 'not cluster and not xen'

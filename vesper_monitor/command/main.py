@@ -18,6 +18,7 @@ from vesper_monitor.command import act as cli_act
 from vesper_monitor.command import advise as cli_advise
 from vesper_monitor.command import rules as cli_rules
 from vesper_monitor.command import show as cli_show
+from vesper_monitor.command import why as cli_why
 from vesper_monitor.guest.images import DEFAULT_ROOT, ImageError
 
 __all__ = ["main", "parser"]
@@ -37,6 +38,7 @@ examples:
   vesper events -f --vm vm1          events of vm1 as they happen
   vesper faults --json               what was reported to the cluster
   vesper faults 12                   all there is about that fault
+  vesper why vm1                     the last fault, step by step up to the failover's end
   vesper faults clear vm1            the fault of resource vm1 is over
   vesper probe build 6.1.0-56-amd64  probe images for guests with that kernel
   vesper rules check -e 'block_error: 3 in 60s'  which events would have been faults
@@ -78,6 +80,7 @@ def parser() -> argparse.ArgumentParser:
     events.set_defaults(run=cli_show.events)
 
     _add_faults(commands)
+    _add_why(commands)
     _add_probe(commands)
 
     activate = commands.add_parser("activate", help="begin to watch a running VM")
@@ -113,6 +116,20 @@ def parser() -> argparse.ArgumentParser:
     _json(cat)
     cat.set_defaults(run=cli_show.relay_cat)
     return top
+
+
+def _add_why(commands: argparse._SubParsersAction[_Parser]) -> None:
+    why = commands.add_parser(
+        "why",
+        help="one incident, from the kernel's event to the service's return",
+        description="Shows a VM's last fault, or another one, in order with times: what the "
+        "guest's kernel did, what vesperd made of it, and what the cluster did then, by its own "
+        "history. Run it on the host on which the fault was.",
+    )
+    why.add_argument("vm", metavar="VM")
+    why.add_argument("--fault", type=_count, metavar="ID", dest="id", help="not the last one")
+    _json(why)
+    why.set_defaults(run=cli_why.why)
 
 
 def _add_faults(commands: argparse._SubParsersAction[_Parser]) -> None:

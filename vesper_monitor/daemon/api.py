@@ -51,6 +51,8 @@ ACTIVATE_MARGIN = 5.0
 #: Events read from the journal at once, and in one request.
 PAGE, MAX_EVENTS = 500, 100_000
 DEFAULT_EVENTS = 100
+#: With a fault: the VM's events of so many s before it, and at most so many.
+EVENTS_BEFORE_S, MAX_EVENTS_BEFORE = 10.0, 20
 
 _Operation = Callable[[Connection, dict[str, Any]], Awaitable[None]]
 
@@ -335,6 +337,7 @@ class Api:
         # An instance's name ends with its start: older words are another life's.
         started = _start_of(fault)
         words = await run(lambda j: j.last_words(fault.vm, fault.domid, started))
+        events = await run(lambda j: j.events_before(fault, EVENTS_BEFORE_S, MAX_EVENTS_BEFORE))
         await connection.send(
             {
                 "ok": True,
@@ -342,6 +345,7 @@ class Api:
                 "last_words": [
                     {"received": received, **dataclasses.asdict(said)} for received, said in words
                 ],
+                "events": [event.to_json() for event in events],
             }
         )
 

@@ -28,6 +28,7 @@ from vesper_monitor.daemon.api import Api
 from vesper_monitor.daemon.followers import Followers
 from vesper_monitor.daemon.server import Server
 from vesper_monitor.daemon.watch import ENDED, Watch, find_transports
+from vesper_monitor.faults.attributes import NodeAttributes
 from vesper_monitor.faults.fault import InstanceRecord
 from vesper_monitor.faults.instances import Instances
 from vesper_monitor.faults.journal import Batch, Journal, JournalError
@@ -65,15 +66,18 @@ class Daemon:
         self._transports = transports
         self.recorder = Recorder(self._open_journal)
         self.followers = Followers()
+        self._attributes = NodeAttributes()
         self.pauses = Pauses(
             Path(config.journal).with_name("pauses.json"),
             _boot_id(),
-            on_end=lambda vm: self.instances.pause(vm, False),
+            lambda vm: self.instances.pause(vm, False),
+            self._attributes,
         )
         self.instances = Instances(
             self.recorder,
             grace=config.monitor_grace,
             paused=lambda vm: self.pauses.get(vm) is not None,
+            attributes=self._attributes,
         )
         self.watch = Watch(
             ImageStore(Path(config.probes_dir)),
@@ -117,7 +121,8 @@ class Daemon:
     async def stop(self) -> None:
         """End; guests keep their devices and probes for the next daemon."""
         await self._server.stop()
-        await self.pauses.close()
+        self.pauses.close()
+        await self._attributes.close()
         await self.instances.close()
         await self.watch.close()
         await asyncio.gather(*self._tasks, return_exceptions=True)

@@ -14,6 +14,7 @@ from collections.abc import Awaitable, Callable, Iterable
 from dataclasses import replace
 
 from vesper_monitor.faults import pacemaker
+from vesper_monitor.faults.attributes import NodeAttributes
 from vesper_monitor.faults.fault import Fault, InstanceRecord
 from vesper_monitor.faults.instance import Answer, Instance, InstanceState, Result, Waiter
 from vesper_monitor.faults.journal import Batch
@@ -22,7 +23,7 @@ from vesper_monitor.faults.rules import RuleError, RuleSet
 from vesper_monitor.guest.decode import Event
 from vesper_monitor.transport import Domain, DomainState
 
-__all__ = ["Instances", "Tell"]
+__all__ = ["Instances", "Tell", "attribute"]
 
 #: :func:`vesper_monitor.faults.pacemaker.fail`
 Tell = Callable[[str, str | None, Callable[[], bool], Callable[[], None]], Awaitable[bool]]
@@ -34,6 +35,14 @@ PAUSE = "pause of watching"
 #: Instances held at the same time; more is a mistake of whoever starts them.
 MAX_INSTANCES = 1000
 
+#: s after a fault until the cluster shows it: the failover has precedence.
+SHOW_AFTER = 10.0
+
+
+def attribute(vm: str) -> str:
+    """Name of the node attribute with a VM's last fault."""
+    return f"vesper-fault-{vm}"
+
 
 class Instances:
     """
@@ -41,6 +50,7 @@ class Instances:
         of a fault without it.
     :param tell: tells Pacemaker (:func:`vesper_monitor.faults.pacemaker.fail`).
     :param paused: whether an operator has paused the watching of a VM.
+    :param attributes: where the cluster is shown each VM's last fault.
     """
 
     def __init__(
@@ -50,11 +60,13 @@ class Instances:
         grace: float,
         tell: Tell = pacemaker.fail,
         paused: Callable[[str], bool] = lambda _: False,
+        attributes: NodeAttributes | None = None,
     ) -> None:
         self._recorder = recorder
         self._grace = grace
         self._tell = tell
         self._paused = paused
+        self._attributes = attributes
         self._by_resource: dict[str, Instance] = {}
         self._last_fault_id = 0
         self._timers: dict[str, asyncio.TimerHandle] = {}
@@ -253,6 +265,8 @@ class Instances:
             if fault.ended_by == PAUSE:
                 _log.warning("%s: fault %d is not reported: paused", fault.resource, fault.id)
                 continue
+            if self._attributes is not None:
+                self._attributes.set(attribute(fault.vm), _shown(fault), after=SHOW_AFTER)
             instance.fault_is_recorded(fault.id)
             self._reconsider(instance)
 
@@ -405,6 +419,11 @@ def _rules(record: InstanceRecord) -> RuleSet:
     except RuleError as error:
         _log.error("%s: fault_on: %s; the default rules hold", record.resource, error)
         return RuleSet()
+
+
+def _shown(fault: Fault) -> str:
+    when = time.strftime("%Y-%m-%d %H:%M:%S", time.localtime(fault.seen))
+    return f"{when} fault {fault.id}: {fault.reason}"
 
 
 def _now() -> float:

@@ -302,13 +302,19 @@ class Journal:
             f"SELECT * FROM events WHERE {condition} ORDER BY id LIMIT ?",
             (*parameters, limit),
         )
-        return [
-            Event(
-                id=r[0], vm=r[1], domid=r[2], probe=r[3], event=r[4], cpu=r[5], seq=int(r[6]),
-                guest_ns=r[7], received=r[8], fields=json.loads(r[9]), text=r[10],
-            )
-            for r in rows
-        ]  # fmt: skip
+        return _events(rows)
+
+    def events_before(self, fault: Fault, seconds: float, limit: int) -> list[Event]:
+        """The last events of a fault's VM up to its own, oldest first.
+
+        :param seconds: before the fault; what is older is left out.
+        """
+        rows = self._query(
+            "SELECT * FROM events WHERE vm = ? AND domid = ? AND id <= ? AND received >= ?"
+            " ORDER BY id DESC LIMIT ?",
+            (fault.vm, fault.domid, fault.event.get("id"), fault.seen - seconds, limit),
+        )
+        return _events(reversed(rows))
 
     def nth_newest(self, vm: str | None, n: int) -> int | None:
         """Id of the first of the last ``n`` events; None: there are none."""
@@ -441,6 +447,16 @@ class Journal:
             return self._db.execute(statement, parameters).fetchall()
         except sqlite3.Error as error:
             raise JournalError(f"{self.path}: cannot read: {error}") from error
+
+
+def _events(rows: Iterable[Any]) -> list[Event]:
+    return [
+        Event(
+            id=r[0], vm=r[1], domid=r[2], probe=r[3], event=r[4], cpu=r[5], seq=int(r[6]),
+            guest_ns=r[7], received=r[8], fields=json.loads(r[9]), text=r[10],
+        )
+        for r in rows
+    ]  # fmt: skip
 
 
 def _faults(rows: Iterable[Any]) -> list[Fault]:
