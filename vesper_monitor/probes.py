@@ -13,6 +13,8 @@ from collections.abc import Mapping
 from dataclasses import asdict, dataclass
 from typing import Any
 
+from vesper_monitor import elsewhere
+
 __all__ = ["COMMON_PARAMS", "PROBES", "ProbeInfo", "markdown", "roff", "sections", "to_json"]
 
 
@@ -161,6 +163,73 @@ PROBES: Mapping[str, ProbeInfo] = {
         "fault, and that somebody outside sees better.",
         params={},
     ),
+    "memory_failure": ProbeInfo(
+        sees="A page of memory that the hardware has lost, what was in it, and whether the kernel "
+        "could do without it (recovered, delayed) or not (ignored, failed).",
+        hooks=("tracepoint ras:memory_failure_event, as in Linux 5.10 to 6.12",),
+        not_seen="Errors that the memory has corrected. What the host does not tell the guest: "
+        "the page is the guest's only if the hypervisor passes the machine check on.",
+        cost=f"One tracepoint per lost page: {_NOT_MEASURED}.",
+        fault="a page that the kernel could not do without (ignored or failed), of the system",
+        why="The kernel goes on with memory of which it knows that it is wrong. Where it could "
+        "do without the page, a process that had data in it gets SIGBUS: see send_signal.",
+        params={},
+        needs=("CONFIG_MEMORY_FAILURE (Debian's cloud kernels before 6.12 have it not)",),
+    ),
+    "lockup": ProbeInfo(
+        sees="A CPU that gets on with nothing, as the kernel finds it: a soft lockup (no other "
+        "task was run for twice kernel.watchdog_thresh, 20 s) and a stall of RCU (21 s), again "
+        "after a while.",
+        hooks=(
+            "kprobe on add_taint() with TAINT_SOFTLOCKUP, as in Linux 5.10 to 6.12",
+            "kprobe on print_cpu_stall_info(), as in Linux 5.10 to 6.12",
+        ),
+        not_seen="A CPU with interrupts off, but by the others' RCU stall: the daemon's "
+        "hang_timeout sees it. The task, where another CPU finds the stall. Expedited grace "
+        "periods.",
+        cost="Two kprobes that are hit by nothing else but taints of the kernel (a foreign "
+        f"module): {_NOT_MEASURED}.",
+        fault="none",
+        why="A guest that its host leaves without CPU looks the same from inside. "
+        "hang_timeout tells the two apart, and is sooner.",
+        params={},
+        needs=("CONFIG_SOFTLOCKUP_DETECTOR",),
+    ),
+    "die": ProbeInfo(
+        sees="An oops of the kernel (task, instruction, trap and error code; of a page fault the "
+        "kernel notes the latter alone) and a panic.",
+        hooks=(
+            "notifier register_die_notifier() with DIE_OOPS, as in Linux 5.10 to 6.12",
+            "notifier atomic_notifier_chain_register() of panics, as in Linux 5.10 to 6.12",
+        ),
+        not_seen="Stack and log: the last words have them. A panic where a crash kernel is "
+        "loaded. Warnings.",
+        cost=f"One call per oops and panic: {_NOT_MEASURED}.",
+        fault="none",
+        why="The last words of the kernel, which need no probe, are the fault already; this is "
+        "for rules over the place or the trap.",
+        params={},
+    ),
+    "probe_point": ProbeInfo(
+        sees="Any function of the kernel that a kprobe can be on, its return, or a tracepoint, "
+        "with up to 8 values, a condition and a limit: what vesper probe add VM DEFINITION "
+        "loads, under the definition's name and several at once. See vesper-points(7).",
+        hooks=("kprobe, return probe or tracepoint: the one that is named",),
+        not_seen="Functions that the compiler has made part of others, and those that kprobes "
+        "refuse. Tracepoints in modules. Hits within its own handler (counted as missed).",
+        cost="One kprobe, return probe or tracepoint per hit, some instructions per value, a "
+        f"record where the condition holds: {_NOT_MEASURED}.",
+        fault="none",
+        why="What it means only its author knows: say it in a rule.",
+        params={
+            "at": "p:SYMBOL[+OFFSET], r:SYMBOL or t:TRACEPOINT (made by vesper probe add)",
+            "args": "the values (likewise)",
+            "only": "the condition (likewise)",
+            "id": "of the definition (likewise)",
+            "max_active": "return probe: calls followed at once (the kernel's choice)",
+            "max_per_s": "record at most so many in a second; 0: all (100)",
+        },
+    ),
 }
 
 
@@ -212,6 +281,7 @@ def markdown() -> str:
                 lines += [f"  - `{key}`: {text}" for key, text in PROBES[name].params.items()]
             else:
                 lines.append(f"- {heading}: {'; '.join(texts)}")
+    lines += ["", *elsewhere.markdown()]
     return "\n".join(lines) + "\n"
 
 
@@ -238,7 +308,7 @@ def roff() -> str:
         for heading, texts in sections(name):
             lines += [".TP", f".B {heading}"]
             lines.append("\n.br\n".join(_escape(text) for text in texts))
-    lines += [".SH SEE ALSO", ".BR vesper (8),", ".BR vesperd (8)"]
+    lines += [".SH SEE ALSO", ".BR vesper (8),", ".BR vesper\\-points (7),", ".BR vesperd (8)"]
     return "\n".join(lines) + "\n"
 
 

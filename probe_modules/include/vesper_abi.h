@@ -88,6 +88,9 @@
 #define VSP_FSTYPE_LEN		16
 #define VSP_IFNAME_LEN		16	/* IFNAMSIZ */
 #define VSP_WHERE_LEN		40
+#define VSP_PAGE_TYPE_LEN	48
+#define VSP_DIE_LEN		128
+#define VSP_SYMBOL_LEN		96
 
 #define VSP_MAX_CHANNELS	16
 #define VSP_MAX_SUBBUFS		8	/* sub-buffers of one relay buffer */
@@ -244,6 +247,10 @@ enum vsp_event {
 	VSP_EVENT_BLOCK_ERROR	= 5,
 	VSP_EVENT_FILESYSTEM	= 6,
 	VSP_EVENT_NET_LINK	= 7,
+	VSP_EVENT_PROBE_POINT	= 8,
+	VSP_EVENT_MEMORY_FAILURE	= 9,
+	VSP_EVENT_LOCKUP	= 10,
+	VSP_EVENT_DIE		= 11,
 };
 
 /* -------------------------------------------------------- last words */
@@ -453,6 +460,85 @@ struct vsp_net_link {
 	__u8 address[4];	/* IPv4; 0.0.0.0 if it is not about one */
 	__u32 reserved;
 	char device[VSP_IFNAME_LEN];
+};
+
+enum vsp_mf_result {	/* enum mf_result */
+	VSP_MF_IGNORED		= 0,
+	VSP_MF_FAILED		= 1,
+	VSP_MF_DELAYED		= 2,
+	VSP_MF_RECOVERED	= 3,
+};
+
+/* The hardware has lost a page of memory, and what became of it. */
+struct vsp_memory_failure {
+	struct vsp_record rec;
+	__u64 pfn;
+	__u32 result;		/* enum vsp_mf_result */
+	__u32 reserved;
+	char type[VSP_PAGE_TYPE_LEN];	/* of the page, in the kernel's words */
+};
+
+enum vsp_lockup_kind {
+	VSP_LOCKUP_SOFT		= 1,	/* no other task was run */
+	VSP_LOCKUP_RCU		= 2,	/* holds up an RCU grace period */
+};
+
+/* A CPU that gets on with nothing. */
+struct vsp_lockup {
+	struct vsp_record rec;
+	__u32 kind;		/* enum vsp_lockup_kind */
+	__u32 cpu;		/* that one; rec.cpu is the one that found it */
+	__s32 pid;		/* thread that runs there; 0: idle, or another CPU's */
+	__s32 tgid;
+	__u32 left_out;		/* before this one, too many to record */
+	__u32 reserved;
+	char comm[VSP_COMM_LEN];
+};
+
+enum vsp_die_kind {
+	VSP_DIE_OOPS		= 1,
+	VSP_DIE_PANIC		= 2,
+};
+
+/* The kernel has hit a fault of its own. */
+struct vsp_die {
+	struct vsp_record rec;
+	__u32 kind;		/* enum vsp_die_kind */
+	__s32 trapnr;		/* oops only, as signr, err and ip; of a page fault: 0 */
+	__s32 signr;
+	__s32 pid;		/* running thread */
+	__s32 tgid;
+	__u32 reserved;
+	__s64 err;		/* the trap's error code */
+	__u64 ip;
+	char comm[VSP_COMM_LEN];
+	char leader_comm[VSP_COMM_LEN];
+	char str[VSP_DIE_LEN];	/* "Oops"; the panic's message */
+	char symbol[VSP_SYMBOL_LEN];	/* of ip; symbol+offset/size */
+};
+
+#define VSP_POINT_ARGS		8
+#define VSP_POINT_TEXT		256
+
+/*
+ * A hit of a point that was named at load time.  What the values are is the
+ * host's to know: it has defined them.  The texts share text[] to equal parts
+ * of a multiple of 8 bytes, in the order of their values.  A record ends with
+ * the last of them.
+ */
+struct vsp_probe_point {
+	struct vsp_record rec;
+	__u32 id;		/* of the definition */
+	__u32 left_out;		/* hits before this one, too many to record */
+	__u32 missed;		/* hits without a handler since the load, by the kernel's count */
+	__u32 n_args;
+	__u32 unread;		/* bit i: there was no memory to read value i from */
+	__s32 pid;		/* running thread */
+	__s32 tgid;
+	__u32 reserved;
+	char comm[VSP_COMM_LEN];
+	__u64 value[VSP_POINT_ARGS];	/* of a text: 0 */
+	char text[VSP_POINT_TEXT];
 };
 
 /* ------------------------------------------------------------ Xen */

@@ -22,6 +22,7 @@ from lab import images
 from lab.images.cpio import Archive
 from lab.images.kernel import module_files
 from vesper_monitor.guest import decode
+from vesper_monitor.guest.points.point import Point
 
 HERE = Path(__file__).resolve().parent
 PROJECT = HERE.parents[1]
@@ -67,12 +68,19 @@ class Run:
         assert len(found) == 1, (start, self.said)
         return found[0][len(start) :].strip()
 
-    def events(self, probe: str) -> list[decode.Event]:
-        """A probe's records, decoded."""
+    def events(self, probe: str, point: Point | None = None) -> list[decode.Event]:
+        """A probe's records, decoded; of a point by its definition."""
+        defined = {point.name: point} if point is not None else None
         records = [line.split() for line in self.said if line.startswith(f"record {probe} ")]
         return [
             decode.decode(
-                bytes.fromhex(data), vm="test", domid=1, probe=probe, cpu=int(cpu), received=0.0
+                bytes.fromhex(data),
+                vm="test",
+                domid=1,
+                probe=probe,
+                cpu=int(cpu),
+                received=0.0,
+                defined=defined,
             )
             for _record, _probe, cpu, data in records
         ]

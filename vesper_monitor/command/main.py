@@ -41,6 +41,7 @@ examples:
   vesper why vm1                     the last fault, step by step up to the failover's end
   vesper faults clear vm1            the fault of resource vm1 is over
   vesper probe build 6.1.0-56-amd64  probe images for guests with that kernel
+  vesper probe add vm1 'do_exit code=$arg1:s64'   a probe of your own
   vesper rules check -e 'block_error: 3 in 60s'  which events would have been faults
   vesper advise vm1 --symptom "disk errors"      which probes and rules to use
   vesper relay cat vm1 send_signal   raw records of a probe
@@ -191,7 +192,10 @@ def _add_probe(commands: argparse._SubParsersAction[_Parser]) -> None:
     build.add_argument("--source", metavar="DIR", help="VESPER's sources (/usr/src/vesper-*)")
     _images(build)
     build.set_defaults(run=cli_act.probe_build)
-    listing = probes.add_parser("list", help="the images there are")
+    listing = probes.add_parser(
+        "list", help="the images there are, or the probes in a guest's kernel"
+    )
+    listing.add_argument("vm", nargs="?", metavar="VM", help="the probes of this one")
     _images(listing)
     listing.set_defaults(run=cli_show.probe_list)
     info = probes.add_parser(
@@ -200,6 +204,18 @@ def _add_probe(commands: argparse._SubParsersAction[_Parser]) -> None:
     info.add_argument("probe", nargs="?", metavar="PROBE", help="only this one")
     _json(info)
     info.set_defaults(run=cli_show.probe_info)
+    add = probes.add_parser(
+        "add",
+        help="put a probe on any function or tracepoint of a guest's kernel",
+        description="DEFINITION is in the syntax of the kernel's own probe events, and may end "
+        "with a condition and a limit (vesper-points(7)): "
+        "'r:failed_opens do_sys_openat2 $retval:s32 comm=$comm if arg1 < 0 max 10/s'. "
+        "The probe stays with the VM until it is unloaded.",
+    )
+    add.add_argument("vm", metavar="VM")
+    add.add_argument("definition", nargs="+", metavar="DEFINITION")
+    _json(add)
+    add.set_defaults(run=cli_act.probe_add)
     load = probes.add_parser("load", help="load a probe into a guest's kernel")
     load.add_argument("vm", metavar="VM")
     load.add_argument("probe", metavar="PROBE")

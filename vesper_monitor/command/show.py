@@ -144,7 +144,10 @@ def fault(client: Client, options: argparse.Namespace) -> None:
 
 
 def probe_list(client: Client, options: argparse.Namespace) -> None:
-    """The probe images of this host."""
+    """The probe images of this host, or the probes in a guest."""
+    if options.vm is not None:
+        _probes_of(client, options)
+        return
     images = ImageStore(Path(options.probes_dir)).images()
     if options.json:
         print_json(
@@ -166,6 +169,27 @@ def probe_list(client: Client, options: argparse.Namespace) -> None:
             f"No probe images in {options.probes_dir}; "
             "build them with: vesper probe build RELEASE (uname -r of the guest)"
         )
+
+
+def _probes_of(client: Client, options: argparse.Namespace) -> None:
+    watched = [vm for vm in client.call("status")["vms"] if vm["vm"] == options.vm]
+    if not watched:
+        raise DaemonError(
+            "not-active",
+            f"{options.vm} is not watched; begin with: vesper activate {options.vm}",
+        )
+    found = watched[0]["probes"]
+    if options.json:
+        print_json(found)
+        return
+    rows = [
+        (probe["name"], probe["state"], probe["records"], probe["lost"], probe["params"])
+        for probe in found
+    ]
+    print(columns(("PROBE", "STATE", "RECORDS", "LOST", "PARAMETERS"), rows))
+    for probe in found:
+        if probe["error"]:
+            print(note(probe["name"], probe["error"]))
 
 
 def probe_info(client: Client, options: argparse.Namespace) -> None:

@@ -27,6 +27,9 @@ from vesper_monitor.faults.rules import RuleSet, system_gone
 from vesper_monitor.guest import abi
 from vesper_monitor.guest.decode import Event
 from vesper_monitor.guest.liveness import MIN_TIMEOUT
+from vesper_monitor.guest.points.point import PointError
+from vesper_monitor.guest.points.store import RESERVED
+from vesper_monitor.guest.points.syntax import parse
 from vesper_monitor.guest.session import Session, SessionError, SessionState
 from vesper_monitor.transport import Domain, DomainState, Transport, TransportError
 
@@ -40,7 +43,7 @@ _log = logging.getLogger(__name__)
 #: Requests that change something, or that only an agent makes.
 ROOT_ONLY = frozenset(
     {"start", "change", "stop", "wait", "clear", "pause", "resume"}
-    | {"load", "unload", "activate", "deactivate"}
+    | {"add", "load", "unload", "activate", "deactivate"}
 )
 #: s a monitor may ask to wait.
 MAX_WAIT = 86_400.0
@@ -76,6 +79,7 @@ class Api:
             "clear": self._clear,
             "pause": self._pause,
             "resume": self._resume,
+            "add": self._add,
             "load": self._load,
             "unload": self._unload,
             "activate": self._activate,
@@ -416,13 +420,57 @@ class Api:
         resumed = self._daemon.pauses.end(vm, "by the operator")
         await connection.send({"ok": True, "resumed": resumed})
 
+    async def _add(self, connection: Connection, request: dict[str, Any]) -> None:
+        daemon, vm = self._daemon, text(request, "vm")
+        session = self._session(vm)
+        try:
+            point = parse(text(request, "definition"))
+        except PointError as error:
+            raise RequestError("bad-request", str(error), position=error.position) from error
+        if point.name in RESERVED or point.name in session.probes:
+            raise RequestError(
+                "bad-request",
+                f"{vm}: there is a probe {point.name} already; give yours another name: "
+                f"{point.kind.value}:NAME {point.symbol} ..",
+            )
+        daemon.points.add(vm, point)
+        try:
+            await session.load(point.name, point.text)
+        except BaseException:
+            daemon.points.remove(vm, point.name)
+            raise
+        self._save_points(vm)
+        await connection.send({"ok": True, "probe": point.name})
+
+    def _save_points(self, vm: str) -> None:
+        try:
+            self._daemon.points.save()
+        except OSError as error:
+            raise RequestError(
+                "internal", f"{vm}: it is done, but not kept for the next vesperd: {error}"
+            ) from error
+
     async def _load(self, connection: Connection, request: dict[str, Any]) -> None:
         session = self._session(text(request, "vm"))
         await session.load(text(request, "probe"), optional(request, "params", text) or "")
         await connection.send({"ok": True})
 
     async def _unload(self, connection: Connection, request: dict[str, Any]) -> None:
-        await self._session(text(request, "vm")).unload(text(request, "probe"))
+        daemon, vm, probe = self._daemon, text(request, "vm"), text(request, "probe")
+        session = self._session(vm)
+        if probe not in daemon.points.of(vm):
+            await session.unload(probe)
+        else:
+            try:
+                await session.unload(probe)
+            except SessionError as error:
+                # One that could not be loaded again: it is not wanted any more.
+                if error.code not in ("no-such-probe", "not-active"):
+                    raise
+                daemon.points.remove(vm, probe)
+                await session.set_probes(daemon.wanted_probes(session.domain) or {})
+            daemon.points.remove(vm, probe)
+            self._save_points(vm)
         await connection.send({"ok": True})
 
     async def _activate(self, connection: Connection, request: dict[str, Any]) -> None:

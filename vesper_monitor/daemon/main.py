@@ -36,6 +36,7 @@ from vesper_monitor.faults.pauses import Pauses
 from vesper_monitor.faults.recorder import Recorder
 from vesper_monitor.guest.decode import Event
 from vesper_monitor.guest.images import ImageStore
+from vesper_monitor.guest.points.store import Points
 from vesper_monitor.guest.session import Position, Session
 from vesper_monitor.transport import Domain, DomainState, Transport, TransportError
 
@@ -79,8 +80,10 @@ class Daemon:
             paused=lambda vm: self.pauses.get(vm) is not None,
             attributes=self._attributes,
         )
+        self.points = Points(Path(config.journal).with_name("points.json"))
         self.watch = Watch(
             ImageStore(Path(config.probes_dir)),
+            self.points,
             activate_timeout=config.activate_timeout,
             hang_timeout=self.hang_timeout,
             on_events=self._on_events,
@@ -110,6 +113,7 @@ class Daemon:
         :raises OSError: the socket cannot be used.
         """
         self.pauses.restore()
+        self.points.restore()
         await self._restore()
         await self._server.start()
         self.watch.start(
@@ -137,7 +141,8 @@ class Daemon:
             return None
         names = [probe for instance in instances for probe in instance.record.probes]
         names += self.activations.get(domain.name, ())
-        return dict.fromkeys(names, "")
+        points = {name: point.text for name, point in self.points.of(domain.name).items()}
+        return dict.fromkeys(names, "") | points
 
     def hang_timeout(self, domain: Domain) -> float:
         """s, the least of what its resources want; 0: none wants to know."""

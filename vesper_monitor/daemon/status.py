@@ -52,6 +52,7 @@ def _watch(session: Session) -> dict[str, Any]:
                 "records": probe.records,
                 "lost": probe.lost,
                 "error": probe.error,
+                "params": probe.params,
             }
             for probe in session.probes.values()
         ],

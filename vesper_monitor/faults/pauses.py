@@ -12,12 +12,12 @@ from __future__ import annotations
 import asyncio
 import json
 import logging
-import os
 import time
 from collections.abc import Callable, Iterable
 from dataclasses import asdict, dataclass
 from pathlib import Path
 
+from vesper_monitor import statefile
 from vesper_monitor.faults.attributes import NodeAttributes
 
 __all__ = ["MAX_SECONDS", "Pause", "Pauses", "attribute"]
@@ -175,11 +175,4 @@ def _read(path: Path) -> list[Pause]:
 
 def _write(path: Path, pauses: Iterable[Pause]) -> None:
     """Atomically. :raises OSError:"""
-    new = path.with_name(path.name + ".new")
-    entries = [asdict(pause) for pause in pauses]
-    path.parent.mkdir(mode=0o755, parents=True, exist_ok=True)
-    with new.open("w", encoding="utf-8") as file:
-        json.dump(entries, file)
-        file.flush()
-        os.fsync(file.fileno())
-    new.replace(path)
+    statefile.write(path, [asdict(pause) for pause in pauses])

@@ -32,6 +32,11 @@ hung_task: main;
 block_error: none;
 filesystem: error != "ESHUTDOWN";      # that somebody asked for
 net_link: none;
+# Where the kernel could do without the page it kills who had data in it: a signal.
+memory_failure: result in ["ignored", "failed"];
+lockup: none;
+probe_point: none;
+die: none;                             # last_words is the fault
 # After an oops the kernel has killed a task in the middle of its own code,
 # with whatever locks it held: not to be relied on, even where it goes on.
 last_words: kind in ["panic", "oops"];

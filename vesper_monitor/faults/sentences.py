@@ -102,6 +102,11 @@ def _filesystem(event: Event) -> str:
     )
 
 
+def _memory_failure(event: Event) -> str:
+    fields = event.fields
+    return f"memory failure in a {_text(fields, 'type') or 'page'}: {_text(fields, 'result')}"
+
+
 def _last_words(event: Event) -> str:
     kind = _text(event.fields, "kind")
     message = _text(event.fields, "message") or "no message"
@@ -124,6 +129,7 @@ _SENTENCES: Mapping[str, Callable[[Event], str]] = {
     "process_exit": _process_exit,
     "hung_task": _hung_task,
     "filesystem": _filesystem,
+    "memory_failure": _memory_failure,
     "last_words": _last_words,
     "hang": _hang,
 }

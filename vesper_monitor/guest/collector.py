@@ -10,6 +10,7 @@ from vesper_monitor.guest import abi, decode, last_words
 from vesper_monitor.guest.channel import ChannelEntry, ChannelReader, CpuRecord
 from vesper_monitor.guest.decode import Event
 from vesper_monitor.guest.last_words import WordsReader
+from vesper_monitor.guest.points.point import Point
 from vesper_monitor.guest.positions import Position, Positions
 from vesper_monitor.guest.rawfeed import RawFeed
 from vesper_monitor.transport import Domain, Link, TransportError
@@ -31,17 +32,20 @@ class Collector:
         raw: RawFeed,
         clock: Callable[[], float],
         saved: Mapping[Position, int],
+        points: Mapping[str, Point],
     ) -> None:
         """
         :param raw: gets each record as it is read.
         :param clock: s, for ``Event.received``.
         :param saved: how far an earlier daemon has read.
+        :param points: of this VM, by name; may change.
         """
         self.channels: dict[str, ChannelReader] = {}
         self._domain = domain
         self._raw = raw
         self._clock = clock
         self._positions = Positions(saved)
+        self._points = points
         self._boot_id = 0
         self._known = False
         self._words: WordsReader | None = None
@@ -144,7 +148,15 @@ class Collector:
     def _decode(self, probe: str, record: CpuRecord, now: float) -> list[Event]:
         vm, domid, cpu = self._domain.name, self._domain.domid, record.cpu
         seq, time_ns, lost, data = record.record
-        event = decode.decode(data, vm=vm, domid=domid, probe=probe, cpu=cpu, received=now)
+        event = decode.decode(
+            data,
+            vm=vm,
+            domid=domid,
+            probe=probe,
+            cpu=cpu,
+            received=now,
+            defined=self._points,
+        )
         if not lost:
             return [event]
         gap = decode.lost(

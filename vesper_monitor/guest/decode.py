@@ -9,15 +9,18 @@ text of the guest's is made printable, numbers without a name stay numbers.
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 from vesper_monitor.guest import abi
 from vesper_monitor.guest.names import printable, signal_name
+from vesper_monitor.guest.points import record as points
 from vesper_monitor.guest.records import RECORDS
 
 if TYPE_CHECKING:
     from vesper_monitor.guest.last_words import LastWords
+    from vesper_monitor.guest.points.point import Point
 
 __all__ = ["LOST", "UNKNOWN", "Event", "decode", "lost", "printable", "signal_name"]
 
@@ -37,7 +40,9 @@ class Event:
     vm: str
     domid: int
     probe: str
-    event: str  #: of a RecordType ("send_signal" ..), "last_words", "hang", "lost" or "unknown"
+    #: of a RecordType ("send_signal" ..), the name of a point, "last_words", "hang", "lost" or
+    #: "unknown"
+    event: str
     cpu: int
     seq: int  #: per probe and CPU; of "lost": the first that is missing
     guest_ns: int  #: guest's CLOCK_MONOTONIC; of "lost": of the next record
@@ -65,18 +70,34 @@ class Event:
         }
 
 
-def decode(data: bytes, *, vm: str, domid: int, probe: str, cpu: int, received: float) -> Event:
+def decode(
+    data: bytes,
+    *,
+    vm: str,
+    domid: int,
+    probe: str,
+    cpu: int,
+    received: float,
+    defined: Mapping[str, Point] | None = None,
+) -> Event:
     """
     :param data: one record, from its ``struct vsp_record`` on; the reader has
         checked that it is at least that long.
     :param cpu: of the buffer it was found in (the record's own is the guest's
         word).
+    :param defined: the VM's points, by name.
     """
     record = abi.Record.from_buffer_copy(data)
     kind = RECORDS.get(record.event)
-    if kind is None:
+    point = (defined or {}).get(probe) if record.event == abi.EventType.PROBE_POINT else None
+    known = points.read(point, data) if point is not None else None
+    if known is not None:
+        event = probe
+        fields: dict[str, Any] = known[0]
+        text = known[1]
+    elif kind is None:
         event = UNKNOWN
-        fields: dict[str, Any] = {"type": record.event, "length": len(data)}
+        fields = {"type": record.event, "length": len(data)}
         text = f"record of unknown type {record.event} from probe {probe}"
     else:
         event = kind.event

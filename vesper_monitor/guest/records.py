@@ -201,6 +201,44 @@ def _net_link(f: Fields) -> str:
     return f"network device {f['device']} {_NET_CHANGES.get(f['change'], f['change'])}{address}"
 
 
+# --------------------------------------------------------- memory_failure
+
+
+def _memory_failure(f: Fields) -> str:
+    return f"memory failure in page {f['pfn']:#x} ({f['type'] or 'unknown'}): {f['result']}"
+
+
+# ----------------------------------------------------------------- lockup
+
+
+def _lockup(f: Fields) -> str:
+    who = f" in {f['comm']}[{f['pid']}]" if f["comm"] else ""
+    what = "is stuck" if f["kind"] == "soft" else "holds up RCU"
+    return f"CPU {f['cpu']} {what}{who}"
+
+
+# -------------------------------------------------------------------- die
+
+
+def _die(f: Fields) -> str:
+    who = f"{f['comm']}[{f['pid']}]"
+    if f["kind"] != "oops":
+        return f"kernel {f['kind']} in {who}: {f['str']}"
+    return f"kernel oops in {who} at {f['symbol']}: {f['str']}"
+
+
+# ------------------------------------------------------------ probe_point
+
+
+def _finish_probe_point(f: Fields) -> None:
+    f["value"] = f["value"][: f.pop("n_args")]
+
+
+def _probe_point(f: Fields) -> str:
+    values = "".join(f" {value:#x}" for value in f["value"])
+    return f"{f['comm']}[{f['pid']}] at a point that is not defined here any more:{values}"
+
+
 # ------------------------------------------------------------------ table
 
 RECORDS: Mapping[int, RecordType] = {
@@ -251,5 +289,25 @@ RECORDS: Mapping[int, RecordType] = {
         abi.NetLink,
         _net_link,
         values={"change": _named(abi.NetChange, "change"), "address": _ipv4},
+    ),
+    abi.EventType.MEMORY_FAILURE: RecordType(
+        "memory_failure",
+        abi.MemoryFailure,
+        _memory_failure,
+        values={"result": _named(abi.MfResult, "result")},
+    ),
+    abi.EventType.LOCKUP: RecordType(
+        "lockup", abi.Lockup, _lockup, values={"kind": _named(abi.LockupKind, "kind")}
+    ),
+    abi.EventType.DIE: RecordType(
+        "die", abi.Die, _die, values={"kind": _named(abi.DieKind, "kind")}
+    ),
+    # By its definition: vesper_monitor/guest/points/record.py.
+    abi.EventType.PROBE_POINT: RecordType(
+        "probe_point",
+        abi.ProbePoint,
+        _probe_point,
+        values={"value": list},
+        finish=_finish_probe_point,
     ),
 }
