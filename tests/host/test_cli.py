@@ -71,7 +71,9 @@ def test_rules_are_tried_on_what_is_recorded(
     before = json.loads(daemon.vesper("events", "--json", "-n", "1").stdout or '{"id": 0}')["id"]
     for pid in range(3):
         asyncio.run(vm1.tell("emit", "out_of_memory", "comm=cron", f"pid={pid}"))
+    end = time.monotonic() + 30
     while len(daemon.events(vm="vm1", since=before)) < 3:
+        assert time.monotonic() < end
         time.sleep(0.05)
     since = ("--vm", "vm1", "--since", str(before))
     default = daemon.vesper("rules", "check", *since)

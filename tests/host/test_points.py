@@ -22,6 +22,7 @@ from vesper_monitor.guest.points.point import Kind, Point, PointError, ValueKind
 from vesper_monitor.guest.points.program import parameters
 from vesper_monitor.guest.points.store import Points
 from vesper_monitor.guest.points.syntax import parse
+from vesper_monitor.guest.relay import RawRecord
 
 PROJECT = Path(__file__).resolve().parents[2]
 
@@ -206,10 +207,13 @@ def record(point: Point, values: list[int], texts: bytes = b"", **fields: int) -
 
 
 def decoded(point: Point, data: bytes, probe: str | None = None) -> decode.Event:
-    return decode.decode(
-        data, vm="vm1", domid=1, probe=probe or point.name, cpu=0, received=0.0,
+    head = abi.Record.from_buffer_copy(data)
+    (event,) = decode.decode(
+        [RawRecord(head.seq, head.time_ns, head.event, 0, data)],
+        vm="vm1", domid=1, probe=probe or point.name, cpu=0, received=0.0,
         defined={point.name: point},
     )  # fmt: skip
+    return event
 
 
 def test_records() -> None:

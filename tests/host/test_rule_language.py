@@ -104,10 +104,10 @@ def test_probes_of_the_users_own() -> None:
     text = 'slow_write: latency > 100 and name == "x"'
     (doubt,) = parse(text).doubts
     assert "no probe slow_write is built in" in str(doubt)
-    mine = event("probe_point", probe="slow_write", latency=101, name="x")
+    mine = event("slow_write", latency=101, name="x")
     assert is_fault(text, mine)
-    assert not is_fault(text, event("probe_point", probe="slow_write", latency="101", name="x"))
-    assert not is_fault(text, event("probe_point", probe="other", latency=101, name="x"))
+    assert not is_fault(text, event("slow_write", latency="101", name="x"))
+    assert not is_fault(text, event("other", latency=101, name="x"))
     mine.fields["from"] = 3
     assert is_fault("slow_write: from_ == 3", mine)
     assert not is_fault("slow_write: any", event("lost", probe="slow_write"))
@@ -274,8 +274,8 @@ def conditions() -> st.SearchStrategy[str]:
                             "own_a == own_b"]) | compare | member  # fmt: skip
 
     def larger(inner: st.SearchStrategy[str]) -> st.SearchStrategy[str]:
-        pair = st.builds("({} {} {})".format, inner, st.sampled_from(["and", "or"]), inner)
-        return pair | inner.map("(not {})".format)
+        pairs = st.tuples(inner, st.sampled_from([" and ", " or "]), inner)
+        return pairs.map("".join).map("({})".format) | inner.map("(not {})".format)
 
     return st.recursive(leaf, larger, max_leaves=8)
 
@@ -293,5 +293,5 @@ def test_no_event_makes_a_rule_raise(
 ) -> None:
     rules = RuleSet(f"mine: {condition}{count}")
     for at in (0.0, 1.0, 2.0):
-        found = rules.judge(event("probe_point", at, probe="mine", **fields), services)
+        found = rules.judge(event("mine", at, **fields), services)
         assert found is None or found.reason

@@ -29,6 +29,7 @@ _FORMATS: Mapping[Any, str] = {
     ctypes.c_uint16: "H",
     ctypes.c_uint32: "I",
     ctypes.c_int32: "i",
+    ctypes.c_int64: "q",
     ctypes.c_uint64: "Q",
 }
 
