@@ -12,6 +12,7 @@ MINUTES ?= 60
 ROUNDS  ?= 200
 # Which hypervisor the demo and the evaluation are for: xen, kvm.
 VMM     ?= xen
+MIGRATIONS ?= 20
 DESTDIR ?=
 
 PYLIB   := $(DESTDIR)/usr/lib/python3/dist-packages
@@ -25,8 +26,8 @@ DEBIAN_PACKAGES := \
 	python3-libvirt python3-lxml python3-psutil python3-pyxs python3-setuptools python3-venv \
 	qemu-system-x86 qemu-utils util-linux xfsprogs xz-utils zstd
 
-.PHONY: help deps demo evaluate test test-quick lint bench-cluster bench-liveness \
-	bench-probes bench-quiet modules install clean
+.PHONY: help deps demo evaluate test test-quick lint migrations bench-cluster bench-kvm \
+	bench-liveness bench-probes bench-quiet modules install clean
 
 help:
 	@echo 'VESPER $(VERSION): fault events from inside virtual machines for Pacemaker'
@@ -39,6 +40,8 @@ help:
 	@echo '  make bench-probes    what a hit of each probe costs, against ftrace and bpftrace'
 	@echo '  make bench-liveness  how soon hangs are found; no false alarms (ROUNDS=200)'
 	@echo '  make bench-quiet     heavy normal use raises no fault (MINUTES=60)'
+	@echo '  make bench-kvm       the link to a guest on QEMU: round trips, records per second'
+	@echo '  make migrations      20 live migrations under Pacemaker (MIGRATIONS=20)'
 	@echo '  make lint            ruff, mypy --strict, checkpatch, man pages'
 	@echo '  make modules         guest modules for KDIR (default: the running kernel)'
 	@echo '  make install         install on a host (DESTDIR=)'
@@ -82,6 +85,9 @@ lint: deps $(VENV)/ready
 		LC_ALL=C.UTF-8 man --warnings -E UTF-8 -l -Tutf8 -Z $$page 2>&1 >/dev/null | \
 			sed "s|^|$$page: |" | { ! grep .; } || exit 1; done
 
+migrations: deps $(VENV)/ready
+	VESPER_MIGRATIONS=$(MIGRATIONS) $(VENV)/bin/python -m pytest -s tests/kvm/lab/test_migration.py
+
 bench-cluster: deps
 	$(PYTHON) -m bench.cluster
 
@@ -93,6 +99,9 @@ bench-liveness: deps
 
 bench-quiet: deps
 	$(PYTHON) -m bench.quiet --minutes $(MINUTES)
+
+bench-kvm: deps
+	$(PYTHON) -m bench.kvm
 
 modules:
 	$(MAKE) -C probe_modules

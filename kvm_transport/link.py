@@ -28,6 +28,8 @@ _CLOSE_TIMEOUT = 3.0
 #: s after which the guest is rung once more: the first ring may have found
 #: another kernel there, or memory that a migration has overwritten since.
 _RING_AGAIN = 0.5
+#: s between two looks whether a QEMU has a device now.
+_LOOK_AGAIN = 0.5
 
 
 async def _attach(holder: Holder, pid: int, domain: Domain) -> Attachment:
@@ -90,20 +92,29 @@ class KvmLink:
         """Activate the guest, or take over its link.
 
         :param pid: of its QEMU.
-        :param timeout: seconds for the guest's frontend to answer.
-        :raises FrontendMissing: the QEMU has no device, or the guest does not
-            answer; what is wanted of it stays written in its memory.
+        :param timeout: seconds for QEMU to have a device, which may be plugged
+            in, and for the guest's frontend to answer.
+        :raises FrontendMissing: one of the two is not there; what is wanted of
+            the guest stays written in its memory.
         :raises LinkLost: QEMU has ended.
         :raises TransportError:
         """
-        attachment = await _attach(holder, pid, domain)
+        end = asyncio.get_running_loop().time() + timeout
+        while True:
+            try:
+                attachment = await _attach(holder, pid, domain)
+                break
+            except FrontendMissing:
+                if asyncio.get_running_loop().time() + _LOOK_AGAIN > end:
+                    raise
+            await asyncio.sleep(_LOOK_AGAIN)
         try:
             link = cls(domain, attachment)
         except TransportError as error:
             attachment.close()
             raise TransportError(f"{domain.name}: {error}") from None
         try:
-            await link._activate(timeout)
+            await link._activate(end)
         except BaseException:
             await link.close(deactivate=False)
             raise
@@ -162,10 +173,11 @@ class KvmLink:
 
     # ------------------------------------------------------------- activation
 
-    async def _activate(self, timeout: float) -> None:  # noqa: ASYNC109
+    async def _activate(self, end: float) -> None:
+        """:param end: by the loop's clock."""
         number = 1 + secrets.randbelow((1 << 32) - 1)
         try:
-            async with asyncio.timeout(timeout):
+            async with asyncio.timeout_at(end):
                 while abi.load_u32(self._head, _ANSWER) != number:
                     abi.store_u32(self._head, _WANTED, number)
                     await self._ring()
@@ -176,7 +188,7 @@ class KvmLink:
             ) from None
         head = abi.ShmHead.from_buffer_copy(self._head)
         if head.magic != abi.SHM_MAGIC or head.state != abi.ShmState.ACTIVE:
-            raise FrontendMissing(
+            raise TransportError(
                 f"{self.domain.name}: VESPER in the guest's kernel cannot share its memory; its "
                 "kernel log says why"
             )

@@ -46,6 +46,8 @@ class StatusFiles:
 
     def __init__(self, directory: Path) -> None:
         self.directory = directory
+        #: by domain: why its file was of no use; it may run or not
+        self.broken: dict[str, str] = {}
         self._read: dict[str, tuple[tuple[int, int], StatusFile | None]] = {}
 
     def read(self) -> list[StatusFile]:
@@ -53,6 +55,7 @@ class StatusFiles:
         :raises TransportError: they cannot be read, so nothing is known.
         """
         read = {}
+        self.broken.clear()
         try:
             # What libvirtd has never made holds no domain.
             entries = list(os.scandir(self.directory)) if self.directory.exists() else []
@@ -67,7 +70,10 @@ class StatusFiles:
                         known = mark, _parse(Path(entry.path))
                 except FileNotFoundError:
                     continue  # its domain has just ended
-                read[entry.name] = known
+                except TransportError as error:
+                    self.broken[entry.name.removesuffix(".xml")] = str(error)
+                else:
+                    read[entry.name] = known
         except OSError as error:
             raise TransportError(f"libvirt's status files: {error}") from None
         self._read = read

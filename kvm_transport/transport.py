@@ -94,7 +94,10 @@ class KvmTransport:
         return [life.domain for life in self._living()]
 
     async def find(self, name: str) -> Domain | None:
+        """:raises TransportError: it may run or not."""
         found = [domain for domain in await self.domains() if domain.name == name]
+        if not found and name in self._files.broken:
+            raise TransportError(self._files.broken[name])
         return max(found, key=lambda domain: domain.domid, default=None)
 
     async def report(self, domain: Domain) -> DomainReport:
@@ -174,7 +177,11 @@ class KvmTransport:
         files = self._files.read()
         for status in files:
             if (status.uuid, status.pid) not in known:
-                new = Life.meet(status, self._files.directory, self._ended)
+                try:
+                    new = Life.meet(status, self._files.directory, self._ended)
+                except TransportError as error:
+                    self._files.broken[status.name] = str(error)
+                    continue
                 if new is not None:
                     self._lives[new.domain.uuid, new.domain.domid] = new
         return files
@@ -187,6 +194,8 @@ class KvmTransport:
         key = domain.uuid, domain.domid
         if key not in self._lives:
             self._look()
+            if key not in self._lives and domain.name in self._files.broken:
+                raise TransportError(self._files.broken[domain.name])
         return self._lives.get(key)
 
     def _ended(self, life: Life) -> None:

@@ -142,28 +142,47 @@ static int64_t kmsg_next(int fd, char *text, size_t size)
 	return stamp * 1000;
 }
 
-/* What must be added to printk's stamps to get CLOCK_MONOTONIC; and half its error. */
-static int64_t printk_offset(int fd, int64_t *uncertainty)
+/* What must be added to a stamp of printk's to get CLOCK_MONOTONIC. */
+struct sync {
+	int64_t stamp, offset;
+	int64_t error;		/* the offset is wrong by at most this */
+};
+
+static struct sync compare_clocks(int fd)
 {
-	int64_t best = INT64_MAX, offset = 0;
+	struct sync best = { .error = INT64_MAX };
 	char mark[64], text[8192];
 
 	for (int i = 0; i < 8; i++) {
-		int64_t before, after, stamp;
+		int64_t before, half, stamp;
 
 		/* Without the newline the kernel keeps the record back: more may follow. */
 		snprintf(mark, sizeof(mark), "labd: clock %d %d\n", getpid(), i);
 		before = now(CLOCK_MONOTONIC);
 		write_file("/dev/kmsg", mark);
-		after = now(CLOCK_MONOTONIC);
+		half = (now(CLOCK_MONOTONIC) - before) / 2;
 		while ((stamp = kmsg_next(fd, text, sizeof(text))) >= 0)
-			if (!strncmp(text, mark, strlen(mark)) && after - before < best) {
-				best = after - before;
-				offset = before + best / 2 - stamp;
-			}
+			if (!strncmp(text, mark, strlen(mark)) && half < best.error)
+				best = (struct sync){ stamp, before + half - stamp, half };
 	}
-	*uncertainty = best / 2;
-	return offset;
+	return best;
+}
+
+/*
+ * Some seconds after the boot the TSC, which printk's clock is, may be
+ * calibrated badly: the two clocks drift apart by some ms each second.
+ */
+static int64_t between(struct sync a, struct sync b, int64_t stamp)
+{
+	double share = (double)(stamp - a.stamp) / (b.stamp - a.stamp);
+
+	return stamp + a.offset + (b.offset - a.offset) * share;
+}
+
+/* However uneven the drift was: it has gone from the one offset to the other. */
+static int64_t uncertainty(struct sync a, struct sync b)
+{
+	return (a.error > b.error ? a.error : b.error) + llabs(b.offset - a.offset);
 }
 
 static void eat_memory(void)
@@ -198,7 +217,8 @@ static void sleep_for_ever(void)
 
 static void out_of_memory(FILE *out, const char *service, int spare)
 {
-	int64_t offset, uncertainty, stamp, deadline, when = -1;
+	int64_t stamp, deadline, when = -1;
+	struct sync first, last;
 	pid_t main_pid = main_process(service), victim = main_pid, hog, killed;
 	char text[8192];
 	int kmsg;
@@ -213,6 +233,7 @@ static void out_of_memory(FILE *out, const char *service, int spare)
 		return;
 	}
 	lseek(kmsg, 0, SEEK_END);
+	first = compare_clocks(kmsg);
 	if (spare)
 		victim = spawn("batch", "1000", sleep_for_ever);
 	oom_score(main_pid, spare ? "-1000" : "1000");
@@ -233,16 +254,13 @@ static void out_of_memory(FILE *out, const char *service, int spare)
 	} while (now(CLOCK_MONOTONIC) < deadline);
 	kill(hog, SIGKILL);
 	waitpid(hog, NULL, 0);
-	/*
-	 * Afterwards: until the TSC is calibrated well, some seconds after the
-	 * boot, the two clocks drift apart by milliseconds a second.
-	 */
-	offset = printk_offset(kmsg, &uncertainty);
+	last = compare_clocks(kmsg);
 	close(kmsg);
 	if (stamp < 0 || when < 0)
 		fprintf(out, "error process %d was not killed within %d s\n", victim, OOM_WAIT_S);
 	else
-		fprintf(out, "%" PRId64 " %" PRId64 " %d\n", when + offset, uncertainty, victim);
+		fprintf(out, "%" PRId64 " %" PRId64 " %d\n", between(first, last, when),
+			uncertainty(first, last), victim);
 }
 
 /* ------------------------------------------------------------ requests */

@@ -19,10 +19,8 @@
 struct vsp_export __rcu *vsp_exports[VSP_MAX_CHANNELS];
 
 /* Under vsp_lock. */
-static struct vsp_table *table;		/* where it is now */
-static struct vsp_table *table_home;
-static struct vsp_shared table_shared;
-static u32 next_generation;
+static struct vsp_shared table_shared;		/* struct vsp_table */
+static u32 table_generation, next_generation;
 
 static int cpuhp_state;
 
@@ -38,28 +36,27 @@ struct vsp_region vsp_export_table(void)
 
 /* ------------------------------------------------------ channel table */
 
-static void move_table(struct vsp_shared *shared, void *to)
+static struct vsp_table *table(void)
 {
-	memcpy(to, table, PAGE_SIZE);
-	table = to;
+	return table_shared.addr;
 }
 
 static void table_changed(void)
 {
 	smp_wmb();	/* the entries before what says that they changed */
-	WRITE_ONCE(table->generation, table->generation + 1);
+	WRITE_ONCE(table()->generation, ++table_generation);
 	vsp_notify();
 }
 
 static void table_clear(unsigned int slot)
 {
-	WRITE_ONCE(table->channel[slot].state, VSP_CHANNEL_FREE);
+	WRITE_ONCE(table()->channel[slot].state, VSP_CHANNEL_FREE);
 	table_changed();
 }
 
 static void table_set(const struct vsp_export *export)
 {
-	struct vsp_channel *channel = &table->channel[export->slot];
+	struct vsp_channel *channel = &table()->channel[export->slot];
 
 	WRITE_ONCE(channel->state, VSP_CHANNEL_FREE);
 	smp_wmb();	/* no half-written entry is open */
@@ -392,6 +389,8 @@ int vsp_export_connect(void)
 	err = vsp_shared_connect(&table_shared);
 	if (err)
 		return err;
+	table()->magic = VSP_TABLE_MAGIC;
+	table()->version = VSP_ABI_VERSION;
 	for (slot = 0; slot < VSP_MAX_CHANNELS; slot++) {
 		struct vsp_export *export = export_locked(slot);
 
@@ -427,19 +426,17 @@ void vsp_export_disconnect(void)
 
 int vsp_export_init(void)
 {
+	void *home;
 	int err;
 
 	BUILD_BUG_ON(sizeof(struct vsp_table) > VSP_PAGE_SIZE);
 	BUILD_BUG_ON(PAGE_SIZE != VSP_PAGE_SIZE);
 
-	table_home = vzalloc(PAGE_SIZE);
-	if (!table_home)
+	home = vzalloc(PAGE_SIZE);
+	if (!home)
 		return -ENOMEM;
-	table = table_home;
-	table->magic = VSP_TABLE_MAGIC;
-	table->version = VSP_ABI_VERSION;
 	mutex_lock(&vsp_lock);
-	err = vsp_shared_init_vmalloc(&table_shared, table, 1, false, move_table);
+	err = vsp_shared_init_vmalloc(&table_shared, home, 1, false, NULL);
 	mutex_unlock(&vsp_lock);
 	if (err)
 		goto free_table;
@@ -462,12 +459,13 @@ release_table:
 	vsp_shared_release(&table_shared);
 	mutex_unlock(&vsp_lock);
 free_table:
-	vfree(table_home);
+	vfree(home);
 	return err;
 }
 
 void vsp_export_exit(void)
 {
+	void *home = table_shared.home;
 	unsigned int slot;
 
 	cpuhp_remove_state_nocalls(cpuhp_state);
@@ -480,5 +478,5 @@ void vsp_export_exit(void)
 	}
 	vsp_shared_release(&table_shared);
 	mutex_unlock(&vsp_lock);
-	vfree(table_home);
+	vfree(home);
 }

@@ -146,6 +146,12 @@ static struct kmsg_dumper dumper = {
 	.max_reason = KMSG_DUMP_OOPS,
 };
 
+static void write_head(struct vsp_words *head)
+{
+	head->magic = VSP_WORDS_MAGIC;
+	head->version = VSP_WORDS_VERSION;
+}
+
 /* An oops may be written meanwhile, to the old place: it is taken along. */
 static void move_words(struct vsp_shared *shared, void *to)
 {
@@ -156,6 +162,7 @@ static void move_words(struct vsp_shared *shared, void *to)
 	for (kind = 0; kind < VSP_WORDS_KINDS; kind++)
 		seq[kind] = READ_ONCE(old->slot[kind].seq);
 	memcpy(new, old, sizeof(*new));
+	write_head(new);
 	rcu_assign_pointer(words, new);
 	synchronize_rcu();
 	for (kind = 0; kind < VSP_WORDS_KINDS; kind++) {
@@ -193,8 +200,7 @@ int vsp_words_init(void)
 	home = vzalloc(WORDS_PAGES * PAGE_SIZE);
 	if (!home)
 		return -ENOMEM;
-	home->magic = VSP_WORDS_MAGIC;
-	home->version = VSP_WORDS_VERSION;
+	write_head(home);
 	RCU_INIT_POINTER(words, home);
 	mutex_lock(&vsp_lock);
 	err = vsp_shared_init_vmalloc(&words_shared, home, WORDS_PAGES, false, move_words);

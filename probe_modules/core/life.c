@@ -120,6 +120,14 @@ static struct vsp_life_cpu *entry(void *life, unsigned int cpu)
 	return (struct vsp_life_cpu *)((struct vsp_life *)life + 1) + cpu;
 }
 
+static void write_head(struct vsp_life *life)
+{
+	life->magic = VSP_LIFE_MAGIC;
+	life->version = VSP_LIFE_VERSION;
+	life->period_ms = VSP_LIFE_PERIOD_MS;
+	life->nr_cpus = nr_cpu_ids;
+}
+
 struct relocation {
 	unsigned int cpu;
 	struct vsp_life_cpu *to;
@@ -137,7 +145,7 @@ static void move_life(struct vsp_shared *shared, void *to)
 {
 	unsigned int cpu;
 
-	memcpy(to, shared->addr, sizeof(struct vsp_life));
+	write_head(to);
 	for_each_possible_cpu(cpu) {
 		struct relocation relocation = { cpu, entry(to, cpu) };
 
@@ -174,10 +182,7 @@ int vsp_life_init(void)
 	life = vzalloc(size);
 	if (!life)
 		return -ENOMEM;
-	life->magic = VSP_LIFE_MAGIC;
-	life->version = VSP_LIFE_VERSION;
-	life->period_ms = VSP_LIFE_PERIOD_MS;
-	life->nr_cpus = nr_cpu_ids;
+	write_head(life);
 	for_each_possible_cpu(cpu)
 		per_cpu(life_mine, cpu) = entry(life, cpu);
 	mutex_lock(&vsp_lock);

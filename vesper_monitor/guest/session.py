@@ -63,9 +63,9 @@ _RETRY_FIRST, _RETRY_LAST = 0.5, 30.0
 _RETRY_UNFIT = 30.0
 #: s to wait for a frontend in one call; the device stays there between calls.
 _CONNECT_TIMEOUT = 10.0
-#: Rounds of reading at full speed, then this pause (s): a guest that writes
-#: without end gets a share of the daemon, not all of it.
-_FULL_SPEED_ROUNDS, _PAUSE = 8, 0.02
+#: Rounds of reading at full speed; then each is followed by a pause as long as
+#: it took: a guest that writes without end gets half of the daemon, not all of it.
+_FULL_SPEED_ROUNDS = 64
 #: s: how often the session looks without having been notified.
 _LOOK_EVERY = 5.0
 
@@ -336,9 +336,11 @@ class Session:
                 self._look.clear()
                 self._guest.cchan.arm()
                 self._follow_table(self._guest)
+                begin = time.monotonic()
                 if self._drain():
                     rounds += 1
-                    await asyncio.sleep(0 if rounds < _FULL_SPEED_ROUNDS else _PAUSE)
+                    taken = time.monotonic() - begin
+                    await asyncio.sleep(0 if rounds < _FULL_SPEED_ROUNDS else taken)
                     continue
                 rounds = 0
                 self._tell_degraded()
