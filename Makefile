@@ -79,7 +79,7 @@ test-quick: $(VENV)/ready
 lint: deps $(VENV)/ready
 	$(VENV)/bin/ruff check .
 	$(VENV)/bin/mypy
-	$(PYTHON) -m lab.images.checkpatch $$(find probe_modules *_transport tests -name build -prune -o \
+	$(PYTHON) -m lab.images.checkpatch $$(find probe_modules *_transport tests bench -name build -prune -o \
 		-name '*.[chS]' -print)
 	@for page in docs/man/*; do \
 		LC_ALL=C.UTF-8 man --warnings -E UTF-8 -l -Tutf8 -Z $$page 2>&1 >/dev/null | \

@@ -85,9 +85,8 @@ class Connection:
     @property
     def trouble(self) -> str | None:
         """Why libvirtd cannot be asked now; None: it can."""
-        if self._overdue:
-            return "libvirtd does not answer"
-        return self._trouble
+        trouble = "libvirtd does not answer" if self._overdue else self._trouble
+        return f"{self._uri}: {trouble}" if trouble is not None else None
 
     async def state(self, uuid: str) -> tuple[int, int, Mapping[str, str]] | None:
         """State, its reason, and the disks with errors; None: it knows no such domain.
@@ -113,7 +112,7 @@ class Connection:
             }  # fmt: skip
 
         if self.trouble is not None:
-            raise Away(f"{self._uri}: {self.trouble}")
+            raise Away(self.trouble)
         try:
             async with asyncio.timeout(LIMIT):
                 return await self._call(ask)

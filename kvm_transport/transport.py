@@ -80,6 +80,16 @@ class KvmTransport:
             return "libvirt does not run here (/run/libvirt is not there)"
         return None
 
+    @property
+    def trouble(self) -> str | None:
+        trouble = self._connection.trouble
+        if trouble is None:
+            return None
+        return (
+            f"{trouble}: that a domain ends is seen, but not why, nor that it is paused; "
+            "look at libvirtd"
+        )
+
     async def start(self) -> None:
         self._look()
         self._connection.start()

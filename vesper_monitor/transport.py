@@ -35,6 +35,7 @@ __all__ = [
     "Mapping",
     "Notice",
     "ReportsCpuUse",
+    "ReportsTrouble",
     "Transport",
     "TransportError",
     "VcpuState",
@@ -224,6 +225,15 @@ class Transport(Protocol):
 
     def events(self) -> AsyncIterator[DomainEvent]:
         """Domains that came, went, or changed, as they do; for ever."""
+
+
+@runtime_checkable
+class ReportsTrouble(Protocol):
+    """A transport that goes on while some of the hypervisor's daemons are away. Optional."""
+
+    @property
+    def trouble(self) -> str | None:
+        """What is away, and what is not known meanwhile; None: nothing."""
 
 
 @runtime_checkable

@@ -126,14 +126,15 @@ static void serve(void)
 		die("doorbell");
 	__atomic_store_n(&head->answer, head->wanted, __ATOMIC_RELEASE);
 	while (__atomic_load_n(&cchan->to_guest.prod, __ATOMIC_ACQUIRE) != taken) {
-		struct vsp_msg_hello *request = (void *)cchan->to_guest.slot[taken % VSP_CCHAN_SLOTS];
+		struct vsp_msg_hdr *request =
+			(void *)cchan->to_guest.slot[taken % VSP_CCHAN_SLOTS];
 		struct vsp_msg_hello reply = {
-			.hdr = { request->hdr.type, request->hdr.seq, 0, VSP_ABI_VERSION },
+			.hdr = { request->type, request->seq, 0, VSP_ABI_VERSION },
 			.nr_cpus = 1, .table = { PAGE(TABLE), 1, 0 }, .boot_id = 1,
 			.release = "stand-in", .vermagic = "stand-in",
 		};
 
-		if (request->hdr.type != VSP_MSG_HELLO)
+		if (request->type != VSP_MSG_HELLO)
 			reply.hdr.status = -EOPNOTSUPP;
 		cchan->to_guest.cons = ++taken;
 		memcpy(cchan->to_host.slot[given % VSP_CCHAN_SLOTS], &reply, sizeof(reply));
@@ -162,7 +163,8 @@ static void write_record(__u64 time)
 		.rec = { sizeof(rec), VSP_EVENT_SEND_SIGNAL, 0, seq++, time },
 		.sig = 11, .code = 1, .flags = VSP_SIG_FATAL | VSP_SIG_ADDR, .addr = seq,
 		.sender_pid = 97, .pid = 97, .tgid = 97, .parent_pid = 1,
-		.sender_comm = "httpd", .comm = "httpd", .leader_comm = "httpd", .parent_comm = "init",
+		.sender_comm = "httpd", .comm = "httpd", .leader_comm = "httpd",
+		.parent_comm = "init",
 	};
 	__u32 offset = pos % subbuf_size;
 

@@ -22,7 +22,7 @@ from vesper_monitor.guest.images import ImageStore
 from vesper_monitor.guest.lifecycle import ProbeState, SessionState
 from vesper_monitor.guest.positions import Position
 from vesper_monitor.guest.session import Session
-from vesper_monitor.transport import Domain
+from vesper_monitor.transport import Domain, DomainReport
 
 __all__ = ["SLOW", "KvmMachine", "Watch", "kvm_machine", "watch"]
 
@@ -44,9 +44,9 @@ class KvmMachine(MachineTransport):
         self.store = store
         self.qmp = Qmp(guest.directory / "qmp")
 
-    async def state(self, domain: Domain) -> DomainState:
+    async def report(self, domain: Domain) -> DomainReport:
         running = self.machine.process.poll() is None
-        return DomainState.RUNNING if running else DomainState.GONE
+        return DomainReport(DomainState.RUNNING if running else DomainState.GONE)
 
     async def connect(self, domain: Domain, timeout: float) -> KvmLink:  # type: ignore[override]  # noqa: ASYNC109
         pid = self.machine.process.pid

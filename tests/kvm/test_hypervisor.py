@@ -7,6 +7,7 @@ from __future__ import annotations
 import re
 import time
 from collections.abc import Callable, Iterator
+from concurrent.futures import ThreadPoolExecutor
 from types import SimpleNamespace
 
 import pytest
@@ -37,6 +38,13 @@ def lab(tmp_path_factory: pytest.TempPathFactory) -> Iterator[KvmLab]:
 
 def log(host: KvmHost) -> str:
     return host.run("cat /var/log/vesperd.log", check=True).output
+
+
+def create(host: KvmHost, wanted: dict[str, dict[str, str]]) -> dict[str, Tiny]:
+    """By name, with the options of each."""
+    with ThreadPoolExecutor(4) as pool:
+        made = pool.map(lambda item: Tiny(host, item[0], **item[1]), wanted.items())
+        return dict(zip(wanted, made, strict=True))
 
 
 def waiting(tiny: Tiny, timeout: float = 300.0) -> Monitor:
@@ -95,7 +103,7 @@ FAULTS: dict[str, tuple[dict[str, str], Callable[[Tiny], object], str, str, str 
 
 
 def test_what_fails_is_told_with_its_cause(lab: KvmLab) -> None:
-    guests = {name: Tiny(lab.a, name, **fault[0]) for name, fault in FAULTS.items()}
+    guests = create(lab.a, {name: fault[0] for name, fault in FAULTS.items()})
     domids = {name: tiny.watch() for name, tiny in guests.items()}
     monitors = {name: waiting(tiny) for name, tiny in guests.items()}
     took = {}
@@ -117,8 +125,8 @@ def test_what_fails_is_told_with_its_cause(lab: KvmLab) -> None:
     again = waiting(held)
     assert again.result() == "fault"
     assert again.answer["fault"]["id"] == monitors["disk_full"].answer["fault"]["id"]
-    for tiny in guests.values():
-        lab.a.run(f"virsh destroy {tiny.name}")
+    names = " ".join(guests)
+    lab.a.run(f"for name in {names}; do virsh destroy $name; done")
 
 
 def test_what_is_no_failure(lab: KvmLab) -> None:
@@ -179,7 +187,7 @@ def test_migration_is_no_failure_on_either_side(lab: KvmLab) -> None:
 def test_libvirtd_hangs_ends_and_comes_back(lab: KvmLab) -> None:
     """With eight VMs, none of which fails; and one that does is seen in the meantime."""
     host = lab.a
-    guests = [Tiny(host, f"away{i}") for i in range(8)]
+    guests = list(create(host, {f"away{i}": {} for i in range(8)}).values())
     domids = [tiny.watch() for tiny in guests]
     monitors = [waiting(tiny) for tiny in guests]
 
@@ -192,6 +200,9 @@ def test_libvirtd_hangs_ends_and_comes_back(lab: KvmLab) -> None:
 
     host.signal_libvirtd("STOP")
     others_are_well(0)
+    with Client(guests[0].socket, timeout=60.0) as client:
+        assert "libvirtd does not answer" in client.call("status")["transports"]["kvm"]
+        assert client.call("hello")["transports"] == {"kvm": None}
     # Until the keep-alive messages end the connection (20 s), and beyond.
     end = time.monotonic() + 60
     while "connection to libvirtd has ended" not in log(host):
@@ -220,6 +231,8 @@ def test_libvirtd_hangs_ends_and_comes_back(lab: KvmLab) -> None:
         assert time.monotonic() < end, log(host)
         time.sleep(0.2)
     others_are_well(2)
+    with Client(guests[2].socket, timeout=60.0) as client:
+        assert client.call("status")["transports"] == {"kvm": None}
     guests[2].tell("p")
     assert monitors[2].result() == "dead"
     assert "its kernel has panicked" in monitors[2].answer["reason"]

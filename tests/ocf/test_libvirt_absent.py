@@ -66,7 +66,7 @@ def test_a_qemu_without_a_pid_file_is_not_missed(host: Host, qemu: Qemu) -> None
     host.be("away")
     qemu.pid_file.unlink()
     assert host.call("monitor").code == SUCCESS
-    result = host.call("stop", timeout=6, OCF_RESKEY_force_stop="1")
+    result = host.call("stop", timeout=10, OCF_RESKEY_force_stop="1")
     assert result.code == ERROR
     assert "see: virsh list --all" in (result.reason or "")
     assert qemu.runs()
@@ -125,6 +125,16 @@ def test_a_destroy_that_libvirt_does_not_carry_out(host: Host, qemu: Qemu, mood:
     assert host.end(process, start).code == SUCCESS
 
 
+def test_nothing_is_saved_while_libvirtd_hangs(host: Host, qemu: Qemu) -> None:
+    """It would take the time that the stop has."""
+    host.be("hang")
+    extra = {"OCF_RESKEY_snapshot": str(host.folder), "OCF_RESKEY_save_config_on_stop": "1"}
+    result = host.call("stop", timeout=30, OCF_RESKEY_shutdown_timeout="2", **extra)
+    assert result.code == SUCCESS
+    assert not qemu.runs()
+    assert host.calls("save") == host.calls("dumpxml") == []
+
+
 def test_a_stop_without_virsh_and_without_a_process(host: Host) -> None:
     host.tool.unlink()
     assert host.call("stop").code == SUCCESS
@@ -172,7 +182,7 @@ def test_the_processes_tell_of_this_hosts_system_libvirtd_only(host: Host, uri: 
     result = host.call("monitor", timeout=8, OCF_RESKEY_hypervisor=uri)
     assert result.code == ERROR
     assert "cannot be told" in (result.reason or "")
-    assert host.call("stop", timeout=6, OCF_RESKEY_hypervisor=uri).code == ERROR
+    assert host.call("stop", timeout=10, OCF_RESKEY_hypervisor=uri).code == ERROR
 
 
 def test_without_libvirts_folder_nothing_is_claimed(host: Host) -> None:

@@ -16,6 +16,12 @@ SUCCESS, ERROR, INSTALLED, NOT_RUNNING, DEGRADED = 0, 1, 5, 7, 190
 
 
 @pytest.fixture
+def host(xen: Host) -> Host:
+    """One agent is enough: none of it has to do with a toolstack."""
+    return xen
+
+
+@pytest.fixture
 def watched(host: Host) -> Host:
     """vm1 runs, vesperd has nothing to say before a monitor's time is up."""
     host.have(vm1="running")

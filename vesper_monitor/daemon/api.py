@@ -271,7 +271,7 @@ class Api:
             {
                 "ok": True,
                 "vms": vm_status(daemon.watch.sessions(), daemon.instances.all(), daemon.pauses),
-                "transports": daemon.watch.transports(),
+                "transports": daemon.watch.troubles(),
                 "journal": daemon.recorder.error,
             }
         )

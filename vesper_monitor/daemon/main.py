@@ -4,6 +4,7 @@
 Here is only what ties the parts together::
 
     transports, sessions (watch.py) ── events ──► rules ► journal (recorder.py)
+         └─ states (hearsay.py) ──────────┘                  │
                                                              │ written
              followers (followers.py) ◄──────────────────────┤
              waiting monitors (instances.py) ◄───────────────┘
@@ -18,18 +19,17 @@ import logging
 import signal
 import sys
 import time
-from collections.abc import Coroutine, Iterable, Mapping
+from collections.abc import Iterable, Mapping
 from dataclasses import replace
 from pathlib import Path
-from typing import Any
 
 from vesper_monitor.daemon import config as configuration
 from vesper_monitor.daemon import logs, sdnotify
 from vesper_monitor.daemon.api import Api
 from vesper_monitor.daemon.followers import Followers
+from vesper_monitor.daemon.hearsay import Hearsay
 from vesper_monitor.daemon.server import Server
-from vesper_monitor.daemon.watch import Watch, find_transports
-from vesper_monitor.faults import domain as domains
+from vesper_monitor.daemon.watch import NoTransport, Watch, find_transports
 from vesper_monitor.faults.attributes import NodeAttributes
 from vesper_monitor.faults.fault import InstanceRecord
 from vesper_monitor.faults.instances import Instances
@@ -42,11 +42,9 @@ from vesper_monitor.guest.points.store import Points
 from vesper_monitor.guest.session import Position, Session
 from vesper_monitor.transport import (
     ENDED,
-    Cause,
     Domain,
     DomainReport,
     DomainState,
-    Notice,
     Transport,
     TransportError,
 )
@@ -92,6 +90,11 @@ class Daemon:
             attributes=self._attributes,
         )
         self.points = Points(Path(config.journal).with_name("points.json"))
+        self._hearsay = Hearsay(
+            lambda domain, event: self._record(domain, [event], Batch()),
+            lambda domain: self.watch.report(domain),
+            self.pause_timeout,
+        )
         self.watch = Watch(
             ImageStore(Path(config.probes_dir)),
             self.points,
@@ -100,8 +103,8 @@ class Daemon:
             on_events=self._on_events,
             on_change=self._on_change,
             on_up=self._on_up,
-            on_report=self._on_report,
-            on_notice=self._on_notice,
+            on_report=self._hearsay.reported,
+            on_notice=self._hearsay.noticed,
             on_ended=self._on_ended,
             on_unwatched=self.instances.watch_changed,
             positions=self._positions,
@@ -119,8 +122,6 @@ class Daemon:
         self._not_kept = 0
         self._tasks: set[asyncio.Task[None]] = set()
         self._saved: dict[tuple[str, int], Mapping[Position, int]] = {}
-        #: by (uuid, domid): until a pause that nobody asked for is too long
-        self._patience: dict[tuple[str, int], asyncio.TimerHandle] = {}
 
     async def start(self) -> None:
         """Go on where an earlier daemon stopped.
@@ -141,10 +142,9 @@ class Daemon:
     async def stop(self) -> None:
         """End; guests keep their devices and probes for the next daemon."""
         await self._server.stop()
+        await self._hearsay.close()
         self.pauses.close()
         await self._attributes.close()
-        for timer in self._patience.values():
-            timer.cancel()
         await self.instances.close()
         await self.watch.close()
         await asyncio.gather(*self._tasks, return_exceptions=True)
@@ -253,56 +253,36 @@ class Daemon:
             found = await transport.find(vm)
             if found is not None:
                 running.setdefault((found.uuid, found.domid), found)
-            else:
+            elif await self._is_nowhere(vm):
                 await self.activate(vm, None)
         for domain in running.values():
             await self.watch.watch(transport, domain, self.wanted_probes(domain))
             self.watch.look_soon(domain)  # it may be paused
 
-    def _on_notice(self, domain: Domain, notice: Notice) -> None:
-        self._record(domain, [domains.noticed(domain, notice)], Batch())
-
-    def _on_report(self, domain: Domain, report: DomainReport) -> None:
-        """The domain is in another state."""
-        self._record(domain, [domains.reported(domain, report)], Batch())
-        timer = self._patience.pop((domain.uuid, domain.domid), None)
-        if timer is not None:
-            timer.cancel()
-        if report.state is DomainState.PAUSED and report.cause is Cause.UNKNOWN:
-            self._be_patient(domain, report)
+    async def _is_nowhere(self, vm: str) -> bool:
+        try:
+            return self.watch.settled and await self.watch.find(vm) is None
+        except NoTransport:
+            return False
 
     def judge_again(self, vm: str) -> None:
         """Somebody wants to know who did not before, of a state that has not changed."""
         for domain, report in self.watch.reports(vm):
             if report.state is DomainState.PAUSED:
-                self._on_report(domain, report)
+                self._hearsay.reported(domain, report)
 
     def _on_resume(self, vm: str) -> None:
         """An operator's pause of watching is over."""
         self.instances.pause(vm, False)
         self.judge_again(vm)
 
-    def _be_patient(self, domain: Domain, report: DomainReport) -> None:
-        """With a pause of which nobody says that it is wanted."""
-        if timeout := self.pause_timeout(domain):
-            loop, since = asyncio.get_running_loop(), time.monotonic()
-            self._patience[domain.uuid, domain.domid] = loop.call_later(
-                timeout, lambda: self._spawn(self._lose_patience(domain, report, since))
-            )
-
-    async def _lose_patience(self, domain: Domain, report: DomainReport, since: float) -> None:
-        now = await self.watch.report(domain)
-        if now is None:
-            self._be_patient(domain, report)  # not known to be still so
-        elif now == report and (domain.uuid, domain.domid) in self._patience:
-            event = domains.reported(domain, report, time.monotonic() - since)
-            self._record(domain, [event], Batch())
-
     def _on_ended(self, domain: Domain, report: DomainReport) -> None:
         self.instances.domain_ended(domain, report)
         if report.state is DomainState.GONE:
             self._saved.pop((domain.uuid, domain.domid), None)
-            self._spawn(self._forget(domain))
+            task = asyncio.get_running_loop().create_task(self._forget(domain))
+            self._tasks.add(task)
+            task.add_done_callback(self._tasks.discard)
 
     async def _forget(self, domain: Domain) -> None:
         try:
@@ -317,11 +297,6 @@ class Daemon:
             return await self.recorder.run(lambda j: j.positions(domain.uuid, domain.domid))
         except JournalError:
             return {}
-
-    def _spawn(self, work: Coroutine[Any, Any, None]) -> None:
-        task = asyncio.get_running_loop().create_task(work)
-        self._tasks.add(task)
-        task.add_done_callback(self._tasks.discard)
 
     # ------------------------------------------------------------ journal
 

@@ -21,6 +21,7 @@ from vesper_monitor.transport import (
     DomainReport,
     DomainState,
     Notice,
+    ReportsTrouble,
     Transport,
     TransportError,
 )
@@ -55,6 +56,7 @@ class _Slot:
     name: str
     transport: Transport | None
     error: str | None = "not started yet"
+    usable: bool = True  # False: its hypervisor does not run here
 
 
 @dataclass
@@ -151,7 +153,7 @@ class Watch:
             slot = _Slot(name, None)
             self._slots.append(slot)
             if isinstance(factory, str):
-                slot.error = factory
+                slot.error, slot.usable = factory, False
                 _log.warning("transport %s: %s", name, factory)
             else:
                 given = settings.get(name, {})
@@ -180,6 +182,19 @@ class Watch:
     def transports(self) -> dict[str, str | None]:
         """Why each does not work; None: it does."""
         return {slot.name: slot.error for slot in self._slots}
+
+    @property
+    def settled(self) -> bool:
+        """No transport is still to come: what none of them knows is not there."""
+        return all(slot.error is None or not slot.usable for slot in self._slots)
+
+    def troubles(self) -> dict[str, str | None]:
+        """The same, and why one works less well than it should."""
+        found = self.transports()
+        for slot in self._slots:
+            if slot.error is None and isinstance(slot.transport, ReportsTrouble):
+                found[slot.name] = slot.transport.trouble
+        return found
 
     def sessions(self) -> list[Session]:
         return [watched.session for watched in self._watched.values() if watched.session]
@@ -377,6 +392,7 @@ class Watch:
         started = False
         while True:
             error = None if started else factory.usable()
+            slot.usable = error is None
             if error is None:
                 try:
                     transport = slot.transport or _make(factory, settings)

@@ -30,7 +30,7 @@ _POS = abi.offset(abi.Index, "pos")
 #: Sequence numbers above this are garbage: no channel lives that long.
 _MAX_SEQ = (1 << 63) - 1
 #: Bytes looked at by one call, at most twice this. No record is longer.
-READ_LIMIT = 32 * 1024
+READ_LIMIT = 64 * 1024
 
 
 @dataclass(frozen=True)

@@ -153,7 +153,7 @@ class Virsh:
     # -- states ---------------------------------------------------------------
 
     def states(self, limit: float) -> dict[str, DomainState]:
-        if time.monotonic() < self._hangs_until:
+        if self._hangs():
             return self._by_process(ToolstackError("libvirtd does not answer"))
         try:
             stats = parse_stats(self.do(min(limit, LOOK_LIMIT), "domstats", "--state"))
@@ -215,6 +215,10 @@ class Virsh:
         self.defined.clear()
         return dict.fromkeys(running, DomainState.RUNNING)
 
+    def _hangs(self) -> bool:
+        """Whether libvirtd did not answer lately."""
+        return time.monotonic() < self._hangs_until
+
     def local(self) -> bool:
         """Whether this host's system libvirtd is meant, whose processes are known."""
         scheme, _, rest = self.options.uri.partition("://")
@@ -249,7 +253,7 @@ class Virsh:
         return virsh_start.check(self, config, limit)
 
     def tend(self, name: str, limit: float) -> None:
-        if self.options.save_config:
+        if self.options.save_config and not self._hangs():
             from vesper_monitor.ocf import virsh_config
 
             virsh_config.save(self, name, limit)
@@ -257,7 +261,7 @@ class Virsh:
     # -- stop -----------------------------------------------------------------
 
     def suspend(self, name: str, limit: float) -> bool:
-        if not self.options.snapshot or limit <= 0:
+        if not self.options.snapshot or limit <= 0 or self._hangs():
             return False
         from vesper_monitor.ocf import virsh_start
 
@@ -270,7 +274,7 @@ class Virsh:
     def destroy(self, name: str, limit: float) -> None:
         end = time.monotonic() + limit
         trouble = ToolstackError("libvirtd does not answer")
-        if time.monotonic() >= self._hangs_until:
+        if not self._hangs():
             try:
                 self.do(min(limit / 2, DESTROY_LIMIT), "destroy", name)
                 return

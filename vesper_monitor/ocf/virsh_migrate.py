@@ -196,8 +196,8 @@ def _unplug(virsh: Virsh, name: str, device: Element) -> None:
     while domain_xml.device(_live(virsh, name, LIMIT), holder.qemu_socket()) is not None:
         if time.monotonic() >= end:
             raise ToolstackError(
-                f"VESPER's device cannot go along, and the guest did not let go of it within "
-                f"{UNPLUG_LIMIT:g} s; nothing was sent; see ocf_vesper_LibvirtVM(7)"
+                f"the guest did not let go of VESPER's device within {UNPLUG_LIMIT:g} s, which "
+                "cannot go along; nothing was sent"
             )
         time.sleep(UNPLUG_PAUSE)
 

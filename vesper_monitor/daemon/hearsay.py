@@ -1,0 +1,65 @@
+# SPDX-License-Identifier: GPL-2.0-or-later
+"""What hypervisors say of domains becomes events; a pause that nobody explains is timed."""
+
+from __future__ import annotations
+
+import asyncio
+import time
+from collections.abc import Awaitable, Callable
+
+from vesper_monitor.faults import domain as domains
+from vesper_monitor.guest.decode import Event
+from vesper_monitor.transport import Cause, Domain, DomainReport, DomainState, Notice
+
+__all__ = ["Hearsay"]
+
+
+class Hearsay:
+    """
+    :param record: takes an event about a domain.
+    :param report: asks for a domain's state; None: not known now.
+    :param pause_timeout: s that a domain may be paused and nobody says why; 0: for ever.
+    """
+
+    def __init__(
+        self,
+        record: Callable[[Domain, Event], None],
+        report: Callable[[Domain], Awaitable[DomainReport | None]],
+        pause_timeout: Callable[[Domain], float],
+    ) -> None:
+        self._record = record
+        self._report = report
+        self._pause_timeout = pause_timeout
+        #: by (uuid, domid): until its pause is too long
+        self._patience: dict[tuple[str, int], asyncio.Task[None]] = {}
+
+    async def close(self) -> None:
+        tasks = list(self._patience.values())
+        for task in tasks:
+            task.cancel()
+        await asyncio.gather(*tasks, return_exceptions=True)
+
+    def noticed(self, domain: Domain, notice: Notice) -> None:
+        """The hypervisor has seen something."""
+        self._record(domain, domains.noticed(domain, notice))
+
+    def reported(self, domain: Domain, report: DomainReport) -> None:
+        """The domain is in another state, or somebody new wants to know."""
+        self._record(domain, domains.reported(domain, report))
+        key = domain.uuid, domain.domid
+        task = self._patience.pop(key, None)
+        if task is not None:
+            task.cancel()
+        if report.state is not DomainState.PAUSED or report.cause is not Cause.UNKNOWN:
+            return
+        if timeout := self._pause_timeout(domain):
+            work = self._be_patient(domain, report, timeout)
+            self._patience[key] = asyncio.get_running_loop().create_task(work)
+
+    async def _be_patient(self, domain: Domain, report: DomainReport, limit: float) -> None:
+        since, now = time.monotonic(), None
+        while now is None:  # not known to be still so
+            await asyncio.sleep(limit)
+            now = await self._report(domain)
+        if now == report:
+            self._record(domain, domains.reported(domain, report, time.monotonic() - since))
