@@ -59,7 +59,7 @@ HANGS = (
 )
 
 FULL_LOAD = "for i in 1 2 3 4 5 6 7 8; do while :; do :; done & load=\"$load $!\"; done"
-NO_LOAD = "kill $load; load="
+NO_LOAD = "kill $load; wait $load; load="
 
 
 # ------------------------------------------------------------ the guests

@@ -63,8 +63,9 @@ insmod /%s.ko
 # Opened first: what comes before that is lost.
 exec 3</dev/ttyS1
 echo "the guest is up"
-# Commands come in lines, as long as there is somebody to run them.
-while read -r line <&3; do eval "$line"; done
+# Commands come in lines, as long as there is somebody to run them.  As an
+# argument of "command" one that fails (no memory to fork) does not end the shell.
+while read -r line <&3; do command eval "$line"; done
 """
 
 

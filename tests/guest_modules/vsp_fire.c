@@ -125,29 +125,24 @@ static void call(function f, unsigned long a, unsigned long b, unsigned long c, 
 
 /* -------------------------------------------------------- tracepoints */
 
-struct wanted {
-	const char *name;
-	struct tracepoint *tp;
-};
+static struct tracepoint *hang_tracepoint, *error_tracepoint;
 
-static void compare(struct tracepoint *tp, void *data)
+static void find_tracepoint(struct tracepoint *tp, void *unused)
 {
-	struct wanted *wanted = data;
-
-	if (!strcmp(tp->name, wanted->name))
-		wanted->tp = tp;
+	if (!strcmp(tp->name, "sched_process_hang"))
+		hang_tracepoint = tp;
+	else if (!strcmp(tp->name, "block_rq_error"))
+		error_tracepoint = tp;
 }
 
-static int pass(const char *name, unsigned long a, unsigned long b, unsigned long c,
+static int pass(const struct tracepoint *tp, unsigned long a, unsigned long b, unsigned long c,
 		unsigned int count)
 {
-	struct wanted wanted = { .name = name };
 	int (*iterate)(void *unused, unsigned long a, unsigned long b, unsigned long c);
 
-	for_each_kernel_tracepoint(compare, &wanted);
-	if (!wanted.tp)
+	if (!tp)
 		return -ENOENT;
-	iterate = wanted.tp->iterator;
+	iterate = tp->iterator;
 	while (count--) {
 		preempt_disable_notrace();
 		iterate(NULL, a, b, c);
@@ -221,10 +216,10 @@ static int fire(const char *point, unsigned int count)
 	if (!strcmp(point, "net_link"))
 		return change_link(count);
 	if (!strcmp(point, "sched_process_hang"))
-		return pass(point, (unsigned long)current, 0, 0, count);
+		return pass(hang_tracepoint, (unsigned long)current, 0, 0, count);
 	if (!strcmp(point, "block_rq_error"))
-		return pass(point, (unsigned long)the_request, (__force u8)BLK_STS_IOERR, 4096,
-			    count);
+		return pass(error_tracepoint, (unsigned long)the_request,
+			    (__force u8)BLK_STS_IOERR, 4096, count);
 
 	f = find_skipped(point);
 	if (!f)
@@ -325,6 +320,7 @@ static int __init fire_init(void)
 	unsigned int i;
 	int err;
 
+	for_each_kernel_tracepoint(find_tracepoint, NULL);
 	err = find_send();
 	if (err)
 		return err;
