@@ -10,7 +10,7 @@ import subprocess
 from pathlib import Path
 
 import pytest
-from hypothesis import example, given, settings
+from hypothesis import example, given
 from hypothesis import strategies as st
 
 from lab.standin.image import make_image
@@ -147,7 +147,6 @@ PIECES = st.sampled_from(
 )  # fmt: skip
 
 
-@settings(deadline=None)
 @given(st.one_of(st.text(), st.lists(PIECES).map("".join), st.lists(PIECES).map(" ".join)))
 @example("g max 99999999999999999999999/s")
 @example("g %ax if arg1 == 99999999999999999999999")
@@ -241,7 +240,6 @@ def test_of_another_definition() -> None:
     assert decoded(point, record(point, [5, 6])).event == "probe_point"
 
 
-@settings(deadline=None)
 @given(st.binary(min_size=ctypes.sizeof(abi.Record), max_size=600), st.booleans())
 def test_any_bytes_become_an_event(data: bytes, ours: bool) -> None:
     point = parse("p:mine g n=%ax:s32 s=+0(%si):string $comm")
