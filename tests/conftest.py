@@ -11,11 +11,17 @@ from __future__ import annotations
 from pathlib import Path
 
 import pytest
+from hypothesis import settings
 
 #: Folders whose tests share one lab; the longest first, that it ends in time.
 TOGETHER = ("xen", "kvm", "cluster")
 
 HERE = Path(__file__).parent
+
+
+# How long one example takes says nothing, on a busy machine.
+settings.register_profile("patient", deadline=None)
+settings.load_profile("patient")
 
 
 def pytest_addoption(parser: pytest.Parser) -> None:

@@ -60,16 +60,16 @@ static struct kretprobe kretprobe = { .handler = on_return };
 
 static void record(const struct point_source *source)
 {
+	unsigned int most = READ_ONCE(max_per_s);
 	struct vsp_probe_point rec;
-	u32 used;
 
-	used = point_fetch(&program, source, &rec);
-	if (!point_wanted(&program, &rec))
+	if (!point_wanted(&program, source, &rec))
 		return;
 	rec.left_out = 0;
-	if (max_per_s && !vsp_limit_allows(&limit, READ_ONCE(max_per_s), &rec.left_out))
+	if (most && !vsp_limit_allows(&limit, most, &rec.left_out))
 		return;
-	rec.rec.len = offsetof(struct vsp_probe_point, text) + used;
+	rec.rec.len = offsetof(struct vsp_probe_point, text) +
+		      point_fetch(&program, source, &rec);
 	rec.rec.event = VSP_EVENT_PROBE_POINT;
 	rec.id = id;
 	rec.missed = kprobe.nmissed + kretprobe.kp.nmissed + kretprobe.nmissed +

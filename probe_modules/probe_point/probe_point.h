@@ -38,6 +38,7 @@ struct point_arg {
 	unsigned int n_ops;
 	bool is_text;
 	bool is_signed;
+	bool is_tested;
 	u32 place;	/* of a text, in vsp_probe_point.text */
 };
 
@@ -70,16 +71,23 @@ int point_parse(struct point_program *program, bool tracepoint, const char *args
 		const char *only);
 
 /**
- * point_fetch - get the values of a hit
+ * point_wanted - get the values that are tested, and test them
  *
- * In any context.  Fills in n_args, unread, value and text.
+ * In any context.  A condition on a value that could not be read does not hold.
+ *
+ * Return: whether all conditions hold.
+ */
+bool point_wanted(const struct point_program *program, const struct point_source *source,
+		  struct vsp_probe_point *rec);
+
+/**
+ * point_fetch - get the rest of the values, after point_wanted()
+ *
+ * In any context.  n_args, unread, value and text are complete then.
  *
  * Return: bytes of text that are to be sent.
  */
 u32 point_fetch(const struct point_program *program, const struct point_source *source,
 		struct vsp_probe_point *rec);
-
-/* Whether all conditions hold.  One over a value that could not be read does not. */
-bool point_wanted(const struct point_program *program, const struct vsp_probe_point *rec);
 
 #endif /* PROBE_POINT_H */

@@ -116,7 +116,7 @@ static int parse_text(struct point_test *test, u32 size, const char **from)
 	return 0;
 }
 
-static int parse_test(const struct point_program *program, struct point_test *test,
+static int parse_test(struct point_program *program, struct point_test *test,
 		      const char **from)
 {
 	u64 number;
@@ -124,6 +124,7 @@ static int parse_test(const struct point_program *program, struct point_test *te
 	if (parse_number(from, &number) || number >= program->n_args || !**from)
 		return -EINVAL;
 	test->arg = number;
+	program->arg[number].is_tested = true;
 	test->code = *(*from)++;
 	if (program->arg[test->arg].is_text)
 		return strchr("=!", test->code) ?
@@ -257,22 +258,27 @@ static bool fetch(const struct point_arg *arg, const struct point_source *source
 
 NOKPROBE_SYMBOL(fetch);
 
-u32 point_fetch(const struct point_program *program, const struct point_source *source,
-		struct vsp_probe_point *rec)
+static void fetch_all(const struct point_program *program, const struct point_source *source,
+		      struct vsp_probe_point *rec, bool tested)
 {
 	unsigned int i;
 
-	rec->n_args = program->n_args;
-	rec->unread = 0;
-	memset(rec->value, 0, sizeof(rec->value));
-	memset(rec->text, 0, program->text_used);
 	for (i = 0; i < program->n_args; i++) {
 		const struct point_arg *arg = &program->arg[i];
 
-		if (!fetch(arg, source, &rec->value[i], rec->text + arg->place,
+		if (arg->is_tested == tested &&
+		    !fetch(arg, source, &rec->value[i], rec->text + arg->place,
 			   program->text_size))
 			rec->unread |= 1u << i;
 	}
+}
+
+NOKPROBE_SYMBOL(fetch_all);
+
+u32 point_fetch(const struct point_program *program, const struct point_source *source,
+		struct vsp_probe_point *rec)
+{
+	fetch_all(program, source, rec, false);
 	return program->text_used;
 }
 
@@ -322,10 +328,16 @@ static bool holds(const struct point_program *program, const struct point_test *
 
 NOKPROBE_SYMBOL(holds);
 
-bool point_wanted(const struct point_program *program, const struct vsp_probe_point *rec)
+bool point_wanted(const struct point_program *program, const struct point_source *source,
+		  struct vsp_probe_point *rec)
 {
 	unsigned int i;
 
+	rec->n_args = program->n_args;
+	rec->unread = 0;
+	memset(rec->value, 0, sizeof(rec->value));
+	memset(rec->text, 0, program->text_used);
+	fetch_all(program, source, rec, true);
 	for (i = 0; i < program->n_tests; i++) {
 		if (!holds(program, &program->test[i], rec))
 			return false;
