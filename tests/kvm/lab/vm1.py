@@ -51,7 +51,7 @@ def wait_started(host: KvmHost, timeout: float = 120.0) -> None:
 
 def fatal_signals(host: KvmHost) -> list[str]:
     """Names of the fatal signals that vesperd there has seen, in order."""
-    output = host.run("vesper events --json", timeout=60, check=True).output
+    output = host.run("vesper events --json -n 1000", timeout=60, check=True).output
     rows = [json.loads(line) for line in output.splitlines() if line.startswith("{")]
     rows = [row.get("event", row) if isinstance(row.get("event"), dict) else row for row in rows]
     return [
