@@ -4,6 +4,7 @@
 from __future__ import annotations
 
 import asyncio
+import ctypes
 import os
 import random
 from pathlib import Path
@@ -88,6 +89,12 @@ async def garbage(guest: KvmMachine) -> None:
     # The host begins anew, and then all is as before.
     os.pwrite(attachment.memory, bytes(4), abi.offset(abi.ShmHead, "wanted"))
     os.eventfd_write(attachment.to_guest, 1)
+    size = ctypes.sizeof(abi.ShmHead)
+
+    def state() -> int:
+        return abi.ShmHead.from_buffer_copy(os.pread(attachment.memory, size, 0)).state
+
+    await until(lambda: state() == abi.ShmState.IDLE, "deactivated", SLOW)
     attachment.close()
 
 
