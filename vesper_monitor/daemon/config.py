@@ -44,9 +44,8 @@ class Config:
     #: s, how long a fault between two monitors waits for the next one beyond
     #: the time it is due, before Pacemaker is told asynchronously
     monitor_grace: float = 10.0
-    #: s without a sign of life that are a hang; 0: not looked at. That it raises
-    #: no false alarm has not been shown on real Xen yet: so it is asked for.
-    hang_timeout: float = 0.0
+    #: s without a sign of life that are a hang; 0: not looked at
+    hang_timeout: float = 5.0
     #: events kept in the journal
     keep_events: int = 100_000
     #: faults that are over, kept in the journal
