@@ -7,7 +7,7 @@ send_signal and out_of_memory: test_guest_kernel.py.
 from __future__ import annotations
 
 import asyncio
-import dataclasses
+import copy
 import json
 import subprocess
 from collections.abc import Callable
@@ -293,7 +293,8 @@ unload send_signal
     assert failure.fields["type"] in ("dirty LRU page", "clean LRU page")
     assert failure.fields["pfn"] > 0
     assert judge(failure, ["victim"]) is None
-    lost = dataclasses.replace(failure, fields={**failure.fields, "result": "failed"})
+    lost = copy.copy(failure)
+    lost.fields = {**failure.fields, "result": "failed"}
     verdict = judge(lost, [])
     assert verdict is not None
     assert verdict.reason == f"memory failure in a {failure.fields['type']}: failed (system)"
