@@ -3,10 +3,13 @@
 
 from __future__ import annotations
 
+import base64
 import json
 import signal
+import subprocess
 import time
 from collections.abc import Iterator
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -16,6 +19,7 @@ from lab.xen import XenHost, XenLab
 from tests.xen.vm1 import clean, create_guest, wait_collecting
 from vesper_monitor.daemon.config import Config
 
+HERE = Path(__file__).parent
 TIMEOUT = Config().hang_timeout
 BUSY = "for i in 1 2 3 4; do while :; do :; done >/dev/null 2>&1 & done"
 
@@ -64,14 +68,22 @@ def test_no_hang(host: XenHost) -> None:
     assert hangs(host) == before
 
 
-def test_hang(host: XenHost) -> None:
+def test_hang(host: XenHost, tmp_path: Path) -> None:
     """A real-time task takes the guest's only CPU for itself."""
+    subprocess.run(
+        ["gcc", "-static", "-nostdlib", "-Os", "-s", "-fcf-protection=none",
+         "-fno-asynchronous-unwind-tables", "-Wl,-n,--build-id=none,-z,norelro",
+         "-o", tmp_path / "hog", HERE / "hog.c"],
+        check=True, timeout=60,
+    )  # fmt: skip
+    program = base64.b64encode((tmp_path / "hog").read_bytes()).decode()
     before = hangs(host)
-    guest = Guest(host)
-    guest.run(
+    started = Guest(host).run(
+        f"echo {program} | base64 -d >/hog; chmod +x /hog; "
         "echo -1 >/proc/sys/kernel/sched_rt_runtime_us; "
-        "(sleep 1; exec chrt -f 50 sh -c 'while :; do :; done') >/dev/null 2>&1 &"
+        "(sleep 1; exec /hog) >/dev/null 2>&1 </dev/null &"
     )
+    assert not started.output
     deadline = time.monotonic() + 90
     while not (found := hangs(host)[len(before) :]):
         assert time.monotonic() < deadline, "no hang"
