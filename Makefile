@@ -8,6 +8,8 @@ VERSION := $(shell sed -n 's/^version = //p' setup.cfg)
 PYTHON  := /usr/bin/python3
 VENV    := build/venv
 RUNS    ?= 5
+MINUTES ?= 60
+ROUNDS  ?= 200
 # Which hypervisor the demo and the evaluation are for: xen, kvm.
 VMM     ?= xen
 MIGRATIONS ?= 20
@@ -24,7 +26,8 @@ DEBIAN_PACKAGES := \
 	python3-libvirt python3-lxml python3-psutil python3-pyxs python3-setuptools python3-venv \
 	qemu-system-x86 qemu-utils util-linux xfsprogs xz-utils zstd
 
-.PHONY: help deps demo evaluate test test-quick lint migrations bench-cluster bench-kvm modules install clean
+.PHONY: help deps demo evaluate test test-quick lint migrations bench-cluster bench-kvm \
+	bench-liveness bench-probes bench-quiet modules install clean
 
 help:
 	@echo 'VESPER $(VERSION): fault events from inside virtual machines for Pacemaker'
@@ -34,6 +37,9 @@ help:
 	@echo '  make test            lint and every test'
 	@echo '  make test-quick      the tests that need no lab (seconds)'
 	@echo '  make bench-cluster   from the event to the stop, against a bare waiting monitor'
+	@echo '  make bench-probes    what a hit of each probe costs, against ftrace and bpftrace'
+	@echo '  make bench-liveness  how soon hangs are found; no false alarms (ROUNDS=200)'
+	@echo '  make bench-quiet     heavy normal use raises no fault (MINUTES=60)'
 	@echo '  make bench-kvm       the link to a guest on QEMU: round trips, records per second'
 	@echo '  make migrations      20 live migrations under Pacemaker (MIGRATIONS=20)'
 	@echo '  make lint            ruff, mypy --strict, checkpatch, man pages'
@@ -65,7 +71,7 @@ evaluate: deps
 	$(PYTHON) -m lab.evaluation evaluate --vmm $(VMM) --runs $(RUNS)
 
 test: deps lint
-	$(VENV)/bin/python -m pytest --no-skips
+	$(VENV)/bin/python -m pytest --no-skips -n 2 --dist loadgroup
 
 test-quick: $(VENV)/ready
 	$(VENV)/bin/python -m pytest -m 'not cluster and not xen and not kvm'
@@ -84,6 +90,15 @@ migrations: deps $(VENV)/ready
 
 bench-cluster: deps
 	$(PYTHON) -m bench.cluster
+
+bench-probes: deps
+	$(PYTHON) -m bench.probes
+
+bench-liveness: deps
+	$(PYTHON) -m bench.liveness --rounds $(ROUNDS)
+
+bench-quiet: deps
+	$(PYTHON) -m bench.quiet --minutes $(MINUTES)
 
 bench-kvm: deps
 	$(PYTHON) -m bench.kvm
@@ -107,7 +122,10 @@ install:
 	install -D -m 644 vesper_monitor/vesperd.toml $(DESTDIR)/usr/share/doc/vesper/vesperd.toml
 	for page in $(wildcard docs/man/*.[1-8]); do \
 		install -D -m 644 $$page $(DESTDIR)/usr/share/man/man$${page##*.}/$${page##*/}; done
-	install -d -m 755 $(DESTDIR)/var/lib/vesper/probes
+	install -d -m 755 $(DESTDIR)/var/lib/vesper/probes $(DESTDIR)/usr/share/vesper \
+		$(DESTDIR)/etc/vesper/knowledge.d
+	ln -sfn /usr/lib/python3/dist-packages/vesper_monitor/knowledge \
+		$(DESTDIR)/usr/share/vesper/knowledge
 	cp -r --parents $$(git ls-files probe_modules *_transport/guest 2>/dev/null || \
 		find probe_modules *_transport/guest -name build -prune -o -type f -print) $(SRC)/
 	install -m 644 probe_modules/dkms.conf $(SRC)/dkms.conf

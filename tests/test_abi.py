@@ -13,7 +13,7 @@ from typing import Any
 
 import pytest
 
-from vesper_monitor.guest import abi
+from vesper_monitor.guest import abi, abi_make
 
 HEADER = Path(__file__).parents[1] / "probe_modules/include/vesper_abi.h"
 
@@ -22,17 +22,11 @@ STRUCTS: dict[str, type[ctypes.Structure]] = {
     for value in vars(abi).values()
     if isinstance(value, type) and issubclass(value, ctypes.Structure) and hasattr(value, "c_name")
 }
-#: C enum → Python's and the prefix of its C names
-ENUMS = {
-    "vsp_msg_type": (abi.MsgType, "VSP_MSG_"),
-    "vsp_channel_state": (abi.ChannelState, "VSP_CHANNEL_"),
-    "vsp_words_kind": (abi.WordsKind, "VSP_WORDS_"),
-    "vsp_life_state": (abi.LifeState, "VSP_LIFE_"),
-    "vsp_shm_state": (abi.ShmState, "VSP_SHM_"),
-    "vsp_event": (abi.EventType, "VSP_EVENT_"),
-    "vsp_oom_constraint": (abi.OomConstraint, "VSP_OOM_"),
-    "vsp_block_op": (abi.BlockOp, "VSP_BLOCK_"),
-    "vsp_net_change": (abi.NetChange, "VSP_NET_"),
+#: C enum → Python's, whose docstring names it
+ENUMS: dict[str, type[enum.IntEnum]] = {
+    (value.__doc__ or "").removeprefix("enum "): value
+    for value in vars(abi).values()
+    if isinstance(value, type) and issubclass(value, enum.IntEnum)
 }
 
 
@@ -93,6 +87,23 @@ def compiled(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Any]:
     return values
 
 
+def test_layout_is_made_of_the_header() -> None:
+    made = abi_make.layout(HEADER.read_text())
+    assert Path(abi_make.__file__).with_name("abi_layout.py").read_text() == made, (
+        "see vesper_monitor/guest/abi_make.py"
+    )
+
+
+@pytest.mark.parametrize(
+    "declaration",
+    ["struct vsp_x { int a; };", "struct vsp_x { __u24 a; };", "enum vsp_x { VSP_X_A };",
+     "#define VSP_X sizeof(int)", "struct vsp_x { __u32 a, b; };"],
+)  # fmt: skip
+def test_what_cannot_be_read_is_refused(declaration: str) -> None:
+    with pytest.raises(ValueError, match=r"vsp_x|VSP_X"):
+        abi_make.layout(declaration)
+
+
 def test_python_has_every_struct_and_no_other() -> None:
     assert set(STRUCTS) == set(header_structs())
     assert len(STRUCTS) > 10
@@ -133,7 +144,10 @@ def test_constants(compiled: dict[str, Any]) -> None:
 
 def test_enums(compiled: dict[str, Any]) -> None:
     assert set(ENUMS) == set(header_enums())
-    for name, (python, prefix) in ENUMS.items():
+    for name, python in ENUMS.items():
+        c_names = header_enums()[name]
+        prefix = c_names[0].removesuffix(next(iter(python)).name)
+        assert prefix.endswith("_")
         assert {f"{prefix}{item.name}": item.value for item in python} == {
-            c_name: compiled[c_name] for c_name in header_enums()[name]
+            c_name: compiled[c_name] for c_name in c_names
         }

@@ -12,7 +12,15 @@ import pytest
 from lab.evaluation.setting import Lab
 from lab.host import ChannelError, Host
 
-__all__ = ["FAULTS", "add_logs", "fail_count", "remove_resource", "status", "wait_collecting"]
+__all__ = [
+    "FAULTS",
+    "add_logs",
+    "fail_count",
+    "remove_resource",
+    "status",
+    "wait_collecting",
+    "wait_started",
+]
 
 #: Faults of the evaluation, and words of the exit reason of each.
 FAULTS = [
@@ -71,3 +79,12 @@ def add_logs(report: pytest.TestReport, lab: Lab, command: str) -> None:
         except ChannelError as error:
             text = str(error)
         report.sections.append((f"{host.name} at the failure", text))
+
+
+def wait_started(host: Host, timeout: float = 120.0) -> None:
+    """Wait until Pacemaker says that vm1 runs there, and nowhere else."""
+    host.wait(
+        f"crm_mon -1 --output-as=xml --resource=vm1 | grep -q 'role=\"Started\"' && "
+        f"crm_resource --resource vm1 --locate 2>&1 | grep -q 'running on: {host.name} *$'",
+        timeout=timeout,
+    )

@@ -28,8 +28,8 @@ from pathlib import Path
 from kvm_transport.holder.vm import Vm
 from lab import images
 from lab.progress import step
+from tests.guest.build import build
 from tests.guest.ivshmem import KvmMachine, Watch, kvm_machine, watch
-from tests.guest.modules import build
 from vesper_monitor.guest.decode import Event
 
 __all__ = ["measure"]

@@ -65,7 +65,7 @@ def _meaning(text: str, resource: str) -> tuple[What, str | None] | None:
     result = re.match(rf"Result of (\w+) operation for {resource} on (\S+): (\w+)", text)
     if result:
         operation, host, outcome = result.groups()
-        if operation == "monitor" and outcome not in ("ok", "degraded", "Cancelled"):
+        if operation == "monitor" and outcome not in ("ok", "OCF_DEGRADED", "Cancelled"):
             return What.FAILED, host
         if outcome == "ok" and operation in ("start", "stop"):
             return (What.STARTED if operation == "start" else What.STOPPED), host

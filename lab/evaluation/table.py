@@ -10,6 +10,12 @@ from lab.evaluation.run import FAULTS, STEPS, WATCHES, Run
 
 __all__ = ["middle", "ratio", "render", "spread"]
 
+#: Under a table that has negative times.
+_BEFORE = """
+Negative: an out-of-memory fault is dated by the guest's own line about it, which its kernel
+logs after the probe; guest and host share one CPU in this lab, and vesperd may run in between.
+"""
+
 
 def _values(runs: Sequence[Run], fault: str, watch: str, step: str) -> list[float | None]:
     return [run.step(step) for run in runs if run.fault == fault and run.watch == watch]
@@ -74,4 +80,5 @@ def render(runs: Sequence[Run]) -> str:
         for row in rows
     ]
     lines.insert(1, "  ".join("-" * width for width in widths))
-    return "Seconds after the fault: median (smallest to largest)\n\n" + "\n".join(lines) + "\n"
+    text = "Seconds after the fault: median (smallest to largest)\n\n" + "\n".join(lines) + "\n"
+    return text + (_BEFORE if any((run.seen_s or 0) < 0 for run in runs) else "")

@@ -81,7 +81,9 @@ def domain_xml(
         if kvm
         else "<cpu mode='custom' match='exact' check='none'><model>qemu64</model></cpu>"
     )
-    words = COMMAND_LINE if kvm else f"{COMMAND_LINE} {EMULATED}"
+    words = [COMMAND_LINE, f"lab.ip={files.GUESTS}.{number + 9}/24", extra]
+    if not kvm:
+        words.append(EMULATED)
     return f"""\
 <domain type='{"kvm" if kvm else "qemu"}'>
   <name>{name}</name>
@@ -92,7 +94,7 @@ def domain_xml(
     <type arch='x86_64' machine='pc-q35-7.2'>hvm</type>
     <kernel>{GUEST_KERNEL}</kernel>
     <initrd>{GUEST_INITRD}</initrd>
-    <cmdline>{words} lab.ip={files.GUESTS}.{number + 9}/24 {extra}</cmdline>
+    <cmdline>{" ".join(words)}</cmdline>
   </os>
   <features><acpi/><apic/></features>
   {cpu}

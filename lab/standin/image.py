@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: GPL-2.0-or-later
-"""Images that a stand-in guest takes: an ELF file with a .modinfo section."""
+"""Images that a stand-in guest takes: an ELF file with what a module says of itself."""
 
 from __future__ import annotations
 
@@ -18,20 +18,22 @@ def vermagic(release: str = RELEASE) -> str:
 
 def make_image(name: str, magic: str | None = None) -> bytes:
     modinfo = f"license=GPL\0name={name}\0vermagic={magic or vermagic()} \0".encode()
-    names = b"\0.modinfo\0.shstrtab\0"
-    at_modinfo = 64
-    at_names = at_modinfo + len(modinfo)
+    this_module = bytes(24) + name.encode().ljust(56, b"\0") + bytes(48)
+    names = b"\0.modinfo\0.gnu.linkonce.this_module\0.shstrtab\0"
+    at_module = 64 + len(modinfo)
+    at_names = at_module + len(this_module)
     at_table = (at_names + len(names) + 7) & ~7
     ident = b"\x7fELF\x02\x01\x01".ljust(16, b"\0")
     header = struct.pack(
-        "<16sHHIQQQIHHHHHH", ident, 1, 62, 1, 0, 0, at_table, 0, 64, 0, 0, 64, 3, 2
+        "<16sHHIQQQIHHHHHH", ident, 1, 62, 1, 0, 0, at_table, 0, 64, 0, 0, 64, 4, 3
     )
     sections = [
         (0, 0, 0, 0, 0, 0, 0, 0, 0, 0),
-        (1, 1, 2, 0, at_modinfo, len(modinfo), 0, 0, 1, 0),
-        (10, 3, 0, 0, at_names, len(names), 0, 0, 1, 0),
+        (1, 1, 2, 0, 64, len(modinfo), 0, 0, 1, 0),
+        (names.index(b".gnu"), 1, 3, 0, at_module, len(this_module), 0, 0, 1, 0),
+        (names.index(b".shstrtab"), 3, 0, 0, at_names, len(names), 0, 0, 1, 0),
     ]
-    body = (header + modinfo + names).ljust(at_table, b"\0")
+    body = (header + modinfo + this_module + names).ljust(at_table, b"\0")
     return body + b"".join(struct.pack("<IIQQQQIIQQ", *section) for section in sections)
 
 

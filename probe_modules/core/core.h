@@ -191,9 +191,4 @@ struct vsp_region vsp_export_table(void);
 /* Relay is about to free one. */
 void vsp_export_buffer_closed(void);
 
-/* Under rcu_read_lock(). */
-struct vsp_export *vsp_export_find(const struct rchan *rchan);
-/* Write the buffer's position into the index page.  On the buffer's CPU. */
-void vsp_export_publish(struct vsp_export *export, struct rchan_buf *buf);
-
 #endif /* VESPER_CORE_H */

@@ -2,6 +2,10 @@
 /*
  * The probes' hot path: from a kprobe handler, with any lock held, interrupts
  * off, possibly in NMI context (a kprobe by breakpoint).  No lock is taken.
+ *
+ * RCU: synchronize_rcu() waits for sections with interrupts off, too (Linux
+ * 5.0 and later), so those need no rcu_read_lock(), which is a call of its own
+ * where the kernel is preemptible.
  */
 
 #include <linux/irqflags.h>
@@ -12,12 +16,13 @@
 
 #include "core.h"
 
-struct vsp_export *vsp_export_find(const struct rchan *rchan)
+/* Interrupts off. */
+static struct vsp_export *find_export(const struct rchan *rchan)
 {
 	unsigned int slot;
 
 	for (slot = 0; slot < VSP_MAX_CHANNELS; slot++) {
-		struct vsp_export *export = rcu_dereference(vsp_exports[slot]);
+		struct vsp_export *export = rcu_dereference_sched(vsp_exports[slot]);
 
 		if (export && export->rchan == rchan)
 			return export;
@@ -25,56 +30,97 @@ struct vsp_export *vsp_export_find(const struct rchan *rchan)
 	return NULL;
 }
 
-void vsp_export_publish(struct vsp_export *export, struct rchan_buf *buf)
+/*
+ * Into the index page.  On the buffer's CPU, interrupts off: one's record in
+ * between would move pos back; and see move_index().
+ */
+static void publish_position(const struct vsp_export *export, const struct rchan_buf *buf)
 {
-	struct vsp_index *index;
-	unsigned long flags;
-	size_t offset;
+	size_t offset = buf->offset;
+
+	if (buf->cpu >= nr_cpu_ids)
+		return;
+	/* A full buffer in no-overwrite mode: subbuf_size + 1. */
+	if (offset > export->subbuf_size)
+		offset = 0;
+	smp_wmb();	/* record and padding before the position */
+	WRITE_ONCE(export->cpu[buf->cpu].index->pos,
+		   (u64)buf->subbufs_produced * export->subbuf_size + offset);
+	smp_wmb();	/* the position before what overwrites the oldest records */
+}
+
+/* Relay writes it only when it leaves a sub-buffer. */
+static void publish_padding(const struct vsp_export *export, const struct rchan_buf *buf)
+{
 	unsigned int i;
 
 	if (buf->cpu >= nr_cpu_ids)
 		return;
-	/* An interrupt's record in between would move pos back; and see move_index(). */
-	local_irq_save(flags);
-	/* A full buffer in no-overwrite mode: subbuf_size + 1. */
-	offset = buf->offset;
-	if (offset > export->subbuf_size)
-		offset = 0;
-
-	index = export->cpu[buf->cpu].index;
 	for (i = 0; i < export->n_subbufs; i++)
-		WRITE_ONCE(index->pad[i], buf->padding[i]);
-	smp_wmb();	/* record and padding before the position */
-	WRITE_ONCE(index->pos, (u64)buf->subbufs_produced * export->subbuf_size + offset);
-	smp_wmb();	/* the position before what overwrites the oldest records */
-	local_irq_restore(flags);
+		WRITE_ONCE(export->cpu[buf->cpu].index->pad[i], buf->padding[i]);
+}
+
+/*
+ * Tell the host of new records, unless it has yet to look for the last.
+ * Interrupts off.
+ */
+static inline void ring(void)
+{
+	struct vsp_transport *transport = rcu_dereference_sched(vsp_transport);
+	u32 *bell;
+
+	if (!transport)
+		return;
+	bell = &transport->cchan->bell;
+	smp_mb();	/* the position before the bell; the host: the opposite */
+	switch (READ_ONCE(*bell)) {
+	case VSP_BELL_RUNG:
+		return;
+	case VSP_BELL_ARMED:
+		/* One of those who find it armed. */
+		if (cmpxchg(bell, VSP_BELL_ARMED, VSP_BELL_RUNG) != VSP_BELL_ARMED)
+			return;
+	}
+	transport->ops->notify(transport);
 }
 
 void vsp_update_host_index(struct rchan_buf *buf)
 {
-	struct vsp_export *export;
+	const struct vsp_export *export;
+	unsigned long flags;
 
 	if (!buf)
 		return;
-	rcu_read_lock();
-	export = vsp_export_find(buf->chan);
+	local_irq_save(flags);
+	export = find_export(buf->chan);
 	if (export) {
-		vsp_export_publish(export, buf);
-		vsp_notify();
+		publish_padding(export, buf);
+		publish_position(export, buf);
+		ring();
 	}
-	rcu_read_unlock();
+	local_irq_restore(flags);
 }
 EXPORT_SYMBOL_GPL(vsp_update_host_index);
+
+/* Word by word: what memcpy() does for long ones takes longer to begin. */
+static void copy_record(u64 *to, const struct vsp_record *rec)
+{
+	const u64 *from = (const u64 *)rec;
+	unsigned int i;
+
+	for (i = 0; i < rec->len / sizeof(*to); i++)
+		WRITE_ONCE(to[i], from[i]);
+}
 
 void vsp_record_write(struct rchan *rchan, struct vsp_record *rec)
 {
 	struct vsp_export *export;
 	struct rchan_buf *buf;
 	unsigned long flags;
+	u64 *place;
 
-	rcu_read_lock();
 	local_irq_save(flags);
-	export = vsp_export_find(rchan);
+	export = find_export(rchan);
 	if (!export)
 		goto out;
 	rec->cpu = smp_processor_id();
@@ -85,11 +131,16 @@ void vsp_record_write(struct rchan *rchan, struct vsp_record *rec)
 	buf = *this_cpu_ptr(rchan->buf);
 	if (!buf)
 		goto out;
-	relay_write(rchan, rec, rec->len);
-	vsp_update_host_index(buf);
+	place = relay_reserve(rchan, rec->len);
+	if (place)
+		copy_record(place, rec);
+	/* With callbacks of the probe's own, nobody else does. */
+	if (rchan->cb != &vsp_relay_callbacks)
+		publish_padding(export, buf);
+	publish_position(export, buf);
+	ring();
 out:
 	local_irq_restore(flags);
-	rcu_read_unlock();
 }
 EXPORT_SYMBOL_GPL(vsp_record_write);
 
@@ -103,15 +154,18 @@ EXPORT_SYMBOL_GPL(vsp_record_write);
 static int subbuf_start(struct rchan_buf *buf, void *subbuf, void *prev_subbuf,
 			size_t prev_padding)
 {
-	struct vsp_export *export;
+	const struct vsp_export *export;
+	unsigned long flags;
 
 	if (!prev_subbuf)
 		return 1;
-	rcu_read_lock();
-	export = vsp_export_find(buf->chan);
-	if (export)
-		vsp_export_publish(export, buf);
-	rcu_read_unlock();
+	local_irq_save(flags);
+	export = find_export(buf->chan);
+	if (export) {
+		publish_padding(export, buf);
+		publish_position(export, buf);
+	}
+	local_irq_restore(flags);
 	return 1;
 }
 

@@ -26,7 +26,9 @@
 #define XFS_FORCE_UMOUNT	(1u << 2)
 
 /* The same file system may be found broken by many at once. */
-#define MAX_PER_S	5
+static unsigned int max_per_s = 5;
+module_param(max_per_s, uint, 0644);
+MODULE_PARM_DESC(max_per_s, "record at most so many in a second (5)");
 
 static struct vsp_probe probe;
 static struct vsp_limit limit;
@@ -35,7 +37,7 @@ static struct vsp_limit limit;
 
 static void record(struct vsp_filesystem *rec, const char *fstype)
 {
-	if (!vsp_limit_allows(&limit, MAX_PER_S, &rec->left_out))
+	if (!vsp_limit_allows(&limit, READ_ONCE(max_per_s), &rec->left_out))
 		return;
 	rec->rec.len = sizeof(*rec);
 	rec->rec.event = VSP_EVENT_FILESYSTEM;

@@ -193,12 +193,15 @@ bool vsp_limit_allows(struct vsp_limit *limit, unsigned int max_per_s, u32 *left
  * A module that is one probe, its struct vsp_probe of the name "probe": init,
  * exit, and the parameters that all of them have.
  */
-#define vsp_probe_module()							\
+#define vsp_probe_module()	vsp_probe_module_by(vsp_probe_start, vsp_probe_end)
+
+/* The same with functions of its own in place of those. */
+#define vsp_probe_module_by(start, end)						\
 	module_param_named(subbuf_size, probe.subbuf_size, uint, 0444);		\
 	MODULE_PARM_DESC(subbuf_size, "bytes of a relay sub-buffer (16384)");	\
 	module_param_named(n_subbufs, probe.n_subbufs, uint, 0444);		\
 	MODULE_PARM_DESC(n_subbufs, "number of relay sub-buffers per CPU (4)");	\
-	module_driver(probe, vsp_probe_start, vsp_probe_end)
+	module_driver(probe, start, end)
 
 /* For handlers: get_task_comm() takes a lock that may be held there. */
 static inline void vsp_copy_comm(char to[VSP_COMM_LEN], const struct task_struct *task)

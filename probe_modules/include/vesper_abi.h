@@ -53,8 +53,11 @@
  * ------
  * One relay channel per probe, opened in overwrite mode.  After each record
  * the probe calls vsp_update_host_index(), which publishes the position in
- * the channel's index page and notifies the host.  Records never cross a
+ * the channel's index page and rings the host's bell.  Records never cross a
  * sub-buffer's end; what is left at its end is padding (see pad[]).
+ *
+ * The bell saves notifications to a host that has not looked yet since the
+ * last: see enum vsp_bell.
  *
  * Last words
  * ----------
@@ -90,6 +93,9 @@
 #define VSP_FSTYPE_LEN		16
 #define VSP_IFNAME_LEN		16	/* IFNAMSIZ */
 #define VSP_WHERE_LEN		40
+#define VSP_PAGE_TYPE_LEN	48
+#define VSP_DIE_LEN		128
+#define VSP_SYMBOL_LEN		96
 
 #define VSP_MAX_CHANNELS	16
 #define VSP_MAX_SUBBUFS		8	/* sub-buffers of one relay buffer */
@@ -178,10 +184,23 @@ struct vsp_cchan_ring {
 	__u8 slot[VSP_CCHAN_SLOTS][VSP_MSG_SIZE];
 };
 
+/*
+ * How the host is told of new records.  A host arms its bell before it looks at
+ * the positions; the guest moves a position before it looks at the bell.  So
+ * whatever the host has not seen will ring, once.  What else the guest has to
+ * say it notifies at any rate.
+ */
+enum vsp_bell {
+	VSP_BELL_ALWAYS		= 0,	/* the host has never armed it: notify */
+	VSP_BELL_ARMED		= 1,	/* guest: make it RUNG, and notify */
+	VSP_BELL_RUNG		= 2,	/* the host will look: say nothing */
+};
+
 struct vsp_cchan {
 	__u32 magic;
 	__u32 version;
-	__u8 reserved[56];
+	__u32 bell;		/* enum vsp_bell; also written by the host */
+	__u8 reserved[52];
 	struct vsp_cchan_ring to_guest;		/* requests */
 	struct vsp_cchan_ring to_host;		/* replies */
 };
@@ -246,6 +265,10 @@ enum vsp_event {
 	VSP_EVENT_BLOCK_ERROR	= 5,
 	VSP_EVENT_FILESYSTEM	= 6,
 	VSP_EVENT_NET_LINK	= 7,
+	VSP_EVENT_PROBE_POINT	= 8,
+	VSP_EVENT_MEMORY_FAILURE	= 9,
+	VSP_EVENT_LOCKUP	= 10,
+	VSP_EVENT_DIE		= 11,
 };
 
 /* -------------------------------------------------------- last words */
@@ -455,6 +478,85 @@ struct vsp_net_link {
 	__u8 address[4];	/* IPv4; 0.0.0.0 if it is not about one */
 	__u32 reserved;
 	char device[VSP_IFNAME_LEN];
+};
+
+enum vsp_mf_result {	/* enum mf_result */
+	VSP_MF_IGNORED		= 0,
+	VSP_MF_FAILED		= 1,
+	VSP_MF_DELAYED		= 2,
+	VSP_MF_RECOVERED	= 3,
+};
+
+/* The hardware has lost a page of memory, and what became of it. */
+struct vsp_memory_failure {
+	struct vsp_record rec;
+	__u64 pfn;
+	__u32 result;		/* enum vsp_mf_result */
+	__u32 reserved;
+	char type[VSP_PAGE_TYPE_LEN];	/* of the page, in the kernel's words */
+};
+
+enum vsp_lockup_kind {
+	VSP_LOCKUP_SOFT		= 1,	/* no other task was run */
+	VSP_LOCKUP_RCU		= 2,	/* holds up an RCU grace period */
+};
+
+/* A CPU that gets on with nothing. */
+struct vsp_lockup {
+	struct vsp_record rec;
+	__u32 kind;		/* enum vsp_lockup_kind */
+	__u32 cpu;		/* that one; rec.cpu is the one that found it */
+	__s32 pid;		/* thread that runs there; 0: idle, or another CPU's */
+	__s32 tgid;
+	__u32 left_out;		/* before this one, too many to record */
+	__u32 reserved;
+	char comm[VSP_COMM_LEN];
+};
+
+enum vsp_die_kind {
+	VSP_DIE_OOPS		= 1,
+	VSP_DIE_PANIC		= 2,
+};
+
+/* The kernel has hit a fault of its own. */
+struct vsp_die {
+	struct vsp_record rec;
+	__u32 kind;		/* enum vsp_die_kind */
+	__s32 trapnr;		/* oops only, as signr, err and ip; of a page fault: 0 */
+	__s32 signr;
+	__s32 pid;		/* running thread */
+	__s32 tgid;
+	__u32 reserved;
+	__s64 err;		/* the trap's error code */
+	__u64 ip;
+	char comm[VSP_COMM_LEN];
+	char leader_comm[VSP_COMM_LEN];
+	char str[VSP_DIE_LEN];	/* "Oops"; the panic's message */
+	char symbol[VSP_SYMBOL_LEN];	/* of ip; symbol+offset/size */
+};
+
+#define VSP_POINT_ARGS		8
+#define VSP_POINT_TEXT		256
+
+/*
+ * A hit of a point that was named at load time.  What the values are is the
+ * host's to know: it has defined them.  The texts share text[] to equal parts
+ * of a multiple of 8 bytes, in the order of their values.  A record ends with
+ * the last of them.
+ */
+struct vsp_probe_point {
+	struct vsp_record rec;
+	__u32 id;		/* of the definition */
+	__u32 left_out;		/* hits before this one, too many to record */
+	__u32 missed;		/* hits without a handler since the load, by the kernel's count */
+	__u32 n_args;
+	__u32 unread;		/* bit i: there was no memory to read value i from */
+	__s32 pid;		/* running thread */
+	__s32 tgid;
+	__u32 reserved;
+	char comm[VSP_COMM_LEN];
+	__u64 value[VSP_POINT_ARGS];	/* of a text: 0 */
+	char text[VSP_POINT_TEXT];
 };
 
 /* ------------------------------------------------------------ Xen */

@@ -3,10 +3,13 @@
 
 from __future__ import annotations
 
+import json
+import re
 import time
 
 import pytest
 
+from lab.cluster import Node
 from lab.cluster.node import wait_until
 from tests.cluster.vm import VirtualMachine
 from vesper_monitor.ocf.monitor import waiting_time
@@ -22,6 +25,37 @@ def test_a_fault_while_a_monitor_waits(vm: VirtualMachine) -> None:
     assert failure.operation == "vm1_monitor_1000"
     assert failure.reason.startswith("httpd[97] killed by SIGSEGV")
     assert "(service)" in failure.reason
+    _why(vm, node)
+
+
+def _why(vm: VirtualMachine, failed: Node) -> None:
+    """The incident in order, and the node attribute."""
+    answer = json.loads(failed.run("vesper", "why", "vm1", "--json").stdout)
+    assert answer["cluster"] is None
+    new = vm.other(failed).name
+    steps = [
+        ("guest", "SIGSEGV kills httpd[97]"),
+        ("vesperd", "fault "),
+        ("vesperd", "told Pacemaker"),
+        (failed.name, "monitor: error"),
+        (failed.name, "stop: ok"),
+        (new, "start: ok"),
+    ]
+    said = [(step["where"], step["text"]) for step in answer["steps"]]
+    found = [
+        next(i for i, (at, text) in enumerate(said) if at == where and text.startswith(start))
+        for where, start in steps
+    ]
+    assert found == sorted(found), said
+    for line in ("SIGSEGV kills httpd[97]", "told Pacemaker", "start: ok"):
+        assert line in failed.run("vesper", "why", "vm1").stdout
+    assert "no fault of it" in vm.other(failed).run("vesper", "why", "vm1", check=False).stderr
+    for _ in wait_until("the fault as a node attribute", 30):
+        shown = failed.run("crm_mon", "-1A").stdout
+        if re.search(
+            r"vesper-fault-vm1\s*: \S+ \S+ fault \d+: httpd\[97\] killed by SIGSEGV", shown
+        ):
+            return
 
 
 def test_out_of_memory(vm: VirtualMachine) -> None:

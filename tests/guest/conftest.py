@@ -20,8 +20,9 @@ import pytest
 from lab import images
 from lab.images.cpio import Archive
 from lab.images.kernel import module_files
-from tests.guest.modules import build
+from tests.guest.build import build
 from vesper_monitor.guest import abi, decode
+from vesper_monitor.guest.points.point import Point
 from vesper_monitor.guest.relay import RawRecord
 
 #: A guest that is not done after this many seconds hangs.
@@ -68,8 +69,9 @@ class Run:
         assert len(found) == 1, (start, self.said)
         return found[0][len(start) :].strip()
 
-    def events(self, probe: str) -> list[decode.Event]:
-        """A probe's records, decoded."""
+    def events(self, probe: str, point: Point | None = None) -> list[decode.Event]:
+        """A probe's records, decoded; of a point by its definition."""
+        defined = {point.name: point} if point is not None else {}
         found = []
         for line in self.said:
             if line.startswith(f"record {probe} "):
@@ -78,8 +80,9 @@ class Run:
                 head = abi.Record.from_buffer_copy(data)
                 record = RawRecord(head.seq, head.time_ns, head.event, 0, data)
                 found += decode.decode(
-                    [record], vm="test", domid=1, probe=probe, cpu=int(cpu), received=0.0
-                )
+                    [record], vm="test", domid=1, probe=probe, cpu=int(cpu), received=0.0,
+                    defined=defined,
+                )  # fmt: skip
         return found
 
 

@@ -16,6 +16,7 @@ from lab.xen.qmp import Qmp, QmpError
 from tests.guest.machine import Machine, MachineTransport, machine
 from tests.host.standins import until
 from tests.kvm.holder import HolderProcess, holder
+from vesper_monitor import probes
 from vesper_monitor.domain_state import DomainState
 from vesper_monitor.guest.decode import Event
 from vesper_monitor.guest.images import ImageStore
@@ -29,10 +30,8 @@ __all__ = ["SLOW", "KvmMachine", "Watch", "kvm_machine", "watch"]
 #: s for a kernel under emulation to do what was asked for, on a busy machine.
 SLOW = 60.0
 
-PROBES = (
-    "block_error", "filesystem", "hung_task", "net_link", "out_of_memory", "process_exit",
-    "send_signal",
-)  # fmt: skip
+#: Those that need no definition (as a point does).
+PROBES = tuple(sorted(set(probes.PROBES) - {"probe_point"}))
 
 
 class KvmMachine(MachineTransport):

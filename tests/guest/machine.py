@@ -10,10 +10,11 @@ gone. What Xen has and this has not: grants, and a notification to the guest.
 from __future__ import annotations
 
 import asyncio
-import contextlib
 import ctypes
 import mmap
 import os
+import shutil
+import signal
 import socket
 import subprocess
 import tempfile
@@ -24,6 +25,7 @@ from pathlib import Path
 
 from lab import images
 from lab.images.cpio import Archive
+from lab.images.kernel import module_files
 from lab.xen.qmp import Qmp, QmpError
 from vesper_monitor.domain_state import DomainState
 from vesper_monitor.guest import abi
@@ -39,8 +41,9 @@ from vesper_monitor.transport import (
     VcpuUse,
 )
 
-__all__ = ["Machine", "MachineTransport", "machine"]
+__all__ = ["Machine", "MachineTransport", "machine", "restored"]
 
+#: bytes
 RAM = 256 << 20
 #: s for a guest to boot: emulated, on a busy machine.
 BOOT = 120.0
@@ -54,29 +57,64 @@ busybox mount -t devtmpfs dev /dev
 busybox mount -t proc proc /proc
 busybox mount -t sysfs sys /sys
 busybox --install -s /bin
+for module in $(cat /modules); do insmod "/$module"; done
 insmod /vesper.ko
 insmod /%s.ko
 # Opened first: what comes before that is lost.
 exec 3</dev/ttyS1
 echo "the guest is up"
-# Commands come in lines, as long as there is somebody to run them.
-while read -r line <&3; do eval "$line"; done
+# Commands come in lines, as long as there is somebody to run them.  As an
+# argument of "command" one that fails (no memory to fork) does not end the shell.
+while read -r line <&3; do command eval "$line"; done
 """
 
 
 class Machine:
-    """A running QEMU. ``tell()`` gives the guest's shell a line."""
+    """A QEMU. ``tell()`` gives the guest's shell a line.
 
-    def __init__(self, directory: Path, process: subprocess.Popen[bytes], ram: Path) -> None:
+    :ivar saved: the guest is in a file, and no QEMU runs.
+    """
+
+    def __init__(self, directory: Path, command: Sequence[str | Path], ram: Path) -> None:
         self.directory = directory
-        self.process = process
+        self.command = command
         self.ram = ram
+        self.saved = False
         self._shell = socket.socket(socket.AF_UNIX)
-        self._shell.connect(str(directory / "shell"))
+        for file in ("console", "notify"):
+            (directory / file).touch()
+        self.process: subprocess.Popen[bytes]
+
+    def start(self, *more: str) -> None:
+        """:param more: of QEMU's arguments."""
+        self.process = subprocess.Popen(
+            [*self.command, *more], stdin=subprocess.DEVNULL, stdout=subprocess.DEVNULL
+        )
 
     @property
     def console(self) -> str:
         return (self.directory / "console").read_text(errors="replace").replace("\r", "")
+
+    def connect(self) -> None:
+        """To the guest's shell."""
+        end = time.monotonic() + BOOT
+        self._shell.close()
+        while True:
+            self._shell = socket.socket(socket.AF_UNIX)
+            try:
+                self._shell.connect(str(self.directory / "shell"))
+                return
+            except (FileNotFoundError, ConnectionRefusedError):
+                self._shell.close()
+                assert time.monotonic() < end and self.process.poll() is None
+                time.sleep(0.02)
+
+    def wait_said(self, line: str, limit: float = BOOT) -> None:
+        """Until the guest's console has it."""
+        end = time.monotonic() + limit
+        while f"{line}\n" not in self.console:
+            assert time.monotonic() < end and self.process.poll() is None, self.console
+            time.sleep(0.1)
 
     def tell(self, line: str) -> None:
         self._shell.send(line.encode() + b"\n")
@@ -85,37 +123,40 @@ class Machine:
         with Qmp(self.directory / "qmp") as connection:
             return connection.command(word, **arguments)
 
+    def save(self, path: Path) -> None:
+        """Stop the guest and write it into a file; QEMU ends."""
+        with Qmp(self.directory / "qmp") as connection:
+            connection.command("stop")
+            self.saved = True
+            connection.save(path, timeout=BOOT)
+        self.process.kill()
+        self.process.wait(10)
+
+    def restore(self, path: Path) -> None:
+        """Go on with what was saved: by :meth:`save`, of this guest or one like it."""
+        for file in ("shell", "qmp"):
+            (self.directory / file).unlink(missing_ok=True)
+        self.start("-incoming", f"exec:cat '{path}'")
+        with Qmp(self.directory / "qmp") as connection:
+            connection.wait_status("running", "paused", timeout=BOOT)
+            connection.command("cont")
+        self.connect()
+        self.saved = False
+
     def notified(self) -> bytes:
         return (self.directory / "notify").read_bytes()
 
     def close(self) -> None:
         self._shell.close()
+        self.process.send_signal(signal.SIGCONT)
         self.process.kill()
         self.process.wait(10)
         self.ram.unlink(missing_ok=True)
 
 
-@contextmanager
-def machine(
-    kernel: images.Kernel,
-    files: tuple[Path, ...],
-    directory: Path,
-    *,
-    cpus: int = 2,
-    max_cpus: int | None = None,
-    cpu: str = "max",
-    cmdline: str = "",
-    frontend: str = "vsp_ram",
-    qemu: Sequence[str] = (),
-) -> Iterator[Machine]:
-    """Boot a guest that has the core and a frontend loaded.
-
-    :param files: modules and programs, as of the fixture ``test_guest``.
-    :param max_cpus: with those that can be plugged in later.
-    :param cpu: QEMU's model.
-    :param frontend: name of its module.
-    :param qemu: more of QEMU's arguments.
-    """
+def _initrd(
+    kernel: images.Kernel, files: Sequence[Path], modules: Sequence[str], frontend: str
+) -> bytes:
     archive = Archive()
     archive.device("dev/console", 5, 1)
     archive.device("dev/null", 1, 3)
@@ -124,47 +165,100 @@ def machine(
     archive.link("bin/sh", "busybox")
     for path in files:
         archive.copy(f"{'' if path.suffix == '.ko' else 'bin/'}{path.name}", path, 0o755)
-    initrd = directory / "initrd"
-    initrd.write_bytes(archive.finish())
-    descriptor, name = tempfile.mkstemp(prefix="vesper-test-", dir="/dev/shm")
-    os.close(descriptor)
-    for file in ("console", "notify"):
-        (directory / file).write_bytes(b"")
+    debian = module_files(kernel, *modules)
+    archive.add("modules", "".join(f"{path.name}\n" for path in debian).encode())
+    for path in debian:
+        archive.copy(path.name, path)
+    return archive.finish()
+
+
+def _command(
+    kernel: images.Kernel, directory: Path, ram: Path, smp: str, cpu: str, cmdline: str
+) -> list[str | Path]:
     # The vCPUs' threads are their own: their CPU time tells what they do.
-    process = subprocess.Popen(
-        ["qemu-system-x86_64", "-accel", "tcg,thread=multi", "-cpu", cpu,
-         "-M", "q35,memory-backend=ram", "-m", str(RAM >> 20),
-         "-smp", f"{cpus},maxcpus={max_cpus or cpus}",
-         "-object", f"memory-backend-file,id=ram,size={RAM},mem-path={name},share=on",
-         "-nodefaults", "-nographic", "-no-reboot",
-         "-chardev", f"socket,id=shell,path={directory / 'shell'},server=on,wait=off",
-         "-serial", f"file:{directory / 'console'}", "-serial", "chardev:shell",
-         "-chardev", f"file,id=notify,path={directory / 'notify'}",
-         "-device", "isa-debugcon,iobase=0xe9,chardev=notify",
-         "-qmp", f"unix:{directory / 'qmp'},server=on,wait=off",
-         "-kernel", kernel.vmlinux, "-initrd", initrd,
-         "-append", f"console=ttyS0 quiet no_timer_check {cmdline}", *qemu],
-        stdin=subprocess.DEVNULL, stdout=subprocess.DEVNULL,
-    )  # fmt: skip
-    found: Machine | None = None
-    try:
-        end = time.monotonic() + BOOT
-        while found is None:
-            with contextlib.suppress(FileNotFoundError, ConnectionRefusedError):
-                found = Machine(directory, process, Path(name))
-            assert time.monotonic() < end and process.poll() is None
-            time.sleep(0.02)
-        while "the guest is up\n" not in found.console:
-            assert time.monotonic() < end and process.poll() is None, found.console
-            time.sleep(0.1)
-        yield found
-    finally:
-        if found is not None:
+    return [
+        "qemu-system-x86_64", "-accel", "tcg,thread=multi", "-cpu", cpu,
+        "-M", "q35,memory-backend=ram", "-m", f"{ram.stat().st_size >> 20}", "-smp", smp,
+        "-object", f"memory-backend-file,id=ram,size={ram.stat().st_size},mem-path={ram},share=on",
+        "-nodefaults", "-nographic", "-no-reboot",
+        "-chardev", f"socket,id=shell,path={directory / 'shell'},server=on,wait=off",
+        "-chardev", f"file,id=console,path={directory / 'console'},append=on",
+        "-serial", "chardev:console", "-serial", "chardev:shell",
+        "-chardev", f"file,id=notify,path={directory / 'notify'},append=on",
+        "-device", "isa-debugcon,iobase=0xe9,chardev=notify",
+        "-qmp", f"unix:{directory / 'qmp'},server=on,wait=off",
+        "-kernel", kernel.vmlinux, "-initrd", directory / "initrd",
+        "-append", f"console=ttyS0 quiet no_timer_check {cmdline}",
+    ]  # fmt: skip
+
+
+@contextmanager
+def machine(
+    kernel: images.Kernel,
+    files: Sequence[Path],
+    directory: Path,
+    *,
+    cpus: int = 2,
+    max_cpus: int | None = None,
+    cpu: str = "max",
+    cmdline: str = "",
+    memory: int = RAM,
+    modules: Sequence[str] = (),
+    frontend: str = "vsp_ram",
+    qemu: Sequence[str] = (),
+) -> Iterator[Machine]:
+    """Boot a guest that has the core and a frontend loaded.
+
+    :param files: modules and programs, as of the fixture ``test_guest``.
+    :param max_cpus: with those that can be plugged in later.
+    :param cpu: QEMU's model.
+    :param modules: Debian's, by name, loaded first.
+    :param frontend: name of its module.
+    :param qemu: more of QEMU's arguments.
+    """
+    (directory / "initrd").write_bytes(_initrd(kernel, files, modules, frontend))
+    smp = f"{cpus},maxcpus={max_cpus or cpus}"
+    with _ram(memory) as ram:
+        command = _command(kernel, directory, ram, smp, cpu, cmdline)
+        found = Machine(directory, [*command, *qemu], ram)
+        found.start()
+        try:
+            found.connect()
+            found.wait_said("the guest is up")
+            yield found
+        finally:
             found.close()
-        else:
-            process.kill()
-            process.wait(10)
-            Path(name).unlink(missing_ok=True)
+
+
+@contextmanager
+def restored(original: Machine, saved: Path, directory: Path) -> Iterator[Machine]:
+    """Another guest that goes on where one was saved, in a second instead of a boot."""
+    for file in ("initrd", "notify"):
+        shutil.copy(original.directory / file, directory)
+    with _ram(original.ram.stat().st_size) as ram:
+        command = [
+            str(word)
+            .replace(str(original.directory), str(directory))
+            .replace(str(original.ram), str(ram))
+            for word in original.command
+        ]
+        found = Machine(directory, command, ram)
+        try:
+            found.restore(saved)
+            yield found
+        finally:
+            found.close()
+
+
+@contextmanager
+def _ram(size: int) -> Iterator[Path]:
+    descriptor, name = tempfile.mkstemp(prefix="vesper-test-", dir="/dev/shm")
+    os.truncate(descriptor, size)
+    os.close(descriptor)
+    try:
+        yield Path(name)
+    finally:
+        Path(name).unlink(missing_ok=True)
 
 
 _libc = ctypes.CDLL(None, use_errno=True)
@@ -181,7 +275,8 @@ class FrameMapping:
 
     def __init__(self, fd: int, frames: list[int], *, writable: bool) -> None:
         """:raises TransportError: they are not the guest's."""
-        if any(not 0 < frame < RAM // abi.PAGE_SIZE for frame in frames):
+        size = os.fstat(fd).st_size
+        if any(not 0 < frame < size // abi.PAGE_SIZE for frame in frames):
             raise TransportError("frames beyond the guest's RAM")
         self._size = len(frames) * abi.PAGE_SIZE
         protection = mmap.PROT_READ | (mmap.PROT_WRITE if writable else 0)
@@ -255,7 +350,7 @@ class MachineLink:
             if size != seen and self._notified is not None:
                 seen = size
                 self._notified()
-            if self._machine.process.poll() is not None:
+            if self._machine.process.poll() is not None and not self._machine.saved:
                 if self._lost is not None:
                     self._lost("QEMU has gone")
                 return
@@ -271,7 +366,10 @@ class MachineTransport:
         self.machine = guest
         #: QEMU has been sent SIGSTOP
         self.stopped = False
+        #: times that cpu_use() was called
+        self.questions = 0
         self._threads: dict[int, int] = {}
+        self._process: int | None = None  # theirs
         self.domain = Domain("vm1", 1, "00000000-0000-0000-0000-000000000001")
 
     @classmethod
@@ -294,6 +392,8 @@ class MachineTransport:
         return [self.domain]
 
     async def report(self, domain: Domain) -> DomainReport:
+        if self.machine.saved:
+            return DomainReport(DomainState.PAUSED)
         if self.machine.process.poll() is not None:
             return DomainReport(DomainState.GONE)
         try:
@@ -306,15 +406,26 @@ class MachineTransport:
 
     async def cpu_use(self, domain: Domain) -> CpuUse:
         """QEMU's threads are the CPUs: what the host's kernel says of them."""
-        if not self._threads:
-            answer = await asyncio.to_thread(self.machine.qmp, "query-cpus-fast")
-            assert isinstance(answer, list)
-            self._threads = {cpu["cpu-index"]: cpu["thread-id"] for cpu in answer}
-        vcpus = tuple(self._vcpu(cpu, thread) for cpu, thread in self._threads.items())
+        self.questions += 1
+        if self.machine.saved:
+            return CpuUse(DomainState.PAUSED, ())
+        try:
+            if self._process != self.machine.process.pid:
+                await self._find_threads()
+            vcpus = tuple(self._vcpu(cpu, thread) for cpu, thread in self._threads.items())
+        except (QmpError, OSError) as error:
+            raise TransportError(str(error)) from error
         if self.stopped:
             # QEMU cannot answer, and the host that stopped it is the one to ask.
             return CpuUse(DomainState.RUNNING, vcpus)
         return CpuUse((await self.report(domain)).state, vcpus)
+
+    async def _find_threads(self) -> None:
+        pid = self.machine.process.pid
+        answer = await asyncio.to_thread(self.machine.qmp, "query-cpus-fast")
+        assert isinstance(answer, list)
+        self._threads = {cpu["cpu-index"]: cpu["thread-id"] for cpu in answer}
+        self._process = pid
 
     def _vcpu(self, cpu: int, thread: int) -> VcpuUse:
         stat = Path(f"/proc/{self.machine.process.pid}/task/{thread}/stat").read_text()

@@ -12,6 +12,7 @@ from typing import Any
 
 import pytest
 
+from bench.liveness import CALM
 from tests.guest.machine import Machine, MachineTransport, machine
 from tests.host.standins import until
 from vesper_monitor.guest.decode import Event
@@ -125,6 +126,11 @@ def test_no_hang(test_guest: Any, tmp_path: Path) -> None:
             guest.process.send_signal(signal.SIGCONT)
             told.transport.stopped = False
             await until(lambda: told.session._life.state is LifeState.ALIVE, "alive", SLOW)
+
+            # Saved and restored; one of ten who want the same host CPU.
+            for kind in ("save, restore", "10-fold overcommit"):
+                await CALM[kind](told)
+                await until(lambda: told.session._life.state is LifeState.ALIVE, "alive", SLOW)
 
             # It is busy: many processes, and a real-time task that leaves 5 %.
             guest.tell("for i in 1 2 3 4 5 6 7 8; do while :; do :; done & done")

@@ -6,6 +6,8 @@ send_signal and out_of_memory: test_guest_kernel.py.
 
 from __future__ import annotations
 
+import asyncio
+import copy
 import json
 import subprocess
 from collections.abc import Callable
@@ -16,9 +18,17 @@ import pytest
 
 from lab import images
 from lab.images.kernel import module_files
+from tests.guest.machine import Machine, MachineTransport, machine
+from tests.host.standins import until
 from vesper_monitor.faults.rules import Scope, judge
+from vesper_monitor.guest.decode import Event
+from vesper_monitor.guest.images import ImageStore
+from vesper_monitor.guest.session import Session, SessionState
 
 Boot = Callable[..., Any]
+
+#: s for an emulated guest to do something, on a busy machine.
+SLOW = 60.0
 
 VIRTIO_EXT4 = ("virtio_pci", "virtio_blk", "ext4")
 
@@ -262,3 +272,93 @@ unload net_link
     ]
     assert events[2].text == "network device eth0 has lost its last address 10.0.2.8"
     assert all(judge(event, ["httpd"]) is None for event in events)
+
+
+def test_memory_failure(run: Boot) -> None:
+    """A page of a process is poisoned by madvise(2), as a machine check would do it."""
+    result = run(
+        """\
+load memory_failure /memory_failure.ko
+load send_signal /send_signal.ko
+hwpoison victim
+records memory_failure
+records send_signal
+unload memory_failure
+unload send_signal
+"""
+    )
+    assert result.line("hwpoison victim:").endswith("Bus error")
+    (failure,) = result.events("memory_failure")
+    assert failure.fields["result"] == "recovered"
+    assert failure.fields["type"] in ("dirty LRU page", "clean LRU page")
+    assert failure.fields["pfn"] > 0
+    assert judge(failure, ["victim"]) is None
+    lost = copy.copy(failure)
+    lost.fields = {**failure.fields, "result": "failed"}
+    verdict = judge(lost, [])
+    assert verdict is not None
+    assert verdict.reason == f"memory failure in a {failure.fields['type']}: failed (system)"
+    # What it leads to is a fault of the service, once.
+    signals = [e for e in result.events("send_signal") if judge(e, ["victim"]) is not None]
+    assert [event.fields["signal"] for event in signals] == ["SIGBUS"]
+
+
+def test_lockup_and_die(test_guest: Any, tmp_path: Path) -> None:
+    """An oops, a CPU that spins for 20 s, and a panic, as a host sees them."""
+    store = tmp_path / "images" / test_guest.kernel.release
+    store.mkdir(parents=True)
+    for path in test_guest.files:
+        if path.stem in ("lockup", "die"):
+            (store / path.name).write_bytes(path.read_bytes())
+
+    async def body(guest: Machine) -> None:
+        events: list[Event] = []
+
+        def of(event: str, kind: str) -> list[dict[str, Any]]:
+            return [e.fields for e in events if e.event == event and e.fields["kind"] == kind]
+
+        transport = MachineTransport(guest)
+        session = Session(
+            transport, transport.domain, ImageStore(tmp_path / "images"),
+            lambda _, found: events.extend(found), lambda _: None,
+        )  # fmt: skip
+        task = asyncio.create_task(session.run())
+        try:
+            await until(lambda: session.state is SessionState.ACTIVE, "active", SLOW)
+            for probe in ("lockup", "die"):
+                await session.load(probe)
+            guest.tell(
+                "echo 1 >/proc/sys/kernel/watchdog_thresh; "
+                "echo 3 >/sys/module/rcupdate/parameters/rcu_cpu_stall_timeout; "
+                "insmod /vsp_wedge.ko; sh -c 'echo oops >/proc/vsp_wedge' & wait"
+            )
+            await until(lambda: of("die", "oops"), "an oops", SLOW)
+            (oops,) = of("die", "oops")
+            assert oops["symbol"].startswith("wedge_oops+0x")
+            # A page fault (no trap is noted) that wrote in the kernel, where nothing was.
+            assert (oops["comm"], oops["str"], oops["trapnr"], oops["err"]) == ("sh", "Oops", 0, 2)
+
+            guest.tell("taskset 2 sh -c 'echo stall >/proc/vsp_wedge' & "
+                       "for i in 1 2 3 4 5 6 7 8; do sh -c true; sleep 1; done; wait")  # fmt: skip
+            await until(lambda: of("lockup", "soft"), "a soft lockup", 2 * SLOW)
+            await until(lambda: of("lockup", "rcu"), "an RCU stall", 2 * SLOW)
+            assert {(f["cpu"], f["comm"]) for f in of("lockup", "soft")} == {(1, "sh")}
+            assert {f["cpu"] for f in of("lockup", "rcu")} == {1}
+
+            await asyncio.sleep(15)
+            guest.tell("echo c >/proc/sysrq-trigger")
+            await until(lambda: of("last_words", "panic"), "a panic", 2 * SLOW)
+            (panic,) = of("die", "panic")
+            assert (panic["str"], panic["symbol"]) == ("sysrq triggered crash", "")
+            # One fault is one failure: the last words are it.
+            faults = [verdict for event in events if (verdict := judge(event, ["sh"]))]
+            assert [verdict.rule for verdict in faults] == ["kernel_oops", "kernel_panic"]
+        except AssertionError:
+            print(guest.console)
+            raise
+        finally:
+            await session.close(deactivate=False)
+            await asyncio.wait_for(task, 10)
+
+    with machine(test_guest.kernel, test_guest.files, tmp_path, cmdline="panic=0") as guest:
+        asyncio.run(body(guest))

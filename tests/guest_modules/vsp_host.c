@@ -14,6 +14,7 @@
  *	sh COMMAND		run it
  *	crash NAME		a process of that name touches address 0x10010
  *	goingdown MOUNT		shut a file system down (xfs)
+ *	hwpoison NAME		a page of a process of that name is lost
  *	outlive NAME		its main thread ends, then another ends it with 7
  *
  * "vsp_host hog" is something else: a real-time task that never sleeps.
@@ -289,6 +290,28 @@ static void do_crash(const char *name)
 	printf("crash %s: %d\n", name, pid);
 }
 
+static void do_hwpoison(const char *name)
+{
+	pid_t pid = fork();
+	char *page;
+	int status;
+
+	if (pid < 0)
+		die("fork");
+	if (!pid) {
+		prctl(PR_SET_NAME, name);
+		page = mmap(NULL, 4096, PROT_READ | PROT_WRITE, MAP_PRIVATE | MAP_ANONYMOUS, -1, 0);
+		page[0] = 1;
+		if (madvise(page, 4096, MADV_HWPOISON))
+			_exit(errno);
+		page[0] = 2;
+		_exit(0);
+	}
+	waitpid(pid, &status, 0);
+	printf("hwpoison %s: %d %s\n", name, pid,
+	       WIFSIGNALED(status) ? strsignal(WTERMSIG(status)) : strerror(WEXITSTATUS(status)));
+}
+
 static void do_goingdown(const char *mount)
 {
 	__u32 how = 2;	/* XFS_FSOP_GOING_FLAGS_NOLOGFLUSH */
@@ -362,6 +385,8 @@ static void command(char *line)
 		do_crash(word[1]);
 	} else if (!strcmp(word[0], "outlive")) {
 		do_outlive(word[1]);
+	} else if (!strcmp(word[0], "hwpoison")) {
+		do_hwpoison(word[1]);
 	} else if (!strcmp(word[0], "goingdown")) {
 		do_goingdown(word[1]);
 	} else if (!strcmp(word[0], "reopen")) {
@@ -385,7 +410,7 @@ static void hog(void)
 
 int main(int argc, char **argv)
 {
-	char line[256];
+	char line[2048];
 
 	if (argc == 2 && !strcmp(argv[1], "hog"))
 		hog();

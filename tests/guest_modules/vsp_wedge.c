@@ -6,6 +6,7 @@
  *	irqs		spins on this CPU for ever with interrupts off
  *	timer		a timer's handler on this CPU waits for a lock for ever
  *	preempt		spins on this CPU for ever with preemption off
+ *	stall		the same for 20 s
  */
 
 #include <linux/hrtimer.h>
@@ -13,6 +14,7 @@
 #include <linux/module.h>
 #include <linux/proc_fs.h>
 #include <linux/spinlock.h>
+#include <linux/timekeeping.h>
 #include <linux/uaccess.h>
 
 static DEFINE_RAW_SPINLOCK(the_lock);
@@ -42,6 +44,16 @@ static void wedge_timer(void)
 	preempt_enable();	/* raw_spin_lock()'s */
 }
 
+static void wedge_stall(void)
+{
+	u64 end = ktime_get_mono_fast_ns() + 20ull * NSEC_PER_SEC;
+
+	preempt_disable();
+	while (ktime_get_mono_fast_ns() < end)
+		cpu_relax();
+	preempt_enable();
+}
+
 static ssize_t wedge_write(struct file *file, const char __user *buf, size_t len, loff_t *offset)
 {
 	char how[16] = "";
@@ -61,6 +73,8 @@ static ssize_t wedge_write(struct file *file, const char __user *buf, size_t len
 		preempt_disable();
 		for (;;)
 			cpu_relax();
+	} else if (!strcmp(how, "stall")) {
+		wedge_stall();
 	} else {
 		return -EINVAL;
 	}

@@ -8,6 +8,7 @@ import json
 import os
 import subprocess
 import sys
+import time
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -62,6 +63,69 @@ def test_status_events_faults(daemon: DaemonProcess, vm1: GuestProcess) -> None:
     assert again.returncode == 1
     assert again.stderr == "vesper: 1: no fault is held; see: vesper faults\n"
     assert "ended by operator" in daemon.vesper("faults").stdout
+
+
+def test_rules_are_tried_on_what_is_recorded(
+    daemon: DaemonProcess, vm1: GuestProcess, tmp_path: Path
+) -> None:
+    before = json.loads(daemon.vesper("events", "--json", "-n", "1").stdout or '{"id": 0}')["id"]
+    for pid in range(3):
+        asyncio.run(vm1.tell("emit", "out_of_memory", "comm=cron", f"pid={pid}"))
+    end = time.monotonic() + 30
+    while len(daemon.events(vm="vm1", since=before)) < 3:
+        assert time.monotonic() < end
+        time.sleep(0.05)
+    since = ("--vm", "vm1", "--since", str(before))
+    default = daemon.vesper("rules", "check", *since)
+    assert default.stdout.startswith("3 of 3 events would have been faults.\n"), default.stderr
+    assert "out of memory: cron[2]" in default.stdout
+
+    counted = tmp_path / "rules"
+    counted.write_text("# thrice\nout_of_memory: not main, 3 in 1h;\n mine: any")
+    answer = daemon.vesper("rules", "check", str(counted), *since, "--json")
+    tried = json.loads(answer.stdout)
+    (fault,) = tried["faults"]
+    assert tried["events"] == 3
+    assert fault["event"]["fields"]["pid"] == 2
+    assert fault["text"] == "out_of_memory: not main, 3 in 1h"
+    assert fault["reason"].startswith("3 within 3600 s, the last: out of memory: cron[2] ")
+    assert tried["doubts"][0].startswith("line 3, column 2: no probe mine is built in")
+    # A service is one of the resource's, or of those that are given.
+    named = daemon.vesper(
+        "rules", "check", "-e", "out_of_memory: main", *since, "--service", "cron"
+    )
+    assert named.stdout.startswith("3 of 3 ")
+    none = daemon.vesper("rules", "check", *since[:3], "1h", "-e", "out_of_memory: none")
+    assert "\nout_of_memory" not in none.stdout
+    assert "out of memory" not in none.stdout
+    assert daemon.vesper("rules", "check", "--since", "soon").returncode == 2
+
+    wrong = daemon.vesper("rules", "check", "-e", "out_of_memory: order = 1")
+    assert wrong.returncode == 1
+    assert wrong.stderr == (
+        "vesper: rules: line 1, column 22: '=' means nothing here; to compare write ==\n"
+        "  out_of_memory: order = 1\n"
+        "                       ^\n"
+    )
+    # Of the VM's own resource, and without a daemon.
+    daemon.call("change", **{**RESOURCE, "fault_on": "hang: none"})
+    explained = json.loads(daemon.vesper("rules", "explain", "--vm", "vm1", "--json").stdout)
+    said = {entry["probe"]: entry for entry in explained["probes"]}
+    assert said["hang"]["default"] is False
+    assert said["hang"]["rules"] == [{"text": "hang: none", "words": "no event is a fault"}]
+    assert said["out_of_memory"]["default"] is True
+    daemon.call("change", **{**RESOURCE, "fault_on": ""})
+
+    advised = json.loads(daemon.vesper("advise", "vm1", "--json").stdout)
+    memory = next(one for one in advised["advice"] if one["name"] == "out-of-memory")
+    assert memory["reason"].startswith("it is on record ")
+    assert advised["services"] == ["httpd"]
+    assert "filesystem" in advised["probes"]
+    assert advised["fault_on"] == ""
+    assert advised["faults"] >= 3
+    people = daemon.vesper("advise", "vm1", "--symptom", "the thin pool is full")
+    assert """  fault_on='block_error: error == "ENOSPC"'\n""" in people.stdout, people.stderr
+    assert "crm resource param r1 set fault_on " in people.stdout
 
 
 def test_relay_cat_gives_the_records_as_they_are(daemon: DaemonProcess, vm1: GuestProcess) -> None:

@@ -376,6 +376,37 @@ def test_changed_wishes_take_effect_at_once(daemon: DaemonProcess, guest: Guest)
         daemon.call("change", **{**RESOURCE, "resource": "r2", "vm": "vm2"})
 
 
+def test_rules_are_changed_and_outlive_the_daemon_with_their_counts(
+    daemon: DaemonProcess, guest: Guest
+) -> None:
+    wishes = {**RESOURCE, "fault_on": "send_signal: sig == 10; out_of_memory: main, 3 in 1h"}
+    daemon.call("change", **wishes)
+    assert daemon.call("status")["vms"][0]["fault_on"] == wishes["fault_on"]
+    guest.say("emit", "send_signal", "sig=11", "comm=httpd", "fatal=1")
+    for pid in ("pid=1", "pid=2"):
+        guest.say("emit", "out_of_memory", "comm=httpd", pid)
+        guest.say("emit", "out_of_memory", "comm=cron", pid)
+    assert Monitor(daemon, timeout=2, fault_on=wishes["fault_on"]).result() == "fine"
+    assert len(daemon.events(vm="vm1")) == 5
+    # A wrong text changes nothing, whoever brings it.
+    assert Monitor(daemon, timeout=1, fault_on="send_signal: fatl").result() == "fine"
+    daemon.call("change", **{**wishes, "fault_on": "send_signal: fatl"})
+    assert daemon.call("status")["vms"][0]["fault_on"] == wishes["fault_on"]
+    daemon.stop()
+    daemon.start()
+    assert daemon.call("status")["vms"][0]["fault_on"] == wishes["fault_on"]
+    wait_for(lambda: collecting(daemon) == 2, "the probes again")
+    guest.say("emit", "out_of_memory", "comm=httpd", "pid=3")  # the third
+    counted = Monitor(daemon)  # of an agent that says nothing of rules
+    assert counted.result() == "fault"
+    assert counted.answer["reason"].startswith("3 within 3600 s, the last: out of memory: httpd[3]")
+    daemon.call("clear", resource="r1")
+    # Without the parameter the default rules hold again.
+    daemon.call("change", **{**wishes, "fault_on": ""})
+    guest.say("emit", "send_signal", "sig=11", "comm=httpd", "fatal=1")
+    assert Monitor(daemon, fault_on="").result() == "fault"
+
+
 def test_a_stop_hears_what_it_is_for(daemon: DaemonProcess, guest: Guest) -> None:
     stop = {"resource": "r1", "vm": "vm1"}
     guest.say("emit", "send_signal", "sig=11", "comm=httpd", "fatal=1")

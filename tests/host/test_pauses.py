@@ -4,47 +4,21 @@
 from __future__ import annotations
 
 import asyncio
-import time
 from pathlib import Path
 
 import pytest
 
-from vesper_monitor.faults import pauses as module
+from vesper_monitor.faults.attributes import NodeAttributes
 from vesper_monitor.faults.instance import Instance, Result, Waiter
-from vesper_monitor.faults.pacemaker import PacemakerError
 from vesper_monitor.faults.pauses import Pauses
 from vesper_monitor.transport import DomainReport, DomainState
 
+from .test_attributes import Cluster, settle
 from .test_instance import RECORD, fault
 
 
-class Cluster:
-    """Node attributes as attrd would have them; ``refuse`` times it fails."""
-
-    def __init__(self, refuse: int = 0) -> None:
-        self.attributes: dict[str, str] = {}
-        self.refuse = refuse
-
-    async def set(self, name: str, value: str | None) -> None:
-        if self.refuse:
-            self.refuse -= 1
-            raise PacemakerError("not connected")
-        if value is None:
-            self.attributes.pop(name, None)
-        else:
-            self.attributes[name] = value
-
-
 def pauses(path: Path, cluster: Cluster, ended: list[str], boot_id: str = "b1") -> Pauses:
-    return Pauses(path / "pauses.json", boot_id, ended.append, cluster.set)
-
-
-async def settle(condition: object = None, seconds: float = 10.0) -> None:
-    end = time.monotonic() + seconds
-    while callable(condition) and not condition():
-        assert time.monotonic() < end
-        await asyncio.sleep(0.01)
-    await asyncio.sleep(0.02)
+    return Pauses(path / "pauses.json", boot_id, ended.append, NodeAttributes(cluster.set))
 
 
 async def begin_and_end(path: Path) -> None:
@@ -61,7 +35,7 @@ async def begin_and_end(path: Path) -> None:
     assert (kept.get("vm1"), ended) == (None, ["vm1"])
     await settle()
     assert cluster.attributes == {}
-    await kept.close()
+    kept.close()
 
 
 def test_begin_and_end(tmp_path: Path) -> None:
@@ -76,7 +50,7 @@ async def ends_by_itself(path: Path) -> None:
     await settle(lambda: ended)
     assert [pause.vm for pause in kept.all()] == ["vm2"]
     assert list(cluster.attributes) == ["vesper-pause-vm2"]
-    await kept.close()
+    kept.close()
 
 
 def test_it_ends_by_itself(tmp_path: Path) -> None:
@@ -87,7 +61,7 @@ async def outlives(path: Path) -> None:
     first = pauses(path, Cluster(), [])
     pause = first.begin("vm1", 600, "backup")
     first.begin("vm2", 0.05, "")
-    await first.close()
+    first.close()
     await asyncio.sleep(0.1)
     cluster, ended = Cluster(), list[str]()
     second = pauses(path, cluster, ended)
@@ -96,7 +70,7 @@ async def outlives(path: Path) -> None:
     assert ended == ["vm2"]
     await settle()
     assert list(cluster.attributes) == ["vesper-pause-vm1"]
-    await second.close()
+    second.close()
     other_boot = pauses(path, Cluster(), [], "b2")
     other_boot.restore()
     assert other_boot.all() == []
@@ -118,21 +92,6 @@ def test_a_file_that_is_garbage_is_forgotten(tmp_path: Path, content: str) -> No
         return list(kept.all())
 
     assert asyncio.run(restore()) == []
-
-
-async def refused(path: Path) -> None:
-    cluster = Cluster(refuse=2)
-    kept = pauses(path, cluster, [])
-    kept.begin("vm1", 600, "")
-    await settle(lambda: cluster.attributes)
-    await kept.close()
-
-
-def test_a_cluster_that_does_not_answer_is_asked_again(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    monkeypatch.setattr(module, "TELL_AGAIN", 0.01)
-    asyncio.run(refused(tmp_path))
 
 
 def test_what_cannot_be_kept_is_not_begun(tmp_path: Path) -> None:

@@ -9,7 +9,8 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from vesper_monitor.faults.rules import RULES, Scope, Verdict, judge
+from vesper_monitor.faults.fields import FIELDS
+from vesper_monitor.faults.rules import Scope, Verdict, judge
 from vesper_monitor.guest import abi
 from vesper_monitor.guest.decode import Event, decode
 from vesper_monitor.guest.relay import RawRecord
@@ -130,7 +131,7 @@ def ended(**changes: Any) -> Event:
     [
         ({}, "httpd[97] exited with status 3 after 4711 s (service)"),
         (
-            {"signal": "SIGTERM", "status": 0},
+            {"signal": "SIGTERM", "sig": 15, "status": 0},
             "httpd[97] killed by SIGTERM after 4711 s (service)",
         ),
         ({"age_ms": 5000}, "httpd[97] exited with status 3 after 5 s (service)"),
@@ -186,7 +187,7 @@ keys = st.sampled_from(
 
 
 @given(
-    kind=st.sampled_from([*RULES, "lost", "unknown", "?"]),
+    kind=st.sampled_from([*FIELDS, "lost", "unknown", "?"]),
     fields=st.dictionaries(keys, values),
     services=st.lists(st.text(), max_size=3),
 )

@@ -79,7 +79,7 @@ def test_lines_that_mean_something(text: str, what: What, host: str) -> None:
     "text",
     [
         "Result of monitor operation for vm1 on host-b: ok",
-        "Result of monitor operation for vm1 on host-b: degraded (no vesperd)",
+        "Result of monitor operation for vm1 on host-b: OCF_DEGRADED (no vesperd)",
         "Result of monitor operation for vm1 on host-b: Cancelled",
         "Result of start operation for vm1 on host-b: error",
         "Result of monitor operation for vm12 on host-b: error",
@@ -133,6 +133,9 @@ def test_table_says_medians_spread_ratio_and_never() -> None:
     assert "0.500" in row
     assert "12.0 x" in row
     assert "never" in text.split("another process")[1]
+    assert "Negative" not in text
+    early = Run("oom", "vesper", 1e9, -0.008, 0.5, 0.9, 12.0, 20.0, "out of memory")
+    assert "Negative" in table.render([*RUNS, early])
 
 
 def test_picture_is_xml_and_shows_every_run() -> None:

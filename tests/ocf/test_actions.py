@@ -85,6 +85,7 @@ def test_start_is_refused_while_the_toolstack_hangs(host: Host) -> None:
         ("probes", "send_signal ../x", "../x"),
         ("services", "/usr/sbin/httpd", "is a path"),
         ("services", "a-name-of-more-than-15", "a-name-of-more-"),
+        ("fault_on", "send_signal: fatl", "line 1, column 14: send_signal has no field fatl"),
     ],
 )
 @pytest.mark.parametrize("action", ["start", "validate-all"])

@@ -255,11 +255,20 @@ def test_an_unknown_level_is_the_next_lower_one(host: Host) -> None:
 def test_reload_tells_vesperd(host: Host) -> None:
     host.have(vm1="running")
     host.vesperd.listen()
-    result = host.call("reload-agent", OCF_RESKEY_services="nginx", OCF_RESKEY_probes="send_signal")
+    result = host.call(
+        "reload-agent",
+        OCF_RESKEY_services="nginx",
+        OCF_RESKEY_probes="send_signal",
+        OCF_RESKEY_fault_on=" send_signal: main; block_error: any; mine: x > 1 ",
+    )
     assert result.code == SUCCESS
+    # What is doubtful is said, and no more.
+    assert "column 38: no probe mine is built in" in result.stderr
+    assert "block_error: any: parameter probes does not have block_error" in result.stderr
     (told,) = host.vesperd.asked("change")
     assert (told["resource"], told["vm"]) == ("r1", "vm1")
     assert (told["probes"], told["services"]) == (["send_signal"], ["nginx"])
+    assert told["fault_on"] == "send_signal: main; block_error: any; mine: x > 1"
     assert not [call for call in host.calls() if not call.startswith((host.look, "dominfo"))]
     # Pacemaker waits for the monitor after it.
     host.vesperd.answers["wait"] = lambda _: {"result": "fine"}

@@ -33,7 +33,13 @@ def answer(host: Host, **fields: Any) -> None:
 
 def test_what_it_asks(watched: Host) -> None:
     answer(watched, result="fine")
-    result = watched.call("monitor", interval=1, timeout=20, OCF_RESKEY_services="httpd")
+    result = watched.call(
+        "monitor",
+        interval=1,
+        timeout=20,
+        OCF_RESKEY_services="httpd",
+        OCF_RESKEY_fault_on="send_signal: fatl",  # wrong, and vesperd's affair
+    )
     assert result.code == SUCCESS
     assert result.reason is None
     (asked,) = watched.vesperd.asked("wait")
@@ -41,6 +47,7 @@ def test_what_it_asks(watched: Host) -> None:
     assert asked["vm"] == "vm1"
     assert asked["probes"] == ["send_signal", "out_of_memory"]
     assert asked["services"] == ["httpd"]
+    assert asked["fault_on"] == "send_signal: fatl"
     assert asked["interval"] == 1
     assert asked["node"] == "node1"
     assert 10 < asked["timeout"] <= waiting_time(20)

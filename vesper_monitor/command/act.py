@@ -16,6 +16,7 @@ __all__ = [
     "clear",
     "deactivate",
     "pause",
+    "probe_add",
     "probe_build",
     "probe_load",
     "probe_unload",
@@ -65,6 +66,22 @@ def resume(client: Client, options: argparse.Namespace) -> None:
     if not answer["resumed"]:
         raise DaemonError("no-such-vm", f"{options.vm}: is not paused; see: vesper status")
     _done(options, answer, f"{options.vm}: watching goes on")
+
+
+def probe_add(client: Client, options: argparse.Namespace) -> None:
+    """Define a probe and load it into a guest."""
+    definition = " ".join(options.definition)
+    try:
+        answer = client.call(
+            "add", reply_timeout=GUEST_TIMEOUT, vm=options.vm, definition=definition
+        )
+    except DaemonError as error:
+        position = error.answer.get("position")
+        if isinstance(position, int) and not options.json:
+            text = f"{error}\n  {definition}\n  {' ' * position}^"
+            raise DaemonError(error.code, text, error.answer) from error
+        raise
+    _done(options, answer, f"{options.vm}: {answer['probe']} loaded")
 
 
 def probe_load(client: Client, options: argparse.Namespace) -> None:

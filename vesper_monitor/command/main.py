@@ -1,7 +1,8 @@
 # SPDX-License-Identifier: GPL-2.0-or-later
 """The command ``vesper``: what it understands, and its exit status.
 
-What the commands do is in cli_show.py (to look) and cli_act.py (to change).
+What the commands do is in show.py (to look), act.py (to change), rules.py and
+advise.py beside this file.
 """
 
 from __future__ import annotations
@@ -14,7 +15,10 @@ from typing import NoReturn
 from vesper_monitor import __version__
 from vesper_monitor.client import Client, DaemonError, DaemonUnavailable, default_path
 from vesper_monitor.command import act as cli_act
+from vesper_monitor.command import advise as cli_advise
+from vesper_monitor.command import rules as cli_rules
 from vesper_monitor.command import show as cli_show
+from vesper_monitor.command import why as cli_why
 from vesper_monitor.guest.images import DEFAULT_ROOT, ImageError
 
 __all__ = ["main", "parser"]
@@ -34,8 +38,12 @@ examples:
   vesper events -f --vm vm1          events of vm1 as they happen
   vesper faults --json               what was reported to the cluster
   vesper faults 12                   all there is about that fault
+  vesper why vm1                     the last fault, step by step up to the failover's end
   vesper faults clear vm1            the fault of resource vm1 is over
   vesper probe build 6.1.0-56-amd64  probe images for guests with that kernel
+  vesper rules check -e 'block_error: 3 in 60s'  which events would have been faults
+  vesper advise vm1 --symptom "disk errors"      which probes and rules to use
+  vesper probe add vm1 'do_exit code=$arg1:s64'   a probe of your own
   vesper relay cat vm1 send_signal   raw records of a probe
 """
 
@@ -73,6 +81,7 @@ def parser() -> argparse.ArgumentParser:
     events.set_defaults(run=cli_show.events)
 
     _add_faults(commands)
+    _add_why(commands)
     _add_probe(commands)
 
     activate = commands.add_parser("activate", help="begin to watch a running VM")
@@ -91,6 +100,8 @@ def parser() -> argparse.ArgumentParser:
     deactivate.set_defaults(run=cli_act.deactivate)
 
     _add_pause(commands)
+    cli_rules.add_parser(commands)
+    cli_advise.add_parser(commands)
 
     relay = commands.add_parser("relay", help="a probe's relay channel, as the guest wrote it")
     relays = relay.add_subparsers(metavar="COMMAND", required=True)
@@ -106,6 +117,20 @@ def parser() -> argparse.ArgumentParser:
     _json(cat)
     cat.set_defaults(run=cli_show.relay_cat)
     return top
+
+
+def _add_why(commands: argparse._SubParsersAction[_Parser]) -> None:
+    why = commands.add_parser(
+        "why",
+        help="one incident, from the kernel's event to the service's return",
+        description="Shows a VM's last fault, or another one, in order with times: what the "
+        "guest's kernel did, what vesperd made of it, and what the cluster did then, by its own "
+        "history. Run it on the host on which the fault was.",
+    )
+    why.add_argument("vm", metavar="VM")
+    why.add_argument("--fault", type=_count, metavar="ID", dest="id", help="not the last one")
+    _json(why)
+    why.set_defaults(run=cli_why.why)
 
 
 def _add_faults(commands: argparse._SubParsersAction[_Parser]) -> None:
@@ -167,7 +192,10 @@ def _add_probe(commands: argparse._SubParsersAction[_Parser]) -> None:
     build.add_argument("--source", metavar="DIR", help="VESPER's sources (/usr/src/vesper-*)")
     _images(build)
     build.set_defaults(run=cli_act.probe_build)
-    listing = probes.add_parser("list", help="the images there are")
+    listing = probes.add_parser(
+        "list", help="the images there are, or the probes in a guest's kernel"
+    )
+    listing.add_argument("vm", nargs="?", metavar="VM", help="the probes of this one")
     _images(listing)
     listing.set_defaults(run=cli_show.probe_list)
     info = probes.add_parser(
@@ -176,6 +204,18 @@ def _add_probe(commands: argparse._SubParsersAction[_Parser]) -> None:
     info.add_argument("probe", nargs="?", metavar="PROBE", help="only this one")
     _json(info)
     info.set_defaults(run=cli_show.probe_info)
+    add = probes.add_parser(
+        "add",
+        help="put a probe on any function or tracepoint of a guest's kernel",
+        description="DEFINITION is in the syntax of the kernel's own probe events, and may end "
+        "with a condition and a limit (vesper-points(7)): "
+        "'r:failed_opens do_sys_openat2 $retval:s32 comm=$comm if arg1 < 0 max 10/s'. "
+        "The probe stays with the VM until it is unloaded.",
+    )
+    add.add_argument("vm", metavar="VM")
+    add.add_argument("definition", nargs="+", metavar="DEFINITION")
+    _json(add)
+    add.set_defaults(run=cli_act.probe_add)
     load = probes.add_parser("load", help="load a probe into a guest's kernel")
     load.add_argument("vm", metavar="VM")
     load.add_argument("probe", metavar="PROBE")

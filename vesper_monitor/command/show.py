@@ -16,7 +16,7 @@ from vesper_monitor.client import Client, DaemonError
 from vesper_monitor.command.table import columns, note, paragraph
 from vesper_monitor.guest.images import ImageStore
 
-__all__ = ["events", "fault", "faults", "probe_info", "probe_list", "relay_cat", "status"]
+__all__ = ["clock", "events", "fault", "faults", "probe_info", "probe_list", "relay_cat", "status"]
 
 #: Lines of events or faults that fit on a screen.
 SCREENFUL = 20
@@ -94,7 +94,7 @@ def events(client: Client, options: argparse.Namespace) -> None:
 
 def event_line(event: dict[str, Any]) -> str:
     """One event for people."""
-    return f"{_clock(event['received'], parts=True)}  {event['vm']}  {event['text']}"
+    return f"{clock(event['received'], parts=True)}  {event['vm']}  {event['text']}"
 
 
 def faults(client: Client, options: argparse.Namespace) -> None:
@@ -109,7 +109,7 @@ def faults(client: Client, options: argparse.Namespace) -> None:
         print("No faults.")
         return
     rows = [
-        (fault["id"], _clock(fault["seen"]), fault["resource"], _fate(fault), fault["reason"])
+        (fault["id"], clock(fault["seen"]), fault["resource"], _fate(fault), fault["reason"])
         for fault in answer["faults"]
     ]
     print(columns(("ID", "SEEN", "RESOURCE", "STATE", "REASON"), rows))
@@ -126,8 +126,8 @@ def fault(client: Client, options: argparse.Namespace) -> None:
     rows = [
         ("resource", found["resource"]),
         ("VM", f"{found['vm']} (domain {found['domid']}, {found['uuid']})"),
-        ("seen", _clock(found["seen"], parts=True)),
-        ("told", _clock(found["told"], parts=True) if found["told"] is not None else None),
+        ("seen", clock(found["seen"], parts=True)),
+        ("told", clock(found["told"], parts=True) if found["told"] is not None else None),
         ("state", _fate(found)),
         ("rule", found["rule"]),
         ("event", found["event"].get("text")),
@@ -135,7 +135,7 @@ def fault(client: Client, options: argparse.Namespace) -> None:
     print(columns(("", ""), rows).lstrip("\n"))
     for words in answer["last_words"]:
         cut = "" if words["complete"] else " (cut short)"
-        print(f"\n{_clock(words['received'], parts=True)} kernel {words['kind']}{cut}: "
+        print(f"\n{clock(words['received'], parts=True)} kernel {words['kind']}{cut}: "
               f"{words['message']}")  # fmt: skip
         for title, text in (("stack", words["stack"]), ("end of the log", words["log"])):
             if text:
@@ -144,7 +144,10 @@ def fault(client: Client, options: argparse.Namespace) -> None:
 
 
 def probe_list(client: Client, options: argparse.Namespace) -> None:
-    """The probe images of this host."""
+    """The probe images of this host, or the probes in a guest."""
+    if options.vm is not None:
+        _probes_of(client, options)
+        return
     images = ImageStore(Path(options.probes_dir)).images()
     if options.json:
         print_json(
@@ -166,6 +169,27 @@ def probe_list(client: Client, options: argparse.Namespace) -> None:
             f"No probe images in {options.probes_dir}; "
             "build them with: vesper probe build RELEASE (uname -r of the guest)"
         )
+
+
+def _probes_of(client: Client, options: argparse.Namespace) -> None:
+    watched = [vm for vm in client.call("status")["vms"] if vm["vm"] == options.vm]
+    if not watched:
+        raise DaemonError(
+            "not-active",
+            f"{options.vm} is not watched; begin with: vesper activate {options.vm}",
+        )
+    found = watched[0]["probes"]
+    if options.json:
+        print_json(found)
+        return
+    rows = [
+        (probe["name"], probe["state"], probe["records"], probe["lost"], probe["params"])
+        for probe in found
+    ]
+    print(columns(("PROBE", "STATE", "RECORDS", "LOST", "PARAMETERS"), rows))
+    for probe in found:
+        if probe["error"]:
+            print(note(probe["name"], probe["error"]))
 
 
 def probe_info(client: Client, options: argparse.Namespace) -> None:
@@ -235,7 +259,7 @@ def _fate(fault: dict[str, Any]) -> str:
     return "held" if fault["told"] is None else "told"
 
 
-def _clock(seconds: float, *, parts: bool = False) -> str:
+def clock(seconds: float, *, parts: bool = False) -> str:
     """Local time; with ``parts`` to the millisecond."""
     text = time.strftime("%Y-%m-%d %H:%M:%S", time.localtime(seconds))
     return f"{text}.{int(seconds % 1 * 1000):03d}" if parts else text

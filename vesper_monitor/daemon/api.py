@@ -7,6 +7,7 @@ import asyncio
 import base64
 import contextlib
 import dataclasses
+import logging
 import os
 from collections.abc import Awaitable, Callable
 from typing import TYPE_CHECKING, Any
@@ -20,11 +21,15 @@ from vesper_monitor.daemon.watch import NoTransport
 from vesper_monitor.faults.fault import Fault
 from vesper_monitor.faults.instance import Answer, Instance, Result
 from vesper_monitor.faults.journal import JournalError
+from vesper_monitor.faults.language import RuleError
 from vesper_monitor.faults.pauses import MAX_SECONDS
-from vesper_monitor.faults.rules import system_gone
+from vesper_monitor.faults.rules import RuleSet, system_gone
 from vesper_monitor.guest import abi
 from vesper_monitor.guest.decode import Event
 from vesper_monitor.guest.liveness import MIN_TIMEOUT
+from vesper_monitor.guest.points.point import PointError
+from vesper_monitor.guest.points.store import RESERVED
+from vesper_monitor.guest.points.syntax import parse
 from vesper_monitor.guest.session import Session, SessionError, SessionState
 from vesper_monitor.transport import Domain, DomainState, Transport, TransportError
 
@@ -33,10 +38,12 @@ if TYPE_CHECKING:
 
 __all__ = ["Api"]
 
+_log = logging.getLogger(__name__)
+
 #: Requests that change something, or that only an agent makes.
 ROOT_ONLY = frozenset(
     {"start", "change", "stop", "wait", "clear", "pause", "resume"}
-    | {"load", "unload", "activate", "deactivate"}
+    | {"add", "load", "unload", "activate", "deactivate"}
 )
 #: s a monitor may ask to wait.
 MAX_WAIT = 86_400.0
@@ -47,6 +54,8 @@ ACTIVATE_MARGIN = 5.0
 #: Events read from the journal at once, and in one request.
 PAGE, MAX_EVENTS = 500, 100_000
 DEFAULT_EVENTS = 100
+#: With a fault: the VM's events of so many s before it, and at most so many.
+EVENTS_BEFORE_S, MAX_EVENTS_BEFORE = 10.0, 20
 
 _Operation = Callable[[Connection, dict[str, Any]], Awaitable[None]]
 
@@ -70,6 +79,7 @@ class Api:
             "clear": self._clear,
             "pause": self._pause,
             "resume": self._resume,
+            "add": self._add,
             "load": self._load,
             "unload": self._unload,
             "activate": self._activate,
@@ -129,6 +139,7 @@ class Api:
                 _hang_timeout(request),
                 _pause_timeout(request),
                 transport.name,
+                _fault_on(request, ""),
             )
         except ValueError as error:
             raise RequestError("internal", str(error)) from error
@@ -203,8 +214,12 @@ class Api:
         services = names(request, "services", record.services)
         hang_timeout = _hang_timeout(request, record.hang_timeout)
         pause_timeout = _pause_timeout(request, record.pause_timeout)
-        wishes = probes, services, hang_timeout, pause_timeout
-        if wishes == (record.probes, record.services, record.hang_timeout, record.pause_timeout):
+        fault_on = _fault_on(request, record.fault_on)
+        wishes = probes, services, hang_timeout, pause_timeout, fault_on
+        if wishes == (
+            record.probes, record.services, record.hang_timeout, record.pause_timeout,
+            record.fault_on,
+        ):  # fmt: skip
             return
         daemon.instances.change(instance, *wishes)
         domain = Domain(record.vm, record.domid, record.uuid)
@@ -335,6 +350,7 @@ class Api:
         # An instance's name ends with its start: older words are another life's.
         started = _start_of(fault)
         words = await run(lambda j: j.last_words(fault.vm, fault.domid, started))
+        events = await run(lambda j: j.events_before(fault, EVENTS_BEFORE_S, MAX_EVENTS_BEFORE))
         await connection.send(
             {
                 "ok": True,
@@ -342,6 +358,7 @@ class Api:
                 "last_words": [
                     {"received": received, **dataclasses.asdict(said)} for received, said in words
                 ],
+                "events": [event.to_json() for event in events],
             }
         )
 
@@ -412,13 +429,57 @@ class Api:
         resumed = self._daemon.pauses.end(vm, "by the operator")
         await connection.send({"ok": True, "resumed": resumed})
 
+    async def _add(self, connection: Connection, request: dict[str, Any]) -> None:
+        daemon, vm = self._daemon, text(request, "vm")
+        session = self._session(vm)
+        try:
+            point = parse(text(request, "definition"))
+        except PointError as error:
+            raise RequestError("bad-request", str(error), position=error.position) from error
+        if point.name in RESERVED or point.name in session.probes:
+            raise RequestError(
+                "bad-request",
+                f"{vm}: there is a probe {point.name} already; give yours another name: "
+                f"{point.kind.value}:NAME {point.symbol} ..",
+            )
+        daemon.points.add(vm, point)
+        try:
+            await session.load(point.name, point.text)
+        except BaseException:
+            daemon.points.remove(vm, point.name)
+            raise
+        self._save_points(vm)
+        await connection.send({"ok": True, "probe": point.name})
+
+    def _save_points(self, vm: str) -> None:
+        try:
+            self._daemon.points.save()
+        except OSError as error:
+            raise RequestError(
+                "internal", f"{vm}: it is done, but not kept for the next vesperd: {error}"
+            ) from error
+
     async def _load(self, connection: Connection, request: dict[str, Any]) -> None:
         session = self._session(text(request, "vm"))
         await session.load(text(request, "probe"), optional(request, "params", text) or "")
         await connection.send({"ok": True})
 
     async def _unload(self, connection: Connection, request: dict[str, Any]) -> None:
-        await self._session(text(request, "vm")).unload(text(request, "probe"))
+        daemon, vm, probe = self._daemon, text(request, "vm"), text(request, "probe")
+        session = self._session(vm)
+        if probe not in daemon.points.of(vm):
+            await session.unload(probe)
+        else:
+            try:
+                await session.unload(probe)
+            except SessionError as error:
+                # One that could not be loaded again: it is not wanted any more.
+                if error.code not in ("no-such-probe", "not-active"):
+                    raise
+                daemon.points.remove(vm, probe)
+                await session.set_probes(daemon.wanted_probes(session.domain) or {})
+            daemon.points.remove(vm, probe)
+            self._save_points(vm)
         await connection.send({"ok": True})
 
     async def _activate(self, connection: Connection, request: dict[str, Any]) -> None:
@@ -494,6 +555,21 @@ def _pause_timeout(request: dict[str, Any], default: float | None = None) -> flo
     if request.get("pause_timeout") is None:
         return default
     return number(request, "pause_timeout", 0.0, MAX_WAIT)
+
+
+def _fault_on(request: dict[str, Any], default: str) -> str:
+    """Rules; if they are wrong, those that held before: a monitor must not fail of it."""
+    wanted = request.get("fault_on")
+    if wanted is None:
+        return default
+    if not isinstance(wanted, str):
+        raise RequestError("bad-request", "'fault_on' must be a text")
+    try:
+        RuleSet(wanted)
+    except RuleError as error:
+        _log.error("%s: fault_on: %s; what held before still holds", request.get("resource"), error)
+        return default
+    return wanted
 
 
 def _start_of(fault: Fault) -> float:

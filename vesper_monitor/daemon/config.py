@@ -45,9 +45,8 @@ class Config:
     #: s, how long a fault between two monitors waits for the next one beyond
     #: the time it is due, before Pacemaker is told asynchronously
     monitor_grace: float = 10.0
-    #: s without a sign of life that are a hang; 0: not looked at. That it raises
-    #: no false alarm has not been shown on real Xen yet: so it is asked for.
-    hang_timeout: float = 0.0
+    #: s without a sign of life that are a hang; 0: not looked at
+    hang_timeout: float = 5.0
     #: s that a VM may be paused and nobody says why; 0: for ever
     pause_timeout: float = 60.0
     #: events kept in the journal

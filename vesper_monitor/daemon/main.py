@@ -30,12 +30,15 @@ from vesper_monitor.daemon.followers import Followers
 from vesper_monitor.daemon.hearsay import Hearsay
 from vesper_monitor.daemon.server import Server
 from vesper_monitor.daemon.watch import NoTransport, Watch, find_transports
+from vesper_monitor.faults.attributes import NodeAttributes
+from vesper_monitor.faults.fault import InstanceRecord
 from vesper_monitor.faults.instances import Instances
 from vesper_monitor.faults.journal import Batch, Journal, JournalError
 from vesper_monitor.faults.pauses import Pauses
 from vesper_monitor.faults.recorder import Recorder
 from vesper_monitor.guest.decode import Event
 from vesper_monitor.guest.images import ImageStore
+from vesper_monitor.guest.points.store import Points
 from vesper_monitor.guest.session import Position, Session
 from vesper_monitor.transport import (
     ENDED,
@@ -52,6 +55,8 @@ _log = logging.getLogger(__name__)
 
 #: Events that wait for the journal; beyond it only faults and positions go there.
 MAX_BACKLOG = 20_000
+#: Events of one VM that are looked at again for rules that count.
+MAX_RECALLED = 5000
 #: s to finish when asked to stop.
 STOP_TIMEOUT = 20.0
 
@@ -71,16 +76,20 @@ class Daemon:
         self._transports = transports
         self.recorder = Recorder(self._open_journal)
         self.followers = Followers()
+        self._attributes = NodeAttributes()
         self.pauses = Pauses(
             Path(config.journal).with_name("pauses.json"),
             _boot_id(),
-            on_end=self._on_resume,
+            self._on_resume,
+            self._attributes,
         )
         self.instances = Instances(
             self.recorder,
             grace=config.monitor_grace,
             paused=lambda vm: self.pauses.get(vm) is not None,
+            attributes=self._attributes,
         )
+        self.points = Points(Path(config.journal).with_name("points.json"))
         self._hearsay = Hearsay(
             lambda domain, event: self._record(domain, [event], Batch()),
             lambda domain: self.watch.report(domain),
@@ -88,6 +97,7 @@ class Daemon:
         )
         self.watch = Watch(
             ImageStore(Path(config.probes_dir)),
+            self.points,
             activate_timeout=config.activate_timeout,
             hang_timeout=self.hang_timeout,
             on_events=self._on_events,
@@ -119,6 +129,7 @@ class Daemon:
         :raises OSError: the socket cannot be used.
         """
         self.pauses.restore()
+        self.points.restore()
         await self._restore()
         await self._server.start()
         self.watch.start(
@@ -132,7 +143,8 @@ class Daemon:
         """End; guests keep their devices and probes for the next daemon."""
         await self._server.stop()
         await self._hearsay.close()
-        await self.pauses.close()
+        self.pauses.close()
+        await self._attributes.close()
         await self.instances.close()
         await self.watch.close()
         await asyncio.gather(*self._tasks, return_exceptions=True)
@@ -147,7 +159,8 @@ class Daemon:
             return None
         names = [probe for instance in instances for probe in instance.record.probes]
         names += self.activations.get(domain.name, ())
-        return dict.fromkeys(names, "")
+        points = {name: point.text for name, point in self.points.of(domain.name).items()}
+        return dict.fromkeys(names, "") | points
 
     def hang_timeout(self, domain: Domain) -> float:
         """s, the least of what its resources want; 0: none wants to know."""
@@ -310,8 +323,28 @@ class Daemon:
             return
         self._last_event_id = event_id
         self.instances.restore(records, held, fault_id)
+        for record in records:
+            await self._recall(record)
         if records:
             _log.info("going on with %d resources of an earlier vesperd", len(records))
+
+    async def _recall(self, record: InstanceRecord) -> None:
+        """Rules that count go on with what was seen before."""
+        instance = self.instances.get(record.resource)
+        if instance is None or not instance.rules.horizon:
+            return
+        since = max(record.started, time.time() - instance.rules.horizon)
+        try:
+            newest = await self.recorder.run(lambda j: j.nth_newest(record.vm, MAX_RECALLED)) or 1
+            events = await self.recorder.run(
+                lambda j: j.events(vm=record.vm, after=newest - 1, limit=MAX_RECALLED)
+            )
+        except JournalError as error:
+            _log.error("%s: counts begin anew: %s", record.resource, error)
+            return
+        self.instances.recall(
+            record, [e for e in events if e.domid == record.domid and e.received >= since]
+        )
 
 
 def _least(given: Iterable[float | None], default: float) -> float:

@@ -12,6 +12,7 @@ from typing import Any
 
 from vesper_monitor.guest.decode import Event
 from vesper_monitor.guest.images import ImageStore
+from vesper_monitor.guest.points.store import Points
 from vesper_monitor.guest.session import Position, Session
 from vesper_monitor.transport import (
     ENDED,
@@ -89,6 +90,7 @@ def find_transports(wanted: tuple[str, ...]) -> dict[str, type[Transport] | str]
 
 class Watch:
     """
+    :param points: what operators have added.
     :param hang_timeout: of a session, for a domain.
     :param on_events: of a session, see there.
     :param on_change: likewise.
@@ -104,6 +106,7 @@ class Watch:
     def __init__(
         self,
         images: ImageStore,
+        points: Points,
         *,
         activate_timeout: float,
         hang_timeout: Callable[[Domain], float],
@@ -117,6 +120,7 @@ class Watch:
         positions: Callable[[Domain], Awaitable[Mapping[Position, int]]],
     ) -> None:
         self._images = images
+        self._points = points
         self._activate_timeout = activate_timeout
         self._hang_timeout = hang_timeout
         self._on_events = on_events
@@ -314,6 +318,7 @@ class Watch:
                     self._images,
                     self._on_events,
                     self._on_change,
+                    points=self._points.of(domain.name),
                     resume_from=await self._positions(domain),
                     activate_timeout=self._activate_timeout,
                     hang_timeout=lambda: self._hang_timeout(domain),

@@ -29,6 +29,7 @@ class InstanceRecord:
     pause_timeout: float | None = None
     #: name of the transport on which it runs; empty: an earlier vesperd did not note it
     transport: str = ""
+    fault_on: str = ""  #: rules (vesper-rules(7)) before the default ones
 
 
 @dataclass(frozen=True)

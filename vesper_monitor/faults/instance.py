@@ -21,6 +21,7 @@ from dataclasses import dataclass, replace
 from typing import Any
 
 from vesper_monitor.faults.fault import Fault, InstanceRecord
+from vesper_monitor.faults.rules import RuleSet
 from vesper_monitor.transport import Cause, DomainReport, DomainState
 
 __all__ = ["Answer", "Instance", "InstanceState", "Result", "Waiter"]
@@ -89,12 +90,19 @@ class Waiter:
 class Instance:
     """
     :param degraded: why the guest is not watched now; None: it is.
+    :param rules: which events are faults; None: the default ones.
     """
 
     def __init__(
-        self, record: InstanceRecord, *, fault: Fault | None = None, degraded: str | None = None
+        self,
+        record: InstanceRecord,
+        *,
+        fault: Fault | None = None,
+        degraded: str | None = None,
+        rules: RuleSet | None = None,
     ) -> None:
         self.record = record
+        self.rules = rules or RuleSet()
         self.state = InstanceState.STARTED
         #: found by a rule; given to monitors once it is in the journal
         self.fault = fault
@@ -211,6 +219,8 @@ class Instance:
         """
         self.paused = paused
         self.rules_in_pause.clear()
+        if not paused:
+            self.rules.forget()
         if not paused and self.fault is not None and self.fault_recorded:
             self._answer_all(_fault_answer(self.fault))
 

@@ -14,15 +14,17 @@ from collections.abc import Awaitable, Callable, Iterable
 from dataclasses import replace
 
 from vesper_monitor.faults import domain as domains
-from vesper_monitor.faults import pacemaker, rules
+from vesper_monitor.faults import pacemaker
+from vesper_monitor.faults.attributes import NodeAttributes
 from vesper_monitor.faults.fault import Fault, InstanceRecord
 from vesper_monitor.faults.instance import Answer, Instance, InstanceState, Result, Waiter
 from vesper_monitor.faults.journal import Batch
 from vesper_monitor.faults.recorder import Recorder
+from vesper_monitor.faults.rules import RuleError, RuleSet
 from vesper_monitor.guest.decode import Event
 from vesper_monitor.transport import Domain, DomainReport
 
-__all__ = ["Instances", "Tell"]
+__all__ = ["Instances", "Tell", "attribute"]
 
 #: :func:`vesper_monitor.faults.pacemaker.fail`
 Tell = Callable[[str, str | None, Callable[[], bool], Callable[[], None]], Awaitable[bool]]
@@ -34,6 +36,14 @@ PAUSE = "pause of watching"
 #: Instances held at the same time; more is a mistake of whoever starts them.
 MAX_INSTANCES = 1000
 
+#: s after a fault until the cluster shows it: the failover has precedence.
+SHOW_AFTER = 10.0
+
+
+def attribute(vm: str) -> str:
+    """Name of the node attribute with a VM's last fault."""
+    return f"vesper-fault-{vm}"
+
 
 class Instances:
     """
@@ -41,6 +51,7 @@ class Instances:
         of a fault without it.
     :param tell: tells Pacemaker (:func:`vesper_monitor.faults.pacemaker.fail`).
     :param paused: whether an operator has paused the watching of a VM.
+    :param attributes: where the cluster is shown each VM's last fault.
     """
 
     def __init__(
@@ -50,11 +61,13 @@ class Instances:
         grace: float,
         tell: Tell = pacemaker.fail,
         paused: Callable[[str], bool] = lambda _: False,
+        attributes: NodeAttributes | None = None,
     ) -> None:
         self._recorder = recorder
         self._grace = grace
         self._tell = tell
         self._paused = paused
+        self._attributes = attributes
         self._by_resource: dict[str, Instance] = {}
         self._last_fault_id = 0
         self._timers: dict[str, asyncio.TimerHandle] = {}
@@ -74,10 +87,17 @@ class Instances:
             old = self._by_resource.get(record.resource)
             if old is not None:
                 self._end(old, "a later start")
-            instance = Instance(record, fault=held.get(record.id))
+            instance = Instance(record, fault=held.get(record.id), rules=_rules(record))
             instance.paused = self._paused(record.vm)
             self._by_resource[record.resource] = instance
             self._reconsider(instance)
+
+    def recall(self, record: InstanceRecord, events: Iterable[Event]) -> None:
+        """Count what an earlier daemon has judged: the events of that instance, in order."""
+        instance = self._by_resource.get(record.resource)
+        if instance is not None and instance.record.id == record.id:
+            for event in events:
+                instance.rules.judge(event, record.services)
 
     async def close(self) -> None:
         for timer in self._timers.values():
@@ -115,6 +135,7 @@ class Instances:
         hang_timeout: float | None = None,
         pause_timeout: float | None = None,
         transport: str = "",
+        fault_on: str = "",
     ) -> Instance:
         """A new instance begins; its predecessor and its fault end.
 
@@ -139,8 +160,9 @@ class Instances:
             hang_timeout=hang_timeout,
             pause_timeout=pause_timeout,
             transport=transport,
+            fault_on=fault_on,
         )
-        instance = Instance(record, degraded=degraded)
+        instance = Instance(record, degraded=degraded, rules=_rules(record))
         instance.paused = self._paused(record.vm)
         self._by_resource[resource] = instance
         self._stopped_for.pop(resource, None)
@@ -172,15 +194,21 @@ class Instances:
         services: tuple[str, ...],
         hang_timeout: float | None,
         pause_timeout: float | None,
+        fault_on: str,
     ) -> None:
         """Its resource has other parameters now."""
+        before = instance.record.fault_on
         instance.record = replace(
             instance.record,
             probes=probes,
             services=services,
             hang_timeout=hang_timeout,
             pause_timeout=pause_timeout,
+            fault_on=fault_on,
         )
+        if fault_on != before:
+            instance.rules = _rules(instance.record)
+            _log.info("%s: fault_on is now: %s", instance.record.resource, fault_on or "(default)")
         self._save(instance)
 
     def _save(self, instance: Instance) -> None:
@@ -209,7 +237,7 @@ class Instances:
             for instance in instances:
                 if instance.fault is not None:
                     continue
-                verdict = rules.judge(event, instance.record.services)
+                verdict = instance.rules.judge(event, instance.record.services)
                 if verdict is None or verdict.rule in instance.rules_in_pause:
                     continue
                 self._last_fault_id += 1
@@ -245,6 +273,8 @@ class Instances:
             if fault.ended_by == PAUSE:
                 _log.warning("%s: fault %d is not reported: paused", fault.resource, fault.id)
                 continue
+            if self._attributes is not None:
+                self._attributes.set(attribute(fault.vm), _shown(fault), after=SHOW_AFTER)
             instance.fault_is_recorded(fault.id)
             self._reconsider(instance)
 
@@ -387,6 +417,20 @@ class Instances:
                 self._given_up.add(fault.id)
         except Exception:
             _log.exception("%s: internal error while telling Pacemaker", fault.resource)
+
+
+def _shown(fault: Fault) -> str:
+    when = time.strftime("%Y-%m-%d %H:%M:%S", time.localtime(fault.seen))
+    return f"{when} fault {fault.id}: {fault.reason}"
+
+
+def _rules(record: InstanceRecord) -> RuleSet:
+    """Its own; the default ones where they are wrong, which vesperd has not let in."""
+    try:
+        return RuleSet(record.fault_on)
+    except RuleError as error:
+        _log.error("%s: fault_on: %s; the default rules hold", record.resource, error)
+        return RuleSet()
 
 
 def _now() -> float:

@@ -31,7 +31,7 @@ __all__ = ["Batch", "Journal", "JournalError"]
 
 _log = logging.getLogger(__name__)
 
-SCHEMA_VERSION = 4
+SCHEMA_VERSION = 5
 
 #: Ended instances that are kept.
 KEEP_INSTANCES = 1000
@@ -79,8 +79,9 @@ _TRANSPORT = """
 ALTER TABLE instances ADD COLUMN pause_timeout REAL;
 ALTER TABLE instances ADD COLUMN transport TEXT NOT NULL DEFAULT '';
 """
+_FAULT_ON = "ALTER TABLE instances ADD COLUMN fault_on TEXT NOT NULL DEFAULT '';"
 #: What makes a journal of one schema version one of the next; 0: an empty file.
-_STEPS = (_SCHEMA, _LAST_WORDS, _HANG_TIMEOUT, _TRANSPORT)
+_STEPS = (_SCHEMA, _LAST_WORDS, _HANG_TIMEOUT, _TRANSPORT, _FAULT_ON)
 
 
 class JournalError(Exception):
@@ -202,10 +203,10 @@ class Journal:
 
     def _write_instance(self, i: InstanceRecord) -> None:
         self._db.execute(
-            "INSERT OR REPLACE INTO instances VALUES (?,?,?,?,?,?,?,?,?,?,?,?,?)",
+            "INSERT OR REPLACE INTO instances VALUES (?,?,?,?,?,?,?,?,?,?,?,?,?,?)",
             (i.id, i.resource, i.vm, i.uuid, i.domid, i.started, json.dumps(list(i.probes)),
              json.dumps(list(i.services)), i.monitored, i.ended, i.hang_timeout,
-             i.pause_timeout, i.transport),
+             i.pause_timeout, i.transport, i.fault_on),
         )  # fmt: skip
 
     def _write_fault(self, f: Fault) -> None:
@@ -305,13 +306,19 @@ class Journal:
             f"SELECT * FROM events WHERE {condition} ORDER BY id LIMIT ?",
             (*parameters, limit),
         )
-        return [
-            Event(
-                id=r[0], vm=r[1], domid=r[2], probe=r[3], event=r[4], cpu=r[5], seq=int(r[6]),
-                guest_ns=r[7], received=r[8], fields=json.loads(r[9]), text=r[10],
-            )
-            for r in rows
-        ]  # fmt: skip
+        return _events(rows)
+
+    def events_before(self, fault: Fault, seconds: float, limit: int) -> list[Event]:
+        """The last events of a fault's VM up to its own, oldest first.
+
+        :param seconds: before the fault; what is older is left out.
+        """
+        rows = self._query(
+            "SELECT * FROM events WHERE vm = ? AND domid = ? AND id <= ? AND received >= ?"
+            " ORDER BY id DESC LIMIT ?",
+            (fault.vm, fault.domid, fault.event.get("id"), fault.seen - seconds, limit),
+        )
+        return _events(reversed(rows))
 
     def nth_newest(self, vm: str | None, n: int) -> int | None:
         """Id of the first of the last ``n`` events; None: there are none."""
@@ -372,7 +379,7 @@ class Journal:
                 id=r[0], resource=r[1], vm=r[2], uuid=r[3], domid=r[4], started=r[5],
                 probes=tuple(json.loads(r[6])), services=tuple(json.loads(r[7])),
                 monitored=bool(r[8]), ended=r[9], hang_timeout=r[10],
-                pause_timeout=r[11], transport=r[12],
+                pause_timeout=r[11], transport=r[12], fault_on=r[13],
             )
             for r in rows
         ]  # fmt: skip
@@ -445,6 +452,16 @@ class Journal:
             return self._db.execute(statement, parameters).fetchall()
         except sqlite3.Error as error:
             raise JournalError(f"{self.path}: cannot read: {error}") from error
+
+
+def _events(rows: Iterable[Any]) -> list[Event]:
+    return [
+        Event(
+            id=r[0], vm=r[1], domid=r[2], probe=r[3], event=r[4], cpu=r[5], seq=int(r[6]),
+            guest_ns=r[7], received=r[8], fields=json.loads(r[9]), text=r[10],
+        )
+        for r in rows
+    ]  # fmt: skip
 
 
 def _faults(rows: Iterable[Any]) -> list[Fault]:

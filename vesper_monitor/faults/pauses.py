@@ -12,13 +12,13 @@ from __future__ import annotations
 import asyncio
 import json
 import logging
-import os
 import time
-from collections.abc import Awaitable, Callable, Iterable
+from collections.abc import Callable, Iterable
 from dataclasses import asdict, dataclass
 from pathlib import Path
 
-from vesper_monitor.faults.pacemaker import PacemakerError, set_attribute
+from vesper_monitor import statefile
+from vesper_monitor.faults.attributes import NodeAttributes
 
 __all__ = ["MAX_SECONDS", "Pause", "Pauses", "attribute"]
 
@@ -28,11 +28,6 @@ _log = logging.getLogger(__name__)
 MAX_SECONDS = 7 * 86_400.0
 #: s between two looks at the clock: it may be set meanwhile.
 LOOK = 30.0
-#: s between two tries to tell the cluster, and how many there are.
-TELL_AGAIN, TELL_TRIES = 10.0, 6
-
-#: Sets a node attribute of this node, or deletes it (None).
-SetAttribute = Callable[[str, str | None], Awaitable[None]]
 
 
 @dataclass(frozen=True)
@@ -77,15 +72,14 @@ class Pauses:
         path: Path,
         boot_id: str,
         on_end: Callable[[str], None],
-        tell: SetAttribute = set_attribute,
+        attributes: NodeAttributes,
     ) -> None:
         self._path = path
         self._boot_id = boot_id
         self._on_end = on_end
-        self._tell = tell
+        self._attributes = attributes
         self._pauses: dict[str, Pause] = {}
         self._timers: dict[str, asyncio.TimerHandle] = {}
-        self._tellers: dict[str, asyncio.Task[None]] = {}
 
     def restore(self) -> None:
         """Go on with those of an earlier daemon."""
@@ -94,15 +88,11 @@ class Pauses:
                 self._pauses[pause.vm] = pause
         for pause in list(self._pauses.values()):
             self._look(pause.vm)
-            self._tell_soon(pause.vm)
+            self._show(pause.vm)
 
-    async def close(self) -> None:
+    def close(self) -> None:
         for timer in self._timers.values():
             timer.cancel()
-        tellers = list(self._tellers.values())
-        for task in tellers:
-            task.cancel()
-        await asyncio.gather(*tellers, return_exceptions=True)
 
     def get(self, vm: str) -> Pause | None:
         return self._pauses.get(vm)
@@ -122,7 +112,7 @@ class Pauses:
         self._pauses = pauses
         _log.warning("%s: %s", vm, pause.text)
         self._look(vm)
-        self._tell_soon(vm)
+        self._show(vm)
         return pause
 
     def end(self, vm: str, by: str) -> bool:
@@ -137,7 +127,7 @@ class Pauses:
         except OSError as error:
             _log.error("%s: the end of the pause of %s is not kept: %s", self._path, vm, error)
         _log.warning("%s: watching goes on (%s)", vm, by)
-        self._tell_soon(vm)
+        self._show(vm)
         self._on_end(vm)
         return True
 
@@ -156,33 +146,10 @@ class Pauses:
         loop = asyncio.get_running_loop()
         self._timers[vm] = loop.call_later(min(left, LOOK), self._look, vm)
 
-    def _tell_soon(self, vm: str) -> None:
-        """Bring the node attribute up to date, in the background."""
-        old = self._tellers.pop(vm, None)
-        if old is not None:
-            old.cancel()
-        task = asyncio.get_running_loop().create_task(self._tell_cluster(vm, old))
-        self._tellers[vm] = task
-
-        def done(ended: asyncio.Task[None]) -> None:
-            if self._tellers.get(vm) is ended:
-                del self._tellers[vm]
-
-        task.add_done_callback(done)
-
-    async def _tell_cluster(self, vm: str, old: asyncio.Task[None] | None) -> None:
-        if old is not None:
-            await asyncio.gather(old, return_exceptions=True)
-        why = ""
-        for _ in range(TELL_TRIES):
-            pause = self._pauses.get(vm)
-            try:
-                await self._tell(attribute(vm), pause.text if pause is not None else None)
-                return
-            except PacemakerError as error:
-                why = str(error)
-            await asyncio.sleep(TELL_AGAIN)
-        _log.warning("%s: the cluster does not show the pause or its end: %s", vm, why)
+    def _show(self, vm: str) -> None:
+        """Bring the node attribute up to date."""
+        pause = self._pauses.get(vm)
+        self._attributes.set(attribute(vm), pause.text if pause is not None else None)
 
 
 def _read(path: Path) -> list[Pause]:
@@ -208,11 +175,4 @@ def _read(path: Path) -> list[Pause]:
 
 def _write(path: Path, pauses: Iterable[Pause]) -> None:
     """Atomically. :raises OSError:"""
-    new = path.with_name(path.name + ".new")
-    entries = [asdict(pause) for pause in pauses]
-    path.parent.mkdir(mode=0o755, parents=True, exist_ok=True)
-    with new.open("w", encoding="utf-8") as file:
-        json.dump(entries, file)
-        file.flush()
-        os.fsync(file.fileno())
-    new.replace(path)
+    statefile.write(path, [asdict(pause) for pause in pauses])

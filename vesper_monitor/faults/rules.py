@@ -1,57 +1,158 @@
 # SPDX-License-Identifier: GPL-2.0-or-later
-"""Which event is a fault of which instance, and how to say so in one sentence.
+"""Which event is a fault of which instance.
 
-Pure functions over an event and the names of an instance's services.  No
-event makes them raise: what is missing or of another type counts as absent.
-
-A rule is a function; :data:`RULES` says which one judges the events of which
-probe.  A rule language that replaces them has to give a :class:`Judge`.
+A rule set is what the parameter ``fault_on`` says, and for each probe of
+which that says nothing, the rules of :data:`DEFAULTS`.  The language is in
+language.py, the sentences in sentences.py.  No event makes a rule raise.
 """
 
 from __future__ import annotations
 
-import enum
-from collections.abc import Callable, Collection, Mapping
-from dataclasses import dataclass
-from typing import Any
+from collections import deque
+from collections.abc import Collection, Mapping
+from functools import cache
 
+from vesper_monitor.faults.conditions import NONE
 from vesper_monitor.faults.fault import Fault
+from vesper_monitor.faults.fields import Facts, probe_of
+from vesper_monitor.faults.language import Rule, RuleError, parse
+from vesper_monitor.faults.sentences import Scope, Verdict, verdict
 from vesper_monitor.guest.decode import Event
 
-__all__ = ["RULES", "Judge", "Scope", "Verdict", "judge", "system_gone"]
+__all__ = ["DEFAULTS", "RuleError", "RuleSet", "Scope", "Verdict", "default_rules", "judge",
+           "system_gone"]  # fmt: skip
 
-#: The kernel cuts a task's name (TASK_COMM_LEN - 1).
-COMM_MAX = 15
-
-#: A process of a service's name that ends earlier is taken for another command (ms).
-SERVICE_AGE_MS = 5000
-
-
-class Scope(enum.Enum):
-    """What has failed."""
-
-    SERVICE = "service"  #: the main process of a named service
-    SYSTEM = "system"  #: the guest as a whole
-
-
-@dataclass(frozen=True)
-class Verdict:
-    """An event that is a fault."""
-
-    rule: str
-    scope: Scope
-    #: one sentence: what, who, by whom, "service" or "system"
-    reason: str
+#: What a careful administrator would choose.  Why: vesper_monitor/probes.py.
+DEFAULTS = """
+send_signal: fatal and main;
+out_of_memory: any;
+process_exit: main and age_ms >= 5000  # a younger one may be httpd -t
+    and (sig != 0 or status != 0);     # with 0 ends what has forked, or was asked to
+hung_task: main;
+block_error: none;
+filesystem: error != "ESHUTDOWN";      # that somebody asked for
+net_link: none;
+memory_failure: result in ["ignored", "failed"];  # else a signal tells whom it hit
+lockup: none;
+die: none;                             # last_words is the fault
+probe_point: none;
+# After an oops the kernel has killed a task in the middle of its own code,
+# with whatever locks it held: not to be relied on, even where it goes on.
+last_words: kind in ["panic", "oops"];
+hang: any;
+domain: failure;
+"""
 
 
-#: Event and names of services to a verdict; None: no fault.
-Judge = Callable[[Event, Collection[str]], Verdict | None]
+@cache
+def default_rules() -> Mapping[str, tuple[Rule, ...]]:
+    """:data:`DEFAULTS`, by probe."""
+    return _by_probe(parse(DEFAULTS).rules)
+
+
+def _by_probe(rules: Collection[Rule]) -> dict[str, tuple[Rule, ...]]:
+    found: dict[str, tuple[Rule, ...]] = {}
+    for rule in rules:
+        found[rule.probe] = (*found.get(rule.probe, ()), rule)
+    return found
+
+
+class _Window:
+    """When the last events were that a counting rule asks for; bounded by its number."""
+
+    def __init__(self, number: int, seconds: int) -> None:
+        self._ns = seconds * 1_000_000_000
+        self._times: deque[int] = deque(maxlen=number)
+
+    def add(self, event: Event) -> bool:
+        """Whether they are enough now; then the count begins anew."""
+        # The guest's own clock: what vesperd finds late has not happened late.
+        self._times.append(event.guest_ns or int(event.received * 1e9))
+        full = len(self._times) == self._times.maxlen
+        # CPUs are read one after the other: not in the order of time.
+        if not full or max(self._times) - min(self._times) > self._ns:
+            return False
+        self._times.clear()
+        return True
+
+    def clear(self) -> None:
+        self._times.clear()
+
+
+class RuleSet:
+    """The rules of one instance, and what they have counted.
+
+    :param text: ``fault_on``.
+    :raises RuleError:
+    """
+
+    def __init__(self, text: str = "") -> None:
+        parsed = parse(text)
+        self.text = text
+        self.doubts = parsed.doubts
+        #: by probe
+        self.rules: dict[str, tuple[Rule, ...]] = dict(default_rules())
+        for probe, rules in _by_probe(parsed.rules).items():
+            expanded = [
+                one
+                for rule in rules
+                for one in (default_rules().get(probe, ()) if rule.default else (rule,))
+            ]
+            # What is said twice must not count twice.
+            self.rules[probe] = tuple(dict.fromkeys(expanded))
+        self._windows = {
+            rule: _Window(rule.count.number, rule.count.seconds)
+            for rules in self.rules.values()
+            for rule in rules
+            if rule.count is not None
+        }
+
+    def match(self, event: Event, services: Collection[str]) -> Rule | None:
+        """Count the event; the first rule that calls it a fault."""
+        name = probe_of(event)
+        found = None
+        for rule in self.rules.get(name, ()) if name is not None else ():
+            if not rule.condition.holds(Facts(event, services)):
+                continue
+            window = self._windows.get(rule)
+            if (window is None or window.add(event)) and found is None:
+                found = rule
+        return found
+
+    def judge(self, event: Event, services: Collection[str]) -> Verdict | None:
+        """The same, with the sentence; None: no fault."""
+        rule = self.match(event, services)
+        return self.say(rule, event, services) if rule is not None else None
+
+    @staticmethod
+    def say(rule: Rule, event: Event, services: Collection[str]) -> Verdict:
+        """The words for an event that a rule has matched."""
+        lead = f"{rule.count.words()}, the last: " if rule.count is not None else ""
+        return verdict(rule.probe, event, services, lead)
+
+    @property
+    def horizon(self) -> int:
+        """s, of which a count has to know what was; 0: there is none."""
+        return max((rule.count.seconds for rule in self._windows if rule.count), default=0)
+
+    def forget(self) -> None:
+        """Count from now on."""
+        for window in self._windows.values():
+            window.clear()
+
+    def never(self, probe: str) -> bool:
+        """Whether no event of a probe is a fault."""
+        return all(rule.condition == NONE for rule in self.rules.get(probe, ()))
+
+
+@cache
+def _default_set() -> RuleSet:
+    return RuleSet()
 
 
 def judge(event: Event, services: Collection[str]) -> Verdict | None:
-    """Judge an event by the rules of its kind."""
-    rule = RULES.get(event.event)
-    return rule(event, services) if rule is not None else None
+    """Judge an event by the default rules, which count nothing."""
+    return _default_set().judge(event, services)
 
 
 def system_gone(fault: Fault) -> bool:
@@ -60,176 +161,9 @@ def system_gone(fault: Fault) -> bool:
     Where it may be able to (after an oops, on a full memory, with a file system
     that takes no writes), it may have data to save; the time for that is bounded.
     """
-    if fault.rule in ("kernel_panic", "hang", "paused", "memory_failure"):
+    if fault.rule in ("kernel_panic", "hang", "paused"):
         return True
+    if fault.rule == "memory_failure":  # the hypervisor's; the guest's own probe survives it
+        return fault.event.get("event") == "domain"
     fields = fault.event.get("fields")
     return fault.rule == "out_of_memory" and isinstance(fields, Mapping) and fields.get("pid") == 1
-
-
-def send_signal(event: Event, services: Collection[str]) -> Verdict | None:
-    """A signal that really kills the main process of a named service."""
-    fields = event.fields
-    comm = _text(fields, "leader_comm")
-    if fields.get("fatal") is not True or not _is_main(
-        comm, _text(fields, "parent_comm"), services
-    ):
-        return None
-    what = f"{comm}[{_number(fields, 'tgid')}] killed by {_text(fields, 'signal') or 'a signal'}"
-    address = fields.get("addr")
-    if isinstance(address, int):
-        what += f" at {address:#x}"
-    return Verdict("send_signal", Scope.SERVICE, f"{what}{_sender(fields)} (service)")
-
-
-def out_of_memory(event: Event, services: Collection[str]) -> Verdict | None:
-    """The OOM killer took a process: always a fault."""
-    fields = event.fields
-    comm = _text(fields, "comm")
-    main = _is_main(comm, _text(fields, "parent_comm"), services)
-    scope = Scope.SERVICE if main else Scope.SYSTEM
-    order = _number(fields, "order")
-    where = _CONSTRAINTS.get(_text(fields, "constraint"), "for another reason")
-    reason = (
-        f"out of memory: {comm or 'a process'}[{_number(fields, 'pid')}] "
-        f"({_number(fields, 'rss_kb')} kB) killed for "
-        f"{_text(fields, 'asker_comm') or 'unknown'}[{_number(fields, 'asker_pid')}] "
-        f"({'asked by sysrq' if order == -1 else f'order {order}'}, {where}, "
-        f"{_number(fields, 'free_kb')} kB free) ({scope.value})"
-    )
-    return Verdict("out_of_memory", scope, reason)
-
-
-def process_exit(event: Event, services: Collection[str]) -> Verdict | None:
-    """The main process of a named service has ended, other than by its own will.
-
-    Status 0 is no fault: a daemon's first process ends so once it has forked,
-    and a service that was asked to stop.  Nor is the end of a process younger
-    than :data:`SERVICE_AGE_MS`: a check of the configuration has the same name.
-    """
-    fields = event.fields
-    comm, age = _text(fields, "comm"), fields.get("age_ms")
-    if not _is_main(comm, _text(fields, "parent_comm"), services):
-        return None
-    if not isinstance(age, int) or age < SERVICE_AGE_MS:
-        return None
-    signal, status = _text(fields, "signal"), fields.get("status")
-    if signal:
-        how = f"killed by {signal}"
-    elif isinstance(status, int) and status:
-        how = f"exited with status {status}"
-    else:
-        return None
-    reason = f"{comm}[{_number(fields, 'pid')}] {how} after {age // 1000} s (service)"
-    return Verdict("process_exit", Scope.SERVICE, reason)
-
-
-def hung_task(event: Event, services: Collection[str]) -> Verdict | None:
-    """The main process of a named service does not get on, and cannot be killed."""
-    fields = event.fields
-    comm = _text(fields, "leader_comm")
-    if not _is_main(comm, _text(fields, "parent_comm"), services):
-        return None
-    reason = (
-        f"{comm}[{_number(fields, 'tgid')}] hangs in the kernel for "
-        f"{_number(fields, 'waited_s')} s (service)"
-    )
-    return Verdict("hung_task", Scope.SERVICE, reason)
-
-
-def filesystem(event: Event, services: Collection[str]) -> Verdict | None:
-    """A file system takes no more writes, unless somebody asked for that."""
-    fields = event.fields
-    if fields.get("error") == "ESHUTDOWN":
-        return None
-    disk = _text(fields, "disk")
-    reason = (
-        f"{_text(fields, 'fstype') or 'a'} file system{f' on {disk}' if disk else ''} "
-        f"takes no more writes: {_text(fields, 'error') or 'error'} (system)"
-    )
-    return Verdict("filesystem", Scope.SYSTEM, reason)
-
-
-def never(event: Event, services: Collection[str]) -> Verdict | None:
-    """An event to look at; no fault by itself."""
-    return None
-
-
-def last_words(event: Event, services: Collection[str]) -> Verdict | None:
-    """The kernel has panicked, or had an oops.
-
-    After an oops the kernel has killed a task in the middle of its own code,
-    with whatever locks it held: not to be relied on, even where it goes on.
-    """
-    kind = _text(event.fields, "kind")
-    if kind not in ("panic", "oops"):
-        return None
-    message = _text(event.fields, "message") or "no message"
-    return Verdict(f"kernel_{kind}", Scope.SYSTEM, f"kernel {kind}: {message} (system)")
-
-
-def hang(event: Event, services: Collection[str]) -> Verdict | None:
-    """The guest's kernel shows no life though it has the CPU."""
-    if event.fields.get("depth") == "scheduler":
-        what = "no CPU runs normal threads"
-    else:
-        what = f"CPU {event.cpu} takes no interrupts"
-    silent = event.fields.get("silent_s")
-    how_long = f" for {silent:.1f} s" if isinstance(silent, (int, float)) else ""
-    return Verdict("hang", Scope.SYSTEM, f"kernel hangs: {what}{how_long} (system)")
-
-
-def domain(event: Event, services: Collection[str]) -> Verdict | None:
-    """The hypervisor has stopped the guest for an error, or has seen a fatal one."""
-    if event.fields.get("failure") is not True:
-        return None
-    kind = _text(event.fields, "kind") or "hypervisor"
-    return Verdict(kind, Scope.SYSTEM, f"{event.text} (system)")
-
-
-#: By the name of the event. Why each is a fault or not: docs/probes.md.
-RULES: Mapping[str, Judge] = {
-    "send_signal": send_signal,
-    "out_of_memory": out_of_memory,
-    "process_exit": process_exit,
-    "hung_task": hung_task,
-    "block_error": never,
-    "filesystem": filesystem,
-    "net_link": never,
-    "last_words": last_words,
-    "hang": hang,
-    "domain": domain,
-}
-
-_CONSTRAINTS = {
-    "system": "system-wide",
-    "cpuset": "cpuset",
-    "memory_policy": "memory policy",
-    "cgroup": "memory cgroup",
-}
-
-
-def _is_main(comm: str, parent_comm: str, services: Collection[str]) -> bool:
-    """The main process of a service has a parent that is not itself such a process."""
-    return comm != parent_comm and any(comm == name[:COMM_MAX] for name in services if name)
-
-
-def _sender(fields: Mapping[str, Any]) -> str:
-    if fields.get("in_irq") is True:
-        return ""
-    if fields.get("from_kernel") is True:
-        # A fault of the process's own has an address; SIGKILL by the kernel none.
-        return "" if isinstance(fields.get("addr"), int) else " by the kernel"
-    return (
-        f" sent by {_text(fields, 'sender_comm') or 'unknown'}"
-        f"[{_number(fields, 'sender_pid')}] uid {_number(fields, 'sender_uid')}"
-    )
-
-
-def _text(fields: Mapping[str, Any], key: str) -> str:
-    value = fields.get(key)
-    return value if isinstance(value, str) else ""
-
-
-def _number(fields: Mapping[str, Any], key: str) -> int | str:
-    value = fields.get(key)
-    return value if isinstance(value, int) else "?"

@@ -11,12 +11,16 @@ import asyncio
 import logging
 import zlib
 from dataclasses import dataclass, field
+from pathlib import Path
 
 from vesper_monitor.guest import abi
 from vesper_monitor.guest.cchan import Cchan, CchanError, GuestRefused, GuestSilent
 from vesper_monitor.guest.channel import ChannelEntry, ChannelTable
 from vesper_monitor.guest.decode import printable
-from vesper_monitor.guest.images import ImageError, ImageStore
+from vesper_monitor.guest.images import Image, ImageError, ImageStore
+from vesper_monitor.guest.modinfo import ModinfoError, renamed
+from vesper_monitor.guest.points.point import Point
+from vesper_monitor.guest.points.program import IMAGE, parameters
 from vesper_monitor.transport import Link, TransportError
 
 __all__ = ["Guest", "Hello", "SessionError"]
@@ -103,13 +107,32 @@ class Guest:
 
         :raises SessionError:
         """
-        vm = self.link.domain.name
+        image = await self._find(images, name)
+        await self._load(name, image.path, image.data, params)
+
+    async def load_point(self, images: ImageStore, point: Point) -> None:
+        """The same for a point: the image that all points have, under its name.
+
+        :raises SessionError:
+        """
+        image = await self._find(images, IMAGE)
         try:
-            image = await asyncio.to_thread(
-                images.find, vm, self.hello.release, self.hello.vermagic, name
-            )
+            data = renamed(image.data, point.name)
+        except ModinfoError as error:
+            raise SessionError(
+                f"{self.link.domain.name}: {image.path}: {error}", code="no-image"
+            ) from None
+        await self._load(point.name, image.path, data, parameters(point))
+
+    async def _find(self, images: ImageStore, name: str) -> Image:
+        vm, hello = self.link.domain.name, self.hello
+        try:
+            return await asyncio.to_thread(images.find, vm, hello.release, hello.vermagic, name)
         except ImageError as error:
             raise SessionError(str(error), code="no-image") from None
+
+    async def _load(self, name: str, path: Path, data: bytes, params: str) -> None:
+        vm = self.link.domain.name
         arguments = params.encode()
         if len(arguments) > _MAX_PARAMS or b"\0" in arguments:
             raise SessionError(
@@ -117,13 +140,13 @@ class Guest:
                 code="bad-request",
             )
         try:
-            region = await self._write(image.data + arguments)
+            region = await self._write(data + arguments)
             text = await self.cchan.load(
-                name, region, len(image.data), len(arguments), zlib.crc32(image.data + arguments)
+                name, region, len(data), len(arguments), zlib.crc32(data + arguments)
             )
         except (GuestRefused, CchanError, TransportError) as error:
             raise self._error(f"cannot load probe {name}", error) from None
-        _LOG.info("%s: loaded probe %s from %s%s", vm, name, image.path, text and f" ({text})")
+        _LOG.info("%s: loaded probe %s from %s%s", vm, name, path, text and f" ({text})")
 
     async def unload(self, name: str) -> None:
         """Unload a probe whose channel has been closed. :raises SessionError:"""

@@ -83,6 +83,15 @@ class Cchan:
         """The guest has notified: look at the page again."""
         self._moved.set()
 
+    def arm(self) -> None:
+        """Before looking for records: let the guest notify when there are new ones.
+
+        The guest does the opposite in the opposite order. What this stores is
+        seen by then: between it and the next load lie thousands of
+        instructions of the interpreter's, and more stores than a CPU holds back.
+        """
+        abi.store_u32(self._view, abi.offset(abi.Cchan, "bell"), abi.Bell.ARMED)
+
     def abort(self, reason: str) -> None:
         """The link has gone: requests under way fail, as do all later ones."""
         self._aborted = reason

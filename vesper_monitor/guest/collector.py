@@ -11,6 +11,7 @@ from vesper_monitor.guest import abi, decode, last_words
 from vesper_monitor.guest.channel import ChannelEntry, ChannelReader
 from vesper_monitor.guest.decode import Event
 from vesper_monitor.guest.last_words import WordsReader
+from vesper_monitor.guest.points.point import Point
 from vesper_monitor.guest.positions import Position, Positions
 from vesper_monitor.guest.rawfeed import RawFeed
 from vesper_monitor.transport import Domain, Link, TransportError
@@ -34,17 +35,20 @@ class Collector:
         raw: RawFeed,
         clock: Callable[[], float],
         saved: Mapping[Position, int],
+        points: Mapping[str, Point],
     ) -> None:
         """
         :param raw: gets each record as it is read.
         :param clock: s, for ``Event.received``.
         :param saved: how far an earlier daemon has read.
+        :param points: of this VM, by name; may change.
         """
         self.channels: dict[str, ChannelReader] = {}
         self._domain = domain
         self._raw = raw
         self._clock = clock
         self._positions = Positions(saved)
+        self._points = points
         self._boot_id = 0
         self._known = False
         self._words: WordsReader | None = None
@@ -128,6 +132,7 @@ class Collector:
                     probe=probe,
                     cpu=cpu,
                     received=now,
+                    defined=self._points,
                 )
         events += self.read_words()
         events.sort(key=_GUEST_NS)

@@ -9,15 +9,18 @@ text of the guest's is made printable, numbers without a name stay numbers.
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
+from vesper_monitor.guest import abi
 from vesper_monitor.guest.names import printable, signal_name
+from vesper_monitor.guest.points import record as points
 from vesper_monitor.guest.records import RECORDS, RecordType
 
 if TYPE_CHECKING:
     from vesper_monitor.guest.last_words import LastWords
+    from vesper_monitor.guest.points.point import Point
     from vesper_monitor.guest.relay import RawRecord
 
 __all__ = ["LOST", "UNKNOWN", "Event", "decode", "printable", "signal_name"]
@@ -41,7 +44,9 @@ class Event:
     vm: str
     domid: int
     probe: str
-    event: str  #: of a RecordType ("send_signal" ..), "last_words", "hang", "domain", "lost" ..
+    #: of a RecordType ("send_signal" ..), the name of a point, "last_words", "hang", "domain",
+    #: "lost" or "unknown"
+    event: str
     cpu: int
     seq: int  #: per probe and CPU; of "lost": the first that is missing
     guest_ns: int  #: guest's CLOCK_MONOTONIC; of "lost": of the next record
@@ -111,23 +116,60 @@ class _RecordEvent(Event):
 
 
 def decode(
-    records: Iterable[RawRecord], *, vm: str, domid: int, probe: str, cpu: int, received: float
+    records: Iterable[RawRecord],
+    *,
+    vm: str,
+    domid: int,
+    probe: str,
+    cpu: int,
+    received: float,
+    defined: Mapping[str, Point] | None = None,
 ) -> list[Event]:
     """
     :param records: of one buffer, as the reader has checked them.
     :param cpu: of the buffer (a record's own word for it is the guest's).
+    :param defined: the VM's points, by name.
     :returns: an event for each, and one for each gap before one.
     """
     events: list[Event] = []
+    point = defined.get(probe) if defined else None
     for record in records:
         if record.lost:
             events.append(_lost(record, vm, domid, probe, cpu, received))
         kind = RECORDS.get(record.event)
-        if kind is None:
+        known = None
+        if point is not None and record.event == abi.EventType.PROBE_POINT:
+            known = points.read(point, record.data)
+        if known is not None:
+            events.append(_of_point(known, record, vm, domid, probe, cpu, received))
+        elif kind is None:
             events.append(_unknown(record, vm, domid, probe, cpu, received))
         else:
             events.append(_RecordEvent(vm, domid, probe, kind, cpu, record, received))
     return events
+
+
+def _of_point(
+    known: tuple[dict[str, Any], str],
+    record: RawRecord,
+    vm: str,
+    domid: int,
+    probe: str,
+    cpu: int,
+    received: float,
+) -> Event:
+    return Event(
+        vm=vm,
+        domid=domid,
+        probe=probe,
+        event=probe,
+        cpu=cpu,
+        seq=record.seq,
+        guest_ns=min(record.time_ns, _MAX_TIME),
+        received=received,
+        fields=known[0],
+        text=known[1],
+    )
 
 
 def _unknown(

@@ -14,7 +14,7 @@ import enum
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from functools import cached_property
-from struct import Struct
+from struct import Struct, unpack
 from typing import Any
 
 from vesper_monitor.guest import abi
@@ -29,6 +29,7 @@ _FORMATS: Mapping[Any, str] = {
     ctypes.c_uint16: "H",
     ctypes.c_uint32: "I",
     ctypes.c_int32: "i",
+    ctypes.c_int64: "q",
     ctypes.c_uint64: "Q",
 }
 
@@ -222,6 +223,48 @@ def _net_link(f: Fields) -> str:
     return f"network device {f['device']} {_NET_CHANGES.get(f['change'], f['change'])}{address}"
 
 
+# --------------------------------------------------------- memory_failure
+
+
+def _memory_failure(f: Fields) -> str:
+    return f"memory failure in page {f['pfn']:#x} ({f['type'] or 'unknown'}): {f['result']}"
+
+
+# ----------------------------------------------------------------- lockup
+
+
+def _lockup(f: Fields) -> str:
+    who = f" in {f['comm']}[{f['pid']}]" if f["comm"] else ""
+    what = "is stuck" if f["kind"] == "soft" else "holds up RCU"
+    return f"CPU {f['cpu']} {what}{who}"
+
+
+# -------------------------------------------------------------------- die
+
+
+def _die(f: Fields) -> str:
+    who = f"{f['comm']}[{f['pid']}]"
+    if f["kind"] != "oops":
+        return f"kernel {f['kind']} in {who}: {f['str']}"
+    return f"kernel oops in {who} at {f['symbol']}: {f['str']}"
+
+
+# ------------------------------------------------------------ probe_point
+
+
+def _words(data: bytes) -> list[int]:
+    return list(unpack(f"<{len(data) // 8}Q", data))
+
+
+def _finish_probe_point(f: Fields) -> None:
+    f["value"] = f["value"][: f.pop("n_args")]
+
+
+def _probe_point(f: Fields) -> str:
+    values = "".join(f" {value:#x}" for value in f["value"])
+    return f"{f['comm']}[{f['pid']}] at a point that is not defined here any more:{values}"
+
+
 # ------------------------------------------------------------------ table
 
 RECORDS: Mapping[int, RecordType] = {
@@ -272,5 +315,25 @@ RECORDS: Mapping[int, RecordType] = {
         abi.NetLink,
         _net_link,
         values={"change": _named(abi.NetChange, "change"), "address": _ipv4},
+    ),
+    abi.EventType.MEMORY_FAILURE: RecordType(
+        "memory_failure",
+        abi.MemoryFailure,
+        _memory_failure,
+        values={"result": _named(abi.MfResult, "result")},
+    ),
+    abi.EventType.LOCKUP: RecordType(
+        "lockup", abi.Lockup, _lockup, values={"kind": _named(abi.LockupKind, "kind")}
+    ),
+    abi.EventType.DIE: RecordType(
+        "die", abi.Die, _die, values={"kind": _named(abi.DieKind, "kind")}
+    ),
+    # By its definition: vesper_monitor/guest/points/record.py.
+    abi.EventType.PROBE_POINT: RecordType(
+        "probe_point",
+        abi.ProbePoint,
+        _probe_point,
+        values={"value": _words},
+        finish=_finish_probe_point,
     ),
 }

@@ -34,6 +34,7 @@ from vesper_monitor.guest.decode import Event
 from vesper_monitor.guest.images import ImageStore
 from vesper_monitor.guest.life import LifeReader, LifeWatch
 from vesper_monitor.guest.lifecycle import ProbeState, ProbeStatus, SessionState
+from vesper_monitor.guest.points.point import Point
 from vesper_monitor.guest.positions import Position
 from vesper_monitor.guest.rawfeed import RawFeed
 from vesper_monitor.transport import (
@@ -80,6 +81,7 @@ class Session:
         on_events: Callable[[Session, list[Event]], None],
         on_change: Callable[[Session], None],
         *,
+        points: Mapping[str, Point] | None = None,
         resume_from: Mapping[Position, int] | None = None,
         activate_timeout: float = 20.0,
         hang_timeout: Callable[[], float] = lambda: 0.0,
@@ -92,6 +94,8 @@ class Session:
         :param on_change: called on the loop when state, degraded, or a
             probe's state changed. Save ``positions`` then, too: a channel
             without a saved position is new to the daemon.
+        :param points: what operators have defined for this VM, by name; may
+            change. Each is loaded as a probe of that name.
         :param resume_from: next sequence numbers an earlier daemon saved.
             Records below are skipped. Where a *boot_id* does not occur in it
             at all (a lost journal), an adopted channel is read from its end:
@@ -115,8 +119,9 @@ class Session:
         self._wanted: dict[str, str] = {}
         self._probes: dict[str, ProbeStatus] = {}
         self._guest: Guest | None = None
+        self._points = points if points is not None else {}
         self._raw = RawFeed()
-        self._collector = Collector(domain, self._raw, clock, resume_from or {})
+        self._collector = Collector(domain, self._raw, clock, resume_from or {}, self._points)
         self._channels = self._collector.channels
         self._life = LifeWatch(
             transport, domain, hang_timeout, lambda event: on_events(self, [event])
@@ -329,6 +334,7 @@ class Session:
                 if self._lost is not None:
                     raise LinkLost(f"{self.domain.name}: {self._lost}")
                 self._look.clear()
+                self._guest.cchan.arm()
                 self._follow_table(self._guest)
                 begin = time.monotonic()
                 if self._drain():
@@ -462,7 +468,11 @@ class Session:
         status = self._status(name)
         self._set_probe(status, ProbeState.LOADING, status.error)  # the last try's
         try:
-            await guest.load(self._images, name, status.params)
+            point = self._points.get(name)
+            if point is not None:
+                await guest.load_point(self._images, point)
+            else:
+                await guest.load(self._images, name, status.params)
             self._loaded_here.add(name)
             entry = guest.read_table().get(name)
             if entry is None:
@@ -509,8 +519,7 @@ class Session:
     def _active_guest(self, what: str) -> Guest:
         if self._guest is None or self._state is not SessionState.ACTIVE:
             raise SessionError(
-                self._missing
-                or f"{self.domain.name}: cannot {what}: the guest is not active yet",
+                self._missing or f"{self.domain.name}: cannot {what}: the guest is not active yet",
                 code="not-active",
             )
         return self._guest

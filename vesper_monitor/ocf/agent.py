@@ -70,6 +70,8 @@ class Settings:
         #: seconds that a pause of which nobody knows why may last; None:
         #: vesperd's own limit
         self.pause_timeout: float | None = None
+        #: rules for what is a fault (vesper-rules(7)), for vesperd
+        self.fault_on = ""
         #: commands that must all succeed while the VM is well
         self.scripts: list[str] = []
         #: seconds that one of them may take
@@ -234,7 +236,11 @@ class Agent:
     def wishes(self) -> dict[str, Any]:
         """What vesperd is to do for this resource: fields of its requests."""
         settings = self.settings
-        wishes: dict[str, Any] = {"probes": settings.probes, "services": settings.services}
+        wishes: dict[str, Any] = {
+            "probes": settings.probes,
+            "services": settings.services,
+            "fault_on": settings.fault_on,
+        }
         if settings.pause_timeout is not None:
             wishes["pause_timeout"] = settings.pause_timeout
         return wishes

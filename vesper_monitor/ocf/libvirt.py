@@ -64,7 +64,7 @@ def settings(call: Call, *, strict: bool) -> tuple[Settings, Options]:
     options = _options(read)
     options.config = found.config
     if strict:
-        read.refuse()
+        read.refuse(found)
     return found, options
 
 

@@ -75,13 +75,18 @@ class Reader:
         found.shutdown_timeout = self.number("shutdown_timeout", None)
         found.probes = self.names("probes", DEFAULT_PROBES, _wrong_probe)
         found.services = self.names("services", "", _wrong_service)
+        found.fault_on = self.text("fault_on").strip()
         found.pause_timeout = self.number("pause_timeout", None)
         found.scripts = self.text("monitor_scripts").split()
         found.script_timeout = self.number("monitor_scripts_timeout", 10, 1) or 10
         found.script_interval = self.number("monitor_scripts_interval", 10, 1) or 10
 
-    def refuse(self) -> None:
+    def refuse(self, found: Settings) -> None:
         """:raises Exit: code 6 with the first thing that is wrong, if any is."""
+        if found.fault_on and not self.wrong:
+            from vesper_monitor.ocf.fault_on import wrong_rules
+
+            self.wrong.extend(filter(None, [wrong_rules(found)]))
         if self.wrong:
             raise Exit(Code.CONFIGURED, self.wrong[0])
 

@@ -59,7 +59,7 @@ def settings(call: Call, *, strict: bool) -> Settings:
         name for name in ("cpu", "hv_memory") if read.boolean(f"autoset_utilization_{name}")
     ]
     if strict:
-        read.refuse()
+        read.refuse(found)
     return found
 
 

@@ -9,8 +9,8 @@ import pytest
 
 from lab.evaluation import trial
 from lab.kvm import KvmHost, KvmLab
-from tests.kvm.lab.vm1 import fatal_signals, other, wait_started
-from tests.vm1 import FAULTS, fail_count, wait_collecting
+from tests.kvm.lab.vm1 import fatal_signals, other
+from tests.vm1 import FAULTS, fail_count, wait_collecting, wait_started
 
 
 @pytest.mark.parametrize(("fault", "reason"), FAULTS)

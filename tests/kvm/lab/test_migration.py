@@ -7,8 +7,8 @@ import os
 import time
 
 from lab.kvm import KvmHost, KvmLab
-from tests.kvm.lab.vm1 import fatal_signals, other, wait_started
-from tests.vm1 import fail_count, status, wait_collecting
+from tests.kvm.lab.vm1 import fatal_signals, other
+from tests.vm1 import fail_count, status, wait_collecting, wait_started
 
 #: ``make migrations`` does 20.
 COUNT = int(os.environ.get("VESPER_MIGRATIONS", "3"))

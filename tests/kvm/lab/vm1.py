@@ -9,7 +9,7 @@ from lab.host import Result
 from lab.kvm import KvmHost, KvmLab
 from tests.vm1 import remove_resource
 
-__all__ = ["CONFIG", "agent", "clean", "fatal_signals", "other", "wait_started"]
+__all__ = ["CONFIG", "agent", "clean", "fatal_signals", "other"]
 
 CONFIG = "/etc/lab/vm1.xml"
 _ENVIRONMENT = (
@@ -38,15 +38,6 @@ def other(lab: KvmLab, host: KvmHost | None) -> KvmHost:
     """The other host of two."""
     (found,) = (each for each in lab.hosts if each is not host)
     return found
-
-
-def wait_started(host: KvmHost, timeout: float = 120.0) -> None:
-    """Wait until Pacemaker says that vm1 runs there, and nowhere else."""
-    host.wait(
-        f"crm_mon -1 --output-as=xml --resource=vm1 | grep -q 'role=\"Started\"' && "
-        f"crm_resource --resource vm1 --locate 2>&1 | grep -q 'running on: {host.name} *$'",
-        timeout=timeout,
-    )
 
 
 def fatal_signals(host: KvmHost) -> list[str]:

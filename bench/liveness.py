@@ -1,0 +1,322 @@
+# SPDX-License-Identifier: GPL-2.0-or-later
+"""``python3 -m bench.liveness``: how soon a hang is found, and what only looks like one.
+
+Guests with a real kernel, watched by vesperd's own session. First each kind of
+hang, again and again: the time from the command that brings it about to the
+event. Then rounds of what is no hang, in several guests at once, on host CPUs
+that they share: paused, stopped with SIGSTOP, saved and restored, ten times
+as many runnable threads as CPUs, scheduled only when nobody else wants to run,
+fully loaded. Each round lasts twice ``hang_timeout`` or more. Ends with 1 on
+any false alarm, or if a hang was not found.
+
+A guest boots once and is saved; every other goes on from there.
+"""
+
+from __future__ import annotations
+
+import argparse
+import asyncio
+import contextlib
+import itertools
+import os
+import random
+import signal
+import statistics
+import subprocess
+import sys
+import tempfile
+import time
+from collections import Counter
+from collections.abc import AsyncIterator, Awaitable, Callable, Iterator
+from contextlib import asynccontextmanager, contextmanager
+from pathlib import Path
+
+from bench.watched import HANG_TIMEOUT, Watched, watched
+from lab import images
+from lab.progress import note
+from tests.guest.build import build
+from tests.guest.machine import Machine, machine, restored
+from vesper_monitor.guest.decode import Event
+from vesper_monitor.guest.liveness import LifeState
+
+__all__ = ["main"]
+
+#: s for a hang to be found, or for signs of life to come back, on a busy machine.
+SLOW = 120.0
+#: s of a round, at least.
+ROUND = 2 * HANG_TIMEOUT
+#: A host CPU's runnable threads, of which the guest is one.
+OVERCOMMIT = 10
+
+HOG = "echo {} >/proc/sys/kernel/sched_rt_runtime_us; vsp_host hog &"
+
+#: Name, CPUs of the guest, command.
+HANGS = (
+    ("interrupts off", 2, "echo irqs >/proc/vsp_wedge"),
+    ("deadlock in the timer path", 2, "echo timer >/proc/vsp_wedge"),
+    ("preemption off", 1, "echo preempt >/proc/vsp_wedge"),
+    ("real-time task", 1, HOG.format(-1)),
+)
+
+FULL_LOAD = "for i in 1 2 3 4 5 6 7 8; do while :; do :; done & load=\"$load $!\"; done"
+NO_LOAD = "kill $load; wait $load; load="
+
+
+# ------------------------------------------------------------ the guests
+
+
+class Saved:
+    """A guest that has booted, to be gone on with."""
+
+    def __init__(self, original: Machine, path: Path) -> None:
+        self.original = original
+        self.path = path
+
+    @asynccontextmanager
+    async def guest(self) -> AsyncIterator[Machine]:
+        with tempfile.TemporaryDirectory(prefix="vesper-liveness-") as name:
+            context = restored(self.original, self.path, Path(name))
+            guest = await asyncio.to_thread(context.__enter__)
+            try:
+                yield guest
+            finally:
+                context.__exit__(None, None, None)
+
+
+@contextmanager
+def _saved(
+    kernel: images.Kernel, files: tuple[Path, ...], directory: Path, cpus: int
+) -> Iterator[Saved]:
+    directory.mkdir()
+    with machine(kernel, files, directory, cpus=cpus) as guest:
+        guest.tell("insmod /vsp_wedge.ko; echo ready >/dev/console")
+        guest.wait_said("ready")
+        guest.save(directory / "saved")
+        yield Saved(guest, directory / "saved")
+
+
+# ------------------------------------------------------------------ hangs
+
+
+async def _hang(saved: Saved, command: str) -> tuple[float, Event]:
+    """:returns: s from the command to the event."""
+    found: asyncio.Queue[Event] = asyncio.Queue()
+
+    def tell(events: list[Event]) -> None:
+        for event in events:
+            if event.event == "hang":
+                found.put_nowait(event)
+
+    async with saved.guest() as guest, watched(guest, tell):
+        await asyncio.sleep(random.uniform(1.0, 2.0))  # anywhere between two signs
+        start = time.monotonic()
+        guest.tell(command)
+        event = await asyncio.wait_for(found.get(), SLOW)
+        return time.monotonic() - start, event
+
+
+async def _hangs(saved: dict[int, Saved], rounds: int) -> bool:
+    good = True
+    print(f"hangs: s from the command to the event, hang_timeout {HANG_TIMEOUT:.0f} s")
+    for name, cpus, command in HANGS:
+        times = []
+        for _ in range(rounds):
+            try:
+                seconds, _event = await _hang(saved[cpus], command)
+                times.append(seconds)
+            except TimeoutError:
+                good = False
+        print(f"  {name:28} {_spread(times)}   found {len(times)} of {rounds}", flush=True)
+    return good
+
+
+def _spread(times: list[float]) -> str:
+    if not times:
+        return "-"
+    return (f"min {min(times):5.2f}  median {statistics.median(times):5.2f}  "
+            f"max {max(times):5.2f}")  # fmt: skip
+
+
+# ------------------------------------------------------- what is no hang
+
+
+async def _alive(told: Watched, since: list[int], kind: str) -> None:
+    """Until the guest has shown signs since, and none is missing."""
+    end = time.monotonic() + SLOW
+    while told.session._life.state is not LifeState.ALIVE or told.signs() == since:
+        if time.monotonic() > end:
+            raise RuntimeError(
+                f"{kind}: the guest has not come back: {told.session.state}, "
+                f"{told.session._life.state}, {since} then, {told.signs()} now, "
+                f"{await told.transport.cpu_use(told.transport.domain)}\n"
+                f"{told.guest.console[-2000:]}"
+            )
+        await asyncio.sleep(0.1)
+
+
+async def _pause(told: Watched) -> None:
+    await asyncio.to_thread(told.guest.qmp, "stop")
+    await asyncio.sleep(ROUND)
+    await asyncio.to_thread(told.guest.qmp, "cont")
+
+
+async def _sigstop(told: Watched) -> None:
+    """As a host that gives the guest no CPU, and then a twentieth of one."""
+    told.transport.stopped = True
+    told.guest.process.send_signal(signal.SIGSTOP)
+    await asyncio.sleep(ROUND)
+    for _ in range(round(ROUND)):
+        told.guest.process.send_signal(signal.SIGCONT)
+        await asyncio.sleep(0.05)
+        told.guest.process.send_signal(signal.SIGSTOP)
+        await asyncio.sleep(0.95)
+    told.guest.process.send_signal(signal.SIGCONT)
+    told.transport.stopped = False
+
+
+async def _save(told: Watched) -> None:
+    path = told.guest.directory / "saved"
+    await asyncio.to_thread(told.guest.save, path)
+    await asyncio.sleep(ROUND)
+    await asyncio.to_thread(told.guest.restore, path)
+    path.unlink()
+
+
+@contextmanager
+def _busy(count: int, cpus: set[int]) -> Iterator[None]:
+    """So many busy processes on those CPUs of the host."""
+    hogs = [
+        subprocess.Popen(
+            ["taskset", "-c", ",".join(map(str, cpus)), "sh", "-c", "while :; do :; done"]
+        )
+        for _ in range(count)
+    ]
+    try:
+        yield
+    finally:
+        for hog in hogs:
+            hog.kill()
+            hog.wait()
+
+
+async def _overcommit(told: Watched) -> None:
+    """All on one host CPU, with nine busy processes for each of the guest's CPUs, busy too."""
+    everywhere = os.sched_getaffinity(0)
+    cpu = random.choice(sorted(everywhere))
+    with _busy((OVERCOMMIT - 1) * 2, {cpu}):
+        _pin(told.guest, {cpu})
+        told.guest.tell(FULL_LOAD)
+        await asyncio.sleep(2 * ROUND)
+    _pin(told.guest, everywhere)
+    told.guest.tell(NO_LOAD)
+
+
+async def _idle_class(told: Watched) -> None:
+    """Runs only when nobody else wants to, on a host whose CPUs are wanted all the time."""
+    cpus = os.sched_getaffinity(0)
+    with _busy(len(cpus), cpus):
+        _schedule(told.guest, os.SCHED_IDLE)
+        told.guest.tell(FULL_LOAD)
+        await asyncio.sleep(2 * ROUND)
+    _schedule(told.guest, os.sched_getscheduler(0))
+    told.guest.tell(NO_LOAD)
+
+
+async def _load(told: Watched) -> None:
+    """Busy processes on all of its CPUs, then a real-time task that leaves 5 %."""
+    told.guest.tell(FULL_LOAD)
+    await asyncio.sleep(ROUND)
+    told.guest.tell(HOG.format(950000))
+    await asyncio.sleep(ROUND)
+    told.guest.tell("killall vsp_host; " + NO_LOAD)
+
+
+def _pin(guest: Machine, cpus: set[int]) -> None:
+    for thread in _threads(guest):
+        with contextlib.suppress(ProcessLookupError):  # QEMU's workers come and go
+            os.sched_setaffinity(thread, cpus)
+
+
+def _schedule(guest: Machine, policy: int) -> None:
+    for thread in _threads(guest):
+        with contextlib.suppress(ProcessLookupError):
+            os.sched_setscheduler(thread, policy, os.sched_param(0))
+
+
+def _threads(guest: Machine) -> list[int]:
+    return [int(path.name) for path in Path(f"/proc/{guest.process.pid}/task").iterdir()]
+
+
+CALM: dict[str, Callable[[Watched], Awaitable[None]]] = {
+    "pause": _pause,
+    "stop (SIGSTOP)": _sigstop,
+    "save, restore": _save,
+    f"{OVERCOMMIT}-fold overcommit": _overcommit,
+    "idle scheduling class": _idle_class,
+    "full load": _load,
+}
+
+
+async def _calm(saved: dict[int, Saved], rounds: int, guests: int) -> bool:
+    kinds = iter(list(itertools.islice(itertools.cycle(CALM), rounds)))
+    done: Counter[str] = Counter()
+    alarms: Counter[str] = Counter()
+    asked: Counter[str] = Counter()
+
+    async def worker(number: int) -> None:
+        events: list[Event] = []
+        async with (
+            saved[1 + number % 2].guest() as guest,
+            watched(guest, events.extend) as told,
+        ):
+            for kind in kinds:
+                signs = told.signs()
+                questions = told.transport.questions
+                await CALM[kind](told)
+                await _alive(told, signs, kind)
+                done[kind] += 1
+                asked[kind] += told.transport.questions - questions
+                for event in events:
+                    alarms[kind] += event.event == "hang"
+                    note(f"{kind}: {event.event}: {event.text} {event.fields}")
+                events.clear()
+                if done.total() % 20 == 0:
+                    note(f"{done.total()} rounds, {alarms.total()} false alarms")
+
+    await asyncio.gather(*(worker(number) for number in range(guests)))
+    print(f"no hangs: {done.total()} rounds in {guests} guests at once, of 1 and 2 CPUs, on "
+          f"{len(os.sched_getaffinity(0))} host CPUs")  # fmt: skip
+    for kind in CALM:
+        print(f"  {kind:28} {done[kind]:4} rounds, hypervisor asked {asked[kind]:5} times, "
+              f"false alarms {alarms[kind]}")  # fmt: skip
+    print(f"false alarms: {alarms.total()}", flush=True)
+    return not alarms.total()
+
+
+async def _run(saved: dict[int, Saved], rounds: int, hangs: int, guests: int) -> bool:
+    found = await _hangs(saved, hangs) if hangs else True
+    return (await _calm(saved, rounds, guests) if rounds else True) and found
+
+
+def main() -> int:
+    parser = argparse.ArgumentParser(prog="python3 -m bench.liveness", description=__doc__)
+    parser.add_argument("--rounds", type=int, default=200, help="of what is no hang (200)")
+    parser.add_argument("--hangs", type=int, default=20, help="of each kind (20)")
+    parser.add_argument("--guests", type=int, default=4, help="at once (4)")
+    arguments = parser.parse_args()
+    kernel = images.kernel()
+    with tempfile.TemporaryDirectory(prefix="vesper-liveness-") as name:
+        directory = Path(name)
+        files = build(kernel)
+        with (
+            _saved(kernel, files, directory / "1", 1) as one,
+            _saved(kernel, files, directory / "2", 2) as two,
+        ):
+            good = asyncio.run(
+                _run({1: one, 2: two}, arguments.rounds, arguments.hangs, arguments.guests)
+            )
+    return 0 if good else 1
+
+
+if __name__ == "__main__":
+    sys.exit(main())

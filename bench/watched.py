@@ -1,0 +1,75 @@
+# SPDX-License-Identifier: GPL-2.0-or-later
+"""A guest in QEMU, watched by vesperd's own session."""
+
+from __future__ import annotations
+
+import asyncio
+import time
+from collections.abc import AsyncIterator, Callable
+from contextlib import asynccontextmanager
+from dataclasses import dataclass
+from pathlib import Path
+
+from tests.guest.machine import Machine, MachineTransport
+from vesper_monitor.guest.decode import Event
+from vesper_monitor.guest.images import ImageStore
+from vesper_monitor.guest.life import LifeReader
+from vesper_monitor.guest.session import Session, SessionState
+
+__all__ = ["HANG_TIMEOUT", "Watched", "watched"]
+
+#: s, the default.
+HANG_TIMEOUT = 5.0
+#: s for a guest to answer.
+ACTIVE = 60.0
+
+
+@dataclass
+class Watched:
+    guest: Machine
+    transport: MachineTransport
+    session: Session
+
+    def signs(self) -> list[int]:
+        """Interrupts and runs of threads that each CPU of the guest has counted."""
+        guest = self.session._guest
+        if guest is None:
+            return []
+        reader = LifeReader(guest.link, guest.hello.life, guest.hello.nr_cpus)
+        try:
+            return [count for sign in reader.read() for count in (sign.irqs, sign.runs)]
+        finally:
+            reader.close()
+
+
+@asynccontextmanager
+async def watched(
+    guest: Machine,
+    tell: Callable[[list[Event]], None],
+    *,
+    images: ImageStore | None = None,
+) -> AsyncIterator[Watched]:
+    """
+    :param tell: gets all events.
+    :param images: of the probes.
+    """
+    transport = MachineTransport(guest)
+    session = Session(
+        transport,
+        transport.domain,
+        images or ImageStore(Path("/nonexistent")),
+        lambda _, events: tell(events),
+        lambda _: None,
+        hang_timeout=lambda: HANG_TIMEOUT,
+    )
+    task = asyncio.create_task(session.run())
+    try:
+        end = time.monotonic() + ACTIVE
+        while session.state is not SessionState.ACTIVE:
+            if time.monotonic() > end or task.done():
+                raise RuntimeError(f"no session with the guest: {session.degraded}")
+            await asyncio.sleep(0.02)
+        yield Watched(guest, transport, session)
+    finally:
+        await session.close(deactivate=False)
+        await asyncio.wait_for(task, 10)

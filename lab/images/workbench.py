@@ -1,0 +1,83 @@
+# SPDX-License-Identifier: GPL-2.0-or-later
+"""A Debian with compiler and tracers, as a disk for a guest that is to be kept busy."""
+
+from __future__ import annotations
+
+import os
+import shutil
+from pathlib import Path
+
+from lab.images import debian, store
+from lab.images.kernel import Kernel
+
+__all__ = ["workbench"]
+
+PACKAGES = (
+    "bc",
+    "bpftrace",
+    "btrfs-progs",
+    "busybox-static",
+    "e2fsprogs",
+    "gcc",
+    "iproute2",
+    "kmod",
+    "libc6-dev",
+    "libelf1",
+    "make",
+    "procps",
+    "python3-minimal",
+    "util-linux",
+    "xfsprogs",
+    "xz-utils",
+)
+
+
+def _tree() -> Path:
+    mirror = os.environ.get("VESPER_LAB_MIRROR", "")
+
+    def make(directory: Path) -> None:
+        command: list[str | Path] = [
+            "mmdebstrap",
+            "--mode=root",
+            "--variant=minbase",
+            "--aptopt=Acquire::Languages none",
+            "--aptopt=APT::Install-Recommends false",
+            "--aptopt=Acquire::Retries 3",
+            *(f"--dpkgopt=path-exclude={pattern}" for pattern in debian.EXCLUDE),
+            "--include=" + ",".join(PACKAGES),
+            debian.SUITE,
+            directory / "root",
+            *([mirror] if mirror else []),
+        ]
+        store.run(command, timeout=1800)
+        shutil.rmtree(directory / "root/var/lib/apt/lists", ignore_errors=True)
+        shutil.rmtree(directory / "root/var/cache/apt", ignore_errors=True)
+
+    key = store.digest(debian.SUITE, PACKAGES, debian.EXCLUDE, mirror)
+    return store.build("tools", key, make, what="building the work bench's Debian tree") / "root"
+
+
+def workbench(kernel: Kernel) -> Path:
+    """A raw ext4 disk: the tree, and the kernel's headers in /usr/src.
+
+    Never written to: start QEMU with ``snapshot=on``.
+
+    :raises BuildError: see :func:`lab.images.root`.
+    """
+    root = _tree()
+
+    def make(directory: Path) -> None:
+        tree = directory / "tree"
+        store.run(["cp", "-al", root, tree], timeout=120)
+        store.run(["cp", "-a", kernel.tree / "usr/src", kernel.tree / "usr/lib", tree / "usr"],
+                  timeout=300)  # fmt: skip
+        image = directory / "disk.img"
+        with image.open("wb") as file:
+            file.truncate(6 << 30)
+        store.run(
+            ["mke2fs", "-q", "-t", "ext4", "-O", "^has_journal", "-d", tree, image], timeout=600
+        )
+        shutil.rmtree(tree)
+
+    key = store.digest(str(root), str(kernel.tree), "1")
+    return store.build("workbench", key, make, what="building the work bench's disk") / "disk.img"

@@ -1,0 +1,96 @@
+// SPDX-License-Identifier: GPL-2.0-only
+/*
+ * Probe die: the kernel has hit a fault of its own (an oops), or panics.
+ *
+ * The die notifier with DIE_OOPS, which __die() (arch/x86/kernel/dumpstack.c)
+ * calls after the registers are in the log, and the panic notifier, which
+ * panic() calls unless a crash kernel takes over before.  Each as in Linux 5.10
+ * to 6.12.  What the kernel has said stands in the core's last words: here are
+ * the task, the place and the trap, to be compared by rules.
+ */
+
+#include <linux/kdebug.h>
+#include <linux/kernel.h>
+#include <linux/notifier.h>
+#include <linux/ptrace.h>
+#include <linux/sched.h>
+#include <linux/version.h>
+#if LINUX_VERSION_CODE >= KERNEL_VERSION(5, 14, 0)
+#include <linux/panic_notifier.h>
+#endif
+
+#include "vesper.h"
+
+static struct vsp_probe probe;
+
+static void record(struct vsp_die *rec, const char *what)
+{
+	rec->rec.len = sizeof(*rec);
+	rec->rec.event = VSP_EVENT_DIE;
+	rec->pid = current->pid;
+	rec->tgid = current->tgid;
+	vsp_copy_comm(rec->comm, current);
+	vsp_copy_comm(rec->leader_comm, current->group_leader);
+	strscpy(rec->str, what ?: "", sizeof(rec->str));
+	vsp_record_write(probe.channel, &rec->rec);
+}
+
+static int on_die(struct notifier_block *nb, unsigned long event, void *data)
+{
+	const struct die_args *args = data;
+	struct vsp_die rec = { .kind = VSP_DIE_OOPS };
+
+	if (event != DIE_OOPS)
+		return NOTIFY_DONE;
+	rec.trapnr = args->trapnr;
+	rec.signr = args->signr;
+	rec.err = args->err;
+	if (args->regs) {
+		rec.ip = instruction_pointer(args->regs);
+		snprintf(rec.symbol, sizeof(rec.symbol), "%pS", (void *)rec.ip);
+	}
+	record(&rec, args->str);
+	return NOTIFY_DONE;
+}
+
+static int on_panic(struct notifier_block *nb, unsigned long event, void *data)
+{
+	struct vsp_die rec = { .kind = VSP_DIE_PANIC };
+
+	record(&rec, data);
+	return NOTIFY_DONE;
+}
+
+/* Before others, which may reset the machine or wait. */
+static struct notifier_block die_nb = { .notifier_call = on_die, .priority = INT_MAX };
+static struct notifier_block panic_nb = { .notifier_call = on_panic, .priority = INT_MAX };
+
+static int attach(void)
+{
+	int err;
+
+	err = register_die_notifier(&die_nb);
+	if (err)
+		return err;
+	err = atomic_notifier_chain_register(&panic_notifier_list, &panic_nb);
+	if (err)
+		unregister_die_notifier(&die_nb);
+	return err;
+}
+
+static void detach(void)
+{
+	atomic_notifier_chain_unregister(&panic_notifier_list, &panic_nb);
+	unregister_die_notifier(&die_nb);
+}
+
+static struct vsp_probe probe = {
+	.name = KBUILD_MODNAME,
+	.attach = attach,
+	.detach = detach,
+};
+
+vsp_probe_module();
+
+MODULE_DESCRIPTION("VESPER probe: oopses and panics");
+MODULE_LICENSE("GPL");

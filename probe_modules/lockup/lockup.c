@@ -1,0 +1,80 @@
+// SPDX-License-Identifier: GPL-2.0-only
+/*
+ * Probe lockup: a CPU that gets on with nothing, as the kernel's own watchdogs
+ * find it.
+ *
+ *	soft lockup	add_taint(TAINT_SOFTLOCKUP, ..), which watchdog_timer_fn()
+ *		(kernel/watchdog.c) calls after its message and before its
+ *		panic, on the CPU that is stuck
+ *	RCU stall	print_cpu_stall_info(cpu), which is called for each CPU
+ *		that holds up a grace period (kernel/rcu/tree_stall.h).  The
+ *		tracepoint rcu_stall_warning needs CONFIG_RCU_TRACE, which
+ *		distributions leave off
+ *
+ * Each as in Linux 5.10 to 6.12.
+ */
+
+#include <linux/kernel.h>
+#include <linux/kprobes.h>
+#include <linux/sched.h>
+#include <linux/smp.h>
+
+#include "vesper.h"
+
+/* One stall may concern all CPUs. */
+#define MAX_PER_S	10
+
+static struct vsp_probe probe;
+static struct vsp_limit limit;
+
+/* The task is known only of the CPU that finds it. */
+static void record(u32 kind, u32 cpu)
+{
+	struct vsp_lockup rec = {
+		.rec = { .len = sizeof(rec), .event = VSP_EVENT_LOCKUP },
+		.kind = kind,
+		.cpu = cpu,
+	};
+
+	if (!vsp_limit_allows(&limit, MAX_PER_S, &rec.left_out))
+		return;
+	if (cpu == raw_smp_processor_id()) {
+		rec.pid = current->pid;
+		rec.tgid = current->tgid;
+		vsp_copy_comm(rec.comm, current);
+	}
+	vsp_record_write(probe.channel, &rec.rec);
+}
+
+static int on_taint(struct kprobe *kp, struct pt_regs *regs)
+{
+	if (regs_get_kernel_argument(regs, 0) == TAINT_SOFTLOCKUP)
+		record(VSP_LOCKUP_SOFT, raw_smp_processor_id());
+	return 0;
+}
+
+NOKPROBE_SYMBOL(on_taint);
+
+static int on_stall(struct kprobe *kp, struct pt_regs *regs)
+{
+	record(VSP_LOCKUP_RCU, regs_get_kernel_argument(regs, 0));
+	return 0;
+}
+
+NOKPROBE_SYMBOL(on_stall);
+
+static struct kprobe kprobes[] = {
+	{ .symbol_name = "add_taint", .pre_handler = on_taint },
+	{ .symbol_name = "print_cpu_stall_info", .pre_handler = on_stall },
+};
+
+static struct vsp_probe probe = {
+	.name = KBUILD_MODNAME,
+	.kprobes = kprobes,
+	.n_kprobes = ARRAY_SIZE(kprobes),
+};
+
+vsp_probe_module();
+
+MODULE_DESCRIPTION("VESPER probe: soft lockups and RCU stalls");
+MODULE_LICENSE("GPL");

@@ -1,0 +1,54 @@
+// SPDX-License-Identifier: GPL-2.0-only
+/*
+ * Probe memory_failure: the hardware has lost a page of memory.
+ *
+ * The tracepoint memory_failure_event, which action_result() (mm/memory-failure.c,
+ * as in Linux 5.10 to 6.12) passes once it is known what became of the page.
+ */
+
+#include <ras/ras_event.h>
+
+#include "vesper.h"
+
+static struct vsp_probe probe;
+
+/* The kinds of pages are numbered anew with each version: their names stay. */
+static const struct trace_print_flags page_types[] = { MF_PAGE_TYPE };
+
+static void on_failure(void *data, unsigned long pfn, int type, int result)
+{
+	struct vsp_memory_failure rec = {
+		.rec = { .len = sizeof(rec), .event = VSP_EVENT_MEMORY_FAILURE },
+		.pfn = pfn,
+		.result = result,
+	};
+	unsigned int i;
+
+	for (i = 0; i < ARRAY_SIZE(page_types); i++) {
+		if (page_types[i].mask == type)
+			strscpy(rec.type, page_types[i].name, sizeof(rec.type));
+	}
+	vsp_record_write(probe.channel, &rec.rec);
+}
+
+static struct vsp_tracepoint tracepoints[] = {
+	{ .name = "memory_failure_event", .func = on_failure },
+};
+
+static struct vsp_probe probe = {
+	.name = KBUILD_MODNAME,
+	.tracepoints = tracepoints,
+	.n_tracepoints = ARRAY_SIZE(tracepoints),
+};
+
+vsp_probe_module();
+
+/* The compiler compares the arguments. */
+static inline void __maybe_unused check_handlers(void)
+{
+	BUILD_BUG_ON(MF_IGNORED != (int)VSP_MF_IGNORED || MF_RECOVERED != (int)VSP_MF_RECOVERED);
+	check_trace_callback_type_memory_failure_event(on_failure);
+}
+
+MODULE_DESCRIPTION("VESPER probe: failures of the guest's memory");
+MODULE_LICENSE("GPL");

@@ -1,0 +1,218 @@
+// SPDX-License-Identifier: GPL-2.0-only
+/*
+ * Probe probe_point: a place in the kernel that is named when it is loaded.
+ *
+ * A kprobe, a return probe or a tracepoint, and up to VSP_POINT_ARGS values
+ * there.  The host compiles what the user has written, in the syntax of the
+ * kernel's own kprobe events, into the parameters of this module (program.c
+ * has the format), and gives the module's image another name for each: one
+ * module is one point.
+ *
+ * Whatever the parameters say, memory is read by functions that fail where
+ * there is none, and a handler never runs within itself.
+ */
+
+#include <linux/kprobes.h>
+#include <linux/percpu.h>
+#include <linux/preempt.h>
+
+#include "probe_point.h"
+
+static char *at = "";
+module_param(at, charp, 0444);
+MODULE_PARM_DESC(at, "p:SYMBOL[+OFFSET], r:SYMBOL or t:TRACEPOINT");
+
+static char *args = "";
+module_param(args, charp, 0444);
+MODULE_PARM_DESC(args, "the values, compiled by the host");
+
+static char *only = "";
+module_param(only, charp, 0444);
+MODULE_PARM_DESC(only, "conditions, compiled by the host");
+
+static unsigned int id;
+module_param(id, uint, 0444);
+MODULE_PARM_DESC(id, "number of the definition, repeated in each record (0)");
+
+static unsigned int max_active;
+module_param(max_active, uint, 0444);
+MODULE_PARM_DESC(max_active, "return probe: calls followed at once (0: the kernel's choice)");
+
+static unsigned int max_per_s = 100;
+module_param(max_per_s, uint, 0644);
+MODULE_PARM_DESC(max_per_s, "record at most so many in a second; 0: all (100)");
+
+static struct point_program program;
+static struct vsp_probe probe;
+static struct vsp_limit limit;
+
+/* Hits that came while a handler ran on the same CPU: of its own making, as a rule. */
+static DEFINE_PER_CPU(int, running);
+static atomic_t within;
+
+static int on_kprobe(struct kprobe *kp, struct pt_regs *regs);
+static int on_return(struct kretprobe_instance *instance, struct pt_regs *regs);
+
+static struct kprobe kprobe = { .pre_handler = on_kprobe };
+static struct kretprobe kretprobe = { .handler = on_return };
+
+/* ------------------------------------------------------------ handlers */
+
+static void record(const struct point_source *source)
+{
+	unsigned int most = READ_ONCE(max_per_s);
+	struct vsp_probe_point rec;
+
+	if (!point_wanted(&program, source, &rec))
+		return;
+	rec.left_out = 0;
+	if (most && !vsp_limit_allows(&limit, most, &rec.left_out))
+		return;
+	rec.rec.len = offsetof(struct vsp_probe_point, text) +
+		      point_fetch(&program, source, &rec);
+	rec.rec.event = VSP_EVENT_PROBE_POINT;
+	rec.id = id;
+	rec.missed = kprobe.nmissed + kretprobe.kp.nmissed + kretprobe.nmissed +
+		     atomic_read(&within);
+	rec.pid = current->pid;
+	rec.tgid = current->tgid;
+	rec.reserved = 0;
+	vsp_copy_comm(rec.comm, current);
+	vsp_record_write(probe.channel, &rec.rec);
+}
+
+NOKPROBE_SYMBOL(record);
+
+/* A value that cannot be read is a page fault, which has tracepoints of its own. */
+static void hit(const struct point_source *source)
+{
+	preempt_disable_notrace();
+	if (this_cpu_inc_return(running) == 1)
+		record(source);
+	else
+		atomic_inc(&within);
+	this_cpu_dec(running);
+	preempt_enable_notrace();
+}
+
+NOKPROBE_SYMBOL(hit);
+
+static int on_kprobe(struct kprobe *kp, struct pt_regs *regs)
+{
+	const struct point_source source = { .regs = regs };
+
+	hit(&source);
+	return 0;
+}
+
+NOKPROBE_SYMBOL(on_kprobe);
+
+static int on_return(struct kretprobe_instance *instance, struct pt_regs *regs)
+{
+	const struct point_source source = { .regs = regs };
+
+	hit(&source);
+	return 0;
+}
+
+NOKPROBE_SYMBOL(on_return);
+
+/*
+ * Called as if the tracepoint had so many arguments: it passes its own in
+ * registers, and what is in the rest of these is anything, which harms nobody.
+ */
+static void on_tracepoint(void *data, unsigned long arg0, unsigned long arg1,
+			  unsigned long arg2, unsigned long arg3, unsigned long arg4)
+{
+	const struct point_source source = {
+		.args = { arg0, arg1, arg2, arg3, arg4 },
+	};
+
+	hit(&source);
+}
+
+/* --------------------------------------------------------------- place */
+
+static struct vsp_tracepoint tracepoint = { .func = on_tracepoint };
+
+static void detach_return(void)
+{
+	unregister_kretprobe(&kretprobe);
+}
+
+/* After the start: its error is the last line about this module, which the host reads. */
+static int attach_return(void)
+{
+	int err = register_kretprobe(&kretprobe);
+
+	if (err) {
+		vsp_probe_end(&probe);
+		pr_err("%s: no return probe on %s: %d\n", probe.name,
+		       kretprobe.kp.symbol_name, err);
+		return err;
+	}
+	probe.detach = detach_return;
+	return 0;
+}
+
+static int parse_place(char *place)
+{
+	char kind = place[0], *plus;
+	unsigned int offset;
+
+	if (!kind || place[1] != ':' || !place[2])
+		return -EINVAL;
+	place += 2;
+	switch (kind) {
+	case 'p':
+		plus = strchr(place, '+');
+		if (plus) {
+			*plus = '\0';
+			if (kstrtouint(plus + 1, 0, &offset))
+				return -EINVAL;
+			kprobe.offset = offset;
+		}
+		kprobe.symbol_name = place;
+		probe.kprobes = &kprobe;
+		probe.n_kprobes = 1;
+		return 0;
+	case 'r':
+		kretprobe.kp.symbol_name = place;
+		kretprobe.maxactive = min(max_active, POINT_MAX_ACTIVE);
+		return 0;
+	case 't':
+		tracepoint.name = place;
+		probe.tracepoints = &tracepoint;
+		probe.n_tracepoints = 1;
+		return 0;
+	default:
+		return -EINVAL;
+	}
+}
+
+static int start(struct vsp_probe *probe)
+{
+	int err;
+
+	probe->name = THIS_MODULE->name;
+	err = parse_place(at);
+	if (err) {
+		pr_err("%s: at=%s is no place\n", probe->name, at);
+		return err;
+	}
+	err = point_parse(&program, at[0] == 't', args, only);
+	if (err) {
+		pr_err("%s: args=%s only=%s is no program of this version\n", probe->name, args,
+		       only);
+		return err;
+	}
+	err = vsp_probe_start(probe);
+	if (!err && kretprobe.kp.symbol_name)
+		err = attach_return();
+	return err;
+}
+
+vsp_probe_module_by(start, vsp_probe_end);
+
+MODULE_DESCRIPTION("VESPER probe: any function or tracepoint, named at load time");
+MODULE_LICENSE("GPL");

@@ -1,0 +1,68 @@
+# SPDX-License-Identifier: GPL-2.0-or-later
+"""Node attributes: set in the background, again if need be, and in order."""
+
+from __future__ import annotations
+
+import asyncio
+import time
+
+import pytest
+
+from vesper_monitor.faults import attributes as module
+from vesper_monitor.faults.attributes import NodeAttributes
+from vesper_monitor.faults.pacemaker import PacemakerError
+
+
+class Cluster:
+    """Node attributes as attrd would have them; ``refuse`` times it fails."""
+
+    def __init__(self, refuse: int = 0) -> None:
+        self.attributes: dict[str, str] = {}
+        self.refuse = refuse
+
+    async def set(self, name: str, value: str | None) -> None:
+        if self.refuse:
+            self.refuse -= 1
+            raise PacemakerError("not connected")
+        if value is None:
+            self.attributes.pop(name, None)
+        else:
+            self.attributes[name] = value
+
+
+async def settle(condition: object = None, seconds: float = 10.0) -> None:
+    end = time.monotonic() + seconds
+    while callable(condition) and not condition():
+        assert time.monotonic() < end
+        await asyncio.sleep(0.01)
+    await asyncio.sleep(0.02)
+
+
+async def refused() -> None:
+    cluster = Cluster(refuse=2)
+    kept = NodeAttributes(cluster.set)
+    kept.set("vesper-fault-vm1", "gone")
+    await settle(lambda: cluster.attributes)
+    assert cluster.attributes == {"vesper-fault-vm1": "gone"}
+    await kept.close()
+
+
+def test_a_cluster_that_does_not_answer_is_asked_again(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(module, "AGAIN", 0.01)
+    asyncio.run(refused())
+
+
+async def later() -> None:
+    cluster = Cluster()
+    kept = NodeAttributes(cluster.set)
+    kept.set("a", "first", after=0.05)
+    kept.set("a", "second", after=0.05)
+    kept.set("b", "other", after=3600)
+    await settle(lambda: cluster.attributes)
+    await asyncio.sleep(0.1)
+    assert cluster.attributes == {"a": "second"}
+    await kept.close()
+
+
+def test_the_last_value_counts_and_none_comes_early() -> None:
+    asyncio.run(later())

@@ -1,0 +1,116 @@
+# SPDX-License-Identifier: GPL-2.0-or-later
+"""What the cluster remembers of one resource's operations.
+
+Of each node, operation and interval Pacemaker keeps the last, and the last
+failure: it is the end of a story, and no log.
+"""
+
+from __future__ import annotations
+
+import subprocess
+from dataclasses import dataclass
+from xml.etree import ElementTree
+
+__all__ = ["HistoryError", "Operation", "operations", "parse"]
+
+#: s for the cluster to answer.
+TIMEOUT = 20.0
+
+#: OCF exit codes and Pacemaker's own (crm_exit_t), as crm_mon names them.
+_NAMES = {
+    0: "ok",
+    1: "error",
+    2: "invalid parameter",
+    3: "unimplemented",
+    4: "insufficient privileges",
+    5: "not installed",
+    6: "not configured",
+    7: "not running",
+    190: "ok, degraded",
+    198: "timed out",
+}
+
+
+class HistoryError(Exception):
+    """The cluster did not say; the text says what was asked and how it failed."""
+
+
+@dataclass(frozen=True)
+class Operation:
+    """One operation that has ended."""
+
+    #: s, CLOCK_REALTIME, of its end (of a recurring one: of its last other
+    #: result); known to a second, which it is past by less than one
+    at: float
+    node: str
+    name: str  #: start, stop, monitor ...
+    rc: int
+    seconds: float  #: how long it took
+    reason: str  #: its exit reason
+    recurring: bool
+
+    @property
+    def result(self) -> str:
+        """The exit code in words."""
+        return _NAMES.get(self.rc, f"exit code {self.rc}")
+
+
+def operations(resource: str) -> list[Operation]:
+    """Ask the cluster.
+
+    :returns: in order of time.
+    :raises HistoryError:
+    """
+    command = ["cibadmin", "--query", "--scope", "status"]
+    try:
+        done = subprocess.run(command, capture_output=True, text=True, timeout=TIMEOUT)
+    except FileNotFoundError:
+        raise HistoryError("cibadmin: Pacemaker is not installed on this host") from None
+    except subprocess.TimeoutExpired:
+        raise HistoryError(f"{' '.join(command)}: no answer after {TIMEOUT:.0f} s") from None
+    if done.returncode != 0:
+        raise HistoryError(f"{' '.join(command)}: {done.stderr.strip()[-300:]}")
+    return parse(done.stdout, resource)
+
+
+def parse(text: str, resource: str) -> list[Operation]:
+    """
+    :param text: the CIB's status section.
+    :raises HistoryError: it is not XML.
+    """
+    try:
+        root = ElementTree.fromstring(text)
+    except ElementTree.ParseError as error:
+        raise HistoryError(f"the cluster's status is not XML: {error}") from None
+    found = set()
+    for state in root.iter("node_state"):
+        for history in state.iter("lrm_resource"):
+            if history.get("id") == resource:
+                found |= {_operation(state, entry) for entry in history.iter("lrm_rsc_op")}
+    # In the same moment a monitor comes after the start before it.
+    return sorted(
+        (operation for operation in found if operation is not None),
+        key=lambda one: (one.at, one.recurring),
+    )
+
+
+def _operation(state: ElementTree.Element, entry: ElementTree.Element) -> Operation | None:
+    """None: not done yet, or not understood."""
+    try:
+        if entry.get("op-status") == "-1":  # pending
+            return None
+        recurring = int(entry.get("interval", "0")) > 0
+        seconds = int(entry.get("exec-time", "0")) / 1000
+        # Pacemaker 2.1 notes when one that runs once has begun.
+        begin = float(entry.attrib["last-rc-change"])
+        return Operation(
+            at=begin if recurring else begin + seconds,
+            node=state.get("uname", "?"),
+            name=entry.attrib["operation"],
+            rc=int(entry.attrib["rc-code"]),
+            seconds=seconds,
+            reason=entry.get("exit-reason", ""),
+            recurring=recurring,
+        )
+    except (KeyError, ValueError):
+        return None

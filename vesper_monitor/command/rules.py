@@ -1,0 +1,206 @@
+# SPDX-License-Identifier: GPL-2.0-or-later
+"""``vesper rules``: tries fault rules on recorded events, and says them in words."""
+
+from __future__ import annotations
+
+import argparse
+import re
+import sys
+import time
+from collections.abc import Collection
+from pathlib import Path
+from typing import Any
+
+from vesper_monitor.client import Client, DaemonError
+from vesper_monitor.command.show import clock, print_json
+from vesper_monitor.command.table import columns, note, paragraph
+from vesper_monitor.faults.fields import FIELDS
+from vesper_monitor.faults.language import MAX_LENGTH, RuleError, parse
+from vesper_monitor.faults.rules import RuleSet
+from vesper_monitor.faults.trial import event_of, trial
+from vesper_monitor.guest.decode import Event
+
+__all__ = ["add_parser", "check", "checked", "explain", "list_fields", "recorded", "resources"]
+
+_UNITS = {"m": 60, "h": 3600, "d": 86_400}
+
+
+def add_parser(commands: argparse._SubParsersAction[Any]) -> None:
+    """The command line."""
+    rules = commands.add_parser("rules", help="what is a fault: rules for the parameter fault_on")
+    sub = rules.add_subparsers(metavar="COMMAND", required=True)
+    trying = sub.add_parser(
+        "check",
+        help="which recorded events the rules would have called faults",
+        description="Tries rules (vesper-rules(7)) on the events in vesperd's journal. Without "
+        "FILE and -e: those of the VM's resource, or the default ones.",
+    )
+    trying.add_argument(
+        "--since",
+        type=_since,
+        metavar="ID|TIME",
+        help="events after this one, or of the last 2h, 3d",
+    )
+    trying.add_argument(
+        "--service", action="append", metavar="NAME",
+        help="a service's process; may be repeated (those of the VM's resource)",
+    )  # fmt: skip
+    trying.set_defaults(run=check)
+    saying = sub.add_parser("explain", help="what the rules say, in words")
+    saying.set_defaults(run=explain)
+    listing = sub.add_parser("fields", help="the fields that rules may ask for")
+    listing.add_argument("probe", nargs="?", metavar="PROBE", help="only this one's")
+    listing.add_argument("--json", action="store_true", help="for programs (docs/api.md)")
+    listing.set_defaults(run=list_fields)
+    for command in (trying, saying):
+        command.add_argument(
+            "file", nargs="?", metavar="FILE", help="with rules; - is standard input"
+        )
+        command.add_argument("-e", dest="text", metavar="TEXT", help="rules")
+        command.add_argument("--vm", metavar="VM", help="only of this one")
+        command.add_argument("--json", action="store_true", help="for programs (docs/api.md)")
+
+
+def check(client: Client, options: argparse.Namespace) -> None:
+    """Try rules on recorded events."""
+    text = _rules(client, options)
+    doubts = checked(text)
+    events = recorded(client, options.vm, options.since)
+    services = resources(client)
+
+    def services_of(vm: str) -> Collection[str]:
+        return list(options.service or services.get(vm, {}).get("services", ()))
+
+    hits = trial(text, events, services_of)
+    if options.json:
+        print_json(
+            {
+                "events": len(events),
+                "faults": [
+                    {
+                        "event": hit.event.to_json(), "text": hit.rule.text,
+                        "rule": hit.verdict.rule, "scope": hit.verdict.scope.value,
+                        "reason": hit.verdict.reason,
+                    }
+                    for hit in hits
+                ],
+                "doubts": [str(doubt) for doubt in doubts],
+            }
+        )  # fmt: skip
+        return
+    for doubt in doubts:
+        print(note("doubt", str(doubt)), file=sys.stderr)
+    print(f"{len(hits)} of {len(events)} events would have been faults.")
+    if hits:
+        rows = [
+            (hit.event.id, clock(hit.event.received), hit.event.vm, hit.rule.text,
+             hit.verdict.reason)
+            for hit in hits
+        ]  # fmt: skip
+        print(columns(("EVENT", "SEEN", "VM", "RULE", "REASON"), rows))
+
+
+def explain(client: Client, options: argparse.Namespace) -> None:
+    """Say rules in words."""
+    text = _rules(client, options)
+    doubts = checked(text)
+    own = {rule.probe for rule in parse(text).rules}
+    rules = RuleSet(text).rules
+    if options.json:
+        said = [
+            {
+                "probe": probe,
+                "default": probe not in own,
+                "rules": [{"text": rule.text, "words": rule.words()} for rule in named],
+            }
+            for probe, named in rules.items()
+        ]
+        print_json({"probes": said, "doubts": [str(doubt) for doubt in doubts]})
+        return
+    for doubt in doubts:
+        print(note("doubt", str(doubt)), file=sys.stderr)
+    for probe, named in rules.items():
+        print(f"{probe}{'' if probe in own else ' (default)'}:")
+        for rule in named:
+            print(paragraph(rule.words()))
+
+
+def list_fields(client: Client, options: argparse.Namespace) -> None:
+    """Names and kinds."""
+    if options.probe is not None and options.probe not in FIELDS:
+        raise DaemonError(
+            "no-such-probe", f"no probe {options.probe} is built in; there are: {', '.join(FIELDS)}"
+        )
+    chosen = {p: kinds for p, kinds in FIELDS.items() if options.probe in (None, p)}
+    if options.json:
+        print_json({p: {name: kind.value for name, kind in k.items()} for p, k in chosen.items()})
+        return
+    rows = [(p, name, kind.value) for p, kinds in chosen.items() for name, kind in kinds.items()]
+    print(columns(("PROBE", "FIELD", "IS"), rows))
+
+
+def checked(text: str, source: str = "rules") -> tuple[RuleError, ...]:
+    """The doubts about a rule set.
+
+    :raises DaemonError: it is none; with the place.
+    """
+    try:
+        return parse(text).doubts
+    except RuleError as error:
+        raise DaemonError("bad-request", f"{source}: {error}\n{error.picture()}") from error
+
+
+def recorded(client: Client, vm: str | None, since: int | float | None) -> list[Event]:
+    """Events of the journal.
+
+    :param since: id of an event (int), or seconds from now (float).
+    """
+    request: dict[str, Any] = {"since": since if isinstance(since, int) else 0}
+    if vm is not None:
+        request["vm"] = vm
+    answers = client.stream("events", **request)
+    events = [event_of(answer["event"]) for answer in answers if "event" in answer]
+    if isinstance(since, float):
+        begin = time.time() - since
+        events = [event for event in events if event.received >= begin]
+    return events
+
+
+def resources(client: Client) -> dict[str, dict[str, Any]]:
+    """What ``status`` says of each VM that a resource is responsible for."""
+    return {vm["vm"]: vm for vm in client.call("status")["vms"] if vm["resource"] is not None}
+
+
+def _rules(client: Client, options: argparse.Namespace) -> str:
+    """The text that is meant. :raises DaemonError: there is none."""
+    if options.text is not None and options.file is not None:
+        raise DaemonError("bad-request", "give either FILE or -e TEXT")
+    if options.text is not None:
+        return str(options.text)
+    if options.file is not None:
+        try:
+            if options.file == "-":
+                return sys.stdin.read(MAX_LENGTH + 1)
+            with Path(options.file).open(encoding="utf-8", errors="replace") as file:
+                return file.read(MAX_LENGTH + 1)
+        except OSError as error:
+            raise DaemonError("bad-request", f"{options.file}: {error.strerror}") from error
+    if options.vm is None:
+        return ""
+    of_vm = resources(client).get(options.vm)
+    if of_vm is None:
+        raise DaemonError(
+            "no-such-vm", f"{options.vm}: no resource on this host is responsible for it; give the "
+            "rules with -e TEXT or in a FILE",
+        )  # fmt: skip
+    return str(of_vm.get("fault_on", ""))
+
+
+def _since(text: str) -> int | float:
+    if text.isascii() and text.isdecimal():
+        return int(text)
+    if re.fullmatch(r"[0-9]{1,6}[mhd]", text):
+        return float(int(text[:-1]) * _UNITS[text[-1]])
+    raise argparse.ArgumentTypeError(
+        f"neither an event's number nor a time: {text!r} (90m, 2h, 3d)"
+    )

@@ -1,0 +1,166 @@
+# SPDX-License-Identifier: GPL-2.0-or-later
+"""What has failed, and how it is said in one sentence.
+
+One function for each event that has more to say than its own text.  No event
+makes them raise: what is missing or of another type is left out.
+"""
+
+from __future__ import annotations
+
+import enum
+from collections.abc import Callable, Collection, Mapping
+from dataclasses import dataclass
+from typing import Any
+
+from vesper_monitor.faults.fields import is_main
+from vesper_monitor.guest.decode import Event
+
+__all__ = ["Scope", "Verdict", "verdict"]
+
+
+class Scope(enum.Enum):
+    """What has failed."""
+
+    SERVICE = "service"  #: the main process of a named service
+    SYSTEM = "system"  #: the guest as a whole
+
+
+@dataclass(frozen=True)
+class Verdict:
+    """An event that is a fault."""
+
+    rule: str
+    scope: Scope
+    #: one sentence: what, who, by whom, "service" or "system"
+    reason: str
+
+
+def verdict(name: str, event: Event, services: Collection[str], lead: str = "") -> Verdict:
+    """The words for an event that a rule calls a fault.
+
+    :param name: of the probe, for the rule.
+    :param lead: what the sentence begins with.
+    """
+    fields = event.fields
+    scope = Scope.SERVICE if is_main(fields, services) else Scope.SYSTEM
+    say = _SENTENCES.get(name)
+    sentence = (say(event) if say is not None else "") or event.text
+    if name == "last_words":
+        name = f"kernel_{_text(fields, 'kind') or 'words'}"
+    elif name == "domain":
+        name = _text(fields, "kind") or "hypervisor"
+    return Verdict(name, scope, f"{lead}{sentence} ({scope.value})")
+
+
+def _send_signal(event: Event) -> str:
+    fields = event.fields
+    if fields.get("fatal") is not True:
+        return ""
+    comm = _text(fields, "leader_comm")
+    what = f"{comm}[{_number(fields, 'tgid')}] killed by {_text(fields, 'signal') or 'a signal'}"
+    address = fields.get("addr")
+    if isinstance(address, int):
+        what += f" at {address:#x}"
+    return what + _sender(fields)
+
+
+def _out_of_memory(event: Event) -> str:
+    fields = event.fields
+    order = _number(fields, "order")
+    where = _CONSTRAINTS.get(_text(fields, "constraint"), "for another reason")
+    return (
+        f"out of memory: {_text(fields, 'comm') or 'a process'}[{_number(fields, 'pid')}] "
+        f"({_number(fields, 'rss_kb')} kB) killed for "
+        f"{_text(fields, 'asker_comm') or 'unknown'}[{_number(fields, 'asker_pid')}] "
+        f"({'asked by sysrq' if order == -1 else f'order {order}'}, {where}, "
+        f"{_number(fields, 'free_kb')} kB free)"
+    )
+
+
+def _process_exit(event: Event) -> str:
+    fields = event.fields
+    signal, age = _text(fields, "signal"), fields.get("age_ms")
+    how = f"killed by {signal}" if signal else f"exited with status {_number(fields, 'status')}"
+    after = f" after {age // 1000} s" if isinstance(age, int) else ""
+    return f"{_text(fields, 'comm')}[{_number(fields, 'pid')}] {how}{after}"
+
+
+def _hung_task(event: Event) -> str:
+    fields = event.fields
+    return (
+        f"{_text(fields, 'leader_comm')}[{_number(fields, 'tgid')}] hangs in the kernel for "
+        f"{_number(fields, 'waited_s')} s"
+    )
+
+
+def _filesystem(event: Event) -> str:
+    fields = event.fields
+    disk, error = _text(fields, "disk"), _text(fields, "error")
+    if error == "ESHUTDOWN":
+        return ""
+    return (
+        f"{_text(fields, 'fstype') or 'a'} file system{f' on {disk}' if disk else ''} "
+        f"takes no more writes: {error or 'error'}"
+    )
+
+
+def _memory_failure(event: Event) -> str:
+    kind, result = _text(event.fields, "type"), _text(event.fields, "result")
+    return f"memory failure in a {kind or 'page'}: {result}" if result else ""
+
+
+def _last_words(event: Event) -> str:
+    kind = _text(event.fields, "kind")
+    message = _text(event.fields, "message") or "no message"
+    return f"kernel {kind}: {message}" if kind else ""
+
+
+def _hang(event: Event) -> str:
+    if event.fields.get("depth") == "scheduler":
+        what = "no CPU runs normal threads"
+    else:
+        what = f"CPU {event.cpu} takes no interrupts"
+    silent = event.fields.get("silent_s")
+    how_long = f" for {silent:.1f} s" if isinstance(silent, (int, float)) else ""
+    return f"kernel hangs: {what}{how_long}"
+
+
+_SENTENCES: Mapping[str, Callable[[Event], str]] = {
+    "send_signal": _send_signal,
+    "out_of_memory": _out_of_memory,
+    "process_exit": _process_exit,
+    "hung_task": _hung_task,
+    "filesystem": _filesystem,
+    "memory_failure": _memory_failure,
+    "last_words": _last_words,
+    "hang": _hang,
+}
+
+_CONSTRAINTS = {
+    "system": "system-wide",
+    "cpuset": "cpuset",
+    "memory_policy": "memory policy",
+    "cgroup": "memory cgroup",
+}
+
+
+def _sender(fields: Mapping[str, Any]) -> str:
+    if fields.get("in_irq") is True:
+        return ""
+    if fields.get("from_kernel") is True:
+        # A fault of the process's own has an address; SIGKILL by the kernel none.
+        return "" if isinstance(fields.get("addr"), int) else " by the kernel"
+    return (
+        f" sent by {_text(fields, 'sender_comm') or 'unknown'}"
+        f"[{_number(fields, 'sender_pid')}] uid {_number(fields, 'sender_uid')}"
+    )
+
+
+def _text(fields: Mapping[str, Any], key: str) -> str:
+    value = fields.get(key)
+    return value if isinstance(value, str) else ""
+
+
+def _number(fields: Mapping[str, Any], key: str) -> int | str:
+    value = fields.get(key)
+    return value if isinstance(value, int) else "?"

@@ -1,0 +1,79 @@
+# SPDX-License-Identifier: GPL-2.0-or-later
+"""The points that operators have added, by VM: a file beside the journal.
+
+A point belongs to a VM by its name, and is loaded again in each life of it on
+this host until it is removed.  Its definition never leaves the host: what a
+guest's records mean is not the guest's to say.
+"""
+
+from __future__ import annotations
+
+import json
+import logging
+from collections.abc import Mapping
+from pathlib import Path
+
+from vesper_monitor import statefile
+from vesper_monitor.guest.points.point import Point, PointError
+from vesper_monitor.guest.points.syntax import parse
+from vesper_monitor.guest.records import RECORDS
+
+__all__ = ["RESERVED", "Points"]
+
+_log = logging.getLogger(__name__)
+
+#: Names that events and modules of VESPER's own have.
+RESERVED = frozenset(kind.event for kind in RECORDS.values()) | {
+    "hang",
+    "last_words",
+    "lost",
+    "unknown",
+    "vesper",
+    "vesper_ivshmem",
+    "vesper_xen",
+}
+
+
+class Points:
+    """
+    :param path: of the file.
+    """
+
+    def __init__(self, path: Path) -> None:
+        self._path = path
+        self._points: dict[str, dict[str, Point]] = {}
+
+    def restore(self) -> None:
+        """Go on with those of an earlier daemon."""
+        try:
+            entries = json.loads(self._path.read_text(encoding="utf-8"))
+            found = [(str(vm), str(text)) for vm, texts in entries.items() for text in texts]
+        except FileNotFoundError:
+            return
+        except (OSError, ValueError, TypeError, AttributeError) as error:
+            _log.error("%s: added probes are forgotten: %s", self._path, error)
+            return
+        for vm, text in found:
+            try:
+                point = parse(text)
+            except PointError as error:
+                _log.error("%s: probe '%s' of %s: %s", self._path, text, vm, error)
+                continue
+            self._points.setdefault(vm, {})[point.name] = point
+
+    def of(self, vm: str) -> Mapping[str, Point]:
+        """By name; the same object each time, so that what is added later is seen."""
+        return self._points.setdefault(vm, {})
+
+    def add(self, vm: str, point: Point) -> None:
+        """From now on records are read by it; :meth:`save` keeps it."""
+        self._points.setdefault(vm, {})[point.name] = point
+
+    def remove(self, vm: str, name: str) -> None:
+        """There is none of that name: nothing happens."""
+        self._points.setdefault(vm, {}).pop(name, None)
+
+    def save(self) -> None:
+        """:raises OSError: what was saved before is still there."""
+        texts = {vm: [point.text for point in self._points[vm].values()] for vm in self._points}
+        statefile.write(self._path, {vm: lines for vm, lines in texts.items() if lines})

@@ -1,0 +1,116 @@
+# SPDX-License-Identifier: GPL-2.0-or-later
+"""What is known of symptoms: read from files, which symptoms.toml describes.
+
+Where VESPER is installed, /usr/share/vesper/knowledge leads to the files beside
+this one; users add files of their own in :data:`OWN`.
+"""
+
+from __future__ import annotations
+
+import re
+import tomllib
+from collections.abc import Iterable
+from dataclasses import dataclass, fields
+from pathlib import Path
+from typing import Any
+
+from vesper_monitor.faults.language import RuleError, parse
+
+__all__ = ["OWN", "SHIPPED", "KnowledgeError", "Symptom", "load", "matched_words"]
+
+SHIPPED = Path(__file__).parent
+OWN = Path("/etc/vesper/knowledge.d")
+
+#: Bytes of a file.
+MAX_SIZE = 1 << 20
+
+
+class KnowledgeError(Exception):
+    """A file is not as it must be; the text names it."""
+
+
+@dataclass(frozen=True)
+class Symptom:
+    """One entry; symptoms.toml says what each means."""
+
+    name: str
+    title: str
+    words: tuple[str, ...]
+    probes: tuple[str, ...]
+    why: str
+    source: str
+    rules: str = ""
+    seen: str = ""
+    also: str = ""
+    cost: str = ""
+    kernels: str = ""
+    always: bool = False
+    service: bool = False
+    instead: tuple[str, ...] = ()
+
+
+def load(directories: Iterable[Path] = (SHIPPED, OWN)) -> list[Symptom]:
+    """All symptoms; one of a later file replaces that of the same name.
+
+    :raises KnowledgeError:
+    """
+    found: dict[str, Symptom] = {}
+    for directory in directories:
+        for path in sorted(directory.glob("*.toml")):
+            for symptom in _read(path):
+                found[symptom.name] = symptom
+    return list(found.values())
+
+
+def matched_words(symptom: Symptom, text: str) -> list[str]:
+    """Words of the symptom that are in a text: whole, in any case of letters."""
+    said = f" {_plain(text)} "
+    return [word for word in symptom.words if f" {_plain(word)} " in said]
+
+
+def _plain(text: str) -> str:
+    """Words, and single blanks between them."""
+    return " ".join(re.findall(r"[a-z0-9/%_-]+", text.lower()))
+
+
+def _read(path: Path) -> list[Symptom]:
+    try:
+        if path.stat().st_size > MAX_SIZE:
+            raise KnowledgeError(f"{path}: larger than {MAX_SIZE} bytes")
+        content = tomllib.loads(path.read_text(encoding="utf-8"))
+    except (OSError, ValueError, RecursionError) as error:
+        raise KnowledgeError(f"{path}: {error}") from error
+    entries = content.get("symptom")
+    if set(content) != {"symptom"} or not isinstance(entries, list):
+        raise KnowledgeError(f"{path}: it must have entries [[symptom]], and nothing else")
+    return [_symptom(path, number, entry) for number, entry in enumerate(entries, 1)]
+
+
+def _symptom(path: Path, number: int, entry: Any) -> Symptom:
+    where = f"{path}: symptom {number}"
+    if not isinstance(entry, dict):
+        raise KnowledgeError(f"{where}: it must be a table")
+    if isinstance(entry.get("name"), str):
+        where = f"{path}: symptom {entry['name']}"
+    values: dict[str, Any] = {}
+    for field in fields(Symptom):
+        if field.name not in entry:
+            if field.name in ("name", "title", "words", "probes", "why", "source"):
+                raise KnowledgeError(f"{where}: {field.name} is missing")
+            continue
+        value = entry[field.name]
+        if field.name in ("words", "probes", "instead"):
+            if not isinstance(value, list) or not all(isinstance(item, str) for item in value):
+                raise KnowledgeError(f"{where}: {field.name} must be a list of texts")
+            value = tuple(value)
+        elif not isinstance(value, bool if field.name in ("always", "service") else str):
+            raise KnowledgeError(f"{where}: {field.name} is of the wrong kind")
+        values[field.name] = value
+    if unknown := set(entry) - set(values):
+        raise KnowledgeError(f"{where}: nobody knows {', '.join(sorted(unknown))}")
+    for key in ("rules", "seen"):
+        try:
+            parse(values.get(key, ""))
+        except RuleError as error:
+            raise KnowledgeError(f"{where}: {key}: {error}\n{error.picture()}") from error
+    return Symptom(**values)

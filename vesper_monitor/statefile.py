@@ -1,0 +1,21 @@
+# SPDX-License-Identifier: GPL-2.0-or-later
+"""A small file of JSON that outlives the daemon, written in one step."""
+
+from __future__ import annotations
+
+import json
+import os
+from pathlib import Path
+
+__all__ = ["write"]
+
+
+def write(path: Path, value: object) -> None:
+    """:raises OSError: the file is as it was."""
+    new = path.with_name(path.name + ".new")
+    path.parent.mkdir(mode=0o755, parents=True, exist_ok=True)
+    with new.open("w", encoding="utf-8") as file:
+        json.dump(value, file)
+        file.flush()
+        os.fsync(file.fileno())
+    new.replace(path)
