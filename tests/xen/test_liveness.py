@@ -13,10 +13,11 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from lab.xen.guest import Guest
 
+from lab.guest import Guest
 from lab.xen import XenHost, XenLab
-from tests.xen.vm1 import clean, create_guest, wait_collecting
+from tests.vm1 import wait_collecting
+from tests.xen.vm1 import clean, create_guest
 from vesper_monitor.daemon.config import Config
 
 HERE = Path(__file__).parent
