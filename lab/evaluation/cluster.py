@@ -82,7 +82,7 @@ def ready(lab: Lab, watch: str, timeout: float = 180.0) -> None:
 #: that Python needs to start in an emulated host.
 WAITING = (
     'echo \'{"op": "status"}\' | socat -t 5 - UNIX-CONNECT:/run/vesper/vesperd.sock | '
-    "grep -q '\"waiting\": *true'"
+    "grep '\"waiting\": *true' | grep -q '\"collecting\"'"
 )
 
 
@@ -91,7 +91,7 @@ def _not_ready(lab: Lab, watch: str) -> str:
         if lab.guest(through=host).page(timeout=3) is None:
             return f"its page does not come to {host.name}"
     if watch == "vesper" and not any(host.run(WAITING, timeout=60).rc == 0 for host in lab.hosts):
-        return "no monitor is waiting"
+        return "no monitor is waiting, or no probe is loaded"
     state = lab.hosts[0].run("crm_mon -1 -o", timeout=60).output
     agent = PRIMITIVES[lab.vmm][watch].split()[2]
     if not re.search(rf"vm1\s+\({agent}\):\s+Started", state):

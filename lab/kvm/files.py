@@ -81,9 +81,8 @@ def domain_xml(
         if kvm
         else "<cpu mode='custom' match='exact' check='none'><model>qemu64</model></cpu>"
     )
-    words = [COMMAND_LINE, f"lab.ip={files.GUESTS}.{number + 9}/24", extra]
-    if not kvm:
-        words.append(EMULATED)
+    words = [COMMAND_LINE, *([] if kvm else [EMULATED])]
+    words += [f"lab.ip={files.GUESTS}.{number + 9}/24", extra]
     return f"""\
 <domain type='{"kvm" if kvm else "qemu"}'>
   <name>{name}</name>

@@ -57,6 +57,7 @@ def test_end_of_the_domain_fails_over(
     home = vm1.running_on()
     assert home is not None
     standby = other(vm1, home)
+    wait_collecting(home)  # the last words of a guest that nobody reads yet are lost
     end(vm1, home)
     wait_started(standby)
     said = trial.exit_reason(standby.run("crm_mon -1 --output-as=xml", check=True).output.encode())
