@@ -18,7 +18,8 @@ __all__ = ["POINTS", "Point"]
 class Point:
     """
     :ivar name: what vsp_fire calls it.
-    :ivar params: the probe's, so that each hit is recorded.
+    :ivar params: the probe's, so that each hit is recorded; of a point of the
+        user's what its definition ends with.
     :ivar driven: how the point is passed.
     :ivar ftrace: function and arguments of a kprobe event; or "system/event",
         where the kernel has a tracepoint there, which costs less than that.
@@ -38,6 +39,10 @@ class Point:
             return "", self.ftrace
         return f"p:vesper/{self.probe} {_fill(self.ftrace, offsets)}", f"vesper/{self.probe}"
 
+    def definition(self, offsets: Mapping[str, int]) -> str:
+        """As a point of the user's: the syntax is that of ftrace."""
+        return f"p:mine {_fill(self.ftrace, offsets)} {self.params}"
+
     def bpftrace_program(self, offsets: Mapping[str, int]) -> str:
         return _fill(self.bpftrace, offsets)
 
@@ -48,6 +53,15 @@ def _fill(text: str, offsets: Mapping[str, int]) -> str:
 
 CALLED = "called, returns at once"
 PASSED = "tracepoint's callbacks called"
+
+#: As many as a point may have, numbers and texts of several depths.
+_VALUES = (
+    "dead=%si:s32 asker=$comm pid=+<task_struct.tgid>(%di):s32 "
+    "code=+<task_struct.exit_code>(%di):s32 uid=+<cred.uid>(+<task_struct.cred>(%di)):u32 "
+    "comm=+<task_struct.comm>(%di):string "
+    "parent_pid=+<task_struct.tgid>(+<task_struct.real_parent>(%di)):s32 "
+    "parent_comm=+<task_struct.comm>(+<task_struct.real_parent>(%di)):string"
+)
 
 POINTS = (
     Point(
@@ -144,5 +158,23 @@ POINTS = (
         "state=+<net_device.state>(%si):x64 device=+<net_device.name>(%si):string",
         "kprobe:call_netdevice_notifiers { $d = (struct net_device *)arg1; "
         'printf("%d %d %x %s\\n", arg0, $d->ifindex, $d->state, $d->name); }',
+    ),
+    Point(
+        "memory_failure_event", "memory_failure", "", PASSED,
+        "ras/memory_failure_event",
+        'tracepoint:ras:memory_failure_event { printf("%lx %d %d\\n", args->pfn, args->type, '
+        "args->result); }",
+    ),
+    Point(
+        "print_cpu_stall_info", "lockup", "max_per_s=4294967295", CALLED,
+        "print_cpu_stall_info cpu=%di:s32 comm=$comm",
+        'kprobe:print_cpu_stall_info { printf("%d %d %d %s\\n", arg0, pid, tid, comm); }',
+    ),
+    Point(
+        "taskstats_exit", "probe_point", "max 1000000/s", CALLED,
+        f"taskstats_exit {_VALUES}",
+        "kprobe:taskstats_exit { $t = (struct task_struct *)arg0; "
+        'printf("%d %s %d %d %d %s %d %s\\n", arg1, comm, $t->tgid, $t->exit_code, '
+        "$t->cred->uid.val, $t->comm, $t->real_parent->tgid, $t->real_parent->comm); }",
     ),
 )  # fmt: skip

@@ -35,6 +35,9 @@ from lab.progress import note
 from tests.guest.build import build
 from tests.guest.machine import Machine, machine
 from vesper_monitor.guest.images import ImageStore
+from vesper_monitor.guest.points.point import Point as Definition
+from vesper_monitor.guest.points.program import IMAGE
+from vesper_monitor.guest.points.syntax import parse
 from vesper_monitor.guest.session import ProbeState
 from vesper_monitor.probes import PROBES
 
@@ -109,20 +112,32 @@ class Shell:
 # ------------------------------------------------------- the three tools
 
 
-async def _vesper(told: Watched, shell: Shell, point: Point) -> float:
-    await told.session.set_probes({point.probe: point.params})
-    await _until_state(told, point.probe, ProbeState.COLLECTING)
-    before = told.session.probes[point.probe].records
+async def _vesper(
+    told: Watched,
+    shell: Shell,
+    point: Point,
+    own: dict[str, Definition],
+    offsets: Mapping[str, int],
+) -> float:
+    """:param own: the points that the session knows."""
+    probe, params = point.probe, point.params
+    if probe == IMAGE:
+        definition = parse(point.definition(offsets))
+        probe, params = definition.name, ""
+        own[probe] = definition
+    await told.session.set_probes({probe: params})
+    await _until_state(told, probe, ProbeState.COLLECTING)
+    before = told.session.probes[probe].records
     cost = await shell.fire(point.name)
     await asyncio.sleep(0.5)
-    status = told.session.probes[point.probe]
+    status = told.session.probes[probe]
     if status.records + status.lost - before < BURST * BURSTS * ENOUGH:
-        raise RuntimeError(f"{point.probe}: {status.records - before} records, lost {status.lost}")
+        raise RuntimeError(f"{probe}: {status.records - before} records, lost {status.lost}")
     await told.session.set_probes({})
     end = time.monotonic() + SLOW
-    while point.probe in told.session._channels:
+    while probe in told.session._channels:
         if time.monotonic() > end:
-            raise RuntimeError(f"{point.probe} is not unloaded")
+            raise RuntimeError(f"{probe} is not unloaded")
         await asyncio.sleep(0.05)
     return cost
 
@@ -185,7 +200,8 @@ async def _measure(guest: Machine, store: ImageStore, rounds: int, only: set[str
                    ) -> dict[Point, Cost]:  # fmt: skip
     shell = Shell(guest)
     costs: dict[Point, Cost] = {}
-    async with watched(guest, lambda _: None, images=store) as told:
+    own: dict[str, Definition] = {}
+    async with watched(guest, lambda _: None, images=store, points=own) as told:
         said = await shell.run(SETUP)
         lines = await shell.run("cat /proc/vsp_fire")
         offsets = {
@@ -200,7 +216,7 @@ async def _measure(guest: Machine, store: ImageStore, rounds: int, only: set[str
             for point in points:
                 cost = costs.setdefault(point, Cost([], [], []))
                 ways: list[tuple[list[float], Callable[[], Awaitable[float]]]] = [
-                    (cost.vesper, partial(_vesper, told, shell, point)),
+                    (cost.vesper, partial(_vesper, told, shell, point, own, offsets)),
                     (cost.ftrace, partial(_ftrace, shell, point, offsets)),
                     (cost.bpftrace, partial(_bpftrace, shell, point, offsets)),
                 ]

@@ -5,7 +5,7 @@ from __future__ import annotations
 
 import asyncio
 import time
-from collections.abc import AsyncIterator, Callable
+from collections.abc import AsyncIterator, Callable, Mapping
 from contextlib import asynccontextmanager
 from dataclasses import dataclass
 from pathlib import Path
@@ -14,6 +14,7 @@ from tests.guest.machine import Machine, MachineTransport
 from vesper_monitor.guest.decode import Event
 from vesper_monitor.guest.images import ImageStore
 from vesper_monitor.guest.life import LifeReader
+from vesper_monitor.guest.points.point import Point
 from vesper_monitor.guest.session import Session, SessionState
 
 __all__ = ["HANG_TIMEOUT", "Watched", "watched"]
@@ -48,10 +49,12 @@ async def watched(
     tell: Callable[[list[Event]], None],
     *,
     images: ImageStore | None = None,
+    points: Mapping[str, Point] | None = None,
 ) -> AsyncIterator[Watched]:
     """
     :param tell: gets all events.
     :param images: of the probes.
+    :param points: of the user's own, by name; may change.
     """
     transport = MachineTransport(guest)
     session = Session(
@@ -60,6 +63,7 @@ async def watched(
         images or ImageStore(Path("/nonexistent")),
         lambda _, events: tell(events),
         lambda _: None,
+        points=points,
         hang_timeout=lambda: HANG_TIMEOUT,
     )
     task = asyncio.create_task(session.run())

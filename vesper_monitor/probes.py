@@ -47,8 +47,6 @@ COMMON_PARAMS: Mapping[str, str] = {
     "n_subbufs": "number of sub-buffers per CPU, 2 to 8 (4)",
 }
 
-_NOT_MEASURED = "not measured"
-
 
 def _measured(vesper: float, ftrace: float, bpftrace: float, driven: str) -> str:
     """:param vesper: and the others: µs, as ``make bench-probes`` says."""
@@ -194,7 +192,8 @@ PROBES: Mapping[str, ProbeInfo] = {
         hooks=("tracepoint ras:memory_failure_event, as in Linux 5.10 to 6.12",),
         not_seen="Errors that the memory has corrected. What the host does not tell the guest: "
         "the page is the guest's only if the hypervisor passes the machine check on.",
-        cost=f"One tracepoint per lost page: {_NOT_MEASURED}.",
+        cost="One tracepoint per lost page: "
+        + _measured(0.61, 0.80, 3.48, "the tracepoint's callbacks were called"),
         fault="a page that the kernel could not do without (ignored or failed), of the system",
         why="The kernel goes on with memory of which it knows that it is wrong. Where it could "
         "do without the page, a process that had data in it gets SIGBUS: see send_signal.",
@@ -213,11 +212,14 @@ PROBES: Mapping[str, ProbeInfo] = {
         "hang_timeout sees it. The task, where another CPU finds the stall. Expedited grace "
         "periods.",
         cost="Two kprobes that are hit by nothing else but taints of the kernel (a foreign "
-        f"module): {_NOT_MEASURED}.",
+        "module): "
+        + _measured(
+            0.51, 1.75, 3.38, "print_cpu_stall_info() was called and made to return at once"
+        ),
         fault="none",
         why="A guest that its host leaves without CPU looks the same from inside. "
         "hang_timeout tells the two apart, and is sooner.",
-        params={},
+        params={"max_per_s": "records in a second at most (10)"},
         needs=("CONFIG_SOFTLOCKUP_DETECTOR",),
     ),
     "die": ProbeInfo(
@@ -229,7 +231,8 @@ PROBES: Mapping[str, ProbeInfo] = {
         ),
         not_seen="Stack and log: the last words have them. A panic where a crash kernel is "
         "loaded. Warnings.",
-        cost=f"One call per oops and panic: {_NOT_MEASURED}.",
+        cost="One call per oops and panic. There is nothing to compare it with: no kprobe may be "
+        "where the kernel calls its die notifiers.",
         fault="none",
         why="The last words of the kernel, which need no probe, are the fault already; this is "
         "for rules over the place or the trap.",
@@ -243,7 +246,8 @@ PROBES: Mapping[str, ProbeInfo] = {
         not_seen="Functions that the compiler has made part of others, and those that kprobes "
         "refuse. Tracepoints in modules. Hits within its own handler (counted as missed).",
         cost="One kprobe, return probe or tracepoint per hit, some instructions per value, a "
-        f"record where the condition holds: {_NOT_MEASURED}.",
+        "record where the condition holds; with eight values, three of them texts: "
+        + _measured(3.30, 4.17, 4.42, "taskstats_exit() was called and made to return at once"),
         fault="none",
         why="What it means only its author knows: say it in a rule.",
         params={

@@ -22,7 +22,9 @@
 #include "vesper.h"
 
 /* One stall may concern all CPUs. */
-#define MAX_PER_S	10
+static unsigned int max_per_s = 10;
+module_param(max_per_s, uint, 0644);
+MODULE_PARM_DESC(max_per_s, "record at most so many in a second (10)");
 
 static struct vsp_probe probe;
 static struct vsp_limit limit;
@@ -36,7 +38,7 @@ static void record(u32 kind, u32 cpu)
 		.cpu = cpu,
 	};
 
-	if (!vsp_limit_allows(&limit, MAX_PER_S, &rec.left_out))
+	if (!vsp_limit_allows(&limit, READ_ONCE(max_per_s), &rec.left_out))
 		return;
 	if (cpu == raw_smp_processor_id()) {
 		rec.pid = current->pid;

@@ -103,6 +103,7 @@ static struct kprobe skipped[] = {
 	{ .symbol_name = "jbd2_journal_abort", .pre_handler = skip },
 	{ .symbol_name = "xfs_do_force_shutdown", .pre_handler = skip },
 	{ .symbol_name = "__btrfs_handle_fs_error", .pre_handler = skip },
+	{ .symbol_name = "print_cpu_stall_info", .pre_handler = skip },
 };
 
 static function find_skipped(const char *name)
@@ -125,7 +126,7 @@ static void call(function f, unsigned long a, unsigned long b, unsigned long c, 
 
 /* -------------------------------------------------------- tracepoints */
 
-static struct tracepoint *hang_tracepoint, *error_tracepoint;
+static struct tracepoint *hang_tracepoint, *error_tracepoint, *memory_tracepoint;
 
 static void find_tracepoint(struct tracepoint *tp, void *unused)
 {
@@ -133,6 +134,8 @@ static void find_tracepoint(struct tracepoint *tp, void *unused)
 		hang_tracepoint = tp;
 	else if (!strcmp(tp->name, "block_rq_error"))
 		error_tracepoint = tp;
+	else if (!strcmp(tp->name, "memory_failure_event"))
+		memory_tracepoint = tp;
 }
 
 static int pass(const struct tracepoint *tp, unsigned long a, unsigned long b, unsigned long c,
@@ -220,6 +223,8 @@ static int fire(const char *point, unsigned int count)
 	if (!strcmp(point, "block_rq_error"))
 		return pass(error_tracepoint, (unsigned long)the_request,
 			    (__force u8)BLK_STS_IOERR, 4096, count);
+	if (!strcmp(point, "memory_failure_event"))
+		return pass(memory_tracepoint, 0x1234, 1, 1, count);	/* failed */
 
 	f = find_skipped(point);
 	if (!f)
@@ -234,6 +239,8 @@ static int fire(const char *point, unsigned int count)
 		call(f, 0, 1, here, __LINE__, count);
 	else if (!strcmp(point, "__btrfs_handle_fs_error"))
 		call(f, 0, here, __LINE__, -EIO, count);
+	else if (!strcmp(point, "print_cpu_stall_info"))
+		call(f, 0, 0, 0, 0, count);
 	else
 		return -EINVAL;
 	return 0;
