@@ -219,7 +219,7 @@ PROBES: Mapping[str, ProbeInfo] = {
         fault="none",
         why="A guest that its host leaves without CPU looks the same from inside. "
         "hang_timeout tells the two apart, and is sooner.",
-        params={"max_per_s": "records in a second at most (10)"},
+        params={"max_per_s": "record at most so many in a second (10)"},
         needs=("CONFIG_SOFTLOCKUP_DETECTOR",),
     ),
     "die": ProbeInfo(
