@@ -141,67 +141,48 @@ def decode(
         if point is not None and record.event == abi.EventType.PROBE_POINT:
             known = points.read(point, record.data)
         if known is not None:
-            events.append(_of_point(known, record, vm, domid, probe, cpu, received))
+            events.append(_event(record, vm, domid, probe, cpu, received, probe, *known))
         elif kind is None:
-            events.append(_unknown(record, vm, domid, probe, cpu, received))
+            fields = {"type": record.event, "length": len(record.data)}
+            text = f"record of unknown type {record.event} from probe {probe}"
+            events.append(_event(record, vm, domid, probe, cpu, received, UNKNOWN, fields, text))
         else:
             events.append(_RecordEvent(vm, domid, probe, kind, cpu, record, received))
     return events
 
 
-def _of_point(
-    known: tuple[dict[str, Any], str],
+def _lost(record: RawRecord, vm: str, domid: int, probe: str, cpu: int, received: float) -> Event:
+    """The event that stands for records nobody could read."""
+    count = record.lost
+    text = (
+        f"{count} record{'s' if count != 1 else ''} of {probe} on CPU {cpu} lost: "
+        "overwritten before they were read"
+    )
+    event = _event(record, vm, domid, probe, cpu, received, LOST, {"count": count}, text)
+    event.seq -= count
+    return event
+
+
+def _event(
     record: RawRecord,
     vm: str,
     domid: int,
     probe: str,
     cpu: int,
     received: float,
+    event: str,
+    fields: dict[str, Any],
+    text: str,
 ) -> Event:
     return Event(
         vm=vm,
         domid=domid,
         probe=probe,
-        event=probe,
+        event=event,
         cpu=cpu,
         seq=record.seq,
         guest_ns=min(record.time_ns, _MAX_TIME),
         received=received,
-        fields=known[0],
-        text=known[1],
-    )
-
-
-def _unknown(
-    record: RawRecord, vm: str, domid: int, probe: str, cpu: int, received: float
-) -> Event:
-    return Event(
-        vm=vm,
-        domid=domid,
-        probe=probe,
-        event=UNKNOWN,
-        cpu=cpu,
-        seq=record.seq,
-        guest_ns=min(record.time_ns, _MAX_TIME),
-        received=received,
-        fields={"type": record.event, "length": len(record.data)},
-        text=f"record of unknown type {record.event} from probe {probe}",
-    )
-
-
-def _lost(record: RawRecord, vm: str, domid: int, probe: str, cpu: int, received: float) -> Event:
-    """The event that stands for records nobody could read."""
-    count = record.lost
-    return Event(
-        vm=vm,
-        domid=domid,
-        probe=probe,
-        event=LOST,
-        cpu=cpu,
-        seq=record.seq - count,
-        guest_ns=min(record.time_ns, _MAX_TIME),
-        received=received,
-        fields={"count": count},
-        text=f"{count} record{'s' if count != 1 else ''} of {probe} on CPU {cpu} lost: "
-        "overwritten before they were read",
+        fields=fields,
+        text=text,
     )
