@@ -71,7 +71,7 @@ evaluate: deps
 	$(PYTHON) -m lab.evaluation evaluate --vmm $(VMM) --runs $(RUNS)
 
 test: deps lint
-	$(VENV)/bin/python -m pytest --no-skips -n 2 --dist loadgroup
+	$(VENV)/bin/python -m pytest --no-skips -n 2
 
 test-quick: $(VENV)/ready
 	$(VENV)/bin/python -m pytest -m 'not cluster and not xen and not kvm'

@@ -12,6 +12,8 @@ from pathlib import Path
 
 import pytest
 from hypothesis import settings
+from xdist.remote import Producer
+from xdist.scheduler import LoadScopeScheduling
 
 #: Folders whose tests share one lab; the longest first, that it ends in time.
 TOGETHER = ("xen", "kvm", "cluster")
@@ -32,19 +34,31 @@ def pytest_addoption(parser: pytest.Parser) -> None:
     )
 
 
-def _group(item: pytest.Item) -> str:
-    place = item.path.relative_to(HERE)
-    return place.parts[0] if place.parts[0] in TOGETHER else place.as_posix()
+def _group(file: str) -> str:
+    """:param file: below this folder."""
+    folder = file.partition("/")[0]
+    return folder if folder in TOGETHER else file
 
 
-@pytest.hookimpl(tryfirst=True)
-def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:
-    if not config.pluginmanager.has_plugin("xdist") or not config.getoption("numprocesses"):
-        return
-    for item in items:
-        item.add_marker(pytest.mark.xdist_group(_group(item)))
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
     order = {name: number for number, name in enumerate(TOGETHER)}
-    items.sort(key=lambda item: order.get(_group(item), len(TOGETHER)))
+
+    def place(item: pytest.Item) -> int:
+        return order.get(_group(item.path.relative_to(HERE).as_posix()), len(order))
+
+    items.sort(key=place)
+
+
+class Together(LoadScopeScheduling):  # type: ignore[misc]
+    """Gives the processes one group after the other, in the order of the tests."""
+
+    def _split_scope(self, nodeid: str) -> str:
+        return _group(nodeid.partition("::")[0].removeprefix("tests/"))
+
+
+def pytest_xdist_make_scheduler(config: pytest.Config, log: Producer) -> Together:
+    config.option.loadscopereorder = False
+    return Together(config, log)
 
 
 @pytest.hookimpl(trylast=True)
