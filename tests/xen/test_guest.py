@@ -22,7 +22,7 @@ BACKENDS = "/local/domain/0/backend/vesper"
 
 def events(host: XenHost) -> list[tuple[str, str]]:
     """(signal, comm) of the fatal signals since the host has booted."""
-    output = host.run("vesper events --json", timeout=60, check=True).output
+    output = host.run("vesper events --json -n 1000", timeout=60, check=True).output
     rows = [json.loads(line) for line in output.splitlines() if line.startswith("{")]
     rows = [row.get("event", row) if isinstance(row.get("event"), dict) else row for row in rows]
     return [
