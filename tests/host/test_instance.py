@@ -137,6 +137,20 @@ def test_a_dead_domain_is_told_at_once() -> None:
     }  # fmt: skip
 
 
+def test_the_death_that_follows_a_told_fault_brings_it_along() -> None:
+    """Pacemaker counts another exit code as another failure."""
+    instance = monitored()
+    instance.fault_found(fault())
+    instance.fault_is_recorded(1)
+    instance.domain_ended(DomainReport(DomainState.GONE), "gone")
+    assert instance.answer_at_timeout().fault is None
+    told = instance.fault_told(2.0)
+    answer = begin(instance, 3.0).answer
+    assert answer is not None
+    assert (answer.result, answer.reason, answer.fault) == (Result.DEAD, "gone", told)
+    assert instance.answer_at_timeout().fault == told
+
+
 class Life(RuleBasedStateMachine):
     """Faults, monitors, stops and starts in any order; what must never happen does not."""
 

@@ -147,6 +147,14 @@ def test_gone_is_not_running(watched: Host) -> None:
     assert (result.code, result.reason) == (NOT_RUNNING, "vm1 was destroyed")
 
 
+def test_gone_after_a_fault_that_was_told_is_no_second_failure(watched: Host) -> None:
+    watched.domains()
+    fault = {"reason": "kernel panic: Oh no (system)"}
+    answer(watched, result="dead", state="gone", reason="vm1 was destroyed", fault=fault)
+    result = watched.call("monitor", interval=1)
+    assert (result.code, result.reason) == (ERROR, "kernel panic: Oh no (system)")
+
+
 def test_a_domain_that_is_there_again_has_rebooted(xen: Host) -> None:
     xen.vesperd.listen()
     answer(xen, result="dead", state="gone", reason="vm1 was destroyed")

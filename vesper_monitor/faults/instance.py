@@ -167,8 +167,8 @@ class Instance:
 
     def answer_at_timeout(self) -> Answer:
         """What a monitor is told whose time is up."""
-        if self._dead is not None:
-            return self._dead
+        if (dead := self._dead_answer()) is not None:
+            return dead
         if self.paused:
             return Answer(Result.FINE)
         if self.fault is not None and self.fault_recorded:
@@ -296,10 +296,15 @@ class Instance:
 
     # ------------------------------------------------------------ inside
 
+    def _dead_answer(self) -> Answer | None:
+        """With the fault that Pacemaker knows already: to tell it otherwise were a second one."""
+        told = self.fault is not None and self.fault.told is not None
+        return replace(self._dead, fault=self.fault) if self._dead and told else self._dead
+
     def _pressing(self, now: float) -> Answer | None:
         """What a monitor is told at once."""
-        if self._dead is not None:
-            return self._dead
+        if (dead := self._dead_answer()) is not None:
+            return dead
         if self.paused:
             return None
         if self.fault is not None and self.fault_recorded:

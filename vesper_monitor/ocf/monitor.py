@@ -171,9 +171,19 @@ class Monitor:
             note = self._agent.noted()
             raise Exit(Code.DEGRADED, f"{self._vm} is not watched: {note}" if note else reason)
         if result == "dead":
+            told = answer.get("fault")
+            if told:
+                reason = str(told.get("reason") or reason)
             if answer.get("state") == DomainState.CRASHED.value:
                 raise Exit(Code.ERROR, reason)
-            self._look(reason)
+            try:
+                self._look(reason)
+            except Exit as gone:
+                # Pacemaker was told of the fault that has led to this, with
+                # this code, and would count another one as another failure.
+                if told and gone.code == Code.NOT_RUNNING:
+                    raise Exit(Code.ERROR, reason) from None
+                raise
             # It is there again: it has rebooted. A domain with another id is
             # another instance, whose start vesperd must be told.
             log(f"{self._vm}: runs again, so it has rebooted ({reason})")
