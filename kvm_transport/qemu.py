@@ -11,20 +11,17 @@ QEMU is taken for it, and nothing is believed that QEMU says of itself.
 
 from __future__ import annotations
 
-import fcntl
 import os
 import re
-import struct
 import xml.etree.ElementTree as ElementTree
 from dataclasses import dataclass
 from pathlib import Path
 
+from vesper_monitor.qemu_process import lock_holder
 from vesper_monitor.transport import TransportError, VcpuState, VcpuUse
 
 __all__ = ["StatusFile", "StatusFiles", "holds", "started", "vcpus"]
 
-#: struct flock on 64-bit Linux: l_type, l_whence, l_start, l_len, l_pid
-_FLOCK = struct.Struct("hh4xqqi4x")
 _TICKS = os.sysconf("SC_CLK_TCK")
 _VCPU = re.compile(r"CPU (\d+)/(?:KVM|TCG)")
 
@@ -101,14 +98,9 @@ def holds(pid: int, path: Path) -> bool:
     :raises TransportError: the file cannot be read.
     """
     try:
-        with path.open("rb") as file:
-            asked = _FLOCK.pack(fcntl.F_WRLCK, os.SEEK_SET, 0, 0, 0)
-            kind, _, _, _, holder = _FLOCK.unpack(fcntl.fcntl(file, fcntl.F_GETLK, asked))
-    except FileNotFoundError:
-        return False
+        return lock_holder(str(path)) == pid
     except OSError as error:
         raise TransportError(f"{path}: {error}") from None
-    return kind != fcntl.F_UNLCK and int(holder) == pid
 
 
 def started(pid: int) -> int | None:

@@ -15,7 +15,7 @@ import fcntl
 import os
 import struct
 
-__all__ = ["folder", "named", "owner", "running"]
+__all__ = ["folder", "lock_holder", "named", "owner", "running"]
 
 #: struct flock: type, whence, start, length, PID (64 bit).
 _FLOCK = "hhqqi4x"
@@ -26,21 +26,28 @@ def folder() -> str:
     return os.environ.get("VESPER_QEMU_RUN") or "/run/libvirt/qemu"
 
 
-def owner(name: str) -> int | None:
-    """The PID of a domain's QEMU, beyond doubt; None: it has none that is known.
+def lock_holder(path: str) -> int | None:
+    """The PID of the process that locks a pid file; None: none does, or there is no file.
 
     :raises OSError: there is no telling.
     """
     try:
-        with open(os.path.join(folder(), f"{name}.pid"), "rb") as file:
+        with open(path, "rb") as file:
             wanted = struct.pack(_FLOCK, fcntl.F_WRLCK, os.SEEK_SET, 0, 0, 0)
             answer = fcntl.fcntl(file, fcntl.F_GETLK, wanted)
     except FileNotFoundError:
         return None
     kind, _, _, _, pid = struct.unpack(_FLOCK, answer)
-    if kind == fcntl.F_UNLCK or pid <= 0:
-        return None
-    return pid if named(pid) == name else None
+    return None if kind == fcntl.F_UNLCK or pid <= 0 else int(pid)
+
+
+def owner(name: str) -> int | None:
+    """The PID of a domain's QEMU, beyond doubt; None: it has none that is known.
+
+    :raises OSError: there is no telling.
+    """
+    pid = lock_holder(os.path.join(folder(), f"{name}.pid"))
+    return pid if pid is not None and named(pid) == name else None
 
 
 def running() -> dict[str, int]:

@@ -560,7 +560,7 @@ def _pause_timeout(request: dict[str, Any], default: float | None = None) -> flo
 def _fault_on(request: dict[str, Any], default: str) -> str:
     """Rules; if they are wrong, those that held before: a monitor must not fail of it."""
     wanted = request.get("fault_on")
-    if wanted is None:
+    if wanted is None or wanted == default:  # each monitor says it again
         return default
     if not isinstance(wanted, str):
         raise RequestError("bad-request", "'fault_on' must be a text")

@@ -273,10 +273,10 @@ class Instances:
             if fault.ended_by == PAUSE:
                 _log.warning("%s: fault %d is not reported: paused", fault.resource, fault.id)
                 continue
-            if self._attributes is not None:
-                self._attributes.set(attribute(fault.vm), _shown(fault), after=SHOW_AFTER)
             instance.fault_is_recorded(fault.id)
             self._reconsider(instance)
+            if self._attributes is not None:
+                self._attributes.set(attribute(fault.vm), _shown(fault), after=SHOW_AFTER)
 
     def clear(self, *, fault_id: int | None = None, resource: str | None = None) -> int:
         """The operator says it is over. :returns: number of faults that ended."""
