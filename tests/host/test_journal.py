@@ -10,6 +10,7 @@ import signal
 import stat
 import subprocess
 import sys
+import threading
 from pathlib import Path
 
 import pytest
@@ -109,6 +110,7 @@ def test_another_boot_of_the_host_ends_instances_and_faults(path: Path) -> None:
 
 _WRITER = """
 import sys
+import threading
 from pathlib import Path
 from vesper_monitor.faults.journal import Batch, Journal
 from vesper_monitor.guest.session import Position
@@ -183,6 +185,42 @@ def test_recorder_keeps_the_order_and_reads_what_was_put(path: Path) -> None:
         await recorder.close()
 
     asyncio.run(run())
+
+
+def test_monitors_are_told_before_the_disk_has_it_and_it_gets_there(path: Path) -> None:
+    syncing = threading.Event()
+    synced: list[bool] = []
+
+    class Slow(Journal):
+        def sync(self) -> None:
+            synced.append(syncing.wait(10))
+            super().sync()
+
+    async def run() -> None:
+        recorder = Recorder(lambda: Slow(path))
+        told = asyncio.Event()
+        recorder.put(Batch([event(1)]))
+        await recorder.flush()
+        assert not synced  # an event alone need not survive the power
+        recorder.put(Batch(faults=[fault(1)]), told.set)
+        await asyncio.wait_for(told.wait(), 5)
+        assert not synced
+        syncing.set()
+        await recorder.close()
+        assert synced == [True]
+        assert recorder.error is None
+
+    asyncio.run(run())
+
+
+def test_a_disk_that_does_not_sync_is_named(path: Path) -> None:
+    journal = Journal(path)
+    journal.write(Batch(faults=[fault(1)]))
+    journal.sync()
+    path.with_name(path.name + "-wal").unlink()
+    with pytest.raises(JournalError, match="cannot sync"):
+        journal.sync()
+    journal.close()
 
 
 def test_a_failing_journal_delays_nobody_and_loses_no_fault(path: Path) -> None:

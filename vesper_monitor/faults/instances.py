@@ -269,12 +269,16 @@ class Instances:
             instance = self._by_resource.get(fault.resource)
             if instance is None or instance.record.id != fault.instance:
                 continue
-            _log.error("%s: fault %d: %s", fault.resource, fault.id, fault.reason)
             if fault.ended_by == PAUSE:
-                _log.warning("%s: fault %d is not reported: paused", fault.resource, fault.id)
+                _log.error("%s: fault %d is not reported, paused: %s",
+                           fault.resource, fault.id, fault.reason)  # fmt: skip
                 continue
             instance.fault_is_recorded(fault.id)
             self._reconsider(instance)
+            # After the monitor has its answer, in the loop's next turn.
+            asyncio.get_running_loop().call_soon(
+                _log.error, "%s: fault %d: %s", fault.resource, fault.id, fault.reason
+            )
             if self._attributes is not None:
                 self._attributes.set(attribute(fault.vm), _shown(fault), after=SHOW_AFTER)
 

@@ -3,12 +3,12 @@
 
 Synchronous and used by one thread at a time (vesper_monitor/faults/recorder.py).
 
-What a call writes is one transaction.  Faults and instances are on the disk
-when it returns (``synchronous=FULL``).  Events and positions survive the
-death of the daemon, and may lose the last moments before a power failure;
-the guests, whose buffers could be read twice then, do not survive that.
-Events and the positions behind them are written together, so that a daemon
-that was killed reads no record twice and leaves none out.
+What a call writes is one transaction, and survives the death of the daemon
+(write-ahead log, ``synchronous=NORMAL``).  Events and the positions behind
+them are written together, so that a daemon that was killed reads no record
+twice and leaves none out.  Only :meth:`Journal.sync` makes it survive a power
+failure as well.  Nobody has to wait for that before a monitor is told: with
+the power the instance and its fault end (:meth:`Journal.begin_boot`).
 """
 
 from __future__ import annotations
@@ -109,7 +109,7 @@ class Batch:
 
     @property
     def durable(self) -> bool:
-        """Whether it must be on the disk before anyone is told."""
+        """Whether it is to survive a power failure, as history."""
         return bool(self.faults or self.instances) or any(event.words for event in self.events)
 
 
@@ -150,8 +150,6 @@ class Journal:
         :raises JournalError: nothing was written.
         """
         try:
-            # Outside of a transaction, or SQLite ignores it.
-            self._db.execute(f"PRAGMA synchronous={'FULL' if batch.durable else 'NORMAL'}")
             with self._transaction():
                 self._write_events(batch.events)
                 for (uuid, domid), positions in batch.positions.items():
@@ -162,6 +160,21 @@ class Journal:
                     self._write_fault(fault)
         except sqlite3.Error as error:
             raise JournalError(f"{self.path}: cannot write: {error}") from error
+
+    def sync(self) -> None:
+        """Return when all that was written is on the disk.
+
+        :raises JournalError:
+        """
+        try:
+            # What is no longer in there has been synced by SQLite's checkpoint.
+            log = os.open(f"{self.path}-wal", os.O_RDONLY | os.O_CLOEXEC)
+            try:
+                os.fdatasync(log)
+            finally:
+                os.close(log)
+        except OSError as error:
+            raise JournalError(f"{self.path}-wal: cannot sync: {error}") from error
 
     def _write_events(self, events: Sequence[Event]) -> None:
         rows = [
@@ -408,7 +421,7 @@ class Journal:
         db = sqlite3.connect(self.path, timeout=2.0, isolation_level=None, check_same_thread=False)
         try:
             db.execute("PRAGMA journal_mode=WAL")
-            db.execute("PRAGMA synchronous=FULL")
+            db.execute("PRAGMA synchronous=NORMAL")
             version = db.execute("PRAGMA user_version").fetchone()[0]
             if not 0 <= version <= SCHEMA_VERSION:
                 raise JournalError(

@@ -97,6 +97,8 @@ class Recorder:
                 for then in callbacks:
                     if then is not None:
                         _call(then)
+                if together.durable and self.error is None:
+                    await self._sync()
         finally:
             self._writer = None
 
@@ -116,6 +118,14 @@ class Recorder:
                 self._dropped,
             )
             self.error, self._dropped = None, 0
+
+    async def _sync(self) -> None:
+        # After the monitors were told: a slow disk must not keep a failover waiting.
+        loop = asyncio.get_running_loop()
+        try:
+            await loop.run_in_executor(self._thread, lambda: self._opened().sync())
+        except JournalError as error:
+            self._failed(str(error))
 
     def _failed(self, error: str) -> None:
         if self.error is None:
