@@ -205,9 +205,12 @@ def test_monitors_are_told_before_the_disk_has_it_and_it_gets_there(path: Path) 
         recorder.put(Batch(faults=[fault(1)]), told.set)
         await asyncio.wait_for(told.wait(), 5)
         assert not synced
+        recorder.put(Batch(faults=[fault(2)]))
         syncing.set()
+        while not synced:
+            await asyncio.sleep(0.01)
+        assert synced == [True]  # one for both
         await recorder.close()
-        assert synced == [True]
         assert recorder.error is None
 
     asyncio.run(run())
