@@ -27,7 +27,7 @@ DEBIAN_PACKAGES := \
 	qemu-system-x86 qemu-utils util-linux xfsprogs xz-utils zstd
 
 .PHONY: help deps demo evaluate test test-quick lint migrations bench-cluster bench-kvm \
-	bench-liveness bench-probes bench-quiet modules install clean
+	bench-liveness bench-load bench-probes bench-quiet modules install clean
 
 help:
 	@echo 'VESPER $(VERSION): fault events from inside virtual machines for Pacemaker'
@@ -40,6 +40,7 @@ help:
 	@echo '  make bench-probes    what a hit of each probe costs, against ftrace and bpftrace'
 	@echo '  make bench-liveness  how soon hangs are found; no false alarms (ROUNDS=200)'
 	@echo '  make bench-quiet     heavy normal use raises no fault (MINUTES=60)'
+	@echo '  make bench-load      one vesperd with 1000 guests: CPU, memory, delays'
 	@echo '  make bench-kvm       the link to a guest on QEMU: round trips, records per second'
 	@echo '  make migrations      20 live migrations under Pacemaker (MIGRATIONS=20)'
 	@echo '  make lint            ruff, mypy --strict, checkpatch, man pages'
@@ -102,6 +103,9 @@ bench-quiet: deps
 
 bench-kvm: deps
 	$(PYTHON) -m bench.kvm
+
+bench-load: deps
+	$(PYTHON) -m bench.load
 
 modules:
 	$(MAKE) -C probe_modules

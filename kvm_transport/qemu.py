@@ -23,6 +23,8 @@ from vesper_monitor.transport import TransportError, VcpuState, VcpuUse
 __all__ = ["StatusFile", "StatusFiles", "holds", "started", "vcpus"]
 
 _TICKS = os.sysconf("SC_CLK_TCK")
+#: Of a file's content: its inode and time, as libvirt puts a new file in its place.
+_Mark = tuple[int, int]
 _VCPU = re.compile(r"CPU (\d+)/(?:KVM|TCG)")
 
 
@@ -45,7 +47,7 @@ class StatusFiles:
         self.directory = directory
         #: by domain: why its file was of no use; it may run or not
         self.broken: dict[str, str] = {}
-        self._read: dict[str, tuple[tuple[int, int], StatusFile | None]] = {}
+        self._read: dict[str, tuple[_Mark, StatusFile | None]] = {}
 
     def read(self) -> list[StatusFile]:
         """
@@ -60,21 +62,37 @@ class StatusFiles:
                 if not entry.name.endswith(".xml"):
                     continue
                 try:
-                    status = entry.stat()
-                    mark = status.st_ino, status.st_mtime_ns
-                    known = self._read.get(entry.name)
-                    if known is None or known[0] != mark:
-                        known = mark, _parse(Path(entry.path))
+                    read[entry.name] = self._if_changed(entry)
                 except FileNotFoundError:
                     continue  # its domain has just ended
                 except TransportError as error:
                     self.broken[entry.name.removesuffix(".xml")] = str(error)
-                else:
-                    read[entry.name] = known
         except OSError as error:
             raise TransportError(f"libvirt's status files: {error}") from None
         self._read = read
         return [status for _, status in read.values() if status is not None]
+
+    def of(self, name: str) -> StatusFile | None:
+        """One domain's; None: it has none.
+
+        :raises TransportError: it cannot be read.
+        """
+        path = self.directory / f"{name}.xml"
+        try:
+            known = self._if_changed(path)
+        except FileNotFoundError:
+            return None
+        except OSError as error:
+            raise TransportError(f"{path}: {error}") from None
+        self._read[path.name] = known
+        return known[1]
+
+    def _if_changed(self, file: os.DirEntry[str] | Path) -> tuple[_Mark, StatusFile | None]:
+        """:raises OSError: raises as :func:`_parse`"""
+        status = file.stat()
+        mark = status.st_ino, status.st_mtime_ns
+        known = self._read.get(file.name)
+        return known if known is not None and known[0] == mark else (mark, _parse(Path(file)))
 
 
 def _parse(path: Path) -> StatusFile | None:

@@ -105,9 +105,19 @@ class KvmTransport:
 
     async def find(self, name: str) -> Domain | None:
         """:raises TransportError: it may run or not."""
-        found = [domain for domain in await self.domains() if domain.name == name]
-        if not found and name in self._files.broken:
-            raise TransportError(self._files.broken[name])
+        trouble: TransportError | None = None
+        try:
+            status = self._files.of(name)
+            if status is not None:
+                self._meet(status)
+        except TransportError as error:
+            trouble = error
+        lives = [life for life in self._living() if life.domain.name == name]
+        for life in lives:
+            life.look()
+        found = [life.domain for life in lives if not life.ended]
+        if trouble is not None and not found:
+            raise trouble
         return max(found, key=lambda domain: domain.domid, default=None)
 
     async def report(self, domain: Domain) -> DomainReport:
@@ -179,22 +189,26 @@ class KvmTransport:
 
     # ------------------------------------------------------------------ lives
 
-    def _look(self) -> list[StatusFile]:
+    def _look(self) -> None:
         """Meet QEMUs that are new. :raises TransportError: nothing is known."""
         for life in self._living():
             life.look()
         known = {(life.domain.uuid, life.pid) for life in self._living()}
-        files = self._files.read()
-        for status in files:
+        for status in self._files.read():
             if (status.uuid, status.pid) not in known:
                 try:
-                    new = Life.meet(status, self._files.directory, self._ended)
+                    self._meet(status)
                 except TransportError as error:
                     self._files.broken[status.name] = str(error)
-                    continue
-                if new is not None:
-                    self._lives[new.domain.uuid, new.domain.domid] = new
-        return files
+
+    def _meet(self, status: StatusFile) -> None:
+        """:raises TransportError: whether it runs is not to be told."""
+        wanted = status.uuid, status.pid
+        if any((life.domain.uuid, life.pid) == wanted for life in self._living()):
+            return
+        new = Life.meet(status, self._files.directory, self._ended)
+        if new is not None:
+            self._lives[new.domain.uuid, new.domain.domid] = new
 
     def _living(self) -> list[Life]:
         return [life for life in self._lives.values() if not life.ended]
@@ -230,9 +244,9 @@ class KvmTransport:
 
     def _recorded(self, life: Life) -> DomainReport:
         """What libvirtd wrote last, before it went away. :raises TransportError:"""
-        for status in self._look():
-            if (status.uuid, status.pid) == (life.domain.uuid, life.pid):
-                return self._understand(life, status.state, status.reason, {})
+        status = self._files.of(life.domain.name)
+        if status is not None and (status.uuid, status.pid) == (life.domain.uuid, life.pid):
+            return self._understand(life, status.state, status.reason, {})
         return DomainReport(DomainState.RUNNING)
 
     def _understand(

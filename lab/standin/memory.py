@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: GPL-2.0-or-later
-"""A stand-in guest's memory: pages of a file; a region's handle is its first page."""
+"""A stand-in guest's memory: pages of a file; a region's handle is where it begins."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ from pathlib import Path
 
 from vesper_monitor.guest import abi
 
-__all__ = ["CCHAN_PAGE", "GuestMemory", "RelayBuffer", "RelayChannel"]
+__all__ = ["CCHAN_PAGE", "GuestMemory", "RelayBuffer", "RelayChannel", "file_view"]
 
 _PAGES = 4096
 CCHAN_PAGE = 1
@@ -17,26 +17,35 @@ SUBBUF_SIZE = 4096
 N_SUBBUFS = 4
 
 
-class GuestMemory:
-    """Pages are handed out once and not reused: the file is sparse."""
+def file_view(path: Path) -> memoryview:
+    """A new sparse file, mapped."""
+    path.unlink(missing_ok=True)
+    with path.open("w+b") as file:
+        file.truncate(_PAGES * abi.PAGE_SIZE)
+        return memoryview(mmap.mmap(file.fileno(), 0))
 
-    def __init__(self, path: Path) -> None:
-        path.unlink(missing_ok=True)
-        with path.open("w+b") as file:
-            file.truncate(_PAGES * abi.PAGE_SIZE)
-            self._map = mmap.mmap(file.fileno(), 0)
-        self.view = memoryview(self._map)
-        self._next = CCHAN_PAGE + 1
+
+class GuestMemory:
+    """Pages are handed out once and not reused.
+
+    :param first: page to be handed out first.
+    :param unit: by which a region's handle grows with each page.
+    """
+
+    def __init__(self, view: memoryview, *, first: int = CCHAN_PAGE, unit: int = 1) -> None:
+        self.view = view
+        self._next = first
+        self._unit = unit
 
     def alloc(self, pages: int) -> abi.Region:
         """:raises MemoryError:"""
-        if self._next + pages > _PAGES:
+        if (self._next + pages) * abi.PAGE_SIZE > len(self.view):
             raise MemoryError
         first, self._next = self._next, self._next + pages
-        return abi.Region(handle=first, pages=pages)
+        return abi.Region(handle=first * self._unit, pages=pages)
 
     def at(self, region: abi.Region) -> memoryview:
-        start = region.handle * abi.PAGE_SIZE
+        start = region.handle // self._unit * abi.PAGE_SIZE
         return self.view[start : start + region.pages * abi.PAGE_SIZE]
 
 

@@ -88,12 +88,20 @@ def holder(directory: Path, *options: str) -> Iterator[HolderProcess]:
 
 
 class StandinQemu:
-    """Takes the handshake as QEMU does; the guest's half of the protocol by hand."""
+    """Takes the handshake as QEMU does; the guest's half of the protocol by hand.
 
-    def __init__(self, path: str) -> None:
-        self.connection = socket.socket(socket.AF_UNIX)
-        self.connection.settimeout(START)
-        self.connection.connect(path)
+    :param where: the holder's socket, or a connection to it, which another
+        process may have made.
+    """
+
+    def __init__(self, where: str | socket.socket) -> None:
+        if isinstance(where, str):
+            self.connection = socket.socket(socket.AF_UNIX)
+            self.connection.settimeout(START)
+            self.connection.connect(where)
+        else:
+            self.connection = where
+            self.connection.settimeout(START)
         self.messages: list[tuple[int, list[int]]] = []
         for _ in range(5):
             data, descriptors, _flags, _address = socket.recv_fds(self.connection, 8, 4)

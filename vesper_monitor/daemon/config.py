@@ -53,7 +53,7 @@ class Config:
     keep_events: int = 100_000
     #: faults that are over, kept in the journal
     keep_faults: int = 10_000
-    max_clients: int = 200
+    max_clients: int = 2000
     #: by name of the transport: its own settings; it checks them itself
     transport_settings: Mapping[str, Mapping[str, Any]] = field(default_factory=dict)
 

@@ -16,6 +16,7 @@ from __future__ import annotations
 import argparse
 import asyncio
 import logging
+import resource
 import signal
 import sys
 import time
@@ -199,10 +200,14 @@ class Daemon:
         batch.events, batch.faults = events, faults
         if self._backlog > MAX_BACKLOG:
             # The disk does not keep up with what a guest says.
+            if not self._not_kept:
+                _log.warning("%s and others: the journal is too slow: events are not kept in it",
+                             domain.name)  # fmt: skip
             self._not_kept += len(events)
-            _log.warning("%s: %d events are not kept in the journal: it is too slow",
-                         domain.name, self._not_kept)  # fmt: skip
             batch.events = []
+        elif self._not_kept and not self._backlog:
+            _log.warning("the journal keeps events again; %d are not in it", self._not_kept)
+            self._not_kept = 0
         count = len(batch.events)
         self._backlog += count
 
@@ -358,6 +363,12 @@ def _boot_id() -> str:
     return Path("/proc/sys/kernel/random/boot_id").read_text(encoding="ascii").strip()
 
 
+def more_files() -> None:
+    """Allow as many open files as may be: each guest has some, each monitor one."""
+    _soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
+    resource.setrlimit(resource.RLIMIT_NOFILE, (hard, hard))
+
+
 async def _run(config: configuration.Config) -> int:
     loop = asyncio.get_running_loop()
     stopping = asyncio.Event()
@@ -420,6 +431,7 @@ def main(argv: list[str] | None = None) -> int:
     }
     config = replace(config, **given)
     logs.setup(config.log_level)
+    more_files()
     return asyncio.run(_run(config))
 
 

@@ -131,7 +131,11 @@ class Server:
         except BaseException:
             listener.close()
             raise
-        self._server = await asyncio.start_unix_server(self._serve, sock=listener, limit=MAX_LINE)
+        # Where connections wait to be accepted none may be refused: a monitor of
+        # each of a thousand VMs may come at once.
+        self._server = await asyncio.start_unix_server(
+            self._serve, sock=listener, limit=MAX_LINE, backlog=self._max
+        )
 
     async def stop(self) -> None:
         """Close all connections."""

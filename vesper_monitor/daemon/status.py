@@ -17,17 +17,16 @@ def vm_status(
     sessions: Iterable[Session], instances: Iterable[Instance], pauses: Pauses
 ) -> list[dict[str, Any]]:
     """One entry per watched domain and resource, by name."""
-    instances = list(instances)
-    rows = []
-    seen: set[str] = set()
-    for session in sessions:
-        key = (session.domain.uuid, session.domain.domid)
-        mine = [i for i in instances if (i.record.uuid, i.record.domid) == key]
-        seen.update(i.record.id for i in mine)
-        rows += [{**_watch(session), **_resource(i)} for i in mine or (None,)]
+    by_domain: dict[tuple[str, int], list[Instance]] = {}
     for instance in instances:
-        if instance.record.id not in seen:
-            rows.append({**_unwatched(instance), **_resource(instance)})
+        key = instance.record.uuid, instance.record.domid
+        by_domain.setdefault(key, []).append(instance)
+    rows = []
+    for session in sessions:
+        mine = by_domain.pop((session.domain.uuid, session.domain.domid), None)
+        rows += [{**_watch(session), **_resource(i)} for i in mine or (None,)]
+    for unwatched in by_domain.values():
+        rows += [{**_unwatched(i), **_resource(i)} for i in unwatched]
     for row in rows:
         pause = pauses.get(row["vm"])
         row["paused"] = pause.to_json() if pause is not None else None

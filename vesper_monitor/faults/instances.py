@@ -69,6 +69,7 @@ class Instances:
         self._paused = paused
         self._attributes = attributes
         self._by_resource: dict[str, Instance] = {}
+        self._by_domain: dict[tuple[str, int], list[Instance]] = {}
         self._last_fault_id = 0
         self._timers: dict[str, asyncio.TimerHandle] = {}
         self._tellers: dict[str, asyncio.Task[None]] = {}
@@ -84,12 +85,8 @@ class Instances:
         self._last_fault_id = last_fault_id
         held = {fault.instance: fault for fault in faults if fault.ended is None}
         for record in records:
-            old = self._by_resource.get(record.resource)
-            if old is not None:
-                self._end(old, "a later start")
             instance = Instance(record, fault=held.get(record.id), rules=_rules(record))
-            instance.paused = self._paused(record.vm)
-            self._by_resource[record.resource] = instance
+            self._begin(instance)
             self._reconsider(instance)
 
     def recall(self, record: InstanceRecord, events: Iterable[Event]) -> None:
@@ -117,13 +114,28 @@ class Instances:
 
     def of_domain(self, domain: Domain) -> list[Instance]:
         """Instances that are this life of that domain."""
-        return [
-            instance
-            for instance in self._by_resource.values()
-            if (instance.record.uuid, instance.record.domid) == (domain.uuid, domain.domid)
-        ]
+        return list(self._by_domain.get((domain.uuid, domain.domid), ()))
 
     # ------------------------------------------------------------ start, stop
+
+    def _begin(self, instance: Instance) -> None:
+        """In place of an earlier life, which ends."""
+        record = instance.record
+        old = self._drop(record.resource)
+        if old is not None:
+            self._end(old, "a later start")
+        instance.paused = self._paused(record.vm)
+        self._by_resource[record.resource] = instance
+        self._by_domain.setdefault((record.uuid, record.domid), []).append(instance)
+
+    def _drop(self, resource: str) -> Instance | None:
+        instance = self._by_resource.pop(resource, None)
+        if instance is not None:
+            key = instance.record.uuid, instance.record.domid
+            self._by_domain[key].remove(instance)
+            if not self._by_domain[key]:
+                del self._by_domain[key]
+        return instance
 
     def start(
         self,
@@ -144,9 +156,6 @@ class Instances:
         """
         if resource not in self._by_resource and len(self._by_resource) >= MAX_INSTANCES:
             raise ValueError(f"more than {MAX_INSTANCES} resources")
-        old = self._by_resource.get(resource)
-        if old is not None:
-            self._end(old, "a later start")
         now = time.time()
         record = InstanceRecord(
             id=f"{resource}/{domain.uuid}/{domain.domid}/{now:.6f}",
@@ -163,8 +172,7 @@ class Instances:
             fault_on=fault_on,
         )
         instance = Instance(record, degraded=degraded, rules=_rules(record))
-        instance.paused = self._paused(record.vm)
-        self._by_resource[resource] = instance
+        self._begin(instance)
         self._stopped_for.pop(resource, None)
         self._recorder.put(Batch(instances=[record]))
         _log.info("%s: watching %s (domain %d)", resource, domain.name, domain.domid)
@@ -172,7 +180,7 @@ class Instances:
 
     def stop(self, resource: str) -> Instance | None:
         """The resource is being stopped. :returns: the instance that ended."""
-        instance = self._by_resource.pop(resource, None)
+        instance = self._drop(resource)
         if instance is not None:
             fault = self._end(instance, "stop")
             if fault is not None:

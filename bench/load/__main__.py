@@ -1,0 +1,287 @@
+# SPDX-License-Identifier: GPL-2.0-or-later
+"""``python3 -m bench.load``: one vesperd, a thousand guests.
+
+vesperd, its transport to QEMU and the holder are the real ones; the guests
+are stand-ins in shared memory (bench/load/crowd.py). Each guest is a resource
+with two probes and a waiting monitor. What is measured:
+
+- starting vesperd while all guests run, until each is watched;
+- what it costs while nothing happens: CPU, and memory of each guest;
+- events from all guests at once: from the guest's store to the decoded event;
+- one fault in every guest at the same time: until the last monitor is told.
+"""
+
+from __future__ import annotations
+
+import argparse
+import asyncio
+import json
+import os
+import signal
+import sqlite3
+import statistics
+import subprocess
+import sys
+import tempfile
+import time
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
+from pathlib import Path
+from typing import Any
+
+from bench.load.crowd import name
+from lab.progress import note, step
+from lab.standin.image import make_store
+from tests.kvm.holder import holder
+from vesper_monitor.client import Client, DaemonUnavailable
+
+PROJECT = Path(__file__).parents[2]
+SETTLE = 5.0
+IDLE = 30.0
+#: s for all to come up, on a busy machine.
+SLOW = 300.0
+
+
+class Vesperd:
+    """The daemon's process."""
+
+    def __init__(self, directory: Path) -> None:
+        self.socket = directory / "vesperd.sock"
+        self.journal = directory / "journal.sqlite"
+        self._config = directory / "vesperd.toml"
+        self._config.write_text(
+            f'socket = "{self.socket}"\njournal = "{self.journal}"\n'
+            f'probes_dir = "{directory / "images"}"\nkeep_events = 1000000\n'
+            f'[kvm]\nuri = "qemu+unix:///system?socket={directory / "none"}"\n'
+            f'run_dir = "{directory}"\ncontrol = "{directory / "control.sock"}"\n'
+        )
+        make_store(directory / "images")
+        self._process: subprocess.Popen[bytes] | None = None
+
+    def start(self) -> None:
+        self._process = subprocess.Popen(
+            [sys.executable, "-m", "bench.load.vesperd", str(self._config)], cwd=PROJECT
+        )
+        end = time.monotonic() + SLOW
+        while True:
+            try:
+                self.call("hello")
+                return
+            except DaemonUnavailable:
+                if self._process.poll() is not None or time.monotonic() > end:
+                    raise
+                time.sleep(0.01)
+
+    def end(self, number: int = signal.SIGTERM) -> None:
+        if self._process is not None:
+            self._process.send_signal(number)
+            self._process.wait(60)
+
+    def call(self, op: str, **fields: Any) -> dict[str, Any]:
+        with Client(str(self.socket), timeout=60.0) as client:
+            return client.call(op, **fields)
+
+    def wait_watched(self, count: int) -> None:
+        """Until so many guests have two probes that collect."""
+        end = time.monotonic() + SLOW
+        while True:
+            watched = sum(
+                [probe["state"] for probe in vm["probes"]] == ["collecting"] * 2
+                for vm in self.call("status")["vms"]
+            )
+            if watched == count:
+                return
+            if time.monotonic() > end:
+                raise TimeoutError(f"{watched} of {count} guests are watched after {SLOW:.0f} s")
+            time.sleep(0.25)
+
+    def cpu(self) -> float:
+        """s, user and system."""
+        assert self._process is not None
+        fields = Path(f"/proc/{self._process.pid}/stat").read_text().rpartition(") ")[2].split()
+        return (int(fields[11]) + int(fields[12])) / os.sysconf("SC_CLK_TCK")
+
+    def memory(self) -> int:
+        """KiB that are its own: what is shared with the guests is theirs."""
+        assert self._process is not None
+        lines = Path(f"/proc/{self._process.pid}/smaps_rollup").read_text().splitlines()[1:]
+        values = {line.split(":")[0]: int(line.split()[1]) for line in lines}
+        return values["Private_Clean"] + values["Private_Dirty"]
+
+
+@asynccontextmanager
+async def _crowd(directory: Path, count: int) -> AsyncIterator[asyncio.subprocess.Process]:
+    process = await asyncio.create_subprocess_exec(
+        sys.executable, "-m", "bench.load.crowd", str(directory), str(count), cwd=PROJECT,
+        stdin=subprocess.PIPE, stdout=subprocess.PIPE,
+    )  # fmt: skip
+    try:
+        await _answer(process)
+        yield process
+    finally:
+        process.terminate()
+        await process.wait()
+
+
+async def _answer(process: asyncio.subprocess.Process) -> str:
+    assert process.stdout is not None
+    line = await asyncio.wait_for(process.stdout.readline(), SLOW)
+    if not line:
+        raise RuntimeError("the crowd of guests has ended")
+    return line.decode().strip()
+
+
+async def _tell(process: asyncio.subprocess.Process, text: str) -> str:
+    assert process.stdin is not None
+    process.stdin.write(text.encode() + b"\n")
+    return await _answer(process)
+
+
+def _resource(number: int) -> dict[str, Any]:
+    return {
+        "resource": f"r{number}", "vm": name(number), "services": ["httpd"],
+        "probes": ["send_signal", "out_of_memory"],
+    }  # fmt: skip
+
+
+async def _begin(vesperd: Vesperd, count: int) -> None:
+    """All resources are started."""
+    reader, writer = await asyncio.open_unix_connection(vesperd.socket)
+    for number in range(count):
+        writer.write(json.dumps({"op": "start", **_resource(number)}).encode() + b"\n")
+        answer = json.loads(await asyncio.wait_for(reader.readline(), SLOW))
+        if not answer["ok"]:
+            raise RuntimeError(answer["error"])
+    writer.close()
+
+
+async def _monitor(vesperd: Vesperd, number: int) -> tuple[float, dict[str, Any]]:
+    """A waiting monitor. :returns: when it was answered (s, CLOCK_REALTIME), and what."""
+    reader, writer = await asyncio.open_unix_connection(vesperd.socket)
+    request = {"op": "wait", **_resource(number), "interval": 1, "timeout": 3600, "node": "node1"}
+    writer.write(json.dumps(request).encode() + b"\n")
+    answer = json.loads(await reader.readline())
+    writer.close()
+    return time.time(), answer
+
+
+async def _idle(vesperd: Vesperd) -> float:
+    """:returns: part of a core."""
+    await asyncio.sleep(SETTLE)
+    begin, before = time.monotonic(), vesperd.cpu()
+    await asyncio.sleep(IDLE)
+    return (vesperd.cpu() - before) / (time.monotonic() - begin)
+
+
+def _latencies(vesperd: Vesperd, since: float) -> list[float]:
+    """ms from the guest's store to the decoded event, by the journal."""
+    offset = time.time() - time.monotonic()
+    with sqlite3.connect(f"file:{vesperd.journal}?mode=ro", uri=True) as journal:
+        rows = journal.execute(
+            "SELECT received, guest_ns FROM events WHERE received >= ? AND probe = 'send_signal'"
+            " AND fields LIKE '%\"load\"%'", (since,)
+        ).fetchall()  # fmt: skip
+    return [(received - offset - guest_ns / 1e9) * 1000 for received, guest_ns in rows]
+
+
+async def _events(
+    vesperd: Vesperd, crowd: asyncio.subprocess.Process, rate: int, seconds: float
+) -> dict[str, float]:
+    since, before, begin = time.time(), vesperd.cpu(), time.monotonic()
+    sent = int(await _tell(crowd, f"emit {rate} {seconds}"))
+    used = (vesperd.cpu() - before) / (time.monotonic() - begin)
+    await asyncio.sleep(SETTLE)
+    late = sorted(_latencies(vesperd, since))
+    found = statistics.quantiles(late, n=100)
+    return {
+        "sent": sent, "kept": len(late), "per_s": sent / seconds, "cpu": used,
+        "p50_ms": found[49], "p99_ms": found[98], "max_ms": late[-1],
+    }  # fmt: skip
+
+
+async def _measure(
+    vesperd: Vesperd, directory: Path, count: int, rate: int, seconds: float
+) -> dict[str, Any]:
+    figures: dict[str, Any] = {"guests": count}
+    vesperd.start()
+    await asyncio.sleep(SETTLE)
+    alone = vesperd.memory()
+    with step(f"{count} guests"):
+        crowd_context = _crowd(directory, count)
+        crowd = await crowd_context.__aenter__()
+    try:
+        with step("starting a resource of each, until it is watched"):
+            await _begin(vesperd, count)
+            await asyncio.to_thread(vesperd.wait_watched, count)
+        with step("vesperd is killed and started again"):
+            vesperd.end()
+            begin = time.monotonic()
+            vesperd.start()
+            await asyncio.to_thread(vesperd.wait_watched, count)
+            figures["restart_s"] = time.monotonic() - begin
+            figures["restart_cpu_s"] = vesperd.cpu()
+        # The first one of each is answered at once.
+        await asyncio.gather(*(_monitor(vesperd, number) for number in range(count)))
+        monitors = [asyncio.create_task(_monitor(vesperd, n)) for n in range(count)]
+        with step(f"idle for {IDLE:.0f} s"):
+            figures["idle_cpu"] = await _idle(vesperd)
+            figures["kib_per_guest"] = (vesperd.memory() - alone) / count
+        with step(f"{rate} events/s for {seconds:.0f} s"):
+            figures["events"] = await _events(vesperd, crowd, rate, seconds)
+        figures["kib_per_guest_after"] = (vesperd.memory() - alone) / count
+        with step("a fault in every guest"):
+            at = float(await _tell(crowd, "fault"))
+            told = await asyncio.wait_for(asyncio.gather(*monitors), SLOW)
+        late = sorted(when - at for when, answer in told if answer.get("result") == "fault")
+        figures["burst"] = {
+            "told": len(late), "journaled": len(vesperd.call("faults", limit=10 * count)["faults"]),
+            "first_s": late[0], "median_s": statistics.median(late), "last_s": late[-1],
+        }  # fmt: skip
+    finally:
+        await crowd_context.__aexit__(None, None, None)
+    return figures
+
+
+def _print(figures: dict[str, Any]) -> None:
+    events, burst = figures["events"], figures["burst"]
+    print(f"""{figures["guests"]} guests, each with 2 probes and a waiting monitor
+started again while they run: all watched after {figures["restart_s"]:.1f} s \
+(CPU {figures["restart_cpu_s"]:.1f} s)
+idle: {figures["idle_cpu"]:.1%} of a core; {figures["kib_per_guest"]:.0f} KiB of each guest \
+({figures["kib_per_guest_after"]:.0f} after the events)
+{events["per_s"]:.0f} events/s in all: {events["kept"]} of {events["sent"]} in the journal; from \
+store to decoded event: median {events["p50_ms"]:.1f} ms, p99 {events["p99_ms"]:.1f} ms, \
+max {events["max_ms"]:.1f} ms; {events["cpu"]:.0%} of a core
+a fault in every guest at once: {burst["told"]} monitors told, {burst["journaled"]} in the \
+journal; first {burst["first_s"] * 1000:.0f} ms, median {burst["median_s"]:.2f} s, \
+last {burst["last_s"]:.2f} s""")
+
+
+def main() -> int:
+    parser = argparse.ArgumentParser(prog="python3 -m bench.load", description=__doc__)
+    parser.add_argument("--guests", type=int, default=1000, help="(1000)")
+    parser.add_argument("--rate", type=int, default=10_000, help="events/s in all (10000)")
+    parser.add_argument("--seconds", type=float, default=20.0, help="of events (20)")
+    arguments = parser.parse_args()
+    with tempfile.TemporaryDirectory(prefix="vesper-load-") as directory:
+        vesperd = Vesperd(Path(directory))
+        with holder(Path(directory), "--size", "1", "--max-vms", str(arguments.guests)):
+            try:
+                figures = asyncio.run(
+                    _measure(vesperd, Path(directory), arguments.guests, arguments.rate,
+                             arguments.seconds)
+                )  # fmt: skip
+            finally:
+                vesperd.end()
+    _print(figures)
+    path = Path("build/bench-load.json")
+    path.parent.mkdir(exist_ok=True)
+    path.write_text(json.dumps(figures, indent=1) + "\n")
+    note(f"all figures: {path}")
+    burst, events = figures["burst"], figures["events"]
+    whole = burst["told"] == burst["journaled"] == figures["guests"]
+    return 0 if whole and events["kept"] == events["sent"] else 1
+
+
+if __name__ == "__main__":
+    sys.exit(main())

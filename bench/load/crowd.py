@@ -1,0 +1,145 @@
+# SPDX-License-Identifier: GPL-2.0-or-later
+"""``python3 -m bench.load.crowd DIRECTORY COUNT``: many stand-in guests on QEMU.
+
+Each has a process in QEMU's place, which holds the lock on its pid file and
+has connected to the holder by itself, and does nothing else: that is what a
+domain is known by.  The guests' halves are all here: shared memory and
+doorbells are real, the kernels behind them are
+:class:`lab.standin.kernel.StandinKernel`.
+
+Told by lines on standard input, each answered by one:
+
+``emit RATE SECONDS``
+    signals that kill nobody, in turn from each guest; so many a second.
+``fault``
+    one that kills the service, in every guest, at once.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import ctypes
+import fcntl
+import os
+import signal
+import socket
+import sys
+import time
+import uuid
+from pathlib import Path
+
+from lab.standin.kernel import StandinKernel
+from lab.standin.memory import GuestMemory
+from tests.kvm.holder import StandinQemu
+from vesper_monitor.guest import abi
+
+__all__ = ["name"]
+
+_PR_SET_PDEATHSIG = 1
+_STATUS = """<domstatus state='running' reason='booted' pid='{pid}'>
+<domain type='qemu'><name>{name}</name><uuid>{uuid}</uuid></domain></domstatus>
+"""
+
+
+def name(number: int) -> str:
+    """Of a guest, from 0."""
+    return f"vm{number}"
+
+
+def _qemu(directory: Path, number: int) -> socket.socket:
+    """A process in QEMU's place. :returns: its connection to the holder."""
+    ours, theirs = socket.socketpair()
+    pid = os.fork()
+    if pid == 0:
+        ctypes.CDLL(None).prctl(_PR_SET_PDEATHSIG, signal.SIGKILL)
+        lock = os.open(directory / f"{name(number)}.pid", os.O_RDWR | os.O_CREAT)
+        fcntl.lockf(lock, fcntl.LOCK_EX)
+        connection = socket.socket(socket.AF_UNIX)
+        connection.connect(str(directory / "qemu.sock"))
+        socket.send_fds(theirs, [b"."], [connection.fileno()])
+        for descriptor in (ours, theirs, connection):
+            descriptor.close()
+        while True:
+            signal.pause()
+    theirs.close()
+    _, (descriptor,), _, _ = socket.recv_fds(ours, 1, 1)
+    ours.close()
+    status = _STATUS.format(pid=pid, name=name(number), uuid=uuid.UUID(int=number + 1))
+    (directory / f"{name(number)}.xml").write_text(status)
+    return socket.socket(fileno=descriptor)
+
+
+class Guest:
+    """The half in the guest."""
+
+    def __init__(self, qemu: StandinQemu) -> None:
+        self._qemu = qemu
+        # The first page is the device's own.
+        memory = GuestMemory(qemu.view, first=1, unit=abi.PAGE_SIZE)
+        self.kernel = StandinKernel(memory, qemu.ring)
+        self._answered = 0
+        asyncio.get_running_loop().add_reader(qemu.to_guest, self._rung)
+
+    def _rung(self) -> None:
+        self._qemu.rung()
+        wanted = self._qemu.head().wanted
+        if wanted != self._answered:
+            if not self._answered:
+                self.kernel.open_cchan()
+            self._answered = wanted
+            self._qemu.come_up()
+        while self.kernel.take_request():
+            pass
+
+
+async def _live(guests: list[Guest]) -> None:
+    """Signs of life, spread over the period as those of real guests are."""
+    period = abi.LIFE_PERIOD_MS / 1000
+    parts = 20
+    while True:
+        begin = time.monotonic()
+        for part in range(parts):
+            for guest in guests[part::parts]:
+                guest.kernel.show_life()
+            await asyncio.sleep(max(0.0, begin + (part + 1) * period / parts - time.monotonic()))
+
+
+async def _emit(guests: list[Guest], rate: float, seconds: float) -> int:
+    """:returns: how many."""
+    begin, count = time.monotonic(), 0
+    while (now := time.monotonic()) < begin + seconds:
+        due = int((now - begin) * rate)
+        while count < due:
+            guests[count % len(guests)].kernel.emit("send_signal", {"sig": "10", "comm": "load"})
+            count += 1
+        await asyncio.sleep(0.001)
+    return count
+
+
+def _fault(guests: list[Guest]) -> None:
+    for guest in guests:
+        guest.kernel.emit("send_signal", {"sig": "11", "comm": "httpd", "fatal": "1"})
+
+
+async def _run(directory: Path, count: int) -> None:
+    connections = [_qemu(directory, number) for number in range(count)]
+    guests = [Guest(StandinQemu(connection)) for connection in connections]
+    living = asyncio.create_task(_live(guests))
+    print("up", flush=True)
+    reader = asyncio.StreamReader()
+    await asyncio.get_running_loop().connect_read_pipe(
+        lambda: asyncio.StreamReaderProtocol(reader), sys.stdin
+    )
+    while line := await reader.readline():
+        match line.decode().split():
+            case ["emit", rate, seconds]:
+                print(await _emit(guests, float(rate), float(seconds)), flush=True)
+            case ["fault"]:
+                begin = time.time()
+                _fault(guests)
+                print(begin, flush=True)
+    living.cancel()
+
+
+if __name__ == "__main__":
+    asyncio.run(_run(Path(sys.argv[1]), int(sys.argv[2])))

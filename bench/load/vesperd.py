@@ -1,0 +1,40 @@
+# SPDX-License-Identifier: GPL-2.0-or-later
+"""``python3 -m bench.load.vesperd CONFIG``: vesperd as it is, on guests that no libvirt knows."""
+
+from __future__ import annotations
+
+import asyncio
+import signal
+import sys
+from pathlib import Path
+
+from kvm_transport.transport import KvmTransport
+from vesper_monitor.daemon import config, logs
+from vesper_monitor.daemon.main import Daemon, more_files
+
+
+class CrowdTransport(KvmTransport):
+    """The real one; libvirt itself need not be there."""
+
+    @classmethod
+    def usable(cls) -> str | None:
+        return None
+
+
+async def _run(settings: config.Config) -> None:
+    end = asyncio.Event()
+    asyncio.get_running_loop().add_signal_handler(signal.SIGTERM, end.set)
+    daemon = Daemon(settings, {"kvm": CrowdTransport})
+    await daemon.start()
+    await end.wait()
+    await daemon.stop()
+
+
+if __name__ == "__main__":
+    logs.setup("warning")
+    more_files()
+    import cProfile, atexit
+    pr = cProfile.Profile()
+    pr.enable()
+    atexit.register(lambda: (pr.disable(), pr.dump_stats("/tmp/w/load.prof." + str(__import__("os").getpid()))))
+    asyncio.run(_run(config.load(Path(sys.argv[1]), required=True)))

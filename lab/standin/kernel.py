@@ -1,0 +1,252 @@
+# SPDX-License-Identifier: GPL-2.0-or-later
+"""The guest half of the ABI, by hand: C-chan, relay channels, signs of life, last words.
+
+It knows no process and no hypervisor: who has it gives it memory, notifies the
+host, and calls it when the host has notified.
+"""
+
+from __future__ import annotations
+
+import ctypes
+import errno
+import secrets
+import time
+import zlib
+from collections.abc import Callable
+
+from lab.standin.image import PROBES, RELEASE, vermagic
+from lab.standin.memory import GuestMemory, RelayChannel
+from vesper_monitor.guest import abi
+from vesper_monitor.guest.modinfo import ModinfoError, modinfo
+
+__all__ = ["StandinKernel"]
+
+_EVENTS: dict[str, tuple[type[ctypes.Structure], abi.EventType]] = {
+    "send_signal": (abi.SendSignal, abi.EventType.SEND_SIGNAL),
+    "out_of_memory": (abi.OutOfMemory, abi.EventType.OUT_OF_MEMORY),
+}
+#: What an event has unless the command says otherwise.
+_DEFAULTS: dict[str, dict[str, object]] = {
+    "send_signal": {
+        "sig": 11, "code": 1, "pid": 97, "tgid": 97, "parent_pid": 1, "parent_comm": "init",
+        "comm": "httpd", "leader_comm": "httpd", "sender_pid": 80, "sender_tid": 80,
+        "sender_comm": "sh",
+    },
+    "out_of_memory": {
+        "pid": 97, "comm": "httpd", "parent_pid": 1, "parent_comm": "init", "asker_pid": 120,
+        "asker_comm": "tail", "anon_rss_kb": 83412, "free_kb": 2048, "total_kb": 163840,
+    },
+}  # fmt: skip
+_FLAGS = {
+    "fatal": abi.SIG_FATAL,
+    "from_kernel": abi.SIG_FROM_KERNEL,
+    "group": abi.SIG_GROUP,
+    "in_irq": abi.SIG_IN_IRQ,
+    "traced": abi.SIG_TRACED,
+}
+
+
+class StandinKernel:
+    """
+    :param notify: the host.
+    :param version: of the protocol, that it says it speaks.
+    """
+
+    def __init__(
+        self,
+        memory: GuestMemory,
+        notify: Callable[[], None],
+        *,
+        cpus: int = 1,
+        release: str = RELEASE,
+        version: int = abi.ABI_VERSION,
+    ) -> None:
+        self._memory = memory
+        self._notify = notify
+        self._cpus = cpus
+        self._release = release
+        self._version = version
+        self._boot_id = secrets.randbits(64)
+        #: the page of C-chan
+        self.cchan = memory.alloc(1)
+        self._table_region = memory.alloc(1)
+        self._table = abi.Table(magic=abi.TABLE_MAGIC, version=abi.ABI_VERSION)
+        self._words_region = memory.alloc(abi.pages_for(ctypes.sizeof(abi.Words)))
+        head = abi.Words(magic=abi.WORDS_MAGIC, version=abi.WORDS_VERSION)
+        memory.at(self._words_region)[: ctypes.sizeof(head)] = bytes(head)
+        size = ctypes.sizeof(abi.Life) + cpus * ctypes.sizeof(abi.LifeCpu)
+        self._life_region = memory.alloc(abi.pages_for(size))
+        life = abi.Life(
+            magic=abi.LIFE_MAGIC, version=abi.LIFE_VERSION, period_ms=abi.LIFE_PERIOD_MS,
+            nr_cpus=cpus,
+        )  # fmt: skip
+        memory.at(self._life_region)[: ctypes.sizeof(life)] = bytes(life)
+        self._irqs = self._runs = 0
+        self._channels: dict[str, RelayChannel] = {}
+        self._modules: set[str] = set()
+        self._hidden: set[str] = set()  # loaded, but not in the channel table
+        self._image: abi.Region | None = None
+        self._generation = 0
+        self._write_table()
+
+    def open_cchan(self) -> None:
+        """The host activates it."""
+        page = abi.Cchan(magic=abi.CCHAN_MAGIC, version=self._version)
+        self._memory.at(self.cchan)[: ctypes.sizeof(page)] = bytes(page)
+
+    def hide(self, name: str, hidden: bool) -> None:
+        """A channel is not in the table any more, or is again."""
+        (self._hidden.add if hidden else self._hidden.discard)(name)
+        self._write_table()
+
+    def show_life(self, *, runs: bool = True) -> None:
+        """One sign, as probe_modules/core/life.c gives every :data:`abi.LIFE_PERIOD_MS`.
+
+        :param runs: the scheduler is alive, too.
+        """
+        self._irqs += 1
+        self._runs += runs
+        one = abi.LifeCpu(state=abi.LifeState.SHOWN, irqs=self._irqs, runs=self._runs)
+        start = ctypes.sizeof(abi.Life)
+        cpus = bytes(one) * self._cpus
+        self._memory.at(self._life_region)[start : start + len(cpus)] = cpus
+
+    # --------------------------------------------------------------- C-chan
+
+    def take_request(self) -> bool:
+        """Answer one, if there is one and room for the answer."""
+        view = self._memory.at(self.cchan)
+        to_guest = abi.offset(abi.Cchan, "to_guest")
+        to_host = abi.offset(abi.Cchan, "to_host")
+        page = abi.Cchan.from_buffer_copy(view)
+        given = (page.to_host.prod - page.to_host.cons) & 0xFFFFFFFF
+        if page.to_guest.prod == page.to_guest.cons or given >= abi.CCHAN_SLOTS:
+            return False
+        request = bytes(page.to_guest.slot[page.to_guest.cons % abi.CCHAN_SLOTS])
+        abi.store_u32(view, to_guest + abi.offset(abi.CchanRing, "cons"), page.to_guest.cons + 1)
+        reply = self._answer(request)
+        slot = to_host + abi.offset(abi.CchanRing, "slot")
+        slot += (page.to_host.prod % abi.CCHAN_SLOTS) * abi.MSG_SIZE
+        view[slot : slot + len(reply)] = reply
+        abi.store_u32(view, to_host + abi.offset(abi.CchanRing, "prod"), page.to_host.prod + 1)
+        self._notify()
+        return True
+
+    def _answer(self, request: bytes) -> bytes:
+        header = abi.MsgHdr.from_buffer_copy(request)
+        reply: ctypes.Structure = abi.MsgResult()
+        status = 0
+        if header.type == abi.MsgType.HELLO:
+            reply = abi.MsgHello(
+                nr_cpus=self._cpus,
+                table=self._table_region,
+                boot_id=self._boot_id,
+                release=self._release.encode(),
+                vermagic=vermagic(self._release).encode(),
+                words=self._words_region,
+                life=self._life_region,
+            )
+        elif header.type == abi.MsgType.MEM_ALLOC:
+            pages = abi.MsgMem.from_buffer_copy(request).region.pages
+            try:
+                self._image = self._memory.alloc(pages)
+                reply = abi.MsgMem(region=self._image)
+            except MemoryError:
+                status = errno.ENOMEM
+        elif header.type == abi.MsgType.MEM_FREE:
+            self._image = None
+        elif header.type == abi.MsgType.LOAD:
+            status, text = self._load(abi.MsgLoad.from_buffer_copy(request))
+            reply = abi.MsgResult(text=text.encode())
+        elif header.type == abi.MsgType.UNLOAD:
+            status = self.unload(abi.MsgUnload.from_buffer_copy(request).name.decode())
+        else:
+            status = errno.EOPNOTSUPP
+        head = abi.MsgHdr(type=header.type, seq=header.seq, status=-status, version=self._version)
+        return bytes(head) + bytes(reply)[ctypes.sizeof(head) :]
+
+    def _load(self, request: abi.MsgLoad) -> tuple[int, str]:
+        """Accepts what has the ELF form of a module for this kernel."""
+        name = request.name.decode()
+        if self._image is None or self._image.handle != request.region.handle:
+            return errno.ENOENT, ""
+        total = request.image_len + request.params_len
+        data = bytes(self._memory.at(self._image)[:total])
+        self._image = None
+        if zlib.crc32(data) != request.crc32:
+            return errno.EBADMSG, ""
+        try:
+            magic = modinfo(data[: request.image_len]).get("vermagic", "").strip()
+        except ModinfoError:
+            return errno.ENOEXEC, ""
+        if magic != vermagic(self._release):
+            return errno.ENOEXEC, f"{name}: version magic '{magic}' should be another"
+        if name in self._modules:
+            return errno.EEXIST, ""
+        self._modules.add(name)
+        if name in PROBES:
+            self._generation += 1
+            channel = RelayChannel(self._memory, name, self._cpus, self._generation)
+            self._channels[name] = channel
+            self._write_table()
+        return 0, ""
+
+    def unload(self, name: str) -> int:
+        """:returns: errno."""
+        if name not in self._modules:
+            return errno.ENOENT
+        self._modules.discard(name)
+        self._channels.pop(name, None)
+        self._write_table()
+        return 0
+
+    def _write_table(self) -> None:
+        for i in range(abi.MAX_CHANNELS):
+            self._table.channel[i] = abi.Channel()
+        shown = [c for name, c in self._channels.items() if name not in self._hidden]
+        for i, channel in enumerate(shown):
+            self._table.channel[i] = channel.entry
+        self._table.generation += 1
+        data = bytes(self._table)
+        self._memory.at(self._table_region)[: len(data)] = data
+        self._notify()
+
+    # --------------------------------------------------------------- events
+
+    def leave_words(self, kind: abi.WordsKind, message: str) -> None:
+        start = abi.offset(abi.Words, "slot") + kind * ctypes.sizeof(abi.WordsSlot)
+        view = self._memory.at(self._words_region)
+        seq = abi.load_u32(view, start)
+        log = f"[    1.000000] Kernel says: {message}\n".encode()
+        slot = abi.WordsSlot(
+            seq=seq + 2, log_len=len(log), time_ns=time.monotonic_ns(), pid=1, comm=b"init",
+            message=message.encode(), stack=b"panic+0x1/0x2\n", log=log,
+        )  # fmt: skip
+        view[start : start + ctypes.sizeof(slot)] = bytes(slot)
+
+    def emit(self, probe: str, given: dict[str, str]) -> str:
+        """:returns: ``ok`` and CLOCK_MONOTONIC (ns) just before it, or an error."""
+        if probe not in self._channels:
+            return f"error {probe} is not loaded"
+        struct, event = _EVENTS[probe]
+        count, cpu = int(given.pop("count", "1")), int(given.pop("cpu", "0"))
+        values = dict(_DEFAULTS[probe])
+        if "comm" in given:
+            values["leader_comm"] = given["comm"]
+        if "pid" in given:
+            values["tgid"] = given["pid"]
+        values.update({key: value for key, value in given.items() if key not in _FLAGS})
+        record = struct()
+        record.rec.event = event
+        for key, value in values.items():
+            if hasattr(struct, key):
+                text = isinstance(getattr(record, key), bytes)
+                setattr(record, key, str(value).encode()[:15] if text else int(str(value), 0))
+        if probe == "send_signal":
+            record.flags |= sum(bit for key, bit in _FLAGS.items() if given.get(key) == "1")
+            record.flags |= abi.SIG_ADDR if "addr" in given else 0
+        now = time.monotonic_ns()
+        for _ in range(count):
+            self._channels[probe].cpus[cpu].write(record, cpu, time.monotonic_ns())
+        self._notify()
+        return f"ok {now}"
