@@ -227,7 +227,8 @@ import ctypes, sys, threading, time
 libc = ctypes.CDLL(None)
 def thread(name, work):
     libc.prctl(15, name.encode())  # PR_SET_NAME
-    print("named", flush=True)
+    sys.stdout.write("named\\n")  # print() writes the end of a line by itself
+    sys.stdout.flush()
     work()
 def spin():
     while True: pass
