@@ -14,7 +14,7 @@ import pytest
 
 from lab.kvm import KvmHost, KvmLab
 from tests.host.daemons import Monitor
-from tests.kvm.tiny import PLACE, Tiny, boot_sector, prepare
+from tests.kvm.tiny import BETWEEN, PLACE, Tiny, boot_sector, prepare
 from vesper_monitor.client import Client
 
 pytestmark = pytest.mark.cluster
@@ -156,6 +156,29 @@ def test_what_is_no_failure(lab: KvmLab) -> None:
     with Client(tiny.socket, timeout=60.0) as client:
         assert client.call("state", vm=tiny.name)["domain"]["state"] == "running"
     assert tiny.watch() == domid
+    tiny.virsh("destroy")
+
+
+def test_memory_of_the_host_fails(lab: KvmLab) -> None:
+    """QEMU's event is put in (7.2: of KVM alone, after a real machine check), the rest is real."""
+    tiny = Tiny(lab.a, "memory", emulator=BETWEEN)
+    tiny.watch()
+    monitor = waiting(tiny)
+    flags = {"action-required": True, "recursive": False}
+    tiny.says("MEMORY_FAILURE", recipient="guest", action="inject", flags=flags)
+    tiny.says("MEMORY_FAILURE", recipient="hypervisor", action="ignore", flags=flags)
+    wanted = (
+        "memory failure of the host in the guest's memory: the guest is told",
+        "memory failure of the host in QEMU's own memory: ignored",
+    )
+    end = time.monotonic() + 60
+    while not all(any(one in event for event in tiny.events()) for one in wanted):
+        assert time.monotonic() < end, "\n".join(tiny.events())
+        time.sleep(0.2)
+    assert monitor.is_alive(), monitor.answer
+    tiny.says("MEMORY_FAILURE", recipient="guest", action="fatal", flags=flags)
+    assert monitor.result() == "fault"
+    assert "in the guest's memory: fatal (system)" in monitor.answer["reason"]
     tiny.virsh("destroy")
 
 

@@ -63,9 +63,7 @@ def test_who_cannot_be_asked_is_not_waited_for(host: Host, qemu: Qemu, mode: str
     assert f"ending its QEMU, process {qemu.process.pid}" in result.stderr
 
 
-def test_the_monitor(
-    host: Host, qemu: Qemu, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_the_monitor(host: Host, qemu: Qemu, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("VESPER_QEMU_RUN", str(host.folder / "qemu"))
     with pytest.raises(OSError, match=r"vm1\.xml"):
         qemu_monitor.ask("vm1", "query-status", limit=1)
