@@ -33,8 +33,11 @@ async def shows_life(seen: Watch) -> None:
         reader.close()
 
 
-async def cpus_go_and_come(guest: KvmMachine, seen: Watch) -> None:
-    """While a probe records on all of them, and each record arrives."""
+async def cpus_go_and_come(guest: KvmMachine, seen: Watch, *, plugged_in: bool = True) -> None:
+    """While a probe records on all of them, and each record arrives.
+
+    :param plugged_in: as the third is; else it is there, and has never run.
+    """
     seen.events.clear()
     guest.machine.tell(
         "(i=0; while [ $i -lt 60 ]; do sh -c 'kill -USR1 $$'; i=$((i + 1)); done) &"
@@ -42,7 +45,8 @@ async def cpus_go_and_come(guest: KvmMachine, seen: Watch) -> None:
     )
     guest.machine.tell(f"echo 0 >{CPU1}; sh -c 'kill -USR2 $$'; echo 1 >{CPU1}")
     guest.machine.tell("taskset 2 sh -c 'kill -USR2 $$'")
-    guest.plug_in_cpu()
+    if plugged_in:
+        guest.plug_in_cpu()
     guest.machine.tell(f"until [ -e {CPU2} ]; do sleep 1; done; echo 1 >{CPU2}")
     guest.machine.tell("taskset 4 sh -c 'kill -USR2 $$'")
     await seen.see(lambda: {e.cpu for e in seen.of("send_signal", signal="SIGUSR2")} >= {2}, "2")

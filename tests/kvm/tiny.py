@@ -117,7 +117,7 @@ class Tiny:
         stamp = {"seconds": int(time.time()), "microseconds": 0}
         message = json.dumps({"event": event, "data": data, "timestamp": stamp})
         path = f"{PLACE}/{self.name}.events"
-        self.host.run(f"cat >{path}", stdin=message.encode() + b"\n", timeout=20, check=True)
+        self.host.run(f"cat >{path}", stdin=message.encode() + b"\r\n", timeout=20, check=True)
 
     def kill(self, signal: str = "KILL") -> None:
         """Its QEMU."""

@@ -115,3 +115,28 @@ def test_a_device_that_cannot_go_along(lab: KvmLab) -> None:
         assert fail_count(lab) == 0
     finally:
         clean(lab)
+
+
+def test_a_holder_that_hangs_at_the_target(cleaned: KvmLab) -> None:
+    """QEMU there waits for it for ever: nobody else does, and the guest goes on here."""
+    home, target = cleaned.hosts
+    assert agent(home, "start").rc == 0
+    guest = cleaned.guest(through=home)
+    guest.wait_ready(60)
+    boot = guest.page(timeout=10)
+    target.run("pkill -STOP -f /usr/sbin/vesper-ivshmem", check=True)
+    try:
+        parameters = {"CRM_meta_migrate_target": target.name, "migration_transport": "tcp"}
+        to = agent(home, "migrate_to", timeout=20, **parameters)
+        assert to.rc == 1, to.output
+        assert "not done within the operation's timeout" in to.output
+        assert guest.page(timeout=10) == boot
+        assert agent(home, "monitor").rc in (0, 190)
+        # Pacemaker stops it on both then.
+        assert agent(target, "stop").rc == 0
+        assert target.domains() == []
+    finally:
+        target.run("pkill -CONT -f /usr/sbin/vesper-ivshmem", check=True)
+    assert guest.page(timeout=10) == boot
+    worker_dies(cleaned, home, "ILL", "SIGILL")
+    assert agent(home, "stop").rc == 0
