@@ -105,7 +105,7 @@ def test_a_device_that_cannot_go_along(lab: KvmLab) -> None:
         for _ in range(2):
             target = other(lab, home)
             target.run(f"crm_resource --resource vm1 --move --node {target.name}", check=True)
-            seconds_until_watched(target)
+            print(f"plugged in, and watched again after {seconds_until_watched(target):.2f} s")
             wait_started(target)
             target.run("crm_resource --resource vm1 --clear", check=True)
             assert lab.running_on() is target
