@@ -24,7 +24,7 @@ DEBIAN_PACKAGES := \
 	binutils btrfs-progs busybox-static cpio e2fsprogs gcc iproute2 kmod libc6-dev \
 	libelf1 libxml2-utils lz4 make man-db mmdebstrap perl procps \
 	python3-libvirt python3-lxml python3-psutil python3-pyxs python3-setuptools python3-venv \
-	qemu-system-x86 qemu-utils util-linux xfsprogs xz-utils zstd
+	qemu-system-x86 qemu-utils systemd util-linux xfsprogs xz-utils zstd
 
 .PHONY: help deps demo evaluate test test-quick lint migrations bench-cluster bench-kvm \
 	bench-liveness bench-load bench-probes bench-quiet modules install clean

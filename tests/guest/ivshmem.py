@@ -21,6 +21,8 @@ from vesper_monitor.domain_state import DomainState
 from vesper_monitor.guest.decode import Event
 from vesper_monitor.guest.images import ImageStore
 from vesper_monitor.guest.lifecycle import ProbeState, SessionState
+from vesper_monitor.guest.points.point import Point
+from vesper_monitor.guest.points.program import IMAGE
 from vesper_monitor.guest.positions import Position
 from vesper_monitor.guest.session import Session
 from vesper_monitor.transport import Domain, DomainReport
@@ -31,7 +33,7 @@ __all__ = ["SLOW", "KvmMachine", "Watch", "kvm_machine", "watch"]
 SLOW = 60.0
 
 #: Those that need no definition (as a point does).
-PROBES = tuple(sorted(set(probes.PROBES) - {"probe_point"}))
+PROBES = tuple(sorted(set(probes.PROBES) - {IMAGE}))
 
 
 class KvmMachine(MachineTransport):
@@ -116,7 +118,7 @@ def kvm_machine(
     store = directory / "probes" / kernel.release
     store.mkdir(parents=True)
     for path in files:
-        if path.stem in PROBES:
+        if path.stem in (*PROBES, IMAGE):
             (store / path.name).write_bytes(path.read_bytes())
     arguments = [
         "-device", "pcie-root-port,id=port0,chassis=1",
@@ -143,7 +145,9 @@ def kvm_machine(
 class Watch:
     """A session, and what it has seen."""
 
-    def __init__(self, guest: KvmMachine, resume_from: Mapping[Position, int]) -> None:
+    def __init__(
+        self, guest: KvmMachine, resume_from: Mapping[Position, int], points: Sequence[Point]
+    ) -> None:
         self.events: list[Event] = []
         self.states: list[SessionState] = []
         #: gets the events as they come
@@ -154,6 +158,7 @@ class Watch:
             ImageStore(guest.store),
             lambda _, found: self.on_events(found),
             lambda session: self.states.append(session.state),
+            points={point.name: point for point in points},
             resume_from=resume_from,
         )
 
@@ -189,9 +194,11 @@ async def watch(
     guest: KvmMachine,
     resume_from: Mapping[Position, int] | None = None,
     *,
+    points: Sequence[Point] = (),
     deactivate: bool = False,
 ) -> AsyncIterator[Watch]:
-    watching = Watch(guest, resume_from or {})
+    """:param points: that may be loaded by their names."""
+    watching = Watch(guest, resume_from or {}, points)
     session = watching.session
     task = asyncio.create_task(session.run())
     try:

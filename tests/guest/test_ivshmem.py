@@ -12,25 +12,17 @@ from typing import Any
 
 from kvm_transport.holder_client import Holder
 from tests.guest.conftest import COMPLAINT
+from tests.guest.features import CPU1, cpus_go_and_come, said, shows_life
 from tests.guest.ivshmem import PROBES, SLOW, KvmMachine, Watch, kvm_machine, watch
 from tests.host.standins import until
 from vesper_monitor.guest import abi
-from vesper_monitor.guest.life import LifeReader
 from vesper_monitor.guest.lifecycle import SessionState
 
 CMDLINE = "panic=0 suspend.pm_test_delay=1"
-CPU1 = "/sys/devices/system/cpu/cpu1/online"
-CPU2 = "/sys/devices/system/cpu/cpu2/online"
 
 
 def complaints(guest: KvmMachine) -> list[str]:
     return [line for line in guest.machine.console.splitlines() if COMPLAINT.match(line)]
-
-
-async def said(guest: KvmMachine, word: str) -> None:
-    """Until the guest has said that; its shell has done all that it was told before."""
-    guest.machine.tell(f"echo {word}")
-    await until(lambda: f"\n{word}\n" in guest.machine.console, word, SLOW)
 
 
 async def faults(guest: KvmMachine, seen: Watch) -> None:
@@ -46,35 +38,6 @@ async def faults(guest: KvmMachine, seen: Watch) -> None:
     seen.events.clear()
     guest.machine.tell("tail /dev/zero")
     await seen.see(lambda: seen.of("out_of_memory", comm="tail"), "OOM, second load")
-
-
-async def shows_life(seen: Watch) -> None:
-    guest = seen.session._guest
-    assert guest is not None
-    reader = LifeReader(guest.link, guest.hello.life, guest.hello.nr_cpus)
-    try:
-        first = reader.read()
-        await until(lambda: reader.read() != first, "signs of life", SLOW)
-    finally:
-        reader.close()
-
-
-async def cpus_go_and_come(guest: KvmMachine, seen: Watch) -> None:
-    """While a probe records on all of them, and each record arrives."""
-    seen.events.clear()
-    guest.machine.tell(
-        "(i=0; while [ $i -lt 60 ]; do sh -c 'kill -USR1 $$'; i=$((i + 1)); done) &"
-        f" for n in 1 2 3; do echo 0 >{CPU1}; echo 1 >{CPU1}; done; wait"
-    )
-    guest.machine.tell(f"echo 0 >{CPU1}; sh -c 'kill -USR2 $$'; echo 1 >{CPU1}")
-    guest.machine.tell("taskset 2 sh -c 'kill -USR2 $$'")
-    guest.plug_in_cpu()
-    guest.machine.tell(f"until [ -e {CPU2} ]; do sleep 1; done; echo 1 >{CPU2}")
-    guest.machine.tell("taskset 4 sh -c 'kill -USR2 $$'")
-    await seen.see(lambda: {e.cpu for e in seen.of("send_signal", signal="SIGUSR2")} >= {2}, "2")
-    assert len(seen.of("send_signal", signal="SIGUSR1")) == 60
-    assert {e.cpu for e in seen.of("send_signal", signal="SIGUSR2")} == {0, 1, 2}
-    assert not seen.of("lost")
 
 
 async def garbage(guest: KvmMachine) -> None:

@@ -1,8 +1,9 @@
 # SPDX-License-Identifier: GPL-2.0-or-later
 """Core, frontend and every probe in the kernels of three Debian releases.
 
-Two flavours, with one CPU and with two: the link over the real device, and the
-first two probes' real faults.
+Two flavours, with one CPU and with two: the link over the real device, the
+first two probes' real faults, and what else there is: signs of life, CPUs that
+go and come (one of them plugged in), a point, last words.
 """
 
 from __future__ import annotations
@@ -17,11 +18,16 @@ import pytest
 from lab import images
 from lab.images.releases import FLAVOURS, RELEASES, Release, release_kernel
 from tests.guest.conftest import COMPLAINT
-from tests.guest.ivshmem import PROBES, KvmMachine, kvm_machine, watch
+from tests.guest.features import POINT, cpus_go_and_come, last_words, point, shows_life
+from tests.guest.ivshmem import PROBES, KvmMachine, Watch, kvm_machine, watch
 
 #: Linux 6.12 crashes in its slab allocator about half the time with this
 #: instruction as QEMU 7.2 emulates it.
 CPU = {"6.12": "max,-cx16"}
+
+#: Takes no CPU that is plugged in where it sees none of the hypervisors that it
+#: knows, of which QEMU's emulation is not ("plus 0 hotplug CPUs" in its log).
+NO_PLUGGING = {"6.12"}
 
 #: Probes that depend on how the kernel is configured.
 CONFIGURED = {"hung_task", "lockup", "memory_failure"}
@@ -30,15 +36,26 @@ CONFIGURED = {"hung_task", "lockup", "memory_failure"}
 AT_ONCE = 2
 
 
-async def try_all(guest: KvmMachine, probes: list[str]) -> None:
-    async with watch(guest) as seen:
+async def features(guest: KvmMachine, seen: Watch, version: str, cpus: int) -> None:
+    """All that is no probe; the probes are there."""
+    await shows_life(seen)
+    if cpus == 2:
+        await cpus_go_and_come(guest, seen, plugged_in=version not in NO_PLUGGING)
+    await point(guest, seen)
+
+
+async def try_all(guest: KvmMachine, probes: list[str], version: str, cpus: int) -> None:
+    async with watch(guest, points=[POINT]) as seen:
         await seen.collecting(*probes)
         guest.machine.tell("sh -c 'kill -SEGV $$'; tail /dev/zero")
         await seen.see(lambda: seen.of("out_of_memory", comm="tail"), "OOM")
         await seen.see(lambda: seen.of("send_signal", signal="SIGSEGV", comm="sh"), "SIGSEGV")
         assert not seen.of("lost")
+        await features(guest, seen, version, cpus)
         await seen.collecting("send_signal")
         await seen.session.close(deactivate=True)
+    async with watch(guest) as seen:
+        await last_words(guest, seen)
 
 
 def run(release: Release, flavour: str, cpus: int, directory: Path) -> str | None:
@@ -50,11 +67,14 @@ def run(release: Release, flavour: str, cpus: int, directory: Path) -> str | Non
         return f"{kernel.release}: no {', '.join(missing)}"
     files = (*modules.guest("vesper_ivshmem"), *modules.probes)
     directory.mkdir()
+    there = cpus + (release.version in NO_PLUGGING)
     with kvm_machine(
-        kernel, files, directory, cpus=cpus, cpu=CPU.get(release.version, "max")
-    ) as guest:
+        kernel, files, directory, cpus=there, max_cpus=cpus + 1, cmdline=f"maxcpus={cpus}",
+        cpu=CPU.get(release.version, "max"),
+    ) as guest:  # fmt: skip
         try:
-            asyncio.run(try_all(guest, sorted(set(PROBES) - missing)))
+            wanted = sorted(set(PROBES) - missing)
+            asyncio.run(try_all(guest, wanted, release.version, cpus))
         except AssertionError as error:
             return f"{kernel.release}, {cpus} CPUs: {error}"
         console = guest.machine.console

@@ -98,16 +98,17 @@ static int __init echo_init(void)
 	channel = relay_open(NULL, NULL, 16384, 4, &vsp_relay_callbacks, NULL);
 	if (!channel)
 		return -ENOMEM;
-	err = vsp_relay_export_start(channel, KBUILD_MODNAME);
-	if (err)
-		goto close;
+	/* The host rings as soon as it sees the channel: the interrupt comes first. */
 	err = pci_register_driver(&echo_driver);
 	if (err)
-		goto end;
+		goto close;
+	err = vsp_relay_export_start(channel, KBUILD_MODNAME);
+	if (err)
+		goto unregister;
 	return 0;
 
-end:
-	vsp_relay_export_end(KBUILD_MODNAME);
+unregister:
+	pci_unregister_driver(&echo_driver);
 close:
 	relay_close(channel);
 	return err;
@@ -116,8 +117,8 @@ module_init(echo_init);
 
 static void __exit echo_exit(void)
 {
-	pci_unregister_driver(&echo_driver);
 	vsp_relay_export_end(KBUILD_MODNAME);
+	pci_unregister_driver(&echo_driver);
 	relay_close(channel);
 }
 module_exit(echo_exit);

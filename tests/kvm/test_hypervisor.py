@@ -14,7 +14,7 @@ import pytest
 
 from lab.kvm import KvmHost, KvmLab
 from tests.host.daemons import Monitor
-from tests.kvm.tiny import PLACE, Tiny, boot_sector, prepare
+from tests.kvm.tiny import BETWEEN, PLACE, Tiny, boot_sector, prepare
 from vesper_monitor.client import Client
 
 pytestmark = pytest.mark.cluster
@@ -156,6 +156,39 @@ def test_what_is_no_failure(lab: KvmLab) -> None:
     with Client(tiny.socket, timeout=60.0) as client:
         assert client.call("state", vm=tiny.name)["domain"]["state"] == "running"
     assert tiny.watch() == domid
+    tiny.virsh("destroy")
+
+
+#: CPU, bank, status, MCG status, address and its kind, in the words of QEMU's monitor:
+#: an uncorrected error of a data load (SRAR).
+MCE = "mce 0 1 0xbd00000000000134 5 0x1000000 0x8c"
+
+
+def test_memory_of_the_host_fails(lab: KvmLab) -> None:
+    """QEMU 7.2 itself tells of one (without KVM, too); what needs broken hardware is put in."""
+    tiny = Tiny(lab.a, "memory", emulator=BETWEEN)
+    tiny.watch()
+    monitor = waiting(tiny)
+    flags = {"action-required": True, "recursive": False}
+
+    def told(text: str) -> None:
+        end = time.monotonic() + 60
+        time.sleep(1.0)  # there is one notice of a kind in a second
+        while not any(text in event for event in tiny.events()):
+            assert time.monotonic() < end, "\n".join(tiny.events())
+            time.sleep(0.2)
+
+    # An uncorrected error, of which a boot sector can make nothing.
+    lab.a.run(f"virsh qemu-monitor-command {tiny.name} --hmp '{MCE}'", check=True)
+    told("in the guest's memory: the guest is reset")
+    tiny.says("MEMORY_FAILURE", recipient="hypervisor", action="ignore", flags=flags)
+    told("in QEMU's own memory: ignored")
+    # Failures come in bursts: one that is fatal is not left out.
+    tiny.says("MEMORY_FAILURE", recipient="guest", action="inject", flags=flags)
+    assert monitor.is_alive(), monitor.answer
+    tiny.says("MEMORY_FAILURE", recipient="guest", action="fatal", flags=flags)
+    assert monitor.result() == "fault"
+    assert "in the guest's memory: fatal (system)" in monitor.answer["reason"]
     tiny.virsh("destroy")
 
 

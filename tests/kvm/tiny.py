@@ -3,6 +3,7 @@
 
 from __future__ import annotations
 
+import json
 import socket
 import subprocess
 import time
@@ -12,10 +13,12 @@ from lab.kvm import KvmHost
 from tests.host.daemons import PROJECT
 from vesper_monitor.client import Client
 
-__all__ = ["Tiny", "boot_sector", "prepare"]
+__all__ = ["BETWEEN", "Tiny", "boot_sector", "prepare"]
 
 #: Of the host: disks, serial lines, definitions.
 PLACE = "/run/tiny"
+#: QEMU, and what is between it and libvirt.
+BETWEEN = f"{PLACE}/between"
 
 XML = """\
 <domain type='qemu'>
@@ -25,7 +28,7 @@ XML = """\
   <features><acpi/></features>
   <on_crash>{on_crash}</on_crash>
   <devices>
-    <emulator>/usr/bin/qemu-system-x86_64</emulator>
+    <emulator>{emulator}</emulator>
     <controller type='usb' model='none'/>
     <disk type='file' device='disk'>
       <driver name='qemu' type='raw'/>
@@ -55,6 +58,7 @@ def boot_sector(directory: Path) -> bytes:
 def prepare(host: KvmHost, sector: bytes) -> None:
     """A folder for the disks, and a file system in it that is full."""
     host.put(f"{PLACE}/boot", sector.ljust(1 << 20, b"\0"))
+    host.put(BETWEEN, (PROJECT / "tests/kvm/between.py").read_bytes(), mode=0o755)
     host.run(
         f"chmod 777 {PLACE} && mkdir {PLACE}/full && "
         f"mount -t tmpfs -o size=64k,mode=777 full {PLACE}/full && "
@@ -74,12 +78,14 @@ class Tiny:
         on_crash: str = "destroy",
         errors: str = "stop",
         watchdog: str = "pause",
+        emulator: str = "/usr/bin/qemu-system-x86_64",
     ) -> None:
         self.host = host
         self.name = name
         xml = XML.format(
-            place=PLACE, name=name, on_crash=on_crash, errors=errors, watchdog=watchdog
-        )
+            place=PLACE, name=name, on_crash=on_crash, errors=errors, watchdog=watchdog,
+            emulator=emulator,
+        )  # fmt: skip
         host.put(f"{PLACE}/{name}.xml", xml.encode())
         host.run(f"truncate -s 1M {PLACE}/full/{name} && chmod 666 {PLACE}/full/{name}")
         self.create()
@@ -105,6 +111,13 @@ class Tiny:
 
     def virsh(self, command: str) -> None:
         self.host.run(f"virsh {command} {self.name}", check=True)
+
+    def says(self, event: str, **data: object) -> None:
+        """What libvirt takes for an event of its QEMU's, which runs with :data:`BETWEEN`."""
+        stamp = {"seconds": int(time.time()), "microseconds": 0}
+        message = json.dumps({"event": event, "data": data, "timestamp": stamp})
+        path = f"{PLACE}/{self.name}.events"
+        self.host.run(f"cat >{path}", stdin=message.encode() + b"\r\n", timeout=20, check=True)
 
     def kill(self, signal: str = "KILL") -> None:
         """Its QEMU."""

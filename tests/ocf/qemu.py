@@ -60,6 +60,50 @@ class Qemu:
         self.process.stdout.close()
 
 
+class Monitor:
+    """QEMU's, with one client at a time. The guest hears its power button at once.
+
+    :param greets: False: another client, who never goes, has it.
+    """
+
+    def __init__(self, qemu: Qemu, *, greets: bool = True) -> None:
+        self.asked: list[str] = []
+        self._qemu = qemu
+        self._status = "running"
+        path = qemu.pid_file.with_suffix(".monitor")
+        qemu.pid_file.with_suffix(".xml").write_text(
+            f"<domstatus><monitor path='{path}' type='unix'/><domain/></domstatus>"
+        )
+        self._listener = socket.socket(socket.AF_UNIX)
+        self._listener.bind(str(path))
+        self._listener.listen()
+        if greets:
+            threading.Thread(target=self._serve, daemon=True).start()
+
+    def _serve(self) -> None:
+        while True:
+            try:
+                connection, _ = self._listener.accept()
+            except OSError:
+                return
+            with connection, connection.makefile("rwb", buffering=0) as stream:
+                stream.write(b'{"QMP": {"version": {}, "capabilities": []}}\r\n')
+                for line in stream:
+                    command = json.loads(line)["execute"]
+                    self.asked.append(command)
+                    stream.write(b'{"event": "NICE", "timestamp": {}}\r\n')
+                    answer = {"status": self._status} if command == "query-status" else {}
+                    stream.write(json.dumps({"return": answer}).encode() + b"\r\n")
+                    if command == "system_powerdown":
+                        self._status = "shutdown"
+                    elif command == "quit":
+                        self._qemu.close()
+
+    def close(self) -> None:
+        self._listener.shutdown(socket.SHUT_RDWR)
+        self._listener.close()
+
+
 class Holder:
     """Answers ``ping``.
 

@@ -44,6 +44,15 @@ def test_the_power_button(told: Host) -> None:
     assert told.listed() == []
 
 
+@pytest.mark.parametrize(("acpi", "times"), [("1", 2), ("0", 1)])
+def test_only_the_power_button_is_pressed_again(told: Host, acpi: str, times: int) -> None:
+    """What xl writes waits for the guest in xenstore."""
+    told.be("stubborn")
+    options = {"OCF_RESKEY_shutdown_acpi": acpi, "OCF_RESKEY_shutdown_timeout": "8"}
+    assert stop(told, None, gone=False, **options).code == SUCCESS
+    assert len(shutdowns(told)) == times
+
+
 # -- a crashed domain that is kept ---------------------------------------------------------
 
 

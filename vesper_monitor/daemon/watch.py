@@ -36,7 +36,7 @@ GROUP = "vesper.transports"
 RETRY_FIRST, RETRY_MAX = 1.0, 30.0
 #: s until a session that ended by an internal error is begun again.
 BEGIN_AGAIN = 5.0
-#: s between two notices of one kind about one domain.
+#: s between two notices of one kind about one domain, failures apart.
 CALM = 1.0
 #: s for a session to leave its guest when the daemon ends.
 CLOSE_TIMEOUT = 5.0
@@ -65,7 +65,8 @@ class _Watched:
     domain: Domain
     session: Session | None  # None: deactivated by hand, its domain is looked at only
     report: DomainReport = _RUNNING  # as last seen
-    noticed: dict[str, float] = field(default_factory=dict)  # kind of notice → when
+    #: kind of notice, and whether it is a failure → when
+    noticed: dict[tuple[str, bool], float] = field(default_factory=dict)
     looking: bool = False
     look_again: bool = False  # something happened since
 
@@ -428,10 +429,14 @@ class Watch:
                     self.look_soon(domain)
 
     def _notice(self, watched: _Watched, notice: Notice) -> None:
-        """A guest that reboots without end must not fill the journal."""
+        """A guest that reboots without end must not fill the journal.
+
+        One that tells of a failure is not left out for one before that does not.
+        """
         now = asyncio.get_running_loop().time()
-        if now - watched.noticed.get(notice.kind, -CALM) >= CALM:
-            watched.noticed[notice.kind] = now
+        kind = notice.kind, notice.failure
+        if now - watched.noticed.get(kind, -CALM) >= CALM:
+            watched.noticed[kind] = now
             self._on_notice(watched.domain, notice)
 
     def _spawn(self, work: Coroutine[Any, Any, None]) -> asyncio.Task[None]:

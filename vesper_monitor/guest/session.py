@@ -129,6 +129,7 @@ class Session:
         self._life_reader: LifeReader | None = None
         self._loaded_here: set[str] = set()
         self._look = asyncio.Event()  # the guest has notified, or we close
+        self._idle = False  # _collect() waits for that
         self._wish = asyncio.Event()  # probes may have to be loaded or unloaded
         self._adopting = False  # until the table is read after connecting
         self._lost: str | None = None  # why the link has gone
@@ -344,8 +345,11 @@ class Session:
                     continue
                 rounds = 0
                 self._tell_degraded()
+                self._idle = True
                 await _wait(self._look, _LOOK_EVERY)
+                self._idle = False
         finally:
+            self._idle = False
             for task in helpers:
                 task.cancel()
             await asyncio.gather(*helpers, return_exceptions=True)
@@ -553,6 +557,10 @@ class Session:
     def _on_notify(self) -> None:
         if self._guest is not None:
             self._guest.cchan.kick()
+            if self._idle:
+                # At once: its task would do it a turn of the loop later, and
+                # does when it has armed the bell again, with what has come since.
+                self._drain()
         self._look.set()
 
     def _on_lost(self, reason: str) -> None:

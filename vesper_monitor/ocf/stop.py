@@ -18,6 +18,7 @@ from vesper_monitor.client import DaemonError, DaemonUnavailable
 from vesper_monitor.domain_state import DomainState
 from vesper_monitor.ocf.agent import ALIVE, LOOK_PAUSE
 from vesper_monitor.ocf.call import Code, Exit, log
+from vesper_monitor.ocf.shutdown import Shutdown
 from vesper_monitor.ocf.toolstack import ToolstackError, ToolstackMissing
 
 TYPE_CHECKING = False
@@ -25,15 +26,13 @@ if TYPE_CHECKING:
     from typing import Any
 
     from vesper_monitor.ocf.agent import Agent
-    from vesper_monitor.ocf.toolstack import Background, Keeper
+    from vesper_monitor.ocf.toolstack import Keeper
 
 __all__ = ["Stop", "drop_kept", "kept_name", "remove"]
 
 #: Seconds for the toolstack's own daemon to clear away a domain that has shut
 #: down (on_poweroff). A destroy meanwhile would only do the same work twice.
 CLEAR_AWAY = 10.0
-#: Seconds between two tries of a command that failed.
-RETRY_PAUSE = 2.0
 #: Seconds that a guest has for its shutdown where nobody says anything
 #: (the stock agent's value for a call without a timeout).
 SHUTDOWN_WITHOUT_TIMEOUT = 60.0
@@ -136,25 +135,20 @@ class Stop:
             return False
         end = time.monotonic() + limit
         log(f"{vm}: shutting down, to be destroyed after {limit:.0f} s")
-        request: Background | None = None
+        shutdown = Shutdown(agent.toolstack, vm)
         try:
             while (left := end - time.monotonic()) > 0:
-                if request is None:
-                    request = agent.toolstack.shutdown(vm)
-                if request.wait(min(LOOK_PAUSE, left)) not in (None, 0):
-                    log(f"{vm}: shutdown failed, trying again: {request.output().strip()}")
-                    request.close()
-                    request = None
-                    time.sleep(min(RETRY_PAUSE, left))
-                elif request.wait(0) == 0:
-                    agent.pause(left)
+                hope = shutdown.go_on(min(LOOK_PAUSE, left))
                 if agent.state(max(left, 1.0)) not in ALIVE:
                     return True
+                if not hope:
+                    log(f"{vm}: nobody can ask it to shut down")
+                    return False
+                agent.pause(left)
             log(f"{vm}: not shut down after {limit:.0f} s")
             return False
         finally:
-            if request is not None:
-                request.close()
+            shutdown.close()
 
     def _shutdown_limit(self) -> float:
         """Seconds for the shutdown; time for a destroy is always left."""

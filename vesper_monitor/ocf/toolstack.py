@@ -29,6 +29,9 @@ if TYPE_CHECKING:
         look: str
         #: seconds in which a domain that is gone may come back: it reboots
         reboot_gap: float
+        #: seconds after which a guest is asked to shut down once more, which has
+        #: not heard it if it was booting; infinite: the word waits for it
+        shutdown_again: float
         #: who can keep a crashed domain; None: nobody can
         keeper: Keeper | None
         #: who can change the domains' memory; None: nobody can
@@ -70,8 +73,12 @@ if TYPE_CHECKING:
             :returns: whether it is saved, and gone.
             """
 
-        def shutdown(self, name: str) -> Background:
-            """Ask the guest to shut down; does not wait."""
+        def shutdown(self, name: str) -> Background | None:
+            """Ask the guest to shut down; does not wait for that.
+
+            :returns: the command that asks it; None: it is asked.
+            :raises ToolstackHangs: there is nobody now who could ask it.
+            """
 
         def destroy(self, name: str, limit: float) -> None:
             """End the domain.
@@ -144,6 +151,7 @@ if TYPE_CHECKING:
 __all__ = [
     "Background",
     "ToolstackError",
+    "ToolstackHangs",
     "ToolstackMissing",
     "finished",
     "run",
@@ -157,6 +165,10 @@ PATH = "/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin"
 
 class ToolstackError(Exception):
     """The toolstack did not do it, or did not answer in time; the text says which."""
+
+
+class ToolstackHangs(ToolstackError):
+    """Its daemon does not answer."""
 
 
 class ToolstackMissing(ToolstackError):

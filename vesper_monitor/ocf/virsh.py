@@ -17,13 +17,19 @@ import time
 
 from vesper_monitor.domain_state import DomainState
 from vesper_monitor.ocf.call import log
-from vesper_monitor.ocf.toolstack import ToolstackError, ToolstackMissing, spawn, told
+from vesper_monitor.ocf.toolstack import (
+    ToolstackError,
+    ToolstackHangs,
+    ToolstackMissing,
+    spawn,
+    told,
+)
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
     from vesper_monitor.ocf.toolstack import Background, HostMemory, Keeper
 
-__all__ = ["LibvirtHangs", "Options", "Virsh", "parse_stats"]
+__all__ = ["Options", "Virsh", "parse_stats"]
 
 VIRSH = "virsh"
 
@@ -31,6 +37,8 @@ VIRSH = "virsh"
 LOOK_LIMIT = 5.0
 #: Seconds until a libvirtd that hung is asked again.
 HANG_PAUSE = 15.0
+#: Seconds for QEMU's own monitor, in place of a libvirtd that is away.
+MONITOR_LIMIT = 2.0
 #: Seconds for libvirt's own destroy (it waits 15 s for QEMU's end itself).
 DESTROY_LIMIT = 20.0
 #: Seconds for QEMU to end after SIGTERM.
@@ -58,10 +66,6 @@ STUCK = {
 #: virDomainPausedReason: what runs no more, and is not yet destroyed.
 SHUT_DOWN = 8
 PANICKED = 1  # virDomainCrashedReason
-
-
-class LibvirtHangs(ToolstackError):
-    """virsh had no answer in its time."""
 
 
 class Options:
@@ -132,6 +136,8 @@ class Virsh:
     look = "virsh list --all"
     # A guest that reboots keeps its domain.
     reboot_gap = 0.0
+    # A kernel that boots does not see the power button.
+    shutdown_again = 5.0
     keeper: Keeper | None = None
     host: HostMemory | None = None
 
@@ -148,7 +154,8 @@ class Virsh:
         self.defined: set[str] = set()
         self._why: dict[str, str] = {}
         self._hangs_until = 0.0
-        self._by_processes = False  #: said so
+        self._away = False  #: at the last look
+        self._pressed: set[str] = set()  #: whose power button was, by QEMU's monitor
 
     # -- states ---------------------------------------------------------------
 
@@ -157,7 +164,7 @@ class Virsh:
             return self._by_process(ToolstackError("libvirtd does not answer"))
         try:
             stats = parse_stats(self.do(min(limit, LOOK_LIMIT), "domstats", "--state"))
-        except LibvirtHangs as error:
+        except ToolstackHangs as error:
             self._hangs_until = time.monotonic() + HANG_PAUSE
             return self._by_process(error)
         except ToolstackError as error:
@@ -168,6 +175,7 @@ class Virsh:
 
     def _understood(self, stats: dict[str, tuple[int, int]]) -> dict[str, DomainState]:
         found: dict[str, DomainState] = {}
+        self._away = False
         self._why.clear()
         self.defined.clear()
         for name, (number, reason) in stats.items():
@@ -208,12 +216,26 @@ class Virsh:
             raise error from None
         except OSError as trouble:
             raise ToolstackError(f"{error}; and QEMU's processes: {trouble}") from error
-        if not self._by_processes:
+        if not self._away:
             log(f"{error}; QEMU's processes are looked at instead")
-        self._by_processes = True
+        self._away = True
         self._why.clear()
         self.defined.clear()
-        return dict.fromkeys(running, DomainState.RUNNING)
+        return {name: self._by_monitor(name) for name in running}
+
+    def _by_monitor(self, name: str) -> DomainState:
+        """Of one whose QEMU runs: it stays when the guest has shut down (-no-shutdown)."""
+        if name not in self._pressed:
+            return DomainState.RUNNING
+        from vesper_monitor import qemu_monitor
+
+        try:
+            if qemu_monitor.ask(name, "query-status", limit=MONITOR_LIMIT)["status"] == "shutdown":
+                qemu_monitor.ask(name, "quit", limit=MONITOR_LIMIT)
+                return DomainState.SHUTDOWN
+        except (OSError, LookupError, TypeError):
+            pass  # it ends just now, or libvirtd is back
+        return DomainState.RUNNING
 
     def _hangs(self) -> bool:
         """Whether libvirtd did not answer lately."""
@@ -267,9 +289,22 @@ class Virsh:
 
         return virsh_start.suspend(self, name, limit)
 
-    def shutdown(self, name: str) -> Background:
-        mode = ["--mode", self.options.shutdown_mode] if self.options.shutdown_mode else []
-        return spawn(self.command("shutdown", name, *mode))
+    def shutdown(self, name: str) -> Background | None:
+        mode = self.options.shutdown_mode
+        if not self._away or not self.local():
+            return spawn(self.command("shutdown", name, *(["--mode", mode] if mode else [])))
+        if mode and "acpi" not in mode.split(","):
+            raise ToolstackHangs(f"libvirtd does not answer, which shutdown_mode={mode} needs")
+        from vesper_monitor import qemu_monitor
+
+        try:
+            qemu_monitor.ask(name, "system_powerdown", limit=MONITOR_LIMIT)
+        except OSError as error:
+            raise ToolstackHangs(
+                f"libvirtd does not answer; and QEMU's monitor: {error.strerror or error}"
+            ) from None
+        self._pressed.add(name)
+        return None
 
     def destroy(self, name: str, limit: float) -> None:
         end = time.monotonic() + limit
@@ -350,7 +385,7 @@ class Virsh:
 
         :param uri: of another libvirtd than this host's.
         :param keep: descriptors that it inherits.
-        :raises LibvirtHangs: it is not done in time.
+        :raises ToolstackHangs: it is not done in time.
         :raises ToolstackError: it failed.
         """
         job = spawn(self.command(*words, uri=uri), keep=keep)
@@ -359,7 +394,7 @@ class Virsh:
         finally:
             job.close()
         if code is None:
-            raise LibvirtHangs(
+            raise ToolstackHangs(
                 f"virsh {words[0]} did not end within {max(limit, 0):.0f} s; is libvirtd well?"
             )
         if code != 0:

@@ -15,11 +15,10 @@ from vesper_monitor.ocf import domain_xml, holder
 from vesper_monitor.ocf.call import log
 from vesper_monitor.ocf.files import in_memory
 from vesper_monitor.ocf.toolstack import ToolstackError, finished, spawn
+from vesper_monitor.ocf.virsh_unplug import live, unplug
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
-    from xml.etree.ElementTree import Element
-
     from vesper_monitor.ocf.toolstack import Background
     from vesper_monitor.ocf.virsh import Options, Virsh
 
@@ -27,9 +26,6 @@ __all__ = ["Route", "arrived", "migrate"]
 
 #: Seconds for one command beside the migration itself.
 LIMIT = 10.0
-#: Seconds for the guest to let go of its device.
-UNPLUG_LIMIT = 10.0
-UNPLUG_PAUSE = 0.25
 #: Seconds to abort a migration that is not done in time.
 ABORT_LIMIT = 10.0
 #: Seconds between two tries to set the downtime: libvirt takes it when the
@@ -103,7 +99,7 @@ def migrate(virsh: Virsh, name: str, node: str, limit: float) -> None:
     options = virsh.options
     route = Route(options, node)
     virsh.tend(name, LIMIT)
-    root = _live(virsh, name, LIMIT)
+    root = live(virsh, name, LIMIT)
     device = domain_xml.device(root, holder.qemu_socket())
     if options.start_resources:
         from vesper_monitor.ocf.virsh_start import start_resources
@@ -112,7 +108,7 @@ def migrate(virsh: Virsh, name: str, node: str, limit: float) -> None:
     unplugged = device is not None and not domain_xml.masters(root, device)
     if device is not None and unplugged:
         log(f"{name}: VESPER's device is no master and cannot go along: unplugging it")
-        _unplug(virsh, name, device)
+        unplug(virsh, name, root, device)
     try:
         try:
             _send(virsh, name, route, end)
@@ -121,7 +117,7 @@ def migrate(virsh: Virsh, name: str, node: str, limit: float) -> None:
                 raise
             log(f"{name}: {error}; unplugging VESPER's device and trying again")
             try:
-                _unplug(virsh, name, device)
+                unplug(virsh, name, root, device)
             except ToolstackError as clings:
                 raise ToolstackError(
                     f"{node} cannot serve VESPER's device (does vesper-ivshmem run there?), "
@@ -144,7 +140,7 @@ def arrived(virsh: Virsh, name: str, limit: float) -> str:
     if not virsh.options.add_device:
         return ""
     try:
-        root = _live(virsh, name, limit)
+        root = live(virsh, name, limit)
         if root.get("type") not in ("kvm", "qemu"):
             return f"a domain of type {root.get('type')} has no ivshmem device"
         if domain_xml.device(root, holder.qemu_socket()) is not None:
@@ -189,19 +185,6 @@ def _set_downtime(virsh: Virsh, name: str, job: Background, end: float) -> None:
         log(f"{name}: the downtime is not set: {trouble}")
 
 
-def _unplug(virsh: Virsh, name: str, device: Element) -> None:
-    """:raises ToolstackError: the guest does not let go of it."""
-    virsh.do(LIMIT, "detach-device-alias", name, domain_xml.alias(device), "--live")
-    end = time.monotonic() + UNPLUG_LIMIT
-    while domain_xml.device(_live(virsh, name, LIMIT), holder.qemu_socket()) is not None:
-        if time.monotonic() >= end:
-            raise ToolstackError(
-                f"the guest did not let go of VESPER's device within {UNPLUG_LIMIT:g} s, which "
-                "cannot go along; nothing was sent"
-            )
-        time.sleep(UNPLUG_PAUSE)
-
-
 def _plug(virsh: Virsh, name: str) -> str:
     """:returns: why the domain has no device now; empty: it has."""
     if trouble := holder.trouble():
@@ -215,11 +198,3 @@ def _plug(virsh: Virsh, name: str) -> str:
         return str(error)
     log(f"{name}: VESPER's device is plugged in")
     return ""
-
-
-def _live(virsh: Virsh, name: str, limit: float) -> Element:
-    """:raises ToolstackError: not known."""
-    try:
-        return domain_xml.parse(virsh.do(limit, "dumpxml", name))
-    except ValueError as error:
-        raise ToolstackError(f"virsh dumpxml {name}: {error}") from None

@@ -15,7 +15,7 @@ from vesper_monitor.domain_state import DomainState
 from vesper_monitor.ocf import domain_xml, holder
 from vesper_monitor.ocf.call import log
 from vesper_monitor.ocf.files import in_memory, replace
-from vesper_monitor.ocf.toolstack import ToolstackError, run, told
+from vesper_monitor.ocf.toolstack import ToolstackError, ToolstackHangs, run, told
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
@@ -92,8 +92,6 @@ def check(virsh: Virsh, config: str, limit: float) -> str:
 
     :raises ToolstackError: not known.
     """
-    from vesper_monitor.ocf.virsh import LibvirtHangs
-
     try:
         root = _parse(config, _read(config))
         prepare(virsh, root)
@@ -103,7 +101,7 @@ def check(virsh: Virsh, config: str, limit: float) -> str:
                 limit, "domxml-to-native", "qemu-argv", path, keep=(fd,)
             ),
         )
-    except LibvirtHangs:
+    except ToolstackHangs:
         raise
     except ToolstackError as error:
         if "not supported" in str(error) or any(word in str(error).lower() for word in AWAY):

@@ -58,6 +58,9 @@ class Xl:
     def __init__(self, root: str = "/", *, power_button: bool = False) -> None:
         self._root = root
         self._power_button = power_button
+        # xenstore keeps a request until the guest reads it; a kernel that boots
+        # does not see the power button.
+        self.shutdown_again = 5.0 if power_button else float("inf")
         self.keeper: Keeper | None = self
         self.host: HostMemory | None = self
 

@@ -1,13 +1,14 @@
 # SPDX-License-Identifier: GPL-2.0-or-later
-"""Live migration under Pacemaker, with VESPER's device in place."""
+"""Live migration under Pacemaker, with VESPER's device in place, and with one that cannot go."""
 
 from __future__ import annotations
 
 import os
 import time
 
+from lab.evaluation import cluster
 from lab.kvm import KvmHost, KvmLab
-from tests.kvm.lab.vm1 import fatal_signals, other
+from tests.kvm.lab.vm1 import CONFIG, agent, clean, fatal_signals, other
 from tests.vm1 import fail_count, status, wait_collecting, wait_started
 
 #: ``make migrations`` does 20.
@@ -59,3 +60,83 @@ def test_migrations_are_no_fault(vm1: KvmLab) -> None:
         )  # a monitor of Pacemaker's
         home = target
     print("watched again after", ", ".join(f"{seconds:.2f} s" for seconds in took))
+
+
+#: As an administrator might write it, without the override.
+NO_MASTER = """\
+<shmem name='vesper'><model type='ivshmem-doorbell'/>
+  <server path='/run/vesper-ivshmem/qemu.sock'/><msi vectors='1'/><alias name='ua-mine'/></shmem>
+"""
+
+
+def worker_dies(lab: KvmLab, host: KvmHost, number: str, name: str) -> None:
+    """In the guest that runs there, which vesperd sees once; it is no fault."""
+    before = fatal_signals(host)
+    lab.guest(through=host).run(f"sleep 1000 & sleep 1; kill -{number} $!; sleep 1")
+    host.wait(f"vesper events --json | tail -n 1 | grep -q {name}", timeout=30)
+    assert fatal_signals(host)[len(before) :].count(name) == 1
+
+
+def test_a_device_that_cannot_go_along(lab: KvmLab) -> None:
+    """It is unplugged and plugged in, there or, where it did not go, here; QEMU lives on."""
+    clean(lab)
+    for host in lab.hosts:
+        host.put(CONFIG, lab.domain_xml(devices=NO_MASTER).encode())
+    try:
+        cluster.configure(lab, "vesper", print)
+        home = lab.running_on()
+        assert home is not None
+        wait_collecting(home)
+        boot = lab.guest(through=home).page(timeout=5)
+        qemu = home.run("cat /run/libvirt/qemu/vm1.pid").output
+        for _ in range(3):
+            to = agent(home, "migrate_to", CRM_meta_migrate_target="nowhere")
+            assert to.rc == 1, to.output
+            assert "cannot go along: unplugging it" in to.output
+            assert "VESPER's device is plugged in" in to.output
+            wait_collecting(home)
+            worker_dies(lab, home, "ILL", "SIGILL")
+        assert home.run("cat /run/libvirt/qemu/vm1.pid").output == qemu
+        # What it has left behind keeps QEMU's own thread from nothing, and from resting.
+        used = f"awk '{{print $14 + $15}}' /proc/{qemu}/task/{qemu}/stat".replace("\n", "")
+        first = int(home.run(used, check=True).output)
+        time.sleep(3.0)
+        assert int(home.run(used, check=True).output) - first < 150  # of 300
+        for _ in range(2):
+            target = other(lab, home)
+            target.run(f"crm_resource --resource vm1 --move --node {target.name}", check=True)
+            print(f"plugged in, and watched again after {seconds_until_watched(target):.2f} s")
+            wait_started(target)
+            target.run("crm_resource --resource vm1 --clear", check=True)
+            assert lab.running_on() is target
+            assert lab.guest(through=target).page(timeout=10) == boot
+            worker_dies(lab, target, "FPE", "SIGFPE")
+            home = target
+        assert fail_count(lab) == 0
+    finally:
+        clean(lab)
+
+
+def test_a_holder_that_hangs_at_the_target(cleaned: KvmLab) -> None:
+    """QEMU there waits for it for ever: nobody else does, and the guest goes on here."""
+    home, target = cleaned.hosts
+    assert agent(home, "start").rc == 0
+    guest = cleaned.guest(through=home)
+    guest.wait_ready(60)
+    boot = guest.page(timeout=10)
+    target.run("pkill -STOP -f /usr/sbin/vesper-ivshmem", check=True)
+    try:
+        parameters = {"CRM_meta_migrate_target": target.name, "migration_transport": "tcp"}
+        to = agent(home, "migrate_to", timeout=20, **parameters)
+        assert to.rc == 1, to.output
+        assert "not done within the operation's timeout" in to.output
+        assert guest.page(timeout=10) == boot
+        assert agent(home, "monitor").rc in (0, 190)
+        # Pacemaker stops it on both then.
+        assert agent(target, "stop").rc == 0
+        assert target.domains() == []
+    finally:
+        target.run("pkill -CONT -f /usr/sbin/vesper-ivshmem", check=True)
+    assert guest.page(timeout=10) == boot
+    worker_dies(cleaned, home, "ILL", "SIGILL")
+    assert agent(home, "stop").rc == 0

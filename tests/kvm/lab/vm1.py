@@ -15,14 +15,21 @@ CONFIG = "/etc/lab/vm1.xml"
 _ENVIRONMENT = (
     "OCF_ROOT=/usr/lib/ocf OCF_RESOURCE_INSTANCE=vm1 OCF_RESOURCE_TYPE=LibvirtVM "
     f"OCF_RESOURCE_PROVIDER=vesper OCF_RESKEY_config={CONFIG} "
-    "OCF_RESKEY_CRM_meta_interval={interval} OCF_RESKEY_CRM_meta_timeout=40000 "
+    "OCF_RESKEY_CRM_meta_interval={interval} OCF_RESKEY_CRM_meta_timeout={timeout}000 "
 )
 
 
-def agent(host: KvmHost, action: str) -> Result:
-    """Run the agent without Pacemaker."""
-    environment = _ENVIRONMENT.format(interval=1000 if action == "monitor" else 0)
-    return host.run(f"{environment} /usr/lib/ocf/resource.d/vesper/LibvirtVM {action}", timeout=90)
+def agent(host: KvmHost, action: str, *, timeout: int = 40, **parameters: str) -> Result:
+    """Run the agent without Pacemaker.
+
+    :param timeout: s, of the operation.
+    """
+    interval = 1000 if action == "monitor" else 0
+    environment = _ENVIRONMENT.format(interval=interval, timeout=timeout)
+    environment += "".join(f"OCF_RESKEY_{key}={value} " for key, value in parameters.items())
+    return host.run(
+        f"{environment} /usr/lib/ocf/resource.d/vesper/LibvirtVM {action}", timeout=timeout + 50
+    )
 
 
 def clean(lab: KvmLab) -> None:

@@ -1,0 +1,70 @@
+# SPDX-License-Identifier: GPL-2.0-or-later
+"""What a guest on QEMU has beside its probes: each is tried while these run."""
+
+from __future__ import annotations
+
+from tests.guest.ivshmem import SLOW, KvmMachine, Watch
+from tests.host.standins import until
+from vesper_monitor.guest.life import LifeReader
+from vesper_monitor.guest.points.syntax import parse
+
+__all__ = ["CPU1", "POINT", "cpus_go_and_come", "last_words", "point", "said", "shows_life"]
+
+CPU1 = "/sys/devices/system/cpu/cpu1/online"
+CPU2 = "/sys/devices/system/cpu/cpu2/online"
+#: Of those who read the file's name it is.
+POINT = parse('p:opens do_sys_openat2 path=+0($arg2):ustring comm=$comm if comm == "cat"')
+
+
+async def said(guest: KvmMachine, word: str) -> None:
+    """Until the guest has said that; its shell has done all that it was told before."""
+    guest.machine.tell(f"echo {word}")
+    await until(lambda: f"\n{word}\n" in guest.machine.console, word, SLOW)
+
+
+async def shows_life(seen: Watch) -> None:
+    guest = seen.session._guest
+    assert guest is not None
+    reader = LifeReader(guest.link, guest.hello.life, guest.hello.nr_cpus)
+    try:
+        first = reader.read()
+        await until(lambda: reader.read() != first, "signs of life", SLOW)
+    finally:
+        reader.close()
+
+
+async def cpus_go_and_come(guest: KvmMachine, seen: Watch, *, plugged_in: bool = True) -> None:
+    """While a probe records on all of them, and each record arrives.
+
+    :param plugged_in: as the third is; else it is there, and has never run.
+    """
+    seen.events.clear()
+    guest.machine.tell(
+        "(i=0; while [ $i -lt 60 ]; do sh -c 'kill -USR1 $$'; i=$((i + 1)); done) &"
+        f" for n in 1 2 3; do echo 0 >{CPU1}; echo 1 >{CPU1}; done; wait"
+    )
+    guest.machine.tell(f"echo 0 >{CPU1}; sh -c 'kill -USR2 $$'; echo 1 >{CPU1}")
+    guest.machine.tell("taskset 2 sh -c 'kill -USR2 $$'")
+    if plugged_in:
+        guest.plug_in_cpu()
+    guest.machine.tell(f"until [ -e {CPU2} ]; do sleep 1; done; echo 1 >{CPU2}")
+    guest.machine.tell("taskset 4 sh -c 'kill -USR2 $$'")
+    await seen.see(lambda: {e.cpu for e in seen.of("send_signal", signal="SIGUSR2")} >= {2}, "2")
+    assert len(seen.of("send_signal", signal="SIGUSR1")) == 60
+    assert {e.cpu for e in seen.of("send_signal", signal="SIGUSR2")} == {0, 1, 2}
+    assert not seen.of("lost")
+
+
+async def point(guest: KvmMachine, seen: Watch) -> None:
+    """:data:`POINT` is loaded beside one probe, and hit."""
+    await seen.collecting("send_signal", POINT.name)
+    guest.machine.tell("cat /proc/sys/kernel/ostype")
+    await seen.see(lambda: seen.of(POINT.name, path="/proc/sys/kernel/ostype"), "the point's hit")
+
+
+async def last_words(guest: KvmMachine, seen: Watch) -> None:
+    """The guest's kernel panics, which ends the guest."""
+    guest.machine.tell("echo c >/proc/sysrq-trigger")
+    await seen.see(lambda: seen.of("last_words", kind="panic"), "last words")
+    (words,) = seen.of("last_words", kind="panic")
+    assert "sysrq triggered crash" in words.text

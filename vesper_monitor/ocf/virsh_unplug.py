@@ -1,0 +1,116 @@
+# SPDX-License-Identifier: GPL-2.0-or-later
+"""VESPER's device is unplugged from a domain that runs, so that QEMU survives it.
+
+What QEMU 7.2 does wrong when an ivshmem-doorbell goes (ivshmem_exit(), hw/misc/ivshmem.c):
+
+- It closes the memory's descriptor, and does so again when its RCU callbacks
+  have run (reclaim_ramblock(), softmmu/physmem.c), some 100 ms later.  By then
+  the number may be another's.
+- Where the interrupt does not come through the kernel (irqfd, so without KVM)
+  the handler of the device's eventfd stays.  QEMU computes without end, as
+  poll(2) finds that number closed; and when whatever gets it next can be read,
+  the handler uses memory that is freed.  A replug may hit it, or may not.
+
+So nothing is asked of QEMU for a moment; and without KVM the numbers are then
+given to descriptors of ours, which can never be read.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import time
+
+from vesper_monitor import qemu_process
+from vesper_monitor.ocf import domain_xml, holder
+from vesper_monitor.ocf.call import log
+from vesper_monitor.ocf.toolstack import ToolstackError
+
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    from xml.etree.ElementTree import Element
+
+    from vesper_monitor.ocf.virsh import Virsh
+
+__all__ = ["live", "unplug"]
+
+#: Seconds for one command.
+LIMIT = 10.0
+#: Seconds for the guest to let go of its device.
+UNPLUG_LIMIT = 10.0
+UNPLUG_PAUSE = 0.25
+#: Seconds for QEMU's RCU callbacks.
+SETTLE = 1.0
+#: Descriptors that are given to QEMU at most: those of the device, and as
+#: many again, should lower numbers be free.
+OCCUPIERS = 32
+
+
+def live(virsh: Virsh, name: str, limit: float) -> Element:
+    """The XML of a domain that runs. :raises ToolstackError: not known."""
+    try:
+        return domain_xml.parse(virsh.do(limit, "dumpxml", name))
+    except ValueError as error:
+        raise ToolstackError(f"virsh dumpxml {name}: {error}") from None
+
+
+def unplug(virsh: Virsh, name: str, root: Element, device: Element) -> None:
+    """
+    :param root: the domain's live XML.
+    :raises ToolstackError: the guest does not let go of it, or QEMU might not
+        survive what comes after.
+    """
+    leaks = root.get("type") != "kvm"
+    before = _descriptors(virsh, name) if leaks else set()
+    virsh.do(LIMIT, "detach-device-alias", name, domain_xml.alias(device), "--live")
+    end = time.monotonic() + UNPLUG_LIMIT
+    while domain_xml.device(live(virsh, name, LIMIT), holder.qemu_socket()) is not None:
+        if time.monotonic() >= end:
+            raise ToolstackError(
+                f"the guest did not let go of VESPER's device within {UNPLUG_LIMIT:g} s, which "
+                "cannot go along; nothing was sent"
+            )
+        time.sleep(UNPLUG_PAUSE)
+    time.sleep(SETTLE)
+    if leaks:
+        _occupy(virsh, name, before)
+
+
+def _descriptors(virsh: Virsh, name: str) -> set[str]:
+    """Numbers of those that the domain's QEMU has.
+
+    :raises ToolstackError: not known.
+    """
+    try:
+        pid = qemu_process.owner(name) if virsh.local() else None
+        if pid is None:
+            raise ToolstackError(
+                "QEMU may crash when VESPER's device is unplugged without KVM (seen with 7.2), "
+                "and its process is not known here; nothing was sent"
+            )
+        return set(os.listdir(f"/proc/{pid}/fd"))
+    except OSError as error:
+        raise ToolstackError(f"descriptors of {name}'s QEMU: {error}; nothing was sent") from None
+
+
+def _occupy(virsh: Virsh, name: str, before: set[str]) -> None:
+    """:raises ToolstackError: a number stays free."""
+    lost = before - _descriptors(virsh, name)
+    for _ in range(OCCUPIERS):
+        free = lost - _descriptors(virsh, name)
+        if not free:
+            log(f"{name}: its QEMU, without KVM, keeps {len(lost)} descriptors of ours open")
+            return
+        descriptor = os.eventfd(0)
+        # A name of its own: the one of that name before it would be closed.
+        arguments = {"fdname": f"vesper-{time.time_ns()}"}
+        command = json.dumps({"execute": "getfd", "arguments": arguments})
+        passed = ("--pass-fds", str(descriptor))
+        try:
+            virsh.do(LIMIT, "qemu-monitor-command", name, *passed, command, keep=(descriptor,))
+        finally:
+            os.close(descriptor)
+    raise ToolstackError(
+        f"QEMU may crash: descriptors {', '.join(sorted(free))} of its unplugged device stay "
+        "free; nothing was sent"
+    )
