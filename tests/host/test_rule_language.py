@@ -172,9 +172,9 @@ def test_counts_are_told_to_forget_and_do_not_share() -> None:
     ("text", "line", "column", "message"),
     [
         ("send_signal: fatl", 1, 14, "has no field fatl (did you mean fatal?)"),
-        ('filesystem: mount == "/data"', 1, 13, "; it has: cpu, dev, disk, error, fstype, "),
-        ("filesystem: error == EIO", 1, 22, 'a text is written in quotes: "EIO"'),
-        ("block_error: none;\n  filesystem: any and\n  x", 3, 3, "filesystem has no field x"),
+        ('fs_error: place == "/data"', 1, 11, "; it has: cpu, dev, disk, error, fstype, "),
+        ("fs_error: error == EIO", 1, 20, 'a text is written in quotes: "EIO"'),
+        ("block_error: none;\n  fs_error: any and\n  x", 3, 3, "fs_error has no field x"),
         ('hung_task: "ä" == comm and y', 1, 28, "no field y"),
         ("block_error: main", 1, 14, "block_error has no field main"),
         ("send_signal: sig", 1, 14, "sig is a number: compare it with something"),
