@@ -168,6 +168,18 @@ def test_counts_are_told_to_forget_and_do_not_share() -> None:
     assert RuleSet(rules.text).judge(event("block_error", 4, bytes=1), ()) is None
 
 
+def test_a_mount_alone_is_wanted() -> None:
+    rules = (
+        'send_signal: fatal and main and service == "httpd"; out_of_memory: any; '
+        'fs_error: mount == "/data"'
+    )
+    assert is_fault(rules, event("fs_error", mount="/data", error="EIO"))
+    assert not is_fault(rules, event("fs_error", mount="/", error="EIO"))
+    assert not is_fault(rules, event("fs_error", mount=None, error="EIO"))
+    assert is_fault(rules, event("send_signal", **SIGNAL))
+    assert is_fault(rules, event("out_of_memory", comm="x", parent_comm="y"))
+
+
 @pytest.mark.parametrize(
     ("text", "line", "column", "message"),
     [
