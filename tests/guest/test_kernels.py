@@ -65,7 +65,9 @@ def disks(directory: Path) -> list[str]:
         if not path.exists():
             with path.open("wb") as file:
                 file.truncate(megabytes << 20)
-            subprocess.run([f"mkfs.{fstype}", "-q", path], check=True, timeout=60)
+            subprocess.run(
+                [f"mkfs.{fstype}", "-q", path], check=True, capture_output=True, timeout=60
+            )
         arguments += [
             "-drive", f"file={path},format=raw,snapshot=on,if=none,id={fstype}",
             "-device", f"scsi-hd,drive={fstype}",
@@ -100,7 +102,8 @@ async def try_all(guest: KvmMachine, probes: list[str], panics: bool) -> None:
             await seen.see(lambda: seen.of("die", kind="panic"), "panic")
             await seen.see(lambda: seen.of("last_words", kind="panic"), "last words")
             return
-        await seen.collecting()
+        await seen.session.set_probes({})
+        await seen.see(lambda: not seen.session.probes, "all unloaded")
         await seen.session.close(deactivate=True)
     machine.tell("rmmod vesper_ivshmem && rmmod vesper && echo unloaded >/dev/console")
     await until(lambda: "unloaded" in machine.console, "unloaded", SLOW)
