@@ -52,10 +52,17 @@ class Model:
     :param latency: s for an answer of the hypervisor.
     """
 
-    def __init__(self, cpus: int = 1, ill: str | None = None, latency: float = 0.0) -> None:
+    def __init__(
+        self,
+        cpus: int = 1,
+        ill: str | None = None,
+        latency: float = 0.0,
+        timeout: float = TIMEOUT,
+    ) -> None:
         self.cpus = [Cpu() for _ in range(cpus)]
         self.ill = ill
         self.latency = latency
+        self.timeout = timeout
         self.now = 1000.0
         self.liveness = Liveness()
         self.hangs: list[tuple[float, Hang]] = []
@@ -96,13 +103,13 @@ class Model:
             return
         life = self.liveness
         if self._answer is not None and self.now >= self._answer[0]:
-            life.usage(self.now, self._answer[1], TIMEOUT)
+            life.usage(self.now, self._answer[1], self.timeout)
             self._answer = None
         life.signs(self.now, [Sign(n, cpu.irqs, cpu.runs) for n, cpu in enumerate(self.cpus)])
-        hang = life.judge(TIMEOUT)
+        hang = life.judge(self.timeout)
         if hang is not None:
             self.hangs.append((self.now, hang))
-        if self._answer is None and life.asks(self.now, TIMEOUT):
+        if self._answer is None and life.asks(self.now, self.timeout):
             state = DomainState.PAUSED if kind == PAUSE else DomainState.RUNNING
             # As xl prints it: tenths of a second.
             use = [
@@ -117,11 +124,11 @@ segments = st.lists(st.tuples(kinds, st.floats(0.1, 40.0)), min_size=1, max_size
 
 
 @settings(max_examples=300, deadline=None)
-@given(segments, st.integers(1, 3), st.floats(0.0, 4.0))
+@given(segments, st.integers(1, 3), st.floats(0.0, 4.0), st.sampled_from([2.0, 5.0, 20.0]))
 def test_whatever_happens_to_a_healthy_guest_is_no_hang(
-    what: list[tuple[str, float]], cpus: int, latency: float
+    what: list[tuple[str, float]], cpus: int, latency: float, timeout: float
 ) -> None:
-    model = Model(cpus, latency=latency).go(what)
+    model = Model(cpus, latency=latency, timeout=timeout).go(what)
     assert model.hangs == []
     model.go([(RUN, 2.0)])
     assert model.liveness.state is LifeState.ALIVE
@@ -139,7 +146,8 @@ def test_thousands_of_rounds() -> None:
     """With other odds than hypothesis's: short and long, many of them."""
     chance = random.Random(1)
     for _ in range(2000):
-        model = Model(chance.randint(1, 3), latency=chance.choice([0.0, 0.3, 1.0, 3.0]))
+        latency, timeout = chance.choice([0.0, 0.3, 1.0, 3.0]), chance.choice([2.0, 3.0, 5.0])
+        model = Model(chance.randint(1, 3), latency=latency, timeout=timeout)
         for _ in range(chance.randint(1, 60)):
             seconds = chance.choice([0.1, 0.2, 0.5, 1, 2, 5, 8, 20]) * chance.random()
             model.go([(chance.choice([RUN, IDLE, STARVE, PAUSE, BLIND, STALL]), seconds)])
