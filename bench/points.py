@@ -130,7 +130,7 @@ POINTS = (
         "args->nr_sector, args->error, args->rwbs); }",
     ),
     Point(
-        "jbd2_journal_abort", "filesystem", "max_per_s=4294967295", CALLED,
+        "jbd2_journal_abort", "fs_error", "max_per_s=4294967295", CALLED,
         "jbd2_journal_abort error=%si:s32 flags=+<journal_s.j_flags>(%di):x64 "
         "dev=+<block_device.bd_dev>(+<journal_s.j_fs_dev>(%di)):u32 "
         "disk=+<gendisk.disk_name>(+<block_device.bd_disk>(+<journal_s.j_fs_dev>(%di))):string "
@@ -143,12 +143,12 @@ POINTS = (
         "+ <inode.i_sb>) + <super_block.s_type>)))); }",
     ),
     Point(
-        "xfs_do_force_shutdown", "filesystem", "max_per_s=4294967295", CALLED,
+        "xfs_do_force_shutdown", "fs_error", "max_per_s=4294967295", CALLED,
         "xfs_do_force_shutdown flags=%si:x32 file=+0(%dx):string line=%cx:s32",
         'kprobe:xfs_do_force_shutdown { printf("%x %s %d\\n", arg1, str(arg2), arg3); }',
     ),
     Point(
-        "__btrfs_handle_fs_error", "filesystem", "max_per_s=4294967295", CALLED,
+        "__btrfs_handle_fs_error", "fs_error", "max_per_s=4294967295", CALLED,
         "__btrfs_handle_fs_error function=+0(%si):string line=%dx:s32 error=%cx:s32",
         'kprobe:__btrfs_handle_fs_error { printf("%s %d %d\\n", str(arg1), arg2, arg3); }',
     ),

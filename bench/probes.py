@@ -58,7 +58,7 @@ SETUP = (
     "mount -t tracefs tracefs /sys/kernel/tracing; mount -t debugfs debugfs /sys/kernel/debug; "
     "mount -t tracefs tracefs /root/sys/kernel/tracing; "
     "mount -t debugfs debugfs /root/sys/kernel/debug; "
-    "ip link set eth0 up; insmod /vsp_fire.ko; trap '' USR1"
+    "ip link set eth0 up; insmod /vsp_fire.ko; cd /root/usr/share; trap '' USR1"
 )
 
 

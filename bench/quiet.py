@@ -3,10 +3,10 @@
 
 A Debian guest compiles, packs, makes and fills file systems, serves, forks,
 sends signals (bench/quiet_load), all at once on two CPUs. Every probe is
-loaded; signs of life are watched with the default ``hang_timeout``. What the
-probes tell is decoded and judged as vesperd does it, for the services that run
-in there. Ends with 1 if there was a fault, if a record was lost, or if the
-load did not run.
+loaded, and points of a user's; signs of life are watched with the default
+``hang_timeout``. What the probes tell is decoded and judged as vesperd does
+it, for the services that run in there. Ends with 1 if there was a fault, if a
+record was lost, or if the load did not run.
 """
 
 from __future__ import annotations
@@ -31,6 +31,7 @@ from tests.guest.machine import Machine, machine
 from vesper_monitor.faults.rules import judge
 from vesper_monitor.guest.decode import Event
 from vesper_monitor.guest.images import ImageStore
+from vesper_monitor.guest.points.syntax import parse
 from vesper_monitor.guest.session import ProbeState, ProbeStatus
 from vesper_monitor.probes import PROBES
 
@@ -44,6 +45,18 @@ MODULES = ("virtio_pci", "virtio_blk", "ext4", "loop", "xfs", "btrfs", "veth")
 LOADED = 300.0
 #: Kinds of load in bench/quiet_load.
 LOADS = ("compile", "archive", "ext4", "xfs", "btrfs", "network", "processes", "memory")
+#: A user's, where much passes: a function, its return, a tracepoint.
+POINTS = {
+    point.name: point
+    for point in map(
+        parse,
+        (
+            "p:opens do_sys_openat2 dfd=$arg1:s32 path=+0($arg2):ustring max 3/s",
+            "r:fails do_sys_openat2 $retval:s64 comm=$comm if arg1 < 0 max 3/s",
+            "t:signals signal_generate sig=$arg1:s32 result=$arg5:s32 if sig == 17 max 3/s",
+        ),
+    )
+}
 #: Records in a second, on average, that are bounded.
 MAX_RATE = 100.0
 
@@ -86,8 +99,9 @@ def _done(guest: Machine) -> dict[str, int]:
 async def _watch(guest: Machine, probes: ImageStore, seconds: float) -> bool:
     """:returns: whether all is well."""
     report = Report()
-    async with watched(guest, report.add, images=probes) as told:
-        await told.session.set_probes(dict.fromkeys(PROBES.keys() - {"probe_point"}, ""))
+    async with watched(guest, report.add, images=probes, points=POINTS) as told:
+        wanted = (PROBES.keys() - {"probe_point"}) | POINTS.keys()
+        await told.session.set_probes(dict.fromkeys(wanted, ""))
         end = time.monotonic() + LOADED
         while any(
             status.state is not ProbeState.COLLECTING for status in told.session.probes.values()

@@ -132,16 +132,21 @@ def started(pid: int) -> int | None:
 def vcpus(pid: int) -> tuple[VcpuUse, ...]:
     """The virtual CPUs: threads of QEMU's, which libvirt has it name.
 
+    What wakes one that sleeps may be QEMU's main thread: while that waits for
+    a CPU of the host, so does the virtual one.
+
     :raises TransportError: QEMU has ended, or its threads are not to be told apart.
     """
     tasks = Path(f"/proc/{pid}/task")
     found = []
     try:
+        main_waits = _stat(f"{tasks}/{pid}/stat")[0] == "R"
         for thread in os.listdir(tasks):
             try:
                 match = _VCPU.fullmatch((tasks / thread / "comm").read_text().strip())
                 if match is not None:
-                    found.append(_vcpu(int(match[1]), _stat(f"{tasks}/{thread}/stat")))
+                    fields = _stat(f"{tasks}/{thread}/stat")
+                    found.append(_vcpu(int(match[1]), fields, main_waits))
             except (FileNotFoundError, ProcessLookupError):
                 continue  # a thread that has just ended
     except OSError as error:
@@ -151,10 +156,11 @@ def vcpus(pid: int) -> tuple[VcpuUse, ...]:
     return tuple(sorted(found, key=lambda use: use.cpu))
 
 
-def _vcpu(cpu: int, fields: list[str]) -> VcpuUse:
+def _vcpu(cpu: int, fields: list[str], main_waits: bool) -> VcpuUse:
     ran = (int(fields[11]) + int(fields[12])) / _TICKS
     # A stopped process's threads could run, but for that.
-    states = {"R": VcpuState.RUNNING, "S": VcpuState.BLOCKED}
+    asleep = VcpuState.RUNNABLE if main_waits else VcpuState.BLOCKED
+    states = {"R": VcpuState.RUNNING, "S": asleep}
     return VcpuUse(cpu, ran, states.get(fields[0], VcpuState.RUNNABLE))
 
 

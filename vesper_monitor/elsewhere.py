@@ -48,7 +48,7 @@ _TABLE: Sequence[tuple[str, str, str, str]] = (
         "an ext4 that turns read-only",
         'probe module("jbd2").function("jbd2_journal_abort") { println($errno) }',
         'kprobe:jbd2_journal_abort { printf("%d\\n", (int32)arg1); }',
-        "vesper probe load vm1 filesystem",
+        "vesper probe load vm1 fs_error",
     ),
     (
         "a network device without link",

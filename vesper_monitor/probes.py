@@ -147,21 +147,23 @@ PROBES: Mapping[str, ProbeInfo] = {
         "record only if it failed: " + _measured(0.64, 0.87, 4.03, _PASSED),
         fault="none",
         why="RAID, multipath and file systems are made to live with an error. That one did not "
-        "is what the filesystem probe says.",
+        "is what the fs_error probe says.",
         params={"max_per_s": "record at most so many in a second (20)"},
     ),
-    "filesystem": ProbeInfo(
+    "fs_error": ProbeInfo(
         sees="A file system that takes no more writes because of an error: ext4 (with its "
-        "journal) read-only, xfs shut down, btrfs forced read-only. Also in modules that are "
-        "loaded after the probe.",
+        "journal) read-only, xfs shut down, btrfs forced read-only; with its disk and, as mount, "
+        "where it is mounted. Also in modules that are loaded after the probe.",
         hooks=(
             "kprobe on jbd2_journal_abort(), for ext4, as in Linux 5.10 to 6.12",
             "kprobe on xfs_do_force_shutdown(), as in Linux 5.10 to 6.12",
             "kprobe on xlog_force_shutdown(), for the log of xfs, where there is one",
             "kprobe on __btrfs_handle_fs_error(), as in Linux 5.10 to 6.12",
         ),
-        not_seen="ext4 without a journal, or with errors=continue, which stays writable. Which "
-        "device an xfs or a btrfs is on (the place in its source is told). A read-only mount or "
+        not_seen="ext4 without a journal, or with errors=continue, which stays writable. Of "
+        "several mounts (binds, subvolumes, containers) more than the first that still is; of a "
+        "path of more than 126 bytes more than its end, without a / before it; a mount while it "
+        "comes or goes, or with an external journal (mount is then none). A read-only mount or "
         "remount that somebody asked for.",
         cost="One kprobe per such error: " + _measured(1.05, 3.35, 4.61, _CALLED),
         fault="every one, of the system, but for a shutdown that was asked for (ESHUTDOWN)",

@@ -9,7 +9,9 @@
  * whose scheduler never comes to the normal class does not.
  */
 
+#include <linux/cpu.h>
 #include <linux/hrtimer.h>
+#include <linux/kthread.h>
 #include <linux/ktime.h>
 #include <linux/mm.h>
 #include <linux/percpu.h>
@@ -207,8 +209,17 @@ free:
 void vsp_life_exit(void)
 {
 	void *life = life_shared.home;
+	unsigned int cpu;
 
+	/*
+	 * kthread_stop() takes a thread that is bound to a CPU for parked, and
+	 * warns if it is not: mended in 6.12, 6.1.113, and 5.10.227.
+	 */
+	cpu_hotplug_disable();
+	for_each_online_cpu(cpu)
+		kthread_park(per_cpu(life_thread, cpu));
 	smpboot_unregister_percpu_thread(&threads);
+	cpu_hotplug_enable();
 	mutex_lock(&vsp_lock);
 	vsp_shared_release(&life_shared);
 	mutex_unlock(&vsp_lock);

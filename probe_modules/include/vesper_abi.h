@@ -93,6 +93,7 @@
 #define VSP_FSTYPE_LEN		16
 #define VSP_IFNAME_LEN		16	/* IFNAMSIZ */
 #define VSP_WHERE_LEN		40
+#define VSP_MOUNT_LEN		128
 #define VSP_PAGE_TYPE_LEN	48
 #define VSP_DIE_LEN		128
 #define VSP_SYMBOL_LEN		96
@@ -263,7 +264,7 @@ enum vsp_event {
 	VSP_EVENT_PROCESS_EXIT	= 3,
 	VSP_EVENT_HUNG_TASK	= 4,
 	VSP_EVENT_BLOCK_ERROR	= 5,
-	VSP_EVENT_FILESYSTEM	= 6,
+	VSP_EVENT_FS_ERROR	= 6,
 	VSP_EVENT_NET_LINK	= 7,
 	VSP_EVENT_PROBE_POINT	= 8,
 	VSP_EVENT_MEMORY_FAILURE	= 9,
@@ -449,7 +450,7 @@ struct vsp_block_error {
 };
 
 /* A file system takes no more writes because of an error. */
-struct vsp_filesystem {
+struct vsp_fs_error {
 	struct vsp_record rec;
 	__u32 dev;		/* major << 20 | minor; 0: unknown */
 	__s32 error;		/* errno, positive; ESHUTDOWN: was asked for */
@@ -458,6 +459,7 @@ struct vsp_filesystem {
 	char fstype[VSP_FSTYPE_LEN];
 	char disk[VSP_DISK_LEN];	/* "vda1"; "": unknown */
 	char where[VSP_WHERE_LEN];	/* function or source file; "": unknown */
+	char mount[VSP_MOUNT_LEN];	/* path, or its end; "": nowhere, or unknown */
 };
 
 enum vsp_net_change {

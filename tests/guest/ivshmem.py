@@ -106,10 +106,12 @@ def kvm_machine(
     max_cpus: int | None = None,
     cpu: str = "max",
     cmdline: str = "",
+    modules: Sequence[str] = (),
     more: Sequence[str] = (),
     qemu: Sequence[str] = (),
 ) -> Iterator[KvmMachine]:
     """
+    :param modules: Debian's, by name, loaded first.
     :param more: modules that go into the guest, too.
     :param qemu: more of QEMU's arguments.
     :param files: modules and programs; those that are probes do not go into
@@ -132,7 +134,7 @@ def kvm_machine(
         holder(directory) as process,
         machine(
             kernel, guest_files, directory, cpus=cpus, max_cpus=max_cpus, cpu=cpu, cmdline=cmdline,
-            frontend="vesper_ivshmem", qemu=arguments,
+            modules=modules, frontend="vesper_ivshmem", qemu=arguments,
         ) as guest,
     ):  # fmt: skip
         found = KvmMachine(guest, process, store.parent)

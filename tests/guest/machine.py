@@ -412,7 +412,11 @@ class MachineTransport:
         try:
             if self._process != self.machine.process.pid:
                 await self._find_threads()
-            vcpus = tuple(self._vcpu(cpu, thread) for cpu, thread in self._threads.items())
+            # QEMU's timers are its main thread's; see kvm_transport/qemu.py.
+            main_waits = self._stat(self.machine.process.pid)[0] == "R"
+            vcpus = tuple(
+                self._vcpu(cpu, thread, main_waits) for cpu, thread in self._threads.items()
+            )
         except (QmpError, OSError) as error:
             raise TransportError(str(error)) from error
         if self.stopped:
@@ -427,11 +431,16 @@ class MachineTransport:
         self._threads = {cpu["cpu-index"]: cpu["thread-id"] for cpu in answer}
         self._process = pid
 
-    def _vcpu(self, cpu: int, thread: int) -> VcpuUse:
+    def _stat(self, thread: int) -> list[str]:
+        """proc(5), from the state on."""
         stat = Path(f"/proc/{self.machine.process.pid}/task/{thread}/stat").read_text()
-        fields = stat.rpartition(") ")[2].split()  # proc(5), from the state on
+        return stat.rpartition(") ")[2].split()
+
+    def _vcpu(self, cpu: int, thread: int, main_waits: bool) -> VcpuUse:
+        fields = self._stat(thread)
         ran = (int(fields[11]) + int(fields[12])) / os.sysconf("SC_CLK_TCK")
-        states = {"R": VcpuState.RUNNING, "S": VcpuState.BLOCKED}
+        asleep = VcpuState.RUNNABLE if main_waits else VcpuState.BLOCKED
+        states = {"R": VcpuState.RUNNING, "S": asleep}
         return VcpuUse(cpu, ran, states.get(fields[0], VcpuState.RUNNABLE))
 
     async def connect(self, domain: Domain, timeout: float) -> MachineLink:  # noqa: ASYNC109

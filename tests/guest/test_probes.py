@@ -20,7 +20,7 @@ from lab import images
 from lab.images.kernel import module_files
 from tests.guest.machine import Machine, MachineTransport, machine
 from tests.host.standins import until
-from vesper_monitor.faults.rules import Scope, judge
+from vesper_monitor.faults.rules import RuleSet, Scope, judge
 from vesper_monitor.guest.decode import Event
 from vesper_monitor.guest.images import ImageStore
 from vesper_monitor.guest.session import Session, SessionState
@@ -159,26 +159,25 @@ unload block_error
     assert later == [bad_read, {**bad_read, "left_out": 4}]
 
 
-@pytest.mark.parametrize(
-    ("fstype", "megabytes", "disk"), [("ext4", 32, "sda"), ("xfs", 300, None), ("btrfs", 128, None)]
-)
-def test_filesystem(
-    run: Boot, tmp_path: Path, fstype: str, megabytes: int, disk: str | None
-) -> None:
+@pytest.mark.parametrize(("fstype", "megabytes"), [("ext4", 32), ("xfs", 300), ("btrfs", 128)])
+def test_fs_error(run: Boot, tmp_path: Path, fstype: str, megabytes: int) -> None:
     """A disk that goes under a mounted file system, whose module came after the probe."""
     late = module_files(images.kernel(), fstype)
     image = disk_image(tmp_path, fstype, megabytes)
     result = run(
         f"""\
-load filesystem /filesystem.ko
+load fs_error /fs_error.ko
 sh for module in $(cat /late); do insmod /$module; done
-sh mkdir /mnt; mount -t {fstype} /dev/sda /mnt
-sh echo first >/mnt/first; sync; umount /mnt; mount -t {fstype} /dev/sda /mnt
-records filesystem
-sh echo offline >/sys/block/sda/device/state; echo second >/mnt/second; sync
-sh umount /mnt
-records filesystem
-unload filesystem
+sh mkdir /mnt /srv; mount -t tmpfs srv /srv; mkdir -p /srv/www/data
+sh mount -t {fstype} /dev/sda /mnt
+sh echo first >/mnt/first; sync; umount /mnt
+sh mount -t {fstype} /dev/sda /srv/www/data; mount -o bind /srv/www/data /mnt
+records fs_error
+sh echo second >/mnt/second; sync
+sh echo offline >/sys/block/sda/device/state; echo third >>/mnt/second; sync
+sh umount /mnt; umount /srv/www/data
+records fs_error
+unload fs_error
 """,
         files={
             "late": "".join(f"{path.name}\n" for path in late).encode(),
@@ -190,41 +189,45 @@ unload filesystem
             "-device", "virtio-scsi-pci", "-device", "scsi-hd,drive=disk",
         ],
     )  # fmt: skip
-    quiet, _after = "\n".join(result.said).split("records filesystem: end\n", 1)
-    assert "record filesystem" not in quiet
-    events = result.events("filesystem")
+    quiet, _after = "\n".join(result.said).split("records fs_error: end\n", 1)
+    assert "record fs_error" not in quiet
+    events = result.events("fs_error")
     assert 1 <= len(events) <= 5
     assert {event.fields["fstype"] for event in events} == {fstype}
-    assert {event.fields["disk"] for event in events} == {disk}
+    assert {event.fields["disk"] for event in events} == {"sda"}
+    assert events[0].fields["mount"] == "/srv/www/data"  # the first of two
     assert events[0].fields["error"] == "EIO"
     verdict = judge(events[0], [])
     assert verdict is not None
     assert verdict.scope is Scope.SYSTEM
+    assert RuleSet('fs_error: mount == "/srv/www/data"').judge(events[0], []) is not None
+    assert RuleSet('fs_error: mount == "/mnt"').judge(events[0], []) is None
 
 
-def test_filesystem_shut_down_by_hand(run: Boot, tmp_path: Path) -> None:
+def test_fs_error_shut_down_by_hand(run: Boot, tmp_path: Path) -> None:
     """Somebody has asked for it: told, but no fault."""
     image = disk_image(tmp_path, "xfs", 300)
     result = run(
         """\
-load filesystem /filesystem.ko
+load fs_error /fs_error.ko
 goingdown /mnt
 sh umount /mnt
-records filesystem
-unload filesystem
-load filesystem /filesystem.ko
+records fs_error
+unload fs_error
+load fs_error /fs_error.ko
 sh rmmod xfs
-unload filesystem
+unload fs_error
 """,
         setup="mkdir /mnt; mount -t xfs /dev/vda /mnt",
         modules=("virtio_pci", "virtio_blk", "xfs"),
         qemu=virtio_disk(image),
     )
     assert result.line("goingdown /mnt:") == "0"
-    (event,) = result.events("filesystem")
+    (event,) = result.events("fs_error")
     assert (event.fields["fstype"], event.fields["error"]) == ("xfs", "ESHUTDOWN")
+    assert (event.fields["disk"], event.fields["mount"]) == ("vda", "/mnt")
     assert judge(event, []) is None
-    assert result.said.count("unload filesystem: 0 ") == 2
+    assert result.said.count("unload fs_error: 0 ") == 2
 
 
 def test_net_link(run: Boot, tmp_path: Path) -> None:

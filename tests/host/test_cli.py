@@ -120,7 +120,7 @@ def test_rules_are_tried_on_what_is_recorded(
     memory = next(one for one in advised["advice"] if one["name"] == "out-of-memory")
     assert memory["reason"].startswith("it is on record ")
     assert advised["services"] == ["httpd"]
-    assert "filesystem" in advised["probes"]
+    assert "fs_error" in advised["probes"]
     assert advised["fault_on"] == ""
     assert advised["faults"] >= 3
     people = daemon.vesper("advise", "vm1", "--symptom", "the thin pool is full")

@@ -15,6 +15,7 @@ from pathlib import Path
 
 import pytest
 
+from tests.host.standins import until
 from vesper_monitor.faults.fault import Fault, InstanceRecord
 from vesper_monitor.faults.journal import Batch, Journal, JournalError
 from vesper_monitor.faults.recorder import Recorder
@@ -207,8 +208,7 @@ def test_monitors_are_told_before_the_disk_has_it_and_it_gets_there(path: Path) 
         assert not synced
         recorder.put(Batch(faults=[fault(2)]))
         syncing.set()
-        while not synced:
-            await asyncio.sleep(0.01)
+        await until(lambda: synced, "synced")
         assert synced == [True]  # one for both
         await recorder.close()
         assert recorder.error is None

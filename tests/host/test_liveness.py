@@ -52,10 +52,17 @@ class Model:
     :param latency: s for an answer of the hypervisor.
     """
 
-    def __init__(self, cpus: int = 1, ill: str | None = None, latency: float = 0.0) -> None:
+    def __init__(
+        self,
+        cpus: int = 1,
+        ill: str | None = None,
+        latency: float = 0.0,
+        timeout: float = TIMEOUT,
+    ) -> None:
         self.cpus = [Cpu() for _ in range(cpus)]
         self.ill = ill
         self.latency = latency
+        self.timeout = timeout
         self.now = 1000.0
         self.liveness = Liveness()
         self.hangs: list[tuple[float, Hang]] = []
@@ -94,22 +101,22 @@ class Model:
     def _observe(self, kind: str) -> None:
         if self.now < self._poll_at:
             return
-        self._poll_at = self.now + 0.5
         life = self.liveness
         if self._answer is not None and self.now >= self._answer[0]:
-            life.usage(self.now, self._answer[1], TIMEOUT)
+            life.usage(self.now, self._answer[1], self.timeout)
             self._answer = None
         life.signs(self.now, [Sign(n, cpu.irqs, cpu.runs) for n, cpu in enumerate(self.cpus)])
-        hang = life.judge(TIMEOUT)
+        hang = life.judge(self.timeout)
         if hang is not None:
             self.hangs.append((self.now, hang))
-        if self._answer is None and life.asks(self.now, TIMEOUT):
+        if self._answer is None and life.asks(self.now, self.timeout):
             state = DomainState.PAUSED if kind == PAUSE else DomainState.RUNNING
             # As xl prints it: tenths of a second.
             use = [
                 VcpuUse(n, round(cpu.ran - 0.05, 1), cpu.state) for n, cpu in enumerate(self.cpus)
             ]
             self._answer = self.now + self.latency, CpuUse(state, tuple(use))
+        self._poll_at = self.now + life.next_look(self.now)
 
 
 kinds = st.sampled_from([RUN, IDLE, STARVE, PAUSE, BLIND, STALL])
@@ -117,11 +124,11 @@ segments = st.lists(st.tuples(kinds, st.floats(0.1, 40.0)), min_size=1, max_size
 
 
 @settings(max_examples=300, deadline=None)
-@given(segments, st.integers(1, 3), st.floats(0.0, 4.0))
+@given(segments, st.integers(1, 3), st.floats(0.0, 4.0), st.sampled_from([2.0, 5.0, 20.0]))
 def test_whatever_happens_to_a_healthy_guest_is_no_hang(
-    what: list[tuple[str, float]], cpus: int, latency: float
+    what: list[tuple[str, float]], cpus: int, latency: float, timeout: float
 ) -> None:
-    model = Model(cpus, latency=latency).go(what)
+    model = Model(cpus, latency=latency, timeout=timeout).go(what)
     assert model.hangs == []
     model.go([(RUN, 2.0)])
     assert model.liveness.state is LifeState.ALIVE
@@ -139,7 +146,8 @@ def test_thousands_of_rounds() -> None:
     """With other odds than hypothesis's: short and long, many of them."""
     chance = random.Random(1)
     for _ in range(2000):
-        model = Model(chance.randint(1, 3), latency=chance.choice([0.0, 0.3, 1.0, 3.0]))
+        latency, timeout = chance.choice([0.0, 0.3, 1.0, 3.0]), chance.choice([2.0, 3.0, 5.0])
+        model = Model(chance.randint(1, 3), latency=latency, timeout=timeout)
         for _ in range(chance.randint(1, 60)):
             seconds = chance.choice([0.1, 0.2, 0.5, 1, 2, 5, 8, 20]) * chance.random()
             model.go([(chance.choice([RUN, IDLE, STARVE, PAUSE, BLIND, STALL]), seconds)])
@@ -171,12 +179,60 @@ def test_a_hang_is_found_in_time(ill: str, depth: Depth, cpus: int, latency: flo
     model.go([(RUN, 30.0)])
     ((found, hang),) = model.hangs  # once
     assert hang.depth is depth
-    assert found - began + 1.0 >= TIMEOUT
-    # The one that sleeps has nothing but the states to show for it.
-    assert found - began <= (TIMEOUT * 1.8 if ill == "stuck" else TIMEOUT * 1.4) + 2 * latency
+    assert TIMEOUT - 1.5 <= found - began <= TIMEOUT + 2 * latency
     model.ill = None
     model.go([(RUN, 2.0)])
     assert model.liveness.state is LifeState.ALIVE
+
+
+def told_after(timeout: float, ill: str, began: float, late: float, latency: float) -> float:
+    """s from the beginning of a hang to the event.
+
+    A guest that has the CPU to itself, and gives a sign at each half second;
+    looks from 0 on, each ``late`` s after its time; the hypervisor answers
+    after ``latency``, with what was so at any time until then.
+    """
+    life, now = Liveness(), late
+    answer: tuple[float, CpuUse] | None = None
+    while now < began + 3 * timeout:
+        if answer is not None and answer[0] <= now:
+            life.usage(*answer, timeout)
+            answer = None
+        before, after = int(min(now, began) / 0.5), int(now / 0.5)
+        life.signs(now, [Sign(0, after if ill == "runs" else before, before)])
+        if life.judge(timeout) is not None:
+            return now - began
+        if answer is None and life.asks(now, timeout):
+            at = now + latency * 0.5
+            stuck = ill == "stuck" and at >= began
+            state = VcpuState.BLOCKED if stuck else VcpuState.RUNNING
+            ran = min(at, began) if ill == "stuck" else at
+            use = CpuUse(DomainState.RUNNING, (VcpuUse(0, ran, state),))
+            answer = now + latency, use
+        now += life.next_look(now) + late
+    raise AssertionError("no hang")
+
+
+@settings(max_examples=500, deadline=None)
+@given(
+    st.floats(2.0, 60.0),
+    st.sampled_from(["irqs", "runs", "stuck"]),
+    st.floats(5.0, 10.0),
+    st.floats(0.0, 0.02),
+    st.floats(0.0, 0.05),
+)
+def test_a_hang_is_told_within_the_timeout(
+    timeout: float, ill: str, began: float, late: float, latency: float
+) -> None:
+    """At whatever time between two signs and two looks it begins."""
+    assert timeout - 1.5 <= told_after(timeout, ill, began, late, latency) <= timeout
+
+
+@pytest.mark.parametrize("timeout", [2.0, 2.5, 3.0, 5.0, 10.0, 60.0])
+def test_a_hang_at_every_phase(timeout: float) -> None:
+    for ill in ("irqs", "runs", "stuck"):
+        for phase in range(100):
+            assert told_after(timeout, ill, 5.0 + phase / 100, 0.01, 0.05) <= timeout
 
 
 @settings(max_examples=50, deadline=None)

@@ -168,13 +168,25 @@ def test_counts_are_told_to_forget_and_do_not_share() -> None:
     assert RuleSet(rules.text).judge(event("block_error", 4, bytes=1), ()) is None
 
 
+def test_a_mount_alone_is_wanted() -> None:
+    rules = (
+        'send_signal: fatal and main and service == "httpd"; out_of_memory: any; '
+        'fs_error: mount == "/data"'
+    )
+    assert is_fault(rules, event("fs_error", mount="/data", error="EIO"))
+    assert not is_fault(rules, event("fs_error", mount="/", error="EIO"))
+    assert not is_fault(rules, event("fs_error", mount=None, error="EIO"))
+    assert is_fault(rules, event("send_signal", **SIGNAL))
+    assert is_fault(rules, event("out_of_memory", comm="x", parent_comm="y"))
+
+
 @pytest.mark.parametrize(
     ("text", "line", "column", "message"),
     [
         ("send_signal: fatl", 1, 14, "has no field fatl (did you mean fatal?)"),
-        ('filesystem: mount == "/data"', 1, 13, "; it has: cpu, dev, disk, error, fstype, "),
-        ("filesystem: error == EIO", 1, 22, 'a text is written in quotes: "EIO"'),
-        ("block_error: none;\n  filesystem: any and\n  x", 3, 3, "filesystem has no field x"),
+        ('fs_error: place == "/data"', 1, 11, "; it has: cpu, dev, disk, error, fstype, "),
+        ("fs_error: error == EIO", 1, 20, 'a text is written in quotes: "EIO"'),
+        ("block_error: none;\n  fs_error: any and\n  x", 3, 3, "fs_error has no field x"),
         ('hung_task: "ä" == comm and y', 1, 28, "no field y"),
         ("block_error: main", 1, 14, "block_error has no field main"),
         ("send_signal: sig", 1, 14, "sig is a number: compare it with something"),

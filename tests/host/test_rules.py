@@ -164,16 +164,16 @@ def test_hung_main_process() -> None:
 
 
 def test_file_system() -> None:
-    lost = {"fstype": "ext4", "disk": "vda1", "error": "EIO"}
-    assert judge(event("filesystem", **lost), []) == Verdict(
-        "filesystem",
+    lost = {"fstype": "ext4", "disk": "vda1", "mount": "/data", "error": "EIO"}
+    assert judge(event("fs_error", **lost), []) == Verdict(
+        "fs_error",
         Scope.SYSTEM,
-        "ext4 file system on vda1 takes no more writes: EIO (system)",
+        "ext4 file system on vda1 at /data takes no more writes: EIO (system)",
     )
-    unknown = judge(event("filesystem", fstype="xfs", disk=None, error="EUCLEAN"), [])
+    unknown = judge(event("fs_error", fstype="xfs", disk=None, error="EUCLEAN"), [])
     assert unknown is not None
     assert unknown.reason == "xfs file system takes no more writes: EUCLEAN (system)"
-    assert judge(event("filesystem", **{**lost, "error": "ESHUTDOWN"}), []) is None
+    assert judge(event("fs_error", **{**lost, "error": "ESHUTDOWN"}), []) is None
 
 
 def test_a_block_error_alone_is_none() -> None:

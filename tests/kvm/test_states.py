@@ -223,12 +223,11 @@ def test_a_pid_file_is_believed_only_if_its_process_holds_it(tmp_path: Path) -> 
 def test_threads_of_virtual_cpus() -> None:
     """Named as QEMU names them; one computes."""
     script = """\
-import ctypes, sys, threading, time
+import ctypes, os, threading, time
 libc = ctypes.CDLL(None)
 def thread(name, work):
     libc.prctl(15, name.encode())  # PR_SET_NAME
-    sys.stdout.write("named\\n")  # print() writes the end of a line by itself
-    sys.stdout.flush()
+    os.write(1, b"named\\n")
     work()
 def spin():
     while True: pass

@@ -55,13 +55,16 @@ def test_what_it_asks(watched: Host) -> None:
     assert watched.calls() == []
 
 
-def test_how_long_a_pause_may_last_is_vesperds_unless_said(watched: Host) -> None:
+@pytest.mark.parametrize("limit", ["pause_timeout", "hang_timeout"])
+def test_how_long_a_pause_or_hang_may_last_is_vesperds_unless_said(
+    watched: Host, limit: str
+) -> None:
     answer(watched, result="fine")
     watched.call("monitor", interval=1)
-    watched.call("monitor", interval=1, OCF_RESKEY_pause_timeout="90")
-    watched.call("reload-agent", OCF_RESKEY_pause_timeout="0")
+    watched.call("monitor", interval=1, **{f"OCF_RESKEY_{limit}": "90"})
+    watched.call("reload-agent", **{f"OCF_RESKEY_{limit}": "0"})
     asked = [*watched.vesperd.asked("wait"), *watched.vesperd.asked("change")]
-    assert [request.get("pause_timeout") for request in asked] == [None, 90, 0]
+    assert [request.get(limit) for request in asked] == [None, 90, 0]
 
 
 def test_a_fault_is_a_failure_with_its_reason(watched: Host) -> None:

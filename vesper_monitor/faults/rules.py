@@ -30,7 +30,7 @@ process_exit: main and age_ms >= 5000  # a younger one may be httpd -t
     and (sig != 0 or status != 0);     # with 0 ends what has forked, or was asked to
 hung_task: main;
 block_error: none;
-filesystem: error != "ESHUTDOWN";      # that somebody asked for
+fs_error: error != "ESHUTDOWN";      # that somebody asked for
 net_link: none;
 memory_failure: result in ["ignored", "failed"];  # else a signal tells whom it hit
 lockup: none;

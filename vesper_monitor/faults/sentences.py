@@ -93,14 +93,14 @@ def _hung_task(event: Event) -> str:
     )
 
 
-def _filesystem(event: Event) -> str:
+def _fs_error(event: Event) -> str:
     fields = event.fields
-    disk, error = _text(fields, "disk"), _text(fields, "error")
+    disk, mount, error = (_text(fields, key) for key in ("disk", "mount", "error"))
     if error == "ESHUTDOWN":
         return ""
     return (
-        f"{_text(fields, 'fstype') or 'a'} file system{f' on {disk}' if disk else ''} "
-        f"takes no more writes: {error or 'error'}"
+        f"{_text(fields, 'fstype') or 'a'} file system{f' on {disk}' if disk else ''}"
+        f"{f' at {mount}' if mount else ''} takes no more writes: {error or 'error'}"
     )
 
 
@@ -130,7 +130,7 @@ _SENTENCES: Mapping[str, Callable[[Event], str]] = {
     "out_of_memory": _out_of_memory,
     "process_exit": _process_exit,
     "hung_task": _hung_task,
-    "filesystem": _filesystem,
+    "fs_error": _fs_error,
     "memory_failure": _memory_failure,
     "last_words": _last_words,
     "hang": _hang,

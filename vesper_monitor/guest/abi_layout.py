@@ -28,6 +28,7 @@ DISK_LEN = 32
 FSTYPE_LEN = 16
 IFNAME_LEN = 16
 WHERE_LEN = 40
+MOUNT_LEN = 128
 PAGE_TYPE_LEN = 48
 DIE_LEN = 128
 SYMBOL_LEN = 96
@@ -282,7 +283,7 @@ class EventType(enum.IntEnum):
     PROCESS_EXIT = 3
     HUNG_TASK = 4
     BLOCK_ERROR = 5
-    FILESYSTEM = 6
+    FS_ERROR = 6
     NET_LINK = 7
     PROBE_POINT = 8
     MEMORY_FAILURE = 9
@@ -548,8 +549,8 @@ class BlockError(ctypes.LittleEndianStructure):
     ]
 
 
-class Filesystem(ctypes.LittleEndianStructure):
-    c_name: ClassVar[str] = "vsp_filesystem"
+class FsError(ctypes.LittleEndianStructure):
+    c_name: ClassVar[str] = "vsp_fs_error"
     rec: Record
     dev: int
     error: int
@@ -558,6 +559,7 @@ class Filesystem(ctypes.LittleEndianStructure):
     fstype: _Text
     disk: _Text
     where: _Text
+    mount: _Text
     _fields_ = [
         ("rec", Record),
         ("dev", ctypes.c_uint32),
@@ -567,6 +569,7 @@ class Filesystem(ctypes.LittleEndianStructure):
         ("fstype", ctypes.c_char * FSTYPE_LEN),
         ("disk", ctypes.c_char * DISK_LEN),
         ("where", ctypes.c_char * WHERE_LEN),
+        ("mount", ctypes.c_char * MOUNT_LEN),
     ]
 
 

@@ -27,9 +27,6 @@ __all__ = ["LifeReader", "LifeWatch"]
 
 _LOG = logging.getLogger(__name__)
 
-#: s between two looks.
-POLL = 0.5
-
 _HEAD = ctypes.sizeof(abi.Life)
 _CPU = ctypes.sizeof(abi.LifeCpu)
 
@@ -66,7 +63,7 @@ class LifeReader:
 
 
 class LifeWatch:
-    """Looks at a guest's signs of life twice a second, and asks the hypervisor if need be."""
+    """Looks at a guest's signs of life, and asks the hypervisor if need be."""
 
     def __init__(
         self,
@@ -99,7 +96,7 @@ class LifeWatch:
         try:
             while not reader.closed:
                 self._look(reader)
-                await asyncio.sleep(POLL)
+                await asyncio.sleep(self._liveness.next_look(time.monotonic()))
         except Exception:
             _LOG.exception("%s: internal error; its signs of life are not watched any more",
                            self._domain.name)  # fmt: skip

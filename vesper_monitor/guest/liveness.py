@@ -12,11 +12,19 @@ CPU.  So the time that counts is its own: seconds that a virtual CPU has run
 (or has slept with nothing to wait for but what never comes) without a sign.
 Where the evidence is not clear, it is no hang.
 
+A hang that has the CPU to itself is one *within* the timeout.  What is seen of
+it begins later than it does: so all is measured by the *limit*, the timeout
+less :data:`LATE`::
+
+    last sign  H, it hangs      no sign for STEP      then evidence every STEP       limit
+    ───┼───────┼───┼──────────────────┼──────────────┼──────────────┼──────────────┼───┼──►
+               first look             DOUBTED: a question, an answer ..                HUNG
+
 ::
 
-    ALIVE ──no sign for a quarter of the timeout──► DOUBTED ──evidence──► HUNG
-      ▲                                                │                   │
-      └────────────────── a sign ──────────────────────┴───────────────────┘
+    ALIVE ──no sign for STEP of the limit──► DOUBTED ──no sign for the limit, evidence──► HUNG
+      ▲                                         │                                          │
+      └────────────── a sign ───────────────────┴──────────────────────────────────────────┘
 """
 
 from __future__ import annotations
@@ -35,11 +43,19 @@ MIN_TIMEOUT = 2.0
 #: s between two looks, more than which the observer itself did not run: what
 #: was not observed counts for nothing.
 MAX_GAP = 1.5
-#: Part of the timeout after which the hypervisor is asked, and is asked again.
-DOUBT = 0.25
+#: s between two looks at the signs; of a guest that is in doubt.
+LOOK, LOOK_AGAIN = 0.5, 0.1
+#: s by which the limit is less than the timeout: the look that sees the last
+#: sign may be LOOK after it, the one that finds the hang LOOK_AGAIN late, and
+#: the answers and the observer take a while.
+LATE = LOOK + LOOK_AGAIN + 0.15
+#: Part of the limit after which the hypervisor is asked, and is asked again;
+#: what one answer may be worth.
+STEP = 0.2
 #: s between two questions about a guest that gets no CPU.
 MAX_PAUSE = 10.0
-#: Part of the timeout that a CPU must have run without a sign.
+#: Part of the limit that a CPU must have run, or slept, without a sign: three
+#: answers agree.
 OWN = 0.5
 
 
@@ -105,8 +121,10 @@ class Liveness:
     state: LifeState = LifeState.ALIVE
     _cpus: dict[int, _Cpu] = field(default_factory=dict)
     _last: float | None = None
+    _asked: float = 0.0
     _ask_at: float = 0.0
     _pause: float = 0.0
+    _is_near: bool = True  #: of the last answer: a hang may be found soon
     _gaps: int = 0  #: times that the observer did not run
     _gaps_asked: int = 0  #: of these, when the hypervisor was asked
 
@@ -136,13 +154,24 @@ class Liveness:
         if not self._is_doubtful(timeout):
             self._pause = 0.0
             self._ask_at = now
+            self._is_near = True
             return False
+        if now < self._ask_at:
+            return False
+        self._asked = now
         self._gaps_asked = self._gaps
-        return now >= self._ask_at
+        return True
+
+    def next_look(self, now: float) -> float:
+        """s from now to the next :meth:`signs`."""
+        if self.state is not LifeState.DOUBTED or not self._is_near:
+            return LOOK
+        until = self._ask_at - now
+        return until if 0.0 < until < LOOK_AGAIN else LOOK_AGAIN
 
     def usage(self, now: float, use: CpuUse | None, timeout: float) -> None:
         """The hypervisor's answer; None: it could not say."""
-        doubt = timeout * DOUBT
+        step = _limit(timeout) * STEP
         counted = False
         # An answer from before the observer stood still is older than it looks.
         fresh = self._gaps == self._gaps_asked
@@ -151,17 +180,19 @@ class Liveness:
         for number, cpu in self._cpus.items():
             vcpu = vcpus.get(number)
             for track in cpu.tracks:
-                if track.silent < doubt or vcpu is None or vcpu.state is VcpuState.OFFLINE:
+                if track.silent < step or vcpu is None or vcpu.state is VcpuState.OFFLINE:
                     track.base = None
                     continue
-                counted |= track.base is None or _account(track, vcpu, now, doubt)
+                counted |= track.base is None or _account(track, vcpu, now, step)
                 track.base, track.base_at = vcpu, now
         # A guest that is paused for hours, or starved, is not asked about all the time.
         if self.state is LifeState.HUNG:
             self._pause = MAX_PAUSE
         else:
-            self._pause = doubt if counted else min(max(self._pause * 2, doubt), MAX_PAUSE)
-        self._ask_at = now + self._pause
+            self._pause = step if counted else min(max(self._pause * 2, step), MAX_PAUSE)
+        self._is_near = counted
+        # The time of the answer is part of the step, but for one that takes long.
+        self._ask_at = max(self._asked + self._pause, now + self._pause / 2)
 
     def judge(self, timeout: float) -> Hang | None:
         """After :meth:`signs`. :returns: a hang, once, when it becomes certain."""
@@ -179,8 +210,8 @@ class Liveness:
 
     def _is_doubtful(self, timeout: float) -> bool:
         """Some sign has stayed away for long enough to ask."""
-        doubt = timeout * DOUBT
-        return any(track.silent >= doubt for cpu in self._cpus.values() for track in cpu.tracks)
+        step = _limit(timeout) * STEP
+        return any(track.silent >= step for cpu in self._cpus.values() for track in cpu.tracks)
 
     def _hang(self, timeout: float) -> Hang | None:
         for number, cpu in self._cpus.items():
@@ -220,12 +251,19 @@ def _account(track: _Track, vcpu: VcpuUse, now: float, most: float) -> bool:
     return False
 
 
+def _limit(timeout: float) -> float:
+    """s without a sign, as observed, that are a hang."""
+    return timeout - LATE
+
+
 def _starved(track: _Track, timeout: float) -> bool:
-    return track.silent >= timeout and track.ran >= timeout * OWN
+    limit = _limit(timeout)
+    return track.silent >= limit and track.ran >= limit * OWN
 
 
 def _dead(track: _Track, timeout: float) -> bool:
-    return _starved(track, timeout) or min(track.silent, track.stuck) >= timeout
+    limit = _limit(timeout)
+    return _starved(track, timeout) or (track.silent >= limit and track.stuck >= limit * OWN)
 
 
 def _told(depth: Depth, cpu: int, track: _Track) -> Hang:

@@ -185,16 +185,18 @@ def _block_error(f: Fields) -> str:
     )
 
 
-# ------------------------------------------------------------- filesystem
+# --------------------------------------------------------------- fs_error
 
 
-def _finish_filesystem(f: Fields) -> None:
+def _finish_fs_error(f: Fields) -> None:
     if not f["disk"]:
         f["dev"] = f["disk"] = None
+    f["mount"] = f["mount"] or None
 
 
-def _filesystem(f: Fields) -> str:
+def _fs_error(f: Fields) -> str:
     disk = f" on {f['disk']}" if f["disk"] else ""
+    disk += f" at {f['mount']}" if f["mount"] else ""
     line = f":{f['line']}" if f["line"] else ""
     where = f" in {f['where']}{line}" if f["where"] else ""
     what = "shut down as asked" if f["error"] == "ESHUTDOWN" else "takes no more writes"
@@ -303,12 +305,12 @@ RECORDS: Mapping[int, RecordType] = {
         _block_error,
         values={"dev": device_name, "op": _named(abi.BlockOp, "operation"), "error": errno_name},
     ),
-    abi.EventType.FILESYSTEM: RecordType(
-        "filesystem",
-        abi.Filesystem,
-        _filesystem,
+    abi.EventType.FS_ERROR: RecordType(
+        "fs_error",
+        abi.FsError,
+        _fs_error,
         values={"dev": device_name, "error": errno_name},
-        finish=_finish_filesystem,
+        finish=_finish_fs_error,
     ),
     abi.EventType.NET_LINK: RecordType(
         "net_link",

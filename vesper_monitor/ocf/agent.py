@@ -70,6 +70,9 @@ class Settings:
         #: seconds that a pause of which nobody knows why may last; None:
         #: vesperd's own limit
         self.pause_timeout: float | None = None
+        #: seconds within which a hang of the guest's kernel is a fault; None:
+        #: vesperd's own
+        self.hang_timeout: float | None = None
         #: rules for what is a fault (vesper-rules(7)), for vesperd
         self.fault_on = ""
         #: commands that must all succeed while the VM is well
@@ -243,6 +246,8 @@ class Agent:
         }
         if settings.pause_timeout is not None:
             wishes["pause_timeout"] = settings.pause_timeout
+        if settings.hang_timeout is not None:
+            wishes["hang_timeout"] = settings.hang_timeout
         return wishes
 
     # -- what is known to be missing ------------------------------------------

@@ -77,6 +77,9 @@ class Reader:
         found.services = self.names("services", "", _wrong_service)
         found.fault_on = self.text("fault_on").strip()
         found.pause_timeout = self.number("pause_timeout", None)
+        found.hang_timeout = self.number("hang_timeout", None)
+        if found.hang_timeout == 1:  # vesper_monitor.guest.liveness.MIN_TIMEOUT
+            self.wrong.append("parameter hang_timeout=1: must be 0 or at least 2")
         found.scripts = self.text("monitor_scripts").split()
         found.script_timeout = self.number("monitor_scripts_timeout", 10, 1) or 10
         found.script_interval = self.number("monitor_scripts_interval", 10, 1) or 10

@@ -1,6 +1,6 @@
 // SPDX-License-Identifier: GPL-2.0-only
 /*
- * Probe filesystem: a file system takes no more writes because of an error.
+ * Probe fs_error: a file system takes no more writes because of an error.
  *
  *	ext4	jbd2_journal_abort(journal, errno): with its journal ext4 turns
  *		read-only; what leaves it writable (errors=continue) comes not here
@@ -16,8 +16,11 @@
 #include <linux/blkdev.h>
 #include <linux/fs.h>
 #include <linux/jbd2.h>
+#include <linux/magic.h>
 #include <linux/mutex.h>
+#include <linux/rcupdate.h>
 
+#include "mounted.h"
 #include "vesper.h"
 
 /* SHUTDOWN_* of fs/xfs/xfs_mount.h */
@@ -33,31 +36,60 @@ MODULE_PARM_DESC(max_per_s, "record at most so many in a second (5)");
 static struct vsp_probe probe;
 static struct vsp_limit limit;
 
+static struct super_finder xfs_supers = { .magic = XFS_SUPER_MAGIC };
+static struct super_finder btrfs_supers = { .magic = BTRFS_SUPER_MAGIC };
+
 /* ------------------------------------------------------------ handlers */
 
-static void record(struct vsp_filesystem *rec, const char *fstype)
+static void record(struct vsp_fs_error *rec, const char *fstype)
 {
-	if (!vsp_limit_allows(&limit, READ_ONCE(max_per_s), &rec->left_out))
-		return;
 	rec->rec.len = sizeof(*rec);
-	rec->rec.event = VSP_EVENT_FILESYSTEM;
+	rec->rec.event = VSP_EVENT_FS_ERROR;
 	strscpy(rec->fstype, fstype, sizeof(rec->fstype));
 	vsp_record_write(probe.channel, &rec->rec);
+}
+
+static void record_owner(struct vsp_fs_error *rec, const char *fstype,
+			 struct super_finder *finder, const void *owner)
+{
+	const struct super_block *sb;
+
+	if (!vsp_limit_allows(&limit, READ_ONCE(max_per_s), &rec->left_out))
+		return;
+	rcu_read_lock();
+	sb = find_super(finder, owner);
+	if (sb) {
+		rec->dev = sb->s_dev;
+		strscpy(rec->disk, sb->s_id, sizeof(rec->disk));
+		find_mount(sb, rec->mount, sizeof(rec->mount));
+	}
+	rcu_read_unlock();
+	record(rec, fstype);
 }
 
 static int on_journal_abort(struct kprobe *kp, struct pt_regs *regs)
 {
 	const journal_t *journal = (void *)regs_get_kernel_argument(regs, 0);
-	struct vsp_filesystem rec = {
+	struct vsp_fs_error rec = {
 		.error = abs((int)regs_get_kernel_argument(regs, 1)),
 	};
+	const struct super_block *sb;
 
-	if (READ_ONCE(journal->j_flags) & JBD2_ABORT)
+	if (READ_ONCE(journal->j_flags) & JBD2_ABORT ||
+	    !vsp_limit_allows(&limit, READ_ONCE(max_per_s), &rec.left_out))
 		return 0;
 	rec.dev = journal->j_fs_dev->bd_dev;
 	snprintf(rec.disk, sizeof(rec.disk), "%pg", journal->j_fs_dev);
-	/* An external journal has no inode.  ocfs2 has such a journal, too. */
-	record(&rec, journal->j_inode ? journal->j_inode->i_sb->s_type->name : "jbd2");
+	/* An external journal has no inode. */
+	if (!journal->j_inode) {
+		record(&rec, "jbd2");
+		return 0;
+	}
+	sb = journal->j_inode->i_sb;
+	rcu_read_lock();
+	find_mount(sb, rec.mount, sizeof(rec.mount));
+	rcu_read_unlock();
+	record(&rec, sb->s_type->name);	/* ocfs2 has such a journal, too */
 	return 0;
 }
 
@@ -67,7 +99,7 @@ static int on_xfs_shutdown(struct kprobe *kp, struct pt_regs *regs)
 {
 	u32 flags = regs_get_kernel_argument(regs, 1);
 	const char *file = (void *)regs_get_kernel_argument(regs, 2);
-	struct vsp_filesystem rec = {
+	struct vsp_fs_error rec = {
 		.line = regs_get_kernel_argument(regs, 3),
 	};
 
@@ -78,7 +110,7 @@ static int on_xfs_shutdown(struct kprobe *kp, struct pt_regs *regs)
 	else
 		rec.error = EUCLEAN;	/* what xfs calls EFSCORRUPTED */
 	strscpy(rec.where, kbasename(file), sizeof(rec.where));
-	record(&rec, "xfs");
+	record_owner(&rec, "xfs", &xfs_supers, (void *)regs_get_kernel_argument(regs, 0));
 	return 0;
 }
 
@@ -86,14 +118,16 @@ NOKPROBE_SYMBOL(on_xfs_shutdown);
 
 static int on_xfs_log_shutdown(struct kprobe *kp, struct pt_regs *regs)
 {
+	/* struct xlog begins with its struct xfs_mount *. */
+	void **log = (void *)regs_get_kernel_argument(regs, 0);
 	u32 flags = regs_get_kernel_argument(regs, 1);
-	struct vsp_filesystem rec = { .error = EIO };
+	struct vsp_fs_error rec = { .error = EIO };
 
 	/* Any other comes from xfs_do_force_shutdown(), which knows more. */
 	if (!(flags & XFS_LOG_IO_ERROR) || flags & XFS_FORCE_UMOUNT)
 		return 0;
 	strscpy(rec.where, "log", sizeof(rec.where));
-	record(&rec, "xfs");
+	record_owner(&rec, "xfs", &xfs_supers, *log);
 	return 0;
 }
 
@@ -102,13 +136,13 @@ NOKPROBE_SYMBOL(on_xfs_log_shutdown);
 static int on_btrfs_error(struct kprobe *kp, struct pt_regs *regs)
 {
 	const char *function = (void *)regs_get_kernel_argument(regs, 1);
-	struct vsp_filesystem rec = {
+	struct vsp_fs_error rec = {
 		.line = regs_get_kernel_argument(regs, 2),
 		.error = abs((int)regs_get_kernel_argument(regs, 3)),
 	};
 
 	strscpy(rec.where, function, sizeof(rec.where));
-	record(&rec, "btrfs");
+	record_owner(&rec, "btrfs", &btrfs_supers, (void *)regs_get_kernel_argument(regs, 0));
 	return 0;
 }
 
