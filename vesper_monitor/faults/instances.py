@@ -87,7 +87,9 @@ class Instances:
             old = self._by_resource.get(record.resource)
             if old is not None:
                 self._end(old, "a later start")
-            instance = Instance(record, fault=held.get(record.id), rules=_rules(record))
+            instance = Instance(
+                record, fault=held.get(record.id), rules=_rules(record), restored=True
+            )
             instance.paused = self._paused(record.vm)
             self._by_resource[record.resource] = instance
             self._reconsider(instance)
@@ -299,6 +301,13 @@ class Instances:
     def watch_changed(self, domain: Domain, degraded: str | None) -> None:
         for instance in self.of_domain(domain):
             instance.watch_changed(degraded, _now())
+
+    def domain_seen(self, domain: Domain) -> None:
+        """The domain runs."""
+        for instance in self.of_domain(domain):
+            if instance.restored:
+                instance.domain_seen()
+                self._reconsider(instance)
 
     def domain_ended(self, domain: Domain, report: DomainReport) -> None:
         """The domain does not run any more."""
