@@ -4,6 +4,7 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import ctypes
 import dataclasses
 import errno
@@ -105,13 +106,14 @@ class StandinGuest:
             self._cchan()[: ctypes.sizeof(page)] = bytes(page)
         self._host = writer
         writer.write(b"R")
-        while data := await reader.read(256):
-            if b"D" in data:
-                self._active = False
-                self._place.active.unlink(missing_ok=True)
-                break
-            while self._take_request():
-                pass
+        with contextlib.suppress(ConnectionError):
+            while data := await reader.read(256):
+                if b"D" in data:
+                    self._active = False
+                    self._place.active.unlink(missing_ok=True)
+                    break
+                while self._take_request():
+                    pass
         if self._host is writer:
             self._host = None
         writer.close()
