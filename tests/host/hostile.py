@@ -29,6 +29,8 @@ from vesper_monitor.transport import Domain
 __all__ = ["ANSWERS", "Host", "HostileGuest", "impatient"]
 
 PROBES = ("send_signal", "out_of_memory")
+#: Events of the healthy guest that are timed before anybody disturbs it.
+UNDISTURBED = 200
 #: How a guest answers on C-chan.
 ANSWERS = ("rightly", "late", "twice", "wrongly", "never")
 
@@ -191,6 +193,10 @@ class Host:
         self.latencies: list[float] = []
         self._number = 0
         self.run(self._begin())
+        for _ in range(UNDISTURBED):
+            self.step()
+        #: the same while there is no other guest
+        self.undisturbed, self.latencies = self.latencies, []
 
     def run(self, work: object) -> object:
         return self.loop.run_until_complete(work)  # type: ignore[arg-type]
