@@ -13,6 +13,7 @@ ROUNDS  ?= 200
 # Which hypervisor the demo and the evaluation are for: xen, kvm.
 VMM     ?= xen
 MIGRATIONS ?= 20
+FUZZ_RUNS ?= 10000000
 DESTDIR ?=
 
 PYLIB   := $(DESTDIR)/usr/lib/python3/dist-packages
@@ -26,7 +27,7 @@ DEBIAN_PACKAGES := \
 	python3-libvirt python3-lxml python3-psutil python3-pyxs python3-setuptools python3-venv \
 	qemu-system-x86 qemu-utils systemd util-linux xfsprogs xz-utils zstd
 
-.PHONY: help deps demo evaluate test test-quick lint migrations bench-cluster bench-kvm \
+.PHONY: help deps demo evaluate test test-quick lint fuzz chaos migrations bench-cluster bench-kvm \
 	bench-liveness bench-load bench-probes bench-quiet modules install clean
 
 help:
@@ -42,6 +43,8 @@ help:
 	@echo '  make bench-quiet     heavy normal use raises no fault (MINUTES=60)'
 	@echo '  make bench-load      one vesperd with 1000 guests: CPU, memory, delays'
 	@echo '  make bench-kvm       the link to a guest on QEMU: round trips, records per second'
+	@echo '  make fuzz            any bytes to all that reads what others write (FUZZ_RUNS=10000000)'
+	@echo '  make chaos           vesperd killed at random, 500 times, and what becomes of faults (ROUNDS=500)'
 	@echo '  make migrations      20 live migrations under Pacemaker (MIGRATIONS=20)'
 	@echo '  make lint            ruff, mypy --strict, checkpatch, man pages'
 	@echo '  make modules         guest modules for KDIR (default: the running kernel)'
@@ -85,6 +88,13 @@ lint: deps $(VENV)/ready
 	@for page in docs/man/*; do \
 		LC_ALL=C.UTF-8 man --warnings -E UTF-8 -l -Tutf8 -Z $$page 2>&1 >/dev/null | \
 			sed "s|^|$$page: |" | { ! grep .; } || exit 1; done
+
+fuzz: $(VENV)/ready
+	$(VENV)/bin/python -m tests.fuzz --runs $(FUZZ_RUNS)
+
+chaos: ROUNDS := 500
+chaos: $(VENV)/ready
+	$(VENV)/bin/python -m tests.chaos --rounds $(ROUNDS)
 
 migrations: deps $(VENV)/ready
 	VESPER_MIGRATIONS=$(MIGRATIONS) $(VENV)/bin/python -m pytest -s tests/kvm/lab/test_migration.py

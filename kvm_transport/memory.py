@@ -16,8 +16,11 @@ __all__ = ["RegionMapping", "SharedMemory"]
 class RegionMapping:
     """See :class:`vesper_monitor.transport.Mapping`."""
 
-    def __init__(self, view: memoryview) -> None:
+    def __init__(self, view: memoryview, regions: set[RegionMapping]) -> None:
+        """:param regions: all that are not closed."""
         self._view = view
+        self._regions = regions
+        regions.add(self)
 
     @property
     def view(self) -> memoryview:
@@ -25,6 +28,7 @@ class RegionMapping:
 
     def close(self) -> None:
         self._view.release()
+        self._regions.discard(self)
 
 
 class SharedMemory:
@@ -47,8 +51,8 @@ class SharedMemory:
             self._map.close()
             raise TransportError(f"the shared memory has {size} bytes only")
         self.size = size
-        self.head = RegionMapping(memoryview(self._map)[: abi.PAGE_SIZE])
-        self._regions = [self.head]
+        self._regions: set[RegionMapping] = set()
+        self.head = RegionMapping(memoryview(self._map)[: abi.PAGE_SIZE], self._regions)
 
     def region(self, offset: int, pages: int, *, writable: bool) -> RegionMapping:
         """
@@ -59,16 +63,13 @@ class SharedMemory:
         if offset % abi.PAGE_SIZE or not abi.PAGE_SIZE <= offset < end <= self.size:
             raise TransportError(f"impossible region: {pages} pages at {offset:#x}")
         view = memoryview(self._map)[offset:end]
-        mapping = RegionMapping(view if writable else view.toreadonly())
-        self._regions.append(mapping)
-        return mapping
+        return RegionMapping(view if writable else view.toreadonly(), self._regions)
 
     def close(self) -> None:
         """Unmap. Views on it must have been released. May be called twice.
 
         :raises BufferError: one has not been; the memory stays mapped.
         """
-        for region in self._regions:
+        for region in list(self._regions):
             region.close()
-        self._regions.clear()
         self._map.close()

@@ -13,6 +13,7 @@ __all__ = [
     "hosts",
     "node_name",
     "pacemaker_defaults",
+    "remote_name",
 ]
 
 NETWORK = "10.99.0"
@@ -25,6 +26,11 @@ def node_name(number: int) -> str:
     return f"node{number}"
 
 
+def remote_name(number: int) -> str:
+    """So are the nodes of Pacemaker Remote, which have no Corosync."""
+    return f"remote{number}"
+
+
 def address(number: int) -> str:
     return f"{NETWORK}.{number}"
 
@@ -33,10 +39,13 @@ def guests_address(number: int) -> str:
     return f"{GUESTS}.{number}"
 
 
-def hosts(count: int) -> str:
-    """/etc/hosts."""
+def hosts(names: Sequence[str]) -> str:
+    """/etc/hosts.
+
+    :param names: of all nodes, in the order of their addresses.
+    """
     lines = ["127.0.0.1 localhost"]
-    lines += [f"{address(number)} {node_name(number)}" for number in range(1, count + 1)]
+    lines += [f"{address(number)} {name}" for number, name in enumerate(names, 1)]
     return "\n".join(lines) + "\n"
 
 
@@ -82,11 +91,20 @@ nodelist {{
 PROPERTIES = {"dc-deadtime": "1s", "stonith-enabled": "false"}
 
 
-def cib(properties: Mapping[str, str] | None = None) -> str:
-    """The cluster's configuration before its first start."""
+def cib(properties: Mapping[str, str] | None = None, remotes: Sequence[str] = ()) -> str:
+    """The cluster's configuration before its first start.
+
+    :param remotes: names of the nodes of Pacemaker Remote.
+    """
     pairs: Sequence[str] = [
         f'<nvpair id="cib-bootstrap-options-{name}" name="{name}" value="{value}"/>'
         for name, value in {**PROPERTIES, **(properties or {})}.items()
+    ]
+    resources = [
+        f'<primitive id="{name}" class="ocf" provider="pacemaker" type="remote">'
+        f'<operations><op id="{name}-monitor" name="monitor" interval="10s" timeout="30s"/>'
+        "</operations></primitive>"
+        for name in remotes
     ]
     return f"""\
 <cib crm_feature_set="3.16.1" validate-with="pacemaker-3.9" epoch="1" num_updates="0" \
@@ -97,7 +115,7 @@ admin_epoch="0">
         {"".join(pairs)}
       </cluster_property_set>
     </crm_config>
-    <nodes/><resources/><constraints/>
+    <nodes/><resources>{"".join(resources)}</resources><constraints/>
   </configuration>
   <status/>
 </cib>

@@ -16,6 +16,7 @@ from pathlib import Path
 from types import TracebackType
 from typing import Self
 
+from lab import images
 from lab.cluster import files, layers
 from lab.cluster.node import ENVIRONMENT, ClusterError, Node, wait_until
 from lab.progress import step
@@ -36,6 +37,7 @@ class ClusterLab:
     enter it in the main one.
 
     :param nodes: how many.
+    :param remotes: how many of Pacemaker Remote besides (the last in ``nodes``).
     :param properties: of the cluster, over :data:`lab.cluster.files.PROPERTIES`.
     :param vesperd: start it in each node.
     :param vesperd_config: its vesperd.toml.
@@ -46,6 +48,7 @@ class ClusterLab:
         self,
         nodes: int = 2,
         *,
+        remotes: int = 0,
         properties: Mapping[str, str] | None = None,
         vesperd: bool = True,
         vesperd_config: str = "",
@@ -53,6 +56,8 @@ class ClusterLab:
     ) -> None:
         self.nodes: list[Node] = []
         self._count = nodes
+        self._remotes = [files.remote_name(number) for number in range(1, remotes + 1)]
+        self._names = [files.node_name(number) for number in range(1, nodes + 1)] + self._remotes
         self._properties = properties
         self._vesperd = vesperd
         self._vesperd_config = vesperd_config
@@ -65,12 +70,12 @@ class ClusterLab:
             self.directory = stack.enter_context(_directory())
             with step("cluster lab: preparing the nodes' files"):
                 self._layers = self._make_layers(self.directory / "layers")
-            with step(f"cluster lab: starting {self._count} nodes"):
+            with step(f"cluster lab: starting {len(self._names)} nodes"):
                 self._switch = _spawn(stack, ["unshare", "-n", "--", "sleep", "infinity"])
                 self._make_switch()
                 self._processes: dict[str, ExitStack] = {}
                 stack.callback(self._end_nodes)
-                for number in range(1, self._count + 1):
+                for number in range(1, len(self._names) + 1):
                     self.nodes.append(self._start(number))
                 self._wait_online()
             self._start_daemons()
@@ -93,7 +98,8 @@ class ClusterLab:
 
     def _make_layers(self, directory: Path) -> list[Path]:
         """The layers of the nodes' root, the topmost first."""
-        return layers.make(directory)
+        made = layers.make(directory)
+        return [images.remote(), *made] if self._remotes else made
 
     def _start_daemons(self) -> None:
         """Start what runs in the nodes besides the cluster."""
@@ -106,13 +112,17 @@ class ClusterLab:
 
     def _files(self, number: int) -> dict[str, str]:
         """A node's own files: path from its folder (``etc/...``) and text."""
+        name = self._names[number - 1]
+        remote = {"etc/pacemaker/remote": ""} if name in self._remotes else {}
         return {
-            "etc/hostname": files.node_name(number) + "\n",
-            "etc/hosts": files.hosts(self._count),
+            **remote,
+            "etc/pacemaker/authkey": "of this lab\n",
+            "etc/hostname": name + "\n",
+            "etc/hosts": files.hosts(self._names),
             "etc/corosync/corosync.conf": files.corosync_conf(self._count),
             "etc/default/pacemaker": files.pacemaker_defaults(),
             "etc/vesper/vesperd.toml": self._vesperd_config,
-            "cib.xml": files.cib(self._properties),
+            "cib.xml": files.cib(self._properties, self._remotes),
         }
 
     # -- nodes ----------------------------------------------------------------
@@ -142,7 +152,7 @@ class ClusterLab:
         node.start_vesperd(wait=0)
 
     def _start(self, number: int) -> Node:
-        name = files.node_name(number)
+        name = self._names[number - 1]
         directory = self.directory / name
         self._prepare(directory, number)
         stack = self._processes[name] = ExitStack()
@@ -174,7 +184,7 @@ class ClusterLab:
         for path, text in self._files(number).items():
             (directory / path).parent.mkdir(parents=True, exist_ok=True)
             (directory / path).write_text(text)
-        for script in ("node-mounts", "node-main"):
+        for script in ("node-mounts", "node-main", "node-cluster"):
             shutil.copy(HERE / script, directory)
 
     def _end_nodes(self) -> None:

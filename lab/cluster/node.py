@@ -152,6 +152,36 @@ class Node:
             if not self.running():
                 return
 
+    # -- the cluster's daemons -------------------------------------------------
+
+    def pids(self, path: str) -> list[int]:
+        """Processes of a program, as the node numbers them.
+
+        :param path: with which it was started.
+        """
+        found = self.run("pgrep", "-f", f"^{path}( |$)", check=False)
+        return [int(line) for line in found.stdout.split()]
+
+    def kill_daemon(self, path: str, number: signal.Signals = signal.SIGKILL) -> None:
+        """:raises ClusterError: it does not run."""
+        pids = self.pids(path)
+        if not pids:
+            raise ClusterError(f"{self.name}: {path} does not run")
+        self.run("kill", f"-{int(number)}", *map(str, pids))
+
+    def stop_cluster(self) -> None:
+        """Stop Pacemaker, and what it manages, then Corosync."""
+        for path in ("pacemakerd", "corosync"):
+            self.kill_daemon(path, signal.SIGTERM)
+            for _ in wait_until(f"{self.name}: end of {path}", 60):
+                if not self.pids(path):
+                    break
+
+    def start_cluster(self) -> None:
+        """Start what :meth:`stop_cluster` has stopped."""
+        with (self.directory / "log/init.log").open("a") as log:
+            self.popen("sh", "/run/lab/node-cluster", stdout=log.fileno(), stderr=log.fileno())
+
     # -- vesperd --------------------------------------------------------------
 
     @property
@@ -160,8 +190,7 @@ class Node:
 
     def vesperd_pids(self) -> list[int]:
         """Its processes, as the node numbers them."""
-        found = self.run("pgrep", "-f", "^/usr/bin/python3.* /usr/sbin/vesperd", check=False)
-        return [int(line) for line in found.stdout.split()]
+        return self.pids("/usr/bin/python3.* /usr/sbin/vesperd")
 
     def start_vesperd(self, *, wait: float = 20.0) -> None:
         """Start it, and wait until it answers.

@@ -3,6 +3,7 @@
 
 >>> from lab import images
 >>> images.root()      # Debian 12 tree with Xen, Corosync, Pacemaker
+>>> images.remote()    # the daemon of Pacemaker Remote, a layer over it
 >>> images.kernel()    # newest Debian kernel: vmlinux, modules, headers
 >>> images.modules(images.kernel())        # vesper.ko and the probes for it
 >>> images.guest_initrd(images.kernel())   # the guest's whole system
@@ -12,7 +13,7 @@ Each function builds what is missing and returns at once otherwise.
 
 from __future__ import annotations
 
-from lab.images.debian import root
+from lab.images.debian import remote, root
 from lab.images.guest import guest_initrd
 from lab.images.kernel import Kernel, kernel
 from lab.images.probes import Modules, modules
@@ -26,5 +27,6 @@ __all__ = [
     "guest_initrd",
     "kernel",
     "modules",
+    "remote",
     "root",
 ]

@@ -11,7 +11,7 @@ from pathlib import Path
 
 from lab.images import store
 
-__all__ = ["LIBVIRT", "XEN", "Tree", "packages", "root"]
+__all__ = ["LIBVIRT", "XEN", "Tree", "packages", "remote", "root"]
 
 SUITE = "bookworm"
 
@@ -146,6 +146,51 @@ def root(which: Tree = XEN) -> Path:
         new.symlink_to(tree)
         new.rename(link)
     return tree
+
+
+#: Run by mmdebstrap with its package lists, in an empty folder.
+_FETCH_REMOTE = """
+set -eu
+export APT_CONFIG="$MMDEBSTRAP_APT_CONFIG"
+cd "$1"
+apt-get -q download pacemaker-remote
+"""
+
+
+def _make_remote(directory: Path) -> None:
+    download, layer = directory / "download", directory / "root"
+    command = [
+        "mmdebstrap",
+        "--mode=root",
+        "--variant=custom",
+        "--aptopt=Acquire::Languages none",
+        "--aptopt=Acquire::Retries 3",
+        "--customize-hook=" + _FETCH_REMOTE,
+        SUITE,
+        str(download),
+    ]
+    mirror = os.environ.get("VESPER_LAB_MIRROR")
+    if mirror:
+        command.append(mirror)
+    store.run(command, timeout=300)
+    (package,) = download.glob("pacemaker-remote_*.deb")
+    store.run(["dpkg-deb", "-x", package, layer], timeout=60)
+    shutil.rmtree(download)
+    shutil.rmtree(layer / "usr/share")
+    # In Debian's tree /lib is a link, which a folder of a layer would hide.
+    shutil.rmtree(layer / "lib", ignore_errors=True)
+
+
+def remote() -> Path:
+    """The daemon of Pacemaker Remote, as a layer over :func:`root`.
+
+    Its package conflicts with Pacemaker's, so it is in no tree.
+
+    :raises BuildError: no Debian mirror to be reached.
+    """
+    # With each tree anew: the two must be of one version.
+    key = store.digest(_FETCH_REMOTE, _directory(XEN).name)
+    return store.build("remote", key, _make_remote, what="fetching Pacemaker Remote") / "root"
 
 
 def packages(which: Tree = XEN) -> list[Path]:

@@ -4,6 +4,7 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import dataclasses
 import os
 import signal
@@ -64,13 +65,14 @@ class StandinGuest:
             self._kernel.open_cchan()
         self._host = writer
         writer.write(b"R")
-        while data := await reader.read(256):
-            if b"D" in data:
-                self._active = False
-                self._place.active.unlink(missing_ok=True)
-                break
-            while self._kernel.take_request():
-                pass
+        with contextlib.suppress(ConnectionError):
+            while data := await reader.read(256):
+                if b"D" in data:
+                    self._active = False
+                    self._place.active.unlink(missing_ok=True)
+                    break
+                while self._kernel.take_request():
+                    pass
         if self._host is writer:
             self._host = None
         writer.close()

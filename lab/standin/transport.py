@@ -41,12 +41,17 @@ _VCPU_STATES = {
 class StandinMapping:
     """Pages of the guest's file."""
 
-    def __init__(self, fd: int, page: int, pages: int, *, writable: bool) -> None:
+    def __init__(
+        self, fd: int, page: int, pages: int, maps: set[StandinMapping], *, writable: bool
+    ) -> None:
+        """:param maps: all that are not closed."""
         protection = mmap.PROT_READ | (mmap.PROT_WRITE if writable else 0)
         self._map = mmap.mmap(
             fd, pages * abi.PAGE_SIZE, mmap.MAP_SHARED, protection, offset=page * abi.PAGE_SIZE
         )
         self._view = memoryview(self._map)
+        self._maps = maps
+        maps.add(self)
 
     @property
     def view(self) -> memoryview:
@@ -55,6 +60,7 @@ class StandinMapping:
     def close(self) -> None:
         self._view.release()
         self._map.close()
+        self._maps.discard(self)
 
 
 class StandinLink:
@@ -64,8 +70,8 @@ class StandinLink:
         self.domain = domain
         self._sock = sock
         self._fd = os.open(Place(domain.name).memory, os.O_RDWR | os.O_CLOEXEC)
-        self._cchan = StandinMapping(self._fd, CCHAN_PAGE, 1, writable=True)
-        self._maps: list[StandinMapping] = [self._cchan]
+        self._maps: set[StandinMapping] = set()
+        self._cchan = StandinMapping(self._fd, CCHAN_PAGE, 1, self._maps, writable=True)
         self._notified: Callable[[], None] | None = None
         self._lost: Callable[[str], None] | None = None
         self._loop = asyncio.get_running_loop()
@@ -81,9 +87,7 @@ class StandinLink:
             raise TransportError(
                 f"{self.domain.name}: the guest has not shared region {handle:#x}, {pages} pages"
             )
-        mapping = StandinMapping(self._fd, handle, pages, writable=writable)
-        self._maps.append(mapping)
-        return mapping
+        return StandinMapping(self._fd, handle, pages, self._maps, writable=writable)
 
     def notify(self) -> None:
         try:
@@ -105,7 +109,7 @@ class StandinLink:
             except OSError:
                 pass
         self._sock.close()
-        for mapping in self._maps:
+        for mapping in list(self._maps):
             mapping.close()
         os.close(self._fd)
 

@@ -8,6 +8,7 @@ from collections.abc import Iterator
 import pytest
 
 from lab.cluster import ClusterLab
+from tests.cluster.life import Life
 from tests.cluster.vm import VirtualMachine
 
 
@@ -30,3 +31,9 @@ def vm(lab: ClusterLab) -> Iterator[VirtualMachine]:
         yield vm
     finally:
         vm.remove()
+
+
+@pytest.fixture
+def life(vm: VirtualMachine) -> Life:
+    """A VM that is watched."""
+    return Life(vm, vm.configure())

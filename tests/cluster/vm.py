@@ -144,7 +144,22 @@ class VirtualMachine:
             if len(probes) == 2 and status["degraded"] is None and status["waiting"] is waiting:
                 return
 
+    def faults(self, node: Node) -> list[dict[str, Any]]:
+        """All faults of vm1 in that node's journal."""
+        command = "vesper", "faults", "--vm", "vm1", "-n", "1000", "--json"
+        return list(json.loads(node.run(*command).stdout))
+
     # -- Pacemaker ------------------------------------------------------------------
+
+    def administrate(self, *words: str, timeout: float = 60.0) -> None:
+        """One command in the first node, and all that the cluster does because of it."""
+        self.lab.nodes[0].run(*words, timeout=timeout)
+        self.settle()
+
+    def meta(self, name: str, value: str | None) -> None:
+        """Set a meta attribute of the resource; None: delete it."""
+        change = ("-d", name) if value is None else ("-p", name, "-v", value)
+        self.administrate("crm_resource", "-r", "vm1", "--meta", *change)
 
     def failures(self) -> list[Failure]:
         status = self.lab.status()

@@ -21,10 +21,10 @@ PROJECT = Path(__file__).parents[2]
 class DaemonProcess:
     """``vesperd`` with all it has below one directory."""
 
-    def __init__(self, directory: Path, config: str = "") -> None:
+    def __init__(self, directory: Path, config: str = "", journal: Path | None = None) -> None:
         self.directory = directory
         self.socket = directory / "vesperd.sock"
-        self.journal = directory / "journal.sqlite"
+        self.journal = journal or directory / "journal.sqlite"
         self.images = directory / "images"
         self.log = directory / "log"
         self._config = directory / "vesperd.toml"
@@ -47,16 +47,21 @@ class DaemonProcess:
         }
         self.process: subprocess.Popen[bytes] | None = None
 
-    def start(self, *, usable: bool = True) -> None:
-        """
-        :param usable: wait until the transport is up, not only for the socket.
-        """
+    def spawn(self) -> None:
+        """Start it, and wait for nothing."""
         with self.log.open("ab") as log:
             self.process = subprocess.Popen(
                 [sys.executable, "-m", "vesper_monitor.daemon.main", "-c", str(self._config)],
                 env=self._environment,
                 stderr=log,
             )
+
+    def start(self, *, usable: bool = True) -> None:
+        """
+        :param usable: wait until the transport is up, not only for the socket.
+        """
+        self.spawn()
+        assert self.process is not None
         end = time.monotonic() + 30
         while True:
             try:

@@ -57,6 +57,20 @@ def test_an_instance_from_the_journal_has_had_its_first_monitor() -> None:
     assert result(begin(instance, 0.0)) is None
 
 
+def test_an_earlier_daemons_fault_is_told_when_the_domain_was_seen() -> None:
+    record = dataclasses.replace(RECORD, monitored=True)
+    for seen, expected in (
+        (lambda i: i.domain_seen(), Result.FAULT),
+        (lambda i: i.domain_ended(DomainReport(DomainState.GONE), "gone"), Result.DEAD),
+    ):
+        instance = Instance(record, fault=fault(), restored=True)
+        assert instance.patience(0.0, grace=10.0) is None
+        waiter = begin(instance, 0.0)
+        assert waiter.answer is None
+        seen(instance)
+        assert result(waiter) is expected
+
+
 def test_a_fault_is_told_when_it_is_recorded_and_to_every_monitor_after() -> None:
     instance = monitored()
     waiter = begin(instance, 1.0)

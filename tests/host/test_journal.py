@@ -154,7 +154,7 @@ def test_an_unusable_file_is_set_aside(path: Path, content: bytes) -> None:
     journal = Journal(path)
     journal.write(Batch([event(1)]))
     assert journal.events() == [event(1)]
-    assert path.with_name("journal.sqlite.unusable").read_bytes() == content
+    assert path.with_name("journal.sqlite.unusable1").read_bytes() == content
     journal.close()
 
 

@@ -267,7 +267,7 @@ def test_journal_of_an_earlier_version_is_brought_up(tmp_path: Path) -> None:
         journal.write(Batch([replace(event(1), words=words())]))
         assert journal.last_words("vm1", 1, 0.0) == [(1.5, words())]
         journal.close()
-    assert not path.with_name("journal.unusable").exists()
+    assert not path.with_name("journal.unusable1").exists()
 
 
 # --------------------------------------------------------- the whole daemon

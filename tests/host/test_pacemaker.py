@@ -15,6 +15,7 @@ from vesper_monitor.faults import pacemaker
 from vesper_monitor.faults.pacemaker import PacemakerError, ResourceState, parse_crm_mon
 
 STATUS = """<pacemaker-result api-version="2.25" request="crm_mon --output-as=xml">
+ <nodes><node name="node1" type="{kind}"/><node name="node2" type="member"/></nodes>
  <resources>
   <resource id="vm1" active="true" orphaned="false" managed="{managed}"
     resource_agent="{agent}">
@@ -34,8 +35,9 @@ def status(
     node: str = "node1",
     managed: str = "true",
     agent: str = "ocf:vesper:XenVM",
+    kind: str = "member",
 ) -> str:
-    return STATUS.format(count=count, node=node, managed=managed, agent=agent)
+    return STATUS.format(count=count, node=node, managed=managed, agent=agent, kind=kind)
 
 
 def test_state_of_a_resource() -> None:
@@ -110,6 +112,16 @@ def test_not_where_the_agent_is_another_by_now(
     assert calls(commands) == []
     (message,) = caplog.messages
     assert "ocf:heartbeat:Xen" in message
+
+
+def test_not_on_a_remote_node_where_it_would_be_refused_in_silence(
+    commands: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    (commands / "status").write_text(status(kind="remote"))
+    assert not fail()
+    assert calls(commands) == []
+    (message,) = caplog.messages
+    assert "Pacemaker Remote" in message
 
 
 def test_not_when_it_is_not_wanted_any_more(commands: Path) -> None:

@@ -5,12 +5,15 @@ from __future__ import annotations
 
 import asyncio
 from pathlib import Path
-from typing import ClassVar
+from typing import Any, ClassVar
 
 import pytest
 
 from lab.standin import StandinTransport
-from tests.host.standins import guest, until
+from lab.standin.image import make_store
+from tests.host.daemons import MONITOR, RESOURCE
+from tests.host.standins import GuestProcess, guest, until
+from vesper_monitor.client import Client
 from vesper_monitor.daemon.config import Config
 from vesper_monitor.daemon.main import Daemon
 from vesper_monitor.transport import Domain, TransportError
@@ -98,3 +101,52 @@ def test_what_one_does_not_know_another_may(
 
     with guest("vm1"):
         asyncio.run(body())
+
+
+def test_a_fault_of_a_domain_that_was_replaced_meanwhile_is_not_told(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Stopped and started while no daemon ran; a monitor comes before the hypervisor is asked."""
+    (tmp_path / "domains").mkdir()
+    monkeypatch.setenv("VESPER_STANDIN_DIR", str(tmp_path / "domains"))
+    make_store(tmp_path / "probes")
+    config = Config(
+        socket=str(tmp_path / "socket"),
+        journal=str(tmp_path / "journal"),
+        probes_dir=str(tmp_path / "probes"),
+        transport_settings={"late": {"place": "here"}},
+    )
+
+    async def ask(op: str, **fields: Any) -> dict[str, Any]:
+        with Client(config.socket, timeout=20.0) as client:
+            return await asyncio.to_thread(client.call, op, **fields)
+
+    async def fault(vm: GuestProcess) -> None:
+        daemon = await begun()
+        await until(lambda: daemon.watch.transports()["late"] is None, "up")
+        await ask("start", **RESOURCE)
+        session = daemon.watch.session_of("vm1")
+        assert session is not None
+        await until(lambda: len(session.positions) >= 2, "both probes")
+        await vm.tell("emit", "send_signal", "sig=11", "comm=httpd", "fatal=1")
+        await until(lambda: daemon.instances.all()[0].fault_recorded, "the fault")
+        assert (await ask("wait", **MONITOR))["result"] == "fault"
+        await daemon.stop()
+
+    async def begun() -> Daemon:
+        Late.tries.clear()
+        daemon = Daemon(config, {"late": Late})
+        await daemon.start()
+        return daemon
+
+    async def monitor(expected: str) -> None:
+        daemon = await begun()
+        assert daemon.watch.transports()["late"] is not None
+        assert (await ask("wait", **MONITOR, first=False))["result"] == expected
+        await daemon.stop()
+
+    with guest("vm1") as vm:
+        asyncio.run(fault(vm))
+        asyncio.run(monitor("fault"))
+    with guest("vm1"):
+        asyncio.run(monitor("dead"))

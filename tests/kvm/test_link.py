@@ -237,6 +237,19 @@ def test_any_region(offset: int, pages: int) -> None:
     memory.close()
 
 
+def test_regions_that_were_closed_are_forgotten() -> None:
+    """A guest may have one after the other mapped."""
+    memory = os.memfd_create("test", os.MFD_ALLOW_SEALING)
+    os.ftruncate(memory, SIZE)
+    fcntl.fcntl(memory, fcntl.F_ADD_SEALS, fcntl.F_SEAL_SHRINK)
+    shared = SharedMemory(memory)
+    for _ in range(100):
+        shared.region(PAGE, 1, writable=False).close()
+    assert len(shared._regions) == 1  # the head
+    shared.close()
+    os.close(memory)
+
+
 def test_memory_that_could_be_cut_short() -> None:
     descriptor = os.memfd_create("test", os.MFD_ALLOW_SEALING)
     os.ftruncate(descriptor, SIZE)

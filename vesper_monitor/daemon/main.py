@@ -106,6 +106,7 @@ class Daemon:
             on_up=self._on_up,
             on_report=self._hearsay.reported,
             on_notice=self._hearsay.noticed,
+            on_seen=self.instances.domain_seen,
             on_ended=self._on_ended,
             on_unwatched=self.instances.watch_changed,
             positions=self._positions,
@@ -249,10 +250,12 @@ class Daemon:
             except TransportError as error:
                 _log.warning("%s: its state is not known now: %s", domain.name, error)
                 # Not to be believed dead; its session will look.
-                report = DomainReport(DomainState.RUNNING)
+                running.setdefault((domain.uuid, domain.domid), domain)
+                continue
             if report.state in ENDED:
                 self._on_ended(domain, report)
             else:
+                self.instances.domain_seen(domain)
                 running.setdefault((domain.uuid, domain.domid), domain)
         for vm in list(self.activations):
             found = await transport.find(vm)

@@ -99,6 +99,7 @@ class Watch:
         wanted on it may begin.
     :param on_report: a domain is in another state than before.
     :param on_notice: the hypervisor has seen something of a domain.
+    :param on_seen: a domain was looked at, and runs; may be called again.
     :param on_ended: a domain does not run any more; may be called again.
     :param on_unwatched: nobody watches a domain that runs; the text says why.
     :param positions: where an earlier daemon stopped reading a domain.
@@ -116,6 +117,7 @@ class Watch:
         on_up: Callable[[Transport], Awaitable[None]],
         on_report: Callable[[Domain, DomainReport], None],
         on_notice: Callable[[Domain, Notice], None],
+        on_seen: Callable[[Domain], None],
         on_ended: Callable[[Domain, DomainReport], None],
         on_unwatched: Callable[[Domain, str], None],
         positions: Callable[[Domain], Awaitable[Mapping[Position, int]]],
@@ -129,6 +131,7 @@ class Watch:
         self._on_up = on_up
         self._on_report = on_report
         self._on_notice = on_notice
+        self._on_seen = on_seen
         self._on_ended = on_ended
         self._on_unwatched = on_unwatched
         self._positions = positions
@@ -277,6 +280,8 @@ class Watch:
                     if watched.session is None and report.state is DomainState.GONE:
                         self._watched.pop(_key(domain), None)
                     self._on_ended(domain, report)
+                else:
+                    self._on_seen(domain)
         finally:
             watched.looking = False
 

@@ -11,6 +11,9 @@ vesper_monitor/faults/instances.py drives it.
 
 In each state but ENDED the instance may hold one fault.  Every monitor is
 given it, until the instance ends or the operator clears it.
+
+An instance of an earlier daemon's is given no fault before its domain was seen
+alive: while no daemon was there, the resource may have got another.
 """
 
 from __future__ import annotations
@@ -91,6 +94,7 @@ class Instance:
     """
     :param degraded: why the guest is not watched now; None: it is.
     :param rules: which events are faults; None: the default ones.
+    :param restored: an earlier daemon has begun it.
     """
 
     def __init__(
@@ -100,6 +104,7 @@ class Instance:
         fault: Fault | None = None,
         degraded: str | None = None,
         rules: RuleSet | None = None,
+        restored: bool = False,
     ) -> None:
         self.record = record
         self.rules = rules or RuleSet()
@@ -107,6 +112,8 @@ class Instance:
         #: found by a rule; given to monitors once it is in the journal
         self.fault = fault
         self.fault_recorded = fault is not None
+        #: whether its domain runs is not known yet
+        self.restored = restored
         #: an operator wants nothing reported but the domain's death
         self.paused = False
         #: rules that found a fault in this pause: one of each is enough
@@ -171,8 +178,8 @@ class Instance:
             return dead
         if self.paused:
             return Answer(Result.FINE)
-        if self.fault is not None and self.fault_recorded:
-            return _fault_answer(self.fault)
+        if (fault := self._tellable) is not None:
+            return _fault_answer(fault)
         if self._degraded is not None:
             return Answer(Result.DEGRADED, self._degraded)
         return Answer(Result.FINE)
@@ -209,8 +216,13 @@ class Instance:
         if self.fault is None or self.fault.id != fault_id or self.state is InstanceState.ENDED:
             return
         self.fault_recorded = True
-        if not self.paused:
-            self._answer_all(_fault_answer(self.fault))
+        self._tell_all()
+
+    def domain_seen(self) -> None:
+        """Its domain runs."""
+        if self.restored:
+            self.restored = False
+            self._tell_all()
 
     def pause(self, paused: bool) -> None:
         """Report nothing but the domain's death, or all again.
@@ -221,8 +233,7 @@ class Instance:
         self.rules_in_pause.clear()
         if not paused:
             self.rules.forget()
-        if not paused and self.fault is not None and self.fault_recorded:
-            self._answer_all(_fault_answer(self.fault))
+        self._tell_all()
 
     def fault_told(self, now_real: float) -> Fault | None:
         """Pacemaker knows. :returns: the fault, if this is new for the journal."""
@@ -280,11 +291,9 @@ class Instance:
         """
         if (
             self.state not in (InstanceState.STARTED, InstanceState.GAP)
-            or self.fault is None
-            or not self.fault_recorded
-            or self.fault.told is not None
+            or self._tellable is None
+            or self._tellable.told is not None
             or self._dead is not None
-            or self.paused
         ):
             return None
         if self.state is InstanceState.STARTED or self._interval is None:
@@ -295,6 +304,16 @@ class Instance:
         return max(0.0, due + grace - now)
 
     # ------------------------------------------------------------ inside
+
+    @property
+    def _tellable(self) -> Fault | None:
+        """The fault, if it may be told now."""
+        may = self.fault_recorded and not self.paused and not self.restored
+        return self.fault if may else None
+
+    def _tell_all(self) -> None:
+        if (fault := self._tellable) is not None:
+            self._answer_all(_fault_answer(fault))
 
     def _dead_answer(self) -> Answer | None:
         """With the fault that Pacemaker knows already: to tell it otherwise were a second one."""
@@ -307,9 +326,9 @@ class Instance:
             return dead
         if self.paused:
             return None
-        if self.fault is not None and self.fault_recorded:
+        if (fault := self._tellable) is not None:
             hold = self.hold_until()
-            return None if hold is not None and now < hold else _fault_answer(self.fault)
+            return None if hold is not None and now < hold else _fault_answer(fault)
         if self._degraded is not None and self._degraded_told is None and self._may_be_early(now):
             self._early_at = now
             return Answer(Result.DEGRADED, self._degraded)

@@ -85,7 +85,9 @@ class Instances:
         self._last_fault_id = last_fault_id
         held = {fault.instance: fault for fault in faults if fault.ended is None}
         for record in records:
-            instance = Instance(record, fault=held.get(record.id), rules=_rules(record))
+            instance = Instance(
+                record, fault=held.get(record.id), rules=_rules(record), restored=True
+            )
             self._begin(instance)
             self._reconsider(instance)
 
@@ -311,6 +313,13 @@ class Instances:
     def watch_changed(self, domain: Domain, degraded: str | None) -> None:
         for instance in self.of_domain(domain):
             instance.watch_changed(degraded, _now())
+
+    def domain_seen(self, domain: Domain) -> None:
+        """The domain runs."""
+        for instance in self.of_domain(domain):
+            if instance.restored:
+                instance.domain_seen()
+                self._reconsider(instance)
 
     def domain_ended(self, domain: Domain, report: DomainReport) -> None:
         """The domain does not run any more."""

@@ -27,7 +27,7 @@ from vesper_monitor.guest.decode import Event
 from vesper_monitor.guest.last_words import LastWords
 from vesper_monitor.guest.session import Position
 
-__all__ = ["Batch", "Journal", "JournalError"]
+__all__ = ["Batch", "Journal", "JournalDamaged", "JournalError"]
 
 _log = logging.getLogger(__name__)
 
@@ -39,6 +39,8 @@ KEEP_INSTANCES = 1000
 KEEP_WORDS = 20
 #: The same, of all VMs together.
 KEEP_WORDS_OF_ALL = 1000
+#: Damaged journals that are kept; if there are more, the disk needs somebody.
+MAX_ASIDE = 100
 #: Events between two looks at what is too old.
 _TRIM_EVERY = 1000
 
@@ -86,6 +88,10 @@ _STEPS = (_SCHEMA, _LAST_WORDS, _HANG_TIMEOUT, _TRANSPORT, _FAULT_ON)
 
 class JournalError(Exception):
     """It could not be read or written; the text names the file."""
+
+
+class JournalDamaged(JournalError):
+    """Its content is no journal any more: open it again, which sets it aside."""
 
 
 @dataclass
@@ -140,7 +146,10 @@ class Journal:
             raise JournalError(f"{path}: cannot open the journal: {error}") from error
 
     def close(self) -> None:
-        self._db.close()
+        try:
+            self._db.close()
+        except sqlite3.Error as error:  # of one that is damaged
+            _log.warning("%s: closing it: %s", self.path, error)
 
     # ------------------------------------------------------------ writing
 
@@ -159,7 +168,7 @@ class Journal:
                 for fault in batch.faults:
                     self._write_fault(fault)
         except sqlite3.Error as error:
-            raise JournalError(f"{self.path}: cannot write: {error}") from error
+            raise self._error("write", error) from error
 
     def sync(self) -> None:
         """Return when all that was written is on the disk.
@@ -273,7 +282,7 @@ class Journal:
                 )
                 db.execute("DELETE FROM positions")
         except sqlite3.Error as error:
-            raise JournalError(f"{self.path}: cannot write: {error}") from error
+            raise self._error("write", error) from error
 
     def set_activation(self, vm: str, probes: Iterable[str] | None) -> None:
         """What the operator wants of a VM; None: nothing."""
@@ -438,18 +447,37 @@ class Journal:
         return db
 
     def _set_aside(self, why: Exception) -> None:
-        aside = self.path.with_name(self.path.name + ".unusable")
+        aside = self._free_name()
         _log.error(
             "%s: the journal cannot be used (%s); it is kept as %s and a new one begun. "
             "Earlier events and faults do not show any more; guests are read on from now",
             self.path, why, aside,
         )  # fmt: skip
         try:
-            self.path.replace(aside)
-            for suffix in ("-wal", "-shm"):
-                self.path.with_name(self.path.name + suffix).unlink(missing_ok=True)
+            # Its last transactions may be in the second one.
+            for suffix in ("-wal", "-shm", ""):
+                part = self.path.with_name(self.path.name + suffix)
+                if part.exists():
+                    part.replace(aside.with_name(aside.name + suffix))
         except OSError as error:
             raise JournalError(f"{self.path}: cannot set it aside: {error}") from error
+
+    def _free_name(self) -> Path:
+        """None of an earlier one's."""
+        for number in range(1, MAX_ASIDE):
+            aside = self.path.with_name(f"{self.path.name}.unusable{number}")
+            if not aside.exists():
+                return aside
+        raise JournalError(
+            f"{self.path}: cannot set it aside: {aside} is there, too; look at the disk, and "
+            "remove them"
+        )
+
+    def _error(self, what: str, error: sqlite3.Error) -> JournalError:
+        # A full disk, one that cannot be written, a lock: these are no damage.
+        damaged = type(error) is sqlite3.DatabaseError
+        kind = JournalDamaged if damaged else JournalError
+        return kind(f"{self.path}: cannot {what}: {error}")
 
     def _transaction(self) -> _Transaction:
         return _Transaction(self._db)
@@ -458,13 +486,13 @@ class Journal:
         try:
             self._db.execute(statement, parameters)
         except sqlite3.Error as error:
-            raise JournalError(f"{self.path}: cannot write: {error}") from error
+            raise self._error("write", error) from error
 
     def _query(self, statement: str, parameters: tuple[object, ...] = ()) -> list[Any]:
         try:
             return self._db.execute(statement, parameters).fetchall()
         except sqlite3.Error as error:
-            raise JournalError(f"{self.path}: cannot read: {error}") from error
+            raise self._error("read", error) from error
 
 
 def _events(rows: Iterable[Any]) -> list[Event]:

@@ -41,8 +41,8 @@ class PacemakerError(Exception):
     """A command failed, or its answer was not understood."""
 
 
-class NotOurs(PacemakerError):
-    """The resource has another agent by now: its failures are not VESPER's to tell."""
+class Hopeless(PacemakerError):
+    """Pacemaker will not be told in this way, however often it is tried."""
 
 
 @dataclass(frozen=True)
@@ -53,6 +53,7 @@ class ResourceState:
     managed: bool
     fail_count: int
     agent: str = ""  #: its type, as ``ocf:vesper:XenVM``
+    remote: bool = False  #: the node is one of Pacemaker Remote
 
 
 async def fail(
@@ -77,7 +78,7 @@ async def fail(
             if await _try(resource, node, wanted, injecting):
                 return True
             why = "it did not show in the cluster's status"
-        except NotOurs as error:
+        except Hopeless as error:
             _log.warning("%s: Pacemaker is not told of the failure: %s", resource, error)
             return False
         except PacemakerError as error:
@@ -116,7 +117,9 @@ async def _try(
     if not before.active:
         raise PacemakerError(f"Pacemaker does not know it as running on {node}")
     if PROVIDER not in before.agent:
-        raise NotOurs(f"its agent is {before.agent} now; to end the watch: vesper deactivate VM")
+        raise Hopeless(f"its agent is {before.agent} now; to end the watch: vesper deactivate VM")
+    if before.remote:
+        raise Hopeless(f"{node} is a node of Pacemaker Remote; its next monitor will be told")
     if not before.managed:
         raise PacemakerError("it is not managed now (maintenance)")
     if not wanted():
@@ -156,6 +159,10 @@ def parse_crm_mon(text: str, resource: str, node: str) -> ResourceState:
             active = True
             managed = item.get("managed") == "true"
             agent = item.get("resource_agent") or ""
+    remote = any(
+        item.get("name") == node and item.get("type") == "remote"
+        for item in root.iterfind("nodes/node")
+    )
     fail_count = 0
     for history in root.iterfind("node_history/node"):
         if history.get("name") != node:
@@ -163,7 +170,7 @@ def parse_crm_mon(text: str, resource: str, node: str) -> ResourceState:
         for item in history.iter("resource_history"):
             if item.get("id") in (resource, resource.partition(":")[0]):
                 fail_count = max(fail_count, _count(item.get("fail-count")))
-    return ResourceState(active, managed, fail_count, agent)
+    return ResourceState(active, managed, fail_count, agent, remote)
 
 
 def _count(text: str | None) -> int:

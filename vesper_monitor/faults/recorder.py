@@ -18,7 +18,7 @@ from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 from typing import TypeVar
 
-from vesper_monitor.faults.journal import Batch, Journal, JournalError
+from vesper_monitor.faults.journal import Batch, Journal, JournalDamaged, JournalError
 
 __all__ = ["Recorder"]
 
@@ -72,7 +72,11 @@ class Recorder:
         """
         await self.flush()
         loop = asyncio.get_running_loop()
-        return await loop.run_in_executor(self._thread, lambda: function(self._opened()))
+        try:
+            return await loop.run_in_executor(self._thread, lambda: function(self._opened()))
+        except JournalDamaged:
+            await loop.run_in_executor(self._thread, self._close)  # the next one sets it aside
+            raise
 
     async def flush(self) -> None:
         """Return when everything put so far has been tried."""
@@ -114,6 +118,8 @@ class Recorder:
         try:
             await loop.run_in_executor(self._thread, lambda: self._opened().write(pending))
         except JournalError as error:
+            if isinstance(error, JournalDamaged):
+                await loop.run_in_executor(self._thread, self._close)
             self._failed(str(error))
             return
         self._unwritten = Batch()

@@ -410,6 +410,10 @@ class Session:
             status = self._status(name)
             if name not in self._channels and status.state is not ProbeState.LOADING:
                 self._open(guest, entry)
+                if name not in self._channels and name not in self._wanted:
+                    # The guest may show ever new names.
+                    _LOG.warning("%s", status.error)
+                    self._forget(name)
         self._adopting = False
 
     def _open(self, guest: Guest, entry: ChannelEntry) -> None:
@@ -429,8 +433,13 @@ class Session:
         if name in self._wanted:
             self._fail(status, f"{self.domain.name}: probe {name} has stopped: {why}")
         else:
-            del self._probes[name]
+            self._forget(name)
             self._changed()
+
+    def _forget(self, name: str) -> None:
+        """Of a probe that nobody wants and that is not there."""
+        for kept in (self._probes, self._retry_at, self._retry_after):
+            kept.pop(name, None)
 
     def _close_channel(self, name: str, *, for_good: bool) -> None:
         channel = self._collector.close(name, for_good=for_good)

@@ -1,0 +1,271 @@
+# SPDX-License-Identifier: GPL-2.0-or-later
+"""Readers of what others say: xenstore, toolstacks, the holder, clients of the socket."""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import json
+import logging
+import tempfile
+from collections.abc import AsyncIterator, Coroutine
+from pathlib import Path
+from typing import Any, cast
+
+from kvm_transport import holder_client, qemu, states
+from kvm_transport.holder import control
+from kvm_transport.holder_client import Attachment, HolderError
+from tests.fuzz.memory import DOMAIN, Input, Link
+from tests.fuzz.readers import loop
+from vesper_monitor import xl_list
+from vesper_monitor.daemon.config import Config
+from vesper_monitor.daemon.main import Daemon
+from vesper_monitor.daemon.server import Connection, Server
+from vesper_monitor.domain_state import DomainState
+from vesper_monitor.guest import abi
+from vesper_monitor.guest.region import map_region
+from vesper_monitor.transport import (
+    Domain,
+    DomainEvent,
+    DomainReport,
+    FrontendMissing,
+    TransportError,
+)
+from xen_transport import toolstack
+from xen_transport.device import Device
+from xen_transport.link import XenLink
+from xen_transport.xenstore import XenStore
+
+__all__ = ["holder", "region", "socket", "tools", "xenstore"]
+
+
+def _at_once(work: Coroutine[Any, Any, Any]) -> Any:
+    """A coroutine that has nothing to wait for."""
+    try:
+        work.send(None)
+    except StopIteration as end:
+        return end.value
+    raise AssertionError("it waits")
+
+
+# ------------------------------------------------------------ regions
+
+
+class _Grants(XenLink):
+    """The directory's pages are the fuzzer's; which of them are asked for is looked at."""
+
+    def __init__(self, page: bytes) -> None:
+        self.domain = DOMAIN
+        self._page = page
+
+    def _map(self, references: list[int], what: str, *, writable: bool) -> Any:
+        assert 0 < len(references) <= abi.MAX_REGION_PAGES
+        assert all(0 <= reference < 1 << 32 for reference in references)
+        return Link(self._page, Input(b"")).cchan
+
+    def _close_mapping(self, mapping: Any) -> None:
+        mapping.close()
+
+
+def region(data: bytes) -> None:
+    """A region's handle, size and head, on both transports."""
+    given = Input(data)
+    handle, asked, pages = given.u64(), given.u32(), given.u16()
+    rest = given.rest()
+    with contextlib.suppress(TransportError):
+        _Grants(rest).map(handle, pages).close()
+    link = Link(rest, Input(b""))
+    with contextlib.suppress(TransportError, ValueError):
+        map_region(
+            link, abi.Region(handle=handle % 80, pages=asked), pages % 9 * 1000 + 1, abi.Words,
+            magic=abi.WORDS_MAGIC, version=abi.WORDS_VERSION, what="last words",
+        ).close()  # fmt: skip
+
+
+# ------------------------------------------------------------ xenstore, toolstacks
+
+
+class _Store:
+    def __init__(self, given: Input) -> None:
+        self._given = given
+
+    async def read(self, path: str) -> str | None:
+        size = self._given.u8()
+        return None if size == 255 else self._given.take(size).decode("latin-1")
+
+
+def xenstore(data: bytes) -> None:
+    """What a guest's frontend publishes."""
+    given = Input(data)
+    device = Device(cast(XenStore, _Store(given)), 7, "vm1")
+    for _ in range(3):
+        _at_once(device.frontend_state())
+        try:
+            published = _at_once(device.published())
+            assert all(0 <= number < 1 << 32 for number in published)
+        except TransportError as error:
+            assert str(error).isprintable(), str(error)
+            assert len(str(error)) < 300
+
+
+class _File:
+    def __init__(self, text: bytes) -> None:
+        self._text = text
+
+    def read_text(self, encoding: str) -> str:
+        return self._text.decode(encoding)
+
+
+def tools(data: bytes) -> None:
+    """What xl prints, and what libvirt leaves in its status files."""
+    text = data.decode("utf-8", "replace")
+    with contextlib.suppress(TransportError):
+        toolstack.parse(text)
+    with contextlib.suppress(TransportError):
+        toolstack.parse_vcpus(text, 7)
+    with contextlib.suppress(ValueError):
+        xl_list.sizes(text)
+    with contextlib.suppress(TransportError):
+        found = qemu._parse(cast(Path, _File(data)))
+        if found is not None:
+            states.report(found.state, found.reason)
+
+
+# ------------------------------------------------------------ the holder
+
+
+class _Peer:
+    """Either end of a connection: gives the fuzzer's bytes, takes everything."""
+
+    def __init__(self, given: Input) -> None:
+        self._given = given
+
+    def recv(self, size: int) -> bytes:
+        return self._given.take(min(size, self._given.u16()))
+
+    def sendmsg(self, buffers: list[bytes], *_more: object) -> int:
+        return sum(map(len, buffers))
+
+    def close(self) -> None:
+        pass
+
+
+def holder(data: bytes) -> None:
+    """The holder's control socket, and its answers to vesperd."""
+    given = Input(data)
+    which = given.u8()
+    peer = cast(Any, _Peer(given))
+    client = control.Client(peer)
+    try:
+        for _ in range(8):
+            for line in client.receive():
+                client.answer(line, [], {"free": 1, "size": 4096}, lambda _vm: None)
+                assert len(client._buffer) <= control.MAX_LINE
+            if given.empty:
+                break
+    except OSError:
+        pass
+    with contextlib.suppress(HolderError):
+        answer = holder_client._parse("sock", data[1:])
+        holder_client._qemus("sock", answer)
+    if which % 2:
+        Attachment(4096, -1, -1, -1, peer).lost()
+
+
+# ------------------------------------------------------------ vesperd's socket
+
+
+class _Transport:
+    """One domain, whose guest has no frontend."""
+
+    name = "fuzz"
+
+    @classmethod
+    def usable(cls) -> str | None:
+        return None
+
+    async def start(self) -> None: ...
+
+    async def stop(self) -> None: ...
+
+    async def domains(self) -> list[Domain]:
+        return [DOMAIN]
+
+    async def find(self, name: str) -> Domain | None:
+        return DOMAIN if name == DOMAIN.name else None
+
+    async def report(self, domain: Domain) -> DomainReport:
+        return DomainReport(DomainState.RUNNING)
+
+    async def active(self) -> list[Domain]:
+        return []
+
+    async def connect(self, domain: Domain, timeout: float) -> Any:  # noqa: ASYNC109
+        await asyncio.sleep(timeout)
+        raise FrontendMissing("vm1: no frontend")
+
+    async def events(self) -> AsyncIterator[DomainEvent]:
+        await asyncio.Event().wait()
+        yield DomainEvent(7)
+
+
+class _Client:
+    """A connection's far end."""
+
+    def __init__(self, *, root: bool) -> None:
+        self.privileged = root
+        self.until_closed = False
+        self.answers = 0
+
+    async def send(self, answer: dict[str, Any]) -> None:
+        line = json.dumps(answer)
+        assert "internal" not in answer.get("code", "") or ": " in line
+        assert not line.startswith('{"ok": false, "code": "internal", "error": "AssertionError')
+        self.answers += 1
+
+
+class _Errors(logging.Handler):
+    """An internal error of a request is logged with its traceback."""
+
+    def emit(self, record: logging.LogRecord) -> None:
+        if record.exc_info is not None and record.exc_info[1] is not None:
+            found.append(record.exc_info[1])
+
+
+found: list[BaseException] = []
+_daemon: Daemon | None = None
+_server: Server | None = None
+#: s that a request may wait for what never comes; then its client goes.
+PATIENCE = 0.002
+
+
+def _begin() -> Server:
+    global _daemon, _server
+    logging.getLogger("vesper_monitor").addHandler(_Errors())
+    logging.getLogger("vesper_monitor").propagate = False
+    directory = tempfile.mkdtemp(prefix="vesper-fuzz-", dir="/dev/shm")
+    config = Config(
+        socket=f"{directory}/sock", journal=f"{directory}/journal", probes_dir=directory, group=""
+    )
+    _daemon = Daemon(config, {"fuzz": cast(Any, _Transport)})
+    loop.run_until_complete(_daemon.start())
+    _server = _daemon._server
+    return _server
+
+
+async def _request(server: Server, line: bytes, client: _Client) -> None:
+    work = asyncio.ensure_future(server._request(cast(Connection, client), line))
+    await asyncio.wait({work}, timeout=PATIENCE)
+    work.cancel()
+    await asyncio.gather(work, return_exceptions=True)
+
+
+def socket(data: bytes) -> None:
+    """Requests to a whole vesperd."""
+    server = _server or _begin()
+    given = Input(data)
+    client = _Client(root=given.u8() % 4 != 0)
+    for line in given.rest().split(b"\n")[:4]:
+        loop.run_until_complete(_request(server, line, client))
+    if found:
+        raise found.pop()

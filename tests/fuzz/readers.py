@@ -1,0 +1,270 @@
+# SPDX-License-Identifier: GPL-2.0-or-later
+"""The readers of what a guest writes, each as a function of any bytes.
+
+A function returns whatever the bytes are; what it raises is a defect.  The
+errors that a reader may raise, by its own word, are caught here by name.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import ctypes
+import json
+from collections.abc import Coroutine, Sequence
+from typing import Any
+
+from tests.fuzz.memory import DOMAIN, Input, Link, Mapping, unsteady
+from vesper_monitor.faults.rules import RuleSet
+from vesper_monitor.guest import abi, last_words
+from vesper_monitor.guest.action import Guest
+from vesper_monitor.guest.cchan import Cchan, CchanError, GuestRefused
+from vesper_monitor.guest.channel import TableError
+from vesper_monitor.guest.collector import Collector
+from vesper_monitor.guest.decode import Event, decode
+from vesper_monitor.guest.last_words import WordsReader
+from vesper_monitor.guest.life import LifeReader
+from vesper_monitor.guest.liveness import Liveness
+from vesper_monitor.guest.points.syntax import parse
+from vesper_monitor.guest.rawfeed import RawFeed
+from vesper_monitor.guest.relay import READ_LIMIT, ChannelShape, RawRecord, RelayReader
+from vesper_monitor.transport import TransportError
+
+__all__ = ["cchan", "guest", "life", "points", "records", "relay", "words"]
+
+_INDEX = ctypes.sizeof(abi.Index)
+#: Bytes of the largest relay buffer here: that of the probes.
+_BUFFER = 65536
+_EMPTY = bytes(_BUFFER)
+SERVICES = ("httpd", "b\\xff")
+#: Rules that look at all that there is, besides the default ones.
+RULES = (
+    RuleSet(),
+    RuleSet(
+        'send_signal: sig in [9, 11] and comm == "httpd"; out_of_memory: any, 2 in 60s; '
+        "block_error: any; net_link: any; lockup: any; die: any; probe_point: any; "
+        'filesystem: any; memory_failure: any; hung_task: any; last_words: kind == "oops"'
+    ),
+)
+POINTS = {
+    point.name: point
+    for point in (
+        parse("p:one do_exit a=%ax:s64 b=+0(%si):string c=%cx:char d=%dx:x32"),
+        parse("p:none do_exit"),
+        parse("t:two sched_switch $arg5 +0(+4($arg2)):string +8($arg2):string"),
+    )
+}
+#: Characters of one exit reason; Pacemaker cuts longer ones, crm_mon does not.
+MAX_REASON = 2000
+
+loop = asyncio.new_event_loop()
+
+
+def look(events: Sequence[Event]) -> None:
+    """What is made of events: JSON, a sentence, a verdict."""
+    for event in events[:20]:
+        json.dumps(event.to_json())
+        assert event.text.isprintable(), event.text
+        for rules in RULES:
+            verdict = rules.judge(event, SERVICES)
+            if verdict is not None:
+                assert verdict.reason.isprintable(), verdict.reason
+                assert len(verdict.reason) <= MAX_REASON, len(verdict.reason)
+
+
+def relay(data: bytes) -> None:
+    """One buffer: its geometry, its index entry, its bytes, and what is written meanwhile."""
+    given = Input(data)
+    size, number = given.u16(), given.u8()
+    writes = Input(given.take(given.u8() * 10))
+    start = given.u64() if number & 0x80 else 0
+    shape = ChannelShape(max(24, size % 2049 * 8), 2 + number % 3)
+    index = memoryview(bytearray(given.take(_INDEX)))
+    content = bytearray(_EMPTY)
+    rest = given.rest()[:_BUFFER]
+    content[: len(rest)] = rest
+    buffer = memoryview(content)[: shape.pages * abi.PAGE_SIZE]
+    reader = RelayReader(shape, next_seq=start & (1 << 63) - 1)
+    with unsteady(writes, index, buffer):
+        for _ in range(4):
+            found, more = reader.read(index, buffer)
+            assert sum(len(record.data) for record in found) <= 2 * READ_LIMIT
+            look(decode(found, vm="vm1", domid=7, probe="p", cpu=0, received=1.0))
+            if not more:
+                break
+    assert reader.lost >= 0
+
+
+def records(data: bytes) -> None:
+    """One record, of every type."""
+    given = Input(data)
+    event, lost, seq = given.u16() % 32, given.u32(), given.u64() & (1 << 63) - 1
+    record = RawRecord(seq, given.u64(), event, lost, given.rest())
+    look(decode([record], vm="vm1", domid=7, probe="p", cpu=0, received=1.0))
+
+
+def points(data: bytes) -> None:
+    """One record of a probe that an operator has defined."""
+    given = Input(data)
+    which = sorted(POINTS)[given.u8() % len(POINTS)]
+    content = bytearray(given.rest())
+    if len(content) >= 40:  # else it is seldom this definition's
+        at = abi.offset(abi.ProbePoint, "id")
+        content[at : at + 4] = POINTS[which].id.to_bytes(4, "little")
+        at = abi.offset(abi.ProbePoint, "n_args")
+        content[at] = len(POINTS[which].values)
+    record = RawRecord(1, 2, abi.EventType.PROBE_POINT, 0, bytes(content))
+    look(decode([record], vm="vm1", domid=7, probe=which, cpu=0, received=1.0, defined=POINTS))
+
+
+def words(data: bytes) -> None:
+    """What a dying kernel leaves."""
+    given = Input(data)
+    writes = Input(given.take(given.u8() * 10))
+    now = 0.0
+    size = ctypes.sizeof(abi.Words)
+    content = given.rest()[: size + abi.PAGE_SIZE]
+    link = Link(bytes(abi.PAGE_SIZE) + content, Input(b""))
+    region = abi.Region(handle=1, pages=abi.pages_for(size))
+    try:
+        reader = WordsReader(link, region, {abi.WordsKind.OOPS: 0}, lambda: now)
+    except ValueError:
+        return
+    with unsteady(writes, link.map(1, region.pages).view):
+        for final in (False, False, True):
+            now += 3.0
+            found = reader.read(final=final)
+            assert len(found) <= len(abi.WordsKind)
+            events = [last_words.to_event(*w, domain=DOMAIN, received=1.0) for w in found]
+            look(events)
+            for event in events:
+                assert event.words is not None
+                json.dumps([event.words.stack, event.words.log])
+                assert len(event.words.log) <= last_words.MAX_LOG
+    reader.close()
+
+
+def life(data: bytes) -> None:
+    """Signs of life, looked at again and again."""
+    given = Input(data)
+    cpus = 1 + given.u16() % 64
+    head = abi.Life(magic=abi.LIFE_MAGIC, version=abi.LIFE_VERSION, nr_cpus=cpus)
+    link = Link(bytes(abi.PAGE_SIZE) + bytes(head), Input(b""))
+    size = ctypes.sizeof(abi.Life) + cpus * ctypes.sizeof(abi.LifeCpu)
+    region = abi.Region(handle=1 + given.u8() % 2, pages=given.u8() % 4)
+    try:
+        reader = LifeReader(link, region, cpus)
+    except (TransportError, ValueError):
+        return
+    live, now = Liveness(), 0.0
+    at = abi.PAGE_SIZE + ctypes.sizeof(abi.Life)
+    while not given.empty and now < 32.0:
+        piece = given.take(min(size, 256))
+        link.memory[at : at + len(piece)] = piece
+        now += given.u8() / 100
+        live.signs(now, reader.read())
+        live.asks(now, 2.0)
+        live.judge(2.0)
+    reader.close()
+
+
+def _run(work: Coroutine[Any, Any, Any]) -> None:
+    """What may come of a conversation with a guest."""
+    with contextlib.suppress(CchanError, GuestRefused, TransportError, TableError):
+        loop.run_until_complete(work)
+
+
+async def _ask(link: Link, which: int) -> None:
+    channel = Cchan(link)
+    link.on_notify(channel.kick)
+    link.on_lost(channel.abort)
+    link.notify()  # its ring may be full: it must not wait for us
+    for number in range(3):
+        kind = (which >> 2 * number) % 4
+        if kind == 0:
+            await channel.hello()
+        elif kind == 1:
+            await channel.mem_alloc(3)
+        elif kind == 2:
+            assert (await channel.load("p", abi.Region(handle=1), 1, 1, 1)).isprintable()
+        else:
+            assert (await channel.unload("p")).isprintable()
+
+
+def cchan(data: bytes) -> None:
+    """Requests to a guest that answers anything, at any time."""
+    given = Input(data)
+    which, page = given.u8(), given.take(ctypes.sizeof(abi.Cchan))
+    link = Link(page, given)
+    _run(_ask(link, which))
+    link.cchan.close()
+
+
+async def _meet(link: Link) -> None:
+    guest = await Guest.greet(link)
+    collector = Collector(DOMAIN, RawFeed(), lambda: 1.0, {}, POINTS)
+    try:
+        collector.meet(guest.hello.boot_id)
+        collector.open_words(link, guest.hello.words)
+        for _ in range(4):
+            if guest.table.changed():
+                entries = guest.read_table()
+                for name, channel in list(collector.channels.items()):
+                    if entries.get(name) != channel.entry:
+                        collector.close(name, for_good=False)
+                for name, entry in entries.items():
+                    if name not in collector.channels and entry.shape.pages <= 32:
+                        with contextlib.suppress(TransportError):
+                            collector.open(link, entry, adopted=False)
+            events, _more = collector.read()
+            look(events)
+            collector.positions()
+            link.write()
+    finally:
+        collector.leave()
+        for name in list(collector.channels):
+            collector.close(name, for_good=True)
+        await guest.close(deactivate=False)
+
+
+def guest(data: bytes) -> None:
+    """All that a guest shares, as one image of its memory that it goes on writing to.
+
+    It answers the first HELLO rightly, whatever its number, so that the rest is reached.
+    """
+    given = Input(data)
+    content = given.take(given.u16() * 16)
+    link = _Answering(content, given)
+    before = Mapping.open
+    _run(_meet(link))
+    link.cchan.close()
+    assert Mapping.open == before - 1, "a region stays mapped"
+
+
+class _Answering(Link):
+    """Copies the number and type of the request in the first slot to the first answer's."""
+
+    def __init__(self, content: bytes, writes: Input) -> None:
+        super().__init__(content, writes)
+        self._answered = False
+
+    def notify(self) -> None:
+        if self._answered:
+            super().notify()
+            return
+        self._answered = True
+        rings = [abi.offset(abi.Cchan, name) for name in ("to_guest", "to_host")]
+        prod, cons, slot = (abi.offset(abi.CchanRing, n) for n in ("prod", "cons", "slot"))
+        view = memoryview(self.memory)
+        number = (abi.load_u32(view, rings[0] + prod) - 1) % abi.CCHAN_SLOTS
+        request = rings[0] + slot + number * abi.MSG_SIZE
+        ours = abi.load_u32(view, rings[1] + cons)
+        answer = rings[1] + slot + ours % abi.CCHAN_SLOTS * abi.MSG_SIZE
+        head = abi.MsgHdr.from_buffer_copy(view[request : request + 16])
+        found = abi.MsgHdr.from_buffer_copy(view[answer : answer + 16])
+        reply = abi.MsgHdr(type=head.type, seq=head.seq, status=found.status, version=head.version)
+        view[answer : answer + 16] = bytes(reply)
+        abi.store_u32(view, rings[1] + prod, ours + 1)
+        super().notify()
+        if self._notified is not None:
+            self._notified()
