@@ -245,6 +245,9 @@ class StandinGuest:
                 self._notify()
             case ["quiet", "words", kind, *message]:
                 self._leave_words(abi.WordsKind[kind.upper()], " ".join(message))
+            case ["asleep", "0" | "1" as asleep]:
+                abi.store_u32(self._cchan(), abi.offset(abi.Cchan, "asleep"), int(asleep))
+                self._notify()
             case ["life", "on" | "no-runs" | "off" as life]:
                 self._life = life
             case ["cpu", "spin" | "starve" | "sleep" as what]:

@@ -97,9 +97,9 @@ class Session:
         :param points: what operators have defined for this VM, by name; may
             change. Each is loaded as a probe of that name.
         :param resume_from: next sequence numbers an earlier daemon saved.
-            Records below are skipped. Where a *boot_id* does not occur in it
-            at all (a lost journal), an adopted channel is read from its end:
-            old events must not fell a healthy guest.
+            Records below are skipped. Of a channel that does not occur in it
+            (a lost journal; a guest that has come from another host) those are
+            read that the guest's index does not have as read.
         :param activate_timeout: seconds after the start of :meth:`run` during
             which nothing counts as degraded.
         :param hang_timeout: seconds without a sign of life that are a hang;
@@ -130,7 +130,6 @@ class Session:
         self._loaded_here: set[str] = set()
         self._look = asyncio.Event()  # the guest has notified, or we close
         self._wish = asyncio.Event()  # probes may have to be loaded or unloaded
-        self._adopting = False  # until the table is read after connecting
         self._lost: str | None = None  # why the link has gone
         self._busy = asyncio.Lock()  # one change of the guest's probes at a time
         self._retry_at: dict[str, float] = {}  # probe → CLOCK_MONOTONIC
@@ -313,7 +312,6 @@ class Session:
             await link.close(deactivate=False)
             raise
         self._lost = None
-        self._adopting = True
         link.on_lost(self._on_lost)
         link.on_notify(self._on_notify)
         self._guest = guest
@@ -406,12 +404,11 @@ class Session:
             status = self._status(name)
             if name not in self._channels and status.state is not ProbeState.LOADING:
                 self._open(guest, entry)
-        self._adopting = False
 
     def _open(self, guest: Guest, entry: ChannelEntry) -> None:
         status = self._status(entry.probe)
         try:
-            channel = self._collector.open(guest.link, entry, adopted=self._adopting)
+            channel = self._collector.open(guest.link, entry)
         except TransportError as error:
             self._fail(status, str(error))
             return
@@ -435,6 +432,8 @@ class Session:
 
     def _drain(self) -> bool:
         """One bounded round over all channels. :returns: whether there is more."""
+        if self._guest is not None and self._guest.cchan.asleep:
+            return False  # it is being saved or migrated: the next host reads that
         events, more = self._collector.read()
         for name, channel in self._channels.items():
             if channel.error:
@@ -537,10 +536,10 @@ class Session:
         guest, self._guest = self._guest, None
         if guest is None:
             return
-        if self._lost is None:
-            self._drain()
-        else:
+        if self._lost is not None:
             self.read_last_words()
+        elif not guest.cchan.asleep:
+            self._drain()
         self._collector.leave()
         if self._life_reader is not None:
             self._life_reader.close()
