@@ -453,7 +453,7 @@ static int fall_asleep(void)
 }
 
 /* Also where the hypervisor has not suspended it after all. */
-static void wake_up(void)
+static void awaken(void)
 {
 	struct vsp_transport *transport = rcu_dereference_raw(vsp_transport);
 
@@ -461,7 +461,7 @@ static void wake_up(void)
 		WRITE_ONCE(transport->cchan->asleep, 0);
 }
 
-static struct syscore_ops sleep_ops = { .suspend = fall_asleep, .resume = wake_up };
+static struct syscore_ops sleep_ops = { .suspend = fall_asleep, .resume = awaken };
 
 /* -------------------------------------------------------- init, exit */
 
