@@ -149,6 +149,11 @@ class Session:
         return self._guest.hello if self._guest else None
 
     @property
+    def alive(self) -> bool:
+        """Certainly: the guest's kernel has shown life in the last moment."""
+        return self._guest is not None and self._lost is None and self._life.shown
+
+    @property
     def degraded(self) -> str | None:
         """What is missing on which VM and what to do; None while all is well."""
         if self._started is None or self._state in (SessionState.CLOSING, SessionState.CLOSED):
@@ -319,6 +324,10 @@ class Session:
         self._collector.open_words(link, guest.hello.words)
         self._missing = None
         self._switch(SessionState.ACTIVE)
+        self._follow_table(guest)
+        if self._channels:
+            # It has come from another host, or an earlier daemon was here.
+            _LOG.info("%s: goes on with %s", self.domain.name, ", ".join(self._channels))
 
     async def _collect(self) -> None:
         """Read what there is, when there is something, until the link is lost."""
