@@ -63,6 +63,8 @@ class Settings:
         self.power_button = False
         #: keep a crashed domain for its dump when it is stopped
         self.keep_crashed = False
+        #: a guest that powers itself off is to stay off
+        self.poweroff_wanted = False
         #: names of probes
         self.probes: list[str] = []
         #: names of processes whose main process is the service
