@@ -74,7 +74,8 @@ class Cause(enum.Enum):
     """What is behind a state, as far as that decides what is to be done."""
 
     ASKED = "asked"  #: somebody wants it so: an operator, a migration, the guest itself
-    REBOOT = "reboot"  #: likewise, and the domain's next life is about to begin
+    LIKELY = "likely"  #: the same, most likely: the hypervisor does not say by whom
+    REBOOT = "reboot"  #: as the first, and the domain's next life is about to begin
     FAILURE = "failure"  #: an error of the guest's, of its host's, or of the hypervisor's
     UNKNOWN = "unknown"
 

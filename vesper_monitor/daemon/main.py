@@ -167,10 +167,11 @@ class Daemon:
         records = [instance.record for instance in self.instances.of_domain(domain)]
         return _least((r.hang_timeout for r in records), self.config.hang_timeout)
 
-    def pause_timeout(self, domain: Domain) -> float:
-        """Likewise."""
+    def pause_timeout(self, domain: Domain, likely_asked: bool) -> float:
+        """Likewise; of a pause that is likely an operator's only what they have set."""
         records = [instance.record for instance in self.instances.of_domain(domain)]
-        return _least((r.pause_timeout for r in records), self.config.pause_timeout)
+        default = 0.0 if likely_asked else self.config.pause_timeout
+        return _least((r.pause_timeout for r in records), default)
 
     async def activate(self, vm: str, probes: tuple[str, ...] | None) -> None:
         """Note the operator's wish; None: it is over."""
