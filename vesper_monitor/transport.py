@@ -40,6 +40,7 @@ __all__ = [
     "TransportError",
     "VcpuState",
     "VcpuUse",
+    "WatchesArrivals",
 ]
 
 #: States in which a guest does not run and will not again.
@@ -235,6 +236,14 @@ class ReportsTrouble(Protocol):
     @property
     def trouble(self) -> str | None:
         """What is away, and what is not known meanwhile; None: nothing."""
+
+
+@runtime_checkable
+class WatchesArrivals(Protocol):
+    """A transport that may connect to a domain that has come and does not run yet. Optional."""
+
+    #: also called by the name that it will have
+    watches_arrivals: bool
 
 
 @runtime_checkable

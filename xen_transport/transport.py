@@ -36,6 +36,7 @@ class XenTransport:
     """See :class:`vesper_monitor.transport.Transport`."""
 
     name = "xen"
+    watches_arrivals = True
 
     def __init__(self) -> None:
         self._store = XenStore()
@@ -163,7 +164,8 @@ class XenTransport:
         path = await self._store.read(f"/local/domain/{domid}/vm")  # /vm/UUID
         if name is None or path is None:
             return None
-        return Domain(name, domid, path.rpartition("/")[2])
+        # While it comes from another host (tools/xl/xl_migrate.c).
+        return Domain(name.removesuffix("--incoming"), domid, path.rpartition("/")[2])
 
     async def _wait_for_frontend(self, domain: Domain, device: Device) -> None:
         async with self._watching(device.frontend_state_path) as changed:
