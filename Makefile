@@ -27,14 +27,16 @@ DEBIAN_PACKAGES := \
 	python3-libvirt python3-lxml python3-psutil python3-pyxs python3-setuptools python3-venv \
 	qemu-system-x86 qemu-utils systemd util-linux xfsprogs xz-utils zstd
 
-.PHONY: help deps demo evaluate test test-quick lint fuzz chaos migrations bench-cluster bench-kvm \
-	bench-liveness bench-load bench-probes bench-quiet modules install clean
+.PHONY: help deps demo evaluate compare test test-quick lint fuzz chaos migrations nofaults \
+	bench-cluster bench-kvm bench-liveness bench-load bench-monitor bench-probes bench-quiet \
+	modules install clean
 
 help:
 	@echo 'VESPER $(VERSION): fault events from inside virtual machines for Pacemaker'
 	@echo
 	@echo '  make demo            two hosts, two faults, two ways to watch (VMM=xen or kvm)'
 	@echo '  make evaluate        the whole evaluation (VMM=, RUNS=5 of each)'
+	@echo '  make compare         the stock agent against ours on Xen, fault by fault'
 	@echo '  make test            lint and every test'
 	@echo '  make test-quick      the tests that need no lab (seconds)'
 	@echo '  make bench-cluster   from the event to the stop, against a bare waiting monitor'
@@ -42,10 +44,12 @@ help:
 	@echo '  make bench-liveness  how soon hangs are found; no false alarms (ROUNDS=200)'
 	@echo '  make bench-quiet     heavy normal use raises no fault (MINUTES=60)'
 	@echo '  make bench-load      one vesperd with 1000 guests: CPU, memory, delays'
+	@echo '  make bench-monitor   CPU time of watching a VM on Xen, stock agent against ours'
 	@echo '  make bench-kvm       the link to a guest on QEMU: round trips, records per second'
 	@echo '  make fuzz            any bytes to all that reads what others write (FUZZ_RUNS=10000000)'
 	@echo '  make chaos           vesperd killed at random, 500 times, and what becomes of faults (ROUNDS=500)'
 	@echo '  make migrations      20 live migrations under Pacemaker (MIGRATIONS=20)'
+	@echo '  make nofaults        what looks like a fault on Xen and is none (ROUNDS=20 of each)'
 	@echo '  make lint            ruff, mypy --strict, checkpatch, man pages'
 	@echo '  make modules         guest modules for KDIR (default: the running kernel)'
 	@echo '  make install         install on a host (DESTDIR=)'
@@ -74,6 +78,9 @@ demo: deps
 evaluate: deps
 	$(PYTHON) -m lab.evaluation evaluate --vmm $(VMM) --runs $(RUNS)
 
+compare: deps
+	$(PYTHON) -m lab.evaluation compare
+
 test: deps lint
 	$(VENV)/bin/python -m pytest --no-skips -n 2
 
@@ -99,6 +106,11 @@ chaos: $(VENV)/ready
 migrations: deps $(VENV)/ready
 	VESPER_MIGRATIONS=$(MIGRATIONS) $(VENV)/bin/python -m pytest -s tests/kvm/lab/test_migration.py
 
+nofaults: ROUNDS = 20
+nofaults: deps $(VENV)/ready
+	VESPER_ROUNDS=$(ROUNDS) $(VENV)/bin/python -m pytest -s tests/xen/test_no_faults.py \
+		tests/xen/test_migration.py
+
 bench-cluster: deps
 	$(PYTHON) -m bench.cluster
 
@@ -107,6 +119,9 @@ bench-probes: deps
 
 bench-liveness: deps
 	$(PYTHON) -m bench.liveness --rounds $(ROUNDS)
+
+bench-monitor: deps
+	$(PYTHON) -m bench.monitor
 
 bench-quiet: deps
 	$(PYTHON) -m bench.quiet --minutes $(MINUTES)

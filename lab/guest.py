@@ -28,7 +28,7 @@ class Fault:
 
     at_ns: int
     uncertainty_ns: int
-    pid: int  #: of the process that was killed
+    pid: int  #: of the process that was killed; 0: it was none
 
 
 class Guest:
@@ -93,6 +93,14 @@ class Guest:
         """
         word = "oom-other" if spare else "oom"
         return Fault(*self._fault(f"{word} {name}", 90))
+
+    def end(self, how: str) -> Fault:
+        """End the guest as a whole, half a second from now.
+
+        :param how: ``panic``, ``poweroff``, ``reboot``, ``hang``.
+        """
+        (when,) = self._fault(f"end {how}", 10)
+        return Fault(when, 0, 0)
 
     def page(self, *, timeout: float = 1.0) -> str | None:
         """Fetch the web page; None if it does not come.

@@ -40,6 +40,7 @@ __all__ = [
     "TransportError",
     "VcpuState",
     "VcpuUse",
+    "WatchesArrivals",
 ]
 
 #: States in which a guest does not run and will not again.
@@ -74,7 +75,8 @@ class Cause(enum.Enum):
     """What is behind a state, as far as that decides what is to be done."""
 
     ASKED = "asked"  #: somebody wants it so: an operator, a migration, the guest itself
-    REBOOT = "reboot"  #: likewise, and the domain's next life is about to begin
+    LIKELY = "likely"  #: the same, most likely: the hypervisor does not say by whom
+    REBOOT = "reboot"  #: as the first, and the domain's next life is about to begin
     FAILURE = "failure"  #: an error of the guest's, of its host's, or of the hypervisor's
     UNKNOWN = "unknown"
 
@@ -234,6 +236,14 @@ class ReportsTrouble(Protocol):
     @property
     def trouble(self) -> str | None:
         """What is away, and what is not known meanwhile; None: nothing."""
+
+
+@runtime_checkable
+class WatchesArrivals(Protocol):
+    """A transport that may connect to a domain that has come and does not run yet. Optional."""
+
+    #: also called by the name that it will have
+    watches_arrivals: bool
 
 
 @runtime_checkable

@@ -84,8 +84,8 @@ def parse(text: str) -> dict[int, DomainReport]:
 
 def _report(state: DomainState, letters: str) -> DomainReport:
     if state is DomainState.PAUSED and letters[2] == "p":
-        # Xen says not by whom; but by itself it pauses no domain.
-        return DomainReport(state, Cause.ASKED, "by the toolstack (xl pause)")
+        # By itself Xen pauses no domain.
+        return DomainReport(state, Cause.LIKELY, "by the toolstack (xl pause)")
     if state in (DomainState.PAUSED, DomainState.SHUTDOWN, DomainState.CRASHED):
         return DomainReport(state, *_WHY.get(letters[4], (Cause.UNKNOWN, "")))
     return DomainReport(state)

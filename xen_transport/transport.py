@@ -19,7 +19,7 @@ from vesper_monitor.transport import (
     LinkLost,
     TransportError,
 )
-from xen_transport import toolstack
+from xen_transport import toolstack, xl_log
 from xen_transport.device import BACKENDS, Device, XenbusState
 from xen_transport.link import XenLink
 from xen_transport.xenstore import StoreError, XenStore
@@ -27,6 +27,8 @@ from xen_transport.xenstore import StoreError, XenStore
 __all__ = ["XenTransport"]
 
 _READY = (XenbusState.INITIALISED, XenbusState.CONNECTED)
+#: s for xl to note why a domain has ended.
+_NOTED_WITHIN = 1.0
 _SHUT = (XenbusState.CLOSING, XenbusState.CLOSED, XenbusState.UNKNOWN)
 
 
@@ -34,6 +36,7 @@ class XenTransport:
     """See :class:`vesper_monitor.transport.Transport`."""
 
     name = "xen"
+    watches_arrivals = True
 
     def __init__(self) -> None:
         self._store = XenStore()
@@ -82,7 +85,24 @@ class XenTransport:
 
     async def report(self, domain: Domain) -> DomainReport:
         reports = await toolstack.domain_reports()
-        return reports.get(domain.domid, DomainReport(DomainState.GONE))
+        report = reports.get(domain.domid, DomainReport(DomainState.GONE))
+        if report.state in (DomainState.DYING, DomainState.GONE):
+            ending = await self._ending(domain)
+            if ending is not None:
+                return DomainReport(report.state, *ending)
+        return report
+
+    async def _ending(self, domain: Domain) -> xl_log.Ending | None:
+        """xl learns of it when we do."""
+        end = asyncio.get_running_loop().time() + _NOTED_WITHIN
+        while True:
+            text = xl_log.read(domain.name)
+            ending = xl_log.ending(text, domain.domid)
+            if ending is not None or not xl_log.follows(text, domain.domid):
+                return ending
+            if asyncio.get_running_loop().time() > end:
+                return None
+            await asyncio.sleep(0.1)
 
     async def cpu_use(self, domain: Domain) -> CpuUse:
         return await toolstack.cpu_use(domain.domid)
@@ -144,7 +164,8 @@ class XenTransport:
         path = await self._store.read(f"/local/domain/{domid}/vm")  # /vm/UUID
         if name is None or path is None:
             return None
-        return Domain(name, domid, path.rpartition("/")[2])
+        # While it comes from another host (tools/xl/xl_migrate.c).
+        return Domain(name.removesuffix("--incoming"), domid, path.rpartition("/")[2])
 
     async def _wait_for_frontend(self, domain: Domain, device: Device) -> None:
         async with self._watching(device.frontend_state_path) as changed:

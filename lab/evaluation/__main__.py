@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: GPL-2.0-or-later
-"""``python3 -m lab.evaluation demo|evaluate``: see docs/architecture.md."""
+"""``python3 -m lab.evaluation demo|evaluate|compare``: see docs/architecture.md."""
 
 from __future__ import annotations
 
@@ -8,14 +8,16 @@ import json
 import os
 import sys
 import time
+from collections.abc import Sequence
 from pathlib import Path
 
-from lab.evaluation import clock, cluster, picture, setting, table, trial
+from lab.evaluation import clock, cluster, compare, picture, setting, table, trial
 from lab.evaluation.phase import Phase
-from lab.evaluation.run import FAULTS, WATCHES, Run, as_json
+from lab.evaluation.run import WATCHES, Run, as_json
 from lab.host import ChannelError, LabError
 from lab.images.probes import PROJECT
 from lab.images.store import BuildError
+from lab.xen import XenLab
 
 DEMO = ("sigsegv", "oom")
 EVALUATION = ("oom-other", "sigsegv", "oom")
@@ -29,7 +31,7 @@ def _show(line: str) -> None:
     print(f"{time.monotonic() - _BEGIN:6.1f}  {line}" if line else "", flush=True)
 
 
-def _series(lab: setting.Lab, watch: str, faults: tuple[str, ...], rounds: int) -> list[Run]:
+def _series(lab: setting.Lab, watch: str, faults: Sequence[str], rounds: int) -> list[Run]:
     cluster.configure(lab, watch, _show)
     runs = []
     total = rounds * len(faults)
@@ -53,6 +55,10 @@ def _report(runs: list[Run], folder: Path, title: str) -> None:
     (folder / "table.txt").write_text(text)
     (folder / "timelines.svg").write_text(picture.draw(runs, title))
     print(text)
+    if any(run.fault == "panic" for run in runs):
+        text = compare.markdown(runs)
+        (folder / "table.md").write_text(text)
+        print(text)
     for watch in WATCHES:
         reasons = {run.exit_reason for run in runs if run.watch == watch and run.recorded_s}
         for reason in sorted(reasons):
@@ -68,9 +74,14 @@ def _parse(argv: list[str] | None) -> argparse.Namespace:
     demo = commands.add_parser("demo", help="two faults, watched in two ways, once each")
     evaluate = commands.add_parser("evaluate", help="three faults, several times each")
     evaluate.add_argument("--runs", type=int, default=5, help="of each (default: 5)")
-    evaluate.add_argument("--fault", choices=tuple(FAULTS), action="append", help="only this kind")
+    evaluate.add_argument("--fault", choices=EVALUATION, action="append", help="only this kind")
+    against = commands.add_parser("compare", help="all faults on Xen, stock agent against ours")
+    against.add_argument("--runs", type=int, default=1, help="rounds (default: 1)")
+    against.add_argument("--fault", choices=tuple(compare.KINDS), action="append")
+    against.set_defaults(vmm="xen")
     for command in (demo, evaluate):
         command.add_argument("--vmm", choices=setting.VMMS, default="xen", help="default: xen")
+    for command in (demo, evaluate, against):
         command.add_argument(
             "--watch", choices=("polling", "vesper"), action="append", help="only this way"
         )
@@ -82,15 +93,21 @@ def main(argv: list[str] | None = None) -> int:
     if os.geteuid() != 0:
         print("lab.evaluation: needs root (the labs' images)", file=sys.stderr)
         return 1
-    demo = arguments.command == "demo"
-    rounds, faults = (1, DEMO) if demo else (arguments.runs, tuple(arguments.fault or EVALUATION))
-    name = "demo" if demo else "evaluation"
+    rounds = 1 if arguments.command == "demo" else arguments.runs
+    name = {"evaluate": "evaluation"}.get(arguments.command, arguments.command)
     folder = PROJECT / "build" / (name if arguments.vmm == "xen" else f"{name}-{arguments.vmm}")
     runs: list[Run] = []
     try:
-        with setting.lab(arguments.vmm) as lab:
-            for watch in arguments.watch or ("polling", "vesper"):
-                runs += _series(lab, watch, faults, rounds)
+        watches = arguments.watch or tuple(WATCHES)
+        if arguments.command == "compare":
+            with XenLab.resume() as lab:
+                kinds = arguments.fault or tuple(compare.KINDS)
+                compare.perform(lab, kinds, rounds, watches, _show, runs.append)
+        else:
+            faults = DEMO if arguments.command == "demo" else arguments.fault or EVALUATION
+            with setting.lab(arguments.vmm) as lab:
+                for watch in watches:
+                    runs += _series(lab, watch, faults, rounds)
     except (LabError, ChannelError, BuildError) as error:
         print(f"lab.evaluation: {error}", file=sys.stderr)
         if runs:

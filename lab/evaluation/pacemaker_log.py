@@ -22,6 +22,7 @@ class What(enum.Enum):
     RECORDED = "failure recorded"  # fail-count set
     STOP = "stop called"
     STOPPED = "stopped"
+    STUCK = "stop failed"  # without fencing, nothing more happens then
     START = "start called"
     STARTED = "running"
 
@@ -69,6 +70,8 @@ def _meaning(text: str, resource: str) -> tuple[What, str | None] | None:
             return What.FAILED, host
         if outcome == "ok" and operation in ("start", "stop"):
             return (What.STARTED if operation == "start" else What.STOPPED), host
+        if operation == "stop" and outcome != "Cancelled":
+            return What.STUCK, host
         return None
     request = re.match(
         rf"Requesting local execution of (\w+) operation for {resource} on (\S+)", text

@@ -18,6 +18,7 @@ MARKS = {
     "seen_s": ("#0072b2", "triangle"),
     "recorded_s": ("#d55e00", "circle"),
     "stop_s": ("#e69f00", "square"),
+    "stopped_s": ("#cc79a7", "square"),
     "started_elsewhere_s": ("#56b4e9", "diamond"),
     "service_back_s": ("#009e73", "circle"),
 }

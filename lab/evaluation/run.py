@@ -13,6 +13,11 @@ FAULTS = {
     "sigsegv": "httpd gets a SIGSEGV",
     "oom": "out of memory, httpd killed",
     "oom-other": "out of memory, another process killed",
+    "panic": "kernel panic, domain destroyed",
+    "panic-kept": "kernel panic, domain preserved",
+    "poweroff": "power-off from inside",
+    "destroy": "xl destroy by hand",
+    "hang": "kernel hangs",
 }
 WATCHES = {"polling": "stock agent, 10 s", "vesper": "VESPER"}
 
@@ -21,6 +26,7 @@ STEPS = {
     "seen_s": "seen by vesperd",
     "recorded_s": "failure recorded",
     "stop_s": "stop called",
+    "stopped_s": "stopped",
     "started_elsewhere_s": "running on the standby",
     "service_back_s": "page answers again",
 }
@@ -36,8 +42,10 @@ class Run:
     seen_s: float | None = None
     recorded_s: float | None = None
     stop_s: float | None = None
+    stopped_s: float | None = None
     started_elsewhere_s: float | None = None
     service_back_s: float | None = None
+    stuck_s: float | None = None  #: the stop has failed
     exit_reason: str = ""
     clock_error_s: float = 0.0  #: bound, of the worst clock that took part
 

@@ -30,11 +30,12 @@ class Lab(Protocol):
     def running_on(self) -> Host | None: ...
 
 
-def _primitive(agent: str, limit: str, interval: str, monitor: str, meta: str = "") -> str:
-    """:param limit: of start and stop."""
+def _primitive(
+    agent: str, start: str, stop: str, interval: str, monitor: str, meta: str = ""
+) -> str:
     return (
-        f"primitive vm1 {agent} op start timeout={limit} interval=0 "
-        f"op stop timeout={limit} interval=0 op monitor interval={interval} timeout={monitor} "
+        f"primitive vm1 {agent} op start timeout={start} interval=0 "
+        f"op stop timeout={stop} interval=0 op monitor interval={interval} timeout={monitor} "
         f"meta migration-threshold=1 resource-stickiness=100{meta}"
     )
 
@@ -45,18 +46,20 @@ _KVM = "params config=/etc/lab/vm1.xml migration_transport=tcp"
 _MOVES = " allow-migrate=true"
 
 #: vm1 as a resource, for crmsh, by the lab's vmm and the way to watch. Processes
-#: start slowly in an emulated dom0: operations get plenty of time.
+#: start slowly in an emulated dom0: a start gets plenty of time.
 PRIMITIVES = {
     "xen": {
-        "polling": _primitive(f"ocf:heartbeat:Xen {_XEN} {_SCRIPT}", "180s", "10s", "60s"),
-        "vesper": _primitive(f"ocf:vesper:XenVM {_XEN} services=httpd", "180s", "1s", "60s"),
+        "polling": _primitive(f"ocf:heartbeat:Xen {_XEN} {_SCRIPT}", "180s", "60s", "10s", "60s"),
+        "vesper": _primitive(
+            f"ocf:vesper:XenVM {_XEN} services=httpd", "180s", "60s", "1s", "120s"
+        ),
     },
     "kvm": {
         "polling": _primitive(
-            f"ocf:heartbeat:VirtualDomain {_KVM} {_SCRIPT}", "90s", "10s", "30s", _MOVES
+            f"ocf:heartbeat:VirtualDomain {_KVM} {_SCRIPT}", "90s", "90s", "10s", "30s", _MOVES
         ),
         "vesper": _primitive(
-            f"ocf:vesper:LibvirtVM {_KVM} services=httpd", "90s", "1s", "30s", _MOVES
+            f"ocf:vesper:LibvirtVM {_KVM} services=httpd", "90s", "90s", "1s", "30s", _MOVES
         ),
     },
 }

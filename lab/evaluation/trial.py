@@ -3,21 +3,21 @@
 
 from __future__ import annotations
 
-import socket
 import threading
 import time
 from collections.abc import Callable
 
 from lxml import etree
 
-from lab.evaluation.clock import Offset, measure
+from lab.evaluation.clock import Offset
+from lab.evaluation.injection import host_clock, inject
 from lab.evaluation.observer import Observation, Observer
 from lab.evaluation.pacemaker_log import What
 from lab.evaluation.phase import Phase
 from lab.evaluation.run import FAULTS, STEPS, WATCHES, Run
 from lab.evaluation.setting import Lab
-from lab.guest import Fault
-from lab.host import Host, LabError
+from lab.host import LabError
+from vesper_monitor.transport import ENDED
 
 __all__ = ["exit_reason", "perform"]
 
@@ -29,38 +29,26 @@ RECOVER = 120.0
 _STEPS = {
     What.RECORDED: "recorded_s",
     What.STOP: "stop_s",
+    What.STOPPED: "stopped_s",
     What.STARTED: "started_elsewhere_s",
 }
 
 #: Shown, but no step of the report.
 _SHOWN: dict[What | str, str] = {
     What.FAILED: "monitor has failed",
-    What.STOPPED: "stopped",
+    What.STUCK: "stop has failed",
     What.START: "start called",
 }
 
-
-def _ask_line(connection: socket.socket, request: bytes) -> Callable[[], int]:
-    stream = connection.makefile("rb")
-
-    def ask() -> int:
-        connection.sendall(request)
-        return int(stream.readline().split()[0])
-
-    return ask
-
-
-def _host_clock(host: Host) -> Offset:
-    connection = host.clock()
-    if connection is None:
-        return Offset(0, 0)
-    with connection:
-        return measure(_ask_line(connection, b"?\n"))
-
-
-def _guest_clock(lab: Lab, through: Host) -> Offset:
-    with lab.guest(through=through).connect() as connection:
-        return measure(_ask_line(connection, b"clock\n"))
+#: By which event vesperd sees what kills no process.
+_SEEN_BY = {
+    "panic": ("last_words", "domain"),
+    "panic-kept": ("last_words", "domain"),
+    "poweroff": ("domain",),
+    "destroy": ("domain",),
+    "hang": ("hang",),
+}
+_ENDED = tuple(state.value for state in ENDED)
 
 
 def _better(before: Offset, after: Offset) -> Offset:
@@ -71,20 +59,14 @@ def _better(before: Offset, after: Offset) -> Offset:
     return Offset((before.ns + after.ns) // 2, gap // 2 + max(before.error_ns, after.error_ns))
 
 
-def _inject(lab: Lab, host: Host, fault: str) -> Fault:
-    guest = lab.guest(through=host)
-    if fault == "sigsegv":
-        return guest.kill("SEGV", "httpd")
-    return guest.out_of_memory("httpd", spare=fault == "oom-other")
-
-
 class _Timeline:
     """Turns observations into the steps of a run, and shows each."""
 
-    def __init__(self, watch: str, home: str, show: Callable[[str], None]) -> None:
+    def __init__(self, kind: str, home: str, show: Callable[[str], None]) -> None:
+        self.stuck: float | None = None  #: the stop has failed
         self.times: dict[str, float] = {}  #: by field of Run, outer clock
         self.changed = threading.Condition()
-        self._watch = watch
+        self._kind = kind
         self._home = home
         self._show = show
         self._old_page: str | None = None
@@ -115,6 +97,8 @@ class _Timeline:
         assert self._fault
         since = observation.at - self._fault[0]
         if observation.what in _SHOWN and since > -1:
+            if observation.what is What.STUCK:
+                self.stuck = observation.at
             self._show(f"{since:+8.3f} s  {_SHOWN[observation.what]:24}on {observation.host}")
         step, said = self._meaning(observation, self._fault[1])
         if step and step not in self.times and observation.at > self._fault[0] - 1:
@@ -126,12 +110,17 @@ class _Timeline:
         if what == "event":
             event = observation.detail
             fields = event.get("fields", {})
-            if pid in (fields.get("pid"), fields.get("tgid")):
+            if (
+                pid in (fields.get("pid"), fields.get("tgid"))
+                if pid
+                else event.get("event") in _SEEN_BY[self._kind]
+                and fields.get("state", "gone") in _ENDED
+            ):
                 return "seen_s", f"{host}: {event.get('text', '')}"
         elif what == "page":
             if observation.detail != self._old_page:
                 return "service_back_s", f"fetched from {host}"
-        elif what is What.STARTED and host == self._home:
+        elif (what, host == self._home) in ((What.STARTED, True), (What.STOPPED, False)):
             return None, ""
         elif isinstance(what, What):
             return _STEPS.get(what), f"on {host}"
@@ -139,9 +128,11 @@ class _Timeline:
 
     def wait(self, step: str, deadline: float) -> bool:
         with self.changed:
-            return self.changed.wait_for(
-                lambda: step in self.times, max(0.0, deadline - time.monotonic())
+            self.changed.wait_for(
+                lambda: step in self.times or self.stuck is not None,
+                max(0.0, deadline - time.monotonic()),
             )
+            return step in self.times
 
 
 def exit_reason(xml: bytes) -> str:
@@ -171,18 +162,17 @@ def perform(
     page = lab.guest(through=home).page(timeout=5)
     if page is None:
         raise LabError("vm1's page does not come")
-    timeline = _Timeline(watch, home.name, show)
+    timeline = _Timeline(fault, home.name, show)
     timeline.page_before(page)
 
-    clocks = {host.name: _host_clock(host) for host in lab.hosts}
+    clocks = {host.name: host_clock(host) for host in lab.hosts}
     with Observer(lab, clocks, standby=standby, vesper=watch == "vesper", tell=timeline.tell):
         time.sleep(2)  # what follows the logs must have started
         if phase:
             phase.wait(home, fault)
         ordered = time.time()
-        guest_clock = _guest_clock(lab, home)
-        injected = _inject(lab, home, fault)
-        at = guest_clock.here(injected.at_ns)
+        injected = inject(lab, home, fault, clocks)
+        at = injected.at
         if phase:
             phase.took(fault, at - ordered)
         stamp = time.strftime("%H:%M:%S", time.gmtime(at))
@@ -199,14 +189,13 @@ def perform(
             show(f"            exit reason: {run.exit_reason or '(none)'}")
         else:
             show(f"            not detected within {DETECT:.0f} s")
-    after = {host.name: _better(clocks[host.name], _host_clock(host)) for host in lab.hosts}
+    after = {host.name: _better(clocks[host.name], host_clock(host)) for host in lab.hosts}
     for step, seconds in timeline.times.items():
         setattr(run, step, seconds - at)
     if run.recorded_s is None:
         run.service_back_s = None
-    run.clock_error_s = (
-        guest_clock.error_ns
-        + injected.uncertainty_ns
-        + max(offset.error_ns + abs(offset.ns - clocks[name].ns) for name, offset in after.items())
-    ) / 1e9
+    if timeline.stuck is not None:
+        run.stuck_s = timeline.stuck - at
+    worst = max(o.error_ns + abs(o.ns - clocks[name].ns) for name, o in after.items())
+    run.clock_error_s = injected.error_s + worst / 1e9
     return run

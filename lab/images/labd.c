@@ -11,6 +11,7 @@
  *   oom NAME         -> WHEN UNCERTAINTY PID   memory runs out, NAME is killed
  *   oom-other NAME   -> likewise, but NAME is spared and another process killed
  *   sh COMMAND       -> runs it
+ *   end HOW          -> WHEN   at that time: panic, poweroff, reboot, hang
  *
  * The main process of a service is the one whose parent is not of its name.
  * For oom, WHEN is the kernel's own stamp of the line "... invoked oom-killer"
@@ -21,12 +22,14 @@
 #include <errno.h>
 #include <fcntl.h>
 #include <inttypes.h>
+#include <sched.h>
 #include <signal.h>
 #include <stdarg.h>
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
 #include <sys/prctl.h>
+#include <sys/reboot.h>
 #include <sys/socket.h>
 #include <sys/wait.h>
 #include <time.h>
@@ -35,6 +38,8 @@
 
 #define PORT 7777
 #define OOM_WAIT_S 60
+/* From the answer to the end of the guest: the answer must have left it. */
+#define END_AFTER_NS 500000000
 #define CHUNK (1 << 20)
 
 static int64_t now(clockid_t clock)
@@ -308,6 +313,35 @@ static void send_signal(FILE *out, const char *signal, const char *name)
 		fprintf(out, "%" PRId64 " %" PRId64 " %d\n", before, after, pid);
 }
 
+/* A real-time task that takes its CPU for itself. */
+static void hang(void)
+{
+	const struct sched_param priority = { .sched_priority = 50 };
+
+	write_file("/proc/sys/kernel/sched_rt_runtime_us", "-1");
+	sched_setscheduler(0, SCHED_FIFO, &priority);
+	for (;;)
+		;
+}
+
+static void end(FILE *out, const char *how)
+{
+	int64_t when = now(CLOCK_MONOTONIC) + END_AFTER_NS;
+	const struct timespec until = { when / 1000000000, when % 1000000000 };
+
+	fprintf(out, "%" PRId64 "\n", when);
+	fflush(out);
+	clock_nanosleep(CLOCK_MONOTONIC, TIMER_ABSTIME, &until, NULL);
+	if (!strcmp(how, "panic"))
+		write_file("/proc/sysrq-trigger", "c");
+	else if (!strcmp(how, "poweroff"))
+		reboot(RB_POWER_OFF);
+	else if (!strcmp(how, "reboot"))
+		reboot(RB_AUTOBOOT);
+	else if (!strcmp(how, "hang"))
+		hang();
+}
+
 static void answer(FILE *out, const char *request)
 {
 	char a[64], b[64];
@@ -321,6 +355,8 @@ static void answer(FILE *out, const char *request)
 		out_of_memory(out, a, 1);
 	else if (sscanf(request, "oom %63s", a) == 1)
 		out_of_memory(out, a, 0);
+	else if (sscanf(request, "end %63s", a) == 1)
+		end(out, a);
 	else if (!strncmp(request, "sh ", 3))
 		run_command(out, request + 3);
 	else

@@ -105,6 +105,8 @@ class StandinGuest:
                 self._notify()
             case ["quiet", "words", kind, *message]:
                 self._kernel.leave_words(abi.WordsKind[kind.upper()], " ".join(message))
+            case ["asleep", "0" | "1" as asleep]:
+                self._kernel.fall_asleep(asleep == "1")
             case ["life", "on" | "no-runs" | "off" as life]:
                 self._life = life
             case ["cpu", "spin" | "starve" | "sleep" as what]:

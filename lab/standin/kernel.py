@@ -94,6 +94,12 @@ class StandinKernel:
         page = abi.Cchan(magic=abi.CCHAN_MAGIC, version=self._version)
         self._memory.at(self.cchan)[: ctypes.sizeof(page)] = bytes(page)
 
+    def fall_asleep(self, asleep: bool) -> None:
+        """It is about to be suspended by its hypervisor, or goes on."""
+        view = self._memory.at(self.cchan)
+        abi.store_u32(view, abi.offset(abi.Cchan, "asleep"), int(asleep))
+        self._notify()
+
     def hide(self, name: str, hidden: bool) -> None:
         """A channel is not in the table any more, or is again."""
         (self._hidden.add if hidden else self._hidden.discard)(name)

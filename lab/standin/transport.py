@@ -133,6 +133,7 @@ class StandinTransport:
     """See :class:`vesper_monitor.transport.Transport`."""
 
     name = "standin"
+    watches_arrivals = True
 
     def __init__(self) -> None:
         self._watched: dict[int, int] = {}  # domid → pidfd

@@ -22,18 +22,22 @@ HERE = Path(__file__).parent / "dom0"
 
 GUEST_INITRD = "/var/lib/lab/guest.initrd"
 
+#: Takes what ``xl migrate`` on the other host sends.
+RECEIVE = "/usr/local/sbin/lab-receive"
+
 #: Hotplug script of the guest's network interface.
 VIF_SCRIPT = "/etc/xen/scripts/vif-lab"
 
 
-def guest_config(extra: str = "", *, on_crash: str = "destroy") -> str:
+def guest_config(extra: str = "", *, on_crash: str = "destroy", kind: str = "pv") -> str:
     """vm1's xl configuration.
 
     :param extra: words for the guest's kernel command line (``lab.vesper=no``).
+    :param kind: ``pvh``: can be migrated live.
     """
     return f"""\
 name = "vm1"
-type = "pv"
+type = "{kind}"
 kernel = "{GUEST_KERNEL}"
 ramdisk = "{GUEST_INITRD}"
 memory = 160
@@ -69,7 +73,12 @@ def bundle() -> bytes:
             shutil.copy(path, probes)
         _put(stage, GUEST_INITRD, images.guest_initrd(kernel, modules).read_bytes())
         _put(stage, "/etc/xen/vm1.cfg", guest_config().encode())
-        for name, folder in ((CHECK_PAGE, PROJECT / "lab"), (VIF_SCRIPT, HERE)):
+        for name, folder in (
+            (CHECK_PAGE, PROJECT / "lab"),
+            (VIF_SCRIPT, HERE),
+            ("/usr/local/bin/ssh", HERE),
+            (RECEIVE, HERE),
+        ):
             _put(stage, name, (folder / Path(name).name).read_bytes(), 0o755)
         data = io.BytesIO()
         with tarfile.open(fileobj=data, mode="w") as archive:
@@ -91,4 +100,9 @@ def install(host: XenHost, data: bytes) -> None:
     """Unpack the bundle in a host, over what was there before; (re)start vesperd."""
     host.stop_vesperd()
     host.run("tar -x -o --keep-directory-symlink -C / -f -", stdin=data, timeout=120, check=True)
+    host.run(
+        "pgrep -f TCP-LISTEN:7000 >/dev/null || setsid socat TCP-LISTEN:7000,fork,reuseaddr "
+        f"EXEC:{RECEIVE} >/dev/null 2>&1 </dev/null &",
+        check=True,
+    )
     host.start_vesperd()

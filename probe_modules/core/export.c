@@ -12,6 +12,7 @@
 #include <linux/mm.h>
 #include <linux/module.h>
 #include <linux/slab.h>
+#include <linux/syscore_ops.h>
 #include <linux/vmalloc.h>
 
 #include "core.h"
@@ -207,7 +208,7 @@ static struct vsp_export *make_export(struct rchan *rchan, const char *modname)
 	}
 	for_each_possible_cpu(cpu)
 		export->cpu[cpu].index = &index[cpu];
-	err = vsp_shared_init_vmalloc(&export->index, index, size / PAGE_SIZE, false,
+	err = vsp_shared_init_vmalloc(&export->index, index, size / PAGE_SIZE, true,
 				      move_index);
 	if (err) {
 		vfree(index);
@@ -422,6 +423,46 @@ void vsp_export_disconnect(void)
 	vsp_shared_disconnect(&table_shared);
 }
 
+/* ----------------------------------------------------- save, migration */
+
+/*
+ * What the host has written to a page of this guest's, the hypervisor may not
+ * have noticed: where the guest is migrated live it would send the page as it
+ * was before.  So write the same here: read comes along.
+ *
+ * The last that this kernel does before it is suspended (do_suspend(),
+ * drivers/xen/manage.c, Linux 5.10 to 6.12): one CPU, interrupts off, nobody
+ * holds vsp_lock who is half done with what is read here.
+ */
+static int fall_asleep(void)
+{
+	struct vsp_transport *transport = rcu_dereference_raw(vsp_transport);
+	unsigned int slot, cpu;
+
+	if (!transport)
+		return 0;
+	WRITE_ONCE(transport->cchan->asleep, 1);
+	smp_mb();	/* a host that has not seen it has written read before */
+	for (slot = 0; slot < VSP_MAX_CHANNELS; slot++) {
+		struct vsp_export *export = rcu_dereference_raw(vsp_exports[slot]);
+
+		for (cpu = 0; export && cpu < nr_cpu_ids; cpu++)
+			atomic64_add(0, (atomic64_t *)&export->cpu[cpu].index->read);
+	}
+	return 0;
+}
+
+/* Also where the hypervisor has not suspended it after all. */
+static void awaken(void)
+{
+	struct vsp_transport *transport = rcu_dereference_raw(vsp_transport);
+
+	if (transport)
+		WRITE_ONCE(transport->cchan->asleep, 0);
+}
+
+static struct syscore_ops sleep_ops = { .suspend = fall_asleep, .resume = awaken };
+
 /* -------------------------------------------------------- init, exit */
 
 int vsp_export_init(void)
@@ -450,6 +491,7 @@ int vsp_export_init(void)
 	if (err < 0)
 		goto unregister;
 	cpuhp_state = err;
+	register_syscore_ops(&sleep_ops);
 	return 0;
 
 unregister:
@@ -468,6 +510,7 @@ void vsp_export_exit(void)
 	void *home = table_shared.home;
 	unsigned int slot;
 
+	unregister_syscore_ops(&sleep_ops);
 	cpuhp_remove_state_nocalls(cpuhp_state);
 	unregister_module_notifier(&module_nb);
 	mutex_lock(&vsp_lock);

@@ -16,7 +16,7 @@
  *   region          made by        host may  lives
  *   C-chan page     frontend       write     activate .. deactivate
  *   channel table   core           read      core loaded .. unloaded
- *   index page(s)   core           read      vsp_relay_export_start .. _end
+ *   index page(s)   core           write     vsp_relay_export_start .. _end
  *   relay buffers   probe's rchan  read      the same, one region per CPU
  *   image           core           write     MEM_ALLOC .. LOAD or MEM_FREE
  *   last words      core           read      core loaded .. unloaded
@@ -55,6 +55,11 @@
  * the probe calls vsp_update_host_index(), which publishes the position in
  * the channel's index page and rings the host's bell.  Records never cross a
  * sub-buffer's end; what is left at its end is padding (see pad[]).
+ *
+ * How far it has read each CPU's records, the host notes in that index (read):
+ * a guest that is saved and restored, or migrated, takes it along to the next
+ * host.  Before its hypervisor suspends it the guest says so (asleep); what it
+ * has written until then and nobody has read is the next host's.
  *
  * The bell saves notifications to a host that has not looked yet since the
  * last: see enum vsp_bell.
@@ -201,7 +206,8 @@ struct vsp_cchan {
 	__u32 magic;
 	__u32 version;
 	__u32 bell;		/* enum vsp_bell; also written by the host */
-	__u8 reserved[52];
+	__u32 asleep;		/* 1: being suspended; the host reads no records */
+	__u8 reserved[48];
 	struct vsp_cchan_ring to_guest;		/* requests */
 	struct vsp_cchan_ring to_host;		/* replies */
 };
@@ -246,7 +252,7 @@ struct vsp_index {
 	__u64 pos;
 	struct vsp_region buffer;	/* handle 0: this CPU has no buffer */
 	__u32 pad[VSP_MAX_SUBBUFS];
-	__u64 reserved;
+	__u64 read;		/* written by the host: seq of the next record it wants */
 };
 
 /* Starts every record.  len is a multiple of 8 and holds the header too. */

@@ -225,6 +225,27 @@ def test_a_domain_that_died_while_no_daemon_ran(daemon: DaemonProcess, guest: Gu
     assert Monitor(daemon).result() == "dead"
 
 
+def test_what_is_expected_is_watched_when_it_comes(
+    daemon: DaemonProcess, start_guest: Callable[..., Guest]
+) -> None:
+    """And judged when its resource begins: once, though vesperd has seen it before."""
+    start_guest(name="vm2")
+    daemon.call("expect", resource="r1", vm="vm1", probes=["send_signal", "out_of_memory"])
+    guest = start_guest()
+    wait_for(lambda: collecting(daemon) == 2, "both probes")
+    assert [vm["vm"] for vm in daemon.call("status")["vms"]] == ["vm1"]
+    guest.say("emit", "send_signal", "sig=11", "fatal=1")
+    wait_for(lambda: daemon.events(), "the event")
+    assert daemon.call("faults")["faults"] == []
+    daemon.call("start", **RESOURCE)
+    Monitor(daemon).result()  # the first does not wait
+    assert Monitor(daemon).result() == "fault"
+    # Another instance of the same life: that is over.
+    daemon.call("start", **RESOURCE)
+    assert Monitor(daemon).result() == "fine"
+    assert len(daemon.call("faults")["faults"]) == 1
+
+
 def test_a_resource_unknown_to_the_daemon_is_taken_up(
     daemon: DaemonProcess, start_guest: Callable[..., Guest]
 ) -> None:

@@ -134,21 +134,6 @@ def test_resumes_where_another_reader_left(
     assert before.lost + after.lost + len(sequence) == after.next_seq
 
 
-@given(shapes, lengths, lengths)
-def test_skip(shape: ChannelShape, first: list[int], second: list[int]) -> None:
-    writer, reader = Writer(shape), RelayReader(shape)
-    for length in first:
-        writer.write(length)
-    writer.publish()
-    old = writer.seq
-    reader.skip(writer.index, writer.buffer)
-    assert reader.lost == reader.records == 0
-    for length in second:
-        writer.write(length)
-    writer.publish()
-    assert all(record.seq >= old for record in drain(reader, writer))
-
-
 
 
 @given(shapes, lengths, st.lists(lengths, max_size=8), st.data())

@@ -131,17 +131,40 @@ def test_restart_loses_and_doubles_nothing(images: ImageStore) -> None:
     run(body)
 
 
-def test_without_a_journal_old_events_stay_old(images: ImageStore) -> None:
+def test_without_a_journal_the_guest_knows_what_was_read(images: ImageStore) -> None:
+    """As on another host, to which it has been migrated."""
+
     async def body() -> None:
         with guest() as vm:
             async with watch(images) as told:
                 await until(told.all_collecting, "probes collecting")
                 await vm.tell("emit", "send_signal", "fatal=1")
                 await until(lambda: told.events, "the event")
+            await vm.tell("emit", "send_signal", "sig=6")
             async with watch(images) as again:
                 await until(again.all_collecting, "probes adopted")
                 await vm.tell("emit", "send_signal", "sig=15")
-                await until(lambda: again.events, "the new event")
+                await until(lambda: len(again.events) >= 2, "the new events")
+                assert [event.seq for event in again.events] == [1, 2]
+
+    run(body)
+
+
+def test_a_guest_that_is_being_suspended_is_left_to_the_next_host(images: ImageStore) -> None:
+    async def body() -> None:
+        with guest() as vm:
+            async with watch(images) as told:
+                await until(told.all_collecting, "probes collecting")
+                await vm.tell("emit", "send_signal")
+                await until(lambda: told.events, "the event")
+                await vm.tell("asleep", "1")
+                await vm.tell("emit", "send_signal")
+                await asyncio.sleep(0.3)
+            assert [event.seq for event in told.events] == [0]
+            async with watch(images) as again:
+                await until(again.all_collecting, "probes adopted")
+                await vm.tell("asleep", "0")
+                await until(lambda: again.events, "what the other has left")
                 assert [event.seq for event in again.events] == [1]
 
     run(body)

@@ -48,7 +48,7 @@ def test_causes() -> None:
     """What is wanted, and what has failed: as on any other hypervisor."""
     reports = parse(LIST)
     assert [reports[domid].cause for domid in (4, 6, 7, 9, 11, 12)] == [
-        Cause.ASKED, Cause.FAILURE, Cause.ASKED, Cause.ASKED, Cause.REBOOT, Cause.FAILURE,
+        Cause.LIKELY, Cause.FAILURE, Cause.ASKED, Cause.ASKED, Cause.REBOOT, Cause.FAILURE,
     ]  # fmt: skip
     assert "xl pause" in reports[4].why and "xl pause" in reports[10].why
     assert "migrated" in reports[9].why

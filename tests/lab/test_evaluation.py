@@ -12,7 +12,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from lab.evaluation import table
+from lab.evaluation import compare, table
 from lab.evaluation.clock import Offset, Sample, best, measure
 from lab.evaluation.pacemaker_log import What, parse
 from lab.evaluation.picture import draw
@@ -63,6 +63,7 @@ def test_measuring_a_clock_finds_its_offset() -> None:
         ("Result of monitor operation for vm1 on host-b: not running", What.FAILED, "host-b"),
         ("Result of start operation for vm1 on host-b: ok", What.STARTED, "host-b"),
         ("Result of stop operation for vm1 on host-a: ok", What.STOPPED, "host-a"),
+        ("Result of stop operation for vm1 on host-a: Timed Out after 60s", What.STUCK, "host-a"),
         ("Requesting local execution of stop operation for vm1 on host-a | x", What.STOP, "host-a"),
         ("Requesting local execution of start operation for vm1 on host-b", What.START, "host-b"),
         ("Setting fail-count-vm1#monitor_1000[host-a]: (unset) -> 1 | x", What.RECORDED, "host-a"),
@@ -118,11 +119,24 @@ def test_ratio_needs_both() -> None:
 
 
 RUNS = [
-    Run("sigsegv", "polling", 1e9, None, 8.0, 9.0, 20.0, 30.0, ""),
-    Run("sigsegv", "polling", 1e9, None, 4.0, 5.0, 16.0, 26.0, ""),
-    Run("sigsegv", "vesper", 1e9, 0.02, 0.5, 0.9, 12.0, 20.0, "httpd[92] <killed> & gone", 0.004),
+    Run("sigsegv", "polling", 1e9, None, 8.0, 9.0, 19.0, 20.0, 30.0),
+    Run("sigsegv", "polling", 1e9, None, 4.0, 5.0, 15.0, 16.0, 26.0),
+    Run(
+        "sigsegv",
+        "vesper",
+        1e9,
+        0.02,
+        0.5,
+        0.9,
+        11.0,
+        12.0,
+        20.0,
+        None,
+        "httpd[92] <killed> & gone",
+        0.004,
+    ),
     Run("oom-other", "polling", 1e9),
-    Run("oom-other", "vesper", 1e9, 0.03, 0.6, 1.0, 12.0, 20.0, "out of memory"),
+    Run("oom-other", "vesper", 1e9, 0.03, 0.6, 1.0, 11.0, 12.0, 20.0, None, "out of memory"),
 ]
 
 
@@ -134,8 +148,24 @@ def test_table_says_medians_spread_ratio_and_never() -> None:
     assert "12.0 x" in row
     assert "never" in text.split("another process")[1]
     assert "Negative" not in text
-    early = Run("oom", "vesper", 1e9, -0.008, 0.5, 0.9, 12.0, 20.0, "out of memory")
+    early = Run("oom", "vesper", 1e9, -0.008, 0.5, 0.9, 11.0, 12.0, 20.0, None, "out of memory")
     assert "Negative" in table.render([*RUNS, early])
+
+
+def test_comparison_says_at_least_where_the_stop_of_one_has_failed() -> None:
+    runs = [
+        Run("panic", "polling", 1e9, None, 9.0, 10.0, 12.0, 20.0, 30.0),
+        Run("panic", "vesper", 1e9, 0.1, 0.2, 0.5, 2.0, 8.0, 15.0),
+        Run("panic-kept", "polling", 1e9, None, 5.0, 6.0, None, None, None, 66.0),
+        Run("panic-kept", "vesper", 1e9, 0.1, 0.2, 0.5, 2.0, 8.0, 15.0),
+    ]
+    found = {(v.fault, v.step): (v.times, v.at_least) for v in compare.verdicts(runs)}
+    assert found["panic", "stopped_s"] == (6.0, False)
+    assert found["panic", "started_elsewhere_s"] == (2.5, False)
+    assert found["panic-kept", "stopped_s"] == (33.0, True)
+    text = compare.markdown(runs)
+    assert "| 12.0, 2.0 (6.0 x) |" in text
+    assert "| never, 2.0 (> 33.0 x) |" in text
 
 
 def test_picture_is_xml_and_shows_every_run() -> None:
@@ -146,14 +176,14 @@ def test_picture_is_xml_and_shows_every_run() -> None:
     assert sum("#" in (label or "") for label in labels) == len(RUNS)
     # Every step that was reached has a mark; the legend has one of each.
     marks = sum(1 for element in root.iter() if element.tag.endswith(("circle", "polygon")))
-    assert marks == 5 + 4 + 4 + 5 + 5
+    assert marks == 6 + 5 + 5 + 6 + 6
 
 
 def test_report_has_the_agreed_keys() -> None:
     report = json.loads(json.dumps(as_json(RUNS, "how it was got")))
     assert len(report) == len(RUNS)
-    keys = {"fault", "watch", "fault_at", "seen_s", "recorded_s", "stop_s",
-            "started_elsewhere_s", "service_back_s", "exit_reason", "clock"}  # fmt: skip
+    keys = {"fault", "watch", "fault_at", "seen_s", "recorded_s", "stop_s", "stopped_s",
+            "started_elsewhere_s", "service_back_s", "stuck_s", "exit_reason", "clock"}  # fmt: skip
     assert all(set(run) == keys for run in report)
     assert report[3]["recorded_s"] is None
     assert report[2]["clock"] == {"how": "how it was got", "error_s": 0.004}

@@ -107,7 +107,7 @@ def test_parameters_and_actions(host: Host) -> None:
 #: All else of XenVM's LibvirtVM has, too.
 XENS_OWN = {
     "xmfile", "shutdown_acpi", "keep_crashed", "allow_mem_management", "reserved_Dom0_memory",
-    "node_ip_attribute",
+    "node_ip_attribute", "poweroff_wanted",
 }  # fmt: skip
 #: What both agents have under one name and do not mean alike.
 DIFFERENT = {

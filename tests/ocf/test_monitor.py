@@ -169,6 +169,35 @@ def test_a_domain_that_is_there_again_has_rebooted(xen: Host) -> None:
     assert xen.vesperd.asked("start")
 
 
+@pytest.mark.parametrize("cause", ["asked", "failure"])
+def test_what_does_not_come_back_by_itself_is_not_waited_for(xen: Host, cause: str) -> None:
+    xen.vesperd.listen()
+    answer(xen, result="dead", state="gone", reason="vm1 was destroyed", cause=cause)
+    result = xen.call("monitor", interval=1)
+    assert (result.code, result.reason) == (NOT_RUNNING, "vm1 was destroyed")
+    assert len(xen.calls()) == 1
+
+
+def test_a_wanted_power_off_stops_the_resource(xen: Host) -> None:
+    xen.vesperd.listen()
+    xen.script("crm_resource", f'echo "$*" >{xen.folder}/asked')
+    off = "vm1 has shut down: power-off"
+    answer(xen, result="dead", state="gone", reason=off, cause="asked")
+    result = xen.call("monitor", interval=1, OCF_RESKEY_poweroff_wanted="true")
+    assert result.code == SUCCESS
+    asked = (xen.folder / "asked").read_text()
+    assert asked.split()[:2] == ["--resource", "r1"]
+    assert "target-role --parameter-value Stopped" in asked
+    # Nobody takes it: then it is a failure.
+    xen.script("crm_resource", "echo no cluster; exit 1")
+    result = xen.call("monitor", interval=1, OCF_RESKEY_poweroff_wanted="true")
+    assert result.code == NOT_RUNNING
+    assert "no cluster" in (result.reason or "")
+    # Not the guest's own wish.
+    answer(xen, result="dead", state="gone", reason="it crashed", cause="failure")
+    assert xen.call("monitor", interval=1, OCF_RESKEY_poweroff_wanted="true").code == NOT_RUNNING
+
+
 def test_a_domain_of_libvirt_that_is_gone_does_not_reboot(kvm: Host) -> None:
     kvm.vesperd.listen()
     answer(kvm, result="dead", state="gone", reason="vm1 was destroyed")

@@ -184,3 +184,20 @@ def test_remains_of_a_migration(host: Host, name: str) -> None:
     host.domains(f"{name} --p---")
     assert host.call("start").code == SUCCESS
     assert host.listed() == ["vm1 -b----"]
+
+
+# -- where a refusal is seen ---------------------------------------------------------------
+
+
+def test_why_it_was_refused_is_a_node_attribute(source: Host) -> None:
+    """Pacemaker shows no failed migrate_to once a stop and a start have taken its place."""
+    source.script("attrd_updater", f'echo "$*" >>{source.folder}/told')
+    guest(source, "pv", DEBIAN)
+    migrate(source)
+    guest(source, "pvh", DEBIAN)
+    migrate(source)
+    source.domains("vm1 -b----")
+    migrate(source)  # nothing more to say
+    refused, done = (source.folder / "told").read_text().splitlines()
+    assert refused.startswith("--name vesper-migration-vm1 --update vm1 cannot be migrated live")
+    assert done == "--name vesper-migration-vm1 --delete"

@@ -43,7 +43,7 @@ _log = logging.getLogger(__name__)
 #: Requests that change something, or that only an agent makes.
 ROOT_ONLY = frozenset(
     {"start", "change", "stop", "wait", "clear", "pause", "resume"}
-    | {"add", "load", "unload", "activate", "deactivate"}
+    | {"expect", "add", "load", "unload", "activate", "deactivate"}
 )
 #: s a monitor may ask to wait.
 MAX_WAIT = 86_400.0
@@ -68,10 +68,12 @@ class Api:
         self._operations: dict[str, _Operation] = {
             "hello": self._hello,
             "start": self._start,
+            "expect": self._expect,
             "change": self._change,
             "stop": self._stop,
             "wait": self._wait,
             "state": self._state,
+            "alive": self._alive,
             "status": self._status,
             "events": self._events,
             "faults": self._faults,
@@ -143,9 +145,14 @@ class Api:
             )
         except ValueError as error:
             raise RequestError("internal", str(error)) from error
+        daemon.begun(domain)
         await daemon.watch.watch(transport, domain, daemon.wanted_probes(domain))
         daemon.judge_again(vm)
         return instance
+
+    async def _expect(self, connection: Connection, request: dict[str, Any]) -> None:
+        self._daemon.expected.note(text(request, "vm"), names(request, "probes", DEFAULT_PROBES))
+        await connection.send({"ok": True})
 
     async def _change(self, connection: Connection, request: dict[str, Any]) -> None:
         instance = self._daemon.instances.get(text(request, "resource"))
@@ -159,7 +166,9 @@ class Api:
 
     async def _stop(self, connection: Connection, request: dict[str, Any]) -> None:
         resource = text(request, "resource")
-        self._daemon.instances.stop(resource)
+        ended = self._daemon.instances.stop(resource)
+        if ended is not None:
+            self._daemon.expected.note(ended.record.vm, ended.record.probes)
         fault = self._daemon.instances.stopped_for(resource)
         await connection.send(
             {
@@ -251,6 +260,15 @@ class Api:
             if held:
                 answer["fault"] = held[0].to_json()
         await connection.send(answer)
+
+    async def _alive(self, connection: Connection, request: dict[str, Any]) -> None:
+        """For vesper_monitor/ocf/quick.py, which compares the answer as it is."""
+        instance = self._daemon.instances.get(text(request, "resource"))
+        session = None
+        if instance is not None:
+            record = instance.record
+            session = self._daemon.watch.session(Domain(record.vm, record.domid, record.uuid))
+        await connection.send({"ok": True, "alive": session is not None and session.alive})
 
     # ------------------------------------------------------------ readers
 

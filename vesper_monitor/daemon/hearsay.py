@@ -19,13 +19,14 @@ class Hearsay:
     :param record: takes an event about a domain.
     :param report: asks for a domain's state; None: not known now.
     :param pause_timeout: s that a domain may be paused and nobody says why; 0: for ever.
+        Its second argument: whether somebody has most likely asked for it.
     """
 
     def __init__(
         self,
         record: Callable[[Domain, Event], None],
         report: Callable[[Domain], Awaitable[DomainReport | None]],
-        pause_timeout: Callable[[Domain], float],
+        pause_timeout: Callable[[Domain, bool], float],
     ) -> None:
         self._record = record
         self._report = report
@@ -50,9 +51,11 @@ class Hearsay:
         task = self._patience.pop(key, None)
         if task is not None:
             task.cancel()
-        if report.state is not DomainState.PAUSED or report.cause is not Cause.UNKNOWN:
+        if report.state is not DomainState.PAUSED:
             return
-        if timeout := self._pause_timeout(domain):
+        if report.cause not in (Cause.UNKNOWN, Cause.LIKELY):
+            return
+        if timeout := self._pause_timeout(domain, report.cause is Cause.LIKELY):
             work = self._be_patient(domain, report, timeout)
             self._patience[key] = asyncio.get_running_loop().create_task(work)
 

@@ -27,6 +27,7 @@ from pathlib import Path
 from vesper_monitor.daemon import config as configuration
 from vesper_monitor.daemon import logs, sdnotify
 from vesper_monitor.daemon.api import Api
+from vesper_monitor.daemon.expected import Expected
 from vesper_monitor.daemon.followers import Followers
 from vesper_monitor.daemon.hearsay import Hearsay
 from vesper_monitor.daemon.server import Server
@@ -90,6 +91,7 @@ class Daemon:
             paused=lambda vm: self.pauses.get(vm) is not None,
             attributes=self._attributes,
         )
+        self.expected = Expected()
         self.points = Points(Path(config.journal).with_name("points.json"))
         self._hearsay = Hearsay(
             lambda domain, event: self._record(domain, [event], Batch()),
@@ -104,6 +106,7 @@ class Daemon:
             on_events=self._on_events,
             on_change=self._on_change,
             on_up=self._on_up,
+            on_arrivals=self._on_arrivals,
             on_report=self._hearsay.reported,
             on_notice=self._hearsay.noticed,
             on_seen=self.instances.domain_seen,
@@ -169,10 +172,11 @@ class Daemon:
         records = [instance.record for instance in self.instances.of_domain(domain)]
         return _least((r.hang_timeout for r in records), self.config.hang_timeout)
 
-    def pause_timeout(self, domain: Domain) -> float:
-        """Likewise."""
+    def pause_timeout(self, domain: Domain, likely_asked: bool) -> float:
+        """Likewise; of a pause that is likely an operator's only what they have set."""
         records = [instance.record for instance in self.instances.of_domain(domain)]
-        return _least((r.pause_timeout for r in records), self.config.pause_timeout)
+        default = 0.0 if likely_asked else self.config.pause_timeout
+        return _least((r.pause_timeout for r in records), default)
 
     async def activate(self, vm: str, probes: tuple[str, ...] | None) -> None:
         """Note the operator's wish; None: it is over."""
@@ -267,6 +271,38 @@ class Daemon:
             await self.watch.watch(transport, domain, self.wanted_probes(domain))
             self.watch.look_soon(domain)  # it may be paused
 
+    async def _on_arrivals(self, transport: Transport) -> None:
+        """Watch those that are expected; the agent will tell what is wanted there."""
+        for domain in await transport.domains():
+            probes = self.expected.of(domain.name)
+            if probes is None or self.watch.knows(domain):
+                continue
+            if (await transport.report(domain)).state in ENDED:
+                continue  # what is left of one
+            _log.info("%s: domain %d has come, as expected", domain.name, domain.domid)
+            self.expected.has_come(domain, self._last_event_id)
+            points = {name: point.text for name, point in self.points.of(domain.name).items()}
+            await self.watch.watch(transport, domain, dict.fromkeys(probes, "") | points)
+
+    def begun(self, domain: Domain) -> None:
+        """An instance has begun on that domain: what was seen since it came is judged now."""
+        since, until = self.expected.claim(domain), self._last_event_id
+        if since is not None and since < until:
+            task = asyncio.get_running_loop().create_task(self._judge_late(domain, since, until))
+            self._tasks.add(task)
+            task.add_done_callback(self._tasks.discard)
+
+    async def _judge_late(self, domain: Domain, since: int, until: int) -> None:
+        try:
+            events = await self.recorder.run(
+                lambda j: j.events(vm=domain.name, after=since, until=until, limit=MAX_RECALLED)
+            )
+        except JournalError as error:
+            _log.error("%s: what it did since it came is not judged: %s", domain.name, error)
+            return
+        faults = self.instances.judge(domain, [e for e in events if e.domid == domain.domid])
+        self.recorder.put(Batch(faults=faults), lambda: self.instances.recorded(faults))
+
     async def _is_nowhere(self, vm: str) -> bool:
         try:
             return self.watch.settled and await self.watch.find(vm) is None
@@ -287,6 +323,7 @@ class Daemon:
     def _on_ended(self, domain: Domain, report: DomainReport) -> None:
         self.instances.domain_ended(domain, report)
         if report.state is DomainState.GONE:
+            self.expected.claim(domain)
             self._saved.pop((domain.uuid, domain.domid), None)
             task = asyncio.get_running_loop().create_task(self._forget(domain))
             self._tasks.add(task)
@@ -321,6 +358,8 @@ class Daemon:
             await self.recorder.run(lambda journal: journal.begin_boot(boot_id, time.time()))
             event_id, fault_id = await self.recorder.run(Journal.last_ids)
             records = await self.recorder.run(Journal.open_instances)
+            for vm, probes in await self.recorder.run(Journal.wanted_last):
+                self.expected.note(vm, probes)
             held = await self.recorder.run(Journal.open_faults)
             self.activations = await self.recorder.run(Journal.activations)
         except JournalError as error:

@@ -24,6 +24,7 @@ from vesper_monitor.transport import (
     ReportsTrouble,
     Transport,
     TransportError,
+    WatchesArrivals,
 )
 
 __all__ = ["NoTransport", "Watch", "find_transports"]
@@ -97,6 +98,7 @@ class Watch:
     :param on_change: likewise.
     :param on_up: called when a transport has started: sessions that are
         wanted on it may begin.
+    :param on_arrivals: called when domains may have come to a transport.
     :param on_report: a domain is in another state than before.
     :param on_notice: the hypervisor has seen something of a domain.
     :param on_seen: a domain was looked at, and runs; may be called again.
@@ -115,6 +117,7 @@ class Watch:
         on_events: Callable[[Session, list[Event]], None],
         on_change: Callable[[Session], None],
         on_up: Callable[[Transport], Awaitable[None]],
+        on_arrivals: Callable[[Transport], Awaitable[None]],
         on_report: Callable[[Domain, DomainReport], None],
         on_notice: Callable[[Domain, Notice], None],
         on_seen: Callable[[Domain], None],
@@ -129,6 +132,8 @@ class Watch:
         self._on_events = on_events
         self._on_change = on_change
         self._on_up = on_up
+        self._on_arrivals = on_arrivals
+        self._arriving: set[str] = set()  # transports that are asked for new domains
         self._on_report = on_report
         self._on_notice = on_notice
         self._on_seen = on_seen
@@ -206,6 +211,10 @@ class Watch:
     def session(self, domain: Domain) -> Session | None:
         watched = self._watched.get(_key(domain))
         return watched.session if watched is not None else None
+
+    def knows(self, domain: Domain) -> bool:
+        """Also of one whose watching was ended by hand."""
+        return _key(domain) in self._watched or _key(domain) in self._starting
 
     def session_of(self, vm: str) -> Session | None:
         """By name; the latest life if there are two."""
@@ -426,12 +435,24 @@ class Watch:
 
     async def _follow(self, transport: Transport) -> None:
         async for event in transport.events():
+            if isinstance(transport, WatchesArrivals) and transport.name not in self._arriving:
+                self._arriving.add(transport.name)
+                self._spawn(self._look_for_arrivals(transport))
             for watched in list(self._watched.values()):
                 domain = watched.domain
                 if watched.transport is transport and event.domid in (None, domain.domid):
                     if event.notice is not None:
                         self._notice(watched, event.notice)
                     self.look_soon(domain)
+
+    async def _look_for_arrivals(self, transport: Transport) -> None:
+        await asyncio.sleep(0)  # several events at once are one
+        self._arriving.discard(transport.name)
+        try:
+            await self._on_arrivals(transport)
+        except (TransportError, NoTransport) as error:
+            _log.warning("transport %s: which domains have come is not known: %s",
+                         transport.name, error)  # fmt: skip
 
     def _notice(self, watched: _Watched, notice: Notice) -> None:
         """A guest that reboots without end must not fill the journal.

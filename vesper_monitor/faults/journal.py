@@ -406,6 +406,12 @@ class Journal:
             for r in rows
         ]  # fmt: skip
 
+    def wanted_last(self) -> list[tuple[str, tuple[str, ...]]]:
+        """VMs that resources have had on this host, and the probes wanted there last."""
+        # Of max() SQLite takes the other columns from the same row.
+        rows = self._query("SELECT vm, probes, max(started) FROM instances GROUP BY vm")
+        return [(vm, tuple(json.loads(probes))) for vm, probes, _ in rows]
+
     def positions(self, uuid: str, domid: int) -> dict[Position, int]:
         """Where an earlier daemon stopped reading a domain's buffers."""
         rows = self._query(

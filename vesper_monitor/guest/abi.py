@@ -46,6 +46,12 @@ def store_u32(view: memoryview, offset: int, value: int) -> None:
         word[0] = value & 0xFFFFFFFF
 
 
+def store_u64(view: memoryview, offset: int, value: int) -> None:
+    """One naturally aligned 64-bit store."""
+    with view[offset : offset + 8].cast("Q") as word:
+        word[0] = value
+
+
 def offset(struct: type[ctypes.Structure], field: str) -> int:
     """Where a field lies in a structure, in bytes."""
     return int(getattr(struct, field).offset)

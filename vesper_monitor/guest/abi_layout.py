@@ -190,13 +190,15 @@ class Cchan(ctypes.LittleEndianStructure):
     magic: int
     version: int
     bell: int
+    asleep: int
     to_guest: CchanRing
     to_host: CchanRing
     _fields_ = [
         ("magic", ctypes.c_uint32),
         ("version", ctypes.c_uint32),
         ("bell", ctypes.c_uint32),
-        ("reserved", ctypes.c_uint8 * 52),
+        ("asleep", ctypes.c_uint32),
+        ("reserved", ctypes.c_uint8 * 48),
         ("to_guest", CchanRing),
         ("to_host", CchanRing),
     ]
@@ -251,11 +253,12 @@ class Index(ctypes.LittleEndianStructure):
     pos: int
     buffer: Region
     pad: ctypes.Array[ctypes.c_uint32]
+    read: int
     _fields_ = [
         ("pos", ctypes.c_uint64),
         ("buffer", Region),
         ("pad", ctypes.c_uint32 * MAX_SUBBUFS),
-        ("reserved", ctypes.c_uint64),
+        ("read", ctypes.c_uint64),
     ]
 
 

@@ -92,6 +92,11 @@ class Cchan:
         """
         abi.store_u32(self._view, abi.offset(abi.Cchan, "bell"), abi.Bell.ARMED)
 
+    @property
+    def asleep(self) -> bool:
+        """The guest's hypervisor is about to suspend it, or has."""
+        return self._load(abi.offset(abi.Cchan, "asleep")) != 0
+
     def abort(self, reason: str) -> None:
         """The link has gone: requests under way fail, as do all later ones."""
         self._aborted = reason

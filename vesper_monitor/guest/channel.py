@@ -9,13 +9,14 @@ from dataclasses import dataclass
 
 from vesper_monitor.guest import abi
 from vesper_monitor.guest.decode import printable
-from vesper_monitor.guest.relay import ChannelShape, RawRecord, RelayReader
+from vesper_monitor.guest.relay import MAX_SEQ, ChannelShape, RawRecord, RelayReader
 from vesper_monitor.transport import Link, Mapping, TransportError
 
 __all__ = ["ChannelEntry", "ChannelReader", "ChannelTable", "TableError"]
 
 _INDEX_SIZE = ctypes.sizeof(abi.Index)
 _BUFFER = abi.offset(abi.Index, "buffer")
+_READ = abi.offset(abi.Index, "read")
 _TABLE_GENERATION = abi.offset(abi.Table, "generation")
 #: Tries to get a table that did not change while it was copied.
 _TRIES = 10
@@ -98,9 +99,8 @@ class ChannelTable:
 class _CpuBuffer:
     """One CPU's buffer; mapped when the guest has shared it."""
 
-    def __init__(self, reader: RelayReader, *, skip: bool) -> None:
+    def __init__(self, reader: RelayReader) -> None:
         self.reader = reader
-        self.skip = skip
         self.handle = 0
         self.mapping: Mapping | None = None
 
@@ -117,20 +117,22 @@ class ChannelReader:
         self, link: Link, entry: ChannelEntry, next_seq: Callable[[int], int | None]
     ) -> None:
         """
-        :param next_seq: cpu → sequence number to begin with; None: skip what
-            is there.
+        :param next_seq: cpu → sequence number to begin with; None: as noted in
+            the guest, by whoever has read it last.
         :raises TransportError: the index could not be mapped.
         """
         self.entry = entry
         self.error: str | None = None
         self._link = link
-        self._index = link.map(entry.index_handle, abi.pages_for(entry.nr_cpus * _INDEX_SIZE))
+        pages = abi.pages_for(entry.nr_cpus * _INDEX_SIZE)
+        self._index = link.map(entry.index_handle, pages, writable=True)
         self._cpus: list[_CpuBuffer] = []
         for cpu in range(entry.nr_cpus):
-            start = next_seq(cpu)
-            reader = RelayReader(entry.shape, next_seq=start or 0)
-            self._cpus.append(_CpuBuffer(reader, skip=start is None))
-            self._follow(cpu, self._cpus[-1], self._cpu_index(cpu))
+            index, start = self._cpu_index(cpu), next_seq(cpu)
+            if start is None:
+                start = min(abi.load_u64(index, _READ), MAX_SEQ)
+            self._cpus.append(_CpuBuffer(RelayReader(entry.shape, next_seq=start)))
+            self._follow(cpu, self._cpus[-1], index)
 
     @property
     def cpus(self) -> int:
@@ -165,6 +167,7 @@ class ChannelReader:
             found, rest = buffer.reader.read(index, buffer.mapping.view)
             if found:
                 records.append((cpu, found))
+                abi.store_u64(index, _READ, buffer.reader.next_seq)
             more |= rest
         return records, more
 
@@ -190,7 +193,3 @@ class ChannelReader:
             buffer.mapping = self._link.map(handle, self.entry.shape.pages)
         except TransportError as error:
             self.error = f"records of CPU {cpu} cannot be read: {error}"
-            return
-        if buffer.skip:
-            buffer.reader.skip(index, buffer.mapping.view)
-            buffer.skip = False

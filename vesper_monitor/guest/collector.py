@@ -50,13 +50,11 @@ class Collector:
         self._positions = Positions(saved)
         self._points = points
         self._boot_id = 0
-        self._known = False
         self._words: WordsReader | None = None
 
     def meet(self, boot_id: int) -> None:
         """A guest has said HELLO. No channel is open."""
         self._boot_id = boot_id
-        self._known = self._positions.known(boot_id)
 
     def open_words(self, link: Link, region: abi.Region) -> None:
         """Where the guest's kernel leaves its last words, if it does."""
@@ -78,16 +76,11 @@ class Collector:
             self._words.close()
             self._words = None
 
-    def open(self, link: Link, entry: ChannelEntry, *, adopted: bool) -> ChannelReader:
-        """
-        :param adopted: the channel was there before this daemon. If nothing
-            of the guest is known (a lost journal), what is in there is old.
-        :raises TransportError: the guest has not shared what it said.
-        """
-        unseen = None if adopted and not self._known else 0
+    def open(self, link: Link, entry: ChannelEntry) -> ChannelReader:
+        """:raises TransportError: the guest has not shared what it said."""
 
         def begin(cpu: int) -> int | None:
-            return self._positions.begin(self._boot_id, entry, cpu, unseen)
+            return self._positions.begin(self._boot_id, entry, cpu)
 
         channel = ChannelReader(link, entry, begin)
         self.channels[entry.probe] = channel

@@ -89,6 +89,11 @@ class LifeWatch:
     def state(self) -> LifeState:
         return self._liveness.state
 
+    @property
+    def shown(self) -> bool:
+        """Whether the guest's kernel has shown life in the last moment."""
+        return self._liveness.shows_life(time.monotonic())
+
     async def run(self, reader: LifeReader) -> None:
         """Until the reader is closed."""
         if not isinstance(self._transport, ReportsCpuUse):

@@ -97,6 +97,7 @@ class _Track:
     """One CPU's counter of one depth."""
 
     count: int
+    moved: bool = False  #: ever, as observed
     silent: float = 0.0
     ran: float = 0.0
     stuck: float = 0.0
@@ -148,6 +149,15 @@ class Liveness:
                     track.base = None
             cpus[sign.cpu] = cpu
         self._cpus = cpus
+
+    def shows_life(self, now: float) -> bool:
+        """Whether each CPU has taken an interrupt in the last moment."""
+        return (
+            self._last is not None
+            and 0.0 <= now - self._last <= MAX_GAP
+            and bool(self._cpus)
+            and all(c.irqs.moved and c.irqs.silent < MAX_GAP for c in self._cpus.values())
+        )
 
     def asks(self, now: float, timeout: float) -> bool:
         """Whether the hypervisor is to be asked now."""
@@ -226,7 +236,7 @@ class Liveness:
 
 def _follow(track: _Track, count: int, observed: float) -> _Track:
     if count != track.count:
-        return _Track(count)
+        return _Track(count, moved=True)
     track.silent += observed
     return track
 

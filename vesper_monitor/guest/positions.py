@@ -29,14 +29,9 @@ class Positions:
     def __init__(self, saved: Mapping[Position, int]) -> None:
         self._next = dict(saved)
 
-    def known(self, boot_id: int) -> bool:
-        """Whether anything of this life of the guest's core was ever read."""
-        return any(position.boot_id == boot_id for position in self._next)
-
-    def begin(self, boot_id: int, entry: ChannelEntry, cpu: int, unseen: int | None) -> int | None:
-        """Where to begin; ``unseen`` for a buffer that nobody has read yet."""
-        position = Position(boot_id, entry.probe, entry.generation, cpu)
-        return self._next.get(position, unseen)
+    def begin(self, boot_id: int, entry: ChannelEntry, cpu: int) -> int | None:
+        """Where to begin; None for a buffer that nobody here has read yet."""
+        return self._next.get(Position(boot_id, entry.probe, entry.generation, cpu))
 
     def words(self, boot_id: int, kind: str) -> int | None:
         """How many oopses or panics were read; None: never looked."""

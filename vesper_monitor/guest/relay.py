@@ -19,7 +19,7 @@ from typing import NamedTuple
 
 from vesper_monitor.guest import abi
 
-__all__ = ["ChannelShape", "RawRecord", "RelayReader"]
+__all__ = ["MAX_SEQ", "ChannelShape", "RawRecord", "RelayReader"]
 
 RECORD_HEADER = ctypes.sizeof(abi.Record)
 #: ``struct vsp_record``, unpacked at once: there are many.
@@ -28,7 +28,7 @@ assert _HEAD.size == RECORD_HEADER
 _INDEX_SIZE = ctypes.sizeof(abi.Index)
 _POS = abi.offset(abi.Index, "pos")
 #: Sequence numbers above this are garbage: no channel lives that long.
-_MAX_SEQ = (1 << 63) - 1
+MAX_SEQ = (1 << 63) - 1
 #: Bytes looked at by one call, at most twice this. No record is longer.
 READ_LIMIT = 64 * 1024
 
@@ -79,14 +79,6 @@ class RelayReader:
         self.records = 0
         self.garbage = 0
         self._pos = 0
-
-    def skip(self, index: memoryview, buffer: memoryview) -> None:
-        """Take what is there as read; parameters as of :meth:`read`."""
-        for _ in range(self.shape.pages * abi.PAGE_SIZE // READ_LIMIT + self.shape.n_subbufs):
-            _, more = self.read(index, buffer)
-            if not more:
-                break
-        self.lost = self.records = self.garbage = 0
 
     def read(self, index: memoryview, buffer: memoryview) -> tuple[list[RawRecord], bool]:
         """
@@ -149,7 +141,7 @@ class RelayReader:
                 length = seq = event = time_ns = 0
             if cut and at > 0 and (rest < RECORD_HEADER or length > rest):
                 break
-            if not RECORD_HEADER <= length <= rest or length % 8 or seq > _MAX_SEQ:
+            if not RECORD_HEADER <= length <= rest or length % 8 or seq > MAX_SEQ:
                 self.garbage += 1
                 at = -1
                 break

@@ -97,9 +97,9 @@ class Session:
         :param points: what operators have defined for this VM, by name; may
             change. Each is loaded as a probe of that name.
         :param resume_from: next sequence numbers an earlier daemon saved.
-            Records below are skipped. Where a *boot_id* does not occur in it
-            at all (a lost journal), an adopted channel is read from its end:
-            old events must not fell a healthy guest.
+            Records below are skipped. Of a channel that does not occur in it
+            (a lost journal; a guest that has come from another host) those are
+            read that the guest's index does not have as read.
         :param activate_timeout: seconds after the start of :meth:`run` during
             which nothing counts as degraded.
         :param hang_timeout: seconds without a sign of life that are a hang;
@@ -131,7 +131,6 @@ class Session:
         self._look = asyncio.Event()  # the guest has notified, or we close
         self._idle = False  # _collect() waits for that
         self._wish = asyncio.Event()  # probes may have to be loaded or unloaded
-        self._adopting = False  # until the table is read after connecting
         self._lost: str | None = None  # why the link has gone
         self._busy = asyncio.Lock()  # one change of the guest's probes at a time
         self._retry_at: dict[str, float] = {}  # probe → CLOCK_MONOTONIC
@@ -149,6 +148,11 @@ class Session:
     def hello(self) -> Hello | None:
         """What the guest said of itself, once it has."""
         return self._guest.hello if self._guest else None
+
+    @property
+    def alive(self) -> bool:
+        """Certainly: the guest's kernel has shown life in the last moment."""
+        return self._guest is not None and self._lost is None and self._life.shown
 
     @property
     def degraded(self) -> str | None:
@@ -314,7 +318,6 @@ class Session:
             await link.close(deactivate=False)
             raise
         self._lost = None
-        self._adopting = True
         link.on_lost(self._on_lost)
         link.on_notify(self._on_notify)
         self._guest = guest
@@ -322,6 +325,10 @@ class Session:
         self._collector.open_words(link, guest.hello.words)
         self._missing = None
         self._switch(SessionState.ACTIVE)
+        self._follow_table(guest)
+        if self._channels:
+            # It has come from another host, or an earlier daemon was here.
+            _LOG.info("%s: goes on with %s", self.domain.name, ", ".join(self._channels))
 
     async def _collect(self) -> None:
         """Read what there is, when there is something, until the link is lost."""
@@ -414,12 +421,11 @@ class Session:
                     # The guest may show ever new names.
                     _LOG.warning("%s", status.error)
                     self._forget(name)
-        self._adopting = False
 
     def _open(self, guest: Guest, entry: ChannelEntry) -> None:
         status = self._status(entry.probe)
         try:
-            channel = self._collector.open(guest.link, entry, adopted=self._adopting)
+            channel = self._collector.open(guest.link, entry)
         except TransportError as error:
             self._fail(status, str(error))
             return
@@ -448,6 +454,8 @@ class Session:
 
     def _drain(self) -> bool:
         """One bounded round over all channels. :returns: whether there is more."""
+        if self._guest is not None and self._guest.cchan.asleep:
+            return False  # it is being saved or migrated: the next host reads that
         events, more = self._collector.read()
         for name, channel in self._channels.items():
             if channel.error:
@@ -550,10 +558,10 @@ class Session:
         guest, self._guest = self._guest, None
         if guest is None:
             return
-        if self._lost is None:
-            self._drain()
-        else:
+        if self._lost is not None:
             self.read_last_words()
+        elif not guest.cchan.asleep:
+            self._drain()
         self._collector.leave()
         if self._life_reader is not None:
             self._life_reader.close()

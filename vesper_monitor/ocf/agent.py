@@ -63,6 +63,8 @@ class Settings:
         self.power_button = False
         #: keep a crashed domain for its dump when it is stopped
         self.keep_crashed = False
+        #: a guest that powers itself off is to stay off
+        self.poweroff_wanted = False
         #: names of probes
         self.probes: list[str] = []
         #: names of processes whose main process is the service
@@ -194,6 +196,7 @@ class Agent:
         if state in ALIVE:
             return
         if state is DomainState.GONE:
+            self._expect()
             raise Exit(Code.NOT_RUNNING, f"{self.settings.vm} is not running")
         raise Exit(Code.ERROR, f"{self.settings.vm} is {self.described(state)}: it must be stopped")
 
@@ -235,6 +238,13 @@ class Agent:
     def tell_started(self) -> str | None:
         """A new instance of the resource begins. See :meth:`tell`."""
         return self.tell("start", **self.wishes())
+
+    def _expect(self) -> None:
+        """It may come to this host by itself, migrated; vesperd need not be there."""
+        try:
+            self.ask("expect", probes=self.settings.probes)
+        except (DaemonUnavailable, DaemonError):
+            pass
 
     def wishes(self) -> dict[str, Any]:
         """What vesperd is to do for this resource: fields of its requests."""

@@ -10,14 +10,14 @@ from __future__ import annotations
 import time
 
 from vesper_monitor.domain_state import DomainState
-from vesper_monitor.ocf.call import Code, Exit, log
+from vesper_monitor.ocf.call import Code, Exit, log, shortened
 from vesper_monitor.ocf.toolstack import ToolstackError, run
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
     from vesper_monitor.ocf.agent import Agent
 
-__all__ = ["migrate_from", "migrate_to"]
+__all__ = ["attribute", "migrate_from", "migrate_to"]
 
 #: Seconds for a question to the cluster or the toolstack.
 ASK_LIMIT = 10.0
@@ -27,11 +27,40 @@ ARRIVAL = 10.0
 ARRIVED_LIMIT = 20.0
 
 
+def attribute(vm: str) -> str:
+    """Name of the transient node attribute with why a VM's last migration failed."""
+    return f"vesper-migration-{vm}"
+
+
 def migrate_to(agent: Agent) -> None:
     """Run at the source. Returns when the VM runs at the target.
 
     :raises Exit: it does not; the text says whether it still runs here.
     """
+    try:
+        _migrate_to(agent)
+    except Exit as end:
+        # Pacemaker forgets the failed migrate_to with the stop and start that
+        # take its place, and with it the exit reason.
+        _show(agent, end.reason)
+        raise
+    _show(agent, "")
+
+
+def _show(agent: Agent, reason: str) -> None:
+    """Let ``crm_mon -A`` show it; empty: nothing any more. Never fails."""
+    name = attribute(agent.settings.vm)
+    if not reason and not agent.call.remembered("migration"):
+        return
+    agent.call.remember("migration", reason)
+    words = ["--update", shortened(reason)] if reason else ["--delete"]
+    try:
+        run(["attrd_updater", "--name", name, *words], agent.limit(ASK_LIMIT))
+    except ToolstackError as error:
+        log(f"{name}: {error}")
+
+
+def _migrate_to(agent: Agent) -> None:
     vm, target = agent.settings.vm, agent.call.migrate_target
     if not target:
         raise Exit(

@@ -23,7 +23,7 @@ from vesper_monitor.client import DaemonError, DaemonUnavailable
 from vesper_monitor.domain_state import DomainState
 from vesper_monitor.ocf.agent import ALIVE
 from vesper_monitor.ocf.call import Code, Exit, log
-from vesper_monitor.ocf.toolstack import ToolstackError
+from vesper_monitor.ocf.toolstack import ToolstackError, run
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
@@ -42,6 +42,8 @@ RECONNECT = 10.0
 RECONNECT_PAUSE = 0.2
 #: Seconds between two looks for a domain that may be rebooting.
 REBOOT_PAUSE = 0.5
+#: Seconds for the cluster to take over a wanted power-off.
+ACCEPT_LIMIT = 10.0
 #: Seconds for what a toolstack does now and then.
 TEND_LIMIT = 5.0
 
@@ -176,8 +178,12 @@ class Monitor:
                 reason = str(told.get("reason") or reason)
             if answer.get("state") == DomainState.CRASHED.value:
                 raise Exit(Code.ERROR, reason)
+            cause = answer.get("cause")
+            if cause == "asked" and self._agent.settings.poweroff_wanted:
+                self._accept(reason)
+                return
             try:
-                self._look(reason)
+                self._look(reason, may_reboot=cause not in ("asked", "failure"))
             except Exit as gone:
                 # Pacemaker was told of the fault that has led to this, with
                 # this code, and would count another one as another failure.
@@ -196,17 +202,36 @@ class Monitor:
             "agent of the same version?",
         )
 
-    def _look(self, reason: str = "") -> None:
+    def _accept(self, reason: str) -> None:
+        """The guest has powered itself off, which is wanted: the resource is to be stopped.
+
+        :raises Exit: the cluster does not take it.
+        """
+        agent = self._agent
+        log(f"{self._vm}: {reason}; this is wanted (poweroff_wanted): target-role becomes Stopped")
+        # fmt: off
+        command = ["crm_resource", "--resource", agent.call.resource, "--meta",
+                   "--set-parameter", "target-role", "--parameter-value", "Stopped"]
+        # fmt: on
+        try:
+            code, text = run(command, agent.limit(ACCEPT_LIMIT))
+        except ToolstackError as error:
+            code, text = 1, str(error)
+        if code != 0:
+            raise Exit(Code.NOT_RUNNING, f"{reason}; target-role could not be set: {text.strip()}")
+
+    def _look(self, reason: str = "", *, may_reboot: bool = True) -> None:
         """Return if the domain runs.
 
         A domain that has just vanished may be rebooting, so that is looked at
         more than once.
 
         :param reason: why it is looked at, if it may be dead.
+        :param may_reboot: it is not known to be gone for good.
         :raises Exit: it does not run, or that cannot be told.
         """
         agent = self._agent
-        gap = agent.toolstack.reboot_gap
+        gap = agent.toolstack.reboot_gap if may_reboot else 0.0
         until = time.monotonic() + min(gap, max(0.0, agent.call.left() - 2.0))
         while True:
             try:

@@ -92,13 +92,15 @@ class Stop:
         :raises ToolstackError:
         """
         agent = self._agent
-        state = agent.state()
         fault = known.get("fault")
         reason = str(fault.get("reason") or "") if isinstance(fault, dict) else ""
-        if state in ALIVE and known.get("system_gone") is True:
+        if gone := known.get("system_gone") is True:
             log(f"{self._vm}: the system inside is gone, no shutdown: {reason}")
-            if agent.settings.keep_crashed:
-                state = self._let_crash()
+            if not agent.settings.keep_crashed:
+                return
+        state = agent.state()
+        if state in ALIVE and gone:
+            state = self._let_crash()
         elif state in ALIVE:
             agent.toolstack.tend(self._vm, agent.limit(TEND_LIMIT))
             if reason:

@@ -52,6 +52,7 @@ def settings(call: Call, *, strict: bool) -> Settings:
     read.common(found)
     found.power_button = read.boolean("shutdown_acpi")
     found.keep_crashed = read.boolean("keep_crashed")
+    found.poweroff_wanted = read.boolean("poweroff_wanted")
     found.manage_memory = read.boolean("allow_mem_management")
     found.reserved_memory = int(read.number("reserved_Dom0_memory", 512) or 0)
     found.address_attribute = read.text("node_ip_attribute")

@@ -1,0 +1,134 @@
+# SPDX-License-Identifier: GPL-2.0-or-later
+"""``python3 -m bench.monitor``: what watching costs a host, the stock agent against ours.
+
+In the Xen lab's dom0, both in one run: one plain monitor (a probe), CPU and
+wall time; and the CPU time that goes into watching one VM: of all processes
+of the agents (with their executor in Pacemaker), of vesperd, and of the rest
+of Pacemaker, each in a control group of its own, whose counter misses no
+process however short. The window of ours is a whole number of its monitors.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import os
+import statistics
+import sys
+import time
+from pathlib import Path
+from typing import Any
+
+from lab.evaluation import cluster
+from lab.host import ChannelError, LabError
+from lab.images.store import BuildError
+from lab.progress import note, step
+from lab.xen import XenHost, XenLab
+
+__all__ = ["main"]
+
+HERE = Path(__file__).parent
+AGENTS = {"stock": "heartbeat/Xen", "ours": "vesper/XenVM"}
+#: Processes by control group, as pgrep has them; of two groups the later one counts.
+GROUPS = {"pacemaker": "'^pacemaker'", "agents": "-x pacemaker-execd", "vesperd": "-x vesperd"}
+MAKE_GROUPS = "mkdir -p /run/cg; mountpoint -q /run/cg || mount -t cgroup2 none /run/cg; "
+MAKE_GROUPS += "; ".join(
+    f"mkdir -p /run/cg/{group}; for p in $(pgrep {words}); do "
+    f"echo $p >/run/cg/{group}/cgroup.procs; done"
+    for group, words in GROUPS.items()
+)
+READ = "; ".join(f"awk '/usage_usec/{{print \"{g}\", $2}}' /run/cg/{g}/cpu.stat" for g in GROUPS)
+#: Ours: until as many new monitors have begun. Stock: s.
+MONITORS, SECONDS = 2, 120.0
+
+
+def _usage(host: XenHost) -> dict[str, float]:
+    """s of CPU time so far."""
+    said = host.run(READ, timeout=30, check=True).output
+    return {name: int(value) / 1e6 for name, value in map(str.split, said.splitlines())}
+
+
+def _wait_for_monitor(host: XenHost, old: str, timeout: float) -> str:
+    """Until another monitor of ours has begun. :returns: its pid."""
+    find = f"pgrep -f '^/usr/bin/python3 .*XenVM monitor' | grep -vx '{old or 'none'}'"
+    return host.wait(find, timeout=timeout, every=0.5).split()[0]
+
+
+def watching(lab: XenLab, watch: str) -> dict[str, float]:
+    """s of CPU time per VM-hour, by control group."""
+    home = lab.running_on()
+    assert home is not None
+    home.run(MAKE_GROUPS, timeout=60, check=True)
+    pid = _wait_for_monitor(home, "", 60) if watch == "vesper" else ""
+    if pid:
+        pid = _wait_for_monitor(home, pid, 180)
+    before, begin = _usage(home), time.monotonic()
+    if watch == "vesper":
+        for _ in range(MONITORS):
+            pid = _wait_for_monitor(home, pid, 180)
+    else:
+        time.sleep(SECONDS)
+    after, seconds = _usage(home), time.monotonic() - begin
+    note(f"{watch}: {seconds:.0f} s watched")
+    return {name: (after[name] - before[name]) / seconds * 3600 for name in GROUPS}
+
+
+def probes(lab: XenLab, rounds: int) -> dict[str, list[dict[str, Any]]]:
+    home = lab.running_on()
+    assert home is not None
+    home.put("/root/monitor_cost.py", (HERE / "monitor_cost.py").read_bytes())
+    said = home.run(
+        f"python3 /root/monitor_cost.py {rounds} {' '.join(AGENTS.values())}",
+        timeout=600,
+        check=True,
+    ).output
+    runs = [json.loads(line) for line in said.splitlines()]
+    if wrong := [run for run in runs if run["code"] != 0]:
+        raise LabError(f"{home.name}: a monitor says that vm1 is not well: {wrong[0]}")
+    return {name: [r for r in runs if r["agent"] == agent] for name, agent in AGENTS.items()}
+
+
+def main(argv: list[str] | None = None) -> int:
+    parser = argparse.ArgumentParser(prog="python3 -m bench.monitor", description=__doc__)
+    parser.add_argument("--rounds", type=int, default=20, help="probes of each (default: 20)")
+    arguments = parser.parse_args(argv)
+    if os.geteuid() != 0:
+        print("bench: needs root (the lab's images)", file=sys.stderr)
+        return 1
+    hours: dict[str, dict[str, float]] = {}
+    try:
+        with XenLab.resume() as lab:
+            for name, watch in (("stock", "polling"), ("ours", "vesper")):
+                cluster.configure(lab, watch, note)
+                with step(f"watching, {name}"):
+                    hours[name] = watching(lab, watch)
+            with step("plain monitors"):
+                single = probes(lab, arguments.rounds)
+    except (LabError, ChannelError, BuildError) as error:
+        print(f"bench: {error}", file=sys.stderr)
+        return 1
+    _report(single, hours)
+    return 0
+
+
+def _report(single: dict[str, list[dict[str, Any]]], hours: dict[str, dict[str, float]]) -> None:
+    print("One plain monitor of a VM that runs (median, ms)")
+    for what in ("cpu", "wall"):
+        stock, ours = (statistics.median(run[what] for run in single[name]) for name in AGENTS)
+        print(f"  {what:6} stock {stock * 1000:7.0f}   ours {ours * 1000:7.0f}   "
+              f"ours/stock {ours / stock:.2f}")  # fmt: skip
+    print("Watching, s of CPU time per VM-hour (stock: every 10 s; ours: waiting)")
+    for group in GROUPS:
+        stock, ours = (hours[name][group] for name in AGENTS)
+        print(f"  {group:10} stock {stock:7.1f}   ours {ours:7.1f}")
+    # The stock agent does without vesperd, which is there, too.
+    stock, ours = hours["stock"]["agents"], hours["ours"]["agents"] + hours["ours"]["vesperd"]
+    print(f"  agents, of ours with vesperd: 1/{stock / ours:.1f} of the stock agent's")
+    path = Path("build/bench-monitor.json")
+    path.parent.mkdir(exist_ok=True)
+    path.write_text(json.dumps({"monitor": single, "per_hour_s": hours}, indent=1) + "\n")
+    note(f"all figures: {path}")
+
+
+if __name__ == "__main__":
+    sys.exit(main())

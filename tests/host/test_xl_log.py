@@ -1,0 +1,53 @@
+# SPDX-License-Identifier: GPL-2.0-or-later
+"""Why a domain has ended, as xl's log has it (xl 4.17)."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+
+from vesper_monitor.transport import Cause
+from xen_transport import xl_log
+
+LOG = """\
+Waiting for domain vm1 (domid 2) to die [pid 1041]
+Domain 2 has shut down, reason code 1 0x1
+Action for shutdown reason code 1 is restart
+Domain 2 needs to be cleaned up: destroying the domain
+Done. Rebooting now
+Waiting for domain vm1 (domid 3) to die [pid 1041]
+Domain 3 has shut down, reason code 0 0x0
+Action for shutdown reason code 0 is destroy
+Domain 3 needs to be cleaned up: destroying the domain
+Done. Exiting now
+Waiting for domain vm1 (domid 5) to die [pid 1200]
+Domain 5 has been destroyed.
+Waiting for domain vm1 (domid 6) to die [pid 1300]
+"""
+
+
+@pytest.mark.parametrize(
+    ("domid", "cause"),
+    [(2, Cause.REBOOT), (3, Cause.ASKED), (5, Cause.FAILURE), (6, None), (4, None), (1, None)],
+)
+def test_the_ending(domid: int, cause: Cause | None) -> None:
+    found = xl_log.ending(LOG, domid)
+    assert (found[0] if found else None) is cause
+
+
+def test_a_number_that_came_back() -> None:
+    again = LOG.replace("reason code 0 0x0", "reason code 3 0x3").replace("5", "3")
+    assert xl_log.ending(LOG + again, 3) == (Cause.FAILURE, "it has crashed")
+
+
+def test_who_is_followed() -> None:
+    assert xl_log.follows(LOG, 6)
+    assert not xl_log.follows(LOG, 7)
+
+
+def test_only_the_end_is_read(tmp_path: Path) -> None:
+    (tmp_path / "xl-vm1.log").write_text("x" * 100_000 + LOG)
+    assert xl_log.read("vm1", tmp_path).endswith(LOG)
+    assert xl_log.read("vm2", tmp_path) == ""
+    assert xl_log.read("../vm1", tmp_path) == ""

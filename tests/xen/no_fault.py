@@ -1,0 +1,74 @@
+# SPDX-License-Identifier: GPL-2.0-or-later
+"""What must hold after something that looks like a fault and is none."""
+
+from __future__ import annotations
+
+import json
+import os
+import time
+from typing import Any
+
+from lab.evaluation import cluster
+from lab.xen import XenHost, XenLab
+from tests.vm1 import fail_count
+
+__all__ = ["ROUNDS", "Innocent", "fatal_pids", "kill_worker"]
+
+#: ``make nofaults`` does 20 of each.
+ROUNDS = int(os.environ.get("VESPER_ROUNDS", "1"))
+
+
+def _rows(output: str) -> list[dict[str, Any]]:
+    rows = [json.loads(line) for line in output.splitlines() if line.startswith("{")]
+    return [row.get("event", row) if isinstance(row.get("event"), dict) else row for row in rows]
+
+
+def fatal_pids(host: XenHost) -> list[int]:
+    """Processes of which vesperd there has seen that a signal kills them, in order."""
+    output = host.run("vesper events --json -n 1000", timeout=60, check=True).output
+    return [
+        row["fields"]["tgid"]
+        for row in _rows(output)
+        if row["event"] == "send_signal" and row["fields"]["fatal"]
+    ]
+
+
+def kill_worker(lab: XenLab, host: XenHost) -> int:
+    """A process that is no service is killed in the guest. :returns: its pid."""
+    kill = "sleep 1000 >/dev/null & usleep 300000; kill -ILL $!; echo $!"
+    said = lab.guest(through=host).run(kill)
+    return int(said.output.split()[-1])
+
+
+class Innocent:
+    """vm1 as a watched resource, now, and whether all is well later."""
+
+    def __init__(self, lab: XenLab) -> None:
+        home = lab.running_on()
+        assert home is not None
+        self.lab = lab
+        self.home = home
+        self.faults = self._faults()
+
+    def _faults(self) -> list[str]:
+        ask = "vesper faults --json -n 1000"
+        return [host.run(ask, timeout=60, check=True).output for host in self.lab.hosts]
+
+    def check(self, what: str, home: XenHost | None = None) -> None:
+        """No failure is recorded anywhere, the guest is watched, and it is seen what happens there.
+
+        :param what: was done, for messages.
+        :param home: where it runs now; default: where it ran.
+        """
+        home = home or self.home
+        cluster.ready(self.lab, "vesper")
+        assert self.lab.running_on() is home, what
+        assert fail_count(self.lab) == 0, what
+        mon = self.lab.a.run("crm_mon -1 --output-as=xml", timeout=60, check=True).output
+        assert "<failure " not in mon, f"{what}: {mon}"
+        assert self._faults() == self.faults, what
+        pid = kill_worker(self.lab, home)
+        deadline = time.monotonic() + 30
+        while (seen := fatal_pids(home)[-1:]) != [pid]:
+            assert time.monotonic() < deadline, f"{what}: {seen}, not {pid}"
+            time.sleep(0.3)

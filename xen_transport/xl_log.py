@@ -1,0 +1,65 @@
+# SPDX-License-Identifier: GPL-2.0-or-later
+"""Why a domain has ended, from the log that xl keeps of it.
+
+Each domain that ``xl create`` has started is followed by a process of xl's,
+which does what ``on_poweroff``, ``on_crash`` .. say.  A domain that is to be
+destroyed may be gone before ``xl list`` has shown why; that process has noted
+it before it did anything (domain_death() and wait_for_events in
+tools/xl/xl_vmcontrol.c, Xen 4.17).
+"""
+
+from __future__ import annotations
+
+import os
+import re
+from pathlib import Path
+
+from vesper_monitor.transport import Cause
+
+__all__ = ["FOLDER", "Ending", "ending", "follows", "read"]
+
+FOLDER = Path("/var/log/xen")
+#: Bytes of a log's end that are looked at.
+_TAIL = 16384
+
+#: What a domain's end is due to, and that in words.
+Ending = tuple[Cause, str]
+
+#: By the number that the guest gives (SHUTDOWN_*, xen/include/public/sched.h).
+_REASONS: dict[int, Ending] = {
+    0: (Cause.ASKED, "power-off"),
+    1: (Cause.REBOOT, "it reboots"),
+    2: (Cause.ASKED, "it is being saved or migrated"),
+    3: (Cause.FAILURE, "it has crashed"),
+    4: (Cause.FAILURE, "its watchdog has expired"),
+    5: (Cause.REBOOT, "it resets itself for another kernel (kexec)"),
+}
+_DESTROYED = (Cause.FAILURE, "destroyed by hand (xl destroy)")
+
+
+def read(name: str, folder: Path = FOLDER) -> str:
+    """The end of what xl has noted of the domain of that name; empty: nothing."""
+    if "/" in name:
+        return ""
+    try:
+        with (folder / f"xl-{name}.log").open("rb") as log:
+            log.seek(max(0, os.fstat(log.fileno()).st_size - _TAIL))
+            return log.read(_TAIL).decode(errors="replace")
+    except OSError:
+        return ""
+
+
+def follows(text: str, domid: int) -> bool:
+    """Whether a process of xl's waits for that domain's end, and will note it."""
+    return f"(domid {domid}) to die" in text
+
+
+def ending(text: str, domid: int) -> Ending | None:
+    """Why the domain has ended; None: that is not noted (yet)."""
+    # A number comes back after a boot of the host: the last one counts.
+    shut = re.findall(rf"^Domain {domid} has shut down, reason code (\d+) ", text, re.M)
+    if shut:
+        return _REASONS.get(int(shut[-1]))
+    if re.search(rf"^Domain {domid} has been destroyed", text, re.M):
+        return _DESTROYED
+    return None
