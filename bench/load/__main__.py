@@ -214,7 +214,7 @@ async def _measure(
             await _begin(vesperd, count)
             await asyncio.to_thread(vesperd.wait_watched, count)
         with step("vesperd is killed and started again"):
-            vesperd.end()
+            vesperd.end(signal.SIGKILL)
             begin = time.monotonic()
             vesperd.start()
             await asyncio.to_thread(vesperd.wait_watched, count)

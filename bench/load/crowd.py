@@ -57,8 +57,8 @@ def _qemu(directory: Path, number: int) -> socket.socket:
         connection = socket.socket(socket.AF_UNIX)
         connection.connect(str(directory / "qemu.sock"))
         socket.send_fds(theirs, [b"."], [connection.fileno()])
-        for descriptor in (ours, theirs, connection):
-            descriptor.close()
+        for end in (ours, theirs, connection):
+            end.close()
         while True:
             signal.pause()
     theirs.close()

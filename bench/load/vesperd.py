@@ -33,8 +33,4 @@ async def _run(settings: config.Config) -> None:
 if __name__ == "__main__":
     logs.setup("warning")
     more_files()
-    import cProfile, atexit
-    pr = cProfile.Profile()
-    pr.enable()
-    atexit.register(lambda: (pr.disable(), pr.dump_stats("/tmp/w/load.prof." + str(__import__("os").getpid()))))
     asyncio.run(_run(config.load(Path(sys.argv[1]), required=True)))
