@@ -23,13 +23,16 @@ class StandinGuest:
     :param cmdline: see the package's docstring.
     """
 
+    #: what runs in it
+    kernel = StandinKernel
+
     def __init__(self, name: str, cmdline: str = "") -> None:
         options = dict(word.split("=", 1) for word in cmdline.split() if "=" in word)
         self._vesper = options.get("lab.vesper", "yes") != "no"
         self._place = Place(name)
         self._record, self._lock = self._place.occupy()
         self._host: asyncio.StreamWriter | None = None
-        self._kernel = StandinKernel(
+        self._kernel = self.kernel(
             GuestMemory(file_view(self._place.memory)),
             self._notify,
             cpus=int(options.get("lab.cpus", 1)),

@@ -16,6 +16,7 @@ from contextlib import contextmanager
 from pathlib import Path
 
 from lab.standin.guest import StandinGuest
+from lab.standin.kernel import StandinKernel
 from lab.standin.memory import CCHAN_PAGE
 from lab.standin.transport import StandinTransport
 from vesper_monitor.daemon.logs import RateLimit
@@ -35,35 +36,24 @@ UNDISTURBED = 200
 ANSWERS = ("rightly", "late", "twice", "wrongly", "never")
 
 
-class HostileGuest(StandinGuest):
+class HostileKernel(StandinKernel):
     """
     :ivar answers: one of :data:`ANSWERS`.
     """
 
     answers = "rightly"
 
-    async def begin(self) -> None:
-        """In place of run(): the process is the test's."""
-        self._write_table()
-        self._living = asyncio.create_task(self._show_life())
-        await self._load_modules()
-
-    def end(self) -> None:
-        self._living.cancel()
-        if self._host is not None:
-            self._host.close()
-
     # ------------------------------------------------------------ C-chan
 
-    def _take_request(self) -> bool:
+    def take_request(self) -> bool:
         if self.answers == "never":
             return False
         if self.answers == "late":
-            asyncio.get_running_loop().call_later(0.4, super()._take_request)
+            asyncio.get_running_loop().call_later(0.4, super().take_request)
             return False
-        taken = super()._take_request()
+        taken = super().take_request()
         if taken and self.answers == "twice":
-            view = self._cchan()
+            view = self._memory.at(self.cchan)
             at = abi.offset(abi.Cchan, "to_host") + abi.offset(abi.CchanRing, "prod")
             abi.store_u32(view, at, abi.load_u32(view, at) + 1)
             self._notify()
@@ -79,9 +69,10 @@ class HostileGuest(StandinGuest):
 
     def scribble(self, page: int, offset: int, data: bytes) -> None:
         """Any bytes anywhere, from C-chan's page on."""
-        at = (CCHAN_PAGE * abi.PAGE_SIZE + page * abi.PAGE_SIZE + offset) % len(self._memory.view)
-        piece = data[: len(self._memory.view) - at]
-        self._memory.view[at : at + len(piece)] = piece
+        memory = self._memory.view
+        at = (CCHAN_PAGE * abi.PAGE_SIZE + page * abi.PAGE_SIZE + offset) % len(memory)
+        piece = data[: len(memory) - at]
+        memory[at : at + len(piece)] = piece
         self._notify()
 
     def set_position(self, probe: str, position: int) -> None:
@@ -107,6 +98,27 @@ class HostileGuest(StandinGuest):
         self._table.generation += 1
         abi.store_u32(view, abi.offset(abi.Table, "generation"), self._table.generation)
         self._notify()
+
+
+class HostileGuest(StandinGuest):
+    """Not hostile until told so."""
+
+    kernel = HostileKernel
+    _kernel: HostileKernel
+
+    @property
+    def inside(self) -> HostileKernel:
+        return self._kernel
+
+    async def begin(self) -> None:
+        """In place of run(): the process is the test's."""
+        self._living = asyncio.create_task(self._show_life())
+        await self._load_modules()
+
+    def end(self) -> None:
+        self._living.cancel()
+        if self._host is not None:
+            self._host.close()
 
     def flood(self, notifications: int) -> None:
         """As many as the socket takes."""
@@ -242,7 +254,7 @@ class Host:
             await asyncio.sleep(seconds)
             seen = self.healthy.taken
             start = time.monotonic()
-            assert self.healthy.guest._emit("send_signal", {"comm": "cron"}).startswith("ok")
+            assert self.healthy.guest.inside.emit("send_signal", {"comm": "cron"}).startswith("ok")
             await _until(lambda: self.healthy.taken > seen)
             self.latencies.append(time.monotonic() - start)
 

@@ -62,23 +62,23 @@ class Hostile(RuleBasedStateMachine):
 
     @rule(page=st.integers(0, 40), offset=st.integers(0, 4095), data=st.binary(max_size=300))
     def scribbles(self, page: int, offset: int, data: bytes) -> None:
-        self.guest.scribble(page, offset, data)
+        self.guest.inside.scribble(page, offset, data)
         self.host.step()
 
     @rule(probe=st.sampled_from(["send_signal", "out_of_memory"]), position=longs)
     def moves_a_ring(self, probe: str, position: int) -> None:
-        self.guest.set_position(probe, position)
+        self.guest.inside.set_position(probe, position)
         self.host.step()
 
     @rule(probe=st.sampled_from(["send_signal", "out_of_memory"]), handles=st.lists(longs))
     def moves_a_buffer(self, probe: str, handles: list[int]) -> None:
         for handle in handles:
-            self.guest.set_buffer(probe, handle)
+            self.guest.inside.set_buffer(probe, handle)
             self.host.step(0.001)
 
     @rule(number=st.integers(0, abi.MAX_CHANNELS - 1), entry=entries)
     def exports(self, number: int, entry: abi.Channel) -> None:
-        self.guest.set_channel(number, entry)
+        self.guest.inside.set_channel(number, entry)
         self.host.step()
 
     @rule(start=st.integers(0, 1 << 20))
@@ -90,12 +90,12 @@ class Hostile(RuleBasedStateMachine):
                     nr_cpus=1, index=abi.Region(handle=1 << 40, pages=1),
                     modname=b"%d-%d-%d" % (start, number, place),
                 )  # fmt: skip
-                self.guest.set_channel(place, entry)
+                self.guest.inside.set_channel(place, entry)
             self.host.step(0.001)
 
     @rule(how=st.sampled_from(ANSWERS))
     def answers(self, how: str) -> None:
-        self.guest.answers = how
+        self.guest.inside.answers = how
         self.host.step()
 
     @rule(count=st.sampled_from([1, 5000, 1_000_000]))
@@ -117,7 +117,7 @@ class Hostile(RuleBasedStateMachine):
 
     @rule(count=st.integers(1, 3000))
     def writes_records(self, count: int) -> None:
-        self.guest._emit("send_signal", {"count": str(count), "comm": "httpd", "fatal": "1"})
+        self.guest.inside.emit("send_signal", {"count": str(count), "comm": "httpd", "fatal": "1"})
         self.host.step()
 
     @invariant()
