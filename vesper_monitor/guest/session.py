@@ -572,12 +572,15 @@ class Session:
         await guest.close(deactivate=deactivate)
 
     def _on_notify(self) -> None:
-        if self._guest is not None:
-            self._guest.cchan.kick()
-            if self._idle:
-                # At once: its task would do it a turn of the loop later, and
-                # does when it has armed the bell again, with what has come since.
-                self._drain()
+        guest = self._guest
+        if guest is not None:
+            guest.cchan.kick()
+            if self._idle and not guest.table.changed():
+                # Records as a rule: read at once, and the task that would do it
+                # a turn of the loop later sleeps on.
+                guest.cchan.arm()
+                if not self._drain():
+                    return
         self._look.set()
 
     def _on_lost(self, reason: str) -> None:

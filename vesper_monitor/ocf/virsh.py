@@ -37,13 +37,8 @@ VIRSH = "virsh"
 LOOK_LIMIT = 5.0
 #: Seconds until a libvirtd that hung is asked again.
 HANG_PAUSE = 15.0
-#: Seconds for QEMU's own monitor, in place of a libvirtd that is away.
-MONITOR_LIMIT = 2.0
 #: Seconds for libvirt's own destroy (it waits 15 s for QEMU's end itself).
 DESTROY_LIMIT = 20.0
-#: Seconds for QEMU to end after SIGTERM.
-TERM_LIMIT = 5.0
-KILL_PAUSE = 0.05
 
 #: virDomainState (libvirt-domain.h, 9.0).
 STATES = {
@@ -224,17 +219,12 @@ class Virsh:
         return {name: self._by_monitor(name) for name in running}
 
     def _by_monitor(self, name: str) -> DomainState:
-        """Of one whose QEMU runs: it stays when the guest has shut down (-no-shutdown)."""
-        if name not in self._pressed:
-            return DomainState.RUNNING
-        from vesper_monitor import qemu_monitor
+        """Of one whose QEMU runs."""
+        if name in self._pressed:
+            from vesper_monitor.ocf import qemu
 
-        try:
-            if qemu_monitor.ask(name, "query-status", limit=MONITOR_LIMIT)["status"] == "shutdown":
-                qemu_monitor.ask(name, "quit", limit=MONITOR_LIMIT)
+            if qemu.has_shut_down(name):
                 return DomainState.SHUTDOWN
-        except (OSError, LookupError, TypeError):
-            pass  # it ends just now, or libvirtd is back
         return DomainState.RUNNING
 
     def _hangs(self) -> bool:
@@ -295,14 +285,9 @@ class Virsh:
             return spawn(self.command("shutdown", name, *(["--mode", mode] if mode else [])))
         if mode and "acpi" not in mode.split(","):
             raise ToolstackHangs(f"libvirtd does not answer, which shutdown_mode={mode} needs")
-        from vesper_monitor import qemu_monitor
+        from vesper_monitor.ocf import qemu
 
-        try:
-            qemu_monitor.ask(name, "system_powerdown", limit=MONITOR_LIMIT)
-        except OSError as error:
-            raise ToolstackHangs(
-                f"libvirtd does not answer; and QEMU's monitor: {error.strerror or error}"
-            ) from None
+        qemu.press(name)
         self._pressed.add(name)
         return None
 
@@ -315,50 +300,11 @@ class Virsh:
                 return
             except ToolstackError as error:
                 trouble = error
-        self._kill(name, end, trouble)
+        if not self.local():
+            raise trouble
+        from vesper_monitor.ocf import qemu
 
-    def _kill(self, name: str, end: float, trouble: ToolstackError) -> None:
-        """End a domain's QEMU without libvirt.
-
-        :param trouble: why libvirt did not.
-        :raises ToolstackError: it is not ended.
-        """
-        import os
-        import signal
-
-        from vesper_monitor import qemu_process
-
-        try:
-            pid = qemu_process.owner(name) if self.local() else None
-            if pid is None:
-                raise trouble
-            process = os.pidfd_open(pid)
-        except OSError as error:
-            raise ToolstackError(f"{trouble}; and QEMU's process: {error}") from trouble
-        try:
-            if qemu_process.owner(name) != pid:
-                raise trouble  # it has just ended
-            log(f"{name}: {trouble}; ending its QEMU, process {pid}")
-            left = max(0.0, end - time.monotonic())
-            for number, until in (
-                (signal.SIGTERM, time.monotonic() + min(TERM_LIMIT, left / 2)),
-                (signal.SIGKILL, end),
-            ):
-                try:
-                    signal.pidfd_send_signal(process, number)
-                except ProcessLookupError:
-                    return
-                while qemu_process.owner(name) == pid:
-                    if time.monotonic() >= until:
-                        break
-                    time.sleep(KILL_PAUSE)
-                else:
-                    return
-            raise ToolstackError(
-                f"{trouble}; QEMU's process {pid} does not end (a disk that does not answer?)"
-            )
-        finally:
-            os.close(process)
+        qemu.kill(name, end, trouble)
 
     # -- migration ----------------------------------------------------------------
 

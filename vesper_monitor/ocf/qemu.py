@@ -1,0 +1,84 @@
+# SPDX-License-Identifier: GPL-2.0-or-later
+"""A domain's QEMU, asked and ended without libvirt, which does not answer."""
+
+from __future__ import annotations
+
+import os
+import signal
+import time
+
+from vesper_monitor import qemu_monitor, qemu_process
+from vesper_monitor.ocf.call import log
+from vesper_monitor.ocf.toolstack import ToolstackError, ToolstackHangs
+
+__all__ = ["has_shut_down", "kill", "press"]
+
+#: Seconds for QEMU's monitor.
+MONITOR_LIMIT = 2.0
+#: Seconds for QEMU to end after SIGTERM.
+TERM_LIMIT = 5.0
+KILL_PAUSE = 0.05
+
+
+def press(name: str) -> None:
+    """The guest's power button.
+
+    :raises ToolstackHangs: QEMU's monitor is not to be had.
+    """
+    try:
+        qemu_monitor.ask(name, "system_powerdown", limit=MONITOR_LIMIT)
+    except OSError as error:
+        raise ToolstackHangs(
+            f"libvirtd does not answer; and QEMU's monitor: {error.strerror or error}"
+        ) from None
+
+
+def has_shut_down(name: str) -> bool:
+    """Whether the guest has; then QEMU, which stays for libvirt (-no-shutdown), is ended."""
+    try:
+        if qemu_monitor.ask(name, "query-status", limit=MONITOR_LIMIT)["status"] != "shutdown":
+            return False
+        qemu_monitor.ask(name, "quit", limit=MONITOR_LIMIT)
+    except (OSError, LookupError, TypeError):
+        return False  # it ends just now, or libvirtd is back
+    return True
+
+
+def kill(name: str, end: float, trouble: ToolstackError) -> None:
+    """End the process of a domain of this host's system libvirtd.
+
+    :param end: CLOCK_MONOTONIC.
+    :param trouble: why libvirt did not.
+    :raises ToolstackError: it is not ended.
+    """
+    try:
+        pid = qemu_process.owner(name)
+        if pid is None:
+            raise trouble
+        process = os.pidfd_open(pid)
+    except OSError as error:
+        raise ToolstackError(f"{trouble}; and QEMU's process: {error}") from trouble
+    try:
+        if qemu_process.owner(name) != pid:
+            raise trouble  # it has just ended
+        log(f"{name}: {trouble}; ending its QEMU, process {pid}")
+        left = max(0.0, end - time.monotonic())
+        for number, until in (
+            (signal.SIGTERM, time.monotonic() + min(TERM_LIMIT, left / 2)),
+            (signal.SIGKILL, end),
+        ):
+            try:
+                signal.pidfd_send_signal(process, number)
+            except ProcessLookupError:
+                return
+            while qemu_process.owner(name) == pid:
+                if time.monotonic() >= until:
+                    break
+                time.sleep(KILL_PAUSE)
+            else:
+                return
+        raise ToolstackError(
+            f"{trouble}; QEMU's process {pid} does not end (a disk that does not answer?)"
+        )
+    finally:
+        os.close(process)
