@@ -265,6 +265,7 @@ def test_one_cpu_of_two_may_be_a_real_time_tasks() -> None:
 
     model._guest = only_first  # type: ignore[method-assign]
     assert model.go([(RUN, 60.0)]).hangs == []
+    assert model.liveness.state is LifeState.ALIVE  # nobody is asked all the time
 
 
 def test_a_hypervisor_that_cannot_say() -> None:

@@ -30,7 +30,7 @@ less :data:`LATE`::
 from __future__ import annotations
 
 import enum
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator
 from dataclasses import dataclass, field
 
 from vesper_monitor.domain_state import DomainState
@@ -165,6 +165,8 @@ class Liveness:
             self._pause = 0.0
             self._ask_at = now
             self._is_near = True
+            for track in self._tracks():
+                track.base = None
             return False
         if now < self._ask_at:
             return False
@@ -219,9 +221,15 @@ class Liveness:
         return None
 
     def _is_doubtful(self, timeout: float) -> bool:
-        """Some sign has stayed away for long enough to ask."""
+        """Signs have stayed away for long enough to ask, and a hang could come of it."""
         step = _limit(timeout) * STEP
-        return any(track.silent >= step for cpu in self._cpus.values() for track in cpu.tracks)
+        cpus = self._cpus.values()
+        return any(cpu.irqs.silent >= step for cpu in cpus) or (
+            bool(cpus) and all(cpu.runs.silent >= step for cpu in cpus)
+        )
+
+    def _tracks(self) -> Iterator[_Track]:
+        return (track for cpu in self._cpus.values() for track in cpu.tracks)
 
     def _hang(self, timeout: float) -> Hang | None:
         for number, cpu in self._cpus.items():
