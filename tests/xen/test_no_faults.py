@@ -19,7 +19,7 @@ HANG = Config().hang_timeout
 BUSY = "for i in 1 2 3 4; do while :; do :; done >/dev/null 2>&1 & done; echo $(jobs -p) >/tmp/busy"
 #: As long as it runs no xl gets on.
 NO_XL = "while :; do pkill -STOP -x xl; sleep 0.2; done >/dev/null 2>&1 & echo $! >/tmp/no-xl"
-XL_AGAIN = "kill $(cat /tmp/no-xl); pkill -CONT -x xl"
+XL_AGAIN = "kill $(cat /tmp/no-xl); pkill -CONT -x xl || true"
 CONSOLED = "/usr/lib/xen-4.17/bin/xenconsoled"
 
 
