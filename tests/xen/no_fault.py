@@ -10,6 +10,7 @@ from typing import Any
 
 from lab.evaluation import cluster
 from lab.xen import XenHost, XenLab
+
 __all__ = ["ROUNDS", "Innocent", "fatal_pids", "kill_worker"]
 
 #: ``make nofaults`` does 20 of each. 0: in short.
