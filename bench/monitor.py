@@ -5,7 +5,7 @@ In the Xen lab's dom0, both in one run: one plain monitor (a probe), CPU and
 wall time; and the CPU time that goes into watching one VM: of all processes
 of the agents (with their executor in Pacemaker), of vesperd, and of the rest
 of Pacemaker, each in a control group of its own, whose counter misses no
-process however short. The window of ours is a whole number of its monitors.
+process however short. The window of ours is one whole turn of its monitor.
 """
 
 from __future__ import annotations
@@ -38,8 +38,8 @@ MAKE_GROUPS += "; ".join(
     for group, words in GROUPS.items()
 )
 READ = "; ".join(f"awk '/usage_usec/{{print \"{g}\", $2}}' /run/cg/{g}/cpu.stat" for g in GROUPS)
-#: Ours: until as many new monitors have begun. Stock: s.
-MONITORS, SECONDS = 2, 120.0
+#: s that the stock agent is looked at: some dozen monitors.
+SECONDS = 130.0
 
 
 def _usage(host: XenHost) -> dict[str, float]:
@@ -48,10 +48,11 @@ def _usage(host: XenHost) -> dict[str, float]:
     return {name: int(value) / 1e6 for name, value in map(str.split, said.splitlines())}
 
 
-def _wait_for_monitor(host: XenHost, old: str, timeout: float) -> str:
-    """Until another monitor of ours has begun. :returns: its pid."""
-    find = f"pgrep -f '^/usr/bin/python3 .*XenVM monitor' | grep -vx '{old or 'none'}'"
-    return host.wait(find, timeout=timeout, every=0.5).split()[0]
+def _wait_for_monitor(host: XenHost, old: str = "none") -> tuple[str, float]:
+    """Until another monitor of ours waits. :returns: its pid, and for how long (s)."""
+    find = f"pgrep -f '^/usr/bin/python3 .*XenVM monitor' | grep -vx '{old}'"
+    pid = host.wait(find, timeout=180, every=0.5).split()[0]
+    return pid, float(host.run(f"ps -o etimes= {pid}", check=True).output)
 
 
 def watching(lab: XenLab, watch: str) -> dict[str, float]:
@@ -59,13 +60,11 @@ def watching(lab: XenLab, watch: str) -> dict[str, float]:
     home = lab.running_on()
     assert home is not None
     home.run(MAKE_GROUPS, timeout=60, check=True)
-    pid = _wait_for_monitor(home, "", 60) if watch == "vesper" else ""
-    if pid:
-        pid = _wait_for_monitor(home, pid, 180)
+    pid, age = _wait_for_monitor(home) if watch == "vesper" else ("", 0.0)
     before, begin = _usage(home), time.monotonic()
-    if watch == "vesper":
-        for _ in range(MONITORS):
-            pid = _wait_for_monitor(home, pid, 180)
+    if pid:
+        _, new = _wait_for_monitor(home, pid)
+        time.sleep(max(0.0, age - new))  # one whole turn, with one start in it
     else:
         time.sleep(SECONDS)
     after, seconds = _usage(home), time.monotonic() - begin

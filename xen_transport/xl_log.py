@@ -29,7 +29,9 @@ Ending = tuple[Cause, str]
 _REASONS: dict[int, Ending] = {
     0: (Cause.ASKED, "power-off"),
     1: (Cause.REBOOT, "it reboots"),
-    2: (Cause.ASKED, "it is being saved or migrated"),
+    # Saved or migrated; or it has gone on after a checkpoint, and xl does not
+    # follow it any more.
+    2: (Cause.UNKNOWN, ""),
     3: (Cause.FAILURE, "it has crashed"),
     4: (Cause.FAILURE, "its watchdog has expired"),
     5: (Cause.REBOOT, "it resets itself for another kernel (kexec)"),

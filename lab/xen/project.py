@@ -101,7 +101,7 @@ def install(host: XenHost, data: bytes) -> None:
     host.stop_vesperd()
     host.run("tar -x -o --keep-directory-symlink -C / -f -", stdin=data, timeout=120, check=True)
     host.run(
-        "pgrep -f TCP-LISTEN:7000 >/dev/null || setsid socat TCP-LISTEN:7000,fork,reuseaddr "
+        "pgrep -f '[T]CP-LISTEN:7000' >/dev/null || setsid socat TCP-LISTEN:7000,fork,reuseaddr "
         f"EXEC:{RECEIVE} >/dev/null 2>&1 </dev/null &",
         check=True,
     )

@@ -24,12 +24,17 @@ Done. Exiting now
 Waiting for domain vm1 (domid 5) to die [pid 1200]
 Domain 5 has been destroyed.
 Waiting for domain vm1 (domid 6) to die [pid 1300]
+Waiting for domain vm1 (domid 7) to die [pid 1400]
+Domain 7 has shut down, reason code 2 0x2
+Domain has suspended.
+Done. Exiting now
 """
 
 
 @pytest.mark.parametrize(
     ("domid", "cause"),
-    [(2, Cause.REBOOT), (3, Cause.ASKED), (5, Cause.FAILURE), (6, None), (4, None), (1, None)],
+    [(2, Cause.REBOOT), (3, Cause.ASKED), (5, Cause.FAILURE), (6, None), (7, Cause.UNKNOWN),
+     (4, None), (1, None)],
 )
 def test_the_ending(domid: int, cause: Cause | None) -> None:
     found = xl_log.ending(LOG, domid)
@@ -43,7 +48,7 @@ def test_a_number_that_came_back() -> None:
 
 def test_who_is_followed() -> None:
     assert xl_log.follows(LOG, 6)
-    assert not xl_log.follows(LOG, 7)
+    assert not xl_log.follows(LOG, 8)
 
 
 def test_only_the_end_is_read(tmp_path: Path) -> None:

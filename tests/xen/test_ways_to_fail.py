@@ -7,6 +7,7 @@ Each failover's boot serves the next: they are one test.
 from __future__ import annotations
 
 import base64
+import json
 from collections.abc import Callable, Iterator
 from typing import NamedTuple
 
@@ -103,12 +104,20 @@ def test_each_way_to_fail_is_told_with_its_cause(kept: XenLab) -> None:
         print(f"{way.name}: {reason}", flush=True)
         assert [word for word in way.reason if word not in reason] == [], f"{way.name}: {reason}"
         assert fail_count(lab) == 1, way.name
+        if way.name == "panic":
+            it_left_its_last_words(home)
         left = home.run("xl list", timeout=60, check=True).output
         assert ("vm1--crashed" in left) is (way.name == "panic"), left
         assert "vm1 " not in left
         home.run("xl destroy vm1--crashed", timeout=60)
         cluster.settle(lab, "vesper", print)
     a_wanted_power_off_is_no_failure(lab)
+
+
+def it_left_its_last_words(home: XenHost) -> None:
+    fault = json.loads(home.run("vesper faults --json -n 1", timeout=60, check=True).output)[0]
+    shown = home.run(f"vesper faults {fault['id']}", timeout=60, check=True).output
+    assert "sysrq_handle_crash" in shown  # of the stack
 
 
 def a_wanted_power_off_is_no_failure(lab: XenLab) -> None:

@@ -100,8 +100,9 @@ class Session:
             Records below are skipped. Of a channel that does not occur in it
             (a lost journal; a guest that has come from another host) those are
             read that the guest's index does not have as read.
-        :param activate_timeout: seconds after the start of :meth:`run` during
-            which nothing counts as degraded.
+        :param activate_timeout: seconds after the start of :meth:`run`, and after
+            the loss of the link (the guest reboots), during which nothing counts
+            as degraded.
         :param hang_timeout: seconds without a sign of life that are a hang;
             0: do not look. Asked again and again.
         :param clock: s, for ``Event.received``.
@@ -112,7 +113,7 @@ class Session:
         self._on_events = on_events
         self._on_change = on_change
         self._activate_timeout = activate_timeout
-        self._started: float | None = None  # of run(), CLOCK_MONOTONIC
+        self._started: float | None = None  # of run() or anew, CLOCK_MONOTONIC
         self._state = SessionState.WAITING
         self._missing: str | None = None  # why the guest is not active
         self._told_degraded: str | None = None
@@ -585,6 +586,7 @@ class Session:
 
     def _on_lost(self, reason: str) -> None:
         self._lost = reason
+        self._started = time.monotonic()
         if self._guest is not None:
             self._guest.cchan.abort(reason)
         self._look.set()
