@@ -8,8 +8,9 @@ import time
 
 import pytest
 
+from tests.host.standins import until
 from vesper_monitor.faults import attributes as module
-from vesper_monitor.faults.attributes import NodeAttributes
+from vesper_monitor.faults.attributes import AT_ONCE, NodeAttributes
 from vesper_monitor.faults.pacemaker import PacemakerError
 
 
@@ -66,3 +67,25 @@ async def later() -> None:
 
 def test_the_last_value_counts_and_none_comes_early() -> None:
     asyncio.run(later())
+
+
+def test_not_all_commands_at_once() -> None:
+    running: list[int] = []
+    most = 0
+
+    async def tell(name: str, value: str | None) -> None:
+        nonlocal most
+        running.append(1)
+        most = max(most, len(running))
+        await asyncio.sleep(0)
+        running.pop()
+
+    async def run() -> None:
+        attributes = NodeAttributes(tell)
+        for number in range(50):
+            attributes.set(f"a{number}", "x")
+        await until(lambda: not attributes._tellers, "all are set")
+        await attributes.close()
+
+    asyncio.run(run())
+    assert most == AT_ONCE

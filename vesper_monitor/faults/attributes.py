@@ -19,6 +19,8 @@ _log = logging.getLogger(__name__)
 
 #: s between two tries, and how many there are.
 AGAIN, TRIES = 10.0, 6
+#: Commands that run at the same time: many VMs may have faults at once.
+AT_ONCE = 4
 
 #: Sets a node attribute of this node, or deletes it (None).
 SetAttribute = Callable[[str, str | None], Awaitable[None]]
@@ -31,6 +33,7 @@ class NodeAttributes:
 
     def __init__(self, tell: SetAttribute = set_attribute) -> None:
         self._tell = tell
+        self._room = asyncio.Semaphore(AT_ONCE)
         self._tellers: dict[str, asyncio.Task[None]] = {}
 
     def set(self, name: str, value: str | None, *, after: float = 0.0) -> None:
@@ -66,7 +69,8 @@ class NodeAttributes:
         why = ""
         for _ in range(TRIES):
             try:
-                await self._tell(name, value)
+                async with self._room:
+                    await self._tell(name, value)
                 return
             except PacemakerError as error:
                 why = str(error)

@@ -36,6 +36,10 @@ PAUSE = "pause of watching"
 #: Instances held at the same time; more is a mistake of whoever starts them.
 MAX_INSTANCES = 1000
 
+#: Faults of which Pacemaker is told at the same time without a monitor: its tools
+#: take a second of CPU, and many VMs may have faults at once.
+AT_ONCE = 4
+
 #: s after a fault until the cluster shows it: the failover has precedence.
 SHOW_AFTER = 10.0
 
@@ -73,6 +77,7 @@ class Instances:
         self._last_fault_id = 0
         self._timers: dict[str, asyncio.TimerHandle] = {}
         self._tellers: dict[str, asyncio.Task[None]] = {}
+        self._room = asyncio.Semaphore(AT_ONCE)
         #: what the last life of a resource ended with, until the next begins
         self._stopped_for: dict[str, Fault] = {}
         #: faults that Pacemaker did not take; they wait for a monitor
@@ -432,7 +437,9 @@ class Instances:
 
         _log.info("%s: no monitor waits, telling Pacemaker of fault %d", fault.resource, fault.id)
         try:
-            if await self._tell(fault.resource, instance.node, wanted, injecting):
+            async with self._room:
+                told = await self._tell(fault.resource, instance.node, wanted, injecting)
+            if told:
                 self._told(instance)
             elif wanted():
                 self._given_up.add(fault.id)
