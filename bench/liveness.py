@@ -200,24 +200,32 @@ def _busy(count: int, cpus: set[int]) -> Iterator[None]:
 
 
 async def _overcommit(told: Watched) -> None:
-    """All on one host CPU, with nine busy processes for each of the guest's CPUs, busy too."""
+    """All on one host CPU, with nine busy processes for each of the guest's CPUs.
+
+    The guest is idle at first, then busy, too.
+    """
     everywhere = os.sched_getaffinity(0)
     cpu = random.choice(sorted(everywhere))
     with _busy((OVERCOMMIT - 1) * 2, {cpu}):
         _pin(told.guest, {cpu})
+        await asyncio.sleep(ROUND)
         told.guest.tell(FULL_LOAD)
-        await asyncio.sleep(2 * ROUND)
+        await asyncio.sleep(ROUND)
     _pin(told.guest, everywhere)
     told.guest.tell(NO_LOAD)
 
 
 async def _idle_class(told: Watched) -> None:
-    """Runs only when nobody else wants to, on a host whose CPUs are wanted all the time."""
+    """Runs only when nobody else wants to, on a host whose CPUs are wanted all the time.
+
+    The guest is idle at first, then busy, too.
+    """
     cpus = os.sched_getaffinity(0)
     with _busy(len(cpus), cpus):
         _schedule(told.guest, os.SCHED_IDLE)
+        await asyncio.sleep(ROUND)
         told.guest.tell(FULL_LOAD)
-        await asyncio.sleep(2 * ROUND)
+        await asyncio.sleep(ROUND)
     _schedule(told.guest, os.sched_getscheduler(0))
     told.guest.tell(NO_LOAD)
 
