@@ -8,7 +8,7 @@ from tests.host.standins import until
 from vesper_monitor.guest.life import LifeReader
 from vesper_monitor.guest.points.syntax import parse
 
-__all__ = ["CPU1", "POINT", "cpus_go_and_come", "last_words", "point", "said", "shows_life"]
+__all__ = ["CPU1", "POINT", "cpus_go_and_come", "point", "said", "shows_life"]
 
 CPU1 = "/sys/devices/system/cpu/cpu1/online"
 CPU2 = "/sys/devices/system/cpu/cpu2/online"
@@ -60,11 +60,3 @@ async def point(guest: KvmMachine, seen: Watch) -> None:
     await seen.collecting("send_signal", POINT.name)
     guest.machine.tell("cat /proc/sys/kernel/ostype")
     await seen.see(lambda: seen.of(POINT.name, path="/proc/sys/kernel/ostype"), "the point's hit")
-
-
-async def last_words(guest: KvmMachine, seen: Watch) -> None:
-    """The guest's kernel panics, which ends the guest."""
-    guest.machine.tell("echo c >/proc/sysrq-trigger")
-    await seen.see(lambda: seen.of("last_words", kind="panic"), "last words")
-    (words,) = seen.of("last_words", kind="panic")
-    assert "sysrq triggered crash" in words.text

@@ -95,3 +95,5 @@ async def panic(guest: KvmMachine, seen: Watch) -> None:
     guest.machine.tell("echo c >/proc/sysrq-trigger")
     await seen.see(lambda: seen.of("die", kind="panic"), "panic")
     await seen.see(lambda: seen.of("last_words", kind="panic"), "last words")
+    (words,) = seen.of("last_words", kind="panic")
+    assert "sysrq triggered crash" in words.text
