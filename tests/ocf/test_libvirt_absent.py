@@ -1,17 +1,22 @@
 # SPDX-License-Identifier: GPL-2.0-or-later
-"""LibvirtVM while libvirtd hangs, is being restarted, or is not there: QEMU's process tells."""
+"""LibvirtVM while libvirtd hangs, is being restarted, or is not there: QEMU's process tells.
+
+Whatever process calls itself vm1's QEMU counts: so all tests with such a stand-in
+are in this file, whose tests do not run side by side.
+"""
 
 from __future__ import annotations
 
 import threading
 import time
 from collections.abc import Iterator
+from contextlib import closing
 
 import pytest
 
 from tests.ocf.host import Host
-from tests.ocf.qemu import Qemu
-from vesper_monitor import qemu_process
+from tests.ocf.qemu import Monitor, Qemu
+from vesper_monitor import qemu_monitor, qemu_process
 
 SUCCESS, ERROR, NOT_RUNNING, DEGRADED = 0, 1, 7, 190
 AWAY = ["hang", "away"]
@@ -200,3 +205,46 @@ def test_owner_and_names(host: Host, qemu: Qemu, monkeypatch: pytest.MonkeyPatch
     # A lock of a process that is not this VM's QEMU.
     qemu.pid_file.rename(qemu.pid_file.with_name("vm2.pid"))
     assert qemu_process.owner("vm2") is None
+
+
+# -- QEMU's own monitor ---------------------------------------------------------------------
+
+
+def test_without_libvirtd_qemu_itself_presses_the_button(host: Host, qemu: Qemu) -> None:
+    host.be("away")
+    with closing(Monitor(qemu)) as monitor:
+        result = host.call("stop", timeout=90)
+    assert result.code == SUCCESS
+    assert not qemu.runs()
+    asked = [command for command in monitor.asked if command != "qmp_capabilities"]
+    assert asked == ["system_powerdown", "query-status", "quit"]
+    assert "destroying it" not in result.stderr
+
+
+@pytest.mark.parametrize("mode", ["", "agent"])
+def test_who_cannot_be_asked_is_not_waited_for(host: Host, qemu: Qemu, mode: str) -> None:
+    """A libvirtd that hangs has the monitor; and the guest's agent is its alone."""
+    host.be("hang")
+    with closing(Monitor(qemu, greets=mode == "agent")) as monitor:
+        result = host.call("stop", timeout=120, OCF_RESKEY_shutdown_mode=mode)
+    assert result.code == SUCCESS
+    assert result.seconds < 45
+    assert not qemu.runs()
+    assert monitor.asked == []
+    assert "nobody can ask it to shut down" in result.stderr
+    assert f"ending its QEMU, process {qemu.process.pid}" in result.stderr
+
+
+def test_the_monitor(host: Host, qemu: Qemu, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("VESPER_QEMU_RUN", str(host.folder / "qemu"))
+    with pytest.raises(OSError, match=r"vm1\.xml"):
+        qemu_monitor.ask("vm1", "query-status", limit=1)
+    qemu.pid_file.with_suffix(".xml").write_text("<domstatus><domain/></domstatus>")
+    with pytest.raises(OSError, match="names no monitor"):
+        qemu_monitor.ask("vm1", "query-status", limit=1)
+    with closing(Monitor(qemu)) as monitor:
+        assert qemu_monitor.ask("vm1", "query-status", limit=5) == {"status": "running"}
+    assert monitor.asked == ["qmp_capabilities", "query-status"]
+    qemu.pid_file.with_suffix(".monitor").unlink()
+    with closing(Monitor(qemu, greets=False)), pytest.raises(TimeoutError):
+        qemu_monitor.ask("vm1", "query-status", limit=0.2)
