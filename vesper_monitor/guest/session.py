@@ -64,8 +64,14 @@ _RETRY_UNFIT = 30.0
 #: s to wait for a frontend in one call; the device stays there between calls.
 _CONNECT_TIMEOUT = 10.0
 #: Rounds of reading at full speed; then each is followed by a pause as long as
-#: it took: a guest that writes without end gets half of the daemon, not all of it.
+#: it took: a guest that writes, or notifies, without end gets half of the
+#: daemon, not all of it.
 _FULL_SPEED_ROUNDS = 64
+#: Rounds of reading when a channel is closed by the guest, or the link.
+_REST_ROUNDS = 16
+#: s between two looks at a channel table that goes on changing, at least; and
+#: so many times what the last one took.
+_TABLE_CALM, _TABLE_SHARE = 0.1, 4.0
 #: s: how often the session looks without having been notified.
 _LOOK_EVERY = 5.0
 
@@ -325,6 +331,7 @@ class Session:
     async def _collect(self) -> None:
         """Read what there is, when there is something, until the link is lost."""
         rounds = 0
+        table_at = 0.0  # not looked at before
         helpers = [
             asyncio.create_task(self._keep_probes()),
             asyncio.create_task(self._watch_life()),
@@ -335,16 +342,24 @@ class Session:
                     raise LinkLost(f"{self.domain.name}: {self._lost}")
                 self._look.clear()
                 self._guest.cchan.arm()
-                self._follow_table(self._guest)
                 begin = time.monotonic()
-                if self._drain():
+                look_after = _LOOK_EVERY
+                if self._guest.table.changed():
+                    look_after = max(0.0, table_at - begin)
+                if look_after == 0.0:
+                    self._follow_table(self._guest)
+                    now, look_after = time.monotonic(), _LOOK_EVERY
+                    table_at = now + max(_TABLE_CALM, _TABLE_SHARE * (now - begin))
+                more = self._drain()
+                taken = time.monotonic() - begin
+                if not more:
+                    self._tell_degraded()
+                    await _wait(self._look, look_after)
+                if more or time.monotonic() - begin < 2 * taken:
                     rounds += 1
-                    taken = time.monotonic() - begin
                     await asyncio.sleep(0 if rounds < _FULL_SPEED_ROUNDS else taken)
-                    continue
-                rounds = 0
-                self._tell_degraded()
-                await _wait(self._look, _LOOK_EVERY)
+                else:
+                    rounds = 0
         finally:
             for task in helpers:
                 task.cancel()
@@ -396,8 +411,6 @@ class Session:
 
     def _follow_table(self, guest: Guest) -> None:
         """Open channels that have come, close those that have gone."""
-        if not guest.table.changed():
-            return
         entries = guest.read_table()
         for name, channel in list(self._channels.items()):
             if entries.get(name) != channel.entry:
@@ -423,7 +436,7 @@ class Session:
 
     def _drop(self, name: str, why: str) -> None:
         """The channel has gone by itself: read the rest, close, load again later."""
-        self._drain()
+        self._drain_rest(_REST_ROUNDS)
         self._close_channel(name, for_good=False)
         status = self._status(name)
         if name in self._wanted:
@@ -451,6 +464,12 @@ class Session:
         if events:
             self._on_events(self, events)
         return more
+
+    def _drain_rest(self, rounds: int) -> None:
+        """All there is, in so many rounds at most."""
+        for _ in range(rounds):
+            if not self._drain():
+                break
 
     # ---------------------------------------------------------------- C-chan
 
@@ -505,9 +524,7 @@ class Session:
         """Final drain, unmap, unload. :raises SessionError:"""
         status = self._status(name)
         self._set_probe(status, ProbeState.UNLOADING, None)
-        for _ in range(_FULL_SPEED_ROUNDS):
-            if not self._drain():
-                break
+        self._drain_rest(_FULL_SPEED_ROUNDS)
         self._close_channel(name, for_good=True)
         try:
             await guest.unload(name)
@@ -547,7 +564,7 @@ class Session:
         if guest is None:
             return
         if self._lost is None:
-            self._drain()
+            self._drain_rest(_REST_ROUNDS)
         else:
             self.read_last_words()
         self._collector.leave()
