@@ -12,12 +12,15 @@ from vesper_monitor.guest.decode import printable
 from vesper_monitor.guest.relay import MAX_SEQ, ChannelShape, RawRecord, RelayReader
 from vesper_monitor.transport import Link, Mapping, TransportError
 
-__all__ = ["ChannelEntry", "ChannelReader", "ChannelTable", "TableError"]
+__all__ = ["ROUND_BYTES", "ChannelEntry", "ChannelReader", "ChannelTable", "TableError"]
 
 _INDEX_SIZE = ctypes.sizeof(abi.Index)
 _BUFFER = abi.offset(abi.Index, "buffer")
 _READ = abi.offset(abi.Index, "read")
 _TABLE_GENERATION = abi.offset(abi.Table, "generation")
+#: What one round takes of all that a guest may claim to have: bytes of records
+#: (and what one reader adds), CPUs looked at, buffers mapped.
+ROUND_BYTES, ROUND_CPUS, ROUND_MAPS = 64 * 1024, 256, 32
 #: Tries to get a table that did not change while it was copied.
 _TRIES = 10
 
@@ -132,7 +135,12 @@ class ChannelReader:
             if start is None:
                 start = min(abi.load_u64(index, _READ), MAX_SEQ)
             self._cpus.append(_CpuBuffer(RelayReader(entry.shape, next_seq=start)))
-            self._follow(cpu, self._cpus[-1], index)
+            if cpu < ROUND_MAPS:
+                self._follow(self._cpus[-1], cpu)
+        #: where the next round begins, and how many CPUs this pass has yet to see
+        self._next = self._left = 0
+        #: bytes of records in the last round
+        self.taken = 0
 
     @property
     def cpus(self) -> int:
@@ -155,21 +163,32 @@ class ChannelReader:
             if buffer.mapping is not None
         }
 
-    def read(self) -> tuple[list[tuple[int, list[RawRecord]]], bool]:
-        """New records by CPU (a bounded number), and whether there are more."""
+    def read(self, most: int = ROUND_BYTES) -> tuple[list[tuple[int, list[RawRecord]]], bool]:
+        """New records by CPU (a bounded number), and whether there are more.
+
+        CPUs are looked at in turn, and the next call goes on where this one ends.
+
+        :param most: bytes, after which the round ends.
+        """
         records: list[tuple[int, list[RawRecord]]] = []
-        more = False
-        for cpu, buffer in enumerate(self._cpus):
-            index = self._cpu_index(cpu)
-            self._follow(cpu, buffer, index)
-            if buffer.mapping is None:
-                continue
-            found, rest = buffer.reader.read(index, buffer.mapping.view)
-            if found:
-                records.append((cpu, found))
-                abi.store_u64(index, _READ, buffer.reader.next_seq)
-            more |= rest
-        return records, more
+        looks, maps, given = 0, 0, most
+        self._left = self._left or len(self._cpus)
+        while self._left and looks < ROUND_CPUS and maps < ROUND_MAPS and most > 0:
+            cpu, buffer = self._next, self._cpus[self._next]
+            self._next = (cpu + 1) % len(self._cpus)
+            looks += 1
+            maps += self._follow(buffer, cpu)
+            rest = False
+            if buffer.mapping is not None:
+                index = self._cpu_index(cpu)
+                found, rest = buffer.reader.read(index, buffer.mapping.view)
+                if found:
+                    records.append((cpu, found))
+                    abi.store_u64(index, _READ, buffer.reader.next_seq)
+                    most -= sum(len(record.data) for record in found)
+            self._left = len(self._cpus) if rest else self._left - 1
+        self.taken = given - most
+        return records, self._left > 0
 
     def close(self) -> None:
         """Unmap all. May be called twice."""
@@ -180,16 +199,21 @@ class ChannelReader:
     def _cpu_index(self, cpu: int) -> memoryview:
         return self._index.view[cpu * _INDEX_SIZE : (cpu + 1) * _INDEX_SIZE]
 
-    def _follow(self, cpu: int, buffer: _CpuBuffer, index: memoryview) -> None:
-        """Map the buffer the index names now: a CPU may come up later."""
+    def _follow(self, buffer: _CpuBuffer, cpu: int) -> bool:
+        """Map the buffer the index names now: a CPU may come up later.
+
+        :returns: whether that was tried.
+        """
+        index = self._cpu_index(cpu)
         handle = abi.load_u64(index, _BUFFER)
         if handle == buffer.handle:
-            return
+            return False
         buffer.close()
         buffer.handle = handle  # not tried again until the guest names another
         if handle == 0:
-            return
+            return False
         try:
             buffer.mapping = self._link.map(handle, self.entry.shape.pages)
         except TransportError as error:
             self.error = f"records of CPU {cpu} cannot be read: {error}"
+        return True

@@ -8,7 +8,7 @@ from collections.abc import Callable, Mapping
 from operator import attrgetter
 
 from vesper_monitor.guest import abi, decode, last_words
-from vesper_monitor.guest.channel import ChannelEntry, ChannelReader
+from vesper_monitor.guest.channel import ROUND_BYTES, ChannelEntry, ChannelReader
 from vesper_monitor.guest.decode import Event
 from vesper_monitor.guest.last_words import WordsReader
 from vesper_monitor.guest.points.point import Point
@@ -50,6 +50,7 @@ class Collector:
         self._positions = Positions(saved)
         self._points = points
         self._boot_id = 0
+        self._turn = 0
         self._words: WordsReader | None = None
 
     def meet(self, boot_id: int) -> None:
@@ -103,6 +104,7 @@ class Collector:
         """Next sequence number of each buffer of this life of the guest's core."""
         for channel in self.channels.values():
             self._positions.note(self._boot_id, channel)
+        self._positions.trim(sum(channel.cpus for channel in self.channels.values()))
         return self._positions.of(self._boot_id)
 
     def read(self) -> tuple[list[Event], bool]:
@@ -113,8 +115,15 @@ class Collector:
         now = self._clock()
         events: list[Event] = []
         more = False
-        for probe, channel in self.channels.items():
-            records, rest = channel.read()
+        left = ROUND_BYTES
+        # In turn, as a channel's CPUs are.
+        for probe in self._in_turn():
+            if left <= 0:
+                more = True
+                break
+            channel = self.channels[probe]
+            records, rest = channel.read(left)
+            left -= channel.taken
             more |= rest
             for cpu, found in records:
                 self._raw.put(probe, cpu, found)
@@ -130,6 +139,12 @@ class Collector:
         events += self.read_words()
         events.sort(key=_GUEST_NS)
         return events, more
+
+    def _in_turn(self) -> list[str]:
+        names = list(self.channels)
+        self._turn += 1
+        start = self._turn % len(names) if names else 0
+        return names[start:] + names[:start]
 
     def read_words(self, *, final: bool = False) -> list[Event]:
         """

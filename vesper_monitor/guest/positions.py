@@ -10,8 +10,9 @@ from vesper_monitor.guest.channel import ChannelEntry, ChannelReader
 
 __all__ = ["Position", "Positions"]
 
-#: A guest may export under new names for ever; the oldest are forgotten.
-_MAX = 8192
+#: Of channels that are not open now. A guest may export under new names for
+#: ever: those that were noted first are forgotten.
+MAX_CLOSED = 1024
 
 
 class Position(NamedTuple):
@@ -45,8 +46,13 @@ class Positions:
         """Take over how far a channel has been read."""
         entry = channel.entry
         for cpu, seq in channel.positions().items():
-            self._next[Position(boot_id, entry.probe, entry.generation, cpu)] = seq
-        while len(self._next) > _MAX:
+            position = Position(boot_id, entry.probe, entry.generation, cpu)
+            self._next.pop(position, None)  # to the end
+            self._next[position] = seq
+
+    def trim(self, noted: int) -> None:
+        """:param noted: buffers of open channels, which were noted last."""
+        while len(self._next) > noted + MAX_CLOSED:
             del self._next[next(iter(self._next))]
 
     def forget(self, boot_id: int, entry: ChannelEntry) -> None:

@@ -34,6 +34,7 @@ from vesper_monitor.guest.decode import Event
 from vesper_monitor.guest.images import ImageStore
 from vesper_monitor.guest.life import LifeReader, LifeWatch
 from vesper_monitor.guest.lifecycle import ProbeState, ProbeStatus, SessionState
+from vesper_monitor.guest.pace import FULL_SPEED_ROUNDS, Pace
 from vesper_monitor.guest.points.point import Point
 from vesper_monitor.guest.positions import Position
 from vesper_monitor.guest.rawfeed import RawFeed
@@ -63,9 +64,11 @@ _RETRY_FIRST, _RETRY_LAST = 0.5, 30.0
 _RETRY_UNFIT = 30.0
 #: s to wait for a frontend in one call; the device stays there between calls.
 _CONNECT_TIMEOUT = 10.0
-#: Rounds of reading at full speed; then each is followed by a pause as long as
-#: it took: a guest that writes without end gets half of the daemon, not all of it.
-_FULL_SPEED_ROUNDS = 64
+#: Rounds of reading when a channel is closed by the guest, or the link.
+_REST_ROUNDS = 16
+#: s between two looks at a channel table that goes on changing, at least; and
+#: so many times what the last one took.
+_TABLE_CALM, _TABLE_SHARE = 0.1, 4.0
 #: s: how often the session looks without having been notified.
 _LOOK_EVERY = 5.0
 
@@ -131,6 +134,7 @@ class Session:
         self._loaded_here: set[str] = set()
         self._look = asyncio.Event()  # the guest has notified, or we close
         self._idle = False  # _collect() waits for that
+        self._pace = Pace()
         self._wish = asyncio.Event()  # probes may have to be loaded or unloaded
         self._lost: str | None = None  # why the link has gone
         self._busy = asyncio.Lock()  # one change of the guest's probes at a time
@@ -333,7 +337,7 @@ class Session:
 
     async def _collect(self) -> None:
         """Read what there is, when there is something, until the link is lost."""
-        rounds = 0
+        table_at = 0.0  # not looked at before
         helpers = [
             asyncio.create_task(self._keep_probes()),
             asyncio.create_task(self._watch_life()),
@@ -344,18 +348,26 @@ class Session:
                     raise LinkLost(f"{self.domain.name}: {self._lost}")
                 self._look.clear()
                 self._guest.cchan.arm()
-                self._follow_table(self._guest)
                 begin = time.monotonic()
-                if self._drain():
-                    rounds += 1
-                    taken = time.monotonic() - begin
-                    await asyncio.sleep(0 if rounds < _FULL_SPEED_ROUNDS else taken)
-                    continue
-                rounds = 0
-                self._tell_degraded()
-                self._idle = True
-                await _wait(self._look, _LOOK_EVERY)
-                self._idle = False
+                self._pace.begin(begin)
+                look_after = _LOOK_EVERY
+                if self._guest.table.changed():
+                    look_after = max(0.0, table_at - begin)
+                if look_after == 0.0:
+                    self._follow_table(self._guest)
+                    now, look_after = time.monotonic(), _LOOK_EVERY
+                    table_at = now + max(_TABLE_CALM, _TABLE_SHARE * (now - begin))
+                more = self._drain()
+                self._pace.end(time.monotonic())
+                if not more:
+                    self._tell_degraded()
+                    self._idle = True
+                    await _wait(self._look, look_after)
+                    self._idle = False
+                pause = self._pace.pause(time.monotonic())
+                if more or pause:
+                    await asyncio.sleep(pause)
+                    self._pace.waited(time.monotonic())
         finally:
             self._idle = False
             for task in helpers:
@@ -408,8 +420,6 @@ class Session:
 
     def _follow_table(self, guest: Guest) -> None:
         """Open channels that have come, close those that have gone."""
-        if not guest.table.changed():
-            return
         entries = guest.read_table()
         for name, channel in list(self._channels.items()):
             if entries.get(name) != channel.entry:
@@ -434,7 +444,7 @@ class Session:
 
     def _drop(self, name: str, why: str) -> None:
         """The channel has gone by itself: read the rest, close, load again later."""
-        self._drain()
+        self._drain_rest(_REST_ROUNDS)
         self._close_channel(name, for_good=False)
         status = self._status(name)
         if name in self._wanted:
@@ -464,6 +474,12 @@ class Session:
         if events:
             self._on_events(self, events)
         return more
+
+    def _drain_rest(self, rounds: int) -> None:
+        """All there is, in so many rounds at most."""
+        for _ in range(rounds):
+            if not self._drain():
+                break
 
     # ---------------------------------------------------------------- C-chan
 
@@ -518,9 +534,7 @@ class Session:
         """Final drain, unmap, unload. :raises SessionError:"""
         status = self._status(name)
         self._set_probe(status, ProbeState.UNLOADING, None)
-        for _ in range(_FULL_SPEED_ROUNDS):
-            if not self._drain():
-                break
+        self._drain_rest(FULL_SPEED_ROUNDS)
         self._close_channel(name, for_good=True)
         try:
             await guest.unload(name)
@@ -562,7 +576,7 @@ class Session:
         if self._lost is not None:
             self.read_last_words()
         elif not guest.cchan.asleep:
-            self._drain()
+            self._drain_rest(_REST_ROUNDS)
         self._collector.leave()
         if self._life_reader is not None:
             self._life_reader.close()
@@ -576,11 +590,15 @@ class Session:
         guest = self._guest
         if guest is not None:
             guest.cchan.kick()
-            if self._idle and not guest.table.changed():
+            now = time.monotonic()
+            if self._idle and not guest.table.changed() and not self._pace.pause(now):
                 # Records as a rule: read at once, and the task that would do it
                 # a turn of the loop later sleeps on.
                 guest.cchan.arm()
-                if not self._drain():
+                self._pace.begin(now)
+                more = self._drain()
+                self._pace.end(time.monotonic())
+                if not more:
                     return
         self._look.set()
 
