@@ -100,9 +100,10 @@ def install(host: XenHost, data: bytes) -> None:
     """Unpack the bundle in a host, over what was there before; (re)start vesperd."""
     host.stop_vesperd()
     host.run("tar -x -o --keep-directory-symlink -C / -f -", stdin=data, timeout=120, check=True)
+    # Ends at once where there is one already: the port is taken.
     host.run(
-        "pgrep -f '[T]CP-LISTEN:7000' >/dev/null || setsid socat TCP-LISTEN:7000,fork,reuseaddr "
-        f"EXEC:{RECEIVE} >/dev/null 2>&1 </dev/null &",
+        f"setsid socat TCP-LISTEN:7000,fork,reuseaddr EXEC:{RECEIVE} "
+        ">/dev/null 2>&1 </dev/null &",
         check=True,
     )
     host.start_vesperd()

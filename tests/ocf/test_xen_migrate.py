@@ -190,7 +190,7 @@ def test_remains_of_a_migration(host: Host, name: str) -> None:
 
 
 def test_why_it_was_refused_is_a_node_attribute(source: Host) -> None:
-    """Pacemaker shows no failed migrate_to once a stop and a start have taken its place."""
+    """Of a migration Pacemaker keeps no exit reason."""
     source.script("attrd_updater", f'echo "$*" >>{source.folder}/told')
     guest(source, "pv", DEBIAN)
     migrate(source)

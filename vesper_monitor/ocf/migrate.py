@@ -40,8 +40,8 @@ def migrate_to(agent: Agent) -> None:
     try:
         _migrate_to(agent)
     except Exit as end:
-        # Pacemaker forgets the failed migrate_to with the stop and start that
-        # take its place, and with it the exit reason.
+        # Of a migration Pacemaker keeps the result and not the exit reason
+        # (lrm_rsc_op in the CIB, 2.1): crm_mon shows that it failed, not why.
         _show(agent, end.reason)
         raise
     _show(agent, "")
