@@ -165,7 +165,7 @@ PROBES: Mapping[str, ProbeInfo] = {
         "path of more than 126 bytes more than its end, without a / before it; a mount while it "
         "comes or goes, or with an external journal (mount is then none). A read-only mount or "
         "remount that somebody asked for.",
-        cost="One kprobe per such error: " + _measured(1.05, 3.35, 4.61, _CALLED),
+        cost="One kprobe per such error: " + _measured(2.31, 3.33, 4.54, _CALLED),
         fault="every one, of the system, but for a shutdown that was asked for (ESHUTDOWN)",
         why="What was on it can be read at best, and it stays so until it is mounted anew, which "
         "nobody does by himself.",
