@@ -15,6 +15,7 @@ import os
 import re
 import subprocess
 import sys
+import tempfile
 import time
 from dataclasses import dataclass
 from pathlib import Path
@@ -93,10 +94,12 @@ def fuzz(target: str, *, runs: int, seconds: int = 0) -> Result:
         f"-artifact_prefix={found}/{target}-", str(corpus),
     ]  # fmt: skip
     start = time.monotonic()
-    done = subprocess.run(
-        command, cwd=PROJECT, capture_output=True, text=True, errors="replace",
-        env={**os.environ, "PYTHONPATH": str(PROJECT)},
-    )  # fmt: skip
+    # The child ends without cleaning up behind itself.
+    with tempfile.TemporaryDirectory(prefix="vesper-fuzz-", dir="/dev/shm") as folder:
+        done = subprocess.run(
+            command, cwd=PROJECT, capture_output=True, text=True, errors="replace",
+            env={**os.environ, "PYTHONPATH": str(PROJECT), "TMPDIR": folder},
+        )  # fmt: skip
     taken = time.monotonic() - start
     said = done.stderr + done.stdout
     executed = re.search(r"stat::number_of_executed_units:\s*(\d+)", said)

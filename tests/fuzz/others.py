@@ -243,7 +243,7 @@ def _begin() -> Server:
     global _daemon, _server
     logging.getLogger("vesper_monitor").addHandler(_Errors())
     logging.getLogger("vesper_monitor").propagate = False
-    directory = tempfile.mkdtemp(prefix="vesper-fuzz-", dir="/dev/shm")
+    directory = tempfile.mkdtemp()
     config = Config(
         socket=f"{directory}/sock", journal=f"{directory}/journal", probes_dir=directory, group=""
     )
