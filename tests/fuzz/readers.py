@@ -43,7 +43,7 @@ RULES = (
     RuleSet(
         'send_signal: sig in [9, 11] and comm == "httpd"; out_of_memory: any, 2 in 60s; '
         "block_error: any; net_link: any; lockup: any; die: any; probe_point: any; "
-        'filesystem: any; memory_failure: any; hung_task: any; last_words: kind == "oops"'
+        'fs_error: any; memory_failure: any; hung_task: any; last_words: kind == "oops"'
     ),
 )
 POINTS = {
