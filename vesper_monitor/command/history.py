@@ -8,7 +8,7 @@ failure: it is the end of a story, and no log.
 from __future__ import annotations
 
 import subprocess
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from xml.etree import ElementTree
 
 __all__ = ["HistoryError", "Operation", "operations", "parse"]
@@ -50,6 +50,11 @@ class Operation:
     recurring: bool
 
     @property
+    def begun(self) -> float:
+        """s, likewise, of its beginning; of a recurring one not known."""
+        return self.at - self.seconds
+
+    @property
     def result(self) -> str:
         """The exit code in words."""
         return _NAMES.get(self.rc, f"exit code {self.rc}")
@@ -82,16 +87,26 @@ def parse(text: str, resource: str) -> list[Operation]:
         root = ElementTree.fromstring(text)
     except ElementTree.ParseError as error:
         raise HistoryError(f"the cluster's status is not XML: {error}") from None
-    found = set()
+    found: set[Operation] = set()
     for state in root.iter("node_state"):
         for history in state.iter("lrm_resource"):
             if history.get("id") == resource:
-                found |= {_operation(state, entry) for entry in history.iter("lrm_rsc_op")}
-    # In the same moment a monitor comes after the start before it.
+                entries = (_operation(state, entry) for entry in history.iter("lrm_rsc_op"))
+                found |= {operation for operation in entries if operation is not None}
+    stops = [operation for operation in found if operation.name == "stop"]
+    # In the same moment a start comes after a stop, and a monitor after the start.
     return sorted(
-        (operation for operation in found if operation is not None),
-        key=lambda one: (one.at, one.recurring),
+        (_after(operation, stops) for operation in found),
+        key=lambda one: (one.at, one.recurring, one.name == "start"),
     )
+
+
+def _after(operation: Operation, stops: list[Operation]) -> Operation:
+    """A start ends after the stop that has begun in the same second, on whichever node."""
+    if operation.name != "start":
+        return operation
+    before = [stop.at for stop in stops if abs(stop.begun - operation.begun) < 0.5]
+    return replace(operation, at=max([operation.at, *before]))
 
 
 def _operation(state: ElementTree.Element, entry: ElementTree.Element) -> Operation | None:
