@@ -55,9 +55,10 @@ def test_a_story_in_order() -> None:
 
 def test_a_start_in_the_second_of_the_stop_comes_after_it() -> None:
     """Found by a failover that was quicker than the cluster's clock."""
-    quick = STATUS.replace("1003", "1001").replace("6000", "400")
-    names = [operation.name for operation in parse(quick, "vm1")]
-    assert names == ["monitor", "stop", "start", "monitor"]
+    for begun in ("1001", "1002"):
+        quick = STATUS.replace("1003", begun).replace("6000", "400")
+        names = [operation.name for operation in parse(quick, "vm1")]
+        assert names == ["monitor", "stop", "start", "monitor"]
 
 
 def test_what_was_before_the_fault_is_another_story() -> None:

@@ -102,10 +102,10 @@ def parse(text: str, resource: str) -> list[Operation]:
 
 
 def _after(operation: Operation, stops: list[Operation]) -> Operation:
-    """A start ends after the stop that has begun in the same second, on whichever node."""
+    """A start ends after a stop that has begun before it, or in the same second."""
     if operation.name != "start":
         return operation
-    before = [stop.at for stop in stops if abs(stop.begun - operation.begun) < 0.5]
+    before = [stop.at for stop in stops if stop.begun < operation.begun + 0.5]
     return replace(operation, at=max([operation.at, *before]))
 
 
