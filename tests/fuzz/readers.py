@@ -215,7 +215,7 @@ async def _meet(link: Link) -> None:
                 for name, entry in entries.items():
                     if name not in collector.channels and entry.shape.pages <= 32:
                         with contextlib.suppress(TransportError):
-                            collector.open(link, entry, adopted=False)
+                            collector.open(link, entry)
             events, _more = collector.read()
             look(events)
             collector.positions()
