@@ -108,7 +108,7 @@ class KvmTransport:
         trouble: TransportError | None = None
         try:
             status = self._files.of(name)
-            if status is not None:
+            if status is not None and (status.uuid, status.pid) not in self._known():
                 self._meet(status)
         except TransportError as error:
             trouble = error
@@ -193,7 +193,7 @@ class KvmTransport:
         """Meet QEMUs that are new. :raises TransportError: nothing is known."""
         for life in self._living():
             life.look()
-        known = {(life.domain.uuid, life.pid) for life in self._living()}
+        known = self._known()
         for status in self._files.read():
             if (status.uuid, status.pid) not in known:
                 try:
@@ -203,12 +203,13 @@ class KvmTransport:
 
     def _meet(self, status: StatusFile) -> None:
         """:raises TransportError: whether it runs is not to be told."""
-        wanted = status.uuid, status.pid
-        if any((life.domain.uuid, life.pid) == wanted for life in self._living()):
-            return
         new = Life.meet(status, self._files.directory, self._ended)
         if new is not None:
             self._lives[new.domain.uuid, new.domain.domid] = new
+
+    def _known(self) -> set[tuple[str, int]]:
+        """UUIDs and processes of those that live."""
+        return {(life.domain.uuid, life.pid) for life in self._living()}
 
     def _living(self) -> list[Life]:
         return [life for life in self._lives.values() if not life.ended]

@@ -9,6 +9,7 @@ import subprocess
 import sys
 import threading
 import time
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -100,6 +101,18 @@ class DaemonProcess:
     def events(self, **fields: Any) -> list[dict[str, Any]]:
         with Client(str(self.socket), timeout=30.0) as client:
             return [answer["event"] for answer in client.stream("events", **fields)]
+
+
+def serve(daemon: DaemonProcess) -> Iterator[DaemonProcess]:
+    """A fixture's body: it runs for the test, and no error of its own is in its log."""
+    (daemon.directory / "domains").mkdir()
+    daemon.start()
+    yield daemon
+    assert daemon.process is not None
+    if daemon.process.poll() is None:
+        daemon.stop()
+    print(daemon.log.read_text())
+    assert "Traceback" not in daemon.log.read_text()
 
 
 class Monitor(threading.Thread):

@@ -14,7 +14,7 @@ from pathlib import Path
 
 import pytest
 
-from tests.host.daemons import RESOURCE, DaemonProcess, Monitor
+from tests.host.daemons import RESOURCE, DaemonProcess, Monitor, serve
 from tests.host.standins import GuestProcess
 from vesper_monitor.client import Client, DaemonError
 
@@ -22,15 +22,7 @@ from vesper_monitor.client import Client, DaemonError
 @pytest.fixture
 def daemon(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[DaemonProcess]:
     monkeypatch.setenv("VESPER_STANDIN_DIR", str(tmp_path / "domains"))
-    (tmp_path / "domains").mkdir()
-    daemon = DaemonProcess(tmp_path, "activate_timeout = 0.5")
-    daemon.start()
-    yield daemon
-    assert daemon.process is not None
-    if daemon.process.poll() is None:
-        daemon.stop()
-    print(daemon.log.read_text())
-    assert "Traceback" not in daemon.log.read_text()
+    yield from serve(DaemonProcess(tmp_path, "activate_timeout = 0.5"))
 
 
 class Guest(GuestProcess):

@@ -14,7 +14,7 @@ from pathlib import Path
 
 import pytest
 
-from tests.host.daemons import RESOURCE, DaemonProcess, Monitor
+from tests.host.daemons import RESOURCE, DaemonProcess, Monitor, serve
 from tests.host.standins import GuestProcess
 from tests.host.test_daemon import SEGV, Guest, collecting, wait_for
 from tests.host.test_journal import event, fault
@@ -68,15 +68,8 @@ def disk(tmp_path: Path) -> Iterator[Disk]:
 @pytest.fixture
 def daemon(disk: Disk, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[DaemonProcess]:
     monkeypatch.setenv("VESPER_STANDIN_DIR", str(tmp_path / "domains"))
-    (tmp_path / "domains").mkdir()
-    daemon = DaemonProcess(tmp_path, "activate_timeout = 0.5", journal=disk.path / "journal")
-    daemon.start()
-    yield daemon
-    assert daemon.process is not None
-    if daemon.process.poll() is None:
-        daemon.stop()
-    print(daemon.log.read_text())
-    assert "Traceback" not in daemon.log.read_text()
+    journal = disk.path / "journal"
+    yield from serve(DaemonProcess(tmp_path, "activate_timeout = 0.5", journal=journal))
 
 
 @pytest.fixture
