@@ -153,7 +153,10 @@ class Client:
 
     def _answer(self, reply_timeout: float | None, unlimited: bool = False) -> dict[str, Any]:
         limit = self.timeout if reply_timeout is None else reply_timeout
-        line = self._line(None if unlimited else limit)
+        return self.understood(self._line(None if unlimited else limit))
+
+    def understood(self, line: bytes) -> dict[str, Any]:
+        """An answer, of this connection or another; raises as :meth:`call` does."""
         try:
             answer = json.loads(line)
         except ValueError as error:

@@ -12,7 +12,7 @@ import pytest
 from lab.cluster import Node
 from lab.cluster.node import wait_until
 from tests.cluster.vm import VirtualMachine
-from vesper_monitor.ocf.monitor import waiting_time
+from vesper_monitor.ocf.basics import waiting_time
 
 
 def test_a_fault_while_a_monitor_waits(vm: VirtualMachine) -> None:

@@ -163,7 +163,7 @@ def life(data: bytes) -> None:
         link.memory[at : at + len(piece)] = piece
         now += given.u8() / 100
         live.signs(now, reader.read())
-        live.asks(now, 2.0)
+        live.asks(now)
         live.judge(2.0)
     reader.close()
 

@@ -109,7 +109,7 @@ class Model:
         hang = life.judge(self.timeout)
         if hang is not None:
             self.hangs.append((self.now, hang))
-        if self._answer is None and life.asks(self.now, self.timeout):
+        if self._answer is None and life.asks(self.now):
             state = DomainState.PAUSED if kind == PAUSE else DomainState.RUNNING
             # As xl prints it: tenths of a second.
             use = [
@@ -202,7 +202,7 @@ def told_after(timeout: float, ill: str, began: float, late: float, latency: flo
         life.signs(now, [Sign(0, after if ill == "runs" else before, before)])
         if life.judge(timeout) is not None:
             return now - began
-        if answer is None and life.asks(now, timeout):
+        if answer is None and life.asks(now):
             at = now + latency * 0.5
             stuck = ill == "stuck" and at >= began
             state = VcpuState.BLOCKED if stuck else VcpuState.RUNNING
@@ -272,7 +272,7 @@ def test_a_hypervisor_that_cannot_say() -> None:
     life = Liveness()
     for second in range(100):
         life.signs(second * 0.5, [Sign(0, 1, 1)])
-        if life.asks(second * 0.5, TIMEOUT):
+        if life.asks(second * 0.5):
             life.usage(second * 0.5, None, TIMEOUT)
         assert life.judge(TIMEOUT) is None
     assert life.state is LifeState.DOUBTED
@@ -300,7 +300,7 @@ def test_nothing_makes_it_raise(rounds: list[tuple[float, list[Sign], CpuUse | N
     for now, seen, use in rounds:
         life.signs(now, seen)
         life.judge(TIMEOUT)
-        life.asks(now, TIMEOUT)
+        life.asks(now)
         life.usage(now, use, TIMEOUT)
 
 

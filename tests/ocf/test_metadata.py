@@ -192,18 +192,28 @@ def valid(schema: Path, text: str) -> str:
 )
 def test_a_waiting_monitor_imports_little(module: str, more: set[str]) -> None:
     """What it imports it pays before each fault, in time and in memory."""
-    code = (
-        f"import sys; sys.path.append(sys.argv[1]); import vesper_monitor.ocf.{module}, "
-        "vesper_monitor.ocf.monitor; print(*sys.modules)"
-    )
-    done = subprocess.run(
-        ["/usr/bin/python3", "-SE", "-c", code, PROJECT], capture_output=True, text=True, check=True
-    )
-    imported = set(done.stdout.split())
+    imported = imported_by(f"vesper_monitor.ocf.{module}, vesper_monitor.ocf.monitor")
     heavy = {
         "asyncio", "dataclasses", "inspect", "subprocess", "typing", "logging", "argparse", "xml",
     }  # fmt: skip
     assert heavy & imported == set()
     ours = {name for name in imported if name.startswith("vesper_monitor.ocf.")}
-    needed = {"actions", "agent", "call", "monitor", "parameters", "toolstack", module} | more
+    needed = {"actions", "agent", "basics", "call", "monitor", "parameters", "toolstack"}
+    needed |= {module} | more
     assert ours == {f"vesper_monitor.ocf.{name}" for name in needed}
+
+
+def test_a_quick_monitor_imports_next_to_nothing() -> None:
+    """That is what it is for."""
+    before, after = imported_by("os"), imported_by("vesper_monitor.ocf.quick")
+    assert after - before == {
+        "__future__", "_json", "_socket", "vesper_monitor", "vesper_monitor.ocf", "vesper_monitor.ocf.basics",
+        "vesper_monitor.ocf.quick",
+    }  # fmt: skip
+
+
+def imported_by(modules: str) -> set[str]:
+    """All that is there once those modules are, started as the agents are."""
+    code = f"import sys; sys.path.append(sys.argv[1]); import {modules}; print(*sys.modules)"
+    command = ["/usr/bin/python3", "-SE", "-c", code, PROJECT]
+    return set(subprocess.run(command, capture_output=True, text=True, check=True).stdout.split())

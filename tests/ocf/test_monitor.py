@@ -12,8 +12,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from tests.ocf.host import Host
-from vesper_monitor.ocf.call import REASON_LENGTH, shortened
-from vesper_monitor.ocf.monitor import RECONNECT, waiting_time
+from vesper_monitor.ocf.basics import REASON_LENGTH, shortened, waiting_time
+from vesper_monitor.ocf.monitor import RECONNECT
 
 SUCCESS, ERROR, NOT_RUNNING, DEGRADED = 0, 1, 7, 190
 NO_VESPERD = "vesperd is not running; start it with: systemctl start vesperd"

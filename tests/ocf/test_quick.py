@@ -6,6 +6,7 @@ from __future__ import annotations
 import pytest
 
 from tests.ocf.host import Host
+from vesper_monitor.ocf.quick import monitor
 
 
 def test_life_is_enough(host: Host) -> None:
@@ -43,3 +44,98 @@ def test_a_deeper_look_is_one(host: Host) -> None:
     host.vesperd.answers["alive"] = lambda _: {"alive": True}
     assert host.call("monitor", OCF_CHECK_LEVEL="10").code != 0
     assert host.vesperd.asked("alive") == []
+
+
+@pytest.fixture
+def asked(host: Host) -> Host:
+    """A recurring monitor has asked vesperd, and all was well."""
+    host.have(vm1="running")
+    host.vesperd.listen()
+    host.vesperd.answers["wait"] = lambda _: {"result": "fine"}
+    host.call("monitor", interval=1, timeout=20, OCF_RESKEY_services="httpd")
+    assert (host.folder / "rsctmp" / "vesper-r1.again").exists()
+    return host
+
+
+def again(host: Host, **extra: str) -> tuple[int | None, bytes]:
+    """The quick path alone, with the same parameters but for those."""
+    return monitor(host.environment(20, 1, **{"OCF_RESKEY_services": "httpd", **extra}))
+
+
+def test_the_next_monitor_asks_the_same(asked: Host) -> None:
+    assert again(asked) == (0, b"")
+    one, two = asked.vesperd.asked("wait")
+    assert 10 < two.pop("timeout") < one.pop("timeout")
+    assert one == two
+    assert asked.calls() == []
+
+
+def test_what_a_fault_is_called_is_told_at_once(
+    asked: Host, capsys: pytest.CaptureFixture[str]
+) -> None:
+    reason = 'httpd[97] "killed" by\nSIGSEGV ü ' + "x" * 200 + " (service)"
+    asked.vesperd.answers["wait"] = lambda _: {"result": "fault", "reason": reason, "fault": {}}
+    assert again(asked) == (1, b"")
+    shown = capsys.readouterr().err
+    result = asked.call("monitor", interval=1, timeout=20, OCF_RESKEY_services="other")
+    assert (result.code, result.stderr) == (1, shown)
+    assert result.reason is not None
+    assert result.reason.startswith('httpd[97] "killed" by SIGSEGV ü xx')
+
+
+@pytest.mark.parametrize(
+    "answer",
+    [{"result": "degraded", "reason": "no modules"}, {"result": "dead", "state": "gone"}, {}],
+)
+def test_any_other_answer_is_not_asked_for_twice(asked: Host, answer: dict[str, object]) -> None:
+    asked.vesperd.answers["wait"] = lambda _: answer
+    if answer.get("result") == "dead":
+        asked.domains()
+    result = asked.call("monitor", interval=1, timeout=20, OCF_RESKEY_services="httpd")
+    assert result.code == (7 if "state" in answer else 190)
+    assert len(asked.vesperd.asked("wait")) == 2
+
+
+@pytest.mark.parametrize(
+    "change",
+    [
+        {"OCF_RESKEY_services": "nginx"},
+        {"OCF_RESKEY_hang_timeout": "9"},
+        {"OCF_RESKEY_CRM_meta_interval": "2000"},
+        {"OCF_RESKEY_CRM_meta_on_node": "node2"},
+        {"OCF_CHECK_LEVEL": "10"},
+        {"OCF_RESOURCE_INSTANCE": "r2"},
+    ],
+)
+def test_other_words_are_another_question(asked: Host, change: dict[str, str]) -> None:
+    assert again(asked, **change) == (None, b"")
+    assert len(asked.vesperd.asked("wait")) == 1
+
+
+def test_the_first_after_a_start_is_not_asked_in_haste(asked: Host) -> None:
+    asked.call("start", OCF_RESKEY_services="httpd")
+    assert again(asked) == (None, b"")
+
+
+def test_scripts_take_more_than_that(host: Host) -> None:
+    host.have(vm1="running")
+    host.vesperd.listen()
+    host.vesperd.answers["wait"] = lambda _: {"result": "fine"}
+    script = {"OCF_RESKEY_monitor_scripts": str(host.script("check", "exit 0"))}
+    host.call("monitor", interval=1, timeout=20, **script)
+    assert monitor(host.environment(20, 1, **script)) == (None, b"")
+
+
+def test_a_vesperd_that_goes_away_meanwhile(asked: Host) -> None:
+    asked.vesperd.answers["wait"] = lambda _: None
+    assert again(asked) == (None, b"")
+    asked.vesperd.close()
+    assert again(asked) == (None, b"")
+
+
+def test_a_vesperd_that_hangs_leaves_time_for_the_toolstack(asked: Host) -> None:
+    asked.vesperd.answers["wait"] = lambda _: 20.0
+    result = asked.call("monitor", interval=1, timeout=6, OCF_RESKEY_services="httpd")
+    assert result.code == 190
+    result = asked.call("monitor", interval=1, timeout=6, OCF_RESKEY_services="httpd")
+    assert result.code == 190

@@ -204,7 +204,7 @@ class Api:
                 with contextlib.suppress(TimeoutError):
                     async with asyncio.timeout(LOOK_TIMEOUT):
                         await daemon.watch.look(domain)
-            else:
+            elif (session := daemon.watch.session(domain)) is None or not session.alive:
                 daemon.watch.look_soon(domain)
 
             async def deliver(answer: Answer) -> None:

@@ -30,8 +30,9 @@ less :data:`LATE`::
 from __future__ import annotations
 
 import enum
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable
 from dataclasses import dataclass, field
+from typing import NamedTuple
 
 from vesper_monitor.domain_state import DomainState
 from vesper_monitor.transport import CpuUse, VcpuState, VcpuUse
@@ -72,8 +73,7 @@ class Depth(enum.Enum):
     SCHEDULER = "scheduler"  #: no CPU runs a thread of the normal class
 
 
-@dataclass(frozen=True)
-class Sign:
+class Sign(NamedTuple):
     """What one CPU of the guest shows: counters that it moves."""
 
     cpu: int
@@ -92,7 +92,7 @@ class Hang:
     stuck: float  #: s that it slept meanwhile without waking
 
 
-@dataclass
+@dataclass(slots=True)
 class _Track:
     """One CPU's counter of one depth."""
 
@@ -105,7 +105,7 @@ class _Track:
     base_at: float = 0.0
 
 
-@dataclass
+@dataclass(slots=True)
 class _Cpu:
     irqs: _Track
     runs: _Track
@@ -123,7 +123,7 @@ class Liveness:
     _cpus: dict[int, _Cpu] = field(default_factory=dict)
     _last: float | None = None
     _asked: float = 0.0
-    _ask_at: float = 0.0
+    _ask_at: float = 0.0  #: not before
     _pause: float = 0.0
     _is_near: bool = True  #: of the last answer: a hang may be found soon
     _gaps: int = 0  #: times that the observer did not run
@@ -136,18 +136,18 @@ class Liveness:
         self._last = now
         self._gaps += not observed
         cpus: dict[int, _Cpu] = {}
-        for sign in signs:
-            cpu = self._cpus.get(sign.cpu)
+        for number, irqs, runs in signs:
+            cpu = self._cpus.get(number)
             if cpu is None:
-                cpu = _Cpu(_Track(sign.irqs), _Track(sign.runs))
+                cpu = _Cpu(_Track(irqs), _Track(runs))
             else:
-                cpu.irqs = _follow(cpu.irqs, sign.irqs, observed)
-                cpu.runs = _follow(cpu.runs, sign.runs, observed)
+                _follow(cpu.irqs, irqs, observed)
+                _follow(cpu.runs, runs, observed)
             if not observed:
                 # The host itself may have stood still: begin to count anew.
                 for track in cpu.tracks:
                     track.base = None
-            cpus[sign.cpu] = cpu
+            cpus[number] = cpu
         self._cpus = cpus
 
     def shows_life(self, now: float) -> bool:
@@ -159,16 +159,9 @@ class Liveness:
             and all(c.irqs.moved and c.irqs.silent < MAX_GAP for c in self._cpus.values())
         )
 
-    def asks(self, now: float, timeout: float) -> bool:
-        """Whether the hypervisor is to be asked now."""
-        if not self._is_doubtful(timeout):
-            self._pause = 0.0
-            self._ask_at = now
-            self._is_near = True
-            for track in self._tracks():
-                track.base = None
-            return False
-        if now < self._ask_at:
+    def asks(self, now: float) -> bool:
+        """After :meth:`judge`: whether the hypervisor is to be asked now."""
+        if self.state is LifeState.ALIVE or now < self._ask_at:
             return False
         self._asked = now
         self._gaps_asked = self._gaps
@@ -183,6 +176,8 @@ class Liveness:
 
     def usage(self, now: float, use: CpuUse | None, timeout: float) -> None:
         """The hypervisor's answer; None: it could not say."""
+        if self.state is LifeState.ALIVE:
+            return  # a sign has come meanwhile
         step = _limit(timeout) * STEP
         counted = False
         # An answer from before the observer stood still is older than it looks.
@@ -208,17 +203,26 @@ class Liveness:
 
     def judge(self, timeout: float) -> Hang | None:
         """After :meth:`signs`. :returns: a hang, once, when it becomes certain."""
+        if not self._is_doubtful(timeout):
+            if self.state is not LifeState.ALIVE:
+                self._calm()
+            return None
         hang = self._hang(timeout)
         if hang is not None:
             new = self.state is not LifeState.HUNG
             self.state = LifeState.HUNG
             return hang if new else None
-        if self._is_doubtful(timeout):
-            if self.state is LifeState.ALIVE:
-                self.state = LifeState.DOUBTED
-        else:
-            self.state = LifeState.ALIVE
+        if self.state is LifeState.ALIVE:
+            self.state = LifeState.DOUBTED
         return None
+
+    def _calm(self) -> None:
+        self.state = LifeState.ALIVE
+        self._pause = self._ask_at = 0.0
+        self._is_near = True
+        for cpu in self._cpus.values():
+            for track in cpu.tracks:
+                track.base = None
 
     def _is_doubtful(self, timeout: float) -> bool:
         """Signs have stayed away for long enough to ask, and a hang could come of it."""
@@ -227,9 +231,6 @@ class Liveness:
         return any(cpu.irqs.silent >= step for cpu in cpus) or (
             bool(cpus) and all(cpu.runs.silent >= step for cpu in cpus)
         )
-
-    def _tracks(self) -> Iterator[_Track]:
-        return (track for cpu in self._cpus.values() for track in cpu.tracks)
 
     def _hang(self, timeout: float) -> Hang | None:
         for number, cpu in self._cpus.items():
@@ -242,11 +243,13 @@ class Liveness:
         return None
 
 
-def _follow(track: _Track, count: int, observed: float) -> _Track:
-    if count != track.count:
-        return _Track(count, moved=True)
-    track.silent += observed
-    return track
+def _follow(track: _Track, count: int, observed: float) -> None:
+    if count == track.count:
+        track.silent += observed
+        return
+    track.count, track.moved = count, True
+    track.silent = track.ran = track.stuck = 0.0
+    track.base = None
 
 
 def _account(track: _Track, vcpu: VcpuUse, now: float, most: float) -> bool:

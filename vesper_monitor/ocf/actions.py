@@ -3,7 +3,8 @@
 
 from __future__ import annotations
 
-from vesper_monitor.ocf.call import Call, Code, Exit, finish, process_age
+from vesper_monitor.ocf.basics import process_age
+from vesper_monitor.ocf.call import Call, Code, Exit, finish
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
@@ -88,12 +89,14 @@ def main(
     build: Callable[[Call, bool], Agent],
     arguments: list[str],
     environ: Mapping[str, str],
+    said: bytes,
 ) -> int:
     """Do the action; the exit code.
 
     :param name: of the agent, for its usage.
     :param build: an agent out of a call; whether wrong parameters are
         refused (:class:`~vesper_monitor.ocf.call.Exit`).
+    :param said: what vesperd has answered already (:mod:`vesper_monitor.ocf.quick`).
     """
     usage = f"usage: {name} {{{'|'.join(ACTIONS)}|meta-data}}"
 
@@ -106,6 +109,7 @@ def main(
         do = ACTIONS.get(arguments[0])
         if do is None:
             raise Exit(Code.UNIMPLEMENTED, f"no such action: {arguments[0]}; {usage}")
-        do(build(Call(arguments[0], environ, process_age()), arguments[0] in STRICT))
+        call = Call(arguments[0], environ, process_age(), said)
+        do(build(call, arguments[0] in STRICT))
 
     return finish(action)

@@ -19,6 +19,7 @@ import time
 
 from vesper_monitor.client import Client, DaemonError, DaemonUnavailable
 from vesper_monitor.domain_state import DomainState
+from vesper_monitor.ocf.basics import FIRST
 from vesper_monitor.ocf.call import Code, Exit, log
 from vesper_monitor.ocf.toolstack import ToolstackError, ToolstackMissing
 
@@ -275,7 +276,7 @@ class Agent:
     # -- the mark of the first recurring monitor ------------------------------
 
     def _mark(self) -> str:
-        return self.call.state_file("first")
+        return self.call.state_file(FIRST)
 
     def set_first_mark(self) -> None:
         """The next recurring monitor is the first: after a start, or a probe."""

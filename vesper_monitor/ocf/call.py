@@ -13,14 +13,15 @@ from __future__ import annotations
 
 import enum
 import os
-import sys
 import time
+
+from vesper_monitor.ocf.basics import log, state_dir, state_file, tell
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
     from collections.abc import Callable, Mapping
 
-__all__ = ["REASON_LENGTH", "Call", "Code", "Exit", "finish", "log", "shortened"]
+__all__ = ["Call", "Code", "Exit", "finish", "log"]
 
 
 class Code(enum.IntEnum):
@@ -49,11 +50,6 @@ class Exit(Exception):
         self.reason = reason
 
 
-#: Bytes of an exit reason that Pacemaker keeps (EXIT_REASON_MAX_LEN in its
-#: daemons/execd/execd_commands.c, 1.1 to 2.1 at least).
-REASON_LENGTH = 128
-CUT = " ... "
-
 #: Seconds an action may take where Pacemaker does not say (a call by hand).
 DEFAULT_TIMEOUT = {
     "start": 60.0,
@@ -70,10 +66,15 @@ class Call:
     :param environ: as Pacemaker sets it.
     :param age: seconds this process already lives; its start counts, and in
         an emulated host it takes a second.
+    :param said: what vesperd has answered this monitor already; empty: nothing.
     """
 
-    def __init__(self, action: str, environ: Mapping[str, str], age: float = 0.0) -> None:
+    def __init__(
+        self, action: str, environ: Mapping[str, str], age: float = 0.0, said: bytes = b""
+    ) -> None:
         self.action = action
+        self.environ = environ
+        self.said = said
         self.parameters = {
             key.removeprefix("OCF_RESKEY_"): value
             for key, value in environ.items()
@@ -94,7 +95,7 @@ class Call:
         self.check_level = _whole(
             environ.get("OCF_CHECK_LEVEL") or environ.get("OCF_RESKEY_OCF_CHECK_LEVEL")
         )
-        self.state_dir = environ.get("HA_RSCTMP") or "/run/resource-agents"
+        self.state_dir = state_dir(environ)
 
     def left(self) -> float:
         """Seconds until Pacemaker ends this call. May be negative."""
@@ -102,8 +103,7 @@ class Call:
 
     def state_file(self, kind: str) -> str:
         """Path of a file of this resource's that lasts until the node boots."""
-        name = self.resource.replace("/", "_")
-        return os.path.join(self.state_dir, f"vesper-{name}.{kind}")
+        return state_file(self.state_dir, self.resource, kind)
 
     def remember(self, kind: str, text: str) -> None:
         """Keep a text until the node boots; empty: forget it. Never fails."""
@@ -146,57 +146,17 @@ def _whole(text: str | None) -> int:
         return 0
 
 
-def process_age() -> float:
-    """Seconds since this process was started (proc(5): /proc/self/stat, field 22)."""
-    try:
-        with open("/proc/self/stat") as stat:
-            ticks = int(stat.read().rpartition(")")[2].split()[19])
-        return time.clock_gettime(time.CLOCK_BOOTTIME) - ticks / os.sysconf("SC_CLK_TCK")
-    except (OSError, ValueError, IndexError):
-        return 0.0
-
-
-def log(text: str) -> None:
-    """A line for Pacemaker's log (it takes an agent's standard error)."""
-    sys.stderr.write(_one_line(text) + "\n")
-
-
 def finish(action: Callable[[], None]) -> int:
     """Run the action and return the exit code, its reason told to Pacemaker."""
     try:
         action()
     except Exit as end:
-        reason = _one_line(end.reason)
-        if (short := shortened(reason)) != reason:
-            log(reason)
-        sys.stderr.write(f"ocf-exit-reason:{short}\n")
+        tell(end.reason)
         return end.code
     except Exception as error:
         import traceback
 
         traceback.print_exc()
-        sys.stderr.write(
-            f"ocf-exit-reason:internal error of the agent, please report it: "
-            f"{type(error).__name__}: {_one_line(str(error))}\n"
-        )
+        tell(f"internal error of the agent, please report it: {type(error).__name__}: {error}")
         return Code.ERROR
     return Code.SUCCESS
-
-
-def shortened(reason: str) -> str:
-    """What Pacemaker shows of a reason.
-
-    It would cut the end off; but a reason begins with what is wrong and ends
-    with what to do, so here the middle goes.
-    """
-    if len(reason.encode()) <= REASON_LENGTH:
-        return reason
-    room = REASON_LENGTH - len(CUT)
-    begin = reason.encode()[: room // 2].decode(errors="ignore")
-    end = reason.encode()[-(room // 2) :].decode(errors="ignore")
-    return begin + CUT + end
-
-
-def _one_line(text: str) -> str:
-    """Without control characters: parts of a reason come from a guest."""
-    return "".join(c if c.isprintable() else " " for c in text)[:1000]

@@ -121,6 +121,6 @@ def _agent(call: Call, strict: bool) -> Agent:
     return Agent(call, found, Virsh(options))
 
 
-def main(arguments: list[str], environ: Mapping[str, str]) -> int:
-    """Do the action; the exit code."""
-    return actions.main("LibvirtVM", _agent, arguments, environ)
+def main(arguments: list[str], environ: Mapping[str, str], said: bytes = b"") -> int:
+    """Do the action; the exit code. See :func:`vesper_monitor.ocf.actions.main`."""
+    return actions.main("LibvirtVM", _agent, arguments, environ, said)

@@ -10,7 +10,8 @@ from __future__ import annotations
 import time
 
 from vesper_monitor.domain_state import DomainState
-from vesper_monitor.ocf.call import Code, Exit, log, shortened
+from vesper_monitor.ocf.basics import shortened
+from vesper_monitor.ocf.call import Code, Exit, log
 from vesper_monitor.ocf.toolstack import ToolstackError, run
 
 TYPE_CHECKING = False

@@ -17,11 +17,13 @@ Where the administrator has monitor scripts they run meanwhile
 
 from __future__ import annotations
 
+import json
 import time
 
 from vesper_monitor.client import DaemonError, DaemonUnavailable
 from vesper_monitor.domain_state import DomainState
 from vesper_monitor.ocf.agent import ALIVE
+from vesper_monitor.ocf.basics import AGAIN, call_key, waiting_time
 from vesper_monitor.ocf.call import Code, Exit, log
 from vesper_monitor.ocf.toolstack import ToolstackError, run
 
@@ -32,7 +34,7 @@ if TYPE_CHECKING:
     from vesper_monitor.ocf.agent import Agent
     from vesper_monitor.ocf.scripts import Scripts
 
-__all__ = ["Monitor", "waiting_time"]
+__all__ = ["Monitor"]
 
 #: Seconds that vesperd's answer may be late.
 ANSWER_GRACE = 1.0
@@ -46,14 +48,6 @@ REBOOT_PAUSE = 0.5
 ACCEPT_LIMIT = 10.0
 #: Seconds for what a toolstack does now and then.
 TEND_LIMIT = 5.0
-
-
-def waiting_time(timeout: float) -> float:
-    """Seconds to wait, of an operation with that timeout.
-
-    The rest is for the case that vesperd hangs and the toolstack must be asked.
-    """
-    return max(0.0, timeout - min(max(timeout / 5, 2.0), 10.0))
 
 
 class Monitor:
@@ -81,6 +75,10 @@ class Monitor:
             from vesper_monitor.ocf import utilization
 
             utilization.update(agent)
+        elif not agent.settings.scripts and not agent.toolstack.tends:
+            # Nothing but the question: the next monitor need not read all this.
+            question = json.dumps({"op": "wait", **self._question()}).removesuffix("}")
+            agent.call.remember(AGAIN, f"{call_key(agent.call.environ)}\n{question}")
 
     def _watch_with_scripts(self) -> None:
         from vesper_monitor.ocf.scripts import Scripts
@@ -145,21 +143,26 @@ class Monitor:
 
     def _wait(self) -> dict[str, Any]:
         agent = self._agent
+        if agent.call.said:
+            said, agent.call.said = agent.call.said, b""
+            return agent.vesperd.understood(said)
         left = max(0.0, self._end - time.monotonic())
-        answer = agent.vesperd.begin(
-            "wait",
-            resource=agent.call.resource,
-            vm=self._vm,
-            interval=agent.call.interval,
-            timeout=left,
-            node=agent.call.node,
-            **agent.wishes(),
-            **({"first": True} if self._first else {}),
-        )
+        first = {"first": True} if self._first else {}
+        answer = agent.vesperd.begin("wait", **self._question(), **first, timeout=left)
         if self._scripts is not None:
             self._sleep(answer, self._end + ANSWER_GRACE)
         left = max(0.0, self._end - time.monotonic())
         return agent.vesperd.finish(left + ANSWER_GRACE)
+
+    def _question(self) -> dict[str, Any]:
+        call = self._agent.call
+        return {
+            "resource": call.resource,
+            "vm": self._vm,
+            "interval": call.interval,
+            "node": call.node,
+            **self._agent.wishes(),
+        }
 
     def _judge(self, answer: dict[str, Any]) -> None:
         result = answer.get("result")

@@ -1,66 +1,125 @@
 # SPDX-License-Identifier: GPL-2.0-or-later
-"""A plain monitor of a VM whose kernel shows life to vesperd: well, and nothing else is needed.
+"""The two monitors that need nothing of the rest of this library, whose import is most of the cost.
 
-Half of what such a monitor costs is the import of the rest of this library,
-the other half the toolstack's command.  A sign of life of the last moment says
-more than a toolstack: the domain's virtual CPUs take interrupts.  Everything
-else is left to :mod:`vesper_monitor.ocf.agent`.
+A plain one of a VM whose kernel shows life to vesperd: a sign of life of the
+last moment says more than a toolstack, the domain's virtual CPUs take
+interrupts.
+
+A recurring one that is asked the same as the last one: that has left what it
+asked vesperd, and this one asks the same and waits.
+
+Everything else is left to :mod:`vesper_monitor.ocf.agent`.
 """
 
 from __future__ import annotations
 
 import os
+import time
 
-# Not socket: that brings enum and selectors, which take longer than the question.
+# Not json, not socket: that brings re, enum and selectors.
+from _json import scanstring
 from _socket import AF_UNIX, SOCK_STREAM, socket
+
+from vesper_monitor.ocf.basics import (
+    AGAIN,
+    FIRST,
+    call_key,
+    process_age,
+    state_dir,
+    state_file,
+    tell,
+    waiting_time,
+)
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
     from collections.abc import Mapping
 
-__all__ = ["alive"]
+__all__ = ["monitor"]
 
 #: Seconds for vesperd to answer; it need not ask anybody.
 LIMIT = 1.0
-#: What it says then.
+#: What it says.
 ALIVE = b'{"ok": true, "alive": true}\n'
+FINE = b'{"ok": true, "result": "fine"}\n'
+FAULT = b'{"ok": true, "result": "fault", "reason": "'
+SUCCESS, ERROR = 0, 1
 
 
-def alive(environ: Mapping[str, str]) -> bool:
-    """Whether this is a plain monitor, and the resource's VM shows life here.
+def monitor(environ: Mapping[str, str]) -> tuple[int | None, bytes]:
+    """Do a monitor.
+
+    :returns: its exit code, None if it takes more than this; and then vesperd's
+        answer to a ``wait``, if there is one.
+    """
+    if (environ.get("OCF_CHECK_LEVEL") or environ.get("OCF_RESKEY_OCF_CHECK_LEVEL") or "0") != "0":
+        return None, b""
+    if (environ.get("OCF_RESKEY_CRM_meta_interval") or "0") == "0":
+        return SUCCESS if _alive(environ) else None, b""
+    answer = _wait(environ)
+    if answer == FINE:
+        return SUCCESS, b""
+    if answer.startswith(FAULT):
+        tell(scanstring(answer.decode(errors="replace"), len(FAULT))[0])
+        return ERROR, b""
+    return None, answer
+
+
+def _alive(environ: Mapping[str, str]) -> bool:
+    """Whether the resource's VM shows life here.
 
     The next recurring monitor is then the first, as after any plain one.
     """
-    if (environ.get("OCF_RESKEY_CRM_meta_interval") or "0") != "0":
-        return False
-    if (environ.get("OCF_CHECK_LEVEL") or environ.get("OCF_RESKEY_OCF_CHECK_LEVEL") or "0") != "0":
-        return False
     resource = environ.get("OCF_RESOURCE_INSTANCE") or ""
     if not resource.isprintable() or '"' in resource or "\\" in resource:
         return False
-    if not _shows_life(environ.get("VESPER_SOCKET") or "/run/vesper/vesperd.sock", resource):
+    question = b'{"op": "alive", "resource": "%s"}\n' % resource.encode()
+    if _ask(environ, question, LIMIT) != ALIVE:
         return False
-    folder = environ.get("HA_RSCTMP") or "/run/resource-agents"
+    folder = state_dir(environ)
     try:
         os.makedirs(folder, exist_ok=True)
-        mark = f"{folder}/vesper-{resource.replace('/', '_')}.first"
+        mark = state_file(folder, resource, FIRST)
         os.close(os.open(mark, os.O_CREAT | os.O_WRONLY | os.O_CLOEXEC, 0o600))
     except OSError:
         return False
     return True
 
 
-def _shows_life(path: str, resource: str) -> bool:
+def _wait(environ: Mapping[str, str]) -> bytes:
+    """Ask as the last monitor did. :returns: vesperd's answer; empty: not asked, or none."""
+    folder, resource = state_dir(environ), environ.get("OCF_RESOURCE_INSTANCE") or ""
+    try:
+        timeout = int(environ.get("OCF_RESKEY_CRM_meta_timeout") or "") / 1000
+        with open(state_file(folder, resource, AGAIN)) as file:
+            key, _, question = file.read().partition("\n")
+    except (OSError, ValueError):
+        return b""
+    left = waiting_time(timeout) - process_age() - LIMIT
+    if key != call_key(environ) or left < LIMIT:
+        return b""
+    if os.path.exists(state_file(folder, resource, FIRST)):
+        return b""
+    return _ask(environ, f'{question}, "timeout": {left:.3f}}}\n'.encode(), left + LIMIT)
+
+
+def _ask(environ: Mapping[str, str], question: bytes, limit: float) -> bytes:
+    """A line; empty: none within ``limit`` s."""
+    end = time.monotonic() + limit
     connection = socket(AF_UNIX, SOCK_STREAM | os.O_CLOEXEC)
     try:
         connection.settimeout(LIMIT)
-        connection.connect(path)
-        connection.sendall(b'{"op": "alive", "resource": "%s"}\n' % resource.encode())
+        connection.connect(environ.get("VESPER_SOCKET") or "/run/vesper/vesperd.sock")
+        connection.sendall(question)
         answer = b""
-        while len(answer) < len(ALIVE) and (more := connection.recv(256)):
+        while not answer.endswith(b"\n"):
+            connection.settimeout(max(0.001, end - time.monotonic()))
+            more = connection.recv(65536)
+            if not more:
+                return b""
             answer += more
     except OSError:
-        return False
+        return b""
     finally:
         connection.close()
-    return answer == ALIVE
+    return answer

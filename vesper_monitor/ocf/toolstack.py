@@ -32,6 +32,8 @@ if TYPE_CHECKING:
         #: seconds after which a guest is asked to shut down once more, which has
         #: not heard it if it was booting; infinite: the word waits for it
         shutdown_again: float
+        #: whether :meth:`tend` does anything
+        tends: bool
         #: who can keep a crashed domain; None: nobody can
         keeper: Keeper | None
         #: who can change the domains' memory; None: nobody can

@@ -138,6 +138,7 @@ class Virsh:
 
     def __init__(self, options: Options) -> None:
         self.options = options
+        self.tends = options.save_config
         self.commands: tuple[str, ...] = (VIRSH,)
         if options.backing_file:
             self.commands += ("qemu-img",)

@@ -69,6 +69,6 @@ def _agent(call: Call, strict: bool) -> Agent:
     return Agent(call, found, Xl(power_button=found.power_button))
 
 
-def main(arguments: list[str], environ: Mapping[str, str]) -> int:
-    """Do the action; the exit code."""
-    return actions.main("XenVM", _agent, arguments, environ)
+def main(arguments: list[str], environ: Mapping[str, str], said: bytes = b"") -> int:
+    """Do the action; the exit code. See :func:`vesper_monitor.ocf.actions.main`."""
+    return actions.main("XenVM", _agent, arguments, environ, said)

@@ -54,6 +54,7 @@ class Xl:
     look = "xl list"
     # The stock agent allows the same.
     reboot_gap = 5.0
+    tends = False
 
     def __init__(self, root: str = "/", *, power_button: bool = False) -> None:
         self._root = root

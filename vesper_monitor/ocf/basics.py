@@ -1,0 +1,104 @@
+# SPDX-License-Identifier: GPL-2.0-or-later
+"""What the quick monitors share with the rest of the agent: nothing that takes time to import."""
+
+from __future__ import annotations
+
+import os
+import sys
+import time
+
+import vesper_monitor
+
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    from collections.abc import Mapping
+
+__all__ = [
+    "AGAIN",
+    "FIRST",
+    "REASON_LENGTH",
+    "call_key",
+    "log",
+    "one_line",
+    "process_age",
+    "shortened",
+    "state_dir",
+    "state_file",
+    "tell",
+    "waiting_time",
+]  # fmt: skip
+
+#: Kinds of files of a resource's: the next recurring monitor is the first one;
+#: what the last one has asked vesperd, for the next.
+FIRST, AGAIN = "first", "again"
+
+#: Bytes of an exit reason that Pacemaker keeps (EXIT_REASON_MAX_LEN in its
+#: daemons/execd/execd_commands.c, 1.1 to 2.1 at least).
+REASON_LENGTH = 128
+CUT = " ... "
+
+
+def state_dir(environ: Mapping[str, str]) -> str:
+    """Where agents keep what lasts until the node boots."""
+    return environ.get("HA_RSCTMP") or "/run/resource-agents"
+
+
+def state_file(folder: str, resource: str, kind: str) -> str:
+    """Path of a resource's file in there."""
+    return f"{folder}/vesper-{resource.replace('/', '_')}.{kind}"
+
+
+def call_key(environ: Mapping[str, str]) -> str:
+    """One line: all that Pacemaker says with a call, for this version of the agent."""
+    given = sorted((key, value) for key, value in environ.items() if key.startswith("OCF_"))
+    return f"{vesper_monitor.__version__} {given!r}"
+
+
+def process_age() -> float:
+    """Seconds since this process was started (proc(5): /proc/self/stat, field 22)."""
+    try:
+        with open("/proc/self/stat") as stat:
+            ticks = int(stat.read().rpartition(")")[2].split()[19])
+        return time.clock_gettime(time.CLOCK_BOOTTIME) - ticks / os.sysconf("SC_CLK_TCK")
+    except (OSError, ValueError, IndexError):
+        return 0.0
+
+
+def waiting_time(timeout: float) -> float:
+    """Seconds that a monitor waits, of an operation with that timeout.
+
+    The rest is for the case that vesperd hangs and the toolstack must be asked.
+    """
+    return max(0.0, timeout - min(max(timeout / 5, 2.0), 10.0))
+
+
+def log(text: str) -> None:
+    """A line for Pacemaker's log (it takes an agent's standard error)."""
+    sys.stderr.write(one_line(text) + "\n")
+
+
+def tell(reason: str) -> None:
+    """Why an action has not succeeded: for Pacemaker, which shows the marked line."""
+    reason = one_line(reason)
+    if (short := shortened(reason)) != reason:
+        log(reason)
+    sys.stderr.write(f"ocf-exit-reason:{short}\n")
+
+
+def shortened(reason: str) -> str:
+    """What Pacemaker shows of a reason.
+
+    It would cut the end off; but a reason begins with what is wrong and ends
+    with what to do, so here the middle goes.
+    """
+    if len(reason.encode()) <= REASON_LENGTH:
+        return reason
+    room = REASON_LENGTH - len(CUT)
+    begin = reason.encode()[: room // 2].decode(errors="ignore")
+    end = reason.encode()[-(room // 2) :].decode(errors="ignore")
+    return begin + CUT + end
+
+
+def one_line(text: str) -> str:
+    """Without control characters: parts of a reason come from a guest."""
+    return "".join(c if c.isprintable() else " " for c in text)[:1000]
