@@ -362,3 +362,23 @@ def test_guests_do_not_disturb_each_other(images: ImageStore) -> None:
 async def _flood(vm: GuestProcess) -> None:
     for _ in range(20):
         await vm.tell("emit", "send_signal", "count=400")
+
+
+def test_a_pause_of_which_nobody_tells_is_noticed(images: ImageStore) -> None:
+    """Xen says nothing of one: the guest shows no life, and is looked at; likewise at its end."""
+
+    async def body() -> None:
+        looks: list[str] = []
+        with guest() as vm:
+            options = {"hang_timeout": lambda: 2.0, "on_standstill": lambda: looks.append("")}
+            async with watch(images, **options) as told:
+                await until(lambda: told.session.alive, "signs of life")
+                await vm.tell("state", "paused")
+                await until(lambda: len(looks) == 1, "a look at the paused one")
+                await asyncio.sleep(1.0)
+                assert len(looks) == 1
+                await vm.tell("state", "running")
+                await until(lambda: len(looks) == 2, "a look at the one that runs again")
+                assert told.events == []
+
+    run(body)

@@ -207,8 +207,8 @@ def test_a_quick_monitor_imports_next_to_nothing() -> None:
     """That is what it is for."""
     before, after = imported_by("os"), imported_by("vesper_monitor.ocf.quick")
     assert after - before == {
-        "__future__", "_json", "_socket", "vesper_monitor", "vesper_monitor.ocf", "vesper_monitor.ocf.basics",
-        "vesper_monitor.ocf.quick",
+        "__future__", "_json", "_socket", "vesper_monitor", "vesper_monitor.ocf",
+        "vesper_monitor.ocf.basics", "vesper_monitor.ocf.quick",
     }  # fmt: skip
 
 

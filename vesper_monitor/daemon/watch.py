@@ -10,8 +10,10 @@ from dataclasses import dataclass, field, replace
 from importlib import metadata
 from typing import Any
 
+from vesper_monitor.guest.beat import Beat
 from vesper_monitor.guest.decode import Event
 from vesper_monitor.guest.images import ImageStore
+from vesper_monitor.guest.liveness import LOOK
 from vesper_monitor.guest.points.store import Points
 from vesper_monitor.guest.session import Position, Session
 from vesper_monitor.transport import (
@@ -145,6 +147,7 @@ class Watch:
         self._starting: dict[tuple[str, int], asyncio.Lock] = {}
         self._tasks: set[asyncio.Task[Any]] = set()
         self._closing = False
+        self._beat = Beat(LOOK)
 
     def start(
         self,
@@ -337,6 +340,8 @@ class Watch:
                     resume_from=await self._positions(domain),
                     activate_timeout=self._activate_timeout,
                     hang_timeout=lambda: self._hang_timeout(domain),
+                    on_standstill=lambda: self.look_soon(domain),
+                    beat=self._beat,
                 )
                 await session.set_probes(probes or {})
                 self._watched[key] = _Watched(transport, domain, session)

@@ -6,12 +6,13 @@ from __future__ import annotations
 import asyncio
 import ctypes
 import logging
-import math
 import struct
 import time
 from collections.abc import Callable
 
+from vesper_monitor.domain_state import DomainState
 from vesper_monitor.guest import abi
+from vesper_monitor.guest.beat import Beat
 from vesper_monitor.guest.decode import Event
 from vesper_monitor.guest.last_words import PROBE
 from vesper_monitor.guest.liveness import (
@@ -84,15 +85,23 @@ class LifeWatch:
         domain: Domain,
         timeout: Callable[[], float],
         tell: Callable[[Event], None],
+        look: Callable[[], None],
+        beat: Beat,
     ) -> None:
         """
         :param timeout: s, asked each time; below :data:`MIN_TIMEOUT`: do not watch.
         :param tell: gets an event ``hang``, and ``alive`` if it was none in the end.
+        :param look: called when the domain most likely is in another state than
+            before: it does not run, or runs again.
+        :param beat: of :data:`LOOK`.
         """
         self._transport = transport
         self._domain = domain
         self._timeout = timeout
         self._tell = tell
+        self._look_at_domain = look
+        self._beat = beat
+        self._stands_still = False  # the hypervisor said so
         self._liveness = Liveness()
         self._number = 0
         self._question: asyncio.Task[None] | None = None
@@ -113,34 +122,40 @@ class LifeWatch:
             return  # a silent guest might be a paused one: nothing can be said
         loop = asyncio.get_running_loop()
         closed: asyncio.Future[None] = loop.create_future()
+        sooner: asyncio.TimerHandle | None = None
 
-        def turn() -> None:
-            # A timer and no task: for a thousand guests that is half of the price.
-            if reader.closed:
-                closed.set_result(None)
+        def turn(now: float) -> None:
+            nonlocal sooner
+            if closed.done():
                 return
             try:
-                now = time.monotonic()
+                if reader.closed:
+                    closed.set_result(None)
+                    self._beat.remove(turn)
+                    return
                 self._look(reader, now)
-                timer[0] = loop.call_later(self._pause(now), turn)
             except Exception as error:
                 closed.set_exception(error)
+                self._beat.remove(turn)
+                return
+            if (pause := self._liveness.next_look(now)) < LOOK:
+                if sooner is not None:
+                    sooner.cancel()
+                sooner = loop.call_later(pause, lambda: turn(time.monotonic()))
 
-        timer = [loop.call_soon(turn)]
+        self._beat.add(turn)
+        turn(time.monotonic())
         try:
             await closed
         except Exception:
             _LOG.exception("%s: internal error; its signs of life are not watched any more",
                            self._domain.name)  # fmt: skip
         finally:
-            timer[0].cancel()
+            self._beat.remove(turn)
+            if sooner is not None:
+                sooner.cancel()
             if self._question is not None:
                 self._question.cancel()
-
-    def _pause(self, now: float) -> float:
-        """s until the next look. All guests that are well are looked at in one turn of the loop."""
-        pause = self._liveness.next_look(now)
-        return pause if pause < LOOK else LOOK - math.fmod(now, LOOK)
 
     def _look(self, reader: LifeReader, now: float) -> None:
         timeout = self._timeout()
@@ -153,8 +168,12 @@ class LifeWatch:
         if hang is not None:
             self._number += 1
             self._tell(self._event("hang", hang, timeout))
-        elif before is LifeState.HUNG and self._liveness.state is LifeState.ALIVE:
-            self._tell(self._event("alive", None, timeout))
+        elif before is not LifeState.ALIVE is self._liveness.state:
+            if before is LifeState.HUNG:
+                self._tell(self._event("alive", None, timeout))
+            if self._stands_still:
+                self._stands_still = False
+                self._look_at_domain()
         if self._question is None and self._liveness.asks(now):
             self._question = asyncio.get_running_loop().create_task(self._ask(timeout))
 
@@ -173,6 +192,10 @@ class LifeWatch:
         finally:
             self._question = None
         self._liveness.usage(time.monotonic(), use, hang_timeout)
+        if use is not None and use.state is not DomainState.RUNNING and not self._stands_still:
+            # Not every hypervisor tells of a pause.
+            self._stands_still = True
+            self._look_at_domain()
 
     def _event(self, name: str, hang: Hang | None, timeout: float) -> Event:
         vm = self._domain.name

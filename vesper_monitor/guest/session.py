@@ -27,6 +27,7 @@ from collections.abc import AsyncIterator, Callable, Mapping
 
 from vesper_monitor.domain_state import DomainState
 from vesper_monitor.guest.action import Guest, Hello, SessionError
+from vesper_monitor.guest.beat import Beat
 from vesper_monitor.guest.cchan import CchanError, GuestSilent
 from vesper_monitor.guest.channel import ChannelEntry, TableError
 from vesper_monitor.guest.collector import Collector
@@ -34,6 +35,7 @@ from vesper_monitor.guest.decode import Event
 from vesper_monitor.guest.images import ImageStore
 from vesper_monitor.guest.life import LifeReader, LifeWatch
 from vesper_monitor.guest.lifecycle import ProbeState, ProbeStatus, SessionState
+from vesper_monitor.guest.liveness import LOOK
 from vesper_monitor.guest.pace import FULL_SPEED_ROUNDS, Pace
 from vesper_monitor.guest.points.point import Point
 from vesper_monitor.guest.positions import Position
@@ -88,6 +90,8 @@ class Session:
         resume_from: Mapping[Position, int] | None = None,
         activate_timeout: float = 20.0,
         hang_timeout: Callable[[], float] = lambda: 0.0,
+        on_standstill: Callable[[], None] = lambda: None,
+        beat: Beat | None = None,
         clock: Callable[[], float] = time.time,
     ) -> None:
         """
@@ -108,6 +112,9 @@ class Session:
             as degraded.
         :param hang_timeout: seconds without a sign of life that are a hang;
             0: do not look. Asked again and again.
+        :param on_standstill: called when the domain most likely is in another
+            state than before: it does not run, or runs again.
+        :param beat: of the looks at signs of life, shared by all sessions; None: an own one.
         :param clock: s, for ``Event.received``.
         """
         self.transport = transport
@@ -128,8 +135,9 @@ class Session:
         self._collector = Collector(domain, self._raw, clock, resume_from or {}, self._points)
         self._channels = self._collector.channels
         self._life = LifeWatch(
-            transport, domain, hang_timeout, lambda event: on_events(self, [event])
-        )
+            transport, domain, hang_timeout, lambda event: on_events(self, [event]),
+            on_standstill, beat or Beat(LOOK),
+        )  # fmt: skip
         self._life_reader: LifeReader | None = None
         self._loaded_here: set[str] = set()
         self._look = asyncio.Event()  # the guest has notified, or we close
