@@ -13,6 +13,9 @@ ROUNDS  ?= 200
 # Which hypervisor the demo and the evaluation are for: xen, kvm.
 VMM     ?= xen
 MIGRATIONS ?= 20
+HOURS   ?= 1
+# Of guest, for the soak: pv, pvh.
+KIND    ?= pvh
 FUZZ_RUNS ?= 10000000
 DESTDIR ?=
 
@@ -27,7 +30,7 @@ DEBIAN_PACKAGES := \
 	python3-libvirt python3-lxml python3-psutil python3-pyxs python3-setuptools python3-venv \
 	qemu-system-x86 qemu-utils systemd util-linux xfsprogs xz-utils zstd
 
-.PHONY: help deps demo evaluate compare test test-quick lint fuzz chaos migrations nofaults \
+.PHONY: help deps demo evaluate compare test test-quick lint fuzz chaos migrations soak \
 	bench-cluster bench-kvm bench-liveness bench-load bench-monitor bench-probes bench-quiet \
 	modules install clean
 
@@ -49,7 +52,7 @@ help:
 	@echo '  make fuzz            any bytes to all that reads what others write (FUZZ_RUNS=10000000)'
 	@echo '  make chaos           vesperd killed at random, 500 times, and what becomes of faults (ROUNDS=500)'
 	@echo '  make migrations      20 live migrations under Pacemaker (MIGRATIONS=20)'
-	@echo '  make nofaults        what looks like a fault on Xen and is none (ROUNDS=20 of each)'
+	@echo '  make soak            hours of what is no fault on Xen, and a fault now and then (HOURS=1 KIND=pvh)'
 	@echo '  make lint            ruff, mypy --strict, checkpatch, man pages'
 	@echo '  make modules         guest modules for KDIR (default: the running kernel)'
 	@echo '  make install         install on a host (DESTDIR=)'
@@ -106,10 +109,9 @@ chaos: $(VENV)/ready
 migrations: deps $(VENV)/ready
 	VESPER_MIGRATIONS=$(MIGRATIONS) $(VENV)/bin/python -m pytest -s tests/kvm/lab/test_migration.py
 
-nofaults: ROUNDS = 20
-nofaults: deps $(VENV)/ready
-	VESPER_ROUNDS=$(ROUNDS) $(VENV)/bin/python -m pytest -s tests/xen/test_no_faults.py \
-		tests/xen/test_migration.py
+soak: ROUNDS = 0
+soak: deps $(VENV)/ready
+	$(VENV)/bin/python -m tests.xen.soak --hours $(HOURS) --rounds $(ROUNDS) --kind $(KIND)
 
 bench-cluster: deps
 	$(PYTHON) -m bench.cluster

@@ -3,13 +3,36 @@
 
 from __future__ import annotations
 
+from lab.evaluation import cluster
+from lab.evaluation.setting import PRIMITIVES
 from lab.xen import XenLab, project
 from tests.vm1 import remove_resource
 
-__all__ = ["CONSOLE", "clean", "create_guest"]
+__all__ = ["CONSOLE", "begin", "clean", "create_guest"]
 
 #: The guest's console, as xenconsoled of its host logs it.
 CONSOLE = "/var/log/xen/console/guest-vm1.log"
+
+#: vm1 as a resource that may be migrated.
+MOVABLE = (
+    PRIMITIVES["xen"]["vesper"].replace(
+        " meta ",
+        " op migrate_to timeout=240s interval=0 op migrate_from timeout=180s interval=0 meta ",
+    )
+    + " allow-migrate=true"
+)
+
+
+def begin(lab: XenLab, kind: str) -> None:
+    """vm1 as a resource that may be migrated, in place of what is there.
+
+    :param kind: of guest: ``pv``, ``pvh``.
+    """
+    clean(lab)
+    for host in lab.hosts:
+        host.put("/etc/xen/vm1.cfg", project.guest_config(kind=kind).encode())
+    cluster.type_in(lab, f"crm configure {MOVABLE}", print)
+    cluster.ready(lab, "vesper")
 
 
 def create_guest(lab: XenLab) -> None:

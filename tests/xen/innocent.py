@@ -4,17 +4,13 @@
 from __future__ import annotations
 
 import json
-import os
 import time
 from typing import Any
 
 from lab.evaluation import cluster
 from lab.xen import XenHost, XenLab
 
-__all__ = ["ROUNDS", "Innocent", "fatal_pids", "kill_worker"]
-
-#: ``make nofaults`` does 20 of each. 0: in short.
-ROUNDS = int(os.environ.get("VESPER_ROUNDS", "0"))
+__all__ = ["Innocent", "fatal_pids", "kill_worker"]
 
 
 def _rows(output: str) -> list[dict[str, Any]]:
@@ -48,18 +44,22 @@ class Innocent:
         self.lab = lab
         self.home = home
         self.faults = self._faults()
+        self.remarks: list[str] = []
+
+    def remark(self, text: str) -> None:
+        """Of what happened, beyond that all is well."""
+        self.remarks.append(text)
 
     def _faults(self) -> list[str]:
         ask = "vesper faults --json -n 1000"
         return [host.run(ask, timeout=60, check=True).output for host in self.lab.hosts]
 
-    def check(self, what: str, home: XenHost | None = None) -> None:
+    def check(self, what: str) -> None:
         """No failure is recorded anywhere, the guest is watched, and it is seen what happens there.
 
         :param what: was done, for messages.
-        :param home: where it runs now; default: where it ran.
         """
-        home = home or self.home
+        home = self.home
         cluster.ready(self.lab, "vesper")
         assert self.lab.running_on() is home, what
         mon = self.lab.a.run("crm_mon -1 -f --output-as=xml", timeout=60, check=True).output

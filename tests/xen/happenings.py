@@ -1,0 +1,169 @@
+# SPDX-License-Identifier: GPL-2.0-or-later
+"""What looks like a fault and is none, each brought about for real in the Xen lab."""
+
+from __future__ import annotations
+
+import datetime
+import time
+from collections.abc import Callable
+
+from lab.guest import Guest
+from lab.xen import XenHost
+from tests.vm1 import wait_collecting, wait_started
+from tests.xen.innocent import Innocent, fatal_pids
+from vesper_monitor.daemon.config import Config
+
+__all__ = ["EACH", "IN_SHORT", "Happening", "migrate", "move"]
+
+Happening = Callable[[Innocent], None]
+
+HANG = Config().hang_timeout
+BUSY = "for i in 1 2 3 4; do while :; do :; done >/dev/null 2>&1 & done; echo $(jobs -p) >/tmp/busy"
+#: As long as it runs no xl gets on.
+NO_XL = "while :; do pkill -STOP -x xl; sleep 0.2; done >/dev/null 2>&1 & echo $! >/tmp/no-xl"
+XL_AGAIN = "kill $(cat /tmp/no-xl); pkill -CONT -x xl || true"
+CONSOLED = "/usr/lib/xen-4.17/bin/xenconsoled"
+#: Once a second a process that is no service is killed.
+KILL = (
+    "rm -f /tmp/killed /tmp/enough; (while [ ! -e /tmp/enough ]; do sleep 1000 & p=$!; "
+    "usleep 300000; kill -ILL $p; echo $p >>/tmp/killed; usleep 700000; done) "
+    ">/dev/null 2>&1 </dev/null &"
+)
+ENOUGH = "touch /tmp/enough; sleep 2; cat /tmp/killed"
+#: When the domain went on at the target, and when vesperd had its probes there.
+ARRIVED = "sed -n 's/ .*Domain started.*//p' /var/log/xen/migrate-receive.log | tail -n 1"
+WATCHED = "grep 'vm1: goes on with' /var/log/vesperd.log | tail -n 1"
+
+
+def reboot(now: Innocent) -> None:
+    guest = now.lab.guest(through=now.home)
+    before = guest.page(timeout=5)
+    guest.end("reboot")
+    deadline = time.monotonic() + 90
+    while (page := guest.page()) is None or page == before:
+        assert time.monotonic() < deadline, "it has not rebooted"
+        time.sleep(0.5)
+
+
+def pause(now: Innocent) -> None:
+    now.home.run("xl pause vm1", timeout=60, check=True)
+    time.sleep(HANG + 2)
+    now.home.run("xl unpause vm1", timeout=60, check=True)
+
+
+def checkpoint(now: Innocent) -> None:
+    """Saved, and goes on."""
+    now.home.run("xl save -c vm1 /var/tmp/vm1.save; rm /var/tmp/vm1.save", timeout=120, check=True)
+
+
+def save_and_restore(now: Innocent) -> None:
+    """In maintenance mode: a VM that is saved does not run, whoever wanted it."""
+    home, guest = now.home, now.lab.guest(through=now.home)
+    page = guest.page(timeout=5)
+    home.run("crm_attribute --name maintenance-mode --update true", timeout=60, check=True)
+    try:
+        home.run("xl save vm1 /var/tmp/vm1.save", timeout=120, check=True)
+        home.run("xl restore /var/tmp/vm1.save; rm /var/tmp/vm1.save", timeout=120, check=True)
+        guest.wait_ready(60)
+    finally:
+        home.run("crm_attribute --name maintenance-mode --delete", timeout=60, check=True)
+    wait_started(home)
+    assert guest.page(timeout=10) == page, "it was started anew, not restored"
+
+
+def starvation(now: Innocent) -> None:
+    """A busy guest gets next to nothing of a busy host."""
+    guest = now.lab.guest(through=now.home)
+    guest.run(BUSY)
+    now.home.run(f"xl sched-credit2 -d vm1 -c 3 && {{ {BUSY}; }}", timeout=60, check=True)
+    try:
+        time.sleep(2 * HANG + 2)
+    finally:
+        now.home.run("kill $(cat /tmp/busy); xl sched-credit2 -d vm1 -c 0", timeout=60, check=True)
+    guest.run("kill $(cat /tmp/busy)")
+
+
+def xl_hangs(now: Innocent) -> None:
+    """While it does Pacemaker asks for the state anew."""
+    now.home.run(NO_XL, check=True)
+    try:
+        now.home.run("crm_resource --refresh --resource vm1 --node $(uname -n)", timeout=60)
+        time.sleep(15)
+        now.home.run("timeout 60 crm_resource --wait", timeout=90)
+    finally:
+        now.home.run(XL_AGAIN, check=True)
+
+
+def xenstored_stops(now: Innocent) -> None:
+    now.home.run("pkill -STOP -x oxenstored", check=True)
+    try:
+        time.sleep(HANG + 10)
+    finally:
+        now.home.run("pkill -CONT -x oxenstored", check=True)
+
+
+def xenconsoled_is_gone(now: Innocent) -> None:
+    now.home.run("pkill -KILL -x xenconsoled; sleep 3", check=True)
+    now.home.run(
+        f"{CONSOLED} --log=all --log-dir=/var/log/xen/console --pid-file /run/xenconsoled.pid",
+        check=True,
+    )
+
+
+def vesperd_is_killed(now: Innocent) -> None:
+    now.home.stop_vesperd(signal="KILL")
+    time.sleep(2)
+    now.home.start_vesperd()
+    wait_collecting(now.home)
+
+
+def maintenance(now: Innocent) -> None:
+    """Of the cluster, with an upgrade of vesperd in it."""
+    now.home.run("crm_attribute --name maintenance-mode --update true", timeout=60, check=True)
+    try:
+        vesperd_is_killed(now)
+    finally:
+        now.home.run("crm_attribute --name maintenance-mode --delete", timeout=60, check=True)
+
+
+def migrate(now: Innocent) -> None:
+    """Live, under Pacemaker: what happens inside meanwhile is seen once, here or there."""
+    lab, home = now.lab, now.home
+    (target,) = (host for host in lab.hosts if host is not home)
+    guest = Guest(target)
+    page = guest.page(timeout=5)
+    before = {host.name: len(fatal_pids(host)) for host in lab.hosts}
+    guest.run(KILL)
+    time.sleep(3)
+    move(target)
+    assert guest.page(timeout=10) == page, "it was started anew, not migrated"
+    killed = [int(word) for word in guest.run(ENOUGH).output.split()]
+    deadline = time.monotonic() + 30
+    while killed[-1] not in fatal_pids(target):
+        assert time.monotonic() < deadline, f"{killed[-1]} was not seen"
+        time.sleep(0.5)
+    seen = [pid for host in (home, target) for pid in fatal_pids(host)[before[host.name] :]]
+    assert seen == killed, "events were lost or doubled"
+    arrived = float(target.run(ARRIVED, check=True).output)
+    watched = target.run(WATCHED, check=True).output
+    when = datetime.datetime.strptime(watched[:23], "%Y-%m-%d %H:%M:%S,%f")
+    took = when.replace(tzinfo=datetime.UTC).timestamp() - arrived
+    now.remark(f"{len(killed)} events, watched again after {took:.2f} s")
+    now.home = target
+
+
+def move(target: XenHost) -> None:
+    target.run(f"crm_resource --resource vm1 --move --node {target.name}", check=True)
+    wait_started(target, 300)
+    target.run("crm_resource --resource vm1 --clear", check=True)
+
+
+#: What any guest bears.
+EACH: tuple[Happening, ...] = (
+    reboot, pause, checkpoint, save_and_restore, starvation, xl_hangs, xenstored_stops,
+    xenconsoled_is_gone, vesperd_is_killed, maintenance,
+)  # fmt: skip
+#: The rest is also in test_guest.py and test_liveness.py.
+IN_SHORT: tuple[Happening, ...] = (
+    reboot, pause, checkpoint, xl_hangs, xenstored_stops, xenconsoled_is_gone,
+)  # fmt: skip
