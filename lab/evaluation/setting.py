@@ -51,7 +51,7 @@ PRIMITIVES = {
     "xen": {
         "polling": _primitive(f"ocf:heartbeat:Xen {_XEN} {_SCRIPT}", "180s", "60s", "10s", "60s"),
         "vesper": _primitive(
-            f"ocf:vesper:XenVM {_XEN} services=httpd", "180s", "60s", "1s", "120s"
+            f"ocf:vesper:XenVM {_XEN} services=httpd", "180s", "60s", "1s", "600s"
         ),
     },
     "kvm": {
@@ -59,7 +59,7 @@ PRIMITIVES = {
             f"ocf:heartbeat:VirtualDomain {_KVM} {_SCRIPT}", "90s", "90s", "10s", "30s", _MOVES
         ),
         "vesper": _primitive(
-            f"ocf:vesper:LibvirtVM {_KVM} services=httpd", "90s", "90s", "1s", "30s", _MOVES
+            f"ocf:vesper:LibvirtVM {_KVM} services=httpd", "90s", "90s", "1s", "600s", _MOVES
         ),
     },
 }

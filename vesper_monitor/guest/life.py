@@ -133,12 +133,12 @@ class LifeWatch:
                     closed.set_result(None)
                     self._beat.remove(turn)
                     return
-                self._look(reader, now)
+                pause = self._look(reader, now)
             except Exception as error:
                 closed.set_exception(error)
                 self._beat.remove(turn)
                 return
-            if (pause := self._liveness.next_look(now)) < LOOK:
+            if pause < LOOK:
                 if sooner is not None:
                     sooner.cancel()
                 sooner = loop.call_later(pause, lambda: turn(time.monotonic()))
@@ -157,11 +157,12 @@ class LifeWatch:
             if self._question is not None:
                 self._question.cancel()
 
-    def _look(self, reader: LifeReader, now: float) -> None:
+    def _look(self, reader: LifeReader, now: float) -> float:
+        """:returns: s until the next."""
         timeout = self._timeout()
         if timeout < MIN_TIMEOUT:
             self._liveness = Liveness()
-            return
+            return LOOK
         before = self._liveness.state
         self._liveness.signs(now, reader.read())
         hang = self._liveness.judge(timeout)
@@ -176,6 +177,7 @@ class LifeWatch:
                 self._look_at_domain()
         if self._question is None and self._liveness.asks(now):
             self._question = asyncio.get_running_loop().create_task(self._ask(timeout))
+        return self._liveness.next_look(now, timeout)
 
     async def _ask(self, hang_timeout: float) -> None:
         """The answer is judged after another look at the signs."""

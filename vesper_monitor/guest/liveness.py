@@ -14,7 +14,7 @@ Where the evidence is not clear, it is no hang.
 
 A hang that has the CPU to itself is one *within* the timeout.  What is seen of
 it begins later than it does: so all is measured by the *limit*, the timeout
-less :data:`LATE`::
+less what makes it late::
 
     last sign  H, it hangs      no sign for STEP      then evidence every STEP       limit
     ───┼───────┼───┼──────────────────┼──────────────┼──────────────┼──────────────┼───┼──►
@@ -43,13 +43,13 @@ __all__ = ["MIN_TIMEOUT", "Depth", "Hang", "LifeState", "Liveness", "Sign"]
 MIN_TIMEOUT = 2.0
 #: s between two looks, more than which the observer itself did not run: what
 #: was not observed counts for nothing.
-MAX_GAP = 1.5
-#: s between two looks at the signs; of a guest that is in doubt.
-LOOK, LOOK_AGAIN = 0.5, 0.1
-#: s by which the limit is less than the timeout: the look that sees the last
-#: sign may be LOOK after it, the one that finds the hang LOOK_AGAIN late, and
-#: the answers and the observer take a while.
-LATE = LOOK + LOOK_AGAIN + 0.15
+MAX_GAP = 2.0
+#: s between two looks at the signs; where the timeout is short; of a guest that is in doubt.
+LOOK, LOOK_SHORT, LOOK_AGAIN = 1.0, 0.5, 0.1
+#: s: a timeout below that is short.
+SHORT = 4.0
+#: s that the answers and the observer take.
+LATE = 0.15
 #: Part of the limit after which the hypervisor is asked, and is asked again;
 #: what one answer may be worth.
 STEP = 0.2
@@ -167,10 +167,10 @@ class Liveness:
         self._gaps_asked = self._gaps
         return True
 
-    def next_look(self, now: float) -> float:
+    def next_look(self, now: float, timeout: float) -> float:
         """s from now to the next :meth:`signs`."""
         if self.state is not LifeState.DOUBTED or not self._is_near:
-            return LOOK
+            return _look(timeout)
         until = self._ask_at - now
         return until if 0.0 < until < LOOK_AGAIN else LOOK_AGAIN
 
@@ -272,9 +272,18 @@ def _account(track: _Track, vcpu: VcpuUse, now: float, most: float) -> bool:
     return False
 
 
+def _look(timeout: float) -> float:
+    """s between two looks at a guest that is well."""
+    return LOOK if timeout >= SHORT else LOOK_SHORT
+
+
 def _limit(timeout: float) -> float:
-    """s without a sign, as observed, that are a hang."""
-    return timeout - LATE
+    """s without a sign, as observed, that are a hang.
+
+    The look that sees the last sign may be late by the time between two of
+    them, the one that finds the hang by LOOK_AGAIN.
+    """
+    return timeout - _look(timeout) - LOOK_AGAIN - LATE
 
 
 def _starved(track: _Track, timeout: float) -> bool:
