@@ -33,6 +33,8 @@ def begin(lab: XenLab, kind: str) -> None:
         host.put("/etc/xen/vm1.cfg", project.guest_config(kind=kind).encode())
     cluster.type_in(lab, f"crm configure {MOVABLE}", print)
     cluster.ready(lab, "vesper")
+    # On a busy machine the guest takes long to come, and counts as degraded meanwhile.
+    cluster.settle(lab, "vesper", print)
 
 
 def create_guest(lab: XenLab) -> None:
