@@ -5,7 +5,8 @@ In the Xen lab's dom0, both in one run: one plain monitor (a probe), CPU and
 wall time; and the CPU time that goes into watching one VM: of all processes
 of the agents (with their executor in Pacemaker), of vesperd, and of the rest
 of Pacemaker, each in a control group of its own, whose counter misses no
-process however short. The window of ours is one whole turn of its monitor.
+process however short. The window of ours is one whole turn of its monitor, which
+takes ten minutes.
 """
 
 from __future__ import annotations
@@ -51,7 +52,7 @@ def _usage(host: XenHost) -> dict[str, float]:
 def _wait_for_monitor(host: XenHost, old: str = "none") -> tuple[str, float]:
     """Until another monitor of ours waits. :returns: its pid, and for how long (s)."""
     find = f"pgrep -f '^/usr/bin/python3 .*XenVM monitor' | grep -vx '{old}'"
-    pid = host.wait(find, timeout=180, every=0.5).split()[0]
+    pid = host.wait(find, timeout=900, every=0.5).split()[0]
     return pid, float(host.run(f"ps -o etimes= {pid}", check=True).output)
 
 

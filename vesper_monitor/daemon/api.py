@@ -204,7 +204,7 @@ class Api:
                 with contextlib.suppress(TimeoutError):
                     async with asyncio.timeout(LOOK_TIMEOUT):
                         await daemon.watch.look(domain)
-            elif (session := daemon.watch.session(domain)) is None or not session.alive:
+            elif instance.restored or not daemon.watch.shows_life(domain):
                 daemon.watch.look_soon(domain)
 
             async def deliver(answer: Answer) -> None:
@@ -264,11 +264,11 @@ class Api:
     async def _alive(self, connection: Connection, request: dict[str, Any]) -> None:
         """For vesper_monitor/ocf/quick.py, which compares the answer as it is."""
         instance = self._daemon.instances.get(text(request, "resource"))
-        session = None
+        alive = False
         if instance is not None:
             record = instance.record
-            session = self._daemon.watch.session(Domain(record.vm, record.domid, record.uuid))
-        await connection.send({"ok": True, "alive": session is not None and session.alive})
+            alive = self._daemon.watch.shows_life(Domain(record.vm, record.domid, record.uuid))
+        await connection.send({"ok": True, "alive": alive})
 
     # ------------------------------------------------------------ readers
 

@@ -215,6 +215,11 @@ class Watch:
         watched = self._watched.get(_key(domain))
         return watched.session if watched is not None else None
 
+    def shows_life(self, domain: Domain) -> bool:
+        """Certainly: its kernel has, in the last moment."""
+        session = self.session(domain)
+        return session is not None and session.alive
+
     def knows(self, domain: Domain) -> bool:
         """Also of one whose watching was ended by hand."""
         return _key(domain) in self._watched or _key(domain) in self._starting
