@@ -9,6 +9,8 @@ import time
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 
+from lab.confine import confined
+
 __all__ = ["ChannelError", "CommandFailed", "Host", "LabError", "Result"]
 
 
@@ -127,7 +129,8 @@ class Host(abc.ABC):
 
     def start_vesperd(self, *, timeout: float = 120.0) -> None:
         """Start vesperd and wait until its socket is there."""
-        self.start_daemon("/usr/sbin/vesperd", "/var/log/vesperd.log", VESPERD, timeout=timeout)
+        command = " ".join([*confined(), "/usr/sbin/vesperd"])
+        self.start_daemon(command, "/var/log/vesperd.log", VESPERD, timeout=timeout)
 
     def stop_vesperd(self, *, signal: str = "TERM") -> None:
         """End vesperd, if it runs, and wait until it has gone."""
