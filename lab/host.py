@@ -11,7 +11,14 @@ from dataclasses import dataclass
 
 from lab.confine import confined
 
-__all__ = ["ChannelError", "CommandFailed", "Host", "LabError", "Result"]
+__all__ = [
+    "VESPERD_SETTINGS",
+    "ChannelError",
+    "CommandFailed",
+    "Host",
+    "LabError",
+    "Result",
+]
 
 
 class LabError(Exception):
@@ -138,3 +145,5 @@ class Host(abc.ABC):
 
 
 VESPERD = "/run/vesper/vesperd.sock"
+#: In each lab's vesperd.toml: its guests fault more often than any that is in use.
+VESPERD_SETTINGS = "max_failovers = 10000\n"
