@@ -17,7 +17,7 @@ from pathlib import Path
 
 from kvm_transport import qemu, states
 from kvm_transport.qemu import StatusFile
-from vesper_monitor.transport import Domain, DomainReport
+from vesper_monitor.transport import Domain, DomainReport, TransportError
 
 __all__ = ["Life"]
 
@@ -61,6 +61,11 @@ class Life:
             return None
         try:
             began = qemu.started(status.pid)
+            if began is None and not _has_ended(pidfd):
+                raise TransportError(
+                    f"QEMU (process {status.pid}) does not show in /proc: is that mounted with "
+                    "hidepid? vesperd's service needs CAP_SYS_PTRACE then"
+                )
             # All that was asked by number is of the process that we hold, if it lives.
             if (
                 began is not None

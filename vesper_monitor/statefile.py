@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: GPL-2.0-or-later
-"""A small file of JSON that outlives the daemon, written in one step."""
+"""A small file of JSON that outlives the daemon, root's alone, written in one step."""
 
 from __future__ import annotations
 
@@ -14,8 +14,13 @@ def write(path: Path, value: object) -> None:
     """:raises OSError: the file is as it was."""
     new = path.with_name(path.name + ".new")
     path.parent.mkdir(mode=0o755, parents=True, exist_ok=True)
-    with new.open("w", encoding="utf-8") as file:
+    new.unlink(missing_ok=True)  # of an earlier try, whatever its mode
+    with open(new, "x", encoding="utf-8", opener=_private) as file:
         json.dump(value, file)
         file.flush()
         os.fsync(file.fileno())
     new.replace(path)
+
+
+def _private(path: str, flags: int) -> int:
+    return os.open(path, flags | os.O_CLOEXEC, 0o600)

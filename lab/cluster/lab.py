@@ -19,6 +19,7 @@ from typing import Self
 from lab import images
 from lab.cluster import files, layers
 from lab.cluster.node import ENVIRONMENT, ClusterError, Node, wait_until
+from lab.host import VESPERD_SETTINGS
 from lab.progress import step
 
 __all__ = ["STATE", "ClusterLab"]
@@ -121,7 +122,7 @@ class ClusterLab:
             "etc/hosts": files.hosts(self._names),
             "etc/corosync/corosync.conf": files.corosync_conf(self._count),
             "etc/default/pacemaker": files.pacemaker_defaults(),
-            "etc/vesper/vesperd.toml": self._vesperd_config,
+            "etc/vesper/vesperd.toml": VESPERD_SETTINGS + self._vesperd_config,
             "cib.xml": files.cib(self._properties, self._remotes),
         }
 

@@ -10,6 +10,7 @@ import time
 from collections.abc import Iterator
 from pathlib import Path
 
+from lab.confine import confined
 from lab.host import LabError
 
 __all__ = ["ClusterError", "Node", "wait_until"]
@@ -198,7 +199,8 @@ class Node:
         :param wait: seconds; 0 does not wait.
         """
         with self.vesperd_log.open("a") as log:
-            self.popen("setsid", "/usr/sbin/vesperd", stdout=log.fileno(), stderr=log.fileno())
+            command = ["setsid", *confined(), "/usr/sbin/vesperd"]
+            self.popen(*command, stdout=log.fileno(), stderr=log.fileno())
         if not wait:
             return
         for _ in wait_until(f"{self.name}: answer of vesperd (see {self.vesperd_log})", wait):

@@ -11,6 +11,7 @@ from pathlib import Path
 
 from lab import images
 from lab.guest import CHECK_PAGE
+from lab.host import VESPERD_SETTINGS
 from lab.images import store
 from lab.images.probes import PROJECT
 from lab.xen.disk import GUEST_KERNEL
@@ -73,6 +74,7 @@ def bundle() -> bytes:
             shutil.copy(path, probes)
         _put(stage, GUEST_INITRD, images.guest_initrd(kernel, modules).read_bytes())
         _put(stage, "/etc/xen/vm1.cfg", guest_config().encode())
+        _put(stage, "/etc/vesper/vesperd.toml", VESPERD_SETTINGS.encode())
         for name, folder in (
             (CHECK_PAGE, PROJECT / "lab"),
             (VIF_SCRIPT, HERE),

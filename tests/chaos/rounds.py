@@ -78,7 +78,7 @@ class Chaos:
     def __init__(self, directory: Path, vms: int, seed: int) -> None:
         self.outcome = Outcome()
         self._random = random.Random(seed)
-        self._daemon = DaemonProcess(directory, "activate_timeout = 3.0")
+        self._daemon = DaemonProcess(directory, "activate_timeout = 3.0\nmax_failovers = 10000")
         bin = directory / "bin"
         bin.mkdir()
         (bin / "xl").symlink_to(PROJECT / "lab/standin/xl")

@@ -3,6 +3,9 @@
 
 from __future__ import annotations
 
+import os
+import subprocess
+from collections.abc import Callable
 from pathlib import Path
 
 import pytest
@@ -10,7 +13,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from lab.standin.image import RELEASE, make_image, make_store, vermagic
-from vesper_monitor.guest import images
+from vesper_monitor.guest import images, trusted
 from vesper_monitor.guest.images import ImageError, ImageStore
 from vesper_monitor.guest.modinfo import ModinfoError, modinfo
 
@@ -104,3 +107,108 @@ def test_a_build_goes_into_the_store(tmp_path: Path) -> None:
 def test_no_headers() -> None:
     with pytest.raises(ImageError, match=r"linux-headers-0\.0-none"):
         images.find_headers("0.0-none")
+
+
+# -- who could have changed it ------------------------------------------------------
+
+
+def _foreign(path: Path) -> None:
+    os.chown(path, 65534, 65534)
+
+
+def _for_all(path: Path) -> None:
+    path.chmod(path.stat().st_mode | 0o002)
+
+
+def _for_a_group(path: Path) -> None:
+    path.chmod(path.stat().st_mode | 0o020)
+
+
+def _as_in_tmp(path: Path) -> None:
+    path.chmod(0o1777)
+
+
+@pytest.mark.parametrize(
+    ("change", "which", "remedy"),
+    [
+        (_foreign, f"store/{RELEASE}/send_signal.ko", "chown root:"),
+        (_foreign, f"store/{RELEASE}", "chown root:"),
+        (_foreign, "store", "chown root:"),
+        (_foreign, ".", "chown root:"),
+        (_for_all, f"store/{RELEASE}/send_signal.ko", "chmod go-w"),
+        (_for_all, f"store/{RELEASE}", "chmod go-w"),
+        (_for_a_group, "store", "chmod go-w"),
+        (_for_a_group, ".", "chmod go-w"),
+        (_as_in_tmp, f"store/{RELEASE}", "chmod go-w"),
+    ],
+)
+def test_what_others_could_have_changed_is_not_loaded(
+    tmp_path: Path, change: Callable[[Path], None], which: str, remedy: str
+) -> None:
+    if os.geteuid() != 0:
+        pytest.skip("needs root")
+    make_store(tmp_path / "store")
+    store, changed = ImageStore(tmp_path / "store"), (tmp_path / which).resolve()
+    assert store.find("vm1", RELEASE, vermagic(), "send_signal")
+    change(changed)
+    with pytest.raises(ImageError, match=f"^vm1: .*: {remedy}") as error:
+        store.find("vm1", RELEASE, vermagic(), "send_signal")
+    # Its advice is complete.
+    advice = str(error.value).rpartition(": ch")[2]
+    assert advice.endswith(f" {changed}")
+    subprocess.run(f"ch{advice}", shell=True, check=True)
+    assert store.find("vm1", RELEASE, vermagic(), "send_signal")
+
+
+def test_what_is_roots_may_be_below_what_is_like_tmp(tmp_path: Path) -> None:
+    """There nobody but root can rename or delete it."""
+    tmp_path.chmod(0o1777)
+    make_store(tmp_path / "store")
+    assert ImageStore(tmp_path / "store").find("vm1", RELEASE, vermagic(), "send_signal")
+
+
+def test_a_link_is_worth_what_it_leads_to(tmp_path: Path) -> None:
+    if os.geteuid() != 0:
+        pytest.skip("needs root")
+    make_store(tmp_path / "disk" / "store")
+    (tmp_path / "store").symlink_to("disk/store")
+    store = ImageStore(tmp_path / "store")
+    assert store.find("vm1", RELEASE, vermagic(), "send_signal")
+    _foreign(tmp_path / "disk")
+    with pytest.raises(ImageError, match="disk belongs to user 65534"):
+        store.find("vm1", RELEASE, vermagic(), "send_signal")
+
+
+def test_nothing_is_put_in_place_of_what_was_looked_at(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Renamed between the look at a directory and the use of what is in it."""
+    make_store(tmp_path / "store")
+    make_store(tmp_path / "evil")
+    (tmp_path / "evil" / RELEASE / "send_signal.ko").write_bytes(make_image("evil"))
+    look, looks = trusted._check, []
+
+    def exchange(path: Path, status: os.stat_result, *, last: bool) -> None:
+        look(path, status, last=last)
+        looks.append(path)
+        if path == tmp_path / "store":
+            path.rename(tmp_path / "before")
+            (tmp_path / "evil").rename(path)
+
+    monkeypatch.setattr(trusted, "_check", exchange)
+    found = ImageStore(tmp_path / "store").find("vm1", RELEASE, vermagic(), "send_signal")
+    assert found.data == make_image("send_signal")
+    assert looks[0] == Path("/")
+    assert looks[-1] == tmp_path / "store" / RELEASE / "send_signal.ko"
+
+
+def test_what_is_built_can_be_loaded_whatever_the_umask(tmp_path: Path) -> None:
+    built = tmp_path / "send_signal.ko"
+    built.write_bytes(make_image("send_signal"))
+    old = os.umask(0o002)
+    try:
+        images._install(built, tmp_path / "lib" / RELEASE)
+    finally:
+        os.umask(old)
+    store = ImageStore(tmp_path / "lib")
+    assert store.find("vm1", RELEASE, vermagic(), "send_signal")

@@ -193,7 +193,9 @@ class Life(RuleBasedStateMachine):
     def monitor_begins(self, interval: float) -> None:
         waiter = begin(self.instance, self.now, interval)
         fault = self.instance.fault
-        if fault is not None and self.instance.fault_recorded:
+        if self.instance.deferred is not None:
+            assert result(waiter) in (None, Result.DEGRADED)
+        elif fault is not None and self.instance.fault_recorded:
             hold = self.instance.hold_until()
             assert result(waiter) is Result.FAULT or (hold is not None and self.now < hold)
         elif self.first:
@@ -208,6 +210,7 @@ class Life(RuleBasedStateMachine):
         if delivered:
             waiter.answer = waiter.answer or self.instance.answer_at_timeout()
             if waiter.answer.fault is not None:
+                assert self.instance.deferred is None
                 assert self.born[waiter.answer.fault.id] == self.lives
                 if self.instance.fault is not None:
                     self.instance.fault_told(self.now)
@@ -221,6 +224,18 @@ class Life(RuleBasedStateMachine):
         self.instance.fault_found(fault(self.faults))
         if recorded:
             self.fault_is_recorded()
+
+    @precondition(lambda self: self.instance.fault and not self.instance.fault_recorded)
+    @rule(seconds=st.floats(0.0, 30.0))
+    def it_is_one_too_many(self, seconds: float) -> None:
+        self.instance.defer("too many", self.now + seconds, self.now)
+
+    @precondition(lambda self: self.instance.deferred is not None)
+    @rule()
+    def its_time_has_come(self) -> None:
+        assert self.instance.deferred_until is not None
+        self.now = max(self.now, self.instance.deferred_until)
+        self.instance.undefer()
 
     @rule()
     def fault_is_recorded(self) -> None:
@@ -264,12 +279,18 @@ class Life(RuleBasedStateMachine):
     @invariant()
     def no_one_waits_for_a_fault_that_is_there(self) -> None:
         if self.instance.fault is not None and self.instance.fault_recorded:
+            if self.instance.deferred is not None:
+                return
             assert not self.instance.waiting or self.instance.hold_until() is not None
 
     @invariant()
     def a_fault_is_never_forgotten(self) -> None:
         fault = self.instance.fault
         if fault is None or not self.instance.fault_recorded or fault.told is not None:
+            return
+        if self.instance.deferred is not None:
+            assert self.instance.deferred_until is not None
+            assert self.instance.patience(self.now, 5.0) is None
             return
         # Either a monitor is about to be told, or Pacemaker will be.
         assert self.instance.state is InstanceState.WAITING or (

@@ -19,6 +19,7 @@ from hypothesis import strategies as st
 from kvm_transport import qemu, states
 from kvm_transport.qemu import StatusFile, StatusFiles
 from kvm_transport.transport import KvmTransport
+from tests.host.daemons import PROJECT
 from vesper_monitor.faults import domain as domains
 from vesper_monitor.faults import rules
 from vesper_monitor.transport import (
@@ -218,6 +219,39 @@ def test_a_pid_file_is_believed_only_if_its_process_holds_it(tmp_path: Path) -> 
         assert begun is not None and begun > 0
     assert not qemu.holds(process.pid, path)
     assert qemu.started(process.pid) is None
+
+
+HIDDEN = """\
+import asyncio, pathlib, sys
+from kvm_transport.life import Life
+from kvm_transport.qemu import StatusFile
+from vesper_monitor.transport import TransportError
+async def meet(pid):
+    try:
+        return Life.meet(StatusFile("vm1", "", pid, "", ""), pathlib.Path("."), print)
+    except TransportError as error:
+        return error
+print(asyncio.run(meet(int(sys.argv[1]))))
+"""
+
+
+def test_a_process_that_proc_hides_has_not_ended() -> None:
+    """hidepid for all but a group, where a sandbox leaves no CAP_SYS_PTRACE."""
+    if os.geteuid() != 0:
+        pytest.skip("needs root")
+    hide = "mount -t proc -o hidepid=2,gid=1 proc /proc && exec setpriv --bounding-set=-all"
+    meet = ["unshare", "-m", "sh", "-c", f'{hide} "$@"', "sh", sys.executable, "-c", HIDDEN]
+
+    def met(pid: int) -> str:
+        return subprocess.run(
+            [*meet, str(pid)],
+            cwd=PROJECT, stdout=subprocess.PIPE, text=True, timeout=60, check=True,
+        ).stdout.strip()  # fmt: skip
+
+    with subprocess.Popen(["sleep", "60"], user=65534) as process:
+        assert "hidepid" in met(process.pid)
+        process.kill()
+    assert met(process.pid) == "None"
 
 
 def test_threads_of_virtual_cpus() -> None:

@@ -62,6 +62,8 @@ def status(client: Client, options: argparse.Namespace) -> None:
     for vm in vms:
         if vm["fault"]:
             print(note("fault", f"{vm['vm']}: {vm['fault']['reason']}"))
+        if vm.get("deferred"):
+            print(note("deferred", vm["deferred"]))
         if vm.get("paused"):
             print(note("paused", f"{vm['vm']}: {vm['paused']['text']}"))
         if vm["degraded"]:

@@ -45,6 +45,8 @@ class Config:
     #: s, how long a fault between two monitors waits for the next one beyond
     #: the time it is due, before Pacemaker is told asynchronously
     monitor_grace: float = 10.0
+    #: faults of one VM in an hour that are told; more have to wait
+    max_failovers: int = 10
     #: s without a sign of life that are a hang; 0: not looked at
     hang_timeout: float = 5.0
     #: s that a VM may be paused and nobody says why; 0: for ever

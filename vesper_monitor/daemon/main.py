@@ -37,6 +37,7 @@ from vesper_monitor.faults.fault import InstanceRecord
 from vesper_monitor.faults.instances import Instances
 from vesper_monitor.faults.journal import Batch, Journal, JournalError
 from vesper_monitor.faults.pauses import Pauses
+from vesper_monitor.faults.rate import WINDOW
 from vesper_monitor.faults.recorder import Recorder
 from vesper_monitor.guest.decode import Event
 from vesper_monitor.guest.images import ImageStore
@@ -88,6 +89,7 @@ class Daemon:
         self.instances = Instances(
             self.recorder,
             grace=config.monitor_grace,
+            max_failovers=config.max_failovers,
             paused=lambda vm: self.pauses.get(vm) is not None,
             attributes=self._attributes,
         )
@@ -361,6 +363,8 @@ class Daemon:
             for vm, probes in await self.recorder.run(Journal.wanted_last):
                 self.expected.note(vm, probes)
             held = await self.recorder.run(Journal.open_faults)
+            since = time.time() - WINDOW
+            told = await self.recorder.run(lambda journal: journal.told_since(since))
             self.activations = await self.recorder.run(Journal.activations)
         except JournalError as error:
             _log.error("%s; starting without it", error)
@@ -369,7 +373,7 @@ class Daemon:
             self.instances.restore((), (), self._last_event_id)
             return
         self._last_event_id = event_id
-        self.instances.restore(records, held, fault_id)
+        self.instances.restore(records, held, fault_id, told)
         for record in records:
             await self._recall(record)
         if records:

@@ -74,11 +74,19 @@ def _unwatched(instance: Instance) -> dict[str, Any]:
 
 def _resource(instance: Instance | None) -> dict[str, Any]:
     if instance is None:
-        return {"resource": None, "services": [], "fault_on": "", "waiting": False, "fault": None}
+        return {
+            "resource": None,
+            "services": [],
+            "fault_on": "",
+            "waiting": False,
+            "fault": None,
+            "deferred": None,
+        }
     return {
         "resource": instance.record.resource,
         "services": list(instance.record.services),
         "fault_on": instance.record.fault_on,
         "waiting": instance.waiting,
         "fault": instance.fault.to_json() if instance.fault is not None else None,
+        "deferred": instance.deferred,
     }

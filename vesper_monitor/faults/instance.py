@@ -10,7 +10,8 @@ vesper_monitor/faults/instances.py drives it.
     any state --stop, or another start--> ENDED
 
 In each state but ENDED the instance may hold one fault.  Every monitor is
-given it, until the instance ends or the operator clears it.
+given it, until the instance ends or the operator clears it; one that is
+deferred only when its time has come.
 
 An instance of an earlier daemon's is given no fault before its domain was seen
 alive: while no daemon was there, the resource may have got another.
@@ -120,6 +121,9 @@ class Instance:
         self.rules_in_pause: set[str] = set()
         #: the node's name in the cluster, as the last monitor knew it
         self.node: str | None = None
+        #: its guest has had too many faults: until when this one is not told, and why
+        self.deferred_until: float | None = None
+        self.deferred: str | None = None
         self._waiters: set[Waiter] = set()
         self._degraded = degraded
         self._degraded_told: str | None = None
@@ -180,8 +184,8 @@ class Instance:
             return Answer(Result.FINE)
         if (fault := self._tellable) is not None:
             return _fault_answer(fault)
-        if self._degraded is not None:
-            return Answer(Result.DEGRADED, self._degraded)
+        if (lacking := self._lacking) is not None:
+            return Answer(Result.DEGRADED, lacking)
         return Answer(Result.FINE)
 
     def hold_until(self) -> float | None:
@@ -216,6 +220,21 @@ class Instance:
         if self.fault is None or self.fault.id != fault_id or self.state is InstanceState.ENDED:
             return
         self.fault_recorded = True
+        self._tell_all()
+
+    def defer(self, why: str, until: float, now: float) -> None:
+        """Its fault, that is not told yet, is to be told later.
+
+        :param why: what monitors are told meanwhile.
+        """
+        assert self.fault is not None and self.fault.told is None
+        self.deferred, self.deferred_until = why, until
+        if not self.paused:
+            self._answer_early(now)
+
+    def undefer(self) -> None:
+        """Its time has come."""
+        self.deferred = self.deferred_until = None
         self._tell_all()
 
     def domain_seen(self) -> None:
@@ -253,6 +272,7 @@ class Instance:
         ended = replace(self.fault, ended=now_real, ended_by=by)
         self.fault = None
         self.fault_recorded = False
+        self.deferred = self.deferred_until = None
         self._injected_at = None
         return ended
 
@@ -264,9 +284,8 @@ class Instance:
         self._degraded = degraded
         if self.paused:
             return
-        if worse_or_better and self._waiters and self._may_be_early(now):
-            self._early_at = now
-            self._answer_all(self.answer_at_timeout())
+        if worse_or_better:
+            self._answer_early(now)
 
     def domain_ended(self, report: DomainReport, reason: str) -> None:
         """The domain does not run any more. For good: another start is another instance."""
@@ -309,7 +328,12 @@ class Instance:
     def _tellable(self) -> Fault | None:
         """The fault, if it may be told now."""
         may = self.fault_recorded and not self.paused and not self.restored
-        return self.fault if may else None
+        return self.fault if may and self.deferred is None else None
+
+    @property
+    def _lacking(self) -> str | None:
+        """Why a monitor is told neither of a fault nor that all is well."""
+        return self.deferred or self._degraded
 
     def _tell_all(self) -> None:
         if (fault := self._tellable) is not None:
@@ -329,13 +353,19 @@ class Instance:
         if (fault := self._tellable) is not None:
             hold = self.hold_until()
             return None if hold is not None and now < hold else _fault_answer(fault)
-        if self._degraded is not None and self._degraded_told is None and self._may_be_early(now):
+        lacking = self._lacking
+        if lacking is not None and self._degraded_told is None and self._may_be_early(now):
             self._early_at = now
-            return Answer(Result.DEGRADED, self._degraded)
+            return Answer(Result.DEGRADED, lacking)
         return None
 
     def _may_be_early(self, now: float) -> bool:
         return self._early_at is None or now - self._early_at >= CALM
+
+    def _answer_early(self, now: float) -> None:
+        if self._waiters and self._may_be_early(now):
+            self._early_at = now
+            self._answer_all(self.answer_at_timeout())
 
     def _answer_all(self, answer: Answer) -> None:
         for waiter in self._waiters:

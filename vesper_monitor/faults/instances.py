@@ -19,6 +19,7 @@ from vesper_monitor.faults.attributes import NodeAttributes
 from vesper_monitor.faults.fault import Fault, InstanceRecord
 from vesper_monitor.faults.instance import Answer, Instance, InstanceState, Result, Waiter
 from vesper_monitor.faults.journal import Batch
+from vesper_monitor.faults.rate import WINDOW, Rate
 from vesper_monitor.faults.recorder import Recorder
 from vesper_monitor.faults.rules import RuleError, RuleSet
 from vesper_monitor.guest.decode import Event
@@ -53,6 +54,7 @@ class Instances:
     """
     :param grace: s by which a monitor may be late before Pacemaker is told
         of a fault without it.
+    :param max_failovers: faults of one VM that are told in an hour.
     :param tell: tells Pacemaker (:func:`vesper_monitor.faults.pacemaker.fail`).
     :param paused: whether an operator has paused the watching of a VM.
     :param attributes: where the cluster is shown each VM's last fault.
@@ -63,12 +65,14 @@ class Instances:
         recorder: Recorder,
         *,
         grace: float,
+        max_failovers: int,
         tell: Tell = pacemaker.fail,
         paused: Callable[[str], bool] = lambda _: False,
         attributes: NodeAttributes | None = None,
     ) -> None:
         self._recorder = recorder
         self._grace = grace
+        self._rate = Rate(max_failovers)
         self._tell = tell
         self._paused = paused
         self._attributes = attributes
@@ -84,16 +88,27 @@ class Instances:
         self._given_up: set[int] = set()
 
     def restore(
-        self, records: Iterable[InstanceRecord], faults: Iterable[Fault], last_fault_id: int
+        self,
+        records: Iterable[InstanceRecord],
+        faults: Iterable[Fault],
+        last_fault_id: int,
+        told: Iterable[tuple[str, float]] = (),
     ) -> None:
-        """Go on with what the journal holds."""
+        """Go on with what the journal holds.
+
+        :param told: VMs of which faults were told in the last hour, and when.
+        """
         self._last_fault_id = last_fault_id
+        for vm, at in told:
+            self._rate.told(vm, at)
         held = {fault.instance: fault for fault in faults if fault.ended is None}
         for record in records:
             instance = Instance(
                 record, fault=held.get(record.id), rules=_rules(record), restored=True
             )
             self._begin(instance)
+            if instance.fault is not None and instance.fault.told is None:
+                self._admit(instance, instance.fault)
             self._reconsider(instance)
 
     def recall(self, record: InstanceRecord, events: Iterable[Event]) -> None:
@@ -256,7 +271,8 @@ class Instances:
                 if verdict is None or verdict.rule in instance.rules_in_pause:
                     continue
                 self._last_fault_id += 1
-                record = instance.record
+                record, now = instance.record, time.time()
+                flapping = self._rate.flapping(record.vm, now)
                 fault = Fault(
                     id=self._last_fault_id,
                     resource=record.resource,
@@ -266,9 +282,9 @@ class Instances:
                     instance=record.id,
                     scope=verdict.scope.value,
                     rule=verdict.rule,
-                    reason=verdict.reason,
+                    reason=f"{verdict.reason}; {flapping}" if flapping else verdict.reason,
                     event=event.to_json(),
-                    seen=time.time(),
+                    seen=now,
                 )
                 if instance.paused:
                     fault = replace(fault, ended=fault.seen, ended_by=PAUSE)
@@ -288,6 +304,7 @@ class Instances:
                 _log.error("%s: fault %d is not reported, paused: %s",
                            fault.resource, fault.id, fault.reason)  # fmt: skip
                 continue
+            self._admit(instance, fault)
             instance.fault_is_recorded(fault.id)
             self._reconsider(instance)
             # After the monitor has its answer, in the loop's next turn.
@@ -296,6 +313,32 @@ class Instances:
             )
             if self._attributes is not None:
                 self._attributes.set(attribute(fault.vm), _shown(fault), after=SHOW_AFTER)
+
+    def _admit(self, instance: Instance, fault: Fault) -> None:
+        """Let a fault be told now, or defer it: its guest has had too many."""
+        held = instance.fault
+        if held is None or held.id != fault.id or held.told is not None:
+            return
+        now = time.time()
+        at = self._rate.next(fault.vm, now)
+        if at <= now:
+            self._rate.told(fault.vm, now)
+            instance.undefer()
+            return
+        when = time.strftime("%H:%M:%S", time.localtime(at))
+        why = (
+            f"{fault.vm}: fault {fault.id} ({fault.reason}) is not reported before {when}: there "
+            f"were {self._rate.most} in the last {WINDOW / 60:.0f} min, as many as max_failovers "
+            f"allows; see to the guest, then: vesper faults clear {fault.resource}"
+        )
+        if instance.deferred is None:
+            _log.error("%s: %s", fault.resource, why)
+        instance.defer(why, _now() + at - now, _now())
+
+    def _admit_again(self, instance: Instance) -> None:
+        if instance.fault is not None and instance.deferred is not None:
+            self._admit(instance, instance.fault)
+            self._reconsider(instance)
 
     def clear(self, *, fault_id: int | None = None, resource: str | None = None) -> int:
         """The operator says it is over. :returns: number of faults that ended."""
@@ -401,6 +444,11 @@ class Instances:
         timer = self._timers.pop(key, None)
         if timer is not None:
             timer.cancel()
+        if instance.deferred_until is not None:
+            wait = max(0.0, instance.deferred_until - _now())
+            loop = asyncio.get_running_loop()
+            self._timers[key] = loop.call_later(wait, self._admit_again, instance)
+            return
         patience = instance.patience(_now(), self._grace)
         if patience is None or key in self._tellers:
             return

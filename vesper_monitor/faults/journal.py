@@ -389,6 +389,13 @@ class Journal:
         )
         return [(r[0], LastWords(r[1], r[2], r[3], r[4], bool(r[5]))) for r in rows]
 
+    def told_since(self, since: float) -> list[tuple[str, float]]:
+        """VMs of which faults were told, and when, oldest first.
+
+        :param since: s, CLOCK_REALTIME.
+        """
+        return self._query("SELECT vm, told FROM faults WHERE told >= ? ORDER BY told", (since,))
+
     def open_faults(self) -> list[Fault]:
         """Faults that have not ended."""
         return _faults(self._query("SELECT * FROM faults WHERE ended IS NULL ORDER BY id"))

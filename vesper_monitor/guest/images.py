@@ -2,7 +2,8 @@
 """Probe images: one directory per guest kernel release.
 
 ``ROOT/RELEASE/PROBE.ko``, for example
-``/var/lib/vesper/probes/6.1.0-56-amd64/send_signal.ko``.
+``/var/lib/vesper/probes/6.1.0-56-amd64/send_signal.ko``.  They become part of
+guests' kernels: only those are used that nobody but root can have changed.
 """
 
 from __future__ import annotations
@@ -15,6 +16,7 @@ from pathlib import Path
 
 from vesper_monitor.guest import abi
 from vesper_monitor.guest.modinfo import ModinfoError, modinfo
+from vesper_monitor.guest.trusted import NotTrusted, open_trusted
 
 __all__ = ["DEFAULT_ROOT", "Image", "ImageError", "ImageStore", "build", "find_headers"]
 
@@ -71,6 +73,8 @@ class ImageStore:
                 f"{vm}: guest kernel {release} has no image of probe {probe} "
                 f"(have: {have}); {build_it}"
             ) from None
+        except ImageError as error:
+            raise ImageError(f"{vm}: {error}") from None
         if image.vermagic.strip() != vermagic.strip():
             raise ImageError(
                 f"{vm}: {path} was built for '{image.vermagic}', "
@@ -169,7 +173,8 @@ def _release_of(headers: Path) -> str:
 
 def _install(built: Path, directory: Path) -> Image:
     """Put an image in place in one step: a daemon may be reading."""
-    directory.mkdir(parents=True, exist_ok=True)
+    for folder in (directory.parent, directory):  # whatever the umask
+        folder.mkdir(mode=0o755, parents=True, exist_ok=True)
     target = directory / built.name
     draft = directory / f".{built.name}.new"
     draft.write_bytes(built.read_bytes())
@@ -187,13 +192,15 @@ def _safe(word: str) -> bool:
 def _read(path: Path) -> Image:
     """:raises FileNotFoundError: :raises ImageError:"""
     try:
-        with path.open("rb") as file:
+        with open_trusted(path) as file:
             data = file.read(MAX_IMAGE + 1)
         if len(data) > MAX_IMAGE:
             raise ImageError(f"{path}: more than {MAX_IMAGE} bytes; strip it with: strip -g")
         info = modinfo(data)
     except FileNotFoundError:
         raise
+    except NotTrusted as error:
+        raise ImageError(f"image not used: {error}") from None
     except (OSError, ModinfoError) as error:
         raise ImageError(f"{path}: {error}; build it anew") from None
     return Image(path.stem, path.parent.name, info.get("vermagic", ""), path, data)

@@ -1,0 +1,24 @@
+# SPDX-License-Identifier: GPL-2.0-or-later
+"""A lab has no systemd: what a unit may do its daemon gets there, and no more.
+
+Of the sandbox only the capabilities: they are what a program notices that was
+given too few. All of it is tried in tests/host/test_units.py.
+"""
+
+from __future__ import annotations
+
+import re
+from pathlib import Path
+
+__all__ = ["confined"]
+
+VESPERD = Path(__file__).parents[1] / "vesper_monitor" / "vesperd.service"
+
+
+def confined(unit: Path = VESPERD) -> list[str]:
+    """Words before a command line, by which it runs as the unit's service would."""
+    match = re.search(r"^CapabilityBoundingSet=(.+)$", unit.read_text(encoding="utf-8"), re.M)
+    assert match is not None, unit
+    kept = [name.removeprefix("CAP_").lower() for name in match[1].split()]
+    bounds = ",".join(["-all", *(f"+{name}" for name in kept)])
+    return ["setpriv", "--no-new-privs", f"--bounding-set={bounds}"]

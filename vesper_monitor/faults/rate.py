@@ -1,0 +1,60 @@
+# SPDX-License-Identifier: GPL-2.0-or-later
+"""How often a guest may have the cluster fail over: it is its own kernel that says so.
+
+A guest may be broken so that it faults soon after each start, or mean it.
+From the third fault in an hour on it is said to flap.  After so many as the
+administrator allows, the next is told when the first of them is an hour old.
+
+Pure: it knows no clock. Times are seconds of CLOCK_REALTIME, as the journal's.
+"""
+
+from __future__ import annotations
+
+from collections import deque
+
+__all__ = ["FLAPS", "WINDOW", "Rate"]
+
+#: s in which faults are counted.
+WINDOW = 3600.0
+#: The fault in a window with which a guest begins to flap.
+FLAPS = 3
+
+
+class Rate:
+    """Of all VMs of a host.
+
+    :param most: faults of one VM that are told in any :data:`WINDOW` seconds.
+    """
+
+    def __init__(self, most: int) -> None:
+        self.most = most
+        #: when the last ones were told, oldest first
+        self._told: dict[str, deque[float]] = {}
+
+    def told(self, vm: str, at: float) -> None:
+        """A fault of that VM is told."""
+        for name, times in list(self._told.items()):  # VMs come and go
+            if times[-1] <= at - WINDOW:
+                del self._told[name]
+        self._told.setdefault(vm, deque(maxlen=self.most)).append(at)
+
+    def next(self, vm: str, now: float) -> float:
+        """From when on another may be told: ``now``, or later, at most :data:`WINDOW`."""
+        times = self._told.get(vm)
+        if times is None or len(times) < self.most:
+            return now
+        # Whatever the clock has done since.
+        return max(now, min(times[0], now) + WINDOW)
+
+    def flapping(self, vm: str, now: float) -> str:
+        """What is said of the next fault of that VM; empty: it does not flap."""
+        times = [at for at in self._told.get(vm, ()) if now - WINDOW < at <= now]
+        number = len(times) + 1
+        if number < FLAPS:
+            return ""
+        return f"flapping: {_ordinal(number)} fault in {max(1, round((now - times[0]) / 60))} min"
+
+
+def _ordinal(number: int) -> str:
+    teens = number % 100 in (11, 12, 13)
+    return f"{number}{'th' if teens else {1: 'st', 2: 'nd', 3: 'rd'}.get(number % 10, 'th')}"
