@@ -13,6 +13,8 @@ ROUNDS  ?= 200
 # Which hypervisor the demo and the evaluation are for: xen, kvm.
 VMM     ?= xen
 MIGRATIONS ?= 20
+# s of each storm in a guest.
+STORM   ?= 60
 FUZZ_RUNS ?= 10000000
 DESTDIR ?=
 
@@ -27,7 +29,7 @@ DEBIAN_PACKAGES := \
 	python3-libvirt python3-lxml python3-psutil python3-pyxs python3-setuptools python3-venv \
 	qemu-system-x86 qemu-utils systemd util-linux xfsprogs xz-utils zstd
 
-.PHONY: help deps demo evaluate compare test test-quick lint fuzz chaos migrations nofaults \
+.PHONY: help deps demo evaluate compare test test-quick lint fuzz chaos migrations nofaults storms \
 	bench-cluster bench-kvm bench-liveness bench-load bench-monitor bench-probes bench-quiet \
 	modules install clean
 
@@ -50,6 +52,7 @@ help:
 	@echo '  make chaos           vesperd killed at random, 500 times, and what becomes of faults (ROUNDS=500)'
 	@echo '  make migrations      20 live migrations under Pacemaker (MIGRATIONS=20)'
 	@echo '  make nofaults        what looks like a fault on Xen and is none (ROUNDS=20 of each)'
+	@echo '  make storms          a guest in storms of signals and OOM kills (STORM=60 s each)'
 	@echo '  make lint            ruff, mypy --strict, checkpatch, man pages'
 	@echo '  make modules         guest modules for KDIR (default: the running kernel)'
 	@echo '  make install         install on a host (DESTDIR=)'
@@ -110,6 +113,9 @@ nofaults: ROUNDS = 20
 nofaults: deps $(VENV)/ready
 	VESPER_ROUNDS=$(ROUNDS) $(VENV)/bin/python -m pytest -s tests/xen/test_no_faults.py \
 		tests/xen/test_migration.py
+
+storms: deps $(VENV)/ready
+	VESPER_STORMS=$(STORM) $(VENV)/bin/python -m pytest -s tests/guest/test_storms.py
 
 bench-cluster: deps
 	$(PYTHON) -m bench.cluster
