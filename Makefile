@@ -15,6 +15,7 @@ VMM     ?= xen
 MIGRATIONS ?= 20
 # s of each storm in a guest.
 STORM   ?= 60
+CORRUPTIONS ?= 10000
 FUZZ_RUNS ?= 10000000
 DESTDIR ?=
 
@@ -30,7 +31,7 @@ DEBIAN_PACKAGES := \
 	qemu-system-x86 qemu-utils systemd util-linux xfsprogs xz-utils zstd
 
 .PHONY: help deps demo evaluate compare test test-quick lint fuzz chaos migrations nofaults storms \
-	bench-cluster bench-kvm bench-liveness bench-load bench-monitor bench-probes bench-quiet \
+	hostile bench-cluster bench-kvm bench-liveness bench-load bench-monitor bench-probes bench-quiet \
 	modules install clean
 
 help:
@@ -53,6 +54,7 @@ help:
 	@echo '  make migrations      20 live migrations under Pacemaker (MIGRATIONS=20)'
 	@echo '  make nofaults        what looks like a fault on Xen and is none (ROUNDS=20 of each)'
 	@echo '  make storms          a guest in storms of signals and OOM kills (STORM=60 s each)'
+	@echo '  make hostile         a guest that writes at random over all it shares (CORRUPTIONS=10000)'
 	@echo '  make lint            ruff, mypy --strict, checkpatch, man pages'
 	@echo '  make modules         guest modules for KDIR (default: the running kernel)'
 	@echo '  make install         install on a host (DESTDIR=)'
@@ -116,6 +118,9 @@ nofaults: deps $(VENV)/ready
 
 storms: deps $(VENV)/ready
 	VESPER_STORMS=$(STORM) $(VENV)/bin/python -m pytest -s tests/guest/test_storms.py
+
+hostile: deps $(VENV)/ready
+	VESPER_CORRUPTIONS=$(CORRUPTIONS) $(VENV)/bin/python -m pytest -s tests/guest/test_hostile_guest.py
 
 bench-cluster: deps
 	$(PYTHON) -m bench.cluster
