@@ -32,7 +32,7 @@ DEBIAN_PACKAGES := \
 
 .PHONY: help deps demo evaluate compare test test-quick lint fuzz chaos migrations nofaults storms \
 	hostile bench-cluster bench-kvm bench-liveness bench-load bench-monitor bench-probes bench-quiet \
-	modules install clean
+	bench-slowdown modules install clean
 
 help:
 	@echo 'VESPER $(VERSION): fault events from inside virtual machines for Pacemaker'
@@ -47,6 +47,7 @@ help:
 	@echo '  make bench-liveness  how soon hangs are found; no false alarms (ROUNDS=200)'
 	@echo '  make bench-quiet     heavy normal use raises no fault (MINUTES=60)'
 	@echo '  make bench-load      one vesperd with 1000 guests: CPU, memory, delays'
+	@echo '  make bench-slowdown  a guest with every probe against none: forks, signals'
 	@echo '  make bench-monitor   CPU time of watching a VM on Xen, stock agent against ours'
 	@echo '  make bench-kvm       the link to a guest on QEMU: round trips, records per second'
 	@echo '  make fuzz            any bytes to all that reads what others write (FUZZ_RUNS=10000000)'
@@ -133,6 +134,9 @@ bench-liveness: deps
 
 bench-monitor: deps
 	$(PYTHON) -m bench.monitor
+
+bench-slowdown: deps
+	$(PYTHON) -m bench.slowdown
 
 bench-quiet: deps
 	$(PYTHON) -m bench.quiet --minutes $(MINUTES)
