@@ -16,6 +16,9 @@ MIGRATIONS ?= 20
 HOURS   ?= 1
 # Of guest, for the soak: pv, pvh.
 KIND    ?= pvh
+# s of each storm in a guest.
+STORM   ?= 60
+CORRUPTIONS ?= 10000
 FUZZ_RUNS ?= 10000000
 DESTDIR ?=
 
@@ -30,9 +33,9 @@ DEBIAN_PACKAGES := \
 	python3-libvirt python3-lxml python3-psutil python3-pyxs python3-setuptools python3-venv \
 	qemu-system-x86 qemu-utils systemd util-linux xfsprogs xz-utils zstd
 
-.PHONY: help deps demo evaluate compare test test-quick lint fuzz chaos migrations soak \
-	bench-cluster bench-kvm bench-liveness bench-load bench-monitor bench-probes bench-quiet \
-	modules install clean
+.PHONY: help deps demo evaluate compare test test-quick lint fuzz chaos migrations soak storms \
+	hostile bench-cluster bench-kvm bench-liveness bench-load bench-monitor bench-probes bench-quiet \
+	bench-slowdown modules install clean
 
 help:
 	@echo 'VESPER $(VERSION): fault events from inside virtual machines for Pacemaker'
@@ -47,12 +50,15 @@ help:
 	@echo '  make bench-liveness  how soon hangs are found; no false alarms (ROUNDS=200)'
 	@echo '  make bench-quiet     heavy normal use raises no fault (MINUTES=60)'
 	@echo '  make bench-load      one vesperd with 1000 guests: CPU, memory, delays'
+	@echo '  make bench-slowdown  a guest with every probe against none: forks, signals'
 	@echo '  make bench-monitor   CPU time of watching a VM on Xen, stock agent against ours'
 	@echo '  make bench-kvm       the link to a guest on QEMU: round trips, records per second'
 	@echo '  make fuzz            any bytes to all that reads what others write (FUZZ_RUNS=10000000)'
 	@echo '  make chaos           vesperd killed at random, 500 times, and what becomes of faults (ROUNDS=500)'
 	@echo '  make migrations      20 live migrations under Pacemaker (MIGRATIONS=20)'
 	@echo '  make soak            hours of what is no fault on Xen, and a fault now and then (HOURS=1 KIND=pvh)'
+	@echo '  make storms          a guest in storms of signals and OOM kills (STORM=60 s each)'
+	@echo '  make hostile         a guest that writes at random over all it shares (CORRUPTIONS=10000)'
 	@echo '  make lint            ruff, mypy --strict, checkpatch, man pages'
 	@echo '  make modules         guest modules for KDIR (default: the running kernel)'
 	@echo '  make install         install on a host (DESTDIR=)'
@@ -113,6 +119,12 @@ soak: ROUNDS = 0
 soak: deps $(VENV)/ready
 	$(VENV)/bin/python -m tests.xen.soak --hours $(HOURS) --rounds $(ROUNDS) --kind $(KIND)
 
+storms: deps $(VENV)/ready
+	VESPER_STORMS=$(STORM) $(VENV)/bin/python -m pytest -s tests/guest/test_storms.py
+
+hostile: deps $(VENV)/ready
+	VESPER_CORRUPTIONS=$(CORRUPTIONS) $(VENV)/bin/python -m pytest -s tests/guest/test_hostile_guest.py
+
 bench-cluster: deps
 	$(PYTHON) -m bench.cluster
 
@@ -124,6 +136,9 @@ bench-liveness: deps
 
 bench-monitor: deps
 	$(PYTHON) -m bench.monitor
+
+bench-slowdown: deps
+	$(PYTHON) -m bench.slowdown
 
 bench-quiet: deps
 	$(PYTHON) -m bench.quiet --minutes $(MINUTES)

@@ -10,7 +10,7 @@ from pathlib import Path
 from lab.images import store
 from lab.images.kernel import Kernel, unpack
 
-__all__ = ["FLAVOURS", "RELEASES", "Release", "release_kernel"]
+__all__ = ["FLAVOURS", "RELEASES", "Release", "apt_conf", "release_kernel", "sources_list"]
 
 FLAVOURS = ("amd64", "cloud-amd64")
 
@@ -49,7 +49,13 @@ rm -rf lists cache
 """
 
 
-def _apt_conf(directory: Path) -> str:
+def sources_list(*suites: str) -> str:
+    mirror = os.environ.get("VESPER_LAB_MIRROR", "http://deb.debian.org/debian")
+    return "".join(f"deb [signed-by={KEYRING}] {mirror} {suite} main\n" for suite in suites)
+
+
+def apt_conf(directory: Path) -> str:
+    """For an apt with its own package lists, all of it below that directory."""
     return f"""\
 Dir::Etc::SourceList "{directory}/sources.list";
 Dir::Etc::SourceParts "/dev/null";
@@ -68,12 +74,11 @@ def release_kernel(release: Release, flavour: str) -> Kernel:
     :raises BuildError: no Debian mirror to be reached (another one:
         ``VESPER_LAB_MIRROR``).
     """
-    mirror = os.environ.get("VESPER_LAB_MIRROR", "http://deb.debian.org/debian")
-    sources = "".join(f"deb [signed-by={KEYRING}] {mirror} {s} main\n" for s in release.suites)
+    sources = sources_list(*release.suites)
 
     def make(directory: Path) -> None:
         (directory / "sources.list").write_text(sources)
-        (directory / "apt.conf").write_text(_apt_conf(directory))
+        (directory / "apt.conf").write_text(apt_conf(directory))
         store.run(["sh", "-c", _FETCH, "sh", flavour], timeout=900, cwd=directory)
 
     fetched = store.build(

@@ -15,9 +15,12 @@
 #include <linux/err.h>
 #include <linux/fs.h>
 #include <linux/fs_struct.h>
+#include <linux/mm.h>
 #include <linux/module.h>
 #include <linux/mount.h>
+#include <linux/oom.h>
 #include <linux/path.h>
+#include <linux/sched/signal.h>
 #include <linux/umh.h>
 #include <linux/version.h>
 
@@ -32,6 +35,14 @@
  */
 #define BUSY_TRIES	100
 #define BUSY_WAIT_MS	10
+
+/*
+ * Memory that must be available before a module is loaded: what the load may
+ * take, and as much as the kernel may be wrong about "available".  With less,
+ * the OOM killer would find it, and an OOM kill is a fault of the guest's.
+ */
+#define LOAD_NEEDS	(8UL << 20)
+#define LOAD_NEEDS_CPU	(256UL << 10)
 
 static struct vfsmount *loader_mnt;
 
@@ -71,6 +82,9 @@ static int helper_init(struct subprocess_info *info, struct cred *new)
 	struct path root = { .mnt = loader_mnt, .dentry = loader_mnt->mnt_root };
 	struct fs_struct *fs = current->fs;
 	struct path old;
+
+	/* If somebody has to go, then this one, and no process of the guest's. */
+	current->signal->oom_score_adj = OOM_SCORE_ADJ_MAX;
 
 	path_get(&root);
 	spin_lock(&fs->lock);
@@ -121,11 +135,26 @@ static int run_helper(char *const *args)
 	return err;
 }
 
+static int check_memory(void)
+{
+	unsigned long needed = (LOAD_NEEDS + num_online_cpus() * LOAD_NEEDS_CPU) >> PAGE_SHIFT;
+	long available = si_mem_available();
+
+	if (available >= (long)needed)
+		return 0;
+	pr_warn("vesper: %ld kB of memory are available, loading a probe needs %lu kB\n",
+		available << (PAGE_SHIFT - 10), needed << (PAGE_SHIFT - 10));
+	return -ENOMEM;
+}
+
 int vsp_loader_load(const struct vsp_image *image)
 {
 	char *args[] = { "l", IMAGE_NAME, image->params };
 	int err;
 
+	err = check_memory();
+	if (err)
+		return err;
 	err = write_file(IMAGE_NAME, image->data, image->len, 0600);
 	if (!err)
 		err = run_helper(args);

@@ -9,6 +9,7 @@ of the probes is the real one.
 from __future__ import annotations
 
 import contextlib
+import os
 import re
 import subprocess
 from collections.abc import Callable, Sequence
@@ -19,6 +20,7 @@ import pytest
 
 from lab import images
 from lab.images.cpio import Archive
+from lab.images.debug_kernel import debug_kernel
 from lab.images.kernel import module_files
 from tests.guest.build import build
 from vesper_monitor.guest import abi, decode
@@ -150,7 +152,8 @@ class TestGuest:
 
 @pytest.fixture(scope="session")
 def test_guest() -> TestGuest:
-    kernel = images.kernel()
+    """``VESPER_KERNEL=debug``: with one that looks for its own faults."""
+    kernel = debug_kernel() if os.environ.get("VESPER_KERNEL") == "debug" else images.kernel()
     return TestGuest(kernel, build(kernel))
 
 

@@ -8,10 +8,22 @@ from tests.host.standins import until
 from vesper_monitor.guest.life import LifeReader
 from vesper_monitor.guest.points.syntax import parse
 
-__all__ = ["CPU1", "POINT", "cpus_go_and_come", "point", "said", "shows_life"]
+__all__ = [
+    "CPU1",
+    "POINT",
+    "cpus_go_and_come",
+    "point",
+    "said",
+    "shows_life",
+    "unimpaired",
+]
 
 CPU1 = "/sys/devices/system/cpu/cpu1/online"
 CPU2 = "/sys/devices/system/cpu/cpu2/online"
+#: How a kernel's log says that something is wrong in it.
+WRONG = "WARNING:|BUG:|Oops|general protection|INFO: task|possible .* detected|unreferenced object"
+#: Documentation/admin-guide/tainted-kernels.rst: a bad page, an oops, a warning, a soft lockup.
+TAINTS = 1 << 5 | 1 << 7 | 1 << 9 | 1 << 14
 #: Of those who read the file's name it is.
 POINT = parse('p:opens do_sys_openat2 path=+0($arg2):ustring comm=$comm if comm == "cat"')
 
@@ -20,6 +32,21 @@ async def said(guest: KvmMachine, word: str) -> None:
     """Until the guest has said that; its shell has done all that it was told before."""
     guest.machine.tell(f"echo {word}")
     await until(lambda: f"\n{word}\n" in guest.machine.console, word, SLOW)
+
+
+async def unimpaired(guest: KvmMachine) -> None:
+    """Nothing in the guest's kernel has been wrong so far (its console says errors only)."""
+    number = guest.machine.console.count("\ntainted ")
+    guest.machine.tell(
+        f"dmesg | grep -E '{WRONG}' | sed 's/^/wrong: /'; "
+        f"echo tainted $(($(cat /proc/sys/kernel/tainted) & {TAINTS}))"
+    )
+    await until(
+        lambda: guest.machine.console.count("\ntainted ") > number, "the kernel's word", SLOW
+    )
+    lines = guest.machine.console.splitlines()
+    assert not [line for line in lines if line.startswith("wrong: ")]
+    assert [line for line in lines if line.startswith("tainted ")][-1] == "tainted 0"
 
 
 async def shows_life(seen: Watch) -> None:

@@ -1,0 +1,144 @@
+# SPDX-License-Identifier: GPL-2.0-or-later
+"""``python3 -m bench.slowdown``: how much slower a guest is with every probe than with none.
+
+One guest, one boot, the real device and a host that reads. Each load of
+tests/guest_modules/vsp_busy.c runs with and without the probes, in turn, the
+order changing from round to round:
+
+- forks: fork, exec and wait, as a shell does;
+- service: a server and its worker that tell each other by a signal, with some work for each;
+- pingpong: the same without any work, which nobody does.
+
+What counts is the CPU time of QEMU's thread for the guest's one CPU: what else
+runs on this machine does not take part in it. Told are the medians, and the
+median of the rounds' ratios with an interval that has 95 % of its bootstrap.
+Ends with 1 if that median is more than 3 % for one of the first two.
+"""
+
+from __future__ import annotations
+
+import argparse
+import asyncio
+import random
+import statistics
+import sys
+import tempfile
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+
+from lab import images
+from lab.progress import note
+from tests.guest.build import build
+from tests.guest.features import said
+from tests.guest.ivshmem import PROBES, KvmMachine, Watch, kvm_machine, watch
+
+__all__ = ["main"]
+
+#: How often, so that each takes about a second when emulated.
+LOADS = {"forks": 250, "service": 3000, "pingpong": 15000}
+#: What each is done once before.
+WARM = 0.1
+TARGET = 0.03
+
+
+@dataclass
+class Times:
+    """ns for one of what the load does, by round."""
+
+    on: list[float] = field(default_factory=list)
+    off: list[float] = field(default_factory=list)
+
+    @property
+    def ratios(self) -> list[float]:
+        return [on / off for on, off in zip(self.on, self.off, strict=True)]
+
+
+def _interval(values: Sequence[float]) -> tuple[float, float]:
+    """Of the median, 95 %, by bootstrap."""
+    rng, samples, part = random.Random(1), 5000, 0.95
+    medians = sorted(statistics.median(rng.choices(values, k=len(values))) for _ in range(samples))
+    out = (1 - part) / 2
+    return medians[int(samples * out)], medians[int(samples * (1 - out)) - 1]
+
+
+class Load:
+    """One of :data:`LOADS`, in the guest."""
+
+    def __init__(self, guest: KvmMachine, name: str) -> None:
+        self.guest, self.name = guest, name
+        self._runs = 0
+
+    async def time(self) -> float:
+        """:returns: ns of the guest's CPU for one."""
+        count = LOADS[self.name]
+        await self._run(max(1, int(count * WARM)))
+        begin = self._cpu_ns()
+        await self._run(count)
+        return (self._cpu_ns() - begin) / count
+
+    async def _run(self, count: int) -> None:
+        self._runs += 1
+        self.guest.machine.tell(f"vsp_busy {self.name} {count}")
+        await said(self.guest, f"{self.name} run {self._runs}")
+
+    def _cpu_ns(self) -> int:
+        """As the host's kernel counts it."""
+        pid = self.guest.machine.process.pid
+        return sum(
+            int(Path(f"/proc/{pid}/task/{cpu['thread-id']}/schedstat").read_text().split()[0])
+            for cpu in self.guest.qmp.command("query-cpus-fast")
+        )
+
+
+async def _measure(guest: KvmMachine, probes: Sequence[str], rounds: int) -> dict[str, Times]:
+    loads = {name: Load(guest, name) for name in LOADS}
+    times = {name: Times() for name in LOADS}
+    async with watch(guest) as seen:
+        seen.on_events = lambda _: None
+        for number in range(rounds):
+            for loaded in (True, False) if number % 2 else (False, True):
+                await _load(seen, probes if loaded else ())
+                for name, load in loads.items():
+                    each = times[name]
+                    (each.on if loaded else each.off).append(await load.time())
+            note(
+                f"round {number + 1}: "
+                + ", ".join(f"{name} {each.ratios[-1] - 1:+.1%}" for name, each in times.items())
+            )
+    return times
+
+
+async def _load(seen: Watch, probes: Sequence[str]) -> None:
+    await seen.collecting(*probes)
+    if not probes:
+        await seen.see(lambda: not seen.session._channels, "all unloaded")
+
+
+def main() -> int:
+    parser = argparse.ArgumentParser(prog="python3 -m bench.slowdown", description=__doc__)
+    parser.add_argument("--rounds", type=int, default=15)
+    parser.add_argument("probe", nargs="*", help="only these (all)")
+    arguments = parser.parse_args()
+    kernel = images.kernel()
+    with (
+        tempfile.TemporaryDirectory(prefix="vesper-slowdown-") as directory,
+        kvm_machine(kernel, build(kernel), Path(directory), cpus=1) as guest,
+    ):
+        times = asyncio.run(_measure(guest, arguments.probe or PROBES, arguments.rounds))
+    print("| load | without | with | slower by, median | 95 % of it | rounds |")
+    print("|---|---|---|---|---|---|")
+    for load, each in times.items():
+        low, high = _interval(each.ratios)
+        print(
+            f"| {load} | {statistics.median(each.off) / 1e3:.1f} µs "
+            f"| {statistics.median(each.on) / 1e3:.1f} µs "
+            f"| {statistics.median(each.ratios) - 1:+.1%} "
+            f"| {low - 1:+.1%} to {high - 1:+.1%} | {arguments.rounds} |"
+        )
+    worst = max(statistics.median(times[load].ratios) for load in ("forks", "service"))
+    return 0 if worst <= 1 + TARGET else 1
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,198 @@
+// SPDX-License-Identifier: GPL-2.0-only
+/*
+ * Keeps a guest busy, for tests and benchmarks:
+ *
+ *	vsp_busy storm SECONDS	signals to itself, which it ignores, without a pause
+ *	vsp_busy pingpong COUNT	two processes wake each other by SIGUSR1
+ *	vsp_busy service COUNT	a server and its worker: work, and a signal for each
+ *	vsp_busy forks COUNT	fork, exec, wait, as a shell does
+ *	vsp_busy eat KB		takes memory until so much is available, for ever
+ *
+ * What is counted is told in a line: "NAME COUNT done in NANOSECONDS".
+ */
+#include <errno.h>
+#include <fcntl.h>
+#include <signal.h>
+#include <stdio.h>
+#include <stdlib.h>
+#include <string.h>
+#include <sys/mman.h>
+#include <sys/prctl.h>
+#include <sys/wait.h>
+#include <time.h>
+#include <unistd.h>
+
+static void die(const char *what)
+{
+	fprintf(stderr, "vsp_busy: %s: %s\n", what, strerror(errno));
+	exit(1);
+}
+
+static long long now(void)
+{
+	struct timespec ts;
+
+	clock_gettime(CLOCK_MONOTONIC, &ts);
+	return ts.tv_sec * 1000000000LL + ts.tv_nsec;
+}
+
+static void told(const char *name, long count, long long begin)
+{
+	printf("%s %ld done in %lld\n", name, count, now() - begin);
+}
+
+static void storm(long seconds)
+{
+	long long begin = now(), end = begin + seconds * 1000000000LL;
+	pid_t self = getpid();
+	long count = 0;
+	int i;
+
+	signal(SIGUSR1, SIG_IGN);
+	while (now() < end) {
+		for (i = 0; i < 100; i++)
+			kill(self, SIGUSR1);
+		count += 100;
+	}
+	told("storm", count, begin);
+}
+
+/* ---------------------------------------------------- two that signal */
+
+/* What a request takes without any signal: some of a file, and sums of it. */
+static unsigned long work(void)
+{
+	static unsigned char data[32768];
+	unsigned long sum = 0;
+	ssize_t len, i;
+	int fd;
+
+	fd = open("/proc/self/exe", O_RDONLY);
+	if (fd < 0)
+		die("open");
+	len = read(fd, data, sizeof(data));
+	close(fd);
+	for (i = 0; i < len; i++)
+		sum += data[i];
+	return sum;
+}
+
+/* Each signal is waited for, so that none is lost. */
+static void two(const char *name, long count, int with_work)
+{
+	unsigned long sum = 0;
+	pid_t other, parent;
+	long long begin;
+	sigset_t set;
+	long i;
+
+	sigemptyset(&set);
+	sigaddset(&set, SIGUSR1);
+	sigprocmask(SIG_BLOCK, &set, NULL);
+	parent = getpid();
+	begin = now();
+	other = fork();
+	if (other < 0)
+		die("fork");
+	if (!other) {
+		prctl(PR_SET_PDEATHSIG, SIGKILL);
+		for (i = 0; i < count; i++) {
+			if (sigwaitinfo(&set, NULL) < 0)
+				die("wait");
+			if (with_work)
+				sum += work();
+			kill(parent, SIGUSR1);
+		}
+		_exit(sum == 1);
+	}
+	for (i = 0; i < count; i++) {
+		if (with_work)
+			sum += work();
+		kill(other, SIGUSR1);
+		if (sigwaitinfo(&set, NULL) < 0)
+			die("wait");
+	}
+	waitpid(other, NULL, 0);
+	told(name, 2 * count, begin);
+	exit(sum == 1);
+}
+
+/* --------------------------------------------------------------- forks */
+
+static void forks(long count)
+{
+	long long begin = now();
+	pid_t pid;
+	long i;
+
+	for (i = 0; i < count; i++) {
+		pid = fork();
+		if (pid < 0)
+			die("fork");
+		if (!pid) {
+			execl("/proc/self/exe", "vsp_busy", "nothing", NULL);
+			_exit(127);
+		}
+		waitpid(pid, NULL, 0);
+	}
+	told("forks", count, begin);
+}
+
+/* -------------------------------------------------------------- memory */
+
+static long available_kb(void)
+{
+	FILE *file = fopen("/proc/meminfo", "r");
+	char line[128];
+	long kb = -1;
+
+	while (file && kb < 0 && fgets(line, sizeof(line), file))
+		sscanf(line, "MemAvailable: %ld", &kb);
+	if (!file || kb < 0)
+		die("MemAvailable");
+	fclose(file);
+	return kb;
+}
+
+/* For ever: what becomes free is taken, too. */
+static void eat(long leave)
+{
+	const size_t piece = 65536;
+	int told = 0;
+
+	for (;;) {
+		while (available_kb() > leave) {
+			if (mmap(NULL, piece, PROT_READ | PROT_WRITE,
+				 MAP_PRIVATE | MAP_ANONYMOUS | MAP_POPULATE, -1, 0) == MAP_FAILED)
+				die("mmap");
+		}
+		if (!told++) {
+			printf("eaten all but %ld kB\n", leave);
+			fflush(stdout);
+		}
+		usleep(50000);
+	}
+}
+
+int main(int argc, char **argv)
+{
+	long number = argc == 3 ? strtol(argv[2], NULL, 0) : 0;
+
+	if (argc == 2 && !strcmp(argv[1], "nothing"))
+		return 0;
+	if (argc != 3 || number <= 0)
+		return 2;
+	if (!strcmp(argv[1], "storm"))
+		storm(number);
+	else if (!strcmp(argv[1], "pingpong"))
+		two("pingpong", number, 0);
+	else if (!strcmp(argv[1], "service"))
+		two("service", number, 1);
+	else if (!strcmp(argv[1], "forks"))
+		forks(number);
+	else if (!strcmp(argv[1], "eat"))
+		eat(number);
+	else
+		return 2;
+	return 0;
+}
