@@ -1,0 +1,112 @@
+# SPDX-License-Identifier: GPL-2.0-or-later
+"""What became of one round's fault, and of all instances, by the records.
+
+Pacemaker's own doings are told apart from what must never be: a node that is
+fenced takes its VMs with it; one that has lost the quorum stops them; without
+a DC a failure is recovered in place and counted for nothing.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+
+from tests.chaos.cluster.records import Fault, Instance
+
+__all__ = ["Round", "Verdict", "judge"]
+
+
+@dataclass(frozen=True)
+class Round:
+    """What was done, and what is on record of it."""
+
+    began: float  #: s, CLOCK_REALTIME
+    victim: str | None  #: UUID of the instance in which a service was killed
+    mark: int  #: number of the process that was killed
+    at: float  #: when
+    instances: Sequence[Instance]  #: all that ran in the round
+    faults: Sequence[Fault]  #: of its time, in all journals
+    failures: Sequence[tuple[str, int, str, str]]  #: VM, failures, node, reasons; by Pacemaker
+    cut_off: str | None  #: the node whose cable was out
+    settled: str | None  #: what was still amiss after all patience; None: nothing
+
+
+@dataclass
+class Verdict:
+    lost: list[str] = field(default_factory=list)
+    doubled: list[str] = field(default_factory=list)
+    stopped: list[str] = field(default_factory=list)  #: healthy instances
+    strange: list[str] = field(default_factory=list)  #: whatever else must not be
+    #: words for the line of the round, and what to count in the end
+    notes: list[str] = field(default_factory=list)
+    delay: float | None = None  #: s from the fault to the stop
+
+    @property
+    def bad(self) -> list[str]:
+        return [
+            f"{what}: {text}"
+            for what in ("lost", "doubled", "stopped", "strange")
+            for text in getattr(self, what)
+        ]
+
+
+def judge(r: Round) -> Verdict:
+    verdict = Verdict()
+    victim = next((i for i in r.instances if i.uuid == r.victim), None)
+    if victim is not None:
+        _judge_fault(r, victim, verdict)
+    for instance in r.instances:
+        if instance is not victim and instance.ended is not None:
+            _judge_end(r, instance, verdict)
+    for vm, count, node, reasons in r.failures:
+        if victim is None or vm != victim.vm or node != victim.node:
+            verdict.strange.append(f"{vm} has failed {count} times on {node}: {reasons}")
+        elif count > 1 or reasons.count(_said(r.mark)) != 1:
+            verdict.doubled.append(f"{vm} has failed {count} times on {node}: {reasons}")
+    for fault in r.faults:
+        if victim is None or fault.uuid != victim.uuid:
+            verdict.doubled.append(f"fault of {fault.vm} on {fault.node}: {fault.reason}")
+    if r.settled is not None and not verdict.lost:
+        verdict.strange.append(f"not settled: {r.settled}")
+    return verdict
+
+
+def _said(mark: int) -> str:
+    return f"httpd[{mark}] killed"
+
+
+def _judge_fault(r: Round, victim: Instance, verdict: Verdict) -> None:
+    found = [f for f in r.faults if f.uuid == victim.uuid]
+    if len(found) > 1:
+        verdict.doubled.append(f"{victim}: {len(found)} faults in the journal")
+    if victim.ended is None:
+        told = "told" if found and found[0].told else "nobody was told"
+        verdict.lost.append(f"{victim} still runs, {told}")
+        return
+    if victim.ends > 1:
+        verdict.strange.append(f"{victim} was ended {victim.ends} times")
+    verdict.delay = victim.ended - r.at
+    if victim.by == "power":
+        verdict.notes.append("fault went with its node")
+    elif not found:
+        verdict.strange.append(f"{victim} was stopped, and its fault is in no journal")
+    elif found[0].ended_by != "stop":
+        verdict.strange.append(f"{victim} was stopped, its fault ended by {found[0].ended_by}")
+    elif found[0].told is None:
+        verdict.notes.append("stopped before it was told")
+    elif not any(vm == victim.vm and count for vm, count, *_ in r.failures):
+        verdict.notes.append("not counted")
+    if victim.by != "power":
+        after = [i for i in r.instances if i.vm == victim.vm and i.began >= victim.ended]
+        if after and after[0].node == victim.node:
+            verdict.notes.append("in place")
+
+
+def _judge_end(r: Round, instance: Instance, verdict: Verdict) -> None:
+    """Of one without a fault."""
+    if instance.by == "power":
+        verdict.notes.append("healthy went with its node")
+    elif instance.node == r.cut_off:
+        verdict.notes.append("healthy stopped on the node that was cut off")
+    else:
+        verdict.stopped.append(f"{instance}, {instance.by}")
