@@ -27,7 +27,7 @@ DEBIAN_PACKAGES := \
 	python3-libvirt python3-lxml python3-psutil python3-pyxs python3-setuptools python3-venv \
 	qemu-system-x86 qemu-utils systemd util-linux xfsprogs xz-utils zstd
 
-.PHONY: help deps demo evaluate compare test test-quick lint fuzz chaos migrations nofaults \
+.PHONY: help deps demo evaluate compare test test-quick lint fuzz chaos chaos-cluster migrations nofaults \
 	bench-cluster bench-kvm bench-liveness bench-load bench-monitor bench-probes bench-quiet \
 	modules install clean
 
@@ -48,6 +48,7 @@ help:
 	@echo '  make bench-kvm       the link to a guest on QEMU: round trips, records per second'
 	@echo '  make fuzz            any bytes to all that reads what others write (FUZZ_RUNS=10000000)'
 	@echo '  make chaos           vesperd killed at random, 500 times, and what becomes of faults (ROUNDS=500)'
+	@echo '  make chaos-cluster   parts of clusters with fencing killed or cut off around faults (ROUNDS=200)'
 	@echo '  make migrations      20 live migrations under Pacemaker (MIGRATIONS=20)'
 	@echo '  make nofaults        what looks like a fault on Xen and is none (ROUNDS=20 of each)'
 	@echo '  make lint            ruff, mypy --strict, checkpatch, man pages'
@@ -102,6 +103,9 @@ fuzz: $(VENV)/ready
 chaos: ROUNDS := 500
 chaos: $(VENV)/ready
 	$(VENV)/bin/python -m tests.chaos --rounds $(ROUNDS)
+
+chaos-cluster: deps $(VENV)/ready
+	$(VENV)/bin/python -m tests.chaos.cluster --rounds $(ROUNDS)
 
 migrations: deps $(VENV)/ready
 	VESPER_MIGRATIONS=$(MIGRATIONS) $(VENV)/bin/python -m pytest -s tests/kvm/lab/test_migration.py

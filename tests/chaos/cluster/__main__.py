@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: GPL-2.0-or-later
-"""``python3 -m tests.chaos.cluster``: parts of a cluster with fencing killed at random."""
+"""``python3 -m tests.chaos.cluster``: parts of clusters with fencing killed at random."""
 
 from __future__ import annotations
 
@@ -7,29 +7,34 @@ import argparse
 import sys
 from pathlib import Path
 
-from tests.chaos.cluster.rounds import chaos
+from tests.chaos.cluster.rounds import Outcome, chaos
 
 
 def main() -> int:
     parser = argparse.ArgumentParser(prog="python3 -m tests.chaos.cluster", description=__doc__)
-    parser.add_argument("--rounds", type=int, default=100)
-    parser.add_argument("--nodes", type=int, default=2)
+    parser.add_argument("--rounds", type=int, default=200, help="in all (default: 200)")
+    parser.add_argument(
+        "--nodes", type=int, nargs="+", default=[2, 3], help="one cluster of each size"
+    )
     parser.add_argument("--vms", type=int, default=2)
     parser.add_argument("--seed", type=int, default=1)
     parser.add_argument("--keep", type=Path, help="folder for logs and journals of bad rounds")
     options = parser.parse_args()
-    print(f"{options.nodes} nodes, {options.vms} VMs, seed {options.seed}", flush=True)
-    with chaos(options.nodes, vms=options.vms, seed=options.seed, keep=options.keep) as found:
+    rounds = options.rounds // len(options.nodes)
+    outcomes = [_run(nodes, rounds, options) for nodes in options.nodes]
+    return 1 if any(outcome.bad for outcome in outcomes) else 0
+
+
+def _run(nodes: int, rounds: int, options: argparse.Namespace) -> Outcome:
+    print(f"{nodes} nodes, {options.vms} VMs, {rounds} rounds, seed {options.seed}", flush=True)
+    with chaos(nodes, vms=options.vms, seed=options.seed, keep=options.keep) as found:
         try:
-            for _ in range(options.rounds):
+            for _ in range(rounds):
                 found.round()
         finally:
-            outcome = found.outcome
-            print(outcome.text())
-            for reason, count in outcome.reasons.most_common():
-                print(f"fenced because: {reason}: {count}")
-            print("\n".join(outcome.bad), file=sys.stderr)
-    return 1 if outcome.bad else 0
+            print(found.outcome.text(), flush=True)
+            print("\n".join(found.outcome.bad), file=sys.stderr)
+    return found.outcome
 
 
 if __name__ == "__main__":

@@ -13,7 +13,20 @@ from dataclasses import dataclass, field
 
 from tests.chaos.cluster.records import Fault, Instance
 
-__all__ = ["Round", "Verdict", "judge"]
+__all__ = ["Failures", "Round", "Verdict", "judge"]
+
+
+@dataclass(frozen=True)
+class Failures:
+    """Of a VM on a node."""
+
+    vm: str
+    node: str
+    count: int
+    shown: Sequence[str]  #: operation and exit reason
+
+    def __str__(self) -> str:
+        return f"{self.vm} has failed {self.count} times on {self.node}: {'; '.join(self.shown)}"
 
 
 @dataclass(frozen=True)
@@ -26,7 +39,7 @@ class Round:
     at: float  #: when
     instances: Sequence[Instance]  #: all that ran in the round
     faults: Sequence[Fault]  #: of its time, in all journals
-    failures: Sequence[tuple[str, int, str, str]]  #: VM, failures, node, reasons; by Pacemaker
+    failures: Sequence[Failures]  #: by Pacemaker
     cut_off: str | None  #: the node whose cable was out
     settled: str | None  #: what was still amiss after all patience; None: nothing
 
@@ -39,7 +52,8 @@ class Verdict:
     strange: list[str] = field(default_factory=list)  #: whatever else must not be
     #: words for the line of the round, and what to count in the end
     notes: list[str] = field(default_factory=list)
-    delay: float | None = None  #: s from the fault to the stop
+    delay: float | None = None  #: s from the fault to the end of its instance
+    path: str = ""  #: the node on which it was, and that of the next instance
 
     @property
     def bad(self) -> list[str]:
@@ -58,11 +72,13 @@ def judge(r: Round) -> Verdict:
     for instance in r.instances:
         if instance is not victim and instance.ended is not None:
             _judge_end(r, instance, verdict)
-    for vm, count, node, reasons in r.failures:
-        if victim is None or vm != victim.vm or node != victim.node:
-            verdict.strange.append(f"{vm} has failed {count} times on {node}: {reasons}")
-        elif count > 1 or reasons.count(_said(r.mark)) != 1:
-            verdict.doubled.append(f"{vm} has failed {count} times on {node}: {reasons}")
+    for failures in r.failures:
+        if victim is None or (failures.vm, failures.node) != (victim.vm, victim.node):
+            verdict.strange.append(str(failures))
+        elif failures.count > 1 or len(failures.shown) > 1:
+            verdict.doubled.append(str(failures))
+        elif not all(_said(r.mark) in shown for shown in failures.shown):
+            verdict.strange.append(str(failures))
     for fault in r.faults:
         if victim is None or fault.uuid != victim.uuid:
             verdict.doubled.append(f"fault of {fault.vm} on {fault.node}: {fault.reason}")
@@ -94,12 +110,12 @@ def _judge_fault(r: Round, victim: Instance, verdict: Verdict) -> None:
         verdict.strange.append(f"{victim} was stopped, its fault ended by {found[0].ended_by}")
     elif found[0].told is None:
         verdict.notes.append("stopped before it was told")
-    elif not any(vm == victim.vm and count for vm, count, *_ in r.failures):
+    elif not any(failures.vm == victim.vm and failures.count for failures in r.failures):
         verdict.notes.append("not counted")
-    if victim.by != "power":
-        after = [i for i in r.instances if i.vm == victim.vm and i.began >= victim.ended]
-        if after and after[0].node == victim.node:
-            verdict.notes.append("in place")
+    after = [i.node for i in r.instances if i.vm == victim.vm and i.began >= victim.ended]
+    verdict.path = " to ".join([victim.node, *after[:1]])
+    if victim.by != "power" and after[:1] == [victim.node]:
+        verdict.notes.append("in place")
 
 
 def _judge_end(r: Round, instance: Instance, verdict: Verdict) -> None:

@@ -25,7 +25,7 @@ from lab.cluster import ClusterError, ClusterLab, Node
 from lab.standin.place import Place
 from tests.chaos.cluster import records
 from tests.chaos.cluster.breaks import KINDS, Break
-from tests.chaos.cluster.judge import Round, Verdict, judge
+from tests.chaos.cluster.judge import Failures, Round, Verdict, judge
 from vesper_monitor.client import Client, DaemonError, DaemonUnavailable
 
 __all__ = ["Chaos", "Outcome", "Plan", "chaos"]
@@ -36,6 +36,8 @@ PATIENT = 150.0
 #: s in which nothing more must happen.
 QUIET = 2.0
 POLL = 0.3
+#: Tries to clean up what the last round has left.
+CLEANUPS = 5
 #: Of the rounds: without a fault.
 NO_FAULT = 0.25
 #: s by which the fault may come before or after what breaks. What breaks a
@@ -54,7 +56,7 @@ class Plan:
     broken: Break
     vm: str | None  #: whose service dies
     fault_after: float  #: s from what breaks; may be negative
-    is_dc: bool  #: what breaks is on the DC's node
+    is_dc: bool  #: what breaks is on the DC's node; for the report
 
     def __str__(self) -> str:
         where = "DC" if self.is_dc else "not DC"
@@ -86,13 +88,15 @@ class Outcome:
     def text(self) -> str:
         delays = sorted(self.delays) or [0.0]
         own = ", ".join(f"{note}: {count}" for note, count in sorted(self.notes.items()))
+        why = ", ".join(f"{reason}: {count}" for reason, count in sorted(self.reasons.items()))
         return (
             f"{self.rounds} rounds, {self.faults} faults: {self.counts['lost']} lost, "
             f"{self.counts['doubled']} doubled, {self.counts['stopped']} healthy instances "
             f"stopped, {self.counts['strange']} strange\n"
             f"from the fault to the end of its instance: median {delays[len(delays) // 2]:.2f} s, "
             f"longest {delays[-1]:.1f} s; nodes' power cut {self.cuts} times\n"
-            f"Pacemaker's own: {own or 'nothing'}"
+            f"Pacemaker's own: {own or 'nothing'}\n"
+            f"nodes were to be fenced because: {why or 'none was'}"
         )
 
 
@@ -139,7 +143,7 @@ class Chaos:
         vm = dice.choice(self.vms)
         others = sorted(node.name for node in self.lab.nodes if node.name != dc)
         # Each of these is likely to matter.
-        node = dice.choice([dc, dice.choice(others), self._place(vm) or dc])
+        node = dice.choice([dc, dice.choice(others), self.place(vm) or dc])
         seconds = dice.uniform(*CUT) if kind == "cut" else 0.0
         broken = Break(kind, node, seconds)
         late = broken.of_node and dice.random() < 0.5
@@ -148,21 +152,17 @@ class Chaos:
 
     def round(self, plan: Plan | None = None) -> Verdict:
         """Do one, and judge it."""
-        amiss = self._settle()
-        assert amiss is None, f"before round {self.outcome.rounds + 1}: {amiss}"
-        self.lab.nodes[0].run("crm_resource", "--cleanup", check=False)
-        amiss = self._settle()
-        assert amiss is None, f"before round {self.outcome.rounds + 1}: {amiss}"
+        self._prepare()
         plan = plan or self.plan()
         self._mark += 1
         assert self.lab.power is not None
         began, cuts = time.time(), len(self.lab.power.cuts)
         logs = [records.Log(node.pacemaker_log) for node in self.lab.nodes]
         victim, at = self._do(plan)
-        amiss = self._settle(victim)
+        amiss = self.settle(victim)
         if amiss is None:
             time.sleep(QUIET)
-            amiss = self._settle(victim)
+            amiss = self.settle(victim)
         verdict = judge(
             Round(
                 began=began,
@@ -185,14 +185,27 @@ class Chaos:
         self._report(plan, verdict, reasons, time.time() - began)
         return verdict
 
+    def _prepare(self) -> None:
+        """All is well, and no failure of the last round is left."""
+        for _ in range(CLEANUPS):
+            if self._failures():
+                self.lab.nodes[0].run("crm_resource", "--cleanup", check=False)
+            amiss = self.settle()
+            assert amiss is None, f"before round {self.outcome.rounds + 1}: {amiss}"
+            if not self._failures():
+                return
+        raise AssertionError(f"failures stay after {CLEANUPS} cleanups: {self._failures()}")
+
     def _report(self, plan: Plan, verdict: Verdict, reasons: list[str], took: float) -> None:
         number = self.outcome.rounds + 1
         self.outcome.add(verdict, f"round {number} ({plan})")
-        delay = f"{verdict.delay:.2f} s" if verdict.delay is not None else "-"
+        delay = f"{verdict.delay:.2f} s, {verdict.path}" if verdict.delay is not None else "-"
         rest = "; ".join([*verdict.bad, *verdict.notes, *(f"fenced {r}" for r in reasons)])
         result = "BAD" if verdict.bad else "ok"
         print(f"{number:4} {result:3} {plan}: {delay} [{took:.0f} s] {rest}", flush=True)
-        if (verdict.bad or "in place" in verdict.notes or verdict.stopped) and self._keep is not None:
+        if (
+            verdict.bad or "in place" in verdict.notes or verdict.stopped
+        ) and self._keep is not None:
             for node in self.lab.nodes:
                 target = self._keep / f"seed{self._seed}-round{number}" / node.name
                 for folder in ("log", "state"):
@@ -222,7 +235,7 @@ class Chaos:
         """The domain's, if it runs there."""
         return Place(vm, node.path("/run/vesper-standin")).read() if node.running() else None
 
-    def _place(self, vm: str) -> str | None:
+    def place(self, vm: str) -> str | None:
         """The node on which it runs."""
         return next((n.name for n in self.lab.nodes if self._record(n, vm) is not None), None)
 
@@ -254,7 +267,7 @@ class Chaos:
         dc = status.find("./summary/current_dc") if status is not None else None
         return dc.get("name") if dc is not None and dc.get("present") == "true" else None
 
-    def _settle(self, victim: str | None = None) -> str | None:
+    def settle(self, victim: str | None = None) -> str | None:
         """Wait until all is well.
 
         :param victim: UUID of an instance that must not be there any more.
@@ -322,8 +335,8 @@ class Chaos:
         done = self.lab.nodes[0].run("crm_resource", "--wait", "--timeout=20s", check=False)
         return None if done.returncode == 0 else f"Pacemaker is not done: {done.stderr.strip()}"
 
-    def _failures(self) -> list[tuple[str, int, str, str]]:
-        """Of all VMs: failures that Pacemaker counts, or shows, by node."""
+    def _failures(self) -> list[Failures]:
+        """What Pacemaker counts, or shows."""
         status = self.lab.status()
         assert status is not None
         found: dict[tuple[str, str], tuple[int, list[str]]] = {}
@@ -334,14 +347,13 @@ class Chaos:
                     number = 1_000_000 if count == "INFINITY" else int(count)
                     found[str(history.get("id")), str(node.get("name"))] = number, []
         for failure in status.iter("failure"):
-            vm = str(failure.get("op_key")).partition("_")[0]
+            operation = str(failure.get("op_key"))
+            vm = operation.partition("_")[0]
             if vm in self.vms:
-                reason = str(failure.get("exitreason")) or str(failure.get("exitstatus"))
+                reason = failure.get("exitreason") or failure.get("exitstatus")
                 entry = found.setdefault((vm, str(failure.get("node"))), (0, []))
-                entry[1].append(f"{failure.get('op_key')}: {reason}")
-        return [
-            (vm, count, node, "; ".join(reasons)) for (vm, node), (count, reasons) in found.items()
-        ]
+                entry[1].append(f"{operation}: {reason}")
+        return [Failures(*place, *what) for place, what in found.items()]
 
 
 @contextmanager
