@@ -361,6 +361,7 @@ class Daemon:
             for vm, probes in await self.recorder.run(Journal.wanted_last):
                 self.expected.note(vm, probes)
             held = await self.recorder.run(Journal.open_faults)
+            stopped_for = await self.recorder.run(Journal.stopped_for)
             self.activations = await self.recorder.run(Journal.activations)
         except JournalError as error:
             _log.error("%s; starting without it", error)
@@ -369,7 +370,7 @@ class Daemon:
             self.instances.restore((), (), self._last_event_id)
             return
         self._last_event_id = event_id
-        self.instances.restore(records, held, fault_id)
+        self.instances.restore(records, held, fault_id, stopped_for)
         for record in records:
             await self._recall(record)
         if records:

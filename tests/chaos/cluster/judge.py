@@ -8,7 +8,8 @@ a DC a failure is recovered in place and counted for nothing.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+import itertools
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 
 from tests.chaos.cluster.records import Fault, Instance
@@ -33,14 +34,16 @@ class Failures:
 class Round:
     """What was done, and what is on record of it."""
 
-    began: float  #: s, CLOCK_REALTIME
     victim: str | None  #: UUID of the instance in which a service was killed
     mark: int  #: number of the process that was killed
-    at: float  #: when
+    at: float  #: s, CLOCK_REALTIME: when
     instances: Sequence[Instance]  #: all that ran in the round
     faults: Sequence[Fault]  #: of its time, in all journals
     failures: Sequence[Failures]  #: by Pacemaker
-    cut_off: str | None  #: the node whose cable was out
+    fenced: Sequence[str]  #: node and reason
+    no_quorum: str | None  #: the node that was cut off from more than one other
+    counters: Mapping[str, Sequence[str]]  #: controllers that counted a failure, by VM
+    joining: bool  #: a DC was elected, or nodes joined one, and Pacemaker did not act
     settled: str | None  #: what was still amiss after all patience; None: nothing
 
 
@@ -76,12 +79,24 @@ def judge(r: Round) -> Verdict:
         if victim is None or (failures.vm, failures.node) != (victim.vm, victim.node):
             verdict.strange.append(str(failures))
         elif failures.count > 1 or len(failures.shown) > 1:
-            verdict.doubled.append(str(failures))
+            counters = r.counters.get(failures.vm, [])
+            if len(counters) == len(set(counters)) == failures.count and victim.ends == 1:
+                verdict.notes.append("counted by a DC that then died, and by the next")
+            else:
+                verdict.doubled.append(str(failures))
         elif not all(_said(r.mark) in shown for shown in failures.shown):
             verdict.strange.append(str(failures))
     for fault in r.faults:
         if victim is None or fault.uuid != victim.uuid:
             verdict.doubled.append(f"fault of {fault.vm} on {fault.node}: {fault.reason}")
+    for vm in {i.vm for i in r.instances}:
+        lives = [i for i in r.instances if i.vm == vm]
+        for one, next_one in itertools.pairwise(lives):
+            if one.ended is None or one.ended > next_one.began:
+                verdict.strange.append(f"{one} still ran when {next_one} began")
+    for why in r.fenced:
+        if ": peer" not in why:  # not for its own sake but for that of a resource
+            verdict.strange.append(f"fenced {why}")
     if r.settled is not None and not verdict.lost:
         verdict.strange.append(f"not settled: {r.settled}")
     return verdict
@@ -116,13 +131,15 @@ def _judge_fault(r: Round, victim: Instance, verdict: Verdict) -> None:
     verdict.path = " to ".join([victim.node, *after[:1]])
     if victim.by != "power" and after[:1] == [victim.node]:
         verdict.notes.append("in place")
+        if not r.joining:
+            verdict.strange.append(f"{victim} was recovered in place though there was a DC")
 
 
 def _judge_end(r: Round, instance: Instance, verdict: Verdict) -> None:
     """Of one without a fault."""
     if instance.by == "power":
         verdict.notes.append("healthy went with its node")
-    elif instance.node == r.cut_off:
-        verdict.notes.append("healthy stopped on the node that was cut off")
+    elif instance.node == r.no_quorum:
+        verdict.notes.append("healthy stopped without quorum")
     else:
         verdict.stopped.append(f"{instance}, {instance.by}")

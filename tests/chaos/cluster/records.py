@@ -19,7 +19,16 @@ from pathlib import Path
 from lab.cluster import ClusterLab, Node
 from lab.cluster.power import PowerCut
 
-__all__ = ["Fault", "Instance", "Log", "faults", "instances"]
+__all__ = [
+    "Fault",
+    "Instance",
+    "Log",
+    "counters",
+    "faults",
+    "fencing_reasons",
+    "instances",
+    "joining",
+]
 
 
 @dataclass
@@ -126,3 +135,25 @@ _FENCED = re.compile(r"warning: (?:Cluster|Remote|Guest)? ?[Nn]ode (\S+) will be
 def fencing_reasons(text: str) -> list[str]:
     """:param text: of Pacemaker's log."""
     return sorted({f"{match[1]}: {match[2]}" for match in _FENCED.finditer(text)})
+
+
+def joining(text: str) -> bool:
+    """Whether a DC began to gather its nodes; what fails until it has is not counted.
+
+    :param text: of Pacemaker's log.
+    """
+    return " -> S_INTEGRATION " in text
+
+
+_COUNTED = re.compile(r"(\S+) pacemaker-controld +\[(\d+)\] .*Updating failcount for (\S+) on ")
+
+
+def counters(text: str) -> dict[str, list[str]]:
+    """By VM: the controllers (node and process) that have counted a failure of it.
+
+    :param text: of Pacemaker's log.
+    """
+    found: dict[str, list[str]] = {}
+    for match in _COUNTED.finditer(text):
+        found.setdefault(match[3], []).append(f"{match[1]} {match[2]}")
+    return found

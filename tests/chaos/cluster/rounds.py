@@ -163,23 +163,25 @@ class Chaos:
         if amiss is None:
             time.sleep(QUIET)
             amiss = self.settle(victim)
+        text = "".join(log.read() for log in logs)
+        reasons = records.fencing_reasons(text)
+        instances = records.instances(self.lab)
+        alone = plan.broken.kind == "cut" and len(self.lab.nodes) > 2
         verdict = judge(
             Round(
-                began=began,
                 victim=victim,
                 mark=self._mark,
                 at=at,
-                instances=[
-                    i for i in records.instances(self.lab) if i.ended is None or i.ended > began
-                ],
+                instances=[i for i in instances if i.ended is None or i.ended > began],
                 faults=records.faults(self.lab, began),
                 failures=self._failures(),
-                cut_off=plan.broken.node if plan.broken.kind == "cut" else None,
+                fenced=reasons,
+                no_quorum=plan.broken.node if alone else None,
+                counters=records.counters(text),
+                joining=records.joining(text),
                 settled=amiss,
             )
         )
-        text = "".join(log.read() for log in logs)
-        reasons = records.fencing_reasons(text)
         self.outcome.reasons.update(reason.partition(": ")[2] for reason in reasons)
         self.outcome.cuts += len(self.lab.power.cuts) - cuts
         self._report(plan, verdict, reasons, time.time() - began)
