@@ -118,6 +118,18 @@ def test_a_stop_that_was_not_carried_through_ends_no_fault(
     assert [f["ended_by"] for f in daemon.call("faults")["faults"]] == ["stop"]
 
 
+def test_a_fault_after_a_stop_that_was_not_carried_through(
+    daemon: DaemonProcess, guest: Guest
+) -> None:
+    """Before the cluster has found that the domain runs on."""
+    daemon.call("stop", resource="r1", vm="vm1")
+    guest.say(*SEGV)
+    wait_for(lambda: bool(daemon.events()), "the event")
+    assert daemon.call("faults")["faults"] == []
+    Monitor(daemon).result()  # the first does not wait
+    assert Monitor(daemon).result() == "fault"
+
+
 def test_more_of_the_same_is_one_fault(daemon: DaemonProcess, guest: Guest) -> None:
     guest.say("emit", "out_of_memory", "comm=httpd")
     guest.say("emit", "send_signal", "sig=9", "comm=httpd", "fatal=1", "from_kernel=1")

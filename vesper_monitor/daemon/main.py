@@ -292,6 +292,17 @@ class Daemon:
             self._tasks.add(task)
             task.add_done_callback(self._tasks.discard)
 
+    def stopping(self, record: InstanceRecord) -> None:
+        """An instance has ended, since its domain is to be stopped.
+
+        If that is not carried through, what the domain does meanwhile is for
+        the next instance.
+        """
+        self.expected.note(record.vm, record.probes)
+        domain = Domain(record.vm, record.domid, record.uuid)
+        if self.watch.knows(domain):
+            self.expected.has_come(domain, self._last_event_id)
+
     async def _judge_late(self, domain: Domain, since: int, until: int) -> None:
         try:
             events = await self.recorder.run(
