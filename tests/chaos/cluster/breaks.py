@@ -18,7 +18,7 @@ DAEMONS = ("controld", "execd", "attrd", "based", "fenced", "schedulerd")
 #: it again. stack: all of these at once. corosync: likewise. cut: the node's
 #: cable is pulled for some seconds. power: as it says; it comes back.
 KINDS = {
-    "controld": 4, "execd": 4, "attrd": 1, "based": 1, "fenced": 1, "schedulerd": 1,
+    "controld": 6, "execd": 6, "attrd": 1, "based": 1, "fenced": 1, "schedulerd": 1,
     "pacemakerd": 2, "stack": 2, "corosync": 3, "cut": 5, "power": 2,
 }  # fmt: skip
 

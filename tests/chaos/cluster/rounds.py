@@ -161,8 +161,7 @@ class Chaos:
         victim, at = self._do(plan)
         amiss = self.settle(victim)
         if amiss is None:
-            time.sleep(QUIET)
-            amiss = self.settle(victim)
+            time.sleep(QUIET)  # what happens now is on record, too
         text = "".join(log.read() for log in logs)
         reasons = records.fencing_reasons(text)
         instances = records.instances(self.lab)
@@ -190,12 +189,11 @@ class Chaos:
     def _prepare(self) -> None:
         """All is well, and no failure of the last round is left."""
         for _ in range(CLEANUPS):
-            if self._failures():
-                self.lab.nodes[0].run("crm_resource", "--cleanup", check=False)
             amiss = self.settle()
             assert amiss is None, f"before round {self.outcome.rounds + 1}: {amiss}"
             if not self._failures():
                 return
+            self.lab.nodes[0].run("crm_resource", "--cleanup", check=False)
         raise AssertionError(f"failures stay after {CLEANUPS} cleanups: {self._failures()}")
 
     def _report(self, plan: Plan, verdict: Verdict, reasons: list[str], took: float) -> None:
