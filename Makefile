@@ -33,8 +33,8 @@ DEBIAN_PACKAGES := \
 	python3-libvirt python3-lxml python3-psutil python3-pyxs python3-setuptools python3-venv \
 	qemu-system-x86 qemu-utils systemd util-linux xfsprogs xz-utils zstd
 
-.PHONY: help deps demo evaluate compare test test-quick lint fuzz chaos migrations soak storms \
-	hostile bench-cluster bench-kvm bench-liveness bench-load bench-monitor bench-probes bench-quiet \
+.PHONY: help deps demo evaluate compare test test-quick lint fuzz chaos chaos-cluster migrations soak \
+	storms hostile bench-cluster bench-kvm bench-liveness bench-load bench-monitor bench-probes bench-quiet \
 	bench-slowdown modules install clean
 
 help:
@@ -55,6 +55,7 @@ help:
 	@echo '  make bench-kvm       the link to a guest on QEMU: round trips, records per second'
 	@echo '  make fuzz            any bytes to all that reads what others write (FUZZ_RUNS=10000000)'
 	@echo '  make chaos           vesperd killed at random, 500 times, and what becomes of faults (ROUNDS=500)'
+	@echo '  make chaos-cluster   parts of clusters with fencing killed or cut off around faults (ROUNDS=200)'
 	@echo '  make migrations      20 live migrations under Pacemaker (MIGRATIONS=20)'
 	@echo '  make soak            hours of what is no fault on Xen, and a fault now and then (HOURS=1 KIND=pvh)'
 	@echo '  make storms          a guest in storms of signals and OOM kills (STORM=60 s each)'
@@ -111,6 +112,9 @@ fuzz: $(VENV)/ready
 chaos: ROUNDS := 500
 chaos: $(VENV)/ready
 	$(VENV)/bin/python -m tests.chaos --rounds $(ROUNDS)
+
+chaos-cluster: deps $(VENV)/ready
+	$(VENV)/bin/python -m tests.chaos.cluster --rounds $(ROUNDS)
 
 migrations: deps $(VENV)/ready
 	VESPER_MIGRATIONS=$(MIGRATIONS) $(VENV)/bin/python -m pytest -s tests/kvm/lab/test_migration.py

@@ -49,9 +49,15 @@ def hosts(names: Sequence[str]) -> str:
     return "\n".join(lines) + "\n"
 
 
-def corosync_conf(count: int) -> str:
-    """Real-time scheduling and cgroups are off: a container may permit neither."""
-    two = "two_node: 1\n  wait_for_all: 0" if count == 2 else ""
+def corosync_conf(count: int, *, fencing: bool = False) -> str:
+    """Real-time scheduling and cgroups are off: a container may permit neither.
+
+    With fencing, of two nodes the one that boots waits for the other
+    (``wait_for_all``, the default with ``two_node``).
+    """
+    two = "two_node: 1" if count == 2 else ""
+    if two and not fencing:
+        two += "\n  wait_for_all: 0"
     nodes = "\n".join(
         f"  node {{\n    ring0_addr: {address(number)}\n"
         f"    name: {node_name(number)}\n    nodeid: {number}\n  }}"
@@ -91,14 +97,25 @@ nodelist {{
 PROPERTIES = {"dc-deadtime": "1s", "stonith-enabled": "false"}
 
 
-def cib(properties: Mapping[str, str] | None = None, remotes: Sequence[str] = ()) -> str:
+#: s by which one of two nodes that have lost each other shoots later, so that one stays.
+FENCING_DELAY = 3
+
+
+def cib(
+    properties: Mapping[str, str] | None = None,
+    remotes: Sequence[str] = (),
+    fencing: Sequence[str] = (),
+) -> str:
     """The cluster's configuration before its first start.
 
     :param remotes: names of the nodes of Pacemaker Remote.
+    :param fencing: names of the nodes that have a power switch; the first is
+        fenced :data:`FENCING_DELAY` seconds later.
     """
+    enabled = {"stonith-enabled": "true"} if fencing else {}
     pairs: Sequence[str] = [
         f'<nvpair id="cib-bootstrap-options-{name}" name="{name}" value="{value}"/>'
-        for name, value in {**PROPERTIES, **(properties or {})}.items()
+        for name, value in {**PROPERTIES, **enabled, **(properties or {})}.items()
     ]
     resources = [
         f'<primitive id="{name}" class="ocf" provider="pacemaker" type="remote">'
@@ -106,6 +123,23 @@ def cib(properties: Mapping[str, str] | None = None, remotes: Sequence[str] = ()
         "</operations></primitive>"
         for name in remotes
     ]
+    if fencing:
+        parameters = {
+            "pcmk_host_list": " ".join(fencing),
+            "pcmk_delay_base": ";".join(
+                f"{name}:{0 if number else FENCING_DELAY}s" for number, name in enumerate(fencing)
+            ),
+        }
+        attributes = "".join(
+            f'<nvpair id="fencing-{name}" name="{name}" value="{value}"/>'
+            for name, value in parameters.items()
+        )
+        resources.append(
+            '<primitive id="fencing" class="stonith" type="fence_lab">'
+            f'<instance_attributes id="fencing-parameters">{attributes}</instance_attributes>'
+            '<operations><op id="fencing-monitor" name="monitor" interval="60s" timeout="30s"/>'
+            "</operations></primitive>"
+        )
     return f"""\
 <cib crm_feature_set="3.16.1" validate-with="pacemaker-3.9" epoch="1" num_updates="0" \
 admin_epoch="0">

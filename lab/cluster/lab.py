@@ -20,6 +20,7 @@ from lab import images
 from lab.cluster import files, layers
 from lab.cluster.node import ENVIRONMENT, ClusterError, Node, wait_until
 from lab.host import VESPERD_SETTINGS
+from lab.cluster.power import PowerSwitch
 from lab.progress import step
 
 __all__ = ["STATE", "ClusterLab"]
@@ -29,6 +30,11 @@ STATE = Path("/run/vesper-lab")
 PREFIX = "cluster-"
 
 HERE = Path(__file__).parent
+
+#: Of a node's, on this machine.
+FOLDERS = (
+    "mnt", "log/pacemaker", "log/corosync", "log/standin", "state", "cib", "corosync"
+)  # fmt: skip
 
 
 class ClusterLab:
@@ -43,6 +49,8 @@ class ClusterLab:
     :param vesperd: start it in each node.
     :param vesperd_config: its vesperd.toml.
     :param timeout: seconds until all nodes must be online.
+    :param fencing: the nodes have a power switch (:mod:`lab.cluster.power`), and Pacemaker
+        may use it on them.
     """
 
     def __init__(
@@ -54,8 +62,10 @@ class ClusterLab:
         vesperd: bool = True,
         vesperd_config: str = "",
         timeout: float = 60.0,
+        fencing: bool = False,
     ) -> None:
         self.nodes: list[Node] = []
+        self.power: PowerSwitch | None = None
         self._count = nodes
         self._remotes = [files.remote_name(number) for number in range(1, remotes + 1)]
         self._names = [files.node_name(number) for number in range(1, nodes + 1)] + self._remotes
@@ -63,8 +73,12 @@ class ClusterLab:
         self._vesperd = vesperd
         self._vesperd_config = vesperd_config
         self._timeout = timeout
+        self._fencing = fencing
         self._stack = ExitStack()
         self._links = itertools.count(1)
+        #: port of the switch by node, and the nodes that are cut off
+        self._ports: dict[str, str] = {}
+        self._cut: set[str] = set()
 
     def __enter__(self) -> Self:
         with ExitStack() as stack:
@@ -76,6 +90,9 @@ class ClusterLab:
                 self._make_switch()
                 self._processes: dict[str, ExitStack] = {}
                 stack.callback(self._end_nodes)
+                if self._fencing:
+                    self.power = PowerSwitch(self, self.directory / "power.sock")
+                    stack.callback(self.power.end)
                 for number in range(1, len(self._names) + 1):
                     self.nodes.append(self._start(number))
                 self._wait_online()
@@ -120,10 +137,12 @@ class ClusterLab:
             "etc/pacemaker/authkey": "of this lab\n",
             "etc/hostname": name + "\n",
             "etc/hosts": files.hosts(self._names),
-            "etc/corosync/corosync.conf": files.corosync_conf(self._count),
+            "etc/corosync/corosync.conf": files.corosync_conf(self._count, fencing=self._fencing),
             "etc/default/pacemaker": files.pacemaker_defaults(),
             "etc/vesper/vesperd.toml": VESPERD_SETTINGS + self._vesperd_config,
-            "cib.xml": files.cib(self._properties, self._remotes),
+            "cib.xml": files.cib(
+                self._properties, self._remotes, fencing=self._names if self._fencing else ()
+            ),
         }
 
     # -- nodes ----------------------------------------------------------------
@@ -180,7 +199,7 @@ class ClusterLab:
         return node
 
     def _prepare(self, directory: Path, number: int) -> None:
-        for folder in ("mnt", "log/pacemaker", "log/corosync", "state"):
+        for folder in FOLDERS:
             (directory / folder).mkdir(parents=True, exist_ok=True)
         for path, text in self._files(number).items():
             (directory / path).parent.mkdir(parents=True, exist_ok=True)
@@ -219,7 +238,19 @@ class ClusterLab:
         self._ip("link", "add", port, "type", "veth",
                  "peer", "name", "eth0", "netns", str(node.init))
         # fmt: on
-        self._ip("link", "set", port, "master", "br0", "up")
+        self._ports[node.name] = port
+        self._ip("link", "set", port, "master", "br0", "down" if node.name in self._cut else "up")
+
+    def cut_off(self, node: Node) -> None:
+        """Pull the cable between the node and the others; it stays out over a power cut."""
+        self._cut.add(node.name)
+        self._ip("link", "set", self._ports[node.name], "down")
+
+    def connect(self, node: Node) -> None:
+        """Put it in again."""
+        self._cut.discard(node.name)
+        if node.running():
+            self._ip("link", "set", self._ports[node.name], "up")
 
     # -- the cluster ----------------------------------------------------------
 

@@ -62,3 +62,4 @@ def _add_standins(layer: Path) -> None:
     sbin.mkdir()
     shutil.copy(PROJECT / "lab/standin/xl", sbin / "xl")
     (sbin / "xl").chmod(0o755)
+    shutil.copy(Path(__file__).with_name("fence_lab"), sbin)

@@ -21,6 +21,7 @@ ENVIRONMENT = {
     "LANG": "C.UTF-8",
     "HOME": "/root",
     "VESPER_STANDIN_DIR": "/run/vesper-standin",
+    "VESPER_STANDIN_HISTORY": "/var/log/vesper-standin/history",
 }
 
 

@@ -36,10 +36,13 @@ def names() -> list[str]:
 
 
 class Place:
-    """The directory of one domain."""
+    """The directory of one domain.
 
-    def __init__(self, name: str) -> None:
-        self.directory = base() / name
+    :param directory: of all domains; of another host, if it is not this one's.
+    """
+
+    def __init__(self, name: str, directory: Path | None = None) -> None:
+        self.directory = (directory or base()) / name
         self.name = name
         self.memory = self.directory / "memory"
         self.link = self.directory / "link.sock"

@@ -64,3 +64,29 @@ def test_labs_do_not_disturb_each_other(lab: ClusterLab) -> None:
         assert other.online() == {"node1"}
         assert len(lab.online()) == 2
     assert set(STATE.glob(PREFIX + "*")) == before
+
+
+def test_a_node_is_fenced_and_comes_back() -> None:
+    with ClusterLab(2, fencing=True) as lab:
+        first, second = lab.nodes
+        assert first.run("fence_lab", input="action=list\n").stdout == "node1,\nnode2,\n"
+        off = first.run("fence_lab", "-o", "off", "-n", "nobody", check=False)
+        assert off.returncode == 1
+        assert "nobody" in off.stderr
+        lab.cut_off(second)
+        for _ in wait_until("the second node is fenced", 60, 0.2):
+            if not second.running():
+                break
+        assert first.running()  # the one that shoots first
+        status = first.run("fence_lab", "-o", "status", "-n", second.name, check=False)
+        assert status.returncode == 2
+        lab.connect(second)
+        for _ in wait_until("all online", 60, 0.2):
+            if len(lab.online()) == 2:
+                break
+        assert lab.nodes[1].init != second.init
+        for _ in wait_until("vesperd runs", 20, 0.2):
+            if lab.nodes[1].vesperd_pids():
+                break
+        assert lab.power is not None
+        assert [cut.node for cut in lab.power.cuts] == [second.name]

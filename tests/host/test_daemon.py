@@ -87,10 +87,47 @@ def test_a_fault_reaches_the_waiting_monitor_and_every_one_after(
     assert faults[0]["told"] is not None
     daemon.call("stop", resource="r1", vm="vm1")
     assert daemon.call("faults")["faults"][0]["ended_by"] == "stop"
-    # The same domain is started anew, as far as the cluster knows.
+
+
+@pytest.mark.parametrize("restarted", [False, True], ids=["", "vesperd restarted"])
+def test_a_stop_that_was_not_carried_through_ends_no_fault(
+    daemon: DaemonProcess, guest: Guest, start_guest: Callable[..., Guest], restarted: bool
+) -> None:
+    """Its process was killed, with the cluster's executor: the faulty domain runs on."""
+    guest.say(*SEGV)
+    assert Monitor(daemon).result() == "fault"
+    daemon.call("stop", resource="r1", vm="vm1")
+    if restarted:
+        daemon.stop(signal.SIGKILL)
+        daemon.start()
+    monitor = Monitor(daemon)
+    assert monitor.result() == "fault"
+    assert monitor.answer["reason"].startswith("httpd[97] killed by SIGSEGV")
+    assert [(f["id"], f["ended"]) for f in daemon.call("faults")["faults"]] == [(1, None)]
+    stop = daemon.call("stop", resource="r1", vm="vm1")
+    assert stop["fault"]["id"] == 1
+    # Now it is.
+    guest.kill()
+    if restarted:
+        daemon.stop(signal.SIGKILL)
+        daemon.start()
+    start_guest()
     daemon.call("start", **RESOURCE)
     assert Monitor(daemon).result() == "fine"
     assert Monitor(daemon, timeout=0.3).result() == "fine"
+    assert [f["ended_by"] for f in daemon.call("faults")["faults"]] == ["stop"]
+
+
+def test_a_fault_after_a_stop_that_was_not_carried_through(
+    daemon: DaemonProcess, guest: Guest
+) -> None:
+    """Before the cluster has found that the domain runs on."""
+    daemon.call("stop", resource="r1", vm="vm1")
+    guest.say(*SEGV)
+    wait_for(lambda: bool(daemon.events()), "the event")
+    assert daemon.call("faults")["faults"] == []
+    Monitor(daemon).result()  # the first does not wait
+    assert Monitor(daemon).result() == "fault"
 
 
 def test_more_of_the_same_is_one_fault(daemon: DaemonProcess, guest: Guest) -> None:
@@ -399,7 +436,9 @@ def test_rules_are_changed_and_outlive_the_daemon_with_their_counts(
     assert Monitor(daemon, fault_on="").result() == "fault"
 
 
-def test_a_stop_hears_what_it_is_for(daemon: DaemonProcess, guest: Guest) -> None:
+def test_a_stop_hears_what_it_is_for(
+    daemon: DaemonProcess, guest: Guest, start_guest: Callable[..., Guest]
+) -> None:
     stop = {"resource": "r1", "vm": "vm1"}
     guest.say("emit", "send_signal", "sig=11", "comm=httpd", "fatal=1")
     assert Monitor(daemon).result() == "fault"
@@ -409,6 +448,8 @@ def test_a_stop_hears_what_it_is_for(daemon: DaemonProcess, guest: Guest) -> Non
         assert answer["fault"]["reason"].startswith("httpd[97] killed by SIGSEGV")
         assert answer["system_gone"] is False
     assert daemon.call("state", vm="vm1")["fault"] is None
+    guest.kill()
+    start_guest()
     daemon.call("start", **RESOURCE)
     answer = daemon.call("stop", **stop)
     assert (answer["fault"], answer["system_gone"]) == (None, False)

@@ -109,6 +109,24 @@ def test_another_boot_of_the_host_ends_instances_and_faults(path: Path) -> None:
     journal.close()
 
 
+def test_what_a_resource_was_stopped_for(path: Path) -> None:
+    """In this boot, and of its last instance alone."""
+    journal = Journal(path)
+    journal.begin_boot("one", 1.0)
+    stopped = dataclasses.replace(fault(1), ended=2.0, ended_by="stop")
+    journal.write(Batch(faults=[stopped], instances=[instance()]))
+    assert journal.stopped_for() == [stopped]
+    later = dataclasses.replace(instance(), id="later", started=instance().started + 1)
+    journal.write(Batch(instances=[later]))
+    assert journal.stopped_for() == []
+    last = dataclasses.replace(fault(2), instance="later", ended=3.0, ended_by="stop")
+    journal.write(Batch(faults=[last]))
+    assert journal.stopped_for() == [last]
+    journal.begin_boot("two", 3.0)
+    assert journal.stopped_for() == []
+    journal.close()
+
+
 _WRITER = """
 import sys
 import threading

@@ -168,7 +168,7 @@ class Api:
         resource = text(request, "resource")
         ended = self._daemon.instances.stop(resource)
         if ended is not None:
-            self._daemon.expected.note(ended.record.vm, ended.record.probes)
+            self._daemon.stopping(ended.record)
         fault = self._daemon.instances.stopped_for(resource)
         await connection.send(
             {

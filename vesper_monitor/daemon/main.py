@@ -294,6 +294,17 @@ class Daemon:
             self._tasks.add(task)
             task.add_done_callback(self._tasks.discard)
 
+    def stopping(self, record: InstanceRecord) -> None:
+        """An instance has ended, since its domain is to be stopped.
+
+        If that is not carried through, what the domain does meanwhile is for
+        the next instance.
+        """
+        self.expected.note(record.vm, record.probes)
+        domain = Domain(record.vm, record.domid, record.uuid)
+        if self.watch.knows(domain):
+            self.expected.has_come(domain, self._last_event_id)
+
     async def _judge_late(self, domain: Domain, since: int, until: int) -> None:
         try:
             events = await self.recorder.run(
@@ -365,6 +376,7 @@ class Daemon:
             held = await self.recorder.run(Journal.open_faults)
             since = time.time() - WINDOW
             told = await self.recorder.run(lambda journal: journal.told_since(since))
+            stopped_for = await self.recorder.run(Journal.stopped_for)
             self.activations = await self.recorder.run(Journal.activations)
         except JournalError as error:
             _log.error("%s; starting without it", error)
@@ -373,7 +385,7 @@ class Daemon:
             self.instances.restore((), (), self._last_event_id)
             return
         self._last_event_id = event_id
-        self.instances.restore(records, held, fault_id, told)
+        self.instances.restore(records, held, fault_id, stopped_for, told)
         for record in records:
             await self._recall(record)
         if records:

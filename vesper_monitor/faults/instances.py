@@ -92,13 +92,16 @@ class Instances:
         records: Iterable[InstanceRecord],
         faults: Iterable[Fault],
         last_fault_id: int,
+        stopped_for: Iterable[Fault] = (),
         told: Iterable[tuple[str, float]] = (),
     ) -> None:
         """Go on with what the journal holds.
 
+        :param stopped_for: see :meth:`stopped_for`.
         :param told: VMs of which faults were told in the last hour, and when.
         """
         self._last_fault_id = last_fault_id
+        self._stopped_for = {fault.resource: fault for fault in stopped_for}
         for vm, at in told:
             self._rate.told(vm, at)
         held = {fault.instance: fault for fault in faults if fault.ended is None}
@@ -173,6 +176,9 @@ class Instances:
     ) -> Instance:
         """A new instance begins; its predecessor and its fault end.
 
+        A fault that has ended with a stop is this one's, if the domain is still
+        in the same life: the stop was not carried through (its process died).
+
         :param transport: name of the one on which the domain runs.
         :raises ValueError: too many.
         """
@@ -193,11 +199,20 @@ class Instances:
             transport=transport,
             fault_on=fault_on,
         )
-        instance = Instance(record, degraded=degraded, rules=_rules(record))
+        fault = self._stopped_for.pop(resource, None)
+        if fault is not None and (fault.uuid, fault.domid) == (domain.uuid, domain.domid):
+            fault = replace(fault, instance=record.id, ended=None, ended_by=None)
+        else:
+            fault = None
+        instance = Instance(record, fault=fault, degraded=degraded, rules=_rules(record))
         self._begin(instance)
-        self._stopped_for.pop(resource, None)
-        self._recorder.put(Batch(instances=[record]))
+        self._recorder.put(Batch(instances=[record], faults=[fault] if fault is not None else []))
         _log.info("%s: watching %s (domain %d)", resource, domain.name, domain.domid)
+        if fault is not None:
+            _log.warning(
+                "%s: its stop was not carried through, so it still has fault %d", resource, fault.id
+            )
+            self._reconsider(instance)
         return instance
 
     def stop(self, resource: str) -> Instance | None:

@@ -31,7 +31,7 @@ __all__ = ["Batch", "Journal", "JournalDamaged", "JournalError"]
 
 _log = logging.getLogger(__name__)
 
-SCHEMA_VERSION = 5
+SCHEMA_VERSION = 6
 
 #: Ended instances that are kept.
 KEEP_INSTANCES = 1000
@@ -82,8 +82,13 @@ ALTER TABLE instances ADD COLUMN pause_timeout REAL;
 ALTER TABLE instances ADD COLUMN transport TEXT NOT NULL DEFAULT '';
 """
 _FAULT_ON = "ALTER TABLE instances ADD COLUMN fault_on TEXT NOT NULL DEFAULT '';"
+# Faults up to that one are of an earlier boot of the host.
+_LAST_FAULT = """
+ALTER TABLE host ADD COLUMN last_fault INTEGER NOT NULL DEFAULT 0;
+UPDATE host SET last_fault = (SELECT coalesce(max(id), 0) FROM faults);
+"""
 #: What makes a journal of one schema version one of the next; 0: an empty file.
-_STEPS = (_SCHEMA, _LAST_WORDS, _HANG_TIMEOUT, _TRANSPORT, _FAULT_ON)
+_STEPS = (_SCHEMA, _LAST_WORDS, _HANG_TIMEOUT, _TRANSPORT, _FAULT_ON, _LAST_FAULT)
 
 
 class JournalError(Exception):
@@ -274,7 +279,9 @@ class Journal:
             with self._transaction():
                 db = self._db
                 db.execute("DELETE FROM host")
-                db.execute("INSERT INTO host VALUES (?)", (boot_id,))
+                db.execute(
+                    "INSERT INTO host SELECT ?, coalesce(max(id), 0) FROM faults", (boot_id,)
+                )
                 db.execute("UPDATE instances SET ended=? WHERE ended IS NULL", (now,))
                 db.execute(
                     "UPDATE faults SET ended=?, ended_by='boot of the host' WHERE ended IS NULL",
@@ -399,6 +406,19 @@ class Journal:
     def open_faults(self) -> list[Fault]:
         """Faults that have not ended."""
         return _faults(self._query("SELECT * FROM faults WHERE ended IS NULL ORDER BY id"))
+
+    def stopped_for(self) -> list[Fault]:
+        """Faults with which the last instance of a resource was stopped, in this boot of the host.
+
+        The domain may still be there: the stop may have died before it was carried through.
+        """
+        return _faults(
+            self._query(
+                "SELECT * FROM faults AS f WHERE id > (SELECT last_fault FROM host)"
+                " AND ended_by = 'stop' AND instance = (SELECT id FROM instances"
+                " WHERE resource = f.resource ORDER BY started DESC LIMIT 1) ORDER BY id"
+            )
+        )
 
     def open_instances(self) -> list[InstanceRecord]:
         """Instances that have not ended."""

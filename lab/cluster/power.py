@@ -1,0 +1,127 @@
+# SPDX-License-Identifier: GPL-2.0-or-later
+"""The nodes' power switch, as a rack has one: out of reach of the nodes' own network.
+
+A Unix socket in each node's ``/run/lab/power.sock``; a request is a line
+``ACTION [NODE]``, its answer another one, which begins with ``error`` if it
+could not be done:
+
+=================  =======================================================
+``list``           names of the nodes
+``status NODE``    ``on`` or ``off``
+``off NODE``       power is cut
+``on NODE``        and is there again; with it Corosync, Pacemaker, vesperd
+``reboot NODE``    off now, on after :data:`BOOT` seconds
+=================  =======================================================
+
+``fence_lab`` in the nodes is Pacemaker's way to it.
+"""
+
+from __future__ import annotations
+
+import os
+import select
+import socket
+import threading
+import time
+from dataclasses import dataclass
+from pathlib import Path
+
+from lab.cluster.node import ClusterError, Node
+
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    from lab.cluster.lab import ClusterLab
+
+__all__ = ["PowerCut", "PowerSwitch"]
+
+#: s that a node takes to boot: more than the others take to notice that it has gone.
+BOOT = 5.0
+POLL = 0.05
+#: s for a request to come after its connection.
+PATIENCE = 2.0
+
+
+@dataclass(frozen=True)
+class PowerCut:
+    node: str
+    at: float  #: s, CLOCK_REALTIME
+
+
+class PowerSwitch:
+    """A thread that serves the socket.
+
+    It lives as long as the lab: a node dies with the thread that has started it.
+    """
+
+    def __init__(self, lab: ClusterLab, path: Path) -> None:
+        #: all so far, in order
+        self.cuts: list[PowerCut] = []
+        self._lab = lab
+        self._lock = threading.Lock()
+        self._boots: dict[str, float] = {}  # when a node is switched on, CLOCK_MONOTONIC
+        self._end = threading.Event()
+        self._socket = socket.socket(socket.AF_UNIX)
+        self._socket.bind(str(path))
+        os.chmod(path, 0o666)  # agents may run as hacluster
+        self._socket.listen(16)
+        self._thread = threading.Thread(target=self._serve, daemon=True, name="power switch")
+        self._thread.start()
+
+    def end(self) -> None:
+        self._end.set()
+        self._thread.join(30)
+        self._socket.close()
+
+    def request(self, action: str, name: str = "") -> str:
+        """As over the socket."""
+        try:
+            with self._lock:
+                return self._do(action, name)
+        except (ClusterError, OSError) as error:
+            return f"error {str(error).splitlines()[0]}"
+
+    def _do(self, action: str, name: str) -> str:
+        if action == "list":
+            return " ".join(node.name for node in self._lab.nodes)
+        node = self._lab.node(name)
+        match action:
+            case "status":
+                return "on" if node.running() else "off"
+            case "off":
+                self._boots.pop(name, None)
+                self._cut(node)
+            case "on":
+                self._boots.pop(name, None)
+                self._boot(node)
+            case "reboot":
+                self._cut(node)
+                self._boots[name] = time.monotonic() + BOOT
+            case _:
+                return f"error no such action: {action}"
+        return "ok"
+
+    def _cut(self, node: Node) -> None:
+        if node.running():
+            node.kill()
+            self.cuts.append(PowerCut(node.name, time.time()))
+
+    def _boot(self, node: Node) -> None:
+        if not node.running():
+            self._lab.serve(self._lab.power_on(node))
+
+    def _serve(self) -> None:
+        while not self._end.is_set():
+            if select.select([self._socket], [], [], POLL)[0]:
+                self._answer(self._socket.accept()[0])
+            for name, at in list(self._boots.items()):
+                if time.monotonic() >= at:
+                    self.request("on", name)
+
+    def _answer(self, connection: socket.socket) -> None:
+        connection.settimeout(PATIENCE)
+        try:
+            with connection, connection.makefile() as lines:
+                action, _, name = lines.readline().strip().partition(" ")
+                connection.sendall(f"{self.request(action, name)}\n".encode())
+        except OSError:
+            pass
