@@ -19,8 +19,8 @@ from typing import Self
 from lab import images
 from lab.cluster import files, layers
 from lab.cluster.node import ENVIRONMENT, ClusterError, Node, wait_until
-from lab.host import VESPERD_SETTINGS
 from lab.cluster.power import PowerSwitch
+from lab.host import VESPERD_SETTINGS
 from lab.progress import step
 
 __all__ = ["STATE", "ClusterLab"]
