@@ -6,7 +6,7 @@ from __future__ import annotations
 import pytest
 
 from tests.ocf.host import Host
-from vesper_monitor.ocf.quick import monitor
+from vesper_monitor.ocf import quick
 
 
 def test_life_is_enough(host: Host) -> None:
@@ -46,6 +46,12 @@ def test_a_deeper_look_is_one(host: Host) -> None:
     assert host.vesperd.asked("alive") == []
 
 
+@pytest.fixture(autouse=True)
+def _young(monkeypatch: pytest.MonkeyPatch) -> None:
+    """In the tests' own process, which is old for a monitor."""
+    monkeypatch.setattr(quick, "process_age", lambda: 0.0)
+
+
 @pytest.fixture
 def asked(host: Host) -> Host:
     """A recurring monitor has asked vesperd, and all was well."""
@@ -59,7 +65,7 @@ def asked(host: Host) -> Host:
 
 def again(host: Host, **extra: str) -> tuple[int | None, bytes]:
     """The quick path alone, with the same parameters but for those."""
-    return monitor(host.environment(20, 1, **{"OCF_RESKEY_services": "httpd", **extra}))
+    return quick.monitor(host.environment(20, 1, **{"OCF_RESKEY_services": "httpd", **extra}))
 
 
 def test_the_next_monitor_asks_the_same(asked: Host) -> None:
@@ -123,7 +129,7 @@ def test_scripts_take_more_than_that(host: Host) -> None:
     host.vesperd.answers["wait"] = lambda _: {"result": "fine"}
     script = {"OCF_RESKEY_monitor_scripts": str(host.script("check", "exit 0"))}
     host.call("monitor", interval=1, timeout=20, **script)
-    assert monitor(host.environment(20, 1, **script)) == (None, b"")
+    assert quick.monitor(host.environment(20, 1, **script)) == (None, b"")
 
 
 def test_a_vesperd_that_goes_away_meanwhile(asked: Host) -> None:

@@ -254,4 +254,5 @@ class Monitor:
             time.sleep(REBOOT_PAUSE)
         if state is DomainState.GONE:
             raise Exit(Code.NOT_RUNNING, reason or f"{self._vm} is not running any more")
-        raise Exit(Code.ERROR, reason or f"{self._vm} is {agent.described(state)}")
+        reason = reason or f"{self._vm} is {agent.described(state)}"
+        raise Exit(Code.ERROR, f"{reason}; not started again within {gap:.0f} s" if gap else reason)
