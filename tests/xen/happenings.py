@@ -14,7 +14,7 @@ from tests.vm1 import wait_collecting, wait_started
 from tests.xen.innocent import Innocent, fatal_pids
 from vesper_monitor.daemon.config import Config
 
-__all__ = ["EACH", "IN_SHORT", "Happening", "migrate", "move"]
+__all__ = ["IN_SHORT", "RARE", "USUAL", "Happening", "migrate", "move"]
 
 Happening = Callable[[Innocent], None]
 
@@ -166,10 +166,10 @@ def move(target: XenHost) -> None:
     target.run("crm_resource --resource vm1 --clear", check=True)
 
 
-#: What any guest bears.
-EACH: tuple[Happening, ...] = (
-    reboot, pause, checkpoint, save_and_restore, starvation, xl_hangs, xenstored_stops,
-    xenconsoled_is_gone, vesperd_is_killed, maintenance,
+#: What any guest bears; and of its host's parts and the cluster.
+USUAL: tuple[Happening, ...] = (reboot, pause, save_and_restore, starvation, xl_hangs)
+RARE: tuple[Happening, ...] = (
+    checkpoint, xenstored_stops, xenconsoled_is_gone, vesperd_is_killed, maintenance,
 )  # fmt: skip
 #: The rest is also in test_guest.py and test_liveness.py.
 IN_SHORT: tuple[Happening, ...] = (

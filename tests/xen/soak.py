@@ -20,12 +20,12 @@ from lab.host import ChannelError, LabError
 from lab.xen import XenHost, XenLab
 from tests.vm1 import fail_count, wait_started
 from tests.xen.conftest import LOGS
-from tests.xen.happenings import EACH, Happening, migrate
+from tests.xen.happenings import RARE, USUAL, Happening, migrate
 from tests.xen.innocent import Innocent
 from tests.xen.vm1 import begin, clean
 
-#: After so many that are none comes a fault.
-FAULT_AFTER = 5
+#: After so many that are none it is looked whether all is well, and comes a fault.
+SERIES = 5
 
 
 def segv(host: XenHost) -> None:
@@ -57,7 +57,7 @@ class Soak:
         self._lab = lab
         self._kind = kind
         self._random = random.Random(seed)
-        self._each: tuple[Happening, ...] = EACH if kind == "pv" else (*EACH, migrate)
+        self._usual = USUAL if kind == "pv" else (*USUAL, migrate)
         self._bag: list[Happening] = []
         self.done: Counter[str] = Counter()
         self.bad: list[str] = []
@@ -71,60 +71,64 @@ class Soak:
         begin(self._lab, self._kind)
         number = 0
         while time.monotonic() < self._begun + seconds or self._least() < rounds:
+            self._try(self._no_faults)
+            how, word = FAULTS[number % len(FAULTS)]
+            self._try(lambda: self._fault(how, word))  # noqa: B023
             number += 1
-            if number % (FAULT_AFTER + 1) == 0:
-                how, word = FAULTS[number // (FAULT_AFTER + 1) % len(FAULTS)]
-                self._do(how.__name__, lambda: self._fault(how, word))  # noqa: B023
-            else:
-                happens = self._next()
-                self._do(happens.__name__, lambda: self._no_fault(happens))  # noqa: B023
 
     def _least(self) -> int:
-        return min(self.done[happens.__name__] for happens in self._each)
+        return min(self.done[happens.__name__] for happens in self._usual)
 
     def _next(self) -> Happening:
+        """All that is usual once in random order, and one that is rare, again and again."""
         if not self._bag:
-            self._bag = self._random.sample(self._each, len(self._each))
+            bag = [*self._usual, self._random.choice(RARE)]
+            self._bag = self._random.sample(bag, len(bag))
         return self._bag.pop()
 
-    def _do(self, name: str, work: Callable[[], str]) -> None:
-        start = time.monotonic()
+    def _try(self, work: Callable[[], None]) -> None:
         try:
-            said = work()
+            work()
         except (AssertionError, ChannelError, LabError) as error:
-            said = f"BAD: {error}"
-            self.bad.append(f"{name}: {error}")
-            self._say(name, start, said)
+            self.bad.append(str(error))
+            self._say(f"BAD: {error}")
             for host in self._lab.hosts:
                 print(f"== {host.name}\n{host.run(LOGS, timeout=60).output}", flush=True)
             begin(self._lab, self._kind)
-            return
-        self.done[name] += 1
-        self._say(name, start, said)
 
-    def _say(self, name: str, start: float, said: str) -> None:
-        now = time.monotonic()
-        print(f"[{(now - self._begun) / 60:6.1f} min] {name} {self.done[name]}: "
-              f"{now - start:.0f} s {said}", flush=True)  # fmt: skip
+    def _say(self, text: str) -> None:
+        print(f"[{(time.monotonic() - self._begun) / 60:6.1f} min] {text}", flush=True)
 
-    def _no_fault(self, happens: Happening) -> str:
+    def _no_faults(self) -> None:
         now = Innocent(self._lab)
-        happens(now)
-        now.check(happens.__name__)
-        return "; ".join(now.remarks)
+        series = []
+        for _ in range(SERIES):
+            happens = self._next()
+            name, start = happens.__name__, time.monotonic()
+            series.append(name)
+            happens(now)
+            said = "; ".join(now.remarks)
+            now.remarks.clear()
+            self._say(f"{name} {time.monotonic() - start:.0f} s {said}")
+        now.check(", ".join(series))
+        self.done.update(series)
+        self._say(f"all is well {' '.join(now.remarks)}")
 
-    def _fault(self, how: Callable[[XenHost], None], word: str) -> str:
+    def _fault(self, how: Callable[[XenHost], None], word: str) -> None:
         home = self._lab.running_on()
         assert home is not None
         (standby,) = (host for host in self._lab.hosts if host is not home)
+        start = time.monotonic()
         how(home)
         wait_started(standby, 180)
+        took = time.monotonic() - start
         mon = standby.run("crm_mon -1 --output-as=xml", timeout=60, check=True).output
         reason = trial.exit_reason(mon.encode())
-        assert word in reason, f"{word!r} is not in {reason!r}"
-        assert (count := fail_count(self._lab)) == 1, f"{count} failures"
+        assert word in reason, f"{how.__name__}: {word!r} is not in {reason!r}"
+        assert (count := fail_count(self._lab)) == 1, f"{how.__name__}: {count} failures"
         cluster.settle(self._lab, "vesper", lambda _: None)
-        return reason
+        self.done[how.__name__] += 1
+        self._say(f"{how.__name__}, on the standby after {took:.0f} s: {reason}")
 
     def text(self) -> str:
         """How often each has gone well, and what has not."""
@@ -136,7 +140,7 @@ class Soak:
 def main() -> int:
     parser = argparse.ArgumentParser(prog="python3 -m tests.xen.soak", description=__doc__)
     parser.add_argument("--hours", type=float, default=1.0)
-    parser.add_argument("--rounds", type=int, default=0, help="of each, at least (default: 0)")
+    parser.add_argument("--rounds", type=int, default=0, help="of each that is usual, at least")
     parser.add_argument("--kind", choices=("pv", "pvh"), default="pvh", help="(default: pvh)")
     parser.add_argument("--seed", type=int, default=1)
     options = parser.parse_args()
