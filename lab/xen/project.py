@@ -104,7 +104,7 @@ def install(host: XenHost, data: bytes) -> None:
     host.run("tar -x -o --keep-directory-symlink -C / -f -", stdin=data, timeout=120, check=True)
     # Ends at once where there is one already: the port is taken.
     host.run(
-        f"setsid socat TCP-LISTEN:7000,fork,reuseaddr EXEC:{RECEIVE} "
+        f"setsid socat -b 262144 TCP-LISTEN:7000,fork,reuseaddr EXEC:{RECEIVE} "
         ">/dev/null 2>&1 </dev/null &",
         check=True,
     )

@@ -8,6 +8,7 @@ import json
 import sqlite3
 import time
 from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from pathlib import Path
 
 import pytest
@@ -15,7 +16,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from tests.host.daemons import RESOURCE, DaemonProcess, Monitor, serve
-from tests.host.standins import GuestProcess
+from tests.host.standins import GuestProcess, guest
 from tests.host.test_instance import begin, fault, monitored, result
 from vesper_monitor.faults.instance import Result
 from vesper_monitor.faults.rate import FLAPS, WINDOW, Rate
@@ -129,47 +130,50 @@ def wait_for(condition: Callable[[], bool], what: str) -> None:
         time.sleep(0.02)
 
 
-def life(daemon: DaemonProcess, guest: GuestProcess) -> Monitor:
-    """The resource is started once more, and its guest faults at once.
+@contextmanager
+def life(daemon: DaemonProcess) -> Iterator[Monitor]:
+    """The resource and its guest are started once more, and the guest faults at once.
 
     :returns: the monitor that waits for it.
     """
+    with guest() as vm:
+        yield _faulty(daemon, vm)
+
+
+def _faulty(daemon: DaemonProcess, vm: GuestProcess) -> Monitor:
     daemon.call("start", **RESOURCE)
     assert Monitor(daemon).result() == "fine"
 
     def loaded() -> bool:
-        (vm,) = daemon.call("status")["vms"]
-        return sum(probe["state"] == "collecting" for probe in vm["probes"]) == 2
+        row = daemon.call("status")["vms"][-1]
+        return sum(probe["state"] == "collecting" for probe in row["probes"]) == 2
 
     wait_for(loaded, "its probes")
     monitor = Monitor(daemon)
-    wait_for(lambda: bool(daemon.call("status")["vms"][0]["waiting"]), "the monitor")
+    wait_for(lambda: bool(daemon.call("status")["vms"][-1]["waiting"]), "the monitor")
     asyncio.run(
-        guest.tell("emit", "send_signal", "sig=11", "comm=httpd", "leader_comm=httpd", "fatal=1")
+        vm.tell("emit", "send_signal", "sig=11", "comm=httpd", "leader_comm=httpd", "fatal=1")
     )
     return monitor
 
 
 def test_a_guest_that_faults_after_each_start(daemon: DaemonProcess) -> None:
     """Told, and named, as often as is allowed; then shown; also by the next vesperd."""
-    guest = GuestProcess("vm1", "")
-    try:
-        reasons = []
-        for _ in range(MOST):
-            monitor = life(daemon, guest)
+    reasons = []
+    for _ in range(MOST):
+        with life(daemon) as monitor:
             assert monitor.result() == "fault"
             reasons.append(monitor.answer["reason"])
             daemon.call("stop", resource="r1", vm="vm1")
-        assert ["flapping" in reason for reason in reasons] == [False, False, True, True]
-        assert reasons[3].endswith("(service); flapping: 4th fault in 1 min")
+    assert ["flapping" in reason for reason in reasons] == [False, False, True, True]
+    assert reasons[3].endswith("(service); flapping: 4th fault in 1 min")
 
-        for _ in range(2):
-            monitor = life(daemon, guest)
-            assert monitor.result() == "degraded"
-            assert "max_failovers" in monitor.answer["reason"]
-            assert "vesper faults clear r1" in monitor.answer["reason"]
-            daemon.stop()
-            daemon.start()
+    with life(daemon) as monitor:
+        assert monitor.result() == "degraded"
+        assert "max_failovers" in monitor.answer["reason"]
+        assert "vesper faults clear r1" in monitor.answer["reason"]
+        daemon.stop()
+        daemon.start()
         wait_for(lambda: _deferred(daemon) is not None, "the deferred fault")
         assert "deferred: " in daemon.vesper("status").stdout
         last = json.loads(daemon.vesper("faults", "--json").stdout)[-1]
@@ -188,8 +192,6 @@ def test_a_guest_that_faults_after_each_start(daemon: DaemonProcess) -> None:
         assert waiting.answer["fault"]["id"] == last["id"]
         assert daemon.vesper("faults", "clear", "r1").returncode == 0
         assert _deferred(daemon) is None
-    finally:
-        guest.kill()
 
 
 def _deferred(daemon: DaemonProcess) -> str | None:

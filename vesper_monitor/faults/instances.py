@@ -212,6 +212,7 @@ class Instances:
             _log.warning(
                 "%s: its stop was not carried through, so it still has fault %d", resource, fault.id
             )
+            self._admit(instance, fault)
             self._reconsider(instance)
         return instance
 
