@@ -13,10 +13,10 @@ from lab.standin import StandinTransport
 from lab.standin.image import make_store
 from tests.host.daemons import MONITOR, RESOURCE
 from tests.host.standins import GuestProcess, guest, until
-from vesper_monitor.client import Client
+from vesper_monitor.client import Client, DaemonError
 from vesper_monitor.daemon.config import Config
 from vesper_monitor.daemon.main import Daemon
-from vesper_monitor.transport import Domain, TransportError
+from vesper_monitor.transport import Domain, DomainReport, TransportError
 
 
 class Late(StandinTransport):
@@ -46,6 +46,23 @@ class Empty(StandinTransport):
 
     async def find(self, name: str) -> Domain | None:
         return None
+
+
+class Hung(StandinTransport):
+    """Once told so, its toolstack answers nobody."""
+
+    name = "hung"
+    hangs = False
+
+    async def find(self, name: str) -> Domain | None:
+        if self.hangs:
+            raise TransportError("no answer")
+        return await super().find(name)
+
+    async def report(self, domain: Domain) -> DomainReport:
+        if self.hangs:
+            raise TransportError("no answer")
+        return await super().report(domain)
 
 
 class Elsewhere(Empty):
@@ -152,3 +169,31 @@ def test_a_fault_of_a_domain_that_was_replaced_meanwhile_is_not_told(
         asyncio.run(monitor("fault"))
     with guest("vm1"):
         asyncio.run(monitor("dead"))
+
+
+def test_a_guest_that_shows_life_runs_whatever_its_toolstack_does(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    (tmp_path / "domains").mkdir()
+    monkeypatch.setenv("VESPER_STANDIN_DIR", str(tmp_path / "domains"))
+    config = Config(socket=str(tmp_path / "socket"), journal=str(tmp_path / "journal"))
+
+    async def body(vm: GuestProcess) -> None:
+        daemon = Daemon(config, {"hung": Hung})
+        await daemon.activate("vm1", ())
+        await daemon.start()
+        await until(lambda: (s := daemon.watch.session_of("vm1")) and s.alive, "signs of life")
+        monkeypatch.setattr(Hung, "hangs", True)
+        with Client(config.socket, timeout=20.0) as client:
+            answer = await asyncio.to_thread(client.call, "state", vm="vm1")
+            assert answer["domain"]["state"] == "running"
+            await vm.tell("life", "off")
+            session = daemon.watch.session_of("vm1")
+            assert session is not None
+            await until(lambda: not session.alive, "their end")
+            with pytest.raises(DaemonError, match="no answer"):
+                await asyncio.to_thread(client.call, "state", vm="vm1")
+        await daemon.stop()
+
+    with guest("vm1") as vm:
+        asyncio.run(body(vm))

@@ -3,6 +3,8 @@
 
 from __future__ import annotations
 
+import time
+
 import pytest
 
 from tests.ocf.host import Host
@@ -47,6 +49,18 @@ def test_a_monitor_is_right_as_long_as_anybody_answers(host: Host) -> None:
     assert host.call("monitor", timeout=20).code == SUCCESS
     host.vesperd.answers["wait"] = lambda _: {"result": "fine"}
     assert host.call("monitor", timeout=20, interval=1.0).code == SUCCESS
+
+
+def test_vesperd_may_take_a_moment_to_know(host: Host) -> None:
+    """Its guest's next sign of life is late, on a busy host."""
+    vesperd_says(host, "running")
+    known, host.vesperd.answers["state"] = host.vesperd.answers["state"], lambda _: None
+    host.be("hang")
+    monitor, begun = host.begin("monitor", timeout=20), time.monotonic()
+    while not host.vesperd.asked("state"):
+        time.sleep(0.05)
+    host.vesperd.answers["state"] = known
+    assert host.end(monitor, begun).code == SUCCESS
 
 
 @pytest.mark.parametrize("action", ["start", "stop", "monitor"])

@@ -31,7 +31,7 @@ from vesper_monitor.guest.points.point import PointError
 from vesper_monitor.guest.points.store import RESERVED
 from vesper_monitor.guest.points.syntax import parse
 from vesper_monitor.guest.session import Session, SessionError, SessionState
-from vesper_monitor.transport import Domain, DomainState, Transport, TransportError
+from vesper_monitor.transport import Domain, DomainReport, DomainState, Transport, TransportError
 
 if TYPE_CHECKING:
     from vesper_monitor.daemon.main import Daemon
@@ -237,14 +237,12 @@ class Api:
             await session.set_probes(daemon.wanted_probes(domain) or {})
 
     async def _state(self, connection: Connection, request: dict[str, Any]) -> None:
-        watch = self._daemon.watch
-        found = await watch.find(text(request, "vm"))
+        found = await self._state_of(text(request, "vm"))
         answer: dict[str, Any] = {"ok": True, "domain": None, "watch": None, "fault": None}
         pause = self._daemon.pauses.get(text(request, "vm"))
         answer["paused"] = pause.to_json() if pause is not None else None
         if found is not None:
-            transport, domain = found
-            report = await transport.report(domain)
+            domain, report = found
             answer["domain"] = {
                 "name": domain.name,
                 "domid": domain.domid,
@@ -253,13 +251,26 @@ class Api:
                 "cause": report.cause.value,
                 "why": report.why,
             }
-            session = watch.session(domain)
+            session = self._daemon.watch.session(domain)
             if session is not None:
                 answer["watch"] = {"state": session.state.value, "degraded": session.degraded}
             held = [i.fault for i in self._daemon.instances.of_domain(domain) if i.fault]
             if held:
                 answer["fault"] = held[0].to_json()
         await connection.send(answer)
+
+    async def _state_of(self, vm: str) -> tuple[Domain, DomainReport] | None:
+        """None: no domain of that name runs here."""
+        watch = self._daemon.watch
+        session = watch.session_of(vm)
+        if session is not None and session.alive:
+            # No toolstack knows it better, and it may hang.
+            return session.domain, DomainReport(DomainState.RUNNING)
+        found = await watch.find(vm)
+        if found is None:
+            return None
+        transport, domain = found
+        return domain, await transport.report(domain)
 
     async def _alive(self, connection: Connection, request: dict[str, Any]) -> None:
         """For vesper_monitor/ocf/quick.py, which compares the answer as it is."""

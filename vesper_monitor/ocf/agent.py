@@ -38,6 +38,8 @@ DEFAULT_PROBES = "send_signal out_of_memory"
 STATE_LIMIT = 10.0
 #: Seconds for vesperd to take notice of a start or a stop.
 TELL_LIMIT = 3.0
+#: Seconds in which vesperd is asked again what the toolstack cannot say.
+VESPERD_PATIENCE = 5.0
 #: Seconds between two looks while something is under way, at least; and as
 #: often as long as the look itself takes: a busy host needs its time for that.
 LOOK_PAUSE = 0.5
@@ -340,7 +342,9 @@ class Agent:
         try:
             return self.state()
         except ToolstackError as error:
-            state = self.state_by_vesperd()
+            until = time.monotonic() + min(VESPERD_PATIENCE, self.call.left() - 2.0)
+            while (state := self.state_by_vesperd()) is None and time.monotonic() < until:
+                time.sleep(LOOK_PAUSE)  # on a busy host the next sign of life may be late
             if state is None:
                 code = Code.INSTALLED if isinstance(error, ToolstackMissing) else Code.ERROR
                 raise Exit(
