@@ -60,6 +60,8 @@ _log = logging.getLogger(__name__)
 MAX_BACKLOG = 20_000
 #: Events of one VM that are looked at again for rules that count.
 MAX_RECALLED = 5000
+#: s that a thread (the journal's) may keep the interpreter from the loop.
+SWITCH_INTERVAL = 0.001
 #: s to finish when asked to stop.
 STOP_TIMEOUT = 20.0
 
@@ -135,6 +137,7 @@ class Daemon:
 
         :raises OSError: the socket cannot be used.
         """
+        sys.setswitchinterval(SWITCH_INTERVAL)
         self.pauses.restore()
         self.points.restore()
         await self._restore()

@@ -102,12 +102,18 @@ class ChannelTable:
 class _CpuBuffer:
     """One CPU's buffer; mapped when the guest has shared it."""
 
-    def __init__(self, reader: RelayReader) -> None:
+    def __init__(self, reader: RelayReader, index: memoryview) -> None:
         self.reader = reader
+        self.index = index
         self.handle = 0
         self.mapping: Mapping | None = None
 
     def close(self) -> None:
+        """For good."""
+        self.unmap()
+        self.index.release()
+
+    def unmap(self) -> None:
         if self.mapping is not None:
             self.mapping.close()
             self.mapping = None
@@ -131,16 +137,17 @@ class ChannelReader:
         self._index = link.map(entry.index_handle, pages, writable=True)
         self._cpus: list[_CpuBuffer] = []
         for cpu in range(entry.nr_cpus):
-            index, start = self._cpu_index(cpu), next_seq(cpu)
+            index = self._index.view[cpu * _INDEX_SIZE : (cpu + 1) * _INDEX_SIZE]
+            start = next_seq(cpu)
             if start is None:
                 start = min(abi.load_u64(index, _READ), MAX_SEQ)
-            self._cpus.append(_CpuBuffer(RelayReader(entry.shape, next_seq=start)))
+            self._cpus.append(_CpuBuffer(RelayReader(entry.shape, next_seq=start), index))
             if cpu < ROUND_MAPS:
                 self._follow(self._cpus[-1], cpu)
         #: where the next round begins, and how many CPUs this pass has yet to see
         self._next = self._left = 0
-        #: bytes of records in the last round
-        self.taken = 0
+        #: of the last round: bytes of records, and whether buffers were mapped
+        self.taken, self.mapped = 0, False
 
     @property
     def cpus(self) -> int:
@@ -180,14 +187,13 @@ class ChannelReader:
             maps += self._follow(buffer, cpu)
             rest = False
             if buffer.mapping is not None:
-                index = self._cpu_index(cpu)
-                found, rest = buffer.reader.read(index, buffer.mapping.view)
+                found, rest = buffer.reader.read(buffer.index, buffer.mapping.view)
                 if found:
                     records.append((cpu, found))
-                    abi.store_u64(index, _READ, buffer.reader.next_seq)
+                    abi.store_u64(buffer.index, _READ, buffer.reader.next_seq)
                     most -= sum(len(record.data) for record in found)
             self._left = len(self._cpus) if rest else self._left - 1
-        self.taken = given - most
+        self.taken, self.mapped = given - most, maps > 0
         return records, self._left > 0
 
     def close(self) -> None:
@@ -196,19 +202,15 @@ class ChannelReader:
             buffer.close()
         self._index.close()
 
-    def _cpu_index(self, cpu: int) -> memoryview:
-        return self._index.view[cpu * _INDEX_SIZE : (cpu + 1) * _INDEX_SIZE]
-
     def _follow(self, buffer: _CpuBuffer, cpu: int) -> bool:
         """Map the buffer the index names now: a CPU may come up later.
 
         :returns: whether that was tried.
         """
-        index = self._cpu_index(cpu)
-        handle = abi.load_u64(index, _BUFFER)
+        handle = abi.load_u64(buffer.index, _BUFFER)
         if handle == buffer.handle:
             return False
-        buffer.close()
+        buffer.unmap()
         buffer.handle = handle  # not tried again until the guest names another
         if handle == 0:
             return False

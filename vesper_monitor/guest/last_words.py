@@ -35,6 +35,7 @@ MAX_MESSAGE = 200
 
 _SLOTS = abi.offset(abi.Words, "slot")
 _SLOT_SIZE = ctypes.sizeof(abi.WordsSlot)
+_KINDS = (abi.WordsKind.OOPS, abi.WordsKind.PANIC)
 
 
 @dataclass(frozen=True)
@@ -83,7 +84,7 @@ class WordsReader:
         :param final: there will be no other time: take what is there.
         """
         found = []
-        for kind in (abi.WordsKind.OOPS, abi.WordsKind.PANIC):
+        for kind in _KINDS:
             number = self._number(kind)
             if number in (0, self.seen[kind]) or not (final or self._ready(kind)):
                 continue

@@ -25,8 +25,8 @@ RECORD_HEADER = ctypes.sizeof(abi.Record)
 #: ``struct vsp_record``, unpacked at once: there are many.
 _HEAD = struct.Struct("<IHHQQ")
 assert _HEAD.size == RECORD_HEADER
-_INDEX_SIZE = ctypes.sizeof(abi.Index)
 _POS = abi.offset(abi.Index, "pos")
+_PAD = abi.offset(abi.Index, "pad")
 #: Sequence numbers above this are garbage: no channel lives that long.
 MAX_SEQ = (1 << 63) - 1
 #: Bytes looked at by one call, at most twice this. No record is longer.
@@ -87,10 +87,9 @@ class RelayReader:
         :returns: new records, and whether there is more to read at once.
         """
         size = self.shape.subbuf_size
-        # In this order: the guest writes a sub-buffer's padding before the
-        # position that makes it valid.
         end = abi.load_u64(index, _POS)
-        pads = abi.Index.from_buffer_copy(bytes(index[:_INDEX_SIZE])).pad
+        if end == self._pos:
+            return [], False
         if end < self._pos:
             # The guest has started afresh, or lies. Begin again with what is there.
             self._pos = end - end % size
@@ -103,7 +102,10 @@ class RelayReader:
             place = number % self.shape.n_subbufs
             begin = self._pos - number * size
             complete = end >= (number + 1) * size
-            filled = size - min(pads[place], size) if complete else end - number * size
+            # The guest has written a sub-buffer's padding before the position
+            # that makes it valid, which was read before it.
+            padding = abi.load_u32(index, _PAD + 4 * place) if complete else 0
+            filled = size - min(padding, size) if complete else end - number * size
             stop = min(filled, begin + READ_LIMIT)
             chunk = bytes(buffer[place * size + begin : place * size + stop])
             seen += max(len(chunk), RECORD_HEADER)
