@@ -223,9 +223,15 @@ class Journal:
         rows = []
         for (uuid, domid), positions in domains.items():
             before = self._positions.get((uuid, domid))
-            if before is None or before.keys() - positions.keys():
+            if before is None:
                 self._db.execute("DELETE FROM positions WHERE uuid=? AND domid=?", (uuid, domid))
                 before = {}
+            gone = before.keys() - positions.keys()
+            self._db.executemany(
+                "DELETE FROM positions WHERE uuid=? AND domid=? AND boot_id=? AND probe=?"
+                " AND generation=? AND cpu=?",
+                [(uuid, domid, str(p.boot_id), p.probe, p.generation, p.cpu) for p in gone],
+            )
             rows += [
                 (uuid, domid, str(p.boot_id), p.probe, p.generation, p.cpu, str(next_seq))
                 for p, next_seq in positions.items()

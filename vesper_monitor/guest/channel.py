@@ -184,7 +184,8 @@ class ChannelReader:
             cpu, buffer = self._next, self._cpus[self._next]
             self._next = (cpu + 1) % len(self._cpus)
             looks += 1
-            maps += self._follow(buffer, cpu)
+            if abi.load_u64(buffer.index, _BUFFER) != buffer.handle:
+                maps += self._follow(buffer, cpu)
             rest = False
             if buffer.mapping is not None:
                 found, rest = buffer.reader.read(buffer.index, buffer.mapping.view)
