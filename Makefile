@@ -28,8 +28,8 @@ DEBIAN_PACKAGES := \
 	qemu-system-x86 qemu-utils systemd util-linux xfsprogs xz-utils zstd
 
 .PHONY: help deps demo evaluate compare test test-quick lint fuzz chaos migrations nofaults \
-	bench-cluster bench-kvm bench-liveness bench-load bench-monitor bench-probes bench-quiet \
-	modules install clean
+	bench-cluster bench-kvm bench-liveness bench-load bench-monitor bench-neighbour \
+	bench-probes bench-quiet modules install clean
 
 help:
 	@echo 'VESPER $(VERSION): fault events from inside virtual machines for Pacemaker'
@@ -44,6 +44,7 @@ help:
 	@echo '  make bench-liveness  how soon hangs are found; no false alarms (ROUNDS=200)'
 	@echo '  make bench-quiet     heavy normal use raises no fault (MINUTES=60)'
 	@echo '  make bench-load      one vesperd with 1000 guests: CPU, memory, delays'
+	@echo '  make bench-neighbour what a hostile guest does to the events of a healthy one'
 	@echo '  make bench-monitor   CPU time of watching a VM on Xen, stock agent against ours'
 	@echo '  make bench-kvm       the link to a guest on QEMU: round trips, records per second'
 	@echo '  make fuzz            any bytes to all that reads what others write (FUZZ_RUNS=10000000)'
@@ -131,6 +132,9 @@ bench-kvm: deps
 
 bench-load: deps
 	$(PYTHON) -m bench.load
+
+bench-neighbour: deps
+	$(PYTHON) -m bench.neighbour
 
 modules:
 	$(MAKE) -C probe_modules

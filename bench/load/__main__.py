@@ -8,7 +8,8 @@ with two probes and a waiting monitor. What is measured:
 - starting vesperd while all guests run, until each is watched;
 - what it costs while nothing happens: CPU, and memory of each guest;
 - events from all guests at once: from the guest's store to the decoded event;
-- one fault in every guest at the same time: until the last monitor is told.
+- one fault in every guest at the same time: until the last monitor is told;
+- all guests die at once, and vesperd is told to end: until it has.
 """
 
 from __future__ import annotations
@@ -253,7 +254,8 @@ store to decoded event: median {events["p50_ms"]:.1f} ms, p99 {events["p99_ms"]:
 max {events["max_ms"]:.1f} ms; {events["cpu"]:.0%} of a core
 a fault in every guest at once: {burst["told"]} monitors told, {burst["journaled"]} in the \
 journal; first {burst["first_s"] * 1000:.0f} ms, median {burst["median_s"]:.2f} s, \
-last {burst["last_s"]:.2f} s""")
+last {burst["last_s"]:.2f} s
+SIGTERM, when all guests have just died: ended after {figures["end_s"]:.1f} s""")
 
 
 def main() -> int:
@@ -271,6 +273,9 @@ def main() -> int:
                     _measure(vesperd, Path(directory), arguments.guests, arguments.rate,
                              arguments.seconds, arguments.idle)
                 )  # fmt: skip
+                begin = time.monotonic()
+                vesperd.end()
+                figures["end_s"] = time.monotonic() - begin
             finally:
                 vesperd.end()
     _print(figures)
