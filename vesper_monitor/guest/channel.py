@@ -9,7 +9,14 @@ from dataclasses import dataclass
 
 from vesper_monitor.guest import abi
 from vesper_monitor.guest.decode import printable
-from vesper_monitor.guest.relay import MAX_SEQ, ChannelShape, RawRecord, RelayReader
+from vesper_monitor.guest.relay import (
+    MAX_SEQ,
+    READ_LIMIT,
+    READ_RECORDS,
+    ChannelShape,
+    RawRecord,
+    RelayReader,
+)
 from vesper_monitor.transport import Link, Mapping, TransportError
 
 __all__ = ["ROUND_BYTES", "ChannelEntry", "ChannelReader", "ChannelTable", "TableError"]
@@ -19,8 +26,10 @@ _BUFFER = abi.offset(abi.Index, "buffer")
 _READ = abi.offset(abi.Index, "read")
 _TABLE_GENERATION = abi.offset(abi.Table, "generation")
 #: What one round takes of all that a guest may claim to have: bytes of records
-#: (and what one reader adds), CPUs looked at, buffers mapped.
-ROUND_BYTES, ROUND_CPUS, ROUND_MAPS = 64 * 1024, 256, 32
+#: (and what one reader adds), of which each counts at least so many; CPUs
+#: looked at, buffers mapped.
+ROUND_BYTES, ROUND_CPUS, ROUND_MAPS = READ_LIMIT, 256, 32
+_LEAST_BYTES = ROUND_BYTES // READ_RECORDS
 #: Tries to get a table that did not change while it was copied.
 _TRIES = 10
 
@@ -175,7 +184,7 @@ class ChannelReader:
 
         CPUs are looked at in turn, and the next call goes on where this one ends.
 
-        :param most: bytes, after which the round ends.
+        :param most: bytes, after which the round ends: see :data:`ROUND_BYTES`.
         """
         records: list[tuple[int, list[RawRecord]]] = []
         looks, maps, given = 0, 0, most
@@ -192,7 +201,8 @@ class ChannelReader:
                 if found:
                     records.append((cpu, found))
                     abi.store_u64(buffer.index, _READ, buffer.reader.next_seq)
-                    most -= sum(len(record.data) for record in found)
+                    size = sum(len(record.data) for record in found)
+                    most -= max(size, _LEAST_BYTES * len(found))
             self._left = len(self._cpus) if rest else self._left - 1
         self.taken, self.mapped = given - most, maps > 0
         return records, self._left > 0

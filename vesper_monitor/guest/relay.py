@@ -19,7 +19,7 @@ from typing import NamedTuple
 
 from vesper_monitor.guest import abi
 
-__all__ = ["MAX_SEQ", "ChannelShape", "RawRecord", "RelayReader"]
+__all__ = ["MAX_SEQ", "READ_LIMIT", "READ_RECORDS", "ChannelShape", "RawRecord", "RelayReader"]
 
 RECORD_HEADER = ctypes.sizeof(abi.Record)
 #: ``struct vsp_record``, unpacked at once: there are many.
@@ -30,7 +30,10 @@ _PAD = abi.offset(abi.Index, "pad")
 #: Sequence numbers above this are garbage: no channel lives that long.
 MAX_SEQ = (1 << 63) - 1
 #: Bytes looked at by one call, at most twice this. No record is longer.
-READ_LIMIT = 64 * 1024
+READ_LIMIT = 16 * 1024
+#: Records taken by one call: each costs some 30 µs until it is in the journal,
+#: and meanwhile other guests wait.
+READ_RECORDS = 128
 
 
 @dataclass(frozen=True)
@@ -97,7 +100,7 @@ class RelayReader:
 
         records: list[RawRecord] = []
         seen = 0
-        while self._pos < end and seen < READ_LIMIT:
+        while self._pos < end and seen < READ_LIMIT and len(records) < READ_RECORDS:
             number = self._pos // size
             place = number % self.shape.n_subbufs
             begin = self._pos - number * size
@@ -112,7 +115,7 @@ class RelayReader:
             used = None
             if number > self._overwritten(abi.load_u64(index, _POS)):
                 used = self._parse(chunk, records, cut=stop < filled)
-            if used is not None and stop < filled:
+            if used is not None and (stop < filled or used < len(chunk)):
                 self._pos += used
             else:
                 self._pos = min((number + 1) * size, end)
@@ -135,7 +138,7 @@ class RelayReader:
         """
         at, size = 0, len(chunk)
         wanted = self.next_seq
-        while at < size:
+        while at < size and len(records) < READ_RECORDS:
             rest = size - at
             if rest >= RECORD_HEADER:
                 length, event, _cpu, seq, time_ns = _HEAD.unpack_from(chunk, at)
