@@ -34,8 +34,8 @@ DEBIAN_PACKAGES := \
 	qemu-system-x86 qemu-utils systemd util-linux xfsprogs xz-utils zstd
 
 .PHONY: help deps demo evaluate compare test test-quick lint fuzz chaos chaos-cluster migrations soak \
-	storms hostile bench-cluster bench-kvm bench-liveness bench-load bench-monitor bench-probes bench-quiet \
-	bench-slowdown modules install clean
+	storms hostile bench-cluster bench-kvm bench-liveness bench-load bench-monitor bench-neighbour \
+	bench-probes bench-quiet bench-slowdown modules install clean
 
 help:
 	@echo 'VESPER $(VERSION): fault events from inside virtual machines for Pacemaker'
@@ -51,6 +51,7 @@ help:
 	@echo '  make bench-quiet     heavy normal use raises no fault (MINUTES=60)'
 	@echo '  make bench-load      one vesperd with 1000 guests: CPU, memory, delays'
 	@echo '  make bench-slowdown  a guest with every probe against none: forks, signals'
+	@echo '  make bench-neighbour what a hostile guest does to the events of a healthy one'
 	@echo '  make bench-monitor   CPU time of watching a VM on Xen, stock agent against ours'
 	@echo '  make bench-kvm       the link to a guest on QEMU: round trips, records per second'
 	@echo '  make fuzz            any bytes to all that reads what others write (FUZZ_RUNS=10000000)'
@@ -152,6 +153,9 @@ bench-kvm: deps
 
 bench-load: deps
 	$(PYTHON) -m bench.load
+
+bench-neighbour: deps
+	$(PYTHON) -m bench.neighbour
 
 modules:
 	$(MAKE) -C probe_modules

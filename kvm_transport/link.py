@@ -9,6 +9,7 @@ import os
 import secrets
 from collections.abc import Callable
 
+from kvm_transport.doorbells import Doorbells
 from kvm_transport.holder_client import Attachment, Holder, HolderError, HolderRefused
 from kvm_transport.memory import RegionMapping, SharedMemory
 from vesper_monitor.guest import abi
@@ -65,7 +66,7 @@ async def is_wanted(holder: Holder, pid: int, domain: Domain) -> bool:
 class KvmLink:
     """See :class:`vesper_monitor.transport.Link`. Made by :meth:`connect`."""
 
-    def __init__(self, domain: Domain, attachment: Attachment) -> None:
+    def __init__(self, domain: Domain, attachment: Attachment, doorbells: Doorbells) -> None:
         """:raises TransportError:"""
         self.domain = domain
         self._attachment = attachment
@@ -78,7 +79,8 @@ class KvmLink:
         self._lost: str | None = None
         self._moved = asyncio.Event()  # the guest has rung, or is lost
         self._loop = asyncio.get_running_loop()
-        self._loop.add_reader(attachment.to_host, self._rung)
+        self._doorbells = doorbells
+        doorbells.add(attachment.to_host, self._rung)
         self._loop.add_reader(attachment.connection, self._holder_says)
 
     @classmethod
@@ -88,12 +90,14 @@ class KvmLink:
         pid: int,
         domain: Domain,
         timeout: float,  # noqa: ASYNC109
+        doorbells: Doorbells,
     ) -> KvmLink:
         """Activate the guest, or take over its link.
 
         :param pid: of its QEMU.
         :param timeout: seconds for QEMU to have a device, which may be plugged
             in, and for the guest's frontend to answer.
+        :param doorbells: of all guests.
         :raises FrontendMissing: one of the two is not there; what is wanted of
             the guest stays written in its memory.
         :raises LinkLost: QEMU has ended.
@@ -109,7 +113,7 @@ class KvmLink:
                     raise
             await asyncio.sleep(_LOOK_AGAIN)
         try:
-            link = cls(domain, attachment)
+            link = cls(domain, attachment, doorbells)
         except TransportError as error:
             attachment.close()
             raise TransportError(f"{domain.name}: {error}") from None
@@ -163,7 +167,7 @@ class KvmLink:
         if deactivate and self._lost is None:
             await self._deactivate()
         self._lost = self._lost or "closed"
-        self._loop.remove_reader(self._attachment.to_host)
+        self._doorbells.remove(self._attachment.to_host)
         self._loop.remove_reader(self._attachment.connection)
         try:
             self._memory.close()
@@ -223,10 +227,6 @@ class KvmLink:
     # ---------------------------------------------------------------- signals
 
     def _rung(self) -> None:
-        try:
-            os.eventfd_read(self._attachment.to_host)
-        except BlockingIOError:
-            return
         self._moved.set()
         if self._cchan is None:
             return  # not connected yet

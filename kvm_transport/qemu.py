@@ -45,16 +45,14 @@ class StatusFiles:
 
     def __init__(self, directory: Path) -> None:
         self.directory = directory
-        #: by domain: why its file was of no use; it may run or not
-        self.broken: dict[str, str] = {}
         self._read: dict[str, tuple[_Mark, StatusFile | None]] = {}
 
     def read(self) -> list[StatusFile]:
-        """
+        """But for those that are broken, which :meth:`of` tells.
+
         :raises TransportError: they cannot be read, so nothing is known.
         """
         read = {}
-        self.broken.clear()
         try:
             # What libvirtd has never made holds no domain.
             entries = list(os.scandir(self.directory)) if self.directory.exists() else []
@@ -63,10 +61,8 @@ class StatusFiles:
                     continue
                 try:
                     read[entry.name] = self._if_changed(entry)
-                except FileNotFoundError:
-                    continue  # its domain has just ended
-                except TransportError as error:
-                    self.broken[entry.name.removesuffix(".xml")] = str(error)
+                except (FileNotFoundError, TransportError):
+                    continue  # its domain has just ended, or it is broken
         except OSError as error:
             raise TransportError(f"libvirt's status files: {error}") from None
         self._read = read

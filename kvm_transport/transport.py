@@ -9,6 +9,7 @@ state is libvirt's to say.
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import logging
 import os
 from collections.abc import AsyncIterator
@@ -19,6 +20,7 @@ from weakref import WeakSet
 
 from kvm_transport import qemu, states
 from kvm_transport.connection import Away, Connection
+from kvm_transport.doorbells import Doorbells
 from kvm_transport.holder_client import CONTROL, Holder, HolderError
 from kvm_transport.life import Life
 from kvm_transport.link import KvmLink, is_wanted
@@ -66,9 +68,11 @@ class KvmTransport:
         self._files = StatusFiles(Path(run_dir))
         self._connection = Connection(uri, self._happened, self._libvirt_is_up)
         self._holder = Holder(control)
+        self._doorbells: Doorbells | None = None
         #: in the order in which they were met
         self._lives: dict[tuple[str, int], Life] = {}
-        self._links: WeakSet[KvmLink] = WeakSet()
+        #: of those that live
+        self._links: dict[tuple[str, int], WeakSet[KvmLink]] = {}
         self._queues: set[asyncio.Queue[DomainEvent]] = set()
 
     @classmethod
@@ -92,12 +96,15 @@ class KvmTransport:
 
     async def start(self) -> None:
         self._look()
+        self._doorbells = self._doorbells or Doorbells()
         self._connection.start()
 
     async def stop(self) -> None:
         await self._connection.stop()
         for life in self._lives.values():
             life.close()
+        if self._doorbells is not None:
+            self._doorbells.close()
 
     async def domains(self) -> list[Domain]:
         self._look()
@@ -172,10 +179,12 @@ class KvmTransport:
         life = self._life(domain)
         if life is None or life.ended:
             raise LinkLost(f"{domain.name}: its QEMU has ended")
-        link = await KvmLink.connect(self._holder, life.pid, domain, timeout)
-        self._links.add(link)
+        assert self._doorbells is not None, "not started"
+        link = await KvmLink.connect(self._holder, life.pid, domain, timeout, self._doorbells)
         if life.ended:
             link.lose("its QEMU has ended")
+        else:
+            self._links.setdefault((domain.uuid, domain.domid), WeakSet()).add(link)
         return link
 
     async def events(self) -> AsyncIterator[DomainEvent]:
@@ -196,10 +205,8 @@ class KvmTransport:
         known = self._known()
         for status in self._files.read():
             if (status.uuid, status.pid) not in known:
-                try:
+                with contextlib.suppress(TransportError):  # who asks for it is told
                     self._meet(status)
-                except TransportError as error:
-                    self._files.broken[status.name] = str(error)
 
     def _meet(self, status: StatusFile) -> None:
         """:raises TransportError: whether it runs is not to be told."""
@@ -215,18 +222,18 @@ class KvmTransport:
         return [life for life in self._lives.values() if not life.ended]
 
     def _life(self, domain: Domain) -> Life | None:
-        """:raises TransportError: nothing is known."""
+        """:raises TransportError: it may run or not."""
         key = domain.uuid, domain.domid
         if key not in self._lives:
-            self._look()
-            if key not in self._lives and domain.name in self._files.broken:
-                raise TransportError(self._files.broken[domain.name])
+            # Of one file: hundreds may end at once, and each is asked for then.
+            status = self._files.of(domain.name)
+            if status is not None and (status.uuid, status.pid) not in self._known():
+                self._meet(status)
         return self._lives.get(key)
 
     def _ended(self, life: Life) -> None:
-        for link in list(self._links):
-            if link.domain == life.domain:
-                link.lose("its QEMU has ended")
+        for link in self._links.pop((life.domain.uuid, life.domain.domid), ()):
+            link.lose("its QEMU has ended")
         self._tell(life)
         ended = [key for key, known in self._lives.items() if known.ended]
         for key in ended[:-_MAX_ENDED]:

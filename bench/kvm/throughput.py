@@ -18,6 +18,7 @@ from contextlib import AsyncExitStack, asynccontextmanager
 from dataclasses import asdict, dataclass
 from pathlib import Path
 
+from kvm_transport.doorbells import Doorbells
 from kvm_transport.holder_client import Holder
 from kvm_transport.link import KvmLink
 from lab.images import store
@@ -104,7 +105,9 @@ class WriterTransport:
         return DomainReport(DomainState.RUNNING)
 
     async def connect(self, domain: Domain, timeout: float) -> KvmLink:  # noqa: ASYNC109
-        return await KvmLink.connect(self.holder, domain.domid, domain, timeout)
+        return await KvmLink.connect(
+            self.holder, domain.domid, domain, timeout, Doorbells()
+        )
 
     async def events(self) -> AsyncIterator[DomainEvent]:
         await asyncio.Event().wait()

@@ -8,7 +8,8 @@ with two probes and a waiting monitor. What is measured:
 - starting vesperd while all guests run, until each is watched;
 - what it costs while nothing happens: CPU, and memory of each guest;
 - events from all guests at once: from the guest's store to the decoded event;
-- one fault in every guest at the same time: until the last monitor is told.
+- one fault in every guest at the same time: until the last monitor is told;
+- all guests die at once, and vesperd is told to end: until it has.
 """
 
 from __future__ import annotations
@@ -37,7 +38,6 @@ from vesper_monitor.client import Client, DaemonUnavailable
 
 PROJECT = Path(__file__).parents[2]
 SETTLE = 5.0
-IDLE = 30.0
 #: s for all to come up, on a busy machine.
 SLOW = 300.0
 
@@ -165,11 +165,11 @@ async def _monitor(vesperd: Vesperd, number: int) -> tuple[float, dict[str, Any]
     return time.time(), answer
 
 
-async def _idle(vesperd: Vesperd) -> float:
+async def _idle(vesperd: Vesperd, seconds: float) -> float:
     """:returns: part of a core."""
     await asyncio.sleep(SETTLE)
     begin, before = time.monotonic(), vesperd.cpu()
-    await asyncio.sleep(IDLE)
+    await asyncio.sleep(seconds)
     return (vesperd.cpu() - before) / (time.monotonic() - begin)
 
 
@@ -200,7 +200,7 @@ async def _events(
 
 
 async def _measure(
-    vesperd: Vesperd, directory: Path, count: int, rate: int, seconds: float
+    vesperd: Vesperd, directory: Path, count: int, rate: int, seconds: float, idle: float
 ) -> dict[str, Any]:
     figures: dict[str, Any] = {"guests": count}
     vesperd.start()
@@ -223,8 +223,8 @@ async def _measure(
         # The first one of each is answered at once.
         await asyncio.gather(*(_monitor(vesperd, number) for number in range(count)))
         monitors = [asyncio.create_task(_monitor(vesperd, n)) for n in range(count)]
-        with step(f"idle for {IDLE:.0f} s"):
-            figures["idle_cpu"] = await _idle(vesperd)
+        with step(f"idle for {idle:.0f} s"):
+            figures["idle_cpu"] = await _idle(vesperd, idle)
             figures["kib_per_guest"] = (vesperd.memory() - alone) / count
         with step(f"{rate} events/s for {seconds:.0f} s"):
             figures["events"] = await _events(vesperd, crowd, rate, seconds)
@@ -254,7 +254,8 @@ store to decoded event: median {events["p50_ms"]:.1f} ms, p99 {events["p99_ms"]:
 max {events["max_ms"]:.1f} ms; {events["cpu"]:.0%} of a core
 a fault in every guest at once: {burst["told"]} monitors told, {burst["journaled"]} in the \
 journal; first {burst["first_s"] * 1000:.0f} ms, median {burst["median_s"]:.2f} s, \
-last {burst["last_s"]:.2f} s""")
+last {burst["last_s"]:.2f} s
+SIGTERM, when all guests have just died: ended after {figures["end_s"]:.1f} s""")
 
 
 def main() -> int:
@@ -262,6 +263,7 @@ def main() -> int:
     parser.add_argument("--guests", type=int, default=1000, help="(1000)")
     parser.add_argument("--rate", type=int, default=10_000, help="events/s in all (10000)")
     parser.add_argument("--seconds", type=float, default=20.0, help="of events (20)")
+    parser.add_argument("--idle", type=float, default=30.0, help="seconds without (30)")
     arguments = parser.parse_args()
     with tempfile.TemporaryDirectory(prefix="vesper-load-") as directory:
         vesperd = Vesperd(Path(directory))
@@ -269,8 +271,11 @@ def main() -> int:
             try:
                 figures = asyncio.run(
                     _measure(vesperd, Path(directory), arguments.guests, arguments.rate,
-                             arguments.seconds)
+                             arguments.seconds, arguments.idle)
                 )  # fmt: skip
+                begin = time.monotonic()
+                vesperd.end()
+                figures["end_s"] = time.monotonic() - begin
             finally:
                 vesperd.end()
     _print(figures)

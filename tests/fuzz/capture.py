@@ -36,9 +36,8 @@ def _regions(seen: Watch) -> None:
     for name in ("send_signal", "out_of_memory", "process_exit"):
         channel = seen.session._channels[name]
         cpu = max(channel._cpus, key=lambda buffer: buffer.reader.records)
-        number = channel._cpus.index(cpu)
         assert cpu.mapping is not None
-        _write(f"index-{name}", channel._cpu_index(number))
+        _write(f"index-{name}", cpu.index)
         _write(f"buffer-{name}", cpu.mapping.view)
 
 

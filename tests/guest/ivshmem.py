@@ -8,6 +8,7 @@ from collections.abc import AsyncIterator, Callable, Iterator, Mapping, Sequence
 from contextlib import asynccontextmanager, contextmanager
 from pathlib import Path
 
+from kvm_transport.doorbells import Doorbells
 from kvm_transport.holder_client import Holder
 from kvm_transport.link import KvmLink
 from lab import images
@@ -50,8 +51,8 @@ class KvmMachine(MachineTransport):
         return DomainReport(DomainState.RUNNING if running else DomainState.GONE)
 
     async def connect(self, domain: Domain, timeout: float) -> KvmLink:  # type: ignore[override]  # noqa: ASYNC109
-        pid = self.machine.process.pid
-        return await KvmLink.connect(Holder(self.holder.control), pid, domain, timeout)
+        holder, pid = Holder(self.holder.control), self.machine.process.pid
+        return await KvmLink.connect(holder, pid, domain, timeout, Doorbells())
 
     def run_state(self) -> str:
         """QEMU's word for it."""

@@ -115,6 +115,17 @@ def serve(daemon: DaemonProcess) -> Iterator[DaemonProcess]:
     assert "Traceback" not in daemon.log.read_text()
 
 
+def wait_collecting(daemon: DaemonProcess, probes: int, limit: float = 30.0) -> None:
+    """Until so many probes collect, in all guests together."""
+    end = time.monotonic() + limit
+    while True:
+        vms = daemon.call("status")["vms"]
+        if sum(p["state"] == "collecting" for vm in vms for p in vm["probes"]) == probes:
+            return
+        assert time.monotonic() < end, vms
+        time.sleep(0.02)
+
+
 class Monitor(threading.Thread):
     """A waiting monitor. ``join()``, then look at ``answer`` and ``error``."""
 

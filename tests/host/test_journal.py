@@ -10,10 +10,13 @@ import signal
 import stat
 import subprocess
 import sys
+import tempfile
 import threading
 from pathlib import Path
 
 import pytest
+from hypothesis import given
+from hypothesis import strategies as st
 
 from tests.host.standins import until
 from vesper_monitor.faults.fault import Fault, InstanceRecord
@@ -277,4 +280,47 @@ def test_a_failing_journal_delays_nobody_and_loses_no_fault(path: Path) -> None:
     assert [f.told for f in journal.faults()] == [2.0]
     assert journal.last_ids()[0] == 6999
     assert len(journal.events(limit=10_000)) == 5001  # the memory for events is bounded
+    journal.close()
+
+
+_DOMAIN = st.sampled_from([("u", 1), ("v", 2)])
+_NUMBERS = st.dictionaries(st.integers(0, 3), st.integers(0, 1 << 63), max_size=4)
+
+
+@given(st.lists(st.tuples(st.sampled_from(["write", "fail", "forget", "open"]), _DOMAIN, _NUMBERS)))
+def test_positions_are_those_written_last(
+    steps: list[tuple[str, tuple[str, int], dict[int, int]]],
+) -> None:
+    """Only what has changed is written: whatever came in between."""
+    with tempfile.TemporaryDirectory() as directory:
+        path = Path(directory) / "journal.sqlite"
+        journal = Journal(path)
+        last: dict[tuple[str, int], dict[Position, int]] = {("u", 1): {}, ("v", 2): {}}
+        for step, domain, numbers in steps:
+            positions = {Position(1, "p", 1, cpu): seq for cpu, seq in numbers.items()}
+            if step == "write":
+                journal.write(Batch(positions={domain: positions}))
+                last[domain] = positions
+            elif step == "fail":
+                wrong = dataclasses.replace(instance(), probes=(object(),))  # type: ignore[arg-type]
+                with pytest.raises(TypeError):
+                    journal.write(Batch(positions={domain: positions}, instances=[wrong]))
+            elif step == "forget":
+                journal.forget_positions(*domain)
+                last[domain] = {}
+            else:
+                journal.close()
+                journal = Journal(path)
+            for key, expected in last.items():
+                assert journal.positions(*key) == expected
+        journal.close()
+
+
+def test_any_number_of_events_at_once(tmp_path: Path) -> None:
+    journal = Journal(tmp_path / "journal.sqlite")
+    wanted = 0
+    for count in (0, 1, 7, 8, 9, 63, 64, 65, 200):
+        journal.write(Batch(events=[event(wanted + i + 1) for i in range(count)]))
+        wanted += count
+    assert [e.id for e in journal.events(limit=10_000)] == list(range(1, wanted + 1))
     journal.close()

@@ -11,12 +11,14 @@ import tempfile
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
+from typing import Any
 
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
 from kvm_transport import qemu, states
+from kvm_transport.life import Life
 from kvm_transport.qemu import StatusFile, StatusFiles
 from kvm_transport.transport import KvmTransport
 from tests.host.daemons import PROJECT
@@ -162,7 +164,9 @@ def test_status_files(tmp_path: Path) -> None:
     assert files.read() == []
     # What cannot be understood must not look like a host without domains.
     path.write_text("<domstatus state='running'")
-    assert files.read() == [] and "vm1.xml" in files.broken["vm1"]
+    assert files.read() == []
+    with pytest.raises(TransportError, match=r"vm1\.xml"):
+        files.of("vm1")
     (tmp_path / "vm2.xml").write_text(STATUS.format(pid=4713, name="vm2", uuid=VM1.uuid))
     assert [status.name for status in files.read()] == ["vm2"]
 
@@ -219,6 +223,36 @@ def test_a_pid_file_is_believed_only_if_its_process_holds_it(tmp_path: Path) -> 
         assert begun is not None and begun > 0
     assert not qemu.holds(process.pid, path)
     assert qemu.started(process.pid) is None
+
+
+def test_of_hundreds_that_have_ended_each_is_asked_for_once(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """libvirtd is away, so their files are still there; each look at all took seconds."""
+    with subprocess.Popen(["true"]) as ended:
+        pass
+    names = [f"vm{number}" for number in range(300)]
+    for name in names:
+        (tmp_path / f"{name}.xml").write_text(
+            STATUS.format(pid=ended.pid, name=name, uuid=f"uuid of {name}")
+        )
+    looks: list[str] = []
+    meet = Life.meet
+
+    def counted(status: StatusFile, *rest: Any) -> Life | None:
+        looks.append(status.name)
+        return meet(status, *rest)
+
+    monkeypatch.setattr(Life, "meet", counted)
+
+    async def ask() -> None:
+        transport = KvmTransport(run_dir=str(tmp_path))
+        for name in names:
+            report = await transport.report(Domain(name, 1, f"uuid of {name}"))
+            assert report.state is DomainState.GONE
+
+    asyncio.run(ask())
+    assert looks == names
 
 
 HIDDEN = """\

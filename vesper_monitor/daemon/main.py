@@ -20,6 +20,7 @@ import resource
 import signal
 import sys
 import time
+from collections import Counter
 from collections.abc import Iterable, Mapping
 from dataclasses import replace
 from pathlib import Path
@@ -56,10 +57,13 @@ __all__ = ["Daemon", "main"]
 
 _log = logging.getLogger(__name__)
 
-#: Events that wait for the journal; beyond it only faults and positions go there.
-MAX_BACKLOG = 20_000
+#: Events that wait for the journal, and those of one VM, whose flood must not
+#: delay the others' faults; beyond it only faults and positions go there.
+MAX_BACKLOG, MAX_BACKLOG_OF_ONE = 20_000, 5000
 #: Events of one VM that are looked at again for rules that count.
 MAX_RECALLED = 5000
+#: s that a thread (the journal's) may keep the interpreter from the loop.
+SWITCH_INTERVAL = 0.001
 #: s to finish when asked to stop.
 STOP_TIMEOUT = 20.0
 
@@ -126,6 +130,7 @@ class Daemon:
         self.activations: dict[str, tuple[str, ...]] = {}
         self._last_event_id = 0
         self._backlog = 0
+        self._backlog_of: Counter[str] = Counter()  # by VM
         self._not_kept = 0
         self._tasks: set[asyncio.Task[None]] = set()
         self._saved: dict[tuple[str, int], Mapping[Position, int]] = {}
@@ -135,6 +140,7 @@ class Daemon:
 
         :raises OSError: the socket cannot be used.
         """
+        sys.setswitchinterval(SWITCH_INTERVAL)
         self.pauses.restore()
         self.points.restore()
         await self._restore()
@@ -205,11 +211,11 @@ class Daemon:
             event.id = self._last_event_id
         faults = self.instances.judge(domain, events)
         batch.events, batch.faults = events, faults
-        if self._backlog > MAX_BACKLOG:
+        vm = domain.name
+        if self._backlog > MAX_BACKLOG or self._backlog_of[vm] > MAX_BACKLOG_OF_ONE:
             # The disk does not keep up with what a guest says.
             if not self._not_kept:
-                _log.warning("%s and others: the journal is too slow: events are not kept in it",
-                             domain.name)  # fmt: skip
+                _log.warning("%s, perhaps others: too many events: not all are in the journal", vm)
             self._not_kept += len(events)
             batch.events = []
         elif self._not_kept and not self._backlog:
@@ -217,9 +223,13 @@ class Daemon:
             self._not_kept = 0
         count = len(batch.events)
         self._backlog += count
+        self._backlog_of[vm] += count
 
         def written() -> None:
             self._backlog -= count
+            self._backlog_of[vm] -= count
+            if not self._backlog_of[vm]:
+                del self._backlog_of[vm]
             self.instances.recorded(faults)
             self.followers.put(events)
 

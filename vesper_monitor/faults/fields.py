@@ -93,14 +93,14 @@ class Facts:
         """A value, or None: absent, or nothing that can be compared."""
         fields = self._event.fields
         value: Any
-        if name == "main":
+        if name not in DERIVED:
+            value = fields.get(name)
+        elif name == "main":
             value = is_main(fields, self._services)
         elif name == "service":
             value = _service(fields, self._services)
-        elif name == "cpu":
-            value = self._event.cpu
         else:
-            value = fields.get(name)
+            value = self._event.cpu
         return value if isinstance(value, (str, int, float)) else None
 
 

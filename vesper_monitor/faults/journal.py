@@ -13,6 +13,8 @@ the power the instance and its fault end (:meth:`Journal.begin_boot`).
 
 from __future__ import annotations
 
+import functools
+import itertools
 import json
 import logging
 import os
@@ -137,6 +139,8 @@ class Journal:
         self._keep_events = keep_events
         self._keep_faults = keep_faults
         self._since_trim = 0
+        #: what is in there, of the domains that were written since it was opened
+        self._positions: dict[tuple[str, int], Mapping[Position, int]] = {}
         try:
             self._db = self._open()
         except sqlite3.OperationalError as error:  # full, read-only, locked: not its content
@@ -166,14 +170,16 @@ class Journal:
         try:
             with self._transaction():
                 self._write_events(batch.events)
-                for (uuid, domid), positions in batch.positions.items():
-                    self._write_positions(uuid, domid, positions)
+                self._write_positions(batch.positions)
                 for instance in batch.instances:
                     self._write_instance(instance)
                 for fault in batch.faults:
                     self._write_fault(fault)
-        except sqlite3.Error as error:
-            raise self._error("write", error) from error
+        except BaseException as error:
+            self._positions.clear()
+            if isinstance(error, sqlite3.Error):
+                raise self._error("write", error) from error
+            raise
 
     def sync(self) -> None:
         """Return when all that was written is on the disk.
@@ -196,7 +202,7 @@ class Journal:
              json.dumps(e.fields), e.text)
             for e in events
         ]  # fmt: skip
-        self._db.executemany("INSERT OR REPLACE INTO events VALUES (?,?,?,?,?,?,?,?,?,?,?)", rows)
+        self._insert("events", rows)
         for event in events:
             if event.words is not None:
                 self._write_words(event, event.words)
@@ -218,15 +224,35 @@ class Journal:
             (event.vm, event.vm, KEEP_WORDS),
         )
 
-    def _write_positions(self, uuid: str, domid: int, positions: Mapping[Position, int]) -> None:
-        self._db.execute("DELETE FROM positions WHERE uuid=? AND domid=?", (uuid, domid))
-        self._db.executemany(
-            "INSERT OR REPLACE INTO positions VALUES (?,?,?,?,?,?,?)",
-            [
+    def _write_positions(self, domains: Mapping[tuple[str, int], Mapping[Position, int]]) -> None:
+        rows = []
+        for (uuid, domid), positions in domains.items():
+            before = self._positions.get((uuid, domid))
+            if before is None:
+                self._db.execute("DELETE FROM positions WHERE uuid=? AND domid=?", (uuid, domid))
+                before = {}
+            gone = before.keys() - positions.keys()
+            self._db.executemany(
+                "DELETE FROM positions WHERE uuid=? AND domid=? AND boot_id=? AND probe=?"
+                " AND generation=? AND cpu=?",
+                [(uuid, domid, str(p.boot_id), p.probe, p.generation, p.cpu) for p in gone],
+            )
+            rows += [
                 (uuid, domid, str(p.boot_id), p.probe, p.generation, p.cpu, str(next_seq))
                 for p, next_seq in positions.items()
-            ],
-        )
+                if before.get(p) != next_seq
+            ]
+            self._positions[uuid, domid] = positions
+        self._insert("positions", rows)
+
+    def _insert(self, table: str, rows: Sequence[tuple[object, ...]]) -> None:
+        """Many rows to a statement: after each the thread waits for the interpreter."""
+        at = 0
+        for size in (64, 8, 1):
+            while len(rows) - at >= size:
+                values = itertools.chain.from_iterable(rows[at : at + size])
+                self._db.execute(_insert(table, len(rows[0]), size), tuple(values))
+                at += size
 
     def _write_instance(self, i: InstanceRecord) -> None:
         self._db.execute(
@@ -265,6 +291,7 @@ class Journal:
 
     def forget_positions(self, uuid: str, domid: int) -> None:
         """The domain is gone."""
+        self._positions.pop((uuid, domid), None)
         self._execute("DELETE FROM positions WHERE uuid=? AND domid=?", (uuid, domid))
 
     def begin_boot(self, boot_id: str, now: float) -> None:
@@ -288,6 +315,7 @@ class Journal:
                     (now,),
                 )
                 db.execute("DELETE FROM positions")
+                self._positions.clear()
         except sqlite3.Error as error:
             raise self._error("write", error) from error
 
@@ -526,6 +554,12 @@ class Journal:
             return self._db.execute(statement, parameters).fetchall()
         except sqlite3.Error as error:
             raise self._error("read", error) from error
+
+
+@functools.cache
+def _insert(table: str, columns: int, rows: int) -> str:
+    row = f"({','.join('?' * columns)})"
+    return f"INSERT OR REPLACE INTO {table} VALUES {','.join([row] * rows)}"
 
 
 def _events(rows: Iterable[Any]) -> list[Event]:

@@ -14,6 +14,7 @@ from __future__ import annotations
 
 import asyncio
 import logging
+from collections import deque
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 from typing import TypeVar
@@ -47,7 +48,7 @@ class Recorder:
         self._open = open_journal
         self._journal: Journal | None = None
         self._thread = ThreadPoolExecutor(max_workers=1, thread_name_prefix="journal")
-        self._queue: list[tuple[Batch, Callable[[], None] | None]] = []
+        self._queue: deque[tuple[Batch, Callable[[], None] | None]] = deque()
         self._writer: asyncio.Task[None] | None = None
         self._unwritten = Batch()
         self._dropped = 0
@@ -101,7 +102,7 @@ class Recorder:
             while self._queue:
                 together, callbacks = Batch(), []
                 while self._queue and len(together.events) < MAX_TOGETHER:
-                    batch, then = self._queue.pop(0)
+                    batch, then = self._queue.popleft()
                     together.merge(batch)
                     callbacks.append(then)
                 await self._write(together)

@@ -24,6 +24,8 @@ __all__ = ["Cchan", "CchanError", "GuestRefused", "GuestSilent", "WrongVersion"]
 REQUEST_TIMEOUT = 10.0
 LOAD_TIMEOUT = 60.0
 
+_BELL = abi.offset(abi.Cchan, "bell")
+_ASLEEP = abi.offset(abi.Cchan, "asleep")
 _TO_GUEST = abi.offset(abi.Cchan, "to_guest")
 _TO_HOST = abi.offset(abi.Cchan, "to_host")
 _PROD = abi.offset(abi.CchanRing, "prod")
@@ -90,12 +92,12 @@ class Cchan:
         seen by then: between it and the next load lie thousands of
         instructions of the interpreter's, and more stores than a CPU holds back.
         """
-        abi.store_u32(self._view, abi.offset(abi.Cchan, "bell"), abi.Bell.ARMED)
+        abi.store_u32(self._view, _BELL, abi.Bell.ARMED)
 
     @property
     def asleep(self) -> bool:
         """The guest's hypervisor is about to suspend it, or has."""
-        return self._load(abi.offset(abi.Cchan, "asleep")) != 0
+        return abi.load_u32(self._view, _ASLEEP) != 0
 
     def abort(self, reason: str) -> None:
         """The link has gone: requests under way fail, as do all later ones."""

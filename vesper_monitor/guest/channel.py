@@ -9,7 +9,14 @@ from dataclasses import dataclass
 
 from vesper_monitor.guest import abi
 from vesper_monitor.guest.decode import printable
-from vesper_monitor.guest.relay import MAX_SEQ, ChannelShape, RawRecord, RelayReader
+from vesper_monitor.guest.relay import (
+    MAX_SEQ,
+    READ_LIMIT,
+    READ_RECORDS,
+    ChannelShape,
+    RawRecord,
+    RelayReader,
+)
 from vesper_monitor.transport import Link, Mapping, TransportError
 
 __all__ = ["ROUND_BYTES", "ChannelEntry", "ChannelReader", "ChannelTable", "TableError"]
@@ -19,8 +26,10 @@ _BUFFER = abi.offset(abi.Index, "buffer")
 _READ = abi.offset(abi.Index, "read")
 _TABLE_GENERATION = abi.offset(abi.Table, "generation")
 #: What one round takes of all that a guest may claim to have: bytes of records
-#: (and what one reader adds), CPUs looked at, buffers mapped.
-ROUND_BYTES, ROUND_CPUS, ROUND_MAPS = 64 * 1024, 256, 32
+#: (and what one reader adds), of which each counts at least so many; CPUs
+#: looked at, buffers mapped.
+ROUND_BYTES, ROUND_CPUS, ROUND_MAPS = READ_LIMIT, 256, 32
+_LEAST_BYTES = ROUND_BYTES // READ_RECORDS
 #: Tries to get a table that did not change while it was copied.
 _TRIES = 10
 
@@ -102,12 +111,18 @@ class ChannelTable:
 class _CpuBuffer:
     """One CPU's buffer; mapped when the guest has shared it."""
 
-    def __init__(self, reader: RelayReader) -> None:
+    def __init__(self, reader: RelayReader, index: memoryview) -> None:
         self.reader = reader
+        self.index = index
         self.handle = 0
         self.mapping: Mapping | None = None
 
     def close(self) -> None:
+        """For good."""
+        self.unmap()
+        self.index.release()
+
+    def unmap(self) -> None:
         if self.mapping is not None:
             self.mapping.close()
             self.mapping = None
@@ -131,16 +146,17 @@ class ChannelReader:
         self._index = link.map(entry.index_handle, pages, writable=True)
         self._cpus: list[_CpuBuffer] = []
         for cpu in range(entry.nr_cpus):
-            index, start = self._cpu_index(cpu), next_seq(cpu)
+            index = self._index.view[cpu * _INDEX_SIZE : (cpu + 1) * _INDEX_SIZE]
+            start = next_seq(cpu)
             if start is None:
                 start = min(abi.load_u64(index, _READ), MAX_SEQ)
-            self._cpus.append(_CpuBuffer(RelayReader(entry.shape, next_seq=start)))
+            self._cpus.append(_CpuBuffer(RelayReader(entry.shape, next_seq=start), index))
             if cpu < ROUND_MAPS:
                 self._follow(self._cpus[-1], cpu)
         #: where the next round begins, and how many CPUs this pass has yet to see
         self._next = self._left = 0
-        #: bytes of records in the last round
-        self.taken = 0
+        #: of the last round: bytes of records, and whether buffers were mapped
+        self.taken, self.mapped = 0, False
 
     @property
     def cpus(self) -> int:
@@ -168,7 +184,7 @@ class ChannelReader:
 
         CPUs are looked at in turn, and the next call goes on where this one ends.
 
-        :param most: bytes, after which the round ends.
+        :param most: bytes, after which the round ends: see :data:`ROUND_BYTES`.
         """
         records: list[tuple[int, list[RawRecord]]] = []
         looks, maps, given = 0, 0, most
@@ -177,17 +193,18 @@ class ChannelReader:
             cpu, buffer = self._next, self._cpus[self._next]
             self._next = (cpu + 1) % len(self._cpus)
             looks += 1
-            maps += self._follow(buffer, cpu)
+            if abi.load_u64(buffer.index, _BUFFER) != buffer.handle:
+                maps += self._follow(buffer, cpu)
             rest = False
             if buffer.mapping is not None:
-                index = self._cpu_index(cpu)
-                found, rest = buffer.reader.read(index, buffer.mapping.view)
+                found, rest = buffer.reader.read(buffer.index, buffer.mapping.view)
                 if found:
                     records.append((cpu, found))
-                    abi.store_u64(index, _READ, buffer.reader.next_seq)
-                    most -= sum(len(record.data) for record in found)
+                    abi.store_u64(buffer.index, _READ, buffer.reader.next_seq)
+                    size = sum(len(record.data) for record in found)
+                    most -= max(size, _LEAST_BYTES * len(found))
             self._left = len(self._cpus) if rest else self._left - 1
-        self.taken = given - most
+        self.taken, self.mapped = given - most, maps > 0
         return records, self._left > 0
 
     def close(self) -> None:
@@ -196,19 +213,15 @@ class ChannelReader:
             buffer.close()
         self._index.close()
 
-    def _cpu_index(self, cpu: int) -> memoryview:
-        return self._index.view[cpu * _INDEX_SIZE : (cpu + 1) * _INDEX_SIZE]
-
     def _follow(self, buffer: _CpuBuffer, cpu: int) -> bool:
         """Map the buffer the index names now: a CPU may come up later.
 
         :returns: whether that was tried.
         """
-        index = self._cpu_index(cpu)
-        handle = abi.load_u64(index, _BUFFER)
+        handle = abi.load_u64(buffer.index, _BUFFER)
         if handle == buffer.handle:
             return False
-        buffer.close()
+        buffer.unmap()
         buffer.handle = handle  # not tried again until the guest names another
         if handle == 0:
             return False

@@ -49,21 +49,18 @@ class Collector:
         self._clock = clock
         self._positions = Positions(saved)
         self._points = points
-        self._boot_id = 0
         self._turn = 0
         self._words: WordsReader | None = None
 
     def meet(self, boot_id: int) -> None:
         """A guest has said HELLO. No channel is open."""
-        self._boot_id = boot_id
+        self._positions.meet(boot_id)
 
     def open_words(self, link: Link, region: abi.Region) -> None:
         """Where the guest's kernel leaves its last words, if it does."""
         if not region.handle:
             return
-        seen = {
-            kind: self._positions.words(self._boot_id, kind.name.lower()) for kind in abi.WordsKind
-        }
+        seen = {kind: self._positions.words(kind.name.lower()) for kind in abi.WordsKind}
         try:
             self._words = WordsReader(link, region, seen)
         except (TransportError, ValueError) as error:
@@ -81,10 +78,12 @@ class Collector:
         """:raises TransportError: the guest has not shared what it said."""
 
         def begin(cpu: int) -> int | None:
-            return self._positions.begin(self._boot_id, entry, cpu)
+            return self._positions.begin(entry, cpu)
 
         channel = ChannelReader(link, entry, begin)
         self.channels[entry.probe] = channel
+        self._positions.note(channel)
+        self._positions.trim(self.channels.values())
         return channel
 
     def close(self, probe: str, *, for_good: bool) -> ChannelReader:
@@ -94,18 +93,15 @@ class Collector:
         """
         channel = self.channels.pop(probe)
         if for_good:
-            self._positions.forget(self._boot_id, channel.entry)
+            self._positions.forget(channel.entry)
         else:
-            self._positions.note(self._boot_id, channel)
+            self._positions.note(channel)
         channel.close()
         return channel
 
     def positions(self) -> dict[Position, int]:
         """Next sequence number of each buffer of this life of the guest's core."""
-        for channel in self.channels.values():
-            self._positions.note(self._boot_id, channel)
-        self._positions.trim(sum(channel.cpus for channel in self.channels.values()))
-        return self._positions.of(self._boot_id)
+        return self._positions.all()
 
     def read(self) -> tuple[list[Event], bool]:
         """One bounded round over all channels.
@@ -125,7 +121,10 @@ class Collector:
             records, rest = channel.read(left)
             left -= channel.taken
             more |= rest
+            if channel.mapped:
+                self._positions.note(channel)
             for cpu, found in records:
+                self._positions.read(channel.entry, cpu, found[-1].seq + 1)
                 self._raw.put(probe, cpu, found)
                 events += decode.decode(
                     found,
@@ -162,4 +161,4 @@ class Collector:
 
     def _note_words(self, reader: WordsReader) -> None:
         for kind, seen in reader.seen.items():
-            self._positions.note_words(self._boot_id, kind.name.lower(), seen)
+            self._positions.note_words(kind.name.lower(), seen)

@@ -35,6 +35,9 @@ MAX_MESSAGE = 200
 
 _SLOTS = abi.offset(abi.Words, "slot")
 _SLOT_SIZE = ctypes.sizeof(abi.WordsSlot)
+_KINDS = (abi.WordsKind.OOPS, abi.WordsKind.PANIC)
+#: Of each kind's slot, its first word.
+_SEQ = {kind: _SLOTS + kind * _SLOT_SIZE for kind in abi.WordsKind}
 
 
 @dataclass(frozen=True)
@@ -83,7 +86,7 @@ class WordsReader:
         :param final: there will be no other time: take what is there.
         """
         found = []
-        for kind in (abi.WordsKind.OOPS, abi.WordsKind.PANIC):
+        for kind in _KINDS:  # each time the guest rings
             number = self._number(kind)
             if number in (0, self.seen[kind]) or not (final or self._ready(kind)):
                 continue
@@ -101,10 +104,10 @@ class WordsReader:
         self._mapping.close()
 
     def _seq(self, kind: abi.WordsKind) -> int:
-        return abi.load_u32(self._mapping.view, _SLOTS + kind * _SLOT_SIZE)
+        return abi.load_u32(self._mapping.view, _SEQ[kind])
 
     def _number(self, kind: abi.WordsKind) -> int:
-        return (self._seq(kind) + 1) // 2
+        return (abi.load_u32(self._mapping.view, _SEQ[kind]) + 1) // 2
 
     def _ready(self, kind: abi.WordsKind) -> bool:
         last = self._read_at.get(kind)

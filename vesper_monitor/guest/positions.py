@@ -3,7 +3,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from typing import NamedTuple
 
 from vesper_monitor.guest.channel import ChannelEntry, ChannelReader
@@ -28,42 +28,59 @@ class Positions:
     """Next sequence numbers, also of channels that are not open just now."""
 
     def __init__(self, saved: Mapping[Position, int]) -> None:
-        self._next = dict(saved)
+        self._saved = saved
+        self._boot_id = 0
+        self._next: dict[Position, int] = {}
 
-    def begin(self, boot_id: int, entry: ChannelEntry, cpu: int) -> int | None:
+    def meet(self, boot_id: int) -> None:
+        """This life of the guest's core: another's numbers are of no use any more."""
+        known = {**self._saved, **self._next}
+        self._next = {key: seq for key, seq in known.items() if key.boot_id == boot_id}
+        self._boot_id = boot_id
+
+    def begin(self, entry: ChannelEntry, cpu: int) -> int | None:
         """Where to begin; None for a buffer that nobody here has read yet."""
-        return self._next.get(Position(boot_id, entry.probe, entry.generation, cpu))
+        return self._next.get(Position(self._boot_id, entry.probe, entry.generation, cpu))
 
-    def words(self, boot_id: int, kind: str) -> int | None:
+    def words(self, kind: str) -> int | None:
         """How many oopses or panics were read; None: never looked."""
-        return self._next.get(_words(boot_id, kind))
+        return self._next.get(self._words(kind))
 
-    def note_words(self, boot_id: int, kind: str, seen: int) -> None:
+    def note_words(self, kind: str, seen: int) -> None:
         """Take over how many there were."""
-        self._next[_words(boot_id, kind)] = seen
+        self._next[self._words(kind)] = seen
 
-    def note(self, boot_id: int, channel: ChannelReader) -> None:
-        """Take over how far a channel has been read."""
+    def read(self, entry: ChannelEntry, cpu: int, seq: int) -> None:
+        """A buffer has been read up to there."""
+        self._next[Position(self._boot_id, entry.probe, entry.generation, cpu)] = seq
+
+    def note(self, channel: ChannelReader) -> None:
+        """Take over how far all buffers of a channel have been read."""
         entry = channel.entry
         for cpu, seq in channel.positions().items():
-            position = Position(boot_id, entry.probe, entry.generation, cpu)
+            position = Position(self._boot_id, entry.probe, entry.generation, cpu)
             self._next.pop(position, None)  # to the end
             self._next[position] = seq
 
-    def trim(self, noted: int) -> None:
-        """:param noted: buffers of open channels, which were noted last."""
+    def trim(self, channels: Iterable[ChannelReader]) -> None:
+        """:param channels: the open ones, which are kept."""
+        noted = sum(channel.cpus for channel in channels)
+        if len(self._next) <= noted + MAX_CLOSED:
+            return
+        for channel in channels:
+            self.note(channel)
         while len(self._next) > noted + MAX_CLOSED:
             del self._next[next(iter(self._next))]
 
-    def forget(self, boot_id: int, entry: ChannelEntry) -> None:
+    def forget(self, entry: ChannelEntry) -> None:
         """The channel has gone for good."""
-        gone = (boot_id, entry.probe, entry.generation)
+        gone = (self._boot_id, entry.probe, entry.generation)
         self._next = {key: seq for key, seq in self._next.items() if key[:3] != gone}
 
-    def of(self, boot_id: int) -> dict[Position, int]:
-        return {key: seq for key, seq in self._next.items() if key.boot_id == boot_id}
+    def all(self) -> dict[Position, int]:
+        """Of this life of the guest's core."""
+        return self._next.copy()
 
-
-def _words(boot_id: int, kind: str) -> Position:
-    """Last words count like a channel of one CPU, under a name no probe has."""
-    return Position(boot_id, f"vesper/{kind}", 0, 0)
+    def _words(self, kind: str) -> Position:
+        """Last words count like a channel of one CPU, under a name no probe has."""
+        return Position(self._boot_id, f"vesper/{kind}", 0, 0)

@@ -67,7 +67,7 @@ _RETRY_UNFIT = 30.0
 #: s to wait for a frontend in one call; the device stays there between calls.
 _CONNECT_TIMEOUT = 10.0
 #: Rounds of reading when a channel is closed by the guest, or the link.
-_REST_ROUNDS = 16
+_REST_ROUNDS = 64
 #: s between two looks at a channel table that goes on changing, at least; and
 #: so many times what the last one took.
 _TABLE_CALM, _TABLE_SHARE = 0.1, 4.0
@@ -362,7 +362,11 @@ class Session:
                 if self._guest.table.changed():
                     look_after = max(0.0, table_at - begin)
                 if look_after == 0.0:
-                    self._follow_table(self._guest)
+                    guest = self._guest
+                    await self._read_rest()  # of channels that have gone
+                    if self._guest is not guest or self._lost is not None:
+                        continue
+                    self._follow_table(guest)
                     now, look_after = time.monotonic(), _LOOK_EVERY
                     table_at = now + max(_TABLE_CALM, _TABLE_SHARE * (now - begin))
                 more = self._drain()
@@ -451,8 +455,7 @@ class Session:
         self._set_probe(status, ProbeState.COLLECTING, channel.error)
 
     def _drop(self, name: str, why: str) -> None:
-        """The channel has gone by itself: read the rest, close, load again later."""
-        self._drain_rest(_REST_ROUNDS)
+        """The channel has gone by itself, and was read: close, load again later."""
         self._close_channel(name, for_good=False)
         status = self._status(name)
         if name in self._wanted:
@@ -483,11 +486,12 @@ class Session:
             self._on_events(self, events)
         return more
 
-    def _drain_rest(self, rounds: int) -> None:
-        """All there is, in so many rounds at most."""
-        for _ in range(rounds):
+    async def _read_rest(self) -> None:
+        """All there is, in a bounded number of rounds; others have their turn in between."""
+        for _ in range(_REST_ROUNDS):
             if not self._drain():
                 break
+            await asyncio.sleep(0)
 
     # ---------------------------------------------------------------- C-chan
 
@@ -542,7 +546,9 @@ class Session:
         """Final drain, unmap, unload. :raises SessionError:"""
         status = self._status(name)
         self._set_probe(status, ProbeState.UNLOADING, None)
-        self._drain_rest(FULL_SPEED_ROUNDS)
+        for _ in range(FULL_SPEED_ROUNDS):
+            if not self._drain():
+                break
         self._close_channel(name, for_good=True)
         try:
             await guest.unload(name)
@@ -584,7 +590,7 @@ class Session:
         if self._lost is not None:
             self.read_last_words()
         elif not guest.cchan.asleep:
-            self._drain_rest(_REST_ROUNDS)
+            await self._read_rest()
         self._collector.leave()
         if self._life_reader is not None:
             self._life_reader.close()

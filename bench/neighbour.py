@@ -1,0 +1,192 @@
+# SPDX-License-Identifier: GPL-2.0-or-later
+"""``python3 -m bench.neighbour``: what a hostile guest does to a healthy one's events.
+
+One vesperd, two stand-in guests. The healthy one has an event every 10 ms or
+so; measured is the time from its store to a client that follows. The other
+one is quiet, then keeps an attack up without a pause:
+
+- *table*: 16 new channels every 5 ms, each of which can be mapped;
+- *names*: the same, of which none can be mapped;
+- *records*: as many records as its kernel can write;
+- *rings*: as many notifications as the transport takes.
+"""
+
+from __future__ import annotations
+
+import argparse
+import asyncio
+import ctypes
+import itertools
+import json
+import os
+import random
+import statistics
+import subprocess
+import sys
+import tempfile
+import time
+from pathlib import Path
+
+from lab.progress import step
+from lab.standin.place import Place
+from tests.host.daemons import DaemonProcess, wait_collecting
+from tests.host.hostile import HostileGuest
+from vesper_monitor.guest import abi
+
+PROJECT = Path(__file__).parents[1]
+ATTACKS = ("table", "names", "records", "rings")
+#: s between two events of the healthy guest.
+PAUSE = 0.01
+#: No place in the guest's memory.
+NOWHERE = 1 << 40
+
+
+class Attacker(HostileGuest):
+    """Attacks when it is told which way."""
+
+    _attack: asyncio.Task[None] | None = None
+
+    async def _obey(self, words: list[str]) -> str:
+        if words[0] != "attack":
+            return await super()._obey(words)
+        if self._attack is not None:
+            self._attack.cancel()
+        self._attack = asyncio.create_task(getattr(self, f"_{words[1]}")())
+        return "ok"
+
+    async def _none(self) -> None:
+        pass
+
+    async def _table(self) -> None:
+        index = self.inside._memory.alloc(1)
+        self.inside._memory.at(index)[:] = bytes(abi.PAGE_SIZE)
+        await self._names(index.handle)
+
+    async def _names(self, handle: int = NOWHERE) -> None:
+        view = self.inside._memory.at(self.inside._table_region)
+        size = ctypes.sizeof(abi.Channel)
+        first = abi.offset(abi.Table, "channel")
+        for number in itertools.count():
+            for place in range(abi.MAX_CHANNELS):
+                entry = abi.Channel(
+                    state=abi.ChannelState.OPEN, generation=1, subbuf_size=4096, n_subbufs=2,
+                    nr_cpus=1, index=abi.Region(handle=handle, pages=1),
+                    modname=b"%d-%d" % (number, place),
+                )  # fmt: skip
+                view[first + place * size :][:size] = bytes(entry)
+            self.inside._table.generation += 1
+            generation = abi.offset(abi.Table, "generation")
+            abi.store_u32(view, generation, self.inside._table.generation)
+            self._notify()
+            await asyncio.sleep(0.005)
+
+    async def _records(self) -> None:
+        while True:
+            self.inside.emit("send_signal", {"sig": "10", "comm": "load", "count": "100"})
+            await asyncio.sleep(0)
+
+    async def _rings(self) -> None:
+        while True:
+            self.flood(4096)
+            await asyncio.sleep(0)
+
+
+async def _tell(name: str, *words: str) -> None:
+    reader, writer = await asyncio.open_unix_connection(Place(name).control)
+    writer.write(" ".join(words).encode() + b"\n")
+    answer = await reader.readline()
+    writer.close()
+    if not answer.startswith(b"ok"):
+        raise RuntimeError(answer.decode())
+
+
+async def _measure(socket: Path, events: int) -> list[float]:
+    """ms, sorted."""
+    follower, request = await asyncio.open_unix_connection(socket)
+    request.write(b'{"op": "events", "vm": "healthy", "follow": true}\n')
+    reader, writer = await asyncio.open_unix_connection(Place("healthy").control)
+    late: list[float] = []
+
+    async def listen() -> None:
+        while len(late) < events:
+            line = await follower.readline()
+            event = json.loads(line)["event"]
+            if event["event"] == "send_signal":
+                late.append((time.monotonic_ns() - event["guest_ns"]) / 1e6)
+
+    listening = asyncio.create_task(listen())
+    await asyncio.sleep(0.2)
+    for _ in range(events):
+        writer.write(b"emit send_signal sig=10 comm=cron\n")
+        await reader.readline()
+        await asyncio.sleep(PAUSE * random.uniform(0.5, 1.5))
+    await asyncio.wait_for(listening, 60)
+    for connection in (writer, request):
+        connection.close()
+    return sorted(late)
+
+
+def _guest(name: str) -> subprocess.Popen[bytes]:
+    command = [sys.executable, "-m", "bench.neighbour", "--be", name]
+    process = subprocess.Popen(command, cwd=PROJECT)
+    end = time.monotonic() + 60
+    while not Place(name).control.exists():
+        if process.poll() is not None or time.monotonic() > end:
+            raise RuntimeError(f"guest {name} does not start")
+        time.sleep(0.01)
+    return process
+
+
+def _run(directory: Path, attacks: list[str], events: int) -> None:
+    os.environ["VESPER_STANDIN_DIR"] = str(directory / "domains")
+    (directory / "domains").mkdir()
+    daemon = DaemonProcess(directory)
+    guests = []
+    try:
+        daemon.start()
+        for name in ("healthy", "hostile"):
+            guests.append(_guest(name))
+            daemon.call("start", resource=name, vm=name, services=["httpd"])
+        wait_collecting(daemon, 4)
+        quiet: list[float] = []
+        for attack in ["none", *attacks]:
+            with step(f"attack: {attack}"):
+                asyncio.run(_tell("hostile", "attack", attack))
+                time.sleep(0.5)
+                late = asyncio.run(_measure(daemon.socket, events))
+                asyncio.run(_tell("hostile", "attack", "none"))
+                time.sleep(0.5)
+            quiet = quiet or late
+            median, p99 = statistics.median(late), late[len(late) * 99 // 100]
+            print(
+                f"{attack:8} median {median:6.1f} ms ({median / statistics.median(quiet):.1f} "
+                f"times), p99 {p99:6.1f} ms ({p99 / quiet[len(quiet) * 99 // 100]:.1f} times), "
+                f"longest {late[-1]:6.1f} ms",
+                flush=True,
+            )
+    finally:
+        for guest in guests:
+            guest.kill()
+            guest.wait()
+        if daemon.process is not None and daemon.process.poll() is None:
+            daemon.stop()
+
+
+def main() -> int:
+    parser = argparse.ArgumentParser(prog="python3 -m bench.neighbour", description=__doc__)
+    parser.add_argument("attacks", nargs="*", help=f"of {', '.join(ATTACKS)} (all)")
+    parser.add_argument("--events", type=int, default=1000, help="of the healthy guest (1000)")
+    parser.add_argument("--be", help=argparse.SUPPRESS)
+    arguments = parser.parse_args()
+    if arguments.be is not None:
+        asyncio.run(Attacker(arguments.be).run())
+        return 0
+    if wrong := set(arguments.attacks) - set(ATTACKS):
+        parser.error(f"no such attack: {', '.join(wrong)}")
+    with tempfile.TemporaryDirectory(prefix="vesper-neighbour-") as directory:
+        _run(Path(directory), arguments.attacks or list(ATTACKS), arguments.events)
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())

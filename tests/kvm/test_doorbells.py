@@ -1,0 +1,56 @@
+# SPDX-License-Identifier: GPL-2.0-or-later
+"""Many doorbells through one descriptor: each ring is heard, whoever else rings or fails."""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+import os
+from collections import Counter
+
+import pytest
+
+from kvm_transport.doorbells import _IN_A_TURN, Doorbells
+from tests.host.standins import until
+
+
+def test_each_guest_is_heard(caplog: pytest.LogCaptureFixture) -> None:
+    """More than are heard in one turn; one fails, one rings without end, one is closed."""
+    count = 3 * _IN_A_TURN
+
+    async def body() -> None:
+        bells = [os.eventfd(0, os.EFD_NONBLOCK) for _ in range(count)]
+        heard: Counter[int] = Counter()
+        doorbells = Doorbells()
+
+        def rung(number: int) -> None:
+            heard[number] += 1
+            if number == 0:
+                raise ValueError("of this test")
+            if number == 1:
+                os.eventfd_write(bells[1], 1)  # without end
+            if number == 2:
+                doorbells.remove(bells[3])
+
+        os.eventfd_write(bells[5], 1)  # before anybody listens
+        for number, bell in enumerate(bells):
+            doorbells.add(bell, lambda number=number: rung(number))  # type: ignore[misc]
+        await until(lambda: heard[5] == 1, "the ring of before")
+        others = [n for n in range(count) if n not in (1, 3)]
+        for times in (1, 2):
+            for number, bell in enumerate(bells):
+                if number != 5 or times == 2:
+                    os.eventfd_write(bell, 1)
+            await until(lambda t=times: all(heard[n] >= t for n in others), "all")  # type: ignore[misc]
+            assert {heard[n] for n in others} == {times}
+        assert heard[1] > 2
+        doorbells.remove(bells[3])
+        doorbells.close()
+        doorbells.close()
+        doorbells.remove(bells[4])
+        for bell in bells:
+            os.close(bell)
+
+    with caplog.at_level(logging.ERROR):
+        asyncio.run(body())
+    assert "ValueError: of this test" in caplog.text
