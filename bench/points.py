@@ -65,7 +65,8 @@ _VALUES = (
 
 POINTS = (
     Point(
-        "send_signal", "send_signal", "", "do_send_sig_info(SIGUSR1) to itself, ignored",
+        "send_signal", "send_signal", "max_per_s=4294967295",
+        "do_send_sig_info(SIGUSR1) to itself, ignored",
         "__send_signal_locked sig=%di:s32 code=+<kernel_siginfo.si_code>(%si):s32 "
         "addr=+<kernel_siginfo._sifields>(%si):x64 type=%cx:u32 force=%r8:u8 "
         "pid=+<task_struct.pid>(%dx):s32 tgid=+<task_struct.tgid>(%dx):s32 "

@@ -86,6 +86,7 @@ PROBES: Mapping[str, ProbeInfo] = {
             "quiet": "bit mask, 1 << (signal - 1): signals recorded only if they kill (timers, "
             "job control, real-time signals)",
             "fatal_only": "record only signals that kill (no)",
+            "max_per_s": "record at most so many in a second that do not kill (100)",
         },
     ),
     "out_of_memory": ProbeInfo(

@@ -373,6 +373,8 @@ struct vsp_send_signal {
 	char comm[VSP_COMM_LEN];	/* the thread's */
 	char leader_comm[VSP_COMM_LEN];	/* the process's main thread's */
 	char parent_comm[VSP_COMM_LEN];
+	__u32 left_out;		/* before this one, too many to record; none of them killed */
+	__u32 reserved;
 };
 
 enum vsp_oom_constraint {	/* enum oom_constraint */

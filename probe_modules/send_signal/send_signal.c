@@ -38,7 +38,13 @@ static bool fatal_only;
 module_param(fatal_only, bool, 0644);
 MODULE_PARM_DESC(fatal_only, "record only signals that kill");
 
+/* Some services wake each other by signals, thousands in a second. */
+static unsigned int max_per_s = 100;
+module_param(max_per_s, uint, 0644);
+MODULE_PARM_DESC(max_per_s, "record at most so many in a second that do not kill (100)");
+
 static struct vsp_probe probe;
+static struct vsp_limit limit;
 
 /* __send_signal_locked()'s arguments. */
 struct args {
@@ -180,6 +186,27 @@ static void fill_target(struct vsp_send_signal *rec, const struct task_struct *t
 	rcu_read_unlock();
 }
 
+/* Not inlined: most signals are not recorded, and need not clear all this. */
+static noinline void record(const struct args *args, u32 flags)
+{
+	struct vsp_send_signal rec = {
+		.rec = { .len = sizeof(rec), .event = VSP_EVENT_SEND_SIGNAL },
+		.sig = args->sig,
+		.flags = flags,
+	};
+
+	if (flags & VSP_SIG_FATAL)
+		rec.left_out = atomic_xchg(&limit.left_out, 0);
+	else if (!vsp_limit_allows(&limit, READ_ONCE(max_per_s), &rec.left_out))
+		return;
+	if (args->type != PIDTYPE_PID)
+		rec.flags |= VSP_SIG_GROUP;
+	fill_info(&rec, args);
+	fill_sender(&rec);
+	fill_target(&rec, args->target);
+	vsp_record_write(probe.channel, &rec.rec);
+}
+
 static int on_send_signal(struct kprobe *kp, struct pt_regs *regs)
 {
 	struct args args = {
@@ -189,23 +216,13 @@ static int on_send_signal(struct kprobe *kp, struct pt_regs *regs)
 		.type = regs_get_kernel_argument(regs, 3),
 		.force = (u8)regs_get_kernel_argument(regs, 4),
 	};
-	struct vsp_send_signal rec = {
-		.rec = { .len = sizeof(rec), .event = VSP_EVENT_SEND_SIGNAL },
-		.sig = args.sig,
-	};
+	u32 flags;
 
 	if (!valid_signal(args.sig) || !args.sig)
 		return 0;
-	rec.flags = fate(&args);
-	if (!(rec.flags & VSP_SIG_FATAL) && (fatal_only || quiet & BIT_OF(args.sig)))
-		return 0;
-
-	if (args.type != PIDTYPE_PID)
-		rec.flags |= VSP_SIG_GROUP;
-	fill_info(&rec, &args);
-	fill_sender(&rec);
-	fill_target(&rec, args.target);
-	vsp_record_write(probe.channel, &rec.rec);
+	flags = fate(&args);
+	if (flags & VSP_SIG_FATAL || !(fatal_only || quiet & BIT_OF(args.sig)))
+		record(&args, flags);
 	return 0;
 }
 

@@ -159,7 +159,7 @@ def test_overwrite(run: Boot) -> None:
     """A buffer that nobody reads keeps the newest records; seq counts all."""
     result = run(
         """\
-load send_signal /send_signal.ko subbuf_size=4096 n_subbufs=2
+load send_signal /send_signal.ko subbuf_size=4096 n_subbufs=2 max_per_s=1000
 sh trap : TERM; i=0; while [ $i -lt 200 ]; do kill -TERM $$; i=$((i + 1)); done
 records send_signal
 """,

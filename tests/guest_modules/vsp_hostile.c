@@ -5,9 +5,10 @@
  *
  *	echo SEED COUNT >/proc/vsp_hostile
  *
- * makes so many corruptions of what the host has just begun to read, the same
- * ones for the same seed, and rings after most of them.  Reading tells how many
- * there were in all, and how many rings.
+ * makes corruptions, the same ones for the same seed, and rings after most of
+ * them, until the host has looked after so many, or does not look any more.
+ * Whether it has looked shows its bell (enum vsp_bell), which it arms then.
+ * Reading tells how many there were in all, looked at, and how many rings.
  */
 
 #include <linux/delay.h>
@@ -27,6 +28,8 @@
 /* Where the frontend puts things: from the beginning on. */
 #define USED		(1UL << 20)
 #define WAIT_MS		3000
+/* Corruptions in a row without a look: the host has given up. */
+#define GIVEN_UP	30
 
 static struct pci_dev *pdev;
 static void *memory;
@@ -35,7 +38,7 @@ static void __iomem *registers;
 static struct vsp_table *table;
 static void *life, *words;
 static struct rnd_state rnd;
-static unsigned long corrupted, rung;
+static unsigned long corrupted, looked_at, rung;
 
 static u32 below(u32 limit)
 {
@@ -120,17 +123,26 @@ static struct vsp_index *index_of_any(void)
 	return (void *)table + VSP_PAGE_SIZE;
 }
 
+/* The first two end the session, as a rule. */
+static void *any_page(void)
+{
+	void *pages[] = { memory, cchan(), table, index_of_any(), life, words };
+
+	return pages[below(8) ? 2 + below(4) : below(2)];
+}
+
 /* --------------------------------------------------------- corruptions */
 
 static void anywhere(void)
 {
-	noise(below(below(4) ? USED : size), 1 + below(256));
+	unsigned long first = below(8) ? 2 * VSP_PAGE_SIZE : 0;
+
+	noise(first + below(below(4) ? USED : size), 1 + below(256));
 }
 
 static void any_word(void)
 {
-	void *pages[] = { memory, cchan(), table, index_of_any(), life, words };
-	unsigned long at = place(pages[below(ARRAY_SIZE(pages))]) + below(512) * 8;
+	unsigned long at = place(any_page()) + below(512) * 8;
 	u64 value = edge();
 
 	put(at, &value, below(2) ? 4 : 8);
@@ -208,7 +220,7 @@ static void export(void)
 
 static void state(void)
 {
-	switch (below(7)) {
+	switch (below(4) ? 5 + below(2) : below(5)) {
 	case 0:
 		WRITE_ONCE(head()->state, below(4));
 		break;
@@ -228,7 +240,7 @@ static void state(void)
 		WRITE_ONCE(cchan()->asleep, below(3));
 		break;
 	default:
-		WRITE_ONCE(cchan()->bell, below(4));
+		WRITE_ONCE(cchan()->bell, VSP_BELL_RUNG + below(3));
 	}
 }
 
@@ -276,8 +288,7 @@ static void late(void)
 /* Between two values, while the host reads. */
 static void flicker(void)
 {
-	void *pages[] = { memory, cchan(), table, index_of_any(), life, words };
-	u64 *at = pages[below(ARRAY_SIZE(pages))] + below(64) * 8;
+	u64 *at = any_page() + below(64) * 8;
 	u64 was = READ_ONCE(*at), other = edge();
 	unsigned int i;
 
@@ -298,16 +309,22 @@ static void (*const ways[])(void) = {
 	export, export, state, answer, late, flicker, last_words,
 };
 
-static void corrupt(void)
+/* Returns whether the host has looked since. */
+static bool corrupt(void)
 {
 	u32 mark = head()->mark, more = below(1000);
+	bool looked;
 
+	WRITE_ONCE(cchan()->bell, VSP_BELL_RUNG);
 	ways[below(ARRAY_SIZE(ways))]();
 	/* Without it the frontend would not come back, and that would be all. */
 	WRITE_ONCE(head()->mark, mark);
-	corrupted++;
-	ring(more == 0 ? 1000000 : more < 20 ? 10000 : more < 750);
+	ring(more == 0 ? 1000000 : more < 20 ? 10000 : more < 850);
 	usleep_range(100, 100 + below(8000));
+	looked = READ_ONCE(cchan()->bell) == VSP_BELL_ARMED;
+	corrupted++;
+	looked_at += looked;
+	return looked;
 }
 
 /* ------------------------------------------------------------ structures */
@@ -343,7 +360,7 @@ static bool is_shared(void)
 
 static ssize_t hostile_write(struct file *file, const char __user *text, size_t len, loff_t *pos)
 {
-	unsigned int tries, seed, count;
+	unsigned int tries, seed, count, missed = 0;
 	char line[32] = "";
 
 	if (copy_from_user(line, text, min(len, sizeof(line) - 1)))
@@ -356,14 +373,20 @@ static ssize_t hostile_write(struct file *file, const char __user *text, size_t 
 		usleep_range(1000, 2000);
 	}
 	prandom_seed_state(&rnd, seed);
-	while (count--)
-		corrupt();
+	while (count && missed < GIVEN_UP) {
+		if (corrupt()) {
+			missed = 0;
+			count--;
+		} else {
+			missed++;
+		}
+	}
 	return len;
 }
 
 static int show(struct seq_file *file, void *unused)
 {
-	seq_printf(file, "corrupted %lu rung %lu\n", corrupted, rung);
+	seq_printf(file, "corrupted %lu looked at %lu rung %lu\n", corrupted, looked_at, rung);
 	return 0;
 }
 

@@ -396,6 +396,7 @@ class SendSignal(ctypes.LittleEndianStructure):
     comm: _Text
     leader_comm: _Text
     parent_comm: _Text
+    left_out: int
     _fields_ = [
         ("rec", Record),
         ("sig", ctypes.c_int32),
@@ -413,6 +414,8 @@ class SendSignal(ctypes.LittleEndianStructure):
         ("comm", ctypes.c_char * COMM_LEN),
         ("leader_comm", ctypes.c_char * COMM_LEN),
         ("parent_comm", ctypes.c_char * COMM_LEN),
+        ("left_out", ctypes.c_uint32),
+        ("reserved", ctypes.c_uint32),
     ]
 
 

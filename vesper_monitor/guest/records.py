@@ -118,7 +118,8 @@ def _send_signal(f: Fields) -> str:
         sender = f"{f['sender_comm']}[{f['sender_pid']}] uid {f['sender_uid']}"
     where = f" at {f['addr']:#x}" if f["addr"] is not None else ""
     verb = "kills" if f["fatal"] else "sent to"
-    return f"{f['signal']}{where} {verb} {target}, by {sender}"
+    more = f" ({f['left_out']} more before it)" if f["left_out"] else ""
+    return f"{f['signal']}{where} {verb} {target}, by {sender}{more}"
 
 
 # ---------------------------------------------------------- out_of_memory
