@@ -177,6 +177,7 @@ class Chaos:
                 fenced=reasons,
                 no_quorum=plan.broken.node if alone else None,
                 counters=records.counters(text),
+                stoppers=records.stoppers(text),
                 joining=records.joining(text),
                 settled=amiss,
             )
