@@ -42,7 +42,9 @@ class Round:
     failures: Sequence[Failures]  #: by Pacemaker
     fenced: Sequence[str]  #: node and reason
     no_quorum: str | None  #: the node that was cut off from more than one other
-    counters: Mapping[str, Sequence[str]]  #: controllers that counted a failure, by VM
+    #: by VM, in order: controllers that counted a failure, executors that began to stop it
+    counters: Mapping[str, Sequence[str]]
+    stoppers: Mapping[str, Sequence[str]]
     joining: bool  #: a DC was elected, or nodes joined one, and Pacemaker did not act
     settled: str | None  #: what was still amiss after all patience; None: nothing
 
@@ -79,9 +81,9 @@ def judge(r: Round) -> Verdict:
         if victim is None or (failures.vm, failures.node) != (victim.vm, victim.node):
             verdict.strange.append(str(failures))
         elif failures.count > 1 or len(failures.shown) > 1:
-            counters = r.counters.get(failures.vm, [])
-            if len(counters) == len(set(counters)) == failures.count and victim.ends == 1:
-                verdict.notes.append("counted by a DC that then died, and by the next")
+            again = _counted_again(r, failures) if victim.ends == 1 else ""
+            if again:
+                verdict.notes.append(again)
             else:
                 verdict.doubled.append(str(failures))
         elif not all(_said(r.mark) in shown for shown in failures.shown):
@@ -100,6 +102,22 @@ def judge(r: Round) -> Verdict:
     if r.settled is not None and not verdict.lost:
         verdict.strange.append(f"not settled: {r.settled}")
     return verdict
+
+
+def _counted_again(r: Round, failures: Failures) -> str:
+    """Why one fault is rightly counted twice; empty: it is not.
+
+    What began to recover the VM died before it had: so the next monitor of the
+    faulty instance fails, too. Not to fail would be to lose the fault.
+    """
+    counters = r.counters.get(failures.vm, ())
+    stoppers = r.stoppers.get(failures.vm, ())
+    if len(counters) == failures.count == 2:
+        if counters[0] != counters[1]:
+            return "counted again by the next DC"
+        if len(stoppers) == 2 and stoppers[0] != stoppers[1]:
+            return "counted again, its stop was killed"
+    return ""
 
 
 def _said(mark: int) -> str:

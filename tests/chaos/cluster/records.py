@@ -28,6 +28,7 @@ __all__ = [
     "fencing_reasons",
     "instances",
     "joining",
+    "stoppers",
 ]
 
 
@@ -145,15 +146,26 @@ def joining(text: str) -> bool:
     return " -> S_INTEGRATION " in text
 
 
-_COUNTED = re.compile(r"(\S+) pacemaker-controld +\[(\d+)\] .*Updating failcount for (\S+) on ")
+#: Node, process and VM of what two of Pacemaker's daemons have to say.
+_COUNTED = re.compile(r"(\S+ pacemaker-controld +\[\d+\]) .*Updating failcount for (\S+) on ")
+_STOPS = re.compile(r"(\S+ pacemaker-execd +\[\d+\]) .*executing - rsc:(\S+) action:stop ")
 
 
 def counters(text: str) -> dict[str, list[str]]:
-    """By VM: the controllers (node and process) that have counted a failure of it.
+    """By VM: the controllers that have counted a failure of it.
 
     :param text: of Pacemaker's log.
     """
+    return _by_vm(_COUNTED, text)
+
+
+def stoppers(text: str) -> dict[str, list[str]]:
+    """By VM: the executors that have begun to stop it."""
+    return _by_vm(_STOPS, text)
+
+
+def _by_vm(pattern: re.Pattern[str], text: str) -> dict[str, list[str]]:
     found: dict[str, list[str]] = {}
-    for match in _COUNTED.finditer(text):
-        found.setdefault(match[3], []).append(f"{match[1]} {match[2]}")
+    for match in pattern.finditer(text):
+        found.setdefault(match[2], []).append(" ".join(match[1].split()))
     return found

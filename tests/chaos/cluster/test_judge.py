@@ -6,7 +6,7 @@ from __future__ import annotations
 from dataclasses import replace
 
 from tests.chaos.cluster.judge import Failures, Round, judge
-from tests.chaos.cluster.records import Fault, Instance, counters, fencing_reasons
+from tests.chaos.cluster.records import Fault, Instance, counters, fencing_reasons, stoppers
 
 FAULTY = Instance("vm1", "node1", "a", began=10.0, ended=21.0, by="SIGTERM", ends=1)
 NEXT = Instance("vm1", "node2", "b", began=22.0)
@@ -24,6 +24,7 @@ GOOD = Round(
     fenced=[],
     no_quorum=None,
     counters={"vm1": ["node2 70"]},
+    stoppers={"vm1": ["node1 62"]},
     joining=False,
     settled=None,
 )
@@ -53,13 +54,20 @@ def test_doubled() -> None:
     assert len(judge(replace(GOOD, faults=[FAULT, of_next])).doubled) == 1
 
 
-def test_counted_again_by_the_next_dc() -> None:
-    """It began to recover the VM only then: one stop, one failover."""
-    twice = replace(FAILURES, count=2)
+def test_counted_again() -> None:
+    """What began to recover it was killed; there is one stop, one failover."""
+    twice = replace(GOOD, failures=[replace(FAILURES, count=2)])
     two = {"vm1": ["node2 70", "node1 75"]}
-    verdict = judge(replace(GOOD, failures=[twice], counters=two))
-    assert verdict.bad == []
-    assert verdict.notes == ["counted by a DC that then died, and by the next"]
+    same = {"vm1": ["node2 70", "node2 70"]}
+    killed = {"vm1": ["node1 62", "node1 158"]}
+    for round, note in (
+        (replace(twice, counters=two), "counted again by the next DC"),
+        (replace(twice, counters=same, stoppers=killed), "counted again, its stop was killed"),
+    ):
+        verdict = judge(round)
+        assert (verdict.bad, verdict.notes) == ([], [note])
+    lives = [replace(FAULTY, ends=2), OTHER, NEXT]
+    assert len(judge(replace(twice, counters=two, instances=lives)).doubled) == 1
 
 
 def test_healthy_stopped() -> None:
@@ -102,7 +110,15 @@ def test_who_has_counted() -> None:
         "Nov 28 09:42:06.497 node3 pacemaker-controld  [75] (update_failcount) \tinfo: Updating "
         "failcount for vm2 on node2 after failed monitor: rc=1 (update=value++, time=1795858926)\n"
     )
-    assert counters(line) == {"vm2": ["node3 75"]}
+    assert counters(line) == {"vm2": ["node3 pacemaker-controld [75]"]}
+
+
+def test_who_has_begun_to_stop() -> None:
+    line = (
+        "Nov 28 10:05:28.941 node2 pacemaker-execd     [158] (log_execute) \tinfo: executing - "
+        "rsc:vm1 action:stop call_id:12\n"
+    )
+    assert stoppers(line) == {"vm1": ["node2 pacemaker-execd [158]"]}
 
 
 def test_why_a_node_is_fenced() -> None:
