@@ -17,7 +17,7 @@ __all__ = ["Doorbells"]
 _LOG = logging.getLogger(__name__)
 
 #: Guests heard in one turn of the loop; the others are first in the next.
-_IN_A_TURN = 64
+_IN_A_TURN = 16
 
 
 class Doorbells:
