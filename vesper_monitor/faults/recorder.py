@@ -33,7 +33,7 @@ MAX_UNWRITTEN_EVENTS = 5000
 MAX_TOGETHER = 2000
 #: s between two transactions, but for what somebody waits for: a fault, a read.
 #: Many events make few of them: each costs more than what is in it.
-GATHER = 0.01
+GATHER = 0.003
 #: s until what was written is also on the disk: the failover that it has begun
 #: needs disk and CPU more than the history does, and many faults share one sync.
 SYNC_AFTER = 0.1
