@@ -8,16 +8,31 @@ without being read: a guest that rings costs no system call of its own.
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import logging
+import os
 import select
 from collections.abc import Callable
+from dataclasses import dataclass
 
 __all__ = ["Doorbells"]
 
 _LOG = logging.getLogger(__name__)
 
+_LISTEN = select.EPOLLIN | select.EPOLLET
 #: Guests heard in one turn of the loop; the others are first in the next.
-_IN_A_TURN = 64
+_IN_A_TURN = 16
+#: Rings of one guest that are heard at once in a second; one that rings without
+#: end is then heard every so often (s), and the daemon stays free for others.
+_MANY, _CALM = 200, 0.005
+
+
+@dataclass
+class _Bell:
+    rung: Callable[[], None]
+    second: float = 0.0  # by the loop's clock
+    count: int = 0  # of rings in it
+    later: asyncio.TimerHandle | None = None
 
 
 class Doorbells:
@@ -26,31 +41,57 @@ class Doorbells:
     def __init__(self) -> None:
         self._loop = asyncio.get_running_loop()
         self._epoll = select.epoll()
-        self._rung: dict[int, Callable[[], None]] = {}
+        self._bells: dict[int, _Bell] = {}
         self._loop.add_reader(self._epoll.fileno(), self._hear)
 
     def add(self, eventfd: int, rung: Callable[[], None]) -> None:
         """:param rung: called on the loop after each ring (they coalesce), and for one before."""
-        self._epoll.register(eventfd, select.EPOLLIN | select.EPOLLET)
-        self._rung[eventfd] = rung
+        self._epoll.register(eventfd, _LISTEN)
+        self._bells[eventfd] = _Bell(rung)
 
     def remove(self, eventfd: int) -> None:
         """Before it is closed. May be called twice."""
-        if self._rung.pop(eventfd, None) is not None and not self._epoll.closed:
-            self._epoll.unregister(eventfd)
+        bell = self._bells.pop(eventfd, None)
+        if bell is not None:
+            if bell.later is not None:
+                bell.later.cancel()
+            if not self._epoll.closed:
+                self._epoll.unregister(eventfd)
 
     def close(self) -> None:
         """May be called twice."""
+        for eventfd in list(self._bells):
+            self.remove(eventfd)
         if not self._epoll.closed:
             self._loop.remove_reader(self._epoll.fileno())
             self._epoll.close()
 
     def _hear(self) -> None:
+        now = self._loop.time()
         for eventfd, _what in self._epoll.poll(0, _IN_A_TURN):
-            rung = self._rung.get(eventfd)
-            if rung is None:
+            bell = self._bells.get(eventfd)
+            if bell is None:
                 continue  # closed by one before it
-            try:
-                rung()
-            except Exception:  # it must not keep the others from being heard
-                _LOG.exception("internal error at a guest's notification")
+            if now - bell.second > 1.0:
+                bell.second, bell.count = now, 0
+            bell.count += 1
+            if bell.count > _MANY:
+                self._epoll.modify(eventfd, 0)
+                bell.later = self._loop.call_later(_CALM, self._listen, eventfd, bell)
+            else:
+                _ring(bell)
+
+    def _listen(self, eventfd: int, bell: _Bell) -> None:
+        """Again. What came meanwhile is heard now, what comes from now on rings."""
+        bell.later = None
+        with contextlib.suppress(BlockingIOError):
+            os.eventfd_read(eventfd)
+        self._epoll.modify(eventfd, _LISTEN)
+        _ring(bell)
+
+
+def _ring(bell: _Bell) -> None:
+    try:
+        bell.rung()
+    except Exception:  # it must not keep the others from being heard
+        _LOG.exception("internal error at a guest's notification")

@@ -10,7 +10,7 @@ from collections import Counter
 
 import pytest
 
-from kvm_transport.doorbells import _IN_A_TURN, Doorbells
+from kvm_transport.doorbells import _CALM, _IN_A_TURN, _MANY, Doorbells
 from tests.host.standins import until
 
 
@@ -54,3 +54,35 @@ def test_each_guest_is_heard(caplog: pytest.LogCaptureFixture) -> None:
     with caplog.at_level(logging.ERROR):
         asyncio.run(body())
     assert "ValueError: of this test" in caplog.text
+
+
+def test_one_that_rings_without_end_is_heard_now_and_then() -> None:
+    """And still after its last ring."""
+
+    async def body() -> None:
+        bell, heard = os.eventfd(0, os.EFD_NONBLOCK), 0
+        doorbells = Doorbells()
+        loop = asyncio.get_running_loop()
+
+        def rung() -> None:
+            nonlocal heard
+            heard += 1
+
+        doorbells.add(bell, rung)
+        begin = loop.time()
+        while heard < 2 * _MANY:
+            os.eventfd_write(bell, 1)
+            await asyncio.sleep(0)
+        # The second half every so often, or in the next second.
+        assert loop.time() - begin > 0.9 * min(1.0, _MANY * _CALM)
+        before = heard
+        os.eventfd_write(bell, 1)
+        await until(lambda: heard > before, "the last ring")
+        await asyncio.sleep(10 * _CALM)
+        before = heard
+        await asyncio.sleep(10 * _CALM)
+        assert heard == before  # no more than there were
+        doorbells.close()
+        os.close(bell)
+
+    asyncio.run(body())

@@ -31,6 +31,9 @@ _T = TypeVar("_T")
 MAX_UNWRITTEN_EVENTS = 5000
 #: Events in one transaction; also bounds how long a read waits.
 MAX_TOGETHER = 2000
+#: s between two transactions, but for what somebody waits for: a fault, a read.
+#: Many events make few of them: each costs more than what is in it.
+GATHER = 0.003
 #: s until what was written is also on the disk: the failover that it has begun
 #: needs disk and CPU more than the history does, and many faults share one sync.
 SYNC_AFTER = 0.1
@@ -50,6 +53,8 @@ class Recorder:
         self._thread = ThreadPoolExecutor(max_workers=1, thread_name_prefix="journal")
         self._queue: deque[tuple[Batch, Callable[[], None] | None]] = deque()
         self._writer: asyncio.Task[None] | None = None
+        self._hurry = asyncio.Event()  # somebody waits for what is in the queue
+        self._wrote = 0.0  # by the loop's clock
         self._unwritten = Batch()
         self._dropped = 0
         self._retry: asyncio.TimerHandle | None = None
@@ -63,6 +68,8 @@ class Recorder:
         It is called when the batch is in the journal, or could not be written.
         """
         self._queue.append((batch, then))
+        if batch.durable:
+            self._hurry.set()
         if self._writer is None:
             self._writer = asyncio.get_running_loop().create_task(self._write_queue())
 
@@ -82,6 +89,7 @@ class Recorder:
     async def flush(self) -> None:
         """Return when everything put so far has been tried."""
         if self._writer is not None:
+            self._hurry.set()
             await asyncio.shield(self._writer)
 
     async def close(self) -> None:
@@ -100,6 +108,7 @@ class Recorder:
     async def _write_queue(self) -> None:
         try:
             while self._queue:
+                await self._gather()
                 together, callbacks = Batch(), []
                 while self._queue and len(together.events) < MAX_TOGETHER:
                     batch, then = self._queue.popleft()
@@ -111,6 +120,17 @@ class Recorder:
                         _call(then)
         finally:
             self._writer = None
+
+    async def _gather(self) -> None:
+        """Let more come, if a transaction was made just now and nobody waits."""
+        loop = asyncio.get_running_loop()
+        try:
+            async with asyncio.timeout_at(self._wrote + GATHER):
+                await self._hurry.wait()
+        except TimeoutError:
+            pass
+        self._hurry.clear()
+        self._wrote = loop.time()
 
     async def _write(self, batch: Batch) -> None:
         self._unwritten.merge(batch)

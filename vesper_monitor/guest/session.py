@@ -66,8 +66,9 @@ _RETRY_FIRST, _RETRY_LAST = 0.5, 30.0
 _RETRY_UNFIT = 30.0
 #: s to wait for a frontend in one call; the device stays there between calls.
 _CONNECT_TIMEOUT = 10.0
-#: Rounds of reading when a channel is closed by the guest, or the link.
-_REST_ROUNDS = 64
+#: Rounds of reading before a channel is closed because the guest has, or the
+#: link; others have their turn between them. And without, just before that.
+_REST_ROUNDS, _LAST_ROUNDS = 64, 2
 #: s between two looks at a channel table that goes on changing, at least; and
 #: so many times what the last one took.
 _TABLE_CALM, _TABLE_SHARE = 0.1, 4.0
@@ -433,9 +434,14 @@ class Session:
     def _follow_table(self, guest: Guest) -> None:
         """Open channels that have come, close those that have gone."""
         entries = guest.read_table()
-        for name, channel in list(self._channels.items()):
-            if entries.get(name) != channel.entry:
-                self._drop(name, "the guest has unloaded it")
+        gone = [
+            name for name, channel in self._channels.items() if entries.get(name) != channel.entry
+        ]
+        for _ in range(_LAST_ROUNDS):
+            if not gone or not self._drain():  # what came since the rest was read
+                break
+        for name in gone:
+            self._drop(name, "the guest has unloaded it")
         for name, entry in entries.items():
             status = self._status(name)
             if name not in self._channels and status.state is not ProbeState.LOADING:
