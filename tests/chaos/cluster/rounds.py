@@ -349,8 +349,10 @@ class Chaos:
         return f"{vm} on {node.name} is not watched, or no monitor waits"
 
     def _busy(self) -> str | None:
-        done = self.lab.nodes[0].run("crm_resource", "--wait", "--timeout=20s", check=False)
-        return None if done.returncode == 0 else f"Pacemaker is not done: {done.stderr.strip()}"
+        """(``crm_resource --wait`` looks every 2 s, and at least twice.)"""
+        dc = self._dc() or "no DC"
+        state = self.lab.nodes[0].run("crmadmin", "-S", dc, check=False).stdout.strip()
+        return None if "S_IDLE" in state else f"the DC is not idle: {state}"
 
     def _failures(self) -> list[Failures]:
         """What Pacemaker counts, or shows."""
