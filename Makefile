@@ -31,8 +31,8 @@ DEBIAN_PACKAGES := \
 	qemu-system-x86 qemu-utils systemd util-linux xfsprogs xz-utils zstd
 
 .PHONY: help deps demo evaluate compare test test-quick lint fuzz chaos migrations nofaults storms \
-	hostile bench-cluster bench-kvm bench-liveness bench-load bench-monitor bench-probes bench-quiet \
-	bench-slowdown modules install clean
+	hostile test-debug bench-cluster bench-kvm bench-liveness bench-load bench-monitor bench-probes \
+	bench-quiet bench-slowdown modules install clean
 
 help:
 	@echo 'VESPER $(VERSION): fault events from inside virtual machines for Pacemaker'
@@ -56,6 +56,7 @@ help:
 	@echo '  make nofaults        what looks like a fault on Xen and is none (ROUNDS=20 of each)'
 	@echo '  make storms          a guest in storms of signals and OOM kills (STORM=60 s each)'
 	@echo '  make hostile         a guest that writes at random over all it shares (CORRUPTIONS=10000)'
+	@echo '  make test-debug      tests of the guest under lockdep and KASAN (builds a kernel: half an hour)'
 	@echo '  make lint            ruff, mypy --strict, checkpatch, man pages'
 	@echo '  make modules         guest modules for KDIR (default: the running kernel)'
 	@echo '  make install         install on a host (DESTDIR=)'
@@ -122,6 +123,10 @@ storms: deps $(VENV)/ready
 
 hostile: deps $(VENV)/ready
 	VESPER_CORRUPTIONS=$(CORRUPTIONS) $(VENV)/bin/python -m pytest -s tests/guest/test_hostile_guest.py
+
+test-debug: deps $(VENV)/ready
+	VESPER_KERNEL=debug $(VENV)/bin/python -m pytest tests/guest/test_storms.py \
+		tests/guest/test_ivshmem.py tests/guest/test_guest_kernel.py tests/guest/test_hostile_guest.py
 
 bench-cluster: deps
 	$(PYTHON) -m bench.cluster
