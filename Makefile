@@ -33,9 +33,9 @@ DEBIAN_PACKAGES := \
 	python3-libvirt python3-lxml python3-psutil python3-pyxs python3-setuptools python3-venv \
 	qemu-system-x86 qemu-utils systemd util-linux xfsprogs xz-utils zstd
 
-.PHONY: help deps demo evaluate compare test test-quick lint fuzz chaos chaos-cluster migrations soak \
-	storms hostile bench-cluster bench-kvm bench-liveness bench-load bench-monitor bench-neighbour \
-	bench-probes bench-quiet bench-slowdown modules install clean
+.PHONY: help deps demo evaluate compare test test-quick test-debug lint fuzz chaos chaos-cluster \
+	migrations soak storms hostile bench-cluster bench-kvm bench-liveness bench-load bench-monitor \
+	bench-neighbour bench-probes bench-quiet bench-slowdown modules install clean
 
 help:
 	@echo 'VESPER $(VERSION): fault events from inside virtual machines for Pacemaker'
@@ -61,6 +61,7 @@ help:
 	@echo '  make soak            hours of what is no fault on Xen, and a fault now and then (HOURS=1 KIND=pvh)'
 	@echo '  make storms          a guest in storms of signals and OOM kills (STORM=60 s each)'
 	@echo '  make hostile         a guest that writes at random over all it shares (CORRUPTIONS=10000)'
+	@echo '  make test-debug      tests of the guest under lockdep and KASAN (builds a kernel: half an hour)'
 	@echo '  make lint            ruff, mypy --strict, checkpatch, man pages'
 	@echo '  make modules         guest modules for KDIR (default: the running kernel)'
 	@echo '  make install         install on a host (DESTDIR=)'
@@ -129,6 +130,10 @@ storms: deps $(VENV)/ready
 
 hostile: deps $(VENV)/ready
 	VESPER_CORRUPTIONS=$(CORRUPTIONS) $(VENV)/bin/python -m pytest -s tests/guest/test_hostile_guest.py
+
+test-debug: deps $(VENV)/ready
+	VESPER_KERNEL=debug $(VENV)/bin/python -m pytest tests/guest/test_storms.py \
+		tests/guest/test_ivshmem.py tests/guest/test_guest_kernel.py tests/guest/test_hostile_guest.py
 
 bench-cluster: deps
 	$(PYTHON) -m bench.cluster

@@ -35,9 +35,9 @@ tools="$PWD/tools"
 export PATH="$tools/usr/bin:$PATH" BISON_PKGDATADIR="$tools/usr/share/bison" M4="$tools/usr/bin/m4"
 export C_INCLUDE_PATH="$tools/usr/include" LIBRARY_PATH="$tools/usr/lib/x86_64-linux-gnu"
 make -s -C source KCONFIG_ALLCONFIG="$1" allnoconfig
-nice make -s -C source -j"$(nproc)" vmlinux modules
+nice make -s -C source -j"$(nproc)" bzImage modules
 make -s -C source INSTALL_MOD_PATH="$PWD/tree" modules_install
-mv source/vmlinux vmlinux
+mv source/arch/x86/boot/bzImage bzImage
 # Modules are built with what is left.
 find source -name '*.o' -not -path 'source/scripts/*' -not -path 'source/tools/*' -delete
 find source -name '*.c' -not -path 'source/scripts/*' -not -path 'source/tools/*' -delete
@@ -69,7 +69,8 @@ def debug_kernel() -> Kernel:
     (release,) = os.listdir(directory / "tree/lib/modules")
     return Kernel(
         release=release,
-        vmlinux=directory / "vmlinux",
+        # Its ELF file is begun by code that KASAN instruments before it is ready (PVH).
+        vmlinux=directory / "bzImage",
         kdir=directory / "source",
         tree=directory / "tree",
     )

@@ -23,6 +23,7 @@ from lab.images.cpio import Archive
 from lab.images.debug_kernel import debug_kernel
 from lab.images.kernel import module_files
 from tests.guest.build import build
+from tests.guest.machine import RAM
 from vesper_monitor.guest import abi, decode
 from vesper_monitor.guest.points.point import Point
 from vesper_monitor.guest.relay import RawRecord
@@ -132,10 +133,9 @@ class TestGuest:
         initrd.write_bytes(archive.finish())
         log = directory / "console"
         # KVM is not tried: where guests are nested it may start and then hang.
-        # 256 MB: the OOM killer has to come soon.
         command = [
             "qemu-system-x86_64", "-accel", "tcg", "-cpu", "max", "-M", "q35",
-            "-m", "256", "-smp", str(cpus), "-nodefaults", "-nographic",
+            "-m", str(RAM >> 20), "-smp", str(cpus), "-nodefaults", "-nographic",
             "-no-reboot", "-serial", f"file:{log}", "-kernel", self.kernel.vmlinux,
             "-initrd", initrd,
             "-append", f"{CMDLINE} panic=-1 printk.devkmsg=on", *qemu,

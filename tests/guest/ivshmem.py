@@ -110,11 +110,13 @@ def kvm_machine(
     modules: Sequence[str] = (),
     more: Sequence[str] = (),
     qemu: Sequence[str] = (),
+    counted: bool = False,
 ) -> Iterator[KvmMachine]:
     """
     :param modules: Debian's, by name, loaded first.
     :param more: modules that go into the guest, too.
     :param qemu: more of QEMU's arguments.
+    :param counted: see :func:`machine`.
     :param files: modules and programs; those that are probes do not go into
         the guest.
     """
@@ -135,7 +137,7 @@ def kvm_machine(
         holder(directory) as process,
         machine(
             kernel, guest_files, directory, cpus=cpus, max_cpus=max_cpus, cpu=cpu, cmdline=cmdline,
-            modules=modules, frontend="vesper_ivshmem", qemu=arguments,
+            modules=modules, frontend="vesper_ivshmem", qemu=arguments, counted=counted,
         ) as guest,
     ):  # fmt: skip
         found = KvmMachine(guest, process, store.parent)

@@ -30,6 +30,16 @@ CMDLINE = "panic=0 log_buf_len=8M"
 LITTLE = 7200
 
 
+#: A kprobe of the kernel's own stays where ours go: Linux 6.1 in QEMU 7.2, without any of
+#: VESPER's modules, too, jumps to address 0 once in a while when the last one is taken from
+#: a function that is called without a pause.
+KEEP = (
+    "mount -t tracefs tracefs /sys/kernel/tracing; "
+    "echo p:keep __send_signal_locked >/sys/kernel/tracing/kprobe_events; "
+    "echo 1 >/sys/kernel/tracing/events/kprobes/keep/enable"
+)
+
+
 class Tally:
     """
     :ivar seen: the storm's records, by probe and CPU.
@@ -159,6 +169,7 @@ async def core_goes(guest: KvmMachine, seen: Watch) -> None:
 def test_signals(test_guest: Any, tmp_path: Path) -> None:
     async def body(guest: KvmMachine) -> None:
         async with watch(guest) as seen:
+            guest.machine.tell(KEEP)
             await seen.collecting(*PROBES)
             for part in (limited_storm, whole_storm, changes_in_a_storm, core_goes):
                 await part(guest, seen)
