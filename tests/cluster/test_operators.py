@@ -8,6 +8,7 @@ instance's.
 
 from __future__ import annotations
 
+import signal
 import time
 from collections.abc import Callable, Iterator
 
@@ -72,6 +73,18 @@ def test_maintenance(vm: VirtualMachine, life: Life, maintenance: Callable[[bool
     assert vm.failures() == []
     maintenance(False)
     life.wait_failed_over()
+
+
+def test_after_maintenance_nothing_waits_for_a_monitor(
+    vm: VirtualMachine, life: Life, maintenance: Callable[[bool], None]
+) -> None:
+    """Its operation is another one then, whose first run Pacemaker waits for with all else."""
+    maintenance(True)
+    vm.wait_watched(life.node, waiting=False)
+    life.node.stop_vesperd(signal.SIGKILL)
+    life.node.start_vesperd()
+    maintenance(False)
+    life.assert_well()
 
 
 @pytest.mark.parametrize("how", ["--cleanup", "--refresh"])

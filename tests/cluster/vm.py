@@ -39,7 +39,7 @@ class VirtualMachine:
         self,
         *,
         interval: str = "1s",
-        timeout: str = "30s",
+        timeout: str = "600s",  # as advised: nothing else may wait for a monitor
         extra: str = "",
         threshold: int = 1,
         params: tuple[str, ...] = (),

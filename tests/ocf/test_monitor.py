@@ -259,6 +259,41 @@ def test_the_first_monitor_does_not_wait_for_vesperd(host: Host) -> None:
     assert first.seconds < RECONNECT / 2
 
 
+def test_a_monitor_after_one_that_was_killed_is_a_first_one(watched: Host) -> None:
+    """Pacemaker has cancelled the operation; it waits for the first one of the next."""
+    watched.vesperd.answers["wait"] = lambda asked: {"result": "fine"} if asked.get("first") else 30.0
+    for _ in range(2):  # one that reads all of the agent, and a quick one
+        waits = len(watched.vesperd.asked("wait"))
+        monitor = watched.begin("monitor", interval=1, timeout=40)
+        while len(watched.vesperd.asked("wait")) == waits:
+            time.sleep(0.05)
+        monitor.kill()
+        monitor.communicate()
+        assert watched.call("monitor", interval=1, timeout=40).seconds < 15
+    firsts = [asked.get("first") for asked in watched.vesperd.asked("wait")]
+    assert firsts == [None, True, None, True]
+
+
+def test_a_plain_monitor_beside_one_that_waits(watched: Host) -> None:
+    """What it has noted is not forgotten by the end of the other."""
+    answered = threading.Event()
+
+    def wait(asked: dict[str, Any]) -> dict[str, Any]:
+        if not asked.get("first"):
+            answered.wait(20)
+        return {"result": "fine"}
+
+    watched.vesperd.answers["wait"] = wait
+    waiting, begun = watched.begin("monitor", interval=1), time.monotonic()
+    while not watched.vesperd.asked("wait"):
+        time.sleep(0.05)
+    assert watched.call("monitor").code == SUCCESS
+    answered.set()
+    assert watched.end(waiting, begun).code == SUCCESS
+    assert watched.call("monitor", interval=1).code == SUCCESS
+    assert [asked.get("first") for asked in watched.vesperd.asked("wait")] == [None, True]
+
+
 def test_the_first_monitor_says_so(host: Host) -> None:
     host.vesperd.listen()
     answer(host, result="fine")

@@ -19,7 +19,7 @@ import time
 
 from vesper_monitor.client import Client, DaemonError, DaemonUnavailable
 from vesper_monitor.domain_state import DomainState
-from vesper_monitor.ocf.basics import FIRST
+from vesper_monitor.ocf.basics import FIRST, begin_waiting, end_waiting, mark_first
 from vesper_monitor.ocf.call import Code, Exit, log
 from vesper_monitor.ocf.toolstack import ToolstackError, ToolstackMissing
 
@@ -282,22 +282,22 @@ class Agent:
 
     def set_first_mark(self) -> None:
         """The next recurring monitor is the first: after a start, or a probe."""
-        try:
-            os.makedirs(self.call.state_dir, exist_ok=True)
-            os.close(os.open(self._mark(), os.O_CREAT | os.O_WRONLY | os.O_CLOEXEC, 0o600))
-        except OSError as error:
-            log(f"{self._mark()}: {error.strerror}")
+        mark_first(self._mark())
 
-    def take_first_mark(self) -> bool:
-        """Whether no recurring monitor has run since the start.
-
-        Pacemaker waits for that one: it must not wait.
-        """
+    def forget_first_mark(self) -> None:
+        """No recurring monitor comes before the next start."""
         try:
             os.unlink(self._mark())
         except OSError:
-            return False
-        return True
+            pass
+
+    def begin_waiting(self) -> bool:
+        """See :func:`vesper_monitor.ocf.basics.begin_waiting`."""
+        return begin_waiting(self._mark())
+
+    def end_waiting(self) -> None:
+        """See :func:`vesper_monitor.ocf.basics.end_waiting`."""
+        end_waiting(self._mark())
 
     # -- the domain -----------------------------------------------------------
 

@@ -17,8 +17,11 @@ __all__ = [
     "AGAIN",
     "FIRST",
     "REASON_LENGTH",
+    "begin_waiting",
     "call_key",
+    "end_waiting",
     "log",
+    "mark_first",
     "one_line",
     "process_age",
     "shortened",
@@ -28,8 +31,8 @@ __all__ = [
     "waiting_time",
 ]  # fmt: skip
 
-#: Kinds of files of a resource's: the next recurring monitor is the first one;
-#: what the last one has asked vesperd, for the next.
+#: Kinds of files of a resource's: see :func:`begin_waiting`; what the last monitor
+#: has asked vesperd, for the next.
 FIRST, AGAIN = "first", "again"
 
 #: Bytes of an exit reason that Pacemaker keeps (EXIT_REASON_MAX_LEN in its
@@ -46,6 +49,42 @@ def state_dir(environ: Mapping[str, str]) -> str:
 def state_file(folder: str, resource: str, kind: str) -> str:
     """Path of a resource's file in there."""
     return f"{folder}/vesper-{resource.replace('/', '_')}.{kind}"
+
+
+def mark_first(path: str, owner: str = "") -> None:
+    """The next recurring monitor is the first. Never fails."""
+    try:
+        os.makedirs(os.path.dirname(path), exist_ok=True)
+        flags = os.O_CREAT | os.O_WRONLY | os.O_TRUNC | os.O_CLOEXEC
+        descriptor = os.open(path, flags, 0o600)
+        os.write(descriptor, owner.encode())
+        os.close(descriptor)
+    except OSError as error:
+        log(f"{path}: {error.strerror}")
+
+
+def begin_waiting(path: str) -> bool:
+    """A recurring monitor begins.
+
+    :returns: whether it is the first of its operation, for which Pacemaker
+        waits: after a start or a plain monitor, or if the last one was killed.
+        Then Pacemaker had cancelled the operation, and this is another one
+        (maintenance mode, a changed interval).
+    """
+    first = os.path.exists(path)
+    mark_first(path, str(os.getpid()))
+    return first
+
+
+def end_waiting(path: str) -> None:
+    """It has its answer. What a plain monitor has left meanwhile stays."""
+    try:
+        with open(path) as file:
+            mine = file.read() == str(os.getpid())
+        if mine:
+            os.unlink(path)
+    except OSError:
+        pass
 
 
 def call_key(environ: Mapping[str, str]) -> str:

@@ -56,7 +56,7 @@ class Monitor:
     def __init__(self, agent: Agent) -> None:
         self._agent = agent
         self._vm = agent.settings.vm
-        self._first = agent.take_first_mark()
+        self._first = agent.begin_waiting()
         self._end = agent.call.deadline - agent.call.timeout + waiting_time(agent.call.timeout)
         self._scripts: Scripts | None = None
 
@@ -65,6 +65,12 @@ class Monitor:
 
         :raises Exit: a fault (1), dead (7 or 1), degraded (190).
         """
+        try:
+            self._run()
+        finally:
+            self._agent.end_waiting()
+
+    def _run(self) -> None:
         if not self._agent.settings.scripts:
             self._watch()
         else:

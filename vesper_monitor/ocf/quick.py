@@ -23,7 +23,10 @@ from _socket import AF_UNIX, SOCK_STREAM, socket
 from vesper_monitor.ocf.basics import (
     AGAIN,
     FIRST,
+    begin_waiting,
     call_key,
+    end_waiting,
+    mark_first,
     process_age,
     state_dir,
     state_file,
@@ -76,13 +79,7 @@ def _alive(environ: Mapping[str, str]) -> bool:
     question = b'{"op": "alive", "resource": "%s"}\n' % resource.encode()
     if _ask(environ, question, LIMIT) != ALIVE:
         return False
-    folder = state_dir(environ)
-    try:
-        os.makedirs(folder, exist_ok=True)
-        mark = state_file(folder, resource, FIRST)
-        os.close(os.open(mark, os.O_CREAT | os.O_WRONLY | os.O_CLOEXEC, 0o600))
-    except OSError:
-        return False
+    mark_first(state_file(state_dir(environ), resource, FIRST))
     return True
 
 
@@ -98,9 +95,14 @@ def _wait(environ: Mapping[str, str]) -> bytes:
     left = waiting_time(timeout) - process_age() - LIMIT
     if key != call_key(environ) or left < LIMIT:
         return b""
-    if os.path.exists(state_file(folder, resource, FIRST)):
+    mark = state_file(folder, resource, FIRST)
+    if os.path.exists(mark):
         return b""
-    return _ask(environ, f'{question}, "timeout": {left:.3f}}}\n'.encode(), left + LIMIT)
+    begin_waiting(mark)
+    try:
+        return _ask(environ, f'{question}, "timeout": {left:.3f}}}\n'.encode(), left + LIMIT)
+    finally:
+        end_waiting(mark)
 
 
 def _ask(environ: Mapping[str, str], question: bytes, limit: float) -> bytes:

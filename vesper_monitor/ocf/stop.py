@@ -63,7 +63,7 @@ class Stop:
             to be gone.
         """
         agent = self._agent
-        agent.take_first_mark()
+        agent.forget_first_mark()
         known = self._tell()
         try:
             self._end(known)
