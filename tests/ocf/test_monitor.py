@@ -261,7 +261,7 @@ def test_the_first_monitor_does_not_wait_for_vesperd(host: Host) -> None:
 
 def test_a_monitor_after_one_that_was_killed_is_a_first_one(watched: Host) -> None:
     """Pacemaker has cancelled the operation; it waits for the first one of the next."""
-    watched.vesperd.answers["wait"] = lambda asked: {"result": "fine"} if asked.get("first") else 30.0
+    watched.vesperd.answers["wait"] = lambda ask: {"result": "fine"} if ask.get("first") else 30.0
     for _ in range(2):  # one that reads all of the agent, and a quick one
         waits = len(watched.vesperd.asked("wait"))
         monitor = watched.begin("monitor", interval=1, timeout=40)
