@@ -89,8 +89,8 @@ def test_hang(test_guest: Any, tmp_path: Path, cpus: int, command: str, depth: s
             await until(lambda: told.hangs, "a hang", SLOW + TIMEOUT)
             (hang,) = told.hangs
             assert hang["depth"] == depth
-            assert TIMEOUT - 1.0 <= hang["silent_s"] <= 3 * TIMEOUT
-            assert hang["ran_s"] >= TIMEOUT * 0.4
+            assert TIMEOUT - 1.3 <= hang["silent_s"] <= 3 * TIMEOUT
+            assert hang["ran_s"] >= TIMEOUT * 0.35
 
     with machine(test_guest.kernel, test_guest.files, tmp_path, cpus=cpus) as guest:
         asyncio.run(body(guest))
