@@ -91,5 +91,5 @@ def test_hang(host: XenHost, tmp_path: Path) -> None:
         time.sleep(0.5)
     (hang,) = found
     assert hang["depth"] == "scheduler"
-    assert hang["silent_s"] >= TIMEOUT - 1.0
-    assert hang["ran_s"] >= TIMEOUT * 0.4
+    assert hang["silent_s"] >= TIMEOUT - 1.3
+    assert hang["ran_s"] >= TIMEOUT * 0.35
