@@ -21,7 +21,8 @@ class CrowdTransport(KvmTransport):
         return None
 
 
-async def _run(settings: config.Config) -> None:
+async def run(settings: config.Config) -> None:
+    """Until SIGTERM."""
     end = asyncio.Event()
     asyncio.get_running_loop().add_signal_handler(signal.SIGTERM, end.set)
     daemon = Daemon(settings, {"kvm": CrowdTransport})
@@ -33,4 +34,4 @@ async def _run(settings: config.Config) -> None:
 if __name__ == "__main__":
     logs.setup("warning")
     more_files()
-    asyncio.run(_run(config.load(Path(sys.argv[1]), required=True)))
+    asyncio.run(run(config.load(Path(sys.argv[1]), required=True)))

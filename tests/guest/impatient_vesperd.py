@@ -8,29 +8,17 @@ read, not waited for.
 from __future__ import annotations
 
 import asyncio
-import signal
 import sys
 from pathlib import Path
 
-from bench.load.vesperd import CrowdTransport
+from bench.load.vesperd import run
 from vesper_monitor.daemon import config, logs
-from vesper_monitor.daemon.main import Daemon
 from vesper_monitor.guest import session
 
 #: s, in place of up to 30.
 AGAIN = 0.2
 
-
-async def _run(settings: config.Config) -> None:
-    end = asyncio.Event()
-    asyncio.get_running_loop().add_signal_handler(signal.SIGTERM, end.set)
-    daemon = Daemon(settings, {"kvm": CrowdTransport})
-    await daemon.start()
-    await end.wait()
-    await daemon.stop()
-
-
 if __name__ == "__main__":
     session._RETRY_FIRST = session._RETRY_LAST = session._RETRY_UNFIT = AGAIN
     logs.setup("warning")
-    asyncio.run(_run(config.load(Path(sys.argv[1]), required=True)))
+    asyncio.run(run(config.load(Path(sys.argv[1]), required=True)))

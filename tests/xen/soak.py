@@ -14,38 +14,19 @@ import time
 from collections import Counter
 from collections.abc import Callable
 
-from lab.evaluation import cluster, trial
-from lab.guest import Guest
+from lab.evaluation import cluster
 from lab.host import ChannelError, LabError
-from lab.xen import XenHost, XenLab
-from tests.vm1 import fail_count, wait_started
+from lab.xen import XenLab
 from tests.xen.conftest import LOGS
 from tests.xen.happenings import RARE, USUAL, Happening, migrate
 from tests.xen.innocent import Innocent
 from tests.xen.vm1 import begin, clean
+from tests.xen.ways import HANG, PANIC, SEGV, Way, fail_over
 
 #: After so many that are none it is looked whether all is well, and comes a fault.
 SERIES = 5
 
-
-def segv(host: XenHost) -> None:
-    Guest(host).kill("SEGV", "httpd")
-
-
-def panic(host: XenHost) -> None:
-    Guest(host).end("panic")
-
-
-def hang(host: XenHost) -> None:
-    Guest(host).end("hang")
-
-
-#: How, and words of the exit reason.
-FAULTS: tuple[tuple[Callable[[XenHost], None], str], ...] = (
-    (segv, "SIGSEGV"),
-    (panic, "kernel panic"),
-    (hang, "kernel hangs"),
-)
+FAULTS = (SEGV, PANIC, HANG)
 
 
 class Soak:
@@ -72,8 +53,8 @@ class Soak:
         number = 0
         while time.monotonic() < self._begun + seconds or self._least() < rounds:
             self._try(self._no_faults)
-            how, word = FAULTS[number % len(FAULTS)]
-            self._try(lambda: self._fault(how, word))  # noqa: B023
+            way = FAULTS[number % len(FAULTS)]
+            self._try(lambda: self._fault(way))  # noqa: B023
             number += 1
 
     def _least(self) -> int:
@@ -114,21 +95,13 @@ class Soak:
         self.done.update(series)
         self._say(f"all is well {' '.join(now.remarks)}")
 
-    def _fault(self, how: Callable[[XenHost], None], word: str) -> None:
-        home = self._lab.running_on()
-        assert home is not None
-        (standby,) = (host for host in self._lab.hosts if host is not home)
+    def _fault(self, way: Way) -> None:
         start = time.monotonic()
-        how(home)
-        wait_started(standby, 180)
+        _, reason = fail_over(self._lab, way, 180)
         took = time.monotonic() - start
-        mon = standby.run("crm_mon -1 --output-as=xml", timeout=60, check=True).output
-        reason = trial.exit_reason(mon.encode())
-        assert word in reason, f"{how.__name__}: {word!r} is not in {reason!r}"
-        assert (count := fail_count(self._lab)) == 1, f"{how.__name__}: {count} failures"
         cluster.settle(self._lab, "vesper", lambda _: None)
-        self.done[how.__name__] += 1
-        self._say(f"{how.__name__}, on the standby after {took:.0f} s: {reason}")
+        self.done[way.name] += 1
+        self._say(f"{way.name}, on the standby and judged after {took:.0f} s: {reason}")
 
     def text(self) -> str:
         """How often each has gone well, and what has not."""

@@ -6,80 +6,23 @@ Each failover's boot serves the next: they are one test.
 
 from __future__ import annotations
 
-import base64
 import json
-from collections.abc import Callable, Iterator
-from typing import NamedTuple
+from collections.abc import Iterator
 
 import pytest
 
-from lab import images
-from lab.evaluation import cluster, trial
+from lab.evaluation import cluster
 from lab.evaluation.setting import PRIMITIVES
-from lab.guest import Guest
-from lab.images.kernel import module_files
 from lab.xen import XenHost, XenLab, project
-from tests.vm1 import fail_count, wait_started
+from tests.vm1 import fail_count
 from tests.xen.vm1 import clean
+from tests.xen.ways import DESTROY, HANG, PANIC, PAUSE, POWEROFF, WATCHDOG, fail_over
 
 PRIMITIVE = PRIMITIVES["xen"]["vesper"].replace(
     "services=httpd", "services=httpd keep_crashed=true pause_timeout=5"
 )
 
-
-#: bytes of a file that go into one command of the guest's
-LINE = 12_000
-
-
-class Way(NamedTuple):
-    """To fail."""
-
-    name: str
-    happens: Callable[[XenHost], None]
-    #: words of the exit reason
-    reason: tuple[str, ...]
-
-
-def panic(host: XenHost) -> None:
-    Guest(host).end("panic")
-
-
-def destroy(host: XenHost) -> None:
-    host.run("xl destroy vm1", timeout=60, check=True)
-
-
-def hang(host: XenHost) -> None:
-    Guest(host).end("hang")
-
-
-def poweroff(host: XenHost) -> None:
-    Guest(host).end("poweroff")
-
-
-def pause(host: XenHost) -> None:
-    host.run("xl pause vm1", timeout=60, check=True)
-
-
-def watchdog(host: XenHost) -> None:
-    """Xen's own, of which the guest has begun to take care and then does not."""
-    guest = Guest(host)
-    for file in module_files(images.kernel(), "xen_wdt"):
-        data = file.read_bytes()
-        for at in range(0, len(data), LINE):
-            text = base64.b64encode(data[at : at + LINE]).decode()
-            assert guest.run(f"echo {text} | base64 -d >>/{file.name}").rc == 0
-        assert guest.run(f"insmod /{file.name} timeout=5").rc == 0
-    assert guest.run("echo >/dev/watchdog").rc == 0
-
-
-WAYS = (
-    Way("panic", panic, ("kernel panic", "sysrq triggered crash", "system")),
-    Way("pause", pause, ("vm1 is paused for", "xl pause", "system")),
-    Way("watchdog", watchdog, ("watchdog has expired",)),
-    Way("hang", hang, ("kernel hangs", "system")),
-    Way("destroy", destroy, ("xl destroy",)),
-    Way("poweroff", poweroff, ("power-off",)),
-)
+WAYS = (PANIC, PAUSE, WATCHDOG, HANG, DESTROY, POWEROFF)
 
 
 @pytest.fixture
@@ -99,20 +42,12 @@ def kept(lab: XenLab) -> Iterator[XenLab]:
 def test_each_way_to_fail_is_told_with_its_cause(kept: XenLab) -> None:
     lab = kept
     for way in WAYS:
-        home = lab.running_on()
-        assert home is not None, way.name
-        (standby,) = (host for host in lab.hosts if host is not home)
-        way.happens(home)
-        wait_started(standby)
-        shown = standby.run("crm_mon -1 --output-as=xml", timeout=60, check=True).output
-        reason = trial.exit_reason(shown.encode())
+        home, reason = fail_over(lab, way)
         print(f"{way.name}: {reason}", flush=True)
-        assert [word for word in way.reason if word not in reason] == [], f"{way.name}: {reason}"
-        assert fail_count(lab) == 1, way.name
-        if way.name == "panic":
+        if way is PANIC:
             it_left_its_last_words(home)
         left = home.run("xl list", timeout=60, check=True).output
-        assert ("vm1--crashed" in left) is (way.name == "panic"), left
+        assert ("vm1--crashed" in left) is (way is PANIC), left
         assert "vm1 " not in left
         home.run("xl destroy vm1--crashed", timeout=60)
         cluster.settle(lab, "vesper", print)
@@ -131,7 +66,7 @@ def a_wanted_power_off_is_no_failure(lab: XenLab) -> None:
     change = "crm_resource --resource vm1 --set-parameter poweroff_wanted --parameter-value true"
     home.run(f"{change} && crm_resource --wait", timeout=120, check=True)
     cluster.ready(lab, "vesper")
-    poweroff(home)
+    POWEROFF.happens(home)
     home.wait("crm_resource --resource vm1 --meta --get-parameter target-role | grep Stopped",
               timeout=60)  # fmt: skip
     home.run("crm_resource --wait", timeout=120, check=True)

@@ -40,7 +40,7 @@ _LOG = logging.getLogger(__name__)
 
 _HEAD = ctypes.sizeof(abi.Life)
 _CPU = ctypes.sizeof(abi.LifeCpu)
-#: state, irqs, runs of one struct vsp_life_cpu: twice a second and guest ctypes is too slow
+#: state, irqs, runs of one struct vsp_life_cpu: again and again, for which ctypes is too slow
 _SIGN = "I4xQ8xQ32x"
 _SHOWN = int(abi.LifeState.SHOWN)
 

@@ -29,7 +29,7 @@ __all__ = [
     "state_file",
     "tell",
     "waiting_time",
-]  # fmt: skip
+]
 
 #: Kinds of files of a resource's: see :func:`begin_waiting`; what the last monitor
 #: has asked vesperd, for the next.
