@@ -73,7 +73,7 @@ class Run:
         return found[0][len(start) :].strip()
 
     def events(self, probe: str, point: Point | None = None) -> list[decode.Event]:
-        """A probe's records, decoded; of a point by its definition."""
+        """A probe's records, of all CPUs, by their times; of a point by its definition."""
         defined = {point.name: point} if point is not None else {}
         found = []
         for line in self.said:
@@ -86,7 +86,7 @@ class Run:
                     [record], vm="test", domid=1, probe=probe, cpu=int(cpu), received=0.0,
                     defined=defined,
                 )  # fmt: skip
-        return found
+        return sorted(found, key=lambda event: event.guest_ns)
 
 
 @dataclass(frozen=True)
