@@ -39,18 +39,19 @@ WATCHED = "grep 'vm1: goes on with' /var/log/vesperd.log | tail -n 1"
 
 
 def reboot(now: Innocent) -> None:
+    guest = now.lab.guest(through=now.home)
     if now.home.run(XL_WAITS).rc != 0:
         # Nobody would start it again; see checkpoint().
         now.home.run("crm_resource --restart --resource vm1", timeout=300, check=True)
         cluster.ready(now.lab, "vesper")
+        now.page = guest.page(timeout=10)
         now.remark("started anew before")
-    guest = now.lab.guest(through=now.home)
-    before = guest.page(timeout=5)
     guest.end("reboot")
     deadline = time.monotonic() + 90
-    while (page := guest.page()) is None or page == before:
+    while (page := guest.page()) is None or page == now.page:
         assert time.monotonic() < deadline, "it has not rebooted"
         time.sleep(0.5)
+    now.page = page
 
 
 def pause(now: Innocent) -> None:
@@ -66,17 +67,15 @@ def checkpoint(now: Innocent) -> None:
 
 def save_and_restore(now: Innocent) -> None:
     """In maintenance mode: a VM that is saved does not run, whoever wanted it."""
-    home, guest = now.home, now.lab.guest(through=now.home)
-    page = guest.page(timeout=5)
+    home = now.home
     home.run("crm_attribute --name maintenance-mode --update true", timeout=60, check=True)
     try:
         home.run("xl save vm1 /var/tmp/vm1.save", timeout=120, check=True)
         home.run("xl restore /var/tmp/vm1.save; rm /var/tmp/vm1.save", timeout=120, check=True)
-        guest.wait_ready(60)
+        now.lab.guest(through=home).wait_ready(60)
     finally:
         home.run("crm_attribute --name maintenance-mode --delete", timeout=60, check=True)
     wait_started(home)
-    assert guest.page(timeout=10) == page, "it was started anew, not restored"
 
 
 def starvation(now: Innocent) -> None:
@@ -92,10 +91,14 @@ def starvation(now: Innocent) -> None:
 
 
 def xl_hangs(now: Innocent) -> None:
-    """While it does Pacemaker asks for the state anew."""
+    """While it does Pacemaker asks for the state anew.
+
+    On all nodes: asked on the target alone of an earlier migration, Pacemaker 2.1
+    takes that for one that is not over, and starts the VM anew.
+    """
     now.home.run(NO_XL, check=True)
     try:
-        now.home.run("crm_resource --refresh --resource vm1 --node $(uname -n)", timeout=60)
+        now.home.run("crm_resource --refresh --resource vm1", timeout=60)
         time.sleep(15)
         now.home.run("timeout 60 crm_resource --wait", timeout=90)
     finally:
@@ -139,12 +142,10 @@ def migrate(now: Innocent) -> None:
     lab, home = now.lab, now.home
     (target,) = (host for host in lab.hosts if host is not home)
     guest = Guest(target)
-    page = guest.page(timeout=5)
     before = {host.name: len(fatal_pids(host)) for host in lab.hosts}
     guest.run(KILL)
     time.sleep(3)
     move(target)
-    assert guest.page(timeout=10) == page, "it was started anew, not migrated"
     killed = [int(word) for word in guest.run(ENOUGH).output.split()]
     deadline = time.monotonic() + 30
     while killed[-1] not in fatal_pids(target):
@@ -156,8 +157,8 @@ def migrate(now: Innocent) -> None:
     watched = target.run(WATCHED, check=True).output
     when = datetime.datetime.strptime(watched[:23], "%Y-%m-%d %H:%M:%S,%f")
     took = when.replace(tzinfo=datetime.UTC).timestamp() - arrived
-    now.remark(f"{len(killed)} events, watched again after {took:.2f} s")
     now.home = target
+    now.remark(f"{len(killed)} events, watched again after {took:.2f} s")
 
 
 def move(target: XenHost) -> None:

@@ -38,13 +38,18 @@ def kill_worker(lab: XenLab, host: XenHost) -> int:
 
 
 class Innocent:
-    """vm1 as a watched resource, now, and whether all is well later."""
+    """vm1 as a watched resource, now, and whether all is well later.
+
+    :ivar home: where it runs.
+    :ivar page: its web page, which names the boot.
+    """
 
     def __init__(self, lab: XenLab) -> None:
         home = lab.running_on()
         assert home is not None
         self.lab = lab
         self.home = home
+        self.page = lab.guest(through=home).page(timeout=10)
         self.faults = self._faults()
         self.remarks: list[str] = []
 
@@ -55,6 +60,14 @@ class Innocent:
     def _faults(self) -> list[str]:
         ask = "vesper faults --json -n 1000"
         return [host.run(ask, timeout=60, check=True).output for host in self.lab.hosts]
+
+    def same(self, what: str) -> None:
+        """The guest has not been started anew.
+
+        :param what: happened, for messages.
+        """
+        page = self.lab.guest(through=self.home).page(timeout=10)
+        assert page == self.page, f"{what}: the guest was started anew: {self.page} before: {page}"
 
     def check(self, what: str) -> None:
         """No failure is recorded anywhere, the guest is watched, and it is seen what happens there.

@@ -88,6 +88,7 @@ class Soak:
             name, start = happens.__name__, time.monotonic()
             series.append(name)
             happens(now)
+            now.same(name)
             said = "; ".join(now.remarks)
             now.remarks.clear()
             self._say(f"{name} {time.monotonic() - start:.0f} s {said}")

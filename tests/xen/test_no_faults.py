@@ -15,4 +15,5 @@ def test_no_fault(vm1: XenLab) -> None:
     now = Innocent(vm1)
     for happens in IN_SHORT:
         happens(now)
+        now.same(happens.__name__)
     now.check(", ".join(happens.__name__ for happens in IN_SHORT))
