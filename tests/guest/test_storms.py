@@ -39,6 +39,13 @@ KEEP = (
     "echo 1 >/sys/kernel/tracing/events/kprobes/keep/enable"
 )
 
+#: Where the OOM killer comes soon, however much memory the guest has.
+CGROUP = (
+    "mkdir -p /cg; mount -t cgroup2 none /cg; echo +memory >/cg/cgroup.subtree_control; "
+    "mkdir -p /cg/small; echo 8M >/cg/small/memory.max"
+)
+KILLED = "sh -c 'echo $$ >/cg/small/cgroup.procs; exec tail /dev/zero'"
+
 
 class Tally:
     """
@@ -81,7 +88,7 @@ async def faults_are_seen(guest: KvmMachine, seen: Watch) -> None:
     """Every probe is there, and the first three are heard."""
     await seen.collecting(*PROBES)
     seen.events.clear()
-    guest.machine.tell("sh -c 'kill -SEGV $$'; sh -c 'sleep 1; exit 3'; tail /dev/zero")
+    guest.machine.tell(f"sh -c 'kill -SEGV $$'; sh -c 'sleep 1; exit 3'; {KILLED}")
     await seen.see(lambda: seen.of("send_signal", signal="SIGSEGV", comm="sh"), "SIGSEGV")
     await seen.see(lambda: seen.of("process_exit", comm="sh", status=3), "exit")
     await seen.see(lambda: seen.of("out_of_memory", comm="tail"), "OOM")
@@ -170,6 +177,7 @@ def test_signals(test_guest: Any, tmp_path: Path) -> None:
     async def body(guest: KvmMachine) -> None:
         async with watch(guest) as seen:
             guest.machine.tell(KEEP)
+            guest.machine.tell(CGROUP)
             await seen.collecting(*PROBES)
             for part in (limited_storm, whole_storm, changes_in_a_storm, core_goes):
                 await part(guest, seen)
@@ -179,17 +187,9 @@ def test_signals(test_guest: Any, tmp_path: Path) -> None:
         asyncio.run(body(guest))
 
 
-CGROUP = (
-    "mkdir -p /cg; mount -t cgroup2 none /cg; echo +memory >/cg/cgroup.subtree_control; "
-    "mkdir -p /cg/small; echo 8M >/cg/small/memory.max"
-)
-KILLED = "sh -c 'echo $$ >/cg/small/cgroup.procs; exec tail /dev/zero'"
-
-
 async def oom_storm(guest: KvmMachine, seen: Watch) -> None:
     """Process after process is killed; each is seen."""
     seen.events.clear()
-    guest.machine.tell(CGROUP)
     guest.machine.tell(
         f"n=0; end=$(($(date +%s) + {STORM:.0f})); while [ $n -lt 10 ] || "
         f"[ $(date +%s) -lt $end ]; do {KILLED}; n=$((n + 1)); done; echo killed $n"
@@ -237,6 +237,7 @@ async def no_memory(guest: KvmMachine, seen: Watch) -> None:
 def test_memory(test_guest: Any, tmp_path: Path) -> None:
     async def body(guest: KvmMachine) -> None:
         async with watch(guest) as seen:
+            guest.machine.tell(CGROUP)
             await seen.collecting(*PROBES)
             for part in (oom_storm, no_memory):
                 await part(guest, seen)

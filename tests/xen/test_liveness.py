@@ -3,7 +3,6 @@
 
 from __future__ import annotations
 
-import base64
 import json
 import signal
 import subprocess
@@ -77,10 +76,10 @@ def test_hang(host: XenHost, tmp_path: Path) -> None:
          "-o", tmp_path / "hog", HERE / "hog.c"],
         check=True, timeout=60,
     )  # fmt: skip
-    program = base64.b64encode((tmp_path / "hog").read_bytes()).decode()
+    guest = Guest(host)
+    guest.put("/hog", (tmp_path / "hog").read_bytes())
     before = hangs(host)
-    started = Guest(host).run(
-        f"echo {program} | base64 -d >/hog; chmod +x /hog; "
+    started = guest.run(
         "echo -1 >/proc/sys/kernel/sched_rt_runtime_us; "
         "(sleep 1; exec /hog) >/dev/null 2>&1 </dev/null &"
     )
