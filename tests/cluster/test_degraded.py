@@ -72,6 +72,30 @@ def test_vesperd_gone_is_degraded_and_back_is_well(vm: VirtualMachine) -> None:
     assert vm.domid(node) == domid
 
 
+def test_after_maintenance_a_degraded_one_of_before_does_not_keep_monitors_away(
+    vm: VirtualMachine,
+) -> None:
+    """Pacemaker 2.1 takes its record for a monitor that runs; nobody would be told of a fault."""
+    node = vm.configure()
+    vm.wait_watched(node)
+    domid = vm.domid(node)
+    node.stop_vesperd(signal.SIGKILL)
+    assert vm.wait_failure(40).code == DEGRADED
+    node.start_vesperd()
+    vm.wait_watched(node)
+    # Nor is Pacemaker ever done with cancelling the monitor: nothing here waits for that.
+    maintenance = "crm_attribute", "--name", "maintenance-mode"
+    node.run(*maintenance, "--update", "true")
+    vm.wait_watched(node, waiting=False)
+    node.run(*maintenance, "--delete")
+    vm.wait_watched(node, limit=90)
+    assert vm.failures() == []
+    assert vm.domid(node) == domid
+    vm.kill_httpd(node)
+    vm.wait_moved(node)
+    assert vm.fail_count(node) == 1
+
+
 def test_a_fault_while_vesperd_is_down_is_not_lost(vm: VirtualMachine) -> None:
     node = vm.configure()
     vm.wait_watched(node)

@@ -136,9 +136,9 @@ class VirtualMachine:
                 return dict(vm)
         return {}
 
-    def wait_watched(self, node: Node, *, waiting: bool = True) -> None:
+    def wait_watched(self, node: Node, *, waiting: bool = True, limit: float = SOON) -> None:
         """Both probes collect, and a monitor waits (or none does)."""
-        for _ in wait_until(f"{node.name}: vm1 watched, waiting={waiting}", SOON):
+        for _ in wait_until(f"{node.name}: vm1 watched, waiting={waiting}", limit):
             status = self.status(node)
             probes = status.get("probes", [])
             if len(probes) == 2 and status["degraded"] is None and status["waiting"] is waiting:

@@ -4,32 +4,98 @@
 from __future__ import annotations
 
 import asyncio
+import time
+from collections.abc import Awaitable, Callable
 
 from tests.host.standins import until
-from vesper_monitor.guest.beat import Beat
+from vesper_monitor.guest.beat import PARTS, Beat
 
 
-def test_all_are_called_together_until_they_leave() -> None:
+def run(body: Callable[[], Awaitable[None]]) -> None:
+    asyncio.run(asyncio.wait_for(body(), 20))  # type: ignore[arg-type]
+
+
+def test_each_is_called_until_it_leaves() -> None:
     async def body() -> None:
         beat = Beat(0.01)
-        heard: dict[str, list[float]] = {"a": [], "b": []}
+        stays: list[float] = []
+        leaves: list[float] = []
 
         def leave(now: float) -> None:
-            heard["b"].append(now)
-            if len(heard["b"]) == 3:
+            leaves.append(now)
+            if len(leaves) == 3:
                 beat.remove(leave)
                 beat.remove(leave)
 
-        beat.add(heard["a"].append)
+        beat.add(stays.append)
         beat.add(leave)
-        await until(lambda: len(heard["a"]) >= 5, "five beats")
-        assert heard["b"] == heard["a"][:3]
-        beat.remove(heard["a"].append)
-        told = len(heard["a"])
+        await until(lambda: len(stays) >= 5, "five beats")
+        assert len(leaves) == 3
+        beat.remove(stays.append)
+        told = len(stays)
         await asyncio.sleep(0.05)
-        assert len(heard["a"]) == told
+        assert len(stays) == told
         beat.add(leave)
-        await asyncio.sleep(0.05)
-        assert len(heard["b"]) > 3
+        await until(lambda: len(leaves) > 3, "back")
 
-    asyncio.run(asyncio.wait_for(body(), 20))
+    run(body)
+
+
+def test_one_in_each_period_and_spread_over_it() -> None:
+    """Whoever comes when."""
+
+    async def body() -> None:
+        beat = Beat(0.4)
+        heard: list[list[float]] = [[] for _ in range(4 * PARTS)]
+        for times in heard:
+            beat.add(times.append)
+            await asyncio.sleep(0.005)
+        await asyncio.sleep(0.4)
+        begin = time.monotonic()
+        await until(lambda: len(heard[0]) >= 6, "six beats")
+        counts = [sum(at > begin for at in times) for times in heard]
+        assert max(counts) - min(counts) <= 1
+        moments: dict[float, int] = {}
+        for times in heard:
+            moments[times[-1]] = moments.get(times[-1], 0) + 1
+        assert len(moments) >= PARTS / 2  # a busy machine's loop takes some together
+        assert max(moments.values()) <= 8
+
+    run(body)
+
+
+def test_what_was_missed_is_not_made_up_for() -> None:
+    async def body() -> None:
+        beat = Beat(0.05)
+        heard: list[float] = []
+        beat.add(heard.append)
+        await until(lambda: heard, "the first")
+        told = len(heard)
+        time.sleep(1.0)  # noqa: ASYNC251, the loop stands still
+        await asyncio.sleep(0)
+        await asyncio.sleep(0.01)
+        assert told + 1 <= len(heard) <= told + 3
+
+    run(body)
+
+
+def test_alone_it_wakes_nobody_in_between() -> None:
+    async def body() -> None:
+        loop = asyncio.get_running_loop()
+        beat = Beat(0.2)
+        heard: list[float] = []
+        beat.add(heard.append)
+        made: list[float] = []
+        real = loop.call_at
+
+        def call_at(when: float, *rest: object, **more: object) -> asyncio.TimerHandle:
+            made.append(when)
+            return real(when, *rest, **more)  # type: ignore[arg-type]
+
+        loop.call_at = call_at  # type: ignore[method-assign]
+        await asyncio.sleep(0.7)
+        loop.call_at = real  # type: ignore[method-assign]
+        beats = len(heard)
+        assert beats <= len(made) - 1 <= beats + 1
+
+    run(body)

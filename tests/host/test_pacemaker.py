@@ -40,6 +40,12 @@ def status(
     return STATUS.format(count=count, node=node, managed=managed, agent=agent, kind=kind)
 
 
+def degraded(text: str, node: str = "node1", code: int = 190) -> str:
+    """With a monitor that said so on record."""
+    failure = f'<failure op_key="vm1_monitor_1000" node="{node}" exitcode="{code}"/>'
+    return text.replace("</pacemaker-result>", f"<failures>{failure}</failures></pacemaker-result>")
+
+
 def test_state_of_a_resource() -> None:
     assert parse_crm_mon(status(2), "vm1", "node1") == ResourceState(
         True, True, 2, "ocf:vesper:XenVM"
@@ -48,6 +54,10 @@ def test_state_of_a_resource() -> None:
     assert parse_crm_mon(status("INFINITY"), "vm1:0", "node1").fail_count == 1_000_000
     assert not parse_crm_mon(status(), "vm2", "node1").active  # an orphan
     assert not parse_crm_mon(status(), "other", "node1").active
+    assert parse_crm_mon(degraded(status()), "vm1", "node1").degraded
+    assert not parse_crm_mon(degraded(status(), node="node2"), "vm1", "node1").degraded
+    assert not parse_crm_mon(degraded(status(), code=1), "vm1", "node1").degraded
+    assert not parse_crm_mon(degraded(status()), "vm", "node1").degraded
     with pytest.raises(PacemakerError):
         parse_crm_mon("crm_mon: Error: cluster is not available", "vm1", "node1")
 
@@ -132,3 +142,26 @@ def test_not_when_it_is_not_wanted_any_more(commands: Path) -> None:
 def test_without_pacemaker_it_ends(commands: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("PATH", "/nonexistent")
     assert not fail()
+
+
+@pytest.mark.parametrize("node", ["node1", None])
+def test_a_monitor_that_is_not_run_any_more(commands: Path, node: str | None) -> None:
+    (commands / "status").write_text(degraded(status()))
+    assert asyncio.run(pacemaker.monitor_again("vm1", node))
+    assert calls(commands) == ["--cleanup --resource vm1 --node node1"]
+
+
+@pytest.mark.parametrize(
+    "now",
+    [
+        status(),  # there is another reason
+        degraded(status(1)),  # the count would go, too
+        degraded(status(managed="false")),
+        degraded(status(node="node2")),
+        degraded(status(agent="ocf:heartbeat:Xen")),
+    ],
+)
+def test_nothing_is_cleaned_up_but_for_that(commands: Path, now: str) -> None:
+    (commands / "status").write_text(now)
+    assert not asyncio.run(pacemaker.monitor_again("vm1", "node1"))
+    assert calls(commands) == []

@@ -41,6 +41,7 @@ from vesper_monitor.faults.journal import Batch, Journal, JournalError
 from vesper_monitor.faults.pauses import Pauses
 from vesper_monitor.faults.rate import WINDOW
 from vesper_monitor.faults.recorder import Recorder
+from vesper_monitor.faults.unmonitored import keep_monitored
 from vesper_monitor.guest.decode import Event
 from vesper_monitor.guest.images import ImageStore
 from vesper_monitor.guest.points.store import Points
@@ -137,7 +138,7 @@ class Daemon:
         self._backlog_of: Counter[str] = Counter()  # by VM
         self._not_kept = 0
         self._tasks: set[asyncio.Task[None]] = set()
-        self._tidying: asyncio.Task[None] | None = None
+        self._always: list[asyncio.Task[None]] = []  # for as long as it runs
         self._saved: dict[tuple[str, int], Mapping[Position, int]] = {}
 
     async def start(self) -> None:
@@ -147,7 +148,9 @@ class Daemon:
         """
         sys.setswitchinterval(SWITCH_INTERVAL)
         gc.set_threshold(YOUNG, 50, 1_000_000)
-        self._tidying = asyncio.get_running_loop().create_task(_tidy())
+        loop = asyncio.get_running_loop()
+        for work in (_tidy(), keep_monitored(self.instances.all)):
+            self._always.append(loop.create_task(work))
         self.pauses.restore()
         self.points.restore()
         await self._restore()
@@ -161,8 +164,8 @@ class Daemon:
 
     async def stop(self) -> None:
         """End; guests keep their devices and probes for the next daemon."""
-        if self._tidying is not None:
-            self._tidying.cancel()
+        for task in self._always:
+            task.cancel()
         await self._server.stop()
         await self._hearsay.close()
         self.pauses.close()

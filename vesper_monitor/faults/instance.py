@@ -32,6 +32,8 @@ __all__ = ["Answer", "Instance", "InstanceState", "Result", "Waiter"]
 
 #: s: a gap up to this long is not worth another way to Pacemaker.
 SHORT_GAP = 1.0
+#: s: a gap longer than that, beyond the interval, is none between two monitors.
+LONG_GAP = 15.0
 #: s for Pacemaker to act on an asynchronous failure.  A monitor that comes
 #: meanwhile waits this long: told at once, it would count the failure twice.
 HOLD = 10.0
@@ -196,6 +198,14 @@ class Instance:
     def waiting(self) -> bool:
         """A monitor waits and has no answer yet."""
         return any(waiter.answer is None for waiter in self._waiters)
+
+    def is_unmonitored(self, now: float) -> bool:
+        """It was monitored, and no monitor comes any more."""
+        return (
+            self.record.monitored
+            and self.state in (InstanceState.STARTED, InstanceState.GAP)
+            and now - self._gap_since > (self._interval or 0.0) + LONG_GAP
+        )
 
     @property
     def degraded(self) -> str | None:

@@ -1,5 +1,7 @@
 # SPDX-License-Identifier: GPL-2.0-or-later
-"""Telling Pacemaker of a failure while no monitor runs: the asynchronous failure.
+"""What is told to Pacemaker, and asked of it, other than by a monitor.
+
+Above all a failure while no monitor runs: the asynchronous failure.
 
 ``crm_resource --fail`` is a blunt tool (Pacemaker 2.1): for an unknown
 resource it makes an orphan whose failed stop gets the node fenced; it hits
@@ -20,10 +22,19 @@ from xml.etree import ElementTree
 
 from vesper_monitor import outside
 
-__all__ = ["PacemakerError", "ResourceState", "fail", "parse_crm_mon", "set_attribute"]
+__all__ = [
+    "PacemakerError",
+    "ResourceState",
+    "fail",
+    "monitor_again",
+    "parse_crm_mon",
+    "set_attribute",
+]
 
 _log = logging.getLogger(__name__)
 
+#: OCF 1.1's exit status "degraded", as crm_mon shows it.
+DEGRADED = "190"
 #: In the types of this project's agents.
 PROVIDER = ":vesper:"
 #: s for one command; under emulation a process start takes half a second.
@@ -54,6 +65,7 @@ class ResourceState:
     fail_count: int
     agent: str = ""  #: its type, as ``ocf:vesper:XenVM``
     remote: bool = False  #: the node is one of Pacemaker Remote
+    degraded: bool = False  #: a recurring monitor that said so is on record as a failure
 
 
 async def fail(
@@ -107,6 +119,25 @@ async def set_attribute(name: str, value: str | None) -> None:
         await _run("attrd_updater", "--delete", "--name", name)
     else:
         await _run("attrd_updater", "--name", name, "--update", value)
+
+
+async def monitor_again(resource: str, node: str | None) -> bool:
+    """Have Pacemaker run a monitor that it has ceased to run, if that is why it has.
+
+    See :mod:`vesper_monitor.faults.unmonitored`.
+
+    :param node: this node's name in the cluster; None: ask.
+    :returns: whether it was done.
+    :raises PacemakerError:
+    """
+    node = node or (await _run("crm_node", "-n")).strip()
+    state = await _state(resource, node)
+    if not (state.active and state.managed and state.degraded and PROVIDER in state.agent):
+        return False
+    if state.fail_count:
+        return False
+    await _run("crm_resource", "--cleanup", "--resource", resource, "--node", node)
+    return True
 
 
 async def _try(
@@ -170,7 +201,13 @@ def parse_crm_mon(text: str, resource: str, node: str) -> ResourceState:
         for item in history.iter("resource_history"):
             if item.get("id") in (resource, resource.partition(":")[0]):
                 fail_count = max(fail_count, _count(item.get("fail-count")))
-    return ResourceState(active, managed, fail_count, agent, remote)
+    degraded = any(
+        item.get("node") == node
+        and item.get("exitcode") == DEGRADED
+        and str(item.get("op_key")).startswith(f"{resource.partition(':')[0]}_monitor_")
+        for item in root.iterfind("failures/failure")
+    )
+    return ResourceState(active, managed, fail_count, agent, remote, degraded)
 
 
 def _count(text: str | None) -> int:

@@ -1,44 +1,77 @@
 # SPDX-License-Identifier: GPL-2.0-or-later
-"""One timer for what is done for each guest again and again; a thousand timers cost more."""
+"""One timer for what is done for each guest again and again; a thousand timers cost more.
+
+They are not called all at once, for that would be a pause for everything else.
+"""
 
 from __future__ import annotations
 
 import asyncio
+import math
 import time
 from collections.abc import Callable
 
 __all__ = ["Beat"]
 
+#: Moments of a period at which some are called, if there are that many.
+PARTS = 20
+
 
 class Beat:
-    """Calls all that are on it together.
+    """Calls each that is on it once in a period.
 
-    :param period: s from one beat to the next.
+    :param period: s.
     """
 
     def __init__(self, period: float) -> None:
-        self._period = period
-        self._calls: dict[Callable[[float], None], None] = {}  # in their order
+        self._tick = period / PARTS
+        # Each part's, in their order.
+        self._calls: list[dict[Callable[[float], None], None]] = [{} for _ in range(PARTS)]
+        self._base = 0.0  # of the ticks, by the loop's clock
+        self._at = 0  # the last tick at which any was called
         self._timer: asyncio.TimerHandle | None = None
 
     def add(self, call: Callable[[float], None]) -> None:
-        """Call it at each beat with the time, s of CLOCK_MONOTONIC. It must not raise."""
-        self._calls[call] = None
+        """Call it from now on with the time, s of CLOCK_MONOTONIC. It must not raise."""
         if self._timer is None:
-            self._wait()
+            self._base, self._at = asyncio.get_running_loop().time(), 0
+        now = self._now()
+        # Of those with the fewest the one that is next: the first call comes soon.
+        part = min(range(now + 1, now + 1 + PARTS), key=lambda tick: len(self._of(tick)))
+        self._of(part)[call] = None
+        self._wait()
 
     def remove(self, call: Callable[[float], None]) -> None:
         """May be called twice."""
-        self._calls.pop(call, None)
-        if not self._calls and self._timer is not None:
-            self._timer.cancel()
-            self._timer = None
+        for calls in self._calls:
+            calls.pop(call, None)
+        if self._timer is not None:
+            self._wait()
+
+    def _of(self, tick: int) -> dict[Callable[[float], None], None]:
+        return self._calls[tick % PARTS]
+
+    def _now(self) -> int:
+        passed = asyncio.get_running_loop().time() - self._base
+        return max(self._at, math.floor(passed / self._tick))
 
     def _wait(self) -> None:
-        self._timer = asyncio.get_running_loop().call_later(self._period, self._turn)
+        """For the next tick at which there is anyone to call."""
+        if self._timer is not None:
+            self._timer.cancel()
+            self._timer = None
+        for tick in range(self._at + 1, self._at + 1 + PARTS):
+            if self._of(tick):
+                due = self._base + tick * self._tick
+                self._timer = asyncio.get_running_loop().call_at(due, self._turn, tick)
+                return
 
-    def _turn(self) -> None:
+    def _turn(self, tick: int) -> None:
+        late = asyncio.get_running_loop().time() - self._base - tick * self._tick
+        if late > PARTS * self._tick:
+            self._base += late  # rounds that were missed are not made up for
+        self._at = tick
         self._wait()
         now = time.monotonic()
-        for call in list(self._calls):
+        for call in list(self._of(tick)):
             call(now)

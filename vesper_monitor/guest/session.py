@@ -115,7 +115,7 @@ class Session:
             0: do not look. Asked again and again.
         :param on_standstill: called when the domain most likely is in another
             state than before: it does not run, or runs again.
-        :param beat: of the looks at signs of life, shared by all sessions; None: an own one.
+        :param beat: of :data:`LOOK`, shared by all sessions; None: an own one.
         :param clock: s, for ``Event.received``.
         """
         self.transport = transport
@@ -135,9 +135,11 @@ class Session:
         self._raw = RawFeed()
         self._collector = Collector(domain, self._raw, clock, resume_from or {}, self._points)
         self._channels = self._collector.channels
+        self._beat = beat or Beat(LOOK)
+        self._beats = 0
         self._life = LifeWatch(
             transport, domain, hang_timeout, lambda event: on_events(self, [event]),
-            on_standstill, beat or Beat(LOOK),
+            on_standstill, self._beat,
         )  # fmt: skip
         self._life_reader: LifeReader | None = None
         self._loaded_here: set[str] = set()
@@ -351,6 +353,7 @@ class Session:
             asyncio.create_task(self._keep_probes()),
             asyncio.create_task(self._watch_life()),
         ]
+        self._beat.add(self._on_beat)
         try:
             while not self._closing and self._guest is not None:
                 if self._lost is not None:
@@ -359,7 +362,7 @@ class Session:
                 self._guest.cchan.arm()
                 begin = time.monotonic()
                 self._pace.begin(begin)
-                look_after = _LOOK_EVERY
+                look_after = None  # not before somebody wants it
                 if self._guest.table.changed():
                     look_after = max(0.0, table_at - begin)
                 if look_after == 0.0:
@@ -368,7 +371,7 @@ class Session:
                     if self._guest is not guest or self._lost is not None:
                         continue
                     self._follow_table(guest)
-                    now, look_after = time.monotonic(), _LOOK_EVERY
+                    now, look_after = time.monotonic(), None
                     table_at = now + max(_TABLE_CALM, _TABLE_SHARE * (now - begin))
                 more = self._drain()
                 self._pace.end(time.monotonic())
@@ -382,6 +385,7 @@ class Session:
                     await asyncio.sleep(pause)
                     self._pace.waited(time.monotonic())
         finally:
+            self._beat.remove(self._on_beat)
             self._idle = False
             for task in helpers:
                 task.cancel()
@@ -412,7 +416,7 @@ class Session:
                 await self._reconcile(self._guest)
             now = time.monotonic()
             due = [at - now for name, at in self._retry_at.items() if name in self._wanted]
-            await _wait(self._wish, max(min(due, default=_RETRY_LAST), 0.01))
+            await _wait(self._wish, max(min(due), 0.01) if due else None)
 
     async def _sleep(self, delay: float) -> None:
         """Until ``delay`` is over or the session is closed."""
@@ -622,6 +626,13 @@ class Session:
                     return
         self._look.set()
 
+    def _on_beat(self, _now: float) -> None:
+        """A notification may have got lost; and time alone makes some degraded."""
+        self._beats += 1
+        if self._beats % round(_LOOK_EVERY / LOOK) == 0:
+            self._tell_degraded()
+            self._on_notify()
+
     def _on_lost(self, reason: str) -> None:
         self._lost = reason
         self._started = time.monotonic()
@@ -663,8 +674,8 @@ class Session:
         self._on_change(self)
 
 
-async def _wait(event: asyncio.Event, at_most: float) -> None:
-    """Until the event is set or ``at_most`` seconds are over."""
+async def _wait(event: asyncio.Event, at_most: float | None) -> None:
+    """Until the event is set or ``at_most`` seconds are over, if so many are given."""
     try:
         async with asyncio.timeout(at_most):
             await event.wait()
