@@ -10,7 +10,15 @@ from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, invariant, precondition, rule
 
 from vesper_monitor.faults.fault import Fault, InstanceRecord
-from vesper_monitor.faults.instance import CALM, HOLD, Instance, InstanceState, Result, Waiter
+from vesper_monitor.faults.instance import (
+    CALM,
+    HOLD,
+    LONG_GAP,
+    Instance,
+    InstanceState,
+    Result,
+    Waiter,
+)
 from vesper_monitor.transport import Cause, DomainReport, DomainState
 
 RECORD = InstanceRecord("r/u/1/1", "r", "vm1", "u", 1, 1.0, ("send_signal",), ("httpd",))
@@ -101,6 +109,23 @@ def test_a_fault_in_a_long_gap_is_told_without_a_monitor() -> None:
     instance.fault_is_recorded(1)
     assert instance.patience(1.0, grace=10.0) == 0.0
     assert instance.patience(9.5, grace=10.0) == 10.5  # a monitor is about to come
+
+
+def test_it_is_unmonitored_when_no_monitor_comes_for_long() -> None:
+    instance = monitored(interval=10.0)
+    assert not instance.is_unmonitored(10.0 + LONG_GAP)
+    assert instance.is_unmonitored(10.1 + LONG_GAP)
+    waiter = begin(instance, 1000.0, interval=10.0)
+    assert not instance.is_unmonitored(2000.0)
+    instance.monitor_ends(waiter, 2000.0, delivered=False)
+    assert not instance.is_unmonitored(2010.0)
+    instance.end(2010.0, "stop")
+    assert not instance.is_unmonitored(9999.0)
+
+
+def test_before_its_first_monitor_nobody_is_missed() -> None:
+    assert not Instance(RECORD).is_unmonitored(9999.0)
+    assert Instance(dataclasses.replace(RECORD, monitored=True)).is_unmonitored(9999.0)
 
 
 def test_a_monitor_that_comes_while_pacemaker_acts_is_kept_waiting() -> None:

@@ -35,10 +35,10 @@ class Beat:
         """Call it from now on with the time, s of CLOCK_MONOTONIC. It must not raise."""
         if self._timer is None:
             self._base, self._at = asyncio.get_running_loop().time(), 0
-        now = self._now()
-        # Of those with the fewest the one that is next: the first call comes soon.
-        part = min(range(now + 1, now + 1 + PARTS), key=lambda tick: len(self._of(tick)))
-        self._of(part)[call] = None
+        first = self._now() + 1
+        # Where the fewest are; of those the next.
+        tick = min(range(first, first + PARTS), key=lambda tick: len(self._of(tick)))
+        self._of(tick)[call] = None
         self._wait()
 
     def remove(self, call: Callable[[float], None]) -> None:
