@@ -305,9 +305,39 @@ static bool is_shared(void)
 	return false;
 }
 
+static void corrupt_often(unsigned int count)
+{
+	unsigned int missed = 0;
+
+	while (count && missed < GIVEN_UP) {
+		if (corrupt()) {
+			missed = 0;
+			count--;
+		} else {
+			missed++;
+		}
+	}
+}
+
+/* What the core would not write again: heads, and channels that it has not. */
+static void keep(bool put_back)
+{
+	static u8 kept[3][VSP_PAGE_SIZE];
+	void *pages[] = { link->table, link->life, PTR_ALIGN_DOWN(link->slot[0], VSP_PAGE_SIZE) };
+	unsigned int i;
+
+	BUILD_BUG_ON(ARRAY_SIZE(pages) != ARRAY_SIZE(kept));
+	for (i = 0; i < ARRAY_SIZE(pages); i++) {
+		if (put_back)
+			memcpy(pages[i], kept[i], VSP_PAGE_SIZE);
+		else
+			memcpy(kept[i], pages[i], VSP_PAGE_SIZE);
+	}
+}
+
 static ssize_t hostile_write(struct file *file, const char __user *text, size_t len, loff_t *pos)
 {
-	unsigned int tries, seed, count, missed = 0;
+	unsigned int tries, seed, count;
 	char line[32] = "";
 
 	if (copy_from_user(line, text, min(len, sizeof(line) - 1)))
@@ -320,14 +350,9 @@ static ssize_t hostile_write(struct file *file, const char __user *text, size_t 
 		usleep_range(1000, 2000);
 	}
 	prandom_seed_state(&rnd, seed);
-	while (count && missed < GIVEN_UP) {
-		if (corrupt()) {
-			missed = 0;
-			count--;
-		} else {
-			missed++;
-		}
-	}
+	keep(false);
+	corrupt_often(count);
+	keep(true);
 	return len;
 }
 
