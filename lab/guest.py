@@ -80,10 +80,10 @@ class Guest:
 
         :raises ChannelError: it cannot be written.
         """
-        pieces = [data[at : at + PIECE] for at in range(0, len(data), PIECE)]
-        for mark, piece in zip([">", *[">>"] * len(pieces)], pieces, strict=False):
-            text = base64.b64encode(piece).decode()
-            done = self.run(f"echo {text} | base64 -d {mark}{path} && chmod 700 {path}")
+        for at in range(0, len(data), PIECE):
+            text = base64.b64encode(data[at : at + PIECE]).decode()
+            to = ">>" if at else ">"
+            done = self.run(f"echo {text} | base64 -d {to}{path} && chmod 700 {path}")
             if done.rc != 0:
                 raise ChannelError(f"guest: writing {path}: {done.output}")
 

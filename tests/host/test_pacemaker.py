@@ -145,10 +145,14 @@ def test_without_pacemaker_it_ends(commands: Path, monkeypatch: pytest.MonkeyPat
 
 
 @pytest.mark.parametrize("node", ["node1", None])
-def test_a_monitor_that_is_not_run_any_more(commands: Path, node: str | None) -> None:
+def test_a_monitor_that_is_not_run_any_more(
+    commands: Path, node: str | None, caplog: pytest.LogCaptureFixture
+) -> None:
     (commands / "status").write_text(degraded(status()))
-    assert asyncio.run(pacemaker.monitor_again("vm1", node))
+    assert asyncio.run(pacemaker.monitor_again([("vm2", node), ("vm1", node)])) == ["vm1"]
     assert calls(commands) == ["--cleanup --resource vm1 --node node1"]
+    (message,) = caplog.messages
+    assert message.startswith("vm1: Pacemaker did not run its monitor any more")
 
 
 @pytest.mark.parametrize(
@@ -163,5 +167,5 @@ def test_a_monitor_that_is_not_run_any_more(commands: Path, node: str | None) ->
 )
 def test_nothing_is_cleaned_up_but_for_that(commands: Path, now: str) -> None:
     (commands / "status").write_text(now)
-    assert not asyncio.run(pacemaker.monitor_again("vm1", "node1"))
+    assert not asyncio.run(pacemaker.monitor_again([("vm1", "node1")]))
     assert calls(commands) == []

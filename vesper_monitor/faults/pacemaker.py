@@ -16,7 +16,7 @@ from __future__ import annotations
 
 import asyncio
 import logging
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from dataclasses import dataclass
 from xml.etree import ElementTree
 
@@ -121,23 +121,32 @@ async def set_attribute(name: str, value: str | None) -> None:
         await _run("attrd_updater", "--name", name, "--update", value)
 
 
-async def monitor_again(resource: str, node: str | None) -> bool:
-    """Have Pacemaker run a monitor that it has ceased to run, if that is why it has.
+async def monitor_again(resources: Iterable[tuple[str, str | None]]) -> list[str]:
+    """Have Pacemaker run monitors that it has ceased to run, where that is why it has.
 
     See :mod:`vesper_monitor.faults.unmonitored`.
 
-    :param node: this node's name in the cluster; None: ask.
-    :returns: whether it was done.
+    :param resources: each with this node's name in the cluster; None: ask.
+    :returns: those of which it was done.
     :raises PacemakerError:
     """
-    node = node or (await _run("crm_node", "-n")).strip()
-    state = await _state(resource, node)
-    if not (state.active and state.managed and state.degraded and PROVIDER in state.agent):
-        return False
-    if state.fail_count:
-        return False
-    await _run("crm_resource", "--cleanup", "--resource", resource, "--node", node)
-    return True
+    status = await _status()
+    done = []
+    for resource, known in resources:
+        node = known or (await _run("crm_node", "-n")).strip()
+        state = parse_crm_mon(status, resource, node)
+        if not (state.active and state.managed and state.degraded and PROVIDER in state.agent):
+            continue
+        if state.fail_count:
+            continue
+        await _run("crm_resource", "--cleanup", "--resource", resource, "--node", node)
+        _log.warning(
+            "%s: Pacemaker did not run its monitor any more, for a degraded one that is on record "
+            "since before maintenance mode: cleaned up",
+            resource,
+        )  # fmt: skip
+        done.append(resource)
+    return done
 
 
 async def _try(
@@ -166,8 +175,13 @@ async def _try(
     return False
 
 
+async def _status() -> str:
+    """The cluster's, for :func:`parse_crm_mon`."""
+    return await _run("crm_mon", "--one-shot", "--output-as=xml")
+
+
 async def _state(resource: str, node: str) -> ResourceState:
-    return parse_crm_mon(await _run("crm_mon", "--one-shot", "--output-as=xml"), resource, node)
+    return parse_crm_mon(await _status(), resource, node)
 
 
 def parse_crm_mon(text: str, resource: str, node: str) -> ResourceState:

@@ -30,7 +30,9 @@ EVERY = 15.0
 
 async def keep_monitored(
     instances: Callable[[], Iterable[Instance]],
-    run_again: Callable[[str, str | None], Awaitable[bool]] = pacemaker.monitor_again,
+    run_again: Callable[
+        [list[tuple[str, str | None]]], Awaitable[object]
+    ] = pacemaker.monitor_again,
 ) -> None:
     """For ever.
 
@@ -40,17 +42,13 @@ async def keep_monitored(
     said = ""
     while True:
         await asyncio.sleep(EVERY)
-        for instance in [i for i in instances() if i.is_unmonitored(loop.time())]:
-            resource = instance.record.resource
-            try:
-                if await run_again(resource, instance.node):
-                    _log.warning(
-                        "%s: Pacemaker did not run its monitor any more, for a degraded one that "
-                        "is on record since before maintenance mode: cleaned up",
-                        resource,
-                    )  # fmt: skip
-            except PacemakerError as error:
-                if str(error) != said:
-                    said = str(error)
-                    _log.info("%s: no monitor comes; of the cluster: %s", resource, said)
-                break  # nor will it say more of others
+        late = [i for i in instances() if i.is_unmonitored(loop.time())]
+        if not late:
+            continue
+        try:
+            await run_again([(i.record.resource, i.node) for i in late])
+        except PacemakerError as error:
+            if str(error) != said:
+                said = str(error)
+                resource = late[0].record.resource
+                _log.info("%s: no monitor comes; of the cluster: %s", resource, said)
