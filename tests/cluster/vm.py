@@ -27,6 +27,17 @@ class Failure:
     reason: str
 
 
+def forget_fail_count(lab: ClusterLab, resource: str) -> None:
+    """Of its monitor, also where it shows nowhere.
+
+    When the DC has lost a node it removes that one's attributes from the CIB,
+    while pacemaker-attrd keeps them, and may bring a fail-count back.
+    """
+    count = f"fail-count-{resource}#monitor_1000"
+    for node in lab.nodes:
+        lab.nodes[0].run("attrd_updater", "-D", "-n", count, "-N", node.name, check=False)
+
+
 class VirtualMachine:
     """Resource and domain ``vm1``."""
 
@@ -78,11 +89,7 @@ class VirtualMachine:
             self.settle()
             first.run("crm", "-F", "configure", "delete", "vm1", check=False, timeout=60)
             first.run("crm_resource", "--cleanup", check=False)
-            # pacemaker-attrd may keep a count that is gone from the CIB, and write it again at
-            # a later election: see docs/reliability.md.
-            count = "fail-count-vm1#monitor_1000"
-            for node in self.lab.nodes:
-                first.run("attrd_updater", "-D", "-n", count, "-N", node.name, check=False)
+            forget_fail_count(self.lab, "vm1")
             self.settle()
         for node in self.lab.nodes:
             node.run("xl", "destroy", "vm1", check=False)

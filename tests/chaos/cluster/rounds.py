@@ -26,6 +26,7 @@ from lab.standin.place import Place
 from tests.chaos.cluster import records
 from tests.chaos.cluster.breaks import KINDS, Break
 from tests.chaos.cluster.judge import Failures, Round, Verdict, judge
+from tests.cluster.vm import forget_fail_count
 from vesper_monitor.client import Client, DaemonError, DaemonUnavailable
 
 __all__ = ["Chaos", "Outcome", "Plan", "chaos"]
@@ -200,17 +201,10 @@ class Chaos:
         raise AssertionError(f"failures stay after {CLEANUPS} cleanups: {self._failures()}")
 
     def _clean_up(self) -> None:
-        """As an administrator does after a failover, and what shows nowhere, too.
-
-        When the DC has lost a node it removes that one's attributes from the
-        CIB, while pacemaker-attrd keeps them, and may bring a fail-count back.
-        """
-        first = self.lab.nodes[0]
-        first.run("crm_resource", "--cleanup", check=False)
+        """As an administrator does after a failover, and what shows nowhere, too."""
+        self.lab.nodes[0].run("crm_resource", "--cleanup", check=False)
         if self._faulty is not None:
-            count = f"fail-count-{self._faulty}#monitor_1000"
-            for node in self.lab.nodes:
-                first.run("attrd_updater", "-D", "-n", count, "-N", node.name, check=False)
+            forget_fail_count(self.lab, self._faulty)
             self._faulty = None
 
     def _report(self, plan: Plan, verdict: Verdict, reasons: list[str], took: float) -> None:
