@@ -112,17 +112,31 @@ class KvmLink:
                 if asyncio.get_running_loop().time() + _LOOK_AGAIN > end:
                     raise
             await asyncio.sleep(_LOOK_AGAIN)
-        try:
-            link = cls(domain, attachment, doorbells)
-        except TransportError as error:
-            attachment.close()
-            raise TransportError(f"{domain.name}: {error}") from None
+        link = cls._of(domain, attachment, doorbells)
         try:
             await link._activate(end)
         except BaseException:
             await link.close(deactivate=False)
             raise
         return link
+
+    @classmethod
+    async def end(cls, holder: Holder, pid: int, domain: Domain, doorbells: Doorbells) -> None:
+        """Deactivate a guest to which there is no link.
+
+        :raises FrontendMissing: QEMU has no device.
+        :raises TransportError:
+        """
+        link = cls._of(domain, await _attach(holder, pid, domain), doorbells)
+        await link.close(deactivate=True)
+
+    @classmethod
+    def _of(cls, domain: Domain, attachment: Attachment, doorbells: Doorbells) -> KvmLink:
+        try:
+            return cls(domain, attachment, doorbells)
+        except TransportError as error:
+            attachment.close()
+            raise TransportError(f"{domain.name}: {error}") from None
 
     @property
     def cchan(self) -> RegionMapping:

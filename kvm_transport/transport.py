@@ -33,6 +33,7 @@ from vesper_monitor.transport import (
     Domain,
     DomainEvent,
     DomainReport,
+    FrontendMissing,
     LinkLost,
     Notice,
     TransportError,
@@ -186,6 +187,14 @@ class KvmTransport:
         else:
             self._links.setdefault((domain.uuid, domain.domid), WeakSet()).add(link)
         return link
+
+    async def deactivate(self, domain: Domain) -> None:
+        life = self._life(domain)
+        if life is None or life.ended:
+            return
+        assert self._doorbells is not None, "not started"
+        with contextlib.suppress(FrontendMissing):
+            await KvmLink.end(self._holder, life.pid, domain, self._doorbells)
 
     async def events(self) -> AsyncIterator[DomainEvent]:
         queue: asyncio.Queue[DomainEvent] = asyncio.Queue(_MAX_EVENTS)

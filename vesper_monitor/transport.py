@@ -225,6 +225,12 @@ class Transport(Protocol):
         :raises TransportError: anything else.
         """
 
+    async def deactivate(self, domain: Domain) -> None:
+        """Take the device away from a guest to which there is no link, if it has one.
+
+        :raises TransportError: it may still have it.
+        """
+
     def events(self) -> AsyncIterator[DomainEvent]:
         """Domains that came, went, or changed, as they do; for ever."""
 

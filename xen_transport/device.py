@@ -13,7 +13,9 @@ and binds, 4; the guest, 4. Closing: 5, 6.
 
 from __future__ import annotations
 
+import asyncio
 import enum
+import logging
 from typing import NamedTuple
 
 from vesper_monitor.transport import TransportError
@@ -21,7 +23,11 @@ from xen_transport.xenstore import Transaction, XenStore
 
 __all__ = ["BACKENDS", "Device", "Published", "XenbusState"]
 
+_LOG = logging.getLogger(__name__)
+
 BACKENDS = "/local/domain/0/backend/vesper"
+#: s for the guest to close its end; it may be dead.
+_CLOSE_TIMEOUT = 3.0
 
 
 class XenbusState(enum.IntEnum):
@@ -91,6 +97,15 @@ class Device:
 
     async def frontend_state(self) -> XenbusState:
         return _state(await self._store.read(self.frontend_state_path))
+
+    async def wait_closed(self) -> None:
+        """Until the guest has let go, or has had time enough."""
+        end = asyncio.get_running_loop().time() + _CLOSE_TIMEOUT
+        while await self.frontend_state() not in (XenbusState.CLOSED, XenbusState.UNKNOWN):
+            if asyncio.get_running_loop().time() > end:
+                _LOG.warning("%s: the guest has not closed its device", self._name)
+                break
+            await asyncio.sleep(0.05)
 
     async def published(self) -> Published:
         """:raises TransportError: the guest has published nonsense."""

@@ -19,9 +19,6 @@ __all__ = ["XenLink"]
 
 _LOG = logging.getLogger(__name__)
 
-#: s for the guest to close its end; it may be dead.
-_CLOSE_TIMEOUT = 3.0
-
 
 class XenLink:
     """See :class:`vesper_monitor.transport.Link`."""
@@ -115,7 +112,7 @@ class XenLink:
         """Close in order, so that the guest has let go before the nodes do."""
         await self._device.set_backend(XenbusState.CLOSING)
         self._unmap()
-        await self._wait_closed()
+        await self._device.wait_closed()
         await self._device.remove()
 
     async def _leave(self) -> None:
@@ -128,21 +125,9 @@ class XenLink:
         state = await self._device.frontend_state()
         if state is XenbusState.CLOSING:
             await self._device.set_backend(XenbusState.CLOSING)
-            await self._wait_closed()
+            await self._device.wait_closed()
         if state in (XenbusState.CLOSING, XenbusState.CLOSED):
             await self._device.set_backend(XenbusState.CLOSED)
-
-    async def _wait_closed(self) -> None:
-        """Until the guest has let go, or has had time enough."""
-        end = asyncio.get_running_loop().time() + _CLOSE_TIMEOUT
-        while await self._device.frontend_state() not in (
-            XenbusState.CLOSED,
-            XenbusState.UNKNOWN,
-        ):
-            if asyncio.get_running_loop().time() > end:
-                _LOG.warning("%s: the guest has not closed its device", self.domain.name)
-                break
-            await asyncio.sleep(0.05)
 
     async def _check(self) -> None:
         reason = None

@@ -17,7 +17,6 @@ from vesper_monitor.transport import (
     DomainReport,
     FrontendMissing,
     LinkLost,
-    TransportError,
 )
 from xen_transport import toolstack, xl_log
 from xen_transport.device import BACKENDS, Device, XenbusState
@@ -139,11 +138,20 @@ class XenTransport:
             if await device.backend_state() is not XenbusState.CONNECTED:
                 await device.set_backend(XenbusState.CONNECTED)
             await link.follow()
-        except TransportError:
+        except BaseException:
             await link.close(deactivate=False)
             raise
         self._links.add(link)
         return link
+
+    async def deactivate(self, domain: Domain) -> None:
+        device = self._device(domain)
+        if await self._domain(domain.domid) != domain:
+            return  # what it left goes with the next sweep
+        if await device.backend_state() is not XenbusState.UNKNOWN:
+            await device.set_backend(XenbusState.CLOSING)
+            await device.wait_closed()
+            await device.remove()
 
     async def events(self) -> AsyncIterator[DomainEvent]:
         queue: asyncio.Queue[DomainEvent] = asyncio.Queue(16)

@@ -109,6 +109,8 @@ class WriterTransport:
             self.holder, domain.domid, domain, timeout, Doorbells()
         )
 
+    async def deactivate(self, domain: Domain) -> None: ...
+
     async def events(self) -> AsyncIterator[DomainEvent]:
         await asyncio.Event().wait()
         yield DomainEvent(None)

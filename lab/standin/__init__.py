@@ -17,7 +17,8 @@ is used where a real guest can be had, and nothing of it is installed.
 
 Command line of a guest (``--cmdline``; in a file for ``xl``: ``extra = "…"``):
 ``lab.vesper=no`` no modules in the guest, ``lab.version=N`` another protocol
-version, ``lab.release=R`` another kernel, ``lab.cpus=N``.
+version, ``lab.silent=yes`` no answers, ``lab.release=R`` another kernel,
+``lab.cpus=N``.
 """
 
 from __future__ import annotations

@@ -39,6 +39,7 @@ class StandinGuest:
             release=options.get("lab.release", RELEASE),
             version=int(options.get("lab.version", abi.ABI_VERSION)),
         )
+        self._silent = options.get("lab.silent", "no") == "yes"
         self._life = "on"
         self._active = False
         self._end = asyncio.Event()
@@ -74,7 +75,7 @@ class StandinGuest:
                     self._active = False
                     self._place.active.unlink(missing_ok=True)
                     break
-                while self._kernel.take_request():
+                while not self._silent and self._kernel.take_request():
                     pass
         if self._host is writer:
             self._host = None

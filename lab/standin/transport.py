@@ -29,6 +29,8 @@ from vesper_monitor.transport import (
 __all__ = ["StandinLink", "StandinMapping", "StandinTransport"]
 
 _POLL = 0.1
+#: s
+_CLOSE_TIMEOUT = 3.0
 #: More CPUs than a stand-in guest has.
 _CPUS = 16
 _VCPU_STATES = {
@@ -197,6 +199,15 @@ class StandinTransport:
             raise FrontendMissing(
                 f"{domain.name}: no VESPER modules in the guest (load vesper and vesper_xen there)"
             ) from None
+
+    async def deactivate(self, domain: Domain) -> None:
+        try:
+            async with asyncio.timeout(_CLOSE_TIMEOUT):
+                sock = await self._try_connect(domain)
+        except TimeoutError:
+            raise TransportError(f"{domain.name}: the guest has not let go") from None
+        if sock is not None:
+            await StandinLink(domain, sock).close(deactivate=True)
 
     async def events(self) -> AsyncIterator[DomainEvent]:
         queue: asyncio.Queue[DomainEvent] = asyncio.Queue()

@@ -204,6 +204,8 @@ class _Transport:
         await asyncio.sleep(timeout)
         raise FrontendMissing("vm1: no frontend")
 
+    async def deactivate(self, domain: Domain) -> None: ...
+
     async def events(self) -> AsyncIterator[DomainEvent]:
         await asyncio.Event().wait()
         yield DomainEvent(7)

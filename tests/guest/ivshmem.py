@@ -54,6 +54,10 @@ class KvmMachine(MachineTransport):
         holder, pid = Holder(self.holder.control), self.machine.process.pid
         return await KvmLink.connect(holder, pid, domain, timeout, Doorbells())
 
+    async def deactivate(self, domain: Domain) -> None:
+        holder, pid = Holder(self.holder.control), self.machine.process.pid
+        await KvmLink.end(holder, pid, domain, Doorbells())
+
     def run_state(self) -> str:
         """QEMU's word for it."""
         return str(self.qmp.command("query-status")["status"])

@@ -464,6 +464,8 @@ class MachineTransport:
             await asyncio.sleep(_POLL)
         raise FrontendMissing("vm1: no VESPER modules in the guest")
 
+    async def deactivate(self, domain: Domain) -> None: ...
+
     async def events(self) -> AsyncIterator[DomainEvent]:
         await asyncio.Event().wait()
         yield DomainEvent(None)

@@ -4,6 +4,7 @@
 from __future__ import annotations
 
 import asyncio
+import os
 from collections.abc import AsyncIterator, Awaitable, Callable
 from contextlib import asynccontextmanager
 from pathlib import Path
@@ -13,11 +14,14 @@ import pytest
 
 from lab.standin import StandinTransport
 from lab.standin.image import make_image, make_store
+from lab.standin.memory import CCHAN_PAGE
 from tests.host.standins import GuestProcess, guest, until
+from vesper_monitor.guest import abi
 from vesper_monitor.guest.decode import Event
 from vesper_monitor.guest.images import ImageStore
 from vesper_monitor.guest.session import ProbeState, Session, SessionError, SessionState
 
+REQUESTS_TAKEN = abi.offset(abi.Cchan, "to_guest") + abi.offset(abi.CchanRing, "cons")
 BOTH = {"send_signal": "", "out_of_memory": ""}
 
 
@@ -324,6 +328,42 @@ def test_deactivate_leaves_nothing_loaded(images: ImageStore) -> None:
                 await told.session.close(deactivate=True)
                 assert (await vm.tell("emit", "send_signal")).startswith("error")
                 await until(lambda: not vm.place.active.exists(), "deactivated")
+
+    run(body)
+
+
+@pytest.mark.parametrize("cmdline", ["lab.version=9", "lab.silent=yes"])
+def test_deactivate_without_a_session(images: ImageStore, cmdline: str) -> None:
+    """The next daemon would take it for a guest to watch."""
+
+    async def body() -> None:
+        with guest(cmdline=cmdline) as vm:
+            async with watch(images) as told:
+                await until(vm.place.active.exists, "activated")
+                await until(
+                    lambda: told.session.state in (SessionState.UNFIT, SessionState.CONNECTING),
+                    "no session",
+                )
+                opened = os.listdir("/proc/self/fd")
+                await asyncio.wait_for(told.session.close(deactivate=True), 5)
+                await until(lambda: not vm.place.active.exists(), "deactivated")
+                assert len(os.listdir("/proc/self/fd")) <= len(opened)
+
+    run(body)
+
+
+def test_a_spoilt_cchan_is_begun_anew(images: ImageStore) -> None:
+    async def body() -> None:
+        with guest() as vm:
+            async with watch(images) as told:
+                await until(told.all_collecting, "probes collecting")
+            with vm.place.memory.open("r+b") as memory:
+                memory.seek(CCHAN_PAGE * abi.PAGE_SIZE + REQUESTS_TAKEN)
+                memory.write((77).to_bytes(4, "little"))
+            async with watch(images) as told:
+                await until(told.all_collecting, "probes collecting again")
+                await vm.tell("emit", "send_signal", "sig=11", "fatal=1")
+                await until(lambda: told.events, "the event")
 
     run(body)
 

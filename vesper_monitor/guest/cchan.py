@@ -18,7 +18,7 @@ from vesper_monitor.guest import abi
 from vesper_monitor.guest.decode import printable
 from vesper_monitor.transport import Link
 
-__all__ = ["Cchan", "CchanError", "GuestRefused", "GuestSilent", "WrongVersion"]
+__all__ = ["Cchan", "CchanBroken", "CchanError", "GuestRefused", "GuestSilent", "WrongVersion"]
 
 #: s. The guest answers most requests at once; LOAD starts a process there.
 REQUEST_TIMEOUT = 10.0
@@ -37,6 +37,10 @@ _R = TypeVar("_R", bound=ctypes.Structure)
 
 class CchanError(Exception):
     """C-chan to this guest does not work; the text tells why."""
+
+
+class CchanBroken(CchanError):
+    """What is in its page cannot be; another page may help."""
 
 
 class GuestSilent(CchanError):
@@ -65,14 +69,14 @@ class Cchan:
     """C-chan of one link."""
 
     def __init__(self, link: Link) -> None:
-        """:raises CchanError: :raises WrongVersion:"""
+        """:raises CchanBroken: :raises WrongVersion:"""
         self._link = link
         self._view = link.cchan.view
         self._lock = asyncio.Lock()
         self._moved = asyncio.Event()
         self._aborted: str | None = None
         if self._load(abi.offset(abi.Cchan, "magic")) != abi.CCHAN_MAGIC:
-            raise CchanError(f"{link.domain.name}: the guest's C-chan page has no magic number")
+            raise CchanBroken(f"{link.domain.name}: the guest's C-chan page has no magic number")
         version = self._load(abi.offset(abi.Cchan, "version"))
         if version != abi.ABI_VERSION:
             raise WrongVersion(_version_text(link.domain.name, version))
@@ -223,8 +227,8 @@ class Cchan:
     def _load(self, offset: int) -> int:
         return abi.load_u32(self._view, offset)
 
-    def _nonsense(self, what: str) -> CchanError:
-        return CchanError(f"{self._link.domain.name}: the guest's C-chan is broken: {what}")
+    def _nonsense(self, what: str) -> CchanBroken:
+        return CchanBroken(f"{self._link.domain.name}: the guest's C-chan is broken: {what}")
 
 
 def _version_text(vm: str, version: int) -> str:

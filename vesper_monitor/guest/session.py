@@ -28,7 +28,7 @@ from collections.abc import AsyncIterator, Callable, Mapping
 from vesper_monitor.domain_state import DomainState
 from vesper_monitor.guest.action import Guest, Hello, SessionError
 from vesper_monitor.guest.beat import Beat
-from vesper_monitor.guest.cchan import CchanError, GuestSilent
+from vesper_monitor.guest.cchan import CchanBroken, CchanError, GuestSilent
 from vesper_monitor.guest.channel import ChannelEntry, TableError
 from vesper_monitor.guest.collector import Collector
 from vesper_monitor.guest.decode import Event
@@ -151,6 +151,7 @@ class Session:
         self._busy = asyncio.Lock()  # one change of the guest's probes at a time
         self._retry_at: dict[str, float] = {}  # probe → CLOCK_MONOTONIC
         self._retry_after: dict[str, float] = {}
+        self._connecting: asyncio.Task[None] | None = None
         self._closing = False
         self._closed = asyncio.Event()
 
@@ -278,12 +279,20 @@ class Session:
             return
         self._closing = True
         self._look.set()
+        if self._connecting is not None:
+            self._connecting.cancel()
+            await asyncio.wait({self._connecting})
         async with self._busy:
             self._switch(SessionState.CLOSING)
             if self._guest is not None:
                 if deactivate:
                     await self._unload_all(self._guest)
                 await self._disconnect(deactivate=deactivate)
+            elif deactivate:
+                try:
+                    await self.transport.deactivate(self.domain)
+                except TransportError as error:
+                    _LOG.warning("%s", error)
             self._switch(SessionState.CLOSED)
             self._raw.close()
         self._closed.set()
@@ -295,19 +304,24 @@ class Session:
         self._started = time.monotonic()
         delay = _RETRY_FIRST
         while not self._closing:
+            self._connecting = asyncio.create_task(self._connect())
             try:
-                await self._connect()
+                await self._connecting
                 delay = _RETRY_FIRST
                 await self._collect()
             except FrontendMissing as error:
                 self._missing = str(error)
                 delay = _RETRY_FIRST  # connect() has waited already
-            except (TransportError, GuestSilent) as error:
+            except (TransportError, GuestSilent, CchanBroken) as error:
                 self._missing = str(error)
             except (CchanError, TableError) as error:
                 self._missing = str(error)
                 self._switch(SessionState.UNFIT)
                 delay = _RETRY_UNFIT
+            except asyncio.CancelledError:
+                if not self._closing:
+                    raise
+            self._connecting = None
             if self._closing:
                 break
             await self._give_up_link()
@@ -324,14 +338,12 @@ class Session:
     async def _connect(self) -> None:
         self._switch(SessionState.WAITING)
         link = await self.transport.connect(self.domain, _CONNECT_TIMEOUT)
-        if self._closing:
-            await link.close(deactivate=False)
-            return
         self._switch(SessionState.CONNECTING)
         try:
             guest = await Guest.greet(link)
-        except BaseException:
-            await link.close(deactivate=False)
+        except BaseException as error:
+            # A page that the guest has spoilt stays so: then all is begun anew.
+            await link.close(deactivate=isinstance(error, CchanBroken))
             raise
         self._lost = None
         link.on_lost(self._on_lost)

@@ -1,0 +1,143 @@
+// SPDX-License-Identifier: GPL-2.0-only
+/* What a hostile guest shares on QEMU: the memory of the ivshmem device. */
+
+#include <linux/io.h>
+#include <linux/pci.h>
+
+#include "hostile.h"
+
+#define DOORBELL	12
+#define HOST_ID		1
+/* Where the frontend puts things: from the beginning on. */
+#define USED		(1UL << 20)
+
+static struct pci_dev *pdev;
+static void *memory;
+static unsigned long size;
+static void __iomem *registers;
+static u32 mark;
+
+static struct vsp_shm_head *head(void)
+{
+	return memory;
+}
+
+static void *page(u64 handle, unsigned int n)
+{
+	u64 at = handle + (u64)n * VSP_PAGE_SIZE;
+
+	if (!handle || handle % VSP_PAGE_SIZE || handle >= size || at >= size)
+		return NULL;
+	return memory + at;
+}
+
+/* The first two end the session, as a rule. */
+static void *any(void)
+{
+	unsigned int first = hostile_below(8) ? 2 : 0;
+	unsigned long end = hostile_below(4) ? USED : size;
+
+	return memory + (first + hostile_below(end / VSP_PAGE_SIZE - first)) * VSP_PAGE_SIZE;
+}
+
+static u64 edge(void)
+{
+	const u64 edges[] = { size, size - 1, size - 4096, hostile_below(size / 4096) * 4096ULL };
+
+	return edges[hostile_below(ARRAY_SIZE(edges))];
+}
+
+static void own(void)
+{
+	switch (hostile_below(5)) {
+	case 0:
+		WRITE_ONCE(head()->state, hostile_below(4));
+		break;
+	case 1:
+		WRITE_ONCE(head()->epoch, hostile_edge());
+		break;
+	case 2:
+		WRITE_ONCE(head()->answer, hostile_edge());
+		break;
+	case 3:
+		WRITE_ONCE(head()->cchan, hostile_edge());
+		break;
+	default:
+		WRITE_ONCE(head()->wanted, hostile_edge());
+	}
+}
+
+/* Without it the frontend would not come back. */
+static void mend(void)
+{
+	WRITE_ONCE(head()->mark, mark);
+}
+
+static void ring(void)
+{
+	iowrite32(HOST_ID << 16, registers + DOORBELL);
+}
+
+static void *find_magic(u32 magic)
+{
+	unsigned long at;
+
+	for (at = 2 * VSP_PAGE_SIZE; at < USED; at += VSP_PAGE_SIZE) {
+		if (*(u32 *)(memory + at) == magic)
+			return memory + at;
+	}
+	return NULL;
+}
+
+static bool find(void)
+{
+	struct hostile_link *link = &hostile_ivshmem;
+	struct vsp_words *words = find_magic(VSP_WORDS_MAGIC);
+	unsigned int i;
+
+	mark = head()->mark;
+	link->cchan = memory + VSP_PAGE_SIZE;
+	link->table = find_magic(VSP_TABLE_MAGIC);
+	link->life = find_magic(VSP_LIFE_MAGIC);
+	for (i = 0; words && i < VSP_WORDS_KINDS; i++)
+		link->slot[i] = &words->slot[i];
+	return READ_ONCE(head()->state) == VSP_SHM_ACTIVE && link->table && link->life &&
+	       words;
+}
+
+static int open(void)
+{
+	pdev = pci_get_device(0x1af4, 0x1110, NULL);
+	if (!pdev)
+		return -ENODEV;
+	size = pci_resource_len(pdev, 2);
+	memory = memremap(pci_resource_start(pdev, 2), size, MEMREMAP_WB);
+	if (!memory)
+		goto put;
+	registers = ioremap(pci_resource_start(pdev, 0), PAGE_SIZE);
+	if (registers)
+		return 0;
+	memunmap(memory);
+put:
+	pci_dev_put(pdev);
+	return -ENOMEM;
+}
+
+static void close(void)
+{
+	iounmap(registers);
+	memunmap(memory);
+	pci_dev_put(pdev);
+}
+
+struct hostile_link hostile_ivshmem = {
+	.open = open,
+	.close = close,
+	.find = find,
+	.page = page,
+	.any = any,
+	.edge = edge,
+	.own = own,
+	.mend = mend,
+	.ring = ring,
+};

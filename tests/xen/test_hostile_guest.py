@@ -1,0 +1,101 @@
+# SPDX-License-Identifier: GPL-2.0-or-later
+"""A real guest of Xen whose kernel writes at random over all that it shares.
+
+Pages, what grants lead to which, xenstore (tests/guest_modules/hostile_xen.c);
+tests/guest/test_hostile_guest.py has a healthy guest beside one that does
+likewise. ``VESPER_CORRUPTIONS=10000`` makes it so many (``make hostile``).
+"""
+
+from __future__ import annotations
+
+import os
+import re
+import time
+from collections.abc import Iterator
+
+import pytest
+
+from lab import images
+from lab.guest import Guest
+from lab.xen import XenHost, XenLab
+from tests.guest.build import build
+from tests.vm1 import wait_collecting
+from tests.xen.innocent import fatal_pids, kill_worker
+from tests.xen.vm1 import clean, create_guest
+
+CORRUPTIONS = int(os.environ.get("VESPER_CORRUPTIONS", "50"))
+#: In a row, at most; then the guest is activated anew.
+BATCH = 100
+#: KiB that a hostile guest can make vesperd take.
+MOST_MEMORY = 64 << 10
+#: Lines that it can make vesperd log in a second: one for each place, and some at once.
+MOST_LINES = 10
+#: s until vesperd answers, on a busy emulated host.
+ANSWERED = 10
+LOG = "/var/log/vesperd.log"
+ANEW = "vesper deactivate vm1; vesper activate vm1"
+MEMORY = "grep ^Private /proc/$(pgrep -o vesperd)/smaps_rollup"
+
+
+@pytest.fixture
+def host(lab: XenLab) -> Iterator[XenHost]:
+    """host-a with vm1, which was hostile before it was activated."""
+    clean(lab)
+    create_guest(lab)
+    (module,) = (path for path in build(images.kernel()) if path.name == "vsp_hostile.ko")
+    guest = Guest(lab.a)
+    guest.put("/vsp_hostile.ko", module.read_bytes())
+    assert guest.run("insmod /vsp_hostile.ko").rc == 0
+    lab.a.run("vesper activate vm1", timeout=60, check=True)
+    yield lab.a
+    clean(lab)
+
+
+def memory(host: XenHost) -> int:
+    """KiB that are vesperd's own."""
+    output = host.run(MEMORY, timeout=60, check=True).output
+    return sum(int(line.split()[1]) for line in output.splitlines())
+
+
+def attack(guest: Guest, seed: int) -> tuple[int, int, int]:
+    """One batch: corruptions in all, after how many the host has looked, rings."""
+    said = guest.run(f"echo {seed} {BATCH} >/proc/vsp_hostile; cat /proc/vsp_hostile", timeout=300)
+    assert "error" not in said.output
+    found = re.search(r"corrupted (\d+) looked at (\d+) rung (\d+)", said.output)
+    assert found, said.output
+    made, looked_at, rung = found.groups()
+    return int(made), int(looked_at), int(rung)
+
+
+def test_hostile_guest(lab: XenLab, host: XenHost) -> None:
+    guest = Guest(host)
+    wait_collecting(host)
+    before, begin = memory(host), time.monotonic()
+    most, seed, looked_at = before, 0, 0
+    while looked_at < CORRUPTIONS:
+        seed += 1
+        made, looked_at, rung = attack(guest, seed)
+        host.run("vesper status", timeout=ANSWERED, check=True)
+        most = max(most, memory(host))
+        host.run(ANEW, timeout=120, check=True)
+        wait_collecting(host)
+        print(f"{looked_at} of {CORRUPTIONS} corruptions", end="\r", flush=True)
+    took = time.monotonic() - begin
+
+    log = host.run(f"cat {LOG}", check=True).output
+    lines = len(log.splitlines())
+    print(f"{made} corruptions, {looked_at} of them looked at, {rung} rings in {took:.0f} s; "
+          f"{seed} sessions; {lines} lines logged")  # fmt: skip
+    print(f"vesperd: {before} KiB before, {most} at most")
+    assert "Traceback" not in log
+    assert lines <= 60 + MOST_LINES * took
+    assert most - before <= MOST_MEMORY
+    # It is well again, and when it is gone nobody holds on to its pages.
+    pid = kill_worker(lab, host)
+    deadline = time.monotonic() + 30
+    while (seen := fatal_pids(host)[-1:]) != [pid]:
+        assert time.monotonic() < deadline, f"{seen}, not {pid}"
+        time.sleep(0.3)
+    domid = host.run("xl domid vm1", check=True).output.strip()
+    host.run("xl destroy vm1", timeout=60, check=True)
+    host.wait(f"! xl list {domid}", timeout=20)
