@@ -3,7 +3,8 @@
 
 One vesperd, two stand-in guests. The healthy one has an event every 10 ms or
 so; measured is the time from its store to a client that follows. The other
-one is quiet, then keeps an attack up without a pause:
+one is quiet, then uses a CPU and does nothing else, to which an attack is
+compared, then keeps one up without a pause:
 
 - *table*: 16 new channels every 5 ms, each of which can be mapped;
 - *names*: the same, of which none can be mapped;
@@ -20,7 +21,6 @@ import itertools
 import json
 import os
 import random
-import statistics
 import subprocess
 import sys
 import tempfile
@@ -56,6 +56,11 @@ class Attacker(HostileGuest):
 
     async def _none(self) -> None:
         pass
+
+    async def _busy(self) -> None:
+        while True:
+            sum(range(1000))
+            await asyncio.sleep(0)
 
     async def _table(self) -> None:
         index = self.inside._memory.alloc(1)
@@ -126,6 +131,16 @@ async def _measure(socket: Path, events: int) -> list[float]:
     return sorted(late)
 
 
+def _row(late: list[float], other: list[float]) -> str:
+    """:param other: to compare with, if there is one."""
+    row = ""
+    for name, part in (("median", 0.5), ("p99", 0.99)):
+        value = late[int(len(late) * part)]
+        times = f" ({value / other[int(len(other) * part)]:.1f} times)" if other else ""
+        row += f"{name} {value:6.2f} ms{times}, "
+    return f"{row}longest {late[-1]:.1f} ms"
+
+
 def _guest(name: str) -> subprocess.Popen[bytes]:
     command = [sys.executable, "-m", "bench.neighbour", "--be", name]
     process = subprocess.Popen(command, cwd=PROJECT)
@@ -137,39 +152,29 @@ def _guest(name: str) -> subprocess.Popen[bytes]:
     return process
 
 
-def _run(directory: Path, attacks: list[str], events: int) -> None:
-    os.environ["VESPER_STANDIN_DIR"] = str(directory / "domains")
-    (directory / "domains").mkdir()
-    daemon = DaemonProcess(directory)
-    guests = []
-    try:
-        daemon.start()
-        for name in ("healthy", "hostile"):
-            guests.append(_guest(name))
-            daemon.call("start", resource=name, vm=name, services=["httpd"])
-        wait_collecting(daemon, 4)
-        quiet: list[float] = []
-        for attack in ["none", *attacks]:
-            with step(f"attack: {attack}"):
-                asyncio.run(_tell("hostile", "attack", attack))
-                time.sleep(0.5)
-                late = asyncio.run(_measure(daemon.socket, events))
-                asyncio.run(_tell("hostile", "attack", "none"))
-                time.sleep(0.5)
-            quiet = quiet or late
-            median, p99 = statistics.median(late), late[len(late) * 99 // 100]
-            print(
-                f"{attack:8} median {median:6.1f} ms ({median / statistics.median(quiet):.1f} "
-                f"times), p99 {p99:6.1f} ms ({p99 / quiet[len(quiet) * 99 // 100]:.1f} times), "
-                f"longest {late[-1]:6.1f} ms",
-                flush=True,
-            )
-    finally:
-        for guest in guests:
-            guest.kill()
-            guest.wait()
-        if daemon.process is not None and daemon.process.poll() is None:
-            daemon.stop()
+def _late(attack: str, events: int) -> list[float]:
+    """ms, sorted; of guests that have not been through another attack."""
+    with tempfile.TemporaryDirectory(prefix="vesper-neighbour-") as name:
+        directory = Path(name)
+        os.environ["VESPER_STANDIN_DIR"] = str(directory / "domains")
+        (directory / "domains").mkdir()
+        daemon = DaemonProcess(directory)
+        guests = []
+        try:
+            daemon.start()
+            for guest in ("healthy", "hostile"):
+                guests.append(_guest(guest))
+                daemon.call("start", resource=guest, vm=guest, services=["httpd"])
+            wait_collecting(daemon, 4)
+            asyncio.run(_tell("hostile", "attack", attack))
+            time.sleep(0.5)
+            return asyncio.run(_measure(daemon.socket, events))
+        finally:
+            for process in guests:
+                process.kill()
+                process.wait()
+            if daemon.process is not None and daemon.process.poll() is None:
+                daemon.stop()
 
 
 def main() -> int:
@@ -183,8 +188,13 @@ def main() -> int:
         return 0
     if wrong := set(arguments.attacks) - set(ATTACKS):
         parser.error(f"no such attack: {', '.join(wrong)}")
-    with tempfile.TemporaryDirectory(prefix="vesper-neighbour-") as directory:
-        _run(Path(directory), arguments.attacks or list(ATTACKS), arguments.events)
+    busy: list[float] = []
+    for attack in ["none", "busy", *(arguments.attacks or ATTACKS)]:
+        with step(f"attack: {attack}"):
+            late = _late(attack, arguments.events)
+        if attack == "busy":
+            busy = late
+        print(f"{attack:8} {_row(late, busy)}", flush=True)
     return 0
 
 

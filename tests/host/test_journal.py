@@ -201,9 +201,25 @@ def test_recorder_keeps_the_order_and_reads_what_was_put(path: Path) -> None:
         recorder = Recorder(lambda: Journal(path))
         order: list[int] = []
         for number in range(1, 200):
-            recorder.put(Batch([event(number)]), lambda n=number: order.append(n))  # type: ignore[misc]
+            recorder.put("vm1", Batch([event(number)]), lambda n=number: order.append(n))  # type: ignore[misc]
         events = await recorder.run(lambda journal: journal.events(limit=1000))
         assert [e.id for e in events] == order == list(range(1, 200))
+        await recorder.close()
+
+    asyncio.run(run())
+
+
+def test_a_flood_of_one_vm_is_not_before_the_fault_of_another(path: Path) -> None:
+    async def run() -> None:
+        recorder = Recorder(lambda: Journal(path))
+        order: list[str] = []
+        for first in range(1, 5001, 100):
+            flood = Batch([event(number) for number in range(first, first + 100)])
+            recorder.put("flood", flood, lambda: order.append("flood"))
+        recorder.put("vm1", Batch(faults=[fault(1)]), lambda: order.append("fault"))
+        await recorder.flush()
+        assert len(order) == 51
+        assert order.index("fault") <= 2
         await recorder.close()
 
     asyncio.run(run())
@@ -221,13 +237,13 @@ def test_monitors_are_told_before_the_disk_has_it_and_it_gets_there(path: Path) 
     async def run() -> None:
         recorder = Recorder(lambda: Slow(path))
         told = asyncio.Event()
-        recorder.put(Batch([event(1)]))
+        recorder.put("vm1", Batch([event(1)]))
         await recorder.flush()
         assert not synced  # an event alone need not survive the power
-        recorder.put(Batch(faults=[fault(1)]), told.set)
+        recorder.put("vm1", Batch(faults=[fault(1)]), told.set)
         await asyncio.wait_for(told.wait(), 5)
         assert not synced
-        recorder.put(Batch(faults=[fault(2)]))
+        recorder.put("vm1", Batch(faults=[fault(2)]))
         syncing.set()
         await until(lambda: synced, "synced")
         assert synced == [True]  # one for both
@@ -259,18 +275,18 @@ def test_a_failing_journal_delays_nobody_and_loses_no_fault(path: Path) -> None:
     async def run() -> None:
         recorder = Recorder(lambda: Full(path))
         told: list[int] = []
-        recorder.put(Batch([event(1)]), lambda: told.append(1))
+        recorder.put("vm1", Batch([event(1)]), lambda: told.append(1))
         await recorder.flush()
         Full.full = True
         for number in range(2, 7000):
-            recorder.put(Batch([event(number)]))
-        recorder.put(Batch(faults=[fault(1)]), lambda: told.append(2))
-        recorder.put(Batch(faults=[dataclasses.replace(fault(1), told=2.0)]))
+            recorder.put("vm1", Batch([event(number)]))
+        recorder.put("vm1", Batch(faults=[fault(1)]), lambda: told.append(2))
+        recorder.put("vm1", Batch(faults=[dataclasses.replace(fault(1), told=2.0)]))
         await recorder.flush()
         assert told == [1, 2]
         assert recorder.error == "no space left on device"
         Full.full = False
-        recorder.put(Batch())
+        recorder.put("vm1", Batch())
         await recorder.flush()
         assert recorder.error is None
         await recorder.close()

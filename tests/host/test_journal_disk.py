@@ -173,7 +173,7 @@ def test_a_journal_that_is_damaged_while_it_is_used(tmp_path: Path) -> None:
             file.write(b"\xff" * (path.stat().st_size - 8192))
         with pytest.raises(JournalDamaged):
             await recorder.run(lambda journal: journal.events(limit=10**6))
-        recorder.put(Batch(faults=[fault(1)]))
+        recorder.put("vm1", Batch(faults=[fault(1)]))
         await recorder.flush()
         assert recorder.error is None
         assert await recorder.run(Journal.last_ids) == (0, 1)

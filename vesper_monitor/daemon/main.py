@@ -245,13 +245,13 @@ class Daemon:
             self.instances.recorded(faults)
             self.followers.put(events)
 
-        self.recorder.put(batch, written)
+        self.recorder.put(vm, batch, written)
 
     def _on_change(self, session: Session) -> None:
         batch = Batch()
         self._add_positions(session, batch)
         if batch.positions:
-            self.recorder.put(batch)
+            self.recorder.put(session.domain.name, batch)
         self.instances.watch_changed(session.domain, session.degraded)
 
     def _add_positions(self, session: Session, batch: Batch) -> None:
@@ -336,7 +336,9 @@ class Daemon:
             _log.error("%s: what it did since it came is not judged: %s", domain.name, error)
             return
         faults = self.instances.judge(domain, [e for e in events if e.domid == domain.domid])
-        self.recorder.put(Batch(faults=faults), lambda: self.instances.recorded(faults))
+        self.recorder.put(
+            domain.name, Batch(faults=faults), lambda: self.instances.recorded(faults)
+        )
 
     async def _is_nowhere(self, vm: str) -> bool:
         try:

@@ -206,7 +206,7 @@ class Instances:
             fault = None
         instance = Instance(record, fault=fault, degraded=degraded, rules=_rules(record))
         self._begin(instance)
-        self._recorder.put(Batch(instances=[record], faults=[fault] if fault is not None else []))
+        self._put(record, fault)
         _log.info("%s: watching %s (domain %d)", resource, domain.name, domain.domid)
         if fault is not None:
             _log.warning(
@@ -258,16 +258,18 @@ class Instances:
         self._save(instance)
 
     def _save(self, instance: Instance) -> None:
-        self._recorder.put(Batch(instances=[instance.record]))
+        self._put(instance.record, None)
 
     def _end(self, instance: Instance, by: str) -> Fault | None:
         """:returns: the fault that ends with it."""
         fault = instance.end(time.time(), by)
         self._reconsider(instance)
-        self._recorder.put(
-            Batch(instances=[instance.record], faults=[fault] if fault is not None else [])
-        )
+        self._put(instance.record, fault)
         return fault
+
+    def _put(self, record: InstanceRecord, fault: Fault | None) -> None:
+        faults = [fault] if fault is not None else []
+        self._recorder.put(record.vm, Batch(instances=[record], faults=faults))
 
     # ------------------------------------------------------------ faults
 
@@ -358,19 +360,18 @@ class Instances:
 
     def clear(self, *, fault_id: int | None = None, resource: str | None = None) -> int:
         """The operator says it is over. :returns: number of faults that ended."""
-        ended = []
+        ended = 0
         for instance in self.all():
             fault = instance.fault
             if fault is None or (fault.id != fault_id and instance.record.resource != resource):
                 continue
             gone = instance.fault_cleared(time.time(), "operator")
             if gone is not None:
-                ended.append(gone)
+                ended += 1
+                self._recorder.put(gone.vm, Batch(faults=[gone]))
                 _log.warning("%s: fault %d cleared by the operator", gone.resource, gone.id)
             self._reconsider(instance)
-        if ended:
-            self._recorder.put(Batch(faults=ended))
-        return len(ended)
+        return ended
 
     # ------------------------------------------------------------ the guest
 
@@ -450,7 +451,7 @@ class Instances:
     def _told(self, instance: Instance) -> None:
         told = instance.fault_told(time.time())
         if told is not None:
-            self._recorder.put(Batch(faults=[told]))
+            self._recorder.put(told.vm, Batch(faults=[told]))
 
     # ------------------------------------------------------------ no monitor
 

@@ -1,9 +1,9 @@
 # SPDX-License-Identifier: GPL-2.0-or-later
 """The journal's own thread: keeps the order, and keeps a slow disk off the loop.
 
-Everything goes through one queue, so that what was given first is written
-first, and a read sees every write before it.  Batches that pile up while the
-disk is busy are written together.
+What was given first of a VM is written first, and a read sees every write
+before it.  Batches that pile up while the disk is busy are written together,
+the VMs in turn: what one says without end is not before another one's fault.
 
 A journal that cannot be written stops nothing: the error is logged once and
 shown by ``vesper status``, faults stay in memory and are told all the same,
@@ -29,8 +29,8 @@ _T = TypeVar("_T")
 
 #: Unwritten events that are kept while the journal fails; older ones are dropped.
 MAX_UNWRITTEN_EVENTS = 5000
-#: Events in one transaction; also bounds how long a read waits.
-MAX_TOGETHER = 2000
+#: Events in one transaction: another VM's may come in the middle of it.
+MAX_TOGETHER = 128
 #: s between two transactions, but for what somebody waits for: a fault, a read.
 #: Many events make few of them: each costs more than what is in it.
 GATHER = 0.003
@@ -51,7 +51,8 @@ class Recorder:
         self._open = open_journal
         self._journal: Journal | None = None
         self._thread = ThreadPoolExecutor(max_workers=1, thread_name_prefix="journal")
-        self._queue: deque[tuple[Batch, Callable[[], None] | None]] = deque()
+        #: by VM, in their turn; none is empty
+        self._queues: dict[str, deque[tuple[Batch, Callable[[], None] | None]]] = {}
         self._writer: asyncio.Task[None] | None = None
         self._hurry = asyncio.Event()  # somebody waits for what is in the queue
         self._wrote = 0.0  # by the loop's clock
@@ -62,12 +63,12 @@ class Recorder:
         #: why the journal cannot be used now; None: it can
         self.error: str | None = None
 
-    def put(self, batch: Batch, then: Callable[[], None] | None = None) -> None:
-        """Write a batch; then call ``then`` on the loop, in the order of the puts.
+    def put(self, vm: str, batch: Batch, then: Callable[[], None] | None = None) -> None:
+        """Write a batch; then call ``then`` on the loop, in the order of this VM's puts.
 
         It is called when the batch is in the journal, or could not be written.
         """
-        self._queue.append((batch, then))
+        self._queues.setdefault(vm, deque()).append((batch, then))
         if batch.durable:
             self._hurry.set()
         if self._writer is None:
@@ -107,11 +108,11 @@ class Recorder:
 
     async def _write_queue(self) -> None:
         try:
-            while self._queue:
+            while self._queues:
                 await self._gather()
                 together, callbacks = Batch(), []
-                while self._queue and len(together.events) < MAX_TOGETHER:
-                    batch, then = self._queue.popleft()
+                while self._queues and len(together.events) < MAX_TOGETHER:
+                    batch, then = self._next()
                     together.merge(batch)
                     callbacks.append(then)
                 await self._write(together)
@@ -120,6 +121,15 @@ class Recorder:
                         _call(then)
         finally:
             self._writer = None
+
+    def _next(self) -> tuple[Batch, Callable[[], None] | None]:
+        """The oldest batch of the VM whose turn it is."""
+        vm = next(iter(self._queues))
+        queue = self._queues.pop(vm)
+        found = queue.popleft()
+        if queue:
+            self._queues[vm] = queue
+        return found
 
     async def _gather(self) -> None:
         """Let more come, if a transaction was made just now and nobody waits."""
@@ -182,7 +192,7 @@ class Recorder:
 
     def _try_again(self) -> None:
         self._retry = None
-        self.put(Batch())
+        self.put("", Batch())
 
     def _opened(self) -> Journal:
         if self._journal is None:

@@ -1,14 +1,14 @@
 # SPDX-License-Identifier: GPL-2.0-or-later
-"""How much of the daemon's loop one guest may have: all for a while, then half."""
+"""How much of the daemon's loop one guest may have: all for a while, then a quarter."""
 
 from __future__ import annotations
 
 __all__ = ["FULL_SPEED_ROUNDS", "Pace"]
 
-#: Rounds of reading in a row at full speed; then each is followed by a pause as
-#: long as it took: a guest that writes or notifies without end gets half of the
-#: daemon, not all of it.
-FULL_SPEED_ROUNDS = 64
+#: Rounds of reading in a row at full speed; then each is followed by a pause so
+#: many times as long as it took: a guest that writes or notifies without end gets
+#: a quarter of the daemon, not all of it.
+FULL_SPEED_ROUNDS, PAUSE = 256, 3.0
 
 
 class Pace:
@@ -32,9 +32,8 @@ class Pace:
 
     def pause(self, now: float) -> float:
         """s to wait before the next round, if it were to begin now."""
-        if self._rounds < FULL_SPEED_ROUNDS or now - self._ended >= self._taken:
-            return 0.0
-        return self._taken
+        pause = PAUSE * self._taken
+        return pause if self._rounds >= FULL_SPEED_ROUNDS and now - self._ended < pause else 0.0
 
     def waited(self, now: float) -> None:
         """:meth:`pause` is over; it is not the guest that has left it."""

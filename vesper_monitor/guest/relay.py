@@ -33,7 +33,7 @@ MAX_SEQ = (1 << 63) - 1
 READ_LIMIT = 16 * 1024
 #: Records taken by one call: each costs some 30 µs until it is in the journal,
 #: and meanwhile other guests wait.
-READ_RECORDS = 128
+READ_RECORDS = 32
 
 
 @dataclass(frozen=True)

@@ -68,7 +68,7 @@ _RETRY_UNFIT = 30.0
 _CONNECT_TIMEOUT = 10.0
 #: Rounds of reading before a channel is closed because the guest has, or the
 #: link; others have their turn between them. And without, just before that.
-_REST_ROUNDS, _LAST_ROUNDS = 64, 2
+_REST_ROUNDS, _LAST_ROUNDS = 256, 8
 #: s between two looks at a channel table that goes on changing, at least; and
 #: so many times what the last one took.
 _TABLE_CALM, _TABLE_SHARE = 0.1, 4.0
