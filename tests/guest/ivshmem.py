@@ -215,6 +215,7 @@ async def watch(
         yield watching
     except BaseException:
         print(guest.machine.console)
+        print(session.state, *session.probes.values(), sep="\n")
         raise
     finally:
         await session.close(deactivate=deactivate)

@@ -142,7 +142,8 @@ class Session:
             on_standstill, self._beat,
         )  # fmt: skip
         self._life_reader: LifeReader | None = None
-        self._loaded_here: set[str] = set()
+        self._loaded_here: set[str] = set()  # in the life of the guest's core that we know
+        self._boot_id: int | None = None  # of that
         self._look = asyncio.Event()  # the guest has notified, or we close
         self._idle = False  # _collect() waits for that
         self._pace = Pace()
@@ -349,6 +350,9 @@ class Session:
         link.on_lost(self._on_lost)
         link.on_notify(self._on_notify)
         self._guest = guest
+        if guest.hello.boot_id != self._boot_id:
+            self._loaded_here.clear()
+            self._boot_id = guest.hello.boot_id
         self._collector.meet(guest.hello.boot_id)
         self._collector.open_words(link, guest.hello.words)
         self._missing = None
@@ -619,7 +623,6 @@ class Session:
         for name in list(self._channels):
             self._close_channel(name, for_good=False)
             self._set_probe(self._status(name), ProbeState.WANTED, None)
-        self._loaded_here.clear()
         await guest.close(deactivate=deactivate)
 
     def _on_notify(self) -> None:
