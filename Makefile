@@ -19,6 +19,7 @@ KIND    ?= pvh
 # s of each storm in a guest.
 STORM   ?= 60
 CORRUPTIONS ?= 10000
+XEN_CORRUPTIONS ?= 1000
 FUZZ_RUNS ?= 10000000
 DESTDIR ?=
 
@@ -60,7 +61,7 @@ help:
 	@echo '  make migrations      20 live migrations under Pacemaker (MIGRATIONS=20)'
 	@echo '  make soak            hours of what is no fault on Xen, and a fault now and then (HOURS=1 KIND=pvh)'
 	@echo '  make storms          a guest in storms of signals and OOM kills (STORM=60 s each)'
-	@echo '  make hostile         a guest that writes at random over all it shares (CORRUPTIONS=10000)'
+	@echo '  make hostile         guests that write at random over all they share (CORRUPTIONS=10000 XEN_CORRUPTIONS=1000)'
 	@echo '  make test-debug      tests of the guest under lockdep and KASAN (builds a kernel: half an hour)'
 	@echo '  make lint            ruff, mypy --strict, checkpatch, man pages'
 	@echo '  make modules         guest modules for KDIR (default: the running kernel)'
@@ -130,6 +131,7 @@ storms: deps $(VENV)/ready
 
 hostile: deps $(VENV)/ready
 	VESPER_CORRUPTIONS=$(CORRUPTIONS) $(VENV)/bin/python -m pytest -s tests/guest/test_hostile_guest.py
+	VESPER_CORRUPTIONS=$(XEN_CORRUPTIONS) $(VENV)/bin/python -m pytest -s tests/xen/test_hostile_guest.py
 
 test-debug: deps $(VENV)/ready
 	VESPER_KERNEL=debug $(VENV)/bin/python -m pytest tests/guest/test_storms.py \
