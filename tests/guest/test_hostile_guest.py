@@ -1,8 +1,8 @@
 # SPDX-License-Identifier: GPL-2.0-or-later
-"""A real guest whose kernel writes at random over all that it shares (tests/guest_modules/hostile.c).
+"""A real guest whose kernel writes at random over all that it shares.
 
-A whole vesperd watches it, and beside it a healthy one, each of whose events
-must arrive. ``VESPER_CORRUPTIONS=10000`` makes it so many (``make hostile``).
+tests/guest_modules/hostile.c is the module that does. A whole vesperd watches it,
+and beside it a healthy one, each of whose events must arrive. ``VESPER_CORRUPTIONS=10000`` makes it so many (``make hostile``).
 """
 
 from __future__ import annotations
