@@ -2,7 +2,8 @@
 """A real guest whose kernel writes at random over all that it shares.
 
 tests/guest_modules/hostile.c is the module that does. A whole vesperd watches it,
-and beside it a healthy one, each of whose events must arrive. ``VESPER_CORRUPTIONS=10000`` makes it so many (``make hostile``).
+and beside it a healthy one, each of whose events must arrive.
+``VESPER_CORRUPTIONS=10000`` makes it so many (``make hostile``).
 """
 
 from __future__ import annotations
