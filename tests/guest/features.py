@@ -9,7 +9,9 @@ from vesper_monitor.guest.life import LifeReader
 from vesper_monitor.guest.points.syntax import parse
 
 __all__ = [
+    "CGROUP",
     "CPU1",
+    "KILLED",
     "POINT",
     "cpus_go_and_come",
     "point",
@@ -30,6 +32,12 @@ LEAKS = (
 )
 #: Documentation/admin-guide/tainted-kernels.rst: a bad page, an oops, a warning, a soft lockup.
 TAINTS = 1 << 5 | 1 << 7 | 1 << 9 | 1 << 14
+#: Where the OOM killer comes soon, however much memory the guest has, and however slow it is.
+CGROUP = (
+    "mkdir -p /cg; mount -t cgroup2 none /cg; echo +memory >/cg/cgroup.subtree_control; "
+    "mkdir -p /cg/small; echo 8M >/cg/small/memory.max"
+)
+KILLED = "sh -c 'echo $$ >/cg/small/cgroup.procs; exec tail /dev/zero'"
 #: Of those who read the file's name it is.
 POINT = parse('p:opens do_sys_openat2 path=+0($arg2):ustring comm=$comm if comm == "cat"')
 

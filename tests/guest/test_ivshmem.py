@@ -11,7 +11,15 @@ from pathlib import Path
 from typing import Any
 
 from kvm_transport.holder_client import Holder
-from tests.guest.features import CPU1, cpus_go_and_come, said, shows_life, unimpaired
+from tests.guest.features import (
+    CGROUP,
+    CPU1,
+    KILLED,
+    cpus_go_and_come,
+    said,
+    shows_life,
+    unimpaired,
+)
 from tests.guest.ivshmem import PROBES, SLOW, KvmMachine, Watch, kvm_machine, watch
 from tests.host.standins import until
 from vesper_monitor.guest import abi
@@ -23,7 +31,7 @@ CMDLINE = "panic=0 suspend.pm_test_delay=1"
 async def faults(guest: KvmMachine, seen: Watch) -> None:
     """The first two probes, loaded without a user space, with real faults."""
     await seen.collecting(*PROBES)
-    guest.machine.tell("sh -c 'kill -SEGV $$'; tail /dev/zero")
+    guest.machine.tell(f"{CGROUP}; sh -c 'kill -SEGV $$'; {KILLED}")
     await seen.see(lambda: seen.of("out_of_memory", comm="tail"), "OOM")
     await seen.see(lambda: seen.of("send_signal", signal="SIGSEGV", comm="sh"), "SIGSEGV")
     await seen.see(lambda: seen.of("process_exit", comm="tail", signal="SIGKILL"), "exit")
@@ -31,7 +39,7 @@ async def faults(guest: KvmMachine, seen: Watch) -> None:
     await seen.collecting("send_signal")
     await seen.collecting("send_signal", "out_of_memory")
     seen.events.clear()
-    guest.machine.tell("tail /dev/zero")
+    guest.machine.tell(KILLED)
     await seen.see(lambda: seen.of("out_of_memory", comm="tail"), "OOM, second load")
 
 

@@ -15,7 +15,7 @@ from typing import Any
 
 import pytest
 
-from tests.guest.features import CPU1, said, unimpaired
+from tests.guest.features import CGROUP, CPU1, KILLED, said, unimpaired
 from tests.guest.ivshmem import PROBES, SLOW, KvmMachine, Watch, kvm_machine, watch
 from tests.host.standins import until
 from vesper_monitor.guest.action import SessionError
@@ -38,13 +38,6 @@ KEEP = (
     "echo p:keep __send_signal_locked >/sys/kernel/tracing/kprobe_events; "
     "echo 1 >/sys/kernel/tracing/events/kprobes/keep/enable"
 )
-
-#: Where the OOM killer comes soon, however much memory the guest has.
-CGROUP = (
-    "mkdir -p /cg; mount -t cgroup2 none /cg; echo +memory >/cg/cgroup.subtree_control; "
-    "mkdir -p /cg/small; echo 8M >/cg/small/memory.max"
-)
-KILLED = "sh -c 'echo $$ >/cg/small/cgroup.procs; exec tail /dev/zero'"
 
 
 class Tally:
