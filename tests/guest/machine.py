@@ -41,7 +41,7 @@ from vesper_monitor.transport import (
     VcpuUse,
 )
 
-__all__ = ["Machine", "MachineTransport", "machine", "restored"]
+__all__ = ["RAM", "Machine", "MachineTransport", "machine", "restored"]
 
 #: bytes. The OOM killer has to come soon; KASAN takes an eighth and more.
 RAM = (512 if os.environ.get("VESPER_KERNEL") == "debug" else 256) << 20
