@@ -42,6 +42,10 @@ class XenbusState(enum.IntEnum):
     CLOSED = 6
 
 
+#: No frontend has the device: it has let go, or none has come yet.
+_GONE = (XenbusState.UNKNOWN, XenbusState.INITIALISING, XenbusState.CLOSED)
+
+
 class Published(NamedTuple):
     """What the frontend has published."""
 
@@ -101,7 +105,7 @@ class Device:
     async def wait_closed(self) -> None:
         """Until the guest has let go, or has had time enough."""
         end = asyncio.get_running_loop().time() + _CLOSE_TIMEOUT
-        while await self.frontend_state() not in (XenbusState.CLOSED, XenbusState.UNKNOWN):
+        while await self.frontend_state() not in _GONE:
             if asyncio.get_running_loop().time() > end:
                 _LOG.warning("%s: the guest has not closed its device", self._name)
                 break

@@ -29,7 +29,7 @@ _T = TypeVar("_T")
 
 #: Unwritten events that are kept while the journal fails; older ones are dropped.
 MAX_UNWRITTEN_EVENTS = 5000
-#: Events in one transaction: another VM's may come in the middle of it.
+#: Events in one transaction: what another VM says meanwhile waits for its end.
 MAX_TOGETHER = 128
 #: s between two transactions, but for what somebody waits for: a fault, a read.
 #: Many events make few of them: each costs more than what is in it.
