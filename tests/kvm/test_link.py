@@ -103,6 +103,22 @@ def test_deactivate(running: HolderProcess) -> None:
     with_link(running, body)
 
 
+def test_deactivate_without_a_link(running: HolderProcess) -> None:
+    """What an earlier daemon has left, or one that never came to an understanding."""
+
+    async def body(qemu: StandinQemu, link: KvmLink) -> None:
+        await link.close(deactivate=False)
+        ending = KvmLink.end(Holder(running.control), os.getpid(), DOMAIN, Doorbells())
+        task = asyncio.create_task(ending)
+        await until(lambda: qemu.head().wanted == 0, "not wanted any more")
+        qemu.set("state", abi.ShmState.IDLE)
+        qemu.ring()
+        await asyncio.wait_for(task, 10)
+        assert not await is_wanted(Holder(running.control), os.getpid(), DOMAIN)
+
+    with_link(running, body)
+
+
 def test_taken_over_by_the_next_daemon(running: HolderProcess) -> None:
     """The guest's answer is asked for again: what lies there may be a dead kernel's."""
 
