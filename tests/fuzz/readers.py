@@ -201,6 +201,8 @@ def cchan(data: bytes) -> None:
 
 
 async def _meet(link: Link) -> None:
+    # Its ring may be full: it must not wait for us.
+    loop.call_soon(Link.notify, link)
     guest = await Guest.greet(link)
     collector = Collector(DOMAIN, RawFeed(), lambda: 1.0, {}, POINTS)
     try:
