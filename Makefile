@@ -62,7 +62,7 @@ help:
 	@echo '  make soak            hours of what is no fault on Xen, and a fault now and then (HOURS=1 KIND=pvh)'
 	@echo '  make storms          a guest in storms of signals and OOM kills (STORM=60 s each)'
 	@echo '  make hostile         guests that write at random over all they share (CORRUPTIONS=10000 XEN_CORRUPTIONS=1000)'
-	@echo '  make test-debug      tests of the guest under lockdep and KASAN (builds a kernel: half an hour)'
+	@echo '  make test-debug      tests of the guest under lockdep and KASAN (builds a kernel; half an hour in all)'
 	@echo '  make lint            ruff, mypy --strict, checkpatch, man pages'
 	@echo '  make modules         guest modules for KDIR (default: the running kernel)'
 	@echo '  make install         install on a host (DESTDIR=)'
@@ -133,9 +133,11 @@ hostile: deps $(VENV)/ready
 	VESPER_CORRUPTIONS=$(CORRUPTIONS) $(VENV)/bin/python -m pytest -s tests/guest/test_hostile_guest.py
 	VESPER_CORRUPTIONS=$(XEN_CORRUPTIONS) $(VENV)/bin/python -m pytest -s tests/xen/test_hostile_guest.py
 
+# Not test_kernels.py, which is about other kernels.  Left out by name: KASAN makes another
+# oops of a null pointer, and the kernel has virtio_net built in.
 test-debug: deps $(VENV)/ready
-	VESPER_KERNEL=debug $(VENV)/bin/python -m pytest tests/guest/test_storms.py \
-		tests/guest/test_ivshmem.py tests/guest/test_guest_kernel.py tests/guest/test_hostile_guest.py
+	VESPER_KERNEL=debug $(VENV)/bin/python -m pytest tests/guest --ignore tests/guest/test_kernels.py \
+		-k 'not (test_lockup_and_die or test_oopses or test_net_link)'
 
 bench-cluster: deps
 	$(PYTHON) -m bench.cluster
