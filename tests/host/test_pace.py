@@ -6,33 +6,42 @@ from __future__ import annotations
 from hypothesis import given
 from hypothesis import strategies as st
 
-from vesper_monitor.guest.pace import FULL_SPEED_ROUNDS, PAUSE, Pace
+from vesper_monitor.guest.pace import BURST, LEAST, SHARE, Pace
 
-seconds = st.floats(0.0001, 0.1)
-
-
-@given(st.lists(seconds, min_size=1, max_size=20))
-def test_without_end_it_gets_a_quarter_at_most(rounds: list[float]) -> None:
-    pace, now, busy, idle = Pace(), 1.0, 0.0, 0.0
-    for number, taken in enumerate(rounds * 3 * FULL_SPEED_ROUNDS, 1):
-        pace.begin(now)
-        now += taken
-        pace.end(now)
-        pause = pace.pause(now)
-        assert (pause > 0) == (number >= FULL_SPEED_ROUNDS)
-        if pause:
-            busy, idle = busy + taken, idle + pause
-            now += pause
-            pace.waited(now)
-    assert abs(PAUSE * busy - idle) < 1e-6
+rounds = st.lists(st.floats(0.0001, 0.1), min_size=1, max_size=20)
 
 
-@given(st.lists(seconds, min_size=1), seconds)
-def test_who_leaves_pauses_is_never_held_up(rounds: list[float], more: float) -> None:
+@given(rounds)
+def test_without_end_it_gets_its_share(lengths: list[float]) -> None:
+    pace, begin, now, busy = Pace(), 1.0, 1.0, 0.0
+    while busy < 10 * BURST:
+        for taken in lengths:
+            pace.begin(now)
+            now, busy = now + taken, busy + taken
+            pace.end(now)
+            # One round and a pause that is not worth it are too much at most.
+            assert busy <= SHARE * (now - begin) + BURST + taken + SHARE * LEAST
+            now += pace.pause(now)
+            assert pace.pause(now) == 0.0
+    # It gets it, too.
+    assert busy >= SHARE * (now - begin)
+
+
+@given(rounds, st.floats(0.0001, 0.1))
+def test_who_leaves_pauses_is_never_held_up(lengths: list[float], more: float) -> None:
     pace, now = Pace(), 1.0
-    for taken in rounds * FULL_SPEED_ROUNDS:
+    for taken in lengths * 10:
         pace.begin(now)
         now += taken
         pace.end(now)
-        now += 2 * taken + more
+        now += taken / SHARE - taken + more
+        assert pace.pause(now) == 0.0
+
+
+def test_a_burst_is_not_held_up() -> None:
+    pace, now = Pace(), 1.0
+    for _ in range(50):
+        pace.begin(now)
+        now += BURST / 50
+        pace.end(now)
         assert pace.pause(now) == 0.0

@@ -1,40 +1,39 @@
 # SPDX-License-Identifier: GPL-2.0-or-later
-"""How much of the daemon's loop one guest may have: all for a while, then a quarter."""
+"""How much of the daemon's loop one guest may have: all for a moment, then a third."""
 
 from __future__ import annotations
 
-__all__ = ["FULL_SPEED_ROUNDS", "Pace"]
+__all__ = ["BURST", "LEAST", "SHARE", "Pace"]
 
-#: Rounds of reading in a row at full speed; then each is followed by a pause so
-#: many times as long as it took: a guest that writes or notifies without end gets
-#: a quarter of the daemon, not all of it.
-FULL_SPEED_ROUNDS, PAUSE = 256, 3.0
+#: Of the loop's time, in the long run: a guest that writes or notifies without end
+#: does not get all of it.
+SHARE = 1 / 3
+#: s of reading that a guest has at once, if it was quiet before.
+BURST = 0.06
+#: s of the shortest pause: the loop cannot wait for less.
+LEAST = 0.001
 
 
 class Pace:
-    """Of one guest. Rounds are in a row if between two of them the guest leaves
-    no pause as long as the first. Times are seconds of any monotonic clock."""
+    """Of one guest: a token bucket. Times are seconds of any monotonic clock."""
 
     def __init__(self) -> None:
-        self._rounds = 0
-        self._began = self._ended = self._taken = 0.0
+        self._credit = BURST  # s of reading, at the time of
+        self._at = self._began = 0.0
 
     def begin(self, now: float) -> None:
-        """A round begins."""
-        if now - self._ended >= self._taken:
-            self._rounds = 0
+        """A round of reading begins."""
         self._began = now
 
     def end(self, now: float) -> None:
         """It is over."""
-        self._ended, self._taken = now, now - self._began
-        self._rounds += 1
+        self._credit = self._now(now) - (now - self._began)
+        self._at = now
 
     def pause(self, now: float) -> float:
         """s to wait before the next round, if it were to begin now."""
-        pause = PAUSE * self._taken
-        return pause if self._rounds >= FULL_SPEED_ROUNDS and now - self._ended < pause else 0.0
+        rest = -self._now(now) / SHARE
+        return rest if rest >= LEAST else 0.0
 
-    def waited(self, now: float) -> None:
-        """:meth:`pause` is over; it is not the guest that has left it."""
-        self._ended = now
+    def _now(self, now: float) -> float:
+        return min(BURST, self._credit + SHARE * (now - self._at))

@@ -36,7 +36,7 @@ from vesper_monitor.guest.images import ImageStore
 from vesper_monitor.guest.life import LifeReader, LifeWatch
 from vesper_monitor.guest.lifecycle import ProbeState, ProbeStatus, SessionState
 from vesper_monitor.guest.liveness import LOOK
-from vesper_monitor.guest.pace import FULL_SPEED_ROUNDS, Pace
+from vesper_monitor.guest.pace import Pace
 from vesper_monitor.guest.points.point import Point
 from vesper_monitor.guest.positions import Position
 from vesper_monitor.guest.rawfeed import RawFeed
@@ -399,7 +399,6 @@ class Session:
                 pause = self._pace.pause(time.monotonic())
                 if more or pause:
                     await asyncio.sleep(pause)
-                    self._pace.waited(time.monotonic())
         finally:
             self._beat.remove(self._on_beat)
             self._idle = False
@@ -572,7 +571,7 @@ class Session:
         """Final drain, unmap, unload. :raises SessionError:"""
         status = self._status(name)
         self._set_probe(status, ProbeState.UNLOADING, None)
-        for _ in range(FULL_SPEED_ROUNDS):
+        for _ in range(_REST_ROUNDS):
             if not self._drain():
                 break
         self._close_channel(name, for_good=True)
