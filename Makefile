@@ -131,7 +131,7 @@ storms: deps $(VENV)/ready
 
 hostile: deps $(VENV)/ready
 	VESPER_CORRUPTIONS=$(CORRUPTIONS) $(VENV)/bin/python -m pytest -s tests/guest/test_hostile_guest.py
-	VESPER_CORRUPTIONS=$(XEN_CORRUPTIONS) $(VENV)/bin/python -m pytest -s tests/xen/test_hostile_guest.py
+	VESPER_CORRUPTIONS=$(XEN_CORRUPTIONS) $(VENV)/bin/python -m pytest -s tests/xen/hostile.py
 
 # Not test_kernels.py, which is about other kernels.  Left out by name: KASAN makes another
 # oops of a null pointer, and the kernel has virtio_net built in.

@@ -31,7 +31,9 @@ CMDLINE = "panic=0 suspend.pm_test_delay=1"
 async def faults(guest: KvmMachine, seen: Watch) -> None:
     """The first two probes, loaded without a user space, with real faults."""
     await seen.collecting(*PROBES)
-    guest.machine.tell(f"{CGROUP}; sh -c 'kill -SEGV $$'; {KILLED}")
+    # process_exit tells of those that have lived for a second.
+    of_age = KILLED.replace("exec", "sleep 1; exec")
+    guest.machine.tell(f"{CGROUP}; sh -c 'kill -SEGV $$'; {of_age}")
     await seen.see(lambda: seen.of("out_of_memory", comm="tail"), "OOM")
     await seen.see(lambda: seen.of("send_signal", signal="SIGSEGV", comm="sh"), "SIGSEGV")
     await seen.see(lambda: seen.of("process_exit", comm="tail", signal="SIGKILL"), "exit")

@@ -70,6 +70,7 @@ static struct kretprobe grants = {
 	.entry_handler = on_call,
 	.handler = on_return,
 	.data_size = sizeof(struct call),
+	.maxactive = 64,	/* a network's queue grants in between */
 };
 
 static void *page_of(u64 ref)

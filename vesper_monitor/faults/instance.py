@@ -264,9 +264,10 @@ class Instance:
             self.rules.forget()
         self._tell_all()
 
-    def fault_told(self, now_real: float) -> Fault | None:
+    def fault_told(self, fault_id: int, now_real: float) -> Fault | None:
         """Pacemaker knows. :returns: the fault, if this is new for the journal."""
-        if self.fault is None or self.fault.told is not None:
+        # Meanwhile it may have been cleared, and another one found.
+        if self.fault is None or self.fault.id != fault_id or self.fault.told is not None:
             return None
         self.fault = replace(self.fault, told=now_real)
         return self.fault

@@ -442,14 +442,14 @@ class Instances:
             waiter.answer = answer
             await deliver(answer)
             delivered = True
-            if answer.result is Result.FAULT:
-                self._told(instance)
+            if answer.result is Result.FAULT and answer.fault is not None:
+                self._told(instance, answer.fault)
         finally:
             instance.monitor_ends(waiter, _now(), delivered=delivered)
             self._reconsider(instance)
 
-    def _told(self, instance: Instance) -> None:
-        told = instance.fault_told(time.time())
+    def _told(self, instance: Instance, fault: Fault) -> None:
+        told = instance.fault_told(fault.id, time.time())
         if told is not None:
             self._recorder.put(told.vm, Batch(faults=[told]))
 
@@ -505,7 +505,7 @@ class Instances:
             async with self._room:
                 told = await self._tell(fault.resource, instance.node, wanted, injecting)
             if told:
-                self._told(instance)
+                self._told(instance, fault)
             elif wanted():
                 self._given_up.add(fault.id)
         except Exception:

@@ -3,7 +3,8 @@
 
 Pages, what grants lead to which, xenstore (tests/guest_modules/hostile_xen.c);
 tests/guest/test_hostile_guest.py has a healthy guest beside one that does
-likewise. ``VESPER_CORRUPTIONS=1000`` makes it so many (``make hostile``).
+likewise. Not part of ``make test``; ``make hostile`` runs it, with
+``VESPER_CORRUPTIONS=1000``.
 """
 
 from __future__ import annotations
