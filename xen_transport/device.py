@@ -16,6 +16,7 @@ from __future__ import annotations
 import asyncio
 import enum
 import logging
+from collections.abc import Callable
 from typing import NamedTuple
 
 from vesper_monitor.transport import TransportError
@@ -88,8 +89,14 @@ class Device:
 
         await self._store.transact(f"creating the device of {self._name}", body)
 
-    async def remove(self) -> None:
-        """Take the device away."""
+    async def take_away(self, let_go: Callable[[], None] = lambda: None) -> None:
+        """Close in order, so that the guest has let go before the nodes do.
+
+        :param let_go: called once the guest has been told.
+        """
+        await self.set_backend(XenbusState.CLOSING)
+        let_go()
+        await self.wait_closed()
         await self._store.remove(self.frontend)
         await self._store.remove(f"{BACKENDS}/{self._domid}")
 

@@ -102,18 +102,11 @@ class XenLink:
             if self._token is not None:
                 token, self._token = self._token, None
                 await self._store.unwatch(token)
-            await (self._take_away() if deactivate else self._leave())
+            await (self._device.take_away(self._unmap) if deactivate else self._leave())
         except StoreError as error:
             _LOG.warning("%s: %s", self.domain.name, error)
         finally:
             self._unmap()
-
-    async def _take_away(self) -> None:
-        """Close in order, so that the guest has let go before the nodes do."""
-        await self._device.set_backend(XenbusState.CLOSING)
-        self._unmap()
-        await self._device.wait_closed()
-        await self._device.remove()
 
     async def _leave(self) -> None:
         """The device stays; but where the guest closes its end, so do we.

@@ -149,9 +149,7 @@ class XenTransport:
         if await self._domain(domain.domid) != domain:
             return  # what it left goes with the next sweep
         if await device.backend_state() is not XenbusState.UNKNOWN:
-            await device.set_backend(XenbusState.CLOSING)
-            await device.wait_closed()
-            await device.remove()
+            await device.take_away()
 
     async def events(self) -> AsyncIterator[DomainEvent]:
         queue: asyncio.Queue[DomainEvent] = asyncio.Queue(16)

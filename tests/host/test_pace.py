@@ -16,9 +16,8 @@ def test_without_end_it_gets_its_share(lengths: list[float]) -> None:
     pace, begin, now, busy = Pace(), 1.0, 1.0, 0.0
     while busy < 10 * BURST:
         for taken in lengths:
-            pace.begin(now)
+            pace.took(now, now + taken)
             now, busy = now + taken, busy + taken
-            pace.end(now)
             # One round and a pause that is not worth it are too much at most.
             assert busy <= SHARE * (now - begin) + BURST + taken + SHARE * LEAST
             now += pace.pause(now)
@@ -31,9 +30,8 @@ def test_without_end_it_gets_its_share(lengths: list[float]) -> None:
 def test_who_leaves_pauses_is_never_held_up(lengths: list[float], more: float) -> None:
     pace, now = Pace(), 1.0
     for taken in lengths * 10:
-        pace.begin(now)
+        pace.took(now, now + taken)
         now += taken
-        pace.end(now)
         now += taken / SHARE - taken + more
         assert pace.pause(now) == 0.0
 
@@ -41,7 +39,6 @@ def test_who_leaves_pauses_is_never_held_up(lengths: list[float], more: float) -
 def test_a_burst_is_not_held_up() -> None:
     pace, now = Pace(), 1.0
     for _ in range(50):
-        pace.begin(now)
+        pace.took(now, now + BURST / 50)
         now += BURST / 50
-        pace.end(now)
         assert pace.pause(now) == 0.0

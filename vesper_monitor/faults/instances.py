@@ -206,7 +206,7 @@ class Instances:
             fault = None
         instance = Instance(record, fault=fault, degraded=degraded, rules=_rules(record))
         self._begin(instance)
-        self._put(record, fault)
+        self._save(instance, fault)
         _log.info("%s: watching %s (domain %d)", resource, domain.name, domain.domid)
         if fault is not None:
             _log.warning(
@@ -257,19 +257,18 @@ class Instances:
             _log.info("%s: fault_on is now: %s", instance.record.resource, fault_on or "(default)")
         self._save(instance)
 
-    def _save(self, instance: Instance) -> None:
-        self._put(instance.record, None)
+    def _save(self, instance: Instance, fault: Fault | None = None) -> None:
+        """:param fault: of its own that has changed, too."""
+        faults = [fault] if fault is not None else []
+        record = instance.record
+        self._recorder.put(record.vm, Batch(instances=[record], faults=faults))
 
     def _end(self, instance: Instance, by: str) -> Fault | None:
         """:returns: the fault that ends with it."""
         fault = instance.end(time.time(), by)
         self._reconsider(instance)
-        self._put(instance.record, fault)
+        self._save(instance, fault)
         return fault
-
-    def _put(self, record: InstanceRecord, fault: Fault | None) -> None:
-        faults = [fault] if fault is not None else []
-        self._recorder.put(record.vm, Batch(instances=[record], faults=faults))
 
     # ------------------------------------------------------------ faults
 

@@ -52,9 +52,12 @@ class Collector:
         self._turn = 0
         self._words: WordsReader | None = None
 
-    def meet(self, boot_id: int) -> None:
-        """A guest has said HELLO. No channel is open."""
-        self._positions.meet(boot_id)
+    def meet(self, boot_id: int) -> bool:
+        """A guest has said HELLO. No channel is open.
+
+        :returns: whether its core has begun another life since it was met last.
+        """
+        return self._positions.meet(boot_id)
 
     def open_words(self, link: Link, region: abi.Region) -> None:
         """Where the guest's kernel leaves its last words, if it does."""

@@ -19,16 +19,12 @@ class Pace:
 
     def __init__(self) -> None:
         self._credit = BURST  # s of reading, at the time of
-        self._at = self._began = 0.0
+        self._at = 0.0
 
-    def begin(self, now: float) -> None:
-        """A round of reading begins."""
-        self._began = now
-
-    def end(self, now: float) -> None:
-        """It is over."""
-        self._credit = self._now(now) - (now - self._began)
-        self._at = now
+    def took(self, begin: float, end: float) -> None:
+        """A round of reading is over."""
+        self._credit = self._now(end) - (end - begin)
+        self._at = end
 
     def pause(self, now: float) -> float:
         """s to wait before the next round, if it were to begin now."""

@@ -32,11 +32,16 @@ class Positions:
         self._boot_id = 0
         self._next: dict[Position, int] = {}
 
-    def meet(self, boot_id: int) -> None:
-        """This life of the guest's core: another's numbers are of no use any more."""
+    def meet(self, boot_id: int) -> bool:
+        """This life of the guest's core: another's numbers are of no use any more.
+
+        :returns: whether it is another one than before.
+        """
         known = {**self._saved, **self._next}
         self._next = {key: seq for key, seq in known.items() if key.boot_id == boot_id}
+        other = boot_id != self._boot_id
         self._boot_id = boot_id
+        return other
 
     def begin(self, entry: ChannelEntry, cpu: int) -> int | None:
         """Where to begin; None for a buffer that nobody here has read yet."""

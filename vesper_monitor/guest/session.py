@@ -142,8 +142,7 @@ class Session:
             on_standstill, self._beat,
         )  # fmt: skip
         self._life_reader: LifeReader | None = None
-        self._loaded_here: set[str] = set()  # in the life of the guest's core that we know
-        self._boot_id: int | None = None  # of that
+        self._loaded_here: set[str] = set()  # in this life of the guest's core
         self._look = asyncio.Event()  # the guest has notified, or we close
         self._idle = False  # _collect() waits for that
         self._pace = Pace()
@@ -350,10 +349,8 @@ class Session:
         link.on_lost(self._on_lost)
         link.on_notify(self._on_notify)
         self._guest = guest
-        if guest.hello.boot_id != self._boot_id:
+        if self._collector.meet(guest.hello.boot_id):
             self._loaded_here.clear()
-            self._boot_id = guest.hello.boot_id
-        self._collector.meet(guest.hello.boot_id)
         self._collector.open_words(link, guest.hello.words)
         self._missing = None
         self._switch(SessionState.ACTIVE)
@@ -377,7 +374,6 @@ class Session:
                 self._look.clear()
                 self._guest.cchan.arm()
                 begin = time.monotonic()
-                self._pace.begin(begin)
                 look_after = None  # not before somebody wants it
                 if self._guest.table.changed():
                     look_after = max(0.0, table_at - begin)
@@ -390,7 +386,7 @@ class Session:
                     now, look_after = time.monotonic(), None
                     table_at = now + max(_TABLE_CALM, _TABLE_SHARE * (now - begin))
                 more = self._drain()
-                self._pace.end(time.monotonic())
+                self._pace.took(begin, time.monotonic())
                 if not more:
                     self._tell_degraded()
                     self._idle = True
@@ -633,9 +629,8 @@ class Session:
                 # Records as a rule: read at once, and the task that would do it
                 # a turn of the loop later sleeps on.
                 guest.cchan.arm()
-                self._pace.begin(now)
                 more = self._drain()
-                self._pace.end(time.monotonic())
+                self._pace.took(now, time.monotonic())
                 if not more:
                     return
         self._look.set()
