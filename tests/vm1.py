@@ -5,17 +5,16 @@ from __future__ import annotations
 
 import json
 import time
+from collections.abc import Iterator
 from typing import Any
-
-import pytest
 
 from lab.evaluation.setting import Lab
 from lab.host import ChannelError, Host
 
 __all__ = [
     "FAULTS",
-    "add_logs",
     "fail_count",
+    "host_logs",
     "remove_resource",
     "status",
     "wait_collecting",
@@ -71,14 +70,14 @@ def remove_resource(lab: Lab, name: str = "vm1") -> None:
         host.run("crm_resource --wait --timeout=60s", timeout=90, check=True)
 
 
-def add_logs(report: pytest.TestReport, lab: Lab, command: str) -> None:
-    """What tells why a test has failed, as seen in each host."""
+def host_logs(lab: Lab, command: str) -> Iterator[tuple[str, str]]:
+    """What tells why a test has failed, as seen in each host. :returns: titles and texts."""
     for host in lab.hosts:
         try:
             text = host.run(command, timeout=60).output
         except ChannelError as error:
             text = str(error)
-        report.sections.append((f"{host.name} at the failure", text))
+        yield f"{host.name} at the failure", text
 
 
 def wait_started(host: Host, timeout: float = 120.0) -> None:

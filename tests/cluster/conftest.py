@@ -3,13 +3,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Generator, Iterator
+from collections.abc import Iterator
 
 import pytest
 
 from lab.cluster import ClusterLab
 from tests.cluster.life import Life
 from tests.cluster.vm import VirtualMachine
+from tests.failures import shows_logs
 
 #: Lines of each log that are shown of a test that has failed.
 LINES = 150
@@ -42,18 +43,13 @@ def life(vm: VirtualMachine) -> Life:
     return Life(vm, vm.configure())
 
 
-@pytest.hookimpl(wrapper=True)
-def pytest_runtest_makereport(
-    item: pytest.Item, call: pytest.CallInfo[None]
-) -> Generator[None, pytest.TestReport, pytest.TestReport]:
-    """Add the nodes' logs to the report of a test that has failed."""
-    report = yield
-    lab = getattr(item, "funcargs", {}).get("lab")
-    if report.failed and isinstance(lab, ClusterLab):
-        for node in lab.nodes:
-            for path in (node.pacemaker_log, node.vesperd_log):
-                lines = path.read_text(errors="replace").splitlines() if path.exists() else []
-                told = [line for line in lines if "\tinfo: " not in line]
-                title = f"{node.name}: {path.name}"
-                report.sections.append((title, "\n".join(told[-LINES:])))
-    return report
+def node_logs(lab: ClusterLab) -> Iterator[tuple[str, str]]:
+    """Titles and texts."""
+    for node in lab.nodes:
+        for path in (node.pacemaker_log, node.vesperd_log):
+            lines = path.read_text(errors="replace").splitlines() if path.exists() else []
+            told = [line for line in lines if "\tinfo: " not in line]
+            yield f"{node.name}: {path.name}", "\n".join(told[-LINES:])
+
+
+pytest_runtest_makereport = shows_logs(ClusterLab, node_logs)

@@ -9,11 +9,11 @@ and beside it a healthy one, each of whose events must arrive.
 from __future__ import annotations
 
 import os
-import re
 import time
 from pathlib import Path
 from typing import Any
 
+from tests.guest.hostile import MOST_LINES, MOST_MEMORY, last_counts
 from tests.guest.machine import Machine
 from tests.guest.neighbours import Heard, Vesperd, guests, until, words
 
@@ -24,10 +24,6 @@ BATCH = 200
 QUIET = 5.0 if CORRUPTIONS < 10000 else 30.0
 #: s after which a healthy guest is heard at the latest, and vesperd answers, on a busy machine.
 HEARD = 5.0
-#: KiB that a hostile guest can make vesperd take.
-MOST_MEMORY = 64 << 10
-#: Lines that it can make vesperd log in a second: one for each place, and some at once.
-MOST_LINES = 10
 
 SIGNALS = "trap '' USR1; (while [ ! -e /calm ]; do kill -USR1 $$; usleep 20000; done) &"
 HTTPD = "sh -c 'printf httpd >/proc/self/comm; kill -SEGV $$'"
@@ -48,9 +44,7 @@ def attack(vesperd: Vesperd, guest: Machine, seed: int) -> tuple[int, int, int]:
     guest.tell(f"echo {seed} {BATCH} >/proc/vsp_hostile; cat /proc/vsp_hostile; echo batch {seed}")
     guest.wait_said(f"batch {seed}")
     guest.tell("rmmod vesper_ivshmem; insmod /vesper_ivshmem.ko")
-    found = re.findall(r"^corrupted (\d+) looked at (\d+) rung (\d+)$", guest.console, re.MULTILINE)
-    made, looked_at, rung = found[-1]
-    return int(made), int(looked_at), int(rung)
+    return last_counts(guest.console)
 
 
 def test_hostile_guest(test_guest: Any, tmp_path: Path) -> None:

@@ -173,12 +173,11 @@ static void forge(void)
 static void publish(void)
 {
 	static const char * const names[] = { "ring-ref", "event-channel", "protocol", "state" };
-	unsigned int which = hostile_below(ARRAY_SIZE(names));
-	const char *name = names[which];
+	const char *name = names[hostile_below(ARRAY_SIZE(names))];
 	char text[64];
 	unsigned int i;
 
-	state_is_forged |= which == 3;
+	state_is_forged |= !strcmp(name, "state");
 	switch (hostile_below(3)) {
 	case 0:
 		xenbus_printf(XBT_NIL, NODE, name, "%lld", hostile_edge());

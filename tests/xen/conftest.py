@@ -4,13 +4,14 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Generator, Iterator
+from collections.abc import Iterator
 
 import pytest
 
 from lab.evaluation import cluster
 from lab.xen import XenHost, XenLab
-from tests.vm1 import add_logs
+from tests.failures import shows_logs
+from tests.vm1 import host_logs
 from tests.xen.vm1 import clean, create_guest
 
 
@@ -67,14 +68,4 @@ LOGS = (
     "tail -n 40 /var/log/xen/console/guest-vm1.log; tail -n 30 /var/log/xen/xl-vm1.log"
 )
 
-
-@pytest.hookimpl(wrapper=True)
-def pytest_runtest_makereport(
-    item: pytest.Item, call: pytest.CallInfo[None]
-) -> Generator[None, pytest.TestReport, pytest.TestReport]:
-    """Add the hosts' logs to the report of a test that has failed."""
-    report = yield
-    lab = getattr(item, "funcargs", {}).get("lab")
-    if report.failed and isinstance(lab, XenLab):
-        add_logs(report, lab, LOGS)
-    return report
+pytest_runtest_makereport = shows_logs(XenLab, lambda lab: host_logs(lab, LOGS))

@@ -10,7 +10,6 @@ likewise. Not part of ``make test``; ``make hostile`` runs it, with
 from __future__ import annotations
 
 import os
-import re
 import time
 from collections.abc import Iterator
 
@@ -20,17 +19,14 @@ from lab import images
 from lab.guest import Guest
 from lab.xen import XenHost, XenLab
 from tests.guest.build import build
+from tests.guest.hostile import MOST_LINES, MOST_MEMORY, last_counts
 from tests.vm1 import wait_collecting
-from tests.xen.innocent import fatal_pids, kill_worker
+from tests.xen.innocent import check_seen
 from tests.xen.vm1 import clean, create_guest
 
 CORRUPTIONS = int(os.environ.get("VESPER_CORRUPTIONS", "50"))
 #: In a row, at most; then the guest is activated anew.
 BATCH = 100
-#: KiB that a hostile guest can make vesperd take.
-MOST_MEMORY = 64 << 10
-#: Lines that it can make vesperd log in a second: one for each place, and some at once.
-MOST_LINES = 10
 #: s until vesperd answers, on a busy emulated host.
 ANSWERED = 10
 LOG = "/var/log/vesperd.log"
@@ -62,10 +58,7 @@ def attack(guest: Guest, seed: int) -> tuple[int, int, int]:
     """One batch: corruptions in all, after how many the host has looked, rings."""
     said = guest.run(f"echo {seed} {BATCH} >/proc/vsp_hostile; cat /proc/vsp_hostile", timeout=300)
     assert "error" not in said.output
-    found = re.search(r"corrupted (\d+) looked at (\d+) rung (\d+)", said.output)
-    assert found, said.output
-    made, looked_at, rung = found.groups()
-    return int(made), int(looked_at), int(rung)
+    return last_counts(said.output)
 
 
 def test_hostile_guest(lab: XenLab, host: XenHost) -> None:
@@ -92,11 +85,7 @@ def test_hostile_guest(lab: XenLab, host: XenHost) -> None:
     assert lines <= 60 + MOST_LINES * took
     assert most - before <= MOST_MEMORY
     # It is well again, and when it is gone nobody holds on to its pages.
-    pid = kill_worker(lab, host)
-    deadline = time.monotonic() + 30
-    while (seen := fatal_pids(host)[-1:]) != [pid]:
-        assert time.monotonic() < deadline, f"{seen}, not {pid}"
-        time.sleep(0.3)
+    check_seen(lab, host, "a hostile guest")
     domid = host.run("xl domid vm1", check=True).output.strip()
     host.run("xl destroy vm1", timeout=60, check=True)
     host.wait(f"! xl list {domid}", timeout=20)

@@ -12,7 +12,7 @@ from lab.evaluation import cluster
 from lab.xen import XenHost, XenLab
 from vesper_monitor.ocf.call import Code
 
-__all__ = ["Innocent", "fatal_pids", "kill_worker"]
+__all__ = ["Innocent", "check_seen", "fatal_pids"]
 
 
 def _rows(output: str) -> list[dict[str, Any]]:
@@ -35,6 +35,18 @@ def kill_worker(lab: XenLab, host: XenHost) -> int:
     kill = "sleep 1000 >/dev/null & usleep 300000; kill -ILL $!; echo $!"
     said = lab.guest(through=host).run(kill)
     return int(said.output.split()[-1])
+
+
+def check_seen(lab: XenLab, host: XenHost, what: str) -> None:
+    """What happens in the guest is seen there.
+
+    :param what: was done, for messages.
+    """
+    pid = kill_worker(lab, host)
+    deadline = time.monotonic() + 30
+    while (seen := fatal_pids(host)[-1:]) != [pid]:
+        assert time.monotonic() < deadline, f"{what}: {seen}, not {pid}"
+        time.sleep(0.3)
 
 
 class Innocent:
@@ -86,8 +98,4 @@ class Innocent:
             self.remark(f"was degraded for a while: {failed[0][0]}")
             cluster.settle(self.lab, "vesper", lambda _: None)
         assert self._faults() == self.faults, what
-        pid = kill_worker(self.lab, home)
-        deadline = time.monotonic() + 30
-        while (seen := fatal_pids(home)[-1:]) != [pid]:
-            assert time.monotonic() < deadline, f"{what}: {seen}, not {pid}"
-            time.sleep(0.3)
+        check_seen(self.lab, home, what)

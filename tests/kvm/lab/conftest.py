@@ -4,14 +4,15 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Generator, Iterator
+from collections.abc import Iterator
 
 import pytest
 
 from lab.evaluation import cluster
 from lab.kvm import KvmLab
+from tests.failures import shows_logs
 from tests.kvm.lab.vm1 import clean
-from tests.vm1 import add_logs
+from tests.vm1 import host_logs
 
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
@@ -61,14 +62,4 @@ LOGS = (
     "tail -n 60; tail -n 20 /var/log/libvirt/libvirtd.log; tail -n 30 /var/log/guest-vm1.log"
 )
 
-
-@pytest.hookimpl(wrapper=True)
-def pytest_runtest_makereport(
-    item: pytest.Item, call: pytest.CallInfo[None]
-) -> Generator[None, pytest.TestReport, pytest.TestReport]:
-    """Add the hosts' logs to the report of a test that has failed."""
-    report = yield
-    lab = getattr(item, "funcargs", {}).get("lab")
-    if report.failed and isinstance(lab, KvmLab):
-        add_logs(report, lab, LOGS)
-    return report
+pytest_runtest_makereport = shows_logs(KvmLab, lambda lab: host_logs(lab, LOGS))
