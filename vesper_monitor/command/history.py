@@ -9,7 +9,12 @@ from __future__ import annotations
 
 import subprocess
 from dataclasses import dataclass, replace
-from xml.etree import ElementTree
+
+from vesper_monitor.xml_parser import parse_xml
+
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    from lxml.etree import _Element as Element
 
 __all__ = ["HistoryError", "Operation", "operations", "parse"]
 
@@ -84,9 +89,9 @@ def parse(text: str, resource: str) -> list[Operation]:
     :raises HistoryError: it is not XML.
     """
     try:
-        root = ElementTree.fromstring(text)
-    except ElementTree.ParseError as error:
-        raise HistoryError(f"the cluster's status is not XML: {error}") from None
+        root = parse_xml(text)
+    except ValueError as error:
+        raise HistoryError(f"the cluster's status is {error}") from None
     found: set[Operation] = set()
     for state in root.iter("node_state"):
         for history in state.iter("lrm_resource"):
@@ -109,7 +114,7 @@ def _after(operation: Operation, stops: list[Operation]) -> Operation:
     return replace(operation, at=max([operation.at, *before]))
 
 
-def _operation(state: ElementTree.Element, entry: ElementTree.Element) -> Operation | None:
+def _operation(state: Element, entry: Element) -> Operation | None:
     """None: not done yet, or not understood."""
     try:
         if entry.get("op-status") == "-1":  # pending

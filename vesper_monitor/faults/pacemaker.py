@@ -18,9 +18,9 @@ import asyncio
 import logging
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass
-from xml.etree import ElementTree
 
 from vesper_monitor import outside
+from vesper_monitor.xml_parser import parse_xml
 
 __all__ = [
     "PacemakerError",
@@ -191,9 +191,9 @@ def parse_crm_mon(text: str, resource: str, node: str) -> ResourceState:
     :raises PacemakerError: not XML.
     """
     try:
-        root = ElementTree.fromstring(text)
-    except ElementTree.ParseError as error:
-        raise PacemakerError(f"crm_mon: output is not XML: {error}") from error
+        root = parse_xml(text)
+    except ValueError as error:
+        raise PacemakerError(f"crm_mon: its output is {error}") from error
     active = managed = False
     agent = ""
     for item in root.iter("resource"):
