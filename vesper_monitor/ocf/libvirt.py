@@ -23,6 +23,7 @@ SHUTDOWN_MODES = ("acpi", "agent", "initctl", "signal", "paravirt")
 UTILIZATION = ("cpu", "host_memory", "hv_memory")
 #: libvirt's configuration of its clients.
 CLIENT_CONFIG = "/etc/libvirt/libvirt.conf"
+DEFAULT_URI = "qemu:///system"
 
 
 def domain_name(call: Call) -> str:
@@ -110,10 +111,18 @@ def _default_uri() -> str:
             for line in file:
                 key, _, value = line.partition("=")
                 if key.strip() == "uri_default":
-                    return value.strip().strip("\"'")
+                    return _unquote(value.strip()) or DEFAULT_URI
     except OSError:
         pass
-    return "qemu:///system"
+    return DEFAULT_URI
+
+
+def _unquote(value: str) -> str:
+    """A text in libvirt's configuration, without its quotes and the comment behind it."""
+    for quote in ('"""', '"', "'"):
+        if value.startswith(quote):
+            return value[len(quote) :].partition(quote)[0].strip()
+    return value.partition("#")[0].strip()
 
 
 def _agent(call: Call, strict: bool) -> Agent:

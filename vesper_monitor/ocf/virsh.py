@@ -51,6 +51,10 @@ STATES = {
     6: DomainState.CRASHED,
     7: DomainState.PAUSED,  # suspended by the guest itself
 }
+#: The same, as ``virsh domstate`` calls them.
+STATE_NAMES = (
+    "no state", "running", "idle", "paused", "in shutdown", "shut off", "crashed", "pmsuspended",
+)  # fmt: skip
 #: virDomainPausedReason: pauses that do not end by themselves.
 STUCK = {
     5: "paused after an I/O error of a disk",
@@ -164,7 +168,8 @@ class Virsh:
             self._hangs_until = time.monotonic() + HANG_PAUSE
             return self._by_process(error)
         except ToolstackError as error:
-            if "not supported" not in str(error):
+            # Not by what the error says: that may be in any language.
+            if self.driver() == "qemu" or isinstance(error, ToolstackMissing):
                 return self._by_process(error)
             stats = self._listed(limit)
         return self._understood(stats)
@@ -190,13 +195,34 @@ class Virsh:
         return found
 
     def _listed(self, limit: float) -> dict[str, tuple[int, int]]:
-        """For drivers without domstats (LXC, Xen), which know no reasons either."""
+        """For drivers without domstats (LXC, Xen), which know no reasons either.
+
+        Every domain that is active counts as running at first, so that none is missed
+        that changes its state meanwhile.
+        """
         found = {}
         for state, words in ((5, ["--inactive"]), (1, []), (3, ["--state-paused"])):
-            for name in self.do(limit, "list", "--name", *words).splitlines():
-                if name:
-                    found[name] = (state, 0)
+            for name in self._names(limit, *words):
+                found[name] = (state, 0)
+        for name in self._names(limit, "--all", "--state-other", "--state-shutoff"):
+            if found.get(name) != (5, 0):
+                try:
+                    found[name] = (self._named_state(name, limit), 0)
+                except ToolstackError:
+                    if name in self._names(limit):
+                        raise
+                    found.pop(name, None)  # it has ended meanwhile
         return found
+
+    def _names(self, limit: float, *words: str) -> list[str]:
+        return [name for name in self.do(limit, "list", "--name", *words).splitlines() if name]
+
+    def _named_state(self, name: str, limit: float) -> int:
+        """:raises ToolstackError: not known."""
+        said = self.do(limit, "domstate", name).strip()
+        if said not in STATE_NAMES:
+            raise ToolstackError(f"virsh domstate {name}: not understood: {said[:80]!r}")
+        return STATE_NAMES.index(said)
 
     def _by_process(self, error: ToolstackError) -> dict[str, DomainState]:
         """:raises ToolstackError: as given: the processes do not tell."""
@@ -232,10 +258,18 @@ class Virsh:
         """Whether libvirtd did not answer lately."""
         return time.monotonic() < self._hangs_until
 
+    def driver(self) -> str:
+        """libvirt's driver, by the URI; empty: an alias of a URI."""
+        scheme, colon, _ = self.options.uri.partition(":")
+        return scheme.partition("+")[0] if colon else ""
+
     def local(self) -> bool:
-        """Whether this host's system libvirtd is meant, whose processes are known."""
+        """Whether this host's system libvirtd is meant, whose processes are known.
+
+        What comes after ``?`` only says how it is reached.
+        """
         scheme, _, rest = self.options.uri.partition("://")
-        return scheme in ("qemu", "qemu+unix") and rest == "/system"
+        return scheme in ("qemu", "qemu+unix") and rest.partition("?")[0] == "/system"
 
     def why(self, name: str) -> str:
         return self._why.get(name, "")
