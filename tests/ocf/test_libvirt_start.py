@@ -60,7 +60,7 @@ def test_a_guest_has_nearly_all_of_the_stops_time(host: Host) -> None:
 def test_a_domain_that_is_defined_is_undefined(host: Host) -> None:
     host.domains("vm1 5 0")
     assert host.call("start").code == SUCCESS
-    assert host.calls("undefine") == ["undefine --keep-nvram vm1"]
+    assert host.calls("undefine") == ["undefine --keep-nvram --keep-tpm vm1"]
     assert host.listed() == ["vm1 1 1"]
 
 

@@ -28,7 +28,7 @@ from vesper_monitor.ocf.toolstack import ToolstackError
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
-    from xml.etree.ElementTree import Element
+    from lxml.etree import _Element as Element
 
     from vesper_monitor.ocf.virsh import Virsh
 
