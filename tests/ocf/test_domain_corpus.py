@@ -9,11 +9,12 @@ import pytest
 from lxml import etree
 from lxml.etree import _Element as Element
 
-from lab.images.libvirt_tests import SCHEMA, fetch_domains
+from lab.images.libvirt_source import libvirt_source
 from vesper_monitor.ocf import domain_xml
 from vesper_monitor.ocf.pci_slot import choose_slot, read_number
 
 SOCKET = "/run/vesper-ivshmem/qemu.sock"
+SCHEMA = "src/conf/schemas/domain.rng"
 DATA = Path(__file__).parent / "data"
 
 
@@ -32,7 +33,7 @@ def slots(root: Element) -> set[int]:
 
 @pytest.fixture(scope="module")
 def libvirt() -> Path:
-    return fetch_domains()
+    return libvirt_source()
 
 
 @pytest.fixture(scope="module")
