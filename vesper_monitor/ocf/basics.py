@@ -15,10 +15,13 @@ if TYPE_CHECKING:
 
 __all__ = [
     "AGAIN",
+    "DEEP",
+    "DOMAIN",
     "FIRST",
     "REASON_LENGTH",
     "begin_waiting",
     "call_key",
+    "config_key",
     "end_waiting",
     "log",
     "mark_first",
@@ -32,8 +35,12 @@ __all__ = [
 ]
 
 #: Kinds of files of a resource's: see :func:`begin_waiting`; what the last monitor
-#: has asked vesperd, for the next.
-FIRST, AGAIN = "first", "again"
+#: has asked vesperd, for the next; its domain (vesper_monitor/ocf/domain_identity.py);
+#: what a second monitor looks at (vesper_monitor/ocf/deep_check.py).
+FIRST, AGAIN, DOMAIN, DEEP = "first", "again", "domain", "deep"
+
+#: Parameters that name the domain's configuration file.
+CONFIG_PARAMETERS = ("OCF_RESKEY_xmfile", "OCF_RESKEY_config")
 
 #: Bytes of an exit reason that Pacemaker keeps (EXIT_REASON_MAX_LEN in its
 #: daemons/execd/execd_commands.c, 1.1 to 2.1 at least).
@@ -88,9 +95,23 @@ def end_waiting(path: str) -> None:
 
 
 def call_key(environ: Mapping[str, str]) -> str:
-    """One line: all that Pacemaker says with a call, for this version of the agent."""
+    """One line: all that Pacemaker says with a call, for this version of the agent.
+
+    It changes with the configuration file, too.
+    """
     given = sorted((key, value) for key, value in environ.items() if key.startswith("OCF_"))
-    return f"{vesper_monitor.__version__} {given!r}"
+    return f"{vesper_monitor.__version__} {config_key(environ)} {given!r}"
+
+
+def config_key(environ: Mapping[str, str]) -> str:
+    """Return one line that changes when parameter or file may name another domain."""
+    path = next((environ[name] for name in CONFIG_PARAMETERS if environ.get(name)), "")
+    try:
+        status = os.stat(path)
+        file = f"{status.st_dev}:{status.st_ino}:{status.st_size}:{status.st_mtime_ns}"
+    except (OSError, ValueError):
+        file = "none"
+    return f"{file} {path!r} {environ.get('OCF_RESKEY_name', '')!r}"
 
 
 def process_age() -> float:

@@ -50,7 +50,7 @@ def migrate_to(agent: Agent) -> None:
 
 def _show(agent: Agent, reason: str) -> None:
     """Let ``crm_mon -A`` show it; empty: nothing any more. Never fails."""
-    name = attribute(agent.settings.vm)
+    name = attribute(agent.vm)
     if not reason and not agent.call.remembered("migration"):
         return
     agent.call.remember("migration", reason)
@@ -62,13 +62,15 @@ def _show(agent: Agent, reason: str) -> None:
 
 
 def _migrate_to(agent: Agent) -> None:
-    vm, target = agent.settings.vm, agent.call.migrate_target
+    agent.refuse_foreign(Code.ERROR)
+    vm, target = agent.vm, agent.call.migrate_target
     if not target:
         raise Exit(
             Code.ARGS, "migrate_to: Pacemaker gave no target (OCF_RESKEY_CRM_meta_migrate_target)"
         )
     try:
         state = agent.state()
+        vm = agent.vm
         if state is not DomainState.RUNNING:
             raise Exit(Code.ERROR, f"{vm} cannot be migrated to {target}: it is {state.value} here")
         if reason := agent.toolstack.immovable(vm, agent.limit(ASK_LIMIT)):
@@ -88,7 +90,7 @@ def migrate_from(agent: Agent) -> None:
 
     :raises Exit: it does not.
     """
-    vm = agent.settings.vm
+    vm = agent.vm
     seen = time.monotonic()
     trouble = ""
     while agent.call.left() > 2.0:
