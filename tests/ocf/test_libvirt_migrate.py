@@ -176,7 +176,8 @@ def test_resources_are_started_at_the_target(host: Host) -> None:
         text.replace("<devices>", "<devices><disk><source pool='images'/></disk>")
     )
     assert migrate(host, start_resources="1", migration_transport="tcp").code == SUCCESS
-    calls = list(zip(host.calls(), (host.fake / "uris").read_text().split(), strict=True))
+    raw, uris = ((host.fake / name).read_text().splitlines() for name in ("raw", "uris"))
+    calls = list(zip(raw, uris, strict=True))
     assert ("pool-start images", "qemu+tcp://node2.example/system") in calls
 
 

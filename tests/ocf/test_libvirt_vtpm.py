@@ -61,7 +61,7 @@ def test_a_tpm_of_the_hosts_own_is_left_alone(host: Host) -> None:
 def test_undefining_keeps_it(host: Host) -> None:
     host.domains("vm1 5 0")
     assert host.call("start").code == SUCCESS
-    assert host.calls("undefine") == ["undefine --keep-nvram --keep-tpm vm1"]
+    assert host.calls("undefine") == ["undefine vm1 --keep-nvram --keep-tpm"]
 
 
 @pytest.mark.parametrize("where", ["file", "definition", "unknown"])
@@ -76,7 +76,7 @@ def test_with_a_virsh_that_cannot_keep_it_nothing_is_undefined(host: Host, where
     result = host.call("start")
     assert result.code == SUCCESS
     assert host.calls("undefine") == []
-    assert host.calls("autostart") == ["autostart --disable vm1"]
+    assert host.calls("autostart") == ["autostart vm1 --disable"]
     assert "stays defined" in result.stderr
     assert host.running() == ["vm1"]
     assert "is lost when it ends" not in result.stderr  # it is not, as it is defined
@@ -88,7 +88,7 @@ def test_without_a_tpm_an_old_virsh_undefines(host: Host) -> None:
     host.be("no-keep-tpm")
     (host.fake / "live.xml").write_text(host.config.read_text())
     assert host.call("start").code == SUCCESS
-    assert host.calls("undefine") == ["undefine --keep-nvram vm1"]
+    assert host.calls("undefine") == ["undefine vm1 --keep-nvram"]
 
 
 def test_what_an_old_libvirt_loses_is_said(host: Host) -> None:
@@ -105,8 +105,8 @@ def test_one_that_stays_defined_keeps_its_uuid(host: Host) -> None:
     host.be("snapshots")
     result = host.call("start")
     assert result.code == SUCCESS
-    assert created(host).findtext("uuid") == "11111111-2222-3333-4444-555555555555"
-    assert host.calls("autostart") == ["autostart --disable vm1"]
+    assert created(host).findtext("uuid") == host.ident("vm1")
+    assert host.calls("autostart") == ["autostart vm1 --disable"]
 
 
 def test_without_a_uuid_it_is_a_new_one_each_time(host: Host) -> None:

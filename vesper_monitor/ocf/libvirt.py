@@ -42,12 +42,9 @@ def configured_name(call: Call) -> ConfiguredName:
 
 
 def _read_name(data: bytes) -> str:
-    from vesper_monitor.ocf.domain_xml import name_in
+    from vesper_monitor.ocf.domain_xml import find_plain_name, read_name
 
-    name = name_in(data.decode(errors="replace"))
-    if not name:
-        raise ValueError("it names no domain")
-    return name
+    return find_plain_name(data) or read_name(data)
 
 
 def settings(call: Call, *, strict: bool) -> tuple[Settings, Options]:

@@ -225,7 +225,7 @@ class Virsh:
 
     def _named_state(self, name: str, limit: float) -> int:
         """:raises ToolstackError: not known."""
-        said = self.do(limit, "domstate", name).strip()
+        said = self.do_to(name, limit, "domstate").strip()
         if said not in STATE_NAMES:
             raise ToolstackError(f"virsh domstate {name}: not understood: {said[:80]!r}")
         return STATE_NAMES.index(said)

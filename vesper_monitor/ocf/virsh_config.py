@@ -40,7 +40,7 @@ def save(virsh: Virsh, name: str, limit: float) -> None:
 
 def _save(virsh: Virsh, config: str, name: str, limit: float) -> bool:
     """:returns: whether the file has changed."""
-    root = domain_xml.parse(virsh.do(limit, "dumpxml", "--inactive", "--security-info", name))
+    root = domain_xml.parse(virsh.do_to(name, limit, "dumpxml", "--inactive", "--security-info"))
     if root.findtext("name") != name:
         raise ValueError("what libvirt says of it is of another domain")
     with open(config, "rb") as file:

@@ -185,25 +185,26 @@ def _send(virsh: Virsh, name: str, route: Route, end: float) -> None:
     """:raises ToolstackError: it did not go."""
     options = virsh.options
     if options.speed:
-        virsh.do(LIMIT, "migrate-setspeed", name, str(options.speed))
+        virsh.do_to(name, LIMIT, "migrate-setspeed", str(options.speed))
     memory = [route.memory] if route.memory else []
-    command = virsh.command("migrate", "--live", *route.options, name, route.remote, *memory)
+    uuid = virsh.find_ident(name, LIMIT)
+    command = virsh.command("migrate", "--live", *route.options, uuid, route.remote, *memory)
     log(f"{name}: {' '.join(command)}")
     job = spawn(command)
     abort = end - min(ABORT_LIMIT, (end - time.monotonic()) / 4)
     if options.downtime:
-        _set_downtime(virsh, name, job, abort)
+        _set_downtime(virsh, name, uuid, job, abort)
     if job.wait(abort - time.monotonic()) is None:
         # It would go on, and the domain would be at the target after all.
         try:
-            virsh.do((end - time.monotonic()) / 2, "domjobabort", name)
+            virsh.do((end - time.monotonic()) / 2, "domjobabort", uuid)
         except ToolstackError as error:
             log(f"{name}: {error}")
     finished(job, end - time.monotonic())
 
 
-def _set_downtime(virsh: Virsh, name: str, job: Background, end: float) -> None:
-    words = ("migrate-setmaxdowntime", name, str(virsh.options.downtime))
+def _set_downtime(virsh: Virsh, name: str, uuid: str, job: Background, end: float) -> None:
+    words = ("migrate-setmaxdowntime", uuid, str(virsh.options.downtime))
     trouble: ToolstackError | None = None
     while job.wait(DOWNTIME_PAUSE) is None and time.monotonic() < end:
         try:
@@ -220,9 +221,10 @@ def _plug(virsh: Virsh, name: str) -> str:
     if trouble := holder.trouble():
         return trouble
     try:
+        uuid = virsh.find_ident(name, LIMIT)
         in_memory(
             domain_xml.hot_plug(holder.qemu_socket()).encode(),
-            lambda path, fd: virsh.do(LIMIT, "attach-device", name, path, "--live", keep=(fd,)),
+            lambda path, fd: virsh.do(LIMIT, "attach-device", uuid, path, "--live", keep=(fd,)),
         )
     except ToolstackError as error:
         return str(error)

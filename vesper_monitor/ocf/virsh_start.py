@@ -159,7 +159,7 @@ def suspend(virsh: Virsh, name: str, limit: float) -> bool:
     state = _state_file(virsh.options, name)
     log(f"{name}: saving it to {state}")
     try:
-        virsh.do(limit, "save", name, state)
+        virsh.do_to(name, limit, "save", state)
     except ToolstackError as error:
         log(f"{name}: not saved, it is to shut down: {error}")
         return False
@@ -223,7 +223,7 @@ def _restore(virsh: Virsh, name: str, state: str, limit: float) -> str:
 def _check_tpm(virsh: Virsh, name: str) -> None:
     """Say so where libvirt is too old to keep the TPM's state. Never fails."""
     try:
-        live = domain_xml.parse(virsh.do(LIMIT, "dumpxml", name))
+        live = domain_xml.parse(virsh.do_to(name, LIMIT, "dumpxml"))
     except (ToolstackError, ValueError) as error:
         log(f"{name}: whether the state of its vTPM is kept is not known: {error}")
         return

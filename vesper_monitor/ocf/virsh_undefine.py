@@ -46,7 +46,7 @@ def undefine(virsh: Virsh, config: str, name: str, data: bytes, root: Element) -
             _stop_autostart(virsh, name)
             return False
         try:
-            virsh.do(LIMIT, "undefine", *keep, name)
+            virsh.do_to(name, LIMIT, "undefine", *keep)
         finally:
             if not os.path.exists(config):
                 replace(config, data, before)
@@ -68,7 +68,7 @@ def take_uuid(virsh: Virsh, name: str, root: Element) -> None:
     """
     if domain_xml.read_text(root, "uuid"):
         return
-    domain_xml.set_uuid(root, virsh.do(LIMIT, "domuuid", name).strip())
+    domain_xml.set_uuid(root, virsh.find_ident(name, LIMIT))
 
 
 def _knows_keep_tpm(virsh: Virsh) -> bool:
@@ -79,7 +79,7 @@ def _knows_keep_tpm(virsh: Virsh) -> bool:
 def _may_have_tpm(virsh: Virsh, name: str) -> bool:
     """Whether the domain as it is defined has a TPM with a state; if in doubt, it has."""
     try:
-        defined = domain_xml.parse(virsh.do(LIMIT, "dumpxml", "--inactive", name))
+        defined = domain_xml.parse(virsh.do_to(name, LIMIT, "dumpxml", "--inactive"))
     except (ToolstackError, ValueError) as error:
         log(f"{name}: whether it has a TPM is not known: {error}")
         return True
@@ -88,6 +88,6 @@ def _may_have_tpm(virsh: Virsh, name: str) -> bool:
 
 def _stop_autostart(virsh: Virsh, name: str) -> None:
     try:
-        virsh.do(LIMIT, "autostart", "--disable", name)
+        virsh.do_to(name, LIMIT, "autostart", "--disable")
     except ToolstackError as error:
         log(f"{name}: libvirt may start it by itself: {error}")
