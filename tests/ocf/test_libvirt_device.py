@@ -369,6 +369,17 @@ def test_validation_is_of_the_file_alone(host: Host, holder: Holder) -> None:
     assert host.call("validate-all", OCF_CHECK_LEVEL="20", **uri).code == SUCCESS
 
 
+@pytest.mark.parametrize("passed", ["hostdev type='pci'", "interface type='hostdev'"])
+def test_libvirtd_is_not_asked_what_crashes_it(host: Host, passed: str) -> None:
+    host.vesperd.listen()
+    host.vesperd.answers["hello"] = lambda _: {"transports": {"kvm": None}}
+    host.config.write_text(host.config_text.replace("<devices>", f"<devices><{passed}/>"))
+    result = host.call("validate-all", OCF_CHECK_LEVEL="20")
+    assert result.code == SUCCESS
+    assert host.calls("domxml-to-native") == []
+    assert "is seen when it starts" in result.stderr
+
+
 def test_what_is_wrong_beside_the_device_is_told(host: Host, holder: Holder) -> None:
     host.config.write_text(host.broken_text)
     result = host.call("start")

@@ -28,6 +28,7 @@ __all__ = [
     "masters",
     "needed",
     "parse",
+    "passes_through_pci",
     "read_name",
     "read_text",
     "remove",
@@ -264,6 +265,12 @@ def needed(root: Element, kind: str) -> list[str]:
     """Names of the storage pools (``pool``) or networks (``network``) that it uses."""
     found = (source.get(kind) for source in root.iterfind("devices/*/source"))
     return sorted({name for name in found if name})
+
+
+def passes_through_pci(root: Element) -> bool:
+    """Whether the domain gets PCI devices of the host's own."""
+    found = ("hostdev[@type='pci']", "interface[@type='hostdev']")
+    return any(root.find(f"devices/{path}") is not None for path in found)
 
 
 def alias(shmem: Element) -> str:
