@@ -55,10 +55,6 @@ STATES = {
     6: DomainState.CRASHED,
     7: DomainState.PAUSED,  # suspended by the guest itself
 }
-#: The same, as ``virsh domstate`` calls them.
-STATE_NAMES = (
-    "no state", "running", "idle", "paused", "in shutdown", "shut off", "crashed", "pmsuspended",
-)  # fmt: skip
 #: virDomainPausedReason: pauses that do not end by themselves.
 STUCK = {
     5: "paused after an I/O error of a disk",
@@ -177,7 +173,9 @@ class Virsh:
             # Not by what the error says: that may be in any language.
             if self.driver() == "qemu" or isinstance(error, ToolstackMissing):
                 return self._by_process(error)
-            stats = self._listed(limit)
+            from vesper_monitor.ocf.virsh_list import list_states
+
+            stats = list_states(self, limit)
         return self._understood(stats)
 
     def _understood(self, stats: dict[str, tuple[int, int]]) -> dict[str, DomainState]:
@@ -199,36 +197,6 @@ class Virsh:
                 self._why[name] = "crashed (panic of the guest)"
             found[name] = state
         return found
-
-    def _listed(self, limit: float) -> dict[str, tuple[int, int]]:
-        """For drivers without domstats (LXC, Xen), which know no reasons either.
-
-        Every domain that is active counts as running at first, so that none is missed
-        that changes its state meanwhile.
-        """
-        found = {}
-        for state, words in ((5, ["--inactive"]), (1, []), (3, ["--state-paused"])):
-            for name in self._names(limit, *words):
-                found[name] = (state, 0)
-        for name in self._names(limit, "--all", "--state-other", "--state-shutoff"):
-            if found.get(name) != (5, 0):
-                try:
-                    found[name] = (self._named_state(name, limit), 0)
-                except ToolstackError:
-                    if name in self._names(limit):
-                        raise
-                    found.pop(name, None)  # it has ended meanwhile
-        return found
-
-    def _names(self, limit: float, *words: str) -> list[str]:
-        return [name for name in self.do(limit, "list", "--name", *words).splitlines() if name]
-
-    def _named_state(self, name: str, limit: float) -> int:
-        """:raises ToolstackError: not known."""
-        said = self.do_to(name, limit, "domstate").strip()
-        if said not in STATE_NAMES:
-            raise ToolstackError(f"virsh domstate {name}: not understood: {said[:80]!r}")
-        return STATE_NAMES.index(said)
 
     def _by_process(self, error: ToolstackError) -> dict[str, DomainState]:
         """:raises ToolstackError: as given: the processes do not tell."""
