@@ -3,9 +3,11 @@
 
 from __future__ import annotations
 
+import subprocess
+
 import pytest
 
-from tests.ocf.host import Host
+from tests.ocf.host import PROJECT, Host
 from vesper_monitor.ocf import domain_xml
 
 SUCCESS = 0
@@ -134,3 +136,46 @@ def test_the_bridge_that_was_added_for_it_goes_with_it(host: Host, used: bool) -
     left = [found.get("index") for found in root.iterfind("devices/controller")]
     assert left == (["1", "2", "3"] if used else ["3"])
     assert root.find("devices/interface/address").get("bus") == "0x03"
+
+
+MONITOR = """
+import os, sys
+sys.path[:0] = [{tree!r}]
+from vesper_monitor.ocf.libvirt import main
+code = main(["monitor"], os.environ)
+print(code, "lxml" in sys.modules)
+"""
+
+
+def test_a_monitor_does_not_wait_for_lxml(host: Host) -> None:
+    """It takes 40 ms to start; what libvirt itself wrote shows its name without it."""
+    host.have(vm1="running")
+    done = subprocess.run(
+        ["/usr/bin/python3", "-SE", "-c", MONITOR.format(tree=str(PROJECT))],
+        env=host.environment(20, 0),
+        capture_output=True,
+        text=True,
+        timeout=20,
+    )
+    assert done.stdout.split() == ["0", "False"], done.stderr
+
+
+def test_a_host_without_lxml_says_so(host: Host) -> None:
+    """No start, and a stop all the same."""
+    code = MONITOR.replace('["monitor"]', "sys.argv[1:]").format(tree=str(PROJECT))
+
+    def call(action: str) -> subprocess.CompletedProcess[str]:
+        return subprocess.run(
+            ["/usr/bin/python3", "-SE", "-c", code, action],
+            env=host.environment(20, 0, OCF_RESKEY_shutdown_timeout="0"),
+            capture_output=True,
+            text=True,
+            timeout=20,
+        )
+
+    started = call("start")
+    assert started.stdout.split()[0] == "1", started.stderr
+    assert "python3-lxml is not installed" in started.stderr
+    host.have(vm1="running")
+    assert call("stop").stdout.split()[0] == "0"
+    assert host.running() == []
