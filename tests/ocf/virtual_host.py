@@ -111,6 +111,13 @@ class VirtualHost:
         self.running: set[str] = set()
         #: "fine", "cut", "hangs", "german"
         self.mood = "fine"
+        #: until when each call of the toolstack hangs
+        self.hangs_until = 0.0
+        #: commands that hang, and commands that nothing comes of
+        self.hanging: set[str] = set()
+        self.deaf: set[str] = set()
+        #: seconds that a call takes
+        self.call_takes = 0.05
         #: what was done to which domain: (command, name)
         self.done: list[tuple[str, str]] = []
         self.vesperd: Callable[[dict[str, Any]], Any] = lambda _: "dead"
@@ -164,9 +171,12 @@ class VirtualHost:
         raise NotImplementedError
 
     def _spawn(self, command: list[str], *_: Any, **__: Any) -> Job:
-        if self.mood == "hangs":
+        if self.mood == "hangs" or self.clock.now < self.hangs_until or self.hanging & set(command):
             return Job(self.clock, None, "")
-        self.clock.sleep(0.05)
+        self.clock.sleep(self.call_takes)
+        if self.deaf & set(command):
+            self.done += [(word, "") for word in self.deaf & set(command)]
+            return Job(self.clock, 0, "")
         code, said = self._run(command)
         return Job(self.clock, code, said)
 

@@ -128,7 +128,7 @@ class Agent:
         self.vm = self.identity.name
         self._seen = False  # it was listed
         self._look_took = 0.0
-        #: seconds, of this call's looks
+        #: seconds, of this call's looks that were answered
         self.slowest_look = 0.0
 
     # -- actions ------------------------------------------------------------
@@ -373,7 +373,7 @@ class Agent:
             states = self.toolstack.states(self.limit(limit))
         finally:
             self._look_took = time.monotonic() - begin
-            self.slowest_look = max(self.slowest_look, self._look_took)
+        self.slowest_look = max(self.slowest_look, self._look_took)
         self.vm = self._find_name(states)
         self._seen = self._seen or self.vm in states
         return states
