@@ -15,6 +15,7 @@ if TYPE_CHECKING:
 
 __all__ = [
     "AGAIN",
+    "CARRIED",
     "FIRST",
     "REASON_LENGTH",
     "begin_waiting",
@@ -32,8 +33,8 @@ __all__ = [
 ]
 
 #: Kinds of files of a resource's: see :func:`begin_waiting`; what the last monitor
-#: has asked vesperd, for the next.
-FIRST, AGAIN = "first", "again"
+#: has asked vesperd, for the next; a fault that has come along with the VM.
+FIRST, AGAIN, CARRIED = "first", "again", "carried"
 
 #: Bytes of an exit reason that Pacemaker keeps (EXIT_REASON_MAX_LEN in its
 #: daemons/execd/execd_commands.c, 1.1 to 2.1 at least).

@@ -64,6 +64,7 @@ class Stop:
         """
         agent = self._agent
         agent.forget_first_mark()
+        agent.forget_carried()
         known = self._tell()
         try:
             self._end(known)
