@@ -18,7 +18,7 @@ from vesper_monitor.daemon.request import boolean, names, number, optional, text
 from vesper_monitor.daemon.server import Connection, RequestError
 from vesper_monitor.daemon.status import vm_status
 from vesper_monitor.daemon.watch import NoTransport
-from vesper_monitor.faults.carried import CarriedFault, pack_fault, unpack_fault
+from vesper_monitor.faults.carried import CarriedFault, unpack_fault
 from vesper_monitor.faults.fault import Fault
 from vesper_monitor.faults.instance import Answer, Instance, Result
 from vesper_monitor.faults.journal import JournalError
@@ -132,24 +132,12 @@ class Api:
         vm, ident = text(request, "vm"), optional(request, "domain", text)
         limit = number(request, "timeout", 0.0, MAX_HAND_OVER_S)
         instance = daemon.instances.get(text(request, "resource"))
-        answer: dict[str, Any] = {"ok": True, "carried": None}
+        carried = None
         if instance is not None and _is_of(instance, vm, ident):
             record = instance.record
             daemon.watch.look_soon(Domain(record.vm, record.domid, record.uuid))  # it has gone
-            fault = await daemon.instances.hand_over(instance, limit)
-            boot_id = instance.boot_id if instance.doubted_boot is None else instance.doubted_boot
-            if (
-                fault is not None
-                and instance.restored
-                and boot_id is None
-                and ident != str(record.domid)
-            ):
-                # While no vesperd was here the resource may have got another life.
-                _log.warning("%s: fault %d does not go along: whether it was of the domain "
-                             "that has left is not known", record.resource, fault.id)  # fmt: skip
-            elif fault is not None:
-                answer["carried"] = pack_fault(fault, boot_id, instance.node)
-        await connection.send(answer)
+            carried = await daemon.instances.hand_over(instance, ident, limit)
+        await connection.send({"ok": True, "carried": carried})
 
     async def _begin(self, request: dict[str, Any]) -> Instance | None:
         """A new instance for a request of the agent's; None: its VM does not run."""

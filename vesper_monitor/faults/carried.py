@@ -15,7 +15,14 @@ from typing import Any
 from vesper_monitor.faults.fault import Fault, InstanceRecord
 from vesper_monitor.guest.decode import Event
 
-__all__ = ["CarriedFault", "EventKey", "key_of_event", "pack_fault", "unpack_fault"]
+__all__ = [
+    "CarriedFault",
+    "EventKey",
+    "boot_of_fault",
+    "key_of_event",
+    "pack_fault",
+    "unpack_fault",
+]
 
 #: Bytes of a packed fault as JSON in ASCII. The agents keep it in a node
 #: attribute and in a file, in base64.
@@ -51,7 +58,8 @@ class CarriedFault:
 
         :param fault_id: on this host.
         """
-        event = {**self.event, "carried": {"node": self.node, "fault": self.fault_id}}
+        origin = {"node": self.node, "fault": self.fault_id, "boot_id": self.boot_id}
+        event = {**self.event, "carried": origin}
         return Fault(
             id=fault_id,
             resource=record.resource,
@@ -78,6 +86,13 @@ class CarriedFault:
         except (KeyError, TypeError, ValueError):
             return None
         return key if key[4] else None
+
+
+def boot_of_fault(fault: Fault) -> int | None:
+    """The boot of the guest that had a fault which has come with its VM, if known."""
+    origin = fault.event.get("carried")
+    boot_id = origin.get("boot_id") if isinstance(origin, dict) else None
+    return boot_id if type(boot_id) is int else None
 
 
 def key_of_event(event: Event) -> EventKey:

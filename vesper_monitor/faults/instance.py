@@ -23,9 +23,9 @@ In a live migration a fault that no monitor was told goes with the VM::
       +-- a monitor comes -----+    the domain has not left after all
 
 A fault that was handed over is told by nobody here.  At the target it is a
-fault of a new instance from the start (:meth:`Instance.take_fault`).  It is
-told when the guest that has arrived is known to be the one that had it
-(:meth:`Instance.guest_met`), or when that does not show in time.
+fault of a new instance from the start.  It is told when the guest that has
+arrived is known to be the one that had it (:meth:`Instance.doubt`,
+:meth:`Instance.guest_met`), or when that does not show in time.
 """
 
 from __future__ import annotations
@@ -297,12 +297,11 @@ class Instance:
         self.handed_over = True
         return self.fault
 
-    def take_fault(self, fault: Fault, boot_id: int | None) -> None:
-        """Take a fault that has come with the VM. See :meth:`fault_found`.
+    def doubt(self, boot_id: int | None) -> None:
+        """Its fault has come with the VM.
 
         :param boot_id: of the guest that had it, if known.
         """
-        self.fault_found(fault)
         self.doubted_boot = None if boot_id == self.boot_id else boot_id
 
     def guest_met(self, boot_id: int) -> bool:

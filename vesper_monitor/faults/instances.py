@@ -12,11 +12,17 @@ import logging
 import time
 from collections.abc import Awaitable, Callable, Iterable, Mapping
 from dataclasses import replace
+from typing import Any
 
 from vesper_monitor.faults import domain as domains
 from vesper_monitor.faults import pacemaker
 from vesper_monitor.faults.attributes import NodeAttributes
-from vesper_monitor.faults.carried import CarriedFault, key_of_event
+from vesper_monitor.faults.carried import (
+    CarriedFault,
+    boot_of_fault,
+    key_of_event,
+    pack_fault,
+)
 from vesper_monitor.faults.fault import Fault, InstanceRecord
 from vesper_monitor.faults.instance import (
     MIGRATION,
@@ -126,6 +132,8 @@ class Instances:
             instance.boot_id = (boots or {}).get((record.uuid, record.domid))
             self._begin(instance)
             if instance.fault is not None and instance.fault.told is None:
+                if instance.boot_id is None:
+                    self._doubt(instance, boot_of_fault(instance.fault))
                 self._admit(instance, instance.fault)
             self._reconsider(instance)
 
@@ -297,11 +305,14 @@ class Instances:
         instances = self.of_domain(domain)
         for event in events:
             for instance in instances:
-                if instance.fault is not None or instance.judged_at_source == key_of_event(event):
+                if instance.fault is not None and instance.doubted_boot is None:
+                    continue
+                if instance.judged_at_source == key_of_event(event):
                     continue
                 verdict = instance.rules.judge(event, instance.record.services)
                 if verdict is None or verdict.rule in instance.rules_in_pause:
                     continue
+                self._drop_doubted(instance, "a later fault")
                 self._last_fault_id += 1
                 record, now = instance.record, time.time()
                 flapping = self._rate.flapping(record.vm, now)
@@ -389,22 +400,36 @@ class Instances:
 
     # ------------------------------------------------------------ live migration
 
-    async def hand_over(self, instance: Instance, limit: float) -> Fault | None:
+    async def hand_over(
+        self, instance: Instance, ident: str | None, limit: float
+    ) -> dict[str, Any] | None:
         """Its VM has left by live migration. See :meth:`Instance.hand_over`.
 
+        :param ident: the domain number as text, if the agent knows it.
         :param limit: s, to learn whether Pacemaker takes the fault just now.
+        :returns: the fault that goes along, packed; None: there is none.
         """
+        record = instance.record
         fault = instance.hand_over()
         self._reconsider(instance)
-        teller = self._tellers.get(instance.record.id)
+        teller = self._tellers.get(record.id)
         if teller is not None:
             await asyncio.wait({teller}, timeout=limit)
             fault = instance.fault
-        if fault is not None:
-            known = "which Pacemaker knows" if fault.told is not None else "to be told there"
-            _log.info("%s: fault %d goes along with %s, %s",
-                      fault.resource, fault.id, fault.vm, known)  # fmt: skip
-        return fault
+        if fault is None:
+            return None
+        boot_id = instance.boot_id if instance.doubted_boot is None else instance.doubted_boot
+        if instance.restored and boot_id is None and ident != str(record.domid):
+            # While no vesperd was here the resource may have got another life.
+            _log.warning(
+                "%s: fault %d does not go along: whether it was of the domain that has left is "
+                "not known", record.resource, fault.id,
+            )  # fmt: skip
+            return None
+        known = "which Pacemaker knows" if fault.told is not None else "to be told there"
+        _log.info("%s: fault %d goes along with %s, %s",
+                  fault.resource, fault.id, fault.vm, known)  # fmt: skip
+        return pack_fault(fault, boot_id, instance.node)
 
     async def has_reported(self, vm: str, carried: CarriedFault, instance: Instance | None) -> bool:
         """Whether a fault that has come with a VM was reported from here, or taken, before.
@@ -435,9 +460,8 @@ class Instances:
             return f"there is fault {instance.fault.id} already"
         self._last_fault_id += 1
         fault = carried.to_fault(self._last_fault_id, record)
-        instance.take_fault(fault, carried.boot_id)
-        if instance.doubted_boot is not None:
-            asyncio.get_running_loop().call_later(DOUBT_S, self._end_doubt, instance)
+        instance.fault_found(fault)
+        self._doubt(instance, carried.boot_id)
         _log.info("%s: fault %d has come along from %s, where it was fault %d",
                   fault.resource, fault.id, carried.node, carried.fault_id)  # fmt: skip
         self._recorder.put(fault.vm, Batch(faults=[fault]), lambda: self.recorded([fault]))
@@ -448,13 +472,23 @@ class Instances:
         for instance in self.of_domain(domain):
             doubted = instance.doubted_boot is not None
             if instance.guest_met(boot_id):
-                gone = instance.fault_cleared(time.time(), "another boot of the guest")
-                if gone is not None:
-                    self._recorder.put(gone.vm, Batch(faults=[gone]))
-                    _log.warning("%s: fault %d was of an earlier boot of the guest",
-                                 gone.resource, gone.id)  # fmt: skip
+                self._drop_doubted(instance, "another boot of the guest")
             if doubted:
                 self._reconsider(instance)
+
+    def _drop_doubted(self, instance: Instance, by: str) -> None:
+        """The fault that has come with the VM is not known to be this guest's: end it."""
+        if instance.doubted_boot is None:
+            return
+        gone = instance.fault_cleared(time.time(), by)
+        if gone is not None:
+            self._recorder.put(gone.vm, Batch(faults=[gone]))
+            _log.warning("%s: fault %d ended by %s", gone.resource, gone.id, by)
+
+    def _doubt(self, instance: Instance, boot_id: int | None) -> None:
+        instance.doubt(boot_id)
+        if instance.doubted_boot is not None:
+            asyncio.get_running_loop().call_later(DOUBT_S, self._end_doubt, instance)
 
     def _end_doubt(self, instance: Instance) -> None:
         instance.end_doubt()
