@@ -128,15 +128,30 @@ class Agent:
             if state in ALIVE:
                 log(f"{vm}: already {state.value}")
             else:
+                self.forget_carried()
                 self._create(present)
         except ToolstackError as error:
             raise Exit(Code.ERROR, f"{vm} was not started: {error}") from error
-        self.forget_carried()
-        self.begin_instance()
+        if state in ALIVE:
+            self._begin_arrived()
+        else:
+            self.begin_instance()
         if self.settings.scripts:
             from vesper_monitor.ocf.scripts import wait_for_success
 
             wait_for_success(self)
+
+    def _begin_arrived(self) -> None:
+        """The VM runs here already, perhaps by a migration without a migrate_from."""
+        from vesper_monitor.ocf.hand_over import Arrival
+
+        arrival = Arrival(self)
+        try:
+            arrival.receive()
+        finally:
+            arrival.close()
+        self.begin_instance()
+        arrival.end()
 
     def _create(self, present: dict[str, DomainState]) -> None:
         """:raises ToolstackError: it does not run."""

@@ -11,7 +11,11 @@ time has nobody to be told to::
 
 Each keeps the fault until the next one has it.  The attribute is the target
 node's: like the VM it outlives the source, and like the VM it ends with the
-target's boot.  None of this can make a migration fail.
+target's boot.  It is a private one, which the CIB does not have: else its change
+would abort Pacemaker's transition in the middle of the migration, and the
+target would get a start instead of migrate_from.  That happens for other
+reasons, too, so a start that finds the VM running also looks for a fault.
+None of this can make a migration fail.
 """
 
 from __future__ import annotations
@@ -52,6 +56,10 @@ def attribute(vm: str) -> str:
     return f"vesper-carried-{vm}"
 
 
+def _attrd_updater(vm: str, node: str, *words: str) -> list[str]:
+    return ["attrd_updater", "--private", "--name", attribute(vm), "--node", node, *words]
+
+
 # -- the source ---------------------------------------------------------------------------
 
 
@@ -66,9 +74,8 @@ def send_fault(agent: Agent, target: str) -> None:
     agent.forget_carried()
     # Always: what an earlier migration has left there must not be taken for this one's.
     words = ["--delete"] if fault is None else ["--update", pack(fault)]
-    command = ["attrd_updater", "--name", attribute(vm), "--node", target, *words]
     try:
-        code, said = run(command, agent.limit(CLUSTER_LIMIT_S))
+        code, said = run(_attrd_updater(vm, target, *words), agent.limit(CLUSTER_LIMIT_S))
         trouble = f"attrd_updater: exit status {code}: {said.strip()}" if code else ""
     except ToolstackError as error:
         trouble = str(error)
@@ -121,14 +128,14 @@ class Arrival:
         self._vm = agent.settings.vm
         self._query: Background | None = None
         self._found = False
-        command = ["attrd_updater", "--name", attribute(self._vm), "--query"]
         try:
-            self._query = spawn([*command, "--node", agent.call.node])
+            command = _attrd_updater(self._vm, agent.call.node, "--query")
+            self._query = spawn(command, hint="is Pacemaker installed?")
         except ToolstackError as error:
             log(f"{self._vm}: whether a fault has come along is not known: {error}")
 
     def receive(self) -> None:
-        """Keep what has come along for vesperd, instead of what was kept before. Never fails."""
+        """Keep what has come along for vesperd. Never fails."""
         agent, value = self._agent, ""
         if self._query is not None:
             limit = agent.limit(CLUSTER_LIMIT_S)
@@ -143,16 +150,17 @@ class Arrival:
                 log(f"{self._vm}: whether a fault has come along is not known: "
                     f"attrd_updater: exit status {code}: {said.strip()}")  # fmt: skip
         self._found = bool(value)
-        keep(agent, value)
+        if value:
+            keep(agent, value)
 
     def end(self) -> None:
         """It is kept, or vesperd has it: remove it from the cluster. Never fails."""
         if not self._found:
             return
         agent = self._agent
-        command = ["attrd_updater", "--name", attribute(self._vm), "--delete"]
+        command = _attrd_updater(self._vm, agent.call.node, "--delete")
         try:
-            code, said = run([*command, "--node", agent.call.node], agent.limit(CLUSTER_LIMIT_S))
+            code, said = run(command, agent.limit(CLUSTER_LIMIT_S))
             if code:
                 log(f"{self._vm}: attrd_updater: exit status {code}: {said.strip()}")
         except ToolstackError as error:
@@ -179,11 +187,10 @@ def _value(said: str) -> str:
 
 
 def keep(agent: Agent, packed: str) -> None:
-    """Keep a fault until this node's vesperd has taken it; empty: there is none."""
+    """Keep a fault until this node's vesperd has taken it."""
     agent.call.remember(CARRIED, packed[: MAX_CHARS + 1])
-    if packed:
-        # What the last monitor here has asked does not speak of it.
-        agent.call.remember(AGAIN, "")
+    # What the last monitor here has asked does not speak of it.
+    agent.call.remember(AGAIN, "")
 
 
 def kept(agent: Agent) -> dict[str, Any]:

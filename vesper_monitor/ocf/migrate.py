@@ -95,6 +95,7 @@ def migrate_from(agent: Agent) -> None:
     from vesper_monitor.ocf.hand_over import Arrival
 
     arrival = Arrival(agent)
+    agent.forget_carried()
     try:
         _wait_for_domain(agent)
         agent.note(agent.toolstack.arrived(agent.settings.vm, agent.limit(ARRIVED_LIMIT)))
