@@ -85,6 +85,84 @@ class SynchronousRecorder:
         return function(self.journal)
 
 
+async def started(
+    folder: Path, tell: Any = None, carried: dict[str, Any] | None = None
+) -> tuple[Instances, Instance]:
+    """An instance of vm1, with a fault of its own or one that has come along."""
+    recorder = cast(Recorder, SynchronousRecorder(Journal(folder / "journal.sqlite")))
+    instances = Instances(recorder, grace=0.0, max_failovers=9, tell=tell or never)
+    instance = instances.start("r", Domain("vm1", 2, UUID), [], ["httpd"], None)
+    if carried is not None:
+        assert not instances.take(instance, unpack_fault(carried))
+    return instances, instance
+
+
+async def never(*_: Any) -> bool:
+    await asyncio.Event().wait()
+    return False
+
+
+def death(seq: int, domid: int = 2) -> Event:
+    """Of the service."""
+    fields = {"sig": 11, "signal": "SIGSEGV", "fatal": True, "comm": "httpd",
+              "leader_comm": "httpd", "parent_comm": "init", "pid": 9}  # fmt: skip
+    return Event(
+        vm="vm1", domid=domid, probe="send_signal", event="send_signal", cpu=0, seq=seq,
+        guest_ns=seq, received=1000.0 + seq, fields=fields, text="dead", id=seq,
+    )  # fmt: skip
+
+
+def found(instances: Instances, event: Event) -> None:
+    faults = instances.judge(Domain("vm1", 2, UUID), [event])
+    instances.recorded(faults)
+
+
+@pytest.mark.parametrize("taken", [True, False])
+def test_pacemaker_is_being_told_just_now(tmp_path: Path, taken: bool) -> None:
+    """The end of that is waited for, and what it has come to goes along."""
+
+    async def scene() -> None:
+        answer, sent = asyncio.Event(), asyncio.Event()
+
+        async def tell(_r: str, _n: str | None, wanted: Any, injecting: Any) -> bool:
+            assert wanted()
+            injecting()
+            sent.set()
+            await answer.wait()
+            assert not wanted()
+            return taken
+
+        instances, instance = await started(tmp_path, tell)
+        found(instances, death(1))
+        await asyncio.wait_for(sent.wait(), 10)
+        asking = asyncio.create_task(instances.hand_over(instance, None, 10.0))
+        await asyncio.sleep(0)
+        assert not asking.done()
+        answer.set()
+        packed = await asking
+        assert packed is not None
+        assert packed["told"] is taken
+        await instances.close()
+
+    asyncio.run(scene())
+
+
+def test_a_fault_here_is_more_certain_than_one_that_may_be_another_boots(tmp_path: Path) -> None:
+    async def scene() -> None:
+        carried = pack_fault(FAULT, 7, "node1")
+        instances, instance = await started(tmp_path, carried=carried)
+        assert instance.doubted_boot == 7
+        found(instances, death(1))
+        assert instance.fault is not None
+        assert instance.fault.event["seq"] == 1
+        assert instance.doubted_boot is None
+        instances.guest_met(Domain("vm1", 2, UUID), 8)
+        assert instance.fault is not None
+        await instances.close()
+
+    asyncio.run(scene())
+
+
 class OneHost:
     """A vesperd's journal, and its instances while it lives."""
 
@@ -284,13 +362,7 @@ class Migration(RuleBasedStateMachine):
             return
         self.open, self.read_by = True, 0
         self.seq += 1
-        fields = {"sig": 11, "signal": "SIGSEGV", "fatal": True, "comm": "httpd",
-                  "leader_comm": "httpd", "parent_comm": "init", "pid": 9}  # fmt: skip
-        self.last = (
-            Event(vm="vm1", domid=self.domid, probe="send_signal", event="send_signal", cpu=0,
-                  seq=self.seq, guest_ns=self.seq, received=1000.0 + self.seq, fields=fields,
-                  text="dead", id=self.seq)
-        )  # fmt: skip
+        self.last = death(self.seq, self.domid)
         self.unread.append(self.last)
         self.do(self._later(self._read))
 
