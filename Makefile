@@ -16,6 +16,7 @@ MIGRATIONS ?= 20
 HOURS   ?= 1
 # Of guest, for the soak: pv, pvh.
 KIND    ?= pvh
+STOPS   ?= 50
 # s of each storm in a guest.
 STORM   ?= 60
 CORRUPTIONS ?= 10000
@@ -35,7 +36,7 @@ DEBIAN_PACKAGES := \
 	qemu-system-x86 qemu-utils systemd util-linux xfsprogs xz-utils zstd
 
 .PHONY: help deps demo evaluate compare test test-quick test-debug lint fuzz chaos chaos-cluster \
-	migrations soak storms hostile bench-cluster bench-kvm bench-liveness bench-load bench-monitor \
+	migrations soak stops storms hostile bench-cluster bench-kvm bench-liveness bench-load bench-monitor \
 	bench-neighbour bench-probes bench-quiet bench-slowdown modules install clean
 
 help:
@@ -60,6 +61,7 @@ help:
 	@echo '  make chaos-cluster   parts of clusters with fencing killed or cut off around faults (ROUNDS=200)'
 	@echo '  make migrations      20 live migrations under Pacemaker (MIGRATIONS=20)'
 	@echo '  make soak            hours of what is no fault on Xen, and a fault now and then (HOURS=1 KIND=pvh)'
+	@echo '  make stops           stops of faulty guests on busy hosts, none may fail (STOPS=50)'
 	@echo '  make storms          a guest in storms of signals and OOM kills (STORM=60 s each)'
 	@echo '  make hostile         guests that write at random over all they share (CORRUPTIONS=10000 XEN_CORRUPTIONS=1000)'
 	@echo '  make test-debug      tests of the guest under lockdep and KASAN (builds a kernel; half an hour in all)'
@@ -125,6 +127,10 @@ migrations: deps $(VENV)/ready
 soak: ROUNDS = 0
 soak: deps $(VENV)/ready
 	$(VENV)/bin/python -m tests.xen.soak --hours $(HOURS) --rounds $(ROUNDS) --kind $(KIND)
+
+stops: deps $(VENV)/ready
+	VESPER_STOPS=$(STOPS) $(VENV)/bin/python -m pytest -s tests/xen/test_stops.py \
+		tests/kvm/lab/test_stops.py
 
 storms: deps $(VENV)/ready
 	VESPER_STORMS=$(STORM) $(VENV)/bin/python -m pytest -s tests/guest/test_storms.py

@@ -16,7 +16,7 @@ def rows(text: str) -> list[tuple[str, str, DomainState]]:
 
     Columns: name (may hold blanks), id, memory, VCPUs, ``rbpscd`` flags, time.
 
-    :raises ValueError: this is no such list.
+    :raises ValueError: this is no such list, or not all of it.
     """
     return [(columns[0].strip(), columns[1], _state(columns[4])) for columns in _columns(text)]
 
@@ -42,13 +42,26 @@ def sizes(text: str) -> dict[str, tuple[int, int]]:
 
 
 def _columns(text: str) -> list[list[str]]:
-    lines = text.splitlines()
+    """Split the lines of a whole list.
+
+    A line that is not understood may be a domain's that runs, so it is an
+    error: it was cut off, or libxl has written a message into the list.
+    """
+    lines = text.split("\n")
     while lines and not lines[0].startswith("Name "):
         del lines[0]  # warnings of libxl
     if not lines:
         raise ValueError(f"xl list: this is not a list of domains: {text[:120]!r}")
-    split = (line.rsplit(None, 5) for line in lines[1:])
-    return [columns for columns in split if len(columns) == 6 and len(columns[4]) == 6]
+    if lines.pop() or len(lines) < 2:  # Domain-0 at least
+        raise ValueError(f"xl list: the list was cut off: {text[-120:]!r}")
+    found = []
+    for line in lines[1:]:
+        columns = line.rsplit(None, 5)
+        numbers = (*columns[1:4], columns[5].replace(".", "")) if len(columns) == 6 else ("",)
+        if not all(map(str.isdecimal, numbers)) or len(columns[4]) != 6:
+            raise ValueError(f"xl list: this line is not understood: {line[:120]!r}")
+        found.append(columns)
+    return found
 
 
 def _state(flags: str) -> DomainState:

@@ -3,14 +3,19 @@
 
 from __future__ import annotations
 
+import atexit
+import functools
+import hashlib
 import json
 import os
 import shutil
 import signal
 import socket
 import subprocess
+import tempfile
 import threading
 import time
+import uuid
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -21,6 +26,17 @@ PROJECT = Path(__file__).resolve().parents[2]
 
 #: A scripted answer: a dict, None (close the connection), or seconds to stay silent.
 Answer = dict[str, Any] | None | float
+
+
+@functools.cache
+def other_commands() -> Path:
+    """A folder with all commands of this machine but those of a toolstack or a cluster."""
+    folder = Path(tempfile.mkdtemp(prefix="vesper-commands-"))
+    atexit.register(shutil.rmtree, folder)
+    for command in sorted(Path("/usr/bin").iterdir()):
+        if not command.name.startswith(("xl", "virsh", "virt-", "crm", "attrd", "csync2")):
+            (folder / command.name).symlink_to(command)
+    return folder
 
 
 class ScriptedVesperd:
@@ -158,6 +174,15 @@ class Host:
         calls = path.read_text().splitlines() if path.exists() else []
         return [call for call in calls if not word or call.split()[0] == word]
 
+    def raw_calls(self) -> list[str]:
+        """The toolstack's calls with identifiers in place of names, as they were made."""
+        path = self.fake / "raw"
+        return path.read_text().splitlines() if path.exists() else []
+
+    def ident(self, name: str) -> str:
+        """What the toolstack identifies a domain by."""
+        raise NotImplementedError
+
     def break_config(self) -> None:
         """The toolstack does not take the configuration."""
         self.config.write_text(self.broken_text)
@@ -176,7 +201,7 @@ class Host:
 
     def environment(self, timeout: float | None, interval: float, **extra: str) -> dict[str, str]:
         environment = {
-            "PATH": f"{self.bin}:/usr/bin:/bin",
+            "PATH": f"{self.bin}:{other_commands()}",
             f"FAKE_{self.command.upper()}": str(self.fake),
             # No QEMU of this machine's libvirt, if there is one.
             "VESPER_QEMU_RUN": str(self.folder / "qemu"),
@@ -252,6 +277,13 @@ class XenHost(Host):
     }  # fmt: skip
     look = "list"
 
+    def ident(self, name: str) -> str:
+        for line in (self.fake / "ids").read_text().splitlines():
+            number, _, known = line.partition(" ")
+            if known == name:
+                return number
+        raise KeyError(name)
+
 
 class LibvirtHost(Host):
     name = "LibvirtVM"
@@ -268,3 +300,6 @@ class LibvirtHost(Host):
         "running": "1 1", "paused": "3 1", "crashed": "6 1", "shut down": "3 8",
     }  # fmt: skip
     look = "domstats --state"
+
+    def ident(self, name: str) -> str:
+        return str(uuid.UUID(hashlib.md5(name.encode()).hexdigest()))

@@ -103,7 +103,7 @@ def test_wrong_parameters(host: Host, action: str, parameter: str, value: str, w
 def test_parameter_name_goes_first(host: Host) -> None:
     host.have(other="running")
     assert host.call("status", OCF_RESKEY_name="other").code == SUCCESS
-    assert host.call("status").code == NOT_RUNNING
+    assert host.call("status", OCF_RESOURCE_INSTANCE="r2").code == NOT_RUNNING
 
 
 # -- status and probe -------------------------------------------------------------

@@ -222,16 +222,15 @@ def test_without_libvirtd_qemu_itself_presses_the_button(host: Host, qemu: Qemu)
 
 
 @pytest.mark.parametrize("mode", ["", "agent"])
-def test_who_cannot_be_asked_is_not_waited_for(host: Host, qemu: Qemu, mode: str) -> None:
+def test_who_cannot_be_asked_is_ended_in_time(host: Host, qemu: Qemu, mode: str) -> None:
     """A libvirtd that hangs has the monitor; and the guest's agent is its alone."""
     host.be("hang")
     with closing(Monitor(qemu, greets=mode == "agent")) as monitor:
-        result = host.call("stop", timeout=120, OCF_RESKEY_shutdown_mode=mode)
+        result = host.call("stop", timeout=30, OCF_RESKEY_shutdown_mode=mode)
     assert result.code == SUCCESS
-    assert result.seconds < 45
     assert not qemu.runs()
     assert monitor.asked == []
-    assert "nobody can ask it to shut down" in result.stderr
+    assert "cannot be asked to shut down" in result.stderr
     assert f"ending its QEMU, process {qemu.process.pid}" in result.stderr
 
 

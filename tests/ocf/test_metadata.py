@@ -199,7 +199,7 @@ def test_a_waiting_monitor_imports_little(module: str, more: set[str]) -> None:
     assert heavy & imported == set()
     ours = {name for name in imported if name.startswith("vesper_monitor.ocf.")}
     needed = {"actions", "agent", "basics", "call", "monitor", "parameters", "toolstack"}
-    needed |= {module} | more
+    needed |= {"domain_identity", module} | more
     assert ours == {f"vesper_monitor.ocf.{name}" for name in needed}
 
 

@@ -10,14 +10,19 @@ from vesper_monitor.ocf import quick
 
 
 def test_life_is_enough(host: Host) -> None:
+    host.have(vm1="running")
+    assert host.call("monitor").code == 0
+    ident = host.ident("vm1")
+    host.domains()
+    asked_before = host.calls()
     host.vesperd.listen()
     host.vesperd.answers["alive"] = lambda _: {"alive": True}
     host.vesperd.answers["wait"] = lambda _: {"result": "fine"}
     result = host.call("monitor")
     assert (result.code, result.stderr) == (0, "")
-    assert host.calls() == []
+    assert host.calls() == asked_before
     (asked,) = host.vesperd.requests
-    assert asked == {"op": "alive", "resource": "r1"}
+    assert asked == {"op": "alive", "resource": "r1", "vm": "vm1", "domain": ident}
     # As after any plain monitor: Pacemaker waits for the next one.
     host.call("monitor", interval=1)
     assert host.vesperd.asked("wait")[0]["first"] is True
@@ -25,14 +30,40 @@ def test_life_is_enough(host: Host) -> None:
 
 @pytest.mark.parametrize("answer", [{"alive": False}, {"ok": False}, None, {"alive": True, "x": 1}])
 def test_anything_else_is_no_answer(host: Host, answer: dict[str, object] | None) -> None:
-    host.vesperd.listen()
+    known(host)
     host.vesperd.answers["alive"] = lambda _: answer
     assert host.call("monitor").code == 7
-    assert host.calls() != []
+    assert host.vesperd.asked("alive")
+
+
+@pytest.mark.parametrize("name", ["vm2", ""])
+def test_another_name_in_the_file_is_for_the_whole_agent(host: Host, name: str) -> None:
+    """vesperd hears the domain that the resource had, and not the one that it names now."""
+    known(host)
+    host.vesperd.answers["alive"] = lambda _: {"alive": True}
+    host.config.write_text(host.config_text.replace("vm1", name))
+    assert host.call("monitor").code == 7
+    assert host.call("monitor", OCF_RESKEY_name="vm3").code == 7
+    assert host.vesperd.asked("alive") == []
+
+
+def test_without_a_domain_nobody_is_asked(host: Host) -> None:
+    host.vesperd.listen()
+    host.vesperd.answers["alive"] = lambda _: {"alive": True}
+    assert host.call("monitor").code == 7
+    assert host.vesperd.asked("alive") == []
+
+
+def known(host: Host) -> None:
+    """A probe has found vm1, which has gone since; vesperd listens."""
+    host.have(vm1="running")
+    assert host.call("monitor").code == 0
+    host.domains()
+    host.vesperd.listen()
 
 
 def test_a_vesperd_that_hangs_is_not_waited_for(host: Host) -> None:
-    host.vesperd.listen()
+    known(host)
     host.vesperd.answers["alive"] = lambda _: 20.0
     result = host.call("monitor")
     assert result.code == 7

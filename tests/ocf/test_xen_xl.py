@@ -63,7 +63,7 @@ def test_names_with_blanks_and_warnings_before_the_list() -> None:
     text = "libxl: warning: what a day\n" + HEADER
     text += "Domain-0                                     0   512     1     r-----      12.3\n"
     text += "my vm                                        7   160     1     --p---       4.5\n"
-    assert parse_list(text)["my vm"] is DomainState.PAUSED
+    assert parse_list(text)["my vm"] == (DomainState.PAUSED, "7")
     assert "vm" not in parse_list(text)
 
 

@@ -5,10 +5,11 @@ from __future__ import annotations
 
 from lab.evaluation import cluster
 from lab.evaluation.setting import PRIMITIVES
-from lab.xen import XenLab, project
+from lab.host import Result
+from lab.xen import XenHost, XenLab, project
 from tests.vm1 import remove_resource
 
-__all__ = ["CONSOLE", "begin", "clean", "create_guest"]
+__all__ = ["CONSOLE", "agent", "begin", "clean", "create_guest"]
 
 #: The guest's console, as xenconsoled of its host logs it.
 CONSOLE = "/var/log/xen/console/guest-vm1.log"
@@ -35,6 +36,23 @@ def begin(lab: XenLab, kind: str) -> None:
     cluster.ready(lab, "vesper")
     # On a busy machine the guest takes long to come, and counts as degraded meanwhile.
     cluster.settle(lab, "vesper", print)
+
+
+_ENVIRONMENT = (
+    "OCF_ROOT=/usr/lib/ocf OCF_RESOURCE_INSTANCE=vm1 OCF_RESKEY_xmfile=/etc/xen/vm1.cfg "
+    "OCF_RESKEY_CRM_meta_interval=0 OCF_RESKEY_CRM_meta_timeout={timeout}000"
+)
+
+
+def agent(host: XenHost, action: str, *, timeout: int) -> Result:
+    """Run the agent without Pacemaker.
+
+    :param timeout: s, of the operation.
+    """
+    environment = _ENVIRONMENT.format(timeout=timeout)
+    return host.run(
+        f"{environment} /usr/lib/ocf/resource.d/vesper/XenVM {action}", timeout=timeout + 50
+    )
 
 
 def create_guest(lab: XenLab) -> None:

@@ -31,7 +31,11 @@ def _status(agent: Agent) -> None:
 
 def _monitor(agent: Agent) -> None:
     call = agent.call
-    if call.check_level >= 10:
+    if call.check_level >= 10 and call.interval > 0:
+        from vesper_monitor.ocf.deep_check import run_deep_monitor
+
+        run_deep_monitor(agent)
+    elif call.check_level >= 10:
         from vesper_monitor.ocf.check import check
 
         check(agent)

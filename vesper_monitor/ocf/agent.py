@@ -21,6 +21,7 @@ from vesper_monitor.client import Client, DaemonError, DaemonUnavailable
 from vesper_monitor.domain_state import DomainState
 from vesper_monitor.ocf.basics import CARRIED, FIRST, begin_waiting, end_waiting, mark_first
 from vesper_monitor.ocf.call import Code, Exit, log
+from vesper_monitor.ocf.domain_identity import ConfiguredName, DomainIdentity, KnownDomain
 from vesper_monitor.ocf.toolstack import ToolstackError, ToolstackMissing
 
 TYPE_CHECKING = False
@@ -44,20 +45,29 @@ VESPERD_PATIENCE = 5.0
 #: often as long as the look itself takes: a busy host needs its time for that.
 LOOK_PAUSE = 0.5
 LOOK_SHARE = 2.0
+#: Seconds: a sign of life younger than that contradicts a toolstack that does
+#: not list the domain.
+LIFE_AGE_S = 10.0
+#: Seconds before the end of a call at which such a contradiction is reported.
+CONTRADICTION_RESERVE_S = 3.0
 
 ALIVE = (DomainState.RUNNING, DomainState.PAUSED)
+
+
+class DomainContradiction(ToolstackError):
+    """The toolstack does not list a domain that shows life."""
 
 
 class Settings:
     """The parameters, understood.
 
     :param config: configuration file of the domain, for the toolstack.
-    :param vm: the domain's name.
+    :param configured: which name parameter and file give the domain.
     """
 
-    def __init__(self, config: str, vm: str) -> None:
+    def __init__(self, config: str, configured: ConfiguredName) -> None:
         self.config = config
-        self.vm = vm
+        self.configured = configured
         #: seconds until a shutdown becomes a destroy; None: the next line
         self.shutdown_timeout: float | None = None
         #: how much of the stop operation's timeout that is
@@ -111,7 +121,15 @@ class Agent:
         self.settings = settings
         self.toolstack = toolstack
         self.vesperd = vesperd or Client(timeout=TELL_LIMIT)
+        self.identity = DomainIdentity(call, settings.configured)
+        if self.identity.remembered is None:
+            self._ask_what_runs()
+        #: name of the domain that this call is about; a list may correct it
+        self.vm = self.identity.name
+        self._seen = False  # it was listed
         self._look_took = 0.0
+        #: seconds, of this call's looks that were answered
+        self.slowest_look = 0.0
 
     # -- actions ------------------------------------------------------------
 
@@ -120,19 +138,23 @@ class Agent:
 
         :raises Exit: it does not run, or a monitor script does not succeed.
         """
-        vm = self.settings.vm
+        from vesper_monitor.ocf import deep_check
+
+        deep_check.forget(self)
         self.check_node()
         try:
-            present = self.present()
-            state = present.get(vm, DomainState.GONE)
-            if state in ALIVE:
-                log(f"{vm}: already {state.value}")
+            present = self._look_for_certain()
+            if present and present.get(self.vm) not in ALIVE:
+                self._remove(present)
+                present = self._look_for_certain()
+            if present:
+                log(f"{self.vm}: already runs ({self.listed(present)})")
             else:
                 self.forget_carried()
-                self._create(present)
+                self._create()
         except ToolstackError as error:
-            raise Exit(Code.ERROR, f"{vm} was not started: {error}") from error
-        if state in ALIVE:
+            raise Exit(Code.ERROR, f"{self.vm} was not started: {error}") from error
+        if present:
             self._begin_arrived()
         else:
             self.begin_instance()
@@ -153,14 +175,18 @@ class Agent:
         self.begin_instance()
         arrival.end()
 
-    def _create(self, present: dict[str, DomainState]) -> None:
+    def _remove(self, present: dict[str, DomainState]) -> None:
+        """Remove what is left of the domain before its start."""
+        from vesper_monitor.ocf import stop
+
+        log(f"{self.vm}: is {self.listed(present)}; removing it before the start")
+        stop.remove(self)
+
+    def _create(self) -> None:
         """:raises ToolstackError: it does not run."""
         from vesper_monitor.ocf import stop
 
-        vm = self.settings.vm
-        if present:
-            log(f"{vm}: is {self.listed(present)}; removing it before the start")
-            stop.remove(self)
+        vm = self.vm
         memory = None
         if self.settings.manage_memory:
             from vesper_monitor.ocf.memory import make_room
@@ -180,12 +206,17 @@ class Agent:
                 raise
             log(f"{vm}: {error}; trying again without the crashed domain that was kept")
             note = create(self.settings.config, vm, self.limit(), memory)
+        if self._states(STATE_LIMIT).get(vm, DomainState.GONE) not in ALIVE:
+            raise ToolstackError(
+                f"{self.toolstack.name} says that it is started, but lists no {vm} that runs; "
+                f"see: {self.toolstack.look}"
+            )
         self.note(note)
 
     def begin_instance(self) -> None:
         """The VM runs here from now on: for vesperd, and for Pacemaker."""
         self.set_first_mark()
-        self.call.remember("name", self.settings.vm)
+        self.claim_domain()
         self.tell_started()
         if self.settings.utilization or self.settings.no_utilization:
             from vesper_monitor.ocf import utilization
@@ -206,22 +237,26 @@ class Agent:
         self.set_first_mark()
         self.tell("change", **self.wishes())
 
-    def status(self) -> None:
+    def status(self, unknown: Code = Code.ERROR) -> None:
         """Whether the VM runs, at once.
 
+        :param unknown: the exit code if that cannot be told.
         :raises Exit: it does not, or that cannot be told.
         """
-        state = self._known_state()
+        state = self._known_state(unknown)
+        if state is DomainState.GONE and self._turn_to_configured():
+            state = self._known_state(unknown)
         if state in ALIVE:
+            self.claim_domain()
             return
         if state is DomainState.GONE:
             self._expect()
-            raise Exit(Code.NOT_RUNNING, f"{self.settings.vm} is not running")
-        raise Exit(Code.ERROR, f"{self.settings.vm} is {self.described(state)}: it must be stopped")
+            raise Exit(Code.NOT_RUNNING, f"{self.vm} is not running")
+        raise Exit(Code.ERROR, f"{self.vm} is {self.described(state)}: it must be stopped")
 
     def described(self, state: DomainState) -> str:
         """A state that was just seen, and what is known of it."""
-        return self.toolstack.why(self.settings.vm) or state.value
+        return self.toolstack.why(self.vm) or state.value
 
     def listed(self, present: dict[str, DomainState]) -> str:
         return ", ".join(f"{self.described(state)} ({name})" for name, state in present.items())
@@ -236,11 +271,18 @@ class Agent:
         """
         return self.vesperd.call(
             op,
-            reply_timeout=TELL_LIMIT,
+            reply_timeout=self.limit(TELL_LIMIT),
             resource=self.call.resource,
-            vm=self.settings.vm,
+            **self.domain_fields(),
             **fields,
         )
+
+    def domain_fields(self) -> dict[str, str]:
+        """Name and identifier of the domain, for vesperd's requests."""
+        known = self.identity.remembered
+        if known is None or not known.ident or known.name != self.vm:
+            return {"vm": self.vm}
+        return {"vm": self.vm, "domain": known.ident}
 
     def tell(self, op: str, **fields: Any) -> str | None:
         """Tell vesperd, if it is there. Never fails.
@@ -250,7 +292,7 @@ class Agent:
         try:
             self.ask(op, **fields)
         except (DaemonUnavailable, DaemonError) as error:
-            log(f"{self.settings.vm}: vesperd was not told of the {op}: {error}")
+            log(f"{self.vm}: vesperd was not told of the {op}: {error}")
             return str(error)
         return None
 
@@ -302,7 +344,7 @@ class Agent:
     def note(self, why: str) -> None:
         """Why the VM that begins here will not be watched; empty: nothing is known."""
         if why:
-            log(f"{self.settings.vm}: will not be watched: {why}")
+            log(f"{self.vm}: will not be watched: {why}")
         self.call.remember("note", why)
 
     def noted(self) -> str:
@@ -340,7 +382,9 @@ class Agent:
 
         :raises ToolstackError: not known.
         """
-        return self._states(limit).get(self.settings.vm, DomainState.GONE)
+        state = self._states(limit).get(self.vm, DomainState.GONE)
+        self._check_gone(state is DomainState.GONE)
+        return state
 
     def present(self) -> dict[str, DomainState]:
         """The domain, under its name and those it has while it is migrated, if there.
@@ -348,17 +392,93 @@ class Agent:
         :raises ToolstackError: not known.
         """
         states = self._states(STATE_LIMIT)
-        vm = self.settings.vm
-        names = (vm, *self.toolstack.transient_names(vm))
-        return {name: states[name] for name in names if name in states}
+        names = (self.vm, *self.toolstack.transient_names(self.vm))
+        found = {name: states[name] for name in names if name in states}
+        self._check_gone(not found)
+        return found
 
     def _states(self, limit: float) -> dict[str, DomainState]:
-        """Of all domains. :raises ToolstackError: not known."""
+        """Of all domains; whose turn it is to be :attr:`vm` is settled by them.
+
+        :raises ToolstackError: not known.
+        """
         begin = time.monotonic()
         try:
-            return self.toolstack.states(self.limit(limit))
+            states = self.toolstack.states(self.limit(limit))
         finally:
             self._look_took = time.monotonic() - begin
+        self.slowest_look = max(self.slowest_look, self._look_took)
+        self.vm = self._find_name(states)
+        self._seen = self._seen or self.vm in states
+        return states
+
+    def _find_name(self, states: dict[str, DomainState]) -> str:
+        """Return the listed name of this resource's domain, or the one to look for."""
+        known = self.identity.remembered
+        if known is None or self._seen:
+            return self.vm
+        renamed = self.toolstack.find_name(known.ident) if known.ident else ""
+        if known.name in states or not renamed:
+            return known.name if known.name in states else self._next_name(known, states)
+        # Under these names it is not this resource's any more, or not yet.
+        away = (*self.toolstack.transient_names(known.name), f"{known.name}--crashed")
+        return self._next_name(known, states) if renamed in away else renamed
+
+    def _next_name(self, known: KnownDomain, states: dict[str, DomainState]) -> str:
+        """Return whose turn it is now that what was remembered does not run."""
+        wanted = self.identity.configured_name
+        if wanted == known.name or wanted not in states:
+            return known.name
+        if owner := self.identity.find_owner(wanted):
+            log(f"{wanted}: is configured, but belongs to resource {owner}")
+            return known.name
+        log(f"{known.name}: does not run any more; {wanted} does, which is configured now")
+        return wanted
+
+    def _check_gone(self, gone: bool) -> None:
+        """Ask vesperd before a domain that was never listed counts as gone.
+
+        :raises ToolstackError: vesperd hears it.
+        """
+        if not gone or self._seen or (age := self.life_age()) is None or age >= LIFE_AGE_S:
+            return
+        raise DomainContradiction(
+            f"{self.toolstack.name} does not list {self.vm}, but its kernel has shown life to "
+            f"vesperd {age:.0f} s ago"
+        )
+
+    def _ask_what_runs(self) -> None:
+        """vesperd may remember what this resource runs, where nothing here names it."""
+        try:
+            fields = {"resource": self.call.resource}
+            answer = self.vesperd.call("life", reply_timeout=self.limit(TELL_LIMIT), **fields)
+            name, ident = answer.get("vm"), answer.get(self.toolstack.ident_field)
+        except (DaemonUnavailable, DaemonError):
+            return
+        if isinstance(name, str) and name and ident is not None:
+            self.identity.adopt(KnownDomain(name, str(ident)))
+
+    def life_age(self) -> float | None:
+        """Seconds since vesperd heard the remembered domain; None: it did not, or is away."""
+        fields = self.domain_fields()
+        if "domain" not in fields:
+            return None
+        try:
+            answer = self.vesperd.call("life", reply_timeout=self.limit(TELL_LIMIT), **fields)
+        except (DaemonUnavailable, DaemonError):
+            return None
+        age = answer.get("age")
+        return float(age) if isinstance(age, (int, float)) else None
+
+    def claim_domain(self) -> None:
+        """Remember the domain that runs as this resource's. Never fails."""
+        known = self.identity.remembered
+        try:
+            ident = self.toolstack.find_ident(self.vm, self.limit(STATE_LIMIT))
+        except ToolstackError as error:
+            log(f"{self.vm}: {error}")
+            ident = known.ident if known is not None and known.name == self.vm else ""
+        self.identity.claim(self.vm, ident)
 
     def limit(self, most: float = float("inf")) -> float:
         """Seconds for an outside call: what is left of the action, less a margin."""
@@ -368,42 +488,113 @@ class Agent:
         """Between two looks."""
         time.sleep(min(max(LOOK_PAUSE, LOOK_SHARE * min(self._look_took, 1.0)), most))
 
-    def _known_state(self) -> DomainState:
+    def _look_for_certain(self) -> dict[str, DomainState]:
+        """:meth:`present` before a start: of what was remembered, else of what is configured.
+
+        :raises ToolstackError: not known; it must not be started then.
+        """
+        while True:
+            try:
+                present = self.present()
+            except DomainContradiction:
+                if not self._has_time_to_look():
+                    raise
+                self.pause()
+                continue
+            if present or not self._turn_to_configured():
+                return present
+
+    def _turn_to_configured(self) -> bool:
+        """What was remembered does not run: what is configured counts from now on.
+
+        :returns: whether that is another domain.
+        """
+        known, wanted = self.identity.remembered, self.identity.configured_name
+        if known is None or wanted == known.name:
+            return False
+        log(f"{known.name}: does not run any more; {wanted} counts, which is configured now")
+        self.identity.forget()
+        self.vm, self._seen = wanted, False
+        return True
+
+    def _has_time_to_look(self) -> bool:
+        """Whether another look fits into this call."""
+        return self.call.left() > CONTRADICTION_RESERVE_S + 2 * self._look_took
+
+    def _known_state(self, unknown: Code) -> DomainState:
         """By the toolstack; if it does not answer, by vesperd.
 
-        :raises Exit: neither knows.
+        :raises Exit: neither knows, or the two contradict each other.
         """
-        try:
-            return self.state()
-        except ToolstackError as error:
-            until = time.monotonic() + min(VESPERD_PATIENCE, self.call.left() - 2.0)
-            while (state := self.state_by_vesperd()) is None and time.monotonic() < until:
-                time.sleep(LOOK_PAUSE)  # on a busy host the next sign of life may be late
-            if state is None:
-                code = Code.INSTALLED if isinstance(error, ToolstackMissing) else Code.ERROR
-                raise Exit(
-                    code, f"whether {self.settings.vm} runs cannot be told: {error}"
-                ) from error
-            return state
+        while True:
+            try:
+                return self.state()
+            except DomainContradiction as error:
+                if not self._has_time_to_look():
+                    raise self._unknown(unknown, error) from error
+                self.pause()
+            except ToolstackError as error:
+                return self._state_without_toolstack(unknown, error)
+
+    def _state_without_toolstack(self, unknown: Code, error: ToolstackError) -> DomainState:
+        """:raises Exit: vesperd does not know either."""
+        until = time.monotonic() + min(VESPERD_PATIENCE, self.call.left() - 2.0)
+        while (state := self.state_by_vesperd()) is None and time.monotonic() < until:
+            time.sleep(LOOK_PAUSE)  # on a busy host the next sign of life may be late
+        if state is None:
+            missing = isinstance(error, ToolstackMissing) and unknown is Code.ERROR
+            raise self._unknown(Code.INSTALLED if missing else unknown, error) from error
+        return state
+
+    def _unknown(self, code: Code, error: ToolstackError) -> Exit:
+        return Exit(code, f"whether {self.vm} runs cannot be told: {error}")
+
+    def refuse_foreign(self, code: Code) -> None:
+        """
+        :raises Exit: what is configured belongs to another resource, and of what ran
+            here nothing is known.
+        """
+        if self.identity.remembered is None and (owner := self.identity.find_owner(self.vm)):
+            raise Exit(
+                code,
+                f"domain {self.vm} belongs to resource {owner}, whose start or probe found it "
+                f"last; it is not touched for {self.call.resource}, whose configuration names it",
+            )
 
     def paused(self) -> str:
         """Why nothing is to be reported now, if an operator has paused the watching."""
         try:
             # Of its own: on the other connection a monitor may be waiting.
             with Client(self.vesperd.path, TELL_LIMIT) as vesperd:
-                pause = vesperd.call("state", vm=self.settings.vm).get("paused")
+                pause = vesperd.call("state", vm=self.vm).get("paused")
         except (DaemonUnavailable, DaemonError):
             return ""
         return str(pause.get("text") or "watching is paused") if isinstance(pause, dict) else ""
 
     def state_by_vesperd(self) -> DomainState | None:
-        """None if it does not know."""
+        """The domain's state as vesperd knows it; None: it does not know.
+
+        Gone is only what is gone under each name that it may have.
+        """
+        names = dict.fromkeys((self.vm, self.identity.name, self.identity.configured_name))
+        found: DomainState | None = None
+        for name in names:
+            if name != self.vm and self.identity.find_owner(name):
+                continue
+            found = self._ask_state(name)
+            if found is not DomainState.GONE:
+                return found
+        return found
+
+    def _ask_state(self, name: str) -> DomainState | None:
         try:
-            answer = self.vesperd.call("state", reply_timeout=TELL_LIMIT, vm=self.settings.vm)
+            answer = self.vesperd.call("state", reply_timeout=self.limit(TELL_LIMIT), vm=name)
             if "domain" not in answer:
                 return None
             domain = answer["domain"]
-            return DomainState.GONE if domain is None else DomainState(domain["state"])
+            if domain is None:
+                return DomainState.GONE
+            return DomainState(domain["state"]) if domain["name"] == name else None
         except (DaemonUnavailable, DaemonError, ValueError, TypeError, KeyError):
             return None
 
@@ -417,7 +608,7 @@ class Agent:
             raise Exit(
                 Code.INSTALLED,
                 f"{config} is not there on node {self.call.node}: the configuration file of "
-                f"{self.settings.vm} must be readable on every node that may run it",
+                f"{self.vm} must be readable on every node that may run it",
             )
         if not os.access(config, os.R_OK):
             raise Exit(Code.PERM, f"{config} cannot be read on node {self.call.node}")

@@ -16,10 +16,13 @@ if TYPE_CHECKING:
 __all__ = [
     "AGAIN",
     "CARRIED",
+    "DEEP",
+    "DOMAIN",
     "FIRST",
     "REASON_LENGTH",
     "begin_waiting",
     "call_key",
+    "config_key",
     "end_waiting",
     "log",
     "mark_first",
@@ -33,8 +36,13 @@ __all__ = [
 ]
 
 #: Kinds of files of a resource's: see :func:`begin_waiting`; what the last monitor
-#: has asked vesperd, for the next; a fault that has come along with the VM.
-FIRST, AGAIN, CARRIED = "first", "again", "carried"
+#: has asked vesperd, for the next; its domain (vesper_monitor/ocf/domain_identity.py);
+#: what a second monitor looks at (vesper_monitor/ocf/deep_check.py); a fault that has
+#: come along with the VM (vesper_monitor/ocf/hand_over.py).
+FIRST, AGAIN, DOMAIN, DEEP, CARRIED = "first", "again", "domain", "deep", "carried"
+
+#: Parameters that name the domain's configuration file.
+CONFIG_PARAMETERS = ("OCF_RESKEY_xmfile", "OCF_RESKEY_config")
 
 #: Bytes of an exit reason that Pacemaker keeps (EXIT_REASON_MAX_LEN in its
 #: daemons/execd/execd_commands.c, 1.1 to 2.1 at least).
@@ -89,9 +97,23 @@ def end_waiting(path: str) -> None:
 
 
 def call_key(environ: Mapping[str, str]) -> str:
-    """One line: all that Pacemaker says with a call, for this version of the agent."""
+    """One line: all that Pacemaker says with a call, for this version of the agent.
+
+    It changes with the configuration file, too.
+    """
     given = sorted((key, value) for key, value in environ.items() if key.startswith("OCF_"))
-    return f"{vesper_monitor.__version__} {given!r}"
+    return f"{vesper_monitor.__version__} {config_key(environ)} {given!r}"
+
+
+def config_key(environ: Mapping[str, str]) -> str:
+    """Return one line that changes when parameter or file may name another domain."""
+    path = next((environ[name] for name in CONFIG_PARAMETERS if environ.get(name)), "")
+    try:
+        status = os.stat(path)
+        file = f"{status.st_dev}:{status.st_ino}:{status.st_size}:{status.st_mtime_ns}"
+    except (OSError, ValueError):
+        file = "none"
+    return f"{file} {path!r} {environ.get('OCF_RESKEY_name', '')!r}"
 
 
 def process_age() -> float:

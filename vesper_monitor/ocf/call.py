@@ -114,16 +114,19 @@ class Call:
                     os.unlink(path)
                 return
             os.makedirs(self.state_dir, exist_ok=True)
-            with open(path, "w") as file:
-                file.write(text)
+            # Pacemaker may kill this process at any moment: half a text is never there.
+            new = f"{path}.new"
+            with open(new, "wb") as file:
+                file.write(text.encode(errors="surrogateescape"))
+            os.rename(new, path)
         except OSError as error:
             log(f"{path}: {error.strerror}")
 
     def remembered(self, kind: str) -> str:
         """What :meth:`remember` has kept; empty: nothing."""
         try:
-            with open(self.state_file(kind)) as file:
-                return file.read(4096)
+            with open(self.state_file(kind), "rb") as file:
+                return file.read(4096).decode(errors="surrogateescape")
         except OSError:
             return ""
 

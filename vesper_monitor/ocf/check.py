@@ -1,7 +1,7 @@
 # SPDX-License-Identifier: GPL-2.0-or-later
 """A monitor with OCF_CHECK_LEVEL 10 or 20: asks around, at once.
 
-It is meant to run beside the one that waits, with a long interval.  Level 10
+It runs beside the one that waits (:mod:`vesper_monitor.ocf.deep_check`).  Level 10
 asks the toolstack itself for the domain's state, vesperd for a fault, and
 runs the monitor scripts.  Level 20 also requires that the guest is watched.
 """
@@ -25,8 +25,9 @@ def check(agent: Agent) -> None:
 
     :raises Exit: what is not.
     """
-    agent.status()
-    vm = agent.settings.vm
+    # A recurring monitor that cannot tell is no reason to stop a VM that may be well.
+    agent.status(unknown=Code.DEGRADED if agent.call.interval > 0 else Code.ERROR)
+    vm = agent.vm
     unwatched = ""
     pause = ""
     try:

@@ -68,7 +68,7 @@ def send_fault(agent: Agent, target: str) -> None:
 
     :param target: the node's name in the cluster.
     """
-    vm = agent.settings.vm
+    vm = agent.vm
     # One that has come along and that vesperd has not taken yet goes on.
     fault = _ask_for_fault(agent) or agent.carried().get("carried")
     agent.forget_carried()
@@ -92,7 +92,7 @@ def send_fault(agent: Agent, target: str) -> None:
 
 def _ask_for_fault(agent: Agent) -> dict[str, Any] | None:
     """What vesperd here has handed over; None: nothing, or it cannot be asked."""
-    vm = agent.settings.vm
+    vm = agent.vm
     until = time.monotonic() + min(VESPERD_PATIENCE_S, agent.limit())
     while True:
         limit = agent.limit(HAND_OVER_LIMIT_S)
@@ -101,8 +101,8 @@ def _ask_for_fault(agent: Agent) -> dict[str, Any] | None:
                 "hand_over",
                 reply_timeout=limit + ANSWER_GRACE_S,
                 resource=agent.call.resource,
-                vm=vm,
                 timeout=limit,
+                **agent.domain_fields(),
             )
             fault = answer.get("carried")
             return fault if isinstance(fault, dict) else None
@@ -125,7 +125,7 @@ class Arrival:
 
     def __init__(self, agent: Agent) -> None:
         self._agent = agent
-        self._vm = agent.settings.vm
+        self._vm = agent.vm
         self._query: Background | None = None
         self._found = False
         try:
@@ -201,7 +201,7 @@ def kept(agent: Agent) -> dict[str, Any]:
     try:
         return {"carried": unpack(packed)}
     except ValueError as error:
-        log(f"{agent.settings.vm}: what has come along is no fault: {error}")
+        log(f"{agent.vm}: what has come along is no fault: {error}")
         agent.forget_carried()
         return {}
 

@@ -7,6 +7,7 @@ import os
 
 from vesper_monitor.ocf import actions
 from vesper_monitor.ocf.agent import Agent, Settings
+from vesper_monitor.ocf.domain_identity import ConfiguredName
 from vesper_monitor.ocf.parameters import Reader
 from vesper_monitor.ocf.virsh import Options, Virsh
 
@@ -16,7 +17,7 @@ if TYPE_CHECKING:
 
     from vesper_monitor.ocf.call import Call
 
-__all__ = ["domain_name", "main", "settings"]
+__all__ = ["configured_name", "main", "settings"]
 
 #: What virsh knows (virDomainShutdownFlagValues).
 SHUTDOWN_MODES = ("acpi", "agent", "initctl", "signal", "paravirt")
@@ -25,19 +26,27 @@ UTILIZATION = ("cpu", "host_memory", "hv_memory")
 CLIENT_CONFIG = "/etc/libvirt/libvirt.conf"
 
 
-def domain_name(call: Call) -> str:
-    """Parameter, ``<name>`` in the config, what it was when it began, resource's id."""
-    name = call.parameter("name")
-    if not name:
-        try:
-            with open(call.parameter("config"), errors="replace") as file:
-                text = file.read()
-        except (OSError, ValueError):
-            return call.remembered("name") or call.resource
-        from vesper_monitor.ocf.domain_xml import name_in
+def configured_name(call: Call) -> ConfiguredName:
+    """Parameter, else ``<name>`` in the config."""
+    if name := call.parameter("name"):
+        return ConfiguredName(name)
+    path = call.parameter("config")
+    try:
+        with open(path, "rb") as file:
+            return ConfiguredName(_read_name(file.read()))
+    except OSError as error:
+        return ConfiguredName(None, f"{path}: {error.strerror}")
+    except ValueError as error:
+        return ConfiguredName(None, f"{path}: {error}")
 
-        name = name_in(text)
-    return name or call.resource
+
+def _read_name(data: bytes) -> str:
+    from vesper_monitor.ocf.domain_xml import name_in
+
+    name = name_in(data.decode(errors="replace"))
+    if not name:
+        raise ValueError("it names no domain")
+    return name
 
 
 def settings(call: Call, *, strict: bool) -> tuple[Settings, Options]:
@@ -46,9 +55,9 @@ def settings(call: Call, *, strict: bool) -> tuple[Settings, Options]:
     :raises Exit: code 6 with what is wrong, if strict.
     """
     read = Reader(call)
-    found = Settings(read.path("config", "the domain's libvirt XML file"), domain_name(call))
-    if found.vm.isdecimal() or found.vm.startswith("-") or "/" in found.vm:
-        read.wrong.append(f"domain name {found.vm}: virsh takes it for something else")
+    found = Settings(read.path("config", "the domain's libvirt XML file"), configured_name(call))
+    if "/" in (found.configured.name or ""):
+        read.wrong.append(f"domain name {found.configured.name}: libvirt allows no / in it")
     read.common(found)
     found.shutdown_share = 1.0
     if read.boolean("force_stop"):

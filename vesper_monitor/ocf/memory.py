@@ -47,7 +47,7 @@ def make_room(agent: Agent) -> int | None:
         _wait_for_free(agent, share)
         return share
     except ToolstackError as error:
-        log(f"{agent.settings.vm}: memory is not shared out: {error}")
+        log(f"{agent.vm}: memory is not shared out: {error}")
         return None
 
 
@@ -56,7 +56,7 @@ def share_out(agent: Agent) -> None:
     try:
         _share_out(agent, 0)
     except ToolstackError as error:
-        log(f"{agent.settings.vm}: memory is not shared out: {error}")
+        log(f"{agent.vm}: memory is not shared out: {error}")
 
 
 def _share_out(agent: Agent, new: int) -> int | None:

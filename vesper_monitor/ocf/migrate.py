@@ -53,7 +53,7 @@ def migrate_to(agent: Agent) -> None:
 
 def _show(agent: Agent, reason: str) -> None:
     """Let ``crm_mon -A`` show it; empty: nothing any more. Never fails."""
-    name = attribute(agent.settings.vm)
+    name = attribute(agent.vm)
     if not reason and not agent.call.remembered("migration"):
         return
     agent.call.remember("migration", reason)
@@ -65,13 +65,15 @@ def _show(agent: Agent, reason: str) -> None:
 
 
 def _migrate_to(agent: Agent) -> None:
-    vm, target = agent.settings.vm, agent.call.migrate_target
+    agent.refuse_foreign(Code.ERROR)
+    vm, target = agent.vm, agent.call.migrate_target
     if not target:
         raise Exit(
             Code.ARGS, "migrate_to: Pacemaker gave no target (OCF_RESKEY_CRM_meta_migrate_target)"
         )
     try:
         state = agent.state()
+        vm = agent.vm
         paused = state is DomainState.PAUSED and agent.toolstack.migrates_paused
         if state is not DomainState.RUNNING and not paused:
             raise Exit(Code.ERROR, f"{vm} cannot be migrated to {target}: it is {state.value} here")
@@ -98,7 +100,7 @@ def migrate_from(agent: Agent) -> None:
     agent.forget_carried()
     try:
         _wait_for_domain(agent)
-        agent.note(agent.toolstack.arrived(agent.settings.vm, agent.limit(ARRIVED_LIMIT)))
+        agent.note(agent.toolstack.arrived(agent.vm, agent.limit(ARRIVED_LIMIT)))
         arrival.receive()
     finally:
         arrival.close()
@@ -116,7 +118,7 @@ def migrate_from(agent: Agent) -> None:
 
 def _wait_for_domain(agent: Agent) -> None:
     """:raises Exit: it does not arrive."""
-    vm = agent.settings.vm
+    vm = agent.vm
     seen = time.monotonic()
     trouble = ""
     while agent.call.left() > 2.0:

@@ -18,12 +18,14 @@ Where the administrator has monitor scripts they run meanwhile
 from __future__ import annotations
 
 import json
+import os
+import select
 import time
 
 from vesper_monitor.client import DaemonError, DaemonUnavailable
 from vesper_monitor.domain_state import DomainState
 from vesper_monitor.ocf.agent import ALIVE
-from vesper_monitor.ocf.basics import AGAIN, call_key, waiting_time
+from vesper_monitor.ocf.basics import AGAIN, DEEP, call_key, waiting_time
 from vesper_monitor.ocf.call import Code, Exit, log
 from vesper_monitor.ocf.toolstack import ToolstackError, run
 
@@ -32,6 +34,7 @@ if TYPE_CHECKING:
     from typing import Any
 
     from vesper_monitor.ocf.agent import Agent
+    from vesper_monitor.ocf.deep_check import DeepCheck
     from vesper_monitor.ocf.scripts import Scripts
 
 __all__ = ["Monitor"]
@@ -48,6 +51,8 @@ REBOOT_PAUSE = 0.5
 ACCEPT_LIMIT = 10.0
 #: Seconds for what a toolstack does now and then.
 TEND_LIMIT = 5.0
+#: Seconds that one poll(2) waits at most.
+MAX_POLL_S = 3600.0
 
 
 class Monitor:
@@ -55,10 +60,11 @@ class Monitor:
 
     def __init__(self, agent: Agent) -> None:
         self._agent = agent
-        self._vm = agent.settings.vm
+        self._vm = agent.vm
         self._first = agent.begin_waiting()
         self._end = agent.call.deadline - agent.call.timeout + waiting_time(agent.call.timeout)
         self._scripts: Scripts | None = None
+        self._deep: DeepCheck | None = None
 
     def run(self) -> None:
         """Return when all is well.
@@ -71,26 +77,48 @@ class Monitor:
             self._agent.end_waiting()
 
     def _run(self) -> None:
-        if not self._agent.settings.scripts:
-            self._watch()
-        else:
-            self._watch_with_scripts()
+        degraded = self._watch_all()
         agent = self._agent
         agent.toolstack.tend(self._vm, agent.limit(TEND_LIMIT))
         if agent.settings.utilization or agent.settings.no_utilization:
             from vesper_monitor.ocf import utilization
 
             utilization.update(agent)
-        elif not agent.settings.scripts and not agent.toolstack.tends:
-            # Nothing but the question: the next monitor need not read all this.
+        if degraded is not None:
+            raise degraded
+        if mismatch := agent.identity.mismatch():
+            raise Exit(Code.DEGRADED, mismatch)
+        if self._asks_vesperd_only():
+            # The next monitor need not read all this.
             question = json.dumps({"op": "wait", **self._question()}).removesuffix("}")
             agent.call.remember(AGAIN, f"{call_key(agent.call.environ)}\n{question}")
 
-    def _watch_with_scripts(self) -> None:
-        from vesper_monitor.ocf.scripts import Scripts
+    def _asks_vesperd_only(self) -> bool:
+        """Whether such a monitor does nothing but to ask vesperd."""
+        settings = self._agent.settings
+        return self._deep is None and not (
+            settings.utilization
+            or settings.no_utilization
+            or settings.scripts
+            or self._agent.toolstack.tends
+        )
 
+    def _watch_all(self) -> Exit | None:
+        """Wait until there is something to say.
+
+        :returns: why the VM is watched less well than it should; None: it is not.
+        :raises Exit: a fault, or dead.
+        """
+        self._check_identity()
+        if os.path.exists(self._agent.call.state_file(DEEP)):
+            from vesper_monitor.ocf.deep_check import DeepCheck
+
+            self._deep = DeepCheck.find(self._agent)
+        if self._agent.settings.scripts:
+            from vesper_monitor.ocf.scripts import Scripts
+
+            self._scripts = Scripts(self._agent)
         degraded: Exit | None = None
-        self._scripts = Scripts(self._agent)
         try:
             try:
                 self._watch()
@@ -98,11 +126,32 @@ class Monitor:
                 if end.code is not Code.DEGRADED:
                     raise
                 degraded = end
-            self._judge_scripts(self._scripts.finish())
+            if self._scripts is not None:
+                self._judge_scripts(self._scripts.finish())
         finally:
-            self._scripts.close()
-        if degraded is not None:
-            raise degraded
+            for part in (self._scripts, self._deep):
+                if part is not None:
+                    part.close()
+        return degraded
+
+    def _check_identity(self) -> None:
+        """
+        :raises Exit: which domain the resource runs is not known (degraded).
+        """
+        agent = self._agent
+        agent.refuse_foreign(Code.DEGRADED)
+        if agent.identity.known:
+            return
+        try:
+            if agent.state() in ALIVE:
+                return
+        except ToolstackError as error:
+            log(f"{self._vm}: {error}")
+        raise Exit(
+            Code.DEGRADED,
+            f"which domain {agent.call.resource} runs is not known: "
+            f"{agent.settings.configured.trouble}",
+        )
 
     def _judge_scripts(self, wrong: str | None) -> None:
         """:raises Exit: one has failed, and that is to be reported."""
@@ -116,15 +165,21 @@ class Monitor:
         raise Exit(Code.ERROR, wrong)
 
     def _sleep(self, descriptor: int | None, until: float) -> None:
-        """While scripts run: until there is an answer, or the time is up.
+        """Until there is an answer, or the time is up; scripts run meanwhile.
 
-        :raises Exit: a script has failed.
+        :raises Exit: a script, or the deeper look, has failed.
         """
-        if self._scripts is None:
-            time.sleep(max(0.0, until - time.monotonic()))
-            return
-        while (wrong := self._scripts.watch(descriptor, until)) is not None:
-            self._judge_scripts(wrong)
+        while True:
+            turn = until if self._deep is None else min(until, self._deep.next_turn())
+            if self._scripts is None:
+                _wait_readable(descriptor, turn)
+            else:
+                while (wrong := self._scripts.watch(descriptor, turn)) is not None:
+                    self._judge_scripts(wrong)
+            if _wait_readable(descriptor, 0.0) or time.monotonic() >= until:
+                return
+            if self._deep is not None:
+                self._deep.take_turn()
 
     def _watch(self) -> None:
         lost: float | None = None  # when vesperd was last there
@@ -156,7 +211,7 @@ class Monitor:
         first = {"first": True} if self._first else {}
         question, carried = self._question(), agent.carried()
         descriptor = agent.vesperd.begin("wait", **question, **first, **carried, timeout=left)
-        if self._scripts is not None:
+        if self._scripts is not None or self._deep is not None:
             self._sleep(descriptor, self._end + ANSWER_GRACE)
         left = max(0.0, self._end - time.monotonic())
         answer = agent.vesperd.finish(left + ANSWER_GRACE)
@@ -168,7 +223,7 @@ class Monitor:
         call = self._agent.call
         return {
             "resource": call.resource,
-            "vm": self._vm,
+            **self._agent.domain_fields(),
             "interval": call.interval,
             "node": call.node,
             **self._agent.wishes(),
@@ -183,6 +238,8 @@ class Monitor:
         if result == "fault":
             raise Exit(Code.ERROR, reason)
         if result == "degraded":
+            # Whoever does not watch it does not see its end either.
+            self._look()
             note = self._agent.noted()
             raise Exit(Code.DEGRADED, f"{self._vm} is not watched: {note}" if note else reason)
         if result == "dead":
@@ -255,7 +312,11 @@ class Monitor:
                 raise Exit(
                     Code.DEGRADED, f"whether {self._vm} runs cannot be told{because}: {error}"
                 ) from error
+            self._vm = agent.vm
             if state in ALIVE:
+                known = agent.identity.remembered
+                if known is None or known.name != agent.vm:
+                    agent.claim_domain()
                 return
             if state is DomainState.CRASHED:
                 raise Exit(Code.ERROR, reason or f"{self._vm} is {agent.described(state)}")
@@ -266,3 +327,18 @@ class Monitor:
             raise Exit(Code.NOT_RUNNING, reason or f"{self._vm} is not running any more")
         reason = reason or f"{self._vm} is {agent.described(state)}"
         raise Exit(Code.ERROR, f"{reason}; not started again within {gap:.0f} s" if gap else reason)
+
+
+def _wait_readable(descriptor: int | None, until: float) -> bool:
+    """Wait until a descriptor is readable; None: until the time.
+
+    :param until: CLOCK_MONOTONIC.
+    :returns: whether it is.
+    """
+    left = min(max(0.0, until - time.monotonic()), MAX_POLL_S)
+    if descriptor is None:
+        time.sleep(left)
+        return False
+    poll = select.poll()
+    poll.register(descriptor, select.POLLIN)
+    return bool(poll.poll(left * 1000))

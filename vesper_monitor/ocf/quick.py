@@ -22,9 +22,11 @@ from _socket import AF_UNIX, SOCK_STREAM, socket
 
 from vesper_monitor.ocf.basics import (
     AGAIN,
+    DOMAIN,
     FIRST,
     begin_waiting,
     call_key,
+    config_key,
     end_waiting,
     mark_first,
     process_age,
@@ -69,17 +71,24 @@ def monitor(environ: Mapping[str, str]) -> tuple[int | None, bytes]:
 
 
 def _alive(environ: Mapping[str, str]) -> bool:
-    """Whether the resource's VM shows life here.
+    """Whether the domain that this resource runs shows life here.
 
     The next recurring monitor is then the first, as after any plain one.
     """
-    resource = environ.get("OCF_RESOURCE_INSTANCE") or ""
-    if not resource.isprintable() or '"' in resource or "\\" in resource:
+    folder, resource = state_dir(environ), environ.get("OCF_RESOURCE_INSTANCE") or ""
+    try:
+        with open(state_file(folder, resource, DOMAIN)) as file:
+            name, ident, key = file.read(4096).split("\n")[:3]
+    except (OSError, ValueError):
         return False
-    question = b'{"op": "alive", "resource": "%s"}\n' % resource.encode()
-    if _ask(environ, question, LIMIT) != ALIVE:
+    # Parameter or file may name another domain now: that is for the whole agent.
+    given = resource + name + ident
+    if key != config_key(environ) or not given.isprintable() or '"' in given or "\\" in given:
         return False
-    mark_first(state_file(state_dir(environ), resource, FIRST))
+    question = f'{{"op": "alive", "resource": "{resource}", "vm": "{name}", "domain": "{ident}"}}\n'
+    if not ident or _ask(environ, question.encode(), LIMIT) != ALIVE:
+        return False
+    mark_first(state_file(folder, resource, FIRST))
     return True
 
 

@@ -168,8 +168,8 @@ def wait_for_success(agent: Agent) -> None:
         if wrong is None:
             return
         if agent.call.left() < MARGIN + RETRY_PAUSE + 1.0:
-            raise Exit(Code.ERROR, f"{agent.settings.vm} runs, but {wrong}")
-        log(f"{agent.settings.vm}: {wrong}; trying again")
+            raise Exit(Code.ERROR, f"{agent.vm} runs, but {wrong}")
+        log(f"{agent.vm}: {wrong}; trying again")
         time.sleep(RETRY_PAUSE)
 
 

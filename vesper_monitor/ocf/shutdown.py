@@ -6,7 +6,7 @@ from __future__ import annotations
 import time
 
 from vesper_monitor.ocf.call import log
-from vesper_monitor.ocf.toolstack import ToolstackHangs
+from vesper_monitor.ocf.toolstack import ToolstackError, ToolstackMissing
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
@@ -15,10 +15,10 @@ if TYPE_CHECKING:
 __all__ = ["Shutdown"]
 
 #: Seconds between two tries of a request that failed.
-RETRY_PAUSE = 2.0
-#: Seconds without anybody who could ask the guest: a toolstack that hangs for
-#: that long is not waited for.
-NOBODY_LIMIT = 10.0
+RETRY_PAUSE_S = 2.0
+#: Seconds after which a request that does not come back is ended and made anew:
+#: it hangs in the toolstack itself.
+REQUEST_LIMIT_S = 10.0
 
 
 class Shutdown:
@@ -28,42 +28,46 @@ class Shutdown:
         self._toolstack = toolstack
         self._vm = vm
         self._request: Background | None = None
-        self._next = 0.0  #: of the next try, CLOCK_MONOTONIC
-        self._nobody_since: float | None = None
+        self._asked = False
+        self._ask_at = 0.0  # next, CLOCK_MONOTONIC
+        self._give_up_at = 0.0  # the request under way
+        self._complained = False
 
-    def go_on(self, limit: float) -> bool:
-        """Ask, ask again, or look what has become of it, for ``limit`` seconds at most.
+    def go_on(self, limit: float) -> None:
+        """Ask, ask again, or look what has become of the request, for ``limit`` s at most.
 
-        :returns: whether there is any hope; False: nobody can ask the guest.
         :raises ToolstackMissing: the toolstack is not installed.
         """
         if self._request is None:
-            return time.monotonic() < self._next or self._ask()
+            if time.monotonic() >= self._ask_at:
+                self._ask()
+            return
         code = self._request.wait(limit)
-        if code is None and time.monotonic() < self._next:
-            return True
+        if code is None and time.monotonic() < self._give_up_at:
+            return
         if code != 0:
             what = self._request.output().strip() if code else "no answer"
             log(f"{self._vm}: shutdown failed, trying again: {what}")
-            self._next = time.monotonic() + (RETRY_PAUSE if code else 0.0)
+            self._ask_at = time.monotonic() + RETRY_PAUSE_S
         self.close()
-        return True
 
-    def _ask(self) -> bool:
-        again = self._next > 0
-        self._next = time.monotonic() + self._toolstack.shutdown_again
+    def _ask(self) -> None:
+        now = time.monotonic()
         try:
             self._request = self._toolstack.shutdown(self._vm)
-        except ToolstackHangs as error:
-            self._next = time.monotonic() + RETRY_PAUSE
-            if self._nobody_since is None:
-                log(f"{self._vm}: cannot be asked to shut down: {error}")
-                self._nobody_since = time.monotonic()
-            return time.monotonic() < self._nobody_since + NOBODY_LIMIT
-        self._nobody_since = None
-        if again:
+        except ToolstackMissing:
+            raise
+        except ToolstackError as error:
+            self._ask_at = time.monotonic() + RETRY_PAUSE_S
+            if not self._complained:
+                log(f"{self._vm}: cannot be asked to shut down: {error}; trying again")
+                self._complained = True
+            return
+        self._ask_at = now + self._toolstack.shutdown_again
+        self._give_up_at = now + REQUEST_LIMIT_S
+        if self._asked:
             log(f"{self._vm}: still there: asked to shut down once more")
-        return True
+        self._asked, self._complained = True, False
 
     def close(self) -> None:
         """What has not come back by now is not waited for."""

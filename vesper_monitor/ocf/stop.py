@@ -16,9 +16,11 @@ import time
 
 from vesper_monitor.client import DaemonError, DaemonUnavailable
 from vesper_monitor.domain_state import DomainState
+from vesper_monitor.ocf import deep_check
 from vesper_monitor.ocf.agent import ALIVE, LOOK_PAUSE
 from vesper_monitor.ocf.call import Code, Exit, log
 from vesper_monitor.ocf.shutdown import Shutdown
+from vesper_monitor.ocf.stop_time import DestroyReserve
 from vesper_monitor.ocf.toolstack import ToolstackError, ToolstackMissing
 
 TYPE_CHECKING = False
@@ -36,8 +38,10 @@ CLEAR_AWAY = 10.0
 #: Seconds that a guest has for its shutdown where nobody says anything
 #: (the stock agent's value for a call without a timeout).
 SHUTDOWN_WITHOUT_TIMEOUT = 60.0
-#: Seconds that are left for a destroy when a shutdown's time is up.
-DESTROY_TIME = 15.0
+#: Seconds: a guest that gets less than that to shut down is destroyed at once.
+LEAST_SHUTDOWN_S = 2.0
+#: Seconds that one try to destroy a domain may take, if they are left.
+LEAST_DESTROY_S = 5.0
 #: Seconds for what a toolstack does now and then.
 TEND_LIMIT = 10.0
 #: Seconds for a guest whose panic is known to become a crashed domain, where
@@ -55,7 +59,11 @@ class Stop:
 
     def __init__(self, agent: Agent) -> None:
         self._agent = agent
-        self._vm = agent.settings.vm
+        self._reserve = DestroyReserve(agent.call, agent.toolstack.name)
+
+    @property
+    def _vm(self) -> str:
+        return self._agent.vm
 
     def run(self) -> None:
         """
@@ -65,22 +73,25 @@ class Stop:
         agent = self._agent
         agent.forget_first_mark()
         agent.forget_carried()
+        deep_check.forget(agent)
+        agent.refuse_foreign(Code.ERROR)
         known = self._tell()
         try:
             self._end(known)
+            remove(agent, self._reserve)
         except ToolstackMissing as error:
             self._without_toolstack(error)
-            return
         except ToolstackError as error:
             log(f"{self._vm}: {error}")
-        remove(agent)
+            remove(agent, self._reserve)
+        agent.identity.forget()
         if agent.settings.manage_memory:
             from vesper_monitor.ocf.memory import share_out
 
             share_out(agent)
 
     def _tell(self) -> dict[str, Any]:
-        """Tell vesperd; what it knows of the instance that ends."""
+        """Tell vesperd; what it knows of the activation that ends."""
         try:
             return self._agent.ask("stop")
         except (DaemonUnavailable, DaemonError) as error:
@@ -99,7 +110,7 @@ class Stop:
             log(f"{self._vm}: the system inside is gone, no shutdown: {reason}")
             if not agent.settings.keep_crashed:
                 return
-        state = agent.state()
+        state = self._look_until_known()
         if state in ALIVE and gone:
             state = self._let_crash()
         elif state in ALIVE:
@@ -117,6 +128,22 @@ class Stop:
         keeper = agent.toolstack.keeper
         if state is DomainState.CRASHED and agent.settings.keep_crashed and keeper is not None:
             self._keep(keeper)
+
+    def _look_until_known(self) -> DomainState:
+        """Look, as long as a shutdown could still be asked for: a toolstack may hang a while.
+
+        :raises ToolstackError: it does not answer for so long.
+        """
+        while True:
+            try:
+                return self._agent.state()
+            except ToolstackMissing:
+                raise
+            except ToolstackError as error:
+                if self._shutdown_time_left() <= LEAST_SHUTDOWN_S:
+                    raise
+                log(f"{self._vm}: {error}; looking again")
+                self._agent.pause()
 
     def _without_toolstack(self, error: ToolstackMissing) -> None:
         if self._agent.state_by_vesperd() is DomainState.GONE:
@@ -140,25 +167,35 @@ class Stop:
         log(f"{vm}: shutting down, to be destroyed after {limit:.0f} s")
         shutdown = Shutdown(agent.toolstack, vm)
         try:
-            while (left := end - time.monotonic()) > 0:
-                hope = shutdown.go_on(min(LOOK_PAUSE, left))
-                if agent.state(max(left, 1.0)) not in ALIVE:
-                    return True
-                if not hope:
-                    log(f"{vm}: nobody can ask it to shut down")
-                    return False
+            # How long the looks take shows how busy the host is: a destroy will
+            # take longer, too.
+            while (left := min(end - time.monotonic(), self._shutdown_time_left())) > 0:
+                shutdown.go_on(min(LOOK_PAUSE, left))
+                try:
+                    if agent.state(max(left, 1.0)) not in ALIVE:
+                        return True
+                except ToolstackMissing:
+                    raise
+                except ToolstackError as error:
+                    log(f"{vm}: {error}; the guest has its time all the same")
                 agent.pause(left)
-            log(f"{vm}: not shut down after {limit:.0f} s")
+            took = limit - (end - time.monotonic())
+            log(f"{vm}: not shut down after {took:.0f} s")
             return False
         finally:
             shutdown.close()
+
+    def _shutdown_time_left(self) -> float:
+        """Seconds until the domain must be destroyed."""
+        agent = self._agent
+        return agent.call.left() - self._reserve.seconds(agent.slowest_look)
 
     def _shutdown_limit(self) -> float:
         """Seconds for the shutdown; time for a destroy is always left."""
         call = self._agent.call
         wanted = self._agent.settings.shutdown_timeout
         given = call.given_timeout
-        most = call.left() - min(DESTROY_TIME, call.timeout / 3)
+        most = self._shutdown_time_left()
         if wanted is None:
             share = self._agent.settings.shutdown_share
             wanted = SHUTDOWN_WITHOUT_TIMEOUT if given is None else min(given * share, most)
@@ -213,7 +250,7 @@ def drop_kept(agent: Agent) -> bool:
     :returns: whether there was.
     :raises ToolstackError: whether it is gone is not known.
     """
-    kept = kept_name(agent.settings.vm)
+    kept = kept_name(agent.vm)
     if agent.toolstack.keeper is None:
         return False
     if agent.toolstack.states(agent.limit(10.0)).get(kept) not in (
@@ -221,17 +258,17 @@ def drop_kept(agent: Agent) -> bool:
         DomainState.SHUTDOWN,
     ):
         return False
-    log(f"{agent.settings.vm}: destroying {kept}, the domain that crashed before")
+    log(f"{agent.vm}: destroying {kept}, the domain that crashed before")
     agent.toolstack.destroy(kept, agent.limit())
     return True
 
 
-def remove(agent: Agent) -> None:
+def remove(agent: Agent, reserve: DestroyReserve | None = None) -> None:
     """Destroy the domain, under all names that it may have, until it is gone.
 
+    :param reserve: notes how long that takes on this host.
     :raises Exit: it is not gone at the end of the time, or that is not known.
     """
-    vm = agent.settings.vm
     destroyed: set[str] = set()
     while True:
         present: dict[str, DomainState] = {}
@@ -240,26 +277,33 @@ def remove(agent: Agent) -> None:
             present = agent.present()
             if not present:
                 return
-            if _destroy(agent, present, destroyed):
+            if _destroy(agent, present, destroyed, reserve):
                 continue
         except ToolstackError as error:
             trouble = str(error)
-            log(f"{vm}: {trouble}")
+            log(f"{agent.vm}: {trouble}")
             if agent.state_by_vesperd() is DomainState.GONE:
-                log(f"{vm}: is gone, as vesperd sees it")
+                log(f"{agent.vm}: is gone, as vesperd sees it")
                 return
         if agent.call.left() < 1.0 + LOOK_PAUSE:
             break
         agent.pause(agent.call.left() - 1.0)
-    if not trouble and all(state is DomainState.DYING for state in present.values()):
+    if present and not trouble and all(s is DomainState.DYING for s in present.values()):
         # It executes no more; somebody still holds its memory.
-        log(f"{vm}: still dying; something on this node still maps its memory")
+        log(f"{agent.vm}: still dying; something on this node still maps its memory")
         return
     trouble = trouble or ", ".join(f"{name} is {state.value}" for name, state in present.items())
-    raise Exit(Code.ERROR, f"{vm} could not be stopped: {trouble}; see: {agent.toolstack.look}")
+    raise Exit(
+        Code.ERROR, f"{agent.vm} could not be stopped: {trouble}; see: {agent.toolstack.look}"
+    )
 
 
-def _destroy(agent: Agent, present: dict[str, DomainState], destroyed: set[str]) -> bool:
+def _destroy(
+    agent: Agent,
+    present: dict[str, DomainState],
+    destroyed: set[str],
+    reserve: DestroyReserve | None,
+) -> bool:
     """Destroy what is there, each every other time.
 
     :param destroyed: names whose destroy was the last thing done; changed.
@@ -272,7 +316,11 @@ def _destroy(agent: Agent, present: dict[str, DomainState], destroyed: set[str])
             destroyed.discard(name)
             continue
         log(f"{name}: destroying it ({state.value})")
-        agent.toolstack.destroy(name, agent.limit())
+        begun = time.monotonic()
+        # There is time for another try, should this one hang.
+        agent.toolstack.destroy(name, agent.limit(max(LEAST_DESTROY_S, agent.call.left() / 2)))
+        if reserve is not None:
+            reserve.note(time.monotonic() - begun)
         destroyed.add(name)
         again = True
     return again

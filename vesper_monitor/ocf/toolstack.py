@@ -16,6 +16,7 @@ from vesper_monitor.domain_state import DomainState
 TYPE_CHECKING = False
 if TYPE_CHECKING:
     import subprocess
+    from collections.abc import Mapping
     from typing import Protocol
 
     class Toolstack(Protocol):
@@ -23,6 +24,8 @@ if TYPE_CHECKING:
 
         #: the command, for messages
         name: str
+        #: which field of vesperd's answers holds a domain's identifier
+        ident_field: str
         #: commands that a node must have for a start
         commands: tuple[str, ...]
         #: what an operator sees the domains with
@@ -46,6 +49,21 @@ if TYPE_CHECKING:
 
             :param limit: seconds.
             :raises ToolstackError: not known. None is missing by mistake.
+            """
+
+        def find_ident(self, name: str, limit: float) -> str:
+            """Return what a domain is identified by: its number on Xen, its UUID on libvirt.
+
+            Out of a list that was just read, by the exact name.
+
+            :raises ToolstackError: not known, or there is no such domain.
+            """
+
+        def find_name(self, ident: str) -> str:
+            """Return the name of the domain with that identifier in the last list.
+
+            :returns: empty: it was not listed, or the toolstack's names do not
+                change while a domain runs.
             """
 
         def why(self, name: str) -> str:
@@ -166,6 +184,8 @@ __all__ = [
     "told",
 ]
 
+#: Bytes of a command's output that are read at once.
+READ_BYTES = 1 << 20
 #: Where a toolstack is looked for if the caller has no PATH.
 PATH = "/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin"
 
@@ -204,8 +224,13 @@ class Background:
         return self._process.pid
 
     def output(self) -> str:
-        """What it has said so far (the first 64 KiB)."""
-        return os.pread(self._output, 65536, 0).decode(errors="replace")
+        """What it has said so far, all of it."""
+        pieces = []
+        offset = 0
+        while piece := os.pread(self._output, READ_BYTES, offset):
+            pieces.append(piece)
+            offset += len(piece)
+        return b"".join(pieces).decode(errors="surrogateescape")
 
     def close(self) -> None:
         """Kill it if it still runs. A process that hangs in the kernel is left behind."""
@@ -219,16 +244,21 @@ def spawn(
     command: list[str],
     hint: str = "is the hypervisor's toolstack installed?",
     keep: tuple[int, ...] = (),
+    environ: Mapping[str, str] | None = None,
 ) -> Background:
     """Start a command.
 
     :param hint: what to do if there is none.
     :param keep: descriptors that it inherits.
+    :param environ: instead of this process's.
     :raises ToolstackMissing: there is no such command.
     """
     import subprocess  # costs 10 ms; a monitor that has vesperd does without
 
-    environ = {**os.environ, "LC_ALL": "C.UTF-8", "PATH": os.environ.get("PATH") or PATH}
+    # glibc obeys LANGUAGE in every locale but plain "C" (gettext(3)).
+    given = os.environ if environ is None else environ
+    environ = {**given, "LC_ALL": "C.UTF-8", "LANGUAGE": ""}
+    environ["PATH"] = environ.get("PATH") or PATH
     output = os.memfd_create(command[0])
     try:
         process = subprocess.Popen(

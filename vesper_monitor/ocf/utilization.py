@@ -27,7 +27,7 @@ def update(agent: Agent) -> None:
 
     Never fails.
     """
-    vm = agent.settings.vm
+    vm = agent.vm
     try:
         size = agent.toolstack.size(vm, agent.limit(LIMIT))
         if size is None:

@@ -42,7 +42,7 @@ def validate(agent: Agent) -> None:
 
 def _check_config(agent: Agent) -> None:
     settings = agent.settings
-    wrong = agent.toolstack.check_config(settings.config, settings.vm, agent.limit(LIMIT))
+    wrong = agent.toolstack.check_config(settings.config, agent.vm, agent.limit(LIMIT))
     if wrong:
         # Not CONFIGURED: the file may be another one on another node.
         raise Exit(

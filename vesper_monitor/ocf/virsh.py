@@ -35,6 +35,10 @@ VIRSH = "virsh"
 
 #: Seconds for a look by libvirt, before the processes are looked at instead.
 LOOK_LIMIT = 5.0
+#: Seconds for which a list of the domains serves for the commands after it.
+LIST_AGE_S = 2.0
+#: Characters of a UUID in a list.
+UUID_LENGTH = 36
 #: Seconds until a libvirtd that hung is asked again.
 HANG_PAUSE = 15.0
 #: Seconds for libvirt's own destroy (it waits 15 s for QEMU's end itself).
@@ -105,24 +109,22 @@ class Options:
 def parse_stats(text: str) -> dict[str, tuple[int, int]]:
     """State and its reason of each domain by name, as ``virsh domstats --state`` has them.
 
-    :raises ToolstackError: it is not understood.
+    :raises ToolstackError: it is not understood, to its last line.
     """
+    import re  # costs some ms; a monitor that has vesperd does without
+
+    # A name may hold quotes and lines' ends, but not what stands behind it.
+    record = re.compile(
+        r"Domain: '((?:(?!\n  state\.).)*)'\n  state\.state=(\d+)\n  state\.reason=(\d+)\n+", re.S
+    )
     found: dict[str, tuple[int, int]] = {}
-    name = None
-    state = 0
-    try:
-        for line in text.splitlines():
-            key, _, value = line.strip().partition("=")
-            if line.startswith("Domain: '"):
-                name = line.strip().removeprefix("Domain: '").removesuffix("'")
-            elif key == "state.state":
-                state = int(value)
-            elif key == "state.reason" and name is not None:
-                found[name] = (state, int(value))
-    except ValueError:
-        raise ToolstackError(f"virsh domstats: not understood: {line.strip()[:80]!r}") from None
-    if text.count("Domain: '") != len(found):
-        raise ToolstackError(f"virsh domstats: not understood: {text[:120]!r}")
+    position = 0
+    while position < len(text):
+        if (match := record.match(text, position)) is None:
+            rest = text[position : position + 120]
+            raise ToolstackError(f"virsh domstats: not understood: {rest!r}")
+        found[match[1]] = int(match[2]), int(match[3])
+        position = match.end()
     return found
 
 
@@ -130,6 +132,7 @@ class Virsh:
     """See :class:`~vesper_monitor.ocf.toolstack.Toolstack`."""
 
     name = VIRSH
+    ident_field = "uuid"
     look = "virsh list --all"
     # A guest that reboots keeps its domain.
     reboot_gap = 0.0
@@ -156,6 +159,9 @@ class Virsh:
         self._arriving: set[str] = set()  #: names, at the last look
         self._hangs_until = 0.0
         self._away = False  #: at the last look
+        #: UUIDs by name, of the last list
+        self._uuids: dict[str, str] = {}
+        self._listed_at = float("-inf")
         self._pressed: set[str] = set()  #: whose power button was, by QEMU's monitor
 
     # -- states ---------------------------------------------------------------
@@ -251,9 +257,23 @@ class Virsh:
     def transient_names(self, name: str) -> tuple[str, ...]:
         return ()
 
+    def find_ident(self, name: str, limit: float) -> str:
+        if time.monotonic() - self._listed_at > LIST_AGE_S or name not in self._uuids:
+            lines = self.do(limit, "list", "--all", "--uuid", "--name").split("\n")
+            # A name with a line's end in it is none that anybody asks for.
+            pairs = (line.partition(" ") for line in lines if line[UUID_LENGTH:][:1] == " ")
+            self._uuids = {known: uuid for uuid, _, known in pairs}
+            self._listed_at = time.monotonic()
+        if name not in self._uuids:
+            raise ToolstackError(f"{name}: libvirt lists no such domain any more")
+        return self._uuids[name]
+
+    def find_name(self, ident: str) -> str:
+        return ""  # a domain that runs keeps its name
+
     def size(self, name: str, limit: float) -> tuple[int, int] | None:
         known = {}
-        for line in self.do(limit, "dominfo", name).splitlines():
+        for line in self.do_to(name, limit, "dominfo").splitlines():
             key, _, value = line.partition(":")
             known[key] = value.split()
         try:
@@ -291,7 +311,8 @@ class Virsh:
     def shutdown(self, name: str) -> Background | None:
         mode = self.options.shutdown_mode
         if not self._away or not self.local():
-            return spawn(self.command("shutdown", name, *(["--mode", mode] if mode else [])))
+            uuid = self.find_ident(name, LOOK_LIMIT)
+            return spawn(self.command("shutdown", uuid, *(["--mode", mode] if mode else [])))
         if mode and "acpi" not in mode.split(","):
             raise ToolstackHangs(f"libvirtd does not answer, which shutdown_mode={mode} needs")
         from vesper_monitor.ocf import qemu
@@ -305,7 +326,7 @@ class Virsh:
         trouble = ToolstackError("libvirtd does not answer")
         if not self._hangs():
             try:
-                self.do(min(limit / 2, DESTROY_LIMIT), "destroy", name)
+                self.do_to(name, min(limit / 2, DESTROY_LIMIT), "destroy")
                 return
             except ToolstackError as error:
                 trouble = error
@@ -337,6 +358,17 @@ class Virsh:
 
     def command(self, *words: str, uri: str = "") -> list[str]:
         return [VIRSH, "--quiet", f"--connect={uri or self.options.uri}", *words]
+
+    def do_to(self, name: str, limit: float, command: str, *words: str) -> str:
+        """Run a virsh command on the domain of exactly that name, by its UUID.
+
+        virsh takes a name of digits for a domain's number, and some names for
+        options.
+
+        :param words: what comes after the domain.
+        :raises ToolstackError: as :meth:`do`, or there is no such domain.
+        """
+        return self.do(limit, command, self.find_ident(name, limit), *words)
 
     def do(self, limit: float, *words: str, uri: str = "", keep: tuple[int, ...] = ()) -> str:
         """Run virsh; what it said.

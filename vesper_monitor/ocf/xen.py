@@ -6,6 +6,7 @@ from __future__ import annotations
 from vesper_monitor.ocf import actions
 from vesper_monitor.ocf.agent import Agent, Settings
 from vesper_monitor.ocf.call import Call
+from vesper_monitor.ocf.domain_identity import ConfiguredName
 from vesper_monitor.ocf.parameters import Reader
 from vesper_monitor.ocf.xl import Xl
 
@@ -13,19 +14,28 @@ TYPE_CHECKING = False
 if TYPE_CHECKING:
     from collections.abc import Mapping
 
-__all__ = ["domain_name", "main", "settings"]
+__all__ = ["configured_name", "main", "settings"]
 
 
-def domain_name(call: Call) -> str:
-    """As the stock agent finds it: parameter, ``name=`` in the xmfile, resource's id."""
-    name = call.parameter("name")
+def configured_name(call: Call) -> ConfiguredName:
+    """Parameter, else ``name=`` in the xmfile."""
+    if name := call.parameter("name"):
+        return ConfiguredName(name)
+    path = call.parameter("xmfile")
+    try:
+        with open(path, "rb") as file:
+            return ConfiguredName(_read_name(file.read()))
+    except OSError as error:
+        return ConfiguredName(None, f"{path}: {error.strerror}")
+    except ValueError as error:
+        return ConfiguredName(None, f"{path}: {error}")
+
+
+def _read_name(data: bytes) -> str:
+    name = _name_in(data.decode(errors="replace"))
     if not name:
-        try:
-            with open(call.parameter("xmfile"), errors="replace") as file:
-                name = _name_in(file.read(65536))
-        except (OSError, ValueError):
-            pass
-    return name or call.resource
+        raise ValueError("it names no domain")
+    return name
 
 
 def _name_in(config: str) -> str:
@@ -48,7 +58,8 @@ def settings(call: Call, *, strict: bool) -> Settings:
     :raises Exit: code 6 with what is wrong, if strict.
     """
     read = Reader(call)
-    found = Settings(read.path("xmfile", "the domain's xl configuration file"), domain_name(call))
+    config = read.path("xmfile", "the domain's xl configuration file")
+    found = Settings(config, configured_name(call))
     read.common(found)
     found.power_button = read.boolean("shutdown_acpi")
     found.keep_crashed = read.boolean("keep_crashed")

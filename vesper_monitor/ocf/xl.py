@@ -9,6 +9,7 @@ was not among them.  All else (no answer, an error) is
 from __future__ import annotations
 
 import os
+import time
 
 from vesper_monitor.domain_state import DomainState
 from vesper_monitor.ocf.toolstack import ToolstackError, ToolstackMissing, finished, run, spawn
@@ -21,24 +22,28 @@ if TYPE_CHECKING:
 __all__ = ["Xl", "parse_list"]
 
 XL = "xl"
+#: Seconds for which a list of the domains serves for the commands after it.
+LIST_AGE_S = 2.0
+#: Seconds for such a list.
+LIST_LIMIT_S = 10.0
 
 
-def parse_list(text: str) -> dict[str, DomainState]:
-    """The states of all domains by name, as ``xl list`` has them.
+def parse_list(text: str) -> dict[str, tuple[DomainState, str]]:
+    """Return state and number of each domain by name, as ``xl list`` has them.
 
     Of several domains of one name (one may still be dying) the one that lives
     counts.
 
-    :raises ToolstackError: this is no such list.
+    :raises ToolstackError: this is no such list, or not all of it.
     """
     try:
         domains = rows(text)
     except ValueError as error:
         raise ToolstackError(str(error)) from None
-    found: dict[str, DomainState] = {}
-    for name, _, state in domains:
-        if found.get(name, DomainState.DYING) is DomainState.DYING:
-            found[name] = state
+    found: dict[str, tuple[DomainState, str]] = {}
+    for name, number, state in domains:
+        if name not in found or found[name][0] is DomainState.DYING:
+            found[name] = state, number
     return found
 
 
@@ -50,6 +55,7 @@ class Xl:
     """
 
     name = XL
+    ident_field = "domid"
     commands: tuple[str, ...] = (XL,)
     look = "xl list"
     # The stock agent allows the same.
@@ -64,6 +70,9 @@ class Xl:
         # xenstore keeps a request until the guest reads it; a kernel that boots
         # does not see the power button.
         self.shutdown_again = 5.0 if power_button else float("inf")
+        #: domain numbers by name, of the last list
+        self._numbers: dict[str, str] = {}
+        self._listed_at = float("-inf")
         self.keeper: Keeper | None = self
         self.host: HostMemory | None = self
 
@@ -88,10 +97,23 @@ class Xl:
                 return {}
             raise
         if code == 0:
-            return parse_list(text)
+            listed = parse_list(text)
+            self._numbers = {name: number for name, (_, number) in listed.items()}
+            self._listed_at = time.monotonic()
+            return {name: state for name, (state, _) in listed.items()}
         if self.absent():
             return {}
         raise ToolstackError(f"xl list: exit status {code}: {_last_line(text)}")
+
+    def find_ident(self, name: str, limit: float) -> str:
+        if time.monotonic() - self._listed_at > LIST_AGE_S:
+            self.states(limit)
+        if name not in self._numbers:
+            raise ToolstackError(f"{name}: xl lists no such domain any more")
+        return self._numbers[name]
+
+    def find_name(self, ident: str) -> str:
+        return next((name for name, number in self._numbers.items() if number == ident), "")
 
     def transient_names(self, name: str) -> tuple[str, ...]:
         # tools/xl/xl_migrate.c (4.17): at the target until it has all, and at
@@ -122,22 +144,36 @@ class Xl:
         return False
 
     def shutdown(self, name: str) -> Background:
+        number = self.find_ident(name, LIST_LIMIT_S)
         if self._power_button:
-            return spawn([XL, "trigger", name, "power"])
-        return spawn([XL, "shutdown", name])
+            return spawn([XL, "trigger", number, "power"])
+        return spawn([XL, "shutdown", number])
 
     def destroy(self, name: str, limit: float) -> None:
-        self._do(limit, "destroy", name)
+        number = self.find_ident(name, limit)
+        job = spawn([XL, "destroy", number])
+        code = job.wait(limit)
+        if code is None:
+            # Not ended: what it has begun it may still finish, beside another try.
+            raise ToolstackError(
+                f"xl destroy {number} ({name}) did not end within {max(limit, 0):.0f} s"
+            )
+        said = job.output()
+        job.close()
+        if code != 0:
+            raise ToolstackError(f"xl destroy {number} ({name}): exit status {code}: "
+                                 f"{_last_line(said)}")
 
     def release_disks(self, name: str, limit: float) -> None:
         from vesper_monitor.ocf import xl_details
 
-        for device in xl_details.disks(self._do(limit, "block-list", name)):
+        number = self.find_ident(name, limit)
+        for device in xl_details.disks(self._do(limit, "block-list", number)):
             # Without --force xl would wait for the guest to let go of it.
-            self._do(limit, "block-detach", "--force", name, device)
+            self._do(limit, "block-detach", "--force", number, device)
 
     def rename(self, name: str, new: str, limit: float) -> None:
-        self._do(limit, "rename", name, new)
+        self._do_to(name, limit, "rename", new)
 
     def dump(self, name: str) -> str:
         return f"Dump it: xl dump-core {name} FILE; then: xl destroy {name}"
@@ -145,12 +181,13 @@ class Xl:
     def immovable(self, name: str, limit: float) -> str:
         from vesper_monitor.ocf import xl_details
 
-        listed = self._do(limit, "list", "-l", name)
+        listed = self._do(limit, "list", "-l", self.find_ident(name, limit))
         return xl_details.immovable(listed, lambda: self._do(limit, "info"))
 
     def migrate(self, name: str, address: str, limit: float) -> None:
         try:
-            finished(spawn([XL, "migrate", name, address]), limit)
+            number = self.find_ident(name, LIST_LIMIT_S)
+            finished(spawn([XL, "migrate", number, address]), limit)
         except ToolstackError as error:
             raise ToolstackError(f"{error}; see: ssh {address} xl list") from error
 
@@ -174,7 +211,17 @@ class Xl:
         return xl_details.memory(self._do(limit, "info"))
 
     def set_memory(self, name: str, memory: int, limit: float) -> None:
-        self._do(limit, "mem-set", name, f"{memory}m")
+        self._do_to(name, limit, "mem-set", f"{memory}m")
+
+    def _do_to(self, name: str, limit: float, command: str, *words: str) -> str:
+        """Run an xl command on the domain of exactly that name, by its number.
+
+        xl takes a name of digits for a domain number (libxl_domain_qualifier_to_domid()
+        in tools/libs/light/libxl_utils.c, 4.17).
+
+        :raises ToolstackError: it failed, or there is no such domain.
+        """
+        return self._do(limit, command, self.find_ident(name, limit), *words)
 
     def _do(self, limit: float, *words: str) -> str:
         """Run xl; what it said. :raises ToolstackError:"""

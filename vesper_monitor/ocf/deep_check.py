@@ -1,0 +1,191 @@
+# SPDX-License-Identifier: GPL-2.0-or-later
+"""A monitor of level 10 or 20 beside one that waits.
+
+Pacemaker runs one operation of a resource at a time (pacemaker-execd, 2.1), so
+a second recurring monitor hardly runs beside one that waits for minutes.  It
+therefore notes here what it looks at and how often; the waiting monitor has
+that look done meanwhile, by a process of its own, so that nothing delays a
+fault.  When its turn comes, the second monitor answers at once with what was
+found last.
+
+The note is the resource's file ``vesper-RESOURCE.deep``: level, interval (s),
+when the operation ran last and when somebody looked last (s, CLOCK_BOOTTIME),
+the look's exit code, and its reason.
+"""
+
+from __future__ import annotations
+
+import os
+import sys
+import time
+
+from vesper_monitor.ocf.basics import DEEP
+from vesper_monitor.ocf.call import Code, Exit, log
+from vesper_monitor.ocf.toolstack import ToolstackError, spawn
+
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    from vesper_monitor.ocf.agent import Agent
+    from vesper_monitor.ocf.toolstack import Background
+
+__all__ = ["DeepCheck", "DeepNote", "forget", "run_deep_monitor"]
+
+#: Set for the process that looks on behalf of a waiting monitor.
+ON_BEHALF = "VESPER_DEEP_CHECK"
+#: In place of an exit code: the operation has looked itself, and does so again.
+OWN_LOOK = -1
+#: Seconds between two looks at whether that process has ended.
+POLL_S = 0.25
+#: Seconds that are left of the waiting monitor when such a look begins.
+RESERVE_S = 15.0
+#: Seconds that one look may take.
+CHECK_LIMIT_S = 30.0
+#: Of an operation that has not run for so many of its own intervals, and of
+#: the waiting monitor's timeout, nothing is known any more: it was removed.
+FORGOTTEN_AFTER = 3
+
+
+class DeepNote:
+    """What the second monitor has noted."""
+
+    def __init__(self, level: int, interval: float, ran_at: float) -> None:
+        self.level = level
+        self.interval = interval
+        self.ran_at = ran_at
+        self.looked_at = float("-inf")
+        self.code = 0
+        self.reason = ""
+
+    @classmethod
+    def load(cls, agent: Agent) -> DeepNote | None:
+        """Return the note; None: there is none that is understood."""
+        numbers, _, reason = agent.call.remembered(DEEP).partition("\n")
+        try:
+            level, interval, ran_at, looked_at, code = numbers.split()
+            note = cls(int(level), float(interval), float(ran_at))
+            note.looked_at, note.code, note.reason = float(looked_at), int(code), reason
+        except ValueError:
+            return None
+        return note
+
+    def save(self, agent: Agent) -> None:
+        numbers = (self.level, self.interval, self.ran_at, self.looked_at, self.code)
+        agent.call.remember(DEEP, f"{' '.join(map(str, numbers))}\n{self.reason}")
+
+
+def forget(agent: Agent) -> None:
+    """Forget the second monitor: the resource starts or stops."""
+    agent.call.remember(DEEP, "")
+
+
+def run_deep_monitor(agent: Agent) -> None:
+    """Do a recurring monitor of level 10 or more.
+
+    :raises Exit: what is wrong.
+    """
+    from vesper_monitor.ocf.check import check
+
+    call, now = agent.call, _now()
+    on_behalf = bool(call.environ.get(ON_BEHALF))
+    note = DeepNote.load(agent)
+    if not on_behalf:
+        found, note = note, DeepNote(call.check_level, call.interval, now)
+        if found is not None and (found.level, found.interval) == (note.level, note.interval):
+            note.looked_at, note.code, note.reason = found.looked_at, found.code, found.reason
+            if found.code != OWN_LOOK and now - found.looked_at <= found.interval + POLL_S:
+                note.save(agent)
+                if found.code:
+                    raise Exit(Code(found.code), found.reason)
+                return
+    ended: Exit | None = None
+    try:
+        check(agent)
+    except Exit as end:
+        ended = end
+    if note is not None:
+        note.looked_at = now
+        # A failure is reported once, by whoever has found it.
+        degraded = ended is not None and ended.code is Code.DEGRADED
+        note.code, note.reason = (Code.DEGRADED, str(ended)) if degraded else (0, "")
+        if not on_behalf:
+            note.code = OWN_LOOK
+        note.save(agent)
+    if ended is not None:
+        raise ended
+
+
+class DeepCheck:
+    """The second monitor's look, done while another one waits. Close it."""
+
+    def __init__(self, agent: Agent, note: DeepNote) -> None:
+        self._agent = agent
+        self._note = note
+        self._due = time.monotonic() + note.looked_at + note.interval - _now()
+        self._job: Background | None = None
+        self._end = 0.0
+
+    @classmethod
+    def find(cls, agent: Agent) -> DeepCheck | None:
+        """Return the look that is to be done; None: there is no such operation."""
+        note = DeepNote.load(agent)
+        if note is None:
+            return None
+        age, lasting = _now() - note.ran_at, FORGOTTEN_AFTER * (note.interval + agent.call.timeout)
+        return cls(agent, note) if age <= lasting else None
+
+    def next_turn(self) -> float:
+        """When :meth:`take_turn` has something to do, CLOCK_MONOTONIC."""
+        return self._due if self._job is None else time.monotonic() + POLL_S
+
+    def take_turn(self) -> None:
+        """Begin a look that is due; see to one that has ended.
+
+        :raises Exit: it has found a failure.
+        """
+        now = time.monotonic()
+        if self._job is None:
+            if now >= self._due:
+                self._begin(now)
+            return
+        code = self._job.wait(0)
+        if code is None and now < self._end:
+            return
+        said = self._job.output()
+        self.close()
+        if code in (Code.ERROR, Code.NOT_RUNNING):
+            reasons = [line.partition(":")[2] for line in said.splitlines() if _is_reason(line)]
+            raise Exit(Code(code), reasons[-1] if reasons else "the deeper look has failed")
+
+    def close(self) -> None:
+        if self._job is not None:
+            self._job.close()
+            self._job = None
+
+    def _begin(self, now: float) -> None:
+        call = self._agent.call
+        self._due = now + self._note.interval
+        limit = min(CHECK_LIMIT_S, call.left() - RESERVE_S)
+        if limit <= 0:
+            return  # the next monitor's
+        self._end = now + limit
+        more = {
+            ON_BEHALF: "1",
+            "OCF_CHECK_LEVEL": str(self._note.level),
+            "OCF_RESKEY_CRM_meta_timeout": str(int(limit * 1000)),
+            "OCF_RESKEY_CRM_meta_interval": str(int(self._note.interval * 1000)),
+        }
+        environ = {**call.environ, **more}
+        environ.pop("OCF_RESKEY_OCF_CHECK_LEVEL", None)
+        try:
+            self._job = spawn([os.path.realpath(sys.argv[0]), "monitor"], environ=environ)
+        except ToolstackError as error:
+            log(f"the deeper look is not done: {error}")
+
+
+def _is_reason(line: str) -> bool:
+    return line.startswith("ocf-exit-reason:")
+
+
+def _now() -> float:
+    """Seconds, CLOCK_BOOTTIME: the same clock for all processes of this boot."""
+    return time.clock_gettime(time.CLOCK_BOOTTIME)

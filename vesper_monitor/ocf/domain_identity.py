@@ -1,0 +1,158 @@
+# SPDX-License-Identifier: GPL-2.0-or-later
+"""Which domain is a resource's own: one rule for the agents of all hypervisors.
+
+1. The domain that a start or a probe of this resource found last, as long as
+   it runs.  It is remembered until the node boots or a stop has succeeded.
+2. Else the parameter ``name``, else the name in the configuration file.
+3. Else, where nothing of it ever ran here, the resource's id.
+
+A file that cannot be understood, or that names no domain, counts as
+unreadable.  One domain belongs to one resource: a start or a probe that finds
+it takes it from whatever resource had it before.
+
+The state folder holds one file ``vesper-RESOURCE.domain`` for each resource
+that has a domain.  Its lines are name, identifier (Xen: domain number,
+libvirt: UUID; may be empty) and the key of :func:`~vesper_monitor.ocf.basics.config_key`.
+"""
+
+from __future__ import annotations
+
+import os
+
+from vesper_monitor.ocf.basics import DOMAIN, config_key
+from vesper_monitor.ocf.call import log
+
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    from collections.abc import Iterator
+
+    from vesper_monitor.ocf.call import Call
+
+__all__ = ["ConfiguredName", "DomainIdentity", "KnownDomain"]
+
+#: Bytes of such a file that are read; a domain's name is far shorter.
+MAX_RECORD_BYTES = 4096
+
+
+class ConfiguredName:
+    """What parameter and configuration file say.
+
+    :param name: of the domain; None: neither names one.
+    :param trouble: why the file names none.
+    """
+
+    def __init__(self, name: str | None, trouble: str = "") -> None:
+        self.name = name
+        self.trouble = trouble
+
+
+class KnownDomain:
+    """A domain as it was found.
+
+    :param ident: what the toolstack identifies it by; empty: not known.
+    """
+
+    def __init__(self, name: str, ident: str = "") -> None:
+        self.name = name
+        self.ident = ident
+
+
+class DomainIdentity:
+    """What one resource's domain is.
+
+    :param configured: what parameter and configuration file say.
+    """
+
+    def __init__(self, call: Call, configured: ConfiguredName) -> None:
+        self._call = call
+        self.configured = configured
+        self._path = call.state_file(DOMAIN)
+        self.remembered = _read_record(self._path)
+
+    @property
+    def name(self) -> str:
+        """The name to look for first."""
+        if self.remembered is not None:
+            return self.remembered.name
+        return self.configured_name
+
+    @property
+    def configured_name(self) -> str:
+        """The name that counts where nothing of this resource runs."""
+        if self.configured.name is not None:
+            return self.configured.name
+        return self.remembered.name if self.remembered is not None else self._call.resource
+
+    @property
+    def known(self) -> bool:
+        """Whether there is more to go by than the resource's id."""
+        return self.remembered is not None or self.configured.name is not None
+
+    def mismatch(self) -> str:
+        """Say that another domain is configured than the one that runs; empty: it is not."""
+        runs, wanted = self.remembered, self.configured.name
+        if runs is None or wanted is None or wanted == runs.name:
+            return ""
+        return (
+            f"{runs.name} runs, but parameter or file name {wanted} now; {wanted} counts from "
+            f"the next start of {self._call.resource}, and is not touched before"
+        )
+
+    def find_owner(self, name: str, ident: str = "") -> str:
+        """Return the other resource that a domain belongs to; empty: it is free or ours."""
+        for path, other in self._other_records():
+            if other.name == name or (ident and other.ident == ident):
+                return os.path.basename(path).removeprefix("vesper-").removesuffix(f".{DOMAIN}")
+        return ""
+
+    def claim(self, name: str, ident: str) -> None:
+        """Remember a domain that a start or a probe of this resource found. Never fails."""
+        for path, other in self._other_records():
+            if other.name == name or (ident and other.ident == ident):
+                log(f"{name}: belonged to another resource until now ({path})")
+                _unlink(path)
+        self.remembered = KnownDomain(name, ident)
+        key = config_key(self._call.environ)
+        self._call.remember(DOMAIN, f"{name}\n{ident}\n{key}\n")
+
+    def forget(self) -> None:
+        """Forget the domain: a stop has succeeded. Never fails."""
+        self.remembered = None
+        self._call.remember(DOMAIN, "")
+
+    def adopt(self, known: KnownDomain) -> None:
+        """Take vesperd's word for what this resource runs, for this call."""
+        if self.remembered is None:
+            self.remembered = known
+
+    def _other_records(self) -> Iterator[tuple[str, KnownDomain]]:
+        folder = self._call.state_dir
+        try:
+            entries = sorted(os.listdir(folder))
+        except OSError:
+            return
+        for entry in entries:
+            path = os.path.join(folder, entry)
+            if not entry.startswith("vesper-") or not entry.endswith(f".{DOMAIN}"):
+                continue
+            if path != self._path and (known := _read_record(path)) is not None:
+                yield path, known
+
+
+def _read_record(path: str) -> KnownDomain | None:
+    try:
+        with open(path, "rb") as file:
+            lines = file.read(MAX_RECORD_BYTES).decode(errors="surrogateescape").split("\n")
+    except OSError:
+        return None
+    # A line's end after the name: what was cut off while it was written is nothing.
+    if len(lines) < 2 or not lines[0]:
+        return None
+    return KnownDomain(lines[0], lines[1])
+
+
+def _unlink(path: str) -> None:
+    try:
+        os.unlink(path)
+    except OSError as error:
+        log(f"{path}: {error.strerror}")
