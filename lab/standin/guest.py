@@ -8,6 +8,7 @@ import contextlib
 import dataclasses
 import os
 import signal
+from pathlib import Path
 
 from lab.standin.image import RELEASE
 from lab.standin.kernel import StandinKernel
@@ -31,6 +32,7 @@ class StandinGuest:
         self._vesper = options.get("lab.vesper", "yes") != "no"
         self._place = Place(name)
         self._record, self._lock = self._place.occupy()
+        self._servers: list[asyncio.Server] = []
         self._host: asyncio.StreamWriter | None = None
         self._kernel = self.kernel(
             GuestMemory(file_view(self._place.memory)),
@@ -49,15 +51,38 @@ class StandinGuest:
         loop = asyncio.get_running_loop()
         loop.add_signal_handler(signal.SIGTERM, self._end.set)
         living = asyncio.create_task(self._show_life())
-        control = await asyncio.start_unix_server(self._serve_control, self._place.control)
-        if self._vesper:
-            await self._load_modules()
+        await self._listen()
         await self._end.wait()
         living.cancel()
-        control.close()
+        for server in self._servers:
+            server.close()
+
+    async def _listen(self) -> None:
+        path = self._place.control
+        self._servers = [await asyncio.start_unix_server(self._serve_control, path)]
+        if self._vesper:
+            await self._load_modules()
 
     async def _load_modules(self) -> None:
-        await asyncio.start_unix_server(self._serve_host, self._place.link)
+        self._servers.append(await asyncio.start_unix_server(self._serve_host, self._place.link))
+
+    async def _migrate(self, directory: Path) -> None:
+        """Become a domain of another host, live: the same memory, and the same UUID."""
+        old, lock, servers = self._place, self._lock, self._servers
+        self._place = Place(old.name, directory)
+        self._place.directory.mkdir(parents=True, exist_ok=True)
+        self._place.memory.unlink(missing_ok=True)
+        os.link(old.memory, self._place.memory)
+        self._record, self._lock = self._place.occupy(self._record.uuid)
+        if self._active:
+            self._place.active.touch()
+        old.leave(lock)
+        for server in servers:
+            server.close()
+        if self._host is not None:
+            self._host.close()
+            self._host = None
+        await self._listen()
 
     # ------------------------------------------------------------- the link
 
@@ -118,6 +143,8 @@ class StandinGuest:
             case ["state", state]:
                 self._record = dataclasses.replace(self._record, state=state)
                 self._place.write(self._record)
+            case ["migrate", directory]:
+                await self._migrate(Path(directory))
             case ["load-modules"]:
                 await self._load_modules()
             case ["rmmod", name]:

@@ -42,7 +42,8 @@ class Place:
     """
 
     def __init__(self, name: str, directory: Path | None = None) -> None:
-        self.directory = (directory or base()) / name
+        self._base = directory or base()
+        self.directory = self._base / name
         self.name = name
         self.memory = self.directory / "memory"
         self.link = self.directory / "link.sock"
@@ -53,14 +54,19 @@ class Place:
         self._record = self.directory / "domain.json"
         self._lock = self.directory / "lock"
 
-    def occupy(self) -> tuple[Record, int]:
-        """Become the domain. :returns: and a descriptor to keep open."""
+    def occupy(self, identity: str | None = None) -> tuple[Record, int]:
+        """Become the domain.
+
+        :param identity: its UUID; None: a new one.
+        :returns: and a descriptor to keep open.
+        """
         self.directory.mkdir(parents=True, exist_ok=True)
         lock = os.open(self._lock, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
         fcntl.flock(lock, fcntl.LOCK_EX)
         for path in (self.link, self.control, self.active, self._cpu, self._record):
             path.unlink(missing_ok=True)
-        record = Record(self.name, _next_domid(), str(uuid.uuid4()), os.getpid())
+        domid = _next_domid(self._base)
+        record = Record(self.name, domid, identity or str(uuid.uuid4()), os.getpid())
         self.write(record)
         return record, lock
 
@@ -68,6 +74,12 @@ class Place:
         draft = self._record.with_suffix(".new")
         draft.write_text(json.dumps(asdict(record)))
         draft.replace(self._record)
+
+    def leave(self, lock: int) -> None:
+        """Be the domain no more; its process goes on elsewhere."""
+        for path in (self.link, self.control, self.active, self._record):
+            path.unlink(missing_ok=True)
+        os.close(lock)
 
     def use_cpu(self, what: str) -> None:
         """From now on the domain spins, starves (wants a CPU and gets none), or sleeps."""
@@ -107,8 +119,8 @@ class Place:
             os.close(lock)
 
 
-def _next_domid() -> int:
-    counter = os.open(base() / "next-domid", os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
+def _next_domid(directory: Path) -> int:
+    counter = os.open(directory / "next-domid", os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
     try:
         fcntl.flock(counter, fcntl.LOCK_EX)
         domid = int(os.pread(counter, 16, 0) or b"1")

@@ -40,6 +40,11 @@ class GuestProcess:
         writer.close()
         return answer
 
+    async def migrate(self, directory: Path) -> None:
+        """To another host, whose domains are there."""
+        assert await self.tell("migrate", str(directory)) == "ok"
+        self.place = Place(self.name, directory)
+
     def kill(self) -> None:
         self.process.kill()
         self.process.wait(10)

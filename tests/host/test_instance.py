@@ -191,6 +191,40 @@ def test_the_death_that_follows_a_told_fault_brings_it_along() -> None:
     assert instance.answer_at_timeout().fault == told
 
 
+def test_what_was_handed_over_is_told_by_nobody_here_until_a_monitor_comes() -> None:
+    instance = monitored()
+    instance.fault_found(fault())
+    instance.fault_is_recorded(1)
+    assert instance.patience(5.0, grace=10.0) is not None
+    assert instance.hand_over() == fault()
+    assert instance.patience(5.0, grace=10.0) is None
+    assert instance.answer_at_timeout().result is Result.FINE
+    assert result(begin(instance, 6.0)) is Result.FAULT  # it runs here after all
+    assert instance.hand_over() == fault()
+    ended = instance.end(7.0, "stop")
+    assert ended is not None
+
+
+def test_one_that_has_come_along_is_told_when_the_guest_is_known() -> None:
+    for heard, expected in ((5, Result.FAULT), (6, None)):
+        instance = monitored()
+        instance.fault_found(fault())
+        instance.doubt(5)
+        instance.fault_is_recorded(1)
+        waiter = begin(instance, 1.0)
+        assert waiter.answer is None
+        assert instance.guest_met(heard) is (heard == 6)
+        assert result(waiter) is expected
+    instance.end_doubt()
+    assert result(waiter) is Result.FAULT
+    instance = monitored()
+    instance.guest_met(5)
+    instance.fault_found(fault())
+    instance.doubt(5)
+    instance.fault_is_recorded(1)
+    assert result(begin(instance, 1.0)) is Result.FAULT
+
+
 class Life(RuleBasedStateMachine):
     """Faults, monitors, stops and starts in any order; what must never happen does not."""
 

@@ -49,6 +49,8 @@ class ScriptedVesperd:
         self._listener: socket.socket | None = None
 
     def listen(self) -> None:
+        if self._listener is not None:
+            return
         self._listener = socket.socket(socket.AF_UNIX)
         self._listener.bind(str(self.path))
         self._listener.listen()

@@ -21,6 +21,7 @@ def host(kvm: Host) -> Iterator[Host]:
     """vm1 runs here, with a device that is a master."""
     kvm.have(vm1="running", vm2="running")
     live(kvm, master=True)
+    kvm.vesperd.listen()
     holder = Holder(kvm.folder / "ivshmem", {"ok": True})
     try:
         yield kvm
@@ -198,9 +199,22 @@ def test_one_that_takes_too_long_is_aborted(host: Host) -> None:
     assert host.calls("domjobabort") == ["domjobabort vm1"]
 
 
-@pytest.mark.parametrize("state", ["paused", "crashed", "shut down"])
+@pytest.mark.parametrize("state", ["crashed", "shut down"])
 def test_what_does_not_run_is_not_sent(host: Host, state: str) -> None:
     host.have(vm1=state)
+    assert migrate(host).code == ERROR
+    assert host.calls("migrate") == []
+
+
+def test_one_that_is_paused_is_sent_as_the_stock_agent_does(host: Host) -> None:
+    host.have(vm1="paused")
+    assert migrate(host).code == SUCCESS
+    assert host.running() == []
+    assert host.listed() == []
+
+
+def test_one_that_is_paused_by_an_io_error_is_not_sent(host: Host) -> None:
+    host.domains("vm1 3 5")
     assert migrate(host).code == ERROR
     assert host.calls("migrate") == []
 
@@ -315,11 +329,20 @@ def test_one_that_cannot_get_it_runs_and_is_degraded(host: Host) -> None:
     assert "No more available PCI slots" in host.call("monitor", interval=1).stderr
 
 
-def test_one_on_its_way_is_waited_for(host: Host) -> None:
-    host.domains("vm1 3 2")
-    result = host.call("migrate_from", timeout=6)
+@pytest.mark.parametrize("line", ["vm1 3 2", "vm1 3 11", "vm1 0 0"])
+def test_one_on_its_way_is_waited_for(host: Host, line: str) -> None:
+    host.domains(line)
+    result = host.call("migrate_from", timeout=4)
     assert result.code == ERROR
     assert "vm1 is paused" in result.stderr
+
+
+def test_one_that_was_paused_has_arrived_paused(host: Host) -> None:
+    host.have(vm1="paused")
+    result = arrive(host)
+    assert (result.code, result.reason) == (SUCCESS, None)
+    assert "vm1: has arrived, and is paused" in result.stderr
+    assert host.vesperd.asked("start")
 
 
 def test_it_has_arrived_when_its_scripts_succeed(host: Host) -> None:

@@ -18,6 +18,7 @@ from vesper_monitor.daemon.request import boolean, names, number, optional, text
 from vesper_monitor.daemon.server import Connection, RequestError
 from vesper_monitor.daemon.status import vm_status
 from vesper_monitor.daemon.watch import NoTransport
+from vesper_monitor.faults.carried import CarriedFault, unpack_fault
 from vesper_monitor.faults.fault import Fault
 from vesper_monitor.faults.instance import Answer, Instance, Result
 from vesper_monitor.faults.journal import JournalError
@@ -42,13 +43,15 @@ _log = logging.getLogger(__name__)
 
 #: Requests that change something, or that only an agent makes.
 ROOT_ONLY = frozenset(
-    {"start", "change", "stop", "wait", "clear", "pause", "resume"}
+    {"start", "change", "stop", "wait", "hand_over", "clear", "pause", "resume"}
     | {"expect", "add", "load", "unload", "activate", "deactivate"}
 )
 #: s a monitor may ask to wait.
 MAX_WAIT = 86_400.0
 #: s for a look at the domain before the first monitor is answered.
 LOOK_TIMEOUT = 5.0
+#: s that an agent may wait for what is to go along with a VM that has migrated.
+MAX_HAND_OVER_S = 60.0
 #: s for a guest to answer an ``activate``, beyond the time it has to become active.
 ACTIVATE_MARGIN = 5.0
 #: Events read from the journal at once, and in one request.
@@ -71,6 +74,7 @@ class Api:
             "expect": self._expect,
             "change": self._change,
             "stop": self._stop,
+            "hand_over": self._hand_over,
             "wait": self._wait,
             "state": self._state,
             "alive": self._alive,
@@ -122,6 +126,19 @@ class Api:
             {"ok": True, "instance": instance.record.id, "domid": instance.record.domid}
         )
 
+    async def _hand_over(self, connection: Connection, request: dict[str, Any]) -> None:
+        """The agent has migrated the VM away: its fault goes along."""
+        daemon = self._daemon
+        vm, ident = text(request, "vm"), optional(request, "domain", text)
+        limit = number(request, "timeout", 0.0, MAX_HAND_OVER_S)
+        instance = daemon.instances.get(text(request, "resource"))
+        carried = None
+        if instance is not None and _is_of(instance, vm, ident):
+            record = instance.record
+            daemon.watch.look_soon(Domain(record.vm, record.domid, record.uuid))  # it has gone
+            carried = await daemon.instances.hand_over(instance, ident, limit)
+        await connection.send({"ok": True, "carried": carried})
+
     async def _begin(self, request: dict[str, Any]) -> Instance | None:
         """A new instance for a request of the agent's; None: its VM does not run."""
         daemon = self._daemon
@@ -130,10 +147,12 @@ class Api:
         if found is None:
             return None
         transport, domain = found
+        resource = text(request, "resource")
+        carried = await self._carried(resource, vm, request, None)
         session = daemon.watch.session(domain)
         try:
             instance = daemon.instances.start(
-                text(request, "resource"),
+                resource,
                 domain,
                 names(request, "probes", DEFAULT_PROBES),
                 names(request, "services", ()),
@@ -145,10 +164,40 @@ class Api:
             )
         except ValueError as error:
             raise RequestError("internal", str(error)) from error
+        if session is not None and session.hello is not None:
+            instance.guest_met(session.hello.boot_id)
+        self._take(instance, carried)
         daemon.begun(domain)
         await daemon.watch.watch(transport, domain, daemon.wanted_probes(domain))
         daemon.judge_again(vm)
         return instance
+
+    async def _carried(
+        self, resource: str, vm: str, request: dict[str, Any], instance: Instance | None
+    ) -> CarriedFault | None:
+        """The fault that has come with a VM, unless it is none or an old one.
+
+        :param instance: that goes on; None: another one is about to begin.
+        """
+        if request.get("carried") is None:
+            return None
+        try:
+            carried = unpack_fault(request["carried"])
+        except ValueError as error:
+            _log.error("%s: what has come along with %s is no fault: %s", resource, vm, error)
+            return None
+        if await self._daemon.instances.has_reported(vm, carried, instance):
+            _log.info("%s: fault %d of %s was reported before",
+                      resource, carried.fault_id, carried.node)  # fmt: skip
+            return None
+        return carried
+
+    def _take(self, instance: Instance, carried: CarriedFault | None) -> None:
+        if carried is None:
+            return
+        if why := self._daemon.instances.take(instance, carried):
+            _log.info("%s: fault %d of %s is not taken: %s",
+                      instance.record.resource, carried.fault_id, carried.node, why)  # fmt: skip
 
     async def _expect(self, connection: Connection, request: dict[str, Any]) -> None:
         self._daemon.expected.note(text(request, "vm"), names(request, "probes", DEFAULT_PROBES))
@@ -192,6 +241,7 @@ class Api:
                 instance = await self._begin(request)
             else:
                 await self._new_wishes(instance, request)
+                self._take(instance, await self._carried(resource, vm, request, instance))
             if instance is None:
                 gone = Answer(Result.DEAD, f"{vm} does not run", state=DomainState.GONE)
                 await connection.send(gone.to_json())
@@ -563,6 +613,15 @@ class Api:
 
 async def _send_event(connection: Connection, event: Event) -> None:
     await connection.send({"ok": True, "event": event.to_json()})
+
+
+def _is_of(instance: Instance, vm: str, ident: str | None) -> bool:
+    """Whether that domain is the instance's.
+
+    :param ident: the toolstack's own: its number on Xen, its UUID; None: not known.
+    """
+    record = instance.record
+    return record.vm == vm and ident in (None, str(record.domid), record.uuid)
 
 
 def _no_such_vm(vm: str) -> RequestError:

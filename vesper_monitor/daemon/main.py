@@ -252,6 +252,8 @@ class Daemon:
         self._add_positions(session, batch)
         if batch.positions:
             self.recorder.put(session.domain.name, batch)
+        if session.hello is not None:
+            self.instances.guest_met(session.domain, session.hello.boot_id)
         self.instances.watch_changed(session.domain, session.degraded)
 
     def _add_positions(self, session: Session, batch: Batch) -> None:
@@ -401,6 +403,7 @@ class Daemon:
             since = time.time() - WINDOW
             told = await self.recorder.run(lambda journal: journal.told_since(since))
             stopped_for = await self.recorder.run(Journal.stopped_for)
+            boots = await self.recorder.run(Journal.boots)
             self.activations = await self.recorder.run(Journal.activations)
         except JournalError as error:
             _log.error("%s; starting without it", error)
@@ -409,7 +412,7 @@ class Daemon:
             self.instances.restore((), (), self._last_event_id)
             return
         self._last_event_id = event_id
-        self.instances.restore(records, held, fault_id, stopped_for, told)
+        self.instances.restore(records, held, fault_id, stopped_for, told, boots)
         for record in records:
             await self._recall(record)
         if records:

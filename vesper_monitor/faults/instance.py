@@ -15,6 +15,17 @@ deferred only when its time has come.
 
 An instance of an earlier daemon's is given no fault before its domain was seen
 alive: while no daemon was there, the resource may have got another.
+
+In a live migration a fault that no monitor was told goes with the VM::
+
+    HERE --hand_over()--> HANDED_OVER --its end--> ended by MIGRATION
+      ^                        |
+      +-- a monitor comes -----+    the domain has not left after all
+
+A fault that was handed over is told by nobody here.  At the target it is a
+fault of a new instance from the start.  It is told when the guest that has
+arrived is known to be the one that had it (:meth:`Instance.doubt`,
+:meth:`Instance.guest_met`), or when that does not show in time.
 """
 
 from __future__ import annotations
@@ -24,11 +35,12 @@ from collections.abc import Callable
 from dataclasses import dataclass, replace
 from typing import Any
 
+from vesper_monitor.faults.carried import EventKey
 from vesper_monitor.faults.fault import Fault, InstanceRecord
 from vesper_monitor.faults.rules import RuleSet
 from vesper_monitor.transport import Cause, DomainReport, DomainState
 
-__all__ = ["Answer", "Instance", "InstanceState", "Result", "Waiter"]
+__all__ = ["MIGRATION", "Answer", "Instance", "InstanceState", "Result", "Waiter"]
 
 #: s: a gap up to this long is not worth another way to Pacemaker.
 SHORT_GAP = 1.0
@@ -37,6 +49,8 @@ LONG_GAP = 15.0
 #: s for Pacemaker to act on an asynchronous failure.  A monitor that comes
 #: meanwhile waits this long: told at once, it would count the failure twice.
 HOLD = 10.0
+#: What has ended a fault that has gone to another host with its VM.
+MIGRATION = "migration"
 #: s between two answers that are given early because of a change in how well
 #: the guest is watched: a guest that toggles must not keep the host busy.
 CALM = 10.0
@@ -126,6 +140,15 @@ class Instance:
         #: its guest has had too many faults: until when this one is not told, and why
         self.deferred_until: float | None = None
         self.deferred: str | None = None
+        #: its VM has left by live migration, and its fault with it
+        self.handed_over = False
+        #: of the guest's core, as heard last; None: not heard yet
+        self.boot_id: int | None = None
+        #: the boot of the guest that had the fault which has come with it; None:
+        #: no doubt that it is this one
+        self.doubted_boot: int | None = None
+        #: a record that the source of a migration has judged
+        self.judged_at_source: EventKey | None = None
         self._waiters: set[Waiter] = set()
         self._degraded = degraded
         self._degraded_told: str | None = None
@@ -152,6 +175,7 @@ class Instance:
             # its first run, too.
             first = not self.record.monitored or self._interval not in (None, interval)
         self._interval = interval
+        self.handed_over = False  # Pacemaker has it run here
         self.record = replace(self.record, monitored=True)
         self.state = InstanceState.WAITING
         self._waiters.add(waiter)
@@ -264,6 +288,39 @@ class Instance:
             self.rules.forget()
         self._tell_all()
 
+    def hand_over(self) -> Fault | None:
+        """Its VM has left by live migration. May be called again.
+
+        :returns: the fault that goes along, which is not told here any more; it
+            may have been told before.
+        """
+        self.handed_over = True
+        return self.fault
+
+    def doubt(self, boot_id: int | None) -> None:
+        """Its fault has come with the VM.
+
+        :param boot_id: of the guest that had it, if known.
+        """
+        self.doubted_boot = None if boot_id == self.boot_id else boot_id
+
+    def guest_met(self, boot_id: int) -> bool:
+        """Note which boot of the guest this is.
+
+        :returns: whether the fault that has come with the VM is another boot's.
+        """
+        self.boot_id = boot_id
+        if self.doubted_boot not in (None, boot_id):
+            return True
+        self.end_doubt()
+        return False
+
+    def end_doubt(self) -> None:
+        """The fault that has come with the VM is taken for its own."""
+        if self.doubted_boot is not None:
+            self.doubted_boot = None
+            self._tell_all()
+
     def fault_told(self, fault_id: int, now_real: float) -> Fault | None:
         """Pacemaker knows. :returns: the fault, if this is new for the journal."""
         # Meanwhile it may have been cleared, and another one found.
@@ -284,6 +341,7 @@ class Instance:
         self.fault = None
         self.fault_recorded = False
         self.deferred = self.deferred_until = None
+        self.doubted_boot = None
         self._injected_at = None
         return ended
 
@@ -339,6 +397,8 @@ class Instance:
     def _tellable(self) -> Fault | None:
         """The fault, if it may be told now."""
         may = self.fault_recorded and not self.paused and not self.restored
+        if self.handed_over or self.doubted_boot is not None:
+            return None
         return self.fault if may and self.deferred is None else None
 
     @property

@@ -10,15 +10,29 @@ from __future__ import annotations
 import asyncio
 import logging
 import time
-from collections.abc import Awaitable, Callable, Iterable
+from collections.abc import Awaitable, Callable, Iterable, Mapping
 from dataclasses import replace
+from typing import Any
 
 from vesper_monitor.faults import domain as domains
 from vesper_monitor.faults import pacemaker
 from vesper_monitor.faults.attributes import NodeAttributes
+from vesper_monitor.faults.carried import (
+    CarriedFault,
+    boot_of_fault,
+    key_of_event,
+    pack_fault,
+)
 from vesper_monitor.faults.fault import Fault, InstanceRecord
-from vesper_monitor.faults.instance import Answer, Instance, InstanceState, Result, Waiter
-from vesper_monitor.faults.journal import Batch
+from vesper_monitor.faults.instance import (
+    MIGRATION,
+    Answer,
+    Instance,
+    InstanceState,
+    Result,
+    Waiter,
+)
+from vesper_monitor.faults.journal import Batch, JournalError
 from vesper_monitor.faults.rate import WINDOW, Rate
 from vesper_monitor.faults.recorder import Recorder
 from vesper_monitor.faults.rules import RuleError, RuleSet
@@ -40,6 +54,10 @@ MAX_INSTANCES = 1000
 #: Faults of which Pacemaker is told at the same time without a monitor: its tools
 #: take a second of CPU, and many VMs may have faults at once.
 AT_ONCE = 4
+
+#: s for a guest that has arrived to be heard, before the fault that has come
+#: with it is told all the same.
+DOUBT_S = 20.0
 
 #: s after a fault until the cluster shows it: the failover has precedence.
 SHOW_AFTER = 10.0
@@ -94,11 +112,13 @@ class Instances:
         last_fault_id: int,
         stopped_for: Iterable[Fault] = (),
         told: Iterable[tuple[str, float]] = (),
+        boots: Mapping[tuple[str, int], int] | None = None,
     ) -> None:
         """Go on with what the journal holds.
 
         :param stopped_for: see :meth:`stopped_for`.
         :param told: VMs of which faults were told in the last hour, and when.
+        :param boots: of guests' cores, by (UUID, domain id).
         """
         self._last_fault_id = last_fault_id
         self._stopped_for = {fault.resource: fault for fault in stopped_for}
@@ -109,8 +129,11 @@ class Instances:
             instance = Instance(
                 record, fault=held.get(record.id), rules=_rules(record), restored=True
             )
+            instance.boot_id = (boots or {}).get((record.uuid, record.domid))
             self._begin(instance)
             if instance.fault is not None and instance.fault.told is None:
+                if instance.boot_id is None:
+                    self._doubt(instance, boot_of_fault(instance.fault))
                 self._admit(instance, instance.fault)
             self._reconsider(instance)
 
@@ -221,7 +244,7 @@ class Instances:
         instance = self._drop(resource)
         if instance is not None:
             fault = self._end(instance, "stop")
-            if fault is not None:
+            if fault is not None and not instance.handed_over:
                 self._stopped_for[resource] = fault
             _log.info("%s: stopped", resource)
         return instance
@@ -265,7 +288,7 @@ class Instances:
 
     def _end(self, instance: Instance, by: str) -> Fault | None:
         """:returns: the fault that ends with it."""
-        fault = instance.end(time.time(), by)
+        fault = instance.end(time.time(), MIGRATION if instance.handed_over else by)
         self._reconsider(instance)
         self._save(instance, fault)
         return fault
@@ -282,11 +305,14 @@ class Instances:
         instances = self.of_domain(domain)
         for event in events:
             for instance in instances:
-                if instance.fault is not None:
+                if instance.fault is not None and instance.doubted_boot is None:
+                    continue
+                if instance.judged_at_source == key_of_event(event):
                     continue
                 verdict = instance.rules.judge(event, instance.record.services)
                 if verdict is None or verdict.rule in instance.rules_in_pause:
                     continue
+                self._drop_doubted(instance, "a later fault")
                 self._last_fault_id += 1
                 record, now = instance.record, time.time()
                 flapping = self._rate.flapping(record.vm, now)
@@ -371,6 +397,102 @@ class Instances:
                 _log.warning("%s: fault %d cleared by the operator", gone.resource, gone.id)
             self._reconsider(instance)
         return ended
+
+    # ------------------------------------------------------------ live migration
+
+    async def hand_over(
+        self, instance: Instance, ident: str | None, limit: float
+    ) -> dict[str, Any] | None:
+        """Its VM has left by live migration. See :meth:`Instance.hand_over`.
+
+        :param ident: the domain number as text, if the agent knows it.
+        :param limit: s, to learn whether Pacemaker takes the fault just now.
+        :returns: the fault that goes along, packed; None: there is none.
+        """
+        record = instance.record
+        fault = instance.hand_over()
+        self._reconsider(instance)
+        teller = self._tellers.get(record.id)
+        if teller is not None:
+            await asyncio.wait({teller}, timeout=limit)
+            fault = instance.fault
+        if fault is None:
+            return None
+        boot_id = instance.boot_id if instance.doubted_boot is None else instance.doubted_boot
+        if instance.restored and boot_id is None and ident != str(record.domid):
+            # While no vesperd was here the resource may have got another life.
+            _log.warning(
+                "%s: fault %d does not go along: whether it was of the domain that has left is "
+                "not known", record.resource, fault.id,
+            )  # fmt: skip
+            return None
+        known = "which Pacemaker knows" if fault.told is not None else "to be told there"
+        _log.info("%s: fault %d goes along with %s, %s",
+                  fault.resource, fault.id, fault.vm, known)  # fmt: skip
+        return pack_fault(fault, boot_id, instance.node)
+
+    async def has_reported(self, vm: str, carried: CarriedFault, instance: Instance | None) -> bool:
+        """Whether a fault that has come with a VM was reported from here, or taken, before.
+
+        :param instance: that goes on; None: another one is about to begin.
+        """
+        known = instance.record.id if instance is not None else ""
+        try:
+            return await self._recorder.run(lambda j: j.has_reported(vm, carried.seen, known))
+        except JournalError:
+            held = instance.fault if instance is not None else None
+            return held is not None and held.seen == carried.seen
+
+    def take(self, instance: Instance, carried: CarriedFault) -> str:
+        """Take a fault that has come with the VM of this instance.
+
+        :returns: why it is not taken; empty: it is.
+        """
+        record = instance.record
+        if carried.uuid != record.uuid:
+            return f"it is of a domain with UUID {carried.uuid}, {record.vm} has {record.uuid}"
+        if instance.boot_id is not None and carried.boot_id not in (None, instance.boot_id):
+            return "it is of an earlier boot of the guest"
+        instance.judged_at_source = carried.event_key
+        if carried.told:
+            return "Pacemaker knows it"
+        if instance.fault is not None:
+            return f"there is fault {instance.fault.id} already"
+        self._last_fault_id += 1
+        fault = carried.to_fault(self._last_fault_id, record)
+        instance.fault_found(fault)
+        self._doubt(instance, carried.boot_id)
+        _log.info("%s: fault %d has come along from %s, where it was fault %d",
+                  fault.resource, fault.id, carried.node, carried.fault_id)  # fmt: skip
+        self._recorder.put(fault.vm, Batch(faults=[fault]), lambda: self.recorded([fault]))
+        return ""
+
+    def guest_met(self, domain: Domain, boot_id: int) -> None:
+        """The guest's core has said which boot of it this is."""
+        for instance in self.of_domain(domain):
+            doubted = instance.doubted_boot is not None
+            if instance.guest_met(boot_id):
+                self._drop_doubted(instance, "another boot of the guest")
+            if doubted:
+                self._reconsider(instance)
+
+    def _drop_doubted(self, instance: Instance, by: str) -> None:
+        """The fault that has come with the VM is not known to be this guest's: end it."""
+        if instance.doubted_boot is None:
+            return
+        gone = instance.fault_cleared(time.time(), by)
+        if gone is not None:
+            self._recorder.put(gone.vm, Batch(faults=[gone]))
+            _log.warning("%s: fault %d ended by %s", gone.resource, gone.id, by)
+
+    def _doubt(self, instance: Instance, boot_id: int | None) -> None:
+        instance.doubt(boot_id)
+        if instance.doubted_boot is not None:
+            asyncio.get_running_loop().call_later(DOUBT_S, self._end_doubt, instance)
+
+    def _end_doubt(self, instance: Instance) -> None:
+        instance.end_doubt()
+        self._reconsider(instance)
 
     # ------------------------------------------------------------ the guest
 
@@ -494,6 +616,7 @@ class Instances:
                 and held.id == fault.id
                 and held.told is None
                 and not instance.waiting
+                and not instance.handed_over
             )
 
         def injecting() -> None:

@@ -431,6 +431,26 @@ class Journal:
         """
         return self._query("SELECT vm, told FROM faults WHERE told >= ? ORDER BY told", (since,))
 
+    def has_reported(self, vm: str, seen: float, instance: str) -> bool:
+        """Whether a fault that has come with its VM is over or known here.
+
+        It was told, or cleared by an operator, or it is that instance's already.
+
+        :param seen: as of the fault, exactly: s, CLOCK_REALTIME of the host that saw it.
+        """
+        return bool(
+            self._query(
+                "SELECT 1 FROM faults WHERE vm = ? AND seen = ? AND"
+                " (told IS NOT NULL OR ended_by = 'operator' OR instance = ?) LIMIT 1",
+                (vm, seen, instance),
+            )
+        )
+
+    def boots(self) -> dict[tuple[str, int], int]:
+        """The boot of the guest's core that was read last, by (UUID, domain id)."""
+        rows = self._query("SELECT DISTINCT uuid, domid, boot_id FROM positions")
+        return {(r[0], r[1]): int(r[2]) for r in rows}
+
     def open_faults(self) -> list[Fault]:
         """Faults that have not ended."""
         return _faults(self._query("SELECT * FROM faults WHERE ended IS NULL ORDER BY id"))

@@ -19,7 +19,7 @@ import time
 
 from vesper_monitor.client import Client, DaemonError, DaemonUnavailable
 from vesper_monitor.domain_state import DomainState
-from vesper_monitor.ocf.basics import FIRST, begin_waiting, end_waiting, mark_first
+from vesper_monitor.ocf.basics import CARRIED, FIRST, begin_waiting, end_waiting, mark_first
 from vesper_monitor.ocf.call import Code, Exit, log
 from vesper_monitor.ocf.domain_identity import ConfiguredName, DomainIdentity, KnownDomain
 from vesper_monitor.ocf.toolstack import ToolstackError, ToolstackMissing
@@ -150,14 +150,30 @@ class Agent:
             if present:
                 log(f"{self.vm}: already runs ({self.listed(present)})")
             else:
+                self.forget_carried()
                 self._create()
         except ToolstackError as error:
             raise Exit(Code.ERROR, f"{self.vm} was not started: {error}") from error
-        self.begin_instance()
+        if present:
+            self._begin_arrived()
+        else:
+            self.begin_instance()
         if self.settings.scripts:
             from vesper_monitor.ocf.scripts import wait_for_success
 
             wait_for_success(self)
+
+    def _begin_arrived(self) -> None:
+        """The VM runs here already, perhaps by a migration without a migrate_from."""
+        from vesper_monitor.ocf.hand_over import Arrival
+
+        arrival = Arrival(self)
+        try:
+            arrival.receive()
+        finally:
+            arrival.close()
+        self.begin_instance()
+        arrival.end()
 
     def _remove(self, present: dict[str, DomainState]) -> None:
         """Remove what is left of the domain before its start."""
@@ -282,7 +298,25 @@ class Agent:
 
     def tell_started(self) -> str | None:
         """A new instance of the resource begins. See :meth:`tell`."""
-        return self.tell("start", **self.wishes())
+        carried = self.carried()
+        trouble = self.tell("start", **self.wishes(), **carried)
+        if carried and trouble is None:
+            self.forget_carried()
+        return trouble
+
+    # -- a fault that has come along with the VM (hand_over.py) -----------------
+
+    def carried(self) -> dict[str, Any]:
+        """Field of a ``start`` or ``wait`` with the fault that vesperd has not taken yet."""
+        if not os.path.exists(self.call.state_file(CARRIED)):
+            return {}
+        from vesper_monitor.ocf.hand_over import kept
+
+        return kept(self)
+
+    def forget_carried(self) -> None:
+        """vesperd has it, or it has nothing to do with what begins or ends here."""
+        self.call.remember(CARRIED, "")
 
     def _expect(self) -> None:
         """It may come to this host by itself, migrated; vesperd need not be there."""

@@ -15,6 +15,7 @@ if TYPE_CHECKING:
 
 __all__ = [
     "AGAIN",
+    "CARRIED",
     "DEEP",
     "DOMAIN",
     "FIRST",
@@ -36,8 +37,9 @@ __all__ = [
 
 #: Kinds of files of a resource's: see :func:`begin_waiting`; what the last monitor
 #: has asked vesperd, for the next; its domain (vesper_monitor/ocf/domain_identity.py);
-#: what a second monitor looks at (vesper_monitor/ocf/deep_check.py).
-FIRST, AGAIN, DOMAIN, DEEP = "first", "again", "domain", "deep"
+#: what a second monitor looks at (vesper_monitor/ocf/deep_check.py); a fault that has
+#: come along with the VM (vesper_monitor/ocf/hand_over.py).
+FIRST, AGAIN, DOMAIN, DEEP, CARRIED = "first", "again", "domain", "deep", "carried"
 
 #: Parameters that name the domain's configuration file.
 CONFIG_PARAMETERS = ("OCF_RESKEY_xmfile", "OCF_RESKEY_config")

@@ -45,6 +45,9 @@ def migrate_to(agent: Agent) -> None:
         # (lrm_rsc_op in the CIB, 2.1): crm_mon shows that it failed, not why.
         _show(agent, end.reason)
         raise
+    from vesper_monitor.ocf.hand_over import send_fault
+
+    send_fault(agent, agent.call.migrate_target)
     _show(agent, "")
 
 
@@ -71,7 +74,8 @@ def _migrate_to(agent: Agent) -> None:
     try:
         state = agent.state()
         vm = agent.vm
-        if state is not DomainState.RUNNING:
+        paused = state is DomainState.PAUSED and agent.toolstack.migrates_paused
+        if state is not DomainState.RUNNING and not paused:
             raise Exit(Code.ERROR, f"{vm} cannot be migrated to {target}: it is {state.value} here")
         if reason := agent.toolstack.immovable(vm, agent.limit(ASK_LIMIT)):
             raise Exit(Code.ERROR, f"{vm} cannot be migrated live: {reason}")
@@ -86,35 +90,22 @@ def _migrate_to(agent: Agent) -> None:
 
 
 def migrate_from(agent: Agent) -> None:
-    """Run at the target. Returns when the VM runs here.
+    """Run at the target. Returns when the VM runs here, or is paused here as it left.
 
     :raises Exit: it does not.
     """
-    vm = agent.vm
-    seen = time.monotonic()
-    trouble = ""
-    while agent.call.left() > 2.0:
-        try:
-            present = agent.present()
-            state = present.get(vm, DomainState.GONE)
-            if state is DomainState.RUNNING:
-                break
-            trouble = ", ".join(f"{name} is {s.value}" for name, s in present.items())
-            if present:
-                seen = time.monotonic()
-            elif time.monotonic() - seen > ARRIVAL:
-                raise Exit(Code.ERROR, f"{vm} did not arrive on node {agent.call.node}")
-        except ToolstackError as error:
-            trouble = str(error)
-        agent.pause(max(0.0, agent.call.left() - 2.0))
-    else:
-        raise Exit(
-            Code.ERROR,
-            f"{vm} did not arrive on node {agent.call.node} within the operation's timeout: "
-            f"{trouble or 'no such domain'}",
-        )
-    agent.note(agent.toolstack.arrived(vm, agent.limit(ARRIVED_LIMIT)))
+    from vesper_monitor.ocf.hand_over import Arrival
+
+    arrival = Arrival(agent)
+    agent.forget_carried()
+    try:
+        _wait_for_domain(agent)
+        agent.note(agent.toolstack.arrived(agent.vm, agent.limit(ARRIVED_LIMIT)))
+        arrival.receive()
+    finally:
+        arrival.close()
     agent.begin_instance()
+    arrival.end()
     if agent.settings.scripts:
         from vesper_monitor.ocf.scripts import wait_for_success
 
@@ -123,6 +114,35 @@ def migrate_from(agent: Agent) -> None:
         from vesper_monitor.ocf.memory import share_out
 
         share_out(agent)
+
+
+def _wait_for_domain(agent: Agent) -> None:
+    """:raises Exit: it does not arrive."""
+    vm = agent.vm
+    seen = time.monotonic()
+    trouble = ""
+    while agent.call.left() > 2.0:
+        try:
+            present = agent.present()
+            state = present.get(vm, DomainState.GONE)
+            if state is DomainState.RUNNING:
+                return
+            if state is DomainState.PAUSED and not agent.toolstack.arriving(vm):
+                log(f"{vm}: has arrived, and is paused")
+                return
+            trouble = ", ".join(f"{name} is {s.value}" for name, s in present.items())
+            if present:
+                seen = time.monotonic()
+            elif time.monotonic() - seen > ARRIVAL:
+                raise Exit(Code.ERROR, f"{vm} did not arrive on node {agent.call.node}")
+        except ToolstackError as error:
+            trouble = str(error)
+        agent.pause(max(0.0, agent.call.left() - 2.0))
+    raise Exit(
+        Code.ERROR,
+        f"{vm} did not arrive on node {agent.call.node} within the operation's timeout: "
+        f"{trouble or 'no such domain'}",
+    )
 
 
 def _address(agent: Agent, target: str) -> str:

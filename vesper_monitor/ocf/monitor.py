@@ -209,11 +209,15 @@ class Monitor:
             return agent.vesperd.understood(said)
         left = max(0.0, self._end - time.monotonic())
         first = {"first": True} if self._first else {}
-        answer = agent.vesperd.begin("wait", **self._question(), **first, timeout=left)
+        question, carried = self._question(), agent.carried()
+        descriptor = agent.vesperd.begin("wait", **question, **first, **carried, timeout=left)
         if self._scripts is not None or self._deep is not None:
-            self._sleep(answer, self._end + ANSWER_GRACE)
+            self._sleep(descriptor, self._end + ANSWER_GRACE)
         left = max(0.0, self._end - time.monotonic())
-        return agent.vesperd.finish(left + ANSWER_GRACE)
+        answer = agent.vesperd.finish(left + ANSWER_GRACE)
+        if carried:
+            agent.forget_carried()
+        return answer
 
     def _question(self) -> dict[str, Any]:
         call = self._agent.call

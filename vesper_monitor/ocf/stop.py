@@ -72,6 +72,7 @@ class Stop:
         """
         agent = self._agent
         agent.forget_first_mark()
+        agent.forget_carried()
         deep_check.forget(agent)
         agent.refuse_foreign(Code.ERROR)
         known = self._tell()

@@ -37,6 +37,8 @@ if TYPE_CHECKING:
         shutdown_again: float
         #: whether :meth:`tend` does anything
         tends: bool
+        #: whether it can migrate a domain that is paused
+        migrates_paused: bool
         #: who can keep a crashed domain; None: nobody can
         keeper: Keeper | None
         #: who can change the domains' memory; None: nobody can
@@ -117,6 +119,9 @@ if TYPE_CHECKING:
 
             :raises ToolstackError: it did not go, or not in time.
             """
+
+        def arriving(self, name: str) -> bool:
+            """Whether a domain that the last look has shown as paused is still on its way here."""
 
         def arrived(self, name: str, limit: float) -> str:
             """What is to be done when a domain has come from another host.

@@ -62,6 +62,8 @@ STUCK = {
     10: "paused after a panic of the guest",
     13: "paused after a migration that failed",
 }
+#: virDomainPausedReason: it is on its way here (migration, starting up, post-copy).
+ARRIVING = (2, 11, 12)
 #: virDomainPausedReason: what runs no more, and is not yet destroyed.
 SHUT_DOWN = 8
 PANICKED = 1  # virDomainCrashedReason
@@ -136,6 +138,8 @@ class Virsh:
     reboot_gap = 0.0
     # A kernel that boots does not see the power button.
     shutdown_again = 5.0
+    # It stays paused, at the target "by the user".
+    migrates_paused = True
     keeper: Keeper | None = None
     host: HostMemory | None = None
 
@@ -152,6 +156,7 @@ class Virsh:
         #: names of domains that libvirt knows and that do not run
         self.defined: set[str] = set()
         self._why: dict[str, str] = {}
+        self._arriving: set[str] = set()  #: names, at the last look
         self._hangs_until = 0.0
         self._away = False  #: at the last look
         #: UUIDs by name, of the last list
@@ -182,6 +187,7 @@ class Virsh:
         found: dict[str, DomainState] = {}
         self._away = False
         self._why.clear()
+        self._arriving.clear()
         self.defined.clear()
         for name, (number, reason) in stats.items():
             state = STATES.get(number, DomainState.PAUSED)
@@ -195,6 +201,8 @@ class Virsh:
                 state = DomainState.SHUTDOWN
             elif number == 6 and reason == PANICKED:
                 self._why[name] = "crashed (panic of the guest)"
+            if number == 0 or (number == 3 and reason in ARRIVING):
+                self._arriving.add(name)
             found[name] = state
         return found
 
@@ -339,6 +347,9 @@ class Virsh:
         from vesper_monitor.ocf import virsh_migrate
 
         virsh_migrate.migrate(self, name, address, limit)
+
+    def arriving(self, name: str) -> bool:
+        return name in self._arriving
 
     def arrived(self, name: str, limit: float) -> str:
         from vesper_monitor.ocf import virsh_migrate

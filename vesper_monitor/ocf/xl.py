@@ -61,6 +61,8 @@ class Xl:
     # The stock agent allows the same.
     reboot_gap = 5.0
     tends = False
+    # The guest must suspend itself, which a paused one does not (libxl_dom_suspend.c, 4.17).
+    migrates_paused = False
 
     def __init__(self, root: str = "/", *, power_button: bool = False) -> None:
         self._root = root
@@ -188,6 +190,9 @@ class Xl:
             finished(spawn([XL, "migrate", number, address]), limit)
         except ToolstackError as error:
             raise ToolstackError(f"{error}; see: ssh {address} xl list") from error
+
+    def arriving(self, name: str) -> bool:
+        return False  # then it has another name
 
     def arrived(self, name: str, limit: float) -> str:
         return ""

@@ -6,6 +6,8 @@ from __future__ import annotations
 import os
 import time
 
+import pytest
+
 from lab.evaluation import cluster
 from lab.kvm import KvmHost, KvmLab
 from tests.kvm.lab.vm1 import CONFIG, agent, clean, fatal_signals, other
@@ -60,6 +62,79 @@ def test_migrations_are_no_fault(vm1: KvmLab) -> None:
         )  # a monitor of Pacemaker's
         home = target
     print("watched again after", ", ".join(f"{seconds:.2f} s" for seconds in took))
+
+
+#: In virsh's place: a migration goes slowly until /run/go is there, and /run/under-way
+#: says that memory is being sent.
+SLOW_VIRSH = r"""#!/bin/sh
+case " $* " in *" migrate "*) ;; *) exec /usr/bin/virsh "$@" ;; esac
+[ -e /run/before ] && { touch /run/under-way; until [ -e /run/go ]; do sleep 0.1; done; }
+/usr/bin/virsh --quiet migrate-setspeed vm1 1
+/usr/bin/virsh "$@" & job=$!
+until [ -e /run/go ]; do
+    /usr/bin/virsh --quiet domjobinfo vm1 | grep -q "^Memory remaining" && touch /run/under-way
+    kill -0 $job || break
+    sleep 0.1
+done
+/usr/bin/virsh --quiet migrate-setspeed vm1 1000
+wait $job
+"""
+
+
+@pytest.mark.parametrize("phase", ["before", "under-way"])
+def test_a_fault_during_a_migration_is_told_at_the_target(vm1: KvmLab, phase: str) -> None:
+    """Pacemaker has cancelled the monitor: the fault goes along, and is one failure."""
+    home = vm1.running_on()
+    assert home is not None
+    target = other(vm1, home)
+    wait_collecting(home)
+    guest = vm1.guest(through=target)
+    boot = guest.page(timeout=5)
+    home.run("rm -f /run/before /run/under-way /run/go; touch /run/" + phase, check=True)
+    home.run("rm -f /run/under-way", check=True)
+    home.put("/usr/sbin/virsh", SLOW_VIRSH.encode())
+    home.run("chmod 755 /usr/sbin/virsh", check=True)
+    try:
+        target.run("truncate -s 0 /var/log/vesperd.log", check=True)
+        target.run(f"crm_resource --resource vm1 --move --node {target.name}", check=True)
+        home.wait("[ -e /run/under-way ]", timeout=60)
+        guest.run("kill -SEGV $(pidof httpd)")
+        home.wait("vesper faults | grep -q SIGSEGV", timeout=30)
+        home.run("touch /run/go", check=True)
+        target.wait("grep -q 'has come along' /var/log/vesperd.log", timeout=120)
+        # Restarted: another boot of the guest.
+        home.run("crm_resource --wait --timeout=120s", timeout=150)
+        vm1.guest(through=target).wait_ready(120)
+    finally:
+        home.run("touch /run/go; rm -f /usr/sbin/virsh /run/before /run/under-way", check=True)
+        target.run("crm_resource --resource vm1 --clear", check=True)
+    assert vm1.guest(through=target).page(timeout=10) != boot
+    told = [
+        line
+        for host in vm1.hosts
+        for line in host.run("vesper faults", check=True).output.splitlines()
+        if "SIGSEGV" in line
+    ]
+    print("\n".join(told))
+    assert fail_count(vm1) == 1
+    left = target.run("attrd_updater --query --all --name vesper-carried-vm1").output
+    assert 'value="ey' not in left
+
+
+def test_a_paused_vm_arrives_paused(vm1: KvmLab) -> None:
+    """As with the stock agent: what an operator has paused is moved and keeps its memory."""
+    home = vm1.running_on()
+    assert home is not None
+    target = other(vm1, home)
+    boot = vm1.guest(through=target).page(timeout=5)
+    home.run("virsh suspend vm1", check=True)
+    target.run(f"crm_resource --resource vm1 --move --node {target.name}", check=True)
+    wait_started(target)
+    target.run("crm_resource --resource vm1 --clear", check=True)
+    assert target.run("virsh domstate --reason vm1").output.strip() == "paused (user)"
+    target.run("virsh resume vm1", check=True)
+    assert vm1.guest(through=target).page(timeout=10) == boot
+    assert fail_count(vm1) == 0
 
 
 #: As an administrator might write it, without the override.
