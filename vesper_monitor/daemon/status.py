@@ -81,6 +81,7 @@ def _resource(instance: Instance | None) -> dict[str, Any]:
             "waiting": False,
             "fault": None,
             "deferred": None,
+            "doubt": None,
         }
     return {
         "resource": instance.record.resource,
@@ -89,4 +90,5 @@ def _resource(instance: Instance | None) -> dict[str, Any]:
         "waiting": instance.waiting,
         "fault": instance.fault.to_json() if instance.fault is not None else None,
         "deferred": instance.deferred,
+        "doubt": instance.doubt,
     }

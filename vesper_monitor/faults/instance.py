@@ -126,6 +126,12 @@ class Instance:
         #: its guest has had too many faults: until when this one is not told, and why
         self.deferred_until: float | None = None
         self.deferred: str | None = None
+        #: what is wrong with its resource's parameters
+        self.doubt: str | None = None
+        #: Pacemaker may have a degraded monitor on record (an earlier daemon's, too)
+        self.may_be_on_record = True
+        #: a monitor was answered so that Pacemaker hears that all is well
+        self.said_well = False
         self._waiters: set[Waiter] = set()
         self._degraded = degraded
         self._degraded_told: str | None = None
@@ -344,7 +350,7 @@ class Instance:
     @property
     def _lacking(self) -> str | None:
         """Why a monitor is told neither of a fault nor that all is well."""
-        return self.deferred or self._degraded
+        return self.deferred or self._degraded or self.doubt
 
     def _tell_all(self) -> None:
         if (fault := self._tellable) is not None:

@@ -266,6 +266,13 @@ class Instances:
     def _end(self, instance: Instance, by: str) -> Fault | None:
         """:returns: the fault that ends with it."""
         fault = instance.end(time.time(), by)
+    def doubt(self, instance: Instance, doubt: str | None) -> None:
+        """What is wrong with the parameters of its resource; None: nothing."""
+        if doubt != instance.doubt:
+            instance.doubt = doubt
+            if doubt is not None:
+                _log.error("%s: %s", instance.record.resource, doubt)
+
         self._reconsider(instance)
         self._save(instance, fault)
         return fault

@@ -80,6 +80,11 @@ class Settings:
         self.hang_timeout: float | None = None
         #: rules for what is a fault (vesper-rules(7)), for vesperd
         self.fault_on = ""
+        #: what is wrong with parameters without which the VM runs; the monitor
+        #: is degraded with the first
+        self.doubts: list[str] = []
+        #: names of parameters of which what was in force stays
+        self.unclear: set[str] = set()
         #: commands that must all succeed while the VM is well
         self.scripts: list[str] = []
         #: seconds that one of them may take
@@ -240,7 +245,8 @@ class Agent:
 
     def tell_started(self) -> str | None:
         """A new instance of the resource begins. See :meth:`tell`."""
-        return self.tell("start", **self.wishes())
+        # There is nothing in force yet that a list with one wrong name could leave as it is.
+        return self.tell("start", **{**self.wishes(), "services": self.settings.services})
 
     def _expect(self) -> None:
         """It may come to this host by itself, migrated; vesperd need not be there."""
@@ -250,7 +256,10 @@ class Agent:
             pass
 
     def wishes(self) -> dict[str, Any]:
-        """What vesperd is to do for this resource: fields of its requests."""
+        """What vesperd is to do for this resource: fields of its requests.
+
+        One that is unclear is left out, so that what is in force stays.
+        """
         settings = self.settings
         wishes: dict[str, Any] = {
             "probes": settings.probes,
@@ -261,6 +270,10 @@ class Agent:
             wishes["pause_timeout"] = settings.pause_timeout
         if settings.hang_timeout is not None:
             wishes["hang_timeout"] = settings.hang_timeout
+        for name in settings.unclear:
+            wishes.pop(name, None)
+        if settings.doubts:
+            wishes["doubt"] = settings.doubts[0]
         return wishes
 
     # -- what is known to be missing ------------------------------------------

@@ -179,7 +179,8 @@ class Monitor:
         if result == "fault":
             raise Exit(Code.ERROR, reason)
         if result == "degraded":
-            note = self._agent.noted()
+            # With a doubt about its parameters it is watched, whatever was noted at the start.
+            note = "" if reason in self._agent.settings.doubts else self._agent.noted()
             raise Exit(Code.DEGRADED, f"{self._vm} is not watched: {note}" if note else reason)
         if result == "dead":
             told = answer.get("fault")
