@@ -153,7 +153,7 @@ def _add_faults(commands: argparse._SubParsersAction[_Parser]) -> None:
         "clear",
         help="a fault is over without a restart of the resource",
         description="The resource's monitors succeed again. "
-        "Pacemaker's own failure count stays: crm resource cleanup RESOURCE",
+        "Pacemaker's own failure count stays: crm_resource --refresh --resource RESOURCE",
     )
     clear.add_argument("which", metavar="RESOURCE|ID", help="a resource, or the number of a fault")
     _json(clear)

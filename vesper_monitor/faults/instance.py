@@ -181,6 +181,9 @@ class Instance:
             elif answer.result is Result.FINE:
                 self._degraded_told = None
         if self.state is InstanceState.WAITING and not self._waiters:
+        if not delivered or (answer is not None and answer.result is Result.DEGRADED):
+            # Undelivered: the agent has answered by itself, or was ended.
+            self.may_be_on_record, self.said_well = True, False
             self.state = InstanceState.GAP
             self._gap_since = now
 
@@ -219,6 +222,23 @@ class Instance:
         return self._degraded
 
     @property
+    @property
+    def is_well(self) -> bool:
+        """A monitor waits, and there is nothing to say."""
+        return (
+            self.waiting
+            and self._dead is None
+            and self.fault is None
+            and not self.paused
+            and self._lacking is None
+        )
+
+    def say_well(self) -> None:
+        """Answer the monitor that waits, which has nothing to say."""
+        assert self.is_well
+        self.said_well = True
+        self._answer_all(Answer(Result.FINE))
+
     def dead_reason(self) -> str | None:
         """Why it does not run any more."""
         return self._dead.reason if self._dead is not None else None

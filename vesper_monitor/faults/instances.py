@@ -86,6 +86,9 @@ class Instances:
         self._stopped_for: dict[str, Fault] = {}
         #: faults that Pacemaker did not take; they wait for a monitor
         self._given_up: set[int] = set()
+        #: resources that have ended here, and this node's name: Pacemaker may
+        #: have a degraded monitor of theirs on record
+        self.left: dict[str, str] = {}
 
     def restore(
         self,
@@ -151,6 +154,7 @@ class Instances:
             self._end(old, "a later start")
         instance.paused = self._paused(record.vm)
         self._by_resource[record.resource] = instance
+        self.left.pop(record.resource, None)
         self._by_domain.setdefault((record.uuid, record.domid), []).append(instance)
 
     def _drop(self, resource: str) -> Instance | None:
@@ -226,6 +230,8 @@ class Instances:
             _log.info("%s: stopped", resource)
         return instance
 
+            if instance.node is not None and instance.may_be_on_record:
+                self.left[resource] = instance.node
     def stopped_for(self, resource: str) -> Fault | None:
         """The fault with which the last life of a resource ended, until another begins.
 
