@@ -97,6 +97,62 @@ def test_of_an_end_all_is_told_that_was_seen(daemon: DaemonProcess) -> None:
         assert Monitor(daemon).result() == "dead"
 
 
+def test_the_end_of_a_domain_is_in_the_list_of_faults(daemon: DaemonProcess) -> None:
+    with guest() as vm:
+        daemon.call("start", **RESOURCE)
+        assert Monitor(daemon).result() == "fine"
+        waiting = Monitor(daemon, timeout=60)
+        vm.kill()
+        assert waiting.result() == "dead"
+    # It may have rebooted: its agent looks.
+    assert daemon.call("faults", vm="vm1")["faults"] == []
+    assert daemon.call("stop", resource="r1")["fault"] is None
+    (fault,) = daemon.call("faults", vm="vm1")["faults"]
+    assert (fault["rule"], fault["ended_by"]) == ("domain_ended", "end of the domain")
+    assert fault["reason"] == waiting.answer["reason"]
+    assert fault["seen"] <= fault["told"] <= fault["ended"]
+    (event,) = daemon.call("fault", id=fault["id"])["events"]
+    assert event["text"] == "vm1 does not run any more"
+    # It is no fault of the guest's that counts towards max_failovers, nor of the next life.
+    with closing(sqlite3.connect(daemon.journal)) as journal:
+        assert journal.execute("SELECT rule FROM faults").fetchall() == [("domain_ended",)]
+    daemon.stop()
+    daemon.start()
+    with guest():
+        daemon.call("start", **RESOURCE)
+        assert Monitor(daemon).result() == "fine"
+        assert daemon.call("status")["vms"][0]["fault"] is None
+
+
+def test_a_domain_that_has_rebooted_or_was_stopped_is_no_fault(daemon: DaemonProcess) -> None:
+    with guest() as vm:
+        daemon.call("start", **RESOURCE)
+        assert Monitor(daemon).result() == "fine"
+        waiting = Monitor(daemon, timeout=60)
+        vm.kill()
+        assert waiting.result() == "dead"
+    with guest() as vm:  # as after a reboot on Xen, of which the agent tells
+        daemon.call("start", **RESOURCE)
+        assert Monitor(daemon).result() == "fine"
+        daemon.call("stop", resource="r1")
+        vm.kill()
+    assert daemon.call("faults", vm="vm1")["faults"] == []
+
+
+def test_the_end_of_a_domain_that_nobody_stops_is_in_the_list_once(daemon: DaemonProcess) -> None:
+    """As of a resource that is not managed."""
+    with guest() as vm:
+        daemon.call("start", **RESOURCE)
+        assert Monitor(daemon).result() == "fine"
+        waiting = Monitor(daemon, timeout=60)
+        vm.kill()
+        assert waiting.result() == "dead"
+    for _ in range(3):
+        assert Monitor(daemon).result() == "dead"
+    daemon.call("stop", resource="r1")
+    assert len(daemon.call("faults", vm="vm1")["faults"]) == 1
+
+
 def test_the_domain_of_another_hypervisor_is_not_missed_on_this_one(
     daemon: DaemonProcess,
 ) -> None:

@@ -137,6 +137,12 @@ class Instance:
         self._degraded_told: str | None = None
         self._early_at: float | None = None
         self._dead: Answer | None = None
+        #: the end of its domain, as an event; and when a monitor was first told of it (s,
+        #: CLOCK_REALTIME)
+        self.death: dict[str, Any] | None = None
+        self.death_told: float | None = None
+        #: it is in the list of faults
+        self.death_recorded = False
         self._interval: float | None = None
         self._gap_since = 0.0
         self._injected_at: float | None = None
@@ -175,15 +181,15 @@ class Instance:
             return
         self._waiters.discard(waiter)
         answer = waiter.answer
+        if not delivered or (answer is not None and answer.result is Result.DEGRADED):
+            # Undelivered: the agent has answered by itself, or was ended.
+            self.may_be_on_record, self.said_well = True, False
         if delivered and answer is not None:
             if answer.result is Result.DEGRADED:
                 self._degraded_told = answer.reason
             elif answer.result is Result.FINE:
                 self._degraded_told = None
         if self.state is InstanceState.WAITING and not self._waiters:
-        if not delivered or (answer is not None and answer.result is Result.DEGRADED):
-            # Undelivered: the agent has answered by itself, or was ended.
-            self.may_be_on_record, self.said_well = True, False
             self.state = InstanceState.GAP
             self._gap_since = now
 
@@ -217,12 +223,6 @@ class Instance:
         )
 
     @property
-    def degraded(self) -> str | None:
-        """Why the guest is not watched."""
-        return self._degraded
-
-    @property
-    @property
     def is_well(self) -> bool:
         """A monitor waits, and there is nothing to say."""
         return (
@@ -239,6 +239,12 @@ class Instance:
         self.said_well = True
         self._answer_all(Answer(Result.FINE))
 
+    @property
+    def degraded(self) -> str | None:
+        """Why the guest is not watched."""
+        return self._degraded
+
+    @property
     def dead_reason(self) -> str | None:
         """Why it does not run any more."""
         return self._dead.reason if self._dead is not None else None
