@@ -134,11 +134,16 @@ async def set_attribute(name: str, value: str | None) -> None:
 
     :raises PacemakerError:
     """
+    # Pacemaker's tools run in the C locale, and refuse all else (exit 64).
     if value is None:
-        await _run("attrd_updater", "--delete", "--name", name)
+        await _run("attrd_updater", "--delete", "--name", ascii_only(name))
     else:
-        await _run("attrd_updater", "--name", name, "--update", value)
+        await _run("attrd_updater", "--name", ascii_only(name), "--update", ascii_only(value))
 
+
+def ascii_only(text: str) -> str:
+    """A text with ``\\xf6`` in place of what is not ASCII."""
+    return text.encode("ascii", "backslashreplace").decode("ascii")
 
 
 async def own_name() -> str:
