@@ -75,7 +75,9 @@ def operations(resource: str) -> list[Operation]:
     """
     command = ["cibadmin", "--query", "--scope", "status"]
     try:
-        done = subprocess.run(command, capture_output=True, text=True, timeout=TIMEOUT)
+        done = subprocess.run(
+            command, capture_output=True, encoding="utf-8", errors="replace", timeout=TIMEOUT
+        )
     except FileNotFoundError:
         raise HistoryError("cibadmin: Pacemaker is not installed on this host") from None
     except subprocess.TimeoutExpired:
