@@ -55,7 +55,7 @@ RIGHT = {"fault_on": "send_signal: default", "services": "httpd"}
 @pytest.mark.parametrize(
     ("name", "value", "words"),
     [
-        ("fault_on", "send_signal: fatl", "parameter fault_on: line 1, column 14"),
+        ("fault_on", "send_signal: fatl", "fault_on: line 1, column 14"),
         ("services", "httpd verylongservicename-x", "write verylongservice"),
     ],
     ids=["fault_on", "services"],
@@ -74,15 +74,14 @@ def test_a_mistake_in_what_is_watched_is_no_outage(
     assert words in failure.reason
     assert (vm.domid(node), vm.operations(node, "stop"), vm.fail_count(node)) == (domid, stops, 0)
     # What was in force still is, and where it is started next the mistake is none either.
-    vm.wait_watched(node)
+    assert words in vm.status(node)["degraded"]
     vm.kill_httpd(node)
     new = vm.wait_moved(node)
     assert vm.fail_count(node) == 1
-    vm.wait_watched(new)
     domid = vm.domid(new)
     new.run("crm_resource", "-r", "vm1", "-p", name, "-v", RIGHT[name])
     for _ in wait_until("a monitor without complaint", 60):
-        if vm.last_monitor(new) == 0 and vm.status(new).get("doubt") is None:
+        if vm.last_monitor(new) == 0 and vm.status(new)["degraded"] is None:
             break
     # (Pacemaker forgets failures of a resource whose parameters change.)
     for _ in wait_until("nothing degraded is on record", 60):

@@ -459,7 +459,7 @@ def test_a_mistake_in_what_is_watched_ends_nothing(
     assert told.result() == "degraded"
     assert next(iter(wrong)) in told.answer["reason"] or "a b is odd" in told.answer["reason"]
     (row,) = daemon.call("status")["vms"]
-    assert row["doubt"] == told.answer["reason"]
+    assert row["degraded"] == told.answer["reason"]
     assert row["services"] == list(RESOURCE["services"])
     # The next one waits, and is told of a fault all the same.
     waiting = Monitor(daemon, **wrong)
@@ -468,7 +468,7 @@ def test_a_mistake_in_what_is_watched_ends_nothing(
     assert waiting.result() == "fault"
     daemon.call("clear", resource="r1")
     assert Monitor(daemon, timeout=0.5).result() == "fine"
-    assert daemon.call("status")["vms"][0]["doubt"] is None
+    assert daemon.call("status")["vms"][0]["degraded"] is None
 
 
 def test_a_new_life_begins_whatever_is_wrong(daemon: DaemonProcess, guest: Guest) -> None:
@@ -477,7 +477,7 @@ def test_a_new_life_begins_whatever_is_wrong(daemon: DaemonProcess, guest: Guest
     daemon.call("start", **{**RESOURCE, **wrong})
     (row,) = daemon.call("status")["vms"]
     assert (row["services"], row["fault_on"]) == ([], "")
-    assert "fault_on" in row["doubt"] or "services" in row["doubt"]
+    assert "fault_on" in row["degraded"] or "services" in row["degraded"]
 
 
 def test_a_stop_hears_what_it_is_for(

@@ -37,7 +37,7 @@ def texts(daemon: DaemonProcess) -> list[str]:
 def test_a_pause_that_nobody_explains_must_not_last(daemon: DaemonProcess) -> None:
     with guest() as vm:
         daemon.call("start", **RESOURCE, pause_timeout=-1)
-        assert "'pause_timeout' must be" in daemon.call("status")["vms"][0]["doubt"]
+        assert "'pause_timeout' must be" in daemon.call("status")["vms"][0]["degraded"]
         daemon.call("start", **RESOURCE, pause_timeout=0)
         assert Monitor(daemon).result() == "fine"
         # For ever, as its resource wants it.
@@ -97,13 +97,28 @@ def test_of_an_end_all_is_told_that_was_seen(daemon: DaemonProcess) -> None:
         assert Monitor(daemon).result() == "dead"
 
 
-def test_the_end_of_a_domain_is_in_the_list_of_faults(daemon: DaemonProcess) -> None:
+def status(daemon: DaemonProcess) -> list[str]:
+    """States of the probes in the VM."""
+    return [probe["state"] for probe in daemon.call("status")["vms"][-1]["probes"]]
+
+
+def told_of_the_end(daemon: DaemonProcess) -> Monitor:
+    """A VM that is watched ends while a monitor waits."""
     with guest() as vm:
         daemon.call("start", **RESOURCE)
         assert Monitor(daemon).result() == "fine"
+        end = time.monotonic() + 30
+        while len(status(daemon)) < 2 or set(status(daemon)) != {"collecting"}:
+            assert time.monotonic() < end
+            time.sleep(0.05)
         waiting = Monitor(daemon, timeout=60)
         vm.kill()
         assert waiting.result() == "dead"
+    return waiting
+
+
+def test_the_end_of_a_domain_is_in_the_list_of_faults(daemon: DaemonProcess) -> None:
+    waiting = told_of_the_end(daemon)
     # It may have rebooted: its agent looks.
     assert daemon.call("faults", vm="vm1")["faults"] == []
     assert daemon.call("stop", resource="r1")["fault"] is None
@@ -125,12 +140,7 @@ def test_the_end_of_a_domain_is_in_the_list_of_faults(daemon: DaemonProcess) -> 
 
 
 def test_a_domain_that_has_rebooted_or_was_stopped_is_no_fault(daemon: DaemonProcess) -> None:
-    with guest() as vm:
-        daemon.call("start", **RESOURCE)
-        assert Monitor(daemon).result() == "fine"
-        waiting = Monitor(daemon, timeout=60)
-        vm.kill()
-        assert waiting.result() == "dead"
+    told_of_the_end(daemon)
     with guest() as vm:  # as after a reboot on Xen, of which the agent tells
         daemon.call("start", **RESOURCE)
         assert Monitor(daemon).result() == "fine"
@@ -141,12 +151,7 @@ def test_a_domain_that_has_rebooted_or_was_stopped_is_no_fault(daemon: DaemonPro
 
 def test_the_end_of_a_domain_that_nobody_stops_is_in_the_list_once(daemon: DaemonProcess) -> None:
     """As of a resource that is not managed."""
-    with guest() as vm:
-        daemon.call("start", **RESOURCE)
-        assert Monitor(daemon).result() == "fine"
-        waiting = Monitor(daemon, timeout=60)
-        vm.kill()
-        assert waiting.result() == "dead"
+    told_of_the_end(daemon)
     for _ in range(3):
         assert Monitor(daemon).result() == "dead"
     daemon.call("stop", resource="r1")

@@ -352,7 +352,7 @@ def test_from_the_guest_to_the_monitor(daemon: DaemonProcess) -> None:
 
         for bad in (1, -1, "5"):
             daemon.call("start", **RESOURCE, hang_timeout=bad)
-            assert "'hang_timeout' must be" in daemon.call("status")["vms"][0]["doubt"]
+            assert "'hang_timeout' must be" in daemon.call("status")["vms"][0]["degraded"]
         daemon.call("start", **RESOURCE, hang_timeout=2)
         assert Monitor(daemon).result() == "fine"
         # No life, but paused; and starved.

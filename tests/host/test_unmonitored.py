@@ -129,13 +129,13 @@ def test_a_monitor_is_not_answered_again_and_again() -> None:
     asyncio.run(asyncio.wait_for(body(), 20))
 
 
-@pytest.mark.parametrize("why", ["degraded", "doubt", "paused"])
+@pytest.mark.parametrize("why", ["degraded", "refused", "paused"])
 def test_what_is_not_over_stays(why: str) -> None:
     cluster = Cluster(record("a", over=True), record("b", over=True))
 
     async def body() -> None:
         ill, _ = instance("a", waits=True, degraded="no" if why == "degraded" else None)
-        ill.doubt = "wrong" if why == "doubt" else None
+        ill.refused = "wrong" if why == "refused" else None
         ill.paused = why == "paused"
         task = cluster.keep([ill, instance("b", waits=True)[0]])
         await until(lambda: cluster.records == [record("a", over=True)], "the other one goes")

@@ -70,8 +70,6 @@ def status(client: Client, options: argparse.Namespace) -> None:
             print(note("fault", f"{vm['vm']}: {vm['fault']['reason']}"))
         if vm.get("deferred"):
             print(note("deferred", vm["deferred"]))
-        if vm.get("doubt"):
-            print(note("degraded", f"{vm['resource']}: {vm['doubt']}"))
         if vm.get("paused"):
             print(note("paused", f"{vm['vm']}: {vm['paused']['text']}"))
         if vm["degraded"]:
@@ -243,7 +241,7 @@ def _watched(vm: dict[str, Any]) -> str:
         return "dead"
     if vm.get("paused"):
         return "paused"
-    return "degraded" if vm["degraded"] or vm.get("doubt") else str(vm["state"])
+    return "degraded" if vm["degraded"] else str(vm["state"])
 
 
 def _monitor(vm: dict[str, Any]) -> str | None:

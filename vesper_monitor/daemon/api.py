@@ -147,7 +147,7 @@ class Api:
             )
         except ValueError as error:
             raise RequestError("internal", str(error)) from error
-        daemon.instances.doubt(instance, wishes.doubt)
+        daemon.instances.refuse(instance, wishes.doubt)
         daemon.begun(domain)
         await daemon.watch.watch(transport, domain, daemon.wanted_probes(domain))
         daemon.judge_again(vm)
@@ -223,7 +223,7 @@ class Api:
         """The resource's parameters may have been changed without a restart."""
         daemon, record = self._daemon, instance.record
         found = _Wishes(request, record)
-        daemon.instances.doubt(instance, found.doubt)
+        daemon.instances.refuse(instance, found.doubt)
         wishes = (
             found.probes, found.services, found.hang_timeout, found.pause_timeout, found.fault_on
         )  # fmt: skip

@@ -126,8 +126,8 @@ class Instance:
         #: its guest has had too many faults: until when this one is not told, and why
         self.deferred_until: float | None = None
         self.deferred: str | None = None
-        #: what is wrong with its resource's parameters
-        self.doubt: str | None = None
+        #: which of the wishes that its agent has now cannot be fulfilled, and why
+        self.refused: str | None = None
         #: Pacemaker may have a degraded monitor on record (an earlier daemon's, too)
         self.may_be_on_record = True
         #: a monitor was answered so that Pacemaker hears that all is well
@@ -241,8 +241,8 @@ class Instance:
 
     @property
     def degraded(self) -> str | None:
-        """Why the guest is not watched."""
-        return self._degraded
+        """Why the guest is not watched, or not as its agent wants it."""
+        return self._degraded or self.refused
 
     @property
     def dead_reason(self) -> str | None:
@@ -376,7 +376,7 @@ class Instance:
     @property
     def _lacking(self) -> str | None:
         """Why a monitor is told neither of a fault nor that all is well."""
-        return self.deferred or self._degraded or self.doubt
+        return self.deferred or self._degraded or self.refused
 
     def _tell_all(self) -> None:
         if (fault := self._tellable) is not None:

@@ -266,12 +266,12 @@ class Instances:
             _log.info("%s: fault_on is now: %s", instance.record.resource, fault_on or "(default)")
         self._save(instance)
 
-    def doubt(self, instance: Instance, doubt: str | None) -> None:
-        """What is wrong with the parameters of its resource; None: nothing."""
-        if doubt != instance.doubt:
-            instance.doubt = doubt
-            if doubt is not None:
-                _log.error("%s: %s", instance.record.resource, doubt)
+    def refuse(self, instance: Instance, why: str | None) -> None:
+        """Its agent wishes what cannot be done now; None: no more."""
+        if why != instance.refused:
+            instance.refused = why
+            if why is not None:
+                _log.error("%s: %s", instance.record.resource, why)
 
     def _save(self, instance: Instance, fault: Fault | None = None) -> None:
         """:param fault: of its own that has changed, too."""
