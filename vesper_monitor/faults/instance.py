@@ -230,7 +230,8 @@ class Instance:
             and self._dead is None
             and self.fault is None
             and not self.paused
-            and self._lacking is None
+            and self.deferred is None
+            and self.degraded is None
         )
 
     def say_well(self) -> None:
