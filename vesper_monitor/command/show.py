@@ -23,7 +23,13 @@ SCREENFUL = 20
 
 
 def print_json(value: object) -> None:
-    print(json.dumps(value, indent=2, ensure_ascii=False))
+    print(json_text(value, indent=2))
+
+
+def json_text(value: object, indent: int | None = None) -> str:
+    """JSON that standard output can take: escaped if that is not UTF-8."""
+    plain = sys.stdout.encoding.lower().replace("-", "") == "utf8"
+    return json.dumps(value, indent=indent, ensure_ascii=not plain)
 
 
 def status(client: Client, options: argparse.Namespace) -> None:
@@ -86,7 +92,7 @@ def events(client: Client, options: argparse.Namespace) -> None:
     fields = {key: value for key, value in request.items() if value is not None}
     for answer in client.stream("events", follow=options.follow, **fields):
         if options.json:
-            line = json.dumps(answer.get("event", answer), ensure_ascii=False)
+            line = json_text(answer.get("event", answer))
         elif "event" in answer:
             line = event_line(answer["event"])
         else:

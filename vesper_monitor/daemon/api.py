@@ -10,7 +10,7 @@ import dataclasses
 import logging
 import os
 from collections.abc import Awaitable, Callable
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, TypeVar
 
 import vesper_monitor
 from vesper_monitor.daemon.config import DEFAULT_PROBES
@@ -19,7 +19,7 @@ from vesper_monitor.daemon.server import Connection, RequestError
 from vesper_monitor.daemon.status import vm_status
 from vesper_monitor.daemon.watch import NoTransport
 from vesper_monitor.faults.carried import CarriedFault, unpack_fault
-from vesper_monitor.faults.fault import Fault
+from vesper_monitor.faults.fault import Fault, InstanceRecord
 from vesper_monitor.faults.instance import Answer, Instance, Result
 from vesper_monitor.faults.journal import JournalError
 from vesper_monitor.faults.language import RuleError
@@ -60,6 +60,7 @@ DEFAULT_EVENTS = 100
 #: With a fault: the VM's events of so many s before it, and at most so many.
 EVENTS_BEFORE_S, MAX_EVENTS_BEFORE = 10.0, 20
 
+_T = TypeVar("_T")
 _Operation = Callable[[Connection, dict[str, Any]], Awaitable[None]]
 
 
@@ -150,20 +151,22 @@ class Api:
         resource = text(request, "resource")
         carried = await self._carried(resource, vm, request, None)
         session = daemon.watch.session(domain)
+        wishes = _Wishes(request, _DEFAULTS)
         try:
             instance = daemon.instances.start(
                 resource,
                 domain,
-                names(request, "probes", DEFAULT_PROBES),
-                names(request, "services", ()),
+                wishes.probes,
+                wishes.services,
                 session.degraded if session is not None else None,
-                _hang_timeout(request),
-                _pause_timeout(request),
+                wishes.hang_timeout,
+                wishes.pause_timeout,
                 transport.name,
-                _fault_on(request, ""),
+                wishes.fault_on,
             )
         except ValueError as error:
             raise RequestError("internal", str(error)) from error
+        daemon.instances.refuse(instance, wishes.doubt)
         if session is not None and session.hello is not None:
             instance.guest_met(session.hello.boot_id)
         self._take(instance, carried)
@@ -269,12 +272,11 @@ class Api:
     async def _new_wishes(self, instance: Instance, request: dict[str, Any]) -> None:
         """The resource's parameters may have been changed without a restart."""
         daemon, record = self._daemon, instance.record
-        probes = names(request, "probes", record.probes)
-        services = names(request, "services", record.services)
-        hang_timeout = _hang_timeout(request, record.hang_timeout)
-        pause_timeout = _pause_timeout(request, record.pause_timeout)
-        fault_on = _fault_on(request, record.fault_on)
-        wishes = probes, services, hang_timeout, pause_timeout, fault_on
+        found = _Wishes(request, record)
+        daemon.instances.refuse(instance, found.doubt)
+        wishes = (
+            found.probes, found.services, found.hang_timeout, found.pause_timeout, found.fault_on
+        )  # fmt: skip
         if wishes == (
             record.probes, record.services, record.hang_timeout, record.pause_timeout,
             record.fault_on,
@@ -628,7 +630,45 @@ def _no_such_vm(vm: str) -> RequestError:
     return RequestError("no-such-vm", f"no VM named {vm} runs on this host")
 
 
-def _hang_timeout(request: dict[str, Any], default: float | None = None) -> float | None:
+class _Wishes:
+    """What an agent asks for its resource.
+
+    A wrong value is a doubt, and no error: what was in force stays, and the
+    monitor says so. An error would end the watching of a VM that runs.
+
+    :param before: what was in force.
+    """
+
+    def __init__(self, request: dict[str, Any], before: InstanceRecord) -> None:
+        self._doubts = [text(request, "doubt")] if request.get("doubt") else []
+        self.probes = self._or(before.probes, names, request, "probes", before.probes)
+        self.services = self._or(before.services, names, request, "services", before.services)
+        self.hang_timeout = self._or(
+            before.hang_timeout, _hang_timeout, request, before.hang_timeout
+        )
+        self.pause_timeout = self._or(
+            before.pause_timeout, _pause_timeout, request, before.pause_timeout
+        )
+        self.fault_on = self._or(before.fault_on, _fault_on, request, before.fault_on)
+
+    @property
+    def doubt(self) -> str | None:
+        """The first thing that is wrong."""
+        return self._doubts[0] if self._doubts else None
+
+    def _or(self, before: _T, read: Callable[..., _T], *arguments: Any) -> _T:
+        try:
+            return read(*arguments)
+        except RequestError as error:
+            self._doubts.append(f"{error}; what was in force stays")
+            return before
+
+
+#: What is in force before anybody has asked for something.
+_DEFAULTS = InstanceRecord("", "", "", "", 0, 0.0, tuple(DEFAULT_PROBES), ())
+
+
+def _hang_timeout(request: dict[str, Any], default: float | None) -> float | None:
     """s; 0: not watched."""
     if request.get("hang_timeout") is None:
         return default
@@ -638,7 +678,7 @@ def _hang_timeout(request: dict[str, Any], default: float | None = None) -> floa
     return value
 
 
-def _pause_timeout(request: dict[str, Any], default: float | None = None) -> float | None:
+def _pause_timeout(request: dict[str, Any], default: float | None) -> float | None:
     """s; 0: for ever."""
     if request.get("pause_timeout") is None:
         return default
@@ -646,7 +686,7 @@ def _pause_timeout(request: dict[str, Any], default: float | None = None) -> flo
 
 
 def _fault_on(request: dict[str, Any], default: str) -> str:
-    """Rules; if they are wrong, those that held before: a monitor must not fail of it."""
+    """Rules. :raises RequestError: they are wrong."""
     wanted = request.get("fault_on")
     if wanted is None or wanted == default:  # each monitor says it again
         return default
@@ -655,8 +695,7 @@ def _fault_on(request: dict[str, Any], default: str) -> str:
     try:
         RuleSet(wanted)
     except RuleError as error:
-        _log.error("%s: fault_on: %s; what held before still holds", request.get("resource"), error)
-        return default
+        raise RequestError("bad-request", f"parameter fault_on: {error}") from error
     return wanted
 
 

@@ -149,7 +149,7 @@ class Daemon:
         sys.setswitchinterval(SWITCH_INTERVAL)
         gc.set_threshold(YOUNG, 50, 1_000_000)
         loop = asyncio.get_running_loop()
-        for work in (_tidy(), keep_monitored(self.instances.all)):
+        for work in (_tidy(), keep_monitored(self.instances.all, self.instances.left)):
             self._always.append(loop.create_task(work))
         self.pauses.restore()
         self.points.restore()

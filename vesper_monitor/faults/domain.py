@@ -3,7 +3,8 @@
 
 Which of it is a fault is settled here, for all hypervisors alike: what it
 counts as a failure, and a pause that nobody asked for and that lasts too long.
-The end of a domain is none of the faults; monitors are told of it as such.
+No rule makes the end of a domain a fault; monitors are told of it as such.  If
+the resource is then stopped, it is in the list of faults as what it was stopped for.
 """
 
 from __future__ import annotations
@@ -13,11 +14,13 @@ import time
 from vesper_monitor.guest.decode import Event, printable
 from vesper_monitor.transport import ENDED, Cause, Domain, DomainReport, DomainState, Notice
 
-__all__ = ["EVENT", "ending", "noticed", "reported"]
+__all__ = ["END_RULE", "EVENT", "ending", "noticed", "reported"]
 
 #: ``Event.event`` and ``Event.probe`` of these.
 EVENT = "domain"
 PROBE = "hypervisor"
+#: ``Fault.rule`` of the end of a domain that Pacemaker was told of.
+END_RULE = "domain_ended"
 
 _SAID = {
     DomainState.RUNNING: "runs",

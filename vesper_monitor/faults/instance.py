@@ -149,11 +149,23 @@ class Instance:
         self.doubted_boot: int | None = None
         #: a record that the source of a migration has judged
         self.judged_at_source: EventKey | None = None
+        #: which of the wishes that its agent has now cannot be fulfilled, and why
+        self.refused: str | None = None
+        #: Pacemaker may have a degraded monitor on record (an earlier daemon's, too)
+        self.may_be_on_record = True
+        #: a monitor was answered so that Pacemaker hears that all is well
+        self.said_well = False
         self._waiters: set[Waiter] = set()
         self._degraded = degraded
         self._degraded_told: str | None = None
         self._early_at: float | None = None
         self._dead: Answer | None = None
+        #: the end of its domain, as an event; and when a monitor was first told of it (s,
+        #: CLOCK_REALTIME)
+        self.death: dict[str, Any] | None = None
+        self.death_told: float | None = None
+        #: it is in the list of faults
+        self.death_recorded = False
         self._interval: float | None = None
         self._gap_since = 0.0
         self._injected_at: float | None = None
@@ -193,6 +205,9 @@ class Instance:
             return
         self._waiters.discard(waiter)
         answer = waiter.answer
+        if not delivered or (answer is not None and answer.result is Result.DEGRADED):
+            # Undelivered: the agent has answered by itself, or was ended.
+            self.may_be_on_record, self.said_well = True, False
         if delivered and answer is not None:
             if answer.result is Result.DEGRADED:
                 self._degraded_told = answer.reason
@@ -232,9 +247,27 @@ class Instance:
         )
 
     @property
+    def is_well(self) -> bool:
+        """A monitor waits, and there is nothing to say."""
+        return (
+            self.waiting
+            and self._dead is None
+            and self.fault is None
+            and not self.paused
+            and self.deferred is None
+            and self.degraded is None
+        )
+
+    def say_well(self) -> None:
+        """Answer the monitor that waits, which has nothing to say."""
+        assert self.is_well
+        self.said_well = True
+        self._answer_all(Answer(Result.FINE))
+
+    @property
     def degraded(self) -> str | None:
-        """Why the guest is not watched."""
-        return self._degraded
+        """Why the guest is not watched, or not as its agent wants it."""
+        return self._degraded or self.refused
 
     @property
     def dead_reason(self) -> str | None:
@@ -404,7 +437,7 @@ class Instance:
     @property
     def _lacking(self) -> str | None:
         """Why a monitor is told neither of a fault nor that all is well."""
-        return self.deferred or self._degraded
+        return self.deferred or self._degraded or self.refused
 
     def _tell_all(self) -> None:
         if (fault := self._tellable) is not None:

@@ -36,6 +36,7 @@ from vesper_monitor.faults.journal import Batch, JournalError
 from vesper_monitor.faults.rate import WINDOW, Rate
 from vesper_monitor.faults.recorder import Recorder
 from vesper_monitor.faults.rules import RuleError, RuleSet
+from vesper_monitor.faults.sentences import Scope
 from vesper_monitor.guest.decode import Event
 from vesper_monitor.transport import Domain, DomainReport
 
@@ -46,8 +47,9 @@ Tell = Callable[[str, str | None, Callable[[], bool], Callable[[], None]], Await
 
 _log = logging.getLogger(__name__)
 
-#: What has ended a fault that came in a pause of watching.
+#: What has ended a fault that came in a pause of watching, and one that is its domain's end.
 PAUSE = "pause of watching"
+DOMAIN_END = "end of the domain"
 #: Instances held at the same time; more is a mistake of whoever starts them.
 MAX_INSTANCES = 1000
 
@@ -102,6 +104,9 @@ class Instances:
         self._room = asyncio.Semaphore(AT_ONCE)
         #: what the last life of a resource ended with, until the next begins
         self._stopped_for: dict[str, Fault] = {}
+        #: resources that have ended here, and this node's name: Pacemaker may
+        #: have a degraded monitor of theirs on record
+        self.left: dict[str, str] = {}
         #: faults that Pacemaker did not take; they wait for a monitor
         self._given_up: set[int] = set()
 
@@ -172,6 +177,7 @@ class Instances:
         old = self._drop(record.resource)
         if old is not None:
             self._end(old, "a later start")
+        self.left.pop(record.resource, None)
         instance.paused = self._paused(record.vm)
         self._by_resource[record.resource] = instance
         self._by_domain.setdefault((record.uuid, record.domid), []).append(instance)
@@ -243,9 +249,12 @@ class Instances:
         """The resource is being stopped. :returns: the instance that ended."""
         instance = self._drop(resource)
         if instance is not None:
+            self._record_death(instance)
             fault = self._end(instance, "stop")
             if fault is not None and not instance.handed_over:
                 self._stopped_for[resource] = fault
+            if instance.node is not None and instance.may_be_on_record:
+                self.left[resource] = instance.node
             _log.info("%s: stopped", resource)
         return instance
 
@@ -279,6 +288,13 @@ class Instances:
             instance.rules = _rules(instance.record)
             _log.info("%s: fault_on is now: %s", instance.record.resource, fault_on or "(default)")
         self._save(instance)
+
+    def refuse(self, instance: Instance, why: str | None) -> None:
+        """Its agent wishes what cannot be done now; None: no more."""
+        if why != instance.refused:
+            instance.refused = why
+            if why is not None:
+                _log.error("%s: %s", instance.record.resource, why)
 
     def _save(self, instance: Instance, fault: Fault | None = None) -> None:
         """:param fault: of its own that has changed, too."""
@@ -513,8 +529,51 @@ class Instances:
             fault = instance.fault
             if fault is not None and fault.rule == "kernel_panic":
                 report = replace(report, why=fault.reason)  # the kernel's own words
+            if instance.death is None:
+                instance.death = domains.reported(domain, report).to_json()
             instance.domain_ended(report, domains.ending(domain, report))
             self._reconsider(instance)
+
+    def _death_told(self, instance: Instance) -> None:
+        """A monitor was told that the domain has ended.
+
+        Its agent may find that the guest has rebooted, and then begins another instance.
+        """
+        if instance.death_told is None:
+            instance.death_told = time.time()
+        else:
+            self._record_death(instance)
+
+    def _record_death(self, instance: Instance) -> None:
+        """Put the end of its domain into the list of faults, if Pacemaker was told of it."""
+        told, death, reason = instance.death_told, instance.death, instance.dead_reason
+        if told is None or death is None or reason is None or instance.death_recorded:
+            return
+        if instance.fault is not None and instance.fault.told is not None:
+            return  # Pacemaker was told of that instead
+        instance.death_recorded = True
+        self._last_fault_id += 1
+        record = instance.record
+        fault = Fault(
+            id=self._last_fault_id,
+            resource=record.resource,
+            vm=record.vm,
+            uuid=record.uuid,
+            domid=record.domid,
+            instance=record.id,
+            scope=Scope.SYSTEM.value,
+            rule=domains.END_RULE,
+            reason=reason,
+            event=death,
+            seen=min(death["received"], told),
+            told=told,
+            ended=time.time(),
+            ended_by=DOMAIN_END,
+        )
+        self._recorder.put(record.vm, Batch(faults=[fault]))
+        _log.error("%s: fault %d: %s", fault.resource, fault.id, reason)
+        if self._attributes is not None:
+            self._attributes.set(attribute(fault.vm), _shown(fault), after=SHOW_AFTER)
 
     def pause(self, vm: str, paused: bool) -> None:
         """Report nothing but the domain's death, or all again."""
@@ -565,6 +624,8 @@ class Instances:
             delivered = True
             if answer.result is Result.FAULT and answer.fault is not None:
                 self._told(instance, answer.fault)
+            elif answer.result is Result.DEAD:
+                self._death_told(instance)
         finally:
             instance.monitor_ends(waiter, _now(), delivered=delivered)
             self._reconsider(instance)

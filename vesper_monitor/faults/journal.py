@@ -24,6 +24,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
+from vesper_monitor.faults.domain import END_RULE
 from vesper_monitor.faults.fault import Fault, InstanceRecord
 from vesper_monitor.guest.decode import Event
 from vesper_monitor.guest.last_words import LastWords
@@ -41,6 +42,8 @@ KEEP_INSTANCES = 1000
 KEEP_WORDS = 20
 #: The same, of all VMs together.
 KEEP_WORDS_OF_ALL = 1000
+#: s by which a fault's own event, if its number is not known, may be later than the fault.
+OWN_S = 1.0
 #: Damaged journals that are kept; if there are more, the disk needs somebody.
 MAX_ASIDE = 100
 #: Events between two looks at what is too old.
@@ -370,10 +373,12 @@ class Journal:
 
         :param seconds: before the fault; what is older is left out.
         """
+        last = fault.event.get("id")
+        bound, until = ("id", last) if last is not None else ("received", fault.seen + OWN_S)
         rows = self._query(
-            "SELECT * FROM events WHERE vm = ? AND domid = ? AND id <= ? AND received >= ?"
+            f"SELECT * FROM events WHERE vm = ? AND domid = ? AND {bound} <= ? AND received >= ?"
             " ORDER BY id DESC LIMIT ?",
-            (fault.vm, fault.domid, fault.event.get("id"), fault.seen - seconds, limit),
+            (fault.vm, fault.domid, until, fault.seen - seconds, limit),
         )
         return _events(reversed(rows))
 
@@ -425,11 +430,14 @@ class Journal:
         return [(r[0], LastWords(r[1], r[2], r[3], r[4], bool(r[5]))) for r in rows]
 
     def told_since(self, since: float) -> list[tuple[str, float]]:
-        """VMs of which faults were told, and when, oldest first.
+        """VMs of which faults were told, and when, oldest first; ends of domains are not counted.
 
         :param since: s, CLOCK_REALTIME.
         """
-        return self._query("SELECT vm, told FROM faults WHERE told >= ? ORDER BY told", (since,))
+        return self._query(
+            "SELECT vm, told FROM faults WHERE told >= ? AND rule != ? ORDER BY told",
+            (since, END_RULE),
+        )
 
     def has_reported(self, vm: str, seen: float, instance: str) -> bool:
         """Whether a fault that has come with its VM is over or known here.

@@ -83,7 +83,9 @@ def _options(read: Reader) -> Options:
     modes = options.shutdown_mode.split(",") if options.shutdown_mode else []
     if any(mode not in SHUTDOWN_MODES for mode in modes):
         known = ", ".join(SHUTDOWN_MODES)
-        read.wrong.append(f"parameter shutdown_mode={options.shutdown_mode}: must be of {known}")
+        read.doubt(
+            "shutdown_mode", f"parameter shutdown_mode={options.shutdown_mode}: must be of {known}"
+        )
         options.shutdown_mode = ""
     options.sync_config = read.boolean("sync_config_on_stop")
     options.save_config = read.boolean("save_config_on_stop") or options.sync_config
