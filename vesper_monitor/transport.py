@@ -89,6 +89,8 @@ class DomainReport:
     cause: Cause = Cause.UNKNOWN
     #: continues "vm1 is paused: ", "vm1 has shut down: "; empty: not known
     why: str = ""
+    #: continues "vm1 ", in place of the usual words for the state and of ``why``
+    says: str = ""
 
 
 @dataclass(frozen=True)

@@ -310,6 +310,7 @@ class Daemon:
 
     def begun(self, domain: Domain) -> None:
         """An instance has begun on that domain: what was seen since it came is judged now."""
+        self._hearsay.note_stop(domain, False)
         since, until = self.expected.claim(domain), self._last_event_id
         if since is not None and since < until:
             task = asyncio.get_running_loop().create_task(self._judge_late(domain, since, until))
@@ -325,6 +326,7 @@ class Daemon:
         self.expected.note(record.vm, record.probes)
         domain = Domain(record.vm, record.domid, record.uuid)
         if self.watch.knows(domain):
+            self._hearsay.note_stop(domain, True)
             self.expected.has_come(domain, self._last_event_id)
 
     async def _judge_late(self, domain: Domain, since: int, until: int) -> None:
