@@ -116,6 +116,7 @@ def test_5_of_a_node_where_nothing_can_be_watched(host: Host) -> None:
         ("shutdown_timeout", "1m"),
         ("pause_timeout", "-1"),
         ("hang_timeout", "1"),
+        ("boot_timeout", "1.5"),
         ("autoset_utilization_cpu", "x"),
         ("autoset_utilization_hv_memory", "x"),
         ("monitor_scripts_timeout", "0"),

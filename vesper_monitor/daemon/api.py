@@ -49,8 +49,8 @@ ROOT_ONLY = frozenset(
 MAX_WAIT = 86_400.0
 #: s for a look at the domain before the first monitor is answered.
 LOOK_TIMEOUT = 5.0
-#: s for a guest to answer an ``activate``, beyond the time it has to become active.
-ACTIVATE_MARGIN = 5.0
+#: s for a guest to answer an ``activate``: who asks by hand knows that it has booted.
+MAX_ACTIVATE_S = 25.0
 #: Events read from the journal at once, and in one request.
 PAGE, MAX_EVENTS = 500, 100_000
 DEFAULT_EVENTS = 100
@@ -142,6 +142,7 @@ class Api:
                 _pause_timeout(request),
                 transport.name,
                 _fault_on(request, ""),
+                _boot_timeout(request),
             )
         except ValueError as error:
             raise RequestError("internal", str(error)) from error
@@ -224,10 +225,11 @@ class Api:
         hang_timeout = _hang_timeout(request, record.hang_timeout)
         pause_timeout = _pause_timeout(request, record.pause_timeout)
         fault_on = _fault_on(request, record.fault_on)
-        wishes = probes, services, hang_timeout, pause_timeout, fault_on
+        boot_timeout = _boot_timeout(request, record.boot_timeout)
+        wishes = probes, services, hang_timeout, pause_timeout, fault_on, boot_timeout
         if wishes == (
             record.probes, record.services, record.hang_timeout, record.pause_timeout,
-            record.fault_on,
+            record.fault_on, record.boot_timeout,
         ):  # fmt: skip
             return
         daemon.instances.change(instance, *wishes)
@@ -518,7 +520,7 @@ class Api:
         await daemon.activate(vm, names(request, "probes", DEFAULT_PROBES))
         session = await daemon.watch.watch(transport, domain, daemon.wanted_probes(domain))
         try:
-            async with asyncio.timeout(daemon.config.activate_timeout + ACTIVATE_MARGIN):
+            async with asyncio.timeout(min(MAX_ACTIVATE_S, daemon.config.activate_timeout + 5.0)):
                 # A session tells the daemon, not us; this is asked by hand, and rarely.
                 while session.state not in (SessionState.ACTIVE, SessionState.UNFIT):
                     if session.degraded is not None or session.state is SessionState.CLOSED:
@@ -529,7 +531,9 @@ class Api:
         if session.state is not SessionState.ACTIVE:
             raise RequestError(
                 "not-active",
-                session.degraded or f"{vm}: its guest does not answer; vesperd goes on trying",
+                session.degraded
+                or session.missing
+                or f"{vm}: its guest does not answer; vesperd goes on trying",
             )
         daemon.instances.watch_changed(domain, session.degraded)
         await connection.send({"ok": True, "domid": domain.domid})
@@ -584,6 +588,13 @@ def _pause_timeout(request: dict[str, Any], default: float | None = None) -> flo
     if request.get("pause_timeout") is None:
         return default
     return number(request, "pause_timeout", 0.0, MAX_WAIT)
+
+
+def _boot_timeout(request: dict[str, Any], default: float | None = None) -> float | None:
+    """s; 0: for ever."""
+    if request.get("boot_timeout") is None:
+        return default
+    return number(request, "boot_timeout", 0.0, MAX_WAIT)
 
 
 def _fault_on(request: dict[str, Any], default: str) -> str:
