@@ -258,6 +258,32 @@ def test_a_reset_is_no_fault_and_is_shown(daemon: DaemonProcess) -> None:
         assert [event["text"] for event in daemon.events()] == ["vm1: the guest reboots"]
 
 
+def test_a_domain_that_runs_again_after_it_had_shut_down(daemon: DaemonProcess) -> None:
+    """Xen's soft reset (kexec), or libvirt's restart after a crash: the same domain."""
+    with guest() as vm:
+        daemon.call("start", **RESOURCE)
+        wait_alive(daemon)
+        tell(vm, "cpu", "spin")
+        tell(vm, "reset", "quiet")
+        for state in ("shutdown", "running"):
+            tell(vm, "state", state)
+            end = time.monotonic() + 20
+            while daemon.call("state", vm="vm1")["domain"]["state"] != state:
+                assert time.monotonic() < end
+                time.sleep(0.05)
+            while not any(e["fields"].get("state") == state for e in daemon.events()):
+                assert time.monotonic() < end
+                time.sleep(0.05)
+        assert row(daemon)["standstill"]["text"].startswith("vm1 was reset at ")
+        time.sleep(3.0)  # longer than a hang takes
+        tell(vm, "boot")
+        while row(daemon)["state"] != "active":
+            assert time.monotonic() < end
+            time.sleep(0.05)
+        texts = [event["text"] for event in daemon.events()]
+        assert texts == ["vm1 has shut down by itself", "vm1 runs"]
+
+
 def test_one_that_does_not_come_back(daemon: DaemonProcess) -> None:
     with guest() as vm:
         with pytest.raises(DaemonError, match="boot_timeout"):
