@@ -129,14 +129,14 @@ def vcpus(pid: int) -> tuple[VcpuUse, ...]:
     """The virtual CPUs: threads of QEMU's, which libvirt has it name.
 
     What wakes one that sleeps may be QEMU's main thread: while that waits for
-    a CPU of the host, so does the virtual one.
+    a CPU of the host, for a disk, or is stopped, so does the virtual one.
 
     :raises TransportError: QEMU has ended, or its threads are not to be told apart.
     """
     tasks = Path(f"/proc/{pid}/task")
     found = []
     try:
-        main_waits = _stat(f"{tasks}/{pid}/stat")[0] == "R"
+        main_waits = _stat(f"{tasks}/{pid}/stat")[0] != "S"
         for thread in os.listdir(tasks):
             try:
                 match = _VCPU.fullmatch((tasks / thread / "comm").read_text().strip())

@@ -158,7 +158,7 @@ REQUESTS: tuple[dict[str, object], ...] = (
     {"op": "start", "resource": "r", "vm": "vm1", "fault_on": "send_signal: sig in [9], 2 in 1h"},
     {"op": "wait", "resource": "r1", "vm": "vm1", "interval": 1, "timeout": 20, "node": "node1"},
     {"op": "wait", "resource": "r2", "vm": "vm1", "interval": 1, "timeout": 0, "first": True},
-    {"op": "change", "resource": "r1", "vm": "vm1", "probes": [], "hang_timeout": 5},
+    {"op": "change", "resource": "r1", "vm": "vm1", "hang_timeout": 5, "boot_timeout": 300},
     {"op": "stop", "resource": "r1", "vm": "vm1"},
     {"op": "state", "vm": "vm1"},
     {"op": "events", "vm": "vm1", "limit": 5, "since": 0},

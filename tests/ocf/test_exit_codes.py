@@ -116,6 +116,7 @@ DOUBTFUL = [
     ("pause_timeout", "-1"),
     ("pause_timeout", "9" * 400),
     ("hang_timeout", "1"),
+    ("boot_timeout", "1.5"),
     ("monitor_scripts_timeout", "0"),
     ("monitor_scripts_interval", "-5"),
     ("probes", "../x"),

@@ -52,8 +52,8 @@ MAX_WAIT = 86_400.0
 LOOK_TIMEOUT = 5.0
 #: s that an agent may wait for what is to go along with a VM that has migrated.
 MAX_HAND_OVER_S = 60.0
-#: s for a guest to answer an ``activate``, beyond the time it has to become active.
-ACTIVATE_MARGIN = 5.0
+#: s for a guest to answer an ``activate``: who asks by hand knows that it has booted.
+MAX_ACTIVATE_S = 25.0
 #: Events read from the journal at once, and in one request.
 PAGE, MAX_EVENTS = 500, 100_000
 DEFAULT_EVENTS = 100
@@ -163,6 +163,7 @@ class Api:
                 wishes.pause_timeout,
                 transport.name,
                 wishes.fault_on,
+                wishes.boot_timeout,
             )
         except ValueError as error:
             raise RequestError("internal", str(error)) from error
@@ -275,11 +276,12 @@ class Api:
         found = _Wishes(request, record)
         daemon.instances.refuse(instance, found.doubt)
         wishes = (
-            found.probes, found.services, found.hang_timeout, found.pause_timeout, found.fault_on
+            found.probes, found.services, found.hang_timeout, found.pause_timeout,
+            found.fault_on, found.boot_timeout,
         )  # fmt: skip
         if wishes == (
             record.probes, record.services, record.hang_timeout, record.pause_timeout,
-            record.fault_on,
+            record.fault_on, record.boot_timeout,
         ):  # fmt: skip
             return
         daemon.instances.change(instance, *wishes)
@@ -570,7 +572,7 @@ class Api:
         await daemon.activate(vm, names(request, "probes", DEFAULT_PROBES))
         session = await daemon.watch.watch(transport, domain, daemon.wanted_probes(domain))
         try:
-            async with asyncio.timeout(daemon.config.activate_timeout + ACTIVATE_MARGIN):
+            async with asyncio.timeout(min(MAX_ACTIVATE_S, daemon.config.activate_timeout + 5.0)):
                 # A session tells the daemon, not us; this is asked by hand, and rarely.
                 while session.state not in (SessionState.ACTIVE, SessionState.UNFIT):
                     if session.degraded is not None or session.state is SessionState.CLOSED:
@@ -581,7 +583,9 @@ class Api:
         if session.state is not SessionState.ACTIVE:
             raise RequestError(
                 "not-active",
-                session.degraded or f"{vm}: its guest does not answer; vesperd goes on trying",
+                session.degraded
+                or session.missing
+                or f"{vm}: its guest does not answer; vesperd goes on trying",
             )
         daemon.instances.watch_changed(domain, session.degraded)
         await connection.send({"ok": True, "domid": domain.domid})
@@ -650,6 +654,9 @@ class _Wishes:
             before.pause_timeout, _pause_timeout, request, before.pause_timeout
         )
         self.fault_on = self._or(before.fault_on, _fault_on, request, before.fault_on)
+        self.boot_timeout = self._or(
+            before.boot_timeout, _boot_timeout, request, before.boot_timeout
+        )
 
     @property
     def doubt(self) -> str | None:
@@ -683,6 +690,13 @@ def _pause_timeout(request: dict[str, Any], default: float | None) -> float | No
     if request.get("pause_timeout") is None:
         return default
     return number(request, "pause_timeout", 0.0, MAX_WAIT)
+
+
+def _boot_timeout(request: dict[str, Any], default: float | None) -> float | None:
+    """s; 0: for ever."""
+    if request.get("boot_timeout") is None:
+        return default
+    return number(request, "boot_timeout", 0.0, MAX_WAIT)
 
 
 def _fault_on(request: dict[str, Any], default: str) -> str:

@@ -114,6 +114,7 @@ class Daemon:
             self.points,
             activate_timeout=config.activate_timeout,
             hang_timeout=self.hang_timeout,
+            boot_timeout=self.boot_timeout,
             on_events=self._on_events,
             on_change=self._on_change,
             on_up=self._on_up,
@@ -197,6 +198,15 @@ class Daemon:
         records = [instance.record for instance in self.instances.of_domain(domain)]
         default = 0.0 if likely_asked else self.config.pause_timeout
         return _least((r.pause_timeout for r in records), default)
+
+    def boot_timeout(self, domain: Domain, is_first: bool) -> float:
+        """Likewise; of a domain's first boot only what its resources have set.
+
+        Whether there are modules in a guest that was never heard, nobody else knows.
+        """
+        records = [instance.record for instance in self.instances.of_domain(domain)]
+        default = 0.0 if is_first else self.config.boot_timeout
+        return _least((r.boot_timeout for r in records), default)
 
     async def activate(self, vm: str, probes: tuple[str, ...] | None) -> None:
         """Note the operator's wish; None: it is over."""
@@ -312,6 +322,7 @@ class Daemon:
 
     def begun(self, domain: Domain) -> None:
         """An instance has begun on that domain: what was seen since it came is judged now."""
+        self._hearsay.note_stop(domain, False)
         since, until = self.expected.claim(domain), self._last_event_id
         if since is not None and since < until:
             task = asyncio.get_running_loop().create_task(self._judge_late(domain, since, until))
@@ -327,6 +338,7 @@ class Daemon:
         self.expected.note(record.vm, record.probes)
         domain = Domain(record.vm, record.domid, record.uuid)
         if self.watch.knows(domain):
+            self._hearsay.note_stop(domain, True)
             self.expected.has_come(domain, self._last_event_id)
 
     async def _judge_late(self, domain: Domain, since: int, until: int) -> None:

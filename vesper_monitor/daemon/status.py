@@ -42,6 +42,7 @@ def _watch(session: Session, instance: Instance | None) -> dict[str, Any]:
         "transport": session.transport.name,
         "state": session.state.value,
         "degraded": session.degraded if instance is None else instance.degraded,
+        "standstill": _standstill(session),
         "release": hello.release if hello is not None else None,
         "probes": [
             {
@@ -58,6 +59,14 @@ def _watch(session: Session, instance: Instance | None) -> dict[str, Any]:
     }
 
 
+def _standstill(session: Session) -> dict[str, Any] | None:
+    found = session.standstill
+    if found is None:
+        return None
+    text, since = found
+    return {"text": text, "since": since, "paused": session.is_paused}
+
+
 def _unwatched(instance: Instance) -> dict[str, Any]:
     record = instance.record
     return {
@@ -67,6 +76,7 @@ def _unwatched(instance: Instance) -> dict[str, Any]:
         "transport": None,
         "state": "closed" if instance.dead_reason is None else "dead",
         "degraded": instance.dead_reason or instance.degraded,
+        "standstill": None,
         "release": None,
         "probes": [],
     }

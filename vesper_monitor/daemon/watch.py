@@ -96,6 +96,7 @@ class Watch:
     """
     :param points: what operators have added.
     :param hang_timeout: of a session, for a domain.
+    :param boot_timeout: likewise; and whether the guest was never heard in it.
     :param on_events: of a session, see there.
     :param on_change: likewise.
     :param on_up: called when a transport has started: sessions that are
@@ -116,6 +117,7 @@ class Watch:
         *,
         activate_timeout: float,
         hang_timeout: Callable[[Domain], float],
+        boot_timeout: Callable[[Domain, bool], float],
         on_events: Callable[[Session, list[Event]], None],
         on_change: Callable[[Session], None],
         on_up: Callable[[Transport], Awaitable[None]],
@@ -131,6 +133,7 @@ class Watch:
         self._points = points
         self._activate_timeout = activate_timeout
         self._hang_timeout = hang_timeout
+        self._boot_timeout = boot_timeout
         self._on_events = on_events
         self._on_change = on_change
         self._on_up = on_up
@@ -313,6 +316,11 @@ class Watch:
             report = replace(report, cause=before.cause, why=before.why)
         if report != before:
             watched.report = report
+            if watched.session is not None:
+                if before.state in ENDED and report.state not in ENDED:
+                    # Reset after a crash, or for another kernel (kexec), in the same domain.
+                    watched.session.note_reset()
+                watched.session.note_report(report)
             self._on_report(watched.domain, report)
         return report
 
@@ -345,7 +353,9 @@ class Watch:
                     resume_from=await self._positions(domain),
                     activate_timeout=self._activate_timeout,
                     hang_timeout=lambda: self._hang_timeout(domain),
+                    boot_timeout=lambda is_first: self._boot_timeout(domain, is_first),
                     on_standstill=lambda: self.look_soon(domain),
+                    on_notice=lambda notice: self._on_notice(domain, notice),
                     beat=self._beat,
                 )
                 await session.set_probes(probes or {})
@@ -469,6 +479,8 @@ class Watch:
 
         One that tells of a failure is not left out for one before that does not.
         """
+        if notice.reset and watched.session is not None:
+            watched.session.note_reset()
         now = asyncio.get_running_loop().time()
         kind = notice.kind, notice.failure
         if now - watched.noticed.get(kind, -CALM) >= CALM:

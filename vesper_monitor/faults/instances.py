@@ -202,6 +202,7 @@ class Instances:
         pause_timeout: float | None = None,
         transport: str = "",
         fault_on: str = "",
+        boot_timeout: float | None = None,
     ) -> Instance:
         """A new instance begins; its predecessor and its fault end.
 
@@ -227,6 +228,7 @@ class Instances:
             pause_timeout=pause_timeout,
             transport=transport,
             fault_on=fault_on,
+            boot_timeout=boot_timeout,
         )
         fault = self._stopped_for.pop(resource, None)
         if fault is not None and (fault.uuid, fault.domid) == (domain.uuid, domain.domid):
@@ -273,6 +275,7 @@ class Instances:
         hang_timeout: float | None,
         pause_timeout: float | None,
         fault_on: str,
+        boot_timeout: float | None,
     ) -> None:
         """Its resource has other parameters now."""
         before = instance.record.fault_on
@@ -283,6 +286,7 @@ class Instances:
             hang_timeout=hang_timeout,
             pause_timeout=pause_timeout,
             fault_on=fault_on,
+            boot_timeout=boot_timeout,
         )
         if fault_on != before:
             instance.rules = _rules(instance.record)

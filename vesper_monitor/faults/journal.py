@@ -92,8 +92,9 @@ _LAST_FAULT = """
 ALTER TABLE host ADD COLUMN last_fault INTEGER NOT NULL DEFAULT 0;
 UPDATE host SET last_fault = (SELECT coalesce(max(id), 0) FROM faults);
 """
+_BOOT_TIMEOUT = "ALTER TABLE instances ADD COLUMN boot_timeout REAL;"
 #: What makes a journal of one schema version one of the next; 0: an empty file.
-_STEPS = (_SCHEMA, _LAST_WORDS, _HANG_TIMEOUT, _TRANSPORT, _FAULT_ON, _LAST_FAULT)
+_STEPS = (_SCHEMA, _LAST_WORDS, _HANG_TIMEOUT, _TRANSPORT, _FAULT_ON, _LAST_FAULT, _BOOT_TIMEOUT)
 
 
 class JournalError(Exception):
@@ -259,10 +260,10 @@ class Journal:
 
     def _write_instance(self, i: InstanceRecord) -> None:
         self._db.execute(
-            "INSERT OR REPLACE INTO instances VALUES (?,?,?,?,?,?,?,?,?,?,?,?,?,?)",
+            "INSERT OR REPLACE INTO instances VALUES (?,?,?,?,?,?,?,?,?,?,?,?,?,?,?)",
             (i.id, i.resource, i.vm, i.uuid, i.domid, i.started, json.dumps(list(i.probes)),
              json.dumps(list(i.services)), i.monitored, i.ended, i.hang_timeout,
-             i.pause_timeout, i.transport, i.fault_on),
+             i.pause_timeout, i.transport, i.fault_on, i.boot_timeout),
         )  # fmt: skip
 
     def _write_fault(self, f: Fault) -> None:
@@ -484,7 +485,7 @@ class Journal:
                 id=r[0], resource=r[1], vm=r[2], uuid=r[3], domid=r[4], started=r[5],
                 probes=tuple(json.loads(r[6])), services=tuple(json.loads(r[7])),
                 monitored=bool(r[8]), ended=r[9], hang_timeout=r[10],
-                pause_timeout=r[11], transport=r[12], fault_on=r[13],
+                pause_timeout=r[11], transport=r[12], fault_on=r[13], boot_timeout=r[14],
             )
             for r in rows
         ]  # fmt: skip

@@ -87,6 +87,7 @@ class LifeWatch:
         tell: Callable[[Event], None],
         look: Callable[[], None],
         beat: Beat,
+        on_unsure: Callable[[], None] = lambda: None,
     ) -> None:
         """
         :param timeout: s, asked each time; below :data:`MIN_TIMEOUT`: do not watch.
@@ -94,6 +95,8 @@ class LifeWatch:
         :param look: called when the domain most likely is in another state than
             before: it does not run, or runs again.
         :param beat: of :data:`LOOK`.
+        :param on_unsure: called when the guest shows no life, and the hypervisor
+            may have reset it since it last did without being heard.
         """
         self._transport = transport
         self._domain = domain
@@ -101,6 +104,7 @@ class LifeWatch:
         self._tell = tell
         self._look_at_domain = look
         self._beat = beat
+        self._on_unsure = on_unsure
         self._stands_still = False  # the hypervisor said so
         self._liveness = Liveness()
         self._number = 0
@@ -117,9 +121,13 @@ class LifeWatch:
         return self._liveness.shows_life(time.monotonic())
 
     async def run(self, reader: LifeReader) -> None:
-        """Until the reader is closed."""
+        """Until the reader is closed. What was seen of another kernel counts for nothing."""
         if not isinstance(self._transport, ReportsCpuUse):
             return  # a silent guest might be a paused one: nothing can be said
+        self._liveness = Liveness()
+        if self._stands_still:
+            self._stands_still = False
+            self._look_at_domain()
         loop = asyncio.get_running_loop()
         closed: asyncio.Future[None] = loop.create_future()
         sooner: asyncio.TimerHandle | None = None
@@ -198,6 +206,13 @@ class LifeWatch:
             # Not every hypervisor tells of a pause.
             self._stands_still = True
             self._look_at_domain()
+        if (
+            use is not None
+            and use.state is DomainState.RUNNING
+            and self._liveness.state is LifeState.DOUBTED
+            and self._liveness.last_interrupt < use.resets_known_since
+        ):
+            self._on_unsure()
 
     def _event(self, name: str, hang: Hang | None, timeout: float) -> Event:
         vm = self._domain.name

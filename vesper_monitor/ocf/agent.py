@@ -88,6 +88,8 @@ class Settings:
         #: seconds within which a hang of the guest's kernel is a fault; None:
         #: vesperd's own
         self.hang_timeout: float | None = None
+        #: seconds that the guest may boot, after which that is a fault; None: vesperd's own
+        self.boot_timeout: float | None = None
         #: rules for what is a fault (vesper-rules(7)), for vesperd
         self.fault_on = ""
         #: what is wrong with parameters without which the VM runs; the monitor
@@ -347,6 +349,8 @@ class Agent:
             wishes["pause_timeout"] = settings.pause_timeout
         if settings.hang_timeout is not None:
             wishes["hang_timeout"] = settings.hang_timeout
+        if settings.boot_timeout is not None:
+            wishes["boot_timeout"] = settings.boot_timeout
         for name in settings.unclear:
             wishes.pop(name, None)
         if settings.doubts:

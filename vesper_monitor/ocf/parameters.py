@@ -101,6 +101,7 @@ class Reader:
         found.hang_timeout = self.number("hang_timeout", None)
         if found.hang_timeout == 1:  # vesper_monitor.guest.liveness.MIN_TIMEOUT
             self.doubt("hang_timeout", "parameter hang_timeout=1: must be 0 or at least 2")
+        found.boot_timeout = self.number("boot_timeout", None)
         found.scripts = self.text("monitor_scripts").split()
         found.script_timeout = self.number("monitor_scripts_timeout", 10, 1) or 10
         found.script_interval = self.number("monitor_scripts_interval", 10, 1) or 10
