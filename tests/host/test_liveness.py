@@ -332,6 +332,20 @@ def test_xl_may_print_anything(text: str) -> None:
         toolstack.parse_vcpus(text, 7)
 
 
+def test_how_old_the_last_sign_is() -> None:
+    liveness = Liveness()
+    assert liveness.last_sign is None
+    liveness.signs(1.0, [Sign(0, 5, 5)])
+    assert liveness.last_sign is None  # that counter may have stood for long
+    liveness.signs(1.2, [Sign(0, 6, 5)])
+    assert liveness.last_sign == 1.0  # since then, at the earliest
+    liveness.signs(1.4, [Sign(0, 6, 9)])
+    assert liveness.last_sign == 1.0
+    # vesperd stood still: it may have been long ago.
+    liveness.signs(99.0, [Sign(0, 7, 9)])
+    assert liveness.last_sign == 1.4
+
+
 # -------------------------------------------------------- the whole daemon
 
 

@@ -121,6 +121,8 @@ class Liveness:
 
     state: LifeState = LifeState.ALIVE
     _cpus: dict[int, _Cpu] = field(default_factory=dict)
+    #: a CPU has taken an interrupt then, or later
+    last_sign: float | None = None
     _last: float | None = None
     _asked: float = 0.0
     _ask_at: float = 0.0  #: not before
@@ -133,7 +135,7 @@ class Liveness:
         """What the online CPUs show now."""
         gap = 0.0 if self._last is None else now - self._last
         observed = gap if 0.0 <= gap <= MAX_GAP else 0.0
-        self._last = now
+        before, self._last = self._last, now
         self._gaps += not observed
         cpus: dict[int, _Cpu] = {}
         for number, irqs, runs in signs:
@@ -141,6 +143,8 @@ class Liveness:
             if cpu is None:
                 cpu = _Cpu(_Track(irqs), _Track(runs))
             else:
+                if irqs != cpu.irqs.count:
+                    self.last_sign = before
                 _follow(cpu.irqs, irqs, observed)
                 _follow(cpu.runs, runs, observed)
             if not observed:
