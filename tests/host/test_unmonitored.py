@@ -9,7 +9,7 @@ import dataclasses
 import pytest
 
 from tests.host.standins import until
-from tests.host.test_instance import RECORD
+from tests.host.test_instance import RECORD, make
 from vesper_monitor.faults import unmonitored
 from vesper_monitor.faults.instance import Instance, Waiter
 from vesper_monitor.faults.pacemaker import PacemakerError
@@ -17,7 +17,7 @@ from vesper_monitor.faults.pacemaker import PacemakerError
 
 def instance(resource: str, *, waits: bool = False) -> Instance:
     """That an earlier daemon had."""
-    found = Instance(dataclasses.replace(RECORD, resource=resource, monitored=True))
+    found = make(dataclasses.replace(RECORD, resource=resource, monitored=True))
     found._gap_since = -1000.0
     found.node = "node1"
     if waits:

@@ -9,6 +9,7 @@ import contextlib
 import dataclasses
 import logging
 import os
+import time
 from collections.abc import Awaitable, Callable
 from typing import TYPE_CHECKING, Any
 
@@ -18,7 +19,7 @@ from vesper_monitor.daemon.request import boolean, names, number, optional, text
 from vesper_monitor.daemon.server import Connection, RequestError
 from vesper_monitor.daemon.status import vm_status
 from vesper_monitor.daemon.watch import NoTransport
-from vesper_monitor.faults.fault import Fault
+from vesper_monitor.faults.fault import Fault, InstanceRecord
 from vesper_monitor.faults.instance import Answer, Instance, Result
 from vesper_monitor.faults.journal import JournalError
 from vesper_monitor.faults.language import RuleError
@@ -65,6 +66,8 @@ class Api:
 
     def __init__(self, daemon: Daemon) -> None:
         self._daemon = daemon
+        #: by resource: an instance that is being begun
+        self._beginning: dict[str, asyncio.Task[Instance | None]] = {}
         self._operations: dict[str, _Operation] = {
             "hello": self._hello,
             "start": self._start,
@@ -74,6 +77,7 @@ class Api:
             "wait": self._wait,
             "state": self._state,
             "alive": self._alive,
+            "life": self._life,
             "status": self._status,
             "events": self._events,
             "faults": self._faults,
@@ -115,29 +119,50 @@ class Api:
     # ------------------------------------------------------------ agents
 
     async def _start(self, connection: Connection, request: dict[str, Any]) -> None:
-        instance = await self._begin(request)
+        instance = await self._begin(request, anew=True)
         if instance is None:
             raise _no_such_vm(text(request, "vm"))
         await connection.send(
             {"ok": True, "instance": instance.record.id, "domid": instance.record.domid}
         )
 
-    async def _begin(self, request: dict[str, Any]) -> Instance | None:
-        """A new instance for a request of the agent's; None: its VM does not run."""
+    async def _begin(self, request: dict[str, Any], *, anew: bool) -> Instance | None:
+        """The instance that a request is about, begun if need be; None: its VM does not run.
+
+        What is begun is watched, too, whatever becomes of the client meanwhile.
+
+        :param anew: begin another one in any case.
+        """
+        resource = text(request, "resource")
+        while (beginning := self._beginning.get(resource)) is not None:
+            await asyncio.wait({beginning})
+        if not anew and (instance := self._asked_for(request)) is not None:
+            return instance
+        task = self._daemon.finish(self._begin_instance(request))
+        self._beginning[resource] = task
+        task.add_done_callback(lambda _: self._beginning.pop(resource, None))
+        return await asyncio.shield(task)
+
+    def _asked_for(self, request: dict[str, Any]) -> Instance | None:
+        """The instance of the request's resource, if it is of that VM and domain."""
+        instance = self._daemon.instances.get(text(request, "resource"))
+        if instance is None or not _is_of(request, instance.record):
+            return None
+        return instance
+
+    async def _begin_instance(self, request: dict[str, Any]) -> Instance | None:
         daemon = self._daemon
         vm = text(request, "vm")
         found = await daemon.watch.find(vm)
-        if found is None:
+        if found is None or not _is_of(request, found[1]):
             return None
         transport, domain = found
-        session = daemon.watch.session(domain)
         try:
             instance = daemon.instances.start(
                 text(request, "resource"),
                 domain,
                 names(request, "probes", DEFAULT_PROBES),
                 names(request, "services", ()),
-                session.degraded if session is not None else None,
                 _hang_timeout(request),
                 _pause_timeout(request),
                 transport.name,
@@ -146,7 +171,7 @@ class Api:
         except ValueError as error:
             raise RequestError("internal", str(error)) from error
         daemon.begun(domain)
-        await daemon.watch.watch(transport, domain, daemon.wanted_probes(domain))
+        await daemon.watch_domain(transport, domain)
         daemon.judge_again(vm)
         return instance
 
@@ -155,21 +180,23 @@ class Api:
         await connection.send({"ok": True})
 
     async def _change(self, connection: Connection, request: dict[str, Any]) -> None:
-        instance = self._daemon.instances.get(text(request, "resource"))
-        if instance is None or instance.record.vm != text(request, "vm"):
-            instance = await self._begin(request)
-        else:
-            await self._new_wishes(instance, request)
+        instance = self._asked_for(request)
+        if instance is None:
+            instance = await self._begin(request, anew=False)
         if instance is None:
             raise _no_such_vm(text(request, "vm"))
+        await self._new_wishes(instance, request)
         await connection.send({"ok": True, "instance": instance.record.id})
 
     async def _stop(self, connection: Connection, request: dict[str, Any]) -> None:
-        resource = text(request, "resource")
-        ended = self._daemon.instances.stop(resource)
-        if ended is not None:
-            self._daemon.stopping(ended.record)
-        fault = self._daemon.instances.stopped_for(resource)
+        instances, resource = self._daemon.instances, text(request, "resource")
+        if (beginning := self._beginning.get(resource)) is not None:
+            beginning.cancel()  # of a monitor that was killed
+        instance = instances.get(resource)
+        if instance is not None and _is_of(request, instance.record):
+            instances.stop(resource)
+            self._daemon.stopping(instance.record)
+        fault = instances.stopped_for(resource)
         await connection.send(
             {
                 "ok": True,
@@ -180,27 +207,32 @@ class Api:
 
     async def _wait(self, connection: Connection, request: dict[str, Any]) -> None:
         daemon = self._daemon
-        resource, vm = text(request, "resource"), text(request, "vm")
+        vm = text(request, "vm")
         interval = number(request, "interval", 0.0, MAX_WAIT)
         timeout = number(request, "timeout", 0.0, MAX_WAIT)
         first = optional(request, "first", boolean)
         connection.until_closed = True
         try:
-            instance = daemon.instances.get(resource)
-            if instance is None or instance.record.vm != vm:
-                # Started while no vesperd was there, or before its journal was lost.
-                instance = await self._begin(request)
-            else:
-                await self._new_wishes(instance, request)
+            instance = self._asked_for(request)
             if instance is None:
-                gone = Answer(Result.DEAD, f"{vm} does not run", state=DomainState.GONE)
+                # Started while no vesperd was there, or before its journal was lost.
+                instance = await self._begin(request, anew=False)
+            if instance is None:
+                ident = optional(request, "domain", text)
+                why = f"{vm} does not run" + (f" as domain {ident}" if ident else "")
+                gone = Answer(Result.DEAD, why, state=DomainState.GONE)
                 await connection.send(gone.to_json())
                 return
+            await self._new_wishes(instance, request)
             instance.node = optional(request, "node", text) or instance.node
             record = instance.record
             domain = Domain(record.vm, record.domid, record.uuid)
-            if first or (first is None and not record.monitored):
-                # The only answer that is not preceded by a wait.
+            is_first = first or (first is None and not record.monitored)
+            if not instance.followed and instance.dead_reason is None:
+                work = daemon.watch_again(instance)
+                if is_first:  # the only answer that is not preceded by a wait
+                    await asyncio.wait({work}, timeout=LOOK_TIMEOUT)
+            elif is_first:
                 with contextlib.suppress(TimeoutError):
                     async with asyncio.timeout(LOOK_TIMEOUT):
                         await daemon.watch.look(domain)
@@ -251,9 +283,11 @@ class Api:
                 "cause": report.cause.value,
                 "why": report.why,
             }
-            session = self._daemon.watch.session(domain)
+            watch = self._daemon.watch
+            session = watch.session(domain)
             if session is not None:
-                answer["watch"] = {"state": session.state.value, "degraded": session.degraded}
+                degraded = watch.state_of(domain, session.transport.name).lacking
+                answer["watch"] = {"state": session.state.value, "degraded": degraded}
             held = [i.fault for i in self._daemon.instances.of_domain(domain) if i.fault]
             if held:
                 answer["fault"] = held[0].to_json()
@@ -276,10 +310,15 @@ class Api:
         """For vesper_monitor/ocf/quick.py, which compares the answer as it is."""
         instance = self._daemon.instances.get(text(request, "resource"))
         alive = False
-        if instance is not None:
+        if instance is not None and _is_of(request, instance.record):
             record = instance.record
             alive = self._daemon.watch.shows_life(Domain(record.vm, record.domid, record.uuid))
         await connection.send({"ok": True, "alive": alive})
+
+    async def _life(self, connection: Connection, request: dict[str, Any]) -> None:
+        at = self._daemon.watch.last_sign(text(request, "vm"), text(request, "domain"))
+        age = None if at is None else max(0.0, time.monotonic() - at)
+        await connection.send({"ok": True, "age": age})
 
     # ------------------------------------------------------------ readers
 
@@ -531,7 +570,6 @@ class Api:
                 "not-active",
                 session.degraded or f"{vm}: its guest does not answer; vesperd goes on trying",
             )
-        daemon.instances.watch_changed(domain, session.degraded)
         await connection.send({"ok": True, "domid": domain.domid})
 
     async def _deactivate(self, connection: Connection, request: dict[str, Any]) -> None:
@@ -540,10 +578,7 @@ class Api:
         session = self._session(vm)
         await daemon.activate(vm, None)
         await daemon.watch.deactivate(session.domain)
-        daemon.instances.watch_changed(
-            session.domain, f"{vm}: watching was ended by hand; begin again with: "
-            f"vesper activate {vm}",
-        )  # fmt: skip
+        daemon.instances.watch_changed(session.domain)
         await connection.send({"ok": True})
 
     def _session(self, vm: str) -> Session:
@@ -567,6 +602,13 @@ async def _send_event(connection: Connection, event: Event) -> None:
 
 def _no_such_vm(vm: str) -> RequestError:
     return RequestError("no-such-vm", f"no VM named {vm} runs on this host")
+
+
+def _is_of(request: dict[str, Any], found: Domain | InstanceRecord) -> bool:
+    """Whether a request is about that domain: by its VM's name, and its UUID or number."""
+    vm, ident = optional(request, "vm", text), optional(request, "domain", text)
+    name = found.name if isinstance(found, Domain) else found.vm
+    return vm in (None, name) and ident in (None, found.uuid, str(found.domid))
 
 
 def _hang_timeout(request: dict[str, Any], default: float | None = None) -> float | None:

@@ -22,9 +22,10 @@ import signal
 import sys
 import time
 from collections import Counter
-from collections.abc import Iterable, Mapping
+from collections.abc import Coroutine, Iterable, Mapping
 from dataclasses import replace
 from pathlib import Path
+from typing import Any, TypeVar
 
 from vesper_monitor.daemon import config as configuration
 from vesper_monitor.daemon import logs, sdnotify
@@ -32,10 +33,11 @@ from vesper_monitor.daemon.api import Api
 from vesper_monitor.daemon.expected import Expected
 from vesper_monitor.daemon.followers import Followers
 from vesper_monitor.daemon.hearsay import Hearsay
-from vesper_monitor.daemon.server import Server
+from vesper_monitor.daemon.server import RequestError, Server
 from vesper_monitor.daemon.watch import NoTransport, Watch, find_transports
 from vesper_monitor.faults.attributes import NodeAttributes
 from vesper_monitor.faults.fault import InstanceRecord
+from vesper_monitor.faults.instance import Instance
 from vesper_monitor.faults.instances import Instances
 from vesper_monitor.faults.journal import Batch, Journal, JournalError
 from vesper_monitor.faults.pauses import Pauses
@@ -45,7 +47,7 @@ from vesper_monitor.faults.unmonitored import keep_monitored
 from vesper_monitor.guest.decode import Event
 from vesper_monitor.guest.images import ImageStore
 from vesper_monitor.guest.points.store import Points
-from vesper_monitor.guest.session import Position, Session
+from vesper_monitor.guest.session import Position, Session, SessionState
 from vesper_monitor.transport import (
     ENDED,
     Domain,
@@ -58,6 +60,8 @@ from vesper_monitor.transport import (
 __all__ = ["Daemon", "main"]
 
 _log = logging.getLogger(__name__)
+
+_T = TypeVar("_T")
 
 #: Events that wait for the journal, and those of one VM, whose flood must not
 #: delay the others' faults; beyond it only faults and positions go there.
@@ -97,6 +101,7 @@ class Daemon:
         )
         self.instances = Instances(
             self.recorder,
+            lambda record: self.watch.state_of(_domain_of(record), record.transport),
             grace=config.monitor_grace,
             max_failovers=config.max_failovers,
             paused=lambda vm: self.pauses.get(vm) is not None,
@@ -138,6 +143,7 @@ class Daemon:
         self._backlog_of: Counter[str] = Counter()  # by VM
         self._not_kept = 0
         self._tasks: set[asyncio.Task[None]] = set()
+        self._unfinished: set[asyncio.Task[Any]] = set()  # see finish()
         self._always: list[asyncio.Task[None]] = []  # for as long as it runs
         self._saved: dict[tuple[str, int], Mapping[Position, int]] = {}
 
@@ -167,6 +173,9 @@ class Daemon:
         for task in self._always:
             task.cancel()
         await self._server.stop()
+        for work in self._unfinished:
+            work.cancel()
+        await asyncio.gather(*self._unfinished, return_exceptions=True)
         await self._hearsay.close()
         self.pauses.close()
         await self._attributes.close()
@@ -252,7 +261,8 @@ class Daemon:
         self._add_positions(session, batch)
         if batch.positions:
             self.recorder.put(session.domain.name, batch)
-        self.instances.watch_changed(session.domain, session.degraded)
+        if session.state not in (SessionState.CLOSING, SessionState.CLOSED):
+            self.instances.watch_changed(session.domain)
 
     def _add_positions(self, session: Session, batch: Batch) -> None:
         key = (session.domain.uuid, session.domain.domid)
@@ -269,21 +279,10 @@ class Daemon:
         active = await transport.active()
         running = {(domain.uuid, domain.domid): domain for domain in active}
         for instance in self.instances.all():
-            record = instance.record
-            if record.transport not in ("", transport.name):
+            domain = _domain_of(instance.record)
+            if instance.record.transport not in ("", transport.name):
                 continue
-            domain = Domain(record.vm, record.domid, record.uuid)
-            try:
-                report = await transport.report(domain)
-            except TransportError as error:
-                _log.warning("%s: its state is not known now: %s", domain.name, error)
-                # Not to be believed dead; its session will look.
-                running.setdefault((domain.uuid, domain.domid), domain)
-                continue
-            if report.state in ENDED:
-                self._on_ended(domain, report)
-            else:
-                self.instances.domain_seen(domain)
+            if await self._still_runs(transport, domain):
                 running.setdefault((domain.uuid, domain.domid), domain)
         for vm in list(self.activations):
             found = await transport.find(vm)
@@ -292,8 +291,62 @@ class Daemon:
             elif await self._is_nowhere(vm):
                 await self.activate(vm, None)
         for domain in running.values():
-            await self.watch.watch(transport, domain, self.wanted_probes(domain))
+            await self.watch_domain(transport, domain)
             self.watch.look_soon(domain)  # it may be paused
+
+    async def _still_runs(self, transport: Transport, domain: Domain) -> bool:
+        """Ask for the domain of an instance, and note what is learnt."""
+        try:
+            report = await transport.report(domain)
+        except TransportError as error:
+            _log.warning("%s: its state is not known now: %s", domain.name, error)
+            return True  # not to be believed dead; its session will look
+        if report.state in ENDED:
+            self._on_ended(domain, report)
+            return False
+        self.instances.domain_seen(domain)
+        return True
+
+    async def watch_domain(self, transport: Transport, domain: Domain) -> None:
+        """Watch a domain as is wanted there."""
+        await self.watch.watch(transport, domain, self.wanted_probes(domain))
+
+    def watch_again(self, instance: Instance) -> asyncio.Task[None]:
+        """Try to watch an instance's domain, which nobody watches.
+
+        Whatever has kept it from being watched may be over.
+        """
+        return self.finish(self._watch_again(instance))
+
+    async def _watch_again(self, instance: Instance) -> None:
+        domain, name = _domain_of(instance.record), instance.record.transport
+        await self.watch.first_try(name)
+        for transport in self.watch.up(name):
+            if self.watch.state_of(domain, name).followed:
+                return
+            if await self._still_runs(transport, domain):
+                await self.watch_domain(transport, domain)
+                self.watch.look_soon(domain)
+
+    def finish(self, work: Coroutine[Any, Any, _T]) -> asyncio.Task[_T]:
+        """Do something to its end, whatever becomes of the client that wanted it."""
+        task = asyncio.get_running_loop().create_task(work)
+        self._unfinished.add(task)
+        task.add_done_callback(self._finished)
+        return task
+
+    def _finished(self, task: asyncio.Task[Any]) -> None:
+        self._unfinished.discard(task)
+        error = None if task.cancelled() else task.exception()
+        # Nobody may be left to hear of it.
+        if error is not None and not isinstance(error, (RequestError, NoTransport)):
+            _log.error("internal error", exc_info=error)
+
+    def _spawn(self, work: Coroutine[Any, Any, None]) -> asyncio.Task[None]:
+        task = asyncio.get_running_loop().create_task(work)
+        self._tasks.add(task)
+        task.add_done_callback(self._tasks.discard)
+        return task
 
     async def _on_arrivals(self, transport: Transport) -> None:
         """Watch those that are expected; the agent will tell what is wanted there."""
@@ -312,9 +365,7 @@ class Daemon:
         """An instance has begun on that domain: what was seen since it came is judged now."""
         since, until = self.expected.claim(domain), self._last_event_id
         if since is not None and since < until:
-            task = asyncio.get_running_loop().create_task(self._judge_late(domain, since, until))
-            self._tasks.add(task)
-            task.add_done_callback(self._tasks.discard)
+            self._spawn(self._judge_late(domain, since, until))
 
     def stopping(self, record: InstanceRecord) -> None:
         """An instance has ended, since its domain is to be stopped.
@@ -323,7 +374,7 @@ class Daemon:
         the next instance.
         """
         self.expected.note(record.vm, record.probes)
-        domain = Domain(record.vm, record.domid, record.uuid)
+        domain = _domain_of(record)
         if self.watch.knows(domain):
             self.expected.has_come(domain, self._last_event_id)
 
@@ -362,9 +413,7 @@ class Daemon:
         if report.state is DomainState.GONE:
             self.expected.claim(domain)
             self._saved.pop((domain.uuid, domain.domid), None)
-            task = asyncio.get_running_loop().create_task(self._forget(domain))
-            self._tasks.add(task)
-            task.add_done_callback(self._tasks.discard)
+            self._spawn(self._forget(domain))
 
     async def _forget(self, domain: Domain) -> None:
         try:
@@ -432,6 +481,10 @@ class Daemon:
         self.instances.recall(
             record, [e for e in events if e.domid == record.domid and e.received >= since]
         )
+
+
+def _domain_of(record: InstanceRecord) -> Domain:
+    return Domain(record.vm, record.domid, record.uuid)
 
 
 def _least(given: Iterable[float | None], default: float) -> float:

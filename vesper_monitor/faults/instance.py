@@ -15,6 +15,9 @@ deferred only when its time has come.
 
 An instance of an earlier daemon's is given no fault before its domain was seen
 alive: while no daemon was there, the resource may have got another.
+
+Whether its guest is watched is not kept here.  Who watches it is asked each
+time, so that an instance without a live session cannot be taken for a fine one.
 """
 
 from __future__ import annotations
@@ -26,6 +29,7 @@ from typing import Any
 
 from vesper_monitor.faults.fault import Fault, InstanceRecord
 from vesper_monitor.faults.rules import RuleSet
+from vesper_monitor.faults.watching import Watching
 from vesper_monitor.transport import Cause, DomainReport, DomainState
 
 __all__ = ["Answer", "Instance", "InstanceState", "Result", "Waiter"]
@@ -95,7 +99,7 @@ class Waiter:
 
 class Instance:
     """
-    :param degraded: why the guest is not watched now; None: it is.
+    :param watching: asks how well its domain is watched now.
     :param rules: which events are faults; None: the default ones.
     :param restored: an earlier daemon has begun it.
     """
@@ -103,13 +107,14 @@ class Instance:
     def __init__(
         self,
         record: InstanceRecord,
+        watching: Callable[[], Watching],
         *,
         fault: Fault | None = None,
-        degraded: str | None = None,
         rules: RuleSet | None = None,
         restored: bool = False,
     ) -> None:
         self.record = record
+        self._watching = watching
         self.rules = rules or RuleSet()
         self.state = InstanceState.STARTED
         #: found by a rule; given to monitors once it is in the journal
@@ -127,7 +132,7 @@ class Instance:
         self.deferred_until: float | None = None
         self.deferred: str | None = None
         self._waiters: set[Waiter] = set()
-        self._degraded = degraded
+        #: the last answer's reason, if that was degraded; None: it was not
         self._degraded_told: str | None = None
         self._early_at: float | None = None
         self._dead: Answer | None = None
@@ -182,11 +187,13 @@ class Instance:
         """What a monitor is told whose time is up."""
         if (dead := self._dead_answer()) is not None:
             return dead
+        watching = self._watching()
         if self.paused:
-            return Answer(Result.FINE)
+            # The domain's end is told in a pause, too: so somebody must look.
+            return Answer(Result.FINE) if watching.followed else _degraded_answer(watching)
         if (fault := self._tellable) is not None:
             return _fault_answer(fault)
-        if (lacking := self._lacking) is not None:
+        if (lacking := self._lacking(watching)) is not None:
             return Answer(Result.DEGRADED, lacking)
         return Answer(Result.FINE)
 
@@ -210,7 +217,12 @@ class Instance:
     @property
     def degraded(self) -> str | None:
         """Why the guest is not watched."""
-        return self._degraded
+        return self._watching().lacking
+
+    @property
+    def followed(self) -> bool:
+        """Whether the end of its domain would be noticed."""
+        return self._watching().followed
 
     @property
     def dead_reason(self) -> str | None:
@@ -287,15 +299,13 @@ class Instance:
         self._injected_at = None
         return ended
 
-    def watch_changed(self, degraded: str | None, now: float) -> None:
-        """How well the guest is watched."""
-        if degraded == self._degraded:
+    def watch_changed(self, now: float) -> None:
+        """The guest may be watched better or worse than before."""
+        watching = self._watching()
+        # What is not followed may be so for a moment: its monitor waits, see Instances.wait().
+        if self.paused or not watching.followed:
             return
-        worse_or_better = (degraded is None) != (self._degraded is None)
-        self._degraded = degraded
-        if self.paused:
-            return
-        if worse_or_better:
+        if (self._lacking(watching) is None) != (self._degraded_told is None):
             self._answer_early(now)
 
     def domain_ended(self, report: DomainReport, reason: str) -> None:
@@ -341,10 +351,9 @@ class Instance:
         may = self.fault_recorded and not self.paused and not self.restored
         return self.fault if may and self.deferred is None else None
 
-    @property
-    def _lacking(self) -> str | None:
+    def _lacking(self, watching: Watching) -> str | None:
         """Why a monitor is told neither of a fault nor that all is well."""
-        return self.deferred or self._degraded
+        return self.deferred or watching.lacking
 
     def _tell_all(self) -> None:
         if (fault := self._tellable) is not None:
@@ -364,7 +373,8 @@ class Instance:
         if (fault := self._tellable) is not None:
             hold = self.hold_until()
             return None if hold is not None and now < hold else _fault_answer(fault)
-        lacking = self._lacking
+        watching = self._watching()
+        lacking = self._lacking(watching) if watching.followed else self.deferred
         if lacking is not None and self._degraded_told is None and self._may_be_early(now):
             self._early_at = now
             return Answer(Result.DEGRADED, lacking)
@@ -385,3 +395,7 @@ class Instance:
 
 def _fault_answer(fault: Fault) -> Answer:
     return Answer(Result.FAULT, fault.reason, fault=fault)
+
+
+def _degraded_answer(watching: Watching) -> Answer:
+    return Answer(Result.DEGRADED, watching.lacking)

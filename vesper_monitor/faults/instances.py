@@ -22,6 +22,7 @@ from vesper_monitor.faults.journal import Batch
 from vesper_monitor.faults.rate import WINDOW, Rate
 from vesper_monitor.faults.recorder import Recorder
 from vesper_monitor.faults.rules import RuleError, RuleSet
+from vesper_monitor.faults.watching import Watching
 from vesper_monitor.guest.decode import Event
 from vesper_monitor.transport import Domain, DomainReport
 
@@ -41,6 +42,9 @@ MAX_INSTANCES = 1000
 #: take a second of CPU, and many VMs may have faults at once.
 AT_ONCE = 4
 
+#: s that a monitor waits for its domain to be watched, until it is told that it is not.
+UNWATCHED_WAIT_S = 10.0
+
 #: s after a fault until the cluster shows it: the failover has precedence.
 SHOW_AFTER = 10.0
 
@@ -52,6 +56,7 @@ def attribute(vm: str) -> str:
 
 class Instances:
     """
+    :param watching: how well the domain of an instance is watched now.
     :param grace: s by which a monitor may be late before Pacemaker is told
         of a fault without it.
     :param max_failovers: faults of one VM that are told in an hour.
@@ -63,6 +68,7 @@ class Instances:
     def __init__(
         self,
         recorder: Recorder,
+        watching: Callable[[InstanceRecord], Watching],
         *,
         grace: float,
         max_failovers: int,
@@ -71,6 +77,7 @@ class Instances:
         attributes: NodeAttributes | None = None,
     ) -> None:
         self._recorder = recorder
+        self._watching = watching
         self._grace = grace
         self._rate = Rate(max_failovers)
         self._tell = tell
@@ -106,9 +113,7 @@ class Instances:
             self._rate.told(vm, at)
         held = {fault.instance: fault for fault in faults if fault.ended is None}
         for record in records:
-            instance = Instance(
-                record, fault=held.get(record.id), rules=_rules(record), restored=True
-            )
+            instance = self._make(record, held.get(record.id), restored=True)
             self._begin(instance)
             if instance.fault is not None and instance.fault.told is None:
                 self._admit(instance, instance.fault)
@@ -143,6 +148,14 @@ class Instances:
 
     # ------------------------------------------------------------ start, stop
 
+    def _make(
+        self, record: InstanceRecord, fault: Fault | None, *, restored: bool = False
+    ) -> Instance:
+        return Instance(
+            record, lambda: self._watching(record), fault=fault, rules=_rules(record),
+            restored=restored,
+        )  # fmt: skip
+
     def _begin(self, instance: Instance) -> None:
         """In place of an earlier life, which ends."""
         record = instance.record
@@ -168,7 +181,6 @@ class Instances:
         domain: Domain,
         probes: Iterable[str],
         services: Iterable[str],
-        degraded: str | None,
         hang_timeout: float | None = None,
         pause_timeout: float | None = None,
         transport: str = "",
@@ -204,7 +216,7 @@ class Instances:
             fault = replace(fault, instance=record.id, ended=None, ended_by=None)
         else:
             fault = None
-        instance = Instance(record, fault=fault, degraded=degraded, rules=_rules(record))
+        instance = self._make(record, fault)
         self._begin(instance)
         self._save(instance, fault)
         _log.info("%s: watching %s (domain %d)", resource, domain.name, domain.domid)
@@ -374,9 +386,10 @@ class Instances:
 
     # ------------------------------------------------------------ the guest
 
-    def watch_changed(self, domain: Domain, degraded: str | None) -> None:
+    def watch_changed(self, domain: Domain) -> None:
+        """It may be watched better or worse than before."""
         for instance in self.of_domain(domain):
-            instance.watch_changed(degraded, _now())
+            instance.watch_changed(_now())
 
     def domain_seen(self, domain: Domain) -> None:
         """The domain runs."""
@@ -418,6 +431,10 @@ class Instances:
         :param deliver: hands the answer over; raises if the agent is gone.
             The call may also be cancelled while it waits: the agent was killed.
         """
+        if instance.state is InstanceState.ENDED:  # while the request was prepared
+            vm = instance.record.vm
+            await deliver(Answer(Result.DEGRADED, f"{vm}: its resource was stopped or begun anew"))
+            return
         awake = asyncio.Event()
         waiter = Waiter(awake.set)
         start = _now()
@@ -432,11 +449,13 @@ class Instances:
             hold = instance.hold_until()
             if hold is not None:
                 end = min(end, max(hold, start))
-            try:
-                async with asyncio.timeout(max(0.0, end - _now())):
-                    await awake.wait()
-            except TimeoutError:
-                pass
+            while waiter.answer is None and (left := end - _now()) > 0:
+                try:
+                    async with asyncio.timeout(min(left, UNWATCHED_WAIT_S)):
+                        await awake.wait()
+                except TimeoutError:
+                    if not instance.followed:
+                        break
             answer = waiter.answer or instance.answer_at_timeout()
             waiter.answer = answer
             await deliver(answer)
