@@ -97,6 +97,7 @@ def test_a_stop_that_was_not_carried_through_ends_no_fault(
     guest.say(*SEGV)
     assert Monitor(daemon).result() == "fault"
     daemon.call("stop", resource="r1", vm="vm1")
+    daemon.call("faults")  # the journal has it
     if restarted:
         daemon.stop(signal.SIGKILL)
         daemon.start()
@@ -106,6 +107,7 @@ def test_a_stop_that_was_not_carried_through_ends_no_fault(
     assert [(f["id"], f["ended"]) for f in daemon.call("faults")["faults"]] == [(1, None)]
     stop = daemon.call("stop", resource="r1", vm="vm1")
     assert stop["fault"]["id"] == 1
+    daemon.call("faults")
     # Now it is.
     guest.kill()
     if restarted:
@@ -417,8 +419,11 @@ def test_rules_are_changed_and_outlive_the_daemon_with_their_counts(
         guest.say("emit", "out_of_memory", "comm=cron", pid)
     assert Monitor(daemon, timeout=2, fault_on=wishes["fault_on"]).result() == "fine"
     assert len(daemon.events(vm="vm1")) == 5
-    # A wrong text changes nothing, whoever brings it.
-    assert Monitor(daemon, timeout=1, fault_on="send_signal: fatl").result() == "fine"
+    # A wrong text changes nothing, whoever brings it, and is said for as long as it is asked for.
+    wrong = Monitor(daemon, timeout=1, fault_on="send_signal: fatl")
+    assert wrong.result() == "degraded"
+    assert "vm1: fault_on: " in wrong.answer["reason"]
+    assert "fatl" in wrong.answer["reason"]
     daemon.call("change", **{**wishes, "fault_on": "send_signal: fatl"})
     assert daemon.call("status")["vms"][0]["fault_on"] == wishes["fault_on"]
     daemon.stop()

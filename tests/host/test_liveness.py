@@ -21,7 +21,6 @@ from hypothesis import strategies as st
 
 from tests.host.daemons import RESOURCE, DaemonProcess, Monitor
 from tests.host.standins import guest
-from vesper_monitor.client import DaemonError
 from vesper_monitor.domain_state import DomainState
 from vesper_monitor.guest.liveness import Depth, Hang, LifeState, Liveness, Sign
 from vesper_monitor.transport import CpuUse, VcpuState, VcpuUse
@@ -366,8 +365,10 @@ def test_from_the_guest_to_the_monitor(daemon: DaemonProcess) -> None:
             assert asyncio.run(vm.tell(*words)) == "ok"
 
         for bad in (1, -1, "5"):
-            with pytest.raises(DaemonError, match="hang_timeout"):
-                daemon.call("start", **RESOURCE, hang_timeout=bad)
+            daemon.call("start", **RESOURCE, hang_timeout=bad)
+            wrong = Monitor(daemon, hang_timeout=bad)
+            assert wrong.result() == "degraded"
+            assert "hang_timeout" in wrong.answer["reason"]
         daemon.call("start", **RESOURCE, hang_timeout=2)
         assert Monitor(daemon).result() == "fine"
         # No life, but paused; and starved.

@@ -14,7 +14,7 @@ from lab.standin import StandinTransport
 from lab.standin.image import make_store
 from tests.host.daemons import MONITOR, RESOURCE, DaemonProcess, Monitor, serve, wait_collecting
 from tests.host.standins import guest, until
-from tests.host.test_instance import begin, fault, make, monitored, result, watch_changes
+from tests.host.test_instance import CALM, begin, fault, make, monitored, result, watch_changes
 from vesper_monitor.client import Client, DaemonError
 from vesper_monitor.daemon.config import Config
 from vesper_monitor.daemon.main import Daemon
@@ -70,6 +70,19 @@ def test_a_moment_without_a_watch_is_not_told() -> None:
     instance._watching = lambda: Watching(True, None)
     instance.watch_changed(1.2)
     assert waiter.answer is None
+
+
+def test_a_wish_that_cannot_be_fulfilled_is_degraded_while_it_is_wished() -> None:
+    instance = monitored()
+    instance.refuse("fault_on: wrong")
+    waiter = begin(instance, 1.0)
+    assert result(waiter) is Result.DEGRADED
+    instance.monitor_ends(waiter, 1.0, delivered=True)
+    waiter = begin(instance, 2.0)
+    assert waiter.answer is None
+    instance.refuse(None)
+    instance.watch_changed(2.0 + CALM)
+    assert result(waiter) is Result.FINE
 
 
 def test_a_fault_is_told_whether_it_is_watched_or_not() -> None:
@@ -517,3 +530,41 @@ def test_no_sign_of_life_of_a_domain_that_has_ended(daemon: DaemonProcess) -> No
         tell(vm, "state", "crashed")
         assert Monitor(daemon, timeout=50).result() == "dead"
         assert daemon.call("life", vm="vm1", domain=number)["age"] is None
+
+
+def test_wrong_wishes_change_nothing_and_are_said(daemon: DaemonProcess) -> None:
+    with guest("vm1") as vm:
+        wrong: dict[str, Any]
+        daemon.call("start", **RESOURCE)
+        wait_collecting(daemon, 2)
+        for wrong in (
+            {"services": ["x"] * 65},
+            {"services": "httpd"},
+            {"services": [""]},
+            {"services": ["\udcfc"]},
+            {"probes": 5},
+            {"fault_on": "send_signal: fatl"},
+            {"fault_on": "send_signal: fatal # \udcfc"},
+            {"fault_on": ["x"]},
+            {"hang_timeout": 1},
+            {"pause_timeout": "x"},
+        ):
+            daemon.call("change", **{**RESOURCE, **wrong})
+            told = Monitor(daemon, timeout=0.1, **wrong)
+            assert told.result() == "degraded", wrong
+            assert told.answer["reason"].startswith("vm1: "), wrong
+            assert next(iter(wrong)) in told.answer["reason"]
+            assert daemon.call("status")["vms"][0]["degraded"] == told.answer["reason"]
+            assert Monitor(daemon, timeout=0.1).result() == "fine", wrong  # corrected
+        # What was in force still is.
+        waiting = Monitor(daemon, services=5)
+        tell(vm, "emit", "send_signal", "sig=11", "comm=httpd", "fatal=1")
+        if waiting.result() == "degraded":  # that comes first
+            waiting = Monitor(daemon, services=5)
+        assert waiting.result() == "fault"
+        # After a start the defaults are.
+        daemon.call("start", **{**RESOURCE, "services": 5, "probes": 5})
+        assert Monitor(daemon, services=5, probes=5).result() == "degraded"
+        (row,) = daemon.call("status")["vms"]
+        assert row["services"] == []
+        assert len(row["probes"]) == 2

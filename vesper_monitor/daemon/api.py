@@ -19,15 +19,14 @@ from vesper_monitor.daemon.request import boolean, names, number, optional, text
 from vesper_monitor.daemon.server import Connection, RequestError
 from vesper_monitor.daemon.status import vm_status
 from vesper_monitor.daemon.watch import NoTransport
+from vesper_monitor.daemon.wishes import MAX_TIMEOUT_S, Wishes, read_wishes, wishes_of
 from vesper_monitor.faults.fault import Fault, InstanceRecord
 from vesper_monitor.faults.instance import Answer, Instance, Result
 from vesper_monitor.faults.journal import JournalError
-from vesper_monitor.faults.language import RuleError
 from vesper_monitor.faults.pauses import MAX_SECONDS
-from vesper_monitor.faults.rules import RuleSet, system_gone
+from vesper_monitor.faults.rules import system_gone
 from vesper_monitor.guest import abi
 from vesper_monitor.guest.decode import Event
-from vesper_monitor.guest.liveness import MIN_TIMEOUT
 from vesper_monitor.guest.points.point import PointError
 from vesper_monitor.guest.points.store import RESERVED
 from vesper_monitor.guest.points.syntax import parse
@@ -47,7 +46,7 @@ ROOT_ONLY = frozenset(
     | {"expect", "add", "load", "unload", "activate", "deactivate"}
 )
 #: s a monitor may ask to wait.
-MAX_WAIT = 86_400.0
+MAX_WAIT = MAX_TIMEOUT_S
 #: s for a look at the domain before the first monitor is answered.
 LOOK_TIMEOUT = 5.0
 #: s for a guest to answer an ``activate``, beyond the time it has to become active.
@@ -157,19 +156,21 @@ class Api:
         if found is None or not _is_of(request, found[1]):
             return None
         transport, domain = found
+        wishes, wrong = read_wishes(request, Wishes())
         try:
             instance = daemon.instances.start(
                 text(request, "resource"),
                 domain,
-                names(request, "probes", DEFAULT_PROBES),
-                names(request, "services", ()),
-                _hang_timeout(request),
-                _pause_timeout(request),
+                wishes.probes,
+                wishes.services,
+                wishes.hang_timeout,
+                wishes.pause_timeout,
                 transport.name,
-                _fault_on(request, ""),
+                wishes.fault_on,
             )
         except ValueError as error:
             raise RequestError("internal", str(error)) from error
+        daemon.instances.refuse(instance, _refusal(vm, wrong))
         daemon.begun(domain)
         await daemon.watch_domain(transport, domain)
         daemon.judge_again(vm)
@@ -251,18 +252,15 @@ class Api:
     async def _new_wishes(self, instance: Instance, request: dict[str, Any]) -> None:
         """The resource's parameters may have been changed without a restart."""
         daemon, record = self._daemon, instance.record
-        probes = names(request, "probes", record.probes)
-        services = names(request, "services", record.services)
-        hang_timeout = _hang_timeout(request, record.hang_timeout)
-        pause_timeout = _pause_timeout(request, record.pause_timeout)
-        fault_on = _fault_on(request, record.fault_on)
-        wishes = probes, services, hang_timeout, pause_timeout, fault_on
-        if wishes == (
-            record.probes, record.services, record.hang_timeout, record.pause_timeout,
-            record.fault_on,
-        ):  # fmt: skip
+        in_force = wishes_of(record)
+        wishes, wrong = read_wishes(request, in_force)
+        daemon.instances.refuse(instance, _refusal(record.vm, wrong))
+        if wishes == in_force:
             return
-        daemon.instances.change(instance, *wishes)
+        daemon.instances.change(
+            instance, wishes.probes, wishes.services, wishes.hang_timeout, wishes.pause_timeout,
+            wishes.fault_on,
+        )  # fmt: skip
         domain = Domain(record.vm, record.domid, record.uuid)
         session = daemon.watch.session(domain)
         if session is not None:
@@ -611,36 +609,8 @@ def _is_of(request: dict[str, Any], found: Domain | InstanceRecord) -> bool:
     return vm in (None, name) and ident in (None, found.uuid, str(found.domid))
 
 
-def _hang_timeout(request: dict[str, Any], default: float | None = None) -> float | None:
-    """s; 0: not watched."""
-    if request.get("hang_timeout") is None:
-        return default
-    value = number(request, "hang_timeout", 0.0, MAX_WAIT)
-    if 0 < value < MIN_TIMEOUT:
-        raise RequestError("bad-request", f"'hang_timeout' must be 0 or at least {MIN_TIMEOUT:g}")
-    return value
-
-
-def _pause_timeout(request: dict[str, Any], default: float | None = None) -> float | None:
-    """s; 0: for ever."""
-    if request.get("pause_timeout") is None:
-        return default
-    return number(request, "pause_timeout", 0.0, MAX_WAIT)
-
-
-def _fault_on(request: dict[str, Any], default: str) -> str:
-    """Rules; if they are wrong, those that held before: a monitor must not fail of it."""
-    wanted = request.get("fault_on")
-    if wanted is None or wanted == default:  # each monitor says it again
-        return default
-    if not isinstance(wanted, str):
-        raise RequestError("bad-request", "'fault_on' must be a text")
-    try:
-        RuleSet(wanted)
-    except RuleError as error:
-        _log.error("%s: fault_on: %s; what held before still holds", request.get("resource"), error)
-        return default
-    return wanted
+def _refusal(vm: str, wrong: str | None) -> str | None:
+    return None if wrong is None else f"{vm}: {wrong}; what was in force stays"
 
 
 def _start_of(fault: Fault) -> float:

@@ -131,6 +131,8 @@ class Instance:
         #: its guest has had too many faults: until when this one is not told, and why
         self.deferred_until: float | None = None
         self.deferred: str | None = None
+        #: which of the wishes that its agent has now cannot be fulfilled, and why
+        self.refused: str | None = None
         self._waiters: set[Waiter] = set()
         #: the last answer's reason, if that was degraded; None: it was not
         self._degraded_told: str | None = None
@@ -216,8 +218,8 @@ class Instance:
 
     @property
     def degraded(self) -> str | None:
-        """Why the guest is not watched."""
-        return self._watching().lacking
+        """Why the guest is not watched, or not as its agent wants it."""
+        return self._watching().lacking or self.refused
 
     @property
     def followed(self) -> bool:
@@ -308,6 +310,10 @@ class Instance:
         if (self._lacking(watching) is None) != (self._degraded_told is None):
             self._answer_early(now)
 
+    def refuse(self, why: str | None) -> None:
+        """The agent's present wishes cannot all be fulfilled; None: they can."""
+        self.refused = why
+
     def domain_ended(self, report: DomainReport, reason: str) -> None:
         """The domain does not run any more. For good: another start is another instance."""
         self._dead = Answer(Result.DEAD, reason, state=report.state, cause=report.cause)
@@ -353,7 +359,7 @@ class Instance:
 
     def _lacking(self, watching: Watching) -> str | None:
         """Why a monitor is told neither of a fault nor that all is well."""
-        return self.deferred or watching.lacking
+        return self.deferred or watching.lacking or self.refused
 
     def _tell_all(self) -> None:
         if (fault := self._tellable) is not None:

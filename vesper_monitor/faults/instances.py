@@ -269,6 +269,14 @@ class Instances:
             _log.info("%s: fault_on is now: %s", instance.record.resource, fault_on or "(default)")
         self._save(instance)
 
+    def refuse(self, instance: Instance, why: str | None) -> None:
+        """Its agent wishes what cannot be done now; None: no more."""
+        if why != instance.refused:
+            if why is not None:
+                _log.error("%s: %s", instance.record.resource, why)
+            instance.refuse(why)
+            instance.watch_changed(_now())
+
     def _save(self, instance: Instance, fault: Fault | None = None) -> None:
         """:param fault: of its own that has changed, too."""
         faults = [fault] if fault is not None else []
