@@ -4,6 +4,7 @@
 from __future__ import annotations
 
 import asyncio
+import socket
 from collections.abc import Awaitable, Callable, Iterator
 from pathlib import Path
 from typing import Any, ClassVar
@@ -83,6 +84,14 @@ def test_a_wish_that_cannot_be_fulfilled_is_degraded_while_it_is_wished() -> Non
     instance.refuse(None)
     instance.watch_changed(2.0 + CALM)
     assert result(waiter) is Result.FINE
+
+
+def test_whoever_waits_for_what_was_ended_by_hand_is_told() -> None:
+    instance = monitored()
+    waiter = begin(instance, 1.0)
+    instance.end(1.0, "deactivate", "ended by hand")
+    assert waiter.answer is not None
+    assert (waiter.answer.result, waiter.answer.reason) == (Result.DEGRADED, "ended by hand")
 
 
 def test_a_fault_is_told_whether_it_is_watched_or_not() -> None:
@@ -568,3 +577,95 @@ def test_wrong_wishes_change_nothing_and_are_said(daemon: DaemonProcess) -> None
         (row,) = daemon.call("status")["vms"]
         assert row["services"] == []
         assert len(row["probes"]) == 2
+
+
+# ---------------------------------------------------------------- the way back
+
+
+def probes_in_guests(daemon: DaemonProcess) -> int:
+    return sum(len(vm["probes"]) for vm in daemon.call("status")["vms"])
+
+
+def test_what_was_deactivated_stays_so(daemon: DaemonProcess, tmp_path: Path) -> None:
+    """The resource is no longer VESPER's: over restarts, and in the VM's next life."""
+    with guest("vm1") as vm:
+        daemon.call("start", **RESOURCE)
+        wait_collecting(daemon, 2)
+        waiting = Monitor(daemon, first=False, timeout=50)
+        wait_for(lambda: waits(daemon), "the monitor")
+        daemon.call("deactivate", vm="vm1")
+        assert waiting.result() == "degraded"
+        assert daemon.call("status")["vms"] == []
+        for _ in range(2):
+            daemon.stop()
+            daemon.start()
+            assert daemon.call("status")["vms"] == []
+            assert not vm.place.active.exists()
+    with guest("vm1") as vm, guest("vm2"):
+        # vm2, which is expected, shows when arrivals have been looked at.
+        daemon.call("expect", resource="r2", vm="vm2", probes=["send_signal"])
+        wait_collecting(daemon, 1)
+        assert not vm.place.active.exists()
+        # Its next start is VESPER's again.
+        daemon.call("start", **RESOURCE)
+        wait_collecting(daemon, 3)
+        daemon.stop()
+        daemon.start()
+        wait_collecting(daemon, 3)
+
+
+def test_a_resource_that_still_monitors_is_told_until_its_next_start(
+    daemon: DaemonProcess,
+) -> None:
+    with guest("vm1") as vm:
+        daemon.call("start", **RESOURCE)
+        wait_collecting(daemon, 2)
+        daemon.call("deactivate", vm="vm1")
+        for restarted in (False, True):
+            if restarted:
+                daemon.stop()
+                daemon.start()
+            for _ in range(2):
+                told = Monitor(daemon, timeout=0.2)
+                assert told.result() == "degraded"
+                assert "vesper activate vm1" in told.answer["reason"]
+            assert probes_in_guests(daemon) == 0
+        # Its agent's other requests change nothing in that.
+        daemon.call("change", **{**RESOURCE, "probes": ["send_signal"]})
+        assert Monitor(daemon, timeout=0.2).result() == "degraded"
+        assert not vm.place.active.exists()
+        # Its end is still seen.
+        waiting = Monitor(daemon, timeout=50)
+        wait_for(lambda: waits(daemon), "the monitor")
+        vm.kill()
+        assert waiting.result() == "dead"
+    with guest("vm1"):
+        daemon.call("start", **RESOURCE)
+        wait_collecting(daemon, 2)
+        assert Monitor(daemon, timeout=0.2).result() == "fine"
+
+
+def test_it_is_activated_by_hand_again(daemon: DaemonProcess) -> None:
+    with guest("vm1"):
+        daemon.call("start", **RESOURCE)
+        wait_collecting(daemon, 2)
+        daemon.call("deactivate", vm="vm1")
+        assert Monitor(daemon, timeout=0.2).result() == "degraded"
+        daemon.call("activate", vm="vm1")
+        wait_collecting(daemon, 2)
+        assert Monitor(daemon, timeout=0.2).result() == "fine"
+        daemon.stop()
+        daemon.start()
+        wait_collecting(daemon, 2)
+
+
+def test_the_death_of_a_client_does_not_undo_a_deactivation(daemon: DaemonProcess) -> None:
+    with guest("vm1") as vm:
+        daemon.call("start", **RESOURCE)
+        wait_collecting(daemon, 2)
+        with Client(str(daemon.socket)) as client:
+            client.begin("deactivate", vm="vm1")
+            assert client._socket is not None
+            client._socket.shutdown(socket.SHUT_RDWR)
+        wait_for(lambda: not vm.place.active.exists(), "the guest is let go")
+        wait_for(lambda: not daemon.call("status")["vms"], "nothing is watched")

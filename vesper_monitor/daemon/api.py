@@ -118,6 +118,7 @@ class Api:
     # ------------------------------------------------------------ agents
 
     async def _start(self, connection: Connection, request: dict[str, Any]) -> None:
+        self._daemon.allow_watching(text(request, "vm"))
         instance = await self._begin(request, anew=True)
         if instance is None:
             raise _no_such_vm(text(request, "vm"))
@@ -552,6 +553,7 @@ class Api:
         daemon = self._daemon
         vm = text(request, "vm")
         transport, domain = await self._found(vm)
+        daemon.allow_watching(vm)
         await daemon.activate(vm, names(request, "probes", DEFAULT_PROBES))
         session = await daemon.watch.watch(transport, domain, daemon.wanted_probes(domain))
         try:
@@ -571,12 +573,11 @@ class Api:
         await connection.send({"ok": True, "domid": domain.domid})
 
     async def _deactivate(self, connection: Connection, request: dict[str, Any]) -> None:
-        daemon = self._daemon
         vm = text(request, "vm")
-        session = self._session(vm)
-        await daemon.activate(vm, None)
-        await daemon.watch.deactivate(session.domain)
-        daemon.instances.watch_changed(session.domain)
+        if not await asyncio.shield(self._daemon.finish(self._daemon.deactivate(vm))):
+            raise RequestError(
+                "not-active", f"{vm} is not watched; begin with: vesper activate {vm}"
+            )
         await connection.send({"ok": True})
 
     def _session(self, vm: str) -> Session:

@@ -22,7 +22,7 @@ import signal
 import sys
 import time
 from collections import Counter
-from collections.abc import Coroutine, Iterable, Mapping
+from collections.abc import Callable, Coroutine, Iterable, Mapping
 from dataclasses import replace
 from pathlib import Path
 from typing import Any, TypeVar
@@ -138,6 +138,9 @@ class Daemon:
         )
         #: VM to wanted probes, by the operator's word
         self.activations: dict[str, tuple[str, ...]] = {}
+        #: VMs whose guests are left alone, by the operator's word: until ``activate``
+        #: or the next start of a resource
+        self.deactivated: set[str] = set()
         self._last_event_id = 0
         self._backlog = 0
         self._backlog_of: Counter[str] = Counter()  # by VM
@@ -213,8 +216,39 @@ class Daemon:
             self.activations.pop(vm, None)
         else:
             self.activations[vm] = probes
+        await self._remember(vm, lambda journal: journal.set_activation(vm, probes))
+
+    async def deactivate(self, vm: str) -> bool:
+        """Leave a VM's guest alone from now on, as the operator wishes.
+
+        What runs for it ends, and it is not expected any more.
+
+        :returns: whether anything was to be ended.
+        """
+        domains = self.watch.domains_of(vm)
+        known = bool(domains) or vm in self.activations or self.expected.of(vm) is not None
+        if not known and not self.instances.of_vm(vm):
+            return False
+        self.activations.pop(vm, None)
+        self.expected.forget(vm)
+        self.deactivated.add(vm)
+        self.instances.end_vm(vm, "deactivate", f"{vm}: watching was ended by hand")
+        remember = self._remember(vm, lambda journal: journal.set_deactivation(vm, True))
+        remembering = self._spawn(remember)  # also if vesperd is stopped meanwhile
+        for domain in dict.fromkeys(domains):
+            await self.watch.deactivate(domain)
+        await asyncio.wait({remembering})
+        return True
+
+    def allow_watching(self, vm: str) -> None:
+        """A resource has started a VM, or the operator has activated it: it is watched again."""
+        if vm in self.deactivated:
+            self.deactivated.discard(vm)
+            self._spawn(self._remember(vm, lambda journal: journal.set_deactivation(vm, False)))
+
+    async def _remember(self, vm: str, write: Callable[[Journal], None]) -> None:
         try:
-            await self.recorder.run(lambda journal: journal.set_activation(vm, probes))
+            await self.recorder.run(write)
         except JournalError as error:
             _log.warning("%s: it is not remembered over a restart: %s", vm, error)
 
@@ -277,7 +311,11 @@ class Daemon:
     async def _on_up(self, transport: Transport) -> None:
         """Watch what is wanted, and take over the guests of an earlier daemon."""
         active = await transport.active()
-        running = {(domain.uuid, domain.domid): domain for domain in active}
+        running = {
+            (domain.uuid, domain.domid): domain
+            for domain in active
+            if domain.name not in self.deactivated
+        }
         for instance in self.instances.all():
             domain = _domain_of(instance.record)
             if instance.record.transport not in ("", transport.name):
@@ -308,8 +346,11 @@ class Daemon:
         return True
 
     async def watch_domain(self, transport: Transport, domain: Domain) -> None:
-        """Watch a domain as is wanted there."""
-        await self.watch.watch(transport, domain, self.wanted_probes(domain))
+        """Watch a domain as is wanted there, or leave its guest alone if that is wanted."""
+        if domain.name in self.deactivated:
+            self.watch.only_look(transport, domain)
+        else:
+            await self.watch.watch(transport, domain, self.wanted_probes(domain))
 
     def watch_again(self, instance: Instance) -> asyncio.Task[None]:
         """Try to watch an instance's domain, which nobody watches.
@@ -352,7 +393,7 @@ class Daemon:
         """Watch those that are expected; the agent will tell what is wanted there."""
         for domain in await transport.domains():
             probes = self.expected.of(domain.name)
-            if probes is None or self.watch.knows(domain):
+            if probes is None or self.watch.knows(domain) or domain.name in self.deactivated:
                 continue
             if (await transport.report(domain)).state in ENDED:
                 continue  # what is left of one
@@ -444,8 +485,10 @@ class Daemon:
             await self.recorder.run(lambda journal: journal.begin_boot(boot_id, time.time()))
             event_id, fault_id = await self.recorder.run(Journal.last_ids)
             records = await self.recorder.run(Journal.open_instances)
+            self.deactivated = await self.recorder.run(Journal.deactivations)
             for vm, probes in await self.recorder.run(Journal.wanted_last):
-                self.expected.note(vm, probes)
+                if vm not in self.deactivated:
+                    self.expected.note(vm, probes)
             held = await self.recorder.run(Journal.open_faults)
             since = time.time() - WINDOW
             told = await self.recorder.run(lambda journal: journal.told_since(since))

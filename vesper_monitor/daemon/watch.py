@@ -300,6 +300,12 @@ class Watch:
         watched = self._watched.get(_key(domain))
         return watched.session if watched is not None else None
 
+    def domains_of(self, vm: str) -> list[Domain]:
+        """Those of that name that are looked at, or will be in a moment."""
+        known = [watched.domain for watched in self._watched.values()]
+        known += [beginning.domain for beginning in self._starting.values()]
+        return [domain for domain in known if domain.name == vm]
+
     def shows_life(self, domain: Domain) -> bool:
         """Certainly: its kernel has, in the last moment."""
         session = self.session(domain)
@@ -478,6 +484,12 @@ class Watch:
         watched.session, watched.unwatched = session, None
         self._spawn(self._run(session))
         return session
+
+    def only_look(self, transport: Transport, domain: Domain) -> None:
+        """Follow whether a domain runs, but leave its guest alone: an operator wants it so."""
+        key = _key(domain)
+        if key not in self._watched and key not in self._starting:
+            self._watched[key] = _Watched(transport, domain, None, unwatched=_by_hand(domain))
 
     async def deactivate(self, domain: Domain) -> None:
         """Unload the probes and take the device away from the guest.

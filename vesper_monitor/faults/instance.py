@@ -319,12 +319,16 @@ class Instance:
         self._dead = Answer(Result.DEAD, reason, state=report.state, cause=report.cause)
         self._answer_all(self._dead)
 
-    def end(self, now_real: float, by: str) -> Fault | None:
-        """Stopped, or replaced. :returns: the fault that ends with it."""
+    def end(self, now_real: float, by: str, why: str | None = None) -> Fault | None:
+        """Stopped, or replaced.
+
+        :param why: for monitors that still wait. None: their processes are
+            being killed by Pacemaker, or were long ago.
+        :returns: the fault that ends with it.
+        """
         fault = self.fault_cleared(now_real, by)
         self.record = replace(self.record, ended=now_real)
-        # The agent's process is being killed by Pacemaker, or was long ago.
-        self._answer_all(Answer(Result.FINE))
+        self._answer_all(Answer(Result.DEGRADED, why) if why else Answer(Result.FINE))
         self._waiters.clear()
         self.state = InstanceState.ENDED
         return fault

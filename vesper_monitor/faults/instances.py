@@ -146,6 +146,10 @@ class Instances:
         """Instances that are this life of that domain."""
         return list(self._by_domain.get((domain.uuid, domain.domid), ()))
 
+    def of_vm(self, vm: str) -> list[Instance]:
+        """Instances of any life of a VM."""
+        return [instance for instance in self.all() if instance.record.vm == vm]
+
     # ------------------------------------------------------------ start, stop
 
     def _make(
@@ -245,6 +249,18 @@ class Instances:
         """
         return self._stopped_for.get(resource)
 
+    def end_vm(self, vm: str, by: str, why: str) -> int:
+        """End all instances of a VM, without a stop. :returns: how many there were.
+
+        :param why: for monitors that wait.
+        """
+        ended = [self._drop(instance.record.resource) for instance in self.of_vm(vm)]
+        for instance in ended:
+            if instance is not None:
+                self._end(instance, by, why)
+                _log.info("%s: ended by %s", instance.record.resource, by)
+        return len(ended)
+
     def change(
         self,
         instance: Instance,
@@ -283,9 +299,9 @@ class Instances:
         record = instance.record
         self._recorder.put(record.vm, Batch(instances=[record], faults=faults))
 
-    def _end(self, instance: Instance, by: str) -> Fault | None:
-        """:returns: the fault that ends with it."""
-        fault = instance.end(time.time(), by)
+    def _end(self, instance: Instance, by: str, why: str | None = None) -> Fault | None:
+        """See :meth:`Instance.end`."""
+        fault = instance.end(time.time(), by, why)
         self._reconsider(instance)
         self._save(instance, fault)
         return fault
