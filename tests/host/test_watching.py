@@ -541,6 +541,38 @@ def test_no_sign_of_life_of_a_domain_that_has_ended(daemon: DaemonProcess) -> No
         assert daemon.call("life", vm="vm1", domain=number)["age"] is None
 
 
+@pytest.mark.parametrize("away", [False, True], ids=["", "vesperd away"])
+@pytest.mark.parametrize("ident", [None, "uuid", "domid"])
+def test_a_stop_is_for_no_fault_of_an_earlier_life(
+    daemon: DaemonProcess, away: bool, ident: str | None
+) -> None:
+    def stop() -> dict[str, Any]:
+        domain = daemon.call("state", vm="vm1")["domain"]
+        named = {} if ident is None else {"domain": str(domain[ident])}
+        return daemon.call("stop", resource="r1", vm="vm1", **named)
+
+    with guest("vm1") as vm:
+        daemon.call("start", **RESOURCE)
+        wait_collecting(daemon, 2)
+        tell(vm, "words", "panic", "Fatal exception")
+        Monitor(daemon).result()
+        assert Monitor(daemon).result() == "fault"
+        for _ in range(2):  # the first one was killed
+            answer = stop()
+            assert (answer["fault"]["rule"], answer["system_gone"]) == ("kernel_panic", True)
+        if away:
+            daemon.stop()
+            daemon.start()
+            assert stop()["system_gone"] is True
+    if away:
+        daemon.stop()
+    with guest("vm1"):
+        if away:
+            daemon.start()
+        answer = stop()
+        assert (answer["fault"], answer["system_gone"]) == (None, False)
+
+
 def test_wrong_wishes_change_nothing_and_are_said(daemon: DaemonProcess) -> None:
     with guest("vm1") as vm:
         wrong: dict[str, Any]

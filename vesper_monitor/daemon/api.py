@@ -47,6 +47,8 @@ ROOT_ONLY = frozenset(
 )
 #: s a monitor may ask to wait.
 MAX_WAIT = MAX_TIMEOUT_S
+#: s for a transport to say which domain a stop is about; the agent waits 3 s in all.
+STOP_FIND_LIMIT_S = 1.5
 #: s for a look at the domain before the first monitor is answered.
 LOOK_TIMEOUT = 5.0
 #: s for a guest to answer an ``activate``, beyond the time it has to become active.
@@ -199,13 +201,41 @@ class Api:
             instances.stop(resource)
             self._daemon.stopping(instance.record)
         fault = instances.stopped_for(resource)
+        there = await self._is_there(fault, request) if fault is not None else None
+        if there is False:
+            fault = None
         await connection.send(
             {
                 "ok": True,
                 "fault": fault.to_json() if fault is not None else None,
-                "system_gone": fault is not None and system_gone(fault),
+                # Not known to be: a shutdown costs time, an end without one data.
+                "system_gone": fault is not None and there is True and system_gone(fault),
             }
         )
+
+    async def _is_there(self, fault: Fault, request: dict[str, Any]) -> bool | None:
+        """Whether a fault's domain is the one that is to be stopped; None: not known.
+
+        On some hypervisors all lives of a VM have the same UUID, and an agent
+        knows no other mark of them.
+        """
+        watch = self._daemon.watch
+        domain = Domain(fault.vm, fault.domid, fault.uuid)
+        if not _is_of(request, domain):
+            return False
+        session = watch.session(domain)
+        if request.get("domain") == str(fault.domid) or (session is not None and session.linked):
+            return True
+        try:
+            async with asyncio.timeout(STOP_FIND_LIMIT_S):
+                found = await watch.find(fault.vm)
+        except (TimeoutError, NoTransport) as error:
+            _log.warning("%s: whether it is the domain of fault %d is not known: %s",
+                         fault.vm, fault.id, error or "no answer in time")  # fmt: skip
+            return None
+        if found is not None:
+            self._daemon.instances.forget_earlier_lives(found[1])
+        return found is not None and found[1] == domain
 
     async def _wait(self, connection: Connection, request: dict[str, Any]) -> None:
         daemon = self._daemon

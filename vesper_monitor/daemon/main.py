@@ -399,11 +399,13 @@ class Daemon:
                 continue  # what is left of one
             _log.info("%s: domain %d has come, as expected", domain.name, domain.domid)
             self.expected.has_come(domain, self._last_event_id)
+            self.instances.forget_earlier_lives(domain)
             points = {name: point.text for name, point in self.points.of(domain.name).items()}
             await self.watch.watch(transport, domain, dict.fromkeys(probes, "") | points)
 
     def begun(self, domain: Domain) -> None:
         """An instance has begun on that domain: what was seen since it came is judged now."""
+        self.instances.forget_earlier_lives(domain)
         since, until = self.expected.claim(domain), self._last_event_id
         if since is not None and since < until:
             self._spawn(self._judge_late(domain, since, until))

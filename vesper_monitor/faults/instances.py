@@ -245,9 +245,16 @@ class Instances:
     def stopped_for(self, resource: str) -> Fault | None:
         """The fault with which the last life of a resource ended, until another begins.
 
-        A stop that was killed and is tried again must still know it.
+        A stop that was killed and is tried again must still know it.  Whether
+        the domain that is there now is the one that had it is not looked at.
         """
         return self._stopped_for.get(resource)
+
+    def forget_earlier_lives(self, domain: Domain) -> None:
+        """A VM was seen in this life: no stop is for a fault of another one any more."""
+        for resource, fault in list(self._stopped_for.items()):
+            if fault.vm == domain.name and (fault.uuid, fault.domid) != (domain.uuid, domain.domid):
+                del self._stopped_for[resource]
 
     def end_vm(self, vm: str, by: str, why: str) -> int:
         """End all instances of a VM, without a stop. :returns: how many there were.
