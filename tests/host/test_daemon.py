@@ -98,6 +98,7 @@ def test_a_stop_that_was_not_carried_through_ends_no_fault(
     guest.say(*SEGV)
     assert Monitor(daemon).result() == "fault"
     daemon.call("stop", resource="r1", vm="vm1")
+    daemon.call("faults")  # the journal has it
     if restarted:
         daemon.stop(signal.SIGKILL)
         daemon.start()
@@ -107,6 +108,7 @@ def test_a_stop_that_was_not_carried_through_ends_no_fault(
     assert [(f["id"], f["ended"]) for f in daemon.call("faults")["faults"]] == [(1, None)]
     stop = daemon.call("stop", resource="r1", vm="vm1")
     assert stop["fault"]["id"] == 1
+    daemon.call("faults")
     # Now it is.
     guest.kill()
     if restarted:

@@ -170,7 +170,9 @@ def test_the_domain_of_another_hypervisor_is_not_missed_on_this_one(
         assert journal.execute("SELECT transport FROM instances").fetchall() == [("standin",)]
         journal.execute("UPDATE instances SET transport = 'other'")
     daemon.start()
-    assert Monitor(daemon, timeout=2).result() == "fine"
+    other = Monitor(daemon, timeout=0.5)
+    assert other.result() == "degraded"
+    assert "transport other, which vesperd does not use" in other.answer["reason"]
     assert daemon.stop() == 0
     with closing(sqlite3.connect(daemon.journal)) as journal, journal:
         journal.execute("UPDATE instances SET transport = 'standin'")

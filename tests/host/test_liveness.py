@@ -369,6 +369,20 @@ def test_xl_may_print_anything(text: str) -> None:
         toolstack.parse_vcpus(text, 7)
 
 
+def test_how_old_the_last_sign_is() -> None:
+    liveness = Liveness()
+    assert liveness.last_sign is None
+    liveness.signs(1.0, [Sign(0, 5, 5)])
+    assert liveness.last_sign is None  # that counter may have stood for long
+    liveness.signs(1.2, [Sign(0, 6, 5)])
+    assert liveness.last_sign == 1.0  # since then, at the earliest
+    liveness.signs(1.4, [Sign(0, 6, 9)])
+    assert liveness.last_sign == 1.0
+    # vesperd stood still: it may have been long ago.
+    liveness.signs(99.0, [Sign(0, 7, 9)])
+    assert liveness.last_sign == 1.4
+
+
 # -------------------------------------------------------- the whole daemon
 
 
@@ -390,7 +404,9 @@ def test_from_the_guest_to_the_monitor(daemon: DaemonProcess) -> None:
 
         for bad in (1, -1, "5"):
             daemon.call("start", **RESOURCE, hang_timeout=bad)
-            assert "'hang_timeout' must be" in daemon.call("status")["vms"][0]["degraded"]
+            wrong = Monitor(daemon, hang_timeout=bad)
+            assert wrong.result() == "degraded"
+            assert "hang_timeout" in wrong.answer["reason"]
         daemon.call("start", **RESOURCE, hang_timeout=2)
         assert Monitor(daemon).result() == "fine"
         # No life, but paused; and starved.

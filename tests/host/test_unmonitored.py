@@ -9,7 +9,7 @@ import dataclasses
 import pytest
 
 from tests.host.standins import until
-from tests.host.test_instance import RECORD
+from tests.host.test_instance import RECORD, make, watch_changes
 from vesper_monitor.faults import unmonitored
 from vesper_monitor.faults.instance import Instance, Result, Waiter
 from vesper_monitor.faults.pacemaker import DegradedRecord, PacemakerError
@@ -57,9 +57,8 @@ def instance(
     resource: str, *, waits: bool = False, degraded: str | None = None
 ) -> tuple[Instance, Waiter]:
     """That an earlier daemon had."""
-    found = Instance(
-        dataclasses.replace(RECORD, resource=resource, monitored=True), degraded=degraded
-    )
+    found = make(dataclasses.replace(RECORD, resource=resource, monitored=True))
+    watch_changes(found, degraded, -1000.0)
     found._gap_since = -1000.0
     waiter = Waiter()
     if waits:

@@ -37,6 +37,7 @@ from vesper_monitor.faults.rate import WINDOW, Rate
 from vesper_monitor.faults.recorder import Recorder
 from vesper_monitor.faults.rules import RuleError, RuleSet
 from vesper_monitor.faults.sentences import Scope
+from vesper_monitor.faults.watching import Watching
 from vesper_monitor.guest.decode import Event
 from vesper_monitor.transport import Domain, DomainReport
 
@@ -60,6 +61,8 @@ AT_ONCE = 4
 #: s for a guest that has arrived to be heard, before the fault that has come
 #: with it is told all the same.
 DOUBT_S = 20.0
+#: s that a monitor waits for its domain to be watched, until it is told that it is not.
+UNWATCHED_WAIT_S = 10.0
 
 #: s after a fault until the cluster shows it: the failover has precedence.
 SHOW_AFTER = 10.0
@@ -72,6 +75,7 @@ def attribute(vm: str) -> str:
 
 class Instances:
     """
+    :param watching: how well the domain of an instance is watched now.
     :param grace: s by which a monitor may be late before Pacemaker is told
         of a fault without it.
     :param max_failovers: faults of one VM that are told in an hour.
@@ -83,6 +87,7 @@ class Instances:
     def __init__(
         self,
         recorder: Recorder,
+        watching: Callable[[InstanceRecord], Watching],
         *,
         grace: float,
         max_failovers: int,
@@ -91,6 +96,7 @@ class Instances:
         attributes: NodeAttributes | None = None,
     ) -> None:
         self._recorder = recorder
+        self._watching = watching
         self._grace = grace
         self._rate = Rate(max_failovers)
         self._tell = tell
@@ -131,9 +137,7 @@ class Instances:
             self._rate.told(vm, at)
         held = {fault.instance: fault for fault in faults if fault.ended is None}
         for record in records:
-            instance = Instance(
-                record, fault=held.get(record.id), rules=_rules(record), restored=True
-            )
+            instance = self._make(record, held.get(record.id), restored=True)
             instance.boot_id = (boots or {}).get((record.uuid, record.domid))
             self._begin(instance)
             if instance.fault is not None and instance.fault.told is None:
@@ -169,7 +173,19 @@ class Instances:
         """Instances that are this life of that domain."""
         return list(self._by_domain.get((domain.uuid, domain.domid), ()))
 
+    def of_vm(self, vm: str) -> list[Instance]:
+        """Instances of any life of a VM."""
+        return [instance for instance in self.all() if instance.record.vm == vm]
+
     # ------------------------------------------------------------ start, stop
+
+    def _make(
+        self, record: InstanceRecord, fault: Fault | None, *, restored: bool = False
+    ) -> Instance:
+        return Instance(
+            record, lambda: self._watching(record), fault=fault, rules=_rules(record),
+            restored=restored,
+        )  # fmt: skip
 
     def _begin(self, instance: Instance) -> None:
         """In place of an earlier life, which ends."""
@@ -197,7 +213,6 @@ class Instances:
         domain: Domain,
         probes: Iterable[str],
         services: Iterable[str],
-        degraded: str | None,
         hang_timeout: float | None = None,
         pause_timeout: float | None = None,
         transport: str = "",
@@ -235,7 +250,7 @@ class Instances:
             fault = replace(fault, instance=record.id, ended=None, ended_by=None)
         else:
             fault = None
-        instance = Instance(record, fault=fault, degraded=degraded, rules=_rules(record))
+        instance = self._make(record, fault)
         self._begin(instance)
         self._save(instance, fault)
         _log.info("%s: watching %s (domain %d)", resource, domain.name, domain.domid)
@@ -263,9 +278,28 @@ class Instances:
     def stopped_for(self, resource: str) -> Fault | None:
         """The fault with which the last life of a resource ended, until another begins.
 
-        A stop that was killed and is tried again must still know it.
+        A stop that was killed and is tried again must still know it.  Whether
+        the domain that is there now is the one that had it is not looked at.
         """
         return self._stopped_for.get(resource)
+
+    def forget_earlier_lives(self, domain: Domain) -> None:
+        """A VM was seen in this life: no stop is for a fault of another one any more."""
+        for resource, fault in list(self._stopped_for.items()):
+            if fault.vm == domain.name and (fault.uuid, fault.domid) != (domain.uuid, domain.domid):
+                del self._stopped_for[resource]
+
+    def end_vm(self, vm: str, by: str, why: str) -> int:
+        """End all instances of a VM, without a stop. :returns: how many there were.
+
+        :param why: for monitors that wait.
+        """
+        ended = [self._drop(instance.record.resource) for instance in self.of_vm(vm)]
+        for instance in ended:
+            if instance is not None:
+                self._end(instance, by, why)
+                _log.info("%s: ended by %s", instance.record.resource, by)
+        return len(ended)
 
     def change(
         self,
@@ -296,9 +330,10 @@ class Instances:
     def refuse(self, instance: Instance, why: str | None) -> None:
         """Its agent wishes what cannot be done now; None: no more."""
         if why != instance.refused:
-            instance.refused = why
             if why is not None:
                 _log.error("%s: %s", instance.record.resource, why)
+            instance.refuse(why)
+            instance.watch_changed(_now())
 
     def _save(self, instance: Instance, fault: Fault | None = None) -> None:
         """:param fault: of its own that has changed, too."""
@@ -306,9 +341,9 @@ class Instances:
         record = instance.record
         self._recorder.put(record.vm, Batch(instances=[record], faults=faults))
 
-    def _end(self, instance: Instance, by: str) -> Fault | None:
-        """:returns: the fault that ends with it."""
-        fault = instance.end(time.time(), MIGRATION if instance.handed_over else by)
+    def _end(self, instance: Instance, by: str, why: str | None = None) -> Fault | None:
+        """See :meth:`Instance.end`."""
+        fault = instance.end(time.time(), MIGRATION if instance.handed_over else by, why)
         self._reconsider(instance)
         self._save(instance, fault)
         return fault
@@ -516,9 +551,10 @@ class Instances:
 
     # ------------------------------------------------------------ the guest
 
-    def watch_changed(self, domain: Domain, degraded: str | None) -> None:
+    def watch_changed(self, domain: Domain) -> None:
+        """It may be watched better or worse than before."""
         for instance in self.of_domain(domain):
-            instance.watch_changed(degraded, _now())
+            instance.watch_changed(_now())
 
     def domain_seen(self, domain: Domain) -> None:
         """The domain runs."""
@@ -603,6 +639,10 @@ class Instances:
         :param deliver: hands the answer over; raises if the agent is gone.
             The call may also be cancelled while it waits: the agent was killed.
         """
+        if instance.state is InstanceState.ENDED:  # while the request was prepared
+            vm = instance.record.vm
+            await deliver(Answer(Result.DEGRADED, f"{vm}: its resource was stopped or begun anew"))
+            return
         awake = asyncio.Event()
         waiter = Waiter(awake.set)
         start = _now()
@@ -617,11 +657,13 @@ class Instances:
             hold = instance.hold_until()
             if hold is not None:
                 end = min(end, max(hold, start))
-            try:
-                async with asyncio.timeout(max(0.0, end - _now())):
-                    await awake.wait()
-            except TimeoutError:
-                pass
+            while waiter.answer is None and (left := end - _now()) > 0:
+                try:
+                    async with asyncio.timeout(min(left, UNWATCHED_WAIT_S)):
+                        await awake.wait()
+                except TimeoutError:
+                    if not instance.followed:
+                        break
             answer = waiter.answer or instance.answer_at_timeout()
             waiter.answer = answer
             await deliver(answer)

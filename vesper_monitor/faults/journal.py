@@ -34,7 +34,7 @@ __all__ = ["Batch", "Journal", "JournalDamaged", "JournalError"]
 
 _log = logging.getLogger(__name__)
 
-SCHEMA_VERSION = 6
+SCHEMA_VERSION = 8
 
 #: Ended instances that are kept.
 KEEP_INSTANCES = 1000
@@ -93,8 +93,13 @@ ALTER TABLE host ADD COLUMN last_fault INTEGER NOT NULL DEFAULT 0;
 UPDATE host SET last_fault = (SELECT coalesce(max(id), 0) FROM faults);
 """
 _BOOT_TIMEOUT = "ALTER TABLE instances ADD COLUMN boot_timeout REAL;"
+# VMs that operators want left alone.
+_DEACTIVATIONS = "CREATE TABLE deactivations (vm TEXT PRIMARY KEY);"
 #: What makes a journal of one schema version one of the next; 0: an empty file.
-_STEPS = (_SCHEMA, _LAST_WORDS, _HANG_TIMEOUT, _TRANSPORT, _FAULT_ON, _LAST_FAULT, _BOOT_TIMEOUT)
+_STEPS = (
+    _SCHEMA, _LAST_WORDS, _HANG_TIMEOUT, _TRANSPORT, _FAULT_ON, _LAST_FAULT, _BOOT_TIMEOUT,
+    _DEACTIVATIONS,
+)  # fmt: skip
 
 
 class JournalError(Exception):
@@ -332,6 +337,18 @@ class Journal:
                 "INSERT OR REPLACE INTO activations VALUES (?,?)", (vm, json.dumps(list(probes)))
             )
 
+    def set_deactivation(self, vm: str, deactivated: bool) -> None:
+        """Whether the operator wants a VM left alone. It ends what was activated there."""
+        if not deactivated:
+            self._execute("DELETE FROM deactivations WHERE vm=?", (vm,))
+            return
+        try:
+            with self._transaction():
+                self._db.execute("INSERT OR REPLACE INTO deactivations VALUES (?)", (vm,))
+                self._db.execute("DELETE FROM activations WHERE vm=?", (vm,))
+        except sqlite3.Error as error:
+            raise self._error("write", error) from error
+
     # ------------------------------------------------------------ reading
 
     def last_ids(self) -> tuple[int, int]:
@@ -504,6 +521,10 @@ class Journal:
             (uuid, domid),
         )
         return {Position(int(r[0]), r[1], r[2], r[3]): int(r[4]) for r in rows}
+
+    def deactivations(self) -> set[str]:
+        """VMs that the operator wants left alone."""
+        return {vm for (vm,) in self._query("SELECT vm FROM deactivations")}
 
     def activations(self) -> dict[str, tuple[str, ...]]:
         """VMs that the operator activated, and the probes wanted there."""

@@ -120,8 +120,16 @@ class LifeWatch:
         """Whether the guest's kernel has shown life in the last moment."""
         return self._liveness.shows_life(time.monotonic())
 
+    @property
+    def last_sign(self) -> float | None:
+        """When the guest's kernel has shown life last (CLOCK_MONOTONIC); None: not known."""
+        return self._liveness.last_sign
+
     async def run(self, reader: LifeReader) -> None:
-        """Until the reader is closed. What was seen of another kernel counts for nothing."""
+        """Until the reader is closed; raises what is an error of ours.
+
+        What was seen of another kernel counts for nothing.
+        """
         if not isinstance(self._transport, ReportsCpuUse):
             return  # a silent guest might be a paused one: nothing can be said
         self._liveness = Liveness()
@@ -155,9 +163,6 @@ class LifeWatch:
         turn(time.monotonic())
         try:
             await closed
-        except Exception:
-            _LOG.exception("%s: internal error; its signs of life are not watched any more",
-                           self._domain.name)  # fmt: skip
         finally:
             self._beat.remove(turn)
             if sooner is not None:

@@ -122,6 +122,8 @@ class Liveness:
 
     state: LifeState = LifeState.ALIVE
     _cpus: dict[int, _Cpu] = field(default_factory=dict)
+    #: a CPU has taken an interrupt then, or later
+    last_sign: float | None = None
     _last: float | None = None
     _asked: float = 0.0
     _ask_at: float = 0.0  #: not before
@@ -134,7 +136,7 @@ class Liveness:
         """What the online CPUs show now."""
         gap = 0.0 if self._last is None else now - self._last
         observed = gap if 0.0 <= gap <= MAX_GAP else 0.0
-        self._last = now
+        before, self._last = self._last, now
         self._gaps += not observed
         cpus: dict[int, _Cpu] = {}
         for number, irqs, runs in signs:
@@ -142,6 +144,8 @@ class Liveness:
             if cpu is None:
                 cpu = _Cpu(_Track(irqs, moved_at=now), _Track(runs, moved_at=now))
             else:
+                if irqs != cpu.irqs.count:
+                    self.last_sign = before
                 _follow(cpu.irqs, irqs, observed, now)
                 _follow(cpu.runs, runs, observed, now)
             if not observed:

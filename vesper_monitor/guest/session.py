@@ -189,6 +189,16 @@ class Session:
         return self._guest is not None and self._lost is None and self._life.shown
 
     @property
+    def last_sign(self) -> float | None:
+        """When the guest's kernel has shown life last (CLOCK_MONOTONIC); None: not known."""
+        return self._life.last_sign
+
+    @property
+    def linked(self) -> bool:
+        """Whether the guest's pages are mapped, and its end of the link has not gone."""
+        return self._guest is not None and self._lost is None
+
+    @property
     def degraded(self) -> str | None:
         """What is missing on which VM and what to do; None while all is well."""
         if self._started is None or self._state in (SessionState.CLOSING, SessionState.CLOSED):
@@ -435,9 +445,12 @@ class Session:
             asyncio.create_task(self._keep_probes()),
             asyncio.create_task(self._watch_life()),
         ]
+        for task in helpers:
+            task.add_done_callback(lambda _: self._look.set())
         self._beat.add(self._on_beat)
         try:
             while not self._closing and self._guest is not None:
+                _raise_what_ended(helpers)
                 if self._lost is not None:
                     raise LinkLost(f"{self.domain.name}: {self._lost}")
                 self._look.clear()
@@ -769,6 +782,13 @@ class Session:
     def _changed(self) -> None:
         self._told_degraded = self.degraded
         self._on_change(self)
+
+
+def _raise_what_ended(tasks: list[asyncio.Task[None]]) -> None:
+    """Raise the exception of a task that has ended by one, so that it does not pass unseen."""
+    for task in tasks:
+        if task.done() and not task.cancelled() and (error := task.exception()) is not None:
+            raise error
 
 
 async def _wait(event: asyncio.Event, at_most: float | None) -> None:

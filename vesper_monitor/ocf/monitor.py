@@ -264,6 +264,7 @@ class Monitor:
             # It is there again: it has rebooted. A domain with another id is
             # another instance, whose start vesperd must be told.
             log(f"{self._vm}: runs again, so it has rebooted ({reason})")
+            self._agent.claim_domain()
             if trouble := self._agent.tell_started():
                 raise Exit(Code.DEGRADED, f"{self._vm} runs and is not watched: {trouble}")
             return
