@@ -28,9 +28,10 @@ SRC     := $(DESTDIR)/usr/src/vesper-$(VERSION)
 
 # What the labs, the tests and the module build need on this machine.  The
 # cluster stack and Xen are not among it: they live in the labs' own images.
+# libxenmisc4.17 has Xen's reader of xl.cfg, with which ours is compared.
 DEBIAN_PACKAGES := \
 	binutils btrfs-progs busybox-static cpio e2fsprogs gcc iproute2 kmod libc6-dev \
-	libelf1 libxml2-utils lz4 make man-db mmdebstrap perl procps \
+	libelf1 libxenmisc4.17 libxml2-utils lz4 make man-db mmdebstrap perl procps \
 	python3-libvirt python3-lxml python3-psutil python3-pyxs python3-setuptools python3-venv \
 	qemu-system-x86 qemu-utils systemd util-linux xfsprogs xz-utils zstd
 
