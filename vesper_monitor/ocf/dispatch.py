@@ -36,7 +36,7 @@ def check_library(tree: str) -> None:
         try:
             found = os.stat(os.path.join(tree, path)).st_size
         except OSError as error:
-            raise ImportError(f"{path}: {error.strerror}") from error
+            raise ImportError(f"{path}: {error.strerror}") from None
         if str(found) != size:
             raise ImportError(f"{path} has {found} bytes, not {size}")
 
