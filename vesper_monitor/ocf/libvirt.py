@@ -7,7 +7,7 @@ import os
 
 from vesper_monitor.ocf import actions
 from vesper_monitor.ocf.agent import Agent, Settings
-from vesper_monitor.ocf.domain_identity import ConfiguredName
+from vesper_monitor.ocf.domain_identity import find_configured_name
 from vesper_monitor.ocf.parameters import Reader
 from vesper_monitor.ocf.virsh import Options, Virsh
 
@@ -17,7 +17,7 @@ if TYPE_CHECKING:
 
     from vesper_monitor.ocf.call import Call
 
-__all__ = ["configured_name", "main", "settings"]
+__all__ = ["main", "settings"]
 
 #: What virsh knows (virDomainShutdownFlagValues).
 SHUTDOWN_MODES = ("acpi", "agent", "initctl", "signal", "paravirt")
@@ -27,24 +27,11 @@ CLIENT_CONFIG = "/etc/libvirt/libvirt.conf"
 DEFAULT_URI = "qemu:///system"
 
 
-def configured_name(call: Call) -> ConfiguredName:
-    """Parameter, else ``<name>`` in the config."""
-    if name := call.parameter("name"):
-        return ConfiguredName(name)
-    path = call.parameter("config")
-    try:
-        with open(path, "rb") as file:
-            return ConfiguredName(_read_name(file.read()))
-    except OSError as error:
-        return ConfiguredName(None, f"{path}: {error.strerror}")
-    except ValueError as error:
-        return ConfiguredName(None, f"{path}: {error}")
-
-
 def _read_name(data: bytes) -> str:
-    from vesper_monitor.ocf.domain_xml import find_plain_name, read_name
+    """:raises ValueError: it is no domain's, or names none."""
+    from vesper_monitor.ocf.domain_xml import read_name  # brings lxml
 
-    return find_plain_name(data) or read_name(data)
+    return read_name(data)
 
 
 def settings(call: Call, *, strict: bool) -> tuple[Settings, Options]:
@@ -53,7 +40,7 @@ def settings(call: Call, *, strict: bool) -> tuple[Settings, Options]:
     :raises Exit: code 6 with what is wrong, if strict.
     """
     read = Reader(call)
-    found = Settings(read.path("config", "the domain's libvirt XML file"), configured_name(call))
+    found = Settings(read.path("config", "the domain's libvirt XML file"), find_configured_name(call, "config", _read_name))
     if "/" in (found.configured.name or ""):
         read.wrong.append(f"domain name {found.configured.name}: libvirt allows no / in it")
     read.common(found)
