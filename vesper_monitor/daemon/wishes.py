@@ -80,7 +80,9 @@ def read_wishes(request: dict[str, Any], in_force: Wishes) -> tuple[Wishes, str 
     )
     if request.get("doubt"):
         return found, text(request, "doubt")
-    return found, f"{'; '.join(wrong)}; what was in force stays" if wrong else None
+    if not wrong:
+        return found, None
+    return found, f"{text(request, 'vm')}: {'; '.join(wrong)}; what was in force stays"
 
 
 def _hang_timeout(request: dict[str, Any]) -> float:

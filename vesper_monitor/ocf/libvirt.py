@@ -40,7 +40,8 @@ def settings(call: Call, *, strict: bool) -> tuple[Settings, Options]:
     :raises Exit: code 6 with what is wrong, if strict.
     """
     read = Reader(call)
-    found = Settings(read.path("config", "the domain's libvirt XML file"), find_configured_name(call, "config", _read_name))
+    config = read.path("config", "the domain's libvirt XML file")
+    found = Settings(config, find_configured_name(call, "config", _read_name))
     if "/" in (found.configured.name or ""):
         read.wrong.append(f"domain name {found.configured.name}: libvirt allows no / in it")
     read.common(found)
