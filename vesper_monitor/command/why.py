@@ -37,7 +37,7 @@ class Step:
     """A line of the story."""
 
     at: float  #: s, CLOCK_REALTIME
-    where: str  #: guest, vesperd, or the node
+    where: str  #: guest, host (what the hypervisor says), vesperd, or the node
     text: str
     whole: bool = False  #: known to the second only
 
@@ -102,11 +102,7 @@ def _tell_failure(
     answers = client.stream("events", vm=options.vm, limit=LAST_EVENTS)
     events = [answer["event"] for answer in answers if "event" in answer]
     near = failure.at - EVENTS_BEFORE_S, failure.at + ROUNDING_S
-    steps = [
-        Step(event["received"], "guest", str(event["text"]))
-        for event in events
-        if near[0] <= event["received"] <= near[1]
-    ]
+    steps = [_seen(event) for event in events if near[0] <= event["received"] <= near[1]]
     last = max([failure.at, *(step.at for step in steps)])
     after = operations[operations.index(failure) :]
     steps += _in_order(after[: _recovered(after)], last, None)
@@ -153,7 +149,7 @@ def story(
     :param operations: of the resource; those that do not belong to the fault are left out.
     :param until: when the next fault was seen.
     """
-    steps = [Step(event["received"], "guest", str(event["text"])) for event in events]
+    steps = [_seen(event) for event in events]
     steps.append(Step(fault["seen"], "vesperd", f"fault {fault['id']}: {fault['reason']}"))
     if fault["told"] is not None:
         steps.append(Step(fault["told"], "vesperd", "told Pacemaker"))
@@ -228,6 +224,11 @@ def unexplained(fault: dict[str, Any] | None, operations: list[Operation]) -> Op
         begin = (fault["told"] or fault["seen"]) + ROUNDING_S
         failures = [o for o in failures if o.at > begin and o not in mine]
     return failures[-1] if failures else None
+
+
+def _seen(event: dict[str, Any]) -> Step:
+    where = "host" if event.get("probe") == "hypervisor" else "guest"
+    return Step(event["received"], where, str(event["text"]))
 
 
 def _said(operation: Operation) -> str:
