@@ -84,14 +84,20 @@ def _stop(toolstack: Toolstack) -> tuple[int, str]:
     shutdown_end = time.monotonic() + _shutdown_time(toolstack)
     next_request = 0.0
     pause = FIRST_PAUSE_S
+    # A guest that reboots is not listed for a moment, and comes back.
+    gone_at = time.monotonic() + min(toolstack.reboot_gap_s, call.left() / 3)
     while True:
         own: list[Domain] = []
         trouble = ""
         try:
             own = toolstack.own_domains()
-            if not own:
+            if not own and time.monotonic() >= gone_at:
                 call.forget()
                 return SUCCESS, ""
+            if not own:
+                time.sleep(LOOK_PAUSE_S)
+                continue
+            gone_at = 0.0
             toolstack.check_owner()
             trouble = f"{own[0].name} {own[0].state}"
             now = time.monotonic()

@@ -249,7 +249,9 @@ class Api:
         if (beginning := self._beginning.get(resource)) is not None:
             beginning.cancel()  # of a monitor that was killed
         instance = instances.get(resource)
+        cause = None
         if instance is not None and _is_of(request, instance.record):
+            cause = instance.dead_cause
             instances.stop(resource)
             self._daemon.stopping(instance.record)
         fault = instances.stopped_for(resource)
@@ -262,6 +264,7 @@ class Api:
                 "fault": fault.to_json() if fault is not None else None,
                 # Not known to be: a shutdown costs time, an end without one data.
                 "system_gone": fault is not None and there is True and system_gone(fault),
+                "cause": cause.value if cause is not None else None,
             }
         )
 

@@ -285,6 +285,11 @@ class Instance:
         """Why it does not run any more."""
         return self._dead.reason if self._dead is not None else None
 
+    @property
+    def dead_cause(self) -> Cause | None:
+        """What has ended its domain; None: that has not been seen to end."""
+        return self._dead.cause if self._dead is not None else None
+
     # ------------------------------------------------------------ what happens
 
     def fault_found(self, fault: Fault) -> None:
