@@ -56,11 +56,13 @@ class VirtualMachine:
         threshold: int = 1,
         params: tuple[str, ...] = (),
         meta: tuple[str, ...] = (),
+        operations: tuple[str, ...] = (),
     ) -> Node:
         """Add the resource, as a user would.
 
         :param extra: the guest's command line, see lab.standin.
         :param params: more of the agent's, ``name=value``; likewise ``meta``.
+        :param operations: words for crmsh, of another monitor.
         :returns: the node it runs on.
         """
         for node in self.lab.nodes:
@@ -70,6 +72,7 @@ class VirtualMachine:
             "crm", "-F", "configure", "primitive", "vm1", "ocf:vesper:XenVM",
             "params", f"xmfile={XMFILE}", "services=httpd", *params,
             "op", "monitor", f"interval={interval}", f"timeout={timeout}",
+            *operations,
             "op", "start", "timeout=60s", "op", "stop", "timeout=60s",
             "meta", f"migration-threshold={threshold}", "resource-stickiness=100", *meta,
             timeout=60,
