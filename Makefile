@@ -26,18 +26,22 @@ DESTDIR ?=
 
 PYLIB   := $(DESTDIR)/usr/lib/python3/dist-packages
 SRC     := $(DESTDIR)/usr/src/vesper-$(VERSION)
+AGENTS  := $(DESTDIR)/usr/lib/ocf/resource.d/vesper
+# Where the library is made, beside its place.
+NEW     := $(PYLIB)/.vesper-new
 
 # What the labs, the tests and the module build need on this machine.  The
 # cluster stack and Xen are not among it: they live in the labs' own images.
+# libxenmisc4.17 has Xen's reader of xl.cfg, with which ours is compared.
 DEBIAN_PACKAGES := \
 	binutils btrfs-progs busybox-static cpio e2fsprogs gcc iproute2 kmod libc6-dev \
-	libelf1 libxml2-utils lz4 make man-db mmdebstrap perl procps \
+	libelf1 libxenmisc4.17 libxml2-utils lz4 make man-db mmdebstrap perl procps \
 	python3-libvirt python3-lxml python3-psutil python3-pyxs python3-setuptools python3-venv \
 	qemu-system-x86 qemu-utils systemd util-linux xfsprogs xz-utils zstd
 
 .PHONY: help deps demo evaluate compare test test-quick test-debug lint fuzz chaos chaos-cluster \
 	migrations soak stops storms hostile bench-cluster bench-kvm bench-liveness bench-load bench-monitor \
-	bench-neighbour bench-probes bench-quiet bench-slowdown modules install clean
+	bench-neighbour bench-probes bench-quiet bench-slowdown modules install install-files clean
 
 help:
 	@echo 'VESPER $(VERSION): fault events from inside virtual machines for Pacemaker'
@@ -176,14 +180,28 @@ modules:
 	$(MAKE) -C probe_modules
 
 install:
-	install -d $(PYLIB) $(DESTDIR)/usr/sbin $(SRC)
-	$(PYTHON) -c 'import setuptools; setuptools.setup()' -q install \
-		--root '$(or $(DESTDIR),/)' --install-layout=deb --no-compile \
+	umask 022 && $(MAKE) --no-print-directory install-files
+
+# Agents and commands run meanwhile: the library is made beside its place, and each package is
+# moved there as a whole.  The agents come last, and each file of theirs at once.
+install-files:
+	install -d $(PYLIB) $(DESTDIR)/usr/sbin $(SRC) $(AGENTS)
+	rm -rf $(NEW)
+	$(PYTHON) -c 'import setuptools; setuptools.setup()' -q build --build-base $(NEW)/build \
+		install --root $(NEW) --install-layout=deb --no-compile \
 		--single-version-externally-managed
+	cd $(NEW)/usr/lib/python3/dist-packages && \
+		stat -c '%s %n' vesper_monitor/*.py vesper_monitor/ocf/*.py >vesper_monitor/installed-sizes
+	chmod -R u=rwX,go=rX $(NEW)  # setuptools keeps the modes of a checkout
+	for new in $(NEW)/usr/lib/python3/dist-packages/*; do \
+		place=$(PYLIB)/$${new##*/} && old=$(NEW)/old-$${new##*/} && \
+		{ [ ! -e $$place ] || mv -T $$place $$old; } && mv -T $$new $$place || exit 1; done
+	rm -rf $(NEW)
+	for file in fallback_actions.py fallback_toolstacks.py XenVM LibvirtVM; do \
+		install -m $$([ -x ocf/$$file ] && echo 755 || echo 644) ocf/$$file $(AGENTS)/.new && \
+		mv $(AGENTS)/.new $(AGENTS)/$$file || exit 1; done
 	install -m 755 vesper_monitor/bin/vesper vesper_monitor/bin/vesperd $(DESTDIR)/usr/sbin/
 	install -m 755 kvm_transport/bin/vesper-ivshmem $(DESTDIR)/usr/sbin/
-	for agent in XenVM LibvirtVM; do \
-		install -D -m 755 ocf/$$agent $(DESTDIR)/usr/lib/ocf/resource.d/vesper/$$agent; done
 	install -D -m 644 vesper_monitor/vesperd.service $(DESTDIR)/lib/systemd/system/vesperd.service
 	install -m 644 kvm_transport/vesper-ivshmem.service $(DESTDIR)/lib/systemd/system/
 	install -D -m 644 ocf/libvirt.conf \
@@ -198,6 +216,7 @@ install:
 	cp -r --parents $$(git ls-files probe_modules *_transport/guest 2>/dev/null || \
 		find probe_modules *_transport/guest -name build -prune -o -type f -print) $(SRC)/
 	install -m 644 probe_modules/dkms.conf $(SRC)/dkms.conf
+	chmod -R u=rwX,go=rX $(SRC)
 
 clean:
 	rm -rf build probe_modules/build

@@ -25,6 +25,7 @@ import sys
 import time
 from pathlib import Path
 
+from lab import idle
 from lab.cluster import ClusterError, ClusterLab, Node
 from lab.cluster.node import wait_until
 from lab.progress import note, step
@@ -88,7 +89,7 @@ class Watched:
             if self.node().name != node.name:
                 break
         node.run("crm_resource", "--cleanup", "-r", self.name)
-        node.run("crm_resource", "--wait")
+        node.run("sh", "-c", idle.COMMAND, timeout=idle.LIMIT_S + 10)
         return (end - start) * 1000
 
 
@@ -167,7 +168,7 @@ def _configure(lab: ClusterLab) -> None:
     node = lab.nodes[0]
     node.write("/run/bench.crm", text)
     node.run("crm", "-F", "configure", "load", "update", "/run/bench.crm", timeout=60)
-    node.run("crm_resource", "--wait", "--timeout=60s", timeout=70)
+    node.run("sh", "-c", idle.COMMAND, timeout=idle.LIMIT_S + 10)
 
 
 def _idle_cost(vesper: Vesper) -> dict[str, float]:

@@ -13,7 +13,13 @@ from kvm_transport.doorbells import Doorbells
 from kvm_transport.holder_client import Attachment, Holder, HolderError, HolderRefused
 from kvm_transport.memory import RegionMapping, SharedMemory
 from vesper_monitor.guest import abi
-from vesper_monitor.transport import Domain, FrontendMissing, LinkLost, TransportError
+from vesper_monitor.transport import (
+    Domain,
+    FrontendMissing,
+    FrontendSilent,
+    LinkLost,
+    TransportError,
+)
 
 __all__ = ["KvmLink", "is_wanted"]
 
@@ -200,7 +206,7 @@ class KvmLink:
                     abi.store_u32(self._head, _WANTED, number)
                     await self._ring()
         except TimeoutError:
-            raise FrontendMissing(
+            raise FrontendSilent(
                 f"{self.domain.name}: no answer from VESPER in the guest's kernel; load the "
                 "modules vesper and vesper_ivshmem there"
             ) from None

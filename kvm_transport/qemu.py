@@ -13,12 +13,12 @@ from __future__ import annotations
 
 import os
 import re
-import xml.etree.ElementTree as ElementTree
 from dataclasses import dataclass
 from pathlib import Path
 
 from vesper_monitor.qemu_process import lock_holder
 from vesper_monitor.transport import TransportError, VcpuState, VcpuUse
+from vesper_monitor.xml_parser import parse_xml
 
 __all__ = ["StatusFile", "StatusFiles", "holds", "started", "vcpus"]
 
@@ -94,8 +94,8 @@ class StatusFiles:
 def _parse(path: Path) -> StatusFile | None:
     """None: it does not run. :raises TransportError:"""
     try:
-        root = ElementTree.fromstring(path.read_text(encoding="utf-8"))
-    except (ElementTree.ParseError, UnicodeDecodeError) as error:
+        root = parse_xml(path.read_bytes())
+    except ValueError as error:
         raise TransportError(f"{path}: not a status file of libvirt's: {error}") from None
     name, uuid = root.findtext("domain/name"), root.findtext("domain/uuid")
     pid = root.get("pid", "")
@@ -129,14 +129,14 @@ def vcpus(pid: int) -> tuple[VcpuUse, ...]:
     """The virtual CPUs: threads of QEMU's, which libvirt has it name.
 
     What wakes one that sleeps may be QEMU's main thread: while that waits for
-    a CPU of the host, so does the virtual one.
+    a CPU of the host, for a disk, or is stopped, so does the virtual one.
 
     :raises TransportError: QEMU has ended, or its threads are not to be told apart.
     """
     tasks = Path(f"/proc/{pid}/task")
     found = []
     try:
-        main_waits = _stat(f"{tasks}/{pid}/stat")[0] == "R"
+        main_waits = _stat(f"{tasks}/{pid}/stat")[0] != "S"
         for thread in os.listdir(tasks):
             try:
                 match = _VCPU.fullmatch((tasks / thread / "comm").read_text().strip())

@@ -78,11 +78,16 @@ def report(state: str, reason: str) -> DomainReport:
     if state == "paused":
         return DomainReport(DomainState.PAUSED, *_PAUSES.get(reason, (Cause.UNKNOWN, "")))
     if state == "pmsuspended":
-        return DomainReport(DomainState.PAUSED, Cause.UNKNOWN, "the guest has put itself to sleep")
+        return DomainReport(
+            DomainState.PAUSED, Cause.UNKNOWN, "the guest has put itself to sleep",
+            says="sleeps (suspend to RAM)",
+        )  # fmt: skip
     if state in ("shutdown", "shutoff"):
         # For a moment: QEMU is about to end, or libvirt resets it, as it does
         # for a reboot by the power button.
-        return DomainReport(DomainState.PAUSED, Cause.UNKNOWN, "it shuts down")
+        return DomainReport(
+            DomainState.PAUSED, Cause.UNKNOWN, "it shuts down", says="shuts down"
+        )
     return DomainReport(DomainState.RUNNING)
 
 

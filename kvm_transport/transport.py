@@ -12,6 +12,7 @@ import asyncio
 import contextlib
 import logging
 import os
+import time
 from collections.abc import AsyncIterator
 from importlib import util
 from pathlib import Path
@@ -45,8 +46,8 @@ _LOG = logging.getLogger(__name__)
 
 #: Of libvirt's QEMU driver, its files of domains that run.
 RUN_DIR = "/run/libvirt/qemu"
-#: Lives that have ended whose end is remembered, and events that wait.
-_MAX_ENDED, _MAX_EVENTS = 256, 1000
+#: Lives that have ended whose end is remembered, and events that wait; with resets.
+_MAX_ENDED, _MAX_EVENTS, _MAX_RESETS = 256, 1000, 10_000
 
 
 class KvmTransport:
@@ -75,6 +76,8 @@ class KvmTransport:
         #: of those that live
         self._links: dict[tuple[str, int], WeakSet[KvmLink]] = {}
         self._queues: set[asyncio.Queue[DomainEvent]] = set()
+        #: s of CLOCK_MONOTONIC: libvirt has told of all events since
+        self._told_since = float("inf")
 
     @classmethod
     def usable(cls) -> str | None:
@@ -154,7 +157,8 @@ class KvmTransport:
             raise TransportError(f"{domain.name}: its QEMU has ended")
         use = qemu.vcpus(life.pid)
         try:
-            return CpuUse((await self._ask(life)).state, use)
+            state = (await self._ask(life)).state
+            return CpuUse(state, use, self._told_since)
         except Away as error:
             raise TransportError(
                 f"{domain.name}: whether it is paused is not known: {error}"
@@ -197,7 +201,7 @@ class KvmTransport:
             await KvmLink.end(self._holder, life.pid, domain, self._doorbells)
 
     async def events(self) -> AsyncIterator[DomainEvent]:
-        queue: asyncio.Queue[DomainEvent] = asyncio.Queue(_MAX_EVENTS)
+        queue: asyncio.Queue[DomainEvent] = asyncio.Queue()
         self._queues.add(queue)
         try:
             while True:
@@ -281,6 +285,7 @@ class KvmTransport:
 
     def _libvirt_is_up(self) -> None:
         """Anything may have happened."""
+        self._told_since = time.monotonic()
         self._look_for_new()
         self._put(DomainEvent(None))
 
@@ -320,7 +325,8 @@ class KvmTransport:
 
     def _notice(self, life: Life, kind: str, said: tuple[Any, ...]) -> Notice | None:
         if kind == "REBOOT":
-            return Notice("reboot", "the guest reboots")
+            # Of each reset, whoever has asked for it (qemuProcessHandleReset(), libvirt 9.0).
+            return Notice("reboot", "the guest reboots", reset=True)
         if kind == "WATCHDOG":
             if said[0] in states.SWITCHES_OFF:
                 life.said = "watchdog"
@@ -343,6 +349,9 @@ class KvmTransport:
         self._put(DomainEvent(life.domain.domid, notice))
 
     def _put(self, event: DomainEvent) -> None:
+        # One that begins to wait for more than it can look at loses states, which are asked
+        # for again; a reset is told once.
+        most = _MAX_RESETS if event.notice is not None and event.notice.reset else _MAX_EVENTS
         for queue in self._queues:
-            if not queue.full():  # then the daemon has more to look at than it can
+            if queue.qsize() < most:
                 queue.put_nowait(event)

@@ -8,6 +8,7 @@ import time
 from collections.abc import Iterator
 from typing import Any
 
+from lab import idle
 from lab.evaluation.setting import Lab
 from lab.host import ChannelError, Host
 
@@ -63,11 +64,12 @@ def remove_resource(lab: Lab, name: str = "vm1") -> None:
     """Whatever state it is in."""
     host = lab.hosts[0]
     if host.run(f"crm_resource --resource {name} --query-xml", timeout=60).rc == 0:
-        # cleanup: a resource that has failed to stop would not be stopped
-        host.run(f"crm_resource --cleanup --resource {name}", timeout=60)
-        host.run(f"crm -F --wait resource stop {name}", timeout=240, check=True)
+        # refresh: a resource that has failed to stop would not be stopped
+        host.run(f"crm_resource --refresh --resource {name}", timeout=60)
+        host.run(f"crm -F resource stop {name}", timeout=60, check=True)
+        host.run(f"({idle.COMMAND})", timeout=240, check=True)
         host.run(f"crm -F configure delete {name}", timeout=60, check=True)
-        host.run("crm_resource --wait --timeout=60s", timeout=90, check=True)
+        host.run(f"({idle.COMMAND})", timeout=240, check=True)
 
 
 def host_logs(lab: Lab, command: str) -> Iterator[tuple[str, str]]:

@@ -96,10 +96,12 @@ PROBES: Mapping[str, ProbeInfo] = {
         not_seen="A guest that swaps itself to death without an OOM kill; a kill by a daemon of "
         "the guest's user space (systemd-oomd), which is a signal.",
         cost="One kprobe per OOM kill, which is rare: " + _measured(0.78, 6.11, 5.72, _CALLED),
-        fault="every OOM kill, of the service if its main process is the victim, else of the "
-        "system",
+        fault="an OOM kill for lack of memory in the system, of the service if its main process is "
+        "the victim, else of the system; in a memory cgroup only if it hits the service's main "
+        "process",
         why="A system that kills processes for lack of memory is not the one that was set up; "
-        "which of them it takes next is chance.",
+        "which of them it takes next is chance. A memory cgroup has a limit of its own: a job "
+        "or a container that exceeds it is killed while the system has memory.",
         params={},
     ),
     "process_exit": ProbeInfo(

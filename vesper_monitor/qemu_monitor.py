@@ -32,16 +32,17 @@ def path(name: str) -> str:
 
     :raises OSError: there is no such file, or no monitor in it.
     """
-    from xml.etree import ElementTree
+    from vesper_monitor.xml_parser import parse_xml
 
     file = os.path.join(folder(), f"{name}.xml")
     try:
-        monitor = ElementTree.parse(file).find("monitor")
-    except ElementTree.ParseError as error:
+        with open(file, "rb") as status:
+            monitor = parse_xml(status.read()).find("monitor")
+    except ValueError as error:
         raise OSError(f"{file}: {error}") from None
     if monitor is None or not (found := monitor.get("path")):
         raise OSError(f"{file} names no monitor")
-    return found
+    return str(found)
 
 
 def ask(name: str, *commands: str, limit: float) -> Any:

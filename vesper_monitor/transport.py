@@ -30,6 +30,7 @@ __all__ = [
     "DomainReport",
     "DomainState",
     "FrontendMissing",
+    "FrontendSilent",
     "Link",
     "LinkLost",
     "Mapping",
@@ -56,6 +57,10 @@ class TransportError(Exception):
 
 class FrontendMissing(TransportError):
     """The guest has no VESPER frontend, or it did not answer in time."""
+
+
+class FrontendSilent(FrontendMissing):
+    """The guest has the device, and no kernel answers on it: it boots, or lacks the modules."""
 
 
 class LinkLost(TransportError):
@@ -89,6 +94,8 @@ class DomainReport:
     cause: Cause = Cause.UNKNOWN
     #: continues "vm1 is paused: ", "vm1 has shut down: "; empty: not known
     why: str = ""
+    #: continues "vm1 ", in place of the usual words for the state and of ``why``
+    says: str = ""
 
 
 @dataclass(frozen=True)
@@ -98,6 +105,8 @@ class Notice:
     kind: str  #: one word, e.g. ``watchdog``
     text: str  #: continues "vm1: "
     failure: bool = False  #: the guest is not to be relied on after it
+    #: the guest's kernel has ended, announced or not, and another one boots in the same domain
+    reset: bool = False
 
 
 @dataclass(frozen=True)
@@ -130,6 +139,8 @@ class CpuUse:
 
     state: DomainState
     vcpus: tuple[VcpuUse, ...]
+    #: s of CLOCK_MONOTONIC: a reset of the guest before that may have gone unnoticed
+    resets_known_since: float = 0.0
 
 
 class Mapping(Protocol):

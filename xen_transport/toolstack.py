@@ -38,6 +38,11 @@ _WHY = {
 }
 
 
+PAUSED_BY_TOOLSTACK = (
+    "by Xen's toolstack (it is being built, saved or destroyed, or by hand: xl pause)"
+)
+
+
 async def domain_reports() -> dict[int, DomainReport]:
     """By domid, of all domains. :raises TransportError:"""
     return parse(await _xl("list"))
@@ -84,8 +89,9 @@ def parse(text: str) -> dict[int, DomainReport]:
 
 def _report(state: DomainState, letters: str) -> DomainReport:
     if state is DomainState.PAUSED and letters[2] == "p":
-        # By itself Xen pauses no domain.
-        return DomainReport(state, Cause.LIKELY, "by the toolstack (xl pause)")
+        # libxl does so while it builds a domain and when it destroys one, and does not
+        # say so; for longer only somebody who has run xl pause.
+        return DomainReport(state, Cause.LIKELY, PAUSED_BY_TOOLSTACK)
     if state in (DomainState.PAUSED, DomainState.SHUTDOWN, DomainState.CRASHED):
         return DomainReport(state, *_WHY.get(letters[4], (Cause.UNKNOWN, "")))
     return DomainReport(state)

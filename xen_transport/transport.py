@@ -7,15 +7,17 @@ import asyncio
 import os
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
+from dataclasses import replace
 from weakref import WeakSet
 
 from vesper_monitor.domain_state import DomainState
 from vesper_monitor.transport import (
+    Cause,
     CpuUse,
     Domain,
     DomainEvent,
     DomainReport,
-    FrontendMissing,
+    FrontendSilent,
     LinkLost,
 )
 from xen_transport import toolstack, xl_log
@@ -26,6 +28,8 @@ from xen_transport.xenstore import StoreError, XenStore
 __all__ = ["XenTransport"]
 
 _READY = (XenbusState.INITIALISED, XenbusState.CONNECTED)
+#: Of domains that have gone since they were seen suspended, some are remembered.
+_MAX_SUSPENDED = 256
 #: s for xl to note why a domain has ended.
 _NOTED_WITHIN = 1.0
 _SHUT = (XenbusState.CLOSING, XenbusState.CLOSED, XenbusState.UNKNOWN)
@@ -42,6 +46,8 @@ class XenTransport:
         self._links: WeakSet[XenLink] = WeakSet()
         self._queues: set[asyncio.Queue[DomainEvent]] = set()
         self._sweeping: asyncio.Task[None] | None = None
+        #: domains that were last seen suspended
+        self._suspended: set[int] = set()
 
     @classmethod
     def usable(cls) -> str | None:
@@ -89,6 +95,14 @@ class XenTransport:
             ending = await self._ending(domain)
             if ending is not None:
                 return DomainReport(report.state, *ending)
+            if domain.domid in self._suspended:
+                return replace(report, why="it had suspended itself, to be saved or migrated")
+            return report
+        self._suspended.discard(domain.domid)
+        if report.state is DomainState.PAUSED and report.cause is Cause.ASKED:
+            if len(self._suspended) >= _MAX_SUSPENDED:
+                self._suspended.remove(min(self._suspended))
+            self._suspended.add(domain.domid)
         return report
 
     async def _ending(self, domain: Domain) -> xl_log.Ending | None:
@@ -129,7 +143,7 @@ class XenTransport:
             async with asyncio.timeout(timeout):
                 await self._wait_for_frontend(domain, device)
         except TimeoutError:
-            raise FrontendMissing(
+            raise FrontendSilent(
                 f"{domain.name}: no answer from VESPER in the guest's kernel; load the modules "
                 "vesper and vesper_xen there"
             ) from None

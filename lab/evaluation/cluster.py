@@ -7,6 +7,7 @@ import re
 import time
 from collections.abc import Callable
 
+from lab import idle
 from lab.evaluation.setting import PRIMITIVES, Lab
 from lab.host import ChannelError, LabError
 
@@ -54,7 +55,7 @@ def configure(lab: Lab, watch: str, show: Callable[[str], None]) -> None:
         type_in(lab, "crm_attribute --name maintenance-mode --delete", show)
         if (lab.vmm, watch) == ("kvm", "vesper"):
             # VESPER's device comes with the start of the VM.
-            type_in(lab, "crm_resource --wait", show)
+            host.run(f"({idle.COMMAND})", timeout=240, check=True)
             type_in(lab, "crm_resource --restart --resource vm1", show)
     ready(lab, watch)
 
@@ -103,5 +104,5 @@ def _not_ready(lab: Lab, watch: str) -> str:
 
 def settle(lab: Lab, watch: str, show: Callable[[str], None]) -> None:
     """After a failover: forget the failure, and be ready for the next one."""
-    type_in(lab, "crm_resource --cleanup --resource vm1", show)
+    type_in(lab, "crm_resource --refresh --resource vm1", show)
     ready(lab, watch)

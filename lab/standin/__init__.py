@@ -14,6 +14,7 @@ is used where a real guest can be had, and nothing of it is installed.
     python3 -m lab.standin guest NAME           a guest, until it is killed
     python3 -m lab.standin tell NAME emit send_signal sig=11 comm=httpd fatal=1
     python3 -m lab.standin tell NAME state crashed
+    python3 -m lab.standin tell NAME reset          and, for the next kernel: boot
 
 Command line of a guest (``--cmdline``; in a file for ``xl``: ``extra = "…"``):
 ``lab.vesper=no`` no modules in the guest, ``lab.version=N`` another protocol

@@ -34,16 +34,14 @@ class StandinGuest:
         self._record, self._lock = self._place.occupy()
         self._servers: list[asyncio.Server] = []
         self._host: asyncio.StreamWriter | None = None
-        self._kernel = self.kernel(
-            GuestMemory(file_view(self._place.memory)),
-            self._notify,
-            cpus=int(options.get("lab.cpus", 1)),
-            release=options.get("lab.release", RELEASE),
-            version=int(options.get("lab.version", abi.ABI_VERSION)),
-        )
+        self._view = file_view(self._place.memory)
+        self._options = options
+        self._kernel = self._boot()
         self._silent = options.get("lab.silent", "no") == "yes"
         self._life = "on"
         self._active = False
+        self._booted = asyncio.Event()  # since the last reset
+        self._booted.set()
         self._end = asyncio.Event()
 
     async def run(self) -> None:
@@ -62,6 +60,16 @@ class StandinGuest:
         self._servers = [await asyncio.start_unix_server(self._serve_control, path)]
         if self._vesper:
             await self._load_modules()
+
+    def _boot(self) -> StandinKernel:
+        options = self._options
+        return self.kernel(
+            GuestMemory(self._view),
+            self._notify,
+            cpus=int(options.get("lab.cpus", 1)),
+            release=options.get("lab.release", RELEASE),
+            version=int(options.get("lab.version", abi.ABI_VERSION)),
+        )
 
     async def _load_modules(self) -> None:
         self._servers.append(await asyncio.start_unix_server(self._serve_host, self._place.link))
@@ -88,6 +96,7 @@ class StandinGuest:
 
     async def _serve_host(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
         """Bytes are notifications (N); D from the host deactivates, R to it: ready."""
+        await self._booted.wait()
         if not self._active:
             self._active = True
             self._place.active.touch()
@@ -100,11 +109,15 @@ class StandinGuest:
                     self._active = False
                     self._place.active.unlink(missing_ok=True)
                     break
-                while not self._silent and self._kernel.take_request():
+                while self._answers and self._kernel.take_request():
                     pass
         if self._host is writer:
             self._host = None
         writer.close()
+
+    @property
+    def _answers(self) -> bool:
+        return not self._silent and self._booted.is_set()
 
     def _notify(self) -> None:
         if self._host is not None:
@@ -145,6 +158,18 @@ class StandinGuest:
                 self._place.write(self._record)
             case ["migrate", directory]:
                 await self._migrate(Path(directory))
+            case ["reset", *quiet]:
+                # What the kernel has shown stays, and its end of the link says nothing.
+                self._booted.clear()
+                if not quiet:
+                    self._record = dataclasses.replace(self._record, resets=self._record.resets + 1)
+                    self._place.write(self._record)
+            case ["boot"]:
+                self._view[:] = bytes(len(self._view))
+                self._kernel, self._active = self._boot(), False
+                if self._host is not None:
+                    self._host.close()
+                self._booted.set()
             case ["load-modules"]:
                 await self._load_modules()
             case ["rmmod", name]:
@@ -162,6 +187,7 @@ class StandinGuest:
     async def _show_life(self) -> None:
         """Not while it is paused."""
         while True:
-            if self._record.state == "running" and self._life != "off":
+            shown = self._life != "off" and self._booted.is_set()
+            if shown and self._record.state == "running":
                 self._kernel.show_life(runs=self._life == "on")
             await asyncio.sleep(abi.LIFE_PERIOD_MS / 1000)

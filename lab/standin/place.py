@@ -25,6 +25,7 @@ class Record:
     uuid: str
     pid: int
     state: str = DomainState.RUNNING.value
+    resets: int = 0  #: that the hypervisor tells
 
 
 def base() -> Path:

@@ -19,8 +19,9 @@ from vesper_monitor.transport import (
     Domain,
     DomainEvent,
     DomainReport,
-    FrontendMissing,
+    FrontendSilent,
     LinkLost,
+    Notice,
     TransportError,
     VcpuState,
     VcpuUse,
@@ -196,7 +197,7 @@ class StandinTransport:
                         return StandinLink(domain, sock)
                     await asyncio.sleep(_POLL)
         except TimeoutError:
-            raise FrontendMissing(
+            raise FrontendSilent(
                 f"{domain.name}: no VESPER modules in the guest (load vesper and vesper_xen there)"
             ) from None
 
@@ -237,6 +238,7 @@ class StandinTransport:
     async def _look(self) -> None:
         """New domains by looking, deaths by pidfd, states by looking."""
         states: dict[int, str] = {}
+        resets: dict[int, int] = {}
         while True:
             for name in place.names():
                 record = Place(name).read()
@@ -246,6 +248,9 @@ class StandinTransport:
                     states[record.domid] = record.state
                     self._watch(record.domid, record.pid)
                     self._tell(record.domid)
+                if resets.setdefault(record.domid, record.resets) != record.resets:
+                    resets[record.domid] = record.resets
+                    self._tell(record.domid, Notice("reboot", "the guest reboots", reset=True))
             await asyncio.sleep(_POLL)
 
     def _watch(self, domid: int, pid: int) -> None:
@@ -267,6 +272,6 @@ class StandinTransport:
         self._unwatch(domid)
         self._tell(domid)
 
-    def _tell(self, domid: int) -> None:
+    def _tell(self, domid: int, notice: Notice | None = None) -> None:
         for queue in self._queues:
-            queue.put_nowait(DomainEvent(domid))
+            queue.put_nowait(DomainEvent(domid, notice))

@@ -63,13 +63,27 @@ def test_vesperd_gone_is_degraded_and_back_is_well(vm: VirtualMachine) -> None:
 
     node.start_vesperd()
     vm.wait_watched(node)
-    # The list of failed actions keeps it until a cleanup; the state is the
-    # last monitor's.
     for _ in wait_until("a monitor without complaint", 60):
         if vm.last_monitor(node) == 0:
             break
+    # Pacemaker would keep it on record; nobody has to clean it up.
+    for _ in wait_until("no failure on record", 60):
+        if vm.failures() == []:
+            break
     assert vm.fail_count(node) == 0
     assert vm.domid(node) == domid
+    # Another one shows again.
+    node.stop_vesperd(signal.SIGKILL)
+    assert vm.wait_failure(40).code == DEGRADED
+    # And stays on record no longer than the VM is here.
+    node.start_vesperd()
+    vm.wait_watched(node)
+    node.run("crm_resource", "-r", "vm1", "--ban", "-N", node.name)
+    vm.wait_moved(node)
+    for _ in wait_until("no failure on record", 60):
+        if vm.failures() == []:
+            break
+    node.run("crm_resource", "-r", "vm1", "--clear")
 
 
 def test_after_maintenance_a_degraded_one_of_before_does_not_keep_monitors_away(

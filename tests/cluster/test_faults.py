@@ -49,7 +49,8 @@ def _why(vm: VirtualMachine, failed: Node) -> None:
     assert found == sorted(found), said
     for line in ("SIGSEGV kills httpd[97]", "told Pacemaker", "start: ok"):
         assert line in failed.run("vesper", "why", "vm1").stdout
-    assert "no fault of it" in vm.other(failed).run("vesper", "why", "vm1", check=False).stderr
+    elsewhere = vm.other(failed).run("vesper", "why", "vm1").stdout
+    assert f"no fault for it; if {failed.name} is another host, ask there" in elsewhere
     for _ in wait_until("the fault as a node attribute", 30):
         shown = failed.run("crm_mon", "-1A").stdout
         if re.search(
@@ -151,6 +152,12 @@ def test_death_of_the_domain(vm: VirtualMachine, words: list[str], code: int) ->
     (failure,) = vm.failures()
     assert failure.code == code
     assert "vm1" in failure.reason
+    # It is what `vesper why` tells, and not a fault of before.
+    assert vm.faults(node)[-1]["rule"] == "domain_ended"
+    why = json.loads(node.run("vesper", "why", "vm1", "--json").stdout)
+    assert why["fault"]["reason"] == failure.reason
+    said = [step["text"].partition(":")[0] for step in why["steps"] if step["whole"]]
+    assert said[:3] == ["monitor", "stop", "start"]
 
 
 def test_the_first_monitor_returns_at_once(vm: VirtualMachine) -> None:

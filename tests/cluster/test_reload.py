@@ -3,6 +3,8 @@
 
 from __future__ import annotations
 
+import pytest
+
 from lab.cluster.node import wait_until
 from tests.cluster.vm import VirtualMachine
 
@@ -45,6 +47,47 @@ def test_probes_are_changed_without_a_restart(vm: VirtualMachine) -> None:
     vm.settle()
     assert vm.domid(node) == domid
     assert vm.failures() == []
+
+
+RIGHT = {"fault_on": "send_signal: default", "services": "httpd"}
+
+
+@pytest.mark.parametrize(
+    ("name", "value", "words"),
+    [
+        ("fault_on", "send_signal: fatl", "fault_on: line 1, column 14"),
+        ("services", "httpd verylongservicename-x", "write verylongservice"),
+    ],
+    ids=["fault_on", "services"],
+)
+def test_a_mistake_in_what_is_watched_is_no_outage(
+    vm: VirtualMachine, name: str, value: str, words: str
+) -> None:
+    """A 6 would stop the healthy VM on all nodes; the next start would fail, too."""
+    node = vm.configure()
+    vm.wait_watched(node)
+    domid, stops = vm.domid(node), vm.operations(node, "stop")
+    node.run("crm_resource", "-r", "vm1", "-p", name, "-v", value)
+    failure = vm.wait_failure()
+    vm.settle()
+    assert failure.code == 190
+    assert words in failure.reason
+    assert (vm.domid(node), vm.operations(node, "stop"), vm.fail_count(node)) == (domid, stops, 0)
+    # What was in force still is, and where it is started next the mistake is none either.
+    assert words in vm.status(node)["degraded"]
+    vm.kill_httpd(node)
+    new = vm.wait_moved(node)
+    assert vm.fail_count(node) == 1
+    domid = vm.domid(new)
+    new.run("crm_resource", "-r", "vm1", "-p", name, "-v", RIGHT[name])
+    for _ in wait_until("a monitor without complaint", 60):
+        if vm.last_monitor(new) == 0 and vm.status(new)["degraded"] is None:
+            break
+    # (Pacemaker forgets failures of a resource whose parameters change.)
+    for _ in wait_until("nothing degraded is on record", 60):
+        if all(failure.code != 190 for failure in vm.failures()):
+            break
+    assert vm.domid(new) == domid
 
 
 def test_another_name_is_another_domain(vm: VirtualMachine) -> None:

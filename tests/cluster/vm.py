@@ -9,6 +9,7 @@ import xml.etree.ElementTree as ElementTree
 from dataclasses import dataclass
 from typing import Any
 
+from lab import idle
 from lab.cluster import ClusterLab, Node
 from lab.cluster.node import wait_until
 
@@ -96,7 +97,7 @@ class VirtualMachine:
 
     def settle(self) -> None:
         """Wait until the cluster has nothing to do."""
-        self.lab.nodes[0].run("crm_resource", "--wait", "--timeout=60s", timeout=70)
+        self.lab.nodes[0].run("sh", "-c", idle.COMMAND, timeout=idle.LIMIT_S + 10)
 
     # -- where, and how -------------------------------------------------------
 

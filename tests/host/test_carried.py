@@ -17,11 +17,12 @@ from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, invariant, precondition, rule
 
 from vesper_monitor.faults.carried import MAX_PACKED_BYTES, pack_fault, unpack_fault
-from vesper_monitor.faults.fault import Fault
+from vesper_monitor.faults.fault import Fault, InstanceRecord
 from vesper_monitor.faults.instance import Answer, Instance, Result
 from vesper_monitor.faults.instances import Instances
 from vesper_monitor.faults.journal import Batch, Journal
 from vesper_monitor.faults.recorder import Recorder
+from vesper_monitor.faults.watching import Watching
 from vesper_monitor.guest.decode import Event
 from vesper_monitor.guest.session import Position
 from vesper_monitor.transport import Domain, DomainReport, DomainState
@@ -85,13 +86,17 @@ class SynchronousRecorder:
         return function(self.journal)
 
 
+def well_watched(_: InstanceRecord) -> Watching:
+    return Watching(followed=True, lacking=None)
+
+
 async def started(
     folder: Path, tell: Any = None, carried: dict[str, Any] | None = None
 ) -> tuple[Instances, Instance]:
     """An instance of vm1, with a fault of its own or one that has come along."""
     recorder = cast(Recorder, SynchronousRecorder(Journal(folder / "journal.sqlite")))
-    instances = Instances(recorder, grace=0.0, max_failovers=9, tell=tell or never)
-    instance = instances.start("r", Domain("vm1", 2, UUID), [], ["httpd"], None)
+    instances = Instances(recorder, well_watched, grace=0.0, max_failovers=9, tell=tell or never)
+    instance = instances.start("r", Domain("vm1", 2, UUID), [], ["httpd"])
     if carried is not None:
         assert not instances.take(instance, unpack_fault(carried))
     return instances, instance
@@ -176,7 +181,9 @@ class OneHost:
         """As Daemon._restore and _on_up."""
         journal, told = self.journal, self._world.told_without_monitor
         recorder = cast(Recorder, SynchronousRecorder(journal))
-        self.instances = Instances(recorder, grace=1000.0, max_failovers=10**6, tell=told)
+        self.instances = Instances(
+            recorder, well_watched, grace=1000.0, max_failovers=10**6, tell=told
+        )
         records = journal.open_instances()
         self.instances.restore(
             records, journal.open_faults(), journal.last_ids()[1], journal.stopped_for(), (),
@@ -309,7 +316,7 @@ class Migration(RuleBasedStateMachine):
         unpacked = None if carried is None else unpack_fault(carried)
         if unpacked is not None and await instances.has_reported("vm1", unpacked, None):
             unpacked = None
-        instance = instances.start("r", self.domain, ["send_signal"], ["httpd"], None)
+        instance = instances.start("r", self.domain, ["send_signal"], ["httpd"])
         if unpacked is not None:
             instances.take(instance, unpacked)
         self._read()

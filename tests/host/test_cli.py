@@ -6,6 +6,7 @@ from __future__ import annotations
 import asyncio
 import json
 import os
+import shlex
 import subprocess
 import sys
 import time
@@ -63,6 +64,52 @@ def test_status_events_faults(daemon: DaemonProcess, vm1: GuestProcess) -> None:
     assert again.returncode == 1
     assert again.stderr == "vesper: 1: no fault is held; see: vesper faults\n"
     assert "ended by operator" in daemon.vesper("faults").stdout
+
+
+def vesper_in_a_shell(
+    daemon: DaemonProcess, *words: str, redirect: str = "", **environment: str
+) -> subprocess.CompletedProcess[bytes]:
+    """The command, with its output as bytes."""
+    command = [sys.executable, "-m", "vesper_monitor.command.main", *words]
+    return subprocess.run(
+        ["sh", "-c", f"exec {shlex.join(command)} {redirect}"],
+        env={**daemon._environment, **environment},
+        capture_output=True,
+        timeout=60,
+        check=False,
+    )
+
+
+@pytest.mark.parametrize("encoding", ["ascii", "iso-8859-1", "euc-jp"])
+def test_names_that_the_terminal_cannot_show(
+    daemon: DaemonProcess, vm1: GuestProcess, encoding: str
+) -> None:
+    """A process's name is whatever its guest wants; the locale is the operator's."""
+    before = json.loads(daemon.vesper("events", "--json", "-n", "1").stdout or '{"id": 0}')["id"]
+    asyncio.run(vm1.tell("emit", "send_signal", "sig=10", "comm=\u65e5\u00b5\u2192"))
+    end = time.monotonic() + 30
+    while not daemon.events(vm="vm1", since=before):
+        assert time.monotonic() < end
+        time.sleep(0.05)
+    since = ("--since", str(before))
+    shown = vesper_in_a_shell(daemon, "events", *since, PYTHONIOENCODING=encoding)
+    assert (shown.returncode, shown.stderr) == (0, b"")
+    assert b"[97]" in shown.stdout
+    told = vesper_in_a_shell(daemon, "events", *since, "--json", PYTHONIOENCODING=encoding)
+    assert json.loads(told.stdout)["fields"]["comm"] == "\u65e5\u00b5\u2192"
+    for words in (("probe", "info"), ("advise", "vm1"), ("status",), ("faults",)):
+        done = vesper_in_a_shell(daemon, *words, PYTHONIOENCODING=encoding)
+        assert (done.returncode, done.stderr) == (0, b"")
+
+
+@pytest.mark.parametrize("words", [("status",), ("events", "--json"), ("--help",)])
+def test_an_output_that_is_full_or_closed(
+    daemon: DaemonProcess, vm1: GuestProcess, words: tuple[str, ...]
+) -> None:
+    full = vesper_in_a_shell(daemon, *words, redirect=">/dev/full")
+    assert (full.returncode, full.stderr) == (1, b"vesper: output: No space left on device\n")
+    closed = vesper_in_a_shell(daemon, *words, redirect=">&-")
+    assert (closed.returncode, closed.stderr) == (0, b"")
 
 
 def test_rules_are_tried_on_what_is_recorded(

@@ -11,6 +11,7 @@ import sys
 import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -97,6 +98,7 @@ def test_a_stop_that_was_not_carried_through_ends_no_fault(
     guest.say(*SEGV)
     assert Monitor(daemon).result() == "fault"
     daemon.call("stop", resource="r1", vm="vm1")
+    daemon.call("faults")  # the journal has it
     if restarted:
         daemon.stop(signal.SIGKILL)
         daemon.start()
@@ -106,6 +108,7 @@ def test_a_stop_that_was_not_carried_through_ends_no_fault(
     assert [(f["id"], f["ended"]) for f in daemon.call("faults")["faults"]] == [(1, None)]
     stop = daemon.call("stop", resource="r1", vm="vm1")
     assert stop["fault"]["id"] == 1
+    daemon.call("faults")
     # Now it is.
     guest.kill()
     if restarted:
@@ -418,7 +421,9 @@ def test_rules_are_changed_and_outlive_the_daemon_with_their_counts(
     assert Monitor(daemon, timeout=2, fault_on=wishes["fault_on"]).result() == "fine"
     assert len(daemon.events(vm="vm1")) == 5
     # A wrong text changes nothing, whoever brings it.
-    assert Monitor(daemon, timeout=1, fault_on="send_signal: fatl").result() == "fine"
+    wrong = Monitor(daemon, fault_on="send_signal: fatl")
+    assert wrong.result() == "degraded"
+    assert "parameter fault_on: line 1, column 14: send_signal has no" in wrong.answer["reason"]
     daemon.call("change", **{**wishes, "fault_on": "send_signal: fatl"})
     assert daemon.call("status")["vms"][0]["fault_on"] == wishes["fault_on"]
     daemon.stop()
@@ -434,6 +439,47 @@ def test_rules_are_changed_and_outlive_the_daemon_with_their_counts(
     daemon.call("change", **{**wishes, "fault_on": ""})
     guest.say("emit", "send_signal", "sig=11", "comm=httpd", "fatal=1")
     assert Monitor(daemon, fault_on="").result() == "fault"
+
+
+@pytest.mark.parametrize(
+    "wrong",
+    [
+        {"fault_on": "send_signal: fatl"},
+        {"services": ["httpd"] * 65},
+        {"probes": [""]},
+        {"hang_timeout": 1},
+        {"pause_timeout": 1e9},
+        {"doubt": "parameter services: a b is odd"},
+    ],
+    ids=lambda wrong: next(iter(wrong)),
+)
+def test_a_mistake_in_what_is_watched_ends_nothing(
+    daemon: DaemonProcess, guest: Guest, wrong: dict[str, Any]
+) -> None:
+    daemon.call("change", **{**RESOURCE, **wrong})
+    told = Monitor(daemon, **wrong)
+    assert told.result() == "degraded"
+    assert next(iter(wrong)) in told.answer["reason"] or "a b is odd" in told.answer["reason"]
+    (row,) = daemon.call("status")["vms"]
+    assert row["degraded"] == told.answer["reason"]
+    assert row["services"] == list(RESOURCE["services"])
+    # The next one waits, and is told of a fault all the same.
+    waiting = Monitor(daemon, **wrong)
+    wait_for(lambda: daemon.call("status")["vms"][0]["waiting"], "a monitor waits")
+    guest.say("emit", "send_signal", "sig=11", "comm=httpd", "fatal=1")
+    assert waiting.result() == "fault"
+    daemon.call("clear", resource="r1")
+    assert Monitor(daemon, timeout=0.5).result() == "fine"
+    assert daemon.call("status")["vms"][0]["degraded"] is None
+
+
+def test_a_new_life_begins_whatever_is_wrong(daemon: DaemonProcess, guest: Guest) -> None:
+    """What is wrong is as if it had not been said."""
+    wrong = {"fault_on": "hang: [", "services": 7, "hang_timeout": "soon"}
+    daemon.call("start", **{**RESOURCE, **wrong})
+    (row,) = daemon.call("status")["vms"]
+    assert (row["services"], row["fault_on"]) == ([], "")
+    assert "fault_on" in row["degraded"] or "services" in row["degraded"]
 
 
 def test_a_stop_hears_what_it_is_for(

@@ -14,7 +14,6 @@ import pytest
 
 from tests.host.daemons import RESOURCE, DaemonProcess, Monitor
 from tests.host.standins import GuestProcess, guest
-from vesper_monitor.client import DaemonError
 
 
 @pytest.fixture
@@ -37,8 +36,8 @@ def texts(daemon: DaemonProcess) -> list[str]:
 
 def test_a_pause_that_nobody_explains_must_not_last(daemon: DaemonProcess) -> None:
     with guest() as vm:
-        with pytest.raises(DaemonError, match="pause_timeout"):
-            daemon.call("start", **RESOURCE, pause_timeout=-1)
+        daemon.call("start", **RESOURCE, pause_timeout=-1)
+        assert "'pause_timeout' must be" in daemon.call("status")["vms"][0]["degraded"]
         daemon.call("start", **RESOURCE, pause_timeout=0)
         assert Monitor(daemon).result() == "fine"
         # For ever, as its resource wants it.
@@ -98,6 +97,67 @@ def test_of_an_end_all_is_told_that_was_seen(daemon: DaemonProcess) -> None:
         assert Monitor(daemon).result() == "dead"
 
 
+def status(daemon: DaemonProcess) -> list[str]:
+    """States of the probes in the VM."""
+    return [probe["state"] for probe in daemon.call("status")["vms"][-1]["probes"]]
+
+
+def told_of_the_end(daemon: DaemonProcess) -> Monitor:
+    """A VM that is watched ends while a monitor waits."""
+    with guest() as vm:
+        daemon.call("start", **RESOURCE)
+        assert Monitor(daemon).result() == "fine"
+        end = time.monotonic() + 30
+        while len(status(daemon)) < 2 or set(status(daemon)) != {"collecting"}:
+            assert time.monotonic() < end
+            time.sleep(0.05)
+        waiting = Monitor(daemon, timeout=60)
+        vm.kill()
+        assert waiting.result() == "dead"
+    return waiting
+
+
+def test_the_end_of_a_domain_is_in_the_list_of_faults(daemon: DaemonProcess) -> None:
+    waiting = told_of_the_end(daemon)
+    # It may have rebooted: its agent looks.
+    assert daemon.call("faults", vm="vm1")["faults"] == []
+    assert daemon.call("stop", resource="r1")["fault"] is None
+    (fault,) = daemon.call("faults", vm="vm1")["faults"]
+    assert (fault["rule"], fault["ended_by"]) == ("domain_ended", "end of the domain")
+    assert fault["reason"] == waiting.answer["reason"]
+    assert fault["seen"] <= fault["told"] <= fault["ended"]
+    (event,) = daemon.call("fault", id=fault["id"])["events"]
+    assert event["text"] == "vm1 does not run any more"
+    # It is no fault of the guest's that counts towards max_failovers, nor of the next life.
+    with closing(sqlite3.connect(daemon.journal)) as journal:
+        assert journal.execute("SELECT rule FROM faults").fetchall() == [("domain_ended",)]
+    daemon.stop()
+    daemon.start()
+    with guest():
+        daemon.call("start", **RESOURCE)
+        assert Monitor(daemon).result() == "fine"
+        assert daemon.call("status")["vms"][0]["fault"] is None
+
+
+def test_a_domain_that_has_rebooted_or_was_stopped_is_no_fault(daemon: DaemonProcess) -> None:
+    told_of_the_end(daemon)
+    with guest() as vm:  # as after a reboot on Xen, of which the agent tells
+        daemon.call("start", **RESOURCE)
+        assert Monitor(daemon).result() == "fine"
+        daemon.call("stop", resource="r1")
+        vm.kill()
+    assert daemon.call("faults", vm="vm1")["faults"] == []
+
+
+def test_the_end_of_a_domain_that_nobody_stops_is_in_the_list_once(daemon: DaemonProcess) -> None:
+    """As of a resource that is not managed."""
+    told_of_the_end(daemon)
+    for _ in range(3):
+        assert Monitor(daemon).result() == "dead"
+    daemon.call("stop", resource="r1")
+    assert len(daemon.call("faults", vm="vm1")["faults"]) == 1
+
+
 def test_the_domain_of_another_hypervisor_is_not_missed_on_this_one(
     daemon: DaemonProcess,
 ) -> None:
@@ -110,7 +170,9 @@ def test_the_domain_of_another_hypervisor_is_not_missed_on_this_one(
         assert journal.execute("SELECT transport FROM instances").fetchall() == [("standin",)]
         journal.execute("UPDATE instances SET transport = 'other'")
     daemon.start()
-    assert Monitor(daemon, timeout=2).result() == "fine"
+    other = Monitor(daemon, timeout=0.5)
+    assert other.result() == "degraded"
+    assert "transport other, which vesperd does not use" in other.answer["reason"]
     assert daemon.stop() == 0
     with closing(sqlite3.connect(daemon.journal)) as journal, journal:
         journal.execute("UPDATE instances SET transport = 'standin'")

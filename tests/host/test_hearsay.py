@@ -7,6 +7,7 @@ import asyncio
 
 import pytest
 
+from kvm_transport import states
 from vesper_monitor.daemon.hearsay import Hearsay
 from vesper_monitor.guest.decode import Event
 from vesper_monitor.transport import Cause, Domain, DomainReport, DomainState
@@ -43,3 +44,46 @@ def test_a_long_pause(cause: Cause, own: float | None, failures: int) -> None:
 
     asyncio.run(body())
     assert [event.fields["failure"] for event in told] == [False, *[True] * failures]
+
+
+def heard(*happens: str | DomainReport) -> list[Event]:
+    """What is said of reports, with the cluster's stops and new instances in between."""
+    told: list[Event] = []
+
+    async def still(_: Domain) -> None:
+        return None
+
+    async def body() -> None:
+        hearsay = Hearsay(lambda _, event: told.append(event), still, lambda _, likely: 0.0)
+        for what in happens:
+            if isinstance(what, str):
+                hearsay.note_stop(VM1, what == "stop")
+            else:
+                hearsay.reported(VM1, what)
+        await hearsay.close()
+
+    asyncio.run(body())
+    return told
+
+
+DESTROYED = DomainReport(DomainState.GONE, Cause.FAILURE, "destroyed by hand (xl destroy)")
+CRASHED = DomainReport(DomainState.CRASHED, Cause.FAILURE, "its kernel has panicked")
+BY_HAND = "vm1 does not run any more: destroyed by hand (xl destroy)"
+BY_CLUSTER = "vm1 does not run any more: stopped by the cluster"
+
+
+def test_who_has_ended_a_domain() -> None:
+    stop = ("stop", CRASHED, DESTROYED, DESTROYED)
+    said = [(event.text, event.fields["cause"]) for event in heard(*stop)]
+    assert said == [
+        ("vm1 has crashed: its kernel has panicked", "failure"),
+        (BY_CLUSTER, "asked"),
+        (BY_HAND, "failure"),  # the next life's
+    ]
+    assert [event.text for event in heard("stop", "a new instance", DESTROYED)] == [BY_HAND]
+
+
+def test_what_is_no_pause_is_not_called_one() -> None:
+    texts = [event.text for event in heard(states.report("pmsuspended", "unknown"),
+                                           states.report("shutdown", "unknown"))]  # fmt: skip
+    assert texts == ["vm1 sleeps (suspend to RAM)", "vm1 shuts down"]

@@ -4,6 +4,7 @@
 from __future__ import annotations
 
 import dataclasses
+from typing import Any
 
 from hypothesis import settings
 from hypothesis import strategies as st
@@ -19,6 +20,7 @@ from vesper_monitor.faults.instance import (
     Result,
     Waiter,
 )
+from vesper_monitor.faults.watching import Watching
 from vesper_monitor.transport import Cause, DomainReport, DomainState
 
 RECORD = InstanceRecord("r/u/1/1", "r", "vm1", "u", 1, 1.0, ("send_signal",), ("httpd",))
@@ -28,9 +30,32 @@ def fault(number: int = 1) -> Fault:
     return Fault(number, "r", "vm1", "u", 1, RECORD.id, "service", "x", f"why {number}", {}, 1.0)
 
 
+class Watched:
+    """Whoever watches the domain."""
+
+    def __init__(self) -> None:
+        self.followed = True
+        self.lacking: str | None = None
+
+    def __call__(self) -> Watching:
+        return Watching(self.followed, self.lacking)
+
+
+def make(record: InstanceRecord = RECORD, **more: Any) -> Instance:
+    """On a domain that is well watched."""
+    return Instance(record, Watched(), **more)
+
+
+def watch_changes(instance: Instance, lacking: str | None, now: float) -> None:
+    watched = instance._watching
+    assert isinstance(watched, Watched)
+    watched.lacking = lacking
+    instance.watch_changed(now)
+
+
 def monitored(interval: float = 1.0) -> Instance:
     """After its first monitor."""
-    instance = Instance(RECORD)
+    instance = make()
     waiter = Waiter()
     instance.monitor_begins(waiter, 0.0, interval)
     assert waiter.answer is not None
@@ -61,7 +86,7 @@ def test_a_monitor_with_another_interval_is_a_first_one() -> None:
 
 
 def test_an_instance_from_the_journal_has_had_its_first_monitor() -> None:
-    instance = Instance(dataclasses.replace(RECORD, monitored=True))
+    instance = make(dataclasses.replace(RECORD, monitored=True))
     assert result(begin(instance, 0.0)) is None
 
 
@@ -71,7 +96,7 @@ def test_an_earlier_daemons_fault_is_told_when_the_domain_was_seen() -> None:
         (lambda i: i.domain_seen(), Result.FAULT),
         (lambda i: i.domain_ended(DomainReport(DomainState.GONE), "gone"), Result.DEAD),
     ):
-        instance = Instance(record, fault=fault(), restored=True)
+        instance = make(record, fault=fault(), restored=True)
         assert instance.patience(0.0, grace=10.0) is None
         waiter = begin(instance, 0.0)
         assert waiter.answer is None
@@ -125,8 +150,8 @@ def test_it_is_unmonitored_when_no_monitor_comes_for_long() -> None:
 
 
 def test_before_its_first_monitor_nobody_is_missed() -> None:
-    assert not Instance(RECORD).is_unmonitored(9999.0)
-    assert Instance(dataclasses.replace(RECORD, monitored=True)).is_unmonitored(9999.0)
+    assert not make().is_unmonitored(9999.0)
+    assert make(dataclasses.replace(RECORD, monitored=True)).is_unmonitored(9999.0)
 
 
 def test_a_monitor_that_comes_while_pacemaker_acts_is_kept_waiting() -> None:
@@ -143,13 +168,13 @@ def test_a_monitor_that_comes_while_pacemaker_acts_is_kept_waiting() -> None:
 def test_degraded_is_told_once_at_once_then_at_the_end_of_each_wait() -> None:
     instance = monitored()
     waiter = begin(instance, 1.0)
-    instance.watch_changed("no modules", 2.0)
+    watch_changes(instance, "no modules", 2.0)
     assert result(waiter) is Result.DEGRADED
     instance.monitor_ends(waiter, 2.0, delivered=True)
     waiter = begin(instance, 3.0)
     assert waiter.answer is None
     assert instance.answer_at_timeout().result is Result.DEGRADED
-    instance.watch_changed(None, 3.0 + CALM)
+    watch_changes(instance, None, 3.0 + CALM)
     assert result(waiter) is Result.FINE
 
 
@@ -159,7 +184,7 @@ def test_a_guest_that_toggles_does_not_keep_the_host_busy() -> None:
     for tenth in range(1000):
         now = 1.0 + tenth / 10
         waiter = begin(instance, now)
-        instance.watch_changed("bad" if tenth % 2 else None, now)
+        watch_changes(instance, "bad" if tenth % 2 else None, now)
         early += waiter.answer is not None
         waiter.answer = waiter.answer or instance.answer_at_timeout()
         instance.monitor_ends(waiter, now, delivered=True)
@@ -240,7 +265,7 @@ class Life(RuleBasedStateMachine):
     def begin_life(self) -> None:
         self.lives += 1
         record = dataclasses.replace(RECORD, id=str(self.lives))
-        self.instance = Instance(record)
+        self.instance = make(record)
         self.first = True
         self.cleared = False
         self.waiters = []
@@ -326,7 +351,7 @@ class Life(RuleBasedStateMachine):
 
     @rule(degraded=st.sampled_from([None, "a", "b"]))
     def watch_changes(self, degraded: str | None) -> None:
-        self.instance.watch_changed(degraded, self.now)
+        watch_changes(self.instance, degraded, self.now)
 
     @rule()
     def stop_and_start(self) -> None:

@@ -7,6 +7,7 @@ import asyncio
 import dataclasses
 import os
 import signal
+import sqlite3
 import stat
 import subprocess
 import sys
@@ -19,6 +20,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from tests.host.standins import until
+from vesper_monitor.faults import journal as journal_module
 from vesper_monitor.faults.fault import Fault, InstanceRecord
 from vesper_monitor.faults.journal import Batch, Journal, JournalError
 from vesper_monitor.faults.recorder import Recorder
@@ -64,6 +66,13 @@ def test_everything_comes_back(path: Path) -> None:
     assert journal.positions("u", 1) == POSITIONS
     assert journal.activations() == {"vm2": ("out_of_memory",)}
     assert journal.last_ids() == (2, 1)
+    # Left alone, nothing is activated there; and the other way round.
+    for vm in ("vm2", "vm3"):
+        journal.set_deactivation(vm, True)
+    journal.set_deactivation("vm3", False)
+    assert (journal.activations(), journal.deactivations()) == ({}, {"vm2"})
+    journal.begin_boot("another", 3.0)
+    assert journal.deactivations() == {"vm2"}
     journal.close()
 
 
@@ -73,6 +82,21 @@ def test_only_root_may_read_it(path: Path) -> None:
     for file in path.parent.iterdir():
         assert stat.S_IMODE(file.stat().st_mode) == 0o600
     journal.close()
+
+
+def test_a_journal_without_deactivations_is_brought_up(path: Path) -> None:
+    """Of version 6."""
+    path.parent.mkdir()
+    with sqlite3.connect(path) as db:
+        db.executescript("".join(journal_module._STEPS[:6]) + "PRAGMA user_version=6;")
+        db.execute("INSERT INTO activations VALUES ('vm1', '[]')")
+    db.close()
+    for deactivated in (set[str](), {"vm1"}):
+        journal = Journal(path)
+        assert journal.deactivations() == deactivated
+        journal.set_deactivation("vm1", True)
+        journal.close()
+    assert [file.name for file in path.parent.iterdir()] == [path.name]
 
 
 def test_a_fault_ends(path: Path) -> None:

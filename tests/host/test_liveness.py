@@ -21,7 +21,6 @@ from hypothesis import strategies as st
 
 from tests.host.daemons import RESOURCE, DaemonProcess, Monitor
 from tests.host.standins import guest
-from vesper_monitor.client import DaemonError
 from vesper_monitor.domain_state import DomainState
 from vesper_monitor.guest.liveness import Depth, Hang, LifeState, Liveness, Sign
 from vesper_monitor.transport import CpuUse, VcpuState, VcpuUse
@@ -268,6 +267,44 @@ def test_one_cpu_of_two_may_be_a_real_time_tasks() -> None:
     assert model.liveness.state is LifeState.ALIVE  # nobody is asked all the time
 
 
+def observed_for(life: Liveness, seconds: float, now: float, state: VcpuState) -> tuple[float, int]:
+    """A CPU that shows no sign and does not run. :returns: the time, and hangs."""
+    end, hangs = now + seconds, 0
+    while now < end:
+        life.signs(now, [Sign(0, 7, 7)])
+        hangs += life.judge(TIMEOUT) is not None
+        if life.asks(now):
+            life.usage(now, CpuUse(DomainState.RUNNING, (VcpuUse(0, 3.0, state),)), TIMEOUT)
+        now += min(life.next_look(now, TIMEOUT), end - now)
+    return now, hangs
+
+
+@pytest.mark.parametrize("stopped", [3.0, 7.0, 15.0, 30.0, 60.0])
+def test_a_stopped_process_sleeps_before_and_after(stopped: float) -> None:
+    """QEMU gets SIGSTOP, then SIGCONT, and its threads sleep on until they are woken.
+
+    Two answers far apart agree that it sleeps, and are worth no more than two close together.
+    """
+    for phase in range(30):
+        life, now = Liveness(), 1000.0
+        for count in range(8):
+            life.signs(now + count, [Sign(0, count, count)])
+        now, hangs = observed_for(life, stopped + phase / 10, now + 7.5, VcpuState.RUNNABLE)
+        now, more = observed_for(life, 2.0, now, VcpuState.BLOCKED)
+        assert hangs + more == 0
+        # Long asleep, seen twice: once early, once late.
+        life.usage(now, CpuUse(DomainState.RUNNING, (VcpuUse(0, 3.0, VcpuState.BLOCKED),)), TIMEOUT)
+        for _ in range(8):
+            now += 1.0
+            life.signs(now, [Sign(0, 7, 7)])
+        life.usage(now, CpuUse(DomainState.RUNNING, (VcpuUse(0, 3.0, VcpuState.BLOCKED),)), TIMEOUT)
+        life.signs(now + 0.1, [Sign(0, 7, 7)])
+        assert life.judge(TIMEOUT) is None, stopped
+        life.signs(now + 0.2, [Sign(0, 8, 8)])
+        assert life.judge(TIMEOUT) is None
+        assert life.state is LifeState.ALIVE
+
+
 def test_a_hypervisor_that_cannot_say() -> None:
     life = Liveness()
     for second in range(100):
@@ -332,6 +369,20 @@ def test_xl_may_print_anything(text: str) -> None:
         toolstack.parse_vcpus(text, 7)
 
 
+def test_how_old_the_last_sign_is() -> None:
+    liveness = Liveness()
+    assert liveness.last_sign is None
+    liveness.signs(1.0, [Sign(0, 5, 5)])
+    assert liveness.last_sign is None  # that counter may have stood for long
+    liveness.signs(1.2, [Sign(0, 6, 5)])
+    assert liveness.last_sign == 1.0  # since then, at the earliest
+    liveness.signs(1.4, [Sign(0, 6, 9)])
+    assert liveness.last_sign == 1.0
+    # vesperd stood still: it may have been long ago.
+    liveness.signs(99.0, [Sign(0, 7, 9)])
+    assert liveness.last_sign == 1.4
+
+
 # -------------------------------------------------------- the whole daemon
 
 
@@ -352,8 +403,10 @@ def test_from_the_guest_to_the_monitor(daemon: DaemonProcess) -> None:
             assert asyncio.run(vm.tell(*words)) == "ok"
 
         for bad in (1, -1, "5"):
-            with pytest.raises(DaemonError, match="hang_timeout"):
-                daemon.call("start", **RESOURCE, hang_timeout=bad)
+            daemon.call("start", **RESOURCE, hang_timeout=bad)
+            wrong = Monitor(daemon, hang_timeout=bad)
+            assert wrong.result() == "degraded"
+            assert "hang_timeout" in wrong.answer["reason"]
         daemon.call("start", **RESOURCE, hang_timeout=2)
         assert Monitor(daemon).result() == "fine"
         # No life, but paused; and starved.

@@ -12,7 +12,13 @@ from pathlib import Path
 import pytest
 
 from vesper_monitor.faults import pacemaker
-from vesper_monitor.faults.pacemaker import PacemakerError, ResourceState, parse_crm_mon
+from vesper_monitor.faults.pacemaker import (
+    DegradedRecord,
+    PacemakerError,
+    ResourceState,
+    parse_crm_mon,
+    parse_status,
+)
 
 STATUS = """<pacemaker-result api-version="2.25" request="crm_mon --output-as=xml">
  <nodes><node name="node1" type="{kind}"/><node name="node2" type="member"/></nodes>
@@ -40,10 +46,26 @@ def status(
     return STATUS.format(count=count, node=node, managed=managed, agent=agent, kind=kind)
 
 
-def degraded(text: str, node: str = "node1", code: int = 190) -> str:
-    """With a monitor that said so on record."""
-    failure = f'<failure op_key="vm1_monitor_1000" node="{node}" exitcode="{code}"/>'
-    return text.replace("</pacemaker-result>", f"<failures>{failure}</failures></pacemaker-result>")
+HISTORY = """<status>
+ <node_state uname="node1"><lrm><lrm_resources>
+  <lrm_resource id="vm1" class="ocf" provider="{provider}" type="XenVM">
+   <lrm_rsc_op id="vm1_last_0" operation="start" interval="0" rc-code="0" last-rc-change="1"/>
+   <lrm_rsc_op id="vm1_last_failure_0" operation="{operation}" interval="1000" rc-code="{code}"
+     last-rc-change="100"/>
+   <lrm_rsc_op id="vm1_monitor_1000" operation="monitor" interval="1000" rc-code="0"
+     last-rc-change="{since}"/>
+   <lrm_rsc_op id="vm1_monitor_9" operation="monitor" interval="9" rc-code="0"
+     last-rc-change="200"/>
+  </lrm_resource>
+ </lrm_resources></lrm></node_state>
+ <node_state uname="node2"><lrm/></node_state>
+</status>"""
+
+
+def history(
+    code: int = 190, since: object = 99, provider: str = "vesper", operation: str = "monitor"
+) -> str:
+    return HISTORY.format(code=code, since=since, provider=provider, operation=operation)
 
 
 def test_state_of_a_resource() -> None:
@@ -54,10 +76,6 @@ def test_state_of_a_resource() -> None:
     assert parse_crm_mon(status("INFINITY"), "vm1:0", "node1").fail_count == 1_000_000
     assert not parse_crm_mon(status(), "vm2", "node1").active  # an orphan
     assert not parse_crm_mon(status(), "other", "node1").active
-    assert parse_crm_mon(degraded(status()), "vm1", "node1").degraded
-    assert not parse_crm_mon(degraded(status(), node="node2"), "vm1", "node1").degraded
-    assert not parse_crm_mon(degraded(status(), code=1), "vm1", "node1").degraded
-    assert not parse_crm_mon(degraded(status()), "vm", "node1").degraded
     with pytest.raises(PacemakerError):
         parse_crm_mon("crm_mon: Error: cluster is not available", "vm1", "node1")
 
@@ -144,28 +162,57 @@ def test_without_pacemaker_it_ends(commands: Path, monkeypatch: pytest.MonkeyPat
     assert not fail()
 
 
-@pytest.mark.parametrize("node", ["node1", None])
-def test_a_monitor_that_is_not_run_any_more(
-    commands: Path, node: str | None, caplog: pytest.LogCaptureFixture
-) -> None:
-    (commands / "status").write_text(degraded(status()))
-    assert asyncio.run(pacemaker.monitor_again([("vm2", node), ("vm1", node)])) == ["vm1"]
-    assert calls(commands) == ["--cleanup --resource vm1 --node node1"]
-    (message,) = caplog.messages
-    assert message.startswith("vm1: Pacemaker did not run its monitor any more")
+def test_records_of_degraded_monitors() -> None:
+    (record,) = parse_status(history())
+    assert record == DegradedRecord("vm1", "node1", "100", over=False)
+    assert record.belongs("vm1", "node1")
+    assert record.belongs("vm1:0", "node1")
+    assert not record.belongs("vm1", "node2")
+    assert not record.belongs("vm", "node1")
+    # A monitor of another interval says nothing of this one.
+    assert [parse_status(history(since=s))[0].over for s in (99, 100, 101)] == [False, True, True]
 
 
 @pytest.mark.parametrize(
-    "now",
+    "text",
     [
-        status(),  # there is another reason
-        degraded(status(1)),  # the count would go, too
-        degraded(status(managed="false")),
-        degraded(status(node="node2")),
-        degraded(status(agent="ocf:heartbeat:Xen")),
+        history(code=1),
+        history(code=0),
+        history(provider="heartbeat"),
+        history(operation="start"),
+        history().replace("node1", "no'de"),
     ],
 )
-def test_nothing_is_cleaned_up_but_for_that(commands: Path, now: str) -> None:
-    (commands / "status").write_text(now)
-    assert not asyncio.run(pacemaker.monitor_again([("vm1", "node1")]))
-    assert calls(commands) == []
+def test_no_other_record_is_taken_for_one(text: str) -> None:
+    assert parse_status(text) == []
+
+
+def test_a_status_that_is_none() -> None:
+    with pytest.raises(PacemakerError, match="not XML"):
+        parse_status("Signon to CIB failed")
+
+
+def test_one_record_is_removed_and_only_while_it_is_the_same(commands: Path) -> None:
+    script = commands / "cibadmin"
+    script.write_text(f'#!/bin/sh\nprintf "%s\\n" "$@" >> {commands}/calls\n')
+    script.chmod(0o755)
+    asyncio.run(pacemaker.remove_record(DegradedRecord("vm1", "node1", "100", over=True)))
+    assert calls(commands) == [
+        "--delete",
+        "--xpath",
+        "/cib/status/node_state[@uname='node1']/lrm/lrm_resources/lrm_resource[@id='vm1']"
+        "/lrm_rsc_op[@id='vm1_last_failure_0'][@rc-code='190'][@last-rc-change='100']",
+    ]
+
+
+def test_node_attributes_are_ascii(commands: Path) -> None:
+    """attrd_updater runs in the C locale, whatever LANG says: exit 64 for anything else."""
+    script = commands / "attrd_updater"
+    script.write_text(f'#!/bin/sh\nprintf "%s\\n" "$@" >> {commands}/calls\n')
+    script.chmod(0o755)
+    asyncio.run(pacemaker.set_attribute("vesper-pause-wäb", "Größe ändern \u65e5"))
+    asyncio.run(pacemaker.set_attribute("vesper-pause-wäb", None))
+    assert calls(commands) == [
+        "--name", "vesper-pause-w\\xe4b", "--update", "Gr\\xf6\\xdfe \\xe4ndern \\u65e5",
+        "--delete", "--name", "vesper-pause-w\\xe4b",
+    ]  # fmt: skip

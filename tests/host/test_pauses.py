@@ -14,7 +14,7 @@ from vesper_monitor.faults.pauses import Pauses
 from vesper_monitor.transport import DomainReport, DomainState
 
 from .test_attributes import Cluster, settle
-from .test_instance import RECORD, fault
+from .test_instance import fault, make, watch_changes
 
 
 def pauses(path: Path, cluster: Cluster, ended: list[str], boot_id: str = "b1") -> Pauses:
@@ -109,7 +109,7 @@ def test_what_cannot_be_kept_is_not_begun(tmp_path: Path) -> None:
 
 
 def paused_instance() -> tuple[Instance, Waiter]:
-    instance = Instance(RECORD)
+    instance = make()
     instance.monitor_begins(Waiter(), 0.0, 1.0, True)
     waiter = Waiter()
     instance.monitor_begins(waiter, 1.0, 1.0, False)
@@ -131,7 +131,7 @@ def test_a_fault_of_before_the_pause_is_told_after_it() -> None:
 
 def test_degraded_is_not_told_in_a_pause() -> None:
     instance, waiter = paused_instance()
-    instance.watch_changed("no modules", 2.0)
+    watch_changes(instance, "no modules", 2.0)
     assert waiter.answer is None
     assert instance.answer_at_timeout().result is Result.FINE
     late = Waiter()

@@ -10,10 +10,11 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from vesper_monitor.faults.fields import FIELDS
-from vesper_monitor.faults.rules import Scope, Verdict, judge
+from vesper_monitor.faults.rules import RuleSet, Scope, Verdict, judge
 from vesper_monitor.guest import abi
 from vesper_monitor.guest.decode import Event, decode
 from vesper_monitor.guest.relay import RawRecord
+from vesper_monitor.ocf.basics import shortened
 
 
 def event(kind: str, **fields: Any) -> Event:
@@ -50,6 +51,15 @@ def oom(**changes: Any) -> Event:
             "httpd[97] killed by SIGKILL by the kernel (service)",
         ),
         ({"in_irq": True}, "httpd[97] killed by SIGSEGV (service)"),
+        # It aborts, or one of its threads does.
+        (
+            {"signal": "SIGABRT", "sender_pid": 97, "sender_comm": "httpd"},
+            "httpd[97] killed by SIGABRT raised by itself (service)",
+        ),
+        (
+            {"signal": "SIGABRT", "sender_pid": 97, "sender_comm": "worker-3"},
+            "httpd[97] killed by SIGABRT raised by itself, thread worker-3 (service)",
+        ),
         # A thread's name is not the process's.
         (
             {"comm": "worker", "pid": 99},
@@ -89,8 +99,8 @@ def test_oom_kill_of_the_service() -> None:
     assert judge(oom(), ["httpd"]) == Verdict(
         "out_of_memory",
         Scope.SERVICE,
-        "out of memory: httpd[97] (83412 kB) killed for sh[120] "
-        "(order 0, system-wide, 2048 kB free) (service)",
+        "out of memory: httpd[97] (83412 kB) killed for sh[120], system-wide "
+        "(order 0, 2048 kB free) (service)",
     )
 
 
@@ -100,6 +110,53 @@ def test_any_other_oom_kill_is_a_fault_of_the_system(changes: dict[str, Any]) ->
     assert verdict is not None
     assert verdict.scope is Scope.SYSTEM
     assert verdict.reason.endswith("(system)")
+
+
+def test_an_oom_kill_in_a_memory_cgroup_counts_only_for_the_service() -> None:
+    """A job or a container over its own limit; the system has memory."""
+    assert judge(oom(constraint="cgroup", comm="jobx"), ["httpd"]) is None
+    assert judge(oom(constraint="cgroup", parent_comm="httpd"), ["httpd"]) is None
+    verdict = judge(oom(constraint="cgroup"), ["httpd"])
+    assert verdict is not None
+    assert verdict.scope is Scope.SERVICE
+    # As it was, and as the original has it: never called a fault of the system.
+    verdict = RuleSet("out_of_memory: any").judge(oom(constraint="cgroup", comm="jobx"), ["httpd"])
+    assert verdict is not None
+    assert verdict.scope is Scope.PROCESS
+    assert verdict.reason == (
+        "out of memory: jobx[97] (83412 kB) killed for sh[120], memory cgroup "
+        "(order 0, 2048 kB free) (process)"
+    )
+
+
+@pytest.mark.parametrize("constraint", ["cpuset", "memory_policy", "constraint 9", None])
+def test_an_oom_kill_elsewhere_and_one_that_is_not_understood_are_faults(
+    constraint: str | None,
+) -> None:
+    """Nothing is lost for what an older or newer guest does not say."""
+    assert judge(oom(constraint=constraint, comm="cron"), ["httpd"]) is not None
+
+
+def test_a_process_that_a_rule_names_is_not_the_system() -> None:
+    rules = RuleSet('send_signal: fatal and leader_comm == "Plex Media Serv"')
+    verdict = rules.judge(signal(leader_comm="Plex Media Serv"), [])
+    assert verdict is not None
+    assert verdict.reason.endswith("sent by sh[80] uid 0 (process)")
+
+
+def test_the_longest_reason_keeps_what_matters() -> None:
+    """Within the bytes that Pacemaker keeps."""
+    comm = "name-of-15-byte"
+    longest = oom(
+        comm=comm, pid=4194304, rss_kb=99_999_999, asker_comm=comm, asker_pid=4194304,
+        constraint="cgroup", free_kb=99_999_999,
+    )  # fmt: skip
+    verdict = judge(longest, [comm])
+    assert verdict is not None
+    assert shortened(f"{verdict.reason}; flapping: 16th fault in 25 min") == (
+        f"out of memory: {comm}[4194304] (99999999 kB) killed for {comm}[4194304], memory cgroup "
+        "(service)"
+    )
 
 
 def test_oom_asked_for_by_sysrq() -> None:

@@ -3,12 +3,13 @@
 
 from __future__ import annotations
 
+import asyncio
 from pathlib import Path
 
 import pytest
 
-from vesper_monitor.transport import Cause
-from xen_transport import xl_log
+from vesper_monitor.transport import Cause, Domain, DomainReport, DomainState
+from xen_transport import toolstack, transport, xl_log
 
 LOG = """\
 Waiting for domain vm1 (domid 2) to die [pid 1041]
@@ -56,3 +57,27 @@ def test_only_the_end_is_read(tmp_path: Path) -> None:
     assert xl_log.read("vm1", tmp_path).endswith(LOG)
     assert xl_log.read("vm2", tmp_path) == ""
     assert xl_log.read("../vm1", tmp_path) == ""
+
+
+def test_a_domain_that_was_migrated_by_hand(monkeypatch: pytest.MonkeyPatch) -> None:
+    """xl migrate's source: xl has noted nothing of its end, but it was seen suspended."""
+    vm1 = Domain("vm1", 10, "uuid")
+    listed: dict[int, DomainReport] = {}
+
+    async def domain_reports() -> dict[int, DomainReport]:
+        return dict(listed)
+
+    monkeypatch.setattr(toolstack, "domain_reports", domain_reports)
+    monkeypatch.setattr(xl_log, "read", lambda _: "")
+    xen = transport.XenTransport()
+
+    def ended(before: DomainReport) -> DomainReport:
+        listed[10] = before
+        assert asyncio.run(xen.report(vm1)) == before
+        del listed[10]
+        return asyncio.run(xen.report(vm1))
+
+    suspended = DomainReport(DomainState.PAUSED, Cause.ASKED, "it is being saved or migrated")
+    said = "it had suspended itself, to be saved or migrated"
+    assert ended(suspended) == DomainReport(DomainState.GONE, Cause.UNKNOWN, said)
+    assert ended(DomainReport(DomainState.RUNNING)) == DomainReport(DomainState.GONE)

@@ -194,6 +194,13 @@ class Host:
         path.chmod(0o755)
         return path
 
+    def wrap(self, text: str) -> None:
+        """Put a script before the toolstack, which is ``real`` for it."""
+        real = self.bin / "real"
+        shutil.copy(self.tool, real)
+        real.chmod(0o755)
+        self.script(self.command, text)
+
     def be(self, *moods: str) -> None:
         """Set what the toolstack does wrong; see fake_xl, fake_virsh."""
         for mood in moods:

@@ -110,31 +110,73 @@ def test_5_of_a_node_where_nothing_can_be_watched(host: Host) -> None:
     assert host.call("validate-all", OCF_CHECK_LEVEL="20").code == SUCCESS
 
 
-@pytest.mark.parametrize(
-    ("parameter", "value"),
-    [
-        ("shutdown_timeout", "1m"),
-        ("pause_timeout", "-1"),
-        ("hang_timeout", "1"),
-        ("autoset_utilization_cpu", "x"),
-        ("autoset_utilization_hv_memory", "x"),
-        ("monitor_scripts_timeout", "0"),
-        ("monitor_scripts_interval", "-5"),
-        ("probes", "../x"),
-    ],
-)
-def test_6_of_what_is_wrong_on_every_node(host: Host, parameter: str, value: str) -> None:
+#: What is wrong with it is said, and the VM runs all the same.
+DOUBTFUL = [
+    ("shutdown_timeout", "1m"),
+    ("pause_timeout", "-1"),
+    ("pause_timeout", "9" * 400),
+    ("hang_timeout", "1"),
+    ("boot_timeout", "1.5"),
+    ("monitor_scripts_timeout", "0"),
+    ("monitor_scripts_interval", "-5"),
+    ("probes", "../x"),
+    ("services", "httpd /usr/sbin/nginx"),
+    ("services", '"httpd svc"'),
+    ("services", " ".join(f"httpd{i}" for i in range(65))),
+]
+
+
+@pytest.mark.parametrize(("parameter", "value"), DOUBTFUL)
+def test_a_mistake_in_what_is_watched_is_no_outage(host: Host, parameter: str, value: str) -> None:
+    """Pacemaker stops a VM on all nodes for a 6; only validate-all says it."""
     wrong = {f"OCF_RESKEY_{parameter}": value}
-    host.have(vm1="running")
-    for action in ("start", "validate-all", "reload-agent"):
+    result = host.call("validate-all", **wrong)
+    assert result.code == CONFIGURED
+    assert parameter in (result.reason or "")
+    host.vesperd.listen()
+    for action in ("start", "reload-agent", "monitor"):
         result = host.call(action, **wrong)
-        assert result.code == CONFIGURED, action
-        assert parameter in (result.reason or "")
-    assert host.calls() == []
-    # What runs is still found, and stopped.
-    assert host.call("monitor", **wrong).code == SUCCESS
+        assert (result.code, result.reason) == (SUCCESS, None), action
+        assert (action == "monitor") is (f"parameter {parameter}" not in result.stderr)
+    assert host.running() == ["vm1"]
+    (started,), (changed,) = host.vesperd.asked("start"), host.vesperd.asked("change")
+    assert started["doubt"] == changed["doubt"]
+    # What is in force stays: a wrong value is not sent.
+    assert parameter not in changed
+    assert started["services"] == [n for n in value.split() if n[:5] == "httpd"][:64] or (
+        parameter != "services"
+    )
+    host.vesperd.answers["wait"] = lambda asked: {"result": "degraded", "reason": asked["doubt"]}
+    result = host.call("monitor", interval=1, **wrong)
+    assert result.code == DEGRADED
+    assert f"parameter {parameter}" in (result.reason or "")
     assert host.call("stop", **wrong).code == SUCCESS
     assert host.listed() == []
+
+
+def test_rules_that_are_wrong_are_no_outage(host: Host) -> None:
+    """vesperd says so to the monitor, which does not read the language."""
+    host.vesperd.listen()
+    wrong = {"OCF_RESKEY_fault_on": "send_signal: fatl"}
+    assert host.call("validate-all", **wrong).code == CONFIGURED
+    for action in ("start", "reload-agent"):
+        result = host.call(action, **wrong)
+        assert result.code == SUCCESS
+        assert "line 1, column 14: send_signal has no field fatl" in result.stderr
+    assert host.vesperd.asked("change")[0]["fault_on"] == "send_signal: fatl"
+
+
+def odd_boolean(host: Host, parameter: str, value: str) -> None:
+    """The stock agents take it for false, and start."""
+    wrong = {f"OCF_RESKEY_{parameter}": value}
+    assert host.call("validate-all", **wrong).code == CONFIGURED
+    host.vesperd.listen()
+    for action in ("start", "reload-agent"):
+        result = host.call(action, **wrong)
+        assert result.code == SUCCESS
+        assert f"parameter {parameter}={value}: is taken for false" in result.stderr
+    assert all("doubt" not in request for request in host.vesperd.requests)
+    host.vesperd.close()
 
 
 @pytest.mark.parametrize("action", ["monitor", "status", "reload-agent"])
@@ -153,38 +195,55 @@ def test_booleans_as_the_stock_agents_take_them(host: Host, value: str) -> None:
     assert host.call("validate-all", OCF_RESKEY_autoset_utilization_cpu=value).code == SUCCESS
 
 
+@pytest.mark.parametrize("parameter", ["autoset_utilization_cpu", "autoset_utilization_hv_memory"])
+def test_a_boolean_that_is_none(host: Host, parameter: str) -> None:
+    odd_boolean(host, parameter, "enabled")
+
+
+@pytest.mark.parametrize("parameter", ["shutdown_acpi", "keep_crashed", "allow_mem_management"])
+def test_a_boolean_of_xens_that_is_none(xen: Host, parameter: str) -> None:
+    odd_boolean(xen, parameter, "yes please")
+
+
 @pytest.mark.parametrize(
-    ("parameter", "value"),
-    [
-        ("shutdown_acpi", "perhaps"),
-        ("keep_crashed", "2"),
-        ("allow_mem_management", "yes please"),
-        ("reserved_Dom0_memory", "512M"),
-    ],
-)
-def test_6_of_xens_own(xen: Host, parameter: str, value: str) -> None:
-    test_6_of_what_is_wrong_on_every_node(xen, parameter, value)
+    "parameter",
+    ["add_device", "force_stop", "save_config_on_stop", "sync_config_on_stop", "stateless",
+     "start_resources", "autoset_utilization_host_memory", "unset_utilization_cpu"],
+)  # fmt: skip
+def test_a_boolean_of_libvirts_that_is_none(kvm: Host, parameter: str) -> None:
+    odd_boolean(kvm, parameter, "none" if parameter == "stateless" else "y")
+
+
+def test_a_mistake_in_a_number_of_xens(xen: Host) -> None:
+    test_a_mistake_in_what_is_watched_is_no_outage(xen, "reserved_Dom0_memory", "512M")
 
 
 @pytest.mark.parametrize(
     ("parameter", "value"),
     [
-        ("add_device", "perhaps"),
-        ("force_stop", "2"),
         ("shutdown_mode", "acpi,sweetly"),
-        ("save_config_on_stop", "x"),
-        ("sync_config_on_stop", "x"),
-        ("stateless", "1"),  # without backingfile
-        ("start_resources", "x"),
-        ("autoset_utilization_host_memory", "x"),
-        ("unset_utilization_cpu", "x"),
         ("migrateport", "high"),
         ("migration_downtime", "0.3"),
         ("migration_speed", "-1"),
     ],
 )
-def test_6_of_libvirts_own(kvm: Host, parameter: str, value: str) -> None:
-    test_6_of_what_is_wrong_on_every_node(kvm, parameter, value)
+def test_a_mistake_of_libvirts(kvm: Host, parameter: str, value: str) -> None:
+    test_a_mistake_in_what_is_watched_is_no_outage(kvm, parameter, value)
+
+
+def test_6_of_what_the_vm_cannot_run_with(kvm: Host) -> None:
+    wrong = {"OCF_RESKEY_stateless": "1"}  # without backingfile
+    for action in ("start", "validate-all"):
+        result = kvm.call(action, **wrong)
+        assert result.code == CONFIGURED, action
+        assert "stateless" in (result.reason or "")
+    assert kvm.calls() == []
+    # What runs is still found, goes on, and is stopped.
+    kvm.have(vm1="running")
+    assert kvm.call("reload-agent", **wrong).code == SUCCESS
+    assert kvm.call("monitor", **wrong).code == SUCCESS
+    assert kvm.call("stop", **wrong).code == SUCCESS
+    assert kvm.listed() == []
 
 
 # -- without anything -----------------------------------------------------------------

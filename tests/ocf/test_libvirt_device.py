@@ -4,17 +4,19 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
-from xml.etree import ElementTree
+from pathlib import Path
 
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
+from lxml.etree import _Element as Element
 
 from tests.ocf.host import Host, Result
 from tests.ocf.qemu import Holder
 from vesper_monitor.ocf import domain_xml
 
 SUCCESS, ERROR, DEGRADED = 0, 1, 190
+DATA = Path(__file__).parent / "data"
 SOCKET = "/run/vesper-ivshmem/qemu.sock"
 WELL = {"ok": True, "vms": 0, "free": 5}
 QEMU = f'xmlns:qemu="{domain_xml.QEMU}"'
@@ -34,8 +36,8 @@ def holder(host: Host) -> Iterator[Holder]:
         holder.close()
 
 
-def created(host: Host) -> ElementTree.Element:
-    return domain_xml.parse((host.fake / "created.xml").read_text())
+def created(host: Host) -> Element:
+    return domain_xml.parse((host.fake / "created.xml").read_bytes())
 
 
 def socket(host: Host) -> str:
@@ -61,11 +63,12 @@ def test_added_device_is_a_master_in_both_ways() -> None:
     assert device is not None
     assert domain_xml.masters(again, device)
     assert device.get("role") == "master"
-    assert f'<domain {QEMU} type="kvm">' in text
-    assert '<qemu:property name="master" type="string" value="on" />' in text
+    # Declared where it is used: see test_a_prefix_that_is_not_declared_stays_without_meaning.
+    assert f"<qemu:override {QEMU}>" in text
+    assert '<qemu:property name="master" type="string" value="on"/>' in text
     domain_xml.remove(again, device)
     assert domain_xml.text(again).count("vesper") == 0
-    assert "qemu:override" not in domain_xml.text(again)
+    assert "qemu" not in domain_xml.text(again)
 
 
 def test_what_else_is_overridden_stays() -> None:
@@ -77,12 +80,12 @@ def test_what_else_is_overridden_stays() -> None:
     assert domain_xml.add(root, SOCKET) == ""
     text = domain_xml.text(root)
     assert text.count("<qemu:override>") == 1
-    assert '<qemu:arg value="-s" />' in text
-    assert "<o:x />" in text
+    assert '<qemu:arg value="-s"/>' in text
+    assert "<o:x/>" in text
     device = domain_xml.device(root, SOCKET)
     assert device is not None
     domain_xml.remove(root, device)
-    assert '<qemu:device alias="ua-x" />' in domain_xml.text(root)
+    assert '<qemu:device alias="ua-x"/>' in domain_xml.text(root)
 
 
 @pytest.mark.parametrize(
@@ -140,18 +143,96 @@ def test_who_cannot_have_it(kind: str) -> None:
         ("<?xml version='1.0'?><domain><name>web</name></domain>", "web"),
         ("<domain><metadata><name>no</name></metadata><name>web</name></domain>", "web"),
         ("<domain><!-- <name>no</name> --><name>web</name></domain>", "web"),
+        ("<domain><name><![CDATA[a<b]]></name></domain>", "a<b"),
+        ("<domain>\n<name>x<!-- c -->y</name></domain>", "xy"),
+        ("<domain>\n  <name>\n    web\n  </name></domain>", "web"),
+        ("<domain><!-- c --><name>web</name><qemu:commandline/></domain>", "web"),
         ("<domain><devices/></domain>", ""),
+        ("<domain><name> </name></domain>", ""),
+        ("<domain><name>web</na", ""),
         ("<network><name>web</name></network>", ""),
         ("not XML", ""),
     ],
 )
 def test_names(xml: str, name: str) -> None:
-    assert domain_xml.name_in(xml) == name
+    assert domain_xml.find_plain_name(xml.encode()) in ("", name)
+    for code in ("utf-8", "utf-16"):
+        if name:
+            assert domain_xml.read_name(xml.encode(code)) == name
+        else:
+            with pytest.raises(ValueError, match=r"not XML|not <domain>|no <name>"):
+                domain_xml.read_name(xml.encode(code))
+
+
+@pytest.mark.parametrize("code", ["iso-8859-1", "utf-16", "utf-8", "windows-1252"])
+def test_the_encoding_that_it_declares(code: str) -> None:
+    text = f"<?xml version='1.0' encoding='{code}'?><domain><name>größe</name></domain>"
+    assert domain_xml.read_name(text.encode(code)) == "größe"
+    assert domain_xml.read_name(text) == "größe"
+    assert "größe" in domain_xml.text(domain_xml.parse(text.encode(code)))
+
+
+def test_comments_and_prefixes_stay() -> None:
+    text = (
+        "<!-- before --><domain xmlns:app='http://app'><!-- inside --><name>a</name>"
+        "<metadata><app:x app:y='1'/><other:z/></metadata></domain><!-- behind -->"
+    )
+    same = domain_xml.text(domain_xml.parse(text)).replace('"', "'")
+    assert "".join(same.splitlines()) == text
+
+
+def test_a_prefix_that_is_not_declared_stays_without_meaning() -> None:
+    """libvirt leaves such elements out: our own declaration must not bring them to life."""
+    text = (
+        "<domain type='kvm'><name>a</name><devices/>"
+        "<qemu:commandline><qemu:arg value='-snapshot'/></qemu:commandline></domain>"
+    )
+    root = domain_xml.parse(text)
+    assert domain_xml.add(root, SOCKET) == ""
+    again = domain_xml.parse(domain_xml.text(root))
+    assert again.find(f"{domain_xml.Q}override") is not None
+    assert again.find(f"{domain_xml.Q}commandline") is None
+    assert "qemu:commandline" in domain_xml.text(again)
+
+
+@pytest.mark.parametrize(
+    "broken",
+    [
+        "<domain><name>a</name>",
+        "<domain><name>a</name></domain",
+        "<domain><name>a</nome></domain>",
+        "<domain><name>a&b</name></domain>",
+        "<domain><name>&unknown;</name></domain>",
+        "<domain><name>a</name></domain><domain/>",
+        "<domain a='1' a='2'><name>a</name></domain>",
+        "<domain><qemu:a><name>a</name></domain>",  # beside what is forgiven
+        "<domain>" + "<q:a/>" * 200 + "<name>a</name>",  # behind much of that
+        "<!DOCTYPE domain [<!ENTITY n 'a'>]><domain><name>&n;</name></domain>",
+        "<!DOCTYPE domain [<!ENTITY n SYSTEM '/etc/hostname'>]><domain><name>&n;</name></domain>",
+    ],
+)
+def test_what_is_broken_is_refused(broken: str) -> None:
+    """lxml is told to recover, which must not mend such."""
+    with pytest.raises(ValueError, match="not XML"):
+        domain_xml.read_name(broken.encode())
+
+
+def test_entities_do_not_explode() -> None:
+    entities = "".join(f"<!ENTITY e{n} '{f'&e{n - 1};' * 10}'>" for n in range(1, 20))
+    bomb = f"<!DOCTYPE domain [<!ENTITY e0 'x'>{entities}]><domain a='&e19;'>&e19;</domain>"
+    with pytest.raises(ValueError, match="not XML"):
+        domain_xml.parse(bomb.encode())
+
+
+@given(st.binary())
+def test_any_bytes_are_a_domain_or_an_error(data: bytes) -> None:
+    with pytest.raises(ValueError, match=r"not XML|not <domain>"):
+        domain_xml.parse(data)
 
 
 @given(st.text())
 def test_any_text_is_a_domain_or_an_error(text: str) -> None:
-    assert domain_xml.name_in(text) == ""
+    assert domain_xml.find_plain_name(text.encode(errors="replace")) == ""
     with pytest.raises(ValueError, match=r"not XML|not <domain>"):
         domain_xml.parse(text)
 
@@ -244,12 +325,67 @@ def test_a_qemu_that_cannot_have_the_device_starts_without(host: Host, holder: H
     assert "Permission denied" in degraded(host).stderr
 
 
+def test_another_language_and_another_reason(host: Host, holder: Holder) -> None:
+    """Whatever libvirt says: the device is left out once."""
+    host.be("no-room")
+    result = host.call("start")
+    assert result.code == SUCCESS
+    assert "Keine PCI-Busse" in result.stderr
+    assert len(host.calls("create")) == 2
+    assert b"shmem" not in (host.fake / "created.xml").read_bytes()
+
+
+def test_one_that_is_there_after_all_is_not_created_again(host: Host, holder: Holder) -> None:
+    host.be("late-failure")
+    result = host.call("start")
+    assert result.code == ERROR
+    assert "Timed out" in (result.reason or "")
+    assert len(host.calls("create")) == 1
+
+
+def test_a_create_that_hangs_is_not_tried_again(host: Host, holder: Holder) -> None:
+    host.be("hang-create")
+    result = host.call("start", timeout=4)
+    assert result.code == ERROR
+    assert len(host.calls("create")) == 1
+
+
+def test_without_room_nothing_is_tried(host: Host, holder: Holder) -> None:
+    host.config.write_text((DATA / "isapc.xml").read_text())
+    host.vesperd.listen()
+    assert host.call("start").code == SUCCESS
+    assert len(host.calls("create")) == 1
+    assert "no PCI bus" in degraded(host).stderr
+
+
+def test_validation_is_of_the_file_alone(host: Host, holder: Holder) -> None:
+    host.be("no-room")
+    host.vesperd.listen()
+    host.vesperd.answers["hello"] = lambda _: {"transports": {"kvm": None}}
+    assert host.call("validate-all", OCF_CHECK_LEVEL="20").code == SUCCESS
+    # Who is not asked for QEMU's options cannot refuse them.
+    host.config.write_text(host.broken_text)
+    uri = {"OCF_RESKEY_hypervisor": "lxc:///system"}
+    assert host.call("validate-all", OCF_CHECK_LEVEL="20", **uri).code == SUCCESS
+
+
+@pytest.mark.parametrize("passed", ["hostdev type='pci'", "interface type='hostdev'"])
+def test_libvirtd_is_not_asked_what_crashes_it(host: Host, passed: str) -> None:
+    host.vesperd.listen()
+    host.vesperd.answers["hello"] = lambda _: {"transports": {"kvm": None}}
+    host.config.write_text(host.config_text.replace("<devices>", f"<devices><{passed}/>"))
+    result = host.call("validate-all", OCF_CHECK_LEVEL="20")
+    assert result.code == SUCCESS
+    assert host.calls("domxml-to-native") == []
+    assert "is seen when it starts" in result.stderr
+
+
 def test_what_is_wrong_beside_the_device_is_told(host: Host, holder: Holder) -> None:
     host.config.write_text(host.broken_text)
     result = host.call("start")
     assert result.code == ERROR
     assert "no such kernel" in (result.reason or "")
-    assert len(host.calls("create")) == 1
+    assert len(host.calls("create")) == 2
 
 
 def test_a_note_is_forgotten_when_all_is_well(host: Host, holder: Holder) -> None:

@@ -117,6 +117,35 @@ def test_routes(given: dict[str, object], remote: str, memory: str, more: list[s
     assert (route.remote, route.memory, route.options) == (remote, memory, more)
 
 
+@pytest.mark.parametrize(
+    ("node", "given", "remote", "memory", "more"),
+    [
+        ("node2", {"uri": "qemu+tcp://[::1]/system"}, "qemu+tcp://node2/system", "", []),
+        ("node2", {"uri": "qemu+tcp://[::1]:99/system"}, "qemu+tcp://node2:99/system", "", []),
+        ("node2", {"uri": "qemu+ssh://me@[::1]/system"}, "qemu+ssh://node2/system", "", []),
+        ("fd00::2", {"uri": "qemu+ssh://n1/system"}, "qemu+ssh://[fd00::2]/system", "", []),
+        ("fd00::2", {"uri": "qemu+tls://[::1]:1/system", "user": "ha"},
+         "qemu+tls://ha@[fd00::2]:1/system", "", []),
+        ("[fd00::2]", {}, "qemu://[fd00::2]/system", "", []),
+        ("fd00::2", {"remote_uri": "qemu+tcp://%n/system", "migrate_uri": "tcp://%n:7000"},
+         "qemu+tcp://[fd00::2]/system", "tcp://[fd00::2]:7000", []),
+        ("fd00::2", {"remote_uri": "qemu+tcp://[%n]/system", "migrate_uri": "tcp://[%n]:7000"},
+         "qemu+tcp://[fd00::2]/system", "tcp://[fd00::2]:7000", []),
+        ("fd00::2", {"migrate_options": ["--listen-address", "%n", "--graphicsuri=spice://%n:5"]},
+         "qemu://[fd00::2]/system", "", ["--listen-address", "fd00::2",
+                                         "--graphicsuri=spice://[fd00::2]:5"]),
+    ],
+)  # fmt: skip
+def test_routes_by_ipv6(
+    node: str, given: dict[str, object], remote: str, memory: str, more: list[str]
+) -> None:
+    options = Options()
+    for name, value in given.items():
+        setattr(options, name, value)
+    route = Route(options, node)
+    assert (route.remote, route.memory, route.options) == (remote, memory, more)
+
+
 def test_what_virsh_is_given(host: Host) -> None:
     result = migrate(
         host,
@@ -148,7 +177,8 @@ def test_resources_are_started_at_the_target(host: Host) -> None:
         text.replace("<devices>", "<devices><disk><source pool='images'/></disk>")
     )
     assert migrate(host, start_resources="1", migration_transport="tcp").code == SUCCESS
-    calls = list(zip(host.calls(), (host.fake / "uris").read_text().split(), strict=True))
+    raw, uris = ((host.fake / name).read_text().splitlines() for name in ("raw", "uris"))
+    calls = list(zip(raw, uris, strict=True))
     assert ("pool-start images", "qemu+tcp://node2.example/system") in calls
 
 
@@ -232,6 +262,30 @@ def test_to_a_node_that_cannot_serve_it(host: Host) -> None:
         "detach-device-alias",
         "migrate",
     ]
+
+
+def test_another_failure_is_not_the_devices(host: Host) -> None:
+    """It is not unplugged for that; whatever the language."""
+    host.wrap(
+        'case "$*" in *" migrate "*) echo "Fehler: cannot connect: device" >&2; exit 1 ;; '
+        '*) exec real "$@" ;; esac'
+    )
+    assert migrate(host).code == ERROR
+    assert host.calls("detach-device-alias") == []
+    assert host.running() == ["vm1", "vm2"]
+
+
+def test_one_that_has_gone_is_not_sent_again(host: Host) -> None:
+    """The migration failed at its very end: here is nothing left to unplug from."""
+    host.be("no-shmem")
+    host.wrap(
+        'case "$*" in *" migrate "*) real "$@"; code=$?; '
+        "sed -i '/^vm1 /d' $FAKE_VIRSH/domains; exit $code ;; "
+        '*) exec real "$@" ;; esac'
+    )
+    assert migrate(host).code == ERROR
+    assert len(host.calls("migrate")) == 1
+    assert host.calls("detach-device-alias") == []
 
 
 def test_to_a_node_that_cannot_serve_it_with_a_guest_that_clings(host: Host) -> None:

@@ -60,7 +60,7 @@ def test_a_guest_has_nearly_all_of_the_stops_time(host: Host) -> None:
 def test_a_domain_that_is_defined_is_undefined(host: Host) -> None:
     host.domains("vm1 5 0")
     assert host.call("start").code == SUCCESS
-    assert host.calls("undefine") == ["undefine --keep-nvram vm1"]
+    assert host.calls("undefine") == ["undefine vm1 --keep-nvram --keep-tpm"]
     assert host.listed() == ["vm1 1 1"]
 
 
@@ -263,7 +263,7 @@ def test_the_configuration_is_saved_without_the_device(host: Host, action: str) 
     assert "<vcpu>7</vcpu>" in saved
     assert "vesper" not in saved
     assert csync.read_text() == f"-x {host.config}\n"
-    assert host.calls("dumpxml") == ["dumpxml --inactive --security-info vm1"]
+    assert host.calls("dumpxml") == ["dumpxml vm1 --inactive --security-info"]
     # What has not changed is not written again.
     host.have(vm1="running")
     inode = host.config.stat().st_ino

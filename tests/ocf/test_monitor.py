@@ -55,8 +55,8 @@ def test_what_it_asks(watched: Host) -> None:
     assert watched.calls() == []
 
 
-@pytest.mark.parametrize("limit", ["pause_timeout", "hang_timeout"])
-def test_how_long_a_pause_or_hang_may_last_is_vesperds_unless_said(
+@pytest.mark.parametrize("limit", ["pause_timeout", "hang_timeout", "boot_timeout"])
+def test_how_long_a_pause_a_hang_or_a_boot_may_last_is_vesperds_unless_said(
     watched: Host, limit: str
 ) -> None:
     answer(watched, result="fine")

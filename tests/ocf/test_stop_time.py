@@ -109,3 +109,33 @@ def test_a_busy_host_keeps_more_time_for_the_destroy(host: VirtualHost) -> None:
         assert host.call("stop", timeout=60) == (0, "")
     assert destroyed[0] < 40
     assert host.running == set()
+
+
+def test_a_guest_that_reboots_comes_back_and_is_stopped(tmp_path: Path) -> None:
+    """Xen lists no domain for some seconds then; its own daemon brings it back."""
+    with pytest.MonkeyPatch.context() as monkeypatch:
+        host = VirtualXenHost(tmp_path, monkeypatch)
+        host.write_config("vm1")
+        host.remember("r1", "vm1")
+        back, run = host.clock.now + 3, host._run
+
+        def reboot(command: list[str]) -> tuple[int, str]:
+            if host.clock.now > back and not host.done:
+                host.running = {"vm1"}
+            return run(command)
+
+        monkeypatch.setattr(host, "_run", reboot)
+        assert host.call("stop", timeout=60) == (0, "")
+        assert host.done == [("shutdown", "vm1")]
+
+
+@pytest.mark.parametrize("cause", ["asked", "failure"])
+def test_a_domain_that_was_destroyed_is_not_waited_for(tmp_path: Path, cause: str) -> None:
+    with pytest.MonkeyPatch.context() as monkeypatch:
+        host = VirtualXenHost(tmp_path, monkeypatch)
+        host.write_config("vm1")
+        host.remember("r1", "vm1")
+        host.vesperd = lambda asked: {"cause": cause} if asked["op"] == "stop" else {}
+        begun = host.clock.now
+        assert host.call("stop", timeout=60) == (0, "")
+        assert host.clock.now < begun + 2

@@ -59,8 +59,17 @@ def test_what_the_host_keeps(full: Host) -> None:
     assert called(full, "mem-set") == ["mem-set web 2000m", "mem-set db 2000m"]
 
 
-def test_maxmem_of_the_configuration_is_a_bound(full: Host) -> None:
-    full.config.write_text('name = "vm1"\nmemory = 256\nmaxmem = 1024  # no more\n')
+@pytest.mark.parametrize(
+    "text",
+    [
+        "memory = 256\nmaxmem = 1024  # no more\n",
+        "maxmem = 0x400",
+        "memory = 256; maxmem = '1024'\n",
+        "maxmem = 8\nmaxmem = 1024\n",
+    ],
+)
+def test_maxmem_of_the_configuration_is_a_bound(full: Host, text: str) -> None:
+    full.config.write_text(f'name = "vm1"\n{text}')
     full.call("start", **MANAGE)
     assert called(full, "create")[0].endswith(" memory=1024")
 

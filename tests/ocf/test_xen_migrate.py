@@ -203,3 +203,14 @@ def test_why_it_was_refused_is_a_node_attribute(source: Host) -> None:
     refused, done = (line for line in told if "vesper-migration" in line)
     assert refused.startswith("--name vesper-migration-vm1 --update vm1 cannot be migrated live")
     assert done == "--name vesper-migration-vm1 --delete"
+
+
+def test_the_node_attribute_is_ascii(source: Host) -> None:
+    """attrd_updater refuses all else; a toolstack's words may be in the host's language."""
+    source.script("attrd_updater", f'printf "%s\\n" "$@" >>{source.folder}/told')
+    source.domains("vm1 -b----")
+    answer = migrate(source, "nöde2", OCF_RESKEY_name="vmß")
+    assert answer.code != SUCCESS
+    told = (source.folder / "told").read_text()
+    assert told.isascii()
+    assert "vesper-migration-vm\\xdf" in told

@@ -7,6 +7,7 @@ import datetime
 import time
 from collections.abc import Callable
 
+from lab import idle
 from lab.evaluation import cluster
 from lab.guest import Guest
 from lab.xen import XenHost
@@ -100,7 +101,7 @@ def xl_hangs(now: Innocent) -> None:
     try:
         now.home.run("crm_resource --refresh --resource vm1", timeout=60)
         time.sleep(15)
-        now.home.run("timeout 60 crm_resource --wait", timeout=90)
+        now.home.run(f"({idle.COMMAND})", timeout=240)
     finally:
         now.home.run(XL_AGAIN, check=True)
 

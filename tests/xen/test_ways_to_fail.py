@@ -11,6 +11,7 @@ from collections.abc import Iterator
 
 import pytest
 
+from lab import idle
 from lab.evaluation import cluster
 from lab.evaluation.setting import PRIMITIVES
 from lab.xen import XenHost, XenLab, project
@@ -64,12 +65,12 @@ def a_wanted_power_off_is_no_failure(lab: XenLab) -> None:
     home = lab.running_on()
     assert home is not None
     change = "crm_resource --resource vm1 --set-parameter poweroff_wanted --parameter-value true"
-    home.run(f"{change} && crm_resource --wait", timeout=120, check=True)
+    home.run(f"{change} && ({idle.COMMAND})", timeout=240, check=True)
     cluster.ready(lab, "vesper")
     POWEROFF.happens(home)
     home.wait("crm_resource --resource vm1 --meta --get-parameter target-role | grep Stopped",
               timeout=60)  # fmt: skip
-    home.run("crm_resource --wait", timeout=120, check=True)
+    home.run(f"({idle.COMMAND})", timeout=240, check=True)
     assert fail_count(lab) == 0
     mon = home.run("crm_mon -1 -r", timeout=60, check=True).output
     assert "vm1\t(ocf:vesper:XenVM):\t Stopped" in mon, mon

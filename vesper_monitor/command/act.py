@@ -35,7 +35,10 @@ def clear(client: Client, options: argparse.Namespace) -> None:
     if options.json:
         print_json({"cleared": answer["cleared"]})
     elif answer["cleared"]:
-        print("Cleared. Pacemaker's own failure count stays; reset it with: crm resource cleanup")
+        print(
+            "Cleared. Pacemaker's own failure count stays; reset it with: "
+            "crm_resource --refresh --resource RESOURCE"
+        )
     else:
         raise DaemonError("no-such-vm", f"{which}: no fault is held; see: vesper faults")
 

@@ -9,7 +9,12 @@ from __future__ import annotations
 
 import subprocess
 from dataclasses import dataclass, replace
-from xml.etree import ElementTree
+
+from vesper_monitor.xml_parser import parse_xml
+
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    from lxml.etree import _Element as Element
 
 __all__ = ["HistoryError", "Operation", "operations", "parse"]
 
@@ -55,6 +60,13 @@ class Operation:
         return self.at - self.seconds
 
     @property
+    def failed(self) -> bool:
+        """Whether it was a failure: a probe that finds nothing running is none."""
+        if self.rc in (0, 190):
+            return False
+        return self.recurring or self.name != "monitor" or self.rc != 7
+
+    @property
     def result(self) -> str:
         """The exit code in words."""
         return _NAMES.get(self.rc, f"exit code {self.rc}")
@@ -68,7 +80,9 @@ def operations(resource: str) -> list[Operation]:
     """
     command = ["cibadmin", "--query", "--scope", "status"]
     try:
-        done = subprocess.run(command, capture_output=True, text=True, timeout=TIMEOUT)
+        done = subprocess.run(
+            command, capture_output=True, encoding="utf-8", errors="replace", timeout=TIMEOUT
+        )
     except FileNotFoundError:
         raise HistoryError("cibadmin: Pacemaker is not installed on this host") from None
     except subprocess.TimeoutExpired:
@@ -84,9 +98,9 @@ def parse(text: str, resource: str) -> list[Operation]:
     :raises HistoryError: it is not XML.
     """
     try:
-        root = ElementTree.fromstring(text)
-    except ElementTree.ParseError as error:
-        raise HistoryError(f"the cluster's status is not XML: {error}") from None
+        root = parse_xml(text)
+    except ValueError as error:
+        raise HistoryError(f"the cluster's status is {error}") from None
     found: set[Operation] = set()
     for state in root.iter("node_state"):
         for history in state.iter("lrm_resource"):
@@ -94,14 +108,16 @@ def parse(text: str, resource: str) -> list[Operation]:
                 entries = (_operation(state, entry) for entry in history.iter("lrm_rsc_op"))
                 found |= {operation for operation in entries if operation is not None}
     stops = [operation for operation in found if operation.name == "stop"]
+    found = {_after_stop(operation, stops) for operation in found}
+    starts = [operation for operation in found if operation.name == "start"]
     # In the same moment a start comes after a stop, and a monitor after the start.
     return sorted(
-        (_after(operation, stops) for operation in found),
+        (_after_start(operation, starts) for operation in found),
         key=lambda one: (one.at, one.recurring, one.name == "start"),
     )
 
 
-def _after(operation: Operation, stops: list[Operation]) -> Operation:
+def _after_stop(operation: Operation, stops: list[Operation]) -> Operation:
     """A start ends after a stop that has begun before it, or in the same second."""
     if operation.name != "start":
         return operation
@@ -109,7 +125,19 @@ def _after(operation: Operation, stops: list[Operation]) -> Operation:
     return replace(operation, at=max([operation.at, *before]))
 
 
-def _operation(state: ElementTree.Element, entry: ElementTree.Element) -> Operation | None:
+def _after_start(operation: Operation, starts: list[Operation]) -> Operation:
+    """A monitor that succeeds, known to the second, comes after the start that has begun in it."""
+    if not operation.recurring or operation.failed:
+        return operation
+    before = [
+        start.at
+        for start in starts
+        if start.node == operation.node and start.begun <= operation.at <= start.at
+    ]
+    return replace(operation, at=max([operation.at, *before]))
+
+
+def _operation(state: Element, entry: Element) -> Operation | None:
     """None: not done yet, or not understood."""
     try:
         if entry.get("op-status") == "-1":  # pending

@@ -8,6 +8,7 @@ advise.py beside this file.
 from __future__ import annotations
 
 import argparse
+import io
 import os
 import sys
 from typing import NoReturn
@@ -153,7 +154,7 @@ def _add_faults(commands: argparse._SubParsersAction[_Parser]) -> None:
         "clear",
         help="a fault is over without a restart of the resource",
         description="The resource's monitors succeed again. "
-        "Pacemaker's own failure count stays: crm resource cleanup RESOURCE",
+        "Pacemaker's own failure count stays: crm_resource --refresh --resource RESOURCE",
     )
     clear.add_argument("which", metavar="RESOURCE|ID", help="a resource, or the number of a fault")
     _json(clear)
@@ -267,13 +268,48 @@ def _with_show(argv: list[str]) -> list[str]:
     return argv
 
 
+def _prepare_output() -> None:
+    """Let no character of a guest's, and no closed output, end the command with a traceback."""
+    if sys.stdout is None:  # closed by who has called us
+        sys.stdout = open(os.devnull, "w", encoding="utf-8")  # noqa: SIM115 - as long as we live
+    if sys.stderr is None:
+        sys.stderr = open(os.devnull, "w", encoding="utf-8")  # noqa: SIM115
+    for stream in (sys.stdout, sys.stderr):
+        if isinstance(stream, io.TextIOWrapper):  # a test may have put another one there
+            stream.reconfigure(errors="backslashreplace")
+
+
+def _drop_output() -> None:
+    """What could not be written is not tried again at exit, of which Python would complain."""
+    os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+
+
 def main(argv: list[str] | None = None) -> int:
     """The command ``vesper``. :returns: its exit status."""
-    options = parser().parse_args(_with_show(sys.argv[1:] if argv is None else argv))
+    _prepare_output()
+    try:
+        try:
+            return _run(sys.argv[1:] if argv is None else argv)
+        finally:
+            sys.stdout.flush()
+    except BrokenPipeError:
+        _drop_output()  # who reads us has had enough (| head)
+        return OK
+    except OSError as error:
+        _drop_output()
+        print(f"vesper: {error.filename or 'output'}: {error.strerror}", file=sys.stderr)
+        return FAILED
+
+
+def _run(argv: list[str]) -> int:
+    """
+    :returns: the exit status.
+    :raises OSError: the output cannot be written.
+    """
+    options = parser().parse_args(_with_show(argv))
     try:
         with Client(options.socket, timeout=10.0) as client:
             options.run(client, options)
-            sys.stdout.flush()
     except DaemonUnavailable as error:
         print(f"vesper: {error}", file=sys.stderr)
         return NOT_RUNNING
@@ -282,9 +318,6 @@ def main(argv: list[str] | None = None) -> int:
         return FAILED
     except KeyboardInterrupt:
         return 130
-    except BrokenPipeError:
-        # Who reads us has had enough (| head). Python would complain at exit.
-        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
     return OK
 
 

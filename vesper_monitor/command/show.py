@@ -23,7 +23,13 @@ SCREENFUL = 20
 
 
 def print_json(value: object) -> None:
-    print(json.dumps(value, indent=2, ensure_ascii=False))
+    print(json_text(value, indent=2))
+
+
+def json_text(value: object, indent: int | None = None) -> str:
+    """JSON that standard output can take: escaped if that is not UTF-8."""
+    plain = sys.stdout.encoding.lower().replace("-", "") == "utf8"
+    return json.dumps(value, indent=indent, ensure_ascii=not plain)
 
 
 def status(client: Client, options: argparse.Namespace) -> None:
@@ -66,8 +72,8 @@ def status(client: Client, options: argparse.Namespace) -> None:
             print(note("deferred", vm["deferred"]))
         if vm.get("paused"):
             print(note("paused", f"{vm['vm']}: {vm['paused']['text']}"))
-        if vm["degraded"]:
-            print(note("dead" if vm["state"] == "dead" else "degraded", vm["degraded"]))
+        for mark, said in _troubles(vm):
+            print(note(mark, said))
     for name, error in answer["transports"].items():
         if error:
             print(note("transport", f"{name}: {error}"))
@@ -86,7 +92,7 @@ def events(client: Client, options: argparse.Namespace) -> None:
     fields = {key: value for key, value in request.items() if value is not None}
     for answer in client.stream("events", follow=options.follow, **fields):
         if options.json:
-            line = json.dumps(answer.get("event", answer), ensure_ascii=False)
+            line = json_text(answer.get("event", answer))
         elif "event" in answer:
             line = event_line(answer["event"])
         else:
@@ -233,9 +239,28 @@ def _watched(vm: dict[str, Any]) -> str:
         return "fault"
     if vm["state"] == "dead":
         return "dead"
-    if vm.get("paused"):
+    if vm.get("paused") or (vm.get("standstill") or {}).get("paused"):
         return "paused"
     return "degraded" if vm["degraded"] else str(vm["state"])
+
+
+def _troubles(vm: dict[str, Any]) -> list[tuple[str, str]]:
+    """Why it is degraded or dead, and why its guest is not heard: once, if that is the same."""
+    found = []
+    degraded, standstill = vm["degraded"], vm.get("standstill") or {"text": None, "since": None}
+    if degraded and degraded != standstill["text"]:
+        found.append(("dead" if vm["state"] == "dead" else "degraded", degraded))
+    if standstill["text"]:
+        mark = "degraded" if degraded == standstill["text"] else "guest"
+        found.append((mark, standstill["text"] + _ago(standstill["since"])))
+    return found
+
+
+def _ago(since: float | None) -> str:
+    if since is None:
+        return ""
+    minutes, seconds = divmod(max(0, round(time.time() - since)), 60)
+    return f" ({minutes} min ago)" if minutes else f" ({seconds} s ago)"
 
 
 def _monitor(vm: dict[str, Any]) -> str | None:

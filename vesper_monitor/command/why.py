@@ -1,9 +1,16 @@
 # SPDX-License-Identifier: GPL-2.0-or-later
-"""``vesper why``: one incident, from the kernel's event to the service's return."""
+"""``vesper why``: one incident, from the kernel's event to the service's return.
+
+Vesperd's journal knows faults to the millisecond, and the cluster what became
+of them, to the second and only of late.  What the cluster did belongs to a
+fault if it fits to the end of it; a later failure is another incident, of which
+there may be no fault on record.
+"""
 
 from __future__ import annotations
 
 import argparse
+import math
 import time
 from dataclasses import dataclass
 from typing import Any
@@ -14,10 +21,15 @@ from vesper_monitor.command.history import HistoryError, Operation
 from vesper_monitor.command.show import print_json
 from vesper_monitor.command.table import columns, note
 
-__all__ = ["Step", "story", "why"]
+__all__ = ["Step", "belonging", "story", "unexplained", "why"]
 
-#: s by which the cluster's whole seconds may lie before the fault.
-ROUNDING = 1.0
+#: s by which the cluster's times may lie before what they belong to: its whole
+#: seconds, and what passes between two processes' looks at the clock.
+ROUNDING_S = 2.0
+#: Faults of one VM that are looked at for the next one after a fault.
+MAX_FAULTS = 1000
+#: With a failure that has no fault: the VM's events of so many s before it, of the last ones.
+EVENTS_BEFORE_S, LAST_EVENTS = 10.0, 100
 
 
 @dataclass(frozen=True)
@@ -25,66 +37,198 @@ class Step:
     """A line of the story."""
 
     at: float  #: s, CLOCK_REALTIME
-    where: str  #: guest, vesperd, or the node
+    where: str  #: guest, host (what the hypervisor says), vesperd, or the node
     text: str
     whole: bool = False  #: known to the second only
 
 
 def why(client: Client, options: argparse.Namespace) -> None:
     """What happened to a VM, when, and what became of it."""
-    answer = client.call("fault", id=_which(client, options))
-    found, events = answer["fault"], answer["events"]
-    if found["vm"] != options.vm:
-        raise DaemonError("bad-request", f"fault {found['id']} is of {found['vm']}")
+    faults = client.call("faults", vm=options.vm, limit=MAX_FAULTS)["faults"]
+    if options.id is not None:
+        found = client.call("fault", id=options.id)["fault"]
+        if found["vm"] != options.vm:
+            raise DaemonError("bad-request", f"fault {found['id']} is of {found['vm']}")
+    else:
+        found = faults[-1] if faults else None
+    resource = found["resource"] if found is not None else _resource(client, options.vm)
     trouble = None
     try:
-        operations = history.operations(found["resource"])
+        operations = history.operations(resource)
     except HistoryError as error:
         operations, trouble = [], str(error)
-    steps = story(found, events, operations)
-    if options.json:
-        print_json(
-            {
-                "fault": found,
-                "steps": [vars(step) for step in steps],
-                "cluster": trouble,
-            }
+    if options.id is None and (failure := unexplained(found, operations)) is not None:
+        _tell_failure(client, options, resource, failure, operations)
+    elif found is not None:
+        later = [fault["seen"] for fault in faults if fault["id"] > found["id"]]
+        _tell_fault(client, options, found, operations, min(later, default=math.inf), trouble)
+    else:
+        raise DaemonError(
+            "no-such-vm",
+            f"{options.vm}: this host's journal has no fault of it; 'crm_mon -A' shows "
+            "on which host it had its last",
         )
+
+
+def _tell_fault(
+    client: Client,
+    options: argparse.Namespace,
+    fault: dict[str, Any],
+    operations: list[Operation],
+    until: float,
+    trouble: str | None,
+) -> None:
+    events = client.call("fault", id=fault["id"])["events"]
+    steps = story(fault, events, operations, until)
+    if options.json:
+        _print_json(fault, None, steps, trouble)
         return
-    print(f"{found['resource']} ({found['vm']}): {found['reason']}\n")
-    rows = [(_clock(step), _since(step, found["seen"]), step.where, step.text) for step in steps]
-    print(columns(("TIME", "AFTER", "WHERE", "WHAT"), rows))
+    print(f"{fault['resource']} ({fault['vm']}): {fault['reason']}\n")
+    _print_steps(steps, fault["seen"])
     if trouble is not None:
         print(note("cluster", trouble))
     elif not any(step.whole for step in steps):
         print(note("cluster", "its history does not go back to this fault"))
 
 
+def _tell_failure(
+    client: Client,
+    options: argparse.Namespace,
+    resource: str,
+    failure: Operation,
+    operations: list[Operation],
+) -> None:
+    """Of a failure that no fault in this host's journal explains."""
+    answers = client.stream("events", vm=options.vm, limit=LAST_EVENTS)
+    events = [answer["event"] for answer in answers if "event" in answer]
+    near = failure.at - EVENTS_BEFORE_S, failure.at + ROUNDING_S
+    steps = [_seen(event) for event in events if near[0] <= event["received"] <= near[1]]
+    last = max([failure.at, *(step.at for step in steps)])
+    after = operations[operations.index(failure) :]
+    steps += _in_order(after[: _recovered(after)], last, None)
+    what = f"{failure.name} on {failure.node}: {failure.result}"
+    if failure.reason:
+        what += f" ({failure.reason})"
+    if options.json:
+        _print_json(None, what, steps, None)
+        return
+    print(f"{resource} ({options.vm}): {what}\n")
+    _print_steps(steps, failure.at)
+    print(
+        note(
+            "cause",
+            f"the journal of this host has no fault for it; if {failure.node} is another host, "
+            f"ask there; of the last fault on record here tells: vesper why {options.vm} "
+            "--fault ID",
+        )
+    )
+
+
+def _print_json(
+    fault: dict[str, Any] | None, failure: str | None, steps: list[Step], trouble: str | None
+) -> None:
+    told = [vars(step) for step in steps]
+    print_json({"fault": fault, "failure": failure, "steps": told, "cluster": trouble})
+
+
+def _print_steps(steps: list[Step], begin: float) -> None:
+    rows = [(_clock(step), _since(step, begin), step.where, step.text) for step in steps]
+    print(columns(("TIME", "AFTER", "WHERE", "WHAT"), rows))
+
+
 def story(
-    fault: dict[str, Any], events: list[dict[str, Any]], operations: list[Operation]
+    fault: dict[str, Any],
+    events: list[dict[str, Any]],
+    operations: list[Operation],
+    until: float = math.inf,
 ) -> list[Step]:
     """The steps in order of time.
 
     :param fault: as vesperd has it (docs/api.md).
     :param events: of that VM, up to the fault.
-    :param operations: of the resource; those of before the fault are left out.
+    :param operations: of the resource; those that do not belong to the fault are left out.
+    :param until: when the next fault was seen.
     """
-    steps = [Step(event["received"], "guest", str(event["text"])) for event in events]
+    steps = [_seen(event) for event in events]
     steps.append(Step(fault["seen"], "vesperd", f"fault {fault['id']}: {fault['reason']}"))
     if fault["told"] is not None:
         steps.append(Step(fault["told"], "vesperd", "told Pacemaker"))
     if fault["ended"] is not None:
         steps.append(Step(fault["ended"], "vesperd", f"fault ended by {fault['ended_by']}"))
-    for operation in operations:
-        if operation.at >= fault["seen"] - ROUNDING:
-            steps.append(Step(operation.at, operation.node, _said(operation), whole=True))
     heard = fault["told"] or fault["seen"]
+    steps += _in_order(belonging(fault, operations, until), heard, fault["ended"])
+    return sorted(steps, key=lambda step: step.at)
 
-    def when(step: Step) -> float:
-        # What the cluster did in the fault's own second came after the fault.
-        return max(step.at, heard) if step.whole and step.at > heard - ROUNDING else step.at
 
-    return sorted(steps, key=when)
+def belonging(
+    fault: dict[str, Any], operations: list[Operation], until: float = math.inf
+) -> list[Operation]:
+    """What the cluster did for a fault, of what it remembers, in order.
+
+    :param operations: as :func:`vesper_monitor.command.history.operations` has them.
+    """
+    seen, ended = fault["seen"], fault["ended"]
+    failures = [o for o in operations if o.failed and seen - ROUNDING_S <= o.at < until]
+    if ended is None:
+        rest = [o for o in operations if not o.failed and seen <= o.at < until]
+        return sorted(failures + rest, key=lambda o: o.at)
+    around = [
+        index
+        for index, o in enumerate(operations)
+        if o.name == "stop" and o.begun - ROUNDING_S < ended < o.at + ROUNDING_S
+    ]
+    if not around:
+        # It was not stopped for it, or the history does not go back so far.
+        return [o for o in failures if o.at < ended + ROUNDING_S]
+    stop = operations[around[0]]
+    first = [o for o in failures if o.recurring and o.at < stop.at + ROUNDING_S]
+    after = [o for o in operations[around[0] + 1 :] if o not in first and o.at < until]
+    return [*first, stop, *after[: _recovered(after)]]
+
+
+def _recovered(operations: list[Operation]) -> int:
+    """How many of them there are until it runs again, with the first monitor after that."""
+    for count, started in enumerate(operations, 1):
+        if started.name == "start" and not started.failed:
+            for more, monitor in enumerate(operations[count:], 1):
+                if monitor.recurring and monitor.node == started.node:
+                    # Others between them are of a later move.
+                    return count + more if more == 1 else count
+            return count
+    return len(operations)
+
+
+def _in_order(operations: list[Operation], begin: float, ended: float | None) -> list[Step]:
+    """Steps of operations that came one after the other, of which only the second is known.
+
+    :param begin: before which none of them was.
+    :param ended: when the fault has ended, which is before its stop was done.
+    """
+    steps, least = [], begin
+    for operation in operations:
+        if operation.name == "stop" and ended is not None:
+            least = max(least, ended)
+        least = max(least, operation.at)
+        steps.append(Step(least, operation.node, _said(operation), whole=True))
+    return steps
+
+
+def unexplained(fault: dict[str, Any] | None, operations: list[Operation]) -> Operation | None:
+    """The last failure of a resource, if it is later than its last fault and none of it.
+
+    :param fault: the last one on record; None: there is none.
+    """
+    failures = [o for o in operations if o.failed and o.name in ("start", "stop", "monitor")]
+    if fault is not None:
+        mine = belonging(fault, operations)
+        begin = (fault["told"] or fault["seen"]) + ROUNDING_S
+        failures = [o for o in failures if o.at > begin and o not in mine]
+    return failures[-1] if failures else None
+
+
+def _seen(event: dict[str, Any]) -> Step:
+    where = "host" if event.get("probe") == "hypervisor" else "guest"
+    return Step(event["received"], where, str(event["text"]))
 
 
 def _said(operation: Operation) -> str:
@@ -96,18 +240,12 @@ def _said(operation: Operation) -> str:
     return text
 
 
-def _which(client: Client, options: argparse.Namespace) -> int:
-    """The fault asked for, or the VM's last."""
-    if options.id is not None:
-        return int(options.id)
-    faults = client.call("faults", vm=options.vm, limit=1)["faults"]
-    if not faults:
-        raise DaemonError(
-            "no-such-vm",
-            f"{options.vm}: this host's journal has no fault of it; 'crm_mon -A' shows "
-            "on which host it had its last",
-        )
-    return int(faults[-1]["id"])
+def _resource(client: Client, vm: str) -> str:
+    """The resource of a VM, as far as this host knows."""
+    for row in client.call("status")["vms"]:
+        if row["vm"] == vm and row["resource"] is not None:
+            return str(row["resource"])
+    return vm
 
 
 def _clock(step: Step) -> str:

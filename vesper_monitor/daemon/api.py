@@ -9,8 +9,9 @@ import contextlib
 import dataclasses
 import logging
 import os
+import time
 from collections.abc import Awaitable, Callable
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, TypeVar
 
 import vesper_monitor
 from vesper_monitor.daemon.config import DEFAULT_PROBES
@@ -18,16 +19,15 @@ from vesper_monitor.daemon.request import boolean, names, number, optional, text
 from vesper_monitor.daemon.server import Connection, RequestError
 from vesper_monitor.daemon.status import vm_status
 from vesper_monitor.daemon.watch import NoTransport
+from vesper_monitor.daemon.wishes import MAX_TIMEOUT_S, Wishes, read_wishes, wishes_of
 from vesper_monitor.faults.carried import CarriedFault, unpack_fault
-from vesper_monitor.faults.fault import Fault
+from vesper_monitor.faults.fault import Fault, InstanceRecord
 from vesper_monitor.faults.instance import Answer, Instance, Result
 from vesper_monitor.faults.journal import JournalError
-from vesper_monitor.faults.language import RuleError
 from vesper_monitor.faults.pauses import MAX_SECONDS
-from vesper_monitor.faults.rules import RuleSet, system_gone
+from vesper_monitor.faults.rules import system_gone
 from vesper_monitor.guest import abi
 from vesper_monitor.guest.decode import Event
-from vesper_monitor.guest.liveness import MIN_TIMEOUT
 from vesper_monitor.guest.points.point import PointError
 from vesper_monitor.guest.points.store import RESERVED
 from vesper_monitor.guest.points.syntax import parse
@@ -47,19 +47,22 @@ ROOT_ONLY = frozenset(
     | {"expect", "add", "load", "unload", "activate", "deactivate"}
 )
 #: s a monitor may ask to wait.
-MAX_WAIT = 86_400.0
+MAX_WAIT = MAX_TIMEOUT_S
+#: s for a transport to say which domain a stop is about; the agent waits 3 s in all.
+STOP_FIND_LIMIT_S = 1.5
 #: s for a look at the domain before the first monitor is answered.
 LOOK_TIMEOUT = 5.0
 #: s that an agent may wait for what is to go along with a VM that has migrated.
 MAX_HAND_OVER_S = 60.0
-#: s for a guest to answer an ``activate``, beyond the time it has to become active.
-ACTIVATE_MARGIN = 5.0
+#: s for a guest to answer an ``activate``: who asks by hand knows that it has booted.
+MAX_ACTIVATE_S = 25.0
 #: Events read from the journal at once, and in one request.
 PAGE, MAX_EVENTS = 500, 100_000
 DEFAULT_EVENTS = 100
 #: With a fault: the VM's events of so many s before it, and at most so many.
 EVENTS_BEFORE_S, MAX_EVENTS_BEFORE = 10.0, 20
 
+_T = TypeVar("_T")
 _Operation = Callable[[Connection, dict[str, Any]], Awaitable[None]]
 
 
@@ -68,6 +71,8 @@ class Api:
 
     def __init__(self, daemon: Daemon) -> None:
         self._daemon = daemon
+        #: by resource: an instance that is being begun
+        self._beginning: dict[str, asyncio.Task[Instance | None]] = {}
         self._operations: dict[str, _Operation] = {
             "hello": self._hello,
             "start": self._start,
@@ -78,6 +83,7 @@ class Api:
             "wait": self._wait,
             "state": self._state,
             "alive": self._alive,
+            "life": self._life,
             "status": self._status,
             "events": self._events,
             "faults": self._faults,
@@ -119,7 +125,8 @@ class Api:
     # ------------------------------------------------------------ agents
 
     async def _start(self, connection: Connection, request: dict[str, Any]) -> None:
-        instance = await self._begin(request)
+        self._daemon.allow_watching(text(request, "vm"))
+        instance = await self._begin(request, anew=True)
         if instance is None:
             raise _no_such_vm(text(request, "vm"))
         await connection.send(
@@ -129,46 +136,71 @@ class Api:
     async def _hand_over(self, connection: Connection, request: dict[str, Any]) -> None:
         """The agent has migrated the VM away: its fault goes along."""
         daemon = self._daemon
-        vm, ident = text(request, "vm"), optional(request, "domain", text)
+        ident = optional(request, "domain", text)
         limit = number(request, "timeout", 0.0, MAX_HAND_OVER_S)
         instance = daemon.instances.get(text(request, "resource"))
         carried = None
-        if instance is not None and _is_of(instance, vm, ident):
+        if instance is not None and _is_of(request, instance.record):
             record = instance.record
             daemon.watch.look_soon(Domain(record.vm, record.domid, record.uuid))  # it has gone
             carried = await daemon.instances.hand_over(instance, ident, limit)
         await connection.send({"ok": True, "carried": carried})
 
-    async def _begin(self, request: dict[str, Any]) -> Instance | None:
-        """A new instance for a request of the agent's; None: its VM does not run."""
+    async def _begin(self, request: dict[str, Any], *, anew: bool) -> Instance | None:
+        """The instance that a request is about, begun if need be; None: its VM does not run.
+
+        What is begun is watched, too, whatever becomes of the client meanwhile.
+
+        :param anew: begin another one in any case.
+        """
+        resource = text(request, "resource")
+        while (beginning := self._beginning.get(resource)) is not None:
+            await asyncio.wait({beginning})
+        if not anew and (instance := self._asked_for(request)) is not None:
+            return instance
+        task = self._daemon.finish(self._begin_instance(request))
+        self._beginning[resource] = task
+        task.add_done_callback(lambda _: self._beginning.pop(resource, None))
+        return await asyncio.shield(task)
+
+    def _asked_for(self, request: dict[str, Any]) -> Instance | None:
+        """The instance of the request's resource, if it is of that VM and domain."""
+        instance = self._daemon.instances.get(text(request, "resource"))
+        if instance is None or not _is_of(request, instance.record):
+            return None
+        return instance
+
+    async def _begin_instance(self, request: dict[str, Any]) -> Instance | None:
         daemon = self._daemon
         vm = text(request, "vm")
         found = await daemon.watch.find(vm)
-        if found is None:
+        if found is None or not _is_of(request, found[1]):
             return None
         transport, domain = found
         resource = text(request, "resource")
         carried = await self._carried(resource, vm, request, None)
-        session = daemon.watch.session(domain)
+        wishes, wrong = read_wishes(request, Wishes())
         try:
             instance = daemon.instances.start(
                 resource,
                 domain,
-                names(request, "probes", DEFAULT_PROBES),
-                names(request, "services", ()),
-                session.degraded if session is not None else None,
-                _hang_timeout(request),
-                _pause_timeout(request),
+                wishes.probes,
+                wishes.services,
+                wishes.hang_timeout,
+                wishes.pause_timeout,
                 transport.name,
-                _fault_on(request, ""),
+                wishes.fault_on,
+                wishes.boot_timeout,
             )
         except ValueError as error:
             raise RequestError("internal", str(error)) from error
+        daemon.instances.refuse(instance, wrong)
+        session = daemon.watch.session(domain)
         if session is not None and session.hello is not None:
             instance.guest_met(session.hello.boot_id)
         self._take(instance, carried)
         daemon.begun(domain)
-        await daemon.watch.watch(transport, domain, daemon.wanted_probes(domain))
+        await daemon.watch_domain(transport, domain)
         daemon.judge_again(vm)
         return instance
 
@@ -204,53 +236,93 @@ class Api:
         await connection.send({"ok": True})
 
     async def _change(self, connection: Connection, request: dict[str, Any]) -> None:
-        instance = self._daemon.instances.get(text(request, "resource"))
-        if instance is None or instance.record.vm != text(request, "vm"):
-            instance = await self._begin(request)
-        else:
-            await self._new_wishes(instance, request)
+        instance = self._asked_for(request)
+        if instance is None:
+            instance = await self._begin(request, anew=False)
         if instance is None:
             raise _no_such_vm(text(request, "vm"))
+        await self._new_wishes(instance, request)
         await connection.send({"ok": True, "instance": instance.record.id})
 
     async def _stop(self, connection: Connection, request: dict[str, Any]) -> None:
-        resource = text(request, "resource")
-        ended = self._daemon.instances.stop(resource)
-        if ended is not None:
-            self._daemon.stopping(ended.record)
-        fault = self._daemon.instances.stopped_for(resource)
+        instances, resource = self._daemon.instances, text(request, "resource")
+        if (beginning := self._beginning.get(resource)) is not None:
+            beginning.cancel()  # of a monitor that was killed
+        instance = instances.get(resource)
+        cause = None
+        if instance is not None and _is_of(request, instance.record):
+            cause = instance.dead_cause
+            instances.stop(resource)
+            self._daemon.stopping(instance.record)
+        fault = instances.stopped_for(resource)
+        there = await self._is_there(fault, request) if fault is not None else None
+        if there is False:
+            fault = None
         await connection.send(
             {
                 "ok": True,
                 "fault": fault.to_json() if fault is not None else None,
-                "system_gone": fault is not None and system_gone(fault),
+                # Not known to be: a shutdown costs time, an end without one data.
+                "system_gone": fault is not None and there is True and system_gone(fault),
+                "cause": cause.value if cause is not None else None,
             }
         )
 
+    async def _is_there(self, fault: Fault, request: dict[str, Any]) -> bool | None:
+        """Whether a fault's domain is the one that is to be stopped; None: not known.
+
+        On some hypervisors all lives of a VM have the same UUID, and an agent
+        knows no other mark of them.
+        """
+        watch = self._daemon.watch
+        domain = Domain(fault.vm, fault.domid, fault.uuid)
+        if not _is_of(request, domain):
+            return False
+        session = watch.session(domain)
+        if request.get("domain") == str(fault.domid) or (session is not None and session.linked):
+            return True
+        try:
+            async with asyncio.timeout(STOP_FIND_LIMIT_S):
+                found = await watch.find(fault.vm)
+        except (TimeoutError, NoTransport) as error:
+            _log.warning("%s: whether it is the domain of fault %d is not known: %s",
+                         fault.vm, fault.id, error or "no answer in time")  # fmt: skip
+            return None
+        if found is not None:
+            self._daemon.instances.forget_earlier_lives(found[1])
+        return found is not None and found[1] == domain
+
     async def _wait(self, connection: Connection, request: dict[str, Any]) -> None:
         daemon = self._daemon
-        resource, vm = text(request, "resource"), text(request, "vm")
+        vm = text(request, "vm")
         interval = number(request, "interval", 0.0, MAX_WAIT)
         timeout = number(request, "timeout", 0.0, MAX_WAIT)
         first = optional(request, "first", boolean)
         connection.until_closed = True
         try:
-            instance = daemon.instances.get(resource)
-            if instance is None or instance.record.vm != vm:
+            instance = self._asked_for(request)
+            if instance is None:
                 # Started while no vesperd was there, or before its journal was lost.
-                instance = await self._begin(request)
+                instance = await self._begin(request, anew=False)
             else:
-                await self._new_wishes(instance, request)
+                resource = instance.record.resource
                 self._take(instance, await self._carried(resource, vm, request, instance))
             if instance is None:
-                gone = Answer(Result.DEAD, f"{vm} does not run", state=DomainState.GONE)
+                ident = optional(request, "domain", text)
+                why = f"{vm} does not run" + (f" as domain {ident}" if ident else "")
+                gone = Answer(Result.DEAD, why, state=DomainState.GONE)
                 await connection.send(gone.to_json())
                 return
+            await self._new_wishes(instance, request)
             instance.node = optional(request, "node", text) or instance.node
             record = instance.record
             domain = Domain(record.vm, record.domid, record.uuid)
-            if first or (first is None and not record.monitored):
-                # The only answer that is not preceded by a wait.
+            is_first = first or (first is None and not record.monitored)
+            if not instance.followed and instance.dead_reason is None:
+                work = daemon.watch_again(instance)
+                if is_first:  # the only answer that is not preceded by a wait
+                    await asyncio.wait({work}, timeout=LOOK_TIMEOUT)
+            elif is_first:
                 with contextlib.suppress(TimeoutError):
                     async with asyncio.timeout(LOOK_TIMEOUT):
                         await daemon.watch.look(domain)
@@ -269,18 +341,15 @@ class Api:
     async def _new_wishes(self, instance: Instance, request: dict[str, Any]) -> None:
         """The resource's parameters may have been changed without a restart."""
         daemon, record = self._daemon, instance.record
-        probes = names(request, "probes", record.probes)
-        services = names(request, "services", record.services)
-        hang_timeout = _hang_timeout(request, record.hang_timeout)
-        pause_timeout = _pause_timeout(request, record.pause_timeout)
-        fault_on = _fault_on(request, record.fault_on)
-        wishes = probes, services, hang_timeout, pause_timeout, fault_on
-        if wishes == (
-            record.probes, record.services, record.hang_timeout, record.pause_timeout,
-            record.fault_on,
-        ):  # fmt: skip
+        in_force = wishes_of(record)
+        wishes, wrong = read_wishes(request, in_force)
+        daemon.instances.refuse(instance, wrong)
+        if wishes == in_force:
             return
-        daemon.instances.change(instance, *wishes)
+        daemon.instances.change(
+            instance, wishes.probes, wishes.services, wishes.hang_timeout, wishes.pause_timeout,
+            wishes.fault_on, wishes.boot_timeout,
+        )  # fmt: skip
         domain = Domain(record.vm, record.domid, record.uuid)
         session = daemon.watch.session(domain)
         if session is not None:
@@ -301,9 +370,11 @@ class Api:
                 "cause": report.cause.value,
                 "why": report.why,
             }
-            session = self._daemon.watch.session(domain)
+            watch = self._daemon.watch
+            session = watch.session(domain)
             if session is not None:
-                answer["watch"] = {"state": session.state.value, "degraded": session.degraded}
+                degraded = watch.state_of(domain, session.transport.name).lacking
+                answer["watch"] = {"state": session.state.value, "degraded": degraded}
             held = [i.fault for i in self._daemon.instances.of_domain(domain) if i.fault]
             if held:
                 answer["fault"] = held[0].to_json()
@@ -326,10 +397,27 @@ class Api:
         """For vesper_monitor/ocf/quick.py, which compares the answer as it is."""
         instance = self._daemon.instances.get(text(request, "resource"))
         alive = False
-        if instance is not None:
+        if instance is not None and _is_of(request, instance.record):
             record = instance.record
             alive = self._daemon.watch.shows_life(Domain(record.vm, record.domid, record.uuid))
         await connection.send({"ok": True, "alive": alive})
+
+    async def _life(self, connection: Connection, request: dict[str, Any]) -> None:
+        """Of a domain; or which domain a resource was begun with, and its life."""
+        answer: dict[str, Any] = {"ok": True, "age": None}
+        resource = optional(request, "resource", text)
+        if resource is not None:
+            instance = self._daemon.instances.get(resource)
+            if instance is None:
+                await connection.send(answer)
+                return
+            record = instance.record
+            answer |= {"vm": record.vm, "domid": record.domid, "uuid": record.uuid}
+            request = {"vm": record.vm, "domain": str(record.domid)}
+        at = self._daemon.watch.last_sign(text(request, "vm"), text(request, "domain"))
+        if at is not None:
+            answer["age"] = max(0.0, time.monotonic() - at)
+        await connection.send(answer)
 
     # ------------------------------------------------------------ readers
 
@@ -565,10 +653,11 @@ class Api:
         daemon = self._daemon
         vm = text(request, "vm")
         transport, domain = await self._found(vm)
+        daemon.allow_watching(vm)
         await daemon.activate(vm, names(request, "probes", DEFAULT_PROBES))
         session = await daemon.watch.watch(transport, domain, daemon.wanted_probes(domain))
         try:
-            async with asyncio.timeout(daemon.config.activate_timeout + ACTIVATE_MARGIN):
+            async with asyncio.timeout(min(MAX_ACTIVATE_S, daemon.config.activate_timeout + 5.0)):
                 # A session tells the daemon, not us; this is asked by hand, and rarely.
                 while session.state not in (SessionState.ACTIVE, SessionState.UNFIT):
                     if session.degraded is not None or session.state is SessionState.CLOSED:
@@ -579,21 +668,18 @@ class Api:
         if session.state is not SessionState.ACTIVE:
             raise RequestError(
                 "not-active",
-                session.degraded or f"{vm}: its guest does not answer; vesperd goes on trying",
+                session.degraded
+                or session.missing
+                or f"{vm}: its guest does not answer; vesperd goes on trying",
             )
-        daemon.instances.watch_changed(domain, session.degraded)
         await connection.send({"ok": True, "domid": domain.domid})
 
     async def _deactivate(self, connection: Connection, request: dict[str, Any]) -> None:
-        daemon = self._daemon
         vm = text(request, "vm")
-        session = self._session(vm)
-        await daemon.activate(vm, None)
-        await daemon.watch.deactivate(session.domain)
-        daemon.instances.watch_changed(
-            session.domain, f"{vm}: watching was ended by hand; begin again with: "
-            f"vesper activate {vm}",
-        )  # fmt: skip
+        if not await asyncio.shield(self._daemon.finish(self._daemon.deactivate(vm))):
+            raise RequestError(
+                "not-active", f"{vm} is not watched; begin with: vesper activate {vm}"
+            )
         await connection.send({"ok": True})
 
     def _session(self, vm: str) -> Session:
@@ -615,49 +701,15 @@ async def _send_event(connection: Connection, event: Event) -> None:
     await connection.send({"ok": True, "event": event.to_json()})
 
 
-def _is_of(instance: Instance, vm: str, ident: str | None) -> bool:
-    """Whether that domain is the instance's.
-
-    :param ident: the toolstack's own: its number on Xen, its UUID; None: not known.
-    """
-    record = instance.record
-    return record.vm == vm and ident in (None, str(record.domid), record.uuid)
-
-
 def _no_such_vm(vm: str) -> RequestError:
     return RequestError("no-such-vm", f"no VM named {vm} runs on this host")
 
 
-def _hang_timeout(request: dict[str, Any], default: float | None = None) -> float | None:
-    """s; 0: not watched."""
-    if request.get("hang_timeout") is None:
-        return default
-    value = number(request, "hang_timeout", 0.0, MAX_WAIT)
-    if 0 < value < MIN_TIMEOUT:
-        raise RequestError("bad-request", f"'hang_timeout' must be 0 or at least {MIN_TIMEOUT:g}")
-    return value
-
-
-def _pause_timeout(request: dict[str, Any], default: float | None = None) -> float | None:
-    """s; 0: for ever."""
-    if request.get("pause_timeout") is None:
-        return default
-    return number(request, "pause_timeout", 0.0, MAX_WAIT)
-
-
-def _fault_on(request: dict[str, Any], default: str) -> str:
-    """Rules; if they are wrong, those that held before: a monitor must not fail of it."""
-    wanted = request.get("fault_on")
-    if wanted is None or wanted == default:  # each monitor says it again
-        return default
-    if not isinstance(wanted, str):
-        raise RequestError("bad-request", "'fault_on' must be a text")
-    try:
-        RuleSet(wanted)
-    except RuleError as error:
-        _log.error("%s: fault_on: %s; what held before still holds", request.get("resource"), error)
-        return default
-    return wanted
+def _is_of(request: dict[str, Any], found: Domain | InstanceRecord) -> bool:
+    """Whether a request is about that domain: by its VM's name, and its UUID or number."""
+    vm, ident = optional(request, "vm", text), optional(request, "domain", text)
+    name = found.name if isinstance(found, Domain) else found.vm
+    return vm in (None, name) and ident in (None, found.uuid, str(found.domid))
 
 
 def _start_of(fault: Fault) -> float:

@@ -41,7 +41,7 @@ class Config:
     #: names of transports; empty: all that this host can use
     transports: tuple[str, ...] = ()
     #: s, for a guest's frontend before the VM counts as degraded
-    activate_timeout: float = 20.0
+    activate_timeout: float = 90.0
     #: s, how long a fault between two monitors waits for the next one beyond
     #: the time it is due, before Pacemaker is told asynchronously
     monitor_grace: float = 10.0
@@ -51,6 +51,8 @@ class Config:
     hang_timeout: float = 5.0
     #: s that a VM may be paused and nobody says why; 0: for ever
     pause_timeout: float = 60.0
+    #: s that a guest may boot after a reset; 0: for ever
+    boot_timeout: float = 0.0
     #: events kept in the journal
     keep_events: int = 100_000
     #: faults that are over, kept in the journal

@@ -33,6 +33,10 @@ class Expected:
         while len(self._probes) > _MAX:
             del self._probes[next(iter(self._probes))]
 
+    def forget(self, vm: str) -> None:
+        """It is not expected any more."""
+        self._probes.pop(vm, None)
+
     def of(self, vm: str) -> tuple[str, ...] | None:
         """The probes that are wanted there; None: it is not expected."""
         return self._probes.get(vm)

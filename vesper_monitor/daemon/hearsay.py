@@ -33,6 +33,8 @@ class Hearsay:
         self._pause_timeout = pause_timeout
         #: by (uuid, domid): until its pause is too long
         self._patience: dict[tuple[str, int], asyncio.Task[None]] = {}
+        #: likewise: of which vesperd was told that the cluster stops them
+        self._stopping: set[tuple[str, int]] = set()
 
     async def close(self) -> None:
         tasks = list(self._patience.values())
@@ -44,10 +46,22 @@ class Hearsay:
         """The hypervisor has seen something."""
         self._record(domain, domains.noticed(domain, notice))
 
+    def note_stop(self, domain: Domain, is_stopping: bool) -> None:
+        """The cluster stops a domain; or it was not, and a new instance begins on it."""
+        key = domain.uuid, domain.domid
+        if is_stopping:
+            self._stopping.add(key)
+        else:
+            self._stopping.discard(key)
+
     def reported(self, domain: Domain, report: DomainReport) -> None:
         """The domain is in another state, or somebody new wants to know."""
-        self._record(domain, domains.reported(domain, report))
         key = domain.uuid, domain.domid
+        if key in self._stopping:
+            report = domains.stopped(report)
+            if report.state is DomainState.GONE:
+                self._stopping.discard(key)
+        self._record(domain, domains.reported(domain, report))
         task = self._patience.pop(key, None)
         if task is not None:
             task.cancel()

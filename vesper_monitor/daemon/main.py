@@ -22,9 +22,10 @@ import signal
 import sys
 import time
 from collections import Counter
-from collections.abc import Iterable, Mapping
+from collections.abc import Callable, Coroutine, Iterable, Mapping
 from dataclasses import replace
 from pathlib import Path
+from typing import Any, TypeVar
 
 from vesper_monitor.daemon import config as configuration
 from vesper_monitor.daemon import logs, sdnotify
@@ -32,10 +33,11 @@ from vesper_monitor.daemon.api import Api
 from vesper_monitor.daemon.expected import Expected
 from vesper_monitor.daemon.followers import Followers
 from vesper_monitor.daemon.hearsay import Hearsay
-from vesper_monitor.daemon.server import Server
+from vesper_monitor.daemon.server import RequestError, Server
 from vesper_monitor.daemon.watch import NoTransport, Watch, find_transports
 from vesper_monitor.faults.attributes import NodeAttributes
 from vesper_monitor.faults.fault import InstanceRecord
+from vesper_monitor.faults.instance import Instance
 from vesper_monitor.faults.instances import Instances
 from vesper_monitor.faults.journal import Batch, Journal, JournalError
 from vesper_monitor.faults.pauses import Pauses
@@ -45,7 +47,7 @@ from vesper_monitor.faults.unmonitored import keep_monitored
 from vesper_monitor.guest.decode import Event
 from vesper_monitor.guest.images import ImageStore
 from vesper_monitor.guest.points.store import Points
-from vesper_monitor.guest.session import Position, Session
+from vesper_monitor.guest.session import Position, Session, SessionState
 from vesper_monitor.transport import (
     ENDED,
     Domain,
@@ -58,6 +60,8 @@ from vesper_monitor.transport import (
 __all__ = ["Daemon", "main"]
 
 _log = logging.getLogger(__name__)
+
+_T = TypeVar("_T")
 
 #: Events that wait for the journal, and those of one VM, whose flood must not
 #: delay the others' faults; beyond it only faults and positions go there.
@@ -97,6 +101,7 @@ class Daemon:
         )
         self.instances = Instances(
             self.recorder,
+            lambda record: self.watch.state_of(_domain_of(record), record.transport),
             grace=config.monitor_grace,
             max_failovers=config.max_failovers,
             paused=lambda vm: self.pauses.get(vm) is not None,
@@ -114,6 +119,7 @@ class Daemon:
             self.points,
             activate_timeout=config.activate_timeout,
             hang_timeout=self.hang_timeout,
+            boot_timeout=self.boot_timeout,
             on_events=self._on_events,
             on_change=self._on_change,
             on_up=self._on_up,
@@ -133,11 +139,15 @@ class Daemon:
         )
         #: VM to wanted probes, by the operator's word
         self.activations: dict[str, tuple[str, ...]] = {}
+        #: VMs whose guests are left alone, by the operator's word: until ``activate``
+        #: or the next start of a resource
+        self.deactivated: set[str] = set()
         self._last_event_id = 0
         self._backlog = 0
         self._backlog_of: Counter[str] = Counter()  # by VM
         self._not_kept = 0
         self._tasks: set[asyncio.Task[None]] = set()
+        self._unfinished: set[asyncio.Task[Any]] = set()  # see finish()
         self._always: list[asyncio.Task[None]] = []  # for as long as it runs
         self._saved: dict[tuple[str, int], Mapping[Position, int]] = {}
 
@@ -149,7 +159,7 @@ class Daemon:
         sys.setswitchinterval(SWITCH_INTERVAL)
         gc.set_threshold(YOUNG, 50, 1_000_000)
         loop = asyncio.get_running_loop()
-        for work in (_tidy(), keep_monitored(self.instances.all)):
+        for work in (_tidy(), keep_monitored(self.instances.all, self.instances.left)):
             self._always.append(loop.create_task(work))
         self.pauses.restore()
         self.points.restore()
@@ -167,6 +177,9 @@ class Daemon:
         for task in self._always:
             task.cancel()
         await self._server.stop()
+        for work in self._unfinished:
+            work.cancel()
+        await asyncio.gather(*self._unfinished, return_exceptions=True)
         await self._hearsay.close()
         self.pauses.close()
         await self._attributes.close()
@@ -198,14 +211,54 @@ class Daemon:
         default = 0.0 if likely_asked else self.config.pause_timeout
         return _least((r.pause_timeout for r in records), default)
 
+    def boot_timeout(self, domain: Domain, is_first: bool) -> float:
+        """Likewise; of a domain's first boot only what its resources have set.
+
+        Whether there are modules in a guest that was never heard, nobody else knows.
+        """
+        records = [instance.record for instance in self.instances.of_domain(domain)]
+        default = 0.0 if is_first else self.config.boot_timeout
+        return _least((r.boot_timeout for r in records), default)
+
     async def activate(self, vm: str, probes: tuple[str, ...] | None) -> None:
         """Note the operator's wish; None: it is over."""
         if probes is None:
             self.activations.pop(vm, None)
         else:
             self.activations[vm] = probes
+        await self._remember(vm, lambda journal: journal.set_activation(vm, probes))
+
+    async def deactivate(self, vm: str) -> bool:
+        """Leave a VM's guest alone from now on, as the operator wishes.
+
+        What runs for it ends, and it is not expected any more.
+
+        :returns: whether anything was to be ended.
+        """
+        domains = self.watch.domains_of(vm)
+        known = bool(domains) or vm in self.activations or self.expected.of(vm) is not None
+        if not known and not self.instances.of_vm(vm):
+            return False
+        self.activations.pop(vm, None)
+        self.expected.forget(vm)
+        self.deactivated.add(vm)
+        self.instances.end_vm(vm, "deactivate", f"{vm}: watching was ended by hand")
+        remember = self._remember(vm, lambda journal: journal.set_deactivation(vm, True))
+        remembering = self._spawn(remember)  # also if vesperd is stopped meanwhile
+        for domain in dict.fromkeys(domains):
+            await self.watch.deactivate(domain)
+        await asyncio.wait({remembering})
+        return True
+
+    def allow_watching(self, vm: str) -> None:
+        """A resource has started a VM, or the operator has activated it: it is watched again."""
+        if vm in self.deactivated:
+            self.deactivated.discard(vm)
+            self._spawn(self._remember(vm, lambda journal: journal.set_deactivation(vm, False)))
+
+    async def _remember(self, vm: str, write: Callable[[Journal], None]) -> None:
         try:
-            await self.recorder.run(lambda journal: journal.set_activation(vm, probes))
+            await self.recorder.run(write)
         except JournalError as error:
             _log.warning("%s: it is not remembered over a restart: %s", vm, error)
 
@@ -254,7 +307,8 @@ class Daemon:
             self.recorder.put(session.domain.name, batch)
         if session.hello is not None:
             self.instances.guest_met(session.domain, session.hello.boot_id)
-        self.instances.watch_changed(session.domain, session.degraded)
+        if session.state not in (SessionState.CLOSING, SessionState.CLOSED):
+            self.instances.watch_changed(session.domain)
 
     def _add_positions(self, session: Session, batch: Batch) -> None:
         key = (session.domain.uuid, session.domain.domid)
@@ -269,23 +323,16 @@ class Daemon:
     async def _on_up(self, transport: Transport) -> None:
         """Watch what is wanted, and take over the guests of an earlier daemon."""
         active = await transport.active()
-        running = {(domain.uuid, domain.domid): domain for domain in active}
+        running = {
+            (domain.uuid, domain.domid): domain
+            for domain in active
+            if domain.name not in self.deactivated
+        }
         for instance in self.instances.all():
-            record = instance.record
-            if record.transport not in ("", transport.name):
+            domain = _domain_of(instance.record)
+            if instance.record.transport not in ("", transport.name):
                 continue
-            domain = Domain(record.vm, record.domid, record.uuid)
-            try:
-                report = await transport.report(domain)
-            except TransportError as error:
-                _log.warning("%s: its state is not known now: %s", domain.name, error)
-                # Not to be believed dead; its session will look.
-                running.setdefault((domain.uuid, domain.domid), domain)
-                continue
-            if report.state in ENDED:
-                self._on_ended(domain, report)
-            else:
-                self.instances.domain_seen(domain)
+            if await self._still_runs(transport, domain):
                 running.setdefault((domain.uuid, domain.domid), domain)
         for vm in list(self.activations):
             found = await transport.find(vm)
@@ -294,29 +341,87 @@ class Daemon:
             elif await self._is_nowhere(vm):
                 await self.activate(vm, None)
         for domain in running.values():
-            await self.watch.watch(transport, domain, self.wanted_probes(domain))
+            await self.watch_domain(transport, domain)
             self.watch.look_soon(domain)  # it may be paused
+
+    async def _still_runs(self, transport: Transport, domain: Domain) -> bool:
+        """Ask for the domain of an instance, and note what is learnt."""
+        try:
+            report = await transport.report(domain)
+        except TransportError as error:
+            _log.warning("%s: its state is not known now: %s", domain.name, error)
+            return True  # not to be believed dead; its session will look
+        if report.state in ENDED:
+            self._on_ended(domain, report)
+            return False
+        self.instances.domain_seen(domain)
+        return True
+
+    async def watch_domain(self, transport: Transport, domain: Domain) -> None:
+        """Watch a domain as is wanted there, or leave its guest alone if that is wanted."""
+        if domain.name in self.deactivated:
+            self.watch.only_look(transport, domain)
+        else:
+            await self.watch.watch(transport, domain, self.wanted_probes(domain))
+
+    def watch_again(self, instance: Instance) -> asyncio.Task[None]:
+        """Try to watch an instance's domain, which nobody watches.
+
+        Whatever has kept it from being watched may be over.
+        """
+        return self.finish(self._watch_again(instance))
+
+    async def _watch_again(self, instance: Instance) -> None:
+        domain, name = _domain_of(instance.record), instance.record.transport
+        await self.watch.first_try(name)
+        for transport in self.watch.up(name):
+            if self.watch.state_of(domain, name).followed:
+                return
+            if await self._still_runs(transport, domain):
+                await self.watch_domain(transport, domain)
+                self.watch.look_soon(domain)
+
+    def finish(self, work: Coroutine[Any, Any, _T]) -> asyncio.Task[_T]:
+        """Do something to its end, whatever becomes of the client that wanted it."""
+        task = asyncio.get_running_loop().create_task(work)
+        self._unfinished.add(task)
+        task.add_done_callback(self._finished)
+        return task
+
+    def _finished(self, task: asyncio.Task[Any]) -> None:
+        self._unfinished.discard(task)
+        error = None if task.cancelled() else task.exception()
+        # Nobody may be left to hear of it.
+        if error is not None and not isinstance(error, (RequestError, NoTransport)):
+            _log.error("internal error", exc_info=error)
+
+    def _spawn(self, work: Coroutine[Any, Any, None]) -> asyncio.Task[None]:
+        task = asyncio.get_running_loop().create_task(work)
+        self._tasks.add(task)
+        task.add_done_callback(self._tasks.discard)
+        return task
 
     async def _on_arrivals(self, transport: Transport) -> None:
         """Watch those that are expected; the agent will tell what is wanted there."""
         for domain in await transport.domains():
             probes = self.expected.of(domain.name)
-            if probes is None or self.watch.knows(domain):
+            if probes is None or self.watch.knows(domain) or domain.name in self.deactivated:
                 continue
             if (await transport.report(domain)).state in ENDED:
                 continue  # what is left of one
             _log.info("%s: domain %d has come, as expected", domain.name, domain.domid)
             self.expected.has_come(domain, self._last_event_id)
+            self.instances.forget_earlier_lives(domain)
             points = {name: point.text for name, point in self.points.of(domain.name).items()}
             await self.watch.watch(transport, domain, dict.fromkeys(probes, "") | points)
 
     def begun(self, domain: Domain) -> None:
         """An instance has begun on that domain: what was seen since it came is judged now."""
+        self._hearsay.note_stop(domain, False)
+        self.instances.forget_earlier_lives(domain)
         since, until = self.expected.claim(domain), self._last_event_id
         if since is not None and since < until:
-            task = asyncio.get_running_loop().create_task(self._judge_late(domain, since, until))
-            self._tasks.add(task)
-            task.add_done_callback(self._tasks.discard)
+            self._spawn(self._judge_late(domain, since, until))
 
     def stopping(self, record: InstanceRecord) -> None:
         """An instance has ended, since its domain is to be stopped.
@@ -325,8 +430,9 @@ class Daemon:
         the next instance.
         """
         self.expected.note(record.vm, record.probes)
-        domain = Domain(record.vm, record.domid, record.uuid)
+        domain = _domain_of(record)
         if self.watch.knows(domain):
+            self._hearsay.note_stop(domain, True)
             self.expected.has_come(domain, self._last_event_id)
 
     async def _judge_late(self, domain: Domain, since: int, until: int) -> None:
@@ -364,9 +470,7 @@ class Daemon:
         if report.state is DomainState.GONE:
             self.expected.claim(domain)
             self._saved.pop((domain.uuid, domain.domid), None)
-            task = asyncio.get_running_loop().create_task(self._forget(domain))
-            self._tasks.add(task)
-            task.add_done_callback(self._tasks.discard)
+            self._spawn(self._forget(domain))
 
     async def _forget(self, domain: Domain) -> None:
         try:
@@ -397,8 +501,10 @@ class Daemon:
             await self.recorder.run(lambda journal: journal.begin_boot(boot_id, time.time()))
             event_id, fault_id = await self.recorder.run(Journal.last_ids)
             records = await self.recorder.run(Journal.open_instances)
+            self.deactivated = await self.recorder.run(Journal.deactivations)
             for vm, probes in await self.recorder.run(Journal.wanted_last):
-                self.expected.note(vm, probes)
+                if vm not in self.deactivated:
+                    self.expected.note(vm, probes)
             held = await self.recorder.run(Journal.open_faults)
             since = time.time() - WINDOW
             told = await self.recorder.run(lambda journal: journal.told_since(since))
@@ -435,6 +541,10 @@ class Daemon:
         self.instances.recall(
             record, [e for e in events if e.domid == record.domid and e.received >= since]
         )
+
+
+def _domain_of(record: InstanceRecord) -> Domain:
+    return Domain(record.vm, record.domid, record.uuid)
 
 
 def _least(given: Iterable[float | None], default: float) -> float:

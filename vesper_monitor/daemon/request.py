@@ -8,7 +8,7 @@ from typing import Any, TypeVar
 
 from vesper_monitor.daemon.server import RequestError
 
-__all__ = ["boolean", "names", "number", "optional", "text"]
+__all__ = ["boolean", "is_utf8", "names", "number", "optional", "text"]
 
 #: Names in one list.
 MAX_NAMES = 64
@@ -22,7 +22,18 @@ def text(request: dict[str, Any], key: str) -> str:
     value = request.get(key)
     if not isinstance(value, str) or not 0 < len(value) <= MAX_TEXT or "\0" in value:
         raise RequestError("bad-request", f"'{key}' must be a text")
+    if not is_utf8(value):
+        raise RequestError("bad-request", f"'{key}' must be UTF-8")
     return value
+
+
+def is_utf8(value: str) -> bool:
+    """Return whether a text can be written anywhere: JSON may bring half of a character."""
+    try:
+        value.encode()
+    except UnicodeEncodeError:
+        return False
+    return True
 
 
 def number(request: dict[str, Any], key: str, least: float, most: float) -> float:
@@ -51,7 +62,7 @@ def names(request: dict[str, Any], key: str, default: tuple[str, ...]) -> tuple[
     if (
         not isinstance(value, list)
         or len(value) > MAX_NAMES
-        or not all(isinstance(item, str) and 0 < len(item) <= 255 for item in value)
+        or not all(isinstance(i, str) and 0 < len(i) <= 255 and is_utf8(i) for i in value)
     ):
         raise RequestError("bad-request", f"'{key}' must be a list of at most {MAX_NAMES} names")
     return tuple(value)

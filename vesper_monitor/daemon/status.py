@@ -24,7 +24,7 @@ def vm_status(
     rows = []
     for session in sessions:
         mine = by_domain.pop((session.domain.uuid, session.domain.domid), None)
-        rows += [{**_watch(session), **_resource(i)} for i in mine or (None,)]
+        rows += [{**_watch(session, i), **_resource(i)} for i in mine or (None,)]
     for unwatched in by_domain.values():
         rows += [{**_unwatched(i), **_resource(i)} for i in unwatched]
     for row in rows:
@@ -33,7 +33,7 @@ def vm_status(
     return sorted(rows, key=lambda row: (row["vm"], row["domid"]))
 
 
-def _watch(session: Session) -> dict[str, Any]:
+def _watch(session: Session, instance: Instance | None) -> dict[str, Any]:
     domain, hello = session.domain, session.hello
     return {
         "vm": domain.name,
@@ -41,7 +41,8 @@ def _watch(session: Session) -> dict[str, Any]:
         "uuid": domain.uuid,
         "transport": session.transport.name,
         "state": session.state.value,
-        "degraded": session.degraded,
+        "degraded": session.degraded if instance is None else instance.degraded,
+        "standstill": _standstill(session),
         "release": hello.release if hello is not None else None,
         "probes": [
             {
@@ -58,6 +59,14 @@ def _watch(session: Session) -> dict[str, Any]:
     }
 
 
+def _standstill(session: Session) -> dict[str, Any] | None:
+    found = session.standstill
+    if found is None:
+        return None
+    text, since = found
+    return {"text": text, "since": since, "paused": session.is_paused}
+
+
 def _unwatched(instance: Instance) -> dict[str, Any]:
     record = instance.record
     return {
@@ -67,6 +76,7 @@ def _unwatched(instance: Instance) -> dict[str, Any]:
         "transport": None,
         "state": "closed" if instance.dead_reason is None else "dead",
         "degraded": instance.dead_reason or instance.degraded,
+        "standstill": None,
         "release": None,
         "probes": [],
     }

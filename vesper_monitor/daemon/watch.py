@@ -1,5 +1,9 @@
 # SPDX-License-Identifier: GPL-2.0-or-later
-"""The transports of this host, and a session for each domain that is to be watched."""
+"""The transports of this host, and a session for each domain that is to be watched.
+
+Whether a domain is watched, and if not why, is known here and nowhere else
+(:meth:`Watch.state_of`).
+"""
 
 from __future__ import annotations
 
@@ -8,14 +12,15 @@ import logging
 from collections.abc import Awaitable, Callable, Coroutine, Mapping
 from dataclasses import dataclass, field, replace
 from importlib import metadata
-from typing import Any
+from typing import Any, TypeVar
 
+from vesper_monitor.faults.watching import Watching
 from vesper_monitor.guest.beat import Beat
 from vesper_monitor.guest.decode import Event
 from vesper_monitor.guest.images import ImageStore
 from vesper_monitor.guest.liveness import LOOK
 from vesper_monitor.guest.points.store import Points
-from vesper_monitor.guest.session import Position, Session
+from vesper_monitor.guest.session import Position, Session, SessionState
 from vesper_monitor.transport import (
     ENDED,
     Cause,
@@ -43,7 +48,11 @@ BEGIN_AGAIN = 5.0
 CALM = 1.0
 #: s for a session to leave its guest when the daemon ends.
 CLOSE_TIMEOUT = 5.0
+#: s for the journal to say where an earlier daemon stopped reading a guest.  One
+#: that is late must not keep the guest unwatched: the guest's own note holds then.
+POSITIONS_LIMIT_S = 1.0
 
+_T = TypeVar("_T")
 
 _RUNNING = DomainReport(DomainState.RUNNING)
 
@@ -59,19 +68,32 @@ class _Slot:
     name: str
     transport: Transport | None
     error: str | None = "not started yet"
-    usable: bool = True  # False: its hypervisor does not run here
+    usable: bool = True  # False: it will not come up by itself
+    elsewhere: bool = False  # its hypervisor does not run here, which is no trouble
+    #: set when the first try has ended, well or not
+    tried: asyncio.Event = field(default_factory=asyncio.Event)
 
 
 @dataclass
 class _Watched:
     transport: Transport
     domain: Domain
-    session: Session | None  # None: deactivated by hand, its domain is looked at only
+    session: Session | None  # None: its domain is looked at only
+    #: why there is no session
+    unwatched: str | None = None
     report: DomainReport = _RUNNING  # as last seen
     #: kind of notice, and whether it is a failure → when
     noticed: dict[tuple[str, bool], float] = field(default_factory=dict)
     looking: bool = False
     look_again: bool = False  # something happened since
+
+
+@dataclass(frozen=True)
+class _Beginning:
+    """A session that is being begun, to its end."""
+
+    domain: Domain
+    task: asyncio.Task[Session]
 
 
 def find_transports(wanted: tuple[str, ...]) -> dict[str, type[Transport] | str]:
@@ -96,6 +118,7 @@ class Watch:
     """
     :param points: what operators have added.
     :param hang_timeout: of a session, for a domain.
+    :param boot_timeout: likewise; and whether the guest was never heard in it.
     :param on_events: of a session, see there.
     :param on_change: likewise.
     :param on_up: called when a transport has started: sessions that are
@@ -105,8 +128,9 @@ class Watch:
     :param on_notice: the hypervisor has seen something of a domain.
     :param on_seen: a domain was looked at, and runs; may be called again.
     :param on_ended: a domain does not run any more; may be called again.
-    :param on_unwatched: nobody watches a domain that runs; the text says why.
-    :param positions: where an earlier daemon stopped reading a domain.
+    :param on_unwatched: nobody watches a domain that runs.
+    :param positions: where an earlier daemon stopped reading a domain; may take
+        as long as it likes.
     """
 
     def __init__(
@@ -116,6 +140,7 @@ class Watch:
         *,
         activate_timeout: float,
         hang_timeout: Callable[[Domain], float],
+        boot_timeout: Callable[[Domain, bool], float],
         on_events: Callable[[Session, list[Event]], None],
         on_change: Callable[[Session], None],
         on_up: Callable[[Transport], Awaitable[None]],
@@ -124,13 +149,14 @@ class Watch:
         on_notice: Callable[[Domain, Notice], None],
         on_seen: Callable[[Domain], None],
         on_ended: Callable[[Domain, DomainReport], None],
-        on_unwatched: Callable[[Domain, str], None],
+        on_unwatched: Callable[[Domain], None],
         positions: Callable[[Domain], Awaitable[Mapping[Position, int]]],
     ) -> None:
         self._images = images
         self._points = points
         self._activate_timeout = activate_timeout
         self._hang_timeout = hang_timeout
+        self._boot_timeout = boot_timeout
         self._on_events = on_events
         self._on_change = on_change
         self._on_up = on_up
@@ -144,7 +170,7 @@ class Watch:
         self._positions = positions
         self._slots: list[_Slot] = []
         self._watched: dict[tuple[str, int], _Watched] = {}
-        self._starting: dict[tuple[str, int], asyncio.Lock] = {}
+        self._starting: dict[tuple[str, int], _Beginning] = {}
         self._tasks: set[asyncio.Task[Any]] = set()
         self._closing = False
         self._beat = Beat(LOOK)
@@ -166,6 +192,7 @@ class Watch:
             self._slots.append(slot)
             if isinstance(factory, str):
                 slot.error, slot.usable = factory, False
+                slot.tried.set()
                 _log.warning("transport %s: %s", name, factory)
             else:
                 given = settings.get(name, {})
@@ -200,13 +227,74 @@ class Watch:
         """No transport is still to come: what none of them knows is not there."""
         return all(slot.error is None or not slot.usable for slot in self._slots)
 
-    def troubles(self) -> dict[str, str | None]:
-        """The same, and why one works less well than it should."""
-        found = self.transports()
+    async def first_try(self, name: str) -> None:
+        """Return when a transport has come up, or has failed to; if it has no name: each."""
         for slot in self._slots:
+            if name in ("", slot.name):
+                await slot.tried.wait()
+
+    def up(self, name: str) -> list[Transport]:
+        """The transports of that name that work; of any name if it is empty."""
+        return [
+            slot.transport
+            for slot in self._slots
+            if slot.transport is not None and slot.error is None and name in ("", slot.name)
+        ]
+
+    def troubles(self) -> dict[str, str | None]:
+        """What is wrong with each; None: nothing.
+
+        One whose hypervisor does not run here is left out where another one works.
+        """
+        works = bool(self.up(""))
+        found: dict[str, str | None] = {}
+        for slot in self._slots:
+            if slot.elsewhere and works:
+                continue
+            found[slot.name] = slot.error
             if slot.error is None and isinstance(slot.transport, ReportsTrouble):
                 found[slot.name] = slot.transport.trouble
         return found
+
+    def state_of(self, domain: Domain, transport: str) -> Watching:
+        """How well a domain is watched now. Without a live session it is not, and that is said.
+
+        :param transport: name of the one on which it runs; empty: not known.
+        """
+        watched = self._watched.get(_key(domain))
+        if watched is None:
+            why = self._why_unwatched(transport)
+            return Watching(False, f"{domain.name} is not watched: {why}")
+        if error := self._slot_error(watched.transport):
+            why = f"transport {watched.transport.name}: {error}"
+            return Watching(False, f"{domain.name} is not watched: {why}")
+        if watched.session is None:
+            return Watching(True, watched.unwatched or f"{domain.name} is not watched")
+        if watched.session.state in (SessionState.CLOSING, SessionState.CLOSED):
+            over = watched.session.state is SessionState.CLOSED
+            return Watching(not over, f"{domain.name} is not watched: its session has ended")
+        return Watching(True, watched.session.degraded)
+
+    def _why_unwatched(self, transport: str) -> str:
+        slots = [slot for slot in self._slots if transport in ("", slot.name)]
+        if not slots and transport:
+            used = ", ".join(slot.name for slot in self._slots) or "none"
+            return (
+                f"it runs on transport {transport}, which vesperd does not use (it uses: {used}; "
+                "see transports in vesperd.toml)"
+            )
+        if any(slot.error is None for slot in slots):
+            return "vesperd has not come to it yet"
+        return self._all_errors(slots)
+
+    def _all_errors(self, slots: list[_Slot]) -> str:
+        """Why none of some transports works: of each, but those that no one would expect to."""
+        expected = [slot for slot in slots if not slot.elsewhere] or slots
+        said = "; ".join(f"transport {slot.name}: {slot.error}" for slot in expected)
+        return said or f"no transport is installed (entry points {GROUP})"
+
+    def _slot_error(self, transport: Transport) -> str | None:
+        return next((slot.error for slot in self._slots if slot.transport is transport), None)
 
     def sessions(self) -> list[Session]:
         return [watched.session for watched in self._watched.values() if watched.session]
@@ -215,10 +303,31 @@ class Watch:
         watched = self._watched.get(_key(domain))
         return watched.session if watched is not None else None
 
+    def domains_of(self, vm: str) -> list[Domain]:
+        """Those of that name that are looked at, or will be in a moment."""
+        known = [watched.domain for watched in self._watched.values()]
+        known += [beginning.domain for beginning in self._starting.values()]
+        return [domain for domain in known if domain.name == vm]
+
     def shows_life(self, domain: Domain) -> bool:
         """Certainly: its kernel has, in the last moment."""
         session = self.session(domain)
         return session is not None and session.alive
+
+    def last_sign(self, vm: str, ident: str) -> float | None:
+        """When a domain has shown life last (CLOCK_MONOTONIC), if it was not seen to end.
+
+        :param ident: its UUID or its number; of several the latest sign counts.
+        """
+        signs = [
+            watched.session.last_sign
+            for watched in self._watched.values()
+            if watched.session is not None
+            and watched.report.state not in ENDED
+            and watched.domain.name == vm
+            and ident in (watched.domain.uuid, str(watched.domain.domid))
+        ]
+        return max((sign for sign in signs if sign is not None), default=None)
 
     def knows(self, domain: Domain) -> bool:
         """Also of one whose watching was ended by hand."""
@@ -230,28 +339,27 @@ class Watch:
         return max(named, key=lambda s: s.domain.domid, default=None)
 
     async def find(self, vm: str) -> tuple[Transport, Domain] | None:
-        """The running domain of that name.
+        """The running domain of that name; None: it runs on none of the transports.
 
-        :raises NoTransport: nobody can tell.
+        :raises NoTransport: nobody can tell, or not each of those that might know it.
         """
-        problem: str | None = None
-        up = False
-        for slot in self._slots:
-            if slot.transport is None or slot.error is not None:
-                problem = f"{slot.name}: {slot.error}"
-                continue
-            up = True
+        transports = self.up("")
+        if not transports:
+            why = self._all_errors(self._slots)
+            raise NoTransport(f"vesperd can watch no VM on this host: {why}")
+        problem: NoTransport | None = None
+        for transport in transports:
             try:
-                domain = await slot.transport.find(vm)
+                domain = await transport.find(vm)
             except TransportError as error:
-                raise NoTransport(f"{vm}: cannot ask {slot.name}: {error}") from error
+                problem = NoTransport(f"{vm}: cannot ask {transport.name}: {error}")
+                continue
             if domain is not None:
-                return slot.transport, domain
-        if not up:
-            raise NoTransport(
-                "vesperd can watch no VM on this host: "
-                + (problem or f"no transport is installed (entry points {GROUP})")
-            )
+                return transport, domain
+        if problem is not None:
+            raise problem
+        if missing := [slot for slot in self._slots if slot.error and not slot.elsewhere]:
+            raise NoTransport(f"whether {vm} runs is not known: {self._all_errors(missing)}")
         return None
 
     async def report(self, domain: Domain) -> DomainReport | None:
@@ -313,6 +421,11 @@ class Watch:
             report = replace(report, cause=before.cause, why=before.why)
         if report != before:
             watched.report = report
+            if watched.session is not None:
+                if before.state in ENDED and report.state not in ENDED:
+                    # Reset after a crash, or for another kernel (kexec), in the same domain.
+                    watched.session.note_reset()
+                watched.session.note_report(report)
             self._on_report(watched.domain, report)
         return report
 
@@ -330,41 +443,82 @@ class Watch:
         :param probes: name to parameters; None: leave as it is.
         """
         key = _key(domain)
-        async with self._starting.setdefault(key, asyncio.Lock()):
-            session = self.session(domain)
-            if session is None:
-                if self._closing:
-                    raise NoTransport("vesperd is being stopped")
-                session = Session(
-                    transport,
-                    domain,
-                    self._images,
-                    self._on_events,
-                    self._on_change,
-                    points=self._points.of(domain.name),
-                    resume_from=await self._positions(domain),
-                    activate_timeout=self._activate_timeout,
-                    hang_timeout=lambda: self._hang_timeout(domain),
-                    on_standstill=lambda: self.look_soon(domain),
-                    beat=self._beat,
-                )
-                await session.set_probes(probes or {})
-                self._watched[key] = _Watched(transport, domain, session)
-                self._spawn(self._run(session))
-            elif probes is not None:
-                await session.set_probes(probes)
-        self._starting.pop(key, None)
+        await self._begun(key)
+        session = self.session(domain)
+        if session is None or session.state is SessionState.CLOSED:
+            # To its end, whatever becomes of whoever wanted it.
+            task = self._spawn(self._begin(transport, domain, probes or {}))
+            self._starting[key] = _Beginning(domain, task)
+            task.add_done_callback(lambda _: self._starting.pop(key, None))
+            return await asyncio.shield(task)
+        if probes is not None:
+            await session.set_probes(probes)
         return session
+
+    async def _begun(self, key: tuple[str, int]) -> None:
+        """Return when no session of that domain is being begun."""
+        while (beginning := self._starting.get(key)) is not None:
+            await asyncio.wait({beginning.task})
+
+    async def _begin(
+        self, transport: Transport, domain: Domain, probes: Mapping[str, str]
+    ) -> Session:
+        positions: Mapping[Position, int] = {}
+        try:
+            async with asyncio.timeout(POSITIONS_LIMIT_S):
+                positions = await self._positions(domain)
+        except TimeoutError:
+            _log.warning(
+                "%s: the journal does not say within %.0f s where reading has stopped; it goes on "
+                "where the guest has noted it", domain.name, POSITIONS_LIMIT_S,
+            )  # fmt: skip
+        if self._closing:
+            raise NoTransport("vesperd is being stopped")
+        session = Session(
+            transport,
+            domain,
+            self._images,
+            self._on_events,
+            self._on_change,
+            points=self._points.of(domain.name),
+            resume_from=positions,
+            activate_timeout=self._activate_timeout,
+            hang_timeout=lambda: self._hang_timeout(domain),
+            boot_timeout=lambda is_first: self._boot_timeout(domain, is_first),
+            on_standstill=lambda: self.look_soon(domain),
+            on_notice=lambda notice: self._on_notice(domain, notice),
+            beat=self._beat,
+        )
+        await session.set_probes(probes)
+        watched = self._watched.setdefault(_key(domain), _Watched(transport, domain, None))
+        watched.session, watched.unwatched = session, None
+        self._spawn(self._run(session))
+        return session
+
+    def only_look(self, transport: Transport, domain: Domain) -> None:
+        """Follow whether a domain runs, but leave its guest alone: an operator wants it so."""
+        key = _key(domain)
+        if key not in self._watched and key not in self._starting:
+            self._watched[key] = _Watched(transport, domain, None, unwatched=_by_hand(domain))
 
     async def deactivate(self, domain: Domain) -> None:
         """Unload the probes and take the device away from the guest.
 
         Whether the domain runs is still looked at.
         """
+        await self._begun(_key(domain))
         watched = self._watched.get(_key(domain))
-        if watched is not None and watched.session is not None:
-            session, watched.session = watched.session, None
+        if watched is None:
+            return
+        session, watched.session = watched.session, None
+        watched.unwatched = _by_hand(domain)
+        if session is not None:
             await session.close(deactivate=True)
+            return
+        try:  # an error may have ended its session, and left the device
+            await watched.transport.deactivate(domain)
+        except TransportError as error:
+            _log.warning("%s", error)
 
     async def _run(self, session: Session) -> None:
         domain = session.domain
@@ -377,7 +531,10 @@ class Watch:
         if self._closing or self.session(domain) is not session:
             return
         report = await self.report(domain)
-        watched = self._watched.pop(_key(domain))
+        watched = self._watched.get(_key(domain))
+        if watched is None or watched.session is not session:
+            return  # deactivated, or begun anew meanwhile
+        del self._watched[_key(domain)]
         # A session ends by itself only if its domain does.
         if report is None or report.state not in ENDED:
             report = DomainReport(DomainState.GONE)
@@ -392,13 +549,14 @@ class Watch:
         if self._closing or watched is None or watched.session is not session:
             return
         watched.session = None
-        self._on_unwatched(
-            domain,
+        watched.unwatched = why_unwatched = (
             f"{domain.name}: an internal error of vesperd ended the watch ({why}); it is begun "
-            "again; please report what the log says: journalctl -u vesperd",
+            "again; please report what the log says: journalctl -u vesperd"
         )
+        self._on_unwatched(domain)
         await asyncio.sleep(BEGIN_AGAIN)
-        if self._watched.get(_key(domain)) is watched and watched.session is None:
+        # Deactivated meanwhile, it would have another reason.
+        if self._watched.get(_key(domain)) is watched and watched.unwatched == why_unwatched:
             await self.watch(session.transport, domain, wanted)
 
     async def _leave(self, session: Session) -> None:
@@ -417,7 +575,7 @@ class Watch:
         started = False
         while True:
             error = None if started else factory.usable()
-            slot.usable = error is None
+            slot.usable, slot.elsewhere = error is None, error is not None
             if error is None:
                 try:
                     transport = slot.transport or _make(factory, settings)
@@ -428,6 +586,7 @@ class Watch:
                     slot.error, pause = None, RETRY_FIRST
                     _log.info("transport %s: up", slot.name)
                     await self._on_up(transport)
+                    slot.tried.set()
                     await self._follow(transport)
                     error = "its events have ended"
                 except TransportError as problem:
@@ -440,6 +599,7 @@ class Watch:
             if error != slot.error:
                 _log.warning("transport %s: %s", slot.name, error)
             slot.error = error
+            slot.tried.set()
             await asyncio.sleep(pause)
             pause = min(pause * 2, RETRY_MAX)
 
@@ -469,17 +629,25 @@ class Watch:
 
         One that tells of a failure is not left out for one before that does not.
         """
+        if notice.reset and watched.session is not None:
+            watched.session.note_reset()
         now = asyncio.get_running_loop().time()
         kind = notice.kind, notice.failure
         if now - watched.noticed.get(kind, -CALM) >= CALM:
             watched.noticed[kind] = now
             self._on_notice(watched.domain, notice)
 
-    def _spawn(self, work: Coroutine[Any, Any, None]) -> asyncio.Task[None]:
+    def _spawn(self, work: Coroutine[Any, Any, _T]) -> asyncio.Task[_T]:
         task = asyncio.get_running_loop().create_task(work)
         self._tasks.add(task)
-        task.add_done_callback(self._tasks.discard)
+        task.add_done_callback(self._ended)
         return task
+
+    def _ended(self, task: asyncio.Task[Any]) -> None:
+        self._tasks.discard(task)
+        error = None if task.cancelled() else task.exception()
+        if error is not None and not isinstance(error, NoTransport):
+            _log.error("internal error", exc_info=error)
 
 
 def _make(factory: type[Transport], settings: Mapping[str, Any]) -> Transport:
@@ -492,3 +660,10 @@ def _make(factory: type[Transport], settings: Mapping[str, Any]) -> Transport:
 
 def _key(domain: Domain) -> tuple[str, int]:
     return domain.uuid, domain.domid
+
+
+def _by_hand(domain: Domain) -> str:
+    return (
+        f"{domain.name}: watching was ended by hand; begin again with: vesper activate "
+        f"{domain.name}"
+    )

@@ -13,6 +13,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from vesper_monitor.faults.fault import Fault, InstanceRecord
+from vesper_monitor.faults.sentences import Scope
 from vesper_monitor.guest.decode import Event
 
 __all__ = [
@@ -144,8 +145,8 @@ def unpack_fault(packed: object) -> CarriedFault:
         raise ValueError(f"'boot_id': {boot_id!r}")
     if not isinstance(event, dict):
         raise ValueError("'event' is no object")
-    if packed.get("scope") not in ("service", "system"):
-        raise ValueError("'scope' is neither service nor system")
+    if packed.get("scope") not in {scope.value for scope in Scope}:
+        raise ValueError("'scope' is none that is known")
     if type(packed.get("fault")) is not int or type(packed.get("told")) is not bool:
         raise ValueError("'fault' or 'told'")
     seen = packed.get("seen")

@@ -3,21 +3,25 @@
 
 Which of it is a fault is settled here, for all hypervisors alike: what it
 counts as a failure, and a pause that nobody asked for and that lasts too long.
-The end of a domain is none of the faults; monitors are told of it as such.
+No rule makes the end of a domain a fault; monitors are told of it as such.  If
+the resource is then stopped, it is in the list of faults as what it was stopped for.
 """
 
 from __future__ import annotations
 
 import time
+from dataclasses import replace
 
 from vesper_monitor.guest.decode import Event, printable
 from vesper_monitor.transport import ENDED, Cause, Domain, DomainReport, DomainState, Notice
 
-__all__ = ["EVENT", "ending", "noticed", "reported"]
+__all__ = ["END_RULE", "EVENT", "ending", "noticed", "reported", "stopped"]
 
 #: ``Event.event`` and ``Event.probe`` of these.
 EVENT = "domain"
 PROBE = "hypervisor"
+#: ``Fault.rule`` of the end of a domain that Pacemaker was told of.
+END_RULE = "domain_ended"
 
 _SAID = {
     DomainState.RUNNING: "runs",
@@ -39,7 +43,7 @@ def reported(domain: Domain, report: DomainReport, paused: float | None = None) 
     )
     text = _sentence(domain.name, report)
     if paused is not None:
-        text = f"{domain.name} is paused for {paused:.0f} s{_because(report)}"
+        text = _sentence(domain.name, report, f" for {paused:.0f} s")
     return _event(
         domain,
         text,
@@ -49,6 +53,16 @@ def reported(domain: Domain, report: DomainReport, paused: float | None = None) 
         why=_clean(report.why),
         failure=failure,
     )
+
+
+def stopped(report: DomainReport) -> DomainReport:
+    """What is reported of a domain that the cluster stops: whoever ends it does so for it.
+
+    A crash stays one.
+    """
+    if report.state not in (DomainState.SHUTDOWN, DomainState.DYING, DomainState.GONE):
+        return report
+    return replace(report, cause=Cause.ASKED, why="stopped by the cluster")
 
 
 def noticed(domain: Domain, notice: Notice) -> Event:
@@ -63,8 +77,10 @@ def ending(domain: Domain, report: DomainReport) -> str:
     return _sentence(f"{domain.name} (domain {domain.domid})", report)
 
 
-def _sentence(who: str, report: DomainReport) -> str:
-    return f"{who} {_SAID[report.state]}{_because(report)}"
+def _sentence(who: str, report: DomainReport, how_long: str = "") -> str:
+    if report.says:
+        return f"{who} {_clean(report.says)}{how_long}"
+    return f"{who} {_SAID[report.state]}{how_long}{_because(report)}"
 
 
 def _because(report: DomainReport) -> str:

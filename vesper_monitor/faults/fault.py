@@ -30,6 +30,8 @@ class InstanceRecord:
     #: name of the transport on which it runs; empty: an earlier vesperd did not note it
     transport: str = ""
     fault_on: str = ""  #: rules (vesper-rules(7)) before the default ones
+    #: s that its guest may boot; 0: for ever; None: as vesperd's configuration says
+    boot_timeout: float | None = None
 
 
 @dataclass(frozen=True)

@@ -26,6 +26,8 @@ A fault that was handed over is told by nobody here.  At the target it is a
 fault of a new instance from the start.  It is told when the guest that has
 arrived is known to be the one that had it (:meth:`Instance.doubt`,
 :meth:`Instance.guest_met`), or when that does not show in time.
+Whether its guest is watched is not kept here.  Who watches it is asked each
+time, so that an instance without a live session cannot be taken for a fine one.
 """
 
 from __future__ import annotations
@@ -38,6 +40,7 @@ from typing import Any
 from vesper_monitor.faults.carried import EventKey
 from vesper_monitor.faults.fault import Fault, InstanceRecord
 from vesper_monitor.faults.rules import RuleSet
+from vesper_monitor.faults.watching import Watching
 from vesper_monitor.transport import Cause, DomainReport, DomainState
 
 __all__ = ["MIGRATION", "Answer", "Instance", "InstanceState", "Result", "Waiter"]
@@ -109,7 +112,7 @@ class Waiter:
 
 class Instance:
     """
-    :param degraded: why the guest is not watched now; None: it is.
+    :param watching: asks how well its domain is watched now.
     :param rules: which events are faults; None: the default ones.
     :param restored: an earlier daemon has begun it.
     """
@@ -117,13 +120,14 @@ class Instance:
     def __init__(
         self,
         record: InstanceRecord,
+        watching: Callable[[], Watching],
         *,
         fault: Fault | None = None,
-        degraded: str | None = None,
         rules: RuleSet | None = None,
         restored: bool = False,
     ) -> None:
         self.record = record
+        self._watching = watching
         self.rules = rules or RuleSet()
         self.state = InstanceState.STARTED
         #: found by a rule; given to monitors once it is in the journal
@@ -149,11 +153,23 @@ class Instance:
         self.doubted_boot: int | None = None
         #: a record that the source of a migration has judged
         self.judged_at_source: EventKey | None = None
+        #: which of the wishes that its agent has now cannot be fulfilled, and why
+        self.refused: str | None = None
+        #: Pacemaker may have a degraded monitor on record (an earlier daemon's, too)
+        self.may_be_on_record = True
+        #: a monitor was answered so that Pacemaker hears that all is well
+        self.said_well = False
         self._waiters: set[Waiter] = set()
-        self._degraded = degraded
+        #: the last answer's reason, if that was degraded; None: it was not
         self._degraded_told: str | None = None
         self._early_at: float | None = None
         self._dead: Answer | None = None
+        #: the end of its domain, as an event; and when a monitor was first told of it (s,
+        #: CLOCK_REALTIME)
+        self.death: dict[str, Any] | None = None
+        self.death_told: float | None = None
+        #: it is in the list of faults
+        self.death_recorded = False
         self._interval: float | None = None
         self._gap_since = 0.0
         self._injected_at: float | None = None
@@ -193,6 +209,9 @@ class Instance:
             return
         self._waiters.discard(waiter)
         answer = waiter.answer
+        if not delivered or (answer is not None and answer.result is Result.DEGRADED):
+            # Undelivered: the agent has answered by itself, or was ended.
+            self.may_be_on_record, self.said_well = True, False
         if delivered and answer is not None:
             if answer.result is Result.DEGRADED:
                 self._degraded_told = answer.reason
@@ -206,11 +225,13 @@ class Instance:
         """What a monitor is told whose time is up."""
         if (dead := self._dead_answer()) is not None:
             return dead
+        watching = self._watching()
         if self.paused:
-            return Answer(Result.FINE)
+            # The domain's end is told in a pause, too: so somebody must look.
+            return Answer(Result.FINE) if watching.followed else _degraded_answer(watching)
         if (fault := self._tellable) is not None:
             return _fault_answer(fault)
-        if (lacking := self._lacking) is not None:
+        if (lacking := self._lacking(watching)) is not None:
             return Answer(Result.DEGRADED, lacking)
         return Answer(Result.FINE)
 
@@ -232,14 +253,42 @@ class Instance:
         )
 
     @property
+    def is_well(self) -> bool:
+        """A monitor waits, and there is nothing to say."""
+        return (
+            self.waiting
+            and self._dead is None
+            and self.fault is None
+            and not self.paused
+            and self.deferred is None
+            and self.degraded is None
+        )
+
+    def say_well(self) -> None:
+        """Answer the monitor that waits, which has nothing to say."""
+        assert self.is_well
+        self.said_well = True
+        self._answer_all(Answer(Result.FINE))
+
+    @property
     def degraded(self) -> str | None:
-        """Why the guest is not watched."""
-        return self._degraded
+        """Why the guest is not watched, or not as its agent wants it."""
+        return self._watching().lacking or self.refused
+
+    @property
+    def followed(self) -> bool:
+        """Whether the end of its domain would be noticed."""
+        return self._watching().followed
 
     @property
     def dead_reason(self) -> str | None:
         """Why it does not run any more."""
         return self._dead.reason if self._dead is not None else None
+
+    @property
+    def dead_cause(self) -> Cause | None:
+        """What has ended its domain; None: that has not been seen to end."""
+        return self._dead.cause if self._dead is not None else None
 
     # ------------------------------------------------------------ what happens
 
@@ -345,28 +394,34 @@ class Instance:
         self._injected_at = None
         return ended
 
-    def watch_changed(self, degraded: str | None, now: float) -> None:
-        """How well the guest is watched."""
-        if degraded == self._degraded:
+    def watch_changed(self, now: float) -> None:
+        """The guest may be watched better or worse than before."""
+        watching = self._watching()
+        # What is not followed may be so for a moment: its monitor waits, see Instances.wait().
+        if self.paused or not watching.followed:
             return
-        worse_or_better = (degraded is None) != (self._degraded is None)
-        self._degraded = degraded
-        if self.paused:
-            return
-        if worse_or_better:
+        if (self._lacking(watching) is None) != (self._degraded_told is None):
             self._answer_early(now)
+
+    def refuse(self, why: str | None) -> None:
+        """The agent's present wishes cannot all be fulfilled; None: they can."""
+        self.refused = why
 
     def domain_ended(self, report: DomainReport, reason: str) -> None:
         """The domain does not run any more. For good: another start is another instance."""
         self._dead = Answer(Result.DEAD, reason, state=report.state, cause=report.cause)
         self._answer_all(self._dead)
 
-    def end(self, now_real: float, by: str) -> Fault | None:
-        """Stopped, or replaced. :returns: the fault that ends with it."""
+    def end(self, now_real: float, by: str, why: str | None = None) -> Fault | None:
+        """Stopped, or replaced.
+
+        :param why: for monitors that still wait. None: their processes are
+            being killed by Pacemaker, or were long ago.
+        :returns: the fault that ends with it.
+        """
         fault = self.fault_cleared(now_real, by)
         self.record = replace(self.record, ended=now_real)
-        # The agent's process is being killed by Pacemaker, or was long ago.
-        self._answer_all(Answer(Result.FINE))
+        self._answer_all(Answer(Result.DEGRADED, why) if why else Answer(Result.FINE))
         self._waiters.clear()
         self.state = InstanceState.ENDED
         return fault
@@ -401,10 +456,9 @@ class Instance:
             return None
         return self.fault if may and self.deferred is None else None
 
-    @property
-    def _lacking(self) -> str | None:
+    def _lacking(self, watching: Watching) -> str | None:
         """Why a monitor is told neither of a fault nor that all is well."""
-        return self.deferred or self._degraded
+        return self.deferred or watching.lacking or self.refused
 
     def _tell_all(self) -> None:
         if (fault := self._tellable) is not None:
@@ -424,7 +478,8 @@ class Instance:
         if (fault := self._tellable) is not None:
             hold = self.hold_until()
             return None if hold is not None and now < hold else _fault_answer(fault)
-        lacking = self._lacking
+        watching = self._watching()
+        lacking = self._lacking(watching) if watching.followed else self.deferred
         if lacking is not None and self._degraded_told is None and self._may_be_early(now):
             self._early_at = now
             return Answer(Result.DEGRADED, lacking)
@@ -445,3 +500,7 @@ class Instance:
 
 def _fault_answer(fault: Fault) -> Answer:
     return Answer(Result.FAULT, fault.reason, fault=fault)
+
+
+def _degraded_answer(watching: Watching) -> Answer:
+    return Answer(Result.DEGRADED, watching.lacking)

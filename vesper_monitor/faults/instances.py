@@ -36,6 +36,8 @@ from vesper_monitor.faults.journal import Batch, JournalError
 from vesper_monitor.faults.rate import WINDOW, Rate
 from vesper_monitor.faults.recorder import Recorder
 from vesper_monitor.faults.rules import RuleError, RuleSet
+from vesper_monitor.faults.sentences import Scope
+from vesper_monitor.faults.watching import Watching
 from vesper_monitor.guest.decode import Event
 from vesper_monitor.transport import Domain, DomainReport
 
@@ -46,8 +48,9 @@ Tell = Callable[[str, str | None, Callable[[], bool], Callable[[], None]], Await
 
 _log = logging.getLogger(__name__)
 
-#: What has ended a fault that came in a pause of watching.
+#: What has ended a fault that came in a pause of watching, and one that is its domain's end.
 PAUSE = "pause of watching"
+DOMAIN_END = "end of the domain"
 #: Instances held at the same time; more is a mistake of whoever starts them.
 MAX_INSTANCES = 1000
 
@@ -58,6 +61,8 @@ AT_ONCE = 4
 #: s for a guest that has arrived to be heard, before the fault that has come
 #: with it is told all the same.
 DOUBT_S = 20.0
+#: s that a monitor waits for its domain to be watched, until it is told that it is not.
+UNWATCHED_WAIT_S = 10.0
 
 #: s after a fault until the cluster shows it: the failover has precedence.
 SHOW_AFTER = 10.0
@@ -70,6 +75,7 @@ def attribute(vm: str) -> str:
 
 class Instances:
     """
+    :param watching: how well the domain of an instance is watched now.
     :param grace: s by which a monitor may be late before Pacemaker is told
         of a fault without it.
     :param max_failovers: faults of one VM that are told in an hour.
@@ -81,6 +87,7 @@ class Instances:
     def __init__(
         self,
         recorder: Recorder,
+        watching: Callable[[InstanceRecord], Watching],
         *,
         grace: float,
         max_failovers: int,
@@ -89,6 +96,7 @@ class Instances:
         attributes: NodeAttributes | None = None,
     ) -> None:
         self._recorder = recorder
+        self._watching = watching
         self._grace = grace
         self._rate = Rate(max_failovers)
         self._tell = tell
@@ -102,6 +110,9 @@ class Instances:
         self._room = asyncio.Semaphore(AT_ONCE)
         #: what the last life of a resource ended with, until the next begins
         self._stopped_for: dict[str, Fault] = {}
+        #: resources that have ended here, and this node's name: Pacemaker may
+        #: have a degraded monitor of theirs on record
+        self.left: dict[str, str] = {}
         #: faults that Pacemaker did not take; they wait for a monitor
         self._given_up: set[int] = set()
 
@@ -126,9 +137,7 @@ class Instances:
             self._rate.told(vm, at)
         held = {fault.instance: fault for fault in faults if fault.ended is None}
         for record in records:
-            instance = Instance(
-                record, fault=held.get(record.id), rules=_rules(record), restored=True
-            )
+            instance = self._make(record, held.get(record.id), restored=True)
             instance.boot_id = (boots or {}).get((record.uuid, record.domid))
             self._begin(instance)
             if instance.fault is not None and instance.fault.told is None:
@@ -164,7 +173,19 @@ class Instances:
         """Instances that are this life of that domain."""
         return list(self._by_domain.get((domain.uuid, domain.domid), ()))
 
+    def of_vm(self, vm: str) -> list[Instance]:
+        """Instances of any life of a VM."""
+        return [instance for instance in self.all() if instance.record.vm == vm]
+
     # ------------------------------------------------------------ start, stop
+
+    def _make(
+        self, record: InstanceRecord, fault: Fault | None, *, restored: bool = False
+    ) -> Instance:
+        return Instance(
+            record, lambda: self._watching(record), fault=fault, rules=_rules(record),
+            restored=restored,
+        )  # fmt: skip
 
     def _begin(self, instance: Instance) -> None:
         """In place of an earlier life, which ends."""
@@ -172,6 +193,7 @@ class Instances:
         old = self._drop(record.resource)
         if old is not None:
             self._end(old, "a later start")
+        self.left.pop(record.resource, None)
         instance.paused = self._paused(record.vm)
         self._by_resource[record.resource] = instance
         self._by_domain.setdefault((record.uuid, record.domid), []).append(instance)
@@ -191,11 +213,11 @@ class Instances:
         domain: Domain,
         probes: Iterable[str],
         services: Iterable[str],
-        degraded: str | None,
         hang_timeout: float | None = None,
         pause_timeout: float | None = None,
         transport: str = "",
         fault_on: str = "",
+        boot_timeout: float | None = None,
     ) -> Instance:
         """A new instance begins; its predecessor and its fault end.
 
@@ -221,13 +243,14 @@ class Instances:
             pause_timeout=pause_timeout,
             transport=transport,
             fault_on=fault_on,
+            boot_timeout=boot_timeout,
         )
         fault = self._stopped_for.pop(resource, None)
         if fault is not None and (fault.uuid, fault.domid) == (domain.uuid, domain.domid):
             fault = replace(fault, instance=record.id, ended=None, ended_by=None)
         else:
             fault = None
-        instance = Instance(record, fault=fault, degraded=degraded, rules=_rules(record))
+        instance = self._make(record, fault)
         self._begin(instance)
         self._save(instance, fault)
         _log.info("%s: watching %s (domain %d)", resource, domain.name, domain.domid)
@@ -243,18 +266,40 @@ class Instances:
         """The resource is being stopped. :returns: the instance that ended."""
         instance = self._drop(resource)
         if instance is not None:
+            self._record_death(instance)
             fault = self._end(instance, "stop")
             if fault is not None and not instance.handed_over:
                 self._stopped_for[resource] = fault
+            if instance.node is not None and instance.may_be_on_record:
+                self.left[resource] = instance.node
             _log.info("%s: stopped", resource)
         return instance
 
     def stopped_for(self, resource: str) -> Fault | None:
         """The fault with which the last life of a resource ended, until another begins.
 
-        A stop that was killed and is tried again must still know it.
+        A stop that was killed and is tried again must still know it.  Whether
+        the domain that is there now is the one that had it is not looked at.
         """
         return self._stopped_for.get(resource)
+
+    def forget_earlier_lives(self, domain: Domain) -> None:
+        """A VM was seen in this life: no stop is for a fault of another one any more."""
+        for resource, fault in list(self._stopped_for.items()):
+            if fault.vm == domain.name and (fault.uuid, fault.domid) != (domain.uuid, domain.domid):
+                del self._stopped_for[resource]
+
+    def end_vm(self, vm: str, by: str, why: str) -> int:
+        """End all instances of a VM, without a stop. :returns: how many there were.
+
+        :param why: for monitors that wait.
+        """
+        ended = [self._drop(instance.record.resource) for instance in self.of_vm(vm)]
+        for instance in ended:
+            if instance is not None:
+                self._end(instance, by, why)
+                _log.info("%s: ended by %s", instance.record.resource, by)
+        return len(ended)
 
     def change(
         self,
@@ -264,6 +309,7 @@ class Instances:
         hang_timeout: float | None,
         pause_timeout: float | None,
         fault_on: str,
+        boot_timeout: float | None,
     ) -> None:
         """Its resource has other parameters now."""
         before = instance.record.fault_on
@@ -274,11 +320,20 @@ class Instances:
             hang_timeout=hang_timeout,
             pause_timeout=pause_timeout,
             fault_on=fault_on,
+            boot_timeout=boot_timeout,
         )
         if fault_on != before:
             instance.rules = _rules(instance.record)
             _log.info("%s: fault_on is now: %s", instance.record.resource, fault_on or "(default)")
         self._save(instance)
+
+    def refuse(self, instance: Instance, why: str | None) -> None:
+        """Its agent wishes what cannot be done now; None: no more."""
+        if why != instance.refused:
+            if why is not None:
+                _log.error("%s: %s", instance.record.resource, why)
+            instance.refuse(why)
+            instance.watch_changed(_now())
 
     def _save(self, instance: Instance, fault: Fault | None = None) -> None:
         """:param fault: of its own that has changed, too."""
@@ -286,9 +341,9 @@ class Instances:
         record = instance.record
         self._recorder.put(record.vm, Batch(instances=[record], faults=faults))
 
-    def _end(self, instance: Instance, by: str) -> Fault | None:
-        """:returns: the fault that ends with it."""
-        fault = instance.end(time.time(), MIGRATION if instance.handed_over else by)
+    def _end(self, instance: Instance, by: str, why: str | None = None) -> Fault | None:
+        """See :meth:`Instance.end`."""
+        fault = instance.end(time.time(), MIGRATION if instance.handed_over else by, why)
         self._reconsider(instance)
         self._save(instance, fault)
         return fault
@@ -496,9 +551,10 @@ class Instances:
 
     # ------------------------------------------------------------ the guest
 
-    def watch_changed(self, domain: Domain, degraded: str | None) -> None:
+    def watch_changed(self, domain: Domain) -> None:
+        """It may be watched better or worse than before."""
         for instance in self.of_domain(domain):
-            instance.watch_changed(degraded, _now())
+            instance.watch_changed(_now())
 
     def domain_seen(self, domain: Domain) -> None:
         """The domain runs."""
@@ -513,8 +569,51 @@ class Instances:
             fault = instance.fault
             if fault is not None and fault.rule == "kernel_panic":
                 report = replace(report, why=fault.reason)  # the kernel's own words
+            if instance.death is None:
+                instance.death = domains.reported(domain, report).to_json()
             instance.domain_ended(report, domains.ending(domain, report))
             self._reconsider(instance)
+
+    def _death_told(self, instance: Instance) -> None:
+        """A monitor was told that the domain has ended.
+
+        Its agent may find that the guest has rebooted, and then begins another instance.
+        """
+        if instance.death_told is None:
+            instance.death_told = time.time()
+        else:
+            self._record_death(instance)
+
+    def _record_death(self, instance: Instance) -> None:
+        """Put the end of its domain into the list of faults, if Pacemaker was told of it."""
+        told, death, reason = instance.death_told, instance.death, instance.dead_reason
+        if told is None or death is None or reason is None or instance.death_recorded:
+            return
+        if instance.fault is not None and instance.fault.told is not None:
+            return  # Pacemaker was told of that instead
+        instance.death_recorded = True
+        self._last_fault_id += 1
+        record = instance.record
+        fault = Fault(
+            id=self._last_fault_id,
+            resource=record.resource,
+            vm=record.vm,
+            uuid=record.uuid,
+            domid=record.domid,
+            instance=record.id,
+            scope=Scope.SYSTEM.value,
+            rule=domains.END_RULE,
+            reason=reason,
+            event=death,
+            seen=min(death["received"], told),
+            told=told,
+            ended=time.time(),
+            ended_by=DOMAIN_END,
+        )
+        self._recorder.put(record.vm, Batch(faults=[fault]))
+        _log.error("%s: fault %d: %s", fault.resource, fault.id, reason)
+        if self._attributes is not None:
+            self._attributes.set(attribute(fault.vm), _shown(fault), after=SHOW_AFTER)
 
     def pause(self, vm: str, paused: bool) -> None:
         """Report nothing but the domain's death, or all again."""
@@ -540,6 +639,10 @@ class Instances:
         :param deliver: hands the answer over; raises if the agent is gone.
             The call may also be cancelled while it waits: the agent was killed.
         """
+        if instance.state is InstanceState.ENDED:  # while the request was prepared
+            vm = instance.record.vm
+            await deliver(Answer(Result.DEGRADED, f"{vm}: its resource was stopped or begun anew"))
+            return
         awake = asyncio.Event()
         waiter = Waiter(awake.set)
         start = _now()
@@ -554,17 +657,21 @@ class Instances:
             hold = instance.hold_until()
             if hold is not None:
                 end = min(end, max(hold, start))
-            try:
-                async with asyncio.timeout(max(0.0, end - _now())):
-                    await awake.wait()
-            except TimeoutError:
-                pass
+            while waiter.answer is None and (left := end - _now()) > 0:
+                try:
+                    async with asyncio.timeout(min(left, UNWATCHED_WAIT_S)):
+                        await awake.wait()
+                except TimeoutError:
+                    if not instance.followed:
+                        break
             answer = waiter.answer or instance.answer_at_timeout()
             waiter.answer = answer
             await deliver(answer)
             delivered = True
             if answer.result is Result.FAULT and answer.fault is not None:
                 self._told(instance, answer.fault)
+            elif answer.result is Result.DEAD:
+                self._death_told(instance)
         finally:
             instance.monitor_ends(waiter, _now(), delivered=delivered)
             self._reconsider(instance)

@@ -24,6 +24,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
+from vesper_monitor.faults.domain import END_RULE
 from vesper_monitor.faults.fault import Fault, InstanceRecord
 from vesper_monitor.guest.decode import Event
 from vesper_monitor.guest.last_words import LastWords
@@ -33,7 +34,7 @@ __all__ = ["Batch", "Journal", "JournalDamaged", "JournalError"]
 
 _log = logging.getLogger(__name__)
 
-SCHEMA_VERSION = 6
+SCHEMA_VERSION = 8
 
 #: Ended instances that are kept.
 KEEP_INSTANCES = 1000
@@ -41,6 +42,8 @@ KEEP_INSTANCES = 1000
 KEEP_WORDS = 20
 #: The same, of all VMs together.
 KEEP_WORDS_OF_ALL = 1000
+#: s by which a fault's own event, if its number is not known, may be later than the fault.
+OWN_S = 1.0
 #: Damaged journals that are kept; if there are more, the disk needs somebody.
 MAX_ASIDE = 100
 #: Events between two looks at what is too old.
@@ -89,8 +92,14 @@ _LAST_FAULT = """
 ALTER TABLE host ADD COLUMN last_fault INTEGER NOT NULL DEFAULT 0;
 UPDATE host SET last_fault = (SELECT coalesce(max(id), 0) FROM faults);
 """
+_BOOT_TIMEOUT = "ALTER TABLE instances ADD COLUMN boot_timeout REAL;"
+# VMs that operators want left alone.
+_DEACTIVATIONS = "CREATE TABLE deactivations (vm TEXT PRIMARY KEY);"
 #: What makes a journal of one schema version one of the next; 0: an empty file.
-_STEPS = (_SCHEMA, _LAST_WORDS, _HANG_TIMEOUT, _TRANSPORT, _FAULT_ON, _LAST_FAULT)
+_STEPS = (
+    _SCHEMA, _LAST_WORDS, _HANG_TIMEOUT, _TRANSPORT, _FAULT_ON, _LAST_FAULT, _BOOT_TIMEOUT,
+    _DEACTIVATIONS,
+)  # fmt: skip
 
 
 class JournalError(Exception):
@@ -256,10 +265,10 @@ class Journal:
 
     def _write_instance(self, i: InstanceRecord) -> None:
         self._db.execute(
-            "INSERT OR REPLACE INTO instances VALUES (?,?,?,?,?,?,?,?,?,?,?,?,?,?)",
+            "INSERT OR REPLACE INTO instances VALUES (?,?,?,?,?,?,?,?,?,?,?,?,?,?,?)",
             (i.id, i.resource, i.vm, i.uuid, i.domid, i.started, json.dumps(list(i.probes)),
              json.dumps(list(i.services)), i.monitored, i.ended, i.hang_timeout,
-             i.pause_timeout, i.transport, i.fault_on),
+             i.pause_timeout, i.transport, i.fault_on, i.boot_timeout),
         )  # fmt: skip
 
     def _write_fault(self, f: Fault) -> None:
@@ -328,6 +337,18 @@ class Journal:
                 "INSERT OR REPLACE INTO activations VALUES (?,?)", (vm, json.dumps(list(probes)))
             )
 
+    def set_deactivation(self, vm: str, deactivated: bool) -> None:
+        """Whether the operator wants a VM left alone. It ends what was activated there."""
+        if not deactivated:
+            self._execute("DELETE FROM deactivations WHERE vm=?", (vm,))
+            return
+        try:
+            with self._transaction():
+                self._db.execute("INSERT OR REPLACE INTO deactivations VALUES (?)", (vm,))
+                self._db.execute("DELETE FROM activations WHERE vm=?", (vm,))
+        except sqlite3.Error as error:
+            raise self._error("write", error) from error
+
     # ------------------------------------------------------------ reading
 
     def last_ids(self) -> tuple[int, int]:
@@ -370,10 +391,12 @@ class Journal:
 
         :param seconds: before the fault; what is older is left out.
         """
+        last = fault.event.get("id")
+        bound, until = ("id", last) if last is not None else ("received", fault.seen + OWN_S)
         rows = self._query(
-            "SELECT * FROM events WHERE vm = ? AND domid = ? AND id <= ? AND received >= ?"
+            f"SELECT * FROM events WHERE vm = ? AND domid = ? AND {bound} <= ? AND received >= ?"
             " ORDER BY id DESC LIMIT ?",
-            (fault.vm, fault.domid, fault.event.get("id"), fault.seen - seconds, limit),
+            (fault.vm, fault.domid, until, fault.seen - seconds, limit),
         )
         return _events(reversed(rows))
 
@@ -425,11 +448,14 @@ class Journal:
         return [(r[0], LastWords(r[1], r[2], r[3], r[4], bool(r[5]))) for r in rows]
 
     def told_since(self, since: float) -> list[tuple[str, float]]:
-        """VMs of which faults were told, and when, oldest first.
+        """VMs of which faults were told, and when, oldest first; ends of domains are not counted.
 
         :param since: s, CLOCK_REALTIME.
         """
-        return self._query("SELECT vm, told FROM faults WHERE told >= ? ORDER BY told", (since,))
+        return self._query(
+            "SELECT vm, told FROM faults WHERE told >= ? AND rule != ? ORDER BY told",
+            (since, END_RULE),
+        )
 
     def has_reported(self, vm: str, seen: float, instance: str) -> bool:
         """Whether a fault that has come with its VM is over or known here.
@@ -476,7 +502,7 @@ class Journal:
                 id=r[0], resource=r[1], vm=r[2], uuid=r[3], domid=r[4], started=r[5],
                 probes=tuple(json.loads(r[6])), services=tuple(json.loads(r[7])),
                 monitored=bool(r[8]), ended=r[9], hang_timeout=r[10],
-                pause_timeout=r[11], transport=r[12], fault_on=r[13],
+                pause_timeout=r[11], transport=r[12], fault_on=r[13], boot_timeout=r[14],
             )
             for r in rows
         ]  # fmt: skip
@@ -495,6 +521,10 @@ class Journal:
             (uuid, domid),
         )
         return {Position(int(r[0]), r[1], r[2], r[3]): int(r[4]) for r in rows}
+
+    def deactivations(self) -> set[str]:
+        """VMs that the operator wants left alone."""
+        return {vm for (vm,) in self._query("SELECT vm FROM deactivations")}
 
     def activations(self) -> dict[str, tuple[str, ...]]:
         """VMs that the operator activated, and the probes wanted there."""

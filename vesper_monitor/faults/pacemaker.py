@@ -16,25 +16,35 @@ from __future__ import annotations
 
 import asyncio
 import logging
-from collections.abc import Callable, Iterable
+from collections.abc import Callable
 from dataclasses import dataclass
-from xml.etree import ElementTree
+from typing import TYPE_CHECKING
 
 from vesper_monitor import outside
+from vesper_monitor.xml_parser import parse_xml
+
+if TYPE_CHECKING:
+    from lxml.etree import _Element as Element
 
 __all__ = [
+    "DegradedRecord",
     "PacemakerError",
     "ResourceState",
+    "degraded_records",
     "fail",
-    "monitor_again",
+    "own_name",
     "parse_crm_mon",
+    "parse_status",
+    "remove_record",
     "set_attribute",
 ]
 
 _log = logging.getLogger(__name__)
 
-#: OCF 1.1's exit status "degraded", as crm_mon shows it.
+#: OCF 1.1's exit status "degraded", as the cluster's status has it.
 DEGRADED = "190"
+#: How the name of a last failure in a resource's history ends.
+LAST_FAILURE = "_last_failure_0"
 #: In the types of this project's agents.
 PROVIDER = ":vesper:"
 #: s for one command; under emulation a process start takes half a second.
@@ -65,7 +75,20 @@ class ResourceState:
     fail_count: int
     agent: str = ""  #: its type, as ``ocf:vesper:XenVM``
     remote: bool = False  #: the node is one of Pacemaker Remote
-    degraded: bool = False  #: a recurring monitor that said so is on record as a failure
+
+
+@dataclass(frozen=True)
+class DegradedRecord:
+    """A degraded monitor that the cluster's status keeps as a last failure."""
+
+    resource: str  #: as the history calls it
+    node: str
+    changed: str  #: when it was, as the status has it
+    over: bool  #: a later monitor of the same kind has succeeded
+
+    def belongs(self, resource: str, node: str) -> bool:
+        """:param resource: as the agent knows it; instances of a clone have ``:N``."""
+        return node == self.node and self.resource in (resource, resource.partition(":")[0])
 
 
 async def fail(
@@ -115,44 +138,96 @@ async def set_attribute(name: str, value: str | None) -> None:
 
     :raises PacemakerError:
     """
+    # Pacemaker's tools run in the C locale, and refuse all else (exit 64).
     if value is None:
-        await _run("attrd_updater", "--delete", "--name", name)
+        await _run("attrd_updater", "--delete", "--name", ascii_only(name))
     else:
-        await _run("attrd_updater", "--name", name, "--update", value)
+        await _run("attrd_updater", "--name", ascii_only(name), "--update", ascii_only(value))
 
 
-async def monitor_again(resources: Iterable[tuple[str, str | None]]) -> list[str]:
-    """Have Pacemaker run monitors that it has ceased to run, where that is why it has.
+def ascii_only(text: str) -> str:
+    """A text with ``\\xf6`` in place of what is not ASCII."""
+    return text.encode("ascii", "backslashreplace").decode("ascii")
 
-    See :mod:`vesper_monitor.faults.unmonitored`.
 
-    :param resources: each with this node's name in the cluster; None: ask.
-    :returns: those of which it was done.
+async def own_name() -> str:
+    """This node's name in the cluster.
+
     :raises PacemakerError:
     """
-    status = await _status()
-    done = []
-    for resource, known in resources:
-        node = known or (await _run("crm_node", "-n")).strip()
-        state = parse_crm_mon(status, resource, node)
-        if not (state.active and state.managed and state.degraded and PROVIDER in state.agent):
-            continue
-        if state.fail_count:
-            continue
-        await _run("crm_resource", "--cleanup", "--resource", resource, "--node", node)
-        _log.warning(
-            "%s: Pacemaker did not run its monitor any more, for a degraded one that is on record "
-            "since before maintenance mode: cleaned up",
-            resource,
-        )  # fmt: skip
-        done.append(resource)
-    return done
+    return (await _run("crm_node", "-n")).strip()
+
+
+async def degraded_records() -> list[DegradedRecord]:
+    """Records of degraded monitors of this project's agents, on all nodes.
+
+    :raises PacemakerError:
+    """
+    return parse_status(await _run("cibadmin", "--query", "--scope", "status"))
+
+
+def parse_status(text: str) -> list[DegradedRecord]:
+    """
+    :param text: the CIB's status section.
+    :raises PacemakerError: not XML.
+    """
+    try:
+        root = parse_xml(text)
+    except ValueError as error:
+        raise PacemakerError(f"cibadmin: {error}") from error
+    found = []
+    for state in root.iter("node_state"):
+        for history in state.iter("lrm_resource"):
+            if history.get("provider") != PROVIDER.strip(":"):
+                continue
+            entries = list(history.iter("lrm_rsc_op"))
+            for entry in entries:
+                if entry.get("rc-code") != DEGRADED or not _is_last_failure(entry):
+                    continue
+                resource, node = str(history.get("id")), str(state.get("uname"))
+                changed = str(entry.get("last-rc-change"))
+                if "'" in resource + node + changed:  # ends a text of XPath
+                    continue
+                over = any(_is_success_after(other, entry) for other in entries)
+                found.append(DegradedRecord(resource, node, changed, over))
+    return found
+
+
+def _is_last_failure(entry: Element) -> bool:
+    return entry.get("operation") == "monitor" and str(entry.get("id")).endswith(LAST_FAILURE)
+
+
+def _is_success_after(entry: Element, failure: Element) -> bool:
+    """Whether this is a later result of the monitor that was degraded."""
+    if entry.get("rc-code") != "0" or entry.get("operation") != "monitor":
+        return False
+    if entry.get("interval") != failure.get("interval"):
+        return False
+    return _count(entry.get("last-rc-change")) >= _count(failure.get("last-rc-change"))
+
+
+async def remove_record(record: DegradedRecord) -> None:
+    """Remove it from the CIB's status, unless it is another one by now.
+
+    The rest of the history stays, so nothing is asked anew or restarted; the
+    scheduler looks again, and starts a monitor where it has held this record
+    for one that runs.
+
+    :raises PacemakerError:
+    """
+    path = (
+        f"/cib/status/node_state[@uname='{record.node}']/lrm/lrm_resources"
+        f"/lrm_resource[@id='{record.resource}']"
+        f"/lrm_rsc_op[@id='{record.resource}{LAST_FAILURE}'][@rc-code='{DEGRADED}']"
+        f"[@last-rc-change='{record.changed}']"
+    )
+    await _run("cibadmin", "--delete", "--xpath", path)
 
 
 async def _try(
     resource: str, node: str | None, wanted: Callable[[], bool], injecting: Callable[[], None]
 ) -> bool:
-    node = node or (await _run("crm_node", "-n")).strip()
+    node = node or await own_name()
     before = await _state(resource, node)
     if not before.active:
         raise PacemakerError(f"Pacemaker does not know it as running on {node}")
@@ -191,9 +266,9 @@ def parse_crm_mon(text: str, resource: str, node: str) -> ResourceState:
     :raises PacemakerError: not XML.
     """
     try:
-        root = ElementTree.fromstring(text)
-    except ElementTree.ParseError as error:
-        raise PacemakerError(f"crm_mon: output is not XML: {error}") from error
+        root = parse_xml(text)
+    except ValueError as error:
+        raise PacemakerError(f"crm_mon: its output is {error}") from error
     active = managed = False
     agent = ""
     for item in root.iter("resource"):
@@ -215,13 +290,7 @@ def parse_crm_mon(text: str, resource: str, node: str) -> ResourceState:
         for item in history.iter("resource_history"):
             if item.get("id") in (resource, resource.partition(":")[0]):
                 fail_count = max(fail_count, _count(item.get("fail-count")))
-    degraded = any(
-        item.get("node") == node
-        and item.get("exitcode") == DEGRADED
-        and str(item.get("op_key")).startswith(f"{resource.partition(':')[0]}_monitor_")
-        for item in root.iterfind("failures/failure")
-    )
-    return ResourceState(active, managed, fail_count, agent, remote, degraded)
+    return ResourceState(active, managed, fail_count, agent, remote)
 
 
 def _count(text: str | None) -> int:

@@ -25,7 +25,7 @@ __all__ = ["DEFAULTS", "RuleError", "RuleSet", "Scope", "Verdict", "default_rule
 #: What a careful administrator would choose.  Why: vesper_monitor/probes.py.
 DEFAULTS = """
 send_signal: fatal and main;
-out_of_memory: any;
+out_of_memory: constraint != "cgroup" or main;  # else one job's own limit
 process_exit: main and age_ms >= 5000  # a younger one may be httpd -t
     and (sig != 0 or status != 0);     # with 0 ends what has forked, or was asked to
 hung_task: main;

@@ -23,6 +23,7 @@ class Scope(enum.Enum):
 
     SERVICE = "service"  #: the main process of a named service
     SYSTEM = "system"  #: the guest as a whole
+    PROCESS = "process"  #: one of its processes that is no service's main process
 
 
 @dataclass(frozen=True)
@@ -31,7 +32,8 @@ class Verdict:
 
     rule: str
     scope: Scope
-    #: one sentence: what, who, by whom, "service" or "system"
+    #: one sentence: what, who, by whom, and the scope. Pacemaker keeps 128 bytes:
+    #: numbers that matter less are in brackets, see shortened() of vesper_monitor/ocf/basics.py
     reason: str
 
 
@@ -42,7 +44,7 @@ def verdict(name: str, event: Event, services: Collection[str], lead: str = "") 
     :param lead: what the sentence begins with.
     """
     fields = event.fields
-    scope = Scope.SERVICE if is_main(fields, services) else Scope.SYSTEM
+    scope = _scope(name, fields, services)
     say = _SENTENCES.get(name)
     sentence = (say(event) if say is not None else "") or event.text
     if name == "last_words":
@@ -50,6 +52,16 @@ def verdict(name: str, event: Event, services: Collection[str], lead: str = "") 
     elif name == "domain":
         name = _text(fields, "kind") or "hypervisor"
     return Verdict(name, scope, f"{lead}{sentence} ({scope.value})")
+
+
+def _scope(name: str, fields: Mapping[str, Any], services: Collection[str]) -> Scope:
+    if is_main(fields, services):
+        return Scope.SERVICE
+    if name in ("send_signal", "process_exit", "hung_task"):
+        return Scope.PROCESS
+    if name == "out_of_memory" and fields.get("constraint") == "cgroup":
+        return Scope.PROCESS  # the system has memory
+    return Scope.SYSTEM
 
 
 def _send_signal(event: Event) -> str:
@@ -71,8 +83,8 @@ def _out_of_memory(event: Event) -> str:
     return (
         f"out of memory: {_text(fields, 'comm') or 'a process'}[{_number(fields, 'pid')}] "
         f"({_number(fields, 'rss_kb')} kB) killed for "
-        f"{_text(fields, 'asker_comm') or 'unknown'}[{_number(fields, 'asker_pid')}] "
-        f"({'asked by sysrq' if order == -1 else f'order {order}'}, {where}, "
+        f"{_text(fields, 'asker_comm') or 'unknown'}[{_number(fields, 'asker_pid')}], {where} "
+        f"({'asked by sysrq' if order == -1 else f'order {order}'}, "
         f"{_number(fields, 'free_kb')} kB free)"
     )
 
@@ -150,8 +162,11 @@ def _sender(fields: Mapping[str, Any]) -> str:
     if fields.get("from_kernel") is True:
         # A fault of the process's own has an address; SIGKILL by the kernel none.
         return "" if isinstance(fields.get("addr"), int) else " by the kernel"
+    comm, sender = _text(fields, "leader_comm"), _text(fields, "sender_comm")
+    if fields.get("sender_pid") == fields.get("tgid") != 0:
+        return " raised by itself" + (f", thread {sender}" if sender != comm else "")
     return (
-        f" sent by {_text(fields, 'sender_comm') or 'unknown'}"
+        f" sent by {sender or 'unknown'}"
         f"[{_number(fields, 'sender_pid')}] uid {_number(fields, 'sender_uid')}"
     )
 

@@ -87,6 +87,7 @@ class LifeWatch:
         tell: Callable[[Event], None],
         look: Callable[[], None],
         beat: Beat,
+        on_unsure: Callable[[], None] = lambda: None,
     ) -> None:
         """
         :param timeout: s, asked each time; below :data:`MIN_TIMEOUT`: do not watch.
@@ -94,6 +95,8 @@ class LifeWatch:
         :param look: called when the domain most likely is in another state than
             before: it does not run, or runs again.
         :param beat: of :data:`LOOK`.
+        :param on_unsure: called when the guest shows no life, and the hypervisor
+            may have reset it since it last did without being heard.
         """
         self._transport = transport
         self._domain = domain
@@ -101,6 +104,7 @@ class LifeWatch:
         self._tell = tell
         self._look_at_domain = look
         self._beat = beat
+        self._on_unsure = on_unsure
         self._stands_still = False  # the hypervisor said so
         self._liveness = Liveness()
         self._number = 0
@@ -116,10 +120,22 @@ class LifeWatch:
         """Whether the guest's kernel has shown life in the last moment."""
         return self._liveness.shows_life(time.monotonic())
 
+    @property
+    def last_sign(self) -> float | None:
+        """When the guest's kernel has shown life last (CLOCK_MONOTONIC); None: not known."""
+        return self._liveness.last_sign
+
     async def run(self, reader: LifeReader) -> None:
-        """Until the reader is closed."""
+        """Until the reader is closed; raises what is an error of ours.
+
+        What was seen of another kernel counts for nothing.
+        """
         if not isinstance(self._transport, ReportsCpuUse):
             return  # a silent guest might be a paused one: nothing can be said
+        self._liveness = Liveness()
+        if self._stands_still:
+            self._stands_still = False
+            self._look_at_domain()
         loop = asyncio.get_running_loop()
         closed: asyncio.Future[None] = loop.create_future()
         sooner: asyncio.TimerHandle | None = None
@@ -147,9 +163,6 @@ class LifeWatch:
         turn(time.monotonic())
         try:
             await closed
-        except Exception:
-            _LOG.exception("%s: internal error; its signs of life are not watched any more",
-                           self._domain.name)  # fmt: skip
         finally:
             self._beat.remove(turn)
             if sooner is not None:
@@ -198,6 +211,13 @@ class LifeWatch:
             # Not every hypervisor tells of a pause.
             self._stands_still = True
             self._look_at_domain()
+        if (
+            use is not None
+            and use.state is DomainState.RUNNING
+            and self._liveness.state is LifeState.DOUBTED
+            and self._liveness.last_interrupt < use.resets_known_since
+        ):
+            self._on_unsure()
 
     def _event(self, name: str, hang: Hang | None, timeout: float) -> Event:
         vm = self._domain.name

@@ -55,8 +55,8 @@ LATE = 0.15
 STEP = 0.2
 #: s between two questions about a guest that gets no CPU.
 MAX_PAUSE = 10.0
-#: Part of the limit that a CPU must have run, or slept, without a sign: three
-#: answers agree.
+#: Part of the limit that a CPU must have run, or slept in one go, without a sign:
+#: three answers agree.
 OWN = 0.5
 
 
@@ -98,6 +98,7 @@ class _Track:
 
     count: int
     moved: bool = False  #: ever, as observed
+    moved_at: float = 0.0  #: or seen for the first time
     silent: float = 0.0
     ran: float = 0.0
     stuck: float = 0.0
@@ -121,6 +122,8 @@ class Liveness:
 
     state: LifeState = LifeState.ALIVE
     _cpus: dict[int, _Cpu] = field(default_factory=dict)
+    #: a CPU has taken an interrupt then, or later
+    last_sign: float | None = None
     _last: float | None = None
     _asked: float = 0.0
     _ask_at: float = 0.0  #: not before
@@ -133,22 +136,29 @@ class Liveness:
         """What the online CPUs show now."""
         gap = 0.0 if self._last is None else now - self._last
         observed = gap if 0.0 <= gap <= MAX_GAP else 0.0
-        self._last = now
+        before, self._last = self._last, now
         self._gaps += not observed
         cpus: dict[int, _Cpu] = {}
         for number, irqs, runs in signs:
             cpu = self._cpus.get(number)
             if cpu is None:
-                cpu = _Cpu(_Track(irqs), _Track(runs))
+                cpu = _Cpu(_Track(irqs, moved_at=now), _Track(runs, moved_at=now))
             else:
-                _follow(cpu.irqs, irqs, observed)
-                _follow(cpu.runs, runs, observed)
+                if irqs != cpu.irqs.count:
+                    self.last_sign = before
+                _follow(cpu.irqs, irqs, observed, now)
+                _follow(cpu.runs, runs, observed, now)
             if not observed:
                 # The host itself may have stood still: begin to count anew.
                 for track in cpu.tracks:
                     track.base = None
             cpus[number] = cpu
         self._cpus = cpus
+
+    @property
+    def last_interrupt(self) -> float:
+        """When any CPU was seen to have taken one, or was seen for the first time."""
+        return max((cpu.irqs.moved_at for cpu in self._cpus.values()), default=0.0)
 
     def shows_life(self, now: float) -> bool:
         """Whether each CPU has taken an interrupt in the last moment."""
@@ -243,11 +253,11 @@ class Liveness:
         return None
 
 
-def _follow(track: _Track, count: int, observed: float) -> None:
+def _follow(track: _Track, count: int, observed: float, now: float) -> None:
     if count == track.count:
         track.silent += observed
         return
-    track.count, track.moved = count, True
+    track.count, track.moved, track.moved_at = count, True, now
     track.silent = track.ran = track.stuck = 0.0
     track.base = None
 
@@ -266,9 +276,11 @@ def _account(track: _Track, vcpu: VcpuUse, now: float, most: float) -> bool:
         track.ran += min(ran, span, most)
         return True
     if vcpu.state is VcpuState.BLOCKED is track.base.state:
-        # It cannot have been runnable in between: it would have had to run to sleep again.
-        track.stuck += span
+        # Most likely it was not runnable in between: it would have had to run to sleep
+        # again. But a process that is stopped and let go on sleeps before and after.
+        track.stuck += min(span, most)
         return True
+    track.stuck = 0.0  # the host did not let it run: so its sleep says nothing, either
     return False
 
 
@@ -293,7 +305,8 @@ def _starved(track: _Track, timeout: float) -> bool:
 
 def _dead(track: _Track, timeout: float) -> bool:
     limit = _limit(timeout)
-    return _starved(track, timeout) or (track.silent >= limit and track.stuck >= limit * OWN)
+    asleep = track.silent >= limit and track.stuck >= limit * OWN
+    return asleep or _starved(track, timeout)
 
 
 def _told(depth: Depth, cpu: int, track: _Track) -> Hang:

@@ -114,6 +114,9 @@ def _send_signal(f: Fields) -> str:
         target += f" thread {f['comm']}[{f['pid']}]"
     if f["from_kernel"] or f["in_irq"]:
         sender = "the kernel"
+    elif f["sender_pid"] == f["tgid"] != 0:
+        own = f["sender_comm"] == f["leader_comm"]
+        sender = "itself" if own else f"its thread {f['sender_comm']}[{f['sender_tid']}]"
     else:
         sender = f"{f['sender_comm']}[{f['sender_pid']}] uid {f['sender_uid']}"
     where = f" at {f['addr']:#x}" if f["addr"] is not None else ""

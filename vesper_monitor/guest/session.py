@@ -28,6 +28,7 @@ from collections.abc import AsyncIterator, Callable, Mapping
 from vesper_monitor.domain_state import DomainState
 from vesper_monitor.guest.action import Guest, Hello, SessionError
 from vesper_monitor.guest.beat import Beat
+from vesper_monitor.guest.boot import BootWatch
 from vesper_monitor.guest.cchan import CchanBroken, CchanError, GuestSilent
 from vesper_monitor.guest.channel import ChannelEntry, TableError
 from vesper_monitor.guest.collector import Collector
@@ -42,8 +43,11 @@ from vesper_monitor.guest.positions import Position
 from vesper_monitor.guest.rawfeed import RawFeed
 from vesper_monitor.transport import (
     Domain,
+    DomainReport,
     FrontendMissing,
+    FrontendSilent,
     LinkLost,
+    Notice,
     Transport,
     TransportError,
 )
@@ -74,6 +78,8 @@ _REST_ROUNDS, _LAST_ROUNDS = 256, 8
 _TABLE_CALM, _TABLE_SHARE = 0.1, 4.0
 #: s: how often the session looks without having been notified.
 _LOOK_EVERY = 5.0
+#: s for the probes of a guest that has answered, before they count as missing.
+_PROBES_TIMEOUT_S = 20.0
 
 
 class Session:
@@ -89,9 +95,11 @@ class Session:
         *,
         points: Mapping[str, Point] | None = None,
         resume_from: Mapping[Position, int] | None = None,
-        activate_timeout: float = 20.0,
+        activate_timeout: float = 90.0,
         hang_timeout: Callable[[], float] = lambda: 0.0,
+        boot_timeout: Callable[[bool], float] = lambda _is_first: 0.0,
         on_standstill: Callable[[], None] = lambda: None,
+        on_notice: Callable[[Notice], None] = lambda _: None,
         beat: Beat | None = None,
         clock: Callable[[], float] = time.time,
     ) -> None:
@@ -110,9 +118,12 @@ class Session:
             read that the guest's index does not have as read.
         :param activate_timeout: seconds after the start of :meth:`run`, and after
             the loss of the link (the guest reboots), during which nothing counts
-            as degraded.
+            as degraded; of them some for the probes, once the guest has answered.
         :param hang_timeout: seconds without a sign of life that are a hang;
             0: do not look. Asked again and again.
+        :param boot_timeout: seconds that the guest may take to be heard, in its
+            domain's first boot or a later one; 0: for ever. Asked again and again.
+        :param on_notice: gets what there is to say of a boot that takes too long.
         :param on_standstill: called when the domain most likely is in another
             state than before: it does not run, or runs again.
         :param beat: of :data:`LOOK`, shared by all sessions; None: an own one.
@@ -125,8 +136,14 @@ class Session:
         self._on_change = on_change
         self._activate_timeout = activate_timeout
         self._started: float | None = None  # of run() or anew, CLOCK_MONOTONIC
+        self._answered = 0.0  # the guest has, CLOCK_MONOTONIC
         self._state = SessionState.WAITING
         self._missing: str | None = None  # why the guest is not active
+        self._is_silent = True  # nothing else is in the way
+        self._boot = BootWatch(domain.name, heard=bool(resume_from))
+        self._boot_timeout = boot_timeout
+        self._on_notice = on_notice
+        self._clock = clock
         self._told_degraded: str | None = None
         self._wanted: dict[str, str] = {}
         self._probes: dict[str, ProbeStatus] = {}
@@ -139,7 +156,7 @@ class Session:
         self._beats = 0
         self._life = LifeWatch(
             transport, domain, hang_timeout, lambda event: on_events(self, [event]),
-            on_standstill, self._beat,
+            on_standstill, self._beat, self._on_unsure,
         )  # fmt: skip
         self._life_reader: LifeReader | None = None
         self._loaded_here: set[str] = set()  # in this life of the guest's core
@@ -172,18 +189,31 @@ class Session:
         return self._guest is not None and self._lost is None and self._life.shown
 
     @property
+    def last_sign(self) -> float | None:
+        """When the guest's kernel has shown life last (CLOCK_MONOTONIC); None: not known."""
+        return self._life.last_sign
+
+    @property
+    def linked(self) -> bool:
+        """Whether the guest's pages are mapped, and its end of the link has not gone."""
+        return self._guest is not None and self._lost is None
+
+    @property
     def degraded(self) -> str | None:
         """What is missing on which VM and what to do; None while all is well."""
         if self._started is None or self._state in (SessionState.CLOSING, SessionState.CLOSED):
             return None
         if self._state is SessionState.UNFIT:
             return self._missing
-        if time.monotonic() - self._started < self._activate_timeout:
-            return None
+        now = time.monotonic()
         if self._state is not SessionState.ACTIVE:
-            return self._missing or (
+            if now - self._started < self._activate_timeout:
+                return None
+            return (self._boot.words if self._is_silent else None) or self._missing or (
                 f"{self.domain.name}: no contact with the guest's VESPER modules yet"
-            )
+            )  # fmt: skip
+        if now - self._answered < min(self._activate_timeout, _PROBES_TIMEOUT_S):
+            return None
         for name in self._wanted:
             status = self._probes.get(name)
             if status is None or status.state is not ProbeState.COLLECTING:
@@ -192,6 +222,23 @@ class Session:
             if status.error:
                 return f"{self.domain.name}: probe {name}: {status.error}"
         return None
+
+    @property
+    def is_paused(self) -> bool:
+        """The hypervisor says so of the domain, as far as is known."""
+        return self._boot.pause is not None
+
+    @property
+    def missing(self) -> str | None:
+        """Like :attr:`degraded`, of a guest that is not active, without giving it time."""
+        return self._missing if self._state is not SessionState.ACTIVE else None
+
+    @property
+    def standstill(self) -> tuple[str, float | None] | None:
+        """That the domain is paused, or why its guest is not heard, and since when;
+        None: it is heard, or nothing is known. The text stays the same."""
+        words = self._boot.pause if self._state is SessionState.ACTIVE else self._boot.words
+        return (words, self._boot.since) if words is not None else None
 
     @property
     def probes(self) -> dict[str, ProbeStatus]:
@@ -267,6 +314,18 @@ class Session:
             await self._unload(guest, name)
             self._changed()
 
+    def note_report(self, report: DomainReport) -> None:
+        """The hypervisor says that the domain is in that state."""
+        self._boot.note_report(report, self._clock())
+        self._tell_degraded()
+
+    def note_reset(self) -> None:
+        """The hypervisor says that another kernel boots: what this one shows is over."""
+        self._boot.note_reset(self._clock())
+        if self._guest is not None and self._lost is None:
+            self._lose("the guest was reset")
+        self._changed()
+
     def read_last_words(self) -> None:
         """The domain is dead: take what its kernel left, while it is mapped."""
         if events := self._collector.read_words(final=True):
@@ -302,18 +361,34 @@ class Session:
     async def run(self) -> None:
         """The session's task: returns when closed or when the domain is gone."""
         self._started = time.monotonic()
+        try:
+            await self._connect_and_collect()
+        finally:
+            self._beat.remove(self._on_waiting)
+        if self._closing:
+            await self._closed.wait()
+        else:
+            await self.close(deactivate=False)
+
+    async def _connect_and_collect(self) -> None:
+        """Again and again, until closed or the domain is gone."""
         delay = _RETRY_FIRST
+        self._beat.add(self._on_waiting)
         while not self._closing:
             self._connecting = asyncio.create_task(self._connect())
             try:
                 await self._connecting
                 delay = _RETRY_FIRST
-                await self._collect()
+                self._beat.remove(self._on_waiting)
+                try:
+                    await self._collect()
+                finally:
+                    self._beat.add(self._on_waiting)
             except FrontendMissing as error:
-                self._missing = str(error)
+                self._miss(error)
                 delay = _RETRY_FIRST  # connect() has waited already
             except (TransportError, GuestSilent, CchanBroken) as error:
-                self._missing = str(error)
+                self._miss(error)
             except (CchanError, TableError) as error:
                 self._missing = str(error)
                 self._switch(SessionState.UNFIT)
@@ -330,10 +405,11 @@ class Session:
             self._tell_degraded()
             await self._sleep(delay)
             delay = min(delay * 2, _RETRY_LAST)
-        if self._closing:
-            await self._closed.wait()
-        else:
-            await self.close(deactivate=False)
+
+    def _miss(self, error: Exception) -> None:
+        """Note why the guest is not active."""
+        self._missing = str(error)
+        self._is_silent = isinstance(error, (FrontendSilent, LinkLost, GuestSilent))
 
     async def _connect(self) -> None:
         self._switch(SessionState.WAITING)
@@ -352,7 +428,10 @@ class Session:
         if self._collector.meet(guest.hello.boot_id):
             self._loaded_here.clear()
         self._collector.open_words(link, guest.hello.words)
-        self._missing = None
+        self._missing, self._is_silent = None, True
+        self._answered = time.monotonic()
+        if (notice := self._boot.note_heard()) is not None:
+            self._on_notice(notice)
         self._switch(SessionState.ACTIVE)
         self._follow_table(guest)
         if self._channels:
@@ -366,9 +445,12 @@ class Session:
             asyncio.create_task(self._keep_probes()),
             asyncio.create_task(self._watch_life()),
         ]
+        for task in helpers:
+            task.add_done_callback(lambda _: self._look.set())
         self._beat.add(self._on_beat)
         try:
             while not self._closing and self._guest is not None:
+                _raise_what_ended(helpers)
                 if self._lost is not None:
                     raise LinkLost(f"{self.domain.name}: {self._lost}")
                 self._look.clear()
@@ -642,9 +724,28 @@ class Session:
             self._tell_degraded()
             self._on_notify()
 
+    def _on_waiting(self, now: float) -> None:
+        """While the guest is not active: time alone makes it degraded, or overdue."""
+        overdue = self._boot.tick(now, self._boot_timeout(self._boot.is_first))
+        if overdue is not None:
+            self._on_notice(overdue)
+        self._tell_degraded()
+
     def _on_lost(self, reason: str) -> None:
+        self._boot.note_leave(self._clock())
+        self._lose(reason)
+
+    def _on_unsure(self) -> None:
+        """The guest shows no life, and may have been reset: only a live kernel answers anew."""
+        if self._guest is not None and self._lost is None:
+            self._boot.note_unsure(self._clock())
+            self._lose("the guest shows no life and may have been reset")
+
+    def _lose(self, reason: str) -> None:
         self._lost = reason
         self._started = time.monotonic()
+        if self._life_reader is not None:
+            self._life_reader.close()  # what it shows is not judged any more
         if self._guest is not None:
             self._guest.cchan.abort(reason)
         self._look.set()
@@ -681,6 +782,13 @@ class Session:
     def _changed(self) -> None:
         self._told_degraded = self.degraded
         self._on_change(self)
+
+
+def _raise_what_ended(tasks: list[asyncio.Task[None]]) -> None:
+    """Raise the exception of a task that has ended by one, so that it does not pass unseen."""
+    for task in tasks:
+        if task.done() and not task.cancelled() and (error := task.exception()) is not None:
+            raise error
 
 
 async def _wait(event: asyncio.Event, at_most: float | None) -> None:

@@ -83,8 +83,9 @@ ACTIONS = {
     "validate-all": _validate,
 }
 
-#: Those that refuse wrong parameters. All others must work with whatever the
-#: configuration is.
+#: Those that look for wrong parameters, and say or refuse them
+#: (:meth:`vesper_monitor.ocf.parameters.Reader.refuse`). All others must work
+#: with whatever the configuration is.
 STRICT = ("start", "reload-agent", "validate-all")
 
 

@@ -88,8 +88,15 @@ class Settings:
         #: seconds within which a hang of the guest's kernel is a fault; None:
         #: vesperd's own
         self.hang_timeout: float | None = None
+        #: seconds that the guest may boot, after which that is a fault; None: vesperd's own
+        self.boot_timeout: float | None = None
         #: rules for what is a fault (vesper-rules(7)), for vesperd
         self.fault_on = ""
+        #: what is wrong with parameters without which the VM runs; the monitor
+        #: is degraded with the first
+        self.doubts: list[str] = []
+        #: names of parameters of which what was in force stays
+        self.unclear: set[str] = set()
         #: commands that must all succeed while the VM is well
         self.scripts: list[str] = []
         #: seconds that one of them may take
@@ -299,7 +306,9 @@ class Agent:
     def tell_started(self) -> str | None:
         """A new instance of the resource begins. See :meth:`tell`."""
         carried = self.carried()
-        trouble = self.tell("start", **self.wishes(), **carried)
+        # There is nothing in force yet that a list with one wrong name could leave as it is.
+        wishes = {**self.wishes(), "services": self.settings.services}
+        trouble = self.tell("start", **wishes, **carried)
         if carried and trouble is None:
             self.forget_carried()
         return trouble
@@ -326,7 +335,10 @@ class Agent:
             pass
 
     def wishes(self) -> dict[str, Any]:
-        """What vesperd is to do for this resource: fields of its requests."""
+        """What vesperd is to do for this resource: fields of its requests.
+
+        One that is unclear is left out, so that what is in force stays.
+        """
         settings = self.settings
         wishes: dict[str, Any] = {
             "probes": settings.probes,
@@ -337,6 +349,12 @@ class Agent:
             wishes["pause_timeout"] = settings.pause_timeout
         if settings.hang_timeout is not None:
             wishes["hang_timeout"] = settings.hang_timeout
+        if settings.boot_timeout is not None:
+            wishes["boot_timeout"] = settings.boot_timeout
+        for name in settings.unclear:
+            wishes.pop(name, None)
+        if settings.doubts:
+            wishes["doubt"] = settings.doubts[0]
         return wishes
 
     # -- what is known to be missing ------------------------------------------

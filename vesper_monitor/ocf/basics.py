@@ -151,14 +151,23 @@ def shortened(reason: str) -> str:
     """What Pacemaker shows of a reason.
 
     It would cut the end off; but a reason begins with what is wrong and ends
-    with what to do, so here the middle goes.
+    with what to do.  So what matters least goes first: that a guest flaps, then
+    numbers in brackets, the last first.  If that is not enough, the middle goes.
     """
+    if len(reason.encode()) > REASON_LENGTH:
+        reason = reason.partition("; flapping: ")[0]
+    end = len(reason)
+    while len(reason.encode()) > REASON_LENGTH and (end := reason.rfind(")", 0, end)) >= 0:
+        begin = reason.rfind(" (", 0, end)
+        if begin >= 0 and any(word[0].isdigit() for word in reason[begin + 2 : end].split()):
+            reason = reason[:begin] + reason[end + 1 :]
+            end = begin
     if len(reason.encode()) <= REASON_LENGTH:
         return reason
     room = REASON_LENGTH - len(CUT)
-    begin = reason.encode()[: room // 2].decode(errors="ignore")
-    end = reason.encode()[-(room // 2) :].decode(errors="ignore")
-    return begin + CUT + end
+    begin_part = reason.encode()[: room // 2].decode(errors="ignore")
+    end_part = reason.encode()[-(room // 2) :].decode(errors="ignore")
+    return begin_part + CUT + end_part
 
 
 def one_line(text: str) -> str:

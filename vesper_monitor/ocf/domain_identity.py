@@ -12,7 +12,8 @@ it takes it from whatever resource had it before.
 
 The state folder holds one file ``vesper-RESOURCE.domain`` for each resource
 that has a domain.  Its lines are name, identifier (Xen: domain number,
-libvirt: UUID; may be empty) and the key of :func:`~vesper_monitor.ocf.basics.config_key`.
+libvirt: UUID; may be empty), the key of :func:`~vesper_monitor.ocf.basics.config_key`
+and the name that parameter or file gave then (may be empty).
 """
 
 from __future__ import annotations
@@ -24,11 +25,11 @@ from vesper_monitor.ocf.call import log
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
-    from collections.abc import Iterator
+    from collections.abc import Callable, Iterator
 
     from vesper_monitor.ocf.call import Call
 
-__all__ = ["ConfiguredName", "DomainIdentity", "KnownDomain"]
+__all__ = ["ConfiguredName", "DomainIdentity", "KnownDomain", "find_configured_name"]
 
 #: Bytes of such a file that are read; a domain's name is far shorter.
 MAX_RECORD_BYTES = 4096
@@ -44,6 +45,31 @@ class ConfiguredName:
     def __init__(self, name: str | None, trouble: str = "") -> None:
         self.name = name
         self.trouble = trouble
+
+
+def find_configured_name(
+    call: Call, config: str, read_name: Callable[[bytes], str]
+) -> ConfiguredName:
+    """Return the parameter ``name``, else the name in the configuration file.
+
+    A file that has not changed since the domain was found is not read again.
+
+    :param config: name of the parameter with the file's path.
+    :param read_name: finds the name in the file's content, or raises ValueError.
+    """
+    if name := call.parameter("name"):
+        return ConfiguredName(name)
+    lines = _read_lines(call.state_file(DOMAIN))
+    if len(lines) > 4 and lines[2] == config_key(call.environ) and lines[3]:
+        return ConfiguredName(lines[3])
+    path = call.parameter(config)
+    try:
+        with open(path, "rb") as file:
+            return ConfiguredName(read_name(file.read()))
+    except OSError as error:
+        return ConfiguredName(None, f"{path}: {error.strerror}")
+    except ValueError as error:
+        return ConfiguredName(None, f"{path}: {error}")
 
 
 class KnownDomain:
@@ -113,7 +139,8 @@ class DomainIdentity:
                 _unlink(path)
         self.remembered = KnownDomain(name, ident)
         key = config_key(self._call.environ)
-        self._call.remember(DOMAIN, f"{name}\n{ident}\n{key}\n")
+        configured = self.configured.name or ""
+        self._call.remember(DOMAIN, f"{name}\n{ident}\n{key}\n{configured}\n")
 
     def forget(self) -> None:
         """Forget the domain: a stop has succeeded. Never fails."""
@@ -140,15 +167,20 @@ class DomainIdentity:
 
 
 def _read_record(path: str) -> KnownDomain | None:
-    try:
-        with open(path, "rb") as file:
-            lines = file.read(MAX_RECORD_BYTES).decode(errors="surrogateescape").split("\n")
-    except OSError:
-        return None
+    lines = _read_lines(path)
     # A line's end after the name: what was cut off while it was written is nothing.
     if len(lines) < 2 or not lines[0]:
         return None
     return KnownDomain(lines[0], lines[1])
+
+
+def _read_lines(path: str) -> list[str]:
+    """Return nothing if there is no such file."""
+    try:
+        with open(path, "rb") as file:
+            return file.read(MAX_RECORD_BYTES).decode(errors="surrogateescape").split("\n")
+    except OSError:
+        return []
 
 
 def _unlink(path: str) -> None:

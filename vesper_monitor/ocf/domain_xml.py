@@ -10,25 +10,31 @@ property ``master``, which only an override can set (its type is ``on``/``off``
 
 from __future__ import annotations
 
-from io import StringIO
-from xml.etree import ElementTree
+from vesper_monitor.xml_parser import parse_xml
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
-    from xml.etree.ElementTree import Element
+    from lxml.etree import _Element as Element
 
 __all__ = [
     "ALIAS",
     "add",
     "alias",
-    "blames_device",
+    "canonical",
+    "copy_device",
     "device",
+    "find_plain_name",
     "hot_plug",
     "masters",
-    "name_in",
     "needed",
     "parse",
+    "passes_through_pci",
+    "read_name",
+    "read_text",
     "remove",
+    "set_name",
+    "set_uuid",
+    "take_out",
     "text",
 ]
 
@@ -36,53 +42,94 @@ __all__ = [
 ALIAS = "ua-vesper"
 QEMU = "http://libvirt.org/schemas/domain/qemu/1.0"
 Q = f"{{{QEMU}}}"
+#: XML's own.
+BLANKS = " \t\r\n"
 
 
-def name_in(xml: str) -> str:
-    """The domain's name; empty if there is none.
+def find_plain_name(data: bytes) -> str:
+    """Return the name where it is seen without parsing, as in what libvirt itself wrote.
 
-    Each monitor needs it: what libvirt itself wrote is not parsed for that.
+    Each monitor needs it, and lxml takes 40 ms to start.  Empty: it must be parsed.
     """
-    begin = xml.find("<name>")
-    end = xml.find("<", begin + 6)
-    name = xml[begin + 6 : end].strip()
-    if begin >= 0 and end >= 0 and "&" not in name:
-        before = xml[:begin].rstrip()
-        if before.startswith("<domain") and before.count("<") == 1 and before.endswith(">"):
-            return name
+    head, _, rest = data.partition(b"<name>")
+    name, _, end = rest.partition(b"<")
+    begin = head.strip()
+    if not (begin.startswith(b"<domain") and begin.endswith(b">") and begin.count(b"<") == 1):
+        return ""
+    if b"&" in name or not end.startswith(b"/name>"):
+        return ""
     try:
-        return (parse(xml).findtext("name") or "").strip()
-    except ValueError:
+        return name.decode().strip(BLANKS)
+    except UnicodeDecodeError:
         return ""
 
 
-def parse(xml: str) -> Element:
+def read_name(data: bytes | str) -> str:
+    """Return the name of a domain as libvirt reads it, without blanks around it.
+
+    :raises ValueError: the XML is not understood, or has no name.
     """
+    name = read_text(parse(data), "name")
+    if not name:
+        raise ValueError("it has no <name>")
+    return name
+
+
+def read_text(root: Element, tag: str) -> str:
+    """Return the text of a child, without blanks around it; empty if there is none."""
+    # As libvirt reads it (virDomainDefParseXML(), 9.0): the text of CDATA, too, and the
+    # text around comments.
+    return str(root.xpath(f"string(./{tag}[1])")).strip(BLANKS)
+
+
+def set_name(root: Element, name: str) -> None:
+    """Let libvirt call the domain exactly this."""
+    _set(root, "name", name)
+
+
+def set_uuid(root: Element, uuid: str) -> None:
+    _set(root, "uuid", uuid)
+
+
+def _set(root: Element, tag: str, value: str) -> None:
+    from lxml import etree
+
+    element = root.find(tag)
+    if element is None:
+        element = etree.Element(tag)
+        root.insert(0, element)
+    for child in list(element):
+        element.remove(child)
+    element.text = value
+
+
+def parse(xml: bytes | str) -> Element:
+    """
+    :param xml: bytes in the encoding that they declare, or a text.
     :raises ValueError: it is no domain's.
     """
-    # libvirt knows a namespace by its prefix in places, so those stay.
-    ElementTree.register_namespace("qemu", QEMU)
-    try:
-        for _, (prefix, uri) in ElementTree.iterparse(StringIO(xml), ["start-ns"]):
-            if prefix and uri != QEMU:
-                _register(prefix, uri)
-        root = ElementTree.fromstring(xml)
-    except ElementTree.ParseError as error:
-        raise ValueError(f"not XML: {error}") from None
+    root = parse_xml(xml)
     if root.tag != "domain":
         raise ValueError(f"its root is <{root.tag}>, not <domain>")
     return root
 
 
-def _register(prefix: str, uri: str) -> None:
-    try:
-        ElementTree.register_namespace(prefix, uri)
-    except ValueError:  # one of those that the library makes up itself
-        pass
-
-
 def text(root: Element) -> str:
-    return ElementTree.tostring(root, encoding="unicode") + "\n"
+    """All of the document, with comments outside of its root."""
+    from lxml import etree
+
+    return str(etree.tostring(root.getroottree(), encoding="unicode")) + "\n"
+
+
+def canonical(root: Element) -> bytes:
+    """What two documents have in common that say the same: no comments, no blanks."""
+    from copy import deepcopy
+
+    from lxml import etree
+
+    root = deepcopy(root)
+    etree.cleanup_namespaces(root)
+    return bytes(etree.tostring(root, method="c14n2", with_comments=False, strip_text=True))
 
 
 def device(root: Element, socket: str) -> Element | None:
@@ -113,49 +160,100 @@ def masters(root: Element, shmem: Element) -> bool:
 
 
 def add(root: Element, socket: str) -> str:
-    """Add the device.
+    """Add the device, at a PCI address that changes no other device's.
 
     :returns: why it cannot be; empty: it is added.
     """
+    from lxml import etree
+
+    from vesper_monitor.ocf.pci_slot import choose_slot
+
     kind = root.get("type", "")
     if kind not in ("kvm", "qemu"):
         return f"a domain of type {kind} has no ivshmem device"
     if any(other.get("name") == ALIAS for other in root.iterfind("devices/*/alias")):
         return f"another device has the alias {ALIAS}"
+    try:
+        slot = choose_slot(root)
+    except ValueError as error:
+        return f"it has no room for VESPER's device: {error}"
     devices = root.find("devices")
     if devices is None:
-        devices = ElementTree.SubElement(root, "devices")
-    devices.append(_shmem(socket))
-    override = root.find(f"{Q}override")
-    if override is None:
-        override = ElementTree.SubElement(root, f"{Q}override")
-    frontend = ElementTree.SubElement(
-        ElementTree.SubElement(override, f"{Q}device", alias=ALIAS), f"{Q}frontend"
-    )
-    ElementTree.SubElement(frontend, f"{Q}property", name="master", type="string", value="on")
+        devices = etree.SubElement(root, "devices")
+    shmem = _shmem(socket)
+    etree.SubElement(
+        shmem, "address", type="pci", domain="0x0000", bus="0x00", slot=f"{slot:#04x}",
+        function="0x0",
+    )  # fmt: skip
+    devices.append(shmem)
+    part = etree.SubElement(_override(root), f"{Q}device", alias=ALIAS)
+    frontend = etree.SubElement(part, f"{Q}frontend")
+    etree.SubElement(frontend, f"{Q}property", name="master", type="string", value="on")
     return ""
 
 
 def _shmem(socket: str) -> Element:
-    shmem = ElementTree.Element("shmem", name="vesper", role="master")
-    ElementTree.SubElement(shmem, "model", type="ivshmem-doorbell")
-    ElementTree.SubElement(shmem, "server", path=socket)
-    ElementTree.SubElement(shmem, "msi", vectors="1", ioeventfd="on")
-    ElementTree.SubElement(shmem, "alias", name=ALIAS)
+    from lxml import etree
+
+    shmem = etree.Element("shmem", name="vesper", role="master")
+    etree.SubElement(shmem, "model", type="ivshmem-doorbell")
+    etree.SubElement(shmem, "server", path=socket)
+    etree.SubElement(shmem, "msi", vectors="1", ioeventfd="on")
+    etree.SubElement(shmem, "alias", name=ALIAS)
     return shmem
 
 
 def remove(root: Element, shmem: Element) -> None:
     """Remove the device and what is overridden of it."""
-    devices = root.find("devices")
-    if devices is not None:
-        devices.remove(shmem)
+    from lxml import etree
+
+    take_out(shmem)
     for override in root.findall(f"{Q}override"):
         for part in override.findall(f"{Q}device"):
             if part.get("alias") == alias(shmem):
-                override.remove(part)
+                take_out(part)
         if len(override) == 0:
-            root.remove(override)
+            take_out(override)
+    others = {prefix for element in root.iter("*") for prefix in element.nsmap if prefix}
+    etree.cleanup_namespaces(root, keep_ns_prefixes=others - {"qemu"})
+
+
+def copy_device(root: Element, source: Element, shmem: Element) -> None:
+    """Add another XML's device, and what is overridden of it there."""
+    from copy import deepcopy
+
+    from lxml import etree
+
+    devices = root.find("devices")
+    if devices is None:
+        devices = etree.SubElement(root, "devices")
+    devices.append(deepcopy(shmem))
+    for part in source.iterfind(f"{Q}override/{Q}device"):
+        if part.get("alias") == alias(shmem):
+            _override(root).append(deepcopy(part))
+
+
+def _override(root: Element) -> Element:
+    """What is overridden in QEMU's devices; it is made if there is nothing."""
+    from lxml import etree
+
+    override = root.find(f"{Q}override")
+    if override is None:
+        # Not declared for all of the domain: elements with a prefix that was not
+        # declared, which libvirt has left out so far, would come to life.
+        override = etree.SubElement(root, f"{Q}override", nsmap={"qemu": QEMU})
+    return override
+
+
+def take_out(element: Element) -> None:
+    """Remove an element, and keep the text behind it."""
+    parent, before = element.getparent(), element.getprevious()
+    if element.tail:
+        if before is not None:
+            before.tail = (before.tail or "") + element.tail
+        else:
+            parent.text = (parent.text or "") + element.tail
+    parent.remove(element)
 
 
 def hot_plug(socket: str) -> str:
@@ -169,11 +267,12 @@ def needed(root: Element, kind: str) -> list[str]:
     return sorted({name for name in found if name})
 
 
+def passes_through_pci(root: Element) -> bool:
+    """Whether the domain gets PCI devices of the host's own."""
+    found = ("hostdev[@type='pci']", "interface[@type='hostdev']")
+    return any(root.find(f"devices/{path}") is not None for path in found)
+
+
 def alias(shmem: Element) -> str:
     found = shmem.find("alias")
     return found.get("name", "") if found is not None else ""
-
-
-def blames_device(error: str) -> bool:
-    """Whether what libvirt or QEMU says may be about the device."""
-    return any(word in error.lower() for word in ("vesper", "shmem"))

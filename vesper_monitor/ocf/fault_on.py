@@ -1,7 +1,7 @@
 # SPDX-License-Identifier: GPL-2.0-or-later
 """The parameter ``fault_on``, looked at before the VM starts.
 
-Not imported by a monitor: vesperd judges, and a wrong text has been refused.
+Not imported by a monitor: vesperd says whether a text is wrong.
 """
 
 from __future__ import annotations

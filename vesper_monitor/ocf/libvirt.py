@@ -7,7 +7,7 @@ import os
 
 from vesper_monitor.ocf import actions
 from vesper_monitor.ocf.agent import Agent, Settings
-from vesper_monitor.ocf.domain_identity import ConfiguredName
+from vesper_monitor.ocf.domain_identity import find_configured_name
 from vesper_monitor.ocf.parameters import Reader
 from vesper_monitor.ocf.virsh import Options, Virsh
 
@@ -17,36 +17,21 @@ if TYPE_CHECKING:
 
     from vesper_monitor.ocf.call import Call
 
-__all__ = ["configured_name", "main", "settings"]
+__all__ = ["main", "settings"]
 
 #: What virsh knows (virDomainShutdownFlagValues).
 SHUTDOWN_MODES = ("acpi", "agent", "initctl", "signal", "paravirt")
 UTILIZATION = ("cpu", "host_memory", "hv_memory")
 #: libvirt's configuration of its clients.
 CLIENT_CONFIG = "/etc/libvirt/libvirt.conf"
-
-
-def configured_name(call: Call) -> ConfiguredName:
-    """Parameter, else ``<name>`` in the config."""
-    if name := call.parameter("name"):
-        return ConfiguredName(name)
-    path = call.parameter("config")
-    try:
-        with open(path, "rb") as file:
-            return ConfiguredName(_read_name(file.read()))
-    except OSError as error:
-        return ConfiguredName(None, f"{path}: {error.strerror}")
-    except ValueError as error:
-        return ConfiguredName(None, f"{path}: {error}")
+DEFAULT_URI = "qemu:///system"
 
 
 def _read_name(data: bytes) -> str:
-    from vesper_monitor.ocf.domain_xml import name_in
+    """:raises ValueError: it is no domain's, or names none."""
+    from vesper_monitor.ocf.domain_xml import read_name  # brings lxml
 
-    name = name_in(data.decode(errors="replace"))
-    if not name:
-        raise ValueError("it names no domain")
-    return name
+    return read_name(data)
 
 
 def settings(call: Call, *, strict: bool) -> tuple[Settings, Options]:
@@ -55,7 +40,8 @@ def settings(call: Call, *, strict: bool) -> tuple[Settings, Options]:
     :raises Exit: code 6 with what is wrong, if strict.
     """
     read = Reader(call)
-    found = Settings(read.path("config", "the domain's libvirt XML file"), configured_name(call))
+    config = read.path("config", "the domain's libvirt XML file")
+    found = Settings(config, find_configured_name(call, "config", _read_name))
     if "/" in (found.configured.name or ""):
         read.wrong.append(f"domain name {found.configured.name}: libvirt allows no / in it")
     read.common(found)
@@ -85,7 +71,9 @@ def _options(read: Reader) -> Options:
     modes = options.shutdown_mode.split(",") if options.shutdown_mode else []
     if any(mode not in SHUTDOWN_MODES for mode in modes):
         known = ", ".join(SHUTDOWN_MODES)
-        read.wrong.append(f"parameter shutdown_mode={options.shutdown_mode}: must be of {known}")
+        read.doubt(
+            "shutdown_mode", f"parameter shutdown_mode={options.shutdown_mode}: must be of {known}"
+        )
         options.shutdown_mode = ""
     options.sync_config = read.boolean("sync_config_on_stop")
     options.save_config = read.boolean("save_config_on_stop") or options.sync_config
@@ -119,10 +107,18 @@ def _default_uri() -> str:
             for line in file:
                 key, _, value = line.partition("=")
                 if key.strip() == "uri_default":
-                    return value.strip().strip("\"'")
+                    return _unquote(value.strip()) or DEFAULT_URI
     except OSError:
         pass
-    return "qemu:///system"
+    return DEFAULT_URI
+
+
+def _unquote(value: str) -> str:
+    """A text in libvirt's configuration, without its quotes and the comment behind it."""
+    for quote in ('"""', '"', "'"):
+        if value.startswith(quote):
+            return value[len(quote) :].partition(quote)[0].strip()
+    return value.partition("#")[0].strip()
 
 
 def _agent(call: Call, strict: bool) -> Agent:

@@ -108,15 +108,11 @@ def _wait_for_free(agent: Agent, wanted: int) -> None:
 
 
 def _configured(path: str, key: str) -> int | None:
-    """A number out of a configuration file; None: it has none."""
+    """A number out of a configuration file; None: it has none that xl would take."""
+    from vesper_monitor.ocf.xl_config import read_number
+
     try:
-        with open(path, errors="replace") as file:
-            lines = file.read(65536).splitlines()
-    except OSError:
+        with open(path, "rb") as file:
+            return read_number(file.read(), key)
+    except (OSError, ValueError):
         return None
-    for line in lines:
-        name, equals, value = line.partition("=")
-        value = value.partition("#")[0].strip().strip("\"'")
-        if equals and name.strip() == key and value.isascii() and value.isdecimal():
-            return int(value)
-    return None

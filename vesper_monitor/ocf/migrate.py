@@ -58,8 +58,13 @@ def _show(agent: Agent, reason: str) -> None:
         return
     agent.call.remember("migration", reason)
     words = ["--update", shortened(reason)] if reason else ["--delete"]
+    # Pacemaker's tools run in the C locale, and refuse all else (exit 64).
+    command = [
+        word.encode("ascii", "backslashreplace").decode("ascii")
+        for word in ("attrd_updater", "--name", name, *words)
+    ]
     try:
-        run(["attrd_updater", "--name", name, *words], agent.limit(ASK_LIMIT))
+        run(command, agent.limit(ASK_LIMIT))
     except ToolstackError as error:
         log(f"{name}: {error}")
 

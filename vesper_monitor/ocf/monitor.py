@@ -240,7 +240,8 @@ class Monitor:
         if result == "degraded":
             # Whoever does not watch it does not see its end either.
             self._look()
-            note = self._agent.noted()
+            # With a doubt about its parameters it is watched, whatever was noted at the start.
+            note = "" if reason in self._agent.settings.doubts else self._agent.noted()
             raise Exit(Code.DEGRADED, f"{self._vm} is not watched: {note}" if note else reason)
         if result == "dead":
             told = answer.get("fault")
@@ -263,6 +264,7 @@ class Monitor:
             # It is there again: it has rebooted. A domain with another id is
             # another instance, whose start vesperd must be told.
             log(f"{self._vm}: runs again, so it has rebooted ({reason})")
+            self._agent.claim_domain()
             if trouble := self._agent.tell_started():
                 raise Exit(Code.DEGRADED, f"{self._vm} runs and is not watched: {trouble}")
             return

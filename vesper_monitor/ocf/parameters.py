@@ -1,10 +1,15 @@
 # SPDX-License-Identifier: GPL-2.0-or-later
-"""The parameters of a call, understood: how any is read, and those all agents have."""
+"""The parameters of a call, understood: how any is read, and those all agents have.
+
+A mistake in what is watched is never an outage: Pacemaker stops a VM on all
+nodes if an action says that its configuration is wrong.  So a start refuses
+only what the VM cannot run with, and only ``validate-all`` refuses the rest.
+"""
 
 from __future__ import annotations
 
 from vesper_monitor.ocf.agent import DEFAULT_PROBES
-from vesper_monitor.ocf.call import Code, Exit
+from vesper_monitor.ocf.call import Code, Exit, log
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
@@ -17,8 +22,10 @@ __all__ = ["Reader"]
 
 #: Longest name of a process that the kernel keeps (TASK_COMM_LEN - 1).
 COMM_LENGTH = 15
+#: Names in one list that vesperd takes (MAX_NAMES in vesper_monitor/daemon/request.py).
+MAX_NAMES = 64
 
-#: As ocf_is_true() of resource-agents understands a boolean.
+#: As ocf_is_true() of resource-agents understands a boolean; all else is false.
 TRUE = ("yes", "true", "1", "ja", "on")
 FALSE = ("no", "false", "0", "nein", "off", "")
 
@@ -32,34 +39,48 @@ class Reader:
 
     def __init__(self, call: Call) -> None:
         self._call = call
-        #: what is wrong, in the order in which it was found
+        #: with what the VM cannot run, in the order in which it was found
         self.wrong: list[str] = []
+        #: with what it runs, but not as its administrator wants
+        self.doubts: list[str] = []
+        #: what is odd, and means to us what it means to the stock agents
+        self.remarks: list[str] = []
+        #: parameters of which the value is not to be used
+        self.unclear: set[str] = set()
 
     def text(self, name: str) -> str:
         return self._call.parameter(name)
+
+    def doubt(self, name: str, text: str) -> None:
+        """A value that is not to be used. :param text: what is wrong with it."""
+        self.doubts.append(text)
+        self.unclear.add(name)
 
     def number(self, name: str, default: float | None, least: int = 0) -> float | None:
         text = self.text(name)
         if not text:
             return default
-        if text.isascii() and text.isdecimal() and int(text) >= least:
+        # A longer one is no number of seconds, and may be too much for a float.
+        if text.isascii() and text.isdecimal() and len(text) <= 15 and int(text) >= least:
             return float(text)
         bound = f" of at least {least}" if least else ""
-        self.wrong.append(f"parameter {name}={text}: must be a whole number{bound}")
+        self.doubt(name, f"parameter {name}={text}: must be a whole number{bound}")
         return default
 
     def boolean(self, name: str, default: bool = False) -> bool:
         text = self.text(name).lower()
         if text not in TRUE + FALSE:
-            self.wrong.append(f"parameter {name}={text}: must be true or false")
-            return default
+            self.remarks.append(f"parameter {name}={text}: is taken for false; write true or false")
         return text in TRUE if text else default
 
     def names(self, name: str, default: str, problem: Callable[[str], str]) -> list[str]:
         """Words, separated by blanks or commas, but for those that have a problem."""
         listed = (self.text(name) or default).replace(",", " ").split()
-        self.wrong.extend(filter(None, map(problem, listed)))
-        return [item for item in listed if not problem(item)]
+        for text in filter(None, map(problem, listed)):
+            self.doubt(name, text)
+        if len(listed) > MAX_NAMES:
+            self.doubt(name, f"parameter {name}: has more than {MAX_NAMES} names")
+        return [item for item in listed if not problem(item)][:MAX_NAMES]
 
     def path(self, name: str, what: str) -> str:
         """A required absolute path. :param what: it must name."""
@@ -79,19 +100,31 @@ class Reader:
         found.pause_timeout = self.number("pause_timeout", None)
         found.hang_timeout = self.number("hang_timeout", None)
         if found.hang_timeout == 1:  # vesper_monitor.guest.liveness.MIN_TIMEOUT
-            self.wrong.append("parameter hang_timeout=1: must be 0 or at least 2")
+            self.doubt("hang_timeout", "parameter hang_timeout=1: must be 0 or at least 2")
+        found.boot_timeout = self.number("boot_timeout", None)
         found.scripts = self.text("monitor_scripts").split()
         found.script_timeout = self.number("monitor_scripts_timeout", 10, 1) or 10
         found.script_interval = self.number("monitor_scripts_interval", 10, 1) or 10
+        # The same lists, to which an agent of one hypervisor adds.
+        found.doubts, found.unclear = self.doubts, self.unclear
 
     def refuse(self, found: Settings) -> None:
-        """:raises Exit: code 6 with the first thing that is wrong, if any is."""
+        """Refuse what is wrong, and say what is doubtful.
+
+        :raises Exit: code 6 with the first thing that is wrong: for a start
+            what the VM cannot run with, for ``validate-all`` anything.
+        """
+        doubts = self.doubts + self.remarks
         if found.fault_on and not self.wrong:
             from vesper_monitor.ocf.fault_on import wrong_rules
 
-            self.wrong.extend(filter(None, [wrong_rules(found)]))
-        if self.wrong:
-            raise Exit(Code.CONFIGURED, self.wrong[0])
+            doubts += filter(None, [wrong_rules(found)])
+        refused = self.wrong + (doubts if self._call.action == "validate-all" else [])
+        # Pacemaker would stop a running VM on all nodes for a reload that fails.
+        if refused and self._call.action != "reload-agent":
+            raise Exit(Code.CONFIGURED, refused[0])
+        for text in self.wrong + doubts:
+            log(text)
 
 
 def _wrong_probe(name: str) -> str:
@@ -101,6 +134,11 @@ def _wrong_probe(name: str) -> str:
 
 
 def _wrong_service(name: str) -> str:
+    if "'" in name or '"' in name:
+        return (
+            f"parameter services: {name} has a quotation mark; names are separated by blanks, and "
+            "one with a blank in it is for fault_on, see vesper-rules(7)"
+        )
     if "/" in name:
         return (
             f"parameter services: {name} is a path; needed is the process's name as "

@@ -38,6 +38,8 @@ CLEAR_AWAY = 10.0
 #: Seconds that a guest has for its shutdown where nobody says anything
 #: (the stock agent's value for a call without a timeout).
 SHUTDOWN_WITHOUT_TIMEOUT = 60.0
+#: Causes of a domain's end, as vesperd has them, after which it does not come back.
+FINAL_CAUSES = ("asked", "failure")
 #: Seconds: a guest that gets less than that to shut down is destroyed at once.
 LEAST_SHUTDOWN_S = 2.0
 #: Seconds that one try to destroy a domain may take, if they are left.
@@ -111,6 +113,8 @@ class Stop:
             if not agent.settings.keep_crashed:
                 return
         state = self._look_until_known()
+        if state is DomainState.GONE and known.get("cause") not in FINAL_CAUSES:
+            state = self._let_reboot()
         if state in ALIVE and gone:
             state = self._let_crash()
         elif state in ALIVE:
@@ -144,6 +148,18 @@ class Stop:
                     raise
                 log(f"{self._vm}: {error}; looking again")
                 self._agent.pause()
+
+    def _let_reboot(self) -> DomainState:
+        """A domain that ran here and is not listed may be rebooting: then it comes back.
+
+        :raises ToolstackError: not known.
+        """
+        agent = self._agent
+        gap = agent.toolstack.reboot_gap if agent.identity.remembered is not None else 0.0
+        end = time.monotonic() + min(gap, agent.call.left() / 3)
+        while (state := agent.state()) is DomainState.GONE and time.monotonic() < end:
+            agent.pause()
+        return state
 
     def _without_toolstack(self, error: ToolstackMissing) -> None:
         if self._agent.state_by_vesperd() is DomainState.GONE:

@@ -175,9 +175,12 @@ class Virsh:
             self._hangs_until = time.monotonic() + HANG_PAUSE
             return self._by_process(error)
         except ToolstackError as error:
-            if "not supported" not in str(error):
+            # Not by what the error says: that may be in any language.
+            if self.driver() == "qemu" or isinstance(error, ToolstackMissing):
                 return self._by_process(error)
-            stats = self._listed(limit)
+            from vesper_monitor.ocf.virsh_list import list_states
+
+            stats = list_states(self, limit)
         return self._understood(stats)
 
     def _understood(self, stats: dict[str, tuple[int, int]]) -> dict[str, DomainState]:
@@ -201,15 +204,6 @@ class Virsh:
             if number == 0 or (number == 3 and reason in ARRIVING):
                 self._arriving.add(name)
             found[name] = state
-        return found
-
-    def _listed(self, limit: float) -> dict[str, tuple[int, int]]:
-        """For drivers without domstats (LXC, Xen), which know no reasons either."""
-        found = {}
-        for state, words in ((5, ["--inactive"]), (1, []), (3, ["--state-paused"])):
-            for name in self.do(limit, "list", "--name", *words).splitlines():
-                if name:
-                    found[name] = (state, 0)
         return found
 
     def _by_process(self, error: ToolstackError) -> dict[str, DomainState]:
@@ -246,10 +240,18 @@ class Virsh:
         """Whether libvirtd did not answer lately."""
         return time.monotonic() < self._hangs_until
 
+    def driver(self) -> str:
+        """libvirt's driver, by the URI; empty: an alias of a URI."""
+        scheme, colon, _ = self.options.uri.partition(":")
+        return scheme.partition("+")[0] if colon else ""
+
     def local(self) -> bool:
-        """Whether this host's system libvirtd is meant, whose processes are known."""
+        """Whether this host's system libvirtd is meant, whose processes are known.
+
+        What comes after ``?`` only says how it is reached.
+        """
         scheme, _, rest = self.options.uri.partition("://")
-        return scheme in ("qemu", "qemu+unix") and rest == "/system"
+        return scheme in ("qemu", "qemu+unix") and rest.partition("?")[0] == "/system"
 
     def why(self, name: str) -> str:
         return self._why.get(name, "")

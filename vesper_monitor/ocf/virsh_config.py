@@ -8,16 +8,19 @@ from __future__ import annotations
 
 import os
 
-from vesper_monitor.ocf import domain_xml, holder
+from vesper_monitor.ocf import domain_xml, holder, vtpm
 from vesper_monitor.ocf.call import log
 from vesper_monitor.ocf.files import replace
+from vesper_monitor.ocf.pci_slot import read_number
 from vesper_monitor.ocf.toolstack import ToolstackError, run, told
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
+    from lxml.etree import _Element as Element
+
     from vesper_monitor.ocf.virsh import Virsh
 
-__all__ = ["save"]
+__all__ = ["save", "take_out_ours"]
 
 
 def save(virsh: Virsh, name: str, limit: float) -> None:
@@ -37,18 +40,67 @@ def save(virsh: Virsh, name: str, limit: float) -> None:
 
 def _save(virsh: Virsh, config: str, name: str, limit: float) -> bool:
     """:returns: whether the file has changed."""
-    root = domain_xml.parse(virsh.do(limit, "dumpxml", "--inactive", "--security-info", name))
+    root = domain_xml.parse(virsh.do_to(name, limit, "dumpxml", "--inactive", "--security-info"))
     if root.findtext("name") != name:
         raise ValueError("what libvirt says of it is of another domain")
-    with open(config, errors="replace") as file:
-        old = file.read()
-    path = holder.qemu_socket()
-    device = domain_xml.device(root, path)
-    if device is not None and domain_xml.device(domain_xml.parse(old), path) is None:
-        # It was added for this run alone.
-        domain_xml.remove(root, device)
-    text = domain_xml.text(root)
-    if text == old:
+    with open(config, "rb") as file:
+        old = domain_xml.parse(file.read())
+    take_out_ours(root, old, holder.qemu_socket())
+    if domain_xml.canonical(root) == domain_xml.canonical(old):
         return False
-    replace(config, text, os.stat(config))
+    replace(config, domain_xml.text(root).encode(), os.stat(config))
     return True
+
+
+def take_out_ours(root: Element, file: Element, socket: str) -> None:
+    """Undo in a running domain's XML what was done for this run alone.
+
+    :param file: the XML that its file has now.
+    :raises ValueError: the file is another domain's.
+    """
+    _restore_name(root, file)
+    running, own = domain_xml.device(root, socket), domain_xml.device(file, socket)
+    if running is not None and own is None:
+        _remove_device(root, file, running)
+    elif running is None and own is not None:
+        # It runs without, as nobody could serve it: that is no reason to lose it.
+        domain_xml.copy_device(root, file, own)
+    vtpm.restore_choice(root, file)
+
+
+def _restore_name(root: Element, file: Element) -> None:
+    """The name in the file stays, where the resource's is another."""
+    name, uuid = domain_xml.read_text(file, "name"), domain_xml.read_text(file, "uuid")
+    if name == root.findtext("name"):
+        return
+    if not uuid or uuid.lower() != (root.findtext("uuid") or "").lower():
+        raise ValueError(f"the file is of another domain: {name or 'without a name'}")
+    domain_xml.set_name(root, name)
+
+
+def _remove_device(root: Element, file: Element, device: Element) -> None:
+    """Remove the device, and the bridges that libvirt has added for it alone."""
+    bus = _bus(device)
+    domain_xml.remove(root, device)
+    while bus > 0 and all(_bus(other) != bus for other in root.iterfind("devices/*")):
+        bridge = _controller(root, bus)
+        if bridge is None or _controller(file, bus) is not None:
+            return
+        bus = _bus(bridge)
+        domain_xml.take_out(bridge)
+
+
+def _bus(device: Element) -> int:
+    """The number of the PCI bus that a device is on; 0 also if on none."""
+    address = device.find("address")
+    if address is None or address.get("type") != "pci":
+        return 0
+    return read_number(address, "bus")
+
+
+def _controller(root: Element, bus: int) -> Element | None:
+    """The PCI controller that a bus belongs to."""
+    for controller in root.iterfind("devices/controller"):
+        if controller.get("type") == "pci" and read_number(controller, "index") == bus:
+            return controller
+    return None

@@ -19,6 +19,8 @@ from vesper_monitor.ocf.virsh_unplug import live, unplug
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
+    from lxml.etree import _Element as Element
+
     from vesper_monitor.ocf.toolstack import Background
     from vesper_monitor.ocf.virsh import Options, Virsh
 
@@ -42,10 +44,10 @@ class Route:
     def __init__(self, options: Options, node: str) -> None:
         host = _suffixed(node, options.network_suffix)
         #: how libvirt's client reaches the target's libvirtd
-        self.remote = options.remote_uri.replace("%n", node)
+        self.remote = _with_host(options.remote_uri, node)
         if not self.remote:
             user = f"{options.user}@" if options.user else ""
-            self.remote = _elsewhere(options.uri, options.transport, user + host)
+            self.remote = _elsewhere(options.uri, options.transport, user + _bracketed(host))
         else:
             host = node
         words = iter(options.migrate_options)
@@ -59,12 +61,12 @@ class Route:
                 value = next(words, "")
                 given = given or value
             else:
-                self.options.append(word.replace("%n", host))
+                self.options.append(_with_host(word, host))
         #: how the memory goes; empty: libvirt's choice
-        self.memory = given.replace("%n", host)
+        self.memory = _with_host(given, host)
         if not given and options.network_suffix:
             scheme = options.uri.partition(":")[0].partition("+")[0]
-            target = _suffixed(node, options.network_suffix)
+            target = _bracketed(_suffixed(node, options.network_suffix))
             if scheme == "xen":
                 self.memory = target
             elif scheme == "qemu":
@@ -80,12 +82,28 @@ def _suffixed(node: str, suffix: str) -> str:
     return name + suffix + dot + domain
 
 
+def _bracketed(host: str) -> str:
+    """A host as a URI has it: an IPv6 address in brackets."""
+    return f"[{host}]" if ":" in host and not host.startswith("[") else host
+
+
+def _with_host(text: str, host: str) -> str:
+    """Put a host in the place of each ``%n``."""
+    if "://" not in text:
+        return text.replace("%n", host)
+    return text.replace("[%n]", "%n").replace("%n", _bracketed(host))
+
+
 def _elsewhere(uri: str, transport: str, host: str) -> str:
-    """The same hypervisor on another host: ``qemu+TRANSPORT://HOST/system``."""
+    """The same hypervisor on another host: ``qemu+TRANSPORT://HOST/system``.
+
+    :param host: with the user's name before it, if there is one.
+    """
     scheme, _, rest = uri.partition("://")
     here, _, path = rest.partition("/")
     driver, _, old = scheme.partition("+")
-    port = here.rpartition(":")[2] if ":" in here else ""
+    # What is left of [fd00::1]:16509 without the address.
+    port = here.rpartition("]")[2].rpartition(":")[2] if ":" in here.rpartition("]")[2] else ""
     via = transport or old
     return f"{driver}{'+' + via if via else ''}://{host}{':' + port if port else ''}/{path}"
 
@@ -113,8 +131,10 @@ def migrate(virsh: Virsh, name: str, node: str, limit: float) -> None:
         try:
             _send(virsh, name, route, end)
         except ToolstackError as error:
-            if device is None or unplugged or not domain_xml.blames_device(str(error)):
+            if device is None or unplugged or not _names_device(error, device):
                 raise
+            if name not in virsh.states(LIMIT):
+                raise  # it is not here any more
             log(f"{name}: {error}; unplugging VESPER's device and trying again")
             try:
                 unplug(virsh, name, root, device)
@@ -129,6 +149,16 @@ def migrate(virsh: Virsh, name: str, node: str, limit: float) -> None:
         if unplugged and (trouble := _plug(virsh, name)):
             log(f"{name}: is not watched any more: {trouble}")
         raise
+
+
+def _names_device(error: ToolstackError, device: Element) -> bool:
+    """Whether an error is about the device: by names that no translation changes.
+
+    QEMU at the target says which socket it cannot connect to, or which device it does
+    not know.
+    """
+    names = ("shmem", holder.folder(), domain_xml.alias(device))
+    return any(name and name in str(error) for name in names)
 
 
 def arrived(virsh: Virsh, name: str, limit: float) -> str:
@@ -155,25 +185,26 @@ def _send(virsh: Virsh, name: str, route: Route, end: float) -> None:
     """:raises ToolstackError: it did not go."""
     options = virsh.options
     if options.speed:
-        virsh.do(LIMIT, "migrate-setspeed", name, str(options.speed))
+        virsh.do_to(name, LIMIT, "migrate-setspeed", str(options.speed))
     memory = [route.memory] if route.memory else []
-    command = virsh.command("migrate", "--live", *route.options, name, route.remote, *memory)
+    uuid = virsh.find_ident(name, LIMIT)
+    command = virsh.command("migrate", "--live", *route.options, uuid, route.remote, *memory)
     log(f"{name}: {' '.join(command)}")
     job = spawn(command)
     abort = end - min(ABORT_LIMIT, (end - time.monotonic()) / 4)
     if options.downtime:
-        _set_downtime(virsh, name, job, abort)
+        _set_downtime(virsh, name, uuid, job, abort)
     if job.wait(abort - time.monotonic()) is None:
         # It would go on, and the domain would be at the target after all.
         try:
-            virsh.do((end - time.monotonic()) / 2, "domjobabort", name)
+            virsh.do((end - time.monotonic()) / 2, "domjobabort", uuid)
         except ToolstackError as error:
             log(f"{name}: {error}")
     finished(job, end - time.monotonic())
 
 
-def _set_downtime(virsh: Virsh, name: str, job: Background, end: float) -> None:
-    words = ("migrate-setmaxdowntime", name, str(virsh.options.downtime))
+def _set_downtime(virsh: Virsh, name: str, uuid: str, job: Background, end: float) -> None:
+    words = ("migrate-setmaxdowntime", uuid, str(virsh.options.downtime))
     trouble: ToolstackError | None = None
     while job.wait(DOWNTIME_PAUSE) is None and time.monotonic() < end:
         try:
@@ -190,9 +221,10 @@ def _plug(virsh: Virsh, name: str) -> str:
     if trouble := holder.trouble():
         return trouble
     try:
+        uuid = virsh.find_ident(name, LIMIT)
         in_memory(
-            domain_xml.hot_plug(holder.qemu_socket()),
-            lambda path, fd: virsh.do(LIMIT, "attach-device", name, path, "--live", keep=(fd,)),
+            domain_xml.hot_plug(holder.qemu_socket()).encode(),
+            lambda path, fd: virsh.do(LIMIT, "attach-device", uuid, path, "--live", keep=(fd,)),
         )
     except ToolstackError as error:
         return str(error)

@@ -12,14 +12,15 @@ import os
 import time
 
 from vesper_monitor.domain_state import DomainState
-from vesper_monitor.ocf import domain_xml, holder
+from vesper_monitor.ocf import domain_xml, holder, vtpm
 from vesper_monitor.ocf.call import log
-from vesper_monitor.ocf.files import in_memory, replace
+from vesper_monitor.ocf.files import in_memory
 from vesper_monitor.ocf.toolstack import ToolstackError, ToolstackHangs, run, told
+from vesper_monitor.ocf.virsh_undefine import take_uuid, undefine
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
-    from xml.etree.ElementTree import Element
+    from lxml.etree import _Element as Element
 
     from vesper_monitor.ocf.virsh import Options, Virsh
 
@@ -27,6 +28,8 @@ __all__ = ["check", "create", "start_resources", "suspend"]
 
 #: Seconds for a command beside the start itself.
 LIMIT = 20.0
+#: Seconds that another try to start the domain needs, at least.
+RETRY_LEAST = 2.0
 #: Seconds between two tries to reach a libvirtd that is being restarted.
 AWAY_PAUSE = 1.0
 #: What virsh says of that. (QEMU's own "failed to connect" is another one.)
@@ -39,14 +42,31 @@ def create(virsh: Virsh, config: str, name: str, limit: float) -> str:
     options = virsh.options
     if options.snapshot and os.path.exists(state := _state_file(options, name)):
         return _restore(virsh, name, state, limit)
-    text = _read(config)
-    root = _parse(config, text)
-    if name in virsh.defined:
-        _undefine(virsh, config, name, text)
+    data = _read(config)
+    root = _parse(config, data)
+    domain_xml.set_name(root, name)
+    if doubt := vtpm.find_doubt(root):
+        log(f"{name}: {doubt}")
+    vtpm.keep_state(root)
+    defined = name in virsh.defined and not undefine(virsh, config, name, data, root)
+    if defined:
+        take_uuid(virsh, name, root)
     if options.start_resources:
         start_resources(virsh, root)
     if options.backing_file:
         _make_image(options, config, end)
+    note = _create_with_device(virsh, root, name, end)
+    if not defined and vtpm.list_backends(root):
+        _check_tpm(virsh, name)
+    return note
+
+
+def _create_with_device(virsh: Virsh, root: Element, name: str, end: float) -> str:
+    """Start the domain with VESPER's device; where that fails, once without it.
+
+    :returns: why it has no device.
+    :raises ToolstackError: it does not run.
+    """
     path = holder.qemu_socket()
     lacks = domain_xml.device(root, path) is None
     note = prepare(virsh, root)
@@ -55,14 +75,26 @@ def create(virsh: Virsh, config: str, name: str, limit: float) -> str:
         log(f"{name}: gets VESPER's device, which its file lacks (add_device)")
     try:
         _create(virsh, root, end)
+    except ToolstackHangs:
+        raise
     except ToolstackError as error:
-        if device is None or not domain_xml.blames_device(str(error)):
+        # What libvirt says of it may be anything, in any language.
+        if device is None or not _is_gone(virsh, name) or end - time.monotonic() < RETRY_LEAST:
             raise
         log(f"{name}: {error}; trying again without VESPER's device")
         domain_xml.remove(root, device)
-        note = str(error)
+        note = f"it does not start with VESPER's device: {error}"
         _create(virsh, root, end)
     return note
+
+
+def _is_gone(virsh: Virsh, name: str) -> bool:
+    """Whether a domain certainly is not there."""
+    try:
+        return name not in virsh.states(LIMIT)
+    except ToolstackError as error:
+        log(f"{name}: {error}")
+        return False
 
 
 def prepare(virsh: Virsh, root: Element) -> str:
@@ -75,6 +107,11 @@ def prepare(virsh: Virsh, root: Element) -> str:
     name = root.findtext("name")
     if device is None and not virsh.options.add_device:
         return "its XML has no VESPER device, and add_device=false"
+    if device is not None and device.find("address") is None:
+        log(
+            f"{name}: VESPER's device in its XML has no <address>: other devices' addresses may "
+            "change when it is left out"
+        )
     if trouble := holder.trouble():
         if device is not None:
             # QEMU would not start, or wait for it for ever.
@@ -90,13 +127,21 @@ def prepare(virsh: Virsh, root: Element) -> str:
 def check(virsh: Virsh, config: str, limit: float) -> str:
     """What libvirt has against a configuration file; empty: nothing.
 
+    VESPER's device is not added: the domain starts without it, too.
+
     :raises ToolstackError: not known.
     """
     try:
-        root = _parse(config, _read(config))
-        prepare(virsh, root)
+        data = _read(config)
+        root = _parse(config, data)
+        if doubt := vtpm.find_doubt(root):
+            log(f"{config}: {doubt}")
+        if virsh.driver() != "qemu" or domain_xml.passes_through_pci(root):
+            # libvirtd 9.0 refuses host devices in domxml-to-native, or crashes.
+            log(f"{config}: whether {virsh.options.uri} accepts it is seen when it starts")
+            return ""
         in_memory(
-            domain_xml.text(root),
+            domain_xml.text(root).encode(),
             lambda path, fd: virsh.do(
                 limit, "domxml-to-native", "qemu-argv", path, keep=(fd,)
             ),
@@ -104,7 +149,7 @@ def check(virsh: Virsh, config: str, limit: float) -> str:
     except ToolstackHangs:
         raise
     except ToolstackError as error:
-        if "not supported" in str(error) or any(word in str(error).lower() for word in AWAY):
+        if any(word in str(error).lower() for word in AWAY):
             raise
         return str(error)
     return ""
@@ -115,7 +160,7 @@ def suspend(virsh: Virsh, name: str, limit: float) -> bool:
     state = _state_file(virsh.options, name)
     log(f"{name}: saving it to {state}")
     try:
-        virsh.do(limit, "save", name, state)
+        virsh.do_to(name, limit, "save", state)
     except ToolstackError as error:
         log(f"{name}: not saved, it is to shut down: {error}")
         return False
@@ -148,7 +193,7 @@ def _create(virsh: Virsh, root: Element, end: float) -> None:
     while True:
         try:
             in_memory(
-                domain_xml.text(root),
+                domain_xml.text(root).encode(),
                 lambda path, fd: virsh.do(end - time.monotonic(), "create", path, keep=(fd,)),
             )
             return
@@ -176,18 +221,18 @@ def _restore(virsh: Virsh, name: str, state: str, limit: float) -> str:
     return ""
 
 
-def _undefine(virsh: Virsh, config: str, name: str, text: str) -> None:
-    """libvirt removes its own file of it, which may be this one: then it is put back."""
-    log(f"{name}: is defined in libvirt, which must not start it by itself: undefining it")
+def _check_tpm(virsh: Virsh, name: str) -> None:
+    """Say so where libvirt is too old to keep the TPM's state. Never fails."""
     try:
-        before = os.stat(config)
-        virsh.do(LIMIT, "undefine", "--keep-nvram", name)
-        if not os.path.exists(config):
-            replace(config, text, before)
-    except OSError as error:
-        raise ToolstackError(f"{config}: {error.strerror}") from error
-    except ToolstackError as error:
-        log(f"{name}: stays defined (it has snapshots?): {error}")
+        live = domain_xml.parse(virsh.do_to(name, LIMIT, "dumpxml"))
+    except (ToolstackError, ValueError) as error:
+        log(f"{name}: whether the state of its vTPM is kept is not known: {error}")
+        return
+    if vtpm.is_lost_at_end(live):
+        log(
+            f"{name}: the state of its vTPM is lost when it ends: its XML says so, or libvirt is "
+            "older than 7.0"
+        )
 
 
 def _make_image(options: Options, config: str, end: float) -> None:
@@ -224,18 +269,18 @@ def _state_file(options: Options, name: str) -> str:
     return os.path.join(options.snapshot, f"{name}.state")
 
 
-def _read(config: str) -> str:
+def _read(config: str) -> bytes:
     """:raises ToolstackError:"""
     try:
-        with open(config, errors="replace") as file:
+        with open(config, "rb") as file:
             return file.read()
     except OSError as error:
         raise ToolstackError(f"{config}: {error.strerror}") from error
 
 
-def _parse(config: str, text: str) -> Element:
+def _parse(config: str, data: bytes) -> Element:
     """:raises ToolstackError:"""
     try:
-        return domain_xml.parse(text)
+        return domain_xml.parse(data)
     except ValueError as error:
         raise ToolstackError(f"{config}: {error}") from None

@@ -28,7 +28,7 @@ from vesper_monitor.ocf.toolstack import ToolstackError
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
-    from xml.etree.ElementTree import Element
+    from lxml.etree import _Element as Element
 
     from vesper_monitor.ocf.virsh import Virsh
 
@@ -49,7 +49,7 @@ OCCUPIERS = 32
 def live(virsh: Virsh, name: str, limit: float) -> Element:
     """The XML of a domain that runs. :raises ToolstackError: not known."""
     try:
-        return domain_xml.parse(virsh.do(limit, "dumpxml", name))
+        return domain_xml.parse(virsh.do_to(name, limit, "dumpxml"))
     except ValueError as error:
         raise ToolstackError(f"virsh dumpxml {name}: {error}") from None
 
@@ -62,7 +62,7 @@ def unplug(virsh: Virsh, name: str, root: Element, device: Element) -> None:
     """
     leaks = root.get("type") != "kvm"
     before = _descriptors(virsh, name) if leaks else set()
-    virsh.do(LIMIT, "detach-device-alias", name, domain_xml.alias(device), "--live")
+    virsh.do_to(name, LIMIT, "detach-device-alias", domain_xml.alias(device), "--live")
     end = time.monotonic() + UNPLUG_LIMIT
     while domain_xml.device(live(virsh, name, LIMIT), holder.qemu_socket()) is not None:
         if time.monotonic() >= end:
@@ -107,7 +107,8 @@ def _occupy(virsh: Virsh, name: str, before: set[str]) -> None:
         command = json.dumps({"execute": "getfd", "arguments": arguments})
         passed = ("--pass-fds", str(descriptor))
         try:
-            virsh.do(LIMIT, "qemu-monitor-command", name, *passed, command, keep=(descriptor,))
+            uuid = virsh.find_ident(name, LIMIT)
+            virsh.do(LIMIT, "qemu-monitor-command", uuid, *passed, command, keep=(descriptor,))
         finally:
             os.close(descriptor)
     raise ToolstackError(

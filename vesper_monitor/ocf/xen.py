@@ -6,50 +6,16 @@ from __future__ import annotations
 from vesper_monitor.ocf import actions
 from vesper_monitor.ocf.agent import Agent, Settings
 from vesper_monitor.ocf.call import Call
-from vesper_monitor.ocf.domain_identity import ConfiguredName
+from vesper_monitor.ocf.domain_identity import find_configured_name
 from vesper_monitor.ocf.parameters import Reader
 from vesper_monitor.ocf.xl import Xl
+from vesper_monitor.ocf.xl_config import read_name
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
     from collections.abc import Mapping
 
-__all__ = ["configured_name", "main", "settings"]
-
-
-def configured_name(call: Call) -> ConfiguredName:
-    """Parameter, else ``name=`` in the xmfile."""
-    if name := call.parameter("name"):
-        return ConfiguredName(name)
-    path = call.parameter("xmfile")
-    try:
-        with open(path, "rb") as file:
-            return ConfiguredName(_read_name(file.read()))
-    except OSError as error:
-        return ConfiguredName(None, f"{path}: {error.strerror}")
-    except ValueError as error:
-        return ConfiguredName(None, f"{path}: {error}")
-
-
-def _read_name(data: bytes) -> str:
-    name = _name_in(data.decode(errors="replace"))
-    if not name:
-        raise ValueError("it names no domain")
-    return name
-
-
-def _name_in(config: str) -> str:
-    """The value of ``name = "..."``; empty if it is computed by something."""
-    name = ""
-    for line in config.splitlines():
-        key, equals, value = line.partition("=")
-        if equals and key.strip() == "name":
-            value = value.strip()
-            if value[:1] in ("'", '"'):
-                name = value[1:].partition(value[0])[0]
-            else:
-                name = value.partition("#")[0].strip()
-    return "" if "%" in name or any(c.isspace() for c in name) else name
+__all__ = ["main", "settings"]
 
 
 def settings(call: Call, *, strict: bool) -> Settings:
@@ -59,7 +25,7 @@ def settings(call: Call, *, strict: bool) -> Settings:
     """
     read = Reader(call)
     config = read.path("xmfile", "the domain's xl configuration file")
-    found = Settings(config, configured_name(call))
+    found = Settings(config, find_configured_name(call, "xmfile", read_name))
     read.common(found)
     found.power_button = read.boolean("shutdown_acpi")
     found.keep_crashed = read.boolean("keep_crashed")

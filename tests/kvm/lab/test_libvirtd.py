@@ -9,6 +9,7 @@ from contextlib import ExitStack
 
 import pytest
 
+from lab import idle
 from lab.kvm import KvmHost, KvmLab
 from tests.kvm.lab.vm1 import clean
 
@@ -46,7 +47,7 @@ def eight(lab: KvmLab) -> Iterator[KvmLab]:
     finally:
         for host in lab.hosts:
             host.run("pkill -CONT -f ^/usr/sbin/libvirtd || true")
-        lab.a.run(f"crm -F --wait resource stop {' '.join(VMS)}", timeout=240)
+        lab.a.run(f"crm -F resource stop {' '.join(VMS)}; ({idle.COMMAND})", timeout=240)
         lab.a.run(f"crm -F configure delete {' '.join(VMS)}", timeout=60, check=True)
 
 
@@ -107,7 +108,9 @@ def test_stop_and_failure_with_libvirtd_hung(eight: KvmLab) -> None:
     stopped, killed = [vm for vm in VMS if before[vm].startswith(home.name)][:2]
     home.signal_libvirtd("STOP")
     try:
-        eight.b.run(f"crm -F --wait resource stop {stopped}", timeout=120, check=True)
+        eight.b.run(
+            f"crm -F resource stop {stopped} && ({idle.COMMAND})", timeout=200, check=True
+        )
         assert stopped not in home.domains()
         assert failures(eight) == ""
         home.run(f"kill -9 $(cat /run/libvirt/qemu/{killed}.pid)", check=True)

@@ -1,0 +1,86 @@
+# SPDX-License-Identifier: GPL-2.0-or-later
+"""``make install`` on a hardened host, and over a version that is in use."""
+
+from __future__ import annotations
+
+import os
+import subprocess
+import tempfile
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+from tests.ocf.library import install
+
+
+@pytest.fixture
+def installed() -> Iterator[Path]:
+    """What a root with umask 077 installs."""
+    with tempfile.TemporaryDirectory() as folder:
+        Path(folder).chmod(0o755)  # for anybody, unlike pytest's folders
+        before = os.umask(0o077)
+        try:
+            install(Path(folder) / "root")
+        finally:
+            os.umask(before)
+        yield Path(folder) / "root"
+
+
+def test_everybody_can_read_it(installed: Path) -> None:
+    wrong = []
+    for path in (installed, *installed.rglob("*")):
+        mode = path.lstat().st_mode & 0o777
+        wanted = 0o555 if path.is_dir() else 0o444
+        if not path.is_symlink() and mode & wanted != wanted:
+            wrong.append(f"{mode:o} {path}")
+    assert wrong == []
+
+
+def test_agents_are_the_only_programs_beside_them(installed: Path) -> None:
+    """Pacemaker takes each executable file there for an agent."""
+    folder = installed / "usr/lib/ocf/resource.d/vesper"
+    executable = [path.name for path in folder.iterdir() if path.stat().st_mode & 0o111]
+    assert sorted(executable) == ["LibvirtVM", "XenVM"]
+
+
+def test_sizes_are_those_of_the_files(installed: Path) -> None:
+    library = installed / "usr/lib/python3/dist-packages"
+    lines = (library / "vesper_monitor/installed-sizes").read_text().splitlines()
+    assert len(lines) > 30
+    for line in lines:
+        size, _, path = line.partition(" ")
+        assert (library / path).stat().st_size == int(size)
+
+
+def test_a_new_version_replaces_the_old_as_a_whole(installed: Path) -> None:
+    """No file is written where an agent may read it meanwhile, and none of the old is left."""
+    library = installed / "usr/lib/python3/dist-packages"
+    agents = installed / "usr/lib/ocf/resource.d/vesper"
+    (library / "vesper_monitor/old.py").touch()
+    kept = [library / "vesper_monitor/ocf/agent.py", agents / "XenVM"]
+    with kept[0].open() as module, kept[1].open() as agent:
+        for file in module, agent:
+            file.read(100)
+        install(installed)
+        for file, path in zip((module, agent), kept, strict=True):
+            assert os.fstat(file.fileno()).st_ino != path.stat().st_ino
+            assert file.read()  # whoever has it open reads on
+    assert not (library / "vesper_monitor/old.py").exists()
+    assert sorted(path.name for path in library.iterdir() if path.suffix != ".egg-info") == [
+        "kvm_transport", "vesper_monitor", "xen_transport",
+    ]  # fmt: skip
+
+
+def test_commands_run_as_anybody(installed: Path) -> None:
+    library = installed / "usr/lib/python3/dist-packages"
+    subprocess.run(
+        ["/usr/bin/python3", installed / "usr/sbin/vesper", "--help"],
+        env={"PYTHONPATH": str(library), "PATH": "/usr/bin:/bin"},
+        user="nobody",
+        group="nogroup",
+        extra_groups=[],
+        check=True,
+        capture_output=True,
+        timeout=30,
+    )
