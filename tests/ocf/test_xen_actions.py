@@ -20,7 +20,6 @@ def host(xen: Host) -> Host:
     [
         ('name = "web"', "web"),
         ("name='web'  # ours", "web"),
-        ("name=web", "web"),
         ('fullname = "x"\nname = "web"', "web"),
         ('name = "vm%d" % 3', "r1"),
         ("", "r1"),

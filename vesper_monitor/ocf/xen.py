@@ -9,13 +9,19 @@ from vesper_monitor.ocf.call import Call
 from vesper_monitor.ocf.domain_identity import find_configured_name
 from vesper_monitor.ocf.parameters import Reader
 from vesper_monitor.ocf.xl import Xl
-from vesper_monitor.ocf.xl_config import read_name
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
     from collections.abc import Mapping
 
 __all__ = ["main", "settings"]
+
+
+def _read_name(data: bytes) -> str:
+    """:raises ValueError: it is not understood, or names none."""
+    from vesper_monitor.ocf.xl_config import read_name  # only where the file has changed
+
+    return read_name(data)
 
 
 def settings(call: Call, *, strict: bool) -> Settings:
@@ -25,7 +31,7 @@ def settings(call: Call, *, strict: bool) -> Settings:
     """
     read = Reader(call)
     config = read.path("xmfile", "the domain's xl configuration file")
-    found = Settings(config, find_configured_name(call, "xmfile", read_name))
+    found = Settings(config, find_configured_name(call, "xmfile", _read_name))
     read.common(found)
     found.power_button = read.boolean("shutdown_acpi")
     found.keep_crashed = read.boolean("keep_crashed")
