@@ -23,7 +23,6 @@ __all__ = [
     "canonical",
     "copy_device",
     "device",
-    "find_plain_name",
     "hot_plug",
     "masters",
     "needed",
@@ -44,24 +43,6 @@ QEMU = "http://libvirt.org/schemas/domain/qemu/1.0"
 Q = f"{{{QEMU}}}"
 #: XML's own.
 BLANKS = " \t\r\n"
-
-
-def find_plain_name(data: bytes) -> str:
-    """Return the name where it is seen without parsing, as in what libvirt itself wrote.
-
-    Each monitor needs it, and lxml takes 40 ms to start.  Empty: it must be parsed.
-    """
-    head, _, rest = data.partition(b"<name>")
-    name, _, end = rest.partition(b"<")
-    begin = head.strip()
-    if not (begin.startswith(b"<domain") and begin.endswith(b">") and begin.count(b"<") == 1):
-        return ""
-    if b"&" in name or not end.startswith(b"/name>"):
-        return ""
-    try:
-        return name.decode().strip(BLANKS)
-    except UnicodeDecodeError:
-        return ""
 
 
 def read_name(data: bytes | str) -> str:

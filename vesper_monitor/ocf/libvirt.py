@@ -28,8 +28,14 @@ DEFAULT_URI = "qemu:///system"
 
 
 def _read_name(data: bytes) -> str:
-    """:raises ValueError: it is no domain's, or names none."""
-    from vesper_monitor.ocf.domain_xml import read_name  # brings lxml
+    """
+    :raises ValueError: it is no domain's, or names none.
+    :raises ImportError: lxml is missing, which says nothing of the file: what would be
+        looked for without its name is another domain.
+    """
+    from lxml import etree  # noqa: F401 (not before: it takes 40 ms to start)
+
+    from vesper_monitor.ocf.domain_xml import read_name
 
     return read_name(data)
 
