@@ -100,6 +100,7 @@ def test_a_stop_that_was_not_carried_through_ends_no_fault(
     daemon.call("stop", resource="r1", vm="vm1")
     daemon.call("faults")  # the journal has it
     if restarted:
+        daemon.call("faults")  # answered once the stop is in the journal
         daemon.stop(signal.SIGKILL)
         daemon.start()
     monitor = Monitor(daemon)
@@ -112,6 +113,7 @@ def test_a_stop_that_was_not_carried_through_ends_no_fault(
     # Now it is.
     guest.kill()
     if restarted:
+        daemon.call("faults")
         daemon.stop(signal.SIGKILL)
         daemon.start()
     start_guest()
