@@ -200,7 +200,7 @@ def test_an_old_sign_of_life_contradicts_nothing(host: Host, answer: dict[str, f
     assert host.call("monitor").code == NOT_RUNNING
     result = host.call("stop")
     assert result.code == SUCCESS
-    assert result.seconds < 5
+    assert result.seconds < 9  # on Xen it might be rebooting
 
 
 def test_vesperd_remembers_what_a_resource_runs(host: Host) -> None:
