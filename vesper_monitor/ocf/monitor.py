@@ -140,6 +140,9 @@ class Monitor:
         """
         agent = self._agent
         agent.refuse_foreign(Code.DEGRADED)
+        if mismatch := agent.identity.mismatch():
+            # vesperd says it to a monitor that waits, and does not call it well meanwhile.
+            agent.settings.doubts.insert(0, mismatch)
         if agent.identity.known:
             return
         try:
