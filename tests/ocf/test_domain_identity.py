@@ -78,6 +78,15 @@ def test_one_domain_belongs_to_one_resource(host: Host) -> None:
     assert host.call("stop").code == SUCCESS
 
 
+def test_what_is_left_of_another_resource_fails_no_stop(host: Host) -> None:
+    """It was deleted from the cluster, and its domain has gone."""
+    host.have(vm1="running")
+    assert host.call("monitor", OCF_RESOURCE_INSTANCE="deleted").code == SUCCESS
+    host.domains()
+    assert host.call("monitor", interval=10, timeout=14).code == NOT_RUNNING
+    assert host.call("stop").code == SUCCESS
+
+
 @pytest.mark.parametrize("name", ["7", "-x", "my vm", "load50%", "123456789012345678901234567890"])
 def test_names_that_a_toolstack_could_misunderstand(host: Host, name: str) -> None:
     """A name that works with the stock agent works here; no other domain is touched."""

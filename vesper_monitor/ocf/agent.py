@@ -572,12 +572,18 @@ class Agent:
         :raises Exit: what is configured belongs to another resource, and of what ran
             here nothing is known.
         """
-        if self.identity.remembered is None and (owner := self.identity.find_owner(self.vm)):
-            raise Exit(
-                code,
-                f"domain {self.vm} belongs to resource {owner}, whose start or probe found it "
-                f"last; it is not touched for {self.call.resource}, whose configuration names it",
-            )
+        if self.identity.remembered is not None or not (owner := self.identity.find_owner(self.vm)):
+            return
+        try:
+            if self.state() is DomainState.GONE:
+                return  # nothing is there that could be touched
+        except ToolstackError as error:
+            log(f"{self.vm}: {error}")
+        raise Exit(
+            code,
+            f"domain {self.vm} belongs to resource {owner}, whose start or probe found it "
+            f"last; it is not touched for {self.call.resource}, whose configuration names it",
+        )
 
     def paused(self) -> str:
         """Why nothing is to be reported now, if an operator has paused the watching."""
