@@ -126,7 +126,8 @@ chaos-cluster: deps $(VENV)/ready
 	$(VENV)/bin/python -m tests.chaos.cluster --rounds $(ROUNDS)
 
 migrations: deps $(VENV)/ready
-	VESPER_MIGRATIONS=$(MIGRATIONS) $(VENV)/bin/python -m pytest -s tests/kvm/lab/test_migration.py
+	VESPER_MIGRATIONS=$(MIGRATIONS) $(VENV)/bin/python -m pytest -s tests/kvm/lab/test_migration.py \
+		tests/xen/fault_in_migration.py
 
 soak: ROUNDS = 0
 soak: deps $(VENV)/ready
