@@ -101,7 +101,7 @@ compare: deps
 	$(PYTHON) -m lab.evaluation compare
 
 test: deps lint
-	$(VENV)/bin/python -m pytest --no-skips -n 2
+	$(VENV)/bin/python -m pytest --no-skips -n 2 --durations=20
 
 test-quick: $(VENV)/ready
 	$(VENV)/bin/python -m pytest -m 'not cluster and not xen and not kvm'
