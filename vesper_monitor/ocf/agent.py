@@ -473,7 +473,10 @@ class Agent:
             name, ident = answer.get("vm"), answer.get(self.toolstack.ident_field)
         except (DaemonUnavailable, DaemonError):
             return
-        if isinstance(name, str) and name and ident is not None:
+        if not isinstance(name, str) or not name or ident is None:
+            return
+        # A start or a probe of another resource may have taken it since.
+        if not self.identity.find_owner(name, str(ident)):
             self.identity.adopt(KnownDomain(name, str(ident)))
 
     def life_age(self) -> float | None:

@@ -1,0 +1,45 @@
+# SPDX-License-Identifier: GPL-2.0-or-later
+"""Whose domain is it, in short sequences of actions. (All sequences: test_identity_machine.py.)"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from tests.ocf.virtual_host import VirtualHost, VirtualLibvirtHost, VirtualXenHost
+
+SUCCESS, ERROR, NOT_RUNNING, DEGRADED = 0, 1, 7, 190
+
+
+@pytest.fixture(params=[VirtualXenHost, VirtualLibvirtHost], ids=lambda kind: kind.name)
+def host(request: pytest.FixtureRequest, tmp_path: Path) -> Iterator[VirtualHost]:
+    """Resources r1 and r2 are both configured with vm1."""
+    with pytest.MonkeyPatch.context() as monkeypatch:
+        host = request.param(tmp_path, monkeypatch)
+        host.write_config("vm1")
+        yield host
+
+
+def begun_with(host: VirtualHost, name: str) -> Any:
+    """A vesperd that knows r1 as that domain's."""
+
+    def answer(asked: dict[str, Any]) -> dict[str, Any]:
+        known = {"vm": name, "domid": host.ident(name), "uuid": host.ident(name), "age": None}
+        return known if asked["op"] == "life" and asked.get("resource") == "r1" else {"age": None}
+
+    return answer
+
+
+def test_vesperd_does_not_know_that_another_resource_has_taken_it(host: VirtualHost) -> None:
+    host.running = {"vm1"}
+    host.vesperd = begun_with(host, "vm1")
+    host.resource = "r2"
+    assert host.call("monitor") == (SUCCESS, "")
+    host.resource = "r1"
+    code, reason = host.call("stop")
+    assert code == ERROR
+    assert "belongs to resource r2" in reason
+    assert host.done == []
