@@ -43,3 +43,41 @@ def test_vesperd_does_not_know_that_another_resource_has_taken_it(host: VirtualH
     assert code == ERROR
     assert "belongs to resource r2" in reason
     assert host.done == []
+
+
+@pytest.fixture
+def rebooting(tmp_path: Path) -> Iterator[VirtualHost]:
+    """Xen lists no vm1 for two seconds: its guest reboots."""
+    with pytest.MonkeyPatch.context() as monkeypatch:
+        host = VirtualXenHost(tmp_path, monkeypatch)
+        host.write_config("vm1")
+        back, run = host.clock.now + 2, host._run
+
+        def look(command: list[str]) -> tuple[int, str]:
+            if host.clock.now > back:
+                host.running = {"vm1"}
+            return run(command)
+
+        monkeypatch.setattr(host, "_run", look)
+        yield host
+
+
+@pytest.mark.parametrize("owner", ["r1", "r2"])
+@pytest.mark.parametrize("action", ["start", "monitor"])
+def test_a_guest_that_reboots_runs(rebooting: VirtualHost, action: str, owner: str) -> None:
+    rebooting.remember(owner, "vm1")
+    assert rebooting.call(action) == (SUCCESS, "")
+    assert rebooting.done == []
+
+
+def test_vesperd_does_not_see_a_guest_that_reboots_either(rebooting: VirtualHost) -> None:
+    host, back = rebooting, rebooting.clock.now + 2
+    host.remember("r1", "vm1")
+    host.mood = "cut"
+
+    def answer(asked: dict[str, Any]) -> dict[str, Any]:
+        domain = {"name": "vm1", "domid": 2, "uuid": "u", "state": "running"}
+        return {"domain": domain if host.clock.now > back else None}
+
+    host.vesperd = answer
+    assert host.call("monitor") == (SUCCESS, "")

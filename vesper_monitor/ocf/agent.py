@@ -514,6 +514,7 @@ class Agent:
 
         :raises ToolstackError: not known; it must not be started then.
         """
+        end = self._end_of_reboot()
         while True:
             try:
                 present = self.present()
@@ -522,8 +523,29 @@ class Agent:
                     raise
                 self.pause()
                 continue
+            if not present and time.monotonic() < end:
+                self.pause()
+                continue
             if present or not self._turn_to_configured():
                 return present
+            end = 0.0
+
+    def _end_of_reboot(self) -> float:
+        """Until when a domain that ran here and is not listed may come back (CLOCK_MONOTONIC)."""
+        gap = self.toolstack.reboot_gap
+        if self.identity.remembered is None and not (gap and self.identity.find_owner(self.vm)):
+            return 0.0
+        return time.monotonic() + min(gap, max(0.0, self.call.left() / 3))
+
+    def let_reboot(self) -> DomainState:
+        """A domain that ran here and is not listed may be rebooting: then it comes back.
+
+        :raises ToolstackError: not known.
+        """
+        end = self._end_of_reboot()
+        while (state := self.state()) is DomainState.GONE and time.monotonic() < end:
+            self.pause()
+        return state
 
     def _turn_to_configured(self) -> bool:
         """What was remembered does not run: what is configured counts from now on.
@@ -549,7 +571,7 @@ class Agent:
         """
         while True:
             try:
-                return self.state()
+                return self.let_reboot()
             except DomainContradiction as error:
                 if not self._has_time_to_look():
                     raise self._unknown(unknown, error) from error
@@ -560,7 +582,10 @@ class Agent:
     def _state_without_toolstack(self, unknown: Code, error: ToolstackError) -> DomainState:
         """:raises Exit: vesperd does not know either."""
         until = time.monotonic() + min(VESPERD_PATIENCE, self.call.left() - 2.0)
-        while (state := self.state_by_vesperd()) is None and time.monotonic() < until:
+        reboot = self._end_of_reboot()
+        while (state := self.state_by_vesperd()) is None or state is DomainState.GONE:
+            if time.monotonic() >= (until if state is None else reboot):
+                break
             time.sleep(LOOK_PAUSE)  # on a busy host the next sign of life may be late
         if state is None:
             missing = isinstance(error, ToolstackMissing) and unknown is Code.ERROR

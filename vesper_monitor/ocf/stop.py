@@ -114,7 +114,7 @@ class Stop:
                 return
         state = self._look_until_known()
         if state is DomainState.GONE and known.get("cause") not in FINAL_CAUSES:
-            state = self._let_reboot()
+            state = agent.let_reboot()
         if state in ALIVE and gone:
             state = self._let_crash()
         elif state in ALIVE:
@@ -148,18 +148,6 @@ class Stop:
                     raise
                 log(f"{self._vm}: {error}; looking again")
                 self._agent.pause()
-
-    def _let_reboot(self) -> DomainState:
-        """A domain that ran here and is not listed may be rebooting: then it comes back.
-
-        :raises ToolstackError: not known.
-        """
-        agent = self._agent
-        gap = agent.toolstack.reboot_gap if agent.identity.remembered is not None else 0.0
-        end = time.monotonic() + min(gap, agent.call.left() / 3)
-        while (state := agent.state()) is DomainState.GONE and time.monotonic() < end:
-            agent.pause()
-        return state
 
     def _without_toolstack(self, error: ToolstackMissing) -> None:
         if self._agent.state_by_vesperd() is DomainState.GONE:
