@@ -81,3 +81,15 @@ def test_vesperd_does_not_see_a_guest_that_reboots_either(rebooting: VirtualHost
 
     host.vesperd = answer
     assert host.call("monitor") == (SUCCESS, "")
+
+
+def test_what_is_anothers_and_does_not_run(host: VirtualHost) -> None:
+    """r2 was removed from the cluster while it was not managed: its record is left."""
+    host.remember("r2", "vm1")
+    code, reason = host.call("monitor", interval=10)
+    assert (code, reason) == (NOT_RUNNING, "vm1 is not running")
+    assert host.call("stop") == (SUCCESS, "")
+    host.running = {"vm1"}
+    assert host.call("monitor", interval=10)[0] == DEGRADED
+    assert host.call("stop")[0] == ERROR
+    assert host.done == []

@@ -595,17 +595,26 @@ class Agent:
     def _unknown(self, code: Code, error: ToolstackError) -> Exit:
         return Exit(code, f"whether {self.vm} runs cannot be told: {error}")
 
-    def refuse_foreign(self, code: Code) -> None:
+    def refuse_foreign(self, code: Code) -> bool:
         """
-        :raises Exit: what is configured belongs to another resource, and of what ran
-            here nothing is known.
+        :returns: whether what is configured belongs to another resource, and does not
+            run; of what ran here nothing is known.
+        :raises Exit: that runs, or it is not known whether it does.
         """
-        if self.identity.remembered is None and (owner := self.identity.find_owner(self.vm)):
-            raise Exit(
-                code,
-                f"domain {self.vm} belongs to resource {owner}, whose start or probe found it "
-                f"last; it is not touched for {self.call.resource}, whose configuration names it",
-            )
+        if self.identity.remembered is not None or not (
+            owner := self.identity.find_owner(self.vm)
+        ):
+            return False
+        try:
+            if self.let_reboot() is DomainState.GONE:
+                return True
+        except ToolstackError as error:
+            log(f"{self.vm}: {error}")
+        raise Exit(
+            code,
+            f"domain {self.vm} belongs to resource {owner}, whose start or probe found it "
+            f"last; it is not touched for {self.call.resource}, whose configuration names it",
+        )
 
     def paused(self) -> str:
         """Why nothing is to be reported now, if an operator has paused the watching."""

@@ -76,8 +76,11 @@ class Stop:
         agent.forget_first_mark()
         agent.forget_carried()
         deep_check.forget(agent)
-        agent.refuse_foreign(Code.ERROR)
+        foreign = agent.refuse_foreign(Code.ERROR)
         known = self._tell()
+        if foreign:
+            log(f"{self._vm}: is another resource's, and does not run")
+            return
         try:
             self._end(known)
             remove(agent, self._reserve)
