@@ -93,3 +93,15 @@ def test_what_is_anothers_and_does_not_run(host: VirtualHost) -> None:
     assert host.call("monitor", interval=10)[0] == DEGRADED
     assert host.call("stop")[0] == ERROR
     assert host.done == []
+
+
+def test_a_stop_that_is_killed_still_knows_what_vesperd_has_forgotten(host: VirtualHost) -> None:
+    """The state folder is lost, and the file names another domain."""
+    host.running = {"vm1"}
+    host.vesperd = begun_with(host, "vm1")
+    host.write_config("new")
+    host.mood = "hangs"
+    assert host.call("stop", timeout=5)[0] == ERROR
+    host.mood, host.vesperd = "fine", lambda _: {"age": None}
+    assert host.call("stop") == (SUCCESS, "")
+    assert host.done == [("shutdown", "vm1")]

@@ -152,6 +152,12 @@ class DomainIdentity:
         if self.remembered is None:
             self.remembered = known
 
+    def keep(self) -> None:
+        """Keep what vesperd has said, which it is about to forget. Never fails."""
+        known = self.remembered
+        if known is not None and _read_record(self._path) is None:
+            self._call.remember(DOMAIN, f"{known.name}\n{known.ident}\n\n\n")
+
     def _other_records(self) -> Iterator[tuple[str, KnownDomain]]:
         folder = self._call.state_dir
         try:

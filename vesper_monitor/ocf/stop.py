@@ -77,6 +77,7 @@ class Stop:
         agent.forget_carried()
         deep_check.forget(agent)
         foreign = agent.refuse_foreign(Code.ERROR)
+        agent.identity.keep()  # for a stop that is tried again
         known = self._tell()
         if foreign:
             log(f"{self._vm}: is another resource's, and does not run")
