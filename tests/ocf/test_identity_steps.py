@@ -105,3 +105,53 @@ def test_a_stop_that_is_killed_still_knows_what_vesperd_has_forgotten(host: Virt
     host.mood, host.vesperd = "fine", lambda _: {"age": None}
     assert host.call("stop") == (SUCCESS, "")
     assert host.done == [("shutdown", "vm1")]
+
+
+@pytest.mark.parametrize(
+    ("when", "action", "done"),
+    [
+        ("at its shutdown", "restart", [("shutdown", "vm1"), ("destroy", "vm1")]),
+        ("at its shutdown", "destroy", [("shutdown", "vm1")]),
+        ("after a panic", "restart", [("destroy", "vm1")]),
+        ("after a panic", "destroy", []),
+    ],
+)
+def test_a_stop_meets_a_reboot(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, when: str, action: str, done: list[Any]
+) -> None:
+    """Xen lists no vm1 for two seconds; xl's log says whether it comes back."""
+    host = VirtualXenHost(tmp_path, monkeypatch)
+    host.write_config("vm1")
+    host.remember("r1", "vm1")
+    log, run = tmp_path / "var/log/xen/xl-vm1.log", host._run
+    back = [float("inf")]
+
+    def end() -> None:
+        log.parent.mkdir(parents=True)
+        log.write_text(
+            f"Domain {host.ident('vm1')} has shut down, reason code 1 0x1\n"
+            f"Action for shutdown reason code 1 is {action}\n"
+        )
+        if action == "restart":
+            back[0] = host.clock.now + 2
+
+    def look(command: list[str]) -> tuple[int, str]:
+        if host.clock.now > back[0]:
+            host.running, back[0] = {"vm1"}, float("inf")
+        answer = run(command)
+        if "shutdown" in command:
+            end()
+        return answer
+
+    monkeypatch.setattr(host, "_run", look)
+    if when == "at its shutdown":
+        host.running = {"vm1"}
+    else:
+        end()
+        panic = {"fault": {"reason": "kernel panic"}, "system_gone": True}
+        host.vesperd = lambda asked: panic if asked["op"] == "stop" else {"age": None}
+    begun = host.clock.now
+    assert host.call("stop") == (SUCCESS, "")
+    assert (host.done, host.running) == (done, set())
+    if action == "destroy":
+        assert host.clock.now < begun + 2

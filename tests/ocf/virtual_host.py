@@ -206,7 +206,7 @@ class VirtualXenHost(VirtualHost):
 
     def _agent(self, call: Call, strict: bool, client: Any) -> Agent:
         found = xen.settings(call, strict=strict)
-        return Agent(call, found, Xl(power_button=False), client)
+        return Agent(call, found, Xl(str(self.folder), power_button=False), client)
 
     def _run(self, command: list[str]) -> tuple[int, str]:
         match command[1:]:

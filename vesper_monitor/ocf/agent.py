@@ -530,19 +530,21 @@ class Agent:
                 return present
             end = 0.0
 
-    def _end_of_reboot(self) -> float:
+    def _end_of_reboot(self, *, surely: bool = False) -> float:
         """Until when a domain that ran here and is not listed may come back (CLOCK_MONOTONIC)."""
         gap = self.toolstack.reboot_gap
-        if self.identity.remembered is None and not (gap and self.identity.find_owner(self.vm)):
+        ran = surely or self.identity.remembered is not None
+        if not ran and not (gap and self.identity.find_owner(self.vm)):
             return 0.0
         return time.monotonic() + min(gap, max(0.0, self.call.left() / 3))
 
-    def let_reboot(self) -> DomainState:
+    def let_reboot(self, *, surely: bool = False) -> DomainState:
         """A domain that ran here and is not listed may be rebooting: then it comes back.
 
+        :param surely: it is known to have run here.
         :raises ToolstackError: not known.
         """
-        end = self._end_of_reboot()
+        end = self._end_of_reboot(surely=surely)
         while (state := self.state()) is DomainState.GONE and time.monotonic() < end:
             self.pause()
         return state

@@ -284,6 +284,8 @@ def remove(agent: Agent, reserve: DestroyReserve | None = None) -> None:
         try:
             present = agent.present()
             if not present:
+                if _comes_back(agent):
+                    continue
                 return
             if _destroy(agent, present, destroyed, reserve):
                 continue
@@ -304,6 +306,19 @@ def remove(agent: Agent, reserve: DestroyReserve | None = None) -> None:
     raise Exit(
         Code.ERROR, f"{agent.vm} could not be stopped: {trouble}; see: {agent.toolstack.look}"
     )
+
+
+def _comes_back(agent: Agent) -> bool:
+    """Whether a domain that is gone is there again, because its guest was rebooting.
+
+    :raises ToolstackError: not known.
+    """
+    known = agent.identity.remembered
+    ident = known.ident if known is not None and known.name == agent.vm else ""
+    if not agent.toolstack.brings_back(agent.vm, ident):
+        return False
+    log(f"{agent.vm}: {agent.toolstack.name} starts it again: its guest reboots")
+    return agent.let_reboot(surely=True) is not DomainState.GONE
 
 
 def _destroy(
