@@ -155,3 +155,20 @@ def test_a_stop_meets_a_reboot(
     assert (host.done, host.running) == (done, set())
     if action == "destroy":
         assert host.clock.now < begun + 2
+
+
+def test_the_host_itself_is_no_vm(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """xl shutdown 0 would end it."""
+    host = VirtualXenHost(tmp_path, monkeypatch)
+    host.write_config("Domain-0")
+    commands: list[str] = []
+    run = host._run
+
+    def note(command: list[str]) -> tuple[int, str]:
+        commands.append(command[1])
+        return run(command)
+
+    monkeypatch.setattr(host, "_run", note)
+    assert host.call("monitor")[0] == NOT_RUNNING
+    assert host.call("stop") == (SUCCESS, "")
+    assert set(commands) == {"list"}

@@ -100,6 +100,8 @@ class Xl:
             raise
         if code == 0:
             listed = parse_list(text)
+            # The host itself is nobody's VM, whatever a configuration names.
+            listed = {name: found for name, found in listed.items() if found[1] != "0"}
             self._numbers = {name: number for name, (_, number) in listed.items()}
             self._last_numbers |= self._numbers
             self._listed_at = time.monotonic()
