@@ -53,7 +53,8 @@ def _monitor(toolstack: Toolstack, recurring: bool) -> tuple[int, str]:
     :param recurring: what cannot be told is then no reason to stop it.
     """
     call = toolstack.call
-    end = time.monotonic() + (toolstack.reboot_gap_s if recurring else 0.0)
+    ran = recurring or bool(toolstack.remembered_name)
+    end = time.monotonic() + (min(toolstack.reboot_gap_s, call.left() / 3) if ran else 0.0)
     while True:
         try:
             own = toolstack.own_domains()
@@ -85,19 +86,23 @@ def _stop(toolstack: Toolstack) -> tuple[int, str]:
     next_request = 0.0
     pause = FIRST_PAUSE_S
     # A guest that reboots is not listed for a moment, and comes back.
-    gone_at = time.monotonic() + min(toolstack.reboot_gap_s, call.left() / 3)
+    gap = min(toolstack.reboot_gap_s, call.left() / 3)
+    gone_at = time.monotonic() + gap
+    last: Domain | None = None
     while True:
         own: list[Domain] = []
         trouble = ""
         try:
             own = toolstack.own_domains()
+            if not own and last is not None and toolstack.brings_back(last):
+                gone_at, last = time.monotonic() + gap, None
             if not own and time.monotonic() >= gone_at:
                 call.forget()
                 return SUCCESS, ""
             if not own:
                 time.sleep(LOOK_PAUSE_S)
                 continue
-            gone_at = 0.0
+            gone_at, last = 0.0, own[0]
             toolstack.check_owner()
             trouble = f"{own[0].name} {own[0].state}"
             now = time.monotonic()

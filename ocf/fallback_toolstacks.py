@@ -18,6 +18,9 @@ LIST_LIMIT_S = 10.0
 MAX_MARGIN_S = 1.0
 #: On Xen a guest that reboots is gone for a moment.
 REBOOT_GAP_S = 5.0
+#: Where xl notes what it does at a domain's end, and how much of that is read.
+XL_LOGS = "/var/log/xen"
+TAIL_BYTES = 16384
 
 RUNS, ENDED, DYING = "runs", "has ended", "is dying"
 
@@ -154,6 +157,10 @@ class Toolstack:
     def check_renamed(self, domains: list[Domain]) -> None:
         """:raises UnknownStateError: it has another name now."""
 
+    def brings_back(self, domain: Domain) -> bool:
+        """Whether the toolstack itself starts it again, now that it is not listed any more."""
+        return False
+
     def find_address(self, domain: Domain) -> str:
         """Return what stands for a domain in the toolstack's commands.
 
@@ -239,6 +246,19 @@ class Xen(Toolstack):
         for domain in domains:
             if self.ident == domain.number and domain.name != f"{self.name}--crashed":
                 raise UnknownStateError(f"domain {self.ident} is {domain.name} now")
+
+    def brings_back(self, domain: Domain) -> bool:
+        # As vesper_monitor/ocf/xl_details.py has it.
+        shut = rf"^Domain {domain.number} has shut down, .*\nAction for shutdown .* is (\S+)$"
+        noted = []
+        for name in (self.name, f"{self.name}--incoming"):
+            try:
+                with open(f"{XL_LOGS}/xl-{name.replace('/', '_')}.log", "rb") as file:
+                    file.seek(max(0, os.fstat(file.fileno()).st_size - TAIL_BYTES))
+                    noted += re.findall(shut, file.read().decode(errors="replace"), re.M)[-1:]
+            except (OSError, ValueError):
+                continue
+        return any(action.endswith("restart") for action in noted)
 
     def find_address(self, domain: Domain) -> str:
         return domain.number

@@ -541,6 +541,19 @@ def test_no_sign_of_life_of_a_domain_that_has_ended(daemon: DaemonProcess) -> No
         assert daemon.call("life", vm="vm1", domain=number)["age"] is None
 
 
+def test_a_stop_of_a_later_life_ends_an_activation_whose_domain_is_dead(
+    daemon: DaemonProcess,
+) -> None:
+    """A guest has rebooted on Xen, and a probe has found it before a monitor did."""
+    with guest("vm1") as vm:
+        daemon.call("start", **RESOURCE)
+        tell(vm, "state", "crashed")
+        assert Monitor(daemon, timeout=50).result() == "dead"
+        answer = daemon.call("stop", resource="r1", vm="vm1", domain="4711")
+        assert answer["cause"] is None
+        assert "vm" not in daemon.call("life", resource="r1")
+
+
 @pytest.mark.parametrize("away", [False, True], ids=["", "vesperd away"])
 @pytest.mark.parametrize("ident", [None, "uuid", "domid"])
 def test_a_stop_is_for_no_fault_of_an_earlier_life(

@@ -69,3 +69,21 @@ def test_a_start_forgets_the_second_one(watched: Host) -> None:
     assert note.exists()
     assert watched.call("stop").code == SUCCESS
     assert not note.exists()
+
+
+def test_one_that_is_added_later_is_seen_by_the_quick_monitor(host: Host) -> None:
+    host.have(vm1="running")
+    host.vesperd.listen()
+    host.vesperd.answers["state"] = lambda _: {"watch": {"state": "active", "degraded": None}}
+    host.vesperd.answers["wait"] = lambda _: {"result": "fine"}
+    assert host.call("monitor", interval=1, timeout=60).code == SUCCESS
+    # From here on a monitor asks vesperd as that one did, and does no more.
+    assert host.call("monitor", interval=INTERVAL, **DEEP).code == SUCCESS
+    host.vesperd.answers["wait"] = lambda _: 60.0
+    waiting, begun = host.begin("monitor", interval=1, timeout=60), time.monotonic()
+    while len(host.vesperd.asked("wait")) < 2:
+        time.sleep(0.02)
+    host.domains()
+    result = host.end(waiting, begun, 60)
+    assert result.code == NOT_RUNNING
+    assert result.seconds < 20

@@ -10,7 +10,7 @@ import pytest
 
 from tests.ocf.host import Host, LibvirtHost
 
-SUCCESS, ERROR, NOT_RUNNING, DEGRADED = 0, 1, 7, 190
+SUCCESS, ERROR, CONFIGURED, NOT_RUNNING, DEGRADED = 0, 1, 6, 7, 190
 
 
 def rename(host: Host, name: str) -> None:
@@ -87,6 +87,22 @@ def test_what_is_left_of_another_resource_fails_no_stop(host: Host) -> None:
     assert host.call("stop").code == SUCCESS
 
 
+def test_a_domain_that_another_file_names_by_now_is_not_migrated(host: Host) -> None:
+    """The target would look for the other name, and a stop there would find nothing."""
+    assert host.call("start").code == SUCCESS
+    rename(host, "new")
+    result = host.call("migrate_to", OCF_RESKEY_CRM_meta_migrate_target="node2")
+    assert result.code == ERROR
+    assert "not migrated live: vm1 runs, but" in (result.reason or "")
+    assert host.calls("migrate") == []
+
+
+def test_a_name_that_no_list_can_show(host: Host) -> None:
+    result = host.call("start", OCF_RESKEY_name="a\nb")
+    assert result.code == CONFIGURED
+    assert host.calls("create") == []
+
+
 @pytest.mark.parametrize("name", ["7", "-x", "my vm", "load50%", "123456789012345678901234567890"])
 def test_names_that_a_toolstack_could_misunderstand(host: Host, name: str) -> None:
     """A name that works with the stock agent works here; no other domain is touched."""
@@ -120,6 +136,16 @@ def test_a_domain_that_was_renamed_while_it_ran(xen: Host) -> None:
     assert xen.call("stop").code == SUCCESS
     assert xen.running() == []
     assert f"shutdown {number}" in xen.raw_calls()
+
+
+def test_the_number_comes_before_the_name(xen: Host) -> None:
+    """It was renamed by hand, and somebody has made another one of the old name."""
+    assert xen.call("start").code == SUCCESS
+    ids = xen.fake / "ids"
+    ids.write_text(ids.read_text().replace(" vm1", " by-hand"))
+    xen.domains(xen.vm("by-hand"), xen.vm("vm1"))
+    assert xen.call("stop").code == SUCCESS
+    assert xen.running() == ["vm1"]
 
 
 def test_a_host_with_very_many_domains(host: Host) -> None:

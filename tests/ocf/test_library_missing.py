@@ -3,6 +3,7 @@
 
 from __future__ import annotations
 
+import importlib
 import shutil
 import time
 from pathlib import Path
@@ -425,3 +426,43 @@ def test_a_configuration_that_is_not_understood_on_xen(bare_xen: Host, text: str
     assert bare_xen.call("monitor").code == ERROR
     assert bare_xen.call("stop", timeout=2.0).code == ERROR
     assert len(bare_xen.running()) == 2
+
+
+# -- reboots on Xen -------------------------------------------------------------
+
+
+@pytest.mark.parametrize(("action", "stops"), [("restart", 2), ("destroy", 1)])
+def test_a_stop_meets_a_reboot(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, action: str, stops: int
+) -> None:
+    """The domain is gone when it is asked to shut down; its guest was rebooting."""
+    monkeypatch.syspath_prepend(str(Path(__file__).parents[2] / "ocf"))
+    actions = importlib.import_module("fallback_actions")
+    toolstacks = importlib.import_module("fallback_toolstacks")
+    monkeypatch.setattr(toolstacks, "XL_LOGS", str(tmp_path))
+    now = [1000.0]
+    monkeypatch.setattr(time, "monotonic", lambda: now[0])
+    monkeypatch.setattr(time, "sleep", lambda seconds: now.__setitem__(0, now[0] + seconds))
+    monkeypatch.setattr(toolstacks, "_process_age", lambda: 0.0)
+    lives = [("5", 0.0)]  # number of the domain, and from when on
+    asked: list[list[str]] = []
+
+    def run(_: object, command: list[str], limit: float) -> tuple[int, str, str]:
+        if command[1] == "list":
+            there = [f"vm1 {n} 160 1 -b---- 1.0\n" for n, begun in lives if now[0] >= begun]
+            return 0, "".join(["Name ID Mem VCPUs State Time(s)\n", *there]), ""
+        asked.append(command[1:])
+        lives.clear()
+        if action == "restart" and len(asked) == 1:
+            lives.append(("6", now[0] + 2))
+        (tmp_path / "xl-vm1.log").write_text(
+            "Domain 5 has shut down, reason code 1 0x1\n"
+            f"Action for shutdown reason code 1 is {action}\n"
+        )
+        return 0, "", ""
+
+    monkeypatch.setattr(toolstacks.Toolstack, "run", run)
+    environ = {"OCF_RESKEY_name": "vm1", "HA_RSCTMP": str(tmp_path)}
+    assert actions.main("XenVM", ["stop"], environ, ImportError("")) == SUCCESS
+    assert asked == [["shutdown", "5"], ["shutdown", "6"]][:stops]
+    assert now[0] < 1000 + (10 if action == "restart" else 1)

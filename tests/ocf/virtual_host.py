@@ -106,6 +106,7 @@ class VirtualHost:
     def __init__(self, folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
         self.folder = folder
         self.config = folder / "vm1.conf"
+        self.resource = "r1"
         self.clock = Clock()
         #: names of the domains that run
         self.running: set[str] = set()
@@ -145,7 +146,7 @@ class VirtualHost:
         """Exit code and reason of one call."""
         environ = {
             "HA_RSCTMP": str(self.folder),
-            "OCF_RESOURCE_INSTANCE": "r1",
+            "OCF_RESOURCE_INSTANCE": self.resource,
             f"OCF_RESKEY_{self.config_parameter}": str(self.config),
             "OCF_RESKEY_CRM_meta_interval": str(int(interval * 1000)),
             "OCF_RESKEY_CRM_meta_timeout": str(int(timeout * 1000)),
@@ -205,7 +206,7 @@ class VirtualXenHost(VirtualHost):
 
     def _agent(self, call: Call, strict: bool, client: Any) -> Agent:
         found = xen.settings(call, strict=strict)
-        return Agent(call, found, Xl(power_button=False), client)
+        return Agent(call, found, Xl(str(self.folder), power_button=False), client)
 
     def _run(self, command: list[str]) -> tuple[int, str]:
         match command[1:]:

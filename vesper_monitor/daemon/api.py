@@ -250,8 +250,10 @@ class Api:
             beginning.cancel()  # of a monitor that was killed
         instance = instances.get(resource)
         cause = None
-        if instance is not None and _is_of(request, instance.record):
-            cause = instance.dead_cause
+        named = instance is not None and _is_of(request, instance.record)
+        # One whose domain has ended is over, whatever life of the VM is to be stopped.
+        if instance is not None and (named or instance.dead_reason is not None):
+            cause = instance.dead_cause if named else None
             instances.stop(resource)
             self._daemon.stopping(instance.record)
         fault = instances.stopped_for(resource)

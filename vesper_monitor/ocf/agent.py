@@ -435,12 +435,12 @@ class Agent:
         known = self.identity.remembered
         if known is None or self._seen:
             return self.vm
-        renamed = self.toolstack.find_name(known.ident) if known.ident else ""
-        if known.name in states or not renamed:
-            return known.name if known.name in states else self._next_name(known, states)
+        listed = self.toolstack.find_name(known.ident) if known.ident else ""
         # Under these names it is not this resource's any more, or not yet.
         away = (*self.toolstack.transient_names(known.name), f"{known.name}--crashed")
-        return self._next_name(known, states) if renamed in away else renamed
+        if listed and listed not in away:
+            return listed
+        return known.name if known.name in states else self._next_name(known, states)
 
     def _next_name(self, known: KnownDomain, states: dict[str, DomainState]) -> str:
         """Return whose turn it is now that what was remembered does not run."""
@@ -473,7 +473,10 @@ class Agent:
             name, ident = answer.get("vm"), answer.get(self.toolstack.ident_field)
         except (DaemonUnavailable, DaemonError):
             return
-        if isinstance(name, str) and name and ident is not None:
+        if not isinstance(name, str) or not name or ident is None:
+            return
+        # A start or a probe of another resource may have taken it since.
+        if not self.identity.find_owner(name, str(ident)):
             self.identity.adopt(KnownDomain(name, str(ident)))
 
     def life_age(self) -> float | None:
@@ -511,6 +514,7 @@ class Agent:
 
         :raises ToolstackError: not known; it must not be started then.
         """
+        end = self._end_of_reboot()
         while True:
             try:
                 present = self.present()
@@ -519,8 +523,31 @@ class Agent:
                     raise
                 self.pause()
                 continue
+            if not present and time.monotonic() < end:
+                self.pause()
+                continue
             if present or not self._turn_to_configured():
                 return present
+            end = 0.0
+
+    def _end_of_reboot(self, *, surely: bool = False) -> float:
+        """Until when a domain that ran here and is not listed may come back (CLOCK_MONOTONIC)."""
+        gap = self.toolstack.reboot_gap
+        ran = surely or self.identity.remembered is not None
+        if not ran and not (gap and self.identity.find_owner(self.vm)):
+            return 0.0
+        return time.monotonic() + min(gap, max(0.0, self.call.left() / 3))
+
+    def let_reboot(self, *, surely: bool = False) -> DomainState:
+        """A domain that ran here and is not listed may be rebooting: then it comes back.
+
+        :param surely: it is known to have run here.
+        :raises ToolstackError: not known.
+        """
+        end = self._end_of_reboot(surely=surely)
+        while (state := self.state()) is DomainState.GONE and time.monotonic() < end:
+            self.pause()
+        return state
 
     def _turn_to_configured(self) -> bool:
         """What was remembered does not run: what is configured counts from now on.
@@ -546,7 +573,7 @@ class Agent:
         """
         while True:
             try:
-                return self.state()
+                return self.let_reboot()
             except DomainContradiction as error:
                 if not self._has_time_to_look():
                     raise self._unknown(unknown, error) from error
@@ -557,7 +584,10 @@ class Agent:
     def _state_without_toolstack(self, unknown: Code, error: ToolstackError) -> DomainState:
         """:raises Exit: vesperd does not know either."""
         until = time.monotonic() + min(VESPERD_PATIENCE, self.call.left() - 2.0)
-        while (state := self.state_by_vesperd()) is None and time.monotonic() < until:
+        reboot = self._end_of_reboot()
+        while (state := self.state_by_vesperd()) is None or state is DomainState.GONE:
+            if time.monotonic() >= (until if state is None else reboot):
+                break
             time.sleep(LOOK_PAUSE)  # on a busy host the next sign of life may be late
         if state is None:
             missing = isinstance(error, ToolstackMissing) and unknown is Code.ERROR
@@ -567,16 +597,19 @@ class Agent:
     def _unknown(self, code: Code, error: ToolstackError) -> Exit:
         return Exit(code, f"whether {self.vm} runs cannot be told: {error}")
 
-    def refuse_foreign(self, code: Code) -> None:
+    def refuse_foreign(self, code: Code) -> bool:
         """
-        :raises Exit: what is configured belongs to another resource, and of what ran
-            here nothing is known.
+        :returns: whether what is configured belongs to another resource, and does not
+            run; of what ran here nothing is known.
+        :raises Exit: that runs, or it is not known whether it does.
         """
-        if self.identity.remembered is not None or not (owner := self.identity.find_owner(self.vm)):
-            return
+        if self.identity.remembered is not None or not (
+            owner := self.identity.find_owner(self.vm)
+        ):
+            return False
         try:
-            if self.state() is DomainState.GONE:
-                return  # nothing is there that could be touched
+            if self.let_reboot() is DomainState.GONE:
+                return True
         except ToolstackError as error:
             log(f"{self.vm}: {error}")
         raise Exit(

@@ -19,7 +19,7 @@ import os
 import sys
 import time
 
-from vesper_monitor.ocf.basics import DEEP
+from vesper_monitor.ocf.basics import AGAIN, DEEP
 from vesper_monitor.ocf.call import Code, Exit, log
 from vesper_monitor.ocf.toolstack import ToolstackError, spawn
 
@@ -89,6 +89,8 @@ def run_deep_monitor(agent: Agent) -> None:
     on_behalf = bool(call.environ.get(ON_BEHALF))
     note = DeepNote.load(agent)
     if not on_behalf:
+        # What the last monitor has left for a quick one knows nothing of this look.
+        call.remember(AGAIN, "")
         found, note = note, DeepNote(call.check_level, call.interval, now)
         if found is not None and (found.level, found.interval) == (note.level, note.interval):
             note.looked_at, note.code, note.reason = found.looked_at, found.code, found.reason

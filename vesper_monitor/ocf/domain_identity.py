@@ -58,7 +58,9 @@ def find_configured_name(
     :param read_name: finds the name in the file's content, or raises ValueError.
     """
     if name := call.parameter("name"):
-        return ConfiguredName(name)
+        # It would break the lists that a toolstack makes of it.
+        bad = not name.isprintable()
+        return ConfiguredName(None, f"parameter name={name!r}") if bad else ConfiguredName(name)
     lines = _read_lines(call.state_file(DOMAIN))
     if len(lines) > 4 and lines[2] == config_key(call.environ) and lines[3]:
         return ConfiguredName(lines[3])
@@ -151,6 +153,12 @@ class DomainIdentity:
         """Take vesperd's word for what this resource runs, for this call."""
         if self.remembered is None:
             self.remembered = known
+
+    def keep(self) -> None:
+        """Keep what vesperd has said, which it is about to forget. Never fails."""
+        known = self.remembered
+        if known is not None and _read_record(self._path) is None:
+            self._call.remember(DOMAIN, f"{known.name}\n{known.ident}\n\n\n")
 
     def _other_records(self) -> Iterator[tuple[str, KnownDomain]]:
         folder = self._call.state_dir

@@ -50,6 +50,8 @@ def settings(call: Call, *, strict: bool) -> tuple[Settings, Options]:
     found = Settings(config, find_configured_name(call, "config", _read_name))
     if "/" in (found.configured.name or ""):
         read.wrong.append(f"domain name {found.configured.name}: libvirt allows no / in it")
+    if found.configured.name is None and read.text("name"):
+        read.wrong.append(f"{found.configured.trouble}: no domain can have such a name")
     read.common(found)
     found.shutdown_share = 1.0
     if read.boolean("force_stop"):

@@ -71,6 +71,9 @@ def _show(agent: Agent, reason: str) -> None:
 
 def _migrate_to(agent: Agent) -> None:
     agent.refuse_foreign(Code.ERROR)
+    if mismatch := agent.identity.mismatch():
+        # The target would look for the other name, and never find what arrives.
+        raise Exit(Code.ERROR, f"not migrated live: {mismatch}")
     vm, target = agent.vm, agent.call.migrate_target
     if not target:
         raise Exit(
@@ -123,12 +126,13 @@ def migrate_from(agent: Agent) -> None:
 
 def _wait_for_domain(agent: Agent) -> None:
     """:raises Exit: it does not arrive."""
-    vm = agent.vm
     seen = time.monotonic()
     trouble = ""
+    vm = agent.vm
     while agent.call.left() > 2.0:
         try:
             present = agent.present()
+            vm = agent.vm  # which may be another one than was remembered here
             state = present.get(vm, DomainState.GONE)
             if state is DomainState.RUNNING:
                 return

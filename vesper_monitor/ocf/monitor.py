@@ -136,10 +136,11 @@ class Monitor:
 
     def _check_identity(self) -> None:
         """
-        :raises Exit: which domain the resource runs is not known (degraded).
+        :raises Exit: which domain the resource runs is not known (degraded), or none (7).
         """
         agent = self._agent
-        agent.refuse_foreign(Code.DEGRADED)
+        if agent.refuse_foreign(Code.DEGRADED):
+            raise Exit(Code.NOT_RUNNING, f"{self._vm} is not running")
         if mismatch := agent.identity.mismatch():
             # vesperd says it to a monitor that waits, and does not call it well meanwhile.
             agent.settings.doubts.insert(0, mismatch)

@@ -76,8 +76,12 @@ class Stop:
         agent.forget_first_mark()
         agent.forget_carried()
         deep_check.forget(agent)
-        agent.refuse_foreign(Code.ERROR)
+        foreign = agent.refuse_foreign(Code.ERROR)
+        agent.identity.keep()  # for a stop that is tried again
         known = self._tell()
+        if foreign:
+            log(f"{self._vm}: is another resource's, and does not run")
+            return
         try:
             self._end(known)
             remove(agent, self._reserve)
@@ -114,7 +118,7 @@ class Stop:
                 return
         state = self._look_until_known()
         if state is DomainState.GONE and known.get("cause") not in FINAL_CAUSES:
-            state = self._let_reboot()
+            state = agent.let_reboot()
         if state in ALIVE and gone:
             state = self._let_crash()
         elif state in ALIVE:
@@ -148,18 +152,6 @@ class Stop:
                     raise
                 log(f"{self._vm}: {error}; looking again")
                 self._agent.pause()
-
-    def _let_reboot(self) -> DomainState:
-        """A domain that ran here and is not listed may be rebooting: then it comes back.
-
-        :raises ToolstackError: not known.
-        """
-        agent = self._agent
-        gap = agent.toolstack.reboot_gap if agent.identity.remembered is not None else 0.0
-        end = time.monotonic() + min(gap, agent.call.left() / 3)
-        while (state := agent.state()) is DomainState.GONE and time.monotonic() < end:
-            agent.pause()
-        return state
 
     def _without_toolstack(self, error: ToolstackMissing) -> None:
         if self._agent.state_by_vesperd() is DomainState.GONE:
@@ -292,6 +284,8 @@ def remove(agent: Agent, reserve: DestroyReserve | None = None) -> None:
         try:
             present = agent.present()
             if not present:
+                if _comes_back(agent):
+                    continue
                 return
             if _destroy(agent, present, destroyed, reserve):
                 continue
@@ -312,6 +306,19 @@ def remove(agent: Agent, reserve: DestroyReserve | None = None) -> None:
     raise Exit(
         Code.ERROR, f"{agent.vm} could not be stopped: {trouble}; see: {agent.toolstack.look}"
     )
+
+
+def _comes_back(agent: Agent) -> bool:
+    """Whether a domain that is gone is there again, because its guest was rebooting.
+
+    :raises ToolstackError: not known.
+    """
+    known = agent.identity.remembered
+    ident = known.ident if known is not None and known.name == agent.vm else ""
+    if not agent.toolstack.brings_back(agent.vm, ident):
+        return False
+    log(f"{agent.vm}: {agent.toolstack.name} starts it again: its guest reboots")
+    return agent.let_reboot(surely=True) is not DomainState.GONE
 
 
 def _destroy(

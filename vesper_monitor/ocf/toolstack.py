@@ -66,6 +66,12 @@ if TYPE_CHECKING:
                 change while a domain runs.
             """
 
+        def brings_back(self, name: str, ident: str) -> bool:
+            """Whether the toolstack itself is starting a domain again that is not listed any more.
+
+            :param ident: of the domain, if it was never listed here; may be empty.
+            """
+
         def why(self, name: str) -> str:
             """What the last look has shown of a domain beyond its state, or nothing."""
 

@@ -273,6 +273,9 @@ class Virsh:
     def find_name(self, ident: str) -> str:
         return ""  # a domain that runs keeps its name
 
+    def brings_back(self, name: str, ident: str) -> bool:
+        return False  # a guest that reboots keeps its domain
+
     def size(self, name: str, limit: float) -> tuple[int, int] | None:
         known = {}
         for line in self.do_to(name, limit, "dominfo").splitlines():

@@ -32,6 +32,8 @@ def settings(call: Call, *, strict: bool) -> Settings:
     read = Reader(call)
     config = read.path("xmfile", "the domain's xl configuration file")
     found = Settings(config, find_configured_name(call, "xmfile", _read_name))
+    if found.configured.name is None and read.text("name"):
+        read.wrong.append(f"{found.configured.trouble}: no domain can have such a name")
     read.common(found)
     found.power_button = read.boolean("shutdown_acpi")
     found.keep_crashed = read.boolean("keep_crashed")

@@ -73,6 +73,8 @@ class Xl:
         #: domain numbers by name, of the last list
         self._numbers: dict[str, str] = {}
         self._listed_at = float("-inf")
+        #: of all lists
+        self._last_numbers: dict[str, str] = {}
         self.keeper: Keeper | None = self
         self.host: HostMemory | None = self
 
@@ -98,7 +100,10 @@ class Xl:
             raise
         if code == 0:
             listed = parse_list(text)
+            # The host itself is nobody's VM, whatever a configuration names.
+            listed = {name: found for name, found in listed.items() if found[1] != "0"}
             self._numbers = {name: number for name, (_, number) in listed.items()}
+            self._last_numbers |= self._numbers
             self._listed_at = time.monotonic()
             return {name: state for name, (state, _) in listed.items()}
         if self.absent():
@@ -114,6 +119,15 @@ class Xl:
 
     def find_name(self, ident: str) -> str:
         return next((name for name, number in self._numbers.items() if number == ident), "")
+
+    def brings_back(self, name: str, ident: str) -> bool:
+        from vesper_monitor.ocf import xl_details
+
+        number = self._last_numbers.get(name, ident)
+        folder = os.path.join(self._root, "var/log/xen")
+        # One that has arrived by migration was created under the other name.
+        logs = (f"xl-{known}.log" for known in (name, f"{name}--incoming") if "/" not in known)
+        return any(xl_details.restarts(os.path.join(folder, log), number) for log in logs)
 
     def transient_names(self, name: str) -> tuple[str, ...]:
         # tools/xl/xl_migrate.c (4.17): at the target until it has all, and at

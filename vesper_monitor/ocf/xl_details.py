@@ -4,6 +4,8 @@
 from __future__ import annotations
 
 import json
+import os
+import re
 
 from vesper_monitor.ocf.toolstack import ToolstackError
 from vesper_monitor.xl_list import sizes as listed_sizes
@@ -13,7 +15,10 @@ if TYPE_CHECKING:
     from collections.abc import Callable
     from typing import Any
 
-__all__ = ["disks", "immovable", "memory", "sizes"]
+__all__ = ["disks", "immovable", "memory", "restarts", "sizes"]
+
+#: Bytes of a log's end that are looked at.
+TAIL_BYTES = 16384
 
 
 def sizes(text: str) -> dict[str, tuple[int, int]]:
@@ -84,3 +89,23 @@ def _config(listed: str) -> dict[str, Any] | None:
 def _info(text: str) -> dict[str, str]:
     pairs = (line.partition(":") for line in text.splitlines())
     return {key.strip(): value.strip() for key, _, value in pairs}
+
+
+def restarts(log: str, number: str) -> bool:
+    """Whether xl has noted that it starts a domain again whose guest has shut down.
+
+    The process of xl's that follows a domain notes that before it does anything
+    (handle_domain_death() in tools/xl/xl_vmcontrol.c, 4.17).
+
+    :param log: path of xl's log of the domain; there need be none.
+    """
+    try:
+        with open(log, "rb") as file:
+            file.seek(max(0, os.fstat(file.fileno()).st_size - TAIL_BYTES))
+            text = file.read(TAIL_BYTES).decode(errors="replace")
+    except OSError:
+        return False
+    # A number comes back after a boot of the host: the last one counts.
+    shut = rf"^Domain {re.escape(number)} has shut down, .*\nAction for shutdown .* is (\S+)$"
+    noted = re.findall(shut, text, re.M)
+    return bool(noted) and noted[-1] in ("restart", "rename-restart", "coredump-restart")
