@@ -112,8 +112,8 @@ class _File:
     def __init__(self, text: bytes) -> None:
         self._text = text
 
-    def read_text(self, encoding: str) -> str:
-        return self._text.decode(encoding)
+    def read_bytes(self) -> bytes:
+        return self._text
 
 
 def tools(data: bytes) -> None:

@@ -283,3 +283,19 @@ def test_a_degraded_monitor_does_its_side_work_too(kvm: Host) -> None:
     assert host.call("monitor", interval=10, timeout=14, **wanted).code == DEGRADED
     assert "<vcpu>4" in host.config.read_text()
     assert "cpu --parameter-value 4" in (host.folder / "told").read_text()
+
+
+def test_the_cause_of_an_end_that_was_not_watched_well(host: Host) -> None:
+    """vesperd learns it a moment after it has lost the guest."""
+    host.vesperd.listen()
+    answers = iter(
+        [
+            {"result": "degraded", "reason": "vm1 is not watched"},
+            {"result": "dead", "reason": "its watchdog has expired", "state": "gone",
+             "cause": "failure"},
+        ]
+    )  # fmt: skip
+    host.vesperd.answers["wait"] = lambda _: next(answers)
+    result = host.call("monitor", interval=10, timeout=14)
+    assert result.code == NOT_RUNNING
+    assert result.reason == "its watchdog has expired"

@@ -3,6 +3,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
+
 import pytest
 
 from lab.evaluation import trial
@@ -54,8 +56,24 @@ def test_destroyed_domain_leaves_no_zombie(guest_on_a: XenHost) -> None:
     assert host.run("vesper status", timeout=30).rc == 0
 
 
-def test_guest_without_modules_degrades(cleaned: XenLab) -> None:
-    host = cleaned.a
+@pytest.fixture
+def impatient(cleaned: XenLab) -> Iterator[XenLab]:
+    """vesperd on host-a gives a guest less time to boot than it does by itself."""
+    host, path = cleaned.a, "/etc/vesper/vesperd.toml"
+    before = host.run(f"cat {path}", check=True).output
+    host.put(path, f"activate_timeout = 10\n{before}".encode())
+    host.stop_vesperd()
+    host.start_vesperd()
+    try:
+        yield cleaned
+    finally:
+        host.put(path, before.encode())
+        host.stop_vesperd()
+        host.start_vesperd()
+
+
+def test_guest_without_modules_degrades(impatient: XenLab) -> None:
+    host = impatient.a
     host.put("/etc/xen/vm1.cfg", project.guest_config("lab.vesper=no").encode())
     host.run("xl create /etc/xen/vm1.cfg", timeout=60, check=True)
     Guest(host).wait_ready(60)

@@ -51,6 +51,8 @@ REBOOT_PAUSE = 0.5
 ACCEPT_LIMIT = 10.0
 #: Seconds for what a toolstack does now and then.
 TEND_LIMIT = 5.0
+#: Seconds for vesperd to learn why a domain has ended that it did not watch well.
+CAUSE_WAIT_S = 2.0
 #: Seconds that one poll(2) waits at most.
 MAX_POLL_S = 3600.0
 
@@ -242,8 +244,8 @@ class Monitor:
         if result == "fault":
             raise Exit(Code.ERROR, reason)
         if result == "degraded":
-            # Whoever does not watch it does not see its end either.
-            self._look()
+            if self._look_unwatched():
+                return
             # With a doubt about its parameters it is watched, whatever was noted at the start.
             note = "" if reason in self._agent.settings.doubts else self._agent.noted()
             raise Exit(Code.DEGRADED, f"{self._vm} is not watched: {note}" if note else reason)
@@ -277,6 +279,29 @@ class Monitor:
             f"{self._vm} is not watched: vesperd answered {str(result)[:40]!r}; are it and this "
             "agent of the same version?",
         )
+
+    def _look_unwatched(self) -> bool:
+        """Whoever does not watch a domain does not see its end either, or not yet.
+
+        :returns: whether its end is seen to, so that all is well.
+        :raises Exit: it does not run, with the cause if vesperd has learned it meanwhile.
+        """
+        try:
+            self._look()
+            return False
+        except Exit as end:
+            if end.code is Code.DEGRADED:
+                raise
+            vesperd = self._agent.vesperd
+            try:
+                vesperd.begin("wait", **self._question(), timeout=CAUSE_WAIT_S)
+                answer = vesperd.finish(CAUSE_WAIT_S + ANSWER_GRACE)
+            except (DaemonUnavailable, DaemonError):
+                raise end from None
+            if answer.get("result") != "dead":
+                raise
+            self._judge(answer)
+            return True
 
     def _accept(self, reason: str) -> None:
         """The guest has powered itself off, which is wanted: the resource is to be stopped.

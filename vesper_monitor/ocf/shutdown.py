@@ -19,6 +19,9 @@ RETRY_PAUSE_S = 2.0
 #: Seconds after which a request that does not come back is ended and made anew:
 #: it hangs in the toolstack itself.
 REQUEST_LIMIT_S = 10.0
+#: Seconds in which nobody can ask the guest, until that is given up: longer than
+#: a toolstack's restart, or than a busy host makes it hang.
+NOBODY_LIMIT_S = 30.0
 
 
 class Shutdown:
@@ -31,7 +34,13 @@ class Shutdown:
         self._asked = False
         self._ask_at = 0.0  # next, CLOCK_MONOTONIC
         self._give_up_at = 0.0  # the request under way
-        self._complained = False
+        self._nobody_since: float | None = None
+
+    @property
+    def is_hopeless(self) -> bool:
+        """Whether nobody could ask the guest for long."""
+        since = self._nobody_since
+        return since is not None and time.monotonic() >= since + NOBODY_LIMIT_S
 
     def go_on(self, limit: float) -> None:
         """Ask, ask again, or look what has become of the request, for ``limit`` s at most.
@@ -59,15 +68,15 @@ class Shutdown:
             raise
         except ToolstackError as error:
             self._ask_at = time.monotonic() + RETRY_PAUSE_S
-            if not self._complained:
+            if self._nobody_since is None:
                 log(f"{self._vm}: cannot be asked to shut down: {error}; trying again")
-                self._complained = True
+                self._nobody_since = now
             return
         self._ask_at = now + self._toolstack.shutdown_again
         self._give_up_at = now + REQUEST_LIMIT_S
         if self._asked:
             log(f"{self._vm}: still there: asked to shut down once more")
-        self._asked, self._complained = True, False
+        self._asked, self._nobody_since = True, None
 
     def close(self) -> None:
         """What has not come back by now is not waited for."""

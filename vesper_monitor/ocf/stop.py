@@ -186,6 +186,9 @@ class Stop:
                     raise
                 except ToolstackError as error:
                     log(f"{vm}: {error}; the guest has its time all the same")
+                if shutdown.is_hopeless:
+                    log(f"{vm}: nobody can ask it to shut down")
+                    return False
                 agent.pause(left)
             took = limit - (end - time.monotonic())
             log(f"{vm}: not shut down after {took:.0f} s")

@@ -48,7 +48,7 @@ def test_without_libvirtd(cleaned: KvmLab) -> None:
     cleaned.guest(through=host).wait_ready(60)
     host.signal_libvirtd("STOP")
     try:
-        stop = stopped(host, TIMEOUT / 3)
+        stop = stopped(host, TIMEOUT / 2)
     finally:
         host.signal_libvirtd("CONT")
     assert "ending its QEMU" in stop.output
