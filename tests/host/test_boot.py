@@ -312,7 +312,7 @@ def test_a_start_counts_only_by_the_resources_own_word(daemon: DaemonProcess) ->
     with guest(cmdline="lab.vesper=no"):
         daemon.call("start", **RESOURCE)
         assert Monitor(daemon).result() == "fine"
-        assert Monitor(daemon, timeout=4).result() == "degraded"
+        assert Monitor(daemon, timeout=20).result() == "degraded"
         waiting = Monitor(daemon, timeout=60, boot_timeout=2)
         assert waiting.result() == "fault"
         reason = waiting.answer["reason"]

@@ -209,9 +209,10 @@ class Session:
         if self._state is not SessionState.ACTIVE:
             if now - self._started < self._activate_timeout:
                 return None
-            return (self._boot.words if self._is_silent else None) or self._missing or (
-                f"{self.domain.name}: no contact with the guest's VESPER modules yet"
-            )  # fmt: skip
+            words = (self._boot.words if self._is_silent else None) or self._missing
+            if words is None and now - self._started < self._activate_timeout + _CONNECT_TIMEOUT:
+                return None  # the first try is still under way, and will say what to do
+            return words or f"{self.domain.name}: no contact with the guest's VESPER modules yet"
         if now - self._answered < min(self._activate_timeout, _PROBES_TIMEOUT_S):
             return None
         for name in self._wanted:
