@@ -14,7 +14,12 @@ import re
 import time
 from dataclasses import dataclass
 
-__all__ = ["PATTERN", "Entry", "What", "parse"]
+__all__ = ["PATTERN", "TICK_S", "Entry", "What", "parse"]
+
+
+#: Seconds by which a line may be stamped too early: its time is the kernel's coarse
+#: clock, in ms. All stamps of a host are 4 ms apart (HZ=250).
+TICK_S = 0.005
 
 
 class What(enum.Enum):

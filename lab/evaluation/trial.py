@@ -12,7 +12,7 @@ from lxml import etree
 from lab.evaluation.clock import Offset
 from lab.evaluation.injection import host_clock, inject
 from lab.evaluation.observer import Observation, Observer
-from lab.evaluation.pacemaker_log import What
+from lab.evaluation.pacemaker_log import TICK_S, What
 from lab.evaluation.phase import Phase
 from lab.evaluation.run import FAULTS, STEPS, WATCHES, Run
 from lab.evaluation.setting import Lab
@@ -197,5 +197,5 @@ def perform(
     if timeline.stuck is not None:
         run.stuck_s = timeline.stuck - at
     worst = max(o.error_ns + abs(o.ns - clocks[name].ns) for name, o in after.items())
-    run.clock_error_s = injected.error_s + worst / 1e9
+    run.clock_error_s = injected.error_s + worst / 1e9 + TICK_S
     return run
