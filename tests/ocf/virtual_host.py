@@ -11,7 +11,7 @@ from __future__ import annotations
 import hashlib
 import time
 import uuid
-from collections.abc import Callable, Mapping
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -274,8 +274,3 @@ class VirtualLibvirtHost(VirtualHost):
         records = [f"{word}: '{n}'\n  state.state=1\n  state.reason=1\n" for n in names]
         text = "\n".join(records)
         return text[:-6] if self.mood == "cut" else text
-
-
-def parameters(host: VirtualHost) -> Mapping[str, str]:
-    """What a call of that host's agent gets."""
-    return {f"OCF_RESKEY_{host.config_parameter}": str(host.config)}

@@ -21,7 +21,12 @@ from vesper_monitor.client import Client, DaemonError, DaemonUnavailable
 from vesper_monitor.domain_state import DomainState
 from vesper_monitor.ocf.basics import CARRIED, FIRST, begin_waiting, end_waiting, mark_first
 from vesper_monitor.ocf.call import Code, Exit, log
-from vesper_monitor.ocf.domain_identity import ConfiguredName, DomainIdentity, KnownDomain
+from vesper_monitor.ocf.domain_identity import (
+    ConfiguredName,
+    DomainIdentity,
+    KnownDomain,
+    kept_name,
+)
 from vesper_monitor.ocf.toolstack import ToolstackError, ToolstackMissing
 
 TYPE_CHECKING = False
@@ -437,7 +442,7 @@ class Agent:
             return self.vm
         listed = self.toolstack.find_name(known.ident) if known.ident else ""
         # Under these names it is not this resource's any more, or not yet.
-        away = (*self.toolstack.transient_names(known.name), f"{known.name}--crashed")
+        away = (*self.toolstack.transient_names(known.name), kept_name(known.name))
         if listed and listed not in away:
             return listed
         return known.name if known.name in states else self._next_name(known, states)

@@ -29,7 +29,13 @@ if TYPE_CHECKING:
 
     from vesper_monitor.ocf.call import Call
 
-__all__ = ["ConfiguredName", "DomainIdentity", "KnownDomain", "find_configured_name"]
+__all__ = [
+    "ConfiguredName",
+    "DomainIdentity",
+    "KnownDomain",
+    "find_configured_name",
+    "kept_name",
+]
 
 #: Bytes of such a file that are read; a domain's name is far shorter.
 MAX_RECORD_BYTES = 4096
@@ -45,6 +51,11 @@ class ConfiguredName:
     def __init__(self, name: str | None, trouble: str = "") -> None:
         self.name = name
         self.trouble = trouble
+
+
+def kept_name(vm: str) -> str:
+    """What a crashed domain is called that is kept for its dump."""
+    return f"{vm}--crashed"
 
 
 def find_configured_name(

@@ -19,6 +19,7 @@ from vesper_monitor.domain_state import DomainState
 from vesper_monitor.ocf import deep_check
 from vesper_monitor.ocf.agent import ALIVE, LOOK_PAUSE
 from vesper_monitor.ocf.call import Code, Exit, log
+from vesper_monitor.ocf.domain_identity import kept_name
 from vesper_monitor.ocf.shutdown import Shutdown
 from vesper_monitor.ocf.stop_time import DestroyReserve
 from vesper_monitor.ocf.toolstack import ToolstackError, ToolstackMissing
@@ -30,7 +31,7 @@ if TYPE_CHECKING:
     from vesper_monitor.ocf.agent import Agent
     from vesper_monitor.ocf.toolstack import Keeper
 
-__all__ = ["Stop", "drop_kept", "kept_name", "remove"]
+__all__ = ["Stop", "drop_kept", "remove"]
 
 #: Seconds for the toolstack's own daemon to clear away a domain that has shut
 #: down (on_poweroff). A destroy meanwhile would only do the same work twice.
@@ -49,11 +50,6 @@ TEND_LIMIT = 10.0
 #: Seconds for a guest whose panic is known to become a crashed domain, where
 #: that is to be kept.
 CRASH_TIME = 3.0
-
-
-def kept_name(vm: str) -> str:
-    """What a crashed domain is called that is kept for its dump."""
-    return f"{vm}--crashed"
 
 
 class Stop:
