@@ -10,11 +10,10 @@
 #include <linux/preempt.h>
 #include <linux/sched/signal.h>
 #include <linux/signal.h>
-#include <linux/version.h>
 
 #include "vesper.h"
 
-#if LINUX_VERSION_CODE >= KERNEL_VERSION(5, 19, 0)
+#ifdef VSP_HAVE_SEND_SIGNAL_LOCKED
 #define SEND_SIGNAL "__send_signal_locked"
 #else
 #define SEND_SIGNAL "__send_signal"
