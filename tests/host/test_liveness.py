@@ -484,6 +484,31 @@ def test_a_hang_from_before_the_session(
     asyncio.run(asyncio.wait_for(body(), 60))
 
 
+def test_a_reset_before_the_guest_has_answered(
+    images: ImageStore, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """What the old kernel has left is no hang of the new one."""
+    monkeypatch.setattr(Cchan._request, "__defaults__", (0.7,))
+    monkeypatch.setattr("vesper_monitor.guest.liveness.MAX_GAP", 0.6)
+
+    async def body() -> None:
+        with guest(cmdline="lab.silent=yes") as vm:
+            async with watch(images, hang_timeout=lambda: 2.0) as told:
+                await until(lambda: told.session.state is SessionState.CONNECTING, "linked")
+                await vm.tell("cpu", "spin")
+                await vm.tell("life", "off")
+                await until(lambda: told.session._life.is_silent, "no heartbeat")
+                await vm.tell("reset", "quiet")
+                told.session.note_reset()
+                await asyncio.sleep(3.0)  # longer than a hang takes
+                for words in (("silent", "no"), ("life", "on"), ("boot",)):
+                    await vm.tell(*words)
+                await until(told.all_collecting, "collecting")
+                assert told.events == []
+
+    asyncio.run(asyncio.wait_for(body(), 60))
+
+
 def test_a_guest_that_lives_and_does_not_answer_gets_another_link(
     images: ImageStore, monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -326,7 +326,7 @@ class Session:
     def note_reset(self) -> None:
         """The hypervisor says that another kernel boots: what this one shows is over."""
         self._boot.note_reset(self._clock())
-        if self._guest is not None and self._lost is None:
+        if self._has_link:
             self._lose("the guest was reset")
         self._changed()
 
@@ -420,6 +420,7 @@ class Session:
     async def _connect(self) -> None:
         self._switch(SessionState.WAITING)
         link = await self.transport.connect(self.domain, _CONNECT_TIMEOUT)
+        self._lost = None
         self._switch(SessionState.CONNECTING)
         self._begin_life(link, *find_life(link))
         try:
@@ -429,7 +430,6 @@ class Session:
             # A page that the guest has spoilt stays so: then all is begun anew.
             await link.close(deactivate=isinstance(error, CchanBroken))
             raise
-        self._lost = None
         link.on_lost(self._on_lost)
         link.on_notify(self._on_notify)
         self._guest = guest
@@ -455,6 +455,8 @@ class Session:
             except GuestSilent as error:
                 if self._life_task is not None:
                     _raise_what_ended([self._life_task])
+                if self._lost is not None:
+                    raise LinkLost(f"{self.domain.name}: {self._lost}") from None
                 if not self._life.is_silent:
                     raise
                 self._miss(error)
@@ -768,9 +770,16 @@ class Session:
 
     def _on_unsure(self) -> None:
         """The guest shows no life, and may have been reset: only a live kernel answers anew."""
-        if self._guest is not None and self._lost is None:
+        if self._has_link:
             self._boot.note_unsure(self._clock())
             self._lose("the guest shows no life and may have been reset")
+
+    @property
+    def _has_link(self) -> bool:
+        """Like :attr:`linked`, and also while the guest has not answered HELLO."""
+        return self._lost is None and (
+            self._guest is not None or self._state is SessionState.CONNECTING
+        )
 
     def _lose(self, reason: str) -> None:
         self._lost = reason
