@@ -24,6 +24,7 @@ from tests.host.standins import guest, until
 from tests.host.test_session import images as images
 from tests.host.test_session import watch
 from vesper_monitor.domain_state import DomainState
+from vesper_monitor.guest import abi
 from vesper_monitor.guest.cchan import Cchan
 from vesper_monitor.guest.images import ImageStore
 from vesper_monitor.guest.liveness import Depth, Hang, LifeState, Liveness, Sign
@@ -519,5 +520,18 @@ def test_a_guest_that_lives_and_does_not_answer_gets_another_link(
             async with watch(images, hang_timeout=lambda: 3.0) as told:
                 await until(lambda: told.states.count(SessionState.CONNECTING) == 2, "another")
                 assert told.events == []
+
+    asyncio.run(asyncio.wait_for(body(), 60))
+
+
+def test_an_older_core_names_its_signs_of_life_in_hello_alone(
+    images: ImageStore, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("vesper_monitor.guest.session.find_life", lambda _: (abi.Region(), 0))
+
+    async def body() -> None:
+        with guest():
+            async with watch(images, hang_timeout=lambda: 3.0) as told:
+                await until(lambda: told.session.alive, "alive")
 
     asyncio.run(asyncio.wait_for(body(), 60))
