@@ -57,6 +57,8 @@ unlock:
 	vsp_unlock_cpus();
 	if (err)
 		synchronize_rcu();
+	else
+		vsp_cchan_kick();	/* the host may have been quicker */
 	return err;
 }
 EXPORT_SYMBOL_GPL(vsp_transport_register);
