@@ -120,7 +120,7 @@ def test_root_forbids_modules_to_the_kernels_helpers(run: Boot) -> None:
     result = run(
         """\
 load die /die.ko
-sh echo "4294901759 $(cut -f2 -d' ' /proc/sys/kernel/usermodehelper/bset)" \
+sh echo "4294901759 $(cut -f2 /proc/sys/kernel/usermodehelper/bset)" \
 >/proc/sys/kernel/usermodehelper/bset
 load lockup /lockup.ko
 unload die
