@@ -66,6 +66,21 @@ const struct fs_entry *fs_table_find(const void *info, dev_t dev)
 
 /* ------------------------------------------------------------- refresh */
 
+/* Made if there is none yet; NULL: there is no more room. */
+static struct fs_entry *fs_entry_of(struct fs_table *table, dev_t dev)
+{
+	unsigned int i;
+
+	for (i = 0; i < table->n; i++) {
+		if (table->entry[i].dev == dev)
+			return &table->entry[i];
+	}
+	if (table->n == MAX_ENTRIES)
+		return NULL;
+	table->entry[table->n].dev = dev;
+	return &table->entry[table->n++];
+}
+
 static void fs_copy_path(char *to, const char *path)
 {
 	size_t len = strlen(path);
@@ -80,13 +95,12 @@ static void fs_copy_path(char *to, const char *path)
 /* "36 35 98:0 /root /path rw,noatime shared:1 - ext4 /dev/vda rw" */
 static void fs_note_mount(struct fs_table *table, char *line)
 {
-	unsigned int major, minor, i;
+	unsigned int major, minor;
+	struct fs_entry *entry;
 	char *path, *type;
 	int at = 0;
-	dev_t dev;
 
-	if (table->n == MAX_ENTRIES ||
-	    sscanf(line, "%*d %*d %u:%u %*s %n", &major, &minor, &at) != 2 || !at)
+	if (sscanf(line, "%*d %*d %u:%u %*s %n", &major, &minor, &at) != 2 || !at)
 		return;
 	path = line + at;
 	type = strstr(path, " - ");
@@ -97,16 +111,12 @@ static void fs_note_mount(struct fs_table *table, char *line)
 	type = strsep(&type, " ");
 	if (match_string(fs_types, ARRAY_SIZE(fs_types), type) < 0)
 		return;
-	dev = MKDEV(major, minor);
-	for (i = 0; i < table->n; i++) {
-		if (table->entry[i].dev == dev)
-			return;
-	}
+	entry = fs_entry_of(table, MKDEV(major, minor));
+	if (!entry || *entry->mount)
+		return;
+	strscpy(entry->type, type, VSP_FSTYPE_LEN);
 	string_unescape_inplace(path, UNESCAPE_OCTAL);
-	table->entry[i].dev = dev;
-	strscpy(table->entry[i].type, type, VSP_FSTYPE_LEN);
-	fs_copy_path(table->entry[i].mount, path);
-	table->n++;
+	fs_copy_path(entry->mount, path);
 }
 
 static void fs_read_mounts(struct fs_table *table, char *lines)
@@ -131,17 +141,15 @@ static void fs_read_mounts(struct fs_table *table, char *lines)
 	}
 }
 
+/* Also of one that is mounted only where process 1 does not see it. */
 static void fs_note_super(struct super_block *sb, void *arg)
 {
-	struct fs_table *table = arg;
-	unsigned int i;
+	struct fs_entry *entry = fs_entry_of(arg, sb->s_dev);
 
-	for (i = 0; i < table->n; i++) {
-		if (table->entry[i].dev != sb->s_dev)
-			continue;
-		table->entry[i].info = sb->s_fs_info;
-		strscpy(table->entry[i].disk, sb->s_id, VSP_DISK_LEN);
-	}
+	if (!entry)
+		return;
+	entry->info = sb->s_fs_info;
+	strscpy(entry->disk, sb->s_id, VSP_DISK_LEN);
 }
 
 /* Only of types that have a mount: to ask for another would load its module. */

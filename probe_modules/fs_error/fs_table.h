@@ -17,10 +17,10 @@
  * struct fs_entry - one mounted file system
  * @info: its super block's s_fs_info
  * @dev: likewise s_dev
- * @type: name of its type
+ * @type: name of its type; "" if process 1 does not see a mount
  * @disk: its super block's s_id; "" while that is not known
  * @mount: where it is mounted, for the first time of several, as process 1 sees
- *	   it; if that does not fit its end, which begins with no "/"
+ *	   it; if that does not fit its end, which begins with no "/"; or ""
  */
 struct fs_entry {
 	const void *info;
