@@ -7,6 +7,8 @@
  * has the handle 0, and writing to it notifies the guest.  Reading at an
  * offset with the top bit of a handle set (NOTIFIED) gives the number of
  * notifications of the host so far.  Open is activate, close is deactivate.
+ *
+ * With the parameter refuse_nth=N the Nth region from now on is not shared.
  */
 
 #include <linux/fs.h>
@@ -32,12 +34,17 @@ static DEFINE_MUTEX(shares_lock);	/* them */
 static struct page *cchan_page;
 static atomic64_t notified;
 
+static unsigned int refuse_nth;		/* the core's lock */
+module_param(refuse_nth, uint, 0644);
+
 static int loopback_share(struct vsp_transport *transport, struct page *const *pages,
 			  unsigned int n, bool writable, u64 *handle)
 {
 	struct share *share;
 	unsigned int i;
 
+	if (refuse_nth && !--refuse_nth)
+		return -ENOSPC;
 	share = kvzalloc(struct_size(share, pages, n), GFP_KERNEL);
 	if (!share)
 		return -ENOMEM;
