@@ -7,6 +7,7 @@ import html
 import threading
 import time
 from collections.abc import Callable
+from contextlib import ExitStack
 
 from lxml import etree
 
@@ -183,11 +184,14 @@ def perform(
     clocks = {host.name: host_clock(host) for host in lab.hosts}
     with Observer(lab, clocks, standby=standby, vesper=watch == "vesper", tell=timeline.tell):
         time.sleep(2)  # what follows the logs must have started
-        if phase:
-            phase.wait(home, fault)
         others = OtherLoad()
-        ordered = time.time()
-        injected = inject(lab, home, fault, clocks)
+        with ExitStack() as until_the_fault:
+            if phase:
+                if fault.startswith("oom"):
+                    until_the_fault.enter_context(lab.guest(through=home).fill_memory())
+                phase.wait(home, fault)
+            ordered = time.time()
+            injected = inject(lab, home, fault, clocks)
         at = injected.at
         if phase:
             phase.took(fault, at - ordered)
