@@ -249,6 +249,16 @@ unload send_signal
     assert result.line("unload send_signal:") == "0"
 
 
+def test_a_host_that_notifies_for_nothing(run: Boot) -> None:
+    """The transport learns of it, and of each notification that was not for nothing."""
+    counters = "cd /sys/module/vsp_loopback/parameters; sleep 1; echo counted $(cat useful useless)"
+    result = run(f"sh {counters}\nhello\nsh {counters}\npoke\nsh {counters}\n", cpus=1)
+    counted = [line.split() for line in result.said if line.startswith("counted ")]
+    (_, before, _), (_, asked, useless), (_, after, poked) = counted
+    assert int(asked) > int(before)
+    assert (int(after), int(poked)) == (int(asked), int(useless) + 1)
+
+
 def test_misuse(run: Boot) -> None:
     """Wrong calls of the probes' API: the module loads only if each gave what it should."""
     result = run(
