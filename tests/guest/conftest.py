@@ -78,7 +78,8 @@ class Run:
         found = []
         for line in self.said:
             if line.startswith(f"record {probe} "):
-                _record, _probe, cpu, text = line.split()
+                # The kernel's own line may come before the end of this one.
+                _record, _probe, cpu, text = line.partition("[")[0].split()
                 data = bytes.fromhex(text)
                 head = abi.Record.from_buffer_copy(data)
                 record = RawRecord(head.seq, head.time_ns, head.event, 0, data)
