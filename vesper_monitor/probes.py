@@ -158,10 +158,10 @@ PROBES: Mapping[str, ProbeInfo] = {
         "journal) read-only, xfs shut down, btrfs forced read-only; with its disk and, as mount, "
         "where it is mounted. Also in modules that are loaded after the probe.",
         hooks=(
-            "kprobe on jbd2_journal_abort(), for ext4, as in Linux 5.10 to 6.12",
-            "kprobe on xfs_do_force_shutdown(), as in Linux 5.10 to 6.12",
+            "kprobe on jbd2_journal_abort(), for ext4, as in Linux 5.10 to 7.3",
+            "kprobe on xfs_do_force_shutdown(), as in Linux 5.10 to 7.3",
             "kprobe on xlog_force_shutdown(), for the log of xfs, where there is one",
-            "kprobe on __btrfs_handle_fs_error(), as in Linux 5.10 to 6.12",
+            "kprobe on __btrfs_handle_fs_error(), as in Linux 5.10 to 7.3",
         ),
         not_seen="ext4 without a journal, or with errors=continue, which stays writable. Of "
         "several mounts (binds, subvolumes) more than the first, and only in the mount namespace "
@@ -195,7 +195,7 @@ PROBES: Mapping[str, ProbeInfo] = {
     "memory_failure": ProbeInfo(
         sees="A page of memory that the hardware has lost, what was in it, and whether the kernel "
         "could do without it (recovered, delayed) or not (ignored, failed).",
-        hooks=("tracepoint ras:memory_failure_event, as in Linux 5.10 to 6.12",),
+        hooks=("tracepoint ras:memory_failure_event, as in Linux 5.10 to 7.3",),
         not_seen="Errors that the memory has corrected. What the host does not tell the guest: "
         "the page is the guest's only if the hypervisor passes the machine check on.",
         cost="One tracepoint per lost page: "

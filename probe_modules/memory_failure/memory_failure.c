@@ -3,7 +3,7 @@
  * Probe memory_failure: the hardware has lost a page of memory.
  *
  * The tracepoint memory_failure_event, which action_result() (mm/memory-failure.c,
- * as in Linux 5.10 to 6.12) passes once it is known what became of the page.
+ * as in Linux 5.10 to 7.3) passes once it is known what became of the page.
  */
 
 #include <linux/mm.h>
