@@ -74,7 +74,8 @@ def finish_image(tree: Path, vmlinux: Path, release: str) -> None:
     """Make an unpacked kernel fit to be booted: its ELF file, and what depends on which module."""
     if not (tree / "lib").exists():  # Debian 13's packages have all of it below /usr
         (tree / "lib").symlink_to("usr/lib")
-    (image,) = (tree / "boot").glob("vmlinuz-*")
+    # The second since Linux 7.3.
+    (image,) = (*tree.glob("boot/vmlinuz-*"), *tree.glob("usr/lib/modules/*/vmlinuz"))
     vmlinux.write_bytes(_vmlinux(image.read_bytes()))
     image.unlink()
     store.run(["depmod", "-b", tree, release], timeout=60)
