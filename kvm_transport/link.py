@@ -208,7 +208,8 @@ class KvmLink:
         except TimeoutError:
             raise FrontendSilent(
                 f"{self.domain.name}: no answer from VESPER in the guest's kernel; load the "
-                "modules vesper and vesper_ivshmem there"
+                "modules vesper and vesper_ivshmem there",
+                was_active=abi.load_u32(self._head, _STATE) == abi.ShmState.ACTIVE,
             ) from None
         head = abi.ShmHead.from_buffer_copy(self._head)
         if head.magic != abi.SHM_MAGIC or head.state != abi.ShmState.ACTIVE:

@@ -25,7 +25,6 @@ vsp-features := \
 	$(call vsp-have,KMSG_DUMP_ITER,^struct kmsg_dump_iter,linux/kmsg_dump.h) \
 	$(call vsp-have,KMSG_DUMPER_ITER,^struct kmsg_dumper_iter,linux/kmsg_dump.h) \
 	$(call vsp-have-file,MEMORY_FAILURE_H,trace/events/memory-failure.h) \
-	$(call vsp-have,MOUNTS_LIST,struct list_head[[:space:]]+s_mounts;,linux/fs.h linux/fs/super_types.h) \
 	$(call vsp-have-file,PANIC_NOTIFIER_H,linux/panic_notifier.h) \
 	$(call vsp-have,RELAY_CONST_CALLBACKS,const struct rchan_callbacks [*]cb,linux/relay.h) \
 	$(call vsp-have,RELAY_PREV_PADDING,size_t prev_padding.;,linux/relay.h) \

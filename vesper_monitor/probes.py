@@ -151,7 +151,7 @@ PROBES: Mapping[str, ProbeInfo] = {
         fault="none",
         why="RAID, multipath and file systems are made to live with an error. That one did not "
         "is what the fs_error probe says.",
-        params={"max_per_s": "record at most so many in a second (20)"},
+        params={"max_per_s": "record at most so many in a second; 0: all (20)"},
     ),
     "fs_error": ProbeInfo(
         sees="A file system that takes no more writes because of an error: ext4 (with its "
@@ -164,15 +164,15 @@ PROBES: Mapping[str, ProbeInfo] = {
             "kprobe on __btrfs_handle_fs_error(), as in Linux 5.10 to 6.12",
         ),
         not_seen="ext4 without a journal, or with errors=continue, which stays writable. Of "
-        "several mounts (binds, subvolumes, containers) more than the first that still is; of a "
-        "path of more than 126 bytes more than its end, without a / before it; a mount while it "
-        "comes or goes, or with an external journal (mount is then none). A read-only mount or "
-        "remount that somebody asked for.",
+        "several mounts (binds, subvolumes) more than the first, and only in the mount namespace "
+        "of process 1; of a path of more than 127 bytes more than its end, without a / before it. "
+        "A mount of a moment ago: mount is then none, and so is the disk of xfs and btrfs. A "
+        "read-only mount or remount that somebody asked for.",
         cost="One kprobe per such error: " + _measured(2.31, 3.33, 4.54, _CALLED),
         fault="every one, of the system, but for a shutdown that was asked for (ESHUTDOWN)",
         why="What was on it can be read at best, and it stays so until it is mounted anew, which "
         "nobody does by himself.",
-        params={"max_per_s": "record at most so many in a second (5)"},
+        params={"max_per_s": "record at most so many in a second; 0: all (5)"},
     ),
     "net_link": ProbeInfo(
         sees="A network device that loses its link, is taken down or removed, or loses its last "
@@ -224,7 +224,7 @@ PROBES: Mapping[str, ProbeInfo] = {
         fault="none",
         why="A guest that its host leaves without CPU looks the same from inside. "
         "hang_timeout tells the two apart, and is sooner.",
-        params={"max_per_s": "record at most so many in a second (10)"},
+        params={"max_per_s": "record at most so many in a second; 0: all (10)"},
         needs=("CONFIG_SOFTLOCKUP_DETECTOR",),
     ),
     "die": ProbeInfo(
@@ -249,7 +249,8 @@ PROBES: Mapping[str, ProbeInfo] = {
         "loads, under the definition's name and several at once. See vesper-points(7).",
         hooks=("kprobe, return probe or tracepoint: the one that is named",),
         not_seen="Functions that the compiler has made part of others, and those that kprobes "
-        "refuse. Tracepoints in modules. Hits within its own handler (counted as missed).",
+        "refuse. Tracepoints in modules, and all of them in kernels that check the types of "
+        "functions (CFI), which refuse the point. Hits within its own handler (counted as missed).",
         cost="One kprobe, return probe or tracepoint per hit, some instructions per value, a "
         "record where the condition holds; with eight values, three of them texts: "
         + _measured(3.30, 4.17, 4.42, "taskstats_exit() was called and made to return at once"),

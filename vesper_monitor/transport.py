@@ -60,7 +60,15 @@ class FrontendMissing(TransportError):
 
 
 class FrontendSilent(FrontendMissing):
-    """The guest has the device, and no kernel answers on it: it boots, or lacks the modules."""
+    """The guest has the device, and no kernel answers on it: it boots, or lacks the modules.
+
+    :ivar was_active: a kernel had been activated there and has not said good-bye: it
+        hangs, or was reset.
+    """
+
+    def __init__(self, text: str, *, was_active: bool = False) -> None:
+        super().__init__(text)
+        self.was_active = was_active
 
 
 class LinkLost(TransportError):

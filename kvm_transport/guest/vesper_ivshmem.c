@@ -101,7 +101,7 @@ static const struct vsp_transport_ops vesper_ivshmem_ops = {
 
 static void set_state(struct vesper_ivshmem *vi, enum vsp_shm_state state)
 {
-	smp_wmb();	/* what it stands for comes before it */
+	virt_wmb();	/* what it stands for comes before it */
 	WRITE_ONCE(vi->head->state, state);
 }
 
@@ -139,7 +139,7 @@ static void do_what_is_wanted(struct work_struct *work)
 	else if (!wanted && vi->active)
 		deactivate(vi, VSP_SHM_IDLE);
 	WRITE_ONCE(vi->done, wanted);
-	smp_wmb();	/* state and epoch before the answer */
+	virt_wmb();	/* state and epoch before the answer */
 	WRITE_ONCE(vi->head->answer, wanted);
 	ring(vi);
 }
@@ -194,48 +194,35 @@ static int check_device(struct pci_dev *pdev)
 	return mark == VSP_SHM_MAGIC ? 0 : -ENODEV;
 }
 
-static int vesper_ivshmem_probe(struct pci_dev *pdev, const struct pci_device_id *id)
+static int map_memory(struct vesper_ivshmem *vi)
 {
-	struct device *dev = &pdev->dev;
-	struct vesper_ivshmem *vi;
-	int err;
+	resource_size_t size = pci_resource_len(vi->pdev, BAR_MEMORY);
 
-	err = pcim_enable_device(pdev);
-	if (err)
-		return err;
-	err = check_device(pdev);
-	if (err)
-		return err;
-
-	vi = devm_kzalloc(dev, sizeof(*vi), GFP_KERNEL);
-	if (!vi)
-		return -ENOMEM;
-	vi->pdev = pdev;
-	vi->transport.ops = &vesper_ivshmem_ops;
-	INIT_WORK(&vi->work, do_what_is_wanted);
-
-	err = pci_request_regions(pdev, "vesper_ivshmem");	/* managed, like the rest */
-	if (err)
-		return err;
-	vi->registers = pcim_iomap(pdev, BAR_REGISTERS, 0);
-	if (!vi->registers)
-		return -ENOMEM;
-	if (ioread32(vi->registers + IV_POSITION) != GUEST_ID) {
-		pci_err(pdev, "this end's number is not %d: no server of VESPER's\n", GUEST_ID);
-		return -ENODEV;
-	}
-
-	vi->pages = min_t(resource_size_t, pci_resource_len(pdev, BAR_MEMORY) / PAGE_SIZE,
-			  INT_MAX);
-	vi->used = devm_kcalloc(dev, BITS_TO_LONGS(vi->pages), sizeof(long), GFP_KERNEL);
+	vi->pages = min_t(resource_size_t, size / PAGE_SIZE, INT_MAX);
+	vi->used = bitmap_zalloc(vi->pages, GFP_KERNEL);
 	if (!vi->used)
 		return -ENOMEM;
-	vi->memory = devm_memremap(dev, pci_resource_start(pdev, BAR_MEMORY),
-				   (size_t)vi->pages * PAGE_SIZE, MEMREMAP_WB);
-	if (IS_ERR(vi->memory))
-		return PTR_ERR(vi->memory);
+	vi->memory = memremap(pci_resource_start(vi->pdev, BAR_MEMORY),
+			      (size_t)vi->pages * PAGE_SIZE, MEMREMAP_WB);
+	if (!vi->memory) {
+		bitmap_free(vi->used);
+		return -ENOMEM;
+	}
 	vi->head = vi->memory;
 	vi->transport.cchan = vi->memory + CCHAN_PAGE * PAGE_SIZE;
+	return 0;
+}
+
+static void unmap_memory(struct vesper_ivshmem *vi)
+{
+	memunmap(vi->memory);
+	bitmap_free(vi->used);
+}
+
+static int get_interrupt(struct vesper_ivshmem *vi)
+{
+	struct pci_dev *pdev = vi->pdev;
+	int err;
 
 	pci_set_master(pdev);
 	err = pci_alloc_irq_vectors(pdev, 1, 1, PCI_IRQ_MSIX);
@@ -244,13 +231,69 @@ static int vesper_ivshmem_probe(struct pci_dev *pdev, const struct pci_device_id
 		return err;
 	}
 	err = request_irq(pci_irq_vector(pdev, 0), vesper_ivshmem_interrupt, 0, "vesper", vi);
-	if (err) {
+	if (err)
 		pci_free_irq_vectors(pdev);
+	return err;
+}
+
+/*
+ * Nothing is managed here (pcim_): whether pci_request_regions() is depends on
+ * the kernel, and a region that is kept after the end leaves a name that is no
+ * longer there in /proc/iomem.
+ */
+static int vesper_ivshmem_probe(struct pci_dev *pdev, const struct pci_device_id *id)
+{
+	struct vesper_ivshmem *vi;
+	int err;
+
+	err = pci_enable_device(pdev);
+	if (err)
 		return err;
+	err = check_device(pdev);
+	if (err)
+		goto disable;
+
+	err = -ENOMEM;
+	vi = kzalloc(sizeof(*vi), GFP_KERNEL);
+	if (!vi)
+		goto disable;
+	vi->pdev = pdev;
+	vi->transport.ops = &vesper_ivshmem_ops;
+	INIT_WORK(&vi->work, do_what_is_wanted);
+
+	err = pci_request_regions(pdev, "vesper_ivshmem");
+	if (err)
+		goto free;
+	err = -ENOMEM;
+	vi->registers = pci_iomap(pdev, BAR_REGISTERS, 0);
+	if (!vi->registers)
+		goto release_regions;
+	err = -ENODEV;
+	if (ioread32(vi->registers + IV_POSITION) != GUEST_ID) {
+		pci_err(pdev, "this end's number is not %d: no server of VESPER's\n", GUEST_ID);
+		goto unmap_registers;
 	}
+	err = map_memory(vi);
+	if (err)
+		goto unmap_registers;
+	err = get_interrupt(vi);
+	if (err)
+		goto unmap_memory;
 	pci_set_drvdata(pdev, vi);
 	begin(vi);
 	return 0;
+
+unmap_memory:
+	unmap_memory(vi);
+unmap_registers:
+	pci_iounmap(pdev, vi->registers);
+release_regions:
+	pci_release_regions(pdev);
+free:
+	kfree(vi);
+disable:
+	pci_disable_device(pdev);
+	return err;
 }
 
 static void vesper_ivshmem_remove(struct pci_dev *pdev)
@@ -260,6 +303,11 @@ static void vesper_ivshmem_remove(struct pci_dev *pdev)
 	free_irq(pci_irq_vector(pdev, 0), vi);
 	end(vi);
 	pci_free_irq_vectors(pdev);
+	unmap_memory(vi);
+	pci_iounmap(pdev, vi->registers);
+	pci_release_regions(pdev);
+	kfree(vi);
+	pci_disable_device(pdev);
 }
 
 /* A kernel that is shut down says so; the next begins anew. */

@@ -149,6 +149,8 @@ class StandinGuest:
                 self._kernel.leave_words(abi.WordsKind[kind.upper()], " ".join(message))
             case ["asleep", "0" | "1" as asleep]:
                 self._kernel.fall_asleep(asleep == "1")
+            case ["silent", "yes" | "no" as silent]:
+                self._silent = silent == "yes"
             case ["life", "on" | "no-runs" | "off" as life]:
                 self._life = life
             case ["cpu", "spin" | "starve" | "sleep" as what]:

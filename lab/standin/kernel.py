@@ -91,7 +91,9 @@ class StandinKernel:
 
     def open_cchan(self) -> None:
         """The host activates it."""
-        page = abi.Cchan(magic=abi.CCHAN_MAGIC, version=self._version)
+        page = abi.Cchan(
+            magic=abi.CCHAN_MAGIC, version=self._version, life=self._life_region, nr_cpus=self._cpus
+        )
         self._memory.at(self.cchan)[: ctypes.sizeof(page)] = bytes(page)
 
     def fall_asleep(self, asleep: bool) -> None:

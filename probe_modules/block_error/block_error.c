@@ -18,7 +18,7 @@
 /* A dead disk fails thousands of requests in a second. */
 static unsigned int max_per_s = 20;
 module_param(max_per_s, uint, 0644);
-MODULE_PARM_DESC(max_per_s, "record at most so many in a second (20)");
+MODULE_PARM_DESC(max_per_s, "record at most so many in a second; 0: all (20)");
 
 static struct vsp_probe probe;
 

@@ -32,6 +32,7 @@ static u64 boot_id;
 
 /* Under vsp_lock. */
 static u32 requests_taken, replies_given;
+static u32 taken_before, read_before;	/* of both rings, at the last kick's end */
 static u32 cchan_epoch;		/* another with each transport */
 
 void vsp_cchan_reset(struct vsp_cchan *cchan)
@@ -41,6 +42,8 @@ void vsp_cchan_reset(struct vsp_cchan *cchan)
 	cchan->version = VSP_ABI_VERSION;
 	requests_taken = 0;
 	replies_given = 0;
+	taken_before = 0;
+	read_before = 0;
 	cchan_epoch++;
 }
 
@@ -184,6 +187,24 @@ static void give_reply(const union vsp_msg *reply, u32 epoch)
 	vsp_notify();
 }
 
+static void kick_done(void)
+{
+	struct vsp_transport *transport;
+	bool useful;
+	u32 read;
+
+	mutex_lock(&vsp_lock);
+	transport = vsp_transport_locked();
+	if (transport && transport->ops->kick_done) {
+		read = READ_ONCE(transport->cchan->to_host.cons);
+		useful = requests_taken != taken_before || read != read_before;
+		taken_before = requests_taken;
+		read_before = read;
+		transport->ops->kick_done(transport, useful);
+	}
+	mutex_unlock(&vsp_lock);
+}
+
 static void cchan_run(struct work_struct *work)
 {
 	/* By this one work item only, and large for a stack. */
@@ -199,6 +220,7 @@ static void cchan_run(struct work_struct *work)
 		give_reply(&reply, epoch);
 		cond_resched();
 	}
+	kick_done();
 }
 
 void vsp_cchan_kick(void)

@@ -79,7 +79,8 @@ struct vsp_shared {
 
 /*
  * Hold the pages and, with a transport, share them.  Under vsp_lock_cpus(), or,
- * if nothing is moved, vsp_lock.
+ * if nothing is moved, vsp_lock.  Also if the sharing fails they are held, until
+ * vsp_shared_release(): only with -ENOMEM perhaps not (@shared->pages is NULL).
  */
 int vsp_shared_init(struct vsp_shared *shared, struct page *const *pages,
 		    unsigned int nr_pages, void *home, vsp_move_t *move);
@@ -133,6 +134,8 @@ int vsp_loader_init(void);
 void vsp_loader_exit(void);
 int vsp_loader_load(const struct vsp_image *image);
 int vsp_loader_unload(const char *name);
+/* Is there memory to load a module, without the OOM killer?  0 or -ENOMEM. */
+int vsp_loader_check_memory(void);
 
 /* ------------------------------------------------------------ klog.c */
 

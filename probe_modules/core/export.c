@@ -44,7 +44,7 @@ static struct vsp_table *table(void)
 
 static void table_changed(void)
 {
-	smp_wmb();	/* the entries before what says that they changed */
+	virt_wmb();	/* the entries before what says that they changed */
 	WRITE_ONCE(table()->generation, ++table_generation);
 	vsp_notify();
 }
@@ -60,14 +60,14 @@ static void table_set(const struct vsp_export *export)
 	struct vsp_channel *channel = &table()->channel[export->slot];
 
 	WRITE_ONCE(channel->state, VSP_CHANNEL_FREE);
-	smp_wmb();	/* no half-written entry is open */
+	virt_wmb();	/* no half-written entry is open */
 	channel->generation = export->generation;
 	channel->subbuf_size = export->subbuf_size;
 	channel->n_subbufs = export->n_subbufs;
 	channel->nr_cpus = nr_cpu_ids;
 	channel->index = export->index.region;
 	memcpy(channel->modname, export->modname, sizeof(channel->modname));
-	smp_wmb();	/* as above */
+	virt_wmb();	/* as above */
 	WRITE_ONCE(channel->state, VSP_CHANNEL_OPEN);
 	table_changed();
 }
@@ -156,21 +156,39 @@ void vsp_export_buffer_closed(void)
 
 /* ------------------------------------------------------- one channel */
 
-/* Nothing to do for a CPU that was never up and has no buffer. */
+/*
+ * Nothing to do for a CPU that was never up and has no buffer.  One whose buffer
+ * cannot be shared now has another try when the next transport is there.
+ */
 static int share_cpu(struct vsp_export *export, unsigned int cpu)
 {
 	struct rchan_buf *buf = *per_cpu_ptr(export->rchan->buf, cpu);
 	struct vsp_shared *shared = &export->cpu[cpu].buffer;
 	int err;
 
-	if (!buf || shared->pages)
+	if (!buf)
 		return 0;
-	export->cpu[cpu].buf = buf;
-	err = vsp_shared_init(shared, buf->page_array, buf->page_count, buf->start,
-			      move_buffer);
-	if (!err)
-		export->cpu[cpu].index->buffer = shared->region;
+	if (shared->pages) {
+		err = shared->region.handle ? 0 : vsp_shared_connect(shared);
+	} else {
+		export->cpu[cpu].buf = buf;
+		err = vsp_shared_init(shared, buf->page_array, buf->page_count,
+				      buf->start, move_buffer);
+		if (!shared->pages)
+			export->cpu[cpu].buf = NULL;
+	}
+	export->cpu[cpu].index->buffer = shared->region;
 	return err;
+}
+
+/* The CPU, and the rest of the link to the host, are more important than its records. */
+static void try_to_share_cpu(struct vsp_export *export, unsigned int cpu)
+{
+	int err = share_cpu(export, cpu);
+
+	if (err)
+		pr_warn("vesper: %s: records of CPU %u stay in the guest: %d\n",
+			export->modname, cpu, err);
 }
 
 static void free_export(struct vsp_export *export)
@@ -208,12 +226,11 @@ static struct vsp_export *make_export(struct rchan *rchan, const char *modname)
 	}
 	for_each_possible_cpu(cpu)
 		export->cpu[cpu].index = &index[cpu];
+	export->index.home = index;	/* free_export() frees it */
 	err = vsp_shared_init_vmalloc(&export->index, index, size / PAGE_SIZE, true,
 				      move_index);
-	if (err) {
-		vfree(index);
+	if (err)
 		goto free;
-	}
 	for_each_possible_cpu(cpu) {
 		err = share_cpu(export, cpu);
 		if (err)
@@ -338,12 +355,8 @@ static int share_online_cpu(unsigned int cpu)
 
 		if (!export)
 			continue;
-		/* The CPU is more important than its records. */
-		if (share_cpu(export, cpu))
-			pr_warn("vesper: %s: records of CPU %u stay here\n",
-				export->modname, cpu);
-		else
-			table_changed();
+		try_to_share_cpu(export, cpu);
+		table_changed();
 	}
 	mutex_unlock(&vsp_lock);
 	return 0;
@@ -361,27 +374,24 @@ static int module_changed(struct notifier_block *nb, unsigned long state, void *
 
 static struct notifier_block module_nb = { .notifier_call = module_changed };
 
-static int connect_export(struct vsp_export *export)
+/* A channel that cannot be shared is missing at the host, which says so. */
+static void connect_export(struct vsp_export *export)
 {
 	unsigned int cpu;
 	int err;
 
-	for_each_possible_cpu(cpu) {
-		struct vsp_shared *shared = &export->cpu[cpu].buffer;
-
-		err = vsp_shared_connect(shared);
-		if (err)
-			return err;
-		export->cpu[cpu].index->buffer = shared->region;
-	}
+	/* First: with this, a part of the buffers is better than none. */
 	err = vsp_shared_connect(&export->index);
-	if (err)
-		return err;
+	if (err) {
+		pr_warn("vesper: %s: records stay in the guest: %d\n", export->modname, err);
+		return;
+	}
+	for_each_possible_cpu(cpu)
+		try_to_share_cpu(export, cpu);
 	table_set(export);
-	return 0;
 }
 
-/* If it fails the caller disconnects. */
+/* If it fails there is no link at all. */
 int vsp_export_connect(void)
 {
 	unsigned int slot;
@@ -395,11 +405,8 @@ int vsp_export_connect(void)
 	for (slot = 0; slot < VSP_MAX_CHANNELS; slot++) {
 		struct vsp_export *export = export_locked(slot);
 
-		if (!export)
-			continue;
-		err = connect_export(export);
-		if (err)
-			return err;
+		if (export)
+			connect_export(export);
 	}
 	return 0;
 }
@@ -432,6 +439,15 @@ void vsp_export_disconnect(void)
 #endif
 
 /*
+ * Whatever is there stays: a write of the host's in between must not be undone.
+ * Where it is not 0, x86 writes what it has found.
+ */
+static void write_again(u64 *place)
+{
+	sync_cmpxchg(place, 0, 0);
+}
+
+/*
  * What the host has written to a page of this guest's, the hypervisor may not
  * have noticed: where the guest is migrated live it would send the page as it
  * was before.  So write the same here: read comes along.
@@ -448,12 +464,14 @@ static int fall_asleep(SLEEP_DATA)
 	if (!transport)
 		return 0;
 	WRITE_ONCE(transport->cchan->asleep, 1);
-	smp_mb();	/* a host that has not seen it has written read before */
+	virt_mb();	/* a host that has not seen it has written read before */
 	for (slot = 0; slot < VSP_MAX_CHANNELS; slot++) {
 		struct vsp_export *export = rcu_dereference_raw(vsp_exports[slot]);
 
-		for (cpu = 0; export && cpu < nr_cpu_ids; cpu++)
-			atomic64_add(0, (atomic64_t *)&export->cpu[cpu].index->read);
+		if (!export)
+			continue;
+		for_each_possible_cpu(cpu)
+			write_again(&export->cpu[cpu].index->read);
 	}
 	return 0;
 }

@@ -7,6 +7,10 @@
  *
  * It needs nothing of the guest's user space and exits with the errno.
  */
+#ifndef CONFIG_X86_64
+#error "VESPER in a guest is for x86-64 only"
+#endif
+
 #include <linux/linkage.h>
 
 #define BASE		0x400000

@@ -17,7 +17,10 @@
 
 #define MAX_PARAMS_LEN	1024
 
-/* A request of the host is no reason to kill a process of the guest's. */
+/*
+ * A request of the host is no reason to kill a process of the guest's.  But page
+ * tables are allocated without these flags: see vsp_loader_check_memory().
+ */
 #define GFP_IMAGE	(GFP_KERNEL | __GFP_RETRY_MAYFAIL | __GFP_NOWARN)
 
 /* Under vsp_lock. */
@@ -39,6 +42,9 @@ int vsp_image_alloc(u32 pages, struct vsp_region *region)
 
 	if (!pages || pages > VSP_MAX_REGION_PAGES)
 		return -EINVAL;
+	err = vsp_loader_check_memory();
+	if (err)
+		return err;
 	addr = __vmalloc(pages * PAGE_SIZE, GFP_IMAGE | __GFP_ZERO);
 	if (!addr)
 		return -ENOMEM;
@@ -46,11 +52,11 @@ int vsp_image_alloc(u32 pages, struct vsp_region *region)
 	mutex_lock(&vsp_lock);
 	vsp_image_drop();
 	err = vsp_shared_init_vmalloc(&image_shared, addr, pages, true, NULL);
-	if (!err && !image_shared.region.handle) {
-		vsp_shared_release(&image_shared);
+	if (!err && !image_shared.region.handle)
 		err = -ENOTCONN;	/* the transport has just gone */
-	}
-	if (!err) {
+	if (err) {
+		vsp_shared_release(&image_shared);
+	} else {
 		image_addr = addr;
 		*region = image_shared.region;
 	}

@@ -52,7 +52,7 @@ static void write_slot(struct vsp_words_slot *slot, const char *message)
 	u32 seq = slot->seq;
 
 	WRITE_ONCE(slot->seq, seq + 1);
-	smp_wmb();	/* odd before anything changes */
+	virt_wmb();	/* odd before anything changes */
 	slot->time_ns = ktime_get_mono_fast_ns();
 	slot->cpu = raw_smp_processor_id();
 	slot->pid = current->pid;
@@ -61,7 +61,7 @@ static void write_slot(struct vsp_words_slot *slot, const char *message)
 	write_stack(slot->stack, sizeof(slot->stack));
 	WRITE_ONCE(slot->log_len, 0);
 	WRITE_ONCE(slot->log_len, vsp_klog_end(slot->log, sizeof(slot->log)));
-	smp_wmb();	/* even after all is there */
+	virt_wmb();	/* even after all is there */
 	WRITE_ONCE(slot->seq, seq + 2);
 }
 

@@ -7,6 +7,11 @@
  * that has nothing to do must not look like one that hangs.  The thread is of
  * the normal class, at its highest priority: a loaded CPU runs it in time, one
  * whose scheduler never comes to the normal class does not.
+ *
+ * They are shown while a transport is registered, whether or not anybody reads
+ * them.  Without one the threads sleep and no timer runs.  Each thread starts
+ * its CPU's timer, and each timer stops itself: who connects or disconnects
+ * waits for no CPU, which may hang.
  */
 
 #include <linux/cpu.h>
@@ -31,10 +36,22 @@ static DEFINE_PER_CPU(struct task_struct *, life_thread);
 static DEFINE_PER_CPU(struct hrtimer, life_timer);
 static DEFINE_PER_CPU(bool, life_due);
 
+static bool life_wanted;	/* a transport is registered; set under vsp_lock */
+
+/* Interrupts off. */
+static void show(unsigned int cpu, enum vsp_life_state state)
+{
+	WRITE_ONCE(per_cpu(life_mine, cpu)->state, state);
+}
+
 static enum hrtimer_restart life_tick(struct hrtimer *timer)
 {
 	struct vsp_life_cpu *mine = __this_cpu_read(life_mine);
 
+	if (!READ_ONCE(life_wanted)) {
+		show(smp_processor_id(), VSP_LIFE_NONE);
+		return HRTIMER_NORESTART;
+	}
 	WRITE_ONCE(mine->irq_ns, ktime_get_mono_fast_ns());
 	WRITE_ONCE(mine->irqs, mine->irqs + 1);
 	__this_cpu_write(life_due, true);
@@ -47,7 +64,32 @@ static enum hrtimer_restart life_tick(struct hrtimer *timer)
 
 static int should_run(unsigned int cpu)
 {
-	return per_cpu(life_due, cpu);
+	return READ_ONCE(per_cpu(life_due, cpu));
+}
+
+/* The timer's handler cannot run in between: it is this CPU's. */
+static void begin(unsigned int cpu)
+{
+	struct hrtimer *timer = per_cpu_ptr(&life_timer, cpu);
+	unsigned long flags;
+
+	local_irq_save(flags);
+	if (READ_ONCE(life_wanted) && !hrtimer_active(timer)) {
+		show(cpu, VSP_LIFE_SHOWN);
+		hrtimer_start(timer, ms_to_ktime(VSP_LIFE_PERIOD_MS),
+			      HRTIMER_MODE_REL_PINNED_HARD);
+	}
+	local_irq_restore(flags);
+}
+
+static void end(unsigned int cpu)
+{
+	unsigned long flags;
+
+	hrtimer_cancel(per_cpu_ptr(&life_timer, cpu));
+	local_irq_save(flags);
+	show(cpu, VSP_LIFE_NONE);
+	local_irq_restore(flags);
 }
 
 static void run(unsigned int cpu)
@@ -55,34 +97,13 @@ static void run(unsigned int cpu)
 	struct vsp_life_cpu *mine;
 	unsigned long flags;
 
-	per_cpu(life_due, cpu) = false;
+	WRITE_ONCE(per_cpu(life_due, cpu), false);
+	begin(cpu);
 	local_irq_save(flags);
 	mine = per_cpu(life_mine, cpu);
 	WRITE_ONCE(mine->run_ns, ktime_get_mono_fast_ns());
 	WRITE_ONCE(mine->runs, mine->runs + 1);
 	local_irq_restore(flags);
-}
-
-static void show(unsigned int cpu, enum vsp_life_state state)
-{
-	unsigned long flags;
-
-	local_irq_save(flags);
-	WRITE_ONCE(per_cpu(life_mine, cpu)->state, state);
-	local_irq_restore(flags);
-}
-
-static void begin(unsigned int cpu)
-{
-	show(cpu, VSP_LIFE_SHOWN);
-	hrtimer_start(per_cpu_ptr(&life_timer, cpu), ms_to_ktime(VSP_LIFE_PERIOD_MS),
-		      HRTIMER_MODE_REL_PINNED_HARD);
-}
-
-static void end(unsigned int cpu)
-{
-	hrtimer_cancel(per_cpu_ptr(&life_timer, cpu));
-	show(cpu, VSP_LIFE_NONE);
 }
 
 static void setup(unsigned int cpu)
@@ -151,14 +172,23 @@ static void move_life(struct vsp_shared *shared, void *to)
 
 void vsp_life_connect(void)
 {
+	unsigned int cpu;
 	int err = vsp_shared_connect(&life_shared);
 
-	if (err)
+	if (err) {
 		pr_warn("vesper: cannot share signs of life: %d\n", err);
+		return;
+	}
+	WRITE_ONCE(life_wanted, true);
+	for_each_online_cpu(cpu) {
+		WRITE_ONCE(per_cpu(life_due, cpu), true);
+		wake_up_process(per_cpu(life_thread, cpu));
+	}
 }
 
 void vsp_life_disconnect(void)
 {
+	WRITE_ONCE(life_wanted, false);
 	vsp_shared_disconnect(&life_shared);
 }
 

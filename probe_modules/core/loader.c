@@ -6,13 +6,13 @@
  * address space: the kernel starts one by itself, from a program of its own
  * (helper.S) in a tmpfs that is mounted nowhere.  Nothing of the guest's user
  * space takes part, so this works with PID 1 stuck and the root file system
- * gone, and all of the kernel's checks (signature, version, symbols) are in
- * force.
+ * gone, and all of the kernel's checks (signature, version, symbols, and
+ * kernel.usermodehelper.bset, which may forbid it) are in force.
  */
 
 #include <linux/cred.h>
-#include <linux/delay.h>
 #include <linux/err.h>
+#include <linux/file.h>
 #include <linux/fs.h>
 #include <linux/fs_struct.h>
 #include <linux/mm.h>
@@ -27,13 +27,6 @@
 
 #define HELPER_NAME	"helper"
 #define IMAGE_NAME	"image.ko"
-
-/*
- * A file that was written by a kernel thread stays open for writing until
- * delayed_fput() has run, and gives -ETXTBSY so long.
- */
-#define BUSY_TRIES	100
-#define BUSY_WAIT_MS	10
 
 /*
  * Memory that must be available before a module is loaded: what the load may
@@ -69,7 +62,11 @@ static int write_file(const char *name, const void *data, size_t len, umode_t mo
 	if (IS_ERR(file))
 		return PTR_ERR(file);
 	done = kernel_write(file, data, len, &pos);
-	filp_close(file, NULL);
+	/* At once: what is open for writing is "busy" to who runs or loads it. */
+	if (current->flags & PF_KTHREAD)
+		__fput_sync(file);
+	else
+		fput(file);
 	if (done < 0)
 		return done;
 	return done == len ? 0 : -ENOSPC;
@@ -115,22 +112,22 @@ static int helper_init(struct subprocess_info *info, struct cred *new)
 	fs->pwd = root;
 	unlock_fs(fs);
 	path_put(&old);
-
-	/* kernel.usermodehelper.* are about programs of the guest's user. */
-	cap_raise(new->cap_bset, CAP_SYS_MODULE);
-	cap_raise(new->cap_permitted, CAP_SYS_MODULE);
-	cap_raise(new->cap_effective, CAP_SYS_MODULE);
 	return 0;
 }
 
 /* 0 or -errno of the helper's system call. */
-static int run_helper_once(char *const *args)
+static int run_helper(char *const *args)
 {
 	char *argv[] = { HELPER_NAME, args[0], args[1], args[2], NULL };
 	char *envp[] = { NULL };
 	struct subprocess_info *info;
 	int status;
 
+	/* It would run another program, or none and say that all went well. */
+	if (IS_ENABLED(CONFIG_STATIC_USERMODEHELPER)) {
+		pr_err("vesper: this kernel starts no helper (CONFIG_STATIC_USERMODEHELPER)\n");
+		return -EPERM;
+	}
 	info = call_usermodehelper_setup(HELPER_NAME, argv, envp, GFP_KERNEL,
 					 helper_init, NULL, NULL);
 	if (!info)
@@ -143,20 +140,7 @@ static int run_helper_once(char *const *args)
 	return -((status >> 8) & 0xff);
 }
 
-static int run_helper(char *const *args)
-{
-	int tries, err;
-
-	for (tries = 0; tries < BUSY_TRIES; tries++) {
-		err = run_helper_once(args);
-		if (err != -ETXTBSY)
-			break;
-		msleep(BUSY_WAIT_MS);
-	}
-	return err;
-}
-
-static int check_memory(void)
+int vsp_loader_check_memory(void)
 {
 	unsigned long needed = (LOAD_NEEDS + num_online_cpus() * LOAD_NEEDS_CPU) >> PAGE_SHIFT;
 	long available = si_mem_available();
@@ -173,7 +157,7 @@ int vsp_loader_load(const struct vsp_image *image)
 	char *args[] = { "l", IMAGE_NAME, image->params };
 	int err;
 
-	err = check_memory();
+	err = vsp_loader_check_memory();
 	if (err)
 		return err;
 	err = write_file(IMAGE_NAME, image->data, image->len, 0600);

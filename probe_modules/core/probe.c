@@ -89,6 +89,8 @@ bool vsp_limit_allows(struct vsp_limit *limit, unsigned int max_per_s, u32 *left
 {
 	unsigned long now = jiffies, start = READ_ONCE(limit->start);
 
+	if (!max_per_s)
+		goto allow;
 	/* One of those who find the second over begins the next. */
 	if (time_after_eq(now, start + HZ) && cmpxchg(&limit->start, start, now) == start)
 		atomic_set(&limit->used, 0);
@@ -96,6 +98,7 @@ bool vsp_limit_allows(struct vsp_limit *limit, unsigned int max_per_s, u32 *left
 		atomic_inc(&limit->left_out);
 		return false;
 	}
+allow:
 	*left_out = atomic_xchg(&limit->left_out, 0);
 	return true;
 }

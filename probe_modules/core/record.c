@@ -43,10 +43,10 @@ static void publish_position(const struct vsp_export *export, const struct rchan
 	/* A full buffer in no-overwrite mode: subbuf_size + 1. */
 	if (offset > export->subbuf_size)
 		offset = 0;
-	smp_wmb();	/* record and padding before the position */
+	virt_wmb();	/* record and padding before the position */
 	WRITE_ONCE(export->cpu[buf->cpu].index->pos,
 		   (u64)buf->subbufs_produced * export->subbuf_size + offset);
-	smp_wmb();	/* the position before what overwrites the oldest records */
+	virt_wmb();	/* the position before what overwrites the oldest records */
 }
 
 /* Relay writes it only when it leaves a sub-buffer. */
@@ -72,13 +72,13 @@ static inline void ring(void)
 	if (!transport)
 		return;
 	bell = &transport->cchan->bell;
-	smp_mb();	/* the position before the bell; the host: the opposite */
+	virt_mb();	/* the position before the bell; the host: the opposite */
 	switch (READ_ONCE(*bell)) {
 	case VSP_BELL_RUNG:
 		return;
 	case VSP_BELL_ARMED:
 		/* One of those who find it armed. */
-		if (cmpxchg(bell, VSP_BELL_ARMED, VSP_BELL_RUNG) != VSP_BELL_ARMED)
+		if (sync_cmpxchg(bell, VSP_BELL_ARMED, VSP_BELL_RUNG) != VSP_BELL_ARMED)
 			return;
 	}
 	transport->ops->notify(transport);

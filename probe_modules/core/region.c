@@ -82,15 +82,11 @@ void vsp_shared_release(struct vsp_shared *shared)
 static int init(struct vsp_shared *shared)
 {
 	unsigned int i;
-	int err;
 
 	for (i = 0; i < shared->nr_pages; i++)
 		get_page(shared->pages[i]);
 	shared->region.pages = shared->nr_pages;
-	err = vsp_shared_connect(shared);
-	if (err)
-		drop_pages(shared);
-	return err;
+	return vsp_shared_connect(shared);
 }
 
 /*

@@ -51,10 +51,14 @@ int vsp_transport_register(struct vsp_transport *transport)
 	/* A host without these is better than none. */
 	vsp_words_connect();
 	vsp_life_connect();
+	transport->cchan->life = vsp_life_region();
+	transport->cchan->nr_cpus = nr_cpu_ids;
 unlock:
 	vsp_unlock_cpus();
 	if (err)
 		synchronize_rcu();
+	else
+		vsp_cchan_kick();	/* the host may have been quicker */
 	return err;
 }
 EXPORT_SYMBOL_GPL(vsp_transport_register);

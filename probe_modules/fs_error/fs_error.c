@@ -9,18 +9,18 @@
  *		xlog_force_shutdown(log, flags)
  *	btrfs	__btrfs_handle_fs_error(fs_info, function, line, errno, ...)
  *
- * Each as in Linux 5.10 to 6.12, and as a rule in a module, which may be loaded
- * after the probe: a module notifier puts the kprobe there as soon as it is.
+ * Each as a rule in a module, which may be loaded after the probe: a module
+ * notifier puts the kprobe there as soon as it is.  What xfs and btrfs give is
+ * their super block's s_fs_info.
  */
 
 #include <linux/blkdev.h>
 #include <linux/fs.h>
 #include <linux/jbd2.h>
-#include <linux/magic.h>
 #include <linux/mutex.h>
 #include <linux/rcupdate.h>
 
-#include "mounted.h"
+#include "fs_table.h"
 #include "vesper.h"
 
 /* SHUTDOWN_* of fs/xfs/xfs_mount.h */
@@ -31,13 +31,10 @@
 /* The same file system may be found broken by many at once. */
 static unsigned int max_per_s = 5;
 module_param(max_per_s, uint, 0644);
-MODULE_PARM_DESC(max_per_s, "record at most so many in a second (5)");
+MODULE_PARM_DESC(max_per_s, "record at most so many in a second; 0: all (5)");
 
 static struct vsp_probe probe;
 static struct vsp_limit limit;
-
-static struct super_finder xfs_supers = { .magic = XFS_SUPER_MAGIC };
-static struct super_finder btrfs_supers = { .magic = BTRFS_SUPER_MAGIC };
 
 /* ------------------------------------------------------------ handlers */
 
@@ -49,19 +46,18 @@ static void record(struct vsp_fs_error *rec, const char *fstype)
 	vsp_record_write(probe.channel, &rec->rec);
 }
 
-static void record_owner(struct vsp_fs_error *rec, const char *fstype,
-			 struct super_finder *finder, const void *owner)
+static void record_info(struct vsp_fs_error *rec, const char *fstype, const void *info)
 {
-	const struct super_block *sb;
+	const struct fs_entry *entry;
 
 	if (!vsp_limit_allows(&limit, READ_ONCE(max_per_s), &rec->left_out))
 		return;
 	rcu_read_lock();
-	sb = find_super(finder, owner);
-	if (sb) {
-		rec->dev = sb->s_dev;
-		strscpy(rec->disk, sb->s_id, sizeof(rec->disk));
-		find_mount(sb, rec->mount, sizeof(rec->mount));
+	entry = fs_table_find(info, 0);
+	if (entry) {
+		rec->dev = entry->dev;
+		strscpy(rec->disk, entry->disk, sizeof(rec->disk));
+		strscpy(rec->mount, entry->mount, sizeof(rec->mount));
 	}
 	rcu_read_unlock();
 	record(rec, fstype);
@@ -73,27 +69,22 @@ static int on_journal_abort(struct kprobe *kp, struct pt_regs *regs)
 	struct vsp_fs_error rec = {
 		.error = abs((int)regs_get_kernel_argument(regs, 1)),
 	};
-	const struct super_block *sb;
+	const struct fs_entry *entry;
 
 	if (READ_ONCE(journal->j_flags) & JBD2_ABORT ||
 	    !vsp_limit_allows(&limit, READ_ONCE(max_per_s), &rec.left_out))
 		return 0;
 	rec.dev = journal->j_fs_dev->bd_dev;
 	snprintf(rec.disk, sizeof(rec.disk), "%pg", journal->j_fs_dev);
-	/* An external journal has no inode. */
-	if (!journal->j_inode) {
-		record(&rec, "jbd2");
-		return 0;
-	}
-	sb = journal->j_inode->i_sb;
 	rcu_read_lock();
-	find_mount(sb, rec.mount, sizeof(rec.mount));
+	entry = fs_table_find(NULL, rec.dev);
+	if (entry)
+		strscpy(rec.mount, entry->mount, sizeof(rec.mount));
 	rcu_read_unlock();
-	record(&rec, sb->s_type->name);	/* ocfs2 has such a journal, too */
+	/* ocfs2 has such a journal, too; an external journal has no inode. */
+	record(&rec, journal->j_inode ? journal->j_inode->i_sb->s_type->name : "jbd2");
 	return 0;
 }
-
-NOKPROBE_SYMBOL(on_journal_abort);
 
 static int on_xfs_shutdown(struct kprobe *kp, struct pt_regs *regs)
 {
@@ -110,11 +101,9 @@ static int on_xfs_shutdown(struct kprobe *kp, struct pt_regs *regs)
 	else
 		rec.error = EUCLEAN;	/* what xfs calls EFSCORRUPTED */
 	strscpy(rec.where, kbasename(file), sizeof(rec.where));
-	record_owner(&rec, "xfs", &xfs_supers, (void *)regs_get_kernel_argument(regs, 0));
+	record_info(&rec, "xfs", (void *)regs_get_kernel_argument(regs, 0));
 	return 0;
 }
-
-NOKPROBE_SYMBOL(on_xfs_shutdown);
 
 static int on_xfs_log_shutdown(struct kprobe *kp, struct pt_regs *regs)
 {
@@ -127,11 +116,9 @@ static int on_xfs_log_shutdown(struct kprobe *kp, struct pt_regs *regs)
 	if (!(flags & XFS_LOG_IO_ERROR) || flags & XFS_FORCE_UMOUNT)
 		return 0;
 	strscpy(rec.where, "log", sizeof(rec.where));
-	record_owner(&rec, "xfs", &xfs_supers, *log);
+	record_info(&rec, "xfs", *log);
 	return 0;
 }
-
-NOKPROBE_SYMBOL(on_xfs_log_shutdown);
 
 static int on_btrfs_error(struct kprobe *kp, struct pt_regs *regs)
 {
@@ -142,11 +129,9 @@ static int on_btrfs_error(struct kprobe *kp, struct pt_regs *regs)
 	};
 
 	strscpy(rec.where, function, sizeof(rec.where));
-	record_owner(&rec, "btrfs", &btrfs_supers, (void *)regs_get_kernel_argument(regs, 0));
+	record_info(&rec, "btrfs", (void *)regs_get_kernel_argument(regs, 0));
 	return 0;
 }
-
-NOKPROBE_SYMBOL(on_btrfs_error);
 
 /* ---------------------------------------------- modules come and go */
 
@@ -220,9 +205,14 @@ static int attach(void)
 	unsigned int i;
 	int err;
 
-	err = register_module_notifier(&module_nb);
+	err = fs_table_start();
 	if (err)
 		return err;
+	err = register_module_notifier(&module_nb);
+	if (err) {
+		fs_table_stop();
+		return err;
+	}
 	mutex_lock(&targets_lock);
 	for (i = 0; i < ARRAY_SIZE(targets); i++)
 		register_target(&targets[i]);
@@ -239,6 +229,7 @@ static void detach(void)
 	for (i = 0; i < ARRAY_SIZE(targets); i++)
 		unregister_target(&targets[i]);
 	mutex_unlock(&targets_lock);
+	fs_table_stop();
 }
 
 static struct vsp_probe probe = {

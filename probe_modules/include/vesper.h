@@ -175,7 +175,7 @@ struct vsp_limit {
 /**
  * vsp_limit_allows - is one more record within the limit?
  * @limit: the probe's
- * @max_per_s: so many are
+ * @max_per_s: so many are; 0: all
  * @left_out: if it is: how many were not since the last that was
  *
  * In any context, under any lock.

@@ -73,9 +73,11 @@
  *
  * Signs of life
  * -------------
- * One region, struct vsp_life, named in HELLO.  Each CPU shows twice a second
- * that it takes interrupts and that its scheduler runs threads.  The host
- * reads it whenever it likes; nobody is notified.
+ * One region, struct vsp_life, named in HELLO and in the C-chan page.  From
+ * activate to deactivate each CPU shows twice a second that it takes interrupts
+ * and that its scheduler runs threads, whether or not a daemon is there.  The
+ * host reads it whenever it likes; nobody is notified.  A daemon that takes over
+ * a guest that does not answer HELLO learns from it whether that guest hangs.
  */
 #ifndef VESPER_ABI_H
 #define VESPER_ABI_H
@@ -207,7 +209,9 @@ struct vsp_cchan {
 	__u32 version;
 	__u32 bell;		/* enum vsp_bell; also written by the host */
 	__u32 asleep;		/* 1: being suspended; the host reads no records */
-	__u8 reserved[48];
+	struct vsp_region life;	/* as in HELLO, for a host that gets no answer */
+	__u32 nr_cpus;		/* likewise */
+	__u8 reserved[28];
 	struct vsp_cchan_ring to_guest;		/* requests */
 	struct vsp_cchan_ring to_host;		/* replies */
 };
@@ -323,7 +327,7 @@ struct vsp_words {
 #define VSP_LIFE_PERIOD_MS	500
 
 enum vsp_life_state {
-	VSP_LIFE_NONE		= 0,	/* CPU is not online */
+	VSP_LIFE_NONE		= 0,	/* CPU is not online, or has not begun */
 	VSP_LIFE_SHOWN		= 1,
 };
 

@@ -20,7 +20,6 @@
  * KMSG_DUMPER_ITER	the same by another name, and dumpers get it (5.10-rt)
  * MEMORY_FAILURE_H	memory_failure_event is in trace/events/memory-failure.h,
  *			no longer in ras/ras_event.h (6.19)
- * MOUNTS_LIST		super_block's s_mounts is a list_head (before 6.18)
  * PANIC_NOTIFIER_H	panic_notifier_list is in linux/panic_notifier.h, no longer
  *			in linux/kernel.h (5.14)
  * RELAY_CONST_CALLBACKS relay_open() takes constant callbacks (5.11)

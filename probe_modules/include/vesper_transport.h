@@ -36,6 +36,8 @@ struct vsp_transport;
  * @free: give them back; nobody writes there any more, or not for longer than
  *	  until synchronize_rcu() returns.
  * @notify: tell the host to look.  In any context, under any lock.
+ * @kick_done: what vsp_cchan_kick() has asked for is done; @useful: the host had
+ *	       something to say.  Under a mutex.  Optional.
  */
 struct vsp_transport_ops {
 	int (*share)(struct vsp_transport *transport, struct page *const *pages,
@@ -44,6 +46,7 @@ struct vsp_transport_ops {
 	void *(*alloc)(struct vsp_transport *transport, unsigned int n, u64 *handle);
 	void (*free)(struct vsp_transport *transport, u64 handle, unsigned int n);
 	void (*notify)(struct vsp_transport *transport);
+	void (*kick_done)(struct vsp_transport *transport, bool useful);
 };
 
 /**

@@ -24,7 +24,7 @@
 /* One stall may concern all CPUs. */
 static unsigned int max_per_s = 10;
 module_param(max_per_s, uint, 0644);
-MODULE_PARM_DESC(max_per_s, "record at most so many in a second (10)");
+MODULE_PARM_DESC(max_per_s, "record at most so many in a second; 0: all (10)");
 
 static struct vsp_probe probe;
 static struct vsp_limit limit;
@@ -50,20 +50,16 @@ static void record(u32 kind, u32 cpu)
 
 static int on_taint(struct kprobe *kp, struct pt_regs *regs)
 {
-	if (regs_get_kernel_argument(regs, 0) == TAINT_SOFTLOCKUP)
+	if ((u32)regs_get_kernel_argument(regs, 0) == TAINT_SOFTLOCKUP)
 		record(VSP_LOCKUP_SOFT, raw_smp_processor_id());
 	return 0;
 }
-
-NOKPROBE_SYMBOL(on_taint);
 
 static int on_stall(struct kprobe *kp, struct pt_regs *regs)
 {
 	record(VSP_LOCKUP_RCU, regs_get_kernel_argument(regs, 0));
 	return 0;
 }
-
-NOKPROBE_SYMBOL(on_stall);
 
 static struct kprobe kprobes[] = {
 	{ .symbol_name = "add_taint", .pre_handler = on_taint },

@@ -60,13 +60,11 @@ static struct kretprobe kretprobe = { .handler = on_return };
 
 static void record(const struct point_source *source)
 {
-	unsigned int most = READ_ONCE(max_per_s);
 	struct vsp_probe_point rec;
 
 	if (!point_wanted(&program, source, &rec))
 		return;
-	rec.left_out = 0;
-	if (most && !vsp_limit_allows(&limit, most, &rec.left_out))
+	if (!vsp_limit_allows(&limit, READ_ONCE(max_per_s), &rec.left_out))
 		return;
 	rec.rec.len = offsetof(struct vsp_probe_point, text) +
 		      point_fetch(&program, source, &rec);
@@ -81,8 +79,6 @@ static void record(const struct point_source *source)
 	vsp_record_write(probe.channel, &rec.rec);
 }
 
-NOKPROBE_SYMBOL(record);
-
 /* A value that cannot be read is a page fault, which has tracepoints of its own. */
 static void hit(const struct point_source *source)
 {
@@ -95,8 +91,6 @@ static void hit(const struct point_source *source)
 	preempt_enable_notrace();
 }
 
-NOKPROBE_SYMBOL(hit);
-
 static int on_kprobe(struct kprobe *kp, struct pt_regs *regs)
 {
 	const struct point_source source = { .regs = regs };
@@ -104,8 +98,6 @@ static int on_kprobe(struct kprobe *kp, struct pt_regs *regs)
 	hit(&source);
 	return 0;
 }
-
-NOKPROBE_SYMBOL(on_kprobe);
 
 static int on_return(struct kretprobe_instance *instance, struct pt_regs *regs)
 {
@@ -115,11 +107,10 @@ static int on_return(struct kretprobe_instance *instance, struct pt_regs *regs)
 	return 0;
 }
 
-NOKPROBE_SYMBOL(on_return);
-
 /*
  * Called as if the tracepoint had so many arguments: it passes its own in
- * registers, and what is in the rest of these is anything, which harms nobody.
+ * registers, and what is in the rest of these is anything.  A kernel that
+ * compares a function's type with its caller's (kCFI) would panic.
  */
 static void on_tracepoint(void *data, unsigned long arg0, unsigned long arg1,
 			  unsigned long arg2, unsigned long arg3, unsigned long arg4)
@@ -181,6 +172,11 @@ static int parse_place(char *place)
 		kretprobe.maxactive = min(max_active, POINT_MAX_ACTIVE);
 		return 0;
 	case 't':
+		if (IS_ENABLED(CONFIG_CFI_CLANG) || IS_ENABLED(CONFIG_CFI)) {
+			pr_err("%s: no points on tracepoints where the kernel checks types (CFI)\n",
+			       probe.name);
+			return -EOPNOTSUPP;
+		}
 		tracepoint.name = place;
 		probe.tracepoints = &tracepoint;
 		probe.n_tracepoints = 1;
@@ -196,10 +192,10 @@ static int start(struct vsp_probe *probe)
 
 	probe->name = THIS_MODULE->name;
 	err = parse_place(at);
-	if (err) {
+	if (err == -EINVAL)
 		pr_err("%s: at=%s is no place\n", probe->name, at);
+	if (err)
 		return err;
-	}
 	err = point_parse(&program, at[0] == 't', args, only);
 	if (err) {
 		pr_err("%s: args=%s only=%s is no program of this version\n", probe->name, args,

@@ -184,8 +184,6 @@ static bool read_number(u64 *value, u64 address, char code)
 	return true;
 }
 
-NOKPROBE_SYMBOL(read_number);
-
 /* In aligned pieces: a text may end just before a page that is not there. */
 static bool read_text(char *to, u32 size, u64 address, bool user)
 {
@@ -210,8 +208,6 @@ static bool read_text(char *to, u32 size, u64 address, bool user)
 	}
 	return true;
 }
-
-NOKPROBE_SYMBOL(read_text);
 
 static bool fetch(const struct point_arg *arg, const struct point_source *source, u64 *value,
 		  char *text, u32 size)
@@ -256,8 +252,6 @@ static bool fetch(const struct point_arg *arg, const struct point_source *source
 	return true;
 }
 
-NOKPROBE_SYMBOL(fetch);
-
 static void fetch_all(const struct point_program *program, const struct point_source *source,
 		      struct vsp_probe_point *rec, bool tested)
 {
@@ -273,16 +267,12 @@ static void fetch_all(const struct point_program *program, const struct point_so
 	}
 }
 
-NOKPROBE_SYMBOL(fetch_all);
-
 u32 point_fetch(const struct point_program *program, const struct point_source *source,
 		struct vsp_probe_point *rec)
 {
 	fetch_all(program, source, rec, false);
 	return program->text_used;
 }
-
-NOKPROBE_SYMBOL(point_fetch);
 
 /* ---------------------------------------------------------- conditions */
 
@@ -326,8 +316,6 @@ static bool holds(const struct point_program *program, const struct point_test *
 	}
 }
 
-NOKPROBE_SYMBOL(holds);
-
 bool point_wanted(const struct point_program *program, const struct point_source *source,
 		  struct vsp_probe_point *rec)
 {
@@ -344,5 +332,3 @@ bool point_wanted(const struct point_program *program, const struct point_source
 	}
 	return true;
 }
-
-NOKPROBE_SYMBOL(point_wanted);

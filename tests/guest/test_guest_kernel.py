@@ -115,6 +115,22 @@ table
     assert result.line("table:") == "1 channels"
 
 
+def test_root_forbids_modules_to_the_kernels_helpers(run: Boot) -> None:
+    """kernel.usermodehelper.bset without CAP_SYS_MODULE, for the rest of the guest's life."""
+    result = run(
+        """\
+load die /die.ko
+sh echo "4294901759 $(cut -f2 /proc/sys/kernel/usermodehelper/bset)" \
+>/proc/sys/kernel/usermodehelper/bset
+load lockup /lockup.ko
+unload die
+"""
+    )
+    assert "load die: 0 " in result.said
+    assert "load lockup: -1 " in result.said  # EPERM
+    assert "unload die: -1 " in result.said
+
+
 def test_no_user_space(run: Boot) -> None:
     """Loading needs no file, no device and no other process of the guest's."""
     result = run(

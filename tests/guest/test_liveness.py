@@ -5,7 +5,7 @@ from __future__ import annotations
 
 import asyncio
 import signal
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Callable
 from contextlib import asynccontextmanager
 from pathlib import Path
 from typing import Any
@@ -17,9 +17,11 @@ from tests.guest.machine import Machine, MachineTransport, machine
 from tests.host.standins import until
 from vesper_monitor.guest.decode import Event
 from vesper_monitor.guest.images import ImageStore
-from vesper_monitor.guest.life import LifeReader
+from vesper_monitor.guest.life import LifeReader, find_life
 from vesper_monitor.guest.liveness import LifeState
 from vesper_monitor.guest.session import Session, SessionState
+
+Boot = Callable[..., Any]
 
 #: s, the default.
 TIMEOUT = 5.0
@@ -55,11 +57,13 @@ class Watched:
 
 
 @asynccontextmanager
-async def watched(guest: Machine) -> AsyncIterator[Watched]:
+async def watched(guest: Machine, *, answers: bool = True) -> AsyncIterator[Watched]:
+    """:param answers: the guest; else it hangs already."""
     told = Watched(guest)
     task = asyncio.create_task(told.session.run())
     try:
-        await until(lambda: told.session.state is SessionState.ACTIVE, "active", SLOW)
+        if answers:
+            await until(lambda: told.session.state is SessionState.ACTIVE, "active", SLOW)
         yield told
     except AssertionError:
         print(guest.console)
@@ -93,6 +97,78 @@ def test_hang(test_guest: Any, tmp_path: Path, cpus: int, command: str, depth: s
             assert hang["ran_s"] >= TIMEOUT * 0.35
 
     with machine(test_guest.kernel, test_guest.files, tmp_path, cpus=cpus) as guest:
+        asyncio.run(body(guest))
+
+
+#: Which timers of the core run, and whether its threads do; in a shell of the guest's.
+HEARTBEATS = """\
+switches() {
+	for process in /proc/[0-9]*; do
+		case $(cat $process/comm) in vesper/*) grep ctxt_switches $process/status;; esac
+	done
+}
+echo "timers $1: $(grep -c life_tick /proc/timer_list)"
+before=$(switches)
+sleep 2
+[ "$before" = "$(switches)" ] && echo "threads $1: asleep" || echo "threads $1: awake"
+"""
+
+
+def test_heartbeats_from_activation_to_deactivation(run: Boot) -> None:
+    """What is loaded and has no host costs nothing: no timer, no run of a thread."""
+    result = run(
+        "hello\n",
+        setup="sh /heartbeats unasked; vsp_host </first; "
+        "while grep -q life_tick /proc/timer_list; do sleep 0.1; done; sh /heartbeats after",
+        files={
+            "heartbeats": HEARTBEATS.encode(),
+            "first": b"hello\nsh sh /heartbeats active\nreopen\nsh sh /heartbeats anew\n",
+        },
+    )
+    for when, timers, threads in (
+        ("unasked", "0", "asleep"),
+        ("active", "2", "awake"),
+        ("anew", "2", "awake"),
+        ("after", "0", "asleep"),
+    ):
+        assert result.line(f"timers {when}:") == timers
+        assert result.line(f"threads {when}:") == threads
+
+
+def test_hang_while_no_vesperd_is_there(test_guest: Any, tmp_path: Path) -> None:
+    """The heartbeats go on without one; the next finds the hang, though nobody answers HELLO."""
+
+    async def hang_alone(guest: Machine) -> None:
+        link = await MachineTransport(guest).connect(Watched(guest).session.domain, SLOW)
+        reader = LifeReader(link, *find_life(link))
+        try:
+            first = reader.read()
+            await until(lambda: reader.read() != first, "a heartbeat", SLOW)
+            guest.tell("insmod /vsp_wedge.ko; echo preempt >/proc/vsp_wedge")
+            last = reader.read()[0]
+
+            def is_wedged() -> bool:
+                nonlocal last
+                now = reader.read()[0]
+                if now.runs != last.runs:
+                    last = now
+                return now.irqs - last.irqs > 5
+
+            await until(is_wedged, "interrupts, and no thread", SLOW)
+        finally:
+            reader.close()
+            await link.close(deactivate=False)
+
+    async def body(guest: Machine) -> None:
+        async with watched(guest):
+            pass
+        await hang_alone(guest)
+        async with watched(guest, answers=False) as told:
+            await until(lambda: told.hangs, "a hang", SLOW + TIMEOUT)
+            assert [hang["depth"] for hang in told.hangs] == ["scheduler"]
+            assert told.session.state is SessionState.CONNECTING
+
+    with machine(test_guest.kernel, test_guest.files, tmp_path, cpus=1) as guest:
         asyncio.run(body(guest))
 
 

@@ -71,6 +71,16 @@ def test_what_nobody_has_seen_is_not_said() -> None:
     assert "was heard before" in (BootWatch("vm1", heard=True).words or "")
 
 
+def test_an_earlier_vesperd_had_heard_it_and_it_has_not_said_good_bye() -> None:
+    """It hangs, or was reset while no vesperd was there: both end at boot_timeout."""
+    watched = BootWatch("vm1", heard=True)
+    assert overdue(watched, 30.0, seconds(0, 100)) == []
+    watched.note_unsure(AT)
+    assert (watched.words or "").startswith(f"vm1 shows no life since {WHEN}: it hangs, or was")
+    said = "the guest was not heard for 30 s"
+    assert overdue(watched, 30.0, seconds(200, 300)) == [(230, said)]
+
+
 def overdue(watched: BootWatch, limit: float, times: list[float]) -> list[tuple[float, str]]:
     found = []
     for now in times:

@@ -20,9 +20,15 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from tests.host.daemons import RESOURCE, DaemonProcess, Monitor
-from tests.host.standins import guest
+from tests.host.standins import guest, until
+from tests.host.test_session import images as images
+from tests.host.test_session import watch
 from vesper_monitor.domain_state import DomainState
+from vesper_monitor.guest import abi
+from vesper_monitor.guest.cchan import Cchan
+from vesper_monitor.guest.images import ImageStore
 from vesper_monitor.guest.liveness import Depth, Hang, LifeState, Liveness, Sign
+from vesper_monitor.guest.session import SessionState
 from vesper_monitor.transport import CpuUse, VcpuState, VcpuUse
 from xen_transport import toolstack
 
@@ -323,9 +329,7 @@ uses = st.none() | st.builds(
     CpuUse,
     st.sampled_from(DomainState),
     st.lists(
-        st.builds(
-            VcpuUse, st.integers(0, 4), st.floats(-1e9, 1e9), st.sampled_from(VcpuState)
-        ),
+        st.builds(VcpuUse, st.integers(0, 4), st.floats(-1e9, 1e9), st.sampled_from(VcpuState)),
         max_size=4,
     ).map(tuple),
 )
@@ -445,9 +449,89 @@ def test_the_scheduler_and_a_restart_of_the_daemon(daemon: DaemonProcess) -> Non
         daemon.call("start", **RESOURCE, hang_timeout=2)
         assert Monitor(daemon).result() == "fine"
         assert daemon.stop() == 0
-        asyncio.run(vm.tell("cpu", "spin"))
-        asyncio.run(vm.tell("life", "no-runs"))
+        # A kernel that hangs does not answer HELLO.
+        for words in (("cpu", "spin"), ("life", "no-runs"), ("silent", "yes")):
+            asyncio.run(vm.tell(*words))
         daemon.start()
         hung = Monitor(daemon)  # its hang_timeout is in the journal
         assert hung.result() == "fault"
         assert hung.answer["reason"].startswith("kernel hangs: no CPU runs normal threads for ")
+
+
+def test_a_hang_from_before_the_session(
+    images: ImageStore, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """It is found on the first link, though each HELLO is given up before; and its end is."""
+    monkeypatch.setattr(Cchan._request, "__defaults__", (0.7,))
+    monkeypatch.setattr("vesper_monitor.guest.liveness.MAX_GAP", 0.6)
+
+    async def body() -> None:
+        with guest() as vm:
+            async with watch(images) as told:
+                await until(told.all_collecting, "collecting")
+            for words in (("cpu", "spin"), ("life", "off"), ("silent", "yes")):
+                await vm.tell(*words)
+            async with watch(images, hang_timeout=lambda: 3.0, activate_timeout=0.0) as told:
+                await until(lambda: told.events, "a hang")
+                assert [event.event for event in told.events] == ["hang"]
+                assert told.states == [SessionState.CONNECTING]
+                assert "no answer from the guest" in str(told.session.degraded)
+                await vm.tell("life", "on")
+                await vm.tell("silent", "no")
+                await until(told.all_collecting, "collecting")
+                await until(lambda: len(told.events) == 2, "its end")
+                assert told.events[1].event == "alive"
+
+    asyncio.run(asyncio.wait_for(body(), 60))
+
+
+def test_a_reset_before_the_guest_has_answered(
+    images: ImageStore, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """What the old kernel has left is no hang of the new one."""
+    monkeypatch.setattr(Cchan._request, "__defaults__", (0.7,))
+    monkeypatch.setattr("vesper_monitor.guest.liveness.MAX_GAP", 0.6)
+
+    async def body() -> None:
+        with guest(cmdline="lab.silent=yes") as vm:
+            async with watch(images, hang_timeout=lambda: 2.0) as told:
+                await until(lambda: told.session.state is SessionState.CONNECTING, "linked")
+                await vm.tell("cpu", "spin")
+                await vm.tell("life", "off")
+                await until(lambda: told.session._life.is_silent, "no heartbeat")
+                await vm.tell("reset", "quiet")
+                told.session.note_reset()
+                await asyncio.sleep(3.0)  # longer than a hang takes
+                for words in (("silent", "no"), ("life", "on"), ("boot",)):
+                    await vm.tell(*words)
+                await until(told.all_collecting, "collecting")
+                assert told.events == []
+
+    asyncio.run(asyncio.wait_for(body(), 60))
+
+
+def test_a_guest_that_lives_and_does_not_answer_gets_another_link(
+    images: ImageStore, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(Cchan._request, "__defaults__", (0.7,))
+
+    async def body() -> None:
+        with guest(cmdline="lab.silent=yes"):
+            async with watch(images, hang_timeout=lambda: 3.0) as told:
+                await until(lambda: told.states.count(SessionState.CONNECTING) == 2, "another")
+                assert told.events == []
+
+    asyncio.run(asyncio.wait_for(body(), 60))
+
+
+def test_an_older_core_names_its_signs_of_life_in_hello_alone(
+    images: ImageStore, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("vesper_monitor.guest.session.find_life", lambda _: (abi.Region(), 0))
+
+    async def body() -> None:
+        with guest():
+            async with watch(images, hang_timeout=lambda: 3.0) as told:
+                await until(lambda: told.session.alive, "alive")
+
+    asyncio.run(asyncio.wait_for(body(), 60))

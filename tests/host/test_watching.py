@@ -407,10 +407,10 @@ def test_an_internal_error_of_a_sessions_helper_is_seen(
     wrong = [True]
     right = getattr(Session, helper)
 
-    async def fails(self: Session) -> None:
+    async def fails(self: Session, *given: object) -> None:
         if wrong:
             raise ZeroDivisionError("a bug")
-        await right(self)
+        await right(self, *given)
 
     async def body() -> None:
         with guest("vm1"):

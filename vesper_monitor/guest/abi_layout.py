@@ -191,6 +191,8 @@ class Cchan(ctypes.LittleEndianStructure):
     version: int
     bell: int
     asleep: int
+    life: Region
+    nr_cpus: int
     to_guest: CchanRing
     to_host: CchanRing
     _fields_ = [
@@ -198,7 +200,9 @@ class Cchan(ctypes.LittleEndianStructure):
         ("version", ctypes.c_uint32),
         ("bell", ctypes.c_uint32),
         ("asleep", ctypes.c_uint32),
-        ("reserved", ctypes.c_uint8 * 48),
+        ("life", Region),
+        ("nr_cpus", ctypes.c_uint32),
+        ("reserved", ctypes.c_uint8 * 28),
         ("to_guest", CchanRing),
         ("to_host", CchanRing),
     ]

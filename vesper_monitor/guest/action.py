@@ -18,6 +18,7 @@ from vesper_monitor.guest.cchan import Cchan, CchanError, GuestRefused, GuestSil
 from vesper_monitor.guest.channel import ChannelEntry, ChannelTable
 from vesper_monitor.guest.decode import printable
 from vesper_monitor.guest.images import Image, ImageError, ImageStore
+from vesper_monitor.guest.life import MAX_CPUS
 from vesper_monitor.guest.modinfo import ModinfoError, renamed
 from vesper_monitor.guest.points.point import Point
 from vesper_monitor.guest.points.program import IMAGE, parameters
@@ -27,8 +28,6 @@ __all__ = ["Guest", "Hello", "SessionError"]
 
 _LOG = logging.getLogger(__name__)
 
-#: More CPUs than any guest has (Xen: 512 for PV guests).
-_MAX_CPUS = 4096
 #: Longest module parameters the guest takes (bytes).
 _MAX_PARAMS = 1024
 
@@ -89,7 +88,7 @@ class Guest:
             answer = await cchan.hello()
         except GuestRefused as refused:
             raise CchanError(f"{vm}: {refused}") from None
-        if not 0 < answer.nr_cpus <= _MAX_CPUS:
+        if not 0 < answer.nr_cpus <= MAX_CPUS:
             raise CchanError(f"{vm}: the guest claims to have {answer.nr_cpus} CPUs")
         hello = Hello(
             version=answer.hdr.version,

@@ -78,7 +78,7 @@ class BootWatch:
 
     def note_unsure(self, now: float) -> None:
         """No sign of life, and whether the guest was reset cannot be known."""
-        if self._phase is _Phase.HEARD:
+        if self._phase in (_Phase.HEARD, _Phase.MISSED):
             self._enter_boot(_Phase.UNSURE, now)
 
     def note_heard(self) -> Notice | None:
@@ -152,8 +152,8 @@ class BootWatch:
             "modules were unloaded",
             _Phase.REBOOT: f"{vm} reboots since {at} and has not been heard yet",
             _Phase.RESET: f"{vm} was reset at {at} and boots; it has not been heard yet",
-            _Phase.UNSURE: f"{vm} shows no life since {at}: it hangs, or was reset while the "
-            "hypervisor's daemon was away",
+            _Phase.UNSURE: f"{vm} shows no life since {at}: it hangs, or was reset while "
+            "vesperd or the hypervisor's daemon was away",
             _Phase.MISSED: f"{vm} was heard before and does not answer: it boots, has halted, "
             "hangs, or its VESPER modules were unloaded",
         }.get(self._phase)

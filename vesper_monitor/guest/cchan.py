@@ -193,6 +193,7 @@ class Cchan:
                 break
             if waiting > abi.CCHAN_SLOTS:
                 raise self._nonsense(f"it took {-waiting & 0xFFFFFFFF} requests that nobody sent")
+            self._link.notify()  # it may have hung when the last one came
             await self._moved.wait()
         slot = _TO_GUEST + _SLOT + (self._prod % abi.CCHAN_SLOTS) * abi.MSG_SIZE
         self._view[slot : slot + abi.MSG_SIZE] = message

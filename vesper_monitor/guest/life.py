@@ -34,10 +34,12 @@ from vesper_monitor.transport import (
     TransportError,
 )
 
-__all__ = ["LifeReader", "LifeWatch"]
+__all__ = ["MAX_CPUS", "LifeReader", "LifeWatch", "find_life"]
 
 _LOG = logging.getLogger(__name__)
 
+#: More CPUs than any guest has (Xen: 512 for PV guests).
+MAX_CPUS = 4096
 _HEAD = ctypes.sizeof(abi.Life)
 _CPU = ctypes.sizeof(abi.LifeCpu)
 #: state, irqs, runs of one struct vsp_life_cpu: again and again, for which ctypes is too slow
@@ -45,15 +47,32 @@ _SIGN = "I4xQ8xQ32x"
 _SHOWN = int(abi.LifeState.SHOWN)
 
 
+def find_life(link: Link) -> tuple[abi.Region, int]:
+    """The region as the C-chan page names it, and the number of CPUs, before HELLO.
+
+    handle 0: an older core's, or a page that is none.
+    """
+    view = link.cchan.view
+    if abi.load_u32(view, abi.offset(abi.Cchan, "magic")) != abi.CCHAN_MAGIC:
+        return abi.Region(), 0
+    return (
+        abi.Region.from_buffer_copy(view, abi.offset(abi.Cchan, "life")),
+        abi.load_u32(view, abi.offset(abi.Cchan, "nr_cpus")),
+    )
+
+
 class LifeReader:
     """The mapped region of one link."""
 
     def __init__(self, link: Link, region: abi.Region, nr_cpus: int) -> None:
         """
-        :param region: as in the guest's HELLO; raises as :func:`map_region`.
-        :param nr_cpus: likewise; already bounded.
+        :param region: as in the guest's HELLO, or by :func:`find_life`; raises as
+            :func:`map_region`.
+        :param nr_cpus: likewise.
         """
         self.closed = False
+        if not 0 < nr_cpus <= MAX_CPUS:
+            raise ValueError(f"{link.domain.name}: signs of life of {nr_cpus} CPUs")
         self._signs = struct.Struct(f"<{_SIGN * nr_cpus}")
         self._mapping = map_region(
             link, region, _HEAD + nr_cpus * _CPU, abi.Life,
@@ -119,6 +138,11 @@ class LifeWatch:
     def shown(self) -> bool:
         """Whether the guest's kernel has shown life in the last moment."""
         return self._liveness.shows_life(time.monotonic())
+
+    @property
+    def is_silent(self) -> bool:
+        """Whether the guest's kernel may hang: signs stay away."""
+        return self._liveness.is_silent
 
     @property
     def last_sign(self) -> float | None:

@@ -169,6 +169,14 @@ class Liveness:
             and all(c.irqs.moved and c.irqs.silent < MAX_GAP for c in self._cpus.values())
         )
 
+    @property
+    def is_silent(self) -> bool:
+        """Signs have stayed away for longer than a kernel that lives can be without."""
+        cpus = self._cpus.values()
+        return any(cpu.irqs.silent >= MAX_GAP for cpu in cpus) or (
+            bool(cpus) and all(cpu.runs.silent >= MAX_GAP for cpu in cpus)
+        )
+
     def asks(self, now: float) -> bool:
         """After :meth:`judge`: whether the hypervisor is to be asked now."""
         if self.state is LifeState.ALIVE or now < self._ask_at:

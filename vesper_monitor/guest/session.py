@@ -26,6 +26,7 @@ import time
 from collections.abc import AsyncIterator, Callable, Mapping
 
 from vesper_monitor.domain_state import DomainState
+from vesper_monitor.guest import abi
 from vesper_monitor.guest.action import Guest, Hello, SessionError
 from vesper_monitor.guest.beat import Beat
 from vesper_monitor.guest.boot import BootWatch
@@ -34,7 +35,7 @@ from vesper_monitor.guest.channel import ChannelEntry, TableError
 from vesper_monitor.guest.collector import Collector
 from vesper_monitor.guest.decode import Event
 from vesper_monitor.guest.images import ImageStore
-from vesper_monitor.guest.life import LifeReader, LifeWatch
+from vesper_monitor.guest.life import LifeReader, LifeWatch, find_life
 from vesper_monitor.guest.lifecycle import ProbeState, ProbeStatus, SessionState
 from vesper_monitor.guest.liveness import LOOK
 from vesper_monitor.guest.pace import Pace
@@ -46,6 +47,7 @@ from vesper_monitor.transport import (
     DomainReport,
     FrontendMissing,
     FrontendSilent,
+    Link,
     LinkLost,
     Notice,
     Transport,
@@ -159,6 +161,7 @@ class Session:
             on_standstill, self._beat, self._on_unsure,
         )  # fmt: skip
         self._life_reader: LifeReader | None = None
+        self._life_task: asyncio.Task[None] | None = None
         self._loaded_here: set[str] = set()  # in this life of the guest's core
         self._look = asyncio.Event()  # the guest has notified, or we close
         self._idle = False  # _collect() waits for that
@@ -323,7 +326,7 @@ class Session:
     def note_reset(self) -> None:
         """The hypervisor says that another kernel boots: what this one shows is over."""
         self._boot.note_reset(self._clock())
-        if self._guest is not None and self._lost is None:
+        if self._has_link:
             self._lose("the guest was reset")
         self._changed()
 
@@ -411,18 +414,22 @@ class Session:
         """Note why the guest is not active."""
         self._missing = str(error)
         self._is_silent = isinstance(error, (FrontendSilent, LinkLost, GuestSilent))
+        if isinstance(error, FrontendSilent) and error.was_active:
+            self._boot.note_unsure(self._clock())
 
     async def _connect(self) -> None:
         self._switch(SessionState.WAITING)
         link = await self.transport.connect(self.domain, _CONNECT_TIMEOUT)
+        self._lost = None
         self._switch(SessionState.CONNECTING)
+        self._begin_life(link, *find_life(link))
         try:
-            guest = await Guest.greet(link)
+            guest = await self._greet(link)
         except BaseException as error:
+            await self._end_life()
             # A page that the guest has spoilt stays so: then all is begun anew.
             await link.close(deactivate=isinstance(error, CchanBroken))
             raise
-        self._lost = None
         link.on_lost(self._on_lost)
         link.on_notify(self._on_notify)
         self._guest = guest
@@ -433,19 +440,34 @@ class Session:
         self._answered = time.monotonic()
         if (notice := self._boot.note_heard()) is not None:
             self._on_notice(notice)
+        self._begin_life(link, guest.hello.life, guest.hello.nr_cpus)
         self._switch(SessionState.ACTIVE)
         self._follow_table(guest)
         if self._channels:
             # It has come from another host, or an earlier daemon was here.
             _LOG.info("%s: goes on with %s", self.domain.name, ", ".join(self._channels))
 
+    async def _greet(self, link: Link) -> Guest:
+        """Say HELLO; again and again to a guest that shows no life, which may hang."""
+        while True:
+            try:
+                return await Guest.greet(link)
+            except GuestSilent as error:
+                if self._life_task is not None:
+                    _raise_what_ended([self._life_task])
+                if self._lost is not None:
+                    raise LinkLost(f"{self.domain.name}: {self._lost}") from None
+                if not self._life.is_silent:
+                    raise
+                self._miss(error)
+                self._tell_degraded()
+
     async def _collect(self) -> None:
         """Read what there is, when there is something, until the link is lost."""
         table_at = 0.0  # not looked at before
-        helpers = [
-            asyncio.create_task(self._keep_probes()),
-            asyncio.create_task(self._watch_life()),
-        ]
+        helpers = [asyncio.create_task(self._keep_probes())]
+        if self._life_task is not None:
+            helpers.append(self._life_task)
         for task in helpers:
             task.add_done_callback(lambda _: self._look.set())
         self._beat.add(self._on_beat)
@@ -484,21 +506,32 @@ class Session:
             for task in helpers:
                 task.cancel()
             await asyncio.gather(*helpers, return_exceptions=True)
+            self._life_task = None
 
-    async def _watch_life(self) -> None:
-        guest = self._guest
-        if guest is None or not guest.hello.life.handle:
+    def _begin_life(self, link: Link, region: abi.Region, nr_cpus: int) -> None:
+        """Watch the guest's signs of life, if that is not done already."""
+        if not region.handle or self._life_task is not None:
             return
         try:
-            reader = LifeReader(guest.link, guest.hello.life, guest.hello.nr_cpus)
+            self._life_reader = LifeReader(link, region, nr_cpus)
         except (TransportError, ValueError) as error:
             _LOG.warning("signs of life cannot be read: %s", error)
             return
-        self._life_reader = reader
+        self._life_task = asyncio.create_task(self._watch_life(self._life_reader))
+
+    async def _watch_life(self, reader: LifeReader) -> None:
         try:
             await self._life.run(reader)
         finally:
             reader.close()
+
+    async def _end_life(self) -> None:
+        if self._life_reader is not None:
+            self._life_reader.close()
+        task, self._life_task = self._life_task, None
+        if task is not None:
+            task.cancel()
+            await asyncio.gather(task, return_exceptions=True)
 
     async def _keep_probes(self) -> None:
         """Load what is wanted and missing, unload what nobody wants any more."""
@@ -696,8 +729,7 @@ class Session:
         elif not guest.cchan.asleep:
             await self._read_rest()
         self._collector.leave()
-        if self._life_reader is not None:
-            self._life_reader.close()
+        await self._end_life()
         for name in list(self._channels):
             self._close_channel(name, for_good=False)
             self._set_probe(self._status(name), ProbeState.WANTED, None)
@@ -738,9 +770,16 @@ class Session:
 
     def _on_unsure(self) -> None:
         """The guest shows no life, and may have been reset: only a live kernel answers anew."""
-        if self._guest is not None and self._lost is None:
+        if self._has_link:
             self._boot.note_unsure(self._clock())
             self._lose("the guest shows no life and may have been reset")
+
+    @property
+    def _has_link(self) -> bool:
+        """Like :attr:`linked`, and also while the guest has not answered HELLO."""
+        return self._lost is None and (
+            self._guest is not None or self._state is SessionState.CONNECTING
+        )
 
     def _lose(self, reason: str) -> None:
         self._lost = reason

@@ -32,6 +32,7 @@ struct vesper_xen {
 	grant_ref_t ring_ref;
 	evtchn_port_t port;
 	int irq;
+	atomic_t eoi_due;	/* no event comes before */
 	struct list_head shares;
 };
 
@@ -150,21 +151,36 @@ static void vesper_xen_notify(struct vsp_transport *transport)
 {
 	struct vesper_xen *vx = container_of(transport, struct vesper_xen, transport);
 
-	/* A hypercall that takes none of this kernel's locks. */
-	notify_remote_via_evtchn(vx->port);
+	/*
+	 * Takes none of this kernel's locks.  In a new domain the interrupt has no
+	 * port, and the number of the old one may be another device's.
+	 */
+	notify_remote_via_irq(vx->irq);
 }
 
 static irqreturn_t vesper_xen_interrupt(int irq, void *data)
 {
+	struct vesper_xen *vx = data;
+
+	atomic_set(&vx->eoi_due, 1);
 	vsp_cchan_kick();
-	xen_irq_lateeoi(irq, 0);
 	return IRQ_HANDLED;
+}
+
+/* Xen slows down a host that notifies for nothing. */
+static void vesper_xen_kick_done(struct vsp_transport *transport, bool useful)
+{
+	struct vesper_xen *vx = container_of(transport, struct vesper_xen, transport);
+
+	if (atomic_xchg(&vx->eoi_due, 0))
+		xen_irq_lateeoi(vx->irq, useful ? 0 : XEN_EOI_FLAG_SPURIOUS);
 }
 
 static const struct vsp_transport_ops vesper_xen_ops = {
 	.share = vesper_xen_share,
 	.unshare = vesper_xen_unshare,
 	.notify = vesper_xen_notify,
+	.kick_done = vesper_xen_kick_done,
 };
 
 /* --------------------------------------------------------- connection */
@@ -212,6 +228,7 @@ static int connect(struct vesper_xen *vx)
 	err = xenbus_alloc_evtchn(xdev, &vx->port);
 	if (err)
 		goto end_grant;
+	atomic_set(&vx->eoi_due, 0);
 	err = bind_evtchn_to_irqhandler_lateeoi(vx->port, vesper_xen_interrupt, 0,
 						"vesper", vx);
 	if (err < 0)

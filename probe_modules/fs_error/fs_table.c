@@ -1,0 +1,243 @@
+// SPDX-License-Identifier: GPL-2.0-only
+/*
+ * Made from /1/mountinfo of a procfs of our own, and by iterate_supers_type().
+ *
+ * Whoever polls mountinfo is woken when a mount comes or goes.  In between the
+ * table is as it was: of a file system that was mounted a moment ago nothing is
+ * known.
+ */
+
+#include <linux/err.h>
+#include <linux/fs.h>
+#include <linux/kernel.h>
+#include <linux/module.h>
+#include <linux/mount.h>
+#include <linux/poll.h>
+#include <linux/rcupdate.h>
+#include <linux/slab.h>
+#include <linux/string.h>
+#include <linux/string_helpers.h>
+#include <linux/wait.h>
+#include <linux/workqueue.h>
+
+#include "fs_table.h"
+#include "vesper.h"
+
+#define MAX_ENTRIES	64
+/* Longer lines are left out: a path has at most 4096 bytes, escaped or not. */
+#define LINES_SIZE	16384
+/* Mounts come many at a time. */
+#define SETTLE_MS	100
+#define START_MS	1000
+
+struct fs_table {
+	unsigned int n;
+	struct fs_entry entry[MAX_ENTRIES];
+};
+
+/* Those that the probe has a hook for. */
+static const char * const fs_types[] = { "btrfs", "ext3", "ext4", "ocfs2", "xfs" };
+
+static struct fs_table __rcu *fs_table;
+
+static struct vfsmount *proc_mnt;
+static struct file *mountinfo;
+static wait_queue_head_t *mounts_changed;
+
+static void fs_table_refresh(struct work_struct *work);
+static DECLARE_DELAYED_WORK(refresh_work, fs_table_refresh);
+static DECLARE_COMPLETION(refreshed);
+
+/* -------------------------------------------------------------- lookup */
+
+const struct fs_entry *fs_table_find(const void *info, dev_t dev)
+{
+	const struct fs_table *table = rcu_dereference(fs_table);
+	unsigned int i;
+
+	for (i = 0; table && i < table->n; i++) {
+		const struct fs_entry *entry = &table->entry[i];
+
+		if ((!info || info == entry->info) && (!dev || dev == entry->dev))
+			return entry;
+	}
+	return NULL;
+}
+
+/* ------------------------------------------------------------- refresh */
+
+static void fs_copy_path(char *to, const char *path)
+{
+	size_t len = strlen(path);
+
+	if (len >= VSP_MOUNT_LEN) {
+		path += len - VSP_MOUNT_LEN + 1;
+		path += *path == '/';
+	}
+	strscpy(to, path, VSP_MOUNT_LEN);
+}
+
+/* "36 35 98:0 /root /path rw,noatime shared:1 - ext4 /dev/vda rw" */
+static void fs_note_mount(struct fs_table *table, char *line)
+{
+	unsigned int major, minor, i;
+	char *path, *type;
+	int at = 0;
+	dev_t dev;
+
+	if (table->n == MAX_ENTRIES ||
+	    sscanf(line, "%*d %*d %u:%u %*s %n", &major, &minor, &at) != 2 || !at)
+		return;
+	path = line + at;
+	type = strstr(path, " - ");
+	if (!type)
+		return;
+	type += strlen(" - ");
+	path = strsep(&path, " ");
+	type = strsep(&type, " ");
+	if (match_string(fs_types, ARRAY_SIZE(fs_types), type) < 0)
+		return;
+	dev = MKDEV(major, minor);
+	for (i = 0; i < table->n; i++) {
+		if (table->entry[i].dev == dev)
+			return;
+	}
+	string_unescape_inplace(path, UNESCAPE_OCTAL);
+	table->entry[i].dev = dev;
+	strscpy(table->entry[i].type, type, VSP_FSTYPE_LEN);
+	fs_copy_path(table->entry[i].mount, path);
+	table->n++;
+}
+
+static void fs_read_mounts(struct fs_table *table, char *lines)
+{
+	size_t kept = 0;
+	loff_t pos = 0;
+	ssize_t got;
+
+	while ((got = kernel_read(mountinfo, lines + kept, LINES_SIZE - kept, &pos)) > 0) {
+		char *line = lines, *end;
+
+		lines[kept + got] = '\0';
+		while ((end = strchr(line, '\n'))) {
+			*end = '\0';
+			fs_note_mount(table, line);
+			line = end + 1;
+		}
+		kept = strlen(line);
+		if (kept == LINES_SIZE)
+			kept = 0;
+		memmove(lines, line, kept);
+	}
+}
+
+static void fs_note_super(struct super_block *sb, void *arg)
+{
+	struct fs_table *table = arg;
+	unsigned int i;
+
+	for (i = 0; i < table->n; i++) {
+		if (table->entry[i].dev != sb->s_dev)
+			continue;
+		table->entry[i].info = sb->s_fs_info;
+		strscpy(table->entry[i].disk, sb->s_id, VSP_DISK_LEN);
+	}
+}
+
+/* Only of types that have a mount: to ask for another would load its module. */
+static void fs_find_supers(struct fs_table *table)
+{
+	struct file_system_type *type;
+	unsigned int i, j;
+
+	for (i = 0; i < ARRAY_SIZE(fs_types); i++) {
+		for (j = 0; j < table->n; j++) {
+			if (!strcmp(table->entry[j].type, fs_types[i]))
+				break;
+		}
+		type = j < table->n ? get_fs_type(fs_types[i]) : NULL;
+		if (!type)
+			continue;
+		iterate_supers_type(type, fs_note_super, table);
+		module_put(type->owner);
+	}
+}
+
+/* Of these works one is run at a time. */
+static void fs_table_refresh(struct work_struct *work)
+{
+	struct fs_table *table = kvzalloc(sizeof(*table), GFP_KERNEL);
+	char *lines = kvmalloc(LINES_SIZE + 1, GFP_KERNEL);
+
+	if (table && lines) {
+		fs_read_mounts(table, lines);
+		fs_find_supers(table);
+		table = rcu_replace_pointer(fs_table, table, true);
+		synchronize_rcu();
+	}
+	kvfree(lines);
+	kvfree(table);
+	complete_all(&refreshed);
+}
+
+/* ------------------------------------------------------------- changes */
+
+static int fs_mounts_changed(wait_queue_entry_t *entry, unsigned int mode, int flags, void *key)
+{
+	schedule_delayed_work(&refresh_work, msecs_to_jiffies(SETTLE_MS));
+	return 0;
+}
+
+static wait_queue_entry_t waiter = { .func = fs_mounts_changed };
+
+static void fs_wait_for_changes(struct file *file, wait_queue_head_t *head, poll_table *table)
+{
+	mounts_changed = head;
+	add_wait_queue(head, &waiter);
+}
+
+/* -------------------------------------------------------- start, stop */
+
+static struct file *fs_open_mountinfo(void)
+{
+	struct path root = { .mnt = proc_mnt, .dentry = proc_mnt->mnt_root };
+
+#ifdef VSP_HAVE_FILE_OPEN_ROOT_PATH
+	return file_open_root(&root, "1/mountinfo", O_RDONLY, 0);
+#else
+	return file_open_root(root.dentry, root.mnt, "1/mountinfo", O_RDONLY, 0);
+#endif
+}
+
+int fs_table_start(void)
+{
+	struct file_system_type *type = get_fs_type("proc");
+	poll_table table;
+
+	if (!type)
+		return -ENODEV;
+	proc_mnt = kern_mount(type);
+	module_put(type->owner);
+	if (IS_ERR(proc_mnt))
+		return PTR_ERR(proc_mnt);
+	mountinfo = fs_open_mountinfo();
+	if (IS_ERR(mountinfo)) {
+		kern_unmount(proc_mnt);
+		return PTR_ERR(mountinfo);
+	}
+	init_poll_funcptr(&table, fs_wait_for_changes);
+	vfs_poll(mountinfo, &table);
+	schedule_delayed_work(&refresh_work, 0);
+	wait_for_completion_timeout(&refreshed, msecs_to_jiffies(START_MS));
+	return 0;
+}
+
+void fs_table_stop(void)
+{
+	if (mounts_changed)
+		remove_wait_queue(mounts_changed, &waiter);
+	cancel_delayed_work_sync(&refresh_work);
+	filp_close(mountinfo, NULL);
+	kern_unmount(proc_mnt);
+	kvfree(rcu_dereference_protected(fs_table, true));
+}
