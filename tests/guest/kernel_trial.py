@@ -8,6 +8,7 @@ of them plugged in), a point, the modules gone and come back, a panic.
 from __future__ import annotations
 
 import asyncio
+from collections.abc import Sequence
 from pathlib import Path
 
 from lab.images import Modules
@@ -17,6 +18,8 @@ from tests.guest import real_faults
 from tests.guest.conftest import COMPLAINT
 from tests.guest.features import POINT, cpus_go_and_come, point, shows_life
 from tests.guest.ivshmem import PROBES, KvmMachine, Watch, kvm_machine, watch
+from vesper_monitor.guest.lifecycle import ProbeState
+from vesper_monitor.guest.points.point import Point
 from vesper_monitor.guest.points.program import IMAGE
 
 __all__ = ["missing_modules", "try_kernel"]
@@ -44,12 +47,23 @@ async def _features(guest: KvmMachine, seen: Watch, cpus: int, plugged_in: bool)
     await point(guest, seen)
 
 
-async def _try_all(guest: KvmMachine, probes: list[str], cpus: int, plugged_in: bool) -> None:
+async def _is_refused(seen: Watch, refused: Point) -> None:
+    await seen.session.set_probes({refused.name: ""})
+    await seen.see(
+        lambda: seen.session.probes[refused.name].state is ProbeState.FAILED, "a point refused"
+    )
+
+
+async def _try_all(
+    guest: KvmMachine, probes: list[str], cpus: int, plugged_in: bool, refused: Sequence[Point]
+) -> None:
     await real_faults.prepare(guest)
-    async with watch(guest, points=[POINT]) as seen:
+    async with watch(guest, points=[POINT, *refused]) as seen:
         await seen.collecting(*probes)
         await real_faults.see_all(guest, seen, probes)
         await _features(guest, seen, cpus, plugged_in)
+        for each in refused:
+            await _is_refused(seen, each)
         await seen.collecting("send_signal")
         await seen.session.set_probes({})
         await seen.see(lambda: not seen.session.probes, "all unloaded")
@@ -59,10 +73,17 @@ async def _try_all(guest: KvmMachine, probes: list[str], cpus: int, plugged_in: 
         await real_faults.panic(guest, seen)
 
 
-def try_kernel(kernel: Kernel, modules: Modules, cpus: int, directory: Path) -> str:
+def try_kernel(
+    kernel: Kernel,
+    modules: Modules,
+    cpus: int,
+    directory: Path,
+    refused: Sequence[Point] = (),
+) -> str:
     """Boot it and try all of it.
 
     :param directory: is made.
+    :param refused: points that the guest's kernel does not take.
     :returns: what is wrong, or nothing.
     """
     directory.mkdir()
@@ -78,7 +99,7 @@ def try_kernel(kernel: Kernel, modules: Modules, cpus: int, directory: Path) -> 
             cmdline=f"maxcpus={cpus} panic=0", modules=real_faults.MODULES,
             qemu=real_faults.devices(directory),
         ) as guest:  # fmt: skip
-            asyncio.run(_try_all(guest, probes, cpus, plugged_in))
+            asyncio.run(_try_all(guest, probes, cpus, plugged_in, refused))
             console = guest.machine.console
     except AssertionError as error:
         return f"{error}"[-3000:]
