@@ -12,7 +12,9 @@ import pytest
 from lab.images import release_kernel, releases, store
 from lab.images.kernel import Headers
 from lab.images.releases import DebianKernel, compare_versions, parse_index
-from tests.guest.test_kernels import named_versions, newest
+from tests.guest import test_kernels
+from tests.guest.test_kernels import for_each, named_versions, newest
+from tests.notices import LOUD_WARNING, NOTICE
 
 VERSIONS = (
     "5.10.223-1", "6.1.180-1~deb11u1", "6.1.192-3", "6.12.95-1~bpo12+1", "6.12.117-1",
@@ -86,6 +88,39 @@ def test_documented_versions_are_read() -> None:
     named = named_versions()
     assert set(releases.SUITES) <= set(named)
     assert "bookworm-security/6.12" in named
+
+
+@pytest.mark.parametrize("everything", [False, True])
+def test_newer_kernel_that_does_not_build(
+    everything: bool, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    table = tmp_path / "kernels.md"
+    table.write_text("| Suite | Kernel |\n|---|---|\n| trixie | 6.12.118-1 | amd64 |\n")
+    monkeypatch.setattr(test_kernels, "TABLE", table)
+    monkeypatch.setattr(test_kernels, "ALL", everything)
+    (known,) = parse_index("trixie", "http://mirror", suite("6.12.118-1"))
+    (newer,) = parse_index("trixie", "http://mirror", suite("6.12.119-1"))
+    said: list[tuple[str, object]] = []
+
+    def fails(*wrong: DebianKernel) -> bool:
+        said.clear()
+        try:
+            for_each(
+                [known, newer], lambda kernel: "error: no" if kernel in wrong else "", "built",
+                lambda name, text: said.append((name, text)),
+            )  # fmt: skip
+        except AssertionError as error:
+            assert "error: no" in str(error)
+            return True
+        return False
+
+    assert not fails()
+    assert [name for name, _text in said] == [NOTICE, NOTICE]
+    assert fails(known)
+    assert fails(newer) is everything
+    warned = [str(text) for name, text in said if name == LOUD_WARNING]
+    assert len(warned) == (0 if everything else 1)
+    assert all("6.12.119" in text and "error: no" in text for text in warned)
 
 
 @pytest.fixture
