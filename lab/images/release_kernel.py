@@ -12,7 +12,13 @@ from pathlib import Path
 
 from lab.images import store
 from lab.images.kernel import Headers, Kernel, finish_headers, finish_image
-from lab.images.releases import SUITES, DebianKernel, Package, newest_kernels
+from lab.images.releases import (
+    SUITES,
+    DebianKernel,
+    Package,
+    newest_kernels,
+    why_not_fetched,
+)
 from lab.images.toolchain import TRIXIE
 
 __all__ = ["Fetched", "fetch_newest", "release_headers", "release_kernel"]
@@ -44,7 +50,7 @@ def fetch_newest() -> Fetched:
             try:
                 return release_headers(groups[group]), ""
             except store.BuildError as error:
-                why = str(error).splitlines()[-1]
+                why = why_not_fetched(error)
         try:
             found = release_headers(last[group])
         except (KeyError, store.BuildError):
@@ -168,9 +174,10 @@ def _unpack(packages: Sequence[Package], tree: Path) -> None:
         words += [package.url, file, f"SHA256:{package.sha256}"]
     # By apt's settings of this machine (a proxy); the sums are from signed lists.
     store.run(
-        ["/usr/lib/apt/apt-helper", "-o", "Acquire::Retries=3", "download-file", *words],
+        ["/usr/lib/apt/apt-helper", "-q", "-o", "Acquire::Retries=3",
+         "-o", "APT::Sandbox::User=root", "download-file", *words],
         timeout=900,
-    )
+    )  # fmt: skip
     for file in files:
         store.run(["dpkg-deb", "-x", file, tree], timeout=300)
     shutil.rmtree(debs)

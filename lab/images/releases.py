@@ -23,6 +23,7 @@ __all__ = [
     "newest_kernels",
     "parse_index",
     "sources_list",
+    "why_not_fetched",
 ]
 
 FLAVOURS = ("amd64", "cloud-amd64", "rt-amd64")
@@ -135,12 +136,18 @@ def newest_kernels() -> tuple[list[DebianKernel], dict[str, str]]:
     with ThreadPoolExecutor(len(SUITES)) as executor:
         for suite, found in zip(SUITES, executor.map(read, SUITES), strict=True):
             if isinstance(found, store.BuildError):
-                missing[suite] = str(found).splitlines()[-1]
+                missing[suite] = why_not_fetched(found)
             elif not found:
                 missing[suite] = "no kernel in it"
             else:
                 kernels += found
     return kernels, missing
+
+
+def why_not_fetched(error: store.BuildError) -> str:
+    """The line in which apt says why."""
+    lines = str(error).splitlines()
+    return next((line for line in lines if line.startswith(("E: ", "W: "))), lines[-1])
 
 
 def _index(suite: str) -> str:
