@@ -6,6 +6,8 @@ from __future__ import annotations
 import base64
 import socket
 import time
+from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import BinaryIO
 
@@ -108,6 +110,20 @@ class Guest:
         """
         word = "oom-other" if spare else "oom"
         return Fault(*self._fault(f"{word} {name}", 90))
+
+    @contextmanager
+    def fill_memory(self) -> Iterator[None]:
+        """Fill the memory but for 16 MiB, until the block is left.
+
+        What then runs out of memory does so at once.
+
+        :raises ChannelError: the guest does not answer.
+        """
+        with self.connect() as connection:
+            connection.sendall(b"fill\n")
+            if not connection.recv(64).strip().isdigit():
+                raise ChannelError("guest: 'fill': no answer")
+            yield
 
     def end(self, how: str) -> Fault:
         """End the guest as a whole, half a second from now.

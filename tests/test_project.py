@@ -52,3 +52,20 @@ def test_docs_name_files_that_exist() -> None:
     named = set(re.findall(r"`((?:[a-z_]+/)+[A-Za-z_.]*)`", text))
     assert len(named) > 20
     assert [name for name in sorted(named) if not (PROJECT / name).exists()] == []
+
+
+def test_kernels_are_asked_for_features() -> None:
+    """Never for their version; each feature is looked for, explained and used."""
+    features = (PROJECT / "probe_modules/features.mk").read_text()
+    looked_for = set(re.findall(r"^\t\$\(call vsp-have(?:-file)?,([A-Z_]+),", features, re.M))
+    header = PROJECT / "probe_modules/include/vesper_features.h"
+    explained = re.findall(r"^ \* ([A-Z_]{3,})\s", header.read_text(), flags=re.MULTILINE)
+    used: set[str] = set()
+    for path in tracked():
+        if path.suffix in (".c", ".h", ".S") or path.name == "Kbuild":
+            text = path.read_text()
+            assert "LINUX_VERSION_CODE" not in text, path
+            used.update(re.findall(r"\bVSP_HAVE_([A-Z_]+[A-Z])\b", text))
+            used.update(re.findall(r"filter %([A-Z_]+),", text))
+    assert set(explained) == looked_for
+    assert used == looked_for

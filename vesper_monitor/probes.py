@@ -166,8 +166,9 @@ PROBES: Mapping[str, ProbeInfo] = {
         not_seen="ext4 without a journal, or with errors=continue, which stays writable. Of "
         "several mounts (binds, subvolumes) more than the first, and only in the mount namespace "
         "of process 1; of a path of more than 127 bytes more than its end, without a / before it. "
-        "A mount of a moment ago: mount is then none, and so is the disk of xfs and btrfs. A "
-        "read-only mount or remount that somebody asked for.",
+        "A mount of a moment ago: mount is then none, and so is the disk of xfs and btrfs. Before "
+        "Linux 6.8, which of several btrfs it is: disk and mount are none. A read-only mount or "
+        "remount that somebody asked for.",
         cost="One kprobe per such error: " + _measured(2.31, 3.33, 4.54, _CALLED),
         fault="every one, of the system, but for a shutdown that was asked for (ESHUTDOWN)",
         why="What was on it can be read at best, and it stays so until it is mounted anew, which "

@@ -12,15 +12,22 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from lab.evaluation import clock, cluster, compare, picture, setting, table, trial
+from lab.evaluation.machine import Machine, measure_machine
 from lab.evaluation.phase import Phase
 from lab.evaluation.run import WATCHES, Run, as_json
 from lab.host import ChannelError, LabError
 from lab.images.probes import PROJECT
-from lab.images.store import BuildError
+from lab.images.store import BuildError, cache
 from lab.xen import XenLab
 
 DEMO = ("sigsegv", "oom")
 EVALUATION = ("oom-other", "sigsegv", "oom")
+
+#: Seconds on the reference machine: until vm1 runs in both ways, and of each fault.
+DURATION_S = {"xen": (80.0, 45.0), "kvm": (30.0, 20.0)}
+#: Seconds to build a lab's images, and the image that is built last.
+BUILD_S = {"xen": 300.0, "kvm": 180.0}
+IMAGES = {"xen": "cluster", "kvm": "libvirt"}
 
 
 _BEGIN = time.monotonic()
@@ -31,20 +38,22 @@ def _show(line: str) -> None:
     print(f"{time.monotonic() - _BEGIN:6.1f}  {line}" if line else "", flush=True)
 
 
-def _series(lab: setting.Lab, watch: str, faults: Sequence[str], rounds: int) -> list[Run]:
-    cluster.configure(lab, watch, _show)
+def _series(
+    lab: setting.Lab, watch: str, faults: Sequence[str], rounds: int, time_factor: float
+) -> list[Run]:
+    cluster.configure(lab, watch, _show, time_factor)
     runs = []
     total = rounds * len(faults)
-    phase = Phase() if watch == "polling" and rounds > 1 else None
+    phase = Phase() if watch == "polling" else None
     for number in range(total):
         fault = faults[number % len(faults)]
         if phase:
             phase.share = (number // len(faults) + 0.5) / rounds
         _show("")
-        runs.append(trial.perform(lab, fault, watch, _show, phase))
+        runs.append(trial.perform(lab, fault, watch, _show, phase, time_factor))
         _show("")
         if number + 1 < total and runs[-1].recorded_s is not None:
-            cluster.settle(lab, watch, _show)
+            cluster.settle(lab, watch, _show, time_factor)
     return runs
 
 
@@ -66,6 +75,27 @@ def _report(runs: list[Run], folder: Path, title: str) -> None:
     worst = max((run.clock_error_s for run in runs), default=0.0)
     print(f"\nClock: {clock.HOW}; worst bound {worst * 1000:.0f} ms.")
     print(f"Report, table and picture of the timelines: {folder}/", flush=True)
+
+
+def _announce(command: str, vmm: str, rounds: int, machine: Machine) -> None:
+    """Say how long this will take, and on what kind of machine it runs."""
+    seconds = estimate_s(command, vmm, rounds) * machine.factor
+    _show(f"This takes about {max(1, round(seconds / 60))} minutes.")
+    if not any(cache().glob(f"{IMAGES[vmm]}-*")):
+        minutes = max(1, round(BUILD_S[vmm] * machine.factor / 60))
+        _show(f"This is the first run: it builds the images first, {minutes} minutes more.")
+    _show(f"The machine: {machine.describe()}.")
+    if machine.is_busy:
+        _show("It is busy: times will be longer than on an idle machine, and are marked so.")
+    if command == "demo":
+        _show("Each fault comes at the middle of the stock agent's interval, the mean case.")
+
+
+def estimate_s(command: str, vmm: str, rounds: int) -> float:
+    """Return the seconds that a command takes on the reference machine, images built."""
+    begin, of_fault = DURATION_S[vmm]
+    kinds = {"demo": len(DEMO), "evaluate": len(EVALUATION), "compare": sum(compare.KINDS.values())}
+    return begin + 2 * rounds * kinds[command] * of_fault
 
 
 def _parse(argv: list[str] | None) -> argparse.Namespace:
@@ -97,17 +127,21 @@ def main(argv: list[str] | None = None) -> int:
     name = {"evaluate": "evaluation"}.get(arguments.command, arguments.command)
     folder = PROJECT / "build" / (name if arguments.vmm == "xen" else f"{name}-{arguments.vmm}")
     runs: list[Run] = []
+    machine = measure_machine()
+    _announce(arguments.command, arguments.vmm, rounds, machine)
     try:
         watches = arguments.watch or tuple(WATCHES)
         if arguments.command == "compare":
             with XenLab.resume() as lab:
                 kinds = arguments.fault or tuple(compare.KINDS)
-                compare.perform(lab, kinds, rounds, watches, _show, runs.append)
+                compare.perform(
+                    lab, kinds, rounds, watches, _show, runs.append, machine.factor
+                )
         else:
             faults = DEMO if arguments.command == "demo" else arguments.fault or EVALUATION
             with setting.lab(arguments.vmm) as lab:
                 for watch in watches:
-                    runs += _series(lab, watch, faults, rounds)
+                    runs += _series(lab, watch, faults, rounds, machine.factor)
     except (LabError, ChannelError, BuildError) as error:
         print(f"lab.evaluation: {error}", file=sys.stderr)
         if runs:

@@ -8,13 +8,16 @@ import time
 from collections.abc import Callable
 
 from lab import idle
-from lab.evaluation.setting import PRIMITIVES, Lab
+from lab.evaluation.setting import PRIMITIVES, Lab, scale_timeouts
 from lab.host import ChannelError, LabError
 
 __all__ = ["configure", "ready", "settle", "type_in"]
 
 #: vm1 as it is to be, for crmsh.
 CHANGED = "/root/vm1.crm"
+
+#: s for vm1 to run and to be watched, on a machine that is not slow.
+READY_S = 180.0
 
 #: crmsh's remarks that mean nothing here (there is no fencing in the lab).
 _NOISE = re.compile(r"Blind faith|not fencing unseen")
@@ -35,14 +38,18 @@ def type_in(lab: Lab, command: str, show: Callable[[str], None]) -> None:
         raise LabError(f"{command}: exit status {result.rc}: {' '.join(said)}")
 
 
-def configure(lab: Lab, watch: str, show: Callable[[str], None]) -> None:
+def configure(
+    lab: Lab, watch: str, show: Callable[[str], None], time_factor: float = 1.0
+) -> None:
     """Make vm1 a resource that is watched in that way, in place of what was there.
 
     A vm1 that runs goes on running: in maintenance mode its resource gets
     another agent, which is then asked what it finds. On KVM it must then be
     started anew to be watched.
+
+    :param time_factor: how many times longer than usual operations may take.
     """
-    host, primitive = lab.hosts[0], PRIMITIVES[lab.vmm][watch]
+    host, primitive = lab.hosts[0], scale_timeouts(PRIMITIVES[lab.vmm][watch], time_factor)
     if host.run("crm_resource --resource vm1 --query-xml", timeout=60).rc != 0:
         type_in(lab, f"crm configure {primitive}", show)
     else:
@@ -57,10 +64,10 @@ def configure(lab: Lab, watch: str, show: Callable[[str], None]) -> None:
             # VESPER's device comes with the start of the VM.
             host.run(f"({idle.COMMAND})", timeout=240, check=True)
             type_in(lab, "crm_resource --restart --resource vm1", show)
-    ready(lab, watch)
+    ready(lab, watch, READY_S * time_factor)
 
 
-def ready(lab: Lab, watch: str, timeout: float = 180.0) -> None:
+def ready(lab: Lab, watch: str, timeout: float = READY_S) -> None:
     """Wait until vm1 runs, its page comes, and it is watched.
 
     :raises LabError: it does not get there.
@@ -102,7 +109,9 @@ def _not_ready(lab: Lab, watch: str) -> str:
     return ""
 
 
-def settle(lab: Lab, watch: str, show: Callable[[str], None]) -> None:
+def settle(
+    lab: Lab, watch: str, show: Callable[[str], None], time_factor: float = 1.0
+) -> None:
     """After a failover: forget the failure, and be ready for the next one."""
     type_in(lab, "crm_resource --refresh --resource vm1", show)
-    ready(lab, watch)
+    ready(lab, watch, READY_S * time_factor)

@@ -66,9 +66,11 @@ def perform(
     watches: Iterable[str],
     show: Callable[[str], None],
     done: Callable[[Run], None],
+    time_factor: float = 1.0,
 ) -> None:
     """
     :param done: is given each run.
+    :param time_factor: how many times longer than usual each step may take.
     :raises LabError: :raises ChannelError:
     """
     trials = _plan(kinds, rounds, watches)
@@ -78,18 +80,19 @@ def perform(
     for number, now in enumerate(trials):
         if now.watch != watch:
             watch = now.watch
-            cluster.configure(lab, watch, show)
+            cluster.configure(lab, watch, show, time_factor)
         show("")
         following = trials[number + 1 :]
         if following:
             _configure_guest(lab.hosts, following[0].fault)
         phase.share = now.share
-        run = trial.perform(lab, now.fault, watch, show, phase if watch == "polling" else None)
+        moment = phase if watch == "polling" else None
+        run = trial.perform(lab, now.fault, watch, show, moment, time_factor)
         done(run)
         show("")
         if following:
             _repair(lab, run, show)
-            cluster.settle(lab, watch, show)
+            cluster.settle(lab, watch, show, time_factor)
 
 
 def _configure_guest(hosts: Sequence[Host], fault: str) -> None:

@@ -1,8 +1,8 @@
 # SPDX-License-Identifier: GPL-2.0-or-later
 """When a fault comes between two of the stock agent's monitors.
 
-What polling costs depends on it: so the faults are spread evenly over the
-interval, by the time at which the monitor script has last begun.
+What polling costs depends on it.  One fault comes at the middle of the interval, which is the
+mean case; several are spread evenly over it.  The interval begins when the monitor script does.
 """
 
 from __future__ import annotations
@@ -29,7 +29,8 @@ class Phase:
 
     def __init__(self) -> None:
         #: of the interval that has gone by when the fault happens (0 to 1)
-        self.share = 0.0
+        self.share = 0.5
+        self._script_began = 0.0  #: this machine's clock
         #: seconds from the end of the wait to the fault, by kind: memory does not fill at once
         self._lead: dict[str, float] = {}
 
@@ -39,9 +40,14 @@ class Phase:
         :raises ChannelError: no monitor has run for half a minute.
         """
         ago = int(host.run(_NEXT_RUN, timeout=30, check=True).output) / 1e9
+        self._script_began = time.time() - ago
         left = self.share * INTERVAL - ago - self._lead.get(fault, 0.0)
         time.sleep(left % INTERVAL)  # if it is too late for this interval, in the next
 
     def took(self, fault: str, seconds: float) -> None:
         """A fault has come that long after the order."""
         self._lead[fault] = seconds
+
+    def measure_since_poll_s(self, at: float) -> float:
+        """Return the seconds from the script's last run to a fault, by the interval."""
+        return (at - self._script_began) % INTERVAL

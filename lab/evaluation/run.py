@@ -6,6 +6,8 @@ from __future__ import annotations
 from dataclasses import asdict, dataclass
 from typing import Any
 
+from lab.evaluation.machine import BUSY_SHARE
+
 __all__ = ["FAULTS", "STEPS", "WATCHES", "Run", "as_json"]
 
 #: Kinds of faults, and what they are for people.
@@ -48,6 +50,13 @@ class Run:
     stuck_s: float | None = None  #: the stop has failed
     exit_reason: str = ""
     clock_error_s: float = 0.0  #: bound, of the worst clock that took part
+    since_poll_s: float | None = None  #: from the stock agent's last look to the fault
+    others_cpu_share: float = 0.0  #: of all CPUs, used by others than the lab meanwhile
+
+    @property
+    def is_reliable(self) -> bool:
+        """Tell whether the machine was the lab's own while this was measured."""
+        return self.others_cpu_share <= BUSY_SHARE
 
     def step(self, name: str) -> float | None:
         """A step of the timeline by its field's name."""

@@ -3,6 +3,8 @@
 
 from __future__ import annotations
 
+import math
+import re
 from collections.abc import Sequence
 from contextlib import AbstractContextManager
 from typing import Protocol
@@ -10,7 +12,7 @@ from typing import Protocol
 from lab.guest import CHECK_PAGE, Guest
 from lab.host import Host
 
-__all__ = ["PRIMITIVES", "VMMS", "Lab", "lab"]
+__all__ = ["PRIMITIVES", "VMMS", "Lab", "lab", "scale_timeouts"]
 
 VMMS = ("xen", "kvm")
 
@@ -63,6 +65,13 @@ PRIMITIVES = {
         ),
     },
 }
+
+
+def scale_timeouts(primitive: str, factor: float) -> str:
+    """Return a primitive whose operations have that many times as long; intervals stay."""
+    return re.sub(
+        r"(?<=timeout=)(\d+)s", lambda match: f"{math.ceil(int(match[1]) * factor)}s", primitive
+    )
 
 
 def lab(vmm: str) -> AbstractContextManager[Lab]:

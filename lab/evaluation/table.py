@@ -81,4 +81,15 @@ def render(runs: Sequence[Run]) -> str:
     ]
     lines.insert(1, "  ".join("-" * width for width in widths))
     text = "Seconds after the fault: median (smallest to largest)\n\n" + "\n".join(lines) + "\n"
-    return text + (_BEFORE if any((run.seen_s or 0) < 0 for run in runs) else "")
+    text += _BEFORE if any((run.seen_s or 0) < 0 for run in runs) else ""
+    return text + _describe_unreliable(runs)
+
+
+def _describe_unreliable(runs: Sequence[Run]) -> str:
+    shares = [run.others_cpu_share for run in runs if not run.is_reliable]
+    if not shares:
+        return ""
+    return (
+        f"\nUNRELIABLE: in {len(shares)} of {len(runs)} runs other processes used up to "
+        f"{max(shares):.0%} of this machine's CPUs. Run it again when the machine is idle.\n"
+    )

@@ -3,17 +3,20 @@
 
 from __future__ import annotations
 
+import html
 import threading
 import time
 from collections.abc import Callable
+from contextlib import ExitStack
 
 from lxml import etree
 
 from lab.evaluation.clock import Offset
 from lab.evaluation.injection import host_clock, inject
+from lab.evaluation.machine import OtherLoad
 from lab.evaluation.observer import Observation, Observer
 from lab.evaluation.pacemaker_log import TICK_S, What
-from lab.evaluation.phase import Phase
+from lab.evaluation.phase import INTERVAL, Phase
 from lab.evaluation.run import FAULTS, STEPS, WATCHES, Run
 from lab.evaluation.setting import Lab
 from lab.host import LabError
@@ -135,11 +138,22 @@ class _Timeline:
             return step in self.times
 
 
-def exit_reason(xml: bytes) -> str:
-    """The exit reason of vm1's failure in ``crm_mon --output-as=xml``."""
+#: The degraded results of Pacemaker: listed among the failures, and none.
+_DEGRADED = ("190", "191")
+
+
+def exit_reason(xml: bytes, node: str | None = None) -> str:
+    """Return the exit reason of vm1's failure in ``crm_mon --output-as=xml``.
+
+    :param node: where it has failed; default: the first that is listed.
+    """
     for failure in etree.fromstring(xml).iterfind(".//failures/failure"):
-        if failure.get("op_key", "").startswith("vm1_monitor"):
-            return str(failure.get("exitreason", ""))
+        if not failure.get("op_key", "").startswith("vm1_monitor"):
+            continue
+        if failure.get("exitcode") in _DEGRADED or node not in (None, failure.get("node")):
+            continue
+        # crm_mon escapes twice: &amp;apos;
+        return html.unescape(str(failure.get("exitreason", "")))
     return ""
 
 
@@ -149,11 +163,13 @@ def perform(
     watch: str,
     show: Callable[[str], None],
     phase: Phase | None = None,
+    time_factor: float = 1.0,
 ) -> Run:
     """Do one run; vm1 must be running, watched, and its page be there.
 
     :param show: takes the lines of the timeline, as it happens.
     :param phase: says when; default: at once.
+    :param time_factor: how many times longer than usual each step may take.
     """
     home = lab.running_on()
     if home is None:
@@ -168,10 +184,14 @@ def perform(
     clocks = {host.name: host_clock(host) for host in lab.hosts}
     with Observer(lab, clocks, standby=standby, vesper=watch == "vesper", tell=timeline.tell):
         time.sleep(2)  # what follows the logs must have started
-        if phase:
-            phase.wait(home, fault)
-        ordered = time.time()
-        injected = inject(lab, home, fault, clocks)
+        others = OtherLoad()
+        with ExitStack() as until_the_fault:
+            if phase:
+                if fault.startswith("oom"):
+                    until_the_fault.enter_context(lab.guest(through=home).fill_memory())
+                phase.wait(home, fault)
+            ordered = time.time()
+            injected = inject(lab, home, fault, clocks)
         at = injected.at
         if phase:
             phase.took(fault, at - ordered)
@@ -180,15 +200,26 @@ def perform(
         timeline.fault(at, injected.pid)
 
         run = Run(fault, watch, at)
-        start = time.monotonic()
-        if timeline.wait("recorded_s", start + DETECT):
-            timeline.wait("service_back_s", start + DETECT + RECOVER)
-            timeline.wait("started_elsewhere_s", start + DETECT + RECOVER)
+        if phase:
+            run.since_poll_s = phase.measure_since_poll_s(at)
+            show(
+                f"            {run.since_poll_s:.1f} s after the stock agent's last look, "
+                f"of {INTERVAL:.0f} s from look to look"
+            )
+        detect = DETECT * time_factor
+        recovered = time.monotonic() + detect + RECOVER * time_factor
+        if timeline.wait("recorded_s", time.monotonic() + detect):
+            timeline.wait("service_back_s", recovered)
+            timeline.wait("started_elsewhere_s", recovered)
+            run.others_cpu_share = others.measure_share()
             xml = standby.run("crm_mon -1 --output-as=xml", timeout=60, check=True).output
-            run.exit_reason = exit_reason(xml.encode())
+            run.exit_reason = exit_reason(xml.encode(), home.name)
             show(f"            exit reason: {run.exit_reason or '(none)'}")
         else:
-            show(f"            not detected within {DETECT:.0f} s")
+            run.others_cpu_share = others.measure_share()
+            show(f"            not detected within {detect:.0f} s")
+        if not run.is_reliable:
+            show(f"            UNRELIABLE: others used {run.others_cpu_share:.0%} of the CPUs")
     after = {host.name: _better(clocks[host.name], host_clock(host)) for host in lab.hosts}
     for step, seconds in timeline.times.items():
         setattr(run, step, seconds - at)

@@ -10,6 +10,7 @@
  *   kill SIG NAME    -> BEFORE AFTER PID   signal to the main process of NAME
  *   oom NAME         -> WHEN UNCERTAINTY PID   memory runs out, NAME is killed
  *   oom-other NAME   -> likewise, but NAME is spared and another process killed
+ *   fill             -> PID   memory fills up but for a rest, until the connection ends
  *   sh COMMAND       -> runs it
  *   end HOW          -> WHEN   at that time: panic, poweroff, reboot, hang
  *
@@ -31,6 +32,7 @@
 #include <sys/prctl.h>
 #include <sys/reboot.h>
 #include <sys/socket.h>
+#include <sys/sysinfo.h>
 #include <sys/wait.h>
 #include <time.h>
 #include <netinet/tcp.h>
@@ -41,6 +43,7 @@
 /* From the answer to the end of the guest: the answer must have left it. */
 #define END_AFTER_NS 500000000
 #define CHUNK (1 << 20)
+#define FILL_LEAVES (16 * CHUNK)
 
 static int64_t now(clockid_t clock)
 {
@@ -190,6 +193,12 @@ static int64_t uncertainty(struct sync a, struct sync b)
 	return (a.error > b.error ? a.error : b.error) + llabs(b.offset - a.offset);
 }
 
+static void sleep_for_ever(void)
+{
+	for (;;)
+		pause();
+}
+
 static void eat_memory(void)
 {
 	prctl(PR_SET_NAME, "hog");
@@ -214,10 +223,18 @@ static pid_t spawn(const char *name, const char *score, void (*body)(void))
 	_exit(0);
 }
 
-static void sleep_for_ever(void)
+/* So that what is left fills up in no time when the fault is due. */
+static void fill_memory(void)
 {
-	for (;;)
-		pause();
+	struct sysinfo memory;
+
+	while (!sysinfo(&memory) && memory.freeram * memory.mem_unit > FILL_LEAVES) {
+		char *chunk = malloc(CHUNK);
+
+		if (chunk)
+			memset(chunk, 0x5a, CHUNK);
+	}
+	sleep_for_ever();
 }
 
 static void out_of_memory(FILE *out, const char *service, int spare)
@@ -351,6 +368,8 @@ static void answer(FILE *out, const char *request)
 			now(CLOCK_REALTIME));
 	else if (sscanf(request, "kill %63s %63s", a, b) == 2)
 		send_signal(out, a, b);
+	else if (!strcmp(request, "fill"))
+		fprintf(out, "%d\n", spawn("filler", "0", fill_memory));
 	else if (sscanf(request, "oom-other %63s", a) == 1)
 		out_of_memory(out, a, 1);
 	else if (sscanf(request, "oom %63s", a) == 1)

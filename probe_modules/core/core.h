@@ -134,8 +134,6 @@ int vsp_loader_init(void);
 void vsp_loader_exit(void);
 int vsp_loader_load(const struct vsp_image *image);
 int vsp_loader_unload(const char *name);
-/* Is there memory to load a module, without the OOM killer?  0 or -ENOMEM. */
-int vsp_loader_check_memory(void);
 
 /* ------------------------------------------------------------ klog.c */
 

@@ -464,7 +464,12 @@ static int fall_asleep(SLEEP_DATA)
 	if (!transport)
 		return 0;
 	WRITE_ONCE(transport->cchan->asleep, 1);
-	virt_mb();	/* a host that has not seen it has written read before */
+	/*
+	 * A host looks at asleep after it has read records, and only then writes
+	 * read.  What it writes in the moment between is not carried along: the
+	 * next host reports those records once more.
+	 */
+	virt_mb();
 	for (slot = 0; slot < VSP_MAX_CHANNELS; slot++) {
 		struct vsp_export *export = rcu_dereference_raw(vsp_exports[slot]);
 

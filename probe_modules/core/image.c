@@ -19,9 +19,10 @@
 
 /*
  * A request of the host is no reason to kill a process of the guest's.  But page
- * tables are allocated without these flags: see vsp_loader_check_memory().
+ * tables are allocated without these flags: so there must be some pages more.
  */
 #define GFP_IMAGE	(GFP_KERNEL | __GFP_RETRY_MAYFAIL | __GFP_NOWARN)
+#define SPARE_PAGES	256
 
 /* Under vsp_lock. */
 static void *image_addr;
@@ -42,9 +43,8 @@ int vsp_image_alloc(u32 pages, struct vsp_region *region)
 
 	if (!pages || pages > VSP_MAX_REGION_PAGES)
 		return -EINVAL;
-	err = vsp_loader_check_memory();
-	if (err)
-		return err;
+	if (si_mem_available() < (long)pages + SPARE_PAGES)
+		return -ENOMEM;
 	addr = __vmalloc(pages * PAGE_SIZE, GFP_IMAGE | __GFP_ZERO);
 	if (!addr)
 		return -ENOMEM;

@@ -140,7 +140,7 @@ static int run_helper(char *const *args)
 	return -((status >> 8) & 0xff);
 }
 
-int vsp_loader_check_memory(void)
+static int check_memory(void)
 {
 	unsigned long needed = (LOAD_NEEDS + num_online_cpus() * LOAD_NEEDS_CPU) >> PAGE_SHIFT;
 	long available = si_mem_available();
@@ -157,7 +157,7 @@ int vsp_loader_load(const struct vsp_image *image)
 	char *args[] = { "l", IMAGE_NAME, image->params };
 	int err;
 
-	err = vsp_loader_check_memory();
+	err = check_memory();
 	if (err)
 		return err;
 	err = write_file(IMAGE_NAME, image->data, image->len, 0600);

@@ -53,7 +53,7 @@ static void record_info(struct vsp_fs_error *rec, const char *fstype, const void
 	if (!vsp_limit_allows(&limit, READ_ONCE(max_per_s), &rec->left_out))
 		return;
 	rcu_read_lock();
-	entry = fs_table_find(info, 0);
+	entry = fs_table_find_info(fstype, info);
 	if (entry) {
 		rec->dev = entry->dev;
 		strscpy(rec->disk, entry->disk, sizeof(rec->disk));
@@ -77,7 +77,7 @@ static int on_journal_abort(struct kprobe *kp, struct pt_regs *regs)
 	rec.dev = journal->j_fs_dev->bd_dev;
 	snprintf(rec.disk, sizeof(rec.disk), "%pg", journal->j_fs_dev);
 	rcu_read_lock();
-	entry = fs_table_find(NULL, rec.dev);
+	entry = fs_table_find_dev(rec.dev);
 	if (entry)
 		strscpy(rec.mount, entry->mount, sizeof(rec.mount));
 	rcu_read_unlock();

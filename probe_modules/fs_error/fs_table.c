@@ -1,6 +1,8 @@
 // SPDX-License-Identifier: GPL-2.0-only
 /*
  * Made from /1/mountinfo of a procfs of our own, and by iterate_supers_type().
+ * The latter finds no btrfs before Linux 6.8, whose super blocks are of a type
+ * that has the same name and is not registered.
  *
  * Whoever polls mountinfo is woken when a mount comes or goes.  In between the
  * table is as it was: of a file system that was mounted a moment ago nothing is
@@ -50,21 +52,53 @@ static DECLARE_COMPLETION(refreshed);
 
 /* -------------------------------------------------------------- lookup */
 
-const struct fs_entry *fs_table_find(const void *info, dev_t dev)
+const struct fs_entry *fs_table_find_dev(dev_t dev)
 {
 	const struct fs_table *table = rcu_dereference(fs_table);
 	unsigned int i;
 
 	for (i = 0; table && i < table->n; i++) {
-		const struct fs_entry *entry = &table->entry[i];
-
-		if ((!info || info == entry->info) && (!dev || dev == entry->dev))
-			return entry;
+		if (table->entry[i].dev == dev)
+			return &table->entry[i];
 	}
 	return NULL;
 }
 
+const struct fs_entry *fs_table_find_info(const char *type, const void *info)
+{
+	const struct fs_table *table = rcu_dereference(fs_table);
+	const struct fs_entry *only = NULL;
+	unsigned int i, n = 0;
+
+	for (i = 0; table && i < table->n; i++) {
+		const struct fs_entry *entry = &table->entry[i];
+
+		if (entry->info == info)
+			return entry;
+		if (!entry->info && !strcmp(entry->type, type)) {
+			only = entry;
+			n++;
+		}
+	}
+	return n == 1 ? only : NULL;
+}
+
 /* ------------------------------------------------------------- refresh */
+
+/* Made if there is none yet; NULL: there is no more room. */
+static struct fs_entry *fs_entry_of(struct fs_table *table, dev_t dev)
+{
+	unsigned int i;
+
+	for (i = 0; i < table->n; i++) {
+		if (table->entry[i].dev == dev)
+			return &table->entry[i];
+	}
+	if (table->n == MAX_ENTRIES)
+		return NULL;
+	table->entry[table->n].dev = dev;
+	return &table->entry[table->n++];
+}
 
 static void fs_copy_path(char *to, const char *path)
 {
@@ -80,33 +114,30 @@ static void fs_copy_path(char *to, const char *path)
 /* "36 35 98:0 /root /path rw,noatime shared:1 - ext4 /dev/vda rw" */
 static void fs_note_mount(struct fs_table *table, char *line)
 {
-	unsigned int major, minor, i;
-	char *path, *type;
+	unsigned int major, minor;
+	struct fs_entry *entry;
+	char *path, *type, *rest, *source;
 	int at = 0;
-	dev_t dev;
 
-	if (table->n == MAX_ENTRIES ||
-	    sscanf(line, "%*d %*d %u:%u %*s %n", &major, &minor, &at) != 2 || !at)
+	if (sscanf(line, "%*d %*d %u:%u %*s %n", &major, &minor, &at) != 2 || !at)
 		return;
 	path = line + at;
-	type = strstr(path, " - ");
-	if (!type)
+	rest = strstr(path, " - ");
+	if (!rest)
 		return;
-	type += strlen(" - ");
+	rest += strlen(" - ");
 	path = strsep(&path, " ");
-	type = strsep(&type, " ");
-	if (match_string(fs_types, ARRAY_SIZE(fs_types), type) < 0)
+	type = strsep(&rest, " ");
+	source = strsep(&rest, " ");
+	if (!source || match_string(fs_types, ARRAY_SIZE(fs_types), type) < 0)
 		return;
-	dev = MKDEV(major, minor);
-	for (i = 0; i < table->n; i++) {
-		if (table->entry[i].dev == dev)
-			return;
-	}
+	entry = fs_entry_of(table, MKDEV(major, minor));
+	if (!entry || *entry->mount)
+		return;
+	strscpy(entry->type, type, VSP_FSTYPE_LEN);
+	strscpy(entry->disk, kbasename(source), VSP_DISK_LEN);
 	string_unescape_inplace(path, UNESCAPE_OCTAL);
-	table->entry[i].dev = dev;
-	strscpy(table->entry[i].type, type, VSP_FSTYPE_LEN);
-	fs_copy_path(table->entry[i].mount, path);
-	table->n++;
+	fs_copy_path(entry->mount, path);
 }
 
 static void fs_read_mounts(struct fs_table *table, char *lines)
@@ -131,17 +162,15 @@ static void fs_read_mounts(struct fs_table *table, char *lines)
 	}
 }
 
+/* Also of one that is mounted only where process 1 does not see it. */
 static void fs_note_super(struct super_block *sb, void *arg)
 {
-	struct fs_table *table = arg;
-	unsigned int i;
+	struct fs_entry *entry = fs_entry_of(arg, sb->s_dev);
 
-	for (i = 0; i < table->n; i++) {
-		if (table->entry[i].dev != sb->s_dev)
-			continue;
-		table->entry[i].info = sb->s_fs_info;
-		strscpy(table->entry[i].disk, sb->s_id, VSP_DISK_LEN);
-	}
+	if (!entry)
+		return;
+	entry->info = sb->s_fs_info;
+	strscpy(entry->disk, sb->s_id, VSP_DISK_LEN);
 }
 
 /* Only of types that have a mount: to ask for another would load its module. */

@@ -15,12 +15,12 @@
 
 /**
  * struct fs_entry - one mounted file system
- * @info: its super block's s_fs_info
+ * @info: its super block's s_fs_info; NULL: not known
  * @dev: likewise s_dev
- * @type: name of its type
- * @disk: its super block's s_id; "" while that is not known
+ * @type: name of its type; "" if process 1 does not see a mount
+ * @disk: its super block's s_id; if that is not known the name of its source
  * @mount: where it is mounted, for the first time of several, as process 1 sees
- *	   it; if that does not fit its end, which begins with no "/"
+ *	   it; if that does not fit its end, which begins with no "/"; or ""
  */
 struct fs_entry {
 	const void *info;
@@ -44,14 +44,22 @@ int fs_table_start(void);
 void fs_table_stop(void);
 
 /**
- * fs_table_find - the file system of a device, or with some s_fs_info
- * @info: NULL: any
- * @dev: 0: any
+ * fs_table_find_dev - the file system of a device
+ * @dev: its super block's s_dev
  *
  * In any context, within rcu_read_lock().
  *
  * Return: NULL if it is not known.
  */
-const struct fs_entry *fs_table_find(const void *info, dev_t dev);
+const struct fs_entry *fs_table_find_dev(dev_t dev);
+
+/**
+ * fs_table_find_info - the file system that an s_fs_info belongs to
+ * @type: name of its type
+ * @info: its super block's s_fs_info
+ *
+ * Likewise.  If nobody's is known it is the only one of its type that is mounted.
+ */
+const struct fs_entry *fs_table_find_info(const char *type, const void *info);
 
 #endif /* VESPER_FS_ERROR_FS_TABLE_H */

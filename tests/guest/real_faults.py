@@ -83,8 +83,8 @@ async def see_all(guest: KvmMachine, seen: Watch, probes: list[str]) -> None:
 async def reload(guest: KvmMachine) -> None:
     """All modules go, the core and the frontend come back; there is no session."""
     guest.machine.tell(
-        "rmmod vesper_ivshmem && rmmod vesper && insmod /vesper.ko && insmod /vesper_ivshmem.ko "
-        "&& echo reloaded >/dev/console"
+        "rmmod vesper_ivshmem && rmmod vesper && ! grep vesper /proc/iomem && insmod /vesper.ko && "
+        "insmod /vesper_ivshmem.ko && echo reloaded >/dev/console"
     )
     await until(lambda: "reloaded" in guest.machine.console, "reloaded", SLOW)
 

@@ -204,6 +204,61 @@ records send_signal
     ]
 
 
+def test_too_little_room_at_the_host(run: Boot) -> None:
+    """A buffer or a channel that cannot be shared takes no other with it, and has another try."""
+    refuse = "sh echo {} >/sys/module/vsp_loopback/parameters/refuse_nth".format
+    online = "/sys/devices/system/cpu/cpu1/online"
+    result = run(
+        f"""\
+load send_signal /send_signal.ko
+{refuse(1)}
+sh echo 1 >{online}
+sh taskset 1 sh -c 'kill -TERM $$'
+sh taskset 2 sh -c 'kill -TERM $$'
+records send_signal
+reopen
+sh echo again
+records send_signal
+{refuse(4)}
+reopen
+sh echo of one CPU
+records send_signal
+{refuse(2)}
+reopen
+table
+reopen
+table
+unload send_signal
+""",
+        setup=f"echo 0 >{online}",
+    )
+    cpus, others = [], []
+    for line in result.said:
+        if line in ("again", "of one CPU"):
+            others.append(cpus)
+            cpus = []
+        elif line.startswith("record send_signal "):
+            cpus.append(int(line.split()[2]))
+    # CPU 1 came up; all was shared anew; CPU 1's was the fourth; the index was the second.
+    assert [*others, cpus] == [[0], [0, 1], [0]]
+    assert [line for line in result.said if line.startswith("table:")] == [
+        "table: 0 channels", "table: 1 channels",
+    ]  # fmt: skip
+    assert "vesper: send_signal: records of CPU 1 stay in the guest: -28" in result.console
+    assert "vesper: send_signal: records stay in the guest: -28" in result.console
+    assert result.line("unload send_signal:") == "0"
+
+
+def test_a_host_that_notifies_for_nothing(run: Boot) -> None:
+    """The transport learns of it, and of each notification that was not for nothing."""
+    counters = "cd /sys/module/vsp_loopback/parameters; sleep 1; echo counted $(cat useful useless)"
+    result = run(f"sh {counters}\nhello\nsh {counters}\npoke\nsh {counters}\n", cpus=1)
+    counted = [line.split() for line in result.said if line.startswith("counted ")]
+    (_, before, _), (_, asked, useless), (_, after, poked) = counted
+    assert int(asked) > int(before)
+    assert (int(after), int(poked)) == (int(asked), int(useless) + 1)
+
+
 def test_misuse(run: Boot) -> None:
     """Wrong calls of the probes' API: the module loads only if each gave what it should."""
     result = run(

@@ -66,10 +66,26 @@ async def garbage(guest: KvmMachine) -> None:
     attachment.close()
 
 
+def plain_device(directory: Path) -> list[str]:
+    """A device that has VESPER's mark and no interrupt, as QEMU's arguments."""
+    size = 1 << 20
+    head = abi.ShmHead(mark=abi.SHM_MAGIC)
+    (directory / "plain").write_bytes(bytes(head).ljust(size, b"\0"))
+    return [
+        "-object", f"memory-backend-file,id=plain,size={size},mem-path={directory}/plain,share=on",
+        "-device", "ivshmem-plain,memdev=plain",
+    ]  # fmt: skip
+
+
 def test_probes(test_guest: Any, tmp_path: Path) -> None:
     """One guest, from the first load to the unloading of the modules."""
 
     async def body(guest: KvmMachine) -> None:
+        # The three regions of the device that it has; none of the one that it refused.
+        guest.machine.tell("echo regions $(grep -c vesper_ivshmem /proc/iomem)")
+        await said(guest, "counted")
+        assert "needs an ivshmem-doorbell" in guest.machine.console
+        assert "\nregions 3\n" in guest.machine.console
         async with watch(guest) as seen:
             await faults(guest, seen)
             await shows_life(seen)
@@ -89,12 +105,15 @@ def test_probes(test_guest: Any, tmp_path: Path) -> None:
             assert seen.session.state is SessionState.ACTIVE
             await seen.session.close(deactivate=True)
         guest.machine.tell("rmmod vesper_ivshmem && rmmod vesper && echo unloaded")
+        guest.machine.tell("grep vesper /proc/iomem")
         guest.machine.tell("insmod /vesper.ko && insmod /vesper_ivshmem.ko && echo loaded")
         await said(guest, "end")
         assert "\nunloaded\nloaded\n" in guest.machine.console
         await unimpaired(guest)
 
-    with kvm_machine(test_guest.kernel, test_guest.files, tmp_path, max_cpus=3) as guest:
+    with kvm_machine(
+        test_guest.kernel, test_guest.files, tmp_path, max_cpus=3, qemu=plain_device(tmp_path)
+    ) as guest:
         asyncio.run(body(guest))
 
 

@@ -18,11 +18,8 @@
 #include <linux/blk-mq.h>
 #include <linux/blkdev.h>
 #include <linux/jbd2.h>
-#include <linux/fs_struct.h>
 #include <linux/kprobes.h>
-#include <linux/magic.h>
 #include <linux/module.h>
-#include <linux/mount.h>
 #include <linux/netdevice.h>
 #include <linux/oom.h>
 #include <linux/proc_fs.h>
@@ -44,20 +41,11 @@ static struct gendisk the_disk = { .major = 254, .disk_name = "vda" };
 static struct block_device the_bdev = { .bd_disk = &the_disk };
 static struct file_system_type the_type = { .name = "ext4" };
 static struct super_block *the_sb;
-static void **the_owner;	/* of the_sb: a file system's own structure */
+static void *the_owner;	/* a file system's own structure */
 static struct inode *the_inode;
 static journal_t *the_journal;
 static struct request_queue *the_queue;
 static struct request *the_request;
-
-/* Of struct mount, as fs_error knows it. */
-static struct {
-	struct hlist_node hash;
-	void *parent;
-	struct dentry *mountpoint;
-	struct vfsmount mnt;
-	struct list_head instance;
-} the_mount;
 
 static void free_arguments(void)
 {
@@ -82,15 +70,7 @@ static int make_arguments(void)
 		free_arguments();
 		return -ENOMEM;
 	}
-	the_owner[64] = the_sb;
-	the_sb->s_fs_info = the_owner;
 	the_sb->s_type = &the_type;
-	strscpy(the_sb->s_id, "vda", sizeof(the_sb->s_id));
-#ifdef VSP_HAVE_MOUNTS_LIST
-	INIT_LIST_HEAD(&the_sb->s_mounts);
-	list_add(&the_mount.instance, &the_sb->s_mounts);
-#endif
-	the_mount.mnt.mnt_sb = the_sb;
 	the_inode->i_sb = the_sb;
 	the_journal->j_inode = the_inode;
 	the_journal->j_fs_dev = &the_bdev;
@@ -101,16 +81,6 @@ static int make_arguments(void)
 	the_queue->disk = &the_disk;
 #endif
 	return 0;
-}
-
-/* Mounted on the working directory of who asks. */
-static void mount_here(bool is_xfs)
-{
-	const struct path *here = &current->fs->pwd;
-
-	the_sb->s_magic = is_xfs ? XFS_SUPER_MAGIC : BTRFS_SUPER_MAGIC;
-	the_mount.parent = (void *)here->mnt - offsetof(typeof(the_mount), mnt);
-	the_mount.mountpoint = here->dentry;
 }
 
 /* ---------------------------------------------------------- functions */
@@ -246,7 +216,6 @@ static int fire(const char *point, unsigned int count)
 	function f;
 
 	the_oom.chosen = current;
-	mount_here(!strcmp(point, "xfs_do_force_shutdown"));
 	if (!strcmp(point, "send_signal")) {
 		send_signals(count);
 		return 0;

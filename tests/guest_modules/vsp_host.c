@@ -11,6 +11,7 @@
  *	table			the channels
  *	records NAME		all records, one line each, in hexadecimal
  *	reopen			deactivate, activate
+ *	poke			notify the guest for nothing
  *	sh COMMAND		run it
  *	crash NAME		a process of that name touches address 0x10010
  *	goingdown MOUNT		shut a file system down (xfs)
@@ -389,6 +390,9 @@ static void command(char *line)
 		do_hwpoison(word[1]);
 	} else if (!strcmp(word[0], "goingdown")) {
 		do_goingdown(word[1]);
+	} else if (!strcmp(word[0], "poke")) {
+		put(0, RING(to_host, cons), &replies, sizeof(replies));
+		printf("poke: 0\n");
 	} else if (!strcmp(word[0], "reopen")) {
 		activate();
 		printf("reopen: 0\n");

@@ -7,6 +7,9 @@
  * has the handle 0, and writing to it notifies the guest.  Reading at an
  * offset with the top bit of a handle set (NOTIFIED) gives the number of
  * notifications of the host so far.  Open is activate, close is deactivate.
+ *
+ * With the parameter refuse_nth=N the Nth region from now on is not shared.
+ * useful and useless count the kicks that the core has done.
  */
 
 #include <linux/fs.h>
@@ -32,12 +35,21 @@ static DEFINE_MUTEX(shares_lock);	/* them */
 static struct page *cchan_page;
 static atomic64_t notified;
 
+static unsigned int refuse_nth;		/* the core's lock */
+module_param(refuse_nth, uint, 0644);
+
+static unsigned int useful, useless;	/* likewise */
+module_param(useful, uint, 0444);
+module_param(useless, uint, 0444);
+
 static int loopback_share(struct vsp_transport *transport, struct page *const *pages,
 			  unsigned int n, bool writable, u64 *handle)
 {
 	struct share *share;
 	unsigned int i;
 
+	if (refuse_nth && !--refuse_nth)
+		return -ENOSPC;
 	share = kvzalloc(struct_size(share, pages, n), GFP_KERNEL);
 	if (!share)
 		return -ENOMEM;
@@ -78,10 +90,19 @@ static void loopback_notify(struct vsp_transport *transport)
 	atomic64_inc(&notified);
 }
 
+static void loopback_kick_done(struct vsp_transport *transport, bool was_useful)
+{
+	if (was_useful)
+		useful++;
+	else
+		useless++;
+}
+
 static const struct vsp_transport_ops loopback_ops = {
 	.share = loopback_share,
 	.unshare = loopback_unshare,
 	.notify = loopback_notify,
+	.kick_done = loopback_kick_done,
 };
 
 static struct vsp_transport transport = { .ops = &loopback_ops };

@@ -98,9 +98,9 @@ def test_a_build_goes_into_the_store(tmp_path: Path) -> None:
     (built / "vesper.ko").write_bytes(make_image("vesper", "6.6-x SMP"))
     (source / "Makefile").write_text("all:\n\t@test -d $(KDIR)\n")
     store = ImageStore(tmp_path / "store")
-    assert [image.name for image in images.build(headers, store, source=tmp_path)] == [
-        "send_signal"
-    ]
+    done = images.build(headers, store, source=tmp_path)
+    assert [image.name for image in done.images] == ["send_signal"]
+    assert done.failures == {}
     assert store.find("vm1", "6.6-x", "6.6-x SMP", "send_signal").data
 
 

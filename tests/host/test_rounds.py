@@ -91,3 +91,16 @@ def test_what_comes_meanwhile_is_found_by_the_next_pass() -> None:
     found, more = reader.read()
     assert [(cpu, len(records)) for cpu, records in found] == [(1, 1)]
     assert not more
+
+
+def test_records_that_stay_in_the_guest() -> None:
+    """It has told the number of pages, but not where they are."""
+    link = _Link(24)
+    entry = ChannelEntry("p", 1, SHAPE, 3, index_handle=1)
+    place = INDEX_SIZE + abi.offset(abi.Index, "buffer")
+    link._index[place : place + 8] = bytes(8)  # of CPU 1
+    reader = ChannelReader(link, entry, lambda cpu: 0)  # type: ignore[arg-type]
+    assert reader.error == "records of CPU 1 stay in the guest, which cannot share them"
+    assert reader.cpus == 2
+    link._index[place : place + 16] = bytes(16)  # it was never up
+    assert ChannelReader(link, entry, lambda cpu: 0).error is None  # type: ignore[arg-type]

@@ -174,6 +174,69 @@ def test_a_guest_that_is_being_suspended_is_left_to_the_next_host(images: ImageS
     run(body)
 
 
+def fall_asleep_while_read(session: Session) -> list[list[int]]:
+    """Let the guest fall asleep whenever records have just been read.
+
+    :returns: what was read, a list of sequence numbers for each round.
+    """
+    read, rounds = session._collector.read, []
+
+    def read_and_fall_asleep() -> tuple[list[Event], bool]:
+        events, more = read()
+        if events and not rounds:
+            assert session._guest is not None
+            view = session._guest.link.cchan.view
+            abi.store_u32(view, abi.offset(abi.Cchan, "asleep"), 1)
+            rounds.append([event.seq for event in events])
+        return events, more
+
+    session._collector.read = read_and_fall_asleep  # type: ignore[method-assign]
+    return rounds
+
+
+def test_a_guest_that_falls_asleep_while_it_is_read(images: ImageStore) -> None:
+    """What was read then is reported by the next host, and by that one only."""
+
+    async def body() -> None:
+        with guest() as vm:
+            async with watch(images) as told:
+                await until(told.all_collecting, "probes collecting")
+                await vm.tell("emit", "send_signal")
+                await until(lambda: told.events, "the event")
+                rounds = fall_asleep_while_read(told.session)
+                await vm.tell("emit", "send_signal")
+                await until(lambda: rounds, "a round")
+            assert rounds == [[1]]
+            assert [event.seq for event in told.events] == [0]
+            async with watch(images) as again:  # it knows no positions
+                await until(again.all_collecting, "probes adopted")
+                await vm.tell("asleep", "0")
+                await until(lambda: again.events, "what the other has left")
+                assert [event.seq for event in again.events] == [1]
+
+    run(body)
+
+
+def test_a_suspension_that_is_called_off(images: ImageStore) -> None:
+    """The same host reads on, where it was."""
+
+    async def body() -> None:
+        with guest() as vm:
+            async with watch(images) as told:
+                await until(told.all_collecting, "probes collecting")
+                rounds = fall_asleep_while_read(told.session)
+                await vm.tell("emit", "send_signal")
+                await until(lambda: rounds, "a round")
+                assert not told.events
+                await vm.tell("asleep", "0")
+                await until(lambda: told.events, "the event")
+                probe = told.session.probes["send_signal"]
+                assert [event.seq for event in told.events] == [0]
+                assert (probe.records, probe.lost) == (1, 0)
+
+    run(body)
+
+
 def test_overrun_is_counted_exactly(images: ImageStore) -> None:
     async def body() -> None:
         with guest() as vm:

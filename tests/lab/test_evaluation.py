@@ -5,6 +5,8 @@ from __future__ import annotations
 
 import calendar
 import json
+import subprocess
+import sys
 import time
 import xml.etree.ElementTree as ElementTree
 
@@ -12,11 +14,13 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from lab.evaluation import compare, table
+from lab.evaluation import compare, machine, table
 from lab.evaluation.clock import Offset, Sample, best, measure
+from lab.evaluation.machine import MAX_FACTOR, Machine, OtherLoad
 from lab.evaluation.pacemaker_log import What, parse
 from lab.evaluation.picture import draw
 from lab.evaluation.run import Run, as_json
+from lab.evaluation.setting import scale_timeouts
 from lab.evaluation.trial import exit_reason
 
 PREFIX = "Nov 23 19:47:52.863 host-a pacemaker-controld  [465] (log_executor_event) \tnotice: "
@@ -183,7 +187,8 @@ def test_report_has_the_agreed_keys() -> None:
     report = json.loads(json.dumps(as_json(RUNS, "how it was got")))
     assert len(report) == len(RUNS)
     keys = {"fault", "watch", "fault_at", "seen_s", "recorded_s", "stop_s", "stopped_s",
-            "started_elsewhere_s", "service_back_s", "stuck_s", "exit_reason", "clock"}  # fmt: skip
+            "started_elsewhere_s", "service_back_s", "stuck_s", "since_poll_s",
+            "others_cpu_share", "exit_reason", "clock"}  # fmt: skip
     assert all(set(run) == keys for run in report)
     assert report[3]["recorded_s"] is None
     assert report[2]["clock"] == {"how": "how it was got", "error_s": 0.004}
@@ -196,3 +201,53 @@ def test_exit_reason_as_crm_mon_has_it() -> None:
     </failures></pacemaker-result>"""
     assert exit_reason(xml) == "httpd[92] killed"
     assert exit_reason(b"<pacemaker-result/>") == ""
+
+
+def test_exit_reason_is_the_fault_s_own_not_a_degraded_one_nor_another_node_s() -> None:
+    xml = b"""<pacemaker-result><failures>
+      <failure op_key="vm1_monitor_1000" node="host-b" exitcode="190" exitreason="no probes"/>
+      <failure op_key="vm1_monitor_1000" node="host-b" exitcode="1" exitreason="later"/>
+      <failure op_key="vm1_monitor_1000" node="host-a" exitcode="1"
+               exitreason="httpd&amp;apos;s main process"/>
+    </failures></pacemaker-result>"""
+    assert exit_reason(xml, "host-a") == "httpd's main process"
+    assert exit_reason(xml) == "later"
+
+
+# ------------------------------------------------------------ the machine
+
+
+def test_timeouts_grow_with_the_factor_and_intervals_stay() -> None:
+    primitive = "op stop timeout=60s interval=0 op monitor interval=10s timeout=30s"
+    assert scale_timeouts(primitive, 1.0) == primitive
+    assert scale_timeouts(primitive, 2.51) == (
+        "op stop timeout=151s interval=0 op monitor interval=10s timeout=76s"
+    )
+
+
+def test_a_slow_or_crowded_machine_gets_more_time() -> None:
+    assert Machine(cpus=2, slowness=0.5, runnable=0.0).factor == 1.0
+    assert Machine(cpus=8, slowness=1.0, runnable=5.0).factor == 1.0
+    assert Machine(cpus=1, slowness=1.0, runnable=0.0).factor == 2.0
+    assert Machine(cpus=2, slowness=2.0, runnable=1.0).factor == 3.0
+    assert Machine(cpus=2, slowness=9.0, runnable=12.0).factor == MAX_FACTOR
+
+
+def test_cpu_time_of_others_is_told_from_the_lab_s_own() -> None:
+    """A child that works is the lab's; a process of another parent is not."""
+    work = [sys.executable, "-c", "import time\nend=time.time()+60\nwhile time.time()<end: pass"]
+    load = OtherLoad()
+    with subprocess.Popen(work) as child:
+        before = machine._sum_own_cpu_s()
+        while child.poll() is None and machine._sum_own_cpu_s() - before < 0.3:
+            time.sleep(0.02)
+        child.kill()
+    own = machine._sum_own_cpu_s() - before
+    assert own >= 0.3  # an ended child's time is not lost
+    assert 0.0 <= load.measure_share() <= 1.0
+
+
+def test_table_marks_figures_of_a_busy_machine() -> None:
+    run = Run("sigsegv", "vesper", 1e9, 0.02, 0.5, 0.9, 11.0, 12.0, 20.0, others_cpu_share=0.4)
+    assert "UNRELIABLE: in 1 of 6 runs other processes used up to 40%" in table.render([*RUNS, run])
+    assert "UNRELIABLE" not in table.render(RUNS)

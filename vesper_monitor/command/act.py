@@ -111,13 +111,20 @@ def probe_build(client: Client, options: argparse.Namespace) -> None:
         print(f"Building probes with {headers} ...", flush=True)
     built = images.build(headers, store, source=source)
     if options.json:
-        print_json([str(image.path) for image in built])
-        return
-    for image in built:
-        print(image.path)
-    other = {image.release for image in built} - {options.release}
-    if other:
-        print(f"note: these headers are of {', '.join(other)}, not of {options.release}")
+        paths = [str(image.path) for image in built.images]
+        print_json({"built": paths, "failed": built.failures})
+    else:
+        for image in built.images:
+            print(image.path)
+        other = {image.release for image in built.images} - {options.release}
+        if other:
+            print(f"note: these headers are of {', '.join(other)}, not of {options.release}")
+    if built.failures:
+        errors = "".join(f"\n  {name}: {error}" for name, error in built.failures.items())
+        raise images.ImageError(
+            f"{len(built.failures)} of {len(built.images) + len(built.failures)} probes cannot be "
+            f"built for this kernel; guests with it are watched without:{errors}"
+        )
 
 
 def _done(options: argparse.Namespace, answer: dict[str, Any], text: str) -> None:

@@ -23,6 +23,7 @@ __all__ = ["ROUND_BYTES", "ChannelEntry", "ChannelReader", "ChannelTable", "Tabl
 
 _INDEX_SIZE = ctypes.sizeof(abi.Index)
 _BUFFER = abi.offset(abi.Index, "buffer")
+_BUFFER_PAGES = _BUFFER + abi.offset(abi.Region, "pages")
 _READ = abi.offset(abi.Index, "read")
 _TABLE_GENERATION = abi.offset(abi.Table, "generation")
 #: What one round takes of all that a guest may claim to have: bytes of records
@@ -153,10 +154,14 @@ class ChannelReader:
             self._cpus.append(_CpuBuffer(RelayReader(entry.shape, next_seq=start), index))
             if cpu < ROUND_MAPS:
                 self._follow(self._cpus[-1], cpu)
+            if abi.load_u32(index, _BUFFER_PAGES) and not abi.load_u64(index, _BUFFER):
+                self.error = f"records of CPU {cpu} stay in the guest, which cannot share them"
         #: where the next round begins, and how many CPUs this pass has yet to see
         self._next = self._left = 0
         #: of the last round: bytes of records, and whether buffers were mapped
         self.taken, self.mapped = 0, False
+        #: CPU → its reader's next_seq, lost and records, before the last round
+        self._before: dict[int, tuple[int, int, int]] = {}
 
     @property
     def cpus(self) -> int:
@@ -188,6 +193,7 @@ class ChannelReader:
         """
         records: list[tuple[int, list[RawRecord]]] = []
         looks, maps, given = 0, 0, most
+        self._before.clear()
         self._left = self._left or len(self._cpus)
         while self._left and looks < ROUND_CPUS and maps < ROUND_MAPS and most > 0:
             cpu, buffer = self._next, self._cpus[self._next]
@@ -197,15 +203,35 @@ class ChannelReader:
                 maps += self._follow(buffer, cpu)
             rest = False
             if buffer.mapping is not None:
-                found, rest = buffer.reader.read(buffer.index, buffer.mapping.view)
+                reader = buffer.reader
+                before = reader.next_seq, reader.lost, reader.records
+                found, rest = reader.read(buffer.index, buffer.mapping.view)
                 if found:
                     records.append((cpu, found))
-                    abi.store_u64(buffer.index, _READ, buffer.reader.next_seq)
+                    self._before.setdefault(cpu, before)
                     size = sum(len(record.data) for record in found)
                     most -= max(size, _LEAST_BYTES * len(found))
             self._left = len(self._cpus) if rest else self._left - 1
         self.taken, self.mapped = given - most, maps > 0
         return records, self._left > 0
+
+    def confirm(self) -> None:
+        """Note in the guest how far the last round has read: the next host begins there."""
+        for cpu in self._before:
+            buffer = self._cpus[cpu]
+            abi.store_u64(buffer.index, _READ, buffer.reader.next_seq)
+
+    def take_back(self) -> dict[int, int]:
+        """Read again what the last round has read.
+
+        :returns: CPU → sequence number to go on with.
+        """
+        for cpu, (next_seq, lost, records) in self._before.items():
+            reader = RelayReader(self.entry.shape, next_seq=next_seq)
+            reader.lost, reader.records = lost, records
+            self._cpus[cpu].reader = reader
+        self._left = 0
+        return {cpu: before[0] for cpu, before in self._before.items()}
 
     def close(self) -> None:
         """Unmap all. May be called twice."""

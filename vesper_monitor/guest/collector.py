@@ -50,6 +50,7 @@ class Collector:
         self._positions = Positions(saved)
         self._points = points
         self._turn = 0
+        self._round: list[ChannelReader] = []  #: read in the last round
         self._words: WordsReader | None = None
 
     def meet(self, boot_id: int) -> bool:
@@ -109,12 +110,15 @@ class Collector:
     def read(self) -> tuple[list[Event], bool]:
         """One bounded round over all channels.
 
+        Afterwards :meth:`confirm` or :meth:`take_back`.
+
         :returns: events by the guest's time, and whether there are more.
         """
         now = self._clock()
         events: list[Event] = []
         more = False
         left = ROUND_BYTES
+        self._round.clear()
         # In turn, as a channel's CPUs are.
         for probe in self._in_turn():
             if left <= 0:
@@ -122,6 +126,7 @@ class Collector:
                 break
             channel = self.channels[probe]
             records, rest = channel.read(left)
+            self._round.append(channel)
             left -= channel.taken
             more |= rest
             if channel.mapped:
@@ -141,6 +146,17 @@ class Collector:
         events += self.read_words()
         events.sort(key=_GUEST_NS)
         return events, more
+
+    def confirm(self) -> None:
+        """What the last round has read is this host's to report."""
+        for channel in self._round:
+            channel.confirm()
+
+    def take_back(self) -> None:
+        """What the last round has read is another's to report, or a later round's."""
+        for channel in self._round:
+            for cpu, seq in channel.take_back().items():
+                self._positions.read(channel.entry, cpu, seq)
 
     def _in_turn(self) -> list[str]:
         names = list(self.channels)

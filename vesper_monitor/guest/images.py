@@ -10,22 +10,21 @@ from __future__ import annotations
 
 import os
 import re
-import subprocess
 from dataclasses import dataclass
 from pathlib import Path
 
 from vesper_monitor.guest import abi
+from vesper_monitor.guest.kbuild import KbuildError, build_modules
 from vesper_monitor.guest.modinfo import ModinfoError, modinfo
 from vesper_monitor.guest.trusted import NotTrusted, open_trusted
 
-__all__ = ["DEFAULT_ROOT", "Image", "ImageError", "ImageStore", "build", "find_headers"]
+__all__ = ["DEFAULT_ROOT", "Built", "Image", "ImageError", "ImageStore", "build", "find_headers"]
 
 DEFAULT_ROOT = Path("/var/lib/vesper/probes")
 #: An image and its parameters go to the guest in one region.
 MAX_IMAGE = (abi.MAX_REGION_PAGES - 1) * abi.PAGE_SIZE
 #: Modules that belong into the guest and are no probes.
 _NOT_PROBES = frozenset({"vesper", "vesper_xen", "vesper_ivshmem"})
-_BUILD_TIMEOUT = 600.0
 _WORD = re.compile(r"[A-Za-z0-9][A-Za-z0-9._+~-]*")
 
 
@@ -42,6 +41,14 @@ class Image:
     vermagic: str
     path: Path
     data: bytes
+
+
+@dataclass(frozen=True)
+class Built:
+    """What :func:`build` has done."""
+
+    images: list[Image]
+    failures: dict[str, str]  #: probes that could not be built: the first error of each
 
 
 class ImageStore:
@@ -111,39 +118,29 @@ def find_headers(release: str) -> Path:
     )
 
 
-def build(headers: Path, store: ImageStore, *, source: Path | None = None) -> list[Image]:
-    """Build all probes against kernel headers and put them into the store. Blocks.
+def build(headers: Path, store: ImageStore, *, source: Path | None = None) -> Built:
+    """Build the probes against kernel headers and put them into the store. Blocks.
 
     :param headers: a kernel build directory, e.g. ``/lib/modules/RELEASE/build``.
     :param source: the project's sources; default ``$VESPER_SOURCE``, else the
         newest ``/usr/src/vesper-VERSION``.
-    :raises ImageError: with the end of what make printed.
+    :raises ImageError: none could be built; with the end of what make printed.
     """
     modules = (source or _source()) / "probe_modules"
-    command = ["make", "-C", str(modules), f"KDIR={headers.absolute()}"]
     try:
-        result = subprocess.run(
-            command,
-            stdin=subprocess.DEVNULL,
-            stdout=subprocess.PIPE,
-            stderr=subprocess.STDOUT,
-            text=True,
-            errors="replace",
-            timeout=_BUILD_TIMEOUT,
-            check=False,
-        )
-    except FileNotFoundError:
-        raise ImageError("cannot build probes: no 'make'; install make and gcc") from None
-    except subprocess.TimeoutExpired:
-        raise ImageError(f"{' '.join(command)}: not done after {_BUILD_TIMEOUT:.0f} s") from None
-    if result.returncode != 0:
-        raise ImageError(f"{' '.join(command)} failed:\n{result.stdout[-2000:].strip()}")
+        failures = build_modules(modules, headers)
+    except KbuildError as error:
+        raise ImageError(str(error)) from None
     release = _release_of(headers)
     built = sorted((modules / "build" / release).glob("*.ko"))
-    probes = [path for path in built if path.stem not in _NOT_PROBES]
+    probes = [path for path in built if path.stem not in _NOT_PROBES | failures.keys()]
     if not probes:
-        raise ImageError(f"{' '.join(command)} left no probe in {modules}/build/{release}")
-    return [_install(path, store.root / release) for path in probes]
+        errors = "".join(f"\n{name}: {error}" for name, error in failures.items())
+        raise ImageError(f"no probe was built in {modules}/build/{release}{errors}")
+    return Built(
+        [_install(path, store.root / release) for path in probes],
+        {name: error for name, error in failures.items() if name not in _NOT_PROBES},
+    )
 
 
 def _source() -> Path:

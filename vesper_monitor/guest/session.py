@@ -613,15 +613,25 @@ class Session:
 
     def _drain(self) -> bool:
         """One bounded round over all channels. :returns: whether there is more."""
-        if self._guest is not None and self._guest.cchan.asleep:
+        if self._is_asleep():
             return False  # it is being saved or migrated: the next host reads that
         events, more = self._collector.read()
+        if self._is_asleep():
+            # Since when, nobody knows: of what was noted in the guest from now on,
+            # the next host may see nothing. Last words are not noted there.
+            self._collector.take_back()
+            events, more = [event for event in events if event.words is not None], False
+        else:
+            self._collector.confirm()
         for name, channel in self._channels.items():
             if channel.error:
                 self._status(name).error = channel.error
         if events:
             self._on_events(self, events)
         return more
+
+    def _is_asleep(self) -> bool:
+        return self._guest is not None and self._guest.cchan.asleep
 
     async def _read_rest(self) -> None:
         """All there is, in a bounded number of rounds; others have their turn in between."""
