@@ -18,15 +18,12 @@ from tests.guest import real_faults
 from tests.guest.conftest import COMPLAINT
 from tests.guest.features import POINT, cpus_go_and_come, point, shows_life
 from tests.guest.ivshmem import PROBES, KvmMachine, Watch, kvm_machine, watch
+from tests.guest.machine import takes_new_cpus
 from vesper_monitor.guest.lifecycle import ProbeState
 from vesper_monitor.guest.points.point import Point
 from vesper_monitor.guest.points.program import IMAGE
 
 __all__ = ["missing_modules", "try_kernel"]
-
-#: Linux after 6.1 takes no CPU that is plugged in where it sees none of the hypervisors that it
-#: knows, of which QEMU's emulation is not ("plus 0 hotplug CPUs" in its log).
-PLUGGING = ("5.10.", "6.1.")
 
 #: Probes that depend on how the kernel is configured.
 CONFIGURED = {"hung_task", "lockup", "memory_failure"}
@@ -89,7 +86,7 @@ def try_kernel(
     directory.mkdir()
     files = (*modules.guest("vesper_ivshmem"), *modules.probes)
     probes = sorted(set(PROBES) & {path.stem for path in modules.probes})
-    plugged_in = kernel.release.startswith(PLUGGING)
+    plugged_in = takes_new_cpus(kernel.release)
     # Where no CPU can be plugged in, one is there that is not started at boot.
     there = cpus if plugged_in or cpus == 1 else cpus + 1
     console = ""

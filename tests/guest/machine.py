@@ -41,7 +41,15 @@ from vesper_monitor.transport import (
     VcpuUse,
 )
 
-__all__ = ["RAM", "Machine", "MachineTransport", "cpu_model", "machine", "restored"]
+__all__ = [
+    "RAM",
+    "Machine",
+    "MachineTransport",
+    "cpu_model",
+    "machine",
+    "restored",
+    "takes_new_cpus",
+]
 
 #: bytes. The OOM killer has to come soon; KASAN takes an eighth and more.
 RAM = (512 if os.environ.get("VESPER_KERNEL") == "debug" else 256) << 20
@@ -56,6 +64,15 @@ def cpu_model(release: str) -> str:
     QEMU 7.2 emulates it.
     """
     return "max" if release.startswith(("5.10.", "6.1.")) else "max,-cx16"
+
+
+def takes_new_cpus(release: str) -> bool:
+    """Whether a CPU can be plugged in.
+
+    Linux after 6.1 takes none where it sees none of the hypervisors that it knows, of which
+    QEMU's emulation is not ("plus 0 hotplug CPUs" in its log).
+    """
+    return release.startswith(("5.10.", "6.1."))
 
 
 INIT = """\
