@@ -23,7 +23,7 @@ _COMMANDS = (
 )  # fmt: skip
 
 #: What else a whole kernel takes.
-_KERNEL_COMMANDS = ("bc", "bison", "flex", "gzip", "libelf-dev", "libssl-dev", "perl-base")
+_KERNEL_COMMANDS = ("bc", "bison", "flex", "gzip", "libelf-dev", "libssl-dev", "perl")
 
 
 @dataclass(frozen=True)
@@ -54,7 +54,7 @@ mount --bind "$cache" "$tree$cache"
 mount --bind /dev "$tree/dev"
 mount -t proc proc "$tree/proc"
 mount -t tmpfs tmpfs "$tree/tmp"
-export PATH=/usr/sbin:/usr/bin:/sbin:/bin LC_ALL=C.UTF-8 HOME=/tmp
+export PATH=/usr/sbin:/usr/bin:/sbin:/bin LC_ALL=C HOME=/tmp
 exec chroot "$tree" sh -c 'cd "$1"; shift; exec "$@"' sh "$cwd" "$@"
 """
 
@@ -102,5 +102,5 @@ def run_in_toolchain(
         return store.run(command, timeout=timeout, cwd=cwd)
     enter = ["unshare", "--mount", "sh", "-c", _ENTER, "sh"]
     places = [_tree(toolchain), store.cache(), cwd]
-    environment = {**os.environ, "MAKEFLAGS": toolchain.arguments}
+    environment = {"PATH": os.environ["PATH"], "MAKEFLAGS": toolchain.arguments}
     return store.run([*enter, *places, *command], timeout=timeout, env=environment)
