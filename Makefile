@@ -39,7 +39,8 @@ DEBIAN_PACKAGES := \
 	python3-libvirt python3-lxml python3-psutil python3-pyxs python3-setuptools python3-venv \
 	qemu-system-x86 qemu-utils systemd util-linux xfsprogs xz-utils zstd
 
-.PHONY: help deps demo evaluate compare test test-quick test-debug lint fuzz chaos chaos-cluster \
+.PHONY: help deps demo evaluate compare test test-quick test-debug test-kernels \
+	test-kernel-variants lint fuzz chaos chaos-cluster \
 	migrations soak stops storms hostile bench-cluster bench-kvm bench-liveness bench-load bench-monitor \
 	bench-neighbour bench-probes bench-quiet bench-slowdown modules install install-files clean
 
@@ -68,6 +69,8 @@ help:
 	@echo '  make stops           stops of faulty guests on busy hosts, none may fail (STOPS=50)'
 	@echo '  make storms          a guest in storms of signals and OOM kills (STORM=60 s each)'
 	@echo '  make hostile         guests that write at random over all they share (CORRUPTIONS=10000 XEN_CORRUPTIONS=1000)'
+	@echo '  make test-kernels    each kernel that Debian has now, booted with every probe (docs/kernels.md)'
+	@echo '  make test-kernel-variants  kernels with one CPU and no Xen, and with kCFI (builds them)'
 	@echo '  make test-debug      tests of the guest under lockdep and KASAN (builds a kernel; half an hour in all)'
 	@echo '  make lint            ruff, mypy --strict, checkpatch, man pages'
 	@echo '  make modules         guest modules for KDIR (default: the running kernel)'
@@ -143,6 +146,12 @@ storms: deps $(VENV)/ready
 hostile: deps $(VENV)/ready
 	VESPER_CORRUPTIONS=$(CORRUPTIONS) $(VENV)/bin/python -m pytest -s tests/guest/test_hostile_guest.py
 	VESPER_CORRUPTIONS=$(XEN_CORRUPTIONS) $(VENV)/bin/python -m pytest -s tests/xen/hostile.py
+
+test-kernels: deps $(VENV)/ready
+	VESPER_KERNELS=all $(VENV)/bin/python -m pytest --no-skips -s --durations=0 tests/guest/test_kernels.py
+
+test-kernel-variants: deps $(VENV)/ready
+	$(VENV)/bin/python -m pytest --no-skips -s --durations=0 tests/guest/kernel_variants.py
 
 # Not test_kernels.py, which is about other kernels.  Left out by name: KASAN makes another
 # oops of a null pointer, and the kernel has virtio_net built in.

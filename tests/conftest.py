@@ -15,6 +15,8 @@ from hypothesis import settings
 from xdist.remote import Producer
 from xdist.scheduler import LoadScopeScheduling
 
+from tests.notices import Notices
+
 #: Folders whose tests share one lab; the longest first, that it ends in time.
 TOGETHER = ("xen", "kvm", "cluster")
 
@@ -76,6 +78,7 @@ class ShowsFailuresAtOnce:
 
 def pytest_configure(config: pytest.Config) -> None:
     config.pluginmanager.register(ShowsFailuresAtOnce(config))
+    config.pluginmanager.register(Notices())
 
 
 @pytest.hookimpl(trylast=True)

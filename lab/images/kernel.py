@@ -4,21 +4,39 @@
 from __future__ import annotations
 
 import lzma
+import os
 import re
 import struct
+import threading
 from dataclasses import dataclass
 from pathlib import Path
 
 from lab.images import debian, store
+from lab.images.toolchain import Toolchain
 
-__all__ = ["Kernel", "kernel", "module_files", "unpack"]
+__all__ = [
+    "Headers",
+    "Kernel",
+    "finish_headers",
+    "finish_image",
+    "kernel",
+    "module_files",
+    "unpack",
+]
 
 
-@dataclass(frozen=True)
-class Kernel:
+@dataclass(frozen=True, kw_only=True)
+class Headers:
+    """What modules for a kernel are built with."""
+
     release: str  #: as uname -r says it
-    vmlinux: Path  #: raw ELF: starts at once, unpacking takes 8 s when emulated
     kdir: Path  #: for make -C: headers that need not be installed
+    toolchain: Toolchain | None = None  #: None: this machine's own
+
+
+@dataclass(frozen=True, kw_only=True)
+class Kernel(Headers):
+    vmlinux: Path  #: raw ELF: starts at once, unpacking takes 8 s when emulated
     tree: Path  #: holds lib/modules/RELEASE
 
     @property
@@ -47,19 +65,35 @@ def _make(directory: Path, packages: list[Path]) -> None:
     tree = directory / "tree"
     for package in packages:
         store.run(["dpkg-deb", "-x", package, tree], timeout=300)
-    (image,) = (tree / "boot").glob("vmlinuz-*")
-    (directory / "vmlinux").write_bytes(_vmlinux(image.read_bytes()))
-    image.unlink()
     flavour = _flavour(tree)
-    store.run(["depmod", "-b", tree, flavour.name.removeprefix("linux-headers-")], timeout=60)
-    # The flavour's Makefile names its other half by an absolute path below
-    # /usr/src; the links to kbuild are relative and right as they are.
+    finish_image(tree, directory / "vmlinux", flavour.name.removeprefix("linux-headers-"))
+    finish_headers(flavour)
+
+
+def finish_image(tree: Path, vmlinux: Path, release: str) -> None:
+    """Make an unpacked kernel fit to be booted: its ELF file, and what depends on which module."""
+    if not (tree / "lib").exists():  # Debian 13's packages have all of it below /usr
+        (tree / "lib").symlink_to("usr/lib")
+    # The second since Linux 7.3.
+    (image,) = (*tree.glob("boot/vmlinuz-*"), *tree.glob("usr/lib/modules/*/vmlinuz"))
+    vmlinux.write_bytes(_vmlinux(image.read_bytes()))
+    image.unlink()
+    store.run(["depmod", "-b", tree, release], timeout=60)
+
+
+def finish_headers(flavour: Path) -> None:
+    """Make the unpacked headers of a flavour fit to be used where they are.
+
+    Their Makefile names its other half, and since Linux 7.3 itself, by an absolute path below
+    /usr/src; the links to kbuild are relative and right as they are.
+    """
     makefile = flavour / "Makefile"
+    here = "$(dir $(lastword $(MAKEFILE_LIST)))"
     text, changed = re.subn(
-        r"^include /usr/src/(.*)$",
-        r"include $(dir $(lastword $(MAKEFILE_LIST)))../\1",
-        makefile.read_text(),
-        flags=re.MULTILINE,
+        r"^include /usr/src/", f"include {here}../", makefile.read_text(), flags=re.MULTILINE
+    )
+    text = re.sub(
+        r"^KBUILD_OUTPUT *=.*$", f"KBUILD_OUTPUT := $(realpath {here})", text, flags=re.MULTILINE
     )
     if changed != 1:
         raise store.BuildError(f"{makefile}: no include of /usr/src as in Debian 12's headers")
@@ -108,5 +142,17 @@ def module_files(kernel: Kernel, *names: str) -> list[Path]:
         )
         for line in said.decode().splitlines():
             if line.startswith("insmod "):
-                files[Path(line.split()[1])] = None
+                files[_plain(Path(line.split()[1]))] = None
     return list(files)
+
+
+def _plain(path: Path) -> Path:
+    """The module itself; Debian 13's lie compressed in their package, which busybox cannot load."""
+    if path.suffix != ".xz":
+        return path
+    plain = path.with_suffix("")
+    if not plain.exists():
+        new = plain.with_suffix(f".{os.getpid()}-{threading.get_ident()}")
+        new.write_bytes(lzma.decompress(path.read_bytes()))
+        new.rename(plain)
+    return plain

@@ -9,9 +9,10 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from lab.images import store
-from lab.images.kernel import Kernel
+from lab.images.kernel import Headers
+from lab.images.toolchain import run_in_toolchain
 
-__all__ = ["SOURCES", "Modules", "modules"]
+__all__ = ["FRONTENDS", "SOURCES", "Modules", "modules"]
 
 PROJECT = Path(__file__).resolve().parents[2]
 
@@ -27,7 +28,7 @@ FRONTENDS = ("vesper_xen", "vesper_ivshmem")
 class Modules:
     release: str
     core: Path
-    frontends: Mapping[str, Path]  #: by name
+    frontends: Mapping[str, Path]  #: by name; those that the kernel can have
     probes: tuple[Path, ...]
 
     def guest(self, frontend: str) -> tuple[Path, ...]:
@@ -45,7 +46,7 @@ def _sources() -> list[Path]:
     )
 
 
-def modules(kernel: Kernel) -> Modules:
+def modules(kernel: Headers) -> Modules:
     """The modules for that kernel; built when a source has changed.
 
     :raises BuildError: with the compiler's words.
@@ -59,9 +60,10 @@ def modules(kernel: Kernel) -> Modules:
             copy = directory / "source" / path.relative_to(PROJECT)
             copy.parent.mkdir(parents=True, exist_ok=True)
             shutil.copy2(path, copy)
-        store.run(
-            ["make", "-C", directory / "source/probe_modules", f"KDIR={kernel.kdir}"], timeout=600
-        )
+        run_in_toolchain(
+            kernel.toolchain, ["make", "-C", "source/probe_modules", f"KDIR={kernel.kdir}"],
+            timeout=600, cwd=directory,
+        )  # fmt: skip
         built = directory / "source/probe_modules/build" / kernel.release
         shutil.copytree(built, directory / kernel.release, ignore=_only_modules)
         shutil.rmtree(directory / "source")
@@ -69,7 +71,7 @@ def modules(kernel: Kernel) -> Modules:
     names = [str(path.relative_to(PROJECT)) for path in sources]
     directory = store.build(
         "modules",
-        store.digest(kernel.release, str(kernel.kdir), *names, *sources),
+        store.digest(kernel.release, str(kernel.kdir), kernel.toolchain, *names, *sources),
         make,
         what=f"building the modules for {kernel.release}",
     )
@@ -77,7 +79,7 @@ def modules(kernel: Kernel) -> Modules:
     return Modules(
         release=kernel.release,
         core=found.pop("vesper"),
-        frontends={name: found.pop(name) for name in FRONTENDS},
+        frontends={name: found.pop(name) for name in FRONTENDS if name in found},
         probes=tuple(found.values()),
     )
 

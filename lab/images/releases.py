@@ -1,57 +1,108 @@
 # SPDX-License-Identifier: GPL-2.0-or-later
-"""The kernels of several Debian releases, for guests."""
+"""Which kernels Debian's archives have now: of each suite, in each flavour, the newest."""
 
 from __future__ import annotations
 
 import os
+import re
+from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
+from functools import cmp_to_key
 from pathlib import Path
 
 from lab.images import store
-from lab.images.kernel import Kernel, unpack
 
-__all__ = ["FLAVOURS", "RELEASES", "Release", "apt_conf", "release_kernel", "sources_list"]
+__all__ = [
+    "FLAVOURS",
+    "SUITES",
+    "DebianKernel",
+    "Package",
+    "apt_conf",
+    "compare_versions",
+    "newest_kernels",
+    "parse_index",
+    "sources_list",
+    "why_not_fetched",
+]
 
-FLAVOURS = ("amd64", "cloud-amd64")
+FLAVOURS = ("amd64", "cloud-amd64", "rt-amd64")
 
-
-@dataclass(frozen=True)
-class Release:
-    version: str  #: of the kernel
-    suites: tuple[str, ...]  #: where it is, with what its tools need on this machine
-
-
-#: Debian 13's own 6.12 comes with tools that need a newer libc; the same kernel
-#: is in Debian 12's backports.
-RELEASES = (
-    Release("5.10", ("bullseye",)),
-    Release("6.1", ("bookworm",)),
-    Release("6.12", ("bookworm-backports",)),
+SUITES = (
+    "bullseye",
+    "bullseye-security",
+    "bookworm",
+    "bookworm-backports",
+    "bookworm-security",
+    "trixie",
+    "trixie-backports",
+    "trixie-security",
 )
+
+#: Half of its files have gone from the archive; it is Debian 12's kernel.
+LEFT_OUT = {"bullseye-security/6.1"}
 
 KEYRING = "/usr/share/keyrings/debian-archive-keyring.gpg"
 
-#: In a directory of its own, with its own package lists: $1 is the flavour.
-_FETCH = r"""
+#: s, for one suite's index: of a mirror that does not answer, too.
+INDEX_LIMIT_S = 180
+
+#: $1 is the archive's suite.  Names the suite's list of packages in the last line.
+_UPDATE = r"""
 set -eu
-depends() { apt-cache depends --no-recommends --no-suggests "$1" | sed -n 's/^ *Depends: //p'; }
 mkdir -p lists/partial cache/archives/partial
 export APT_CONFIG="$PWD/apt.conf"
-apt-get -q update
-image=$(depends "linux-image-$1" | grep '^linux-image-[0-9]')
-headers=$(depends "linux-headers-$1" | grep '^linux-headers-[0-9]')
-rest=$(depends "$headers" | grep -E '^linux-(headers|kbuild)-')
-mkdir debs
-cd debs
-apt-get -q download $image $headers $rest
-cd ..
-rm -rf lists cache
+# Without the option, apt goes on with an old list when it finds no mirror.
+apt-get -q update --error-on=any -o Acquire::Retries=1 -o Acquire::http::Timeout=20 \
+	>update.log 2>&1 || { grep -m 1 '^[EW]:' update.log >&2; exit 1; }
+/usr/lib/apt/apt-helper cat-file \
+	"$(apt-get indextargets --format '$(FILENAME)' 'Created-By: Packages')"
 """
 
 
+@dataclass(frozen=True)
+class Package:
+    name: str
+    version: str
+    url: str
+    sha256: str  #: from an index that apt has found signed
+    depends: str = ""
+
+
+@dataclass(frozen=True)
+class DebianKernel:
+    """One kernel of an archive.
+
+    :ivar image: packages with the kernel and its modules.
+    :ivar headers: packages that modules are built with.
+    """
+
+    suite: str
+    series: str  #: "6.12-" where a suite has it beside its own kernel (linux-image-6.12-amd64)
+    flavour: str
+    version: str  #: of the packages
+    release: str  #: as uname -r says it
+    image: tuple[Package, ...]
+    headers: tuple[Package, ...]
+
+    @property
+    def group(self) -> str:
+        """Flavours of one kernel: "bookworm-security", "bookworm-security/6.12"."""
+        return f"{self.suite}/{self.series}".rstrip("/-")
+
+    def __str__(self) -> str:
+        return f"{self.release} ({self.version}, {self.suite})"
+
+
 def sources_list(*suites: str) -> str:
-    mirror = os.environ.get("VESPER_LAB_MIRROR", "http://deb.debian.org/debian")
-    return "".join(f"deb [signed-by={KEYRING}] {mirror} {suite} main\n" for suite in suites)
+    lines = (f"deb [signed-by={KEYRING}] {_archive(suite)} {suite} main\n" for suite in suites)
+    return "".join(lines)
+
+
+def _archive(suite: str) -> str:
+    """Security updates are in an archive of their own, beside Debian's."""
+    mirror = os.environ.get("VESPER_LAB_MIRROR", "http://deb.debian.org/debian").rstrip("/")
+    return f"{mirror}-security" if suite.endswith("-security") else mirror
 
 
 def apt_conf(directory: Path) -> str:
@@ -68,23 +119,142 @@ Acquire::Retries "3";
 """
 
 
-def release_kernel(release: Release, flavour: str) -> Kernel:
+def newest_kernels() -> tuple[list[DebianKernel], dict[str, str]]:
     """
-    :param flavour: of :data:`FLAVOURS`.
-    :raises BuildError: no Debian mirror to be reached (another one:
-        ``VESPER_LAB_MIRROR``).
+    :returns: the kernels that the archives have now, and why not, by suite,
+        where an archive or a suite cannot be read.
     """
-    sources = sources_list(*release.suites)
 
-    def make(directory: Path) -> None:
-        (directory / "sources.list").write_text(sources)
+    def read(suite: str) -> list[DebianKernel] | store.BuildError:
+        try:
+            return parse_index(suite, _archive(suite), _index(suite))
+        except store.BuildError as error:
+            return error
+
+    kernels: list[DebianKernel] = []
+    missing: dict[str, str] = {}
+    with ThreadPoolExecutor(len(SUITES)) as executor:
+        for suite, found in zip(SUITES, executor.map(read, SUITES), strict=True):
+            if isinstance(found, store.BuildError):
+                missing[suite] = why_not_fetched(found)
+            elif not found:
+                missing[suite] = "no kernel in it"
+            else:
+                kernels += found
+    return kernels, missing
+
+
+def why_not_fetched(error: store.BuildError) -> str:
+    """The line in which apt says why."""
+    lines = str(error).splitlines()
+    return next((line for line in lines if line.startswith(("E: ", "W: "))), lines[-1])
+
+
+def _index(suite: str) -> str:
+    """The suite's list of packages; its last one is kept, for apt to ask for a newer."""
+    directory = store.cache() / "archive-lists" / suite
+    with store.locked(f"archive-lists-{suite}"):
+        directory.mkdir(parents=True, exist_ok=True)
+        (directory / "sources.list").write_text(sources_list(suite))
         (directory / "apt.conf").write_text(apt_conf(directory))
-        store.run(["sh", "-c", _FETCH, "sh", flavour], timeout=900, cwd=directory)
+        command = ["sh", "-c", _UPDATE]
+        return store.run(command, timeout=INDEX_LIMIT_S, cwd=directory).decode()
 
-    fetched = store.build(
-        "release",
-        store.digest(sources, flavour, _FETCH),
-        make,
-        what=f"fetching Linux {release.version}, {flavour}",
-    )
-    return unpack(sorted((fetched / "debs").glob("*.deb")))
+
+def compare_versions(a: str, b: str) -> int:
+    """Compare the versions of two Debian packages: less than 0, 0, more than 0."""
+    # A letter sorts before what is no letter, "~" before all and before the end.
+    part = re.compile(r"(\d+)|(\D+)")
+
+    def key(version: str) -> list[tuple[list[int], int]]:
+        """Of text and the number after it."""
+        found: list[tuple[list[int], int]] = [([0], 0)]
+        for number, text in part.findall(version):
+            if text:
+                found.append(([_order(c) for c in text] + [0], 0))
+            else:
+                found[-1] = (found[-1][0], int(number))
+        return [*found, ([0], 0)]
+
+    def split(version: str) -> tuple[int, list[tuple[list[int], int]], list[tuple[list[int], int]]]:
+        epoch, colon, rest = version.partition(":")
+        upstream, _, revision = (rest if colon else version).rpartition("-")
+        if not upstream:
+            upstream, revision = revision, "0"
+        return int(epoch) if colon else 0, key(upstream), key(revision)
+
+    left, right = split(a), split(b)
+    return (left > right) - (left < right)
+
+
+def _order(character: str) -> int:
+    if character == "~":
+        return -1
+    return ord(character) + (0 if character.isalpha() else 256)
+
+
+def parse_index(suite: str, archive: str, text: str) -> list[DebianKernel]:
+    """
+    :param archive: URL, to which the names of files are relative.
+    :param text: a "Packages" file.
+    """
+    packages: dict[str, list[Package]] = {}
+    for stanza in re.finditer(r"^Package: linux-.*\n(?:.+\n)*", text, re.MULTILINE):
+        fields = dict(re.findall(r"^([\w-]+): (.*)$", stanza[0], re.MULTILINE))
+        package = Package(
+            fields["Package"], fields["Version"], f"{archive}/{fields['Filename']}",
+            fields["SHA256"], fields.get("Depends", ""),
+        )  # fmt: skip
+        packages.setdefault(package.name, []).append(package)
+    for versions in packages.values():
+        versions.sort(key=cmp_to_key(lambda a, b: compare_versions(a.version, b.version)))
+    found = []
+    for name in packages:
+        match = re.fullmatch(r"linux-image-(\d+\.\d+-)?((?:cloud-|rt-)?amd64)", name)
+        if match is None:
+            continue
+        series, flavour = match[1] or "", match[2]
+        (image,) = (
+            each for each in _needed(packages, name) if each.name.startswith("linux-image-")
+        )
+        release = image.name.removeprefix("linux-image-")
+        headers = _pick(packages, f"linux-headers-{release}", image.version)
+        kernel = DebianKernel(
+            suite, series, flavour, image.version, release,
+            image=tuple(_closure(packages, image, r"linux-(image|binary|modules|base)-\d")),
+            headers=tuple(_closure(packages, headers, r"linux-(headers|kbuild)-\d")),
+        )  # fmt: skip
+        if kernel.group not in LEFT_OUT:
+            found.append(kernel)
+    return found
+
+
+def _pick(packages: dict[str, list[Package]], name: str, version: str | None) -> Package:
+    """That version of a package, or its newest."""
+    found = [each for each in packages.get(name, ()) if version in (None, each.version)]
+    if not found:
+        raise store.BuildError(f"the archive has no {name} {version or ''}".rstrip())
+    return found[-1]
+
+
+def _needed(packages: dict[str, list[Package]], name: str) -> Iterator[Package]:
+    """What the newest package of that name depends on, of Linux."""
+    yield from _depends(packages, packages[name][-1], r"linux-\w+-\d")
+
+
+def _depends(
+    packages: dict[str, list[Package]], package: Package, pattern: str
+) -> Iterator[Package]:
+    for word in package.depends.split(", "):
+        match = re.match(r"(\S+)(?: \(= (\S+)\))?", word)
+        if match and re.match(pattern, match[1]):
+            yield _pick(packages, match[1], match[2])
+
+
+def _closure(
+    packages: dict[str, list[Package]], package: Package, pattern: str
+) -> dict[Package, None]:
+    found = {package: None}
+    for each in _depends(packages, package, pattern):
+        found |= _closure(packages, each, pattern)
+    return found

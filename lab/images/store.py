@@ -101,7 +101,7 @@ def build(name: str, key: str, make: Callable[[Path], None], *, what: str = "") 
     if final.is_dir():
         os.utime(final)
         return final
-    with locked(name):
+    with locked(f"{name}-{key}"):
         if final.is_dir():
             return final
         temporary = cache() / f".{name}-{key}.{os.getpid()}"
@@ -126,6 +126,9 @@ def _clean(name: str, keep: Path) -> None:
     for path in cache().glob(f".{name}-*.*"):
         pid = path.suffix[1:]
         if pid.isdecimal() and not Path(f"/proc/{pid}").exists():
+            _remove(path)
+        # It is written anew whenever somebody takes the lock.
+        if path.suffix == ".lock" and time.time() - path.stat().st_mtime > KEEP:
             _remove(path)
 
 

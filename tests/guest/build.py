@@ -4,11 +4,11 @@
 from __future__ import annotations
 
 import shutil
-import subprocess
 from pathlib import Path
 
 from lab import images
 from lab.images import store
+from lab.images.toolchain import run_in_toolchain
 
 __all__ = ["build"]
 
@@ -35,12 +35,13 @@ def build(kernel: images.Kernel) -> tuple[Path, ...]:
             shutil.copy2(PROJECT / path, work / path)
         (directory / "built").mkdir()
         for part in ("probe_modules", "tests/guest_modules"):
-            done = subprocess.run(
-                ["make", "-C", work / part, f"KDIR={kernel.kdir}", "W=1"],
-                capture_output=True, text=True, timeout=900, check=False,
-            )  # fmt: skip
-            said = done.stdout + done.stderr
-            if done.returncode or "warning:" in said:
+            said = run_in_toolchain(
+                kernel.toolchain,
+                ["sh", "-c", 'exec "$@" 2>&1', "sh",
+                 "make", "-C", f"source/{part}", f"KDIR={kernel.kdir}", "W=1"],
+                timeout=900, cwd=directory,
+            ).decode(errors="replace")  # fmt: skip
+            if "warning:" in said:
                 raise store.BuildError(f"{part}: {said[-5000:]}")
             for path in (work / part / "build" / kernel.release).iterdir():
                 if path.is_file():

@@ -20,10 +20,10 @@ import pytest
 
 from lab import images
 from lab.images.cpio import Archive
-from lab.images.debug_kernel import debug_kernel
 from lab.images.kernel import module_files
+from lab.images.kernel_variants import DEBUG, variant_kernel
 from tests.guest.build import build
-from tests.guest.machine import RAM
+from tests.guest.machine import RAM, cpu_model
 from vesper_monitor.guest import abi, decode
 from vesper_monitor.guest.points.point import Point
 from vesper_monitor.guest.relay import RawRecord
@@ -135,7 +135,8 @@ class TestGuest:
         log = directory / "console"
         # KVM is not tried: where guests are nested it may start and then hang.
         command = [
-            "qemu-system-x86_64", "-accel", "tcg", "-cpu", "max", "-M", "q35",
+            "qemu-system-x86_64", "-accel", "tcg", "-cpu", cpu_model(self.kernel.release),
+            "-M", "q35",
             "-m", str(RAM >> 20), "-smp", str(cpus), "-nodefaults", "-nographic",
             "-no-reboot", "-serial", f"file:{log}", "-kernel", self.kernel.vmlinux,
             "-initrd", initrd,
@@ -154,7 +155,8 @@ class TestGuest:
 @pytest.fixture(scope="session")
 def test_guest() -> TestGuest:
     """``VESPER_KERNEL=debug``: with one that looks for its own faults."""
-    kernel = debug_kernel() if os.environ.get("VESPER_KERNEL") == "debug" else images.kernel()
+    debug = os.environ.get("VESPER_KERNEL") == "debug"
+    kernel = variant_kernel(DEBUG) if debug else images.kernel()
     return TestGuest(kernel, build(kernel))
 
 

@@ -109,7 +109,6 @@ def kvm_machine(
     *,
     cpus: int = 2,
     max_cpus: int | None = None,
-    cpu: str = "max",
     cmdline: str = "",
     modules: Sequence[str] = (),
     more: Sequence[str] = (),
@@ -140,7 +139,7 @@ def kvm_machine(
     with (
         holder(directory) as process,
         machine(
-            kernel, guest_files, directory, cpus=cpus, max_cpus=max_cpus, cpu=cpu, cmdline=cmdline,
+            kernel, guest_files, directory, cpus=cpus, max_cpus=max_cpus, cmdline=cmdline,
             modules=modules, frontend="vesper_ivshmem", qemu=arguments, counted=counted,
         ) as guest,
     ):  # fmt: skip

@@ -21,6 +21,7 @@ from tests.guest.features import (
     unimpaired,
 )
 from tests.guest.ivshmem import PROBES, SLOW, KvmMachine, Watch, kvm_machine, watch
+from tests.guest.machine import takes_new_cpus
 from tests.host.standins import until
 from vesper_monitor.guest import abi
 from vesper_monitor.guest.lifecycle import SessionState
@@ -89,7 +90,7 @@ def test_probes(test_guest: Any, tmp_path: Path) -> None:
         async with watch(guest) as seen:
             await faults(guest, seen)
             await shows_life(seen)
-            await cpus_go_and_come(guest, seen)
+            await cpus_go_and_come(guest, seen, plugged_in=plugged_in)
             hello, positions = seen.session.hello, seen.session.positions
         # Nobody is there; the guest goes on as before.
         guest.machine.tell("sh -c 'kill -USR1 $$'")
@@ -111,9 +112,11 @@ def test_probes(test_guest: Any, tmp_path: Path) -> None:
         assert "\nunloaded\nloaded\n" in guest.machine.console
         await unimpaired(guest)
 
+    plugged_in = takes_new_cpus(test_guest.kernel.release)
     with kvm_machine(
-        test_guest.kernel, test_guest.files, tmp_path, max_cpus=3, qemu=plain_device(tmp_path)
-    ) as guest:
+        test_guest.kernel, test_guest.files, tmp_path, cpus=2 if plugged_in else 3, max_cpus=3,
+        cmdline="maxcpus=2", qemu=plain_device(tmp_path),
+    ) as guest:  # fmt: skip
         asyncio.run(body(guest))
 
 
