@@ -144,9 +144,10 @@ def test_rules_are_tried_on_what_is_recorded(
     assert named.stdout.startswith("3 of 3 ")
     none = daemon.vesper("rules", "check", *since[:3], "1h", "-e", "out_of_memory: none")
     # What was in force has called the first of them a fault.
-    was = json.loads(daemon.vesper("faults", "--vm", "vm1", "--json").stdout)[0]
-    assert f" {was['id']} " in default.stdout.splitlines()[2]
-    assert tried["dropped"][0]["fault"] == was["id"]
+    faults = json.loads(daemon.vesper("faults", "--vm", "vm1", "--json").stdout)
+    (was,) = [f["id"] for f in faults if f["event"]["fields"].get("comm") == "cron"]
+    assert f" vm1  {was} " in default.stdout.splitlines()[2]
+    assert [dropped["fault"] for dropped in tried["dropped"]] == [was]
     assert fault["was"] == []
     found, dropped = none.stdout.split("These were faults, and would not be:\n")
     assert "out of memory" not in found
