@@ -1,0 +1,101 @@
+// SPDX-License-Identifier: GPL-2.0-only
+/*
+ * Which of a few names has a main process now.
+ *
+ * A main process is one whose parent has another name, as the host's rules
+ * have it.  Of several the oldest counts, but one that somebody has logged in
+ * to start only if there is no other: names are anybody's to choose.
+ */
+
+#include <linux/audit.h>
+#include <linux/math64.h>
+#include <linux/rcupdate.h>
+#include <linux/sched/signal.h>
+#include <linux/sched/task.h>
+#include <linux/string.h>
+#include <linux/timekeeping.h>
+
+#include "core.h"
+
+/* Looked at without letting others run. */
+#define MAX_PROCESSES_AT_ONCE	512
+
+static bool is_named(const struct task_struct *leader, const char *name)
+{
+	return !strncmp(leader->comm, name, VSP_COMM_LEN - 1);
+}
+
+/* Under rcu_read_lock(). */
+static bool is_main(const struct task_struct *leader, const char *name)
+{
+	return is_named(leader, name) &&
+	       !is_named(rcu_dereference(leader->real_parent)->group_leader, name);
+}
+
+/* Those that the system has started have no login uid. */
+static bool is_login(u32 login_uid)
+{
+	return login_uid && login_uid != (u32)-1;
+}
+
+/* Under rcu_read_lock(). */
+static void consider(struct vsp_process *found, struct task_struct *leader, u64 now)
+{
+	u32 login_uid = __kuid_val(audit_get_loginuid(leader));
+	u64 age_ms = div_u64(now - leader->start_time, NSEC_PER_MSEC);
+
+	if (found->pid) {
+		if (is_login(login_uid) != is_login(found->login_uid)) {
+			if (is_login(login_uid))
+				return;
+		} else if (age_ms <= found->age_ms) {
+			return;
+		}
+	}
+	found->pid = leader->tgid;
+	found->uid = __kuid_val(__task_cred(leader)->uid);
+	found->login_uid = login_uid;
+	found->age_ms = age_ms;
+}
+
+/* As hung_task does it.  Returns whether the walk can go on at @task. */
+static bool let_others_run(struct task_struct *task)
+{
+	bool alive;
+
+	get_task_struct(task);
+	rcu_read_unlock();
+	cond_resched();
+	rcu_read_lock();
+	alive = pid_alive(task);
+	put_task_struct(task);
+	return alive;
+}
+
+int vsp_processes_find(const struct vsp_msg_processes *request, struct vsp_msg_processes *reply)
+{
+	unsigned int i, seen = 0;
+	struct task_struct *leader;
+	u64 now = ktime_get_ns();
+	int err = 0;
+
+	reply->uptime_ms = div_u64(now, NSEC_PER_MSEC);
+	for (i = 0; i < VSP_MAX_NAMES; i++)
+		strscpy(reply->process[i].name, request->process[i].name, VSP_COMM_LEN);
+
+	rcu_read_lock();
+	for_each_process(leader) {
+		if (++seen % MAX_PROCESSES_AT_ONCE == 0 && !let_others_run(leader)) {
+			err = -EAGAIN;
+			break;
+		}
+		if (leader->flags & PF_KTHREAD || !atomic_read(&leader->signal->live))
+			continue;
+		for (i = 0; i < VSP_MAX_NAMES; i++) {
+			if (reply->process[i].name[0] && is_main(leader, reply->process[i].name))
+				consider(&reply->process[i], leader, now);
+		}
+	}
+	rcu_read_unlock();
+	return err;
+}

@@ -1,0 +1,83 @@
+# SPDX-License-Identifier: GPL-2.0-or-later
+"""Ask a guest's core which names have a main process now."""
+
+from __future__ import annotations
+
+import errno
+from collections.abc import Collection, Mapping
+from dataclasses import dataclass
+
+from vesper_monitor.guest import abi
+from vesper_monitor.guest.cchan import Cchan, GuestRefused
+
+__all__ = ["MainProcess", "Processes", "find_processes"]
+
+#: The kernel cuts a task's name.
+COMM_MAX = abi.COMM_LEN - 1
+#: Tries while processes come and go too fast for the guest's core to follow.
+MAX_TRIES = 3
+
+#: The login uid of a process that nobody has logged in to start.
+_NO_LOGIN = 0xFFFFFFFF
+
+
+@dataclass(frozen=True)
+class MainProcess:
+    """The oldest process of a name whose parent has another name."""
+
+    pid: int
+    age_s: float
+    login_uid: int | None = None  #: of the user who logged in to start it; None: nobody has
+
+    @property
+    def is_believed(self) -> bool:
+        """Whether the system or root has started it, and no other user of the guest."""
+        return self.login_uid in (None, 0)
+
+
+@dataclass(frozen=True)
+class Processes:
+    """One answer."""
+
+    uptime_s: float  #: of the guest's kernel, without the time that it was suspended
+    found: Mapping[str, MainProcess]  #: by name; who has none is not in it
+
+
+async def find_processes(cchan: Cchan, names: Collection[str]) -> Processes | None:
+    """Ask for the main processes of some names; a longer name is cut as the kernel does.
+
+    :returns: None: the guest's core is older than this request.
+    :raises CchanError: :raises GuestRefused:
+    """
+    asked = list(dict.fromkeys(name for name in names if _comm(name)))
+    found: dict[str, MainProcess] = {}
+    uptime_s = 0.0
+    for start in range(0, len(asked), abi.MAX_NAMES):
+        piece = asked[start : start + abi.MAX_NAMES]
+        reply = await _ask(cchan, [_comm(name) for name in piece])
+        if reply is None:
+            return None
+        uptime_s = reply.uptime_ms / 1000
+        for name, process in zip(piece, reply.process, strict=False):
+            if process.pid > 0:
+                login = process.login_uid
+                found[name] = MainProcess(
+                    process.pid, process.age_ms / 1000, None if login == _NO_LOGIN else login
+                )
+    return Processes(uptime_s, found)
+
+
+def _comm(name: str) -> bytes:
+    return name.encode("utf-8", "surrogateescape").partition(b"\0")[0][:COMM_MAX]
+
+
+async def _ask(cchan: Cchan, names: list[bytes]) -> abi.MsgProcesses | None:
+    for attempt in range(MAX_TRIES):
+        try:
+            return await cchan.processes(names)
+        except GuestRefused as refused:
+            if refused.errno == errno.EOPNOTSUPP:
+                return None
+            if refused.errno != errno.EAGAIN or attempt == MAX_TRIES - 1:
+                raise
+    raise AssertionError("unreachable")
