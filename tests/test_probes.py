@@ -25,7 +25,10 @@ FOLDERS = sorted(
 
 
 def source(name: str) -> str:
-    return (MODULES / name / f"{name}.c").read_text()
+    """The probe's own, and what it takes from the header of those that tell of a process."""
+    text = (MODULES / name / f"{name}.c").read_text()
+    shared = MODULES / "include/vesper_process.h"
+    return text + shared.read_text() if f'"{shared.name}"' in text else text
 
 
 def test_each_folder_is_a_probe_that_is_known_everywhere() -> None:

@@ -77,16 +77,24 @@ PROBES: Mapping[str, ProbeInfo] = {
             "kprobe on __send_signal_locked(), Linux 5.19 and later",
             "kprobe on __send_signal(), before",
         ),
-        not_seen="Signals of POSIX timers. A process that ends by itself: process_exit.",
+        not_seen="Signals of POSIX timers. A process that ends by itself: process_exit. Whose the "
+        "process is (login_uid, cgroup, age_ms, elder_pid) where the signal does not kill it.",
         cost="One kprobe per signal sent, a record only for some of them: "
         + _measured(0.94, 5.42, 6.36, "do_send_sig_info() to oneself, ignored"),
-        fault="a signal that kills the main process of a named service",
-        why="The service is gone, and how is known before the process has ended.",
+        fault="a signal that kills the main process of a named service; not if a user has started "
+        "it, if init or its parent has asked it to end, or if it is younger than 5 s while an older "
+        "one lives; but the third of such young ones within 60 s",
+        why="The service is gone, and how is known before the process has ended. Any process can "
+        "take its name: a login shows by its login uid and its cgroup, which its user cannot change. "
+        "A reboot and a restart end services in an orderly way. A young one beside the service may be "
+        "a check of the configuration.",
         params={
             "quiet": "bit mask, 1 << (signal - 1): signals recorded only if they kill (timers, "
             "job control, real-time signals)",
             "fatal_only": "record only signals that kill (no)",
             "max_per_s": "record at most so many in a second that do not kill (100)",
+            "max_users_per_s": "record at most so many in a second that kill one user's own "
+            "processes (10)",
         },
     ),
     "out_of_memory": ProbeInfo(
@@ -97,23 +105,30 @@ PROBES: Mapping[str, ProbeInfo] = {
         "the guest's user space (systemd-oomd), which is a signal.",
         cost="One kprobe per OOM kill, which is rare: " + _measured(0.78, 6.11, 5.72, _CALLED),
         fault="an OOM kill for lack of memory in the system, of the service if its main process is "
-        "the victim, else of the system; in a memory cgroup only if it hits the service's main "
-        "process",
+        "the victim, else of the system; in a memory cgroup, a cpuset or a memory policy only if it "
+        "hits the service's main process, which no user has started",
         why="A system that kills processes for lack of memory is not the one that was set up; "
         "which of them it takes next is chance. A memory cgroup has a limit of its own: a job "
-        "or a container that exceeds it is killed while the system has memory.",
+        "or a container that exceeds it is killed while the system has memory, and every user may "
+        "start such a job, or limit himself to a node of the memory. The original VESPER calls "
+        "every OOM kill a fault: out_of_memory: any.",
         params={},
     ),
     "process_exit": ProbeInfo(
         sees="The end of a process: exit status or signal, whether the OOM killer chose it, its "
         "age and its parent. Once per process, when the last of its threads ends.",
-        hooks=("kprobe on taskstats_exit(), which do_exit() calls, as in Linux 5.10 to 6.12",),
+        hooks=(
+            "kprobe on taskstats_exit(), which do_exit() calls, as in Linux 5.10 to 6.12",
+            "kprobe on __send_signal_locked() or __send_signal(), as in send_signal, for what was "
+            "asked to end",
+        ),
         not_seen="Without names, processes that lived for less than min_age_ms. A process that "
         "is replaced by exec. Kernel threads.",
         cost="One kprobe per thread that ends, a record only for processes that are wanted: "
         + _measured(0.82, 4.36, 5.68, _CALLED),
         fault="the main process of a named service ends by a signal or with a status other than "
-        "0, at an age of 5 s or more",
+        "0, at an age of 5 s or more; not if a user has started it, or init or its parent has asked "
+        "it to end",
         why="Status 0 is no fault: a daemon's first process ends so after it has forked, and so "
         "does a service that was asked to stop. A younger process of that name may be a check "
         "of the configuration.",
@@ -131,7 +146,7 @@ PROBES: Mapping[str, ProbeInfo] = {
         "Nothing while hung_task_timeout_secs is 0.",
         cost="One tracepoint per hung task and timeout, in a kernel thread: "
         + _measured(0.53, 0.8, 4.3, _PASSED),
-        fault="a thread of the main process of a named service",
+        fault="a thread of the main process of a named service, which no user has started",
         why="For two minutes the service has not got on, and cannot even be killed. Other tasks "
         "that hang are for a person to look at: a backup or a slow disk does that.",
         params={},

@@ -13,6 +13,7 @@
 #include <trace/events/sched.h>
 
 #include "vesper.h"
+#include "vesper_process.h"
 
 static struct vsp_probe probe;
 
@@ -32,6 +33,7 @@ static void on_hang(void *data, struct task_struct *task)
 	parent = rcu_dereference(task->real_parent);
 	rec.parent_pid = parent->tgid;
 	vsp_copy_comm(rec.parent_comm, parent->group_leader);
+	vsp_fill_who(&rec.who, task->group_leader);
 	rcu_read_unlock();
 	vsp_record_write(probe.channel, &rec.rec);
 }

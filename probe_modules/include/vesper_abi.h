@@ -105,6 +105,7 @@
 #define VSP_PAGE_TYPE_LEN	48
 #define VSP_DIE_LEN		128
 #define VSP_SYMBOL_LEN		96
+#define VSP_CGROUP_LEN		128
 
 #define VSP_MAX_CHANNELS	16
 #define VSP_MAX_SUBBUFS		8	/* sub-buffers of one relay buffer */
@@ -372,12 +373,29 @@ struct vsp_life {
 
 /* ------------------------------------------------------------ probes */
 
+#define VSP_WHO_LOGIN_UID	(1 << 0)
+#define VSP_WHO_CGROUP		(1 << 1)
+#define VSP_WHO_AGE		(1 << 2)
+#define VSP_WHO_ELDER		(1 << 3)	/* was looked for */
+
+/*
+ * Whose a process is, by what its user cannot change.  A record that ends
+ * before it (an older probe's, or that of a signal which does not kill) leaves
+ * all of it unknown.
+ */
+struct vsp_who {
+	__u32 known;		/* VSP_WHO_*: what is known of this and the record's age */
+	__u32 login_uid;	/* /proc/PID/loginuid; 4294967295: it comes from no login */
+	char cgroup[VSP_CGROUP_LEN];	/* path in cgroup v2, its end cut off */
+};
+
 #define VSP_SIG_FATAL		(1 << 0)	/* default action, will kill */
 #define VSP_SIG_FROM_KERNEL	(1 << 1)	/* not sent by a process */
 #define VSP_SIG_GROUP		(1 << 2)	/* to the process, not one thread */
 #define VSP_SIG_ADDR		(1 << 3)	/* addr is a fault address */
 #define VSP_SIG_IN_IRQ		(1 << 4)	/* sender unknown */
 #define VSP_SIG_TRACED		(1 << 5)	/* a tracer decides */
+#define VSP_SIG_ASKED		(1 << 6)	/* init or its parent has asked it to end before */
 
 struct vsp_send_signal {
 	struct vsp_record rec;
@@ -395,9 +413,15 @@ struct vsp_send_signal {
 	__u32 uid;
 	char comm[VSP_COMM_LEN];	/* the thread's */
 	char leader_comm[VSP_COMM_LEN];	/* the process's main thread's */
-	char parent_comm[VSP_COMM_LEN];
-	__u32 left_out;		/* before this one, too many to record; none of them killed */
+	char parent_comm[VSP_COMM_LEN];	/* the parent's main thread's */
+	__u32 left_out;		/* before this one, too many: none killed, but a user's own */
 	__u32 reserved;
+	struct vsp_who who;	/* if it kills, as all that follows */
+	__u64 age_ms;		/* since it was forked */
+	__s32 elder_pid;	/* it is younger than 5 s, and this main process of its name,
+				 * which no user has started, is older and lives; 0: none is
+				 */
+	__u32 reserved2;
 };
 
 enum vsp_oom_constraint {	/* enum oom_constraint */
@@ -428,10 +452,17 @@ struct vsp_out_of_memory {
 	__u64 file_rss_kb;
 	__u64 shmem_rss_kb;
 	__u64 pgtables_kb;
+	struct vsp_who who;
+	__u64 age_ms;		/* since it was forked */
+	__s32 elder_pid;	/* it is younger than 5 s, and this main process of its name,
+				 * which no user has started, is older and lives; 0: none is
+				 */
+	__u32 reserved;
 };
 
 #define VSP_EXIT_CORE		(1 << 0)	/* dumped core */
 #define VSP_EXIT_OOM		(1 << 1)	/* was chosen by the OOM killer */
+#define VSP_EXIT_ASKED		(1 << 2)	/* init or its parent had asked it to end */
 
 /* The last thread of a process has ended. */
 struct vsp_process_exit {
@@ -445,6 +476,7 @@ struct vsp_process_exit {
 	__u64 age_ms;		/* since it was forked */
 	char comm[VSP_COMM_LEN];	/* the main thread's */
 	char parent_comm[VSP_COMM_LEN];
+	struct vsp_who who;
 };
 
 /* A task that has not run for long, in uninterruptible sleep. */
@@ -457,6 +489,7 @@ struct vsp_hung_task {
 	char comm[VSP_COMM_LEN];	/* the thread's */
 	char leader_comm[VSP_COMM_LEN];	/* the process's main thread's */
 	char parent_comm[VSP_COMM_LEN];
+	struct vsp_who who;
 };
 
 enum vsp_block_op {

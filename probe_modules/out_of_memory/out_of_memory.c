@@ -14,6 +14,7 @@
 #include <linux/vmstat.h>
 
 #include "vesper.h"
+#include "vesper_process.h"
 
 #define PAGES_TO_KB(pages)	((u64)(pages) << (PAGE_SHIFT - 10))
 
@@ -26,6 +27,7 @@ static_assert((int)CONSTRAINT_MEMORY_POLICY == VSP_OOM_MEMORY_POLICY);
 static_assert((int)CONSTRAINT_MEMCG == VSP_OOM_CGROUP);
 
 static struct vsp_probe probe;
+static struct vsp_limit searches;
 
 static u64 cgroup_of(const struct oom_control *oc)
 {
@@ -67,20 +69,16 @@ static void fill_victim(struct vsp_out_of_memory *rec, struct task_struct *victi
 	vsp_copy_comm(rec->comm, victim->group_leader);
 	parent = rcu_dereference(victim->real_parent);
 	rec->parent_pid = parent->tgid;
-	vsp_copy_comm(rec->parent_comm, parent);
+	/* A thread may have forked it, under a name of its own. */
+	vsp_copy_comm(rec->parent_comm, parent->group_leader);
+	vsp_fill_who(&rec->who, victim->group_leader);
+	vsp_fill_age(&rec->who, &rec->age_ms, &rec->elder_pid, victim->group_leader, &searches);
 	/* A main thread that has ended left the memory to the others. */
 	for_each_thread(victim, thread) {
 		if (fill_memory(rec, thread) || ++count == MAX_THREADS)
 			break;
 	}
 	rcu_read_unlock();
-}
-
-/* oom_kill_process() lets such a process finish and kills nobody. */
-static bool is_dying(const struct task_struct *victim)
-{
-	return victim->signal->flags & SIGNAL_GROUP_EXIT ||
-	       (victim->flags & PF_EXITING && thread_group_empty((struct task_struct *)victim));
 }
 
 static int on_oom_kill_process(struct kprobe *kp, struct pt_regs *regs)
@@ -91,7 +89,10 @@ static int on_oom_kill_process(struct kprobe *kp, struct pt_regs *regs)
 	};
 
 	/* The second: out_of_memory()'s mark for "no choice". */
-	if (!oc->chosen || oc->chosen == (void *)-1UL || is_dying(oc->chosen))
+	if (!oc->chosen || oc->chosen == (void *)-1UL)
+		return 0;
+	/* oom_kill_process() lets such a process finish and kills nobody. */
+	if (vsp_is_dying(oc->chosen))
 		return 0;
 
 	rec.asker_pid = current->tgid;

@@ -7,6 +7,9 @@
  * true for exactly one thread of a process, the last; the tracepoint
  * sched_process_exit cannot tell which one that is before Linux 6.15.
  * Needs CONFIG_TASKSTATS.
+ *
+ * And one where signals are sent, as in the probe send_signal: a process that
+ * was asked to end does so by a signal, or with a status of its own choice.
  */
 
 #include <linux/oom.h>
@@ -14,6 +17,7 @@
 #include <linux/timekeeping.h>
 
 #include "vesper.h"
+#include "vesper_process.h"
 
 #define MAX_NAMES	16
 
@@ -28,6 +32,7 @@ module_param(min_age_ms, uint, 0644);
 MODULE_PARM_DESC(min_age_ms, "without names: record processes that lived so long (1000)");
 
 static struct vsp_probe probe;
+static struct vsp_asked asked;
 
 static bool is_wanted(const struct task_struct *leader, u64 age_ms)
 {
@@ -57,13 +62,14 @@ static int on_taskstats_exit(struct kprobe *kp, struct pt_regs *regs)
 	struct vsp_process_exit rec = {
 		.rec = { .len = sizeof(rec), .event = VSP_EVENT_PROCESS_EXIT },
 	};
-	const struct task_struct *leader, *parent;
+	const struct task_struct *parent;
+	struct task_struct *leader;
 	u32 code;
 
 	if (!group_dead || task->flags & PF_KTHREAD)
 		return 0;
 	leader = task->group_leader;
-	rec.age_ms = div_u64(ktime_get_mono_fast_ns() - leader->start_time, NSEC_PER_MSEC);
+	rec.age_ms = div_u64(vsp_process_age_ns(leader), NSEC_PER_MSEC);
 	if (!is_wanted(leader, rec.age_ms))
 		return 0;
 
@@ -74,6 +80,8 @@ static int on_taskstats_exit(struct kprobe *kp, struct pt_regs *regs)
 		rec.flags |= VSP_EXIT_CORE;
 	if (tsk_is_oom_victim(task))
 		rec.flags |= VSP_EXIT_OOM;
+	if (vsp_was_asked(&asked, leader))
+		rec.flags |= VSP_EXIT_ASKED;
 	rec.pid = leader->tgid;
 	vsp_copy_comm(rec.comm, leader);
 	rcu_read_lock();
@@ -81,6 +89,7 @@ static int on_taskstats_exit(struct kprobe *kp, struct pt_regs *regs)
 	parent = rcu_dereference(leader->real_parent);
 	rec.parent_pid = parent->tgid;
 	vsp_copy_comm(rec.parent_comm, parent->group_leader);
+	vsp_fill_who(&rec.who, leader);
 	rcu_read_unlock();
 	vsp_record_write(probe.channel, &rec.rec);
 	return 0;
@@ -88,8 +97,23 @@ static int on_taskstats_exit(struct kprobe *kp, struct pt_regs *regs)
 
 NOKPROBE_SYMBOL(on_taskstats_exit);
 
+/* __send_signal_locked(sig, info, t, type, force), in a process's own context. */
+static int on_send_signal(struct kprobe *kp, struct pt_regs *regs)
+{
+	const struct kernel_siginfo *info = (void *)regs_get_kernel_argument(regs, 1);
+	const struct task_struct *target = (void *)regs_get_kernel_argument(regs, 2);
+	int sig = regs_get_kernel_argument(regs, 0);
+
+	if (vsp_asks_to_end(sig) && !vsp_is_interrupted())
+		vsp_note_asked(&asked, target->group_leader, info);
+	return 0;
+}
+
+NOKPROBE_SYMBOL(on_send_signal);
+
 static struct kprobe kprobes[] = {
 	{ .symbol_name = "taskstats_exit", .pre_handler = on_taskstats_exit },
+	{ .symbol_name = VSP_SEND_SIGNAL, .pre_handler = on_send_signal },
 };
 
 static struct vsp_probe probe = {

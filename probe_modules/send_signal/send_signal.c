@@ -7,18 +7,13 @@
  * before Linux 5.19.  It is called with the target's siglock held.
  */
 
-#include <linux/preempt.h>
+#include <linux/hash.h>
 #include <linux/sched/signal.h>
 #include <linux/signal.h>
-#include <linux/version.h>
+#include <linux/stddef.h>
 
 #include "vesper.h"
-
-#if LINUX_VERSION_CODE >= KERNEL_VERSION(5, 19, 0)
-#define SEND_SIGNAL "__send_signal_locked"
-#else
-#define SEND_SIGNAL "__send_signal"
-#endif
+#include "vesper_process.h"
 
 #define BIT_OF(sig)	(1UL << ((sig) - 1))
 
@@ -43,8 +38,21 @@ static unsigned int max_per_s = 100;
 module_param(max_per_s, uint, 0644);
 MODULE_PARM_DESC(max_per_s, "record at most so many in a second that do not kill (100)");
 
+/* A user can have his own processes killed as fast as he can fork. */
+static unsigned int max_users_per_s = 10;
+module_param(max_users_per_s, uint, 0644);
+MODULE_PARM_DESC(max_users_per_s, "record at most so many in a second that kill one user's own (10)");
+
+#define USER_BITS	4
+
+/* Of a record whose signal does not kill. */
+#define SHORT_LEN	offsetof(struct vsp_send_signal, who)
+
 static struct vsp_probe probe;
 static struct vsp_limit limit;
+static struct vsp_limit users[1 << USER_BITS];
+static struct vsp_limit searches;
+static struct vsp_asked asked;
 
 /* __send_signal_locked()'s arguments. */
 struct args {
@@ -117,19 +125,6 @@ static u32 fate(const struct args *args)
 
 /* ------------------------------------------------------------- record */
 
-/*
- * Is "current" not the sender?  The handler itself runs as in an NMI where the
- * kprobe is a breakpoint.
- */
-static bool in_interrupted_context(void)
-{
-	unsigned long count = preempt_count();
-
-	if (count & NMI_MASK)
-		count -= NMI_OFFSET + HARDIRQ_OFFSET;
-	return count & (HARDIRQ_MASK | SOFTIRQ_OFFSET);
-}
-
 static void fill_info(struct vsp_send_signal *rec, const struct args *args)
 {
 	const struct kernel_siginfo *info = args->info;
@@ -160,7 +155,7 @@ static void fill_info(struct vsp_send_signal *rec, const struct args *args)
 
 static void fill_sender(struct vsp_send_signal *rec)
 {
-	if (in_interrupted_context()) {
+	if (vsp_is_interrupted()) {
 		rec->flags |= VSP_SIG_IN_IRQ;
 		return;
 	}
@@ -182,28 +177,73 @@ static void fill_target(struct vsp_send_signal *rec, const struct task_struct *t
 	vsp_copy_comm(rec->leader_comm, target->group_leader);
 	parent = rcu_dereference(target->real_parent);
 	rec->parent_pid = parent->tgid;
-	vsp_copy_comm(rec->parent_comm, parent);
+	/* A thread may have forked it, under a name of its own. */
+	vsp_copy_comm(rec->parent_comm, parent->group_leader);
 	rcu_read_unlock();
+}
+
+/*
+ * Is it to be recorded?  All that kill are, of a user's own processes so many
+ * in a second: else he pushes the service's end out of the buffer.
+ */
+static bool is_within_limits(const struct args *args, u32 flags, u32 *left_out)
+{
+	struct task_struct *leader = args->target->group_leader;
+	struct vsp_limit *user = NULL;
+	kuid_t uid;
+
+	if (!(flags & VSP_SIG_FATAL))
+		return vsp_limit_allows(&limit, READ_ONCE(max_per_s), left_out);
+	rcu_read_lock();
+	if (vsp_is_users_own(leader)) {
+		uid = audit_get_loginuid(leader);
+		if (!uid_valid(uid))
+			uid = __task_cred(leader)->uid;
+		user = &users[hash_32(__kuid_val(uid), USER_BITS)];
+	}
+	rcu_read_unlock();
+	*left_out = 0;
+	if (user && !vsp_limit_allows(user, READ_ONCE(max_users_per_s), left_out))
+		return false;
+	*left_out += atomic_xchg(&limit.left_out, 0);
+	return true;
+}
+
+/* Only of those that kill, since it takes as long as all the rest. */
+static void fill_who(struct vsp_send_signal *rec, const struct args *args)
+{
+	struct task_struct *leader = args->target->group_leader;
+
+	memset((u8 *)rec + SHORT_LEN, 0, sizeof(*rec) - SHORT_LEN);
+	rcu_read_lock();
+	vsp_fill_who(&rec->who, leader);
+	vsp_fill_age(&rec->who, &rec->age_ms, &rec->elder_pid, leader, &searches);
+	rcu_read_unlock();
+	if (vsp_was_asked(&asked, leader))
+		rec->flags |= VSP_SIG_ASKED;
 }
 
 /* Not inlined: most signals are not recorded, and need not clear all this. */
 static noinline void record(const struct args *args, u32 flags)
 {
-	struct vsp_send_signal rec = {
-		.rec = { .len = sizeof(rec), .event = VSP_EVENT_SEND_SIGNAL },
-		.sig = args->sig,
-		.flags = flags,
-	};
+	struct vsp_send_signal rec;
 
-	if (flags & VSP_SIG_FATAL)
-		rec.left_out = atomic_xchg(&limit.left_out, 0);
-	else if (!vsp_limit_allows(&limit, READ_ONCE(max_per_s), &rec.left_out))
+	memset(&rec, 0, SHORT_LEN);
+	if (!is_within_limits(args, flags, &rec.left_out))
 		return;
+	rec.rec.len = SHORT_LEN;
+	rec.rec.event = VSP_EVENT_SEND_SIGNAL;
+	rec.sig = args->sig;
+	rec.flags = flags;
 	if (args->type != PIDTYPE_PID)
 		rec.flags |= VSP_SIG_GROUP;
 	fill_info(&rec, args);
 	fill_sender(&rec);
 	fill_target(&rec, args->target);
+	if (flags & VSP_SIG_FATAL) {
+		fill_who(&rec, args);
+		rec.rec.len = sizeof(rec);
+	}
 	vsp_record_write(probe.channel, &rec.rec);
 }
 
@@ -223,13 +263,16 @@ static int on_send_signal(struct kprobe *kp, struct pt_regs *regs)
 	flags = fate(&args);
 	if (flags & VSP_SIG_FATAL || !(fatal_only || quiet & BIT_OF(args.sig)))
 		record(&args, flags);
+	/* After the record: the first that asks is not asked before. */
+	if (vsp_asks_to_end(args.sig) && !vsp_is_interrupted())
+		vsp_note_asked(&asked, args.target->group_leader, args.info);
 	return 0;
 }
 
 NOKPROBE_SYMBOL(on_send_signal);
 
 static struct kprobe kprobes[] = {
-	{ .symbol_name = SEND_SIGNAL, .pre_handler = on_send_signal },
+	{ .symbol_name = VSP_SEND_SIGNAL, .pre_handler = on_send_signal },
 };
 
 static struct vsp_probe probe = {

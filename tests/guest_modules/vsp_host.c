@@ -18,11 +18,14 @@
  *	outlive NAME		its main thread ends, then another ends it with 7
  *
  * "vsp_host hog" is something else: a real-time task that never sleeps.
+ * "vsp_host worker NAME": a process of that name; a thread of it, which is
+ * called pool-1, starts another of the same name, which crashes.
  */
 #include <errno.h>
 #include <fcntl.h>
 #include <pthread.h>
 #include <sched.h>
+#include <signal.h>
 #include <stddef.h>
 #include <stdio.h>
 #include <stdlib.h>
@@ -408,10 +411,37 @@ static void hog(void)
 		;
 }
 
+static void *start_worker(void *name)
+{
+	pid_t pid;
+
+	prctl(PR_SET_NAME, "pool-1");
+	pid = fork();
+	if (!pid) {
+		prctl(PR_SET_NAME, name);
+		raise(SIGSEGV);
+	}
+	waitpid(pid, NULL, 0);
+	return NULL;
+}
+
+static int worker(char *name)
+{
+	pthread_t thread;
+
+	prctl(PR_SET_NAME, name);
+	if (pthread_create(&thread, NULL, start_worker, name))
+		die("thread");
+	pthread_join(thread, NULL);
+	return 0;
+}
+
 int main(int argc, char **argv)
 {
 	char line[2048];
 
+	if (argc == 3 && !strcmp(argv[1], "worker"))
+		return worker(argv[2]);
 	if (argc == 2 && !strcmp(argv[1], "hog"))
 		hog();
 	setvbuf(stdout, NULL, _IOLBF, 0);

@@ -143,8 +143,14 @@ def test_rules_are_tried_on_what_is_recorded(
     )
     assert named.stdout.startswith("3 of 3 ")
     none = daemon.vesper("rules", "check", *since[:3], "1h", "-e", "out_of_memory: none")
-    assert "\nout_of_memory" not in none.stdout
-    assert "out of memory" not in none.stdout
+    # What was in force has called the first of them a fault.
+    was = json.loads(daemon.vesper("faults", "--vm", "vm1", "--json").stdout)[0]
+    assert f" {was['id']} " in default.stdout.splitlines()[2]
+    assert tried["dropped"][0]["fault"] == was["id"]
+    assert fault["was"] == []
+    found, dropped = none.stdout.split("These were faults, and would not be:\n")
+    assert "out of memory" not in found
+    assert "out of memory: cron[0]" in dropped
     assert daemon.vesper("rules", "check", "--since", "soon").returncode == 2
 
     wrong = daemon.vesper("rules", "check", "-e", "out_of_memory: order = 1")

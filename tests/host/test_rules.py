@@ -129,10 +129,20 @@ def test_an_oom_kill_in_a_memory_cgroup_counts_only_for_the_service() -> None:
     )
 
 
-@pytest.mark.parametrize("constraint", ["cpuset", "memory_policy", "constraint 9", None])
-def test_an_oom_kill_elsewhere_and_one_that_is_not_understood_are_faults(
-    constraint: str | None,
-) -> None:
+@pytest.mark.parametrize("constraint", ["cpuset", "memory_policy"])
+def test_a_limit_of_a_part_is_not_the_system(constraint: str) -> None:
+    """A process may limit itself to a node of the memory, without any privilege."""
+    assert judge(oom(constraint=constraint, comm="cron"), ["httpd"]) is None
+    verdict = judge(oom(constraint=constraint), ["httpd"])
+    assert verdict is not None
+    assert verdict.scope is Scope.SERVICE
+    always = RuleSet("out_of_memory: any").judge(oom(constraint=constraint, comm="cron"), [])
+    assert always is not None
+    assert always.scope is Scope.PROCESS
+
+
+@pytest.mark.parametrize("constraint", ["constraint 9", None])
+def test_an_oom_kill_that_is_not_understood_is_a_fault(constraint: str | None) -> None:
     """Nothing is lost for what an older or newer guest does not say."""
     assert judge(oom(constraint=constraint, comm="cron"), ["httpd"]) is not None
 

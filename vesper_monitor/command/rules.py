@@ -17,10 +17,13 @@ from vesper_monitor.command.table import columns, note, paragraph
 from vesper_monitor.faults.fields import FIELDS
 from vesper_monitor.faults.language import MAX_LENGTH, RuleError, parse
 from vesper_monitor.faults.rules import RuleSet
-from vesper_monitor.faults.trial import event_of, trial
+from vesper_monitor.faults.trial import Comparison, Hit, compare, event_of, trial
 from vesper_monitor.guest.decode import Event
 
 __all__ = ["add_parser", "check", "checked", "explain", "list_fields", "recorded", "resources"]
+
+#: The newest on record, which vesperd gives at most.
+MAX_FAULTS = 1000
 
 _UNITS = {"m": 60, "h": 3600, "d": 86_400}
 
@@ -72,6 +75,9 @@ def check(client: Client, options: argparse.Namespace) -> None:
         return list(options.service or services.get(vm, {}).get("services", ()))
 
     hits = trial(text, events, services_of)
+    of_vm = {"vm": options.vm} if options.vm is not None else {}
+    known = client.call("faults", limit=MAX_FAULTS, **of_vm)["faults"]
+    beside = compare(hits, events, known)
     if options.json:
         print_json(
             {
@@ -80,9 +86,13 @@ def check(client: Client, options: argparse.Namespace) -> None:
                     {
                         "event": hit.event.to_json(), "text": hit.rule.text,
                         "rule": hit.verdict.rule, "scope": hit.verdict.scope.value,
-                        "reason": hit.verdict.reason,
+                        "reason": hit.verdict.reason, "was": _was(hit, beside),
                     }
                     for hit in hits
+                ],
+                "dropped": [
+                    {"fault": fault["id"], "event": fault["event"]["id"], "reason": fault["reason"]}
+                    for fault in beside.dropped
                 ],
                 "doubts": [str(doubt) for doubt in doubts],
             }
@@ -93,11 +103,23 @@ def check(client: Client, options: argparse.Namespace) -> None:
     print(f"{len(hits)} of {len(events)} events would have been faults.")
     if hits:
         rows = [
-            (hit.event.id, clock(hit.event.received), hit.event.vm, hit.rule.text,
-             hit.verdict.reason)
+            (hit.event.id, clock(hit.event.received), hit.event.vm,
+             " ".join(map(str, _was(hit, beside))) or "-", hit.rule.text, hit.verdict.reason)
             for hit in hits
         ]  # fmt: skip
-        print(columns(("EVENT", "SEEN", "VM", "RULE", "REASON"), rows))
+        print(columns(("EVENT", "SEEN", "VM", "FAULT", "RULE", "REASON"), rows))
+    if beside.dropped:
+        print("These were faults, and would not be:")
+        lost = [
+            (fault["event"]["id"], clock(fault["seen"]), fault["vm"], fault["id"], fault["reason"])
+            for fault in beside.dropped
+        ]
+        print(columns(("EVENT", "SEEN", "VM", "FAULT", "REASON"), lost))
+
+
+def _was(hit: Hit, beside: Comparison) -> tuple[int, ...]:
+    """The faults that this event was, under the rules that were in force."""
+    return beside.was.get(hit.event.id, ()) if hit.event.id is not None else ()
 
 
 def explain(client: Client, options: argparse.Namespace) -> None:

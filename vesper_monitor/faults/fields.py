@@ -9,13 +9,16 @@ probe is known here without a word.  Some names are derived of them.
 from __future__ import annotations
 
 import enum
-from collections.abc import Collection, Mapping
+import signal
+from collections.abc import Callable, Collection, Mapping
 from typing import Any, TypeAlias
 
+from vesper_monitor.guest.belief import is_users_cgroup, is_users_login
 from vesper_monitor.guest.decode import LOST, UNKNOWN, Event
 from vesper_monitor.guest.records import RECORDS
 
-__all__ = ["DERIVED", "FIELDS", "Facts", "Kind", "Value", "is_main", "probe_of"]
+__all__ = ["DERIVED", "FIELDS", "Facts", "Kind", "Value", "has_elder", "is_believed", "is_main",
+           "is_ordered", "probe_of"]  # fmt: skip
 
 #: The kernel cuts a task's name (TASK_COMM_LEN - 1).
 COMM_MAX = 15
@@ -44,11 +47,23 @@ class Kind(enum.Enum):
 DERIVED: Mapping[str, str] = {
     "main": "the process is the main process of one of the resource's services",
     "service": "the name of the service, of those of the resource, whose process it is",
+    "believed": "nothing shows that the process is a user's own",
+    "ordered": "init or the process's parent has asked it to end",
+    "elder": "the process is younger than 5 s, and an older main process of its name lives",
     "cpu": "the guest's CPU that the event was seen on",
 }
 
 #: Kinds of the fields that may be missing, of which an empty record does not tell.
-_OPTIONAL = {"addr": Kind.NUMBER}
+_OPTIONAL = {
+    "addr": Kind.NUMBER, "login_uid": Kind.NUMBER, "age_ms": Kind.NUMBER,
+    "elder_pid": Kind.NUMBER,
+}  # fmt: skip
+#: Field → what is derived of it, and of others.
+_DERIVED_OF = {"login_uid": "believed", "asked": "ordered", "elder_pid": "elder"}
+
+_INIT_PID = 1
+#: Those that ask a process to end.
+_ASKING = frozenset((signal.SIGTERM, signal.SIGINT, signal.SIGQUIT))
 
 
 def _fields(values: Mapping[str, object]) -> dict[str, Kind]:
@@ -58,6 +73,7 @@ def _fields(values: Mapping[str, object]) -> dict[str, Kind]:
     }
     if "comm" in found and "parent_comm" in found:
         found |= {"main": Kind.TRUTH, "service": Kind.TEXT}
+    found |= {name: Kind.TRUTH for field, name in _DERIVED_OF.items() if field in found}
     return found | {"cpu": Kind.NUMBER}
 
 
@@ -99,6 +115,8 @@ class Facts:
             value = is_main(fields, self._services)
         elif name == "service":
             value = _service(fields, self._services)
+        elif name in _DECIDED:
+            value = _DECIDED[name](fields)
         else:
             value = self._event.cpu
         return value if isinstance(value, (str, int, float)) else None
@@ -107,6 +125,39 @@ class Facts:
 def is_main(fields: Mapping[str, Any], services: Collection[str]) -> bool:
     """The main process of a service has a parent that is not itself such a process."""
     return _service(fields, services) is not None and _comm(fields) != fields.get("parent_comm")
+
+
+def is_believed(fields: Mapping[str, Any]) -> bool:
+    """Return whether nothing shows that the process is a user's own."""
+    return not (is_users_login(fields.get("login_uid")) or is_users_cgroup(fields.get("cgroup")))
+
+
+def is_ordered(fields: Mapping[str, Any]) -> bool:
+    """Return whether init or the process's parent has ended it in an orderly way.
+
+    By a signal that asks for it, or, of a process that was asked so before, by
+    SIGKILL.  Of the end of a process nobody says who has sent its signal.
+    """
+    sig, asked = fields.get("sig"), fields.get("asked") is True
+    if "sender_pid" not in fields:
+        return asked and (sig in (0, signal.SIGKILL) or sig in _ASKING)
+    if fields.get("from_kernel") is True or fields.get("in_irq") is True:
+        return False
+    sender = fields["sender_pid"]
+    if sender != _INIT_PID and (not sender or sender != fields.get("parent_pid")):
+        return False
+    return sig in _ASKING or (sig == signal.SIGKILL and asked)
+
+
+def has_elder(fields: Mapping[str, Any]) -> bool:
+    """Return whether the process is young while an older one is the service."""
+    elder = fields.get("elder_pid")
+    return isinstance(elder, int) and elder > 0
+
+
+_DECIDED: Mapping[str, Callable[[Mapping[str, Any]], bool]] = {
+    "believed": is_believed, "ordered": is_ordered, "elder": has_elder,
+}  # fmt: skip
 
 
 def _service(fields: Mapping[str, Any], services: Collection[str]) -> str | None:

@@ -24,11 +24,14 @@ __all__ = ["DEFAULTS", "RuleError", "RuleSet", "Scope", "Verdict", "default_rule
 
 #: What a careful administrator would choose.  Why: vesper_monitor/probes.py.
 DEFAULTS = """
-send_signal: fatal and main;
-out_of_memory: constraint != "cgroup" or main;  # else one job's own limit
-process_exit: main and age_ms >= 5000  # a younger one may be httpd -t
+send_signal: fatal and main and believed and not ordered and not elder;
+send_signal: fatal and main and believed and not ordered and age_ms < 5000, 3 in 60s;
+out_of_memory: constraint not in ["cgroup", "cpuset", "memory_policy"]  # else a limit of its own
+    or main and believed and not elder;
+process_exit: main and believed and not ordered
+    and age_ms >= 5000                 # a younger one may be httpd -t
     and (sig != 0 or status != 0);     # with 0 ends what has forked, or was asked to
-hung_task: main;
+hung_task: main and believed;
 block_error: none;
 fs_error: error != "ESHUTDOWN";      # that somebody asked for
 net_link: none;
@@ -145,14 +148,9 @@ class RuleSet:
         return all(rule.condition == NONE for rule in self.rules.get(probe, ()))
 
 
-@cache
-def _default_set() -> RuleSet:
-    return RuleSet()
-
-
 def judge(event: Event, services: Collection[str]) -> Verdict | None:
-    """Judge an event by the default rules, which count nothing."""
-    return _default_set().judge(event, services)
+    """Judge one event for itself by the default rules: those that count find nothing."""
+    return RuleSet().judge(event, services)
 
 
 def system_gone(fault: Fault) -> bool:

@@ -12,10 +12,14 @@ from collections.abc import Callable, Collection, Mapping
 from dataclasses import dataclass
 from typing import Any
 
-from vesper_monitor.faults.fields import is_main
+from vesper_monitor.faults.fields import has_elder, is_believed, is_main
 from vesper_monitor.guest.decode import Event
 
 __all__ = ["Scope", "Verdict", "verdict"]
+
+
+#: Where memory was short, and the system had some: the limit is that of one part of it.
+OOM_LIMITS = ("cgroup", "cpuset", "memory_policy")
 
 
 class Scope(enum.Enum):
@@ -55,11 +59,14 @@ def verdict(name: str, event: Event, services: Collection[str], lead: str = "") 
 
 
 def _scope(name: str, fields: Mapping[str, Any], services: Collection[str]) -> Scope:
-    if is_main(fields, services):
+    is_service = is_main(fields, services)
+    if name == "out_of_memory":  # without a rule that says so, a name alone is not the service
+        is_service = is_service and is_believed(fields) and not has_elder(fields)
+    if is_service:
         return Scope.SERVICE
     if name in ("send_signal", "process_exit", "hung_task"):
         return Scope.PROCESS
-    if name == "out_of_memory" and fields.get("constraint") == "cgroup":
+    if name == "out_of_memory" and fields.get("constraint") in OOM_LIMITS:
         return Scope.PROCESS  # the system has memory
     return Scope.SYSTEM
 

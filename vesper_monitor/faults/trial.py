@@ -12,7 +12,7 @@ from vesper_monitor.faults.rules import RuleSet
 from vesper_monitor.faults.sentences import Verdict
 from vesper_monitor.guest.decode import Event
 
-__all__ = ["Hit", "event_of", "trial"]
+__all__ = ["Comparison", "Hit", "compare", "event_of", "trial"]
 
 _KEYS = {field.name for field in fields(Event)} - {"words"}
 
@@ -24,6 +24,40 @@ class Hit:
     event: Event
     rule: Rule
     verdict: Verdict
+
+
+@dataclass(frozen=True)
+class Comparison:
+    """What rules find, beside what was in force when the events were recorded.
+
+    :ivar was: event's number → the faults that it was, of one resource or several.
+    :ivar dropped: faults that the rules do not find, as vesperd sends them.
+    """
+
+    was: Mapping[int, tuple[int, ...]]
+    dropped: tuple[Mapping[str, Any], ...]
+
+
+def compare(
+    hits: Iterable[Hit], events: Iterable[Event], faults: Iterable[Mapping[str, Any]]
+) -> Comparison:
+    """Compare what a trial has found with the faults on record.
+
+    :param events: that were tried; faults of other events do not count.
+    :param faults: as vesperd sends them (docs/api.md).
+    """
+    tried = {event.id for event in events}
+    found = {hit.event.id for hit in hits}
+    was: dict[int, tuple[int, ...]] = {}
+    dropped = []
+    for fault in faults:
+        number = fault["event"].get("id")
+        if number is None or number not in tried:
+            continue
+        was[number] = (*was.get(number, ()), fault["id"])
+        if number not in found:
+            dropped.append(fault)
+    return Comparison(was, tuple(dropped))
 
 
 def event_of(answer: Mapping[str, Any]) -> Event:

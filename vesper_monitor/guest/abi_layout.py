@@ -32,6 +32,7 @@ MOUNT_LEN = 128
 PAGE_TYPE_LEN = 48
 DIE_LEN = 128
 SYMBOL_LEN = 96
+CGROUP_LEN = 128
 MAX_CHANNELS = 16
 MAX_SUBBUFS = 8
 MAX_REGION_PAGES = 1016
@@ -45,14 +46,20 @@ WORDS_LOG_LEN = 30392
 WORDS_KINDS = 2
 LIFE_VERSION = 1
 LIFE_PERIOD_MS = 500
+WHO_LOGIN_UID = 1 << 0
+WHO_CGROUP = 1 << 1
+WHO_AGE = 1 << 2
+WHO_ELDER = 1 << 3
 SIG_FATAL = 1 << 0
 SIG_FROM_KERNEL = 1 << 1
 SIG_GROUP = 1 << 2
 SIG_ADDR = 1 << 3
 SIG_IN_IRQ = 1 << 4
 SIG_TRACED = 1 << 5
+SIG_ASKED = 1 << 6
 EXIT_CORE = 1 << 0
 EXIT_OOM = 1 << 1
+EXIT_ASKED = 1 << 2
 POINT_ARGS = 8
 POINT_TEXT = 256
 
@@ -409,6 +416,18 @@ class Life(ctypes.LittleEndianStructure):
     ]
 
 
+class Who(ctypes.LittleEndianStructure):
+    c_name: ClassVar[str] = "vsp_who"
+    known: int
+    login_uid: int
+    cgroup: _Text
+    _fields_ = [
+        ("known", ctypes.c_uint32),
+        ("login_uid", ctypes.c_uint32),
+        ("cgroup", ctypes.c_char * CGROUP_LEN),
+    ]
+
+
 class SendSignal(ctypes.LittleEndianStructure):
     c_name: ClassVar[str] = "vsp_send_signal"
     rec: Record
@@ -428,6 +447,9 @@ class SendSignal(ctypes.LittleEndianStructure):
     leader_comm: _Text
     parent_comm: _Text
     left_out: int
+    who: Who
+    age_ms: int
+    elder_pid: int
     _fields_ = [
         ("rec", Record),
         ("sig", ctypes.c_int32),
@@ -447,6 +469,10 @@ class SendSignal(ctypes.LittleEndianStructure):
         ("parent_comm", ctypes.c_char * COMM_LEN),
         ("left_out", ctypes.c_uint32),
         ("reserved", ctypes.c_uint32),
+        ("who", Who),
+        ("age_ms", ctypes.c_uint64),
+        ("elder_pid", ctypes.c_int32),
+        ("reserved2", ctypes.c_uint32),
     ]
 
 
@@ -481,6 +507,9 @@ class OutOfMemory(ctypes.LittleEndianStructure):
     file_rss_kb: int
     shmem_rss_kb: int
     pgtables_kb: int
+    who: Who
+    age_ms: int
+    elder_pid: int
     _fields_ = [
         ("rec", Record),
         ("asker_pid", ctypes.c_int32),
@@ -502,6 +531,10 @@ class OutOfMemory(ctypes.LittleEndianStructure):
         ("file_rss_kb", ctypes.c_uint64),
         ("shmem_rss_kb", ctypes.c_uint64),
         ("pgtables_kb", ctypes.c_uint64),
+        ("who", Who),
+        ("age_ms", ctypes.c_uint64),
+        ("elder_pid", ctypes.c_int32),
+        ("reserved", ctypes.c_uint32),
     ]
 
 
@@ -517,6 +550,7 @@ class ProcessExit(ctypes.LittleEndianStructure):
     age_ms: int
     comm: _Text
     parent_comm: _Text
+    who: Who
     _fields_ = [
         ("rec", Record),
         ("pid", ctypes.c_int32),
@@ -528,6 +562,7 @@ class ProcessExit(ctypes.LittleEndianStructure):
         ("age_ms", ctypes.c_uint64),
         ("comm", ctypes.c_char * COMM_LEN),
         ("parent_comm", ctypes.c_char * COMM_LEN),
+        ("who", Who),
     ]
 
 
@@ -541,6 +576,7 @@ class HungTask(ctypes.LittleEndianStructure):
     comm: _Text
     leader_comm: _Text
     parent_comm: _Text
+    who: Who
     _fields_ = [
         ("rec", Record),
         ("pid", ctypes.c_int32),
@@ -550,6 +586,7 @@ class HungTask(ctypes.LittleEndianStructure):
         ("comm", ctypes.c_char * COMM_LEN),
         ("leader_comm", ctypes.c_char * COMM_LEN),
         ("parent_comm", ctypes.c_char * COMM_LEN),
+        ("who", Who),
     ]
 
 

@@ -11,13 +11,14 @@ from __future__ import annotations
 
 import ctypes
 import enum
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass, field
 from functools import cached_property
 from struct import Struct, unpack
 from typing import Any
 
 from vesper_monitor.guest import abi
+from vesper_monitor.guest.belief import is_users_cgroup, is_users_login
 from vesper_monitor.guest.names import device_name, errno_name, printable, signal_name
 
 __all__ = ["RECORDS", "RecordType"]
@@ -36,6 +37,15 @@ _FORMATS: Mapping[Any, str] = {
 
 def _nothing(_fields: Fields) -> None:
     pass
+
+
+def _flattened(struct: type[ctypes.Structure]) -> Iterator[tuple[str, Any]]:
+    """Names and kinds of its fields, and of those of a structure within it."""
+    for name, kind, *_bits in struct._fields_:
+        if kind is abi.Who:
+            yield from _flattened(kind)
+        else:
+            yield name, kind
 
 
 @dataclass(frozen=True)
@@ -62,7 +72,7 @@ class RecordType:
         """How to unpack it, and of each field its name and what to make of it."""
         layout = "<"
         fields: list[tuple[str, Callable[[Any], object] | None]] = []
-        for name, kind, *_bits in self.struct._fields_:
+        for name, kind in _flattened(self.struct):
             if kind is abi.Record or name.startswith("reserved"):
                 layout += f"{ctypes.sizeof(kind)}x"
                 continue
@@ -99,10 +109,39 @@ def _named(values: type[enum.IntEnum], what: str) -> Callable[[int], str]:
     return name
 
 
+# ------------------------------------------------------- whose a process is
+
+
+def _finish_who(f: Fields) -> None:
+    """What the record does not have, or its kernel cannot know, is None."""
+    known = f.pop("known")
+    for bit, name in _WHO.items():
+        if name in f and not known & bit:
+            f[name] = None
+    if f.get("elder_pid") == 0:
+        f["elder_pid"] = None
+
+
+_WHO = {
+    abi.WHO_LOGIN_UID: "login_uid",
+    abi.WHO_CGROUP: "cgroup",
+    abi.WHO_AGE: "age_ms",
+    abi.WHO_ELDER: "elder_pid",
+}
+
+
+def _whose(f: Fields) -> str:
+    """What is said of a user's own process: that it is one."""
+    if is_users_login(f.get("login_uid")):
+        return f" (of login uid {f['login_uid']})"
+    return f" (in {f['cgroup']})" if is_users_cgroup(f.get("cgroup")) else ""
+
+
 # ------------------------------------------------------------ send_signal
 
 
 def _finish_send_signal(f: Fields) -> None:
+    _finish_who(f)
     f["signal"] = signal_name(f["sig"])
     if not f.pop("has_addr"):
         f["addr"] = None
@@ -122,7 +161,7 @@ def _send_signal(f: Fields) -> str:
     where = f" at {f['addr']:#x}" if f["addr"] is not None else ""
     verb = "kills" if f["fatal"] else "sent to"
     more = f" ({f['left_out']} more before it)" if f["left_out"] else ""
-    return f"{f['signal']}{where} {verb} {target}, by {sender}{more}"
+    return f"{f['signal']}{where} {verb} {target}{_whose(f)}, by {sender}{more}"
 
 
 # ---------------------------------------------------------- out_of_memory
@@ -136,13 +175,14 @@ _CONSTRAINTS = {
 
 
 def _finish_out_of_memory(f: Fields) -> None:
+    _finish_who(f)
     f["rss_kb"] = f["anon_rss_kb"] + f["file_rss_kb"] + f["shmem_rss_kb"]
 
 
 def _out_of_memory(f: Fields) -> str:
     scope = _CONSTRAINTS.get(f["constraint"], f["constraint"])
     return (
-        f"out of memory {scope}: kills {f['comm']}[{f['pid']}] ({f['rss_kb']} kB) "
+        f"out of memory {scope}: kills {f['comm']}[{f['pid']}]{_whose(f)} ({f['rss_kb']} kB) "
         f"for {f['asker_comm']}[{f['asker_pid']}], order {f['order']}, {f['free_kb']} kB free"
     )
 
@@ -151,11 +191,14 @@ def _out_of_memory(f: Fields) -> str:
 
 
 def _finish_process_exit(f: Fields) -> None:
+    age = f["age_ms"]  # which every record of it has
+    _finish_who(f)
+    f["age_ms"] = age
     f["signal"] = signal_name(f["sig"]) if f["sig"] else None
 
 
 def _process_exit(f: Fields) -> str:
-    who = f"{f['comm']}[{f['pid']}]"
+    who = f"{f['comm']}[{f['pid']}]{_whose(f)}"
     if f["signal"] is None:
         how = f"exited with status {f['status']}"
     else:
@@ -285,6 +328,7 @@ RECORDS: Mapping[int, RecordType] = {
             abi.SIG_ADDR: "has_addr",
             abi.SIG_IN_IRQ: "in_irq",
             abi.SIG_TRACED: "traced",
+            abi.SIG_ASKED: "asked",
         },
         finish=_finish_send_signal,
     ),
@@ -299,10 +343,10 @@ RECORDS: Mapping[int, RecordType] = {
         "process_exit",
         abi.ProcessExit,
         _process_exit,
-        flags={abi.EXIT_CORE: "core", abi.EXIT_OOM: "oom"},
+        flags={abi.EXIT_CORE: "core", abi.EXIT_OOM: "oom", abi.EXIT_ASKED: "asked"},
         finish=_finish_process_exit,
     ),
-    abi.EventType.HUNG_TASK: RecordType("hung_task", abi.HungTask, _hung_task),
+    abi.EventType.HUNG_TASK: RecordType("hung_task", abi.HungTask, _hung_task, finish=_finish_who),
     abi.EventType.BLOCK_ERROR: RecordType(
         "block_error",
         abi.BlockError,

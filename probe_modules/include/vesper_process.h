@@ -1,0 +1,257 @@
+/* SPDX-License-Identifier: GPL-2.0-only */
+/*
+ * Whose a process is, and who has asked it to end: for handlers of probes, in
+ * any context and under any lock.  Nothing here takes a lock: on PREEMPT_RT
+ * cgroup_path()'s is one that sleeps.
+ *
+ * These are functions of the probes', not of the core's: an image of today
+ * loads beside the core that an older guest package has built.
+ */
+#ifndef VESPER_PROCESS_H
+#define VESPER_PROCESS_H
+
+#include <linux/audit.h>
+#include <linux/cgroup.h>
+#include <linux/cred.h>
+#include <linux/kernfs.h>
+#include <linux/math64.h>
+#include <linux/preempt.h>
+#include <linux/sched/signal.h>
+#include <linux/timekeeping.h>
+#include <linux/version.h>
+
+#include "vesper.h"
+
+/* Where all senders of signals come together, but POSIX timers. */
+#if LINUX_VERSION_CODE >= KERNEL_VERSION(5, 19, 0)
+#define VSP_SEND_SIGNAL	"__send_signal_locked"
+#else
+#define VSP_SEND_SIGNAL	"__send_signal"
+#endif
+
+/* Names of a cgroup's path that are looked at: a user may nest his own without end. */
+#define VSP_CGROUP_NAMES	12
+/* Before 6.1 the way to an ancestor is walked. */
+#define VSP_CGROUP_DEPTH	256
+
+/* A younger process may be a check of the configuration. */
+#define VSP_YOUNG_NS		(5ULL * NSEC_PER_SEC)
+/* Processes that a search passes, and searches in a second. */
+#define VSP_MAX_PROCESSES	16384
+#define VSP_MAX_SEARCHES	50
+
+/* -------------------------------------------------------------- whose */
+
+static inline u64 vsp_process_age_ns(const struct task_struct *leader)
+{
+	return ktime_get_mono_fast_ns() - leader->start_time;
+}
+
+#ifdef CONFIG_CGROUPS
+/*
+ * The name of the cgroup that is so far below the root, NULL: there is none.
+ * In cgroup v2 none is ever renamed, and each outlives a grace period of RCU.
+ */
+static inline const char *vsp_cgroup_name(struct cgroup *cgroup, int level)
+{
+	struct cgroup *ancestor;
+
+	if (cgroup->level > VSP_CGROUP_DEPTH)
+		return NULL;
+	ancestor = cgroup_ancestor(cgroup, level);
+	return ancestor ? rcu_dereference(ancestor->kn->name) : NULL;
+}
+#endif
+
+/* The path below the root of cgroup v2, its end cut off; "": unknown. */
+static inline void vsp_copy_cgroup(char to[VSP_CGROUP_LEN], struct task_struct *leader)
+{
+#ifdef CONFIG_CGROUPS
+	struct cgroup *cgroup = task_dfl_cgroup(leader);
+	const char *name;
+	int level, at = 0;
+
+	if (cgroup->level > VSP_CGROUP_DEPTH)
+		return;
+	to[at++] = '/';
+	for (level = 1; level <= VSP_CGROUP_NAMES; level++) {
+		name = vsp_cgroup_name(cgroup, level);
+		if (!name)
+			break;
+		if (level > 1 && at < VSP_CGROUP_LEN - 1)
+			to[at++] = '/';
+		while (*name && at < VSP_CGROUP_LEN - 1)
+			to[at++] = *name++;
+	}
+	to[at] = '\0';
+#endif
+}
+
+/*
+ * Is it what a user has started, as far as the kernel can show that?  The
+ * host decides by the same facts (struct vsp_who) what it believes.
+ */
+static inline bool vsp_is_users_own(struct task_struct *leader)
+{
+#ifdef CONFIG_CGROUPS
+	struct cgroup *cgroup = task_dfl_cgroup(leader);
+	const char *name;
+	int level;
+
+	for (level = 1; level <= VSP_CGROUP_NAMES; level++) {
+		name = vsp_cgroup_name(cgroup, level);
+		if (!name)
+			break;
+		if (!strcmp(name, "user.slice"))
+			return true;
+	}
+#endif
+	return uid_valid(audit_get_loginuid(leader)) &&
+	       !uid_eq(audit_get_loginuid(leader), GLOBAL_ROOT_UID);
+}
+
+/* Under rcu_read_lock(). */
+static inline void vsp_fill_who(struct vsp_who *who, struct task_struct *leader)
+{
+	if (IS_ENABLED(CONFIG_AUDIT)) {
+		who->login_uid = __kuid_val(audit_get_loginuid(leader));
+		who->known |= VSP_WHO_LOGIN_UID;
+	}
+	vsp_copy_cgroup(who->cgroup, leader);
+	if (who->cgroup[0])
+		who->known |= VSP_WHO_CGROUP;
+}
+
+/* ---------------------------------------------------- an older process */
+
+static inline bool vsp_is_dying(const struct task_struct *leader)
+{
+	return leader->signal->flags & SIGNAL_GROUP_EXIT ||
+	       (leader->flags & PF_EXITING && thread_group_empty((struct task_struct *)leader));
+}
+
+static inline bool vsp_has_same_name(const struct task_struct *a, const struct task_struct *b)
+{
+	return !strncmp(a->comm, b->comm, TASK_COMM_LEN);
+}
+
+/* Is it an older main process of that name, which lives and is no user's own? */
+static inline bool vsp_is_elder(struct task_struct *other, const struct task_struct *leader)
+{
+	const struct task_struct *parent;
+
+	if (!vsp_has_same_name(other, leader) || other == leader ||
+	    other->start_time >= leader->start_time || vsp_is_dying(other))
+		return false;
+	parent = rcu_dereference(other->real_parent);
+	return !vsp_has_same_name(other, parent->group_leader) && !vsp_is_users_own(other);
+}
+
+/*
+ * The age of a process; of one that is young and no user's own also an older
+ * main process of its name.  Under rcu_read_lock().
+ */
+static inline void vsp_fill_age(struct vsp_who *who, u64 *age_ms, s32 *elder_pid,
+				struct task_struct *leader, struct vsp_limit *searches)
+{
+	u64 age = vsp_process_age_ns(leader);
+	struct task_struct *other;
+	int count = 0;
+	u32 left_out;
+
+	*age_ms = div_u64(age, NSEC_PER_MSEC);
+	who->known |= VSP_WHO_AGE;
+	if (age >= VSP_YOUNG_NS) {
+		who->known |= VSP_WHO_ELDER;
+		return;
+	}
+	if (vsp_is_users_own(leader) ||
+	    !vsp_limit_allows(searches, VSP_MAX_SEARCHES, &left_out))
+		return;
+	for_each_process(other) {
+		if (++count > VSP_MAX_PROCESSES)
+			return;
+		if (vsp_is_elder(other, leader)) {
+			*elder_pid = other->tgid;
+			break;
+		}
+	}
+	who->known |= VSP_WHO_ELDER;
+}
+
+/* -------------------------------------------------------- asked to end */
+
+#define VSP_ASKED_SLOTS		4096
+
+/*
+ * Processes that init or their parent has asked to end, by their PIDs: when
+ * each was started.  One that is asked later takes the place of one whose PID
+ * differs by a multiple of the slots.
+ */
+struct vsp_asked {
+	u64 start_time[VSP_ASKED_SLOTS];
+};
+
+static inline bool vsp_asks_to_end(int sig)
+{
+	return sig == SIGTERM || sig == SIGINT || sig == SIGQUIT;
+}
+
+static inline bool vsp_is_sent_by_process(const struct kernel_siginfo *info)
+{
+	if (info == SEND_SIG_NOINFO)
+		return true;
+	return info != SEND_SIG_PRIV && info->si_code <= 0;
+}
+
+/*
+ * Is "current" not the sender?  The handler itself runs as in an NMI where the
+ * kprobe is a breakpoint.
+ */
+static inline bool vsp_is_interrupted(void)
+{
+	unsigned long count = preempt_count();
+
+	if (count & NMI_MASK)
+		count -= NMI_OFFSET + HARDIRQ_OFFSET;
+	/* On PREEMPT_RT softirqs are counted in the task. */
+	return count & HARDIRQ_MASK || in_serving_softirq();
+}
+
+/* Is "current" init or the parent?  Not where it has been interrupted. */
+static inline bool vsp_is_sent_from_above(const struct task_struct *leader)
+{
+	bool is_parent;
+
+	if (is_global_init(current))
+		return true;
+	rcu_read_lock();
+	is_parent = rcu_dereference(leader->real_parent)->tgid == current->tgid;
+	rcu_read_unlock();
+	return is_parent;
+}
+
+/* Of a signal that asks to end.  A user's own processes cannot push others out. */
+static inline void vsp_note_asked(struct vsp_asked *asked, struct task_struct *leader,
+				  const struct kernel_siginfo *info)
+{
+	bool is_users_own;
+
+	if (!vsp_is_sent_by_process(info) || !vsp_is_sent_from_above(leader))
+		return;
+	rcu_read_lock();
+	is_users_own = vsp_is_users_own(leader);
+	rcu_read_unlock();
+	if (!is_users_own)
+		WRITE_ONCE(asked->start_time[leader->tgid % VSP_ASKED_SLOTS],
+			   leader->start_time);
+}
+
+static inline bool vsp_was_asked(const struct vsp_asked *asked,
+				 const struct task_struct *leader)
+{
+	return READ_ONCE(asked->start_time[leader->tgid % VSP_ASKED_SLOTS]) ==
+	       leader->start_time;
+}
+
+#endif /* VESPER_PROCESS_H */
