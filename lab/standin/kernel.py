@@ -181,7 +181,6 @@ class StandinKernel:
         for process in reply.process:
             pid, age_s = (self.processes or {}).get(process.name.decode(), (0, 0.0))
             process.pid, process.age_ms = pid, int(age_s * 1000)
-            process.login_uid = 0xFFFFFFFF
         return reply
 
     def _load(self, request: abi.MsgLoad) -> tuple[int, str]:

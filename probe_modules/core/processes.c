@@ -3,11 +3,10 @@
  * Which of a few names has a main process now.
  *
  * A main process is one whose parent has another name, as the host's rules
- * have it.  Of several the oldest counts, but one that somebody has logged in
- * to start only if there is no other: names are anybody's to choose.
+ * have it.  Of several the oldest counts; a user's own only if there is no
+ * other: names are anybody's to choose.
  */
 
-#include <linux/audit.h>
 #include <linux/math64.h>
 #include <linux/rcupdate.h>
 #include <linux/sched/signal.h>
@@ -16,6 +15,7 @@
 #include <linux/timekeeping.h>
 
 #include "core.h"
+#include "vesper_process.h"
 
 /* Looked at without letting others run. */
 #define MAX_PROCESSES_AT_ONCE	512
@@ -32,29 +32,18 @@ static bool is_main(const struct task_struct *leader, const char *name)
 	       !is_named(rcu_dereference(leader->real_parent)->group_leader, name);
 }
 
-/* Those that the system has started have no login uid. */
-static bool is_login(u32 login_uid)
-{
-	return login_uid && login_uid != (u32)-1;
-}
-
 /* Under rcu_read_lock(). */
 static void consider(struct vsp_process *found, struct task_struct *leader, u64 now)
 {
-	u32 login_uid = __kuid_val(audit_get_loginuid(leader));
+	u32 flags = vsp_is_users_own(leader) ? VSP_PROCESS_USERS_OWN : 0;
 	u64 age_ms = div_u64(now - leader->start_time, NSEC_PER_MSEC);
 
-	if (found->pid) {
-		if (is_login(login_uid) != is_login(found->login_uid)) {
-			if (is_login(login_uid))
-				return;
-		} else if (age_ms <= found->age_ms) {
-			return;
-		}
-	}
+	if (found->pid && (flags > found->flags ||
+			   (flags == found->flags && age_ms <= found->age_ms)))
+		return;
 	found->pid = leader->tgid;
 	found->uid = __kuid_val(__task_cred(leader)->uid);
-	found->login_uid = login_uid;
+	found->flags = flags;
 	found->age_ms = age_ms;
 }
 

@@ -189,13 +189,14 @@ struct vsp_msg_result {
 };
 
 #define VSP_MAX_NAMES		5	/* in one request */
+#define VSP_PROCESS_USERS_OWN	(1 << 0)	/* a user has started it, not the system */
 
 /* The main process of a name. */
 struct vsp_process {
 	char name[VSP_COMM_LEN];	/* the host's; "": none */
 	__s32 pid;		/* thread group; 0: there is none; so in a request */
 	__u32 uid;
-	__u32 login_uid;	/* 0xffffffff: nobody has logged in to start it */
+	__u32 flags;		/* VSP_PROCESS_* */
 	__u32 reserved;
 	__u64 age_ms;		/* since it was forked */
 };

@@ -24,7 +24,7 @@ from tests.guest.machine import Machine, machine
 from tests.kvm.holder import holder
 from vesper_monitor.client import Client, DaemonUnavailable
 
-__all__ = ["LOADED", "Heard", "Vesperd", "guests", "until"]
+__all__ = ["DOMAIN_STATUS", "LOADED", "Heard", "Vesperd", "guests", "until"]
 
 PROJECT = Path(__file__).parents[2]
 #: s for an emulated guest, on a busy machine.
@@ -34,7 +34,7 @@ LOADED = ("send_signal", "out_of_memory", "process_exit")
 #: s. In each, some event was hardly delayed: the two clocks drift apart.
 WINDOW = 10.0
 
-_STATUS = """<domstatus state='running' reason='booted' pid='{pid}'>
+DOMAIN_STATUS = """<domstatus state='running' reason='booted' pid='{pid}'>
 <domain type='qemu'><name>{name}</name><uuid>{uuid}</uuid></domain></domstatus>
 """
 
@@ -215,7 +215,7 @@ def guests(
                 )
             )  # fmt: skip
             (directory / f"{name}.xml").write_text(
-                _STATUS.format(pid=machines[name].process.pid, name=name, uuid=uuid.uuid4())
+                DOMAIN_STATUS.format(pid=machines[name].process.pid, name=name, uuid=uuid.uuid4())
             )
         vesperd = Vesperd(directory)
         try:

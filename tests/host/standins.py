@@ -5,6 +5,7 @@ from __future__ import annotations
 
 import asyncio
 import os
+import socket
 import subprocess
 import sys
 import time
@@ -15,6 +16,12 @@ from pathlib import Path
 from lab.standin.place import Place
 
 PROJECT = Path(__file__).parents[2]
+
+
+def _listens(path: Path) -> bool:
+    """Whether somebody takes connections there; the file is there a moment before."""
+    with socket.socket(socket.AF_UNIX) as connection:
+        return connection.connect_ex(str(path)) == 0
 
 
 class GuestProcess:
@@ -29,7 +36,7 @@ class GuestProcess:
             env=os.environ,
         )
         end = time.monotonic() + 30
-        while not (self.place.read() and self.place.control.exists()):
+        while not (self.place.read() and _listens(self.place.control)):
             assert time.monotonic() < end and self.process.poll() is None
             time.sleep(0.01)
 

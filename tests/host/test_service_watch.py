@@ -23,12 +23,12 @@ class Guest:
         self.now, self.booted = 100_000.0, 100_000.0 - uptime
         self.boot_id, self.heard, self.old = 1, True, False
         self.looks = 0
-        #: name → (pid, since, login uid)
-        self.running: dict[str, tuple[int, float, int | None]] = {}
+        #: name → (pid, since, whether the system has started it)
+        self.running: dict[str, tuple[int, float, bool]] = {}
         self.services = services or ("httpd",)
 
-    def run(self, name: str, pid: int = 97, login_uid: int | None = None) -> None:
-        self.running[name] = (pid, self.now, login_uid)
+    def run(self, name: str, pid: int = 97, believed: bool = True) -> None:
+        self.running[name] = (pid, self.now, believed)
 
     def sent(self, signal: str, pid: int = 97, **more: Any) -> None:
         self.note(
@@ -69,8 +69,8 @@ class Guest:
 
     def answer(self) -> Processes:
         found = {
-            name: MainProcess(pid, self.now - since, login)
-            for name, (pid, since, login) in self.running.items()
+            name: MainProcess(pid, self.now - since, believed)
+            for name, (pid, since, believed) in self.running.items()
             if name in self.watch.names
         }
         return Processes(self.now - self.booted, found)
@@ -178,8 +178,10 @@ def test_a_signal_that_ends_nobody() -> None:
 
 
 def test_another_one_cannot_take_the_blame() -> None:
-    """Of the process that was seen is known how it has ended."""
+    """Of the process that was seen is known how it has ended; users' own do not count at all."""
     guest = serving()
+    guest.exited(pid=97, status=7, login_uid=1000)
+    guest.exited(pid=97, status=7, cgroup="/user.slice/user-1000.slice")
     guest.exited(pid=97, status=3)
     guest.exited(pid=4711, status=0)
     del guest.running["httpd"]
@@ -256,16 +258,16 @@ def test_a_guest_that_stands_still_has_no_less_time() -> None:
 def test_a_user_cannot_hide_that_a_service_is_gone() -> None:
     guest = serving()
     guest.sent("SIGTERM")
-    guest.run("httpd", 4711, login_uid=1000)
+    guest.run("httpd", 4711, believed=False)
     assert guest.pass_time(100) is not None
     # Root's own does count.
-    guest.run("httpd", 4712, login_uid=0)
+    guest.run("httpd", 4712)
     assert guest.pass_time(15) is None
 
 
 def test_a_service_that_a_user_runs_is_there() -> None:
     guest = Guest()
-    guest.run("httpd", 4711, login_uid=1000)
+    guest.run("httpd", 4711, believed=False)
     assert guest.pass_time(1000) is None
 
 

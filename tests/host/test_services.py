@@ -27,7 +27,7 @@ from vesper_monitor.guest.processes import MainProcess, find_processes
 
 
 def process_table(names: dict[str, tuple[int, int, int]]) -> Callable[[FakeLink], None]:
-    """A guest with processes: name → pid, age in ms, login uid. Notes how it was asked."""
+    """A guest with processes: name → pid, age in ms, flags. Notes how it was asked."""
 
     def react(link: FakeLink) -> None:
         data = link.request()
@@ -37,8 +37,8 @@ def process_table(names: dict[str, tuple[int, int, int]]) -> Callable[[FakeLink]
         asked.append([process.name.decode() for process in reply.process if process.name])
         reply.hdr.status, reply.uptime_ms = 0, 90_500
         for process in reply.process:
-            pid, age, login = names.get(process.name.decode(), (0, 0, 0))
-            process.pid, process.age_ms, process.login_uid = pid, age, login
+            pid, age, flags = names.get(process.name.decode(), (0, 0, 0))
+            process.pid, process.age_ms, process.flags = pid, age, flags
         link.reply(bytes(reply))
 
     asked: list[list[str]] = []
@@ -47,13 +47,13 @@ def process_table(names: dict[str, tuple[int, int, int]]) -> Callable[[FakeLink]
 
 
 def test_the_request() -> None:
-    table = process_table({"httpd": (97, 5500, 0xFFFFFFFF), "a-name-that-is-": (5, 1, 1000)})
+    table = process_table({"httpd": (97, 5500, 0), "a-name-that-is-": (5, 1, 1)})
     names = ["httpd", "", "httpd", "a-name-that-is-too-long", *"abcdef"]
     answer = talk(FakeLink(table), lambda channel: find_processes(channel, names))
     assert answer.uptime_s == 90.5
     assert answer.found == {
         "httpd": MainProcess(97, 5.5),
-        "a-name-that-is-too-long": MainProcess(5, 0.001, 1000),
+        "a-name-that-is-too-long": MainProcess(5, 0.001, is_believed=False),
     }
     assert table.asked == [["httpd", "a-name-that-is-", "a", "b", "c"], ["d", "e", "f"]]  # type: ignore[attr-defined]
     assert ctypes.sizeof(abi.MsgProcesses) <= abi.MSG_SIZE

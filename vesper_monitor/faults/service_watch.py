@@ -22,7 +22,7 @@ from collections.abc import Callable, Collection, Mapping
 from dataclasses import dataclass, field, replace
 from typing import Any
 
-from vesper_monitor.faults.fields import COMM_MAX, is_main
+from vesper_monitor.faults.fields import COMM_MAX, is_believed, is_main
 from vesper_monitor.guest.decode import Event
 from vesper_monitor.guest.processes import MainProcess, Processes
 
@@ -119,7 +119,7 @@ class ServiceWatch:
         if event.event not in _END_OF:
             return
         fields = event.fields
-        if not is_main(fields, self._services):
+        if not is_main(fields, self._services) or not is_believed(fields):
             return
         how = _END_OF[event.event](fields)
         if how is None:

@@ -39,6 +39,7 @@ MAX_REGION_PAGES = 1016
 CCHAN_SLOTS = 4
 MSG_SIZE = 256
 MAX_NAMES = 5
+PROCESS_USERS_OWN = 1 << 0
 WORDS_VERSION = 1
 WORDS_MESSAGE_LEN = 256
 WORDS_STACK_LEN = 2048
@@ -178,13 +179,13 @@ class Process(ctypes.LittleEndianStructure):
     name: _Text
     pid: int
     uid: int
-    login_uid: int
+    flags: int
     age_ms: int
     _fields_ = [
         ("name", ctypes.c_char * COMM_LEN),
         ("pid", ctypes.c_int32),
         ("uid", ctypes.c_uint32),
-        ("login_uid", ctypes.c_uint32),
+        ("flags", ctypes.c_uint32),
         ("reserved", ctypes.c_uint32),
         ("age_ms", ctypes.c_uint64),
     ]

@@ -17,9 +17,6 @@ COMM_MAX = abi.COMM_LEN - 1
 #: Tries while processes come and go too fast for the guest's core to follow.
 MAX_TRIES = 3
 
-#: The login uid of a process that nobody has logged in to start.
-_NO_LOGIN = 0xFFFFFFFF
-
 
 @dataclass(frozen=True)
 class MainProcess:
@@ -27,12 +24,8 @@ class MainProcess:
 
     pid: int
     age_s: float
-    login_uid: int | None = None  #: of the user who logged in to start it; None: nobody has
-
-    @property
-    def is_believed(self) -> bool:
-        """Whether the system or root has started it, and no other user of the guest."""
-        return self.login_uid in (None, 0)
+    #: whether the system or root has started it, and no other user of the guest
+    is_believed: bool = True
 
 
 @dataclass(frozen=True)
@@ -60,10 +53,8 @@ async def find_processes(cchan: Cchan, names: Collection[str]) -> Processes | No
         uptime_s = reply.uptime_ms / 1000
         for name, process in zip(piece, reply.process, strict=False):
             if process.pid > 0:
-                login = process.login_uid
-                found[name] = MainProcess(
-                    process.pid, process.age_ms / 1000, None if login == _NO_LOGIN else login
-                )
+                is_believed = not process.flags & abi.PROCESS_USERS_OWN
+                found[name] = MainProcess(process.pid, process.age_ms / 1000, is_believed)
     return Processes(uptime_s, found)
 
 
