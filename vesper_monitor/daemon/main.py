@@ -283,6 +283,7 @@ class Daemon:
     # ------------------------------------------------------------ events
 
     def _on_events(self, session: Session, events: list[Event]) -> None:
+        self.services.note_events(self.instances.of_domain(session.domain), events)
         batch = Batch()
         self._add_positions(session, batch)
         self._record(session.domain, events, batch)
@@ -293,7 +294,6 @@ class Daemon:
             self._last_event_id += 1
             event.id = self._last_event_id
         faults = self.instances.judge(domain, events)
-        self.services.note_events(self.instances.of_domain(domain), events)
         batch.events, batch.faults = events, faults
         vm = domain.name
         if self._backlog > MAX_BACKLOG or self._backlog_of[vm] > MAX_BACKLOG_OF_ONE:
