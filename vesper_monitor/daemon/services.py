@@ -93,7 +93,10 @@ class Services:
         try:
             while True:
                 await asyncio.sleep(TICK_S)
-                self.tick()
+                try:
+                    self.tick()
+                except Exception:
+                    _log.exception("internal error while looking for services")
         finally:
             for task in self._asking.values():
                 task.cancel()
