@@ -234,6 +234,15 @@ def test_nothing_is_said_while_the_guest_boots() -> None:
     assert guest.pass_time(15) == "vm1: services: no process is named httpd, 5 min after the boot"
 
 
+def test_a_check_before_the_start_is_not_the_service() -> None:
+    guest = Guest(uptime=0.0)
+    guest.pass_time(20)
+    guest.exited(pid=40)
+    assert guest.pass_time(BOOT_S - 60) is None
+    guest.run("httpd")
+    assert guest.pass_time(500) is None
+
+
 def test_a_name_that_no_process_has() -> None:
     guest = Guest("httpd", "htppd")
     guest.run("httpd")

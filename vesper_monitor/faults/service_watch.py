@@ -207,7 +207,8 @@ class ServiceWatch:
     def _is_too_long(self, service: _Service, now: float) -> bool:
         if service.missing_since is None:
             return False
-        if not service.was_there and self._uptime < BOOT_S:
+        # What has ended so early may have been a check of its configuration.
+        if service.present_at is None and self._uptime < BOOT_S:
             return False
         patience = SHUTDOWN_S if self._shuts_down and service.was_there else BACK_S
         # By the guest's clock, too: it may have been paused or suspended.
@@ -221,7 +222,7 @@ class ServiceWatch:
         if service.was_there:
             return f"{self.vm}: no process is named {name} any more, for {ago}"
         return (
-            f"{self.vm}: services: no process is named {service.name}, "
+            f"{self.vm}: services: no process is named {name}, "
             f"{_duration(self._uptime)} after the boot"
         )
 
