@@ -3,6 +3,8 @@
 
 from __future__ import annotations
 
+import re
+
 from tests.guest.ivshmem import SLOW, KvmMachine, Watch
 from tests.host.standins import until
 from vesper_monitor.guest.life import LifeReader
@@ -106,9 +108,10 @@ async def point(guest: KvmMachine, seen: Watch) -> None:
 
 #: A service with a worker of the same name; and one that a user has started, a moment before.
 _SERVICES = (
-    "sh -c 'echo 1000 >/proc/self/loginuid; printf served >/proc/self/comm; sleep 1000; :' & "
-    "sleep 1; sh -c 'printf served >/proc/self/comm; (while :; do sleep 1; done) & "
-    "echo served $$ >/dev/console; wait' & "
+    "sh -c 'echo 1000 >/proc/self/loginuid; printf served >/proc/self/comm; "
+    "echo theirs $$ >/dev/console; sleep 1000; :' & sleep 1; "
+    "sh -c 'printf served >/proc/self/comm; (while :; do sleep 1; done) & "
+    "echo served $$ $! >/dev/console; wait' & "
 )
 
 
@@ -117,18 +120,19 @@ async def finds_processes(guest: KvmMachine, seen: Watch) -> None:
     names = ["init", "kthreadd", "nobody", "served", "a", "b", "a-name-that-is-cut-off"]
     guest.machine.tell(_SERVICES)
     await until(lambda: "\nserved " in guest.machine.console, "the service's number", SLOW)
-    pid = int(guest.machine.console.rpartition("\nserved ")[2].split()[0])
+    pids = re.findall(r"^(theirs|served) (\d+) ?(\d*)$", guest.machine.console, re.MULTILINE)
+    (_, theirs, _), (_, pid, worker) = pids
     first = await seen.session.find_processes(names)
     assert first is not None
     assert first.found.keys() == {"init", "served"}
-    assert (first.found["init"].pid, first.found["served"].pid) == (1, pid)
+    assert (first.found["init"].pid, first.found["served"].pid) == (1, int(pid))
     assert 0.0 < first.found["served"].age_s < first.found["init"].age_s <= first.uptime_s
     assert first.found["served"].is_believed
     # Then it is gone, and only a user's own is left.
-    guest.machine.tell(f"kill -9 $(pgrep -P {pid}) {pid}")
+    guest.machine.tell(f"kill -9 {pid} {worker}")
     await said(guest, "ended")
     second = await seen.session.find_processes(names)
     assert second is not None
-    assert not second.found["served"].is_believed
-    guest.machine.tell("pkill served")
+    assert (second.found["served"].pid, second.found["served"].is_believed) == (int(theirs), False)
+    guest.machine.tell(f"kill -9 {theirs}")
     await said(guest, "all ended")

@@ -82,7 +82,7 @@ def stop_and_start(guest: Debian, user: Login) -> None:
     assert reason is not None
     assert reason.startswith(f"{VM}: httpd was ended by systemd ")
     assert reason.endswith(" s ago and is not back")
-    user.run("./stay &")
+    user.run("{ ./stay & }")
     time.sleep(7)  # it would count as back
     assert guest.monitor(1)[0] == "degraded"
     guest.root("systemctl start httpd")
