@@ -81,13 +81,13 @@ PROBES: Mapping[str, ProbeInfo] = {
         "process is (login_uid, cgroup, age_ms, elder_pid) where the signal does not kill it.",
         cost="One kprobe per signal sent, a record only for some of them: "
         + _measured(0.94, 5.42, 6.36, "do_send_sig_info() to oneself, ignored"),
-        fault="a signal that kills the main process of a named service; not if a user has started "
-        "it, if init or its parent has asked it to end, or if it is younger than 5 s while an older "
-        "one lives; but the third of such young ones within 60 s",
+        fault="a signal that kills the main process of a named service; not if a user has "
+        "started it, if init or its parent has asked it to end, or if it is younger than 5 s while "
+        "an older one lives; but the third of such young ones within 60 s",
         why="The service is gone, and how is known before the process has ended. Any process can "
-        "take its name: a login shows by its login uid and its cgroup, which its user cannot change. "
-        "A reboot and a restart end services in an orderly way. A young one beside the service may be "
-        "a check of the configuration.",
+        "take its name: what a login has started shows by its login uid and its cgroup, which its "
+        "user cannot change. A reboot and a restart end services in an orderly way. A young "
+        "process beside the service may be a check of the configuration.",
         params={
             "quiet": "bit mask, 1 << (signal - 1): signals recorded only if they kill (timers, "
             "job control, real-time signals)",
@@ -105,8 +105,8 @@ PROBES: Mapping[str, ProbeInfo] = {
         "the guest's user space (systemd-oomd), which is a signal.",
         cost="One kprobe per OOM kill, which is rare: " + _measured(0.78, 6.11, 5.72, _CALLED),
         fault="an OOM kill for lack of memory in the system, of the service if its main process is "
-        "the victim, else of the system; in a memory cgroup, a cpuset or a memory policy only if it "
-        "hits the service's main process, which no user has started",
+        "the victim, else of the system; in a memory cgroup, a cpuset or a memory policy only if "
+        "it hits the service's main process, which no user has started",
         why="A system that kills processes for lack of memory is not the one that was set up; "
         "which of them it takes next is chance. A memory cgroup has a limit of its own: a job "
         "or a container that exceeds it is killed while the system has memory, and every user may "
@@ -127,8 +127,8 @@ PROBES: Mapping[str, ProbeInfo] = {
         cost="One kprobe per thread that ends, a record only for processes that are wanted: "
         + _measured(0.82, 4.36, 5.68, _CALLED),
         fault="the main process of a named service ends by a signal or with a status other than "
-        "0, at an age of 5 s or more; not if a user has started it, or init or its parent has asked "
-        "it to end",
+        "0, at an age of 5 s or more; not if a user has started it, or init or its parent has "
+        "asked it to end",
         why="Status 0 is no fault: a daemon's first process ends so after it has forked, and so "
         "does a service that was asked to stop. A younger process of that name may be a check "
         "of the configuration.",

@@ -21,8 +21,6 @@ FILES = ("checkpatch.pl", "spelling.txt", "const_structs.checkpatch")
 #: What does not apply here, and why.
 IGNORE = (
     "FILE_PATH_CHANGES",  # about patches to the kernel's own tree
-    "LINUX_VERSION_CODE",  # so that one source serves several kernels
-    "CONSTANT_COMPARISON",  # takes KERNEL_VERSION() for a constant on the wrong side
     "CAMELCASE",  # the xenbus states' names, which are Xen's
     "BIT_MACRO",  # the ABI header is compiled in user space, too
     "STATIC_CONST_CHAR_ARRAY",  # call_usermodehelper_setup() wants a char **

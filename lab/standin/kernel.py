@@ -37,6 +37,8 @@ _DEFAULTS: dict[str, dict[str, object]] = {
         "asker_comm": "tail", "anon_rss_kb": 83412, "free_kb": 2048, "total_kb": 163840,
     },
 }  # fmt: skip
+#: Of whose process it is, which is unknown unless the command says it.
+_WHO = {"login_uid": abi.WHO_LOGIN_UID, "cgroup": abi.WHO_CGROUP}
 _FLAGS = {
     "fatal": abi.SIG_FATAL,
     "from_kernel": abi.SIG_FROM_KERNEL,
@@ -257,7 +259,11 @@ class StandinKernel:
         record = struct()
         record.rec.event = event
         for key, value in values.items():
-            if hasattr(struct, key):
+            if key in _WHO:
+                record.who.known |= _WHO[key]
+                number = key == "login_uid"
+                setattr(record.who, key, int(str(value), 0) if number else str(value).encode())
+            elif hasattr(struct, key):
                 text = isinstance(getattr(record, key), bytes)
                 setattr(record, key, str(value).encode()[:15] if text else int(str(value), 0))
         if probe == "send_signal":

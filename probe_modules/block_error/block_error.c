@@ -42,10 +42,10 @@ static u32 operation(const struct request *rq)
 
 static const struct gendisk *disk_of(const struct request *rq)
 {
-#if LINUX_VERSION_CODE >= KERNEL_VERSION(5, 15, 0)
-	return rq->q->disk;
-#else
+#ifdef VSP_HAVE_REQUEST_RQ_DISK
 	return rq->rq_disk;
+#else
+	return rq->q->disk;
 #endif
 }
 
@@ -69,7 +69,7 @@ static void record(struct request *rq, int error, unsigned int nr_bytes)
 	vsp_record_write(probe.channel, &rec.rec);
 }
 
-#if LINUX_VERSION_CODE >= KERNEL_VERSION(5, 18, 0)
+#ifdef VSP_HAVE_BLOCK_RQ_ERROR
 
 static void on_error(void *data, struct request *rq, blk_status_t status, unsigned int nr_bytes)
 {

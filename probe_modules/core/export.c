@@ -425,6 +425,12 @@ void vsp_export_disconnect(void)
 
 /* ----------------------------------------------------- save, migration */
 
+#ifdef VSP_HAVE_SYSCORE_DATA
+#define SLEEP_DATA void *data
+#else
+#define SLEEP_DATA void
+#endif
+
 /*
  * What the host has written to a page of this guest's, the hypervisor may not
  * have noticed: where the guest is migrated live it would send the page as it
@@ -434,7 +440,7 @@ void vsp_export_disconnect(void)
  * drivers/xen/manage.c, Linux 5.10 to 6.12): one CPU, interrupts off, nobody
  * holds vsp_lock who is half done with what is read here.
  */
-static int fall_asleep(void)
+static int fall_asleep(SLEEP_DATA)
 {
 	struct vsp_transport *transport = rcu_dereference_raw(vsp_transport);
 	unsigned int slot, cpu;
@@ -453,7 +459,7 @@ static int fall_asleep(void)
 }
 
 /* Also where the hypervisor has not suspended it after all. */
-static void awaken(void)
+static void awaken(SLEEP_DATA)
 {
 	struct vsp_transport *transport = rcu_dereference_raw(vsp_transport);
 
@@ -461,7 +467,36 @@ static void awaken(void)
 		WRITE_ONCE(transport->cchan->asleep, 0);
 }
 
+#ifdef VSP_HAVE_SYSCORE_DATA
+
+static const struct syscore_ops sleep_ops = { .suspend = fall_asleep, .resume = awaken };
+static struct syscore sleep_syscore = { .ops = &sleep_ops };
+
+static void register_sleep(void)
+{
+	register_syscore(&sleep_syscore);
+}
+
+static void unregister_sleep(void)
+{
+	unregister_syscore(&sleep_syscore);
+}
+
+#else
+
 static struct syscore_ops sleep_ops = { .suspend = fall_asleep, .resume = awaken };
+
+static void register_sleep(void)
+{
+	register_syscore_ops(&sleep_ops);
+}
+
+static void unregister_sleep(void)
+{
+	unregister_syscore_ops(&sleep_ops);
+}
+
+#endif
 
 /* -------------------------------------------------------- init, exit */
 
@@ -491,7 +526,7 @@ int vsp_export_init(void)
 	if (err < 0)
 		goto unregister;
 	cpuhp_state = err;
-	register_syscore_ops(&sleep_ops);
+	register_sleep();
 	return 0;
 
 unregister:
@@ -510,7 +545,7 @@ void vsp_export_exit(void)
 	void *home = table_shared.home;
 	unsigned int slot;
 
-	unregister_syscore_ops(&sleep_ops);
+	unregister_sleep();
 	cpuhp_remove_state_nocalls(cpuhp_state);
 	unregister_module_notifier(&module_nb);
 	mutex_lock(&vsp_lock);

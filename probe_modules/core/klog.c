@@ -9,15 +9,16 @@
 #include <linux/kernel.h>
 #include <linux/kmsg_dump.h>
 #include <linux/string.h>
-#include <linux/version.h>
 
 #include "core.h"
 
-/* Readers got an iterator of their own in Linux 5.12. */
-#if LINUX_VERSION_CODE >= KERNEL_VERSION(5, 12, 0)
+#if defined(VSP_HAVE_KMSG_DUMP_ITER)
 #define KLOG_ITER_INIT { }
+#elif defined(VSP_HAVE_KMSG_DUMPER_ITER)
+#define kmsg_dump_iter kmsg_dumper_iter
+#define KLOG_ITER_INIT { .active = true }
 #else
-#define kmsg_dump_iter kmsg_dumper
+#define kmsg_dump_iter kmsg_dumper	/* serves as one */
 #define KLOG_ITER_INIT { .active = true }
 #endif
 

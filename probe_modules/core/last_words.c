@@ -22,12 +22,7 @@
 #include <linux/stacktrace.h>
 #include <linux/string.h>
 #include <linux/timekeeping.h>
-#include <linux/version.h>
 #include <linux/vmalloc.h>
-
-#if LINUX_VERSION_CODE >= KERNEL_VERSION(5, 14, 0)
-#include <linux/panic_notifier.h>
-#endif
 
 #include "core.h"
 
@@ -128,11 +123,16 @@ static void words_oops(enum kmsg_dump_reason reason)
 		leave_words(VSP_WORDS_OOPS, "");
 }
 
-/* The reason has been a part of something larger since Linux 6.12. */
-#if LINUX_VERSION_CODE >= KERNEL_VERSION(6, 12, 0)
+#if defined(VSP_HAVE_KMSG_DUMP_DETAIL)
 static void words_dump(struct kmsg_dumper *dumper, struct kmsg_dump_detail *detail)
 {
 	words_oops(detail->reason);
+}
+#elif defined(VSP_HAVE_KMSG_DUMPER_ITER)
+static void words_dump(struct kmsg_dumper *dumper, enum kmsg_dump_reason reason,
+		       struct kmsg_dumper_iter *iter)
+{
+	words_oops(reason);
 }
 #else
 static void words_dump(struct kmsg_dumper *dumper, enum kmsg_dump_reason reason)

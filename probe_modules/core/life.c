@@ -18,7 +18,6 @@
 #include <linux/sched.h>
 #include <linux/smpboot.h>
 #include <linux/timekeeping.h>
-#include <linux/version.h>
 #include <linux/vmalloc.h>
 
 #include "core.h"
@@ -91,12 +90,7 @@ static void setup(unsigned int cpu)
 	struct hrtimer *timer = per_cpu_ptr(&life_timer, cpu);
 
 	set_user_nice(current, MIN_NICE);
-#if LINUX_VERSION_CODE >= KERNEL_VERSION(6, 13, 0)
 	hrtimer_setup(timer, life_tick, CLOCK_MONOTONIC, HRTIMER_MODE_REL_PINNED_HARD);
-#else
-	hrtimer_init(timer, CLOCK_MONOTONIC, HRTIMER_MODE_REL_PINNED_HARD);
-	timer->function = life_tick;
-#endif
 	begin(cpu);
 }
 

@@ -22,7 +22,6 @@
 #include <linux/path.h>
 #include <linux/sched/signal.h>
 #include <linux/umh.h>
-#include <linux/version.h>
 
 #include "core.h"
 
@@ -46,7 +45,7 @@
 
 static struct vfsmount *loader_mnt;
 
-#if LINUX_VERSION_CODE >= KERNEL_VERSION(5, 12, 0)
+#ifdef VSP_HAVE_FILE_OPEN_ROOT_PATH
 static struct file *open_file(const struct path *root, const char *name, umode_t mode)
 {
 	return file_open_root(root, name, O_CREAT | O_TRUNC | O_WRONLY, mode);
@@ -76,6 +75,30 @@ static int write_file(const char *name, const void *data, size_t len, umode_t mo
 	return done == len ? 0 : -ENOSPC;
 }
 
+#ifdef VSP_HAVE_FS_SEQLOCK
+static void lock_fs(struct fs_struct *fs)
+{
+	write_seqlock(&fs->seq);
+}
+
+static void unlock_fs(struct fs_struct *fs)
+{
+	write_sequnlock(&fs->seq);
+}
+#else
+static void lock_fs(struct fs_struct *fs)
+{
+	spin_lock(&fs->lock);
+	write_seqcount_begin(&fs->seq);
+}
+
+static void unlock_fs(struct fs_struct *fs)
+{
+	write_seqcount_end(&fs->seq);
+	spin_unlock(&fs->lock);
+}
+#endif
+
 /* Runs in the helper's task before it executes; its fs_struct is its own. */
 static int helper_init(struct subprocess_info *info, struct cred *new)
 {
@@ -87,12 +110,10 @@ static int helper_init(struct subprocess_info *info, struct cred *new)
 	current->signal->oom_score_adj = OOM_SCORE_ADJ_MAX;
 
 	path_get(&root);
-	spin_lock(&fs->lock);
-	write_seqcount_begin(&fs->seq);
+	lock_fs(fs);
 	old = fs->pwd;
 	fs->pwd = root;
-	write_seqcount_end(&fs->seq);
-	spin_unlock(&fs->lock);
+	unlock_fs(fs);
 	path_put(&old);
 
 	/* kernel.usermodehelper.* are about programs of the guest's user. */

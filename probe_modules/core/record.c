@@ -151,8 +151,7 @@ EXPORT_SYMBOL_GPL(vsp_record_write);
  * byte is written into it, over the oldest records.  At the channel's start
  * (no sub-buffer before this one) there is nothing to tell.
  */
-static int subbuf_start(struct rchan_buf *buf, void *subbuf, void *prev_subbuf,
-			size_t prev_padding)
+static int start_subbuf(struct rchan_buf *buf, void *prev_subbuf)
 {
 	const struct vsp_export *export;
 	unsigned long flags;
@@ -168,6 +167,19 @@ static int subbuf_start(struct rchan_buf *buf, void *subbuf, void *prev_subbuf,
 	local_irq_restore(flags);
 	return 1;
 }
+
+#ifdef VSP_HAVE_RELAY_PREV_PADDING
+static int subbuf_start(struct rchan_buf *buf, void *subbuf, void *prev_subbuf,
+			size_t prev_padding)
+{
+	return start_subbuf(buf, prev_subbuf);
+}
+#else
+static int subbuf_start(struct rchan_buf *buf, void *subbuf, void *prev_subbuf)
+{
+	return start_subbuf(buf, prev_subbuf);
+}
+#endif
 
 /*
  * Without a file, relay takes any other pointer for success and does not look

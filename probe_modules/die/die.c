@@ -14,10 +14,6 @@
 #include <linux/notifier.h>
 #include <linux/ptrace.h>
 #include <linux/sched.h>
-#include <linux/version.h>
-#if LINUX_VERSION_CODE >= KERNEL_VERSION(5, 14, 0)
-#include <linux/panic_notifier.h>
-#endif
 
 #include "vesper.h"
 

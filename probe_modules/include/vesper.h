@@ -41,16 +41,9 @@
 #include <linux/relay.h>
 #include <linux/sched.h>
 #include <linux/string.h>
-#include <linux/version.h>
 
 #include "vesper_abi.h"
-
-/* relay_open() takes constant callbacks since Linux 5.11. */
-#if LINUX_VERSION_CODE >= KERNEL_VERSION(5, 11, 0)
-#define VSP_RELAY_CONST const
-#else
-#define VSP_RELAY_CONST
-#endif
+#include "vesper_features.h"
 
 /*
  * For relay_open(): overwrite mode, so that a probe never waits for the host,

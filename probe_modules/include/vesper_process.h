@@ -18,12 +18,11 @@
 #include <linux/preempt.h>
 #include <linux/sched/signal.h>
 #include <linux/timekeeping.h>
-#include <linux/version.h>
 
 #include "vesper.h"
 
 /* Where all senders of signals come together, but POSIX timers. */
-#if LINUX_VERSION_CODE >= KERNEL_VERSION(5, 19, 0)
+#ifdef VSP_HAVE_SEND_SIGNAL_LOCKED
 #define VSP_SEND_SIGNAL	"__send_signal_locked"
 #else
 #define VSP_SEND_SIGNAL	"__send_signal"

@@ -14,6 +14,7 @@
 #include <linux/types.h>
 
 #include "vesper_abi.h"
+#include "vesper_features.h"
 
 struct page;
 struct vsp_transport;

@@ -6,7 +6,12 @@
  * as in Linux 5.10 to 6.12) passes once it is known what became of the page.
  */
 
+#include <linux/mm.h>
+#ifdef VSP_HAVE_MEMORY_FAILURE_H
+#include <trace/events/memory-failure.h>
+#else
 #include <ras/ras_event.h>
+#endif
 
 #include "vesper.h"
 

@@ -4,6 +4,7 @@
 from __future__ import annotations
 
 import asyncio
+import re
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -25,11 +26,11 @@ PROGRAMS = {
     "crash": "kill -SEGV $$",
     "wait": "read x </never",
     "deaf": "trap '' TERM; touch /deaf.ready; read x </never",
-    "exit": "trap 'exit 3' TERM; touch /exit.ready; read x </never",
+    "exit": "trap 'exit 3' TERM; touch /exit.ready; while :; do usleep 100000; done",
     "eat": "x=0123456789; while :; do x=$x$x; done",
 }
 PREPARE = (
-    "echo 'user::1000:1000::/:/bin/sh' >/etc/passwd",
+    "mkdir /etc; echo 'user::1000:1000::/:/bin/sh' >/etc/passwd",
     "mkfifo /never",
     *(
         f"mkdir /{name}; printf '%s\\n' '#!/bin/sh' \"{body}\" >/{name}/httpd; "
@@ -56,6 +57,14 @@ async def one(guest: KvmMachine, seen: Watch, line: str, **fields: object) -> Ev
     await seen.see(lambda: killed(seen, **fields), line)
     (event,) = killed(seen, **fields)
     return event
+
+
+async def pid_in_v(guest: KvmMachine) -> int:
+    number = guest.machine.console.count("\npid ")
+    guest.machine.tell("echo pid $v.")
+    last = re.compile(r"\npid (\d+)\.")
+    await until(lambda: len(last.findall(guest.machine.console)) > number, "a PID", SLOW)
+    return int(last.findall(guest.machine.console)[-1])
 
 
 async def users_are_not_believed(guest: KvmMachine, seen: Watch) -> None:
@@ -96,11 +105,10 @@ async def young_ones_are_not_the_service(guest: KvmMachine, seen: Watch) -> None
     guest.machine.tell(f"/wait/httpd & {NAMED}")
     rules = RuleSet()
     verdicts = []
+    elder = await pid_in_v(guest)
     for _ in range(3):
-        event = await one(guest, seen, "echo elder $v; /crash/httpd")
-        assert event.fields["elder_pid"] == int(
-            guest.machine.console.split("\nelder ")[-1].split()[0]
-        )
+        event = await one(guest, seen, "/crash/httpd")
+        assert event.fields["elder_pid"] == elder
         verdicts.append(rules.judge(event, SERVICES))
     assert verdicts[:2] == [None, None]
     assert verdicts[2] is not None
@@ -119,7 +127,7 @@ async def orderly_ends_are_no_faults(guest: KvmMachine, seen: Watch) -> None:
     assert (event.fields["sender_pid"], event.fields["sig"]) == (1, 15)
     assert judge(event, SERVICES) is None
     await seen.see(lambda: seen.of("process_exit", comm="httpd", sig=15), "its end")
-    (end,) = seen.of("process_exit", comm="httpd")
+    (end,) = seen.of("process_exit", comm="httpd", sig=15)
     assert end.fields["asked"] and is_ordered(end.fields)
 
     ready = "until [ -e /deaf.ready ]; do usleep 10000; done; rm /deaf.ready"
@@ -145,7 +153,7 @@ async def orderly_ends_are_no_faults(guest: KvmMachine, seen: Watch) -> None:
     ready = "until [ -e /exit.ready ]; do usleep 10000; done; rm /exit.ready"
     guest.machine.tell(f"/exit/httpd & {NAMED}; {ready}; kill -TERM $v")
     await seen.see(lambda: seen.of("process_exit", comm="httpd", status=3), "its end")
-    (end,) = seen.of("process_exit", comm="httpd")
+    (end,) = seen.of("process_exit", comm="httpd", status=3)
     assert end.fields["asked"] and is_ordered(end.fields)
 
 
@@ -172,6 +180,14 @@ async def a_thread_is_not_the_parent(guest: KvmMachine, seen: Watch) -> None:
     assert judge(event, SERVICES) is None
 
 
+async def a_timer_has_no_sender(guest: KvmMachine, seen: Watch) -> None:
+    """On PREEMPT_RT, too, where the kernel's thread ktimers sends its signal."""
+    event = await one(guest, seen, "vsp_host alarm httpd")
+    assert event.fields["signal"] == "SIGALRM"
+    assert event.fields["in_irq"]
+    assert event.fields["sender_comm"] == ""
+
+
 def test_who_is_the_service(test_guest: Any, tmp_path: Path) -> None:
     async def body(guest: KvmMachine) -> None:
         async with watch(guest) as seen:
@@ -183,7 +199,7 @@ def test_who_is_the_service(test_guest: Any, tmp_path: Path) -> None:
             for part in (
                 daemons_are_believed, users_are_not_believed, young_ones_are_not_the_service,
                 orderly_ends_are_no_faults, limits_of_others_are_no_faults,
-                a_thread_is_not_the_parent,
+                a_thread_is_not_the_parent, a_timer_has_no_sender,
             ):  # fmt: skip
                 await part(guest, seen)
             assert not seen.of("lost")

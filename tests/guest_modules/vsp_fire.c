@@ -32,7 +32,8 @@
 #include <linux/timekeeping.h>
 #include <linux/tracepoint.h>
 #include <linux/uaccess.h>
-#include <linux/version.h>
+
+#include "vesper_features.h"
 
 static char fired[80];
 
@@ -85,17 +86,19 @@ static int make_arguments(void)
 	the_sb->s_fs_info = the_owner;
 	the_sb->s_type = &the_type;
 	strscpy(the_sb->s_id, "vda", sizeof(the_sb->s_id));
+#ifdef VSP_HAVE_MOUNTS_LIST
 	INIT_LIST_HEAD(&the_sb->s_mounts);
 	list_add(&the_mount.instance, &the_sb->s_mounts);
+#endif
 	the_mount.mnt.mnt_sb = the_sb;
 	the_inode->i_sb = the_sb;
 	the_journal->j_inode = the_inode;
 	the_journal->j_fs_dev = &the_bdev;
 	the_request->q = the_queue;
-#if LINUX_VERSION_CODE >= KERNEL_VERSION(5, 15, 0)
-	the_queue->disk = &the_disk;
-#else
+#ifdef VSP_HAVE_REQUEST_RQ_DISK
 	the_request->rq_disk = &the_disk;
+#else
+	the_queue->disk = &the_disk;
 #endif
 	return 0;
 }

@@ -20,6 +20,7 @@
  * "vsp_host hog" is something else: a real-time task that never sleeps.
  * "vsp_host worker NAME": a process of that name; a thread of it, which is
  * called pool-1, starts another of the same name, which crashes.
+ * "vsp_host alarm NAME": a process of that name is killed by its timer.
  */
 #include <errno.h>
 #include <fcntl.h>
@@ -442,6 +443,11 @@ int main(int argc, char **argv)
 
 	if (argc == 3 && !strcmp(argv[1], "worker"))
 		return worker(argv[2]);
+	if (argc == 3 && !strcmp(argv[1], "alarm")) {
+		prctl(PR_SET_NAME, argv[2]);
+		alarm(1);
+		pause();
+	}
 	if (argc == 2 && !strcmp(argv[1], "hog"))
 		hog();
 	setvbuf(stdout, NULL, _IOLBF, 0);

@@ -17,6 +17,8 @@
 #include <linux/timekeeping.h>
 #include <linux/uaccess.h>
 
+#include "vesper_features.h"
+
 static DEFINE_RAW_SPINLOCK(the_lock);
 static struct hrtimer timer;
 
@@ -38,8 +40,7 @@ static void wedge_timer(void)
 {
 	/* Held for ever, by nobody. */
 	raw_spin_lock(&the_lock);
-	hrtimer_init(&timer, CLOCK_MONOTONIC, HRTIMER_MODE_REL_PINNED_HARD);
-	timer.function = deadlock;
+	hrtimer_setup(&timer, deadlock, CLOCK_MONOTONIC, HRTIMER_MODE_REL_PINNED_HARD);
 	hrtimer_start(&timer, 0, HRTIMER_MODE_REL_PINNED_HARD);
 	preempt_enable();	/* raw_spin_lock()'s */
 }

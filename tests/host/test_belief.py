@@ -10,7 +10,8 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from vesper_monitor.faults.rules import RuleSet, Scope, judge
+from vesper_monitor.faults.fields import DERIVED, NEGATED
+from vesper_monitor.faults.rules import RuleSet, Scope, default_rules, judge
 from vesper_monitor.faults.trial import Hit, compare, trial
 from vesper_monitor.guest import abi
 from vesper_monitor.guest.belief import NO_LOGIN_UID, is_users_cgroup, is_users_login
@@ -218,3 +219,16 @@ def test_rules_are_compared_with_what_was_in_force() -> None:
     beside = compare(hits, events, faults)
     assert beside.was == {11: (3, 4)}
     assert [fault["id"] for fault in beside.dropped] == [3, 4]
+
+
+def test_the_default_rules_are_said_in_words() -> None:
+    words = [rule.words() for rule in default_rules()["send_signal"]]
+    assert words[0].endswith(
+        "nothing shows that the process is a user's own and neither init nor the process's parent "
+        "has asked it to end and no older main process of its name lives, if it is younger than 5 s"
+    )
+    assert words[1].startswith("3 within 60 s are a fault, of those where it is marked fatal and ")
+    (words_of_oom,) = (rule.words() for rule in default_rules()["out_of_memory"])
+    assert 'constraint is none of "cgroup", "cpuset", "memory_policy" or (' in words_of_oom
+    # Of each name that is said otherwise when it does not hold, one can say that it holds.
+    assert set(NEGATED) <= set(DERIVED)

@@ -150,6 +150,17 @@ def test_a_dying_worker_is_an_event_only(daemon: DaemonProcess, guest: Guest) ->
     assert Monitor(daemon, timeout=0.3).result() == "fine"
 
 
+def test_the_death_of_what_a_user_has_started_is_an_event_only(
+    daemon: DaemonProcess, guest: Guest
+) -> None:
+    guest.say(*SEGV, "login_uid=1000", "cgroup=/user.slice/user-1000.slice")
+    wait_for(lambda: len(daemon.events()) == 1, "the event")
+    (event,) = daemon.events()
+    assert (event["fields"]["login_uid"], event["fields"]["elder_pid"]) == (1000, None)
+    assert daemon.call("faults")["faults"] == []
+    assert Monitor(daemon, timeout=0.3).result() == "fine"
+
+
 def test_a_fault_between_two_monitors_is_held(daemon: DaemonProcess, guest: Guest) -> None:
     guest.say(*SEGV)
     wait_for(lambda: bool(daemon.call("faults")["faults"]), "the fault")

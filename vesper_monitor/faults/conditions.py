@@ -13,7 +13,7 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from typing import Protocol
 
-from vesper_monitor.faults.fields import DERIVED, Facts, Kind, Value
+from vesper_monitor.faults.fields import DERIVED, NEGATED, Facts, Kind, Value
 
 __all__ = ["ANY", "NONE", "And", "Compare", "Condition", "Field", "Flag", "Not", "OneOf",
            "Operand", "Or", "Within"]  # fmt: skip
@@ -97,7 +97,7 @@ class OneOf:
         )
 
     def words(self) -> str:
-        return f"{_shown(self.left)} is one of {', '.join(map(_shown, self.values))}"
+        return f"{_shown(self.left)} is one of {_listed(self.values)}"
 
 
 @dataclass(frozen=True)
@@ -123,6 +123,10 @@ class Not:
         return not self.term.holds(facts)
 
     def words(self) -> str:
+        if isinstance(self.term, Flag) and self.term.name in NEGATED:
+            return NEGATED[self.term.name]
+        if isinstance(self.term, OneOf):
+            return f"{_shown(self.term.left)} is none of {_listed(self.term.values)}"
         return f"it is not so that {_grouped(self.term)}"
 
 
@@ -158,6 +162,10 @@ ANY, NONE = And(()), Or(())
 
 def _grouped(term: Condition) -> str:
     return f"({term.words()})" if isinstance(term, (And, Or)) else term.words()
+
+
+def _listed(values: tuple[Value, ...]) -> str:
+    return ", ".join(map(_shown, values))
 
 
 def _value(operand: Operand, facts: Facts) -> Value | None:

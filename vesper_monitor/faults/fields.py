@@ -17,8 +17,8 @@ from vesper_monitor.guest.belief import is_users_cgroup, is_users_login
 from vesper_monitor.guest.decode import LOST, UNKNOWN, Event
 from vesper_monitor.guest.records import RECORDS
 
-__all__ = ["DERIVED", "FIELDS", "Facts", "Kind", "Value", "has_elder", "is_believed", "is_main",
-           "is_ordered", "probe_of"]  # fmt: skip
+__all__ = ["DERIVED", "FIELDS", "NEGATED", "Facts", "Kind", "Value", "has_elder", "is_believed",
+           "is_main", "is_ordered", "probe_of"]  # fmt: skip
 
 #: The kernel cuts a task's name (TASK_COMM_LEN - 1).
 COMM_MAX = 15
@@ -49,8 +49,15 @@ DERIVED: Mapping[str, str] = {
     "service": "the name of the service, of those of the resource, whose process it is",
     "believed": "nothing shows that the process is a user's own",
     "ordered": "init or the process's parent has asked it to end",
-    "elder": "the process is younger than 5 s, and an older main process of its name lives",
+    "elder": "the process is younger than 5 s while an older main process of its name lives",
     "cpu": "the guest's CPU that the event was seen on",
+}
+
+#: The same, of those that are not so.
+NEGATED: Mapping[str, str] = {
+    "believed": "something shows that the process is a user's own",
+    "ordered": "neither init nor the process's parent has asked it to end",
+    "elder": "no older main process of its name lives, if it is younger than 5 s",
 }
 
 #: Kinds of the fields that may be missing, of which an empty record does not tell.

@@ -12,7 +12,6 @@
 #include <linux/mm.h>
 #include <linux/module.h>
 #include <linux/slab.h>
-#include <linux/version.h>
 #include <linux/workqueue.h>
 
 #include <xen/events.h>
@@ -51,26 +50,17 @@ struct share {
 
 /* ------------------------------------------------------------- grants */
 
-/*
- * Ends a grant and drops a reference on the page, now or when the host has
- * unmapped it.  The arguments changed in 5.18 and 5.19.
- */
-#if LINUX_VERSION_CODE >= KERNEL_VERSION(5, 19, 0)
+/* Ends a grant and drops a reference on the page, now or when the host has unmapped it. */
 static void end_grant(grant_ref_t ref, struct page *page)
 {
+#if defined(VSP_HAVE_GRANT_END_PAGE)
 	gnttab_end_foreign_access(ref, page);
-}
-#elif LINUX_VERSION_CODE >= KERNEL_VERSION(5, 18, 0)
-static void end_grant(grant_ref_t ref, struct page *page)
-{
-	gnttab_end_foreign_access(ref, (unsigned long)page_address(page));
-}
-#else
-static void end_grant(grant_ref_t ref, struct page *page)
-{
+#elif defined(VSP_HAVE_GRANT_END_READONLY)
 	gnttab_end_foreign_access(ref, 0, (unsigned long)page_address(page));
-}
+#else
+	gnttab_end_foreign_access(ref, (unsigned long)page_address(page));
 #endif
+}
 
 static int grant(struct vesper_xen *vx, struct page *page, bool writable)
 {
@@ -377,7 +367,7 @@ static int vesper_xen_probe(struct xenbus_device *xdev, const struct xenbus_devi
 	return 0;
 }
 
-static void remove_device(struct xenbus_device *xdev)
+static void end_device(struct xenbus_device *xdev)
 {
 	struct vesper_xen *vx = dev_get_drvdata(&xdev->dev);
 
@@ -389,17 +379,18 @@ static void remove_device(struct xenbus_device *xdev)
 	kfree(vx);
 }
 
-static int remove_device_int(struct xenbus_device *xdev)
+#ifdef VSP_HAVE_XENBUS_REMOVE_VOID
+static void vesper_xen_remove(struct xenbus_device *xdev)
 {
-	remove_device(xdev);
+	end_device(xdev);
+}
+#else
+static int vesper_xen_remove(struct xenbus_device *xdev)
+{
+	end_device(xdev);
 	return 0;
 }
-
-/* Gives back nothing since 6.2 and some 6.1.y, before that an int. */
-#define REMOVE_DEVICE \
-	__builtin_choose_expr( \
-		__same_type(((struct xenbus_driver *)NULL)->remove, &remove_device), \
-		remove_device, remove_device_int)
+#endif
 
 static int vesper_xen_resume(struct xenbus_device *xdev)
 {
@@ -416,7 +407,7 @@ MODULE_ALIAS("xen:vesper");
 static struct xenbus_driver vesper_xen_driver = {
 	.ids = vesper_xen_ids,
 	.probe = vesper_xen_probe,
-	.remove = REMOVE_DEVICE,
+	.remove = vesper_xen_remove,
 	.resume = vesper_xen_resume,
 	.otherend_changed = backend_changed,
 };
