@@ -5,7 +5,6 @@ from __future__ import annotations
 
 import asyncio
 import os
-import socket
 import subprocess
 import sys
 import time
@@ -16,12 +15,6 @@ from pathlib import Path
 from lab.standin.place import Place
 
 PROJECT = Path(__file__).parents[2]
-
-
-def _listens(path: Path) -> bool:
-    """Whether somebody takes connections there; the file is there a moment before."""
-    with socket.socket(socket.AF_UNIX) as connection:
-        return connection.connect_ex(str(path)) == 0
 
 
 class GuestProcess:
@@ -36,16 +29,25 @@ class GuestProcess:
             env=os.environ,
         )
         end = time.monotonic() + 30
-        while not (self.place.read() and _listens(self.place.control)):
+        while not (self.place.read() and self.place.control.exists()):
             assert time.monotonic() < end and self.process.poll() is None
             time.sleep(0.01)
 
     async def tell(self, *words: str) -> str:
-        reader, writer = await asyncio.open_unix_connection(self.place.control)
+        reader, writer = await self._connect()
         writer.write(" ".join(words).encode() + b"\n")
         answer = (await asyncio.wait_for(reader.readline(), 10)).decode().strip()
         writer.close()
         return answer
+
+    async def _connect(self) -> tuple[asyncio.StreamReader, asyncio.StreamWriter]:
+        """To its control socket, which is there a moment before it takes connections."""
+        async with asyncio.timeout(10):
+            while True:
+                try:
+                    return await asyncio.open_unix_connection(self.place.control)
+                except ConnectionRefusedError:
+                    await asyncio.sleep(0.01)
 
     async def migrate(self, directory: Path) -> None:
         """To another host, whose domains are there."""
