@@ -125,7 +125,8 @@ static int dispatch(const union vsp_msg *request, union vsp_msg *reply)
 	case VSP_MSG_UNLOAD:
 		return do_unload(&request->unload, &reply->result);
 	case VSP_MSG_PROCESSES:
-		return vsp_processes_find(&request->processes, &reply->processes);
+		vsp_processes_find(&request->processes, &reply->processes);
+		return 0;
 	default:
 		return -EOPNOTSUPP;
 	}

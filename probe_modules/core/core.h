@@ -162,8 +162,8 @@ struct vsp_region vsp_life_region(void);
 
 /* ------------------------------------------------------- processes.c */
 
-/* The main processes of some names.  May sleep.  0, or -EAGAIN. */
-int vsp_processes_find(const struct vsp_msg_processes *request, struct vsp_msg_processes *reply);
+/* The main processes of some names.  May sleep. */
+void vsp_processes_find(const struct vsp_msg_processes *request, struct vsp_msg_processes *reply);
 
 /* ---------------------------------------------------------- export.c */
 

@@ -7,10 +7,11 @@
  * other: names are anybody's to choose.
  */
 
+#include <linux/idr.h>
 #include <linux/math64.h>
+#include <linux/pid_namespace.h>
 #include <linux/rcupdate.h>
 #include <linux/sched/signal.h>
-#include <linux/sched/task.h>
 #include <linux/string.h>
 #include <linux/timekeeping.h>
 
@@ -18,7 +19,7 @@
 #include "vesper_process.h"
 
 /* Looked at without letting others run. */
-#define MAX_PROCESSES_AT_ONCE	512
+#define MAX_PIDS_AT_ONCE	512
 
 static bool is_named(const struct task_struct *leader, const char *name)
 {
@@ -36,8 +37,10 @@ static bool is_main(const struct task_struct *leader, const char *name)
 static void consider(struct vsp_process *found, struct task_struct *leader, u64 now)
 {
 	u32 flags = vsp_is_users_own(leader) ? VSP_PROCESS_USERS_OWN : 0;
-	u64 age_ms = div_u64(now - leader->start_time, NSEC_PER_MSEC);
+	u64 age_ms = 0;
 
+	if (now > leader->start_time)
+		age_ms = div_u64(now - leader->start_time, NSEC_PER_MSEC);
 	if (found->pid && (flags > found->flags ||
 			   (flags == found->flags && age_ms <= found->age_ms)))
 		return;
@@ -47,44 +50,44 @@ static void consider(struct vsp_process *found, struct task_struct *leader, u64 
 	found->age_ms = age_ms;
 }
 
-/* As hung_task does it.  Returns whether the walk can go on at @task. */
-static bool let_others_run(struct task_struct *task)
+/* Under rcu_read_lock(). */
+static void consider_names(struct vsp_msg_processes *reply, struct task_struct *leader, u64 now)
 {
-	bool alive;
+	unsigned int i;
 
-	get_task_struct(task);
-	rcu_read_unlock();
-	cond_resched();
-	rcu_read_lock();
-	alive = pid_alive(task);
-	put_task_struct(task);
-	return alive;
+	if (leader->flags & PF_KTHREAD || !atomic_read(&leader->signal->live))
+		return;
+	for (i = 0; i < VSP_MAX_NAMES; i++) {
+		if (reply->process[i].name[0] && is_main(leader, reply->process[i].name))
+			consider(&reply->process[i], leader, now);
+	}
 }
 
-int vsp_processes_find(const struct vsp_msg_processes *request, struct vsp_msg_processes *reply)
+/*
+ * By their numbers, and not by for_each_process(): where the walk pauses, it
+ * finds its place again, however many processes come and go.
+ */
+void vsp_processes_find(const struct vsp_msg_processes *request, struct vsp_msg_processes *reply)
 {
-	unsigned int i, seen = 0;
 	struct task_struct *leader;
 	u64 now = ktime_get_ns();
-	int err = 0;
+	struct pid *pid;
+	int i, number;
 
 	reply->uptime_ms = div_u64(now, NSEC_PER_MSEC);
 	for (i = 0; i < VSP_MAX_NAMES; i++)
 		strscpy(reply->process[i].name, request->process[i].name, VSP_COMM_LEN);
 
 	rcu_read_lock();
-	for_each_process(leader) {
-		if (++seen % MAX_PROCESSES_AT_ONCE == 0 && !let_others_run(leader)) {
-			err = -EAGAIN;
-			break;
-		}
-		if (leader->flags & PF_KTHREAD || !atomic_read(&leader->signal->live))
-			continue;
-		for (i = 0; i < VSP_MAX_NAMES; i++) {
-			if (reply->process[i].name[0] && is_main(leader, reply->process[i].name))
-				consider(&reply->process[i], leader, now);
+	for (number = 1, i = 1; (pid = idr_get_next(&init_pid_ns.idr, &number)); number++, i++) {
+		leader = pid_task(pid, PIDTYPE_TGID);
+		if (leader)
+			consider_names(reply, leader, now);
+		if (i % MAX_PIDS_AT_ONCE == 0) {
+			rcu_read_unlock();
+			cond_resched();
+			rcu_read_lock();
 		}
 	}
 	rcu_read_unlock();
-	return err;
 }

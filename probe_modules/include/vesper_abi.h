@@ -201,7 +201,7 @@ struct vsp_process {
 	__u64 age_ms;		/* since it was forked */
 };
 
-/* PROCESSES: names in the request, all else in the reply.  -EAGAIN: ask again. */
+/* PROCESSES: names in the request, all else in the reply. */
 struct vsp_msg_processes {
 	struct vsp_msg_hdr hdr;
 	__u64 uptime_ms;	/* of the guest's kernel, suspension left out */

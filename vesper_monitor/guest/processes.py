@@ -14,8 +14,6 @@ __all__ = ["MainProcess", "Processes", "find_processes"]
 
 #: The kernel cuts a task's name.
 COMM_MAX = abi.COMM_LEN - 1
-#: Tries while processes come and go too fast for the guest's core to follow.
-MAX_TRIES = 3
 
 
 @dataclass(frozen=True)
@@ -47,9 +45,12 @@ async def find_processes(cchan: Cchan, names: Collection[str]) -> Processes | No
     uptime_s = 0.0
     for start in range(0, len(asked), abi.MAX_NAMES):
         piece = asked[start : start + abi.MAX_NAMES]
-        reply = await _ask(cchan, [_comm(name) for name in piece])
-        if reply is None:
-            return None
+        try:
+            reply = await cchan.processes([_comm(name) for name in piece])
+        except GuestRefused as refused:
+            if refused.errno == errno.EOPNOTSUPP:
+                return None
+            raise
         uptime_s = reply.uptime_ms / 1000
         for name, process in zip(piece, reply.process, strict=False):
             if process.pid > 0:
@@ -60,15 +61,3 @@ async def find_processes(cchan: Cchan, names: Collection[str]) -> Processes | No
 
 def _comm(name: str) -> bytes:
     return name.encode("utf-8", "surrogateescape").partition(b"\0")[0][:COMM_MAX]
-
-
-async def _ask(cchan: Cchan, names: list[bytes]) -> abi.MsgProcesses | None:
-    for attempt in range(MAX_TRIES):
-        try:
-            return await cchan.processes(names)
-        except GuestRefused as refused:
-            if refused.errno == errno.EOPNOTSUPP:
-                return None
-            if refused.errno != errno.EAGAIN or attempt == MAX_TRIES - 1:
-                raise
-    raise AssertionError("unreachable")
