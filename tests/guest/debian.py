@@ -17,6 +17,7 @@ from tests.guest.ivshmem import PROBES
 from tests.guest.machine import Machine, machine
 from tests.guest.neighbours import DOMAIN_STATUS, Vesperd
 from tests.kvm.holder import holder
+from vesper_monitor.guest.decode import Event
 
 __all__ = ["VM", "Debian", "Login", "debian"]
 
@@ -24,6 +25,10 @@ VM = "debian"
 #: s for whatever a command does, in an emulated guest on a busy machine.
 SLOW = 90.0
 MEMORY = 512 << 20
+
+_EVENT_KEYS = (
+    "vm", "domid", "probe", "event", "cpu", "seq", "guest_ns", "received", "fields", "text",
+)  # fmt: skip
 
 INIT = """\
 #!/bin/busybox sh
@@ -106,6 +111,12 @@ class Debian:
     def faults(self) -> list[str]:
         """All that Pacemaker would have been told of, oldest first."""
         return [fault["reason"] for fault in self.vesperd.call("faults", vm=VM)["faults"]]
+
+    @property
+    def events(self) -> list[Event]:
+        """All that vesperd has on record of it, oldest first."""
+        told = self.vesperd.events(VM)
+        return [Event(**{key: event[key] for key in _EVENT_KEYS}) for event in told]
 
     def monitor(self, limit: float) -> tuple[str, str | None]:
         """Wait as a monitor does. :returns: its result and the reason."""

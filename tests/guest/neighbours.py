@@ -121,6 +121,12 @@ class Vesperd:
         with Client(str(self._socket), timeout=None) as client:
             yield from client.stream("events", vm=vm, follow=True)
 
+    def events(self, vm: str, limit: int = 1000) -> list[dict[str, Any]]:
+        """The newest, oldest first."""
+        with Client(str(self._socket), timeout=60.0) as client:
+            answers = client.stream("events", vm=vm, limit=limit)
+            return [answer["event"] for answer in answers if "event" in answer]
+
     def end(self) -> int:
         """:returns: exit status."""
         self._end.set()

@@ -17,6 +17,7 @@ from typing import Any
 
 from tests.guest.debian import VM, Debian, Login, debian
 from tests.guest.neighbours import until
+from vesper_monitor.faults.rules import RuleSet
 
 #: The user's programs. Each takes the name of the service.
 PROGRAMS = {
@@ -46,6 +47,13 @@ ATTEMPTS = {
     f"for i in 1 2 3; do {LIMITED} ./eat; echo status $?; done": "status 137",
 }
 
+#: Rules that believe every process of the service's name → attempts that are faults by them.
+CREDULOUS = {
+    "send_signal: fatal and main": 10,
+    "process_exit: main and age_ms >= 5000 and (sig != 0 or status != 0)": 2,
+    "out_of_memory: main": 3,
+}
+
 #: What the user is refused.
 REFUSED = {
     "kill -TERM $(pidof httpd)": "not permitted",
@@ -70,6 +78,11 @@ def try_all(guest: Debian, user: Login) -> None:
         assert sign in said, (command, said)
         assert guest.faults == [], command
     assert guest.monitor(1)[0] == "fine"
+    # Who believes every process of that name would have had as many failovers.
+    for rule, attempts in CREDULOUS.items():
+        rules = RuleSet(rule)
+        found = [event.text for event in guest.events if rules.match(event, ["httpd"])]
+        assert len(found) >= attempts, (rule, found)
 
 
 def stop_and_start(guest: Debian, user: Login) -> None:
