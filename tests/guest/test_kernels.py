@@ -19,7 +19,7 @@ from lab import images
 from lab.images.releases import FLAVOURS, RELEASES, Release, release_kernel
 from tests.guest import real_faults
 from tests.guest.conftest import COMPLAINT
-from tests.guest.features import POINT, cpus_go_and_come, finds_processes, point, shows_life
+from tests.guest.features import POINT, cpus_go_and_come, point, shows_life
 from tests.guest.ivshmem import PROBES, KvmMachine, Watch, kvm_machine, watch
 
 #: Linux 6.12 crashes in its slab allocator about half the time with this
@@ -42,7 +42,6 @@ async def features(guest: KvmMachine, seen: Watch, version: str, cpus: int) -> N
     await shows_life(seen)
     if cpus == 2:
         await cpus_go_and_come(guest, seen, plugged_in=version not in NO_PLUGGING)
-    await finds_processes(guest, seen)
     await point(guest, seen)
 
 
