@@ -6,6 +6,7 @@ from __future__ import annotations
 import sys
 
 from lab import images
+from lab.images import debian_guest
 
 
 def main() -> int:
@@ -20,6 +21,7 @@ def main() -> int:
             "guest modules": " ".join(map(str, (modules.core, *modules.frontends.values()))),
             "probes": " ".join(map(str, modules.probes)),
             "guest initrd": images.guest_initrd(kernel, modules),
+            "Debian guest": debian_guest.disk(),
         }
     except images.BuildError as error:
         print(f"lab.images: {error}", file=sys.stderr)

@@ -174,6 +174,10 @@ class StandinGuest:
                 self._booted.set()
             case ["load-modules"]:
                 await self._load_modules()
+            case ["processes", uptime, *entries]:
+                self._kernel.uptime_s = float(uptime)
+                found = (entry.split(":") for entry in entries)
+                self._kernel.processes = {name: (int(pid), float(age)) for name, pid, age in found}
             case ["rmmod", name]:
                 self._kernel.unload(name)
             case ["hide", name]:

@@ -89,6 +89,9 @@ class StandinKernel:
         self._hidden: set[str] = set()  # loaded, but not in the channel table
         self._image: abi.Region | None = None
         self._generation = 0
+        #: main processes by name: pid and age in s; None: it cannot be asked, as an older core
+        self.processes: dict[str, tuple[int, float]] | None = None
+        self.uptime_s = 0.0
         self._write_table()
 
     def open_cchan(self) -> None:
@@ -170,10 +173,19 @@ class StandinKernel:
             reply = abi.MsgResult(text=text.encode())
         elif header.type == abi.MsgType.UNLOAD:
             status = self.unload(abi.MsgUnload.from_buffer_copy(request).name.decode())
+        elif header.type == abi.MsgType.PROCESSES and self.processes is not None:
+            reply = self._find_processes(abi.MsgProcesses.from_buffer_copy(request))
         else:
             status = errno.EOPNOTSUPP
         head = abi.MsgHdr(type=header.type, seq=header.seq, status=-status, version=self._version)
         return bytes(head) + bytes(reply)[ctypes.sizeof(head) :]
+
+    def _find_processes(self, reply: abi.MsgProcesses) -> abi.MsgProcesses:
+        reply.uptime_ms = int(self.uptime_s * 1000)
+        for process in reply.process:
+            pid, age_s = (self.processes or {}).get(process.name.decode(), (0, 0.0))
+            process.pid, process.age_ms = pid, int(age_s * 1000)
+        return reply
 
     def _load(self, request: abi.MsgLoad) -> tuple[int, str]:
         """Accepts what has the ELF form of a module for this kernel."""

@@ -24,6 +24,7 @@ union vsp_msg {
 	struct vsp_msg_load load;
 	struct vsp_msg_unload unload;
 	struct vsp_msg_result result;
+	struct vsp_msg_processes processes;
 };
 
 static struct workqueue_struct *cchan_wq;
@@ -126,6 +127,9 @@ static int dispatch(const union vsp_msg *request, union vsp_msg *reply)
 		return do_load(&request->load, &reply->result);
 	case VSP_MSG_UNLOAD:
 		return do_unload(&request->unload, &reply->result);
+	case VSP_MSG_PROCESSES:
+		vsp_processes_find(&request->processes, &reply->processes);
+		return 0;
 	default:
 		return -EOPNOTSUPP;
 	}

@@ -15,6 +15,7 @@
  *	probe.c		what all probes do alike
  *	last_words.c	what the kernel says on an oops or a panic
  *	life.c		signs of life
+ *	processes.c	which services have a process
  */
 #ifndef VESPER_CORE_H
 #define VESPER_CORE_H
@@ -159,6 +160,11 @@ void vsp_life_exit(void);
 void vsp_life_connect(void);
 void vsp_life_disconnect(void);
 struct vsp_region vsp_life_region(void);
+
+/* ------------------------------------------------------- processes.c */
+
+/* The main processes of some names.  May sleep. */
+void vsp_processes_find(const struct vsp_msg_processes *request, struct vsp_msg_processes *reply);
 
 /* ---------------------------------------------------------- export.c */
 

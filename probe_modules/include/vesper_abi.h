@@ -49,6 +49,9 @@
  *
  * Unloading: the host unmaps the channel, then UNLOAD name.
  *
+ * PROCESSES asks which names have a main process.  A guest that does not know a
+ * request answers it with -EOPNOTSUPP.
+ *
  * D-chan
  * ------
  * One relay channel per probe, opened in overwrite mode.  After each record
@@ -128,6 +131,7 @@ enum vsp_msg_type {
 	VSP_MSG_MEM_FREE	= 3,
 	VSP_MSG_LOAD		= 4,
 	VSP_MSG_UNLOAD		= 5,
+	VSP_MSG_PROCESSES	= 6,
 };
 
 /* Starts every message. */
@@ -184,6 +188,26 @@ struct vsp_msg_unload {
 struct vsp_msg_result {
 	struct vsp_msg_hdr hdr;	/* status: errno of finit_module(2) or so */
 	char text[240];		/* what the kernel logged about it, or "" */
+};
+
+#define VSP_MAX_NAMES		5	/* in one request */
+#define VSP_PROCESS_USERS_OWN	(1 << 0)	/* a user has started it, not the system */
+
+/* The main process of a name. */
+struct vsp_process {
+	char name[VSP_COMM_LEN];	/* the host's; "": none */
+	__s32 pid;		/* thread group; 0: there is none; so in a request */
+	__u32 uid;
+	__u32 flags;		/* VSP_PROCESS_* */
+	__u32 reserved;
+	__u64 age_ms;		/* since it was forked */
+};
+
+/* PROCESSES: names in the request, all else in the reply. */
+struct vsp_msg_processes {
+	struct vsp_msg_hdr hdr;
+	__u64 uptime_ms;	/* of the guest's kernel, suspension left out */
+	struct vsp_process process[VSP_MAX_NAMES];
 };
 
 struct vsp_cchan_ring {

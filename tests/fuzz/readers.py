@@ -16,6 +16,7 @@ from typing import Any
 
 from tests.fuzz.memory import DOMAIN, Input, Link, Mapping, unsteady
 from vesper_monitor.faults.rules import RuleSet
+from vesper_monitor.faults.service_watch import ServiceWatch
 from vesper_monitor.guest import abi, last_words
 from vesper_monitor.guest.action import Guest
 from vesper_monitor.guest.cchan import Cchan, CchanError, GuestRefused
@@ -26,6 +27,7 @@ from vesper_monitor.guest.last_words import WordsReader
 from vesper_monitor.guest.life import LifeReader
 from vesper_monitor.guest.liveness import Liveness
 from vesper_monitor.guest.points.syntax import parse
+from vesper_monitor.guest.processes import find_processes
 from vesper_monitor.guest.rawfeed import RawFeed
 from vesper_monitor.guest.relay import READ_LIMIT, ChannelShape, RawRecord, RelayReader
 from vesper_monitor.transport import TransportError
@@ -180,15 +182,22 @@ async def _ask(link: Link, which: int) -> None:
     link.on_lost(channel.abort)
     link.notify()  # its ring may be full: it must not wait for us
     for number in range(3):
-        kind = (which >> 2 * number) % 4
+        kind = (which >> 2 * number) % 5
         if kind == 0:
             await channel.hello()
         elif kind == 1:
             await channel.mem_alloc(3)
         elif kind == 2:
             assert (await channel.load("p", abi.Region(handle=1), 1, 1, 1)).isprintable()
-        else:
+        elif kind == 3:
             assert (await channel.unload("p")).isprintable()
+        else:
+            watch = ServiceWatch("vm1")
+            watch.set_services(("httpd",), 0.0)
+            watch.note_heard(1, 0.0)
+            for now in (0.0, 1000.0):
+                watch.note_answer(await find_processes(channel, watch.names), now)
+            assert (watch.lacking(1001.0) or "").isprintable()
 
 
 def cchan(data: bytes) -> None:

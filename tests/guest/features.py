@@ -3,6 +3,8 @@
 
 from __future__ import annotations
 
+import re
+
 from tests.guest.ivshmem import SLOW, KvmMachine, Watch
 from tests.host.standins import until
 from vesper_monitor.guest.life import LifeReader
@@ -14,6 +16,7 @@ __all__ = [
     "KILLED",
     "POINT",
     "cpus_go_and_come",
+    "finds_processes",
     "point",
     "said",
     "shows_life",
@@ -101,3 +104,35 @@ async def point(guest: KvmMachine, seen: Watch) -> None:
     await seen.collecting("send_signal", POINT.name)
     guest.machine.tell("cat /proc/sys/kernel/ostype")
     await seen.see(lambda: seen.of(POINT.name, path="/proc/sys/kernel/ostype"), "the point's hit")
+
+
+#: A service with a worker of the same name; and one that a user has started, a moment before.
+_SERVICES = (
+    "sh -c 'echo 1000 >/proc/self/loginuid; printf served >/proc/self/comm; "
+    "echo theirs $$ >/dev/console; sleep 1000; :' & sleep 1; "
+    "sh -c 'printf served >/proc/self/comm; (while :; do sleep 1; done) & "
+    "echo served $$ $! >/dev/console; wait' & "
+)
+
+
+async def finds_processes(guest: KvmMachine, seen: Watch) -> None:
+    """The guest's core knows which names have a main process, and which of several is meant."""
+    names = ["init", "kthreadd", "nobody", "served", "a", "b", "a-name-that-is-cut-off"]
+    guest.machine.tell(_SERVICES)
+    await until(lambda: "\nserved " in guest.machine.console, "the service's number", SLOW)
+    pids = re.findall(r"^(theirs|served) (\d+) ?(\d*)$", guest.machine.console, re.MULTILINE)
+    (_, theirs, _), (_, pid, worker) = pids
+    first = await seen.session.find_processes(names)
+    assert first is not None
+    assert first.found.keys() == {"init", "served"}
+    assert (first.found["init"].pid, first.found["served"].pid) == (1, int(pid))
+    assert 0.0 < first.found["served"].age_s < first.found["init"].age_s <= first.uptime_s
+    assert first.found["served"].is_believed
+    # Then it is gone, and only a user's own is left.
+    guest.machine.tell(f"kill -9 {pid} {worker}")
+    await said(guest, "ended")
+    second = await seen.session.find_processes(names)
+    assert second is not None
+    assert (second.found["served"].pid, second.found["served"].is_believed) == (int(theirs), False)
+    guest.machine.tell(f"kill -9 {theirs}")
+    await said(guest, "all ended")

@@ -2,7 +2,7 @@
 """``python3 -m tests.guest.impatient_vesperd CONFIG``: vesperd, on guests that no libvirt knows.
 
 It comes back soon to a guest that it could not talk to: a hostile one is to be
-read, not waited for.
+read, not waited for.  Nor does it wait long for a service to be back.
 """
 
 from __future__ import annotations
@@ -13,12 +13,16 @@ from pathlib import Path
 
 from bench.load.vesperd import run
 from vesper_monitor.daemon import config, logs
+from vesper_monitor.faults import service_watch
 from vesper_monitor.guest import session
 
 #: s, in place of up to 30.
 AGAIN = 0.2
+#: s, in place of 60, and of 10.
+BACK, LOOK_MISSING = 15.0, 2.0
 
 if __name__ == "__main__":
     session._RETRY_FIRST = session._RETRY_LAST = session._RETRY_UNFIT = AGAIN
+    service_watch.BACK_S, service_watch.LOOK_MISSING_S = BACK, LOOK_MISSING
     logs.setup("warning")
     asyncio.run(run(config.load(Path(sys.argv[1]), required=True)))

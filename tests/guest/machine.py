@@ -181,12 +181,12 @@ class Machine:
 
 
 def _initrd(
-    kernel: images.Kernel, files: Sequence[Path], modules: Sequence[str], frontend: str
+    kernel: images.Kernel, files: Sequence[Path], modules: Sequence[str], init: str
 ) -> bytes:
     archive = Archive()
     archive.device("dev/console", 5, 1)
     archive.device("dev/null", 1, 3)
-    archive.add("init", (INIT % frontend).encode(), 0o755)
+    archive.add("init", init.encode(), 0o755)
     archive.copy("bin/busybox", images.root() / "bin/busybox", 0o755)
     archive.link("bin/sh", "busybox")
     for path in files:
@@ -238,6 +238,7 @@ def machine(
     frontend: str = "vsp_ram",
     qemu: Sequence[str] = (),
     counted: bool = False,
+    init: str = INIT,
 ) -> Iterator[Machine]:
     """Boot a guest that has the core and a frontend loaded.
 
@@ -247,8 +248,9 @@ def machine(
     :param frontend: name of its module.
     :param qemu: more of QEMU's arguments.
     :param counted: its clock goes by the instructions that it executes: one is 1 ns.
+    :param init: PID 1's script, with a place for the frontend's name.
     """
-    (directory / "initrd").write_bytes(_initrd(kernel, files, modules, frontend))
+    (directory / "initrd").write_bytes(_initrd(kernel, files, modules, init % frontend))
     smp = f"{cpus},maxcpus={max_cpus or cpus}"
     with _ram(memory) as ram:
         command = _command(kernel, directory, ram, smp, cmdline, counted)

@@ -24,7 +24,7 @@ from tests.guest.machine import Machine, machine
 from tests.kvm.holder import holder
 from vesper_monitor.client import Client, DaemonUnavailable
 
-__all__ = ["LOADED", "Heard", "Vesperd", "guests", "until"]
+__all__ = ["DOMAIN_STATUS", "LOADED", "Heard", "Vesperd", "guests", "until"]
 
 PROJECT = Path(__file__).parents[2]
 #: s for an emulated guest, on a busy machine.
@@ -34,7 +34,7 @@ LOADED = ("send_signal", "out_of_memory", "process_exit")
 #: s. In each, some event was hardly delayed: the two clocks drift apart.
 WINDOW = 10.0
 
-_STATUS = """<domstatus state='running' reason='booted' pid='{pid}'>
+DOMAIN_STATUS = """<domstatus state='running' reason='booted' pid='{pid}'>
 <domain type='qemu'><name>{name}</name><uuid>{uuid}</uuid></domain></domstatus>
 """
 
@@ -120,6 +120,12 @@ class Vesperd:
     def follow(self, vm: str) -> Iterator[dict[str, Any]]:
         with Client(str(self._socket), timeout=None) as client:
             yield from client.stream("events", vm=vm, follow=True)
+
+    def events(self, vm: str, limit: int = 1000) -> list[dict[str, Any]]:
+        """The newest, oldest first."""
+        with Client(str(self._socket), timeout=60.0) as client:
+            answers = client.stream("events", vm=vm, limit=limit)
+            return [answer["event"] for answer in answers if "event" in answer]
 
     def end(self) -> int:
         """:returns: exit status."""
@@ -215,7 +221,7 @@ def guests(
                 )
             )  # fmt: skip
             (directory / f"{name}.xml").write_text(
-                _STATUS.format(pid=machines[name].process.pid, name=name, uuid=uuid.uuid4())
+                DOMAIN_STATUS.format(pid=machines[name].process.pid, name=name, uuid=uuid.uuid4())
             )
         vesperd = Vesperd(directory)
         try:

@@ -9,6 +9,7 @@ from __future__ import annotations
 import subprocess
 from pathlib import Path
 
+from tests.guest.features import finds_processes
 from tests.guest.ivshmem import SLOW, KvmMachine, Watch
 from tests.host.standins import until
 
@@ -63,6 +64,7 @@ async def prepare(guest: KvmMachine) -> None:
 
 async def see_all(guest: KvmMachine, seen: Watch, probes: list[str]) -> None:
     """Each fault, with its cause; the guest has lost its disks then."""
+    await finds_processes(guest, seen)
     for line in FAULTS:
         guest.machine.tell(line)
     await seen.see(lambda: seen.of("out_of_memory", comm="tail"), "OOM")

@@ -34,11 +34,20 @@ class GuestProcess:
             time.sleep(0.01)
 
     async def tell(self, *words: str) -> str:
-        reader, writer = await asyncio.open_unix_connection(self.place.control)
+        reader, writer = await self._connect()
         writer.write(" ".join(words).encode() + b"\n")
         answer = (await asyncio.wait_for(reader.readline(), 10)).decode().strip()
         writer.close()
         return answer
+
+    async def _connect(self) -> tuple[asyncio.StreamReader, asyncio.StreamWriter]:
+        """To its control socket, which is there a moment before it takes connections."""
+        async with asyncio.timeout(10):
+            while True:
+                try:
+                    return await asyncio.open_unix_connection(self.place.control)
+                except ConnectionRefusedError:
+                    await asyncio.sleep(0.01)
 
     async def migrate(self, directory: Path) -> None:
         """To another host, whose domains are there."""

@@ -34,6 +34,7 @@ from vesper_monitor.daemon.expected import Expected
 from vesper_monitor.daemon.followers import Followers
 from vesper_monitor.daemon.hearsay import Hearsay
 from vesper_monitor.daemon.server import RequestError, Server
+from vesper_monitor.daemon.services import RECALL_S, Services
 from vesper_monitor.daemon.watch import NoTransport, Watch, find_transports
 from vesper_monitor.faults.attributes import NodeAttributes
 from vesper_monitor.faults.fault import InstanceRecord
@@ -44,6 +45,7 @@ from vesper_monitor.faults.pauses import Pauses
 from vesper_monitor.faults.rate import WINDOW
 from vesper_monitor.faults.recorder import Recorder
 from vesper_monitor.faults.unmonitored import keep_monitored
+from vesper_monitor.faults.watching import Watching
 from vesper_monitor.guest.decode import Event
 from vesper_monitor.guest.images import ImageStore
 from vesper_monitor.guest.points.store import Points
@@ -101,11 +103,16 @@ class Daemon:
         )
         self.instances = Instances(
             self.recorder,
-            lambda record: self.watch.state_of(_domain_of(record), record.transport),
+            self._state_of,
             grace=config.monitor_grace,
             max_failovers=config.max_failovers,
             paused=lambda vm: self.pauses.get(vm) is not None,
             attributes=self._attributes,
+        )
+        self.services = Services(
+            self.instances.all,
+            lambda domain: self.watch.session(domain),
+            self.instances.watch_changed,
         )
         self.expected = Expected()
         self.points = Points(Path(config.journal).with_name("points.json"))
@@ -159,7 +166,11 @@ class Daemon:
         sys.setswitchinterval(SWITCH_INTERVAL)
         gc.set_threshold(YOUNG, 50, 1_000_000)
         loop = asyncio.get_running_loop()
-        for work in (_tidy(), keep_monitored(self.instances.all, self.instances.left)):
+        for work in (
+            _tidy(),
+            keep_monitored(self.instances.all, self.instances.left),
+            self.services.run(),
+        ):
             self._always.append(loop.create_task(work))
         self.pauses.restore()
         self.points.restore()
@@ -187,6 +198,13 @@ class Daemon:
         await self.watch.close()
         await asyncio.gather(*self._tasks, return_exceptions=True)
         await self.recorder.close()
+
+    def _state_of(self, record: InstanceRecord) -> Watching:
+        """How well the guest of an instance is watched, and whether its services are there."""
+        watching = self.watch.state_of(_domain_of(record), record.transport)
+        if watching.lacking is None and (lacking := self.services.lacking(record)) is not None:
+            return replace(watching, lacking=lacking)
+        return watching
 
     # ------------------------------------------------------------ activation
 
@@ -265,6 +283,7 @@ class Daemon:
     # ------------------------------------------------------------ events
 
     def _on_events(self, session: Session, events: list[Event]) -> None:
+        self.services.note_events(self.instances.of_domain(session.domain), events)
         batch = Batch()
         self._add_positions(session, batch)
         self._record(session.domain, events, batch)
@@ -525,11 +544,14 @@ class Daemon:
             _log.info("going on with %d resources of an earlier vesperd", len(records))
 
     async def _recall(self, record: InstanceRecord) -> None:
-        """Rules that count go on with what was seen before."""
+        """Rules that count go on with what was seen before, and so does the wait for services."""
         instance = self.instances.get(record.resource)
-        if instance is None or not instance.rules.horizon:
+        if instance is None:
             return
-        since = max(record.started, time.time() - instance.rules.horizon)
+        horizon = max(instance.rules.horizon, RECALL_S if record.services else 0.0)
+        if not horizon:
+            return
+        since = max(record.started, time.time() - horizon)
         try:
             newest = await self.recorder.run(lambda j: j.nth_newest(record.vm, MAX_RECALLED)) or 1
             events = await self.recorder.run(
@@ -538,9 +560,10 @@ class Daemon:
         except JournalError as error:
             _log.error("%s: counts begin anew: %s", record.resource, error)
             return
-        self.instances.recall(
-            record, [e for e in events if e.domid == record.domid and e.received >= since]
-        )
+        seen = [e for e in events if e.domid == record.domid and e.received >= since]
+        self.services.recall(instance, seen)
+        since = time.time() - instance.rules.horizon
+        self.instances.recall(record, [e for e in seen if e.received >= since])
 
 
 def _domain_of(record: InstanceRecord) -> Domain:

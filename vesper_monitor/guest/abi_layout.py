@@ -38,6 +38,8 @@ MAX_SUBBUFS = 8
 MAX_REGION_PAGES = 1016
 CCHAN_SLOTS = 4
 MSG_SIZE = 256
+MAX_NAMES = 5
+PROCESS_USERS_OWN = 1 << 0
 WORDS_VERSION = 1
 WORDS_MESSAGE_LEN = 256
 WORDS_STACK_LEN = 2048
@@ -82,6 +84,7 @@ class MsgType(enum.IntEnum):
     MEM_FREE = 3
     LOAD = 4
     UNLOAD = 5
+    PROCESSES = 6
 
 
 class MsgHdr(ctypes.LittleEndianStructure):
@@ -168,6 +171,35 @@ class MsgResult(ctypes.LittleEndianStructure):
     _fields_ = [
         ("hdr", MsgHdr),
         ("text", ctypes.c_char * 240),
+    ]
+
+
+class Process(ctypes.LittleEndianStructure):
+    c_name: ClassVar[str] = "vsp_process"
+    name: _Text
+    pid: int
+    uid: int
+    flags: int
+    age_ms: int
+    _fields_ = [
+        ("name", ctypes.c_char * COMM_LEN),
+        ("pid", ctypes.c_int32),
+        ("uid", ctypes.c_uint32),
+        ("flags", ctypes.c_uint32),
+        ("reserved", ctypes.c_uint32),
+        ("age_ms", ctypes.c_uint64),
+    ]
+
+
+class MsgProcesses(ctypes.LittleEndianStructure):
+    c_name: ClassVar[str] = "vsp_msg_processes"
+    hdr: MsgHdr
+    uptime_ms: int
+    process: ctypes.Array[Process]
+    _fields_ = [
+        ("hdr", MsgHdr),
+        ("uptime_ms", ctypes.c_uint64),
+        ("process", Process * MAX_NAMES),
     ]
 
 

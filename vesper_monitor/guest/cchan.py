@@ -12,6 +12,7 @@ import asyncio
 import ctypes
 import errno
 import secrets
+from collections.abc import Sequence
 from typing import TypeVar
 
 from vesper_monitor.guest import abi
@@ -152,6 +153,15 @@ class Cchan:
             f"to unload {name}", abi.MsgType.UNLOAD, request, abi.MsgResult, LOAD_TIMEOUT
         )
         return printable(reply.text)
+
+    async def processes(self, names: Sequence[bytes]) -> abi.MsgProcesses:
+        """Of at most :data:`abi.MAX_NAMES` names; see guest/processes.py."""
+        request = abi.MsgProcesses()
+        for process, name in zip(request.process, names, strict=False):
+            process.name = name
+        return await self._request(
+            "for processes", abi.MsgType.PROCESSES, request, abi.MsgProcesses
+        )
 
     async def _request(
         self,

@@ -23,14 +23,14 @@ from __future__ import annotations
 import asyncio
 import logging
 import time
-from collections.abc import AsyncIterator, Callable, Mapping
+from collections.abc import AsyncIterator, Callable, Collection, Mapping
 
 from vesper_monitor.domain_state import DomainState
 from vesper_monitor.guest import abi
 from vesper_monitor.guest.action import Guest, Hello, SessionError
 from vesper_monitor.guest.beat import Beat
 from vesper_monitor.guest.boot import BootWatch
-from vesper_monitor.guest.cchan import CchanBroken, CchanError, GuestSilent
+from vesper_monitor.guest.cchan import CchanBroken, CchanError, GuestRefused, GuestSilent
 from vesper_monitor.guest.channel import ChannelEntry, TableError
 from vesper_monitor.guest.collector import Collector
 from vesper_monitor.guest.decode import Event
@@ -41,6 +41,7 @@ from vesper_monitor.guest.liveness import LOOK
 from vesper_monitor.guest.pace import Pace
 from vesper_monitor.guest.points.point import Point
 from vesper_monitor.guest.positions import Position
+from vesper_monitor.guest.processes import Processes, find_processes
 from vesper_monitor.guest.rawfeed import RawFeed
 from vesper_monitor.transport import (
     Domain,
@@ -317,6 +318,19 @@ class Session:
             self._wanted.pop(name, None)
             await self._unload(guest, name)
             self._changed()
+
+    async def find_processes(self, names: Collection[str]) -> Processes | None:
+        """The main processes of some names. None: the guest's core cannot be asked for them.
+
+        :raises SessionError: not known now.
+        """
+        guest = self._active_guest("ask for processes")
+        if guest.cchan.asleep or self.is_paused:
+            raise SessionError(f"{self.domain.name}: the guest sleeps", code="not-active")
+        try:
+            return await find_processes(guest.cchan, names)
+        except (CchanError, GuestRefused) as error:
+            raise _session_error(error) from None
 
     def note_report(self, report: DomainReport) -> None:
         """The hypervisor says that the domain is in that state."""

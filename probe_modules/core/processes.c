@@ -1,0 +1,93 @@
+// SPDX-License-Identifier: GPL-2.0-only
+/*
+ * Which of a few names has a main process now.
+ *
+ * A main process is one whose parent has another name, as the host's rules
+ * have it.  Of several the oldest counts; a user's own only if there is no
+ * other: names are anybody's to choose.
+ */
+
+#include <linux/idr.h>
+#include <linux/math64.h>
+#include <linux/pid_namespace.h>
+#include <linux/rcupdate.h>
+#include <linux/sched/signal.h>
+#include <linux/string.h>
+#include <linux/timekeeping.h>
+
+#include "core.h"
+#include "vesper_process.h"
+
+/* Looked at without letting others run. */
+#define MAX_PIDS_AT_ONCE	512
+
+static bool is_named(const struct task_struct *leader, const char *name)
+{
+	return !strncmp(leader->comm, name, VSP_COMM_LEN - 1);
+}
+
+/* Under rcu_read_lock(). */
+static bool is_main(const struct task_struct *leader, const char *name)
+{
+	return is_named(leader, name) &&
+	       !is_named(rcu_dereference(leader->real_parent)->group_leader, name);
+}
+
+/* Under rcu_read_lock(). */
+static void consider(struct vsp_process *found, struct task_struct *leader, u64 now)
+{
+	u32 flags = vsp_is_users_own(leader) ? VSP_PROCESS_USERS_OWN : 0;
+	u64 age_ms = 0;
+
+	if (now > leader->start_time)
+		age_ms = div_u64(now - leader->start_time, NSEC_PER_MSEC);
+	if (found->pid && (flags > found->flags ||
+			   (flags == found->flags && age_ms <= found->age_ms)))
+		return;
+	found->pid = leader->tgid;
+	found->uid = __kuid_val(__task_cred(leader)->uid);
+	found->flags = flags;
+	found->age_ms = age_ms;
+}
+
+/* Under rcu_read_lock(). */
+static void consider_names(struct vsp_msg_processes *reply, struct task_struct *leader, u64 now)
+{
+	unsigned int i;
+
+	if (leader->flags & PF_KTHREAD || !atomic_read(&leader->signal->live))
+		return;
+	for (i = 0; i < VSP_MAX_NAMES; i++) {
+		if (reply->process[i].name[0] && is_main(leader, reply->process[i].name))
+			consider(&reply->process[i], leader, now);
+	}
+}
+
+/*
+ * By their numbers, and not by for_each_process(): where the walk pauses, it
+ * finds its place again, however many processes come and go.
+ */
+void vsp_processes_find(const struct vsp_msg_processes *request, struct vsp_msg_processes *reply)
+{
+	struct task_struct *leader;
+	u64 now = ktime_get_ns();
+	struct pid *pid;
+	int i, number;
+
+	reply->uptime_ms = div_u64(now, NSEC_PER_MSEC);
+	for (i = 0; i < VSP_MAX_NAMES; i++)
+		strscpy(reply->process[i].name, request->process[i].name, VSP_COMM_LEN);
+
+	rcu_read_lock();
+	for (number = 1, i = 1; (pid = idr_get_next(&init_pid_ns.idr, &number)); number++, i++) {
+		leader = pid_task(pid, PIDTYPE_TGID);
+		if (leader)
+			consider_names(reply, leader, now);
+		if (i % MAX_PIDS_AT_ONCE == 0) {
+			rcu_read_unlock();
+			cond_resched();
+			rcu_read_lock();
+		}
+	}
+	rcu_read_unlock();
+}
