@@ -195,8 +195,27 @@ class Instances:
             self._end(old, "a later start")
         self.left.pop(record.resource, None)
         instance.paused = self._paused(record.vm)
+        others = self.of_domain(Domain(record.vm, record.domid, record.uuid))
         self._by_resource[record.resource] = instance
         self._by_domain.setdefault((record.uuid, record.domid), []).append(instance)
+        for other in others:
+            self._take_over(other, instance)
+
+    def _take_over(self, other: Instance, instance: Instance) -> None:
+        """End another resource's activation: the domain belongs to who began last.
+
+        A fault that nobody was told of yet goes on as that one's.
+        """
+        resource, fault = instance.record.resource, other.fault
+        self._drop(other.record.resource)
+        why = f"{other.record.vm} belongs to resource {resource} now, which found it last"
+        self._end(other, f"resource {resource}", why)
+        _log.warning("%s: %s", other.record.resource, why)
+        if fault is None or fault.told is not None or other.handed_over or instance.fault:
+            return
+        fault = replace(fault, resource=resource, instance=instance.record.id)
+        instance.fault_found(fault)
+        self._recorder.put(fault.vm, Batch(faults=[fault]), lambda: self.recorded([fault]))
 
     def _drop(self, resource: str) -> Instance | None:
         instance = self._by_resource.pop(resource, None)
