@@ -592,6 +592,12 @@ class Agent:
             self.pause()
         return state
 
+    def is_brought_back(self) -> bool:
+        """Whether the toolstack itself starts the domain again, which has just ended."""
+        known = self.identity.remembered
+        ident = known.ident if known is not None and known.name == self.vm else ""
+        return self.toolstack.brings_back(self.vm, ident)
+
     def _turn_to_configured(self) -> bool:
         """What was remembered does not run: what is configured counts from now on.
 
