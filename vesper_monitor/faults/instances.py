@@ -73,6 +73,10 @@ def attribute(vm: str) -> str:
     return f"vesper-fault-{vm}"
 
 
+def _nothing() -> None:
+    pass
+
+
 class Instances:
     """
     :param watching: how well the domain of an instance is watched now.
@@ -281,12 +285,16 @@ class Instances:
             self._reconsider(instance)
         return instance
 
-    def stop(self, resource: str) -> Instance | None:
-        """The resource is being stopped. :returns: the instance that ended."""
+    def stop(self, resource: str, then: Callable[[], None] = _nothing) -> Instance | None:
+        """The resource is being stopped.
+
+        :param then: called when that is in the journal, or could not be written.
+        :returns: the instance that ended.
+        """
         instance = self._drop(resource)
         if instance is not None:
             self._record_death(instance)
-            fault = self._end(instance, "stop")
+            fault = self._end(instance, "stop", then=then)
             if fault is not None and not instance.handed_over:
                 self._stopped_for[resource] = fault
             if instance.node is not None and instance.may_be_on_record:
@@ -354,17 +362,28 @@ class Instances:
             instance.refuse(why)
             instance.watch_changed(_now())
 
-    def _save(self, instance: Instance, fault: Fault | None = None) -> None:
+    def _save(
+        self,
+        instance: Instance,
+        fault: Fault | None = None,
+        then: Callable[[], None] = _nothing,
+    ) -> None:
         """:param fault: of its own that has changed, too."""
         faults = [fault] if fault is not None else []
         record = instance.record
-        self._recorder.put(record.vm, Batch(instances=[record], faults=faults))
+        self._recorder.put(record.vm, Batch(instances=[record], faults=faults), then)
 
-    def _end(self, instance: Instance, by: str, why: str | None = None) -> Fault | None:
+    def _end(
+        self,
+        instance: Instance,
+        by: str,
+        why: str | None = None,
+        then: Callable[[], None] = _nothing,
+    ) -> Fault | None:
         """See :meth:`Instance.end`."""
         fault = instance.end(time.time(), MIGRATION if instance.handed_over else by, why)
         self._reconsider(instance)
-        self._save(instance, fault)
+        self._save(instance, fault, then)
         return fault
 
     # ------------------------------------------------------------ faults
