@@ -466,16 +466,18 @@ class Agent:
     def _find_arrived(self, states: dict[str, DomainState]) -> str:
         """Return what a live migration has brought, where this node's file names another domain."""
         wanted = self.identity.configured_name
-        if self._is_listed(wanted, states) and not self.identity.find_owner(wanted):
+        arrives = self.call.action == "migrate_from"
+        if not arrives and self._is_listed(wanted, states) and not self.identity.find_owner(wanted):
             return ""
-        name, ident = self.arrival.find_domain(again=self.call.action == "migrate_from")
-        if name in ("", self.vm) or not self._is_listed(name, states):
+        name, ident = self.arrival.find_domain(again=arrives)
+        if not name or self.identity.find_owner(name, ident):
             return ""
-        if self.identity.find_owner(name, ident):
+        if not arrives and (name == self.vm or not self._is_listed(name, states)):
             return ""
-        log(f"{name}: was migrated to this node for {self.call.resource}, whose file here names "
-            f"{wanted}")  # fmt: skip
-        self.identity.adopt(KnownDomain(name, ident))
+        if name not in (self.vm, wanted):
+            log(f"{name}: was sent to this node for {self.call.resource}, whose file here names "
+                f"{wanted}")  # fmt: skip
+            self.identity.adopt(KnownDomain(name, ident))
         return name
 
     def _is_listed(self, name: str, states: dict[str, DomainState]) -> bool:

@@ -186,6 +186,7 @@ class Arrival:
         self.close()
         value = ""
         if code is None:
+            self._asked_at = float("inf")  # not again
             log(f"{agent.vm}: what was sent here is not known: "
                 f"attrd_updater did not end within {limit:.0f} s")  # fmt: skip
         elif code == 0:
