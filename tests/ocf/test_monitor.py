@@ -182,10 +182,21 @@ def test_what_does_not_come_back_by_itself_is_not_waited_for(xen: Host, cause: s
 
 @pytest.mark.parametrize("state", ["gone", "crashed"])
 @pytest.mark.parametrize(
-    ("action", "code"), [("restart", SUCCESS), ("destroy", ERROR), ("preserve", ERROR)]
+    ("action", "panicked", "code"),
+    [
+        ("restart", False, SUCCESS),
+        ("restart", True, ERROR),
+        ("destroy", False, ERROR),
+        ("preserve", False, ERROR),
+    ],
 )
 def test_xl_restarts_what_has_crashed(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, action: str, state: str, code: int
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    action: str,
+    panicked: bool,
+    state: str,
+    code: int,
 ) -> None:
     """on_crash=restart: the domain is back under another number in a moment."""
     host = VirtualXenHost(tmp_path, monkeypatch)
@@ -203,6 +214,7 @@ def test_xl_restarts_what_has_crashed(
     def vesperd(asked: dict[str, Any]) -> dict[str, Any]:
         told.append(asked)
         dead = {"result": "dead", "reason": "vm1 has crashed", "state": state, "cause": "failure"}
+        dead |= {"panicked": True} if panicked else {}
         return dead if asked["op"] == "wait" else {"age": None}
 
     host.vesperd = vesperd
@@ -215,10 +227,10 @@ def test_xl_restarts_what_has_crashed(
         return run(command)
 
     monkeypatch.setattr(host, "_run", look)
-    expected = NOT_RUNNING if (code, state) == (ERROR, "gone") else code
+    expected = NOT_RUNNING if action != "restart" and state == "gone" else code
     assert host.call("monitor", interval=10)[0] == expected
     starts = [asked for asked in told if asked["op"] == "start"]
-    assert [asked["domain"] for asked in starts] == (["99"] if action == "restart" else [])
+    assert [asked["domain"] for asked in starts] == (["99"] if code == SUCCESS else [])
 
 
 @pytest.mark.parametrize("on_crash", ["restart", "coredump-restart", "destroy"])

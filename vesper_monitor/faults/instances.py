@@ -26,6 +26,7 @@ from vesper_monitor.faults.carried import (
 from vesper_monitor.faults.fault import Fault, InstanceRecord
 from vesper_monitor.faults.instance import (
     MIGRATION,
+    PANIC_RULE,
     Answer,
     Instance,
     InstanceState,
@@ -605,7 +606,7 @@ class Instances:
         """The domain does not run any more."""
         for instance in self.of_domain(domain):
             fault = instance.fault
-            if fault is not None and fault.rule == "kernel_panic":
+            if fault is not None and fault.rule == PANIC_RULE:
                 report = replace(report, why=fault.reason)  # the kernel's own words
             if instance.death is None:
                 instance.death = domains.reported(domain, report).to_json()

@@ -258,7 +258,9 @@ class Monitor:
             cause = answer.get("cause")
             # What it has ended with may be what its configuration restarts it for.
             restarts = cause == "failure" and self._agent.is_brought_back()
-            if answer.get("state") == DomainState.CRASHED.value and not restarts:
+            crashed = answer.get("state") == DomainState.CRASHED.value
+            # A panic that is a fault has the VM start elsewhere all the same.
+            if (crashed and not restarts) or (restarts and answer.get("panicked") is True):
                 raise Exit(Code.ERROR, reason)
             if cause == "asked" and self._agent.settings.poweroff_wanted:
                 self._accept(reason)
