@@ -59,6 +59,9 @@ LIBVIRT = Tree(
         "libvirt-clients",
         "python3-libvirt",
         "qemu-system-x86",
+        # A virtual TPM, whose state must survive its VM's stop.
+        "swtpm",
+        "swtpm-tools",
         *CLUSTER,
     ),
     "cloud-amd64",

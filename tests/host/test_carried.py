@@ -498,3 +498,67 @@ class Migration(RuleBasedStateMachine):
 
 TestMigration = Migration.TestCase
 TestMigration.settings = settings(max_examples=200, stateful_step_count=40, deadline=None)
+
+
+def test_one_domain_has_one_activation(tmp_path: Path) -> None:
+    """A start or probe of another resource finds it: a fault is told to that one alone."""
+
+    async def scene() -> None:
+        instances, first = await started(tmp_path)
+        asked: list[Answer] = []
+
+        async def deliver(answer: Answer) -> None:
+            asked.append(answer)
+
+        waiting = asyncio.create_task(
+            instances.wait(first, interval=1.0, timeout=30.0, first=False, deliver=deliver)
+        )
+        await asyncio.sleep(0)
+        second = instances.start("s", Domain("vm1", 2, UUID), [], ["httpd"])
+        await asyncio.wait_for(waiting, 10)
+        assert [answer.result for answer in asked] == [Result.DEGRADED]
+        assert "belongs to resource s now" in str(asked[0].reason)
+        assert instances.of_domain(Domain("vm1", 2, UUID)) == [second]
+        found(instances, death(1))
+        assert second.answer_at_timeout().result is Result.FAULT
+        # Of what r had been told, s is not told again.
+        instances._told(second, second.fault or FAULT)
+        third = instances.start("r", Domain("vm1", 2, UUID), [], ["httpd"])
+        assert third.answer_at_timeout().result is Result.FINE
+        await instances.close()
+
+    asyncio.run(scene())
+
+
+def test_another_resource_takes_a_fault_that_nobody_was_told_of(tmp_path: Path) -> None:
+    async def scene() -> None:
+        instances, _ = await started(tmp_path)
+        found(instances, death(1))
+        second = instances.start("s", Domain("vm1", 2, UUID), [], ["httpd"])
+        assert second.answer_at_timeout().result is Result.FAULT
+        await instances.close()
+        with_second = Journal(tmp_path / "journal.sqlite")
+        assert [fault.resource for fault in with_second.open_faults()] == ["s"]
+        with_second.close()
+
+    asyncio.run(scene())
+
+
+def test_a_journal_with_two_resources_of_one_domain(tmp_path: Path) -> None:
+    """An older vesperd kept both: the later one has it."""
+
+    async def scene() -> None:
+        journal = Journal(tmp_path / "journal.sqlite")
+        records = [
+            InstanceRecord(f"{name}/1", name, "vm1", UUID, 2, started, (), ())
+            for name, started in (("r", 1.0), ("s", 2.0))
+        ]
+        journal.write(Batch(instances=records))
+        recorder = cast(Recorder, SynchronousRecorder(journal))
+        instances = Instances(recorder, well_watched, grace=0.0, max_failovers=9, tell=never)
+        instances.restore(journal.open_instances(), [], 0)
+        assert [instance.record.resource for instance in instances.all()] == ["s"]
+        assert [record.resource for record in journal.open_instances()] == ["s"]
+        await instances.close()
+
+    asyncio.run(scene())

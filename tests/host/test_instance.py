@@ -15,6 +15,7 @@ from vesper_monitor.faults.instance import (
     CALM,
     HOLD,
     LONG_GAP,
+    PANIC_RULE,
     Instance,
     InstanceState,
     Result,
@@ -72,6 +73,17 @@ def begin(instance: Instance, now: float, interval: float = 1.0) -> Waiter:
 
 def result(waiter: Waiter) -> Result | None:
     return waiter.answer.result if waiter.answer is not None else None
+
+
+def test_a_panic_that_is_a_fault_is_said_with_the_end_of_the_domain() -> None:
+    """The toolstack may restart the domain; the fault need not be told yet."""
+    for name, panicked in ((PANIC_RULE, True), ("x", False)):
+        instance = monitored()
+        instance.fault_found(dataclasses.replace(fault(), rule=name))
+        instance.domain_ended(DomainReport(DomainState.CRASHED, Cause.FAILURE), "it crashed")
+        waiter = begin(instance, 1.0)
+        assert waiter.answer is not None
+        assert waiter.answer.to_json().get("panicked", False) is panicked
 
 
 def test_the_first_monitor_returns_at_once_the_second_waits() -> None:

@@ -12,7 +12,7 @@ from typing import Any
 import pytest
 
 from tests.ocf.host import Host, Result
-from vesper_monitor.ocf.hand_over import pack
+from vesper_monitor.ocf.hand_over import pack, unpack
 
 SUCCESS, ERROR, DEGRADED = 0, 1, 190
 
@@ -68,8 +68,13 @@ def prepare(host: Host) -> Host:
 
 
 def attributes(host: Host) -> list[Path]:
-    """Those with a fault."""
-    return sorted((host.bin / "attrd_updater.d").glob("*.vesper-carried-vm1"))
+    return sorted((host.bin / "attrd_updater.d").glob("*.vesper-carried-r1"))
+
+
+def sent(host: Host) -> dict[str, Any]:
+    """What the one attribute says."""
+    (attribute,) = attributes(host)
+    return unpack(attribute.read_text())
 
 
 def migrate_to(host: Host, timeout: float = 30) -> Result:
@@ -89,7 +94,7 @@ def test_a_fault_goes_along(source: Host) -> None:
     (asked,) = source.vesperd.asked("hand_over")
     assert (asked["resource"], asked["vm"]) == ("r1", "vm1")
     (attribute,) = attributes(source)
-    assert attribute.name == "node2.vesper-carried-vm1", "it outlives the source"
+    assert attribute.name == "node2.vesper-carried-r1", "it outlives the source"
     assert re.fullmatch("[A-Za-z0-9_=-]+", attribute.read_text())
     assert migrate_from(source).code == SUCCESS
     (start,) = source.vesperd.asked("start")
@@ -106,7 +111,7 @@ def test_no_fault_removes_what_an_earlier_migration_has_left(source: Host) -> No
     source.vesperd.answers["hand_over"] = lambda _: {"carried": None}
     source.have(vm1="running")
     assert migrate_to(source).code == SUCCESS
-    assert attributes(source) == []
+    assert sent(source)["fault"] is None
     assert migrate_from(source).code == SUCCESS
     assert "carried" not in source.vesperd.asked("start")[0]
 
@@ -115,7 +120,42 @@ def test_a_migration_that_failed_asks_for_none(source: Host) -> None:
     source.be("refuse")
     assert migrate_to(source).code == ERROR
     assert source.vesperd.asked("hand_over") == []
+    assert sent(source)["fault"] is None
+
+
+def test_the_domain_is_named_before_it_leaves(source: Host) -> None:
+    """The source may die before it has said anything more."""
+    source.wrap(
+        f'case "$*" in *migrate*) ls {source.bin}/attrd_updater.d >{source.folder}/before;; esac\n'
+        'exec "${0%/*}/real" "$@"'
+    )
+    assert migrate_to(source).code == SUCCESS
+    assert (source.folder / "before").read_text() == "node2.vesper-carried-r1\n"
+    assert sent(source)["vm"] == "vm1"
+
+
+def test_the_file_at_the_target_names_another_domain(source: Host) -> None:
+    """What was sent is found, watched and said; nothing else is started."""
+    assert migrate_to(source).code == SUCCESS
+    source.config.write_text(source.config_text.replace("vm1", "new"))
+    assert migrate_from(source).code == SUCCESS
+    (start,) = source.vesperd.asked("start")
+    assert (start["vm"], start["carried"]) == ("vm1", FAULT)
     assert attributes(source) == []
+    source.vesperd.answers["wait"] = lambda _: {"result": "fine"}
+    result = source.call("monitor", interval=1)
+    assert (result.code, (result.reason or "")[:40]) == (
+        DEGRADED, "vm1 runs, but parameter or file name new"
+    )  # fmt: skip
+
+
+def test_a_fault_of_another_domain_is_not_taken(source: Host) -> None:
+    """vm1 was announced to this node, never came, and was started here as another one."""
+    assert migrate_to(source).code == SUCCESS
+    source.config.write_text(source.config_text.replace("vm1", "new"))
+    source.have(new="running")
+    assert source.call("start", OCF_RESKEY_CRM_meta_on_node="node2").code == SUCCESS
+    assert "carried" not in source.vesperd.asked("start")[0]
 
 
 @pytest.mark.parametrize(
@@ -159,7 +199,7 @@ def test_vesperd_at_the_source_is_being_restarted(source: Host) -> None:
         time.sleep(0.02)
     source.vesperd.listen()
     assert source.end(process, start, 30).code == SUCCESS
-    assert len(attributes(source)) == 1
+    assert sent(source)["fault"] == FAULT
 
 
 def test_vesperd_at_the_source_is_dead_or_older(source: Host) -> None:
@@ -174,7 +214,7 @@ def test_vesperd_at_the_source_is_dead_or_older(source: Host) -> None:
     result = migrate_to(source)
     assert result.code == SUCCESS
     assert "vesperd is not running" in result.stderr
-    assert attributes(source) == []
+    assert sent(source)["fault"] is None
 
 
 def test_vesperd_at_the_target_comes_later(source: Host) -> None:
@@ -230,16 +270,19 @@ def test_one_that_vesperd_has_never_taken_goes_on(source: Host) -> None:
     source.vesperd.listen()
     source.vesperd.answers["hand_over"] = lambda _: {"carried": None}
     assert migrate_to(source).code == SUCCESS
-    assert [path.read_text() for path in attributes(source)] == [pack(FAULT)]
+    assert sent(source)["fault"] == FAULT
 
 
 @pytest.mark.parametrize(
-    "value", ["", "(null)", "$(reboot)", "eyJ", "bnVsbA==", "A" * 5000], ids=lambda v: v[:10]
+    "value",
+    ["", "(null)", "$(reboot)", "eyJ", "bnVsbA==", "A" * 7000, pack({"vm": "vm1", "fault": 3}),
+     pack({"vm": 4, "fault": FAULT}), pack(FAULT)],
+    ids=lambda v: v[:10],
 )
 def test_an_attribute_that_is_no_fault(source: Host, value: str) -> None:
     folder = source.bin / "attrd_updater.d"
     folder.mkdir()
-    (folder / "node2.vesper-carried-vm1").write_text(value)
+    (folder / "node2.vesper-carried-r1").write_text(value)
     assert migrate_from(source).code == SUCCESS
     (start,) = source.vesperd.asked("start")
     assert "carried" not in start
@@ -247,7 +290,5 @@ def test_an_attribute_that_is_no_fault(source: Host, value: str) -> None:
 
 
 def test_a_packed_fault_is_what_it_was() -> None:
-    from vesper_monitor.ocf.hand_over import unpack
-
     fault: dict[str, Any] = json.loads(json.dumps(FAULT))
     assert unpack(pack(fault)) == fault

@@ -8,6 +8,9 @@ Two laws:
 - *It is dead*: no monitor says "fine" twice.
 
 The resource r1 runs vm1.  The domain ``other`` is resource r2's.
+
+Apart from that: what a live migration brings to a node whose own file says
+something else.
 """
 
 from __future__ import annotations
@@ -197,4 +200,66 @@ def check_that_is_dead(situation: Situation) -> list[str]:
     foreign = situation.configuration == "names another VM" and situation.remembered == "no"
     if situation.action == "stop" and certain and not foreign and codes != [SUCCESS]:
         wrong.append(f"a stop of what is gone: {codes}")
+    return wrong
+
+
+#: What may be there of r1 at the target of a migration, beside its file.
+ARRIVALS = ("has arrived", "arrives later", "is announced, and does not come")
+ARRIVAL_ACTIONS = ("migrate_from", "start", "stop", "probe")
+
+
+@pytest.mark.parametrize("configuration", CONFIGURATIONS)
+def test_it_arrives(kind: type[VirtualHost], tmp_path: Path, configuration: str) -> None:
+    broken = []
+    lines = itertools.product(ARRIVALS, VESPERDS, ARRIVAL_ACTIONS)
+    for number, (arrival, vesperd, action) in enumerate(lines):
+        folder = tmp_path / str(number)
+        folder.mkdir()
+        line = configuration, "lists it", vesperd, "no", action
+        with pytest.MonkeyPatch.context() as monkeypatch:
+            situation = Situation(kind(folder, monkeypatch), line, arrival == "has arrived")
+            situation.host.send("vm1")
+            if vesperd == "alive":  # which has not been told of a start here
+                situation.host.vesperd = lambda _: {"age": None}
+            if configuration == "renamed" and action == "migrate_from":
+                situation.host.running.add("vm1-new")  # by hand, and nobody's
+            if arrival == "arrives later":
+                arrive_later(situation.host, monkeypatch)
+            wrong = check_what_arrives(situation, action, arrival)
+        broken += [f"{configuration} / {vesperd} / {action}, it {arrival}: {w}" for w in wrong]
+    assert broken == []
+
+
+def arrive_later(host: VirtualHost, monkeypatch: pytest.MonkeyPatch) -> None:
+    real, at = host._run, host.clock.now + 4.0
+
+    def run(command: list[str]) -> tuple[int, str]:
+        if host.clock.now >= at:
+            host.running.add("vm1")
+        return real(command)
+
+    monkeypatch.setattr(host, "_run", run)
+
+
+def check_what_arrives(situation: Situation, action: str, arrival: str) -> list[str]:
+    host = situation.host
+    code, reason = host.call("monitor" if action == "probe" else action)
+    wrong = [f"{command} of {name}" for command, name in host.done if name == "other"]
+    if arrival == "is announced, and does not come":
+        if action in ("migrate_from", "probe") and code == SUCCESS:
+            wrong.append("it does not run")
+        return [] if situation.configuration == "names another VM" else wrong
+    comes = arrival == "has arrived"
+    if action == "migrate_from" and code != SUCCESS:
+        wrong.append(f"has not arrived: {reason}")
+    if action == "start" and comes and ("create" in [command for command, _ in host.done]):
+        wrong.append(f"a second copy: {host.done}")
+    if action == "stop" and comes and code == SUCCESS and "vm1" in host.running:
+        wrong.append("stopped, and runs")
+    if action == "probe" and comes and code == NOT_RUNNING:
+        wrong.append(f"not running: {reason}")
+    if action == "migrate_from" and not wrong:
+        record = (host.folder / "vesper-r1.domain").read_text()
+        if record.split("\n")[0] != "vm1":
+            wrong.append(f"not remembered: {record!r}")
     return wrong

@@ -5,6 +5,7 @@ from __future__ import annotations
 
 import threading
 import time
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -12,6 +13,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from tests.ocf.host import Host
+from tests.ocf.virtual_host import VirtualXenHost
 from vesper_monitor.ocf.basics import REASON_LENGTH, shortened, waiting_time
 from vesper_monitor.ocf.monitor import RECONNECT
 
@@ -176,6 +178,80 @@ def test_what_does_not_come_back_by_itself_is_not_waited_for(xen: Host, cause: s
     result = xen.call("monitor", interval=1)
     assert (result.code, result.reason) == (NOT_RUNNING, "vm1 was destroyed")
     assert len(xen.calls()) == 1
+
+
+@pytest.mark.parametrize("state", ["gone", "crashed"])
+@pytest.mark.parametrize(
+    ("action", "panicked", "code"),
+    [
+        ("restart", False, SUCCESS),
+        ("restart", True, ERROR),
+        ("destroy", False, ERROR),
+        ("preserve", False, ERROR),
+    ],
+)
+def test_xl_restarts_what_has_crashed(
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    action: str,
+    panicked: bool,
+    state: str,
+    code: int,
+) -> None:
+    """on_crash=restart: the domain is back under another number in a moment."""
+    host = VirtualXenHost(tmp_path, monkeypatch)
+    host.write_config("vm1")
+    host.remember("r1", "vm1")
+    log = tmp_path / "var/log/xen/xl-vm1.log"
+    log.parent.mkdir(parents=True)
+    number, back = host.ident("vm1"), host.clock.now + 2
+    log.write_text(
+        f"Domain {number} has shut down, reason code 3 0x3\n"
+        f"Action for shutdown reason code 3 is {action}\n"
+    )
+    told: list[dict[str, Any]] = []
+
+    def vesperd(asked: dict[str, Any]) -> dict[str, Any]:
+        told.append(asked)
+        dead = {"result": "dead", "reason": "vm1 has crashed", "state": state, "cause": "failure"}
+        dead |= {"panicked": True} if panicked else {}
+        return dead if asked["op"] == "wait" else {"age": None}
+
+    host.vesperd = vesperd
+    run = host._run
+
+    def look(command: list[str]) -> tuple[int, str]:
+        if action == "restart" and host.clock.now > back:
+            host.running = {"vm1"}
+            monkeypatch.setattr(host, "ident", lambda _: "99")
+        return run(command)
+
+    monkeypatch.setattr(host, "_run", look)
+    expected = NOT_RUNNING if action != "restart" and state == "gone" else code
+    assert host.call("monitor", interval=10)[0] == expected
+    starts = [asked for asked in told if asked["op"] == "start"]
+    assert [asked["domain"] for asked in starts] == (["99"] if code == SUCCESS else [])
+
+
+@pytest.mark.parametrize("on_crash", ["restart", "coredump-restart", "destroy"])
+def test_libvirt_restarts_what_has_crashed(kvm: Host, on_crash: str) -> None:
+    """It shows as crashed until libvirt has reset it."""
+    restarts = on_crash != "destroy"
+    text = kvm.config_text.replace("</domain>", f"<on_crash>{on_crash}</on_crash></domain>")
+    kvm.config.write_text(text)
+    (kvm.fake / "live.xml").write_text(text)
+    kvm.have(vm1="crashed")
+    kvm.vesperd.listen()
+    answer(kvm, result="dead", state="crashed", reason="vm1 has crashed", cause="failure")
+    start = time.monotonic()
+    process = kvm.begin("monitor", interval=1)
+    if restarts:
+        while not kvm.calls("domstats"):
+            assert time.monotonic() < start + 20
+            time.sleep(0.02)
+        kvm.have(vm1="running")
+    assert kvm.end(process, start).code == (SUCCESS if restarts else ERROR)
+    assert bool(kvm.vesperd.asked("start")) is restarts
 
 
 def test_a_wanted_power_off_stops_the_resource(xen: Host) -> None:

@@ -89,7 +89,9 @@ def asked(host: Host) -> Host:
     host.have(vm1="running")
     host.vesperd.listen()
     host.vesperd.answers["wait"] = lambda _: {"result": "fine"}
+    assert host.call("monitor").code == 0
     host.call("monitor", interval=1, timeout=20, OCF_RESKEY_services="httpd")
+    (host.fake / "calls").unlink()
     assert (host.folder / "rsctmp" / "vesper-r1.again").exists()
     return host
 
@@ -102,6 +104,7 @@ def again(host: Host, **extra: str) -> tuple[int | None, bytes]:
 def test_the_next_monitor_asks_the_same(asked: Host) -> None:
     assert again(asked) == (0, b"")
     one, two = asked.vesperd.asked("wait")
+    assert one.pop("first")
     assert 10 < two.pop("timeout") < one.pop("timeout")
     assert one == two
     assert asked.calls() == []
@@ -152,6 +155,14 @@ def test_other_words_are_another_question(asked: Host, change: dict[str, str]) -
 def test_the_first_after_a_start_is_not_asked_in_haste(asked: Host) -> None:
     asked.call("start", OCF_RESKEY_services="httpd")
     assert again(asked) == (None, b"")
+
+
+def test_a_probe_of_another_resource_has_found_its_domain(asked: Host) -> None:
+    """Else vesperd would watch it for this resource again."""
+    asked.call("monitor", OCF_RESOURCE_INSTANCE="r2")
+    assert again(asked) == (None, b"")
+    result = asked.call("monitor", interval=1, timeout=20, OCF_RESKEY_services="httpd")
+    assert (result.code, len(asked.vesperd.asked("wait"))) == (190, 1)
 
 
 def test_scripts_take_more_than_that(host: Host) -> None:

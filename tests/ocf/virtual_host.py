@@ -18,7 +18,7 @@ from typing import Any
 import pytest
 
 from vesper_monitor.client import DaemonError, DaemonUnavailable
-from vesper_monitor.ocf import libvirt, toolstack, virsh, xen, xl
+from vesper_monitor.ocf import hand_over, libvirt, toolstack, virsh, xen, xl
 from vesper_monitor.ocf.actions import ACTIONS, STRICT
 from vesper_monitor.ocf.agent import Agent
 from vesper_monitor.ocf.call import Call, Exit
@@ -121,11 +121,13 @@ class VirtualHost:
         self.call_takes = 0.05
         #: what was done to which domain: (command, name)
         self.done: list[tuple[str, str]] = []
+        #: what was sent to this node: the value of its attribute; None: there is none
+        self.sent: str | None = None
         self.vesperd: Callable[[dict[str, Any]], Any] = lambda _: "dead"
         monkeypatch.setattr(time, "sleep", self.clock.sleep)
         monkeypatch.setattr(time, "monotonic", lambda: self.clock.now)
         monkeypatch.setattr(time, "clock_gettime", lambda _: self.clock.now)
-        for module in (toolstack, virsh, xl):
+        for module in (hand_over, toolstack, virsh, xl):
             monkeypatch.setattr(module, "spawn", self._spawn)
         monkeypatch.setenv("VESPER_QEMU_RUN", str(folder / "qemu"))
         monkeypatch.setenv("VESPER_IVSHMEM", str(folder / "ivshmem"))
@@ -171,7 +173,19 @@ class VirtualHost:
     def _agent(self, call: Call, strict: bool, client: Any) -> Agent:
         raise NotImplementedError
 
+    def send(self, name: str) -> None:
+        """Another node has sent a domain here for the resource."""
+        ident = self.ident(name) if self.config_parameter == "config" else ""
+        self.sent = hand_over.pack({"vm": name, "ident": ident, "fault": None})
+
     def _spawn(self, command: list[str], *_: Any, **__: Any) -> Job:
+        if command[0] == "attrd_updater":
+            if "--query" not in command:
+                self.sent = None if "--delete" in command else self.sent
+                return Job(self.clock, 0, "")
+            if self.sent is None:
+                return Job(self.clock, 6, "Could not query value of x: does not exist")
+            return Job(self.clock, 0, f'name="x" host="node1" value="{self.sent}"')
         if self.mood == "hangs" or self.clock.now < self.hangs_until or self.hanging & set(command):
             return Job(self.clock, None, "")
         self.clock.sleep(self.call_takes)

@@ -9,7 +9,15 @@ from lab.host import Result
 from lab.xen import XenHost, XenLab, project
 from tests.vm1 import remove_resource
 
-__all__ = ["CONSOLE", "agent", "begin", "clean", "create_guest"]
+__all__ = [
+    "CONSOLE",
+    "agent",
+    "begin",
+    "begin_monitor",
+    "clean",
+    "create_guest",
+    "wait_monitor",
+]
 
 #: The guest's console, as xenconsoled of its host logs it.
 CONSOLE = "/var/log/xen/console/guest-vm1.log"
@@ -40,8 +48,9 @@ def begin(lab: XenLab, kind: str) -> None:
 
 _ENVIRONMENT = (
     "OCF_ROOT=/usr/lib/ocf OCF_RESOURCE_INSTANCE=vm1 OCF_RESKEY_xmfile=/etc/xen/vm1.cfg "
-    "OCF_RESKEY_CRM_meta_interval=0 OCF_RESKEY_CRM_meta_timeout={timeout}000"
+    "OCF_RESKEY_CRM_meta_interval={interval} OCF_RESKEY_CRM_meta_timeout={timeout}000"
 )
+_AGENT = "/usr/lib/ocf/resource.d/vesper/XenVM"
 
 
 def agent(host: XenHost, action: str, *, timeout: int) -> Result:
@@ -49,10 +58,22 @@ def agent(host: XenHost, action: str, *, timeout: int) -> Result:
 
     :param timeout: s, of the operation.
     """
-    environment = _ENVIRONMENT.format(timeout=timeout)
-    return host.run(
-        f"{environment} /usr/lib/ocf/resource.d/vesper/XenVM {action}", timeout=timeout + 50
-    )
+    environment = _ENVIRONMENT.format(interval=0, timeout=timeout)
+    return host.run(f"{environment} {_AGENT} {action}", timeout=timeout + 50)
+
+
+def begin_monitor(host: XenHost, *, timeout: int = 600) -> None:
+    """Begin a recurring monitor as Pacemaker runs it: see :func:`wait_monitor`."""
+    environment = _ENVIRONMENT.format(interval=1000, timeout=timeout)
+    run = f"env {environment} {_AGENT} monitor >/tmp/monitor.said 2>&1; echo $? >/tmp/monitor.code"
+    host.run(f"rm -f /tmp/monitor.*; ({run}) >/dev/null 2>&1 </dev/null &", check=True)
+
+
+def wait_monitor(host: XenHost, timeout: float = 60.0) -> tuple[int, str]:
+    """Wait for the end of the recurring monitor. :returns: its exit code and what it said."""
+    host.wait("[ -s /tmp/monitor.code ]", timeout=timeout)
+    code = host.run("cat /tmp/monitor.code", check=True).output
+    return int(code), host.run("cat /tmp/monitor.said", check=True).output
 
 
 def create_guest(lab: XenLab) -> None:

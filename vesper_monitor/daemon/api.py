@@ -50,6 +50,9 @@ ROOT_ONLY = frozenset(
 MAX_WAIT = MAX_TIMEOUT_S
 #: s for a transport to say which domain a stop is about; the agent waits 3 s in all.
 STOP_FIND_LIMIT_S = 1.5
+#: s that the answer to a stop waits for the journal. A vesperd that is killed after it
+#: would go on with what has ended; a disk that hangs must not hold up the stop.
+STOP_SAVE_LIMIT_S = 0.5
 #: s for a look at the domain before the first monitor is answered.
 LOOK_TIMEOUT = 5.0
 #: s that an agent may wait for what is to go along with a VM that has migrated.
@@ -250,16 +253,22 @@ class Api:
             beginning.cancel()  # of a monitor that was killed
         instance = instances.get(resource)
         cause = None
+        saved = asyncio.Event()
+        saved.set()
         named = instance is not None and _is_of(request, instance.record)
         # One whose domain has ended is over, whatever life of the VM is to be stopped.
         if instance is not None and (named or instance.dead_reason is not None):
             cause = instance.dead_cause if named else None
-            instances.stop(resource)
+            saved.clear()
+            instances.stop(resource, saved.set)
             self._daemon.stopping(instance.record)
         fault = instances.stopped_for(resource)
         there = await self._is_there(fault, request) if fault is not None else None
         if there is False:
             fault = None
+        with contextlib.suppress(TimeoutError):
+            async with asyncio.timeout(STOP_SAVE_LIMIT_S):
+                await saved.wait()
         await connection.send(
             {
                 "ok": True,

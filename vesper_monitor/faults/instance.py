@@ -59,6 +59,10 @@ MIGRATION = "migration"
 CALM = 10.0
 
 
+#: ``Fault.rule`` of a panic.
+PANIC_RULE = "kernel_panic"
+
+
 class InstanceState(enum.Enum):
     STARTED = "started"  #: no recurring monitor yet
     WAITING = "waiting"  #: a monitor waits
@@ -83,6 +87,8 @@ class Answer:
     state: DomainState | None = None
     #: of the state, if known
     cause: Cause | None = None
+    #: it has ended by a panic that is a fault
+    panicked: bool = False
 
     def to_json(self) -> dict[str, Any]:
         answer: dict[str, Any] = {"ok": True, "result": self.result.value}
@@ -94,6 +100,8 @@ class Answer:
             answer["state"] = self.state.value
         if self.cause is not None:
             answer["cause"] = self.cause.value
+        if self.panicked:
+            answer["panicked"] = True
         return answer
 
 
@@ -409,7 +417,10 @@ class Instance:
 
     def domain_ended(self, report: DomainReport, reason: str) -> None:
         """The domain does not run any more. For good: another start is another instance."""
-        self._dead = Answer(Result.DEAD, reason, state=report.state, cause=report.cause)
+        panicked = self.fault is not None and self.fault.rule == PANIC_RULE
+        self._dead = Answer(
+            Result.DEAD, reason, state=report.state, cause=report.cause, panicked=panicked
+        )
         self._answer_all(self._dead)
 
     def end(self, now_real: float, by: str, why: str | None = None) -> Fault | None:

@@ -26,6 +26,7 @@ from vesper_monitor.faults.carried import (
 from vesper_monitor.faults.fault import Fault, InstanceRecord
 from vesper_monitor.faults.instance import (
     MIGRATION,
+    PANIC_RULE,
     Answer,
     Instance,
     InstanceState,
@@ -71,6 +72,10 @@ SHOW_AFTER = 10.0
 def attribute(vm: str) -> str:
     """Name of the node attribute with a VM's last fault."""
     return f"vesper-fault-{vm}"
+
+
+def _nothing() -> None:
+    pass
 
 
 class Instances:
@@ -195,8 +200,27 @@ class Instances:
             self._end(old, "a later start")
         self.left.pop(record.resource, None)
         instance.paused = self._paused(record.vm)
+        others = self.of_domain(Domain(record.vm, record.domid, record.uuid))
         self._by_resource[record.resource] = instance
         self._by_domain.setdefault((record.uuid, record.domid), []).append(instance)
+        for other in others:
+            self._take_over(other, instance)
+
+    def _take_over(self, other: Instance, instance: Instance) -> None:
+        """End another resource's activation: the domain belongs to who began last.
+
+        A fault that nobody was told of yet goes on as that one's.
+        """
+        resource, fault = instance.record.resource, other.fault
+        self._drop(other.record.resource)
+        why = f"{other.record.vm} belongs to resource {resource} now, which found it last"
+        self._end(other, f"resource {resource}", why)
+        _log.warning("%s: %s", other.record.resource, why)
+        if fault is None or fault.told is not None or other.handed_over or instance.fault:
+            return
+        fault = replace(fault, resource=resource, instance=instance.record.id)
+        instance.fault_found(fault)
+        self._recorder.put(fault.vm, Batch(faults=[fault]), lambda: self.recorded([fault]))
 
     def _drop(self, resource: str) -> Instance | None:
         instance = self._by_resource.pop(resource, None)
@@ -262,12 +286,16 @@ class Instances:
             self._reconsider(instance)
         return instance
 
-    def stop(self, resource: str) -> Instance | None:
-        """The resource is being stopped. :returns: the instance that ended."""
+    def stop(self, resource: str, then: Callable[[], None] = _nothing) -> Instance | None:
+        """The resource is being stopped.
+
+        :param then: called when that is in the journal, or could not be written.
+        :returns: the instance that ended.
+        """
         instance = self._drop(resource)
         if instance is not None:
             self._record_death(instance)
-            fault = self._end(instance, "stop")
+            fault = self._end(instance, "stop", then=then)
             if fault is not None and not instance.handed_over:
                 self._stopped_for[resource] = fault
             if instance.node is not None and instance.may_be_on_record:
@@ -335,17 +363,28 @@ class Instances:
             instance.refuse(why)
             instance.watch_changed(_now())
 
-    def _save(self, instance: Instance, fault: Fault | None = None) -> None:
+    def _save(
+        self,
+        instance: Instance,
+        fault: Fault | None = None,
+        then: Callable[[], None] = _nothing,
+    ) -> None:
         """:param fault: of its own that has changed, too."""
         faults = [fault] if fault is not None else []
         record = instance.record
-        self._recorder.put(record.vm, Batch(instances=[record], faults=faults))
+        self._recorder.put(record.vm, Batch(instances=[record], faults=faults), then)
 
-    def _end(self, instance: Instance, by: str, why: str | None = None) -> Fault | None:
+    def _end(
+        self,
+        instance: Instance,
+        by: str,
+        why: str | None = None,
+        then: Callable[[], None] = _nothing,
+    ) -> Fault | None:
         """See :meth:`Instance.end`."""
         fault = instance.end(time.time(), MIGRATION if instance.handed_over else by, why)
         self._reconsider(instance)
-        self._save(instance, fault)
+        self._save(instance, fault, then)
         return fault
 
     # ------------------------------------------------------------ faults
@@ -567,7 +606,7 @@ class Instances:
         """The domain does not run any more."""
         for instance in self.of_domain(domain):
             fault = instance.fault
-            if fault is not None and fault.rule == "kernel_panic":
+            if fault is not None and fault.rule == PANIC_RULE:
                 report = replace(report, why=fault.reason)  # the kernel's own words
             if instance.death is None:
                 instance.death = domains.reported(domain, report).to_json()

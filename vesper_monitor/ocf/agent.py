@@ -34,6 +34,7 @@ if TYPE_CHECKING:
     from typing import Any
 
     from vesper_monitor.ocf.call import Call
+    from vesper_monitor.ocf.hand_over import Arrival
     from vesper_monitor.ocf.toolstack import Toolstack
 
 __all__ = ["DEFAULT_PROBES", "Agent", "Settings"]
@@ -139,6 +140,7 @@ class Agent:
         #: name of the domain that this call is about; a list may correct it
         self.vm = self.identity.name
         self._seen = False  # it was listed
+        self._arrival: Arrival | None = None
         self._look_took = 0.0
         #: seconds, of this call's looks that were answered
         self.slowest_look = 0.0
@@ -177,15 +179,19 @@ class Agent:
 
     def _begin_arrived(self) -> None:
         """The VM runs here already, perhaps by a migration without a migrate_from."""
-        from vesper_monitor.ocf.hand_over import Arrival
-
-        arrival = Arrival(self)
-        try:
-            arrival.receive()
-        finally:
-            arrival.close()
+        arrival = self.arrival
+        arrival.receive()
         self.begin_instance()
         arrival.end()
+
+    @property
+    def arrival(self) -> Arrival:
+        """What was sent to this node by a live migration. The cluster is asked when first used."""
+        if self._arrival is None:
+            from vesper_monitor.ocf.hand_over import Arrival
+
+            self._arrival = Arrival(self)
+        return self._arrival
 
     def _remove(self, present: dict[str, DomainState]) -> None:
         """Remove what is left of the domain before its start."""
@@ -415,7 +421,7 @@ class Agent:
         :raises ToolstackError: not known.
         """
         states = self._states(STATE_LIMIT)
-        names = (self.vm, *self.toolstack.transient_names(self.vm))
+        names = self._names_of(self.vm)
         found = {name: states[name] for name in names if name in states}
         self._check_gone(not found)
         return found
@@ -432,20 +438,54 @@ class Agent:
             self._look_took = time.monotonic() - begin
         self.slowest_look = max(self.slowest_look, self._look_took)
         self.vm = self._find_name(states)
-        self._seen = self._seen or self.vm in states
+        if self.vm in states and not self.is_foreign():
+            self._seen = True
         return states
+
+    def is_foreign(self) -> bool:
+        """Whether what is only configured here belongs to another resource."""
+        return self.identity.remembered is None and bool(self.identity.find_owner(self.vm))
 
     def _find_name(self, states: dict[str, DomainState]) -> str:
         """Return the listed name of this resource's domain, or the one to look for."""
         known = self.identity.remembered
-        if known is None or self._seen:
+        if self._seen:
             return self.vm
-        listed = self.toolstack.find_name(known.ident) if known.ident else ""
-        # Under these names it is not this resource's any more, or not yet.
-        away = (*self.toolstack.transient_names(known.name), kept_name(known.name))
-        if listed and listed not in away:
-            return listed
-        return known.name if known.name in states else self._next_name(known, states)
+        if known is not None:
+            listed = self.toolstack.find_name(known.ident) if known.ident else ""
+            # Under these names it is not this resource's any more, or not yet.
+            away = (*self.toolstack.transient_names(known.name), kept_name(known.name))
+            if listed and listed not in away:
+                return listed
+            if known.name in states:
+                return known.name
+        if arrived := self._find_arrived(states):
+            return arrived
+        return self.vm if known is None else self._next_name(known, states)
+
+    def _find_arrived(self, states: dict[str, DomainState]) -> str:
+        """Return what a live migration has brought, where this node's file names another domain."""
+        wanted = self.identity.configured_name
+        arrives = self.call.action == "migrate_from"
+        if not arrives and self._is_listed(wanted, states) and not self.identity.find_owner(wanted):
+            return ""
+        name, ident = self.arrival.find_domain(again=arrives)
+        if not name or self.identity.find_owner(name, ident):
+            return ""
+        if not arrives and (name == self.vm or not self._is_listed(name, states)):
+            return ""
+        if name not in (self.vm, wanted):
+            log(f"{name}: was sent to this node for {self.call.resource}, whose file here names "
+                f"{wanted}")  # fmt: skip
+            self.identity.adopt(KnownDomain(name, ident))
+        return name
+
+    def _is_listed(self, name: str, states: dict[str, DomainState]) -> bool:
+        return any(known in states for known in self._names_of(name))
+
+    def _names_of(self, vm: str) -> tuple[str, ...]:
+        """Names under which the domain may be listed."""
+        return (vm, *self.toolstack.transient_names(vm))
 
     def _next_name(self, known: KnownDomain, states: dict[str, DomainState]) -> str:
         """Return whose turn it is now that what was remembered does not run."""
@@ -554,6 +594,12 @@ class Agent:
             self.pause()
         return state
 
+    def is_brought_back(self) -> bool:
+        """Whether the toolstack itself starts the domain again, which has just ended."""
+        known = self.identity.remembered
+        ident = known.ident if known is not None and known.name == self.vm else ""
+        return self.toolstack.brings_back(self.vm, ident)
+
     def _turn_to_configured(self) -> bool:
         """What was remembered does not run: what is configured counts from now on.
 
@@ -617,6 +663,8 @@ class Agent:
                 return True
         except ToolstackError as error:
             log(f"{self.vm}: {error}")
+        if self.identity.remembered is not None:
+            return False  # another one has arrived
         raise Exit(
             code,
             f"domain {self.vm} belongs to resource {owner}, whose start or probe found it "

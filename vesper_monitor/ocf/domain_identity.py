@@ -3,8 +3,10 @@
 
 1. The domain that a start or a probe of this resource found last, as long as
    it runs.  It is remembered until the node boots or a stop has succeeded.
-2. Else the parameter ``name``, else the name in the configuration file.
-3. Else, where nothing of it ever ran here, the resource's id.
+2. Else, if it runs here, the domain that a live migration has sent to this node
+   for this resource (:mod:`~vesper_monitor.ocf.hand_over`).
+3. Else the parameter ``name``, else the name in the configuration file.
+4. Else, where nothing of it ever ran here, the resource's id.
 
 A file that cannot be understood, or that names no domain, counts as
 unreadable.  One domain belongs to one resource: a start or a probe that finds
@@ -161,12 +163,11 @@ class DomainIdentity:
         self._call.remember(DOMAIN, "")
 
     def adopt(self, known: KnownDomain) -> None:
-        """Take vesperd's word for what this resource runs, for this call."""
-        if self.remembered is None:
-            self.remembered = known
+        """Take another's word for what this resource runs, for this call."""
+        self.remembered = known
 
     def keep(self) -> None:
-        """Keep what vesperd has said, which it is about to forget. Never fails."""
+        """Keep what another has said, who may forget it. Never fails."""
         known = self.remembered
         if known is not None and _read_record(self._path) is None:
             self._call.remember(DOMAIN, f"{known.name}\n{known.ident}\n\n\n")

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: GPL-2.0-or-later
-"""A fault goes with its VM: from the source's vesperd to the target's.
+"""What goes with a VM that is migrated live: which domain it is, and its fault.
 
 Pacemaker has cancelled the monitor before a live migration, so a fault of that
 time has nobody to be told to::
@@ -15,6 +15,10 @@ target's boot.  It is a private one, which the CIB does not have: else its chang
 would abort Pacemaker's transition in the middle of the migration, and the
 target would get a start instead of migrate_from.  That happens for other
 reasons, too, so a start that finds the VM running also looks for a fault.
+
+The attribute names the domain from before the migration on.  The target's own
+configuration file may name another one: without that it would not know what
+has arrived, and start a second copy.
 None of this can make a migration fail.
 """
 
@@ -27,7 +31,7 @@ import time
 from vesper_monitor.client import DaemonError, DaemonUnavailable
 from vesper_monitor.ocf.basics import AGAIN, CARRIED
 from vesper_monitor.ocf.call import log
-from vesper_monitor.ocf.toolstack import ToolstackError, run, spawn
+from vesper_monitor.ocf.toolstack import ToolstackError, ToolstackMissing, run, spawn
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
@@ -36,7 +40,7 @@ if TYPE_CHECKING:
     from vesper_monitor.ocf.agent import Agent
     from vesper_monitor.ocf.toolstack import Background
 
-__all__ = ["Arrival", "attribute", "kept", "send_fault"]
+__all__ = ["Arrival", "announce", "attribute", "kept", "send_fault"]
 
 #: Seconds for the cluster to take or to give an attribute.
 CLUSTER_LIMIT_S = 5.0
@@ -47,47 +51,64 @@ VESPERD_PAUSE_S = 0.2
 #: now; and that its answer may be late.
 HAND_OVER_LIMIT_S = 12.0
 ANSWER_GRACE_S = 2.0
-#: Characters of a packed fault; what is longer is none.
-MAX_CHARS = 4000
+#: Characters of what is packed; what is longer is nothing.
+MAX_CHARS = 6000
+#: Seconds until the cluster is asked again whether something has been sent.
+ASK_AGAIN_S = 1.0
 
 
-def attribute(vm: str) -> str:
-    """Name of the transient node attribute in which a fault goes along with a VM."""
-    return f"vesper-carried-{vm}"
+def attribute(resource: str) -> str:
+    """Name of the transient node attribute that says what was sent to that node."""
+    return f"vesper-carried-{resource}"
 
 
-def _attrd_updater(vm: str, node: str, *words: str) -> list[str]:
-    return ["attrd_updater", "--private", "--name", attribute(vm), "--node", node, *words]
+def _attrd_updater(agent: Agent, node: str, *words: str) -> list[str]:
+    name = attribute(agent.call.resource)
+    return ["attrd_updater", "--private", "--name", name, "--node", node, *words]
 
 
 # -- the source ---------------------------------------------------------------------------
 
 
-def send_fault(agent: Agent, target: str) -> None:
-    """The VM has left for another node: send its fault after it. Never fails.
+def announce(agent: Agent, target: str) -> None:
+    """Say which domain is about to leave for another node. Never fails.
+
+    In place of what an earlier migration has left there.
 
     :param target: the node's name in the cluster.
     """
+    if trouble := _set(agent, target, None):
+        log(f"{agent.vm}: {target} is not told which domain comes: {trouble}")
+
+
+def send_fault(agent: Agent, target: str) -> None:
+    """The VM has left for another node: send its fault after it. Never fails."""
     vm = agent.vm
     # One that has come along and that vesperd has not taken yet goes on.
     fault = _ask_for_fault(agent) or agent.carried().get("carried")
     agent.forget_carried()
-    # Always: what an earlier migration has left there must not be taken for this one's.
-    words = ["--delete"] if fault is None else ["--update", pack(fault)]
-    try:
-        code, said = run(_attrd_updater(vm, target, *words), agent.limit(CLUSTER_LIMIT_S))
-        trouble = f"attrd_updater: exit status {code}: {said.strip()}" if code else ""
-    except ToolstackError as error:
-        trouble = str(error)
     if fault is None:
-        if trouble:
-            log(f"{vm}: {trouble}")
         return
     reason = str(fault.get("reason"))
-    if trouble:
+    if trouble := _set(agent, target, fault):
         log(f"{vm}: {target} is not told of the fault that went along: {reason}: {trouble}")
     else:
         log(f"{vm}: a fault goes along to {target}: {reason}")
+
+
+def _set(agent: Agent, target: str, fault: dict[str, Any] | None) -> str:
+    """:returns: why the cluster does not have it; empty: it has."""
+    known = agent.identity.remembered
+    # A domain's number is its host's.
+    keeps_ident = agent.toolstack.ident_field == "uuid" and known is not None
+    ident = known.ident if keeps_ident and known is not None and known.name == agent.vm else ""
+    value = pack({"vm": agent.vm, "ident": ident, "fault": fault})
+    try:
+        command = _attrd_updater(agent, target, "--update", value)
+        code, said = run(command, agent.limit(CLUSTER_LIMIT_S))
+    except ToolstackError as error:
+        return str(error)
+    return f"attrd_updater: exit status {code}: {said.strip()}" if code else ""
 
 
 def _ask_for_fault(agent: Agent) -> dict[str, Any] | None:
@@ -121,50 +142,84 @@ def _ask_for_fault(agent: Agent) -> dict[str, Any] | None:
 
 
 class Arrival:
-    """What comes along with a VM; asked for while the VM is waited for."""
+    """What was sent to this node; asked for while the VM is waited for."""
 
     def __init__(self, agent: Agent) -> None:
         self._agent = agent
-        self._vm = agent.vm
         self._query: Background | None = None
-        self._found = False
+        self._sent: dict[str, Any] = {}
+        self._has_attribute = False
+        self._asked_at = float("-inf")
+        self._ask()
+
+    def _ask(self) -> None:
+        self._asked_at = time.monotonic()
         try:
-            command = _attrd_updater(self._vm, agent.call.node, "--query")
+            command = _attrd_updater(self._agent, self._agent.call.node, "--query")
             self._query = spawn(command, hint="is Pacemaker installed?")
+        except ToolstackMissing:
+            pass  # no cluster: nothing was sent
         except ToolstackError as error:
-            log(f"{self._vm}: whether a fault has come along is not known: {error}")
+            log(f"{self._agent.vm}: what was sent here is not known: {error}")
+
+    def find_domain(self, *, again: bool = False) -> tuple[str, str]:
+        """Name and UUID of the domain that was sent; empty where not known. Never fails.
+
+        :param again: ask the cluster again, if nothing was sent when it was asked last.
+        """
+        self._take_answer()
+        if again and not self._sent and time.monotonic() - self._asked_at > ASK_AGAIN_S:
+            self._ask()
+            self._take_answer()
+        name, ident = self._sent.get("vm"), self._sent.get("ident")
+        if not isinstance(name, str) or not name or not name.isprintable():
+            return "", ""
+        return name, ident if isinstance(ident, str) else ""
+
+    def _take_answer(self) -> None:
+        """Wait for the cluster's answer, if it is asked."""
+        agent = self._agent
+        if self._query is None:
+            return
+        limit = agent.limit(CLUSTER_LIMIT_S)
+        code, said = self._query.wait(limit), self._query.output()
+        self.close()
+        value = ""
+        if code is None:
+            self._asked_at = float("inf")  # not again
+            log(f"{agent.vm}: what was sent here is not known: "
+                f"attrd_updater did not end within {limit:.0f} s")  # fmt: skip
+        elif code == 0:
+            value = _value(said)
+        elif "does not exist" not in said:
+            log(f"{agent.vm}: what was sent here is not known: "
+                f"attrd_updater: exit status {code}: {said.strip()}")  # fmt: skip
+        self._has_attribute = self._has_attribute or bool(value)
+        if value:
+            try:
+                self._sent = unpack(value)
+            except ValueError as error:
+                log(f"{agent.vm}: what was sent here is not understood: {error}")
 
     def receive(self) -> None:
-        """Keep what has come along for vesperd. Never fails."""
-        agent, value = self._agent, ""
-        if self._query is not None:
-            limit = agent.limit(CLUSTER_LIMIT_S)
-            code, said = self._query.wait(limit), self._query.output()
-            self.close()
-            if code is None:
-                log(f"{self._vm}: whether a fault has come along is not known: "
-                    f"attrd_updater did not end within {limit:.0f} s")  # fmt: skip
-            elif code == 0:
-                value = _value(said)
-            elif "does not exist" not in said:
-                log(f"{self._vm}: whether a fault has come along is not known: "
-                    f"attrd_updater: exit status {code}: {said.strip()}")  # fmt: skip
-        self._found = bool(value)
-        if value:
-            keep(agent, value)
+        """Keep the fault that has come with the VM for vesperd. Never fails."""
+        name, _ = self.find_domain()
+        fault = self._sent.get("fault")
+        if name == self._agent.vm and isinstance(fault, dict):
+            keep(self._agent, pack(fault))
 
     def end(self) -> None:
         """It is kept, or vesperd has it: remove it from the cluster. Never fails."""
-        if not self._found:
+        if not self._has_attribute:
             return
         agent = self._agent
-        command = _attrd_updater(self._vm, agent.call.node, "--delete")
+        command = _attrd_updater(agent, agent.call.node, "--delete")
         try:
             code, said = run(command, agent.limit(CLUSTER_LIMIT_S))
             if code:
-                log(f"{self._vm}: attrd_updater: exit status {code}: {said.strip()}")
+                log(f"{agent.vm}: attrd_updater: exit status {code}: {said.strip()}")
         except ToolstackError as error:
-            log(f"{self._vm}: {error}")
+            log(f"{agent.vm}: {error}")
 
     def close(self) -> None:
         """End the question, if it is not answered. May be called again."""

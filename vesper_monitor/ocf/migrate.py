@@ -70,9 +70,11 @@ def _show(agent: Agent, reason: str) -> None:
 
 
 def _migrate_to(agent: Agent) -> None:
+    from vesper_monitor.ocf.hand_over import announce
+
     agent.refuse_foreign(Code.ERROR)
     if mismatch := agent.identity.mismatch():
-        # The target would look for the other name, and never find what arrives.
+        # What arrives has to be told apart there from what is configured: better not at all.
         raise Exit(Code.ERROR, f"not migrated live: {mismatch}")
     vm, target = agent.vm, agent.call.migrate_target
     if not target:
@@ -88,6 +90,7 @@ def _migrate_to(agent: Agent) -> None:
         if reason := agent.toolstack.immovable(vm, agent.limit(ASK_LIMIT)):
             raise Exit(Code.ERROR, f"{vm} cannot be migrated live: {reason}")
         address = _address(agent, target)
+        announce(agent, target)
         log(f"{vm}: migrating to {target} ({address})")
         agent.toolstack.migrate(vm, address, agent.limit())
         if agent.state() in (DomainState.RUNNING, DomainState.PAUSED):
@@ -102,9 +105,7 @@ def migrate_from(agent: Agent) -> None:
 
     :raises Exit: it does not.
     """
-    from vesper_monitor.ocf.hand_over import Arrival
-
-    arrival = Arrival(agent)
+    arrival = agent.arrival
     agent.forget_carried()
     try:
         _wait_for_domain(agent)
@@ -133,6 +134,8 @@ def _wait_for_domain(agent: Agent) -> None:
         try:
             present = agent.present()
             vm = agent.vm  # which may be another one than was remembered here
+            if agent.is_foreign():
+                present = {}  # the file names what another resource runs
             state = present.get(vm, DomainState.GONE)
             if state is DomainState.RUNNING:
                 return

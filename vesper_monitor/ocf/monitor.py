@@ -47,6 +47,8 @@ RECONNECT = 10.0
 RECONNECT_PAUSE = 0.2
 #: Seconds between two looks for a domain that may be rebooting.
 REBOOT_PAUSE = 0.5
+#: Seconds for the toolstack to restart a domain that it shows as crashed.
+RESTART_S = 5.0
 #: Seconds for the cluster to take over a wanted power-off.
 ACCEPT_LIMIT = 10.0
 #: Seconds for what a toolstack does now and then.
@@ -253,14 +255,18 @@ class Monitor:
             told = answer.get("fault")
             if told:
                 reason = str(told.get("reason") or reason)
-            if answer.get("state") == DomainState.CRASHED.value:
-                raise Exit(Code.ERROR, reason)
             cause = answer.get("cause")
+            # What it has ended with may be what its configuration restarts it for.
+            restarts = cause == "failure" and self._agent.is_brought_back()
+            crashed = answer.get("state") == DomainState.CRASHED.value
+            # A panic that is a fault has the VM start elsewhere all the same.
+            if (crashed and not restarts) or (restarts and answer.get("panicked") is True):
+                raise Exit(Code.ERROR, reason)
             if cause == "asked" and self._agent.settings.poweroff_wanted:
                 self._accept(reason)
                 return
             try:
-                self._look(reason, may_reboot=cause not in ("asked", "failure"))
+                self._look(reason, may_reboot=restarts or cause not in ("asked", "failure"))
             except Exit as gone:
                 # Pacemaker was told of the fault that has led to this, with
                 # this code, and would count another one as another failure.
@@ -332,7 +338,7 @@ class Monitor:
         :raises Exit: it does not run, or that cannot be told.
         """
         agent = self._agent
-        gap = agent.toolstack.reboot_gap if may_reboot else 0.0
+        gap, waits = agent.toolstack.reboot_gap if may_reboot else 0.0, False
         until = time.monotonic() + min(gap, max(0.0, agent.call.left() - 2.0))
         while True:
             try:
@@ -349,9 +355,13 @@ class Monitor:
                 if known is None or known.name != agent.vm:
                     agent.claim_domain()
                 return
-            if state is DomainState.CRASHED:
+            if state is DomainState.CRASHED and not waits and agent.is_brought_back():
+                waits = True
+                until = max(until, time.monotonic() + min(RESTART_S, agent.call.left() - 2.0))
+            late = time.monotonic() >= until
+            if state is DomainState.CRASHED and (late or not waits):
                 raise Exit(Code.ERROR, reason or f"{self._vm} is {agent.described(state)}")
-            if time.monotonic() >= until:
+            if late:
                 break
             time.sleep(REBOOT_PAUSE)
         if state is DomainState.GONE:

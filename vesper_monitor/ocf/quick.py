@@ -104,6 +104,8 @@ def _wait(environ: Mapping[str, str]) -> bytes:
     left = waiting_time(timeout) - process_age() - LIMIT
     if key != call_key(environ) or left < LIMIT:
         return b""
+    if not os.path.exists(state_file(folder, resource, DOMAIN)):
+        return b""  # another resource has its domain now
     mark = state_file(folder, resource, FIRST)
     if os.path.exists(mark):
         return b""

@@ -312,9 +312,7 @@ def _comes_back(agent: Agent) -> bool:
 
     :raises ToolstackError: not known.
     """
-    known = agent.identity.remembered
-    ident = known.ident if known is not None and known.name == agent.vm else ""
-    if not agent.toolstack.brings_back(agent.vm, ident):
+    if not agent.is_brought_back():
         return False
     log(f"{agent.vm}: {agent.toolstack.name} starts it again: its guest reboots")
     return agent.let_reboot(surely=True) is not DomainState.GONE

@@ -67,7 +67,7 @@ if TYPE_CHECKING:
             """
 
         def brings_back(self, name: str, ident: str) -> bool:
-            """Whether the toolstack itself is starting a domain again that is not listed any more.
+            """Whether the toolstack itself starts a domain again that has ended or crashed.
 
             :param ident: of the domain, if it was never listed here; may be empty.
             """

@@ -274,7 +274,9 @@ class Virsh:
         return ""  # a domain that runs keeps its name
 
     def brings_back(self, name: str, ident: str) -> bool:
-        return False  # a guest that reboots keeps its domain
+        from vesper_monitor.ocf import virsh_crash
+
+        return virsh_crash.restarts(self, name)
 
     def size(self, name: str, limit: float) -> tuple[int, int] | None:
         known = {}
