@@ -16,6 +16,7 @@ from pathlib import Path
 from typing import Any
 
 from tests.guest.debian import VM, Debian, Login, debian
+from tests.guest.impatient_vesperd import BACK
 from tests.guest.neighbours import until
 from vesper_monitor.faults.rules import RuleSet
 
@@ -123,11 +124,19 @@ def crash(guest: Debian, user: Login) -> None:
 
 
 def shut_down(guest: Debian) -> None:
-    """All services end by systemd's SIGTERM: nothing of that is a fault."""
+    """All services end by systemd's SIGTERM: that is neither a fault nor said to be missing.
+
+    One takes longer to end than a service may be away.
+    """
     guest.vesperd.call("clear", resource=f"r-{VM}")
     guest.root("systemctl start httpd")
+    until(lambda: guest.monitor(1)[0] == "fine", "httpd is back")
+    guest.root(f"systemd-run -q -p ExecStop='/bin/sleep {BACK + 10:.0f}' sleep 1000")
     guest.machine.tell("systemctl poweroff")
-    guest.machine.process.wait(90)
+    said = set()
+    while guest.machine.process.poll() is None:
+        said.add(guest.monitor(1))
+    assert {result for result, _ in said} <= {"fine", "dead"}, said
     until(lambda: guest.monitor(1)[0] == "dead", "vesperd knows")
     reasons = guest.faults
     assert len([reason for reason in reasons if "httpd" in reason]) == 1, reasons

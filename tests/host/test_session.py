@@ -39,6 +39,7 @@ class Watch:
         self.session = session
         self.events: list[Event] = []
         self.states: list[SessionState] = []
+        self.degraded: set[str] = set()
 
     def all_collecting(self) -> bool:
         wanted = self.session.probes
@@ -61,6 +62,8 @@ async def watch(images: ImageStore, name: str = "vm1", **options: Any) -> AsyncI
     def on_change(session: Session) -> None:
         if not told.states or told.states[-1] is not session.state:
             told.states.append(session.state)
+        if session.degraded is not None:
+            told.degraded.add(session.degraded)
 
     session = Session(transport, domain, images, on_events, on_change, **options)
     told = Watch(session)
@@ -379,6 +382,24 @@ def test_the_guest_dies(images: ImageStore) -> None:
                 await until(told.all_collecting, "probes collecting")
                 vm.kill()
                 await until(lambda: told.session.state is SessionState.CLOSED, "closed")
+
+    run(body)
+
+
+def test_a_guest_that_leaves_lacks_no_probe(
+    images: ImageStore, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """As in each reboot: its channels are closed before the session waits for it again."""
+    monkeypatch.setattr("vesper_monitor.guest.session._PROBES_TIMEOUT_S", 0.0)
+
+    async def body() -> None:
+        with guest() as vm:
+            async with watch(images) as told:
+                await until(told.all_collecting, "probes collecting")
+                told.degraded.clear()
+                await vm.tell("boot")
+                await until(lambda: SessionState.WAITING in told.states[2:], "left")
+                assert told.degraded == set()
 
     run(body)
 

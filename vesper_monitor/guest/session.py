@@ -210,7 +210,7 @@ class Session:
         if self._state is SessionState.UNFIT:
             return self._missing
         now = time.monotonic()
-        if self._state is not SessionState.ACTIVE:
+        if self._state is not SessionState.ACTIVE or self._lost is not None:
             if now - self._started < self._activate_timeout:
                 return None
             words = (self._boot.words if self._is_silent else None) or self._missing
