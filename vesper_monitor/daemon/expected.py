@@ -48,6 +48,14 @@ class Expected:
         """
         self._unclaimed[domain.uuid, domain.domid] = last_event
 
+    def number(self, last_event: int) -> None:
+        """Number what came before the journal could be read.
+
+        :param last_event: id of the journal's last one.
+        """
+        for domain, event in self._unclaimed.items():
+            self._unclaimed[domain] = last_event - event
+
     def claim(self, domain: Domain) -> int | None:
         """A resource's instance begins, or the domain has gone.
 

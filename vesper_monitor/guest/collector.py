@@ -50,6 +50,10 @@ class Collector:
         self._positions = Positions(saved)
         self._points = points
         self._turn = 0
+        #: read since :meth:`take_reads`: channel, CPU, next sequence number
+        self._reads: list[tuple[ChannelReader, int, int]] = []
+        #: up to which records were given before: by probe, generation and CPU
+        self._given: dict[tuple[str, int, int], int] = {}
         self._words: WordsReader | None = None
 
     def meet(self, boot_id: int) -> bool:
@@ -127,9 +131,10 @@ class Collector:
             if channel.mapped:
                 self._positions.note(channel)
             for cpu, found in records:
-                self._positions.read(channel.entry, cpu, found[-1].seq + 1)
-                self._raw.put(probe, cpu, found)
-                events += decode.decode(
+                following = found[-1].seq + 1
+                self._positions.read(channel.entry, cpu, following)
+                self._reads.append((channel, cpu, following))
+                decoded = decode.decode(
                     found,
                     vm=self._domain.name,
                     domid=self._domain.domid,
@@ -138,9 +143,33 @@ class Collector:
                     received=now,
                     defined=self._points,
                 )
+                if self._given and (key := _buffer_key(channel, cpu)) in self._given:
+                    for event in decoded:
+                        event.again = event.seq < self._given[key]
+                    if following >= self._given[key]:
+                        del self._given[key]
+                else:
+                    self._raw.put(probe, cpu, found)
+                events += decoded
         events += self.read_words()
         events.sort(key=_GUEST_NS)
         return events, more
+
+    def take_reads(self) -> list[tuple[ChannelReader, int, int]]:
+        """What was read since the last call: channel, CPU, next sequence number.
+
+        Whoever takes it calls :meth:`ChannelReader.note_written` when that is written.
+        """
+        reads, self._reads = self._reads, []
+        return reads
+
+    def rewind(self) -> None:
+        """Read again what was read and not written; it is given as :attr:`Event.again`."""
+        for channel in self.channels.values():
+            for cpu, following in channel.rewind().items():
+                key = _buffer_key(channel, cpu)
+                self._given[key] = max(following, self._given.get(key, 0))
+                self._positions.read(channel.entry, cpu, channel.written(cpu))
 
     def _in_turn(self) -> list[str]:
         names = list(self.channels)
@@ -165,3 +194,7 @@ class Collector:
     def _note_words(self, reader: WordsReader) -> None:
         for kind, seen in reader.seen.items():
             self._positions.note_words(kind.name.lower(), seen)
+
+
+def _buffer_key(channel: ChannelReader, cpu: int) -> tuple[str, int, int]:
+    return channel.entry.probe, channel.entry.generation, cpu

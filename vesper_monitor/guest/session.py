@@ -30,7 +30,7 @@ from vesper_monitor.guest.action import Guest, Hello, SessionError
 from vesper_monitor.guest.beat import Beat
 from vesper_monitor.guest.boot import BootWatch
 from vesper_monitor.guest.cchan import CchanBroken, CchanError, GuestSilent
-from vesper_monitor.guest.channel import ChannelEntry, TableError
+from vesper_monitor.guest.channel import ChannelEntry, ChannelReader, TableError
 from vesper_monitor.guest.collector import Collector
 from vesper_monitor.guest.decode import Event
 from vesper_monitor.guest.images import ImageStore
@@ -257,6 +257,19 @@ class Session:
         opened yet: whoever saves this must not lose them.
         """
         return self._collector.positions()
+
+    def take_reads(self) -> list[tuple[ChannelReader, int, int]]:
+        """Within ``on_events``: promise to note when these events are written.
+
+        Without that they count as written when ``on_events`` returns; see
+        :meth:`Collector.take_reads`.
+        """
+        return self._collector.take_reads()
+
+    def rewind(self) -> None:
+        """Read again what was read and not written, as far as the guest still has it."""
+        self._collector.rewind()
+        self._look.set()
 
     def subscribe_raw(
         self, probe: str, cpu: int | None = None
@@ -588,6 +601,8 @@ class Session:
                 self._status(name).error = channel.error
         if events:
             self._on_events(self, events)
+            for channel, cpu, following in self._collector.take_reads():
+                channel.note_written(cpu, following)
         return more
 
     async def _read_rest(self) -> None:
