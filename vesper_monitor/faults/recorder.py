@@ -17,6 +17,7 @@ What cannot be represented is left out alone, and said once of each VM.
 from __future__ import annotations
 
 import asyncio
+import itertools
 import logging
 import time
 from collections import deque
@@ -274,6 +275,8 @@ class Recorder:
     ) -> _T:
         """Call a method of the journal, after all that was put before.
 
+        For the events of a VM that says more than the journal can take it does not wait.
+
         :raises JournalError:
         """
         async with self._one_reader:
@@ -312,7 +315,7 @@ class Recorder:
             ) from None
 
     async def flush(self, vm: str | None = None) -> None:
-        """Return when what was put of a VM (None: of each) was tried to be written."""
+        """Return when what was put of a VM (None: as for :meth:`run`) was tried to be written."""
         try:
             async with asyncio.timeout(READ_LIMIT_S):
                 await self._flushed(vm)
@@ -325,7 +328,10 @@ class Recorder:
             return
         loop = asyncio.get_running_loop()
         readers = []
-        waiting = list(self._queues) if vm is None else [vm] if vm in self._queues else []
+        if vm is None:
+            waiting = [name for name, queue in self._queues.items() if not _is_flood(queue)]
+        else:
+            waiting = [vm] if vm in self._queues else []
         # What is being written is followed by whatever is asked next.
         for name in waiting:
             reader: asyncio.Future[None] = loop.create_future()
@@ -378,6 +384,12 @@ class Recorder:
         if self._timer is not None:
             self._timer.cancel()
         self._worker.kill()
+
+
+def _is_flood(queue: Iterable[_Entry]) -> bool:
+    """Whether what waits is more than one transaction takes."""
+    events = itertools.accumulate(len(entry.batch.events) for entry in queue)
+    return any(count > MAX_TOGETHER for count in events)
 
 
 def _call(then: Callable[[], None]) -> None:
