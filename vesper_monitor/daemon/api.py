@@ -256,6 +256,8 @@ class Api:
             cause = instance.dead_cause if named else None
             instances.stop(resource)
             self._daemon.stopping(instance.record)
+        elif instance is None:
+            instances.stop(resource)  # the journal may have one, and be read later
         fault = instances.stopped_for(resource)
         there = await self._is_there(fault, request) if fault is not None else None
         if there is False:

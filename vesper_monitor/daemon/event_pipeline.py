@@ -142,7 +142,7 @@ class EventPipeline:
         if session in self._behind:
             return True
         vm = session.domain.name
-        if self._recorder.error is None or not self._is_full(vm):
+        if not self._is_full(vm) or not self._recorder.is_in_doubt:
             return False
         self._behind.add(session)
         _log.warning("%s: %d events of it wait for the journal; what its guest writes beyond is "

@@ -184,7 +184,10 @@ class Instances:
             pass
         elif current is None or (current.record.uuid, current.record.domid) != life:
             by = "stop" if current is None else "a later start"
-            batch.faults = [replace(fault, ended=now, ended_by=by)]
+            ended = replace(fault, ended=now, ended_by=by)
+            batch.faults = [ended]
+            if current is None:
+                self._stopped_for[record.resource] = ended
         elif current.fault is None or _is_same(current.fault, fault):
             found = current.fault
             told = fault.told if found is None or fault.told is not None else found.told

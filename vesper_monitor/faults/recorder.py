@@ -37,6 +37,8 @@ _T = TypeVar("_T")
 
 #: s that a batch waits for the disk, until whoever it concerns is told without it.
 WAIT_S = 0.5
+#: s that a write takes, after which the disk may be hung.
+DOUBT_S = 0.1
 #: s that a read waits for what was put before it, and for its answer.
 READ_LIMIT_S = 5.0
 #: s for what is left to be written when vesperd ends.
@@ -102,6 +104,15 @@ class Recorder:
             return None
         since = time.strftime("%Y-%m-%d %H:%M:%S", time.localtime(self._trouble_since))
         return f"{self._trouble}, since {since}"
+
+    @property
+    def is_in_doubt(self) -> bool:
+        """Whether the journal cannot be used, or will soon be found so."""
+        return self._trouble is not None or self._is_waiting_for_disk(DOUBT_S)
+
+    def _is_waiting_for_disk(self, seconds: float) -> bool:
+        began = self._write_began
+        return began is not None and asyncio.get_running_loop().time() - began >= seconds
 
     # ------------------------------------------------------------ writing
 
@@ -253,8 +264,7 @@ class Recorder:
         self._timer = None
         loop = asyncio.get_running_loop()
         now = loop.time()
-        began = self._write_began
-        if began is not None and now - began >= WAIT_S:
+        if self._is_waiting_for_disk(WAIT_S):
             self.fail("the journal's disk does not answer")
         while self._timed:
             entry = self._timed[0]
@@ -302,7 +312,7 @@ class Recorder:
         args: tuple[object, ...],
         kwargs: dict[str, object],
     ) -> _T:
-        if self._write_began is not None and self.error is not None:
+        if self._is_waiting_for_disk(WAIT_S) and self.error is not None:
             raise JournalError(self.error)  # it would not be answered
         try:
             async with asyncio.timeout(READ_LIMIT_S):
