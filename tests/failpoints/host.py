@@ -60,7 +60,11 @@ class Order:
         try:
             yield
         finally:
-            self.path.unlink()
+            self.forget()
+
+    def forget(self) -> None:
+        """It is carried out; the next process is not to do it again."""
+        self.path.unlink(missing_ok=True)
 
 
 class _Daemon(DaemonProcess):
@@ -179,5 +183,6 @@ class Host:
             process = self.daemon.process
             if process is not None and process.poll() is not None:
                 self.kills += 1
+                self.order.forget()
                 self.daemon.start()
             time.sleep(0.01)
