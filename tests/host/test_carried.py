@@ -82,12 +82,13 @@ class SynchronousRecorder:
         self,
         _vm: str,
         batch: Batch,
-        then: Callable[[], None] = lambda: None,
-        written: Callable[[], None] = lambda: None,
+        then: Callable[[], None] | None = None,
+        written: Callable[[], None] | None = None,
     ) -> None:
         self.journal.write(batch)
-        then()
-        written()
+        for tell in (then, written):
+            if tell is not None:
+                tell()
 
     async def run_for(self, _vm: str, method: Callable[..., Any], *args: Any) -> Any:
         return method(self.journal, *args)

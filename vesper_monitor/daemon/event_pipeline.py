@@ -23,6 +23,7 @@ from collections import Counter
 from collections.abc import Mapping
 from dataclasses import replace
 
+from vesper_monitor.daemon.expected import Expected
 from vesper_monitor.daemon.followers import Followers
 from vesper_monitor.faults.fault import Fault
 from vesper_monitor.faults.instances import Instances
@@ -48,10 +49,17 @@ class EventPipeline:
         journal has not said where its own end (:meth:`begin`).
     """
 
-    def __init__(self, recorder: Recorder, instances: Instances, followers: Followers) -> None:
+    def __init__(
+        self,
+        recorder: Recorder,
+        instances: Instances,
+        followers: Followers,
+        expected: Expected | None = None,
+    ) -> None:
         self._recorder = recorder
         self._instances = instances
         self._followers = followers
+        self._expected = expected or Expected()
         self.last_event_id = 0
         self._numbered = False
         self._backlog_of: Counter[str] = Counter()  # by VM
@@ -87,6 +95,7 @@ class EventPipeline:
             self.last_event_id += 1 if self._numbered else -1
             event.id = self.last_event_id
         new = [event for event in events if not event.again]
+        self._expected.note_events(domain, new)
         faults = self._instances.judge(domain, new)
         reads = session.take_reads() if session is not None else []
         batch = Batch(faults=faults)
@@ -112,6 +121,15 @@ class EventPipeline:
             self._less(vm, count)
 
         self._recorder.put(vm, batch, tell, written)
+
+    def judge_late(self, domain: Domain, events: list[Event]) -> None:
+        """Judge events of which nobody had said what is a fault there."""
+        faults = self._instances.judge(domain, events)
+        if faults:
+            self._recorder.put(
+                domain.name, Batch(faults=faults), lambda: self._instances.recorded(faults),
+                lambda: self._instances.written(faults),
+            )  # fmt: skip
 
     def save_positions(self, session: Session) -> None:
         """Write how far a session has read."""

@@ -38,7 +38,7 @@ from vesper_monitor.faults.attributes import NodeAttributes
 from vesper_monitor.faults.fault import InstanceRecord
 from vesper_monitor.faults.instance import Instance
 from vesper_monitor.faults.instances import Instances
-from vesper_monitor.faults.journal import Batch, Journal, JournalError, Remembered
+from vesper_monitor.faults.journal import Journal, JournalError, Remembered
 from vesper_monitor.faults.journal_process import JournalProcess
 from vesper_monitor.faults.pauses import Pauses
 from vesper_monitor.faults.rate import WINDOW
@@ -119,8 +119,10 @@ class Daemon:
             ledger=self._ledger,
             numbered=False,
         )
-        self.pipeline = EventPipeline(self.recorder, self.instances, self.followers)
         self.expected = Expected()
+        self.pipeline = EventPipeline(
+            self.recorder, self.instances, self.followers, self.expected
+        )  # fmt: skip
         self.points = Points(Path(config.journal).with_name("points.json"))
         self._hearsay = Hearsay(
             lambda domain, event: self.pipeline.record(domain, [event]),
@@ -392,7 +394,7 @@ class Daemon:
             if (await transport.report(domain)).state in ENDED:
                 continue  # what is left of one
             _log.info("%s: domain %d has come, as expected", domain.name, domain.domid)
-            self.expected.has_come(domain, self.pipeline.last_event_id)
+            self.expected.has_come(domain)
             self.instances.forget_earlier_lives(domain)
             points = {name: point.text for name, point in self.points.of(domain.name).items()}
             await self.watch.watch(transport, domain, dict.fromkeys(probes, "") | points)
@@ -401,9 +403,7 @@ class Daemon:
         """An instance has begun on that domain: what was seen since it came is judged now."""
         self._hearsay.note_stop(domain, False)
         self.instances.forget_earlier_lives(domain)
-        since, until = self.expected.claim(domain), self.pipeline.last_event_id
-        if since is not None and since < until:
-            self._spawn(self._judge_late(domain, since, until))
+        self.pipeline.judge_late(domain, self.expected.claim(domain))
 
     def stopping(self, record: InstanceRecord) -> None:
         """An instance has ended, since its domain is to be stopped.
@@ -415,22 +415,7 @@ class Daemon:
         domain = _domain_of(record)
         if self.watch.knows(domain):
             self._hearsay.note_stop(domain, True)
-            self.expected.has_come(domain, self.pipeline.last_event_id)
-
-    async def _judge_late(self, domain: Domain, since: int, until: int) -> None:
-        try:
-            events = await self.recorder.run_for(
-                domain.name, Journal.events, vm=domain.name, after=since, until=until,
-                limit=MAX_RECALLED,
-            )  # fmt: skip
-        except JournalError as error:
-            _log.error("%s: what it did since it came is not judged: %s", domain.name, error)
-            return
-        faults = self.instances.judge(domain, [e for e in events if e.domid == domain.domid])
-        self.recorder.put(
-            domain.name, Batch(faults=faults), lambda: self.instances.recorded(faults),
-            lambda: self.instances.written(faults),
-        )  # fmt: skip
+            self.expected.has_come(domain)
 
     async def _is_nowhere(self, vm: str) -> bool:
         try:
@@ -493,13 +478,16 @@ class Daemon:
         late |= self._tried_journal.is_set()
         self._go_on(found)
         for record in found.records:
-            await self._recall(record)
+            await self._recall(record, found.last_event_id)
         self._tried_journal.set()
         if found.records:
             _log.info("going on with %d resources of an earlier vesperd", len(found.records))
         if late:
             for transport in self.watch.up(""):
-                await self._on_up(transport)
+                try:
+                    await self._on_up(transport)
+                except TransportError as error:
+                    _log.warning("what runs on %s is not known: %s", transport.name, error)
 
     def _go_on(self, found: Remembered) -> None:
         """What has happened since this vesperd was started is known better."""
@@ -517,26 +505,28 @@ class Daemon:
             found.records, found.faults, found.last_fault_id, found.stopped_for, found.told,
             found.boots,
         )  # fmt: skip
-        self.expected.number(found.last_event_id)
         self.pipeline.begin(found.last_event_id, found.last_fault_id)
 
-    async def _recall(self, record: InstanceRecord) -> None:
-        """Rules that count go on with what was seen before."""
+    async def _recall(self, record: InstanceRecord, last_event_id: int) -> None:
+        """Rules that count go on with what an earlier vesperd saw."""
         instance = self.instances.get(record.resource)
-        if instance is None or not instance.rules.horizon or instance.record.id != record.id:
+        if instance is None or not instance.rules.horizon:
+            return
+        if _domain_of(instance.record) != _domain_of(record):
             return
         since = max(record.started, time.time() - instance.rules.horizon)
         run = self.recorder.run_for
         try:
             newest = await run(record.vm, Journal.nth_newest, record.vm, MAX_RECALLED) or 1
             events = await run(
-                record.vm, Journal.events, vm=record.vm, after=newest - 1, limit=MAX_RECALLED
-            )
+                record.vm, Journal.events, vm=record.vm, after=newest - 1, until=last_event_id,
+                limit=MAX_RECALLED,
+            )  # fmt: skip
         except JournalError as error:
             _log.error("%s: counts begin anew: %s", record.resource, error)
             return
         self.instances.recall(
-            record, [e for e in events if e.domid == record.domid and e.received >= since]
+            instance.record, [e for e in events if e.domid == record.domid and e.received >= since]
         )
 
 

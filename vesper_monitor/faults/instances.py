@@ -507,7 +507,8 @@ class Instances:
         """They are in the journal."""
         for fault in faults:
             self._unwritten.discard((fault.instance, fault.seen))
-            self._ledger.forget(fault)
+            if fault.told is not None:
+                self._ledger.forget(fault)
 
     def _admit(self, instance: Instance, fault: Fault) -> None:
         """Let a fault be told now, or defer it: its guest has had too many."""
@@ -778,7 +779,7 @@ class Instances:
         if told is not None:
             if (told.instance, told.seen) in self._unwritten:
                 self._ledger.note(told)
-            self._recorder.put(told.vm, Batch(faults=[told]))
+            self._recorder.put(told.vm, Batch(faults=[told]), None, lambda: self.written([told]))
 
     # ------------------------------------------------------------ no monitor
 

@@ -100,7 +100,10 @@ class JournalProcess:
             [*command, *self._arguments],
             pass_fds=(descriptor,),
             stdin=subprocess.DEVNULL,
-            env={**os.environ, "PYTHONPATH": os.pathsep.join(filter(None, sys.path))},
+            env={
+                **os.environ,
+                "PYTHONPATH": os.pathsep.join(entry or os.getcwd() for entry in sys.path),
+            },
         )
 
 

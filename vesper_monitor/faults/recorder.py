@@ -22,6 +22,7 @@ import logging
 import time
 from collections import deque
 from collections.abc import Callable, Iterable
+from contextlib import nullcontext
 from dataclasses import dataclass, field
 from typing import Concatenate, ParamSpec, TypeVar
 
@@ -289,8 +290,7 @@ class Recorder:
 
         :raises JournalError:
         """
-        async with self._one_reader:
-            return await self._run(None, method, args, kwargs)
+        return await self._run(None, method, args, kwargs)
 
     async def run_for(
         self,
@@ -317,8 +317,9 @@ class Recorder:
         try:
             async with asyncio.timeout(READ_LIMIT_S):
                 await self._flushed(vm)
-                found: _T = await self._worker.call(method.__name__, *args, **kwargs)
-                return found
+                async with self._one_reader if vm is None else nullcontext():
+                    found: _T = await self._worker.call(method.__name__, *args, **kwargs)
+                    return found
         except TimeoutError:
             raise JournalError(
                 self.error or f"the journal has not answered within {READ_LIMIT_S:.0f} s"
