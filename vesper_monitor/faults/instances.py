@@ -14,6 +14,7 @@ from collections.abc import Awaitable, Callable, Iterable, Mapping
 from dataclasses import replace
 from typing import Any
 
+from vesper_monitor.daemon.logs import ALWAYS
 from vesper_monitor.faults import domain as domains
 from vesper_monitor.faults import pacemaker
 from vesper_monitor.faults.attributes import NodeAttributes
@@ -497,9 +498,7 @@ class Instances:
             instance.fault_is_recorded(fault.id)
             self._reconsider(instance)
             # After the monitor has its answer, in the loop's next turn.
-            asyncio.get_running_loop().call_soon(
-                _log.error, "%s: %s: %s", fault.resource, fault.label, fault.reason
-            )
+            asyncio.get_running_loop().call_soon(_log_fault, fault)
             if self._attributes is not None:
                 self._attributes.set(attribute(fault.vm), _shown(fault), after=SHOW_AFTER)
 
@@ -709,7 +708,7 @@ class Instances:
             ended_by=DOMAIN_END,
         )
         self._recorder.put(record.vm, Batch(faults=[fault]))
-        _log.error("%s: %s: %s", fault.resource, fault.label, reason)
+        _log_fault(fault)
         if self._attributes is not None:
             self._attributes.set(attribute(fault.vm), _shown(fault), after=SHOW_AFTER)
 
@@ -839,6 +838,10 @@ class Instances:
                 self._given_up.add(fault.id)
         except Exception:
             _log.exception("%s: internal error while telling Pacemaker", fault.resource)
+
+
+def _log_fault(fault: Fault) -> None:
+    _log.error("%s: %s: %s", fault.resource, fault.label, fault.reason, extra={ALWAYS: True})
 
 
 def _shown(fault: Fault) -> str:

@@ -312,6 +312,8 @@ class Recorder:
         args: tuple[object, ...],
         kwargs: dict[str, object],
     ) -> _T:
+        if getattr(Journal, method.__name__, None) is not method:
+            raise TypeError(f"{method!r} is no method of the journal")
         if self._is_waiting_for_disk(WAIT_S) and self.error is not None:
             raise JournalError(self.error)  # it would not be answered
         try:
