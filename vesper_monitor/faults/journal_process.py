@@ -95,7 +95,7 @@ class JournalProcess:
         _, self._pipe = await loop.create_connection(lambda: _Pipe(self._path), sock=ours)
 
     def _start(self, descriptor: int) -> subprocess.Popen[bytes]:
-        command = [sys.executable, "-P", "-m", SERVER_MODULE, str(descriptor), str(os.getpid())]
+        command = [sys.executable, "-SP", "-m", SERVER_MODULE, str(descriptor), str(os.getpid())]
         return subprocess.Popen(
             [*command, *self._arguments],
             pass_fds=(descriptor,),

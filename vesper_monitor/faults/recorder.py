@@ -5,12 +5,9 @@ What was given first of a VM is written first.  Batches that pile up while the
 disk is busy are written together, the VMs in turn: what one says without end
 is not before another one's fault.  A read comes after what was put before it.
 
-Who put a batch hears of it twice at most: when it is in the journal, or
-:data:`WAIT_S` after it was put, whichever comes first; and when it is written.
-
-A journal that cannot be written stops nothing.  A disk that is full or
-read-only, a lock, and one that does not answer at all are waited out: what was
-put stays in memory until it is written, and is told without that meanwhile.
+Who put a batch hears of it when it is written, or :data:`WAIT_S` later.  A disk
+that is full or read-only, a lock, and a disk that does not answer are waited
+out: what was put stays in memory until it is written, and is told meanwhile.
 What cannot be represented is left out alone, and said once of each VM.
 """
 
@@ -22,8 +19,9 @@ import logging
 import time
 from collections import deque
 from collections.abc import Callable, Iterable
-from contextlib import nullcontext
+from contextlib import nullcontext, suppress
 from dataclasses import dataclass, field
+from functools import partial
 from typing import Concatenate, ParamSpec, TypeVar
 
 from vesper_monitor.faults.journal import Batch, Journal, JournalError
@@ -107,6 +105,10 @@ class Recorder:
         return f"{self._trouble}, since {since}"
 
     @property
+    def _is_usable(self) -> bool:
+        return not self._held and self._trouble is None
+
+    @property
     def is_in_doubt(self) -> bool:
         """Whether the journal cannot be used, or will soon be found so."""
         return self._trouble is not None or self._is_waiting_for_disk(DOUBT_S)
@@ -134,8 +136,7 @@ class Recorder:
         """
         loop = asyncio.get_running_loop()
         entry = _Entry(batch, loop.time(), then, [] if written is None else [written])
-        unusable = self._held or self._trouble is not None
-        queue = self._queues.setdefault(vm, deque())
+        unusable, queue = not self._is_usable, self._queues.setdefault(vm, deque())
         if unusable and queue:
             last = queue[-1]
             last.batch.merge(batch)
@@ -177,8 +178,7 @@ class Recorder:
         while self._timed:
             self._tell(self._timed.popleft())
         for reader in list(self._readers):
-            if not reader.done():
-                reader.set_result(None)
+            _wake(reader)
 
     async def _write_queue(self) -> None:
         try:
@@ -210,11 +210,9 @@ class Recorder:
     async def _gather(self) -> None:
         """Let more come, if a transaction was made just now and nobody waits."""
         loop = asyncio.get_running_loop()
-        try:
+        with suppress(TimeoutError):
             async with asyncio.timeout_at(self._wrote + GATHER):
                 await self._hurry.wait()
-        except TimeoutError:
-            pass
         self._hurry.clear()
         self._wrote = loop.time()
 
@@ -250,10 +248,11 @@ class Recorder:
 
     def _complain(self, left_out: Iterable[tuple[str, str]]) -> None:
         for vm, why in left_out:
-            if vm not in self._complained and len(self._complained) < MAX_COMPLAINED:
-                self._complained.add(vm)
-                _log.error("%s: something of it cannot be written to the journal and is not kept "
-                           "(said once): %s", vm, why)  # fmt: skip
+            if vm in self._complained or len(self._complained) >= MAX_COMPLAINED:
+                continue
+            self._complained.add(vm)
+            _log.error("%s: something cannot be written to the journal, and is left out (said "
+                       "once): %s", vm, why)  # fmt: skip
 
     def _works_again(self) -> None:
         if self._trouble is not None:
@@ -293,25 +292,16 @@ class Recorder:
         return await self._run(None, method, args, kwargs)
 
     async def run_for(
-        self,
-        of_vm: str,
-        method: Callable[Concatenate[Journal, _P], _T],
-        /,
-        *args: _P.args,
-        **kwargs: _P.kwargs,
-    ) -> _T:
-        """Like :meth:`run`, but only after what was put before of that VM, and at once:
-        vesperd itself needs it.
-        """
+        self, of_vm: str, method: Callable[Concatenate[Journal, _P], _T], /,
+        *args: _P.args, **kwargs: _P.kwargs,
+    ) -> _T:  # fmt: skip
+        """Like :meth:`run`, but only after what was put before of that VM, before readers."""
         return await self._run(of_vm, method, args, kwargs)
 
     async def _run(
-        self,
-        vm: str | None,
-        method: Callable[..., _T],
-        args: tuple[object, ...],
-        kwargs: dict[str, object],
-    ) -> _T:
+        self, vm: str | None, method: Callable[..., _T],
+        args: tuple[object, ...], kwargs: dict[str, object],
+    ) -> _T:  # fmt: skip
         if getattr(Journal, method.__name__, None) is not method:
             raise TypeError(f"{method!r} is no method of the journal")
         if self._is_waiting_for_disk(WAIT_S) and self.error is not None:
@@ -329,29 +319,24 @@ class Recorder:
 
     async def flush(self, vm: str | None = None) -> None:
         """Return when what was put of a VM (None: as for :meth:`run`) was tried to be written."""
-        try:
+        with suppress(TimeoutError):
             async with asyncio.timeout(READ_LIMIT_S):
                 await self._flushed(vm)
-        except TimeoutError:
-            pass
 
     async def _flushed(self, vm: str | None) -> None:
         """Not until the queue is empty: others may fill it without end."""
-        if self._held or self._trouble is not None:
+        if not self._is_usable:
             return
         loop = asyncio.get_running_loop()
-        readers = []
+        readers: list[asyncio.Future[None]] = []
         if vm is None:
             waiting = [name for name, queue in self._queues.items() if not _is_flood(queue)]
         else:
             waiting = [vm] if vm in self._queues else []
         # What is being written is followed by whatever is asked next.
         for name in waiting:
-            reader: asyncio.Future[None] = loop.create_future()
-            readers.append(reader)
-            self._queues[name][-1].written.append(
-                lambda reader=reader: None if reader.done() else reader.set_result(None)  # type: ignore[misc]
-            )
+            readers.append(loop.create_future())
+            self._queues[name][-1].written.append(partial(_wake, readers[-1]))
         if not readers:
             return
         self._readers.update(readers)
@@ -391,11 +376,9 @@ class Recorder:
         lost = sum(len(queue) for queue in self._queues.values()) + len(self._taken)
         if lost:
             _log.error("%s: what was kept in memory is not written", self.error or "the journal")
-        for task in (self._writer, self._syncer):
-            if task is not None:
-                task.cancel()
-        if self._timer is not None:
-            self._timer.cancel()
+        for work in (self._writer, self._syncer, self._timer):
+            if work is not None:
+                work.cancel()
         self._worker.kill()
 
 
@@ -403,6 +386,11 @@ def _is_flood(queue: Iterable[_Entry]) -> bool:
     """Whether what waits is more than one transaction takes."""
     events = itertools.accumulate(len(entry.batch.events) for entry in queue)
     return any(count > MAX_TOGETHER for count in events)
+
+
+def _wake(reader: asyncio.Future[None]) -> None:
+    if not reader.done():
+        reader.set_result(None)
 
 
 def _call(then: Callable[[], None]) -> None:
