@@ -18,6 +18,7 @@ from tests.host.daemons import RESOURCE, DaemonProcess, Monitor, serve
 from tests.host.standins import GuestProcess
 from tests.host.test_daemon import SEGV, Guest, collecting, wait_for, waiting
 from tests.host.test_journal_disk import Disk, trouble
+from vesper_monitor.client import DaemonError
 
 #: s in which a fault is told whatever the disk does: half a second, and a busy machine.
 SOON = 5.0
@@ -132,6 +133,10 @@ def test_a_disk_that_hangs(
             wait_for(lambda: "does not answer, since 20" in trouble(daemon), "said in the status")
             start_guest("vm2")
             begin(daemon, 2, resource="r2", vm="vm2")
+            # What an operator wants kept is refused: it cannot be.
+            with pytest.raises(DaemonError, match="does not answer"):
+                daemon.call("pause", vm="vm1", **{"for": 60})
+            assert [vm["paused"] for vm in daemon.call("status")["vms"]] == [None, None]
             end(daemon)
             # It is started again, and can neither read nor write the journal.
             daemon.start()

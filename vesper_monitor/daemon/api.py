@@ -587,7 +587,7 @@ class Api:
         if not any(instance.record.vm == vm for instance in daemon.instances.all()):
             await self._found(vm)
         try:
-            pause = daemon.pauses.begin(vm, seconds, " ".join(reason.split())[:200])
+            pause = await daemon.pauses.begin(vm, seconds, " ".join(reason.split())[:200])
         except OSError as error:
             raise RequestError("internal", f"{vm}: the pause cannot be kept: {error}") from error
         daemon.instances.pause(vm, True)
@@ -617,12 +617,12 @@ class Api:
         except BaseException:
             daemon.points.remove(vm, point.name)
             raise
-        self._save_points(vm)
+        await self._save_points(vm)
         await connection.send({"ok": True, "probe": point.name})
 
-    def _save_points(self, vm: str) -> None:
+    async def _save_points(self, vm: str) -> None:
         try:
-            self._daemon.points.save()
+            await self._daemon.points.save()
         except OSError as error:
             raise RequestError(
                 "internal", f"{vm}: it is done, but not kept for the next vesperd: {error}"
@@ -648,7 +648,7 @@ class Api:
                 daemon.points.remove(vm, probe)
                 await session.set_probes(daemon.wanted_probes(session.domain) or {})
             daemon.points.remove(vm, probe)
-            self._save_points(vm)
+            await self._save_points(vm)
         await connection.send({"ok": True})
 
     async def _activate(self, connection: Connection, request: dict[str, Any]) -> None:

@@ -93,13 +93,11 @@ class Daemon:
     ) -> None:
         self.config = config
         self._transports = transports
-        self.recorder = Recorder(
-            JournalProcess(
-                Path(config.journal), keep_events=config.keep_events,
-                keep_faults=config.keep_faults, log_level=config.log_level,
-            ),
-            held=True,
+        disk = JournalProcess(
+            Path(config.journal), keep_events=config.keep_events,
+            keep_faults=config.keep_faults, log_level=config.log_level,
         )  # fmt: skip
+        self.recorder = Recorder(disk, held=True)
         self.followers = Followers()
         self._attributes = NodeAttributes()
         self._ledger = ToldLedger(Path(config.socket).with_name(LEDGER))
@@ -108,6 +106,7 @@ class Daemon:
             _boot_id(),
             self._on_resume,
             self._attributes,
+            disk,
         )
         self.instances = Instances(
             self.recorder,
@@ -123,7 +122,7 @@ class Daemon:
         self.pipeline = EventPipeline(
             self.recorder, self.instances, self.followers, self.expected
         )  # fmt: skip
-        self.points = Points(Path(config.journal).with_name("points.json"))
+        self.points = Points(Path(config.journal).with_name("points.json"), disk)
         self._hearsay = Hearsay(
             lambda domain, event: self.pipeline.record(domain, [event]),
             lambda domain: self.watch.report(domain),
@@ -172,10 +171,9 @@ class Daemon:
         loop = asyncio.get_running_loop()
         for work in (_tidy(), keep_monitored(self.instances.all, self.instances.left)):
             self._always.append(loop.create_task(work))
-        self.pauses.restore()
-        self.points.restore()
         self._ledger.restore()
-        self._always.append(loop.create_task(self._keep_restoring()))
+        files = [loop.create_task(self._restore_pauses()), loop.create_task(self.points.restore())]
+        self._always += [*files, loop.create_task(self._keep_restoring(files))]
         try:
             async with asyncio.timeout(RESTORE_LIMIT_S):
                 await self._tried_journal.wait()
@@ -190,8 +188,14 @@ class Daemon:
             self.config.transport_settings,
         )
 
-    async def _keep_restoring(self) -> None:
+    async def _restore_pauses(self) -> None:
+        await self.pauses.restore()
+        for pause in self.pauses.all():
+            self.instances.pause(pause.vm, True)
+
+    async def _keep_restoring(self, first: Iterable[asyncio.Task[None]]) -> None:
         try:
+            await asyncio.wait(first)  # what is paused, and what is added, is known before
             await self._restore()
         except Exception:
             _log.exception("internal error: what the journal holds is not known")

@@ -30,6 +30,8 @@ _log = logging.getLogger(__name__)
 
 #: The child.
 SERVER_MODULE = "vesper_monitor.faults.journal_server"
+#: s for a file beside the journal to be written, and between two tries to read it.
+STATE_LIMIT_S, STATE_RETRY_S = 3.0, 1.0
 
 
 class JournalWorker(Protocol):
@@ -66,6 +68,29 @@ class JournalProcess:
         if isinstance(value, Exception):
             raise value
         return value
+
+    async def read_state(self, path: Path) -> str:
+        """Read a file beside the journal, however long that takes. :raises OSError:"""
+        while True:
+            try:
+                text: str = await self.call("read_state", path)
+                return text
+            except JournalError as error:  # the child has died
+                _log.error("%s: %s", path, error)
+                await asyncio.sleep(STATE_RETRY_S)
+
+    async def write_state(self, path: Path, value: object) -> None:
+        """Write a file beside the journal.
+
+        :raises OSError: it is as it was, or it is not known whether the disk will write it.
+        """
+        try:
+            async with asyncio.timeout(STATE_LIMIT_S):
+                await self.call("write_state", path, value)
+        except TimeoutError:
+            raise OSError(f"{path}: the disk does not answer") from None
+        except JournalError as error:
+            raise OSError(f"{path}: {error}") from error
 
     async def close(self) -> None:
         """Close the journal, when all that was asked for is done."""

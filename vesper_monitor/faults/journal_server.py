@@ -23,6 +23,7 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
+from vesper_monitor import statefile
 from vesper_monitor.faults.journal import Journal, JournalDamaged, JournalError
 
 __all__ = ["CLOSE", "LENGTH", "main"]
@@ -33,6 +34,11 @@ _log = logging.getLogger(__name__)
 LENGTH = struct.Struct("<I")
 #: In place of a method of the journal.
 CLOSE = "close"
+#: Likewise: files beside the journal, on the same disk.
+STATE_FILES: dict[str, Callable[..., Any]] = {
+    "read_state": statefile.read,
+    "write_state": statefile.write,
+}
 _PR_SET_PDEATHSIG = 1
 #: s for an earlier vesperd's child to end, which dies with its parent.
 LOCK_WAIT_S = 2.0
@@ -64,12 +70,16 @@ class _Server:
         try:
             if method == CLOSE:
                 return self._close()
+            if method in STATE_FILES:
+                return STATE_FILES[method](*args)
             return getattr(self._opened(), method)(*args, **kwargs)
         except JournalDamaged as error:
             self._close()  # the next one sets it aside
             return JournalDamaged(str(error))
         except JournalError as error:
             return JournalError(str(error))
+        except OSError as error:  # of a file of state; the journal's are errors of the journal
+            return error
         except Exception as error:
             _log.exception("internal error in the journal's process")
             return JournalError(f"{self._path}: internal error: {type(error).__name__}: {error}")
