@@ -108,6 +108,22 @@ def test_a_child_that_dies_is_begun_again(path: Path) -> None:
     asyncio.run(body())
 
 
+def test_there_is_one_child_whoever_asks_first(path: Path) -> None:
+    async def body() -> None:
+        worker = process(path)
+        asked = (worker.call("last_ids"), worker.read_state(path.with_name("none")))
+        ids, missing = await asyncio.gather(*asked, return_exceptions=True)
+        assert ids == (0, 0)
+        assert isinstance(missing, FileNotFoundError)
+        await worker.write_state(path.with_name("state"), {"a": 1})
+        assert await worker.read_state(path.with_name("state")) == '{"a": 1}'
+        with pytest.raises(OSError, match="Not a directory"):
+            await worker.write_state(path.with_name("state") / "x" / "below", {})
+        await worker.close()
+
+    asyncio.run(body())
+
+
 def test_a_second_vesperd_does_not_get_the_journal_of_a_first(path: Path) -> None:
     async def body() -> None:
         first, second = process(path), process(path)

@@ -57,11 +57,13 @@ class JournalProcess:
         self._arguments = [str(path), str(keep_events), str(keep_faults), log_level]
         self._process: subprocess.Popen[bytes] | None = None
         self._pipe: _Pipe | None = None
+        self._beginning = asyncio.Lock()
 
     async def call(self, method: str, *args: Any, **kwargs: Any) -> Any:
         """Call a method of the journal. :raises JournalError:"""
-        if self._pipe is None or self._pipe.ended:
-            await self._begin()
+        async with self._beginning:  # one child, whoever asks first
+            if self._pipe is None or self._pipe.ended:
+                await self._begin()
         assert self._pipe is not None
         answer = self._pipe.ask(pickle.dumps((method, args, kwargs), pickle.HIGHEST_PROTOCOL))
         value = pickle.loads(await answer)
