@@ -243,8 +243,7 @@ def test_a_flood_of_one_vm_is_not_before_the_fault_of_another(path: Path) -> Non
             flood = Batch([event(number) for number in range(first, first + 100)])
             recorder.put("flood", flood, lambda: order.append("flood"))
         recorder.put("vm1", Batch(faults=[fault(1)]), lambda: order.append("fault"))
-        await recorder.flush()
-        assert len(order) == 51
+        await until(lambda: len(order) == 51, "all is written")
         assert order.index("fault") <= 2
         await recorder.close()
 

@@ -155,6 +155,7 @@ def test_what_is_held_is_told_and_numbered_later() -> None:
 
 def test_a_read_waits_for_its_own_vm_and_no_flood(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(recorders, "MAX_TOGETHER", 4)
+    monkeypatch.setattr(recorders, "MAX_WAITED_EVENTS", 20)
 
     async def scene(disk: Disk, recorder: Recorder) -> None:
         step = asyncio.Event()

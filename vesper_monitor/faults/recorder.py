@@ -42,8 +42,9 @@ DOUBT_S = 0.1
 READ_LIMIT_S = 5.0
 #: s for what is left to be written when vesperd ends.
 CLOSE_LIMIT_S = 5.0
-#: Events in one transaction: what another VM says meanwhile waits for its end.
-MAX_TOGETHER = 128
+#: Events in one transaction: what another VM says meanwhile waits for its end. And
+#: those of one VM that a read waits for which is not of that VM.
+MAX_TOGETHER, MAX_WAITED_EVENTS = 128, 1000
 #: s between two transactions, but for what somebody waits for: a fault, a read.
 #: Many events make few of them: each costs more than what is in it.
 GATHER = 0.003
@@ -318,9 +319,9 @@ class Recorder:
             ) from None
 
     async def flush(self, vm: str | None = None) -> None:
-        """Return when what was put of a VM (None: as for :meth:`run`) was tried to be written."""
+        """Return when what was put of a VM (None: of each) is written, or :data:`WAIT_S` later."""
         with suppress(TimeoutError):
-            async with asyncio.timeout(READ_LIMIT_S):
+            async with asyncio.timeout(WAIT_S):
                 await self._flushed(vm)
 
     async def _flushed(self, vm: str | None) -> None:
@@ -383,9 +384,9 @@ class Recorder:
 
 
 def _is_flood(queue: Iterable[_Entry]) -> bool:
-    """Whether what waits is more than one transaction takes."""
+    """Whether a read would wait long for what one VM has said."""
     events = itertools.accumulate(len(entry.batch.events) for entry in queue)
-    return any(count > MAX_TOGETHER for count in events)
+    return any(count > MAX_WAITED_EVENTS for count in events)
 
 
 def _wake(reader: asyncio.Future[None]) -> None:
