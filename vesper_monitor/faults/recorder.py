@@ -94,8 +94,7 @@ class Recorder:
         self._one_reader = asyncio.Semaphore(1)
         self._trouble: str | None = None
         self._trouble_since = 0.0  # s, CLOCK_REALTIME
-        #: reads that wait for what was put before
-        self._readers: set[asyncio.Future[None]] = set()
+        self._readers: set[asyncio.Future[None]] = set()  # wait for what was put before
 
     @property
     def error(self) -> str | None:
