@@ -5,9 +5,10 @@ import os
 import runpy
 import sys
 
+sys.dont_write_bytecode = True  # it would be a point, the first time
 sys.path.insert(0, os.path.dirname(os.path.dirname(os.path.dirname(os.path.abspath(__file__)))))
 
-from tests.failpoints.instrument import Points, watch_files
+from tests.failpoints.instrument import Points, watch_files  # noqa: E402
 
 if __name__ == "__main__":
     control, agent = sys.argv[1:3]
