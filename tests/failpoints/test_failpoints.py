@@ -11,7 +11,7 @@ import pytest
 from tests.failpoints.rounds import Outcome, of_agent, of_locked_vesperd, of_vesperd, text
 
 #: Points of each part.
-POINTS = 6
+POINTS = 4
 
 
 @pytest.mark.parametrize("part", [of_vesperd, of_locked_vesperd, of_agent])
