@@ -35,12 +35,12 @@ NEW     := $(PYLIB)/.vesper-new
 # libxenmisc4.17 has Xen's reader of xl.cfg, with which ours is compared.
 DEBIAN_PACKAGES := \
 	binutils btrfs-progs busybox-static cpio e2fsprogs gcc iproute2 kmod libc6-dev \
-	libelf1 libxenmisc4.17 libxml2-utils lz4 make man-db mmdebstrap perl procps \
+	libelf1 libxenmisc4.17 libxml2-utils locales lz4 make man-db mmdebstrap perl procps \
 	python3-libvirt python3-lxml python3-psutil python3-pyxs python3-setuptools python3-venv \
 	qemu-system-x86 qemu-utils systemd util-linux xfsprogs xz-utils zstd
 
 .PHONY: help deps demo evaluate compare test test-quick test-debug test-kernels \
-	test-kernel-variants lint fuzz chaos chaos-cluster \
+	test-kernel-variants lint fuzz chaos chaos-cluster failpoints \
 	migrations soak stops storms hostile bench-cluster bench-kvm bench-liveness bench-load bench-monitor \
 	bench-neighbour bench-probes bench-quiet bench-slowdown modules install install-files clean
 
@@ -63,6 +63,7 @@ help:
 	@echo '  make bench-kvm       the link to a guest on QEMU: round trips, records per second'
 	@echo '  make fuzz            any bytes to all that reads what others write (FUZZ_RUNS=10000000)'
 	@echo '  make chaos           vesperd killed at random, 500 times, and what becomes of faults (ROUNDS=500)'
+	@echo '  make failpoints      vesperd and the agent ended at every await, rename and commit, in turn'
 	@echo '  make chaos-cluster   parts of clusters with fencing killed or cut off around faults (ROUNDS=200)'
 	@echo '  make migrations      20 live migrations under Pacemaker (MIGRATIONS=20)'
 	@echo '  make soak            hours of what is no fault on Xen, and a fault now and then (HOURS=1 KIND=pvh)'
@@ -124,6 +125,9 @@ fuzz: $(VENV)/ready
 chaos: ROUNDS := 500
 chaos: $(VENV)/ready
 	$(VENV)/bin/python -m tests.chaos --rounds $(ROUNDS)
+
+failpoints: $(VENV)/ready
+	$(VENV)/bin/python -m tests.failpoints
 
 chaos-cluster: deps $(VENV)/ready
 	$(VENV)/bin/python -m tests.chaos.cluster --rounds $(ROUNDS)

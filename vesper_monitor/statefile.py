@@ -6,8 +6,34 @@ from __future__ import annotations
 import json
 import os
 from pathlib import Path
+from typing import Protocol
 
-__all__ = ["write"]
+__all__ = ["DirectDisk", "StateDisk", "read", "write"]
+
+
+class StateDisk(Protocol):
+    """Who reads and writes such files: a disk that hangs must not hold up the daemon."""
+
+    async def read_state(self, path: Path) -> str:
+        """Read a file, however long that takes. :raises OSError:"""
+
+    async def write_state(self, path: Path, value: object) -> None:
+        """Write a file. :raises OSError: it is as it was, or the disk does not answer."""
+
+
+class DirectDisk:
+    """One that does not hang."""
+
+    async def read_state(self, path: Path) -> str:
+        return read(path)
+
+    async def write_state(self, path: Path, value: object) -> None:
+        write(path, value)
+
+
+def read(path: Path) -> str:
+    """:raises OSError:"""
+    return path.read_text(encoding="utf-8", errors="surrogateescape")
 
 
 def write(path: Path, value: object) -> None:

@@ -95,18 +95,27 @@ class Vesperd:
                 raise TimeoutError(f"{watched} of {count} guests are watched after {SLOW:.0f} s")
             time.sleep(0.25)
 
+    def _processes(self) -> list[int]:
+        """vesperd and its child, which writes the journal."""
+        assert self._process is not None
+        pid = self._process.pid
+        children = Path(f"/proc/{pid}/task/{pid}/children").read_text().split()
+        return [pid, *map(int, children)]
+
     def cpu(self) -> float:
         """s, user and system."""
-        assert self._process is not None
-        fields = Path(f"/proc/{self._process.pid}/stat").read_text().rpartition(") ")[2].split()
-        return (int(fields[11]) + int(fields[12])) / os.sysconf("SC_CLK_TCK")
+        stats = (Path(f"/proc/{pid}/stat").read_text() for pid in self._processes())
+        times = [stat.rpartition(") ")[2].split()[11:13] for stat in stats]
+        return sum(int(time) for both in times for time in both) / os.sysconf("SC_CLK_TCK")
 
     def memory(self) -> int:
         """KiB that are its own: what is shared with the guests is theirs."""
-        assert self._process is not None
-        lines = Path(f"/proc/{self._process.pid}/smaps_rollup").read_text().splitlines()[1:]
-        values = {line.split(":")[0]: int(line.split()[1]) for line in lines}
-        return values["Private_Clean"] + values["Private_Dirty"]
+        private = 0
+        for pid in self._processes():
+            lines = Path(f"/proc/{pid}/smaps_rollup").read_text().splitlines()[1:]
+            values = {line.split(":")[0]: int(line.split()[1]) for line in lines}
+            private += values["Private_Clean"] + values["Private_Dirty"]
+        return private
 
 
 @asynccontextmanager

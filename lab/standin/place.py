@@ -111,9 +111,11 @@ class Place:
             fcntl.flock(lock, fcntl.LOCK_SH | fcntl.LOCK_NB)
         except BlockingIOError:
             try:
-                return Record(**json.loads(self._record.read_text()))
+                record = Record(**json.loads(self._record.read_text()))
             except FileNotFoundError:
                 return None  # it is just being made
+            # Else it is an earlier one's, which the next is about to remove.
+            return record if Path(f"/proc/{record.pid}").exists() else None
         else:
             return None  # nobody holds it: dead
         finally:

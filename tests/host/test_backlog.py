@@ -9,10 +9,10 @@ from pathlib import Path
 
 import pytest
 
-from vesper_monitor.daemon import main
+from vesper_monitor.daemon import event_pipeline
 from vesper_monitor.daemon.config import Config
 from vesper_monitor.daemon.main import Daemon
-from vesper_monitor.faults.journal import Batch
+from vesper_monitor.faults.journal import Journal
 from vesper_monitor.guest.decode import Event
 from vesper_monitor.transport import Domain
 
@@ -29,8 +29,8 @@ def events(domain: Domain, count: int) -> list[Event]:
 def test_one_guests_events_have_a_part_of_the_backlog(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
 ) -> None:
-    monkeypatch.setattr(main, "MAX_BACKLOG_OF_ONE", 100)
-    monkeypatch.setattr(main, "MAX_BACKLOG", 300)
+    monkeypatch.setattr(event_pipeline, "MAX_BACKLOG_OF_ONE", 100)
+    monkeypatch.setattr(event_pipeline, "MAX_BACKLOG", 300)
 
     async def body() -> None:
         daemon = Daemon(
@@ -38,20 +38,19 @@ def test_one_guests_events_have_a_part_of_the_backlog(
         )
 
         async def kept(domain: Domain) -> int:
-            found = await daemon.recorder.run(
-                lambda journal: journal.events(vm=domain.name, limit=10_000)
-            )
+            found = await daemon.recorder.run(Journal.events, vm=domain.name, limit=10_000)
             return len(found)
 
-        # The journal's thread gets no turn meanwhile.
+        daemon.pipeline.begin(0, 0)
+        # The journal's process gets no turn meanwhile.
         for _ in range(10):
-            daemon._record(FLOOD, events(FLOOD, 60), Batch())
-        daemon._record(OTHER, events(OTHER, 60), Batch())
+            daemon.pipeline.record(FLOOD, events(FLOOD, 60))
+        daemon.pipeline.record(OTHER, events(OTHER, 60))
         assert (await kept(FLOOD), await kept(OTHER)) == (120, 60)
         assert "flood, perhaps others: too many events" in caplog.text
-        assert not daemon._backlog_of
+        assert not daemon.pipeline._backlog_of
         for domain in (FLOOD, OTHER):
-            daemon._record(domain, events(domain, 60), Batch())
+            daemon.pipeline.record(domain, events(domain, 60))
         assert "the journal keeps events again; 480 are not in it" in caplog.text
         assert (await kept(FLOOD), await kept(OTHER)) == (180, 120)
         await daemon.stop()

@@ -78,12 +78,20 @@ class SynchronousRecorder:
     def __init__(self, journal: Journal) -> None:
         self.journal = journal
 
-    def put(self, _vm: str, batch: Batch, then: Callable[[], None] = lambda: None) -> None:
+    def put(
+        self,
+        _vm: str,
+        batch: Batch,
+        then: Callable[[], None] | None = None,
+        written: Callable[[], None] | None = None,
+    ) -> None:
         self.journal.write(batch)
-        then()
+        for tell in (then, written):
+            if tell is not None:
+                tell()
 
-    async def run(self, function: Callable[[Journal], Any]) -> Any:
-        return function(self.journal)
+    async def run_for(self, _vm: str, method: Callable[..., Any], *args: Any) -> Any:
+        return method(self.journal, *args)
 
 
 def well_watched(_: InstanceRecord) -> Watching:

@@ -15,6 +15,7 @@ from pathlib import Path
 import pytest
 
 from tests.host.daemons import RESOURCE, DaemonProcess, Monitor, serve
+from tests.host.journals import ThreadWorker
 from tests.host.standins import GuestProcess
 from tests.host.test_daemon import SEGV, Guest, collecting, wait_for
 from tests.host.test_journal import event, fault
@@ -166,13 +167,13 @@ def test_a_journal_that_is_damaged_while_it_is_used(tmp_path: Path) -> None:
     journal.close()
 
     async def run() -> None:
-        recorder = Recorder(lambda: Journal(path))
+        recorder = Recorder(ThreadWorker(lambda: Journal(path)))
         assert await recorder.run(Journal.last_ids) == (49_999, 0)
         with path.open("r+b") as file:
             file.seek(8192)
             file.write(b"\xff" * (path.stat().st_size - 8192))
         with pytest.raises(JournalDamaged):
-            await recorder.run(lambda journal: journal.events(limit=10**6))
+            await recorder.run(Journal.events, limit=10**6)
         recorder.put("vm1", Batch(faults=[fault(1)]))
         await recorder.flush()
         assert recorder.error is None

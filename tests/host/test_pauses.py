@@ -24,7 +24,8 @@ def pauses(path: Path, cluster: Cluster, ended: list[str], boot_id: str = "b1") 
 async def begin_and_end(path: Path) -> None:
     cluster, ended = Cluster(), list[str]()
     kept = pauses(path, cluster, ended)
-    pause = kept.begin("vm1", 600, "backup")
+    await kept.restore()
+    pause = await kept.begin("vm1", 600, "backup")
     assert kept.get("vm1") == pause
     assert pause.text.startswith("watching is paused until 2")
     assert pause.text.endswith("(backup)")
@@ -45,8 +46,9 @@ def test_begin_and_end(tmp_path: Path) -> None:
 async def ends_by_itself(path: Path) -> None:
     cluster, ended = Cluster(), list[str]()
     kept = pauses(path, cluster, ended)
-    kept.begin("vm1", 0.1, "")
-    kept.begin("vm2", 600, "")
+    await kept.restore()
+    await kept.begin("vm1", 0.1, "")
+    await kept.begin("vm2", 600, "")
     await settle(lambda: ended)
     assert [pause.vm for pause in kept.all()] == ["vm2"]
     assert list(cluster.attributes) == ["vesper-pause-vm2"]
@@ -59,20 +61,21 @@ def test_it_ends_by_itself(tmp_path: Path) -> None:
 
 async def outlives(path: Path) -> None:
     first = pauses(path, Cluster(), [])
-    pause = first.begin("vm1", 600, "backup")
-    first.begin("vm2", 0.05, "")
+    await first.restore()
+    pause = await first.begin("vm1", 600, "backup")
+    await first.begin("vm2", 0.05, "")
     first.close()
     await asyncio.sleep(0.1)
     cluster, ended = Cluster(), list[str]()
     second = pauses(path, cluster, ended)
-    second.restore()
+    await second.restore()
     assert second.all() == [pause]
     assert ended == ["vm2"]
     await settle()
     assert list(cluster.attributes) == ["vesper-pause-vm1"]
     second.close()
     other_boot = pauses(path, Cluster(), [], "b2")
-    other_boot.restore()
+    await other_boot.restore()
     assert other_boot.all() == []
 
 
@@ -88,7 +91,7 @@ def test_a_file_that_is_garbage_is_forgotten(tmp_path: Path, content: str) -> No
     async def restore() -> list[object]:
         (tmp_path / "pauses.json").write_text(content)
         kept = pauses(tmp_path, Cluster(), [])
-        kept.restore()
+        await kept.restore()
         return list(kept.all())
 
     assert asyncio.run(restore()) == []
@@ -96,12 +99,15 @@ def test_a_file_that_is_garbage_is_forgotten(tmp_path: Path, content: str) -> No
 
 def test_what_cannot_be_kept_is_not_begun(tmp_path: Path) -> None:
     async def begin() -> None:
+        (tmp_path / "file").mkdir()
         kept = pauses(tmp_path / "file/below", Cluster(), [])
+        await kept.restore()
+        (tmp_path / "file").rmdir()
+        (tmp_path / "file").touch()
         with pytest.raises(OSError, match="Not a directory"):
-            kept.begin("vm1", 600, "")
+            await kept.begin("vm1", 600, "")
         assert kept.all() == []
 
-    (tmp_path / "file").touch()
     asyncio.run(begin())
 
 

@@ -3,6 +3,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import ctypes
 import json
 import re
@@ -259,29 +260,29 @@ def test_any_bytes_become_an_event(data: bytes, ours: bool) -> None:
 def test_kept_for_the_next_daemon(tmp_path: Path) -> None:
     path = tmp_path / "points.json"
     points = Points(path)
-    points.restore()
+    asyncio.run(points.restore())
     live = points.of("vm1")
     points.add("vm1", parse("p:mine g %ax"))
     points.add("vm1", parse("r g"))
     points.add("vm2", parse("g"))
     points.remove("vm2", "p_g")
     points.remove("vm2", "p_g")
-    points.save()
+    asyncio.run(points.save())
     assert sorted(live) == ["mine", "r_g"]
 
     again = Points(path)
-    again.restore()
+    asyncio.run(again.restore())
     assert again.of("vm1") == points.of("vm1")
     assert again.of("vm2") == {}
 
     for wrong in ("", "[]", "[1]", '{"vm1": 5}', "5"):
         path.write_text(wrong)
         third = Points(path)
-        third.restore()  # and says so
+        asyncio.run(third.restore())  # and says so
         assert third.of("vm1") == {}
     path.write_text(json.dumps({"vm1": ["p:good g", "p:bad g %dj"]}))
     third = Points(path)
-    third.restore()
+    asyncio.run(third.restore())
     assert list(third.of("vm1")) == ["good"]
 
 

@@ -646,9 +646,9 @@ def test_what_was_deactivated_stays_so(daemon: DaemonProcess, tmp_path: Path) ->
             daemon.start()
             assert daemon.call("status")["vms"] == []
             assert not vm.place.active.exists()
+    daemon.call("expect", resource="r2", vm="vm2", probes=["send_signal"])
     with guest("vm1") as vm, guest("vm2"):
         # vm2, which is expected, shows when arrivals have been looked at.
-        daemon.call("expect", resource="r2", vm="vm2", probes=["send_signal"])
         wait_collecting(daemon, 1)
         assert not vm.place.active.exists()
         # Its next start is VESPER's again.

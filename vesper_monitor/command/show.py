@@ -117,9 +117,12 @@ def faults(client: Client, options: argparse.Namespace) -> None:
         print("No faults.")
         return
     rows = [
-        (fault["id"], clock(fault["seen"]), fault["resource"], _fate(fault), fault["reason"])
+        (
+            fault["id"] or "not written yet", clock(fault["seen"]), fault["resource"],
+            _fate(fault), fault["reason"],
+        )
         for fault in answer["faults"]
-    ]
+    ]  # fmt: skip
     print(columns(("ID", "SEEN", "RESOURCE", "STATE", "REASON"), rows))
 
 

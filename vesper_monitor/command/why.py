@@ -60,7 +60,7 @@ def why(client: Client, options: argparse.Namespace) -> None:
     if options.id is None and (failure := unexplained(found, operations)) is not None:
         _tell_failure(client, options, resource, failure, operations)
     elif found is not None:
-        later = [fault["seen"] for fault in faults if fault["id"] > found["id"]]
+        later = [fault["seen"] for fault in faults if _number(fault) > _number(found)]
         _tell_fault(client, options, found, operations, min(later, default=math.inf), trouble)
     else:
         raise DaemonError(
@@ -68,6 +68,15 @@ def why(client: Client, options: argparse.Namespace) -> None:
             f"{options.vm}: this host's journal has no fault of it; 'crm_mon -A' shows "
             "on which host it had its last",
         )
+
+
+def _number(fault: dict[str, Any]) -> float:
+    """One that the journal does not have yet is later than all that it has."""
+    return math.inf if fault["id"] is None else float(fault["id"])
+
+
+def _label(fault: dict[str, Any]) -> str:
+    return "fault (not written yet)" if fault["id"] is None else f"fault {fault['id']}"
 
 
 def _tell_fault(
@@ -78,7 +87,9 @@ def _tell_fault(
     until: float,
     trouble: str | None,
 ) -> None:
-    events = client.call("fault", id=fault["id"])["events"]
+    events = []
+    if fault["id"] is not None:
+        events = client.call("fault", id=fault["id"])["events"]
     steps = story(fault, events, operations, until)
     if options.json:
         _print_json(fault, None, steps, trouble)
@@ -150,7 +161,7 @@ def story(
     :param until: when the next fault was seen.
     """
     steps = [_seen(event) for event in events]
-    steps.append(Step(fault["seen"], "vesperd", f"fault {fault['id']}: {fault['reason']}"))
+    steps.append(Step(fault["seen"], "vesperd", f"{_label(fault)}: {fault['reason']}"))
     if fault["told"] is not None:
         steps.append(Step(fault["told"], "vesperd", "told Pacemaker"))
     if fault["ended"] is not None:

@@ -23,7 +23,7 @@ from vesper_monitor.daemon.wishes import MAX_TIMEOUT_S, Wishes, read_wishes, wis
 from vesper_monitor.faults.carried import CarriedFault, unpack_fault
 from vesper_monitor.faults.fault import Fault, InstanceRecord
 from vesper_monitor.faults.instance import Answer, Instance, Result
-from vesper_monitor.faults.journal import JournalError
+from vesper_monitor.faults.journal import Journal, JournalError
 from vesper_monitor.faults.pauses import MAX_SECONDS
 from vesper_monitor.faults.rules import system_gone
 from vesper_monitor.guest import abi
@@ -262,6 +262,8 @@ class Api:
             saved.clear()
             instances.stop(resource, saved.set)
             self._daemon.stopping(instance.record)
+        elif instance is None:
+            instances.stop(resource)  # the journal may have one, and be read later
         fault = instances.stopped_for(resource)
         there = await self._is_there(fault, request) if fault is not None else None
         if there is False:
@@ -472,7 +474,7 @@ class Api:
             while follower is not None:
                 events, dropped = await follower.get()
                 for event in events:
-                    if event.id is not None and event.id > last:
+                    if event.id is not None and (event.id < 0 or event.id > last):
                         await _send_event(connection, event)
                 if dropped:
                     await connection.send({"ok": True, "dropped": dropped})
@@ -489,16 +491,12 @@ class Api:
         run = self._daemon.recorder.run
         last = since or 0
         if since is None:  # the newest, but in their order
-            start = await run(lambda journal: journal.nth_newest(vm, limit))
+            start = await run(Journal.nth_newest, vm, limit)
             last = start - 1 if start is not None else 0
-        until = (await run(lambda journal: journal.last_ids()))[0]
+        until = (await run(Journal.last_ids))[0]
         while limit > 0:
-            after, page = last, min(PAGE, limit)
-            events = await run(
-                lambda journal, after=after, page=page: journal.events(  # type: ignore[misc]
-                    vm=vm, after=after, until=until, limit=page
-                )
-            )
+            page = min(PAGE, limit)
+            events = await run(Journal.events, vm=vm, after=last, until=until, limit=page)
             for event in events:
                 await _send_event(connection, event)
             limit -= len(events)
@@ -513,22 +511,24 @@ class Api:
         limit = min(optional(request, "limit", _whole) or 100, 1000)
         try:
             faults = await self._daemon.recorder.run(
-                lambda journal: journal.faults(vm=vm, resource=resource, limit=limit)
+                Journal.faults, vm=vm, resource=resource, limit=limit
             )
         except JournalError:
-            faults = self._held(vm, resource)
+            faults = []
+        known = {fault.id for fault in faults}
+        faults += [fault for fault in self._held(vm, resource) if fault.id not in known]
         await connection.send({"ok": True, "faults": [fault.to_json() for fault in faults]})
 
     async def _fault(self, connection: Connection, request: dict[str, Any]) -> None:
         fault_id = _whole(request, "id")
         run = self._daemon.recorder.run
-        fault = await run(lambda journal: journal.fault(fault_id))
+        fault = await run(Journal.fault, fault_id)
         if fault is None:
             raise RequestError("bad-request", f"there is no fault {fault_id}")
         # An instance's name ends with its start: older words are another life's.
         started = _start_of(fault)
-        words = await run(lambda j: j.last_words(fault.vm, fault.domid, started))
-        events = await run(lambda j: j.events_before(fault, EVENTS_BEFORE_S, MAX_EVENTS_BEFORE))
+        words = await run(Journal.last_words, fault.vm, fault.domid, started)
+        events = await run(Journal.events_before, fault, EVENTS_BEFORE_S, MAX_EVENTS_BEFORE)
         await connection.send(
             {
                 "ok": True,
@@ -541,7 +541,7 @@ class Api:
         )
 
     def _held(self, vm: str | None, resource: str | None) -> list[Fault]:
-        """Without a journal: what is in memory."""
+        """What is in memory, and may be nowhere else."""
         return [
             instance.fault
             for instance in self._daemon.instances.all()
@@ -596,7 +596,7 @@ class Api:
         if not any(instance.record.vm == vm for instance in daemon.instances.all()):
             await self._found(vm)
         try:
-            pause = daemon.pauses.begin(vm, seconds, " ".join(reason.split())[:200])
+            pause = await daemon.pauses.begin(vm, seconds, " ".join(reason.split())[:200])
         except OSError as error:
             raise RequestError("internal", f"{vm}: the pause cannot be kept: {error}") from error
         daemon.instances.pause(vm, True)
@@ -626,12 +626,12 @@ class Api:
         except BaseException:
             daemon.points.remove(vm, point.name)
             raise
-        self._save_points(vm)
+        await self._save_points(vm)
         await connection.send({"ok": True, "probe": point.name})
 
-    def _save_points(self, vm: str) -> None:
+    async def _save_points(self, vm: str) -> None:
         try:
-            self._daemon.points.save()
+            await self._daemon.points.save()
         except OSError as error:
             raise RequestError(
                 "internal", f"{vm}: it is done, but not kept for the next vesperd: {error}"
@@ -657,7 +657,7 @@ class Api:
                 daemon.points.remove(vm, probe)
                 await session.set_probes(daemon.wanted_probes(session.domain) or {})
             daemon.points.remove(vm, probe)
-            self._save_points(vm)
+            await self._save_points(vm)
         await connection.send({"ok": True})
 
     async def _activate(self, connection: Connection, request: dict[str, Any]) -> None:

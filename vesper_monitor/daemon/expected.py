@@ -9,14 +9,18 @@ when it does.
 
 from __future__ import annotations
 
+import itertools
 from collections.abc import Iterable
 
+from vesper_monitor.guest.decode import Event
 from vesper_monitor.transport import Domain
 
 __all__ = ["Expected"]
 
 #: VMs; more is a mistake of whoever expects them.
 _MAX = 1000
+#: Events of one that has come and belongs to no resource yet.
+MAX_EVENTS = 2000
 
 
 class Expected:
@@ -24,7 +28,7 @@ class Expected:
 
     def __init__(self) -> None:
         self._probes: dict[str, tuple[str, ...]] = {}
-        self._unclaimed: dict[tuple[str, int], int] = {}
+        self._unclaimed: dict[tuple[str, int], list[Event]] = {}
 
     def note(self, vm: str, probes: Iterable[str]) -> None:
         """A VM may come; the last one to say so knows best what is wanted there."""
@@ -41,16 +45,19 @@ class Expected:
         """The probes that are wanted there; None: it is not expected."""
         return self._probes.get(vm)
 
-    def has_come(self, domain: Domain, last_event: int) -> None:
-        """It is watched from now on.
+    def has_come(self, domain: Domain) -> None:
+        """It is watched from now on, and belongs to no resource."""
+        self._unclaimed[domain.uuid, domain.domid] = []
 
-        :param last_event: id of the last one before.
-        """
-        self._unclaimed[domain.uuid, domain.domid] = last_event
+    def note_events(self, domain: Domain, events: Iterable[Event]) -> None:
+        """Keep what a domain says that belongs to no resource yet."""
+        kept = self._unclaimed.get((domain.uuid, domain.domid))
+        if kept is not None:
+            kept += itertools.islice(events, max(0, MAX_EVENTS - len(kept)))
 
-    def claim(self, domain: Domain) -> int | None:
+    def claim(self, domain: Domain) -> list[Event]:
         """A resource's instance begins, or the domain has gone.
 
-        :returns: what :meth:`has_come` was told; None: it was not, or has been claimed.
+        :returns: events since :meth:`has_come`, if it belonged to no resource since.
         """
-        return self._unclaimed.pop((domain.uuid, domain.domid), None)
+        return self._unclaimed.pop((domain.uuid, domain.domid), [])

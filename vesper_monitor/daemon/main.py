@@ -3,11 +3,10 @@
 
 Here is only what ties the parts together::
 
-    transports, sessions (watch.py) ── events ──► rules ► journal (recorder.py)
-         └─ states (hearsay.py) ──────────┘                  │
-                                                             │ written
-             followers (followers.py) ◄──────────────────────┤
-             waiting monitors (instances.py) ◄───────────────┘
+    transports, sessions (watch.py) ── events ──► event_pipeline.py ──► journal (recorder.py)
+         └─ states (hearsay.py) ──────────┘              │
+             followers (followers.py) ◄──────────────────┤
+             waiting monitors (instances.py) ◄───────────┘
     socket (server.py) ► requests (api.py)
 """
 
@@ -21,15 +20,15 @@ import resource
 import signal
 import sys
 import time
-from collections import Counter
 from collections.abc import Callable, Coroutine, Iterable, Mapping
 from dataclasses import replace
 from pathlib import Path
-from typing import Any, TypeVar
+from typing import Any, Concatenate, ParamSpec, TypeVar
 
 from vesper_monitor.daemon import config as configuration
 from vesper_monitor.daemon import logs, sdnotify
 from vesper_monitor.daemon.api import Api
+from vesper_monitor.daemon.event_pipeline import EventPipeline
 from vesper_monitor.daemon.expected import Expected
 from vesper_monitor.daemon.followers import Followers
 from vesper_monitor.daemon.hearsay import Hearsay
@@ -40,10 +39,12 @@ from vesper_monitor.faults.attributes import NodeAttributes
 from vesper_monitor.faults.fault import InstanceRecord
 from vesper_monitor.faults.instance import Instance
 from vesper_monitor.faults.instances import Instances
-from vesper_monitor.faults.journal import Batch, Journal, JournalError
+from vesper_monitor.faults.journal import Journal, JournalError, Remembered
+from vesper_monitor.faults.journal_process import JournalProcess
 from vesper_monitor.faults.pauses import Pauses
 from vesper_monitor.faults.rate import WINDOW
-from vesper_monitor.faults.recorder import Recorder
+from vesper_monitor.faults.recorder import RETRY_FIRST_S, RETRY_LAST_S, Recorder
+from vesper_monitor.faults.told_ledger import ToldLedger
 from vesper_monitor.faults.unmonitored import keep_monitored
 from vesper_monitor.faults.watching import Watching
 from vesper_monitor.guest.decode import Event
@@ -63,11 +64,9 @@ __all__ = ["Daemon", "main"]
 
 _log = logging.getLogger(__name__)
 
+_P = ParamSpec("_P")
 _T = TypeVar("_T")
 
-#: Events that wait for the journal, and those of one VM, whose flood must not
-#: delay the others' faults; beyond it only faults and positions go there.
-MAX_BACKLOG, MAX_BACKLOG_OF_ONE = 20_000, 5000
 #: Events of one VM that are looked at again for rules that count.
 MAX_RECALLED = 5000
 #: s that a thread (the journal's) may keep the interpreter from the loop.
@@ -75,6 +74,10 @@ SWITCH_INTERVAL = 0.001
 #: New objects after which Python looks for some that refer to each other only,
 #: among those that are not old; and s after which it does among all.
 YOUNG, TIDY_EVERY = 10_000, 3600.0
+#: s for the journal to say what an earlier vesperd has left, until it is started without.
+RESTORE_LIMIT_S = 5.0
+#: What Pacemaker knows and the journal does not, beside the socket.
+LEDGER = "told.json"
 #: s to finish when asked to stop.
 STOP_TIMEOUT = 20.0
 
@@ -92,14 +95,20 @@ class Daemon:
     ) -> None:
         self.config = config
         self._transports = transports
-        self.recorder = Recorder(self._open_journal)
+        disk = JournalProcess(
+            Path(config.journal), keep_events=config.keep_events,
+            keep_faults=config.keep_faults, log_level=config.log_level,
+        )  # fmt: skip
+        self.recorder = Recorder(disk, held=True)
         self.followers = Followers()
         self._attributes = NodeAttributes()
+        self._ledger = ToldLedger(Path(config.socket).with_name(LEDGER))
         self.pauses = Pauses(
             Path(config.journal).with_name("pauses.json"),
             _boot_id(),
             self._on_resume,
             self._attributes,
+            disk,
         )
         self.instances = Instances(
             self.recorder,
@@ -108,6 +117,8 @@ class Daemon:
             max_failovers=config.max_failovers,
             paused=lambda vm: self.pauses.get(vm) is not None,
             attributes=self._attributes,
+            ledger=self._ledger,
+            numbered=False,
         )
         self.services = Services(
             self.instances.all,
@@ -115,9 +126,12 @@ class Daemon:
             self.instances.watch_changed,
         )
         self.expected = Expected()
-        self.points = Points(Path(config.journal).with_name("points.json"))
+        self.pipeline = EventPipeline(
+            self.recorder, self.instances, self.followers, self.expected
+        )  # fmt: skip
+        self.points = Points(Path(config.journal).with_name("points.json"), disk)
         self._hearsay = Hearsay(
-            lambda domain, event: self._record(domain, [event], Batch()),
+            lambda domain, event: self.pipeline.record(domain, [event]),
             lambda domain: self.watch.report(domain),
             self.pause_timeout,
         )
@@ -149,14 +163,10 @@ class Daemon:
         #: VMs whose guests are left alone, by the operator's word: until ``activate``
         #: or the next start of a resource
         self.deactivated: set[str] = set()
-        self._last_event_id = 0
-        self._backlog = 0
-        self._backlog_of: Counter[str] = Counter()  # by VM
-        self._not_kept = 0
+        self._tried_journal = asyncio.Event()  # it is read, or cannot be for now
         self._tasks: set[asyncio.Task[None]] = set()
         self._unfinished: set[asyncio.Task[Any]] = set()  # see finish()
         self._always: list[asyncio.Task[None]] = []  # for as long as it runs
-        self._saved: dict[tuple[str, int], Mapping[Position, int]] = {}
 
     async def start(self) -> None:
         """Go on where an earlier daemon stopped.
@@ -172,9 +182,15 @@ class Daemon:
             self.services.run(),
         ):
             self._always.append(loop.create_task(work))
-        self.pauses.restore()
-        self.points.restore()
-        await self._restore()
+        self._ledger.restore()
+        files = [loop.create_task(self._restore_pauses()), loop.create_task(self.points.restore())]
+        self._always += [*files, loop.create_task(self._keep_restoring(files))]
+        try:
+            async with asyncio.timeout(RESTORE_LIMIT_S):
+                await self._tried_journal.wait()
+        except TimeoutError:
+            self.recorder.fail(f"{self.config.journal}: the journal's disk does not answer")
+            self._tried_journal.set()
         await self._server.start()
         self.watch.start(
             find_transports(self.config.transports)
@@ -182,6 +198,19 @@ class Daemon:
             else self._transports,
             self.config.transport_settings,
         )
+
+    async def _restore_pauses(self) -> None:
+        await self.pauses.restore()
+        for pause in self.pauses.all():
+            self.instances.pause(pause.vm, True)
+
+    async def _keep_restoring(self, first: Iterable[asyncio.Task[None]]) -> None:
+        try:
+            await asyncio.wait(first)  # what is paused, and what is added, is known before
+            await self._restore()
+        except Exception:
+            _log.exception("internal error: what the journal holds is not known")
+            self._tried_journal.set()
 
     async def stop(self) -> None:
         """End; guests keep their devices and probes for the next daemon."""
@@ -244,7 +273,7 @@ class Daemon:
             self.activations.pop(vm, None)
         else:
             self.activations[vm] = probes
-        await self._remember(vm, lambda journal: journal.set_activation(vm, probes))
+        await self._remember(vm, Journal.set_activation, vm, probes)
 
     async def deactivate(self, vm: str) -> bool:
         """Leave a VM's guest alone from now on, as the operator wishes.
@@ -261,7 +290,7 @@ class Daemon:
         self.expected.forget(vm)
         self.deactivated.add(vm)
         self.instances.end_vm(vm, "deactivate", f"{vm}: watching was ended by hand")
-        remember = self._remember(vm, lambda journal: journal.set_deactivation(vm, True))
+        remember = self._remember(vm, Journal.set_deactivation, vm, True)
         remembering = self._spawn(remember)  # also if vesperd is stopped meanwhile
         for domain in dict.fromkeys(domains):
             await self.watch.deactivate(domain)
@@ -272,11 +301,14 @@ class Daemon:
         """A resource has started a VM, or the operator has activated it: it is watched again."""
         if vm in self.deactivated:
             self.deactivated.discard(vm)
-            self._spawn(self._remember(vm, lambda journal: journal.set_deactivation(vm, False)))
+            self._spawn(self._remember(vm, Journal.set_deactivation, vm, False))
 
-    async def _remember(self, vm: str, write: Callable[[Journal], None]) -> None:
+    async def _remember(
+        self, vm: str, write: Callable[Concatenate[Journal, _P], None], /,
+        *args: _P.args, **kwargs: _P.kwargs,
+    ) -> None:  # fmt: skip
         try:
-            await self.recorder.run(write)
+            await self.recorder.run_for(vm, write, *args, **kwargs)
         except JournalError as error:
             _log.warning("%s: it is not remembered over a restart: %s", vm, error)
 
@@ -284,58 +316,14 @@ class Daemon:
 
     def _on_events(self, session: Session, events: list[Event]) -> None:
         self.services.note_events(self.instances.of_domain(session.domain), events)
-        batch = Batch()
-        self._add_positions(session, batch)
-        self._record(session.domain, events, batch)
-
-    def _record(self, domain: Domain, events: list[Event], batch: Batch) -> None:
-        """Number and judge events, and put them into the journal with what else is in a batch."""
-        for event in events:
-            self._last_event_id += 1
-            event.id = self._last_event_id
-        faults = self.instances.judge(domain, events)
-        batch.events, batch.faults = events, faults
-        vm = domain.name
-        if self._backlog > MAX_BACKLOG or self._backlog_of[vm] > MAX_BACKLOG_OF_ONE:
-            # The disk does not keep up with what a guest says.
-            if not self._not_kept:
-                _log.warning("%s, perhaps others: too many events: not all are in the journal", vm)
-            self._not_kept += len(events)
-            batch.events = []
-        elif self._not_kept and not self._backlog:
-            _log.warning("the journal keeps events again; %d are not in it", self._not_kept)
-            self._not_kept = 0
-        count = len(batch.events)
-        self._backlog += count
-        self._backlog_of[vm] += count
-
-        def written() -> None:
-            self._backlog -= count
-            self._backlog_of[vm] -= count
-            if not self._backlog_of[vm]:
-                del self._backlog_of[vm]
-            self.instances.recorded(faults)
-            self.followers.put(events)
-
-        self.recorder.put(vm, batch, written)
+        self.pipeline.record(session.domain, events, session)
 
     def _on_change(self, session: Session) -> None:
-        batch = Batch()
-        self._add_positions(session, batch)
-        if batch.positions:
-            self.recorder.put(session.domain.name, batch)
+        self.pipeline.save_positions(session)
         if session.hello is not None:
             self.instances.guest_met(session.domain, session.hello.boot_id)
         if session.state not in (SessionState.CLOSING, SessionState.CLOSED):
             self.instances.watch_changed(session.domain)
-
-    def _add_positions(self, session: Session, batch: Batch) -> None:
-        key = (session.domain.uuid, session.domain.domid)
-        positions = session.positions
-        # A session that has left its guest knows none; the saved ones hold.
-        if positions and positions != self._saved.get(key):
-            self._saved[key] = positions
-            batch.positions[key] = positions
 
     # ------------------------------------------------------------ domains
 
@@ -429,7 +417,7 @@ class Daemon:
             if (await transport.report(domain)).state in ENDED:
                 continue  # what is left of one
             _log.info("%s: domain %d has come, as expected", domain.name, domain.domid)
-            self.expected.has_come(domain, self._last_event_id)
+            self.expected.has_come(domain)
             self.instances.forget_earlier_lives(domain)
             points = {name: point.text for name, point in self.points.of(domain.name).items()}
             await self.watch.watch(transport, domain, dict.fromkeys(probes, "") | points)
@@ -438,9 +426,7 @@ class Daemon:
         """An instance has begun on that domain: what was seen since it came is judged now."""
         self._hearsay.note_stop(domain, False)
         self.instances.forget_earlier_lives(domain)
-        since, until = self.expected.claim(domain), self._last_event_id
-        if since is not None and since < until:
-            self._spawn(self._judge_late(domain, since, until))
+        self.pipeline.judge_late(domain, self.expected.claim(domain))
 
     def stopping(self, record: InstanceRecord) -> None:
         """An instance has ended, since its domain is to be stopped.
@@ -452,20 +438,7 @@ class Daemon:
         domain = _domain_of(record)
         if self.watch.knows(domain):
             self._hearsay.note_stop(domain, True)
-            self.expected.has_come(domain, self._last_event_id)
-
-    async def _judge_late(self, domain: Domain, since: int, until: int) -> None:
-        try:
-            events = await self.recorder.run(
-                lambda j: j.events(vm=domain.name, after=since, until=until, limit=MAX_RECALLED)
-            )
-        except JournalError as error:
-            _log.error("%s: what it did since it came is not judged: %s", domain.name, error)
-            return
-        faults = self.instances.judge(domain, [e for e in events if e.domid == domain.domid])
-        self.recorder.put(
-            domain.name, Batch(faults=faults), lambda: self.instances.recorded(faults)
-        )
+            self.expected.has_come(domain)
 
     async def _is_nowhere(self, vm: str) -> bool:
         try:
@@ -488,12 +461,14 @@ class Daemon:
         self.instances.domain_ended(domain, report)
         if report.state is DomainState.GONE:
             self.expected.claim(domain)
-            self._saved.pop((domain.uuid, domain.domid), None)
+            self.pipeline.forget_positions(domain)
             self._spawn(self._forget(domain))
 
     async def _forget(self, domain: Domain) -> None:
         try:
-            await self.recorder.run(lambda j: j.forget_positions(domain.uuid, domain.domid))
+            await self.recorder.run_for(
+                domain.name, Journal.forget_positions, domain.uuid, domain.domid
+            )
         except JournalError:
             pass  # the recorder has said so
         if domain.name in self.activations and self.watch.session_of(domain.name) is None:
@@ -501,69 +476,85 @@ class Daemon:
 
     async def _positions(self, domain: Domain) -> Mapping[Position, int]:
         try:
-            return await self.recorder.run(lambda j: j.positions(domain.uuid, domain.domid))
+            return await self.recorder.run_for(
+                domain.name, Journal.positions, domain.uuid, domain.domid
+            )
         except JournalError:
             return {}
 
     # ------------------------------------------------------------ journal
 
-    def _open_journal(self) -> Journal:
-        return Journal(
-            Path(self.config.journal),
-            keep_events=self.config.keep_events,
-            keep_faults=self.config.keep_faults,
-        )
-
     async def _restore(self) -> None:
-        boot_id = _boot_id()
-        try:
-            await self.recorder.run(lambda journal: journal.begin_boot(boot_id, time.time()))
-            event_id, fault_id = await self.recorder.run(Journal.last_ids)
-            records = await self.recorder.run(Journal.open_instances)
-            self.deactivated = await self.recorder.run(Journal.deactivations)
-            for vm, probes in await self.recorder.run(Journal.wanted_last):
-                if vm not in self.deactivated:
-                    self.expected.note(vm, probes)
-            held = await self.recorder.run(Journal.open_faults)
+        """Go on with what the journal holds, as soon as it can be read."""
+        boot_id, pause, late = _boot_id(), RETRY_FIRST_S, False
+        while True:
             since = time.time() - WINDOW
-            told = await self.recorder.run(lambda journal: journal.told_since(since))
-            stopped_for = await self.recorder.run(Journal.stopped_for)
-            boots = await self.recorder.run(Journal.boots)
-            self.activations = await self.recorder.run(Journal.activations)
-        except JournalError as error:
-            _log.error("%s; starting without it", error)
-            # Ids above any that may be in there.
-            self._last_event_id = int(time.time() * 1000)
-            self.instances.restore((), (), self._last_event_id)
-            return
-        self._last_event_id = event_id
-        self.instances.restore(records, held, fault_id, stopped_for, told, boots)
-        for record in records:
-            await self._recall(record)
-        if records:
-            _log.info("going on with %d resources of an earlier vesperd", len(records))
+            try:
+                found = await self.recorder.run(Journal.remembered, boot_id, since)
+                break
+            except JournalError as error:
+                self.recorder.fail(str(error))
+                late = True
+            self._tried_journal.set()
+            await asyncio.sleep(pause)
+            pause = min(2 * pause, RETRY_LAST_S)
+        late |= self._tried_journal.is_set()
+        self._go_on(found)
+        for record in found.records:
+            await self._recall(record, found.last_event_id)
+        self._tried_journal.set()
+        if found.records:
+            _log.info("going on with %d resources of an earlier vesperd", len(found.records))
+        if late:
+            for transport in self.watch.up(""):
+                try:
+                    await self._on_up(transport)
+                except TransportError as error:
+                    _log.warning("what runs on %s is not known: %s", transport.name, error)
 
-    async def _recall(self, record: InstanceRecord) -> None:
+    def _go_on(self, found: Remembered) -> None:
+        """What has happened since this vesperd was started is known better."""
+        wanted_here = {i.record.vm for i in self.instances.all()} | self.activations.keys()
+        self.deactivated |= found.deactivations - wanted_here
+        self.activations = {
+            vm: probes
+            for vm, probes in found.activations.items()
+            if vm not in self.deactivated
+        } | self.activations
+        for vm, probes in found.wanted_last:
+            if vm not in self.deactivated and self.expected.of(vm) is None:
+                self.expected.note(vm, probes)
+        self.instances.restore(
+            found.records, found.faults, found.last_fault_id, found.stopped_for, found.told,
+            found.boots,
+        )  # fmt: skip
+        self.pipeline.begin(found.last_event_id, found.last_fault_id)
+
+    async def _recall(self, record: InstanceRecord, last_event_id: int) -> None:
         """Rules that count go on with what was seen before, and so does the wait for services."""
         instance = self.instances.get(record.resource)
         if instance is None:
+            return
+        if _domain_of(instance.record) != _domain_of(record):
             return
         horizon = max(instance.rules.horizon, RECALL_S if record.services else 0.0)
         if not horizon:
             return
         since = max(record.started, time.time() - horizon)
+        run = self.recorder.run_for
         try:
-            newest = await self.recorder.run(lambda j: j.nth_newest(record.vm, MAX_RECALLED)) or 1
-            events = await self.recorder.run(
-                lambda j: j.events(vm=record.vm, after=newest - 1, limit=MAX_RECALLED)
-            )
+            newest = await run(record.vm, Journal.nth_newest, record.vm, MAX_RECALLED) or 1
+            events = await run(
+                record.vm, Journal.events, vm=record.vm, after=newest - 1, until=last_event_id,
+                limit=MAX_RECALLED,
+            )  # fmt: skip
         except JournalError as error:
             _log.error("%s: counts begin anew: %s", record.resource, error)
             return
         seen = [e for e in events if e.domid == record.domid and e.received >= since]
         self.services.recall(instance, seen)
         since = time.time() - instance.rules.horizon
-        self.instances.recall(record, [e for e in seen if e.received >= since])
+        self.instances.recall(instance.record, [e for e in seen if e.received >= since])
 
 
 def _domain_of(record: InstanceRecord) -> Domain:

@@ -21,6 +21,7 @@ __all__ = [
     "EventKey",
     "boot_of_fault",
     "key_of_event",
+    "key_of_fault",
     "pack_fault",
     "unpack_fault",
 ]
@@ -78,15 +79,7 @@ class CarriedFault:
     @property
     def event_key(self) -> EventKey | None:
         """Of the record that it was found in; None: it was found in none."""
-        event = self.event
-        try:
-            key = (
-                str(event["probe"]), str(event["event"]), int(event["cpu"]), int(event["seq"]),
-                int(event["guest_ns"]),
-            )  # fmt: skip
-        except (KeyError, TypeError, ValueError):
-            return None
-        return key if key[4] else None
+        return _key(self.event)
 
 
 def boot_of_fault(fault: Fault) -> int | None:
@@ -101,6 +94,22 @@ def key_of_event(event: Event) -> EventKey:
     return event.probe, event.event, event.cpu, event.seq, event.guest_ns
 
 
+def key_of_fault(fault: Fault) -> EventKey | None:
+    """Of the record that it was found in; None: it was found in none."""
+    return _key(fault.event)
+
+
+def _key(event: dict[str, Any]) -> EventKey | None:
+    try:
+        key = (
+            str(event["probe"]), str(event["event"]), int(event["cpu"]), int(event["seq"]),
+            int(event["guest_ns"]),
+        )  # fmt: skip
+    except (KeyError, TypeError, ValueError):
+        return None
+    return key if key[4] else None
+
+
 def pack_fault(fault: Fault, boot_id: int | None, node: str | None) -> dict[str, Any]:
     """Pack a fault for the way, in at most :data:`MAX_PACKED_BYTES` bytes of JSON in ASCII.
 
@@ -113,7 +122,7 @@ def pack_fault(fault: Fault, boot_id: int | None, node: str | None) -> dict[str,
         "uuid": fault.uuid[:MAX_NAME_CHARS],
         "boot_id": boot_id,
         "node": (node or "")[:MAX_NAME_CHARS],
-        "fault": fault.id,
+        "fault": max(fault.id, 0),
         "scope": fault.scope,
         "rule": fault.rule[:MAX_RULE_CHARS],
         "reason": fault.reason[:MAX_REASON_CHARS],

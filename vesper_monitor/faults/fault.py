@@ -38,7 +38,7 @@ class InstanceRecord:
 class Fault:
     """Belongs to one instance, and ends with it or by the operator's word."""
 
-    id: int
+    id: int  #: the journal's; negative: it has none yet
     resource: str
     vm: str
     uuid: str
@@ -53,9 +53,14 @@ class Fault:
     ended: float | None = None
     ended_by: str | None = None
 
+    @property
+    def label(self) -> str:
+        """Name it for people."""
+        return f"fault {self.id}" if self.id > 0 else "fault (not written yet)"
+
     def to_json(self) -> dict[str, Any]:
         return {
-            "id": self.id,
+            "id": self.id if self.id > 0 else None,
             "resource": self.resource,
             "vm": self.vm,
             "uuid": self.uuid,

@@ -14,6 +14,7 @@ from collections.abc import Awaitable, Callable, Iterable, Mapping
 from dataclasses import replace
 from typing import Any
 
+from vesper_monitor.daemon.logs import ALWAYS
 from vesper_monitor.faults import domain as domains
 from vesper_monitor.faults import pacemaker
 from vesper_monitor.faults.attributes import NodeAttributes
@@ -21,6 +22,7 @@ from vesper_monitor.faults.carried import (
     CarriedFault,
     boot_of_fault,
     key_of_event,
+    key_of_fault,
     pack_fault,
 )
 from vesper_monitor.faults.fault import Fault, InstanceRecord
@@ -33,11 +35,12 @@ from vesper_monitor.faults.instance import (
     Result,
     Waiter,
 )
-from vesper_monitor.faults.journal import Batch, JournalError
+from vesper_monitor.faults.journal import Batch, Journal, JournalError
 from vesper_monitor.faults.rate import WINDOW, Rate
 from vesper_monitor.faults.recorder import Recorder
 from vesper_monitor.faults.rules import RuleError, RuleSet
 from vesper_monitor.faults.sentences import Scope
+from vesper_monitor.faults.told_ledger import ToldLedger
 from vesper_monitor.faults.watching import Watching
 from vesper_monitor.guest.decode import Event
 from vesper_monitor.transport import Domain, DomainReport
@@ -87,6 +90,8 @@ class Instances:
     :param tell: tells Pacemaker (:func:`vesper_monitor.faults.pacemaker.fail`).
     :param paused: whether an operator has paused the watching of a VM.
     :param attributes: where the cluster is shown each VM's last fault.
+    :param ledger: remembers what Pacemaker knows and the journal does not.
+    :param numbered: else faults have no numbers before :meth:`number` is called.
     """
 
     def __init__(
@@ -99,7 +104,10 @@ class Instances:
         tell: Tell = pacemaker.fail,
         paused: Callable[[str], bool] = lambda _: False,
         attributes: NodeAttributes | None = None,
+        ledger: ToldLedger | None = None,
+        numbered: bool = True,
     ) -> None:
+        self._ledger = ledger or ToldLedger(None)
         self._recorder = recorder
         self._watching = watching
         self._grace = grace
@@ -109,7 +117,15 @@ class Instances:
         self._attributes = attributes
         self._by_resource: dict[str, Instance] = {}
         self._by_domain: dict[tuple[str, int], list[Instance]] = {}
+        #: negative as long as nobody knows how many the journal has
         self._last_fault_id = 0
+        self._numbered = numbered
+        #: which number the journal has given to faults that were found before
+        self._numbers: dict[int, int] = {}
+        #: faults that are not in the journal yet, by instance and time
+        self._unwritten: set[tuple[str, float]] = set()
+        #: resources of which something was begun or ended while nobody knew the journal
+        self._known_better: set[str] = set()
         self._timers: dict[str, asyncio.TimerHandle] = {}
         self._tellers: dict[str, asyncio.Task[None]] = {}
         self._room = asyncio.Semaphore(AT_ONCE)
@@ -132,16 +148,26 @@ class Instances:
     ) -> None:
         """Go on with what the journal holds.
 
+        Much may have happened here before it could be read; that is known better.
+        Faults found meanwhile have no numbers until :meth:`number` is called.
+
         :param stopped_for: see :meth:`stopped_for`.
         :param told: VMs of which faults were told in the last hour, and when.
         :param boots: of guests' cores, by (UUID, domain id).
         """
-        self._last_fault_id = last_fault_id
-        self._stopped_for = {fault.resource: fault for fault in stopped_for}
+        if self._numbered:
+            self._last_fault_id = last_fault_id
+        known_better, self._known_better = self._known_better, set()
+        for fault in stopped_for:
+            if fault.resource not in known_better:
+                self._stopped_for[fault.resource] = fault
         for vm, at in told:
             self._rate.told(vm, at)
         held = {fault.instance: fault for fault in faults if fault.ended is None}
         for record in records:
+            if record.resource in known_better:
+                self._supersede(record, held.get(record.id))
+                continue
             instance = self._make(record, held.get(record.id), restored=True)
             instance.boot_id = (boots or {}).get((record.uuid, record.domid))
             self._begin(instance)
@@ -150,6 +176,65 @@ class Instances:
                     self._doubt(instance, boot_of_fault(instance.fault))
                 self._admit(instance, instance.fault)
             self._reconsider(instance)
+
+    def _supersede(self, record: InstanceRecord, fault: Fault | None) -> None:
+        """An instance of the journal's: its resource was begun or stopped here meanwhile.
+
+        Its fault is the present instance's, if that is of the same life of the VM.
+        """
+        now = time.time()
+        batch = Batch(instances=[replace(record, ended=now)])
+        current = self._by_resource.get(record.resource)
+        life = record.uuid, record.domid
+        if fault is None:
+            pass
+        elif current is None or (current.record.uuid, current.record.domid) != life:
+            by = "stop" if current is None else "a later start"
+            ended = replace(fault, ended=now, ended_by=by)
+            batch.faults = [ended]
+            if current is None:
+                self._stopped_for[record.resource] = ended
+        elif current.fault is None or _is_same(current.fault, fault):
+            found = current.fault
+            told = fault.told if found is None or fault.told is not None else found.told
+            fault = replace(fault, instance=current.record.id, told=told)
+            if found is not None:
+                self._numbers[found.id] = fault.id
+            current.fault = fault
+            batch.faults = [fault]
+            self._admit(current, fault)
+            current.fault_is_recorded(fault.id)
+            self._reconsider(current)
+        else:
+            batch.faults = [replace(fault, ended=now, ended_by="a later fault")]
+        self._recorder.put(record.vm, batch)
+
+    def number(self, last_fault_id: int) -> Callable[[Fault], Fault]:
+        """Number the faults that were found before, after the journal's last one.
+
+        :returns: what does so with a fault.
+        """
+        found, self._last_fault_id = -self._last_fault_id, last_fault_id
+        if not self._numbered:
+            self._numbered = True
+            for provisional in range(1, found + 1):
+                if -provisional not in self._numbers:
+                    self._last_fault_id += 1
+                    self._numbers[-provisional] = self._last_fault_id
+        for instance in self.all():
+            if instance.fault is not None:
+                instance.fault = self._number(instance.fault)
+        for resource, fault in self._stopped_for.items():
+            self._stopped_for[resource] = self._number(fault)
+        return self._number
+
+    def _number(self, fault: Fault) -> Fault:
+        number = self._numbers.get(fault.id)
+        return fault if number is None else replace(fault, id=number)
+
+    def _next_fault_id(self) -> int:
+        self._last_fault_id += 1 if self._numbered else -1
+        return self._last_fault_id
 
     def recall(self, record: InstanceRecord, events: Iterable[Event]) -> None:
         """Count what an earlier daemon has judged: the events of that instance, in order."""
@@ -195,6 +280,7 @@ class Instances:
     def _begin(self, instance: Instance) -> None:
         """In place of an earlier life, which ends."""
         record = instance.record
+        self._know_better(record.resource)
         old = self._drop(record.resource)
         if old is not None:
             self._end(old, "a later start")
@@ -221,6 +307,10 @@ class Instances:
         fault = replace(fault, resource=resource, instance=instance.record.id)
         instance.fault_found(fault)
         self._recorder.put(fault.vm, Batch(faults=[fault]), lambda: self.recorded([fault]))
+
+    def _know_better(self, resource: str) -> None:
+        if not self._numbered:
+            self._known_better.add(resource)
 
     def _drop(self, resource: str) -> Instance | None:
         instance = self._by_resource.pop(resource, None)
@@ -280,7 +370,7 @@ class Instances:
         _log.info("%s: watching %s (domain %d)", resource, domain.name, domain.domid)
         if fault is not None:
             _log.warning(
-                "%s: its stop was not carried through, so it still has fault %d", resource, fault.id
+                "%s: its stop was not carried through, so it still has %s", resource, fault.label
             )
             self._admit(instance, fault)
             self._reconsider(instance)
@@ -292,6 +382,7 @@ class Instances:
         :param then: called when that is in the journal, or could not be written.
         :returns: the instance that ended.
         """
+        self._know_better(resource)
         instance = self._drop(resource)
         if instance is not None:
             self._record_death(instance)
@@ -407,11 +498,10 @@ class Instances:
                 if verdict is None or verdict.rule in instance.rules_in_pause:
                     continue
                 self._drop_doubted(instance, "a later fault")
-                self._last_fault_id += 1
                 record, now = instance.record, time.time()
                 flapping = self._rate.flapping(record.vm, now)
                 fault = Fault(
-                    id=self._last_fault_id,
+                    id=self._next_fault_id(),
                     resource=record.resource,
                     vm=record.vm,
                     uuid=record.uuid,
@@ -420,9 +510,11 @@ class Instances:
                     scope=verdict.scope.value,
                     rule=verdict.rule,
                     reason=f"{verdict.reason}; {flapping}" if flapping else verdict.reason,
-                    event=event.to_json(),
+                    event={**event.to_json(), "id": event.id},
                     seen=now,
+                    told=self._ledger.when_told(record, event),
                 )
+                self._unwritten.add((fault.instance, fault.seen))
                 if instance.paused:
                     fault = replace(fault, ended=fault.seen, ended_by=PAUSE)
                     instance.rules_in_pause.add(verdict.rule)
@@ -432,24 +524,29 @@ class Instances:
         return found
 
     def recorded(self, faults: Iterable[Fault]) -> None:
-        """They are in the journal (or could not be put there): tell the monitors."""
-        for fault in faults:
+        """They are in the journal, or have waited for it: tell the monitors."""
+        for fault in map(self._number, faults):
             instance = self._by_resource.get(fault.resource)
             if instance is None or instance.record.id != fault.instance:
                 continue
             if fault.ended_by == PAUSE:
-                _log.error("%s: fault %d is not reported, paused: %s",
-                           fault.resource, fault.id, fault.reason)  # fmt: skip
+                _log.error("%s: %s is not reported, paused: %s",
+                           fault.resource, fault.label, fault.reason)  # fmt: skip
                 continue
             self._admit(instance, fault)
             instance.fault_is_recorded(fault.id)
             self._reconsider(instance)
             # After the monitor has its answer, in the loop's next turn.
-            asyncio.get_running_loop().call_soon(
-                _log.error, "%s: fault %d: %s", fault.resource, fault.id, fault.reason
-            )
+            asyncio.get_running_loop().call_soon(_log_fault, fault)
             if self._attributes is not None:
                 self._attributes.set(attribute(fault.vm), _shown(fault), after=SHOW_AFTER)
+
+    def written(self, faults: Iterable[Fault]) -> None:
+        """They are in the journal."""
+        for fault in faults:
+            self._unwritten.discard((fault.instance, fault.seen))
+            if fault.told is not None:
+                self._ledger.forget(fault)
 
     def _admit(self, instance: Instance, fault: Fault) -> None:
         """Let a fault be told now, or defer it: its guest has had too many."""
@@ -464,7 +561,7 @@ class Instances:
             return
         when = time.strftime("%H:%M:%S", time.localtime(at))
         why = (
-            f"{fault.vm}: fault {fault.id} ({fault.reason}) is not reported before {when}: there "
+            f"{fault.vm}: {fault.label} ({fault.reason}) is not reported before {when}: there "
             f"were {self._rate.most} in the last {WINDOW / 60:.0f} min, as many as max_failovers "
             f"allows; see to the guest, then: vesper faults clear {fault.resource}"
         )
@@ -488,7 +585,7 @@ class Instances:
             if gone is not None:
                 ended += 1
                 self._recorder.put(gone.vm, Batch(faults=[gone]))
-                _log.warning("%s: fault %d cleared by the operator", gone.resource, gone.id)
+                _log.warning("%s: %s cleared by the operator", gone.resource, gone.label)
             self._reconsider(instance)
         return ended
 
@@ -516,13 +613,13 @@ class Instances:
         if instance.restored and boot_id is None and ident != str(record.domid):
             # While no vesperd was here the resource may have got another life.
             _log.warning(
-                "%s: fault %d does not go along: whether it was of the domain that has left is "
-                "not known", record.resource, fault.id,
+                "%s: %s does not go along: whether it was of the domain that has left is "
+                "not known", record.resource, fault.label,
             )  # fmt: skip
             return None
         known = "which Pacemaker knows" if fault.told is not None else "to be told there"
-        _log.info("%s: fault %d goes along with %s, %s",
-                  fault.resource, fault.id, fault.vm, known)  # fmt: skip
+        _log.info("%s: %s goes along with %s, %s",
+                  fault.resource, fault.label, fault.vm, known)  # fmt: skip
         return pack_fault(fault, boot_id, instance.node)
 
     async def has_reported(self, vm: str, carried: CarriedFault, instance: Instance | None) -> bool:
@@ -532,7 +629,9 @@ class Instances:
         """
         known = instance.record.id if instance is not None else ""
         try:
-            return await self._recorder.run(lambda j: j.has_reported(vm, carried.seen, known))
+            return await self._recorder.run_for(
+                vm, Journal.has_reported, vm, carried.seen, known
+            )
         except JournalError:
             held = instance.fault if instance is not None else None
             return held is not None and held.seen == carried.seen
@@ -551,13 +650,12 @@ class Instances:
         if carried.told:
             return "Pacemaker knows it"
         if instance.fault is not None:
-            return f"there is fault {instance.fault.id} already"
-        self._last_fault_id += 1
-        fault = carried.to_fault(self._last_fault_id, record)
+            return f"there is {instance.fault.label} already"
+        fault = carried.to_fault(self._next_fault_id(), record)
         instance.fault_found(fault)
         self._doubt(instance, carried.boot_id)
-        _log.info("%s: fault %d has come along from %s, where it was fault %d",
-                  fault.resource, fault.id, carried.node, carried.fault_id)  # fmt: skip
+        _log.info("%s: %s has come along from %s, where it was fault %d",
+                  fault.resource, fault.label, carried.node, carried.fault_id)  # fmt: skip
         self._recorder.put(fault.vm, Batch(faults=[fault]), lambda: self.recorded([fault]))
         return ""
 
@@ -577,7 +675,7 @@ class Instances:
         gone = instance.fault_cleared(time.time(), by)
         if gone is not None:
             self._recorder.put(gone.vm, Batch(faults=[gone]))
-            _log.warning("%s: fault %d ended by %s", gone.resource, gone.id, by)
+            _log.warning("%s: %s ended by %s", gone.resource, gone.label, by)
 
     def _doubt(self, instance: Instance, boot_id: int | None) -> None:
         instance.doubt(boot_id)
@@ -631,10 +729,9 @@ class Instances:
         if instance.fault is not None and instance.fault.told is not None:
             return  # Pacemaker was told of that instead
         instance.death_recorded = True
-        self._last_fault_id += 1
         record = instance.record
         fault = Fault(
-            id=self._last_fault_id,
+            id=self._next_fault_id(),
             resource=record.resource,
             vm=record.vm,
             uuid=record.uuid,
@@ -650,7 +747,7 @@ class Instances:
             ended_by=DOMAIN_END,
         )
         self._recorder.put(record.vm, Batch(faults=[fault]))
-        _log.error("%s: fault %d: %s", fault.resource, fault.id, reason)
+        _log_fault(fault)
         if self._attributes is not None:
             self._attributes.set(attribute(fault.vm), _shown(fault), after=SHOW_AFTER)
 
@@ -716,9 +813,11 @@ class Instances:
             self._reconsider(instance)
 
     def _told(self, instance: Instance, fault: Fault) -> None:
-        told = instance.fault_told(fault.id, time.time())
+        told = instance.fault_told(self._number(fault).id, time.time())
         if told is not None:
-            self._recorder.put(told.vm, Batch(faults=[told]))
+            if (told.instance, told.seen) in self._unwritten:
+                self._ledger.note(told)
+            self._recorder.put(told.vm, Batch(faults=[told]), None, lambda: self.written([told]))
 
     # ------------------------------------------------------------ no monitor
 
@@ -759,7 +858,7 @@ class Instances:
             return (
                 instance.state is not InstanceState.ENDED
                 and held is not None
-                and held.id == fault.id
+                and held.id == self._number(fault).id
                 and held.told is None
                 and not instance.waiting
                 and not instance.handed_over
@@ -768,7 +867,7 @@ class Instances:
         def injecting() -> None:
             instance.fault_injected(_now())
 
-        _log.info("%s: no monitor waits, telling Pacemaker of fault %d", fault.resource, fault.id)
+        _log.info("%s: no monitor waits, telling Pacemaker of %s", fault.resource, fault.label)
         try:
             async with self._room:
                 told = await self._tell(fault.resource, instance.node, wanted, injecting)
@@ -780,9 +879,18 @@ class Instances:
             _log.exception("%s: internal error while telling Pacemaker", fault.resource)
 
 
+def _log_fault(fault: Fault) -> None:
+    _log.error("%s: %s: %s", fault.resource, fault.label, fault.reason, extra={ALWAYS: True})
+
+
 def _shown(fault: Fault) -> str:
     when = time.strftime("%Y-%m-%d %H:%M:%S", time.localtime(fault.seen))
-    return f"{when} fault {fault.id}: {fault.reason}"
+    return f"{when} {fault.label}: {fault.reason}"
+
+
+def _is_same(one: Fault, other: Fault) -> bool:
+    """Whether they are of one record of a guest, which was read twice."""
+    return key_of_fault(one) is not None and key_of_fault(one) == key_of_fault(other)
 
 
 def _rules(record: InstanceRecord) -> RuleSet:

@@ -1,7 +1,7 @@
 # SPDX-License-Identifier: GPL-2.0-or-later
 """The durable journal: an SQLite file of events, faults, instances and positions.
 
-Synchronous and used by one thread at a time (vesper_monitor/faults/recorder.py).
+Synchronous, and used in a process of its own (vesper_monitor/faults/journal_process.py).
 
 What a call writes is one transaction, and survives the death of the daemon
 (write-ahead log, ``synchronous=NORMAL``).  Events and the positions behind
@@ -13,12 +13,14 @@ the power the instance and its fault end (:meth:`Journal.begin_boot`).
 
 from __future__ import annotations
 
+import contextlib
 import functools
 import itertools
 import json
 import logging
 import os
 import sqlite3
+import time
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -28,9 +30,9 @@ from vesper_monitor.faults.domain import END_RULE
 from vesper_monitor.faults.fault import Fault, InstanceRecord
 from vesper_monitor.guest.decode import Event
 from vesper_monitor.guest.last_words import LastWords
-from vesper_monitor.guest.session import Position
+from vesper_monitor.guest.positions import Position
 
-__all__ = ["Batch", "Journal", "JournalDamaged", "JournalError"]
+__all__ = ["Batch", "Journal", "JournalDamaged", "JournalError", "Remembered"]
 
 _log = logging.getLogger(__name__)
 
@@ -48,6 +50,9 @@ OWN_S = 1.0
 MAX_ASIDE = 100
 #: Events between two looks at what is too old.
 _TRIM_EVERY = 1000
+#: Bytes of the write-ahead log.  A reader that never ends keeps SQLite from emptying it:
+#: then nothing more is written until that reader is gone.
+MAX_LOG_BYTES = 64 << 20
 
 _SCHEMA = """
 CREATE TABLE events (
@@ -73,6 +78,17 @@ CREATE TABLE activations (vm TEXT PRIMARY KEY, probes TEXT NOT NULL);
 CREATE TABLE host (boot_id TEXT NOT NULL);
 """
 # Numbers of the guest's have 64 bits without sign, which SQLite has not: TEXT.
+
+#: Columns by name: a journal of a newer vesperd may have more.
+_COLUMNS = {
+    "events": "id, vm, domid, probe, event, cpu, seq, guest_ns, received, fields, text",
+    "faults": "id, resource, vm, uuid, domid, instance, scope, rule, reason, event, seen, told,"
+    " ended, ended_by",
+    "instances": "id, resource, vm, uuid, domid, started, probes, services, monitored, ended,"
+    " hang_timeout, pause_timeout, transport, fault_on, boot_timeout",
+    "positions": "uuid, domid, boot_id, probe, generation, cpu, next_seq",
+    "last_words": "event, vm, domid, received, kind, message, stack, log, complete",
+}
 
 _LAST_WORDS = """
 CREATE TABLE last_words (
@@ -102,6 +118,17 @@ _STEPS = (
 )  # fmt: skip
 
 
+#: What is wrong with a value, not with the disk.
+_UNREPRESENTABLE = (
+    sqlite3.DataError, sqlite3.IntegrityError, sqlite3.InterfaceError, sqlite3.ProgrammingError,
+    sqlite3.NotSupportedError, ValueError, TypeError, OverflowError, RecursionError,
+)  # fmt: skip
+
+
+#: Errors of a disk that may be over while the connection still has them.
+_STALE = (sqlite3.SQLITE_IOERR, sqlite3.SQLITE_READONLY, sqlite3.SQLITE_CANTOPEN)
+
+
 class JournalError(Exception):
     """It could not be read or written; the text names the file."""
 
@@ -129,10 +156,31 @@ class Batch:
         self.faults += other.faults
         self.instances += other.instances
 
+    def keep_last(self) -> None:
+        """Of each fault and instance the last word is enough."""
+        self.faults = list({fault.id: fault for fault in self.faults}.values())
+        self.instances = list({i.id: i for i in self.instances}.values())
+
     @property
     def durable(self) -> bool:
         """Whether it is to survive a power failure, as history."""
         return bool(self.faults or self.instances) or any(event.words for event in self.events)
+
+
+@dataclass(frozen=True)
+class Remembered:
+    """What a daemon goes on with; each is as the method of :class:`Journal` of that name."""
+
+    last_event_id: int
+    last_fault_id: int
+    records: list[InstanceRecord]
+    faults: list[Fault]
+    stopped_for: list[Fault]
+    told: list[tuple[str, float]]
+    boots: dict[tuple[str, int], int]
+    wanted_last: list[tuple[str, tuple[str, ...]]]
+    activations: dict[str, tuple[str, ...]]
+    deactivations: set[str]
 
 
 class Journal:
@@ -148,6 +196,8 @@ class Journal:
         self._keep_events = keep_events
         self._keep_faults = keep_faults
         self._since_trim = 0
+        #: a disk that failed may go on failing this connection: open the journal again
+        self.is_stale = False
         #: what is in there, of the domains that were written since it was opened
         self._positions: dict[tuple[str, int], Mapping[Position, int]] = {}
         try:
@@ -171,24 +221,72 @@ class Journal:
 
     # ------------------------------------------------------------ writing
 
-    def write(self, batch: Batch) -> None:
+    def write(self, batch: Batch) -> list[tuple[str, str]]:
         """Write all of it, or nothing.
 
+        What cannot be represented (an encoding, the size of a number) is left out alone.
+
+        :returns: of what was left out: whose it is (a VM's name), and why.
         :raises JournalError: nothing was written.
         """
+        self._limit_log()
         try:
-            with self._transaction():
-                self._write_events(batch.events)
-                self._write_positions(batch.positions)
-                for instance in batch.instances:
-                    self._write_instance(instance)
-                for fault in batch.faults:
-                    self._write_fault(fault)
+            try:
+                with self._transaction():
+                    self._write_batch(batch)
+                return []
+            except _UNREPRESENTABLE as error:
+                _log.debug("%s: %s; each by itself now", self.path, error)
+                self._positions.clear()
+                with self._transaction():
+                    return self._write_one_by_one(batch)
         except BaseException as error:
             self._positions.clear()
             if isinstance(error, sqlite3.Error):
                 raise self._error("write", error) from error
             raise
+
+    def _write_batch(self, batch: Batch) -> None:
+        self._write_events(batch.events)
+        self._write_positions(batch.positions)
+        for instance in batch.instances:
+            self._write_instance(instance)
+        for fault in batch.faults:
+            self._write_fault(fault)
+
+    def _write_one_by_one(self, batch: Batch) -> list[tuple[str, str]]:
+        parts = [(event.vm, Batch([event])) for event in batch.events]
+        parts += [(f"domain {key[1]}", Batch(positions={key: at}))
+                  for key, at in batch.positions.items()]  # fmt: skip
+        parts += [(instance.vm, Batch(instances=[instance])) for instance in batch.instances]
+        parts += [(fault.vm, Batch(faults=[fault])) for fault in batch.faults]
+        left_out = []
+        for vm, part in parts:
+            self._db.execute("SAVEPOINT part")
+            try:
+                self._write_batch(part)
+            except _UNREPRESENTABLE as error:
+                self._db.execute("ROLLBACK TO part")
+                self._positions.clear()
+                left_out.append((vm, f"{type(error).__name__}: {error}"))
+            self._db.execute("RELEASE part")
+        return left_out
+
+    def _limit_log(self) -> None:
+        """:raises JournalError: the write-ahead log is too long, and cannot be emptied."""
+        try:
+            size = os.stat(f"{self.path}-wal").st_size
+        except FileNotFoundError:
+            return
+        except OSError as error:
+            raise JournalError(f"{self.path}: cannot write: {error}") from error
+        if size <= MAX_LOG_BYTES:
+            return
+        if self._query("PRAGMA wal_checkpoint(TRUNCATE)")[0][0]:
+            raise JournalError(
+                f"{self.path}: a process reads it and does not end, so its log has grown to "
+                f"{size >> 20} MiB; nothing more is written until it ends (fuser -v {self.path})"
+            )
 
     def sync(self) -> None:
         """Return when all that was written is on the disk.
@@ -217,12 +315,12 @@ class Journal:
                 self._write_words(event, event.words)
         self._since_trim += len(rows)
         if self._since_trim >= _TRIM_EVERY:
-            self._since_trim = 0
             self._trim()
+            self._since_trim = 0
 
     def _write_words(self, event: Event, words: LastWords) -> None:
         self._db.execute(
-            "INSERT OR REPLACE INTO last_words VALUES (?,?,?,?,?,?,?,?,?)",
+            _insert("last_words", 9, 1),
             (event.id, event.vm, event.domid, event.received, words.kind, words.message,
              words.stack, words.log, words.complete),
         )  # fmt: skip
@@ -265,7 +363,7 @@ class Journal:
 
     def _write_instance(self, i: InstanceRecord) -> None:
         self._db.execute(
-            "INSERT OR REPLACE INTO instances VALUES (?,?,?,?,?,?,?,?,?,?,?,?,?,?,?)",
+            _insert("instances", 15, 1),
             (i.id, i.resource, i.vm, i.uuid, i.domid, i.started, json.dumps(list(i.probes)),
              json.dumps(list(i.services)), i.monitored, i.ended, i.hang_timeout,
              i.pause_timeout, i.transport, i.fault_on, i.boot_timeout),
@@ -273,18 +371,22 @@ class Journal:
 
     def _write_fault(self, f: Fault) -> None:
         self._db.execute(
-            "INSERT OR REPLACE INTO faults VALUES (?,?,?,?,?,?,?,?,?,?,?,?,?,?)",
+            _insert("faults", 14, 1),
             (f.id, f.resource, f.vm, f.uuid, f.domid, f.instance, f.scope, f.rule, f.reason,
              json.dumps(f.event), f.seen, f.told, f.ended, f.ended_by),
         )  # fmt: skip
 
     def _trim(self) -> None:
         db = self._db
+        # By count: numbers may have gaps of any size.
         db.execute(
-            "DELETE FROM events WHERE id <= (SELECT max(id) FROM events) - ?", (self._keep_events,)
+            "DELETE FROM events WHERE id IN (SELECT id FROM events ORDER BY id"
+            " LIMIT max(0, (SELECT count(*) FROM events) - ?))",
+            (self._keep_events,),
         )
         db.execute(
-            "DELETE FROM faults WHERE ended IS NOT NULL AND id <= (SELECT max(id) FROM faults) - ?",
+            "DELETE FROM faults WHERE id IN (SELECT id FROM faults WHERE ended IS NOT NULL"
+            " ORDER BY id LIMIT max(0, (SELECT count(ended) FROM faults) - ?))",
             (self._keep_faults,),
         )
         db.execute(
@@ -316,7 +418,9 @@ class Journal:
                 db = self._db
                 db.execute("DELETE FROM host")
                 db.execute(
-                    "INSERT INTO host SELECT ?, coalesce(max(id), 0) FROM faults", (boot_id,)
+                    "INSERT INTO host (boot_id, last_fault)"
+                    " SELECT ?, coalesce(max(id), 0) FROM faults",
+                    (boot_id,),
                 )
                 db.execute("UPDATE instances SET ended=? WHERE ended IS NULL", (now,))
                 db.execute(
@@ -334,7 +438,8 @@ class Journal:
             self._execute("DELETE FROM activations WHERE vm=?", (vm,))
         else:
             self._execute(
-                "INSERT OR REPLACE INTO activations VALUES (?,?)", (vm, json.dumps(list(probes)))
+                "INSERT OR REPLACE INTO activations (vm, probes) VALUES (?,?)",
+                (vm, json.dumps(list(probes))),
             )
 
     def set_deactivation(self, vm: str, deactivated: bool) -> None:
@@ -344,12 +449,32 @@ class Journal:
             return
         try:
             with self._transaction():
-                self._db.execute("INSERT OR REPLACE INTO deactivations VALUES (?)", (vm,))
+                self._db.execute("INSERT OR REPLACE INTO deactivations (vm) VALUES (?)", (vm,))
                 self._db.execute("DELETE FROM activations WHERE vm=?", (vm,))
         except sqlite3.Error as error:
             raise self._error("write", error) from error
 
     # ------------------------------------------------------------ reading
+
+    def remembered(self, boot_id: str, told_since: float) -> Remembered:
+        """Begin a boot of the host, or go on in one; return all that a daemon goes on with.
+
+        :param told_since: s, CLOCK_REALTIME: see :meth:`told_since`.
+        """
+        self.begin_boot(boot_id, time.time())
+        event_id, fault_id = self.last_ids()
+        return Remembered(
+            last_event_id=event_id,
+            last_fault_id=fault_id,
+            records=self.open_instances(),
+            faults=self.open_faults(),
+            stopped_for=self.stopped_for(),
+            told=self.told_since(told_since),
+            boots=self.boots(),
+            wanted_last=self.wanted_last(),
+            activations=self.activations(),
+            deactivations=self.deactivations(),
+        )
 
     def last_ids(self) -> tuple[int, int]:
         """The highest id of an event and of a fault; 0 if there is none."""
@@ -381,7 +506,7 @@ class Journal:
             condition += " AND vm = ?"
             parameters.append(vm)
         rows = self._query(
-            f"SELECT * FROM events WHERE {condition} ORDER BY id LIMIT ?",
+            f"SELECT {_COLUMNS['events']} FROM events WHERE {condition} ORDER BY id LIMIT ?",
             (*parameters, limit),
         )
         return _events(rows)
@@ -394,7 +519,8 @@ class Journal:
         last = fault.event.get("id")
         bound, until = ("id", last) if last is not None else ("received", fault.seen + OWN_S)
         rows = self._query(
-            f"SELECT * FROM events WHERE vm = ? AND domid = ? AND {bound} <= ? AND received >= ?"
+            f"SELECT {_COLUMNS['events']} FROM events"
+            f" WHERE vm = ? AND domid = ? AND {bound} <= ? AND received >= ?"
             " ORDER BY id DESC LIMIT ?",
             (fault.vm, fault.domid, until, fault.seen - seconds, limit),
         )
@@ -424,14 +550,15 @@ class Journal:
                 condition += f" AND {column} = ?"
                 parameters.append(value)
         rows = self._query(
-            f"SELECT * FROM faults WHERE {condition} ORDER BY id DESC LIMIT ?",
+            f"SELECT {_COLUMNS['faults']} FROM faults WHERE {condition} ORDER BY id DESC LIMIT ?",
             (*parameters, limit),
         )
         return _faults(reversed(rows))
 
     def fault(self, fault_id: int) -> Fault | None:
         """One fault."""
-        found = _faults(self._query("SELECT * FROM faults WHERE id = ?", (fault_id,)))
+        query = f"SELECT {_COLUMNS['faults']} FROM faults WHERE id = ?"
+        found = _faults(self._query(query, (fault_id,)))
         return found[0] if found else None
 
     def last_words(self, vm: str, domid: int, since: float) -> list[tuple[float, LastWords]]:
@@ -479,7 +606,8 @@ class Journal:
 
     def open_faults(self) -> list[Fault]:
         """Faults that have not ended."""
-        return _faults(self._query("SELECT * FROM faults WHERE ended IS NULL ORDER BY id"))
+        query = f"SELECT {_COLUMNS['faults']} FROM faults WHERE ended IS NULL ORDER BY id"
+        return _faults(self._query(query))
 
     def stopped_for(self) -> list[Fault]:
         """Faults with which the last instance of a resource was stopped, in this boot of the host.
@@ -488,7 +616,8 @@ class Journal:
         """
         return _faults(
             self._query(
-                "SELECT * FROM faults AS f WHERE id > (SELECT last_fault FROM host)"
+                f"SELECT {_COLUMNS['faults']} FROM faults AS f"
+                " WHERE id > (SELECT last_fault FROM host)"
                 " AND ended_by = 'stop' AND instance = (SELECT id FROM instances"
                 " WHERE resource = f.resource ORDER BY started DESC LIMIT 1) ORDER BY id"
             )
@@ -496,7 +625,9 @@ class Journal:
 
     def open_instances(self) -> list[InstanceRecord]:
         """Instances that have not ended."""
-        rows = self._query("SELECT * FROM instances WHERE ended IS NULL ORDER BY started")
+        rows = self._query(
+            f"SELECT {_COLUMNS['instances']} FROM instances WHERE ended IS NULL ORDER BY started"
+        )
         return [
             InstanceRecord(
                 id=r[0], resource=r[1], vm=r[2], uuid=r[3], domid=r[4], started=r[5],
@@ -542,11 +673,10 @@ class Journal:
         try:
             db.execute("PRAGMA journal_mode=WAL")
             db.execute("PRAGMA synchronous=NORMAL")
+            db.execute(f"PRAGMA journal_size_limit={MAX_LOG_BYTES}")
             version = db.execute("PRAGMA user_version").fetchone()[0]
             if not 0 <= version <= SCHEMA_VERSION:
-                raise JournalError(
-                    f"{self.path}: schema version {version}, this vesperd knows {SCHEMA_VERSION}"
-                )
+                self._accept_newer(db, version)
             if version and (found := db.execute("PRAGMA quick_check(1)").fetchone()[0]) != "ok":
                 raise sqlite3.DatabaseError(found)
             if version < SCHEMA_VERSION:
@@ -556,6 +686,24 @@ class Journal:
             db.close()
             raise
         return db
+
+    def _accept_newer(self, db: sqlite3.Connection, version: int) -> None:
+        """Use what a newer vesperd has begun, as far as this one knows it.
+
+        :raises JournalError: that cannot be: it is built differently.
+        """
+        what = f"{self.path}: schema version {version}, this vesperd knows {SCHEMA_VERSION}"
+        with contextlib.closing(sqlite3.connect(":memory:")) as own:
+            own.executescript("".join(_STEPS))
+            tables = [name for (name,) in own.execute("SELECT name FROM sqlite_schema"
+                                                      " WHERE type = 'table'")]  # fmt: skip
+            for table in tables:
+                known, there = _columns(own, table), _columns(db, table)
+                unknown = [there[name] for name in there.keys() - known.keys()]
+                # We would leave those empty.
+                if not known.keys() <= there.keys() or not all(unknown):
+                    raise JournalError(f"{what}; its table {table} is another one")
+        _log.warning("%s: it is used as far as this vesperd knows it", what)
 
     def _set_aside(self, why: Exception) -> None:
         aside = self._free_name()
@@ -587,6 +735,8 @@ class Journal:
     def _error(self, what: str, error: sqlite3.Error) -> JournalError:
         # A full disk, one that cannot be written, a lock: these are no damage.
         damaged = type(error) is sqlite3.DatabaseError
+        if getattr(error, "sqlite_errorcode", 0) & 0xFF in _STALE:
+            self.is_stale = True
         kind = JournalDamaged if damaged else JournalError
         return kind(f"{self.path}: cannot {what}: {error}")
 
@@ -609,7 +759,15 @@ class Journal:
 @functools.cache
 def _insert(table: str, columns: int, rows: int) -> str:
     row = f"({','.join('?' * columns)})"
-    return f"INSERT OR REPLACE INTO {table} VALUES {','.join([row] * rows)}"
+    return f"INSERT OR REPLACE INTO {table} ({_COLUMNS[table]}) VALUES {','.join([row] * rows)}"
+
+
+def _columns(db: sqlite3.Connection, table: str) -> dict[str, bool]:
+    """Columns of a table by name, and whether each may be left out of a row."""
+    return {
+        name: not_null == 0 or default is not None
+        for _, name, _type, not_null, default, _key in db.execute(f"PRAGMA table_info({table})")
+    }
 
 
 def _events(rows: Iterable[Any]) -> list[Event]:

@@ -13,12 +13,12 @@ import asyncio
 import json
 import logging
 import time
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Mapping
 from dataclasses import asdict, dataclass
 from pathlib import Path
 
-from vesper_monitor import statefile
 from vesper_monitor.faults.attributes import NodeAttributes
+from vesper_monitor.statefile import DirectDisk, StateDisk
 
 __all__ = ["MAX_SECONDS", "Pause", "Pauses", "attribute"]
 
@@ -65,6 +65,7 @@ class Pauses:
     :param path: of the file.
     :param boot_id: of the host (random(4)).
     :param on_end: called with the VM when its pause is over.
+    :param disk: where the file is.
     """
 
     def __init__(
@@ -73,6 +74,7 @@ class Pauses:
         boot_id: str,
         on_end: Callable[[str], None],
         attributes: NodeAttributes,
+        disk: StateDisk | None = None,
     ) -> None:
         self._path = path
         self._boot_id = boot_id
@@ -80,15 +82,20 @@ class Pauses:
         self._attributes = attributes
         self._pauses: dict[str, Pause] = {}
         self._timers: dict[str, asyncio.TimerHandle] = {}
+        self._disk = disk or DirectDisk()
+        self._is_restored = False
+        self._writing = asyncio.Lock()
+        self._saver: asyncio.Task[None] | None = None
 
-    def restore(self) -> None:
-        """Go on with those of an earlier daemon."""
-        for pause in _read(self._path):
+    async def restore(self) -> None:
+        """Go on with those of an earlier daemon, when the disk says which."""
+        for pause in await self._read():
             if pause.boot_id == self._boot_id:
                 self._pauses[pause.vm] = pause
         for pause in list(self._pauses.values()):
             self._look(pause.vm)
             self._show(pause.vm)
+        self._is_restored = True
 
     def close(self) -> None:
         for timer in self._timers.values():
@@ -100,16 +107,21 @@ class Pauses:
     def all(self) -> list[Pause]:
         return list(self._pauses.values())
 
-    def begin(self, vm: str, seconds: float, reason: str) -> Pause:
+    async def begin(self, vm: str, seconds: float, reason: str) -> Pause:
         """Pause, or change a pause.
 
         :raises OSError: it cannot be kept, and is not begun.
         """
+        if not self._is_restored:
+            raise OSError(f"{self._path}: the disk has not said yet what is in it")
         now = time.time()
         pause = Pause(vm, now, now + seconds, reason, self._boot_id)
-        pauses = {**self._pauses, vm: pause}
-        _write(self._path, pauses.values())
-        self._pauses = pauses
+        try:
+            await self._write({**self._pauses, vm: pause})
+        except OSError:
+            self._save_soon()  # it may be written all the same
+            raise
+        self._pauses[vm] = pause
         _log.warning("%s: %s", vm, pause.text)
         self._look(vm)
         self._show(vm)
@@ -122,10 +134,7 @@ class Pauses:
         timer = self._timers.pop(vm, None)
         if timer is not None:
             timer.cancel()
-        try:
-            _write(self._path, self._pauses.values())
-        except OSError as error:
-            _log.error("%s: the end of the pause of %s is not kept: %s", self._path, vm, error)
+        self._save_soon()
         _log.warning("%s: watching goes on (%s)", vm, by)
         self._show(vm)
         self._on_end(vm)
@@ -151,28 +160,40 @@ class Pauses:
         pause = self._pauses.get(vm)
         self._attributes.set(attribute(vm), pause.text if pause is not None else None)
 
+    def _save_soon(self) -> None:
+        """Write what is so now; nobody waits for that."""
+        if self._saver is None:
+            self._saver = asyncio.get_running_loop().create_task(self._save())
 
-def _read(path: Path) -> list[Pause]:
-    try:
-        entries = json.loads(path.read_text(encoding="utf-8"))
-        return [
-            Pause(
-                vm=str(entry["vm"]),
-                since=float(entry["since"]),
-                until=float(entry["until"]),
-                reason=str(entry["reason"]),
-                boot_id=str(entry["boot_id"]),
-            )
-            for entry in entries
-        ]
-    except FileNotFoundError:
-        return []
-    except (OSError, ValueError, TypeError, LookupError) as error:
-        # Rather watch than stay silent for an unknown time.
-        _log.error("%s: pauses are forgotten: %s", path, error)
-        return []
+    async def _save(self) -> None:
+        await asyncio.sleep(0)  # several changes at once are one
+        self._saver = None  # what changes from now on is for the next
+        try:
+            await self._write(self._pauses)
+        except OSError as error:
+            _log.error("%s: the end of a pause is not kept: %s", self._path, error)
 
+    async def _write(self, pauses: Mapping[str, Pause]) -> None:
+        """:raises OSError:"""
+        async with self._writing:
+            await self._disk.write_state(self._path, [asdict(p) for p in pauses.values()])
 
-def _write(path: Path, pauses: Iterable[Pause]) -> None:
-    """Atomically. :raises OSError:"""
-    statefile.write(path, [asdict(pause) for pause in pauses])
+    async def _read(self) -> list[Pause]:
+        try:
+            entries = json.loads(await self._disk.read_state(self._path))
+            return [
+                Pause(
+                    vm=str(entry["vm"]),
+                    since=float(entry["since"]),
+                    until=float(entry["until"]),
+                    reason=str(entry["reason"]),
+                    boot_id=str(entry["boot_id"]),
+                )
+                for entry in entries
+            ]
+        except FileNotFoundError:
+            return []
+        except (OSError, ValueError, TypeError, LookupError) as error:
+            # Rather watch than stay silent for an unknown time.
+            _log.error("%s: pauses are forgotten: %s", self._path, error)
+            return []

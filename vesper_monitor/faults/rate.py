@@ -36,7 +36,8 @@ class Rate:
         for name, times in list(self._told.items()):  # VMs come and go
             if times[-1] <= at - WINDOW:
                 del self._told[name]
-        self._told.setdefault(vm, deque(maxlen=self.most)).append(at)
+        sorted_times = sorted([*self._told.get(vm, ()), at])  # the journal may be read late
+        self._told[vm] = deque(sorted_times, maxlen=self.most)
 
     def next(self, vm: str, now: float) -> float:
         """From when on another may be told: ``now``, or later, at most :data:`WINDOW`."""

@@ -1,167 +1,352 @@
 # SPDX-License-Identifier: GPL-2.0-or-later
-"""The journal's own thread: keeps the order, and keeps a slow disk off the loop.
+"""What goes to the journal: in order, in turns, and waited for only so long.
 
-What was given first of a VM is written first, and a read sees every write
-before it.  Batches that pile up while the disk is busy are written together,
-the VMs in turn: what one says without end is not before another one's fault.
+What was given first of a VM is written first.  Batches that pile up while the
+disk is busy are written together, the VMs in turn: what one says without end
+is not before another one's fault.  A read comes after what was put before it.
 
-A journal that cannot be written stops nothing: the error is logged once and
-shown by ``vesper status``, faults stay in memory and are told all the same,
-and are written when the journal works again.
+Who put a batch hears of it when it is written, or :data:`WAIT_S` later.  A disk
+that is full or read-only, a lock, and a disk that does not answer are waited
+out: what was put stays in memory until it is written, and is told meanwhile.
+What cannot be represented is left out alone, and said once of each VM.
 """
 
 from __future__ import annotations
 
 import asyncio
+import itertools
 import logging
+import time
 from collections import deque
-from collections.abc import Callable
-from concurrent.futures import ThreadPoolExecutor
-from typing import TypeVar
+from collections.abc import Callable, Iterable
+from contextlib import nullcontext, suppress
+from dataclasses import dataclass, field
+from functools import partial
+from typing import Concatenate, ParamSpec, TypeVar
 
-from vesper_monitor.faults.journal import Batch, Journal, JournalDamaged, JournalError
+from vesper_monitor.faults.journal import Batch, Journal, JournalError
+from vesper_monitor.faults.journal_process import JournalWorker
 
-__all__ = ["Recorder"]
+__all__ = ["WAIT_S", "Recorder"]
 
 _log = logging.getLogger(__name__)
 
+_P = ParamSpec("_P")
 _T = TypeVar("_T")
 
-#: Unwritten events that are kept while the journal fails; older ones are dropped.
-MAX_UNWRITTEN_EVENTS = 5000
-#: Events in one transaction: what another VM says meanwhile waits for its end.
-MAX_TOGETHER = 128
+#: s that a batch waits for the disk, until whoever it concerns is told without it.
+WAIT_S = 0.5
+#: s that a write takes, after which the disk may be hung.
+DOUBT_S = 0.1
+#: s that a read waits for what was put before it, and for its answer.
+READ_LIMIT_S = 5.0
+#: s for what is left to be written when vesperd ends.
+CLOSE_LIMIT_S = 5.0
+#: Events in one transaction: what another VM says meanwhile waits for its end. And
+#: those of one VM that a read waits for which is not of that VM.
+MAX_TOGETHER, MAX_WAITED_EVENTS = 128, 1000
 #: s between two transactions, but for what somebody waits for: a fault, a read.
 #: Many events make few of them: each costs more than what is in it.
 GATHER = 0.003
 #: s until what was written is also on the disk: the failover that it has begun
 #: needs disk and CPU more than the history does, and many faults share one sync.
 SYNC_AFTER = 0.1
-#: s between two tries to open or write a journal that failed.
-RETRY = 5.0
+#: s between two tries to write to a journal that failed, doubled from the first to the last.
+RETRY_FIRST_S, RETRY_LAST_S = 0.2, 5.0
+#: VMs of which it was said that something of theirs could not be written.
+MAX_COMPLAINED = 1000
+
+
+@dataclass
+class _Entry:
+    """What was put; several if the journal fails."""
+
+    batch: Batch
+    at: float  #: by the loop's clock
+    #: not called yet: the batch is written, or its time is up
+    then: Callable[[], None] | None
+    written: list[Callable[[], None]] = field(default_factory=list)
 
 
 class Recorder:
     """
-    :param open_journal: called in the thread, again after it raised
-        :class:`JournalError`.
+    :param worker: what has the journal.
+    :param held: nothing is written before :meth:`begin`.
     """
 
-    def __init__(self, open_journal: Callable[[], Journal]) -> None:
-        self._open = open_journal
-        self._journal: Journal | None = None
-        self._thread = ThreadPoolExecutor(max_workers=1, thread_name_prefix="journal")
+    def __init__(self, worker: JournalWorker, *, held: bool = False) -> None:
+        self._worker = worker
+        self._held = held
         #: by VM, in their turn; none is empty
-        self._queues: dict[str, deque[tuple[Batch, Callable[[], None] | None]]] = {}
+        self._queues: dict[str, deque[_Entry]] = {}
+        self._taken: list[_Entry] = []  # is being written
+        #: whose time is not up, in that order; some may be written
+        self._timed: deque[_Entry] = deque()
+        self._timer: asyncio.TimerHandle | None = None
         self._writer: asyncio.Task[None] | None = None
         self._hurry = asyncio.Event()  # somebody waits for what is in the queue
         self._wrote = 0.0  # by the loop's clock
-        self._unwritten = Batch()
-        self._dropped = 0
-        self._retry: asyncio.TimerHandle | None = None
+        self._write_began: float | None = None  # likewise
         self._syncer: asyncio.Task[None] | None = None
-        #: why the journal cannot be used now; None: it can
-        self.error: str | None = None
+        self._closing = asyncio.Event()
+        self._complained: set[str] = set()
+        #: a write waits for one read at most, whoever else wants to read
+        self._one_reader = asyncio.Semaphore(1)
+        self._trouble: str | None = None
+        self._trouble_since = 0.0  # s, CLOCK_REALTIME
+        self._readers: set[asyncio.Future[None]] = set()  # wait for what was put before
 
-    def put(self, vm: str, batch: Batch, then: Callable[[], None] | None = None) -> None:
-        """Write a batch; then call ``then`` on the loop, in the order of this VM's puts.
+    @property
+    def error(self) -> str | None:
+        """Why the journal cannot be used now, and since when; None: it can."""
+        if self._trouble is None:
+            return None
+        since = time.strftime("%Y-%m-%d %H:%M:%S", time.localtime(self._trouble_since))
+        return f"{self._trouble}, since {since}"
 
-        It is called when the batch is in the journal, or could not be written.
+    @property
+    def _is_usable(self) -> bool:
+        return not self._held and self._trouble is None
+
+    @property
+    def is_in_doubt(self) -> bool:
+        """Whether the journal cannot be used, or will soon be found so."""
+        return self._trouble is not None or self._is_waiting_for_disk(DOUBT_S)
+
+    def _is_waiting_for_disk(self, seconds: float) -> bool:
+        began = self._write_began
+        return began is not None and asyncio.get_running_loop().time() - began >= seconds
+
+    # ------------------------------------------------------------ writing
+
+    def put(
+        self,
+        vm: str,
+        batch: Batch,
+        then: Callable[[], None] | None = None,
+        written: Callable[[], None] | None = None,
+    ) -> None:
+        """Write a batch.
+
+        Both functions are called on the loop, in the order of this VM's puts.
+
+        :param then: called when it is written, or :data:`WAIT_S` later; at once if the
+            journal cannot be used.
+        :param written: called when it is written.
         """
-        self._queues.setdefault(vm, deque()).append((batch, then))
+        loop = asyncio.get_running_loop()
+        entry = _Entry(batch, loop.time(), then, [] if written is None else [written])
+        unusable, queue = not self._is_usable, self._queues.setdefault(vm, deque())
+        if unusable and queue:
+            last = queue[-1]
+            last.batch.merge(batch)
+            last.batch.keep_last()
+            last.written += entry.written
+        else:
+            queue.append(entry)
+        if then is not None:
+            if unusable:
+                loop.call_soon(self._tell, entry)
+            else:
+                self._timed.append(entry)
+                if self._timer is None:
+                    self._timer = loop.call_later(WAIT_S, self._time_is_up)
         if batch.durable:
             self._hurry.set()
-        if self._writer is None:
+        if self._writer is None and not self._held:
+            self._writer = loop.create_task(self._write_queue())
+
+    def begin(self, number: Callable[[Batch], None]) -> None:
+        """Write what was held, and whatever comes.
+
+        :param number: completes a batch that was put before.
+        """
+        self._held = False
+        for queue in self._queues.values():
+            for entry in queue:
+                number(entry.batch)
+        self._works_again()
+        if self._queues and self._writer is None:
             self._writer = asyncio.get_running_loop().create_task(self._write_queue())
 
-    async def run(self, function: Callable[[Journal], _T]) -> _T:
-        """Run a function on the journal, after all that was put before.
-
-        :raises JournalError:
-        """
-        await self.flush()
-        loop = asyncio.get_running_loop()
-        try:
-            return await loop.run_in_executor(self._thread, lambda: function(self._opened()))
-        except JournalDamaged:
-            await loop.run_in_executor(self._thread, self._close)  # the next one sets it aside
-            raise
-
-    async def flush(self) -> None:
-        """Return when everything put so far has been tried."""
-        if self._writer is not None:
-            self._hurry.set()
-            await asyncio.shield(self._writer)
-
-    async def close(self) -> None:
-        await self.flush()
-        if self._retry is not None:
-            self._retry.cancel()
-        if self.error is not None:
-            await self._write(Batch())  # a last try
-        if self._syncer is not None:
-            self._syncer.cancel()
-            await self._sync()
-        loop = asyncio.get_running_loop()
-        await loop.run_in_executor(self._thread, self._close)
-        self._thread.shutdown()
+    def fail(self, error: str) -> None:
+        """Note that the journal cannot be used: nobody waits for it until it is."""
+        if self._trouble is None:
+            _log.error("%s; faults are kept in memory and told all the same", error)
+            self._trouble_since = time.time()
+        self._trouble = error
+        while self._timed:
+            self._tell(self._timed.popleft())
+        for reader in list(self._readers):
+            _wake(reader)
 
     async def _write_queue(self) -> None:
         try:
             while self._queues:
                 await self._gather()
-                together, callbacks = Batch(), []
-                while self._queues and len(together.events) < MAX_TOGETHER:
-                    batch, then = self._next()
-                    together.merge(batch)
-                    callbacks.append(then)
-                await self._write(together)
-                for then in callbacks:
-                    if then is not None:
-                        _call(then)
+                together = self._take()
+                if not await self._write(together):
+                    break
+                taken, self._taken = self._taken, []
+                for entry in taken:
+                    self._tell(entry)
+                    for written in entry.written:
+                        _call(written)
         finally:
             self._writer = None
 
-    def _next(self) -> tuple[Batch, Callable[[], None] | None]:
-        """The oldest batch of the VM whose turn it is."""
-        vm = next(iter(self._queues))
-        queue = self._queues.pop(vm)
-        found = queue.popleft()
-        if queue:
-            self._queues[vm] = queue
-        return found
+    def _take(self) -> Batch:
+        together = Batch()
+        while self._queues and len(together.events) < MAX_TOGETHER:
+            # The oldest of the VM whose turn it is.
+            vm = next(iter(self._queues))
+            queue = self._queues.pop(vm)
+            self._taken.append(queue.popleft())
+            if queue:
+                self._queues[vm] = queue
+            together.merge(self._taken[-1].batch)
+        return together
 
     async def _gather(self) -> None:
         """Let more come, if a transaction was made just now and nobody waits."""
         loop = asyncio.get_running_loop()
-        try:
+        with suppress(TimeoutError):
             async with asyncio.timeout_at(self._wrote + GATHER):
                 await self._hurry.wait()
-        except TimeoutError:
-            pass
         self._hurry.clear()
         self._wrote = loop.time()
 
-    async def _write(self, batch: Batch) -> None:
-        self._unwritten.merge(batch)
-        pending = self._unwritten
+    async def _write(self, batch: Batch) -> bool:
+        """Until it is written. :returns: whether it is: vesperd may be ending."""
         loop = asyncio.get_running_loop()
-        try:
-            await loop.run_in_executor(self._thread, lambda: self._opened().write(pending))
-        except JournalError as error:
-            if isinstance(error, JournalDamaged):
-                await loop.run_in_executor(self._thread, self._close)
-            self._failed(str(error))
-            return
-        self._unwritten = Batch()
-        if pending.durable and self._syncer is None:
+        pause = RETRY_FIRST_S
+        while True:
+            self._write_began = loop.time()
+            try:
+                left_out = await self._worker.call("write", batch)
+                break
+            except JournalError as error:
+                self.fail(str(error))
+            except Exception:  # tried again, it would be the same
+                _log.exception("internal error: something is not written to the journal")
+                left_out = []
+                break
+            finally:
+                self._write_began = None
+            try:
+                if self._closing.is_set():
+                    return False
+                async with asyncio.timeout(pause):
+                    await self._closing.wait()  # then a last try
+            except TimeoutError:
+                pause = min(pause * 2, RETRY_LAST_S)
+        self._complain(left_out)
+        self._works_again()
+        if batch.durable and self._syncer is None:
             self._syncer = loop.create_task(self._sync_later())
-        if self.error is not None:
-            _log.warning(
-                "the journal works again: what was kept in memory is written, %d events are not",
-                self._dropped,
-            )
-            self.error, self._dropped = None, 0
+        return True
+
+    def _complain(self, left_out: Iterable[tuple[str, str]]) -> None:
+        for vm, why in left_out:
+            if vm in self._complained or len(self._complained) >= MAX_COMPLAINED:
+                continue
+            self._complained.add(vm)
+            _log.error("%s: something cannot be written to the journal, and is left out (said "
+                       "once): %s", vm, why)  # fmt: skip
+
+    def _works_again(self) -> None:
+        if self._trouble is not None:
+            self._trouble = None
+            _log.warning("the journal works again: what was kept in memory is written")
+
+    def _time_is_up(self) -> None:
+        """Tell those who have waited long enough."""
+        self._timer = None
+        loop = asyncio.get_running_loop()
+        now = loop.time()
+        if self._is_waiting_for_disk(WAIT_S):
+            self.fail("the journal's disk does not answer")
+        while self._timed:
+            entry = self._timed[0]
+            if entry.then is not None and entry.at + WAIT_S > now:
+                self._timer = loop.call_later(entry.at + WAIT_S - now, self._time_is_up)
+                break
+            self._tell(self._timed.popleft())
+
+    def _tell(self, entry: _Entry) -> None:
+        then, entry.then = entry.then, None
+        if then is not None:
+            _call(then)
+
+    # ------------------------------------------------------------ reading
+
+    async def run(
+        self, method: Callable[Concatenate[Journal, _P], _T], *args: _P.args, **kwargs: _P.kwargs
+    ) -> _T:
+        """Call a method of the journal, after all that was put before.
+
+        For the events of a VM that says more than the journal can take it does not wait.
+
+        :raises JournalError:
+        """
+        return await self._run(None, method, args, kwargs)
+
+    async def run_for(
+        self, of_vm: str, method: Callable[Concatenate[Journal, _P], _T], /,
+        *args: _P.args, **kwargs: _P.kwargs,
+    ) -> _T:  # fmt: skip
+        """Like :meth:`run`, but only after what was put before of that VM, before readers."""
+        return await self._run(of_vm, method, args, kwargs)
+
+    async def _run(
+        self, vm: str | None, method: Callable[..., _T],
+        args: tuple[object, ...], kwargs: dict[str, object],
+    ) -> _T:  # fmt: skip
+        if getattr(Journal, method.__name__, None) is not method:
+            raise TypeError(f"{method!r} is no method of the journal")
+        if self._is_waiting_for_disk(WAIT_S) and self.error is not None:
+            raise JournalError(self.error)  # it would not be answered
+        try:
+            async with asyncio.timeout(READ_LIMIT_S):
+                await self._flushed(vm)
+                async with self._one_reader if vm is None else nullcontext():
+                    found: _T = await self._worker.call(method.__name__, *args, **kwargs)
+                    return found
+        except TimeoutError:
+            raise JournalError(
+                self.error or f"the journal has not answered within {READ_LIMIT_S:.0f} s"
+            ) from None
+
+    async def flush(self, vm: str | None = None) -> None:
+        """Return when what was put of a VM (None: of each) is written, or :data:`WAIT_S` later."""
+        with suppress(TimeoutError):
+            async with asyncio.timeout(WAIT_S):
+                await self._flushed(vm)
+
+    async def _flushed(self, vm: str | None) -> None:
+        """Not until the queue is empty: others may fill it without end."""
+        if not self._is_usable:
+            return
+        loop = asyncio.get_running_loop()
+        readers: list[asyncio.Future[None]] = []
+        if vm is None:
+            waiting = [name for name, queue in self._queues.items() if not _is_flood(queue)]
+        else:
+            waiting = [vm] if vm in self._queues else []
+        # What is being written is followed by whatever is asked next.
+        for name in waiting:
+            readers.append(loop.create_future())
+            self._queues[name][-1].written.append(partial(_wake, readers[-1]))
+        if not readers:
+            return
+        self._readers.update(readers)
+        self._hurry.set()
+        try:
+            await asyncio.wait(readers)
+        finally:
+            self._readers.difference_update(readers)
+
+    # ------------------------------------------------------------ the disk
 
     async def _sync_later(self) -> None:
         await asyncio.sleep(SYNC_AFTER)
@@ -169,40 +354,43 @@ class Recorder:
         await self._sync()
 
     async def _sync(self) -> None:
-        loop = asyncio.get_running_loop()
         try:
-            await loop.run_in_executor(self._thread, lambda: self._opened().sync())
+            await self._worker.call("sync")
         except JournalError as error:
-            self._failed(str(error))
+            _log.error("%s; a power failure may cost the last events", error)
 
-    def _failed(self, error: str) -> None:
-        if self.error is None:
-            _log.error("%s; faults are kept in memory and told all the same", error)
-        self.error = error
-        unwritten = self._unwritten
-        excess = len(unwritten.events) - MAX_UNWRITTEN_EVENTS
-        if excess > 0:
-            del unwritten.events[:excess]
-            self._dropped += excess
-        # Of each fault and instance the last word is enough.
-        unwritten.faults = list({fault.id: fault for fault in unwritten.faults}.values())
-        unwritten.instances = list({i.id: i for i in unwritten.instances}.values())
-        if self._retry is None:
-            self._retry = asyncio.get_running_loop().call_later(RETRY, self._try_again)
+    async def close(self) -> None:
+        """Write what is left, if the disk answers in time."""
+        self._closing.set()
+        try:
+            async with asyncio.timeout(CLOSE_LIMIT_S):
+                self._hurry.set()
+                if self._writer is not None:
+                    await asyncio.wait({self._writer})
+                if self._syncer is not None:
+                    self._syncer.cancel()
+                    await self._sync()
+                await self._worker.close()
+        except (TimeoutError, JournalError):
+            pass
+        lost = sum(len(queue) for queue in self._queues.values()) + len(self._taken)
+        if lost:
+            _log.error("%s: what was kept in memory is not written", self.error or "the journal")
+        for work in (self._writer, self._syncer, self._timer):
+            if work is not None:
+                work.cancel()
+        self._worker.kill()
 
-    def _try_again(self) -> None:
-        self._retry = None
-        self.put("", Batch())
 
-    def _opened(self) -> Journal:
-        if self._journal is None:
-            self._journal = self._open()
-        return self._journal
+def _is_flood(queue: Iterable[_Entry]) -> bool:
+    """Whether a read would wait long for what one VM has said."""
+    events = itertools.accumulate(len(entry.batch.events) for entry in queue)
+    return any(count > MAX_WAITED_EVENTS for count in events)
 
-    def _close(self) -> None:
-        if self._journal is not None:
-            self._journal.close()
-            self._journal = None
+
+def _wake(reader: asyncio.Future[None]) -> None:
+    if not reader.done():
+        reader.set_result(None)
 
 
 def _call(then: Callable[[], None]) -> None:

@@ -115,6 +115,8 @@ class _CpuBuffer:
     def __init__(self, reader: RelayReader, index: memoryview) -> None:
         self.reader = reader
         self.index = index
+        #: sequence number up to which all is written, here on the host
+        self.written = reader.next_seq
         self.handle = 0
         self.mapping: Mapping | None = None
 
@@ -156,6 +158,7 @@ class ChannelReader:
                 self._follow(self._cpus[-1], cpu)
             if abi.load_u32(index, _BUFFER_PAGES) and not abi.load_u64(index, _BUFFER):
                 self.error = f"records of CPU {cpu} stay in the guest, which cannot share them"
+        self._closed = False
         #: where the next round begins, and how many CPUs this pass has yet to see
         self._next = self._left = 0
         #: of the last round: bytes of records, and whether buffers were mapped
@@ -215,12 +218,6 @@ class ChannelReader:
         self.taken, self.mapped = given - most, maps > 0
         return records, self._left > 0
 
-    def confirm(self) -> None:
-        """Note in the guest how far the last round has read: the next host begins there."""
-        for cpu in self._before:
-            buffer = self._cpus[cpu]
-            abi.store_u64(buffer.index, _READ, buffer.reader.next_seq)
-
     def take_back(self) -> dict[int, int]:
         """Read again what the last round has read.
 
@@ -233,8 +230,39 @@ class ChannelReader:
         self._left = 0
         return {cpu: before[0] for cpu, before in self._before.items()}
 
+    def note_written(self, cpu: int, seq: int) -> None:
+        """Note in the guest up to which record a host need not read any more.
+
+        Not before those are in the journal: a host that knows no position of its
+        own begins there.
+        """
+        buffer = self._cpus[cpu]
+        buffer.written = max(buffer.written, seq)
+        if not self._closed:
+            abi.store_u64(buffer.index, _READ, buffer.written)
+
+    def rewind(self) -> dict[int, int]:
+        """Read again what was read and not written.
+
+        :returns: cpu → next sequence number before, where that was further on.
+        """
+        found = {}
+        for cpu, buffer in enumerate(self._cpus):
+            before = buffer.reader
+            if before.next_seq > buffer.written:
+                found[cpu] = before.next_seq
+                buffer.reader = RelayReader(self.entry.shape, next_seq=buffer.written)
+                buffer.reader.lost, buffer.reader.records = before.lost, before.records
+        self._left = 0
+        return found
+
+    def written(self, cpu: int) -> int:
+        """Sequence number up to which all of a CPU's buffer is written."""
+        return self._cpus[cpu].written
+
     def close(self) -> None:
         """Unmap all. May be called twice."""
+        self._closed = True
         for buffer in self._cpus:
             buffer.close()
         self._index.close()

@@ -51,6 +51,11 @@ class Collector:
         self._points = points
         self._turn = 0
         self._round: list[ChannelReader] = []  #: read in the last round
+        #: read since :meth:`take_reads`: channel, CPU, next sequence number
+        self._reads: list[tuple[ChannelReader, int, int]] = []
+        #: up to which records were given before: by probe, generation and CPU
+        self._given: dict[tuple[str, int, int], int] = {}
+        self._given_before = self._given  #: at the beginning of the last round
         self._words: WordsReader | None = None
 
     def meet(self, boot_id: int) -> bool:
@@ -110,7 +115,7 @@ class Collector:
     def read(self) -> tuple[list[Event], bool]:
         """One bounded round over all channels.
 
-        Afterwards :meth:`confirm` or :meth:`take_back`.
+        Afterwards :meth:`take_reads` or :meth:`take_back`.
 
         :returns: events by the guest's time, and whether there are more.
         """
@@ -119,6 +124,7 @@ class Collector:
         more = False
         left = ROUND_BYTES
         self._round.clear()
+        self._given_before = dict(self._given)
         # In turn, as a channel's CPUs are.
         for probe in self._in_turn():
             if left <= 0:
@@ -132,9 +138,10 @@ class Collector:
             if channel.mapped:
                 self._positions.note(channel)
             for cpu, found in records:
-                self._positions.read(channel.entry, cpu, found[-1].seq + 1)
-                self._raw.put(probe, cpu, found)
-                events += decode.decode(
+                following = found[-1].seq + 1
+                self._positions.read(channel.entry, cpu, following)
+                self._reads.append((channel, cpu, following))
+                decoded = decode.decode(
                     found,
                     vm=self._domain.name,
                     domid=self._domain.domid,
@@ -143,20 +150,41 @@ class Collector:
                     received=now,
                     defined=self._points,
                 )
+                if self._given and (key := _buffer_key(channel, cpu)) in self._given:
+                    for event in decoded:
+                        event.again = event.seq < self._given[key]
+                    if following >= self._given[key]:
+                        del self._given[key]
+                else:
+                    self._raw.put(probe, cpu, found)
+                events += decoded
         events += self.read_words()
         events.sort(key=_GUEST_NS)
         return events, more
-
-    def confirm(self) -> None:
-        """What the last round has read is this host's to report."""
-        for channel in self._round:
-            channel.confirm()
 
     def take_back(self) -> None:
         """What the last round has read is another's to report, or a later round's."""
         for channel in self._round:
             for cpu, seq in channel.take_back().items():
                 self._positions.read(channel.entry, cpu, seq)
+        self._reads.clear()
+        self._given = self._given_before
+
+    def take_reads(self) -> list[tuple[ChannelReader, int, int]]:
+        """What was read since the last call: channel, CPU, next sequence number.
+
+        Whoever takes it calls :meth:`ChannelReader.note_written` when that is written.
+        """
+        reads, self._reads = self._reads, []
+        return reads
+
+    def rewind(self) -> None:
+        """Read again what was read and not written; it is given as :attr:`Event.again`."""
+        for channel in self.channels.values():
+            for cpu, following in channel.rewind().items():
+                key = _buffer_key(channel, cpu)
+                self._given[key] = max(following, self._given.get(key, 0))
+                self._positions.read(channel.entry, cpu, channel.written(cpu))
 
     def _in_turn(self) -> list[str]:
         names = list(self.channels)
@@ -181,3 +209,7 @@ class Collector:
     def _note_words(self, reader: WordsReader) -> None:
         for kind, seen in reader.seen.items():
             self._positions.note_words(kind.name.lower(), seen)
+
+
+def _buffer_key(channel: ChannelReader, cpu: int) -> tuple[str, int, int]:
+    return channel.entry.probe, channel.entry.generation, cpu

@@ -17,11 +17,11 @@ from vesper_monitor.guest import abi
 from vesper_monitor.guest.names import printable, signal_name
 from vesper_monitor.guest.points import record as points
 from vesper_monitor.guest.records import RECORDS, RecordType
+from vesper_monitor.guest.relay import RawRecord
 
 if TYPE_CHECKING:
     from vesper_monitor.guest.last_words import LastWords
     from vesper_monitor.guest.points.point import Point
-    from vesper_monitor.guest.relay import RawRecord
 
 __all__ = ["LOST", "UNKNOWN", "Event", "decode", "printable", "signal_name"]
 
@@ -32,6 +32,8 @@ UNKNOWN = "unknown"
 
 #: SQLite's and JSON readers' integers end here; a hostile guest's need not.
 _MAX_TIME = (1 << 63) - 1
+_KINDS = {kind.event: kind for kind in RECORDS.values()}
+assert len(_KINDS) == len(RECORDS)
 
 
 @dataclass(slots=True)
@@ -53,14 +55,16 @@ class Event:
     received: float  #: s, host's CLOCK_REALTIME
     fields: dict[str, Any]
     text: str
-    id: int | None = None  #: the journal's, once it is there
+    id: int | None = None  #: the journal's; negative: it has none yet
     #: of "last_words": stack and log, for the journal alone
     words: LastWords | None = None
+    #: it was read and judged before, and is read again for the journal alone
+    again: bool = False
 
     def to_json(self) -> dict[str, Any]:
         """As it goes over the socket and into the journal."""
         return {
-            "id": self.id,
+            "id": self.id if self.id is None or self.id > 0 else None,
             "vm": self.vm,
             "domid": self.domid,
             "probe": self.probe,
@@ -101,8 +105,14 @@ class _RecordEvent(Event):
         self.received = received
         self.id = None
         self.words = None
+        self.again = False
         self._data = record.data
         self._kind = kind
+
+    def __reduce__(self) -> tuple[Any, ...]:
+        """Pickle the record's bytes: who reads them asks for fields and text."""
+        said = (self.cpu, self.seq, self.guest_ns, self.received, self.id)
+        return _record_event, (self.vm, self.domid, self.probe, self.event, self._data, *said)
 
     def __getattr__(self, name: str) -> Any:
         """Of what is unset."""
@@ -113,6 +123,25 @@ class _RecordEvent(Event):
             self.text = self._kind.text(self.fields)
             return self.text
         raise AttributeError(name)
+
+
+def _record_event(
+    vm: str,
+    domid: int,
+    probe: str,
+    event: str,
+    data: bytes,
+    cpu: int,
+    seq: int,
+    guest_ns: int,
+    received: float,
+    number: int | None,
+) -> _RecordEvent:
+    """As it was before it was pickled."""
+    record = RawRecord(seq, guest_ns, 0, 0, data)
+    made = _RecordEvent(vm, domid, probe, _KINDS[event], cpu, record, received)
+    made.id = number
+    return made
 
 
 def decode(

@@ -31,7 +31,7 @@ from vesper_monitor.guest.action import Guest, Hello, SessionError
 from vesper_monitor.guest.beat import Beat
 from vesper_monitor.guest.boot import BootWatch
 from vesper_monitor.guest.cchan import CchanBroken, CchanError, GuestRefused, GuestSilent
-from vesper_monitor.guest.channel import ChannelEntry, TableError
+from vesper_monitor.guest.channel import ChannelEntry, ChannelReader, TableError
 from vesper_monitor.guest.collector import Collector
 from vesper_monitor.guest.decode import Event
 from vesper_monitor.guest.images import ImageStore
@@ -261,6 +261,19 @@ class Session:
         opened yet: whoever saves this must not lose them.
         """
         return self._collector.positions()
+
+    def take_reads(self) -> list[tuple[ChannelReader, int, int]]:
+        """Within ``on_events``: promise to note when these events are written.
+
+        Without that they count as written when ``on_events`` returns; see
+        :meth:`Collector.take_reads`.
+        """
+        return self._collector.take_reads()
+
+    def rewind(self) -> None:
+        """Read again what was read and not written, as far as the guest still has it."""
+        self._collector.rewind()
+        self._look.set()
 
     def subscribe_raw(
         self, probe: str, cpu: int | None = None
@@ -635,13 +648,13 @@ class Session:
             # the next host may see nothing. Last words are not noted there.
             self._collector.take_back()
             events, more = [event for event in events if event.words is not None], False
-        else:
-            self._collector.confirm()
         for name, channel in self._channels.items():
             if channel.error:
                 self._status(name).error = channel.error
         if events:
             self._on_events(self, events)
+            for channel, cpu, following in self._collector.take_reads():
+                channel.note_written(cpu, following)
         return more
 
     def _is_asleep(self) -> bool:

@@ -13,10 +13,10 @@ import logging
 from collections.abc import Mapping
 from pathlib import Path
 
-from vesper_monitor import statefile
 from vesper_monitor.guest.points.point import Point, PointError
 from vesper_monitor.guest.points.syntax import parse
 from vesper_monitor.guest.records import RECORDS
+from vesper_monitor.statefile import DirectDisk, StateDisk
 
 __all__ = ["RESERVED", "Points"]
 
@@ -37,16 +37,23 @@ RESERVED = frozenset(kind.event for kind in RECORDS.values()) | {
 class Points:
     """
     :param path: of the file.
+    :param disk: where that is.
     """
 
-    def __init__(self, path: Path) -> None:
+    def __init__(self, path: Path, disk: StateDisk | None = None) -> None:
         self._path = path
+        self._disk = disk or DirectDisk()
+        self._is_restored = False
         self._points: dict[str, dict[str, Point]] = {}
 
-    def restore(self) -> None:
-        """Go on with those of an earlier daemon."""
+    async def restore(self) -> None:
+        """Go on with those of an earlier daemon, when the disk says which."""
+        await self._restore()
+        self._is_restored = True
+
+    async def _restore(self) -> None:
         try:
-            entries = json.loads(self._path.read_text(encoding="utf-8"))
+            entries = json.loads(await self._disk.read_state(self._path))
             found = [(str(vm), str(text)) for vm, texts in entries.items() for text in texts]
         except FileNotFoundError:
             return
@@ -73,7 +80,10 @@ class Points:
         """There is none of that name: nothing happens."""
         self._points.setdefault(vm, {}).pop(name, None)
 
-    def save(self) -> None:
+    async def save(self) -> None:
         """:raises OSError: what was saved before is still there."""
+        if not self._is_restored:
+            raise OSError(f"{self._path}: the disk has not said yet what is in it")
         texts = {vm: [point.text for point in self._points[vm].values()] for vm in self._points}
-        statefile.write(self._path, {vm: lines for vm, lines in texts.items() if lines})
+        kept = {vm: lines for vm, lines in texts.items() if lines}
+        await self._disk.write_state(self._path, kept)

@@ -1,0 +1,175 @@
+# SPDX-License-Identifier: GPL-2.0-or-later
+"""The way of an event while its journal fails: the guest keeps what is not written."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Awaitable, Callable
+from pathlib import Path
+
+import pytest
+
+from lab.standin.image import make_store
+from tests.host.journals import ThreadWorker
+from tests.host.standins import GuestProcess, guest, until
+from tests.host.test_session import Watch, watch
+from vesper_monitor.daemon import event_pipeline
+from vesper_monitor.daemon.event_pipeline import EventPipeline
+from vesper_monitor.daemon.followers import Followers
+from vesper_monitor.faults import recorder as recorders
+from vesper_monitor.faults.instances import Instances
+from vesper_monitor.faults.journal import Batch, Journal, JournalError
+from vesper_monitor.faults.recorder import Recorder
+from vesper_monitor.faults.watching import Watching
+from vesper_monitor.guest import abi
+from vesper_monitor.guest.decode import Event
+from vesper_monitor.guest.images import ImageStore
+from vesper_monitor.guest.session import Session
+
+READ = abi.offset(abi.Index, "read")
+
+
+class FullDisk(Journal):
+    full = False
+
+    def write(self, batch: Batch) -> list[tuple[str, str]]:
+        if self.full:
+            raise JournalError("no space left on device")
+        return super().write(batch)
+
+
+class Host:
+    """A pipeline, and what it makes of a session's events."""
+
+    def __init__(self, path: Path) -> None:
+        self.recorder = Recorder(ThreadWorker(lambda: FullDisk(path)))
+        self.instances = Instances(
+            self.recorder, lambda _: Watching(True, None), grace=600.0, max_failovers=9
+        )
+        self.followers = Followers()
+        self.pipeline = EventPipeline(self.recorder, self.instances, self.followers)
+        self.pipeline.begin(0, 0)
+
+    def on_events(self, session: Session, events: list[Event]) -> None:
+        self.pipeline.record(session.domain, events, session)
+
+    async def close(self) -> None:
+        await self.instances.close()
+        await self.recorder.close()
+
+
+@pytest.fixture
+def images(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> ImageStore:
+    monkeypatch.setenv("VESPER_STANDIN_DIR", str(tmp_path / "domains"))
+    monkeypatch.setattr(recorders, "RETRY_FIRST_S", 0.01)
+    monkeypatch.setattr(recorders, "RETRY_LAST_S", 0.02)
+    make_store(tmp_path / "probes")
+    return ImageStore(tmp_path / "probes")
+
+
+def through(host: Host, told: Watch) -> None:
+    """Send what a session reads through the pipeline."""
+    told.session._on_events = host.on_events
+
+
+async def say(vm: GuestProcess, count: int, first: int = 0) -> None:
+    for number in range(first, first + count):
+        await vm.tell("emit", "send_signal", "sig=15", f"pid={number}")
+
+
+def run(images: ImageStore, tmp_path: Path, scene: Callable[[Host], Awaitable[None]]) -> None:
+    async def body() -> None:
+        host = Host(tmp_path / "journal")
+        try:
+            async with asyncio.timeout(60):
+                await scene(host)
+        finally:
+            FullDisk.full = False
+            await host.close()
+
+    asyncio.run(body())
+
+
+def test_a_position_is_noted_in_the_guest_once_its_records_are_written(
+    images: ImageStore, tmp_path: Path
+) -> None:
+    """A host that knows no position finds what was told and not written again."""
+
+    async def scene(host: Host) -> None:
+        with guest() as vm:
+            async with watch(images) as told:
+                await until(told.all_collecting, "probes collecting")
+                through(host, told)
+                await say(vm, 3)
+                await until(lambda: _noted(told) == 3, "noted")
+                FullDisk.full = True
+                follower = host.followers.add(None)
+                await say(vm, 2, 3)
+                got: list[Event] = []
+                while len(got) < 2:
+                    got += (await follower.get())[0]
+                assert host.recorder.error is not None
+                assert _noted(told) == 3
+            async with watch(images) as again:
+                await until(lambda: len(again.events) == 2, "what was not written")
+                assert [e.fields["pid"] for e in again.events] == [3, 4]
+
+    run(images, tmp_path, scene)
+
+
+def _noted(told: Watch) -> int:
+    """Up to which record a host need not read, as it stands in the guest."""
+    return abi.load_u64(told.session._channels["send_signal"]._cpus[0].index, READ)
+
+
+def test_a_guest_keeps_what_is_too_much_for_memory(
+    images: ImageStore, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """It is told as ever, each once, and is in the journal in the end, each once."""
+    monkeypatch.setattr(event_pipeline, "MAX_BACKLOG_OF_ONE", 5)
+
+    async def scene(host: Host) -> None:
+        with guest() as vm:
+            async with watch(images) as told:
+                await until(told.all_collecting, "probes collecting")
+                through(host, told)
+                record_of(host, told)
+                follower = host.followers.add(None)
+                FullDisk.full = True
+                await say(vm, 1)
+                await until(lambda: host.recorder.error is not None, "the disk is full")
+                await say(vm, 29, 1)
+                got: list[Event] = []
+                while len(got) < 30:
+                    got += (await follower.get())[0]
+                assert host.pipeline._backlog < 30
+                # A fault among what is too much is found.
+                await vm.tell("emit", "send_signal", "sig=11", "comm=httpd", "fatal=1", "pid=30")
+                instance = host.instances.get("r1")
+                assert instance is not None
+                await until(lambda: instance.fault_recorded, "the fault")
+                FullDisk.full = False
+
+                async def written() -> list[Event]:
+                    return await host.recorder.run(Journal.events, limit=1000)
+
+                await until(lambda: _noted(told) == 31, "all is written")
+                assert [e.fields["pid"] for e in await written()] == list(range(31))
+                await say(vm, 1, 31)
+                while len(got) < 32:
+                    got += (await follower.get())[0]
+                assert [e.fields["pid"] for e in got] == list(range(32))
+                faults = await host.recorder.run(Journal.faults)
+                assert [(f.id, f.event["fields"]["pid"]) for f in faults] == [(1, 30)]
+                await until(lambda: _noted(told) == 32, "noted")
+                saved = await host.recorder.run(
+                    Journal.positions, told.session.domain.uuid, told.session.domain.domid
+                )
+                assert max(saved.values()) == 32
+
+    run(images, tmp_path, scene)
+
+
+def record_of(host: Host, told: Watch) -> None:
+    """A resource of the session's domain."""
+    host.instances.start("r1", told.session.domain, ["send_signal"], ["httpd"])

@@ -1,0 +1,246 @@
+# SPDX-License-Identifier: GPL-2.0-or-later
+"""The journal's disk is slow, hung or refuses: nobody waits long, and nothing is dropped."""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from tests.host.journals import ThreadWorker
+from tests.host.standins import until
+from tests.host.test_journal import event, fault
+from vesper_monitor.faults import recorder as recorders
+from vesper_monitor.faults.journal import Batch, Journal, JournalError
+from vesper_monitor.faults.recorder import Recorder
+
+
+class Disk:
+    """A worker that answers when the test says so."""
+
+    def __init__(self) -> None:
+        self.works = asyncio.Event()
+        self.works.set()
+        self.error: JournalError | None = None
+        self.written: list[Batch] = []
+        self.killed = False
+
+    async def call(self, method: str, *args: Any, **_kwargs: Any) -> Any:
+        await self.works.wait()
+        if self.error is not None:
+            raise self.error
+        if method == "write":
+            self.written.append(args[0])
+            return []
+        return sum(len(batch.events) for batch in self.written)
+
+    async def close(self) -> None:
+        await self.works.wait()
+
+    def kill(self) -> None:
+        self.killed = True
+
+    @property
+    def events(self) -> list[int | None]:
+        return [event.id for batch in self.written for event in batch.events]
+
+
+@pytest.fixture(autouse=True)
+def _short_times(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(recorders, "RETRY_FIRST_S", 0.01)
+    monkeypatch.setattr(recorders, "RETRY_LAST_S", 0.02)
+
+
+def run(scene: Callable[[Disk, Recorder], Any]) -> None:
+    async def body() -> None:
+        disk = Disk()
+        recorder = Recorder(disk)
+        await scene(disk, recorder)
+        disk.works.set()
+        await recorder.close()
+
+    asyncio.run(body())
+
+
+def test_a_disk_that_hangs_is_waited_for_half_a_second() -> None:
+    async def scene(disk: Disk, recorder: Recorder) -> None:
+        loop = asyncio.get_running_loop()
+        disk.works.clear()
+        began, told, written = loop.time(), asyncio.Event(), asyncio.Event()
+        recorder.put("vm1", Batch(faults=[fault(1)]), told.set, written.set)
+        await told.wait()
+        assert loop.time() - began >= recorders.WAIT_S
+        assert str(recorder.error).startswith("the journal's disk does not answer, since 20")
+        # Nobody waits for what is known not to answer.
+        began, again = loop.time(), asyncio.Event()
+        recorder.put("vm2", Batch(faults=[fault(2)]), again.set)
+        await again.wait()
+        with pytest.raises(JournalError, match="does not answer"):
+            await recorder.run(Journal.last_ids)
+        assert loop.time() - began < recorders.WAIT_S / 2
+        assert not written.is_set()
+        disk.works.set()
+        await written.wait()
+        await until(lambda: len(disk.written) == 2, "both are written")
+        assert recorder.error is None
+
+    run(scene)
+
+
+def test_an_order_is_kept_whatever_the_disk_does() -> None:
+    async def scene(disk: Disk, recorder: Recorder) -> None:
+        order: list[str] = []
+
+        def put(number: int) -> None:
+            recorder.put(
+                "vm1", Batch([event(number)]), lambda: order.append(f"told {number}"),
+                lambda: order.append(f"written {number}"),
+            )  # fmt: skip
+
+        put(1)
+        await until(lambda: len(order) == 2, "the first is written")
+        disk.error = JournalError("full")
+        put(2)
+        await until(lambda: len(order) == 3, "the second is told")
+        put(3)
+        await until(lambda: len(order) == 4, "the third is told")
+        disk.error = None
+        await until(lambda: len(order) == 6, "all are written")
+        assert order == ["told 1", "written 1", "told 2", "told 3", "written 2", "written 3"]
+        assert disk.events == [1, 2, 3]
+
+    run(scene)
+
+
+def test_nothing_is_dropped_and_little_is_kept_while_a_disk_fails() -> None:
+    async def scene(disk: Disk, recorder: Recorder) -> None:
+        disk.error = JournalError("full")
+        recorder.put("vm1", Batch([event(0)]))
+        await until(lambda: recorder.error is not None, "it fails")
+        for number in range(1, 500):
+            recorder.put("vm1", Batch([event(number)], faults=[fault(7)]))
+        assert len(recorder._queues["vm1"]) == 1
+        assert len(recorder._queues["vm1"][0].batch.faults) == 1
+        disk.error = None
+        await until(lambda: recorder.error is None and not recorder._queues, "all is written")
+        assert disk.events == list(range(500))
+
+    run(scene)
+
+
+def test_what_is_held_is_told_and_numbered_later() -> None:
+    async def body() -> None:
+        disk = Disk()
+        recorder = Recorder(disk, held=True)
+        told = asyncio.Event()
+        recorder.put("vm1", Batch([event(-1)]), told.set)
+        await asyncio.wait_for(told.wait(), recorders.WAIT_S / 2)
+        recorder.put("vm1", Batch([event(-2)]))
+
+        def number(batch: Batch) -> None:
+            for found in batch.events:
+                assert found.id is not None
+                found.id = 10 - found.id
+
+        recorder.begin(number)
+        await until(lambda: disk.events == [11, 12], "both are written")
+        await recorder.close()
+
+    asyncio.run(body())
+
+
+def test_a_read_waits_for_its_own_vm_and_no_flood(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(recorders, "MAX_TOGETHER", 4)
+    monkeypatch.setattr(recorders, "MAX_WAITED_EVENTS", 20)
+
+    async def scene(disk: Disk, recorder: Recorder) -> None:
+        step = asyncio.Event()
+        write = disk.call
+
+        async def slow(method: str, *args: Any, **kwargs: Any) -> Any:
+            if method == "write":
+                await step.wait()
+            return await write(method, *args, **kwargs)
+
+        disk.call = slow  # type: ignore[method-assign]
+        for number in range(50):
+            recorder.put("flood", Batch([event(number)]))
+        recorder.put("vm1", Batch([event(100)]))
+        await asyncio.sleep(0)
+        reads = [
+            asyncio.create_task(recorder.run_for("vm2", Journal.last_ids)),
+            asyncio.create_task(recorder.run_for("vm1", Journal.last_ids)),
+            asyncio.create_task(recorder.run(Journal.last_ids)),
+        ]
+        await reads[0]
+        assert not reads[1].done()
+        step.set()
+        await asyncio.gather(*reads)
+        assert 100 in disk.events
+        assert len(disk.events) < 20
+
+    run(scene)
+
+
+def test_an_end_takes_a_bounded_time(
+    monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    monkeypatch.setattr(recorders, "CLOSE_LIMIT_S", 0.1)
+
+    async def body() -> None:
+        disk = Disk()
+        recorder = Recorder(disk)
+        disk.works.clear()
+        recorder.put("vm1", Batch(faults=[fault(1)]))
+        async with asyncio.timeout(5):
+            await recorder.close()
+        assert disk.killed
+
+    with caplog.at_level(logging.ERROR):
+        asyncio.run(body())
+    assert "what was kept in memory is not written" in caplog.text
+
+
+def test_an_end_has_a_last_try_at_a_disk_that_failed() -> None:
+    async def body() -> None:
+        disk = Disk()
+        recorder = Recorder(disk)
+        disk.error = JournalError("full")
+        recorder.put("vm1", Batch([event(1)]))
+        await until(lambda: recorder.error is not None, "it fails")
+        disk.error = None
+        await recorder.close()
+        assert disk.events == [1]
+
+    asyncio.run(body())
+
+
+def test_what_cannot_be_represented_is_left_out_alone(
+    tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    """Of its batch the rest is written, and it is said once of each VM."""
+
+    async def body() -> None:
+        recorder = Recorder(ThreadWorker(lambda: Journal(tmp_path / "journal")))
+        written = asyncio.Event()
+        for first in (1, 11):
+            wrong = [event(first), event(first + 2)]
+            wrong[0].text = "half a character: \udcfc"
+            wrong[1].cpu = 1 << 70
+            events = [wrong[0], event(first + 1), wrong[1]]
+            recorder.put("vm1", Batch(events, faults=[fault(first)]))
+        recorder.put("vm2", Batch([event(100)]), None, written.set)
+        await written.wait()
+        found = await recorder.run(Journal.events, limit=1000)
+        assert [e.id for e in found] == [2, 12, 100]
+        assert len(await recorder.run(Journal.faults)) == 2
+        assert recorder.error is None
+        await recorder.close()
+
+    with caplog.at_level(logging.ERROR):
+        asyncio.run(body())
+    assert caplog.text.count("vm1: something cannot be written") == 1

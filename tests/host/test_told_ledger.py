@@ -1,0 +1,92 @@
+# SPDX-License-Identifier: GPL-2.0-or-later
+"""What Pacemaker knows and the journal does not, over the end of a vesperd."""
+
+from __future__ import annotations
+
+import asyncio
+import dataclasses
+from pathlib import Path
+from typing import Any, cast
+
+import pytest
+
+from tests.host.test_carried import death, never, well_watched
+from vesper_monitor.faults import told_ledger
+from vesper_monitor.faults.fault import Fault
+from vesper_monitor.faults.instances import Instances
+from vesper_monitor.faults.recorder import Recorder
+from vesper_monitor.faults.told_ledger import ToldLedger
+from vesper_monitor.transport import Domain
+
+DOMAIN = Domain("vm1", 2, "u")
+
+
+class HungRecorder:
+    """It writes nothing until it is told to."""
+
+    def __init__(self) -> None:
+        self.written: list[Any] = []
+
+    def put(self, _vm: str, _batch: Any, _then: Any = None, written: Any = None) -> None:
+        if written is not None:
+            self.written.append(written)
+
+
+def vesperd(path: Path) -> tuple[Instances, HungRecorder]:
+    ledger = ToldLedger(path)
+    ledger.restore()
+    recorder = HungRecorder()
+    instances = Instances(
+        cast(Recorder, recorder), well_watched, grace=0.0, max_failovers=9, tell=never,
+        ledger=ledger, numbered=False,
+    )  # fmt: skip
+    instances.start("r", DOMAIN, [], ["httpd"])
+    return instances, recorder
+
+
+def test_a_fault_that_was_told_and_not_written_is_told_once(tmp_path: Path) -> None:
+    path = tmp_path / "told.json"
+
+    async def scene() -> None:
+        first, recorder = vesperd(path)
+        faults = first.judge(DOMAIN, [death(1)])
+        assert [fault.told for fault in faults] == [None]
+        instance = first.get("r")
+        assert instance is not None
+        first._told(instance, faults[0])
+        told = instance.fault
+        assert told is not None and told.told is not None
+        # Another vesperd finds the record again: it is the same fault.
+        second, _ = vesperd(path)
+        assert [f.told for f in second.judge(DOMAIN, [death(1)])] == [told.told]
+        third, _ = vesperd(path)
+        assert [f.told for f in third.judge(DOMAIN, [death(2)])] == [None]
+        # The first one's journal has the fault, and then that it was told.
+        first.written(faults)
+        assert path.read_text() != "{}"
+        for written in recorder.written:
+            written()
+        assert path.read_text() == "{}"
+        for instances in (first, second, third):
+            await instances.close()
+
+    asyncio.run(scene())
+
+
+@pytest.mark.parametrize("content", ["", "[1]", '{"x": "y"}', "[" * 100_000, "\xff"])
+def test_a_damaged_file_is_no_trouble(tmp_path: Path, content: str) -> None:
+    path = tmp_path / "told.json"
+    path.write_text(content, encoding="latin-1")
+    ledger = ToldLedger(path)
+    ledger.restore()
+    assert ledger._told == {}
+
+
+def test_it_is_bounded(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(told_ledger, "MAX_ENTRIES", 3)
+    ledger = ToldLedger(tmp_path / "told.json")
+    for number in range(5):
+        event = {**death(number + 1).to_json()}
+        fault = Fault(number, "r", "vm1", "u", 2, "i", "service", "send_signal", "", event, 1.0)
+        ledger.note(dataclasses.replace(fault, told=2.0))
+    assert len(ledger._told) == 3

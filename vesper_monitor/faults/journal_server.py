@@ -1,0 +1,160 @@
+# SPDX-License-Identifier: GPL-2.0-or-later
+"""The child of vesperd that has the journal open, and does to it what vesperd asks for.
+
+Each message is its length and a pickle: a method of
+:class:`vesper_monitor.faults.journal.Journal` with its arguments, and what it
+returned or raised.  There is nothing here that a start would wait for:
+vesperd's other end is :mod:`vesper_monitor.faults.journal_process`.
+"""
+
+from __future__ import annotations
+
+import ctypes
+import fcntl
+import logging
+import os
+import pickle
+import signal
+import socket
+import struct
+import sys
+import time
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+from vesper_monitor import statefile
+from vesper_monitor.faults.journal import Journal, JournalDamaged, JournalError
+
+__all__ = ["CLOSE", "LENGTH", "main"]
+
+_log = logging.getLogger(__name__)
+
+#: Of a message, before it.
+LENGTH = struct.Struct("<I")
+#: In place of a method of the journal.
+CLOSE = "close"
+#: Likewise: files beside the journal, on the same disk.
+STATE_FILES: dict[str, Callable[..., Any]] = {
+    "read_state": statefile.read,
+    "write_state": statefile.write,
+}
+_PR_SET_PDEATHSIG = 1
+#: s for an earlier vesperd's child to end, which dies with its parent.
+LOCK_WAIT_S = 2.0
+#: s between two looks at that lock.
+LOCK_POLL_S = 0.02
+
+
+class _Server:
+    """The child: the journal, opened when it is needed."""
+
+    def __init__(self, open_journal: Callable[[], Journal], path: Path) -> None:
+        self._open_journal = open_journal
+        self._path = path
+        self._journal: Journal | None = None
+        self._lock: int | None = None
+
+    def serve(self, connection: socket.socket) -> None:
+        """Answer until the other end closes, or asks to close the journal."""
+        stream = connection.makefile("rb")
+        while len(head := stream.read(LENGTH.size)) == LENGTH.size:
+            method, args, kwargs = pickle.loads(stream.read(*LENGTH.unpack(head)))
+            answer = pickle.dumps(self._do(method, args, kwargs), pickle.HIGHEST_PROTOCOL)
+            connection.sendall(LENGTH.pack(len(answer)) + answer)
+            if method == CLOSE:
+                return
+
+    def _do(self, method: str, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
+        """:returns: what is to be raised, too."""
+        try:
+            if method == CLOSE:
+                return self._close()
+            if method in STATE_FILES:
+                return STATE_FILES[method](*args)
+            return getattr(self._opened(), method)(*args, **kwargs)
+        except JournalDamaged as error:
+            self._close()  # the next one sets it aside
+            return JournalDamaged(str(error))
+        except JournalError as error:
+            return JournalError(str(error))
+        except OSError as error:  # of a file of state; the journal's are errors of the journal
+            return error
+        except Exception as error:
+            _log.exception("internal error in the journal's process")
+            return JournalError(f"{self._path}: internal error: {type(error).__name__}: {error}")
+
+    def _opened(self) -> Journal:
+        if self._journal is not None and self._journal.is_stale:
+            self._close()
+        if self._journal is None:
+            self._take_lock()
+            self._journal = self._open_journal()
+            self._take_lock()  # of another file, if that was set aside
+        return self._journal
+
+    def _take_lock(self) -> None:
+        """Let no other vesperd use the file.
+
+        A child of one that was killed may still finish what it does.  Who has
+        read the journal before that would read its guests' records again.
+        """
+        try:
+            self._path.parent.mkdir(mode=0o755, parents=True, exist_ok=True)
+            if self._lock is not None and os.path.samestat(
+                os.fstat(self._lock), os.stat(self._path)
+            ):
+                return
+            lock = os.open(self._path, os.O_RDONLY | os.O_CREAT | os.O_CLOEXEC, 0o600)
+        except OSError as error:
+            raise JournalError(f"{self._path}: cannot open the journal: {error}") from error
+        end = time.monotonic() + LOCK_WAIT_S
+        while True:
+            try:
+                fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+                break
+            except OSError as error:
+                if time.monotonic() > end:
+                    os.close(lock)
+                    raise JournalError(
+                        f"{self._path}: another vesperd uses the journal: {error}"
+                    ) from None
+            time.sleep(LOCK_POLL_S)
+        # Not closed while the journal is open: with any descriptor of a file SQLite's own
+        # locks of it would go.
+        if self._lock is not None:
+            os.close(self._lock)
+        self._lock = lock
+
+    def _close(self) -> None:
+        if self._journal is not None:
+            self._journal.close()
+            self._journal = None
+
+
+def main(arguments: list[str]) -> None:
+    """The child's whole life."""
+    from vesper_monitor.daemon import logs
+
+    descriptor, parent, path, keep_events, keep_faults, log_level = arguments
+    ctypes.CDLL(None).prctl(_PR_SET_PDEATHSIG, signal.SIGKILL)
+    if os.getppid() != int(parent):
+        return
+    # Its parent tells it when to end, also where a terminal or systemd tells both.
+    for number in (signal.SIGINT, signal.SIGTERM, signal.SIGHUP):
+        signal.signal(number, signal.SIG_IGN)
+    logs.setup(log_level)
+    journal = Path(path)
+    server = _Server(
+        lambda: Journal(journal, keep_events=int(keep_events), keep_faults=int(keep_faults)),
+        journal,
+    )
+    with socket.socket(fileno=int(descriptor)) as connection:
+        try:
+            server.serve(connection)
+        except ConnectionError:
+            pass  # it has died
+
+
+if __name__ == "__main__":
+    main(sys.argv[1:])

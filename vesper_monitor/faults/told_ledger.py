@@ -1,0 +1,86 @@
+# SPDX-License-Identifier: GPL-2.0-or-later
+"""Faults that Pacemaker knows and the journal does not, since its disk does not take them.
+
+They are kept where nothing but memory is needed (/run).  A vesperd that ends before
+the journal has them finds their records in the guest again, and reports none twice.
+"""
+
+from __future__ import annotations
+
+import json
+import logging
+from pathlib import Path
+
+from vesper_monitor import statefile
+from vesper_monitor.faults.carried import key_of_event, key_of_fault
+from vesper_monitor.faults.fault import Fault, InstanceRecord
+from vesper_monitor.guest.decode import Event
+
+__all__ = ["ToldLedger"]
+
+_log = logging.getLogger(__name__)
+
+#: Faults; each instance holds one at a time.
+MAX_ENTRIES = 1000
+#: Bytes of the file.
+MAX_BYTES = 1 << 20
+
+
+class ToldLedger:
+    """
+    :param path: of the file; None: nothing is kept.
+    """
+
+    def __init__(self, path: Path | None) -> None:
+        self._path = path
+        #: resource and record (as text) to when Pacemaker was told, s, CLOCK_REALTIME
+        self._told: dict[str, float] = {}
+
+    def restore(self) -> None:
+        """Take up what an earlier daemon has noted."""
+        if self._path is None:
+            return
+        try:
+            with self._path.open("rb") as file:
+                entries = json.loads(file.read(MAX_BYTES))
+            self._told = {str(key): float(at) for key, at in entries.items()}
+        except FileNotFoundError:
+            pass
+        except (OSError, ValueError, TypeError, AttributeError, RecursionError) as error:
+            _log.error("%s: what Pacemaker knows is not known: %s", self._path, error)
+
+    def note(self, fault: Fault) -> None:
+        """Pacemaker was told of a fault."""
+        record = key_of_fault(fault)
+        if record is None or fault.told is None:
+            return
+        while len(self._told) >= MAX_ENTRIES:
+            del self._told[next(iter(self._told))]
+        self._told[_key(fault.resource, fault.uuid, fault.domid, record)] = fault.told
+        self._save()
+
+    def forget(self, fault: Fault) -> None:
+        """The journal has it."""
+        record = key_of_fault(fault)
+        if self._told and record is not None:
+            key = _key(fault.resource, fault.uuid, fault.domid, record)
+            if self._told.pop(key, None) is not None:
+                self._save()
+
+    def when_told(self, record: InstanceRecord, event: Event) -> float | None:
+        """Return when Pacemaker was told of a fault in that event; None: it was not."""
+        if not self._told or not event.guest_ns:
+            return None
+        return self._told.get(_key(record.resource, record.uuid, record.domid, key_of_event(event)))
+
+    def _save(self) -> None:
+        if self._path is None:
+            return
+        try:
+            statefile.write(self._path, self._told)
+        except OSError as error:
+            _log.error("%s: a fault may be reported twice: %s", self._path, error)
+
+
+def _key(resource: str, uuid: str, domid: int, record: object) -> str:
+    return repr((resource, uuid, domid, record))
