@@ -14,6 +14,7 @@ import os
 import re
 from pathlib import Path
 
+from vesper_monitor.regular_file import open_regular
 from vesper_monitor.transport import Cause
 
 __all__ = ["FOLDER", "Ending", "ending", "follows", "read"]
@@ -41,10 +42,8 @@ _DESTROYED = (Cause.FAILURE, "destroyed by hand (xl destroy)")
 
 def read(name: str, folder: Path = FOLDER) -> str:
     """The end of what xl has noted of the domain of that name; empty: nothing."""
-    if "/" in name:
-        return ""
     try:
-        with (folder / f"xl-{name}.log").open("rb") as log:
+        with open(open_regular(str(folder), f"xl-{name}.log"), "rb") as log:
             log.seek(max(0, os.fstat(log.fileno()).st_size - _TAIL))
             return log.read(_TAIL).decode(errors="replace")
     except OSError:

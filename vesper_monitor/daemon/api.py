@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING, Any, TypeVar
 
 import vesper_monitor
 from vesper_monitor.daemon.config import DEFAULT_PROBES
-from vesper_monitor.daemon.request import boolean, names, number, optional, text
+from vesper_monitor.daemon.request import boolean, names, number, optional, text, vm_name
 from vesper_monitor.daemon.server import Connection, RequestError
 from vesper_monitor.daemon.status import vm_status
 from vesper_monitor.daemon.watch import NoTransport
@@ -110,6 +110,7 @@ class Api:
             raise RequestError("bad-request", f"unknown op {str(op)[:40]!r}")
         if op in ROOT_ONLY and not connection.privileged:
             raise RequestError("denied", f"{op}: only root may do that")
+        optional(request, "vm", vm_name)  # whatever is done with it: it is a name
         try:
             await operation(connection, request)
         except NoTransport as error:
