@@ -10,11 +10,12 @@ import dataclasses
 import logging
 import os
 import time
-from collections.abc import Awaitable, Callable
+from collections.abc import Awaitable, Callable, Iterator
 from typing import TYPE_CHECKING, Any, TypeVar
 
 import vesper_monitor
 from vesper_monitor.daemon.config import DEFAULT_PROBES
+from vesper_monitor.daemon.connection import encode
 from vesper_monitor.daemon.request import boolean, names, number, optional, text, vm_name
 from vesper_monitor.daemon.server import Connection, RequestError
 from vesper_monitor.daemon.status import vm_status
@@ -23,7 +24,7 @@ from vesper_monitor.daemon.wishes import MAX_TIMEOUT_S, Wishes, read_wishes, wis
 from vesper_monitor.faults.carried import CarriedFault, unpack_fault
 from vesper_monitor.faults.fault import Fault, InstanceRecord
 from vesper_monitor.faults.instance import Answer, Instance, Result
-from vesper_monitor.faults.journal import JournalError
+from vesper_monitor.faults.journal import Journal, JournalError
 from vesper_monitor.faults.pauses import MAX_SECONDS
 from vesper_monitor.faults.rules import system_gone
 from vesper_monitor.guest import abi
@@ -56,8 +57,12 @@ LOOK_TIMEOUT = 5.0
 MAX_HAND_OVER_S = 60.0
 #: s for a guest to answer an ``activate``: who asks by hand knows that it has booted.
 MAX_ACTIVATE_S = 25.0
-#: Events read from the journal at once, and in one request.
-PAGE, MAX_EVENTS = 500, 100_000
+#: Events read from the journal at once, by root and by others; and in one request.
+PAGE, PAGE_OF_GROUP, MAX_EVENTS = 500, 50, 100_000
+#: Events of a follower that are sent at once.
+FOLLOWED_AT_ONCE = 50
+#: Clients of the group that follow events or records: each costs with each of those.
+MAX_STREAMS_OF_GROUP = 64
 DEFAULT_EVENTS = 100
 #: With a fault: the VM's events of so many s before it, and at most so many.
 EVENTS_BEFORE_S, MAX_EVENTS_BEFORE = 10.0, 20
@@ -73,6 +78,7 @@ class Api:
         self._daemon = daemon
         #: by resource: an instance that is being begun
         self._beginning: dict[str, asyncio.Task[Instance | None]] = {}
+        self._streams_of_group = 0
         self._operations: dict[str, _Operation] = {
             "hello": self._hello,
             "start": self._start,
@@ -455,48 +461,72 @@ class Api:
         if limit is None:
             limit = MAX_EVENTS if since is not None else 0 if follow else DEFAULT_EVENTS
         limit = min(limit, MAX_EVENTS)
-        follower = daemon.followers.add(vm) if follow else None
-        connection.until_closed = True
-        try:
-            last = since or 0
-            if limit:
-                last = await self._history(connection, vm, since, limit)
-            while follower is not None:
-                events, dropped = await follower.get()
-                for event in events:
-                    if event.id is not None and event.id > last:
-                        await _send_event(connection, event)
-                if dropped:
-                    await connection.send({"ok": True, "dropped": dropped})
-        finally:
-            connection.until_closed = False
-            if follower is not None:
-                daemon.followers.remove(follower)
+        with self._stream(connection) if follow else contextlib.nullcontext():
+            follower = daemon.followers.add(vm) if follow else None
+            connection.until_closed = True
+            try:
+                last = since or 0
+                if limit:
+                    last = await self._history(connection, vm, since, limit)
+                connection.end_turn()
+                while follower is not None:
+                    events, dropped = await follower.get()
+                    await _send_events(connection, events, last)
+                    if dropped:
+                        await connection.send({"ok": True, "dropped": dropped})
+            finally:
+                connection.until_closed = False
+                if follower is not None:
+                    daemon.followers.remove(follower)
         await connection.send({"ok": True, "end": True})
+
+    @contextlib.contextmanager
+    def _stream(self, connection: Connection) -> Iterator[None]:
+        """One that goes on for as long as its client likes: of the group's there are few.
+
+        :raises RequestError: there are enough of them.
+        """
+        if connection.privileged:
+            yield
+            return
+        if self._streams_of_group >= MAX_STREAMS_OF_GROUP:
+            raise RequestError(
+                "internal", f"{MAX_STREAMS_OF_GROUP} clients that are not root follow already"
+            )
+        self._streams_of_group += 1
+        try:
+            yield
+        finally:
+            self._streams_of_group -= 1
+
+    async def _read(self, connection: Connection, function: Callable[[Journal], _T]) -> _T:
+        """Read in the journal: the group by a connection of its own, in its turn.
+
+        :raises JournalError:
+        """
+        if connection.privileged:
+            return await self._daemon.recorder.run(function)
+        await connection.take_turn()
+        return await self._daemon.reader.run(function, connection.count)
 
     async def _history(
         self, connection: Connection, vm: str | None, since: int | None, limit: int
     ) -> int:
         """Send recorded events, page by page. :returns: id of the last."""
-        run = self._daemon.recorder.run
         last = since or 0
         if since is None:  # the newest, but in their order
-            start = await run(lambda journal: journal.nth_newest(vm, limit))
+            start = await self._read(connection, lambda journal: journal.nth_newest(vm, limit))
             last = start - 1 if start is not None else 0
-        until = (await run(lambda journal: journal.last_ids()))[0]
+        until = (await self._read(connection, lambda journal: journal.last_ids()))[0]
+        most = PAGE if connection.privileged else PAGE_OF_GROUP
         while limit > 0:
-            after, page = last, min(PAGE, limit)
-            events = await run(
-                lambda journal, after=after, page=page: journal.events(  # type: ignore[misc]
-                    vm=vm, after=after, until=until, limit=page
-                )
-            )
-            for event in events:
-                await _send_event(connection, event)
-            limit -= len(events)
-            if len(events) < page:
+            page = _Page(vm, last, until, min(most, limit))
+            lines, count, newest = await self._read(connection, page.read)
+            await connection.send_lines(lines)
+            limit -= count
+            if count < page.limit:
                 break
-            last = events[-1].id or last
+            last = newest or last
         return max(last, until)
 
     async def _faults(self, connection: Connection, request: dict[str, Any]) -> None:
@@ -504,33 +534,20 @@ class Api:
         resource = optional(request, "resource", text)
         limit = min(optional(request, "limit", _whole) or 100, 1000)
         try:
-            faults = await self._daemon.recorder.run(
-                lambda journal: journal.faults(vm=vm, resource=resource, limit=limit)
+            lines = await self._read(
+                connection,
+                lambda journal: _encoded(journal.faults(vm=vm, resource=resource, limit=limit)),
             )
         except JournalError:
-            faults = self._held(vm, resource)
-        await connection.send({"ok": True, "faults": [fault.to_json() for fault in faults]})
+            lines = _encoded(self._held(vm, resource))
+        await connection.send_lines(lines)
 
     async def _fault(self, connection: Connection, request: dict[str, Any]) -> None:
         fault_id = _whole(request, "id")
-        run = self._daemon.recorder.run
-        fault = await run(lambda journal: journal.fault(fault_id))
-        if fault is None:
+        lines = await self._read(connection, lambda journal: _encoded_fault(journal, fault_id))
+        if lines is None:
             raise RequestError("bad-request", f"there is no fault {fault_id}")
-        # An instance's name ends with its start: older words are another life's.
-        started = _start_of(fault)
-        words = await run(lambda j: j.last_words(fault.vm, fault.domid, started))
-        events = await run(lambda j: j.events_before(fault, EVENTS_BEFORE_S, MAX_EVENTS_BEFORE))
-        await connection.send(
-            {
-                "ok": True,
-                "fault": fault.to_json(),
-                "last_words": [
-                    {"received": received, **dataclasses.asdict(said)} for received, said in words
-                ],
-                "events": [event.to_json() for event in events],
-            }
-        )
+        await connection.send_lines(lines)
 
     def _held(self, vm: str | None, resource: str | None) -> list[Fault]:
         """Without a journal: what is in memory."""
@@ -551,23 +568,25 @@ class Api:
             raise RequestError(
                 "no-such-probe", f"{session.domain.name}: no probe {probe} is loaded ({known})"
             )
-        records = session.subscribe_raw(probe, cpu)
-        connection.until_closed = True
-        try:
-            async for number_, seq, data in records:
-                await connection.send(
-                    {
-                        "ok": True,
-                        "cpu": number_,
-                        "seq": seq,
-                        "data": base64.b64encode(data).decode("ascii"),
-                    }
-                )
-        finally:
-            connection.until_closed = False
-            close = getattr(records, "aclose", None)
-            if close is not None:
-                await close()
+        with self._stream(connection):
+            records = session.subscribe_raw(probe, cpu)
+            connection.until_closed = True
+            connection.end_turn()
+            try:
+                async for number_, seq, data in records:
+                    await connection.send(
+                        {
+                            "ok": True,
+                            "cpu": number_,
+                            "seq": seq,
+                            "data": base64.b64encode(data).decode("ascii"),
+                        }
+                    )
+            finally:
+                connection.until_closed = False
+                close = getattr(records, "aclose", None)
+                if close is not None:
+                    await close()
         await connection.send({"ok": True, "end": True})
 
     # ------------------------------------------------------------ operators
@@ -700,8 +719,54 @@ class Api:
         return found
 
 
-async def _send_event(connection: Connection, event: Event) -> None:
-    await connection.send({"ok": True, "event": event.to_json()})
+async def _send_events(connection: Connection, events: list[Event], after: int) -> None:
+    """Send to a follower what is younger than what it has."""
+    new = [event for event in events if event.id is not None and event.id > after]
+    for first in range(0, len(new), FOLLOWED_AT_ONCE):
+        some = new[first : first + FOLLOWED_AT_ONCE]
+        await connection.send(*({"ok": True, "event": event.to_json()} for event in some))
+
+
+@dataclasses.dataclass(frozen=True)
+class _Page:
+    """Some events of the journal, read and encoded in the journal's thread."""
+
+    vm: str | None
+    after: int
+    until: int
+    limit: int
+
+    def read(self, journal: Journal) -> tuple[bytes, int, int | None]:
+        """Return their lines, how many there are, and the id of the last."""
+        events = journal.events(
+            vm=self.vm, after=self.after, until=self.until, limit=self.limit
+        )
+        lines = encode(*({"ok": True, "event": event.to_json()} for event in events))
+        return lines, len(events), events[-1].id if events else None
+
+
+def _encoded(faults: list[Fault]) -> bytes:
+    return encode({"ok": True, "faults": [fault.to_json() for fault in faults]})
+
+
+def _encoded_fault(journal: Journal, fault_id: int) -> bytes | None:
+    """A fault with what is known of its time; None: there is no such fault."""
+    fault = journal.fault(fault_id)
+    if fault is None:
+        return None
+    # An instance's name ends with its start: older words are another life's.
+    words = journal.last_words(fault.vm, fault.domid, _start_of(fault))
+    events = journal.events_before(fault, EVENTS_BEFORE_S, MAX_EVENTS_BEFORE)
+    return encode(
+        {
+            "ok": True,
+            "fault": fault.to_json(),
+            "last_words": [
+                {"received": received, **dataclasses.asdict(said)} for received, said in words
+            ],
+            "events": [event.to_json() for event in events],
+        }
+    )
 
 
 def _no_such_vm(vm: str) -> RequestError:

@@ -40,6 +40,7 @@ from vesper_monitor.faults.fault import InstanceRecord
 from vesper_monitor.faults.instance import Instance
 from vesper_monitor.faults.instances import Instances
 from vesper_monitor.faults.journal import Batch, Journal, JournalError
+from vesper_monitor.faults.journal_reader import JournalReader
 from vesper_monitor.faults.pauses import Pauses
 from vesper_monitor.faults.rate import WINDOW
 from vesper_monitor.faults.recorder import Recorder
@@ -91,6 +92,8 @@ class Daemon:
         self.config = config
         self._transports = transports
         self.recorder = Recorder(self._open_journal)
+        #: for the group of readers
+        self.reader = JournalReader(Path(config.journal))
         self.followers = Followers()
         self._attributes = NodeAttributes()
         self.pauses = Pauses(
@@ -186,6 +189,7 @@ class Daemon:
         await self.instances.close()
         await self.watch.close()
         await asyncio.gather(*self._tasks, return_exceptions=True)
+        self.reader.close()
         await self.recorder.close()
 
     # ------------------------------------------------------------ activation
