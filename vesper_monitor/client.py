@@ -93,6 +93,8 @@ class Client:
         deadline = None if self.timeout is None else time.monotonic() + self.timeout
         try:
             self._socket = _connected(root_path(self.path), deadline)
+        except TimeoutError as error:
+            raise DaemonUnavailable(_why_no_connection(self.path, error)) from error
         except OSError:  # we are not root, or vesperd is an older one
             try:
                 self._socket = _connected(self.path, deadline)

@@ -37,7 +37,10 @@ from xen_transport.device import Device
 from xen_transport.link import XenLink
 from xen_transport.xenstore import XenStore
 
-__all__ = ["holder", "region", "socket", "tools", "xenstore"]
+__all__ = [
+    "Client", "begin", "daemon", "holder", "raise_found", "region", "request", "socket", "tools",
+    "xenstore",
+]  # fmt: skip
 
 
 def _at_once(work: Coroutine[Any, Any, Any]) -> Any:
@@ -204,7 +207,7 @@ class _Transport:
         yield DomainEvent(7)
 
 
-class _Client(Connection):
+class Client(Connection):
     """A connection's far end."""
 
     def __init__(self, *, root: bool) -> None:
@@ -247,8 +250,11 @@ _server: Server | None = None
 PATIENCE = 0.002
 
 
-def _begin() -> Server:
+def begin() -> Server:
+    """A whole vesperd, the same for all inputs."""
     global _daemon, _server
+    if _server is not None:
+        return _server
     logging.getLogger("vesper_monitor").addHandler(_Errors())
     logging.getLogger("vesper_monitor").propagate = False
     directory = tempfile.mkdtemp()
@@ -261,19 +267,30 @@ def _begin() -> Server:
     return _server
 
 
-async def _request(server: Server, line: bytes, client: _Client) -> None:
+async def request(server: Server, line: bytes, client: Client) -> None:
     work = asyncio.ensure_future(server._request(client, line))
     await asyncio.wait({work}, timeout=PATIENCE)
     work.cancel()
     await asyncio.gather(work, return_exceptions=True)
 
 
-def socket(data: bytes) -> None:
-    """Requests to a whole vesperd."""
-    server = _server or _begin()
-    given = Input(data)
-    client = _Client(root=given.u8() % 4 != 0)
-    for line in given.rest().split(b"\n")[:4]:
-        loop.run_until_complete(_request(server, line, client))
+def daemon() -> Daemon:
+    """The one behind :func:`begin`."""
+    assert _daemon is not None
+    return _daemon
+
+
+def raise_found() -> None:
+    """Raise an internal error that was only logged."""
     if found:
         raise found.pop()
+
+
+def socket(data: bytes) -> None:
+    """Requests to a whole vesperd."""
+    server = begin()
+    given = Input(data)
+    client = Client(root=given.u8() % 4 != 0)
+    for line in given.rest().split(b"\n")[:4]:
+        loop.run_until_complete(request(server, line, client))
+    raise_found()

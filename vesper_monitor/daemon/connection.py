@@ -9,6 +9,7 @@ import os
 import socket
 import struct
 from abc import ABC, abstractmethod
+from collections.abc import Callable
 from typing import Any
 
 from vesper_monitor.daemon.share import Share, Turn
@@ -50,6 +51,10 @@ class Connection(ABC):
         #: the present request lasts until the client closes its end; others
         #: are answered even if it does (``echo ... | socat - UNIX:...``)
         self.until_closed = False
+        #: nothing can be sent to the client any more, as far as that is noticed
+        self.is_gone = False
+        #: called when it is
+        self.on_gone: Callable[[], object] | None = None
 
     @property
     def privileged(self) -> bool:

@@ -50,11 +50,11 @@ class GroupConnection(Connection):
 
     @property
     def is_over(self) -> bool:
-        return self._closed or self._gone is not None or (self.until_closed and self._eof)
+        return self.is_gone or (self.until_closed and self._eof)
 
     async def line(self) -> bytes | None:
-        while (end := self._in.find(b"\n")) < 0:
-            if self._eof or self._closed:
+        while (end := self._in.find(b"\n")) < 0 or self.is_gone:
+            if self._eof:
                 return None
             if len(self._in) > MAX_LINE:
                 raise ValueError("a line that is too long")
@@ -74,7 +74,7 @@ class GroupConnection(Connection):
         self._listen()
 
     async def drain(self) -> None:
-        if self._gone is None and self._out:
+        if not self.is_gone and self._out:
             self._sending = asyncio.get_running_loop().create_future()
             try:
                 async with asyncio.timeout(SEND_TIMEOUT):
@@ -126,7 +126,7 @@ class GroupConnection(Connection):
             _wake(self._reading)
 
     def _flush(self) -> None:
-        if self._closed or self._gone is not None:
+        if self.is_gone:
             return
         try:
             sent = self._peer.send(self._out) if self._out else 0
@@ -141,14 +141,16 @@ class GroupConnection(Connection):
 
     def _fail(self, error: OSError) -> None:
         self._gone = self._gone or error
-        self._eof = True
+        self._eof = self.is_gone = True
         self._out.clear()
         self._port.forget(self._peer)
         _wake(self._sending)
         _wake(self._reading)
+        if self.on_gone is not None:
+            self.on_gone()
 
     def _listen(self) -> None:
-        if not self._closed and self._gone is None:
+        if not self.is_gone:
             self._port.look_for(self._peer, self.wanted, self)
 
     def _end(self) -> None:

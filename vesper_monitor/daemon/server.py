@@ -198,12 +198,16 @@ class Server:
                     return
                 reading = loop.create_task(connection.line())
                 work = loop.create_task(self._request(connection, line))
+                connection.on_gone = work.cancel  # also with another request behind this one
+                if connection.is_gone:
+                    work.cancel()
                 try:
                     await asyncio.wait({work, reading}, return_when=asyncio.FIRST_COMPLETED)
                     if not work.done() and connection.until_closed and _ended(reading):
                         return
                     await work
                 finally:
+                    connection.on_gone = None
                     work.cancel()
                     await asyncio.gather(work, return_exceptions=True)
         finally:
