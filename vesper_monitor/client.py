@@ -170,7 +170,7 @@ class Client:
         """An answer, of this connection or another; raises as :meth:`call` does."""
         try:
             answer = json.loads(line)
-        except ValueError as error:
+        except (ValueError, RecursionError) as error:
             self.close()
             raise DaemonUnavailable(f"{self.path}: answer is not JSON: {line[:80]!r}") from error
         if not isinstance(answer, dict):
