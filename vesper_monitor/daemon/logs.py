@@ -28,19 +28,18 @@ _PRIORITY = {
 class RateLimit(logging.Filter):
     """Lets :data:`BURST` messages pass, then :data:`RATE` per second.
 
-    The measure is per VM and module: messages that begin with ``NAME:`` as all
-    about a guest do; others go by their text before formatting.  So what a
-    guest has the reader of its channels say takes no line away from its faults.
+    The measure is per VM: messages that begin with ``NAME:`` as all about a
+    guest do; others go by their text before formatting.
     """
 
     def __init__(self) -> None:
         super().__init__()
-        self._buckets: dict[tuple[str, str], tuple[float, float, int]] = {}
+        self._buckets: dict[str, tuple[float, float, int]] = {}
 
     def filter(self, record: logging.LogRecord) -> bool:
         message = record.getMessage()
         head, colon, _ = message.partition(":")
-        key = record.name, head if colon and len(head) < 80 else str(record.msg)
+        key = head if colon and len(head) < 80 else str(record.msg)
         now = time.monotonic()
         level, since, suppressed = self._buckets.get(key, (float(BURST), now, 0))
         level = min(float(BURST), level + (now - since) * RATE)
