@@ -7,15 +7,15 @@ import asyncio
 import base64
 import contextlib
 import dataclasses
+import json
 import logging
 import os
 import time
-from collections.abc import Awaitable, Callable, Iterator
-from typing import TYPE_CHECKING, Any, TypeVar
+from collections.abc import Awaitable, Callable, Iterator, Sequence
+from typing import TYPE_CHECKING, Any, Concatenate, ParamSpec, TypeVar
 
 import vesper_monitor
 from vesper_monitor.daemon.config import DEFAULT_PROBES
-from vesper_monitor.daemon.connection import encode
 from vesper_monitor.daemon.request import boolean, names, number, optional, text, vm_name
 from vesper_monitor.daemon.server import Connection, RequestError
 from vesper_monitor.daemon.status import vm_status
@@ -57,16 +57,17 @@ LOOK_TIMEOUT = 5.0
 MAX_HAND_OVER_S = 60.0
 #: s for a guest to answer an ``activate``: who asks by hand knows that it has booted.
 MAX_ACTIVATE_S = 25.0
-#: Events read from the journal at once, by root and by others; and in one request.
-PAGE, PAGE_OF_GROUP, MAX_EVENTS = 500, 50, 100_000
-#: Events of a follower that are sent at once.
-FOLLOWED_AT_ONCE = 50
+#: Events read from the journal at once, and in one request.
+PAGE, MAX_EVENTS = 500, 100_000
+#: Events or faults that are encoded at once: what the group asks for is done in turns.
+AT_ONCE = 50
 #: Clients of the group that follow events or records: each costs with each of those.
 MAX_STREAMS_OF_GROUP = 64
 DEFAULT_EVENTS = 100
 #: With a fault: the VM's events of so many s before it, and at most so many.
 EVENTS_BEFORE_S, MAX_EVENTS_BEFORE = 10.0, 20
 
+_P = ParamSpec("_P")
 _T = TypeVar("_T")
 _Operation = Callable[[Connection, dict[str, Any]], Awaitable[None]]
 
@@ -471,7 +472,8 @@ class Api:
                 connection.end_turn()
                 while follower is not None:
                     events, dropped = await follower.get()
-                    await _send_events(connection, events, last)
+                    new = [e for e in events if e.id is not None and e.id > last]
+                    await _send_events(connection, new)
                     if dropped:
                         await connection.send({"ok": True, "dropped": dropped})
             finally:
@@ -499,15 +501,20 @@ class Api:
         finally:
             self._streams_of_group -= 1
 
-    async def _read(self, connection: Connection, function: Callable[[Journal], _T]) -> _T:
-        """Read in the journal: the group by a connection of its own, in its turn.
+    async def _read(
+        self, connection: Connection,
+        method: Callable[Concatenate[Journal, _P], _T], *args: _P.args, **kwargs: _P.kwargs,
+    ) -> _T:  # fmt: skip
+        """Call a method of the journal that reads: the group's by a connection of its own.
 
         :raises JournalError:
         """
         if connection.privileged:
-            return await self._daemon.recorder.run(function)
+            return await self._daemon.recorder.run(lambda j: method(j, *args, **kwargs))
         await connection.take_turn()
-        return await self._daemon.reader.run(function, connection.count)
+        return await self._daemon.reader.run(
+            lambda j: method(j, *args, **kwargs), connection.count
+        )
 
     async def _history(
         self, connection: Connection, vm: str | None, since: int | None, limit: int
@@ -515,18 +522,19 @@ class Api:
         """Send recorded events, page by page. :returns: id of the last."""
         last = since or 0
         if since is None:  # the newest, but in their order
-            start = await self._read(connection, lambda journal: journal.nth_newest(vm, limit))
+            start = await self._read(connection, Journal.nth_newest, vm, limit)
             last = start - 1 if start is not None else 0
-        until = (await self._read(connection, lambda journal: journal.last_ids()))[0]
-        most = PAGE if connection.privileged else PAGE_OF_GROUP
+        until = (await self._read(connection, Journal.last_ids))[0]
         while limit > 0:
-            page = _Page(vm, last, until, min(most, limit))
-            lines, count, newest = await self._read(connection, page.read)
-            await connection.send_lines(lines)
-            limit -= count
-            if count < page.limit:
+            page = min(PAGE if connection.privileged else AT_ONCE, limit)
+            events = await self._read(
+                connection, Journal.events, vm=vm, after=last, until=until, limit=page
+            )
+            await _send_events(connection, events)
+            limit -= len(events)
+            if len(events) < page:
                 break
-            last = newest or last
+            last = events[-1].id or last
         return max(last, until)
 
     async def _faults(self, connection: Connection, request: dict[str, Any]) -> None:
@@ -534,20 +542,41 @@ class Api:
         resource = optional(request, "resource", text)
         limit = min(optional(request, "limit", _whole) or 100, 1000)
         try:
-            lines = await self._read(
-                connection,
-                lambda journal: _encoded(journal.faults(vm=vm, resource=resource, limit=limit)),
+            faults = await self._read(
+                connection, Journal.faults, vm=vm, resource=resource, limit=limit
             )
         except JournalError:
-            lines = _encoded(self._held(vm, resource))
-        await connection.send_lines(lines)
+            faults = self._held(vm, resource)
+        parts = []
+        for some in _in_pieces(faults):  # of a line
+            await connection.take_turn()
+            parts += [json.dumps(fault.to_json()) for fault in some]
+            connection.end_turn()
+        await connection.send_lines(f'{{"ok": true, "faults": [{", ".join(parts)}]}}\n'.encode())
 
     async def _fault(self, connection: Connection, request: dict[str, Any]) -> None:
         fault_id = _whole(request, "id")
-        lines = await self._read(connection, lambda journal: _encoded_fault(journal, fault_id))
-        if lines is None:
+        fault = await self._read(connection, Journal.fault, fault_id)
+        if fault is None:
             raise RequestError("bad-request", f"there is no fault {fault_id}")
-        await connection.send_lines(lines)
+        # An instance's name ends with its start: older words are another life's.
+        started = _start_of(fault)
+        words = await self._read(
+            connection, Journal.last_words, fault.vm, fault.domid, started
+        )
+        events = await self._read(
+            connection, Journal.events_before, fault, EVENTS_BEFORE_S, MAX_EVENTS_BEFORE
+        )
+        await connection.send(
+            {
+                "ok": True,
+                "fault": fault.to_json(),
+                "last_words": [
+                    {"received": received, **dataclasses.asdict(said)} for received, said in words
+                ],
+                "events": [event.to_json() for event in events],
+            }
+        )
 
     def _held(self, vm: str | None, resource: str | None) -> list[Fault]:
         """Without a journal: what is in memory."""
@@ -719,54 +748,15 @@ class Api:
         return found
 
 
-async def _send_events(connection: Connection, events: list[Event], after: int) -> None:
-    """Send to a follower what is younger than what it has."""
-    new = [event for event in events if event.id is not None and event.id > after]
-    for first in range(0, len(new), FOLLOWED_AT_ONCE):
-        some = new[first : first + FOLLOWED_AT_ONCE]
+async def _send_events(connection: Connection, events: list[Event]) -> None:
+    for some in _in_pieces(events):
         await connection.send(*({"ok": True, "event": event.to_json()} for event in some))
 
 
-@dataclasses.dataclass(frozen=True)
-class _Page:
-    """Some events of the journal, read and encoded in the journal's thread."""
-
-    vm: str | None
-    after: int
-    until: int
-    limit: int
-
-    def read(self, journal: Journal) -> tuple[bytes, int, int | None]:
-        """Return their lines, how many there are, and the id of the last."""
-        events = journal.events(
-            vm=self.vm, after=self.after, until=self.until, limit=self.limit
-        )
-        lines = encode(*({"ok": True, "event": event.to_json()} for event in events))
-        return lines, len(events), events[-1].id if events else None
-
-
-def _encoded(faults: list[Fault]) -> bytes:
-    return encode({"ok": True, "faults": [fault.to_json() for fault in faults]})
-
-
-def _encoded_fault(journal: Journal, fault_id: int) -> bytes | None:
-    """A fault with what is known of its time; None: there is no such fault."""
-    fault = journal.fault(fault_id)
-    if fault is None:
-        return None
-    # An instance's name ends with its start: older words are another life's.
-    words = journal.last_words(fault.vm, fault.domid, _start_of(fault))
-    events = journal.events_before(fault, EVENTS_BEFORE_S, MAX_EVENTS_BEFORE)
-    return encode(
-        {
-            "ok": True,
-            "fault": fault.to_json(),
-            "last_words": [
-                {"received": received, **dataclasses.asdict(said)} for received, said in words
-            ],
-            "events": [event.to_json() for event in events],
-        }
-    )
+def _in_pieces(rows: Sequence[_T]) -> Iterator[Sequence[_T]]:
+    """What may be encoded in one turn of the group's."""
+    for first in range(0, len(rows), AT_ONCE):
+        yield rows[first : first + AT_ONCE]
 
 
 def _no_such_vm(vm: str) -> RequestError:

@@ -20,7 +20,7 @@ from pathlib import Path
 from typing import Any, TypeVar
 from urllib.parse import quote
 
-from vesper_monitor.faults.journal import SCHEMA_VERSION, Journal, JournalError
+from vesper_monitor.faults.journal import Journal, JournalError
 
 __all__ = ["JournalReader"]
 
@@ -42,12 +42,8 @@ class _Readable(Journal):
                 f"file:{quote(str(path))}?mode=ro", uri=True, timeout=LOCK_LIMIT_S,
                 isolation_level=None, check_same_thread=False,
             )  # fmt: skip
-            version = self._db.execute("PRAGMA user_version").fetchone()[0]
         except (OSError, sqlite3.Error) as error:
             raise JournalError(f"{path}: cannot open the journal: {error}") from error
-        if version != SCHEMA_VERSION:
-            self._db.close()
-            raise JournalError(f"{path}: schema version {version}, not {SCHEMA_VERSION}")
 
 
 class JournalReader:
