@@ -69,11 +69,9 @@ async def _talk(server: Server, pieces: list[bytes]) -> None:
     for line in answers.splitlines():
         answer = json.loads(line)
         assert answer["ok"] or answer["code"] in READERS_CODES, answer
-    for _ in range(1000):
-        if not server._clients:
-            return
-        await asyncio.sleep(0)
-    await asyncio.wait(server._clients, timeout=5)
+    end = asyncio.get_running_loop().time() + 5
+    while server._clients and asyncio.get_running_loop().time() < end:
+        await asyncio.wait(server._clients, timeout=0.1)
     assert not server._clients, "a client has gone, and is served on"
 
 

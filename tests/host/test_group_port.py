@@ -197,6 +197,32 @@ def test_without_a_descriptor_left_nothing_spins(tmp_path: Path, as_the_group: N
     asyncio.run(run())
 
 
+def test_who_is_refused_and_has_gone_is_no_ones_trouble(
+    tmp_path: Path, as_the_group: None, caplog: pytest.LogCaptureFixture
+) -> None:
+    """What could not be sent to one ended another one's request, and left a turn behind."""
+    path = tmp_path / "sock"
+
+    async def run() -> None:
+        async with served(path, echo, max_clients=4):
+            clients = [await asyncio.open_unix_connection(str(path)) for _ in range(2)]
+            for _ in range(50):
+                with socket.socket(socket.AF_UNIX) as knock:
+                    knock.setblocking(False)
+                    knock.connect_ex(str(path))
+                for number, (reader, writer) in enumerate(clients):
+                    writer.write(b'{"a":%d}\n' % number)
+                    async with asyncio.timeout(5):
+                        assert json.loads(await reader.readline())["a"] == number
+            for _, writer in clients:
+                writer.close()
+
+    begin = time.monotonic()
+    asyncio.run(run())
+    assert time.monotonic() - begin < 10
+    assert not [record for record in caplog.records if record.exc_info]
+
+
 # ------------------------------------------------------------ turns
 
 

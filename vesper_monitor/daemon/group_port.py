@@ -10,7 +10,6 @@ see them: all are in one epoll(7) of this port's, which is looked at in turns
 from __future__ import annotations
 
 import asyncio
-import errno
 import logging
 import select
 import socket
@@ -27,8 +26,6 @@ _log = logging.getLogger(__name__)
 READY_AT_ONCE, READ_BYTES = 8, 16384
 #: s without accepting where no descriptor is left.
 NO_FILES_PAUSE_S = 1.0
-#: No descriptor, no memory for a connection.
-_NOTHING_LEFT = (errno.EMFILE, errno.ENFILE, errno.ENOBUFS, errno.ENOMEM)
 
 
 class GroupConnection(Connection):
@@ -236,8 +233,7 @@ class GroupPort:
         except (BlockingIOError, ConnectionAbortedError):
             return
         except OSError as error:
-            if error.errno not in _NOTHING_LEFT:
-                raise
+            # No descriptor or no memory is left: of no use to try again at once.
             _log.error("no connection of the group is accepted for now: %s", error.strerror)
             self._epoll.modify(self._listener, 0)
             self._resume = self._loop.call_later(NO_FILES_PAUSE_S, self._go_on)

@@ -15,6 +15,7 @@ before them in a queue.  What the group asks for is done in turns
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import grp
 import json
 import logging
@@ -141,7 +142,7 @@ class Server:
             return
         others = sum(not privileged for privileged in self._clients.values())
         if others >= self._max // 2 or len(self._clients) >= self._max:
-            with peer:
+            with peer, contextlib.suppress(OSError):  # it may have gone already
                 peer.send(encode(_error("internal", _FULL)))
             return
         connection = GroupConnection(self._port, peer, pid, uid)

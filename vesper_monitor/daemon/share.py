@@ -10,11 +10,14 @@ the monitors' and root's.
 from __future__ import annotations
 
 import asyncio
+import logging
 import time
 from collections import deque
 from collections.abc import Callable
 
 __all__ = ["Share", "Turn"]
+
+_log = logging.getLogger(__name__)
 
 #: s of rest for each second that a turn took.
 REST_PER_TURN = 3.0
@@ -95,8 +98,9 @@ class Share:
                 work, self._work, self._work_was_last = self._work, None, True
                 try:
                     work()
-                finally:
-                    turn.end()
+                except Exception:  # is no concern of who has asked for the next turn
+                    _log.exception("internal error in a turn of the group's")
+                turn.end()
             else:
                 self._work_was_last = False
                 self._waiting.popleft().set_result(turn)
