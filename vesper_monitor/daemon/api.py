@@ -7,6 +7,7 @@ import asyncio
 import base64
 import contextlib
 import dataclasses
+import itertools
 import json
 import logging
 import os
@@ -444,14 +445,15 @@ class Api:
 
     async def _status(self, connection: Connection, request: dict[str, Any]) -> None:
         daemon = self._daemon
-        await connection.send(
-            {
-                "ok": True,
-                "vms": vm_status(daemon.watch.sessions(), daemon.instances.all(), daemon.pauses),
-                "transports": daemon.watch.troubles(),
-                "journal": daemon.recorder.error,
-            }
-        )
+        rows = vm_status(daemon.watch.sessions(), daemon.instances.all(), daemon.pauses)
+        more = {"transports": daemon.watch.troubles(), "journal": daemon.recorder.error}
+        by_name = []
+        while some := list(itertools.islice(rows, AT_ONCE)):
+            await connection.take_turn()
+            by_name += [((row["vm"], row["domid"]), json.dumps(row)) for row in some]
+            connection.end_turn()
+        by_name.sort(key=lambda row: row[0])
+        await _send_list(connection, "vms", [row for _, row in by_name], **more)
 
     async def _events(self, connection: Connection, request: dict[str, Any]) -> None:
         daemon = self._daemon
@@ -552,7 +554,7 @@ class Api:
             await connection.take_turn()
             parts += [json.dumps(fault.to_json()) for fault in some]
             connection.end_turn()
-        await connection.send_lines(f'{{"ok": true, "faults": [{", ".join(parts)}]}}\n'.encode())
+        await _send_list(connection, "faults", parts)
 
     async def _fault(self, connection: Connection, request: dict[str, Any]) -> None:
         fault_id = _whole(request, "id")
@@ -746,6 +748,13 @@ class Api:
         if found is None:
             raise _no_such_vm(vm)
         return found
+
+
+async def _send_list(connection: Connection, key: str, parts: list[str], **more: Any) -> None:
+    """Send an answer whose list was encoded in pieces."""
+    end = "".join(f", {json.dumps(name)}: {json.dumps(value)}" for name, value in more.items())
+    line = f'{{"ok": true, {json.dumps(key)}: [{", ".join(parts)}]{end}}}\n'
+    await connection.send_lines(line.encode())
 
 
 async def _send_events(connection: Connection, events: list[Event]) -> None:
