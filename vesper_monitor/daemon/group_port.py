@@ -179,6 +179,7 @@ class GroupPort:
         self._clients: dict[int, GroupConnection] = {}
         self._loop = asyncio.get_running_loop()
         self._resume: asyncio.TimerHandle | None = None
+        self._accepts_none = False
         listener.setblocking(False)
         listener.listen(backlog)
         self._epoll.register(listener, select.EPOLLIN)
@@ -234,10 +235,13 @@ class GroupPort:
             return
         except OSError as error:
             # No descriptor or no memory is left: of no use to try again at once.
-            _log.error("no connection of the group is accepted for now: %s", error.strerror)
+            if not self._accepts_none:
+                _log.error("no connection of the group is accepted for now: %s", error.strerror)
+            self._accepts_none = True
             self._epoll.modify(self._listener, 0)
             self._resume = self._loop.call_later(NO_FILES_PAUSE_S, self._go_on)
             return
+        self._accepts_none = False
         peer.setblocking(False)
         self._accepted(peer)
 
