@@ -89,6 +89,7 @@ def test_a_clock_that_is_set_changes_no_pause(
     async def run() -> None:
         ended = list[str]()
         kept = pauses(tmp_path, Cluster(), ended)
+        kept.restore()
         kept.begin("vm1", 0.2, "")
         kept.begin("vm2", 3600, "")
         kept.close()
