@@ -22,6 +22,8 @@ STORM   ?= 60
 CORRUPTIONS ?= 10000
 XEN_CORRUPTIONS ?= 1000
 FUZZ_RUNS ?= 10000000
+# Clients that only read, beside the load of bench-load.
+READERS ?= 0
 DESTDIR ?=
 
 PYLIB   := $(DESTDIR)/usr/lib/python3/dist-packages
@@ -56,7 +58,7 @@ help:
 	@echo '  make bench-probes    what a hit of each probe costs, against ftrace and bpftrace'
 	@echo '  make bench-liveness  how soon hangs are found; no false alarms (ROUNDS=200)'
 	@echo '  make bench-quiet     heavy normal use raises no fault (MINUTES=60)'
-	@echo '  make bench-load      one vesperd with 1000 guests: CPU, memory, delays'
+	@echo '  make bench-load      one vesperd with 1000 guests: CPU, memory, delays (READERS=0)'
 	@echo '  make bench-slowdown  a guest with every probe against none: forks, signals'
 	@echo '  make bench-neighbour what a hostile guest does to the events of a healthy one'
 	@echo '  make bench-monitor   CPU time of watching a VM on Xen, stock agent against ours'
@@ -185,7 +187,7 @@ bench-kvm: deps
 	$(PYTHON) -m bench.kvm
 
 bench-load: deps
-	$(PYTHON) -m bench.load
+	$(PYTHON) -m bench.load --readers $(READERS)
 
 bench-neighbour: deps
 	$(PYTHON) -m bench.neighbour

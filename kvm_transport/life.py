@@ -55,6 +55,10 @@ class Life:
         :param on_end: called when it ends, at once.
         :raises TransportError: not to be told.
         """
+        pid_file = directory / f"{status.name}.pid"
+        # Nobody else's process is held, not even for a moment.
+        if not qemu.holds(status.pid, pid_file):
+            return None
         try:
             pidfd = os.pidfd_open(status.pid)
         except ProcessLookupError:
@@ -69,7 +73,7 @@ class Life:
             # All that was asked by number is of the process that we hold, if it lives.
             if (
                 began is not None
-                and qemu.holds(status.pid, directory / f"{status.name}.pid")
+                and qemu.holds(status.pid, pid_file)
                 and not _has_ended(pidfd)
             ):
                 domain = Domain(status.name, began, status.uuid)

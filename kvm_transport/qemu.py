@@ -17,7 +17,9 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from vesper_monitor.qemu_process import lock_holder
+from vesper_monitor.regular_file import is_refused, read_regular
 from vesper_monitor.transport import TransportError, VcpuState, VcpuUse
+from vesper_monitor.vm_name import explain_bad_name
 from vesper_monitor.xml_parser import parse_xml
 
 __all__ = ["StatusFile", "StatusFiles", "holds", "started", "vcpus"]
@@ -26,6 +28,8 @@ _TICKS = os.sysconf("SC_CLK_TCK")
 #: Of a file's content: its inode and time, as libvirt puts a new file in its place.
 _Mark = tuple[int, int]
 _VCPU = re.compile(r"CPU (\d+)/(?:KVM|TCG)")
+#: Of one status file; a domain with hundreds of devices has some 300 KiB.
+MAX_STATUS_BYTES = 16 << 20
 
 
 @dataclass(frozen=True)
@@ -60,7 +64,7 @@ class StatusFiles:
                 if not entry.name.endswith(".xml"):
                     continue
                 try:
-                    read[entry.name] = self._if_changed(entry)
+                    read[entry.name] = self._if_changed(entry.name)
                 except (FileNotFoundError, TransportError):
                     continue  # its domain has just ended, or it is broken
         except OSError as error:
@@ -73,34 +77,51 @@ class StatusFiles:
 
         :raises TransportError: it cannot be read.
         """
-        path = self.directory / f"{name}.xml"
+        if (why := explain_bad_name(name)) is not None:
+            raise TransportError(f"{name[:80]!r} is not the name of a domain: {why}")
+        file = f"{name}.xml"
         try:
-            known = self._if_changed(path)
+            known = self._if_changed(file)
         except FileNotFoundError:
             return None
         except OSError as error:
-            raise TransportError(f"{path}: {error}") from None
-        self._read[path.name] = known
+            raise TransportError(f"{self.directory / file}: {error.strerror}") from None
+        self._read[file] = known
         return known[1]
 
-    def _if_changed(self, file: os.DirEntry[str] | Path) -> tuple[_Mark, StatusFile | None]:
-        """:raises OSError: raises as :func:`_parse`"""
-        status = file.stat()
+    def _if_changed(self, file: str) -> tuple[_Mark, StatusFile | None]:
+        """
+        :raises OSError: the directory or the file cannot be read.
+        :raises TransportError: the file is not libvirt's, or is broken.
+        """
+        path = self.directory / file
+        status = path.lstat()
         mark = status.st_ino, status.st_mtime_ns
-        known = self._read.get(file.name)
-        return known if known is not None and known[0] == mark else (mark, _parse(Path(file)))
+        known = self._read.get(file)
+        if known is not None and known[0] == mark:
+            return known
+        try:
+            data = read_regular(str(self.directory), file, MAX_STATUS_BYTES)
+        except OSError as error:
+            if is_refused(error):
+                raise TransportError(f"{path}: not a status file of libvirt's: {error.strerror}"
+                                     ) from None  # fmt: skip
+            raise
+        return mark, _parse(path, data)
 
 
-def _parse(path: Path) -> StatusFile | None:
+def _parse(path: Path, data: bytes) -> StatusFile | None:
     """None: it does not run. :raises TransportError:"""
     try:
-        root = parse_xml(path.read_bytes())
+        root = parse_xml(data)
     except ValueError as error:
         raise TransportError(f"{path}: not a status file of libvirt's: {error}") from None
     name, uuid = root.findtext("domain/name"), root.findtext("domain/uuid")
     pid = root.get("pid", "")
     if root.tag != "domstatus" or not name or not uuid or not pid.isdecimal() or pid == "0":
         return None
+    if f"{name}.xml" != path.name:
+        raise TransportError(f"{path}: it is about another domain: {name[:80]!r}")
     return StatusFile(
         name, uuid, int(pid), root.get("state", "nostate"), root.get("reason", "unknown")
     )
@@ -112,9 +133,9 @@ def holds(pid: int, path: Path) -> bool:
     :raises TransportError: the file cannot be read.
     """
     try:
-        return lock_holder(str(path)) == pid
+        return lock_holder(str(path.parent), path.name) == pid
     except OSError as error:
-        raise TransportError(f"{path}: {error}") from None
+        raise TransportError(f"{path}: {error.strerror}") from None
 
 
 def started(pid: int) -> int | None:

@@ -21,17 +21,26 @@ if TYPE_CHECKING:
     from types import TracebackType
     from typing import Any
 
-__all__ = ["SOCKET_PATH", "Client", "DaemonError", "DaemonUnavailable", "default_path"]
+__all__ = [
+    "SOCKET_PATH", "Client", "DaemonError", "DaemonUnavailable", "default_path", "root_path",
+]  # fmt: skip
 
 SOCKET_PATH = "/run/vesper/vesperd.sock"
 
 #: Bytes of one line of an answer; a whole status of many guests is one line.
 MAX_ANSWER = 16 << 20
+#: s between two tries to connect where too many others wait to be accepted.
+CONNECT_PAUSE_S = 0.02
 
 
 def default_path() -> str:
     """The socket's path: ``$VESPER_SOCKET`` or :data:`SOCKET_PATH`."""
     return os.environ.get("VESPER_SOCKET") or SOCKET_PATH
+
+
+def root_path(path: str) -> str:
+    """The path of root's own socket, beside the one that the group may open."""
+    return f"{path}.root"
 
 
 class DaemonUnavailable(Exception):
@@ -75,20 +84,22 @@ class Client:
         self.close()
 
     def connect(self) -> None:
-        """Connect, if not connected.
+        """Connect, if not connected: root to its own socket, if there is one.
 
         :raises DaemonUnavailable:
         """
         if self._socket is not None:
             return
-        sock = socket.socket(socket.AF_UNIX, socket.SOCK_STREAM)
-        sock.settimeout(self.timeout)
+        deadline = None if self.timeout is None else time.monotonic() + self.timeout
         try:
-            sock.connect(self.path)
-        except OSError as error:
-            sock.close()
+            self._socket = _connected(root_path(self.path), deadline)
+        except TimeoutError as error:
             raise DaemonUnavailable(_why_no_connection(self.path, error)) from error
-        self._socket = sock
+        except OSError:  # we are not root, or vesperd is an older one
+            try:
+                self._socket = _connected(self.path, deadline)
+            except OSError as error:
+                raise DaemonUnavailable(_why_no_connection(self.path, error)) from error
         self._buffer.clear()
 
     def close(self) -> None:
@@ -159,7 +170,7 @@ class Client:
         """An answer, of this connection or another; raises as :meth:`call` does."""
         try:
             answer = json.loads(line)
-        except ValueError as error:
+        except (ValueError, RecursionError) as error:
             self.close()
             raise DaemonUnavailable(f"{self.path}: answer is not JSON: {line[:80]!r}") from error
         if not isinstance(answer, dict):
@@ -205,6 +216,30 @@ class Client:
         line = bytes(self._buffer[:end])
         del self._buffer[: end + 1]
         return line
+
+
+def _connected(path: str, deadline: float | None) -> socket.socket:
+    """A connection, waited for where too many others wait to be accepted.
+
+    :param deadline: by the monotonic clock; None: no limit.
+    :raises OSError:
+    """
+    sock = socket.socket(socket.AF_UNIX, socket.SOCK_STREAM)
+    try:
+        while True:
+            # With a limit, connect(2) does not wait for room in the queue.
+            left = None if deadline is None else max(0.001, deadline - time.monotonic())
+            sock.settimeout(left)
+            try:
+                sock.connect(path)
+                return sock
+            except BlockingIOError:
+                if left is not None and left <= CONNECT_PAUSE_S:
+                    raise TimeoutError("too many wait to be accepted") from None
+                time.sleep(CONNECT_PAUSE_S)
+    except BaseException:
+        sock.close()
+        raise
 
 
 def _why_no_connection(path: str, error: OSError) -> str:

@@ -25,6 +25,8 @@ __all__ = ["ask", "path"]
 
 #: Bytes of one answer or event, at most.
 _MAX_LINE = 1 << 20
+#: Of libvirt's status file.
+MAX_STATUS_BYTES = 16 << 20
 
 
 def path(name: str) -> str:
@@ -32,12 +34,12 @@ def path(name: str) -> str:
 
     :raises OSError: there is no such file, or no monitor in it.
     """
+    from vesper_monitor.regular_file import read_regular
     from vesper_monitor.xml_parser import parse_xml
 
     file = os.path.join(folder(), f"{name}.xml")
     try:
-        with open(file, "rb") as status:
-            monitor = parse_xml(status.read()).find("monitor")
+        monitor = parse_xml(read_regular(folder(), f"{name}.xml", MAX_STATUS_BYTES)).find("monitor")
     except ValueError as error:
         raise OSError(f"{file}: {error}") from None
     if monitor is None or not (found := monitor.get("path")):

@@ -26,13 +26,17 @@ def folder() -> str:
     return os.environ.get("VESPER_QEMU_RUN") or "/run/libvirt/qemu"
 
 
-def lock_holder(path: str) -> int | None:
+def lock_holder(directory: str, name: str) -> int | None:
     """The PID of the process that locks a pid file; None: none does, or there is no file.
+
+    Only who may write to a file can lock it so: the file must be libvirt's.
 
     :raises OSError: there is no telling.
     """
+    from vesper_monitor.regular_file import open_regular
+
     try:
-        with open(path, "rb") as file:
+        with open(open_regular(directory, name), "rb") as file:
             wanted = struct.pack(_FLOCK, fcntl.F_WRLCK, os.SEEK_SET, 0, 0, 0)
             answer = fcntl.fcntl(file, fcntl.F_GETLK, wanted)
     except FileNotFoundError:
@@ -46,7 +50,7 @@ def owner(name: str) -> int | None:
 
     :raises OSError: there is no telling.
     """
-    pid = lock_holder(os.path.join(folder(), f"{name}.pid"))
+    pid = lock_holder(folder(), f"{name}.pid")
     return pid if pid is not None and named(pid) == name else None
 
 

@@ -7,6 +7,7 @@ has been stable for a decade. It takes some 20 ms.
 
 from __future__ import annotations
 
+import asyncio
 import re
 
 from vesper_monitor import outside
@@ -21,7 +22,7 @@ from vesper_monitor.transport import (
 )
 from vesper_monitor.xl_list import flags, rows
 
-__all__ = ["TIMEOUT", "cpu_use", "domain_reports", "parse", "parse_vcpus"]
+__all__ = ["TIMEOUT", "DomainList", "parse", "parse_vcpus"]
 
 #: s
 TIMEOUT = 15.0
@@ -43,20 +44,47 @@ PAUSED_BY_TOOLSTACK = (
 )
 
 
-async def domain_reports() -> dict[int, DomainReport]:
-    """By domid, of all domains. :raises TransportError:"""
-    return parse(await _xl("list"))
+_ListTask = asyncio.Task[dict[int, DomainReport]]
 
 
-async def cpu_use(domid: int) -> CpuUse:
+class DomainList:
+    """``xl list``, run once for all who ask before it begins.
+
+    A run that has begun may have passed a domain before it changed: who asks
+    meanwhile gets the next one, and there are never two at once.
     """
-    :raises TransportError: also if there is no such domain.
 
-    The state is asked for after the CPU time: what ran until then was not paused.
-    """
-    vcpus = parse_vcpus(await _xl("vcpu-list", str(domid)), domid)
-    report = (await domain_reports()).get(domid)
-    return CpuUse(report.state if report is not None else DomainState.GONE, vcpus)
+    def __init__(self) -> None:
+        self._next: _ListTask | None = None
+        self._present: _ListTask | None = None
+
+    async def reports(self) -> dict[int, DomainReport]:
+        """Return the state of all domains, by domid.
+
+        :raises TransportError:
+        """
+        if self._next is None:
+            self._next = asyncio.get_running_loop().create_task(self._run(self._present))
+            # Whoever waits for it has its error; they may all have gone.
+            self._next.add_done_callback(lambda task: task.cancelled() or task.exception())
+        return await asyncio.shield(self._next)
+
+    async def _run(self, before: _ListTask | None) -> dict[int, DomainReport]:
+        if before is not None:
+            await asyncio.wait({before})
+        self._present, self._next = self._next, None
+        return parse(await _xl("list"))
+
+    async def cpu_use(self, domid: int) -> CpuUse:
+        """Return the CPU time of a domain's virtual CPUs, and its state.
+
+        The state is asked for after the CPU time: what ran until then was not paused.
+
+        :raises TransportError: also if there is no such domain.
+        """
+        vcpus = parse_vcpus(await _xl("vcpu-list", str(domid)), domid)
+        report = (await self.reports()).get(domid)
+        return CpuUse(report.state if report is not None else DomainState.GONE, vcpus)
 
 
 async def _xl(*command: str) -> str:

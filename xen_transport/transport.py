@@ -20,9 +20,10 @@ from vesper_monitor.transport import (
     FrontendSilent,
     LinkLost,
 )
-from xen_transport import toolstack, xl_log
+from xen_transport import xl_log
 from xen_transport.device import BACKENDS, Device, XenbusState
 from xen_transport.link import XenLink
+from xen_transport.toolstack import DomainList
 from xen_transport.xenstore import StoreError, XenStore
 
 __all__ = ["XenTransport"]
@@ -43,6 +44,7 @@ class XenTransport:
 
     def __init__(self) -> None:
         self._store = XenStore()
+        self._list = DomainList()
         self._links: WeakSet[XenLink] = WeakSet()
         self._queues: set[asyncio.Queue[DomainEvent]] = set()
         self._sweeping: asyncio.Task[None] | None = None
@@ -89,7 +91,7 @@ class XenTransport:
         return max(found, key=lambda domain: domain.domid, default=None)
 
     async def report(self, domain: Domain) -> DomainReport:
-        reports = await toolstack.domain_reports()
+        reports = await self._list.reports()
         report = reports.get(domain.domid, DomainReport(DomainState.GONE))
         if report.state in (DomainState.DYING, DomainState.GONE):
             ending = await self._ending(domain)
@@ -109,7 +111,7 @@ class XenTransport:
         """xl learns of it when we do."""
         end = asyncio.get_running_loop().time() + _NOTED_WITHIN
         while True:
-            text = xl_log.read(domain.name)
+            text = await xl_log.read_soon(domain.name)
             ending = xl_log.ending(text, domain.domid)
             if ending is not None or not xl_log.follows(text, domain.domid):
                 return ending
@@ -118,7 +120,7 @@ class XenTransport:
             await asyncio.sleep(0.1)
 
     async def cpu_use(self, domain: Domain) -> CpuUse:
-        return await toolstack.cpu_use(domain.domid)
+        return await self._list.cpu_use(domain.domid)
 
     async def active(self) -> list[Domain]:
         found = []

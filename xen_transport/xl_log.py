@@ -10,17 +10,23 @@ tools/xl/xl_vmcontrol.c, Xen 4.17).
 
 from __future__ import annotations
 
+import asyncio
+import contextlib
 import os
 import re
+import threading
 from pathlib import Path
 
+from vesper_monitor.regular_file import open_regular
 from vesper_monitor.transport import Cause
 
-__all__ = ["FOLDER", "Ending", "ending", "follows", "read"]
+__all__ = ["FOLDER", "Ending", "ending", "follows", "read", "read_soon"]
 
 FOLDER = Path("/var/log/xen")
 #: Bytes of a log's end that are looked at.
 _TAIL = 16384
+#: s that the log's disk may take.
+READ_LIMIT_S = 1.0
 
 #: What a domain's end is due to, and that in words.
 Ending = tuple[Cause, str]
@@ -41,13 +47,34 @@ _DESTROYED = (Cause.FAILURE, "destroyed by hand (xl destroy)")
 
 def read(name: str, folder: Path = FOLDER) -> str:
     """The end of what xl has noted of the domain of that name; empty: nothing."""
-    if "/" in name:
-        return ""
     try:
-        with (folder / f"xl-{name}.log").open("rb") as log:
+        with open(open_regular(str(folder), f"xl-{name}.log"), "rb") as log:
             log.seek(max(0, os.fstat(log.fileno()).st_size - _TAIL))
             return log.read(_TAIL).decode(errors="replace")
     except OSError:
+        return ""
+
+
+async def read_soon(name: str, folder: Path = FOLDER) -> str:
+    """Read as :func:`read` does, but off the loop; empty, too, if the disk hangs."""
+    loop = asyncio.get_running_loop()
+    done: asyncio.Future[str] = loop.create_future()
+
+    def give(text: str) -> None:
+        if not done.done():
+            done.set_result(text)
+
+    def work() -> None:
+        text = read(name, folder)
+        with contextlib.suppress(RuntimeError):  # the loop has ended meanwhile
+            loop.call_soon_threadsafe(give, text)
+
+    # Not of a pool: a thread that hangs there would keep vesperd from ending.
+    threading.Thread(target=work, name="xl-log", daemon=True).start()
+    try:
+        async with asyncio.timeout(READ_LIMIT_S):
+            return await done
+    except TimeoutError:
         return ""
 
 

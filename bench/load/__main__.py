@@ -10,12 +10,16 @@ with two probes and a waiting monitor. What is measured:
 - events from all guests at once: from the guest's store to the decoded event;
 - one fault in every guest at the same time: until the last monitor is told;
 - all guests die at once, and vesperd is told to end: until it has.
+
+With ``--readers`` so many clients that may only read ask for all there is
+meanwhile, without a pause (needs root).
 """
 
 from __future__ import annotations
 
 import argparse
 import asyncio
+import grp
 import json
 import os
 import signal
@@ -34,12 +38,14 @@ from bench.load.crowd import name
 from lab.progress import note, step
 from lab.standin.image import make_store
 from tests.kvm.holder import holder
-from vesper_monitor.client import Client, DaemonUnavailable
+from vesper_monitor.client import Client, DaemonUnavailable, root_path
 
 PROJECT = Path(__file__).parents[2]
 SETTLE = 5.0
 #: s for all to come up, on a busy machine.
 SLOW = 300.0
+#: A group that each Debian system has, in the place of ``vesper``.
+GROUP = "users"
 
 
 class Vesperd:
@@ -51,7 +57,7 @@ class Vesperd:
         self._config = directory / "vesperd.toml"
         self._config.write_text(
             f'socket = "{self.socket}"\njournal = "{self.journal}"\n'
-            f'probes_dir = "{directory / "images"}"\nkeep_events = 1000000\n'
+            f'probes_dir = "{directory / "images"}"\nkeep_events = 1000000\ngroup = "{GROUP}"\n'
             f'[kvm]\nuri = "qemu+unix:///system?socket={directory / "none"}"\n'
             f'run_dir = "{directory}"\ncontrol = "{directory / "control.sock"}"\n'
         )
@@ -132,6 +138,23 @@ async def _crowd(directory: Path, count: int) -> AsyncIterator[asyncio.subproces
         await process.wait()
 
 
+@asynccontextmanager
+async def _readers(vesperd: Vesperd, count: int) -> AsyncIterator[None]:
+    """So many clients of a user that may only read; none if it is 0."""
+    if not count:
+        yield
+        return
+    process = await asyncio.create_subprocess_exec(
+        sys.executable, "-m", "bench.load.readers", str(vesperd.socket), str(count),
+        str(grp.getgrnam(GROUP).gr_gid), cwd=PROJECT,
+    )  # fmt: skip
+    try:
+        yield
+    finally:
+        process.kill()
+        await process.wait()
+
+
 async def _answer(process: asyncio.subprocess.Process) -> str:
     assert process.stdout is not None
     line = await asyncio.wait_for(process.stdout.readline(), SLOW)
@@ -155,7 +178,7 @@ def _resource(number: int) -> dict[str, Any]:
 
 async def _begin(vesperd: Vesperd, count: int) -> None:
     """All resources are started."""
-    reader, writer = await asyncio.open_unix_connection(vesperd.socket)
+    reader, writer = await asyncio.open_unix_connection(root_path(str(vesperd.socket)))
     for number in range(count):
         writer.write(json.dumps({"op": "start", **_resource(number)}).encode() + b"\n")
         answer = json.loads(await asyncio.wait_for(reader.readline(), SLOW))
@@ -166,7 +189,7 @@ async def _begin(vesperd: Vesperd, count: int) -> None:
 
 async def _monitor(vesperd: Vesperd, number: int) -> tuple[float, dict[str, Any]]:
     """A waiting monitor. :returns: when it was answered (s, CLOCK_REALTIME), and what."""
-    reader, writer = await asyncio.open_unix_connection(vesperd.socket)
+    reader, writer = await asyncio.open_unix_connection(root_path(str(vesperd.socket)))
     request = {"op": "wait", **_resource(number), "interval": 1, "timeout": 3600, "node": "node1"}
     writer.write(json.dumps(request).encode() + b"\n")
     answer = json.loads(await reader.readline())
@@ -209,15 +232,18 @@ async def _events(
 
 
 async def _measure(
-    vesperd: Vesperd, directory: Path, count: int, rate: int, seconds: float, idle: float
-) -> dict[str, Any]:
-    figures: dict[str, Any] = {"guests": count}
+    vesperd: Vesperd, directory: Path, count: int, rate: int, seconds: float, idle: float,
+    readers: int,
+) -> dict[str, Any]:  # fmt: skip
+    figures: dict[str, Any] = {"guests": count, "readers": readers}
     vesperd.start()
     await asyncio.sleep(SETTLE)
     alone = vesperd.memory()
     with step(f"{count} guests"):
         crowd_context = _crowd(directory, count)
         crowd = await crowd_context.__aenter__()
+    reading = _readers(vesperd, readers)
+    await reading.__aenter__()
     try:
         with step("starting a resource of each, until it is watched"):
             await _begin(vesperd, count)
@@ -247,13 +273,15 @@ async def _measure(
             "first_s": late[0], "median_s": statistics.median(late), "last_s": late[-1],
         }  # fmt: skip
     finally:
+        await reading.__aexit__(None, None, None)
         await crowd_context.__aexit__(None, None, None)
     return figures
 
 
 def _print(figures: dict[str, Any]) -> None:
     events, burst = figures["events"], figures["burst"]
-    print(f"""{figures["guests"]} guests, each with 2 probes and a waiting monitor
+    beside = f", beside {figures['readers']} reading clients" if figures["readers"] else ""
+    print(f"""{figures["guests"]} guests, each with 2 probes and a waiting monitor{beside}
 started again while they run: all watched after {figures["restart_s"]:.1f} s \
 (CPU {figures["restart_cpu_s"]:.1f} s)
 idle: {figures["idle_cpu"]:.1%} of a core; {figures["kib_per_guest"]:.0f} KiB of each guest \
@@ -273,14 +301,16 @@ def main() -> int:
     parser.add_argument("--rate", type=int, default=10_000, help="events/s in all (10000)")
     parser.add_argument("--seconds", type=float, default=20.0, help="of events (20)")
     parser.add_argument("--idle", type=float, default=30.0, help="seconds without (30)")
+    parser.add_argument("--readers", type=int, default=0, help="clients that only read (0)")
     arguments = parser.parse_args()
     with tempfile.TemporaryDirectory(prefix="vesper-load-") as directory:
+        Path(directory).chmod(0o755)  # for the readers
         vesperd = Vesperd(Path(directory))
         with holder(Path(directory), "--size", "1", "--max-vms", str(arguments.guests)):
             try:
                 figures = asyncio.run(
                     _measure(vesperd, Path(directory), arguments.guests, arguments.rate,
-                             arguments.seconds, arguments.idle)
+                             arguments.seconds, arguments.idle, arguments.readers)
                 )  # fmt: skip
                 begin = time.monotonic()
                 vesperd.end()

@@ -37,6 +37,8 @@ TARGETS = {
     "tools": ("others", 2048),
     "holder": ("others", 2048),
     "socket": ("others", 4096),
+    "group": ("clients", 140_000),
+    "texts": ("clients", 4096),
 }
 #: s of CPU time that one input may take.
 MOST_CPU = 1.0

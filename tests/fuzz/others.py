@@ -7,6 +7,7 @@ import asyncio
 import contextlib
 import json
 import logging
+import os
 import tempfile
 from collections.abc import AsyncIterator, Coroutine
 from pathlib import Path
@@ -36,7 +37,10 @@ from xen_transport.device import Device
 from xen_transport.link import XenLink
 from xen_transport.xenstore import XenStore
 
-__all__ = ["holder", "region", "socket", "tools", "xenstore"]
+__all__ = [
+    "Client", "begin", "daemon", "holder", "raise_found", "region", "request", "socket", "tools",
+    "xenstore",
+]  # fmt: skip
 
 
 def _at_once(work: Coroutine[Any, Any, Any]) -> Any:
@@ -108,14 +112,6 @@ def xenstore(data: bytes) -> None:
             assert len(str(error)) < 300
 
 
-class _File:
-    def __init__(self, text: bytes) -> None:
-        self._text = text
-
-    def read_bytes(self) -> bytes:
-        return self._text
-
-
 def tools(data: bytes) -> None:
     """What xl prints, and what libvirt leaves in its status files."""
     text = data.decode("utf-8", "replace")
@@ -126,7 +122,7 @@ def tools(data: bytes) -> None:
     with contextlib.suppress(ValueError):
         xl_list.sizes(text)
     with contextlib.suppress(TransportError):
-        found = qemu._parse(cast(Path, _File(data)))
+        found = qemu._parse(Path("vm1.xml"), data)
         if found is not None:
             states.report(found.state, found.reason)
 
@@ -211,19 +207,32 @@ class _Transport:
         yield DomainEvent(7)
 
 
-class _Client:
+class Client(Connection):
     """A connection's far end."""
 
     def __init__(self, *, root: bool) -> None:
-        self.privileged = root
-        self.until_closed = False
+        super().__init__(1, os.geteuid() if root else os.geteuid() + 1)
         self.answers = 0
 
-    async def send(self, answer: dict[str, Any]) -> None:
-        line = json.dumps(answer)
-        assert "internal" not in answer.get("code", "") or ": " in line
-        assert not line.startswith('{"ok": false, "code": "internal", "error": "AssertionError')
-        self.answers += 1
+    @property
+    def is_over(self) -> bool:
+        return False
+
+    async def line(self) -> bytes | None:
+        return None
+
+    def write(self, data: bytes) -> None:
+        for line in data.splitlines():
+            answer = json.loads(line)
+            assert "internal" not in answer.get("code", "") or ": " in answer["error"]
+            assert not answer.get("error", "").startswith("AssertionError")
+            if not self.privileged:
+                assert answer["ok"] or answer["code"] != "internal", answer
+            self.answers += 1
+
+    async def drain(self) -> None: ...
+
+    async def close(self) -> None: ...
 
 
 class _Errors(logging.Handler):
@@ -241,8 +250,11 @@ _server: Server | None = None
 PATIENCE = 0.002
 
 
-def _begin() -> Server:
+def begin() -> Server:
+    """A whole vesperd, the same for all inputs."""
     global _daemon, _server
+    if _server is not None:
+        return _server
     logging.getLogger("vesper_monitor").addHandler(_Errors())
     logging.getLogger("vesper_monitor").propagate = False
     directory = tempfile.mkdtemp()
@@ -255,19 +267,30 @@ def _begin() -> Server:
     return _server
 
 
-async def _request(server: Server, line: bytes, client: _Client) -> None:
-    work = asyncio.ensure_future(server._request(cast(Connection, client), line))
+async def request(server: Server, line: bytes, client: Client) -> None:
+    work = asyncio.ensure_future(server._request(client, line))
     await asyncio.wait({work}, timeout=PATIENCE)
     work.cancel()
     await asyncio.gather(work, return_exceptions=True)
 
 
-def socket(data: bytes) -> None:
-    """Requests to a whole vesperd."""
-    server = _server or _begin()
-    given = Input(data)
-    client = _Client(root=given.u8() % 4 != 0)
-    for line in given.rest().split(b"\n")[:4]:
-        loop.run_until_complete(_request(server, line, client))
+def daemon() -> Daemon:
+    """The one behind :func:`begin`."""
+    assert _daemon is not None
+    return _daemon
+
+
+def raise_found() -> None:
+    """Raise an internal error that was only logged."""
     if found:
         raise found.pop()
+
+
+def socket(data: bytes) -> None:
+    """Requests to a whole vesperd."""
+    server = begin()
+    given = Input(data)
+    client = Client(root=given.u8() % 4 != 0)
+    for line in given.rest().split(b"\n")[:4]:
+        loop.run_until_complete(request(server, line, client))
+    raise_found()

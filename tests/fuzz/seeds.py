@@ -192,6 +192,24 @@ def _socket() -> Iterator[bytes]:
         yield b"\1" + first + b"\n" + second
 
 
+def _group() -> Iterator[bytes]:
+    lines = [json.dumps(request).encode() + b"\n" for request in REQUESTS]
+    for line in lines:
+        yield b"\0" + line
+        yield b"\1" + struct.pack("<H", len(line) // 2) + line  # in two pieces
+    yield b"\0" + b"".join(lines)
+    yield b"\0" + lines[0][:-1]  # half a line
+    yield b"\0" + b"x" * 66_000 + b"\n" + lines[0]
+
+
+def _texts() -> Iterator[bytes]:
+    for number, text in enumerate(("日本→".encode(), b"\xfc\xff", b"\xd8\0", b"a/b\n", b"\0")):
+        for root in (0, 1):
+            for which in range(len(REQUESTS)):
+                field = bytes([0, number, len(text)]) + text
+                yield bytes([root, which, 2]) + field * 4
+
+
 def _holder() -> Iterator[bytes]:
     for text in (
         b"ping\nlist\nwatch\nattach 4711\n",
@@ -212,7 +230,7 @@ def _tools() -> Iterator[bytes]:
 _SEEDS = {
     "relay": _relay, "records": _one_record, "points": _points, "words": _words, "life": _life,
     "cchan": _cchan, "guest": _guest, "region": _region, "xenstore": _xenstore, "tools": _tools,
-    "holder": _holder, "socket": _socket,
+    "holder": _holder, "socket": _socket, "group": _group, "texts": _texts,
 }  # fmt: skip
 
 

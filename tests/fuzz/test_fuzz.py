@@ -11,7 +11,10 @@ from tests.fuzz.__main__ import TARGETS, fuzz
 SECONDS, RUNS = 2, 10_000
 #: Edges that the seeds alone must reach, by half of what they do: else they
 #: do not fit the readers any more (tests/fuzz/capture.py).
-LEAST = {"relay": 100, "records": 100, "words": 50, "guest": 150, "socket": 300}
+LEAST = {
+    "relay": 100, "records": 100, "words": 50, "guest": 150, "socket": 300, "group": 300,
+    "texts": 300,
+}  # fmt: skip
 
 
 @pytest.mark.parametrize("target", TARGETS)

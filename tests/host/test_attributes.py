@@ -71,6 +71,7 @@ def test_the_last_value_counts_and_none_comes_early() -> None:
 
 def test_not_all_commands_at_once() -> None:
     running: list[int] = []
+    told: list[str] = []
     most = 0
 
     async def tell(name: str, value: str | None) -> None:
@@ -79,13 +80,34 @@ def test_not_all_commands_at_once() -> None:
         most = max(most, len(running))
         await asyncio.sleep(0)
         running.pop()
+        told.append(name)
 
     async def run() -> None:
         attributes = NodeAttributes(tell)
         for number in range(50):
             attributes.set(f"a{number}", "x")
-        await until(lambda: not attributes._tellers, "all are set")
+        await until(lambda: len(told) == 50, "all are set")
         await attributes.close()
 
     asyncio.run(run())
     assert most == AT_ONCE
+
+
+def test_what_pacemaker_has_forgotten_is_set_again(monkeypatch: pytest.MonkeyPatch) -> None:
+    """It is started anew, or was away for longer than anybody waits."""
+    monkeypatch.setattr(module, "AGAIN", 0.001)
+    monkeypatch.setattr(module, "SET_AGAIN_S", 0.01)
+
+    async def run() -> None:
+        cluster = Cluster(refuse=module.TRIES + 3)
+        kept = NodeAttributes(cluster.set)
+        kept.set("a", "x")
+        await until(lambda: cluster.attributes, "it is set at last")
+        cluster.attributes.clear()
+        await until(lambda: cluster.attributes, "it is set again")
+        kept.set("a", None)
+        await until(lambda: not kept._tellers, "nothing is set any more")
+        assert not cluster.attributes
+        await kept.close()
+
+    asyncio.run(run())

@@ -7,8 +7,10 @@ import asyncio
 import json
 import os
 import shlex
+import socket
 import subprocess
 import sys
+import threading
 import time
 from collections.abc import Iterator
 from pathlib import Path
@@ -18,6 +20,7 @@ import pytest
 from lab.standin.image import RELEASE
 from tests.host.daemons import PROJECT, RESOURCE, DaemonProcess, Monitor
 from tests.host.standins import GuestProcess, guest
+from vesper_monitor.command.main import main
 from vesper_monitor.command.table import columns
 from vesper_monitor.guest import abi
 
@@ -251,3 +254,27 @@ def test_wrong_command_lines(daemon: DaemonProcess, arguments: list[str]) -> Non
 
 def test_a_table() -> None:
     assert columns(("A", "LONG"), [("wide", None), ("x", 5)]) == "A     LONG\nwide  -\nx     5"
+
+
+def test_an_answer_that_is_not_vesperds(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    """Another program listens there, or vesperd is of another version."""
+    path = tmp_path / "sock"
+    for answer in (b'{"ok": true}', b'{"ok": true, "vms": 5}', b"[" * 100_000, b"x"):
+        with socket.socket(socket.AF_UNIX) as listener:
+            listener.bind(str(path))
+            listener.listen()
+
+            def serve(listener: socket.socket = listener, answer: bytes = answer) -> None:
+                peer, _ = listener.accept()
+                with peer:
+                    peer.recv(1000)
+                    peer.sendall(answer + b"\n")
+
+            thread = threading.Thread(target=serve)
+            thread.start()
+            assert main(["--socket", str(path), "status"]) != 0
+            thread.join(10)
+        path.unlink()
+        said = capsys.readouterr().err
+        assert str(path) in said
+        assert "not" in said

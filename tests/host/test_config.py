@@ -53,6 +53,9 @@ def test_the_example_shows_every_key_with_its_default(tmp_path: Path) -> None:
         ("transports = 'xen'", "'transports' must be a list"),
         ("log_level = 'loud'", "'log_level' must be one of"),
         ("socket = ", "Invalid value"),
+        ("journal = ''", "'journal' must be a path"),
+        ('socket = "a\\u0000b"', "'socket' must not have a NUL"),
+        ('group = "a\\u0000b"', "'group' must not have a NUL"),
     ],
 )
 def test_errors_name_file_and_key(tmp_path: Path, text: str, what: str) -> None:

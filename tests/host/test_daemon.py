@@ -15,7 +15,7 @@ from typing import Any
 
 import pytest
 
-from tests.host.daemons import RESOURCE, DaemonProcess, Monitor, serve
+from tests.host.daemons import PROJECT, RESOURCE, DaemonProcess, Monitor, serve
 from tests.host.standins import GuestProcess
 from vesper_monitor.client import Client, DaemonError
 
@@ -594,3 +594,23 @@ def test_the_commands_pause_and_resume(daemon: DaemonProcess, guest: Guest) -> N
     assert daemon.vesper("resume", "vm1").returncode == 1
     assert daemon.vesper("pause", "vm1", "--for", "soon").returncode == 2
     assert "paused" not in daemon.vesper("status").stdout
+
+
+def test_a_socket_that_cannot_be_made_is_named(tmp_path: Path) -> None:
+    for path, why in (("x" * 200, "too long"), ("taken/sock", "File exists")):
+        (tmp_path / "taken").touch()
+        done = subprocess.run(
+            [sys.executable, "-m", "vesper_monitor.daemon.main", "--socket", str(tmp_path / path),
+             "--journal", str(tmp_path / "journal.sqlite")],
+            cwd=PROJECT, capture_output=True, text=True, timeout=60, check=False,
+        )  # fmt: skip
+        assert done.returncode == 1
+        assert why in done.stderr
+        assert str(tmp_path / path) in done.stderr or str(tmp_path / "taken") in done.stderr
+        assert "Traceback" not in done.stderr
+
+
+def test_a_hangup_is_a_stop(daemon: DaemonProcess) -> None:
+    """Started by hand on a terminal that is closed."""
+    assert daemon.stop(signal.SIGHUP) == 0
+    assert not daemon.socket.exists()

@@ -4,10 +4,13 @@
 from __future__ import annotations
 
 import asyncio
+import json
+import time
 from pathlib import Path
 
 import pytest
 
+from tests.host.standins import until
 from vesper_monitor.faults.attributes import NodeAttributes
 from vesper_monitor.faults.instance import Instance, Result, Waiter
 from vesper_monitor.faults.pauses import Pauses
@@ -83,7 +86,42 @@ def test_it_outlives_vesperd_and_no_boot_of_the_host(tmp_path: Path) -> None:
     asyncio.run(outlives(tmp_path))
 
 
-GARBAGE = ["", "{}", "[1]", '[{"vm": "vm1"}]', '[{"vm": 1, "until": []}]']
+def test_a_clock_that_is_set_changes_no_pause(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    async def run() -> None:
+        ended = list[str]()
+        kept = pauses(tmp_path, Cluster(), ended)
+        await kept.restore()
+        await kept.begin("vm1", 0.2, "")
+        await kept.begin("vm2", 3600, "")
+        kept.close()
+        now = time.time
+        with monkeypatch.context() as patched:
+            for step in (-3600.0, 7200.0):
+                patched.setattr(time, "time", lambda step=step: now() + step)
+                again = pauses(tmp_path, Cluster(), ended)
+                await again.restore()
+                assert again.get("vm2") is not None
+                await until(lambda: "vm1" in ended, "its end")
+                again.close()
+
+    asyncio.run(run())
+
+
+def test_a_pause_of_an_older_vesperd(tmp_path: Path) -> None:
+    async def run() -> None:
+        entry = {"vm": "vm1", "since": 1, "until": time.time() + 60, "reason": "", "boot_id": "b1"}
+        (tmp_path / "pauses.json").write_text(json.dumps([entry]))
+        kept = pauses(tmp_path, Cluster(), [])
+        await kept.restore()
+        assert kept.get("vm1") is not None
+        kept.close()
+
+    asyncio.run(run())
+
+
+GARBAGE = ["[" * 100_000, "", "{}", "[1]", '[{"vm": "vm1"}]', '[{"vm": 1, "until": []}]']
 
 
 @pytest.mark.parametrize("content", GARBAGE)

@@ -275,7 +275,7 @@ def test_kept_for_the_next_daemon(tmp_path: Path) -> None:
     assert again.of("vm1") == points.of("vm1")
     assert again.of("vm2") == {}
 
-    for wrong in ("", "[]", "[1]", '{"vm1": 5}', "5"):
+    for wrong in ("", "[" * 100_000, "[]", "[1]", '{"vm1": 5}', "5"):
         path.write_text(wrong)
         third = Points(path)
         asyncio.run(third.restore())  # and says so

@@ -48,6 +48,15 @@ def test_in_no_window_are_there_more_than_allowed(
         assert len([t for t in told[vm] if t > now - WINDOW]) <= most
 
 
+def test_what_two_resources_make_of_one_event_is_one_fault() -> None:
+    rate = Rate(2)
+    for event in (1, 1, 2, 2):
+        assert rate.next("vm1", 1e9 + event, event) == 1e9 + event
+        rate.told("vm1", 1e9 + event, event)
+    assert rate.next("vm1", 1e9 + 3, 3) > 1e9 + 3
+    assert "3rd" in rate.flapping("vm1", 1e9 + 3)
+
+
 @given(st.lists(st.floats(-1e6, 1e6), min_size=MOST, max_size=40), st.floats(-1e6, 1e6))
 def test_whatever_the_clock_does_a_fault_waits_an_hour_at_most(
     steps: list[float], step: float

@@ -3,6 +3,7 @@
 
 from __future__ import annotations
 
+import sys
 from typing import Any
 
 import pytest
@@ -14,6 +15,8 @@ from vesper_monitor.faults.fields import FIELDS
 from vesper_monitor.faults.language import MAX_LENGTH, RuleError, parse
 from vesper_monitor.faults.rules import RuleSet, Scope, default_rules
 from vesper_monitor.guest.decode import Event
+
+OLD = sys.version_info < (3, 13)
 
 
 def event(kind: str, at: float = 1.0, probe: str = "", **fields: Any) -> Event:
@@ -216,7 +219,8 @@ def test_a_mount_alone_is_wanted() -> None:
         ("mine: default", 1, 7, "has no default"),
         ("mine: " + "not " * 1000 + "a", 1, None, "nested deeper"),
         ("mine: " + "(" * 1000, 1, 27, "nested deeper"),
-        ("mine: " + "-" * 5000 + "1", 1, None, "too complicated"),
+        # Python's parser gives up there before 3.13.
+        ("mine: " + "-" * 5000 + "1", 1, None, "too complicated" if OLD else "is wanted"),
         ("mine: a == " + "-" * 900 + "1", 1, 12, "a number, true or false is wanted"),
         ("mine: a" + ".b" * 900, 1, 7, "a condition is wanted"),
         ("mine: a and from == 3", 1, 13, "a field of that name is written from_"),

@@ -11,7 +11,7 @@ from typing import Any
 
 import pytest
 
-from vesper_monitor.daemon import server as server_module
+from vesper_monitor.daemon import connection as connection_module
 from vesper_monitor.daemon.followers import MAX_WAITING, Followers
 from vesper_monitor.daemon.server import Connection, Server
 from vesper_monitor.guest.decode import Event
@@ -43,7 +43,7 @@ def test_a_slow_follower_loses_events_with_a_count() -> None:
 def test_a_client_that_does_not_read_is_dropped(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(server_module, "SEND_TIMEOUT", 0.2)
+    monkeypatch.setattr(connection_module, "SEND_TIMEOUT", 0.2)
     outcome: asyncio.Queue[ConnectionError] = asyncio.Queue()
 
     async def flood(connection: Connection, request: dict[str, Any]) -> None:

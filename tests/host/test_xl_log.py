@@ -4,6 +4,7 @@
 from __future__ import annotations
 
 import asyncio
+import threading
 from pathlib import Path
 
 import pytest
@@ -64,11 +65,11 @@ def test_a_domain_that_was_migrated_by_hand(monkeypatch: pytest.MonkeyPatch) -> 
     vm1 = Domain("vm1", 10, "uuid")
     listed: dict[int, DomainReport] = {}
 
-    async def domain_reports() -> dict[int, DomainReport]:
+    async def reports(_self: toolstack.DomainList) -> dict[int, DomainReport]:
         return dict(listed)
 
-    monkeypatch.setattr(toolstack, "domain_reports", domain_reports)
-    monkeypatch.setattr(xl_log, "read", lambda _: "")
+    monkeypatch.setattr(toolstack.DomainList, "reports", reports)
+    monkeypatch.setattr(xl_log, "read", lambda *_: "")
     xen = transport.XenTransport()
 
     def ended(before: DomainReport) -> DomainReport:
@@ -81,3 +82,25 @@ def test_a_domain_that_was_migrated_by_hand(monkeypatch: pytest.MonkeyPatch) -> 
     said = "it had suspended itself, to be saved or migrated"
     assert ended(suspended) == DomainReport(DomainState.GONE, Cause.UNKNOWN, said)
     assert ended(DomainReport(DomainState.RUNNING)) == DomainReport(DomainState.GONE)
+
+
+def test_a_log_on_a_disk_that_hangs(monkeypatch: pytest.MonkeyPatch) -> None:
+    """vesperd's loop goes on, and takes it that nothing is noted."""
+    release = threading.Event()
+
+    def hang(*_: object) -> str:
+        release.wait(30)
+        return "late"
+
+    async def ask() -> str:
+        return await xl_log.read_soon("vm1")
+
+    monkeypatch.setattr(xl_log, "read", hang)
+    monkeypatch.setattr(xl_log, "READ_LIMIT_S", 0.05)
+    try:
+        assert asyncio.run(ask()) == ""
+    finally:
+        release.set()
+    monkeypatch.setattr(xl_log, "read", lambda *_: "text")
+    monkeypatch.setattr(xl_log, "READ_LIMIT_S", 30.0)
+    assert asyncio.run(ask()) == "text"

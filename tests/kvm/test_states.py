@@ -262,14 +262,14 @@ from kvm_transport.qemu import StatusFile
 from vesper_monitor.transport import TransportError
 async def meet(pid):
     try:
-        return Life.meet(StatusFile("vm1", "", pid, "", ""), pathlib.Path("."), print)
+        return Life.meet(StatusFile("vm1", "", pid, "", ""), pathlib.Path(sys.argv[2]), print)
     except TransportError as error:
         return error
 print(asyncio.run(meet(int(sys.argv[1]))))
 """
 
 
-def test_a_process_that_proc_hides_has_not_ended() -> None:
+def test_a_process_that_proc_hides_has_not_ended(tmp_path: Path) -> None:
     """hidepid for all but a group, where a sandbox leaves no CAP_SYS_PTRACE."""
     if os.geteuid() != 0:
         pytest.skip("needs root")
@@ -278,14 +278,33 @@ def test_a_process_that_proc_hides_has_not_ended() -> None:
 
     def met(pid: int) -> str:
         return subprocess.run(
-            [*meet, str(pid)],
+            [*meet, str(pid), str(tmp_path)],
             cwd=PROJECT, stdout=subprocess.PIPE, text=True, timeout=60, check=True,
         ).stdout.strip()  # fmt: skip
 
-    with subprocess.Popen(["sleep", "60"], user=65534) as process:
+    file = tmp_path / "vm1.pid"
+    file.write_text("")
+    as_nobody = HOLD.replace('print("', 'import os; os.setuid(65534); print("')
+    with subprocess.Popen(
+        [sys.executable, "-c", as_nobody, str(file)], stdin=subprocess.PIPE, stdout=subprocess.PIPE
+    ) as process:
+        assert process.stdout is not None and process.stdout.readline() == b"locked\n"
         assert "hidepid" in met(process.pid)
         process.kill()
     assert met(process.pid) == "None"
+
+
+def test_a_process_that_holds_no_lock_is_not_held(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A status file that libvirt has left may name anybody's process by now."""
+    held: list[int] = []
+    monkeypatch.setattr(os, "pidfd_open", held.append)
+    status = StatusFile("vm1", "u", os.getpid(), "", "")
+    assert Life.meet(status, tmp_path, print) is None
+    (tmp_path / "vm1.pid").write_text(str(os.getpid()))
+    assert Life.meet(status, tmp_path, print) is None
+    assert not held
 
 
 def test_threads_of_virtual_cpus() -> None:

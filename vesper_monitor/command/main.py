@@ -316,6 +316,12 @@ def _run(argv: list[str]) -> int:
     except (DaemonError, ImageError) as error:
         print(f"vesper: {error}", file=sys.stderr)
         return FAILED
+    except (KeyError, TypeError) as error:
+        print(
+            f"vesper: {options.socket}: an answer is not understood ({error!r}); is it vesperd's, "
+            "and of this version?", file=sys.stderr,
+        )  # fmt: skip
+        return FAILED
     except KeyboardInterrupt:
         return 130
     return OK

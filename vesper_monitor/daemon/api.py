@@ -7,15 +7,17 @@ import asyncio
 import base64
 import contextlib
 import dataclasses
+import itertools
+import json
 import logging
 import os
 import time
-from collections.abc import Awaitable, Callable
-from typing import TYPE_CHECKING, Any, TypeVar
+from collections.abc import Awaitable, Callable, Iterator, Sequence
+from typing import TYPE_CHECKING, Any, Concatenate, ParamSpec, TypeVar
 
 import vesper_monitor
 from vesper_monitor.daemon.config import DEFAULT_PROBES
-from vesper_monitor.daemon.request import boolean, names, number, optional, text
+from vesper_monitor.daemon.request import boolean, names, number, optional, text, vm_name
 from vesper_monitor.daemon.server import Connection, RequestError
 from vesper_monitor.daemon.status import vm_status
 from vesper_monitor.daemon.watch import NoTransport
@@ -61,10 +63,15 @@ MAX_HAND_OVER_S = 60.0
 MAX_ACTIVATE_S = 25.0
 #: Events read from the journal at once, and in one request.
 PAGE, MAX_EVENTS = 500, 100_000
+#: Events or faults that are encoded at once: what the group asks for is done in turns.
+AT_ONCE = 50
+#: Clients of the group that follow events or records: each costs with each of those.
+MAX_STREAMS_OF_GROUP = 64
 DEFAULT_EVENTS = 100
 #: With a fault: the VM's events of so many s before it, and at most so many.
 EVENTS_BEFORE_S, MAX_EVENTS_BEFORE = 10.0, 20
 
+_P = ParamSpec("_P")
 _T = TypeVar("_T")
 _Operation = Callable[[Connection, dict[str, Any]], Awaitable[None]]
 
@@ -76,6 +83,7 @@ class Api:
         self._daemon = daemon
         #: by resource: an instance that is being begun
         self._beginning: dict[str, asyncio.Task[Instance | None]] = {}
+        self._streams_of_group = 0
         self._operations: dict[str, _Operation] = {
             "hello": self._hello,
             "start": self._start,
@@ -113,6 +121,7 @@ class Api:
             raise RequestError("bad-request", f"unknown op {str(op)[:40]!r}")
         if op in ROOT_ONLY and not connection.privileged:
             raise RequestError("denied", f"{op}: only root may do that")
+        optional(request, "vm", vm_name)  # whatever is done with it: it is a name
         try:
             await operation(connection, request)
         except NoTransport as error:
@@ -447,14 +456,15 @@ class Api:
 
     async def _status(self, connection: Connection, request: dict[str, Any]) -> None:
         daemon = self._daemon
-        await connection.send(
-            {
-                "ok": True,
-                "vms": vm_status(daemon.watch.sessions(), daemon.instances.all(), daemon.pauses),
-                "transports": daemon.watch.troubles(),
-                "journal": daemon.recorder.error,
-            }
-        )
+        rows = vm_status(daemon.watch.sessions(), daemon.instances.all(), daemon.pauses)
+        more = {"transports": daemon.watch.troubles(), "journal": daemon.recorder.error}
+        by_name = []
+        while some := list(itertools.islice(rows, AT_ONCE)):
+            await connection.take_turn()
+            by_name += [((row["vm"], row["domid"]), json.dumps(row)) for row in some]
+            connection.end_turn()
+        by_name.sort(key=lambda row: row[0])
+        await _send_list(connection, "vms", [row for _, row in by_name], **more)
 
     async def _events(self, connection: Connection, request: dict[str, Any]) -> None:
         daemon = self._daemon
@@ -465,40 +475,78 @@ class Api:
         if limit is None:
             limit = MAX_EVENTS if since is not None else 0 if follow else DEFAULT_EVENTS
         limit = min(limit, MAX_EVENTS)
-        follower = daemon.followers.add(vm) if follow else None
-        connection.until_closed = True
-        try:
-            last = since or 0
-            if limit:
-                last = await self._history(connection, vm, since, limit)
-            while follower is not None:
-                events, dropped = await follower.get()
-                for event in events:
-                    if event.id is not None and (event.id < 0 or event.id > last):
-                        await _send_event(connection, event)
-                if dropped:
-                    await connection.send({"ok": True, "dropped": dropped})
-        finally:
-            connection.until_closed = False
-            if follower is not None:
-                daemon.followers.remove(follower)
+        with self._stream(connection) if follow else contextlib.nullcontext():
+            follower = daemon.followers.add(vm) if follow else None
+            connection.until_closed = True
+            try:
+                last = since or 0
+                if limit:
+                    last = await self._history(connection, vm, since, limit)
+                connection.end_turn()
+                while follower is not None:
+                    events, dropped = await follower.get()
+                    new = [
+                        e for e in events if e.id is not None and (e.id < 0 or e.id > last)
+                    ]
+                    await _send_events(connection, new)
+                    if dropped:
+                        await connection.send({"ok": True, "dropped": dropped})
+            finally:
+                connection.until_closed = False
+                if follower is not None:
+                    daemon.followers.remove(follower)
         await connection.send({"ok": True, "end": True})
+
+    @contextlib.contextmanager
+    def _stream(self, connection: Connection) -> Iterator[None]:
+        """One that goes on for as long as its client likes: of the group's there are few.
+
+        :raises RequestError: there are enough of them.
+        """
+        if connection.privileged:
+            yield
+            return
+        if self._streams_of_group >= MAX_STREAMS_OF_GROUP:
+            raise RequestError(
+                "internal", f"{MAX_STREAMS_OF_GROUP} clients that are not root follow already"
+            )
+        self._streams_of_group += 1
+        try:
+            yield
+        finally:
+            self._streams_of_group -= 1
+
+    async def _read(
+        self, connection: Connection,
+        method: Callable[Concatenate[Journal, _P], _T], *args: _P.args, **kwargs: _P.kwargs,
+    ) -> _T:  # fmt: skip
+        """Call a method of the journal that reads: the group's by a connection of its own.
+
+        :raises JournalError:
+        """
+        if connection.privileged:
+            return await self._daemon.recorder.run(method, *args, **kwargs)
+        await connection.take_turn()
+        found, cpu_s = await self._daemon.reader.call_measured(method.__name__, *args, **kwargs)
+        connection.count(cpu_s)
+        result: _T = found
+        return result
 
     async def _history(
         self, connection: Connection, vm: str | None, since: int | None, limit: int
     ) -> int:
         """Send recorded events, page by page. :returns: id of the last."""
-        run = self._daemon.recorder.run
         last = since or 0
         if since is None:  # the newest, but in their order
-            start = await run(Journal.nth_newest, vm, limit)
+            start = await self._read(connection, Journal.nth_newest, vm, limit)
             last = start - 1 if start is not None else 0
-        until = (await run(Journal.last_ids))[0]
+        until = (await self._read(connection, Journal.last_ids))[0]
         while limit > 0:
-            page = min(PAGE, limit)
-            events = await run(Journal.events, vm=vm, after=last, until=until, limit=page)
-            for event in events:
-                await _send_event(connection, event)
+            page = min(PAGE if connection.privileged else AT_ONCE, limit)
+            events = await self._read(
+                connection, Journal.events, vm=vm, after=last, until=until, limit=page
+            )
+            await _send_events(connection, events)
             limit -= len(events)
             if len(events) < page:
                 break
@@ -510,25 +558,33 @@ class Api:
         resource = optional(request, "resource", text)
         limit = min(optional(request, "limit", _whole) or 100, 1000)
         try:
-            faults = await self._daemon.recorder.run(
-                Journal.faults, vm=vm, resource=resource, limit=limit
+            faults = await self._read(
+                connection, Journal.faults, vm=vm, resource=resource, limit=limit
             )
         except JournalError:
             faults = []
         known = {fault.id for fault in faults}
         faults += [fault for fault in self._held(vm, resource) if fault.id not in known]
-        await connection.send({"ok": True, "faults": [fault.to_json() for fault in faults]})
+        parts = []
+        for some in _in_pieces(faults):  # of a line
+            await connection.take_turn()
+            parts += [json.dumps(fault.to_json()) for fault in some]
+            connection.end_turn()
+        await _send_list(connection, "faults", parts)
 
     async def _fault(self, connection: Connection, request: dict[str, Any]) -> None:
         fault_id = _whole(request, "id")
-        run = self._daemon.recorder.run
-        fault = await run(Journal.fault, fault_id)
+        fault = await self._read(connection, Journal.fault, fault_id)
         if fault is None:
             raise RequestError("bad-request", f"there is no fault {fault_id}")
         # An instance's name ends with its start: older words are another life's.
         started = _start_of(fault)
-        words = await run(Journal.last_words, fault.vm, fault.domid, started)
-        events = await run(Journal.events_before, fault, EVENTS_BEFORE_S, MAX_EVENTS_BEFORE)
+        words = await self._read(
+            connection, Journal.last_words, fault.vm, fault.domid, started
+        )
+        events = await self._read(
+            connection, Journal.events_before, fault, EVENTS_BEFORE_S, MAX_EVENTS_BEFORE
+        )
         await connection.send(
             {
                 "ok": True,
@@ -559,23 +615,25 @@ class Api:
             raise RequestError(
                 "no-such-probe", f"{session.domain.name}: no probe {probe} is loaded ({known})"
             )
-        records = session.subscribe_raw(probe, cpu)
-        connection.until_closed = True
-        try:
-            async for number_, seq, data in records:
-                await connection.send(
-                    {
-                        "ok": True,
-                        "cpu": number_,
-                        "seq": seq,
-                        "data": base64.b64encode(data).decode("ascii"),
-                    }
-                )
-        finally:
-            connection.until_closed = False
-            close = getattr(records, "aclose", None)
-            if close is not None:
-                await close()
+        with self._stream(connection):
+            records = session.subscribe_raw(probe, cpu)
+            connection.until_closed = True
+            connection.end_turn()
+            try:
+                async for number_, seq, data in records:
+                    await connection.send(
+                        {
+                            "ok": True,
+                            "cpu": number_,
+                            "seq": seq,
+                            "data": base64.b64encode(data).decode("ascii"),
+                        }
+                    )
+            finally:
+                connection.until_closed = False
+                close = getattr(records, "aclose", None)
+                if close is not None:
+                    await close()
         await connection.send({"ok": True, "end": True})
 
     # ------------------------------------------------------------ operators
@@ -708,8 +766,22 @@ class Api:
         return found
 
 
-async def _send_event(connection: Connection, event: Event) -> None:
-    await connection.send({"ok": True, "event": event.to_json()})
+async def _send_list(connection: Connection, key: str, parts: list[str], **more: Any) -> None:
+    """Send an answer whose list was encoded in pieces."""
+    end = "".join(f", {json.dumps(name)}: {json.dumps(value)}" for name, value in more.items())
+    line = f'{{"ok": true, {json.dumps(key)}: [{", ".join(parts)}]{end}}}\n'
+    await connection.send_lines(line.encode())
+
+
+async def _send_events(connection: Connection, events: list[Event]) -> None:
+    for some in _in_pieces(events):
+        await connection.send(*({"ok": True, "event": event.to_json()} for event in some))
+
+
+def _in_pieces(rows: Sequence[_T]) -> Iterator[Sequence[_T]]:
+    """What may be encoded in one turn of the group's."""
+    for first in range(0, len(rows), AT_ONCE):
+        yield rows[first : first + AT_ONCE]
 
 
 def _no_such_vm(vm: str) -> RequestError:

@@ -97,6 +97,10 @@ def _checked(path: Path, key: str, value: object, default: object) -> object:
         if not isinstance(value, str):
             raise ConfigError(f"{path}: '{key}' must be a string, not {value!r}")
         levels = ("debug", "info", "warning", "error")
+        if "\0" in value:
+            raise ConfigError(f"{path}: '{key}' must not have a NUL in it: {value!r}")
+        if key in ("socket", "journal", "probes_dir") and not value:
+            raise ConfigError(f"{path}: '{key}' must be a path, not empty")
         if key == "log_level" and value not in levels:
             raise ConfigError(f"{path}: '{key}' must be one of {', '.join(levels)}")
         return value

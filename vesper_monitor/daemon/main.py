@@ -100,6 +100,8 @@ class Daemon:
             keep_faults=config.keep_faults, log_level=config.log_level,
         )  # fmt: skip
         self.recorder = Recorder(disk, held=True)
+        #: for the group of readers
+        self.reader = JournalProcess.for_reading(Path(config.journal), config.log_level)
         self.followers = Followers()
         self._attributes = NodeAttributes()
         self._ledger = ToldLedger(Path(config.socket).with_name(LEDGER))
@@ -226,6 +228,7 @@ class Daemon:
         await self.instances.close()
         await self.watch.close()
         await asyncio.gather(*self._tasks, return_exceptions=True)
+        self.reader.kill()
         await self.recorder.close()
 
     def _state_of(self, record: InstanceRecord) -> Watching:
@@ -580,22 +583,31 @@ def _boot_id() -> str:
     return Path("/proc/sys/kernel/random/boot_id").read_text(encoding="ascii").strip()
 
 
-def more_files() -> None:
-    """Allow as many open files as may be: each guest has some, each monitor one."""
+def more_files(wanted: int = 0) -> None:
+    """Allow as many open files as may be: each guest has some, each monitor one.
+
+    :param wanted: with fewer than that, a warning is logged.
+    """
     _soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
     resource.setrlimit(resource.RLIMIT_NOFILE, (hard, hard))
+    if hard != resource.RLIM_INFINITY and hard < wanted:
+        _log.warning(
+            "only %d files may be open, less than max_clients (%d) needs; raise LimitNOFILE in "
+            "vesperd.service", hard, wanted,
+        )  # fmt: skip
 
 
 async def _run(config: configuration.Config) -> int:
     loop = asyncio.get_running_loop()
     stopping = asyncio.Event()
-    for number in (signal.SIGTERM, signal.SIGINT):
+    for number in (signal.SIGTERM, signal.SIGINT, signal.SIGHUP):
         loop.add_signal_handler(number, stopping.set)
     daemon = Daemon(config)
     try:
         await daemon.start()
     except OSError as error:
-        _log.error("%s", error)
+        path = f"{error.filename}: " if error.filename else ""
+        _log.error("%s%s", path, error.strerror or error)
         return 1
     sdnotify.notify("READY=1")
     _log.info("listening on %s", config.socket)
@@ -648,7 +660,7 @@ def main(argv: list[str] | None = None) -> int:
     }
     config = replace(config, **given)
     logs.setup(config.log_level)
-    more_files()
+    more_files(config.max_clients)
     return asyncio.run(_run(config))
 
 

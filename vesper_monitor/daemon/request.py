@@ -7,8 +7,9 @@ from collections.abc import Callable
 from typing import Any, TypeVar
 
 from vesper_monitor.daemon.server import RequestError
+from vesper_monitor.vm_name import explain_bad_name
 
-__all__ = ["boolean", "is_utf8", "names", "number", "optional", "text"]
+__all__ = ["boolean", "is_utf8", "names", "number", "optional", "text", "vm_name"]
 
 #: Names in one list.
 MAX_NAMES = 64
@@ -25,6 +26,17 @@ def text(request: dict[str, Any], key: str) -> str:
     if not is_utf8(value):
         raise RequestError("bad-request", f"'{key}' must be UTF-8")
     return value
+
+
+def vm_name(request: dict[str, Any], key: str = "vm") -> str:
+    """Return the name of a VM: all that are asked for pass here.
+
+    :raises RequestError: missing, or none that a VM can have.
+    """
+    name = text(request, key)
+    if (why := explain_bad_name(name)) is not None:
+        raise RequestError("bad-request", f"'{key}' is not the name of a VM: {why}")
+    return name
 
 
 def is_utf8(value: str) -> bool:

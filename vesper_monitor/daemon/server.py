@@ -1,34 +1,49 @@
 # SPDX-License-Identifier: GPL-2.0-or-later
-"""The socket (docs/api.md): connections, lines, and who may ask for what.
+"""The sockets (docs/api.md): connections, lines, and who may ask for what.
 
 What the requests mean is in vesper_monitor/daemon/api.py.  No client can hold the
 daemon up: the number of clients, the length of a line, and what waits to be
 sent to one of them are bounded, and a client that does not read for
-:data:`SEND_TIMEOUT` seconds is dropped.
+``SEND_TIMEOUT`` seconds is dropped.
+
+There are two sockets: one that the group of readers may open, too, and one of
+root's own.  Agents use the second, so that nothing that the group does is
+before them in a queue.  What the group asks for is done in turns
+(vesper_monitor/daemon/share.py).
 """
 
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import grp
 import json
 import logging
 import os
 import socket
-import struct
 from collections.abc import Awaitable, Callable
 from pathlib import Path
 from typing import Any
+
+from vesper_monitor.client import root_path
+from vesper_monitor.daemon.connection import (
+    MAX_LINE,
+    Connection,
+    StreamConnection,
+    encode,
+    is_privileged,
+    peer_of,
+)
+from vesper_monitor.daemon.group_port import GroupConnection, GroupPort
 
 __all__ = ["Connection", "Handler", "RequestError", "Server"]
 
 _log = logging.getLogger(__name__)
 
-#: Bytes of a request.
-MAX_LINE = 64 << 10
-#: s for a client to take what was sent to it.
-SEND_TIMEOUT = 30.0
-_UCRED = struct.Struct("iII")  # struct ucred, unix(7)
+#: Connections that are accepted at once.  asyncio goes on so often, too, where no
+#: descriptor is left.
+ACCEPTED_AT_ONCE = 32
+_FULL = "too many connections; try again later"
 
 
 class RequestError(Exception):
@@ -44,74 +59,27 @@ class RequestError(Exception):
         self.more = more
 
 
-class Connection:
-    """One client."""
-
-    def __init__(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
-        self._reader = reader
-        self._writer = writer
-        peer: socket.socket = writer.get_extra_info("socket")
-        raw = peer.getsockopt(socket.SOL_SOCKET, socket.SO_PEERCRED, _UCRED.size)
-        self.pid, self.uid, _ = _UCRED.unpack(raw)
-        #: the present request lasts until the client closes its end; others
-        #: are answered even if it does (``echo ... | socat - UNIX:...``)
-        self.until_closed = False
-
-    @property
-    def privileged(self) -> bool:
-        """Root, or the daemon's own user where that is another (tests)."""
-        return self.uid in (0, os.geteuid())
-
-    async def send(self, answer: dict[str, Any]) -> None:
-        """Send a line and wait until the client's buffer has room again.
-
-        :raises ConnectionError: the client is gone, or does not read.
-        """
-        if self._writer.is_closing() or (self.until_closed and self._reader.at_eof()):
-            raise ConnectionResetError("the client has closed the connection")
-        self._writer.write(json.dumps(answer).encode() + b"\n")
-        try:
-            async with asyncio.timeout(SEND_TIMEOUT):
-                await self._writer.drain()
-        except TimeoutError:
-            self._writer.transport.abort()
-            raise ConnectionAbortedError(
-                f"client (pid {self.pid}) does not read what it asked for"
-            ) from None
-
-    async def line(self) -> bytes | None:
-        """The next request; None at the end."""
-        try:
-            line = await self._reader.readline()
-        except ConnectionError:
-            return None
-        return line or None
-
-    async def close(self) -> None:
-        self._writer.close()
-        try:
-            async with asyncio.timeout(1.0):
-                await self._writer.wait_closed()
-        except (TimeoutError, OSError):
-            self._writer.transport.abort()
-
-
 #: Serves one request: sends its answers itself, or raises RequestError.
 Handler = Callable[[Connection, dict[str, Any]], Awaitable[None]]
 
 
 class Server:
     """
+    :param path: of the socket that the group may open; root's own is beside it.
     :param group: may send requests that only read; "" or unknown: nobody but root.
     """
 
     def __init__(self, path: Path, handler: Handler, *, group: str, max_clients: int) -> None:
         self._path = path
+        self._root_path = Path(root_path(str(path)))
         self._handler = handler
         self._group = group
         self._max = max_clients
         self._server: asyncio.Server | None = None
+        self._port: GroupPort | None = None
+        #: a task for each, and whether it is root's
         self._clients: dict[asyncio.Task[None], bool] = {}
+        self._coming: set[asyncio.Task[None]] = set()
 
     async def start(self) -> None:
         """Listen.
@@ -119,33 +87,36 @@ class Server:
         :raises OSError: another daemon listens there, or the path cannot be used.
         """
         self._path.parent.mkdir(mode=0o755, parents=True, exist_ok=True)
-        _remove_stale(self._path)
-        listener = socket.socket(socket.AF_UNIX, socket.SOCK_STREAM)
+        for path in (self._path, self._root_path):
+            _remove_stale(path)
+        # Where connections wait to be accepted none of root's may be refused: a
+        # monitor of each of a thousand VMs may come at once.
+        listener = _bound(self._root_path)
+        self._server = await asyncio.start_unix_server(
+            self._serve_stream, sock=listener, limit=MAX_LINE, backlog=ACCEPTED_AT_ONCE
+        )
+        listener.listen(self._max)
+        listener = _bound(self._path)
         try:
-            old = os.umask(0o177)
-            try:
-                listener.bind(str(self._path))
-            finally:
-                os.umask(old)
             self._give_to_group()
+            self._port = GroupPort(listener, self._max, self._accepted)
         except BaseException:
             listener.close()
             raise
-        # Where connections wait to be accepted none may be refused: a monitor of
-        # each of a thousand VMs may come at once.
-        self._server = await asyncio.start_unix_server(
-            self._serve, sock=listener, limit=MAX_LINE, backlog=self._max
-        )
 
     async def stop(self) -> None:
         """Close all connections."""
         if self._server is not None:
             self._server.close()
-        for task in self._clients:
+        clients = list(self._clients)
+        for task in clients:
             task.cancel()
-        await asyncio.gather(*self._clients, return_exceptions=True)
-        if self._server is not None:
+        await asyncio.gather(*clients, return_exceptions=True)
+        if self._port is not None:
+            self._port.close()
             self._path.unlink(missing_ok=True)
+        if self._server is not None:
+            self._root_path.unlink(missing_ok=True)
 
     def _give_to_group(self) -> None:
         if not self._group:
@@ -159,18 +130,47 @@ class Server:
         except PermissionError as error:
             _log.warning("%s: cannot give it to the group %s: %s", self._path, self._group, error)
 
-    async def _serve(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
-        connection = Connection(reader, writer)
+    def _accepted(self, peer: socket.socket) -> None:
+        """Somebody has come to the group's socket: root, too, with an older agent."""
+        assert self._port is not None
+        pid, uid = peer_of(peer)
+        loop = asyncio.get_running_loop()
+        if is_privileged(uid):
+            coming = loop.create_task(self._serve_accepted(peer))
+            self._coming.add(coming)
+            coming.add_done_callback(self._coming.discard)
+            return
+        others = sum(not privileged for privileged in self._clients.values())
+        if others >= self._max // 2 or len(self._clients) >= self._max:
+            with peer, contextlib.suppress(OSError):  # it may have gone already
+                peer.send(encode(_error("internal", _FULL)))
+            return
+        connection = GroupConnection(self._port, peer, pid, uid)
+        self._note(loop.create_task(self._serve(connection)), False)
+
+    def _note(self, task: asyncio.Task[None], privileged: bool) -> None:
+        self._clients[task] = privileged
+        task.add_done_callback(lambda _: self._clients.pop(task, None))
+
+    async def _serve_accepted(self, peer: socket.socket) -> None:
+        reader = asyncio.StreamReader(limit=MAX_LINE)
+        protocol = asyncio.StreamReaderProtocol(reader, self._serve_stream)
+        await asyncio.get_running_loop().connect_accepted_socket(lambda: protocol, peer)
+
+    async def _serve_stream(
+        self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter
+    ) -> None:
         task = asyncio.current_task()
         assert task is not None
-        others = sum(not privileged for privileged in self._clients.values())
-        full = len(self._clients) >= self._max or (
-            not connection.privileged and others >= self._max // 2
-        )
-        self._clients[task] = connection.privileged
+        connection = StreamConnection(reader, writer)
+        full = len(self._clients) >= self._max
+        self._note(task, True)
+        await self._serve(connection, full=full)
+
+    async def _serve(self, connection: Connection, *, full: bool = False) -> None:
         try:
             if full:
-                await connection.send(_error("internal", "too many connections; try again later"))
+                await connection.send(_error("internal", _FULL))
             else:
                 await self._requests(connection)
         except ConnectionError as error:
@@ -181,7 +181,6 @@ class Server:
             _log.exception("internal error on a connection")
         finally:
             await connection.close()
-            del self._clients[task]
 
     async def _requests(self, connection: Connection) -> None:
         """One request after the other; the end of the connection ends the present one."""
@@ -200,12 +199,16 @@ class Server:
                     return
                 reading = loop.create_task(connection.line())
                 work = loop.create_task(self._request(connection, line))
+                connection.on_gone = work.cancel  # also with another request behind this one
+                if connection.is_gone:
+                    work.cancel()
                 try:
                     await asyncio.wait({work, reading}, return_when=asyncio.FIRST_COMPLETED)
                     if not work.done() and connection.until_closed and _ended(reading):
                         return
                     await work
                 finally:
+                    connection.on_gone = None
                     work.cancel()
                     await asyncio.gather(work, return_exceptions=True)
         finally:
@@ -213,6 +216,7 @@ class Server:
             await asyncio.gather(reading, return_exceptions=True)
 
     async def _request(self, connection: Connection, line: bytes) -> None:
+        await connection.take_turn()
         try:
             try:
                 request = json.loads(line)
@@ -228,6 +232,8 @@ class Server:
         except Exception as error:
             _log.exception("internal error in a request")
             await connection.send(_error("internal", f"{type(error).__name__}: {error}"))
+        finally:
+            connection.end_turn()
 
 
 def _ended(reading: asyncio.Task[bytes | None]) -> bool:
@@ -237,6 +243,23 @@ def _ended(reading: asyncio.Task[bytes | None]) -> bool:
 
 def _error(code: str, text: str, **more: Any) -> dict[str, Any]:
     return {"ok": False, "code": code, "error": text, **more}
+
+
+def _bound(path: Path) -> socket.socket:
+    """A socket at a path, for root alone as yet.
+
+    :raises OSError: with the path.
+    """
+    listener = socket.socket(socket.AF_UNIX, socket.SOCK_STREAM)
+    old = os.umask(0o177)
+    try:
+        listener.bind(str(path))
+    except OSError as error:
+        listener.close()
+        raise OSError(error.errno, error.strerror or str(error), str(path)) from None
+    finally:
+        os.umask(old)
+    return listener
 
 
 def _remove_stale(path: Path) -> None:

@@ -3,7 +3,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator
 from typing import Any
 
 from vesper_monitor.faults.instance import Instance
@@ -15,22 +15,28 @@ __all__ = ["vm_status"]
 
 def vm_status(
     sessions: Iterable[Session], instances: Iterable[Instance], pauses: Pauses
-) -> list[dict[str, Any]]:
-    """One entry per watched domain and resource, by name."""
+) -> Iterator[dict[str, Any]]:
+    """Yield an entry for each watched domain and resource.
+
+    Each when it is asked for: who asks may do something else in between.
+    """
     by_domain: dict[tuple[str, int], list[Instance]] = {}
-    for instance in instances:
-        key = instance.record.uuid, instance.record.domid
-        by_domain.setdefault(key, []).append(instance)
-    rows = []
+    for known in instances:
+        by_domain.setdefault((known.record.uuid, known.record.domid), []).append(known)
     for session in sessions:
         mine = by_domain.pop((session.domain.uuid, session.domain.domid), None)
-        rows += [{**_watch(session, i), **_resource(i)} for i in mine or (None,)]
+        for instance in mine or (None,):
+            yield {**_watch(session, instance), **_resource(instance)} | _pause(
+                pauses, session.domain.name
+            )
     for unwatched in by_domain.values():
-        rows += [{**_unwatched(i), **_resource(i)} for i in unwatched]
-    for row in rows:
-        pause = pauses.get(row["vm"])
-        row["paused"] = pause.to_json() if pause is not None else None
-    return sorted(rows, key=lambda row: (row["vm"], row["domid"]))
+        for one in unwatched:
+            yield {**_unwatched(one), **_resource(one)} | _pause(pauses, one.record.vm)
+
+
+def _pause(pauses: Pauses, vm: str) -> dict[str, Any]:
+    pause = pauses.get(vm)
+    return {"paused": pause.to_json() if pause is not None else None}
 
 
 def _watch(session: Session, instance: Instance | None) -> dict[str, Any]:

@@ -597,7 +597,9 @@ class Watch:
                     _log.exception("transport %s: internal error", slot.name)
                     error = f"internal error: {problem}"
             if error != slot.error:
-                _log.warning("transport %s: %s", slot.name, error)
+                # That another hypervisor is not here is no trouble.
+                level = logging.INFO if slot.elsewhere else logging.WARNING
+                _log.log(level, "transport %s: %s", slot.name, error)
             slot.error = error
             slot.tried.set()
             await asyncio.sleep(pause)

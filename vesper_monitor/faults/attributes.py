@@ -17,8 +17,10 @@ __all__ = ["NodeAttributes", "SetAttribute"]
 
 _log = logging.getLogger(__name__)
 
-#: s between two tries, and how many there are.
+#: s between two tries, and how many there are before it is said that they fail.
 AGAIN, TRIES = 10.0, 6
+#: s until a value is set again: Pacemaker forgets it when it is started anew.
+SET_AGAIN_S = 600.0
 #: Commands that run at the same time: many VMs may have faults at once.
 AT_ONCE = 4
 
@@ -66,13 +68,18 @@ class NodeAttributes:
         if old is not None:
             await asyncio.gather(old, return_exceptions=True)
         await asyncio.sleep(after)
-        why = ""
-        for _ in range(TRIES):
+        failures = 0
+        while True:
             try:
                 async with self._room:
                     await self._tell(name, value)
-                return
+                if value is None:
+                    return
+                failures = 0
             except PacemakerError as error:
-                why = str(error)
-            await asyncio.sleep(AGAIN)
-        _log.warning("the cluster does not show the node attribute %s: %s", name, why)
+                failures += 1
+                if failures == TRIES:
+                    _log.warning("the cluster does not show the node attribute %s: %s", name, error)
+                    if value is None:
+                        return
+            await asyncio.sleep(AGAIN if 0 < failures < TRIES else SET_AGAIN_S)

@@ -554,9 +554,10 @@ class Instances:
         if held is None or held.id != fault.id or held.told is not None:
             return
         now = time.time()
-        at = self._rate.next(fault.vm, now)
+        event = fault.event.get("id")
+        at = self._rate.next(fault.vm, now, event)
         if at <= now:
-            self._rate.told(fault.vm, now)
+            self._rate.told(fault.vm, now, event)
             instance.undefer()
             return
         when = time.strftime("%H:%M:%S", time.localtime(at))

@@ -22,7 +22,7 @@ from pathlib import Path
 from typing import Any, Protocol
 
 from vesper_monitor.faults.journal import JournalError
-from vesper_monitor.faults.journal_server import CLOSE, LENGTH
+from vesper_monitor.faults.journal_server import CLOSE, LENGTH, READS_AND_WRITES, READS_ONLY
 
 __all__ = ["JournalProcess", "JournalWorker"]
 
@@ -51,25 +51,38 @@ class JournalProcess:
     """The child, as vesperd sees it; it is begun when it is asked first, and again if it dies."""
 
     def __init__(
-        self, path: Path, *, keep_events: int, keep_faults: int, log_level: str = "info"
-    ) -> None:
+        self, path: Path, *, keep_events: int, keep_faults: int, log_level: str = "info",
+        mode: str = READS_AND_WRITES,
+    ) -> None:  # fmt: skip
         self._path = path
-        self._arguments = [str(path), str(keep_events), str(keep_faults), log_level]
+        self._arguments = [mode, str(path), str(keep_events), str(keep_faults), log_level]
         self._process: subprocess.Popen[bytes] | None = None
         self._pipe: _Pipe | None = None
         self._beginning = asyncio.Lock()
 
+    @classmethod
+    def for_reading(cls, path: Path, log_level: str = "info") -> JournalProcess:
+        """Return another child, which only reads what the first one writes."""
+        return cls(path, keep_events=0, keep_faults=0, log_level=log_level, mode=READS_ONLY)
+
     async def call(self, method: str, *args: Any, **kwargs: Any) -> Any:
         """Call a method of the journal. :raises JournalError:"""
+        return (await self.call_measured(method, *args, **kwargs))[0]
+
+    async def call_measured(self, method: str, *args: Any, **kwargs: Any) -> tuple[Any, float]:
+        """Call a method of the journal, and return the CPU seconds that it took, too.
+
+        :raises JournalError:
+        """
         async with self._beginning:  # one child, whoever asks first
             if self._pipe is None or self._pipe.ended:
                 await self._begin()
         assert self._pipe is not None
         answer = self._pipe.ask(pickle.dumps((method, args, kwargs), pickle.HIGHEST_PROTOCOL))
-        value = pickle.loads(await answer)
+        value, cpu_s = pickle.loads(await answer)
         if isinstance(value, Exception):
             raise value
-        return value
+        return value, cpu_s
 
     async def read_state(self, path: Path) -> str:
         """Read a file beside the journal, however long that takes. :raises OSError:"""

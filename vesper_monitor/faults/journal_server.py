@@ -3,7 +3,8 @@
 
 Each message is its length and a pickle: a method of
 :class:`vesper_monitor.faults.journal.Journal` with its arguments, and what it
-returned or raised.  There is nothing here that a start would wait for:
+returned or raised, with the CPU time that it took (s).  There is nothing here that a
+start would wait for:
 vesperd's other end is :mod:`vesper_monitor.faults.journal_process`.
 """
 
@@ -25,11 +26,14 @@ from typing import Any
 
 from vesper_monitor import statefile
 from vesper_monitor.faults.journal import Journal, JournalDamaged, JournalError
+from vesper_monitor.faults.read_only_journal import ReadOnlyJournal
 
-__all__ = ["CLOSE", "LENGTH", "main"]
+__all__ = ["CLOSE", "LENGTH", "READS_AND_WRITES", "READS_ONLY", "main"]
 
 _log = logging.getLogger(__name__)
 
+#: What the child may do to the journal.
+READS_ONLY, READS_AND_WRITES = "reads-only", "reads-and-writes"
 #: Of a message, before it.
 LENGTH = struct.Struct("<I")
 #: In place of a method of the journal.
@@ -49,8 +53,11 @@ LOCK_POLL_S = 0.02
 class _Server:
     """The child: the journal, opened when it is needed."""
 
-    def __init__(self, open_journal: Callable[[], Journal], path: Path) -> None:
+    def __init__(
+        self, open_journal: Callable[[], Journal], path: Path, reads_only: bool
+    ) -> None:
         self._open_journal = open_journal
+        self._reads_only = reads_only
         self._path = path
         self._journal: Journal | None = None
         self._lock: int | None = None
@@ -60,7 +67,10 @@ class _Server:
         stream = connection.makefile("rb")
         while len(head := stream.read(LENGTH.size)) == LENGTH.size:
             method, args, kwargs = pickle.loads(stream.read(*LENGTH.unpack(head)))
-            answer = pickle.dumps(self._do(method, args, kwargs), pickle.HIGHEST_PROTOCOL)
+            began = time.process_time()
+            value = self._do(method, args, kwargs)
+            done = value, time.process_time() - began
+            answer = pickle.dumps(done, pickle.HIGHEST_PROTOCOL)
             connection.sendall(LENGTH.pack(len(answer)) + answer)
             if method == CLOSE:
                 return
@@ -85,13 +95,20 @@ class _Server:
             return JournalError(f"{self._path}: internal error: {type(error).__name__}: {error}")
 
     def _opened(self) -> Journal:
-        if self._journal is not None and self._journal.is_stale:
+        if self._journal is not None and self._is_outdated(self._journal):
             self._close()
-        if self._journal is None:
+        if self._journal is None and self._reads_only:
+            self._journal = ReadOnlyJournal(self._path)
+        elif self._journal is None:
             self._take_lock()
             self._journal = self._open_journal()
             self._take_lock()  # of another file, if that was set aside
         return self._journal
+
+    def _is_outdated(self, journal: Journal) -> bool:
+        return journal.is_stale or (
+            isinstance(journal, ReadOnlyJournal) and journal.was_replaced()
+        )
 
     def _take_lock(self) -> None:
         """Let no other vesperd use the file.
@@ -136,7 +153,7 @@ def main(arguments: list[str]) -> None:
     """The child's whole life."""
     from vesper_monitor.daemon import logs
 
-    descriptor, parent, path, keep_events, keep_faults, log_level = arguments
+    descriptor, parent, mode, path, keep_events, keep_faults, log_level = arguments
     ctypes.CDLL(None).prctl(_PR_SET_PDEATHSIG, signal.SIGKILL)
     if os.getppid() != int(parent):
         return
@@ -148,6 +165,7 @@ def main(arguments: list[str]) -> None:
     server = _Server(
         lambda: Journal(journal, keep_events=int(keep_events), keep_faults=int(keep_faults)),
         journal,
+        mode == READS_ONLY,
     )
     with socket.socket(fileno=int(descriptor)) as connection:
         try:

@@ -2,9 +2,10 @@
 """Pauses of watching: an operator wants nothing reported of a VM for a while.
 
 Everything is recorded all the same.  A pause ends by itself; its end is kept
-as a time of day in a file beside the journal, so that it outlives this
-process.  It does not outlive a boot of the host, nor does it follow the VM to
-another one.  The cluster sees it as a node attribute (``crm_mon -A``).
+in a file beside the journal, so that it outlives this process, as a time of
+day for people and by the clock that nobody can set.  It does not outlive a
+boot of the host, nor does it follow the VM to another one.  The cluster sees
+it as a node attribute (``crm_mon -A``).
 """
 
 from __future__ import annotations
@@ -26,7 +27,7 @@ _log = logging.getLogger(__name__)
 
 #: s; whoever needs longer wants Pacemaker's maintenance mode.
 MAX_SECONDS = 7 * 86_400.0
-#: s between two looks at the clock: it may be set meanwhile.
+#: s between two looks at the clock, which goes on while the host sleeps.
 LOOK = 30.0
 
 
@@ -39,6 +40,7 @@ class Pause:
     until: float  #: likewise
     reason: str
     boot_id: str  #: of the host
+    deadline: float  #: s, CLOCK_BOOTTIME: ``until`` is for people, and may be set wrong
 
     @property
     def text(self) -> str:
@@ -53,6 +55,10 @@ class Pause:
             "reason": self.reason,
             "text": self.text,
         }
+
+
+def _boottime() -> float:
+    return time.clock_gettime(time.CLOCK_BOOTTIME)
 
 
 def attribute(vm: str) -> str:
@@ -115,7 +121,7 @@ class Pauses:
         if not self._is_restored:
             raise OSError(f"{self._path}: the disk has not said yet what is in it")
         now = time.time()
-        pause = Pause(vm, now, now + seconds, reason, self._boot_id)
+        pause = Pause(vm, now, now + seconds, reason, self._boot_id, _boottime() + seconds)
         try:
             await self._write({**self._pauses, vm: pause})
         except OSError:
@@ -148,7 +154,7 @@ class Pauses:
         pause = self._pauses.get(vm)
         if pause is None:
             return
-        left = pause.until - time.time()
+        left = pause.deadline - _boottime()
         if left <= 0:
             self.end(vm, "the time is up")
             return
@@ -188,12 +194,18 @@ class Pauses:
                     until=float(entry["until"]),
                     reason=str(entry["reason"]),
                     boot_id=str(entry["boot_id"]),
+                    # An older vesperd has noted none.
+                    deadline=float(
+                        entry.get("deadline", _boottime() + entry["until"] - time.time())
+                    ),
                 )
                 for entry in entries
             ]
         except FileNotFoundError:
             return []
-        except (OSError, ValueError, TypeError, LookupError) as error:
+        except (
+            OSError, ValueError, TypeError, LookupError, AttributeError, RecursionError,
+        ) as error:  # fmt: skip
             # Rather watch than stay silent for an unknown time.
             _log.error("%s: pauses are forgotten: %s", self._path, error)
             return []

@@ -30,19 +30,33 @@ class Rate:
         self.most = most
         #: when the last ones were told, oldest first
         self._told: dict[str, deque[float]] = {}
+        #: the event of the one that was told last
+        self._event: dict[str, int] = {}
 
-    def told(self, vm: str, at: float) -> None:
-        """A fault of that VM is told."""
+    def told(self, vm: str, at: float, event: int | None = None) -> None:
+        """A fault of that VM is told.
+
+        :param event: its number; what several resources make of one is one.
+        """
+        if event is not None:
+            if self._event.get(vm) == event and vm in self._told:
+                return
+            self._event[vm] = event
         for name, times in list(self._told.items()):  # VMs come and go
             if times[-1] <= at - WINDOW:
                 del self._told[name]
+                self._event.pop(name, None)
         sorted_times = sorted([*self._told.get(vm, ()), at])  # the journal may be read late
         self._told[vm] = deque(sorted_times, maxlen=self.most)
 
-    def next(self, vm: str, now: float) -> float:
-        """From when on another may be told: ``now``, or later, at most :data:`WINDOW`."""
+    def next(self, vm: str, now: float, event: int | None = None) -> float:
+        """From when on another may be told: ``now``, or later, at most :data:`WINDOW`.
+
+        :param event: as of :meth:`told`.
+        """
         times = self._told.get(vm)
-        if times is None or len(times) < self.most:
+        same = event is not None and self._event.get(vm) == event
+        if times is None or len(times) < self.most or same:
             return now
         # Whatever the clock has done since.
         return max(now, min(times[0], now) + WINDOW)

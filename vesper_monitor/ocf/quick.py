@@ -121,8 +121,7 @@ def _ask(environ: Mapping[str, str], question: bytes, limit: float) -> bytes:
     end = time.monotonic() + limit
     connection = socket(AF_UNIX, SOCK_STREAM | os.O_CLOEXEC)
     try:
-        connection.settimeout(LIMIT)
-        connection.connect(environ.get("VESPER_SOCKET") or "/run/vesper/vesperd.sock")
+        _connect(connection, environ.get("VESPER_SOCKET") or "/run/vesper/vesperd.sock")
         connection.sendall(question)
         answer = b""
         while not answer.endswith(b"\n"):
@@ -136,3 +135,25 @@ def _ask(environ: Mapping[str, str], question: bytes, limit: float) -> bytes:
     finally:
         connection.close()
     return answer
+
+
+def _connect(connection: socket, path: str) -> None:
+    """As vesper_monitor/client.py does: to root's own socket, if there is one.
+
+    :raises OSError:
+    """
+    end = time.monotonic() + LIMIT
+    for name in (f"{path}.root", path):
+        while True:
+            connection.settimeout(max(0.001, end - time.monotonic()))
+            try:
+                connection.connect(name)
+                return
+            except BlockingIOError:  # too many wait to be accepted
+                if time.monotonic() > end:
+                    raise
+                time.sleep(0.02)
+            except OSError:  # we are not root, or vesperd is an older one
+                if name == path:
+                    raise
+                break

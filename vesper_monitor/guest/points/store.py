@@ -57,7 +57,7 @@ class Points:
             found = [(str(vm), str(text)) for vm, texts in entries.items() for text in texts]
         except FileNotFoundError:
             return
-        except (OSError, ValueError, TypeError, AttributeError) as error:
+        except (OSError, ValueError, TypeError, AttributeError, RecursionError) as error:
             _log.error("%s: added probes are forgotten: %s", self._path, error)
             return
         for vm, text in found:

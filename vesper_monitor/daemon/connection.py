@@ -1,0 +1,169 @@
+# SPDX-License-Identifier: GPL-2.0-or-later
+"""One client of the socket: its lines, and who it is."""
+
+from __future__ import annotations
+
+import asyncio
+import json
+import os
+import socket
+import struct
+from abc import ABC, abstractmethod
+from collections.abc import Callable
+from typing import Any
+
+from vesper_monitor.daemon.share import Share, Turn
+
+__all__ = [
+    "MAX_LINE", "SEND_TIMEOUT", "Connection", "StreamConnection", "encode", "is_privileged",
+    "peer_of",
+]  # fmt: skip
+
+#: Bytes of a request.
+MAX_LINE = 64 << 10
+#: s for a client to take what was sent to it.
+SEND_TIMEOUT = 30.0
+_UCRED = struct.Struct("iII")  # struct ucred, unix(7)
+
+
+def peer_of(peer: socket.socket) -> tuple[int, int]:
+    """Return the process and the user at the other end (SO_PEERCRED)."""
+    raw = peer.getsockopt(socket.SOL_SOCKET, socket.SO_PEERCRED, _UCRED.size)
+    pid, uid, _ = _UCRED.unpack(raw)
+    return pid, uid
+
+
+def is_privileged(uid: int) -> bool:
+    """Whether that user is root, or the daemon's own where that is another (tests)."""
+    return uid in (0, os.geteuid())
+
+
+class Connection(ABC):
+    """One client.
+
+    :param share: what is done for it is done in turns of that one; None: at any time.
+    """
+
+    def __init__(self, pid: int, uid: int, share: Share | None = None) -> None:
+        self.pid, self.uid = pid, uid
+        self._share = share
+        self._turn: Turn | None = None
+        #: the present request lasts until the client closes its end; others
+        #: are answered even if it does (``echo ... | socat - UNIX:...``)
+        self.until_closed = False
+        #: nothing can be sent to the client any more, as far as that is noticed
+        self.is_gone = False
+        #: called when it is
+        self.on_gone: Callable[[], object] | None = None
+
+    @property
+    def privileged(self) -> bool:
+        return is_privileged(self.uid)
+
+    async def send(self, *answers: dict[str, Any]) -> None:
+        """Send lines and wait until the client's buffer has room again.
+
+        :raises ConnectionError: the client is gone, or does not read.
+        """
+        await self.take_turn()
+        try:
+            data = encode(*answers)
+        except BaseException:
+            self.end_turn()
+            raise
+        await self.send_lines(data)
+
+    async def send_lines(self, data: bytes) -> None:
+        """Send what :func:`encode` has made, as :meth:`send` does."""
+        await self.take_turn()
+        try:
+            if self.is_over:
+                raise ConnectionResetError("the client has closed the connection")
+            self.write(data)
+        finally:
+            self.end_turn()
+        await self.drain()
+
+    async def take_turn(self) -> None:
+        """Return when something may be done for this client.
+
+        The turn lasts until something is sent; it may be taken again before.
+        """
+        if self._share is not None and self._turn is None:
+            self._turn = await self._share.take()
+
+    def end_turn(self) -> None:
+        """Let others have their turn, before this client has to wait for something."""
+        turn, self._turn = self._turn, None
+        if turn is not None:
+            turn.end()
+
+    def count(self, seconds: float) -> None:
+        """Count what another thread has computed in the present turn."""
+        if self._turn is not None:
+            self._turn.add(seconds)
+
+    @property
+    @abstractmethod
+    def is_over(self) -> bool:
+        """Whether nothing can be sent any more, or need be."""
+
+    @abstractmethod
+    async def line(self) -> bytes | None:
+        """The next request; None at the end. :raises ValueError: it is too long."""
+
+    @abstractmethod
+    def write(self, data: bytes) -> None: ...
+
+    @abstractmethod
+    async def drain(self) -> None:
+        """:raises ConnectionError: the client is gone, or does not read."""
+
+    @abstractmethod
+    async def close(self) -> None: ...
+
+
+def encode(*answers: dict[str, Any]) -> bytes:
+    """The lines of some answers."""
+    return b"".join(json.dumps(answer).encode() + b"\n" for answer in answers)
+
+
+class StreamConnection(Connection):
+    """A client of root's, on asyncio's streams."""
+
+    def __init__(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        super().__init__(*peer_of(writer.get_extra_info("socket")))
+        self._reader = reader
+        self._writer = writer
+
+    @property
+    def is_over(self) -> bool:
+        return self._writer.is_closing() or (self.until_closed and self._reader.at_eof())
+
+    def write(self, data: bytes) -> None:
+        self._writer.write(data)
+
+    async def drain(self) -> None:
+        try:
+            async with asyncio.timeout(SEND_TIMEOUT):
+                await self._writer.drain()
+        except TimeoutError:
+            self._writer.transport.abort()
+            raise ConnectionAbortedError(
+                f"client (pid {self.pid}) does not read what it asked for"
+            ) from None
+
+    async def line(self) -> bytes | None:
+        try:
+            line = await self._reader.readline()
+        except ConnectionError:
+            return None
+        return line or None
+
+    async def close(self) -> None:
+        self._writer.close()
+        try:
+            async with asyncio.timeout(1.0):
+                await self._writer.wait_closed()
+        except (TimeoutError, OSError):
+            self._writer.transport.abort()

@@ -1,0 +1,252 @@
+# SPDX-License-Identifier: GPL-2.0-or-later
+"""The socket that the group of readers may open: its connections, lines and limits.
+
+Many clients that misbehave (half lines, connects without end, answers that
+nobody takes) must not keep the loop from the guests.  So the loop does not
+see them: all are in one epoll(7) of this port's, which is looked at in turns
+(vesper_monitor/daemon/share.py), a few descriptors each time.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+import select
+import socket
+from collections.abc import Callable
+
+from vesper_monitor.daemon.connection import MAX_LINE, SEND_TIMEOUT, Connection
+from vesper_monitor.daemon.share import Share
+
+__all__ = ["GroupConnection", "GroupPort"]
+
+_log = logging.getLogger(__name__)
+
+#: Descriptors that are looked at in one turn, and bytes that are read of one.
+READY_AT_ONCE, READ_BYTES = 8, 16384
+#: s without accepting where no descriptor is left.
+NO_FILES_PAUSE_S = 1.0
+
+
+class GroupConnection(Connection):
+    """A client of the group's."""
+
+    def __init__(self, port: GroupPort, peer: socket.socket, pid: int, uid: int) -> None:
+        super().__init__(pid, uid, port.share)
+        self._port = port
+        self._peer = peer
+        self._in = bytearray()
+        self._out = bytearray()
+        self._eof = False
+        self._gone: OSError | None = None
+        self._closed = False
+        self._reading: asyncio.Future[None] | None = None
+        self._sending: asyncio.Future[None] | None = None
+
+    # ------------------------------------------------------------ lines
+
+    @property
+    def is_over(self) -> bool:
+        return self.is_gone or (self.until_closed and self._eof)
+
+    async def line(self) -> bytes | None:
+        while (end := self._in.find(b"\n")) < 0 or self.is_gone:
+            if self._eof:
+                return None
+            if len(self._in) > MAX_LINE:
+                raise ValueError("a line that is too long")
+            self._reading = asyncio.get_running_loop().create_future()
+            self._listen()
+            try:
+                await self._reading
+            finally:
+                self._reading = None
+        line = bytes(self._in[: end + 1])
+        del self._in[: end + 1]
+        return line
+
+    def write(self, data: bytes) -> None:
+        self._out += data
+        self._flush()
+        self._listen()
+
+    async def drain(self) -> None:
+        if not self.is_gone and self._out:
+            self._sending = asyncio.get_running_loop().create_future()
+            try:
+                async with asyncio.timeout(SEND_TIMEOUT):
+                    await self._sending
+            except TimeoutError:
+                self._end()
+                raise ConnectionAbortedError(
+                    f"client (pid {self.pid}) does not read what it asked for"
+                ) from None
+            finally:
+                self._sending = None
+        if self._gone is not None:
+            raise ConnectionResetError(f"client (pid {self.pid}): {self._gone}")
+
+    async def close(self) -> None:
+        self.end_turn()
+        self._end()
+
+    # ------------------------------------------------------------ of the port
+
+    @property
+    def wanted(self) -> int:
+        """What to look for, as of epoll(7)."""
+        reading = select.EPOLLIN if self._reading is not None else 0
+        return reading | (select.EPOLLOUT if self._out else 0)
+
+    def look(self, events: int) -> None:
+        """Something is there: read what there is, send what can be sent."""
+        if events & select.EPOLLOUT:
+            self._flush()
+        if events & (select.EPOLLIN | select.EPOLLHUP | select.EPOLLERR):
+            self._read()
+        if events & (select.EPOLLHUP | select.EPOLLERR):
+            # It has closed: epoll tells of that without end, whatever is wanted.
+            self._fail(ConnectionResetError("it has closed the connection"))
+        self._listen()
+
+    def _read(self) -> None:
+        try:
+            data = self._peer.recv(READ_BYTES)
+        except BlockingIOError:
+            return
+        except OSError:
+            data = b""
+        self._in += data
+        self._eof = self._eof or not data
+        # Half a line is nothing to wake anybody for.
+        if self._eof or b"\n" in data or len(self._in) > MAX_LINE:
+            _wake(self._reading)
+
+    def _flush(self) -> None:
+        if self.is_gone:
+            return
+        try:
+            sent = self._peer.send(self._out) if self._out else 0
+        except BlockingIOError:
+            return
+        except OSError as error:
+            self._fail(error)
+            return
+        del self._out[:sent]
+        if not self._out:
+            _wake(self._sending)
+
+    def _fail(self, error: OSError) -> None:
+        self._gone = self._gone or error
+        self._eof = self.is_gone = True
+        self._out.clear()
+        self._port.forget(self._peer)
+        _wake(self._sending)
+        _wake(self._reading)
+        if self.on_gone is not None:
+            self.on_gone()
+
+    def _listen(self) -> None:
+        if not self.is_gone:
+            self._port.look_for(self._peer, self.wanted, self)
+
+    def _end(self) -> None:
+        if not self._closed:
+            self._closed = True
+            self._fail(ConnectionAbortedError("closed"))
+            self._peer.close()
+
+
+def _wake(waiting: asyncio.Future[None] | None) -> None:
+    if waiting is not None and not waiting.done():
+        waiting.set_result(None)
+
+
+class GroupPort:
+    """Listens for the group.
+
+    :param listener: a bound socket; it is this port's from now on.
+    :param accepted: is given each new connection.
+    """
+
+    def __init__(
+        self, listener: socket.socket, backlog: int, accepted: Callable[[socket.socket], None]
+    ) -> None:
+        self.share = Share()
+        self._listener = listener
+        self._accepted = accepted
+        self._epoll = select.epoll()
+        self._clients: dict[int, GroupConnection] = {}
+        self._loop = asyncio.get_running_loop()
+        self._resume: asyncio.TimerHandle | None = None
+        self._accepts_none = False
+        listener.setblocking(False)
+        listener.listen(backlog)
+        self._epoll.register(listener, select.EPOLLIN)
+        self._loop.add_reader(self._epoll, self._ready)
+
+    def close(self) -> None:
+        """Accept no more, and look at nobody any more."""
+        if self._epoll.closed:
+            return
+        if self._resume is not None:
+            self._resume.cancel()
+        self._loop.remove_reader(self._epoll)
+        self._epoll.close()
+        self._listener.close()
+
+    def look_for(self, peer: socket.socket, events: int, client: GroupConnection) -> None:
+        """From now on look at a client's descriptor for those events."""
+        if self._epoll.closed:
+            return
+        known = self._clients.get(peer.fileno())
+        self._clients[peer.fileno()] = client
+        if known is client:
+            self._epoll.modify(peer, events)
+        else:
+            self._epoll.register(peer, events)
+
+    def forget(self, peer: socket.socket) -> None:
+        """Look at a descriptor no more, before it is closed."""
+        if self._clients.pop(peer.fileno(), None) is not None and not self._epoll.closed:
+            self._epoll.unregister(peer)
+
+    def _ready(self) -> None:
+        self._loop.remove_reader(self._epoll)
+        self.share.call(self._look)
+
+    def _look(self) -> None:
+        if self._epoll.closed:
+            return
+        try:
+            for number, events in self._epoll.poll(0, READY_AT_ONCE):
+                client = self._clients.get(number)
+                if number == self._listener.fileno():
+                    self._accept()
+                elif client is not None:
+                    client.look(events)
+        finally:
+            self._loop.add_reader(self._epoll, self._ready)
+
+    def _accept(self) -> None:
+        try:
+            peer, _ = self._listener.accept()
+        except (BlockingIOError, ConnectionAbortedError):
+            return
+        except OSError as error:
+            # No descriptor or no memory is left: of no use to try again at once.
+            if not self._accepts_none:
+                _log.error("no connection of the group is accepted for now: %s", error.strerror)
+            self._accepts_none = True
+            self._epoll.modify(self._listener, 0)
+            self._resume = self._loop.call_later(NO_FILES_PAUSE_S, self._go_on)
+            return
+        self._accepts_none = False
+        peer.setblocking(False)
+        self._accepted(peer)
+
+    def _go_on(self) -> None:
+        self._resume = None
+        self._epoll.modify(self._listener, select.EPOLLIN)
+
+
