@@ -141,7 +141,7 @@ PROBES: Mapping[str, ProbeInfo] = {
     "hung_task": ProbeInfo(
         sees="A task that was in uninterruptible sleep for kernel.hung_task_timeout_secs (120 s), "
         "again after each further such time, whether or not the kernel still logs it.",
-        hooks=("tracepoint sched:sched_process_hang in khungtaskd, as in Linux 5.10 to 6.12",),
+        hooks=("tracepoint sched:sched_process_hang in khungtaskd, as in Linux 5.10 to 7.3",),
         not_seen="A task that hangs in a sleep that can be interrupted or killed; one that spins. "
         "Nothing while hung_task_timeout_secs is 0.",
         cost="One tracepoint per hung task and timeout, in a kernel thread: "
@@ -194,8 +194,8 @@ PROBES: Mapping[str, ProbeInfo] = {
         sees="A network device that loses its link, is taken down or removed, or loses its last "
         "IPv4 address; and when it has link or address again.",
         hooks=(
-            "notifier register_netdevice_notifier(), as in Linux 5.10 to 6.12",
-            "notifier register_inetaddr_notifier(), as in Linux 5.10 to 6.12",
+            "notifier register_netdevice_notifier(), as in Linux 5.10 to 7.3",
+            "notifier register_inetaddr_notifier(), as in Linux 5.10 to 7.3",
         ),
         not_seen="Devices without one beneath them (bridges, bonds, tunnels, the pairs of "
         "containers), and those in other network namespaces. IPv6 addresses. A link that is up "
@@ -226,8 +226,8 @@ PROBES: Mapping[str, ProbeInfo] = {
         "task was run for twice kernel.watchdog_thresh, 20 s) and a stall of RCU (21 s), again "
         "after a while.",
         hooks=(
-            "kprobe on add_taint() with TAINT_SOFTLOCKUP, as in Linux 5.10 to 6.12",
-            "kprobe on print_cpu_stall_info(), as in Linux 5.10 to 6.12",
+            "kprobe on add_taint() with TAINT_SOFTLOCKUP, as in Linux 5.10 to 7.3",
+            "kprobe on print_cpu_stall_info(), as in Linux 5.10 to 7.3",
         ),
         not_seen="A CPU with interrupts off, but by the others' RCU stall: the daemon's "
         "hang_timeout sees it. The task, where another CPU finds the stall. Expedited grace "
@@ -247,8 +247,8 @@ PROBES: Mapping[str, ProbeInfo] = {
         sees="An oops of the kernel (task, instruction, trap and error code; of a page fault the "
         "kernel notes the latter alone) and a panic.",
         hooks=(
-            "notifier register_die_notifier() with DIE_OOPS, as in Linux 5.10 to 6.12",
-            "notifier atomic_notifier_chain_register() of panics, as in Linux 5.10 to 6.12",
+            "notifier register_die_notifier() with DIE_OOPS, as in Linux 5.10 to 7.3",
+            "notifier atomic_notifier_chain_register() of panics, as in Linux 5.10 to 7.3",
         ),
         not_seen="Stack and log: the last words have them. A panic where a crash kernel is "
         "loaded. Warnings.",

@@ -5,7 +5,7 @@
  * The die notifier with DIE_OOPS, which __die() (arch/x86/kernel/dumpstack.c)
  * calls after the registers are in the log, and the panic notifier, which
  * panic() calls unless a crash kernel takes over before.  Each as in Linux 5.10
- * to 6.12.  What the kernel has said stands in the core's last words: here are
+ * to 7.3.  What the kernel has said stands in the core's last words: here are
  * the task, the place and the trap, to be compared by rules.
  */
 

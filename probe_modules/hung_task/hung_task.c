@@ -4,7 +4,7 @@
  *
  * The tracepoint sched_process_hang, which khungtaskd passes for each task that
  * was in state D for kernel.hung_task_timeout_secs (check_hung_task() in
- * kernel/hung_task.c, as in Linux 5.10 to 6.12), again after each further such
+ * kernel/hung_task.c, as in Linux 5.10 to 7.3), again after each further such
  * time, and also when its warnings in the log are used up.
  */
 

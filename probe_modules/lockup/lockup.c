@@ -11,7 +11,7 @@
  *		tracepoint rcu_stall_warning needs CONFIG_RCU_TRACE, which
  *		distributions leave off
  *
- * Each as in Linux 5.10 to 6.12.
+ * Each as in Linux 5.10 to 7.3.
  */
 
 #include <linux/kernel.h>

@@ -4,7 +4,7 @@
  * down, has gone, or has no IPv4 address any more; and when that is over.
  *
  * The notifier chains netdev_chain (net/core/dev.c) and inetaddr_chain
- * (net/ipv4/devinet.c), as in Linux 5.10 to 6.12.  Both are called with the
+ * (net/ipv4/devinet.c), as in Linux 5.10 to 7.3.  Both are called with the
  * RTNL held.  Only devices that have one beneath them (virtio, Xen, PCI): not
  * bridges, tunnels, containers' pairs and the like.
  */
