@@ -15,7 +15,7 @@ from vesper_monitor.faults.journal_process import JournalProcess
 
 
 def test_it_reads_what_is_written_and_writes_nothing(tmp_path: Path) -> None:
-    path = tmp_path / "journal.sqlite"
+    path, files = tmp_path / "journal.sqlite", tmp_path.glob
 
     async def run() -> None:
         reader = JournalProcess.for_reading(path)
@@ -32,7 +32,7 @@ def test_it_reads_what_is_written_and_writes_nothing(tmp_path: Path) -> None:
             await reader.call("_execute", "DELETE FROM events", ())
         # A damaged one is set aside, and another put in its place.
         journal.close()
-        for file in tmp_path.glob("journal.sqlite*"):
+        for file in files("journal.sqlite*"):
             file.rename(tmp_path / f"aside-{file.name}")
         fresh = Journal(path)
         fresh.write(Batch(events=[event(9)]))
