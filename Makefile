@@ -53,7 +53,7 @@ help:
 	@echo '  make evaluate        the whole evaluation (VMM=, RUNS=5 of each)'
 	@echo '  make compare         the stock agent against ours on Xen, fault by fault'
 	@echo '  make test            lint and every test'
-	@echo '  make test-quick      the tests that need no lab (seconds)'
+	@echo '  make test-quick      the tests that need no lab (guests in QEMU are among them)'
 	@echo '  make bench-cluster   from the event to the stop, against a bare waiting monitor'
 	@echo '  make bench-probes    what a hit of each probe costs, against ftrace and bpftrace'
 	@echo '  make bench-liveness  how soon hangs are found; no false alarms (ROUNDS=200)'

@@ -100,7 +100,7 @@ PROBES: Mapping[str, ProbeInfo] = {
     "out_of_memory": ProbeInfo(
         sees="The OOM killer: its victim and the memory that it had, who asked for memory, and "
         "what was short (the system, a cgroup, a cpuset, a memory policy).",
-        hooks=("kprobe on oom_kill_process(), as in Linux 5.10 to 6.12",),
+        hooks=("kprobe on oom_kill_process(), as in Linux 5.10 to 7.3",),
         not_seen="A guest that swaps itself to death without an OOM kill; a kill by a daemon of "
         "the guest's user space (systemd-oomd), which is a signal.",
         cost="One kprobe per OOM kill, which is rare: " + _measured(0.78, 6.11, 5.72, _CALLED),
@@ -118,7 +118,7 @@ PROBES: Mapping[str, ProbeInfo] = {
         sees="The end of a process: exit status or signal, whether the OOM killer chose it, its "
         "age and its parent. Once per process, when the last of its threads ends.",
         hooks=(
-            "kprobe on taskstats_exit(), which do_exit() calls, as in Linux 5.10 to 6.12",
+            "kprobe on taskstats_exit(), which do_exit() calls, as in Linux 5.10 to 7.3",
             "kprobe on __send_signal_locked() or __send_signal(), as in send_signal, for what was "
             "asked to end",
         ),

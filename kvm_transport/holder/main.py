@@ -37,14 +37,22 @@ def _size(text: str) -> int:
 
 def _arguments(argv: Sequence[str] | None) -> argparse.Namespace:
     parser = argparse.ArgumentParser(
-        prog="vesper-ivshmem", description="Shared memory for VESPER's guests on QEMU."
+        prog="vesper-ivshmem", description="Shared memory for VESPER's guests on QEMU.",
+        epilog="See vesper-ivshmem(8).",
     )
-    parser.add_argument("--directory", type=Path, default=Path("/run/vesper-ivshmem"))
+    parser.add_argument(
+        "--directory", type=Path, default=Path("/run/vesper-ivshmem"), metavar="DIR",
+        help="where the sockets are (%(default)s)",
+    )  # fmt: skip
     parser.add_argument(
         "--size", type=_size, default=16 << 20, metavar="MIB", help="of each VM's memory (16)"
     )
-    parser.add_argument("--max-vms", type=int, default=256, metavar="N", help="(256)")
-    parser.add_argument("--group", help=f"that QEMU runs as (the first of {', '.join(_GROUPS)})")
+    parser.add_argument(
+        "--max-vms", type=int, default=256, metavar="N", help="devices that it holds at most (256)"
+    )
+    parser.add_argument(
+        "--group", metavar="NAME", help=f"that QEMU runs as (the first of {', '.join(_GROUPS)})"
+    )
     return parser.parse_args(argv)
 
 

@@ -638,13 +638,18 @@ def main(argv: list[str] | None = None) -> int:
         epilog="See vesperd(8).",
     )
     parser.add_argument(
-        "-c", "--config", type=Path,
+        "-c", "--config", type=Path, metavar="FILE",
         help=f"configuration file (default: {configuration.DEFAULT_PATH}, if there)",
     )  # fmt: skip
-    parser.add_argument("--socket", help="listen here instead of what the configuration says")
-    parser.add_argument("--journal", help="journal file, likewise")
-    parser.add_argument("--probes-dir", help="directory of probe images, likewise")
-    parser.add_argument("--log-level", choices=("debug", "info", "warning", "error"))
+    parser.add_argument(
+        "--socket", metavar="PATH", help="listen here instead of what the configuration says"
+    )
+    parser.add_argument("--journal", metavar="FILE", help="journal file, likewise")
+    parser.add_argument("--probes-dir", metavar="DIR", help="directory of probe images, likewise")
+    parser.add_argument(
+        "--log-level", choices=("debug", "info", "warning", "error"),
+        help="what goes to standard error, likewise",
+    )  # fmt: skip
     options = parser.parse_args(argv)
     try:
         config = configuration.load(
