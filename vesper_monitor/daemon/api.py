@@ -307,8 +307,8 @@ class Api:
             async with asyncio.timeout(STOP_FIND_LIMIT_S):
                 found = await watch.find(fault.vm)
         except (TimeoutError, NoTransport) as error:
-            _log.warning("%s: whether it is the domain of fault %d is not known: %s",
-                         fault.vm, fault.id, error or "no answer in time")  # fmt: skip
+            _log.warning("%s: whether it is the domain of %s is not known: %s",
+                         fault.vm, fault.label, error or "no answer in time")  # fmt: skip
             return None
         if found is not None:
             self._daemon.instances.forget_earlier_lives(found[1])
