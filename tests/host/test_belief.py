@@ -4,15 +4,12 @@
 from __future__ import annotations
 
 import ctypes
-import re
-import tomllib
 from typing import Any
 
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from tests.host.daemons import PROJECT
 from vesper_monitor.faults.fields import DERIVED, NEGATED
 from vesper_monitor.faults.rules import RuleSet, Scope, default_rules, judge
 from vesper_monitor.faults.trial import Hit, compare, trial
@@ -235,44 +232,3 @@ def test_the_default_rules_are_said_in_words() -> None:
     assert 'constraint is none of "cgroup", "cpuset", "memory_policy" or (' in words_of_oom
     # Of each name that is said otherwise when it does not hold, one can say that it holds.
     assert set(NEGATED) <= set(DERIVED)
-
-
-#: Rules that tell of processes begin with one of these.
-OF_PROCESSES = ("send_signal:", "out_of_memory:", "process_exit:", "last_words:")
-
-
-def advised() -> list[str]:
-    """Rules that the documents and ``vesper advise`` show, for somebody to paste."""
-    page = (PROJECT / "docs/man/vesper-rules.7").read_text()
-    examples = page.partition(".SH EXAMPLES")[2]
-    shown = [line[4:-1] for line in examples.splitlines() if line.startswith('.B "')]
-    shown += [line for line in page.splitlines() if "docker" in line or "killall5" in line]
-    shown = [text.replace("\\(dq", '"').replace("\\-", "-") for text in shown]
-    shown += re.findall(r"`fault_on='([^']*)'`", (PROJECT / "README.md").read_text())
-    for agent in ("XenVM", "LibvirtVM"):
-        meta_data = (PROJECT / f"vesper_monitor/ocf/{agent}.xml").read_text()
-        shown += re.findall(r"^(out_of_memory: .*)\.$", meta_data, re.M)
-        manual = (PROJECT / f"docs/man/ocf_vesper_{agent}.7").read_text()
-        shown += re.findall(r'^\.BR "(out_of_memory: .*)" \.$', manual, re.M)
-    symptoms = tomllib.loads((PROJECT / "vesper_monitor/knowledge/symptoms.toml").read_text())
-    shown += [entry["rules"] for entry in symptoms["symptom"] if "rules" in entry]
-    shown.remove("out_of_memory: any")  # the original's: what it means is said beside it
-    return [text for text in shown if text.startswith(OF_PROCESSES)]
-
-
-@pytest.mark.parametrize("rules", dict.fromkeys(advised()))
-def test_no_rule_that_is_advised_lets_a_user_cause_a_failover(rules: str) -> None:
-    user = DAEMON | {"login_uid": 1000, "cgroup": b"/user.slice/docker-5f0c"}
-    for name in ("httpd", "systemd-journal", "Plex Media Serv"):
-        comm, names = name.encode(), {"sender_comm": b"systemd-oomd", "sender_uid": 1000}
-        events = [record(abi.EventType.SEND_SIGNAL, user, leader_comm=comm, **names)]
-        events += [record(abi.EventType.PROCESS_EXIT, user, comm=comm)]
-        for limit in ("CGROUP", "CPUSET", "MEMORY_POLICY"):
-            short = abi.OomConstraint[limit]
-            events += [record(abi.EventType.OUT_OF_MEMORY, user, comm=comm, constraint=short)]
-        ruleset = RuleSet(rules)
-        assert [event.text for event in events * 3 if ruleset.judge(event, (name,))] == []
-
-
-def test_rules_are_advised_in_each_place() -> None:
-    assert len(set(advised())) >= 12
