@@ -463,6 +463,7 @@ def test_rules_are_changed_and_outlive_the_daemon_with_their_counts(
         {"hang_timeout": 1},
         {"pause_timeout": 1e9},
         {"doubt": "parameter services: a b is odd"},
+        {"doubt": f"parameter services: a b is odd {'x' * 5000}"},
     ],
     ids=lambda wrong: next(iter(wrong)),
 )

@@ -9,7 +9,7 @@ from typing import Any, TypeVar
 from vesper_monitor.daemon.server import RequestError
 from vesper_monitor.vm_name import explain_bad_name
 
-__all__ = ["boolean", "is_utf8", "names", "number", "optional", "text", "vm_name"]
+__all__ = ["MAX_TEXT", "boolean", "is_utf8", "names", "number", "optional", "text", "vm_name"]
 
 #: Names in one list.
 MAX_NAMES = 64

@@ -13,7 +13,7 @@ from dataclasses import dataclass
 from typing import Any, TypeVar
 
 from vesper_monitor.daemon.config import DEFAULT_PROBES
-from vesper_monitor.daemon.request import is_utf8, names, number, text
+from vesper_monitor.daemon.request import MAX_TEXT, is_utf8, names, number, text
 from vesper_monitor.daemon.server import RequestError
 from vesper_monitor.faults.fault import InstanceRecord
 from vesper_monitor.faults.language import RuleError
@@ -79,10 +79,15 @@ def read_wishes(request: dict[str, Any], in_force: Wishes) -> tuple[Wishes, str 
         boot_timeout=read_seconds("boot_timeout", in_force.boot_timeout),
     )
     if request.get("doubt"):
-        return found, text(request, "doubt")
+        return found, _doubt(request["doubt"])
     if not wrong:
         return found, None
     return found, f"{text(request, 'vm')}: {'; '.join(wrong)}; what was in force stays"
+
+
+def _doubt(doubt: object) -> str:
+    """The agent's own; it quotes a parameter, which may be of any length."""
+    return text({"doubt": doubt[:MAX_TEXT] if isinstance(doubt, str) else doubt}, "doubt")
 
 
 def _hang_timeout(request: dict[str, Any]) -> float:
