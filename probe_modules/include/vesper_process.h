@@ -13,6 +13,7 @@
 #include <linux/audit.h>
 #include <linux/cgroup.h>
 #include <linux/cred.h>
+#include <linux/hash.h>
 #include <linux/kernfs.h>
 #include <linux/math64.h>
 #include <linux/preempt.h>
@@ -32,6 +33,9 @@
 #define VSP_CGROUP_NAMES	12
 /* Before 6.1 the way to an ancestor is walked. */
 #define VSP_CGROUP_DEPTH	256
+
+/* Users that are counted apart. */
+#define VSP_USER_BITS		4
 
 /* A younger process may be a check of the configuration. */
 #define VSP_YOUNG_NS		(5ULL * NSEC_PER_SEC)
@@ -119,6 +123,36 @@ static inline void vsp_fill_who(struct vsp_who *who, struct task_struct *leader)
 	vsp_copy_cgroup(who->cgroup, leader);
 	if (who->cgroup[0])
 		who->known |= VSP_WHO_CGROUP;
+}
+
+/* ------------------------------------------------------- how many of his */
+
+/* What is recorded of each user's own processes; zeroed at first. */
+struct vsp_users {
+	struct vsp_limit limit[1 << VSP_USER_BITS];
+};
+
+/*
+ * Is one more record of this process within the limit of the user whose own it
+ * is?  Else he pushes the service's out of the buffer; there is none for what is
+ * no user's own.
+ */
+static inline bool vsp_users_allow(struct vsp_users *users, struct task_struct *leader,
+				   unsigned int max_per_s, u32 *left_out)
+{
+	struct vsp_limit *user = NULL;
+	kuid_t uid;
+
+	rcu_read_lock();
+	if (vsp_is_users_own(leader)) {
+		uid = audit_get_loginuid(leader);
+		if (!uid_valid(uid))
+			uid = __task_cred(leader)->uid;
+		user = &users->limit[hash_32(__kuid_val(uid), VSP_USER_BITS)];
+	}
+	rcu_read_unlock();
+	*left_out = 0;
+	return !user || vsp_limit_allows(user, max_per_s, left_out);
 }
 
 /* ---------------------------------------------------- an older process */

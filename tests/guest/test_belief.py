@@ -9,6 +9,8 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
+import pytest
+
 from tests.guest.features import CGROUP
 from tests.guest.ivshmem import SLOW, KvmMachine, Watch, kvm_machine, watch
 from tests.host.standins import until
@@ -208,24 +210,34 @@ def test_who_is_the_service(test_guest: Any, tmp_path: Path) -> None:
         asyncio.run(body(guest))
 
 
-def test_a_users_signals_do_not_push_the_service_out(run: Boot) -> None:
+#: What a user floods a probe's buffer with: its parameters, and one of his processes.
+FLOODS = {
+    "send_signal": ("max_users_per_s=1", "sh -c 'kill -SEGV $$'"),
+    "process_exit": ("max_users_per_s=1 min_age_ms=0", "sh -c 'exit 7'"),
+}
+
+
+@pytest.mark.parametrize("probe", FLOODS)
+def test_a_user_does_not_push_the_service_out(run: Boot, probe: str) -> None:
     """Nobody reads meanwhile, and the buffer has room for some 200 records."""
-    flood = f"{LOGIN}\nfor i in $(seq 300); do sh -c 'kill -SEGV $$'; done\n"
+    params, one = FLOODS[probe]
+    flood = f"{LOGIN}\nfor i in $(seq 300); do {one}; done\n"
     result = run(
-        """\
-load send_signal /send_signal.ko max_users_per_s=1
+        f"""\
+load {probe} /{probe}.ko {params}
 crash httpd
 sh sh /flood.sh
 crash late
-records send_signal
-unload send_signal
+records {probe}
+unload {probe}
 """,
         files={"flood.sh": flood.encode()},
         cpus=1,
     )
-    events = [event.fields for event in result.events("send_signal")]
-    assert [fields["comm"] for fields in events if fields["login_uid"] != 1000] == ["httpd", "late"]
+    events = [event.fields for event in result.events(probe)]
+    others = [fields["comm"] for fields in events if fields["login_uid"] != 1000]
+    assert [comm for comm in others if comm != "sh"] == ["httpd", "late"]
     users = [fields for fields in events if fields["login_uid"] == 1000]
     assert users
-    assert sum(fields["left_out"] for fields in users) + len(users) <= 300
+    assert sum(fields["left_out"] for fields in users) + len(users) <= 302  # with the shell and seq
     assert sum(fields["left_out"] for fields in users) > 0

@@ -64,6 +64,18 @@ def signal(**changes: object) -> Event:
     return record(abi.EventType.SEND_SIGNAL, DAEMON, **changes)
 
 
+@pytest.mark.parametrize(
+    "kind",
+    [abi.EventType.SEND_SIGNAL, abi.EventType.OUT_OF_MEMORY, abi.EventType.PROCESS_EXIT],
+)
+def test_what_a_user_had_too_much_of_is_said(kind: abi.EventType) -> None:
+    """And an older probe, whose record ends before, has said nothing of it."""
+    assert record(kind, DAEMON, left_out=300).text.endswith(" (300 more before it)")
+    event = decoded(kind, bytes(STRUCTS[kind])[: type(STRUCTS[kind]).who.offset])
+    assert event.fields["left_out"] == 0
+    assert "more before it" not in event.text
+
+
 @pytest.mark.parametrize("kind", STRUCTS)
 @pytest.mark.parametrize(
     ("who", "believed"),
