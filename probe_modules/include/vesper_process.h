@@ -31,8 +31,12 @@
 
 /* Names of a cgroup's path that are looked at: a user may nest his own without end. */
 #define VSP_CGROUP_NAMES	12
-/* Before 6.1 the way to an ancestor is walked. */
+/* Where the way to an ancestor is walked, not from any depth: then it is unknown. */
+#ifdef VSP_HAVE_CGROUP_ANCESTORS
+#define VSP_CGROUP_DEPTH	INT_MAX
+#else
 #define VSP_CGROUP_DEPTH	256
+#endif
 
 /* Users that are counted apart. */
 #define VSP_USER_BITS		4

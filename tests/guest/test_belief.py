@@ -84,6 +84,16 @@ async def users_are_not_believed(guest: KvmMachine, seen: Watch) -> None:
     assert (event.fields["login_uid"], event.fields["cgroup"]) == (NO_LOGIN_UID, SESSION)
     assert judge(event, SERVICES) is None
 
+    # He may nest his own without end.
+    deep = "i=0; while [ $i -lt 300 ]; do mkdir d; cd d; i=$((i + 1)); done"
+    event = await one(
+        guest,
+        seen,
+        f"sh -c 'cd /cg{SESSION}; {deep}; echo $$ >cgroup.procs; exec /crash/httpd'",
+    )
+    assert event.fields["cgroup"].startswith(f"{SESSION}/d/d/")
+    assert judge(event, SERVICES) is None
+
     event = await one(guest, seen, "sh -c 'echo 0 >/proc/self/loginuid; exec /crash/httpd'")
     assert (event.fields["login_uid"], event.fields["cgroup"]) == (0, "/")
     assert judge(event, SERVICES) is not None
