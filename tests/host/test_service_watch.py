@@ -274,6 +274,21 @@ def test_a_user_cannot_hide_that_a_service_is_gone() -> None:
     assert guest.pass_time(15) is None
 
 
+def test_nor_from_a_vesperd_that_is_started_anew() -> None:
+    """Which has seen it by its end alone."""
+    for whose, is_hidden in (({"cgroup": "/system.slice/httpd.service"}, False), ({}, True)):
+        guest = Guest()
+        guest.watch.set_services(guest.services, guest.now)
+        guest.exited(**whose)
+        guest.run("httpd", 4711, believed=False)
+        assert (guest.pass_time(100) is None) is is_hidden
+        # Another boot: what was the system's may be a user's now.
+        guest.reboot()
+        guest.pass_time(1)
+        guest.run("httpd", 4712, believed=False)
+        assert guest.pass_time(BOOT_S + 100) is None
+
+
 def test_a_service_that_a_user_runs_is_there() -> None:
     guest = Guest()
     guest.run("httpd", 4711, believed=False)

@@ -55,6 +55,7 @@ class _End:
     at: float
     pid: int
     how: str  #: "was ended by systemd"
+    is_systems: bool = False  #: it is known that no user had started it
 
 
 @dataclass
@@ -125,7 +126,7 @@ class ServiceWatch:
         if how is None:
             return
         pid = fields.get("tgid", fields.get("pid"))
-        end = _End(now, pid if isinstance(pid, int) else 0, how)
+        end = _End(now, pid if isinstance(pid, int) else 0, how, _is_known(fields))
         for service in self._services.values():
             if _comm(fields) == service.name[:COMM_MAX]:
                 service.end = _later_end(service, end, event.event == "process_exit")
@@ -137,6 +138,10 @@ class ServiceWatch:
             self._is_askable = False
             return
         self._uptime = answer.uptime_s
+        for service in self._services.values():
+            end = service.end
+            if end is not None and end.is_systems and not self._is_of_earlier_boot(end, now):
+                service.is_believed = True
         found = {service.name: self._find(service, answer) for service in self._services.values()}
         is_whole = None not in found.values()
         running = frozenset(name for name in COMPANIONS if name in answer.found)
@@ -198,11 +203,14 @@ class ServiceWatch:
                 service.end = None
 
     def _begin_missing(self, service: _Service, now: float) -> None:
-        if service.end is not None and service.end.at < now - self._uptime:
-            service.end = None  # in an earlier boot
+        if service.end is not None and self._is_of_earlier_boot(service.end, now):
+            service.end = None
         since = service.end.at if service.end is not None else now
         service.missing_since = max(since, service.present_at or since)
         service.missing_uptime = self._uptime
+
+    def _is_of_earlier_boot(self, end: _End, now: float) -> bool:
+        return end.at < now - self._uptime
 
     def _is_too_long(self, service: _Service, now: float) -> bool:
         if service.missing_since is None:
@@ -234,6 +242,11 @@ class ServiceWatch:
 
 def _comm(fields: Mapping[str, Any]) -> object:
     return fields.get("leader_comm", fields.get("comm"))
+
+
+def _is_known(fields: Mapping[str, Any]) -> bool:
+    """Whether a record tells whose its process is."""
+    return fields.get("login_uid") is not None or fields.get("cgroup") is not None
 
 
 def _later_end(service: _Service, end: _End, is_exit: bool) -> _End:
