@@ -4,6 +4,8 @@
 from __future__ import annotations
 
 import ctypes
+import re
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -231,6 +233,21 @@ def test_rules_are_compared_with_what_was_in_force() -> None:
     beside = compare(hits, events, faults)
     assert beside.was == {11: (3, 4)}
     assert [fault["id"] for fault in beside.dropped] == [3, 4]
+
+
+@pytest.mark.parametrize("page", ["docs/security.md", "docs/man/vesper-rules.7"])
+def test_no_cgroup_of_a_users_own_gets_past_the_rules_of_the_docs(page: str) -> None:
+    """He names them as he likes; and so does the systemd of a container."""
+    text = Path(page).read_text(encoding="utf-8").replace(r"\-", "-")
+    rules = re.findall(r"send_signal: [^`\n]*\bcgroup\b[^`\n]*", text)
+    assert rules
+    for rule in rules:
+        (path,) = re.findall(r'"(/[^"]*)"', rule)
+        for root in ("/user.slice/user-1000.slice", "/system.slice/podman-1.scope"):
+            if root.startswith("/system.slice") and path.startswith("/docker"):
+                continue  # a container within another: no user has started that
+            event = record(abi.EventType.SEND_SIGNAL, DAEMON | {"cgroup": f"{root}{path}".encode()})
+            assert RuleSet(rule).judge(event, HTTPD) is None, (rule, root)
 
 
 def test_the_default_rules_are_said_in_words() -> None:
