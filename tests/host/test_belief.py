@@ -14,10 +14,12 @@ from hypothesis import strategies as st
 
 from vesper_monitor.faults.fields import DERIVED, NEGATED
 from vesper_monitor.faults.rules import RuleSet, Scope, default_rules, judge
+from vesper_monitor.faults.service_watch import ServiceWatch
 from vesper_monitor.faults.trial import Hit, compare, trial
 from vesper_monitor.guest import abi
 from vesper_monitor.guest.belief import NO_LOGIN_UID, is_users_cgroup, is_users_login
 from vesper_monitor.guest.decode import Event, decode
+from vesper_monitor.guest.processes import Processes
 from vesper_monitor.guest.records import RECORDS
 from vesper_monitor.guest.relay import RawRecord
 
@@ -156,6 +158,22 @@ def test_an_orderly_end_is_no_fault(sig: int, sender: int, flags: int, is_fault:
     event = signal(sig=sig, sender_pid=sender, flags=abi.SIG_FATAL | flags)
     assert (judge(event, HTTPD) is not None) is is_fault
     assert RuleSet("send_signal: fatal and main").judge(event, HTTPD) is not None
+
+
+@pytest.mark.parametrize("name", ["a-name-that-is-cut", "größenwächter-1", "ééééééééé", "a\tb"])
+def test_a_service_of_any_name_is_known(name: str) -> None:
+    """The kernel has 15 bytes of it, and perhaps half a letter at the end."""
+    event = signal(leader_comm=name.encode()[:15])
+    verdict = judge(event, [name])
+    assert verdict is not None
+    assert verdict.scope is Scope.SERVICE
+    watch = ServiceWatch("vm1")
+    watch.set_services([name], 0.0)
+    watch.note_heard(1, 0.0)
+    watch.note_event(event, 0.0)
+    for now in (100.0, 300.0):
+        watch.note_answer(Processes(9000.0 + now, {}), now)
+    assert f"{name} was ended by " in str(watch.lacking(300.0))
 
 
 def test_a_parent_that_is_unknown_has_asked_nobody() -> None:

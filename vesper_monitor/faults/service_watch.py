@@ -22,7 +22,7 @@ from collections.abc import Callable, Collection, Mapping
 from dataclasses import dataclass, field, replace
 from typing import Any
 
-from vesper_monitor.faults.fields import COMM_MAX, is_believed, is_main
+from vesper_monitor.faults.fields import comm_of, is_believed, is_main
 from vesper_monitor.guest.decode import Event
 from vesper_monitor.guest.processes import MainProcess, Processes
 
@@ -128,7 +128,7 @@ class ServiceWatch:
         pid = fields.get("tgid", fields.get("pid"))
         end = _End(now, pid if isinstance(pid, int) else 0, how, _is_known(fields))
         for service in self._services.values():
-            if _comm(fields) == service.name[:COMM_MAX]:
+            if _comm(fields) == comm_of(service.name):
                 service.end = _later_end(service, end, event.event == "process_exit")
                 self._next_look = min(self._next_look, now + LOOK_SOON_S)
 
