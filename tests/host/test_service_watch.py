@@ -189,6 +189,21 @@ def test_another_one_cannot_take_the_blame() -> None:
     assert guest.said == "vm1: httpd has ended with status 3 80 s ago and is not back"
 
 
+def test_nor_by_a_signal_that_he_handles() -> None:
+    """Whose the process is, the record of such a signal does not tell."""
+    guest = serving()
+    guest.sent("SIGTERM", pid=4711, fatal=False, sender_pid=4710, sender_comm="sh")
+    del guest.running["httpd"]
+    guest.pass_time(2 * BACK_S + 15)
+    assert (guest.said or "").startswith("vm1: no process is named httpd any more")
+    # Of the one that was seen it may be how it was ended.
+    guest = serving()
+    guest.sent("SIGTERM", fatal=False, sender_pid=4710, sender_comm="sh")
+    del guest.running["httpd"]
+    guest.pass_time(80)
+    assert guest.said == "vm1: httpd was ended by sh[4710] 80 s ago and is not back"
+
+
 def test_a_crash_loop_is_said_once() -> None:
     """It never lives for long."""
     guest = serving()

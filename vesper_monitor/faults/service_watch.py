@@ -128,7 +128,9 @@ class ServiceWatch:
         pid = fields.get("tgid", fields.get("pid"))
         end = _End(now, pid if isinstance(pid, int) else 0, how, _is_known(fields))
         for service in self._services.values():
-            if _comm(fields) == comm_of(service.name):
+            if _comm(fields) == comm_of(service.name) and (
+                _is_certain(fields) or service.pid in (0, end.pid)
+            ):
                 service.end = _later_end(service, end, event.event == "process_exit")
                 self._next_look = min(self._next_look, now + LOOK_SOON_S)
 
@@ -242,6 +244,14 @@ class ServiceWatch:
 
 def _comm(fields: Mapping[str, Any]) -> object:
     return fields.get("leader_comm", fields.get("comm"))
+
+
+def _is_certain(fields: Mapping[str, Any]) -> bool:
+    """Whether a record is of an end that no user can bring about as he likes.
+
+    That of a signal which does not kill tells neither of an end nor whose its process is.
+    """
+    return fields.get("fatal", True) is True or fields.get("sender_pid") == 1
 
 
 def _is_known(fields: Mapping[str, Any]) -> bool:
