@@ -5,6 +5,7 @@ from __future__ import annotations
 
 import ctypes
 import re
+from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
@@ -13,7 +14,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from vesper_monitor.faults.fields import DERIVED, NEGATED
-from vesper_monitor.faults.rules import RuleSet, Scope, default_rules, judge
+from vesper_monitor.faults.rules import RuleError, RuleSet, Scope, default_rules, judge
 from vesper_monitor.faults.service_watch import ServiceWatch
 from vesper_monitor.faults.trial import Hit, compare, trial
 from vesper_monitor.guest import abi
@@ -266,6 +267,51 @@ def test_no_cgroup_of_a_users_own_gets_past_the_rules_of_the_docs(page: str) -> 
                 continue  # a container within another: no user has started that
             event = record(abi.EventType.SEND_SIGNAL, DAEMON | {"cgroup": f"{root}{path}".encode()})
             assert RuleSet(rule).judge(event, HTTPD) is None, (rule, root)
+
+
+#: Those that are said to believe anybody.
+CREDULOUS = ("send_signal: fatal and main", "out_of_memory: any")
+PAGES = sorted(
+    str(path)
+    for pattern in ("README.md", "docs/*.md", "docs/man/*.[78]", "vesper_monitor/ocf/*.xml",
+                    "vesper_monitor/knowledge/*.toml")
+    for path in Path().glob(pattern)
+)  # fmt: skip
+
+
+def advised(text: str) -> list[str]:
+    """The rules in a text that are over processes."""
+    for written, meant in ((r"\-", "-"), (r"\(dq", '"'), (r"\"", '"')):
+        text = text.replace(written, meant)
+    found = []
+    for rule in re.findall(r"\b(?:send_signal|out_of_memory|process_exit): [^;`'\n]+", text):
+        for end in ("", '"', '".', "."):
+            with suppress(RuleError):
+                RuleSet(rule.removesuffix(end))
+                found.append(rule.removesuffix(end))
+                break
+    return [rule for rule in found if not rule.endswith((": default", ": none"))]
+
+
+@pytest.mark.parametrize("page", PAGES)
+def test_no_user_gets_past_a_rule_that_is_advised(page: str) -> None:
+    """Whatever he calls his processes, he has them killed as often as he likes."""
+    for rule in advised(Path(page).read_text(encoding="utf-8")):
+        if rule in CREDULOUS:
+            continue
+        rules = RuleSet(rule)
+        for name in ["httpd", *re.findall('"([^"]+)"', rule)] * 5:
+            for kind in STRUCTS:
+                names = ("leader_comm", "comm", "sender_comm", "asker_comm")
+                his = {key: name.encode()[:15] for key in names if hasattr(STRUCTS[kind], key)}
+                event = record(kind, DAEMON | {"login_uid": 1000}, **his)
+                verdict = rules.judge(event, HTTPD)
+                assert verdict is None or RECORDS[kind].event not in rule, (rule, name)
+
+
+def test_rules_that_are_advised_are_found() -> None:
+    texts = (Path(page).read_text(encoding="utf-8") for page in PAGES)
+    assert len({rule for text in texts for rule in advised(text)}) > 15
 
 
 def test_the_default_rules_are_said_in_words() -> None:
