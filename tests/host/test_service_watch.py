@@ -283,7 +283,12 @@ def test_a_user_cannot_hide_that_a_service_is_gone() -> None:
     guest = serving()
     guest.sent("SIGTERM")
     guest.run("httpd", 4711, believed=False)
-    assert guest.pass_time(100) is not None
+    said = guest.pass_time(100)
+    assert said is not None
+    # Who looks for it there finds one of that name.
+    assert said.endswith(" s ago and is not back (httpd[4711] is a login's)")
+    del guest.running["httpd"]
+    assert (guest.pass_time(15) or "").endswith(" s ago and is not back")
     # Root's own does count.
     guest.run("httpd", 4712)
     assert guest.pass_time(15) is None

@@ -70,6 +70,7 @@ class _Service:
     is_said: bool = False  #: it has had none for too long
     is_believed: bool = False  #: it was a process that no user had logged in to start
     end: _End | None = None
+    users_pid: int = 0  #: of a user's process of its name, which is not it
 
     @property
     def was_there(self) -> bool:
@@ -179,7 +180,10 @@ class ServiceWatch:
         if self._is_heard:
             for service in self._services.values():
                 if service.is_said and service.missing_since is not None:
-                    return self._text(service, now - service.missing_since)
+                    text = self._text(service, now - service.missing_since)
+                    if service.users_pid:
+                        text += f" ({service.name}[{service.users_pid}] is a login's)"
+                    return text
         return None
 
     # ------------------------------------------------------------ inside
@@ -189,6 +193,7 @@ class ServiceWatch:
         found = answer.found.get(service.name)
         # Once it was the system's own, a user's process of its name is not it.
         is_other = found is not None and service.is_believed and not found.is_believed
+        service.users_pid = found.pid if found is not None and is_other else 0
         return None if is_other else found
 
     def _update(self, service: _Service, found: MainProcess | None, now: float) -> None:
