@@ -32,11 +32,7 @@
 /* Names of a cgroup's path that are looked at: a user may nest his own without end. */
 #define VSP_CGROUP_NAMES	12
 /* Where the way to an ancestor is walked, not from any depth: then it is unknown. */
-#ifdef VSP_HAVE_CGROUP_ANCESTORS
-#define VSP_CGROUP_DEPTH	INT_MAX
-#else
 #define VSP_CGROUP_DEPTH	256
-#endif
 
 /* Users that are counted apart. */
 #define VSP_USER_BITS		4
@@ -55,6 +51,15 @@ static inline u64 vsp_process_age_ns(const struct task_struct *leader)
 }
 
 #ifdef CONFIG_CGROUPS
+static inline bool vsp_is_too_deep(const struct cgroup *cgroup)
+{
+#ifdef VSP_HAVE_CGROUP_ANCESTORS
+	return false;
+#else
+	return cgroup->level > VSP_CGROUP_DEPTH;
+#endif
+}
+
 /*
  * The name of the cgroup that is so far below the root, NULL: there is none.
  * In cgroup v2 none is ever renamed, and each outlives a grace period of RCU.
@@ -63,7 +68,7 @@ static inline const char *vsp_cgroup_name(struct cgroup *cgroup, int level)
 {
 	struct cgroup *ancestor;
 
-	if (cgroup->level > VSP_CGROUP_DEPTH)
+	if (vsp_is_too_deep(cgroup))
 		return NULL;
 	ancestor = cgroup_ancestor(cgroup, level);
 	return ancestor ? rcu_dereference(ancestor->kn->name) : NULL;
@@ -78,7 +83,7 @@ static inline void vsp_copy_cgroup(char to[VSP_CGROUP_LEN], struct task_struct *
 	const char *name;
 	int level, at = 0;
 
-	if (cgroup->level > VSP_CGROUP_DEPTH)
+	if (vsp_is_too_deep(cgroup))
 		return;
 	to[at++] = '/';
 	for (level = 1; level <= VSP_CGROUP_NAMES; level++) {
