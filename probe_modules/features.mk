@@ -15,6 +15,7 @@ vsp-have-file = $(if $(wildcard $(srctree)/include/$(2)),-DVSP_HAVE_$(1))
 
 vsp-features := \
 	$(call vsp-have,BLOCK_RQ_ERROR,^DEFINE_EVENT.block_rq_completion. block_rq_error,trace/events/block.h) \
+	$(call vsp-have,CGROUP_ANCESTORS,return cgrp->ancestors[[]ancestor_level,linux/cgroup.h) \
 	$(call vsp-have,FILE_OPEN_ROOT_PATH,file_open_root.const struct path,linux/fs.h) \
 	$(call vsp-have,FS_SEQLOCK,seqlock_t[[:space:]]+seq;,linux/fs_struct.h) \
 	$(call vsp-have,GRANT_END_PAGE,gnttab_end_foreign_access.grant_ref_t ref. struct page,xen/grant_table.h) \

@@ -112,7 +112,10 @@ PROBES: Mapping[str, ProbeInfo] = {
         "or a container that exceeds it is killed while the system has memory, and every user may "
         "start such a job, or limit himself to a node of the memory. The original VESPER calls "
         "every OOM kill a fault: out_of_memory: any.",
-        params={},
+        params={
+            "max_users_per_s": "record at most so many in a second that kill one user's own "
+            "processes, while the system has memory (10)",
+        },
     ),
     "process_exit": ProbeInfo(
         sees="The end of a process: exit status or signal, whether the OOM killer chose it, its "
@@ -135,6 +138,7 @@ PROBES: Mapping[str, ProbeInfo] = {
         params={
             "names": "processes to record, at any age, comma-separated, at most 16 (all)",
             "min_age_ms": "without names: only processes that lived so long, in ms (1000)",
+            "max_users_per_s": "record at most so many in a second of one user's own (10)",
         },
         needs=("CONFIG_TASKSTATS",),
     ),

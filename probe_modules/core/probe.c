@@ -8,7 +8,7 @@
 
 #include "core.h"
 
-/* Sub-buffers of a probe that does not choose: 64 KiB a CPU, some 400 records. */
+/* Sub-buffers of a probe that does not choose: 64 KiB a CPU, 200 to 400 records. */
 #define SUBBUF_SIZE	16384
 #define N_SUBBUFS	4
 

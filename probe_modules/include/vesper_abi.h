@@ -462,7 +462,7 @@ struct vsp_out_of_memory {
 	__s32 elder_pid;	/* it is younger than 5 s, and this main process of its name,
 				 * which no user has started, is older and lives; 0: none is
 				 */
-	__u32 reserved;
+	__u32 left_out;		/* of a user's own before this one, too many to record */
 };
 
 #define VSP_EXIT_CORE		(1 << 0)	/* dumped core */
@@ -482,6 +482,8 @@ struct vsp_process_exit {
 	char comm[VSP_COMM_LEN];	/* the main thread's */
 	char parent_comm[VSP_COMM_LEN];
 	struct vsp_who who;
+	__u32 left_out;		/* of a user's own before this one, too many to record */
+	__u32 reserved;
 };
 
 /* A task that has not run for long, in uninterruptible sleep. */

@@ -6,6 +6,7 @@
  * some of these earlier.
  *
  * BLOCK_RQ_ERROR	the tracepoint block_rq_error (5.18)
+ * CGROUP_ANCESTORS	a cgroup has an array of its ancestors (6.1)
  * FILE_OPEN_ROOT_PATH	file_open_root() takes a path in place of a dentry and
  *			a mount (5.12)
  * FS_SEQLOCK		fs_struct's seq is a seqlock, and there is no lock

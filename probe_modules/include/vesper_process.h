@@ -13,6 +13,7 @@
 #include <linux/audit.h>
 #include <linux/cgroup.h>
 #include <linux/cred.h>
+#include <linux/hash.h>
 #include <linux/kernfs.h>
 #include <linux/math64.h>
 #include <linux/preempt.h>
@@ -30,8 +31,11 @@
 
 /* Names of a cgroup's path that are looked at: a user may nest his own without end. */
 #define VSP_CGROUP_NAMES	12
-/* Before 6.1 the way to an ancestor is walked. */
+/* Where the way to an ancestor is walked, not from any depth: then it is unknown. */
 #define VSP_CGROUP_DEPTH	256
+
+/* Users that are counted apart. */
+#define VSP_USER_BITS		4
 
 /* A younger process may be a check of the configuration. */
 #define VSP_YOUNG_NS		(5ULL * NSEC_PER_SEC)
@@ -47,6 +51,15 @@ static inline u64 vsp_process_age_ns(const struct task_struct *leader)
 }
 
 #ifdef CONFIG_CGROUPS
+static inline bool vsp_is_too_deep(const struct cgroup *cgroup)
+{
+#ifdef VSP_HAVE_CGROUP_ANCESTORS
+	return false;
+#else
+	return cgroup->level > VSP_CGROUP_DEPTH;
+#endif
+}
+
 /*
  * The name of the cgroup that is so far below the root, NULL: there is none.
  * In cgroup v2 none is ever renamed, and each outlives a grace period of RCU.
@@ -55,7 +68,7 @@ static inline const char *vsp_cgroup_name(struct cgroup *cgroup, int level)
 {
 	struct cgroup *ancestor;
 
-	if (cgroup->level > VSP_CGROUP_DEPTH)
+	if (vsp_is_too_deep(cgroup))
 		return NULL;
 	ancestor = cgroup_ancestor(cgroup, level);
 	return ancestor ? rcu_dereference(ancestor->kn->name) : NULL;
@@ -70,7 +83,7 @@ static inline void vsp_copy_cgroup(char to[VSP_CGROUP_LEN], struct task_struct *
 	const char *name;
 	int level, at = 0;
 
-	if (cgroup->level > VSP_CGROUP_DEPTH)
+	if (vsp_is_too_deep(cgroup))
 		return;
 	to[at++] = '/';
 	for (level = 1; level <= VSP_CGROUP_NAMES; level++) {
@@ -119,6 +132,36 @@ static inline void vsp_fill_who(struct vsp_who *who, struct task_struct *leader)
 	vsp_copy_cgroup(who->cgroup, leader);
 	if (who->cgroup[0])
 		who->known |= VSP_WHO_CGROUP;
+}
+
+/* ------------------------------------------------------- how many of his */
+
+/* What is recorded of each user's own processes; zeroed at first. */
+struct vsp_users {
+	struct vsp_limit limit[1 << VSP_USER_BITS];
+};
+
+/*
+ * Is one more record of this process within the limit of the user whose own it
+ * is?  Else he pushes the service's out of the buffer; there is none for what is
+ * no user's own.
+ */
+static inline bool vsp_users_allow(struct vsp_users *users, struct task_struct *leader,
+				   unsigned int max_per_s, u32 *left_out)
+{
+	struct vsp_limit *user = NULL;
+	kuid_t uid;
+
+	rcu_read_lock();
+	if (vsp_is_users_own(leader)) {
+		uid = audit_get_loginuid(leader);
+		if (!uid_valid(uid))
+			uid = __task_cred(leader)->uid;
+		user = &users->limit[hash_32(__kuid_val(uid), VSP_USER_BITS)];
+	}
+	rcu_read_unlock();
+	*left_out = 0;
+	return !user || vsp_limit_allows(user, max_per_s, left_out);
 }
 
 /* ---------------------------------------------------- an older process */

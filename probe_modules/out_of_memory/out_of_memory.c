@@ -26,7 +26,13 @@ static_assert((int)CONSTRAINT_CPUSET == VSP_OOM_CPUSET);
 static_assert((int)CONSTRAINT_MEMORY_POLICY == VSP_OOM_MEMORY_POLICY);
 static_assert((int)CONSTRAINT_MEMCG == VSP_OOM_CGROUP);
 
+/* A user can exhaust a memory cgroup of his own as fast as he can fork. */
+static unsigned int max_users_per_s = 10;
+module_param(max_users_per_s, uint, 0644);
+MODULE_PARM_DESC(max_users_per_s, "record at most so many in a second that kill one user's own within a limit of its own (10)");
+
 static struct vsp_probe probe;
+static struct vsp_users users;
 static struct vsp_limit searches;
 
 static u64 cgroup_of(const struct oom_control *oc)
@@ -81,6 +87,14 @@ static void fill_victim(struct vsp_out_of_memory *rec, struct task_struct *victi
 	rcu_read_unlock();
 }
 
+/* For lack of memory in the system all are. */
+static bool is_within_limits(const struct oom_control *oc, u32 *left_out)
+{
+	return oc->constraint == CONSTRAINT_NONE ||
+	       vsp_users_allow(&users, oc->chosen->group_leader, READ_ONCE(max_users_per_s),
+			       left_out);
+}
+
 static int on_oom_kill_process(struct kprobe *kp, struct pt_regs *regs)
 {
 	const struct oom_control *oc = (void *)regs_get_kernel_argument(regs, 0);
@@ -92,7 +106,7 @@ static int on_oom_kill_process(struct kprobe *kp, struct pt_regs *regs)
 	if (!oc->chosen || oc->chosen == (void *)-1UL)
 		return 0;
 	/* oom_kill_process() lets such a process finish and kills nobody. */
-	if (vsp_is_dying(oc->chosen))
+	if (vsp_is_dying(oc->chosen) || !is_within_limits(oc, &rec.left_out))
 		return 0;
 
 	rec.asker_pid = current->tgid;

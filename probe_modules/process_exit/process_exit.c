@@ -31,7 +31,13 @@ static unsigned int min_age_ms = 1000;
 module_param(min_age_ms, uint, 0644);
 MODULE_PARM_DESC(min_age_ms, "without names: record processes that lived so long (1000)");
 
+/* A user can start and end processes of his own as fast as he can fork. */
+static unsigned int max_users_per_s = 10;
+module_param(max_users_per_s, uint, 0644);
+MODULE_PARM_DESC(max_users_per_s, "record at most so many in a second of one user's own (10)");
+
 static struct vsp_probe probe;
+static struct vsp_users users;
 static struct vsp_asked asked;
 
 static bool is_wanted(const struct task_struct *leader, u64 age_ms)
@@ -70,7 +76,8 @@ static int on_taskstats_exit(struct kprobe *kp, struct pt_regs *regs)
 		return 0;
 	leader = task->group_leader;
 	rec.age_ms = div_u64(vsp_process_age_ns(leader), NSEC_PER_MSEC);
-	if (!is_wanted(leader, rec.age_ms))
+	if (!is_wanted(leader, rec.age_ms) ||
+	    !vsp_users_allow(&users, leader, READ_ONCE(max_users_per_s), &rec.left_out))
 		return 0;
 
 	code = exit_code(leader);

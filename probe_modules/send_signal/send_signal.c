@@ -7,7 +7,6 @@
  * before Linux 5.19.  It is called with the target's siglock held.
  */
 
-#include <linux/hash.h>
 #include <linux/sched/signal.h>
 #include <linux/signal.h>
 #include <linux/stddef.h>
@@ -43,14 +42,12 @@ static unsigned int max_users_per_s = 10;
 module_param(max_users_per_s, uint, 0644);
 MODULE_PARM_DESC(max_users_per_s, "record at most so many in a second that kill one user's own (10)");
 
-#define USER_BITS	4
-
 /* Of a record whose signal does not kill. */
 #define SHORT_LEN	offsetof(struct vsp_send_signal, who)
 
 static struct vsp_probe probe;
 static struct vsp_limit limit;
-static struct vsp_limit users[1 << USER_BITS];
+static struct vsp_users users;
 static struct vsp_limit searches;
 static struct vsp_asked asked;
 
@@ -182,28 +179,13 @@ static void fill_target(struct vsp_send_signal *rec, const struct task_struct *t
 	rcu_read_unlock();
 }
 
-/*
- * Is it to be recorded?  All that kill are, of a user's own processes so many
- * in a second: else he pushes the service's end out of the buffer.
- */
+/* Is it to be recorded?  All that kill are, of a user's own processes so many in a second. */
 static bool is_within_limits(const struct args *args, u32 flags, u32 *left_out)
 {
-	struct task_struct *leader = args->target->group_leader;
-	struct vsp_limit *user = NULL;
-	kuid_t uid;
-
 	if (!(flags & VSP_SIG_FATAL))
 		return vsp_limit_allows(&limit, READ_ONCE(max_per_s), left_out);
-	rcu_read_lock();
-	if (vsp_is_users_own(leader)) {
-		uid = audit_get_loginuid(leader);
-		if (!uid_valid(uid))
-			uid = __task_cred(leader)->uid;
-		user = &users[hash_32(__kuid_val(uid), USER_BITS)];
-	}
-	rcu_read_unlock();
-	*left_out = 0;
-	if (user && !vsp_limit_allows(user, READ_ONCE(max_users_per_s), left_out))
+	if (!vsp_users_allow(&users, args->target->group_leader, READ_ONCE(max_users_per_s),
+			     left_out))
 		return false;
 	*left_out += atomic_xchg(&limit.left_out, 0);
 	return true;

@@ -9,6 +9,8 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
+import pytest
+
 from tests.guest.features import CGROUP
 from tests.guest.ivshmem import SLOW, KvmMachine, Watch, kvm_machine, watch
 from tests.host.standins import until
@@ -80,6 +82,16 @@ async def users_are_not_believed(guest: KvmMachine, seen: Watch) -> None:
 
     event = await one(guest, seen, f"sh -c 'echo $$ >/cg{SESSION}/cgroup.procs; exec /crash/httpd'")
     assert (event.fields["login_uid"], event.fields["cgroup"]) == (NO_LOGIN_UID, SESSION)
+    assert judge(event, SERVICES) is None
+
+    # He may nest his own without end.
+    deep = "i=0; while [ $i -lt 300 ]; do mkdir d; cd d; i=$((i + 1)); done"
+    event = await one(
+        guest,
+        seen,
+        f"sh -c 'cd /cg{SESSION}; {deep}; echo $$ >cgroup.procs; exec /crash/httpd'",
+    )
+    assert event.fields["cgroup"].startswith(f"{SESSION}/d/d/")
     assert judge(event, SERVICES) is None
 
     event = await one(guest, seen, "sh -c 'echo 0 >/proc/self/loginuid; exec /crash/httpd'")
@@ -208,24 +220,36 @@ def test_who_is_the_service(test_guest: Any, tmp_path: Path) -> None:
         asyncio.run(body(guest))
 
 
-def test_a_users_signals_do_not_push_the_service_out(run: Boot) -> None:
+#: What a user floods a probe's buffer with: its parameters, and one of his processes.
+FLOODS = {
+    "send_signal": ("max_users_per_s=1", "sh -c 'kill -SEGV $$'"),
+    "process_exit": ("max_users_per_s=1 min_age_ms=0", "sh -c 'exit 7'"),
+}
+
+
+@pytest.mark.parametrize("probe", FLOODS)
+def test_a_user_does_not_push_the_service_out(run: Boot, probe: str) -> None:
     """Nobody reads meanwhile, and the buffer has room for some 200 records."""
-    flood = f"{LOGIN}\nfor i in $(seq 300); do sh -c 'kill -SEGV $$'; done\n"
+    params, one = FLOODS[probe]
+    # The last says how many before it were too many, however fast they were.
+    flood = f"{LOGIN}\nfor i in $(seq 300); do {one}; done; sleep 2; {one}\n"
     result = run(
-        """\
-load send_signal /send_signal.ko max_users_per_s=1
+        f"""\
+load {probe} /{probe}.ko {params}
 crash httpd
 sh sh /flood.sh
 crash late
-records send_signal
-unload send_signal
+records {probe}
+unload {probe}
 """,
         files={"flood.sh": flood.encode()},
         cpus=1,
     )
-    events = [event.fields for event in result.events("send_signal")]
-    assert [fields["comm"] for fields in events if fields["login_uid"] != 1000] == ["httpd", "late"]
+    events = [event.fields for event in result.events(probe)]
+    others = [fields["comm"] for fields in events if fields["login_uid"] != 1000]
+    assert [comm for comm in others if comm != "sh"] == ["httpd", "late"]
     users = [fields for fields in events if fields["login_uid"] == 1000]
     assert users
-    assert sum(fields["left_out"] for fields in users) + len(users) <= 300
-    assert sum(fields["left_out"] for fields in users) > 0
+    left_out = sum(fields["left_out"] for fields in users)
+    assert left_out > 0
+    assert left_out + len(users) <= 304  # with the shell, seq and sleep

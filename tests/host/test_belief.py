@@ -4,6 +4,9 @@
 from __future__ import annotations
 
 import ctypes
+import re
+from contextlib import suppress
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -11,11 +14,13 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from vesper_monitor.faults.fields import DERIVED, NEGATED
-from vesper_monitor.faults.rules import RuleSet, Scope, default_rules, judge
+from vesper_monitor.faults.rules import RuleError, RuleSet, Scope, default_rules, judge
+from vesper_monitor.faults.service_watch import ServiceWatch
 from vesper_monitor.faults.trial import Hit, compare, trial
 from vesper_monitor.guest import abi
 from vesper_monitor.guest.belief import NO_LOGIN_UID, is_users_cgroup, is_users_login
 from vesper_monitor.guest.decode import Event, decode
+from vesper_monitor.guest.processes import Processes
 from vesper_monitor.guest.records import RECORDS
 from vesper_monitor.guest.relay import RawRecord
 
@@ -62,6 +67,18 @@ def decoded(kind: abi.EventType, data: bytes, time_ns: int = 0) -> Event:
 
 def signal(**changes: object) -> Event:
     return record(abi.EventType.SEND_SIGNAL, DAEMON, **changes)
+
+
+@pytest.mark.parametrize(
+    "kind",
+    [abi.EventType.SEND_SIGNAL, abi.EventType.OUT_OF_MEMORY, abi.EventType.PROCESS_EXIT],
+)
+def test_what_a_user_had_too_much_of_is_said(kind: abi.EventType) -> None:
+    """And an older probe, whose record ends before, has said nothing of it."""
+    assert record(kind, DAEMON, left_out=300).text.endswith(" (300 more before it)")
+    event = decoded(kind, bytes(STRUCTS[kind])[: type(STRUCTS[kind]).who.offset])
+    assert event.fields["left_out"] == 0
+    assert "more before it" not in event.text
 
 
 @pytest.mark.parametrize("kind", STRUCTS)
@@ -144,6 +161,22 @@ def test_an_orderly_end_is_no_fault(sig: int, sender: int, flags: int, is_fault:
     assert RuleSet("send_signal: fatal and main").judge(event, HTTPD) is not None
 
 
+@pytest.mark.parametrize("name", ["a-name-that-is-cut", "größenwächter-1", "ééééééééé", "a\tb"])
+def test_a_service_of_any_name_is_known(name: str) -> None:
+    """The kernel has 15 bytes of it, and perhaps half a letter at the end."""
+    event = signal(leader_comm=name.encode()[:15])
+    verdict = judge(event, [name])
+    assert verdict is not None
+    assert verdict.scope is Scope.SERVICE
+    watch = ServiceWatch("vm1")
+    watch.set_services([name], 0.0)
+    watch.note_heard(1, 0.0)
+    watch.note_event(event, 0.0)
+    for now in (100.0, 300.0):
+        watch.note_answer(Processes(9000.0 + now, {}), now)
+    assert f"{name} was ended by " in str(watch.lacking(300.0))
+
+
 def test_a_parent_that_is_unknown_has_asked_nobody() -> None:
     event = signal(sig=15, sender_pid=0, parent_pid=0)
     assert judge(event, HTTPD) is not None
@@ -219,6 +252,66 @@ def test_rules_are_compared_with_what_was_in_force() -> None:
     beside = compare(hits, events, faults)
     assert beside.was == {11: (3, 4)}
     assert [fault["id"] for fault in beside.dropped] == [3, 4]
+
+
+@pytest.mark.parametrize("page", ["docs/security.md", "docs/man/vesper-rules.7"])
+def test_no_cgroup_of_a_users_own_gets_past_the_rules_of_the_docs(page: str) -> None:
+    """He names them as he likes; and so does the systemd of a container."""
+    text = Path(page).read_text(encoding="utf-8").replace(r"\-", "-")
+    rules = re.findall(r"send_signal: [^`\n]*\bcgroup\b[^`\n]*", text)
+    assert rules
+    for rule in rules:
+        (path,) = re.findall(r'"(/[^"]*)"', rule)
+        for root in ("/user.slice/user-1000.slice", "/system.slice/podman-1.scope"):
+            if root.startswith("/system.slice") and path.startswith("/docker"):
+                continue  # a container within another: no user has started that
+            event = record(abi.EventType.SEND_SIGNAL, DAEMON | {"cgroup": f"{root}{path}".encode()})
+            assert RuleSet(rule).judge(event, HTTPD) is None, (rule, root)
+
+
+#: Those that are said to believe anybody.
+CREDULOUS = ("send_signal: fatal and main", "out_of_memory: any")
+PAGES = sorted(
+    str(path)
+    for pattern in ("README.md", "docs/*.md", "docs/man/*.[78]", "vesper_monitor/ocf/*.xml",
+                    "vesper_monitor/knowledge/*.toml")
+    for path in Path().glob(pattern)
+)  # fmt: skip
+
+
+def advised(text: str) -> list[str]:
+    """The rules in a text that are over processes."""
+    for written, meant in ((r"\-", "-"), (r"\(dq", '"'), (r"\"", '"')):
+        text = text.replace(written, meant)
+    found = []
+    for rule in re.findall(r"\b(?:send_signal|out_of_memory|process_exit): [^;`'\n]+", text):
+        for end in ("", '"', '".', "."):
+            with suppress(RuleError):
+                RuleSet(rule.removesuffix(end))
+                found.append(rule.removesuffix(end))
+                break
+    return [rule for rule in found if not rule.endswith((": default", ": none"))]
+
+
+@pytest.mark.parametrize("page", PAGES)
+def test_no_user_gets_past_a_rule_that_is_advised(page: str) -> None:
+    """Whatever he calls his processes, he has them killed as often as he likes."""
+    for rule in advised(Path(page).read_text(encoding="utf-8")):
+        if rule in CREDULOUS:
+            continue
+        rules = RuleSet(rule)
+        for name in ["httpd", *re.findall('"([^"]+)"', rule)] * 5:
+            for kind in STRUCTS:
+                names = ("leader_comm", "comm", "sender_comm", "asker_comm")
+                his = {key: name.encode()[:15] for key in names if hasattr(STRUCTS[kind], key)}
+                event = record(kind, DAEMON | {"login_uid": 1000}, **his)
+                verdict = rules.judge(event, HTTPD)
+                assert verdict is None or RECORDS[kind].event not in rule, (rule, name)
+
+
+def test_rules_that_are_advised_are_found() -> None:
+    texts = (Path(page).read_text(encoding="utf-8") for page in PAGES)
+    assert len({rule for text in texts for rule in advised(text)}) > 15
 
 
 def test_the_default_rules_are_said_in_words() -> None:

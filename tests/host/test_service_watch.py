@@ -189,6 +189,21 @@ def test_another_one_cannot_take_the_blame() -> None:
     assert guest.said == "vm1: httpd has ended with status 3 80 s ago and is not back"
 
 
+def test_nor_by_a_signal_that_he_handles() -> None:
+    """Whose the process is, the record of such a signal does not tell."""
+    guest = serving()
+    guest.sent("SIGTERM", pid=4711, fatal=False, sender_pid=4710, sender_comm="sh")
+    del guest.running["httpd"]
+    guest.pass_time(2 * BACK_S + 15)
+    assert (guest.said or "").startswith("vm1: no process is named httpd any more")
+    # Of the one that was seen it may be how it was ended.
+    guest = serving()
+    guest.sent("SIGTERM", fatal=False, sender_pid=4710, sender_comm="sh")
+    del guest.running["httpd"]
+    guest.pass_time(80)
+    assert guest.said == "vm1: httpd was ended by sh[4710] 80 s ago and is not back"
+
+
 def test_a_crash_loop_is_said_once() -> None:
     """It never lives for long."""
     guest = serving()
@@ -268,10 +283,30 @@ def test_a_user_cannot_hide_that_a_service_is_gone() -> None:
     guest = serving()
     guest.sent("SIGTERM")
     guest.run("httpd", 4711, believed=False)
-    assert guest.pass_time(100) is not None
+    said = guest.pass_time(100)
+    assert said is not None
+    # Who looks for it there finds one of that name.
+    assert said.endswith(" s ago and is not back (httpd[4711] is a login's)")
+    del guest.running["httpd"]
+    assert (guest.pass_time(15) or "").endswith(" s ago and is not back")
     # Root's own does count.
     guest.run("httpd", 4712)
     assert guest.pass_time(15) is None
+
+
+def test_nor_from_a_vesperd_that_is_started_anew() -> None:
+    """Which has seen it by its end alone."""
+    for whose, is_hidden in (({"cgroup": "/system.slice/httpd.service"}, False), ({}, True)):
+        guest = Guest()
+        guest.watch.set_services(guest.services, guest.now)
+        guest.exited(**whose)
+        guest.run("httpd", 4711, believed=False)
+        assert (guest.pass_time(100) is None) is is_hidden
+        # Another boot: what was the system's may be a user's now.
+        guest.reboot()
+        guest.pass_time(1)
+        guest.run("httpd", 4712, believed=False)
+        assert guest.pass_time(BOOT_S + 100) is None
 
 
 def test_a_service_that_a_user_runs_is_there() -> None:

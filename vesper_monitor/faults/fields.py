@@ -11,14 +11,15 @@ from __future__ import annotations
 import enum
 import signal
 from collections.abc import Callable, Collection, Mapping
+from functools import lru_cache
 from typing import Any, TypeAlias
 
 from vesper_monitor.guest.belief import is_users_cgroup, is_users_login
-from vesper_monitor.guest.decode import LOST, UNKNOWN, Event
+from vesper_monitor.guest.decode import LOST, UNKNOWN, Event, printable
 from vesper_monitor.guest.records import RECORDS
 
-__all__ = ["DERIVED", "FIELDS", "NEGATED", "Facts", "Kind", "Value", "has_elder", "is_believed",
-           "is_main", "is_ordered", "probe_of"]  # fmt: skip
+__all__ = ["DERIVED", "FIELDS", "NEGATED", "Facts", "Kind", "Value", "comm_of", "has_elder",
+           "is_believed", "is_main", "is_ordered", "probe_of"]  # fmt: skip
 
 #: The kernel cuts a task's name (TASK_COMM_LEN - 1).
 COMM_MAX = 15
@@ -167,9 +168,15 @@ _DECIDED: Mapping[str, Callable[[Mapping[str, Any]], bool]] = {
 }  # fmt: skip
 
 
+@lru_cache(1024)
+def comm_of(name: str) -> str:
+    """A service's name as the fields have it: cut by the kernel, which counts bytes."""
+    return printable(name.encode("utf-8", "surrogateescape")[:COMM_MAX])
+
+
 def _service(fields: Mapping[str, Any], services: Collection[str]) -> str | None:
     comm = _comm(fields)
-    return next((name for name in services if name and comm == name[:COMM_MAX]), None)
+    return next((name for name in services if name and comm == comm_of(name)), None)
 
 
 def _comm(fields: Mapping[str, Any]) -> object:

@@ -22,7 +22,7 @@ from collections.abc import Callable, Collection, Mapping
 from dataclasses import dataclass, field, replace
 from typing import Any
 
-from vesper_monitor.faults.fields import COMM_MAX, is_believed, is_main
+from vesper_monitor.faults.fields import comm_of, is_believed, is_main
 from vesper_monitor.guest.decode import Event
 from vesper_monitor.guest.processes import MainProcess, Processes
 
@@ -55,6 +55,7 @@ class _End:
     at: float
     pid: int
     how: str  #: "was ended by systemd"
+    is_systems: bool = False  #: it is known that no user had started it
 
 
 @dataclass
@@ -69,6 +70,7 @@ class _Service:
     is_said: bool = False  #: it has had none for too long
     is_believed: bool = False  #: it was a process that no user had logged in to start
     end: _End | None = None
+    users_pid: int = 0  #: of a user's process of its name, which is not it
 
     @property
     def was_there(self) -> bool:
@@ -125,9 +127,11 @@ class ServiceWatch:
         if how is None:
             return
         pid = fields.get("tgid", fields.get("pid"))
-        end = _End(now, pid if isinstance(pid, int) else 0, how)
+        end = _End(now, pid if isinstance(pid, int) else 0, how, _is_known(fields))
         for service in self._services.values():
-            if _comm(fields) == service.name[:COMM_MAX]:
+            if _comm(fields) == comm_of(service.name) and (
+                _is_certain(fields) or service.pid in (0, end.pid)
+            ):
                 service.end = _later_end(service, end, event.event == "process_exit")
                 self._next_look = min(self._next_look, now + LOOK_SOON_S)
 
@@ -137,6 +141,10 @@ class ServiceWatch:
             self._is_askable = False
             return
         self._uptime = answer.uptime_s
+        for service in self._services.values():
+            end = service.end
+            if end is not None and end.is_systems and not self._is_of_earlier_boot(end, now):
+                service.is_believed = True
         found = {service.name: self._find(service, answer) for service in self._services.values()}
         is_whole = None not in found.values()
         running = frozenset(name for name in COMPANIONS if name in answer.found)
@@ -172,7 +180,10 @@ class ServiceWatch:
         if self._is_heard:
             for service in self._services.values():
                 if service.is_said and service.missing_since is not None:
-                    return self._text(service, now - service.missing_since)
+                    text = self._text(service, now - service.missing_since)
+                    if service.users_pid:
+                        text += f" ({service.name}[{service.users_pid}] is a login's)"
+                    return text
         return None
 
     # ------------------------------------------------------------ inside
@@ -182,6 +193,7 @@ class ServiceWatch:
         found = answer.found.get(service.name)
         # Once it was the system's own, a user's process of its name is not it.
         is_other = found is not None and service.is_believed and not found.is_believed
+        service.users_pid = found.pid if found is not None and is_other else 0
         return None if is_other else found
 
     def _update(self, service: _Service, found: MainProcess | None, now: float) -> None:
@@ -198,11 +210,14 @@ class ServiceWatch:
                 service.end = None
 
     def _begin_missing(self, service: _Service, now: float) -> None:
-        if service.end is not None and service.end.at < now - self._uptime:
-            service.end = None  # in an earlier boot
+        if service.end is not None and self._is_of_earlier_boot(service.end, now):
+            service.end = None
         since = service.end.at if service.end is not None else now
         service.missing_since = max(since, service.present_at or since)
         service.missing_uptime = self._uptime
+
+    def _is_of_earlier_boot(self, end: _End, now: float) -> bool:
+        return end.at < now - self._uptime
 
     def _is_too_long(self, service: _Service, now: float) -> bool:
         if service.missing_since is None:
@@ -234,6 +249,19 @@ class ServiceWatch:
 
 def _comm(fields: Mapping[str, Any]) -> object:
     return fields.get("leader_comm", fields.get("comm"))
+
+
+def _is_certain(fields: Mapping[str, Any]) -> bool:
+    """Whether a record is of an end that no user can bring about as he likes.
+
+    That of a signal which does not kill tells neither of an end nor whose its process is.
+    """
+    return fields.get("fatal", True) is True or fields.get("sender_pid") == 1
+
+
+def _is_known(fields: Mapping[str, Any]) -> bool:
+    """Whether a record tells whose its process is."""
+    return fields.get("login_uid") is not None or fields.get("cgroup") is not None
 
 
 def _later_end(service: _Service, end: _End, is_exit: bool) -> _End:

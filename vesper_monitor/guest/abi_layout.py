@@ -515,6 +515,7 @@ class OutOfMemory(ctypes.LittleEndianStructure):
     who: Who
     age_ms: int
     elder_pid: int
+    left_out: int
     _fields_ = [
         ("rec", Record),
         ("asker_pid", ctypes.c_int32),
@@ -539,7 +540,7 @@ class OutOfMemory(ctypes.LittleEndianStructure):
         ("who", Who),
         ("age_ms", ctypes.c_uint64),
         ("elder_pid", ctypes.c_int32),
-        ("reserved", ctypes.c_uint32),
+        ("left_out", ctypes.c_uint32),
     ]
 
 
@@ -556,6 +557,7 @@ class ProcessExit(ctypes.LittleEndianStructure):
     comm: _Text
     parent_comm: _Text
     who: Who
+    left_out: int
     _fields_ = [
         ("rec", Record),
         ("pid", ctypes.c_int32),
@@ -568,6 +570,8 @@ class ProcessExit(ctypes.LittleEndianStructure):
         ("comm", ctypes.c_char * COMM_LEN),
         ("parent_comm", ctypes.c_char * COMM_LEN),
         ("who", Who),
+        ("left_out", ctypes.c_uint32),
+        ("reserved", ctypes.c_uint32),
     ]
 
 

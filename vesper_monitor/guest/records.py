@@ -109,6 +109,11 @@ def _named(values: type[enum.IntEnum], what: str) -> Callable[[int], str]:
     return name
 
 
+def _more(f: Fields) -> str:
+    """What is said of records that were left out."""
+    return f" ({f['left_out']} more before it)" if f["left_out"] else ""
+
+
 # ------------------------------------------------------- whose a process is
 
 
@@ -160,8 +165,7 @@ def _send_signal(f: Fields) -> str:
         sender = f"{f['sender_comm']}[{f['sender_pid']}] uid {f['sender_uid']}"
     where = f" at {f['addr']:#x}" if f["addr"] is not None else ""
     verb = "kills" if f["fatal"] else "sent to"
-    more = f" ({f['left_out']} more before it)" if f["left_out"] else ""
-    return f"{f['signal']}{where} {verb} {target}{_whose(f)}, by {sender}{more}"
+    return f"{f['signal']}{where} {verb} {target}{_whose(f)}, by {sender}{_more(f)}"
 
 
 # ---------------------------------------------------------- out_of_memory
@@ -184,6 +188,7 @@ def _out_of_memory(f: Fields) -> str:
     return (
         f"out of memory {scope}: kills {f['comm']}[{f['pid']}]{_whose(f)} ({f['rss_kb']} kB) "
         f"for {f['asker_comm']}[{f['asker_pid']}], order {f['order']}, {f['free_kb']} kB free"
+        f"{_more(f)}"
     )
 
 
@@ -208,7 +213,7 @@ def _process_exit(f: Fields) -> str:
         elif f["core"]:
             how += ", core dumped"
     parent = f"{f['parent_comm']}[{f['parent_pid']}]"
-    return f"{who} {how} after {f['age_ms'] / 1000:.1f} s, child of {parent}"
+    return f"{who} {how} after {f['age_ms'] / 1000:.1f} s, child of {parent}{_more(f)}"
 
 
 # -------------------------------------------------------------- hung_task
@@ -225,10 +230,9 @@ def _hung_task(f: Fields) -> str:
 
 
 def _block_error(f: Fields) -> str:
-    more = f" ({f['left_out']} more before it)" if f["left_out"] else ""
     return (
         f"{f['error']} on {f['disk'] or f['dev']}: {f['op']} of {f['bytes']} bytes "
-        f"at sector {f['sector']}{more}"
+        f"at sector {f['sector']}{_more(f)}"
     )
 
 
