@@ -227,3 +227,19 @@ def test_a_domain_of_that_name_with_another_uuid_was_not_sent(
     assert host.call("monitor")[0] == NOT_RUNNING
     assert host.call("stop") == (SUCCESS, "")
     assert host.done == []
+
+
+@pytest.mark.parametrize("kind", [VirtualXenHost, VirtualLibvirtHost])
+def test_a_migration_is_seen_on_each_host_of_these_tests(
+    tmp_path: Path, kind: type[VirtualHost]
+) -> None:
+    """What the agents import late must run on the present host, not on the first one."""
+    for number in range(2):
+        folder = tmp_path / str(number)
+        folder.mkdir()
+        with pytest.MonkeyPatch.context() as monkeypatch:
+            host = kind(folder, monkeypatch)
+            host.write_config("vm1")
+            host.running = {"vm1"}
+            assert host.call("migrate_to") == (SUCCESS, "")
+            assert host.done == [("migrate", "vm1")]
