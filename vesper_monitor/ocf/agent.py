@@ -473,8 +473,6 @@ class Agent:
         """Return what a live migration has brought, where this node's file names another domain."""
         wanted = self.identity.configured_name
         arrives = self.call.action == "migrate_from"
-        if not arrives and self._is_listed(wanted, states) and not self.identity.find_owner(wanted):
-            return ""
         name, ident = self.arrival.find_domain(again=arrives)
         if not name or self.identity.find_owner(name, ident):
             return ""
