@@ -27,7 +27,7 @@ from vesper_monitor.domain_state import DomainState
 from vesper_monitor.guest import abi
 from vesper_monitor.guest.cchan import Cchan
 from vesper_monitor.guest.images import ImageStore
-from vesper_monitor.guest.liveness import Depth, Hang, LifeState, Liveness, Sign
+from vesper_monitor.guest.liveness import Depth, Hang, LifeState, Liveness, Sign, Silence
 from vesper_monitor.guest.session import SessionState
 from vesper_monitor.transport import CpuUse, VcpuState, VcpuUse
 from xen_transport import toolstack
@@ -321,6 +321,71 @@ def test_a_hypervisor_that_cannot_say() -> None:
     assert life.state is LifeState.DOUBTED
 
 
+def silent_for(life: Liveness, seconds: int, now: float, use: CpuUse | None) -> float:
+    """Each half a second a look; each question is answered so."""
+    for _ in range(2 * seconds):
+        now += 0.5
+        life.signs(now, [Sign(0, 7, 7)])
+        assert life.judge(TIMEOUT) is None
+        if life.asks(now):
+            life.usage(now, use, TIMEOUT)
+    return now
+
+
+@pytest.mark.parametrize(
+    ("use", "said"),
+    [
+        (None, Silence.UNKNOWN),
+        (CpuUse(DomainState.RUNNING, (VcpuUse(0, 3.0, VcpuState.RUNNABLE),)), Silence.IDLE),
+        (CpuUse(DomainState.RUNNING, ()), Silence.IDLE),
+        (CpuUse(DomainState.PAUSED, (VcpuUse(0, 3.0, VcpuState.RUNNABLE),)), None),
+    ],
+    ids=["nobody says", "no CPU", "nothing of its CPU", "paused"],
+)
+def test_a_silence_that_nobody_explains_is_said(use: CpuUse | None, said: Silence | None) -> None:
+    """It is no hang for certain, and not well for certain: seen at a guest that sleeps."""
+    life = Liveness()
+    life.signs(0.0, [Sign(0, 6, 6)])
+    now = silent_for(life, 20, 0.5, use)
+    assert life.unexplained(TIMEOUT) is None, "a host may be busy for a while"
+    now = silent_for(life, 10, now, use)
+    assert life.unexplained(TIMEOUT) is said
+    assert life.unexplained(60.0) is None, "a hang of that guest takes longer"
+    life.signs(now + 0.5, [Sign(0, 8, 8)])
+    life.judge(TIMEOUT)
+    assert life.unexplained(TIMEOUT) is None
+
+
+def test_a_pause_is_no_part_of_a_silence_that_nobody_explains() -> None:
+    life = Liveness()
+    life.signs(0.0, [Sign(0, 6, 6)])
+    starves = CpuUse(DomainState.RUNNING, (VcpuUse(0, 3.0, VcpuState.RUNNABLE),))
+    now = silent_for(life, 15, 0.5, starves)
+    now = silent_for(life, 60, now, CpuUse(DomainState.PAUSED, ()))
+    now = silent_for(life, 20, now, starves)
+    assert life.unexplained(TIMEOUT) is None
+    # Nor is the time in which nobody looked.
+    now = silent_for(life, 20, now + 3600.0, starves)
+    assert life.unexplained(TIMEOUT) is None
+    silent_for(life, 12, now, starves)
+    assert life.unexplained(TIMEOUT) is Silence.IDLE
+
+
+def test_a_guest_that_gets_a_little_cpu_and_is_silent() -> None:
+    life, now = Liveness(), 0.0
+    life.signs(now, [Sign(0, 6, 6), Sign(1, 6, 6)])
+    for count in range(100):
+        now += 0.5
+        life.signs(now, [Sign(0, 7 + count, 7 + count), Sign(1, 7, 7)])
+        assert life.judge(TIMEOUT) is None
+        if life.asks(now):
+            ran = 3.0 + 0.02 * now
+            vcpus = VcpuUse(0, now, VcpuState.RUNNING), VcpuUse(1, ran, VcpuState.RUNNABLE)
+            life.usage(now, CpuUse(DomainState.RUNNING, vcpus), TIMEOUT)
+    assert life.unexplained(TIMEOUT) is Silence.BUSY
+    assert (life.silent_since, life.is_all_silent) == (0.5, False)
+
+
 signs = st.lists(
     st.builds(Sign, st.integers(0, 3), st.integers(0, 2**64 - 1), st.integers(0, 2**64 - 1)),
     max_size=4,
@@ -343,6 +408,7 @@ def test_nothing_makes_it_raise(rounds: list[tuple[float, list[Sign], CpuUse | N
         life.judge(TIMEOUT)
         life.asks(now)
         life.usage(now, use, TIMEOUT)
+        life.unexplained(TIMEOUT)
 
 
 # -------------------------------------------------------------------- Xen
@@ -481,6 +547,29 @@ def test_a_hang_from_before_the_session(
                 await until(told.all_collecting, "collecting")
                 await until(lambda: len(told.events) == 2, "its end")
                 assert told.events[1].event == "alive"
+
+    asyncio.run(asyncio.wait_for(body(), 60))
+
+
+def test_a_guest_that_sleeps_and_of_which_nobody_tells_is_degraded(
+    images: ImageStore, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("vesper_monitor.guest.liveness.UNEXPLAINED_S", 1.0)
+
+    async def body() -> None:
+        with guest() as vm:
+            async with watch(images, hang_timeout=lambda: 2.0) as told:
+                await until(told.all_collecting, "collecting")
+                await until(lambda: told.session.alive, "signs of life")
+                await vm.tell("cpu", "starve")
+                await vm.tell("life", "off")
+                await until(lambda: told.session.degraded is not None, "degraded")
+                said = str(told.session.degraded)
+                assert said.startswith("vm1 shows no sign of life since 2")
+                assert said.endswith(" and uses no CPU: it sleeps or hangs")
+                await vm.tell("life", "on")
+                await until(lambda: told.session.degraded is None, "well again")
+                assert told.events == []
 
     asyncio.run(asyncio.wait_for(body(), 60))
 

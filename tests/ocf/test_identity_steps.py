@@ -10,6 +10,7 @@ from typing import Any
 import pytest
 
 from tests.ocf.virtual_host import VirtualHost, VirtualLibvirtHost, VirtualXenHost
+from vesper_monitor.ocf.hand_over import pack
 
 SUCCESS, ERROR, NOT_RUNNING, DEGRADED = 0, 1, 7, 190
 
@@ -172,3 +173,73 @@ def test_the_host_itself_is_no_vm(tmp_path: Path, monkeypatch: pytest.MonkeyPatc
     assert host.call("monitor")[0] == NOT_RUNNING
     assert host.call("stop") == (SUCCESS, "")
     assert set(commands) == {"list"}
+
+
+def sent_to_be_stopped(host: VirtualHost) -> None:
+    """A migration to this node has failed: Pacemaker stops the resource here, too."""
+    assert host.call("stop") == (SUCCESS, "")
+
+
+def sent_and_stopped(host: VirtualHost) -> None:
+    """It has arrived, under another name than this node's file gives, and was stopped."""
+    host.write_config("vm2")
+    host.running = {"vm1"}
+    assert host.call("stop") == (SUCCESS, "")
+    assert host.done == [("shutdown", "vm1")]
+
+
+def sent_and_started_anew(host: VirtualHost) -> None:
+    """It has never arrived."""
+    assert host.call("start") == (SUCCESS, "")
+    assert host.call("stop") == (SUCCESS, "")
+
+
+@pytest.mark.parametrize(
+    "before",
+    [sent_to_be_stopped, sent_and_stopped, sent_and_started_anew],
+    ids=lambda f: f.__name__,
+)
+def test_what_was_sent_once_is_not_what_has_its_name_later(host: VirtualHost, before: Any) -> None:
+    """The resource's file names vm2 by now, and somebody runs another vm1 by hand."""
+    host.send("vm1")
+    before(host)
+    host.write_config("vm2")
+    host.running = {"vm1"}
+    host.done.clear()
+    assert host.call("monitor")[0] == NOT_RUNNING
+    assert host.call("stop") == (SUCCESS, "")
+    assert (host.done, host.running) == ([], {"vm1"})
+
+
+def test_a_start_ends_what_was_sent_before(host: VirtualHost) -> None:
+    host.send("vm1")
+    assert host.call("start") == (SUCCESS, "")
+    assert host.sent is None
+
+
+def test_a_domain_of_that_name_with_another_uuid_was_not_sent(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    host = VirtualLibvirtHost(tmp_path, monkeypatch)
+    host.write_config("vm2")
+    host.running = {"vm1"}
+    host.sent = pack({"vm": "vm1", "ident": host.ident("vm3"), "fault": None})
+    assert host.call("monitor")[0] == NOT_RUNNING
+    assert host.call("stop") == (SUCCESS, "")
+    assert host.done == []
+
+
+@pytest.mark.parametrize("kind", [VirtualXenHost, VirtualLibvirtHost])
+def test_a_migration_is_seen_on_each_host_of_these_tests(
+    tmp_path: Path, kind: type[VirtualHost]
+) -> None:
+    """What the agents import late must run on the present host, not on the first one."""
+    for number in range(2):
+        folder = tmp_path / str(number)
+        folder.mkdir()
+        with pytest.MonkeyPatch.context() as monkeypatch:
+            host = kind(folder, monkeypatch)
+            host.write_config("vm1")
+            host.running = {"vm1"}
+            assert host.call("migrate_to") == (SUCCESS, "")
+            assert host.done == [("migrate", "vm1")]

@@ -221,7 +221,7 @@ def test_it_arrives(kind: type[VirtualHost], tmp_path: Path, configuration: str)
             situation.host.send("vm1")
             if vesperd == "alive":  # which has not been told of a start here
                 situation.host.vesperd = lambda _: {"age": None}
-            if configuration == "renamed" and action == "migrate_from":
+            if configuration == "renamed" and arrival != "is announced, and does not come":
                 situation.host.running.add("vm1-new")  # by hand, and nobody's
             if arrival == "arrives later":
                 arrive_later(situation.host, monkeypatch)
@@ -250,6 +250,8 @@ def check_what_arrives(situation: Situation, action: str, arrival: str) -> list[
             wrong.append("it does not run")
         return [] if situation.configuration == "names another VM" else wrong
     comes = arrival == "has arrived"
+    if comes and any(name == "vm1-new" for _, name in host.done):
+        wrong.append(f"nobody's: {host.done}")
     if action == "migrate_from" and code != SUCCESS:
         wrong.append(f"has not arrived: {reason}")
     if action == "start" and comes and ("create" in [command for command, _ in host.done]):

@@ -18,7 +18,7 @@ from typing import Any
 import pytest
 
 from vesper_monitor.client import DaemonError, DaemonUnavailable
-from vesper_monitor.ocf import hand_over, libvirt, toolstack, virsh, xen, xl
+from vesper_monitor.ocf import hand_over, libvirt, toolstack, virsh, virsh_migrate, xen, xl
 from vesper_monitor.ocf.actions import ACTIONS, STRICT
 from vesper_monitor.ocf.agent import Agent
 from vesper_monitor.ocf.call import Call, Exit
@@ -127,7 +127,7 @@ class VirtualHost:
         monkeypatch.setattr(time, "sleep", self.clock.sleep)
         monkeypatch.setattr(time, "monotonic", lambda: self.clock.now)
         monkeypatch.setattr(time, "clock_gettime", lambda _: self.clock.now)
-        for module in (hand_over, toolstack, virsh, xl):
+        for module in (hand_over, toolstack, virsh, virsh_migrate, xl):
             monkeypatch.setattr(module, "spawn", self._spawn)
         monkeypatch.setenv("VESPER_QEMU_RUN", str(folder / "qemu"))
         monkeypatch.setenv("VESPER_IVSHMEM", str(folder / "ivshmem"))

@@ -23,6 +23,7 @@ from vesper_monitor.guest.liveness import (
     LifeState,
     Liveness,
     Sign,
+    Silence,
 )
 from vesper_monitor.guest.region import map_region
 from vesper_monitor.transport import (
@@ -126,6 +127,8 @@ class LifeWatch:
         self._on_unsure = on_unsure
         self._stands_still = False  # the hypervisor said so
         self._liveness = Liveness()
+        self._silence: Silence | None = None
+        self._silent = ""
         self._number = 0
         self._question: asyncio.Task[None] | None = None
         self._complained = False
@@ -145,6 +148,13 @@ class LifeWatch:
         return self._liveness.is_silent
 
     @property
+    def unexplained(self) -> str | None:
+        """That the guest has been silent for long, and nobody can say why: the same each time."""
+        if self._silence is None:
+            return None
+        return f"{self._silent} and {self._silence.value}"
+
+    @property
     def last_sign(self) -> float | None:
         """When the guest's kernel has shown life last (CLOCK_MONOTONIC); None: not known."""
         return self._liveness.last_sign
@@ -156,7 +166,7 @@ class LifeWatch:
         """
         if not isinstance(self._transport, ReportsCpuUse):
             return  # a silent guest might be a paused one: nothing can be said
-        self._liveness = Liveness()
+        self._liveness, self._silence = Liveness(), None
         if self._stands_still:
             self._stands_still = False
             self._look_at_domain()
@@ -198,7 +208,7 @@ class LifeWatch:
         """:returns: s until the next."""
         timeout = self._timeout()
         if timeout < MIN_TIMEOUT:
-            self._liveness = Liveness()
+            self._liveness, self._silence = Liveness(), None
             return LOOK
         before = self._liveness.state
         self._liveness.signs(now, reader.read())
@@ -212,9 +222,19 @@ class LifeWatch:
             if self._stands_still:
                 self._stands_still = False
                 self._look_at_domain()
+        self._note_silence(now, timeout)
         if self._question is None and self._liveness.asks(now):
             self._question = asyncio.get_running_loop().create_task(self._ask(timeout))
         return self._liveness.next_look(now, timeout)
+
+    def _note_silence(self, now: float, timeout: float) -> None:
+        before, self._silence = self._silence, self._liveness.unexplained(timeout)
+        if before is None is not self._silence:
+            silent = now - self._liveness.silent_since
+            at = time.localtime(time.time() - silent)
+            who = "" if self._liveness.is_all_silent else "a CPU of "
+            since = time.strftime("%Y-%m-%d %H:%M:%S", at)
+            self._silent = f"{who}{self._domain.name} shows no sign of life since {since}"
 
     async def _ask(self, hang_timeout: float) -> None:
         """The answer is judged after another look at the signs."""

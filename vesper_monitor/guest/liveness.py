@@ -37,7 +37,7 @@ from typing import NamedTuple
 from vesper_monitor.domain_state import DomainState
 from vesper_monitor.transport import CpuUse, VcpuState, VcpuUse
 
-__all__ = ["MIN_TIMEOUT", "Depth", "Hang", "LifeState", "Liveness", "Sign"]
+__all__ = ["MIN_TIMEOUT", "Depth", "Hang", "LifeState", "Liveness", "Sign", "Silence"]
 
 #: s: the least that makes sense with two signs a second.
 MIN_TIMEOUT = 2.0
@@ -59,6 +59,10 @@ MAX_PAUSE = 10.0
 #: three answers agree.
 OWN = 0.5
 
+#: s for which nobody can say why a guest that should run is silent, until that is told;
+#: and at least so many times the timeout of a hang.
+UNEXPLAINED_S, UNEXPLAINED_TIMEOUTS = 20.0, 2.0
+
 
 class LifeState(enum.Enum):
     ALIVE = "alive"
@@ -71,6 +75,14 @@ class Depth(enum.Enum):
 
     INTERRUPTS = "interrupts"  #: a CPU takes none
     SCHEDULER = "scheduler"  #: no CPU runs a thread of the normal class
+
+
+class Silence(enum.Enum):
+    """What is known of a guest that is silent, and neither paused nor clearly hung."""
+
+    IDLE = "uses no CPU: it sleeps or hangs"
+    BUSY = "gets little CPU: it hangs, or its host is too busy"
+    UNKNOWN = "the hypervisor does not say what it does"
 
 
 class Sign(NamedTuple):
@@ -131,6 +143,8 @@ class Liveness:
     _is_near: bool = True  #: of the last answer: a hang may be found soon
     _gaps: int = 0  #: times that the observer did not run
     _gaps_asked: int = 0  #: of these, when the hypervisor was asked
+    _unexplained_at: float | None = None  #: since then no answer has said why it is silent
+    _is_known: bool = False  #: the hypervisor has answered last
 
     def signs(self, now: float, signs: Iterable[Sign]) -> None:
         """What the online CPUs show now."""
@@ -138,6 +152,8 @@ class Liveness:
         observed = gap if 0.0 <= gap <= MAX_GAP else 0.0
         before, self._last = self._last, now
         self._gaps += not observed
+        if not observed:
+            self._unexplained_at = None
         cpus: dict[int, _Cpu] = {}
         for number, irqs, runs in signs:
             cpu = self._cpus.get(number)
@@ -177,6 +193,31 @@ class Liveness:
             bool(cpus) and all(cpu.runs.silent >= MAX_GAP for cpu in cpus)
         )
 
+    def unexplained(self, timeout: float) -> Silence | None:
+        """After :meth:`judge`: what is to be said of a silence that may be a hang or none."""
+        if self.state is not LifeState.DOUBTED or self._unexplained_at is None:
+            return None
+        assert self._last is not None
+        limit = max(UNEXPLAINED_S, UNEXPLAINED_TIMEOUTS * timeout)
+        if self._last - self._unexplained_at < limit:
+            return None
+        if not self._is_known:
+            return Silence.UNKNOWN
+        tracks = [track for cpu in self._cpus.values() for track in cpu.tracks]
+        return Silence.BUSY if any(track.ran for track in tracks) else Silence.IDLE
+
+    @property
+    def silent_since(self) -> float:
+        """When the first CPU that is silent was seen to show a sign last, or was seen first."""
+        cpus = self._cpus.values()
+        silent = [cpu.irqs.moved_at for cpu in cpus if cpu.irqs.silent >= MAX_GAP]
+        return min(silent or [cpu.runs.moved_at for cpu in cpus], default=0.0)
+
+    @property
+    def is_all_silent(self) -> bool:
+        """Whether no CPU takes an interrupt."""
+        return all(cpu.irqs.silent >= MAX_GAP for cpu in self._cpus.values())
+
     def asks(self, now: float) -> bool:
         """After :meth:`judge`: whether the hypervisor is to be asked now."""
         if self.state is LifeState.ALIVE or now < self._ask_at:
@@ -196,6 +237,11 @@ class Liveness:
         """The hypervisor's answer; None: it could not say."""
         if self.state is LifeState.ALIVE:
             return  # a sign has come meanwhile
+        self._is_known = use is not None
+        if use is not None and use.state is not DomainState.RUNNING:
+            self._unexplained_at = None
+        elif self._unexplained_at is None:
+            self._unexplained_at = now
         step = _limit(timeout) * STEP
         counted = False
         # An answer from before the observer stood still is older than it looks.
@@ -238,6 +284,7 @@ class Liveness:
         self.state = LifeState.ALIVE
         self._pause = self._ask_at = 0.0
         self._is_near = True
+        self._unexplained_at = None
         for cpu in self._cpus.values():
             for track in cpu.tracks:
                 track.base = None

@@ -217,6 +217,8 @@ class Session:
             if words is None and now - self._started < self._activate_timeout + _CONNECT_TIMEOUT:
                 return None  # the first try is still under way, and will say what to do
             return words or f"{self.domain.name}: no contact with the guest's VESPER modules yet"
+        if not self.is_paused and (silence := self._life.unexplained) is not None:
+            return silence
         if now - self._answered < min(self._activate_timeout, _PROBES_TIMEOUT_S):
             return None
         for name in self._wanted:

@@ -166,6 +166,7 @@ class Agent:
             else:
                 self.forget_carried()
                 self._create()
+                self.forget_sent()
         except ToolstackError as error:
             raise Exit(Code.ERROR, f"{self.vm} was not started: {error}") from error
         if present:
@@ -192,6 +193,11 @@ class Agent:
 
             self._arrival = Arrival(self)
         return self._arrival
+
+    def forget_sent(self) -> None:
+        """What was sent to this node, as far as was asked for, is over. Never fails."""
+        if self._arrival is not None:
+            self._arrival.end()
 
     def _remove(self, present: dict[str, DomainState]) -> None:
         """Remove what is left of the domain before its start."""
@@ -467,18 +473,28 @@ class Agent:
         """Return what a live migration has brought, where this node's file names another domain."""
         wanted = self.identity.configured_name
         arrives = self.call.action == "migrate_from"
-        if not arrives and self._is_listed(wanted, states) and not self.identity.find_owner(wanted):
-            return ""
         name, ident = self.arrival.find_domain(again=arrives)
         if not name or self.identity.find_owner(name, ident):
             return ""
         if not arrives and (name == self.vm or not self._is_listed(name, states)):
+            return ""
+        if not arrives and not self._may_be(name, ident):
             return ""
         if name not in (self.vm, wanted):
             log(f"{name}: was sent to this node for {self.call.resource}, whose file here names "
                 f"{wanted}")  # fmt: skip
             self.identity.adopt(KnownDomain(name, ident))
         return name
+
+    def _may_be(self, name: str, ident: str) -> bool:
+        """Whether a listed domain may be the one that was sent: an attribute may be an old one."""
+        if not ident or self.toolstack.ident_field != "uuid":
+            return True
+        try:
+            return self.toolstack.find_ident(name, self.limit(STATE_LIMIT)) == ident
+        except ToolstackError as error:
+            log(f"{name}: {error}")
+            return True
 
     def _is_listed(self, name: str, states: dict[str, DomainState]) -> bool:
         return any(known in states for known in self._names_of(name))

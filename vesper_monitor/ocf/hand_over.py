@@ -40,7 +40,7 @@ if TYPE_CHECKING:
     from vesper_monitor.ocf.agent import Agent
     from vesper_monitor.ocf.toolstack import Background
 
-__all__ = ["Arrival", "announce", "attribute", "kept", "send_fault"]
+__all__ = ["Arrival", "announce", "attribute", "kept", "send_fault", "withdraw"]
 
 #: Seconds for the cluster to take or to give an attribute.
 CLUSTER_LIMIT_S = 5.0
@@ -79,6 +79,24 @@ def announce(agent: Agent, target: str) -> None:
     """
     if trouble := _set(agent, target, None):
         log(f"{agent.vm}: {target} is not told which domain comes: {trouble}")
+
+
+def withdraw(agent: Agent, target: str) -> None:
+    """The domain that was announced stays here. Never fails.
+
+    What is left at the target would name a domain of that name as this resource's.
+    """
+    if trouble := _remove(agent, target):
+        log(f"{agent.vm}: {target} is not told that it does not come: {trouble}")
+
+
+def _remove(agent: Agent, node: str) -> str:
+    """:returns: why the attribute is not removed; empty: it is."""
+    try:
+        code, said = run(_attrd_updater(agent, node, "--delete"), agent.limit(CLUSTER_LIMIT_S))
+    except ToolstackError as error:
+        return str(error)
+    return f"attrd_updater: exit status {code}: {said.strip()}" if code else ""
 
 
 def send_fault(agent: Agent, target: str) -> None:
@@ -213,13 +231,8 @@ class Arrival:
         if not self._has_attribute:
             return
         agent = self._agent
-        command = _attrd_updater(agent, agent.call.node, "--delete")
-        try:
-            code, said = run(command, agent.limit(CLUSTER_LIMIT_S))
-            if code:
-                log(f"{agent.vm}: attrd_updater: exit status {code}: {said.strip()}")
-        except ToolstackError as error:
-            log(f"{agent.vm}: {error}")
+        if trouble := _remove(agent, agent.call.node):
+            log(f"{agent.vm}: {trouble}")
 
     def close(self) -> None:
         """End the question, if it is not answered. May be called again."""

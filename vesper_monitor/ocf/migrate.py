@@ -24,6 +24,8 @@ __all__ = ["attribute", "migrate_from", "migrate_to"]
 ASK_LIMIT = 10.0
 #: Seconds without any sign of the domain at the target until it is given up.
 ARRIVAL = 10.0
+#: Seconds that must be left of a migration that has failed, to say so at the target.
+WITHDRAW_S = 4.0
 #: Seconds for what the toolstack has to do when it has arrived.
 ARRIVED_LIMIT = 20.0
 
@@ -92,12 +94,31 @@ def _migrate_to(agent: Agent) -> None:
         address = _address(agent, target)
         announce(agent, target)
         log(f"{vm}: migrating to {target} ({address})")
-        agent.toolstack.migrate(vm, address, agent.limit())
+        try:
+            agent.toolstack.migrate(vm, address, agent.limit())
+        except ToolstackError:
+            _withdraw(agent, target)
+            raise
         if agent.state() in (DomainState.RUNNING, DomainState.PAUSED):
             raise ToolstackError("the toolstack says it is done, but the domain still runs here")
     except ToolstackError as error:
         raise Exit(Code.ERROR, f"{vm} was not migrated to {target}: {error}") from error
     log(f"{vm}: migrated to {target}")
+
+
+def _withdraw(agent: Agent, target: str) -> None:
+    """Take back what was announced, if the domain certainly is here as before. Never fails."""
+    from vesper_monitor.ocf.hand_over import withdraw
+
+    if agent.call.left() <= WITHDRAW_S:
+        return  # of one that has taken all of the time the toolstack may not have let go
+    try:
+        stays = agent.state() in (DomainState.RUNNING, DomainState.PAUSED)
+    except ToolstackError as error:
+        log(f"{agent.vm}: {error}")
+        return
+    if stays:
+        withdraw(agent, target)
 
 
 def migrate_from(agent: Agent) -> None:

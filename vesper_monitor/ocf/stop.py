@@ -87,6 +87,7 @@ class Stop:
             log(f"{self._vm}: {error}")
             remove(agent, self._reserve)
         agent.identity.forget()
+        agent.forget_sent()
         if agent.settings.manage_memory:
             from vesper_monitor.ocf.memory import share_out
 
