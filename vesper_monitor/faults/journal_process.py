@@ -124,15 +124,18 @@ class JournalProcess:
     async def _begin(self) -> None:
         if self._process is not None:
             self.kill()
-        ours, theirs = socket.socketpair()
         try:
-            with theirs:
-                self._process = self._start(theirs.fileno())
-        except OSError as error:
-            ours.close()
+            ours, theirs = socket.socketpair()
+            try:
+                with theirs:
+                    self._process = self._start(theirs.fileno())
+                loop = asyncio.get_running_loop()
+                _, self._pipe = await loop.create_connection(lambda: _Pipe(self._path), sock=ours)
+            except BaseException:
+                ours.close()
+                raise
+        except OSError as error:  # no descriptor, no memory
             raise JournalError(f"{self._path}: its process cannot be begun: {error}") from error
-        loop = asyncio.get_running_loop()
-        _, self._pipe = await loop.create_connection(lambda: _Pipe(self._path), sock=ours)
 
     def _start(self, descriptor: int) -> subprocess.Popen[bytes]:
         command = [sys.executable, "-SP", "-m", SERVER_MODULE, str(descriptor), str(os.getpid())]
