@@ -12,6 +12,7 @@ import pytest
 from lab.standin.image import make_store
 from tests.host.journals import ThreadWorker
 from tests.host.standins import GuestProcess, guest, until
+from tests.host.test_carried import death
 from tests.host.test_session import Watch, watch
 from vesper_monitor.daemon import event_pipeline
 from vesper_monitor.daemon.event_pipeline import EventPipeline
@@ -25,6 +26,7 @@ from vesper_monitor.guest import abi
 from vesper_monitor.guest.decode import Event
 from vesper_monitor.guest.images import ImageStore
 from vesper_monitor.guest.session import Session
+from vesper_monitor.transport import Domain
 
 READ = abi.offset(abi.Index, "read")
 
@@ -39,16 +41,21 @@ class FullDisk(Journal):
 
 
 class Host:
-    """A pipeline, and what it makes of a session's events."""
+    """A pipeline, and what it makes of a session's events.
 
-    def __init__(self, path: Path) -> None:
-        self.recorder = Recorder(ThreadWorker(lambda: FullDisk(path)))
+    :param held: nobody knows yet what the journal holds.
+    """
+
+    def __init__(self, path: Path, *, held: bool = False) -> None:
+        self.recorder = Recorder(ThreadWorker(lambda: FullDisk(path)), held=held)
         self.instances = Instances(
-            self.recorder, lambda _: Watching(True, None), grace=600.0, max_failovers=9
-        )
+            self.recorder, lambda _: Watching(True, None), grace=600.0, max_failovers=9,
+            numbered=not held,
+        )  # fmt: skip
         self.followers = Followers()
         self.pipeline = EventPipeline(self.recorder, self.instances, self.followers)
-        self.pipeline.begin(0, 0)
+        if not held:
+            self.pipeline.begin(0, 0)
 
     def on_events(self, session: Session, events: list[Event]) -> None:
         self.pipeline.record(session.domain, events, session)
@@ -173,3 +180,27 @@ def test_a_guest_keeps_what_is_too_much_for_memory(
 def record_of(host: Host, told: Watch) -> None:
     """A resource of the session's domain."""
     host.instances.start("r1", told.session.domain, ["send_signal"], ["httpd"])
+
+
+def test_what_is_numbered_late_has_the_number_of_its_event_too(tmp_path: Path) -> None:
+    """Also when the fault is written again, long after."""
+
+    async def scene() -> None:
+        host = Host(tmp_path / "journal", held=True)
+        domain = Domain("vm1", 2, "u")
+        instance = host.instances.start("r1", domain, ["process_exit"], ["httpd"])
+        host.pipeline.record(domain, [death(7)])
+        await until(lambda: instance.fault_recorded, "the fault")
+        assert instance.fault is not None
+        shown = instance.fault.to_json()
+        assert (shown["id"], shown["event"]["id"]) == (None, None)
+        host.pipeline.begin(40, 4)
+        assert (instance.fault.id, instance.fault.event["id"]) == (5, 41)
+        host.instances.stop("r1")
+        faults = await host.recorder.run(Journal.faults)
+        assert [(f.id, f.ended_by, f.event["id"]) for f in faults] == [(5, "stop", 41)]
+        events = await host.recorder.run(Journal.events_before, faults[0], 1e12, 9)
+        assert [e.id for e in events] == [41]
+        await host.close()
+
+    asyncio.run(scene())

@@ -21,11 +21,9 @@ from __future__ import annotations
 import logging
 from collections import Counter
 from collections.abc import Mapping
-from dataclasses import replace
 
 from vesper_monitor.daemon.expected import Expected
 from vesper_monitor.daemon.followers import Followers
-from vesper_monitor.faults.fault import Fault
 from vesper_monitor.faults.instances import Instances
 from vesper_monitor.faults.journal import Batch
 from vesper_monitor.faults.recorder import Recorder
@@ -72,7 +70,7 @@ class EventPipeline:
 
     def begin(self, last_event_id: int, last_fault_id: int) -> None:
         """Number what came before the journal could be read, and write it."""
-        number_fault = self._instances.number(last_fault_id)
+        number_fault = self._instances.number(last_fault_id, last_event_id)
         came = -self.last_event_id
         self._numbered = True
         self.last_event_id = last_event_id + came
@@ -81,7 +79,7 @@ class EventPipeline:
             for event in batch.events:
                 if event.id is not None and event.id < 0:
                     event.id = last_event_id - event.id
-            batch.faults = [_number_event(number_fault(f), last_event_id) for f in batch.faults]
+            batch.faults = [number_fault(fault) for fault in batch.faults]
             batch.keep_last()
 
         self._recorder.begin(number)
@@ -189,11 +187,3 @@ class EventPipeline:
         for session in [session for session in self._behind if session.domain.name == vm]:
             self._behind.discard(session)
             session.rewind()
-
-
-def _number_event(fault: Fault, last_event_id: int) -> Fault:
-    """Number the event that a fault was found in, as those in the journal are."""
-    provisional = fault.event.get("id")
-    if not isinstance(provisional, int) or provisional >= 0:
-        return fault
-    return replace(fault, event={**fault.event, "id": last_event_id - provisional})

@@ -122,6 +122,8 @@ class Instances:
         self._numbered = numbered
         #: which number the journal has given to faults that were found before
         self._numbers: dict[int, int] = {}
+        #: after which number those of their events go on; None: that is not known yet
+        self._first_event_id: int | None = None
         #: faults that are not in the journal yet, by instance and time
         self._unwritten: set[tuple[str, float]] = set()
         #: resources of which something was begun or ended while nobody knew the journal
@@ -209,11 +211,12 @@ class Instances:
             batch.faults = [replace(fault, ended=now, ended_by="a later fault")]
         self._recorder.put(record.vm, batch)
 
-    def number(self, last_fault_id: int) -> Callable[[Fault], Fault]:
-        """Number the faults that were found before, after the journal's last one.
+    def number(self, last_fault_id: int, last_event_id: int) -> Callable[[Fault], Fault]:
+        """Number the faults that were found before, and their events, after the journal's last.
 
         :returns: what does so with a fault.
         """
+        self._first_event_id = last_event_id
         found, self._last_fault_id = -self._last_fault_id, last_fault_id
         if not self._numbered:
             self._numbered = True
@@ -229,8 +232,11 @@ class Instances:
         return self._number
 
     def _number(self, fault: Fault) -> Fault:
-        number = self._numbers.get(fault.id)
-        return fault if number is None else replace(fault, id=number)
+        number, event = self._numbers.get(fault.id, fault.id), fault.event
+        provisional = event.get("id")
+        if isinstance(provisional, int) and provisional < 0 and self._first_event_id is not None:
+            event = {**event, "id": self._first_event_id - provisional}
+        return replace(fault, id=number, event=event)
 
     def _next_fault_id(self) -> int:
         self._last_fault_id += 1 if self._numbered else -1
