@@ -145,11 +145,18 @@ def test_a_guest_keeps_what_is_too_much_for_memory(
                 FullDisk.full = True
                 await say(vm, 1)
                 await until(lambda: host.recorder.error is not None, "the disk is full")
-                await say(vm, 29, 1)
+                await say(vm, 14, 1)
                 got: list[Event] = []
+                while len(got) < 15:
+                    got += (await follower.get())[0]
+                # Whatever it goes on saying, no more is kept here.
+                (entry,) = host.recorder._queues["vm1"]
+                kept = len(entry.written)
+                await say(vm, 15, 15)
                 while len(got) < 30:
                     got += (await follower.get())[0]
                 assert host.pipeline._backlog < 30
+                assert len(entry.written) == kept
                 # A fault among what is too much is found.
                 await vm.tell("emit", "send_signal", "sig=11", "comm=httpd", "fatal=1", "pid=30")
                 instance = host.instances.get("r1")

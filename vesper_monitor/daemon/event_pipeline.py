@@ -96,7 +96,7 @@ class EventPipeline:
         self._expected.note_events(domain, new)
         faults = self._instances.judge(domain, new)
         reads = session.take_reads() if session is not None else []
-        batch = Batch(faults=faults)
+        was_behind, batch = session in self._behind, Batch(faults=faults)
         if reads and session is not None and self._stays_behind(session):
             reads = []
             batch.events = [event for event in events if event.words is not None]
@@ -118,7 +118,9 @@ class EventPipeline:
                 channel.note_written(cpu, following)
             self._less(vm, count)
 
-        self._recorder.put(vm, batch, tell, written)
+        # Of what stays in the guest nothing is kept here, for as long as that lasts.
+        is_needed = bool(count or faults or reads or not was_behind)
+        self._recorder.put(vm, batch, tell, written if is_needed else None)
 
     def judge_late(self, domain: Domain, events: list[Event]) -> None:
         """Judge events of which nobody had said what is a fault there."""
