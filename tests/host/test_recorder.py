@@ -5,6 +5,7 @@ from __future__ import annotations
 
 import asyncio
 import logging
+import struct
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -244,3 +245,24 @@ def test_what_cannot_be_represented_is_left_out_alone(
     with caplog.at_level(logging.ERROR):
         asyncio.run(body())
     assert caplog.text.count("vm1: something cannot be written") == 1
+
+
+class Odd(dict[str, Any]):
+    """What nobody has thought of, when it is decoded in the journal's process."""
+
+    def items(self) -> Any:
+        raise struct.error("a record that is too short")
+
+
+def test_what_fails_each_time_holds_up_nothing_else(tmp_path: Path) -> None:
+    async def body() -> None:
+        recorder = Recorder(ThreadWorker(lambda: Journal(tmp_path / "journal")))
+        odd, written = event(1), asyncio.Event()
+        odd.fields = Odd(a=1)
+        recorder.put("vm1", Batch([odd, event(2)], faults=[fault(1)]), None, written.set)
+        await written.wait()
+        assert [e.id for e in await recorder.run(Journal.events)] == [2]
+        assert len(await recorder.run(Journal.faults)) == 1
+        await recorder.close()
+
+    asyncio.run(body())
