@@ -5,6 +5,7 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import Awaitable, Callable
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -19,12 +20,13 @@ from vesper_monitor.daemon.event_pipeline import EventPipeline
 from vesper_monitor.daemon.followers import Followers
 from vesper_monitor.faults import recorder as recorders
 from vesper_monitor.faults.instances import Instances
-from vesper_monitor.faults.journal import Batch, Journal, JournalError
+from vesper_monitor.faults.journal import KEEP_WORDS, Batch, Journal, JournalError
 from vesper_monitor.faults.recorder import Recorder
 from vesper_monitor.faults.watching import Watching
 from vesper_monitor.guest import abi
 from vesper_monitor.guest.decode import Event
 from vesper_monitor.guest.images import ImageStore
+from vesper_monitor.guest.last_words import LastWords
 from vesper_monitor.guest.session import Session
 from vesper_monitor.transport import Domain
 
@@ -208,6 +210,26 @@ def test_what_is_numbered_late_has_the_number_of_its_event_too(tmp_path: Path) -
         assert [(f.id, f.ended_by, f.event["id"]) for f in faults] == [(5, "stop", 41)]
         events = await host.recorder.run(Journal.events_before, faults[0], 1e12, 9)
         assert [e.id for e in events] == [41]
+        await host.close()
+
+    asyncio.run(scene())
+
+
+def test_of_last_words_that_wait_no_more_are_kept_than_the_journal_does(tmp_path: Path) -> None:
+    async def scene() -> None:
+        host = Host(tmp_path / "journal", held=True)
+        domain = Domain("vm1", 2, "u")
+        said = LastWords("oops", "BUG", "stack", "log" * 9999, True)
+        for number in range(KEEP_WORDS + 5):
+            oops = replace(death(number + 1), event="last_words", words=said)
+            host.pipeline.record(domain, [oops])
+        (entry,) = host.recorder._queues["vm1"]
+        kept = [event.words for event in entry.batch.events]
+        assert kept == [None] * 5 + [said] * KEEP_WORDS
+        host.pipeline.begin(0, 0)
+        words = await host.recorder.run(Journal.last_words, "vm1", 2, 0.0)
+        assert len(words) == KEEP_WORDS
+        assert not host.pipeline._words_of
         await host.close()
 
     asyncio.run(scene())

@@ -19,13 +19,13 @@ are read from there again, for the journal alone, when it works again.
 from __future__ import annotations
 
 import logging
-from collections import Counter
+from collections import Counter, deque
 from collections.abc import Mapping
 
 from vesper_monitor.daemon.expected import Expected
 from vesper_monitor.daemon.followers import Followers
 from vesper_monitor.faults.instances import Instances
-from vesper_monitor.faults.journal import Batch
+from vesper_monitor.faults.journal import KEEP_WORDS, Batch
 from vesper_monitor.faults.recorder import Recorder
 from vesper_monitor.guest.decode import Event
 from vesper_monitor.guest.positions import Position
@@ -62,6 +62,7 @@ class EventPipeline:
         self._numbered = False
         self._backlog_of: Counter[str] = Counter()  # by VM
         self._backlog = 0
+        self._words_of: dict[str, deque[Event]] = {}  # events with last words among them, by VM
         self._not_kept = 0
         #: what their guests have beyond the backlog is read again later
         self._behind: set[Session] = set()
@@ -105,6 +106,7 @@ class EventPipeline:
             if session is not None:
                 self._add_positions(session, batch)
         count, vm = len(batch.events), domain.name
+        self._limit_words(vm, batch.events)
         self._backlog += count
         self._backlog_of[vm] += count
 
@@ -180,12 +182,22 @@ class EventPipeline:
             self._not_kept = 0
         return events
 
+    def _limit_words(self, vm: str, events: list[Event]) -> None:
+        """Of last words that wait keep as many as the journal does: each is long."""
+        said = [event for event in events if event.words is not None]
+        if said:
+            waiting = self._words_of.setdefault(vm, deque())
+            waiting += said
+            while len(waiting) > KEEP_WORDS:
+                waiting.popleft().words = None
+
     def _less(self, vm: str, count: int) -> None:
         self._backlog -= count
         self._backlog_of[vm] -= count
         if self._backlog_of[vm]:
             return
         del self._backlog_of[vm]
+        self._words_of.pop(vm, None)
         for session in [session for session in self._behind if session.domain.name == vm]:
             self._behind.discard(session)
             session.rewind()
