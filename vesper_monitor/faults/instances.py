@@ -166,11 +166,17 @@ class Instances:
         for vm, at in told:
             self._rate.told(vm, at)
         held = {fault.instance: fault for fault in faults if fault.ended is None}
+        begun_here = self.all()
         for record in records:
             if record.resource in known_better:
                 self._supersede(record, held.get(record.id))
                 continue
             instance = self._make(record, held.get(record.id), restored=True)
+            domain = Domain(record.vm, record.domid, record.uuid)
+            later = [one for one in self.of_domain(domain) if one in begun_here]
+            if later:
+                self._take_over(instance, later[-1])
+                continue
             instance.boot_id = (boots or {}).get((record.uuid, record.domid))
             self._begin(instance)
             if instance.fault is not None and instance.fault.told is None:
