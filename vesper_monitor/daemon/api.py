@@ -52,8 +52,8 @@ ROOT_ONLY = frozenset(
 MAX_WAIT = MAX_TIMEOUT_S
 #: s for a transport to say which domain a stop is about; the agent waits 3 s in all.
 STOP_FIND_LIMIT_S = 1.5
-#: s that the answer to a stop waits for the journal. A vesperd that is killed after it
-#: would go on with what has ended; a disk that hangs must not hold up the stop.
+#: s that the answer to a stop (or a resume) waits for the disk. A vesperd that is killed after
+#: it would go on with what has ended; a disk that hangs must not hold up the stop.
 STOP_SAVE_LIMIT_S = 0.5
 #: s for a look at the domain before the first monitor is answered.
 LOOK_TIMEOUT = 5.0
@@ -663,6 +663,7 @@ class Api:
     async def _resume(self, connection: Connection, request: dict[str, Any]) -> None:
         vm = text(request, "vm")
         resumed = self._daemon.pauses.end(vm, "by the operator")
+        await self._daemon.pauses.wait_until_saved(STOP_SAVE_LIMIT_S)
         await connection.send({"ok": True, "resumed": resumed})
 
     async def _add(self, connection: Connection, request: dict[str, Any]) -> None:
