@@ -27,6 +27,7 @@ from vesper_monitor.faults.fault import Fault, InstanceRecord
 from vesper_monitor.faults.instance import Answer, Instance, Result
 from vesper_monitor.faults.journal import Journal, JournalError
 from vesper_monitor.faults.pauses import MAX_SECONDS
+from vesper_monitor.faults.recorder import READ_LIMIT_S
 from vesper_monitor.faults.rules import system_gone
 from vesper_monitor.guest import abi
 from vesper_monitor.guest.decode import Event
@@ -527,7 +528,15 @@ class Api:
         if connection.privileged:
             return await self._daemon.recorder.run(method, *args, **kwargs)
         await connection.take_turn()
-        found, cpu_s = await self._daemon.reader.call_measured(method.__name__, *args, **kwargs)
+        try:
+            async with asyncio.timeout(READ_LIMIT_S):
+                found, cpu_s = await self._daemon.reader.call_measured(
+                    method.__name__, *args, **kwargs
+                )
+        except TimeoutError:
+            raise JournalError(
+                f"the journal has not answered within {READ_LIMIT_S:.0f} s"
+            ) from None
         connection.count(cpu_s)
         result: _T = found
         return result

@@ -32,6 +32,8 @@ _log = logging.getLogger(__name__)
 SERVER_MODULE = "vesper_monitor.faults.journal_server"
 #: s for a file beside the journal to be written, and between two tries to read it.
 STATE_LIMIT_S, STATE_RETRY_S = 3.0, 1.0
+#: Questions that wait for a child.  Who has asked may be gone, and ask again without end.
+MAX_UNANSWERED = 1000
 
 
 class JournalWorker(Protocol):
@@ -169,6 +171,9 @@ class _Pipe(asyncio.Protocol):
         answer: asyncio.Future[bytes] = asyncio.get_running_loop().create_future()
         if self.ended or self._transport is None:
             answer.set_exception(self._error())
+            return answer
+        if len(self._waiting) >= MAX_UNANSWERED:
+            answer.set_exception(JournalError(f"{self._path}: the disk does not answer"))
             return answer
         self._waiting.append(answer)
         self._transport.write(LENGTH.pack(len(question)) + question)

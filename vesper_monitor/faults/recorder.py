@@ -27,7 +27,7 @@ from typing import Concatenate, ParamSpec, TypeVar
 from vesper_monitor.faults.journal import Batch, Journal, JournalError
 from vesper_monitor.faults.journal_process import JournalWorker
 
-__all__ = ["WAIT_S", "Recorder"]
+__all__ = ["READ_LIMIT_S", "WAIT_S", "Recorder"]
 
 _log = logging.getLogger(__name__)
 
