@@ -92,6 +92,18 @@ def test_a_disk_that_hangs_is_waited_for_half_a_second() -> None:
     run(scene)
 
 
+def test_a_disk_that_hangs_while_nobody_waits_is_noticed_too() -> None:
+    async def scene(disk: Disk, recorder: Recorder) -> None:
+        disk.works.clear()
+        recorder.put("vm1", Batch())  # as positions
+        await until(lambda: recorder.error is not None, "it is said")
+        assert "does not answer, since 20" in str(recorder.error)
+        disk.works.set()
+        await until(lambda: recorder.error is None, "it works again")
+
+    run(scene)
+
+
 def test_an_order_is_kept_whatever_the_disk_does() -> None:
     async def scene(disk: Disk, recorder: Recorder) -> None:
         order: list[str] = []
