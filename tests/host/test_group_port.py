@@ -301,6 +301,32 @@ def test_a_turn_that_is_not_ended_ends_by_itself(monkeypatch: pytest.MonkeyPatch
     asyncio.run(run())
 
 
+def test_who_has_waited_longer_than_a_turn_takes_another_one(
+    tmp_path: Path, as_the_group: None, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """What it does then is not done outside of the group's share."""
+    monkeypatch.setattr(share, "TURN_LIMIT_S", 0.01)
+    turns = []
+
+    async def slow(connection: Connection, request: Request) -> None:
+        await connection.take_turn()
+        first = connection._turn
+        assert first is not None
+        await until(lambda: first.is_over, "the end of the turn")  # as of a hypervisor's answer
+        await connection.take_turn()
+        turns.append((connection._turn, first))
+        await connection.send({"ok": True})
+
+    async def run() -> None:
+        async with served(tmp_path / "sock", slow):
+            assert await ask(tmp_path / "sock", b"{}\n") == [{"ok": True}]
+        ((second, first),) = turns
+        assert second is not None
+        assert second is not first
+
+    asyncio.run(run())
+
+
 # ------------------------------------------------------------ clients
 
 
