@@ -5,7 +5,9 @@ from __future__ import annotations
 
 import asyncio
 import socket
+import sqlite3
 from collections.abc import Awaitable, Callable, Iterator
+from contextlib import closing
 from pathlib import Path
 from typing import Any, ClassVar
 
@@ -726,6 +728,25 @@ def test_what_was_deactivated_when_the_journal_is_read_late(running: Running) ->
         journal = Journal(path)
         assert journal.deactivations() == {"vm2"}
         assert journal.activations() == {"vm3": ("send_signal",)}
+        journal.close()
+
+    run(body)
+
+
+def test_a_wish_is_kept_as_soon_as_the_journal_takes_it(
+    running: Running, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("vesper_monitor.daemon.main.RETRY_LAST_S", 0.05)
+
+    async def body() -> None:
+        daemon = await running.begin({})
+        with closing(sqlite3.connect(running.config.journal, isolation_level=None)) as backup:
+            backup.execute("BEGIN IMMEDIATE")
+            await daemon.activate("vm1", ("send_signal",))
+        await until(lambda: not daemon._unremembered, "it is remembered")
+        await daemon.stop()
+        journal = Journal(Path(running.config.journal))
+        assert journal.activations() == {"vm1": ("send_signal",)}
         journal.close()
 
     run(body)

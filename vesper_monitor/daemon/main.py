@@ -14,6 +14,7 @@ from __future__ import annotations
 
 import argparse
 import asyncio
+import contextlib
 import gc
 import logging
 import resource
@@ -168,6 +169,8 @@ class Daemon:
         #: likewise, again to be watched: said while nobody knew what the journal holds
         self._allowed_early: set[str] = set()
         self._knows_wishes = False
+        #: VMs of which the journal has not taken that
+        self._unremembered: set[str] = set()
         self._tried_journal = asyncio.Event()  # it is read, or cannot be for now
         self._tasks: set[asyncio.Task[None]] = set()
         self._unfinished: set[asyncio.Task[Any]] = set()  # see finish()
@@ -319,7 +322,25 @@ class Daemon:
         try:
             await self.recorder.run_for(vm, write, *args, **kwargs)
         except JournalError as error:
-            _log.warning("%s: it is not remembered over a restart: %s", vm, error)
+            _log.warning("%s: it is not remembered over a restart yet: %s", vm, error)
+            if not self._unremembered:
+                self._always.append(
+                    asyncio.get_running_loop().create_task(self._remember_later())
+                )
+            self._unremembered.add(vm)
+
+    async def _remember_later(self) -> None:
+        """Write what operators wish of some VMs, as soon as the journal takes it."""
+        while self._unremembered:
+            await asyncio.sleep(RETRY_LAST_S)
+            vm = next(iter(self._unremembered))
+            run, probes = self.recorder.run_for, self.activations.get(vm)
+            if not self._knows_wishes:
+                continue
+            with contextlib.suppress(JournalError):
+                await run(vm, Journal.set_activation, vm, probes)
+                await run(vm, Journal.set_deactivation, vm, vm in self.deactivated)
+                self._unremembered.discard(vm)
 
     # ------------------------------------------------------------ events
 
