@@ -111,7 +111,7 @@ class Recorder:
     @property
     def is_in_doubt(self) -> bool:
         """Whether the journal cannot be used, or will soon be found so."""
-        return self._trouble is not None or self._is_waiting_for_disk(DOUBT_S)
+        return not self._is_usable or self._is_waiting_for_disk(DOUBT_S)
 
     def _is_waiting_for_disk(self, seconds: float) -> bool:
         began = self._write_began
