@@ -233,3 +233,22 @@ def test_of_last_words_that_wait_no_more_are_kept_than_the_journal_does(tmp_path
         await host.close()
 
     asyncio.run(scene())
+
+
+def test_what_the_host_has_seen_is_kept_beside_a_guests_flood(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """No guest has it to be read again; it is bounded, too."""
+    monkeypatch.setattr(event_pipeline, "MAX_BACKLOG_OF_ONE", 5)
+    monkeypatch.setattr(event_pipeline, "SPARE_FOR_HOST", 3)
+
+    async def scene() -> None:
+        host = Host(tmp_path / "journal", held=True)
+        host.pipeline._backlog = host.pipeline._backlog_of["vm1"] = 6  # of the guest's own
+        for number in range(9):
+            host.pipeline.record(Domain("vm1", 2, "u"), [death(number + 1)])
+        (entry,) = host.recorder._queues["vm1"]
+        assert len(entry.batch.events) == 3
+        await host.close()
+
+    asyncio.run(scene())

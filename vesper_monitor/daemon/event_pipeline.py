@@ -39,6 +39,8 @@ _log = logging.getLogger(__name__)
 #: Events that wait for the journal, and those of one VM, whose flood must not
 #: delay the others' faults.
 MAX_BACKLOG, MAX_BACKLOG_OF_ONE = 20_000, 5000
+#: Beyond that, those that the host itself has seen: no guest keeps them.
+SPARE_FOR_HOST = 500
 
 
 class EventPipeline:
@@ -102,7 +104,7 @@ class EventPipeline:
             reads = []
             batch.events = [event for event in events if event.words is not None]
         else:
-            batch.events = self._kept(domain.name, events)
+            batch.events = self._kept(domain.name, events, 0 if reads else SPARE_FOR_HOST)
             if session is not None:
                 self._add_positions(session, batch)
         count, vm = len(batch.events), domain.name
@@ -154,8 +156,9 @@ class EventPipeline:
 
     # ------------------------------------------------------------ what is too much
 
-    def _is_full(self, vm: str) -> bool:
-        return self._backlog > MAX_BACKLOG or self._backlog_of[vm] > MAX_BACKLOG_OF_ONE
+    def _is_full(self, vm: str, spare: int = 0) -> bool:
+        whole, own = self._backlog - spare, self._backlog_of[vm] - spare
+        return whole > MAX_BACKLOG or own > MAX_BACKLOG_OF_ONE
 
     def _stays_behind(self, session: Session) -> bool:
         """Whether what was read stays in the guest for now: the journal fails."""
@@ -170,9 +173,9 @@ class EventPipeline:
                      self._backlog_of[vm])  # fmt: skip
         return True
 
-    def _kept(self, vm: str, events: list[Event]) -> list[Event]:
+    def _kept(self, vm: str, events: list[Event], spare: int) -> list[Event]:
         """Those that go to the journal: none if it works, but not as fast as the guest."""
-        if self._is_full(vm):
+        if self._is_full(vm, spare):
             if not self._not_kept:
                 _log.warning("%s, perhaps others: too many events: not all are in the journal", vm)
             self._not_kept += len(events)
