@@ -318,7 +318,15 @@ class Instances:
             return
         fault = replace(fault, resource=resource, instance=instance.record.id)
         instance.fault_found(fault)
-        self._recorder.put(fault.vm, Batch(faults=[fault]), lambda: self.recorded([fault]))
+        self._put(fault)
+
+    def _put(self, fault: Fault) -> None:
+        """Write a fault that is an instance's now, and tell its monitors."""
+        self._unwritten.add((fault.instance, fault.seen))
+        self._recorder.put(
+            fault.vm, Batch(faults=[fault]), lambda: self.recorded([fault]),
+            lambda: self.written([fault]),
+        )  # fmt: skip
 
     def _know_better(self, resource: str) -> None:
         if not self._numbered:
@@ -660,7 +668,7 @@ class Instances:
         if instance.boot_id is not None and carried.boot_id not in (None, instance.boot_id):
             return "it is of an earlier boot of the guest"
         instance.judged_at_source = carried.event_key
-        if carried.told:
+        if carried.told or self._ledger.when_told_of(record, carried.event_key) is not None:
             return "Pacemaker knows it"
         if instance.fault is not None:
             return f"there is {instance.fault.label} already"
@@ -669,7 +677,7 @@ class Instances:
         self._doubt(instance, carried.boot_id)
         _log.info("%s: %s has come along from %s, where it was fault %d",
                   fault.resource, fault.label, carried.node, carried.fault_id)  # fmt: skip
-        self._recorder.put(fault.vm, Batch(faults=[fault]), lambda: self.recorded([fault]))
+        self._put(fault)
         return ""
 
     def guest_met(self, domain: Domain, boot_id: int) -> None:
