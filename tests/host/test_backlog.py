@@ -31,6 +31,7 @@ def test_one_guests_events_have_a_part_of_the_backlog(
 ) -> None:
     monkeypatch.setattr(event_pipeline, "MAX_BACKLOG_OF_ONE", 100)
     monkeypatch.setattr(event_pipeline, "MAX_BACKLOG", 300)
+    monkeypatch.setattr(event_pipeline, "SPARE_FOR_HOST", 0)  # these stand for a guest's
 
     async def body() -> None:
         daemon = Daemon(

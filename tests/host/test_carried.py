@@ -570,3 +570,29 @@ def test_a_journal_with_two_resources_of_one_domain(tmp_path: Path) -> None:
         await instances.close()
 
     asyncio.run(scene())
+
+
+def test_a_journal_that_is_read_late_takes_no_domain_from_who_has_it_now(tmp_path: Path) -> None:
+    """Another resource had the domain before; its fault goes on as this one's."""
+
+    async def scene() -> None:
+        instances, first = await started(tmp_path)
+        found(instances, death(1))
+        await instances.close()
+        journal = Journal(tmp_path / "journal.sqlite")
+        assert first.fault is not None
+        journal.write(Batch(faults=[first.fault]))
+        recorder = cast(Recorder, SynchronousRecorder(journal))
+        instances = Instances(
+            recorder, well_watched, grace=0.0, max_failovers=9, tell=never, numbered=False
+        )
+        second = instances.start("s", Domain("vm1", 2, UUID), [], ["httpd"])
+        instances.restore(journal.open_instances()[:1], journal.open_faults(), 1)
+        instances.number(1, 1)
+        assert instances.all() == [second]
+        assert second.answer_at_timeout().result is Result.FAULT
+        assert [record.resource for record in journal.open_instances()] == ["s"]
+        assert [fault.resource for fault in journal.open_faults()] == ["s"]
+        await instances.close()
+
+    asyncio.run(scene())

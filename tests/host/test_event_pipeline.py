@@ -5,6 +5,7 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import Awaitable, Callable
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -12,19 +13,22 @@ import pytest
 from lab.standin.image import make_store
 from tests.host.journals import ThreadWorker
 from tests.host.standins import GuestProcess, guest, until
+from tests.host.test_carried import death
 from tests.host.test_session import Watch, watch
 from vesper_monitor.daemon import event_pipeline
 from vesper_monitor.daemon.event_pipeline import EventPipeline
 from vesper_monitor.daemon.followers import Followers
 from vesper_monitor.faults import recorder as recorders
 from vesper_monitor.faults.instances import Instances
-from vesper_monitor.faults.journal import Batch, Journal, JournalError
+from vesper_monitor.faults.journal import KEEP_WORDS, Batch, Journal, JournalError
 from vesper_monitor.faults.recorder import Recorder
 from vesper_monitor.faults.watching import Watching
 from vesper_monitor.guest import abi
 from vesper_monitor.guest.decode import Event
 from vesper_monitor.guest.images import ImageStore
+from vesper_monitor.guest.last_words import LastWords
 from vesper_monitor.guest.session import Session
+from vesper_monitor.transport import Domain
 
 READ = abi.offset(abi.Index, "read")
 
@@ -39,16 +43,21 @@ class FullDisk(Journal):
 
 
 class Host:
-    """A pipeline, and what it makes of a session's events."""
+    """A pipeline, and what it makes of a session's events.
 
-    def __init__(self, path: Path) -> None:
-        self.recorder = Recorder(ThreadWorker(lambda: FullDisk(path)))
+    :param held: nobody knows yet what the journal holds.
+    """
+
+    def __init__(self, path: Path, *, held: bool = False) -> None:
+        self.recorder = Recorder(ThreadWorker(lambda: FullDisk(path)), held=held)
         self.instances = Instances(
-            self.recorder, lambda _: Watching(True, None), grace=600.0, max_failovers=9
-        )
+            self.recorder, lambda _: Watching(True, None), grace=600.0, max_failovers=9,
+            numbered=not held,
+        )  # fmt: skip
         self.followers = Followers()
         self.pipeline = EventPipeline(self.recorder, self.instances, self.followers)
-        self.pipeline.begin(0, 0)
+        if not held:
+            self.pipeline.begin(0, 0)
 
     def on_events(self, session: Session, events: list[Event]) -> None:
         self.pipeline.record(session.domain, events, session)
@@ -138,11 +147,18 @@ def test_a_guest_keeps_what_is_too_much_for_memory(
                 FullDisk.full = True
                 await say(vm, 1)
                 await until(lambda: host.recorder.error is not None, "the disk is full")
-                await say(vm, 29, 1)
+                await say(vm, 14, 1)
                 got: list[Event] = []
+                while len(got) < 15:
+                    got += (await follower.get())[0]
+                # Whatever it goes on saying, no more is kept here.
+                (entry,) = host.recorder._queues["vm1"]
+                kept = len(entry.written)
+                await say(vm, 15, 15)
                 while len(got) < 30:
                     got += (await follower.get())[0]
                 assert host.pipeline._backlog < 30
+                assert len(entry.written) == kept
                 # A fault among what is too much is found.
                 await vm.tell("emit", "send_signal", "sig=11", "comm=httpd", "fatal=1", "pid=30")
                 instance = host.instances.get("r1")
@@ -173,3 +189,66 @@ def test_a_guest_keeps_what_is_too_much_for_memory(
 def record_of(host: Host, told: Watch) -> None:
     """A resource of the session's domain."""
     host.instances.start("r1", told.session.domain, ["send_signal"], ["httpd"])
+
+
+def test_what_is_numbered_late_has_the_number_of_its_event_too(tmp_path: Path) -> None:
+    """Also when the fault is written again, long after."""
+
+    async def scene() -> None:
+        host = Host(tmp_path / "journal", held=True)
+        domain = Domain("vm1", 2, "u")
+        instance = host.instances.start("r1", domain, ["process_exit"], ["httpd"])
+        host.pipeline.record(domain, [death(7)])
+        await until(lambda: instance.fault_recorded, "the fault")
+        assert instance.fault is not None
+        shown = instance.fault.to_json()
+        assert (shown["id"], shown["event"]["id"]) == (None, None)
+        host.pipeline.begin(40, 4)
+        assert (instance.fault.id, instance.fault.event["id"]) == (5, 41)
+        host.instances.stop("r1")
+        faults = await host.recorder.run(Journal.faults)
+        assert [(f.id, f.ended_by, f.event["id"]) for f in faults] == [(5, "stop", 41)]
+        events = await host.recorder.run(Journal.events_before, faults[0], 1e12, 9)
+        assert [e.id for e in events] == [41]
+        await host.close()
+
+    asyncio.run(scene())
+
+
+def test_of_last_words_that_wait_no_more_are_kept_than_the_journal_does(tmp_path: Path) -> None:
+    async def scene() -> None:
+        host = Host(tmp_path / "journal", held=True)
+        domain = Domain("vm1", 2, "u")
+        said = LastWords("oops", "BUG", "stack", "log" * 9999, True)
+        for number in range(KEEP_WORDS + 5):
+            oops = replace(death(number + 1), event="last_words", words=said)
+            host.pipeline.record(domain, [oops])
+        (entry,) = host.recorder._queues["vm1"]
+        kept = [event.words for event in entry.batch.events]
+        assert kept == [None] * 5 + [said] * KEEP_WORDS
+        host.pipeline.begin(0, 0)
+        words = await host.recorder.run(Journal.last_words, "vm1", 2, 0.0)
+        assert len(words) == KEEP_WORDS
+        assert not host.pipeline._words_of
+        await host.close()
+
+    asyncio.run(scene())
+
+
+def test_what_the_host_has_seen_is_kept_beside_a_guests_flood(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """No guest has it to be read again; it is bounded, too."""
+    monkeypatch.setattr(event_pipeline, "MAX_BACKLOG_OF_ONE", 5)
+    monkeypatch.setattr(event_pipeline, "SPARE_FOR_HOST", 3)
+
+    async def scene() -> None:
+        host = Host(tmp_path / "journal", held=True)
+        host.pipeline._backlog = host.pipeline._backlog_of["vm1"] = 6  # of the guest's own
+        for number in range(9):
+            host.pipeline.record(Domain("vm1", 2, "u"), [death(number + 1)])
+        (entry,) = host.recorder._queues["vm1"]
+        assert len(entry.batch.events) == 3
+        await host.close()
+
+    asyncio.run(scene())

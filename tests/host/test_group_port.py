@@ -18,6 +18,7 @@ from typing import Any
 
 import pytest
 
+from tests.host.standins import until
 from vesper_monitor.client import Client, DaemonUnavailable, root_path
 from vesper_monitor.daemon import group_port, share
 from vesper_monitor.daemon import server as server_module
@@ -147,6 +148,39 @@ def test_who_does_not_read_is_dropped(
     asyncio.run(run())
 
 
+def test_what_waits_for_all_that_do_not_read_is_bounded(
+    tmp_path: Path, as_the_group: None, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Who reads, or asks for little, is served all the same."""
+    monkeypatch.setattr(group_port, "MAX_UNSENT_BYTES", 3_000_000)
+    ended: asyncio.Queue[str] = asyncio.Queue()
+
+    async def much(connection: Connection, request: Request) -> None:
+        try:
+            await connection.send({"x": "y" * request["bytes"]})
+        except ConnectionError as error:
+            ended.put_nowait(str(error))
+            raise
+
+    async def run() -> None:
+        async with served(tmp_path / "sock", much, 20) as server, asyncio.timeout(20):
+            deaf = [socket.socket(socket.AF_UNIX) for _ in range(5)]
+            for client in deaf:
+                client.connect(str(tmp_path / "sock"))
+                client.sendall(b'{"bytes": 1000000}\n')
+            for _ in range(2):
+                assert "too much waits" in await ended.get()
+            assert server._port is not None
+            assert 2_000_000 < server._port.unsent <= 3_000_000
+            assert len(await ask(tmp_path / "sock", b'{"bytes": 100}\n')) == 1
+            for client in deaf:
+                client.close()
+            port = server._port
+            await until(lambda: port.unsent == 0, "nothing waits any more")
+
+    asyncio.run(run())
+
+
 def test_the_group_is_half_of_all_and_root_comes_in(tmp_path: Path, as_the_group: None) -> None:
     path = tmp_path / "sock"
 
@@ -263,6 +297,32 @@ def test_a_turn_that_is_not_ended_ends_by_itself(monkeypatch: pytest.MonkeyPatch
             mine.call(called.set)
             await called.wait()
             await mine.take()
+
+    asyncio.run(run())
+
+
+def test_who_has_waited_longer_than_a_turn_takes_another_one(
+    tmp_path: Path, as_the_group: None, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """What it does then is not done outside of the group's share."""
+    monkeypatch.setattr(share, "TURN_LIMIT_S", 0.01)
+    turns = []
+
+    async def slow(connection: Connection, request: Request) -> None:
+        await connection.take_turn()
+        first = connection._turn
+        assert first is not None
+        await until(lambda: first.is_over, "the end of the turn")  # as of a hypervisor's answer
+        await connection.take_turn()
+        turns.append((connection._turn, first))
+        await connection.send({"ok": True})
+
+    async def run() -> None:
+        async with served(tmp_path / "sock", slow):
+            assert await ask(tmp_path / "sock", b"{}\n") == [{"ok": True}]
+        ((second, first),) = turns
+        assert second is not None
+        assert second is not first
 
     asyncio.run(run())
 

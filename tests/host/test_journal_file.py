@@ -5,6 +5,8 @@ from __future__ import annotations
 
 import asyncio
 import dataclasses
+import os
+import resource
 import signal
 import sqlite3
 from contextlib import closing
@@ -17,6 +19,7 @@ from tests.host.test_journal import event, fault, instance
 from vesper_monitor.faults import journal as journals
 from vesper_monitor.faults.journal import Batch, Journal, JournalError
 from vesper_monitor.faults.journal_process import JournalProcess
+from vesper_monitor.faults.recorder import Recorder
 
 
 @pytest.fixture
@@ -104,6 +107,33 @@ def test_a_child_that_dies_is_begun_again(path: Path) -> None:
             await asking
         assert await worker.call("last_ids") == (1, 0)
         await worker.close()
+
+    asyncio.run(body())
+
+
+@pytest.mark.parametrize("room", range(4))
+def test_without_descriptors_a_child_is_begun_later(path: Path, room: int) -> None:
+    """What was put is not dropped for that."""
+
+    async def body() -> None:
+        recorder, written = Recorder(process(path)), asyncio.Event()
+        _, most = limits = resource.getrlimit(resource.RLIMIT_NOFILE)
+        lowest = os.dup(0)
+        os.close(lowest)
+        resource.setrlimit(resource.RLIMIT_NOFILE, (lowest + room, most))
+        try:
+            recorder.put("vm1", Batch([event(1)]), None, written.set)
+            if room < 2:  # not even a pair of sockets
+                await until(lambda: recorder.error is not None, "it fails")
+                assert "cannot be begun" in str(recorder.error)
+            else:
+                await asyncio.sleep(0)
+            assert not written.is_set()
+        finally:
+            resource.setrlimit(resource.RLIMIT_NOFILE, limits)
+        await written.wait()
+        assert [e.id for e in await recorder.run(Journal.events)] == [1]
+        await recorder.close()
 
     asyncio.run(body())
 

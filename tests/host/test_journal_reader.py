@@ -6,10 +6,18 @@ from __future__ import annotations
 import asyncio
 import signal
 from pathlib import Path
+from types import SimpleNamespace
+from typing import cast
 
 import pytest
 
+from tests.host.standins import until
 from tests.host.test_server import event
+from vesper_monitor.daemon import api
+from vesper_monitor.daemon.api import Api
+from vesper_monitor.daemon.connection import Connection
+from vesper_monitor.daemon.main import Daemon
+from vesper_monitor.faults import journal_process
 from vesper_monitor.faults.journal import Batch, Journal, JournalError
 from vesper_monitor.faults.journal_process import JournalProcess
 
@@ -75,6 +83,47 @@ def test_a_reader_keeps_nothing_open(tmp_path: Path) -> None:
         journal.write(Batch(events=[event(2)]))
         busy, *_ = journal._db.execute("PRAGMA wal_checkpoint(TRUNCATE)").fetchone()
         assert not busy
+        reader.kill()
+        journal.close()
+
+    asyncio.run(run())
+
+
+class Reader:
+    """A client of the group's."""
+
+    privileged = False
+
+    async def take_turn(self) -> None:
+        pass
+
+    def count(self, seconds: float) -> None:
+        pass
+
+
+def test_the_group_waits_for_a_disk_that_hangs_no_longer_than_root(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """And what it asks for meanwhile does not pile up, however often it asks."""
+    monkeypatch.setattr(api, "READ_LIMIT_S", 0.05)
+    monkeypatch.setattr(journal_process, "MAX_UNANSWERED", 3)
+
+    async def run() -> None:
+        journal = Journal(tmp_path / "journal.sqlite")
+        reader = JournalProcess.for_reading(tmp_path / "journal.sqlite")
+        await reader.call("events")
+        assert reader._process is not None
+        reader._process.send_signal(signal.SIGSTOP)
+        mine, client = Api(cast(Daemon, SimpleNamespace(reader=reader))), cast(Connection, Reader())
+        for _ in range(3):
+            with pytest.raises(JournalError, match="not answered within"):
+                await mine._read(client, Journal.last_ids)
+        with pytest.raises(JournalError, match="does not answer"):
+            await mine._read(client, Journal.last_ids)
+        monkeypatch.setattr(api, "READ_LIMIT_S", 20.0)
+        reader._process.send_signal(signal.SIGCONT)
+        await until(lambda: reader._pipe is not None and not reader._pipe._waiting, "its answers")
+        assert await mine._read(client, Journal.last_ids) == (0, 0)
         reader.kill()
         journal.close()
 

@@ -11,6 +11,7 @@ from pathlib import Path
 import pytest
 
 from tests.host.standins import until
+from vesper_monitor.faults import pauses as pauses_module
 from vesper_monitor.faults.attributes import NodeAttributes
 from vesper_monitor.faults.instance import Instance, Result, Waiter
 from vesper_monitor.faults.pauses import Pauses
@@ -147,6 +148,52 @@ def test_what_cannot_be_kept_is_not_begun(tmp_path: Path) -> None:
         assert kept.all() == []
 
     asyncio.run(begin())
+
+
+def test_the_end_of_a_pause_is_kept_when_the_disk_takes_it(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Else it would come back with the next vesperd, and nothing be reported."""
+    monkeypatch.setattr(pauses_module, "RETRY_FIRST_S", 0.01)
+
+    async def run() -> None:
+        cluster = Cluster()
+        kept = pauses(tmp_path, cluster, [])
+        await kept.restore()
+        await kept.begin("vm1", 600, "")
+        (tmp_path / "pauses.json.new").mkdir()  # nothing can be written
+        kept.end("vm1", "by the operator")
+        await kept.wait_until_saved(0.05)
+        assert "vm1" in (tmp_path / "pauses.json").read_text()
+        (tmp_path / "pauses.json.new").rmdir()
+        await kept.wait_until_saved(20.0)
+        assert (tmp_path / "pauses.json").read_text() == "[]"
+        await kept.begin("vm1", 600, "")
+        kept.end("vm1", "by the operator")
+        await kept.wait_until_saved(20.0)
+        assert (tmp_path / "pauses.json").read_text() == "[]"
+        kept.close()
+
+    asyncio.run(run())
+
+
+def test_one_that_is_not_known_yet_can_be_ended(tmp_path: Path) -> None:
+    """The disk has not said what is in the file."""
+
+    async def run() -> None:
+        before, kept = pauses(tmp_path, Cluster(), []), pauses(tmp_path, Cluster(), [])
+        await before.restore()
+        for vm in ("vm1", "vm2"):
+            await before.begin(vm, 600, "")
+        before.close()
+        assert not kept.end("vm1", "by the operator")
+        await kept.restore()
+        assert [pause.vm for pause in kept.all()] == ["vm2"]
+        await kept.wait_until_saved(20.0)
+        assert "vm1" not in (tmp_path / "pauses.json").read_text()
+        kept.close()
+
+    asyncio.run(run())
 
 
 # -- the instance ---------------------------------------------------------------------

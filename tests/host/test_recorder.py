@@ -5,6 +5,7 @@ from __future__ import annotations
 
 import asyncio
 import logging
+import struct
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -91,6 +92,18 @@ def test_a_disk_that_hangs_is_waited_for_half_a_second() -> None:
     run(scene)
 
 
+def test_a_disk_that_hangs_while_nobody_waits_is_noticed_too() -> None:
+    async def scene(disk: Disk, recorder: Recorder) -> None:
+        disk.works.clear()
+        recorder.put("vm1", Batch())  # as positions
+        await until(lambda: recorder.error is not None, "it is said")
+        assert "does not answer, since 20" in str(recorder.error)
+        disk.works.set()
+        await until(lambda: recorder.error is None, "it works again")
+
+    run(scene)
+
+
 def test_an_order_is_kept_whatever_the_disk_does() -> None:
     async def scene(disk: Disk, recorder: Recorder) -> None:
         order: list[str] = []
@@ -136,6 +149,7 @@ def test_what_is_held_is_told_and_numbered_later() -> None:
     async def body() -> None:
         disk = Disk()
         recorder = Recorder(disk, held=True)
+        assert recorder.is_in_doubt  # what is too much for memory stays in its guest
         told = asyncio.Event()
         recorder.put("vm1", Batch([event(-1)]), told.set)
         await asyncio.wait_for(told.wait(), recorders.WAIT_S / 2)
@@ -148,6 +162,7 @@ def test_what_is_held_is_told_and_numbered_later() -> None:
 
         recorder.begin(number)
         await until(lambda: disk.events == [11, 12], "both are written")
+        assert not recorder.is_in_doubt
         await recorder.close()
 
     asyncio.run(body())
@@ -244,3 +259,24 @@ def test_what_cannot_be_represented_is_left_out_alone(
     with caplog.at_level(logging.ERROR):
         asyncio.run(body())
     assert caplog.text.count("vm1: something cannot be written") == 1
+
+
+class Odd(dict[str, Any]):
+    """What nobody has thought of, when it is decoded in the journal's process."""
+
+    def items(self) -> Any:
+        raise struct.error("a record that is too short")
+
+
+def test_what_fails_each_time_holds_up_nothing_else(tmp_path: Path) -> None:
+    async def body() -> None:
+        recorder = Recorder(ThreadWorker(lambda: Journal(tmp_path / "journal")))
+        odd, written = event(1), asyncio.Event()
+        odd.fields = Odd(a=1)
+        recorder.put("vm1", Batch([odd, event(2)], faults=[fault(1)]), None, written.set)
+        await written.wait()
+        assert [e.id for e in await recorder.run(Journal.events)] == [2]
+        assert len(await recorder.run(Journal.faults)) == 1
+        await recorder.close()
+
+    asyncio.run(body())

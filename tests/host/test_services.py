@@ -7,6 +7,7 @@ import asyncio
 import ctypes
 import errno
 from collections.abc import Awaitable, Callable
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -14,7 +15,9 @@ import pytest
 from lab.standin import StandinTransport
 from tests.host.daemons import RESOURCE
 from tests.host.standins import GuestProcess, guest, until
+from tests.host.test_carried import death
 from tests.host.test_cchan import FakeLink, answering, talk
+from tests.host.test_instance import make
 from tests.host.test_watching import Running, collects, run
 from vesper_monitor.daemon import services
 from vesper_monitor.daemon.main import Daemon
@@ -200,3 +203,14 @@ def test_a_fault_comes_before_what_is_missing(running: Running) -> None:
         assert (await running.monitor(timeout=10))["result"] == "fault"
 
     watched(running, body)
+
+
+def test_what_is_read_again_for_the_journal_has_not_happened_again() -> None:
+    instance = make()
+    mine = services.Services(lambda: [instance], lambda _: None, lambda _: None)
+    ended = death(1)
+    mine.note_events([instance], [replace(ended, again=True)])
+    (watch,) = mine._watches.values()
+    assert [service.end for service in watch._services.values()] == [None]
+    mine.note_events([instance], [ended])
+    assert all(service.end is not None for service in watch._services.values())

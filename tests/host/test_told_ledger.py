@@ -10,8 +10,9 @@ from typing import Any, cast
 
 import pytest
 
-from tests.host.test_carried import death, never, well_watched
+from tests.host.test_carried import FAULT, death, never, well_watched
 from vesper_monitor.faults import told_ledger
+from vesper_monitor.faults.carried import pack_fault, unpack_fault
 from vesper_monitor.faults.fault import Fault
 from vesper_monitor.faults.instances import Instances
 from vesper_monitor.faults.recorder import Recorder
@@ -69,6 +70,27 @@ def test_a_fault_that_was_told_and_not_written_is_told_once(tmp_path: Path) -> N
         assert path.read_text() == "{}"
         for instances in (first, second, third):
             await instances.close()
+
+    asyncio.run(scene())
+
+
+def test_so_is_one_that_has_come_with_its_vm(tmp_path: Path) -> None:
+    """Its agent gives it to each vesperd."""
+    fault = dataclasses.replace(FAULT, uuid=DOMAIN.uuid, event=death(1).to_json(), told=None)
+    packed = pack_fault(fault, None, "n1")
+    path = tmp_path / "told.json"
+
+    async def scene() -> None:
+        taken = []
+        for _ in range(2):
+            instances, _ = vesperd(path)
+            instance = instances.get("r")
+            assert instance is not None
+            taken.append(instances.take(instance, unpack_fault(packed)))
+            if instance.fault is not None:
+                instances._told(instance, instance.fault)
+            await instances.close()
+        assert taken == ["", "Pacemaker knows it"]
 
     asyncio.run(scene())
 

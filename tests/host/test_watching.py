@@ -5,7 +5,9 @@ from __future__ import annotations
 
 import asyncio
 import socket
+import sqlite3
 from collections.abc import Awaitable, Callable, Iterator
+from contextlib import closing
 from pathlib import Path
 from typing import Any, ClassVar
 
@@ -21,6 +23,7 @@ from vesper_monitor.daemon.config import Config
 from vesper_monitor.daemon.main import Daemon
 from vesper_monitor.faults import instances
 from vesper_monitor.faults.instance import Instance, Result
+from vesper_monitor.faults.journal import Journal
 from vesper_monitor.faults.watching import Watching
 from vesper_monitor.guest.session import Session
 from vesper_monitor.transport import Domain, TransportError
@@ -688,6 +691,65 @@ def test_a_resource_that_still_monitors_is_told_until_its_next_start(
         daemon.call("start", **RESOURCE)
         wait_collecting(daemon, 2)
         assert Monitor(daemon, timeout=0.2).result() == "fine"
+
+
+def test_what_was_deactivated_when_the_journal_is_read_late(running: Running) -> None:
+    """A monitor does not change that, a start does, and each is kept."""
+    path = Path(running.config.journal)
+    aside = path.with_name("aside")
+
+    def take_away() -> None:
+        path.rename(aside)
+        path.mkdir()  # it cannot be opened
+
+    def bring_back() -> None:
+        path.rmdir()
+        aside.rename(path)
+
+    async def body() -> None:
+        journal = Journal(path)
+        for vm in ("vm1", "vm2", "vm3"):
+            journal.set_deactivation(vm, vm != "vm3")
+        journal.close()
+        with guest("vm1"), guest("vm2") as left_alone, guest("vm3"):
+            take_away()
+            daemon = await running.begin({"standin": StandinTransport})
+            assert daemon.recorder.error is not None
+            await running.ask("start", **RESOURCE)
+            await running.monitor(first=True, resource="r2", vm="vm2")
+            await running.ask("activate", vm="vm3", probes=["send_signal"])
+            await until(lambda: collects(daemon), "vm1 is watched")
+            await until(lambda: collects(daemon, "vm2"), "so is vm2")
+            bring_back()
+            await until(lambda: daemon.recorder.error is None, "the journal is read")
+            await until(lambda: not left_alone.place.active.exists(), "vm2 is left alone")
+            assert collects(daemon)
+            await daemon.stop()
+        journal = Journal(path)
+        assert journal.deactivations() == {"vm2"}
+        assert journal.activations() == {"vm3": ("send_signal",)}
+        journal.close()
+
+    run(body)
+
+
+def test_a_wish_is_kept_as_soon_as_the_journal_takes_it(
+    running: Running, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("vesper_monitor.daemon.main.RETRY_LAST_S", 0.05)
+
+    async def body() -> None:
+        daemon = await running.begin({})
+        with closing(sqlite3.connect(running.config.journal, isolation_level=None)) as backup:
+            backup.execute("BEGIN IMMEDIATE")
+            await daemon.activate("vm1", ("send_signal",))
+        await until(lambda: not daemon._unremembered, "it is remembered")
+        await daemon.stop()
+        journal = Journal(Path(running.config.journal))
+        assert journal.activations() == {"vm1": ("send_signal",)}
+        journal.close()
+
+    run(body)
 
 
 def test_it_is_activated_by_hand_again(daemon: DaemonProcess) -> None:

@@ -27,6 +27,7 @@ from vesper_monitor.faults.fault import Fault, InstanceRecord
 from vesper_monitor.faults.instance import Answer, Instance, Result
 from vesper_monitor.faults.journal import Journal, JournalError
 from vesper_monitor.faults.pauses import MAX_SECONDS
+from vesper_monitor.faults.recorder import READ_LIMIT_S
 from vesper_monitor.faults.rules import system_gone
 from vesper_monitor.guest import abi
 from vesper_monitor.guest.decode import Event
@@ -52,8 +53,8 @@ ROOT_ONLY = frozenset(
 MAX_WAIT = MAX_TIMEOUT_S
 #: s for a transport to say which domain a stop is about; the agent waits 3 s in all.
 STOP_FIND_LIMIT_S = 1.5
-#: s that the answer to a stop waits for the journal. A vesperd that is killed after it
-#: would go on with what has ended; a disk that hangs must not hold up the stop.
+#: s that the answer to a stop (or a resume) waits for the disk. A vesperd that is killed after
+#: it would go on with what has ended; a disk that hangs must not hold up the stop.
 STOP_SAVE_LIMIT_S = 0.5
 #: s for a look at the domain before the first monitor is answered.
 LOOK_TIMEOUT = 5.0
@@ -527,7 +528,15 @@ class Api:
         if connection.privileged:
             return await self._daemon.recorder.run(method, *args, **kwargs)
         await connection.take_turn()
-        found, cpu_s = await self._daemon.reader.call_measured(method.__name__, *args, **kwargs)
+        try:
+            async with asyncio.timeout(READ_LIMIT_S):
+                found, cpu_s = await self._daemon.reader.call_measured(
+                    method.__name__, *args, **kwargs
+                )
+        except TimeoutError:
+            raise JournalError(
+                f"the journal has not answered within {READ_LIMIT_S:.0f} s"
+            ) from None
         connection.count(cpu_s)
         result: _T = found
         return result
@@ -663,6 +672,7 @@ class Api:
     async def _resume(self, connection: Connection, request: dict[str, Any]) -> None:
         vm = text(request, "vm")
         resumed = self._daemon.pauses.end(vm, "by the operator")
+        await self._daemon.pauses.wait_until_saved(STOP_SAVE_LIMIT_S)
         await connection.send({"ok": True, "resumed": resumed})
 
     async def _add(self, connection: Connection, request: dict[str, Any]) -> None:

@@ -89,7 +89,7 @@ class Connection(ABC):
 
         The turn lasts until something is sent; it may be taken again before.
         """
-        if self._share is not None and self._turn is None:
+        if self._share is not None and (self._turn is None or self._turn.is_over):
             self._turn = await self._share.take()
 
     def end_turn(self) -> None:

@@ -19,15 +19,13 @@ are read from there again, for the journal alone, when it works again.
 from __future__ import annotations
 
 import logging
-from collections import Counter
+from collections import Counter, deque
 from collections.abc import Mapping
-from dataclasses import replace
 
 from vesper_monitor.daemon.expected import Expected
 from vesper_monitor.daemon.followers import Followers
-from vesper_monitor.faults.fault import Fault
 from vesper_monitor.faults.instances import Instances
-from vesper_monitor.faults.journal import Batch
+from vesper_monitor.faults.journal import KEEP_WORDS, Batch
 from vesper_monitor.faults.recorder import Recorder
 from vesper_monitor.guest.decode import Event
 from vesper_monitor.guest.positions import Position
@@ -41,6 +39,8 @@ _log = logging.getLogger(__name__)
 #: Events that wait for the journal, and those of one VM, whose flood must not
 #: delay the others' faults.
 MAX_BACKLOG, MAX_BACKLOG_OF_ONE = 20_000, 5000
+#: Beyond that, those that the host itself has seen: no guest keeps them.
+SPARE_FOR_HOST = 500
 
 
 class EventPipeline:
@@ -64,6 +64,7 @@ class EventPipeline:
         self._numbered = False
         self._backlog_of: Counter[str] = Counter()  # by VM
         self._backlog = 0
+        self._words_of: dict[str, deque[Event]] = {}  # events with last words among them, by VM
         self._not_kept = 0
         #: what their guests have beyond the backlog is read again later
         self._behind: set[Session] = set()
@@ -72,7 +73,7 @@ class EventPipeline:
 
     def begin(self, last_event_id: int, last_fault_id: int) -> None:
         """Number what came before the journal could be read, and write it."""
-        number_fault = self._instances.number(last_fault_id)
+        number_fault = self._instances.number(last_fault_id, last_event_id)
         came = -self.last_event_id
         self._numbered = True
         self.last_event_id = last_event_id + came
@@ -81,7 +82,7 @@ class EventPipeline:
             for event in batch.events:
                 if event.id is not None and event.id < 0:
                     event.id = last_event_id - event.id
-            batch.faults = [_number_event(number_fault(f), last_event_id) for f in batch.faults]
+            batch.faults = [number_fault(fault) for fault in batch.faults]
             batch.keep_last()
 
         self._recorder.begin(number)
@@ -98,15 +99,16 @@ class EventPipeline:
         self._expected.note_events(domain, new)
         faults = self._instances.judge(domain, new)
         reads = session.take_reads() if session is not None else []
-        batch = Batch(faults=faults)
+        was_behind, batch = session in self._behind, Batch(faults=faults)
         if reads and session is not None and self._stays_behind(session):
             reads = []
             batch.events = [event for event in events if event.words is not None]
         else:
-            batch.events = self._kept(domain.name, events)
+            batch.events = self._kept(domain.name, events, 0 if reads else SPARE_FOR_HOST)
             if session is not None:
                 self._add_positions(session, batch)
         count, vm = len(batch.events), domain.name
+        self._limit_words(vm, batch.events)
         self._backlog += count
         self._backlog_of[vm] += count
 
@@ -120,7 +122,9 @@ class EventPipeline:
                 channel.note_written(cpu, following)
             self._less(vm, count)
 
-        self._recorder.put(vm, batch, tell, written)
+        # Of what stays in the guest nothing is kept here, for as long as that lasts.
+        is_needed = bool(count or faults or reads or not was_behind)
+        self._recorder.put(vm, batch, tell, written if is_needed else None)
 
     def judge_late(self, domain: Domain, events: list[Event]) -> None:
         """Judge events of which nobody had said what is a fault there."""
@@ -152,8 +156,9 @@ class EventPipeline:
 
     # ------------------------------------------------------------ what is too much
 
-    def _is_full(self, vm: str) -> bool:
-        return self._backlog > MAX_BACKLOG or self._backlog_of[vm] > MAX_BACKLOG_OF_ONE
+    def _is_full(self, vm: str, spare: int = 0) -> bool:
+        whole, own = self._backlog - spare, self._backlog_of[vm] - spare
+        return whole > MAX_BACKLOG or own > MAX_BACKLOG_OF_ONE
 
     def _stays_behind(self, session: Session) -> bool:
         """Whether what was read stays in the guest for now: the journal fails."""
@@ -168,9 +173,9 @@ class EventPipeline:
                      self._backlog_of[vm])  # fmt: skip
         return True
 
-    def _kept(self, vm: str, events: list[Event]) -> list[Event]:
+    def _kept(self, vm: str, events: list[Event], spare: int) -> list[Event]:
         """Those that go to the journal: none if it works, but not as fast as the guest."""
-        if self._is_full(vm):
+        if self._is_full(vm, spare):
             if not self._not_kept:
                 _log.warning("%s, perhaps others: too many events: not all are in the journal", vm)
             self._not_kept += len(events)
@@ -180,20 +185,22 @@ class EventPipeline:
             self._not_kept = 0
         return events
 
+    def _limit_words(self, vm: str, events: list[Event]) -> None:
+        """Of last words that wait keep as many as the journal does: each is long."""
+        said = [event for event in events if event.words is not None]
+        if said:
+            waiting = self._words_of.setdefault(vm, deque())
+            waiting += said
+            while len(waiting) > KEEP_WORDS:
+                waiting.popleft().words = None
+
     def _less(self, vm: str, count: int) -> None:
         self._backlog -= count
         self._backlog_of[vm] -= count
         if self._backlog_of[vm]:
             return
         del self._backlog_of[vm]
+        self._words_of.pop(vm, None)
         for session in [session for session in self._behind if session.domain.name == vm]:
             self._behind.discard(session)
             session.rewind()
-
-
-def _number_event(fault: Fault, last_event_id: int) -> Fault:
-    """Number the event that a fault was found in, as those in the journal are."""
-    provisional = fault.event.get("id")
-    if not isinstance(provisional, int) or provisional >= 0:
-        return fault
-    return replace(fault, event={**fault.event, "id": last_event_id - provisional})

@@ -24,6 +24,9 @@ _log = logging.getLogger(__name__)
 
 #: Descriptors that are looked at in one turn, and bytes that are read of one.
 READY_AT_ONCE, READ_BYTES = 8, 16384
+#: Bytes of answers that wait for all clients together.  One is up to some MiB long, and many
+#: clients may ask for it and read nothing.
+MAX_UNSENT_BYTES = 32 << 20
 #: s without accepting where no descriptor is left.
 NO_FILES_PAUSE_S = 1.0
 
@@ -67,7 +70,10 @@ class GroupConnection(Connection):
 
     def write(self, data: bytes) -> None:
         self._out += data
+        self._port.unsent += len(data)
         self._flush()
+        if self._out and self._port.unsent > MAX_UNSENT_BYTES:
+            self._fail(ConnectionAbortedError("too much waits to be read by the group"))
         self._listen()
 
     async def drain(self) -> None:
@@ -133,12 +139,14 @@ class GroupConnection(Connection):
             self._fail(error)
             return
         del self._out[:sent]
+        self._port.unsent -= sent
         if not self._out:
             _wake(self._sending)
 
     def _fail(self, error: OSError) -> None:
         self._gone = self._gone or error
         self._eof = self.is_gone = True
+        self._port.unsent -= len(self._out)
         self._out.clear()
         self._port.forget(self._peer)
         _wake(self._sending)
@@ -173,6 +181,8 @@ class GroupPort:
         self, listener: socket.socket, backlog: int, accepted: Callable[[socket.socket], None]
     ) -> None:
         self.share = Share()
+        #: bytes of answers that wait for all clients
+        self.unsent = 0
         self._listener = listener
         self._accepted = accepted
         self._epoll = select.epoll()

@@ -14,6 +14,7 @@ from __future__ import annotations
 
 import argparse
 import asyncio
+import contextlib
 import gc
 import logging
 import resource
@@ -165,6 +166,11 @@ class Daemon:
         #: VMs whose guests are left alone, by the operator's word: until ``activate``
         #: or the next start of a resource
         self.deactivated: set[str] = set()
+        #: likewise, again to be watched: said while nobody knew what the journal holds
+        self._allowed_early: set[str] = set()
+        self._knows_wishes = False
+        #: VMs of which the journal has not taken that
+        self._unremembered: set[str] = set()
         self._tried_journal = asyncio.Event()  # it is read, or cannot be for now
         self._tasks: set[asyncio.Task[None]] = set()
         self._unfinished: set[asyncio.Task[Any]] = set()  # see finish()
@@ -292,6 +298,7 @@ class Daemon:
         self.activations.pop(vm, None)
         self.expected.forget(vm)
         self.deactivated.add(vm)
+        self._allowed_early.discard(vm)
         self.instances.end_vm(vm, "deactivate", f"{vm}: watching was ended by hand")
         remember = self._remember(vm, Journal.set_deactivation, vm, True)
         remembering = self._spawn(remember)  # also if vesperd is stopped meanwhile
@@ -302,6 +309,8 @@ class Daemon:
 
     def allow_watching(self, vm: str) -> None:
         """A resource has started a VM, or the operator has activated it: it is watched again."""
+        if not self._knows_wishes:
+            self._allowed_early.add(vm)
         if vm in self.deactivated:
             self.deactivated.discard(vm)
             self._spawn(self._remember(vm, Journal.set_deactivation, vm, False))
@@ -313,7 +322,25 @@ class Daemon:
         try:
             await self.recorder.run_for(vm, write, *args, **kwargs)
         except JournalError as error:
-            _log.warning("%s: it is not remembered over a restart: %s", vm, error)
+            _log.warning("%s: it is not remembered over a restart yet: %s", vm, error)
+            if not self._unremembered:
+                self._always.append(
+                    asyncio.get_running_loop().create_task(self._remember_later())
+                )
+            self._unremembered.add(vm)
+
+    async def _remember_later(self) -> None:
+        """Write what operators wish of some VMs, as soon as the journal takes it."""
+        while self._unremembered:
+            await asyncio.sleep(RETRY_LAST_S)
+            vm = next(iter(self._unremembered))
+            run, probes = self.recorder.run_for, self.activations.get(vm)
+            if not self._knows_wishes:
+                continue
+            with contextlib.suppress(JournalError):
+                await run(vm, Journal.set_activation, vm, probes)
+                await run(vm, Journal.set_deactivation, vm, vm in self.deactivated)
+                self._unremembered.discard(vm)
 
     # ------------------------------------------------------------ events
 
@@ -509,6 +536,9 @@ class Daemon:
         if found.records:
             _log.info("going on with %d resources of an earlier vesperd", len(found.records))
         if late:
+            for vm in list(self.deactivated):  # which a monitor may have had watched meanwhile
+                for domain in dict.fromkeys(self.watch.domains_of(vm)):
+                    await self.watch.deactivate(domain)
             for transport in self.watch.up(""):
                 try:
                     await self._on_up(transport)
@@ -517,8 +547,13 @@ class Daemon:
 
     def _go_on(self, found: Remembered) -> None:
         """What has happened since this vesperd was started is known better."""
-        wanted_here = {i.record.vm for i in self.instances.all()} | self.activations.keys()
-        self.deactivated |= found.deactivations - wanted_here
+        self._knows_wishes = True
+        self.deactivated |= found.deactivations - self._allowed_early
+        for vm in self.deactivated ^ found.deactivations:
+            gone = vm in self.deactivated
+            self._spawn(self._remember(vm, Journal.set_deactivation, vm, gone))
+        for vm, probes in self.activations.items():
+            self._spawn(self._remember(vm, Journal.set_activation, vm, probes))
         self.activations = {
             vm: probes
             for vm, probes in found.activations.items()

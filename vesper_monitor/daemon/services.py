@@ -77,8 +77,9 @@ class Services:
         """Something happened in the guest of these instances."""
         now = self._clock()
         watches = [self._watch(instance) for instance in instances if instance.record.services]
+        new = [event for event in events if not event.again]  # those are long past
         for watch in watches:
-            for event in events:
+            for event in new:
                 watch.note_event(event, now)
 
     def recall(self, instance: Instance, events: Iterable[Event]) -> None:

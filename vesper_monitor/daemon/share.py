@@ -36,6 +36,11 @@ class Turn:
         self._more = 0.0
         self._limit = asyncio.get_running_loop().call_later(TURN_LIMIT_S, self.end)
 
+    @property
+    def is_over(self) -> bool:
+        """It was ended, or has ended by itself."""
+        return self._share is None
+
     def add(self, seconds: float) -> None:
         """Count what another thread has computed for it."""
         self._more += seconds

@@ -59,6 +59,10 @@ class Fault:
         return f"fault {self.id}" if self.id > 0 else "fault (not written yet)"
 
     def to_json(self) -> dict[str, Any]:
+        """As docs/api.md has it: what is not numbered yet has no number."""
+        event, number = self.event, self.event.get("id")
+        if isinstance(number, int) and number <= 0:
+            event = {**event, "id": None}
         return {
             "id": self.id if self.id > 0 else None,
             "resource": self.resource,
@@ -69,7 +73,7 @@ class Fault:
             "scope": self.scope,
             "rule": self.rule,
             "reason": self.reason,
-            "event": self.event,
+            "event": event,
             "seen": self.seen,
             "told": self.told,
             "ended": self.ended,

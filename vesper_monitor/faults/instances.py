@@ -122,6 +122,8 @@ class Instances:
         self._numbered = numbered
         #: which number the journal has given to faults that were found before
         self._numbers: dict[int, int] = {}
+        #: after which number those of their events go on; None: that is not known yet
+        self._first_event_id: int | None = None
         #: faults that are not in the journal yet, by instance and time
         self._unwritten: set[tuple[str, float]] = set()
         #: resources of which something was begun or ended while nobody knew the journal
@@ -164,11 +166,17 @@ class Instances:
         for vm, at in told:
             self._rate.told(vm, at)
         held = {fault.instance: fault for fault in faults if fault.ended is None}
+        begun_here = self.all()
         for record in records:
             if record.resource in known_better:
                 self._supersede(record, held.get(record.id))
                 continue
             instance = self._make(record, held.get(record.id), restored=True)
+            domain = Domain(record.vm, record.domid, record.uuid)
+            later = [one for one in self.of_domain(domain) if one in begun_here]
+            if later:
+                self._take_over(instance, later[-1])
+                continue
             instance.boot_id = (boots or {}).get((record.uuid, record.domid))
             self._begin(instance)
             if instance.fault is not None and instance.fault.told is None:
@@ -209,11 +217,12 @@ class Instances:
             batch.faults = [replace(fault, ended=now, ended_by="a later fault")]
         self._recorder.put(record.vm, batch)
 
-    def number(self, last_fault_id: int) -> Callable[[Fault], Fault]:
-        """Number the faults that were found before, after the journal's last one.
+    def number(self, last_fault_id: int, last_event_id: int) -> Callable[[Fault], Fault]:
+        """Number the faults that were found before, and their events, after the journal's last.
 
         :returns: what does so with a fault.
         """
+        self._first_event_id = last_event_id
         found, self._last_fault_id = -self._last_fault_id, last_fault_id
         if not self._numbered:
             self._numbered = True
@@ -229,8 +238,11 @@ class Instances:
         return self._number
 
     def _number(self, fault: Fault) -> Fault:
-        number = self._numbers.get(fault.id)
-        return fault if number is None else replace(fault, id=number)
+        number, event = self._numbers.get(fault.id, fault.id), fault.event
+        provisional = event.get("id")
+        if isinstance(provisional, int) and provisional < 0 and self._first_event_id is not None:
+            event = {**event, "id": self._first_event_id - provisional}
+        return replace(fault, id=number, event=event)
 
     def _next_fault_id(self) -> int:
         self._last_fault_id += 1 if self._numbered else -1
@@ -306,7 +318,15 @@ class Instances:
             return
         fault = replace(fault, resource=resource, instance=instance.record.id)
         instance.fault_found(fault)
-        self._recorder.put(fault.vm, Batch(faults=[fault]), lambda: self.recorded([fault]))
+        self._put(fault)
+
+    def _put(self, fault: Fault) -> None:
+        """Write a fault that is an instance's now, and tell its monitors."""
+        self._unwritten.add((fault.instance, fault.seen))
+        self._recorder.put(
+            fault.vm, Batch(faults=[fault]), lambda: self.recorded([fault]),
+            lambda: self.written([fault]),
+        )  # fmt: skip
 
     def _know_better(self, resource: str) -> None:
         if not self._numbered:
@@ -648,7 +668,7 @@ class Instances:
         if instance.boot_id is not None and carried.boot_id not in (None, instance.boot_id):
             return "it is of an earlier boot of the guest"
         instance.judged_at_source = carried.event_key
-        if carried.told:
+        if carried.told or self._ledger.when_told_of(record, carried.event_key) is not None:
             return "Pacemaker knows it"
         if instance.fault is not None:
             return f"there is {instance.fault.label} already"
@@ -657,7 +677,7 @@ class Instances:
         self._doubt(instance, carried.boot_id)
         _log.info("%s: %s has come along from %s, where it was fault %d",
                   fault.resource, fault.label, carried.node, carried.fault_id)  # fmt: skip
-        self._recorder.put(fault.vm, Batch(faults=[fault]), lambda: self.recorded([fault]))
+        self._put(fault)
         return ""
 
     def guest_met(self, domain: Domain, boot_id: int) -> None:

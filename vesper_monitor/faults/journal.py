@@ -20,6 +20,7 @@ import json
 import logging
 import os
 import sqlite3
+import struct
 import time
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
@@ -32,7 +33,7 @@ from vesper_monitor.guest.decode import Event
 from vesper_monitor.guest.last_words import LastWords
 from vesper_monitor.guest.positions import Position
 
-__all__ = ["Batch", "Journal", "JournalDamaged", "JournalError", "Remembered"]
+__all__ = ["KEEP_WORDS", "Batch", "Journal", "JournalDamaged", "JournalError", "Remembered"]
 
 _log = logging.getLogger(__name__)
 
@@ -121,7 +122,8 @@ _STEPS = (
 #: What is wrong with a value, not with the disk.
 _UNREPRESENTABLE = (
     sqlite3.DataError, sqlite3.IntegrityError, sqlite3.InterfaceError, sqlite3.ProgrammingError,
-    sqlite3.NotSupportedError, ValueError, TypeError, OverflowError, RecursionError,
+    sqlite3.NotSupportedError, ValueError, TypeError, ArithmeticError, RecursionError,
+    LookupError, AttributeError, struct.error,
 )  # fmt: skip
 
 

@@ -32,6 +32,8 @@ _log = logging.getLogger(__name__)
 SERVER_MODULE = "vesper_monitor.faults.journal_server"
 #: s for a file beside the journal to be written, and between two tries to read it.
 STATE_LIMIT_S, STATE_RETRY_S = 3.0, 1.0
+#: Questions that wait for a child.  Who has asked may be gone, and ask again without end.
+MAX_UNANSWERED = 1000
 
 
 class JournalWorker(Protocol):
@@ -124,15 +126,18 @@ class JournalProcess:
     async def _begin(self) -> None:
         if self._process is not None:
             self.kill()
-        ours, theirs = socket.socketpair()
         try:
-            with theirs:
-                self._process = self._start(theirs.fileno())
-        except OSError as error:
-            ours.close()
+            ours, theirs = socket.socketpair()
+            try:
+                with theirs:
+                    self._process = self._start(theirs.fileno())
+                loop = asyncio.get_running_loop()
+                _, self._pipe = await loop.create_connection(lambda: _Pipe(self._path), sock=ours)
+            except BaseException:
+                ours.close()
+                raise
+        except OSError as error:  # no descriptor, no memory
             raise JournalError(f"{self._path}: its process cannot be begun: {error}") from error
-        loop = asyncio.get_running_loop()
-        _, self._pipe = await loop.create_connection(lambda: _Pipe(self._path), sock=ours)
 
     def _start(self, descriptor: int) -> subprocess.Popen[bytes]:
         command = [sys.executable, "-SP", "-m", SERVER_MODULE, str(descriptor), str(os.getpid())]
@@ -166,6 +171,9 @@ class _Pipe(asyncio.Protocol):
         answer: asyncio.Future[bytes] = asyncio.get_running_loop().create_future()
         if self.ended or self._transport is None:
             answer.set_exception(self._error())
+            return answer
+        if len(self._waiting) >= MAX_UNANSWERED:
+            answer.set_exception(JournalError(f"{self._path}: the disk does not answer"))
             return answer
         self._waiting.append(answer)
         self._transport.write(LENGTH.pack(len(question)) + question)

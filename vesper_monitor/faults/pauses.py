@@ -29,6 +29,8 @@ _log = logging.getLogger(__name__)
 MAX_SECONDS = 7 * 86_400.0
 #: s between two looks at the clock, which goes on while the host sleeps.
 LOOK = 30.0
+#: s between two tries to write the file, doubled from the first to the last.
+RETRY_FIRST_S, RETRY_LAST_S = 1.0, 60.0
 
 
 @dataclass(frozen=True)
@@ -90,13 +92,18 @@ class Pauses:
         self._timers: dict[str, asyncio.TimerHandle] = {}
         self._disk = disk or DirectDisk()
         self._is_restored = False
+        #: VMs of which a pause was ended while nobody knew whether there is one
+        self._ended_early: set[str] = set()
         self._writing = asyncio.Lock()
         self._saver: asyncio.Task[None] | None = None
+        self._is_unsaved = False  # the file is not as it should be
 
     async def restore(self) -> None:
         """Go on with those of an earlier daemon, when the disk says which."""
         for pause in await self._read():
-            if pause.boot_id == self._boot_id:
+            if pause.vm in self._ended_early:
+                self._save_soon()
+            elif pause.boot_id == self._boot_id:
                 self._pauses[pause.vm] = pause
         for pause in list(self._pauses.values()):
             self._look(pause.vm)
@@ -106,6 +113,8 @@ class Pauses:
     def close(self) -> None:
         for timer in self._timers.values():
             timer.cancel()
+        if self._saver is not None:
+            self._saver.cancel()  # what it has asked for is done all the same
 
     def get(self, vm: str) -> Pause | None:
         return self._pauses.get(vm)
@@ -135,6 +144,8 @@ class Pauses:
 
     def end(self, vm: str, by: str) -> bool:
         """:returns: whether there was one."""
+        if not self._is_restored:
+            self._ended_early.add(vm)
         if self._pauses.pop(vm, None) is None:
             return False
         timer = self._timers.pop(vm, None)
@@ -166,18 +177,31 @@ class Pauses:
         pause = self._pauses.get(vm)
         self._attributes.set(attribute(vm), pause.text if pause is not None else None)
 
+    async def wait_until_saved(self, limit_s: float) -> None:
+        """Return when the ends of pauses are kept, or that much later."""
+        if self._saver is not None:
+            await asyncio.wait({self._saver}, timeout=limit_s)
+
     def _save_soon(self) -> None:
-        """Write what is so now; nobody waits for that."""
+        """Write what is so now; nobody need wait for that."""
+        self._is_unsaved = True
         if self._saver is None:
             self._saver = asyncio.get_running_loop().create_task(self._save())
 
     async def _save(self) -> None:
+        """Until it is written: with the next vesperd the pause would come back."""
         await asyncio.sleep(0)  # several changes at once are one
-        self._saver = None  # what changes from now on is for the next
-        try:
-            await self._write(self._pauses)
-        except OSError as error:
-            _log.error("%s: the end of a pause is not kept: %s", self._path, error)
+        wait_s = RETRY_FIRST_S
+        while self._is_unsaved:
+            self._is_unsaved = False
+            try:
+                await self._write(self._pauses)
+            except OSError as error:
+                _log.error("%s: the end of a pause is not kept yet: %s", self._path, error)
+                self._is_unsaved = True
+                await asyncio.sleep(wait_s)
+                wait_s = min(2 * wait_s, RETRY_LAST_S)
+        self._saver = None
 
     async def _write(self, pauses: Mapping[str, Pause]) -> None:
         """:raises OSError:"""

@@ -27,7 +27,7 @@ from typing import Concatenate, ParamSpec, TypeVar
 from vesper_monitor.faults.journal import Batch, Journal, JournalError
 from vesper_monitor.faults.journal_process import JournalWorker
 
-__all__ = ["WAIT_S", "Recorder"]
+__all__ = ["READ_LIMIT_S", "WAIT_S", "Recorder"]
 
 _log = logging.getLogger(__name__)
 
@@ -111,7 +111,7 @@ class Recorder:
     @property
     def is_in_doubt(self) -> bool:
         """Whether the journal cannot be used, or will soon be found so."""
-        return self._trouble is not None or self._is_waiting_for_disk(DOUBT_S)
+        return not self._is_usable or self._is_waiting_for_disk(DOUBT_S)
 
     def _is_waiting_for_disk(self, seconds: float) -> bool:
         began = self._write_began
@@ -180,6 +180,10 @@ class Recorder:
         for reader in list(self._readers):
             _wake(reader)
 
+    def _fail_to_answer(self) -> None:
+        if self._trouble is None:  # else more is known: why it failed before
+            self.fail("the journal's disk does not answer")
+
     async def _write_queue(self) -> None:
         try:
             while self._queues:
@@ -222,6 +226,8 @@ class Recorder:
         pause = RETRY_FIRST_S
         while True:
             self._write_began = loop.time()
+            # Also if nobody waits for this one: it is said, and no read waits for its end.
+            alarm = loop.call_later(WAIT_S, self._fail_to_answer)
             try:
                 left_out = await self._worker.call("write", batch)
                 break
@@ -232,6 +238,7 @@ class Recorder:
                 left_out = []
                 break
             finally:
+                alarm.cancel()
                 self._write_began = None
             try:
                 if self._closing.is_set():
@@ -265,7 +272,7 @@ class Recorder:
         loop = asyncio.get_running_loop()
         now = loop.time()
         if self._is_waiting_for_disk(WAIT_S):
-            self.fail("the journal's disk does not answer")
+            self._fail_to_answer()
         while self._timed:
             entry = self._timed[0]
             if entry.then is not None and entry.at + WAIT_S > now:

@@ -12,7 +12,7 @@ import logging
 from pathlib import Path
 
 from vesper_monitor import statefile
-from vesper_monitor.faults.carried import key_of_event, key_of_fault
+from vesper_monitor.faults.carried import EventKey, key_of_event, key_of_fault
 from vesper_monitor.faults.fault import Fault, InstanceRecord
 from vesper_monitor.guest.decode import Event
 
@@ -69,9 +69,13 @@ class ToldLedger:
 
     def when_told(self, record: InstanceRecord, event: Event) -> float | None:
         """Return when Pacemaker was told of a fault in that event; None: it was not."""
-        if not self._told or not event.guest_ns:
+        return self.when_told_of(record, key_of_event(event)) if event.guest_ns else None
+
+    def when_told_of(self, record: InstanceRecord, key: EventKey | None) -> float | None:
+        """Likewise, of a fault in that record of a guest."""
+        if not self._told or key is None:
             return None
-        return self._told.get(_key(record.resource, record.uuid, record.domid, key_of_event(event)))
+        return self._told.get(_key(record.resource, record.uuid, record.domid, key))
 
     def _save(self) -> None:
         if self._path is None:
