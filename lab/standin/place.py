@@ -54,6 +54,7 @@ class Place:
         self._cpu = self.directory / "cpu"
         self._record = self.directory / "domain.json"
         self._lock = self.directory / "lock"
+        self._held: int | None = None  #: the domain's record, locked as long as it lives
 
     def occupy(self, identity: str | None = None) -> tuple[Record, int]:
         """Become the domain.
@@ -73,13 +74,23 @@ class Place:
 
     def write(self, record: Record) -> None:
         draft = self._record.with_suffix(".new")
-        draft.write_text(json.dumps(asdict(record)))
+        held = os.open(draft, os.O_RDWR | os.O_CREAT | os.O_TRUNC | os.O_CLOEXEC, 0o600)
+        fcntl.flock(held, fcntl.LOCK_EX)
+        os.write(held, json.dumps(asdict(record)).encode())
         draft.replace(self._record)
+        self._let_go()
+        self._held = held
+
+    def _let_go(self) -> None:
+        held, self._held = self._held, None
+        if held is not None:
+            os.close(held)
 
     def leave(self, lock: int) -> None:
         """Be the domain no more; its process goes on elsewhere."""
         for path in (self.link, self.control, self.active, self._record):
             path.unlink(missing_ok=True)
+        self._let_go()
         os.close(lock)
 
     def use_cpu(self, what: str) -> None:
@@ -102,24 +113,27 @@ class Place:
         return ran + (time.monotonic() - since if what == "spin" else 0.0), what
 
     def read(self) -> Record | None:
-        """The domain, if it lives."""
-        try:
-            lock = os.open(self._lock, os.O_RDWR | os.O_CLOEXEC)
-        except FileNotFoundError:
-            return None
-        try:
-            fcntl.flock(lock, fcntl.LOCK_SH | fcntl.LOCK_NB)
-        except BlockingIOError:
+        """The domain, if it lives.
+
+        Who lives has its record locked.  No process is looked for: the domain may be in
+        another PID namespace.
+        """
+        while True:
             try:
-                record = Record(**json.loads(self._record.read_text()))
+                record = os.open(self._record, os.O_RDONLY | os.O_CLOEXEC)
             except FileNotFoundError:
-                return None  # it is just being made
-            # Else it is an earlier one's, which the next is about to remove.
-            return record if Path(f"/proc/{record.pid}").exists() else None
-        else:
-            return None  # nobody holds it: dead
-        finally:
-            os.close(lock)
+                return None
+            try:
+                fcntl.flock(record, fcntl.LOCK_SH | fcntl.LOCK_NB)
+                if os.path.samestat(os.fstat(record), os.stat(self._record)):
+                    return None  # nobody holds it: dead
+            except BlockingIOError:
+                return Record(**json.loads(os.pread(record, 1 << 16, 0)))
+            except FileNotFoundError:
+                return None
+            finally:
+                os.close(record)
+            # Another record has taken its place meanwhile.
 
 
 def _next_domid(directory: Path) -> int:
