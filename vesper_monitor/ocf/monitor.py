@@ -259,8 +259,9 @@ class Monitor:
             # What it has ended with may be what its configuration restarts it for.
             restarts = cause == "failure" and self._agent.is_brought_back()
             crashed = answer.get("state") == DomainState.CRASHED.value
-            # A panic that is a fault has the VM start elsewhere all the same.
-            if (crashed and not restarts) or (restarts and answer.get("panicked") is True):
+            # A panic that is a fault has the VM start elsewhere, whatever the toolstack does with
+            # its domain, and whether or not it is known what that is.
+            if (crashed and not restarts) or answer.get("panicked") is True:
                 raise Exit(Code.ERROR, reason)
             if cause == "asked" and self._agent.settings.poweroff_wanted:
                 self._accept(reason)
