@@ -243,3 +243,37 @@ def test_a_migration_is_seen_on_each_host_of_these_tests(
             host.running = {"vm1"}
             assert host.call("migrate_to") == (SUCCESS, "")
             assert host.done == [("migrate", "vm1")]
+
+
+def test_a_toolstack_that_hangs_after_a_create_is_asked_again(
+    host: VirtualHost, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The domain is there by then: a start that fails would have it removed again."""
+    run = host._run
+
+    def create_and_hang(command: list[str]) -> tuple[int, str]:
+        done = run(command)
+        if "create" in command:
+            host.hangs_until = host.clock.now + 25
+        return done
+
+    monkeypatch.setattr(host, "_run", create_and_hang)
+    assert host.call("start", timeout=60) == (SUCCESS, "")
+    assert host.running == {"vm1"}
+
+
+def test_a_toolstack_that_hangs_for_good_after_a_create_fails_the_start_in_time(
+    host: VirtualHost, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    run = host._run
+
+    def create_and_hang(command: list[str]) -> tuple[int, str]:
+        done = run(command)
+        if "create" in command:
+            host.hangs_until = float("inf")
+        return done
+
+    monkeypatch.setattr(host, "_run", create_and_hang)
+    code, reason = host.call("start", timeout=60)
+    assert code == ERROR
+    assert "was not started" in reason

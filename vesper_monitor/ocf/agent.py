@@ -230,12 +230,28 @@ class Agent:
                 raise
             log(f"{vm}: {error}; trying again without the crashed domain that was kept")
             note = create(self.settings.config, vm, self.limit(), memory)
-        if self._states(STATE_LIMIT).get(vm, DomainState.GONE) not in ALIVE:
+        if self._list_after_create().get(vm, DomainState.GONE) not in ALIVE:
             raise ToolstackError(
                 f"{self.toolstack.name} says that it is started, but lists no {vm} that runs; "
                 f"see: {self.toolstack.look}"
             )
         self.note(note)
+
+    def _list_after_create(self) -> dict[str, DomainState]:
+        """List the domains; again while the toolstack hangs, since the domain was created.
+
+        :raises ToolstackError: not known when the time is nearly up.
+        """
+        while True:
+            try:
+                return self._states(STATE_LIMIT)
+            except ToolstackMissing:
+                raise
+            except ToolstackError as error:
+                if not self._has_time_to_look():
+                    raise
+                log(f"{self.vm}: is created; {error}; looking again")
+                self.pause()
 
     def begin_instance(self) -> None:
         """The VM runs here from now on: for vesperd, and for Pacemaker."""

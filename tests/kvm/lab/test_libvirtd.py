@@ -21,7 +21,8 @@ AWAY = 15
 _PRIMITIVE = (
     "primitive {vm} ocf:vesper:LibvirtVM params config=/etc/lab/{vm}.xml "
     "op start timeout=180s interval=0 op stop timeout=30s interval=0 "
-    f"op monitor interval=1s timeout={MONITOR}s meta migration-threshold=1\n"
+    f"op monitor interval=1s timeout={MONITOR}s "
+    "meta migration-threshold=1 resource-stickiness=100\n"
 )
 #: Keeps libvirtd busy until it is killed.
 LOAD = "while :; do virsh domstats >/dev/null 2>&1; virsh dominfo vm1 >/dev/null 2>&1; done"
