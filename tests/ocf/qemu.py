@@ -41,8 +41,9 @@ class Qemu:
         )
         assert self.process.stdout is not None
         assert self.process.stdout.readline() == b"up\n"
-        while words[1].encode() not in Path(f"/proc/{self.process.pid}/cmdline").read_bytes():
-            time.sleep(0.01)  # between exec and what comes after it
+        command = Path(f"/proc/{self.process.pid}/cmdline")
+        while not command.read_bytes().startswith(b"qemu-system-"):
+            time.sleep(0.01)  # it says that it is up before it becomes QEMU
 
     def runs(self) -> bool:
         return self.process.poll() is None
