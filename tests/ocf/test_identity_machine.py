@@ -184,7 +184,10 @@ class Machine(RuleBasedStateMachine):
         if self.runs(own):
             return own
         named: Life | None = self.host.lives.get(self.named(resource))
-        return named if named is not None and named.owner in ("", resource) else None
+        if named is not None and named.owner in ("", resource):
+            return named
+        # What a start has created that failed afterwards is its resource's, too.
+        return next((life for life in self.host.lives.values() if life.owner == resource), None)
 
     def named(self, resource: str) -> str:
         """What it would start."""
@@ -235,8 +238,11 @@ class Machine(RuleBasedStateMachine):
     def start(self, resource: str) -> None:
         found = self.domain_of(resource) or self.host.lives.get(self.named(resource))
         code, _ = self.perform("start", resource)
+        created = [name for command, name in self.host.done if command == "create"]
+        for name in created:
+            if name in self.host.lives:
+                self.host.lives[name].owner = resource
         if code == SUCCESS:
-            created = [name for command, name in self.host.done if command == "create"]
             life = self.host.lives[created[0]] if created else found
             self.take(resource, life)
 

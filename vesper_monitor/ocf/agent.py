@@ -242,6 +242,7 @@ class Agent:
 
         :raises ToolstackError: not known when the time is nearly up.
         """
+        said = False
         while True:
             try:
                 return self._states(STATE_LIMIT)
@@ -250,7 +251,9 @@ class Agent:
             except ToolstackError as error:
                 if not self._has_time_to_look():
                     raise
-                log(f"{self.vm}: is created; {error}; looking again")
+                if not said:
+                    log(f"{self.vm}: is created; {error}; looking again")
+                said = True
                 self.pause()
 
     def begin_instance(self) -> None:
