@@ -19,7 +19,7 @@ from vesper_monitor.guest.decode import LOST, UNKNOWN, Event, printable
 from vesper_monitor.guest.records import RECORDS
 
 __all__ = ["DERIVED", "FIELDS", "NEGATED", "Facts", "Kind", "Value", "comm_of", "has_elder",
-           "is_believed", "is_main", "is_ordered", "probe_of"]  # fmt: skip
+           "is_believed", "is_main", "is_ordered", "probe_of", "process_comm"]  # fmt: skip
 
 #: The kernel cuts a task's name (TASK_COMM_LEN - 1).
 COMM_MAX = 15
@@ -132,7 +132,8 @@ class Facts:
 
 def is_main(fields: Mapping[str, Any], services: Collection[str]) -> bool:
     """The main process of a service has a parent that is not itself such a process."""
-    return _service(fields, services) is not None and _comm(fields) != fields.get("parent_comm")
+    service = _service(fields, services)
+    return service is not None and process_comm(fields) != fields.get("parent_comm")
 
 
 def is_believed(fields: Mapping[str, Any]) -> bool:
@@ -175,10 +176,10 @@ def comm_of(name: str) -> str:
 
 
 def _service(fields: Mapping[str, Any], services: Collection[str]) -> str | None:
-    comm = _comm(fields)
+    comm = process_comm(fields)
     return next((name for name in services if name and comm == comm_of(name)), None)
 
 
-def _comm(fields: Mapping[str, Any]) -> object:
+def process_comm(fields: Mapping[str, Any]) -> object:
     """Of the process: a thread may call itself otherwise."""
     return fields.get("leader_comm", fields.get("comm"))

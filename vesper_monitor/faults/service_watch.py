@@ -22,7 +22,7 @@ from collections.abc import Callable, Collection, Mapping
 from dataclasses import dataclass, field, replace
 from typing import Any
 
-from vesper_monitor.faults.fields import comm_of, is_believed, is_main
+from vesper_monitor.faults.fields import comm_of, is_believed, is_main, process_comm
 from vesper_monitor.guest.decode import Event
 from vesper_monitor.guest.processes import MainProcess, Processes
 
@@ -129,7 +129,7 @@ class ServiceWatch:
         pid = fields.get("tgid", fields.get("pid"))
         end = _End(now, pid if isinstance(pid, int) else 0, how, _is_known(fields))
         for service in self._services.values():
-            if _comm(fields) == comm_of(service.name) and (
+            if process_comm(fields) == comm_of(service.name) and (
                 _is_certain(fields) or service.pid in (0, end.pid)
             ):
                 service.end = _later_end(service, end, event.event == "process_exit")
@@ -245,10 +245,6 @@ class ServiceWatch:
         """Another boot of the guest: what was known is over."""
         self._services = {name: _Service(name) for name in self._services}
         self._companions, self._shuts_down = frozenset(), False
-
-
-def _comm(fields: Mapping[str, Any]) -> object:
-    return fields.get("leader_comm", fields.get("comm"))
 
 
 def _is_certain(fields: Mapping[str, Any]) -> bool:
