@@ -92,8 +92,13 @@ def withdraw(agent: Agent, target: str) -> None:
 
 def _remove(agent: Agent, node: str) -> str:
     """:returns: why the attribute is not removed; empty: it is."""
+    return _change_attribute(agent, node, "--delete")
+
+
+def _change_attribute(agent: Agent, node: str, *words: str) -> str:
+    """:returns: why the cluster has not changed the attribute; empty: it has."""
     try:
-        code, said = run(_attrd_updater(agent, node, "--delete"), agent.limit(CLUSTER_LIMIT_S))
+        code, said = run(_attrd_updater(agent, node, *words), agent.limit(CLUSTER_LIMIT_S))
     except ToolstackError as error:
         return str(error)
     return f"attrd_updater: exit status {code}: {said.strip()}" if code else ""
@@ -121,12 +126,7 @@ def _set(agent: Agent, target: str, fault: dict[str, Any] | None) -> str:
     keeps_ident = agent.toolstack.ident_field == "uuid" and known is not None
     ident = known.ident if keeps_ident and known is not None and known.name == agent.vm else ""
     value = pack({"vm": agent.vm, "ident": ident, "fault": fault})
-    try:
-        command = _attrd_updater(agent, target, "--update", value)
-        code, said = run(command, agent.limit(CLUSTER_LIMIT_S))
-    except ToolstackError as error:
-        return str(error)
-    return f"attrd_updater: exit status {code}: {said.strip()}" if code else ""
+    return _change_attribute(agent, target, "--update", value)
 
 
 def _ask_for_fault(agent: Agent) -> dict[str, Any] | None:
