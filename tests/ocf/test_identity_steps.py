@@ -245,19 +245,24 @@ def test_a_migration_is_seen_on_each_host_of_these_tests(
             assert host.done == [("migrate", "vm1")]
 
 
-def test_a_toolstack_that_hangs_after_a_create_is_asked_again(
-    host: VirtualHost, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    """The domain is there by then: a start that fails would have it removed again."""
+def hang_after_create(host: VirtualHost, monkeypatch: pytest.MonkeyPatch, seconds: float) -> None:
+    """Let the toolstack hang for so long once it has created a domain."""
     run = host._run
 
     def create_and_hang(command: list[str]) -> tuple[int, str]:
         done = run(command)
         if "create" in command:
-            host.hangs_until = host.clock.now + 25
+            host.hangs_until = host.clock.now + seconds
         return done
 
     monkeypatch.setattr(host, "_run", create_and_hang)
+
+
+def test_a_toolstack_that_hangs_after_a_create_is_asked_again(
+    host: VirtualHost, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The domain is there by then: a start that fails would have it removed again."""
+    hang_after_create(host, monkeypatch, 25)
     assert host.call("start", timeout=60) == (SUCCESS, "")
     assert host.running == {"vm1"}
 
@@ -265,15 +270,7 @@ def test_a_toolstack_that_hangs_after_a_create_is_asked_again(
 def test_a_toolstack_that_hangs_for_good_after_a_create_fails_the_start_in_time(
     host: VirtualHost, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    run = host._run
-
-    def create_and_hang(command: list[str]) -> tuple[int, str]:
-        done = run(command)
-        if "create" in command:
-            host.hangs_until = float("inf")
-        return done
-
-    monkeypatch.setattr(host, "_run", create_and_hang)
+    hang_after_create(host, monkeypatch, float("inf"))
     code, reason = host.call("start", timeout=60)
     assert code == ERROR
     assert "was not started" in reason
