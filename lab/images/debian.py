@@ -10,6 +10,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from lab.images import store
+from lab.images.mmdebstrap import make_debian_tree
 
 __all__ = ["LIBVIRT", "XEN", "Tree", "packages", "remote", "root"]
 
@@ -98,23 +99,9 @@ def _fetch_kernel(flavour: str) -> str:
 
 def _make(directory: Path, which: Tree) -> None:
     tree = directory / "root"
-    command = [
-        "mmdebstrap",
-        "--mode=root",
-        "--variant=minbase",
-        "--aptopt=Acquire::Languages none",
-        "--aptopt=APT::Install-Recommends false",
-        "--aptopt=Acquire::Retries 3",
-        *(f"--dpkgopt=path-exclude={pattern}" for pattern in EXCLUDE),
-        "--include=" + ",".join(which.packages),
-        "--customize-hook=" + _fetch_kernel(which.flavour),
-        SUITE,
-        str(tree),
-    ]
-    mirror = os.environ.get("VESPER_LAB_MIRROR")
-    if mirror:
-        command.append(mirror)
-    store.run(command, timeout=1800)
+    make_debian_tree(
+        tree, SUITE, which.packages, exclude=EXCLUDE, hooks=[_fetch_kernel(which.flavour)]
+    )
     (tree / "debs").rename(directory / "debs")
     # Files whose content must come from the running host, not from this machine.
     for name in ("etc/hostname", "etc/resolv.conf", "etc/hosts", "etc/corosync/corosync.conf"):

@@ -9,6 +9,7 @@ from pathlib import Path
 
 from lab.images import store
 from lab.images.debian import EXCLUDE, SUITE
+from lab.images.mmdebstrap import make_debian_tree
 
 __all__ = ["BOOT_MODULES", "PASSWORD", "USER", "disk"]
 
@@ -100,24 +101,8 @@ def _make(directory: Path) -> None:
         path.parent.mkdir(parents=True, exist_ok=True)
         path.write_text(text)
         path.chmod(mode)
-    command = [
-        "mmdebstrap",
-        "--mode=root",
-        "--variant=minbase",
-        "--aptopt=Acquire::Languages none",
-        "--aptopt=APT::Install-Recommends false",
-        "--aptopt=Acquire::Retries 3",
-        *(f"--dpkgopt=path-exclude={pattern}" for pattern in EXCLUDE),
-        "--include=" + ",".join(PACKAGES),
-        f"--customize-hook=cp -a {layer}/. \"$1\"",
-        "--customize-hook=" + _FINISH,
-        SUITE,
-        str(tree),
-    ]  # fmt: skip
-    mirror = os.environ.get("VESPER_LAB_MIRROR")
-    if mirror:
-        command.append(mirror)
-    store.run(command, timeout=1800)
+    hooks = [f"cp -a {layer}/. \"$1\"", _FINISH]
+    make_debian_tree(tree, SUITE, PACKAGES, exclude=EXCLUDE, hooks=hooks)
     shutil.rmtree(tree / "var/lib/apt/lists", ignore_errors=True)
     shutil.rmtree(tree / "var/cache/apt", ignore_errors=True)
     image = directory / "disk.img"

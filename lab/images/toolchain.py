@@ -13,6 +13,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from lab.images import store
+from lab.images.mmdebstrap import make_debian_tree
 
 __all__ = ["BUILDS_KERNELS", "CLANG", "TRIXIE", "Toolchain", "run_in_toolchain"]
 
@@ -65,21 +66,7 @@ def _tree(toolchain: Toolchain) -> Path:
     def make(directory: Path) -> None:
         tree = directory / "root"
         # Unpacked only: no program of the tree is started for it, which takes a tenth of the time.
-        store.run(
-            [
-                "mmdebstrap",
-                "--mode=root",
-                "--variant=extract",
-                "--aptopt=Acquire::Languages none",
-                "--aptopt=APT::Install-Recommends false",
-                "--aptopt=Acquire::Retries 3",
-                "--include=" + ",".join(toolchain.packages),
-                toolchain.suite,
-                tree,
-                *([mirror] if mirror else []),
-            ],
-            timeout=1800,
-        )
+        make_debian_tree(tree, toolchain.suite, toolchain.packages, variant="extract")
         (tree / "usr/bin/awk").symlink_to("mawk")  # as the package's script does
 
     key = store.digest(toolchain.suite, toolchain.packages, mirror)

@@ -9,6 +9,7 @@ from pathlib import Path
 
 from lab.images import debian, store
 from lab.images.kernel import Kernel
+from lab.images.mmdebstrap import make_debian_tree
 
 __all__ = ["workbench"]
 
@@ -36,20 +37,7 @@ def _tree() -> Path:
     mirror = os.environ.get("VESPER_LAB_MIRROR", "")
 
     def make(directory: Path) -> None:
-        command: list[str | Path] = [
-            "mmdebstrap",
-            "--mode=root",
-            "--variant=minbase",
-            "--aptopt=Acquire::Languages none",
-            "--aptopt=APT::Install-Recommends false",
-            "--aptopt=Acquire::Retries 3",
-            *(f"--dpkgopt=path-exclude={pattern}" for pattern in debian.EXCLUDE),
-            "--include=" + ",".join(PACKAGES),
-            debian.SUITE,
-            directory / "root",
-            *([mirror] if mirror else []),
-        ]
-        store.run(command, timeout=1800)
+        make_debian_tree(directory / "root", debian.SUITE, PACKAGES, exclude=debian.EXCLUDE)
         shutil.rmtree(directory / "root/var/lib/apt/lists", ignore_errors=True)
         shutil.rmtree(directory / "root/var/cache/apt", ignore_errors=True)
 
