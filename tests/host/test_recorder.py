@@ -104,6 +104,26 @@ def test_a_disk_that_hangs_while_nobody_waits_is_noticed_too() -> None:
     run(scene)
 
 
+def test_a_journal_that_opens_late_works_once_what_was_kept_is_written() -> None:
+    """Whoever reads "works again" may end vesperd, and find all of it afterwards."""
+
+    async def scene() -> None:
+        disk = Disk()
+        recorder = Recorder(disk, held=True)
+        recorder.fail("read-only")
+        recorder.put("vm1", Batch(faults=[fault(1)]))
+        disk.works.clear()
+        recorder.begin(lambda batch: None)
+        await asyncio.sleep(0.02)
+        assert str(recorder.error).startswith("read-only, since 20")
+        disk.works.set()
+        await until(lambda: recorder.error is None, "it works again")
+        assert len(disk.written) == 1
+        await recorder.close()
+
+    asyncio.run(scene())
+
+
 def test_an_order_is_kept_whatever_the_disk_does() -> None:
     async def scene(disk: Disk, recorder: Recorder) -> None:
         order: list[str] = []

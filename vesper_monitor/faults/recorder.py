@@ -165,8 +165,9 @@ class Recorder:
         for queue in self._queues.values():
             for entry in queue:
                 number(entry.batch)
-        self._works_again()
-        if self._queues and self._writer is None:
+        if not self._queues:
+            self._works_again()
+        elif self._writer is None:  # it works again once that has been written
             self._writer = asyncio.get_running_loop().create_task(self._write_queue())
 
     def fail(self, error: str) -> None:
@@ -264,7 +265,7 @@ class Recorder:
     def _works_again(self) -> None:
         if self._trouble is not None:
             self._trouble = None
-            _log.warning("the journal works again: what was kept in memory is written")
+            _log.warning("the journal works again: what was kept in memory is being written")
 
     def _time_is_up(self) -> None:
         """Tell those who have waited long enough."""
