@@ -28,7 +28,7 @@ from pathlib import Path
 from lab import idle
 from lab.cluster import ClusterError, ClusterLab, Node
 from lab.cluster.node import wait_until
-from lab.progress import note, step
+from lab.progress import note_progress, show_step
 
 __all__ = ["main"]
 
@@ -50,13 +50,13 @@ class Watched:
     def __init__(self, lab: ClusterLab) -> None:
         self.lab = lab
 
-    def node(self) -> Node:
+    def find_node(self) -> Node:
         """The node it runs on."""
         for _ in wait_until(f"{self.name} on one node", 30):
-            status = self.lab.status()
+            status = self.lab.read_status()
             found = [] if status is None else status.findall(f".//resource[@id='{self.name}']/node")
             if len(found) == 1:
-                return self.lab.node(str(found[0].get("name")))
+                return self.lab.find_node(str(found[0].get("name")))
         raise AssertionError
 
     def wait_waiting(self, node: Node) -> int:
@@ -64,29 +64,29 @@ class Watched:
         pattern = f"^/usr/bin/python3 .*{self.agent} monitor"
         for _ in wait_until(f"{self.name}: a waiting monitor", 60):
             pids = node.run("pgrep", "-f", pattern, check=False).stdout.split()
-            if len(pids) == 1 and self.ready(node):
+            if len(pids) == 1 and self.is_ready(node):
                 return int(pids[0])
         raise AssertionError
 
     agent = ""
 
-    def ready(self, node: Node) -> bool:
+    def is_ready(self, node: Node) -> bool:
         raise NotImplementedError
 
-    def fault(self, node: Node) -> float:
+    def cause_fault(self, node: Node) -> float:
         """:returns: s of CLOCK_REALTIME, right before the event is handed over."""
         raise NotImplementedError
 
-    def round(self) -> float:
+    def time_one_failover(self) -> float:
         """One fault and its failover. :returns: ms from the event to the stop."""
-        node = self.node()
+        node = self.find_node()
         self.wait_waiting(node)
         time.sleep(0.5)  # the start before this has nothing more to do
         before = node.pacemaker_log.stat().st_size
-        start = self.fault(node)
+        start = self.cause_fault(node)
         end = _stop_called(node, self.name, before)
         for _ in wait_until(f"{self.name}: failover", 30):
-            if self.node().name != node.name:
+            if self.find_node().name != node.name:
                 break
         node.run("crm_resource", "--cleanup", "-r", self.name)
         node.run("sh", "-c", idle.COMMAND, timeout=idle.LIMIT_S + 10)
@@ -97,19 +97,19 @@ class Vesper(Watched):
     name = "vm1"
     agent = "XenVM"
 
-    def ready(self, node: Node) -> bool:
+    def is_ready(self, node: Node) -> bool:
         answer = json.loads(node.run("vesper", "status", "--json").stdout)
         return any(
             vm["vm"] == self.name and vm["waiting"] and len(vm["probes"]) == 2
             for vm in answer["vms"]
         )
 
-    def fault(self, node: Node) -> float:
+    def cause_fault(self, node: Node) -> float:
         # Not with a command in the node: its own end would take time from what
         # is measured.
         with socket.socket(socket.AF_UNIX) as control:
             control.settimeout(10)
-            control.connect(str(node.path("/run/vesper-standin/vm1/control.sock")))
+            control.connect(str(node.host_path("/run/vesper-standin/vm1/control.sock")))
             control.sendall(b"emit send_signal sig=11 comm=httpd fatal=1\n")
             told = control.makefile().readline().split()
         if told[:1] != ["ok"]:
@@ -121,11 +121,11 @@ class Fifo(Watched):
     name = "fifo"
     agent = "Fifo"
 
-    def ready(self, node: Node) -> bool:
-        return node.path(STATE + ".first").exists()
+    def is_ready(self, node: Node) -> bool:
+        return node.host_path(STATE + ".first").exists()
 
-    def fault(self, node: Node) -> float:
-        fd = os.open(node.path(STATE + ".fifo"), os.O_WRONLY | os.O_NONBLOCK)
+    def cause_fault(self, node: Node) -> float:
+        fd = os.open(node.host_path(STATE + ".fifo"), os.O_WRONLY | os.O_NONBLOCK)
         try:
             now = time.time()
             os.write(fd, b"httpd[97] killed by SIGSEGV\n")
@@ -151,12 +151,12 @@ def _stop_called(node: Node, resource: str, offset: int) -> float:
     raise AssertionError
 
 
-def _configure(lab: ClusterLab) -> None:
+def _configure_cluster(lab: ClusterLab) -> None:
     for node in lab.nodes:
-        node.write(XMFILE, 'name = "vm1"\nmemory = 64\n')
+        node.write_file(XMFILE, 'name = "vm1"\nmemory = 64\n')
         agent = "/usr/lib/ocf/resource.d/bench/Fifo"
-        node.write(agent, (HERE / "fifo_agent").read_text())
-        node.path(agent).chmod(0o755)
+        node.write_file(agent, (HERE / "fifo_agent").read_text())
+        node.host_path(agent).chmod(0o755)
     monitor = "op monitor interval=1s timeout=30s"
     text = (
         f"primitive vm1 ocf:vesper:XenVM params xmfile={XMFILE} services=httpd {monitor} "
@@ -166,25 +166,25 @@ def _configure(lab: ClusterLab) -> None:
         "rsc_defaults resource-stickiness=100\n"
     )
     node = lab.nodes[0]
-    node.write("/run/bench.crm", text)
+    node.write_file("/run/bench.crm", text)
     node.run("crm", "-F", "configure", "load", "update", "/run/bench.crm", timeout=60)
     node.run("sh", "-c", idle.COMMAND, timeout=idle.LIMIT_S + 10)
 
 
 def _idle_cost(vesper: Vesper) -> dict[str, float]:
     """Of one monitor that waits."""
-    node = vesper.node()
+    node = vesper.find_node()
     # Long enough for the measurement: a fresh monitor.
     old = vesper.wait_waiting(node)
     for _ in wait_until("the next monitor", 60):
         pid = vesper.wait_waiting(node)
         if pid != old:
             break
-    proc = node.path(f"/proc/{pid}")
+    proc = node.host_path(f"/proc/{pid}")
     time.sleep(0.5)
-    before = _cpu(proc)
+    before = _read_cpu_time(proc)
     time.sleep(IDLE)
-    after = _cpu(proc)
+    after = _read_cpu_time(proc)
     memory = {
         line.split()[0].rstrip(":"): int(line.split()[1])
         for line in (proc / "smaps_rollup").read_text().splitlines()[1:]
@@ -197,12 +197,12 @@ def _idle_cost(vesper: Vesper) -> dict[str, float]:
     }
 
 
-def _cpu(proc: Path) -> float:
+def _read_cpu_time(proc: Path) -> float:
     """Seconds of CPU, user and system (nanoseconds since Linux 2.6.26: schedstat)."""
     return int((proc / "schedstat").read_text().split()[0]) / 1e9
 
 
-def _row(name: str, values: list[float]) -> str:
+def _format_row(name: str, values: list[float]) -> str:
     quarters = statistics.quantiles(values, n=4) if len(values) > 1 else [values[0]] * 3
     return (
         f"{name:28}{statistics.median(values):8.1f}{quarters[0]:8.1f}{quarters[2]:8.1f}"
@@ -210,7 +210,7 @@ def _row(name: str, values: list[float]) -> str:
     )
 
 
-def _interval(ours: list[float], bare: list[float]) -> tuple[float, float]:
+def _bootstrap_interval(ours: list[float], bare: list[float]) -> tuple[float, float]:
     """Between which the ratio of the medians lies with 95 % (bootstrap): Pacemaker's
     own share is most of the time, and varies by more than what is compared."""
     draw = random.Random(1)
@@ -233,34 +233,34 @@ def main(argv: list[str] | None = None) -> int:
         return 1
     try:
         with ClusterLab(2) as lab:
-            with step("configuring both resources"):
-                _configure(lab)
+            with show_step("configuring both resources"):
+                _configure_cluster(lab)
             vesper, fifo = Vesper(lab), Fifo(lab)
             times: dict[str, list[float]] = {"vesper": [], "fifo": []}
             # The first of each warms the caches and does not count.
             for count in range(arguments.rounds + 1):
                 pair = [("vesper", vesper), ("fifo", fifo)]
                 for name, watched in pair if count % 2 else reversed(pair):
-                    value = watched.round()
+                    value = watched.time_one_failover()
                     if count:
                         times[name].append(value)
-                        note(f"round {count}: {name:7} {value:6.1f} ms")
-            with step("cost of one idle monitor"):
+                        note_progress(f"round {count}: {name:7} {value:6.1f} ms")
+            with show_step("cost of one idle monitor"):
                 cost = _idle_cost(vesper)
     except ClusterError as error:
         print(f"bench: {error}", file=sys.stderr)
         return 1
-    _report(times, cost)
+    _print_report(times, cost)
     return 0
 
 
-def _report(times: dict[str, list[float]], cost: dict[str, float]) -> None:
+def _print_report(times: dict[str, list[float]], cost: dict[str, float]) -> None:
     ours, bare = (statistics.median(times[name]) for name in ("vesper", "fifo"))
     print("event handed over -> agent's stop called (ms)")
     print(f"{'':28}{'median':>8}{'25%':>8}{'75%':>8}{'min':>8}{'max':>8}{'n':>6}")
-    print(_row("vesperd and XenVM", times["vesper"]))
-    print(_row("bare waiting monitor", times["fifo"]))
-    low, high = _interval(times["vesper"], times["fifo"])
+    print(_format_row("vesperd and XenVM", times["vesper"]))
+    print(_format_row("bare waiting monitor", times["fifo"]))
+    low, high = _bootstrap_interval(times["vesper"], times["fifo"])
     print(f"ratio of the medians: {ours / bare:.2f} (95 % between {low:.2f} and {high:.2f})")
     print(
         f"one idle waiting monitor: CPU {cost['cpu_ms']:.2f} ms in {IDLE:.0f} s "
@@ -271,7 +271,7 @@ def _report(times: dict[str, list[float]], cost: dict[str, float]) -> None:
     path = Path("build/bench-cluster.json")
     path.parent.mkdir(exist_ok=True)
     path.write_text(json.dumps({"ms": times, "idle": cost}, indent=1) + "\n")
-    note(f"all figures: {path}")
+    note_progress(f"all figures: {path}")
 
 
 if __name__ == "__main__":

@@ -31,9 +31,9 @@ from collections.abc import AsyncIterator, Awaitable, Callable, Iterator
 from contextlib import asynccontextmanager, contextmanager
 from pathlib import Path
 
-from bench.watched import HANG_TIMEOUT, Watched, watched
+from bench.watched import HANG_TIMEOUT, Watched, watch_guest
 from lab import images
-from lab.progress import note
+from lab.progress import note_progress
 from tests.guest.build import build
 from tests.guest.machine import Machine, machine, restored
 from vesper_monitor.guest.decode import Event
@@ -58,7 +58,7 @@ HANGS = (
     ("real-time task", 1, HOG.format(-1)),
 )
 
-FULL_LOAD = "for i in 1 2 3 4 5 6 7 8; do while :; do :; done & load=\"$load $!\"; done"
+FULL_LOAD = 'for i in 1 2 3 4 5 6 7 8; do while :; do :; done & load="$load $!"; done'
 NO_LOAD = "kill $load; wait $load; load="
 
 
@@ -73,7 +73,7 @@ class Saved:
         self.path = path
 
     @asynccontextmanager
-    async def guest(self) -> AsyncIterator[Machine]:
+    async def resume_guest(self) -> AsyncIterator[Machine]:
         with tempfile.TemporaryDirectory(prefix="vesper-liveness-") as name:
             context = restored(self.original, self.path, Path(name))
             guest = await asyncio.to_thread(context.__enter__)
@@ -84,7 +84,7 @@ class Saved:
 
 
 @contextmanager
-def _saved(
+def _save_booted_guest(
     kernel: images.Kernel, files: tuple[Path, ...], directory: Path, cpus: int
 ) -> Iterator[Saved]:
     directory.mkdir()
@@ -98,7 +98,7 @@ def _saved(
 # ------------------------------------------------------------------ hangs
 
 
-async def _hang(saved: Saved, command: str) -> tuple[float, Event]:
+async def _time_one_hang(saved: Saved, command: str) -> tuple[float, Event]:
     """:returns: s from the command to the event."""
     found: asyncio.Queue[Event] = asyncio.Queue()
 
@@ -107,7 +107,7 @@ async def _hang(saved: Saved, command: str) -> tuple[float, Event]:
             if event.event == "hang":
                 found.put_nowait(event)
 
-    async with saved.guest() as guest, watched(guest, tell):
+    async with saved.resume_guest() as guest, watch_guest(guest, tell):
         await asyncio.sleep(random.uniform(1.0, 2.0))  # anywhere between two signs
         start = time.monotonic()
         guest.tell(command)
@@ -115,22 +115,22 @@ async def _hang(saved: Saved, command: str) -> tuple[float, Event]:
         return time.monotonic() - start, event
 
 
-async def _hangs(saved: dict[int, Saved], rounds: int) -> bool:
+async def _time_hangs(saved: dict[int, Saved], rounds: int) -> bool:
     good = True
     print(f"hangs: s from the command to the event, hang_timeout {HANG_TIMEOUT:.0f} s")
     for name, cpus, command in HANGS:
         times = []
         for _ in range(rounds):
             try:
-                seconds, _event = await _hang(saved[cpus], command)
+                seconds, _event = await _time_one_hang(saved[cpus], command)
                 times.append(seconds)
             except TimeoutError:
                 good = False
-        print(f"  {name:28} {_spread(times)}   found {len(times)} of {rounds}", flush=True)
+        print(f"  {name:28} {_format_spread(times)}   found {len(times)} of {rounds}", flush=True)
     return good
 
 
-def _spread(times: list[float]) -> str:
+def _format_spread(times: list[float]) -> str:
     if not times:
         return "-"
     return (f"min {min(times):5.2f}  median {statistics.median(times):5.2f}  "
@@ -140,27 +140,27 @@ def _spread(times: list[float]) -> str:
 # ------------------------------------------------------- what is no hang
 
 
-async def _alive(told: Watched, since: list[int], kind: str) -> None:
+async def _wait_until_alive(told: Watched, since: list[int], kind: str) -> None:
     """Until the guest has shown signs since, and none is missing."""
     end = time.monotonic() + SLOW
-    while told.session._life.state is not LifeState.ALIVE or told.signs() == since:
+    while told.session._life.state is not LifeState.ALIVE or told.read_counters() == since:
         if time.monotonic() > end:
             raise RuntimeError(
                 f"{kind}: the guest has not come back: {told.session.state}, "
-                f"{told.session._life.state}, {since} then, {told.signs()} now, "
+                f"{told.session._life.state}, {since} then, {told.read_counters()} now, "
                 f"{await told.transport.cpu_use(told.transport.domain)}\n"
                 f"{told.guest.console[-2000:]}"
             )
         await asyncio.sleep(0.1)
 
 
-async def _pause(told: Watched) -> None:
+async def _pause_guest(told: Watched) -> None:
     await asyncio.to_thread(told.guest.qmp, "stop")
     await asyncio.sleep(ROUND)
     await asyncio.to_thread(told.guest.qmp, "cont")
 
 
-async def _sigstop(told: Watched) -> None:
+async def _stop_by_signal(told: Watched) -> None:
     """As a host that gives the guest no CPU, and then a twentieth of one."""
     told.transport.stopped = True
     told.guest.process.send_signal(signal.SIGSTOP)
@@ -174,7 +174,7 @@ async def _sigstop(told: Watched) -> None:
     told.transport.stopped = False
 
 
-async def _save(told: Watched) -> None:
+async def _save_and_restore(told: Watched) -> None:
     path = told.guest.directory / "saved"
     await asyncio.to_thread(told.guest.save, path)
     await asyncio.sleep(ROUND)
@@ -183,7 +183,7 @@ async def _save(told: Watched) -> None:
 
 
 @contextmanager
-def _busy(count: int, cpus: set[int]) -> Iterator[None]:
+def _keep_cpus_busy(count: int, cpus: set[int]) -> Iterator[None]:
     """So many busy processes on those CPUs of the host."""
     hogs = [
         subprocess.Popen(
@@ -199,19 +199,19 @@ def _busy(count: int, cpus: set[int]) -> Iterator[None]:
             hog.wait()
 
 
-async def _overcommit(told: Watched) -> None:
+async def _overcommit_host(told: Watched) -> None:
     """All on one host CPU, with nine busy processes for each of the guest's CPUs.
 
     The guest is idle at first, then busy, too.
     """
     everywhere = os.sched_getaffinity(0)
     cpu = random.choice(sorted(everywhere))
-    with _busy((OVERCOMMIT - 1) * 2, {cpu}):
-        _pin(told.guest, {cpu})
+    with _keep_cpus_busy((OVERCOMMIT - 1) * 2, {cpu}):
+        _pin_threads(told.guest, {cpu})
         await asyncio.sleep(ROUND)
         told.guest.tell(FULL_LOAD)
         await asyncio.sleep(ROUND)
-    _pin(told.guest, everywhere)
+    _pin_threads(told.guest, everywhere)
     told.guest.tell(NO_LOAD)
 
 
@@ -221,16 +221,16 @@ async def _idle_class(told: Watched) -> None:
     The guest is idle at first, then busy, too.
     """
     cpus = os.sched_getaffinity(0)
-    with _busy(len(cpus), cpus):
-        _schedule(told.guest, os.SCHED_IDLE)
+    with _keep_cpus_busy(len(cpus), cpus):
+        _set_scheduling(told.guest, os.SCHED_IDLE)
         await asyncio.sleep(ROUND)
         told.guest.tell(FULL_LOAD)
         await asyncio.sleep(ROUND)
-    _schedule(told.guest, os.sched_getscheduler(0))
+    _set_scheduling(told.guest, os.sched_getscheduler(0))
     told.guest.tell(NO_LOAD)
 
 
-async def _load(told: Watched) -> None:
+async def _load_guest(told: Watched) -> None:
     """Busy processes on all of its CPUs, then a real-time task that leaves 5 %."""
     told.guest.tell(FULL_LOAD)
     await asyncio.sleep(ROUND)
@@ -239,33 +239,33 @@ async def _load(told: Watched) -> None:
     told.guest.tell("killall vsp_host; " + NO_LOAD)
 
 
-def _pin(guest: Machine, cpus: set[int]) -> None:
-    for thread in _threads(guest):
+def _pin_threads(guest: Machine, cpus: set[int]) -> None:
+    for thread in _list_threads(guest):
         with contextlib.suppress(ProcessLookupError):  # QEMU's workers come and go
             os.sched_setaffinity(thread, cpus)
 
 
-def _schedule(guest: Machine, policy: int) -> None:
-    for thread in _threads(guest):
+def _set_scheduling(guest: Machine, policy: int) -> None:
+    for thread in _list_threads(guest):
         with contextlib.suppress(ProcessLookupError):
             os.sched_setscheduler(thread, policy, os.sched_param(0))
 
 
-def _threads(guest: Machine) -> list[int]:
+def _list_threads(guest: Machine) -> list[int]:
     return [int(path.name) for path in Path(f"/proc/{guest.process.pid}/task").iterdir()]
 
 
 CALM: dict[str, Callable[[Watched], Awaitable[None]]] = {
-    "pause": _pause,
-    "stop (SIGSTOP)": _sigstop,
-    "save, restore": _save,
-    f"{OVERCOMMIT}-fold overcommit": _overcommit,
+    "pause": _pause_guest,
+    "stop (SIGSTOP)": _stop_by_signal,
+    "save, restore": _save_and_restore,
+    f"{OVERCOMMIT}-fold overcommit": _overcommit_host,
     "idle scheduling class": _idle_class,
-    "full load": _load,
+    "full load": _load_guest,
 }
 
 
-async def _calm(saved: dict[int, Saved], rounds: int, guests: int) -> bool:
+async def _run_calm_rounds(saved: dict[int, Saved], rounds: int, guests: int) -> bool:
     kinds = iter(list(itertools.islice(itertools.cycle(CALM), rounds)))
     done: Counter[str] = Counter()
     alarms: Counter[str] = Counter()
@@ -274,22 +274,22 @@ async def _calm(saved: dict[int, Saved], rounds: int, guests: int) -> bool:
     async def worker(number: int) -> None:
         events: list[Event] = []
         async with (
-            saved[1 + number % 2].guest() as guest,
-            watched(guest, events.extend) as told,
+            saved[1 + number % 2].resume_guest() as guest,
+            watch_guest(guest, events.extend) as told,
         ):
             for kind in kinds:
-                signs = told.signs()
+                signs = told.read_counters()
                 questions = told.transport.questions
                 await CALM[kind](told)
-                await _alive(told, signs, kind)
+                await _wait_until_alive(told, signs, kind)
                 done[kind] += 1
                 asked[kind] += told.transport.questions - questions
                 for event in events:
                     alarms[kind] += event.event == "hang"
-                    note(f"{kind}: {event.event}: {event.text} {event.fields}")
+                    note_progress(f"{kind}: {event.event}: {event.text} {event.fields}")
                 events.clear()
                 if done.total() % 20 == 0:
-                    note(f"{done.total()} rounds, {alarms.total()} false alarms")
+                    note_progress(f"{done.total()} rounds, {alarms.total()} false alarms")
 
     await asyncio.gather(*(worker(number) for number in range(guests)))
     print(f"no hangs: {done.total()} rounds in {guests} guests at once, of 1 and 2 CPUs, on "
@@ -301,9 +301,9 @@ async def _calm(saved: dict[int, Saved], rounds: int, guests: int) -> bool:
     return not alarms.total()
 
 
-async def _run(saved: dict[int, Saved], rounds: int, hangs: int, guests: int) -> bool:
-    found = await _hangs(saved, hangs) if hangs else True
-    return (await _calm(saved, rounds, guests) if rounds else True) and found
+async def _run_benchmark(saved: dict[int, Saved], rounds: int, hangs: int, guests: int) -> bool:
+    found = await _time_hangs(saved, hangs) if hangs else True
+    return (await _run_calm_rounds(saved, rounds, guests) if rounds else True) and found
 
 
 def main() -> int:
@@ -312,16 +312,18 @@ def main() -> int:
     parser.add_argument("--hangs", type=int, default=20, help="of each kind (20)")
     parser.add_argument("--guests", type=int, default=4, help="at once (4)")
     arguments = parser.parse_args()
-    kernel = images.kernel()
+    kernel = images.kernel_of_tree()
     with tempfile.TemporaryDirectory(prefix="vesper-liveness-") as name:
         directory = Path(name)
         files = build(kernel)
         with (
-            _saved(kernel, files, directory / "1", 1) as one,
-            _saved(kernel, files, directory / "2", 2) as two,
+            _save_booted_guest(kernel, files, directory / "1", 1) as one,
+            _save_booted_guest(kernel, files, directory / "2", 2) as two,
         ):
             good = asyncio.run(
-                _run({1: one, 2: two}, arguments.rounds, arguments.hangs, arguments.guests)
+                _run_benchmark(
+                    {1: one, 2: two}, arguments.rounds, arguments.hangs, arguments.guests
+                )
             )
     return 0 if good else 1
 

@@ -24,7 +24,7 @@ from typing import Any
 from lab.evaluation import cluster
 from lab.host import ChannelError, LabError
 from lab.images.store import BuildError
-from lab.progress import note, step
+from lab.progress import note_progress, show_step
 from lab.xen import XenHost, XenLab
 
 __all__ = ["main"]
@@ -44,44 +44,44 @@ READ = "; ".join(f"awk '/usage_usec/{{print \"{g}\", $2}}' /run/cg/{g}/cpu.stat"
 SECONDS = 130.0
 
 
-def _usage(host: XenHost) -> dict[str, float]:
+def _read_usage(host: XenHost) -> dict[str, float]:
     """s of CPU time so far."""
-    said = host.run(READ, timeout=30, check=True).output
+    said = host.run_command(READ, timeout=30, check=True).output
     return {name: int(value) / 1e6 for name, value in map(str.split, said.splitlines())}
 
 
 def _wait_for_monitor(host: XenHost, old: str = "none") -> tuple[str, float]:
     """Until another monitor of ours waits. :returns: its pid, and for how long (s)."""
     find = f"pgrep -f '^/usr/bin/python3 .*XenVM monitor' | grep -vx '{old}'"
-    pid = host.wait(find, timeout=900, every=0.5).split()[0]
-    return pid, float(host.run(f"ps -o etimes= {pid}", check=True).output)
+    pid = host.wait_for_command(find, timeout=900, every=0.5).split()[0]
+    return pid, float(host.run_command(f"ps -o etimes= {pid}", check=True).output)
 
 
-def watching(lab: XenLab, watch: str) -> dict[str, float]:
+def measure_watching(lab: XenLab, watch: str) -> dict[str, float]:
     """s of CPU time per VM-hour, by control group."""
     home = lab.running_on()
     assert home is not None
     (other,) = (host for host in lab.hosts if host is not home)
     for host in (home, other):
-        host.run(MAKE_GROUPS, timeout=60, check=True)
+        host.run_command(MAKE_GROUPS, timeout=60, check=True)
     pid, age = _wait_for_monitor(home) if watch == "vesper" else ("", 0.0)
-    before, idle, begin = _usage(home), _usage(other)["agents"], time.monotonic()
+    before, idle, begin = _read_usage(home), _read_usage(other)["agents"], time.monotonic()
     if pid:
         _, new = _wait_for_monitor(home, pid)
         time.sleep(max(0.0, age - new))  # one whole turn, with one start in it
     else:
         time.sleep(SECONDS)
-    after, seconds = _usage(home), time.monotonic() - begin
-    before["agents"] += _usage(other)["agents"] - idle
-    note(f"{watch}: {seconds:.0f} s watched")
+    after, seconds = _read_usage(home), time.monotonic() - begin
+    before["agents"] += _read_usage(other)["agents"] - idle
+    note_progress(f"{watch}: {seconds:.0f} s watched")
     return {name: (after[name] - before[name]) / seconds * 3600 for name in GROUPS}
 
 
-def probes(lab: XenLab, rounds: int) -> dict[str, list[dict[str, Any]]]:
+def measure_probes(lab: XenLab, rounds: int) -> dict[str, list[dict[str, Any]]]:
     home = lab.running_on()
     assert home is not None
-    home.put("/root/monitor_cost.py", (HERE / "monitor_cost.py").read_bytes())
-    said = home.run(
+    home.put_file("/root/monitor_cost.py", (HERE / "monitor_cost.py").read_bytes())
+    said = home.run_command(
         f"python3 /root/monitor_cost.py {rounds} {' '.join(AGENTS.values())}",
         timeout=600,
         check=True,
@@ -101,21 +101,23 @@ def main(argv: list[str] | None = None) -> int:
         return 1
     hours: dict[str, dict[str, float]] = {}
     try:
-        with XenLab.resume() as lab:
+        with XenLab.resume_lab() as lab:
             for name, watch in (("stock", "polling"), ("ours", "vesper")):
-                cluster.configure(lab, watch, note)
-                with step(f"watching, {name}"):
-                    hours[name] = watching(lab, watch)
-            with step("plain monitors"):
-                single = probes(lab, arguments.rounds)
+                cluster.configure_resource(lab, watch, note_progress)
+                with show_step(f"watching, {name}"):
+                    hours[name] = measure_watching(lab, watch)
+            with show_step("plain monitors"):
+                single = measure_probes(lab, arguments.rounds)
     except (LabError, ChannelError, BuildError) as error:
         print(f"bench: {error}", file=sys.stderr)
         return 1
-    _report(single, hours)
+    _print_report(single, hours)
     return 0
 
 
-def _report(single: dict[str, list[dict[str, Any]]], hours: dict[str, dict[str, float]]) -> None:
+def _print_report(
+    single: dict[str, list[dict[str, Any]]], hours: dict[str, dict[str, float]]
+) -> None:
     print("One plain monitor of a VM that runs (median, ms)")
     for what in ("cpu", "wall"):
         stock, ours = (statistics.median(run[what] for run in single[name]) for name in AGENTS)
@@ -131,7 +133,7 @@ def _report(single: dict[str, list[dict[str, Any]]], hours: dict[str, dict[str, 
     path = Path("build/bench-monitor.json")
     path.parent.mkdir(exist_ok=True)
     path.write_text(json.dumps({"monitor": single, "per_hour_s": hours}, indent=1) + "\n")
-    note(f"all figures: {path}")
+    note_progress(f"all figures: {path}")
 
 
 if __name__ == "__main__":

@@ -17,7 +17,7 @@ import sys
 import time
 
 
-def _cpu() -> float:
+def _read_cpu_time() -> float:
     use = resource.getrusage(resource.RUSAGE_CHILDREN)
     return use.ru_utime + use.ru_stime
 
@@ -36,7 +36,7 @@ def main(rounds: int, agents: list[str]) -> None:
                 "OCF_RESKEY_xmfile": "/etc/xen/vm1.cfg",
                 "OCF_RESKEY_CRM_meta_timeout": "60000",
             }
-            cpu, begin = _cpu(), time.monotonic()
+            cpu, begin = _read_cpu_time(), time.monotonic()
             code = subprocess.run(
                 [f"/usr/lib/ocf/resource.d/{agent}", "monitor"],
                 env=environ,
@@ -44,7 +44,11 @@ def main(rounds: int, agents: list[str]) -> None:
                 stderr=subprocess.DEVNULL,
                 timeout=60,
             ).returncode
-            result = {"agent": agent, "cpu": _cpu() - cpu, "wall": time.monotonic() - begin}
+            result = {
+                "agent": agent,
+                "cpu": _read_cpu_time() - cpu,
+                "wall": time.monotonic() - begin,
+            }
             if number:
                 print(json.dumps({**result, "code": code}), flush=True)
 

@@ -27,7 +27,7 @@ import tempfile
 import time
 from pathlib import Path
 
-from lab.progress import step
+from lab.progress import show_step
 from lab.standin.place import Place
 from tests.host.daemons import DaemonProcess, wait_collecting
 from tests.host.hostile import HostileGuest
@@ -46,31 +46,31 @@ class Attacker(HostileGuest):
 
     _attack: asyncio.Task[None] | None = None
 
-    async def _obey(self, words: list[str]) -> str:
+    async def _obey_command(self, words: list[str]) -> str:
         if words[0] != "attack":
-            return await super()._obey(words)
+            return await super()._obey_command(words)
         if self._attack is not None:
             self._attack.cancel()
         self._attack = asyncio.create_task(getattr(self, f"_{words[1]}")())
         return "ok"
 
-    async def _none(self) -> None:
+    async def _attack_nothing(self) -> None:
         pass
 
-    async def _busy(self) -> None:
+    async def _attack_by_load(self) -> None:
         while True:
             sum(range(1000))
             await asyncio.sleep(0)
 
-    async def _table(self) -> None:
-        index = self.inside._memory.alloc(1)
-        self.inside._memory.at(index)[:] = bytes(abi.PAGE_SIZE)
-        await self._names(index.handle)
+    async def _attack_table(self) -> None:
+        index = self.inside._memory.allocate_pages(1)
+        self.inside._memory.view_region(index)[:] = bytes(abi.PAGE_SIZE)
+        await self._attack_names(index.handle)
 
-    async def _names(self, handle: int = NOWHERE) -> None:
-        view = self.inside._memory.at(self.inside._table_region)
+    async def _attack_names(self, handle: int = NOWHERE) -> None:
+        view = self.inside._memory.view_region(self.inside._table_region)
         size = ctypes.sizeof(abi.Channel)
-        first = abi.offset(abi.Table, "channel")
+        first = abi.field_offset(abi.Table, "channel")
         for number in itertools.count():
             for place in range(abi.MAX_CHANNELS):
                 entry = abi.Channel(
@@ -80,23 +80,23 @@ class Attacker(HostileGuest):
                 )  # fmt: skip
                 view[first + place * size :][:size] = bytes(entry)
             self.inside._table.generation += 1
-            generation = abi.offset(abi.Table, "generation")
+            generation = abi.field_offset(abi.Table, "generation")
             abi.store_u32(view, generation, self.inside._table.generation)
-            self._notify()
+            self._notify_host()
             await asyncio.sleep(0.005)
 
-    async def _records(self) -> None:
+    async def _attack_records(self) -> None:
         while True:
-            self.inside.emit("send_signal", {"sig": "10", "comm": "load", "count": "100"})
+            self.inside.emit_event("send_signal", {"sig": "10", "comm": "load", "count": "100"})
             await asyncio.sleep(0)
 
-    async def _rings(self) -> None:
+    async def _attack_rings(self) -> None:
         while True:
             self.flood(4096)
             await asyncio.sleep(0)
 
 
-async def _tell(name: str, *words: str) -> None:
+async def _tell_guest(name: str, *words: str) -> None:
     reader, writer = await asyncio.open_unix_connection(Place(name).control)
     writer.write(" ".join(words).encode() + b"\n")
     answer = await reader.readline()
@@ -105,7 +105,7 @@ async def _tell(name: str, *words: str) -> None:
         raise RuntimeError(answer.decode())
 
 
-async def _measure(socket: Path, events: int) -> list[float]:
+async def _measure_latency(socket: Path, events: int) -> list[float]:
     """ms, sorted."""
     follower, request = await asyncio.open_unix_connection(socket)
     request.write(b'{"op": "events", "vm": "healthy", "follow": true}\n')
@@ -131,7 +131,7 @@ async def _measure(socket: Path, events: int) -> list[float]:
     return sorted(late)
 
 
-def _row(late: list[float], other: list[float]) -> str:
+def _format_row(late: list[float], other: list[float]) -> str:
     """:param other: to compare with, if there is one."""
     row = ""
     for name, part in (("median", 0.5), ("p99", 0.99)):
@@ -141,7 +141,7 @@ def _row(late: list[float], other: list[float]) -> str:
     return f"{row}longest {late[-1]:.1f} ms"
 
 
-def _guest(name: str) -> subprocess.Popen[bytes]:
+def _start_guest(name: str) -> subprocess.Popen[bytes]:
     command = [sys.executable, "-m", "bench.neighbour", "--be", name]
     process = subprocess.Popen(command, cwd=PROJECT)
     end = time.monotonic() + 60
@@ -152,7 +152,7 @@ def _guest(name: str) -> subprocess.Popen[bytes]:
     return process
 
 
-def _late(attack: str, events: int) -> list[float]:
+def _measure_under_attack(attack: str, events: int) -> list[float]:
     """ms, sorted; of guests that have not been through another attack."""
     with tempfile.TemporaryDirectory(prefix="vesper-neighbour-") as name:
         directory = Path(name)
@@ -163,12 +163,12 @@ def _late(attack: str, events: int) -> list[float]:
         try:
             daemon.start()
             for guest in ("healthy", "hostile"):
-                guests.append(_guest(guest))
+                guests.append(_start_guest(guest))
                 daemon.call("start", resource=guest, vm=guest, services=["httpd"])
             wait_collecting(daemon, 4)
-            asyncio.run(_tell("hostile", "attack", attack))
+            asyncio.run(_tell_guest("hostile", "attack", attack))
             time.sleep(0.5)
-            return asyncio.run(_measure(daemon.socket, events))
+            return asyncio.run(_measure_latency(daemon.socket, events))
         finally:
             for process in guests:
                 process.kill()
@@ -184,17 +184,17 @@ def main() -> int:
     parser.add_argument("--be", help=argparse.SUPPRESS)
     arguments = parser.parse_args()
     if arguments.be is not None:
-        asyncio.run(Attacker(arguments.be).run())
+        asyncio.run(Attacker(arguments.be).run_until_ended())
         return 0
     if wrong := set(arguments.attacks) - set(ATTACKS):
         parser.error(f"no such attack: {', '.join(wrong)}")
     busy: list[float] = []
     for attack in ["none", "busy", *(arguments.attacks or ATTACKS)]:
-        with step(f"attack: {attack}"):
-            late = _late(attack, arguments.events)
+        with show_step(f"attack: {attack}"):
+            late = _measure_under_attack(attack, arguments.events)
         if attack == "busy":
             busy = late
-        print(f"{attack:8} {_row(late, busy)}", flush=True)
+        print(f"{attack:8} {_format_row(late, busy)}", flush=True)
     return 0
 
 

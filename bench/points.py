@@ -37,17 +37,20 @@ class Point:
         """:returns: line for kprobe_events, or ""; folder of the event."""
         if "/" in self.ftrace:
             return "", self.ftrace
-        return f"p:vesper/{self.probe} {_fill(self.ftrace, offsets)}", f"vesper/{self.probe}"
+        return (
+            f"p:vesper/{self.probe} {_fill_offsets(self.ftrace, offsets)}",
+            f"vesper/{self.probe}",
+        )
 
-    def definition(self, offsets: Mapping[str, int]) -> str:
+    def make_definition(self, offsets: Mapping[str, int]) -> str:
         """As a point of the user's: the syntax is that of ftrace."""
-        return f"p:mine {_fill(self.ftrace, offsets)} {self.params}"
+        return f"p:mine {_fill_offsets(self.ftrace, offsets)} {self.params}"
 
     def bpftrace_program(self, offsets: Mapping[str, int]) -> str:
-        return _fill(self.bpftrace, offsets)
+        return _fill_offsets(self.bpftrace, offsets)
 
 
-def _fill(text: str, offsets: Mapping[str, int]) -> str:
+def _fill_offsets(text: str, offsets: Mapping[str, int]) -> str:
     return re.sub(r"<([a-z_]+\.[a-z_]+)>", lambda found: str(offsets[found[1]]), text)
 
 

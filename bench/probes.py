@@ -28,16 +28,16 @@ from functools import partial
 from pathlib import Path
 
 from bench.points import POINTS, Point
-from bench.watched import Watched, watched
+from bench.watched import Watched, watch_guest
 from lab import images
-from lab.images.workbench import workbench
-from lab.progress import note
+from lab.images.workbench import build_workbench
+from lab.progress import note_progress
 from tests.guest.build import build
 from tests.guest.machine import Machine, machine
 from vesper_monitor.guest.images import ImageStore
 from vesper_monitor.guest.points.point import Point as Definition
 from vesper_monitor.guest.points.program import IMAGE
-from vesper_monitor.guest.points.syntax import parse
+from vesper_monitor.guest.points.syntax import parse_definition
 from vesper_monitor.guest.session import ProbeState
 from vesper_monitor.probes import PROBES
 
@@ -70,7 +70,7 @@ class Cost:
     ftrace: list[float]
     bpftrace: list[float]
 
-    def ratio(self) -> float:
+    def find_ratio(self) -> float:
         """To the cheaper of the two."""
         return statistics.median(self.vesper) / min(
             statistics.median(self.ftrace), statistics.median(self.bpftrace)
@@ -84,7 +84,7 @@ class Shell:
         self.guest = guest
         self._count = 0
 
-    async def run(self, command: str) -> list[str]:
+    async def run_command(self, command: str) -> list[str]:
         """:returns: the lines that it wrote."""
         self._count += 1
         mark = f"mark {self._count}"
@@ -97,9 +97,9 @@ class Shell:
         text = said.partition(f"begin {mark}\n")[2].partition(f"end {mark}\n")[0]
         return text.splitlines()
 
-    async def fire(self, point: str) -> float:
+    async def fire_point(self, point: str) -> float:
         """:returns: ns per hit."""
-        lines = await self.run(
+        lines = await self.run_command(
             f"for i in $(seq {BURSTS}); do echo {point} {BURST} >/proc/vsp_fire; "
             'read -r line </proc/vsp_fire; echo "$line"; done'
         )
@@ -112,7 +112,7 @@ class Shell:
 # ------------------------------------------------------- the three tools
 
 
-async def _vesper(
+async def _measure_vesper(
     told: Watched,
     shell: Shell,
     point: Point,
@@ -122,13 +122,13 @@ async def _vesper(
     """:param own: the points that the session knows."""
     probe, params = point.probe, point.params
     if probe == IMAGE:
-        definition = parse(point.definition(offsets))
+        definition = parse_definition(point.make_definition(offsets))
         probe, params = definition.name, ""
         own[probe] = definition
     await told.session.set_probes({probe: params})
     await _until_state(told, probe, ProbeState.COLLECTING)
     before = told.session.probes[probe].records
-    cost = await shell.fire(point.name)
+    cost = await shell.fire_point(point.name)
     await asyncio.sleep(0.5)
     status = told.session.probes[probe]
     if status.records + status.lost - before < BURST * BURSTS * ENOUGH:
@@ -150,44 +150,46 @@ async def _until_state(told: Watched, probe: str, state: ProbeState) -> None:
         await asyncio.sleep(0.05)
 
 
-async def _ftrace(shell: Shell, point: Point, offsets: Mapping[str, int]) -> float:
+async def _measure_ftrace(shell: Shell, point: Point, offsets: Mapping[str, int]) -> float:
     event, enable = point.ftrace_event(offsets)
     if event:
-        said = await shell.run(f"echo '{event}' >>{TRACING}/kprobe_events")
+        said = await shell.run_command(f"echo '{event}' >>{TRACING}/kprobe_events")
         if said:
-            raise RuntimeError(f"{event}: {said}; {await shell.run(f'cat {TRACING}/error_log')}")
+            raise RuntimeError(
+                f"{event}: {said}; {await shell.run_command(f'cat {TRACING}/error_log')}"
+            )
     try:
-        await shell.run(f"echo >{TRACING}/trace; echo 1 >{TRACING}/events/{enable}/enable")
-        cost = await shell.fire(point.name)
-        (hits,) = await shell.run(f"grep -c ' {enable.partition('/')[2]}:' {TRACING}/trace")
+        await shell.run_command(f"echo >{TRACING}/trace; echo 1 >{TRACING}/events/{enable}/enable")
+        cost = await shell.fire_point(point.name)
+        (hits,) = await shell.run_command(f"grep -c ' {enable.partition('/')[2]}:' {TRACING}/trace")
         if int(hits) < BURST * BURSTS * ENOUGH:
             raise RuntimeError(f"{point.name}: ftrace has recorded {hits}")
     finally:
-        await shell.run(f"echo 0 >{TRACING}/events/{enable}/enable")
+        await shell.run_command(f"echo 0 >{TRACING}/events/{enable}/enable")
         if event:
-            await shell.run(f"echo >{TRACING}/kprobe_events")
+            await shell.run_command(f"echo >{TRACING}/kprobe_events")
     return cost
 
 
-async def _bpftrace(shell: Shell, point: Point, offsets: Mapping[str, int]) -> float:
+async def _measure_bpftrace(shell: Shell, point: Point, offsets: Mapping[str, int]) -> float:
     program = 'BEGIN { printf("ready\\n"); } ' + point.bpftrace_program(offsets)
     out = "/root/tmp/bpftrace"
     # printf: the shell's echo knows escapes, which are bpftrace's.
-    await shell.run(f"printf %s '{program}' >/root/tmp/program; rm -f {out}; "
+    await shell.run_command(f"printf %s '{program}' >/root/tmp/program; rm -f {out}; "
                     f"chroot /root bpftrace /tmp/program >{out} 2>&1 & true")  # fmt: skip
     try:
         end = time.monotonic() + SLOW
-        while "ready" not in (said := await shell.run(f"head -n 5 {out}")):
+        while "ready" not in (said := await shell.run_command(f"head -n 5 {out}")):
             if time.monotonic() > end or any("ERROR" in line for line in said):
                 raise RuntimeError(f"bpftrace: {program}: {said}")
             await asyncio.sleep(0.5)
         await asyncio.sleep(1)
-        cost = await shell.fire(point.name)
-        (hits,) = await shell.run(f"sleep 1; wc -l <{out}")
+        cost = await shell.fire_point(point.name)
+        (hits,) = await shell.run_command(f"sleep 1; wc -l <{out}")
         if int(hits) < BURST * BURSTS * ENOUGH:
             raise RuntimeError(f"{point.name}: bpftrace has printed {hits} lines")
     finally:
-        await shell.run("killall -INT bpftrace; for i in $(seq 100); do "
+        await shell.run_command("killall -INT bpftrace; for i in $(seq 100); do "
                         "pidof bpftrace >/dev/null || break; sleep 0.1; done; "
                         "killall -KILL bpftrace 2>/dev/null; true")  # fmt: skip
     return cost
@@ -196,14 +198,14 @@ async def _bpftrace(shell: Shell, point: Point, offsets: Mapping[str, int]) -> f
 # ---------------------------------------------------------------- rounds
 
 
-async def _measure(guest: Machine, store: ImageStore, rounds: int, only: set[str]
+async def _measure_points(guest: Machine, store: ImageStore, rounds: int, only: set[str]
                    ) -> dict[Point, Cost]:  # fmt: skip
     shell = Shell(guest)
     costs: dict[Point, Cost] = {}
     own: dict[str, Definition] = {}
-    async with watched(guest, lambda _: None, images=store, points=own) as told:
-        said = await shell.run(SETUP)
-        lines = await shell.run("cat /proc/vsp_fire")
+    async with watch_guest(guest, lambda _: None, images=store, points=own) as told:
+        said = await shell.run_command(SETUP)
+        lines = await shell.run_command("cat /proc/vsp_fire")
         offsets = {
             found[1]: int(found[2])
             for line in lines
@@ -216,21 +218,21 @@ async def _measure(guest: Machine, store: ImageStore, rounds: int, only: set[str
             for point in points:
                 cost = costs.setdefault(point, Cost([], [], []))
                 ways: list[tuple[list[float], Callable[[], Awaitable[float]]]] = [
-                    (cost.vesper, partial(_vesper, told, shell, point, own, offsets)),
-                    (cost.ftrace, partial(_ftrace, shell, point, offsets)),
-                    (cost.bpftrace, partial(_bpftrace, shell, point, offsets)),
+                    (cost.vesper, partial(_measure_vesper, told, shell, point, own, offsets)),
+                    (cost.ftrace, partial(_measure_ftrace, shell, point, offsets)),
+                    (cost.bpftrace, partial(_measure_bpftrace, shell, point, offsets)),
                 ]
                 random.shuffle(ways)
                 for values, measure in ways:
-                    bare = await shell.fire(point.name)
+                    bare = await shell.fire_point(point.name)
                     values.append(await measure() - bare)
-                note(f"round {number + 1}: {point.probe} at {point.name}: bare {bare:.0f}, "
+                note_progress(f"round {number + 1}: {point.probe} at {point.name}: bare {bare:.0f}, "
                      f"+{cost.vesper[-1]:.0f} vesper, +{cost.ftrace[-1]:.0f} ftrace, "
                      f"+{cost.bpftrace[-1]:.0f} bpftrace")  # fmt: skip
     return costs
 
 
-def _say(costs: Mapping[Point, Cost]) -> bool:
+def _print_costs(costs: Mapping[Point, Cost]) -> bool:
     """:returns: whether no probe costs more than the cheaper of the others."""
     print(f"ns per hit more than the bare passage: median (least to most) of the rounds, "
           f"each the median of {BURSTS} times {BURST} hits; emulated CPU")  # fmt: skip
@@ -242,15 +244,15 @@ def _say(costs: Mapping[Point, Cost]) -> bool:
             for values in (cost.vesper, cost.ftrace, cost.bpftrace)
         ]
         print(f"| {point.probe} | {point.name} | {point.driven} | {' | '.join(cells)} "
-              f"| {cost.ratio():.2f} |")  # fmt: skip
+              f"| {cost.find_ratio():.2f} |")  # fmt: skip
     missing = sorted(set(PROBES) - {point.probe for point in POINTS})
     if missing:
         print(f"not measured: {', '.join(missing)}")
-    return all(cost.ratio() <= 1.0 for cost in costs.values())
+    return all(cost.find_ratio() <= 1.0 for cost in costs.values())
 
 
-def _run(rounds: int, only: set[str], directory: Path) -> bool:
-    kernel = images.kernel()
+def _run_benchmark(rounds: int, only: set[str], directory: Path) -> bool:
+    kernel = images.kernel_of_tree()
     files = build(kernel)
     probes = directory / "images" / kernel.release
     probes.mkdir(parents=True)
@@ -260,13 +262,13 @@ def _run(rounds: int, only: set[str], directory: Path) -> bool:
     guest_files = [path for path in files if path.stem not in PROBES]
     with machine(
         kernel, guest_files, directory, memory=1 << 30, modules=MODULES,
-        qemu=("-drive", f"file={workbench(kernel)},if=virtio,format=raw,snapshot=on",
+        qemu=("-drive", f"file={build_workbench(kernel)},if=virtio,format=raw,snapshot=on",
               "-netdev", "user,id=user0,restrict=on",
               "-device", "virtio-net-pci,netdev=user0"),
     ) as guest:  # fmt: skip
-        note("the guest is up")
-        costs = asyncio.run(_measure(guest, ImageStore(directory / "images"), rounds, only))
-    return _say(costs)
+        note_progress("the guest is up")
+        costs = asyncio.run(_measure_points(guest, ImageStore(directory / "images"), rounds, only))
+    return _print_costs(costs)
 
 
 def main() -> int:
@@ -275,7 +277,7 @@ def main() -> int:
     parser.add_argument("probe", nargs="*", help="only these (all)")
     arguments = parser.parse_args()
     with tempfile.TemporaryDirectory(prefix="vesper-probes-") as directory:
-        return 0 if _run(arguments.rounds, set(arguments.probe), Path(directory)) else 1
+        return 0 if _run_benchmark(arguments.rounds, set(arguments.probe), Path(directory)) else 1
 
 
 if __name__ == "__main__":

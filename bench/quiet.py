@@ -21,17 +21,17 @@ from collections import Counter
 from collections.abc import Mapping
 from pathlib import Path
 
-from bench.watched import HANG_TIMEOUT, watched
+from bench.watched import HANG_TIMEOUT, watch_guest
 from lab import images
 from lab.images import store
-from lab.images.workbench import workbench
-from lab.progress import note
+from lab.images.workbench import build_workbench
+from lab.progress import note_progress
 from tests.guest.build import build
 from tests.guest.machine import Machine, machine
-from vesper_monitor.faults.rules import judge
+from vesper_monitor.faults.rules import judge_by_defaults
 from vesper_monitor.guest.decode import Event
 from vesper_monitor.guest.images import ImageStore
-from vesper_monitor.guest.points.syntax import parse
+from vesper_monitor.guest.points.syntax import parse_definition
 from vesper_monitor.guest.session import ProbeState, ProbeStatus
 from vesper_monitor.probes import PROBES
 
@@ -49,7 +49,7 @@ LOADS = ("compile", "archive", "ext4", "xfs", "btrfs", "network", "processes", "
 POINTS = {
     point.name: point
     for point in map(
-        parse,
+        parse_definition,
         (
             "p:opens do_sys_openat2 dfd=$arg1:s32 path=+0($arg2):ustring max 3/s",
             "r:fails do_sys_openat2 $retval:s64 comm=$comm if arg1 < 0 max 3/s",
@@ -75,16 +75,16 @@ class Report:
         self.events: Counter[str] = Counter()
         self.faults: list[str] = []
 
-    def add(self, events: list[Event]) -> None:
+    def add_events(self, events: list[Event]) -> None:
         for event in events:
             self.events[event.event] += 1
-            verdict = judge(event, SERVICES)
+            verdict = judge_by_defaults(event, SERVICES)
             if verdict is not None:
                 self.faults.append(verdict.reason)
-                note(f"FAULT: {verdict.reason}")
+                note_progress(f"FAULT: {verdict.reason}")
 
 
-def _done(guest: Machine) -> dict[str, int]:
+def _read_rounds(guest: Machine) -> dict[str, int]:
     """Rounds of each kind of load."""
     done = dict.fromkeys(LOADS, 0)
     for line in guest.console.splitlines():
@@ -96,10 +96,10 @@ def _done(guest: Machine) -> dict[str, int]:
     return done
 
 
-async def _watch(guest: Machine, probes: ImageStore, seconds: float) -> bool:
+async def _watch_guest(guest: Machine, probes: ImageStore, seconds: float) -> bool:
     """:returns: whether all is well."""
     report = Report()
-    async with watched(guest, report.add, images=probes, points=POINTS) as told:
+    async with watch_guest(guest, report.add_events, images=probes, points=POINTS) as told:
         wanted = (PROBES.keys() - {"probe_point"}) | POINTS.keys()
         await told.session.set_probes(dict.fromkeys(wanted, ""))
         end = time.monotonic() + LOADED
@@ -109,21 +109,21 @@ async def _watch(guest: Machine, probes: ImageStore, seconds: float) -> bool:
             if time.monotonic() > end:
                 raise RuntimeError(f"not all probes are loaded: {told.session.probes}")
             await asyncio.sleep(0.2)
-        note(f"collecting: {', '.join(told.session.probes)}")
+        note_progress(f"collecting: {', '.join(told.session.probes)}")
         guest.tell(START)
         start = time.monotonic()
         next_note = start + 60
         while (now := time.monotonic()) < start + seconds:
             await asyncio.sleep(1)
-            done = _done(guest)
+            done = _read_rounds(guest)
             if now >= next_note:
                 next_note += 60
-                note(f"{(now - start) / 60:.0f} min: {report.events.total()} events, "
+                note_progress(f"{(now - start) / 60:.0f} min: {report.events.total()} events, "
                      f"{len(report.faults)} faults; rounds of load: {done}")  # fmt: skip
-        return _say(report, told.session.probes, _done(guest), seconds)
+        return _print_result(report, told.session.probes, _read_rounds(guest), seconds)
 
 
-def _say(
+def _print_result(
     report: Report, probes: Mapping[str, ProbeStatus], done: Mapping[str, int], seconds: float
 ) -> bool:
     """The result. :returns: whether it is as wanted."""
@@ -136,16 +136,11 @@ def _say(
     print(f"events: {total} ({total / seconds:.2f} a second): {kinds}")
     print(f"records lost: {lost}")
     print(f"faults: {len(report.faults)}" + "".join(f"\n  {text}" for text in report.faults))
-    return (
-        not report.faults
-        and not lost
-        and all(done.values())
-        and total / seconds <= MAX_RATE
-    )
+    return not report.faults and not lost and all(done.values()) and total / seconds <= MAX_RATE
 
 
-def _run(minutes: float, directory: Path) -> bool:
-    kernel = images.kernel()
+def _run_benchmark(minutes: float, directory: Path) -> bool:
+    kernel = images.kernel_of_tree()
     files = build(kernel)
     probes = directory / "images" / kernel.release
     probes.mkdir(parents=True)
@@ -153,18 +148,18 @@ def _run(minutes: float, directory: Path) -> bool:
         if path.stem in PROBES:
             shutil.copy(path, probes)
     sources = directory / "sources.tar"
-    store.run(["tar", "-cf", sources, "--exclude=build", "-C", HERE.parent, "probe_modules",
+    store.run_build_command(["tar", "-cf", sources, "--exclude=build", "-C", HERE.parent, "probe_modules",
                "xen_transport/guest"], timeout=60)  # fmt: skip
-    disk = workbench(kernel)
+    disk = build_workbench(kernel)
     guest_files = [path for path in files if path.stem not in PROBES]
     with machine(
         kernel, [*guest_files, sources, HERE / "quiet_load"], directory,
         memory=MEMORY, modules=MODULES,
         qemu=("-drive", f"file={disk},if=virtio,format=raw,snapshot=on"),
     ) as guest:  # fmt: skip
-        note("the guest is up")
+        note_progress("the guest is up")
         try:
-            return asyncio.run(_watch(guest, ImageStore(directory / "images"), minutes * 60))
+            return asyncio.run(_watch_guest(guest, ImageStore(directory / "images"), minutes * 60))
         except RuntimeError:
             print(guest.console[-5000:], file=sys.stderr)
             raise
@@ -175,7 +170,7 @@ def main() -> int:
     parser.add_argument("--minutes", type=float, default=60.0)
     arguments = parser.parse_args()
     with tempfile.TemporaryDirectory(prefix="vesper-quiet-") as directory:
-        return 0 if _run(arguments.minutes, Path(directory)) else 1
+        return 0 if _run_benchmark(arguments.minutes, Path(directory)) else 1
 
 
 if __name__ == "__main__":

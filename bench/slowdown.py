@@ -31,7 +31,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 
 from lab import images
-from lab.progress import note
+from lab.progress import note_progress
 from tests.guest.build import build
 from tests.guest.features import said
 from tests.guest.ivshmem import PROBES, KvmMachine, Watch, kvm_machine, watch
@@ -57,7 +57,7 @@ class Times:
         return [on / off for on, off in zip(self.on, self.off, strict=True)]
 
 
-def _interval(values: Sequence[float]) -> tuple[float, float]:
+def _bootstrap_interval(values: Sequence[float]) -> tuple[float, float]:
     """Of the median, 95 %, by bootstrap."""
     rng, samples, part = random.Random(1), 5000, 0.95
     medians = sorted(statistics.median(rng.choices(values, k=len(values))) for _ in range(samples))
@@ -72,15 +72,15 @@ class Load:
         self.guest, self.name, self.counted = guest, name, counted
         self._runs = 0
 
-    async def time(self) -> float:
+    async def time_one(self) -> float:
         """:returns: ns for one."""
         count = LOADS[self.name]
-        await self._run(int(count * WARM))
+        await self._run_load(int(count * WARM))
         begin = self._cpu_ns()
-        await self._run(count)
+        await self._run_load(count)
         return (self._told_ns() if self.counted else self._cpu_ns() - begin) / count
 
-    async def _run(self, count: int) -> None:
+    async def _run_load(self, count: int) -> None:
         self._runs += 1
         self.guest.machine.tell(f"vsp_busy {self.name} {count}")
         await said(self.guest, f"{self.name} run {self._runs}")
@@ -95,11 +95,11 @@ class Load:
         pid = self.guest.machine.process.pid
         return sum(
             int(Path(f"/proc/{pid}/task/{cpu['thread-id']}/schedstat").read_text().split()[0])
-            for cpu in self.guest.qmp.command("query-cpus-fast")
+            for cpu in self.guest.qmp.execute_command("query-cpus-fast")
         )
 
 
-async def _measure(
+async def _measure_slowdown(
     guest: KvmMachine, probes: Sequence[str], rounds: int, *, counted: bool
 ) -> dict[str, Times]:
     loads = {name: Load(guest, name, counted=counted) for name in LOADS}
@@ -110,20 +110,20 @@ async def _measure(
             # Both ways round in a round: what comes first is not the same to either.
             found: dict[str, tuple[list[float], list[float]]] = {name: ([], []) for name in LOADS}
             for loaded in (True, False, False, True) if number % 2 else (False, True, True, False):
-                await _load(seen, probes if loaded else ())
+                await _load_probes(seen, probes if loaded else ())
                 for name, load in loads.items():
-                    found[name][loaded].append(await load.time())
+                    found[name][loaded].append(await load.time_one())
             for name, (off, on) in found.items():
                 times[name].off.append(sum(off) / 2)
                 times[name].on.append(sum(on) / 2)
-            note(
+            note_progress(
                 f"round {number + 1}: "
                 + ", ".join(f"{name} {each.ratios[-1] - 1:+.1%}" for name, each in times.items())
             )
     return times
 
 
-async def _load(seen: Watch, probes: Sequence[str]) -> None:
+async def _load_probes(seen: Watch, probes: Sequence[str]) -> None:
     await seen.collecting(*probes)
     if not probes:
         await seen.see(lambda: not seen.session._channels, "all unloaded")
@@ -136,18 +136,18 @@ def main() -> int:
     parser.add_argument("probe", nargs="*", help="only these (all)")
     arguments = parser.parse_args()
     counted = not arguments.cpu_time
-    kernel = images.kernel()
+    kernel = images.kernel_of_tree()
     with (
         tempfile.TemporaryDirectory(prefix="vesper-slowdown-") as directory,
         kvm_machine(kernel, build(kernel), Path(directory), cpus=1, counted=counted) as guest,
     ):
         wanted = arguments.probe or PROBES
-        times = asyncio.run(_measure(guest, wanted, arguments.rounds, counted=counted))
+        times = asyncio.run(_measure_slowdown(guest, wanted, arguments.rounds, counted=counted))
     print("CPU time" if arguments.cpu_time else "1 ns: an instruction")
     print("| load | without | with | slower by, median | 95 % of it | rounds |")
     print("|---|---|---|---|---|---|")
     for load, each in times.items():
-        low, high = _interval(each.ratios)
+        low, high = _bootstrap_interval(each.ratios)
         print(
             f"| {load} | {statistics.median(each.off) / 1e3:.1f} µs "
             f"| {statistics.median(each.on) / 1e3:.1f} µs "

@@ -17,7 +17,7 @@ from vesper_monitor.guest.life import LifeReader
 from vesper_monitor.guest.points.point import Point
 from vesper_monitor.guest.session import Session, SessionState
 
-__all__ = ["HANG_TIMEOUT", "Watched", "watched"]
+__all__ = ["HANG_TIMEOUT", "Watched", "watch_guest"]
 
 #: s, the default.
 HANG_TIMEOUT = 5.0
@@ -31,20 +31,20 @@ class Watched:
     transport: MachineTransport
     session: Session
 
-    def signs(self) -> list[int]:
+    def read_counters(self) -> list[int]:
         """Interrupts and runs of threads that each CPU of the guest has counted."""
         guest = self.session._guest
         if guest is None:
             return []
         reader = LifeReader(guest.link, guest.hello.life, guest.hello.nr_cpus)
         try:
-            return [count for sign in reader.read() for count in (sign.irqs, sign.runs)]
+            return [count for sign in reader.read_signs() for count in (sign.irqs, sign.runs)]
         finally:
             reader.close()
 
 
 @asynccontextmanager
-async def watched(
+async def watch_guest(
     guest: Machine,
     tell: Callable[[list[Event]], None],
     *,
@@ -66,7 +66,7 @@ async def watched(
         points=points,
         hang_timeout=lambda: HANG_TIMEOUT,
     )
-    task = asyncio.create_task(session.run())
+    task = asyncio.create_task(session.run_session())
     try:
         end = time.monotonic() + ACTIVE
         while session.state is not SessionState.ACTIVE:
@@ -75,5 +75,5 @@ async def watched(
             await asyncio.sleep(0.02)
         yield Watched(guest, transport, session)
     finally:
-        await session.close(deactivate=False)
+        await session.close_session(deactivate=False)
         await asyncio.wait_for(task, 10)

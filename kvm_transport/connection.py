@@ -71,8 +71,8 @@ class Connection:
     def start(self) -> None:
         self._loop = asyncio.get_running_loop()
         _event_loop()
-        threading.Thread(target=self._work, name="libvirt-calls", daemon=True).start()
-        self._task = asyncio.create_task(self._keep())
+        threading.Thread(target=self._run_calls, name="libvirt-calls", daemon=True).start()
+        self._task = asyncio.create_task(self._keep_connected())
 
     async def stop(self) -> None:
         if self._task is not None:
@@ -88,7 +88,7 @@ class Connection:
         trouble = "libvirtd does not answer" if self._overdue else self._trouble
         return f"{self._uri}: {trouble}" if trouble is not None else None
 
-    async def state(self, uuid: str) -> tuple[int, int, Mapping[str, str]] | None:
+    async def read_state(self, uuid: str) -> tuple[int, int, Mapping[str, str]] | None:
         """State, its reason, and the disks with errors; None: it knows no such domain.
 
         :raises Away:
@@ -96,7 +96,7 @@ class Connection:
         connection = self._connection
 
         def ask() -> tuple[int, int, Mapping[str, str]] | None:
-            libvirt = _libvirt()
+            libvirt = _import_libvirt()
             try:
                 domain = connection.lookupByUUIDString(uuid)
                 state, reason = domain.state()
@@ -115,23 +115,25 @@ class Connection:
             raise Away(self.trouble)
         try:
             async with asyncio.timeout(LIMIT):
-                return await self._call(ask)
+                return await self._call_in_thread(ask)
         except TimeoutError:
             raise Away(f"{self._uri}: no answer from libvirtd within {LIMIT:g} s") from None
-        except _libvirt().libvirtError as error:
+        except _import_libvirt().libvirtError as error:
             raise Away(f"{self._uri}: {error}") from None
 
     # ------------------------------------------------------------- connecting
 
-    async def _keep(self) -> None:
+    async def _keep_connected(self) -> None:
         pause = RETRY_FIRST
         while True:
             closed = asyncio.Event()
             try:
                 # A libvirtd that hangs keeps this waiting until it goes on, or ends.
-                self._connection = await self._call(functools.partial(self._open, closed))
-            except _libvirt().libvirtError as error:
-                self._complain(str(error))
+                self._connection = await self._call_in_thread(
+                    functools.partial(self._open_connection, closed)
+                )
+            except _import_libvirt().libvirtError as error:
+                self._log_trouble(str(error))
                 await asyncio.sleep(pause)
                 pause = min(pause * 2, RETRY_LAST)
                 continue
@@ -142,23 +144,23 @@ class Connection:
             await closed.wait()
             connection, self._connection = self._connection, None
             self._calls.put(connection.close)
-            self._complain("the connection to libvirtd has ended")
+            self._log_trouble("the connection to libvirtd has ended")
 
-    def _complain(self, trouble: str) -> None:
+    def _log_trouble(self, trouble: str) -> None:
         if trouble != self._trouble:
             _LOG.warning("%s: %s; going on with QEMU's processes", self._uri, trouble)
         self._trouble = trouble
 
-    def _open(self, closed: asyncio.Event) -> Any:
+    def _open_connection(self, closed: asyncio.Event) -> Any:
         """On the thread for calls. :raises libvirtError:"""
-        libvirt = _libvirt()
+        libvirt = _import_libvirt()
         connection = libvirt.open(self._uri)
         try:
             connection.setKeepAlive(KEEPALIVE, KEEPALIVES)
-            connection.registerCloseCallback(lambda *_: self._tell(closed.set), None)
+            connection.registerCloseCallback(lambda *_: self._call_on_loop(closed.set), None)
             for kind in ("LIFECYCLE", "REBOOT", "WATCHDOG", "IO_ERROR_REASON", "MEMORY_FAILURE"):
                 number = getattr(libvirt, f"VIR_DOMAIN_EVENT_ID_{kind}")
-                connection.domainEventRegisterAny(None, number, self._happened, kind)
+                connection.domainEventRegisterAny(None, number, self._handle_event, kind)
         except BaseException:
             connection.close()
             raise
@@ -166,16 +168,16 @@ class Connection:
 
     # ---------------------------------------------------------------- threads
 
-    def _happened(self, _connection: Any, domain: Any, *arguments: Any) -> None:
+    def _handle_event(self, _connection: Any, domain: Any, *arguments: Any) -> None:
         """On the thread for events."""
         *said, kind = arguments
-        self._tell(self._on_event, domain.UUIDString(), kind, tuple(said))
+        self._call_on_loop(self._on_event, domain.UUIDString(), kind, tuple(said))
 
-    def _tell(self, callback: Callable[..., object], *arguments: Any) -> None:
+    def _call_on_loop(self, callback: Callable[..., object], *arguments: Any) -> None:
         with contextlib.suppress(RuntimeError):  # the loop has ended
             self._loop.call_soon_threadsafe(callback, *arguments)
 
-    async def _call(self, function: Callable[[], _T]) -> _T:
+    async def _call_in_thread(self, function: Callable[[], _T]) -> _T:
         """On the thread for calls."""
         future: asyncio.Future[_T] = self._loop.create_future()
 
@@ -191,9 +193,9 @@ class Connection:
             try:
                 result = function()
             except Exception as error:
-                self._tell(done, None, error)
+                self._call_on_loop(done, None, error)
             else:
-                self._tell(done, result, None)
+                self._call_on_loop(done, result, None)
 
         self._calls.put(work)
         try:
@@ -202,14 +204,14 @@ class Connection:
             self._overdue += 1
             raise
 
-    def _work(self) -> None:
+    def _run_calls(self) -> None:
         while True:
             call = self._calls.get()
             with contextlib.suppress(Exception):  # of close(): it is closed
                 call()
 
 
-def _libvirt() -> Any:
+def _import_libvirt() -> Any:
     """Debian's python3-libvirt. Not needed where the transport is not used."""
     import libvirt
 
@@ -219,7 +221,7 @@ def _libvirt() -> Any:
 @functools.cache
 def _event_loop() -> threading.Thread:
     """The library has one for all connections."""
-    libvirt = _libvirt()
+    libvirt = _import_libvirt()
     libvirt.registerErrorHandler(lambda *_: None, None)  # raised as well
     libvirt.virEventRegisterDefaultImpl()
 

@@ -42,14 +42,14 @@ class Doorbells:
         self._loop = asyncio.get_running_loop()
         self._epoll = select.epoll()
         self._bells: dict[int, _Bell] = {}
-        self._loop.add_reader(self._epoll.fileno(), self._hear)
+        self._loop.add_reader(self._epoll.fileno(), self._hear_rings)
 
-    def add(self, eventfd: int, rung: Callable[[], None]) -> None:
+    def add_doorbell(self, eventfd: int, rung: Callable[[], None]) -> None:
         """:param rung: called on the loop after each ring (they coalesce), and for one before."""
         self._epoll.register(eventfd, _LISTEN)
         self._bells[eventfd] = _Bell(rung)
 
-    def remove(self, eventfd: int) -> None:
+    def remove_doorbell(self, eventfd: int) -> None:
         """Before it is closed. May be called twice."""
         bell = self._bells.pop(eventfd, None)
         if bell is not None:
@@ -61,12 +61,12 @@ class Doorbells:
     def close(self) -> None:
         """May be called twice."""
         for eventfd in list(self._bells):
-            self.remove(eventfd)
+            self.remove_doorbell(eventfd)
         if not self._epoll.closed:
             self._loop.remove_reader(self._epoll.fileno())
             self._epoll.close()
 
-    def _hear(self) -> None:
+    def _hear_rings(self) -> None:
         now = self._loop.time()
         for eventfd, _what in self._epoll.poll(0, _IN_A_TURN):
             bell = self._bells.get(eventfd)
@@ -77,20 +77,20 @@ class Doorbells:
             bell.count += 1
             if bell.count > _MANY:
                 self._epoll.modify(eventfd, 0)
-                bell.later = self._loop.call_later(_CALM, self._listen, eventfd, bell)
+                bell.later = self._loop.call_later(_CALM, self._listen_again, eventfd, bell)
             else:
-                _ring(bell)
+                _ring_bell(bell)
 
-    def _listen(self, eventfd: int, bell: _Bell) -> None:
+    def _listen_again(self, eventfd: int, bell: _Bell) -> None:
         """Again. What came meanwhile is heard now, what comes from now on rings."""
         bell.later = None
         with contextlib.suppress(BlockingIOError):
             os.eventfd_read(eventfd)
         self._epoll.modify(eventfd, _LISTEN)
-        _ring(bell)
+        _ring_bell(bell)
 
 
-def _ring(bell: _Bell) -> None:
+def _ring_bell(bell: _Bell) -> None:
     try:
         bell.rung()
     except Exception:  # it must not keep the others from being heard

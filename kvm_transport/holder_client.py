@@ -23,7 +23,7 @@ __all__ = [
     "Qemu",
     "QemuChange",
     "Status",
-    "ping",
+    "ping_server",
 ]
 
 CONTROL = "/run/vesper-ivshmem/control.sock"
@@ -71,7 +71,7 @@ class Attachment:
     to_guest: int
     connection: socket.socket
 
-    def lost(self) -> str | None:
+    def find_loss(self) -> str | None:
         """To be asked when :attr:`connection` can be read: why the VM is lost.
 
         None: the holder itself has ended; the descriptors go on working.
@@ -93,7 +93,7 @@ class Attachment:
         self.memory = self.to_host = self.to_guest = -1
 
 
-def ping(path: str = CONTROL, *, limit: float = 1.0) -> Status:
+def ping_server(path: str = CONTROL, *, limit: float = 1.0) -> Status:
     """Is the holder there, and has it room for another VM?
 
     Blocks for ``limit`` seconds at most.
@@ -101,7 +101,7 @@ def ping(path: str = CONTROL, *, limit: float = 1.0) -> Status:
     :raises HolderError: it does not answer: a QEMU that is started now with a
         VESPER device would fail, or wait for ever.
     """
-    connection, answer, _ = _ask(path, "ping", limit)
+    connection, answer, _ = _ask_server(path, "ping", limit)
     connection.close()
     try:
         return Status(int(answer["vms"]), int(answer["free"]), int(answer["size"]))
@@ -115,20 +115,20 @@ class Holder:
     def __init__(self, path: str = CONTROL) -> None:
         self.path = path
 
-    async def list(self) -> list[Qemu]:
+    async def list_qemus(self) -> list[Qemu]:
         """:raises HolderError:"""
-        connection, answer, _ = await asyncio.to_thread(_ask, self.path, "list", LIMIT)
+        connection, answer, _ = await asyncio.to_thread(_ask_server, self.path, "list", LIMIT)
         connection.close()
-        return _qemus(self.path, answer)
+        return _parse_qemus(self.path, answer)
 
-    async def attach(self, pid: int) -> Attachment:
+    async def attach_to_qemu(self, pid: int) -> Attachment:
         """Whoever is attached to this QEMU now loses it.
 
         :raises HolderRefused: that process has no VESPER device.
         :raises HolderError:
         """
         connection, answer, descriptors = await asyncio.to_thread(
-            _ask, self.path, f"attach {pid}", LIMIT
+            _ask_server, self.path, f"attach {pid}", LIMIT
         )
         connection.setblocking(False)
         size = answer.get("size")
@@ -140,7 +140,7 @@ class Holder:
         memory, to_host, to_guest = descriptors
         return Attachment(size, memory, to_host, to_guest, connection)
 
-    async def watch(self) -> AsyncIterator[QemuChange]:
+    async def watch_qemus(self) -> AsyncIterator[QemuChange]:
         """First those that are there, then what changes, until the holder ends.
 
         :raises HolderError: it does not run, or has ended: call again later.
@@ -148,27 +148,29 @@ class Holder:
         try:
             reader, writer = await asyncio.open_unix_connection(self.path, limit=_MAX_ANSWER)
         except OSError as error:
-            raise _unreachable(self.path, error) from None
+            raise _unreachable_error(self.path, error) from None
         try:
             writer.write(b"watch\n")
             async with asyncio.timeout(LIMIT):
                 first = await reader.readline()
-            for qemu in _qemus(self.path, _parse(self.path, first)):
+            for qemu in _parse_qemus(self.path, _parse_answer(self.path, first)):
                 yield QemuChange(qemu.pid, come=True)
             while line := await reader.readline():
-                news = _parse(self.path, line)
+                news = _parse_answer(self.path, line)
                 come = "come" in news
                 pid = news.get("come" if come else "gone")
                 if isinstance(pid, int):
                     yield QemuChange(pid, come=come)
         except (OSError, TimeoutError, ValueError) as error:
-            raise _unreachable(self.path, error) from None
+            raise _unreachable_error(self.path, error) from None
         finally:
             writer.close()
         raise HolderError(f"{self.path}: vesper-ivshmem has ended")
 
 
-def _ask(path: str, request: str, limit: float) -> tuple[socket.socket, dict[str, Any], list[int]]:
+def _ask_server(
+    path: str, request: str, limit: float
+) -> tuple[socket.socket, dict[str, Any], list[int]]:
     """:raises HolderError:"""
     connection = socket.socket(socket.AF_UNIX)
     connection.settimeout(limit)
@@ -183,18 +185,18 @@ def _ask(path: str, request: str, limit: float) -> tuple[socket.socket, dict[str
             if not more:
                 raise ConnectionResetError("closed by vesper-ivshmem")
             data += more
-        answer = _parse(path, data)
+        answer = _parse_answer(path, data)
     except (OSError, HolderError) as error:
         connection.close()
         for descriptor in descriptors:
             os.close(descriptor)
         if isinstance(error, HolderError):
             raise
-        raise _unreachable(path, error) from None
+        raise _unreachable_error(path, error) from None
     return connection, answer, descriptors
 
 
-def _parse(path: str, line: bytes) -> dict[str, Any]:
+def _parse_answer(path: str, line: bytes) -> dict[str, Any]:
     """:raises HolderError:"""
     try:
         answer = json.loads(line)
@@ -207,14 +209,14 @@ def _parse(path: str, line: bytes) -> dict[str, Any]:
     return answer
 
 
-def _qemus(path: str, answer: dict[str, Any]) -> list[Qemu]:
+def _parse_qemus(path: str, answer: dict[str, Any]) -> list[Qemu]:
     try:
         return [Qemu(int(vm["pid"]), float(vm["since"])) for vm in answer["vms"]]
     except (KeyError, TypeError, ValueError):
         raise HolderError(f"{path}: not a list of VMs: {answer}") from None
 
 
-def _unreachable(path: str, error: Exception) -> HolderError:
+def _unreachable_error(path: str, error: Exception) -> HolderError:
     if isinstance(error, TimeoutError):
         return HolderError(f"{path}: no answer; see: systemctl status vesper-ivshmem")
     if isinstance(error, (FileNotFoundError, ConnectionRefusedError)):

@@ -26,7 +26,7 @@ WORD = 1.0
 
 
 class Life:
-    """Made by :meth:`meet`."""
+    """Made by :meth:`meet_process`."""
 
     def __init__(
         self, domain: Domain, pid: int, pidfd: int, on_end: Callable[[Life], None]
@@ -44,10 +44,10 @@ class Life:
         self._on_end = on_end
         self._loop = asyncio.get_running_loop()
         self._end: asyncio.Future[DomainReport] = self._loop.create_future()
-        self._loop.add_reader(pidfd, self.look)
+        self._loop.add_reader(pidfd, self.look_for_end)
 
     @classmethod
-    def meet(
+    def meet_process(
         cls, status: StatusFile, directory: Path, on_end: Callable[[Life], None]
     ) -> Life | None:
         """None: that QEMU has ended.
@@ -57,14 +57,14 @@ class Life:
         """
         pid_file = directory / f"{status.name}.pid"
         # Nobody else's process is held, not even for a moment.
-        if not qemu.holds(status.pid, pid_file):
+        if not qemu.holds_lock(status.pid, pid_file):
             return None
         try:
             pidfd = os.pidfd_open(status.pid)
         except ProcessLookupError:
             return None
         try:
-            began = qemu.started(status.pid)
+            began = qemu.process_start_time(status.pid)
             if began is None and not _has_ended(pidfd):
                 raise TransportError(
                     f"QEMU (process {status.pid}) does not show in /proc: is that mounted with "
@@ -73,7 +73,7 @@ class Life:
             # All that was asked by number is of the process that we hold, if it lives.
             if (
                 began is not None
-                and qemu.holds(status.pid, pid_file)
+                and qemu.holds_lock(status.pid, pid_file)
                 and not _has_ended(pidfd)
             ):
                 domain = Domain(status.name, began, status.uuid)
@@ -85,7 +85,7 @@ class Life:
                 os.close(pidfd)
         return None
 
-    def look(self) -> None:
+    def look_for_end(self) -> None:
         """Notice its end, if it has come."""
         if not self.ended and _has_ended(self._pidfd):
             self.ended = True
@@ -99,14 +99,14 @@ class Life:
             os.close(self._pidfd)
             self._pidfd = -1
 
-    def explain(self, detail: int | None) -> bool:
+    def explain_end(self, detail: int | None) -> bool:
         """libvirt says why it has ended, as of states.end(). :returns: whether that is new."""
         if self._end.done():
             return False
-        self._end.set_result(states.end(detail, self.said))
+        self._end.set_result(states.make_end_report(detail, self.said))
         return True
 
-    async def end(self, *, wait: bool) -> DomainReport:
+    async def wait_for_report(self, *, wait: bool) -> DomainReport:
         """After its end.
 
         :param wait: libvirt may still say why; not for long.
@@ -117,7 +117,7 @@ class Life:
                     return await asyncio.shield(self._end)
             except TimeoutError:
                 pass
-        self.explain(None)
+        self.explain_end(None)
         return self._end.result()
 
 

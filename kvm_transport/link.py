@@ -25,10 +25,10 @@ __all__ = ["KvmLink", "is_wanted"]
 
 _LOG = logging.getLogger(__name__)
 
-_STATE = abi.offset(abi.ShmHead, "state")
-_EPOCH = abi.offset(abi.ShmHead, "epoch")
-_ANSWER = abi.offset(abi.ShmHead, "answer")
-_WANTED = abi.offset(abi.ShmHead, "wanted")
+_STATE = abi.field_offset(abi.ShmHead, "state")
+_EPOCH = abi.field_offset(abi.ShmHead, "epoch")
+_ANSWER = abi.field_offset(abi.ShmHead, "answer")
+_WANTED = abi.field_offset(abi.ShmHead, "wanted")
 
 #: s for the guest to close its end; it may be dead.
 _CLOSE_TIMEOUT = 3.0
@@ -39,9 +39,9 @@ _RING_AGAIN = 0.5
 _LOOK_AGAIN = 0.5
 
 
-async def _attach(holder: Holder, pid: int, domain: Domain) -> Attachment:
+async def _attach_to_qemu(holder: Holder, pid: int, domain: Domain) -> Attachment:
     try:
-        return await holder.attach(pid)
+        return await holder.attach_to_qemu(pid)
     except HolderRefused as error:
         raise FrontendMissing(
             f"{domain.name}: its QEMU (process {pid}) has no VESPER device: {error}; add one and "
@@ -58,7 +58,7 @@ async def is_wanted(holder: Holder, pid: int, domain: Domain) -> bool:
 
     :raises TransportError: not to be had.
     """
-    attachment = await _attach(holder, pid, domain)
+    attachment = await _attach_to_qemu(holder, pid, domain)
     try:
         memory = SharedMemory(attachment.memory)
         try:
@@ -70,7 +70,7 @@ async def is_wanted(holder: Holder, pid: int, domain: Domain) -> bool:
 
 
 class KvmLink:
-    """See :class:`vesper_monitor.transport.Link`. Made by :meth:`connect`."""
+    """See :class:`vesper_monitor.transport.Link`. Made by :meth:`connect_guest`."""
 
     def __init__(self, domain: Domain, attachment: Attachment, doorbells: Doorbells) -> None:
         """:raises TransportError:"""
@@ -86,11 +86,11 @@ class KvmLink:
         self._moved = asyncio.Event()  # the guest has rung, or is lost
         self._loop = asyncio.get_running_loop()
         self._doorbells = doorbells
-        doorbells.add(attachment.to_host, self._rung)
+        doorbells.add_doorbell(attachment.to_host, self._handle_ring)
         self._loop.add_reader(attachment.connection, self._holder_says)
 
     @classmethod
-    async def connect(
+    async def connect_guest(
         cls,
         holder: Holder,
         pid: int,
@@ -112,32 +112,34 @@ class KvmLink:
         end = asyncio.get_running_loop().time() + timeout
         while True:
             try:
-                attachment = await _attach(holder, pid, domain)
+                attachment = await _attach_to_qemu(holder, pid, domain)
                 break
             except FrontendMissing:
                 if asyncio.get_running_loop().time() + _LOOK_AGAIN > end:
                     raise
             await asyncio.sleep(_LOOK_AGAIN)
-        link = cls._of(domain, attachment, doorbells)
+        link = cls._make_link(domain, attachment, doorbells)
         try:
-            await link._activate(end)
+            await link._activate_guest(end)
         except BaseException:
             await link.close(deactivate=False)
             raise
         return link
 
     @classmethod
-    async def end(cls, holder: Holder, pid: int, domain: Domain, doorbells: Doorbells) -> None:
+    async def end_activation(
+        cls, holder: Holder, pid: int, domain: Domain, doorbells: Doorbells
+    ) -> None:
         """Deactivate a guest to which there is no link.
 
         :raises FrontendMissing: QEMU has no device.
         :raises TransportError:
         """
-        link = cls._of(domain, await _attach(holder, pid, domain), doorbells)
+        link = cls._make_link(domain, await _attach_to_qemu(holder, pid, domain), doorbells)
         await link.close(deactivate=True)
 
     @classmethod
-    def _of(cls, domain: Domain, attachment: Attachment, doorbells: Doorbells) -> KvmLink:
+    def _make_link(cls, domain: Domain, attachment: Attachment, doorbells: Doorbells) -> KvmLink:
         try:
             return cls(domain, attachment, doorbells)
         except TransportError as error:
@@ -149,15 +151,15 @@ class KvmLink:
         assert self._cchan is not None, "not connected"
         return self._cchan
 
-    def map(self, handle: int, pages: int, *, writable: bool = False) -> RegionMapping:
+    def map_region(self, handle: int, pages: int, *, writable: bool = False) -> RegionMapping:
         if not 0 < pages <= abi.MAX_REGION_PAGES:
             raise TransportError(f"{self.domain.name}: a region of {pages} pages")
         try:
-            return self._memory.region(handle, pages, writable=writable)
+            return self._memory.map_region(handle, pages, writable=writable)
         except TransportError as error:
             raise TransportError(f"{self.domain.name}: {error}") from None
 
-    def notify(self) -> None:
+    def notify_guest(self) -> None:
         try:
             os.eventfd_write(self._attachment.to_guest, 1)
         except BlockingIOError:
@@ -171,7 +173,7 @@ class KvmLink:
         if callback is not None and self._lost is not None:
             callback(self._lost)
 
-    def lose(self, reason: str) -> None:
+    def lose_link(self, reason: str) -> None:
         """The guest's end has gone; what the transport knows by itself."""
         if self._lost is not None:
             return
@@ -185,9 +187,9 @@ class KvmLink:
             return  # closed already
         self._cchan = None
         if deactivate and self._lost is None:
-            await self._deactivate()
+            await self._deactivate_guest()
         self._lost = self._lost or "closed"
-        self._doorbells.remove(self._attachment.to_host)
+        self._doorbells.remove_doorbell(self._attachment.to_host)
         self._loop.remove_reader(self._attachment.connection)
         try:
             self._memory.close()
@@ -197,14 +199,14 @@ class KvmLink:
 
     # ------------------------------------------------------------- activation
 
-    async def _activate(self, end: float) -> None:
+    async def _activate_guest(self, end: float) -> None:
         """:param end: by the loop's clock."""
         number = 1 + secrets.randbelow((1 << 32) - 1)
         try:
             async with asyncio.timeout_at(end):
                 while abi.load_u32(self._head, _ANSWER) != number:
                     abi.store_u32(self._head, _WANTED, number)
-                    await self._ring()
+                    await self._ring_and_wait()
         except TimeoutError:
             raise FrontendSilent(
                 f"{self.domain.name}: no answer from VESPER in the guest's kernel; load the "
@@ -220,23 +222,23 @@ class KvmLink:
         if head.version != abi.ABI_VERSION:
             _LOG.warning("%s: shared memory of version %d", self.domain.name, head.version)
         self._epoch = head.epoch
-        self._cchan = self.map(head.cchan, 1, writable=True)
+        self._cchan = self.map_region(head.cchan, 1, writable=True)
 
-    async def _deactivate(self) -> None:
+    async def _deactivate_guest(self) -> None:
         abi.store_u32(self._head, _WANTED, 0)
         try:
             async with asyncio.timeout(_CLOSE_TIMEOUT):
                 while abi.load_u32(self._head, _STATE) == abi.ShmState.ACTIVE:
-                    await self._ring()
+                    await self._ring_and_wait()
         except TimeoutError:
             _LOG.warning("%s: the guest has not let go of its memory", self.domain.name)
         except LinkLost:
             pass
 
-    async def _ring(self) -> None:
+    async def _ring_and_wait(self) -> None:
         """And wait for an answer, but not for long. :raises LinkLost:"""
         self._moved.clear()
-        self.notify()
+        self.notify_guest()
         try:
             async with asyncio.timeout(_RING_AGAIN):
                 await self._moved.wait()
@@ -247,7 +249,7 @@ class KvmLink:
 
     # ---------------------------------------------------------------- signals
 
-    def _rung(self) -> None:
+    def _handle_ring(self) -> None:
         self._moved.set()
         if self._cchan is None:
             return  # not connected yet
@@ -255,14 +257,14 @@ class KvmLink:
             abi.load_u32(self._head, _STATE) != abi.ShmState.ACTIVE
             or abi.load_u32(self._head, _EPOCH) != self._epoch
         ):
-            self.lose("the guest has closed its VESPER device")
+            self.lose_link("the guest has closed its VESPER device")
         elif self._notified is not None:
             self._notified()
 
     def _holder_says(self) -> None:
         self._loop.remove_reader(self._attachment.connection)
-        reason = self._attachment.lost()
+        reason = self._attachment.find_loss()
         if reason is None:
             _LOG.warning("%s: vesper-ivshmem has ended; the guest stays", self.domain.name)
         else:
-            self.lose(reason)
+            self.lose_link(reason)

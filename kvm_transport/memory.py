@@ -54,7 +54,7 @@ class SharedMemory:
         self._regions: set[RegionMapping] = set()
         self.head = RegionMapping(memoryview(self._map)[: abi.PAGE_SIZE], self._regions)
 
-    def region(self, offset: int, pages: int, *, writable: bool) -> RegionMapping:
+    def map_region(self, offset: int, pages: int, *, writable: bool) -> RegionMapping:
         """
         :param offset: the guest's word.
         :raises TransportError: it is not in there.

@@ -22,7 +22,7 @@ from vesper_monitor.transport import TransportError, VcpuState, VcpuUse
 from vesper_monitor.vm_name import explain_bad_name
 from vesper_monitor.xml_parser import parse_xml
 
-__all__ = ["StatusFile", "StatusFiles", "holds", "started", "vcpus"]
+__all__ = ["StatusFile", "StatusFiles", "holds_lock", "process_start_time", "read_vcpu_use"]
 
 _TICKS = os.sysconf("SC_CLK_TCK")
 #: Of a file's content: its inode and time, as libvirt puts a new file in its place.
@@ -39,7 +39,7 @@ class StatusFile:
     name: str
     uuid: str
     pid: int
-    #: libvirt's words, as of :func:`kvm_transport.states.words`
+    #: libvirt's words, as of :func:`kvm_transport.states.state_words`
     state: str
     reason: str
 
@@ -51,8 +51,8 @@ class StatusFiles:
         self.directory = directory
         self._read: dict[str, tuple[_Mark, StatusFile | None]] = {}
 
-    def read(self) -> list[StatusFile]:
-        """But for those that are broken, which :meth:`of` tells.
+    def read_all(self) -> list[StatusFile]:
+        """But for those that are broken, which :meth:`read_status_of` tells.
 
         :raises TransportError: they cannot be read, so nothing is known.
         """
@@ -72,7 +72,7 @@ class StatusFiles:
         self._read = read
         return [status for _, status in read.values() if status is not None]
 
-    def of(self, name: str) -> StatusFile | None:
+    def read_status_of(self, name: str) -> StatusFile | None:
         """One domain's; None: it has none.
 
         :raises TransportError: it cannot be read.
@@ -107,10 +107,10 @@ class StatusFiles:
                 raise TransportError(f"{path}: not a status file of libvirt's: {error.strerror}"
                                      ) from None  # fmt: skip
             raise
-        return mark, _parse(path, data)
+        return mark, _parse_status(path, data)
 
 
-def _parse(path: Path, data: bytes) -> StatusFile | None:
+def _parse_status(path: Path, data: bytes) -> StatusFile | None:
     """None: it does not run. :raises TransportError:"""
     try:
         root = parse_xml(data)
@@ -127,7 +127,7 @@ def _parse(path: Path, data: bytes) -> StatusFile | None:
     )
 
 
-def holds(pid: int, path: Path) -> bool:
+def holds_lock(pid: int, path: Path) -> bool:
     """Whether that process is the one that locks a pid file.
 
     :raises TransportError: the file cannot be read.
@@ -138,15 +138,15 @@ def holds(pid: int, path: Path) -> bool:
         raise TransportError(f"{path}: {error.strerror}") from None
 
 
-def started(pid: int) -> int | None:
+def process_start_time(pid: int) -> int | None:
     """When a process began, in 1/100 s since the host's boot; None: there is none."""
     try:
-        return int(_stat(f"/proc/{pid}/stat")[19])
+        return int(_read_stat(f"/proc/{pid}/stat")[19])
     except OSError:
         return None
 
 
-def vcpus(pid: int) -> tuple[VcpuUse, ...]:
+def read_vcpu_use(pid: int) -> tuple[VcpuUse, ...]:
     """The virtual CPUs: threads of QEMU's, which libvirt has it name.
 
     What wakes one that sleeps may be QEMU's main thread: while that waits for
@@ -157,13 +157,13 @@ def vcpus(pid: int) -> tuple[VcpuUse, ...]:
     tasks = Path(f"/proc/{pid}/task")
     found = []
     try:
-        main_waits = _stat(f"{tasks}/{pid}/stat")[0] != "S"
+        main_waits = _read_stat(f"{tasks}/{pid}/stat")[0] != "S"
         for thread in os.listdir(tasks):
             try:
                 match = _VCPU.fullmatch((tasks / thread / "comm").read_text().strip())
                 if match is not None:
-                    fields = _stat(f"{tasks}/{thread}/stat")
-                    found.append(_vcpu(int(match[1]), fields, main_waits))
+                    fields = _read_stat(f"{tasks}/{thread}/stat")
+                    found.append(_parse_vcpu(int(match[1]), fields, main_waits))
             except (FileNotFoundError, ProcessLookupError):
                 continue  # a thread that has just ended
     except OSError as error:
@@ -173,7 +173,7 @@ def vcpus(pid: int) -> tuple[VcpuUse, ...]:
     return tuple(sorted(found, key=lambda use: use.cpu))
 
 
-def _vcpu(cpu: int, fields: list[str], main_waits: bool) -> VcpuUse:
+def _parse_vcpu(cpu: int, fields: list[str], main_waits: bool) -> VcpuUse:
     ran = (int(fields[11]) + int(fields[12])) / _TICKS
     # A stopped process's threads could run, but for that.
     asleep = VcpuState.RUNNABLE if main_waits else VcpuState.BLOCKED
@@ -181,7 +181,7 @@ def _vcpu(cpu: int, fields: list[str], main_waits: bool) -> VcpuUse:
     return VcpuUse(cpu, ran, states.get(fields[0], VcpuState.RUNNABLE))
 
 
-def _stat(path: str) -> list[str]:
+def _read_stat(path: str) -> list[str]:
     """proc(5), from the state on: the name before it may hold anything."""
     with open(path, encoding="utf-8", errors="replace") as file:
         return file.read().rpartition(") ")[2].split()

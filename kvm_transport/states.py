@@ -17,15 +17,15 @@ from vesper_monitor.transport import Cause, DomainReport, DomainState, Notice
 __all__ = [
     "SWITCHES_OFF",
     "Lifecycle",
-    "described",
-    "end",
+    "describe_io_error",
     "io_error",
     "io_notice",
+    "make_end_report",
+    "make_report",
+    "make_watchdog_notice",
     "memory_failure",
-    "report",
+    "state_words",
     "stays_paused",
-    "watchdog",
-    "words",
 ]
 
 #: virDomainState
@@ -62,14 +62,14 @@ _PAUSES: Mapping[str, tuple[Cause, str]] = {
 PANIC = "its kernel has panicked"
 
 
-def words(state: int, reason: int) -> tuple[str, str]:
+def state_words(state: int, reason: int) -> tuple[str, str]:
     """libvirt's numbers as its words."""
     word = _STATES[state] if 0 <= state < len(_STATES) else str(state)
     reasons = _REASONS.get(word, ())
     return word, reasons[reason] if 0 <= reason < len(reasons) else "unknown"
 
 
-def report(state: str, reason: str) -> DomainReport:
+def make_report(state: str, reason: str) -> DomainReport:
     """Of a domain whose QEMU is there."""
     if state == "paused" and reason == "panicked":
         state = "crashed"  # found so when libvirtd was started
@@ -91,7 +91,7 @@ def report(state: str, reason: str) -> DomainReport:
     return DomainReport(DomainState.RUNNING)
 
 
-def described(path: str, alias: str, reason: str) -> str:
+def describe_io_error(path: str, alias: str, reason: str) -> str:
     """Of an I/O error's event: where, and what."""
     what = {"enospc": "no space left", "eperm": "not permitted"}.get(reason, reason)
     where = path or alias or "a disk"
@@ -154,7 +154,7 @@ _KILLED = DomainReport(
 )
 
 
-def end(detail: int | None, said_before: str = "") -> DomainReport:
+def make_end_report(detail: int | None, said_before: str = "") -> DomainReport:
     """Of a domain whose QEMU has ended.
 
     :param detail: of libvirt's STOPPED; None: it has said nothing.
@@ -184,7 +184,7 @@ _ACTIONS = ("nothing is done", "it is paused", "it is reset", "it is switched of
 SWITCHES_OFF = (3, 4)
 
 
-def watchdog(action: int) -> Notice:
+def make_watchdog_notice(action: int) -> Notice:
     """Of itself no failure: a pause and an end are, and a guest that is reset begins anew."""
     what = _ACTIONS[action] if 0 <= action < len(_ACTIONS) else f"action {action}"
     return Notice("watchdog", f"its watchdog has expired: {what}")

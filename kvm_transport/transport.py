@@ -68,7 +68,7 @@ class KvmTransport:
             if not isinstance(value, str):
                 raise ValueError(f"{value!r} must be a string")
         self._files = StatusFiles(Path(run_dir))
-        self._connection = Connection(uri, self._happened, self._libvirt_is_up)
+        self._connection = Connection(uri, self._handle_event, self._libvirt_is_up)
         self._holder = Holder(control)
         self._doorbells: Doorbells | None = None
         #: in the order in which they were met
@@ -80,7 +80,7 @@ class KvmTransport:
         self._told_since = float("inf")
 
     @classmethod
-    def usable(cls) -> str | None:
+    def explain_unusable(cls) -> str | None:
         """Whether libvirt's daemon has run here since the host's boot."""
         if util.find_spec("libvirt") is None:
             return "libvirt's client library is not installed (Debian: python3-libvirt)"
@@ -99,7 +99,7 @@ class KvmTransport:
         )
 
     async def start(self) -> None:
-        self._look()
+        self._meet_new_qemus()
         self._doorbells = self._doorbells or Doorbells()
         self._connection.start()
 
@@ -110,69 +110,69 @@ class KvmTransport:
         if self._doorbells is not None:
             self._doorbells.close()
 
-    async def domains(self) -> list[Domain]:
-        self._look()
-        return [life.domain for life in self._living()]
+    async def list_domains(self) -> list[Domain]:
+        self._meet_new_qemus()
+        return [life.domain for life in self._list_living()]
 
-    async def find(self, name: str) -> Domain | None:
+    async def find_domain(self, name: str) -> Domain | None:
         """:raises TransportError: it may run or not."""
         trouble: TransportError | None = None
         try:
-            status = self._files.of(name)
-            if status is not None and (status.uuid, status.pid) not in self._known():
-                self._meet(status)
+            status = self._files.read_status_of(name)
+            if status is not None and (status.uuid, status.pid) not in self._list_known_keys():
+                self._meet_qemu(status)
         except TransportError as error:
             trouble = error
-        lives = [life for life in self._living() if life.domain.name == name]
+        lives = [life for life in self._list_living() if life.domain.name == name]
         for life in lives:
-            life.look()
+            life.look_for_end()
         found = [life.domain for life in lives if not life.ended]
         if trouble is not None and not found:
             raise trouble
         return max(found, key=lambda domain: domain.domid, default=None)
 
-    async def report(self, domain: Domain) -> DomainReport:
-        life = self._life(domain)
+    async def report_domain(self, domain: Domain) -> DomainReport:
+        life = self._life_of(domain)
         if life is None:
             return DomainReport(
                 DomainState.GONE, Cause.UNKNOWN, "its QEMU ended while nobody watched it"
             )
         if not life.ended:
             try:
-                report = await self._ask(life)
+                report = await self._ask_libvirt(life)
             except Away:
-                report = self._recorded(life)
-            life.look()
+                report = self._read_recorded_state(life)
+            life.look_for_end()
             if not life.ended:
                 return report
-        return await life.end(wait=self._connection.trouble is None)
+        return await life.wait_for_report(wait=self._connection.trouble is None)
 
     async def cpu_use(self, domain: Domain) -> CpuUse:
         """The state is asked for after the CPU time: what ran until then was not paused.
 
         Without libvirt it is not known: a paused guest must not be taken for one that hangs.
         """
-        life = self._life(domain)
+        life = self._life_of(domain)
         if life is None or life.ended:
             raise TransportError(f"{domain.name}: its QEMU has ended")
-        use = qemu.vcpus(life.pid)
+        use = qemu.read_vcpu_use(life.pid)
         try:
-            state = (await self._ask(life)).state
+            state = (await self._ask_libvirt(life)).state
             return CpuUse(state, use, self._told_since)
         except Away as error:
             raise TransportError(
                 f"{domain.name}: whether it is paused is not known: {error}"
             ) from None
 
-    async def active(self) -> list[Domain]:
-        self._look()
+    async def list_active_domains(self) -> list[Domain]:
+        self._meet_new_qemus()
         try:
-            devices = {device.pid for device in await self._holder.list()}
+            devices = {device.pid for device in await self._holder.list_qemus()}
         except HolderError as error:
             _LOG.warning("%s", error)
             return []
         found = []
-        for life in self._living():
+        for life in self._list_living():
             try:
                 if life.pid in devices and await is_wanted(self._holder, life.pid, life.domain):
                     found.append(life.domain)
@@ -180,27 +180,27 @@ class KvmTransport:
                 _LOG.warning("%s", error)
         return found
 
-    async def connect(self, domain: Domain, timeout: float) -> KvmLink:  # noqa: ASYNC109
-        life = self._life(domain)
+    async def connect_domain(self, domain: Domain, timeout: float) -> KvmLink:  # noqa: ASYNC109
+        life = self._life_of(domain)
         if life is None or life.ended:
             raise LinkLost(f"{domain.name}: its QEMU has ended")
         assert self._doorbells is not None, "not started"
-        link = await KvmLink.connect(self._holder, life.pid, domain, timeout, self._doorbells)
+        link = await KvmLink.connect_guest(self._holder, life.pid, domain, timeout, self._doorbells)
         if life.ended:
             link.lose("its QEMU has ended")
         else:
             self._links.setdefault((domain.uuid, domain.domid), WeakSet()).add(link)
         return link
 
-    async def deactivate(self, domain: Domain) -> None:
-        life = self._life(domain)
+    async def deactivate_domain(self, domain: Domain) -> None:
+        life = self._life_of(domain)
         if life is None or life.ended:
             return
         assert self._doorbells is not None, "not started"
         with contextlib.suppress(FrontendMissing):
-            await KvmLink.end(self._holder, life.pid, domain, self._doorbells)
+            await KvmLink.end_activation(self._holder, life.pid, domain, self._doorbells)
 
-    async def events(self) -> AsyncIterator[DomainEvent]:
+    async def follow_events(self) -> AsyncIterator[DomainEvent]:
         queue: asyncio.Queue[DomainEvent] = asyncio.Queue()
         self._queues.add(queue)
         try:
@@ -211,69 +211,69 @@ class KvmTransport:
 
     # ------------------------------------------------------------------ lives
 
-    def _look(self) -> None:
+    def _meet_new_qemus(self) -> None:
         """Meet QEMUs that are new. :raises TransportError: nothing is known."""
-        for life in self._living():
-            life.look()
-        known = self._known()
-        for status in self._files.read():
+        for life in self._list_living():
+            life.look_for_end()
+        known = self._list_known_keys()
+        for status in self._files.read_all():
             if (status.uuid, status.pid) not in known:
                 with contextlib.suppress(TransportError):  # who asks for it is told
-                    self._meet(status)
+                    self._meet_qemu(status)
 
-    def _meet(self, status: StatusFile) -> None:
+    def _meet_qemu(self, status: StatusFile) -> None:
         """:raises TransportError: whether it runs is not to be told."""
-        new = Life.meet(status, self._files.directory, self._ended)
+        new = Life.meet_process(status, self._files.directory, self._handle_end)
         if new is not None:
             self._lives[new.domain.uuid, new.domain.domid] = new
 
-    def _known(self) -> set[tuple[str, int]]:
+    def _list_known_keys(self) -> set[tuple[str, int]]:
         """UUIDs and processes of those that live."""
-        return {(life.domain.uuid, life.pid) for life in self._living()}
+        return {(life.domain.uuid, life.pid) for life in self._list_living()}
 
-    def _living(self) -> list[Life]:
+    def _list_living(self) -> list[Life]:
         return [life for life in self._lives.values() if not life.ended]
 
-    def _life(self, domain: Domain) -> Life | None:
+    def _life_of(self, domain: Domain) -> Life | None:
         """:raises TransportError: it may run or not."""
         key = domain.uuid, domain.domid
         if key not in self._lives:
             # Of one file: hundreds may end at once, and each is asked for then.
-            status = self._files.of(domain.name)
-            if status is not None and (status.uuid, status.pid) not in self._known():
-                self._meet(status)
+            status = self._files.read_status_of(domain.name)
+            if status is not None and (status.uuid, status.pid) not in self._list_known_keys():
+                self._meet_qemu(status)
         return self._lives.get(key)
 
-    def _ended(self, life: Life) -> None:
+    def _handle_end(self, life: Life) -> None:
         for link in self._links.pop((life.domain.uuid, life.domain.domid), ()):
-            link.lose("its QEMU has ended")
-        self._tell(life)
+            link.lose_link("its QEMU has ended")
+        self._tell_notice(life)
         ended = [key for key, known in self._lives.items() if known.ended]
         for key in ended[:-_MAX_ENDED]:
             del self._lives[key]
 
     # ----------------------------------------------------------------- states
 
-    async def _ask(self, life: Life) -> DomainReport:
+    async def _ask_libvirt(self, life: Life) -> DomainReport:
         """libvirt. :raises Away:"""
-        answer = await self._connection.state(life.domain.uuid)
+        answer = await self._connection.read_state(life.domain.uuid)
         if answer is None:
             # QEMU lives, or has just ended: then its life says so.
             return DomainReport(DomainState.RUNNING)
         state, reason, disks = answer
-        return self._understand(life, *states.words(state, reason), disks)
+        return self._understand_state(life, *states.state_words(state, reason), disks)
 
-    def _recorded(self, life: Life) -> DomainReport:
+    def _read_recorded_state(self, life: Life) -> DomainReport:
         """What libvirtd wrote last, before it went away. :raises TransportError:"""
-        status = self._files.of(life.domain.name)
+        status = self._files.read_status_of(life.domain.name)
         if status is not None and (status.uuid, status.pid) == (life.domain.uuid, life.pid):
-            return self._understand(life, status.state, status.reason, {})
+            return self._understand_state(life, status.state, status.reason, {})
         return DomainReport(DomainState.RUNNING)
 
-    def _understand(
+    def _understand_state(
         self, life: Life, state: str, reason: str, disks: dict[str, str] | Any
     ) -> DomainReport:
-        report = states.report(state, reason)
+        report = states.make_report(state, reason)
         if report.state is not DomainState.PAUSED:
             return report
         if (state, reason) == ("paused", "ioerror"):
@@ -287,20 +287,20 @@ class KvmTransport:
         """Anything may have happened."""
         self._told_since = time.monotonic()
         self._look_for_new()
-        self._put(DomainEvent(None))
+        self._put_event(DomainEvent(None))
 
-    def _happened(self, uuid: str, kind: str, said: tuple[Any, ...]) -> None:
+    def _handle_event(self, uuid: str, kind: str, said: tuple[Any, ...]) -> None:
         """libvirt tells of an event."""
         if kind == "LIFECYCLE" and said[0] in (Lifecycle.STARTED, Lifecycle.RESUMED):
             self._look_for_new()
         lives = [life for life in self._lives.values() if life.domain.uuid == uuid]
         for life in lives:
-            life.look()
+            life.look_for_end()
         if kind == "LIFECYCLE" and said[0] == Lifecycle.STOPPED:
             # Of the last that has ended: another may have begun meanwhile.
             for life in reversed(lives):
                 if life.ended:
-                    life.explain(said[1])
+                    life.explain_end(said[1])
                     break
             return
         if not lives:
@@ -308,12 +308,12 @@ class KvmTransport:
         # What comes after QEMU's end is of shortly before it.
         life = lives[-1]
         if kind == "LIFECYCLE":
-            self._changed(life, *said)
-            self._tell(life)
+            self._handle_change(life, *said)
+            self._tell_notice(life)
         else:
-            self._tell(life, self._notice(life, kind, said))
+            self._tell_notice(life, self._make_notice(life, kind, said))
 
-    def _changed(self, life: Life, event: int, detail: int) -> None:
+    def _handle_change(self, life: Life, event: int, detail: int) -> None:
         if event == Lifecycle.CRASHED:
             life.said = "panic"
         elif event == Lifecycle.SHUTDOWN and detail == 2:  # VIR_DOMAIN_EVENT_SHUTDOWN_HOST
@@ -323,32 +323,32 @@ class KvmTransport:
         elif event == Lifecycle.RESUMED:
             life.pause, life.said, life.io_error = None, "", ""
 
-    def _notice(self, life: Life, kind: str, said: tuple[Any, ...]) -> Notice | None:
+    def _make_notice(self, life: Life, kind: str, said: tuple[Any, ...]) -> Notice | None:
         if kind == "REBOOT":
             # Of each reset, whoever has asked for it (qemuProcessHandleReset(), libvirt 9.0).
             return Notice("reboot", "the guest reboots", reset=True)
         if kind == "WATCHDOG":
             if said[0] in states.SWITCHES_OFF:
                 life.said = "watchdog"
-            return states.watchdog(said[0])
+            return states.make_watchdog_notice(said[0])
         if kind == "MEMORY_FAILURE":
             return states.memory_failure(said[0], said[1])
         if kind == "IO_ERROR_REASON":
             path, alias, action, reason = said
-            life.io_error = states.described(path, alias, reason)
+            life.io_error = states.describe_io_error(path, alias, reason)
             return states.io_notice(life.io_error, action)
         return None
 
     def _look_for_new(self) -> None:
         try:
-            self._look()
+            self._meet_new_qemus()
         except TransportError as error:
             _LOG.warning("%s", error)
 
-    def _tell(self, life: Life, notice: Notice | None = None) -> None:
-        self._put(DomainEvent(life.domain.domid, notice))
+    def _tell_notice(self, life: Life, notice: Notice | None = None) -> None:
+        self._put_event(DomainEvent(life.domain.domid, notice))
 
-    def _put(self, event: DomainEvent) -> None:
+    def _put_event(self, event: DomainEvent) -> None:
         # One that begins to wait for more than it can look at loses states, which are asked
         # for again; a reset is told once.
         most = _MAX_RESETS if event.notice is not None and event.notice.reset else _MAX_EVENTS

@@ -20,7 +20,7 @@ Images are built from Debian packages on first use (a few minutes) and kept in
 LABS = ("lab.xen.cli", "lab.kvm.cli", "lab.cluster.cli")
 
 
-def parser() -> argparse.ArgumentParser:
+def build_parser() -> argparse.ArgumentParser:
     top = argparse.ArgumentParser(
         prog="python3 -m lab",
         description="Emulated clusters with real hypervisors: to look around, for demo and tests.",
@@ -40,7 +40,7 @@ def parser() -> argparse.ArgumentParser:
 
 
 def main(argv: list[str] | None = None) -> int:
-    arguments = parser().parse_args(argv)
+    arguments = build_parser().parse_args(argv)
     if os.geteuid() != 0:
         print("lab: needs root (network, mounts, images)", file=sys.stderr)
         return 1

@@ -14,7 +14,7 @@ from collections.abc import Callable
 from pathlib import Path
 
 from lab.images import store
-from lab.progress import note
+from lab.progress import note_progress
 
 __all__ = ["kvm_works"]
 
@@ -31,22 +31,24 @@ def kvm_works(what: object, boots: Callable[[], None]) -> bool:
     if wish == "kvm":
         return True
     # The answer holds for this processor and this kernel.
-    key = store.digest("1", what, platform.release(), _processor())
+    key = store.hash_inputs("1", what, platform.release(), _processor_name())
 
     def make(directory: Path) -> None:
         try:
             boots()
         except Exception as error:
-            note(f"/dev/kvm is there but {what} does not boot with it: {_first_line(error)}")
+            note_progress(
+                f"/dev/kvm is there but {what} does not boot with it: {_first_line(error)}"
+            )
             (directory / "verdict").write_text("tcg")
         else:
             (directory / "verdict").write_text("kvm")
 
-    verdict = store.build("accelerator", key, make, what="trying KVM") / "verdict"
+    verdict = store.build_image("accelerator", key, make, what="trying KVM") / "verdict"
     return verdict.read_text() == "kvm"
 
 
-def _processor() -> str:
+def _processor_name() -> str:
     with open("/proc/cpuinfo") as info:
         return next((line for line in info if line.startswith("model name")), "")
 

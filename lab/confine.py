@@ -10,12 +10,12 @@ from __future__ import annotations
 import re
 from pathlib import Path
 
-__all__ = ["confined"]
+__all__ = ["confine_like"]
 
 VESPERD = Path(__file__).parents[1] / "vesper_monitor" / "vesperd.service"
 
 
-def confined(unit: Path = VESPERD) -> list[str]:
+def confine_like(unit: Path = VESPERD) -> list[str]:
     """Words before a command line, by which it runs as the unit's service would."""
     match = re.search(r"^CapabilityBoundingSet=(.+)$", unit.read_text(encoding="utf-8"), re.M)
     assert match is not None, unit

@@ -8,10 +8,10 @@ from typing import Any
 
 from lab.guest import Guest
 
-__all__ = ["add", "in_guest"]
+__all__ = ["add_faults", "in_guest"]
 
 
-def add(parser: argparse.ArgumentParser) -> Any:
+def add_faults(parser: argparse.ArgumentParser) -> Any:
     """Add the faults.
 
     :returns: where a lab adds those of its own.
@@ -37,13 +37,13 @@ def in_guest(arguments: argparse.Namespace, guest: Guest) -> bool:
     """
     kind = arguments.fault
     if kind == "signal":
-        fault = guest.kill(arguments.signal, arguments.service)
+        fault = guest.kill_service(arguments.signal, arguments.service)
         print(f"{arguments.service}[{fault.pid}]: signal {arguments.signal} sent")
     elif kind in ("oom", "oom-other"):
         fault = guest.out_of_memory(arguments.service, spare=kind == "oom-other")
         print(f"out of memory: process {fault.pid} was killed")
     elif kind == "panic":
-        guest.start("echo c >/proc/sysrq-trigger")
+        guest.start_command("echo c >/proc/sysrq-trigger")
     else:
         return False
     return True

@@ -43,12 +43,12 @@ class Guest:
         """:param through: a host that reaches the guest's network."""
         self._host = through
 
-    def connect(self, *, timeout: float = 10.0) -> socket.socket:
+    def connect_to_labd(self, *, timeout: float = 10.0) -> socket.socket:
         """A connection to labd."""
-        return self._host.connect(ADDRESS, PORT, timeout=timeout)
+        return self._host.connect_to(ADDRESS, PORT, timeout=timeout)
 
-    def _ask(self, request: str, timeout: float) -> tuple[list[str], BinaryIO]:
-        connection = self.connect()
+    def _send_request(self, request: str, timeout: float) -> tuple[list[str], BinaryIO]:
+        connection = self.connect_to_labd()
         connection.settimeout(timeout)
         connection.sendall(request.encode() + b"\n")
         stream = connection.makefile("rb")
@@ -63,21 +63,21 @@ class Guest:
             raise ChannelError(f"guest: {request!r}: {line or 'no answer'}")
         return line.split(), stream
 
-    def run(self, command: str, *, timeout: float = 30.0) -> Result:
+    def run_command(self, command: str, *, timeout: float = 30.0) -> Result:
         """Run a shell command in the guest."""
-        (status, length), stream = self._ask(f"sh exec 2>&1; {command}", timeout)
+        (status, length), stream = self._send_request(f"sh exec 2>&1; {command}", timeout)
         with stream:
             output = stream.read(int(length))
         return Result(int(status), output.decode(errors="replace"))
 
-    def start(self, command: str) -> None:
+    def start_command(self, command: str) -> None:
         """Run a shell command in the guest and do not wait for its end."""
-        connection = self.connect()
+        connection = self.connect_to_labd()
         with connection:
             connection.sendall(f"sh {command}\n".encode())
             time.sleep(0.5)  # labd must have read it before the connection ends
 
-    def put(self, path: str, data: bytes) -> None:
+    def put_file(self, path: str, data: bytes) -> None:
         """Write a file that root may execute.
 
         :raises ChannelError: it cannot be written.
@@ -85,21 +85,21 @@ class Guest:
         for at in range(0, len(data), PIECE):
             text = base64.b64encode(data[at : at + PIECE]).decode()
             to = ">>" if at else ">"
-            done = self.run(f"echo {text} | base64 -d {to}{path} && chmod 700 {path}")
+            done = self.run_command(f"echo {text} | base64 -d {to}{path} && chmod 700 {path}")
             if done.rc != 0:
                 raise ChannelError(f"guest: writing {path}: {done.output}")
 
-    def _fault(self, request: str, timeout: float) -> list[int]:
-        words, stream = self._ask(request, timeout)
+    def _request_fault(self, request: str, timeout: float) -> list[int]:
+        words, stream = self._send_request(request, timeout)
         stream.close()
         return [int(word) for word in words]
 
-    def kill(self, signal: str, name: str) -> Fault:
+    def kill_service(self, signal: str, name: str) -> Fault:
         """Send a signal (``SEGV``) to the main process of a service.
 
         :raises ChannelError: there is no such process.
         """
-        before, after, pid = self._fault(f"kill {signal} {name}", 10)
+        before, after, pid = self._request_fault(f"kill {signal} {name}", 10)
         return Fault((before + after) // 2, (after - before) // 2, pid)
 
     def out_of_memory(self, name: str, *, spare: bool = False) -> Fault:
@@ -109,7 +109,7 @@ class Guest:
         :raises ChannelError: it did not within a minute.
         """
         word = "oom-other" if spare else "oom"
-        return Fault(*self._fault(f"{word} {name}", 90))
+        return Fault(*self._request_fault(f"{word} {name}", 90))
 
     @contextmanager
     def fill_memory(self) -> Iterator[None]:
@@ -119,28 +119,28 @@ class Guest:
 
         :raises ChannelError: the guest does not answer.
         """
-        with self.connect() as connection:
+        with self.connect_to_labd() as connection:
             connection.sendall(b"fill\n")
             if not connection.recv(64).strip().isdigit():
                 raise ChannelError("guest: 'fill': no answer")
             yield
 
-    def end(self, how: str) -> Fault:
+    def end_guest(self, how: str) -> Fault:
         """End the guest as a whole, half a second from now.
 
         :param how: ``panic``, ``poweroff``, ``reboot``, ``hang``.
         """
-        (when,) = self._fault(f"end {how}", 10)
+        (when,) = self._request_fault(f"end {how}", 10)
         return Fault(when, 0, 0)
 
-    def page(self, *, timeout: float = 1.0) -> str | None:
+    def fetch_page(self, *, timeout: float = 1.0) -> str | None:
         """Fetch the web page; None if it does not come.
 
         It names the boot it comes from, so that an old and a new instance of
         the guest can be told from each other.
         """
         try:
-            with self._host.connect(ADDRESS, 80, timeout=timeout) as connection:
+            with self._host.connect_to(ADDRESS, 80, timeout=timeout) as connection:
                 connection.sendall(b"GET / HTTP/1.0\r\n\r\n")
                 data = b"".join(iter(lambda: connection.recv(4096), b""))
         except (ChannelError, OSError):
@@ -157,7 +157,7 @@ class Guest:
         deadline = time.monotonic() + timeout
         while True:
             try:
-                self._fault("clock", 5)
+                self._request_fault("clock", 5)
                 return
             except ChannelError:
                 if time.monotonic() > deadline:

@@ -9,7 +9,7 @@ import time
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 
-from lab.confine import confined
+from lab.confine import confine_like
 
 __all__ = [
     "VESPERD_SETTINGS",
@@ -47,7 +47,7 @@ class Host(abc.ABC):
     name: str
 
     @abc.abstractmethod
-    def run(
+    def run_command(
         self, command: str, *, timeout: float = 60.0, stdin: bytes = b"", check: bool = False
     ) -> Result:
         """Run a shell command.
@@ -59,7 +59,7 @@ class Host(abc.ABC):
         """
 
     @abc.abstractmethod
-    def follow(
+    def follow_command(
         self, command: str, *, timeout: float = 86400.0
     ) -> tuple[Callable[[], None], Iterator[bytes]]:
         """Start a command and hand out what it prints, as it comes.
@@ -69,28 +69,28 @@ class Host(abc.ABC):
         """
 
     @abc.abstractmethod
-    def put(self, path: str, data: bytes, *, mode: int = 0o644, timeout: float = 60.0) -> None:
+    def put_file(self, path: str, data: bytes, *, mode: int = 0o644, timeout: float = 60.0) -> None:
         """Write a file in the host; folders are made."""
 
     @abc.abstractmethod
-    def connect(self, host: str, port: int, *, timeout: float = 10.0) -> socket.socket:
+    def connect_to(self, host: str, port: int, *, timeout: float = 10.0) -> socket.socket:
         """A connection to somewhere the host can reach, e.g. into the guest.
 
         :raises ChannelError: it cannot be reached.
         """
 
     @abc.abstractmethod
-    def clock(self, *, timeout: float = 10.0) -> socket.socket | None:
+    def connect_to_clock(self, *, timeout: float = 10.0) -> socket.socket | None:
         """A connection that answers each line with the host's CLOCK_REALTIME (ns).
 
         None: the host has this machine's clock.
         """
 
     @abc.abstractmethod
-    def running(self) -> bool:
+    def is_running(self) -> bool:
         """Whether it has power."""
 
-    def wait(self, command: str, *, timeout: float, every: float = 0.3) -> str:
+    def wait_for_command(self, command: str, *, timeout: float, every: float = 0.3) -> str:
         """Run a command again and again until it succeeds.
 
         :returns: its output.
@@ -99,7 +99,7 @@ class Host(abc.ABC):
         deadline = time.monotonic() + timeout
         while True:
             try:
-                result = self.run(command, timeout=timeout)
+                result = self.run_command(command, timeout=timeout)
                 if result.rc == 0:
                     return result.output
                 said = result.output
@@ -115,11 +115,11 @@ class Host(abc.ABC):
         :param log: file in the host for what it says.
         :raises LabError: it does not start, with the end of the log.
         """
-        self.run(f"setsid {command} >>{log} 2>&1 </dev/null &", check=True)
+        self.run_command(f"setsid {command} >>{log} 2>&1 </dev/null &", check=True)
         try:
-            self.wait(f"test -S {socket}", timeout=timeout, every=0.1)
+            self.wait_for_command(f"test -S {socket}", timeout=timeout, every=0.1)
         except LabError as error:
-            said = self.run(f"tail -n 20 {log}").output
+            said = self.run_command(f"tail -n 20 {log}").output
             raise LabError(f"{self.name}: {command} does not start:\n{said}") from error
 
     def stop_daemon(self, pattern: str, socket: str, *, signal: str = "TERM") -> None:
@@ -127,7 +127,7 @@ class Host(abc.ABC):
 
         :param pattern: of its command line, for pgrep.
         """
-        self.run(
+        self.run_command(
             f"pids=$(pgrep -f '{pattern}') || exit 0; kill -{signal} $pids; "
             f"while kill -0 $pids 2>/dev/null; do sleep 0.1; done; rm -f {socket}",
             timeout=30,
@@ -136,7 +136,7 @@ class Host(abc.ABC):
 
     def start_vesperd(self, *, timeout: float = 120.0) -> None:
         """Start vesperd and wait until its socket is there."""
-        command = " ".join([*confined(), "/usr/sbin/vesperd"])
+        command = " ".join([*confine_like(), "/usr/sbin/vesperd"])
         self.start_daemon(command, "/var/log/vesperd.log", VESPERD, timeout=timeout)
 
     def stop_vesperd(self, *, signal: str = "TERM") -> None:

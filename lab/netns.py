@@ -8,13 +8,13 @@ import os
 import socket
 from concurrent.futures import ThreadPoolExecutor
 
-__all__ = ["connect"]
+__all__ = ["connect_from_namespace"]
 
 _libc = ctypes.CDLL(None, use_errno=True)
 _CLONE_NEWNET = 0x40000000  # sched.h
 
 
-def connect(pid: int, address: str, port: int, timeout: float) -> socket.socket:
+def connect_from_namespace(pid: int, address: str, port: int, timeout: float) -> socket.socket:
     """A TCP connection from the network namespace of a process.
 
     A socket belongs to the namespace in which it was made, whoever uses it

@@ -8,24 +8,24 @@ import time
 from collections.abc import Iterator
 from contextlib import contextmanager
 
-__all__ = ["note", "step"]
+__all__ = ["note_progress", "show_step"]
 
 _begin = time.monotonic()
 
 
-def note(text: str) -> None:
+def note_progress(text: str) -> None:
     """One line, stamped with the seconds since this process began."""
     print(f"[{time.monotonic() - _begin:6.1f} s] {text}", file=sys.stderr, flush=True)
 
 
 @contextmanager
-def step(text: str) -> Iterator[None]:
+def show_step(text: str) -> Iterator[None]:
     """Say what is being done, and afterwards how long it took."""
-    note(f"{text} ...")
+    note_progress(f"{text} ...")
     start = time.monotonic()
     try:
         yield
     except BaseException:
-        note(f"{text}: FAILED after {time.monotonic() - start:.1f} s")
+        note_progress(f"{text}: FAILED after {time.monotonic() - start:.1f} s")
         raise
-    note(f"{text}: {time.monotonic() - start:.1f} s")
+    note_progress(f"{text}: {time.monotonic() - start:.1f} s")

@@ -33,11 +33,11 @@ def busy(host: Host) -> Iterator[None]:
     """Keep each CPU of a host busy with processes."""
     loops = f"for i in $(seq $(($(nproc) * {BUSY_PER_CPU}))); do (while :; do :; done) & done"
     begin = f"({loops}; echo $(jobs -p) >/tmp/busy) >/dev/null 2>&1 </dev/null"
-    host.run(begin, timeout=60, check=True)
+    host.run_command(begin, timeout=60, check=True)
     try:
         yield
     finally:
-        host.run("kill $(cat /tmp/busy)", timeout=60)
+        host.run_command("kill $(cat /tmp/busy)", timeout=60)
 
 
 def stop_faulty_guests(

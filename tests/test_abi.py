@@ -88,7 +88,7 @@ def compiled(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Any]:
 
 
 def test_layout_is_made_of_the_header() -> None:
-    made = abi_make.layout(HEADER.read_text())
+    made = abi_make.make_layout(HEADER.read_text())
     assert Path(abi_make.__file__).with_name("abi_layout.py").read_text() == made, (
         "see vesper_monitor/guest/abi_make.py"
     )
@@ -101,7 +101,7 @@ def test_layout_is_made_of_the_header() -> None:
 )  # fmt: skip
 def test_what_cannot_be_read_is_refused(declaration: str) -> None:
     with pytest.raises(ValueError, match=r"vsp_x|VSP_X"):
-        abi_make.layout(declaration)
+        abi_make.make_layout(declaration)
 
 
 def test_python_has_every_struct_and_no_other() -> None:

@@ -11,8 +11,8 @@ from pathlib import Path
 
 import pytest
 
-from vesper_monitor.command.main import _with_show, parser
-from vesper_monitor.guest.points.syntax import parse as parse_point
+from vesper_monitor.command.main import _with_show, build_parser
+from vesper_monitor.guest.points.syntax import parse_definition
 
 PROJECT = Path(__file__).resolve().parents[1]
 PAGES = sorted((PROJECT / "docs/man").iterdir())
@@ -25,16 +25,16 @@ def shown() -> list[str]:
         text = page.read_text().replace(r"\(aq", "'").replace(r"\-", "-").replace(r"\e", "\\")
         for block in re.findall(r"^\.(?:EX|nf)\n(.*?)^\.(?:EE|fi)$", text, re.M | re.S):
             found += re.findall(r"^(?:\$ )?(vesper .*)$", block, re.M)
-    found += re.findall(r"^  (vesper .*)$", str(parser().epilog), re.M)
+    found += re.findall(r"^  (vesper .*)$", str(build_parser().epilog), re.M)
     # What follows is a comment, another program, or a file.
     return [re.split(r"\s+# |  +|; | \| | > ", line)[0] for line in found]
 
 
 @pytest.mark.parametrize("line", dict.fromkeys(shown()))
 def test_what_is_shown_is_understood(line: str) -> None:
-    options = parser().parse_args(_with_show(shlex.split(line)[1:]))
+    options = build_parser().parse_args(_with_show(shlex.split(line)[1:]))
     if definition := getattr(options, "definition", None):
-        parse_point(" ".join(definition))
+        parse_definition(" ".join(definition))
 
 
 def test_all_documents_show_some() -> None:
@@ -55,7 +55,7 @@ def test_the_page_has_each_option_of_each_command() -> None:
     page = (PROJECT / "docs/man/vesper.8").read_text().replace(r"\-", "-")
     synopsis = page.partition(".SH SYNOPSIS\n")[2].partition(".SH ")[0]
     wrong = []
-    for name, options in commands(parser(), "vesper"):
+    for name, options in commands(build_parser(), "vesper"):
         said = [part for part in synopsis.split(".br\n") if part.startswith(f".B {name}\n")]
         for option in options - {"-h", "--json"}:
             if not any(re.search(rf" {option}\b", part) for part in said):

@@ -57,12 +57,12 @@ def test_what_is_said_agrees_with_the_module(name: str) -> None:
         assert found is not None, hook
         named = f"{found[1]}(" if hook.startswith("notifier") else f'"{found[1]}"'
         assert named in text, hook
-    assert RuleSet().never(name) == (info.fault == "none"), info.fault
+    assert RuleSet().never_matches(name) == (info.fault == "none"), info.fault
 
 
 @pytest.mark.parametrize(
     ("path", "made"),
-    [("docs/probes.md", probes.markdown), ("docs/man/vesper-probes.7", probes.roff)],
+    [("docs/probes.md", probes.make_markdown), ("docs/man/vesper-probes.7", probes.make_man_page)],
 )
 def test_pages_are_made_of_it(path: str, made: object) -> None:
     assert callable(made)
@@ -85,7 +85,7 @@ def test_command_says_it_without_a_daemon() -> None:
     told = vesper("probe", "info", "process_exit")
     assert told.returncode == 0, told.stderr
     words = " ".join(told.stdout.split())
-    assert all(" ".join(text.split()) in words for _, texts in probes.sections("process_exit")
+    assert all(" ".join(text.split()) in words for _, texts in probes.list_sections("process_exit")
                for text in texts)  # fmt: skip
 
     answer = json.loads(vesper("probe", "info", "process_exit", "--json").stdout)

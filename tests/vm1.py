@@ -32,7 +32,7 @@ FAULTS = [
 
 def status(host: Host, vm: str = "vm1") -> dict[str, Any]:
     """A row of ``vesper status``, of its latest life; empty if vesperd does not know it."""
-    answer = json.loads(host.run("vesper status --json", timeout=60, check=True).output)
+    answer = json.loads(host.run_command("vesper status --json", timeout=60, check=True).output)
     rows = answer["vms"] if isinstance(answer, dict) else answer
     lives = [row for row in rows if row["vm"] == vm]
     return max(lives, key=lambda row: int(row["domid"]), default={})
@@ -54,7 +54,9 @@ def fail_count(lab: Lab, resource: str = "vm1") -> int:
     """Over all hosts."""
     total = 0
     for host in lab.hosts:
-        said = lab.hosts[0].run(f"crm_failcount -G -r {resource} -N {host.name}", timeout=60)
+        said = lab.hosts[0].run_command(
+            f"crm_failcount -G -r {resource} -N {host.name}", timeout=60
+        )
         value = said.output.rpartition("value=")[2].strip()
         total += 1000000 if value == "INFINITY" else int(value or 0)
     return total
@@ -63,20 +65,20 @@ def fail_count(lab: Lab, resource: str = "vm1") -> int:
 def remove_resource(lab: Lab, name: str = "vm1") -> None:
     """Whatever state it is in."""
     host = lab.hosts[0]
-    if host.run(f"crm_resource --resource {name} --query-xml", timeout=60).rc == 0:
+    if host.run_command(f"crm_resource --resource {name} --query-xml", timeout=60).rc == 0:
         # refresh: a resource that has failed to stop would not be stopped
-        host.run(f"crm_resource --refresh --resource {name}", timeout=60)
-        host.run(f"crm -F resource stop {name}", timeout=60, check=True)
-        host.run(f"({idle.COMMAND})", timeout=240, check=True)
-        host.run(f"crm -F configure delete {name}", timeout=60, check=True)
-        host.run(f"({idle.COMMAND})", timeout=240, check=True)
+        host.run_command(f"crm_resource --refresh --resource {name}", timeout=60)
+        host.run_command(f"crm -F resource stop {name}", timeout=60, check=True)
+        host.run_command(f"({idle.COMMAND})", timeout=240, check=True)
+        host.run_command(f"crm -F configure delete {name}", timeout=60, check=True)
+        host.run_command(f"({idle.COMMAND})", timeout=240, check=True)
 
 
 def host_logs(lab: Lab, command: str) -> Iterator[tuple[str, str]]:
     """What tells why a test has failed, as seen in each host. :returns: titles and texts."""
     for host in lab.hosts:
         try:
-            text = host.run(command, timeout=60).output
+            text = host.run_command(command, timeout=60).output
         except ChannelError as error:
             text = str(error)
         yield f"{host.name} at the failure", text
@@ -84,7 +86,7 @@ def host_logs(lab: Lab, command: str) -> Iterator[tuple[str, str]]:
 
 def wait_started(host: Host, timeout: float = 120.0) -> None:
     """Wait until Pacemaker says that vm1 runs there, and nowhere else."""
-    host.wait(
+    host.wait_for_command(
         f"crm_mon -1 --output-as=xml --resource=vm1 | grep -q 'role=\"Started\"' && "
         f"crm_resource --resource vm1 --locate 2>&1 | grep -q 'running on: {host.name} *$'",
         timeout=timeout,

@@ -12,13 +12,13 @@ from collections.abc import Collection, Iterable, Sequence
 from dataclasses import dataclass
 
 from vesper_monitor.faults.fields import FIELDS
-from vesper_monitor.faults.language import parse
-from vesper_monitor.faults.trial import Hit, trial
+from vesper_monitor.faults.language import parse_rules
+from vesper_monitor.faults.trial import Hit, try_rules
 from vesper_monitor.guest.decode import Event
 from vesper_monitor.knowledge import Symptom, matched_words
 from vesper_monitor.probes import PROBES
 
-__all__ = ["Advice", "Proposal", "advise", "combine"]
+__all__ = ["Advice", "Proposal", "combine_advice", "propose_advice"]
 
 
 @dataclass(frozen=True)
@@ -69,7 +69,7 @@ class Proposal:
     fault_on: str
 
 
-def advise(
+def propose_advice(
     symptoms: Iterable[Symptom],
     events: Sequence[Event],
     said: str,
@@ -84,7 +84,11 @@ def advise(
     found = []
     for symptom in symptoms:
         words = tuple(matched_words(symptom, said))
-        hits = tuple(trial(_only(symptom.seen), events, lambda _: services)) if symptom.seen else ()
+        hits = (
+            tuple(try_rules(_only_these_rules(symptom.seen), events, lambda _: services))
+            if symptom.seen
+            else ()
+        )
         wanted = bool(words or hits) or (symptom.always and not said)
         if wanted and (services or words or not symptom.service):
             found.append(Advice(symptom, words, hits))
@@ -93,7 +97,7 @@ def advise(
     return sorted(found, key=lambda advice: (-len(advice.words), not advice.seen))
 
 
-def combine(
+def combine_advice(
     advices: Iterable[Advice],
     probes: Iterable[str] = (),
     services: Iterable[str] = (),
@@ -104,11 +108,11 @@ def combine(
     :param probes: those that there are; likewise ``services``, ``fault_on``.
     """
     wanted, advices = dict.fromkeys(probes), list(advices)
-    rules = {rule.text: rule.probe for rule in parse(fault_on).rules}
+    rules = {rule.text: rule.probe for rule in parse_rules(fault_on).rules}
     before = set(rules.values())
     for advice in advices:
         wanted |= dict.fromkeys(advice.symptom.probes)
-        rules |= {rule.text: rule.probe for rule in parse(advice.symptom.rules).rules}
+        rules |= {rule.text: rule.probe for rule in parse_rules(advice.symptom.rules).rules}
     # Where the default rules do for one symptom, another's must not replace them.
     for advice in advices:
         if not advice.symptom.rules:
@@ -117,7 +121,7 @@ def combine(
     return Proposal(tuple(wanted), tuple(services), "; ".join(rules))
 
 
-def _only(rules: str) -> str:
+def _only_these_rules(rules: str) -> str:
     """These rules and no default one."""
-    named = {rule.probe for rule in parse(rules).rules}
+    named = {rule.probe for rule in parse_rules(rules).rules}
     return "; ".join([rules, *(f"{name}: none" for name in FIELDS if name not in named)])

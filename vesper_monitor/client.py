@@ -5,7 +5,7 @@ The OCF agent imports this on every monitor, so it must start fast: the
 standard library only, and little of it.
 
 >>> with Client() as vesperd:
-...     vesperd.call("state", vm="vm1")["watch"]
+...     vesperd.call_vesperd("state", vm="vm1")["watch"]
 """
 
 from __future__ import annotations
@@ -83,7 +83,7 @@ class Client:
     ) -> None:
         self.close()
 
-    def connect(self) -> None:
+    def connect_to_vesperd(self) -> None:
         """Connect, if not connected: root to its own socket, if there is one.
 
         :raises DaemonUnavailable:
@@ -92,12 +92,12 @@ class Client:
             return
         deadline = None if self.timeout is None else time.monotonic() + self.timeout
         try:
-            self._socket = _connected(root_path(self.path), deadline)
+            self._socket = _connect_until(root_path(self.path), deadline)
         except TimeoutError as error:
             raise DaemonUnavailable(_why_no_connection(self.path, error)) from error
         except OSError:  # we are not root, or vesperd is an older one
             try:
-                self._socket = _connected(self.path, deadline)
+                self._socket = _connect_until(self.path, deadline)
             except OSError as error:
                 raise DaemonUnavailable(_why_no_connection(self.path, error)) from error
         self._buffer.clear()
@@ -108,7 +108,9 @@ class Client:
             self._socket.close()
             self._socket = None
 
-    def call(self, op: str, *, reply_timeout: float | None = None, **fields: Any) -> dict[str, Any]:
+    def call_vesperd(
+        self, op: str, *, reply_timeout: float | None = None, **fields: Any
+    ) -> dict[str, Any]:
         """Send a request and return its one answer.
 
         :param reply_timeout: seconds, instead of the client's; ``wait`` needs
@@ -117,24 +119,24 @@ class Client:
             connection is closed, the next call makes a new one.
         :raises DaemonError: the answer was an error.
         """
-        self.begin(op, **fields)
-        return self.finish(reply_timeout)
+        self.begin_request(op, **fields)
+        return self.finish_request(reply_timeout)
 
-    def begin(self, op: str, **fields: Any) -> int:
-        """Send a request only; :meth:`finish` takes the answer.
+    def begin_request(self, op: str, **fields: Any) -> int:
+        """Send a request only; :meth:`finish_request` takes the answer.
 
         :returns: a descriptor that becomes readable when there is something.
         :raises DaemonUnavailable:
         """
-        self._send(op, fields)
+        self._send_request(op, fields)
         assert self._socket is not None
         return self._socket.fileno()
 
-    def finish(self, reply_timeout: float | None = None) -> dict[str, Any]:
-        """The answer to :meth:`begin`; raises as :meth:`call` does."""
-        return self._answer(reply_timeout)
+    def finish_request(self, reply_timeout: float | None = None) -> dict[str, Any]:
+        """The answer to :meth:`begin_request`; raises as :meth:`call_vesperd` does."""
+        return self._read_answer(reply_timeout)
 
-    def stream(self, op: str, **fields: Any) -> Iterator[dict[str, Any]]:
+    def stream_answers(self, op: str, **fields: Any) -> Iterator[dict[str, Any]]:
         """Send a request and yield its answers, until one has ``end`` or vesperd closes.
 
         There is no time limit on an answer: events come when they come.
@@ -142,17 +144,17 @@ class Client:
         :raises DaemonUnavailable: no connection, or vesperd went away.
         :raises DaemonError: one of the answers was an error.
         """
-        self._send(op, fields)
+        self._send_request(op, fields)
         if self._socket is not None:
             self._socket.settimeout(None)
         try:
-            while not (answer := self._answer(None, unlimited=True)).get("end"):
+            while not (answer := self._read_answer(None, unlimited=True)).get("end"):
                 yield answer
         finally:
             self.close()
 
-    def _send(self, op: str, fields: dict[str, Any]) -> None:
-        self.connect()
+    def _send_request(self, op: str, fields: dict[str, Any]) -> None:
+        self.connect_to_vesperd()
         assert self._socket is not None
         line = json.dumps({"op": op, **fields}).encode() + b"\n"
         try:
@@ -162,12 +164,12 @@ class Client:
             self.close()
             raise DaemonUnavailable(f"{self.path}: sending {op}: {error}") from error
 
-    def _answer(self, reply_timeout: float | None, unlimited: bool = False) -> dict[str, Any]:
+    def _read_answer(self, reply_timeout: float | None, unlimited: bool = False) -> dict[str, Any]:
         limit = self.timeout if reply_timeout is None else reply_timeout
-        return self.understood(self._line(None if unlimited else limit))
+        return self.understand_answer(self._read_line(None if unlimited else limit))
 
-    def understood(self, line: bytes) -> dict[str, Any]:
-        """An answer, of this connection or another; raises as :meth:`call` does."""
+    def understand_answer(self, line: bytes) -> dict[str, Any]:
+        """An answer, of this connection or another; raises as :meth:`call_vesperd` does."""
         try:
             answer = json.loads(line)
         except (ValueError, RecursionError) as error:
@@ -182,7 +184,7 @@ class Client:
             )
         return answer
 
-    def _line(self, limit: float | None) -> bytes:
+    def _read_line(self, limit: float | None) -> bytes:
         """One line without its end.
 
         The limit is for the whole line, not for each piece of it.
@@ -218,7 +220,7 @@ class Client:
         return line
 
 
-def _connected(path: str, deadline: float | None) -> socket.socket:
+def _connect_until(path: str, deadline: float | None) -> socket.socket:
     """A connection, waited for where too many others wait to be accepted.
 
     :param deadline: by the monotonic clock; None: no limit.

@@ -9,7 +9,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
-__all__ = ["markdown"]
+__all__ = ["list_markdown_lines"]
 
 #: event, SystemTap, bpftrace, VESPER
 _TABLE: Sequence[tuple[str, str, str, str]] = (
@@ -97,7 +97,7 @@ _TABLE: Sequence[tuple[str, str, str, str]] = (
 )
 
 
-def markdown() -> list[str]:
+def list_markdown_lines() -> list[str]:
     """The lines of a section."""
     lines = [
         "## The same event in SystemTap, bpftrace and VESPER",

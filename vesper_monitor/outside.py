@@ -6,10 +6,10 @@ from __future__ import annotations
 
 import asyncio
 
-__all__ = ["run"]
+__all__ = ["run_command"]
 
 
-async def run(*command: str, limit: float) -> tuple[int, str, str]:
+async def run_command(*command: str, limit: float) -> tuple[int, str, str]:
     """Exit status, standard output and standard error.
 
     :param limit: s; then it is killed.

@@ -15,7 +15,15 @@ from typing import Any
 
 from vesper_monitor import elsewhere
 
-__all__ = ["COMMON_PARAMS", "PROBES", "ProbeInfo", "markdown", "roff", "sections", "to_json"]
+__all__ = [
+    "COMMON_PARAMS",
+    "PROBES",
+    "ProbeInfo",
+    "list_sections",
+    "make_man_page",
+    "make_markdown",
+    "to_json",
+]
 
 
 @dataclass(frozen=True)
@@ -48,7 +56,7 @@ COMMON_PARAMS: Mapping[str, str] = {
 }
 
 
-def _measured(vesper: float, ftrace: float, bpftrace: float, driven: str) -> str:
+def _format_costs(vesper: float, ftrace: float, bpftrace: float, driven: str) -> str:
     """:param vesper: and the others: µs, as ``make bench-probes`` says."""
     return (
         f"{vesper} µs for a hit with a record; an event of ftrace with the same values {ftrace} "
@@ -80,7 +88,7 @@ PROBES: Mapping[str, ProbeInfo] = {
         not_seen="Signals of POSIX timers. A process that ends by itself: process_exit. Whose the "
         "process is (login_uid, cgroup, age_ms, elder_pid) where the signal does not kill it.",
         cost="One kprobe per signal sent, a record only for some of them: "
-        + _measured(0.94, 5.42, 6.36, "do_send_sig_info() to oneself, ignored"),
+        + _format_costs(0.94, 5.42, 6.36, "do_send_sig_info() to oneself, ignored"),
         fault="a signal that kills the main process of a named service; not if a user has "
         "started it, if init or its parent has asked it to end, or if it is younger than 5 s while "
         "an older one lives; but the third of such young ones within 60 s",
@@ -103,7 +111,7 @@ PROBES: Mapping[str, ProbeInfo] = {
         hooks=("kprobe on oom_kill_process(), as in Linux 5.10 to 7.3",),
         not_seen="A guest that swaps itself to death without an OOM kill; a kill by a daemon of "
         "the guest's user space (systemd-oomd), which is a signal.",
-        cost="One kprobe per OOM kill, which is rare: " + _measured(0.78, 6.11, 5.72, _CALLED),
+        cost="One kprobe per OOM kill, which is rare: " + _format_costs(0.78, 6.11, 5.72, _CALLED),
         fault="an OOM kill for lack of memory in the system, of the service if its main process is "
         "the victim, else of the system; in a memory cgroup, a cpuset or a memory policy only if "
         "it hits the service's main process, which no user has started",
@@ -128,7 +136,7 @@ PROBES: Mapping[str, ProbeInfo] = {
         not_seen="Without names, processes that lived for less than min_age_ms. A process that "
         "is replaced by exec. Kernel threads.",
         cost="One kprobe per thread that ends, a record only for processes that are wanted: "
-        + _measured(0.82, 4.36, 5.68, _CALLED),
+        + _format_costs(0.82, 4.36, 5.68, _CALLED),
         fault="the main process of a named service ends by a signal or with a status other than "
         "0, at an age of 5 s or more; not if a user has started it, or init or its parent has "
         "asked it to end",
@@ -149,7 +157,7 @@ PROBES: Mapping[str, ProbeInfo] = {
         not_seen="A task that hangs in a sleep that can be interrupted or killed; one that spins. "
         "Nothing while hung_task_timeout_secs is 0.",
         cost="One tracepoint per hung task and timeout, in a kernel thread: "
-        + _measured(0.53, 0.8, 4.3, _PASSED),
+        + _format_costs(0.53, 0.8, 4.3, _PASSED),
         fault="a thread of the main process of a named service, which no user has started",
         why="For two minutes the service has not got on, and cannot even be killed. Other tasks "
         "that hang are for a person to look at: a backup or a slow disk does that.",
@@ -166,7 +174,7 @@ PROBES: Mapping[str, ProbeInfo] = {
         not_seen="Errors of requests that were marked quiet by who sent them. Device mapper and "
         "md have no requests of their own: those to the disks beneath are seen.",
         cost="Since 5.18 one tracepoint per failed request; before, one per request, with a "
-        "record only if it failed: " + _measured(0.64, 0.87, 4.03, _PASSED),
+        "record only if it failed: " + _format_costs(0.64, 0.87, 4.03, _PASSED),
         fault="none",
         why="RAID, multipath and file systems are made to live with an error. That one did not "
         "is what the fs_error probe says.",
@@ -188,7 +196,7 @@ PROBES: Mapping[str, ProbeInfo] = {
         "A mount of a moment ago: mount is then none, and so is the disk of xfs and btrfs. Before "
         "Linux 6.8, which of several btrfs it is: disk and mount are none. A read-only mount or "
         "remount that somebody asked for.",
-        cost="One kprobe per such error: " + _measured(2.31, 3.33, 4.54, _CALLED),
+        cost="One kprobe per such error: " + _format_costs(2.31, 3.33, 4.54, _CALLED),
         fault="every one, of the system, but for a shutdown that was asked for (ESHUTDOWN)",
         why="What was on it can be read at best, and it stays so until it is mounted anew, which "
         "nobody does by himself.",
@@ -205,7 +213,9 @@ PROBES: Mapping[str, ProbeInfo] = {
         "containers), and those in other network namespaces. IPv6 addresses. A link that is up "
         "and leads nowhere.",
         cost="One call per change of a device or an address: "
-        + _measured(0.83, 2.87, 4.96, "call_netdevice_notifiers(); theirs are on that function"),
+        + _format_costs(
+            0.83, 2.87, 4.96, "call_netdevice_notifiers(); theirs are on that function"
+        ),
         fault="none",
         why="Links flap, and a live migration interrupts them: only one that stays away is a "
         "fault, and that somebody outside sees better.",
@@ -218,7 +228,7 @@ PROBES: Mapping[str, ProbeInfo] = {
         not_seen="Errors that the memory has corrected. What the host does not tell the guest: "
         "the page is the guest's only if the hypervisor passes the machine check on.",
         cost="One tracepoint per lost page: "
-        + _measured(0.61, 0.80, 3.48, "the tracepoint's callbacks were called"),
+        + _format_costs(0.61, 0.80, 3.48, "the tracepoint's callbacks were called"),
         fault="a page that the kernel could not do without (ignored or failed), of the system",
         why="The kernel goes on with memory of which it knows that it is wrong. Where it could "
         "do without the page, a process that had data in it gets SIGBUS: see send_signal.",
@@ -238,7 +248,7 @@ PROBES: Mapping[str, ProbeInfo] = {
         "periods.",
         cost="Two kprobes that are hit by nothing else but taints of the kernel (a foreign "
         "module): "
-        + _measured(
+        + _format_costs(
             0.51, 1.75, 3.38, "print_cpu_stall_info() was called and made to return at once"
         ),
         fault="none",
@@ -273,7 +283,7 @@ PROBES: Mapping[str, ProbeInfo] = {
         "functions (CFI), which refuse the point. Hits within its own handler (counted as missed).",
         cost="One kprobe, return probe or tracepoint per hit, some instructions per value, a "
         "record where the condition holds; with eight values, three of them texts: "
-        + _measured(3.30, 4.17, 4.42, "taskstats_exit() was called and made to return at once"),
+        + _format_costs(3.30, 4.17, 4.42, "taskstats_exit() was called and made to return at once"),
         fault="none",
         why="What it means only its author knows: say it in a rule.",
         params={
@@ -294,7 +304,7 @@ def to_json(name: str) -> dict[str, Any]:
     return {"probe": name, **asdict(info), "params": {**info.params, **COMMON_PARAMS}}
 
 
-def sections(name: str) -> list[tuple[str, tuple[str, ...]]]:
+def list_sections(name: str) -> list[tuple[str, tuple[str, ...]]]:
     """The text about a probe: headings, and a line or lines below each."""
     info = PROBES[name]
     said: list[tuple[str, tuple[str, ...]]] = [
@@ -312,7 +322,7 @@ def sections(name: str) -> list[tuple[str, tuple[str, ...]]]:
     return said
 
 
-def markdown() -> str:
+def make_markdown() -> str:
     """docs/probes.md"""
     lines = [
         "# Probes",
@@ -330,17 +340,17 @@ def markdown() -> str:
     lines += [f"- `{key}`: {text}" for key, text in COMMON_PARAMS.items()]
     for name in PROBES:
         lines += ["", f"## {name}", ""]
-        for heading, texts in sections(name):
+        for heading, texts in list_sections(name):
             if heading == "Parameters":
                 lines += ["- Parameters:"]
                 lines += [f"  - `{key}`: {text}" for key, text in PROBES[name].params.items()]
             else:
                 lines.append(f"- {heading}: {'; '.join(texts)}")
-    lines += ["", *elsewhere.markdown()]
+    lines += ["", *elsewhere.list_markdown_lines()]
     return "\n".join(lines) + "\n"
 
 
-def roff() -> str:
+def make_man_page() -> str:
     """docs/man/vesper-probes.7"""
     lines = [
         r".\" SPDX-License-Identifier: GPL-2.0-or-later",
@@ -356,13 +366,13 @@ def roff() -> str:
         "Parameters that all of them have:",
     ]
     for key, text in COMMON_PARAMS.items():
-        lines += [".TP", f".B {_escape(key)}", _escape(text)]
-    lines += [".PP", _escape(MEASURED.replace("`", "")), ".SH PROBES"]
+        lines += [".TP", f".B {_escape_roff(key)}", _escape_roff(text)]
+    lines += [".PP", _escape_roff(MEASURED.replace("`", "")), ".SH PROBES"]
     for name in PROBES:
-        lines.append(f".SS {_escape(name)}")
-        for heading, texts in sections(name):
+        lines.append(f".SS {_escape_roff(name)}")
+        for heading, texts in list_sections(name):
             lines += [".TP", f".B {heading}"]
-            lines.append("\n.br\n".join(_escape(text) for text in texts))
+            lines.append("\n.br\n".join(_escape_roff(text) for text in texts))
     lines += [".SH SEE ALSO", ".BR vesper (8),", ".BR vesper\\-points (7),", ".BR vesperd (8)"]
     return "\n".join(lines) + "\n"
 
@@ -371,14 +381,14 @@ def _first_sentence(text: str) -> str:
     return text.split(". ")[0].rstrip(".")
 
 
-def _escape(text: str) -> str:
+def _escape_roff(text: str) -> str:
     escaped = text.replace("\\", r"\e").replace("-", r"\-")
     return "\\&" + escaped if escaped.startswith((".", "'")) else escaped
 
 
 def main(arguments: list[str]) -> int:
     """Print the page of that format."""
-    formats = {"markdown": markdown, "roff": roff}
+    formats = {"markdown": make_markdown, "roff": make_man_page}
     if len(arguments) != 1 or arguments[0] not in formats:
         print("usage: python3 -m vesper_monitor.probes markdown|roff", file=sys.stderr)
         return 2

@@ -15,13 +15,13 @@ import os
 import socket
 import time
 
-from vesper_monitor.qemu_process import folder
+from vesper_monitor.qemu_process import pid_file_folder
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
     from typing import Any
 
-__all__ = ["ask", "path"]
+__all__ = ["ask_qemu", "monitor_socket_path"]
 
 #: Bytes of one answer or event, at most.
 _MAX_LINE = 1 << 20
@@ -29,7 +29,7 @@ _MAX_LINE = 1 << 20
 MAX_STATUS_BYTES = 16 << 20
 
 
-def path(name: str) -> str:
+def monitor_socket_path(name: str) -> str:
     """Of the monitor's socket, as libvirt's status file of the domain has it.
 
     :raises OSError: there is no such file, or no monitor in it.
@@ -37,9 +37,11 @@ def path(name: str) -> str:
     from vesper_monitor.regular_file import read_regular
     from vesper_monitor.xml_parser import parse_xml
 
-    file = os.path.join(folder(), f"{name}.xml")
+    file = os.path.join(pid_file_folder(), f"{name}.xml")
     try:
-        monitor = parse_xml(read_regular(folder(), f"{name}.xml", MAX_STATUS_BYTES)).find("monitor")
+        monitor = parse_xml(read_regular(pid_file_folder(), f"{name}.xml", MAX_STATUS_BYTES)).find(
+            "monitor"
+        )
     except ValueError as error:
         raise OSError(f"{file}: {error}") from None
     if monitor is None or not (found := monitor.get("path")):
@@ -47,7 +49,7 @@ def path(name: str) -> str:
     return str(found)
 
 
-def ask(name: str, *commands: str, limit: float) -> Any:
+def ask_qemu(name: str, *commands: str, limit: float) -> Any:
     """Give a domain's QEMU some commands; what the last one returns.
 
     :param limit: seconds, for all of them.
@@ -58,20 +60,20 @@ def ask(name: str, *commands: str, limit: float) -> Any:
     returned: Any = None
     with socket.socket(socket.AF_UNIX) as sock:
         sock.settimeout(limit)
-        sock.connect(path(name))
+        sock.connect(monitor_socket_path(name))
         stream = sock.makefile("rwb")
         try:
-            _next(sock, stream, end, "QMP")
+            _read_message(sock, stream, end, "QMP")
             for command in ("qmp_capabilities", *commands):
                 stream.write(json.dumps({"execute": command}).encode() + b"\n")
                 stream.flush()
-                returned = _next(sock, stream, end, "return")
+                returned = _read_message(sock, stream, end, "return")
         except ValueError as error:
             raise OSError(f"QEMU's monitor is not understood: {error}") from None
     return returned
 
 
-def _next(sock: socket.socket, stream: Any, end: float, wanted: str) -> Any:
+def _read_message(sock: socket.socket, stream: Any, end: float, wanted: str) -> Any:
     """The next message of that kind; events are passed over."""
     while True:
         sock.settimeout(max(0.001, end - time.monotonic()))

@@ -15,13 +15,13 @@ import fcntl
 import os
 import struct
 
-__all__ = ["folder", "lock_holder", "named", "owner", "running"]
+__all__ = ["find_domain_name", "find_qemu_pid", "list_running", "lock_holder", "pid_file_folder"]
 
 #: struct flock: type, whence, start, length, PID (64 bit).
 _FLOCK = "hhqqi4x"
 
 
-def folder() -> str:
+def pid_file_folder() -> str:
     """Of the pid files: ``$VESPER_QEMU_RUN``, or that of libvirt's system daemon."""
     return os.environ.get("VESPER_QEMU_RUN") or "/run/libvirt/qemu"
 
@@ -45,16 +45,16 @@ def lock_holder(directory: str, name: str) -> int | None:
     return None if kind == fcntl.F_UNLCK or pid <= 0 else int(pid)
 
 
-def owner(name: str) -> int | None:
+def find_qemu_pid(name: str) -> int | None:
     """The PID of a domain's QEMU, beyond doubt; None: it has none that is known.
 
     :raises OSError: there is no telling.
     """
-    pid = lock_holder(folder(), f"{name}.pid")
-    return pid if pid is not None and named(pid) == name else None
+    pid = lock_holder(pid_file_folder(), f"{name}.pid")
+    return pid if pid is not None and find_domain_name(pid) == name else None
 
 
-def running() -> dict[str, int]:
+def list_running() -> dict[str, int]:
     """The PIDs of all QEMUs by their domains' names.
 
     Also of those without a pid file: a QEMU that runs must never be missed.
@@ -64,15 +64,19 @@ def running() -> dict[str, int]:
     """
     found: dict[str, int] = {}
     for entry in os.listdir("/proc"):
-        if entry.isdecimal() and (name := named(int(entry))) and _here(entry):
+        if (
+            entry.isdecimal()
+            and (name := find_domain_name(int(entry)))
+            and _is_in_own_namespace(entry)
+        ):
             found[name] = int(entry)
-    for entry in os.listdir(folder()):
-        if entry.endswith(".pid") and (pid := owner(entry.removesuffix(".pid"))):
+    for entry in os.listdir(pid_file_folder()):
+        if entry.endswith(".pid") and (pid := find_qemu_pid(entry.removesuffix(".pid"))):
             found[entry.removesuffix(".pid")] = pid
     return found
 
 
-def _here(pid: str) -> bool:
+def _is_in_own_namespace(pid: str) -> bool:
     """Whether a process is in this one's PID namespace."""
     try:
         return os.stat(f"/proc/{pid}/ns/pid").st_ino == os.stat("/proc/self/ns/pid").st_ino
@@ -80,7 +84,7 @@ def _here(pid: str) -> bool:
         return False  # it has just ended
 
 
-def named(pid: int) -> str:
+def find_domain_name(pid: int) -> str:
     """The domain whose QEMU a process is by its own words; empty: none.
 
     libvirt passes ``-name guest=NAME,debug-threads=on``, with commas doubled.

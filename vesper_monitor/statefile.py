@@ -8,7 +8,7 @@ import os
 from pathlib import Path
 from typing import Protocol
 
-__all__ = ["DirectDisk", "StateDisk", "read", "write"]
+__all__ = ["DirectDisk", "StateDisk", "read_state", "write_state"]
 
 
 class StateDisk(Protocol):
@@ -25,28 +25,28 @@ class DirectDisk:
     """One that does not hang."""
 
     async def read_state(self, path: Path) -> str:
-        return read(path)
+        return read_state(path)
 
     async def write_state(self, path: Path, value: object) -> None:
-        write(path, value)
+        write_state(path, value)
 
 
-def read(path: Path) -> str:
+def read_state(path: Path) -> str:
     """:raises OSError:"""
     return path.read_text(encoding="utf-8", errors="surrogateescape")
 
 
-def write(path: Path, value: object) -> None:
+def write_state(path: Path, value: object) -> None:
     """:raises OSError: the file is as it was."""
     new = path.with_name(path.name + ".new")
     path.parent.mkdir(mode=0o755, parents=True, exist_ok=True)
     new.unlink(missing_ok=True)  # of an earlier try, whatever its mode
-    with open(new, "x", encoding="utf-8", opener=_private) as file:
+    with open(new, "x", encoding="utf-8", opener=_open_private) as file:
         json.dump(value, file)
         file.flush()
         os.fsync(file.fileno())
     new.replace(path)
 
 
-def _private(path: str, flags: int) -> int:
+def _open_private(path: str, flags: int) -> int:
     return os.open(path, flags | os.O_CLOEXEC, 0o600)

@@ -171,7 +171,7 @@ class Link(Protocol):
     def cchan(self) -> Mapping:
         """The C-chan page, writable."""
 
-    def map(self, handle: int, pages: int, *, writable: bool = False) -> Mapping:
+    def map_region(self, handle: int, pages: int, *, writable: bool = False) -> Mapping:
         """Map a region.
 
         :param handle: the guest's word (``vsp_region.handle``): hostile.
@@ -179,7 +179,7 @@ class Link(Protocol):
         :raises TransportError: the guest did not share what it said.
         """
 
-    def notify(self) -> None:
+    def notify_guest(self) -> None:
         """Tell the guest that C-chan has moved. Never blocks."""
 
     def on_notify(self, callback: Callable[[], None] | None) -> None:
@@ -192,7 +192,7 @@ class Link(Protocol):
         """Unmap everything and give the link up.
 
         :param deactivate: also take the device away from the guest; if not,
-            the guest keeps it and a later :meth:`Transport.connect` goes on
+            the guest keeps it and a later :meth:`Transport.connect_domain` goes on
             with it (restart of the daemon). Every mapping is closed first.
         """
 
@@ -204,7 +204,7 @@ class Transport(Protocol):
     name: str
 
     @classmethod
-    def usable(cls) -> str | None:
+    def explain_unusable(cls) -> str | None:
         """None if this host runs that hypervisor, else the reason why not."""
 
     async def start(self) -> None:
@@ -216,13 +216,13 @@ class Transport(Protocol):
     async def stop(self) -> None:
         """Release everything; devices of guests stay (see :meth:`Link.close`)."""
 
-    async def domains(self) -> list[Domain]:
+    async def list_domains(self) -> list[Domain]:
         """The running domains, without the host's own."""
 
-    async def find(self, name: str) -> Domain | None:
+    async def find_domain(self, name: str) -> Domain | None:
         """The domain of that name, if there is one."""
 
-    async def report(self, domain: Domain) -> DomainReport:
+    async def report_domain(self, domain: Domain) -> DomainReport:
         """Its state. Asked of the hypervisor each time.
 
         Of a domain that has ended the cause is told if it is known or becomes
@@ -231,10 +231,10 @@ class Transport(Protocol):
         :raises TransportError: not known now.
         """
 
-    async def active(self) -> list[Domain]:
+    async def list_active_domains(self) -> list[Domain]:
         """Domains that already have a VESPER device, connected or waiting."""
 
-    async def connect(self, domain: Domain, timeout: float) -> Link:  # noqa: ASYNC109
+    async def connect_domain(self, domain: Domain, timeout: float) -> Link:  # noqa: ASYNC109
         """Activate the guest, or take over its link if it is active already.
 
         :param timeout: seconds to wait for the guest's frontend.
@@ -244,13 +244,13 @@ class Transport(Protocol):
         :raises TransportError: anything else.
         """
 
-    async def deactivate(self, domain: Domain) -> None:
+    async def deactivate_domain(self, domain: Domain) -> None:
         """Take the device away from a guest to which there is no link, if it has one.
 
         :raises TransportError: it may still have it.
         """
 
-    def events(self) -> AsyncIterator[DomainEvent]:
+    def follow_events(self) -> AsyncIterator[DomainEvent]:
         """Domains that came, went, or changed, as they do; for ever."""
 
 

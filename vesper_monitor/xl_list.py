@@ -8,40 +8,43 @@ from __future__ import annotations
 
 from vesper_monitor.domain_state import DomainState
 
-__all__ = ["flags", "rows", "sizes"]
+__all__ = ["parse_flags", "parse_rows", "parse_sizes"]
 
 
-def rows(text: str) -> list[tuple[str, str, DomainState]]:
+def parse_rows(text: str) -> list[tuple[str, str, DomainState]]:
     """(name, id, state) of each domain, as listed.
 
     Columns: name (may hold blanks), id, memory, VCPUs, ``rbpscd`` flags, time.
 
     :raises ValueError: this is no such list, or not all of it.
     """
-    return [(columns[0].strip(), columns[1], _state(columns[4])) for columns in _columns(text)]
+    return [
+        (columns[0].strip(), columns[1], _parse_state(columns[4]))
+        for columns in _split_columns(text)
+    ]
 
 
-def flags(text: str) -> dict[str, str]:
-    """The flags of each domain by id, as :func:`rows` reads them.
+def parse_flags(text: str) -> dict[str, str]:
+    """The flags of each domain by id, as :func:`parse_rows` reads them.
 
     :raises ValueError: this is no such list.
     """
-    return {columns[1]: columns[4] for columns in _columns(text)}
+    return {columns[1]: columns[4] for columns in _split_columns(text)}
 
 
-def sizes(text: str) -> dict[str, tuple[int, int]]:
+def parse_sizes(text: str) -> dict[str, tuple[int, int]]:
     """Memory (MiB) and virtual CPUs of each domain by name, but for Domain-0.
 
     :raises ValueError: this is no such list.
     """
     return {
         columns[0].strip(): (int(columns[2]), int(columns[3]))
-        for columns in _columns(text)
+        for columns in _split_columns(text)
         if columns[1] != "0"
     }
 
 
-def _columns(text: str) -> list[list[str]]:
+def _split_columns(text: str) -> list[list[str]]:
     """Split the lines of a whole list.
 
     A line that is not understood may be a domain's that runs, so it is an
@@ -64,7 +67,7 @@ def _columns(text: str) -> list[list[str]]:
     return found
 
 
-def _state(flags: str) -> DomainState:
+def _parse_state(flags: str) -> DomainState:
     """Flags: ``rbps``, why it has shut down, ``d`` (tools/xl/xl_list.c, 4.17).
 
     Why: ``-`` power-off, ``r`` reboot, ``s`` suspend, ``c`` crash, ``w``

@@ -67,15 +67,15 @@ class Device:
         #: what to watch to learn of the frontend's changes
         self.frontend_state_path = f"{self.frontend}/state"
 
-    async def create(self) -> None:
+    async def create_nodes(self) -> None:
         """Make both ends' nodes anew: a guest that listens connects."""
         domid, frontend, backend = self._domid, self.frontend, self.backend
 
         def body(transaction: Transaction) -> None:
-            transaction.remove(frontend)
-            transaction.remove(backend)
-            transaction.mkdir(backend, owner=0, reader=domid)
-            transaction.mkdir(frontend, owner=domid, reader=0)
+            transaction.remove_node(frontend)
+            transaction.remove_node(backend)
+            transaction.make_node(backend, owner=0, reader=domid)
+            transaction.make_node(frontend, owner=domid, reader=0)
             for path, value in (
                 (f"{backend}/frontend", frontend),
                 (f"{backend}/frontend-id", domid),
@@ -85,9 +85,9 @@ class Device:
                 (f"{frontend}/backend-id", 0),
                 (f"{frontend}/state", XenbusState.INITIALISING.value),
             ):
-                transaction.write(path, value)
+                transaction.write_node(path, value)
 
-        await self._store.transact(f"creating the device of {self._name}", body)
+        await self._store.run_transaction(f"creating the device of {self._name}", body)
 
     async def take_away(self, let_go: Callable[[], None] = lambda: None) -> None:
         """Close in order, so that the guest has let go before the nodes do.
@@ -97,17 +97,17 @@ class Device:
         await self.set_backend(XenbusState.CLOSING)
         let_go()
         await self.wait_closed()
-        await self._store.remove(self.frontend)
-        await self._store.remove(f"{BACKENDS}/{self._domid}")
+        await self._store.remove_node(self.frontend)
+        await self._store.remove_node(f"{BACKENDS}/{self._domid}")
 
     async def set_backend(self, state: XenbusState) -> None:
-        await self._store.write(f"{self.backend}/state", state.value)
+        await self._store.write_node(f"{self.backend}/state", state.value)
 
     async def backend_state(self) -> XenbusState:
-        return _state(await self._store.read(f"{self.backend}/state"))
+        return _parse_state(await self._store.read_node(f"{self.backend}/state"))
 
     async def frontend_state(self) -> XenbusState:
-        return _state(await self._store.read(self.frontend_state_path))
+        return _parse_state(await self._store.read_node(self.frontend_state_path))
 
     async def wait_closed(self) -> None:
         """Until the guest has let go, or has had time enough."""
@@ -118,11 +118,11 @@ class Device:
                 break
             await asyncio.sleep(0.05)
 
-    async def published(self) -> Published:
+    async def read_published(self) -> Published:
         """:raises TransportError: the guest has published nonsense."""
         keys = "ring-ref", "event-channel"
-        values = [await self._store.read(f"{self.frontend}/{key}") for key in keys]
-        numbers = [_number(value) for value in values]
+        values = [await self._store.read_node(f"{self.frontend}/{key}") for key in keys]
+        numbers = [_parse_number(value) for value in values]
         if None in numbers:
             raise TransportError(
                 f"{self._name}: the guest's frontend has published no usable "
@@ -131,13 +131,13 @@ class Device:
         return Published(numbers[0] or 0, numbers[1] or 0)
 
 
-def _number(text: str | None) -> int | None:
+def _parse_number(text: str | None) -> int | None:
     """A grant reference or port: 32 bits."""
     if text is None or not text.isascii() or not text.isdecimal() or len(text) > 10:
         return None
     return int(text) if int(text) < 1 << 32 else None
 
 
-def _state(text: str | None) -> XenbusState:
-    number = _number(text)
+def _parse_state(text: str | None) -> XenbusState:
+    number = _parse_number(text)
     return XenbusState(number) if number is not None and number <= 6 else XenbusState.UNKNOWN

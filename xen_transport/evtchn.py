@@ -18,13 +18,13 @@ __all__ = ["EventChannel"]
 DEVICE = "/dev/xen/evtchn"
 
 
-def _ioc(number: int, size: int) -> int:
+def _ioctl_number(number: int, size: int) -> int:
     """_IOC(_IOC_NONE, 'E', number, size)"""
     return (size << 16) | (ord("E") << 8) | number
 
 
-_BIND_INTERDOMAIN = _ioc(1, 8)  # unsigned int remote_domain, remote_port
-_NOTIFY = _ioc(4, 4)  # unsigned int port
+_BIND_INTERDOMAIN = _ioctl_number(1, 8)  # unsigned int remote_domain, remote_port
+_NOTIFY = _ioctl_number(4, 4)  # unsigned int port
 
 #: A guest that fires more often than this (per second) is listened to only
 #: every so often (s): its events coalesce, the daemon stays free for others.
@@ -49,9 +49,9 @@ class EventChannel:
         except OSError:
             os.close(self._fd)
             raise
-        self._loop.add_reader(self._fd, self._readable)
+        self._loop.add_reader(self._fd, self._handle_readable)
 
-    def notify(self) -> None:
+    def notify_port(self) -> None:
         """Never blocks."""
         if self._fd >= 0:
             fcntl.ioctl(self._fd, _NOTIFY, bytearray(struct.pack("=I", self._port)))
@@ -63,7 +63,7 @@ class EventChannel:
             os.close(self._fd)
             self._fd = -1
 
-    def _readable(self) -> None:
+    def _handle_readable(self) -> None:
         try:
             os.read(self._fd, 4096)
         except BlockingIOError:
@@ -73,11 +73,11 @@ class EventChannel:
             self._second, self._count = now, 0
         self._count += 1
         if self._count > _MANY:
-            self._loop.call_later(_CALM, self._listen)
+            self._loop.call_later(_CALM, self._listen_for_events)
         else:
-            self._listen()
+            self._listen_for_events()
 
-    def _listen(self) -> None:
+    def _listen_for_events(self) -> None:
         # Unmasked before the callback looks: what comes meanwhile fires again.
         if self._fd >= 0:
             os.write(self._fd, struct.pack("=I", self._port))

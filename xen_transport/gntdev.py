@@ -15,18 +15,18 @@ DEVICE = "/dev/xen/gntdev"
 PAGE_SIZE = 4096
 
 
-def _ioc(number: int, size: int) -> int:
+def _ioctl_number(number: int, size: int) -> int:
     """_IOC(_IOC_NONE, 'G', number, size)"""
     return (size << 16) | (ord("G") << 8) | number
 
 
 # struct ioctl_gntdev_map_grant_ref: count, pad, index; then count × (domid, ref).
 # The request's size is that of the struct with one reference.
-_MAP = _ioc(0, 24)
+_MAP = _ioctl_number(0, 24)
 _MAP_HEAD = struct.Struct("=IIQ")
 _REF = struct.Struct("=II")
 # struct ioctl_gntdev_unmap_grant_ref: index, count, pad
-_UNMAP = _ioc(1, 16)
+_UNMAP = _ioctl_number(1, 16)
 _UNMAP_ARGS = struct.Struct("=QII")
 
 
@@ -47,7 +47,7 @@ class GrantMapping:
                 fd, len(refs) * PAGE_SIZE, mmap.MAP_SHARED, protection, offset=self._index
             )
         except OSError:
-            self._forget()
+            self._forget_mapping()
             raise
         self._view = memoryview(self._map)
         self.is_open = True
@@ -61,10 +61,10 @@ class GrantMapping:
         if self.is_open:
             self._view.release()
             self._map.close()
-            self._forget()
+            self._forget_mapping()
             self.is_open = False
 
-    def _forget(self) -> None:
+    def _forget_mapping(self) -> None:
         fcntl.ioctl(self._fd, _UNMAP, _UNMAP_ARGS.pack(self._index, self._pages, 0))
 
 
@@ -75,7 +75,7 @@ class GrantDevice:
         """:raises OSError:"""
         self._fd = os.open(DEVICE, os.O_RDWR | os.O_CLOEXEC)
 
-    def map(self, domid: int, refs: Sequence[int], *, writable: bool) -> GrantMapping:
+    def map_grants(self, domid: int, refs: Sequence[int], *, writable: bool) -> GrantMapping:
         """
         :raises OSError: EINVAL: one of them is not granted to this domain, or
             not for writing.

@@ -43,38 +43,42 @@ class XenLink:
                 f"cannot map guests' pages: {error}; is xen-gntdev loaded?"
             ) from None
         try:
-            self._cchan = self._map([published.ring_ref], "C-chan page", writable=True)
-            self._channel = self._bind(published.event_channel)
+            self._cchan = self._map_grants([published.ring_ref], "C-chan page", writable=True)
+            self._channel = self._bind_port(published.event_channel)
         except TransportError:
-            self._unmap()
+            self._unmap_all()
             raise
 
-    async def follow(self) -> None:
+    async def follow_frontend(self) -> None:
         """Begin to watch the guest's end. :raises TransportError:"""
-        self._token = await self._store.watch(self._device.frontend_state_path, self.check)
+        self._token = await self._store.watch_path(
+            self._device.frontend_state_path, self.check_frontend
+        )
 
     @property
     def cchan(self) -> GrantMapping:
         return self._cchan
 
-    def map(self, handle: int, pages: int, *, writable: bool = False) -> GrantMapping:
+    def map_region(self, handle: int, pages: int, *, writable: bool = False) -> GrantMapping:
         """The handle is the grant of a ``struct vsp_xen_dir``, copied before use."""
         if not 0 < pages <= abi.MAX_REGION_PAGES or not 0 < handle < 1 << 32:
             raise TransportError(
                 f"{self.domain.name}: impossible region: handle {handle:#x}, {pages} pages"
             )
-        page = self._map([handle], "region's directory", writable=False)
+        page = self._map_grants([handle], "region's directory", writable=False)
         directory = abi.XenDir.from_buffer_copy(page.view)
         self._close_mapping(page)
         if directory.pages < pages:
             raise TransportError(
                 f"{self.domain.name}: region {handle:#x} has {directory.pages} pages, not {pages}"
             )
-        return self._map(list(directory.ref[:pages]), f"region {handle:#x}", writable=writable)
+        return self._map_grants(
+            list(directory.ref[:pages]), f"region {handle:#x}", writable=writable
+        )
 
-    def notify(self) -> None:
+    def notify_guest(self) -> None:
         try:
-            self._channel.notify()
+            self._channel.notify_port()
         except OSError as error:
             _LOG.warning("%s: cannot notify the guest: %s", self.domain.name, error)
 
@@ -86,10 +90,10 @@ class XenLink:
         if callback is not None and self._lost is not None:
             callback(self._lost)
 
-    def check(self) -> None:
+    def check_frontend(self) -> None:
         """Something has changed: is the guest's end still there?"""
         if self._checking is None and self._lost is None:
-            self._checking = asyncio.ensure_future(self._check())
+            self._checking = asyncio.ensure_future(self._check_states())
 
     async def close(self, *, deactivate: bool) -> None:
         if self._checking is not None:
@@ -97,18 +101,18 @@ class XenLink:
         self._lost = self._lost or "closed"
         # Memory first: a domain with mapped pages cannot die.
         if not deactivate:
-            self._unmap()
+            self._unmap_all()
         try:
             if self._token is not None:
                 token, self._token = self._token, None
-                await self._store.unwatch(token)
-            await (self._device.take_away(self._unmap) if deactivate else self._leave())
+                await self._store.unwatch_path(token)
+            await (self._device.take_away(self._unmap_all) if deactivate else self._leave_device())
         except StoreError as error:
             _LOG.warning("%s: %s", self.domain.name, error)
         finally:
-            self._unmap()
+            self._unmap_all()
 
-    async def _leave(self) -> None:
+    async def _leave_device(self) -> None:
         """The device stays; but where the guest closes its end, so do we.
 
         Closing before closed: a guest that shuts down looks for that state
@@ -122,7 +126,7 @@ class XenLink:
         if state in (XenbusState.CLOSING, XenbusState.CLOSED):
             await self._device.set_backend(XenbusState.CLOSED)
 
-    async def _check(self) -> None:
+    async def _check_states(self) -> None:
         reason = None
         try:
             state = await self._device.frontend_state()
@@ -139,9 +143,9 @@ class XenLink:
             if self._on_lost is not None:
                 self._on_lost(reason)
 
-    def _map(self, refs: list[int], what: str, *, writable: bool) -> GrantMapping:
+    def _map_grants(self, refs: list[int], what: str, *, writable: bool) -> GrantMapping:
         try:
-            mapping = self._grants.map(self.domain.domid, refs, writable=writable)
+            mapping = self._grants.map_grants(self.domain.domid, refs, writable=writable)
         except OSError as error:
             why = (
                 "the guest has not granted it"
@@ -153,16 +157,16 @@ class XenLink:
         self._mappings.append(mapping)
         return mapping
 
-    def _bind(self, port: int) -> EventChannel:
+    def _bind_port(self, port: int) -> EventChannel:
         try:
-            return EventChannel(self.domain.domid, port, self._fired)
+            return EventChannel(self.domain.domid, port, self._handle_event)
         except OSError as error:
             raise TransportError(
                 f"{self.domain.name}: cannot bind to the guest's event channel {port}: "
                 f"{error.strerror}; is xen-evtchn loaded?"
             ) from None
 
-    def _fired(self) -> None:
+    def _handle_event(self) -> None:
         if self._notified is not None:
             self._notified()
 
@@ -170,7 +174,7 @@ class XenLink:
         mapping.close()
         self._mappings.remove(mapping)
 
-    def _unmap(self) -> None:
+    def _unmap_all(self) -> None:
         """Event channel and pages. May be called twice."""
         if hasattr(self, "_channel"):
             self._channel.close()

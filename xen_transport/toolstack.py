@@ -20,9 +20,9 @@ from vesper_monitor.transport import (
     VcpuState,
     VcpuUse,
 )
-from vesper_monitor.xl_list import flags, rows
+from vesper_monitor.xl_list import parse_flags, parse_rows
 
-__all__ = ["TIMEOUT", "DomainList", "parse", "parse_vcpus"]
+__all__ = ["TIMEOUT", "DomainList", "parse_list", "parse_vcpus"]
 
 #: s
 TIMEOUT = 15.0
@@ -58,22 +58,22 @@ class DomainList:
         self._next: _ListTask | None = None
         self._present: _ListTask | None = None
 
-    async def reports(self) -> dict[int, DomainReport]:
+    async def list_reports(self) -> dict[int, DomainReport]:
         """Return the state of all domains, by domid.
 
         :raises TransportError:
         """
         if self._next is None:
-            self._next = asyncio.get_running_loop().create_task(self._run(self._present))
+            self._next = asyncio.get_running_loop().create_task(self._run_xl_list(self._present))
             # Whoever waits for it has its error; they may all have gone.
             self._next.add_done_callback(lambda task: task.cancelled() or task.exception())
         return await asyncio.shield(self._next)
 
-    async def _run(self, before: _ListTask | None) -> dict[int, DomainReport]:
+    async def _run_xl_list(self, before: _ListTask | None) -> dict[int, DomainReport]:
         if before is not None:
             await asyncio.wait({before})
         self._present, self._next = self._next, None
-        return parse(await _xl("list"))
+        return parse_list(await _xl_path("list"))
 
     async def cpu_use(self, domid: int) -> CpuUse:
         """Return the CPU time of a domain's virtual CPUs, and its state.
@@ -82,15 +82,15 @@ class DomainList:
 
         :raises TransportError: also if there is no such domain.
         """
-        vcpus = parse_vcpus(await _xl("vcpu-list", str(domid)), domid)
-        report = (await self.reports()).get(domid)
+        vcpus = parse_vcpus(await _xl_path("vcpu-list", str(domid)), domid)
+        report = (await self.list_reports()).get(domid)
         return CpuUse(report.state if report is not None else DomainState.GONE, vcpus)
 
 
-async def _xl(*command: str) -> str:
+async def _xl_path(*command: str) -> str:
     name = f"xl {command[0]}"
     try:
-        code, output, errors = await outside.run("xl", *command, limit=TIMEOUT)
+        code, output, errors = await outside.run_command("xl", *command, limit=TIMEOUT)
     except TimeoutError:
         raise TransportError(
             f"{name}: no answer within {TIMEOUT:.0f} s; Xen's toolstack hangs"
@@ -102,20 +102,20 @@ async def _xl(*command: str) -> str:
     return output
 
 
-def parse(text: str) -> dict[int, DomainReport]:
+def parse_list(text: str) -> dict[int, DomainReport]:
     """:raises TransportError: this is no such list."""
     try:
-        domains, letters = rows(text), flags(text)
+        domains, letters = parse_rows(text), parse_flags(text)
     except ValueError as error:
         raise TransportError(str(error)) from None
     return {
-        int(domid): _report(state, letters[domid])
+        int(domid): _make_report(state, letters[domid])
         for _, domid, state in domains
         if domid.isdecimal()
     }
 
 
-def _report(state: DomainState, letters: str) -> DomainReport:
+def _make_report(state: DomainState, letters: str) -> DomainReport:
     if state is DomainState.PAUSED and letters[2] == "p":
         # libxl does so while it builds a domain and when it destroys one, and does not
         # say so; for longer only somebody who has run xl pause.

@@ -52,7 +52,7 @@ class XenTransport:
         self._suspended: set[int] = set()
 
     @classmethod
-    def usable(cls) -> str | None:
+    def explain_unusable(cls) -> str | None:
         """Whether this is a control domain, by /proc/xen/capabilities."""
         try:
             with open("/proc/xen/capabilities") as file:
@@ -69,32 +69,32 @@ class XenTransport:
         await self._store.start()
         # These fire once at the start, too: then the sweep is of use as well.
         for path in ("@introduceDomain", "@releaseDomain"):
-            await self._store.watch(path, self._domains_changed)
+            await self._store.watch_path(path, self._domains_changed)
 
     async def stop(self) -> None:
         if self._sweeping is not None:
             self._sweeping.cancel()
         await self._store.stop()
 
-    async def domains(self) -> list[Domain]:
+    async def list_domains(self) -> list[Domain]:
         found = []
-        for word in await self._store.list("/local/domain"):
+        for word in await self._store.list_nodes("/local/domain"):
             if word.isdecimal() and word != "0":
-                domain = await self._domain(int(word))
+                domain = await self._domain_of(int(word))
                 if domain is not None:
                     found.append(domain)
         return found
 
-    async def find(self, name: str) -> Domain | None:
+    async def find_domain(self, name: str) -> Domain | None:
         # Of several with one name (one may still be dying) the youngest.
-        found = [domain for domain in await self.domains() if domain.name == name]
+        found = [domain for domain in await self.list_domains() if domain.name == name]
         return max(found, key=lambda domain: domain.domid, default=None)
 
-    async def report(self, domain: Domain) -> DomainReport:
-        reports = await self._list.reports()
+    async def report_domain(self, domain: Domain) -> DomainReport:
+        reports = await self._list.list_reports()
         report = reports.get(domain.domid, DomainReport(DomainState.GONE))
         if report.state in (DomainState.DYING, DomainState.GONE):
-            ending = await self._ending(domain)
+            ending = await self._find_ending(domain)
             if ending is not None:
                 return DomainReport(report.state, *ending)
             if domain.domid in self._suspended:
@@ -107,13 +107,13 @@ class XenTransport:
             self._suspended.add(domain.domid)
         return report
 
-    async def _ending(self, domain: Domain) -> xl_log.Ending | None:
+    async def _find_ending(self, domain: Domain) -> xl_log.Ending | None:
         """xl learns of it when we do."""
         end = asyncio.get_running_loop().time() + _NOTED_WITHIN
         while True:
             text = await xl_log.read_soon(domain.name)
-            ending = xl_log.ending(text, domain.domid)
-            if ending is not None or not xl_log.follows(text, domain.domid):
+            ending = xl_log.parse_ending(text, domain.domid)
+            if ending is not None or not xl_log.is_followed(text, domain.domid):
                 return ending
             if asyncio.get_running_loop().time() > end:
                 return None
@@ -122,25 +122,25 @@ class XenTransport:
     async def cpu_use(self, domain: Domain) -> CpuUse:
         return await self._list.cpu_use(domain.domid)
 
-    async def active(self) -> list[Domain]:
+    async def list_active_domains(self) -> list[Domain]:
         found = []
-        for word in await self._store.list(BACKENDS):
-            domain = await self._domain(int(word)) if word.isdecimal() else None
+        for word in await self._store.list_nodes(BACKENDS):
+            domain = await self._domain_of(int(word)) if word.isdecimal() else None
             if domain is None:
                 continue
-            state = await self._device(domain).backend_state()
+            state = await self._device_of(domain).backend_state()
             if state in (XenbusState.INIT_WAIT, XenbusState.CONNECTED):
                 found.append(domain)
         return found
 
-    async def connect(self, domain: Domain, timeout: float) -> XenLink:  # noqa: ASYNC109
+    async def connect_domain(self, domain: Domain, timeout: float) -> XenLink:  # noqa: ASYNC109
         """The device's states tell what there is to do, whoever was here before."""
-        device = self._device(domain)
-        if await self._domain(domain.domid) != domain:
+        device = self._device_of(domain)
+        if await self._domain_of(domain.domid) != domain:
             raise LinkLost(f"{domain.name}: domain {domain.domid} has gone")
         backend, frontend = await device.backend_state(), await device.frontend_state()
         if backend not in (XenbusState.INIT_WAIT, XenbusState.CONNECTED) or frontend in _SHUT:
-            await device.create()
+            await device.create_nodes()
         try:
             async with asyncio.timeout(timeout):
                 await self._wait_for_frontend(domain, device)
@@ -149,25 +149,25 @@ class XenTransport:
                 f"{domain.name}: no answer from VESPER in the guest's kernel; load the modules "
                 "vesper and vesper_xen there"
             ) from None
-        link = XenLink(self._store, device, domain, await device.published())
+        link = XenLink(self._store, device, domain, await device.read_published())
         try:
             if await device.backend_state() is not XenbusState.CONNECTED:
                 await device.set_backend(XenbusState.CONNECTED)
-            await link.follow()
+            await link.follow_frontend()
         except BaseException:
             await link.close(deactivate=False)
             raise
         self._links.add(link)
         return link
 
-    async def deactivate(self, domain: Domain) -> None:
-        device = self._device(domain)
-        if await self._domain(domain.domid) != domain:
+    async def deactivate_domain(self, domain: Domain) -> None:
+        device = self._device_of(domain)
+        if await self._domain_of(domain.domid) != domain:
             return  # what it left goes with the next sweep
         if await device.backend_state() is not XenbusState.UNKNOWN:
             await device.take_away()
 
-    async def events(self) -> AsyncIterator[DomainEvent]:
+    async def follow_events(self) -> AsyncIterator[DomainEvent]:
         queue: asyncio.Queue[DomainEvent] = asyncio.Queue(16)
         self._queues.add(queue)
         try:
@@ -178,51 +178,51 @@ class XenTransport:
 
     # ---------------------------------------------------------------- helpers
 
-    def _device(self, domain: Domain) -> Device:
+    def _device_of(self, domain: Domain) -> Device:
         return Device(self._store, domain.domid, domain.name)
 
-    async def _domain(self, domid: int) -> Domain | None:
-        name = await self._store.read(f"/local/domain/{domid}/name")
-        path = await self._store.read(f"/local/domain/{domid}/vm")  # /vm/UUID
+    async def _domain_of(self, domid: int) -> Domain | None:
+        name = await self._store.read_node(f"/local/domain/{domid}/name")
+        path = await self._store.read_node(f"/local/domain/{domid}/vm")  # /vm/UUID
         if name is None or path is None:
             return None
         # While it comes from another host (tools/xl/xl_migrate.c).
         return Domain(name.removesuffix("--incoming"), domid, path.rpartition("/")[2])
 
     async def _wait_for_frontend(self, domain: Domain, device: Device) -> None:
-        async with self._watching(device.frontend_state_path) as changed:
+        async with self._watch_path(device.frontend_state_path) as changed:
             while True:
                 changed.clear()
                 state = await device.frontend_state()
                 if state in _READY:
                     return
-                if state is XenbusState.UNKNOWN and await self._domain(domain.domid) != domain:
+                if state is XenbusState.UNKNOWN and await self._domain_of(domain.domid) != domain:
                     raise LinkLost(f"{domain.name}: domain {domain.domid} has gone")
                 await changed.wait()
 
     @asynccontextmanager
-    async def _watching(self, path: str) -> AsyncIterator[asyncio.Event]:
+    async def _watch_path(self, path: str) -> AsyncIterator[asyncio.Event]:
         changed = asyncio.Event()
-        token = await self._store.watch(path, changed.set)
+        token = await self._store.watch_path(path, changed.set)
         try:
             yield changed
         finally:
-            await self._store.unwatch(token)
+            await self._store.unwatch_path(token)
 
     def _domains_changed(self) -> None:
         for queue in self._queues:
             if not queue.full():  # those in there say the same
                 queue.put_nowait(DomainEvent(None))
         for link in list(self._links):
-            link.check()
+            link.check_frontend()
         if self._sweeping is None or self._sweeping.done():
-            self._sweeping = asyncio.ensure_future(self._sweep())
+            self._sweeping = asyncio.ensure_future(self._sweep_dead_devices())
 
-    async def _sweep(self) -> None:
+    async def _sweep_dead_devices(self) -> None:
         """Remove what dead domains have left of their devices."""
         try:
-            for word in await self._store.list(BACKENDS):
-                if word.isdecimal() and await self._domain(int(word)) is None:
-                    await self._store.remove(f"{BACKENDS}/{word}")
+            for word in await self._store.list_nodes(BACKENDS):
+                if word.isdecimal() and await self._domain_of(int(word)) is None:
+                    await self._store.remove_node(f"{BACKENDS}/{word}")
         except StoreError:
             pass  # the next change sweeps again

@@ -46,7 +46,7 @@ class StoreError(TransportError):
 
 
 class _Connection(UnixSocketConnection):  # type: ignore[misc]
-    def shutdown(self) -> None:
+    def shut_down(self) -> None:
         """Wake whoever reads or writes."""
         if self.transport is not None:
             try:
@@ -90,9 +90,9 @@ class _Sink:
         # is no harm: the callback looks at the store, not at the event.
         if not self._pending:
             self._pending = True
-            self._loop.call_soon_threadsafe(self._tell)
+            self._loop.call_soon_threadsafe(self._call_back)
 
-    def _tell(self) -> None:
+    def _call_back(self) -> None:
         self._pending = False
         self._callback()
 
@@ -103,19 +103,19 @@ class Transaction:
     def __init__(self, client: Any) -> None:
         self._client = client
 
-    def read(self, path: str) -> str | None:
-        return _read(self._client, path)
+    def read_node(self, path: str) -> str | None:
+        return _read_path(self._client, path)
 
-    def write(self, path: str, value: str | int) -> None:
+    def write_node(self, path: str, value: str | int) -> None:
         self._client.write(path.encode(), str(value).encode())
 
-    def mkdir(self, path: str, *, owner: int, reader: int) -> None:
+    def make_node(self, path: str, *, owner: int, reader: int) -> None:
         """An empty node: its owner's, another domain may read."""
         self._client.mkdir(path.encode())
         self._client.set_perms(path.encode(), [b"n%d" % owner, b"r%d" % reader])
 
-    def remove(self, path: str) -> None:
-        _remove(self._client, path)
+    def remove_node(self, path: str) -> None:
+        _remove_path(self._client, path)
 
 
 class XenStore:
@@ -134,7 +134,7 @@ class XenStore:
     async def start(self) -> None:
         """:raises StoreError:"""
         self._loop = asyncio.get_running_loop()
-        await self._run("connecting", self._connect)
+        await self._run_with_client("connecting", self._connect_to_xenstored)
 
     async def stop(self) -> None:
         self._stopped = True
@@ -144,25 +144,29 @@ class XenStore:
             self._router.connection.shutdown()
         self._executor.shutdown(wait=False, cancel_futures=True)
 
-    async def read(self, path: str) -> str | None:
+    async def read_node(self, path: str) -> str | None:
         """None if there is no such node. :raises StoreError:"""
-        return await self._call(f"reading {path}", lambda client: _read(client, path))
+        return await self._call_in_thread(
+            f"reading {path}", lambda client: _read_path(client, path)
+        )
 
-    async def list(self, path: str) -> tuple[str, ...]:
+    async def list_nodes(self, path: str) -> tuple[str, ...]:
         """Names below; empty if there is no such node. :raises StoreError:"""
-        return await self._call(f"listing {path}", lambda client: _list(client, path))
+        return await self._call_in_thread(
+            f"listing {path}", lambda client: _list_path(client, path)
+        )
 
-    async def write(self, path: str, value: str | int) -> None:
+    async def write_node(self, path: str, value: str | int) -> None:
         """:raises StoreError:"""
-        await self._call(
+        await self._call_in_thread(
             f"writing {path}", lambda client: client.write(path.encode(), str(value).encode())
         )
 
-    async def remove(self, path: str) -> None:
+    async def remove_node(self, path: str) -> None:
         """With all below it; no error if it is not there. :raises StoreError:"""
-        await self._call(f"removing {path}", lambda client: _remove(client, path))
+        await self._call_in_thread(f"removing {path}", lambda client: _remove_path(client, path))
 
-    async def transact(self, what: str, body: Callable[[Transaction], _T]) -> _T:
+    async def run_transaction(self, what: str, body: Callable[[Transaction], _T]) -> _T:
         """Run ``body`` (in a thread, perhaps several times) as one transaction.
 
         :raises StoreError:
@@ -180,68 +184,68 @@ class XenStore:
                     return result
             raise StoreError(f"xenstore: {what}: others kept writing there {_TRIES} times")
 
-        return await self._call(what, attempt)
+        return await self._call_in_thread(what, attempt)
 
-    async def watch(self, path: str, callback: Callable[[], None]) -> str:
+    async def watch_path(self, path: str, callback: Callable[[], None]) -> str:
         """Call ``callback`` on the loop now and whenever something changes there.
 
-        :returns: a token for :meth:`unwatch`. :raises StoreError:
+        :returns: a token for :meth:`unwatch_path`. :raises StoreError:
         """
         assert self._loop is not None
         self._next_token += 1
         token = f"vesper-{self._next_token}"
         self._watches[token] = (path, _Sink(self._loop, callback))
         try:
-            await self._run(f"watching {path}", lambda: self._watch(token))
+            await self._run_with_client(f"watching {path}", lambda: self._register_watch(token))
         except StoreError:
             del self._watches[token]
             raise
         return token
 
-    async def unwatch(self, token: str) -> None:
+    async def unwatch_path(self, token: str) -> None:
         """:raises StoreError:"""
         path, _ = self._watches.pop(token)
         monitor = self._monitors.pop(token, None)
         if monitor is not None:
-            await self._run(
+            await self._run_with_client(
                 f"unwatching {path}", lambda: monitor.unwatch(path.encode(), token.encode())
             )
 
     # ------------------------------------------------- in the store's thread
 
-    def _connect(self) -> None:
+    def _connect_to_xenstored(self) -> None:
         assert self._loop is not None
         loop = self._loop
         router: _Router
 
         def ended() -> None:
             if not loop.is_closed():
-                loop.call_soon_threadsafe(self._ended, router)
+                loop.call_soon_threadsafe(self._handle_router_end, router)
 
         router = _Router(_Connection(), ended)
         router.start()
         self._router = router
         for token in list(self._watches):
-            self._watch(token)
+            self._register_watch(token)
 
-    def _watch(self, token: str) -> None:
+    def _register_watch(self, token: str) -> None:
         path, sink = self._watches[token]
-        monitor = self._client().monitor()
+        monitor = self._current_client().monitor()
         monitor.events = sink
         self._monitors[token] = monitor
         monitor.watch(path.encode(), token.encode())
 
-    def _client(self) -> Any:
+    def _current_client(self) -> Any:
         if self._router is None:
             raise StoreError("xenstore: not connected")
         return pyxs.Client(router=self._router)
 
     # ------------------------------------------------------------ on the loop
 
-    async def _call(self, what: str, body: Callable[[Any], _T]) -> _T:
-        return await self._run(what, lambda: body(self._client()))
+    async def _call_in_thread(self, what: str, body: Callable[[Any], _T]) -> _T:
+        return await self._run_with_client(what, lambda: body(self._current_client()))
 
-    async def _run(self, what: str, body: Callable[[], _T]) -> _T:
+    async def _run_with_client(self, what: str, body: Callable[[], _T]) -> _T:
         assert self._loop is not None
         if self._stopped:
             raise StoreError(f"xenstore: {what}: stopped")
@@ -260,16 +264,16 @@ class XenStore:
         except OSError as error:
             raise StoreError(f"xenstore: {what}: {error}") from None
 
-    def _ended(self, router: _Router) -> None:
+    def _handle_router_end(self, router: _Router) -> None:
         if router is self._router and not self._stopped and self._reconnecting is None:
             self._router = None
-            self._reconnecting = asyncio.ensure_future(self._reconnect())
+            self._reconnecting = asyncio.ensure_future(self._reconnect_until_done())
 
-    async def _reconnect(self) -> None:
+    async def _reconnect_until_done(self) -> None:
         while True:
             await asyncio.sleep(_RECONNECT)
             try:
-                await self._run("connecting", self._connect)
+                await self._run_with_client("connecting", self._connect_to_xenstored)
             except StoreError as error:
                 _LOG.warning("%s", error)
             else:
@@ -277,32 +281,32 @@ class XenStore:
                 return
 
 
-def _is(error: PyXSError, number: int) -> bool:
+def _is_errno(error: PyXSError, number: int) -> bool:
     return bool(error.args) and error.args[0] == number
 
 
-def _read(client: Any, path: str) -> str | None:
+def _read_path(client: Any, path: str) -> str | None:
     try:
         value: bytes = client.read(path.encode())
     except PyXSError as error:
-        if _is(error, errno.ENOENT):
+        if _is_errno(error, errno.ENOENT):
             return None
         raise
     return value.decode("latin-1")
 
 
-def _list(client: Any, path: str) -> tuple[str, ...]:
+def _list_path(client: Any, path: str) -> tuple[str, ...]:
     try:
         return tuple(name.decode("latin-1") for name in client.list(path.encode()))
     except PyXSError as error:
-        if _is(error, errno.ENOENT):
+        if _is_errno(error, errno.ENOENT):
             return ()
         raise
 
 
-def _remove(client: Any, path: str) -> None:
+def _remove_path(client: Any, path: str) -> None:
     try:
         client.delete(path.encode())
     except PyXSError as error:
-        if not _is(error, errno.ENOENT):
+        if not _is_errno(error, errno.ENOENT):
             raise

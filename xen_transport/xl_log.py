@@ -20,7 +20,7 @@ from pathlib import Path
 from vesper_monitor.regular_file import open_regular
 from vesper_monitor.transport import Cause
 
-__all__ = ["FOLDER", "Ending", "ending", "follows", "read", "read_soon"]
+__all__ = ["FOLDER", "Ending", "is_followed", "parse_ending", "read_log", "read_soon"]
 
 FOLDER = Path("/var/log/xen")
 #: Bytes of a log's end that are looked at.
@@ -45,7 +45,7 @@ _REASONS: dict[int, Ending] = {
 _DESTROYED = (Cause.FAILURE, "destroyed by hand (xl destroy)")
 
 
-def read(name: str, folder: Path = FOLDER) -> str:
+def read_log(name: str, folder: Path = FOLDER) -> str:
     """The end of what xl has noted of the domain of that name; empty: nothing."""
     try:
         with open(open_regular(str(folder), f"xl-{name}.log"), "rb") as log:
@@ -56,7 +56,7 @@ def read(name: str, folder: Path = FOLDER) -> str:
 
 
 async def read_soon(name: str, folder: Path = FOLDER) -> str:
-    """Read as :func:`read` does, but off the loop; empty, too, if the disk hangs."""
+    """Read as :func:`read_log` does, but off the loop; empty, too, if the disk hangs."""
     loop = asyncio.get_running_loop()
     done: asyncio.Future[str] = loop.create_future()
 
@@ -65,7 +65,7 @@ async def read_soon(name: str, folder: Path = FOLDER) -> str:
             done.set_result(text)
 
     def work() -> None:
-        text = read(name, folder)
+        text = read_log(name, folder)
         with contextlib.suppress(RuntimeError):  # the loop has ended meanwhile
             loop.call_soon_threadsafe(give, text)
 
@@ -78,12 +78,12 @@ async def read_soon(name: str, folder: Path = FOLDER) -> str:
         return ""
 
 
-def follows(text: str, domid: int) -> bool:
+def is_followed(text: str, domid: int) -> bool:
     """Whether a process of xl's waits for that domain's end, and will note it."""
     return f"(domid {domid}) to die" in text
 
 
-def ending(text: str, domid: int) -> Ending | None:
+def parse_ending(text: str, domid: int) -> Ending | None:
     """Why the domain has ended; None: that is not noted (yet)."""
     # A number comes back after a boot of the host: the last one counts.
     shut = re.findall(rf"^Domain {domid} has shut down, reason code (\d+) ", text, re.M)

@@ -19,8 +19,10 @@ def main() -> int:
     arguments = parser.parse_args()
     with tempfile.TemporaryDirectory(prefix="vesper-bench-") as directory:
         figures = {
-            "round_trip_us": round_trip.measure(Path(directory) / "1", arguments.rounds),
-            "throughput": throughput.measure(Path(directory) / "2", arguments.seconds),
+            "round_trip_us": round_trip.measure_round_trips(
+                Path(directory) / "1", arguments.rounds
+            ),
+            "throughput": throughput.measure_all_loads(Path(directory) / "2", arguments.seconds),
         }
     path = Path("build/bench-kvm.json")
     path.parent.mkdir(exist_ok=True)

@@ -27,12 +27,12 @@ from pathlib import Path
 
 from kvm_transport.holder.vm import Vm
 from lab import images
-from lab.progress import step
+from lab.progress import show_step
 from tests.guest.build import build
 from tests.guest.ivshmem import KvmMachine, Watch, kvm_machine, watch
 from vesper_monitor.guest.decode import Event
 
-__all__ = ["measure"]
+__all__ = ["measure_round_trips"]
 
 #: struct echo of vsp_echo.c
 MARK = 0x45505356
@@ -52,22 +52,22 @@ class Echo:
         self._listener.bind(str(path))
         self._listener.listen(1)
         self.vm: Vm | None = None
-        threading.Thread(target=self._serve, daemon=True).start()
+        threading.Thread(target=self._serve_device, daemon=True).start()
 
-    def _serve(self) -> None:
+    def _serve_device(self) -> None:
         connection, _ = self._listener.accept()
-        vm = Vm.create(connection, 1 << 20, time.time())
+        vm = Vm.create_vm(connection, 1 << 20, time.time())
         os.pwrite(vm.memory, bytes(4096), 0)  # not VESPER's mark
         os.pwrite(vm.memory, struct.pack("<I", MARK), 0)
-        vm.greet()
+        vm.send_handshake()
         self.vm = vm
 
-    def ring(self, number: int, *, record: bool) -> None:
+    def ring_bell(self, number: int, *, record: bool) -> None:
         assert self.vm is not None
         os.pwrite(self.vm.memory, struct.pack("<II", number, record), NUMBER)
         os.eventfd_write(self.vm.to_guest, 1)
 
-    def wait(self, number: int) -> None:
+    def wait_for_answer(self, number: int) -> None:
         """For the bare answer."""
         assert self.vm is not None
         poll = select.poll()
@@ -98,12 +98,12 @@ async def _take_turns(echo: Echo, seen: Watch, rounds: int) -> dict[str, list[fl
         record = number % 2 == 0
         answered.clear()
         start = time.perf_counter_ns()
-        echo.ring(number, record=record)
+        echo.ring_bell(number, record=record)
         if record:
             async with asyncio.timeout(LIMIT):
                 await answered.wait()
         else:
-            echo.wait(number)
+            echo.wait_for_answer(number)
         taken = (time.perf_counter_ns() - start) / 1000
         if number > 100:
             times["event" if record else "bare"].append(taken)
@@ -111,10 +111,10 @@ async def _take_turns(echo: Echo, seen: Watch, rounds: int) -> dict[str, list[fl
     return times
 
 
-def measure(directory: Path, rounds: int) -> dict[str, list[float]]:
+def measure_round_trips(directory: Path, rounds: int) -> dict[str, list[float]]:
     """µs of each round trip, by its kind."""
     directory.mkdir()
-    kernel = images.kernel()
+    kernel = images.kernel_of_tree()
     files = build(kernel)
     echo = Echo(directory / "echo.sock")
     device = [
@@ -127,7 +127,7 @@ def measure(directory: Path, rounds: int) -> dict[str, list[float]]:
         async with watch(guest) as seen:
             guest.machine.tell("insmod /vsp_echo.ko")
             await seen.see(lambda: "vsp_echo" in seen.session.probes, "the echo")
-            with step(f"{rounds} round trips of each kind"):
+            with show_step(f"{rounds} round trips of each kind"):
                 return await _take_turns(echo, seen, rounds)
 
     try:
@@ -135,11 +135,11 @@ def measure(directory: Path, rounds: int) -> dict[str, list[float]]:
             times = asyncio.run(body(guest))
     finally:
         echo.close()
-    _report(times)
+    _print_report(times)
     return times
 
 
-def _report(times: dict[str, list[float]]) -> None:
+def _print_report(times: dict[str, list[float]]) -> None:
     way = statistics.median(times["bare"]) / 2
     rows = {
         "bare round trip": times["bare"],

@@ -30,7 +30,7 @@ from vesper_monitor.guest.images import ImageStore
 from vesper_monitor.guest.session import Session
 from vesper_monitor.transport import Domain, DomainEvent, DomainReport
 
-__all__ = ["measure"]
+__all__ = ["measure_all_loads"]
 
 HERE = Path(__file__).parent
 
@@ -83,7 +83,7 @@ class WriterTransport:
         self.holder = Holder(control)
 
     @classmethod
-    def usable(cls) -> str | None:
+    def explain_unusable(cls) -> str | None:
         return None
 
     async def start(self) -> None:
@@ -92,26 +92,24 @@ class WriterTransport:
     async def stop(self) -> None:
         pass
 
-    async def domains(self) -> list[Domain]:
+    async def list_domains(self) -> list[Domain]:
         return []
 
-    async def find(self, name: str) -> Domain | None:
+    async def find_domain(self, name: str) -> Domain | None:
         return None
 
-    async def active(self) -> list[Domain]:
+    async def list_active_domains(self) -> list[Domain]:
         return []
 
-    async def report(self, domain: Domain) -> DomainReport:
+    async def report_domain(self, domain: Domain) -> DomainReport:
         return DomainReport(DomainState.RUNNING)
 
-    async def connect(self, domain: Domain, timeout: float) -> KvmLink:  # noqa: ASYNC109
-        return await KvmLink.connect(
-            self.holder, domain.domid, domain, timeout, Doorbells()
-        )
+    async def connect_domain(self, domain: Domain, timeout: float) -> KvmLink:  # noqa: ASYNC109
+        return await KvmLink.connect_guest(self.holder, domain.domid, domain, timeout, Doorbells())
 
-    async def deactivate(self, domain: Domain) -> None: ...
+    async def deactivate_domain(self, domain: Domain) -> None: ...
 
-    async def events(self) -> AsyncIterator[DomainEvent]:
+    async def follow_events(self) -> AsyncIterator[DomainEvent]:
         await asyncio.Event().wait()
         yield DomainEvent(None)
 
@@ -125,10 +123,10 @@ class Guest:
         self.words = True
         domain = Domain(f"vm{process.pid}", process.pid, f"{process.pid}")
         self.session = Session(
-            transport, domain, ImageStore(Path("/nonexistent")), self._count, lambda _: None
+            transport, domain, ImageStore(Path("/nonexistent")), self._count_events, lambda _: None
         )
 
-    def _count(self, _session: Session, events: list[Event]) -> None:
+    def _count_events(self, _session: Session, events: list[Event]) -> None:
         for event in events:
             if event.event == "lost":
                 self.lost += event.fields["count"]
@@ -137,7 +135,7 @@ class Guest:
                 if self.words:
                     _ = event.text
 
-    async def load(self, rate: float, seconds: float) -> int:
+    async def write_records(self, rate: float, seconds: float) -> int:
         """:returns: records written."""
         assert self.process.stdin is not None and self.process.stdout is not None
         self.process.stdin.write(f"{rate} {seconds}\n".encode())
@@ -145,7 +143,7 @@ class Guest:
 
 
 @asynccontextmanager
-async def _guest(
+async def _open_guest(
     transport: WriterTransport, program: Path, socket: str, buffer_kb: int
 ) -> AsyncIterator[Guest]:
     process = await asyncio.create_subprocess_exec(
@@ -154,47 +152,51 @@ async def _guest(
     )  # fmt: skip
     try:
         guest = Guest(transport, process)
-        task = asyncio.create_task(guest.session.run())
+        task = asyncio.create_task(guest.session.run_session())
         try:
             await until(lambda: guest.session.probes, "the stand-in's channel", 30)
             yield guest
         finally:
-            await guest.session.close(deactivate=False)
+            await guest.session.close_session(deactivate=False)
             await task
     finally:
         process.kill()
         await process.wait()
 
 
-def _cpu() -> float:
+def _read_cpu_time() -> float:
     used = resource.getrusage(resource.RUSAGE_SELF)
     return used.ru_utime + used.ru_stime
 
 
-async def _measure(
+async def _measure_load(
     load: Load, transport: WriterTransport, program: Path, socket: str, seconds: float
 ) -> Result:
     async with AsyncExitStack() as stack:
         guests = [
-            await stack.enter_async_context(_guest(transport, program, socket, load.buffer_kb))
+            await stack.enter_async_context(_open_guest(transport, program, socket, load.buffer_kb))
             for _ in range(load.guests)
         ]
         for guest in guests:
             guest.words = load.words
-        start, cpu = time.monotonic(), _cpu()
+        start, cpu = time.monotonic(), _read_cpu_time()
         each = load.rate / load.guests
-        written = sum(await asyncio.gather(*(guest.load(each, seconds) for guest in guests)))
-        taken, cpu = time.monotonic() - start, _cpu() - cpu
+        written = sum(
+            await asyncio.gather(*(guest.write_records(each, seconds) for guest in guests))
+        )
+        taken, cpu = time.monotonic() - start, _read_cpu_time() - cpu
         await asyncio.sleep(0.5)  # the rest, which the figures of time leave out
         read, lost = sum(guest.read for guest in guests), sum(guest.lost for guest in guests)
         return Result(load, written, read, lost, taken, cpu)
 
 
-def measure(directory: Path, seconds: float) -> list[dict[str, object]]:
+def measure_all_loads(directory: Path, seconds: float) -> list[dict[str, object]]:
     """One result for each load."""
     directory.mkdir()
     program = directory / "writer"
-    store.run(["gcc", "-O2", "-Wall", "-Wextra", "-o", program, HERE / "writer.c"], timeout=60)
+    store.run_build_command(
+        ["gcc", "-O2", "-Wall", "-Wextra", "-o", program, HERE / "writer.c"], timeout=60
+    )
     results = []
     with holder(directory) as process:
         transport = WriterTransport(process.control)
@@ -203,7 +205,7 @@ def measure(directory: Path, seconds: float) -> list[dict[str, object]]:
             f"{'lost':>10}{'CPU':>9}{'read/s of CPU':>14}"
         )
         for load in LOADS:
-            result = asyncio.run(_measure(load, transport, program, process.qemu, seconds))
+            result = asyncio.run(_measure_load(load, transport, program, process.qemu, seconds))
             print(result.row, flush=True)
             results.append(asdict(result))
     return results

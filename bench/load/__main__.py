@@ -34,8 +34,8 @@ from contextlib import asynccontextmanager
 from pathlib import Path
 from typing import Any
 
-from bench.load.crowd import name
-from lab.progress import note, step
+from bench.load.crowd import guest_name
+from lab.progress import note_progress, show_step
 from lab.standin.image import make_store
 from tests.kvm.holder import holder
 from vesper_monitor.client import Client, DaemonUnavailable, root_path
@@ -64,28 +64,28 @@ class Vesperd:
         make_store(directory / "images")
         self._process: subprocess.Popen[bytes] | None = None
 
-    def start(self) -> None:
+    def start_daemon(self) -> None:
         self._process = subprocess.Popen(
             [sys.executable, "-m", "bench.load.vesperd", str(self._config)], cwd=PROJECT
         )
         end = time.monotonic() + SLOW
         while True:
             try:
-                self.call("hello")
+                self.call_daemon("hello")
                 return
             except DaemonUnavailable:
                 if self._process.poll() is not None or time.monotonic() > end:
                     raise
                 time.sleep(0.01)
 
-    def end(self, number: int = signal.SIGTERM) -> None:
+    def end_daemon(self, number: int = signal.SIGTERM) -> None:
         if self._process is not None:
             self._process.send_signal(number)
             self._process.wait(60)
 
-    def call(self, op: str, **fields: Any) -> dict[str, Any]:
+    def call_daemon(self, op: str, **fields: Any) -> dict[str, Any]:
         with Client(str(self.socket), timeout=60.0) as client:
-            return client.call(op, **fields)
+            return client.call_vesperd(op, **fields)
 
     def wait_watched(self, count: int) -> None:
         """Until so many guests have two probes that collect."""
@@ -93,7 +93,7 @@ class Vesperd:
         while True:
             watched = sum(
                 [probe["state"] for probe in vm["probes"]] == ["collecting"] * 2
-                for vm in self.call("status")["vms"]
+                for vm in self.call_daemon("status")["vms"]
             )
             if watched == count:
                 return
@@ -101,23 +101,23 @@ class Vesperd:
                 raise TimeoutError(f"{watched} of {count} guests are watched after {SLOW:.0f} s")
             time.sleep(0.25)
 
-    def _processes(self) -> list[int]:
+    def _list_processes(self) -> list[int]:
         """vesperd and its child, which writes the journal."""
         assert self._process is not None
         pid = self._process.pid
         children = Path(f"/proc/{pid}/task/{pid}/children").read_text().split()
         return [pid, *map(int, children)]
 
-    def cpu(self) -> float:
+    def read_cpu_time(self) -> float:
         """s, user and system."""
-        stats = (Path(f"/proc/{pid}/stat").read_text() for pid in self._processes())
+        stats = (Path(f"/proc/{pid}/stat").read_text() for pid in self._list_processes())
         times = [stat.rpartition(") ")[2].split()[11:13] for stat in stats]
         return sum(int(time) for both in times for time in both) / os.sysconf("SC_CLK_TCK")
 
-    def memory(self) -> int:
+    def read_own_memory(self) -> int:
         """KiB that are its own: what is shared with the guests is theirs."""
         private = 0
-        for pid in self._processes():
+        for pid in self._list_processes():
             lines = Path(f"/proc/{pid}/smaps_rollup").read_text().splitlines()[1:]
             values = {line.split(":")[0]: int(line.split()[1]) for line in lines}
             private += values["Private_Clean"] + values["Private_Dirty"]
@@ -125,13 +125,13 @@ class Vesperd:
 
 
 @asynccontextmanager
-async def _crowd(directory: Path, count: int) -> AsyncIterator[asyncio.subprocess.Process]:
+async def _start_crowd(directory: Path, count: int) -> AsyncIterator[asyncio.subprocess.Process]:
     process = await asyncio.create_subprocess_exec(
         sys.executable, "-m", "bench.load.crowd", str(directory), str(count), cwd=PROJECT,
         stdin=subprocess.PIPE, stdout=subprocess.PIPE,
     )  # fmt: skip
     try:
-        await _answer(process)
+        await _read_answer(process)
         yield process
     finally:
         process.terminate()
@@ -139,7 +139,7 @@ async def _crowd(directory: Path, count: int) -> AsyncIterator[asyncio.subproces
 
 
 @asynccontextmanager
-async def _readers(vesperd: Vesperd, count: int) -> AsyncIterator[None]:
+async def _start_readers(vesperd: Vesperd, count: int) -> AsyncIterator[None]:
     """So many clients of a user that may only read; none if it is 0."""
     if not count:
         yield
@@ -155,7 +155,7 @@ async def _readers(vesperd: Vesperd, count: int) -> AsyncIterator[None]:
         await process.wait()
 
 
-async def _answer(process: asyncio.subprocess.Process) -> str:
+async def _read_answer(process: asyncio.subprocess.Process) -> str:
     assert process.stdout is not None
     line = await asyncio.wait_for(process.stdout.readline(), SLOW)
     if not line:
@@ -163,49 +163,55 @@ async def _answer(process: asyncio.subprocess.Process) -> str:
     return line.decode().strip()
 
 
-async def _tell(process: asyncio.subprocess.Process, text: str) -> str:
+async def _tell_crowd(process: asyncio.subprocess.Process, text: str) -> str:
     assert process.stdin is not None
     process.stdin.write(text.encode() + b"\n")
-    return await _answer(process)
+    return await _read_answer(process)
 
 
-def _resource(number: int) -> dict[str, Any]:
+def _resource_fields(number: int) -> dict[str, Any]:
     return {
-        "resource": f"r{number}", "vm": name(number), "services": ["httpd"],
+        "resource": f"r{number}", "vm": guest_name(number), "services": ["httpd"],
         "probes": ["send_signal", "out_of_memory"],
     }  # fmt: skip
 
 
-async def _begin(vesperd: Vesperd, count: int) -> None:
+async def _start_resources(vesperd: Vesperd, count: int) -> None:
     """All resources are started."""
     reader, writer = await asyncio.open_unix_connection(root_path(str(vesperd.socket)))
     for number in range(count):
-        writer.write(json.dumps({"op": "start", **_resource(number)}).encode() + b"\n")
+        writer.write(json.dumps({"op": "start", **_resource_fields(number)}).encode() + b"\n")
         answer = json.loads(await asyncio.wait_for(reader.readline(), SLOW))
         if not answer["ok"]:
             raise RuntimeError(answer["error"])
     writer.close()
 
 
-async def _monitor(vesperd: Vesperd, number: int) -> tuple[float, dict[str, Any]]:
+async def _run_monitor(vesperd: Vesperd, number: int) -> tuple[float, dict[str, Any]]:
     """A waiting monitor. :returns: when it was answered (s, CLOCK_REALTIME), and what."""
     reader, writer = await asyncio.open_unix_connection(root_path(str(vesperd.socket)))
-    request = {"op": "wait", **_resource(number), "interval": 1, "timeout": 3600, "node": "node1"}
+    request = {
+        "op": "wait",
+        **_resource_fields(number),
+        "interval": 1,
+        "timeout": 3600,
+        "node": "node1",
+    }
     writer.write(json.dumps(request).encode() + b"\n")
     answer = json.loads(await reader.readline())
     writer.close()
     return time.time(), answer
 
 
-async def _idle(vesperd: Vesperd, seconds: float) -> float:
+async def _measure_idle(vesperd: Vesperd, seconds: float) -> float:
     """:returns: part of a core."""
     await asyncio.sleep(SETTLE)
-    begin, before = time.monotonic(), vesperd.cpu()
+    begin, before = time.monotonic(), vesperd.read_cpu_time()
     await asyncio.sleep(seconds)
-    return (vesperd.cpu() - before) / (time.monotonic() - begin)
+    return (vesperd.read_cpu_time() - before) / (time.monotonic() - begin)
 
 
-def _latencies(vesperd: Vesperd, since: float) -> list[float]:
+def _read_latencies(vesperd: Vesperd, since: float) -> list[float]:
     """ms from the guest's store to the decoded event, by the journal."""
     offset = time.time() - time.monotonic()
     with sqlite3.connect(f"file:{vesperd.journal}?mode=ro", uri=True) as journal:
@@ -216,14 +222,14 @@ def _latencies(vesperd: Vesperd, since: float) -> list[float]:
     return [(received - offset - guest_ns / 1e9) * 1000 for received, guest_ns in rows]
 
 
-async def _events(
+async def _measure_events(
     vesperd: Vesperd, crowd: asyncio.subprocess.Process, rate: int, seconds: float
 ) -> dict[str, float]:
-    since, before, begin = time.time(), vesperd.cpu(), time.monotonic()
-    sent = int(await _tell(crowd, f"emit {rate} {seconds}"))
-    used = (vesperd.cpu() - before) / (time.monotonic() - begin)
+    since, before, begin = time.time(), vesperd.read_cpu_time(), time.monotonic()
+    sent = int(await _tell_crowd(crowd, f"emit {rate} {seconds}"))
+    used = (vesperd.read_cpu_time() - before) / (time.monotonic() - begin)
     await asyncio.sleep(SETTLE)
-    late = sorted(_latencies(vesperd, since))
+    late = sorted(_read_latencies(vesperd, since))
     found = statistics.quantiles(late, n=100)
     return {
         "sent": sent, "kept": len(late), "per_s": sent / seconds, "cpu": used,
@@ -231,45 +237,45 @@ async def _events(
     }  # fmt: skip
 
 
-async def _measure(
+async def _measure_all(
     vesperd: Vesperd, directory: Path, count: int, rate: int, seconds: float, idle: float,
     readers: int,
 ) -> dict[str, Any]:  # fmt: skip
     figures: dict[str, Any] = {"guests": count, "readers": readers}
-    vesperd.start()
+    vesperd.start_daemon()
     await asyncio.sleep(SETTLE)
-    alone = vesperd.memory()
-    with step(f"{count} guests"):
-        crowd_context = _crowd(directory, count)
+    alone = vesperd.read_own_memory()
+    with show_step(f"{count} guests"):
+        crowd_context = _start_crowd(directory, count)
         crowd = await crowd_context.__aenter__()
-    reading = _readers(vesperd, readers)
+    reading = _start_readers(vesperd, readers)
     await reading.__aenter__()
     try:
-        with step("starting a resource of each, until it is watched"):
-            await _begin(vesperd, count)
+        with show_step("starting a resource of each, until it is watched"):
+            await _start_resources(vesperd, count)
             await asyncio.to_thread(vesperd.wait_watched, count)
-        with step("vesperd is killed and started again"):
-            vesperd.end(signal.SIGKILL)
+        with show_step("vesperd is killed and started again"):
+            vesperd.end_daemon(signal.SIGKILL)
             begin = time.monotonic()
-            vesperd.start()
+            vesperd.start_daemon()
             await asyncio.to_thread(vesperd.wait_watched, count)
             figures["restart_s"] = time.monotonic() - begin
-            figures["restart_cpu_s"] = vesperd.cpu()
+            figures["restart_cpu_s"] = vesperd.read_cpu_time()
         # The first one of each is answered at once.
-        await asyncio.gather(*(_monitor(vesperd, number) for number in range(count)))
-        monitors = [asyncio.create_task(_monitor(vesperd, n)) for n in range(count)]
-        with step(f"idle for {idle:.0f} s"):
-            figures["idle_cpu"] = await _idle(vesperd, idle)
-            figures["kib_per_guest"] = (vesperd.memory() - alone) / count
-        with step(f"{rate} events/s for {seconds:.0f} s"):
-            figures["events"] = await _events(vesperd, crowd, rate, seconds)
-        figures["kib_per_guest_after"] = (vesperd.memory() - alone) / count
-        with step("a fault in every guest"):
-            at = float(await _tell(crowd, "fault"))
+        await asyncio.gather(*(_run_monitor(vesperd, number) for number in range(count)))
+        monitors = [asyncio.create_task(_run_monitor(vesperd, n)) for n in range(count)]
+        with show_step(f"idle for {idle:.0f} s"):
+            figures["idle_cpu"] = await _measure_idle(vesperd, idle)
+            figures["kib_per_guest"] = (vesperd.read_own_memory() - alone) / count
+        with show_step(f"{rate} events/s for {seconds:.0f} s"):
+            figures["events"] = await _measure_events(vesperd, crowd, rate, seconds)
+        figures["kib_per_guest_after"] = (vesperd.read_own_memory() - alone) / count
+        with show_step("a fault in every guest"):
+            at = float(await _tell_crowd(crowd, "fault"))
             told = await asyncio.wait_for(asyncio.gather(*monitors), SLOW)
         late = sorted(when - at for when, answer in told if answer.get("result") == "fault")
         figures["burst"] = {
-            "told": len(late), "journaled": len(vesperd.call("faults", limit=10 * count)["faults"]),
+            "told": len(late), "journaled": len(vesperd.call_daemon("faults", limit=10 * count)["faults"]),
             "first_s": late[0], "median_s": statistics.median(late), "last_s": late[-1],
         }  # fmt: skip
     finally:
@@ -278,7 +284,7 @@ async def _measure(
     return figures
 
 
-def _print(figures: dict[str, Any]) -> None:
+def _print_figures(figures: dict[str, Any]) -> None:
     events, burst = figures["events"], figures["burst"]
     beside = f", beside {figures['readers']} reading clients" if figures["readers"] else ""
     print(f"""{figures["guests"]} guests, each with 2 probes and a waiting monitor{beside}
@@ -309,19 +315,19 @@ def main() -> int:
         with holder(Path(directory), "--size", "1", "--max-vms", str(arguments.guests)):
             try:
                 figures = asyncio.run(
-                    _measure(vesperd, Path(directory), arguments.guests, arguments.rate,
+                    _measure_all(vesperd, Path(directory), arguments.guests, arguments.rate,
                              arguments.seconds, arguments.idle, arguments.readers)
                 )  # fmt: skip
                 begin = time.monotonic()
-                vesperd.end()
+                vesperd.end_daemon()
                 figures["end_s"] = time.monotonic() - begin
             finally:
-                vesperd.end()
-    _print(figures)
+                vesperd.end_daemon()
+    _print_figures(figures)
     path = Path("build/bench-load.json")
     path.parent.mkdir(exist_ok=True)
     path.write_text(json.dumps(figures, indent=1) + "\n")
-    note(f"all figures: {path}")
+    note_progress(f"all figures: {path}")
     burst, events = figures["burst"], figures["events"]
     whole = burst["told"] == burst["journaled"] == figures["guests"]
     return 0 if whole and events["kept"] == events["sent"] else 1

@@ -33,7 +33,7 @@ from lab.standin.memory import GuestMemory
 from tests.kvm.holder import StandinQemu
 from vesper_monitor.guest import abi
 
-__all__ = ["name"]
+__all__ = ["guest_name"]
 
 _PR_SET_PDEATHSIG = 1
 _STATUS = """<domstatus state='running' reason='booted' pid='{pid}'>
@@ -41,18 +41,18 @@ _STATUS = """<domstatus state='running' reason='booted' pid='{pid}'>
 """
 
 
-def name(number: int) -> str:
+def guest_name(number: int) -> str:
     """Of a guest, from 0."""
     return f"vm{number}"
 
 
-def _qemu(directory: Path, number: int) -> socket.socket:
+def _start_stand_in(directory: Path, number: int) -> socket.socket:
     """A process in QEMU's place. :returns: its connection to the holder."""
     ours, theirs = socket.socketpair()
     pid = os.fork()
     if pid == 0:
         ctypes.CDLL(None).prctl(_PR_SET_PDEATHSIG, signal.SIGKILL)
-        lock = os.open(directory / f"{name(number)}.pid", os.O_RDWR | os.O_CREAT)
+        lock = os.open(directory / f"{guest_name(number)}.pid", os.O_RDWR | os.O_CREAT)
         fcntl.lockf(lock, fcntl.LOCK_EX)
         connection = socket.socket(socket.AF_UNIX)
         connection.connect(str(directory / "qemu.sock"))
@@ -64,8 +64,8 @@ def _qemu(directory: Path, number: int) -> socket.socket:
     theirs.close()
     _, (descriptor,), _, _ = socket.recv_fds(ours, 1, 1)
     ours.close()
-    status = _STATUS.format(pid=pid, name=name(number), uuid=uuid.UUID(int=number + 1))
-    (directory / f"{name(number)}.xml").write_text(status)
+    status = _STATUS.format(pid=pid, name=guest_name(number), uuid=uuid.UUID(int=number + 1))
+    (directory / f"{guest_name(number)}.xml").write_text(status)
     return socket.socket(fileno=descriptor)
 
 
@@ -78,9 +78,9 @@ class Guest:
         memory = GuestMemory(qemu.view, first=1, unit=abi.PAGE_SIZE)
         self.kernel = StandinKernel(memory, qemu.ring)
         self._answered = 0
-        asyncio.get_running_loop().add_reader(qemu.to_guest, self._rung)
+        asyncio.get_running_loop().add_reader(qemu.to_guest, self._handle_ring)
 
-    def _rung(self) -> None:
+    def _handle_ring(self) -> None:
         self._qemu.rung()
         wanted = self._qemu.head().wanted
         if wanted != self._answered:
@@ -92,7 +92,7 @@ class Guest:
             pass
 
 
-async def _live(guests: list[Guest]) -> None:
+async def _keep_alive(guests: list[Guest]) -> None:
     """Signs of life, spread over the period as those of real guests are."""
     period = abi.LIFE_PERIOD_MS / 1000
     parts = 20
@@ -104,27 +104,29 @@ async def _live(guests: list[Guest]) -> None:
             await asyncio.sleep(max(0.0, begin + (part + 1) * period / parts - time.monotonic()))
 
 
-async def _emit(guests: list[Guest], rate: float, seconds: float) -> int:
+async def _emit_records(guests: list[Guest], rate: float, seconds: float) -> int:
     """:returns: how many."""
     begin, count = time.monotonic(), 0
     while (now := time.monotonic()) < begin + seconds:
         due = int((now - begin) * rate)
         while count < due:
-            guests[count % len(guests)].kernel.emit("send_signal", {"sig": "10", "comm": "load"})
+            guests[count % len(guests)].kernel.emit_event(
+                "send_signal", {"sig": "10", "comm": "load"}
+            )
             count += 1
         await asyncio.sleep(0.001)
     return count
 
 
-def _fault(guests: list[Guest]) -> None:
+def _emit_faults(guests: list[Guest]) -> None:
     for guest in guests:
-        guest.kernel.emit("send_signal", {"sig": "11", "comm": "httpd", "fatal": "1"})
+        guest.kernel.emit_event("send_signal", {"sig": "11", "comm": "httpd", "fatal": "1"})
 
 
-async def _run(directory: Path, count: int) -> None:
-    connections = [_qemu(directory, number) for number in range(count)]
+async def _run_crowd(directory: Path, count: int) -> None:
+    connections = [_start_stand_in(directory, number) for number in range(count)]
     guests = [Guest(StandinQemu(connection)) for connection in connections]
-    living = asyncio.create_task(_live(guests))
+    living = asyncio.create_task(_keep_alive(guests))
     print("up", flush=True)
     reader = asyncio.StreamReader()
     await asyncio.get_running_loop().connect_read_pipe(
@@ -133,13 +135,13 @@ async def _run(directory: Path, count: int) -> None:
     while line := await reader.readline():
         match line.decode().split():
             case ["emit", rate, seconds]:
-                print(await _emit(guests, float(rate), float(seconds)), flush=True)
+                print(await _emit_records(guests, float(rate), float(seconds)), flush=True)
             case ["fault"]:
                 begin = time.time()
-                _fault(guests)
+                _emit_faults(guests)
                 print(begin, flush=True)
     living.cancel()
 
 
 if __name__ == "__main__":
-    asyncio.run(_run(Path(sys.argv[1]), int(sys.argv[2])))
+    asyncio.run(_run_crowd(Path(sys.argv[1]), int(sys.argv[2])))

@@ -16,7 +16,7 @@ REQUESTS = b'{"op":"events","limit":100000}\n{"op":"status"}\n{"op":"faults","li
 PAUSE_S = 0.1
 
 
-async def read(path: str) -> None:
+async def read_without_end(path: str) -> None:
     """One of them."""
     while True:
         try:
@@ -31,7 +31,7 @@ async def read(path: str) -> None:
 
 
 async def main(path: str, count: int) -> None:
-    await asyncio.gather(*(read(path) for _ in range(count)))
+    await asyncio.gather(*(read_without_end(path) for _ in range(count)))
 
 
 if __name__ == "__main__":

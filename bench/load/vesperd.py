@@ -17,11 +17,11 @@ class CrowdTransport(KvmTransport):
     """The real one; libvirt itself need not be there."""
 
     @classmethod
-    def usable(cls) -> str | None:
+    def explain_unusable(cls) -> str | None:
         return None
 
 
-async def run(settings: config.Config) -> None:
+async def run_daemon(settings: config.Config) -> None:
     """Until SIGTERM."""
     end = asyncio.Event()
     asyncio.get_running_loop().add_signal_handler(signal.SIGTERM, end.set)
@@ -32,6 +32,6 @@ async def run(settings: config.Config) -> None:
 
 
 if __name__ == "__main__":
-    logs.setup("warning")
+    logs.set_up_logging("warning")
     more_files()
-    asyncio.run(run(config.load(Path(sys.argv[1]), required=True)))
+    asyncio.run(run_daemon(config.load_config(Path(sys.argv[1]), required=True)))

@@ -28,7 +28,7 @@ from typing import Any
 
 from kvm_transport.holder.vm import Vm
 
-__all__ = ["MAX_LINE", "Client", "parse"]
+__all__ = ["MAX_LINE", "Client", "parse_request"]
 
 #: Bytes of a request.
 MAX_LINE = 128
@@ -38,7 +38,7 @@ class BadRequest(Exception):
     """The text goes to the client."""
 
 
-def parse(line: bytes) -> tuple[str, int]:
+def parse_request(line: bytes) -> tuple[str, int]:
     """The request's word and its PID (0 where it takes none).
 
     :raises BadRequest:
@@ -60,7 +60,7 @@ class Client:
         self.attached: Vm | None = None
         self._buffer = b""
 
-    def receive(self) -> list[bytes]:
+    def receive_requests(self) -> list[bytes]:
         """Requests that have come.
 
         :raises OSError: the client has gone, or is to be dropped.
@@ -73,7 +73,7 @@ class Client:
             raise ConnectionAbortedError("a request without end")
         return lines
 
-    def answer(
+    def answer_request(
         self,
         line: bytes,
         vms: Sequence[Vm],
@@ -83,32 +83,34 @@ class Client:
         """
         :param status: of the holder, for ``ping``.
         :param attach: called before this client gets a VM's descriptors.
-        :raises OSError: as of :meth:`send`.
+        :raises OSError: as of :meth:`send_answer`.
         """
         try:
-            word, pid = parse(line)
+            word, pid = parse_request(line)
             if word == "ping":
-                self.send({"ok": True, "vms": len(vms), **status})
+                self.send_answer({"ok": True, "vms": len(vms), **status})
             elif word == "attach":
-                vm = _newest(vms, pid)
+                vm = _find_newest(vms, pid)
                 attach(vm)
                 self.attached = vm
-                self.send({"ok": True, "size": status["size"]}, vm.memory, vm.to_host, vm.to_guest)
+                self.send_answer(
+                    {"ok": True, "size": status["size"]}, vm.memory, vm.to_host, vm.to_guest
+                )
             else:
                 self.watches |= word == "watch"
                 listed = [{"pid": vm.pid, "since": vm.since} for vm in vms]
-                self.send({"ok": True, "vms": listed})
+                self.send_answer({"ok": True, "vms": listed})
         except BadRequest as error:
-            self.send({"ok": False, "error": str(error)})
+            self.send_answer({"ok": False, "error": str(error)})
 
-    def send(self, answer: Mapping[str, Any], *descriptors: int) -> None:
+    def send_answer(self, answer: Mapping[str, Any], *descriptors: int) -> None:
         """:raises OSError: the client has gone or does not read: drop it."""
         data = json.dumps(answer).encode() + b"\n"
         if socket.send_fds(self.connection, [data], list(descriptors)) != len(data):
             raise ConnectionAbortedError("the client does not read")
 
 
-def _newest(vms: Sequence[Vm], pid: int) -> Vm:
+def _find_newest(vms: Sequence[Vm], pid: int) -> Vm:
     """A QEMU whose device was unplugged and plugged in again has a newer one."""
     found = [vm for vm in vms if vm.pid == pid]
     if not found:

@@ -15,28 +15,30 @@ from collections.abc import Iterable, Mapping
 from kvm_transport.holder.vm import ROLES, Vm
 from vesper_monitor.daemon import sdnotify
 
-__all__ = ["adopt", "forget", "grouped", "keep"]
+__all__ = ["adopt_kept_vms", "forget_descriptors", "group_names", "keep_descriptors"]
 
 _FIRST = 3  # SD_LISTEN_FDS_START
 _NAME = re.compile(rf"(\d{{1,10}})\.(\d{{1,17}})\.({'|'.join(ROLES)})", re.ASCII)
 
 
-def _name(vm: Vm, role: str) -> str:
+def _descriptor_name(vm: Vm, role: str) -> str:
     return f"{vm.pid}.{round(vm.since * 1e6)}.{role}"
 
 
-def keep(vm: Vm) -> None:
+def keep_descriptors(vm: Vm) -> None:
     """Does nothing where systemd did not start us."""
     for role, descriptor in vm.descriptors.items():
-        sdnotify.notify("FDSTORE=1", f"FDNAME={_name(vm, role)}", descriptors=[descriptor])
+        sdnotify.notify_systemd(
+            "FDSTORE=1", f"FDNAME={_descriptor_name(vm, role)}", descriptors=[descriptor]
+        )
 
 
-def forget(vm: Vm) -> None:
+def forget_descriptors(vm: Vm) -> None:
     for role in ROLES:
-        sdnotify.notify("FDSTOREREMOVE=1", f"FDNAME={_name(vm, role)}")
+        sdnotify.notify_systemd("FDSTOREREMOVE=1", f"FDNAME={_descriptor_name(vm, role)}")
 
 
-def grouped(names: Iterable[str]) -> dict[tuple[int, int], dict[str, int]]:
+def group_names(names: Iterable[str]) -> dict[tuple[int, int], dict[str, int]]:
     """(PID, µs) → role → position in ``names``, of those that are ours."""
     found: dict[tuple[int, int], dict[str, int]] = {}
     for at, name in enumerate(names):
@@ -46,7 +48,7 @@ def grouped(names: Iterable[str]) -> dict[tuple[int, int], dict[str, int]]:
     return found
 
 
-def adopt(environ: Mapping[str, str] = os.environ) -> list[Vm]:
+def adopt_kept_vms(environ: Mapping[str, str] = os.environ) -> list[Vm]:
     """The VMs whose descriptors an earlier life of this process has kept.
 
     What is incomplete (its QEMU has gone meanwhile, and systemd has dropped
@@ -57,22 +59,22 @@ def adopt(environ: Mapping[str, str] = os.environ) -> list[Vm]:
     names = environ.get("LISTEN_FDNAMES", "").split(":")[: int(environ.get("LISTEN_FDS", "0"))]
     unused = {_FIRST + at for at in range(len(names))}
     vms = []
-    for (pid, microseconds), positions in grouped(names).items():
+    for (pid, microseconds), positions in group_names(names).items():
         descriptors = {role: _FIRST + at for role, at in positions.items()}
-        if set(descriptors) != set(ROLES) or not _fit(descriptors):
+        if set(descriptors) != set(ROLES) or not _are_usable(descriptors):
             for role in ROLES:
-                sdnotify.notify("FDSTOREREMOVE=1", f"FDNAME={pid}.{microseconds}.{role}")
+                sdnotify.notify_systemd("FDSTOREREMOVE=1", f"FDNAME={pid}.{microseconds}.{role}")
             continue
         unused -= set(descriptors.values())
         for descriptor in descriptors.values():
             os.set_inheritable(descriptor, False)
-        vms.append(Vm.adopt(pid, microseconds / 1e6, descriptors))
+        vms.append(Vm.adopt_vm(pid, microseconds / 1e6, descriptors))
     for descriptor in unused:
         os.close(descriptor)
     return vms
 
 
-def _fit(descriptors: Mapping[str, int]) -> bool:
+def _are_usable(descriptors: Mapping[str, int]) -> bool:
     """What is to be used as a socket and as memory is one."""
     try:
         return stat.S_ISSOCK(os.fstat(descriptors["qemu"]).st_mode) and stat.S_ISREG(

@@ -28,14 +28,14 @@ _GROUPS = ("libvirt-qemu", "qemu", "kvm")
 _OTHER_DESCRIPTORS = 128
 
 
-def _size(text: str) -> int:
+def _parse_size(text: str) -> int:
     megabytes = int(text)
     if not 1 <= megabytes <= 1024 or megabytes & (megabytes - 1):
         raise argparse.ArgumentTypeError("a power of two from 1 to 1024 is needed")
     return megabytes << 20
 
 
-def _arguments(argv: Sequence[str] | None) -> argparse.Namespace:
+def _parse_arguments(argv: Sequence[str] | None) -> argparse.Namespace:
     parser = argparse.ArgumentParser(
         prog="vesper-ivshmem", description="Shared memory for VESPER's guests on QEMU.",
         epilog="See vesper-ivshmem(8).",
@@ -45,7 +45,7 @@ def _arguments(argv: Sequence[str] | None) -> argparse.Namespace:
         help="where the sockets are (%(default)s)",
     )  # fmt: skip
     parser.add_argument(
-        "--size", type=_size, default=16 << 20, metavar="MIB", help="of each VM's memory (16)"
+        "--size", type=_parse_size, default=16 << 20, metavar="MIB", help="of each VM's memory (16)"
     )
     parser.add_argument(
         "--max-vms", type=int, default=256, metavar="N", help="devices that it holds at most (256)"
@@ -56,7 +56,7 @@ def _arguments(argv: Sequence[str] | None) -> argparse.Namespace:
     return parser.parse_args(argv)
 
 
-def _gid(wanted: str | None) -> int:
+def _find_gid(wanted: str | None) -> int:
     for name in [wanted] if wanted else _GROUPS:
         try:
             return grp.getgrnam(name).gr_gid
@@ -67,7 +67,7 @@ def _gid(wanted: str | None) -> int:
     return -1
 
 
-def _affordable(max_vms: int) -> int:
+def _count_affordable_vms(max_vms: int) -> int:
     """Each VM has descriptors, and a connection of ``vesperd``."""
     _soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
     resource.setrlimit(resource.RLIMIT_NOFILE, (hard, hard))
@@ -79,7 +79,7 @@ def _affordable(max_vms: int) -> int:
 
 def main(argv: Sequence[str] | None = None) -> int:
     logging.basicConfig(format="%(message)s", level=logging.INFO)
-    options = _arguments(argv)
+    options = _parse_arguments(argv)
     try:
         options.directory.mkdir(mode=0o755, parents=True, exist_ok=True)
         lock = os.open(options.directory, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
@@ -87,8 +87,8 @@ def main(argv: Sequence[str] | None = None) -> int:
         holder = Holder(
             options.directory,
             size=options.size,
-            max_vms=_affordable(options.max_vms),
-            gid=_gid(options.group),
+            max_vms=_count_affordable_vms(options.max_vms),
+            gid=_find_gid(options.group),
         )
     except BlockingIOError:
         _LOG.error("%s: another vesper-ivshmem is listening there", options.directory)
@@ -98,8 +98,8 @@ def main(argv: Sequence[str] | None = None) -> int:
         return 1
     for number in (signal.SIGTERM, signal.SIGINT):
         signal.signal(number, lambda *_: holder.stop())
-    sdnotify.notify("READY=1")
+    sdnotify.notify_systemd("READY=1")
     _LOG.info("listening in %s (process %d)", options.directory, os.getpid())
-    holder.run()
+    holder.serve_until_stopped()
     holder.close()
     return 0

@@ -33,7 +33,7 @@ _BACKLOG = 512
 
 
 class Holder:
-    """Listens as soon as it is made; :meth:`run` serves."""
+    """Listens as soon as it is made; :meth:`serve_until_stopped` serves."""
 
     def __init__(self, directory: Path, *, size: int, max_vms: int, gid: int = -1) -> None:
         """
@@ -48,14 +48,14 @@ class Holder:
         self._clients: list[Client] = []
         self._stop, self._stopper = socket.socketpair()
         self._stopped = False
-        self._add(self._stop, self._end)
-        for vm in fdstore.adopt():
-            self._hold(vm)
+        self._add_socket(self._stop, self._end_serving)
+        for vm in fdstore.adopt_kept_vms():
+            self._hold_vm(vm)
             _LOG.info("QEMU %d: device kept", vm.pid)
-        self._listen(directory / QEMU, gid, self._qemu_comes)
-        self._listen(directory / CONTROL, -1, self._client_comes)
+        self._listen_on(directory / QEMU, gid, self._qemu_comes)
+        self._listen_on(directory / CONTROL, -1, self._client_comes)
 
-    def run(self) -> None:
+    def serve_until_stopped(self) -> None:
         """Serve until :meth:`stop`."""
         while not self._stopped:
             for key, _events in self._selector.select():
@@ -63,7 +63,7 @@ class Holder:
                     key.data()
 
     def stop(self) -> None:
-        """End :meth:`run`; from a signal handler or another thread, too."""
+        """End :meth:`serve_until_stopped`; from a signal handler or another thread, too."""
         self._stopper.send(b"x")
 
     def close(self) -> None:
@@ -80,10 +80,10 @@ class Holder:
 
     # ---------------------------------------------------------------- sockets
 
-    def _add(self, sock: socket.socket, callback: Callable[[], None]) -> None:
+    def _add_socket(self, sock: socket.socket, callback: Callable[[], None]) -> None:
         self._selector.register(sock, selectors.EVENT_READ, callback)
 
-    def _listen(self, path: Path, gid: int, comes: Callable[[socket.socket], None]) -> None:
+    def _listen_on(self, path: Path, gid: int, comes: Callable[[socket.socket], None]) -> None:
         """A new name in place of an old one: nobody finds it missing meanwhile."""
         listener = socket.socket(socket.AF_UNIX)
         new = path.with_name(f".{path.name}.{os.getpid()}")
@@ -99,9 +99,11 @@ class Holder:
         listener.listen(_BACKLOG)
         new.rename(path)
         listener.setblocking(False)
-        self._add(listener, lambda: self._accept(listener, comes))
+        self._add_socket(listener, lambda: self._accept_connection(listener, comes))
 
-    def _accept(self, listener: socket.socket, comes: Callable[[socket.socket], None]) -> None:
+    def _accept_connection(
+        self, listener: socket.socket, comes: Callable[[socket.socket], None]
+    ) -> None:
         try:
             connection, _ = listener.accept()
         except OSError as error:
@@ -121,27 +123,27 @@ class Holder:
             connection.close()
             return
         try:
-            vm = Vm.create(connection, self._size, time.time())
+            vm = Vm.create_vm(connection, self._size, time.time())
         except OSError as error:
             _LOG.error("no shared memory for a QEMU: %s", error)
             connection.close()
             return
         try:
-            vm.greet()
+            vm.send_handshake()
         except OSError as error:
             _LOG.warning("QEMU %d: gone in the handshake: %s", vm.pid, error)
             vm.close()
             return
         for old in [old for old in self._vms if old.pid == vm.pid][: 1 - _PER_PROCESS or None]:
             self._drop_vm(old, "has a newer device")
-        fdstore.keep(vm)
-        self._hold(vm)
+        fdstore.keep_descriptors(vm)
+        self._hold_vm(vm)
         _LOG.info("QEMU %d: device of %d bytes", vm.pid, self._size)
-        self._tell({"come": vm.pid})
+        self._tell_watchers({"come": vm.pid})
 
-    def _hold(self, vm: Vm) -> None:
+    def _hold_vm(self, vm: Vm) -> None:
         self._vms.append(vm)
-        self._add(vm.qemu, lambda: self._qemu_says(vm))
+        self._add_socket(vm.qemu, lambda: self._qemu_says(vm))
 
     def _qemu_says(self, vm: Vm) -> None:
         """A client of the ivshmem protocol says nothing, and then closes."""
@@ -157,10 +159,10 @@ class Holder:
         _LOG.info("QEMU %d %s", vm.pid, why)
         self._vms.remove(vm)
         self._selector.unregister(vm.qemu)
-        fdstore.forget(vm)
-        self._lose(vm, "gone")
+        fdstore.forget_descriptors(vm)
+        self._lose_vm(vm, "gone")
         vm.close()
-        self._tell({"gone": vm.pid})
+        self._tell_watchers({"gone": vm.pid})
 
     # ---------------------------------------------------------------- clients
 
@@ -171,33 +173,35 @@ class Holder:
             return
         client = Client(connection)
         self._clients.append(client)
-        self._add(connection, lambda: self._client_says(client))
+        self._add_socket(connection, lambda: self._client_says(client))
 
     def _client_says(self, client: Client) -> None:
         try:
-            for line in client.receive():
-                client.answer(line, self._vms, self._status(), lambda vm: self._lose(vm, "taken"))
+            for line in client.receive_requests():
+                client.answer_request(
+                    line, self._vms, self._count_vms(), lambda vm: self._lose_vm(vm, "taken")
+                )
         except OSError:
             self._drop_client(client)
 
-    def _status(self) -> dict[str, int]:
+    def _count_vms(self) -> dict[str, int]:
         return {"free": self._max_vms - len(self._vms), "size": self._size}
 
-    def _lose(self, vm: Vm, why: str) -> None:
+    def _lose_vm(self, vm: Vm, why: str) -> None:
         for client in list(self._clients):
             if client.attached is vm:
                 client.attached = None
-                self._send(client, {"lost": why})
+                self._send_news(client, {"lost": why})
                 self._drop_client(client)
 
-    def _tell(self, news: dict[str, Any]) -> None:
+    def _tell_watchers(self, news: dict[str, Any]) -> None:
         for client in list(self._clients):
             if client.watches:
-                self._send(client, news)
+                self._send_news(client, news)
 
-    def _send(self, client: Client, news: dict[str, Any]) -> None:
+    def _send_news(self, client: Client, news: dict[str, Any]) -> None:
         try:
-            client.send(news)
+            client.send_answer(news)
         except OSError:
             self._drop_client(client)
 
@@ -207,5 +211,5 @@ class Holder:
             self._selector.unregister(client.connection)
             client.connection.close()
 
-    def _end(self) -> None:
+    def _end_serving(self) -> None:
         self._stopped = True

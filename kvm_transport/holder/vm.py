@@ -54,7 +54,7 @@ class Vm:
     to_guest: int
 
     @classmethod
-    def create(cls, qemu: socket.socket, size: int, since: float) -> Vm:
+    def create_vm(cls, qemu: socket.socket, size: int, since: float) -> Vm:
         """
         :param qemu: a connection, which is the object's from now on.
         :param size: bytes of shared memory, a power of two.
@@ -67,7 +67,7 @@ class Vm:
         try:
             opened.append(os.memfd_create("vesper", os.MFD_CLOEXEC | os.MFD_ALLOW_SEALING))
             os.ftruncate(opened[0], size)
-            os.pwrite(opened[0], _MARK.pack(abi.SHM_MAGIC), abi.offset(abi.ShmHead, "mark"))
+            os.pwrite(opened[0], _MARK.pack(abi.SHM_MAGIC), abi.field_offset(abi.ShmHead, "mark"))
             fcntl.fcntl(opened[0], fcntl.F_ADD_SEALS, _SEALS)
             opened.append(os.eventfd(0, flags))
             opened.append(os.eventfd(0, flags))
@@ -79,7 +79,7 @@ class Vm:
         return cls(pid, since, qemu, memory, to_host, to_guest)
 
     @classmethod
-    def adopt(cls, pid: int, since: float, descriptors: Mapping[str, int]) -> Vm:
+    def adopt_vm(cls, pid: int, since: float, descriptors: Mapping[str, int]) -> Vm:
         """Of the descriptors that :attr:`descriptors` gave an earlier process.
 
         :raises OSError: one is not what it should be.
@@ -105,7 +105,7 @@ class Vm:
             "to_guest": self.to_guest,
         }
 
-    def greet(self) -> None:
+    def send_handshake(self) -> None:
         """Send the whole handshake.
 
         QEMU reads it before it does anything else.  It fits into any socket's
@@ -113,13 +113,13 @@ class Vm:
 
         :raises OSError: QEMU has gone; BlockingIOError: it was not QEMU.
         """
-        self._send(_PROTOCOL_VERSION)
-        self._send(GUEST_ID)
-        self._send(_SHARED_MEMORY, self.memory)
-        self._send(HOST_ID, self.to_host)
-        self._send(GUEST_ID, self.to_guest)
+        self._send_number(_PROTOCOL_VERSION)
+        self._send_number(GUEST_ID)
+        self._send_number(_SHARED_MEMORY, self.memory)
+        self._send_number(HOST_ID, self.to_host)
+        self._send_number(GUEST_ID, self.to_guest)
 
-    def _send(self, number: int, *descriptors: int) -> None:
+    def _send_number(self, number: int, *descriptors: int) -> None:
         socket.send_fds(self.qemu, [_MESSAGE.pack(number)], list(descriptors))
 
     def close(self) -> None:

@@ -42,29 +42,29 @@ def add_commands(subparsers: Any) -> None:
 
     def add(name: str, command: Any, help: str) -> argparse.ArgumentParser:
         parser: argparse.ArgumentParser = commands.add_parser(name, help=help, description=help)
-        parser.set_defaults(command=_guarded(command))
+        parser.set_defaults(command=_report_errors(command))
         return parser
 
-    up = add("up", _up, "bring the lab up")
+    up = add("up", _bring_up, "bring the lab up")
     up.add_argument("-n", "--nodes", type=int, default=2, help="how many (default: 2)")
     up.add_argument("--timeout", type=float, default=900.0, help="seconds (default: 900)")
-    add("down", _down, "take the lab down; nothing remains but the images")
-    add("status", _status, "what runs where")
-    run = add("run", _run, "run one command in a node")
+    add("down", _take_down, "take the lab down; nothing remains but the images")
+    add("status", _show_status, "what runs where")
+    run = add("run", _run_in_node, "run one command in a node")
     run.add_argument("--timeout", type=float, default=300.0, help="seconds (default: 300)")
     run.add_argument("node")
     run.add_argument("words", nargs=argparse.REMAINDER, metavar="COMMAND")
-    shell = add("shell", _shell, "a terminal in a node")
+    shell = add("shell", _open_shell, "a terminal in a node")
     shell.add_argument("node")
-    kill = add("kill", _kill, "cut a node's power, or kill its vesperd")
+    kill = add("kill", _kill_node, "cut a node's power, or kill its vesperd")
     kill.add_argument("node")
     kill.add_argument("what", nargs="?", choices=("node", "vesperd"), default="node")
-    start = add("start", _start, "power a node on, or start its vesperd")
+    start = add("start", _start_node, "power a node on, or start its vesperd")
     start.add_argument("node")
     start.add_argument("what", nargs="?", choices=("node", "vesperd"), default="node")
 
 
-def _guarded(command: Any) -> Any:
+def _report_errors(command: Any) -> Any:
     def run(arguments: argparse.Namespace) -> int:
         try:
             status: int = command(arguments)
@@ -76,66 +76,66 @@ def _guarded(command: Any) -> Any:
     return run
 
 
-def _node(arguments: argparse.Namespace) -> Node:
-    return KEEPER.node(arguments.node)
+def _find_node(arguments: argparse.Namespace) -> Node:
+    return KEEPER.find_node(arguments.node)
 
 
-def _up(arguments: argparse.Namespace) -> int:
+def _bring_up(arguments: argparse.Namespace) -> int:
     if not 1 <= arguments.nodes <= 16:
         raise ClusterError("between 1 and 16 nodes")
-    KEEPER.begin(arguments.nodes, arguments.timeout)
+    KEEPER.begin_lab(arguments.nodes, arguments.timeout)
     return 0
 
 
-def _down(_arguments: argparse.Namespace) -> int:
-    if not KEEPER.end():
+def _take_down(_arguments: argparse.Namespace) -> int:
+    if not KEEPER.end_lab():
         print("lab: was not up", file=sys.stderr)
     return 0
 
 
-def _status(_arguments: argparse.Namespace) -> int:
-    nodes = KEEPER.attach()
+def _show_status(_arguments: argparse.Namespace) -> int:
+    nodes = KEEPER.attach_to_lab()
     for node in nodes:
         state = "off"
-        if node.running():
+        if node.is_running():
             state = "on, vesperd " + ("runs" if node.vesperd_pids() else "does not run")
         print(f"{node.name}  {state:26}  logs in {node.directory / 'log'}")
     for node in nodes:
-        if node.running():
+        if node.is_running():
             print(f"== cluster, seen from {node.name}")
             print(node.run("crm_mon", "-1", "-r", check=False).stdout, end="")
             break
     return 0
 
 
-def _run(arguments: argparse.Namespace) -> int:
+def _run_in_node(arguments: argparse.Namespace) -> int:
     words = arguments.words[1:] if arguments.words[:1] == ["--"] else arguments.words
     if not words:
         raise ClusterError("which command?")
-    command = _node(arguments).command(*words, limit=arguments.timeout)
+    command = _find_node(arguments).build_command(*words, limit=arguments.timeout)
     return subprocess.run(command, env=ENVIRONMENT).returncode
 
 
-def _shell(arguments: argparse.Namespace) -> int:
-    node = _node(arguments)
+def _open_shell(arguments: argparse.Namespace) -> int:
+    node = _find_node(arguments)
     prompt = {"PS1": f"{node.name}:\\w# ", "TERM": "linux"}
     return subprocess.run(
-        node.command("bash", "--norc", "-i"), env={**ENVIRONMENT, **prompt}
+        node.build_command("bash", "--norc", "-i"), env={**ENVIRONMENT, **prompt}
     ).returncode
 
 
-def _kill(arguments: argparse.Namespace) -> int:
-    node = _node(arguments)
+def _kill_node(arguments: argparse.Namespace) -> int:
+    node = _find_node(arguments)
     if arguments.what == "vesperd":
         node.stop_vesperd(signal.SIGKILL)
     else:
-        node.kill()
+        node.cut_power()
     return 0
 
 
-def _start(arguments: argparse.Namespace) -> int:
+def _start_node(arguments: argparse.Namespace) -> int:
     if arguments.what == "vesperd":
-        _node(arguments).start_vesperd()
+        _find_node(arguments).start_vesperd()
     else:
-        KEEPER.power_on(KEEPER.node(arguments.node, running=False))
+        KEEPER.power_on(KEEPER.find_node(arguments.node, running=False))
     return 0

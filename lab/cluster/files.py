@@ -6,11 +6,11 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 
 __all__ = [
-    "address",
-    "cib",
     "corosync_conf",
     "guests_address",
-    "hosts",
+    "make_cib",
+    "make_hosts_file",
+    "node_address",
     "node_name",
     "pacemaker_defaults",
     "remote_name",
@@ -31,7 +31,7 @@ def remote_name(number: int) -> str:
     return f"remote{number}"
 
 
-def address(number: int) -> str:
+def node_address(number: int) -> str:
     return f"{NETWORK}.{number}"
 
 
@@ -39,13 +39,13 @@ def guests_address(number: int) -> str:
     return f"{GUESTS}.{number}"
 
 
-def hosts(names: Sequence[str]) -> str:
+def make_hosts_file(names: Sequence[str]) -> str:
     """/etc/hosts.
 
     :param names: of all nodes, in the order of their addresses.
     """
     lines = ["127.0.0.1 localhost"]
-    lines += [f"{address(number)} {name}" for number, name in enumerate(names, 1)]
+    lines += [f"{node_address(number)} {name}" for number, name in enumerate(names, 1)]
     return "\n".join(lines) + "\n"
 
 
@@ -59,7 +59,7 @@ def corosync_conf(count: int, *, fencing: bool = False) -> str:
     if two and not fencing:
         two += "\n  wait_for_all: 0"
     nodes = "\n".join(
-        f"  node {{\n    ring0_addr: {address(number)}\n"
+        f"  node {{\n    ring0_addr: {node_address(number)}\n"
         f"    name: {node_name(number)}\n    nodeid: {number}\n  }}"
         for number in range(1, count + 1)
     )
@@ -101,7 +101,7 @@ PROPERTIES = {"dc-deadtime": "1s", "stonith-enabled": "false"}
 FENCING_DELAY = 3
 
 
-def cib(
+def make_cib(
     properties: Mapping[str, str] | None = None,
     remotes: Sequence[str] = (),
     fencing: Sequence[str] = (),

@@ -37,7 +37,7 @@ class Keeper:
         self.file = STATE / f"{name}.json"
         self.log = STATE / f"{name}.log"
 
-    def _pid(self) -> int | None:
+    def _find_pid(self) -> int | None:
         """The process, if there is one."""
         try:
             pid = int(json.loads(self.file.read_text())["pid"])
@@ -46,39 +46,39 @@ class Keeper:
             return None
         return pid if b"lab.cluster.keeper" in command else None
 
-    def attach(self) -> list[Node]:
+    def attach_to_lab(self) -> list[Node]:
         """The nodes of the lab that is up.
 
         :raises ClusterError: none is.
         """
-        if self._pid() is None:
+        if self._find_pid() is None:
             raise ClusterError(
                 f"the lab is not up; bring it up with: python3 -m lab {self.name} up"
             )
         nodes = json.loads(self.file.read_text())["nodes"]
         return [Node(n["name"], n["number"], Path(n["directory"]), n["init"]) for n in nodes]
 
-    def node(self, name: str, *, running: bool = True) -> Node:
+    def find_node(self, name: str, *, running: bool = True) -> Node:
         """One of them.
 
         :raises ClusterError: there is none of that name, or it must run and does not.
         """
-        nodes = self.attach()
+        nodes = self.attach_to_lab()
         for node in nodes:
             if node.name == name:
-                if running and not node.running():
+                if running and not node.is_running():
                     raise ClusterError(
                         f"{name} is off; start it: python3 -m lab {self.name} start {name}"
                     )
                 return node
         raise ClusterError(f"no node {name}; there are {', '.join(n.name for n in nodes)}")
 
-    def begin(self, nodes: int, timeout: float) -> None:
+    def begin_lab(self, nodes: int, timeout: float) -> None:
         """Start a keeper and wait until its lab is up, showing its progress.
 
         :raises ClusterError: there is a lab already, or it does not come up.
         """
-        if self._pid() is not None:
+        if self._find_pid() is not None:
             raise ClusterError(
                 f"the lab is up already; take it down with: python3 -m lab {self.name} down"
             )
@@ -107,34 +107,34 @@ class Keeper:
                 process.wait(20)
             raise
 
-    def end(self) -> bool:
+    def end_lab(self) -> bool:
         """End the keeper, and with it the lab; False if there was none."""
-        pid = self._pid()
+        pid = self._find_pid()
         if pid is None:
             return False
         os.kill(pid, signal.SIGTERM)
         for _ in wait_until("end of the lab", 30):
-            if self._pid() is None:
+            if self._find_pid() is None:
                 break
         return True
 
     def power_on(self, node: Node) -> None:
         """Start a node that was killed."""
-        if node.running():
+        if node.is_running():
             raise ClusterError(f"{node.name} runs")
         (node.directory / "power-on").touch()
         for _ in wait_until(f"{node.name}: start", 30):
-            if any(n.name == node.name and n.init != node.init for n in self.attach()):
+            if any(n.name == node.name and n.init != node.init for n in self.attach_to_lab()):
                 return
 
     # -- the process itself ----------------------------------------------------
 
-    def keep(self, count: int) -> None:
+    def keep_lab(self, count: int) -> None:
         """Hold a lab of that many nodes until SIGTERM."""
-        signal.signal(signal.SIGTERM, _terminate)
+        signal.signal(signal.SIGTERM, _exit_on_signal)
         try:
-            with _lab(self.name, count) as lab:
-                self._write(lab)
+            with _make_lab(self.name, count) as lab:
+                self._write_state(lab)
                 while True:
                     time.sleep(POLL)
                     for node in list(lab.nodes):
@@ -142,12 +142,12 @@ class Keeper:
                         if wish.exists():
                             wish.unlink()
                             new = lab.power_on(node)
-                            self._write(lab)
-                            lab.serve(new)
+                            self._write_state(lab)
+                            lab.start_services(new)
         finally:
             self.file.unlink(missing_ok=True)
 
-    def _write(self, lab: ClusterLab) -> None:
+    def _write_state(self, lab: ClusterLab) -> None:
         nodes = [
             {"name": n.name, "number": n.number, "directory": str(n.directory), "init": n.init}
             for n in lab.nodes
@@ -157,11 +157,11 @@ class Keeper:
         new.rename(self.file)
 
 
-def _terminate(_number: int, _frame: FrameType | None) -> None:
+def _exit_on_signal(_number: int, _frame: FrameType | None) -> None:
     sys.exit(0)
 
 
-def _lab(name: str, count: int) -> ClusterLab:
+def _make_lab(name: str, count: int) -> ClusterLab:
     if name == "kvm":
         from lab.kvm import KvmLab
 
@@ -170,4 +170,4 @@ def _lab(name: str, count: int) -> ClusterLab:
 
 
 if __name__ == "__main__":
-    Keeper(sys.argv[1]).keep(int(sys.argv[2]))
+    Keeper(sys.argv[1]).keep_lab(int(sys.argv[2]))

@@ -21,7 +21,7 @@ from lab.cluster import files, layers
 from lab.cluster.node import ENVIRONMENT, ClusterError, Node, wait_until
 from lab.cluster.power import PowerSwitch
 from lab.host import VESPERD_SETTINGS
-from lab.progress import step
+from lab.progress import show_step
 
 __all__ = ["STATE", "ClusterLab"]
 
@@ -83,18 +83,20 @@ class ClusterLab:
     def __enter__(self) -> Self:
         with ExitStack() as stack:
             self.directory = stack.enter_context(_directory())
-            with step("cluster lab: preparing the nodes' files"):
+            with show_step("cluster lab: preparing the nodes' files"):
                 self._layers = self._make_layers(self.directory / "layers")
-            with step(f"cluster lab: starting {len(self._names)} nodes"):
-                self._switch = _spawn(stack, ["unshare", "-n", "--", "sleep", "infinity"])
+            with show_step(f"cluster lab: starting {len(self._names)} nodes"):
+                self._switch = _spawn_until_closed(
+                    stack, ["unshare", "-n", "--", "sleep", "infinity"]
+                )
                 self._make_switch()
                 self._processes: dict[str, ExitStack] = {}
                 stack.callback(self._end_nodes)
                 if self._fencing:
                     self.power = PowerSwitch(self, self.directory / "power.sock")
-                    stack.callback(self.power.end)
+                    stack.callback(self.power.end_serving)
                 for number in range(1, len(self._names) + 1):
-                    self.nodes.append(self._start(number))
+                    self.nodes.append(self._start_node(number))
                 self._wait_online()
             self._start_daemons()
             self._stack = stack.pop_all()
@@ -116,19 +118,19 @@ class ClusterLab:
 
     def _make_layers(self, directory: Path) -> list[Path]:
         """The layers of the nodes' root, the topmost first."""
-        made = layers.make(directory)
-        return [images.remote(), *made] if self._remotes else made
+        made = layers.make_layers(directory)
+        return [images.remote_layer(), *made] if self._remotes else made
 
     def _start_daemons(self) -> None:
         """Start what runs in the nodes besides the cluster."""
         if self._vesperd:
-            with step("cluster lab: starting vesperd"):
+            with show_step("cluster lab: starting vesperd"):
                 for node in self.nodes:
                     node.start_vesperd(wait=0)
                 for node in self.nodes:
                     _wait_vesperd(node)
 
-    def _files(self, number: int) -> dict[str, str]:
+    def _node_files(self, number: int) -> dict[str, str]:
         """A node's own files: path from its folder (``etc/...``) and text."""
         name = self._names[number - 1]
         remote = {"etc/pacemaker/remote": ""} if name in self._remotes else {}
@@ -136,18 +138,18 @@ class ClusterLab:
             **remote,
             "etc/pacemaker/authkey": "of this lab\n",
             "etc/hostname": name + "\n",
-            "etc/hosts": files.hosts(self._names),
+            "etc/hosts": files.make_hosts_file(self._names),
             "etc/corosync/corosync.conf": files.corosync_conf(self._count, fencing=self._fencing),
             "etc/default/pacemaker": files.pacemaker_defaults(),
             "etc/vesper/vesperd.toml": VESPERD_SETTINGS + self._vesperd_config,
-            "cib.xml": files.cib(
+            "cib.xml": files.make_cib(
                 self._properties, self._remotes, fencing=self._names if self._fencing else ()
             ),
         }
 
     # -- nodes ----------------------------------------------------------------
 
-    def node(self, name: str) -> Node:
+    def find_node(self, name: str) -> Node:
         """:raises ClusterError: no such node."""
         for node in self.nodes:
             if node.name == name:
@@ -160,48 +162,48 @@ class ClusterLab:
 
         :returns: the node, in its new life.
         """
-        new = self._start(node.number)
+        new = self._start_node(node.number)
         for _ in wait_until(f"{node.name}: its own root", 10):
             if new.run("test", "-e", "/run/lab/node-main", check=False).returncode == 0:
                 break
         self.nodes[self.nodes.index(node)] = new
         return new
 
-    def serve(self, node: Node) -> None:
+    def start_services(self, node: Node) -> None:
         """Start what runs in a node besides the cluster, once more."""
         node.start_vesperd(wait=0)
 
-    def _start(self, number: int) -> Node:
+    def _start_node(self, number: int) -> Node:
         name = self._names[number - 1]
         directory = self.directory / name
-        self._prepare(directory, number)
+        self._prepare_directory(directory, number)
         stack = self._processes[name] = ExitStack()
         with (directory / "log/init.log").open("ab") as log:
             # fmt: off
-            process = _spawn(
+            process = _spawn_until_closed(
                 stack,
                 [
                     "unshare", "-n", "-m", "-u", "-i", "-p", "-f", "--kill-child=KILL", "--",
                     "sh", str(directory / "node-mounts"), str(directory),
-                    ":".join(map(str, self._layers)), name, files.address(number),
+                    ":".join(map(str, self._layers)), name, files.node_address(number),
                     *([files.guests_address(number)] if self.guests else []),
                 ],
                 log=log.fileno(),
             )
             # fmt: on
-        init = _child(process)
+        init = _find_child(process)
         node = Node(name, number, directory, init)
         try:
-            self._plug(node)
+            self._plug_in(node)
         except ClusterError as error:
             said = (directory / "log/init.log").read_text(errors="replace")[-2000:]
             raise ClusterError(f"{name} does not start: {error}\n{said}") from error
         return node
 
-    def _prepare(self, directory: Path, number: int) -> None:
+    def _prepare_directory(self, directory: Path, number: int) -> None:
         for folder in FOLDERS:
             (directory / folder).mkdir(parents=True, exist_ok=True)
-        for path, text in self._files(number).items():
+        for path, text in self._node_files(number).items():
             (directory / path).parent.mkdir(parents=True, exist_ok=True)
             (directory / path).write_text(text)
         for script in ("node-mounts", "node-main", "node-cluster"):
@@ -213,7 +215,7 @@ class ClusterLab:
 
     # -- network --------------------------------------------------------------
 
-    def _ip(self, *words: str) -> None:
+    def _run_ip(self, *words: str) -> None:
         """``ip`` in the switch's network namespace."""
         done = subprocess.run(
             ["nsenter", "-t", str(self._switch.pid), "-n", "--", "ip", *words],
@@ -229,28 +231,30 @@ class ClusterLab:
         for _ in wait_until("network namespace of the switch", 10, 0.01):
             if os.readlink(namespace) != os.readlink("/proc/self/ns/net"):
                 break
-        self._ip("link", "add", "br0", "type", "bridge", "stp_state", "0", "forward_delay", "0")
-        self._ip("link", "set", "br0", "up")
+        self._run_ip("link", "add", "br0", "type", "bridge", "stp_state", "0", "forward_delay", "0")
+        self._run_ip("link", "set", "br0", "up")
 
-    def _plug(self, node: Node) -> None:
+    def _plug_in(self, node: Node) -> None:
         port = f"port{next(self._links)}"
         # fmt: off
-        self._ip("link", "add", port, "type", "veth",
+        self._run_ip("link", "add", port, "type", "veth",
                  "peer", "name", "eth0", "netns", str(node.init))
         # fmt: on
         self._ports[node.name] = port
-        self._ip("link", "set", port, "master", "br0", "down" if node.name in self._cut else "up")
+        self._run_ip(
+            "link", "set", port, "master", "br0", "down" if node.name in self._cut else "up"
+        )
 
     def cut_off(self, node: Node) -> None:
         """Pull the cable between the node and the others; it stays out over a power cut."""
         self._cut.add(node.name)
-        self._ip("link", "set", self._ports[node.name], "down")
+        self._run_ip("link", "set", self._ports[node.name], "down")
 
-    def connect(self, node: Node) -> None:
+    def reconnect_node(self, node: Node) -> None:
         """Put it in again."""
         self._cut.discard(node.name)
-        if node.running():
-            self._ip("link", "set", self._ports[node.name], "up")
+        if node.is_running():
+            self._run_ip("link", "set", self._ports[node.name], "up")
 
     # -- the cluster ----------------------------------------------------------
 
@@ -260,9 +264,9 @@ class ClusterLab:
         try:
             for _ in wait_until("all nodes online with a DC", self._timeout, 0.2):
                 for node in self.nodes:
-                    if not node.running():
+                    if not node.is_running():
                         raise ClusterError(f"{node.name} has ended")
-                online = self.online()
+                online = self.list_online()
                 if online == names:
                     return
         except ClusterError as error:
@@ -272,9 +276,9 @@ class ClusterLab:
             )
             raise ClusterError(f"{error} (online: {sorted(online)})\n{logs}") from error
 
-    def online(self) -> set[str]:
+    def list_online(self) -> set[str]:
         """Names of the nodes that are online, as the first one sees it; none without a DC."""
-        status = self.status()
+        status = self.read_status()
         if status is None:
             return set()
         dc = status.find("./summary/current_dc")
@@ -286,9 +290,9 @@ class ClusterLab:
             if node.get("online") == "true" and node.get("pending") == "false"
         }
 
-    def status(self, node: Node | None = None) -> ElementTree.Element | None:
+    def read_status(self, node: Node | None = None) -> ElementTree.Element | None:
         """``crm_mon`` as XML; None if Pacemaker does not answer there."""
-        node = node or next((node for node in self.nodes if node.running()), None)
+        node = node or next((node for node in self.nodes if node.is_running()), None)
         if node is None:
             return None
         done = node.run("crm_mon", "-1", "-r", "-f", "--output-as=xml", check=False, timeout=20)
@@ -300,7 +304,9 @@ class ClusterLab:
 # -- processes and folders ------------------------------------------------------
 
 
-def _spawn(stack: ExitStack, command: list[str], log: int | None = None) -> subprocess.Popen[bytes]:
+def _spawn_until_closed(
+    stack: ExitStack, command: list[str], log: int | None = None
+) -> subprocess.Popen[bytes]:
     """A process that dies with this one, and is killed when the stack is closed."""
     process = subprocess.Popen(
         ["setpriv", "--pdeathsig", "KILL", *command],
@@ -319,7 +325,7 @@ def _spawn(stack: ExitStack, command: list[str], log: int | None = None) -> subp
     return process
 
 
-def _child(process: subprocess.Popen[bytes]) -> int:
+def _find_child(process: subprocess.Popen[bytes]) -> int:
     """PID 1 of the namespace that ``unshare --fork`` has made."""
     children = Path(f"/proc/{process.pid}/task/{process.pid}/children")
     for _ in wait_until("start of a node", 10, 0.005):
@@ -332,7 +338,7 @@ def _child(process: subprocess.Popen[bytes]) -> int:
 
 
 def _wait_vesperd(node: Node) -> None:
-    socket = node.path("/run/vesper/vesperd.sock")
+    socket = node.host_path("/run/vesper/vesperd.sock")
     for _ in wait_until(f"{node.name}: vesperd (see {node.vesperd_log})", 30):
         if socket.exists():
             return

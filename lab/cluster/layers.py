@@ -11,7 +11,7 @@ from lab.images import store
 from lab.images.probes import PROJECT
 from lab.standin.image import make_store
 
-__all__ = ["make", "make_project"]
+__all__ = ["make_layers", "make_project"]
 
 #: Gives vesperd in the nodes the stand-in transport, by its usual way of
 #: finding transports.
@@ -19,7 +19,7 @@ METADATA = "Metadata-Version: 2.1\nName: vesper-standin\nVersion: 0\n"
 ENTRY_POINTS = "[vesper.transports]\nstandin = lab.standin:StandinTransport\n"
 
 
-def make(directory: Path) -> list[Path]:
+def make_layers(directory: Path) -> list[Path]:
     """Make them in an empty folder.
 
     :returns: folders, the topmost first.
@@ -28,7 +28,7 @@ def make(directory: Path) -> list[Path]:
     project, standins = directory / "project", directory / "standins"
     make_project(project)
     _add_standins(standins)
-    return [standins, project, images.root()]
+    return [standins, project, images.debian_tree()]
 
 
 def make_project(layer: Path) -> None:
@@ -36,7 +36,9 @@ def make_project(layer: Path) -> None:
 
     :raises store.BuildError: the installation failed.
     """
-    store.run(["make", "-s", "-C", PROJECT, "install", f"DESTDIR={layer}"], timeout=120)
+    store.run_build_command(
+        ["make", "-s", "-C", PROJECT, "install", f"DESTDIR={layer}"], timeout=120
+    )
     # /lib is a link in Debian's tree and must stay one.
     if (layer / "lib").is_dir():
         shutil.copytree(layer / "lib", layer / "usr/lib", dirs_exist_ok=True)

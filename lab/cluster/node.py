@@ -10,7 +10,7 @@ import time
 from collections.abc import Iterator
 from pathlib import Path
 
-from lab.confine import confined
+from lab.confine import confine_like
 from lab.host import LabError
 
 __all__ = ["ClusterError", "Node", "wait_until"]
@@ -57,7 +57,7 @@ class Node:
 
     # -- commands -------------------------------------------------------------
 
-    def command(self, *words: str, limit: float | None = None) -> list[str]:
+    def build_command(self, *words: str, limit: float | None = None) -> list[str]:
         """The command line, on this machine, of a command in the node.
 
         :param limit: seconds; then it is killed from inside (nsenter's own
@@ -71,7 +71,7 @@ class Node:
         ]
         # fmt: on
 
-    def popen(
+    def start_command(
         self,
         *words: str,
         stdin: int | None = subprocess.DEVNULL,
@@ -82,7 +82,7 @@ class Node:
     ) -> subprocess.Popen[str]:
         """Start a command. It ends with the node at the latest."""
         return subprocess.Popen(
-            self.command(*words, limit=limit),
+            self.build_command(*words, limit=limit),
             stdin=stdin,
             stdout=stdout,
             stderr=stderr,
@@ -104,7 +104,7 @@ class Node:
         :raises ClusterError: it failed (if ``check``), or was not done in time.
         """
         done = subprocess.run(
-            self.command(*words, limit=timeout),
+            self.build_command(*words, limit=timeout),
             input="" if input is None else input,
             capture_output=True,
             text=True,
@@ -122,15 +122,15 @@ class Node:
 
     # -- files ----------------------------------------------------------------
 
-    def path(self, inside: str) -> Path:
+    def host_path(self, inside: str) -> Path:
         """A file of the node's, while it runs, as a path on this machine.
 
         Absolute symbolic links in it lead astray.
         """
         return Path(f"/proc/{self.init}/root") / inside.lstrip("/")
 
-    def write(self, inside: str, text: str) -> None:
-        path = self.path(inside)
+    def write_file(self, inside: str, text: str) -> None:
+        path = self.host_path(inside)
         path.parent.mkdir(parents=True, exist_ok=True)
         path.write_text(text)
 
@@ -141,22 +141,22 @@ class Node:
 
     # -- life -----------------------------------------------------------------
 
-    def running(self) -> bool:
+    def is_running(self) -> bool:
         return Path(f"/proc/{self.init}/ns").exists()
 
-    def kill(self) -> None:
+    def cut_power(self) -> None:
         """As if its power were cut."""
         try:
             os.kill(self.init, signal.SIGKILL)
         except ProcessLookupError:
             return
         for _ in wait_until(f"{self.name}: end of PID 1", 10):
-            if not self.running():
+            if not self.is_running():
                 return
 
     # -- the cluster's daemons -------------------------------------------------
 
-    def pids(self, path: str) -> list[int]:
+    def find_pids(self, path: str) -> list[int]:
         """Processes of a program, as the node numbers them.
 
         :param path: with which it was started.
@@ -166,7 +166,7 @@ class Node:
 
     def kill_daemon(self, path: str, number: signal.Signals = signal.SIGKILL) -> None:
         """:raises ClusterError: it does not run."""
-        pids = self.pids(path)
+        pids = self.find_pids(path)
         if not pids:
             raise ClusterError(f"{self.name}: {path} does not run")
         self.run("kill", f"-{int(number)}", *map(str, pids))
@@ -176,13 +176,15 @@ class Node:
         for path in ("pacemakerd", "corosync"):
             self.kill_daemon(path, signal.SIGTERM)
             for _ in wait_until(f"{self.name}: end of {path}", 60):
-                if not self.pids(path):
+                if not self.find_pids(path):
                     break
 
     def start_cluster(self) -> None:
         """Start what :meth:`stop_cluster` has stopped."""
         with (self.directory / "log/init.log").open("a") as log:
-            self.popen("sh", "/run/lab/node-cluster", stdout=log.fileno(), stderr=log.fileno())
+            self.start_command(
+                "sh", "/run/lab/node-cluster", stdout=log.fileno(), stderr=log.fileno()
+            )
 
     # -- vesperd --------------------------------------------------------------
 
@@ -192,7 +194,7 @@ class Node:
 
     def vesperd_pids(self) -> list[int]:
         """Its processes, as the node numbers them."""
-        return self.pids("/usr/bin/python3.* /usr/sbin/vesperd")
+        return self.find_pids("/usr/bin/python3.* /usr/sbin/vesperd")
 
     def start_vesperd(self, *, wait: float = 20.0) -> None:
         """Start it, and wait until it answers.
@@ -200,8 +202,8 @@ class Node:
         :param wait: seconds; 0 does not wait.
         """
         with self.vesperd_log.open("a") as log:
-            command = ["setsid", *confined(), "/usr/sbin/vesperd"]
-            self.popen(*command, stdout=log.fileno(), stderr=log.fileno())
+            command = ["setsid", *confine_like(), "/usr/sbin/vesperd"]
+            self.start_command(*command, stdout=log.fileno(), stderr=log.fileno())
         if not wait:
             return
         for _ in wait_until(f"{self.name}: answer of vesperd (see {self.vesperd_log})", wait):

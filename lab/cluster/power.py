@@ -64,64 +64,66 @@ class PowerSwitch:
         self._socket.bind(str(path))
         os.chmod(path, 0o666)  # agents may run as hacluster
         self._socket.listen(16)
-        self._thread = threading.Thread(target=self._serve, daemon=True, name="power switch")
+        self._thread = threading.Thread(
+            target=self._serve_requests, daemon=True, name="power switch"
+        )
         self._thread.start()
 
-    def end(self) -> None:
+    def end_serving(self) -> None:
         self._end.set()
         self._thread.join(30)
         self._socket.close()
 
-    def request(self, action: str, name: str = "") -> str:
+    def handle_request(self, action: str, name: str = "") -> str:
         """As over the socket."""
         try:
             with self._lock:
-                return self._do(action, name)
+                return self._do_action(action, name)
         except (ClusterError, OSError) as error:
             return f"error {str(error).splitlines()[0]}"
 
-    def _do(self, action: str, name: str) -> str:
+    def _do_action(self, action: str, name: str) -> str:
         if action == "list":
             return " ".join(node.name for node in self._lab.nodes)
-        node = self._lab.node(name)
+        node = self._lab.find_node(name)
         match action:
             case "status":
-                return "on" if node.running() else "off"
+                return "on" if node.is_running() else "off"
             case "off":
                 self._boots.pop(name, None)
-                self._cut(node)
+                self._cut_power(node)
             case "on":
                 self._boots.pop(name, None)
-                self._boot(node)
+                self._boot_node(node)
             case "reboot":
-                self._cut(node)
+                self._cut_power(node)
                 self._boots[name] = time.monotonic() + BOOT
             case _:
                 return f"error no such action: {action}"
         return "ok"
 
-    def _cut(self, node: Node) -> None:
-        if node.running():
-            node.kill()
+    def _cut_power(self, node: Node) -> None:
+        if node.is_running():
+            node.cut_power()
             self.cuts.append(PowerCut(node.name, time.time()))
 
-    def _boot(self, node: Node) -> None:
-        if not node.running():
-            self._lab.serve(self._lab.power_on(node))
+    def _boot_node(self, node: Node) -> None:
+        if not node.is_running():
+            self._lab.start_services(self._lab.power_on(node))
 
-    def _serve(self) -> None:
+    def _serve_requests(self) -> None:
         while not self._end.is_set():
             if select.select([self._socket], [], [], POLL)[0]:
-                self._answer(self._socket.accept()[0])
+                self._answer_request(self._socket.accept()[0])
             for name, at in list(self._boots.items()):
                 if time.monotonic() >= at:
-                    self.request("on", name)
+                    self.handle_request("on", name)
 
-    def _answer(self, connection: socket.socket) -> None:
+    def _answer_request(self, connection: socket.socket) -> None:
         connection.settimeout(PATIENCE)
         try:
             with connection, connection.makefile() as lines:
                 action, _, name = lines.readline().strip().partition(" ")
-                connection.sendall(f"{self.request(action, name)}\n".encode())
+                connection.sendall(f"{self.handle_request(action, name)}\n".encode())
         except OSError:
             pass

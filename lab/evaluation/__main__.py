@@ -17,7 +17,7 @@ from lab.evaluation.phase import Phase
 from lab.evaluation.run import WATCHES, Run, as_json
 from lab.host import ChannelError, LabError
 from lab.images.probes import PROJECT
-from lab.images.store import BuildError, cache
+from lab.images.store import BuildError, cache_directory
 from lab.xen import XenLab
 
 DEMO = ("sigsegv", "oom")
@@ -33,15 +33,15 @@ IMAGES = {"xen": "cluster", "kvm": "libvirt"}
 _BEGIN = time.monotonic()
 
 
-def _show(line: str) -> None:
+def _show_line(line: str) -> None:
     """A line of the story, with the seconds since the beginning."""
     print(f"{time.monotonic() - _BEGIN:6.1f}  {line}" if line else "", flush=True)
 
 
-def _series(
+def _run_series(
     lab: setting.Lab, watch: str, faults: Sequence[str], rounds: int, time_factor: float
 ) -> list[Run]:
-    cluster.configure(lab, watch, _show, time_factor)
+    cluster.configure_resource(lab, watch, _show_line, time_factor)
     runs = []
     total = rounds * len(faults)
     phase = Phase() if watch == "polling" else None
@@ -49,23 +49,23 @@ def _series(
         fault = faults[number % len(faults)]
         if phase:
             phase.share = (number // len(faults) + 0.5) / rounds
-        _show("")
-        runs.append(trial.perform(lab, fault, watch, _show, phase, time_factor))
-        _show("")
+        _show_line("")
+        runs.append(trial.perform_trial(lab, fault, watch, _show_line, phase, time_factor))
+        _show_line("")
         if number + 1 < total and runs[-1].recorded_s is not None:
-            cluster.settle(lab, watch, _show, time_factor)
+            cluster.settle_after_failover(lab, watch, _show_line, time_factor)
     return runs
 
 
-def _report(runs: list[Run], folder: Path, title: str) -> None:
+def _write_report(runs: list[Run], folder: Path, title: str) -> None:
     folder.mkdir(parents=True, exist_ok=True)
-    text = table.render(runs)
+    text = table.render_table(runs)
     (folder / "report.json").write_text(json.dumps(as_json(runs, clock.HOW), indent=1) + "\n")
     (folder / "table.txt").write_text(text)
-    (folder / "timelines.svg").write_text(picture.draw(runs, title))
+    (folder / "timelines.svg").write_text(picture.draw_timelines(runs, title))
     print(text)
     if any(run.fault == "panic" for run in runs):
-        text = compare.markdown(runs)
+        text = compare.render_markdown(runs)
         (folder / "table.md").write_text(text)
         print(text)
     for watch in WATCHES:
@@ -77,18 +77,18 @@ def _report(runs: list[Run], folder: Path, title: str) -> None:
     print(f"Report, table and picture of the timelines: {folder}/", flush=True)
 
 
-def _announce(command: str, vmm: str, rounds: int, machine: Machine) -> None:
+def _announce_run(command: str, vmm: str, rounds: int, machine: Machine) -> None:
     """Say how long this will take, and on what kind of machine it runs."""
     seconds = estimate_s(command, vmm, rounds) * machine.factor
-    _show(f"This takes about {max(1, round(seconds / 60))} minutes.")
-    if not any(cache().glob(f"{IMAGES[vmm]}-*")):
+    _show_line(f"This takes about {max(1, round(seconds / 60))} minutes.")
+    if not any(cache_directory().glob(f"{IMAGES[vmm]}-*")):
         minutes = max(1, round(BUILD_S[vmm] * machine.factor / 60))
-        _show(f"This is the first run: it builds the images first, {minutes} minutes more.")
-    _show(f"The machine: {machine.describe()}.")
+        _show_line(f"This is the first run: it builds the images first, {minutes} minutes more.")
+    _show_line(f"The machine: {machine.describe_machine()}.")
     if machine.is_busy:
-        _show("It is busy: times will be longer than on an idle machine, and are marked so.")
+        _show_line("It is busy: times will be longer than on an idle machine, and are marked so.")
     if command == "demo":
-        _show("Each fault comes at the middle of the stock agent's interval, the mean case.")
+        _show_line("Each fault comes at the middle of the stock agent's interval, the mean case.")
 
 
 def estimate_s(command: str, vmm: str, rounds: int) -> float:
@@ -98,7 +98,7 @@ def estimate_s(command: str, vmm: str, rounds: int) -> float:
     return begin + 2 * rounds * kinds[command] * of_fault
 
 
-def _parse(argv: list[str] | None) -> argparse.Namespace:
+def _parse_arguments(argv: list[str] | None) -> argparse.Namespace:
     parser = argparse.ArgumentParser(prog="python3 -m lab.evaluation", description=__doc__)
     commands = parser.add_subparsers(dest="command", required=True)
     demo = commands.add_parser("demo", help="two faults, watched in two ways, once each")
@@ -119,7 +119,7 @@ def _parse(argv: list[str] | None) -> argparse.Namespace:
 
 
 def main(argv: list[str] | None = None) -> int:
-    arguments = _parse(argv)
+    arguments = _parse_arguments(argv)
     if os.geteuid() != 0:
         print("lab.evaluation: needs root (the labs' images)", file=sys.stderr)
         return 1
@@ -128,27 +128,27 @@ def main(argv: list[str] | None = None) -> int:
     folder = PROJECT / "build" / (name if arguments.vmm == "xen" else f"{name}-{arguments.vmm}")
     runs: list[Run] = []
     machine = measure_machine()
-    _announce(arguments.command, arguments.vmm, rounds, machine)
+    _announce_run(arguments.command, arguments.vmm, rounds, machine)
     try:
         watches = arguments.watch or tuple(WATCHES)
         if arguments.command == "compare":
-            with XenLab.resume() as lab:
+            with XenLab.resume_lab() as lab:
                 kinds = arguments.fault or tuple(compare.KINDS)
-                compare.perform(
-                    lab, kinds, rounds, watches, _show, runs.append, machine.factor
+                compare.perform_trials(
+                    lab, kinds, rounds, watches, _show_line, runs.append, machine.factor
                 )
         else:
             faults = DEMO if arguments.command == "demo" else arguments.fault or EVALUATION
-            with setting.lab(arguments.vmm) as lab:
+            with setting.open_lab(arguments.vmm) as lab:
                 for watch in watches:
-                    runs += _series(lab, watch, faults, rounds, machine.factor)
+                    runs += _run_series(lab, watch, faults, rounds, machine.factor)
     except (LabError, ChannelError, BuildError) as error:
         print(f"lab.evaluation: {error}", file=sys.stderr)
         if runs:
-            _report(runs, folder, "unfinished")
+            _write_report(runs, folder, "unfinished")
         return 1
-    _report(runs, folder, "From the fault in the guest to the failover")
-    _show(f"{len(runs)} runs, {time.monotonic() - _BEGIN:.0f} s")
+    _write_report(runs, folder, "From the fault in the guest to the failover")
+    _show_line(f"{len(runs)} runs, {time.monotonic() - _BEGIN:.0f} s")
     return 0
 
 

@@ -12,7 +12,7 @@ import time
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass
 
-__all__ = ["HOW", "Offset", "Sample", "best", "measure"]
+__all__ = ["HOW", "Offset", "Sample", "measure_offset", "pick_best"]
 
 HOW = (
     "CLOCK_REALTIME of the machine that runs the lab; the guest's clock, and each host's where it "
@@ -37,12 +37,12 @@ class Offset:
     ns: int
     error_ns: int  #: it is wrong by at most this
 
-    def here(self, there_ns: int) -> float:
+    def convert_time(self, there_ns: int) -> float:
         """A time of the other clock in seconds of this machine's."""
         return (there_ns + self.ns) / 1e9
 
 
-def best(samples: Iterable[Sample]) -> Offset:
+def pick_best(samples: Iterable[Sample]) -> Offset:
     """The offset by the quickest exchange.
 
     :raises ValueError: there are no samples.
@@ -52,7 +52,7 @@ def best(samples: Iterable[Sample]) -> Offset:
     return Offset(quickest.asked + half - quickest.answer, half)
 
 
-def measure(ask: Callable[[], int], times: int = 40) -> Offset:
+def measure_offset(ask: Callable[[], int], times: int = 40) -> Offset:
     """Compare a clock with this machine's.
 
     :param ask: asks the other clock and returns its answer in ns.
@@ -62,4 +62,4 @@ def measure(ask: Callable[[], int], times: int = 40) -> Offset:
         asked = time.time_ns()
         answer = ask()
         samples.append(Sample(asked, answer, time.time_ns()))
-    return best(samples)
+    return pick_best(samples)

@@ -11,7 +11,7 @@ from lab import idle
 from lab.evaluation.setting import PRIMITIVES, Lab, scale_timeouts
 from lab.host import ChannelError, LabError
 
-__all__ = ["configure", "ready", "settle", "type_in"]
+__all__ = ["configure_resource", "settle_after_failover", "type_in", "wait_until_ready"]
 
 #: vm1 as it is to be, for crmsh.
 CHANGED = "/root/vm1.crm"
@@ -30,7 +30,7 @@ def type_in(lab: Lab, command: str, show: Callable[[str], None]) -> None:
     """
     host = lab.hosts[0]
     show(f"{host.name}# {command}")
-    result = host.run(command, timeout=240)
+    result = host.run_command(command, timeout=240)
     said = [line for line in result.output.splitlines() if line and not _NOISE.search(line)]
     for line in said:
         show(f"    {line}")
@@ -38,7 +38,7 @@ def type_in(lab: Lab, command: str, show: Callable[[str], None]) -> None:
         raise LabError(f"{command}: exit status {result.rc}: {' '.join(said)}")
 
 
-def configure(
+def configure_resource(
     lab: Lab, watch: str, show: Callable[[str], None], time_factor: float = 1.0
 ) -> None:
     """Make vm1 a resource that is watched in that way, in place of what was there.
@@ -50,10 +50,10 @@ def configure(
     :param time_factor: how many times longer than usual operations may take.
     """
     host, primitive = lab.hosts[0], scale_timeouts(PRIMITIVES[lab.vmm][watch], time_factor)
-    if host.run("crm_resource --resource vm1 --query-xml", timeout=60).rc != 0:
+    if host.run_command("crm_resource --resource vm1 --query-xml", timeout=60).rc != 0:
         type_in(lab, f"crm configure {primitive}", show)
     else:
-        host.put(CHANGED, f"{primitive}\n".encode())
+        host.put_file(CHANGED, f"{primitive}\n".encode())
         type_in(lab, "crm_attribute --name maintenance-mode --update true", show)
         type_in(lab, f"cat {CHANGED}", show)
         type_in(lab, f"crm configure load update {CHANGED}", show)
@@ -62,12 +62,12 @@ def configure(
         type_in(lab, "crm_attribute --name maintenance-mode --delete", show)
         if (lab.vmm, watch) == ("kvm", "vesper"):
             # VESPER's device comes with the start of the VM.
-            host.run(f"({idle.COMMAND})", timeout=240, check=True)
+            host.run_command(f"({idle.COMMAND})", timeout=240, check=True)
             type_in(lab, "crm_resource --restart --resource vm1", show)
-    ready(lab, watch, READY_S * time_factor)
+    wait_until_ready(lab, watch, READY_S * time_factor)
 
 
-def ready(lab: Lab, watch: str, timeout: float = READY_S) -> None:
+def wait_until_ready(lab: Lab, watch: str, timeout: float = READY_S) -> None:
     """Wait until vm1 runs, its page comes, and it is watched.
 
     :raises LabError: it does not get there.
@@ -82,7 +82,7 @@ def ready(lab: Lab, watch: str, timeout: float = READY_S) -> None:
         if not why:
             return
         time.sleep(0.5)
-    state = lab.hosts[0].run("crm_mon -1 -r 2>&1; vesper status 2>&1", timeout=60).output
+    state = lab.hosts[0].run_command("crm_mon -1 -r 2>&1; vesper status 2>&1", timeout=60).output
     raise LabError(f"vm1 is not ready after {timeout:.0f} s: {why}\n{state}")
 
 
@@ -96,11 +96,13 @@ WAITING = (
 
 def _not_ready(lab: Lab, watch: str) -> str:
     for host in lab.hosts:
-        if lab.guest(through=host).page(timeout=3) is None:
+        if lab.guest_through(through=host).fetch_page(timeout=3) is None:
             return f"its page does not come to {host.name}"
-    if watch == "vesper" and not any(host.run(WAITING, timeout=60).rc == 0 for host in lab.hosts):
+    if watch == "vesper" and not any(
+        host.run_command(WAITING, timeout=60).rc == 0 for host in lab.hosts
+    ):
         return "no monitor is waiting, or no probe is loaded"
-    state = lab.hosts[0].run("crm_mon -1 -o", timeout=60).output
+    state = lab.hosts[0].run_command("crm_mon -1 -o", timeout=60).output
     agent = PRIMITIVES[lab.vmm][watch].split()[2]
     if not re.search(rf"vm1\s+\({agent}\):\s+Started", state):
         return f"Pacemaker does not say that {agent} is started"
@@ -109,9 +111,9 @@ def _not_ready(lab: Lab, watch: str) -> str:
     return ""
 
 
-def settle(
+def settle_after_failover(
     lab: Lab, watch: str, show: Callable[[str], None], time_factor: float = 1.0
 ) -> None:
     """After a failover: forget the failure, and be ready for the next one."""
     type_in(lab, "crm_resource --refresh --resource vm1", show)
-    ready(lab, watch, READY_S * time_factor)
+    wait_until_ready(lab, watch, READY_S * time_factor)

@@ -16,7 +16,7 @@ from lab.evaluation.run import FAULTS, WATCHES, Run
 from lab.host import Host
 from lab.xen import XenLab, project
 
-__all__ = ["KINDS", "Verdict", "markdown", "perform", "verdicts"]
+__all__ = ["KINDS", "Verdict", "make_verdicts", "perform_trials", "render_markdown"]
 
 #: Kinds of faults, and how often in each round: the first is what the figures
 #: are about, and polling takes its time by chance.
@@ -46,7 +46,7 @@ class _Trial:
     share: float  #: of the stock agent's interval that has gone by
 
 
-def _plan(kinds: Sequence[str], rounds: int, watches: Iterable[str]) -> list[_Trial]:
+def _plan_trials(kinds: Sequence[str], rounds: int, watches: Iterable[str]) -> list[_Trial]:
     trials = []
     for watch in watches:
         for number, fault in enumerate(kinds):
@@ -59,7 +59,7 @@ def _plan(kinds: Sequence[str], rounds: int, watches: Iterable[str]) -> list[_Tr
     return trials
 
 
-def perform(
+def perform_trials(
     lab: XenLab,
     kinds: Sequence[str],
     rounds: int,
@@ -73,41 +73,41 @@ def perform(
     :param time_factor: how many times longer than usual each step may take.
     :raises LabError: :raises ChannelError:
     """
-    trials = _plan(kinds, rounds, watches)
+    trials = _plan_trials(kinds, rounds, watches)
     phase = Phase()
     watch = ""
     _configure_guest(lab.hosts, trials[0].fault)
     for number, now in enumerate(trials):
         if now.watch != watch:
             watch = now.watch
-            cluster.configure(lab, watch, show, time_factor)
+            cluster.configure_resource(lab, watch, show, time_factor)
         show("")
         following = trials[number + 1 :]
         if following:
             _configure_guest(lab.hosts, following[0].fault)
         phase.share = now.share
         moment = phase if watch == "polling" else None
-        run = trial.perform(lab, now.fault, watch, show, moment, time_factor)
+        run = trial.perform_trial(lab, now.fault, watch, show, moment, time_factor)
         done(run)
         show("")
         if following:
-            _repair(lab, run, show)
-            cluster.settle(lab, watch, show, time_factor)
+            _repair_cluster(lab, run, show)
+            cluster.settle_after_failover(lab, watch, show, time_factor)
 
 
 def _configure_guest(hosts: Sequence[Host], fault: str) -> None:
     on_crash = "preserve" if fault == "panic-kept" else "destroy"
     for host in hosts:
-        host.put("/etc/xen/vm1.cfg", project.guest_config(on_crash=on_crash).encode())
+        host.put_file("/etc/xen/vm1.cfg", project.guest_config(on_crash=on_crash).encode())
 
 
-def _repair(lab: XenLab, run: Run, show: Callable[[str], None]) -> None:
+def _repair_cluster(lab: XenLab, run: Run, show: Callable[[str], None]) -> None:
     """What an operator must do where the cluster does not get on by itself."""
     home = lab.running_on()
     if home is None or run.started_elsewhere_s is not None:
         return
     show(f"{home.name}# xl destroy vm1")
-    home.run("xl destroy vm1", timeout=60)
+    home.run_command("xl destroy vm1", timeout=60)
 
 
 # ------------------------------------------------------------ what it says
@@ -123,7 +123,7 @@ class Verdict:
     at_least: bool  #: the stock agent's never came; that was given up then
 
 
-def verdicts(runs: Sequence[Run]) -> list[Verdict]:
+def make_verdicts(runs: Sequence[Run]) -> list[Verdict]:
     """Of all faults that both agents have had."""
     found = []
     for fault in dict.fromkeys(run.fault for run in runs):
@@ -131,27 +131,27 @@ def verdicts(runs: Sequence[Run]) -> list[Verdict]:
             [run for run in runs if (run.fault, run.watch) == (fault, watch)] for watch in WATCHES
         )
         for step in _COLUMNS:
-            slow, quick = ([run.step(step) for run in some] for some in (stock, ours))
-            times = table.ratio(slow, quick)
+            slow, quick = ([run.step_time(step) for run in some] for some in (stock, ours))
+            times = table.find_ratio(slow, quick)
             at_least = False
             if times is None and step != "recorded_s":
                 # Its stop has failed: until then at least it was not done.
-                slow = [run.step(step) or run.stuck_s for run in stock]
-                times = table.ratio(slow, quick)
+                slow = [run.step_time(step) or run.stuck_s for run in stock]
+                times = table.find_ratio(slow, quick)
                 at_least = times is not None
             found.append(Verdict(fault, step, times, at_least))
     return found
 
 
-def markdown(runs: Sequence[Run]) -> str:
+def render_markdown(runs: Sequence[Run]) -> str:
     """The table for people, in Markdown."""
-    by = {(v.fault, v.step): v for v in verdicts(runs)}
+    by = {(v.fault, v.step): v for v in make_verdicts(runs)}
     head = ["fault", *(f"{name}: stock, ours" for name in _COLUMNS.values())]
     rows = [head, ["---"] * len(head)]
     for fault in dict.fromkeys(run.fault for run in runs):
         cells = [FAULTS[fault]]
         for step in _COLUMNS:
-            slow, quick = (_seconds(runs, fault, watch, step) for watch in WATCHES)
+            slow, quick = (_median_seconds(runs, fault, watch, step) for watch in WATCHES)
             verdict = by[fault, step]
             more = ""
             if verdict.times is not None:
@@ -161,7 +161,7 @@ def markdown(runs: Sequence[Run]) -> str:
     return "".join(f"| {' | '.join(row)} |\n" for row in rows)
 
 
-def _seconds(runs: Sequence[Run], fault: str, watch: str, step: str) -> str:
+def _median_seconds(runs: Sequence[Run], fault: str, watch: str, step: str) -> str:
     some = [run for run in runs if (run.fault, run.watch) == (fault, watch)]
-    value = table.middle([run.step(step) for run in some])
+    value = table.find_median([run.step_time(step) for run in some])
     return "never" if value is None else f"{value:.1f}"

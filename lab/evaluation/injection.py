@@ -7,12 +7,12 @@ import socket
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 
-from lab.evaluation.clock import Offset, measure
+from lab.evaluation.clock import Offset, measure_offset
 from lab.evaluation.setting import Lab
 from lab.guest import Fault
 from lab.host import Host
 
-__all__ = ["Injection", "host_clock", "inject"]
+__all__ = ["Injection", "host_clock", "inject_fault"]
 
 #: Faults that end the guest as a whole, and how labd brings them about.
 _ENDS = {"panic": "panic", "panic-kept": "panic", "poweroff": "poweroff", "hang": "hang"}
@@ -29,14 +29,14 @@ class Injection:
 
 def host_clock(host: Host) -> Offset:
     """A host's clock against this machine's."""
-    connection = host.clock()
+    connection = host.connect_to_clock()
     if connection is None:
         return Offset(0, 0)
     with connection:
-        return measure(_ask_line(connection, b"?\n"))
+        return measure_offset(_ask_line(connection, b"?\n"))
 
 
-def inject(lab: Lab, home: Host, fault: str, clocks: Mapping[str, Offset]) -> Injection:
+def inject_fault(lab: Lab, home: Host, fault: str, clocks: Mapping[str, Offset]) -> Injection:
     """
     :param home: where vm1 runs.
     :param fault: of :data:`lab.evaluation.run.FAULTS`.
@@ -45,21 +45,21 @@ def inject(lab: Lab, home: Host, fault: str, clocks: Mapping[str, Offset]) -> In
     """
     if fault == "destroy":
         # Dated by the order: from there on it is the operator's doing.
-        said = home.run("date +%s%N; exec xl destroy vm1", timeout=60, check=True).output
+        said = home.run_command("date +%s%N; exec xl destroy vm1", timeout=60, check=True).output
         clock = clocks[home.name]
-        return Injection(clock.here(int(said.split()[0])), clock.error_ns / 1e9, 0)
-    guest = lab.guest(through=home)
-    with guest.connect() as connection:
-        clock = measure(_ask_line(connection, b"clock\n"))
+        return Injection(clock.convert_time(int(said.split()[0])), clock.error_ns / 1e9, 0)
+    guest = lab.guest_through(through=home)
+    with guest.connect_to_labd() as connection:
+        clock = measure_offset(_ask_line(connection, b"clock\n"))
     done: Fault
     if fault == "sigsegv":
-        done = guest.kill("SEGV", "httpd")
+        done = guest.kill_service("SEGV", "httpd")
     elif fault in _ENDS:
-        done = guest.end(_ENDS[fault])
+        done = guest.end_guest(_ENDS[fault])
     else:
         done = guest.out_of_memory("httpd", spare=fault == "oom-other")
     error = (clock.error_ns + done.uncertainty_ns) / 1e9
-    return Injection(clock.here(done.at_ns), error, done.pid)
+    return Injection(clock.convert_time(done.at_ns), error, done.pid)
 
 
 def _ask_line(connection: socket.socket, request: bytes) -> Callable[[], int]:

@@ -19,7 +19,7 @@ __all__ = ["BUSY_SHARE", "Machine", "OtherLoad", "measure_machine"]
 
 #: CPUs that a lab of two hosts keeps busy.
 CPUS_NEEDED = 2
-#: CPU seconds of :func:`_work` on the machine whose figures the documents have.
+#: CPU seconds of :func:`_work_a_while` on the machine whose figures the documents have.
 REFERENCE_CPU_S = 0.020
 #: Operations' timeouts are made this many times longer at most.
 MAX_FACTOR = 10.0
@@ -49,7 +49,7 @@ class Machine:
         """Tell whether others already use more of the CPUs than figures bear."""
         return self.runnable > BUSY_SHARE * self.cpus
 
-    def describe(self) -> str:
+    def describe_machine(self) -> str:
         """Return a sentence for people."""
         speed = f"{1 / self.slowness:.1f} times the reference machine's speed"
         text = f"{self.cpus} CPUs, {speed}, {self.runnable:.1f} other runnable threads"
@@ -58,7 +58,7 @@ class Machine:
         return text
 
 
-def _work() -> int:
+def _work_a_while() -> int:
     total = 0
     for number in range(1_000_000):
         total += number & 7
@@ -67,7 +67,7 @@ def _work() -> int:
 
 def _measure_cpu_time_s() -> float:
     begin = time.process_time()
-    _work()
+    _work_a_while()
     return time.process_time() - begin
 
 

@@ -17,7 +17,7 @@ from types import TracebackType
 from typing import Any
 
 from lab.evaluation.clock import Offset
-from lab.evaluation.pacemaker_log import PATTERN, What, parse
+from lab.evaluation.pacemaker_log import PATTERN, What, parse_line
 from lab.evaluation.setting import Lab
 from lab.host import ChannelError, Host
 
@@ -67,14 +67,14 @@ class Observer:
 
     def __enter__(self) -> Observer:
         for host in self._lab.hosts:
-            self._follow(
+            self._follow_command(
                 host,
                 f"exec tail -n 0 -F {LOG} | grep --line-buffered -E '{PATTERN}'",
                 self._log_line,
             )
             if self._vesper:
-                self._follow(host, "exec vesper events -f --json -n 100", self._event_line)
-        self._thread(self._poll_page)
+                self._follow_command(host, "exec vesper events -f --json -n 100", self._event_line)
+        self._start_thread(self._poll_page)
         return self
 
     def __exit__(
@@ -86,34 +86,34 @@ class Observer:
         self._stop.set()
         self._stack.close()
 
-    def _thread(self, body: Callable[..., None], *arguments: Any) -> None:
+    def _start_thread(self, body: Callable[..., None], *arguments: Any) -> None:
         thread = threading.Thread(target=body, args=arguments, daemon=True)
         thread.start()
         self._stack.callback(thread.join, 10)
 
-    def _follow(self, host: Host, command: str, line: Callable[[Host, str], None]) -> None:
-        end, pieces = host.follow(command)
+    def _follow_command(self, host: Host, command: str, line: Callable[[Host, str], None]) -> None:
+        end, pieces = host.follow_command(command)
 
         def read() -> None:
             try:
-                for text in _lines(pieces):
+                for text in _split_lines(pieces):
                     line(host, text)
             except (ChannelError, OSError):
                 pass  # the run has ended, or the host; the run's result tells
 
-        self._thread(read)
+        self._start_thread(read)
         self._stack.callback(end)
 
-    def _add(self, observation: Observation) -> None:
+    def _add_observation(self, observation: Observation) -> None:
         with self._lock:
             self.seen.append(observation)
             self._tell(observation)
 
     def _log_line(self, host: Host, line: str) -> None:
-        entry = parse(line, "vm1", time.gmtime().tm_year)
+        entry = parse_line(line, "vm1", time.gmtime().tm_year)
         if entry:
-            at = self._clocks[host.name].here(entry.time_ns)
-            self._add(Observation(at, entry.host, entry.what))
+            at = self._clocks[host.name].convert_time(entry.time_ns)
+            self._add_observation(Observation(at, entry.host, entry.what))
 
     def _event_line(self, host: Host, line: str) -> None:
         try:
@@ -122,18 +122,18 @@ class Observer:
             return
         event = event.get("event", event) if isinstance(event.get("event"), dict) else event
         if "received" in event:
-            at = self._clocks[host.name].here(round(event["received"] * 1e9))
-            self._add(Observation(at, host.name, "event", event))
+            at = self._clocks[host.name].convert_time(round(event["received"] * 1e9))
+            self._add_observation(Observation(at, host.name, "event", event))
 
     def _poll_page(self) -> None:
-        guest = self._lab.guest(through=self._standby)
+        guest = self._lab.guest_through(through=self._standby)
         while not self._stop.wait(self._lab.page_every):
-            page = guest.page()
+            page = guest.fetch_page()
             if page:
-                self._add(Observation(time.time(), self._standby.name, "page", page))
+                self._add_observation(Observation(time.time(), self._standby.name, "page", page))
 
 
-def _lines(pieces: Iterable[bytes]) -> Iterable[str]:
+def _split_lines(pieces: Iterable[bytes]) -> Iterable[str]:
     rest = b""
     for piece in pieces:
         *whole, rest = (rest + piece).split(b"\n")

@@ -14,7 +14,7 @@ import re
 import time
 from dataclasses import dataclass
 
-__all__ = ["PATTERN", "TICK_S", "Entry", "What", "parse"]
+__all__ = ["PATTERN", "TICK_S", "Entry", "What", "parse_line"]
 
 
 #: Seconds by which a line may be stamped too early: its time is the kernel's coarse
@@ -49,7 +49,7 @@ _LINE = re.compile(
 )
 
 
-def parse(line: str, resource: str, year: int) -> Entry | None:
+def parse_line(line: str, resource: str, year: int) -> Entry | None:
     """Understand a line.
 
     :param year: pacemaker.log does not say; its times are UTC in the lab.
@@ -59,7 +59,7 @@ def parse(line: str, resource: str, year: int) -> Entry | None:
     if not match:
         return None
     stamp, milliseconds, logger, _daemon, text = match.groups()
-    found = _meaning(text, re.escape(resource))
+    found = _find_meaning(text, re.escape(resource))
     if not found:
         return None
     what, host = found
@@ -67,7 +67,7 @@ def parse(line: str, resource: str, year: int) -> Entry | None:
     return Entry(seconds * 10**9 + int(milliseconds) * 10**6, host or logger, what)
 
 
-def _meaning(text: str, resource: str) -> tuple[What, str | None] | None:
+def _find_meaning(text: str, resource: str) -> tuple[What, str | None] | None:
     result = re.match(rf"Result of (\w+) operation for {resource} on (\S+): (\w+)", text)
     if result:
         operation, host, outcome = result.groups()

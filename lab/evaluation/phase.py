@@ -34,17 +34,17 @@ class Phase:
         #: seconds from the end of the wait to the fault, by kind: memory does not fill at once
         self._lead: dict[str, float] = {}
 
-    def wait(self, host: Host, fault: str) -> None:
+    def wait_for_moment(self, host: Host, fault: str) -> None:
         """Until a fault of that kind must be ordered.
 
         :raises ChannelError: no monitor has run for half a minute.
         """
-        ago = int(host.run(_NEXT_RUN, timeout=30, check=True).output) / 1e9
+        ago = int(host.run_command(_NEXT_RUN, timeout=30, check=True).output) / 1e9
         self._script_began = time.time() - ago
         left = self.share * INTERVAL - ago - self._lead.get(fault, 0.0)
         time.sleep(left % INTERVAL)  # if it is too late for this interval, in the next
 
-    def took(self, fault: str, seconds: float) -> None:
+    def note_lead(self, fault: str, seconds: float) -> None:
         """A fault has come that long after the order."""
         self._lead[fault] = seconds
 

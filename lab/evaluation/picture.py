@@ -8,7 +8,7 @@ from xml.sax.saxutils import escape
 
 from lab.evaluation.run import FAULTS, STEPS, WATCHES, Run
 
-__all__ = ["draw"]
+__all__ = ["draw_timelines"]
 
 LEFT, RIGHT, TOP, ROW, HEAD = 150, 40, 92, 24, 30
 WIDTH = 960
@@ -25,7 +25,7 @@ MARKS = {
 NEVER = 60.0  #: seconds after which a run was given up
 
 
-def _mark(x: float, y: float, colour: str, shape: str) -> str:
+def _draw_mark(x: float, y: float, colour: str, shape: str) -> str:
     r = 5.0
     if shape == "circle":
         return f'<circle cx="{x:.1f}" cy="{y:.1f}" r="{r}" fill="{colour}"/>'
@@ -38,21 +38,23 @@ def _mark(x: float, y: float, colour: str, shape: str) -> str:
     return f'<polygon points="{path}" fill="{colour}"/>'
 
 
-def _text(x: float, y: float, text: str, style: str = "") -> str:
+def _draw_text(x: float, y: float, text: str, style: str = "") -> str:
     return f'<text x="{x:.1f}" y="{y:.1f}" {style}>{escape(text)}</text>'
 
 
-def _span(runs: Sequence[Run]) -> float:
+def _axis_span(runs: Sequence[Run]) -> float:
     """Seconds that the axis must hold, rounded up to tens."""
-    last = max((value for run in runs for step in STEPS if (value := run.step(step))), default=10.0)
+    last = max(
+        (value for run in runs for step in STEPS if (value := run.step_time(step))), default=10.0
+    )
     if any(run.recorded_s is None for run in runs):
         last = max(last, NEVER)
     return 10.0 * (int(last / 10) + 1)
 
 
-def _row(run: Run, number: int, y: float, scale: float) -> list[str]:
-    times = {step: value for step in STEPS if (value := run.step(step)) is not None}
-    out = [_text(LEFT - 12, y + 4, f"{WATCHES[run.watch]} #{number}", 'text-anchor="end"')]
+def _draw_row(run: Run, number: int, y: float, scale: float) -> list[str]:
+    times = {step: value for step in STEPS if (value := run.step_time(step)) is not None}
+    out = [_draw_text(LEFT - 12, y + 4, f"{WATCHES[run.watch]} #{number}", 'text-anchor="end"')]
     end = max(times.values(), default=0.0)
     never = run.recorded_s is None
     x_end = LEFT + (NEVER if never else end) * scale
@@ -64,50 +66,50 @@ def _row(run: Run, number: int, y: float, scale: float) -> list[str]:
             f'<line x1="{LEFT}" y1="{y}" x2="{x:.1f}" y2="{y}" stroke="#d55e00" stroke-width="3"/>'
         )
     else:
-        out.append(_text(x_end + 8, y + 4, "not detected", 'fill="#d55e00"'))
+        out.append(_draw_text(x_end + 8, y + 4, "not detected", 'fill="#d55e00"'))
     for step, value in times.items():
-        out.append(_mark(LEFT + value * scale, y, *MARKS[step]))
+        out.append(_draw_mark(LEFT + value * scale, y, *MARKS[step]))
     return out
 
 
-def _axis(span: float, scale: float, bottom: float) -> list[str]:
+def _draw_axis(span: float, scale: float, bottom: float) -> list[str]:
     out = []
     step = 5 if span <= 60 else 10
     for second in range(0, int(span) + 1, step):
         x = LEFT + second * scale
         out.append(f'<line x1="{x:.1f}" y1="{TOP - 8}" x2="{x:.1f}" y2="{bottom}" stroke="#eee"/>')
-        out.append(_text(x, bottom + 16, str(second), 'text-anchor="middle" fill="#666"'))
+        out.append(_draw_text(x, bottom + 16, str(second), 'text-anchor="middle" fill="#666"'))
     out.append(
-        _text(
+        _draw_text(
             LEFT + span * scale / 2, bottom + 34, "seconds after the fault", 'text-anchor="middle"'
         )
     )
     return out
 
 
-def _legend() -> list[str]:
+def _draw_legend() -> list[str]:
     out, x = [], float(LEFT)
     for step, name in STEPS.items():
-        out.append(_mark(x, 62, *MARKS[step]))
-        out.append(_text(x + 10, 66, name))
+        out.append(_draw_mark(x, 62, *MARKS[step]))
+        out.append(_draw_text(x + 10, 66, name))
         x += 40 + 6.6 * len(name)
     return out
 
 
-def draw(runs: Sequence[Run], title: str) -> str:
+def draw_timelines(runs: Sequence[Run], title: str) -> str:
     """The picture as an SVG document."""
-    scale = (WIDTH - LEFT - RIGHT) / (span := _span(runs))
+    scale = (WIDTH - LEFT - RIGHT) / (span := _axis_span(runs))
     rows: list[str] = []
     y = float(TOP)
     for fault, meaning in FAULTS.items():
         if not any(run.fault == fault for run in runs):
             continue
-        rows.append(_text(LEFT, y + 8, meaning, 'font-weight="bold"'))
+        rows.append(_draw_text(LEFT, y + 8, meaning, 'font-weight="bold"'))
         y += HEAD
         for watch in WATCHES:
             some = [run for run in runs if run.fault == fault and run.watch == watch]
             for number, run in enumerate(some, 1):
-                rows += _row(run, number, y, scale)
+                rows += _draw_row(run, number, y, scale)
                 y += ROW
         y += 8
     height = y + 46
@@ -116,9 +118,9 @@ def draw(runs: Sequence[Run], title: str) -> str:
             f'<svg xmlns="http://www.w3.org/2000/svg" width="{WIDTH}" height="{height:.0f}" '
             f'viewBox="0 0 {WIDTH} {height:.0f}" font-family="sans-serif" font-size="12">',
             f'<rect width="{WIDTH}" height="{height:.0f}" fill="white"/>',
-            _text(LEFT, 30, title, 'font-size="17" font-weight="bold"'),
-            *_legend(),
-            *_axis(span, scale, y),
+            _draw_text(LEFT, 30, title, 'font-size="17" font-weight="bold"'),
+            *_draw_legend(),
+            *_draw_axis(span, scale, y),
             *rows,
             "</svg>",
             "",

@@ -58,7 +58,7 @@ class Run:
         """Tell whether the machine was the lab's own while this was measured."""
         return self.others_cpu_share <= BUSY_SHARE
 
-    def step(self, name: str) -> float | None:
+    def step_time(self, name: str) -> float | None:
         """A step of the timeline by its field's name."""
         value: float | None = getattr(self, name)
         return value

@@ -12,7 +12,7 @@ from typing import Protocol
 from lab.guest import CHECK_PAGE, Guest
 from lab.host import Host
 
-__all__ = ["PRIMITIVES", "VMMS", "Lab", "lab", "scale_timeouts"]
+__all__ = ["PRIMITIVES", "VMMS", "Lab", "open_lab", "scale_timeouts"]
 
 VMMS = ("xen", "kvm")
 
@@ -27,12 +27,12 @@ class Lab(Protocol):
     @property
     def hosts(self) -> Sequence[Host]: ...
 
-    def guest(self, *, through: Host | None = None) -> Guest: ...
+    def guest_through(self, *, through: Host | None = None) -> Guest: ...
 
     def running_on(self) -> Host | None: ...
 
 
-def _primitive(
+def _make_primitive(
     agent: str, start: str, stop: str, interval: str, monitor: str, meta: str = ""
 ) -> str:
     return (
@@ -51,16 +51,18 @@ _MOVES = " allow-migrate=true"
 #: start slowly in an emulated dom0: a start gets plenty of time.
 PRIMITIVES = {
     "xen": {
-        "polling": _primitive(f"ocf:heartbeat:Xen {_XEN} {_SCRIPT}", "180s", "60s", "10s", "60s"),
-        "vesper": _primitive(
+        "polling": _make_primitive(
+            f"ocf:heartbeat:Xen {_XEN} {_SCRIPT}", "180s", "60s", "10s", "60s"
+        ),
+        "vesper": _make_primitive(
             f"ocf:vesper:XenVM {_XEN} services=httpd", "180s", "60s", "1s", "600s"
         ),
     },
     "kvm": {
-        "polling": _primitive(
+        "polling": _make_primitive(
             f"ocf:heartbeat:VirtualDomain {_KVM} {_SCRIPT}", "90s", "90s", "10s", "30s", _MOVES
         ),
-        "vesper": _primitive(
+        "vesper": _make_primitive(
             f"ocf:vesper:LibvirtVM {_KVM} services=httpd", "90s", "90s", "1s", "600s", _MOVES
         ),
     },
@@ -74,7 +76,7 @@ def scale_timeouts(primitive: str, factor: float) -> str:
     )
 
 
-def lab(vmm: str) -> AbstractContextManager[Lab]:
+def open_lab(vmm: str) -> AbstractContextManager[Lab]:
     """The lab, when it is entered: ready, without resources.
 
     :raises LabError: it does not come up.
@@ -82,7 +84,7 @@ def lab(vmm: str) -> AbstractContextManager[Lab]:
     if vmm == "xen":
         from lab.xen import XenLab
 
-        return XenLab.resume()
+        return XenLab.resume_lab()
     from lab.kvm import KvmLab
 
     return KvmLab()

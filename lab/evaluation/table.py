@@ -8,7 +8,7 @@ from statistics import median
 
 from lab.evaluation.run import FAULTS, STEPS, WATCHES, Run
 
-__all__ = ["middle", "ratio", "render", "spread"]
+__all__ = ["find_median", "find_ratio", "find_spread", "render_table"]
 
 #: Under a table that has negative times.
 _BEFORE = """
@@ -17,11 +17,11 @@ logs after the probe; guest and host share one CPU in this lab, and vesperd may 
 """
 
 
-def _values(runs: Sequence[Run], fault: str, watch: str, step: str) -> list[float | None]:
-    return [run.step(step) for run in runs if run.fault == fault and run.watch == watch]
+def _collect_values(runs: Sequence[Run], fault: str, watch: str, step: str) -> list[float | None]:
+    return [run.step_time(step) for run in runs if run.fault == fault and run.watch == watch]
 
 
-def middle(values: Sequence[float | None]) -> float | None:
+def find_median(values: Sequence[float | None]) -> float | None:
     """The median; None where half or more of the values are None ("never")."""
     if not values:
         return None
@@ -29,47 +29,49 @@ def middle(values: Sequence[float | None]) -> float | None:
     return None if result == float("inf") else result
 
 
-def spread(values: Sequence[float | None]) -> tuple[float, float] | None:
+def find_spread(values: Sequence[float | None]) -> tuple[float, float] | None:
     """Smallest and largest of the values that there are."""
     there = [value for value in values if value is not None]
     return (min(there), max(there)) if there else None
 
 
-def ratio(slow: Sequence[float | None], quick: Sequence[float | None]) -> float | None:
+def find_ratio(slow: Sequence[float | None], quick: Sequence[float | None]) -> float | None:
     """How many times sooner the median of ``quick`` is; None where one is never."""
-    a, b = middle(slow), middle(quick)
+    a, b = find_median(slow), find_median(quick)
     return a / b if a is not None and b is not None and b > 0 else None
 
 
-def _cell(values: Sequence[float | None]) -> str:
+def _format_cell(values: Sequence[float | None]) -> str:
     if not values:
         return "-"
-    center, ends = middle(values), spread(values)
+    center, ends = find_median(values), find_spread(values)
     missing = sum(value is None for value in values)
     if ends is None:
         return "never"
-    text = "never" if center is None else _seconds(center)
+    text = "never" if center is None else _format_seconds(center)
     if len(values) > 1:
-        text += f" ({_seconds(ends[0])} to {_seconds(ends[1])})"
+        text += f" ({_format_seconds(ends[0])} to {_format_seconds(ends[1])})"
     return text + (f", {missing} of {len(values)} never" if missing else "")
 
 
-def _seconds(value: float) -> str:
+def _format_seconds(value: float) -> str:
     return f"{value:.3f}" if value < 1 else f"{value:.1f}"
 
 
-def render(runs: Sequence[Run]) -> str:
+def render_table(runs: Sequence[Run]) -> str:
     """The table as text: medians in seconds after the fault (smallest to largest)."""
     rows = [["", *WATCHES.values(), "sooner"]]
     for fault, meaning in FAULTS.items():
         if not any(run.fault == fault for run in runs):
             continue
-        counts = {watch: len(_values(runs, fault, watch, "recorded_s")) for watch in WATCHES}
+        counts = {
+            watch: len(_collect_values(runs, fault, watch, "recorded_s")) for watch in WATCHES
+        }
         rows.append([f"{meaning} (n={'/'.join(str(n) for n in counts.values())})", "", "", ""])
         for step, name in STEPS.items():
-            slow, quick = (_values(runs, fault, watch, step) for watch in WATCHES)
-            times = ratio(slow, quick)
-            cells = [_cell(slow), _cell(quick)]
+            slow, quick = (_collect_values(runs, fault, watch, step) for watch in WATCHES)
+            times = find_ratio(slow, quick)
+            cells = [_format_cell(slow), _format_cell(quick)]
             if step == "seen_s":
                 cells[0] = "-"
                 times = None

@@ -12,7 +12,7 @@ from contextlib import ExitStack
 from lxml import etree
 
 from lab.evaluation.clock import Offset
-from lab.evaluation.injection import host_clock, inject
+from lab.evaluation.injection import host_clock, inject_fault
 from lab.evaluation.machine import OtherLoad
 from lab.evaluation.observer import Observation, Observer
 from lab.evaluation.pacemaker_log import TICK_S, What
@@ -22,7 +22,7 @@ from lab.evaluation.setting import Lab
 from lab.host import LabError
 from vesper_monitor.transport import ENDED
 
-__all__ = ["exit_reason", "perform"]
+__all__ = ["exit_reason", "perform_trial"]
 
 #: A fault that nobody has noticed by then (s) is not detected.
 DETECT = 60.0
@@ -54,7 +54,7 @@ _SEEN_BY = {
 _ENDED = tuple(state.value for state in ENDED)
 
 
-def _better(before: Offset, after: Offset) -> Offset:
+def _closer_offset(before: Offset, after: Offset) -> Offset:
     """The closer bound of the two; if they contradict each other, what holds for both."""
     gap = abs(before.ns - after.ns)
     if gap <= before.error_ns + after.error_ns:
@@ -80,35 +80,35 @@ class _Timeline:
     def page_before(self, page: str) -> None:
         self._old_page = page
 
-    def fault(self, at: float, pid: int) -> None:
+    def note_fault(self, at: float, pid: int) -> None:
         """It has happened; what has come in meanwhile is shown now."""
         with self.changed:
             self._fault = (at, pid)
             for observation in sorted(self._waiting, key=lambda o: o.at):
-                self._take(observation)
+                self._take_observation(observation)
             self.changed.notify_all()
 
-    def tell(self, observation: Observation) -> None:
+    def note_observation(self, observation: Observation) -> None:
         with self.changed:
             if self._fault is None:
                 self._waiting.append(observation)
             else:
-                self._take(observation)
+                self._take_observation(observation)
                 self.changed.notify_all()
 
-    def _take(self, observation: Observation) -> None:
+    def _take_observation(self, observation: Observation) -> None:
         assert self._fault
         since = observation.at - self._fault[0]
         if observation.what in _SHOWN and since > -1:
             if observation.what is What.STUCK:
                 self.stuck = observation.at
             self._show(f"{since:+8.3f} s  {_SHOWN[observation.what]:24}on {observation.host}")
-        step, said = self._meaning(observation, self._fault[1])
+        step, said = self._find_meaning(observation, self._fault[1])
         if step and step not in self.times and observation.at > self._fault[0] - 1:
             self.times[step] = observation.at
             self._show(f"{since:+8.3f} s  {STEPS[step]:24}{said}")
 
-    def _meaning(self, observation: Observation, pid: int) -> tuple[str | None, str]:
+    def _find_meaning(self, observation: Observation, pid: int) -> tuple[str | None, str]:
         what, host = observation.what, observation.host
         if what == "event":
             event = observation.detail
@@ -129,7 +129,7 @@ class _Timeline:
             return _STEPS.get(what), f"on {host}"
         return None, ""
 
-    def wait(self, step: str, deadline: float) -> bool:
+    def wait_for_step(self, step: str, deadline: float) -> bool:
         with self.changed:
             self.changed.wait_for(
                 lambda: step in self.times or self.stuck is not None,
@@ -157,7 +157,7 @@ def exit_reason(xml: bytes, node: str | None = None) -> str:
     return ""
 
 
-def perform(
+def perform_trial(
     lab: Lab,
     fault: str,
     watch: str,
@@ -175,29 +175,31 @@ def perform(
     if home is None:
         raise LabError("vm1 runs on no host")
     (standby,) = (host for host in lab.hosts if host is not home)
-    page = lab.guest(through=home).page(timeout=5)
+    page = lab.guest_through(through=home).fetch_page(timeout=5)
     if page is None:
         raise LabError("vm1's page does not come")
     timeline = _Timeline(fault, home.name, show)
     timeline.page_before(page)
 
     clocks = {host.name: host_clock(host) for host in lab.hosts}
-    with Observer(lab, clocks, standby=standby, vesper=watch == "vesper", tell=timeline.tell):
+    with Observer(
+        lab, clocks, standby=standby, vesper=watch == "vesper", tell=timeline.note_observation
+    ):
         time.sleep(2)  # what follows the logs must have started
         others = OtherLoad()
         with ExitStack() as until_the_fault:
             if phase:
                 if fault.startswith("oom"):
-                    until_the_fault.enter_context(lab.guest(through=home).fill_memory())
-                phase.wait(home, fault)
+                    until_the_fault.enter_context(lab.guest_through(through=home).fill_memory())
+                phase.wait_for_moment(home, fault)
             ordered = time.time()
-            injected = inject(lab, home, fault, clocks)
+            injected = inject_fault(lab, home, fault, clocks)
         at = injected.at
         if phase:
-            phase.took(fault, at - ordered)
+            phase.note_lead(fault, at - ordered)
         stamp = time.strftime("%H:%M:%S", time.gmtime(at))
         show(f"{stamp}    +0.000 s  {FAULTS[fault]} on {home.name}, watched by {WATCHES[watch]}")
-        timeline.fault(at, injected.pid)
+        timeline.note_fault(at, injected.pid)
 
         run = Run(fault, watch, at)
         if phase:
@@ -208,11 +210,11 @@ def perform(
             )
         detect = DETECT * time_factor
         recovered = time.monotonic() + detect + RECOVER * time_factor
-        if timeline.wait("recorded_s", time.monotonic() + detect):
-            timeline.wait("service_back_s", recovered)
-            timeline.wait("started_elsewhere_s", recovered)
+        if timeline.wait_for_step("recorded_s", time.monotonic() + detect):
+            timeline.wait_for_step("service_back_s", recovered)
+            timeline.wait_for_step("started_elsewhere_s", recovered)
             run.others_cpu_share = others.measure_share()
-            xml = standby.run("crm_mon -1 --output-as=xml", timeout=60, check=True).output
+            xml = standby.run_command("crm_mon -1 --output-as=xml", timeout=60, check=True).output
             run.exit_reason = exit_reason(xml.encode(), home.name)
             show(f"            exit reason: {run.exit_reason or '(none)'}")
         else:
@@ -220,7 +222,7 @@ def perform(
             show(f"            not detected within {detect:.0f} s")
         if not run.is_reliable:
             show(f"            UNRELIABLE: others used {run.others_cpu_share:.0%} of the CPUs")
-    after = {host.name: _better(clocks[host.name], host_clock(host)) for host in lab.hosts}
+    after = {host.name: _closer_offset(clocks[host.name], host_clock(host)) for host in lab.hosts}
     for step, seconds in timeline.times.items():
         setattr(run, step, seconds - at)
     if run.recorded_s is None:

@@ -11,17 +11,17 @@ from lab.images import debian_guest
 
 def main() -> int:
     try:
-        kernel = images.kernel()
-        modules = images.modules(kernel)
+        kernel = images.kernel_of_tree()
+        modules = images.build_modules(kernel)
         rows = {
-            "root": images.root(),
+            "root": images.debian_tree(),
             "release": kernel.release,
             "vmlinux": kernel.vmlinux,
             "kdir": kernel.kdir,
             "guest modules": " ".join(map(str, (modules.core, *modules.frontends.values()))),
             "probes": " ".join(map(str, modules.probes)),
             "guest initrd": images.guest_initrd(kernel, modules),
-            "Debian guest": debian_guest.disk(),
+            "Debian guest": debian_guest.guest_disk(),
         }
     except images.BuildError as error:
         print(f"lab.images: {error}", file=sys.stderr)

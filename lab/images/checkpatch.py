@@ -13,7 +13,7 @@ from pathlib import Path
 
 from lab.images import store
 
-__all__ = ["checkpatch"]
+__all__ = ["fetch_checkpatch"]
 
 PACKAGE = "linux-source-6.1"
 FILES = ("checkpatch.pl", "spelling.txt", "const_structs.checkpatch")
@@ -27,7 +27,7 @@ IGNORE = (
 )
 
 
-def checkpatch() -> Path:
+def fetch_checkpatch() -> Path:
     """The script.
 
     :raises BuildError: the package cannot be had.
@@ -36,32 +36,32 @@ def checkpatch() -> Path:
     def make(directory: Path) -> None:
         download = ["apt-get", "-q", "-o", "APT::Sandbox::User=root", "download", PACKAGE]
         try:
-            store.run(download, timeout=600, cwd=directory)
+            store.run_build_command(download, timeout=600, cwd=directory)
         except store.BuildError:
-            store.run(["apt-get", "-q", "update"], timeout=300)
-            store.run(download, timeout=600, cwd=directory)
+            store.run_build_command(["apt-get", "-q", "update"], timeout=300)
+            store.run_build_command(download, timeout=600, cwd=directory)
         (deb,) = directory.glob("*.deb")
         inner = f"usr/src/{PACKAGE}.tar.xz"
-        store.run(
+        store.run_build_command(
             ["sh", "-c", f'dpkg --fsys-tarfile "$1" | tar -x ./{inner}', "sh", deb],
             timeout=120,
             cwd=directory,
         )
         names = [f"{PACKAGE}/scripts/{name}" for name in FILES]
-        store.run(
+        store.run_build_command(
             ["tar", "-xJf", inner, "--strip-components=2", *names], timeout=300, cwd=directory
         )
         deb.unlink()
         (directory / inner).unlink()
         (directory / "include").mkdir()  # of the kernel's tree; it looks there for names
 
-    key = store.digest(PACKAGE, FILES)
-    return store.build("checkpatch", key, make, what="fetching checkpatch") / FILES[0]
+    key = store.hash_inputs(PACKAGE, FILES)
+    return store.build_image("checkpatch", key, make, what="fetching checkpatch") / FILES[0]
 
 
 def main() -> int:
     try:
-        script = checkpatch()
+        script = fetch_checkpatch()
     except store.BuildError as error:
         print(f"checkpatch: {error}", file=sys.stderr)
         return 1

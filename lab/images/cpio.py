@@ -17,7 +17,7 @@ class Archive:
         self._inode = 0
         self._folders: set[str] = set()
 
-    def _entry(
+    def _add_entry(
         self, name: str, mode: int, data: bytes = b"", device: tuple[int, int] = (0, 0)
     ) -> None:
         self._inode += 1
@@ -27,37 +27,37 @@ class Archive:
         self._data += bytes(-len(self._data) % 4) + data
         self._data += bytes(-len(self._data) % 4)
 
-    def folder(self, name: str) -> None:
+    def add_folder(self, name: str) -> None:
         """A directory and those above it."""
         name = name.strip("/")
         if not name or name in self._folders:
             return
-        self.folder(name.rpartition("/")[0])
+        self.add_folder(name.rpartition("/")[0])
         self._folders.add(name)
-        self._entry(name, stat.S_IFDIR | 0o755)
+        self._add_entry(name, stat.S_IFDIR | 0o755)
 
-    def add(self, name: str, data: bytes, mode: int = 0o644) -> None:
+    def add_file(self, name: str, data: bytes, mode: int = 0o644) -> None:
         name = name.strip("/")
-        self.folder(name.rpartition("/")[0])
-        self._entry(name, stat.S_IFREG | mode, data)
+        self.add_folder(name.rpartition("/")[0])
+        self._add_entry(name, stat.S_IFREG | mode, data)
 
-    def copy(self, name: str, source: Path, mode: int = 0o644) -> None:
-        self.add(name, source.read_bytes(), mode)
+    def copy_file(self, name: str, source: Path, mode: int = 0o644) -> None:
+        self.add_file(name, source.read_bytes(), mode)
 
-    def link(self, name: str, target: str) -> None:
+    def add_link(self, name: str, target: str) -> None:
         """A symbolic link."""
         name = name.strip("/")
-        self.folder(name.rpartition("/")[0])
-        self._entry(name, stat.S_IFLNK | 0o777, target.encode())
+        self.add_folder(name.rpartition("/")[0])
+        self._add_entry(name, stat.S_IFLNK | 0o777, target.encode())
 
-    def device(self, name: str, major: int, minor: int) -> None:
+    def add_device(self, name: str, major: int, minor: int) -> None:
         """A character device."""
         name = name.strip("/")
-        self.folder(name.rpartition("/")[0])
-        self._entry(name, stat.S_IFCHR | 0o600, device=(major, minor))
+        self.add_folder(name.rpartition("/")[0])
+        self._add_entry(name, stat.S_IFCHR | 0o600, device=(major, minor))
 
-    def finish(self) -> bytes:
+    def finish_archive(self) -> bytes:
         """The finished archive; nothing can be added after this."""
         self._inode = -1
-        self._entry("TRAILER!!!", 0)
+        self._add_entry("TRAILER!!!", 0)
         return bytes(self._data)

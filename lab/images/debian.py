@@ -12,7 +12,7 @@ from pathlib import Path
 from lab.images import store
 from lab.images.mmdebstrap import make_debian_tree
 
-__all__ = ["LIBVIRT", "XEN", "Tree", "packages", "remote", "root"]
+__all__ = ["LIBVIRT", "XEN", "Tree", "debian_tree", "kernel_packages", "remote_layer"]
 
 SUITE = "bookworm"
 
@@ -97,7 +97,7 @@ def _fetch_kernel(flavour: str) -> str:
     return _FETCH_KERNEL.replace("FLAVOUR", flavour)
 
 
-def _make(directory: Path, which: Tree) -> None:
+def _make_tree(directory: Path, which: Tree) -> None:
     tree = directory / "root"
     make_debian_tree(
         tree, SUITE, which.packages, exclude=EXCLUDE, hooks=[_fetch_kernel(which.flavour)]
@@ -110,26 +110,26 @@ def _make(directory: Path, which: Tree) -> None:
     shutil.rmtree(tree / "var/cache/apt", ignore_errors=True)
 
 
-def _directory(which: Tree) -> Path:
+def _tree_directory(which: Tree) -> Path:
     mirror = os.environ.get("VESPER_LAB_MIRROR", "")
     # Not this whole file: a changed comment must not build everything anew.
-    key = store.digest(SUITE, which.packages, EXCLUDE, _fetch_kernel(which.flavour), mirror)
-    return store.build(
+    key = store.hash_inputs(SUITE, which.packages, EXCLUDE, _fetch_kernel(which.flavour), mirror)
+    return store.build_image(
         which.name,
         key,
-        lambda directory: _make(directory, which),
+        lambda directory: _make_tree(directory, which),
         what=f"building the hosts' Debian ({SUITE}) tree: {which.name}",
     )
 
 
-def root(which: Tree = XEN) -> Path:
+def debian_tree(which: Tree = XEN) -> Path:
     """The tree. Never write into it: put an overlay or an image over it.
 
     :raises BuildError: mmdebstrap failed, e.g. no Debian mirror to be reached
         (another one: ``VESPER_LAB_MIRROR``).
     """
-    tree = _directory(which) / "root"
-    link = store.cache() / ("root" if which is XEN else f"root-{which.name}")
+    tree = _tree_directory(which) / "root"
+    link = store.cache_directory() / ("root" if which is XEN else f"root-{which.name}")
     if not link.is_symlink() or link.readlink() != tree:
         new = link.with_name(f".{link.name}.{os.getpid()}")
         new.unlink(missing_ok=True)
@@ -162,27 +162,27 @@ def _make_remote(directory: Path) -> None:
     mirror = os.environ.get("VESPER_LAB_MIRROR")
     if mirror:
         command.append(mirror)
-    store.run(command, timeout=300)
+    store.run_build_command(command, timeout=300)
     (package,) = download.glob("pacemaker-remote_*.deb")
-    store.run(["dpkg-deb", "-x", package, layer], timeout=60)
+    store.run_build_command(["dpkg-deb", "-x", package, layer], timeout=60)
     shutil.rmtree(download)
     shutil.rmtree(layer / "usr/share")
     # In Debian's tree /lib is a link, which a folder of a layer would hide.
     shutil.rmtree(layer / "lib", ignore_errors=True)
 
 
-def remote() -> Path:
-    """The daemon of Pacemaker Remote, as a layer over :func:`root`.
+def remote_layer() -> Path:
+    """The daemon of Pacemaker Remote, as a layer over :func:`debian_tree`.
 
     Its package conflicts with Pacemaker's, so it is in no tree.
 
     :raises BuildError: no Debian mirror to be reached.
     """
     # With each tree anew: the two must be of one version.
-    key = store.digest(_FETCH_REMOTE, _directory(XEN).name)
-    return store.build("remote", key, _make_remote, what="fetching Pacemaker Remote") / "root"
+    key = store.hash_inputs(_FETCH_REMOTE, _tree_directory(XEN).name)
+    return store.build_image("remote", key, _make_remote, what="fetching Pacemaker Remote") / "root"
 
 
-def packages(which: Tree = XEN) -> list[Path]:
+def kernel_packages(which: Tree = XEN) -> list[Path]:
     """The kernel's .deb files: image, flavour headers, common headers, kbuild."""
-    return sorted((_directory(which) / "debs").glob("*.deb"))
+    return sorted((_tree_directory(which) / "debs").glob("*.deb"))

@@ -11,7 +11,7 @@ from lab.images import store
 from lab.images.debian import EXCLUDE, SUITE
 from lab.images.mmdebstrap import make_debian_tree
 
-__all__ = ["BOOT_MODULES", "PASSWORD", "USER", "disk"]
+__all__ = ["BOOT_MODULES", "PASSWORD", "USER", "guest_disk"]
 
 #: Has no rights of root's, and a password to log in with.
 USER = PASSWORD = "alice"
@@ -94,14 +94,14 @@ _FILES = (
 )
 
 
-def _make(directory: Path) -> None:
+def _make_disk(directory: Path) -> None:
     layer, tree = directory / "layer", directory / "tree"
     for place, text, mode in _FILES:
         path = layer / place
         path.parent.mkdir(parents=True, exist_ok=True)
         path.write_text(text)
         path.chmod(mode)
-    hooks = [f"cp -a {layer}/. \"$1\"", _FINISH]
+    hooks = [f'cp -a {layer}/. "$1"', _FINISH]
     make_debian_tree(tree, SUITE, PACKAGES, exclude=EXCLUDE, hooks=hooks)
     shutil.rmtree(tree / "var/lib/apt/lists", ignore_errors=True)
     shutil.rmtree(tree / "var/cache/apt", ignore_errors=True)
@@ -109,20 +109,24 @@ def _make(directory: Path) -> None:
     with image.open("wb") as file:
         file.truncate(1 << 30)
     # No journal: nobody keeps what is written to it.
-    store.run(["mke2fs", "-q", "-t", "ext4", "-O", "^has_journal", "-d", tree, image], timeout=300)
+    store.run_build_command(
+        ["mke2fs", "-q", "-t", "ext4", "-O", "^has_journal", "-d", tree, image], timeout=300
+    )
     shutil.rmtree(tree)
     shutil.rmtree(layer)
 
 
-def disk() -> Path:
+def guest_disk() -> Path:
     """The guest's disk (raw ext4). Never written to: each guest has ``snapshot=on``.
 
     :raises BuildError: mmdebstrap failed, e.g. no Debian mirror to be reached
         (another one: ``VESPER_LAB_MIRROR``).
     """
     mirror = os.environ.get("VESPER_LAB_MIRROR", "")
-    key = store.digest(SUITE, PACKAGES, EXCLUDE, _FINISH, _FILES, mirror)
+    key = store.hash_inputs(SUITE, PACKAGES, EXCLUDE, _FINISH, _FILES, mirror)
     return (
-        store.build("debian-guest", key, _make, what=f"building the guest's Debian ({SUITE})")
+        store.build_image(
+            "debian-guest", key, _make_disk, what=f"building the guest's Debian ({SUITE})"
+        )
         / "disk.img"
     )

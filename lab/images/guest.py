@@ -26,49 +26,47 @@ class Machine:
 
 XEN = Machine("vesper_xen", ("xen-netfront",))
 #: The last two: virsh shutdown presses the power button.
-LIBVIRT = Machine(
-    "vesper_ivshmem", ("virtio_pci", "virtio_net", "pvpanic-mmio", "button", "evdev")
-)
+LIBVIRT = Machine("vesper_ivshmem", ("virtio_pci", "virtio_net", "pvpanic-mmio", "button", "evdev"))
 
 #: What xl shutdown makes the guest's kernel run, and acpid for the power button.
 POWEROFF = b"#!/bin/busybox sh\nexec busybox poweroff -f\n"
 
 
-def guest_initrd(
-    kernel: Kernel, modules: Modules | None = None, machine: Machine = XEN
-) -> Path:
+def guest_initrd(kernel: Kernel, modules: Modules | None = None, machine: Machine = XEN) -> Path:
     """The guest's initial RAM disk, which is its whole system.
 
     :param modules: VESPER's, loaded at boot (unless ``lab.vesper=no``); no
         probe is among them. None: a guest without.
     """
-    vesper = modules.guest(machine.frontend) if modules else ()
+    vesper = modules.guest_modules(machine.frontend) if modules else ()
     init, labd = HERE / "guest_init", HERE / "labd.c"
 
     def make(directory: Path) -> None:
         binary = directory / "labd"
-        store.run(["gcc", "-static", "-Os", "-s", "-Wall", "-o", binary, labd], timeout=60)
+        store.run_build_command(
+            ["gcc", "-static", "-Os", "-s", "-Wall", "-o", binary, labd], timeout=60
+        )
         archive = Archive()
-        archive.device("dev/console", 5, 1)
-        archive.device("dev/null", 1, 3)
-        archive.copy("init", init, 0o755)
-        archive.copy("bin/busybox", debian.root() / "bin/busybox", 0o755)
-        archive.link("bin/sh", "busybox")
-        archive.copy("bin/labd", binary, 0o755)
-        archive.add("sbin/poweroff", POWEROFF, 0o755)
-        archive.link("etc/acpi/PWRF/00000080", "/sbin/poweroff")
-        archive.add("sbin/reboot", POWEROFF.replace(b"poweroff", b"reboot"), 0o755)
+        archive.add_device("dev/console", 5, 1)
+        archive.add_device("dev/null", 1, 3)
+        archive.copy_file("init", init, 0o755)
+        archive.copy_file("bin/busybox", debian.debian_tree() / "bin/busybox", 0o755)
+        archive.add_link("bin/sh", "busybox")
+        archive.copy_file("bin/labd", binary, 0o755)
+        archive.add_file("sbin/poweroff", POWEROFF, 0o755)
+        archive.add_link("etc/acpi/PWRF/00000080", "/sbin/poweroff")
+        archive.add_file("sbin/reboot", POWEROFF.replace(b"poweroff", b"reboot"), 0o755)
         for listing, files in (
             ("modules", module_files(kernel, *machine.debian_modules)),
             ("vesper", list(vesper)),
         ):
-            archive.add(listing, "".join(f"{path.name}\n" for path in files).encode())
+            archive.add_file(listing, "".join(f"{path.name}\n" for path in files).encode())
             for path in files:
-                archive.copy(f"lib/modules/{path.name}", path)
-        (directory / "initrd").write_bytes(archive.finish())
+                archive.copy_file(f"lib/modules/{path.name}", path)
+        (directory / "initrd").write_bytes(archive.finish_archive())
 
-    key = store.digest(
-        Path(__file__), HERE / "cpio.py", init, labd, kernel.release, str(debian.root()),
+    key = store.hash_inputs(
+        Path(__file__), HERE / "cpio.py", init, labd, kernel.release, str(debian.debian_tree()),
         *machine.debian_modules, *vesper,
     )  # fmt: skip
-    return store.build("guest", key, make, what="building the guest's initrd") / "initrd"
+    return store.build_image("guest", key, make, what="building the guest's initrd") / "initrd"

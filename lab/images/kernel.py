@@ -19,9 +19,9 @@ __all__ = [
     "Kernel",
     "finish_headers",
     "finish_image",
-    "kernel",
+    "kernel_of_tree",
     "module_files",
-    "unpack",
+    "unpack_kernel",
 ]
 
 
@@ -45,7 +45,7 @@ class Kernel(Headers):
         return self.tree / "lib/modules" / self.release
 
 
-def _vmlinux(bzimage: bytes) -> bytes:
+def _extract_vmlinux(bzimage: bytes) -> bytes:
     """The ELF file inside a bzImage (Documentation/x86/boot.rst, payload_offset)."""
     setup_sectors = bzimage[0x1F1] or 4
     offset, length = struct.unpack_from("<II", bzimage, 0x248)
@@ -55,17 +55,17 @@ def _vmlinux(bzimage: bytes) -> bytes:
     if payload.startswith(b"\xfd7zXZ\0"):
         return lzma.decompress(payload)
     if payload.startswith(b"\x02\x21\x4c\x18"):  # cloud kernels
-        return store.run(["lz4", "-d", "-c"], stdin=payload, timeout=60)
+        return store.run_build_command(["lz4", "-d", "-c"], stdin=payload, timeout=60)
     if payload.startswith(b"\x28\xb5\x2f\xfd"):  # Linux 6.12
-        return store.run(["zstd", "-d", "-c"], stdin=payload, timeout=60)
+        return store.run_build_command(["zstd", "-d", "-c"], stdin=payload, timeout=60)
     raise store.BuildError(f"kernel payload is neither xz, lz4 nor zstd: {payload[:6].hex()}")
 
 
-def _make(directory: Path, packages: list[Path]) -> None:
+def _unpack_packages(directory: Path, packages: list[Path]) -> None:
     tree = directory / "tree"
     for package in packages:
-        store.run(["dpkg-deb", "-x", package, tree], timeout=300)
-    flavour = _flavour(tree)
+        store.run_build_command(["dpkg-deb", "-x", package, tree], timeout=300)
+    flavour = _find_flavour(tree)
     finish_image(tree, directory / "vmlinux", flavour.name.removeprefix("linux-headers-"))
     finish_headers(flavour)
 
@@ -76,9 +76,9 @@ def finish_image(tree: Path, vmlinux: Path, release: str) -> None:
         (tree / "lib").symlink_to("usr/lib")
     # The second since Linux 7.3.
     (image,) = (*tree.glob("boot/vmlinuz-*"), *tree.glob("usr/lib/modules/*/vmlinuz"))
-    vmlinux.write_bytes(_vmlinux(image.read_bytes()))
+    vmlinux.write_bytes(_extract_vmlinux(image.read_bytes()))
     image.unlink()
-    store.run(["depmod", "-b", tree, release], timeout=60)
+    store.run_build_command(["depmod", "-b", tree, release], timeout=60)
 
 
 def finish_headers(flavour: Path) -> None:
@@ -100,30 +100,33 @@ def finish_headers(flavour: Path) -> None:
     makefile.write_text(text)
 
 
-def _flavour(tree: Path) -> Path:
+def _find_flavour(tree: Path) -> Path:
     (flavour,) = (tree / "usr/src").glob("linux-headers-*-amd64")
     return flavour
 
 
-def kernel(which: debian.Tree = debian.XEN) -> Kernel:
+def kernel_of_tree(which: debian.Tree = debian.XEN) -> Kernel:
     """The kernel that belongs to a tree, unpacked.
 
     :raises BuildError: see :func:`lab.images.root`.
     """
-    return unpack(debian.packages(which))
+    return unpack_kernel(debian.kernel_packages(which))
 
 
-def unpack(packages: list[Path]) -> Kernel:
+def unpack_kernel(packages: list[Path]) -> Kernel:
     """
     :param packages: the .deb files of one kernel: image, flavour headers,
         common headers, kbuild.
     """
-    key = store.digest(1, *(package.name for package in packages))
-    directory = store.build(
-        "kernel", key, lambda directory: _make(directory, packages), what="unpacking the kernel"
+    key = store.hash_inputs(1, *(package.name for package in packages))
+    directory = store.build_image(
+        "kernel",
+        key,
+        lambda directory: _unpack_packages(directory, packages),
+        what="unpacking the kernel",
     )
     tree = directory / "tree"
-    flavour = _flavour(tree)
+    flavour = _find_flavour(tree)
     return Kernel(
         release=flavour.name.removeprefix("linux-headers-"),
         vmlinux=directory / "vmlinux",
@@ -136,17 +139,17 @@ def module_files(kernel: Kernel, *names: str) -> list[Path]:
     """Debian's modules of these names and what they need, in the order to load them."""
     files: dict[Path, None] = {}
     for name in names:
-        said = store.run(
+        said = store.run_build_command(
             ["modprobe", "-d", kernel.tree, "-S", kernel.release, "--show-depends", name],
             timeout=30,
         )
         for line in said.decode().splitlines():
             if line.startswith("insmod "):
-                files[_plain(Path(line.split()[1]))] = None
+                files[_decompress_module(Path(line.split()[1]))] = None
     return list(files)
 
 
-def _plain(path: Path) -> Path:
+def _decompress_module(path: Path) -> Path:
     """The module itself; Debian 13's lie compressed in their package, which busybox cannot load."""
     if path.suffix != ".xz":
         return path

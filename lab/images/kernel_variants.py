@@ -71,16 +71,16 @@ rm -rf source/Documentation source/vmlinux source/.git
 """
 
 
-def _source() -> Path:
+def _kernel_source() -> Path:
     sources = sources_list(*SUITES)
 
     def make(directory: Path) -> None:
         (directory / "sources.list").write_text(sources)
         (directory / "apt.conf").write_text(apt_conf(directory))
-        store.run(["sh", "-c", _FETCH, "sh", SOURCE], timeout=900, cwd=directory)
+        store.run_build_command(["sh", "-c", _FETCH, "sh", SOURCE], timeout=900, cwd=directory)
 
-    key = store.digest(sources, _FETCH, SOURCE)
-    return store.build("linux-source", key, make, what=f"fetching {SOURCE}") / "source"
+    key = store.hash_inputs(sources, _FETCH, SOURCE)
+    return store.build_image("linux-source", key, make, what=f"fetching {SOURCE}") / "source"
 
 
 def variant_kernel(variant: Variant) -> Kernel:
@@ -89,7 +89,7 @@ def variant_kernel(variant: Variant) -> Kernel:
     :raises BuildError: no Debian mirror to be reached (another one:
         ``VESPER_LAB_MIRROR``), or the compiler's words.
     """
-    source = _source()
+    source = _kernel_source()
     config = "".join((HERE / name).read_text() for name in variant.configs)
     config += f'CONFIG_LOCALVERSION="-vesper-{variant.name}"\n'
 
@@ -100,9 +100,9 @@ def variant_kernel(variant: Variant) -> Kernel:
             variant.toolchain, ["nice", "sh", "-c", _BUILD], timeout=3 * 3600, cwd=directory
         )
 
-    directory = store.build(
+    directory = store.build_image(
         f"{variant.name}-kernel",
-        store.digest(str(source), config, _BUILD, variant.toolchain),
+        store.hash_inputs(str(source), config, _BUILD, variant.toolchain),
         make,
         what=f"building a kernel: {variant.what}",
     )

@@ -42,7 +42,9 @@ def libvirt_source() -> Path:
     def make(directory: Path) -> None:
         (directory / "sources.list").write_text(sources)
         (directory / "apt.conf").write_text(apt_conf(directory))
-        store.run(["sh", "-c", _FETCH, "sh", *KEPT], timeout=300, cwd=directory)
+        store.run_build_command(["sh", "-c", _FETCH, "sh", *KEPT], timeout=300, cwd=directory)
 
-    key = store.digest(sources, KEPT, _FETCH)
-    return store.build("libvirt-source", key, make, what="fetching libvirt's tests") / "source"
+    key = store.hash_inputs(sources, KEPT, _FETCH)
+    return (
+        store.build_image("libvirt-source", key, make, what="fetching libvirt's tests") / "source"
+    )

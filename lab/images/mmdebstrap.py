@@ -46,4 +46,4 @@ def make_debian_tree(
         tree,
         *([mirror] if mirror else []),
     ]
-    store.run(command, timeout=TIMEOUT_S)
+    store.run_build_command(command, timeout=TIMEOUT_S)

@@ -12,7 +12,7 @@ from lab.images import store
 from lab.images.kernel import Headers
 from lab.images.toolchain import run_in_toolchain
 
-__all__ = ["FRONTENDS", "SOURCES", "Modules", "modules"]
+__all__ = ["FRONTENDS", "SOURCES", "Modules", "build_modules"]
 
 PROJECT = Path(__file__).resolve().parents[2]
 
@@ -31,12 +31,12 @@ class Modules:
     frontends: Mapping[str, Path]  #: by name; those that the kernel can have
     probes: tuple[Path, ...]
 
-    def guest(self, frontend: str) -> tuple[Path, ...]:
+    def guest_modules(self, frontend: str) -> tuple[Path, ...]:
         """What a guest gets, in the order to load it."""
         return (self.core, self.frontends[frontend])
 
 
-def _sources() -> list[Path]:
+def _list_sources() -> list[Path]:
     return sorted(
         path
         for folder in SOURCES
@@ -46,12 +46,12 @@ def _sources() -> list[Path]:
     )
 
 
-def modules(kernel: Headers) -> Modules:
+def build_modules(kernel: Headers) -> Modules:
     """The modules for that kernel; built when a source has changed.
 
     :raises BuildError: with the compiler's words.
     """
-    sources = _sources()
+    sources = _list_sources()
 
     def make(directory: Path) -> None:
         # A copy, so that the build of one kernel leaves nothing in the sources
@@ -69,9 +69,9 @@ def modules(kernel: Headers) -> Modules:
         shutil.rmtree(directory / "source")
 
     names = [str(path.relative_to(PROJECT)) for path in sources]
-    directory = store.build(
+    directory = store.build_image(
         "modules",
-        store.digest(kernel.release, str(kernel.kdir), kernel.toolchain, *names, *sources),
+        store.hash_inputs(kernel.release, str(kernel.kdir), kernel.toolchain, *names, *sources),
         make,
         what=f"building the modules for {kernel.release}",
     )

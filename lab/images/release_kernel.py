@@ -45,7 +45,7 @@ def fetch_newest() -> Fetched:
     last = _read_last()
 
     def fetch(group: str) -> tuple[dict[DebianKernel, Headers], str]:
-        why = missing.get(_suite(group), "")
+        why = missing.get(_suite_of_group(group), "")
         if group in groups:
             try:
                 return release_headers(groups[group]), ""
@@ -57,8 +57,8 @@ def fetch_newest() -> Fetched:
             return {}, f"{group}: not tested: {why}"
         return found, f"{group}: tested is what was fetched last, {last[group][0].version}: {why}"
 
-    wanted = {*groups, *(group for group in last if _suite(group) in missing)}
-    wanted |= set(missing) - {_suite(group) for group in wanted}
+    wanted = {*groups, *(group for group in last if _suite_of_group(group) in missing)}
+    wanted |= set(missing) - {_suite_of_group(group) for group in wanted}
     with ThreadPoolExecutor(AT_ONCE) as executor:
         results = dict(zip(sorted(wanted), executor.map(fetch, sorted(wanted)), strict=True))
     _write_last(last | {group: list(found) for group, (found, _why) in results.items() if found})
@@ -68,17 +68,17 @@ def fetch_newest() -> Fetched:
     )
 
 
-def _suite(group: str) -> str:
+def _suite_of_group(group: str) -> str:
     return group.partition("/")[0]
 
 
-def _last() -> Path:
-    return store.cache() / "kernels-fetched-last.json"
+def _last_fetched() -> Path:
+    return store.cache_directory() / "kernels-fetched-last.json"
 
 
 def _read_last() -> dict[str, list[DebianKernel]]:
     try:
-        text = _last().read_text()
+        text = _last_fetched().read_text()
     except FileNotFoundError:
         return {}
 
@@ -93,17 +93,17 @@ def _read_last() -> dict[str, list[DebianKernel]]:
             for kernel in kernels
         ]
         for key, kernels in json.loads(text).items()
-        if _suite(key) in SUITES
+        if _suite_of_group(key) in SUITES
     }  # fmt: skip
 
 
 def _write_last(last: dict[str, list[DebianKernel]]) -> None:
-    with store.locked("kernels-fetched-last"):
-        new = _last().with_suffix(".new")
+    with store.hold_lock("kernels-fetched-last"):
+        new = _last_fetched().with_suffix(".new")
         new.write_text(
             json.dumps({key: [asdict(kernel) for kernel in found] for key, found in last.items()})
         )
-        new.rename(_last())
+        new.rename(_last_fetched())
 
 
 def release_headers(kernels: Sequence[DebianKernel]) -> dict[DebianKernel, Headers]:
@@ -117,13 +117,13 @@ def release_headers(kernels: Sequence[DebianKernel]) -> dict[DebianKernel, Heade
     releases = [kernel.release for kernel in kernels]
 
     def make(directory: Path) -> None:
-        _unpack(packages, directory)
+        _unpack_packages(packages, directory)
         for release in releases:
             finish_headers(directory / f"usr/src/linux-headers-{release}")
 
-    directory = store.build(
+    directory = store.build_image(
         "headers",
-        store.digest(2, *releases, *_sums(packages)),
+        store.hash_inputs(2, *releases, *_package_sums(packages)),
         make,
         what=f"fetching the headers of Linux {kernels[0].version} ({kernels[0].suite})",
     )
@@ -143,12 +143,12 @@ def release_kernel(kernel: DebianKernel, headers: Headers) -> Kernel:
     """
 
     def make(directory: Path) -> None:
-        _unpack(kernel.image, directory / "tree")
+        _unpack_packages(kernel.image, directory / "tree")
         finish_image(directory / "tree", directory / "vmlinux", kernel.release)
 
-    directory = store.build(
+    directory = store.build_image(
         "release",
-        store.digest(kernel.release, *_sums(kernel.image)),
+        store.hash_inputs(kernel.release, *_package_sums(kernel.image)),
         make,
         what=f"fetching Linux {kernel.release}",
     )
@@ -161,11 +161,11 @@ def release_kernel(kernel: DebianKernel, headers: Headers) -> Kernel:
     )
 
 
-def _sums(packages: Sequence[Package]) -> list[str]:
+def _package_sums(packages: Sequence[Package]) -> list[str]:
     return [package.sha256 for package in packages]
 
 
-def _unpack(packages: Sequence[Package], tree: Path) -> None:
+def _unpack_packages(packages: Sequence[Package], tree: Path) -> None:
     debs = tree / "debs"
     debs.mkdir(parents=True)
     files = [debs / f"{package.name}.deb" for package in packages]
@@ -173,11 +173,11 @@ def _unpack(packages: Sequence[Package], tree: Path) -> None:
     for package, file in zip(packages, files, strict=True):
         words += [package.url, file, f"SHA256:{package.sha256}"]
     # By apt's settings of this machine (a proxy); the sums are from signed lists.
-    store.run(
+    store.run_build_command(
         ["/usr/lib/apt/apt-helper", "-q", "-o", "Acquire::Retries=3",
          "-o", "APT::Sandbox::User=root", "download-file", *words],
         timeout=900,
     )  # fmt: skip
     for file in files:
-        store.run(["dpkg-deb", "-x", file, tree], timeout=300)
+        store.run_build_command(["dpkg-deb", "-x", file, tree], timeout=300)
     shutil.rmtree(debs)

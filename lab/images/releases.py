@@ -95,11 +95,11 @@ class DebianKernel:
 
 
 def sources_list(*suites: str) -> str:
-    lines = (f"deb [signed-by={KEYRING}] {_archive(suite)} {suite} main\n" for suite in suites)
+    lines = (f"deb [signed-by={KEYRING}] {_archive_of(suite)} {suite} main\n" for suite in suites)
     return "".join(lines)
 
 
-def _archive(suite: str) -> str:
+def _archive_of(suite: str) -> str:
     """Security updates are in an archive of their own, beside Debian's."""
     mirror = os.environ.get("VESPER_LAB_MIRROR", "http://deb.debian.org/debian").rstrip("/")
     return f"{mirror}-security" if suite.endswith("-security") else mirror
@@ -127,7 +127,7 @@ def newest_kernels() -> tuple[list[DebianKernel], dict[str, str]]:
 
     def read(suite: str) -> list[DebianKernel] | store.BuildError:
         try:
-            return parse_index(suite, _archive(suite), _index(suite))
+            return parse_index(suite, _archive_of(suite), _fetch_index(suite))
         except store.BuildError as error:
             return error
 
@@ -150,15 +150,15 @@ def why_not_fetched(error: store.BuildError) -> str:
     return next((line for line in lines if line.startswith(("E: ", "W: "))), lines[-1])
 
 
-def _index(suite: str) -> str:
+def _fetch_index(suite: str) -> str:
     """The suite's list of packages; its last one is kept, for apt to ask for a newer."""
-    directory = store.cache() / "archive-lists" / suite
-    with store.locked(f"archive-lists-{suite}"):
+    directory = store.cache_directory() / "archive-lists" / suite
+    with store.hold_lock(f"archive-lists-{suite}"):
         directory.mkdir(parents=True, exist_ok=True)
         (directory / "sources.list").write_text(sources_list(suite))
         (directory / "apt.conf").write_text(apt_conf(directory))
         command = ["sh", "-c", _UPDATE]
-        return store.run(command, timeout=INDEX_LIMIT_S, cwd=directory).decode()
+        return store.run_build_command(command, timeout=INDEX_LIMIT_S, cwd=directory).decode()
 
 
 def compare_versions(a: str, b: str) -> int:
@@ -171,7 +171,7 @@ def compare_versions(a: str, b: str) -> int:
         found: list[tuple[list[int], int]] = [([0], 0)]
         for number, text in part.findall(version):
             if text:
-                found.append(([_order(c) for c in text] + [0], 0))
+                found.append(([_order_of_character(c) for c in text] + [0], 0))
             else:
                 found[-1] = (found[-1][0], int(number))
         return [*found, ([0], 0)]
@@ -187,7 +187,7 @@ def compare_versions(a: str, b: str) -> int:
     return (left > right) - (left < right)
 
 
-def _order(character: str) -> int:
+def _order_of_character(character: str) -> int:
     if character == "~":
         return -1
     return ord(character) + (0 if character.isalpha() else 256)
@@ -215,21 +215,21 @@ def parse_index(suite: str, archive: str, text: str) -> list[DebianKernel]:
             continue
         series, flavour = match[1] or "", match[2]
         (image,) = (
-            each for each in _needed(packages, name) if each.name.startswith("linux-image-")
+            each for each in _list_needed(packages, name) if each.name.startswith("linux-image-")
         )
         release = image.name.removeprefix("linux-image-")
-        headers = _pick(packages, f"linux-headers-{release}", image.version)
+        headers = _pick_package(packages, f"linux-headers-{release}", image.version)
         kernel = DebianKernel(
             suite, series, flavour, image.version, release,
-            image=tuple(_closure(packages, image, r"linux-(image|binary|modules|base)-\d")),
-            headers=tuple(_closure(packages, headers, r"linux-(headers|kbuild)-\d")),
+            image=tuple(_dependency_closure(packages, image, r"linux-(image|binary|modules|base)-\d")),
+            headers=tuple(_dependency_closure(packages, headers, r"linux-(headers|kbuild)-\d")),
         )  # fmt: skip
         if kernel.group not in LEFT_OUT:
             found.append(kernel)
     return found
 
 
-def _pick(packages: dict[str, list[Package]], name: str, version: str | None) -> Package:
+def _pick_package(packages: dict[str, list[Package]], name: str, version: str | None) -> Package:
     """That version of a package, or its newest."""
     found = [each for each in packages.get(name, ()) if version in (None, each.version)]
     if not found:
@@ -237,24 +237,24 @@ def _pick(packages: dict[str, list[Package]], name: str, version: str | None) ->
     return found[-1]
 
 
-def _needed(packages: dict[str, list[Package]], name: str) -> Iterator[Package]:
+def _list_needed(packages: dict[str, list[Package]], name: str) -> Iterator[Package]:
     """What the newest package of that name depends on, of Linux."""
-    yield from _depends(packages, packages[name][-1], r"linux-\w+-\d")
+    yield from _list_dependencies(packages, packages[name][-1], r"linux-\w+-\d")
 
 
-def _depends(
+def _list_dependencies(
     packages: dict[str, list[Package]], package: Package, pattern: str
 ) -> Iterator[Package]:
     for word in package.depends.split(", "):
         match = re.match(r"(\S+)(?: \(= (\S+)\))?", word)
         if match and re.match(pattern, match[1]):
-            yield _pick(packages, match[1], match[2])
+            yield _pick_package(packages, match[1], match[2])
 
 
-def _closure(
+def _dependency_closure(
     packages: dict[str, list[Package]], package: Package, pattern: str
 ) -> dict[Package, None]:
     found = {package: None}
-    for each in _depends(packages, package, pattern):
-        found |= _closure(packages, each, pattern)
+    for each in _list_dependencies(packages, package, pattern):
+        found |= _dependency_closure(packages, each, pattern)
     return found

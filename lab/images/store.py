@@ -18,9 +18,16 @@ from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 
-from lab.progress import note, step
+from lab.progress import note_progress, show_step
 
-__all__ = ["BuildError", "build", "cache", "digest", "locked", "run"]
+__all__ = [
+    "BuildError",
+    "build_image",
+    "cache_directory",
+    "hash_inputs",
+    "hold_lock",
+    "run_build_command",
+]
 
 #: An image's predecessors are removed when nobody has used them for so long (s).
 KEEP = 3 * 24 * 3600
@@ -30,14 +37,14 @@ class BuildError(Exception):
     """An image cannot be built; the text says which command failed and how."""
 
 
-def cache() -> Path:
+def cache_directory() -> Path:
     """``VESPER_LAB_CACHE``, or /var/cache/vesper-lab."""
     path = Path(os.environ.get("VESPER_LAB_CACHE", "/var/cache/vesper-lab"))
     path.mkdir(parents=True, exist_ok=True)
     return path
 
 
-def digest(*parts: object) -> str:
+def hash_inputs(*parts: object) -> str:
     """Hash of the inputs: text, bytes, and files (path and content)."""
     h = hashlib.sha256()
     for part in parts:
@@ -51,7 +58,7 @@ def digest(*parts: object) -> str:
     return h.hexdigest()[:12]
 
 
-def run(
+def run_build_command(
     command: Sequence[str | Path],
     *,
     timeout: float,
@@ -81,62 +88,62 @@ def run(
 
 
 @contextmanager
-def locked(name: str) -> Iterator[None]:
+def hold_lock(name: str) -> Iterator[None]:
     """Hold the lock of that name among all processes that share the cache."""
-    with (cache() / f".{name}.lock").open("w") as lock:
+    with (cache_directory() / f".{name}.lock").open("w") as lock:
         try:
             fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
         except BlockingIOError:
-            note(f"{name}: somebody else is building it, waiting")
+            note_progress(f"{name}: somebody else is building it, waiting")
             fcntl.flock(lock, fcntl.LOCK_EX)
         yield
 
 
-def build(name: str, key: str, make: Callable[[Path], None], *, what: str = "") -> Path:
+def build_image(name: str, key: str, make: Callable[[Path], None], *, what: str = "") -> Path:
     """The image directory ``NAME-KEY``; made by ``make(directory)`` if missing.
 
     :param what: shown while it is built.
     """
-    final = cache() / f"{name}-{key}"
+    final = cache_directory() / f"{name}-{key}"
     if final.is_dir():
         os.utime(final)
         return final
-    with locked(f"{name}-{key}"):
+    with hold_lock(f"{name}-{key}"):
         if final.is_dir():
             return final
-        temporary = cache() / f".{name}-{key}.{os.getpid()}"
-        _remove(temporary)
+        temporary = cache_directory() / f".{name}-{key}.{os.getpid()}"
+        _remove_image(temporary)
         temporary.mkdir()
         try:
-            with step(what or f"building {name}"):
+            with show_step(what or f"building {name}"):
                 make(temporary)
             temporary.rename(final)
         finally:
             if temporary.exists():
-                _remove(temporary)
-        _clean(name, final)
+                _remove_image(temporary)
+        _clean_old_images(name, final)
     return final
 
 
-def _clean(name: str, keep: Path) -> None:
+def _clean_old_images(name: str, keep: Path) -> None:
     """Remove remains of broken builds, and old images that nobody uses any more."""
-    for path in cache().glob(f"{name}-*"):
+    for path in cache_directory().glob(f"{name}-*"):
         if path != keep and time.time() - path.stat().st_mtime > KEEP:
-            _remove(path)
-    for path in cache().glob(f".{name}-*.*"):
+            _remove_image(path)
+    for path in cache_directory().glob(f".{name}-*.*"):
         pid = path.suffix[1:]
         if pid.isdecimal() and not Path(f"/proc/{pid}").exists():
-            _remove(path)
+            _remove_image(path)
         # It is written anew whenever somebody takes the lock.
         if path.suffix == ".lock" and time.time() - path.stat().st_mtime > KEEP:
-            _remove(path)
+            _remove_image(path)
 
 
-def _remove(path: Path) -> None:
-    if any(line.split()[1].startswith(f"{path}/") for line in _mounts()):
+def _remove_image(path: Path) -> None:
+    if any(line.split()[1].startswith(f"{path}/") for line in _read_mounts()):
         raise BuildError(f"{path}: something is mounted in it; unmount it, then remove it")
     shutil.rmtree(path, ignore_errors=False) if path.is_dir() else path.unlink(missing_ok=True)
 
 
-def _mounts() -> list[str]:
+def _read_mounts() -> list[str]:
     return Path("/proc/mounts").read_text().splitlines()

@@ -60,7 +60,7 @@ exec chroot "$tree" sh -c 'cd "$1"; shift; exec "$@"' sh "$cwd" "$@"
 """
 
 
-def _tree(toolchain: Toolchain) -> Path:
+def _toolchain_tree(toolchain: Toolchain) -> Path:
     mirror = os.environ.get("VESPER_LAB_MIRROR", "")
 
     def make(directory: Path) -> None:
@@ -69,9 +69,9 @@ def _tree(toolchain: Toolchain) -> Path:
         make_debian_tree(tree, toolchain.suite, toolchain.packages, variant="extract")
         (tree / "usr/bin/awk").symlink_to("mawk")  # as the package's script does
 
-    key = store.digest(toolchain.suite, toolchain.packages, mirror)
+    key = store.hash_inputs(toolchain.suite, toolchain.packages, mirror)
     what = f"fetching the compiler of {toolchain.suite}"
-    return store.build("toolchain", key, make, what=what) / "root"
+    return store.build_image("toolchain", key, make, what=what) / "root"
 
 
 def run_in_toolchain(
@@ -86,8 +86,8 @@ def run_in_toolchain(
     :raises BuildError: with the end of what it said; or no Debian mirror to be reached.
     """
     if toolchain is None:
-        return store.run(command, timeout=timeout, cwd=cwd)
+        return store.run_build_command(command, timeout=timeout, cwd=cwd)
     enter = ["unshare", "--mount", "sh", "-c", _ENTER, "sh"]
-    places = [_tree(toolchain), store.cache(), cwd]
+    places = [_toolchain_tree(toolchain), store.cache_directory(), cwd]
     environment = {"PATH": os.environ["PATH"], "MAKEFLAGS": toolchain.arguments}
-    return store.run([*enter, *places, *command], timeout=timeout, env=environment)
+    return store.run_build_command([*enter, *places, *command], timeout=timeout, env=environment)

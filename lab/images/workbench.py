@@ -11,7 +11,7 @@ from lab.images import debian, store
 from lab.images.kernel import Kernel
 from lab.images.mmdebstrap import make_debian_tree
 
-__all__ = ["workbench"]
+__all__ = ["build_workbench"]
 
 PACKAGES = (
     "bc",
@@ -33,7 +33,7 @@ PACKAGES = (
 )
 
 
-def _tree() -> Path:
+def _workbench_tree() -> Path:
     mirror = os.environ.get("VESPER_LAB_MIRROR", "")
 
     def make(directory: Path) -> None:
@@ -41,31 +41,36 @@ def _tree() -> Path:
         shutil.rmtree(directory / "root/var/lib/apt/lists", ignore_errors=True)
         shutil.rmtree(directory / "root/var/cache/apt", ignore_errors=True)
 
-    key = store.digest(debian.SUITE, PACKAGES, debian.EXCLUDE, mirror)
-    return store.build("tools", key, make, what="building the work bench's Debian tree") / "root"
+    key = store.hash_inputs(debian.SUITE, PACKAGES, debian.EXCLUDE, mirror)
+    return (
+        store.build_image("tools", key, make, what="building the work bench's Debian tree") / "root"
+    )
 
 
-def workbench(kernel: Kernel) -> Path:
+def build_workbench(kernel: Kernel) -> Path:
     """A raw ext4 disk: the tree, and the kernel's headers in /usr/src.
 
     Never written to: start QEMU with ``snapshot=on``.
 
     :raises BuildError: see :func:`lab.images.root`.
     """
-    root = _tree()
+    root = _workbench_tree()
 
     def make(directory: Path) -> None:
         tree = directory / "tree"
-        store.run(["cp", "-al", root, tree], timeout=120)
-        store.run(["cp", "-a", kernel.tree / "usr/src", kernel.tree / "usr/lib", tree / "usr"],
+        store.run_build_command(["cp", "-al", root, tree], timeout=120)
+        store.run_build_command(["cp", "-a", kernel.tree / "usr/src", kernel.tree / "usr/lib", tree / "usr"],
                   timeout=300)  # fmt: skip
         image = directory / "disk.img"
         with image.open("wb") as file:
             file.truncate(6 << 30)
-        store.run(
+        store.run_build_command(
             ["mke2fs", "-q", "-t", "ext4", "-O", "^has_journal", "-d", tree, image], timeout=600
         )
         shutil.rmtree(tree)
 
-    key = store.digest(str(root), str(kernel.tree), "1")
-    return store.build("workbench", key, make, what="building the work bench's disk") / "disk.img"
+    key = store.hash_inputs(str(root), str(kernel.tree), "1")
+    return (
+        store.build_image("workbench", key, make, what="building the work bench's disk")
+        / "disk.img"
+    )

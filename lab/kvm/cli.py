@@ -56,30 +56,32 @@ def add_commands(subparsers: Any) -> None:
 
     def add(name: str, command: Any, help: str) -> argparse.ArgumentParser:
         parser: argparse.ArgumentParser = commands.add_parser(name, help=help, description=help)
-        parser.set_defaults(command=_guarded(command))
+        parser.set_defaults(command=_report_errors(command))
         return parser
 
-    up = add("up", _up, "bring the lab up (the images are built first where they are missing)")
+    up = add(
+        "up", _bring_up, "bring the lab up (the images are built first where they are missing)"
+    )
     up.add_argument("-n", "--nodes", type=int, default=2, help="how many hosts (default: 2)")
     up.add_argument("--timeout", type=float, default=1200.0, help="seconds (default: 1200)")
-    add("down", _down, "take the lab down; nothing remains but the images")
-    add("status", _status, "what runs where")
-    run = add("run", _run, "run one shell command in a host")
+    add("down", _take_down, "take the lab down; nothing remains but the images")
+    add("status", _show_status, "what runs where")
+    run = add("run", _run_in_host, "run one shell command in a host")
     run.add_argument("--timeout", type=float, default=300.0, help="seconds (default: 300)")
     run.add_argument("host")
     run.add_argument("words", nargs=argparse.REMAINDER, metavar="COMMAND")
-    shell = add("shell", _shell, "a terminal in a host, or the console of vm1")
+    shell = add("shell", _open_shell, "a terminal in a host, or the console of vm1")
     shell.add_argument("where", help="node1, node2 or vm1 (leave the console with ctrl-])")
-    guest = add("guest", _guest, "run one shell command in vm1")
+    guest = add("guest", _run_in_guest, "run one shell command in vm1")
     guest.add_argument("words", nargs=argparse.REMAINDER, metavar="COMMAND")
-    start = add("start", _start, "power a host on again")
+    start = add("start", _start_host, "power a host on again")
     start.add_argument("host")
-    kinds = faults.add(add("fault", _fault, "break something"))
+    kinds = faults.add_faults(add("fault", _bring_fault_about, "break something"))
     for name, text, _ in HOST_FAULTS:
         kinds.add_parser(name, help=text).add_argument("host")
 
 
-def _guarded(command: Any) -> Any:
+def _report_errors(command: Any) -> Any:
     def run(arguments: argparse.Namespace) -> int:
         try:
             status: int = command(arguments)
@@ -91,86 +93,86 @@ def _guarded(command: Any) -> Any:
     return run
 
 
-def _hosts() -> list[KvmHost]:
-    return [KvmHost(node) for node in KEEPER.attach()]
+def _list_hosts() -> list[KvmHost]:
+    return [KvmHost(node) for node in KEEPER.attach_to_lab()]
 
 
-def _vm1() -> KvmHost:
+def _find_vm1() -> KvmHost:
     """Where it runs.
 
     :raises LabError: nowhere.
     """
-    for host in _hosts():
-        if host.running() and "vm1" in host.domains():
+    for host in _list_hosts():
+        if host.is_running() and "vm1" in host.list_domains():
             return host
     raise LabError("vm1 runs on no host")
 
 
-def _up(arguments: argparse.Namespace) -> int:
+def _bring_up(arguments: argparse.Namespace) -> int:
     if not 1 <= arguments.nodes <= 9:
         raise LabError("between 1 and 9 hosts")
-    KEEPER.begin(arguments.nodes, arguments.timeout)
+    KEEPER.begin_lab(arguments.nodes, arguments.timeout)
     return 0
 
 
-def _down(_arguments: argparse.Namespace) -> int:
-    if not KEEPER.end():
+def _take_down(_arguments: argparse.Namespace) -> int:
+    if not KEEPER.end_lab():
         print("lab: was not up", file=sys.stderr)
     return 0
 
 
-def _status(_arguments: argparse.Namespace) -> int:
-    hosts = _hosts()
+def _show_status(_arguments: argparse.Namespace) -> int:
+    hosts = _list_hosts()
     for host in hosts:
         print(f"== {host.name}, logs in {host.node.directory / 'log'}")
-        if not host.running():
+        if not host.is_running():
             print("powered off")
             continue
         for daemon in ("libvirtd", "vesper-ivshmem", "vesperd"):
-            if host.run(f"pgrep -f /usr/sbin/{daemon}").rc != 0:
+            if host.run_command(f"pgrep -f /usr/sbin/{daemon}").rc != 0:
                 print(f"{daemon} is not running")
-        print(f"domains: {' '.join(host.domains()) or 'none'}")
+        print(f"domains: {' '.join(host.list_domains()) or 'none'}")
     for host in hosts:
-        if host.running():
+        if host.is_running():
             print(f"== cluster, seen from {host.name}")
-            print(host.run("crm_mon -1 -r 2>&1").output, end="")
+            print(host.run_command("crm_mon -1 -r 2>&1").output, end="")
             break
     return 0
 
 
-def _run(arguments: argparse.Namespace) -> int:
-    host = KvmHost(KEEPER.node(arguments.host))
-    result = host.run(" ".join(arguments.words), timeout=arguments.timeout)
+def _run_in_host(arguments: argparse.Namespace) -> int:
+    host = KvmHost(KEEPER.find_node(arguments.host))
+    result = host.run_command(" ".join(arguments.words), timeout=arguments.timeout)
     print(result.output, end="")
     return result.rc if result.rc >= 0 else 128 - result.rc
 
 
-def _shell(arguments: argparse.Namespace) -> int:
+def _open_shell(arguments: argparse.Namespace) -> int:
     if arguments.where == "vm1":
-        node, command = _vm1().node, ["virsh", "console", "vm1"]
+        node, command = _find_vm1().node, ["virsh", "console", "vm1"]
     else:
-        node, command = KEEPER.node(arguments.where), ["bash", "--norc", "-i"]
+        node, command = KEEPER.find_node(arguments.where), ["bash", "--norc", "-i"]
     prompt = {"PS1": f"{node.name}:\\w# ", "TERM": "linux"}
-    return subprocess.run(node.command(*command), env={**ENVIRONMENT, **prompt}).returncode
+    return subprocess.run(node.build_command(*command), env={**ENVIRONMENT, **prompt}).returncode
 
 
-def _guest(arguments: argparse.Namespace) -> int:
-    result = Guest(_vm1()).run(" ".join(arguments.words))
+def _run_in_guest(arguments: argparse.Namespace) -> int:
+    result = Guest(_find_vm1()).run_command(" ".join(arguments.words))
     print(result.output, end="")
     return result.rc
 
 
-def _start(arguments: argparse.Namespace) -> int:
-    KEEPER.power_on(KEEPER.node(arguments.host, running=False))
+def _start_host(arguments: argparse.Namespace) -> int:
+    KEEPER.power_on(KEEPER.find_node(arguments.host, running=False))
     return 0
 
 
-def _fault(arguments: argparse.Namespace) -> int:
+def _bring_fault_about(arguments: argparse.Namespace) -> int:
     for name, _, breaks in HOST_FAULTS:
         if arguments.fault == name:
-            breaks(KvmHost(KEEPER.node(arguments.host)))
+            breaks(KvmHost(KEEPER.find_node(arguments.host)))
             return 0
-    host = _vm1()
+    host = _find_vm1()
     if not faults.in_guest(arguments, Guest(host)):
-        host.run("virsh destroy vm1", check=True)
+        host.run_command("virsh destroy vm1", check=True)
     return 0

@@ -20,7 +20,7 @@ from lab.host import Host, LabError
 from lab.images import debian, guest
 from lab.kvm import files, layers
 from lab.kvm.host import KvmHost
-from lab.progress import step
+from lab.progress import show_step
 
 __all__ = ["KvmLab"]
 
@@ -56,22 +56,22 @@ class KvmLab(ClusterLab):
         self.kvm = False  #: the guests use KVM
 
     def _make_layers(self, directory: Path) -> list[Path]:
-        self.kvm = kvm_works("a guest of libvirt", _boots)
-        return layers.make(directory, self.domain_xml())
+        self.kvm = kvm_works("a guest of libvirt", _boots_with_kvm)
+        return layers.make_layers(directory, self.domain_xml())
 
-    def _files(self, number: int) -> dict[str, str]:
+    def _node_files(self, number: int) -> dict[str, str]:
         conf = files.LIBVIRTD_CONF % files.host_uuid(number)
-        return {**super()._files(number), "etc/libvirt/libvirtd.conf": conf}
+        return {**super()._node_files(number), "etc/libvirt/libvirtd.conf": conf}
 
     def _start_daemons(self) -> None:
         self.hosts = [KvmHost(node) for node in self.nodes]
         what = "KVM lab: starting vesper-ivshmem, libvirtd and vesperd"
-        with step(what), ThreadPoolExecutor() as all_at_once:
+        with show_step(what), ThreadPoolExecutor() as all_at_once:
             list(all_at_once.map(self._start_host, self.hosts))
 
     def _start_host(self, host: KvmHost) -> None:
         """In the order in which systemd does."""
-        host.run(KVM if self.kvm else NO_KVM, check=True)
+        host.run_command(KVM if self.kvm else NO_KVM, check=True)
         host.start_holder()
         host.start_libvirtd()
         host.start_vesperd()
@@ -83,8 +83,8 @@ class KvmLab(ClusterLab):
                 host.node = new
         return new
 
-    def serve(self, node: Node) -> None:
-        self._start_host(self.host(node.name))
+    def start_services(self, node: Node) -> None:
+        self._start_host(self.find_host(node.name))
 
     # -- its parts ------------------------------------------------------------
 
@@ -96,18 +96,18 @@ class KvmLab(ClusterLab):
     def b(self) -> KvmHost:
         return self.hosts[1]
 
-    def host(self, name: str) -> KvmHost:
+    def find_host(self, name: str) -> KvmHost:
         """By name (``node1``)."""
-        return self.hosts[self.nodes.index(self.node(name))]
+        return self.hosts[self.nodes.index(self.find_node(name))]
 
-    def guest(self, *, through: Host | None = None) -> Guest:
+    def guest_through(self, *, through: Host | None = None) -> Guest:
         """The lab's hand in ``vm1``, reached through one of the hosts."""
         return Guest(through or self.a)
 
     def running_on(self) -> KvmHost | None:
         """The host on which vm1's QEMU runs."""
         for host in self.hosts:
-            if host.running() and "vm1" in host.domains():
+            if host.is_running() and "vm1" in host.list_domains():
                 return host
         return None
 
@@ -116,13 +116,13 @@ class KvmLab(ClusterLab):
         return files.domain_xml(self.kvm, number, **options)
 
 
-def _boots() -> None:
+def _boots_with_kvm() -> None:
     """Boot the guest with KVM.
 
     :raises LabError: it does not come up.
     """
-    kernel = images.kernel(debian.LIBVIRT)
-    initrd = images.guest_initrd(kernel, images.modules(kernel), guest.LIBVIRT)
+    kernel = images.kernel_of_tree(debian.LIBVIRT)
+    initrd = images.guest_initrd(kernel, images.build_modules(kernel), guest.LIBVIRT)
     with tempfile.NamedTemporaryFile() as console:
         process = subprocess.Popen(
             [

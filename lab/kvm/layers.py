@@ -13,10 +13,10 @@ from lab.images import debian, guest
 from lab.images.probes import PROJECT
 from lab.kvm import files
 
-__all__ = ["make"]
+__all__ = ["make_layers"]
 
 
-def make(directory: Path, domain: str) -> list[Path]:
+def make_layers(directory: Path, domain: str) -> list[Path]:
     """Make them in an empty folder.
 
     :param domain: vm1's definition.
@@ -24,25 +24,25 @@ def make(directory: Path, domain: str) -> list[Path]:
     :raises BuildError: see :func:`lab.images.root`.
     """
     lab, project = directory / "lab", directory / "project"
-    root = images.root(debian.LIBVIRT)
+    root = images.debian_tree(debian.LIBVIRT)
     layers.make_project(project)
-    kernel = images.kernel(debian.LIBVIRT)
-    modules = images.modules(kernel)
+    kernel = images.kernel_of_tree(debian.LIBVIRT)
+    modules = images.build_modules(kernel)
     probes = lab / "var/lib/vesper/probes" / kernel.release
     probes.mkdir(parents=True)
     for path in modules.probes:
         shutil.copy(path, probes)
     initrd = images.guest_initrd(kernel, modules, guest.LIBVIRT)
     for name, source in ((files.GUEST_KERNEL, kernel.vmlinux), (files.GUEST_INITRD, initrd)):
-        _at(lab, name).parent.mkdir(parents=True, exist_ok=True)
-        shutil.copy(source, _at(lab, name))
+        _path_in_layer(lab, name).parent.mkdir(parents=True, exist_ok=True)
+        shutil.copy(source, _path_in_layer(lab, name))
     for name, text in (
         ("/etc/libvirt/qemu.conf", files.QEMU_CONF),
         ("/etc/lab/vm1.xml", domain),
     ):
-        _at(lab, name).parent.mkdir(parents=True, exist_ok=True)
-        _at(lab, name).write_text(text)
-    check = _at(lab, CHECK_PAGE)
+        _path_in_layer(lab, name).parent.mkdir(parents=True, exist_ok=True)
+        _path_in_layer(lab, name).write_text(text)
+    check = _path_in_layer(lab, CHECK_PAGE)
     check.parent.mkdir(parents=True)
     shutil.copy(PROJECT / "lab" / check.name, check)
     check.chmod(0o755)
@@ -53,5 +53,5 @@ def make(directory: Path, domain: str) -> list[Path]:
     return [lab, project, root]
 
 
-def _at(layer: Path, name: str) -> Path:
+def _path_in_layer(layer: Path, name: str) -> Path:
     return layer / name.lstrip("/")

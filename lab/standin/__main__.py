@@ -15,10 +15,10 @@ from lab.standin.place import Place
 
 
 async def _run_guest(name: str, cmdline: str) -> None:
-    await StandinGuest(name, cmdline).run()
+    await StandinGuest(name, cmdline).run_until_ended()
 
 
-def _tell(name: str, words: list[str]) -> int:
+def _tell_guest(name: str, words: list[str]) -> int:
     with socket.socket(socket.AF_UNIX) as sock:
         sock.settimeout(10)
         sock.connect(str(Place(name).control))
@@ -44,7 +44,7 @@ def main() -> int:
     if arguments.command == "guest":
         asyncio.run(_run_guest(arguments.name, arguments.cmdline))
     elif arguments.command == "tell":
-        return _tell(arguments.name, arguments.words)
+        return _tell_guest(arguments.name, arguments.words)
     else:
         make_store(arguments.root, arguments.release)
     return 0

@@ -31,12 +31,12 @@ class StandinGuest:
         options = dict(word.split("=", 1) for word in cmdline.split() if "=" in word)
         self._vesper = options.get("lab.vesper", "yes") != "no"
         self._place = Place(name)
-        self._record, self._lock = self._place.occupy()
+        self._record, self._lock = self._place.occupy_place()
         self._servers: list[asyncio.Server] = []
         self._host: asyncio.StreamWriter | None = None
         self._view = file_view(self._place.memory)
         self._options = options
-        self._kernel = self._boot()
+        self._kernel = self._boot_kernel()
         self._silent = options.get("lab.silent", "no") == "yes"
         self._life = "on"
         self._active = False
@@ -44,28 +44,28 @@ class StandinGuest:
         self._booted.set()
         self._end = asyncio.Event()
 
-    async def run(self) -> None:
+    async def run_until_ended(self) -> None:
         """Until SIGTERM, or ``tell NAME die``."""
         loop = asyncio.get_running_loop()
         loop.add_signal_handler(signal.SIGTERM, self._end.set)
         living = asyncio.create_task(self._show_life())
-        await self._listen()
+        await self._listen_for_commands()
         await self._end.wait()
         living.cancel()
         for server in self._servers:
             server.close()
 
-    async def _listen(self) -> None:
+    async def _listen_for_commands(self) -> None:
         path = self._place.control
         self._servers = [await asyncio.start_unix_server(self._serve_control, path)]
         if self._vesper:
             await self._load_modules()
 
-    def _boot(self) -> StandinKernel:
+    def _boot_kernel(self) -> StandinKernel:
         options = self._options
         return self.kernel(
             GuestMemory(self._view),
-            self._notify,
+            self._notify_host,
             cpus=int(options.get("lab.cpus", 1)),
             release=options.get("lab.release", RELEASE),
             version=int(options.get("lab.version", abi.ABI_VERSION)),
@@ -74,23 +74,23 @@ class StandinGuest:
     async def _load_modules(self) -> None:
         self._servers.append(await asyncio.start_unix_server(self._serve_host, self._place.link))
 
-    async def _migrate(self, directory: Path) -> None:
+    async def _migrate_to(self, directory: Path) -> None:
         """Become a domain of another host, live: the same memory, and the same UUID."""
         old, lock, servers = self._place, self._lock, self._servers
         self._place = Place(old.name, directory)
         self._place.directory.mkdir(parents=True, exist_ok=True)
         self._place.memory.unlink(missing_ok=True)
         os.link(old.memory, self._place.memory)
-        self._record, self._lock = self._place.occupy(self._record.uuid)
+        self._record, self._lock = self._place.occupy_place(self._record.uuid)
         if self._active:
             self._place.active.touch()
-        old.leave(lock)
+        old.leave_place(lock)
         for server in servers:
             server.close()
         if self._host is not None:
             self._host.close()
             self._host = None
-        await self._listen()
+        await self._listen_for_commands()
 
     # ------------------------------------------------------------- the link
 
@@ -119,7 +119,7 @@ class StandinGuest:
     def _answers(self) -> bool:
         return not self._silent and self._booted.is_set()
 
-    def _notify(self) -> None:
+    def _notify_host(self) -> None:
         if self._host is not None:
             self._host.write(b"N")
 
@@ -130,21 +130,21 @@ class StandinGuest:
     ) -> None:
         while line := await reader.readline():
             try:
-                answer = await self._obey(line.decode().split())
+                answer = await self._obey_command(line.decode().split())
             except (KeyError, ValueError, AttributeError, TypeError) as error:
                 answer = f"error {error!r}"
             writer.write(f"{answer}\n".encode())
             await writer.drain()
         writer.close()
 
-    async def _obey(self, words: list[str]) -> str:
+    async def _obey_command(self, words: list[str]) -> str:
         """:returns: ``ok``, after an event with CLOCK_MONOTONIC (ns) just before it."""
         match words:
             case ["emit", probe, *pairs]:
-                return self._kernel.emit(probe, dict(pair.split("=", 1) for pair in pairs))
+                return self._kernel.emit_event(probe, dict(pair.split("=", 1) for pair in pairs))
             case ["words", kind, *message]:
                 self._kernel.leave_words(abi.WordsKind[kind.upper()], " ".join(message))
-                self._notify()
+                self._notify_host()
             case ["quiet", "words", kind, *message]:
                 self._kernel.leave_words(abi.WordsKind[kind.upper()], " ".join(message))
             case ["asleep", "0" | "1" as asleep]:
@@ -157,18 +157,18 @@ class StandinGuest:
                 self._place.use_cpu(what)
             case ["state", state]:
                 self._record = dataclasses.replace(self._record, state=state)
-                self._place.write(self._record)
+                self._place.write_record(self._record)
             case ["migrate", directory]:
-                await self._migrate(Path(directory))
+                await self._migrate_to(Path(directory))
             case ["reset", *quiet]:
                 # What the kernel has shown stays, and its end of the link says nothing.
                 self._booted.clear()
                 if not quiet:
                     self._record = dataclasses.replace(self._record, resets=self._record.resets + 1)
-                    self._place.write(self._record)
+                    self._place.write_record(self._record)
             case ["boot"]:
                 self._view[:] = bytes(len(self._view))
-                self._kernel, self._active = self._boot(), False
+                self._kernel, self._active = self._boot_kernel(), False
                 if self._host is not None:
                     self._host.close()
                 self._booted.set()
@@ -179,11 +179,11 @@ class StandinGuest:
                 found = (entry.split(":") for entry in entries)
                 self._kernel.processes = {name: (int(pid), float(age)) for name, pid, age in found}
             case ["rmmod", name]:
-                self._kernel.unload(name)
+                self._kernel.unload_module(name)
             case ["hide", name]:
-                self._kernel.hide(name, True)
+                self._kernel.hide_channel(name, True)
             case ["show", name]:
-                self._kernel.hide(name, False)
+                self._kernel.hide_channel(name, False)
             case ["die"]:
                 os.kill(os.getpid(), signal.SIGKILL)
             case _:

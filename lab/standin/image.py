@@ -6,18 +6,18 @@ from __future__ import annotations
 import struct
 from pathlib import Path
 
-__all__ = ["PROBES", "RELEASE", "make_image", "make_store", "vermagic"]
+__all__ = ["PROBES", "RELEASE", "make_image", "make_store", "make_vermagic"]
 
 RELEASE = "6.1.0-standin"
 PROBES = ("send_signal", "out_of_memory")
 
 
-def vermagic(release: str = RELEASE) -> str:
+def make_vermagic(release: str = RELEASE) -> str:
     return f"{release} SMP preempt mod_unload modversions"
 
 
 def make_image(name: str, magic: str | None = None) -> bytes:
-    modinfo = f"license=GPL\0name={name}\0vermagic={magic or vermagic()} \0".encode()
+    modinfo = f"license=GPL\0name={name}\0vermagic={magic or make_vermagic()} \0".encode()
     this_module = bytes(24) + name.encode().ljust(56, b"\0") + bytes(48)
     names = b"\0.modinfo\0.gnu.linkonce.this_module\0.shstrtab\0"
     at_module = 64 + len(modinfo)
@@ -41,4 +41,4 @@ def make_store(root: Path, release: str = RELEASE) -> None:
     directory = root / release
     directory.mkdir(parents=True, exist_ok=True)
     for name in PROBES:
-        (directory / f"{name}.ko").write_bytes(make_image(name, vermagic(release)))
+        (directory / f"{name}.ko").write_bytes(make_image(name, make_vermagic(release)))

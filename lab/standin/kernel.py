@@ -14,10 +14,10 @@ import time
 import zlib
 from collections.abc import Callable
 
-from lab.standin.image import PROBES, RELEASE, vermagic
+from lab.standin.image import PROBES, RELEASE, make_vermagic
 from lab.standin.memory import GuestMemory, RelayChannel
 from vesper_monitor.guest import abi
-from vesper_monitor.guest.modinfo import ModinfoError, modinfo
+from vesper_monitor.guest.modinfo import ModinfoError, read_modinfo
 
 __all__ = ["StandinKernel"]
 
@@ -70,19 +70,19 @@ class StandinKernel:
         self._version = version
         self._boot_id = secrets.randbits(64)
         #: the page of C-chan
-        self.cchan = memory.alloc(1)
-        self._table_region = memory.alloc(1)
+        self.cchan = memory.allocate_pages(1)
+        self._table_region = memory.allocate_pages(1)
         self._table = abi.Table(magic=abi.TABLE_MAGIC, version=abi.ABI_VERSION)
-        self._words_region = memory.alloc(abi.pages_for(ctypes.sizeof(abi.Words)))
+        self._words_region = memory.allocate_pages(abi.pages_for(ctypes.sizeof(abi.Words)))
         head = abi.Words(magic=abi.WORDS_MAGIC, version=abi.WORDS_VERSION)
-        memory.at(self._words_region)[: ctypes.sizeof(head)] = bytes(head)
+        memory.view_region(self._words_region)[: ctypes.sizeof(head)] = bytes(head)
         size = ctypes.sizeof(abi.Life) + cpus * ctypes.sizeof(abi.LifeCpu)
-        self._life_region = memory.alloc(abi.pages_for(size))
+        self._life_region = memory.allocate_pages(abi.pages_for(size))
         life = abi.Life(
             magic=abi.LIFE_MAGIC, version=abi.LIFE_VERSION, period_ms=abi.LIFE_PERIOD_MS,
             nr_cpus=cpus,
         )  # fmt: skip
-        memory.at(self._life_region)[: ctypes.sizeof(life)] = bytes(life)
+        memory.view_region(self._life_region)[: ctypes.sizeof(life)] = bytes(life)
         self._irqs = self._runs = 0
         self._channels: dict[str, RelayChannel] = {}
         self._modules: set[str] = set()
@@ -99,15 +99,15 @@ class StandinKernel:
         page = abi.Cchan(
             magic=abi.CCHAN_MAGIC, version=self._version, life=self._life_region, nr_cpus=self._cpus
         )
-        self._memory.at(self.cchan)[: ctypes.sizeof(page)] = bytes(page)
+        self._memory.view_region(self.cchan)[: ctypes.sizeof(page)] = bytes(page)
 
     def fall_asleep(self, asleep: bool) -> None:
         """It is about to be suspended by its hypervisor, or goes on."""
-        view = self._memory.at(self.cchan)
-        abi.store_u32(view, abi.offset(abi.Cchan, "asleep"), int(asleep))
+        view = self._memory.view_region(self.cchan)
+        abi.store_u32(view, abi.field_offset(abi.Cchan, "asleep"), int(asleep))
         self._notify()
 
-    def hide(self, name: str, hidden: bool) -> None:
+    def hide_channel(self, name: str, hidden: bool) -> None:
         """A channel is not in the table any more, or is again."""
         (self._hidden.add if hidden else self._hidden.discard)(name)
         self._write_table()
@@ -122,30 +122,34 @@ class StandinKernel:
         one = abi.LifeCpu(state=abi.LifeState.SHOWN, irqs=self._irqs, runs=self._runs)
         start = ctypes.sizeof(abi.Life)
         cpus = bytes(one) * self._cpus
-        self._memory.at(self._life_region)[start : start + len(cpus)] = cpus
+        self._memory.view_region(self._life_region)[start : start + len(cpus)] = cpus
 
     # --------------------------------------------------------------- C-chan
 
     def take_request(self) -> bool:
         """Answer one, if there is one and room for the answer."""
-        view = self._memory.at(self.cchan)
-        to_guest = abi.offset(abi.Cchan, "to_guest")
-        to_host = abi.offset(abi.Cchan, "to_host")
+        view = self._memory.view_region(self.cchan)
+        to_guest = abi.field_offset(abi.Cchan, "to_guest")
+        to_host = abi.field_offset(abi.Cchan, "to_host")
         page = abi.Cchan.from_buffer_copy(view)
         given = (page.to_host.prod - page.to_host.cons) & 0xFFFFFFFF
         if page.to_guest.prod == page.to_guest.cons or given >= abi.CCHAN_SLOTS:
             return False
         request = bytes(page.to_guest.slot[page.to_guest.cons % abi.CCHAN_SLOTS])
-        abi.store_u32(view, to_guest + abi.offset(abi.CchanRing, "cons"), page.to_guest.cons + 1)
-        reply = self._answer(request)
-        slot = to_host + abi.offset(abi.CchanRing, "slot")
+        abi.store_u32(
+            view, to_guest + abi.field_offset(abi.CchanRing, "cons"), page.to_guest.cons + 1
+        )
+        reply = self._answer_request(request)
+        slot = to_host + abi.field_offset(abi.CchanRing, "slot")
         slot += (page.to_host.prod % abi.CCHAN_SLOTS) * abi.MSG_SIZE
         view[slot : slot + len(reply)] = reply
-        abi.store_u32(view, to_host + abi.offset(abi.CchanRing, "prod"), page.to_host.prod + 1)
+        abi.store_u32(
+            view, to_host + abi.field_offset(abi.CchanRing, "prod"), page.to_host.prod + 1
+        )
         self._notify()
         return True
 
-    def _answer(self, request: bytes) -> bytes:
+    def _answer_request(self, request: bytes) -> bytes:
         header = abi.MsgHdr.from_buffer_copy(request)
         reply: ctypes.Structure = abi.MsgResult()
         status = 0
@@ -155,24 +159,24 @@ class StandinKernel:
                 table=self._table_region,
                 boot_id=self._boot_id,
                 release=self._release.encode(),
-                vermagic=vermagic(self._release).encode(),
+                vermagic=make_vermagic(self._release).encode(),
                 words=self._words_region,
                 life=self._life_region,
             )
         elif header.type == abi.MsgType.MEM_ALLOC:
             pages = abi.MsgMem.from_buffer_copy(request).region.pages
             try:
-                self._image = self._memory.alloc(pages)
+                self._image = self._memory.allocate_pages(pages)
                 reply = abi.MsgMem(region=self._image)
             except MemoryError:
                 status = errno.ENOMEM
         elif header.type == abi.MsgType.MEM_FREE:
             self._image = None
         elif header.type == abi.MsgType.LOAD:
-            status, text = self._load(abi.MsgLoad.from_buffer_copy(request))
+            status, text = self._load_module(abi.MsgLoad.from_buffer_copy(request))
             reply = abi.MsgResult(text=text.encode())
         elif header.type == abi.MsgType.UNLOAD:
-            status = self.unload(abi.MsgUnload.from_buffer_copy(request).name.decode())
+            status = self.unload_module(abi.MsgUnload.from_buffer_copy(request).name.decode())
         elif header.type == abi.MsgType.PROCESSES and self.processes is not None:
             reply = self._find_processes(abi.MsgProcesses.from_buffer_copy(request))
         else:
@@ -187,21 +191,21 @@ class StandinKernel:
             process.pid, process.age_ms = pid, int(age_s * 1000)
         return reply
 
-    def _load(self, request: abi.MsgLoad) -> tuple[int, str]:
+    def _load_module(self, request: abi.MsgLoad) -> tuple[int, str]:
         """Accepts what has the ELF form of a module for this kernel."""
         name = request.name.decode()
         if self._image is None or self._image.handle != request.region.handle:
             return errno.ENOENT, ""
         total = request.image_len + request.params_len
-        data = bytes(self._memory.at(self._image)[:total])
+        data = bytes(self._memory.view_region(self._image)[:total])
         self._image = None
         if zlib.crc32(data) != request.crc32:
             return errno.EBADMSG, ""
         try:
-            magic = modinfo(data[: request.image_len]).get("vermagic", "").strip()
+            magic = read_modinfo(data[: request.image_len]).get("vermagic", "").strip()
         except ModinfoError:
             return errno.ENOEXEC, ""
-        if magic != vermagic(self._release):
+        if magic != make_vermagic(self._release):
             return errno.ENOEXEC, f"{name}: version magic '{magic}' should be another"
         if name in self._modules:
             return errno.EEXIST, ""
@@ -213,7 +217,7 @@ class StandinKernel:
             self._write_table()
         return 0, ""
 
-    def unload(self, name: str) -> int:
+    def unload_module(self, name: str) -> int:
         """:returns: errno."""
         if name not in self._modules:
             return errno.ENOENT
@@ -230,14 +234,14 @@ class StandinKernel:
             self._table.channel[i] = channel.entry
         self._table.generation += 1
         data = bytes(self._table)
-        self._memory.at(self._table_region)[: len(data)] = data
+        self._memory.view_region(self._table_region)[: len(data)] = data
         self._notify()
 
     # --------------------------------------------------------------- events
 
     def leave_words(self, kind: abi.WordsKind, message: str) -> None:
-        start = abi.offset(abi.Words, "slot") + kind * ctypes.sizeof(abi.WordsSlot)
-        view = self._memory.at(self._words_region)
+        start = abi.field_offset(abi.Words, "slot") + kind * ctypes.sizeof(abi.WordsSlot)
+        view = self._memory.view_region(self._words_region)
         seq = abi.load_u32(view, start)
         log = f"[    1.000000] Kernel says: {message}\n".encode()
         slot = abi.WordsSlot(
@@ -246,7 +250,7 @@ class StandinKernel:
         )  # fmt: skip
         view[start : start + ctypes.sizeof(slot)] = bytes(slot)
 
-    def emit(self, probe: str, given: dict[str, str]) -> str:
+    def emit_event(self, probe: str, given: dict[str, str]) -> str:
         """:returns: ``ok`` and CLOCK_MONOTONIC (ns) just before it, or an error."""
         if probe not in self._channels:
             return f"error {probe} is not loaded"
@@ -273,6 +277,6 @@ class StandinKernel:
             record.flags |= abi.SIG_ADDR if "addr" in given else 0
         now = time.monotonic_ns()
         for _ in range(count):
-            self._channels[probe].cpus[cpu].write(record, cpu, time.monotonic_ns())
+            self._channels[probe].cpus[cpu].write_record(record, cpu, time.monotonic_ns())
         self._notify()
         return f"ok {now}"

@@ -37,14 +37,14 @@ class GuestMemory:
         self._next = first
         self._unit = unit
 
-    def alloc(self, pages: int) -> abi.Region:
+    def allocate_pages(self, pages: int) -> abi.Region:
         """:raises MemoryError:"""
         if (self._next + pages) * abi.PAGE_SIZE > len(self.view):
             raise MemoryError
         first, self._next = self._next, self._next + pages
         return abi.Region(handle=first * self._unit, pages=pages)
 
-    def at(self, region: abi.Region) -> memoryview:
+    def view_region(self, region: abi.Region) -> memoryview:
         start = region.handle // self._unit * abi.PAGE_SIZE
         return self.view[start : start + region.pages * abi.PAGE_SIZE]
 
@@ -58,7 +58,7 @@ class RelayBuffer:
         self._pos = 0
         self._seq = 0
 
-    def write(self, record: ctypes.Structure, cpu: int, time_ns: int) -> None:
+    def write_record(self, record: ctypes.Structure, cpu: int, time_ns: int) -> None:
         """Complete the header and write; the record begins with ``rec``."""
         length = ctypes.sizeof(record)
         head = abi.Record(
@@ -68,7 +68,7 @@ class RelayBuffer:
         data = bytes(head) + bytes(record)[ctypes.sizeof(head) :]
         offset = self._pos % SUBBUF_SIZE
         if offset + length > SUBBUF_SIZE:
-            self._pad(SUBBUF_SIZE - offset)
+            self._pad_to(SUBBUF_SIZE - offset)
         number = self._pos // SUBBUF_SIZE
         if self._pos % SUBBUF_SIZE == 0:
             self._set_pad(number, 0)
@@ -78,12 +78,12 @@ class RelayBuffer:
         with self._index[:8].cast("Q") as pos:
             pos[0] = self._pos
 
-    def _pad(self, size: int) -> None:
+    def _pad_to(self, size: int) -> None:
         self._set_pad(self._pos // SUBBUF_SIZE, size)
         self._pos += size
 
     def _set_pad(self, number: int, size: int) -> None:
-        at = abi.offset(abi.Index, "pad") + 4 * (number % N_SUBBUFS)
+        at = abi.field_offset(abi.Index, "pad") + 4 * (number % N_SUBBUFS)
         abi.store_u32(self._index, at, size)
 
 
@@ -92,14 +92,14 @@ class RelayChannel:
 
     def __init__(self, memory: GuestMemory, name: str, cpus: int, generation: int) -> None:
         entry_size = ctypes.sizeof(abi.Index)
-        index_region = memory.alloc(abi.pages_for(cpus * entry_size))
-        index = memory.at(index_region)
+        index_region = memory.allocate_pages(abi.pages_for(cpus * entry_size))
+        index = memory.view_region(index_region)
         self.cpus: list[RelayBuffer] = []
         for cpu in range(cpus):
-            region = memory.alloc(abi.pages_for(SUBBUF_SIZE * N_SUBBUFS))
+            region = memory.allocate_pages(abi.pages_for(SUBBUF_SIZE * N_SUBBUFS))
             entry = index[cpu * entry_size : (cpu + 1) * entry_size]
             entry[:] = bytes(abi.Index(buffer=region))
-            self.cpus.append(RelayBuffer(entry, memory.at(region)))
+            self.cpus.append(RelayBuffer(entry, memory.view_region(region)))
         self.entry = abi.Channel(
             state=abi.ChannelState.OPEN,
             generation=generation,

@@ -13,7 +13,7 @@ from pathlib import Path
 
 from vesper_monitor.domain_state import DomainState
 
-__all__ = ["Place", "Record", "base", "names"]
+__all__ = ["Place", "Record", "base_directory", "list_names"]
 
 
 @dataclass(frozen=True)
@@ -28,12 +28,12 @@ class Record:
     resets: int = 0  #: that the hypervisor tells
 
 
-def base() -> Path:
+def base_directory() -> Path:
     return Path(os.environ.get("VESPER_STANDIN_DIR", "/run/vesper-standin"))
 
 
-def names() -> list[str]:
-    return sorted(path.parent.name for path in base().glob("*/domain.json"))
+def list_names() -> list[str]:
+    return sorted(path.parent.name for path in base_directory().glob("*/domain.json"))
 
 
 class Place:
@@ -43,7 +43,7 @@ class Place:
     """
 
     def __init__(self, name: str, directory: Path | None = None) -> None:
-        self._base = directory or base()
+        self._base = directory or base_directory()
         self.directory = self._base / name
         self.name = name
         self.memory = self.directory / "memory"
@@ -56,7 +56,7 @@ class Place:
         self._lock = self.directory / "lock"
         self._held: int | None = None  #: the domain's record, locked as long as it lives
 
-    def occupy(self, identity: str | None = None) -> tuple[Record, int]:
+    def occupy_place(self, identity: str | None = None) -> tuple[Record, int]:
         """Become the domain.
 
         :param identity: its UUID; None: a new one.
@@ -69,10 +69,10 @@ class Place:
             path.unlink(missing_ok=True)
         domid = _next_domid(self._base)
         record = Record(self.name, domid, identity or str(uuid.uuid4()), os.getpid())
-        self.write(record)
+        self.write_record(record)
         return record, lock
 
-    def write(self, record: Record) -> None:
+    def write_record(self, record: Record) -> None:
         draft = self._record.with_suffix(".new")
         held = os.open(draft, os.O_RDWR | os.O_CREAT | os.O_TRUNC | os.O_CLOEXEC, 0o600)
         fcntl.flock(held, fcntl.LOCK_EX)
@@ -86,7 +86,7 @@ class Place:
         if held is not None:
             os.close(held)
 
-    def leave(self, lock: int) -> None:
+    def leave_place(self, lock: int) -> None:
         """Be the domain no more; its process goes on elsewhere."""
         for path in (self.link, self.control, self.active, self._record):
             path.unlink(missing_ok=True)
@@ -95,12 +95,12 @@ class Place:
 
     def use_cpu(self, what: str) -> None:
         """From now on the domain spins, starves (wants a CPU and gets none), or sleeps."""
-        ran, _ = self.cpu()
+        ran, _ = self.read_cpu_state()
         draft = self._cpu.with_suffix(".new")
         draft.write_text(json.dumps([ran, time.monotonic(), what]))
         draft.replace(self._cpu)
 
-    def cpu(self) -> tuple[float, str]:
+    def read_cpu_state(self) -> tuple[float, str]:
         """CPU time (s) of each CPU, and what it does now.
 
         A domain of which nobody has said anything starves: on a busy machine
@@ -112,7 +112,7 @@ class Place:
             return 0.0, "starve"
         return ran + (time.monotonic() - since if what == "spin" else 0.0), what
 
-    def read(self) -> Record | None:
+    def read_record(self) -> Record | None:
         """The domain, if it lives.
 
         Who lives has its record locked.  No process is looked for: the domain may be in

@@ -84,7 +84,7 @@ class StandinLink:
     def cchan(self) -> StandinMapping:
         return self._cchan
 
-    def map(self, handle: int, pages: int, *, writable: bool = False) -> StandinMapping:
+    def map_region(self, handle: int, pages: int, *, writable: bool = False) -> StandinMapping:
         size = os.fstat(self._fd).st_size // abi.PAGE_SIZE
         if not 0 < pages <= abi.MAX_REGION_PAGES or not 0 < handle <= size - pages:
             raise TransportError(
@@ -92,7 +92,7 @@ class StandinLink:
             )
         return StandinMapping(self._fd, handle, pages, self._maps, writable=writable)
 
-    def notify(self) -> None:
+    def notify_guest(self) -> None:
         try:
             self._sock.send(b"N")
         except OSError:
@@ -144,53 +144,53 @@ class StandinTransport:
         self._task: asyncio.Task[None] | None = None
 
     @classmethod
-    def usable(cls) -> str | None:
+    def explain_unusable(cls) -> str | None:
         if "VESPER_STANDIN_DIR" in os.environ:
             return None
         return "VESPER_STANDIN_DIR is not set"
 
     async def start(self) -> None:
-        place.base().mkdir(parents=True, exist_ok=True)
-        self._task = asyncio.create_task(self._look())
+        place.base_directory().mkdir(parents=True, exist_ok=True)
+        self._task = asyncio.create_task(self._look_at_domains())
 
     async def stop(self) -> None:
         if self._task is not None:
             self._task.cancel()
             await asyncio.gather(self._task, return_exceptions=True)
         for domid in list(self._watched):
-            self._unwatch(domid)
+            self._unwatch_process(domid)
 
-    async def domains(self) -> list[Domain]:
-        found = [await self.find(name) for name in place.names()]
+    async def list_domains(self) -> list[Domain]:
+        found = [await self.find_domain(name) for name in place.list_names()]
         return [domain for domain in found if domain is not None]
 
-    async def find(self, name: str) -> Domain | None:
-        record = Place(name).read()
+    async def find_domain(self, name: str) -> Domain | None:
+        record = Place(name).read_record()
         if record is None:
             return None
         # Not only in _look(): whoever knows of a domain must learn of its death.
-        self._watch(record.domid, record.pid)
+        self._watch_process(record.domid, record.pid)
         return Domain(record.name, record.domid, record.uuid)
 
-    async def report(self, domain: Domain) -> DomainReport:
-        record = Place(domain.name).read()
+    async def report_domain(self, domain: Domain) -> DomainReport:
+        record = Place(domain.name).read_record()
         if record is None or record.uuid != domain.uuid:
             return DomainReport(DomainState.GONE)
         return DomainReport(DomainState(record.state))
 
     async def cpu_use(self, domain: Domain) -> CpuUse:
-        ran, what = Place(domain.name).cpu()
+        ran, what = Place(domain.name).read_cpu_state()
         vcpus = tuple(VcpuUse(cpu, ran, _VCPU_STATES[what]) for cpu in range(_CPUS))
-        return CpuUse((await self.report(domain)).state, vcpus)
+        return CpuUse((await self.report_domain(domain)).state, vcpus)
 
-    async def active(self) -> list[Domain]:
-        return [d for d in await self.domains() if Place(d.name).active.exists()]
+    async def list_active_domains(self) -> list[Domain]:
+        return [d for d in await self.list_domains() if Place(d.name).active.exists()]
 
-    async def connect(self, domain: Domain, timeout: float) -> StandinLink:  # noqa: ASYNC109
+    async def connect_domain(self, domain: Domain, timeout: float) -> StandinLink:  # noqa: ASYNC109
         try:
             async with asyncio.timeout(timeout):
                 while True:
-                    if (await self.report(domain)).state is DomainState.GONE:
+                    if (await self.report_domain(domain)).state is DomainState.GONE:
                         raise LinkLost(f"{domain.name}: the domain has gone")
                     sock = await self._try_connect(domain)
                     if sock is not None:
@@ -201,7 +201,7 @@ class StandinTransport:
                 f"{domain.name}: no VESPER modules in the guest (load vesper and vesper_xen there)"
             ) from None
 
-    async def deactivate(self, domain: Domain) -> None:
+    async def deactivate_domain(self, domain: Domain) -> None:
         try:
             async with asyncio.timeout(_CLOSE_TIMEOUT):
                 sock = await self._try_connect(domain)
@@ -210,7 +210,7 @@ class StandinTransport:
         if sock is not None:
             await StandinLink(domain, sock).close(deactivate=True)
 
-    async def events(self) -> AsyncIterator[DomainEvent]:
+    async def follow_events(self) -> AsyncIterator[DomainEvent]:
         queue: asyncio.Queue[DomainEvent] = asyncio.Queue()
         self._queues.add(queue)
         try:
@@ -235,25 +235,27 @@ class StandinTransport:
         sock.close()
         return None
 
-    async def _look(self) -> None:
+    async def _look_at_domains(self) -> None:
         """New domains by looking, deaths by pidfd, states by looking."""
         states: dict[int, str] = {}
         resets: dict[int, int] = {}
         while True:
-            for name in place.names():
-                record = Place(name).read()
+            for name in place.list_names():
+                record = Place(name).read_record()
                 if record is None:
                     continue
                 if states.get(record.domid) != record.state:
                     states[record.domid] = record.state
-                    self._watch(record.domid, record.pid)
-                    self._tell(record.domid)
+                    self._watch_process(record.domid, record.pid)
+                    self._tell_notice(record.domid)
                 if resets.setdefault(record.domid, record.resets) != record.resets:
                     resets[record.domid] = record.resets
-                    self._tell(record.domid, Notice("reboot", "the guest reboots", reset=True))
+                    self._tell_notice(
+                        record.domid, Notice("reboot", "the guest reboots", reset=True)
+                    )
             await asyncio.sleep(_POLL)
 
-    def _watch(self, domid: int, pid: int) -> None:
+    def _watch_process(self, domid: int, pid: int) -> None:
         if domid in self._watched:
             return
         try:
@@ -261,17 +263,17 @@ class StandinTransport:
         except ProcessLookupError:
             return
         self._watched[domid] = pidfd
-        asyncio.get_running_loop().add_reader(pidfd, self._died, domid)
+        asyncio.get_running_loop().add_reader(pidfd, self._handle_death, domid)
 
-    def _unwatch(self, domid: int) -> None:
+    def _unwatch_process(self, domid: int) -> None:
         pidfd = self._watched.pop(domid)
         asyncio.get_running_loop().remove_reader(pidfd)
         os.close(pidfd)
 
-    def _died(self, domid: int) -> None:
-        self._unwatch(domid)
-        self._tell(domid)
+    def _handle_death(self, domid: int) -> None:
+        self._unwatch_process(domid)
+        self._tell_notice(domid)
 
-    def _tell(self, domid: int, notice: Notice | None = None) -> None:
+    def _tell_notice(self, domid: int, notice: Notice | None = None) -> None:
         for queue in self._queues:
             queue.put_nowait(DomainEvent(domid, notice))

@@ -3,8 +3,8 @@
 
 >>> from lab.xen import XenLab
 >>> with XenLab.resume() as lab:            # two hosts, a ready cluster, ~5 s
-...     print(lab.a.run("crm_mon -1").output)
-...     lab.a.run("xl create /etc/xen/vm1.cfg")
+...     print(lab.a.run_command("crm_mon -1").output)
+...     lab.a.run_command("xl create /etc/xen/vm1.cfg")
 ...     print(lab.guest("sh uname -r"))
 """
 

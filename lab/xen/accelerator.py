@@ -7,7 +7,7 @@ from collections.abc import Callable
 
 from lab.accelerator import kvm_works
 
-__all__ = ["Accelerator", "choose"]
+__all__ = ["Accelerator", "choose_accelerator"]
 
 #: XSAVE off: with it the user space of an emulated dom0 is silently corrupted
 #: under load (QEMU 7.2, Xen 4.17). RDTSCP off: emulating it costs. Nested
@@ -20,7 +20,7 @@ _KVM = ("kvm", "host")
 Accelerator = tuple[str, str]
 
 
-def choose(boots: Callable[[Accelerator], None]) -> Accelerator:
+def choose_accelerator(boots: Callable[[Accelerator], None]) -> Accelerator:
     """What to run the hosts with.
 
     :param boots: boots a host with it, and raises if that does not work.

@@ -25,7 +25,9 @@ class Channel:
         self.name = name
         self._port = port
 
-    def _open(self, timeout: float, request: dict[str, Any], data: bytes = b"") -> socket.socket:
+    def _open_connection(
+        self, timeout: float, request: dict[str, Any], data: bytes = b""
+    ) -> socket.socket:
         try:
             connection = socket.create_connection(("127.0.0.1", self._port), timeout)
         except OSError as error:
@@ -38,7 +40,7 @@ class Channel:
             raise ChannelError(f"{self.name}: {request['op']}: {error}") from error
         return connection
 
-    def _exactly(self, connection: socket.socket, size: int, deadline: float) -> bytes:
+    def _read_exactly(self, connection: socket.socket, size: int, deadline: float) -> bytes:
         data = bytearray()
         while len(data) < size:
             left = deadline - time.monotonic()
@@ -56,13 +58,13 @@ class Channel:
             data += piece
         return bytes(data)
 
-    def _frames(
+    def _read_frames(
         self, connection: socket.socket, deadline: float
     ) -> Iterator[bytes | dict[str, Any]]:
         """Pieces of output, and at last the result."""
         while True:
-            head = self._exactly(connection, 5, deadline)
-            data = self._exactly(connection, int.from_bytes(head[1:], "big"), deadline)
+            head = self._read_exactly(connection, 5, deadline)
+            data = self._read_exactly(connection, int.from_bytes(head[1:], "big"), deadline)
             if head[:1] == b"o":
                 yield data
                 continue
@@ -72,22 +74,24 @@ class Channel:
             yield result
             return
 
-    def _finish(self, connection: socket.socket, timeout: float) -> tuple[bytes, dict[str, Any]]:
+    def _read_result(
+        self, connection: socket.socket, timeout: float
+    ) -> tuple[bytes, dict[str, Any]]:
         output = bytearray()
         with closing(connection):
-            for frame in self._frames(connection, time.monotonic() + timeout):
+            for frame in self._read_frames(connection, time.monotonic() + timeout):
                 if isinstance(frame, dict):
                     return bytes(output), frame
                 output += frame
         raise AssertionError("frames end with a result")
 
-    def run(
+    def run_command(
         self, command: str, *, timeout: float = 60.0, stdin: bytes = b"", check: bool = False
     ) -> Result:
-        """See :meth:`lab.host.Host.run`."""
+        """See :meth:`lab.host.Host.run_command`."""
         request = {"op": "run", "command": command, "stdin": len(stdin), "timeout": timeout}
-        connection = self._open(timeout, request, stdin)
-        raw, result = self._finish(connection, timeout + 10)
+        connection = self._open_connection(timeout, request, stdin)
+        raw, result = self._read_result(connection, timeout + 10)
         output = raw.decode(errors="replace")
         if result["rc"] is None:
             raise ChannelError(f"{self.name}: {command!r}: not done in {timeout:.0f} s:\n{output}")
@@ -95,14 +99,16 @@ class Channel:
             raise CommandFailed(f"{self.name}: {command!r}: exit status {result['rc']}:\n{output}")
         return Result(result["rc"], output)
 
-    def follow(
+    def follow_command(
         self, command: str, *, timeout: float = 86400.0
     ) -> tuple[Callable[[], None], Iterator[bytes]]:
-        """See :meth:`lab.host.Host.follow`."""
-        connection = self._open(10, {"op": "run", "command": command, "timeout": timeout})
+        """See :meth:`lab.host.Host.follow_command`."""
+        connection = self._open_connection(
+            10, {"op": "run", "command": command, "timeout": timeout}
+        )
 
         def pieces() -> Iterator[bytes]:
-            for frame in self._frames(connection, time.monotonic() + timeout):
+            for frame in self._read_frames(connection, time.monotonic() + timeout):
                 if isinstance(frame, bytes):
                     yield frame
 
@@ -113,21 +119,23 @@ class Channel:
 
         return end, pieces()
 
-    def put(self, path: str, data: bytes, *, mode: int = 0o644, timeout: float = 60.0) -> None:
+    def put_file(self, path: str, data: bytes, *, mode: int = 0o644, timeout: float = 60.0) -> None:
         """Write a file in the host; folders are made."""
         request = {"op": "put", "path": path, "mode": mode, "size": len(data)}
-        self._finish(self._open(timeout, request, data), timeout)
+        self._read_result(self._open_connection(timeout, request, data), timeout)
 
-    def get(self, path: str, *, timeout: float = 60.0) -> bytes:
+    def get_file(self, path: str, *, timeout: float = 60.0) -> bytes:
         """Read a file of the host."""
-        return self._finish(self._open(timeout, {"op": "get", "path": path}), timeout)[0]
+        return self._read_result(
+            self._open_connection(timeout, {"op": "get", "path": path}), timeout
+        )[0]
 
-    def connect(self, host: str, port: int, *, timeout: float = 10.0) -> socket.socket:
+    def connect_to(self, host: str, port: int, *, timeout: float = 10.0) -> socket.socket:
         """A connection to somewhere the host can reach, e.g. into the guest."""
         request = {"op": "connect", "host": host, "port": port, "timeout": timeout}
-        connection = self._open(timeout, request)
+        connection = self._open_connection(timeout, request)
         try:
-            for _frame in self._frames(connection, time.monotonic() + timeout + 1):
+            for _frame in self._read_frames(connection, time.monotonic() + timeout + 1):
                 pass
         except ChannelError:
             connection.close()
@@ -135,24 +143,24 @@ class Channel:
         connection.settimeout(timeout)
         return connection
 
-    def clock(self, *, timeout: float = 10.0) -> socket.socket:
+    def connect_to_clock(self, *, timeout: float = 10.0) -> socket.socket:
         """A connection that answers each line with the host's CLOCK_REALTIME (ns)."""
-        return self._open(timeout, {"op": "clock"})
+        return self._open_connection(timeout, {"op": "clock"})
 
-    def shell(self, command: str = "exec bash -i") -> socket.socket:
+    def open_shell(self, command: str = "exec bash -i") -> socket.socket:
         """A terminal in the host: raw bytes in both directions."""
-        connection = self._open(10, {"op": "shell", "command": command})
+        connection = self._open_connection(10, {"op": "shell", "command": command})
         connection.settimeout(None)
         return connection
 
     def set_time(self) -> None:
         """Set the host's clock to this machine's."""
         request = {"op": "settime", "ns": time.time_ns()}
-        self._finish(self._open(10, request), 10)
+        self._read_result(self._open_connection(10, request), 10)
 
-    def alive(self) -> bool:
+    def is_alive(self) -> bool:
         """Whether it answers within two seconds."""
         try:
-            return self.run("true", timeout=2).rc == 0
+            return self.run_command("true", timeout=2).rc == 0
         except ChannelError:
             return False

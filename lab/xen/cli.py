@@ -43,28 +43,30 @@ def add_commands(subparsers: Any) -> None:
 
     def add(name: str, command: Any, help: str) -> argparse.ArgumentParser:
         parser: argparse.ArgumentParser = commands.add_parser(name, help=help, description=help)
-        parser.set_defaults(command=_guarded(command))
+        parser.set_defaults(command=_report_errors(command))
         return parser
 
-    up = add("up", _up, "bring the lab up (the images are built first where they are missing)")
+    up = add(
+        "up", _bring_up, "bring the lab up (the images are built first where they are missing)"
+    )
     up.add_argument("--hosts", type=int, choices=(1, 2), default=2, help="1: without a cluster")
     up.add_argument("--timeout", type=float, default=1200.0, help="seconds (default: 1200)")
-    add("down", _down, "take the lab down; nothing remains but the images")
-    add("status", _status, "what runs where")
-    add("install", _install, "put the present project tree into the hosts once more")
-    run = add("run", _run, "run one shell command in a host")
+    add("down", _take_down, "take the lab down; nothing remains but the images")
+    add("status", _show_status, "what runs where")
+    add("install", _install_project, "put the present project tree into the hosts once more")
+    run = add("run", _run_in_host, "run one shell command in a host")
     run.add_argument("--timeout", type=float, default=300.0, help="seconds (default: 300)")
     run.add_argument("host", help="host-a or host-b (or a, b)")
     run.add_argument("words", nargs=argparse.REMAINDER, metavar="COMMAND")
-    shell = add("shell", _shell, "a terminal in a host, or the console of vm1")
+    shell = add("shell", _open_shell, "a terminal in a host, or the console of vm1")
     shell.add_argument("where", help="host-a, host-b or vm1 (leave the console with ctrl-])")
-    guest = add("guest", _guest, "run one shell command in vm1")
+    guest = add("guest", _run_in_guest, "run one shell command in vm1")
     guest.add_argument("words", nargs=argparse.REMAINDER, metavar="COMMAND")
-    _add_faults(add("fault", _fault, "break something"))
+    _add_faults(add("fault", _bring_fault_about, "break something"))
 
 
 def _add_faults(parser: argparse.ArgumentParser) -> None:
-    kinds = faults.add(parser)
+    kinds = faults.add_faults(parser)
     for name, text in (
         ("power-off", "cut a host's power"),
         ("link-down", "pull a host's cluster link out"),
@@ -76,7 +78,7 @@ def _add_faults(parser: argparse.ArgumentParser) -> None:
         kind.add_argument("host")
 
 
-def _guarded(command: Any) -> Any:
+def _report_errors(command: Any) -> Any:
     def run(arguments: argparse.Namespace) -> int:
         try:
             status: int = command(arguments)
@@ -88,70 +90,73 @@ def _guarded(command: Any) -> Any:
     return run
 
 
-def _attach() -> XenLab:
-    return XenLab.attach(keeper.DIRECTORY)
+def _attach_to_lab() -> XenLab:
+    return XenLab.attach_to_lab(keeper.DIRECTORY)
 
 
-def _up(arguments: argparse.Namespace) -> int:
-    keeper.begin(arguments.hosts, arguments.timeout)
+def _bring_up(arguments: argparse.Namespace) -> int:
+    keeper.begin_lab(arguments.hosts, arguments.timeout)
     return 0
 
 
-def _down(_arguments: argparse.Namespace) -> int:
-    if not keeper.end():
+def _take_down(_arguments: argparse.Namespace) -> int:
+    if not keeper.end_lab():
         print("lab: was not up", file=sys.stderr)
     return 0
 
 
-def _status(_arguments: argparse.Namespace) -> int:
-    lab = _attach()
+def _show_status(_arguments: argparse.Namespace) -> int:
+    lab = _attach_to_lab()
     for host in lab.hosts:
         print(f"== {host.name} ({host.ip}), files in {host.state}")
-        if not host.running():
+        if not host.is_running():
             print("powered off")
             continue
-        print(host.run("xl list; pgrep -a vesperd || echo vesperd is not running").output, end="")
+        print(
+            host.run_command("xl list; pgrep -a vesperd || echo vesperd is not running").output,
+            end="",
+        )
     if len(lab.hosts) > 1:
         for host in lab.hosts:
-            if host.running():
+            if host.is_running():
                 print(f"== cluster, seen from {host.name}")
-                print(host.run("crm_mon -1 -r 2>&1").output, end="")
+                print(host.run_command("crm_mon -1 -r 2>&1").output, end="")
                 break
     return 0
 
 
-def _install(_arguments: argparse.Namespace) -> int:
-    _attach().install()
+def _install_project(_arguments: argparse.Namespace) -> int:
+    _attach_to_lab().install_project()
     return 0
 
 
-def _show(result: Result) -> int:
+def _show_result(result: Result) -> int:
     sys.stdout.write(result.output)
     return result.rc if result.rc >= 0 else 128 - result.rc
 
 
-def _run(arguments: argparse.Namespace) -> int:
-    host = _attach().host(arguments.host)
-    return _show(host.run(" ".join(arguments.words), timeout=arguments.timeout))
+def _run_in_host(arguments: argparse.Namespace) -> int:
+    host = _attach_to_lab().find_host(arguments.host)
+    return _show_result(host.run_command(" ".join(arguments.words), timeout=arguments.timeout))
 
 
-def _guest(arguments: argparse.Namespace) -> int:
-    return _show(_attach().guest().run(" ".join(arguments.words)))
+def _run_in_guest(arguments: argparse.Namespace) -> int:
+    return _show_result(_attach_to_lab().guest_through().run_command(" ".join(arguments.words)))
 
 
-def _shell(arguments: argparse.Namespace) -> int:
-    lab = _attach()
+def _open_shell(arguments: argparse.Namespace) -> int:
+    lab = _attach_to_lab()
     if arguments.where == "vm1":
         host = lab.running_on()
         if host is None:
             raise LabError("vm1 runs on no host")
-        _terminal(host.shell("exec xl console vm1"))
+        _join_terminal(host.open_shell("exec xl console vm1"))
     else:
-        _terminal(lab.host(arguments.where).shell())
+        _join_terminal(lab.find_host(arguments.where).open_shell())
     return 0
 
 
-def _terminal(connection: socket.socket) -> None:
+def _join_terminal(connection: socket.socket) -> None:
     """Join this terminal and the connection until one of them ends."""
     stdin = sys.stdin.fileno()
     saved = termios.tcgetattr(stdin) if os.isatty(stdin) else None
@@ -179,22 +184,22 @@ def _terminal(connection: socket.socket) -> None:
         connection.close()
 
 
-def _fault(arguments: argparse.Namespace) -> int:
-    lab = _attach()
-    if faults.in_guest(arguments, lab.guest()):
+def _bring_fault_about(arguments: argparse.Namespace) -> int:
+    lab = _attach_to_lab()
+    if faults.in_guest(arguments, lab.guest_through()):
         return 0
     if arguments.fault == "destroy":
         host = lab.running_on()
         if host is None:
             raise LabError("vm1 runs on no host")
-        host.run("xl destroy vm1", check=True)
+        host.run_command("xl destroy vm1", check=True)
     else:
         _host_fault(lab, arguments.fault, arguments.host)
     return 0
 
 
 def _host_fault(lab: XenLab, kind: str, name: str) -> None:
-    host = lab.host(name)
+    host = lab.find_host(name)
     if kind == "power-off":
         host.power_off()
     elif kind in ("link-down", "link-up"):

@@ -13,7 +13,7 @@ from lab.images import store
 from lab.images.cpio import Archive
 from lab.images.kernel import Kernel, module_files
 
-__all__ = ["GUEST_KERNEL", "disk", "dom0_initrd", "hypervisor"]
+__all__ = ["GUEST_KERNEL", "build_disk", "dom0_initrd", "extract_xen"]
 
 HERE = Path(__file__).parent / "dom0"
 
@@ -47,26 +47,28 @@ FILES = (
 HOSTS = b"127.0.0.1 localhost\n10.77.0.1 host-a\n10.77.0.2 host-b\n10.77.0.10 vm1\n"
 
 
-def hypervisor() -> Path:
+def extract_xen() -> Path:
     """Xen itself, from Debian's package; QEMU starts it unpacked (multiboot) only."""
-    (packed,) = (images.root() / "boot").glob("xen-4.17-amd64.gz")
+    (packed,) = (images.debian_tree() / "boot").glob("xen-4.17-amd64.gz")
 
     def make(directory: Path) -> None:
         (directory / "xen").write_bytes(gzip.decompress(packed.read_bytes()))
 
-    return store.build("xen", store.digest(str(packed)), make, what="unpacking Xen") / "xen"
+    return (
+        store.build_image("xen", store.hash_inputs(str(packed)), make, what="unpacking Xen") / "xen"
+    )
 
 
-def disk(kernel: Kernel) -> Path:
+def build_disk(kernel: Kernel) -> Path:
     """The hosts' common disk (raw ext4): the Debian tree, modules, the guest's kernel.
 
     Never written to: each host has an overlay of its own.
     """
-    root = images.root()
+    root = images.debian_tree()
 
     def make(directory: Path) -> None:
         tree = directory / "tree"
-        store.run(["cp", "-al", root, tree], timeout=120)
+        store.run_build_command(["cp", "-al", root, tree], timeout=120)
         _install_modules(kernel, tree)
         guest_kernel = tree / GUEST_KERNEL.lstrip("/")
         guest_kernel.parent.mkdir()
@@ -75,13 +77,13 @@ def disk(kernel: Kernel) -> Path:
         with image.open("wb") as file:
             file.truncate(2 << 30)
         # No journal: nobody keeps these disks, and emulated writes are slow.
-        store.run(
+        store.run_build_command(
             ["mke2fs", "-q", "-t", "ext4", "-O", "^has_journal", "-d", tree, image], timeout=300
         )
         shutil.rmtree(tree)
 
-    key = store.digest(str(root), str(kernel.vmlinux), HOST_MODULES, "1")
-    return store.build("disk", key, make, what="building the hosts' disk") / "disk.img"
+    key = store.hash_inputs(str(root), str(kernel.vmlinux), HOST_MODULES, "1")
+    return store.build_image("disk", key, make, what="building the hosts' disk") / "disk.img"
 
 
 def _install_modules(kernel: Kernel, tree: Path) -> None:
@@ -92,26 +94,29 @@ def _install_modules(kernel: Kernel, tree: Path) -> None:
     target = tree / "usr/lib/modules" / kernel.release
     for path in (*kernel.modules.glob("modules.builtin*"), kernel.modules / "modules.order"):
         shutil.copy(path, target)
-    store.run(["depmod", "-b", tree, kernel.release], timeout=60)
+    store.run_build_command(["depmod", "-b", tree, kernel.release], timeout=60)
 
 
 def dom0_initrd(kernel: Kernel) -> Path:
     """Mounts the disk, puts the lab's files on it, goes on from there."""
     archive = Archive()
-    archive.device("dev/console", 5, 1)
-    archive.copy("init", HERE / "initramfs_init", 0o755)
-    archive.copy("bin/busybox", images.root() / "bin/busybox", 0o755)
+    archive.add_device("dev/console", 5, 1)
+    archive.copy_file("init", HERE / "initramfs_init", 0o755)
+    archive.copy_file("bin/busybox", images.debian_tree() / "bin/busybox", 0o755)
     files = module_files(kernel, *BOOT_MODULES)
-    archive.add("modules", "".join(f"{path.name}\n" for path in files).encode())
+    archive.add_file("modules", "".join(f"{path.name}\n" for path in files).encode())
     for path in files:
-        archive.copy(f"lib/modules/{path.name}", path)
+        archive.copy_file(f"lib/modules/{path.name}", path)
     for name, place, mode in FILES:
-        archive.copy(f"lab/{place}", HERE / name, mode)
-    archive.add("lab/etc/hosts", HOSTS)
-    archive.add("lab/etc/pacemaker/authkey", b"the lab's cluster is no secret\n", 0o400)
-    data = archive.finish()
+        archive.copy_file(f"lab/{place}", HERE / name, mode)
+    archive.add_file("lab/etc/hosts", HOSTS)
+    archive.add_file("lab/etc/pacemaker/authkey", b"the lab's cluster is no secret\n", 0o400)
+    data = archive.finish_archive()
 
     def make(directory: Path) -> None:
         (directory / "initrd").write_bytes(data)
 
-    return store.build("dom0", store.digest(data), make, what="building dom0's initrd") / "initrd"
+    return (
+        store.build_image("dom0", store.hash_inputs(data), make, what="building dom0's initrd")
+        / "initrd"
+    )

@@ -54,10 +54,10 @@ def free_port() -> int:
 
 
 class XenHost(Channel, Host):
-    """One host. Create it, :meth:`start` it, :meth:`wait_ready`.
+    """One host. Create it, :meth:`start_machine` it, :meth:`wait_ready`.
 
     All its files are in the lab's state directory; QEMU dies with the thread
-    that has called :meth:`start`.
+    that has called :meth:`start_machine`.
     """
 
     def __init__(self, identity: Identity, state: Path, port: int) -> None:
@@ -77,10 +77,10 @@ class XenHost(Channel, Host):
     def qmp_socket(self) -> Path:
         return self.state / f"{self.name}.qmp"
 
-    def _link(self, key: str) -> Path:
+    def _link_path(self, key: str) -> Path:
         return self.state / f"link-{key}"
 
-    def start(
+    def start_machine(
         self,
         *,
         drive: str,
@@ -92,20 +92,20 @@ class XenHost(Channel, Host):
 
         :param drive: QEMU's options of its disk.
         :param incoming: saved memory to go on with instead of booting; the
-            machine is then stopped, see :meth:`go`.
+            machine is then stopped, see :meth:`resume_machine`.
         """
         me = self.identity
         (other,) = (host for host in HOSTS if host.key != me.key)
-        kernel = images.kernel()
+        kernel = images.kernel_of_tree()
         arguments = (
             f"{DOM0} lab.name={me.name} lab.ip={me.ip} lab.cluster={'yes' if cluster else 'no'}"
         )
         initrd = f"{kernel.vmlinux} {arguments.replace(',', ',,')},{disk.dom0_initrd(kernel)}"
-        for path in (self.qmp_socket, self._link(me.key)):
+        for path in (self.qmp_socket, self._link_path(me.key)):
             path.unlink(missing_ok=True)
         link = (
-            f"dgram,id=n1,local.type=unix,local.path={self._link(me.key)},"
-            f"remote.type=unix,remote.path={self._link(other.key)}"
+            f"dgram,id=n1,local.type=unix,local.path={self._link_path(me.key)},"
+            f"remote.type=unix,remote.path={self._link_path(other.key)}"
         )
         command = [
             *("setpriv", "--pdeathsig", "KILL", "--"),
@@ -113,7 +113,7 @@ class XenHost(Channel, Host):
             *("-accel", accelerator[0], "-cpu", accelerator[1]),
             *("-machine", "q35", "-smp", "1", "-m", "1G"),
             *("-nodefaults", "-no-user-config", "-display", "none", "-vga", "none"),
-            *("-kernel", str(disk.hypervisor()), "-append", XEN, "-initrd", initrd),
+            *("-kernel", str(disk.extract_xen()), "-append", XEN, "-initrd", initrd),
             *("-drive", f"{drive},if=none,id=d0", "-device", "virtio-blk-pci,drive=d0"),
             *("-netdev", f"user,id=n0,restrict=on,hostfwd=tcp:127.0.0.1:{self.port}-:22"),
             *("-device", "virtio-net-pci,netdev=n0"),
@@ -129,17 +129,17 @@ class XenHost(Channel, Host):
             )
         (self.state / f"{self.name}.pid").write_text(f"{self._process.pid}\n")
 
-    def qmp(self) -> Qmp:
+    def open_qmp(self) -> Qmp:
         """Talk to QEMU.
 
         :raises LabError: the machine is not running, with QEMU's last words.
         """
         try:
-            return Qmp(self.qmp_socket, timeout=20 if self.running() else 0.1)
+            return Qmp(self.qmp_socket, timeout=20 if self.is_running() else 0.1)
         except QmpError as error:
             raise LabError(f"{error}\n{self.last_words()}") from error
 
-    def running(self) -> bool:
+    def is_running(self) -> bool:
         """Whether the machine has power."""
         if self._process:
             return self._process.poll() is None
@@ -150,11 +150,11 @@ class XenHost(Channel, Host):
             return False
         return str(self.qmp_socket).encode() in command
 
-    def go(self, *, timeout: float = 60.0) -> None:
+    def resume_machine(self, *, timeout: float = 60.0) -> None:
         """Let a machine whose memory was loaded go on."""
-        with self.qmp() as qmp:
+        with self.open_qmp() as qmp:
             qmp.wait_status("paused", "postmigrate", timeout=timeout)
-            qmp.command("cont")
+            qmp.execute_command("cont")
 
     def wait_ready(self, timeout: float = 240.0) -> None:
         """Wait until dom0 can be talked to.
@@ -162,8 +162,8 @@ class XenHost(Channel, Host):
         :raises LabError: with the end of what its serial line has said.
         """
         deadline = time.monotonic() + timeout
-        while not self.alive():
-            if not self.running():
+        while not self.is_alive():
+            if not self.is_running():
                 raise LabError(f"{self.name}: QEMU has ended\n{self.last_words()}")
             if time.monotonic() > deadline:
                 raise LabError(
@@ -189,16 +189,16 @@ class XenHost(Channel, Host):
             self._process.kill()
             self._process.wait(timeout=30)
         else:
-            with self.qmp() as qmp:
+            with self.open_qmp() as qmp:
                 try:
-                    qmp.command("quit")
+                    qmp.execute_command("quit")
                 except QmpError:
                     pass  # it has quit before it could say so
 
     def set_link(self, up: bool) -> None:
         """Plug the cluster's link in, or pull it out."""
-        with self.qmp() as qmp:
-            qmp.command("set_link", name="n1", up=up)
+        with self.open_qmp() as qmp:
+            qmp.execute_command("set_link", name="n1", up=up)
 
     def close(self) -> None:
         """End QEMU, if this object has started it."""

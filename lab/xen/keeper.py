@@ -18,14 +18,14 @@ from lab.host import ChannelError, LabError
 from lab.images.store import BuildError
 from lab.xen.lab import STATE, XenLab
 
-__all__ = ["DIRECTORY", "begin", "end"]
+__all__ = ["DIRECTORY", "begin_lab", "end_lab"]
 
 #: State of the lab of the command line.
 DIRECTORY = STATE / "xen"
 LOG = STATE / "xen.log"
 
 
-def _pid() -> int | None:
+def _find_pid() -> int | None:
     """The keeper's, if it lives."""
     try:
         pid = int((STATE / "xen.pid").read_text())
@@ -35,12 +35,12 @@ def _pid() -> int | None:
     return pid if b"lab.xen.keeper" in command else None
 
 
-def begin(hosts: int, timeout: float) -> None:
+def begin_lab(hosts: int, timeout: float) -> None:
     """Start a keeper and wait until its lab is up, showing its progress.
 
     :raises LabError: there is a lab already, or it does not come up.
     """
-    if _pid():
+    if _find_pid():
         raise LabError("the lab is up already; 'python3 -m lab xen down' takes it down")
     STATE.mkdir(parents=True, exist_ok=True)
     # Remains of a keeper that was killed; its machines have died with it.
@@ -67,18 +67,18 @@ def begin(hosts: int, timeout: float) -> None:
                 time.sleep(0.1)
             sys.stderr.write(progress.read())
     except BaseException:
-        end()
+        end_lab()
         raise
 
 
-def end() -> bool:
+def end_lab() -> bool:
     """End the keeper, and with it the lab; False if there was none."""
-    pid = _pid()
+    pid = _find_pid()
     if pid is None:
         return False
     os.kill(pid, signal.SIGTERM)
     deadline = time.monotonic() + 30
-    while _pid():
+    while _find_pid():
         if time.monotonic() > deadline:
             os.kill(pid, signal.SIGKILL)
             break
@@ -86,23 +86,23 @@ def end() -> bool:
     return True
 
 
-def _terminate(_number: int, _frame: FrameType | None) -> None:
+def _exit_on_signal(_number: int, _frame: FrameType | None) -> None:
     sys.exit(0)
 
 
-def _keep(hosts: int) -> None:
-    signal.signal(signal.SIGTERM, _terminate)
+def _keep_lab(hosts: int) -> None:
+    signal.signal(signal.SIGTERM, _exit_on_signal)
     if hosts == 1:
-        lab = XenLab.boot(1, cluster=False, state=DIRECTORY)
+        lab = XenLab.boot_lab(1, cluster=False, state=DIRECTORY)
         with lab:
-            lab.install()
-            _wait()
+            lab.install_project()
+            _wait_for_signal()
     else:
-        with XenLab.resume(state=DIRECTORY):
-            _wait()
+        with XenLab.resume_lab(state=DIRECTORY):
+            _wait_for_signal()
 
 
-def _wait() -> None:
+def _wait_for_signal() -> None:
     (DIRECTORY / "ready").touch()
     while True:
         signal.pause()
@@ -110,6 +110,6 @@ def _wait() -> None:
 
 if __name__ == "__main__":
     try:
-        _keep(int(sys.argv[1]))
+        _keep_lab(int(sys.argv[1]))
     except (LabError, ChannelError, BuildError) as error:
         sys.exit(str(error))

@@ -15,9 +15,9 @@ from types import TracebackType
 from lab import images
 from lab.guest import Guest
 from lab.host import Host, LabError
-from lab.progress import step
+from lab.progress import show_step
 from lab.xen import disk, project, saved
-from lab.xen.accelerator import Accelerator, choose
+from lab.xen.accelerator import Accelerator, choose_accelerator
 from lab.xen.host import HOSTS, XenHost, free_port
 
 __all__ = ["STATE", "XenLab"]
@@ -66,7 +66,7 @@ class XenLab:
     # ------------------------------------------------------------ getting one
 
     @classmethod
-    def _start(
+    def _start_hosts(
         cls,
         count: int,
         state: Path | None,
@@ -77,7 +77,7 @@ class XenLab:
         incoming: dict[str, Path] | None = None,
     ) -> XenLab:
         directory = state or STATE / f"xen-{os.getpid()}"
-        _clean()
+        _clean_remains()
         with ExitStack() as stack:
             if (directory / "lab.json").exists():
                 raise LabError(f"{directory}: there is a lab already; take it down first")
@@ -86,7 +86,7 @@ class XenLab:
             hosts = [XenHost(me, directory, free_port()) for me in HOSTS[:count]]
             for host in hosts:
                 stack.callback(host.close)
-                host.start(
+                host.start_machine(
                     drive=drive[host.identity.key],
                     accelerator=accelerator,
                     cluster=cluster,
@@ -98,7 +98,7 @@ class XenLab:
             return cls(hosts, directory, stack.pop_all())
 
     @classmethod
-    def boot(
+    def boot_lab(
         cls,
         hosts: int = 2,
         *,
@@ -115,23 +115,23 @@ class XenLab:
         :param overlays: folder to keep the disks' changes in; default: nowhere.
         :param timeout: seconds for everything.
         """
-        kernel = images.kernel()
-        base = disk.disk(kernel)
+        kernel = images.kernel_of_tree()
+        base = disk.build_disk(kernel)
         disk.dom0_initrd(kernel)
         drive = {host.key: f"file={base},format=raw,snapshot=on" for host in HOSTS}
         if overlays:
-            drive = saved.overlays(base, overlays)
-        accelerator = accelerator or choose(_boots)
+            drive = saved.make_overlays(base, overlays)
+        accelerator = accelerator or choose_accelerator(_boots_with)
         deadline = time.monotonic() + timeout
-        lab = cls._start(hosts, state, cluster=cluster, accelerator=accelerator, drive=drive)
+        lab = cls._start_hosts(hosts, state, cluster=cluster, accelerator=accelerator, drive=drive)
         try:
-            with step(f"booting {hosts} host(s) with Xen"):
+            with show_step(f"booting {hosts} host(s) with Xen"):
                 for host in lab.hosts:
                     host.wait_ready(deadline - time.monotonic())
                 for host in lab.hosts:
                     host.set_time()
             if cluster:
-                with step("waiting for Pacemaker"):
+                with show_step("waiting for Pacemaker"):
                     lab.wait_cluster(deadline - time.monotonic())
         except BaseException:
             lab.close()
@@ -139,18 +139,18 @@ class XenLab:
         return lab
 
     @classmethod
-    def resume(cls, *, state: Path | None = None, install: bool = True) -> XenLab:
+    def resume_lab(cls, *, state: Path | None = None, install: bool = True) -> XenLab:
         """Two hosts with a ready cluster, in seconds; built first where there is none.
 
         :param install: put the present project tree into the hosts.
         """
-        files = saved.cluster()
-        with step("resuming the saved cluster"):
-            lab = cls._start(
+        files = saved.saved_cluster()
+        with show_step("resuming the saved cluster"):
+            lab = cls._start_hosts(
                 2,
                 state,
                 cluster=True,
-                accelerator=accelerator(),
+                accelerator=choose_for_hosts(),
                 drive={
                     key: f"file={path},format=qcow2,snapshot=on" for key, path in files.disk.items()
                 },
@@ -158,10 +158,10 @@ class XenLab:
             )
             try:
                 for host in lab.hosts:
-                    with host.qmp() as qmp:
+                    with host.open_qmp() as qmp:
                         qmp.wait_status("paused", "postmigrate", timeout=60)
                 for host in lab.hosts:
-                    host.go()
+                    host.resume_machine()
                 for host in lab.hosts:
                     host.wait_ready(60)
                     host.set_time()
@@ -171,14 +171,14 @@ class XenLab:
                 raise
         try:
             if install:
-                lab.install()
+                lab.install_project()
         except BaseException:
             lab.close()
             raise
         return lab
 
     @classmethod
-    def attach(cls, state: Path) -> XenLab:
+    def attach_to_lab(cls, state: Path) -> XenLab:
         """A lab that another process has brought up.
 
         :raises LabError: there is none.
@@ -200,54 +200,54 @@ class XenLab:
     def b(self) -> XenHost:
         return self.hosts[1]
 
-    def host(self, name: str) -> XenHost:
+    def find_host(self, name: str) -> XenHost:
         """By name (``host-a``) or key (``a``)."""
         for host in self.hosts:
             if name in (host.name, host.identity.key):
                 return host
         raise LabError(f"no host {name}; there are {', '.join(h.name for h in self.hosts)}")
 
-    def guest(self, *, through: Host | None = None) -> Guest:
+    def guest_through(self, *, through: Host | None = None) -> Guest:
         """The lab's hand in ``vm1``, reached through one of the hosts."""
         return Guest(through or self.a)
 
     # ------------------------------------------------------------ doing things
 
-    def install(self) -> None:
+    def install_project(self) -> None:
         """Put the present project tree, its probes and the guest into all hosts.
 
         vesperd is (re)started.
         """
-        with step("installing the project in the hosts"):
-            bundle = project.bundle()
+        with show_step("installing the project in the hosts"):
+            bundle = project.make_bundle()
             with ThreadPoolExecutor() as both:
                 # list(): an error in one of them is raised here.
-                list(both.map(lambda host: project.install(host, bundle), self.hosts))
+                list(both.map(lambda host: project.install_bundle(host, bundle), self.hosts))
 
     def wait_cluster(self, timeout: float) -> None:
         """Wait until both hosts are online and there is a DC."""
-        self.a.wait(READY, timeout=timeout)
+        self.a.wait_for_command(READY, timeout=timeout)
 
     def running_on(self) -> XenHost | None:
         """The host on which vm1's domain exists."""
         for host in self.hosts:
-            if host.run("xl list vm1", timeout=30).rc == 0:
+            if host.run_command("xl list vm1", timeout=30).rc == 0:
                 return host
         return None
 
 
-def _clean() -> None:
+def _clean_remains() -> None:
     """Remove what labs have left whose process was killed; their machines died with it."""
     for path in STATE.glob("xen-*"):
         if not Path("/proc", path.name.removeprefix("xen-")).exists():
             shutil.rmtree(path, ignore_errors=True)
 
 
-def _boots(accelerator: Accelerator) -> None:
-    with XenLab.boot(1, cluster=False, timeout=25, accelerator=accelerator):
+def _boots_with(accelerator: Accelerator) -> None:
+    with XenLab.boot_lab(1, cluster=False, timeout=25, accelerator=accelerator):
         pass
 
 
-def accelerator() -> Accelerator:
+def choose_for_hosts() -> Accelerator:
     """What the hosts of this machine run with."""
-    return choose(_boots)
+    return choose_accelerator(_boots_with)

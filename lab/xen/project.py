@@ -17,7 +17,7 @@ from lab.images.probes import PROJECT
 from lab.xen.disk import GUEST_KERNEL
 from lab.xen.host import XenHost
 
-__all__ = ["GUEST_INITRD", "bundle", "guest_config", "install"]
+__all__ = ["GUEST_INITRD", "guest_config", "install_bundle", "make_bundle"]
 
 HERE = Path(__file__).parent / "dom0"
 
@@ -53,18 +53,20 @@ on_reboot = "restart"
 """
 
 
-def bundle() -> bytes:
+def make_bundle() -> bytes:
     """A tar archive to be unpacked at /: the installed project, probes, the guest."""
-    kernel = images.kernel()
-    modules = images.modules(kernel)
+    kernel = images.kernel_of_tree()
+    modules = images.build_modules(kernel)
     with tempfile.TemporaryDirectory(prefix="vesper-lab-") as name:
         stage = Path(name)
-        store.run(["make", "-s", "-C", PROJECT, "install", f"DESTDIR={stage}"], timeout=120)
+        store.run_build_command(
+            ["make", "-s", "-C", PROJECT, "install", f"DESTDIR={stage}"], timeout=120
+        )
         # Sources for DKMS and pages for people are no use in the lab's hosts.
         shutil.rmtree(stage / "usr/src", ignore_errors=True)
         shutil.rmtree(stage / "usr/share", ignore_errors=True)
         # Compiled here: an emulated host would take seconds at each first start.
-        store.run(
+        store.run_build_command(
             ["/usr/bin/python3", "-m", "compileall", "-q", "-s", stage, stage / "usr/lib/python3"],
             timeout=120,
         )
@@ -72,16 +74,16 @@ def bundle() -> bytes:
         probes.mkdir(parents=True, exist_ok=True)
         for path in modules.probes:
             shutil.copy(path, probes)
-        _put(stage, GUEST_INITRD, images.guest_initrd(kernel, modules).read_bytes())
-        _put(stage, "/etc/xen/vm1.cfg", guest_config().encode())
-        _put(stage, "/etc/vesper/vesperd.toml", VESPERD_SETTINGS.encode())
+        _put_file(stage, GUEST_INITRD, images.guest_initrd(kernel, modules).read_bytes())
+        _put_file(stage, "/etc/xen/vm1.cfg", guest_config().encode())
+        _put_file(stage, "/etc/vesper/vesperd.toml", VESPERD_SETTINGS.encode())
         for name, folder in (
             (CHECK_PAGE, PROJECT / "lab"),
             (VIF_SCRIPT, HERE),
             ("/usr/local/bin/ssh", HERE),
             (RECEIVE, HERE),
         ):
-            _put(stage, name, (folder / Path(name).name).read_bytes(), 0o755)
+            _put_file(stage, name, (folder / Path(name).name).read_bytes(), 0o755)
         data = io.BytesIO()
         with tarfile.open(fileobj=data, mode="w") as archive:
             for path in sorted(stage.rglob("*")):
@@ -91,19 +93,21 @@ def bundle() -> bytes:
         return data.getvalue()
 
 
-def _put(stage: Path, name: str, data: bytes, mode: int = 0o644) -> None:
+def _put_file(stage: Path, name: str, data: bytes, mode: int = 0o644) -> None:
     path = stage / name.lstrip("/")
     path.parent.mkdir(parents=True, exist_ok=True)
     path.write_bytes(data)
     path.chmod(mode)
 
 
-def install(host: XenHost, data: bytes) -> None:
+def install_bundle(host: XenHost, data: bytes) -> None:
     """Unpack the bundle in a host, over what was there before; (re)start vesperd."""
     host.stop_vesperd()
-    host.run("tar -x -o --keep-directory-symlink -C / -f -", stdin=data, timeout=120, check=True)
+    host.run_command(
+        "tar -x -o --keep-directory-symlink -C / -f -", stdin=data, timeout=120, check=True
+    )
     # Ends at once where there is one already: the port is taken.
-    host.run(
+    host.run_command(
         f"setsid socat -b 262144 TCP-LISTEN:7000,fork,reuseaddr EXEC:{RECEIVE} "
         ">/dev/null 2>&1 </dev/null &",
         check=True,

@@ -35,8 +35,8 @@ class Qmp:
                     raise QmpError(f"{path}: QEMU does not listen: {error}") from error
                 time.sleep(0.02)
         self._lines = self._socket.makefile("rb")
-        self._read()  # its greeting
-        self.command("qmp_capabilities")
+        self._read_message()  # its greeting
+        self.execute_command("qmp_capabilities")
 
     def __enter__(self) -> Qmp:
         return self
@@ -53,7 +53,7 @@ class Qmp:
         self._lines.close()
         self._socket.close()
 
-    def _read(self) -> dict[str, Any]:
+    def _read_message(self) -> dict[str, Any]:
         try:
             line = self._lines.readline()
         except OSError as error:
@@ -63,7 +63,7 @@ class Qmp:
         answer: dict[str, Any] = json.loads(line)
         return answer
 
-    def command(self, word: str, /, **arguments: Any) -> Any:
+    def execute_command(self, word: str, /, **arguments: Any) -> Any:
         """Execute a command; events that come meanwhile are dropped.
 
         :raises QmpError: with QEMU's words.
@@ -73,7 +73,7 @@ class Qmp:
             request["arguments"] = {key.replace("_", "-"): arguments[key] for key in arguments}
         self._socket.sendall(json.dumps(request).encode() + b"\n")
         while True:
-            answer = self._read()
+            answer = self._read_message()
             if "error" in answer:
                 raise QmpError(f"{self._path}: {word}: {answer['error']['desc']}")
             if "return" in answer:
@@ -82,17 +82,17 @@ class Qmp:
     def wait_status(self, *wanted: str, timeout: float) -> None:
         """Wait until the machine's run state is one of those."""
         deadline = time.monotonic() + timeout
-        while (status := self.command("query-status")["status"]) not in wanted:
+        while (status := self.execute_command("query-status")["status"]) not in wanted:
             if time.monotonic() > deadline:
                 raise QmpError(f"{self._path}: {status} and not {wanted} after {timeout:.0f} s")
             time.sleep(0.02)
 
-    def save(self, path: Path, *, timeout: float) -> None:
+    def save_machine(self, path: Path, *, timeout: float) -> None:
         """Write the stopped machine's memory and devices into a file."""
-        self.command("migrate-set-parameters", max_bandwidth=10 << 30)
-        self.command("migrate", uri=f"exec:cat > '{path}'")
+        self.execute_command("migrate-set-parameters", max_bandwidth=10 << 30)
+        self.execute_command("migrate", uri=f"exec:cat > '{path}'")
         deadline = time.monotonic() + timeout
-        while (state := self.command("query-migrate"))["status"] != "completed":
+        while (state := self.execute_command("query-migrate"))["status"] != "completed":
             if state["status"] in ("failed", "cancelled") or time.monotonic() > deadline:
                 raise QmpError(f"{self._path}: cannot save the machine: {state}")
             time.sleep(0.05)

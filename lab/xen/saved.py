@@ -8,10 +8,10 @@ from pathlib import Path
 
 from lab import images
 from lab.images import store
-from lab.progress import step
+from lab.progress import show_step
 from lab.xen import disk, host
 
-__all__ = ["Saved", "cluster", "overlays"]
+__all__ = ["Saved", "make_overlays", "saved_cluster"]
 
 #: Run in each host before it is saved: what a test needs is then in its page
 #: cache, and so in the saved memory, and need not be read again.
@@ -34,42 +34,42 @@ class Saved:
     disk: dict[str, Path]
 
 
-def overlays(base: Path, folder: Path) -> dict[str, str]:
+def make_overlays(base: Path, folder: Path) -> dict[str, str]:
     """Make each host an overlay over the common disk; returns QEMU's drive options."""
     drives = {}
     for me in host.HOSTS:
         path = folder / f"{me.key}.qcow2"
-        store.run(
+        store.run_build_command(
             ["qemu-img", "create", "-q", "-f", "qcow2", "-b", base, "-F", "raw", path], timeout=30
         )
         drives[me.key] = f"file={path},format=qcow2,cache=unsafe"
     return drives
 
 
-def cluster() -> Saved:
+def saved_cluster() -> Saved:
     """The saved cluster; booted and saved first where there is none (1 to 3 minutes).
 
     :raises LabError: it does not come up.
     """
-    kernel = images.kernel()
-    base, initrd = disk.disk(kernel), disk.dom0_initrd(kernel)
+    kernel = images.kernel_of_tree()
+    base, initrd = disk.build_disk(kernel), disk.dom0_initrd(kernel)
 
     def make(directory: Path) -> None:
         from lab.xen.lab import XenLab  # which needs this module
 
-        with XenLab.boot(cluster=True, overlays=directory) as lab:
+        with XenLab.boot_lab(cluster=True, overlays=directory) as lab:
             for machine in lab.hosts:
-                machine.run(WARM, timeout=240)
-            with step("saving the hosts"):
-                machines = [machine.qmp() for machine in lab.hosts]
+                machine.run_command(WARM, timeout=240)
+            with show_step("saving the hosts"):
+                machines = [machine.open_qmp() for machine in lab.hosts]
                 for qmp in machines:
-                    qmp.command("stop")
+                    qmp.execute_command("stop")
                 for qmp, machine in zip(machines, lab.hosts, strict=True):
-                    qmp.save(directory / f"{machine.identity.key}.ram", timeout=120)
+                    qmp.save_machine(directory / f"{machine.identity.key}.ram", timeout=120)
                     qmp.close()
 
-    key = store.digest(str(base), str(initrd), host.XEN, host.DOM0, WARM, *_accelerator())
-    directory = store.build("cluster", key, make, what="making a ready cluster of two hosts")
+    key = store.hash_inputs(str(base), str(initrd), host.XEN, host.DOM0, WARM, *_accelerator_key())
+    directory = store.build_image("cluster", key, make, what="making a ready cluster of two hosts")
     keys = [me.key for me in host.HOSTS]
     return Saved(
         memory={key: directory / f"{key}.ram" for key in keys},
@@ -77,7 +77,7 @@ def cluster() -> Saved:
     )
 
 
-def _accelerator() -> tuple[str, str]:
-    from lab.xen.lab import accelerator
+def _accelerator_key() -> tuple[str, str]:
+    from lab.xen.lab import choose_for_hosts
 
-    return accelerator()
+    return choose_for_hosts()

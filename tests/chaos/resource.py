@@ -123,6 +123,6 @@ class Resource(threading.Thread):
 
     def kill_guest(self) -> None:
         """At the very end."""
-        record = self.place.read()
+        record = self.place.read_record()
         if record is not None:
             os.kill(record.pid, signal.SIGKILL)

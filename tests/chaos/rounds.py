@@ -179,7 +179,7 @@ class Chaos:
             found = self._daemon.call("status")["vms"]
         except (DaemonUnavailable, DaemonError):
             return False
-        record = Place(vm).read()
+        record = Place(vm).read_record()
         return any(
             entry["vm"] == vm
             and record is not None

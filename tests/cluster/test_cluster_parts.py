@@ -16,16 +16,16 @@ def dc(vm: VirtualMachine) -> Node:
     """The node that is the cluster's designated controller."""
     for _ in wait_until("a DC", 60):
         for node in vm.lab.nodes:
-            status = vm.lab.status(node) if node.running() else None
+            status = vm.lab.read_status(node) if node.is_running() else None
             found = status.find("./summary/current_dc") if status is not None else None
             if found is not None and found.get("present") == "true":
-                return vm.lab.node(str(found.get("name")))
+                return vm.lab.find_node(str(found.get("name")))
     raise AssertionError
 
 
 def wait_online(vm: VirtualMachine) -> None:
     for _ in wait_until("all nodes online", 60, 0.2):
-        if len(vm.lab.online()) == len(vm.lab.nodes):
+        if len(vm.lab.list_online()) == len(vm.lab.nodes):
             return
 
 
@@ -82,7 +82,7 @@ def test_the_dc_is_lost(vm: VirtualMachine, life: Life) -> None:
         life.assert_well()
     lost = dc(vm)
     assert lost.name != life.node.name
-    lost.kill()
+    lost.cut_power()
     vm.kill_httpd(life.node)
     for _ in wait_until("the end of the faulty instance", 60):
         if vm.faults(life.node)[-1]["ended_by"] == "stop":

@@ -22,7 +22,7 @@ def web(vm: VirtualMachine) -> Iterator[VirtualMachine]:
     """Domain vm1 as the resource ``web``."""
     first = vm.lab.nodes[0]
     for node in vm.lab.nodes:
-        node.write(XMFILE, 'name = "vm1"\nmemory = 64\n')
+        node.write_file(XMFILE, 'name = "vm1"\nmemory = 64\n')
     # fmt: off
     first.run(
         "crm", "-F", "configure", "primitive", "web", "ocf:vesper:XenVM",

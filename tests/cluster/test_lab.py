@@ -46,23 +46,23 @@ def test_a_killed_lab_leaves_nothing() -> None:
 def test_a_node_comes_back_after_a_power_cut(lab: ClusterLab) -> None:
     node = lab.nodes[1]
     (node.directory / "state/mark").touch()
-    node.kill()
+    node.cut_power()
     for _ in wait_until("the node's loss is noticed", 30, 0.2):
-        if lab.online() == {lab.nodes[0].name}:
+        if lab.list_online() == {lab.nodes[0].name}:
             break
     new = lab.power_on(node)
     for _ in wait_until("all online", 60, 0.2):
-        if len(lab.online()) == 2:
+        if len(lab.list_online()) == 2:
             break
-    assert new.path("/var/lib/vesper/mark").exists()
+    assert new.host_path("/var/lib/vesper/mark").exists()
     new.start_vesperd()
 
 
 def test_labs_do_not_disturb_each_other(lab: ClusterLab) -> None:
     before = set(STATE.glob(PREFIX + "*"))
     with ClusterLab(1, vesperd=False) as other:
-        assert other.online() == {"node1"}
-        assert len(lab.online()) == 2
+        assert other.list_online() == {"node1"}
+        assert len(lab.list_online()) == 2
     assert set(STATE.glob(PREFIX + "*")) == before
 
 
@@ -75,14 +75,14 @@ def test_a_node_is_fenced_and_comes_back() -> None:
         assert "nobody" in off.stderr
         lab.cut_off(second)
         for _ in wait_until("the second node is fenced", 60, 0.2):
-            if not second.running():
+            if not second.is_running():
                 break
-        assert first.running()  # the one that shoots first
+        assert first.is_running()  # the one that shoots first
         status = first.run("fence_lab", "-o", "status", "-n", second.name, check=False)
         assert status.returncode == 2
-        lab.connect(second)
+        lab.reconnect_node(second)
         for _ in wait_until("all online", 60, 0.2):
-            if len(lab.online()) == 2:
+            if len(lab.list_online()) == 2:
                 break
         assert lab.nodes[1].init != second.init
         for _ in wait_until("vesperd runs", 20, 0.2):

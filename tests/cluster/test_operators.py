@@ -100,7 +100,7 @@ def test_the_history_is_forgotten(vm: VirtualMachine, life: Life, how: str) -> N
 
 def test_a_refresh_at_the_moment_of_a_fault(vm: VirtualMachine, life: Life) -> None:
     """The failure may be forgotten before Pacemaker has acted on it: it is told again."""
-    refresh = vm.lab.nodes[0].popen("crm_resource", "--refresh", "-r", "vm1")
+    refresh = vm.lab.nodes[0].start_command("crm_resource", "--refresh", "-r", "vm1")
     vm.kill_httpd(life.node)
     assert refresh.wait(30) == 0
     life.wait_ended()
@@ -129,7 +129,7 @@ def test_moved_banned_and_put_on_standby(vm: VirtualMachine, life: Life) -> None
 
 def test_a_fault_at_the_moment_of_a_ban(vm: VirtualMachine, life: Life) -> None:
     """It ends with its instance, whichever was first."""
-    ban = vm.lab.nodes[0].popen("crm_resource", "-r", "vm1", "--ban", "-N", life.node.name)
+    ban = vm.lab.nodes[0].start_command("crm_resource", "-r", "vm1", "--ban", "-N", life.node.name)
     vm.kill_httpd(life.node)
     assert ban.wait(30) == 0
     new = Life(vm, vm.wait_moved(life.node))

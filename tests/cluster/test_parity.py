@@ -11,8 +11,10 @@ from tests.cluster.vm import VirtualMachine
 
 def test_a_monitor_script_fails_the_vm_over(vm: VirtualMachine) -> None:
     for node in vm.lab.nodes:
-        node.write("/etc/xen/check", "#!/bin/sh\n[ ! -e /run/broken ] || { echo 503; exit 1; }\n")
-        node.path("/etc/xen/check").chmod(0o755)
+        node.write_file(
+            "/etc/xen/check", "#!/bin/sh\n[ ! -e /run/broken ] || { echo 503; exit 1; }\n"
+        )
+        node.host_path("/etc/xen/check").chmod(0o755)
     node = vm.configure(
         params=("monitor_scripts=/etc/xen/check", "monitor_scripts_interval=2",
                 "monitor_scripts_timeout=3"),
@@ -31,8 +33,8 @@ def test_a_monitor_script_fails_the_vm_over(vm: VirtualMachine) -> None:
 def test_a_stop_waits_for_no_script_and_leaves_none(vm: VirtualMachine) -> None:
     for node in vm.lab.nodes:
         script = "#!/bin/sh\n[ -e /run/started ] || exit 0\nexec sleep 4242\n"
-        node.write("/etc/xen/check", script)
-        node.path("/etc/xen/check").chmod(0o755)
+        node.write_file("/etc/xen/check", script)
+        node.host_path("/etc/xen/check").chmod(0o755)
     node = vm.configure(
         params=("monitor_scripts=/etc/xen/check", "monitor_scripts_interval=1",
                 "monitor_scripts_timeout=20"),

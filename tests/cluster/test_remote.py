@@ -22,7 +22,7 @@ def lab() -> Iterator[ClusterLab]:
 
 
 def put_on_remote(vm: VirtualMachine) -> Life:
-    remote = vm.lab.node("remote1")
+    remote = vm.lab.find_node("remote1")
     if vm.node().name != remote.name:
         vm.administrate("crm_resource", "-r", "vm1", "--move", "-N", remote.name)
         vm.administrate("crm_resource", "-r", "vm1", "--clear", "-N", remote.name)

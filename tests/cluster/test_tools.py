@@ -98,11 +98,11 @@ def test_crmsh_takes_the_stock_agents_configuration(lab: ClusterLab, agent: str)
 def test_ocf_tester(lab: ClusterLab, agent: str) -> None:
     """Starts, stops and monitors in all orders, each twice."""
     node = lab.nodes[0]
-    node.write("/etc/xen/tested.cfg", 'name = "tested"\nmemory = 64\n')
-    node.write("/etc/vesper/tested.xml", "<domain type='kvm'><name>tested</name></domain>\n")
+    node.write_file("/etc/xen/tested.cfg", 'name = "tested"\nmemory = 64\n')
+    node.write_file("/etc/vesper/tested.xml", "<domain type='kvm'><name>tested</name></domain>\n")
     if agent == "LibvirtVM":
-        node.write("/usr/sbin/virsh", VIRSH.read_text())
-        node.path("/usr/sbin/virsh").chmod(0o755)
+        node.write_file("/usr/sbin/virsh", VIRSH.read_text())
+        node.host_path("/usr/sbin/virsh").chmod(0o755)
     config = AGENTS[agent].replace("vm1", "tested")
     try:
         # fmt: off
@@ -114,7 +114,7 @@ def test_ocf_tester(lab: ClusterLab, agent: str) -> None:
         # fmt: on
     finally:
         node.run("xl", "destroy", "tested", check=False)
-        node.path("/usr/sbin/virsh").unlink(missing_ok=True)
+        node.host_path("/usr/sbin/virsh").unlink(missing_ok=True)
     complaints = [line for line in done.stdout.splitlines() if line.startswith("* rc=")]
     known = [
         # ocf-tester 4.12 knows meta-data of version 1.0 only, by a DTD (which

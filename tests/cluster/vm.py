@@ -66,7 +66,7 @@ class VirtualMachine:
         :returns: the node it runs on.
         """
         for node in self.lab.nodes:
-            node.write(XMFILE, f'name = "vm1"\nmemory = 64\nextra = "{extra}"\n')
+            node.write_file(XMFILE, f'name = "vm1"\nmemory = 64\nextra = "{extra}"\n')
         # fmt: off
         self.lab.nodes[0].run(
             "crm", "-F", "configure", "primitive", "vm1", "ocf:vesper:XenVM",
@@ -178,7 +178,7 @@ class VirtualMachine:
         self.administrate("crm_resource", "-r", "vm1", "--meta", *change)
 
     def failures(self) -> list[Failure]:
-        status = self.lab.status()
+        status = self.lab.read_status()
         assert status is not None
         return [
             Failure(
@@ -199,7 +199,7 @@ class VirtualMachine:
         raise AssertionError
 
     def fail_count(self, node: Node) -> int:
-        status = self.lab.status()
+        status = self.lab.read_status()
         assert status is not None
         path = f"./node_history/node[@name='{node.name}']/resource_history[@id='vm1']"
         history = status.find(path)

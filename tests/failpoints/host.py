@@ -147,7 +147,7 @@ class Host:
         if ended != [True] and (ended or not locked):
             self.wrong.append(f"{what}: in the journal: {faults}")
         with Client(str(self.daemon.socket), timeout=PATIENT_S) as client:
-            events = [answer["event"] for answer in client.stream("events", limit=20)]
+            events = [answer["event"] for answer in client.stream_answers("events", limit=20)]
         marks = [event["fields"].get("pid") for event in events]
         if marks.count(self._mark) != 1 and (self._mark in marks or not locked):
             self.wrong.append(f"{what}: events of the journal: {marks}")
@@ -177,7 +177,7 @@ class Host:
         while True:
             try:
                 with Client(str(self.daemon.socket), timeout=2 * PATIENT_S) as client:
-                    return client.call(op, **fields)
+                    return client.call_vesperd(op, **fields)
             except (DaemonUnavailable, DaemonError) as error:
                 assert time.monotonic() < end, f"{op}: {error}: {self.daemon.log.read_text()}"
             process = self.daemon.process

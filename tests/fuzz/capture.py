@@ -31,7 +31,7 @@ def _regions(seen: Watch) -> None:
     assert guest is not None
     _write("cchan", guest.link.cchan.view[: ctypes.sizeof(abi.Cchan)])
     _write("table", guest.table._mapping.view[: ctypes.sizeof(abi.Table)])
-    life = guest.link.map(guest.hello.life.handle, 1)
+    life = guest.link.map_region(guest.hello.life.handle, 1)
     _write("life", life.view)
     for name in ("send_signal", "out_of_memory", "process_exit"):
         channel = seen.session._channels[name]
@@ -53,12 +53,12 @@ async def _capture(guest: KvmMachine) -> None:
         hello = seen.session._guest
         assert hello is not None
         region = hello.hello.words
-        _write("words", hello.link.map(region.handle, region.pages).view)
+        _write("words", hello.link.map_region(region.handle, region.pages).view)
 
 
 def main() -> None:
     CAPTURED.mkdir(exist_ok=True)
-    kernel = images.kernel()
+    kernel = images.kernel_of_tree()
     with (
         tempfile.TemporaryDirectory() as directory,
         kvm_machine(kernel, build(kernel), Path(directory), cmdline="panic=0") as guest,

@@ -50,7 +50,7 @@ async def _talk(server: Server, pieces: list[bytes]) -> None:
     ours.setblocking(False)
     answers = bytearray()
     with ours:
-        server._accepted(theirs)
+        server._handle_accepted(theirs)
         for piece in pieces:
             end = asyncio.get_running_loop().time() + PATIENCE_S
             left = piece
@@ -114,9 +114,9 @@ def texts(data: bytes) -> None:
             break
     others.raise_found()
     daemon = others.daemon()
-    loop.run_until_complete(daemon.recorder.flush())
+    loop.run_until_complete(daemon.recorder.flush_queue())
     assert daemon.recorder.error is None, daemon.recorder.error
-    for instance in daemon.instances.all():
+    for instance in daemon.instances.list_all():
         instance.record.vm.encode()
         assert instance.record.vm == DOMAIN.name
         instance.record.resource.encode()

@@ -91,13 +91,13 @@ class Link:
         self._lost: Callable[[str], None] | None = None
         self._busy = False
 
-    def map(self, handle: int, pages: int, *, writable: bool = False) -> Mapping:
+    def map_region(self, handle: int, pages: int, *, writable: bool = False) -> Mapping:
         if not 0 < pages <= abi.MAX_REGION_PAGES or not 0 < handle <= PAGES - pages:
             raise TransportError(f"not shared: {handle:#x}, {pages} pages")
         view = self._view[handle * abi.PAGE_SIZE : (handle + pages) * abi.PAGE_SIZE]
         return Mapping(view)
 
-    def notify(self) -> None:
+    def notify_guest(self) -> None:
         if not self._busy:
             self._busy = True
             asyncio.get_running_loop().call_soon(self._go_on)

@@ -62,7 +62,7 @@ class _Grants(XenLink):
         self.domain = DOMAIN
         self._page = page
 
-    def _map(self, references: list[int], what: str, *, writable: bool) -> Any:
+    def _map_grants(self, references: list[int], what: str, *, writable: bool) -> Any:
         assert 0 < len(references) <= abi.MAX_REGION_PAGES
         assert all(0 <= reference < 1 << 32 for reference in references)
         return Link(self._page, Input(b"")).cchan
@@ -77,7 +77,7 @@ def region(data: bytes) -> None:
     handle, asked, pages = given.u64(), given.u32(), given.u16()
     rest = given.rest()
     with contextlib.suppress(TransportError):
-        _Grants(rest).map(handle, pages).close()
+        _Grants(rest).map_region(handle, pages).close()
     link = Link(rest, Input(b""))
     with contextlib.suppress(TransportError, ValueError):
         map_region(
@@ -93,7 +93,7 @@ class _Store:
     def __init__(self, given: Input) -> None:
         self._given = given
 
-    async def read(self, path: str) -> str | None:
+    async def read_node(self, path: str) -> str | None:
         size = self._given.u8()
         return None if size == 255 else self._given.take(size).decode("latin-1")
 
@@ -105,7 +105,7 @@ def xenstore(data: bytes) -> None:
     for _ in range(3):
         _at_once(device.frontend_state())
         try:
-            published = _at_once(device.published())
+            published = _at_once(device.read_published())
             assert all(0 <= number < 1 << 32 for number in published)
         except TransportError as error:
             assert str(error).isprintable(), str(error)
@@ -116,15 +116,15 @@ def tools(data: bytes) -> None:
     """What xl prints, and what libvirt leaves in its status files."""
     text = data.decode("utf-8", "replace")
     with contextlib.suppress(TransportError):
-        toolstack.parse(text)
+        toolstack.parse_list(text)
     with contextlib.suppress(TransportError):
         toolstack.parse_vcpus(text, 7)
     with contextlib.suppress(ValueError):
-        xl_list.sizes(text)
+        xl_list.parse_sizes(text)
     with contextlib.suppress(TransportError):
-        found = qemu._parse(Path("vm1.xml"), data)
+        found = qemu._parse_status(Path("vm1.xml"), data)
         if found is not None:
-            states.report(found.state, found.reason)
+            states.make_report(found.state, found.reason)
 
 
 # ------------------------------------------------------------ the holder
@@ -154,18 +154,18 @@ def holder(data: bytes) -> None:
     client = control.Client(peer)
     try:
         for _ in range(8):
-            for line in client.receive():
-                client.answer(line, [], {"free": 1, "size": 4096}, lambda _vm: None)
+            for line in client.receive_requests():
+                client.answer_request(line, [], {"free": 1, "size": 4096}, lambda _vm: None)
                 assert len(client._buffer) <= control.MAX_LINE
             if given.empty:
                 break
     except OSError:
         pass
     with contextlib.suppress(HolderError):
-        answer = holder_client._parse("sock", data[1:])
-        holder_client._qemus("sock", answer)
+        answer = holder_client._parse_answer("sock", data[1:])
+        holder_client._parse_qemus("sock", answer)
     if which % 2:
-        Attachment(4096, -1, -1, -1, peer).lost()
+        Attachment(4096, -1, -1, -1, peer).find_loss()
 
 
 # ------------------------------------------------------------ vesperd's socket
@@ -177,32 +177,32 @@ class _Transport:
     name = "fuzz"
 
     @classmethod
-    def usable(cls) -> str | None:
+    def explain_unusable(cls) -> str | None:
         return None
 
     async def start(self) -> None: ...
 
     async def stop(self) -> None: ...
 
-    async def domains(self) -> list[Domain]:
+    async def list_domains(self) -> list[Domain]:
         return [DOMAIN]
 
-    async def find(self, name: str) -> Domain | None:
+    async def find_domain(self, name: str) -> Domain | None:
         return DOMAIN if name == DOMAIN.name else None
 
-    async def report(self, domain: Domain) -> DomainReport:
+    async def report_domain(self, domain: Domain) -> DomainReport:
         return DomainReport(DomainState.RUNNING)
 
-    async def active(self) -> list[Domain]:
+    async def list_active_domains(self) -> list[Domain]:
         return []
 
-    async def connect(self, domain: Domain, timeout: float) -> Any:  # noqa: ASYNC109
+    async def connect_domain(self, domain: Domain, timeout: float) -> Any:  # noqa: ASYNC109
         await asyncio.sleep(timeout)
         raise FrontendMissing("vm1: no frontend")
 
-    async def deactivate(self, domain: Domain) -> None: ...
+    async def deactivate_domain(self, domain: Domain) -> None: ...
 
-    async def events(self) -> AsyncIterator[DomainEvent]:
+    async def follow_events(self) -> AsyncIterator[DomainEvent]:
         await asyncio.Event().wait()
         yield DomainEvent(7)
 
@@ -218,10 +218,10 @@ class Client(Connection):
     def is_over(self) -> bool:
         return False
 
-    async def line(self) -> bytes | None:
+    async def read_line(self) -> bytes | None:
         return None
 
-    def write(self, data: bytes) -> None:
+    def write_data(self, data: bytes) -> None:
         for line in data.splitlines():
             answer = json.loads(line)
             assert "internal" not in answer.get("code", "") or ": " in answer["error"]
@@ -230,7 +230,7 @@ class Client(Connection):
                 assert answer["ok"] or answer["code"] != "internal", answer
             self.answers += 1
 
-    async def drain(self) -> None: ...
+    async def drain_buffer(self) -> None: ...
 
     async def close(self) -> None: ...
 
@@ -268,7 +268,7 @@ def begin() -> Server:
 
 
 async def request(server: Server, line: bytes, client: Client) -> None:
-    work = asyncio.ensure_future(server._request(client, line))
+    work = asyncio.ensure_future(server._serve_request(client, line))
     await asyncio.wait({work}, timeout=PATIENCE)
     work.cancel()
     await asyncio.gather(work, return_exceptions=True)

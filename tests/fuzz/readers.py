@@ -22,11 +22,11 @@ from vesper_monitor.guest.action import Guest
 from vesper_monitor.guest.cchan import Cchan, CchanError, GuestRefused
 from vesper_monitor.guest.channel import TableError
 from vesper_monitor.guest.collector import Collector
-from vesper_monitor.guest.decode import Event, decode
+from vesper_monitor.guest.decode import Event, decode_records
 from vesper_monitor.guest.last_words import WordsReader
 from vesper_monitor.guest.life import LifeReader
 from vesper_monitor.guest.liveness import Liveness
-from vesper_monitor.guest.points.syntax import parse
+from vesper_monitor.guest.points.syntax import parse_definition
 from vesper_monitor.guest.processes import find_processes
 from vesper_monitor.guest.rawfeed import RawFeed
 from vesper_monitor.guest.relay import READ_LIMIT, ChannelShape, RawRecord, RelayReader
@@ -51,9 +51,9 @@ RULES = (
 POINTS = {
     point.name: point
     for point in (
-        parse("p:one do_exit a=%ax:s64 b=+0(%si):string c=%cx:char d=%dx:x32"),
-        parse("p:none do_exit"),
-        parse("t:two sched_switch $arg5 +0(+4($arg2)):string +8($arg2):string"),
+        parse_definition("p:one do_exit a=%ax:s64 b=+0(%si):string c=%cx:char d=%dx:x32"),
+        parse_definition("p:none do_exit"),
+        parse_definition("t:two sched_switch $arg5 +0(+4($arg2)):string +8($arg2):string"),
     )
 }
 #: Characters of one exit reason; Pacemaker cuts longer ones, crm_mon does not.
@@ -68,7 +68,7 @@ def look(events: Sequence[Event]) -> None:
         json.dumps(event.to_json())
         assert event.text.isprintable(), event.text
         for rules in RULES:
-            verdict = rules.judge(event, SERVICES)
+            verdict = rules.judge_event(event, SERVICES)
             if verdict is not None:
                 assert verdict.reason.isprintable(), verdict.reason
                 assert len(verdict.reason) <= MAX_REASON, len(verdict.reason)
@@ -89,9 +89,9 @@ def relay(data: bytes) -> None:
     reader = RelayReader(shape, next_seq=start & (1 << 63) - 1)
     with unsteady(writes, index, buffer):
         for _ in range(4):
-            found, more = reader.read(index, buffer)
+            found, more = reader.read_new_records(index, buffer)
             assert sum(len(record.data) for record in found) <= 2 * READ_LIMIT
-            look(decode(found, vm="vm1", domid=7, probe="p", cpu=0, received=1.0))
+            look(decode_records(found, vm="vm1", domid=7, probe="p", cpu=0, received=1.0))
             if not more:
                 break
     assert reader.lost >= 0
@@ -102,7 +102,7 @@ def records(data: bytes) -> None:
     given = Input(data)
     event, lost, seq = given.u16() % 32, given.u32(), given.u64() & (1 << 63) - 1
     record = RawRecord(seq, given.u64(), event, lost, given.rest())
-    look(decode([record], vm="vm1", domid=7, probe="p", cpu=0, received=1.0))
+    look(decode_records([record], vm="vm1", domid=7, probe="p", cpu=0, received=1.0))
 
 
 def points(data: bytes) -> None:
@@ -111,12 +111,16 @@ def points(data: bytes) -> None:
     which = sorted(POINTS)[given.u8() % len(POINTS)]
     content = bytearray(given.rest())
     if len(content) >= 40:  # else it is seldom this definition's
-        at = abi.offset(abi.ProbePoint, "id")
+        at = abi.field_offset(abi.ProbePoint, "id")
         content[at : at + 4] = POINTS[which].id.to_bytes(4, "little")
-        at = abi.offset(abi.ProbePoint, "n_args")
+        at = abi.field_offset(abi.ProbePoint, "n_args")
         content[at] = len(POINTS[which].values)
     record = RawRecord(1, 2, abi.EventType.PROBE_POINT, 0, bytes(content))
-    look(decode([record], vm="vm1", domid=7, probe=which, cpu=0, received=1.0, defined=POINTS))
+    look(
+        decode_records(
+            [record], vm="vm1", domid=7, probe=which, cpu=0, received=1.0, defined=POINTS
+        )
+    )
 
 
 def words(data: bytes) -> None:
@@ -132,10 +136,10 @@ def words(data: bytes) -> None:
         reader = WordsReader(link, region, {abi.WordsKind.OOPS: 0}, lambda: now)
     except ValueError:
         return
-    with unsteady(writes, link.map(1, region.pages).view):
+    with unsteady(writes, link.map_region(1, region.pages).view):
         for final in (False, False, True):
             now += 3.0
-            found = reader.read(final=final)
+            found = reader.read_new(final=final)
             assert len(found) <= len(abi.WordsKind)
             events = [last_words.to_event(*w, domain=DOMAIN, received=1.0) for w in found]
             look(events)
@@ -164,9 +168,9 @@ def life(data: bytes) -> None:
         piece = given.take(min(size, 256))
         link.memory[at : at + len(piece)] = piece
         now += given.u8() / 100
-        live.signs(now, reader.read())
-        live.asks(now)
-        live.judge(2.0)
+        live.note_signs(now, reader.read_signs())
+        live.needs_cpu_use(now)
+        live.find_hang(2.0)
     reader.close()
 
 
@@ -178,26 +182,26 @@ def _run(work: Coroutine[Any, Any, Any]) -> None:
 
 async def _ask(link: Link, which: int) -> None:
     channel = Cchan(link)
-    link.on_notify(channel.kick)
-    link.on_lost(channel.abort)
-    link.notify()  # its ring may be full: it must not wait for us
+    link.on_notify(channel.wake_up)
+    link.on_lost(channel.abort_requests)
+    link.notify_guest()  # its ring may be full: it must not wait for us
     for number in range(3):
         kind = (which >> 2 * number) % 5
         if kind == 0:
-            await channel.hello()
+            await channel.request_hello()
         elif kind == 1:
             await channel.mem_alloc(3)
         elif kind == 2:
-            assert (await channel.load("p", abi.Region(handle=1), 1, 1, 1)).isprintable()
+            assert (await channel.request_load("p", abi.Region(handle=1), 1, 1, 1)).isprintable()
         elif kind == 3:
-            assert (await channel.unload("p")).isprintable()
+            assert (await channel.request_unload("p")).isprintable()
         else:
             watch = ServiceWatch("vm1")
             watch.set_services(("httpd",), 0.0)
             watch.note_heard(1, 0.0)
             for now in (0.0, 1000.0):
                 watch.note_answer(await find_processes(channel, watch.names), now)
-            assert (watch.lacking(1001.0) or "").isprintable()
+            assert (watch.find_missing_service(1001.0) or "").isprintable()
 
 
 def cchan(data: bytes) -> None:
@@ -211,31 +215,31 @@ def cchan(data: bytes) -> None:
 
 async def _meet(link: Link) -> None:
     # Its ring may be full: it must not wait for us.
-    loop.call_soon(Link.notify, link)
-    guest = await Guest.greet(link)
+    loop.call_soon(Link.notify_guest, link)
+    guest = await Guest.greet_guest(link)
     collector = Collector(DOMAIN, RawFeed(), lambda: 1.0, {}, POINTS)
     try:
-        collector.meet(guest.hello.boot_id)
+        collector.meet_boot(guest.hello.boot_id)
         collector.open_words(link, guest.hello.words)
         for _ in range(4):
-            if guest.table.changed():
+            if guest.table.has_changed():
                 entries = guest.read_table()
                 for name, channel in list(collector.channels.items()):
                     if entries.get(name) != channel.entry:
-                        collector.close(name, for_good=False)
+                        collector.close_channel(name, for_good=False)
                 for name, entry in entries.items():
                     if name not in collector.channels and entry.shape.pages <= 32:
                         with contextlib.suppress(TransportError):
-                            collector.open(link, entry)
-            events, _more = collector.read()
+                            collector.open_channel(link, entry)
+            events, _more = collector.read_events()
             look(events)
-            collector.positions()
+            collector.read_positions()
             link.write()
     finally:
-        collector.leave()
+        collector.leave_link()
         for name in list(collector.channels):
-            collector.close(name, for_good=True)
-        await guest.close(deactivate=False)
+            collector.close_channel(name, for_good=True)
+        await guest.close_link(deactivate=False)
 
 
 def guest(data: bytes) -> None:
@@ -259,13 +263,13 @@ class _Answering(Link):
         super().__init__(content, writes)
         self._answered = False
 
-    def notify(self) -> None:
+    def notify_guest(self) -> None:
         if self._answered:
-            super().notify()
+            super().notify_guest()
             return
         self._answered = True
-        rings = [abi.offset(abi.Cchan, name) for name in ("to_guest", "to_host")]
-        prod, cons, slot = (abi.offset(abi.CchanRing, n) for n in ("prod", "cons", "slot"))
+        rings = [abi.field_offset(abi.Cchan, name) for name in ("to_guest", "to_host")]
+        prod, cons, slot = (abi.field_offset(abi.CchanRing, n) for n in ("prod", "cons", "slot"))
         view = memoryview(self.memory)
         number = (abi.load_u32(view, rings[0] + prod) - 1) % abi.CCHAN_SLOTS
         request = rings[0] + slot + number * abi.MSG_SIZE
@@ -276,6 +280,6 @@ class _Answering(Link):
         reply = abi.MsgHdr(type=head.type, seq=head.seq, status=found.status, version=head.version)
         view[answer : answer + 16] = bytes(reply)
         abi.store_u32(view, rings[1] + prod, ours + 1)
-        super().notify()
+        super().notify_guest()
         if self._notified is not None:
             self._notified()

@@ -10,7 +10,7 @@ from collections.abc import Iterator
 from itertools import pairwise
 from pathlib import Path
 
-from lab.standin.image import RELEASE, vermagic
+from lab.standin.image import RELEASE, make_vermagic
 from tests.fuzz.memory import PAGES
 from vesper_monitor.guest import abi
 
@@ -63,7 +63,7 @@ def _points() -> Iterator[bytes]:
 def _words() -> Iterator[bytes]:
     words = _captured("words")
     yield b"\0" + words
-    seq = abi.offset(abi.Words, "slot") // 8
+    seq = abi.field_offset(abi.Words, "slot") // 8
     yield b"\2" + struct.pack("<HQ", seq, 3) + struct.pack("<HQ", seq, 4) + words
 
 
@@ -79,15 +79,15 @@ def _hello() -> abi.MsgHello:
         life=abi.Region(handle=18, pages=1),
         boot_id=77,
         release=RELEASE.encode(),
-        vermagic=vermagic().encode(),
+        vermagic=make_vermagic().encode(),
     )
 
 
 def _cchan() -> Iterator[bytes]:
     page = _captured("cchan").ljust(ctypes.sizeof(abi.Cchan), b"\0")
     answer = bytes(_hello())
-    to_host = abi.offset(abi.Cchan, "to_host")
-    slot = to_host + abi.offset(abi.CchanRing, "slot")
+    to_host = abi.field_offset(abi.Cchan, "to_host")
+    slot = to_host + abi.field_offset(abi.CchanRing, "slot")
     prod = abi.load_u32(memoryview(bytearray(page)), to_host)
     reply = struct.pack("<IH", slot + prod % abi.CCHAN_SLOTS * abi.MSG_SIZE, len(answer)) + answer
     told = struct.pack("<IHI", to_host, 4, prod + 1)
@@ -105,7 +105,7 @@ def _guest() -> Iterator[bytes]:
     name = "send_signal"
     fresh = abi.Cchan(magic=abi.CCHAN_MAGIC, version=abi.ABI_VERSION)
     put(0, bytes(fresh))
-    slot = abi.offset(abi.Cchan, "to_host") + abi.offset(abi.CchanRing, "slot")
+    slot = abi.field_offset(abi.Cchan, "to_host") + abi.field_offset(abi.CchanRing, "slot")
     memory[slot : slot + ctypes.sizeof(abi.MsgHello)] = bytes(_hello())
     table = abi.Table.from_buffer_copy(_captured("table").ljust(ctypes.sizeof(abi.Table), b"\0"))
     entry = next(one for one in table.channel if one.modname == name.encode())
@@ -123,7 +123,7 @@ def _guest() -> Iterator[bytes]:
     content = bytes(memory[: 40 * abi.PAGE_SIZE])
     yield struct.pack("<H", len(content) // 16) + content
     moved = struct.pack("<IHQ", 19 * abi.PAGE_SIZE, 8, 1 << 14)
-    gone = struct.pack("<IHI", abi.PAGE_SIZE + abi.offset(abi.Table, "generation"), 4, 99)
+    gone = struct.pack("<IHI", abi.PAGE_SIZE + abi.field_offset(abi.Table, "generation"), 4, 99)
     yield struct.pack("<H", len(content) // 16) + content + moved + gone
 
 

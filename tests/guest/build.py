@@ -49,6 +49,6 @@ def build(kernel: images.Kernel) -> tuple[Path, ...]:
         shutil.rmtree(work)
 
     names = [str(path) for path in sources]
-    key = store.digest(kernel.release, *names, *(PROJECT / path for path in sources))
-    directory = store.build("guest-tests", key, make, what="building modules and programs")
+    key = store.hash_inputs(kernel.release, *names, *(PROJECT / path for path in sources))
+    directory = store.build_image("guest-tests", key, make, what="building modules and programs")
     return tuple(sorted((directory / "built").iterdir()))

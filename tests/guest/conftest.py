@@ -83,7 +83,7 @@ class Run:
                 data = bytes.fromhex(text)
                 head = abi.Record.from_buffer_copy(data)
                 record = RawRecord(head.seq, head.time_ns, head.event, 0, data)
-                found += decode.decode(
+                found += decode.decode_records(
                     [record], vm="test", domid=1, probe=probe, cpu=int(cpu), received=0.0,
                     defined=defined,
                 )  # fmt: skip
@@ -115,23 +115,23 @@ class TestGuest:
         :param qemu: more of QEMU's arguments.
         """
         archive = Archive()
-        archive.device("dev/console", 5, 1)
-        archive.device("dev/null", 1, 3)
-        archive.add("init", (INIT % setup).encode(), 0o755)
-        archive.copy("bin/busybox", images.root() / "bin/busybox", 0o755)
-        archive.link("bin/sh", "busybox")
-        archive.add("script", script.encode())
+        archive.add_device("dev/console", 5, 1)
+        archive.add_device("dev/null", 1, 3)
+        archive.add_file("init", (INIT % setup).encode(), 0o755)
+        archive.copy_file("bin/busybox", images.debian_tree() / "bin/busybox", 0o755)
+        archive.add_link("bin/sh", "busybox")
+        archive.add_file("script", script.encode())
         for path in self.files:
             folder = "" if path.suffix == ".ko" else "bin/"
-            archive.copy(f"{folder}{path.name}", path, 0o755)
+            archive.copy_file(f"{folder}{path.name}", path, 0o755)
         debian = module_files(self.kernel, *modules)
-        archive.add("modules", "".join(f"{path.name}\n" for path in debian).encode())
+        archive.add_file("modules", "".join(f"{path.name}\n" for path in debian).encode())
         for path in debian:
-            archive.copy(path.name, path)
+            archive.copy_file(path.name, path)
         for name, data in (files or {}).items():
-            archive.add(name, data)
+            archive.add_file(name, data)
         initrd = directory / "initrd"
-        initrd.write_bytes(archive.finish())
+        initrd.write_bytes(archive.finish_archive())
         log = directory / "console"
         # KVM is not tried: where guests are nested it may start and then hang.
         command = [
@@ -156,7 +156,7 @@ class TestGuest:
 def test_guest() -> TestGuest:
     """``VESPER_KERNEL=debug``: with one that looks for its own faults."""
     debug = os.environ.get("VESPER_KERNEL") == "debug"
-    kernel = variant_kernel(DEBUG) if debug else images.kernel()
+    kernel = variant_kernel(DEBUG) if debug else images.kernel_of_tree()
     return TestGuest(kernel, build(kernel))
 
 

@@ -145,7 +145,7 @@ def debian(kernel: Kernel, files: tuple[Path, ...], directory: Path) -> Iterator
         "-pidfile", str(directory / f"{VM}.pid"),
         "-chardev", f"socket,path={directory}/qemu.sock,id=vesper",
         "-device", "ivshmem-doorbell,chardev=vesper,vectors=1,master=on",
-        "-drive", f"file={debian_guest.disk()},format=raw,snapshot=on,if=none,id=disk",
+        "-drive", f"file={debian_guest.guest_disk()},format=raw,snapshot=on,if=none,id=disk",
         "-device", "virtio-blk-pci,drive=disk",
         "-chardev", f"socket,id=login,path={login},server=on,wait=off",
         "-serial", "chardev:login",

@@ -8,7 +8,7 @@ import re
 from tests.guest.ivshmem import SLOW, KvmMachine, Watch
 from tests.host.standins import until
 from vesper_monitor.guest.life import LifeReader
-from vesper_monitor.guest.points.syntax import parse
+from vesper_monitor.guest.points.syntax import parse_definition
 
 __all__ = [
     "CGROUP",
@@ -42,7 +42,9 @@ CGROUP = (
 )
 KILLED = "sh -c 'echo $$ >/cg/small/cgroup.procs; exec tail /dev/zero'"
 #: Of those who read the file's name it is.
-POINT = parse('p:opens do_sys_openat2 path=+0($arg2):ustring comm=$comm if comm == "cat"')
+POINT = parse_definition(
+    'p:opens do_sys_openat2 path=+0($arg2):ustring comm=$comm if comm == "cat"'
+)
 
 
 async def said(guest: KvmMachine, word: str) -> None:
@@ -71,8 +73,8 @@ async def shows_life(seen: Watch) -> None:
     assert guest is not None
     reader = LifeReader(guest.link, guest.hello.life, guest.hello.nr_cpus)
     try:
-        first = reader.read()
-        await until(lambda: reader.read() != first, "signs of life", SLOW)
+        first = reader.read_signs()
+        await until(lambda: reader.read_signs() != first, "signs of life", SLOW)
     finally:
         reader.close()
 

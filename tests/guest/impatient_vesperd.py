@@ -11,7 +11,7 @@ import asyncio
 import sys
 from pathlib import Path
 
-from bench.load.vesperd import run
+from bench.load.vesperd import run_daemon
 from vesper_monitor.daemon import config, logs
 from vesper_monitor.faults import service_watch
 from vesper_monitor.guest import session
@@ -24,5 +24,5 @@ BACK, LOOK_MISSING = 15.0, 2.0
 if __name__ == "__main__":
     session._RETRY_FIRST = session._RETRY_LAST = session._RETRY_UNFIT = AGAIN
     service_watch.BACK_S, service_watch.LOOK_MISSING_S = BACK, LOOK_MISSING
-    logs.setup("warning")
-    asyncio.run(run(config.load(Path(sys.argv[1]), required=True)))
+    logs.set_up_logging("warning")
+    asyncio.run(run_daemon(config.load_config(Path(sys.argv[1]), required=True)))

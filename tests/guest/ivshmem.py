@@ -46,28 +46,28 @@ class KvmMachine(MachineTransport):
         self.store = store
         self.qmp = Qmp(guest.directory / "qmp")
 
-    async def report(self, domain: Domain) -> DomainReport:
+    async def report_domain(self, domain: Domain) -> DomainReport:
         running = self.machine.process.poll() is None
         return DomainReport(DomainState.RUNNING if running else DomainState.GONE)
 
-    async def connect(self, domain: Domain, timeout: float) -> KvmLink:  # type: ignore[override]  # noqa: ASYNC109
+    async def connect_domain(self, domain: Domain, timeout: float) -> KvmLink:  # type: ignore[override]  # noqa: ASYNC109
         holder, pid = Holder(self.holder.control), self.machine.process.pid
-        return await KvmLink.connect(holder, pid, domain, timeout, Doorbells())
+        return await KvmLink.connect_guest(holder, pid, domain, timeout, Doorbells())
 
-    async def deactivate(self, domain: Domain) -> None:
+    async def deactivate_domain(self, domain: Domain) -> None:
         holder, pid = Holder(self.holder.control), self.machine.process.pid
-        await KvmLink.end(holder, pid, domain, Doorbells())
+        await KvmLink.end_activation(holder, pid, domain, Doorbells())
 
     def run_state(self) -> str:
         """QEMU's word for it."""
-        return str(self.qmp.command("query-status")["status"])
+        return str(self.qmp.execute_command("query-status")["status"])
 
     def plug_in_cpu(self) -> None:
         """The next one that there is room for."""
-        slots = self.qmp.command("query-hotpluggable-cpus")
+        slots = self.qmp.execute_command("query-hotpluggable-cpus")
         free = [slot for slot in slots if "qom-path" not in slot]
         slot = min(free, key=lambda slot: slot["props"]["core-id"])
-        self.qmp.command("device_add", driver=slot["type"], id="cpu", **slot["props"])
+        self.qmp.execute_command("device_add", driver=slot["type"], id="cpu", **slot["props"])
 
     def unplug(self) -> None:
         """Ask the guest to let go of the device; the next is connected already.
@@ -78,19 +78,19 @@ class KvmMachine(MachineTransport):
         """
         address = {"type": "unix", "data": {"path": self.holder.qemu}}
         backend = {"type": "socket", "data": {"addr": address, "server": False}}
-        self.qmp.command("chardev-add", id="next", backend=backend)
-        self.qmp.command("device_del", id="ivshmem0")
+        self.qmp.execute_command("chardev-add", id="next", backend=backend)
+        self.qmp.execute_command("device_del", id="ivshmem0")
 
     def unplugged(self) -> bool:
         """Whether the guest has let go; then the connection is ended, too."""
         try:
-            self.qmp.command("chardev-remove", id="vesper")
+            self.qmp.execute_command("chardev-remove", id="vesper")
         except QmpError:
             return False
         return True
 
     def plug_in(self) -> None:
-        self.qmp.command(
+        self.qmp.execute_command(
             "device_add",
             driver="ivshmem-doorbell",
             id="ivshmem1",
@@ -208,7 +208,7 @@ async def watch(
     """:param points: that may be loaded by their names."""
     watching = Watch(guest, resume_from or {}, points)
     session = watching.session
-    task = asyncio.create_task(session.run())
+    task = asyncio.create_task(session.run_session())
     try:
         await until(lambda: session.state is SessionState.ACTIVE, "active", SLOW)
         yield watching
@@ -217,5 +217,5 @@ async def watch(
         print(session.state, *session.probes.values(), sep="\n")
         raise
     finally:
-        await session.close(deactivate=deactivate)
+        await session.close_session(deactivate=deactivate)
         await asyncio.wait_for(task, SLOW)

@@ -64,7 +64,7 @@ async def _try_all(
         await seen.collecting("send_signal")
         await seen.session.set_probes({})
         await seen.see(lambda: not seen.session.probes, "all unloaded")
-        await seen.session.close(deactivate=True)
+        await seen.session.close_session(deactivate=True)
     await real_faults.reload(guest)
     async with watch(guest) as seen:
         await real_faults.panic(guest, seen)
@@ -84,7 +84,7 @@ def try_kernel(
     :returns: what is wrong, or nothing.
     """
     directory.mkdir()
-    files = (*modules.guest("vesper_ivshmem"), *modules.probes)
+    files = (*modules.guest_modules("vesper_ivshmem"), *modules.probes)
     probes = sorted(set(PROBES) & {path.stem for path in modules.probes})
     plugged_in = takes_new_cpus(kernel.release)
     # Where no CPU can be plugged in, one is there that is not started at boot.

@@ -14,13 +14,13 @@ from lab.images.probes import FRONTENDS
 from tests.guest.ivshmem import PROBES
 from tests.guest.kernel_trial import try_kernel
 from tests.notices import NOTICE
-from vesper_monitor.guest.points.syntax import parse
+from vesper_monitor.guest.points.syntax import parse_definition
 
 #: Of each variant: its guest's CPUs, and the frontends that it can have.
 VARIANTS = {UNIPROCESSOR: (1, {"vesper_ivshmem"}), KCFI: (2, set(FRONTENDS))}
 
 #: Its function has the type of no tracepoint's callback: a kernel with kCFI would panic.
-TRACEPOINT = parse("t:switches sched_switch prev=$arg2:u64")
+TRACEPOINT = parse_definition("t:switches sched_switch prev=$arg2:u64")
 
 
 @pytest.mark.parametrize("variant", VARIANTS, ids=lambda variant: variant.name)
@@ -29,7 +29,7 @@ def test_probes_see_real_faults(
 ) -> None:
     cpus, frontends = VARIANTS[variant]
     kernel = variant_kernel(variant)
-    modules = images.modules(kernel)
+    modules = images.build_modules(kernel)
     assert set(modules.frontends) == frontends
     assert {path.stem for path in modules.probes} >= set(PROBES)
     refused = [TRACEPOINT] if variant is KCFI else []

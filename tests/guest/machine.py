@@ -147,14 +147,14 @@ class Machine:
 
     def qmp(self, word: str, **arguments: object) -> object:
         with Qmp(self.directory / "qmp") as connection:
-            return connection.command(word, **arguments)
+            return connection.execute_command(word, **arguments)
 
     def save(self, path: Path) -> None:
         """Stop the guest and write it into a file; QEMU ends."""
         with Qmp(self.directory / "qmp") as connection:
-            connection.command("stop")
+            connection.execute_command("stop")
             self.saved = True
-            connection.save(path, timeout=BOOT)
+            connection.save_machine(path, timeout=BOOT)
         self.process.kill()
         self.process.wait(10)
 
@@ -165,7 +165,7 @@ class Machine:
         self.start("-incoming", f"exec:cat '{path}'")
         with Qmp(self.directory / "qmp") as connection:
             connection.wait_status("running", "paused", timeout=BOOT)
-            connection.command("cont")
+            connection.execute_command("cont")
         self.connect()
         self.saved = False
 
@@ -184,18 +184,18 @@ def _initrd(
     kernel: images.Kernel, files: Sequence[Path], modules: Sequence[str], init: str
 ) -> bytes:
     archive = Archive()
-    archive.device("dev/console", 5, 1)
-    archive.device("dev/null", 1, 3)
-    archive.add("init", init.encode(), 0o755)
-    archive.copy("bin/busybox", images.root() / "bin/busybox", 0o755)
-    archive.link("bin/sh", "busybox")
+    archive.add_device("dev/console", 5, 1)
+    archive.add_device("dev/null", 1, 3)
+    archive.add_file("init", init.encode(), 0o755)
+    archive.copy_file("bin/busybox", images.debian_tree() / "bin/busybox", 0o755)
+    archive.add_link("bin/sh", "busybox")
     for path in files:
-        archive.copy(f"{'' if path.suffix == '.ko' else 'bin/'}{path.name}", path, 0o755)
+        archive.copy_file(f"{'' if path.suffix == '.ko' else 'bin/'}{path.name}", path, 0o755)
     debian = module_files(kernel, *modules)
-    archive.add("modules", "".join(f"{path.name}\n" for path in debian).encode())
+    archive.add_file("modules", "".join(f"{path.name}\n" for path in debian).encode())
     for path in debian:
-        archive.copy(path.name, path)
-    return archive.finish()
+        archive.copy_file(path.name, path)
+    return archive.finish_archive()
 
 
 def _command(
@@ -352,7 +352,7 @@ class MachineLink:
     def cchan(self) -> FrameMapping:
         return self._cchan
 
-    def map(self, handle: int, pages: int, *, writable: bool = False) -> FrameMapping:
+    def map_region(self, handle: int, pages: int, *, writable: bool = False) -> FrameMapping:
         directory = FrameMapping(self._fd, [handle], writable=False)
         listed = abi.XenDir.from_buffer_copy(directory.view)
         directory.close()
@@ -362,7 +362,7 @@ class MachineLink:
         self._maps.append(mapping)
         return mapping
 
-    def notify(self) -> None:
+    def notify_guest(self) -> None:
         pass  # the guest polls
 
     def on_notify(self, callback: Callable[[], None] | None) -> None:
@@ -407,7 +407,7 @@ class MachineTransport:
         self.domain = Domain("vm1", 1, "00000000-0000-0000-0000-000000000001")
 
     @classmethod
-    def usable(cls) -> str | None:
+    def explain_unusable(cls) -> str | None:
         return None
 
     async def start(self) -> None:
@@ -416,16 +416,16 @@ class MachineTransport:
     async def stop(self) -> None:
         pass
 
-    async def domains(self) -> list[Domain]:
+    async def list_domains(self) -> list[Domain]:
         return [self.domain]
 
-    async def find(self, name: str) -> Domain | None:
+    async def find_domain(self, name: str) -> Domain | None:
         return self.domain if name == self.domain.name else None
 
-    async def active(self) -> list[Domain]:
+    async def list_active_domains(self) -> list[Domain]:
         return [self.domain]
 
-    async def report(self, domain: Domain) -> DomainReport:
+    async def report_domain(self, domain: Domain) -> DomainReport:
         if self.machine.saved:
             return DomainReport(DomainState.PAUSED)
         if self.machine.process.poll() is not None:
@@ -456,7 +456,7 @@ class MachineTransport:
         if self.stopped:
             # QEMU cannot answer, and the host that stopped it is the one to ask.
             return CpuUse(DomainState.RUNNING, vcpus)
-        return CpuUse((await self.report(domain)).state, vcpus)
+        return CpuUse((await self.report_domain(domain)).state, vcpus)
 
     async def _find_threads(self) -> None:
         pid = self.machine.process.pid
@@ -477,7 +477,7 @@ class MachineTransport:
         states = {"R": VcpuState.RUNNING, "S": asleep}
         return VcpuUse(cpu, ran, states.get(fields[0], VcpuState.RUNNABLE))
 
-    async def connect(self, domain: Domain, timeout: float) -> MachineLink:  # noqa: ASYNC109
+    async def connect_domain(self, domain: Domain, timeout: float) -> MachineLink:  # noqa: ASYNC109
         end = time.monotonic() + timeout
         while time.monotonic() < end:
             if self.machine.process.poll() is not None:
@@ -489,8 +489,8 @@ class MachineTransport:
             await asyncio.sleep(_POLL)
         raise FrontendMissing("vm1: no VESPER modules in the guest")
 
-    async def deactivate(self, domain: Domain) -> None: ...
+    async def deactivate_domain(self, domain: Domain) -> None: ...
 
-    async def events(self) -> AsyncIterator[DomainEvent]:
+    async def follow_events(self) -> AsyncIterator[DomainEvent]:
         await asyncio.Event().wait()
         yield DomainEvent(None)

@@ -88,7 +88,7 @@ class Vesperd:
         with Client(str(self._socket), timeout=60.0) as client:
             while not self._end.wait(0.1):
                 begin = time.monotonic()
-                client.call("hello")
+                client.call_vesperd("hello")
                 self.answered.append(time.monotonic() - begin)
                 lines = Path(f"/proc/{self.process.pid}/smaps_rollup").read_text().splitlines()
                 values = {line.split(":")[0]: int(line.split()[1]) for line in lines[1:]}
@@ -96,7 +96,7 @@ class Vesperd:
 
     def call(self, op: str, **fields: Any) -> dict[str, Any]:
         with Client(str(self._socket), timeout=60.0) as client:
-            return client.call(op, **fields)
+            return client.call_vesperd(op, **fields)
 
     def start(self, vm: str) -> None:
         """A resource for this VM."""
@@ -119,12 +119,12 @@ class Vesperd:
 
     def follow(self, vm: str) -> Iterator[dict[str, Any]]:
         with Client(str(self._socket), timeout=None) as client:
-            yield from client.stream("events", vm=vm, follow=True)
+            yield from client.stream_answers("events", vm=vm, follow=True)
 
     def events(self, vm: str, limit: int = 1000) -> list[dict[str, Any]]:
         """The newest, oldest first."""
         with Client(str(self._socket), timeout=60.0) as client:
-            answers = client.stream("events", vm=vm, limit=limit)
+            answers = client.stream_answers("events", vm=vm, limit=limit)
             return [answer["event"] for answer in answers if "event" in answer]
 
     def end(self) -> int:

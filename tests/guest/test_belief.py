@@ -15,7 +15,7 @@ from tests.guest.features import CGROUP
 from tests.guest.ivshmem import SLOW, KvmMachine, Watch, kvm_machine, watch
 from tests.host.standins import until
 from vesper_monitor.faults.fields import is_ordered
-from vesper_monitor.faults.rules import RuleSet, Scope, judge
+from vesper_monitor.faults.rules import RuleSet, Scope, judge_by_defaults
 from vesper_monitor.guest.belief import NO_LOGIN_UID
 from vesper_monitor.guest.decode import Event
 
@@ -76,13 +76,13 @@ async def users_are_not_believed(guest: KvmMachine, seen: Watch) -> None:
         guest, seen, f"sh -c '{LOGIN}; exec su user -c \"{forget}; exec /crash/httpd\"'"
     )
     assert (event.fields["login_uid"], event.fields["uid"]) == (1000, 1000)
-    assert judge(event, SERVICES) is None
-    assert RuleSet("send_signal: fatal and main").judge(event, SERVICES) is not None
+    assert judge_by_defaults(event, SERVICES) is None
+    assert RuleSet("send_signal: fatal and main").judge_event(event, SERVICES) is not None
     assert "httpd" in event.text and "(of login uid 1000)" in event.text
 
     event = await one(guest, seen, f"sh -c 'echo $$ >/cg{SESSION}/cgroup.procs; exec /crash/httpd'")
     assert (event.fields["login_uid"], event.fields["cgroup"]) == (NO_LOGIN_UID, SESSION)
-    assert judge(event, SERVICES) is None
+    assert judge_by_defaults(event, SERVICES) is None
 
     # He may nest his own without end.
     deep = "i=0; while [ $i -lt 300 ]; do mkdir d; cd d; i=$((i + 1)); done"
@@ -92,11 +92,11 @@ async def users_are_not_believed(guest: KvmMachine, seen: Watch) -> None:
         f"sh -c 'cd /cg{SESSION}; {deep}; echo $$ >cgroup.procs; exec /crash/httpd'",
     )
     assert event.fields["cgroup"].startswith(f"{SESSION}/d/d/")
-    assert judge(event, SERVICES) is None
+    assert judge_by_defaults(event, SERVICES) is None
 
     event = await one(guest, seen, "sh -c 'echo 0 >/proc/self/loginuid; exec /crash/httpd'")
     assert (event.fields["login_uid"], event.fields["cgroup"]) == (0, "/")
-    assert judge(event, SERVICES) is not None
+    assert judge_by_defaults(event, SERVICES) is not None
 
 
 async def daemons_are_believed(guest: KvmMachine, seen: Watch) -> None:
@@ -104,7 +104,7 @@ async def daemons_are_believed(guest: KvmMachine, seen: Watch) -> None:
     assert event.fields["login_uid"] == NO_LOGIN_UID
     assert event.fields["age_ms"] < 5000
     assert event.fields["elder_pid"] is None
-    assert judge(event, SERVICES) is not None
+    assert judge_by_defaults(event, SERVICES) is not None
 
 
 async def young_ones_are_not_the_service(guest: KvmMachine, seen: Watch) -> None:
@@ -112,7 +112,7 @@ async def young_ones_are_not_the_service(guest: KvmMachine, seen: Watch) -> None
     guest.machine.tell(f"sh -c '{LOGIN}; exec /wait/httpd' & {NAMED}")
     event = await one(guest, seen, "/crash/httpd")
     assert event.fields["elder_pid"] is None
-    assert judge(event, SERVICES) is not None
+    assert judge_by_defaults(event, SERVICES) is not None
 
     guest.machine.tell(f"/wait/httpd & {NAMED}")
     rules = RuleSet()
@@ -121,14 +121,14 @@ async def young_ones_are_not_the_service(guest: KvmMachine, seen: Watch) -> None
     for _ in range(3):
         event = await one(guest, seen, "/crash/httpd")
         assert event.fields["elder_pid"] == elder
-        verdicts.append(rules.judge(event, SERVICES))
+        verdicts.append(rules.judge_event(event, SERVICES))
     assert verdicts[:2] == [None, None]
     assert verdicts[2] is not None
     assert verdicts[2].reason.startswith("3 within 60 s, the last: httpd[")
 
     # The older one is the service.
     event = await one(guest, seen, "kill -SEGV $v")
-    assert judge(event, SERVICES) is not None
+    assert judge_by_defaults(event, SERVICES) is not None
     event = await one(guest, seen, "/crash/httpd")
     assert event.fields["elder_pid"] is None
 
@@ -137,7 +137,7 @@ async def orderly_ends_are_no_faults(guest: KvmMachine, seen: Watch) -> None:
     """The guest's shell is its PID 1."""
     event = await one(guest, seen, f"/wait/httpd & {NAMED}; kill -TERM $v")
     assert (event.fields["sender_pid"], event.fields["sig"]) == (1, 15)
-    assert judge(event, SERVICES) is None
+    assert judge_by_defaults(event, SERVICES) is None
     await seen.see(lambda: seen.of("process_exit", comm="httpd", sig=15), "its end")
     (end,) = seen.of("process_exit", comm="httpd", sig=15)
     assert end.fields["asked"] and is_ordered(end.fields)
@@ -145,20 +145,20 @@ async def orderly_ends_are_no_faults(guest: KvmMachine, seen: Watch) -> None:
     ready = "until [ -e /deaf.ready ]; do usleep 10000; done; rm /deaf.ready"
     event = await one(guest, seen, f"/deaf/httpd & {NAMED}; {ready}; kill -TERM $v; kill -KILL $v")
     assert (event.fields["signal"], event.fields["asked"]) == ("SIGKILL", True)
-    assert judge(event, SERVICES) is None
+    assert judge_by_defaults(event, SERVICES) is None
 
     # By its own parent, which is not PID 1.
     event = await one(guest, seen, f"sh -c '/wait/httpd & {NAMED}; kill -TERM $v; wait'")
     assert event.fields["sender_pid"] == event.fields["parent_pid"] != 1
-    assert judge(event, SERVICES) is None
+    assert judge_by_defaults(event, SERVICES) is None
 
     # Nobody has asked it before; and one who may not ask.
     event = await one(guest, seen, f"/wait/httpd & {NAMED}; kill -KILL $v")
     assert not event.fields["asked"]
-    assert judge(event, SERVICES) is not None
+    assert judge_by_defaults(event, SERVICES) is not None
     event = await one(guest, seen, f"/wait/httpd & {NAMED}; sh -c 'kill -TERM '$v'; true'")
     assert event.fields["sender_pid"] not in (1, event.fields["parent_pid"])
-    assert judge(event, SERVICES) is not None
+    assert judge_by_defaults(event, SERVICES) is not None
 
     # Asked so, it ends by itself, as it likes.
     seen.events.clear()
@@ -178,9 +178,9 @@ async def limits_of_others_are_no_faults(guest: KvmMachine, seen: Watch) -> None
         await seen.see(lambda: seen.of("out_of_memory", comm="httpd"), "OOM")
         (event,) = seen.of("out_of_memory", comm="httpd")
         assert (event.fields["constraint"], event.fields["cgroup"]) == ("cgroup", "/small")
-        verdict = judge(event, SERVICES)
+        verdict = judge_by_defaults(event, SERVICES)
         assert (verdict is not None) is believed
-        always = RuleSet("out_of_memory: any").judge(event, SERVICES)
+        always = RuleSet("out_of_memory: any").judge_event(event, SERVICES)
         assert always is not None
         assert always.scope is (Scope.SERVICE if believed else Scope.PROCESS)
         assert "(system)" not in always.reason
@@ -189,7 +189,7 @@ async def limits_of_others_are_no_faults(guest: KvmMachine, seen: Watch) -> None
 async def a_thread_is_not_the_parent(guest: KvmMachine, seen: Watch) -> None:
     event = await one(guest, seen, "vsp_host worker httpd")
     assert event.fields["parent_comm"] == "httpd"
-    assert judge(event, SERVICES) is None
+    assert judge_by_defaults(event, SERVICES) is None
 
 
 async def a_timer_has_no_sender(guest: KvmMachine, seen: Watch) -> None:

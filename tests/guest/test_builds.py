@@ -42,7 +42,7 @@ def make(modules: Path, kdir: Path, *words: str) -> set[str]:
 
 def test_a_kernel_without_much(tmp_path: Path) -> None:
     """What depends on what it lacks is left out, the rest is built."""
-    kernel = lab_images.kernel()
+    kernel = lab_images.kernel_of_tree()
     modules = copy_sources(tmp_path / "source")
     kdir = without_options(kernel.kdir, tmp_path / "headers", OPTIONS, SYMBOLS)
     built = make(modules, kdir)
@@ -52,14 +52,14 @@ def test_a_kernel_without_much(tmp_path: Path) -> None:
 
 def test_probes_that_cannot_be_built(tmp_path: Path) -> None:
     """One is refused by the compiler, one by the linker of modules."""
-    kernel = lab_images.kernel()
+    kernel = lab_images.kernel_of_tree()
     modules = copy_sources(tmp_path / "source")
     with (modules / "net_link/net_link.c").open("a") as file:
         file.write("#error too new\n")
     with (modules / "process_exit/process_exit.c").open("a") as file:
         file.write("void vsp_gone(void);\nstatic void *user __used = vsp_gone;\n")
     store = images.ImageStore(tmp_path / "store")
-    done = images.build(kernel.kdir, store, source=tmp_path / "source")
+    done = images.build_images(kernel.kdir, store, source=tmp_path / "source")
     assert set(done.failures) == {"net_link", "process_exit"}
     assert done.failures["net_link"].endswith("error: #error too new")
     assert "vsp_gone" in done.failures["process_exit"]

@@ -82,7 +82,7 @@ def try_all(guest: Debian, user: Login) -> None:
     # Who believes every process of that name would have had as many failovers.
     for rule, attempts in CREDULOUS.items():
         rules = RuleSet(rule)
-        found = [event.text for event in guest.events if rules.match(event, ["httpd"])]
+        found = [event.text for event in guest.events if rules.match_event(event, ["httpd"])]
         assert len(found) >= attempts, (rule, found)
 
 

@@ -48,7 +48,7 @@ async def faults(guest: KvmMachine, seen: Watch) -> None:
 
 async def garbage(guest: KvmMachine) -> None:
     """Whatever the host writes into the shared memory, this kernel lives and ends in order."""
-    attachment = await Holder(guest.holder.control).attach(guest.machine.process.pid)
+    attachment = await Holder(guest.holder.control).attach_to_qemu(guest.machine.process.pid)
     noise = random.Random(5).randbytes(attachment.size - abi.PAGE_SIZE)
     for _ in range(3):
         os.pwrite(attachment.memory, noise, abi.PAGE_SIZE)
@@ -56,7 +56,7 @@ async def garbage(guest: KvmMachine) -> None:
         guest.machine.tell(f"sh -c 'kill -USR1 $$'; echo 0 >{CPU1}; echo 1 >{CPU1}")
     await said(guest, "scribbled")
     # The host begins anew, and then all is as before.
-    os.pwrite(attachment.memory, bytes(4), abi.offset(abi.ShmHead, "wanted"))
+    os.pwrite(attachment.memory, bytes(4), abi.field_offset(abi.ShmHead, "wanted"))
     os.eventfd_write(attachment.to_guest, 1)
     size = ctypes.sizeof(abi.ShmHead)
 
@@ -104,7 +104,7 @@ def test_probes(test_guest: Any, tmp_path: Path) -> None:
             await seen.see(lambda: seen.of("send_signal", signal="SIGUSR2"), "without the holder")
             assert len(seen.events) == 2
             assert seen.session.state is SessionState.ACTIVE
-            await seen.session.close(deactivate=True)
+            await seen.session.close_session(deactivate=True)
         guest.machine.tell("rmmod vesper_ivshmem && rmmod vesper && echo unloaded")
         guest.machine.tell("grep vesper /proc/iomem")
         guest.machine.tell("insmod /vesper.ko && insmod /vesper_ivshmem.ko && echo loaded")
@@ -153,7 +153,7 @@ def test_the_device_goes_and_comes(test_guest: Any, tmp_path: Path) -> None:
         await garbage(guest)
         async with watch(guest) as seen:
             await seen.collecting("send_signal")
-            await seen.session.unload("send_signal")  # its buffers are full of it
+            await seen.session.unload_probe("send_signal")  # its buffers are full of it
             await seen.collecting("send_signal")
             guest.machine.tell("sh -c 'kill -HUP $$'")
             await seen.see(lambda: seen.of("send_signal", signal="SIGHUP"), "after the garbage")

@@ -111,7 +111,7 @@ def test_modules_build(suite: str, fetched: Fetched, record_property: Record) ->
 
     def build(kernel: DebianKernel) -> str:
         try:
-            return missing_modules(images.modules(fetched.headers[kernel]))
+            return missing_modules(images.build_modules(fetched.headers[kernel]))
         except images.BuildError as error:
             return str(error)
 
@@ -142,7 +142,7 @@ def test_probes_see_real_faults(
         headers = fetched.headers[kernel]
         booted = release_kernel(kernel, headers)
         try:
-            modules = images.modules(headers)
+            modules = images.build_modules(headers)
         except images.BuildError as error:
             return str(error)
         return try_kernel(booted, modules, CPUS[kernel.flavour], tmp_path / kernel.release)

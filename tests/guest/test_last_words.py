@@ -31,7 +31,7 @@ async def _watched(guest: Machine, body: Callable[[Session, list[Event]], Awaita
         lambda _, found: events.extend(found),
         lambda _: None,
     )
-    task = asyncio.create_task(session.run())
+    task = asyncio.create_task(session.run_session())
     try:
         await until(lambda: session.state is SessionState.ACTIVE, "active", SLOW)
         await body(session, events)
@@ -39,7 +39,7 @@ async def _watched(guest: Machine, body: Callable[[Session, list[Event]], Awaita
         print(guest.console)
         raise
     finally:
-        await session.close(deactivate=False)
+        await session.close_session(deactivate=False)
         await asyncio.wait_for(task, 10)
 
 

@@ -51,7 +51,7 @@ class Watched:
         assert guest is not None
         reader = LifeReader(guest.link, guest.hello.life, guest.hello.nr_cpus)
         try:
-            return [(sign.irqs, sign.runs) for sign in reader.read()]
+            return [(sign.irqs, sign.runs) for sign in reader.read_signs()]
         finally:
             reader.close()
 
@@ -60,7 +60,7 @@ class Watched:
 async def watched(guest: Machine, *, answers: bool = True) -> AsyncIterator[Watched]:
     """:param answers: the guest; else it hangs already."""
     told = Watched(guest)
-    task = asyncio.create_task(told.session.run())
+    task = asyncio.create_task(told.session.run_session())
     try:
         if answers:
             await until(lambda: told.session.state is SessionState.ACTIVE, "active", SLOW)
@@ -69,7 +69,7 @@ async def watched(guest: Machine, *, answers: bool = True) -> AsyncIterator[Watc
         print(guest.console)
         raise
     finally:
-        await told.session.close(deactivate=False)
+        await told.session.close_session(deactivate=False)
         await asyncio.wait_for(task, 10)
 
 
@@ -139,17 +139,17 @@ def test_hang_while_no_vesperd_is_there(test_guest: Any, tmp_path: Path) -> None
     """The heartbeats go on without one; the next finds the hang, though nobody answers HELLO."""
 
     async def hang_alone(guest: Machine) -> None:
-        link = await MachineTransport(guest).connect(Watched(guest).session.domain, SLOW)
+        link = await MachineTransport(guest).connect_domain(Watched(guest).session.domain, SLOW)
         reader = LifeReader(link, *find_life(link))
         try:
-            first = reader.read()
-            await until(lambda: reader.read() != first, "a heartbeat", SLOW)
+            first = reader.read_signs()
+            await until(lambda: reader.read_signs() != first, "a heartbeat", SLOW)
             guest.tell("insmod /vsp_wedge.ko; echo preempt >/proc/vsp_wedge")
-            last = reader.read()[0]
+            last = reader.read_signs()[0]
 
             def is_wedged() -> bool:
                 nonlocal last
-                now = reader.read()[0]
+                now = reader.read_signs()[0]
                 if now.runs != last.runs:
                     last = now
                 return now.irqs - last.irqs > 5

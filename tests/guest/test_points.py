@@ -16,16 +16,16 @@ from tests.guest.machine import Machine, MachineTransport, machine
 from tests.host.standins import until
 from vesper_monitor.daemon.config import Config
 from vesper_monitor.daemon.main import Daemon
-from vesper_monitor.guest.modinfo import renamed
-from vesper_monitor.guest.points.program import parameters
-from vesper_monitor.guest.points.syntax import parse
+from vesper_monitor.guest.modinfo import rename_module
+from vesper_monitor.guest.points.program import module_parameters
+from vesper_monitor.guest.points.syntax import parse_definition
 
 Boot = Callable[..., Any]
 
 POINTS = {
     point.name: point
     for point in map(
-        parse,
+        parse_definition,
         (
             "p:opens do_sys_openat2 dfd=$arg1:s32 path=+0($arg2):ustring flags=+0($arg3):u64 "
             'low=+0(%dx):b4@12/32 comm=$comm if comm == "cat" && dfd == -100 max 1000/s',
@@ -47,7 +47,7 @@ POINTS = {
 
 
 def load(name: str) -> str:
-    return f"load {name} /{name}.ko {parameters(POINTS[name])}\n"
+    return f"load {name} /{name}.ko {module_parameters(POINTS[name])}\n"
 
 
 def test_points(run: Boot, modules: dict[str, Path]) -> None:
@@ -76,7 +76,7 @@ def test_points(run: Boot, modules: dict[str, Path]) -> None:
     )
     result = run(
         script,
-        files={f"{name}.ko": renamed(image, name) for name in (*POINTS, "wild")},
+        files={f"{name}.ko": rename_module(image, name) for name in (*POINTS, "wild")},
     )
     told = {line.split(":")[0]: line for line in result.said if line.startswith("load ")}
     loaded = [line for line in result.said if line.startswith("load ")]
@@ -172,11 +172,13 @@ def test_added_on_the_command_line(test_guest: Any, tmp_path: Path) -> None:
         def transport() -> MachineTransport:
             return MachineTransport(guest)
 
-        transport.usable = MachineTransport.usable  # type: ignore[attr-defined]
+        transport.explain_unusable = MachineTransport.explain_unusable  # type: ignore[attr-defined]
         running = Daemon(config, {"machine": transport})  # type: ignore[dict-item]
         await running.start()
         try:
-            await until(lambda: not any(running.watch.transports().values()), "a transport", 30)
+            await until(
+                lambda: not any(running.watch.list_transport_states().values()), "a transport", 30
+            )
             yield
         finally:
             await running.stop()

@@ -20,7 +20,7 @@ from lab import images
 from lab.images.kernel import module_files
 from tests.guest.machine import Machine, MachineTransport, machine
 from tests.host.standins import until
-from vesper_monitor.faults.rules import RuleSet, Scope, judge
+from vesper_monitor.faults.rules import RuleSet, Scope, judge_by_defaults
 from vesper_monitor.guest.decode import Event
 from vesper_monitor.guest.images import ImageStore
 from vesper_monitor.guest.session import Session, SessionState
@@ -114,8 +114,8 @@ sh umount /mnt
     assert first.fields["waited_s"] >= 1
     assert {event.fields["pid"] for event in again} <= {first.fields["pid"]}
     assert again, "said once only, though it went on hanging"
-    assert judge(first, ["tee"]) is not None
-    assert judge(first, ["httpd"]) is None
+    assert judge_by_defaults(first, ["tee"]) is not None
+    assert judge_by_defaults(first, ["httpd"]) is None
 
 
 def test_block_error(run: Boot, tmp_path: Path) -> None:
@@ -175,7 +175,7 @@ unload block_error
 )
 def test_fs_error(run: Boot, tmp_path: Path, fstype: str, megabytes: int, mount: str) -> None:
     """A disk that goes under a mounted file system, whose module came after the probe."""
-    late = module_files(images.kernel(), fstype)
+    late = module_files(images.kernel_of_tree(), fstype)
     image = disk_image(tmp_path, fstype, megabytes)
     result = run(
         f"""\
@@ -212,13 +212,13 @@ unload fs_error
     shown = mount if len(mount) < 128 else mount[-127:].removeprefix("/")
     assert events[0].fields["mount"] == shown  # the first of two
     assert events[0].fields["error"] == "EIO"
-    verdict = judge(events[0], [])
+    verdict = judge_by_defaults(events[0], [])
     assert verdict is not None
     assert verdict.scope is Scope.SYSTEM
     if fstype == "ext4":
         rule = RuleSet('fs_error: mount == "/srv/www/data"')
-        assert rule.judge(events[0], []) is not None
-    assert RuleSet('fs_error: mount == "/mnt"').judge(events[0], []) is None
+        assert rule.judge_event(events[0], []) is not None
+    assert RuleSet('fs_error: mount == "/mnt"').judge_event(events[0], []) is None
 
 
 def test_fs_error_shut_down_by_hand(run: Boot, tmp_path: Path) -> None:
@@ -243,7 +243,7 @@ unload fs_error
     (event,) = result.events("fs_error")
     assert (event.fields["fstype"], event.fields["error"]) == ("xfs", "ESHUTDOWN")
     assert (event.fields["disk"], event.fields["mount"]) == ("vda", "/mnt")
-    assert judge(event, []) is None
+    assert judge_by_defaults(event, []) is None
     assert result.said.count("unload fs_error: 0 ") == 2
 
 
@@ -291,7 +291,7 @@ unload net_link
         ("removed", None),
     ]
     assert events[2].text == "network device eth0 has lost its last address 10.0.2.8"
-    assert all(judge(event, ["httpd"]) is None for event in events)
+    assert all(judge_by_defaults(event, ["httpd"]) is None for event in events)
 
 
 def test_memory_failure(run: Boot) -> None:
@@ -312,14 +312,16 @@ unload send_signal
     assert failure.fields["result"] == "recovered"
     assert failure.fields["type"] in ("dirty LRU page", "clean LRU page")
     assert failure.fields["pfn"] > 0
-    assert judge(failure, ["victim"]) is None
+    assert judge_by_defaults(failure, ["victim"]) is None
     lost = copy.copy(failure)
     lost.fields = {**failure.fields, "result": "failed"}
-    verdict = judge(lost, [])
+    verdict = judge_by_defaults(lost, [])
     assert verdict is not None
     assert verdict.reason == f"memory failure in a {failure.fields['type']}: failed (system)"
     # What it leads to is a fault of the service, once.
-    signals = [e for e in result.events("send_signal") if judge(e, ["victim"]) is not None]
+    signals = [
+        e for e in result.events("send_signal") if judge_by_defaults(e, ["victim"]) is not None
+    ]
     assert [event.fields["signal"] for event in signals] == ["SIGBUS"]
 
 
@@ -342,11 +344,11 @@ def test_lockup_and_die(test_guest: Any, tmp_path: Path) -> None:
             transport, transport.domain, ImageStore(tmp_path / "images"),
             lambda _, found: events.extend(found), lambda _: None,
         )  # fmt: skip
-        task = asyncio.create_task(session.run())
+        task = asyncio.create_task(session.run_session())
         try:
             await until(lambda: session.state is SessionState.ACTIVE, "active", SLOW)
             for probe in ("lockup", "die"):
-                await session.load(probe)
+                await session.load_probe(probe)
             guest.tell(
                 "echo 1 >/proc/sys/kernel/watchdog_thresh; "
                 "echo 3 >/sys/module/rcupdate/parameters/rcu_cpu_stall_timeout; "
@@ -371,13 +373,13 @@ def test_lockup_and_die(test_guest: Any, tmp_path: Path) -> None:
             (panic,) = of("die", "panic")
             assert (panic["str"], panic["symbol"]) == ("sysrq triggered crash", "")
             # One fault is one failure: the last words are it.
-            faults = [verdict for event in events if (verdict := judge(event, ["sh"]))]
+            faults = [verdict for event in events if (verdict := judge_by_defaults(event, ["sh"]))]
             assert [verdict.rule for verdict in faults] == ["kernel_oops", "kernel_panic"]
         except AssertionError:
             print(guest.console)
             raise
         finally:
-            await session.close(deactivate=False)
+            await session.close_session(deactivate=False)
             await asyncio.wait_for(task, 10)
 
     with machine(test_guest.kernel, test_guest.files, tmp_path, cmdline="panic=0") as guest:

@@ -216,7 +216,7 @@ async def no_memory(guest: KvmMachine, seen: Watch) -> None:
         await eaten(guest)
         await seen.session.set_probes(dict.fromkeys(PROBES, ""))
         with pytest.raises(SessionError) as error:
-            await seen.session.load("die")
+            await seen.session.load_probe("die")
         assert "ENOMEM: vesper: " in str(error.value)
         assert "kB of memory are available" in str(error.value)
         # Tried again, until there is memory.

@@ -85,7 +85,7 @@ class DaemonProcess:
 
     def call(self, op: str, **fields: Any) -> dict[str, Any]:
         with Client(str(self.socket), timeout=30.0) as client:
-            return client.call(op, **fields)
+            return client.call_vesperd(op, **fields)
 
     def vesper(self, *arguments: str) -> subprocess.CompletedProcess[str]:
         """The command."""
@@ -100,7 +100,7 @@ class DaemonProcess:
 
     def events(self, **fields: Any) -> list[dict[str, Any]]:
         with Client(str(self.socket), timeout=30.0) as client:
-            return [answer["event"] for answer in client.stream("events", **fields)]
+            return [answer["event"] for answer in client.stream_answers("events", **fields)]
 
 
 def serve(daemon: DaemonProcess) -> Iterator[DaemonProcess]:
@@ -140,7 +140,7 @@ class Monitor(threading.Thread):
 
     def run(self) -> None:
         try:
-            self.answer = self.client.call("wait", **self._fields)
+            self.answer = self.client.call_vesperd("wait", **self._fields)
         except Exception as error:
             self.error = error
         finally:

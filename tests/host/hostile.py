@@ -53,14 +53,14 @@ class HostileKernel(StandinKernel):
             return False
         taken = super().take_request()
         if taken and self.answers == "twice":
-            view = self._memory.at(self.cchan)
-            at = abi.offset(abi.Cchan, "to_host") + abi.offset(abi.CchanRing, "prod")
+            view = self._memory.view_region(self.cchan)
+            at = abi.field_offset(abi.Cchan, "to_host") + abi.field_offset(abi.CchanRing, "prod")
             abi.store_u32(view, at, abi.load_u32(view, at) + 1)
             self._notify()
         return taken
 
-    def _answer(self, request: bytes) -> bytes:
-        answer = super()._answer(request)
+    def _answer_request(self, request: bytes) -> bytes:
+        answer = super()._answer_request(request)
         if self.answers == "wrongly":
             return bytes(byte ^ 0x55 for byte in answer)
         return answer
@@ -85,18 +85,18 @@ class HostileKernel(StandinKernel):
     def set_buffer(self, probe: str, handle: int) -> None:
         """Another place for a CPU's buffer."""
         if (channel := self._channels.get(probe)) is not None:
-            at = abi.offset(abi.Index, "buffer")
+            at = abi.field_offset(abi.Index, "buffer")
             with channel.cpus[0]._index[at : at + 8].cast("Q") as word:
                 word[0] = handle
             self._notify()
 
     def set_channel(self, number: int, entry: abi.Channel) -> None:
         """An entry of the channel table, with a new generation."""
-        at = abi.offset(abi.Table, "channel") + number * ctypes.sizeof(abi.Channel)
-        view = self._memory.at(self._table_region)
+        at = abi.field_offset(abi.Table, "channel") + number * ctypes.sizeof(abi.Channel)
+        view = self._memory.view_region(self._table_region)
         view[at : at + ctypes.sizeof(entry)] = bytes(entry)
         self._table.generation += 1
-        abi.store_u32(view, abi.offset(abi.Table, "generation"), self._table.generation)
+        abi.store_u32(view, abi.field_offset(abi.Table, "generation"), self._table.generation)
         self._notify()
 
 
@@ -177,14 +177,14 @@ class Watched:
     async def begin(self) -> None:
         await self.guest.begin()
         await self.session.set_probes(dict.fromkeys(PROBES, ""))
-        self.task = asyncio.create_task(self.session.run())
+        self.task = asyncio.create_task(self.session.run_session())
 
     def collecting(self) -> bool:
         states = [status.state for status in self.session.probes.values()]
         return states.count(ProbeState.COLLECTING) >= len(PROBES)
 
     async def end(self) -> None:
-        await self.session.close(deactivate=False)
+        await self.session.close_session(deactivate=False)
         self.task.cancel()
         await asyncio.gather(self.task, return_exceptions=True)
         self.guest.end()
@@ -254,7 +254,9 @@ class Host:
             await asyncio.sleep(seconds)
             seen = self.healthy.taken
             start = time.monotonic()
-            assert self.healthy.guest.inside.emit("send_signal", {"comm": "cron"}).startswith("ok")
+            assert self.healthy.guest.inside.emit_event("send_signal", {"comm": "cron"}).startswith(
+                "ok"
+            )
             await _until(lambda: self.healthy.taken > seen)
             self.latencies.append(time.monotonic() - start)
 
@@ -273,7 +275,7 @@ def impatient() -> Iterator[None]:
     """What takes seconds takes a tenth of a second."""
     names = {"_RETRY_FIRST": 0.02, "_RETRY_LAST": 0.1, "_RETRY_UNFIT": 0.05}
     before = {name: getattr(session, name) for name in names}
-    request = cchan.Cchan._request
+    request = cchan.Cchan._send_request
     defaults, load = request.__defaults__, cchan.LOAD_TIMEOUT
     try:
         for name, value in names.items():

@@ -21,14 +21,14 @@ class ThreadWorker:
         self._journal: Journal | None = None
         self._thread = ThreadPoolExecutor(max_workers=1)
 
-    async def call(self, method: str, *args: Any, **kwargs: Any) -> Any:
+    async def call_journal(self, method: str, *args: Any, **kwargs: Any) -> Any:
         loop = asyncio.get_running_loop()
         return await loop.run_in_executor(self._thread, lambda: self._do(method, args, kwargs))
 
     async def close(self) -> None:
         await asyncio.get_running_loop().run_in_executor(self._thread, self._close)
 
-    def kill(self) -> None:
+    def kill_worker(self) -> None:
         self._thread.shutdown(wait=False)
 
     def _do(self, method: str, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:

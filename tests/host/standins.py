@@ -29,7 +29,7 @@ class GuestProcess:
             env=os.environ,
         )
         end = time.monotonic() + 30
-        while not (self.place.read() and self.place.control.exists()):
+        while not (self.place.read_record() and self.place.control.exists()):
             assert time.monotonic() < end and self.process.poll() is None
             time.sleep(0.01)
 

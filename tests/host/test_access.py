@@ -53,7 +53,7 @@ for path in wanted["connect"]:
 for op, fields in wanted["ask"].items():
     with Client(wanted["vesperd"], timeout=30.0) as client:
         try:
-            client.call(op, **fields)
+            client.call_vesperd(op, **fields)
             done[op] = "ok"
         except DaemonError as error:
             done[op] = error.code

@@ -11,13 +11,13 @@ from typing import Any
 import pytest
 
 from tests.host.daemons import PROJECT
-from vesper_monitor.advice import Advice, advise, combine
-from vesper_monitor.faults.language import parse
+from vesper_monitor.advice import Advice, combine_advice, propose_advice
+from vesper_monitor.faults.language import parse_rules
 from vesper_monitor.guest.decode import Event
-from vesper_monitor.knowledge import KnowledgeError, Symptom, load, matched_words
+from vesper_monitor.knowledge import KnowledgeError, Symptom, load_symptoms, matched_words
 from vesper_monitor.probes import PROBES
 
-SYMPTOMS = {symptom.name: symptom for symptom in load()}
+SYMPTOMS = {symptom.name: symptom for symptom in load_symptoms()}
 
 
 @pytest.mark.parametrize("symptom", SYMPTOMS.values(), ids=SYMPTOMS)
@@ -30,7 +30,7 @@ def test_what_is_shipped_is_right(symptom: Symptom) -> None:
     for word in symptom.words:
         assert word in matched_words(symptom, f"it is the {word.upper()}, I think"), word
     for text in (symptom.rules, symptom.seen):
-        parsed = parse(text)
+        parsed = parse_rules(text)
         assert parsed.doubts == ()
         # What is judged must be seen.
         probes = {rule.probe for rule in parsed.rules}
@@ -46,14 +46,14 @@ def names(advices: list[Advice]) -> list[str]:
 
 
 def said(text: str, *services: str) -> list[str]:
-    return names(advise(SYMPTOMS.values(), [], text, services))
+    return names(propose_advice(SYMPTOMS.values(), [], text, services))
 
 
 def test_words_are_matched_whole_and_say_so() -> None:
     assert said("zzz") == []
     assert "network-link" not in said("linked list", "httpd")  # not "link"
     assert said("the FILE-SYSTEM is READ-ONLY!")[0] == "filesystem-read-only"
-    (first, *_) = advise(SYMPTOMS.values(), [], "Buffer I/O error on the disk", [])
+    (first, *_) = propose_advice(SYMPTOMS.values(), [], "Buffer I/O error on the disk", [])
     assert first.symptom.name == "disk-errors"
     assert first.reason == "you said: disk, i/o error, buffer i/o error"
 
@@ -78,7 +78,7 @@ def block_error(number: int, **fields: Any) -> Event:
 
 def test_what_is_on_record_is_a_reason() -> None:
     events = [block_error(1), block_error(2)]
-    found = {a.symptom.name: a for a in advise(SYMPTOMS.values(), events, "", ["httpd"])}
+    found = {a.symptom.name: a for a in propose_advice(SYMPTOMS.values(), events, "", ["httpd"])}
     assert "disk-path-lost" not in found
     assert found["disk-errors"].reason == (
         "it is on record 2 times, last as event 2: EIO on vda"
@@ -93,14 +93,16 @@ def advice(**changes: Any) -> Advice:
 def test_what_is_proposed_for_several_together() -> None:
     default = advice(probes=("out_of_memory", "hung_task"))
     own = advice(probes=("out_of_memory",), rules="out_of_memory: main; hang: none")
-    proposal = combine([default, own, own], ["send_signal"], ["httpd"], "block_error: any")
+    proposal = combine_advice([default, own, own], ["send_signal"], ["httpd"], "block_error: any")
     assert proposal.probes == ("send_signal", "out_of_memory", "hung_task")
     assert proposal.fault_on == (
         "block_error: any; out_of_memory: main; hang: none; out_of_memory: default"
     )
     # What the user has decided stays so.
-    assert combine([default], fault_on="out_of_memory: main").fault_on == "out_of_memory: main"
-    assert combine([default]).fault_on == ""
+    assert (
+        combine_advice([default], fault_on="out_of_memory: main").fault_on == "out_of_memory: main"
+    )
+    assert combine_advice([default]).fault_on == ""
 
 
 MINE = """
@@ -117,7 +119,7 @@ source = "me"
 
 def test_files_of_the_users_own(tmp_path: Path) -> None:
     (tmp_path / "mine.toml").write_text(MINE)
-    found = {symptom.name: symptom for symptom in load([Path("/nonexistent"), tmp_path])}
+    found = {symptom.name: symptom for symptom in load_symptoms([Path("/nonexistent"), tmp_path])}
     assert list(found) == ["disk-errors"]
     both = subprocess.run(
         [sys.executable, "-m", "vesper_monitor.command.main", "advise", "--knowledge",
@@ -146,6 +148,6 @@ def test_files_of_the_users_own(tmp_path: Path) -> None:
 def test_wrong_files_are_named(tmp_path: Path, old: str, new: str, message: str) -> None:
     (tmp_path / "mine.toml").write_text(MINE.replace(old, new))
     with pytest.raises(KnowledgeError) as caught:
-        load([tmp_path])
+        load_symptoms([tmp_path])
     assert message in str(caught.value)
     assert str(tmp_path / "mine.toml") in str(caught.value)

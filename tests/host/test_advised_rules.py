@@ -56,14 +56,14 @@ def ends_of(name: str) -> list[Event]:
 def test_no_rule_that_is_advised_lets_a_user_cause_a_failover(rules: str) -> None:
     for name in ("httpd", "systemd-journal", "Plex Media Serv"):
         ruleset = RuleSet(rules)
-        assert [e.text for e in ends_of(name) * 3 if ruleset.judge(e, (name,))] == []
+        assert [e.text for e in ends_of(name) * 3 if ruleset.judge_event(e, (name,))] == []
 
 
 def test_the_ends_are_faults_of_who_is_believed() -> None:
     """Else the test above would say nothing."""
     for event in ends_of("httpd"):
         event.fields.update(login_uid=0xFFFFFFFF, cgroup="/system.slice/httpd.service")
-        assert RuleSet().judge(event, ("httpd",)) is not None, event.text
+        assert RuleSet().judge_event(event, ("httpd",)) is not None, event.text
 
 
 def test_rules_are_advised_in_each_place() -> None:

@@ -42,7 +42,7 @@ async def settle(condition: object = None, seconds: float = 10.0) -> None:
 async def refused() -> None:
     cluster = Cluster(refuse=2)
     kept = NodeAttributes(cluster.set)
-    kept.set("vesper-fault-vm1", "gone")
+    kept.set_attribute("vesper-fault-vm1", "gone")
     await settle(lambda: cluster.attributes)
     assert cluster.attributes == {"vesper-fault-vm1": "gone"}
     await kept.close()
@@ -56,9 +56,9 @@ def test_a_cluster_that_does_not_answer_is_asked_again(monkeypatch: pytest.Monke
 async def later() -> None:
     cluster = Cluster()
     kept = NodeAttributes(cluster.set)
-    kept.set("a", "first", after=0.05)
-    kept.set("a", "second", after=0.05)
-    kept.set("b", "other", after=3600)
+    kept.set_attribute("a", "first", after=0.05)
+    kept.set_attribute("a", "second", after=0.05)
+    kept.set_attribute("b", "other", after=3600)
     await settle(lambda: cluster.attributes)
     await asyncio.sleep(0.1)
     assert cluster.attributes == {"a": "second"}
@@ -85,7 +85,7 @@ def test_not_all_commands_at_once() -> None:
     async def run() -> None:
         attributes = NodeAttributes(tell)
         for number in range(50):
-            attributes.set(f"a{number}", "x")
+            attributes.set_attribute(f"a{number}", "x")
         await until(lambda: len(told) == 50, "all are set")
         await attributes.close()
 
@@ -101,11 +101,11 @@ def test_what_pacemaker_has_forgotten_is_set_again(monkeypatch: pytest.MonkeyPat
     async def run() -> None:
         cluster = Cluster(refuse=module.TRIES + 3)
         kept = NodeAttributes(cluster.set)
-        kept.set("a", "x")
+        kept.set_attribute("a", "x")
         await until(lambda: cluster.attributes, "it is set at last")
         cluster.attributes.clear()
         await until(lambda: cluster.attributes, "it is set again")
-        kept.set("a", None)
+        kept.set_attribute("a", None)
         await until(lambda: not kept._tellers, "nothing is set any more")
         assert not cluster.attributes
         await kept.close()

@@ -39,19 +39,21 @@ def test_one_guests_events_have_a_part_of_the_backlog(
         )
 
         async def kept(domain: Domain) -> int:
-            found = await daemon.recorder.run(Journal.events, vm=domain.name, limit=10_000)
+            found = await daemon.recorder.run_on_journal(
+                Journal.read_events, vm=domain.name, limit=10_000
+            )
             return len(found)
 
-        daemon.pipeline.begin(0, 0)
+        daemon.pipeline.begin_numbering(0, 0)
         # The journal's process gets no turn meanwhile.
         for _ in range(10):
-            daemon.pipeline.record(FLOOD, events(FLOOD, 60))
-        daemon.pipeline.record(OTHER, events(OTHER, 60))
+            daemon.pipeline.record_events(FLOOD, events(FLOOD, 60))
+        daemon.pipeline.record_events(OTHER, events(OTHER, 60))
         assert (await kept(FLOOD), await kept(OTHER)) == (120, 60)
         assert "flood, perhaps others: too many events" in caplog.text
         assert not daemon.pipeline._backlog_of
         for domain in (FLOOD, OTHER):
-            daemon.pipeline.record(domain, events(domain, 60))
+            daemon.pipeline.record_events(domain, events(domain, 60))
         assert "the journal keeps events again; 480 are not in it" in caplog.text
         assert (await kept(FLOOD), await kept(OTHER)) == (180, 120)
         await daemon.stop()

@@ -24,18 +24,18 @@ def test_each_is_called_until_it_leaves() -> None:
         def leave(now: float) -> None:
             leaves.append(now)
             if len(leaves) == 3:
-                beat.remove(leave)
-                beat.remove(leave)
+                beat.remove_call(leave)
+                beat.remove_call(leave)
 
-        beat.add(stays.append)
-        beat.add(leave)
+        beat.add_call(stays.append)
+        beat.add_call(leave)
         await until(lambda: len(stays) >= 5, "five beats")
         assert len(leaves) == 3
-        beat.remove(stays.append)
+        beat.remove_call(stays.append)
         told = len(stays)
         await asyncio.sleep(0.05)
         assert len(stays) == told
-        beat.add(leave)
+        beat.add_call(leave)
         await until(lambda: len(leaves) > 3, "back")
 
     run(body)
@@ -48,7 +48,7 @@ def test_one_in_each_period_and_spread_over_it() -> None:
         beat = Beat(0.4)
         heard: list[list[float]] = [[] for _ in range(4 * PARTS)]
         for times in heard:
-            beat.add(times.append)
+            beat.add_call(times.append)
             await asyncio.sleep(0.005)
         await asyncio.sleep(0.4)
         begin = time.monotonic()
@@ -68,7 +68,7 @@ def test_what_was_missed_is_not_made_up_for() -> None:
     async def body() -> None:
         beat = Beat(0.05)
         heard: list[float] = []
-        beat.add(heard.append)
+        beat.add_call(heard.append)
         await until(lambda: heard, "the first")
         told = len(heard)
         time.sleep(1.0)  # noqa: ASYNC251, the loop stands still
@@ -84,7 +84,7 @@ def test_alone_it_wakes_nobody_in_between() -> None:
         loop = asyncio.get_running_loop()
         beat = Beat(0.2)
         heard: list[float] = []
-        beat.add(heard.append)
+        beat.add_call(heard.append)
         made: list[float] = []
         real = loop.call_at
 

@@ -14,12 +14,12 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from vesper_monitor.faults.fields import DERIVED, NEGATED
-from vesper_monitor.faults.rules import RuleError, RuleSet, Scope, default_rules, judge
+from vesper_monitor.faults.rules import RuleError, RuleSet, Scope, default_rules, judge_by_defaults
 from vesper_monitor.faults.service_watch import ServiceWatch
-from vesper_monitor.faults.trial import Hit, compare, trial
+from vesper_monitor.faults.trial import Hit, compare_with_faults, try_rules
 from vesper_monitor.guest import abi
 from vesper_monitor.guest.belief import NO_LOGIN_UID, is_users_cgroup, is_users_login
-from vesper_monitor.guest.decode import Event, decode
+from vesper_monitor.guest.decode import Event, decode_records
 from vesper_monitor.guest.processes import Processes
 from vesper_monitor.guest.records import RECORDS
 from vesper_monitor.guest.relay import RawRecord
@@ -61,7 +61,7 @@ def record(
 
 def decoded(kind: abi.EventType, data: bytes, time_ns: int = 0) -> Event:
     raw = RawRecord(0, time_ns, kind, 0, data)
-    (event,) = decode([raw], vm="vm1", domid=1, probe="p", cpu=0, received=1.0)
+    (event,) = decode_records([raw], vm="vm1", domid=1, probe="p", cpu=0, received=1.0)
     return event
 
 
@@ -102,11 +102,11 @@ def test_what_a_user_had_too_much_of_is_said(kind: abi.EventType) -> None:
 )
 def test_believed(kind: abi.EventType, who: dict[str, Any], believed: bool) -> None:
     event = record(kind, DAEMON | who)
-    assert (judge(event, HTTPD) is not None) is believed
+    assert (judge_by_defaults(event, HTTPD) is not None) is believed
     name = RECORDS[kind].event
-    assert (RuleSet(f"{name}: believed").judge(event, HTTPD) is not None) is believed
+    assert (RuleSet(f"{name}: believed").judge_event(event, HTTPD) is not None) is believed
     # Who wants the old rules has them by a line.
-    assert RuleSet(f"{name}: main").judge(event, HTTPD) is not None
+    assert RuleSet(f"{name}: main").judge_event(event, HTTPD) is not None
 
 
 @pytest.mark.parametrize("kind", STRUCTS)
@@ -118,7 +118,7 @@ def test_an_older_probes_record_loses_no_fault(kind: abi.EventType) -> None:
         assert event.fields.get(name) is None
     assert event.fields.get("age_ms") in (None, 60_000)
     assert "known" not in event.fields
-    assert judge(event, HTTPD) is not None
+    assert judge_by_defaults(event, HTTPD) is not None
 
 
 @given(
@@ -130,7 +130,7 @@ def test_only_what_is_known_shows_a_user(login: int | None, cgroup: str | None) 
     event = Event("vm1", 1, "p", "send_signal", 0, 0, 0, 0.0,
                   fields | {"login_uid": login, "cgroup": cgroup}, "")  # fmt: skip
     users = is_users_login(login) or is_users_cgroup(cgroup)
-    assert (judge(event, HTTPD) is None) is users
+    assert (judge_by_defaults(event, HTTPD) is None) is users
     assert not users or login is not None or cgroup is not None
 
 
@@ -157,15 +157,15 @@ INIT, PARENT, OTHER = 1, 5, 80
 )
 def test_an_orderly_end_is_no_fault(sig: int, sender: int, flags: int, is_fault: bool) -> None:
     event = signal(sig=sig, sender_pid=sender, flags=abi.SIG_FATAL | flags)
-    assert (judge(event, HTTPD) is not None) is is_fault
-    assert RuleSet("send_signal: fatal and main").judge(event, HTTPD) is not None
+    assert (judge_by_defaults(event, HTTPD) is not None) is is_fault
+    assert RuleSet("send_signal: fatal and main").judge_event(event, HTTPD) is not None
 
 
 @pytest.mark.parametrize("name", ["a-name-that-is-cut", "größenwächter-1", "ééééééééé", "a\tb"])
 def test_a_service_of_any_name_is_known(name: str) -> None:
     """The kernel has 15 bytes of it, and perhaps half a letter at the end."""
     event = signal(leader_comm=name.encode()[:15])
-    verdict = judge(event, [name])
+    verdict = judge_by_defaults(event, [name])
     assert verdict is not None
     assert verdict.scope is Scope.SERVICE
     watch = ServiceWatch("vm1")
@@ -174,12 +174,12 @@ def test_a_service_of_any_name_is_known(name: str) -> None:
     watch.note_event(event, 0.0)
     for now in (100.0, 300.0):
         watch.note_answer(Processes(9000.0 + now, {}), now)
-    assert f"{name} was ended by " in str(watch.lacking(300.0))
+    assert f"{name} was ended by " in str(watch.find_missing_service(300.0))
 
 
 def test_a_parent_that_is_unknown_has_asked_nobody() -> None:
     event = signal(sig=15, sender_pid=0, parent_pid=0)
-    assert judge(event, HTTPD) is not None
+    assert judge_by_defaults(event, HTTPD) is not None
 
 
 @pytest.mark.parametrize(
@@ -195,37 +195,37 @@ def test_a_parent_that_is_unknown_has_asked_nobody() -> None:
 )
 def test_an_end_that_was_asked_for(sig: int, status: int, flags: int, is_fault: bool) -> None:
     event = record(abi.EventType.PROCESS_EXIT, DAEMON, sig=sig, status=status, flags=flags)
-    assert (judge(event, HTTPD) is not None) is is_fault
+    assert (judge_by_defaults(event, HTTPD) is not None) is is_fault
 
 
 def test_a_young_process_is_the_service_unless_an_older_one_lives() -> None:
-    assert judge(signal(age_ms=300), HTTPD) is not None
-    assert judge(signal(age_ms=300, elder_pid=50), HTTPD) is None
+    assert judge_by_defaults(signal(age_ms=300), HTTPD) is not None
+    assert judge_by_defaults(signal(age_ms=300, elder_pid=50), HTTPD) is None
     oom = record(abi.EventType.OUT_OF_MEMORY, DAEMON, age_ms=300, elder_pid=50)
-    assert judge(oom, HTTPD) is None
+    assert judge_by_defaults(oom, HTTPD) is None
 
 
 def test_a_crash_loop_is_found() -> None:
     rules, second = RuleSet(), 1_000_000_000
     crashes = [signal(age_ms=300, elder_pid=50, time_ns=at * 20 * second) for at in range(3)]
-    verdicts = [rules.judge(crash, HTTPD) for crash in crashes]
+    verdicts = [rules.judge_event(crash, HTTPD) for crash in crashes]
     assert verdicts[:2] == [None, None]
     assert verdicts[2] is not None
     assert verdicts[2].reason.startswith("3 within 60 s, the last: httpd[97] killed by SIGSEGV")
-    assert rules.judge(signal(age_ms=300, elder_pid=50, time_ns=200 * second), HTTPD) is None
+    assert rules.judge_event(signal(age_ms=300, elder_pid=50, time_ns=200 * second), HTTPD) is None
 
 
 def test_a_users_crash_loop_is_none() -> None:
     rules = RuleSet()
     crash = record(abi.EventType.SEND_SIGNAL, DAEMON | {"login_uid": 1000}, age_ms=300)
-    assert not any(rules.judge(crash, HTTPD) for _ in range(20))
+    assert not any(rules.judge_event(crash, HTTPD) for _ in range(20))
 
 
 def test_the_systems_lack_of_memory_counts_whoever_is_hit() -> None:
     """And a user's process is not called the service."""
     for who in ({}, {"login_uid": 1000}):
         event = record(abi.EventType.OUT_OF_MEMORY, DAEMON | who, constraint=0)
-        verdict = judge(event, HTTPD)
+        verdict = judge_by_defaults(event, HTTPD)
         assert verdict is not None
         assert verdict.scope is (Scope.SYSTEM if who else Scope.SERVICE)
 
@@ -247,9 +247,9 @@ def test_rules_are_compared_with_what_was_in_force() -> None:
         {"id": 3, "event": {"id": 11}}, {"id": 4, "event": {"id": 11}},
         {"id": 5, "event": {"id": 99}}, {"id": 6, "event": {"id": None}},
     ]  # fmt: skip
-    hits: list[Hit] = trial("", events, lambda _vm: HTTPD)
+    hits: list[Hit] = try_rules("", events, lambda _vm: HTTPD)
     assert [hit.event.id for hit in hits] == [10]
-    beside = compare(hits, events, faults)
+    beside = compare_with_faults(hits, events, faults)
     assert beside.was == {11: (3, 4)}
     assert [fault["id"] for fault in beside.dropped] == [3, 4]
 
@@ -266,7 +266,7 @@ def test_no_cgroup_of_a_users_own_gets_past_the_rules_of_the_docs(page: str) -> 
             if root.startswith("/system.slice") and path.startswith("/docker"):
                 continue  # a container within another: no user has started that
             event = record(abi.EventType.SEND_SIGNAL, DAEMON | {"cgroup": f"{root}{path}".encode()})
-            assert RuleSet(rule).judge(event, HTTPD) is None, (rule, root)
+            assert RuleSet(rule).judge_event(event, HTTPD) is None, (rule, root)
 
 
 #: Those that are said to believe anybody.
@@ -305,7 +305,7 @@ def test_no_user_gets_past_a_rule_that_is_advised(page: str) -> None:
                 names = ("leader_comm", "comm", "sender_comm", "asker_comm")
                 his = {key: name.encode()[:15] for key in names if hasattr(STRUCTS[kind], key)}
                 event = record(kind, DAEMON | {"login_uid": 1000}, **his)
-                verdict = rules.judge(event, HTTPD)
+                verdict = rules.judge_event(event, HTTPD)
                 assert verdict is None or RECORDS[kind].event not in rule, (rule, name)
 
 
@@ -315,13 +315,13 @@ def test_rules_that_are_advised_are_found() -> None:
 
 
 def test_the_default_rules_are_said_in_words() -> None:
-    words = [rule.words() for rule in default_rules()["send_signal"]]
+    words = [rule.describe_rule() for rule in default_rules()["send_signal"]]
     assert words[0].endswith(
         "nothing shows that the process is a user's own and neither init nor the process's parent "
         "has asked it to end and no older main process of its name lives, if it is younger than 5 s"
     )
     assert words[1].startswith("3 within 60 s are a fault, of those where it is marked fatal and ")
-    (words_of_oom,) = (rule.words() for rule in default_rules()["out_of_memory"])
+    (words_of_oom,) = (rule.describe_rule() for rule in default_rules()["out_of_memory"])
     assert 'constraint is none of "cgroup", "cpuset", "memory_policy" or (' in words_of_oom
     # Of each name that is said otherwise when it does not hold, one can say that it holds.
     assert set(NEGATED) <= set(DERIVED)

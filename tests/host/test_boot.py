@@ -84,7 +84,7 @@ def test_an_earlier_vesperd_had_heard_it_and_it_has_not_said_good_bye() -> None:
 def overdue(watched: BootWatch, limit: float, times: list[float]) -> list[tuple[float, str]]:
     found = []
     for now in times:
-        notice = watched.tick(now, limit)
+        notice = watched.check_boot(now, limit)
         if notice is not None:
             assert notice.failure
             found.append((now, notice.text))

@@ -78,14 +78,14 @@ class SynchronousRecorder:
     def __init__(self, journal: Journal) -> None:
         self.journal = journal
 
-    def put(
+    def put_batch(
         self,
         _vm: str,
         batch: Batch,
         then: Callable[[], None] | None = None,
         written: Callable[[], None] | None = None,
     ) -> None:
-        self.journal.write(batch)
+        self.journal.write_batch(batch)
         for tell in (then, written):
             if tell is not None:
                 tell()
@@ -104,9 +104,9 @@ async def started(
     """An instance of vm1, with a fault of its own or one that has come along."""
     recorder = cast(Recorder, SynchronousRecorder(Journal(folder / "journal.sqlite")))
     instances = Instances(recorder, well_watched, grace=0.0, max_failovers=9, tell=tell or never)
-    instance = instances.start("r", Domain("vm1", 2, UUID), [], ["httpd"])
+    instance = instances.start_instance("r", Domain("vm1", 2, UUID), [], ["httpd"])
     if carried is not None:
-        assert not instances.take(instance, unpack_fault(carried))
+        assert not instances.take_carried_fault(instance, unpack_fault(carried))
     return instances, instance
 
 
@@ -126,8 +126,8 @@ def death(seq: int, domid: int = 2) -> Event:
 
 
 def found(instances: Instances, event: Event) -> None:
-    faults = instances.judge(Domain("vm1", 2, UUID), [event])
-    instances.recorded(faults)
+    faults = instances.judge_events(Domain("vm1", 2, UUID), [event])
+    instances.tell_recorded_faults(faults)
 
 
 @pytest.mark.parametrize("taken", [True, False])
@@ -193,9 +193,9 @@ class OneHost:
             recorder, well_watched, grace=1000.0, max_failovers=10**6, tell=told
         )
         records = journal.open_instances()
-        self.instances.restore(
+        self.instances.restore_all(
             records, journal.open_faults(), journal.last_ids()[1], journal.stopped_for(), (),
-            journal.boots(),
+            journal.read_boots(),
         )  # fmt: skip
         for record in records:
             domain = Domain(record.vm, record.domid, record.uuid)
@@ -206,7 +206,7 @@ class OneHost:
 
     @property
     def instance(self) -> Instance | None:
-        return self.instances.get("r") if self.instances is not None else None
+        return self.instances.get_instance("r") if self.instances is not None else None
 
 
 class Migration(RuleBasedStateMachine):
@@ -305,16 +305,16 @@ class Migration(RuleBasedStateMachine):
             return
         self._meet()  # it has said so before
         self.read_by = self.read_by or self.domid
-        faults = host.instances.judge(domain, events)
-        host.journal.write(Batch(faults=faults))
-        host.instances.recorded(faults)
+        faults = host.instances.judge_events(domain, events)
+        host.journal.write_batch(Batch(faults=faults))
+        host.instances.tell_recorded_faults(faults)
 
     def _meet(self) -> None:
         host, domain = self.here, self.domain
         if host.instances is not None and host.instances.of_domain(domain):
             position = Position(self.boot, "send_signal", 1, 0)
             key = (domain.uuid, domain.domid)
-            host.journal.write(Batch(positions={key: {position: self.seq}}))
+            host.journal.write_batch(Batch(positions={key: {position: self.seq}}))
             host.instances.guest_met(domain, self.boot)
 
     async def _start(self, carried: dict[str, Any] | None) -> None:
@@ -324,9 +324,9 @@ class Migration(RuleBasedStateMachine):
         unpacked = None if carried is None else unpack_fault(carried)
         if unpacked is not None and await instances.has_reported("vm1", unpacked, None):
             unpacked = None
-        instance = instances.start("r", self.domain, ["send_signal"], ["httpd"])
+        instance = instances.start_instance("r", self.domain, ["send_signal"], ["httpd"])
         if unpacked is not None:
-            instances.take(instance, unpacked)
+            instances.take_carried_fault(instance, unpacked)
         self._read()
 
     async def _monitor(self) -> None:
@@ -336,11 +336,11 @@ class Migration(RuleBasedStateMachine):
         carried, self.file = self.file, None
         if instance is None or not instances.of_domain(self.domain):
             await self._start(carried)
-            instance = instances.get("r")
+            instance = instances.get_instance("r")
         elif carried is not None:
             unpacked = unpack_fault(carried)
             if not await instances.has_reported("vm1", unpacked, instance):
-                instances.take(instance, unpacked)
+                instances.take_carried_fault(instance, unpacked)
         assert instance is not None
 
         async def deliver(answer: Answer) -> None:
@@ -348,7 +348,9 @@ class Migration(RuleBasedStateMachine):
                 assert answer.fault is not None
                 self.note_told(answer.fault)
 
-        await instances.wait(instance, interval=1.0, timeout=0.0, first=None, deliver=deliver)
+        await instances.serve_monitor(
+            instance, interval=1.0, timeout=0.0, first=None, deliver=deliver
+        )
 
     async def _hand_over(self) -> None:
         instances, instance = self.source.instances, self.source.instance
@@ -367,7 +369,7 @@ class Migration(RuleBasedStateMachine):
             self.file = None
             await self._start(carried)
         if self.source.instances is not None:
-            self.source.instances.stop("r")
+            self.source.instances.stop_instance("r")
 
     # -- what happens ---------------------------------------------------------
 
@@ -392,7 +394,7 @@ class Migration(RuleBasedStateMachine):
     @rule()
     def no_monitor_comes(self) -> None:
         instance, instances = self.here.instance, self.here.instances
-        if instance is None or instances is None or instance.patience(0.0, 0.0) is None:
+        if instance is None or instances is None or instance.seconds_until_alarm(0.0, 0.0) is None:
             return
         fault = instance.fault
         assert fault is not None
@@ -492,7 +494,7 @@ class Migration(RuleBasedStateMachine):
     async def _restart(self) -> None:
         instances = self.here.instances
         assert instances is not None
-        instances.stop("r")
+        instances.stop_instance("r")
         instances.domain_ended(self.domain, DomainReport(DomainState.GONE))
         self.domid += 1
         self.boot += 1
@@ -519,10 +521,10 @@ def test_one_domain_has_one_activation(tmp_path: Path) -> None:
             asked.append(answer)
 
         waiting = asyncio.create_task(
-            instances.wait(first, interval=1.0, timeout=30.0, first=False, deliver=deliver)
+            instances.serve_monitor(first, interval=1.0, timeout=30.0, first=False, deliver=deliver)
         )
         await asyncio.sleep(0)
-        second = instances.start("s", Domain("vm1", 2, UUID), [], ["httpd"])
+        second = instances.start_instance("s", Domain("vm1", 2, UUID), [], ["httpd"])
         await asyncio.wait_for(waiting, 10)
         assert [answer.result for answer in asked] == [Result.DEGRADED]
         assert "belongs to resource s now" in str(asked[0].reason)
@@ -530,8 +532,8 @@ def test_one_domain_has_one_activation(tmp_path: Path) -> None:
         found(instances, death(1))
         assert second.answer_at_timeout().result is Result.FAULT
         # Of what r had been told, s is not told again.
-        instances._told(second, second.fault or FAULT)
-        third = instances.start("r", Domain("vm1", 2, UUID), [], ["httpd"])
+        instances._note_told(second, second.fault or FAULT)
+        third = instances.start_instance("r", Domain("vm1", 2, UUID), [], ["httpd"])
         assert third.answer_at_timeout().result is Result.FINE
         await instances.close()
 
@@ -542,7 +544,7 @@ def test_another_resource_takes_a_fault_that_nobody_was_told_of(tmp_path: Path) 
     async def scene() -> None:
         instances, _ = await started(tmp_path)
         found(instances, death(1))
-        second = instances.start("s", Domain("vm1", 2, UUID), [], ["httpd"])
+        second = instances.start_instance("s", Domain("vm1", 2, UUID), [], ["httpd"])
         assert second.answer_at_timeout().result is Result.FAULT
         await instances.close()
         with_second = Journal(tmp_path / "journal.sqlite")
@@ -561,11 +563,11 @@ def test_a_journal_with_two_resources_of_one_domain(tmp_path: Path) -> None:
             InstanceRecord(f"{name}/1", name, "vm1", UUID, 2, started, (), ())
             for name, started in (("r", 1.0), ("s", 2.0))
         ]
-        journal.write(Batch(instances=records))
+        journal.write_batch(Batch(instances=records))
         recorder = cast(Recorder, SynchronousRecorder(journal))
         instances = Instances(recorder, well_watched, grace=0.0, max_failovers=9, tell=never)
-        instances.restore(journal.open_instances(), [], 0)
-        assert [instance.record.resource for instance in instances.all()] == ["s"]
+        instances.restore_all(journal.open_instances(), [], 0)
+        assert [instance.record.resource for instance in instances.list_all()] == ["s"]
         assert [record.resource for record in journal.open_instances()] == ["s"]
         await instances.close()
 
@@ -581,15 +583,15 @@ def test_a_journal_that_is_read_late_takes_no_domain_from_who_has_it_now(tmp_pat
         await instances.close()
         journal = Journal(tmp_path / "journal.sqlite")
         assert first.fault is not None
-        journal.write(Batch(faults=[first.fault]))
+        journal.write_batch(Batch(faults=[first.fault]))
         recorder = cast(Recorder, SynchronousRecorder(journal))
         instances = Instances(
             recorder, well_watched, grace=0.0, max_failovers=9, tell=never, numbered=False
         )
-        second = instances.start("s", Domain("vm1", 2, UUID), [], ["httpd"])
-        instances.restore(journal.open_instances()[:1], journal.open_faults(), 1)
-        instances.number(1, 1)
-        assert instances.all() == [second]
+        second = instances.start_instance("s", Domain("vm1", 2, UUID), [], ["httpd"])
+        instances.restore_all(journal.open_instances()[:1], journal.open_faults(), 1)
+        instances.make_fault_numbering(1, 1)
+        assert instances.list_all() == [second]
         assert second.answer_at_timeout().result is Result.FAULT
         assert [record.resource for record in journal.open_instances()] == ["s"]
         assert [fault.resource for fault in journal.open_faults()] == ["s"]

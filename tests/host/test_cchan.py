@@ -17,10 +17,10 @@ from vesper_monitor.guest import abi, cchan
 from vesper_monitor.guest.cchan import Cchan, CchanError, GuestRefused, GuestSilent, WrongVersion
 from vesper_monitor.transport import Domain
 
-TO_GUEST = abi.offset(abi.Cchan, "to_guest")
-TO_HOST = abi.offset(abi.Cchan, "to_host")
-PROD, CONS = abi.offset(abi.CchanRing, "prod"), abi.offset(abi.CchanRing, "cons")
-SLOT = abi.offset(abi.CchanRing, "slot")
+TO_GUEST = abi.field_offset(abi.Cchan, "to_guest")
+TO_HOST = abi.field_offset(abi.Cchan, "to_host")
+PROD, CONS = abi.field_offset(abi.CchanRing, "prod"), abi.field_offset(abi.CchanRing, "cons")
+SLOT = abi.field_offset(abi.CchanRing, "slot")
 
 
 class Page:
@@ -44,7 +44,7 @@ class FakeLink:
         self.react = react
         self.channel: Cchan | None = None
 
-    def notify(self) -> None:
+    def notify_guest(self) -> None:
         self.react(self)
 
     def request(self) -> bytes | None:
@@ -64,7 +64,7 @@ class FakeLink:
         view[at : at + len(message)] = message
         abi.store_u32(view, TO_HOST + PROD, prod + 1)
         if self.channel:
-            self.channel.kick()
+            self.channel.wake_up()
 
 
 def answering(
@@ -98,7 +98,7 @@ def talk(link: FakeLink, body: Callable[[Cchan], Awaitable[Any]]) -> Any:
 
 def test_hello() -> None:
     link = FakeLink(answering(lambda header: (0, abi.MsgHello(nr_cpus=3, release=b"6.1.0"))))
-    hello = talk(link, Cchan.hello)
+    hello = talk(link, Cchan.request_hello)
     assert (hello.nr_cpus, hello.release) == (3, b"6.1.0")
 
 
@@ -111,7 +111,7 @@ def test_counters_run_over() -> None:
 
     async def body(channel: Cchan) -> None:
         for _ in range(10):
-            await channel.hello()
+            await channel.request_hello()
 
     talk(link, body)
     assert abi.load_u32(link.cchan.view, TO_GUEST + PROD) == 8
@@ -120,7 +120,7 @@ def test_counters_run_over() -> None:
 def test_replies_to_an_earlier_daemon_are_skipped() -> None:
     foreign = bytes(abi.MsgHello(hdr=abi.MsgHdr(type=1, seq=4242, version=1), nr_cpus=99))
     link = FakeLink(answering(lambda header: (0, abi.MsgHello(nr_cpus=2)), before=foreign))
-    assert talk(link, Cchan.hello).nr_cpus == 2
+    assert talk(link, Cchan.request_hello).nr_cpus == 2
 
 
 def test_refused_with_the_kernels_words() -> None:
@@ -129,7 +129,7 @@ def test_refused_with_the_kernels_words() -> None:
     )
     region = abi.Region(handle=7, pages=1)
     with pytest.raises(GuestRefused) as caught:
-        talk(link, lambda channel: channel.load("x", region, 10, 0, 0))
+        talk(link, lambda channel: channel.request_load("x", region, 10, 0, 0))
     assert caught.value.errno == errno.ENOEXEC
     assert caught.value.text == "x: bad \\x1b[31mmagic"
 
@@ -137,14 +137,14 @@ def test_refused_with_the_kernels_words() -> None:
 def test_silence_has_an_end(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(cchan, "LOAD_TIMEOUT", 0.1)
     with pytest.raises(GuestSilent, match="vm1: no answer from the guest"):
-        talk(FakeLink(), lambda channel: channel.unload("x"))
+        talk(FakeLink(), lambda channel: channel.request_unload("x"))
 
 
 def test_an_aborted_channel_wakes_who_waits() -> None:
     async def body(channel: Cchan) -> None:
-        waiting = asyncio.create_task(channel.hello())
+        waiting = asyncio.create_task(channel.request_hello())
         await asyncio.sleep(0)
-        channel.abort("the guest has gone")
+        channel.abort_requests("the guest has gone")
         with pytest.raises(CchanError, match="the guest has gone"):
             await waiting
 
@@ -160,12 +160,12 @@ def test_no_magic_is_no_c_chan() -> None:
 
 def test_other_version() -> None:
     link = FakeLink()
-    abi.store_u32(link.cchan.view, abi.offset(abi.Cchan, "version"), 7)
+    abi.store_u32(link.cchan.view, abi.field_offset(abi.Cchan, "version"), 7)
     with pytest.raises(WrongVersion, match="speak protocol 7"):
         Cchan(link)  # type: ignore[arg-type]
     refusing = FakeLink(answering(lambda header: (-errno.EPROTO, abi.MsgHello())))
     with pytest.raises(WrongVersion):
-        talk(refusing, Cchan.hello)
+        talk(refusing, Cchan.request_hello)
 
 
 @given(st.lists(st.binary(max_size=4032), min_size=1, max_size=4))
@@ -179,12 +179,12 @@ def test_any_bytes_in_the_page(contents: list[bytes]) -> None:
             content = steps.pop()
             link.cchan.view[64 : 64 + len(content)] = content
             if link.channel:
-                link.channel.kick()
+                link.channel.wake_up()
 
     async def body(channel: Cchan) -> None:
         try:
             async with asyncio.timeout(0.05):
-                await channel.hello()
+                await channel.request_hello()
         except (TimeoutError, CchanError, GuestRefused):
             pass
 

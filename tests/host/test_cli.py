@@ -21,7 +21,7 @@ from lab.standin.image import RELEASE
 from tests.host.daemons import PROJECT, RESOURCE, DaemonProcess, Monitor
 from tests.host.standins import GuestProcess, guest
 from vesper_monitor.command.main import main
-from vesper_monitor.command.table import columns
+from vesper_monitor.command.table import format_columns
 from vesper_monitor.guest import abi
 
 HEADER = "VM ID ON RESOURCE STATE PROBES RECORDS LOST MONITOR"
@@ -253,7 +253,9 @@ def test_wrong_command_lines(daemon: DaemonProcess, arguments: list[str]) -> Non
 
 
 def test_a_table() -> None:
-    assert columns(("A", "LONG"), [("wide", None), ("x", 5)]) == "A     LONG\nwide  -\nx     5"
+    assert (
+        format_columns(("A", "LONG"), [("wide", None), ("x", 5)]) == "A     LONG\nwide  -\nx     5"
+    )
 
 
 def test_an_answer_that_is_not_vesperds(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:

@@ -12,15 +12,15 @@ import pytest
 
 import vesper_monitor
 from kvm_transport.transport import KvmTransport
-from vesper_monitor.daemon.config import Config, ConfigError, load
+from vesper_monitor.daemon.config import Config, ConfigError, load_config
 
 EXAMPLE = Path(vesper_monitor.__file__).parent / "vesperd.toml"
 
 
 def test_no_file_is_fine_unless_asked_for(tmp_path: Path) -> None:
-    assert load(tmp_path / "none.toml") == Config()
+    assert load_config(tmp_path / "none.toml") == Config()
     with pytest.raises(ConfigError, match="no such file"):
-        load(tmp_path / "none.toml", required=True)
+        load_config(tmp_path / "none.toml", required=True)
 
 
 def test_the_example_shows_every_key_with_its_default(tmp_path: Path) -> None:
@@ -28,7 +28,7 @@ def test_the_example_shows_every_key_with_its_default(tmp_path: Path) -> None:
     active = [line[1:] for line in lines if line.startswith("#") and not line.startswith("# ")]
     path = tmp_path / "vesperd.toml"
     path.write_text("\n".join(line for line in active if line))
-    config = load(path)
+    config = load_config(path)
     tables = config.transport_settings
     assert dataclasses.replace(config, transport_settings={}) == Config()
     keys = itertools.takewhile(lambda line: not line.startswith("["), active)
@@ -62,7 +62,7 @@ def test_errors_name_file_and_key(tmp_path: Path, text: str, what: str) -> None:
     path = tmp_path / "vesperd.toml"
     path.write_text(text)
     with pytest.raises(ConfigError) as error:
-        load(path)
+        load_config(path)
     assert str(path) in str(error.value)
     assert what in str(error.value)
 
@@ -70,5 +70,5 @@ def test_errors_name_file_and_key(tmp_path: Path, text: str, what: str) -> None:
 def test_whole_numbers_are_seconds_too(tmp_path: Path) -> None:
     path = tmp_path / "vesperd.toml"
     path.write_text("monitor_grace = 3\ntransports = ['xen']\n")
-    config = load(path)
+    config = load_config(path)
     assert (config.monitor_grace, config.transports) == (3.0, ("xen",))

@@ -304,7 +304,7 @@ def test_a_resource_unknown_to_the_daemon_is_taken_up(
 def test_an_agent_that_is_killed_leaves_no_waiter(daemon: DaemonProcess, guest: Guest) -> None:
     script = (
         "import sys, json; from vesper_monitor.client import Client\n"
-        "Client(sys.argv[1], timeout=60).call('wait', **json.loads(sys.argv[2]))"
+        "Client(sys.argv[1], timeout=60).call_vesperd('wait', **json.loads(sys.argv[2]))"
     )
     fields = '{"resource": "r1", "vm": "vm1", "interval": 1, "timeout": 60}'
     with subprocess.Popen([sys.executable, "-c", script, str(daemon.socket), fields]) as agent:
@@ -359,7 +359,7 @@ def test_follower_gets_history_and_then_what_happens(daemon: DaemonProcess, gues
     first = daemon.events(limit=3)
     assert [event["fields"]["code"] for event in first] == [2, 3, 4]
     with Client(str(daemon.socket)) as client:
-        stream = client.stream("events", follow=True, since=first[0]["id"])
+        stream = client.stream_answers("events", follow=True, since=first[0]["id"])
         seen = [next(stream)["event"]["fields"]["code"] for _ in range(2)]
         guest.say("emit", "send_signal", "comm=cron", "code=5")
         seen.append(next(stream)["event"]["fields"]["code"])

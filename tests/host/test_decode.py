@@ -11,7 +11,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from vesper_monitor.guest import abi, decode
-from vesper_monitor.guest.decode import Event, printable, signal_name
+from vesper_monitor.guest.decode import Event, make_printable, signal_name
 from vesper_monitor.guest.records import RECORDS
 from vesper_monitor.guest.relay import RawRecord
 
@@ -22,7 +22,9 @@ def raw(record: ctypes.Structure | bytes, lost: int = 0) -> RawRecord:
 
 
 def decoded(record: ctypes.Structure | bytes) -> Event:
-    (event,) = decode.decode([raw(record)], vm="vm1", domid=3, probe="p", cpu=0, received=1.5)
+    (event,) = decode.decode_records(
+        [raw(record)], vm="vm1", domid=3, probe="p", cpu=0, received=1.5
+    )
     return event
 
 
@@ -87,14 +89,14 @@ def test_every_type_of_record_is_known() -> None:
         assert ctypes.sizeof(record.struct) % 8 == 0, "vsp_record_write() would refuse it"
         flags = [name for name, *_ in record.struct._fields_ if name == "flags"]
         assert bool(record.flags) == bool(flags)
-        fields = record.read(b"")
+        fields = record.read_fields(b"")
         assert record.text(fields)
         assert not [name for name in fields if "reserved" in name or name == "rec"]
 
 
 @given(st.binary(max_size=40))
 def test_printable(raw: bytes) -> None:
-    text = printable(raw)
+    text = make_printable(raw)
     assert text.isprintable()
     text.encode()
 
@@ -110,7 +112,9 @@ def test_signal_name(number: int, name: str) -> None:
 
 def test_lost() -> None:
     record = raw(abi.SendSignal(rec=abi.Record(event=1, seq=6, time_ns=2**64 - 1)), lost=1)
-    event, after = decode.decode([record], vm="vm1", domid=3, probe="p", cpu=2, received=0.0)
+    event, after = decode.decode_records(
+        [record], vm="vm1", domid=3, probe="p", cpu=2, received=0.0
+    )
     assert (event.event, event.seq, after.seq) == ("lost", 5, 6)
     assert event.fields == {"count": 1}
     assert event.text.startswith("1 record of p on CPU 2 lost")

@@ -30,16 +30,16 @@ from vesper_monitor.guest.last_words import LastWords
 from vesper_monitor.guest.session import Session
 from vesper_monitor.transport import Domain
 
-READ = abi.offset(abi.Index, "read")
+READ = abi.field_offset(abi.Index, "read")
 
 
 class FullDisk(Journal):
     full = False
 
-    def write(self, batch: Batch) -> list[tuple[str, str]]:
+    def write_batch(self, batch: Batch) -> list[tuple[str, str]]:
         if self.full:
             raise JournalError("no space left on device")
-        return super().write(batch)
+        return super().write_batch(batch)
 
 
 class Host:
@@ -57,10 +57,10 @@ class Host:
         self.followers = Followers()
         self.pipeline = EventPipeline(self.recorder, self.instances, self.followers)
         if not held:
-            self.pipeline.begin(0, 0)
+            self.pipeline.begin_numbering(0, 0)
 
     def on_events(self, session: Session, events: list[Event]) -> None:
-        self.pipeline.record(session.domain, events, session)
+        self.pipeline.record_events(session.domain, events, session)
 
     async def close(self) -> None:
         await self.instances.close()
@@ -112,11 +112,11 @@ def test_a_position_is_noted_in_the_guest_once_its_records_are_written(
                 await say(vm, 3)
                 await until(lambda: _noted(told) == 3, "noted")
                 FullDisk.full = True
-                follower = host.followers.add(None)
+                follower = host.followers.add_follower(None)
                 await say(vm, 2, 3)
                 got: list[Event] = []
                 while len(got) < 2:
-                    got += (await follower.get())[0]
+                    got += (await follower.take_events())[0]
                 assert host.recorder.error is not None
                 assert _noted(told) == 3
             async with watch(images) as again:
@@ -143,43 +143,43 @@ def test_a_guest_keeps_what_is_too_much_for_memory(
                 await until(told.all_collecting, "probes collecting")
                 through(host, told)
                 record_of(host, told)
-                follower = host.followers.add(None)
+                follower = host.followers.add_follower(None)
                 FullDisk.full = True
                 await say(vm, 1)
                 await until(lambda: host.recorder.error is not None, "the disk is full")
                 await say(vm, 14, 1)
                 got: list[Event] = []
                 while len(got) < 15:
-                    got += (await follower.get())[0]
+                    got += (await follower.take_events())[0]
                 # Whatever it goes on saying, no more is kept here.
                 (entry,) = host.recorder._queues["vm1"]
                 kept = len(entry.written)
                 await say(vm, 15, 15)
                 while len(got) < 30:
-                    got += (await follower.get())[0]
+                    got += (await follower.take_events())[0]
                 assert host.pipeline._backlog < 30
                 assert len(entry.written) == kept
                 # A fault among what is too much is found.
                 await vm.tell("emit", "send_signal", "sig=11", "comm=httpd", "fatal=1", "pid=30")
-                instance = host.instances.get("r1")
+                instance = host.instances.get_instance("r1")
                 assert instance is not None
                 await until(lambda: instance.fault_recorded, "the fault")
                 FullDisk.full = False
 
                 async def written() -> list[Event]:
-                    return await host.recorder.run(Journal.events, limit=1000)
+                    return await host.recorder.run_on_journal(Journal.read_events, limit=1000)
 
                 await until(lambda: _noted(told) == 31, "all is written")
                 assert [e.fields["pid"] for e in await written()] == list(range(31))
                 await say(vm, 1, 31)
                 while len(got) < 32:
-                    got += (await follower.get())[0]
+                    got += (await follower.take_events())[0]
                 assert [e.fields["pid"] for e in got] == list(range(32))
-                faults = await host.recorder.run(Journal.faults)
+                faults = await host.recorder.run_on_journal(Journal.read_faults)
                 assert [(f.id, f.event["fields"]["pid"]) for f in faults] == [(1, 30)]
                 await until(lambda: _noted(told) == 32, "noted")
-                saved = await host.recorder.run(
-                    Journal.positions, told.session.domain.uuid, told.session.domain.domid
+                saved = await host.recorder.run_on_journal(
+                    Journal.read_positions, told.session.domain.uuid, told.session.domain.domid
                 )
                 assert max(saved.values()) == 32
 
@@ -188,7 +188,7 @@ def test_a_guest_keeps_what_is_too_much_for_memory(
 
 def record_of(host: Host, told: Watch) -> None:
     """A resource of the session's domain."""
-    host.instances.start("r1", told.session.domain, ["send_signal"], ["httpd"])
+    host.instances.start_instance("r1", told.session.domain, ["send_signal"], ["httpd"])
 
 
 def test_what_is_numbered_late_has_the_number_of_its_event_too(tmp_path: Path) -> None:
@@ -197,18 +197,18 @@ def test_what_is_numbered_late_has_the_number_of_its_event_too(tmp_path: Path) -
     async def scene() -> None:
         host = Host(tmp_path / "journal", held=True)
         domain = Domain("vm1", 2, "u")
-        instance = host.instances.start("r1", domain, ["process_exit"], ["httpd"])
-        host.pipeline.record(domain, [death(7)])
+        instance = host.instances.start_instance("r1", domain, ["process_exit"], ["httpd"])
+        host.pipeline.record_events(domain, [death(7)])
         await until(lambda: instance.fault_recorded, "the fault")
         assert instance.fault is not None
         shown = instance.fault.to_json()
         assert (shown["id"], shown["event"]["id"]) == (None, None)
-        host.pipeline.begin(40, 4)
+        host.pipeline.begin_numbering(40, 4)
         assert (instance.fault.id, instance.fault.event["id"]) == (5, 41)
-        host.instances.stop("r1")
-        faults = await host.recorder.run(Journal.faults)
+        host.instances.stop_instance("r1")
+        faults = await host.recorder.run_on_journal(Journal.read_faults)
         assert [(f.id, f.ended_by, f.event["id"]) for f in faults] == [(5, "stop", 41)]
-        events = await host.recorder.run(Journal.events_before, faults[0], 1e12, 9)
+        events = await host.recorder.run_on_journal(Journal.events_before, faults[0], 1e12, 9)
         assert [e.id for e in events] == [41]
         await host.close()
 
@@ -222,12 +222,12 @@ def test_of_last_words_that_wait_no_more_are_kept_than_the_journal_does(tmp_path
         said = LastWords("oops", "BUG", "stack", "log" * 9999, True)
         for number in range(KEEP_WORDS + 5):
             oops = replace(death(number + 1), event="last_words", words=said)
-            host.pipeline.record(domain, [oops])
+            host.pipeline.record_events(domain, [oops])
         (entry,) = host.recorder._queues["vm1"]
         kept = [event.words for event in entry.batch.events]
         assert kept == [None] * 5 + [said] * KEEP_WORDS
-        host.pipeline.begin(0, 0)
-        words = await host.recorder.run(Journal.last_words, "vm1", 2, 0.0)
+        host.pipeline.begin_numbering(0, 0)
+        words = await host.recorder.run_on_journal(Journal.last_words, "vm1", 2, 0.0)
         assert len(words) == KEEP_WORDS
         assert not host.pipeline._words_of
         await host.close()
@@ -246,7 +246,7 @@ def test_what_the_host_has_seen_is_kept_beside_a_guests_flood(
         host = Host(tmp_path / "journal", held=True)
         host.pipeline._backlog = host.pipeline._backlog_of["vm1"] = 6  # of the guest's own
         for number in range(9):
-            host.pipeline.record(Domain("vm1", 2, "u"), [death(number + 1)])
+            host.pipeline.record_events(Domain("vm1", 2, "u"), [death(number + 1)])
         (entry,) = host.recorder._queues["vm1"]
         assert len(entry.batch.events) == 3
         await host.close()

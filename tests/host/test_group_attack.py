@@ -160,14 +160,14 @@ def attack(path: Path) -> Iterator[None]:
 def time_of_a_fault(daemon: DaemonProcess, control: socket.socket) -> float:
     """s, from the guest's store to the answer that the monitor has waited for."""
     with Client(str(daemon.socket), timeout=30.0) as monitor:
-        monitor.begin("wait", **MONITOR)
+        monitor.begin_request("wait", **MONITOR)
         end = time.monotonic() + 30
         while not daemon.call("status")["vms"][0]["waiting"]:
             assert time.monotonic() < end
             time.sleep(0.005)
         begin = time.monotonic()
         control.sendall(b"emit send_signal sig=11 comm=httpd fatal=1 addr=0\n")
-        answer = monitor.finish()
+        answer = monitor.finish_request()
         taken = time.monotonic() - begin
     assert answer["result"] == "fault"
     control.recv(4096)

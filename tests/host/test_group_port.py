@@ -47,7 +47,7 @@ def as_the_group(monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 async def echo(connection: Connection, request: Request) -> None:
-    await connection.send({"ok": True, "privileged": connection.privileged, **request})
+    await connection.send_answers({"ok": True, "privileged": connection.privileged, **request})
 
 
 async def ask(path: Path, data: bytes, *, half_close: bool = True) -> list[Request]:
@@ -88,7 +88,7 @@ def test_lines_in_pieces_together_and_too_long(tmp_path: Path, as_the_group: Non
 def test_an_answer_longer_than_the_sockets_buffer(tmp_path: Path, as_the_group: None) -> None:
     async def much(connection: Connection, request: Request) -> None:
         for _ in range(20):
-            await connection.send({"x": "y" * 200_000})
+            await connection.send_answers({"x": "y" * 200_000})
 
     async def run() -> None:
         async with served(tmp_path / "sock", much):
@@ -133,7 +133,7 @@ def test_who_does_not_read_is_dropped(
     async def flood(connection: Connection, request: Request) -> None:
         try:
             while True:
-                await connection.send({"x": "y" * 10000})
+                await connection.send_answers({"x": "y" * 10000})
         except ConnectionError as error:
             dropped.put_nowait(str(error))
             raise
@@ -157,7 +157,7 @@ def test_what_waits_for_all_that_do_not_read_is_bounded(
 
     async def much(connection: Connection, request: Request) -> None:
         try:
-            await connection.send({"x": "y" * request["bytes"]})
+            await connection.send_answers({"x": "y" * request["bytes"]})
         except ConnectionError as error:
             ended.put_nowait(str(error))
             raise
@@ -265,13 +265,13 @@ def test_turns_are_in_order_and_leave_most_of_the_time() -> None:
         mine, order = Share(), []
 
         async def work(number: int) -> None:
-            turn = await mine.take()
+            turn = await mine.take_turn()
             order.append(number)
             end = time.thread_time() + 0.004
             while time.thread_time() < end:
                 pass
-            turn.end()
-            turn.end()  # once is enough
+            turn.end_turn()
+            turn.end_turn()  # once is enough
 
         begin = time.monotonic()
         await asyncio.gather(*(work(number) for number in range(10)))
@@ -286,17 +286,17 @@ def test_a_turn_that_is_not_ended_ends_by_itself(monkeypatch: pytest.MonkeyPatch
 
     async def run() -> None:
         mine = Share()
-        await mine.take()
-        waiting = asyncio.create_task(mine.take())
-        gone = asyncio.create_task(mine.take())
+        await mine.take_turn()
+        waiting = asyncio.create_task(mine.take_turn())
+        gone = asyncio.create_task(mine.take_turn())
         await asyncio.sleep(0)
         gone.cancel()
         async with asyncio.timeout(10):
             await waiting
             called = asyncio.Event()
-            mine.call(called.set)
+            mine.call_in_turn(called.set)
             await called.wait()
-            await mine.take()
+            await mine.take_turn()
 
     asyncio.run(run())
 
@@ -315,7 +315,7 @@ def test_who_has_waited_longer_than_a_turn_takes_another_one(
         await until(lambda: first.is_over, "the end of the turn")  # as of a hypervisor's answer
         await connection.take_turn()
         turns.append((connection._turn, first))
-        await connection.send({"ok": True})
+        await connection.send_answers({"ok": True})
 
     async def run() -> None:
         async with served(tmp_path / "sock", slow):
@@ -351,9 +351,9 @@ def test_clients_of_an_older_vesperd(tmp_path: Path) -> None:
                 with socket.socket(socket.AF_UNIX) as stale:
                     stale.bind(root_path(str(path)))
             with Client(str(path), timeout=10.0) as client:
-                assert client.call("hello")["ok"]
+                assert client.call_vesperd("hello")["ok"]
             environment = {"VESPER_SOCKET": str(path)}
-            assert quick._ask(environment, b"{}\n", 5.0) == quick.ALIVE
+            assert quick._ask_vesperd(environment, b"{}\n", 5.0) == quick.ALIVE
         thread.join(10)
 
 
@@ -370,11 +370,11 @@ def test_a_full_queue_is_waited_for(tmp_path: Path, suffix: str) -> None:
             full.setblocking(False)
             assert full.connect_ex(f"{path}{suffix}") == errno.EAGAIN
         with pytest.raises(DaemonUnavailable, match="does not accept"):
-            Client(str(path), timeout=0.1).connect()
+            Client(str(path), timeout=0.1).connect_to_vesperd()
         thread = threading.Timer(0.2, lambda: held.extend(listener.accept()[:1]))
         thread.start()
         with Client(str(path), timeout=10.0) as client:
-            client.connect()
+            client.connect_to_vesperd()
         thread.join(10)
         for sock in held:
             sock.close()

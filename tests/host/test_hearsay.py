@@ -38,7 +38,7 @@ def test_a_long_pause(cause: Cause, own: float | None, failures: int) -> None:
             still,
             lambda _, likely: own or (0.0 if likely else 0.2),
         )
-        hearsay.reported(VM1, report)
+        hearsay.record_report(VM1, report)
         await asyncio.sleep(0.6)
         await hearsay.close()
 
@@ -59,7 +59,7 @@ def heard(*happens: str | DomainReport) -> list[Event]:
             if isinstance(what, str):
                 hearsay.note_stop(VM1, what == "stop")
             else:
-                hearsay.reported(VM1, what)
+                hearsay.record_report(VM1, what)
         await hearsay.close()
 
     asyncio.run(body())
@@ -84,6 +84,6 @@ def test_who_has_ended_a_domain() -> None:
 
 
 def test_what_is_no_pause_is_not_called_one() -> None:
-    texts = [event.text for event in heard(states.report("pmsuspended", "unknown"),
-                                           states.report("shutdown", "unknown"))]  # fmt: skip
+    texts = [event.text for event in heard(states.make_report("pmsuspended", "unknown"),
+                                           states.make_report("shutdown", "unknown"))]  # fmt: skip
     assert texts == ["vm1 sleeps (suspend to RAM)", "vm1 shuts down"]

@@ -112,12 +112,14 @@ class Hostile(RuleBasedStateMachine):
                                  "show send_signal", "life off", "life on", "state paused",
                                  "state running", "words oops x", "words panic y"]))  # fmt: skip
     def obeys(self, words: str) -> None:
-        self.host.run(self.guest._obey(words.split()))
+        self.host.run(self.guest._obey_command(words.split()))
         self.host.step()
 
     @rule(count=st.integers(1, 3000))
     def writes_records(self, count: int) -> None:
-        self.guest.inside.emit("send_signal", {"count": str(count), "comm": "httpd", "fatal": "1"})
+        self.guest.inside.emit_event(
+            "send_signal", {"count": str(count), "comm": "httpd", "fatal": "1"}
+        )
         self.host.step()
 
     @invariant()

@@ -109,7 +109,7 @@ def test_an_earlier_daemons_fault_is_told_when_the_domain_was_seen() -> None:
         (lambda i: i.domain_ended(DomainReport(DomainState.GONE), "gone"), Result.DEAD),
     ):
         instance = make(record, fault=fault(), restored=True)
-        assert instance.patience(0.0, grace=10.0) is None
+        assert instance.seconds_until_alarm(0.0, grace=10.0) is None
         waiter = begin(instance, 0.0)
         assert waiter.answer is None
         seen(instance)
@@ -134,19 +134,19 @@ def test_a_fault_in_a_short_gap_waits_for_the_next_monitor() -> None:
     instance = monitored(interval=1.0)
     instance.fault_found(fault())
     instance.fault_is_recorded(1)
-    assert instance.patience(0.5, grace=10.0) == 10.5
+    assert instance.seconds_until_alarm(0.5, grace=10.0) == 10.5
     waiter = begin(instance, 1.0)
     assert result(waiter) is Result.FAULT
-    assert instance.patience(1.0, grace=10.0) is None
+    assert instance.seconds_until_alarm(1.0, grace=10.0) is None
 
 
 def test_a_fault_in_a_long_gap_is_told_without_a_monitor() -> None:
     instance = monitored(interval=10.0)
     instance.fault_found(fault())
-    assert instance.patience(1.0, grace=10.0) is None  # not in the journal yet
+    assert instance.seconds_until_alarm(1.0, grace=10.0) is None  # not in the journal yet
     instance.fault_is_recorded(1)
-    assert instance.patience(1.0, grace=10.0) == 0.0
-    assert instance.patience(9.5, grace=10.0) == 10.5  # a monitor is about to come
+    assert instance.seconds_until_alarm(1.0, grace=10.0) == 0.0
+    assert instance.seconds_until_alarm(9.5, grace=10.0) == 10.5  # a monitor is about to come
 
 
 def test_it_is_unmonitored_when_no_monitor_comes_for_long() -> None:
@@ -157,7 +157,7 @@ def test_it_is_unmonitored_when_no_monitor_comes_for_long() -> None:
     assert not instance.is_unmonitored(2000.0)
     instance.monitor_ends(waiter, 2000.0, delivered=False)
     assert not instance.is_unmonitored(2010.0)
-    instance.end(2010.0, "stop")
+    instance.end_activation(2010.0, "stop")
     assert not instance.is_unmonitored(9999.0)
 
 
@@ -232,13 +232,13 @@ def test_what_was_handed_over_is_told_by_nobody_here_until_a_monitor_comes() -> 
     instance = monitored()
     instance.fault_found(fault())
     instance.fault_is_recorded(1)
-    assert instance.patience(5.0, grace=10.0) is not None
+    assert instance.seconds_until_alarm(5.0, grace=10.0) is not None
     assert instance.hand_over() == fault()
-    assert instance.patience(5.0, grace=10.0) is None
+    assert instance.seconds_until_alarm(5.0, grace=10.0) is None
     assert instance.answer_at_timeout().result is Result.FINE
     assert result(begin(instance, 6.0)) is Result.FAULT  # it runs here after all
     assert instance.hand_over() == fault()
-    ended = instance.end(7.0, "stop")
+    ended = instance.end_activation(7.0, "stop")
     assert ended is not None
 
 
@@ -246,7 +246,7 @@ def test_one_that_has_come_along_is_told_when_the_guest_is_known() -> None:
     for heard, expected in ((5, Result.FAULT), (6, None)):
         instance = monitored()
         instance.fault_found(fault())
-        instance.doubt(5)
+        instance.doubt_fault(5)
         instance.fault_is_recorded(1)
         waiter = begin(instance, 1.0)
         assert waiter.answer is None
@@ -257,7 +257,7 @@ def test_one_that_has_come_along_is_told_when_the_guest_is_known() -> None:
     instance = monitored()
     instance.guest_met(5)
     instance.fault_found(fault())
-    instance.doubt(5)
+    instance.doubt_fault(5)
     instance.fault_is_recorded(1)
     assert result(begin(instance, 1.0)) is Result.FAULT
 
@@ -328,14 +328,14 @@ class Life(RuleBasedStateMachine):
     @precondition(lambda self: self.instance.fault and not self.instance.fault_recorded)
     @rule(seconds=st.floats(0.0, 30.0))
     def it_is_one_too_many(self, seconds: float) -> None:
-        self.instance.defer("too many", self.now + seconds, self.now)
+        self.instance.defer_fault("too many", self.now + seconds, self.now)
 
     @precondition(lambda self: self.instance.deferred is not None)
     @rule()
     def its_time_has_come(self) -> None:
         assert self.instance.deferred_until is not None
         self.now = max(self.now, self.instance.deferred_until)
-        self.instance.undefer()
+        self.instance.end_deferral()
 
     @rule()
     def fault_is_recorded(self) -> None:
@@ -347,7 +347,7 @@ class Life(RuleBasedStateMachine):
         self.instance.fault_is_recorded(self.faults - 1)
         assert self.instance.fault_recorded == before
 
-    @precondition(lambda self: self.instance.patience(self.now, 5.0) is not None)
+    @precondition(lambda self: self.instance.seconds_until_alarm(self.now, 5.0) is not None)
     @rule(taken=st.booleans())
     def pacemaker_is_told(self, taken: bool) -> None:
         assert not self.instance.waiting
@@ -369,11 +369,11 @@ class Life(RuleBasedStateMachine):
     def stop_and_start(self) -> None:
         held = self.instance.fault
         waiters = self.waiters
-        ended = self.instance.end(self.now, "stop")
+        ended = self.instance.end_activation(self.now, "stop")
         assert (ended and ended.id) == (held and held.id)
         assert self.instance.state is InstanceState.ENDED
         assert all(waiter.answer is not None for waiter in waiters)
-        assert self.instance.patience(self.now, 0.0) is None
+        assert self.instance.seconds_until_alarm(self.now, 0.0) is None
         self.begin_life()
 
     @invariant()
@@ -390,11 +390,11 @@ class Life(RuleBasedStateMachine):
             return
         if self.instance.deferred is not None:
             assert self.instance.deferred_until is not None
-            assert self.instance.patience(self.now, 5.0) is None
+            assert self.instance.seconds_until_alarm(self.now, 5.0) is None
             return
         # Either a monitor is about to be told, or Pacemaker will be.
         assert self.instance.state is InstanceState.WAITING or (
-            self.instance.patience(self.now, 5.0) is not None
+            self.instance.seconds_until_alarm(self.now, 5.0) is not None
         )
 
 

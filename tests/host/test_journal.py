@@ -57,29 +57,31 @@ def path(tmp_path: Path) -> Path:
 
 def test_everything_comes_back(path: Path) -> None:
     journal = Journal(path)
-    journal.write(Batch([event(1), event(2)], {("u", 1): POSITIONS}, [fault(1)], [instance()]))
+    journal.write_batch(
+        Batch([event(1), event(2)], {("u", 1): POSITIONS}, [fault(1)], [instance()])
+    )
     journal.set_activation("vm2", ["out_of_memory"])
     journal.close()
     journal = Journal(path)
-    assert journal.events() == [event(1), event(2)]
-    assert journal.faults() == journal.open_faults() == [fault(1)]
+    assert journal.read_events() == [event(1), event(2)]
+    assert journal.read_faults() == journal.open_faults() == [fault(1)]
     assert journal.open_instances() == [instance()]
-    assert journal.positions("u", 1) == POSITIONS
-    assert journal.activations() == {"vm2": ("out_of_memory",)}
+    assert journal.read_positions("u", 1) == POSITIONS
+    assert journal.read_activations() == {"vm2": ("out_of_memory",)}
     assert journal.last_ids() == (2, 1)
     # Left alone, nothing is activated there; and the other way round.
     for vm in ("vm2", "vm3"):
         journal.set_deactivation(vm, True)
     journal.set_deactivation("vm3", False)
-    assert (journal.activations(), journal.deactivations()) == ({}, {"vm2"})
+    assert (journal.read_activations(), journal.read_deactivations()) == ({}, {"vm2"})
     journal.begin_boot("another", 3.0)
-    assert journal.deactivations() == {"vm2"}
+    assert journal.read_deactivations() == {"vm2"}
     journal.close()
 
 
 def test_only_root_may_read_it(path: Path) -> None:
     journal = Journal(path)
-    journal.write(Batch([event(1)]))
+    journal.write_batch(Batch([event(1)]))
     for file in path.parent.iterdir():
         assert stat.S_IMODE(file.stat().st_mode) == 0o600
     journal.close()
@@ -94,7 +96,7 @@ def test_a_journal_without_deactivations_is_brought_up(path: Path) -> None:
     db.close()
     for deactivated in (set[str](), {"vm1"}):
         journal = Journal(path)
-        assert journal.deactivations() == deactivated
+        assert journal.read_deactivations() == deactivated
         journal.set_deactivation("vm1", True)
         journal.close()
     assert [file.name for file in path.parent.iterdir()] == [path.name]
@@ -102,38 +104,46 @@ def test_a_journal_without_deactivations_is_brought_up(path: Path) -> None:
 
 def test_a_fault_ends(path: Path) -> None:
     journal = Journal(path)
-    journal.write(Batch(faults=[fault(1), fault(2)]))
-    journal.write(Batch(faults=[dataclasses.replace(fault(1), ended=2.0, ended_by="stop")]))
+    journal.write_batch(Batch(faults=[fault(1), fault(2)]))
+    journal.write_batch(Batch(faults=[dataclasses.replace(fault(1), ended=2.0, ended_by="stop")]))
     assert [f.id for f in journal.open_faults()] == [2]
-    assert [f.ended_by for f in journal.faults()] == ["stop", None]
+    assert [f.ended_by for f in journal.read_faults()] == ["stop", None]
     journal.close()
 
 
 def test_events_are_bounded_and_paged(path: Path) -> None:
     journal = Journal(path, keep_events=1000)
     for start in range(1, 3001, 100):
-        journal.write(Batch([event(n, f"vm{n % 2}") for n in range(start, start + 100)]))
-    ids = [e.id for e in journal.events(limit=10_000)]
+        journal.write_batch(Batch([event(n, f"vm{n % 2}") for n in range(start, start + 100)]))
+    ids = [e.id for e in journal.read_events(limit=10_000)]
     assert ids == list(range(2001, 3001))
-    assert [e.id for e in journal.events(after=2500, until=2502)] == [2501, 2502]
+    assert [e.id for e in journal.read_events(after=2500, until=2502)] == [2501, 2502]
     assert journal.nth_newest(None, 10) == 2991
     assert journal.nth_newest("vm1", 10) == 2981
-    assert [e.id for e in journal.events(vm="vm1", after=2990)] == [2991, 2993, 2995, 2997, 2999]
+    assert [e.id for e in journal.read_events(vm="vm1", after=2990)] == [
+        2991,
+        2993,
+        2995,
+        2997,
+        2999,
+    ]
     journal.close()
 
 
 def test_another_boot_of_the_host_ends_instances_and_faults(path: Path) -> None:
     journal = Journal(path)
     journal.begin_boot("one", 1.0)
-    journal.write(Batch(positions={("u", 1): POSITIONS}, faults=[fault(1)], instances=[instance()]))
+    journal.write_batch(
+        Batch(positions={("u", 1): POSITIONS}, faults=[fault(1)], instances=[instance()])
+    )
     journal.begin_boot("one", 2.0)
     assert journal.open_faults()
     assert journal.open_instances()
     journal.begin_boot("two", 3.0)
     assert not journal.open_faults()
     assert not journal.open_instances()
-    assert not journal.positions("u", 1)
-    assert journal.faults()[0].ended_by == "boot of the host"
+    assert not journal.read_positions("u", 1)
+    assert journal.read_faults()[0].ended_by == "boot of the host"
     journal.close()
 
 
@@ -142,13 +152,13 @@ def test_what_a_resource_was_stopped_for(path: Path) -> None:
     journal = Journal(path)
     journal.begin_boot("one", 1.0)
     stopped = dataclasses.replace(fault(1), ended=2.0, ended_by="stop")
-    journal.write(Batch(faults=[stopped], instances=[instance()]))
+    journal.write_batch(Batch(faults=[stopped], instances=[instance()]))
     assert journal.stopped_for() == [stopped]
     later = dataclasses.replace(instance(), id="later", started=instance().started + 1)
-    journal.write(Batch(instances=[later]))
+    journal.write_batch(Batch(instances=[later]))
     assert journal.stopped_for() == []
     last = dataclasses.replace(fault(2), instance="later", ended=3.0, ended_by="stop")
-    journal.write(Batch(faults=[last]))
+    journal.write_batch(Batch(faults=[last]))
     assert journal.stopped_for() == [last]
     journal.begin_boot("two", 3.0)
     assert journal.stopped_for() == []
@@ -168,7 +178,7 @@ number = 0
 while True:
     number += 1
     batch = Batch([event(number)], {("u", 1): {Position(1, "p", 1, 0): number}}, [fault(number)])
-    journal.write(batch)
+    journal.write_batch(batch)
     print(number, flush=True)
 """
 
@@ -187,8 +197,8 @@ def test_a_killed_writer_loses_nothing_and_halves_nothing(path: Path, tmp_path: 
     journal = Journal(path)
     last_event, last_fault = journal.last_ids()
     assert int(said) <= last_fault <= int(said) + 1
-    assert last_event == last_fault == journal.positions("u", 1)[Position(1, "p", 1, 0)]
-    assert len(journal.faults(limit=100_000)) == last_fault
+    assert last_event == last_fault == journal.read_positions("u", 1)[Position(1, "p", 1, 0)]
+    assert len(journal.read_faults(limit=100_000)) == last_fault
     journal.close()
 
 
@@ -199,15 +209,15 @@ def test_an_unusable_file_is_set_aside(path: Path, content: bytes) -> None:
     path.parent.mkdir()
     path.write_bytes(content)
     journal = Journal(path)
-    journal.write(Batch([event(1)]))
-    assert journal.events() == [event(1)]
+    journal.write_batch(Batch([event(1)]))
+    assert journal.read_events() == [event(1)]
     assert path.with_name("journal.sqlite.unusable1").read_bytes() == content
     journal.close()
 
 
 def test_a_journal_of_another_schema_is_set_aside(path: Path) -> None:
     journal = Journal(path)
-    journal._execute("PRAGMA user_version=99", ())
+    journal._execute_statement("PRAGMA user_version=99", ())
     journal.close()
     journal = Journal(path)
     assert journal.last_ids() == (0, 0)
@@ -227,8 +237,8 @@ def test_recorder_keeps_the_order_and_reads_what_was_put(path: Path) -> None:
         recorder = Recorder(ThreadWorker(lambda: Journal(path)))
         order: list[int] = []
         for number in range(1, 200):
-            recorder.put("vm1", Batch([event(number)]), lambda n=number: order.append(n))  # type: ignore[misc]
-        events = await recorder.run(Journal.events, limit=1000)
+            recorder.put_batch("vm1", Batch([event(number)]), lambda n=number: order.append(n))  # type: ignore[misc]
+        events = await recorder.run_on_journal(Journal.read_events, limit=1000)
         assert [e.id for e in events] == order == list(range(1, 200))
         await recorder.close()
 
@@ -241,8 +251,8 @@ def test_a_flood_of_one_vm_is_not_before_the_fault_of_another(path: Path) -> Non
         order: list[str] = []
         for first in range(1, 5001, 100):
             flood = Batch([event(number) for number in range(first, first + 100)])
-            recorder.put("flood", flood, lambda: order.append("flood"))
-        recorder.put("vm1", Batch(faults=[fault(1)]), lambda: order.append("fault"))
+            recorder.put_batch("flood", flood, lambda: order.append("flood"))
+        recorder.put_batch("vm1", Batch(faults=[fault(1)]), lambda: order.append("fault"))
         await until(lambda: len(order) == 51, "all is written")
         assert order.index("fault") <= 2
         await recorder.close()
@@ -255,20 +265,20 @@ def test_monitors_are_told_before_the_disk_has_it_and_it_gets_there(path: Path) 
     synced: list[bool] = []
 
     class Slow(Journal):
-        def sync(self) -> None:
+        def sync_to_disk(self) -> None:
             synced.append(syncing.wait(10))
-            super().sync()
+            super().sync_to_disk()
 
     async def run() -> None:
         recorder = Recorder(ThreadWorker(lambda: Slow(path)))
         told = asyncio.Event()
-        recorder.put("vm1", Batch([event(1)]))
-        await recorder.flush()
+        recorder.put_batch("vm1", Batch([event(1)]))
+        await recorder.flush_queue()
         assert not synced  # an event alone need not survive the power
-        recorder.put("vm1", Batch(faults=[fault(1)]), told.set)
+        recorder.put_batch("vm1", Batch(faults=[fault(1)]), told.set)
         await asyncio.wait_for(told.wait(), 5)
         assert not synced
-        recorder.put("vm1", Batch(faults=[fault(2)]))
+        recorder.put_batch("vm1", Batch(faults=[fault(2)]))
         syncing.set()
         await until(lambda: synced, "synced")
         assert synced == [True]  # one for both
@@ -280,11 +290,11 @@ def test_monitors_are_told_before_the_disk_has_it_and_it_gets_there(path: Path) 
 
 def test_a_disk_that_does_not_sync_is_named(path: Path) -> None:
     journal = Journal(path)
-    journal.write(Batch(faults=[fault(1)]))
-    journal.sync()
+    journal.write_batch(Batch(faults=[fault(1)]))
+    journal.sync_to_disk()
     path.with_name(path.name + "-wal").unlink()
     with pytest.raises(JournalError, match="cannot sync"):
-        journal.sync()
+        journal.sync_to_disk()
     journal.close()
 
 
@@ -292,21 +302,21 @@ def test_a_failing_journal_delays_nobody_and_loses_no_fault(path: Path) -> None:
     class Full(Journal):
         full = False
 
-        def write(self, batch: Batch) -> list[tuple[str, str]]:
+        def write_batch(self, batch: Batch) -> list[tuple[str, str]]:
             if Full.full:
                 raise JournalError("no space left on device")
-            return super().write(batch)
+            return super().write_batch(batch)
 
     async def run() -> None:
         recorder = Recorder(ThreadWorker(lambda: Full(path)))
         told: list[int] = []
-        recorder.put("vm1", Batch([event(1)]), lambda: told.append(1))
-        await recorder.flush()
+        recorder.put_batch("vm1", Batch([event(1)]), lambda: told.append(1))
+        await recorder.flush_queue()
         Full.full = True
         for number in range(2, 7000):
-            recorder.put("vm1", Batch([event(number)]))
-        recorder.put("vm1", Batch(faults=[fault(1)]), lambda: told.append(2))
-        recorder.put("vm1", Batch(faults=[dataclasses.replace(fault(1), told=2.0)]))
+            recorder.put_batch("vm1", Batch([event(number)]))
+        recorder.put_batch("vm1", Batch(faults=[fault(1)]), lambda: told.append(2))
+        recorder.put_batch("vm1", Batch(faults=[dataclasses.replace(fault(1), told=2.0)]))
         await until(lambda: told == [1, 2], "both are told")
         assert str(recorder.error).startswith("no space left on device, since 20")
         Full.full = False
@@ -315,9 +325,9 @@ def test_a_failing_journal_delays_nobody_and_loses_no_fault(path: Path) -> None:
 
     asyncio.run(run())
     journal = Journal(path)
-    assert [f.told for f in journal.faults()] == [2.0]
+    assert [f.told for f in journal.read_faults()] == [2.0]
     assert journal.last_ids()[0] == 6999
-    assert len(journal.events(limit=10_000)) == 6999
+    assert len(journal.read_events(limit=10_000)) == 6999
     journal.close()
 
 
@@ -337,12 +347,12 @@ def test_positions_are_those_written_last(
         for step, domain, numbers in steps:
             positions = {Position(1, "p", 1, cpu): seq for cpu, seq in numbers.items()}
             if step == "write":
-                journal.write(Batch(positions={domain: positions}))
+                journal.write_batch(Batch(positions={domain: positions}))
                 last[domain] = positions
             elif step == "fail":
                 journal._db.execute("PRAGMA query_only=1")
                 with pytest.raises(JournalError, match="readonly"):
-                    journal.write(Batch(positions={domain: positions}))
+                    journal.write_batch(Batch(positions={domain: positions}))
                 journal._db.execute("PRAGMA query_only=0")
             elif step == "forget":
                 journal.forget_positions(*domain)
@@ -351,7 +361,7 @@ def test_positions_are_those_written_last(
                 journal.close()
                 journal = Journal(path)
             for key, expected in last.items():
-                assert journal.positions(*key) == expected
+                assert journal.read_positions(*key) == expected
         journal.close()
 
 
@@ -359,7 +369,7 @@ def test_any_number_of_events_at_once(tmp_path: Path) -> None:
     journal = Journal(tmp_path / "journal.sqlite")
     wanted = 0
     for count in (0, 1, 7, 8, 9, 63, 64, 65, 200):
-        journal.write(Batch(events=[event(wanted + i + 1) for i in range(count)]))
+        journal.write_batch(Batch(events=[event(wanted + i + 1) for i in range(count)]))
         wanted += count
-    assert [e.id for e in journal.events(limit=10_000)] == list(range(1, wanted + 1))
+    assert [e.id for e in journal.read_events(limit=10_000)] == list(range(1, wanted + 1))
     journal.close()

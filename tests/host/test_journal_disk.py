@@ -163,21 +163,21 @@ def test_journals_that_are_damaged_while_nobody_looks(
 def test_a_journal_that_is_damaged_while_it_is_used(tmp_path: Path) -> None:
     path = tmp_path / "journal"
     journal = Journal(path)
-    journal.write(Batch([event(number) for number in range(1, 50_000)]))
+    journal.write_batch(Batch([event(number) for number in range(1, 50_000)]))
     journal.close()
 
     async def run() -> None:
         recorder = Recorder(ThreadWorker(lambda: Journal(path)))
-        assert await recorder.run(Journal.last_ids) == (49_999, 0)
+        assert await recorder.run_on_journal(Journal.last_ids) == (49_999, 0)
         with path.open("r+b") as file:
             file.seek(8192)
             file.write(b"\xff" * (path.stat().st_size - 8192))
         with pytest.raises(JournalDamaged):
-            await recorder.run(Journal.events, limit=10**6)
-        recorder.put("vm1", Batch(faults=[fault(1)]))
-        await recorder.flush()
+            await recorder.run_on_journal(Journal.read_events, limit=10**6)
+        recorder.put_batch("vm1", Batch(faults=[fault(1)]))
+        await recorder.flush_queue()
         assert recorder.error is None
-        assert await recorder.run(Journal.last_ids) == (0, 1)
+        assert await recorder.run_on_journal(Journal.last_ids) == (0, 1)
         await recorder.close()
 
     asyncio.run(run())
@@ -189,7 +189,7 @@ def test_a_torn_write_costs_what_was_not_finished(tmp_path: Path) -> None:
     path = tmp_path / "journal"
     journal = Journal(path)
     for number in range(1, 40):
-        journal.write(Batch([event(number)], faults=[fault(number)]))
+        journal.write_batch(Batch([event(number)], faults=[fault(number)]))
     wal = path.with_name("journal-wal")
     parts = {p.name: p.read_bytes() for p in (path, wal)}
     journal.close()
@@ -201,9 +201,9 @@ def test_a_torn_write_costs_what_was_not_finished(tmp_path: Path) -> None:
         (torn / wal.name).write_bytes(parts[wal.name][:cut] + b"\xee" * 512)
         found = Journal(torn / path.name)
         last_event, last_fault = found.last_ids()
-        assert last_event == last_fault == len(found.faults(limit=1000))
+        assert last_event == last_fault == len(found.read_faults(limit=1000))
         kept.append(last_fault)
-        found.write(Batch([event(1000)]))
+        found.write_batch(Batch([event(1000)]))
         found.close()
         assert not list(torn.glob("*.unusable*"))
         shutil.rmtree(torn)
@@ -213,7 +213,9 @@ def test_a_torn_write_costs_what_was_not_finished(tmp_path: Path) -> None:
 
 def test_damage_is_told_from_a_disk_that_fails(tmp_path: Path) -> None:
     journal = Journal(tmp_path / "journal")
-    assert isinstance(journal._error("read", sqlite3.DatabaseError("malformed")), JournalDamaged)
-    full = journal._error("write", sqlite3.OperationalError("database or disk is full"))
+    assert isinstance(
+        journal._make_error("read", sqlite3.DatabaseError("malformed")), JournalDamaged
+    )
+    full = journal._make_error("write", sqlite3.OperationalError("database or disk is full"))
     assert not isinstance(full, JournalDamaged)
     journal.close()

@@ -34,10 +34,10 @@ def test_history_is_trimmed_by_count(path: Path, monkeypatch: pytest.MonkeyPatch
     far = 1_796_076_466_873
     for number in (1, 2, 3, far, far + 1, far + 2):
         ended = dataclasses.replace(fault(number), ended=2.0, ended_by="stop")
-        journal.write(Batch([event(number)], faults=[ended]))
-    assert [e.id for e in journal.events()] == [2, 3, far, far + 1, far + 2]
-    journal.write(Batch([event(far + 3)]))
-    assert [f.id for f in journal.faults()] == [2, 3, far, far + 1, far + 2]
+        journal.write_batch(Batch([event(number)], faults=[ended]))
+    assert [e.id for e in journal.read_events()] == [2, 3, far, far + 1, far + 2]
+    journal.write_batch(Batch([event(far + 3)]))
+    assert [f.id for f in journal.read_faults()] == [2, 3, far, far + 1, far + 2]
     journal.close()
 
 
@@ -47,16 +47,16 @@ def test_the_log_is_bounded_whatever_a_reader_holds(
     monkeypatch.setattr(journals, "MAX_LOG_BYTES", 1 << 20)
     journal = Journal(path)
     journal._db.execute("PRAGMA busy_timeout=0")
-    journal.write(Batch([event(1)]))
+    journal.write_batch(Batch([event(1)]))
     log = path.with_name(path.name + "-wal")
     with closing(sqlite3.connect(path)) as reader:
         reader.execute("BEGIN")
         assert reader.execute("SELECT count(*) FROM events").fetchone() == (1,)
         with pytest.raises(JournalError, match="a process reads it and does not end"):
             for number in range(2, 100):
-                journal.write(Batch([event(100 * number + part) for part in range(100)]))
+                journal.write_batch(Batch([event(100 * number + part) for part in range(100)]))
         assert log.stat().st_size < 2 << 20
-    journal.write(Batch([event(10**6)]))
+    journal.write_batch(Batch([event(10**6)]))
     assert log.stat().st_size < 1 << 20
     journal.close()
 
@@ -76,14 +76,14 @@ def test_a_newer_journal_is_used_as_far_as_it_is_known(
 ) -> None:
     """Of a newer vesperd, which was taken back: what it holds goes on."""
     journal = Journal(path)
-    journal.write(Batch([event(1)], instances=[instance()], faults=[fault(1)]))
+    journal.write_batch(Batch([event(1)], instances=[instance()], faults=[fault(1)]))
     journal.close()
     with closing(sqlite3.connect(path)) as db, db:
         db.execute(change)
         db.execute(f"PRAGMA user_version={journals.SCHEMA_VERSION + 1}")
     journal = Journal(path)
     assert [f.id for f in journal.open_faults()] == ([1] if usable else [])
-    journal.write(Batch([event(2)], instances=[instance()], faults=[fault(2)]))
+    journal.write_batch(Batch([event(2)], instances=[instance()], faults=[fault(2)]))
     assert journal.last_ids() == (2, 2)
     journal.close()
     assert path.with_name("journal.sqlite.unusable1").exists() is not usable
@@ -97,15 +97,15 @@ def process(path: Path) -> JournalProcess:
 def test_a_child_that_dies_is_begun_again(path: Path) -> None:
     async def body() -> None:
         worker = process(path)
-        assert await worker.call("write", Batch([event(1)])) == []
+        assert await worker.call_journal("write_batch", Batch([event(1)])) == []
         assert worker._process is not None
         worker._process.send_signal(signal.SIGSTOP)
-        asking = asyncio.create_task(worker.call("last_ids"))
+        asking = asyncio.create_task(worker.call_journal("last_ids"))
         await asyncio.sleep(0)
         worker._process.kill()
         with pytest.raises(JournalError, match="process has ended"):
             await asking
-        assert await worker.call("last_ids") == (1, 0)
+        assert await worker.call_journal("last_ids") == (1, 0)
         await worker.close()
 
     asyncio.run(body())
@@ -122,7 +122,7 @@ def test_without_descriptors_a_child_is_begun_later(path: Path, room: int) -> No
         os.close(lowest)
         resource.setrlimit(resource.RLIMIT_NOFILE, (lowest + room, most))
         try:
-            recorder.put("vm1", Batch([event(1)]), None, written.set)
+            recorder.put_batch("vm1", Batch([event(1)]), None, written.set)
             if room < 2:  # not even a pair of sockets
                 await until(lambda: recorder.error is not None, "it fails")
                 assert "cannot be begun" in str(recorder.error)
@@ -132,7 +132,7 @@ def test_without_descriptors_a_child_is_begun_later(path: Path, room: int) -> No
         finally:
             resource.setrlimit(resource.RLIMIT_NOFILE, limits)
         await written.wait()
-        assert [e.id for e in await recorder.run(Journal.events)] == [1]
+        assert [e.id for e in await recorder.run_on_journal(Journal.read_events)] == [1]
         await recorder.close()
 
     asyncio.run(body())
@@ -141,7 +141,7 @@ def test_without_descriptors_a_child_is_begun_later(path: Path, room: int) -> No
 def test_there_is_one_child_whoever_asks_first(path: Path) -> None:
     async def body() -> None:
         worker = process(path)
-        asked = (worker.call("last_ids"), worker.read_state(path.with_name("none")))
+        asked = (worker.call_journal("last_ids"), worker.read_state(path.with_name("none")))
         ids, missing = await asyncio.gather(*asked, return_exceptions=True)
         assert ids == (0, 0)
         assert isinstance(missing, FileNotFoundError)
@@ -157,12 +157,12 @@ def test_there_is_one_child_whoever_asks_first(path: Path) -> None:
 def test_a_second_vesperd_does_not_get_the_journal_of_a_first(path: Path) -> None:
     async def body() -> None:
         first, second = process(path), process(path)
-        assert await first.call("last_ids") == (0, 0)
+        assert await first.call_journal("last_ids") == (0, 0)
         with pytest.raises(JournalError, match="another vesperd uses the journal"):
-            await second.call("last_ids")
-        await first.call("write", Batch([event(1)]))
+            await second.call_journal("last_ids")
+        await first.call_journal("write_batch", Batch([event(1)]))
         await first.close()
-        assert await second.call("last_ids") == (1, 0)
+        assert await second.call_journal("last_ids") == (1, 0)
         await second.close()
 
     asyncio.run(body())
@@ -173,7 +173,7 @@ def test_a_child_ends_with_its_parent(path: Path) -> None:
 
     async def body() -> None:
         worker = process(path)
-        await worker.call("last_ids")
+        await worker.call_journal("last_ids")
         child = worker._process
         assert child is not None
         assert worker._pipe is not None

@@ -28,25 +28,25 @@ def test_it_reads_what_is_written_and_writes_nothing(tmp_path: Path) -> None:
     async def run() -> None:
         reader = JournalProcess.for_reading(path)
         with pytest.raises(JournalError, match="cannot open"):
-            await reader.call("events")
+            await reader.call_journal("read_events")
         assert not path.exists()
         journal = Journal(path)
         for number in range(1, 4):
-            journal.write(Batch(events=[event(number)]))
-            found, cpu_s = await reader.call_measured("events")
+            journal.write_batch(Batch(events=[event(number)]))
+            found, cpu_s = await reader.call_measured("read_events")
             assert [one.id for one in found] == list(range(1, number + 1))
             assert cpu_s >= 0
         with pytest.raises(JournalError, match="readonly"):
-            await reader.call("_execute", "DELETE FROM events", ())
+            await reader.call_journal("_execute_statement", "DELETE FROM events", ())
         # A damaged one is set aside, and another put in its place.
         journal.close()
         for file in files("journal.sqlite*"):
             file.rename(tmp_path / f"aside-{file.name}")
         fresh = Journal(path)
-        fresh.write(Batch(events=[event(9)]))
-        assert [one.id for one in await reader.call("events")] == [9]
+        fresh.write_batch(Batch(events=[event(9)]))
+        assert [one.id for one in await reader.call_journal("read_events")] == [9]
         fresh.close()
-        reader.kill()
+        reader.kill_worker()
 
     asyncio.run(run())
 
@@ -57,13 +57,13 @@ def test_a_disk_that_hangs_holds_up_who_reads_it(tmp_path: Path) -> None:
     async def run() -> None:
         journal = Journal(tmp_path / "journal.sqlite")
         reader = JournalProcess.for_reading(tmp_path / "journal.sqlite")
-        await reader.call("events")
+        await reader.call_journal("read_events")
         assert reader._process is not None
         reader._process.send_signal(signal.SIGSTOP)
-        work = asyncio.create_task(reader.call("events"))
+        work = asyncio.create_task(reader.call_journal("read_events"))
         done, _ = await asyncio.wait({work}, timeout=0.05)
         assert not done
-        reader.kill()
+        reader.kill_worker()
         with pytest.raises(JournalError, match="has ended"):
             await work
         assert reader._process.wait(10) != 0
@@ -78,12 +78,12 @@ def test_a_reader_keeps_nothing_open(tmp_path: Path) -> None:
     async def run() -> None:
         journal = Journal(tmp_path / "journal.sqlite")
         reader = JournalProcess.for_reading(tmp_path / "journal.sqlite")
-        journal.write(Batch(events=[event(1)]))
-        await reader.call("events")
-        journal.write(Batch(events=[event(2)]))
+        journal.write_batch(Batch(events=[event(1)]))
+        await reader.call_journal("read_events")
+        journal.write_batch(Batch(events=[event(2)]))
         busy, *_ = journal._db.execute("PRAGMA wal_checkpoint(TRUNCATE)").fetchone()
         assert not busy
-        reader.kill()
+        reader.kill_worker()
         journal.close()
 
     asyncio.run(run())
@@ -97,7 +97,7 @@ class Reader:
     async def take_turn(self) -> None:
         pass
 
-    def count(self, seconds: float) -> None:
+    def count_cpu_time(self, seconds: float) -> None:
         pass
 
 
@@ -111,20 +111,20 @@ def test_the_group_waits_for_a_disk_that_hangs_no_longer_than_root(
     async def run() -> None:
         journal = Journal(tmp_path / "journal.sqlite")
         reader = JournalProcess.for_reading(tmp_path / "journal.sqlite")
-        await reader.call("events")
+        await reader.call_journal("read_events")
         assert reader._process is not None
         reader._process.send_signal(signal.SIGSTOP)
         mine, client = Api(cast(Daemon, SimpleNamespace(reader=reader))), cast(Connection, Reader())
         for _ in range(3):
             with pytest.raises(JournalError, match="not answered within"):
-                await mine._read(client, Journal.last_ids)
+                await mine._read_journal(client, Journal.last_ids)
         with pytest.raises(JournalError, match="does not answer"):
-            await mine._read(client, Journal.last_ids)
+            await mine._read_journal(client, Journal.last_ids)
         monkeypatch.setattr(api, "READ_LIMIT_S", 20.0)
         reader._process.send_signal(signal.SIGCONT)
         await until(lambda: reader._pipe is not None and not reader._pipe._waiting, "its answers")
-        assert await mine._read(client, Journal.last_ids) == (0, 0)
-        reader.kill()
+        assert await mine._read_journal(client, Journal.last_ids) == (0, 0)
+        reader.kill_worker()
         journal.close()
 
     asyncio.run(run())

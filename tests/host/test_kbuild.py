@@ -114,14 +114,14 @@ def sources(tmp_path: Path, *broken: str) -> Path:
 def test_the_others_are_built(tmp_path: Path) -> None:
     store = ImageStore(tmp_path / "store")
     source = sources(tmp_path, "net_link", "die", "vesper_xen")
-    done = images.build(source / "headers", store, source=source)
+    done = images.build_images(source / "headers", store, source=source)
     assert [image.name for image in done.images] == ["send_signal"]
     # A host needs no frontend: those are not its to build.
     assert done.failures == {
         "net_link": "net_link/net_link.c:1:2: error: no net_link here",
         "die": "die/die.c:1:2: error: no die here",
     }
-    assert store.find("vm1", RELEASE, f"{RELEASE} SMP", "send_signal").data
+    assert store.find_image("vm1", RELEASE, f"{RELEASE} SMP", "send_signal").data
 
 
 def test_without_the_core_there_is_nothing(tmp_path: Path) -> None:
@@ -129,7 +129,7 @@ def test_without_the_core_there_is_nothing(tmp_path: Path) -> None:
     makefile = source / "probe_modules/Makefile"
     makefile.write_text(makefile.read_text().replace("vesper/vesper", "core/main"))
     with pytest.raises(ImageError, match=r"failed:\ncore/main\.c:1:2: error: no vesper here"):
-        images.build(source / "headers", ImageStore(tmp_path / "store"), source=source)
+        images.build_images(source / "headers", ImageStore(tmp_path / "store"), source=source)
 
 
 def test_the_command_says_so(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:

@@ -24,7 +24,7 @@ from tests.host.test_session import BOTH, run, watch
 from tests.host.test_session import images as images
 from vesper_monitor.faults import journal as journal_module
 from vesper_monitor.faults.journal import Batch, Journal
-from vesper_monitor.faults.rules import Scope, judge
+from vesper_monitor.faults.rules import Scope, judge_by_defaults
 from vesper_monitor.guest import abi
 from vesper_monitor.guest.images import ImageStore
 from vesper_monitor.guest.last_words import (
@@ -50,7 +50,7 @@ class Memory:
         self.data = bytearray(content or head)
         self.domain = VM
 
-    def map(self, handle: int, pages: int, *, writable: bool = False) -> Any:
+    def map_region(self, handle: int, pages: int, *, writable: bool = False) -> Any:
         memory = self
 
         class Mapping:
@@ -62,7 +62,7 @@ class Memory:
         return Mapping()
 
     def write(self, kind: abi.WordsKind, seq: int, **fields: Any) -> None:
-        start = abi.offset(abi.Words, "slot") + kind * ctypes.sizeof(abi.WordsSlot)
+        start = abi.field_offset(abi.Words, "slot") + kind * ctypes.sizeof(abi.WordsSlot)
         slot = bytes(abi.WordsSlot(seq=seq, **fields))
         self.data[start : start + len(slot)] = slot
 
@@ -84,35 +84,35 @@ def reader(memory: Memory, clock: Clock, seen: int | None = 0) -> WordsReader:
 def test_each_is_read_once_and_not_too_often() -> None:
     memory, clock = Memory(), Clock()
     words = reader(memory, clock)
-    assert words.read() == []
+    assert words.read_new() == []
     memory.write(OOPS, 2)
-    assert [(kind, number) for kind, number, *_ in words.read()] == [(OOPS, 1)]
-    assert words.read() == []
+    assert [(kind, number) for kind, number, *_ in words.read_new()] == [(OOPS, 1)]
+    assert words.read_new() == []
     memory.write(OOPS, 8)
     memory.write(PANIC, 2)
-    assert [kind for kind, *_ in words.read()] == [PANIC]  # an oops flood hides no panic
+    assert [kind for kind, *_ in words.read_new()] == [PANIC]  # an oops flood hides no panic
     clock.now += CALM
-    assert [(kind, number) for kind, number, *_ in words.read()] == [(OOPS, 4)]
+    assert [(kind, number) for kind, number, *_ in words.read_new()] == [(OOPS, 4)]
 
 
 def test_one_that_is_never_finished() -> None:
     memory, clock = Memory(), Clock()
     words = reader(memory, clock)
     memory.write(PANIC, 1, message=b"half")
-    assert words.read() == []
-    ((kind, number, slot, complete),) = words.read(final=True)
+    assert words.read_new() == []
+    ((kind, number, slot, complete),) = words.read_new(final=True)
     assert (kind, number, slot.message, complete) == (PANIC, 1, b"half", False)
     memory.write(OOPS, 1)
-    assert words.read() == []
+    assert words.read_new() == []
     clock.now += UNFINISHED
-    assert len(words.read()) == 1
+    assert len(words.read_new()) == 1
 
 
 def test_what_was_there_before_is_old() -> None:
     memory = Memory()
     memory.write(OOPS, 6)
-    assert reader(memory, Clock(), None).read() == []
-    assert len(reader(memory, Clock(), 2).read()) == 1
+    assert reader(memory, Clock(), None).read_new() == []
+    assert len(reader(memory, Clock(), 2).read_new()) == 1
 
 
 @pytest.mark.parametrize("content", [bytes(1 << 16), b"\xff" * (1 << 16)])
@@ -140,7 +140,7 @@ def test_no_words_make_anything_raise(
     assert all(line.isprintable() for line in (words.log + words.stack).split("\n"))
     assert said.text.isprintable()
     json.dumps(said.to_json())
-    verdict = judge(said, [])
+    verdict = judge_by_defaults(said, [])
     assert verdict is not None
     assert verdict.scope is Scope.SYSTEM
 
@@ -185,7 +185,7 @@ def test_the_message(kind: abi.WordsKind, said: bytes, log: str, message: str) -
     slot = abi.WordsSlot(message=said, log=log.encode(), log_len=len(log))
     told = to_event(kind, 1, slot, True, domain=VM, received=1.0)
     assert told.fields["message"] == message
-    verdict = judge(told, [])
+    verdict = judge_by_defaults(told, [])
     assert verdict is not None
     assert verdict.reason == f"kernel {kind.name.lower()}: {message} (system)"
 
@@ -242,9 +242,9 @@ def words(log: str = "log") -> LastWords:
 
 def test_journal_keeps_them_by_vm(tmp_path: Path) -> None:
     journal = Journal(tmp_path / "journal")
-    journal.write(Batch([replace(event(1, "quiet"), words=words())]))
+    journal.write_batch(Batch([replace(event(1, "quiet"), words=words())]))
     for number in range(2, 100):
-        journal.write(Batch([replace(event(number, "loud"), words=words(str(number)))]))
+        journal.write_batch(Batch([replace(event(number, "loud"), words=words(str(number)))]))
     assert journal.last_words("quiet", 1, 0.0) == [(1.5, words())]
     assert journal.last_words("quiet", 1, 2.0) == journal.last_words("quiet", 2, 0.0) == []
     kept = [found.log for _, found in journal.last_words("loud", 1, 0.0)]
@@ -263,8 +263,8 @@ def test_journal_of_an_earlier_version_is_brought_up(tmp_path: Path) -> None:
     db.close()
     for _ in range(2):
         journal = Journal(path)
-        assert journal.fault(7) == fault(7)
-        journal.write(Batch([replace(event(1), words=words())]))
+        assert journal.read_fault(7) == fault(7)
+        journal.write_batch(Batch([replace(event(1), words=words())]))
         assert journal.last_words("vm1", 1, 0.0) == [(1.5, words())]
         journal.close()
     assert not path.with_name("journal.unusable1").exists()

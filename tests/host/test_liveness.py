@@ -108,13 +108,13 @@ class Model:
             return
         life = self.liveness
         if self._answer is not None and self.now >= self._answer[0]:
-            life.usage(self.now, self._answer[1], self.timeout)
+            life.note_cpu_use(self.now, self._answer[1], self.timeout)
             self._answer = None
-        life.signs(self.now, [Sign(n, cpu.irqs, cpu.runs) for n, cpu in enumerate(self.cpus)])
-        hang = life.judge(self.timeout)
+        life.note_signs(self.now, [Sign(n, cpu.irqs, cpu.runs) for n, cpu in enumerate(self.cpus)])
+        hang = life.find_hang(self.timeout)
         if hang is not None:
             self.hangs.append((self.now, hang))
-        if self._answer is None and life.asks(self.now):
+        if self._answer is None and life.needs_cpu_use(self.now):
             state = DomainState.PAUSED if kind == PAUSE else DomainState.RUNNING
             # As xl prints it: tenths of a second.
             use = [
@@ -201,13 +201,13 @@ def told_after(timeout: float, ill: str, began: float, late: float, latency: flo
     answer: tuple[float, CpuUse] | None = None
     while now < began + 3 * timeout:
         if answer is not None and answer[0] <= now:
-            life.usage(*answer, timeout)
+            life.note_cpu_use(*answer, timeout)
             answer = None
         before, after = int(min(now, began) / 0.5), int(now / 0.5)
-        life.signs(now, [Sign(0, after if ill == "runs" else before, before)])
-        if life.judge(timeout) is not None:
+        life.note_signs(now, [Sign(0, after if ill == "runs" else before, before)])
+        if life.find_hang(timeout) is not None:
             return now - began
-        if answer is None and life.asks(now):
+        if answer is None and life.needs_cpu_use(now):
             at = now + latency * 0.5
             stuck = ill == "stuck" and at >= began
             state = VcpuState.BLOCKED if stuck else VcpuState.RUNNING
@@ -277,10 +277,10 @@ def observed_for(life: Liveness, seconds: float, now: float, state: VcpuState) -
     """A CPU that shows no sign and does not run. :returns: the time, and hangs."""
     end, hangs = now + seconds, 0
     while now < end:
-        life.signs(now, [Sign(0, 7, 7)])
-        hangs += life.judge(TIMEOUT) is not None
-        if life.asks(now):
-            life.usage(now, CpuUse(DomainState.RUNNING, (VcpuUse(0, 3.0, state),)), TIMEOUT)
+        life.note_signs(now, [Sign(0, 7, 7)])
+        hangs += life.find_hang(TIMEOUT) is not None
+        if life.needs_cpu_use(now):
+            life.note_cpu_use(now, CpuUse(DomainState.RUNNING, (VcpuUse(0, 3.0, state),)), TIMEOUT)
         now += min(life.next_look(now, TIMEOUT), end - now)
     return now, hangs
 
@@ -294,30 +294,34 @@ def test_a_stopped_process_sleeps_before_and_after(stopped: float) -> None:
     for phase in range(30):
         life, now = Liveness(), 1000.0
         for count in range(8):
-            life.signs(now + count, [Sign(0, count, count)])
+            life.note_signs(now + count, [Sign(0, count, count)])
         now, hangs = observed_for(life, stopped + phase / 10, now + 7.5, VcpuState.RUNNABLE)
         now, more = observed_for(life, 2.0, now, VcpuState.BLOCKED)
         assert hangs + more == 0
         # Long asleep, seen twice: once early, once late.
-        life.usage(now, CpuUse(DomainState.RUNNING, (VcpuUse(0, 3.0, VcpuState.BLOCKED),)), TIMEOUT)
+        life.note_cpu_use(
+            now, CpuUse(DomainState.RUNNING, (VcpuUse(0, 3.0, VcpuState.BLOCKED),)), TIMEOUT
+        )
         for _ in range(8):
             now += 1.0
-            life.signs(now, [Sign(0, 7, 7)])
-        life.usage(now, CpuUse(DomainState.RUNNING, (VcpuUse(0, 3.0, VcpuState.BLOCKED),)), TIMEOUT)
-        life.signs(now + 0.1, [Sign(0, 7, 7)])
-        assert life.judge(TIMEOUT) is None, stopped
-        life.signs(now + 0.2, [Sign(0, 8, 8)])
-        assert life.judge(TIMEOUT) is None
+            life.note_signs(now, [Sign(0, 7, 7)])
+        life.note_cpu_use(
+            now, CpuUse(DomainState.RUNNING, (VcpuUse(0, 3.0, VcpuState.BLOCKED),)), TIMEOUT
+        )
+        life.note_signs(now + 0.1, [Sign(0, 7, 7)])
+        assert life.find_hang(TIMEOUT) is None, stopped
+        life.note_signs(now + 0.2, [Sign(0, 8, 8)])
+        assert life.find_hang(TIMEOUT) is None
         assert life.state is LifeState.ALIVE
 
 
 def test_a_hypervisor_that_cannot_say() -> None:
     life = Liveness()
     for second in range(100):
-        life.signs(second * 0.5, [Sign(0, 1, 1)])
-        if life.asks(second * 0.5):
-            life.usage(second * 0.5, None, TIMEOUT)
-        assert life.judge(TIMEOUT) is None
+        life.note_signs(second * 0.5, [Sign(0, 1, 1)])
+        if life.needs_cpu_use(second * 0.5):
+            life.note_cpu_use(second * 0.5, None, TIMEOUT)
+        assert life.find_hang(TIMEOUT) is None
     assert life.state is LifeState.DOUBTED
 
 
@@ -325,10 +329,10 @@ def silent_for(life: Liveness, seconds: int, now: float, use: CpuUse | None) -> 
     """Each half a second a look; each question is answered so."""
     for _ in range(2 * seconds):
         now += 0.5
-        life.signs(now, [Sign(0, 7, 7)])
-        assert life.judge(TIMEOUT) is None
-        if life.asks(now):
-            life.usage(now, use, TIMEOUT)
+        life.note_signs(now, [Sign(0, 7, 7)])
+        assert life.find_hang(TIMEOUT) is None
+        if life.needs_cpu_use(now):
+            life.note_cpu_use(now, use, TIMEOUT)
     return now
 
 
@@ -345,20 +349,20 @@ def silent_for(life: Liveness, seconds: int, now: float, use: CpuUse | None) -> 
 def test_a_silence_that_nobody_explains_is_said(use: CpuUse | None, said: Silence | None) -> None:
     """It is no hang for certain, and not well for certain: seen at a guest that sleeps."""
     life = Liveness()
-    life.signs(0.0, [Sign(0, 6, 6)])
+    life.note_signs(0.0, [Sign(0, 6, 6)])
     now = silent_for(life, 20, 0.5, use)
     assert life.unexplained(TIMEOUT) is None, "a host may be busy for a while"
     now = silent_for(life, 10, now, use)
     assert life.unexplained(TIMEOUT) is said
     assert life.unexplained(60.0) is None, "a hang of that guest takes longer"
-    life.signs(now + 0.5, [Sign(0, 8, 8)])
-    life.judge(TIMEOUT)
+    life.note_signs(now + 0.5, [Sign(0, 8, 8)])
+    life.find_hang(TIMEOUT)
     assert life.unexplained(TIMEOUT) is None
 
 
 def test_a_pause_is_no_part_of_a_silence_that_nobody_explains() -> None:
     life = Liveness()
-    life.signs(0.0, [Sign(0, 6, 6)])
+    life.note_signs(0.0, [Sign(0, 6, 6)])
     starves = CpuUse(DomainState.RUNNING, (VcpuUse(0, 3.0, VcpuState.RUNNABLE),))
     now = silent_for(life, 15, 0.5, starves)
     now = silent_for(life, 60, now, CpuUse(DomainState.PAUSED, ()))
@@ -373,15 +377,15 @@ def test_a_pause_is_no_part_of_a_silence_that_nobody_explains() -> None:
 
 def test_a_guest_that_gets_a_little_cpu_and_is_silent() -> None:
     life, now = Liveness(), 0.0
-    life.signs(now, [Sign(0, 6, 6), Sign(1, 6, 6)])
+    life.note_signs(now, [Sign(0, 6, 6), Sign(1, 6, 6)])
     for count in range(100):
         now += 0.5
-        life.signs(now, [Sign(0, 7 + count, 7 + count), Sign(1, 7, 7)])
-        assert life.judge(TIMEOUT) is None
-        if life.asks(now):
+        life.note_signs(now, [Sign(0, 7 + count, 7 + count), Sign(1, 7, 7)])
+        assert life.find_hang(TIMEOUT) is None
+        if life.needs_cpu_use(now):
             ran = 3.0 + 0.02 * now
             vcpus = VcpuUse(0, now, VcpuState.RUNNING), VcpuUse(1, ran, VcpuState.RUNNABLE)
-            life.usage(now, CpuUse(DomainState.RUNNING, vcpus), TIMEOUT)
+            life.note_cpu_use(now, CpuUse(DomainState.RUNNING, vcpus), TIMEOUT)
     assert life.unexplained(TIMEOUT) is Silence.BUSY
     assert (life.silent_since, life.is_all_silent) == (0.5, False)
 
@@ -404,10 +408,10 @@ uses = st.none() | st.builds(
 def test_nothing_makes_it_raise(rounds: list[tuple[float, list[Sign], CpuUse | None]]) -> None:
     life = Liveness()
     for now, seen, use in rounds:
-        life.signs(now, seen)
-        life.judge(TIMEOUT)
-        life.asks(now)
-        life.usage(now, use, TIMEOUT)
+        life.note_signs(now, seen)
+        life.find_hang(TIMEOUT)
+        life.needs_cpu_use(now)
+        life.note_cpu_use(now, use, TIMEOUT)
         life.unexplained(TIMEOUT)
 
 
@@ -442,14 +446,14 @@ def test_xl_may_print_anything(text: str) -> None:
 def test_how_old_the_last_sign_is() -> None:
     liveness = Liveness()
     assert liveness.last_sign is None
-    liveness.signs(1.0, [Sign(0, 5, 5)])
+    liveness.note_signs(1.0, [Sign(0, 5, 5)])
     assert liveness.last_sign is None  # that counter may have stood for long
-    liveness.signs(1.2, [Sign(0, 6, 5)])
+    liveness.note_signs(1.2, [Sign(0, 6, 5)])
     assert liveness.last_sign == 1.0  # since then, at the earliest
-    liveness.signs(1.4, [Sign(0, 6, 9)])
+    liveness.note_signs(1.4, [Sign(0, 6, 9)])
     assert liveness.last_sign == 1.0
     # vesperd stood still: it may have been long ago.
-    liveness.signs(99.0, [Sign(0, 7, 9)])
+    liveness.note_signs(99.0, [Sign(0, 7, 9)])
     assert liveness.last_sign == 1.4
 
 
@@ -528,7 +532,7 @@ def test_a_hang_from_before_the_session(
     images: ImageStore, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """It is found on the first link, though each HELLO is given up before; and its end is."""
-    monkeypatch.setattr(Cchan._request, "__defaults__", (0.7,))
+    monkeypatch.setattr(Cchan._send_request, "__defaults__", (0.7,))
     monkeypatch.setattr("vesper_monitor.guest.liveness.MAX_GAP", 0.6)
 
     async def body() -> None:
@@ -578,7 +582,7 @@ def test_a_reset_before_the_guest_has_answered(
     images: ImageStore, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """What the old kernel has left is no hang of the new one."""
-    monkeypatch.setattr(Cchan._request, "__defaults__", (0.7,))
+    monkeypatch.setattr(Cchan._send_request, "__defaults__", (0.7,))
     monkeypatch.setattr("vesper_monitor.guest.liveness.MAX_GAP", 0.6)
 
     async def body() -> None:
@@ -602,7 +606,7 @@ def test_a_reset_before_the_guest_has_answered(
 def test_a_guest_that_lives_and_does_not_answer_gets_another_link(
     images: ImageStore, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(Cchan._request, "__defaults__", (0.7,))
+    monkeypatch.setattr(Cchan._send_request, "__defaults__", (0.7,))
 
     async def body() -> None:
         with guest(cmdline="lab.silent=yes"):

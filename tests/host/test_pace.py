@@ -16,12 +16,12 @@ def test_without_end_it_gets_its_share(lengths: list[float]) -> None:
     pace, begin, now, busy = Pace(), 1.0, 1.0, 0.0
     while busy < 10 * BURST:
         for taken in lengths:
-            pace.took(now, now + taken)
+            pace.take_time(now, now + taken)
             now, busy = now + taken, busy + taken
             # One round and a pause that is not worth it are too much at most.
             assert busy <= SHARE * (now - begin) + BURST + taken + SHARE * LEAST
-            now += pace.pause(now)
-            assert pace.pause(now) == 0.0
+            now += pace.pause_needed(now)
+            assert pace.pause_needed(now) == 0.0
     # It gets it, too.
     assert busy >= SHARE * (now - begin)
 
@@ -30,15 +30,15 @@ def test_without_end_it_gets_its_share(lengths: list[float]) -> None:
 def test_who_leaves_pauses_is_never_held_up(lengths: list[float], more: float) -> None:
     pace, now = Pace(), 1.0
     for taken in lengths * 10:
-        pace.took(now, now + taken)
+        pace.take_time(now, now + taken)
         now += taken
         now += taken / SHARE - taken + more
-        assert pace.pause(now) == 0.0
+        assert pace.pause_needed(now) == 0.0
 
 
 def test_a_burst_is_not_held_up() -> None:
     pace, now = Pace(), 1.0
     for _ in range(50):
-        pace.took(now, now + BURST / 50)
+        pace.take_time(now, now + BURST / 50)
         now += BURST / 50
-        assert pace.pause(now) == 0.0
+        assert pace.pause_needed(now) == 0.0

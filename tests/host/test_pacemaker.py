@@ -102,7 +102,7 @@ def commands(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
 
 
 def fail(wanted: bool = True, node: str | None = "node1") -> bool:
-    return asyncio.run(pacemaker.fail("vm1", node, lambda: wanted))
+    return asyncio.run(pacemaker.report_failure("vm1", node, lambda: wanted))
 
 
 def calls(commands: Path) -> list[str]:
@@ -165,10 +165,10 @@ def test_without_pacemaker_it_ends(commands: Path, monkeypatch: pytest.MonkeyPat
 def test_records_of_degraded_monitors() -> None:
     (record,) = parse_status(history())
     assert record == DegradedRecord("vm1", "node1", "100", over=False)
-    assert record.belongs("vm1", "node1")
-    assert record.belongs("vm1:0", "node1")
-    assert not record.belongs("vm1", "node2")
-    assert not record.belongs("vm", "node1")
+    assert record.belongs_to("vm1", "node1")
+    assert record.belongs_to("vm1:0", "node1")
+    assert not record.belongs_to("vm1", "node2")
+    assert not record.belongs_to("vm", "node1")
     # A monitor of another interval says nothing of this one.
     assert [parse_status(history(since=s))[0].over for s in (99, 100, 101)] == [False, True, True]
 

@@ -28,16 +28,16 @@ def pauses(path: Path, cluster: Cluster, ended: list[str], boot_id: str = "b1") 
 async def begin_and_end(path: Path) -> None:
     cluster, ended = Cluster(), list[str]()
     kept = pauses(path, cluster, ended)
-    await kept.restore()
-    pause = await kept.begin("vm1", 600, "backup")
-    assert kept.get("vm1") == pause
+    await kept.restore_pauses()
+    pause = await kept.begin_pause("vm1", 600, "backup")
+    assert kept.get_pause("vm1") == pause
     assert pause.text.startswith("watching is paused until 2")
     assert pause.text.endswith("(backup)")
     await settle()
     assert cluster.attributes == {"vesper-pause-vm1": pause.text}
-    assert kept.end("vm1", "by the operator")
-    assert not kept.end("vm1", "by the operator")
-    assert (kept.get("vm1"), ended) == (None, ["vm1"])
+    assert kept.end_pause("vm1", "by the operator")
+    assert not kept.end_pause("vm1", "by the operator")
+    assert (kept.get_pause("vm1"), ended) == (None, ["vm1"])
     await settle()
     assert cluster.attributes == {}
     kept.close()
@@ -50,11 +50,11 @@ def test_begin_and_end(tmp_path: Path) -> None:
 async def ends_by_itself(path: Path) -> None:
     cluster, ended = Cluster(), list[str]()
     kept = pauses(path, cluster, ended)
-    await kept.restore()
-    await kept.begin("vm1", 0.1, "")
-    await kept.begin("vm2", 600, "")
+    await kept.restore_pauses()
+    await kept.begin_pause("vm1", 0.1, "")
+    await kept.begin_pause("vm2", 600, "")
     await settle(lambda: ended)
-    assert [pause.vm for pause in kept.all()] == ["vm2"]
+    assert [pause.vm for pause in kept.list_all()] == ["vm2"]
     assert list(cluster.attributes) == ["vesper-pause-vm2"]
     kept.close()
 
@@ -65,22 +65,22 @@ def test_it_ends_by_itself(tmp_path: Path) -> None:
 
 async def outlives(path: Path) -> None:
     first = pauses(path, Cluster(), [])
-    await first.restore()
-    pause = await first.begin("vm1", 600, "backup")
-    await first.begin("vm2", 0.05, "")
+    await first.restore_pauses()
+    pause = await first.begin_pause("vm1", 600, "backup")
+    await first.begin_pause("vm2", 0.05, "")
     first.close()
     await asyncio.sleep(0.1)
     cluster, ended = Cluster(), list[str]()
     second = pauses(path, cluster, ended)
-    await second.restore()
-    assert second.all() == [pause]
+    await second.restore_pauses()
+    assert second.list_all() == [pause]
     assert ended == ["vm2"]
     await settle()
     assert list(cluster.attributes) == ["vesper-pause-vm1"]
     second.close()
     other_boot = pauses(path, Cluster(), [], "b2")
-    await other_boot.restore()
-    assert other_boot.all() == []
+    await other_boot.restore_pauses()
+    assert other_boot.list_all() == []
 
 
 def test_it_outlives_vesperd_and_no_boot_of_the_host(tmp_path: Path) -> None:
@@ -93,17 +93,17 @@ def test_a_clock_that_is_set_changes_no_pause(
     async def run() -> None:
         ended = list[str]()
         kept = pauses(tmp_path, Cluster(), ended)
-        await kept.restore()
-        await kept.begin("vm1", 0.2, "")
-        await kept.begin("vm2", 3600, "")
+        await kept.restore_pauses()
+        await kept.begin_pause("vm1", 0.2, "")
+        await kept.begin_pause("vm2", 3600, "")
         kept.close()
         now = time.time
         with monkeypatch.context() as patched:
             for step in (-3600.0, 7200.0):
                 patched.setattr(time, "time", lambda step=step: now() + step)
                 again = pauses(tmp_path, Cluster(), ended)
-                await again.restore()
-                assert again.get("vm2") is not None
+                await again.restore_pauses()
+                assert again.get_pause("vm2") is not None
                 await until(lambda: "vm1" in ended, "its end")
                 again.close()
 
@@ -115,8 +115,8 @@ def test_a_pause_of_an_older_vesperd(tmp_path: Path) -> None:
         entry = {"vm": "vm1", "since": 1, "until": time.time() + 60, "reason": "", "boot_id": "b1"}
         (tmp_path / "pauses.json").write_text(json.dumps([entry]))
         kept = pauses(tmp_path, Cluster(), [])
-        await kept.restore()
-        assert kept.get("vm1") is not None
+        await kept.restore_pauses()
+        assert kept.get_pause("vm1") is not None
         kept.close()
 
     asyncio.run(run())
@@ -130,8 +130,8 @@ def test_a_file_that_is_garbage_is_forgotten(tmp_path: Path, content: str) -> No
     async def restore() -> list[object]:
         (tmp_path / "pauses.json").write_text(content)
         kept = pauses(tmp_path, Cluster(), [])
-        await kept.restore()
-        return list(kept.all())
+        await kept.restore_pauses()
+        return list(kept.list_all())
 
     assert asyncio.run(restore()) == []
 
@@ -140,12 +140,12 @@ def test_what_cannot_be_kept_is_not_begun(tmp_path: Path) -> None:
     async def begin() -> None:
         (tmp_path / "file").mkdir()
         kept = pauses(tmp_path / "file/below", Cluster(), [])
-        await kept.restore()
+        await kept.restore_pauses()
         (tmp_path / "file").rmdir()
         (tmp_path / "file").touch()
         with pytest.raises(OSError, match="Not a directory"):
-            await kept.begin("vm1", 600, "")
-        assert kept.all() == []
+            await kept.begin_pause("vm1", 600, "")
+        assert kept.list_all() == []
 
     asyncio.run(begin())
 
@@ -159,17 +159,17 @@ def test_the_end_of_a_pause_is_kept_when_the_disk_takes_it(
     async def run() -> None:
         cluster = Cluster()
         kept = pauses(tmp_path, cluster, [])
-        await kept.restore()
-        await kept.begin("vm1", 600, "")
+        await kept.restore_pauses()
+        await kept.begin_pause("vm1", 600, "")
         (tmp_path / "pauses.json.new").mkdir()  # nothing can be written
-        kept.end("vm1", "by the operator")
+        kept.end_pause("vm1", "by the operator")
         await kept.wait_until_saved(0.05)
         assert "vm1" in (tmp_path / "pauses.json").read_text()
         (tmp_path / "pauses.json.new").rmdir()
         await kept.wait_until_saved(20.0)
         assert (tmp_path / "pauses.json").read_text() == "[]"
-        await kept.begin("vm1", 600, "")
-        kept.end("vm1", "by the operator")
+        await kept.begin_pause("vm1", 600, "")
+        kept.end_pause("vm1", "by the operator")
         await kept.wait_until_saved(20.0)
         assert (tmp_path / "pauses.json").read_text() == "[]"
         kept.close()
@@ -182,13 +182,13 @@ def test_one_that_is_not_known_yet_can_be_ended(tmp_path: Path) -> None:
 
     async def run() -> None:
         before, kept = pauses(tmp_path, Cluster(), []), pauses(tmp_path, Cluster(), [])
-        await before.restore()
+        await before.restore_pauses()
         for vm in ("vm1", "vm2"):
-            await before.begin(vm, 600, "")
+            await before.begin_pause(vm, 600, "")
         before.close()
-        assert not kept.end("vm1", "by the operator")
-        await kept.restore()
-        assert [pause.vm for pause in kept.all()] == ["vm2"]
+        assert not kept.end_pause("vm1", "by the operator")
+        await kept.restore_pauses()
+        assert [pause.vm for pause in kept.list_all()] == ["vm2"]
         await kept.wait_until_saved(20.0)
         assert "vm1" not in (tmp_path / "pauses.json").read_text()
         kept.close()
@@ -204,7 +204,7 @@ def paused_instance() -> tuple[Instance, Waiter]:
     instance.monitor_begins(Waiter(), 0.0, 1.0, True)
     waiter = Waiter()
     instance.monitor_begins(waiter, 1.0, 1.0, False)
-    instance.pause(True)
+    instance.set_paused(True)
     return instance, waiter
 
 
@@ -214,8 +214,8 @@ def test_a_fault_of_before_the_pause_is_told_after_it() -> None:
     instance.fault_is_recorded(1)
     assert waiter.answer is None
     assert instance.answer_at_timeout().result is Result.FINE
-    assert instance.patience(100.0, 1.0) is None
-    instance.pause(False)
+    assert instance.seconds_until_alarm(100.0, 1.0) is None
+    instance.set_paused(False)
     assert waiter.answer is not None
     assert waiter.answer.result is Result.FAULT
 
@@ -228,7 +228,7 @@ def test_degraded_is_not_told_in_a_pause() -> None:
     late = Waiter()
     instance.monitor_begins(late, 30.0, 1.0, False)
     assert late.answer is None
-    instance.pause(False)
+    instance.set_paused(False)
     assert instance.answer_at_timeout().result is Result.DEGRADED
 
 

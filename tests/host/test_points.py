@@ -16,13 +16,13 @@ from hypothesis import strategies as st
 
 from lab.standin.image import make_image
 from vesper_monitor.guest import abi, decode
-from vesper_monitor.guest.modinfo import ModinfoError, modinfo, renamed
+from vesper_monitor.guest.modinfo import ModinfoError, read_modinfo, rename_module
 from vesper_monitor.guest.points import fetch
 from vesper_monitor.guest.points import syntax as syntax_module
 from vesper_monitor.guest.points.point import Kind, Point, PointError, ValueKind
-from vesper_monitor.guest.points.program import parameters
+from vesper_monitor.guest.points.program import module_parameters
 from vesper_monitor.guest.points.store import Points
-from vesper_monitor.guest.points.syntax import parse
+from vesper_monitor.guest.points.syntax import parse_definition
 from vesper_monitor.guest.relay import RawRecord
 
 PROJECT = Path(__file__).resolve().parents[2]
@@ -51,23 +51,26 @@ PROJECT = Path(__file__).resolve().parents[2]
     ],
 )  # fmt: skip
 def test_what_is_made_of_it(text: str, program: str) -> None:
-    point = parse(text)
-    assert parameters(point).split(" id=")[0] == program
-    assert f" id={point.id} " in parameters(point)
+    point = parse_definition(text)
+    assert module_parameters(point).split(" id=")[0] == program
+    assert f" id={point.id} " in module_parameters(point)
 
 
 def test_names() -> None:
-    assert parse("do_exit").name == "p_do_exit"
-    assert parse("ext4:ext4_error.part.0+4").name == "p_ext4_ext4_error_part_0_4"
-    assert parse("r g").name == "r_g"
-    point = parse(" r12:mine  g  a=$retval  %ax max 3/s ")
+    assert parse_definition("do_exit").name == "p_do_exit"
+    assert parse_definition("ext4:ext4_error.part.0+4").name == "p_ext4_ext4_error_part_0_4"
+    assert parse_definition("r g").name == "r_g"
+    point = parse_definition(" r12:mine  g  a=$retval  %ax max 3/s ")
     assert (point.name, point.kind, point.max_active) == ("mine", Kind.RETURN, 12)
     assert [value.name for value in point.values] == ["a", "arg2"]
     assert point.max_per_s == 3
-    assert "max_per_s=3 max_active=12" in parameters(point)
-    assert parse(point.text) == point
+    assert "max_per_s=3 max_active=12" in module_parameters(point)
+    assert parse_definition(point.text) == point
     # Whatever changes the meaning of a record changes the number in it.
-    assert len({parse(f"p:mine g {value}").id for value in ("%ax", "%bx", "%ax:u8", "")}) == 4
+    assert (
+        len({parse_definition(f"p:mine g {value}").id for value in ("%ax", "%bx", "%ax:u8", "")})
+        == 4
+    )
 
 
 @pytest.mark.parametrize(
@@ -136,7 +139,7 @@ def test_names() -> None:
 )
 def test_refused(text: str, column: int, said: str) -> None:
     with pytest.raises(PointError, match=re.escape(said)) as error:
-        parse(text)
+        parse_definition(text)
     assert str(error.value).startswith(f"column {column}: "), error.value
     assert error.value.position == column - 1
 
@@ -156,15 +159,15 @@ PIECES = st.sampled_from(
 @example("r99999999999999999999999 g")
 def test_any_text_is_read_or_refused(text: str) -> None:
     try:
-        point = parse(text)
+        point = parse_definition(text)
     except PointError as error:
         assert 0 <= error.position <= len(text)
         return
-    made = parameters(point)
+    made = module_parameters(point)
     assert len(made) <= 4096
     # The kernel splits parameters at spaces and takes quotes away.
-    assert not set(made) & set('"\'\n\t')
-    assert parse(point.text) == point
+    assert not set(made) & set("\"'\n\t")
+    assert parse_definition(point.text) == point
 
 
 def test_limits_are_the_modules() -> None:
@@ -202,14 +205,14 @@ def record(point: Point, values: list[int], texts: bytes = b"", **fields: int) -
     for i, value in enumerate(values):
         made.value[i] = value
     data = bytearray(bytes(made))
-    place = abi.offset(abi.ProbePoint, "text")
+    place = abi.field_offset(abi.ProbePoint, "text")
     data[place : place + len(texts)] = texts
     return bytes(data)
 
 
 def decoded(point: Point, data: bytes, probe: str | None = None) -> decode.Event:
     head = abi.Record.from_buffer_copy(data)
-    (event,) = decode.decode(
+    (event,) = decode.decode_records(
         [RawRecord(head.seq, head.time_ns, head.event, 0, data)],
         vm="vm1", domid=1, probe=probe or point.name, cpu=0, received=0.0,
         defined={point.name: point},
@@ -218,7 +221,9 @@ def decoded(point: Point, data: bytes, probe: str | None = None) -> decode.Event
 
 
 def test_records() -> None:
-    point = parse("p:mine g n=%ax:s32 a=%bx:u64 x=%cx c=%dx:char s=+0(%si):string t=$comm")
+    point = parse_definition(
+        "p:mine g n=%ax:s32 a=%bx:u64 x=%cx c=%dx:char s=+0(%si):string t=$comm"
+    )
     high = (1 << 64) - 2
     texts = b"one".ljust(128, b"\0") + b"two\x1b\xff" + bytes(123)
     event = decoded(point, record(point, [high, high, 255, 65, 0, 0], texts, unread=2, left_out=3))
@@ -236,7 +241,7 @@ def test_records() -> None:
 
 def test_of_another_definition() -> None:
     """A lost file, a guest that lies: the values are shown as they are."""
-    point, other = parse("p:mine g %ax"), parse("p:mine g %bx:s8")
+    point, other = parse_definition("p:mine g %ax"), parse_definition("p:mine g %bx:s8")
     event = decoded(other, record(point, [5]))
     assert (event.event, event.fields["value"]) == ("probe_point", [5])
     assert "not defined here" in event.text
@@ -247,7 +252,7 @@ def test_of_another_definition() -> None:
 
 @given(st.binary(min_size=ctypes.sizeof(abi.Record), max_size=600), st.booleans())
 def test_any_bytes_become_an_event(data: bytes, ours: bool) -> None:
-    point = parse("p:mine g n=%ax:s32 s=+0(%si):string $comm")
+    point = parse_definition("p:mine g n=%ax:s32 s=+0(%si):string $comm")
     if ours:
         start = bytearray(record(point, [1, 0, 0]))
         data = bytes(start[: len(data) // 2]) + data[len(data) // 2 :]
@@ -260,50 +265,50 @@ def test_any_bytes_become_an_event(data: bytes, ours: bool) -> None:
 def test_kept_for_the_next_daemon(tmp_path: Path) -> None:
     path = tmp_path / "points.json"
     points = Points(path)
-    asyncio.run(points.restore())
-    live = points.of("vm1")
-    points.add("vm1", parse("p:mine g %ax"))
-    points.add("vm1", parse("r g"))
-    points.add("vm2", parse("g"))
-    points.remove("vm2", "p_g")
-    points.remove("vm2", "p_g")
-    asyncio.run(points.save())
+    asyncio.run(points.restore_points())
+    live = points.points_of_vm("vm1")
+    points.add_point("vm1", parse_definition("p:mine g %ax"))
+    points.add_point("vm1", parse_definition("r g"))
+    points.add_point("vm2", parse_definition("g"))
+    points.remove_point("vm2", "p_g")
+    points.remove_point("vm2", "p_g")
+    asyncio.run(points.save_points())
     assert sorted(live) == ["mine", "r_g"]
 
     again = Points(path)
-    asyncio.run(again.restore())
-    assert again.of("vm1") == points.of("vm1")
-    assert again.of("vm2") == {}
+    asyncio.run(again.restore_points())
+    assert again.points_of_vm("vm1") == points.points_of_vm("vm1")
+    assert again.points_of_vm("vm2") == {}
 
     for wrong in ("", "[" * 100_000, "[]", "[1]", '{"vm1": 5}', "5"):
         path.write_text(wrong)
         third = Points(path)
-        asyncio.run(third.restore())  # and says so
-        assert third.of("vm1") == {}
+        asyncio.run(third.restore_points())  # and says so
+        assert third.points_of_vm("vm1") == {}
     path.write_text(json.dumps({"vm1": ["p:good g", "p:bad g %dj"]}))
     third = Points(path)
-    asyncio.run(third.restore())
-    assert list(third.of("vm1")) == ["good"]
+    asyncio.run(third.restore_points())
+    assert list(third.points_of_vm("vm1")) == ["good"]
 
 
 def test_another_name() -> None:
     """What a kernel says to it: tests/guest/test_points.py."""
     with pytest.raises(ModinfoError, match="not a 64-bit"):
-        renamed(b"nothing", "x")
+        rename_module(b"nothing", "x")
     built = make_image("probe_point")
-    changed = renamed(built, "mine")
+    changed = rename_module(built, "mine")
     assert len(changed) == len(built)
-    assert "name" not in modinfo(changed)
-    assert modinfo(changed)["base"] == "probe_point"
+    assert "name" not in read_modinfo(changed)
+    assert read_modinfo(changed)["base"] == "probe_point"
     differ = [i for i, (a, b) in enumerate(zip(built, changed, strict=True)) if a != b]
     assert len(differ) <= 4 + len("probe_point")
     for name in ("", "x" * 56):
         with pytest.raises(ModinfoError, match="no name"):
-            renamed(built, name)
+            rename_module(built, name)
     with pytest.raises(ModinfoError):
-        renamed(changed, "again")
+        rename_module(changed, "again")
 
 
 def test_kinds_of_values() -> None:
-    point = parse("g %ax:u8 %ax:s8 %ax:x8 %ax:char $comm")
+    point = parse_definition("g %ax:u8 %ax:s8 %ax:x8 %ax:char $comm")
     assert [value.kind for value in point.values] == list(ValueKind)

@@ -37,13 +37,13 @@ def test_in_no_window_are_there_more_than_allowed(
     now = 1e9
     for vm, pause in faults:
         now += pause
-        at = rate.next(vm, now)
+        at = rate.next_allowed_time(vm, now)
         assert now <= at <= now + WINDOW
         if at > now:
             assert len([t for t in told[vm] if t > now - WINDOW]) == most
         now = at  # its turn has come
-        assert rate.next(vm, now) == now
-        rate.told(vm, now)
+        assert rate.next_allowed_time(vm, now) == now
+        rate.note_told(vm, now)
         told[vm].append(now)
         assert len([t for t in told[vm] if t > now - WINDOW]) <= most
 
@@ -51,10 +51,10 @@ def test_in_no_window_are_there_more_than_allowed(
 def test_what_two_resources_make_of_one_event_is_one_fault() -> None:
     rate = Rate(2)
     for event in (1, 1, 2, 2):
-        assert rate.next("vm1", 1e9 + event, event) == 1e9 + event
-        rate.told("vm1", 1e9 + event, event)
-    assert rate.next("vm1", 1e9 + 3, 3) > 1e9 + 3
-    assert "3rd" in rate.flapping("vm1", 1e9 + 3)
+        assert rate.next_allowed_time("vm1", 1e9 + event, event) == 1e9 + event
+        rate.note_told("vm1", 1e9 + event, event)
+    assert rate.next_allowed_time("vm1", 1e9 + 3, 3) > 1e9 + 3
+    assert "3rd" in rate.describe_flapping("vm1", 1e9 + 3)
 
 
 @given(st.lists(st.floats(-1e6, 1e6), min_size=MOST, max_size=40), st.floats(-1e6, 1e6))
@@ -64,30 +64,30 @@ def test_whatever_the_clock_does_a_fault_waits_an_hour_at_most(
     rate, now = Rate(MOST), 1e9
     for change in steps:
         now += change
-        rate.told("vm1", now)
+        rate.note_told("vm1", now)
     now += step
-    assert rate.next("vm1", now) <= now + WINDOW
-    assert isinstance(rate.flapping("vm1", now), str)
+    assert rate.next_allowed_time("vm1", now) <= now + WINDOW
+    assert isinstance(rate.describe_flapping("vm1", now), str)
 
 
 def test_it_flaps_from_the_third_on() -> None:
     rate = Rate(100)
     said = []
     for minute in (0, 4, 10, 11, 60.2, 200):
-        said.append(rate.flapping("vm1", 60.0 * minute))
-        rate.told("vm1", 60.0 * minute)
+        said.append(rate.describe_flapping("vm1", 60.0 * minute))
+        rate.note_told("vm1", 60.0 * minute)
     assert FLAPS == 3
     assert said == [
         "", "", "flapping: 3rd fault in 10 min", "flapping: 4th fault in 11 min",
         "flapping: 4th fault in 56 min", "",
     ]  # fmt: skip
-    assert rate.flapping("other", 660.0) == ""
+    assert rate.describe_flapping("other", 660.0) == ""
 
 
 def test_of_vms_that_are_no_more_nothing_is_kept() -> None:
     rate = Rate(MOST)
     for number in range(1000):
-        rate.told(f"vm{number}", 60.0 * number)
+        rate.note_told(f"vm{number}", 60.0 * number)
     assert len(rate._told) <= WINDOW / 60
 
 
@@ -98,24 +98,27 @@ def test_a_fault_that_is_deferred_is_shown_and_then_told() -> None:
     instance = monitored()
     waiter = begin(instance, 1.0)
     instance.fault_found(fault())
-    instance.defer("later", 100.0, 1.0)
+    instance.defer_fault("later", 100.0, 1.0)
     instance.fault_is_recorded(1)
     assert waiter.answer is not None
     assert (waiter.answer.result, waiter.answer.reason) == (Result.DEGRADED, "later")
     instance.monitor_ends(waiter, 1.1, delivered=True)
-    assert instance.patience(50.0, grace=10.0) is None  # nor without a monitor
+    assert instance.seconds_until_alarm(50.0, grace=10.0) is None  # nor without a monitor
     waiter = begin(instance, 2.0)
     assert waiter.answer is None
     assert instance.answer_at_timeout().result is Result.DEGRADED
-    instance.undefer()
+    instance.end_deferral()
     assert result(waiter) is Result.FAULT
 
 
 def test_what_ends_a_deferred_fault_ends_that() -> None:
-    for end in (lambda i: i.fault_cleared(5.0, "operator"), lambda i: i.end(5.0, "stop")):
+    for end in (
+        lambda i: i.fault_cleared(5.0, "operator"),
+        lambda i: i.end_activation(5.0, "stop"),
+    ):
         instance = monitored()
         instance.fault_found(fault())
-        instance.defer("later", 100.0, 1.0)
+        instance.defer_fault("later", 100.0, 1.0)
         instance.fault_is_recorded(1)
         end(instance)
         assert instance.deferred is None

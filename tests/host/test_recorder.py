@@ -30,11 +30,11 @@ class Disk:
         self.written: list[Batch] = []
         self.killed = False
 
-    async def call(self, method: str, *args: Any, **_kwargs: Any) -> Any:
+    async def call_journal(self, method: str, *args: Any, **_kwargs: Any) -> Any:
         await self.works.wait()
         if self.error is not None:
             raise self.error
-        if method == "write":
+        if method == "write_batch":
             self.written.append(args[0])
             return []
         return sum(len(batch.events) for batch in self.written)
@@ -42,7 +42,7 @@ class Disk:
     async def close(self) -> None:
         await self.works.wait()
 
-    def kill(self) -> None:
+    def kill_worker(self) -> None:
         self.killed = True
 
     @property
@@ -72,16 +72,16 @@ def test_a_disk_that_hangs_is_waited_for_half_a_second() -> None:
         loop = asyncio.get_running_loop()
         disk.works.clear()
         began, told, written = loop.time(), asyncio.Event(), asyncio.Event()
-        recorder.put("vm1", Batch(faults=[fault(1)]), told.set, written.set)
+        recorder.put_batch("vm1", Batch(faults=[fault(1)]), told.set, written.set)
         await told.wait()
         assert loop.time() - began >= recorders.WAIT_S
         assert str(recorder.error).startswith("the journal's disk does not answer, since 20")
         # Nobody waits for what is known not to answer.
         began, again = loop.time(), asyncio.Event()
-        recorder.put("vm2", Batch(faults=[fault(2)]), again.set)
+        recorder.put_batch("vm2", Batch(faults=[fault(2)]), again.set)
         await again.wait()
         with pytest.raises(JournalError, match="does not answer"):
-            await recorder.run(Journal.last_ids)
+            await recorder.run_on_journal(Journal.last_ids)
         assert loop.time() - began < recorders.WAIT_S / 2
         assert not written.is_set()
         disk.works.set()
@@ -95,7 +95,7 @@ def test_a_disk_that_hangs_is_waited_for_half_a_second() -> None:
 def test_a_disk_that_hangs_while_nobody_waits_is_noticed_too() -> None:
     async def scene(disk: Disk, recorder: Recorder) -> None:
         disk.works.clear()
-        recorder.put("vm1", Batch())  # as positions
+        recorder.put_batch("vm1", Batch())  # as positions
         await until(lambda: recorder.error is not None, "it is said")
         assert "does not answer, since 20" in str(recorder.error)
         disk.works.set()
@@ -110,10 +110,10 @@ def test_a_journal_that_opens_late_works_once_what_was_kept_is_written() -> None
     async def scene() -> None:
         disk = Disk()
         recorder = Recorder(disk, held=True)
-        recorder.fail("read-only")
-        recorder.put("vm1", Batch(faults=[fault(1)]))
+        recorder.note_unusable("read-only")
+        recorder.put_batch("vm1", Batch(faults=[fault(1)]))
         disk.works.clear()
-        recorder.begin(lambda batch: None)
+        recorder.begin_writing(lambda batch: None)
         await asyncio.sleep(0.02)
         assert str(recorder.error).startswith("read-only, since 20")
         disk.works.set()
@@ -129,7 +129,7 @@ def test_an_order_is_kept_whatever_the_disk_does() -> None:
         order: list[str] = []
 
         def put(number: int) -> None:
-            recorder.put(
+            recorder.put_batch(
                 "vm1", Batch([event(number)]), lambda: order.append(f"told {number}"),
                 lambda: order.append(f"written {number}"),
             )  # fmt: skip
@@ -152,10 +152,10 @@ def test_an_order_is_kept_whatever_the_disk_does() -> None:
 def test_nothing_is_dropped_and_little_is_kept_while_a_disk_fails() -> None:
     async def scene(disk: Disk, recorder: Recorder) -> None:
         disk.error = JournalError("full")
-        recorder.put("vm1", Batch([event(0)]))
+        recorder.put_batch("vm1", Batch([event(0)]))
         await until(lambda: recorder.error is not None, "it fails")
         for number in range(1, 500):
-            recorder.put("vm1", Batch([event(number)], faults=[fault(7)]))
+            recorder.put_batch("vm1", Batch([event(number)], faults=[fault(7)]))
         assert len(recorder._queues["vm1"]) == 1
         assert len(recorder._queues["vm1"][0].batch.faults) == 1
         disk.error = None
@@ -171,16 +171,16 @@ def test_what_is_held_is_told_and_numbered_later() -> None:
         recorder = Recorder(disk, held=True)
         assert recorder.is_in_doubt  # what is too much for memory stays in its guest
         told = asyncio.Event()
-        recorder.put("vm1", Batch([event(-1)]), told.set)
+        recorder.put_batch("vm1", Batch([event(-1)]), told.set)
         await asyncio.wait_for(told.wait(), recorders.WAIT_S / 2)
-        recorder.put("vm1", Batch([event(-2)]))
+        recorder.put_batch("vm1", Batch([event(-2)]))
 
         def number(batch: Batch) -> None:
             for found in batch.events:
                 assert found.id is not None
                 found.id = 10 - found.id
 
-        recorder.begin(number)
+        recorder.begin_writing(number)
         await until(lambda: disk.events == [11, 12], "both are written")
         assert not recorder.is_in_doubt
         await recorder.close()
@@ -194,22 +194,22 @@ def test_a_read_waits_for_its_own_vm_and_no_flood(monkeypatch: pytest.MonkeyPatc
 
     async def scene(disk: Disk, recorder: Recorder) -> None:
         step = asyncio.Event()
-        write = disk.call
+        write = disk.call_journal
 
         async def slow(method: str, *args: Any, **kwargs: Any) -> Any:
-            if method == "write":
+            if method == "write_batch":
                 await step.wait()
             return await write(method, *args, **kwargs)
 
-        disk.call = slow  # type: ignore[method-assign]
+        disk.call_journal = slow  # type: ignore[method-assign]
         for number in range(50):
-            recorder.put("flood", Batch([event(number)]))
-        recorder.put("vm1", Batch([event(100)]))
+            recorder.put_batch("flood", Batch([event(number)]))
+        recorder.put_batch("vm1", Batch([event(100)]))
         await asyncio.sleep(0)
         reads = [
             asyncio.create_task(recorder.run_for("vm2", Journal.last_ids)),
             asyncio.create_task(recorder.run_for("vm1", Journal.last_ids)),
-            asyncio.create_task(recorder.run(Journal.last_ids)),
+            asyncio.create_task(recorder.run_on_journal(Journal.last_ids)),
         ]
         await reads[0]
         assert not reads[1].done()
@@ -230,7 +230,7 @@ def test_an_end_takes_a_bounded_time(
         disk = Disk()
         recorder = Recorder(disk)
         disk.works.clear()
-        recorder.put("vm1", Batch(faults=[fault(1)]))
+        recorder.put_batch("vm1", Batch(faults=[fault(1)]))
         async with asyncio.timeout(5):
             await recorder.close()
         assert disk.killed
@@ -245,7 +245,7 @@ def test_an_end_has_a_last_try_at_a_disk_that_failed() -> None:
         disk = Disk()
         recorder = Recorder(disk)
         disk.error = JournalError("full")
-        recorder.put("vm1", Batch([event(1)]))
+        recorder.put_batch("vm1", Batch([event(1)]))
         await until(lambda: recorder.error is not None, "it fails")
         disk.error = None
         await recorder.close()
@@ -267,12 +267,12 @@ def test_what_cannot_be_represented_is_left_out_alone(
             wrong[0].text = "half a character: \udcfc"
             wrong[1].cpu = 1 << 70
             events = [wrong[0], event(first + 1), wrong[1]]
-            recorder.put("vm1", Batch(events, faults=[fault(first)]))
-        recorder.put("vm2", Batch([event(100)]), None, written.set)
+            recorder.put_batch("vm1", Batch(events, faults=[fault(first)]))
+        recorder.put_batch("vm2", Batch([event(100)]), None, written.set)
         await written.wait()
-        found = await recorder.run(Journal.events, limit=1000)
+        found = await recorder.run_on_journal(Journal.read_events, limit=1000)
         assert [e.id for e in found] == [2, 12, 100]
-        assert len(await recorder.run(Journal.faults)) == 2
+        assert len(await recorder.run_on_journal(Journal.read_faults)) == 2
         assert recorder.error is None
         await recorder.close()
 
@@ -293,10 +293,10 @@ def test_what_fails_each_time_holds_up_nothing_else(tmp_path: Path) -> None:
         recorder = Recorder(ThreadWorker(lambda: Journal(tmp_path / "journal")))
         odd, written = event(1), asyncio.Event()
         odd.fields = Odd(a=1)
-        recorder.put("vm1", Batch([odd, event(2)], faults=[fault(1)]), None, written.set)
+        recorder.put_batch("vm1", Batch([odd, event(2)], faults=[fault(1)]), None, written.set)
         await written.wait()
-        assert [e.id for e in await recorder.run(Journal.events)] == [2]
-        assert len(await recorder.run(Journal.faults)) == 1
+        assert [e.id for e in await recorder.run_on_journal(Journal.read_events)] == [2]
+        assert len(await recorder.run_on_journal(Journal.read_faults)) == 1
         await recorder.close()
 
     asyncio.run(body())

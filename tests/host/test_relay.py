@@ -15,7 +15,7 @@ from vesper_monitor.guest.relay import READ_LIMIT, ChannelShape, RawRecord, Rela
 
 INDEX_SIZE = ctypes.sizeof(abi.Index)
 HEADER = ctypes.sizeof(abi.Record)
-PAD = abi.offset(abi.Index, "pad")
+PAD = abi.field_offset(abi.Index, "pad")
 
 shapes = st.builds(
     ChannelShape,
@@ -63,7 +63,7 @@ class Writer:
 def drain(reader: RelayReader, writer: Writer) -> list[RawRecord]:
     records: list[RawRecord] = []
     for _ in range(1000):
-        found, more = reader.read(writer.index, writer.buffer)
+        found, more = reader.read_new_records(writer.index, writer.buffer)
         records += found
         if not more:
             return records
@@ -162,7 +162,7 @@ def test_a_writer_that_runs_on_during_the_read(
     writer.publish()
     records: list[RawRecord] = []
     for _ in range(len(during) + 1):
-        found, _ = reader.read(writer.index, buffer)  # type: ignore[arg-type]
+        found, _ = reader.read_new_records(writer.index, buffer)  # type: ignore[arg-type]
         records += found
     for batch in pending:
         for length in batch:
@@ -219,7 +219,7 @@ def test_any_bytes_any_index(
         content = content[: len(buffer) - start]
         buffer[start : start + len(content)] = content
         for _ in range(3):
-            records, _ = reader.read(index, buffer)
+            records, _ = reader.read_new_records(index, buffer)
             assert sum(len(record.data) for record in records) <= 2 * READ_LIMIT
             for record in records:
                 assert HEADER <= len(record.data) <= shape.subbuf_size
@@ -243,7 +243,7 @@ def test_long_sub_buffers_are_read_in_pieces() -> None:
     for _ in range(5000):
         writer.write(104)
     writer.publish()
-    first, more = reader.read(writer.index, writer.buffer)
+    first, more = reader.read_new_records(writer.index, writer.buffer)
     assert more
     assert 0 < len(first) <= 2 * READ_LIMIT // 104
     check(first + drain(reader, writer), reader, 5000)

@@ -45,7 +45,7 @@ class _Link:
         self._index = memoryview(bytearray(bytes(entry) * CPUS))
         self.maps = 0
 
-    def map(self, handle: int, pages: int, *, writable: bool = False) -> _Mapping:
+    def map_region(self, handle: int, pages: int, *, writable: bool = False) -> _Mapping:
         self.maps += 1
         if handle == 1:
             return _Mapping(self._index)
@@ -61,7 +61,7 @@ def test_a_guest_with_many_cpus_that_all_write_without_end() -> None:
     more, rounds = True, 0
     while more:
         maps = link.maps
-        found, more = reader.read()
+        found, more = reader.read_records()
         size = sum(len(record.data) for _, records in found for record in records)
         assert size <= ROUND_BYTES + 2 * READ_LIMIT
         assert link.maps - maps <= ROUND_MAPS
@@ -75,20 +75,20 @@ def test_a_guest_with_many_cpus_that_all_write_without_end() -> None:
     written = link.writer.seq
     assert all([r.seq for r in records] == list(range(written)) for records in seen.values())
     assert reader.cpus == CPUS
-    assert reader.read() == ([], True)  # the next pass, in pieces as well
+    assert reader.read_records() == ([], True)  # the next pass, in pieces as well
 
 
 def test_what_comes_meanwhile_is_found_by_the_next_pass() -> None:
     link = _Link(4096)
     entry = ChannelEntry("p", 1, SHAPE, 2, index_handle=1)
     reader = ChannelReader(link, entry, lambda cpu: 0)  # type: ignore[arg-type]
-    while reader.read()[1]:
+    while reader.read_records()[1]:
         pass
-    assert reader.read() == ([], False)
+    assert reader.read_records() == ([], False)
     link.writer.write(4096)
     link.writer.publish()
     link._index[INDEX_SIZE : INDEX_SIZE + 8] = link.writer.index[:8]  # of CPU 1
-    found, more = reader.read()
+    found, more = reader.read_records()
     assert [(cpu, len(records)) for cpu, records in found] == [(1, 1)]
     assert not more
 
@@ -97,7 +97,7 @@ def test_records_that_stay_in_the_guest() -> None:
     """It has told the number of pages, but not where they are."""
     link = _Link(24)
     entry = ChannelEntry("p", 1, SHAPE, 3, index_handle=1)
-    place = INDEX_SIZE + abi.offset(abi.Index, "buffer")
+    place = INDEX_SIZE + abi.field_offset(abi.Index, "buffer")
     link._index[place : place + 8] = bytes(8)  # of CPU 1
     reader = ChannelReader(link, entry, lambda cpu: 0)  # type: ignore[arg-type]
     assert reader.error == "records of CPU 1 stay in the guest, which cannot share them"

@@ -12,7 +12,7 @@ from hypothesis import strategies as st
 
 from tests.host.daemons import PROJECT
 from vesper_monitor.faults.fields import FIELDS
-from vesper_monitor.faults.language import MAX_LENGTH, RuleError, parse
+from vesper_monitor.faults.language import MAX_LENGTH, RuleError, parse_rules
 from vesper_monitor.faults.rules import RuleSet, Scope, default_rules
 from vesper_monitor.guest.decode import Event
 
@@ -24,7 +24,7 @@ def event(kind: str, at: float = 1.0, probe: str = "", **fields: Any) -> Event:
 
 
 def is_fault(rules: str, what: Event, services: tuple[str, ...] = ("httpd",)) -> bool:
-    return RuleSet(rules).judge(what, services) is not None
+    return RuleSet(rules).judge_event(what, services) is not None
 
 
 SIGNAL = {"sig": 11, "signal": "SIGSEGV", "fatal": True, "tgid": 97, "leader_comm": "httpd",
@@ -92,20 +92,20 @@ def test_a_probe_that_is_named_has_these_rules_and_no_other() -> None:
 
 def test_sentences_of_what_the_default_rules_do_not_call_a_fault() -> None:
     rules = RuleSet("block_error: any; send_signal: any")
-    found = rules.judge(event("block_error"), ())
+    found = rules.judge_event(event("block_error"), ())
     assert found is not None
     assert (found.rule, found.scope, found.reason) == (
         "block_error", Scope.SYSTEM, "its text (system)",
     )  # fmt: skip
     # "killed" would not be true.
-    harmless = rules.judge(event("send_signal", **{**SIGNAL, "fatal": False}), ("httpd",))
+    harmless = rules.judge_event(event("send_signal", **{**SIGNAL, "fatal": False}), ("httpd",))
     assert harmless is not None
     assert harmless.reason == "its text (service)"
 
 
 def test_probes_of_the_users_own() -> None:
     text = 'slow_write: latency > 100 and name == "x"'
-    (doubt,) = parse(text).doubts
+    (doubt,) = parse_rules(text).doubts
     assert "no probe slow_write is built in" in str(doubt)
     mine = event("slow_write", latency=101, name="x")
     assert is_fault(text, mine)
@@ -121,7 +121,7 @@ def test_probes_of_the_users_own() -> None:
 def test_counts() -> None:
     rules = RuleSet('block_error: disk == "vda", 3 in 60s')
     judged = [
-        rules.judge(event("block_error", at, disk=disk), ()) is not None
+        rules.judge_event(event("block_error", at, disk=disk), ()) is not None
         for at, disk in [
             (0.5, "vda"), (10, "vdb"), (20, "vda"), (61, "vda"),  # 60.5 s from the first
             (62, "vda"),  # 20, 61, 62
@@ -134,8 +134,8 @@ def test_counts() -> None:
 
 def test_what_a_count_is_told_with() -> None:
     rules = RuleSet("net_link: 2 in 1m")
-    assert rules.judge(event("net_link", 1), ()) is None
-    found = rules.judge(event("net_link", 61), ())
+    assert rules.judge_event(event("net_link", 1), ()) is None
+    found = rules.judge_event(event("net_link", 61), ())
     assert found is not None
     assert found.reason == "2 within 60 s, the last: its text (system)"
     assert rules.horizon == 60
@@ -143,7 +143,7 @@ def test_what_a_count_is_told_with() -> None:
 
 def test_what_is_said_twice_counts_once() -> None:
     rules = RuleSet("net_link: 3 in 1m; net_link:  3 in  1m; net_link: default")
-    judged = [rules.judge(event("net_link", at), ()) is not None for at in (1, 2, 3, 4)]
+    judged = [rules.judge_event(event("net_link", at), ()) is not None for at in (1, 2, 3, 4)]
     assert judged == [False, False, True, False]
 
 
@@ -152,7 +152,7 @@ def test_words() -> None:
         'block_error: any; block_error: none; block_error: 2 in 1m; block_error: disk != "a"; '
         'block_error: not (cpu < 2 or "x" in disk) and op in ["read", "write"], 2 in 1h'
     )
-    assert [rule.words() for rule in parse(text).rules] == [
+    assert [rule.describe_rule() for rule in parse_rules(text).rules] == [
         "every event is a fault",
         "no event is a fault",
         "2 within 60 s are a fault",
@@ -164,11 +164,11 @@ def test_words() -> None:
 
 def test_counts_are_told_to_forget_and_do_not_share() -> None:
     rules = RuleSet("block_error: 2 in 60s; block_error: bytes > 0, 2 in 60s")
-    assert rules.judge(event("block_error", 1, bytes=0), ()) is None
-    assert rules.judge(event("block_error", 2, bytes=1), ()) is not None
-    rules.forget()
-    assert rules.judge(event("block_error", 3, bytes=1), ()) is None
-    assert RuleSet(rules.text).judge(event("block_error", 4, bytes=1), ()) is None
+    assert rules.judge_event(event("block_error", 1, bytes=0), ()) is None
+    assert rules.judge_event(event("block_error", 2, bytes=1), ()) is not None
+    rules.forget_counts()
+    assert rules.judge_event(event("block_error", 3, bytes=1), ()) is None
+    assert RuleSet(rules.text).judge_event(event("block_error", 4, bytes=1), ()) is None
 
 
 def test_a_mount_alone_is_wanted() -> None:
@@ -230,12 +230,12 @@ def test_a_mount_alone_is_wanted() -> None:
 )
 def test_errors_have_a_place(text: str, line: int, column: int | None, message: str) -> None:
     with pytest.raises(RuleError) as caught:
-        parse(text)
+        parse_rules(text)
     error = caught.value
     assert message in error.message
     assert error.line == line
     assert column is None or error.column == column
-    shown, caret = error.picture().split("\n")
+    shown, caret = error.show_place().split("\n")
     if column is not None and column < 40:
         source = text.split("\n")[line - 1] + " "
         assert shown.ljust(len(caret))[caret.index("^")] == source[column - 1]
@@ -248,11 +248,11 @@ def test_what_the_page_shows_is_true() -> None:
     shown = [line[4:-1] for line in examples.splitlines() if line.startswith('.B "')]
     assert len(shown) >= 4
     for text in shown:
-        assert parse(text.replace("\\(dq", '"').replace("\\-", "-")).doubts == ()
+        assert parse_rules(text.replace("\\(dq", '"').replace("\\-", "-")).doubts == ()
 
 
 def test_nothing_is_no_rule() -> None:
-    assert parse(" # nothing;\n ; ; ").rules == ()
+    assert parse_rules(" # nothing;\n ; ; ").rules == ()
 
 
 WORDS = st.sampled_from(
@@ -268,12 +268,12 @@ VALUES = (
 @given(st.text() | st.lists(WORDS, max_size=60).map(" ".join) | st.lists(WORDS).map("".join))
 def test_no_text_makes_the_parser_raise_anything_else(text: str) -> None:
     try:
-        rules = parse(text).rules
+        rules = parse_rules(text).rules
     except RuleError as error:
         assert str(error)
-        assert error.picture()
+        assert error.show_place()
     else:
-        assert all(rule.words() for rule in rules)
+        assert all(rule.describe_rule() for rule in rules)
 
 
 def conditions() -> st.SearchStrategy[str]:
@@ -309,5 +309,5 @@ def test_no_event_makes_a_rule_raise(
 ) -> None:
     rules = RuleSet(f"mine: {condition}{count}")
     for at in (0.0, 1.0, 2.0):
-        found = rules.judge(event("mine", at, **fields), services)
+        found = rules.judge_event(event("mine", at, **fields), services)
         assert found is None or found.reason

@@ -10,11 +10,11 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from vesper_monitor.faults.fields import FIELDS
-from vesper_monitor.faults.rules import RuleSet, Scope, Verdict, judge
+from vesper_monitor.faults.rules import RuleSet, Scope, Verdict, judge_by_defaults
 from vesper_monitor.guest import abi
-from vesper_monitor.guest.decode import Event, decode
+from vesper_monitor.guest.decode import Event, decode_records
 from vesper_monitor.guest.relay import RawRecord
-from vesper_monitor.ocf.basics import shortened
+from vesper_monitor.ocf.basics import shorten_reason
 
 
 def event(kind: str, **fields: Any) -> Event:
@@ -68,7 +68,9 @@ def oom(**changes: Any) -> Event:
     ],
 )
 def test_death_of_a_services_main_process(changes: dict[str, Any], reason: str) -> None:
-    assert judge(signal(**changes), ["httpd"]) == Verdict("send_signal", Scope.SERVICE, reason)
+    assert judge_by_defaults(signal(**changes), ["httpd"]) == Verdict(
+        "send_signal", Scope.SERVICE, reason
+    )
 
 
 @pytest.mark.parametrize(
@@ -81,22 +83,22 @@ def test_death_of_a_services_main_process(changes: dict[str, Any], reason: str) 
     ],
 )
 def test_other_signals_are_events_only(changes: dict[str, Any]) -> None:
-    assert judge(signal(**changes), ["httpd"]) is None
+    assert judge_by_defaults(signal(**changes), ["httpd"]) is None
 
 
 def test_without_named_services_a_signal_is_no_fault() -> None:
-    assert judge(signal(), []) is None
-    assert judge(signal(leader_comm=""), [""]) is None
+    assert judge_by_defaults(signal(), []) is None
+    assert judge_by_defaults(signal(leader_comm=""), [""]) is None
 
 
 def test_long_names_are_compared_as_the_kernel_cuts_them() -> None:
-    verdict = judge(signal(leader_comm="a-very-long-ser"), ["a-very-long-service-name"])
+    verdict = judge_by_defaults(signal(leader_comm="a-very-long-ser"), ["a-very-long-service-name"])
     assert verdict is not None
     assert verdict.scope is Scope.SERVICE
 
 
 def test_oom_kill_of_the_service() -> None:
-    assert judge(oom(), ["httpd"]) == Verdict(
+    assert judge_by_defaults(oom(), ["httpd"]) == Verdict(
         "out_of_memory",
         Scope.SERVICE,
         "out of memory: httpd[97] (83412 kB) killed for sh[120], system-wide "
@@ -106,7 +108,7 @@ def test_oom_kill_of_the_service() -> None:
 
 @pytest.mark.parametrize("changes", [{"comm": "cron"}, {"parent_comm": "httpd"}])
 def test_any_other_oom_kill_is_a_fault_of_the_system(changes: dict[str, Any]) -> None:
-    verdict = judge(oom(**changes), ["httpd"])
+    verdict = judge_by_defaults(oom(**changes), ["httpd"])
     assert verdict is not None
     assert verdict.scope is Scope.SYSTEM
     assert verdict.reason.endswith("(system)")
@@ -114,13 +116,15 @@ def test_any_other_oom_kill_is_a_fault_of_the_system(changes: dict[str, Any]) ->
 
 def test_an_oom_kill_in_a_memory_cgroup_counts_only_for_the_service() -> None:
     """A job or a container over its own limit; the system has memory."""
-    assert judge(oom(constraint="cgroup", comm="jobx"), ["httpd"]) is None
-    assert judge(oom(constraint="cgroup", parent_comm="httpd"), ["httpd"]) is None
-    verdict = judge(oom(constraint="cgroup"), ["httpd"])
+    assert judge_by_defaults(oom(constraint="cgroup", comm="jobx"), ["httpd"]) is None
+    assert judge_by_defaults(oom(constraint="cgroup", parent_comm="httpd"), ["httpd"]) is None
+    verdict = judge_by_defaults(oom(constraint="cgroup"), ["httpd"])
     assert verdict is not None
     assert verdict.scope is Scope.SERVICE
     # As it was, and as the original has it: never called a fault of the system.
-    verdict = RuleSet("out_of_memory: any").judge(oom(constraint="cgroup", comm="jobx"), ["httpd"])
+    verdict = RuleSet("out_of_memory: any").judge_event(
+        oom(constraint="cgroup", comm="jobx"), ["httpd"]
+    )
     assert verdict is not None
     assert verdict.scope is Scope.PROCESS
     assert verdict.reason == (
@@ -132,11 +136,11 @@ def test_an_oom_kill_in_a_memory_cgroup_counts_only_for_the_service() -> None:
 @pytest.mark.parametrize("constraint", ["cpuset", "memory_policy"])
 def test_a_limit_of_a_part_is_not_the_system(constraint: str) -> None:
     """A process may limit itself to a node of the memory, without any privilege."""
-    assert judge(oom(constraint=constraint, comm="cron"), ["httpd"]) is None
-    verdict = judge(oom(constraint=constraint), ["httpd"])
+    assert judge_by_defaults(oom(constraint=constraint, comm="cron"), ["httpd"]) is None
+    verdict = judge_by_defaults(oom(constraint=constraint), ["httpd"])
     assert verdict is not None
     assert verdict.scope is Scope.SERVICE
-    always = RuleSet("out_of_memory: any").judge(oom(constraint=constraint, comm="cron"), [])
+    always = RuleSet("out_of_memory: any").judge_event(oom(constraint=constraint, comm="cron"), [])
     assert always is not None
     assert always.scope is Scope.PROCESS
 
@@ -144,12 +148,12 @@ def test_a_limit_of_a_part_is_not_the_system(constraint: str) -> None:
 @pytest.mark.parametrize("constraint", ["constraint 9", None])
 def test_an_oom_kill_that_is_not_understood_is_a_fault(constraint: str | None) -> None:
     """Nothing is lost for what an older or newer guest does not say."""
-    assert judge(oom(constraint=constraint, comm="cron"), ["httpd"]) is not None
+    assert judge_by_defaults(oom(constraint=constraint, comm="cron"), ["httpd"]) is not None
 
 
 def test_a_process_that_a_rule_names_is_not_the_system() -> None:
     rules = RuleSet('send_signal: fatal and leader_comm == "Plex Media Serv"')
-    verdict = rules.judge(signal(leader_comm="Plex Media Serv"), [])
+    verdict = rules.judge_event(signal(leader_comm="Plex Media Serv"), [])
     assert verdict is not None
     assert verdict.reason.endswith("sent by sh[80] uid 0 (process)")
 
@@ -161,16 +165,16 @@ def test_the_longest_reason_keeps_what_matters() -> None:
         comm=comm, pid=4194304, rss_kb=99_999_999, asker_comm=comm, asker_pid=4194304,
         constraint="cgroup", free_kb=99_999_999,
     )  # fmt: skip
-    verdict = judge(longest, [comm])
+    verdict = judge_by_defaults(longest, [comm])
     assert verdict is not None
-    assert shortened(f"{verdict.reason}; flapping: 16th fault in 25 min") == (
+    assert shorten_reason(f"{verdict.reason}; flapping: 16th fault in 25 min") == (
         f"out of memory: {comm}[4194304] (99999999 kB) killed for {comm}[4194304], memory cgroup "
         "(service)"
     )
 
 
 def test_oom_asked_for_by_sysrq() -> None:
-    verdict = judge(oom(order=-1), [])
+    verdict = judge_by_defaults(oom(order=-1), [])
     assert verdict is not None
     assert "asked by sysrq" in verdict.reason
 
@@ -180,8 +184,8 @@ def test_no_record_makes_a_rule_raise(data: bytes, services: list[str]) -> None:
     for kind in (*abi.EventType, data[12]):
         record = data[:4] + kind.to_bytes(2, "little") + data[6:]
         found = RawRecord(0, 0, kind, 0, record)
-        (decoded,) = decode([found], vm="vm1", domid=1, probe="p", cpu=0, received=0.0)
-        verdict = judge(decoded, services)
+        (decoded,) = decode_records([found], vm="vm1", domid=1, probe="p", cpu=0, received=0.0)
+        verdict = judge_by_defaults(decoded, services)
         assert verdict is None or ("\n" not in verdict.reason and verdict.reason.isprintable())
 
 
@@ -205,7 +209,9 @@ def ended(**changes: Any) -> Event:
     ],
 )
 def test_end_of_a_services_main_process(changes: dict[str, Any], reason: str) -> None:
-    assert judge(ended(**changes), ["httpd"]) == Verdict("process_exit", Scope.SERVICE, reason)
+    assert judge_by_defaults(ended(**changes), ["httpd"]) == Verdict(
+        "process_exit", Scope.SERVICE, reason
+    )
 
 
 @pytest.mark.parametrize(
@@ -218,33 +224,35 @@ def test_end_of_a_services_main_process(changes: dict[str, Any], reason: str) ->
     ],
 )
 def test_other_ends_are_events_only(changes: dict[str, Any]) -> None:
-    assert judge(ended(**changes), ["httpd"]) is None
+    assert judge_by_defaults(ended(**changes), ["httpd"]) is None
 
 
 def test_hung_main_process() -> None:
     hung = {"leader_comm": "httpd", "tgid": 97, "parent_comm": "init", "waited_s": 122}
-    assert judge(event("hung_task", **hung), ["httpd"]) == Verdict(
+    assert judge_by_defaults(event("hung_task", **hung), ["httpd"]) == Verdict(
         "hung_task", Scope.SERVICE, "httpd[97] hangs in the kernel for 122 s (service)"
     )
-    assert judge(event("hung_task", **hung), []) is None
-    assert judge(event("hung_task", **{**hung, "parent_comm": "httpd"}), ["httpd"]) is None
+    assert judge_by_defaults(event("hung_task", **hung), []) is None
+    assert (
+        judge_by_defaults(event("hung_task", **{**hung, "parent_comm": "httpd"}), ["httpd"]) is None
+    )
 
 
 def test_file_system() -> None:
     lost = {"fstype": "ext4", "disk": "vda1", "mount": "/data", "error": "EIO"}
-    assert judge(event("fs_error", **lost), []) == Verdict(
+    assert judge_by_defaults(event("fs_error", **lost), []) == Verdict(
         "fs_error",
         Scope.SYSTEM,
         "ext4 file system on vda1 at /data takes no more writes: EIO (system)",
     )
-    unknown = judge(event("fs_error", fstype="xfs", disk=None, error="EUCLEAN"), [])
+    unknown = judge_by_defaults(event("fs_error", fstype="xfs", disk=None, error="EUCLEAN"), [])
     assert unknown is not None
     assert unknown.reason == "xfs file system takes no more writes: EUCLEAN (system)"
-    assert judge(event("fs_error", **{**lost, "error": "ESHUTDOWN"}), []) is None
+    assert judge_by_defaults(event("fs_error", **{**lost, "error": "ESHUTDOWN"}), []) is None
 
 
 def test_a_block_error_alone_is_none() -> None:
-    assert judge(event("block_error", error="EIO", disk="vda"), ["httpd"]) is None
+    assert judge_by_defaults(event("block_error", error="EIO", disk="vda"), ["httpd"]) is None
 
 
 values = st.none() | st.booleans() | st.integers() | st.text() | st.lists(st.integers())
@@ -261,4 +269,4 @@ keys = st.sampled_from(
 def test_no_event_makes_a_rule_raise(
     kind: str, fields: dict[str, Any], services: list[str]
 ) -> None:
-    judge(event(kind, **fields), services)
+    judge_by_defaults(event(kind, **fields), services)

@@ -24,18 +24,18 @@ def event(number: int) -> Event:
 def test_a_slow_follower_loses_events_with_a_count() -> None:
     async def run() -> None:
         followers = Followers()
-        slow, other = followers.add("vm1"), followers.add("vm2")
+        slow, other = followers.add_follower("vm1"), followers.add_follower("vm2")
         for number in range(MAX_WAITING + 5):
-            followers.put([event(number)])
-        events, dropped = await slow.get()
+            followers.put_events([event(number)])
+        events, dropped = await slow.take_events()
         assert [e.id for e in events] == list(range(MAX_WAITING))
         assert dropped == 5
-        followers.put([event(7)])
-        assert await slow.get() == ([event(7)], 0)
-        followers.remove(slow)
+        followers.put_events([event(7)])
+        assert await slow.take_events() == ([event(7)], 0)
+        followers.remove_follower(slow)
         with pytest.raises(TimeoutError):
             async with asyncio.timeout(0.05):
-                await other.get()
+                await other.take_events()
 
     asyncio.run(run())
 
@@ -49,7 +49,7 @@ def test_a_client_that_does_not_read_is_dropped(
     async def flood(connection: Connection, request: dict[str, Any]) -> None:
         try:
             while True:
-                await connection.send({"x": "y" * 10000})
+                await connection.send_answers({"x": "y" * 10000})
         except ConnectionError as error:
             outcome.put_nowait(error)
             raise
@@ -71,7 +71,7 @@ def test_clients_are_bounded_and_a_stale_socket_is_replaced(tmp_path: Path) -> N
     path = tmp_path / "sock"
 
     async def answer(connection: Connection, request: dict[str, Any]) -> None:
-        await connection.send({"ok": True})
+        await connection.send_answers({"ok": True})
 
     async def run() -> None:
         server = Server(path, answer, group="no-such-group", max_clients=2)

@@ -77,7 +77,7 @@ class Guest:
 
     @property
     def said(self) -> str | None:
-        return self.watch.lacking(self.now)
+        return self.watch.find_missing_service(self.now)
 
 
 def serving(**more: Any) -> Guest:

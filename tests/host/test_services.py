@@ -126,7 +126,7 @@ async def end_httpd(vm: GuestProcess) -> None:
 def test_a_stopped_service_is_degraded_until_it_is_back(running: Running) -> None:
     async def body(daemon: Daemon, vm: GuestProcess) -> None:
         waiting = asyncio.create_task(running.monitor(timeout=30))
-        await until(lambda: daemon.instances.all()[0].waiting, "a monitor waits")
+        await until(lambda: daemon.instances.list_all()[0].waiting, "a monitor waits")
         await end_httpd(vm)
         answer = await waiting  # not after 30 s
         assert answer["result"] == "degraded"
@@ -137,7 +137,7 @@ def test_a_stopped_service_is_degraded_until_it_is_back(running: Running) -> Non
         assert row["fault"] is None
 
         waiting = asyncio.create_task(running.monitor(timeout=30))
-        await until(lambda: daemon.instances.all()[0].waiting, "a monitor waits")
+        await until(lambda: daemon.instances.list_all()[0].waiting, "a monitor waits")
         await tick_away(vm, "httpd:98:10")
         assert (await waiting)["result"] == "fine"
         assert not (await running.ask("faults"))["faults"]

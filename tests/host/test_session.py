@@ -21,7 +21,7 @@ from vesper_monitor.guest.decode import Event
 from vesper_monitor.guest.images import ImageStore
 from vesper_monitor.guest.session import ProbeState, Session, SessionError, SessionState
 
-REQUESTS_TAKEN = abi.offset(abi.Cchan, "to_guest") + abi.offset(abi.CchanRing, "cons")
+REQUESTS_TAKEN = abi.field_offset(abi.Cchan, "to_guest") + abi.field_offset(abi.CchanRing, "cons")
 BOTH = {"send_signal": "", "out_of_memory": ""}
 
 
@@ -52,7 +52,7 @@ class Watch:
 async def watch(images: ImageStore, name: str = "vm1", **options: Any) -> AsyncIterator[Watch]:
     transport = StandinTransport()
     await transport.start()
-    domain = await transport.find(name)
+    domain = await transport.find_domain(name)
     assert domain is not None
     told: Watch
 
@@ -68,11 +68,11 @@ async def watch(images: ImageStore, name: str = "vm1", **options: Any) -> AsyncI
     session = Session(transport, domain, images, on_events, on_change, **options)
     told = Watch(session)
     await session.set_probes(BOTH)
-    task = asyncio.create_task(session.run())
+    task = asyncio.create_task(session.run_session())
     try:
         yield told
     finally:
-        await session.close(deactivate=False)
+        await session.close_session(deactivate=False)
         await asyncio.wait_for(task, 10)
         await transport.stop()
 
@@ -182,18 +182,18 @@ def fall_asleep_while_read(session: Session) -> list[list[int]]:
 
     :returns: what was read, a list of sequence numbers for each round.
     """
-    read, rounds = session._collector.read, []
+    read, rounds = session._collector.read_events, []
 
     def read_and_fall_asleep() -> tuple[list[Event], bool]:
         events, more = read()
         if events and not rounds:
             assert session._guest is not None
             view = session._guest.link.cchan.view
-            abi.store_u32(view, abi.offset(abi.Cchan, "asleep"), 1)
+            abi.store_u32(view, abi.field_offset(abi.Cchan, "asleep"), 1)
             rounds.append([event.seq for event in events])
         return events, more
 
-    session._collector.read = read_and_fall_asleep  # type: ignore[method-assign]
+    session._collector.read_events = read_and_fall_asleep  # type: ignore[method-assign]
     return rounds
 
 
@@ -306,9 +306,9 @@ def test_the_guest_refuses_an_image(images: ImageStore) -> None:
                 image = images.root / "6.1.0-standin/broken.ko"
                 image.write_bytes(make_image("broken"))
                 with pytest.raises(SessionError, match="no relay channel"):
-                    await told.session.load("broken")
+                    await told.session.load_probe("broken")
                 with pytest.raises(SessionError) as caught:
-                    await told.session.load("broken")
+                    await told.session.load_probe("broken")
                 assert caught.value.errno == 17
                 assert caught.value.code == "guest"
                 await vm.tell("emit", "send_signal")
@@ -322,13 +322,13 @@ def test_unload_and_load_again(images: ImageStore) -> None:
         with guest() as vm:
             async with watch(images) as told:
                 await until(told.all_collecting, "probes collecting")
-                await told.session.unload("send_signal")
+                await told.session.unload_probe("send_signal")
                 assert "send_signal" not in told.session.probes
                 assert (await vm.tell("emit", "send_signal")).startswith("error")
                 with pytest.raises(SessionError) as caught:
-                    await told.session.unload("send_signal")
+                    await told.session.unload_probe("send_signal")
                 assert caught.value.code == "no-such-probe"
-                await told.session.load("send_signal")
+                await told.session.load_probe("send_signal")
                 await vm.tell("emit", "send_signal")
                 await until(lambda: told.events, "an event of the second load")
                 assert told.events[0].seq == 0
@@ -409,7 +409,7 @@ def test_deactivate_leaves_nothing_loaded(images: ImageStore) -> None:
         with guest() as vm:
             async with watch(images) as told:
                 await until(told.all_collecting, "probes collecting")
-                await told.session.close(deactivate=True)
+                await told.session.close_session(deactivate=True)
                 assert (await vm.tell("emit", "send_signal")).startswith("error")
                 await until(lambda: not vm.place.active.exists(), "deactivated")
 
@@ -429,7 +429,7 @@ def test_deactivate_without_a_session(images: ImageStore, cmdline: str) -> None:
                     "no session",
                 )
                 opened = os.listdir("/proc/self/fd")
-                await asyncio.wait_for(told.session.close(deactivate=True), 5)
+                await asyncio.wait_for(told.session.close_session(deactivate=True), 5)
                 await until(lambda: not vm.place.active.exists(), "deactivated")
                 assert len(os.listdir("/proc/self/fd")) <= len(opened)
 

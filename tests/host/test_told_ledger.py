@@ -28,20 +28,20 @@ class HungRecorder:
     def __init__(self) -> None:
         self.written: list[Any] = []
 
-    def put(self, _vm: str, _batch: Any, _then: Any = None, written: Any = None) -> None:
+    def put_batch(self, _vm: str, _batch: Any, _then: Any = None, written: Any = None) -> None:
         if written is not None:
             self.written.append(written)
 
 
 def vesperd(path: Path) -> tuple[Instances, HungRecorder]:
     ledger = ToldLedger(path)
-    ledger.restore()
+    ledger.restore_ledger()
     recorder = HungRecorder()
     instances = Instances(
         cast(Recorder, recorder), well_watched, grace=0.0, max_failovers=9, tell=never,
         ledger=ledger, numbered=False,
     )  # fmt: skip
-    instances.start("r", DOMAIN, [], ["httpd"])
+    instances.start_instance("r", DOMAIN, [], ["httpd"])
     return instances, recorder
 
 
@@ -50,20 +50,20 @@ def test_a_fault_that_was_told_and_not_written_is_told_once(tmp_path: Path) -> N
 
     async def scene() -> None:
         first, recorder = vesperd(path)
-        faults = first.judge(DOMAIN, [death(1)])
+        faults = first.judge_events(DOMAIN, [death(1)])
         assert [fault.told for fault in faults] == [None]
-        instance = first.get("r")
+        instance = first.get_instance("r")
         assert instance is not None
-        first._told(instance, faults[0])
+        first._note_told(instance, faults[0])
         told = instance.fault
         assert told is not None and told.told is not None
         # Another vesperd finds the record again: it is the same fault.
         second, _ = vesperd(path)
-        assert [f.told for f in second.judge(DOMAIN, [death(1)])] == [told.told]
+        assert [f.told for f in second.judge_events(DOMAIN, [death(1)])] == [told.told]
         third, _ = vesperd(path)
-        assert [f.told for f in third.judge(DOMAIN, [death(2)])] == [None]
+        assert [f.told for f in third.judge_events(DOMAIN, [death(2)])] == [None]
         # The first one's journal has the fault, and then that it was told.
-        first.written(faults)
+        first.note_written(faults)
         assert path.read_text() != "{}"
         for written in recorder.written:
             written()
@@ -84,11 +84,11 @@ def test_so_is_one_that_has_come_with_its_vm(tmp_path: Path) -> None:
         taken = []
         for _ in range(2):
             instances, _ = vesperd(path)
-            instance = instances.get("r")
+            instance = instances.get_instance("r")
             assert instance is not None
-            taken.append(instances.take(instance, unpack_fault(packed)))
+            taken.append(instances.take_carried_fault(instance, unpack_fault(packed)))
             if instance.fault is not None:
-                instances._told(instance, instance.fault)
+                instances._note_told(instance, instance.fault)
             await instances.close()
         assert taken == ["", "Pacemaker knows it"]
 
@@ -100,7 +100,7 @@ def test_a_damaged_file_is_no_trouble(tmp_path: Path, content: str) -> None:
     path = tmp_path / "told.json"
     path.write_text(content, encoding="latin-1")
     ledger = ToldLedger(path)
-    ledger.restore()
+    ledger.restore_ledger()
     assert ledger._told == {}
 
 
@@ -110,5 +110,5 @@ def test_it_is_bounded(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     for number in range(5):
         event = {**death(number + 1).to_json()}
         fault = Fault(number, "r", "vm1", "u", 2, "i", "service", "send_signal", "", event, 1.0)
-        ledger.note(dataclasses.replace(fault, told=2.0))
+        ledger.note_told(dataclasses.replace(fault, told=2.0))
     assert len(ledger._told) == 3

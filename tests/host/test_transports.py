@@ -41,10 +41,10 @@ class Empty(StandinTransport):
 
     name = "empty"
 
-    async def domains(self) -> list[Domain]:
+    async def list_domains(self) -> list[Domain]:
         return []
 
-    async def find(self, name: str) -> Domain | None:
+    async def find_domain(self, name: str) -> Domain | None:
         return None
 
 
@@ -54,22 +54,22 @@ class Hung(StandinTransport):
     name = "hung"
     hangs = False
 
-    async def find(self, name: str) -> Domain | None:
+    async def find_domain(self, name: str) -> Domain | None:
         if self.hangs:
             raise TransportError("no answer")
-        return await super().find(name)
+        return await super().find_domain(name)
 
-    async def report(self, domain: Domain) -> DomainReport:
+    async def report_domain(self, domain: Domain) -> DomainReport:
         if self.hangs:
             raise TransportError("no answer")
-        return await super().report(domain)
+        return await super().report_domain(domain)
 
 
 class Elsewhere(Empty):
     name = "elsewhere"
 
     @classmethod
-    def usable(cls) -> str | None:
+    def explain_unusable(cls) -> str | None:
         return "does not run here"
 
 
@@ -88,15 +88,17 @@ def test_what_one_does_not_know_another_may(
 
     async def body() -> None:
         daemon = Daemon(config, {"empty": Empty, "elsewhere": Elsewhere, "late": Late})
-        await daemon.activate("vm1", ())
-        await daemon.activate("vm2", ())
+        await daemon.activate_vm("vm1", ())
+        await daemon.activate_vm("vm2", ())
         await daemon.start()
         # One whose settings are wrong says so, and which.
-        await until(lambda: "color" in str(daemon.watch.transports()["empty"]), "trouble")
-        assert "[empty]" in str(daemon.watch.transports()["empty"])
-        await until(lambda: daemon.watch.transports()["late"] is None, "up")
+        await until(
+            lambda: "color" in str(daemon.watch.list_transport_states()["empty"]), "trouble"
+        )
+        assert "[empty]" in str(daemon.watch.list_transport_states()["empty"])
+        await until(lambda: daemon.watch.list_transport_states()["late"] is None, "up")
         await until(lambda: daemon.watch.session_of("vm1"), "watched")
-        assert daemon.watch.transports()["elsewhere"] == "does not run here"
+        assert daemon.watch.list_transport_states()["elsewhere"] == "does not run here"
         # Whether vm2 runs is not known while one transport is in trouble.
         assert daemon.activations.keys() == {"vm1", "vm2"}
         await daemon.stop()
@@ -109,8 +111,8 @@ def test_what_one_does_not_know_another_may(
         )
         Late.tries.clear()
         await daemon.start()  # the wishes are in the journal
-        await until(lambda: daemon.watch.transports()["empty"] is None, "up")
-        assert daemon.watch.transports()["late"] is not None
+        await until(lambda: daemon.watch.list_transport_states()["empty"] is None, "up")
+        assert daemon.watch.list_transport_states()["late"] is not None
         assert daemon.activations.keys() == {"vm1", "vm2"}
         await until(lambda: daemon.activations.keys() == {"vm1"}, "vm2 is nowhere")
         await until(lambda: daemon.watch.session_of("vm1"), "watched")
@@ -136,11 +138,11 @@ def test_a_fault_of_a_domain_that_was_replaced_meanwhile_is_not_told(
 
     async def ask(op: str, **fields: Any) -> dict[str, Any]:
         with Client(config.socket, timeout=20.0) as client:
-            return await asyncio.to_thread(client.call, op, **fields)
+            return await asyncio.to_thread(client.call_vesperd, op, **fields)
 
     async def fault(vm: GuestProcess) -> None:
         daemon = await begun()
-        await until(lambda: daemon.watch.transports()["late"] is None, "up")
+        await until(lambda: daemon.watch.list_transport_states()["late"] is None, "up")
         await ask("start", **RESOURCE)
         session = daemon.watch.session_of("vm1")
         assert session is not None
@@ -148,7 +150,7 @@ def test_a_fault_of_a_domain_that_was_replaced_meanwhile_is_not_told(
         await until(lambda: session._channels.keys() == loaded, "both probes")
         said = await vm.tell("emit", "send_signal", "sig=11", "comm=httpd", "fatal=1")
         assert said.startswith("ok"), said
-        await until(lambda: daemon.instances.all()[0].fault_recorded, "the fault")
+        await until(lambda: daemon.instances.list_all()[0].fault_recorded, "the fault")
         assert (await ask("wait", **MONITOR))["result"] == "fault"
         await daemon.stop()
 
@@ -160,7 +162,7 @@ def test_a_fault_of_a_domain_that_was_replaced_meanwhile_is_not_told(
 
     async def monitor(expected: str) -> None:
         daemon = await begun()
-        assert daemon.watch.transports()["late"] is not None
+        assert daemon.watch.list_transport_states()["late"] is not None
         assert (await ask("wait", **MONITOR, first=False))["result"] == expected
         await daemon.stop()
 
@@ -180,19 +182,19 @@ def test_a_guest_that_shows_life_runs_whatever_its_toolstack_does(
 
     async def body(vm: GuestProcess) -> None:
         daemon = Daemon(config, {"hung": Hung})
-        await daemon.activate("vm1", ())
+        await daemon.activate_vm("vm1", ())
         await daemon.start()
         await until(lambda: (s := daemon.watch.session_of("vm1")) and s.alive, "signs of life")
         monkeypatch.setattr(Hung, "hangs", True)
         with Client(config.socket, timeout=20.0) as client:
-            answer = await asyncio.to_thread(client.call, "state", vm="vm1")
+            answer = await asyncio.to_thread(client.call_vesperd, "state", vm="vm1")
             assert answer["domain"]["state"] == "running"
             await vm.tell("life", "off")
             session = daemon.watch.session_of("vm1")
             assert session is not None
             await until(lambda: not session.alive, "their end")
             with pytest.raises(DaemonError, match="no answer"):
-                await asyncio.to_thread(client.call, "state", vm="vm1")
+                await asyncio.to_thread(client.call_vesperd, "state", vm="vm1")
         await daemon.stop()
 
     with guest("vm1") as vm:

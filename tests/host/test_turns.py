@@ -43,23 +43,23 @@ def full_channels(guest: HostileGuest) -> Callable[[], None]:
     """:returns: what shows 16 new channels, each with as much to read as fits."""
     memory = guest.inside._memory
     size = PAGES * abi.PAGE_SIZE // 4
-    buffer, index = memory.alloc(PAGES), memory.alloc(1)
+    buffer, index = memory.allocate_pages(PAGES), memory.allocate_pages(1)
     record = bytearray(RECORD)
     for number in range(PAGES * abi.PAGE_SIZE // RECORD):
         head = abi.Record(len=RECORD, event=999, seq=number, time_ns=number)
         record[: ctypes.sizeof(head)] = bytes(head)
-        memory.at(buffer)[number * RECORD : (number + 1) * RECORD] = record
+        memory.view_region(buffer)[number * RECORD : (number + 1) * RECORD] = record
     one = abi.Index(pos=3 * size, buffer=buffer)
     one.pad[:] = [size % RECORD] * abi.MAX_SUBBUFS
-    memory.at(index)[: ctypes.sizeof(one)] = bytes(one)
+    memory.view_region(index)[: ctypes.sizeof(one)] = bytes(one)
     numbers = itertools.count()
 
     def show() -> None:
         number = next(numbers)
         for place in range(abi.MAX_CHANNELS):
             # Read by an earlier one up to there.
-            at = abi.offset(abi.Index, "read")
-            memory.at(index)[at : at + 8] = bytes(8)
+            at = abi.field_offset(abi.Index, "read")
+            memory.view_region(index)[at : at + 8] = bytes(8)
             guest.inside.set_channel(
                 place,
                 abi.Channel(

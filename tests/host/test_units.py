@@ -10,7 +10,7 @@ from collections.abc import Iterator
 
 import pytest
 
-from kvm_transport.holder_client import Holder, ping
+from kvm_transport.holder_client import Holder, ping_server
 from tests.host.systemd import UNITS, Systemd, systemd
 from tests.kvm.holder import StandinQemu
 from vesper_monitor.client import Client
@@ -45,7 +45,7 @@ def test_what_systemd_says_of_them(booted: Systemd, unit: str) -> None:
 def test_what_they_need_is_allowed_and_no_more(booted: Systemd) -> None:
     pids = {unit: booted.wait_active(unit) for unit in UNITS}
     with Client(str(booted.path("/run/vesper/vesperd.sock")), timeout=60.0) as client:
-        assert client.call("hello")["pid"] == pids["vesperd.service"]
+        assert client.call_vesperd("hello")["pid"] == pids["vesperd.service"]
     assert booted.path("/var/lib/vesper/journal.sqlite").exists()
     for unit, folder in (
         ("vesper-ivshmem.service", "/run/vesper-ivshmem"),
@@ -65,7 +65,7 @@ def test_guests_outlive_the_holder(booted: Systemd) -> None:
     qemu = StandinQemu(str(booted.path("/run/vesper-ivshmem/qemu.sock")))
     try:
         end = time.monotonic() + 60
-        while ping(control).vms != 1:
+        while ping_server(control).vms != 1:
             assert time.monotonic() < end
             time.sleep(0.02)
         booted.run("kill", "-KILL", str(first))
@@ -73,11 +73,11 @@ def test_guests_outlive_the_holder(booted: Systemd) -> None:
             assert time.monotonic() < end
             time.sleep(0.1)
         booted.wait_active("vesper-ivshmem.service")
-        assert ping(control).vms == 1
+        assert ping_server(control).vms == 1
 
         async def body() -> None:
-            (known,) = await Holder(control).list()
-            attachment = await Holder(control).attach(known.pid)
+            (known,) = await Holder(control).list_qemus()
+            attachment = await Holder(control).attach_to_qemu(known.pid)
             os.pwrite(attachment.memory, b"again", 8192)
             assert bytes(qemu.view[8192:8197]) == b"again"
             os.eventfd_write(attachment.to_guest, 1)
@@ -87,7 +87,7 @@ def test_guests_outlive_the_holder(booted: Systemd) -> None:
         asyncio.run(body())
     finally:
         qemu.close()
-    while ping(control).vms != 0:
+    while ping_server(control).vms != 0:
         assert time.monotonic() < end
         time.sleep(0.02)
 
@@ -104,6 +104,6 @@ def test_libvirts_library_works_in_the_sandbox(booted: Systemd) -> None:
     end = time.monotonic() + 60
     with Client(str(booted.path("/run/vesper/vesperd.sock")), timeout=60.0) as client:
         # Its test driver opens, and is asked for something that it does not have.
-        while "virConnectSetKeepAlive" not in client.call("status")["transports"]["kvm"]:
+        while "virConnectSetKeepAlive" not in client.call_vesperd("status")["transports"]["kvm"]:
             assert time.monotonic() < end
             time.sleep(0.1)

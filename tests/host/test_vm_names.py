@@ -73,7 +73,7 @@ def test_each_request_checks_the_name_before_anything_else() -> None:
         for name in ("/dev/shm/x", "..", "a\nb", "\udcfc", 7):
             request = {"op": op, "vm": name, "resource": "r1", "id": 1}
             with pytest.raises(RequestError) as refused:
-                asyncio.run(api.handle(client, request))
+                asyncio.run(api.handle_request(client, request))
             assert refused.value.code == "bad-request", op
 
 
@@ -124,19 +124,19 @@ def test_status_files_of_others_hold_nothing_up(tmp_path: Path) -> None:
     files = StatusFiles(tmp_path)
     for name in made:
         with pytest.raises(TransportError, match="not a status file of libvirt's"):
-            files.of(name)
+            files.read_status_of(name)
     for name in ("/dev/shm/x", "../vm1", "..", "a\nb"):
         with pytest.raises(TransportError, match="not the name of a domain"):
-            files.of(name)
+            files.read_status_of(name)
     # The others are read all the same.
-    assert [status.name for status in files.read()] == ["other"]
+    assert [status.name for status in files.read_all()] == ["other"]
 
 
 def test_a_status_file_speaks_of_its_own_domain_alone(tmp_path: Path) -> None:
     (tmp_path / "vm2.xml").write_text(STATUS.format(pid=1, name="vm1"))
     with pytest.raises(TransportError, match="another domain"):
-        StatusFiles(tmp_path).of("vm2")
-    assert StatusFiles(tmp_path).read() == []
+        StatusFiles(tmp_path).read_status_of("vm2")
+    assert StatusFiles(tmp_path).read_all() == []
 
 
 LOCK = "import fcntl, sys; f = open(sys.argv[1], 'r+'); fcntl.lockf(f, fcntl.LOCK_EX); print(flush=1); sys.stdin.read()"  # noqa: E501
@@ -165,6 +165,6 @@ def test_a_lock_on_a_file_of_ones_own_proves_nothing(
 
 def test_xls_log_is_read_only_if_it_is_one(tmp_path: Path) -> None:
     os.mkfifo(tmp_path / "xl-vm1.log")
-    assert xl_log.read("vm1", tmp_path) == ""
+    assert xl_log.read_log("vm1", tmp_path) == ""
     (tmp_path / "xl-vm2.log").symlink_to("/etc/passwd")
-    assert xl_log.read("vm2", tmp_path) == ""
+    assert xl_log.read_log("vm2", tmp_path) == ""

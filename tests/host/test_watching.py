@@ -45,7 +45,7 @@ def test_an_unwatched_domain_is_never_fine() -> None:
     assert instance.answer_at_timeout().result is Result.DEGRADED
     assert instance.answer_at_timeout().reason == "transport x: not up"
     # Nor in a pause: its end is told then, too.
-    instance.pause(True)
+    instance.set_paused(True)
     assert instance.answer_at_timeout().result is Result.DEGRADED
     assert instance.degraded == "transport x: not up"
 
@@ -78,13 +78,13 @@ def test_a_moment_without_a_watch_is_not_told() -> None:
 
 def test_a_wish_that_cannot_be_fulfilled_is_degraded_while_it_is_wished() -> None:
     instance = monitored()
-    instance.refuse("fault_on: wrong")
+    instance.refuse_wishes("fault_on: wrong")
     waiter = begin(instance, 1.0)
     assert result(waiter) is Result.DEGRADED
     instance.monitor_ends(waiter, 1.0, delivered=True)
     waiter = begin(instance, 2.0)
     assert waiter.answer is None
-    instance.refuse(None)
+    instance.refuse_wishes(None)
     instance.watch_changed(2.0 + CALM)
     assert result(waiter) is Result.FINE
 
@@ -92,7 +92,7 @@ def test_a_wish_that_cannot_be_fulfilled_is_degraded_while_it_is_wished() -> Non
 def test_whoever_waits_for_what_was_ended_by_hand_is_told() -> None:
     instance = monitored()
     waiter = begin(instance, 1.0)
-    instance.end(1.0, "deactivate", "ended by hand")
+    instance.end_activation(1.0, "deactivate", "ended by hand")
     assert waiter.answer is not None
     assert (waiter.answer.result, waiter.answer.reason) == (Result.DEGRADED, "ended by hand")
 
@@ -122,7 +122,7 @@ class Elsewhere(StandinTransport):
     name = "elsewhere"
 
     @classmethod
-    def usable(cls) -> str | None:
+    def explain_unusable(cls) -> str | None:
         return "this kernel does not run on it"
 
 
@@ -146,7 +146,7 @@ class Running:
 
     async def ask(self, op: str, **fields: Any) -> dict[str, Any]:
         with Client(self.config.socket, timeout=20.0) as client:
-            return await asyncio.to_thread(client.call, op, **fields)
+            return await asyncio.to_thread(client.call_vesperd, op, **fields)
 
     async def monitor(self, **changes: Any) -> dict[str, Any]:
         return await self.ask("wait", **{**MONITOR, "first": False, **changes})
@@ -205,7 +205,7 @@ def test_a_resource_whose_transport_does_not_come_up(
             assert (await waiting)["result"] == "fine"
             await until(lambda: collects(daemon), "probes")
             waiting = asyncio.create_task(running.monitor(timeout=50))
-            await until(lambda: daemon.instances.all()[0].waiting, "the monitor")
+            await until(lambda: daemon.instances.list_all()[0].waiting, "the monitor")
             vm.kill()
             assert (await waiting)["result"] == "dead"
             await daemon.stop()
@@ -253,13 +253,13 @@ def test_all_reasons_are_said_but_those_that_are_no_trouble(running: Running) ->
         name = "lacking"
 
         @classmethod
-        def usable(cls) -> str | None:
+        def explain_unusable(cls) -> str | None:
             return "its client library is not installed"
 
     async def reason(transports: dict[str, Any]) -> str:
         daemon = await running.begin(transports)
         await daemon.watch.first_try("")
-        answer = await running.monitor() if daemon.instances.all() else {}
+        answer = await running.monitor() if daemon.instances.list_all() else {}
         if not answer:
             try:
                 await running.ask("start", **RESOURCE)
@@ -334,10 +334,10 @@ class Held(StandinTransport):
     gate: ClassVar[asyncio.Event]
     asked: ClassVar[int] = 0
 
-    async def find(self, name: str) -> Domain | None:
+    async def find_domain(self, name: str) -> Domain | None:
         Held.asked += 1
         await self.gate.wait()
-        return await super().find(name)
+        return await super().find_domain(name)
 
 
 @pytest.mark.parametrize("stage", ["find", "positions"])
@@ -350,7 +350,7 @@ def test_a_monitor_that_is_killed_while_it_begins(
         Held.gate, Held.asked = asyncio.Event(), 0
         with guest("vm1"):
             daemon = await running.begin({"held": Held})
-            await until(lambda: daemon.watch.up("held"), "up")
+            await until(lambda: daemon.watch.list_usable_transports("held"), "up")
             positions = daemon.watch._positions
             reading = asyncio.Event()
 
@@ -360,10 +360,10 @@ def test_a_monitor_that_is_killed_while_it_begins(
                 return await positions(domain)
 
             if stage == "positions":
-                monkeypatch.setattr(Held, "find", StandinTransport.find)
+                monkeypatch.setattr(Held, "find_domain", StandinTransport.find_domain)
                 monkeypatch.setattr(daemon.watch, "_positions", late)
             with Client(running.config.socket) as client:
-                client.begin("wait", **MONITOR)
+                client.begin_request("wait", **MONITOR)
                 if stage == "find":
                     await until(lambda: Held.asked, "the question")
                 else:
@@ -374,10 +374,10 @@ def test_a_monitor_that_is_killed_while_it_begins(
             Held.gate.set()
             assert (await second)["result"] == "fine"
             await until(lambda: collects(daemon), "probes")
-            assert len(daemon.watch.sessions()) == 1
+            assert len(daemon.watch.list_sessions()) == 1
             assert not daemon.watch._starting
             with pytest.raises(AssertionError):  # no second instance took its place
-                await until(lambda: len(daemon.instances.all()) != 1, "", 0.1)
+                await until(lambda: len(daemon.instances.list_all()) != 1, "", 0.1)
             await daemon.stop()
 
     run(body)
@@ -388,14 +388,14 @@ def test_a_stop_ends_what_a_killed_monitor_begins(running: Running) -> None:
         Held.gate, Held.asked = asyncio.Event(), 0
         with guest("vm1"):
             daemon = await running.begin({"held": Held})
-            await until(lambda: daemon.watch.up("held"), "up")
+            await until(lambda: daemon.watch.list_usable_transports("held"), "up")
             with Client(running.config.socket) as client:
-                client.begin("wait", **MONITOR)
+                client.begin_request("wait", **MONITOR)
                 await until(lambda: Held.asked, "the question")
             await running.ask("stop", resource="r1", vm="vm1")
             Held.gate.set()
             await until(lambda: not daemon._unfinished, "its end")
-            assert daemon.instances.all() == []
+            assert daemon.instances.list_all() == []
             await daemon.stop()
 
     run(body)
@@ -452,11 +452,11 @@ def test_deactivated_while_its_domain_ends(
                     asked.set()
                     await go_on.wait()
 
-            monkeypatch.setattr(daemon.watch, "report", report)
+            monkeypatch.setattr(daemon.watch, "report_of", report)
             vm.kill()
             await asked.wait()
             # Its session has ended, and that it is dead is not known yet: not fine.
-            (instance,) = daemon.instances.all()
+            (instance,) = daemon.instances.list_all()
             assert instance.answer_at_timeout().result is Result.DEGRADED
             await running.ask("deactivate", vm="vm1")
             go_on.set()
@@ -726,8 +726,8 @@ def test_what_was_deactivated_when_the_journal_is_read_late(running: Running) ->
             assert collects(daemon)
             await daemon.stop()
         journal = Journal(path)
-        assert journal.deactivations() == {"vm2"}
-        assert journal.activations() == {"vm3": ("send_signal",)}
+        assert journal.read_deactivations() == {"vm2"}
+        assert journal.read_activations() == {"vm3": ("send_signal",)}
         journal.close()
 
     run(body)
@@ -742,11 +742,11 @@ def test_a_wish_is_kept_as_soon_as_the_journal_takes_it(
         daemon = await running.begin({})
         with closing(sqlite3.connect(running.config.journal, isolation_level=None)) as backup:
             backup.execute("BEGIN IMMEDIATE")
-            await daemon.activate("vm1", ("send_signal",))
+            await daemon.activate_vm("vm1", ("send_signal",))
         await until(lambda: not daemon._unremembered, "it is remembered")
         await daemon.stop()
         journal = Journal(Path(running.config.journal))
-        assert journal.activations() == {"vm1": ("send_signal",)}
+        assert journal.read_activations() == {"vm1": ("send_signal",)}
         journal.close()
 
     run(body)
@@ -771,7 +771,7 @@ def test_the_death_of_a_client_does_not_undo_a_deactivation(daemon: DaemonProces
         daemon.call("start", **RESOURCE)
         wait_collecting(daemon, 2)
         with Client(str(daemon.socket)) as client:
-            client.begin("deactivate", vm="vm1")
+            client.begin_request("deactivate", vm="vm1")
             assert client._socket is not None
             client._socket.shutdown(socket.SHUT_RDWR)
         wait_for(lambda: not vm.place.active.exists(), "the guest is let go")

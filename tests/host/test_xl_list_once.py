@@ -24,7 +24,7 @@ class Xl:
 
     def __init__(self, monkeypatch: pytest.MonkeyPatch) -> None:
         self.runs: list[asyncio.Future[str]] = []
-        monkeypatch.setattr(toolstack, "_xl", self)
+        monkeypatch.setattr(toolstack, "_xl_path", self)
 
     async def __call__(self, *command: str) -> str:
         assert command == ("list",)
@@ -45,9 +45,9 @@ class Xl:
 def test_who_asks_later_gets_the_next_one(monkeypatch: pytest.MonkeyPatch) -> None:
     async def run() -> None:
         xl, domains = Xl(monkeypatch), DomainList()
-        first = [asyncio.create_task(domains.reports()) for _ in range(50)]
+        first = [asyncio.create_task(domains.list_reports()) for _ in range(50)]
         await xl.begun(1)
-        second = [asyncio.create_task(domains.reports()) for _ in range(50)]
+        second = [asyncio.create_task(domains.list_reports()) for _ in range(50)]
         second[0].cancel()  # the others have it all the same
         for _ in range(10):
             await asyncio.sleep(0)
@@ -57,12 +57,12 @@ def test_who_asks_later_gets_the_next_one(monkeypatch: pytest.MonkeyPatch) -> No
         await xl.begun(2)
         xl.end(2)
         assert all(set(found) == {2} for found in await asyncio.gather(*second[1:]))
-        third = asyncio.create_task(domains.reports())
+        third = asyncio.create_task(domains.list_reports())
         await xl.begun(3)
         xl.runs[-1].set_exception(TransportError("xl hangs"))
         with pytest.raises(TransportError, match="hangs"):
             await third
-        fourth = asyncio.create_task(domains.reports())
+        fourth = asyncio.create_task(domains.list_reports())
         await xl.begun(4)
         xl.end(4)
         assert set(await fourth) == {4}
@@ -99,7 +99,7 @@ def test_one_event_of_xenstore_is_one_list_for_a_hundred_domains(
         for number in range(1, 101):
             domain = Domain(f"vm{number}", number, f"u{number}")
             watch._watched[domain.uuid, domain.domid] = _Watched(transport, domain, None)
-        following = asyncio.create_task(watch._follow(transport))
+        following = asyncio.create_task(watch._follow_events(transport))
         await asyncio.sleep(0)
         for queue in transport._queues:
             queue.put_nowait(DomainEvent(None))

@@ -39,25 +39,25 @@ Done. Exiting now
      (4, None), (1, None)],
 )
 def test_the_ending(domid: int, cause: Cause | None) -> None:
-    found = xl_log.ending(LOG, domid)
+    found = xl_log.parse_ending(LOG, domid)
     assert (found[0] if found else None) is cause
 
 
 def test_a_number_that_came_back() -> None:
     again = LOG.replace("reason code 0 0x0", "reason code 3 0x3").replace("5", "3")
-    assert xl_log.ending(LOG + again, 3) == (Cause.FAILURE, "it has crashed")
+    assert xl_log.parse_ending(LOG + again, 3) == (Cause.FAILURE, "it has crashed")
 
 
 def test_who_is_followed() -> None:
-    assert xl_log.follows(LOG, 6)
-    assert not xl_log.follows(LOG, 8)
+    assert xl_log.is_followed(LOG, 6)
+    assert not xl_log.is_followed(LOG, 8)
 
 
 def test_only_the_end_is_read(tmp_path: Path) -> None:
     (tmp_path / "xl-vm1.log").write_text("x" * 100_000 + LOG)
-    assert xl_log.read("vm1", tmp_path).endswith(LOG)
-    assert xl_log.read("vm2", tmp_path) == ""
-    assert xl_log.read("../vm1", tmp_path) == ""
+    assert xl_log.read_log("vm1", tmp_path).endswith(LOG)
+    assert xl_log.read_log("vm2", tmp_path) == ""
+    assert xl_log.read_log("../vm1", tmp_path) == ""
 
 
 def test_a_domain_that_was_migrated_by_hand(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -68,15 +68,15 @@ def test_a_domain_that_was_migrated_by_hand(monkeypatch: pytest.MonkeyPatch) -> 
     async def reports(_self: toolstack.DomainList) -> dict[int, DomainReport]:
         return dict(listed)
 
-    monkeypatch.setattr(toolstack.DomainList, "reports", reports)
-    monkeypatch.setattr(xl_log, "read", lambda *_: "")
+    monkeypatch.setattr(toolstack.DomainList, "list_reports", reports)
+    monkeypatch.setattr(xl_log, "read_log", lambda *_: "")
     xen = transport.XenTransport()
 
     def ended(before: DomainReport) -> DomainReport:
         listed[10] = before
-        assert asyncio.run(xen.report(vm1)) == before
+        assert asyncio.run(xen.report_domain(vm1)) == before
         del listed[10]
-        return asyncio.run(xen.report(vm1))
+        return asyncio.run(xen.report_domain(vm1))
 
     suspended = DomainReport(DomainState.PAUSED, Cause.ASKED, "it is being saved or migrated")
     said = "it had suspended itself, to be saved or migrated"
@@ -95,12 +95,12 @@ def test_a_log_on_a_disk_that_hangs(monkeypatch: pytest.MonkeyPatch) -> None:
     async def ask() -> str:
         return await xl_log.read_soon("vm1")
 
-    monkeypatch.setattr(xl_log, "read", hang)
+    monkeypatch.setattr(xl_log, "read_log", hang)
     monkeypatch.setattr(xl_log, "READ_LIMIT_S", 0.05)
     try:
         assert asyncio.run(ask()) == ""
     finally:
         release.set()
-    monkeypatch.setattr(xl_log, "read", lambda *_: "text")
+    monkeypatch.setattr(xl_log, "read_log", lambda *_: "text")
     monkeypatch.setattr(xl_log, "READ_LIMIT_S", 30.0)
     assert asyncio.run(ask()) == "text"

@@ -15,7 +15,7 @@ from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 
-from kvm_transport.holder_client import HolderError, ping
+from kvm_transport.holder_client import HolderError, ping_server
 from vesper_monitor.guest import abi
 
 PROJECT = Path(__file__).parents[2]
@@ -61,7 +61,7 @@ class HolderProcess:
         end = time.monotonic() + START
         while True:
             try:
-                ping(self.control)
+                ping_server(self.control)
                 return
             except HolderError:
                 assert time.monotonic() < end, "the holder does not answer"
@@ -117,7 +117,7 @@ class StandinQemu:
         return abi.ShmHead.from_buffer_copy(self.view)
 
     def set(self, field: str, value: int) -> None:
-        abi.store_u32(self.view, abi.offset(abi.ShmHead, field), value)
+        abi.store_u32(self.view, abi.field_offset(abi.ShmHead, field), value)
 
     def come_up(self, epoch: int = 1) -> None:
         """Answer what is wanted now, as a frontend does."""

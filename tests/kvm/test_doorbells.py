@@ -30,11 +30,11 @@ def test_each_guest_is_heard(caplog: pytest.LogCaptureFixture) -> None:
             if number == 1:
                 os.eventfd_write(bells[1], 1)  # without end
             if number == 2:
-                doorbells.remove(bells[3])
+                doorbells.remove_doorbell(bells[3])
 
         os.eventfd_write(bells[5], 1)  # before anybody listens
         for number, bell in enumerate(bells):
-            doorbells.add(bell, lambda number=number: rung(number))  # type: ignore[misc]
+            doorbells.add_doorbell(bell, lambda number=number: rung(number))  # type: ignore[misc]
         await until(lambda: heard[5] == 1, "the ring of before")
         others = [n for n in range(count) if n not in (1, 3)]
         for times in (1, 2):
@@ -44,10 +44,10 @@ def test_each_guest_is_heard(caplog: pytest.LogCaptureFixture) -> None:
             await until(lambda t=times: all(heard[n] >= t for n in others), "all")  # type: ignore[misc]
             assert {heard[n] for n in others} == {times}
         assert heard[1] > 2
-        doorbells.remove(bells[3])
+        doorbells.remove_doorbell(bells[3])
         doorbells.close()
         doorbells.close()
-        doorbells.remove(bells[4])
+        doorbells.remove_doorbell(bells[4])
         for bell in bells:
             os.close(bell)
 
@@ -68,7 +68,7 @@ def test_one_that_rings_without_end_is_heard_now_and_then() -> None:
             nonlocal heard
             heard += 1
 
-        doorbells.add(bell, rung)
+        doorbells.add_doorbell(bell, rung)
         begin = loop.time()
         while heard < 2 * _MANY:
             os.eventfd_write(bell, 1)

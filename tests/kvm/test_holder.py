@@ -26,7 +26,7 @@ from kvm_transport.holder_client import (
     HolderRefused,
     QemuChange,
     Status,
-    ping,
+    ping_server,
 )
 from tests.host.standins import until
 from tests.kvm.holder import START, HolderProcess, StandinQemu, holder
@@ -43,7 +43,7 @@ def running(tmp_path: Path) -> Iterator[HolderProcess]:
 
 def gone(process: HolderProcess, vms: int) -> None:
     end = time.monotonic() + START
-    while ping(process.control).vms != vms:
+    while ping_server(process.control).vms != vms:
         assert time.monotonic() < end
         time.sleep(0.01)
 
@@ -54,7 +54,7 @@ def test_handshake_and_attach(running: HolderProcess) -> None:
     assert [number for number, _ in qemu.messages] == [0, 0, -1, 1, 0]
     assert len(qemu.map) == MIB
     assert qemu.head().mark == abi.SHM_MAGIC
-    assert ping(running.control) == Status(vms=1, free=3, size=MIB)
+    assert ping_server(running.control) == Status(vms=1, free=3, size=MIB)
     seals = fcntl.fcntl(qemu.memory_fd, fcntl.F_GET_SEALS)
     assert seals == fcntl.F_SEAL_SHRINK | fcntl.F_SEAL_GROW | fcntl.F_SEAL_SEAL
     with pytest.raises(PermissionError):
@@ -62,22 +62,22 @@ def test_handshake_and_attach(running: HolderProcess) -> None:
 
     async def body() -> None:
         client = Holder(running.control)
-        assert [vm.pid for vm in await client.list()] == [os.getpid()]
+        assert [vm.pid for vm in await client.list_qemus()] == [os.getpid()]
         with pytest.raises(HolderRefused, match="process 1 has no VESPER device"):
-            await client.attach(1)
-        attachment = await client.attach(os.getpid())
+            await client.attach_to_qemu(1)
+        attachment = await client.attach_to_qemu(os.getpid())
         os.pwrite(attachment.memory, b"hello", 8192)
         assert bytes(qemu.view[8192:8197]) == b"hello"
         qemu.ring()
         assert os.eventfd_read(attachment.to_host) == 1
         os.eventfd_write(attachment.to_guest, 1)
         assert qemu.rung() == 1
-        second = await client.attach(os.getpid())
+        second = await client.attach_to_qemu(os.getpid())
         attachment.connection.settimeout(START)
-        assert attachment.lost() == "another daemon has attached to the guest"
+        assert attachment.find_loss() == "another daemon has attached to the guest"
         qemu.close()
         second.connection.settimeout(START)
-        assert second.lost() == "QEMU has ended, or the device was unplugged"
+        assert second.find_loss() == "QEMU has ended, or the device was unplugged"
         attachment.close()
         second.close()
 
@@ -96,7 +96,7 @@ def test_watch(running: HolderProcess) -> None:
         changes: list[QemuChange] = []
 
         async def follow() -> None:
-            async for change in Holder(running.control).watch():
+            async for change in Holder(running.control).watch_qemus():
                 changes.append(change)
 
         task = asyncio.create_task(follow())
@@ -139,7 +139,7 @@ def test_who_stalls_or_floods_holds_nobody_up(running: HolderProcess) -> None:
         connection.connect(running.qemu)
         many.append(connection)
     qemu = StandinQemu(running.qemu)
-    assert ping(running.control).vms == 2
+    assert ping_server(running.control).vms == 2
     # One that says something is no QEMU.
     qemu.connection.sendall(b"x")
     gone(running, 1)
@@ -170,7 +170,7 @@ def test_no_more_than_there_is_room_for(running: HolderProcess) -> None:
     processes = [other_qemu(running.qemu) for _ in range(4)]
     lines = [process.stdout.readline() for process in processes if process.stdout]
     assert lines == [b"8\n"] * 4
-    assert ping(running.control).free == 0
+    assert ping_server(running.control).free == 0
     refused = other_qemu(running.qemu)
     assert refused.communicate(timeout=START)[0] == b"0\n"
     processes[0].kill()
@@ -186,7 +186,7 @@ def test_no_more_than_there_is_room_for(running: HolderProcess) -> None:
 def test_it_is_alone(running: HolderProcess, tmp_path: Path) -> None:
     second = HolderProcess(tmp_path)
     assert second.process.wait(START) == 1
-    ping(running.control)
+    ping_server(running.control)
 
 
 class Systemd:
@@ -246,7 +246,7 @@ def test_the_next_life_goes_on_with_what_systemd_has_kept(tmp_path: Path) -> Non
         qemu = qemus[0]
 
         async def body() -> None:
-            attachment = await Holder(first.control).attach(os.getpid())
+            attachment = await Holder(first.control).attach_to_qemu(os.getpid())
             os.pwrite(attachment.memory, b"again", 8192)
             assert bytes(qemu.view[8192:8197]) == b"again"
             os.eventfd_write(attachment.to_guest, 1)
@@ -271,7 +271,7 @@ def test_the_next_life_goes_on_with_what_systemd_has_kept(tmp_path: Path) -> Non
 @given(st.binary(max_size=200))
 def test_any_request(line: bytes) -> None:
     try:
-        word, pid = control.parse(line)
+        word, pid = control.parse_request(line)
     except control.BadRequest as error:
         json.dumps(str(error))
     else:
@@ -286,7 +286,7 @@ NAMES = st.one_of(
 
 @given(st.lists(NAMES, max_size=20))
 def test_names_of_kept_descriptors(names: list[str]) -> None:
-    found = fdstore.grouped(names)
+    found = fdstore.group_names(names)
     for (pid, since), positions in found.items():
         for role, at in positions.items():
             assert names[at] == f"{pid}.{since}.{role}" or "0" in names[at]

@@ -37,7 +37,7 @@ def lab(tmp_path_factory: pytest.TempPathFactory) -> Iterator[KvmLab]:
 
 
 def log(host: KvmHost) -> str:
-    return host.run("cat /var/log/vesperd.log", check=True).output
+    return host.run_command("cat /var/log/vesperd.log", check=True).output
 
 
 def create(host: KvmHost, wanted: dict[str, dict[str, str]]) -> dict[str, Tiny]:
@@ -83,7 +83,7 @@ FAULTS: dict[str, tuple[dict[str, str], Callable[[Tiny], object], str, str, str 
         "dead", r"does not run any more: destroyed by an operator", "asked",
     ),
     "saved": (
-        {}, lambda t: t.host.run(f"virsh save {t.name} {PLACE}/saved", check=True),
+        {}, lambda t: t.host.run_command(f"virsh save {t.name} {PLACE}/saved", check=True),
         "dead", r"does not run any more: saved to a file", "asked",
     ),
     "killed": (
@@ -94,7 +94,7 @@ FAULTS: dict[str, tuple[dict[str, str], Callable[[Tiny], object], str, str, str 
         "dead", r"does not run any more: its QEMU was ended by a signal", "failure",
     ),
     "stopped": (
-        {}, lambda t: t.host.run(
+        {}, lambda t: t.host.run_command(
             f"virsh qemu-monitor-command {t.name} '{{\"execute\":\"stop\"}}'", check=True
         ),
         "fault", r"is paused for \d s: libvirt knows no reason \(system\)", None,
@@ -121,16 +121,16 @@ def test_what_fails_is_told_with_its_cause(lab: KvmLab) -> None:
     print(" ".join(f"{name} {seconds:.2f}" for name, seconds in took.items()))
     # A fault is one: who comes to ask later is told the same.
     held = guests["disk_full"]
-    lab.a.run(f"rm {PLACE}/full/filler && virsh resume disk_full", check=True)
+    lab.a.run_command(f"rm {PLACE}/full/filler && virsh resume disk_full", check=True)
     again = waiting(held)
     assert again.result() == "fault"
     assert again.answer["fault"]["id"] == monitors["disk_full"].answer["fault"]["id"]
     names = " ".join(guests)
-    lab.a.run(f"for name in {names}; do virsh destroy $name; done")
+    lab.a.run_command(f"for name in {names}; do virsh destroy $name; done")
 
 
 def test_what_is_no_failure(lab: KvmLab) -> None:
-    lab.a.run(f"{{ cat /dev/zero >{PLACE}/full/filler 2>/dev/null; true; }}")
+    lab.a.run_command(f"{{ cat /dev/zero >{PLACE}/full/filler 2>/dev/null; true; }}")
     tiny = Tiny(lab.a, "calm", errors="report", watchdog="none")
     domid = tiny.watch()
     monitor = waiting(tiny)
@@ -143,7 +143,9 @@ def test_what_is_no_failure(lab: KvmLab) -> None:
         assert time.monotonic() < end
     assert tiny.tell("d", answer=True) == b"E"
     tiny.tell("w")
-    lab.a.run(f"virsh dump --memory-only {tiny.name} {PLACE}/dump && rm {PLACE}/dump", check=True)
+    lab.a.run_command(
+        f"virsh dump --memory-only {tiny.name} {PLACE}/dump && rm {PLACE}/dump", check=True
+    )
     wanted = (
         r"is paused: suspended by an operator", r"^calm runs", r"the guest reboots",
         r"I/O error \(.*\): the guest is told",
@@ -154,7 +156,7 @@ def test_what_is_no_failure(lab: KvmLab) -> None:
         time.sleep(0.2)
     assert monitor.is_alive(), monitor.answer
     with Client(tiny.socket, timeout=60.0) as client:
-        assert client.call("state", vm=tiny.name)["domain"]["state"] == "running"
+        assert client.call_vesperd("state", vm=tiny.name)["domain"]["state"] == "running"
     assert tiny.watch() == domid
     tiny.virsh("destroy")
 
@@ -179,7 +181,7 @@ def test_memory_of_the_host_fails(lab: KvmLab) -> None:
             time.sleep(0.2)
 
     # An uncorrected error, of which a boot sector can make nothing.
-    lab.a.run(f"virsh qemu-monitor-command {tiny.name} --hmp '{MCE}'", check=True)
+    lab.a.run_command(f"virsh qemu-monitor-command {tiny.name} --hmp '{MCE}'", check=True)
     told("in the guest's memory: the guest is reset")
     tiny.says("MEMORY_FAILURE", recipient="hypervisor", action="ignore", flags=flags)
     told("in QEMU's own memory: ignored")
@@ -198,7 +200,7 @@ def test_migration_is_no_failure_on_either_side(lab: KvmLab) -> None:
     here = Tiny(lab.a, "mover")
     here.watch()
     # As Pacemaker does it: the monitor is cancelled before.
-    lab.a.run(
+    lab.a.run_command(
         "virsh migrate --live --unsafe mover qemu+tcp://node2/system", timeout=120, check=True
     )
     there.watch()
@@ -210,7 +212,7 @@ def test_migration_is_no_failure_on_either_side(lab: KvmLab) -> None:
     assert "migrated to another host" in left.answer["reason"]
     for tiny in (here, there):
         with Client(tiny.socket, timeout=60.0) as client:
-            assert client.call("faults", vm="mover")["faults"] == []
+            assert client.call_vesperd("faults", vm="mover")["faults"] == []
     assert "mover is paused: it is being migrated" in here.events()
     assert monitor.is_alive(), monitor.answer
     there.tell("p")
@@ -228,14 +230,14 @@ def test_libvirtd_hangs_ends_and_comes_back(lab: KvmLab) -> None:
         assert all(monitor.is_alive() for monitor in monitors[dead:])
         with Client(guests[0].socket, timeout=60.0) as client:
             for tiny, domid in list(zip(guests, domids, strict=True))[dead:]:
-                domain = client.call("state", vm=tiny.name)["domain"]
+                domain = client.call_vesperd("state", vm=tiny.name)["domain"]
                 assert (domain["state"], domain["domid"]) == ("running", domid)
 
     host.signal_libvirtd("STOP")
     others_are_well(0)
     with Client(guests[0].socket, timeout=60.0) as client:
-        assert "libvirtd does not answer" in client.call("status")["transports"]["kvm"]
-        assert client.call("hello")["transports"] == {"kvm": None}
+        assert "libvirtd does not answer" in client.call_vesperd("status")["transports"]["kvm"]
+        assert client.call_vesperd("hello")["transports"] == {"kvm": None}
     # Until the keep-alive messages end the connection (20 s), and beyond.
     end = time.monotonic() + 60
     while "connection to libvirtd has ended" not in log(host):
@@ -266,7 +268,7 @@ def test_libvirtd_hangs_ends_and_comes_back(lab: KvmLab) -> None:
         time.sleep(0.2)
     others_are_well(2)
     with Client(guests[2].socket, timeout=60.0) as client:
-        assert client.call("status")["transports"] == {"kvm": None}
+        assert client.call_vesperd("status")["transports"] == {"kvm": None}
     guests[2].tell("p")
     assert monitors[2].result() == "dead"
     assert "its kernel has panicked" in monitors[2].answer["reason"]

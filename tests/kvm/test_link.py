@@ -41,7 +41,7 @@ def running(tmp_path: Path) -> Iterator[HolderProcess]:
 
 async def connect(running: HolderProcess, timeout: float = 20.0) -> KvmLink:  # noqa: ASYNC109
     holding = Holder(running.control)
-    return await KvmLink.connect(holding, os.getpid(), DOMAIN, timeout, Doorbells())
+    return await KvmLink.connect_guest(holding, os.getpid(), DOMAIN, timeout, Doorbells())
 
 
 async def up(running: HolderProcess, qemu: StandinQemu, epoch: int = 1) -> KvmLink:
@@ -73,7 +73,7 @@ def test_pages_and_notifications(running: HolderProcess) -> None:
         link.cchan.view[:4] = b"chan"
         assert bytes(qemu.view[PAGE : PAGE + 4]) == b"chan"
         qemu.view[8 * PAGE : 8 * PAGE + 4] = b"data"
-        region = link.map(8 * PAGE, 2)
+        region = link.map_region(8 * PAGE, 2)
         assert bytes(region.view[:4]) == b"data"
         with pytest.raises(TypeError):
             region.view[0] = 1
@@ -85,7 +85,7 @@ def test_pages_and_notifications(running: HolderProcess) -> None:
             qemu.ring()
             await until(lambda again=again: len(heard) == again, "notified again")  # type: ignore[misc]
         qemu.rung()
-        link.notify()
+        link.notify_guest()
         assert qemu.rung() == 1
         region.close()
         region.close()
@@ -114,7 +114,7 @@ def test_deactivate_without_a_link(running: HolderProcess) -> None:
 
     async def body(qemu: StandinQemu, link: KvmLink) -> None:
         await link.close(deactivate=False)
-        ending = KvmLink.end(Holder(running.control), os.getpid(), DOMAIN, Doorbells())
+        ending = KvmLink.end_activation(Holder(running.control), os.getpid(), DOMAIN, Doorbells())
         task = asyncio.create_task(ending)
         await until(lambda: qemu.head().wanted == 0, "not wanted any more")
         qemu.set("state", abi.ShmState.IDLE)
@@ -254,7 +254,7 @@ def test_any_region(offset: int, pages: int) -> None:
     memory = SharedMemory(descriptor)
     os.close(descriptor)
     try:
-        region = memory.region(offset, pages, writable=False)
+        region = memory.map_region(offset, pages, writable=False)
     except TransportError:
         pass
     else:
@@ -272,7 +272,7 @@ def test_regions_that_were_closed_are_forgotten() -> None:
     fcntl.fcntl(memory, fcntl.F_ADD_SEALS, fcntl.F_SEAL_SHRINK)
     shared = SharedMemory(memory)
     for _ in range(100):
-        shared.region(PAGE, 1, writable=False).close()
+        shared.map_region(PAGE, 1, writable=False).close()
     assert len(shared._regions) == 1  # the head
     shared.close()
     os.close(memory)

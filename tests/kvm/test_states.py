@@ -57,18 +57,18 @@ def test_the_numbers_are_libvirts() -> None:
     }
     assert PAUSES.keys() | {"CRASHED"} >= known.keys() - {"API_ERROR"}
     for name, failure in PAUSES.items():
-        report = states.report(*states.words(libvirt.VIR_DOMAIN_PAUSED, known[name]))
+        report = states.make_report(*states.state_words(libvirt.VIR_DOMAIN_PAUSED, known[name]))
         assert report.state is DomainState.PAUSED
         assert report.cause is MEANT[failure], name
         assert report.why
     crashed = libvirt.VIR_DOMAIN_CRASHED, libvirt.VIR_DOMAIN_CRASHED_PANICKED
     for numbers in (crashed, (libvirt.VIR_DOMAIN_PAUSED, known["CRASHED"])):
-        assert states.report(*states.words(*numbers)).state is DomainState.CRASHED
+        assert states.make_report(*states.state_words(*numbers)).state is DomainState.CRASHED
     for number in (libvirt.VIR_DOMAIN_RUNNING, libvirt.VIR_DOMAIN_BLOCKED):
-        assert states.report(*states.words(number, 1)).state is DomainState.RUNNING
+        assert states.make_report(*states.state_words(number, 1)).state is DomainState.RUNNING
     # It is about to end, or to be reset by libvirt: nothing to be sure of.
     for number in (libvirt.VIR_DOMAIN_SHUTDOWN, libvirt.VIR_DOMAIN_PMSUSPENDED):
-        report = states.report(*states.words(number, 0))
+        report = states.make_report(*states.state_words(number, 0))
         assert (report.state, report.cause) == (DomainState.PAUSED, Cause.UNKNOWN)
 
 
@@ -90,19 +90,21 @@ def test_the_numbers_are_libvirts() -> None:
     ],
 )
 def test_ends(detail: str, before: str, cause: Cause, why: str) -> None:
-    report = states.end(getattr(libvirt, f"VIR_DOMAIN_EVENT_STOPPED_{detail}"), before)
+    report = states.make_end_report(getattr(libvirt, f"VIR_DOMAIN_EVENT_STOPPED_{detail}"), before)
     assert (report.state, report.cause) == (DomainState.GONE, cause)
     assert why in report.why
-    assert why in domains.ending(VM1, report)
+    assert why in domains.describe_ending(VM1, report)
 
 
 @given(NUMBERS, NUMBERS, st.sampled_from(["", "panic", "watchdog", "signal", "x"]))
 def test_any_numbers(state: int, reason: int, before: str) -> None:
     """What a later libvirt may say is understood as far as it goes; nobody dies of it."""
-    report = states.report(*states.words(state, reason))
+    report = states.make_report(*states.state_words(state, reason))
     assert report.state not in ENDED or report.state is DomainState.CRASHED
-    assert states.end(state, before).state is DomainState.GONE
-    assert states.watchdog(state).text and not states.watchdog(state).failure
+    assert states.make_end_report(state, before).state is DomainState.GONE
+    assert (
+        states.make_watchdog_notice(state).text and not states.make_watchdog_notice(state).failure
+    )
     failure = reason == libvirt.VIR_DOMAIN_EVENT_MEMORY_FAILURE_ACTION_FATAL
     assert states.memory_failure(state, reason).failure is failure
     assert not states.io_notice("sda", state).failure
@@ -110,7 +112,7 @@ def test_any_numbers(state: int, reason: int, before: str) -> None:
 
 @given(st.text(), st.text())
 def test_any_words(state: str, reason: str) -> None:
-    states.report(state, reason)
+    states.make_report(state, reason)
 
 
 @given(st.sampled_from(DomainState), st.sampled_from(Cause), st.text(), st.none() | st.just(7.0))
@@ -119,8 +121,8 @@ def test_only_a_failed_or_a_long_pause_is_a_fault(
 ) -> None:
     if paused is not None:
         state = DomainState.PAUSED
-    event = domains.reported(VM1, DomainReport(state, cause, why), paused)
-    verdict = rules.judge(event, ())
+    event = domains.make_report_event(VM1, DomainReport(state, cause, why), paused)
+    verdict = rules.judge_by_defaults(event, ())
     failed = cause is Cause.FAILURE or paused is not None
     assert (verdict is not None) == (state is DomainState.PAUSED and failed)
     assert event.text.isprintable()
@@ -130,8 +132,8 @@ def test_only_a_failed_or_a_long_pause_is_a_fault(
 
 def test_memory_failure_is_a_fault_where_it_is_fatal() -> None:
     for action, fatal in ((0, False), (1, False), (2, True), (3, False)):
-        event = domains.noticed(VM1, states.memory_failure(1, action))
-        verdict = rules.judge(event, ())
+        event = domains.make_notice_event(VM1, states.memory_failure(1, action))
+        verdict = rules.judge_by_defaults(event, ())
         assert (verdict is not None) is fatal
         if verdict is not None:
             assert verdict.rule == "memory_failure"
@@ -150,33 +152,33 @@ STATUS = """\
 
 def test_status_files(tmp_path: Path) -> None:
     files = StatusFiles(tmp_path / "none")
-    assert files.read() == []  # libvirtd has never run
+    assert files.read_all() == []  # libvirtd has never run
     files = StatusFiles(tmp_path)
     path = tmp_path / "vm1.xml"
     path.write_text(STATUS.format(pid=4711, name="vm1", uuid=VM1.uuid))
     (tmp_path / "driver.pid").write_text("1")
-    assert files.read() == [StatusFile("vm1", VM1.uuid, 4711, "paused", "ioerror")]
+    assert files.read_all() == [StatusFile("vm1", VM1.uuid, 4711, "paused", "ioerror")]
     new = tmp_path / "vm1.xml.new"
     new.write_text(STATUS.format(pid=4712, name="vm1", uuid=VM1.uuid))
     new.rename(path)
-    assert [status.pid for status in files.read()] == [4712]
+    assert [status.pid for status in files.read_all()] == [4712]
     path.unlink()
-    assert files.read() == []
+    assert files.read_all() == []
     # What cannot be understood must not look like a host without domains.
     path.write_text("<domstatus state='running'")
-    assert files.read() == []
+    assert files.read_all() == []
     with pytest.raises(TransportError, match=r"vm1\.xml"):
-        files.of("vm1")
+        files.read_status_of("vm1")
     (tmp_path / "vm2.xml").write_text(STATUS.format(pid=4713, name="vm2", uuid=VM1.uuid))
-    assert [status.name for status in files.read()] == ["vm2"]
+    assert [status.name for status in files.read_all()] == ["vm2"]
 
     async def ask() -> None:
         transport = KvmTransport(run_dir=str(tmp_path))
         with pytest.raises(TransportError, match=r"vm1\.xml"):
-            await transport.find("vm1")
+            await transport.find_domain("vm1")
         with pytest.raises(TransportError, match=r"vm1\.xml"):
-            await transport.report(VM1)
-        assert await transport.find("vm2") is None  # of that process there is no lock
+            await transport.report_domain(VM1)
+        assert await transport.find_domain("vm2") is None  # of that process there is no lock
 
     asyncio.run(ask())
 
@@ -186,7 +188,7 @@ def test_any_status_file(content: bytes | str) -> None:
     with tempfile.TemporaryDirectory() as directory:
         data = content.encode() if isinstance(content, str) else content
         (Path(directory) / "x.xml").write_bytes(data)
-        assert StatusFiles(Path(directory)).read() == []
+        assert StatusFiles(Path(directory)).read_all() == []
 
 
 HOLD = """\
@@ -213,16 +215,16 @@ def locker(path: Path) -> Iterator[subprocess.Popen[bytes]]:
 
 def test_a_pid_file_is_believed_only_if_its_process_holds_it(tmp_path: Path) -> None:
     path = tmp_path / "vm1.pid"
-    assert not qemu.holds(os.getpid(), path)
+    assert not qemu.holds_lock(os.getpid(), path)
     path.write_text(str(os.getpid()))
-    assert not qemu.holds(os.getpid(), path)
+    assert not qemu.holds_lock(os.getpid(), path)
     with locker(path) as process:
-        assert qemu.holds(process.pid, path)
-        assert not qemu.holds(os.getpid(), path)
-        begun = qemu.started(process.pid)
+        assert qemu.holds_lock(process.pid, path)
+        assert not qemu.holds_lock(os.getpid(), path)
+        begun = qemu.process_start_time(process.pid)
         assert begun is not None and begun > 0
-    assert not qemu.holds(process.pid, path)
-    assert qemu.started(process.pid) is None
+    assert not qemu.holds_lock(process.pid, path)
+    assert qemu.process_start_time(process.pid) is None
 
 
 def test_of_hundreds_that_have_ended_each_is_asked_for_once(
@@ -237,18 +239,18 @@ def test_of_hundreds_that_have_ended_each_is_asked_for_once(
             STATUS.format(pid=ended.pid, name=name, uuid=f"uuid of {name}")
         )
     looks: list[str] = []
-    meet = Life.meet
+    meet = Life.meet_process
 
     def counted(status: StatusFile, *rest: Any) -> Life | None:
         looks.append(status.name)
         return meet(status, *rest)
 
-    monkeypatch.setattr(Life, "meet", counted)
+    monkeypatch.setattr(Life, "meet_process", counted)
 
     async def ask() -> None:
         transport = KvmTransport(run_dir=str(tmp_path))
         for name in names:
-            report = await transport.report(Domain(name, 1, f"uuid of {name}"))
+            report = await transport.report_domain(Domain(name, 1, f"uuid of {name}"))
             assert report.state is DomainState.GONE
 
     asyncio.run(ask())
@@ -262,7 +264,7 @@ from kvm_transport.qemu import StatusFile
 from vesper_monitor.transport import TransportError
 async def meet(pid):
     try:
-        return Life.meet(StatusFile("vm1", "", pid, "", ""), pathlib.Path(sys.argv[2]), print)
+        return Life.meet_process(StatusFile("vm1", "", pid, "", ""), pathlib.Path(sys.argv[2]), print)
     except TransportError as error:
         return error
 print(asyncio.run(meet(int(sys.argv[1]))))
@@ -301,9 +303,9 @@ def test_a_process_that_holds_no_lock_is_not_held(
     held: list[int] = []
     monkeypatch.setattr(os, "pidfd_open", held.append)
     status = StatusFile("vm1", "u", os.getpid(), "", "")
-    assert Life.meet(status, tmp_path, print) is None
+    assert Life.meet_process(status, tmp_path, print) is None
     (tmp_path / "vm1.pid").write_text(str(os.getpid()))
-    assert Life.meet(status, tmp_path, print) is None
+    assert Life.meet_process(status, tmp_path, print) is None
     assert not held
 
 
@@ -328,15 +330,15 @@ time.sleep(1000)
         assert process.stdout is not None
         for _ in range(3):
             assert process.stdout.readline() == b"named\n"
-        first = qemu.vcpus(process.pid)
+        first = qemu.read_vcpu_use(process.pid)
         assert [use.cpu for use in first] == [0, 1]
-        while qemu.vcpus(process.pid)[0].ran < first[0].ran + 0.1:
+        while qemu.read_vcpu_use(process.pid)[0].ran < first[0].ran + 0.1:
             assert process.poll() is None
-        assert qemu.vcpus(process.pid)[1].ran <= first[1].ran + 0.05
+        assert qemu.read_vcpu_use(process.pid)[1].ran <= first[1].ran + 0.05
     finally:
         process.kill()
         process.communicate(timeout=10)
     with pytest.raises(TransportError):
-        qemu.vcpus(process.pid)
+        qemu.read_vcpu_use(process.pid)
     with pytest.raises(TransportError, match="no thread"):
-        qemu.vcpus(os.getpid())
+        qemu.read_vcpu_use(os.getpid())

@@ -57,9 +57,9 @@ def boot_sector(directory: Path) -> bytes:
 
 def prepare(host: KvmHost, sector: bytes) -> None:
     """A folder for the disks, and a file system in it that is full."""
-    host.put(f"{PLACE}/boot", sector.ljust(1 << 20, b"\0"))
-    host.put(BETWEEN, (PROJECT / "tests/kvm/between.py").read_bytes(), mode=0o755)
-    host.run(
+    host.put_file(f"{PLACE}/boot", sector.ljust(1 << 20, b"\0"))
+    host.put_file(BETWEEN, (PROJECT / "tests/kvm/between.py").read_bytes(), mode=0o755)
+    host.run_command(
         f"chmod 777 {PLACE} && mkdir {PLACE}/full && "
         f"mount -t tmpfs -o size=64k,mode=777 full {PLACE}/full && "
         f"{{ cat /dev/zero >{PLACE}/full/filler 2>/dev/null; true; }}",
@@ -86,12 +86,12 @@ class Tiny:
             place=PLACE, name=name, on_crash=on_crash, errors=errors, watchdog=watchdog,
             emulator=emulator,
         )  # fmt: skip
-        host.put(f"{PLACE}/{name}.xml", xml.encode())
-        host.run(f"truncate -s 1M {PLACE}/full/{name} && chmod 666 {PLACE}/full/{name}")
+        host.put_file(f"{PLACE}/{name}.xml", xml.encode())
+        host.run_command(f"truncate -s 1M {PLACE}/full/{name} && chmod 666 {PLACE}/full/{name}")
         self.create()
 
     def create(self) -> None:
-        self.host.run(f"virsh create {PLACE}/{self.name}.xml", check=True)
+        self.host.run_command(f"virsh create {PLACE}/{self.name}.xml", check=True)
         end = time.monotonic() + 60
         while self.tell("x", answer=True) != b"x":
             assert time.monotonic() < end, f"{self.name} does not come up"
@@ -101,7 +101,7 @@ class Tiny:
         :param answer: wait for one letter; none comes if the guest is not up.
         """
         with socket.socket(socket.AF_UNIX) as serial:
-            serial.connect(str(self.host.node.path(f"{PLACE}/{self.name}.serial")))
+            serial.connect(str(self.host.node.host_path(f"{PLACE}/{self.name}.serial")))
             serial.settimeout(1.0)
             serial.sendall(letters.encode())
             try:
@@ -110,24 +110,28 @@ class Tiny:
                 return b""
 
     def virsh(self, command: str) -> None:
-        self.host.run(f"virsh {command} {self.name}", check=True)
+        self.host.run_command(f"virsh {command} {self.name}", check=True)
 
     def says(self, event: str, **data: object) -> None:
         """What libvirt takes for an event of its QEMU's, which runs with :data:`BETWEEN`."""
         stamp = {"seconds": int(time.time()), "microseconds": 0}
         message = json.dumps({"event": event, "data": data, "timestamp": stamp})
         path = f"{PLACE}/{self.name}.events"
-        self.host.run(f"cat >{path}", stdin=message.encode() + b"\r\n", timeout=20, check=True)
+        self.host.run_command(
+            f"cat >{path}", stdin=message.encode() + b"\r\n", timeout=20, check=True
+        )
 
     def kill(self, signal: str = "KILL") -> None:
         """Its QEMU."""
-        self.host.run(f"kill -{signal} $(cat /run/libvirt/qemu/{self.name}.pid)", check=True)
+        self.host.run_command(
+            f"kill -{signal} $(cat /run/libvirt/qemu/{self.name}.pid)", check=True
+        )
 
     # -- vesperd --------------------------------------------------------------
 
     @property
     def socket(self) -> str:
-        return str(self.host.node.path("/run/vesper/vesperd.sock"))
+        return str(self.host.node.host_path("/run/vesper/vesperd.sock"))
 
     @property
     def resource(self) -> dict[str, object]:
@@ -137,8 +141,8 @@ class Tiny:
     def watch(self) -> int:
         """A new instance begins, and the first monitor is through. :returns: its domain."""
         with Client(self.socket, timeout=60.0) as client:
-            domid = int(client.call("start", **self.resource)["domid"])
-            first = client.call(
+            domid = int(client.call_vesperd("start", **self.resource)["domid"])
+            first = client.call_vesperd(
                 "wait", **self.resource, interval=1, timeout=10, node="node1", first=True
             )
         assert first["result"] == "fine", first
@@ -147,5 +151,5 @@ class Tiny:
     def events(self) -> list[str]:
         """What is said of it, in order."""
         with Client(self.socket, timeout=60.0) as client:
-            answers = client.stream("events", vm=self.name)
+            answers = client.stream_answers("events", vm=self.name)
             return [answer["event"]["text"] for answer in answers if "event" in answer]

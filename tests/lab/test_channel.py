@@ -41,38 +41,38 @@ def channel() -> Iterator[Channel]:
 
 
 def test_command_gives_status_and_all_output(channel: Channel) -> None:
-    result = channel.run("echo out; echo err >&2; exit 3")
+    result = channel.run_command("echo out; echo err >&2; exit 3")
     assert (result.rc, result.output) == (3, "out\nerr\n")
-    assert len(channel.run("head -c 1000000 /dev/zero | tr '\\0' x").output) == 1000000
-    assert channel.run("kill -9 $$").rc == -9
+    assert len(channel.run_command("head -c 1000000 /dev/zero | tr '\\0' x").output) == 1000000
+    assert channel.run_command("kill -9 $$").rc == -9
 
 
 def test_input_reaches_the_command(channel: Channel) -> None:
     data = bytes(range(256)) * 1000
-    assert channel.run("wc -c", stdin=data).output.strip() == str(len(data))
+    assert channel.run_command("wc -c", stdin=data).output.strip() == str(len(data))
 
 
 def test_failure_is_an_error_if_wanted(channel: Channel) -> None:
     with pytest.raises(CommandFailed, match=r"(?s)exit status 1.*words"):
-        channel.run("echo words; false", check=True)
+        channel.run_command("echo words; false", check=True)
 
 
 def test_command_that_hangs_is_killed(channel: Channel, tmp_path: Path) -> None:
     with pytest.raises(ChannelError, match=r"(?s)not done.*started"):
-        channel.run(f"echo started; echo $$ >{tmp_path}/pid; sleep 100", timeout=1)
+        channel.run_command(f"echo started; echo $$ >{tmp_path}/pid; sleep 100", timeout=1)
     pid = (tmp_path / "pid").read_text().strip()
     assert not Path(f"/proc/{pid}").exists()
 
 
 def test_daemon_left_behind_is_not_waited_for(channel: Channel, tmp_path: Path) -> None:
     """Even when it keeps the output open."""
-    result = channel.run(f"(sleep 30 & echo $! >{tmp_path}/pid); echo done", timeout=20)
+    result = channel.run_command(f"(sleep 30 & echo $! >{tmp_path}/pid); echo done", timeout=20)
     assert (result.rc, result.output) == (0, "done\n")
     subprocess.run(["kill", (tmp_path / "pid").read_text().strip()], check=True)
 
 
 def test_followed_command_dies_with_its_connection(channel: Channel, tmp_path: Path) -> None:
-    end, pieces = channel.follow(f"echo $$ >{tmp_path}/pid; echo first; exec sleep 100")
+    end, pieces = channel.follow_command(f"echo $$ >{tmp_path}/pid; echo first; exec sleep 100")
     assert next(pieces) == b"first\n"
     pid = (tmp_path / "pid").read_text().strip()
     end()
@@ -85,11 +85,11 @@ def test_followed_command_dies_with_its_connection(channel: Channel, tmp_path: P
 def test_files_go_there_and_back(channel: Channel, tmp_path: Path) -> None:
     data = bytes(range(256)) * 5000
     path = tmp_path / "new folder/file"
-    channel.put(str(path), data, mode=0o755)
+    channel.put_file(str(path), data, mode=0o755)
     assert path.stat().st_mode & 0o777 == 0o755
-    assert channel.get(str(path)) == data
+    assert channel.get_file(str(path)) == data
     with pytest.raises(ChannelError, match="FileNotFoundError"):
-        channel.get(str(tmp_path / "none"))
+        channel.get_file(str(tmp_path / "none"))
 
 
 def test_connection_through_the_host(channel: Channel) -> None:
@@ -102,17 +102,17 @@ def test_connection_through_the_host(channel: Channel) -> None:
 
         thread = threading.Thread(target=echo)
         thread.start()
-        with channel.connect("127.0.0.1", listener.getsockname()[1]) as connection:
+        with channel.connect_to("127.0.0.1", listener.getsockname()[1]) as connection:
             connection.sendall(b"hello")
             assert connection.recv(100) == b"HELLO"
         thread.join(10)
         assert not thread.is_alive()
     with pytest.raises(ChannelError, match="Refused"):
-        channel.connect("127.0.0.1", free_port())
+        channel.connect_to("127.0.0.1", free_port())
 
 
 def test_clock_answers(channel: Channel) -> None:
-    with channel.clock() as connection:
+    with channel.connect_to_clock() as connection:
         before = time.time_ns()
         connection.sendall(b"?\n")
         answer = int(connection.recv(100))
@@ -121,5 +121,5 @@ def test_clock_answers(channel: Channel) -> None:
 
 def test_nobody_there_is_an_error() -> None:
     with pytest.raises(ChannelError, match="nowhere"):
-        Channel("nowhere", free_port()).run("true")
-    assert not Channel("nowhere", free_port()).alive()
+        Channel("nowhere", free_port()).run_command("true")
+    assert not Channel("nowhere", free_port()).is_alive()

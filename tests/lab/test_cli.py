@@ -5,7 +5,7 @@ from __future__ import annotations
 
 import pytest
 
-from lab.__main__ import parser
+from lab.__main__ import build_parser
 from lab.cluster import cli as cluster
 from lab.kvm import cli as kvm
 from lab.xen import cli as xen
@@ -18,13 +18,13 @@ def test_examples_in_the_help_can_be_parsed(text: str) -> None:
     for example in examples:
         words = example.strip().split()
         assert words[:3] == ["python3", "-m", "lab"]
-        assert callable(parser().parse_args(words[3:]).command)
+        assert callable(build_parser().parse_args(words[3:]).command)
 
 
 def test_lab_that_is_not_up_is_an_error(
     monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str], tmp_path: object
 ) -> None:
     monkeypatch.setattr("lab.xen.keeper.DIRECTORY", tmp_path)
-    arguments = parser().parse_args(["xen", "status"])
+    arguments = build_parser().parse_args(["xen", "status"])
     assert arguments.command(arguments) == 1
     assert "python3 -m lab xen up" in capsys.readouterr().err

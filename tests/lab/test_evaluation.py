@@ -15,10 +15,10 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from lab.evaluation import compare, machine, table
-from lab.evaluation.clock import Offset, Sample, best, measure
+from lab.evaluation.clock import Offset, Sample, measure_offset, pick_best
 from lab.evaluation.machine import MAX_FACTOR, Machine, OtherLoad
-from lab.evaluation.pacemaker_log import What, parse
-from lab.evaluation.picture import draw
+from lab.evaluation.pacemaker_log import What, parse_line
+from lab.evaluation.picture import draw_timelines
 from lab.evaluation.run import Run, as_json
 from lab.evaluation.setting import scale_timeouts
 from lab.evaluation.trial import exit_reason
@@ -42,15 +42,15 @@ def test_offset_is_within_its_bound(offset: int, exchanges: list[tuple[int, int]
     for there, back in exchanges:
         samples.append(Sample(now, now + there - offset, now + there + back))
         now += 10**9
-    found = best(samples)
+    found = pick_best(samples)
     assert abs(found.ns - offset) <= found.error_ns + 1
     assert found.error_ns == min(there + back for there, back in exchanges) // 2
 
 
 def test_measuring_a_clock_finds_its_offset() -> None:
-    found = measure(lambda: time.time_ns() - 5 * 10**9, times=20)
+    found = measure_offset(lambda: time.time_ns() - 5 * 10**9, times=20)
     assert abs(found.ns - 5 * 10**9) <= found.error_ns
-    assert Offset(10**9, 0).here(2 * 10**9) == 3.0
+    assert Offset(10**9, 0).convert_time(2 * 10**9) == 3.0
 
 
 # ------------------------------------------------------------ pacemaker.log
@@ -75,7 +75,7 @@ def test_measuring_a_clock_finds_its_offset() -> None:
     ],
 )
 def test_lines_that_mean_something(text: str, what: What, host: str) -> None:
-    entry = parse(PREFIX + text, "vm1", 2026)
+    entry = parse_line(PREFIX + text, "vm1", 2026)
     assert entry is not None
     assert (entry.what, entry.host, entry.time_ns) == (what, host, STAMP)
 
@@ -95,31 +95,31 @@ def test_lines_that_mean_something(text: str, what: What, host: str) -> None:
     ],
 )
 def test_lines_that_mean_nothing(text: str) -> None:
-    assert parse(PREFIX + text, "vm1", 2026) is None
+    assert parse_line(PREFIX + text, "vm1", 2026) is None
 
 
 @given(st.text())
 def test_any_line_is_survived(line: str) -> None:
-    parse(line, "vm1", 2026)
-    parse(PREFIX + line, "vm1", 2026)
+    parse_line(line, "vm1", 2026)
+    parse_line(PREFIX + line, "vm1", 2026)
 
 
 # ------------------------------------------------------------ statistics
 
 
 def test_median_counts_what_never_happened() -> None:
-    assert table.middle([1.0, 3.0, None]) == 3.0
-    assert table.middle([1.0, None, None]) is None
-    assert table.middle([1.0, 2.0]) == 1.5
-    assert table.middle([]) is None
-    assert table.spread([2.0, None, 1.0]) == (1.0, 2.0)
-    assert table.spread([None]) is None
+    assert table.find_median([1.0, 3.0, None]) == 3.0
+    assert table.find_median([1.0, None, None]) is None
+    assert table.find_median([1.0, 2.0]) == 1.5
+    assert table.find_median([]) is None
+    assert table.find_spread([2.0, None, 1.0]) == (1.0, 2.0)
+    assert table.find_spread([None]) is None
 
 
 def test_ratio_needs_both() -> None:
-    assert table.ratio([10.0, 20.0, 30.0], [2.0]) == 10.0
-    assert table.ratio([None], [2.0]) is None
-    assert table.ratio([10.0], []) is None
+    assert table.find_ratio([10.0, 20.0, 30.0], [2.0]) == 10.0
+    assert table.find_ratio([None], [2.0]) is None
+    assert table.find_ratio([10.0], []) is None
 
 
 RUNS = [
@@ -145,7 +145,7 @@ RUNS = [
 
 
 def test_table_says_medians_spread_ratio_and_never() -> None:
-    text = table.render(RUNS)
+    text = table.render_table(RUNS)
     row = next(line for line in text.splitlines() if "failure recorded" in line)
     assert "6.0 (4.0 to 8.0)" in row
     assert "0.500" in row
@@ -153,7 +153,7 @@ def test_table_says_medians_spread_ratio_and_never() -> None:
     assert "never" in text.split("another process")[1]
     assert "Negative" not in text
     early = Run("oom", "vesper", 1e9, -0.008, 0.5, 0.9, 11.0, 12.0, 20.0, None, "out of memory")
-    assert "Negative" in table.render([*RUNS, early])
+    assert "Negative" in table.render_table([*RUNS, early])
 
 
 def test_comparison_says_at_least_where_the_stop_of_one_has_failed() -> None:
@@ -163,17 +163,17 @@ def test_comparison_says_at_least_where_the_stop_of_one_has_failed() -> None:
         Run("panic-kept", "polling", 1e9, None, 5.0, 6.0, None, None, None, 66.0),
         Run("panic-kept", "vesper", 1e9, 0.1, 0.2, 0.5, 2.0, 8.0, 15.0),
     ]
-    found = {(v.fault, v.step): (v.times, v.at_least) for v in compare.verdicts(runs)}
+    found = {(v.fault, v.step): (v.times, v.at_least) for v in compare.make_verdicts(runs)}
     assert found["panic", "stopped_s"] == (6.0, False)
     assert found["panic", "started_elsewhere_s"] == (2.5, False)
     assert found["panic-kept", "stopped_s"] == (33.0, True)
-    text = compare.markdown(runs)
+    text = compare.render_markdown(runs)
     assert "| 12.0, 2.0 (6.0 x) |" in text
     assert "| never, 2.0 (> 33.0 x) |" in text
 
 
 def test_picture_is_xml_and_shows_every_run() -> None:
-    image = draw(RUNS, "a < b")
+    image = draw_timelines(RUNS, "a < b")
     root = ElementTree.fromstring(image)
     labels = [element.text for element in root.iter("{http://www.w3.org/2000/svg}text")]
     assert labels.count("not detected") == 1
@@ -249,5 +249,7 @@ def test_cpu_time_of_others_is_told_from_the_lab_s_own() -> None:
 
 def test_table_marks_figures_of_a_busy_machine() -> None:
     run = Run("sigsegv", "vesper", 1e9, 0.02, 0.5, 0.9, 11.0, 12.0, 20.0, others_cpu_share=0.4)
-    assert "UNRELIABLE: in 1 of 6 runs other processes used up to 40%" in table.render([*RUNS, run])
-    assert "UNRELIABLE" not in table.render(RUNS)
+    assert "UNRELIABLE: in 1 of 6 runs other processes used up to 40%" in table.render_table(
+        [*RUNS, run]
+    )
+    assert "UNRELIABLE" not in table.render_table(RUNS)

@@ -20,7 +20,7 @@ def test_guests_have_nothing_in_common_and_nothing_of_vesper(kvm: bool) -> None:
     assert len({mac.get("address") for mac in addresses if mac is not None}) == 8
     assert {guest.get("type") for guest in guests} == {"kvm" if kvm else "qemu"}
     for guest in guests:
-        assert domain_xml.device(guest, "/run/vesper-ivshmem/qemu.sock") is None
+        assert domain_xml.find_device(guest, "/run/vesper-ivshmem/qemu.sock") is None
 
 
 def test_what_a_test_wants_of_its_guest() -> None:

@@ -140,7 +140,7 @@ def archive(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> dict[str, str]:
         return {each: Headers(release=each.release, kdir=tmp_path) for each in kernels}
 
     monkeypatch.setattr(releases, "SUITES", ("trixie", "trixie-backports"))
-    monkeypatch.setattr(releases, "_index", index)
+    monkeypatch.setattr(releases, "_fetch_index", index)
     monkeypatch.setattr(release_kernel, "release_headers", headers)
     return has
 

@@ -19,7 +19,7 @@ DATA = Path(__file__).parent / "data"
 
 
 def parse(path: Path) -> Element:
-    return domain_xml.parse(path.read_bytes())
+    return domain_xml.parse_domain(path.read_bytes())
 
 
 def slots(root: Element) -> set[int]:
@@ -48,21 +48,21 @@ def test_they_stay_valid_and_nothing_else_changes(libvirt: Path, domains: list[P
     added = valid = 0
     for path in domains:
         root = parse(path)
-        before, was_valid = domain_xml.canonical(root), schema.validate(root)
-        if domain_xml.add(root, SOCKET):
-            assert domain_xml.canonical(root) == before, path.name
+        before, was_valid = domain_xml.canonicalize_xml(root), schema.validate(root)
+        if domain_xml.add_device(root, SOCKET):
+            assert domain_xml.canonicalize_xml(root) == before, path.name
             continue
-        again = domain_xml.parse(domain_xml.text(root).encode())
+        again = domain_xml.parse_domain(domain_xml.serialize_domain(root).encode())
         assert schema.validate(again) >= was_valid, f"{path.name}: {schema.error_log.last_error}"
-        device = domain_xml.device(again, SOCKET)
+        device = domain_xml.find_device(again, SOCKET)
         assert device is not None
-        assert domain_xml.masters(again, device)
-        domain_xml.remove(again, device)
+        assert domain_xml.is_migratable_with(again, device)
+        domain_xml.remove_device(again, device)
         devices = again.find("devices")
         assert devices is not None
         if parse(path).find("devices") is None:
             again.remove(devices)
-        assert domain_xml.canonical(again) == before, path.name
+        assert domain_xml.canonicalize_xml(again) == before, path.name
         added += 1
         valid += was_valid
     print(f"{added} of {len(domains)} get the device; {valid} of those are valid")
@@ -108,9 +108,9 @@ def test_the_slot_is_one_that_libvirt_gives_to_nobody(libvirt: Path, domains: li
 )
 def test_where_there_is_no_room(name: str, word: str) -> None:
     root = parse(DATA / f"{name}.xml")
-    before = domain_xml.text(root)
-    assert word in domain_xml.add(root, SOCKET)
-    assert domain_xml.text(root) == before
+    before = domain_xml.serialize_domain(root)
+    assert word in domain_xml.add_device(root, SOCKET)
+    assert domain_xml.serialize_domain(root) == before
 
 
 @pytest.mark.parametrize("name", ["q35-no-addresses", "i440fx-virtio-input", "uefi-vtpm"])
@@ -119,7 +119,7 @@ def test_where_there_is_room(name: str) -> None:
 
 
 def machine(kind: str, *devices: str) -> Element:
-    return domain_xml.parse(
+    return domain_xml.parse_domain(
         f"<domain type='kvm'><name>a</name><os><type arch='x86_64' machine='{kind}'>hvm</type></os>"
         f"<devices>{''.join(devices)}</devices></domain>"
     )
@@ -156,7 +156,7 @@ def test_addresses_in_qemus_own_options_are_used() -> None:
         "<q:arg value='-device'/><q:arg value='edu,bus=pci.0,addr=1c.0'/><q:arg value='-device'/>"
         """<q:arg value='{"driver":"edu","addr":"0x1b"}'/></q:commandline></domain>"""
     )
-    root = domain_xml.parse(text)
+    root = domain_xml.parse_domain(text)
     etree.SubElement(etree.SubElement(root, "os"), "type", arch="x86_64", machine="pc")
     assert choose_slot(root) == 0x1A
 

@@ -12,7 +12,7 @@ from typing import Any
 import pytest
 
 from tests.ocf.host import Host, Result
-from vesper_monitor.ocf.hand_over import pack, unpack
+from vesper_monitor.ocf.hand_over import pack_fault, unpack_fault
 
 SUCCESS, ERROR, DEGRADED = 0, 1, 190
 
@@ -74,7 +74,7 @@ def attributes(host: Host) -> list[Path]:
 def sent(host: Host) -> dict[str, Any]:
     """What the one attribute says."""
     (attribute,) = attributes(host)
-    return unpack(attribute.read_text())
+    return unpack_fault(attribute.read_text())
 
 
 def migrate_to(host: Host, timeout: float = 30) -> Result:
@@ -275,8 +275,17 @@ def test_one_that_vesperd_has_never_taken_goes_on(source: Host) -> None:
 
 @pytest.mark.parametrize(
     "value",
-    ["", "(null)", "$(reboot)", "eyJ", "bnVsbA==", "A" * 7000, pack({"vm": "vm1", "fault": 3}),
-     pack({"vm": 4, "fault": FAULT}), pack(FAULT)],
+    [
+        "",
+        "(null)",
+        "$(reboot)",
+        "eyJ",
+        "bnVsbA==",
+        "A" * 7000,
+        pack_fault({"vm": "vm1", "fault": 3}),
+        pack_fault({"vm": 4, "fault": FAULT}),
+        pack_fault(FAULT),
+    ],
     ids=lambda v: v[:10],
 )
 def test_an_attribute_that_is_no_fault(source: Host, value: str) -> None:
@@ -291,4 +300,4 @@ def test_an_attribute_that_is_no_fault(source: Host, value: str) -> None:
 
 def test_a_packed_fault_is_what_it_was() -> None:
     fault: dict[str, Any] = json.loads(json.dumps(FAULT))
-    assert unpack(pack(fault)) == fault
+    assert unpack_fault(pack_fault(fault)) == fault

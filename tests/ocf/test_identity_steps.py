@@ -10,7 +10,7 @@ from typing import Any
 import pytest
 
 from tests.ocf.virtual_host import VirtualHost, VirtualLibvirtHost, VirtualXenHost
-from vesper_monitor.ocf.hand_over import pack
+from vesper_monitor.ocf.hand_over import pack_fault
 
 SUCCESS, ERROR, NOT_RUNNING, DEGRADED = 0, 1, 7, 190
 
@@ -223,7 +223,7 @@ def test_a_domain_of_that_name_with_another_uuid_was_not_sent(
     host = VirtualLibvirtHost(tmp_path, monkeypatch)
     host.write_config("vm2")
     host.running = {"vm1"}
-    host.sent = pack({"vm": "vm1", "ident": host.ident("vm3"), "fault": None})
+    host.sent = pack_fault({"vm": "vm1", "ident": host.ident("vm3"), "fault": None})
     assert host.call("monitor")[0] == NOT_RUNNING
     assert host.call("stop") == (SUCCESS, "")
     assert host.done == []

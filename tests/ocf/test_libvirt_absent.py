@@ -198,13 +198,13 @@ def test_without_libvirts_folder_nothing_is_claimed(host: Host) -> None:
 
 def test_owner_and_names(host: Host, qemu: Qemu, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("VESPER_QEMU_RUN", str(host.folder / "qemu"))
-    assert qemu_process.owner("vm1") == qemu.process.pid
-    assert qemu_process.owner("vm2") is None
-    assert qemu_process.running()["vm1"] == qemu.process.pid
-    assert qemu_process.named(threading.get_native_id()) == ""
+    assert qemu_process.find_qemu_pid("vm1") == qemu.process.pid
+    assert qemu_process.find_qemu_pid("vm2") is None
+    assert qemu_process.list_running()["vm1"] == qemu.process.pid
+    assert qemu_process.find_domain_name(threading.get_native_id()) == ""
     # A lock of a process that is not this VM's QEMU.
     qemu.pid_file.rename(qemu.pid_file.with_name("vm2.pid"))
-    assert qemu_process.owner("vm2") is None
+    assert qemu_process.find_qemu_pid("vm2") is None
 
 
 # -- QEMU's own monitor ---------------------------------------------------------------------
@@ -237,13 +237,13 @@ def test_who_cannot_be_asked_is_ended_in_time(host: Host, qemu: Qemu, mode: str)
 def test_the_monitor(host: Host, qemu: Qemu, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("VESPER_QEMU_RUN", str(host.folder / "qemu"))
     with pytest.raises(OSError, match=r"vm1\.xml"):
-        qemu_monitor.ask("vm1", "query-status", limit=1)
+        qemu_monitor.ask_qemu("vm1", "query-status", limit=1)
     qemu.pid_file.with_suffix(".xml").write_text("<domstatus><domain/></domstatus>")
     with pytest.raises(OSError, match="names no monitor"):
-        qemu_monitor.ask("vm1", "query-status", limit=1)
+        qemu_monitor.ask_qemu("vm1", "query-status", limit=1)
     with closing(Monitor(qemu)) as monitor:
-        assert qemu_monitor.ask("vm1", "query-status", limit=5) == {"status": "running"}
+        assert qemu_monitor.ask_qemu("vm1", "query-status", limit=5) == {"status": "running"}
     assert monitor.asked == ["qmp_capabilities", "query-status"]
     qemu.pid_file.with_suffix(".monitor").unlink()
     with closing(Monitor(qemu, greets=False)), pytest.raises(TimeoutError):
-        qemu_monitor.ask("vm1", "query-status", limit=0.2)
+        qemu_monitor.ask_qemu("vm1", "query-status", limit=0.2)

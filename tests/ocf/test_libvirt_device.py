@@ -37,7 +37,7 @@ def holder(host: Host) -> Iterator[Holder]:
 
 
 def created(host: Host) -> Element:
-    return domain_xml.parse((host.fake / "created.xml").read_bytes())
+    return domain_xml.parse_domain((host.fake / "created.xml").read_bytes())
 
 
 def socket(host: Host) -> str:
@@ -54,38 +54,40 @@ def degraded(host: Host) -> Result:
 
 
 def test_added_device_is_a_master_in_both_ways() -> None:
-    root = domain_xml.parse("<domain type='kvm'><name>a</name><devices><disk/></devices></domain>")
-    assert domain_xml.device(root, SOCKET) is None
-    assert domain_xml.add(root, SOCKET) == ""
-    text = domain_xml.text(root)
-    again = domain_xml.parse(text)
-    device = domain_xml.device(again, SOCKET)
+    root = domain_xml.parse_domain(
+        "<domain type='kvm'><name>a</name><devices><disk/></devices></domain>"
+    )
+    assert domain_xml.find_device(root, SOCKET) is None
+    assert domain_xml.add_device(root, SOCKET) == ""
+    text = domain_xml.serialize_domain(root)
+    again = domain_xml.parse_domain(text)
+    device = domain_xml.find_device(again, SOCKET)
     assert device is not None
-    assert domain_xml.masters(again, device)
+    assert domain_xml.is_migratable_with(again, device)
     assert device.get("role") == "master"
     # Declared where it is used: see test_a_prefix_that_is_not_declared_stays_without_meaning.
     assert f"<qemu:override {QEMU}>" in text
     assert '<qemu:property name="master" type="string" value="on"/>' in text
-    domain_xml.remove(again, device)
-    assert domain_xml.text(again).count("vesper") == 0
-    assert "qemu" not in domain_xml.text(again)
+    domain_xml.remove_device(again, device)
+    assert domain_xml.serialize_domain(again).count("vesper") == 0
+    assert "qemu" not in domain_xml.serialize_domain(again)
 
 
 def test_what_else_is_overridden_stays() -> None:
-    root = domain_xml.parse(
+    root = domain_xml.parse_domain(
         f"<domain type='qemu' {QEMU} xmlns:o='http://o'><name>a</name><metadata><o:x/></metadata>"
         "<devices/><qemu:commandline><qemu:arg value='-s'/></qemu:commandline>"
         "<qemu:override><qemu:device alias='ua-x'/></qemu:override></domain>"
     )
-    assert domain_xml.add(root, SOCKET) == ""
-    text = domain_xml.text(root)
+    assert domain_xml.add_device(root, SOCKET) == ""
+    text = domain_xml.serialize_domain(root)
     assert text.count("<qemu:override>") == 1
     assert '<qemu:arg value="-s"/>' in text
     assert "<o:x/>" in text
-    device = domain_xml.device(root, SOCKET)
+    device = domain_xml.find_device(root, SOCKET)
     assert device is not None
-    domain_xml.remove(root, device)
-    assert '<qemu:device alias="ua-x"/>' in domain_xml.text(root)
+    domain_xml.remove_device(root, device)
+    assert '<qemu:device alias="ua-x"/>' in domain_xml.serialize_domain(root)
 
 
 @pytest.mark.parametrize(
@@ -110,27 +112,27 @@ def test_only_both_make_a_master(role: str, override: str | None, master: bool) 
             f"name='master' type='string' value='{override}'/></qemu:frontend></qemu:device>"
             "</qemu:override>"
         )
-    root = domain_xml.parse(text + "</domain>")
-    device = domain_xml.device(root, SOCKET)
+    root = domain_xml.parse_domain(text + "</domain>")
+    device = domain_xml.find_device(root, SOCKET)
     assert device is not None
-    assert domain_xml.masters(root, device) is master
+    assert domain_xml.is_migratable_with(root, device) is master
 
 
 def test_anothers_shared_memory_is_not_ours() -> None:
-    root = domain_xml.parse(
+    root = domain_xml.parse_domain(
         "<domain type='kvm'><devices>"
         "<shmem name='a'><model type='ivshmem-plain'/></shmem>"
         "<shmem name='b'><model type='ivshmem-doorbell'/><server path='/run/b'/></shmem>"
         "</devices></domain>"
     )
-    assert domain_xml.device(root, SOCKET) is None
+    assert domain_xml.find_device(root, SOCKET) is None
 
 
 @pytest.mark.parametrize("kind", ["lxc", "xen", ""])
 def test_who_cannot_have_it(kind: str) -> None:
-    root = domain_xml.parse(f"<domain type='{kind}'><devices/></domain>")
-    assert "ivshmem" in domain_xml.add(root, SOCKET)
-    assert "shmem" not in domain_xml.text(root)
+    root = domain_xml.parse_domain(f"<domain type='{kind}'><devices/></domain>")
+    assert "ivshmem" in domain_xml.add_device(root, SOCKET)
+    assert "shmem" not in domain_xml.serialize_domain(root)
 
 
 @pytest.mark.parametrize(
@@ -176,7 +178,7 @@ def test_comments_and_prefixes_stay() -> None:
         "<!-- before --><domain xmlns:app='http://app'><!-- inside --><name>a</name>"
         "<metadata><app:x app:y='1'/><other:z/></metadata></domain><!-- behind -->"
     )
-    same = domain_xml.text(domain_xml.parse(text)).replace('"', "'")
+    same = domain_xml.serialize_domain(domain_xml.parse_domain(text)).replace('"', "'")
     assert "".join(same.splitlines()) == text
 
 
@@ -186,12 +188,12 @@ def test_a_prefix_that_is_not_declared_stays_without_meaning() -> None:
         "<domain type='kvm'><name>a</name><devices/>"
         "<qemu:commandline><qemu:arg value='-snapshot'/></qemu:commandline></domain>"
     )
-    root = domain_xml.parse(text)
-    assert domain_xml.add(root, SOCKET) == ""
-    again = domain_xml.parse(domain_xml.text(root))
+    root = domain_xml.parse_domain(text)
+    assert domain_xml.add_device(root, SOCKET) == ""
+    again = domain_xml.parse_domain(domain_xml.serialize_domain(root))
     assert again.find(f"{domain_xml.Q}override") is not None
     assert again.find(f"{domain_xml.Q}commandline") is None
-    assert "qemu:commandline" in domain_xml.text(again)
+    assert "qemu:commandline" in domain_xml.serialize_domain(again)
 
 
 @pytest.mark.parametrize(
@@ -220,19 +222,19 @@ def test_entities_do_not_explode() -> None:
     entities = "".join(f"<!ENTITY e{n} '{f'&e{n - 1};' * 10}'>" for n in range(1, 20))
     bomb = f"<!DOCTYPE domain [<!ENTITY e0 'x'>{entities}]><domain a='&e19;'>&e19;</domain>"
     with pytest.raises(ValueError, match="not XML"):
-        domain_xml.parse(bomb.encode())
+        domain_xml.parse_domain(bomb.encode())
 
 
 @given(st.binary())
 def test_any_bytes_are_a_domain_or_an_error(data: bytes) -> None:
     with pytest.raises(ValueError, match=r"not XML|not <domain>"):
-        domain_xml.parse(data)
+        domain_xml.parse_domain(data)
 
 
 @given(st.text())
 def test_any_text_is_a_domain_or_an_error(text: str) -> None:
     with pytest.raises(ValueError, match=r"not XML|not <domain>"):
-        domain_xml.parse(text)
+        domain_xml.parse_domain(text)
 
 
 # -- start --------------------------------------------------------------------------
@@ -244,9 +246,9 @@ def test_the_device_is_added_and_the_file_stays(host: Host, holder: Holder) -> N
     assert result.code == SUCCESS
     assert "gets VESPER's device, which its file lacks" in result.stderr
     root = created(host)
-    device = domain_xml.device(root, socket(host))
+    device = domain_xml.find_device(root, socket(host))
     assert device is not None
-    assert domain_xml.masters(root, device)
+    assert domain_xml.is_migratable_with(root, device)
     assert holder.asked == 1
     assert host.config.read_bytes() == before
     assert [path.name for path in host.folder.iterdir() if "vesper-new" in path.name] == []
@@ -293,9 +295,9 @@ def test_without_the_holder_it_starts_without_the_device(
     """QEMU would not start, or hang for ever."""
     holder = None if isinstance(answer, str) else Holder(host.folder / "ivshmem", answer)
     if own:
-        root = domain_xml.parse(host.config_text)
-        domain_xml.add(root, socket(host))
-        host.config.write_text(domain_xml.text(root))
+        root = domain_xml.parse_domain(host.config_text)
+        domain_xml.add_device(root, socket(host))
+        host.config.write_text(domain_xml.serialize_domain(root))
     try:
         host.vesperd.listen()
         result = host.call("start")

@@ -21,7 +21,7 @@ def host(kvm: Host) -> Host:
 
 def created(host: Host) -> str:
     """The name as it stands there."""
-    root = domain_xml.parse((host.fake / "created.xml").read_bytes())
+    root = domain_xml.parse_domain((host.fake / "created.xml").read_bytes())
     return root.findtext("name") or ""
 
 
@@ -94,19 +94,19 @@ def test_what_says_the_same_is_not_written(host: Host) -> None:
 
 
 def with_device(host: Host, text: str) -> str:
-    root = domain_xml.parse(text)
-    assert domain_xml.add(root, f"{host.folder}/ivshmem/qemu.sock") == ""
-    return domain_xml.text(root)
+    root = domain_xml.parse_domain(text)
+    assert domain_xml.add_device(root, f"{host.folder}/ivshmem/qemu.sock") == ""
+    return domain_xml.serialize_domain(root)
 
 
 def test_a_device_that_could_not_be_served_is_not_lost(host: Host) -> None:
     file = with_device(host, host.config_text)
     saved = save(host, file, host.config_text.replace("<devices>", "<vcpu>7</vcpu><devices>"))
     assert "<vcpu>7</vcpu>" in saved
-    root = domain_xml.parse(saved)
-    device = domain_xml.device(root, f"{host.folder}/ivshmem/qemu.sock")
+    root = domain_xml.parse_domain(saved)
+    device = domain_xml.find_device(root, f"{host.folder}/ivshmem/qemu.sock")
     assert device is not None
-    assert domain_xml.masters(root, device)
+    assert domain_xml.is_migratable_with(root, device)
 
 
 PORT = (
@@ -133,7 +133,7 @@ def test_the_bridge_that_was_added_for_it_goes_with_it(host: Host, used: bool) -
     saved = save(host, host.config_text, live)
     assert "vesper" not in saved
     assert "qemu" not in saved
-    root = domain_xml.parse(saved)
+    root = domain_xml.parse_domain(saved)
     left = [found.get("index") for found in root.iterfind("devices/controller")]
     assert left == (["1", "2", "3"] if used else ["3"])
     assert root.find("devices/interface/address").get("bus") == "0x03"

@@ -243,9 +243,9 @@ def test_what_it_uses_is_started(host: Host) -> None:
 
 def live(host: Host, more: str = "") -> None:
     """What libvirt says of the domain that runs."""
-    root = domain_xml.parse(host.config_text.replace("<devices>", f"{more}<devices>"))
-    domain_xml.add(root, f"{host.folder}/ivshmem/qemu.sock")
-    (host.fake / "live.xml").write_text(domain_xml.text(root))
+    root = domain_xml.parse_domain(host.config_text.replace("<devices>", f"{more}<devices>"))
+    domain_xml.add_device(root, f"{host.folder}/ivshmem/qemu.sock")
+    (host.fake / "live.xml").write_text(domain_xml.serialize_domain(root))
 
 
 SAVE = {"OCF_RESKEY_save_config_on_stop": "1"}

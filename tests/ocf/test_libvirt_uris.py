@@ -64,7 +64,7 @@ def test_the_default(
 def test_whose_it_is(uri: str, local: bool, driver: str) -> None:
     options = Options()
     options.uri = uri
-    assert (Virsh(options).local(), Virsh(options).driver()) == (local, driver)
+    assert (Virsh(options).is_local(), Virsh(options).driver_name()) == (local, driver)
 
 
 # -- drivers without domstats ---------------------------------------------------------------

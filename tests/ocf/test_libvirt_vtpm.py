@@ -28,7 +28,7 @@ def configure(host: Host, tpm: str = TPM, uuid: str = UUID) -> None:
 
 
 def created(host: Host) -> Element:
-    return domain_xml.parse((host.fake / "created.xml").read_bytes())
+    return domain_xml.parse_domain((host.fake / "created.xml").read_bytes())
 
 
 def test_libvirt_is_told_to_keep_it(host: Host) -> None:
@@ -54,7 +54,7 @@ def test_a_tpm_of_the_hosts_own_is_left_alone(host: Host) -> None:
     configure(host, "<tpm model='tpm-tis'><backend type='passthrough'/></tpm>", uuid="")
     result = host.call("start")
     assert result.code == SUCCESS
-    assert "persistent_state" not in domain_xml.text(created(host))
+    assert "persistent_state" not in domain_xml.serialize_domain(created(host))
     assert "TPM" not in result.stderr
 
 

@@ -14,7 +14,7 @@ from hypothesis import strategies as st
 
 from tests.ocf.host import Host
 from tests.ocf.virtual_host import VirtualXenHost
-from vesper_monitor.ocf.basics import REASON_LENGTH, shortened, waiting_time
+from vesper_monitor.ocf.basics import REASON_LENGTH, shorten_reason, waiting_time
 from vesper_monitor.ocf.monitor import RECONNECT
 
 SUCCESS, ERROR, NOT_RUNNING, DEGRADED = 0, 1, 7, 190
@@ -113,7 +113,7 @@ def test_a_long_reason_keeps_its_begin_and_its_end(watched: Host) -> None:
 
 @given(st.text())
 def test_a_reason_fits_into_what_pacemaker_keeps(text: str) -> None:
-    shown = shortened(text)
+    shown = shorten_reason(text)
     assert len(shown.encode()) <= REASON_LENGTH
     if len(text.encode()) <= REASON_LENGTH:
         assert shown == text

@@ -98,7 +98,9 @@ def asked(host: Host) -> Host:
 
 def again(host: Host, **extra: str) -> tuple[int | None, bytes]:
     """The quick path alone, with the same parameters but for those."""
-    return quick.monitor(host.environment(20, 1, **{"OCF_RESKEY_services": "httpd", **extra}))
+    return quick.run_fast_monitor(
+        host.environment(20, 1, **{"OCF_RESKEY_services": "httpd", **extra})
+    )
 
 
 def test_the_next_monitor_asks_the_same(asked: Host) -> None:
@@ -171,7 +173,7 @@ def test_scripts_take_more_than_that(host: Host) -> None:
     host.vesperd.answers["wait"] = lambda _: {"result": "fine"}
     script = {"OCF_RESKEY_monitor_scripts": str(host.script("check", "exit 0"))}
     host.call("monitor", interval=1, timeout=20, **script)
-    assert quick.monitor(host.environment(20, 1, **script)) == (None, b"")
+    assert quick.run_fast_monitor(host.environment(20, 1, **script)) == (None, b"")
 
 
 def test_a_vesperd_that_goes_away_meanwhile(asked: Host) -> None:

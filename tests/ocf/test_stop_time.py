@@ -24,21 +24,21 @@ def reserve(folder: Path, timeout: float = 60.0) -> DestroyReserve:
 
 
 def test_the_floor(tmp_path: Path) -> None:
-    assert reserve(tmp_path).seconds(0.02) == 15.0
-    assert reserve(tmp_path, timeout=12).seconds(0.02) == 4.0
+    assert reserve(tmp_path).reserve_seconds(0.02) == 15.0
+    assert reserve(tmp_path, timeout=12).reserve_seconds(0.02) == 4.0
 
 
 def test_what_a_destroy_has_taken_here_counts(tmp_path: Path) -> None:
     for seconds in (3.0, 20.0, 4.0):
-        reserve(tmp_path).note(seconds)
-    assert reserve(tmp_path).seconds(0.0) == 30.0
+        reserve(tmp_path).note_duration(seconds)
+    assert reserve(tmp_path).reserve_seconds(0.0) == 30.0
     for _ in range(8):
-        reserve(tmp_path).note(3.0)
-    assert reserve(tmp_path).seconds(0.0) == 15.0
+        reserve(tmp_path).note_duration(3.0)
+    assert reserve(tmp_path).reserve_seconds(0.0) == 15.0
 
 
 def test_slow_looks_are_those_of_a_busy_host(tmp_path: Path) -> None:
-    assert reserve(tmp_path, timeout=120).seconds(3.0) == 36.0
+    assert reserve(tmp_path, timeout=120).reserve_seconds(3.0) == 36.0
 
 
 @given(st.binary(max_size=100), st.floats(0, 1e6), st.integers(1, 10_000))
@@ -48,9 +48,9 @@ def test_whatever_was_noted(tmp_path_factory: pytest.TempPathFactory, noted: byt
     (folder / "vesper-destroy-xl.times").write_bytes(noted)
     kept = reserve(folder, timeout)
     least = min(15.0, timeout / 3) - 1e-6
-    assert least <= kept.seconds(look) <= max(timeout * 2 / 3, 15.0) + 1e-6
-    kept.note(2.5)
-    assert reserve(folder, timeout).seconds(0.0) >= least
+    assert least <= kept.reserve_seconds(look) <= max(timeout * 2 / 3, 15.0) + 1e-6
+    kept.note_duration(2.5)
+    assert reserve(folder, timeout).reserve_seconds(0.0) >= least
 
 
 # -- whole stops ------------------------------------------------------------------------

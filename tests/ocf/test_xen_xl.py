@@ -11,7 +11,7 @@ from hypothesis import strategies as st
 
 from tests.ocf.host import Host
 from vesper_monitor.domain_state import DomainState
-from vesper_monitor.ocf.toolstack import ToolstackError, ToolstackMissing, run
+from vesper_monitor.ocf.toolstack import ToolstackError, ToolstackMissing, run_command
 from vesper_monitor.ocf.xl import Xl, parse_list
 
 HEADER = "Name                                        ID   Mem VCPUs\tState\tTime(s)\n"
@@ -31,32 +31,32 @@ def xen_host(xen: Host, monkeypatch: pytest.MonkeyPatch) -> Host:
 def test_an_error_of_xl_on_a_xen_host_is_no_answer(xen_host: Host) -> None:
     xen_host.be("broken")
     with pytest.raises(ToolstackError, match="cannot open xenstore"):
-        Xl(str(xen_host.folder)).states(5)
+        Xl(str(xen_host.folder)).list_states(5)
 
 
 def test_an_error_of_xl_without_a_hypervisor_means_that_nothing_runs(xen_host: Host) -> None:
     xen_host.be("broken")
     (xen_host.folder / "sys/hypervisor/type").unlink()
-    assert Xl(str(xen_host.folder)).states(5).get("vm1", DomainState.GONE) is DomainState.GONE
+    assert Xl(str(xen_host.folder)).list_states(5).get("vm1", DomainState.GONE) is DomainState.GONE
 
 
 def test_no_xl_on_a_xen_host_is_no_answer(xen_host: Host) -> None:
     xen_host.tool.unlink()
     with pytest.raises(ToolstackMissing):
-        Xl(str(xen_host.folder)).states(5)
+        Xl(str(xen_host.folder)).list_states(5)
 
 
 def test_absence_is_not_claimed_without_a_sysfs(tmp_path: Path) -> None:
-    assert not Xl(str(tmp_path)).absent()
+    assert not Xl(str(tmp_path)).is_absent()
     (tmp_path / "sys/kernel").mkdir(parents=True)
-    assert Xl(str(tmp_path)).absent()
+    assert Xl(str(tmp_path)).is_absent()
     (tmp_path / "proc/xen").mkdir(parents=True)
-    assert not Xl(str(tmp_path)).absent()
+    assert not Xl(str(tmp_path)).is_absent()
 
 
 def test_a_hanging_command_is_killed(tmp_path: Path) -> None:
     with pytest.raises(ToolstackError, match="did not end within"):
-        run(["sleep", "600"], 0.2)
+        run_command(["sleep", "600"], 0.2)
 
 
 def test_names_with_blanks_and_warnings_before_the_list() -> None:

@@ -50,11 +50,11 @@ class Job:
         self._clock, self._code, self._said = clock, code, said
         self.pid = 0
 
-    def wait(self, limit: float) -> int | None:
+    def wait_for_exit(self, limit: float) -> int | None:
         self._clock.sleep(limit if self._code is None else 0.01)
         return self._code
 
-    def output(self) -> str:
+    def read_output(self) -> str:
         return self._said
 
     def close(self) -> None:
@@ -76,15 +76,15 @@ class ScriptedClient:
     def __exit__(self, *_: object) -> None:
         pass
 
-    def call(self, op: str, *, reply_timeout: float = 3.0, **fields: Any) -> dict[str, Any]:
-        self.begin(op, **fields)
-        return self.finish(reply_timeout)
+    def call_vesperd(self, op: str, *, reply_timeout: float = 3.0, **fields: Any) -> dict[str, Any]:
+        self.begin_request(op, **fields)
+        return self.finish_request(reply_timeout)
 
-    def begin(self, op: str, **fields: Any) -> int:
+    def begin_request(self, op: str, **fields: Any) -> int:
         self._asked = {"op": op, **fields}
         return 0
 
-    def finish(self, reply_timeout: float = 3.0) -> dict[str, Any]:
+    def finish_request(self, reply_timeout: float = 3.0) -> dict[str, Any]:
         answer = self._answer(self._asked)
         if answer is None:
             self._clock.sleep(reply_timeout)
@@ -132,7 +132,7 @@ class VirtualHost:
         monkeypatch.setenv("VESPER_QEMU_RUN", str(folder / "qemu"))
         monkeypatch.setenv("VESPER_IVSHMEM", str(folder / "ivshmem"))
         monkeypatch.setattr(Agent, "check_node", lambda _: None)
-        monkeypatch.setattr(Xl, "absent", lambda _: False)
+        monkeypatch.setattr(Xl, "is_absent", lambda _: False)
 
     def ident(self, name: str) -> str:
         return ident_of(type(self), name)
@@ -176,7 +176,7 @@ class VirtualHost:
     def send(self, name: str) -> None:
         """Another node has sent a domain here for the resource."""
         ident = self.ident(name) if self.config_parameter == "config" else ""
-        self.sent = hand_over.pack({"vm": name, "ident": ident, "fault": None})
+        self.sent = hand_over.pack_fault({"vm": name, "ident": ident, "fault": None})
 
     def _spawn(self, command: list[str], *_: Any, **__: Any) -> Job:
         if command[0] == "attrd_updater":
@@ -219,7 +219,7 @@ class VirtualXenHost(VirtualHost):
         self.config.write_text(f'memory = 160\nname = "{name}"\n')
 
     def _agent(self, call: Call, strict: bool, client: Any) -> Agent:
-        found = xen.settings(call, strict=strict)
+        found = xen.read_settings(call, strict=strict)
         return Agent(call, found, Xl(str(self.folder), power_button=False), client)
 
     def _run(self, command: list[str]) -> tuple[int, str]:
@@ -257,7 +257,7 @@ class VirtualLibvirtHost(VirtualHost):
         self.config.write_text(f"<domain type='kvm'>\n<name>{name}</name>\n<devices/>\n</domain>\n")
 
     def _agent(self, call: Call, strict: bool, client: Any) -> Agent:
-        found, options = libvirt.settings(call, strict=strict)
+        found, options = libvirt.read_settings(call, strict=strict)
         return Agent(call, found, virsh.Virsh(options), client)
 
     def _run(self, command: list[str]) -> tuple[int, str]:

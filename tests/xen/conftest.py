@@ -26,7 +26,7 @@ def lab() -> Iterator[XenLab]:
     """Two hosts, a ready cluster without resources, vesperd on both."""
     if os.geteuid() != 0:
         pytest.skip("needs root")
-    with XenLab.resume() as lab:
+    with XenLab.resume_lab() as lab:
         yield lab
 
 
@@ -42,7 +42,7 @@ def cleaned(lab: XenLab) -> Iterator[XenLab]:
 def resource(lab: XenLab) -> Iterator[XenLab]:
     """The lab, with vm1 as a resource that VESPER watches: one for all tests of a file."""
     clean(lab)
-    cluster.configure(lab, "vesper", print)
+    cluster.configure_resource(lab, "vesper", print)
     yield lab
     clean(lab)
 
@@ -50,7 +50,7 @@ def resource(lab: XenLab) -> Iterator[XenLab]:
 @pytest.fixture
 def vm1(resource: XenLab) -> XenLab:
     """The same, with no failure known to the cluster."""
-    cluster.settle(resource, "vesper", print)
+    cluster.settle_after_failover(resource, "vesper", print)
     return resource
 
 

@@ -41,17 +41,17 @@ LET_GO = "touch /run/go; rm -f /run/hold-*"
 def movable(lab: XenLab) -> Iterator[XenLab]:
     """vm1 as a resource that may be migrated, on hosts whose xl and vesperd are patient."""
     begin(lab, "pvh")
-    settings = lab.a.run("cat /etc/vesper/vesperd.toml", check=True).output
+    settings = lab.a.run_command("cat /etc/vesper/vesperd.toml", check=True).output
     for host in lab.hosts:
-        host.run(f"{PATIENT}; {PUT_ASIDE}", check=True)
-        host.put(XL, HOLDING_XL.encode())
-        host.run(f"chmod 755 {XL}", check=True)
+        host.run_command(f"{PATIENT}; {PUT_ASIDE}", check=True)
+        host.put_file(XL, HOLDING_XL.encode())
+        host.run_command(f"chmod 755 {XL}", check=True)
         host.stop_vesperd()
         host.start_vesperd()
     yield lab
     for host in lab.hosts:
-        host.run(f"mv {XL}.aside {XL}", check=True)
-        host.put("/etc/vesper/vesperd.toml", settings.encode())
+        host.run_command(f"mv {XL}.aside {XL}", check=True)
+        host.put_file("/etc/vesper/vesperd.toml", settings.encode())
         host.stop_vesperd()
         host.start_vesperd()
     clean(lab)
@@ -59,7 +59,7 @@ def movable(lab: XenLab) -> Iterator[XenLab]:
 
 def told(host: XenHost) -> int:
     """How many faults of the service a host has on record."""
-    rows = json.loads(host.run("vesper faults --json", timeout=60, check=True).output)
+    rows = json.loads(host.run_command("vesper faults --json", timeout=60, check=True).output)
     return sum("SIGSEGV" in row["reason"] for row in rows)
 
 
@@ -67,37 +67,37 @@ def told(host: XenHost) -> int:
 def test_a_fault_in_a_migration_is_told_once(movable: XenLab, phase: str) -> None:
     """Before anything is sent, while memory is, and at the target before migrate_from."""
     lab = movable
-    cluster.settle(lab, "vesper", print)
+    cluster.settle_after_failover(lab, "vesper", print)
     home = lab.running_on()
     assert home is not None
     (target,) = (host for host in lab.hosts if host is not home)
     wait_collecting(home)
     before = {host.name: told(host) for host in lab.hosts}
-    guest = lab.guest(through=target)
-    boot = guest.page(timeout=10)
-    home.run(f"rm -f /run/go /run/held; touch '/run/hold-{phase}'", check=True)
+    guest = lab.guest_through(through=target)
+    boot = guest.fetch_page(timeout=10)
+    home.run_command(f"rm -f /run/go /run/held; touch '/run/hold-{phase}'", check=True)
     try:
-        target.run(f"crm_resource --resource vm1 --move --node {target.name}", check=True)
+        target.run_command(f"crm_resource --resource vm1 --move --node {target.name}", check=True)
         began = "pgrep -f 'xl migrate'" if phase == "under way" else "[ -e /run/held ]"
-        home.wait(began, timeout=240, every=0.1)
+        home.wait_for_command(began, timeout=240, every=0.1)
         sees = target if phase == "after" else home
         if phase == "after":
             wait_collecting(target)
-        guest.run("kill -SEGV $(pidof httpd)")
-        sees.wait("vesper events | tail -n 20 | grep -q SIGSEGV", timeout=60)
-        home.run(LET_GO, check=True)
-        target.wait(
+        guest.run_command("kill -SEGV $(pidof httpd)")
+        sees.wait_for_command("vesper events | tail -n 20 | grep -q SIGSEGV", timeout=60)
+        home.run_command(LET_GO, check=True)
+        target.wait_for_command(
             "grep -Eq 'has come along|fault [0-9]+: .*SIGSEGV' /var/log/vesperd.log", timeout=240
         )
-        home.run(f"({idle.COMMAND})", timeout=240, check=True)
+        home.run_command(f"({idle.COMMAND})", timeout=240, check=True)
         guest.wait_ready(200)
-        assert guest.page(timeout=10) != boot
+        assert guest.fetch_page(timeout=10) != boot
         assert fail_count(lab) == 1
         new = {host.name: told(host) - before[host.name] for host in lab.hosts}
         # The source keeps the record of one that has gone along.
         assert new == {home.name: 0 if phase == "after" else 1, target.name: 1}
     finally:
-        home.run(LET_GO, check=True)
-        target.run("crm_resource --resource vm1 --clear", check=True)
+        home.run_command(LET_GO, check=True)
+        target.run_command("crm_resource --resource vm1 --clear", check=True)
         for host in lab.hosts:
-            host.run("truncate -s 0 /var/log/vesperd.log")
+            host.run_command("truncate -s 0 /var/log/vesperd.log")

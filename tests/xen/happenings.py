@@ -40,55 +40,61 @@ WATCHED = "grep 'vm1: goes on with' /var/log/vesperd.log | tail -n 1"
 
 
 def reboot(now: Innocent) -> None:
-    guest = now.lab.guest(through=now.home)
-    if now.home.run(XL_WAITS).rc != 0:
+    guest = now.lab.guest_through(through=now.home)
+    if now.home.run_command(XL_WAITS).rc != 0:
         # Nobody would start it again; see checkpoint().
-        now.home.run("crm_resource --restart --resource vm1", timeout=300, check=True)
-        cluster.ready(now.lab, "vesper")
-        now.page = guest.page(timeout=10)
+        now.home.run_command("crm_resource --restart --resource vm1", timeout=300, check=True)
+        cluster.wait_until_ready(now.lab, "vesper")
+        now.page = guest.fetch_page(timeout=10)
         now.remark("started anew before")
-    guest.end("reboot")
+    guest.end_guest("reboot")
     deadline = time.monotonic() + 90
-    while (page := guest.page()) is None or page == now.page:
+    while (page := guest.fetch_page()) is None or page == now.page:
         assert time.monotonic() < deadline, "it has not rebooted"
         time.sleep(0.5)
     now.page = page
 
 
 def pause(now: Innocent) -> None:
-    now.home.run("xl pause vm1", timeout=60, check=True)
+    now.home.run_command("xl pause vm1", timeout=60, check=True)
     time.sleep(HANG + 2)
-    now.home.run("xl unpause vm1", timeout=60, check=True)
+    now.home.run_command("xl unpause vm1", timeout=60, check=True)
 
 
 def checkpoint(now: Innocent) -> None:
     """Saved, and goes on; without its xl, which ends when its domain is suspended (Xen 4.17)."""
-    now.home.run("xl save -c vm1 /var/tmp/vm1.save; rm /var/tmp/vm1.save", timeout=120, check=True)
+    now.home.run_command(
+        "xl save -c vm1 /var/tmp/vm1.save; rm /var/tmp/vm1.save", timeout=120, check=True
+    )
 
 
 def save_and_restore(now: Innocent) -> None:
     """In maintenance mode: a VM that is saved does not run, whoever wanted it."""
     home = now.home
-    home.run("crm_attribute --name maintenance-mode --update true", timeout=60, check=True)
+    home.run_command("crm_attribute --name maintenance-mode --update true", timeout=60, check=True)
     try:
-        home.run("xl save vm1 /var/tmp/vm1.save", timeout=120, check=True)
-        home.run("xl restore /var/tmp/vm1.save; rm /var/tmp/vm1.save", timeout=120, check=True)
-        now.lab.guest(through=home).wait_ready(60)
+        home.run_command("xl save vm1 /var/tmp/vm1.save", timeout=120, check=True)
+        home.run_command(
+            "xl restore /var/tmp/vm1.save; rm /var/tmp/vm1.save", timeout=120, check=True
+        )
+        now.lab.guest_through(through=home).wait_ready(60)
     finally:
-        home.run("crm_attribute --name maintenance-mode --delete", timeout=60, check=True)
+        home.run_command("crm_attribute --name maintenance-mode --delete", timeout=60, check=True)
     wait_started(home)
 
 
 def starvation(now: Innocent) -> None:
     """A busy guest gets next to nothing of a busy host."""
-    guest = now.lab.guest(through=now.home)
-    guest.run(BUSY)
-    now.home.run(f"xl sched-credit2 -d vm1 -c 3 && {{ {BUSY}; }}", timeout=60, check=True)
+    guest = now.lab.guest_through(through=now.home)
+    guest.run_command(BUSY)
+    now.home.run_command(f"xl sched-credit2 -d vm1 -c 3 && {{ {BUSY}; }}", timeout=60, check=True)
     try:
         time.sleep(2 * HANG + 2)
     finally:
-        now.home.run("kill $(cat /tmp/busy); xl sched-credit2 -d vm1 -c 0", timeout=60, check=True)
-    guest.run("kill $(cat /tmp/busy)")
+        now.home.run_command(
+            "kill $(cat /tmp/busy); xl sched-credit2 -d vm1 -c 0", timeout=60, check=True
+        )
+    guest.run_command("kill $(cat /tmp/busy)")
 
 
 def xl_hangs(now: Innocent) -> None:
@@ -97,26 +103,26 @@ def xl_hangs(now: Innocent) -> None:
     On all nodes: asked on the target alone of an earlier migration, Pacemaker 2.1
     takes that for one that is not over, and starts the VM anew.
     """
-    now.home.run(NO_XL, check=True)
+    now.home.run_command(NO_XL, check=True)
     try:
-        now.home.run("crm_resource --refresh --resource vm1", timeout=60)
+        now.home.run_command("crm_resource --refresh --resource vm1", timeout=60)
         time.sleep(15)
-        now.home.run(f"({idle.COMMAND})", timeout=240)
+        now.home.run_command(f"({idle.COMMAND})", timeout=240)
     finally:
-        now.home.run(XL_AGAIN, check=True)
+        now.home.run_command(XL_AGAIN, check=True)
 
 
 def xenstored_stops(now: Innocent) -> None:
-    now.home.run("pkill -STOP -x oxenstored", check=True)
+    now.home.run_command("pkill -STOP -x oxenstored", check=True)
     try:
         time.sleep(HANG + 10)
     finally:
-        now.home.run("pkill -CONT -x oxenstored", check=True)
+        now.home.run_command("pkill -CONT -x oxenstored", check=True)
 
 
 def xenconsoled_is_gone(now: Innocent) -> None:
-    now.home.run("pkill -KILL -x xenconsoled; sleep 3", check=True)
-    now.home.run(
+    now.home.run_command("pkill -KILL -x xenconsoled; sleep 3", check=True)
+    now.home.run_command(
         f"{CONSOLED} --log=all --log-dir=/var/log/xen/console --pid-file /run/xenconsoled.pid",
         check=True,
     )
@@ -131,11 +137,15 @@ def vesperd_is_killed(now: Innocent) -> None:
 
 def maintenance(now: Innocent) -> None:
     """Of the cluster, with an upgrade of vesperd in it."""
-    now.home.run("crm_attribute --name maintenance-mode --update true", timeout=60, check=True)
+    now.home.run_command(
+        "crm_attribute --name maintenance-mode --update true", timeout=60, check=True
+    )
     try:
         vesperd_is_killed(now)
     finally:
-        now.home.run("crm_attribute --name maintenance-mode --delete", timeout=60, check=True)
+        now.home.run_command(
+            "crm_attribute --name maintenance-mode --delete", timeout=60, check=True
+        )
 
 
 def migrate(now: Innocent) -> None:
@@ -144,18 +154,18 @@ def migrate(now: Innocent) -> None:
     (target,) = (host for host in lab.hosts if host is not home)
     guest = Guest(target)
     before = {host.name: len(fatal_pids(host)) for host in lab.hosts}
-    guest.run(KILL)
+    guest.run_command(KILL)
     time.sleep(3)
     move(target)
-    killed = [int(word) for word in guest.run(ENOUGH).output.split()]
+    killed = [int(word) for word in guest.run_command(ENOUGH).output.split()]
     deadline = time.monotonic() + 30
     while killed[-1] not in fatal_pids(target):
         assert time.monotonic() < deadline, f"{killed[-1]} was not seen"
         time.sleep(0.5)
     seen = [pid for host in (home, target) for pid in fatal_pids(host)[before[host.name] :]]
     assert seen == killed, "events were lost or doubled"
-    arrived = float(target.run(ARRIVED, check=True).output)
-    watched = target.run(WATCHED, check=True).output
+    arrived = float(target.run_command(ARRIVED, check=True).output)
+    watched = target.run_command(WATCHED, check=True).output
     when = datetime.datetime.strptime(watched[:23], "%Y-%m-%d %H:%M:%S,%f")
     took = when.replace(tzinfo=datetime.UTC).timestamp() - arrived
     now.home = target
@@ -163,9 +173,9 @@ def migrate(now: Innocent) -> None:
 
 
 def move(target: XenHost) -> None:
-    target.run(f"crm_resource --resource vm1 --move --node {target.name}", check=True)
+    target.run_command(f"crm_resource --resource vm1 --move --node {target.name}", check=True)
     wait_started(target, 300)
-    target.run("crm_resource --resource vm1 --clear", check=True)
+    target.run_command("crm_resource --resource vm1 --clear", check=True)
 
 
 #: What any guest bears; and of its host's parts and the cluster.

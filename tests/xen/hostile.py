@@ -39,24 +39,26 @@ def host(lab: XenLab) -> Iterator[XenHost]:
     """host-a with vm1, which was hostile before it was activated."""
     clean(lab)
     create_guest(lab)
-    (module,) = (path for path in build(images.kernel()) if path.name == "vsp_hostile.ko")
+    (module,) = (path for path in build(images.kernel_of_tree()) if path.name == "vsp_hostile.ko")
     guest = Guest(lab.a)
-    guest.put("/vsp_hostile.ko", module.read_bytes())
-    assert guest.run("insmod /vsp_hostile.ko").rc == 0
-    lab.a.run("vesper activate vm1", timeout=60, check=True)
+    guest.put_file("/vsp_hostile.ko", module.read_bytes())
+    assert guest.run_command("insmod /vsp_hostile.ko").rc == 0
+    lab.a.run_command("vesper activate vm1", timeout=60, check=True)
     yield lab.a
     clean(lab)
 
 
 def memory(host: XenHost) -> int:
     """KiB that are vesperd's own."""
-    output = host.run(MEMORY, timeout=60, check=True).output
+    output = host.run_command(MEMORY, timeout=60, check=True).output
     return sum(int(line.split()[1]) for line in output.splitlines())
 
 
 def attack(guest: Guest, seed: int) -> tuple[int, int, int]:
     """One batch: corruptions in all, after how many the host has looked, rings."""
-    said = guest.run(f"echo {seed} {BATCH} >/proc/vsp_hostile; cat /proc/vsp_hostile", timeout=300)
+    said = guest.run_command(
+        f"echo {seed} {BATCH} >/proc/vsp_hostile; cat /proc/vsp_hostile", timeout=300
+    )
     assert "error" not in said.output
     return last_counts(said.output)
 
@@ -69,14 +71,14 @@ def test_hostile_guest(lab: XenLab, host: XenHost) -> None:
     while looked_at < CORRUPTIONS:
         seed += 1
         made, looked_at, rung = attack(guest, seed)
-        host.run("vesper status", timeout=ANSWERED, check=True)
+        host.run_command("vesper status", timeout=ANSWERED, check=True)
         most = max(most, memory(host))
-        host.run(ANEW, timeout=120, check=True)
+        host.run_command(ANEW, timeout=120, check=True)
         wait_collecting(host)
         print(f"{looked_at} of {CORRUPTIONS} corruptions", end="\r", flush=True)
     took = time.monotonic() - begin
 
-    log = host.run(f"cat {LOG}", check=True).output
+    log = host.run_command(f"cat {LOG}", check=True).output
     lines = len(log.splitlines())
     print(f"{made} corruptions, {looked_at} of them looked at, {rung} rings in {took:.0f} s; "
           f"{seed} sessions; {lines} lines logged")  # fmt: skip
@@ -86,6 +88,6 @@ def test_hostile_guest(lab: XenLab, host: XenHost) -> None:
     assert most - before <= MOST_MEMORY
     # It is well again, and when it is gone nobody holds on to its pages.
     check_seen(lab, host, "a hostile guest")
-    domid = host.run("xl domid vm1", check=True).output.strip()
-    host.run("xl destroy vm1", timeout=60, check=True)
-    host.wait(f"! xl list {domid}", timeout=20)
+    domid = host.run_command("xl domid vm1", check=True).output.strip()
+    host.run_command("xl destroy vm1", timeout=60, check=True)
+    host.wait_for_command(f"! xl list {domid}", timeout=20)

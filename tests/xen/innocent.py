@@ -22,7 +22,7 @@ def _rows(output: str) -> list[dict[str, Any]]:
 
 def fatal_pids(host: XenHost) -> list[int]:
     """Processes of which vesperd there has seen that a signal kills them, in order."""
-    output = host.run("vesper events --json -n 1000", timeout=60, check=True).output
+    output = host.run_command("vesper events --json -n 1000", timeout=60, check=True).output
     return [
         row["fields"]["tgid"]
         for row in _rows(output)
@@ -33,7 +33,7 @@ def fatal_pids(host: XenHost) -> list[int]:
 def kill_worker(lab: XenLab, host: XenHost) -> int:
     """A process that is no service is killed in the guest. :returns: its pid."""
     kill = "sleep 1000 >/dev/null & usleep 300000; kill -ILL $!; echo $!"
-    said = lab.guest(through=host).run(kill)
+    said = lab.guest_through(through=host).run_command(kill)
     return int(said.output.split()[-1])
 
 
@@ -61,7 +61,7 @@ class Innocent:
         assert home is not None
         self.lab = lab
         self.home = home
-        self.page = lab.guest(through=home).page(timeout=10)
+        self.page = lab.guest_through(through=home).fetch_page(timeout=10)
         self.faults = self._faults()
         self.remarks: list[str] = []
 
@@ -71,14 +71,14 @@ class Innocent:
 
     def _faults(self) -> list[str]:
         ask = "vesper faults --json -n 1000"
-        return [host.run(ask, timeout=60, check=True).output for host in self.lab.hosts]
+        return [host.run_command(ask, timeout=60, check=True).output for host in self.lab.hosts]
 
     def same(self, what: str) -> None:
         """The guest has not been started anew.
 
         :param what: happened, for messages.
         """
-        page = self.lab.guest(through=self.home).page(timeout=10)
+        page = self.lab.guest_through(through=self.home).fetch_page(timeout=10)
         assert page == self.page, f"{what}: the guest was started anew: {self.page} before: {page}"
 
     def check(self, what: str) -> None:
@@ -87,15 +87,15 @@ class Innocent:
         :param what: was done, for messages.
         """
         home = self.home
-        cluster.ready(self.lab, "vesper")
+        cluster.wait_until_ready(self.lab, "vesper")
         assert self.lab.running_on() is home, what
-        mon = self.lab.a.run("crm_mon -1 -f --output-as=xml", timeout=60, check=True).output
+        mon = self.lab.a.run_command("crm_mon -1 -f --output-as=xml", timeout=60, check=True).output
         failed = re.findall(r'<failure .* exitreason="([^"]*)" exitcode="(\d+)"', mon)
         failures = [reason for reason, code in failed if int(code) != Code.DEGRADED]
         assert not failures and "fail-count=" not in mon, f"{what}: {failures}: {mon}"
         if failed:
             # True while it lasts, shown until somebody cleans it up, and no failure.
             self.remark(f"was degraded for a while: {failed[0][0]}")
-            cluster.settle(self.lab, "vesper", lambda _: None)
+            cluster.settle_after_failover(self.lab, "vesper", lambda _: None)
         assert self._faults() == self.faults, what
         check_seen(self.lab, home, what)

@@ -74,7 +74,7 @@ class Soak:
             self.bad.append(str(error))
             self._say(f"BAD: {error}")
             for host in self._lab.hosts:
-                print(f"== {host.name}\n{host.run(LOGS, timeout=60).output}", flush=True)
+                print(f"== {host.name}\n{host.run_command(LOGS, timeout=60).output}", flush=True)
             begin(self._lab, self._kind)
 
     def _say(self, text: str) -> None:
@@ -100,7 +100,7 @@ class Soak:
         start = time.monotonic()
         _, reason = fail_over(self._lab, way, 180)
         took = time.monotonic() - start
-        cluster.settle(self._lab, "vesper", lambda _: None)
+        cluster.settle_after_failover(self._lab, "vesper", lambda _: None)
         self.done[way.name] += 1
         self._say(f"{way.name}, on the standby and judged after {took:.0f} s: {reason}")
 
@@ -121,7 +121,7 @@ def main() -> int:
     print(f"seed {options.seed}", flush=True)
     for ends in (signal.SIGINT, signal.SIGTERM):
         signal.signal(ends, signal.default_int_handler)
-    with XenLab.resume() as lab:
+    with XenLab.resume_lab() as lab:
         soak = Soak(lab, options.kind, options.seed)
         try:
             soak.run(options.hours * 3600, options.rounds)

@@ -22,7 +22,7 @@ BACKENDS = "/local/domain/0/backend/vesper"
 
 def events(host: XenHost) -> list[tuple[str, str]]:
     """(signal, comm) of the fatal signals since the host has booted."""
-    output = host.run("vesper events --json -n 1000", timeout=60, check=True).output
+    output = host.run_command("vesper events --json -n 1000", timeout=60, check=True).output
     rows = [json.loads(line) for line in output.splitlines() if line.startswith("{")]
     rows = [row.get("event", row) if isinstance(row.get("event"), dict) else row for row in rows]
     return [
@@ -33,7 +33,9 @@ def events(host: XenHost) -> list[tuple[str, str]]:
 
 
 def kill_a_process(guest: Guest, signal: str) -> None:
-    guest.run(f"sleep 1000 >/dev/null 2>&1 & usleep 100000; kill -{signal} $!; usleep 100000")
+    guest.run_command(
+        f"sleep 1000 >/dev/null 2>&1 & usleep 100000; kill -{signal} $!; usleep 100000"
+    )
 
 
 def new_events(host: XenHost, before: list[tuple[str, str]], count: int) -> list[str]:
@@ -52,7 +54,7 @@ def host(lab: XenLab) -> Iterator[XenHost]:
     """host-a with an activated vm1: one guest for all tests of this file."""
     clean(lab)
     create_guest(lab)
-    lab.a.run("vesper activate vm1", timeout=60, check=True)
+    lab.a.run_command("vesper activate vm1", timeout=60, check=True)
     yield lab.a
     clean(lab)
 
@@ -65,26 +67,28 @@ def active(host: XenHost) -> XenHost:
 
 
 def test_images_are_nowhere_in_the_guest(active: XenHost) -> None:
-    found = Guest(active).run("find / -xdev -name 'send_signal*' -o -xdev -name '*out_of_mem*.ko'")
+    found = Guest(active).run_command(
+        "find / -xdev -name 'send_signal*' -o -xdev -name '*out_of_mem*.ko'"
+    )
     assert not [line for line in found.output.splitlines() if not line.startswith("/sys")]
-    modules = Guest(active).run("lsmod").output
+    modules = Guest(active).run_command("lsmod").output
     assert "send_signal" in modules
     assert "out_of_memory" in modules
 
 
 def test_deactivate_leaves_nothing_and_activate_brings_it_back(active: XenHost) -> None:
     guest = Guest(active)
-    domid = active.run("xl domid vm1", check=True).output.strip()
-    active.run("vesper deactivate vm1", timeout=60, check=True)
-    modules = guest.run("lsmod").output
+    domid = active.run_command("xl domid vm1", check=True).output.strip()
+    active.run_command("vesper deactivate vm1", timeout=60, check=True)
+    modules = guest.run_command("lsmod").output
     assert "send_signal" not in modules
     assert "out_of_memory" not in modules
-    nodes = active.run(NODES % (domid, BACKENDS)).output
+    nodes = active.run_command(NODES % (domid, BACKENDS)).output
     assert "/vesper/0" not in nodes
     assert f"/vesper/{domid}" not in nodes
 
     before = events(active)
-    active.run("vesper activate vm1", timeout=60, check=True)
+    active.run_command("vesper activate vm1", timeout=60, check=True)
     wait_collecting(active)
     kill_a_process(guest, "ILL")
     assert new_events(active, before, 1) == ["SIGILL"]
@@ -112,9 +116,9 @@ def test_frontend_goes_and_comes_back(active: XenHost) -> None:
     before = events(active)
     kill_a_process(guest, "ILL")
     new_events(active, before, 1)
-    guest.run("echo vesper-0 >/sys/bus/xen/drivers/vesper/unbind")
+    guest.run_command("echo vesper-0 >/sys/bus/xen/drivers/vesper/unbind")
     kill_a_process(guest, "BUS")
-    guest.run("echo vesper-0 >/sys/bus/xen/drivers/vesper/bind")
+    guest.run_command("echo vesper-0 >/sys/bus/xen/drivers/vesper/bind")
     wait_collecting(active)
     kill_a_process(guest, "FPE")
     new_events(active, before, 3)
@@ -125,15 +129,17 @@ def test_frontend_goes_and_comes_back(active: XenHost) -> None:
 def test_saved_and_restored(active: XenHost) -> None:
     """Another domain, the same guest: its probes are still there, nothing is doubled."""
     guest = Guest(active)
-    domid = active.run("xl domid vm1", check=True).output
+    domid = active.run_command("xl domid vm1", check=True).output
     before = events(active)
     kill_a_process(guest, "ILL")
     new_events(active, before, 1)
-    active.run("xl save vm1 /var/tmp/vm1.save", timeout=120, check=True)
-    active.run("xl restore /var/tmp/vm1.save; rm /var/tmp/vm1.save", timeout=120, check=True)
+    active.run_command("xl save vm1 /var/tmp/vm1.save", timeout=120, check=True)
+    active.run_command(
+        "xl restore /var/tmp/vm1.save; rm /var/tmp/vm1.save", timeout=120, check=True
+    )
     guest.wait_ready(60)
-    assert active.run("xl domid vm1", check=True).output != domid
-    active.run("vesper activate vm1", timeout=60, check=True)
+    assert active.run_command("xl domid vm1", check=True).output != domid
+    active.run_command("vesper activate vm1", timeout=60, check=True)
     wait_collecting(active)
     kill_a_process(guest, "FPE")
     new_events(active, before, 2)
@@ -145,9 +151,9 @@ def test_unload_and_load_again(active: XenHost) -> None:
     guest = Guest(active)
     before = events(active)
     for _ in range(2):
-        active.run("vesper probe unload vm1 send_signal", timeout=60, check=True)
-        assert "send_signal" not in guest.run("lsmod").output
-        active.run("vesper probe load vm1 send_signal", timeout=60, check=True)
+        active.run_command("vesper probe unload vm1 send_signal", timeout=60, check=True)
+        assert "send_signal" not in guest.run_command("lsmod").output
+        active.run_command("vesper probe load vm1 send_signal", timeout=60, check=True)
     kill_a_process(guest, "FPE")
     assert new_events(active, before, 1) == ["SIGFPE"]
 
@@ -155,9 +161,9 @@ def test_unload_and_load_again(active: XenHost) -> None:
 def test_unfitting_images_are_refused_with_a_reason(active: XenHost) -> None:
     """Damaged, or another module: the guest kernel's own error; nothing is harmed."""
     guest = Guest(active)
-    release = guest.run("uname -r").output.strip()
+    release = guest.run_command("uname -r").output.strip()
     directory = f"{PROBES}/{release}"
-    good = active.get(f"{directory}/send_signal.ko")
+    good = active.get_file(f"{directory}/send_signal.ko")
     images = {
         # e_machine: not this processor's
         "damaged": (good[:18] + b"\x28\x00" + good[20:], "ENOEXEC"),
@@ -168,12 +174,12 @@ def test_unfitting_images_are_refused_with_a_reason(active: XenHost) -> None:
     }
     before = events(active)
     for name, (image, reason) in images.items():
-        active.put(f"{directory}/{name}.ko", image)
-        result = active.run(f"vesper probe load vm1 {name}", timeout=60)
-        active.run(f"rm {directory}/{name}.ko")
+        active.put_file(f"{directory}/{name}.ko", image)
+        result = active.run_command(f"vesper probe load vm1 {name}", timeout=60)
+        active.run_command(f"rm {directory}/{name}.ko")
         assert result.rc == 1
         assert reason in result.output
-        assert name not in guest.run("lsmod").output
+        assert name not in guest.run_command("lsmod").output
     wait_collecting(active)
     kill_a_process(guest, "FPE")
     assert new_events(active, before, 1) == ["SIGFPE"]

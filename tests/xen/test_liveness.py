@@ -25,7 +25,7 @@ BUSY = "for i in 1 2 3 4; do while :; do :; done >/dev/null 2>&1 & done"
 
 
 def hangs(host: XenHost) -> list[dict[str, Any]]:
-    output = host.run("vesper events --json", timeout=60, check=True).output
+    output = host.run_command("vesper events --json", timeout=60, check=True).output
     rows = [json.loads(line) for line in output.splitlines() if line.startswith("{")]
     rows = [row.get("event", row) if isinstance(row.get("event"), dict) else row for row in rows]
     return [row["fields"] for row in rows if row["event"] == "hang"]
@@ -36,7 +36,7 @@ def host(lab: XenLab) -> Iterator[XenHost]:
     """host-a with an activated vm1."""
     clean(lab)
     create_guest(lab)
-    lab.a.run("vesper activate vm1", timeout=60, check=True)
+    lab.a.run_command("vesper activate vm1", timeout=60, check=True)
     wait_collecting(lab.a)
     yield lab.a
     clean(lab)
@@ -47,12 +47,12 @@ def test_no_hang(host: XenHost) -> None:
     assert TIMEOUT == 5.0
     before = hangs(host)
     guest = Guest(host)
-    host.run("xl pause vm1", timeout=60, check=True)
+    host.run_command("xl pause vm1", timeout=60, check=True)
     time.sleep(2 * TIMEOUT)
-    host.run("xl unpause vm1", timeout=60, check=True)
+    host.run_command("xl unpause vm1", timeout=60, check=True)
 
-    guest.run(f"{BUSY}; echo $(jobs -p) >/tmp/busy")
-    host.run(f"{BUSY}; echo $(jobs -p) >/tmp/busy", check=True)
+    guest.run_command(f"{BUSY}; echo $(jobs -p) >/tmp/busy")
+    host.run_command(f"{BUSY}; echo $(jobs -p) >/tmp/busy", check=True)
     time.sleep(3 * TIMEOUT)
 
     machine = host._process
@@ -64,7 +64,7 @@ def test_no_hang(host: XenHost) -> None:
         time.sleep(runs)
     time.sleep(TIMEOUT)
     for channel in (host, guest):
-        channel.run("kill $(cat /tmp/busy)", timeout=60)
+        channel.run_command("kill $(cat /tmp/busy)", timeout=60)
     assert hangs(host) == before
 
 
@@ -77,9 +77,9 @@ def test_hang(host: XenHost, tmp_path: Path) -> None:
         check=True, timeout=60,
     )  # fmt: skip
     guest = Guest(host)
-    guest.put("/hog", (tmp_path / "hog").read_bytes())
+    guest.put_file("/hog", (tmp_path / "hog").read_bytes())
     before = hangs(host)
-    started = guest.run(
+    started = guest.run_command(
         "echo -1 >/proc/sys/kernel/sched_rt_runtime_us; "
         "(sleep 1; exec /hog) >/dev/null 2>&1 </dev/null &"
     )

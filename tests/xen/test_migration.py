@@ -18,6 +18,6 @@ def test_a_doomed_migration_says_why(lab: XenLab) -> None:
     assert home is not None
     (target,) = (host for host in lab.hosts if host is not home)
     move(target)
-    log = home.run("grep 'cannot be migrated live' /var/log/pacemaker/pacemaker.log").output
+    log = home.run_command("grep 'cannot be migrated live' /var/log/pacemaker/pacemaker.log").output
     assert "a PV guest needs shadow paging" in log
     clean(lab)

@@ -19,21 +19,21 @@ FAULTS = "vesper faults --json"
 
 def start(lab: XenLab, extra: str = "") -> XenHost:
     config = project.guest_config(extra, on_crash="restart")
-    lab.a.put("/etc/xen/vm1.cfg", config.encode())
+    lab.a.put_file("/etc/xen/vm1.cfg", config.encode())
     started = agent(lab.a, "start", timeout=90)
     assert started.rc == SUCCESS, started.output
-    lab.guest(through=lab.a).wait_ready(60)
+    lab.guest_through(through=lab.a).wait_ready(60)
     begin_monitor(lab.a)
     wait_monitor(lab.a)  # the first, which does not wait
     return lab.a
 
 
 def domain_number(host: XenHost) -> int:
-    return int(host.run("xl domid vm1", timeout=60, check=True).output)
+    return int(host.run_command("xl domid vm1", timeout=60, check=True).output)
 
 
 def wait_another_domain(host: XenHost, number: int, limit: float = 60.0) -> None:
-    host.wait(f"xl list | grep '^vm1 ' | grep -qv '^vm1 *{number} '", timeout=limit)
+    host.wait_for_command(f"xl list | grep '^vm1 ' | grep -qv '^vm1 *{number} '", timeout=limit)
 
 
 def monitor_until_well(host: XenHost) -> list[tuple[int, str]]:
@@ -48,45 +48,45 @@ def monitor_until_well(host: XenHost) -> list[tuple[int, str]]:
 def begin_waiting_monitor(host: XenHost) -> None:
     """Begin a monitor that waits: the first after a reboot may say at once that all is well."""
     begin_monitor(host)
-    host.wait(f"[ -s /tmp/monitor.code ] || {{ {cluster.WAITING}; }}", timeout=60)
-    if host.run("[ -s /tmp/monitor.code ]").rc == 0:
+    host.wait_for_command(f"[ -s /tmp/monitor.code ] || {{ {cluster.WAITING}; }}", timeout=60)
+    if host.run_command("[ -s /tmp/monitor.code ]").rc == 0:
         assert wait_monitor(host)[0] == SUCCESS
         begin_monitor(host)
-        host.wait(cluster.WAITING, timeout=60)
+        host.wait_for_command(cluster.WAITING, timeout=60)
 
 
 def stop(host: XenHost) -> None:
     stopped = agent(host, "stop", timeout=60)
     assert stopped.rc == SUCCESS, stopped.output
     time.sleep(6)  # xl would have brought it back by then
-    assert "vm1" not in host.run("xl list", timeout=60, check=True).output
+    assert "vm1" not in host.run_command("xl list", timeout=60, check=True).output
 
 
 def test_a_guest_that_is_watched(cleaned: XenLab) -> None:
     """It is paused, resets itself without a word, and panics."""
     lab = cleaned
-    before = lab.a.run(FAULTS, check=True).output  # of other tests of this lab
-    host, guest = start(lab), lab.guest(through=lab.a)
+    before = lab.a.run_command(FAULTS, check=True).output  # of other tests of this lab
+    host, guest = start(lab), lab.guest_through(through=lab.a)
     wait_collecting(host)
     begin_monitor(host)
-    host.run("xl pause vm1", timeout=60, check=True)
-    host.wait("vesper status | grep -q 'vm1 is paused: .*xl pause'", timeout=30)
-    host.run("xl unpause vm1", timeout=60, check=True)
-    host.wait("! vesper status | grep -q paused", timeout=30)
+    host.run_command("xl pause vm1", timeout=60, check=True)
+    host.wait_for_command("vesper status | grep -q 'vm1 is paused: .*xl pause'", timeout=30)
+    host.run_command("xl unpause vm1", timeout=60, check=True)
+    host.wait_for_command("! vesper status | grep -q paused", timeout=30)
 
     number = domain_number(host)
-    guest.start("echo b >/proc/sysrq-trigger")
+    guest.start_command("echo b >/proc/sysrq-trigger")
     wait_another_domain(host, number)
     results = monitor_until_well(host)
     assert results[-1][0] == SUCCESS, results
     assert "runs again, so it has rebooted" in results[-1][1]
     guest.wait_ready(60)
     wait_collecting(host)
-    assert host.run(FAULTS, check=True).output == before
+    assert host.run_command(FAULTS, check=True).output == before
 
     # What its kernel has said is a fault, though xl restarts it.
     begin_waiting_monitor(host)
-    guest.end("panic")
+    guest.end_guest("panic")
     code, said = wait_monitor(host)
     assert (code, "kernel panic" in said) == (ERROR, True), said
     stop(host)
@@ -97,7 +97,7 @@ def test_a_guest_without_modules_that_xl_restarts(cleaned: XenLab) -> None:
     host = start(lab, "lab.vesper=no")
     number = domain_number(host)
     begin_monitor(host)
-    lab.guest(through=host).end("panic")
+    lab.guest_through(through=host).end_guest("panic")
     wait_another_domain(host, number)
     results = monitor_until_well(host)
     assert {code for code, _ in results} <= {SUCCESS, DEGRADED}, results

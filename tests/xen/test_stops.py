@@ -12,9 +12,9 @@ def test_stops_on_a_busy_host(cleaned: XenLab) -> None:
     lab = cleaned
     stop_faulty_guests(
         lab.a,
-        lab.guest(through=lab.a),
+        lab.guest_through(through=lab.a),
         count_stops(2),
         start=lambda: create_guest(lab),
         stop=lambda: agent(lab.a, "stop", timeout=STOP_TIMEOUT_S),
     )
-    assert "vm1" not in lab.a.run("xl list", timeout=60, check=True).output
+    assert "vm1" not in lab.a.run_command("xl list", timeout=60, check=True).output

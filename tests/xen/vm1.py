@@ -39,11 +39,11 @@ def begin(lab: XenLab, kind: str) -> None:
     """
     clean(lab)
     for host in lab.hosts:
-        host.put("/etc/xen/vm1.cfg", project.guest_config(kind=kind).encode())
+        host.put_file("/etc/xen/vm1.cfg", project.guest_config(kind=kind).encode())
     cluster.type_in(lab, f"crm configure {MOVABLE}", print)
-    cluster.ready(lab, "vesper")
+    cluster.wait_until_ready(lab, "vesper")
     # On a busy machine the guest takes long to come, and counts as degraded meanwhile.
-    cluster.settle(lab, "vesper", print)
+    cluster.settle_after_failover(lab, "vesper", print)
 
 
 _ENVIRONMENT = (
@@ -59,27 +59,27 @@ def agent(host: XenHost, action: str, *, timeout: int) -> Result:
     :param timeout: s, of the operation.
     """
     environment = _ENVIRONMENT.format(interval=0, timeout=timeout)
-    return host.run(f"{environment} {_AGENT} {action}", timeout=timeout + 50)
+    return host.run_command(f"{environment} {_AGENT} {action}", timeout=timeout + 50)
 
 
 def begin_monitor(host: XenHost, *, timeout: int = 600) -> None:
     """Begin a recurring monitor as Pacemaker runs it: see :func:`wait_monitor`."""
     environment = _ENVIRONMENT.format(interval=1000, timeout=timeout)
     run = f"env {environment} {_AGENT} monitor >/tmp/monitor.said 2>&1; echo $? >/tmp/monitor.code"
-    host.run(f"rm -f /tmp/monitor.*; ({run}) >/dev/null 2>&1 </dev/null &", check=True)
+    host.run_command(f"rm -f /tmp/monitor.*; ({run}) >/dev/null 2>&1 </dev/null &", check=True)
 
 
 def wait_monitor(host: XenHost, timeout: float = 60.0) -> tuple[int, str]:
     """Wait for the end of the recurring monitor. :returns: its exit code and what it said."""
-    host.wait("[ -s /tmp/monitor.code ]", timeout=timeout)
-    code = host.run("cat /tmp/monitor.code", check=True).output
-    return int(code), host.run("cat /tmp/monitor.said", check=True).output
+    host.wait_for_command("[ -s /tmp/monitor.code ]", timeout=timeout)
+    code = host.run_command("cat /tmp/monitor.code", check=True).output
+    return int(code), host.run_command("cat /tmp/monitor.said", check=True).output
 
 
 def create_guest(lab: XenLab) -> None:
     """Start vm1 on host-a without Pacemaker, and wait until it is up."""
-    lab.a.run("xl create /etc/xen/vm1.cfg", timeout=60, check=True)
-    lab.guest(through=lab.a).wait_ready(60)
+    lab.a.run_command("xl create /etc/xen/vm1.cfg", timeout=60, check=True)
+    lab.guest_through(through=lab.a).wait_ready(60)
 
 
 def clean(lab: XenLab) -> None:
@@ -90,9 +90,9 @@ def clean(lab: XenLab) -> None:
     """
     remove_resource(lab)
     for host in lab.hosts:
-        host.run("xl destroy vm1", timeout=60)
+        host.run_command("xl destroy vm1", timeout=60)
     for host in lab.hosts:
-        if host.run("test -S /run/vesper/vesperd.sock && pgrep vesperd").rc != 0:
+        if host.run_command("test -S /run/vesper/vesperd.sock && pgrep vesperd").rc != 0:
             host.stop_vesperd()
             host.start_vesperd()
-        host.put("/etc/xen/vm1.cfg", project.guest_config().encode())
+        host.put_file("/etc/xen/vm1.cfg", project.guest_config().encode())

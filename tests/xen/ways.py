@@ -26,36 +26,36 @@ class Way(NamedTuple):
 
 
 def panic(host: XenHost) -> None:
-    Guest(host).end("panic")
+    Guest(host).end_guest("panic")
 
 
 def destroy(host: XenHost) -> None:
-    host.run("xl destroy vm1", timeout=60, check=True)
+    host.run_command("xl destroy vm1", timeout=60, check=True)
 
 
 def hang(host: XenHost) -> None:
-    Guest(host).end("hang")
+    Guest(host).end_guest("hang")
 
 
 def poweroff(host: XenHost) -> None:
-    Guest(host).end("poweroff")
+    Guest(host).end_guest("poweroff")
 
 
 def pause(host: XenHost) -> None:
-    host.run("xl pause vm1", timeout=60, check=True)
+    host.run_command("xl pause vm1", timeout=60, check=True)
 
 
 def watchdog(host: XenHost) -> None:
     """Xen's own, of which the guest has begun to take care and then does not."""
     guest = Guest(host)
-    for file in module_files(images.kernel(), "xen_wdt"):
-        guest.put(f"/{file.name}", file.read_bytes())
-        assert guest.run(f"insmod /{file.name} timeout=5").rc == 0
-    assert guest.run("echo >/dev/watchdog").rc == 0
+    for file in module_files(images.kernel_of_tree(), "xen_wdt"):
+        guest.put_file(f"/{file.name}", file.read_bytes())
+        assert guest.run_command(f"insmod /{file.name} timeout=5").rc == 0
+    assert guest.run_command("echo >/dev/watchdog").rc == 0
 
 
 def segv(host: XenHost) -> None:
-    Guest(host).kill("SEGV", "httpd")
+    Guest(host).kill_service("SEGV", "httpd")
 
 
 PANIC = Way("panic", panic, ("kernel panic", "sysrq triggered crash", "system"))
@@ -78,7 +78,7 @@ def fail_over(lab: XenLab, way: Way, timeout: float = 120.0) -> tuple[XenHost, s
     (standby,) = (host for host in lab.hosts if host is not home)
     way.happens(home)
     wait_started(standby, timeout)
-    shown = standby.run("crm_mon -1 --output-as=xml", timeout=60, check=True).output
+    shown = standby.run_command("crm_mon -1 --output-as=xml", timeout=60, check=True).output
     reason = trial.exit_reason(shown.encode())
     assert [word for word in way.reason if word not in reason] == [], f"{way.name}: {reason}"
     assert (count := fail_count(lab)) == 1, f"{way.name}: {count} failures"

@@ -12,26 +12,26 @@ from vesper_monitor.command.show import print_json
 from vesper_monitor.guest import images
 
 __all__ = [
-    "activate",
-    "clear",
-    "deactivate",
-    "pause",
+    "activate_vm",
+    "clear_fault",
+    "deactivate_vm",
+    "pause_vm",
     "probe_add",
     "probe_build",
     "probe_load",
     "probe_unload",
-    "resume",
+    "resume_vm",
 ]
 
 #: s for a guest to load a module or to become active.
 GUEST_TIMEOUT = 90.0
 
 
-def clear(client: Client, options: argparse.Namespace) -> None:
+def clear_fault(client: Client, options: argparse.Namespace) -> None:
     """A fault is over."""
     which = options.which
     field: dict[str, Any] = {"id": int(which)} if which.isdecimal() else {"resource": which}
-    answer = client.call("clear", **field)
+    answer = client.call_vesperd("clear", **field)
     if options.json:
         print_json({"cleared": answer["cleared"]})
     elif answer["cleared"]:
@@ -43,39 +43,39 @@ def clear(client: Client, options: argparse.Namespace) -> None:
         raise DaemonError("no-such-vm", f"{which}: no fault is held; see: vesper faults")
 
 
-def activate(client: Client, options: argparse.Namespace) -> None:
+def activate_vm(client: Client, options: argparse.Namespace) -> None:
     """Begin to watch a VM."""
     fields = {"probes": options.probes} if options.probes else {}
-    answer = client.call("activate", reply_timeout=GUEST_TIMEOUT, vm=options.vm, **fields)
-    _done(options, answer, f"{options.vm}: active")
+    answer = client.call_vesperd("activate", reply_timeout=GUEST_TIMEOUT, vm=options.vm, **fields)
+    _print_done(options, answer, f"{options.vm}: active")
 
 
-def deactivate(client: Client, options: argparse.Namespace) -> None:
+def deactivate_vm(client: Client, options: argparse.Namespace) -> None:
     """End watching a VM."""
-    answer = client.call("deactivate", reply_timeout=GUEST_TIMEOUT, vm=options.vm)
-    _done(options, answer, f"{options.vm}: no longer watched")
+    answer = client.call_vesperd("deactivate", reply_timeout=GUEST_TIMEOUT, vm=options.vm)
+    _print_done(options, answer, f"{options.vm}: no longer watched")
 
 
-def pause(client: Client, options: argparse.Namespace) -> None:
+def pause_vm(client: Client, options: argparse.Namespace) -> None:
     """Report nothing of a VM for a while."""
     fields = {"reason": options.reason} if options.reason else {}
-    answer = client.call("pause", vm=options.vm, **{"for": options.seconds}, **fields)
-    _done(options, answer, f"{options.vm}: {answer['paused']['text']}")
+    answer = client.call_vesperd("pause", vm=options.vm, **{"for": options.seconds}, **fields)
+    _print_done(options, answer, f"{options.vm}: {answer['paused']['text']}")
 
 
-def resume(client: Client, options: argparse.Namespace) -> None:
+def resume_vm(client: Client, options: argparse.Namespace) -> None:
     """Report again."""
-    answer = client.call("resume", vm=options.vm)
+    answer = client.call_vesperd("resume", vm=options.vm)
     if not answer["resumed"]:
         raise DaemonError("no-such-vm", f"{options.vm}: is not paused; see: vesper status")
-    _done(options, answer, f"{options.vm}: watching goes on")
+    _print_done(options, answer, f"{options.vm}: watching goes on")
 
 
 def probe_add(client: Client, options: argparse.Namespace) -> None:
     """Define a probe and load it into a guest."""
     definition = " ".join(options.definition)
     try:
-        answer = client.call(
+        answer = client.call_vesperd(
             "add", reply_timeout=GUEST_TIMEOUT, vm=options.vm, definition=definition
         )
     except DaemonError as error:
@@ -84,7 +84,7 @@ def probe_add(client: Client, options: argparse.Namespace) -> None:
             text = f"{error}\n  {definition}\n  {' ' * position}^"
             raise DaemonError(error.code, text, error.answer) from error
         raise
-    _done(options, answer, f"{options.vm}: {answer['probe']} loaded")
+    _print_done(options, answer, f"{options.vm}: {answer['probe']} loaded")
 
 
 def probe_load(client: Client, options: argparse.Namespace) -> None:
@@ -92,14 +92,16 @@ def probe_load(client: Client, options: argparse.Namespace) -> None:
     fields = {"vm": options.vm, "probe": options.probe}
     if options.params:
         fields["params"] = " ".join(options.params)
-    answer = client.call("load", reply_timeout=GUEST_TIMEOUT, **fields)
-    _done(options, answer, f"{options.vm}: {options.probe} loaded")
+    answer = client.call_vesperd("load", reply_timeout=GUEST_TIMEOUT, **fields)
+    _print_done(options, answer, f"{options.vm}: {options.probe} loaded")
 
 
 def probe_unload(client: Client, options: argparse.Namespace) -> None:
     """Unload a probe from a guest."""
-    answer = client.call("unload", reply_timeout=GUEST_TIMEOUT, vm=options.vm, probe=options.probe)
-    _done(options, answer, f"{options.vm}: {options.probe} unloaded")
+    answer = client.call_vesperd(
+        "unload", reply_timeout=GUEST_TIMEOUT, vm=options.vm, probe=options.probe
+    )
+    _print_done(options, answer, f"{options.vm}: {options.probe} unloaded")
 
 
 def probe_build(client: Client, options: argparse.Namespace) -> None:
@@ -109,7 +111,7 @@ def probe_build(client: Client, options: argparse.Namespace) -> None:
     store = images.ImageStore(Path(options.probes_dir))
     if not options.json:
         print(f"Building probes with {headers} ...", flush=True)
-    built = images.build(headers, store, source=source)
+    built = images.build_images(headers, store, source=source)
     if options.json:
         paths = [str(image.path) for image in built.images]
         print_json({"built": paths, "failed": built.failures})
@@ -127,7 +129,7 @@ def probe_build(client: Client, options: argparse.Namespace) -> None:
         )
 
 
-def _done(options: argparse.Namespace, answer: dict[str, Any], text: str) -> None:
+def _print_done(options: argparse.Namespace, answer: dict[str, Any], text: str) -> None:
     if options.json:
         print_json({key: value for key, value in answer.items() if key != "ok"})
     else:

@@ -9,14 +9,14 @@ from pathlib import Path
 from typing import Any
 
 from vesper_monitor import knowledge
-from vesper_monitor.advice import Advice, Proposal, advise, combine
+from vesper_monitor.advice import Advice, Proposal, combine_advice, propose_advice
 from vesper_monitor.client import Client, DaemonError
-from vesper_monitor.command.rules import recorded, resources
+from vesper_monitor.command.rules import list_resources, read_recorded_events
 from vesper_monitor.command.show import print_json
-from vesper_monitor.command.table import paragraph
-from vesper_monitor.faults.trial import trial
+from vesper_monitor.command.table import format_paragraph
+from vesper_monitor.faults.trial import try_rules
 
-__all__ = ["add_parser", "run"]
+__all__ = ["add_parser", "propose_rules"]
 
 DEFAULT_PROBES = ("send_signal", "out_of_memory")
 
@@ -44,31 +44,31 @@ def add_parser(commands: argparse._SubParsersAction[Any]) -> None:
         help=f"files of symptoms; may be repeated (those shipped, {knowledge.OWN})",
     )  # fmt: skip
     command.add_argument("--json", action="store_true", help="for programs (docs/api.md)")
-    command.set_defaults(run=run)
+    command.set_defaults(run=propose_rules)
 
 
-def run(client: Client, options: argparse.Namespace) -> None:
+def propose_rules(client: Client, options: argparse.Namespace) -> None:
     """Propose."""
     try:
         directories = options.knowledge or (knowledge.SHIPPED, knowledge.OWN)
-        symptoms = knowledge.load(map(Path, directories))
+        symptoms = knowledge.load_symptoms(map(Path, directories))
     except knowledge.KnowledgeError as error:
         raise DaemonError("bad-request", str(error)) from error
-    resource = resources(client).get(options.vm, {}) if options.vm is not None else {}
+    resource = list_resources(client).get(options.vm, {}) if options.vm is not None else {}
     services = options.service or resource.get("services", [])
-    events = recorded(client, options.vm, None) if options.vm is not None else []
-    advices = advise(symptoms, events, options.symptom, services)
-    proposal = combine(
+    events = read_recorded_events(client, options.vm, None) if options.vm is not None else []
+    advices = propose_advice(symptoms, events, options.symptom, services)
+    proposal = combine_advice(
         advices,
         [probe["name"] for probe in resource.get("probes", [])] or DEFAULT_PROBES,
         services,
         resource.get("fault_on", ""),
     )
-    hits = trial(proposal.fault_on, events, lambda _: services)
+    hits = try_rules(proposal.fault_on, events, lambda _: services)
     if options.json:
         print_json(
             {
-                "advice": [_json(advice) for advice in advices],
+                "advice": [_advice_to_json(advice) for advice in advices],
                 "probes": proposal.probes,
                 "services": proposal.services,
                 "fault_on": proposal.fault_on,
@@ -83,16 +83,16 @@ def run(client: Client, options: argparse.Namespace) -> None:
         known = ", ".join(symptom.name for symptom in symptoms)
         print(f"No symptom has a word of: {options.symptom}. Known are: {known}.")
     for advice in advices:
-        _show(advice)
-    _paste(options, resource.get("resource") or "RESOURCE", proposal)
+        _print_advice(advice)
+    _print_commands(options, resource.get("resource") or "RESOURCE", proposal)
     if events:
         print(f"\nOf the {len(events)} events on record it would have called {len(hits)} a fault.")
 
 
-def _show(advice: Advice) -> None:
+def _print_advice(advice: Advice) -> None:
     symptom = advice.symptom
     print(f"{symptom.name}: {symptom.title}")
-    print(paragraph(f"because {advice.reason}"))
+    print(format_paragraph(f"because {advice.reason}"))
     said = {
         "probes": " ".join(symptom.probes) or "none needed",
         "rules": symptom.rules or "the default ones",
@@ -105,11 +105,11 @@ def _show(advice: Advice) -> None:
     }
     for key, text in said.items():
         if text:
-            print(paragraph(f"{key}: {text}"))
+            print(format_paragraph(f"{key}: {text}"))
     print()
 
 
-def _paste(options: argparse.Namespace, resource: str, proposal: Proposal) -> None:
+def _print_commands(options: argparse.Namespace, resource: str, proposal: Proposal) -> None:
     print("To paste:")
     print(f"  probes={shlex.quote(' '.join(proposal.probes))}")
     if proposal.services:
@@ -124,7 +124,7 @@ def _paste(options: argparse.Namespace, resource: str, proposal: Proposal) -> No
         print(f"  crm resource param {resource} set fault_on {shlex.quote(proposal.fault_on)}")
 
 
-def _json(advice: Advice) -> dict[str, Any]:
+def _advice_to_json(advice: Advice) -> dict[str, Any]:
     symptom = advice.symptom
     return {
         "name": symptom.name,

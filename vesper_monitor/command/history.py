@@ -16,7 +16,7 @@ TYPE_CHECKING = False
 if TYPE_CHECKING:
     from lxml.etree import _Element as Element
 
-__all__ = ["HistoryError", "Operation", "operations", "parse"]
+__all__ = ["HistoryError", "Operation", "parse_operations", "read_operations"]
 
 #: s for the cluster to answer.
 TIMEOUT = 20.0
@@ -72,7 +72,7 @@ class Operation:
         return _NAMES.get(self.rc, f"exit code {self.rc}")
 
 
-def operations(resource: str) -> list[Operation]:
+def read_operations(resource: str) -> list[Operation]:
     """Ask the cluster.
 
     :returns: in order of time.
@@ -89,10 +89,10 @@ def operations(resource: str) -> list[Operation]:
         raise HistoryError(f"{' '.join(command)}: no answer after {TIMEOUT:.0f} s") from None
     if done.returncode != 0:
         raise HistoryError(f"{' '.join(command)}: {done.stderr.strip()[-300:]}")
-    return parse(done.stdout, resource)
+    return parse_operations(done.stdout, resource)
 
 
-def parse(text: str, resource: str) -> list[Operation]:
+def parse_operations(text: str, resource: str) -> list[Operation]:
     """
     :param text: the CIB's status section.
     :raises HistoryError: it is not XML.
@@ -105,7 +105,7 @@ def parse(text: str, resource: str) -> list[Operation]:
     for state in root.iter("node_state"):
         for history in state.iter("lrm_resource"):
             if history.get("id") == resource:
-                entries = (_operation(state, entry) for entry in history.iter("lrm_rsc_op"))
+                entries = (_parse_operation(state, entry) for entry in history.iter("lrm_rsc_op"))
                 found |= {operation for operation in entries if operation is not None}
     stops = [operation for operation in found if operation.name == "stop"]
     found = {_after_stop(operation, stops) for operation in found}
@@ -137,7 +137,7 @@ def _after_start(operation: Operation, starts: list[Operation]) -> Operation:
     return replace(operation, at=max([operation.at, *before]))
 
 
-def _operation(state: Element, entry: Element) -> Operation | None:
+def _parse_operation(state: Element, entry: Element) -> Operation | None:
     """None: not done yet, or not understood."""
     try:
         if entry.get("op-status") == "-1":  # pending

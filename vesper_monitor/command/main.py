@@ -22,7 +22,7 @@ from vesper_monitor.command import show as cli_show
 from vesper_monitor.command import why as cli_why
 from vesper_monitor.guest.images import DEFAULT_ROOT, ImageError
 
-__all__ = ["main", "parser"]
+__all__ = ["build_parser", "main"]
 
 #: Exit status.
 OK, FAILED, USAGE, NOT_RUNNING = 0, 1, 2, 3
@@ -54,7 +54,7 @@ class _Parser(argparse.ArgumentParser):
         self.exit(USAGE, f"{self.prog}: {message}; see: {self.prog} --help\n")
 
 
-def parser() -> argparse.ArgumentParser:
+def build_parser() -> argparse.ArgumentParser:
     """The command line."""
     top = _Parser(
         prog="vesper",
@@ -70,16 +70,16 @@ def parser() -> argparse.ArgumentParser:
 
     status = commands.add_parser("status", help="which VMs are watched, and how well")
     status.add_argument("vm", nargs="?", metavar="VM", help="only this one")
-    _json(status)
-    status.set_defaults(run=cli_show.status)
+    _add_json_option(status)
+    status.set_defaults(run=cli_show.show_status)
 
     events = commands.add_parser("events", help="decoded events of the guests")
     events.add_argument("-f", "--follow", action="store_true", help="go on as they happen")
     events.add_argument("--vm", metavar="VM", help="only of this one")
-    events.add_argument("-n", "--limit", type=_count, metavar="N", help="the last N (20)")
-    events.add_argument("--since", type=_count, metavar="ID", help="those after this event")
-    _json(events)
-    events.set_defaults(run=cli_show.events)
+    events.add_argument("-n", "--limit", type=_parse_count, metavar="N", help="the last N (20)")
+    events.add_argument("--since", type=_parse_count, metavar="ID", help="those after this event")
+    _add_json_option(events)
+    events.set_defaults(run=cli_show.show_events)
 
     _add_faults(commands)
     _add_why(commands)
@@ -91,14 +91,14 @@ def parser() -> argparse.ArgumentParser:
         "--probe", action="append", dest="probes", metavar="NAME",
         help="load this one; may be repeated (send_signal, out_of_memory)",
     )  # fmt: skip
-    _json(activate)
-    activate.set_defaults(run=cli_act.activate)
+    _add_json_option(activate)
+    activate.set_defaults(run=cli_act.activate_vm)
     deactivate = commands.add_parser(
         "deactivate", help="unload the probes and take the device away from the VM"
     )
     deactivate.add_argument("vm", metavar="VM")
-    _json(deactivate)
-    deactivate.set_defaults(run=cli_act.deactivate)
+    _add_json_option(deactivate)
+    deactivate.set_defaults(run=cli_act.deactivate_vm)
 
     _add_pause(commands)
     cli_rules.add_parser(commands)
@@ -114,8 +114,8 @@ def parser() -> argparse.ArgumentParser:
     )
     cat.add_argument("vm", metavar="VM")
     cat.add_argument("probe", metavar="PROBE")
-    cat.add_argument("--cpu", type=_count, metavar="N", help="only of this CPU of the guest")
-    _json(cat)
+    cat.add_argument("--cpu", type=_parse_count, metavar="N", help="only of this CPU of the guest")
+    _add_json_option(cat)
     cat.set_defaults(run=cli_show.relay_cat)
     return top
 
@@ -129,9 +129,9 @@ def _add_why(commands: argparse._SubParsersAction[_Parser]) -> None:
         "history. Run it on the host on which the fault was.",
     )
     why.add_argument("vm", metavar="VM")
-    why.add_argument("--fault", type=_count, metavar="ID", dest="id", help="not the last one")
-    _json(why)
-    why.set_defaults(run=cli_why.why)
+    why.add_argument("--fault", type=_parse_count, metavar="ID", dest="id", help="not the last one")
+    _add_json_option(why)
+    why.set_defaults(run=cli_why.explain_last_failover)
 
 
 def _add_faults(commands: argparse._SubParsersAction[_Parser]) -> None:
@@ -142,14 +142,14 @@ def _add_faults(commands: argparse._SubParsersAction[_Parser]) -> None:
         "last words of the guest's kernel; 'faults clear' says that one is over.",
     )
     faults.add_argument("--vm", metavar="VM", help="only of this one")
-    faults.add_argument("-n", "--limit", type=_count, metavar="N", help="the last N (20)")
-    _json(faults)
-    faults.set_defaults(run=cli_show.faults)
+    faults.add_argument("-n", "--limit", type=_parse_count, metavar="N", help="the last N (20)")
+    _add_json_option(faults)
+    faults.set_defaults(run=cli_show.show_faults)
     sub = faults.add_subparsers(metavar="ID | clear", parser_class=_Parser)
     show = sub.add_parser("show", help="all there is about one fault; 'show' may be left out")
-    show.add_argument("id", type=_count, metavar="ID", help="number of the fault")
-    _json(show)
-    show.set_defaults(run=cli_show.fault)
+    show.add_argument("id", type=_parse_count, metavar="ID", help="number of the fault")
+    _add_json_option(show)
+    show.set_defaults(run=cli_show.show_fault)
     clear = sub.add_parser(
         "clear",
         help="a fault is over without a restart of the resource",
@@ -157,8 +157,8 @@ def _add_faults(commands: argparse._SubParsersAction[_Parser]) -> None:
         "Pacemaker's own failure count stays: crm_resource --refresh --resource RESOURCE",
     )
     clear.add_argument("which", metavar="RESOURCE|ID", help="a resource, or the number of a fault")
-    _json(clear)
-    clear.set_defaults(run=cli_act.clear)
+    _add_json_option(clear)
+    clear.set_defaults(run=cli_act.clear_fault)
 
 
 def _add_pause(commands: argparse._SubParsersAction[_Parser]) -> None:
@@ -170,16 +170,16 @@ def _add_pause(commands: argparse._SubParsersAction[_Parser]) -> None:
     )
     pause.add_argument("vm", metavar="VM")
     pause.add_argument(
-        "--for", dest="seconds", type=_duration, default=600.0, metavar="TIME",
+        "--for", dest="seconds", type=_parse_duration, default=600.0, metavar="TIME",
         help="how long: 90s, 10m, 2h, 1d (10m)",
     )  # fmt: skip
     pause.add_argument("--reason", metavar="TEXT", help="shown to others")
-    _json(pause)
-    pause.set_defaults(run=cli_act.pause)
+    _add_json_option(pause)
+    pause.set_defaults(run=cli_act.pause_vm)
     resume = commands.add_parser("resume", help="end a pause")
     resume.add_argument("vm", metavar="VM")
-    _json(resume)
-    resume.set_defaults(run=cli_act.resume)
+    _add_json_option(resume)
+    resume.set_defaults(run=cli_act.resume_vm)
 
 
 def _add_probe(commands: argparse._SubParsersAction[_Parser]) -> None:
@@ -191,19 +191,19 @@ def _add_probe(commands: argparse._SubParsersAction[_Parser]) -> None:
         "--headers", metavar="DIR", help="the kernel's build directory (/lib/modules/RELEASE/build)"
     )
     build.add_argument("--source", metavar="DIR", help="VESPER's sources (/usr/src/vesper-*)")
-    _images(build)
+    _add_images_option(build)
     build.set_defaults(run=cli_act.probe_build)
     listing = probes.add_parser(
         "list", help="the images there are, or the probes in a guest's kernel"
     )
     listing.add_argument("vm", nargs="?", metavar="VM", help="the probes of this one")
-    _images(listing)
+    _add_images_option(listing)
     listing.set_defaults(run=cli_show.probe_list)
     info = probes.add_parser(
         "info", help="what a probe sees, where in the kernel, and what of it is a fault"
     )
     info.add_argument("probe", nargs="?", metavar="PROBE", help="only this one")
-    _json(info)
+    _add_json_option(info)
     info.set_defaults(run=cli_show.probe_info)
     add = probes.add_parser(
         "add",
@@ -215,33 +215,33 @@ def _add_probe(commands: argparse._SubParsersAction[_Parser]) -> None:
     )
     add.add_argument("vm", metavar="VM")
     add.add_argument("definition", nargs="+", metavar="DEFINITION")
-    _json(add)
+    _add_json_option(add)
     add.set_defaults(run=cli_act.probe_add)
     load = probes.add_parser("load", help="load a probe into a guest's kernel")
     load.add_argument("vm", metavar="VM")
     load.add_argument("probe", metavar="PROBE")
     load.add_argument("params", nargs="*", metavar="KEY=VALUE", help="module parameters")
-    _json(load)
+    _add_json_option(load)
     load.set_defaults(run=cli_act.probe_load)
     unload = probes.add_parser("unload", help="unload a probe from a guest's kernel")
     unload.add_argument("vm", metavar="VM")
     unload.add_argument("probe", metavar="PROBE")
-    _json(unload)
+    _add_json_option(unload)
     unload.set_defaults(run=cli_act.probe_unload)
 
 
-def _json(command: argparse.ArgumentParser) -> None:
+def _add_json_option(command: argparse.ArgumentParser) -> None:
     command.add_argument("--json", action="store_true", help="for programs (docs/api.md)")
 
 
-def _images(command: argparse.ArgumentParser) -> None:
+def _add_images_option(command: argparse.ArgumentParser) -> None:
     command.add_argument(
         "--probes-dir", default=str(DEFAULT_ROOT), metavar="DIR", help="images (%(default)s)"
     )
-    _json(command)
+    _add_json_option(command)
 
 
-def _duration(text: str) -> float:
+def _parse_duration(text: str) -> float:
     """Seconds of ``90s``, ``10m``, ``2h``, ``1d``; a bare number is seconds."""
     unit = {"s": 1, "m": 60, "h": 3600, "d": 86_400}.get(text[-1:])
     number = text[:-1] if unit else text
@@ -250,7 +250,7 @@ def _duration(text: str) -> float:
     return float(int(number) * (unit or 1))
 
 
-def _count(text: str) -> int:
+def _parse_count(text: str) -> int:
     try:
         value = int(text)
     except ValueError:
@@ -289,7 +289,7 @@ def main(argv: list[str] | None = None) -> int:
     _prepare_output()
     try:
         try:
-            return _run(sys.argv[1:] if argv is None else argv)
+            return _run_command(sys.argv[1:] if argv is None else argv)
         finally:
             sys.stdout.flush()
     except BrokenPipeError:
@@ -301,12 +301,12 @@ def main(argv: list[str] | None = None) -> int:
         return FAILED
 
 
-def _run(argv: list[str]) -> int:
+def _run_command(argv: list[str]) -> int:
     """
     :returns: the exit status.
     :raises OSError: the output cannot be written.
     """
-    options = parser().parse_args(_with_show(argv))
+    options = build_parser().parse_args(_with_show(argv))
     try:
         with Client(options.socket, timeout=10.0) as client:
             options.run(client, options)

@@ -12,15 +12,23 @@ from pathlib import Path
 from typing import Any
 
 from vesper_monitor.client import Client, DaemonError
-from vesper_monitor.command.show import clock, print_json
-from vesper_monitor.command.table import columns, note, paragraph
+from vesper_monitor.command.show import format_time, print_json
+from vesper_monitor.command.table import format_columns, format_note, format_paragraph
 from vesper_monitor.faults.fields import FIELDS
-from vesper_monitor.faults.language import MAX_LENGTH, RuleError, parse
+from vesper_monitor.faults.language import MAX_LENGTH, RuleError, parse_rules
 from vesper_monitor.faults.rules import RuleSet
-from vesper_monitor.faults.trial import Comparison, Hit, compare, event_of, trial
+from vesper_monitor.faults.trial import Comparison, Hit, compare_with_faults, event_of, try_rules
 from vesper_monitor.guest.decode import Event
 
-__all__ = ["add_parser", "check", "checked", "explain", "list_fields", "recorded", "resources"]
+__all__ = [
+    "add_parser",
+    "check_rules",
+    "check_text",
+    "explain_rules",
+    "list_fields",
+    "list_resources",
+    "read_recorded_events",
+]
 
 #: The newest on record, which vesperd gives at most.
 MAX_FAULTS = 1000
@@ -40,7 +48,7 @@ def add_parser(commands: argparse._SubParsersAction[Any]) -> None:
     )
     trying.add_argument(
         "--since",
-        type=_since,
+        type=_parse_since,
         metavar="ID|TIME",
         help="events after this one, or of the last 2h, 3d",
     )
@@ -48,9 +56,9 @@ def add_parser(commands: argparse._SubParsersAction[Any]) -> None:
         "--service", action="append", metavar="NAME",
         help="a service's process; may be repeated (those of the VM's resource)",
     )  # fmt: skip
-    trying.set_defaults(run=check)
+    trying.set_defaults(run=check_rules)
     saying = sub.add_parser("explain", help="what the rules say, in words")
-    saying.set_defaults(run=explain)
+    saying.set_defaults(run=explain_rules)
     listing = sub.add_parser("fields", help="the fields that rules may ask for")
     listing.add_argument("probe", nargs="?", metavar="PROBE", help="only this one's")
     listing.add_argument("--json", action="store_true", help="for programs (docs/api.md)")
@@ -64,20 +72,20 @@ def add_parser(commands: argparse._SubParsersAction[Any]) -> None:
         command.add_argument("--json", action="store_true", help="for programs (docs/api.md)")
 
 
-def check(client: Client, options: argparse.Namespace) -> None:
+def check_rules(client: Client, options: argparse.Namespace) -> None:
     """Try rules on recorded events."""
-    text = _rules(client, options)
-    doubts = checked(text)
-    events = recorded(client, options.vm, options.since)
-    services = resources(client)
+    text = _find_rules_text(client, options)
+    doubts = check_text(text)
+    events = read_recorded_events(client, options.vm, options.since)
+    services = list_resources(client)
 
     def services_of(vm: str) -> Collection[str]:
         return list(options.service or services.get(vm, {}).get("services", ()))
 
-    hits = trial(text, events, services_of)
+    hits = try_rules(text, events, services_of)
     of_vm = {"vm": options.vm} if options.vm is not None else {}
-    known = client.call("faults", limit=MAX_FAULTS, **of_vm)["faults"]
-    beside = compare(hits, events, known)
+    known = client.call_vesperd("faults", limit=MAX_FAULTS, **of_vm)["faults"]
+    beside = compare_with_faults(hits, events, known)
     if options.json:
         print_json(
             {
@@ -86,7 +94,7 @@ def check(client: Client, options: argparse.Namespace) -> None:
                     {
                         "event": hit.event.to_json(), "text": hit.rule.text,
                         "rule": hit.verdict.rule, "scope": hit.verdict.scope.value,
-                        "reason": hit.verdict.reason, "was": _was(hit, beside),
+                        "reason": hit.verdict.reason, "was": _faults_it_was(hit, beside),
                     }
                     for hit in hits
                 ],
@@ -99,52 +107,58 @@ def check(client: Client, options: argparse.Namespace) -> None:
         )  # fmt: skip
         return
     for doubt in doubts:
-        print(note("doubt", str(doubt)), file=sys.stderr)
+        print(format_note("doubt", str(doubt)), file=sys.stderr)
     print(f"{len(hits)} of {len(events)} events would have been faults.")
     if hits:
         rows = [
-            (hit.event.id, clock(hit.event.received), hit.event.vm,
-             " ".join(map(str, _was(hit, beside))) or "-", hit.rule.text, hit.verdict.reason)
+            (hit.event.id, format_time(hit.event.received), hit.event.vm,
+             " ".join(map(str, _faults_it_was(hit, beside))) or "-", hit.rule.text, hit.verdict.reason)
             for hit in hits
         ]  # fmt: skip
-        print(columns(("EVENT", "SEEN", "VM", "FAULT", "RULE", "REASON"), rows))
+        print(format_columns(("EVENT", "SEEN", "VM", "FAULT", "RULE", "REASON"), rows))
     if beside.dropped:
         print("These were faults, and would not be:")
         lost = [
-            (fault["event"]["id"], clock(fault["seen"]), fault["vm"], fault["id"], fault["reason"])
+            (
+                fault["event"]["id"],
+                format_time(fault["seen"]),
+                fault["vm"],
+                fault["id"],
+                fault["reason"],
+            )
             for fault in beside.dropped
         ]
-        print(columns(("EVENT", "SEEN", "VM", "FAULT", "REASON"), lost))
+        print(format_columns(("EVENT", "SEEN", "VM", "FAULT", "REASON"), lost))
 
 
-def _was(hit: Hit, beside: Comparison) -> tuple[int, ...]:
+def _faults_it_was(hit: Hit, beside: Comparison) -> tuple[int, ...]:
     """The faults that this event was, under the rules that were in force."""
     return beside.was.get(hit.event.id, ()) if hit.event.id is not None else ()
 
 
-def explain(client: Client, options: argparse.Namespace) -> None:
+def explain_rules(client: Client, options: argparse.Namespace) -> None:
     """Say rules in words."""
-    text = _rules(client, options)
-    doubts = checked(text)
-    own = {rule.probe for rule in parse(text).rules}
+    text = _find_rules_text(client, options)
+    doubts = check_text(text)
+    own = {rule.probe for rule in parse_rules(text).rules}
     rules = RuleSet(text).rules
     if options.json:
         said = [
             {
                 "probe": probe,
                 "default": probe not in own,
-                "rules": [{"text": rule.text, "words": rule.words()} for rule in named],
+                "rules": [{"text": rule.text, "words": rule.describe_rule()} for rule in named],
             }
             for probe, named in rules.items()
         ]
         print_json({"probes": said, "doubts": [str(doubt) for doubt in doubts]})
         return
     for doubt in doubts:
-        print(note("doubt", str(doubt)), file=sys.stderr)
+        print(format_note("doubt", str(doubt)), file=sys.stderr)
     for probe, named in rules.items():
         print(f"{probe}{'' if probe in own else ' (default)'}:")
         for rule in named:
-            print(paragraph(rule.words()))
+            print(format_paragraph(rule.describe_rule()))
 
 
 def list_fields(client: Client, options: argparse.Namespace) -> None:
@@ -158,21 +172,21 @@ def list_fields(client: Client, options: argparse.Namespace) -> None:
         print_json({p: {name: kind.value for name, kind in k.items()} for p, k in chosen.items()})
         return
     rows = [(p, name, kind.value) for p, kinds in chosen.items() for name, kind in kinds.items()]
-    print(columns(("PROBE", "FIELD", "IS"), rows))
+    print(format_columns(("PROBE", "FIELD", "IS"), rows))
 
 
-def checked(text: str, source: str = "rules") -> tuple[RuleError, ...]:
+def check_text(text: str, source: str = "rules") -> tuple[RuleError, ...]:
     """The doubts about a rule set.
 
     :raises DaemonError: it is none; with the place.
     """
     try:
-        return parse(text).doubts
+        return parse_rules(text).doubts
     except RuleError as error:
-        raise DaemonError("bad-request", f"{source}: {error}\n{error.picture()}") from error
+        raise DaemonError("bad-request", f"{source}: {error}\n{error.show_place()}") from error
 
 
-def recorded(client: Client, vm: str | None, since: int | float | None) -> list[Event]:
+def read_recorded_events(client: Client, vm: str | None, since: int | float | None) -> list[Event]:
     """Events of the journal.
 
     :param since: id of an event (int), or seconds from now (float).
@@ -180,7 +194,7 @@ def recorded(client: Client, vm: str | None, since: int | float | None) -> list[
     request: dict[str, Any] = {"since": since if isinstance(since, int) else 0}
     if vm is not None:
         request["vm"] = vm
-    answers = client.stream("events", **request)
+    answers = client.stream_answers("events", **request)
     events = [event_of(answer["event"]) for answer in answers if "event" in answer]
     if isinstance(since, float):
         begin = time.time() - since
@@ -188,12 +202,14 @@ def recorded(client: Client, vm: str | None, since: int | float | None) -> list[
     return events
 
 
-def resources(client: Client) -> dict[str, dict[str, Any]]:
+def list_resources(client: Client) -> dict[str, dict[str, Any]]:
     """What ``status`` says of each VM that a resource is responsible for."""
-    return {vm["vm"]: vm for vm in client.call("status")["vms"] if vm["resource"] is not None}
+    return {
+        vm["vm"]: vm for vm in client.call_vesperd("status")["vms"] if vm["resource"] is not None
+    }
 
 
-def _rules(client: Client, options: argparse.Namespace) -> str:
+def _find_rules_text(client: Client, options: argparse.Namespace) -> str:
     """The text that is meant. :raises DaemonError: there is none."""
     if options.text is not None and options.file is not None:
         raise DaemonError("bad-request", "give either FILE or -e TEXT")
@@ -209,7 +225,7 @@ def _rules(client: Client, options: argparse.Namespace) -> str:
             raise DaemonError("bad-request", f"{options.file}: {error.strerror}") from error
     if options.vm is None:
         return ""
-    of_vm = resources(client).get(options.vm)
+    of_vm = list_resources(client).get(options.vm)
     if of_vm is None:
         raise DaemonError(
             "no-such-vm", f"{options.vm}: no resource on this host is responsible for it; give the "
@@ -218,7 +234,7 @@ def _rules(client: Client, options: argparse.Namespace) -> str:
     return str(of_vm.get("fault_on", ""))
 
 
-def _since(text: str) -> int | float:
+def _parse_since(text: str) -> int | float:
     if text.isascii() and text.isdecimal():
         return int(text)
     if re.fullmatch(r"[0-9]{1,6}[mhd]", text):

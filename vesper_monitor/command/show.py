@@ -13,10 +13,19 @@ from typing import Any
 
 from vesper_monitor import probes
 from vesper_monitor.client import Client, DaemonError
-from vesper_monitor.command.table import columns, note, paragraph
+from vesper_monitor.command.table import format_columns, format_note, format_paragraph
 from vesper_monitor.guest.images import ImageStore
 
-__all__ = ["clock", "events", "fault", "faults", "probe_info", "probe_list", "relay_cat", "status"]
+__all__ = [
+    "format_time",
+    "probe_info",
+    "probe_list",
+    "relay_cat",
+    "show_events",
+    "show_fault",
+    "show_faults",
+    "show_status",
+]
 
 #: Lines of events or faults that fit on a screen.
 SCREENFUL = 20
@@ -32,9 +41,9 @@ def json_text(value: object, indent: int | None = None) -> str:
     return json.dumps(value, indent=indent, ensure_ascii=not plain)
 
 
-def status(client: Client, options: argparse.Namespace) -> None:
+def show_status(client: Client, options: argparse.Namespace) -> None:
     """Which VMs are watched, and how well."""
-    answer = client.call("status")
+    answer = client.call_vesperd("status")
     vms = [vm for vm in answer["vms"] if options.vm in (None, vm["vm"])]
     if options.vm is not None and not vms:
         raise DaemonError(
@@ -50,11 +59,11 @@ def status(client: Client, options: argparse.Namespace) -> None:
             vm["domid"],
             vm["transport"],
             vm["resource"],
-            _watched(vm),
-            _probes(vm["probes"]),
-            _sum(vm["probes"], "records"),
-            _sum(vm["probes"], "lost"),
-            _monitor(vm),
+            _describe_watched(vm),
+            _describe_probes(vm["probes"]),
+            _sum_counts(vm["probes"], "records"),
+            _sum_counts(vm["probes"], "lost"),
+            _describe_monitor(vm),
         )
         for vm in vms
     ]
@@ -62,35 +71,35 @@ def status(client: Client, options: argparse.Namespace) -> None:
         header = (
             "VM", "ID", "ON", "RESOURCE", "STATE", "PROBES", "RECORDS", "LOST", "MONITOR",
         )  # fmt: skip
-        print(columns(header, rows))
+        print(format_columns(header, rows))
     else:
         print("No VM is watched on this host.")
     for vm in vms:
         if vm["fault"]:
-            print(note("fault", f"{vm['vm']}: {vm['fault']['reason']}"))
+            print(format_note("fault", f"{vm['vm']}: {vm['fault']['reason']}"))
         if vm.get("deferred"):
-            print(note("deferred", vm["deferred"]))
+            print(format_note("deferred", vm["deferred"]))
         if vm.get("paused"):
-            print(note("paused", f"{vm['vm']}: {vm['paused']['text']}"))
-        for mark, said in _troubles(vm):
-            print(note(mark, said))
+            print(format_note("paused", f"{vm['vm']}: {vm['paused']['text']}"))
+        for mark, said in _list_troubles(vm):
+            print(format_note(mark, said))
     for name, error in answer["transports"].items():
         if error:
-            print(note("transport", f"{name}: {error}"))
+            print(format_note("transport", f"{name}: {error}"))
     if not answer["transports"]:
-        print(note("transport", "none is installed; vesperd can watch no VM"))
+        print(format_note("transport", "none is installed; vesperd can watch no VM"))
     if answer.get("journal"):
-        print(note("journal", answer["journal"]))
+        print(format_note("journal", answer["journal"]))
 
 
-def events(client: Client, options: argparse.Namespace) -> None:
+def show_events(client: Client, options: argparse.Namespace) -> None:
     """Recorded events, and with --follow those to come."""
     limit = options.limit
     if limit is None and options.since is None:
         limit = SCREENFUL if not options.follow else 0
     request = {"vm": options.vm, "since": options.since, "limit": limit}
     fields = {key: value for key, value in request.items() if value is not None}
-    for answer in client.stream("events", follow=options.follow, **fields):
+    for answer in client.stream_answers("events", follow=options.follow, **fields):
         if options.json:
             line = json_text(answer.get("event", answer))
         elif "event" in answer:
@@ -102,14 +111,14 @@ def events(client: Client, options: argparse.Namespace) -> None:
 
 def event_line(event: dict[str, Any]) -> str:
     """One event for people."""
-    return f"{clock(event['received'], parts=True)}  {event['vm']}  {event['text']}"
+    return f"{format_time(event['received'], parts=True)}  {event['vm']}  {event['text']}"
 
 
-def faults(client: Client, options: argparse.Namespace) -> None:
+def show_faults(client: Client, options: argparse.Namespace) -> None:
     """The journal of faults."""
     fields = {"vm": options.vm} if options.vm else {}
     limit = SCREENFUL if options.limit is None else options.limit
-    answer = client.call("faults", limit=limit, **fields)
+    answer = client.call_vesperd("faults", limit=limit, **fields)
     if options.json:
         print_json(answer["faults"])
         return
@@ -118,17 +127,17 @@ def faults(client: Client, options: argparse.Namespace) -> None:
         return
     rows = [
         (
-            fault["id"] or "not written yet", clock(fault["seen"]), fault["resource"],
-            _fate(fault), fault["reason"],
+            fault["id"] or "not written yet", format_time(fault["seen"]), fault["resource"],
+            _describe_fate(fault), fault["reason"],
         )
         for fault in answer["faults"]
     ]  # fmt: skip
-    print(columns(("ID", "SEEN", "RESOURCE", "STATE", "REASON"), rows))
+    print(format_columns(("ID", "SEEN", "RESOURCE", "STATE", "REASON"), rows))
 
 
-def fault(client: Client, options: argparse.Namespace) -> None:
+def show_fault(client: Client, options: argparse.Namespace) -> None:
     """All there is about one fault."""
-    answer = client.call("fault", id=options.id)
+    answer = client.call_vesperd("fault", id=options.id)
     if options.json:
         print_json({"fault": answer["fault"], "last_words": answer["last_words"]})
         return
@@ -137,16 +146,16 @@ def fault(client: Client, options: argparse.Namespace) -> None:
     rows = [
         ("resource", found["resource"]),
         ("VM", f"{found['vm']} (domain {found['domid']}, {found['uuid']})"),
-        ("seen", clock(found["seen"], parts=True)),
-        ("told", clock(found["told"], parts=True) if found["told"] is not None else None),
-        ("state", _fate(found)),
+        ("seen", format_time(found["seen"], parts=True)),
+        ("told", format_time(found["told"], parts=True) if found["told"] is not None else None),
+        ("state", _describe_fate(found)),
         ("rule", found["rule"]),
         ("event", found["event"].get("text")),
     ]
-    print(columns(("", ""), rows).lstrip("\n"))
+    print(format_columns(("", ""), rows).lstrip("\n"))
     for words in answer["last_words"]:
         cut = "" if words["complete"] else " (cut short)"
-        print(f"\n{clock(words['received'], parts=True)} kernel {words['kind']}{cut}: "
+        print(f"\n{format_time(words['received'], parts=True)} kernel {words['kind']}{cut}: "
               f"{words['message']}")  # fmt: skip
         for title, text in (("stack", words["stack"]), ("end of the log", words["log"])):
             if text:
@@ -159,7 +168,7 @@ def probe_list(client: Client, options: argparse.Namespace) -> None:
     if options.vm is not None:
         _probes_of(client, options)
         return
-    images = ImageStore(Path(options.probes_dir)).images()
+    images = ImageStore(Path(options.probes_dir)).list_images()
     if options.json:
         print_json(
             [
@@ -174,7 +183,7 @@ def probe_list(client: Client, options: argparse.Namespace) -> None:
         )
     elif images:
         rows = [(image.name, image.release, image.path) for image in images]
-        print(columns(("PROBE", "KERNEL", "IMAGE"), rows))
+        print(format_columns(("PROBE", "KERNEL", "IMAGE"), rows))
     else:
         print(
             f"No probe images in {options.probes_dir}; "
@@ -183,7 +192,7 @@ def probe_list(client: Client, options: argparse.Namespace) -> None:
 
 
 def _probes_of(client: Client, options: argparse.Namespace) -> None:
-    watched = [vm for vm in client.call("status")["vms"] if vm["vm"] == options.vm]
+    watched = [vm for vm in client.call_vesperd("status")["vms"] if vm["vm"] == options.vm]
     if not watched:
         raise DaemonError(
             "not-active",
@@ -197,10 +206,10 @@ def _probes_of(client: Client, options: argparse.Namespace) -> None:
         (probe["name"], probe["state"], probe["records"], probe["lost"], probe["params"])
         for probe in found
     ]
-    print(columns(("PROBE", "STATE", "RECORDS", "LOST", "PARAMETERS"), rows))
+    print(format_columns(("PROBE", "STATE", "RECORDS", "LOST", "PARAMETERS"), rows))
     for probe in found:
         if probe["error"]:
-            print(note(probe["name"], probe["error"]))
+            print(format_note(probe["name"], probe["error"]))
 
 
 def probe_info(client: Client, options: argparse.Namespace) -> None:
@@ -216,12 +225,12 @@ def probe_info(client: Client, options: argparse.Namespace) -> None:
         print_json(known if options.probe is None else known[0])
     elif options.probe is None:
         rows = [(name, probes.PROBES[name].fault) for name in names]
-        print(columns(("PROBE", "FAULT BY DEFAULT"), rows))
+        print(format_columns(("PROBE", "FAULT BY DEFAULT"), rows))
     else:
-        for heading, texts in probes.sections(options.probe):
+        for heading, texts in probes.list_sections(options.probe):
             print(f"{heading}:")
             for text in texts:
-                print(paragraph(text))
+                print(format_paragraph(text))
 
 
 def relay_cat(client: Client, options: argparse.Namespace) -> None:
@@ -229,7 +238,7 @@ def relay_cat(client: Client, options: argparse.Namespace) -> None:
     fields = {"vm": options.vm, "probe": options.probe}
     if options.cpu is not None:
         fields["cpu"] = options.cpu
-    for answer in client.stream("relay", **fields):
+    for answer in client.stream_answers("relay", **fields):
         if options.json:
             print(json.dumps(answer), flush=True)
         else:
@@ -237,7 +246,7 @@ def relay_cat(client: Client, options: argparse.Namespace) -> None:
             sys.stdout.buffer.flush()
 
 
-def _watched(vm: dict[str, Any]) -> str:
+def _describe_watched(vm: dict[str, Any]) -> str:
     if vm["fault"]:
         return "fault"
     if vm["state"] == "dead":
@@ -247,7 +256,7 @@ def _watched(vm: dict[str, Any]) -> str:
     return "degraded" if vm["degraded"] else str(vm["state"])
 
 
-def _troubles(vm: dict[str, Any]) -> list[tuple[str, str]]:
+def _list_troubles(vm: dict[str, Any]) -> list[tuple[str, str]]:
     """Why it is degraded or dead, and why its guest is not heard: once, if that is the same."""
     found = []
     degraded, standstill = vm["degraded"], vm.get("standstill") or {"text": None, "since": None}
@@ -255,41 +264,41 @@ def _troubles(vm: dict[str, Any]) -> list[tuple[str, str]]:
         found.append(("dead" if vm["state"] == "dead" else "degraded", degraded))
     if standstill["text"]:
         mark = "degraded" if degraded == standstill["text"] else "guest"
-        found.append((mark, standstill["text"] + _ago(standstill["since"])))
+        found.append((mark, standstill["text"] + _format_ago(standstill["since"])))
     return found
 
 
-def _ago(since: float | None) -> str:
+def _format_ago(since: float | None) -> str:
     if since is None:
         return ""
     minutes, seconds = divmod(max(0, round(time.time() - since)), 60)
     return f" ({minutes} min ago)" if minutes else f" ({seconds} s ago)"
 
 
-def _monitor(vm: dict[str, Any]) -> str | None:
+def _describe_monitor(vm: dict[str, Any]) -> str | None:
     if vm["resource"] is None:
         return None
     return "waiting" if vm["waiting"] else "not now"
 
 
-def _probes(probes: list[dict[str, Any]]) -> str:
+def _describe_probes(probes: list[dict[str, Any]]) -> str:
     return ", ".join(
         probe["name"] if probe["state"] == "collecting" else f"{probe['name']} ({probe['state']})"
         for probe in probes
     )
 
 
-def _sum(probes: list[dict[str, Any]], key: str) -> int:
+def _sum_counts(probes: list[dict[str, Any]], key: str) -> int:
     return sum(probe[key] for probe in probes)
 
 
-def _fate(fault: dict[str, Any]) -> str:
+def _describe_fate(fault: dict[str, Any]) -> str:
     if fault["ended"] is not None:
         return f"ended by {fault['ended_by']}"
     return "held" if fault["told"] is None else "told"
 
 
-def clock(seconds: float, *, parts: bool = False) -> str:
+def format_time(seconds: float, *, parts: bool = False) -> str:
     """Local time; with ``parts`` to the millisecond."""
     text = time.strftime("%Y-%m-%d %H:%M:%S", time.localtime(seconds))
     return f"{text}.{int(seconds % 1 * 1000):03d}" if parts else text

@@ -8,12 +8,12 @@ import sys
 import textwrap
 from collections.abc import Sequence
 
-__all__ = ["columns", "note", "paragraph"]
+__all__ = ["format_columns", "format_note", "format_paragraph"]
 
 
-def columns(header: Sequence[str], rows: Sequence[Sequence[object]]) -> str:
+def format_columns(header: Sequence[str], rows: Sequence[Sequence[object]]) -> str:
     """A table, its columns as wide as need be; no line ends in blanks."""
-    cells = [list(header), *([_cell(value) for value in row] for row in rows)]
+    cells = [list(header), *([_format_cell(value) for value in row] for row in rows)]
     widths = [max(len(row[i]) for row in cells) for i in range(len(header))]
     lines = []
     for row in cells:
@@ -22,7 +22,7 @@ def columns(header: Sequence[str], rows: Sequence[Sequence[object]]) -> str:
     return "\n".join(lines)
 
 
-def note(mark: str, text: str) -> str:
+def format_note(mark: str, text: str) -> str:
     """A sentence under a table, folded to the terminal's width."""
     if not sys.stdout.isatty():
         return f"  {mark}: {text}"
@@ -37,7 +37,7 @@ def note(mark: str, text: str) -> str:
     )
 
 
-def paragraph(text: str) -> str:
+def format_paragraph(text: str) -> str:
     """Indented, folded to the terminal's width."""
     width = max(40, min(100, shutil.get_terminal_size().columns))
     return textwrap.fill(
@@ -46,5 +46,5 @@ def paragraph(text: str) -> str:
     )  # fmt: skip
 
 
-def _cell(value: object) -> str:
+def _format_cell(value: object) -> str:
     return "-" if value is None or value == "" else str(value)

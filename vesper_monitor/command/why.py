@@ -19,9 +19,15 @@ from vesper_monitor.client import Client, DaemonError
 from vesper_monitor.command import history
 from vesper_monitor.command.history import HistoryError, Operation
 from vesper_monitor.command.show import print_json
-from vesper_monitor.command.table import columns, note
+from vesper_monitor.command.table import format_columns, format_note
 
-__all__ = ["Step", "belonging", "story", "unexplained", "why"]
+__all__ = [
+    "Step",
+    "build_story",
+    "explain_last_failover",
+    "find_operations_of_fault",
+    "find_unexplained_failure",
+]
 
 #: s by which the cluster's times may lie before what they belong to: its whole
 #: seconds, and what passes between two processes' looks at the clock.
@@ -42,25 +48,25 @@ class Step:
     whole: bool = False  #: known to the second only
 
 
-def why(client: Client, options: argparse.Namespace) -> None:
+def explain_last_failover(client: Client, options: argparse.Namespace) -> None:
     """What happened to a VM, when, and what became of it."""
-    faults = client.call("faults", vm=options.vm, limit=MAX_FAULTS)["faults"]
+    faults = client.call_vesperd("faults", vm=options.vm, limit=MAX_FAULTS)["faults"]
     if options.id is not None:
-        found = client.call("fault", id=options.id)["fault"]
+        found = client.call_vesperd("fault", id=options.id)["fault"]
         if found["vm"] != options.vm:
             raise DaemonError("bad-request", f"fault {found['id']} is of {found['vm']}")
     else:
         found = faults[-1] if faults else None
-    resource = found["resource"] if found is not None else _resource(client, options.vm)
+    resource = found["resource"] if found is not None else _find_resource(client, options.vm)
     trouble = None
     try:
-        operations = history.operations(resource)
+        operations = history.read_operations(resource)
     except HistoryError as error:
         operations, trouble = [], str(error)
-    if options.id is None and (failure := unexplained(found, operations)) is not None:
+    if options.id is None and (failure := find_unexplained_failure(found, operations)) is not None:
         _tell_failure(client, options, resource, failure, operations)
     elif found is not None:
-        later = [fault["seen"] for fault in faults if _number(fault) > _number(found)]
+        later = [fault["seen"] for fault in faults if _sort_number(fault) > _sort_number(found)]
         _tell_fault(client, options, found, operations, min(later, default=math.inf), trouble)
     else:
         raise DaemonError(
@@ -70,12 +76,12 @@ def why(client: Client, options: argparse.Namespace) -> None:
         )
 
 
-def _number(fault: dict[str, Any]) -> float:
+def _sort_number(fault: dict[str, Any]) -> float:
     """One that the journal does not have yet is later than all that it has."""
     return math.inf if fault["id"] is None else float(fault["id"])
 
 
-def _label(fault: dict[str, Any]) -> str:
+def _label_fault(fault: dict[str, Any]) -> str:
     return "fault (not written yet)" if fault["id"] is None else f"fault {fault['id']}"
 
 
@@ -89,17 +95,17 @@ def _tell_fault(
 ) -> None:
     events = []
     if fault["id"] is not None:
-        events = client.call("fault", id=fault["id"])["events"]
-    steps = story(fault, events, operations, until)
+        events = client.call_vesperd("fault", id=fault["id"])["events"]
+    steps = build_story(fault, events, operations, until)
     if options.json:
         _print_json(fault, None, steps, trouble)
         return
     print(f"{fault['resource']} ({fault['vm']}): {fault['reason']}\n")
     _print_steps(steps, fault["seen"])
     if trouble is not None:
-        print(note("cluster", trouble))
+        print(format_note("cluster", trouble))
     elif not any(step.whole for step in steps):
-        print(note("cluster", "its history does not go back to this fault"))
+        print(format_note("cluster", "its history does not go back to this fault"))
 
 
 def _tell_failure(
@@ -110,13 +116,13 @@ def _tell_failure(
     operations: list[Operation],
 ) -> None:
     """Of a failure that no fault in this host's journal explains."""
-    answers = client.stream("events", vm=options.vm, limit=LAST_EVENTS)
+    answers = client.stream_answers("events", vm=options.vm, limit=LAST_EVENTS)
     events = [answer["event"] for answer in answers if "event" in answer]
     near = failure.at - EVENTS_BEFORE_S, failure.at + ROUNDING_S
-    steps = [_seen(event) for event in events if near[0] <= event["received"] <= near[1]]
+    steps = [_event_step(event) for event in events if near[0] <= event["received"] <= near[1]]
     last = max([failure.at, *(step.at for step in steps)])
     after = operations[operations.index(failure) :]
-    steps += _in_order(after[: _recovered(after)], last, None)
+    steps += _in_order(after[: _count_until_recovered(after)], last, None)
     what = f"{failure.name} on {failure.node}: {failure.result}"
     if failure.reason:
         what += f" ({failure.reason})"
@@ -126,7 +132,7 @@ def _tell_failure(
     print(f"{resource} ({options.vm}): {what}\n")
     _print_steps(steps, failure.at)
     print(
-        note(
+        format_note(
             "cause",
             f"the journal of this host has no fault for it; if {failure.node} is another host, "
             f"ask there; of the last fault on record here tells: vesper why {options.vm} "
@@ -143,11 +149,14 @@ def _print_json(
 
 
 def _print_steps(steps: list[Step], begin: float) -> None:
-    rows = [(_clock(step), _since(step, begin), step.where, step.text) for step in steps]
-    print(columns(("TIME", "AFTER", "WHERE", "WHAT"), rows))
+    rows = [
+        (_format_step_time(step), _format_since_fault(step, begin), step.where, step.text)
+        for step in steps
+    ]
+    print(format_columns(("TIME", "AFTER", "WHERE", "WHAT"), rows))
 
 
-def story(
+def build_story(
     fault: dict[str, Any],
     events: list[dict[str, Any]],
     operations: list[Operation],
@@ -160,23 +169,23 @@ def story(
     :param operations: of the resource; those that do not belong to the fault are left out.
     :param until: when the next fault was seen.
     """
-    steps = [_seen(event) for event in events]
-    steps.append(Step(fault["seen"], "vesperd", f"{_label(fault)}: {fault['reason']}"))
+    steps = [_event_step(event) for event in events]
+    steps.append(Step(fault["seen"], "vesperd", f"{_label_fault(fault)}: {fault['reason']}"))
     if fault["told"] is not None:
         steps.append(Step(fault["told"], "vesperd", "told Pacemaker"))
     if fault["ended"] is not None:
         steps.append(Step(fault["ended"], "vesperd", f"fault ended by {fault['ended_by']}"))
     heard = fault["told"] or fault["seen"]
-    steps += _in_order(belonging(fault, operations, until), heard, fault["ended"])
+    steps += _in_order(find_operations_of_fault(fault, operations, until), heard, fault["ended"])
     return sorted(steps, key=lambda step: step.at)
 
 
-def belonging(
+def find_operations_of_fault(
     fault: dict[str, Any], operations: list[Operation], until: float = math.inf
 ) -> list[Operation]:
     """What the cluster did for a fault, of what it remembers, in order.
 
-    :param operations: as :func:`vesper_monitor.command.history.operations` has them.
+    :param operations: as :func:`vesper_monitor.command.history.read_operations` has them.
     """
     seen, ended = fault["seen"], fault["ended"]
     failures = [o for o in operations if o.failed and seen - ROUNDING_S <= o.at < until]
@@ -194,10 +203,10 @@ def belonging(
     stop = operations[around[0]]
     first = [o for o in failures if o.recurring and o.at < stop.at + ROUNDING_S]
     after = [o for o in operations[around[0] + 1 :] if o not in first and o.at < until]
-    return [*first, stop, *after[: _recovered(after)]]
+    return [*first, stop, *after[: _count_until_recovered(after)]]
 
 
-def _recovered(operations: list[Operation]) -> int:
+def _count_until_recovered(operations: list[Operation]) -> int:
     """How many of them there are until it runs again, with the first monitor after that."""
     for count, started in enumerate(operations, 1):
         if started.name == "start" and not started.failed:
@@ -220,29 +229,31 @@ def _in_order(operations: list[Operation], begin: float, ended: float | None) ->
         if operation.name == "stop" and ended is not None:
             least = max(least, ended)
         least = max(least, operation.at)
-        steps.append(Step(least, operation.node, _said(operation), whole=True))
+        steps.append(Step(least, operation.node, _operation_step(operation), whole=True))
     return steps
 
 
-def unexplained(fault: dict[str, Any] | None, operations: list[Operation]) -> Operation | None:
+def find_unexplained_failure(
+    fault: dict[str, Any] | None, operations: list[Operation]
+) -> Operation | None:
     """The last failure of a resource, if it is later than its last fault and none of it.
 
     :param fault: the last one on record; None: there is none.
     """
     failures = [o for o in operations if o.failed and o.name in ("start", "stop", "monitor")]
     if fault is not None:
-        mine = belonging(fault, operations)
+        mine = find_operations_of_fault(fault, operations)
         begin = (fault["told"] or fault["seen"]) + ROUNDING_S
         failures = [o for o in failures if o.at > begin and o not in mine]
     return failures[-1] if failures else None
 
 
-def _seen(event: dict[str, Any]) -> Step:
+def _event_step(event: dict[str, Any]) -> Step:
     where = "host" if event.get("probe") == "hypervisor" else "guest"
     return Step(event["received"], where, str(event["text"]))
 
 
-def _said(operation: Operation) -> str:
+def _operation_step(operation: Operation) -> str:
     text = f"{operation.name}: {operation.result}"
     if operation.reason:
         text += f" ({operation.reason})"
@@ -251,18 +262,18 @@ def _said(operation: Operation) -> str:
     return text
 
 
-def _resource(client: Client, vm: str) -> str:
+def _find_resource(client: Client, vm: str) -> str:
     """The resource of a VM, as far as this host knows."""
-    for row in client.call("status")["vms"]:
+    for row in client.call_vesperd("status")["vms"]:
         if row["vm"] == vm and row["resource"] is not None:
             return str(row["resource"])
     return vm
 
 
-def _clock(step: Step) -> str:
+def _format_step_time(step: Step) -> str:
     text = time.strftime("%Y-%m-%d %H:%M:%S", time.localtime(step.at))
     return text if step.whole else f"{text}.{int(step.at % 1 * 1000):03d}"
 
 
-def _since(step: Step, fault: float) -> str:
+def _format_since_fault(step: Step, fault: float) -> str:
     return f"{step.at - fault:+.{0 if step.whole else 3}f} s"

@@ -18,7 +18,7 @@ from typing import Any
 from vesper_monitor.client import SOCKET_PATH
 from vesper_monitor.guest.liveness import MIN_TIMEOUT
 
-__all__ = ["DEFAULT_PATH", "Config", "ConfigError", "load"]
+__all__ = ["DEFAULT_PATH", "Config", "ConfigError", "load_config"]
 
 DEFAULT_PATH = Path("/etc/vesper/vesperd.toml")
 
@@ -62,7 +62,7 @@ class Config:
     transport_settings: Mapping[str, Mapping[str, Any]] = field(default_factory=dict)
 
 
-def load(path: Path = DEFAULT_PATH, *, required: bool = False) -> Config:
+def load_config(path: Path = DEFAULT_PATH, *, required: bool = False) -> Config:
     """Read the file, or return the defaults if there is none.
 
     :param required: a missing file is an error.
@@ -88,11 +88,11 @@ def load(path: Path = DEFAULT_PATH, *, required: bool = False) -> Config:
             continue
         if key not in known:
             raise ConfigError(f"{path}: unknown key '{key}' (known: {', '.join(sorted(known))})")
-        values[key] = _checked(path, key, value, known[key].default)
+        values[key] = _check_value(path, key, value, known[key].default)
     return Config(**values)
 
 
-def _checked(path: Path, key: str, value: object, default: object) -> object:
+def _check_value(path: Path, key: str, value: object, default: object) -> object:
     if isinstance(default, str):
         if not isinstance(value, str):
             raise ConfigError(f"{path}: '{key}' must be a string, not {value!r}")

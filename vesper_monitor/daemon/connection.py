@@ -15,7 +15,7 @@ from typing import Any
 from vesper_monitor.daemon.share import Share, Turn
 
 __all__ = [
-    "MAX_LINE", "SEND_TIMEOUT", "Connection", "StreamConnection", "encode", "is_privileged",
+    "MAX_LINE", "SEND_TIMEOUT", "Connection", "StreamConnection", "encode_answers", "is_privileged",
     "peer_of",
 ]  # fmt: skip
 
@@ -60,29 +60,29 @@ class Connection(ABC):
     def privileged(self) -> bool:
         return is_privileged(self.uid)
 
-    async def send(self, *answers: dict[str, Any]) -> None:
+    async def send_answers(self, *answers: dict[str, Any]) -> None:
         """Send lines and wait until the client's buffer has room again.
 
         :raises ConnectionError: the client is gone, or does not read.
         """
         await self.take_turn()
         try:
-            data = encode(*answers)
+            data = encode_answers(*answers)
         except BaseException:
             self.end_turn()
             raise
         await self.send_lines(data)
 
     async def send_lines(self, data: bytes) -> None:
-        """Send what :func:`encode` has made, as :meth:`send` does."""
+        """Send what :func:`encode_answers` has made, as :meth:`send_answers` does."""
         await self.take_turn()
         try:
             if self.is_over:
                 raise ConnectionResetError("the client has closed the connection")
-            self.write(data)
+            self.write_data(data)
         finally:
             self.end_turn()
-        await self.drain()
+        await self.drain_buffer()
 
     async def take_turn(self) -> None:
         """Return when something may be done for this client.
@@ -90,18 +90,18 @@ class Connection(ABC):
         The turn lasts until something is sent; it may be taken again before.
         """
         if self._share is not None and (self._turn is None or self._turn.is_over):
-            self._turn = await self._share.take()
+            self._turn = await self._share.take_turn()
 
     def end_turn(self) -> None:
         """Let others have their turn, before this client has to wait for something."""
         turn, self._turn = self._turn, None
         if turn is not None:
-            turn.end()
+            turn.end_turn()
 
-    def count(self, seconds: float) -> None:
+    def count_cpu_time(self, seconds: float) -> None:
         """Count what another thread has computed in the present turn."""
         if self._turn is not None:
-            self._turn.add(seconds)
+            self._turn.add_cpu_time(seconds)
 
     @property
     @abstractmethod
@@ -109,21 +109,21 @@ class Connection(ABC):
         """Whether nothing can be sent any more, or need be."""
 
     @abstractmethod
-    async def line(self) -> bytes | None:
+    async def read_line(self) -> bytes | None:
         """The next request; None at the end. :raises ValueError: it is too long."""
 
     @abstractmethod
-    def write(self, data: bytes) -> None: ...
+    def write_data(self, data: bytes) -> None: ...
 
     @abstractmethod
-    async def drain(self) -> None:
+    async def drain_buffer(self) -> None:
         """:raises ConnectionError: the client is gone, or does not read."""
 
     @abstractmethod
     async def close(self) -> None: ...
 
 
-def encode(*answers: dict[str, Any]) -> bytes:
+def encode_answers(*answers: dict[str, Any]) -> bytes:
     """The lines of some answers."""
     return b"".join(json.dumps(answer).encode() + b"\n" for answer in answers)
 
@@ -140,10 +140,10 @@ class StreamConnection(Connection):
     def is_over(self) -> bool:
         return self._writer.is_closing() or (self.until_closed and self._reader.at_eof())
 
-    def write(self, data: bytes) -> None:
+    def write_data(self, data: bytes) -> None:
         self._writer.write(data)
 
-    async def drain(self) -> None:
+    async def drain_buffer(self) -> None:
         try:
             async with asyncio.timeout(SEND_TIMEOUT):
                 await self._writer.drain()
@@ -153,7 +153,7 @@ class StreamConnection(Connection):
                 f"client (pid {self.pid}) does not read what it asked for"
             ) from None
 
-    async def line(self) -> bytes | None:
+    async def read_line(self) -> bytes | None:
         try:
             line = await self._reader.readline()
         except ConnectionError:

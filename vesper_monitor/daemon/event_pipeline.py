@@ -46,7 +46,7 @@ SPARE_FOR_HOST = 500
 class EventPipeline:
     """
     :ivar last_event_id: the number of the latest event; negative as long as the
-        journal has not said where its own end (:meth:`begin`).
+        journal has not said where its own end (:meth:`begin_numbering`).
     """
 
     def __init__(
@@ -71,9 +71,9 @@ class EventPipeline:
         #: positions that were put last, by (UUID, domain id)
         self._saved: dict[tuple[str, int], Mapping[Position, int]] = {}
 
-    def begin(self, last_event_id: int, last_fault_id: int) -> None:
+    def begin_numbering(self, last_event_id: int, last_fault_id: int) -> None:
         """Number what came before the journal could be read, and write it."""
-        number_fault = self._instances.number(last_fault_id, last_event_id)
+        number_fault = self._instances.make_fault_numbering(last_fault_id, last_event_id)
         came = -self.last_event_id
         self._numbered = True
         self.last_event_id = last_event_id + came
@@ -85,9 +85,11 @@ class EventPipeline:
             batch.faults = [number_fault(fault) for fault in batch.faults]
             batch.keep_last()
 
-        self._recorder.begin(number)
+        self._recorder.begin_writing(number)
 
-    def record(self, domain: Domain, events: list[Event], session: Session | None = None) -> None:
+    def record_events(
+        self, domain: Domain, events: list[Event], session: Session | None = None
+    ) -> None:
         """Take the way with events of a domain.
 
         :param session: that has read them; its positions are written with them.
@@ -97,14 +99,14 @@ class EventPipeline:
             event.id = self.last_event_id
         new = [event for event in events if not event.again]
         self._expected.note_events(domain, new)
-        faults = self._instances.judge(domain, new)
+        faults = self._instances.judge_events(domain, new)
         reads = session.take_reads() if session is not None else []
         was_behind, batch = session in self._behind, Batch(faults=faults)
         if reads and session is not None and self._stays_behind(session):
             reads = []
             batch.events = [event for event in events if event.words is not None]
         else:
-            batch.events = self._kept(domain.name, events, 0 if reads else SPARE_FOR_HOST)
+            batch.events = self._events_to_keep(domain.name, events, 0 if reads else SPARE_FOR_HOST)
             if session is not None:
                 self._add_positions(session, batch)
         count, vm = len(batch.events), domain.name
@@ -113,26 +115,26 @@ class EventPipeline:
         self._backlog_of[vm] += count
 
         def tell() -> None:
-            self._instances.recorded(faults)
-            self._followers.put(new)
+            self._instances.tell_recorded_faults(faults)
+            self._followers.put_events(new)
 
         def written() -> None:
-            self._instances.written(faults)
+            self._instances.note_written(faults)
             for channel, cpu, following in reads:
                 channel.note_written(cpu, following)
-            self._less(vm, count)
+            self._reduce_backlog(vm, count)
 
         # Of what stays in the guest nothing is kept here, for as long as that lasts.
         is_needed = bool(count or faults or reads or not was_behind)
-        self._recorder.put(vm, batch, tell, written if is_needed else None)
+        self._recorder.put_batch(vm, batch, tell, written if is_needed else None)
 
     def judge_late(self, domain: Domain, events: list[Event]) -> None:
         """Judge events of which nobody had said what is a fault there."""
-        faults = self._instances.judge(domain, events)
+        faults = self._instances.judge_events(domain, events)
         if faults:
-            self._recorder.put(
-                domain.name, Batch(faults=faults), lambda: self._instances.recorded(faults),
-                lambda: self._instances.written(faults),
+            self._recorder.put_batch(
+                domain.name, Batch(faults=faults), lambda: self._instances.tell_recorded_faults(faults),
+                lambda: self._instances.note_written(faults),
             )  # fmt: skip
 
     def save_positions(self, session: Session) -> None:
@@ -140,7 +142,7 @@ class EventPipeline:
         batch = Batch()
         self._add_positions(session, batch)
         if batch.positions:
-            self._recorder.put(session.domain.name, batch)
+            self._recorder.put_batch(session.domain.name, batch)
 
     def forget_positions(self, domain: Domain) -> None:
         """The domain has gone."""
@@ -173,7 +175,7 @@ class EventPipeline:
                      self._backlog_of[vm])  # fmt: skip
         return True
 
-    def _kept(self, vm: str, events: list[Event], spare: int) -> list[Event]:
+    def _events_to_keep(self, vm: str, events: list[Event], spare: int) -> list[Event]:
         """Those that go to the journal: none if it works, but not as fast as the guest."""
         if self._is_full(vm, spare):
             if not self._not_kept:
@@ -194,7 +196,7 @@ class EventPipeline:
             while len(waiting) > KEEP_WORDS:
                 waiting.popleft().words = None
 
-    def _less(self, vm: str, count: int) -> None:
+    def _reduce_backlog(self, vm: str, count: int) -> None:
         self._backlog -= count
         self._backlog_of[vm] -= count
         if self._backlog_of[vm]:
@@ -203,4 +205,4 @@ class EventPipeline:
         self._words_of.pop(vm, None)
         for session in [session for session in self._behind if session.domain.name == vm]:
             self._behind.discard(session)
-            session.rewind()
+            session.rewind_to_written()

@@ -30,18 +30,18 @@ class Expected:
         self._probes: dict[str, tuple[str, ...]] = {}
         self._unclaimed: dict[tuple[str, int], list[Event]] = {}
 
-    def note(self, vm: str, probes: Iterable[str]) -> None:
+    def note_expected(self, vm: str, probes: Iterable[str]) -> None:
         """A VM may come; the last one to say so knows best what is wanted there."""
         self._probes.pop(vm, None)
         self._probes[vm] = tuple(probes)
         while len(self._probes) > _MAX:
             del self._probes[next(iter(self._probes))]
 
-    def forget(self, vm: str) -> None:
+    def forget_expected(self, vm: str) -> None:
         """It is not expected any more."""
         self._probes.pop(vm, None)
 
-    def of(self, vm: str) -> tuple[str, ...] | None:
+    def probes_wanted_for(self, vm: str) -> tuple[str, ...] | None:
         """The probes that are wanted there; None: it is not expected."""
         return self._probes.get(vm)
 
@@ -55,7 +55,7 @@ class Expected:
         if kept is not None:
             kept += itertools.islice(events, max(0, MAX_EVENTS - len(kept)))
 
-    def claim(self, domain: Domain) -> list[Event]:
+    def claim_arrival(self, domain: Domain) -> list[Event]:
         """A resource's instance begins, or the domain has gone.
 
         :returns: events since :meth:`has_come`, if it belonged to no resource since.

@@ -24,7 +24,7 @@ class Follower:
         self._there = asyncio.Event()
         self._dropped = 0
 
-    def put(self, events: Iterable[Event]) -> None:
+    def put_events(self, events: Iterable[Event]) -> None:
         """Queue events, or count them as dropped."""
         for event in events:
             if self._vm is not None and event.vm != self._vm:
@@ -35,7 +35,7 @@ class Follower:
                 self._queue.append(event)
             self._there.set()
 
-    async def get(self) -> tuple[list[Event], int]:
+    async def take_events(self) -> tuple[list[Event], int]:
         """What came since the last call, and how many did not fit after those."""
         await self._there.wait()
         self._there.clear()
@@ -51,14 +51,14 @@ class Followers:
     def __init__(self) -> None:
         self._all: set[Follower] = set()
 
-    def add(self, vm: str | None) -> Follower:
+    def add_follower(self, vm: str | None) -> Follower:
         follower = Follower(vm)
         self._all.add(follower)
         return follower
 
-    def remove(self, follower: Follower) -> None:
+    def remove_follower(self, follower: Follower) -> None:
         self._all.discard(follower)
 
-    def put(self, events: list[Event]) -> None:
+    def put_events(self, events: list[Event]) -> None:
         for follower in self._all:
-            follower.put(events)
+            follower.put_events(events)

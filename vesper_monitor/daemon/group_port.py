@@ -52,14 +52,14 @@ class GroupConnection(Connection):
     def is_over(self) -> bool:
         return self.is_gone or (self.until_closed and self._eof)
 
-    async def line(self) -> bytes | None:
+    async def read_line(self) -> bytes | None:
         while (end := self._in.find(b"\n")) < 0 or self.is_gone:
             if self._eof:
                 return None
             if len(self._in) > MAX_LINE:
                 raise ValueError("a line that is too long")
             self._reading = asyncio.get_running_loop().create_future()
-            self._listen()
+            self._update_interest()
             try:
                 await self._reading
             finally:
@@ -68,22 +68,22 @@ class GroupConnection(Connection):
         del self._in[: end + 1]
         return line
 
-    def write(self, data: bytes) -> None:
+    def write_data(self, data: bytes) -> None:
         self._out += data
         self._port.unsent += len(data)
-        self._flush()
+        self._send_buffered()
         if self._out and self._port.unsent > MAX_UNSENT_BYTES:
-            self._fail(ConnectionAbortedError("too much waits to be read by the group"))
-        self._listen()
+            self._close_with_error(ConnectionAbortedError("too much waits to be read by the group"))
+        self._update_interest()
 
-    async def drain(self) -> None:
+    async def drain_buffer(self) -> None:
         if not self.is_gone and self._out:
             self._sending = asyncio.get_running_loop().create_future()
             try:
                 async with asyncio.timeout(SEND_TIMEOUT):
                     await self._sending
             except TimeoutError:
-                self._end()
+                self._end_connection()
                 raise ConnectionAbortedError(
                     f"client (pid {self.pid}) does not read what it asked for"
                 ) from None
@@ -94,7 +94,7 @@ class GroupConnection(Connection):
 
     async def close(self) -> None:
         self.end_turn()
-        self._end()
+        self._end_connection()
 
     # ------------------------------------------------------------ of the port
 
@@ -104,18 +104,18 @@ class GroupConnection(Connection):
         reading = select.EPOLLIN if self._reading is not None else 0
         return reading | (select.EPOLLOUT if self._out else 0)
 
-    def look(self, events: int) -> None:
+    def handle_readiness(self, events: int) -> None:
         """Something is there: read what there is, send what can be sent."""
         if events & select.EPOLLOUT:
-            self._flush()
+            self._send_buffered()
         if events & (select.EPOLLIN | select.EPOLLHUP | select.EPOLLERR):
-            self._read()
+            self._read_available()
         if events & (select.EPOLLHUP | select.EPOLLERR):
             # It has closed: epoll tells of that without end, whatever is wanted.
-            self._fail(ConnectionResetError("it has closed the connection"))
-        self._listen()
+            self._close_with_error(ConnectionResetError("it has closed the connection"))
+        self._update_interest()
 
-    def _read(self) -> None:
+    def _read_available(self) -> None:
         try:
             data = self._peer.recv(READ_BYTES)
         except BlockingIOError:
@@ -126,9 +126,9 @@ class GroupConnection(Connection):
         self._eof = self._eof or not data
         # Half a line is nothing to wake anybody for.
         if self._eof or b"\n" in data or len(self._in) > MAX_LINE:
-            _wake(self._reading)
+            _wake_future(self._reading)
 
-    def _flush(self) -> None:
+    def _send_buffered(self) -> None:
         if self.is_gone:
             return
         try:
@@ -136,36 +136,36 @@ class GroupConnection(Connection):
         except BlockingIOError:
             return
         except OSError as error:
-            self._fail(error)
+            self._close_with_error(error)
             return
         del self._out[:sent]
         self._port.unsent -= sent
         if not self._out:
-            _wake(self._sending)
+            _wake_future(self._sending)
 
-    def _fail(self, error: OSError) -> None:
+    def _close_with_error(self, error: OSError) -> None:
         self._gone = self._gone or error
         self._eof = self.is_gone = True
         self._port.unsent -= len(self._out)
         self._out.clear()
-        self._port.forget(self._peer)
-        _wake(self._sending)
-        _wake(self._reading)
+        self._port.forget_peer(self._peer)
+        _wake_future(self._sending)
+        _wake_future(self._reading)
         if self.on_gone is not None:
             self.on_gone()
 
-    def _listen(self) -> None:
+    def _update_interest(self) -> None:
         if not self.is_gone:
             self._port.look_for(self._peer, self.wanted, self)
 
-    def _end(self) -> None:
+    def _end_connection(self) -> None:
         if not self._closed:
             self._closed = True
-            self._fail(ConnectionAbortedError("closed"))
+            self._close_with_error(ConnectionAbortedError("closed"))
             self._peer.close()
 
 
-def _wake(waiting: asyncio.Future[None] | None) -> None:
+def _wake_future(waiting: asyncio.Future[None] | None) -> None:
     if waiting is not None and not waiting.done():
         waiting.set_result(None)
 
@@ -193,7 +193,7 @@ class GroupPort:
         listener.setblocking(False)
         listener.listen(backlog)
         self._epoll.register(listener, select.EPOLLIN)
-        self._loop.add_reader(self._epoll, self._ready)
+        self._loop.add_reader(self._epoll, self._handle_readiness)
 
     def close(self) -> None:
         """Accept no more, and look at nobody any more."""
@@ -216,29 +216,29 @@ class GroupPort:
         else:
             self._epoll.register(peer, events)
 
-    def forget(self, peer: socket.socket) -> None:
+    def forget_peer(self, peer: socket.socket) -> None:
         """Look at a descriptor no more, before it is closed."""
         if self._clients.pop(peer.fileno(), None) is not None and not self._epoll.closed:
             self._epoll.unregister(peer)
 
-    def _ready(self) -> None:
+    def _handle_readiness(self) -> None:
         self._loop.remove_reader(self._epoll)
-        self.share.call(self._look)
+        self.share.call_in_turn(self._look_at_connections)
 
-    def _look(self) -> None:
+    def _look_at_connections(self) -> None:
         if self._epoll.closed:
             return
         try:
             for number, events in self._epoll.poll(0, READY_AT_ONCE):
                 client = self._clients.get(number)
                 if number == self._listener.fileno():
-                    self._accept()
+                    self._accept_connections()
                 elif client is not None:
-                    client.look(events)
+                    client.handle_readiness(events)
         finally:
-            self._loop.add_reader(self._epoll, self._ready)
+            self._loop.add_reader(self._epoll, self._handle_readiness)
 
-    def _accept(self) -> None:
+    def _accept_connections(self) -> None:
         try:
             peer, _ = self._listener.accept()
         except (BlockingIOError, ConnectionAbortedError):

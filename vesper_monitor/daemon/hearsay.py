@@ -42,9 +42,9 @@ class Hearsay:
             task.cancel()
         await asyncio.gather(*tasks, return_exceptions=True)
 
-    def noticed(self, domain: Domain, notice: Notice) -> None:
+    def record_notice(self, domain: Domain, notice: Notice) -> None:
         """The hypervisor has seen something."""
-        self._record(domain, domains.noticed(domain, notice))
+        self._record(domain, domains.make_notice_event(domain, notice))
 
     def note_stop(self, domain: Domain, is_stopping: bool) -> None:
         """The cluster stops a domain; or it was not, and a new instance begins on it."""
@@ -54,14 +54,14 @@ class Hearsay:
         else:
             self._stopping.discard(key)
 
-    def reported(self, domain: Domain, report: DomainReport) -> None:
+    def record_report(self, domain: Domain, report: DomainReport) -> None:
         """The domain is in another state, or somebody new wants to know."""
         key = domain.uuid, domain.domid
         if key in self._stopping:
-            report = domains.stopped(report)
+            report = domains.as_stopped_by_cluster(report)
             if report.state is DomainState.GONE:
                 self._stopping.discard(key)
-        self._record(domain, domains.reported(domain, report))
+        self._record(domain, domains.make_report_event(domain, report))
         task = self._patience.pop(key, None)
         if task is not None:
             task.cancel()
@@ -79,4 +79,6 @@ class Hearsay:
             await asyncio.sleep(limit)
             now = await self._report(domain)
         if now == report:
-            self._record(domain, domains.reported(domain, report, time.monotonic() - since))
+            self._record(
+                domain, domains.make_report_event(domain, report, time.monotonic() - since)
+            )

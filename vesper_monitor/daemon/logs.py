@@ -8,7 +8,7 @@ import os
 import sys
 import time
 
-__all__ = ["ALWAYS", "RateLimit", "setup"]
+__all__ = ["ALWAYS", "RateLimit", "set_up_logging"]
 
 #: Messages that may come at once, and how many per second after that; for
 #: each place in the source that logs.
@@ -68,7 +68,7 @@ class _Priority(logging.Formatter):
         return "\n".join(mark + line for line in text.splitlines())
 
 
-def setup(level: str) -> None:
+def set_up_logging(level: str) -> None:
     """
     :param level: "debug" .. "error".
     """

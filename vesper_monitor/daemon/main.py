@@ -118,14 +118,14 @@ class Daemon:
             self._state_of,
             grace=config.monitor_grace,
             max_failovers=config.max_failovers,
-            paused=lambda vm: self.pauses.get(vm) is not None,
+            paused=lambda vm: self.pauses.get_pause(vm) is not None,
             attributes=self._attributes,
             ledger=self._ledger,
             numbered=False,
         )
         self.services = Services(
-            self.instances.all,
-            lambda domain: self.watch.session(domain),
+            self.instances.list_all,
+            lambda domain: self.watch.find_session(domain),
             self.instances.watch_changed,
         )
         self.expected = Expected()
@@ -134,8 +134,8 @@ class Daemon:
         )  # fmt: skip
         self.points = Points(Path(config.journal).with_name("points.json"), disk)
         self._hearsay = Hearsay(
-            lambda domain, event: self.pipeline.record(domain, [event]),
-            lambda domain: self.watch.report(domain),
+            lambda domain, event: self.pipeline.record_events(domain, [event]),
+            lambda domain: self.watch.report_of(domain),
             self.pause_timeout,
         )
         self.watch = Watch(
@@ -148,16 +148,16 @@ class Daemon:
             on_change=self._on_change,
             on_up=self._on_up,
             on_arrivals=self._on_arrivals,
-            on_report=self._hearsay.reported,
-            on_notice=self._hearsay.noticed,
+            on_report=self._hearsay.record_report,
+            on_notice=self._hearsay.record_notice,
             on_seen=self.instances.domain_seen,
             on_ended=self._on_ended,
             on_unwatched=self.instances.watch_changed,
-            positions=self._positions,
+            positions=self._read_positions,
         )
         self._server = Server(
             Path(config.socket),
-            Api(self).handle,
+            Api(self).handle_request,
             group=config.group,
             max_clients=config.max_clients,
         )
@@ -185,19 +185,24 @@ class Daemon:
         gc.set_threshold(YOUNG, 50, 1_000_000)
         loop = asyncio.get_running_loop()
         for work in (
-            _tidy(),
-            keep_monitored(self.instances.all, self.instances.left),
+            _collect_garbage_slowly(),
+            keep_monitored(self.instances.list_all, self.instances.left),
             self.services.run(),
         ):
             self._always.append(loop.create_task(work))
-        self._ledger.restore()
-        files = [loop.create_task(self._restore_pauses()), loop.create_task(self.points.restore())]
+        self._ledger.restore_ledger()
+        files = [
+            loop.create_task(self._restore_pauses()),
+            loop.create_task(self.points.restore_points()),
+        ]
         self._always += [*files, loop.create_task(self._keep_restoring(files))]
         try:
             async with asyncio.timeout(RESTORE_LIMIT_S):
                 await self._tried_journal.wait()
         except TimeoutError:
-            self.recorder.fail(f"{self.config.journal}: the journal's disk does not answer")
+            self.recorder.note_unusable(
+                f"{self.config.journal}: the journal's disk does not answer"
+            )
             self._tried_journal.set()
         await self._server.start()
         self.watch.start(
@@ -208,14 +213,14 @@ class Daemon:
         )
 
     async def _restore_pauses(self) -> None:
-        await self.pauses.restore()
-        for pause in self.pauses.all():
-            self.instances.pause(pause.vm, True)
+        await self.pauses.restore_pauses()
+        for pause in self.pauses.list_all():
+            self.instances.pause_vm(pause.vm, True)
 
     async def _keep_restoring(self, first: Iterable[asyncio.Task[None]]) -> None:
         try:
             await asyncio.wait(first)  # what is paused, and what is added, is known before
-            await self._restore()
+            await self._restore_state()
         except Exception:
             _log.exception("internal error: what the journal holds is not known")
             self._tried_journal.set()
@@ -234,13 +239,16 @@ class Daemon:
         await self.instances.close()
         await self.watch.close()
         await asyncio.gather(*self._tasks, return_exceptions=True)
-        self.reader.kill()
+        self.reader.kill_worker()
         await self.recorder.close()
 
     def _state_of(self, record: InstanceRecord) -> Watching:
         """How well the guest of an instance is watched, and whether its services are there."""
         watching = self.watch.state_of(_domain_of(record), record.transport)
-        if watching.lacking is None and (lacking := self.services.lacking(record)) is not None:
+        if (
+            watching.lacking is None
+            and (lacking := self.services.find_missing_service(record)) is not None
+        ):
             return replace(watching, lacking=lacking)
         return watching
 
@@ -253,19 +261,19 @@ class Daemon:
             return None
         names = [probe for instance in instances for probe in instance.record.probes]
         names += self.activations.get(domain.name, ())
-        points = {name: point.text for name, point in self.points.of(domain.name).items()}
+        points = {name: point.text for name, point in self.points.points_of_vm(domain.name).items()}
         return dict.fromkeys(names, "") | points
 
     def hang_timeout(self, domain: Domain) -> float:
         """s, the least of what its resources want; 0: none wants to know."""
         records = [instance.record for instance in self.instances.of_domain(domain)]
-        return _least((r.hang_timeout for r in records), self.config.hang_timeout)
+        return _smallest_limit((r.hang_timeout for r in records), self.config.hang_timeout)
 
     def pause_timeout(self, domain: Domain, likely_asked: bool) -> float:
         """Likewise; of a pause that is likely an operator's only what they have set."""
         records = [instance.record for instance in self.instances.of_domain(domain)]
         default = 0.0 if likely_asked else self.config.pause_timeout
-        return _least((r.pause_timeout for r in records), default)
+        return _smallest_limit((r.pause_timeout for r in records), default)
 
     def boot_timeout(self, domain: Domain, is_first: bool) -> float:
         """Likewise; of a domain's first boot only what its resources have set.
@@ -274,17 +282,17 @@ class Daemon:
         """
         records = [instance.record for instance in self.instances.of_domain(domain)]
         default = 0.0 if is_first else self.config.boot_timeout
-        return _least((r.boot_timeout for r in records), default)
+        return _smallest_limit((r.boot_timeout for r in records), default)
 
-    async def activate(self, vm: str, probes: tuple[str, ...] | None) -> None:
+    async def activate_vm(self, vm: str, probes: tuple[str, ...] | None) -> None:
         """Note the operator's wish; None: it is over."""
         if probes is None:
             self.activations.pop(vm, None)
         else:
             self.activations[vm] = probes
-        await self._remember(vm, Journal.set_activation, vm, probes)
+        await self._remember_wish(vm, Journal.set_activation, vm, probes)
 
-    async def deactivate(self, vm: str) -> bool:
+    async def deactivate_vm(self, vm: str) -> bool:
         """Leave a VM's guest alone from now on, as the operator wishes.
 
         What runs for it ends, and it is not expected any more.
@@ -292,18 +300,22 @@ class Daemon:
         :returns: whether anything was to be ended.
         """
         domains = self.watch.domains_of(vm)
-        known = bool(domains) or vm in self.activations or self.expected.of(vm) is not None
+        known = (
+            bool(domains)
+            or vm in self.activations
+            or self.expected.probes_wanted_for(vm) is not None
+        )
         if not known and not self.instances.of_vm(vm):
             return False
         self.activations.pop(vm, None)
-        self.expected.forget(vm)
+        self.expected.forget_expected(vm)
         self.deactivated.add(vm)
         self._allowed_early.discard(vm)
         self.instances.end_vm(vm, "deactivate", f"{vm}: watching was ended by hand")
-        remember = self._remember(vm, Journal.set_deactivation, vm, True)
-        remembering = self._spawn(remember)  # also if vesperd is stopped meanwhile
+        remember = self._remember_wish(vm, Journal.set_deactivation, vm, True)
+        remembering = self._spawn_task(remember)  # also if vesperd is stopped meanwhile
         for domain in dict.fromkeys(domains):
-            await self.watch.deactivate(domain)
+            await self.watch.deactivate_guest(domain)
         await asyncio.wait({remembering})
         return True
 
@@ -313,9 +325,9 @@ class Daemon:
             self._allowed_early.add(vm)
         if vm in self.deactivated:
             self.deactivated.discard(vm)
-            self._spawn(self._remember(vm, Journal.set_deactivation, vm, False))
+            self._spawn_task(self._remember_wish(vm, Journal.set_deactivation, vm, False))
 
-    async def _remember(
+    async def _remember_wish(
         self, vm: str, write: Callable[Concatenate[Journal, _P], None], /,
         *args: _P.args, **kwargs: _P.kwargs,
     ) -> None:  # fmt: skip
@@ -324,9 +336,7 @@ class Daemon:
         except JournalError as error:
             _log.warning("%s: it is not remembered over a restart yet: %s", vm, error)
             if not self._unremembered:
-                self._always.append(
-                    asyncio.get_running_loop().create_task(self._remember_later())
-                )
+                self._always.append(asyncio.get_running_loop().create_task(self._remember_later()))
             self._unremembered.add(vm)
 
     async def _remember_later(self) -> None:
@@ -346,7 +356,7 @@ class Daemon:
 
     def _on_events(self, session: Session, events: list[Event]) -> None:
         self.services.note_events(self.instances.of_domain(session.domain), events)
-        self.pipeline.record(session.domain, events, session)
+        self.pipeline.record_events(session.domain, events, session)
 
     def _on_change(self, session: Session) -> None:
         self.pipeline.save_positions(session)
@@ -359,24 +369,24 @@ class Daemon:
 
     async def _on_up(self, transport: Transport) -> None:
         """Watch what is wanted, and take over the guests of an earlier daemon."""
-        active = await transport.active()
+        active = await transport.list_active_domains()
         running = {
             (domain.uuid, domain.domid): domain
             for domain in active
             if domain.name not in self.deactivated
         }
-        for instance in self.instances.all():
+        for instance in self.instances.list_all():
             domain = _domain_of(instance.record)
             if instance.record.transport not in ("", transport.name):
                 continue
             if await self._still_runs(transport, domain):
                 running.setdefault((domain.uuid, domain.domid), domain)
         for vm in list(self.activations):
-            found = await transport.find(vm)
+            found = await transport.find_domain(vm)
             if found is not None:
                 running.setdefault((found.uuid, found.domid), found)
             elif await self._is_nowhere(vm):
-                await self.activate(vm, None)
+                await self.activate_vm(vm, None)
         for domain in running.values():
             await self.watch_domain(transport, domain)
             self.watch.look_soon(domain)  # it may be paused
@@ -384,7 +394,7 @@ class Daemon:
     async def _still_runs(self, transport: Transport, domain: Domain) -> bool:
         """Ask for the domain of an instance, and note what is learnt."""
         try:
-            report = await transport.report(domain)
+            report = await transport.report_domain(domain)
         except TransportError as error:
             _log.warning("%s: its state is not known now: %s", domain.name, error)
             return True  # not to be believed dead; its session will look
@@ -399,40 +409,40 @@ class Daemon:
         if domain.name in self.deactivated:
             self.watch.only_look(transport, domain)
         else:
-            await self.watch.watch(transport, domain, self.wanted_probes(domain))
+            await self.watch.watch_domain(transport, domain, self.wanted_probes(domain))
 
     def watch_again(self, instance: Instance) -> asyncio.Task[None]:
         """Try to watch an instance's domain, which nobody watches.
 
         Whatever has kept it from being watched may be over.
         """
-        return self.finish(self._watch_again(instance))
+        return self.finish_work(self._watch_again(instance))
 
     async def _watch_again(self, instance: Instance) -> None:
         domain, name = _domain_of(instance.record), instance.record.transport
         await self.watch.first_try(name)
-        for transport in self.watch.up(name):
+        for transport in self.watch.list_usable_transports(name):
             if self.watch.state_of(domain, name).followed:
                 return
             if await self._still_runs(transport, domain):
                 await self.watch_domain(transport, domain)
                 self.watch.look_soon(domain)
 
-    def finish(self, work: Coroutine[Any, Any, _T]) -> asyncio.Task[_T]:
+    def finish_work(self, work: Coroutine[Any, Any, _T]) -> asyncio.Task[_T]:
         """Do something to its end, whatever becomes of the client that wanted it."""
         task = asyncio.get_running_loop().create_task(work)
         self._unfinished.add(task)
-        task.add_done_callback(self._finished)
+        task.add_done_callback(self._log_finished_task)
         return task
 
-    def _finished(self, task: asyncio.Task[Any]) -> None:
+    def _log_finished_task(self, task: asyncio.Task[Any]) -> None:
         self._unfinished.discard(task)
         error = None if task.cancelled() else task.exception()
         # Nobody may be left to hear of it.
         if error is not None and not isinstance(error, (RequestError, NoTransport)):
             _log.error("internal error", exc_info=error)
 
-    def _spawn(self, work: Coroutine[Any, Any, None]) -> asyncio.Task[None]:
+    def _spawn_task(self, work: Coroutine[Any, Any, None]) -> asyncio.Task[None]:
         task = asyncio.get_running_loop().create_task(work)
         self._tasks.add(task)
         task.add_done_callback(self._tasks.discard)
@@ -440,61 +450,63 @@ class Daemon:
 
     async def _on_arrivals(self, transport: Transport) -> None:
         """Watch those that are expected; the agent will tell what is wanted there."""
-        for domain in await transport.domains():
-            probes = self.expected.of(domain.name)
-            if probes is None or self.watch.knows(domain) or domain.name in self.deactivated:
+        for domain in await transport.list_domains():
+            probes = self.expected.probes_wanted_for(domain.name)
+            if probes is None or self.watch.knows_domain(domain) or domain.name in self.deactivated:
                 continue
-            if (await transport.report(domain)).state in ENDED:
+            if (await transport.report_domain(domain)).state in ENDED:
                 continue  # what is left of one
             _log.info("%s: domain %d has come, as expected", domain.name, domain.domid)
             self.expected.has_come(domain)
             self.instances.forget_earlier_lives(domain)
-            points = {name: point.text for name, point in self.points.of(domain.name).items()}
-            await self.watch.watch(transport, domain, dict.fromkeys(probes, "") | points)
+            points = {
+                name: point.text for name, point in self.points.points_of_vm(domain.name).items()
+            }
+            await self.watch.watch_domain(transport, domain, dict.fromkeys(probes, "") | points)
 
-    def begun(self, domain: Domain) -> None:
+    def judge_earlier_events(self, domain: Domain) -> None:
         """An instance has begun on that domain: what was seen since it came is judged now."""
         self._hearsay.note_stop(domain, False)
         self.instances.forget_earlier_lives(domain)
-        self.pipeline.judge_late(domain, self.expected.claim(domain))
+        self.pipeline.judge_late(domain, self.expected.claim_arrival(domain))
 
-    def stopping(self, record: InstanceRecord) -> None:
+    def end_expected_stop(self, record: InstanceRecord) -> None:
         """An instance has ended, since its domain is to be stopped.
 
         If that is not carried through, what the domain does meanwhile is for
         the next instance.
         """
-        self.expected.note(record.vm, record.probes)
+        self.expected.note_expected(record.vm, record.probes)
         domain = _domain_of(record)
-        if self.watch.knows(domain):
+        if self.watch.knows_domain(domain):
             self._hearsay.note_stop(domain, True)
             self.expected.has_come(domain)
 
     async def _is_nowhere(self, vm: str) -> bool:
         try:
-            return self.watch.settled and await self.watch.find(vm) is None
+            return self.watch.settled and await self.watch.find_domain(vm) is None
         except NoTransport:
             return False
 
     def judge_again(self, vm: str) -> None:
         """Somebody wants to know who did not before, of a state that has not changed."""
-        for domain, report in self.watch.reports(vm):
+        for domain, report in self.watch.reports_of_vm(vm):
             if report.state is DomainState.PAUSED:
-                self._hearsay.reported(domain, report)
+                self._hearsay.record_report(domain, report)
 
     def _on_resume(self, vm: str) -> None:
         """An operator's pause of watching is over."""
-        self.instances.pause(vm, False)
+        self.instances.pause_vm(vm, False)
         self.judge_again(vm)
 
     def _on_ended(self, domain: Domain, report: DomainReport) -> None:
         self.instances.domain_ended(domain, report)
         if report.state is DomainState.GONE:
-            self.expected.claim(domain)
+            self.expected.claim_arrival(domain)
             self.pipeline.forget_positions(domain)
-            self._spawn(self._forget(domain))
+            self._spawn_task(self._forget_domain(domain))
 
-    async def _forget(self, domain: Domain) -> None:
+    async def _forget_domain(self, domain: Domain) -> None:
         try:
             await self.recorder.run_for(
                 domain.name, Journal.forget_positions, domain.uuid, domain.domid
@@ -502,28 +514,28 @@ class Daemon:
         except JournalError:
             pass  # the recorder has said so
         if domain.name in self.activations and self.watch.session_of(domain.name) is None:
-            await self.activate(domain.name, None)
+            await self.activate_vm(domain.name, None)
 
-    async def _positions(self, domain: Domain) -> Mapping[Position, int]:
+    async def _read_positions(self, domain: Domain) -> Mapping[Position, int]:
         try:
             return await self.recorder.run_for(
-                domain.name, Journal.positions, domain.uuid, domain.domid
+                domain.name, Journal.read_positions, domain.uuid, domain.domid
             )
         except JournalError:
             return {}
 
     # ------------------------------------------------------------ journal
 
-    async def _restore(self) -> None:
+    async def _restore_state(self) -> None:
         """Go on with what the journal holds, as soon as it can be read."""
         boot_id, pause, late = _boot_id(), RETRY_FIRST_S, False
         while True:
             since = time.time() - WINDOW
             try:
-                found = await self.recorder.run(Journal.remembered, boot_id, since)
+                found = await self.recorder.run_on_journal(Journal.read_remembered, boot_id, since)
                 break
             except JournalError as error:
-                self.recorder.fail(str(error))
+                self.recorder.note_unusable(str(error))
                 late = True
             self._tried_journal.set()
             await asyncio.sleep(pause)
@@ -531,15 +543,15 @@ class Daemon:
         late |= self._tried_journal.is_set()
         self._go_on(found)
         for record in found.records:
-            await self._recall(record, found.last_event_id)
+            await self._recall_counts(record, found.last_event_id)
         self._tried_journal.set()
         if found.records:
             _log.info("going on with %d resources of an earlier vesperd", len(found.records))
         if late:
             for vm in list(self.deactivated):  # which a monitor may have had watched meanwhile
                 for domain in dict.fromkeys(self.watch.domains_of(vm)):
-                    await self.watch.deactivate(domain)
-            for transport in self.watch.up(""):
+                    await self.watch.deactivate_guest(domain)
+            for transport in self.watch.list_usable_transports(""):
                 try:
                     await self._on_up(transport)
                 except TransportError as error:
@@ -551,26 +563,24 @@ class Daemon:
         self.deactivated |= found.deactivations - self._allowed_early
         for vm in self.deactivated ^ found.deactivations:
             gone = vm in self.deactivated
-            self._spawn(self._remember(vm, Journal.set_deactivation, vm, gone))
+            self._spawn_task(self._remember_wish(vm, Journal.set_deactivation, vm, gone))
         for vm, probes in self.activations.items():
-            self._spawn(self._remember(vm, Journal.set_activation, vm, probes))
+            self._spawn_task(self._remember_wish(vm, Journal.set_activation, vm, probes))
         self.activations = {
-            vm: probes
-            for vm, probes in found.activations.items()
-            if vm not in self.deactivated
+            vm: probes for vm, probes in found.activations.items() if vm not in self.deactivated
         } | self.activations
         for vm, probes in found.wanted_last:
-            if vm not in self.deactivated and self.expected.of(vm) is None:
-                self.expected.note(vm, probes)
-        self.instances.restore(
+            if vm not in self.deactivated and self.expected.probes_wanted_for(vm) is None:
+                self.expected.note_expected(vm, probes)
+        self.instances.restore_all(
             found.records, found.faults, found.last_fault_id, found.stopped_for, found.told,
             found.boots,
         )  # fmt: skip
-        self.pipeline.begin(found.last_event_id, found.last_fault_id)
+        self.pipeline.begin_numbering(found.last_event_id, found.last_fault_id)
 
-    async def _recall(self, record: InstanceRecord, last_event_id: int) -> None:
+    async def _recall_counts(self, record: InstanceRecord, last_event_id: int) -> None:
         """Rules that count go on with what was seen before, and so does the wait for services."""
-        instance = self.instances.get(record.resource)
+        instance = self.instances.get_instance(record.resource)
         if instance is None:
             return
         if _domain_of(instance.record) != _domain_of(record):
@@ -583,29 +593,29 @@ class Daemon:
         try:
             newest = await run(record.vm, Journal.nth_newest, record.vm, MAX_RECALLED) or 1
             events = await run(
-                record.vm, Journal.events, vm=record.vm, after=newest - 1, until=last_event_id,
+                record.vm, Journal.read_events, vm=record.vm, after=newest - 1, until=last_event_id,
                 limit=MAX_RECALLED,
             )  # fmt: skip
         except JournalError as error:
             _log.error("%s: counts begin anew: %s", record.resource, error)
             return
         seen = [e for e in events if e.domid == record.domid and e.received >= since]
-        self.services.recall(instance, seen)
+        self.services.recall_events(instance, seen)
         since = time.time() - instance.rules.horizon
-        self.instances.recall(instance.record, [e for e in seen if e.received >= since])
+        self.instances.recall_events(instance.record, [e for e in seen if e.received >= since])
 
 
 def _domain_of(record: InstanceRecord) -> Domain:
     return Domain(record.vm, record.domid, record.uuid)
 
 
-def _least(given: Iterable[float | None], default: float) -> float:
+def _smallest_limit(given: Iterable[float | None], default: float) -> float:
     """The least but 0, which is none; of nothing given: the default."""
     seconds = [default if value is None else value for value in given] or [default]
     return min((value for value in seconds if value), default=0.0)
 
 
-async def _tidy() -> None:
+async def _collect_garbage_slowly() -> None:
     """Python's search for objects that only refer to each other stops the whole daemon:
     of the old ones (0.2 s with a thousand guests) now and then."""
     while True:
@@ -632,7 +642,7 @@ def more_files(wanted: int = 0) -> None:
         )  # fmt: skip
 
 
-async def _run(config: configuration.Config) -> int:
+async def _run_daemon(config: configuration.Config) -> int:
     loop = asyncio.get_running_loop()
     stopping = asyncio.Event()
     for number in (signal.SIGTERM, signal.SIGINT, signal.SIGHUP):
@@ -644,18 +654,18 @@ async def _run(config: configuration.Config) -> int:
         path = f"{error.filename}: " if error.filename else ""
         _log.error("%s%s", path, error.strerror or error)
         return 1
-    sdnotify.notify("READY=1")
+    sdnotify.notify_systemd("READY=1")
     _log.info("listening on %s", config.socket)
     interval = sdnotify.watchdog_interval()
     while not stopping.is_set():
         if interval is not None:
-            sdnotify.notify("WATCHDOG=1")
+            sdnotify.notify_systemd("WATCHDOG=1")
         try:
             async with asyncio.timeout(interval):
                 await stopping.wait()
         except TimeoutError:
             pass
-    sdnotify.notify("STOPPING=1")
+    sdnotify.notify_systemd("STOPPING=1")
     try:
         async with asyncio.timeout(STOP_TIMEOUT):
             await daemon.stop()
@@ -687,7 +697,7 @@ def main(argv: list[str] | None = None) -> int:
     )  # fmt: skip
     options = parser.parse_args(argv)
     try:
-        config = configuration.load(
+        config = configuration.load_config(
             options.config or configuration.DEFAULT_PATH, required=options.config is not None
         )
     except configuration.ConfigError as error:
@@ -699,9 +709,9 @@ def main(argv: list[str] | None = None) -> int:
         if (value := getattr(options, name)) is not None
     }
     config = replace(config, **given)
-    logs.setup(config.log_level)
+    logs.set_up_logging(config.log_level)
     more_files(config.max_clients)
-    return asyncio.run(_run(config))
+    return asyncio.run(_run_daemon(config))
 
 
 if __name__ == "__main__":

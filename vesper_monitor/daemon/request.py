@@ -9,7 +9,16 @@ from typing import Any, TypeVar
 from vesper_monitor.daemon.server import RequestError
 from vesper_monitor.vm_name import explain_bad_name
 
-__all__ = ["MAX_TEXT", "boolean", "is_utf8", "names", "number", "optional", "text", "vm_name"]
+__all__ = [
+    "MAX_TEXT",
+    "boolean_field",
+    "is_utf8",
+    "names_field",
+    "number_field",
+    "optional_field",
+    "text_field",
+    "vm_name",
+]
 
 #: Names in one list.
 MAX_NAMES = 64
@@ -18,7 +27,7 @@ MAX_TEXT = 4096
 _T = TypeVar("_T")
 
 
-def text(request: dict[str, Any], key: str) -> str:
+def text_field(request: dict[str, Any], key: str) -> str:
     """:raises RequestError: missing, empty, or no text."""
     value = request.get(key)
     if not isinstance(value, str) or not 0 < len(value) <= MAX_TEXT or "\0" in value:
@@ -33,7 +42,7 @@ def vm_name(request: dict[str, Any], key: str = "vm") -> str:
 
     :raises RequestError: missing, or none that a VM can have.
     """
-    name = text(request, key)
+    name = text_field(request, key)
     if (why := explain_bad_name(name)) is not None:
         raise RequestError("bad-request", f"'{key}' is not the name of a VM: {why}")
     return name
@@ -48,7 +57,7 @@ def is_utf8(value: str) -> bool:
     return True
 
 
-def number(request: dict[str, Any], key: str, least: float, most: float) -> float:
+def number_field(request: dict[str, Any], key: str, least: float, most: float) -> float:
     """:raises RequestError: missing, no number, or out of bounds."""
     value = request.get(key)
     if isinstance(value, bool) or not isinstance(value, (int, float)):
@@ -58,7 +67,7 @@ def number(request: dict[str, Any], key: str, least: float, most: float) -> floa
     return value
 
 
-def boolean(request: dict[str, Any], key: str) -> bool:
+def boolean_field(request: dict[str, Any], key: str) -> bool:
     """:raises RequestError: missing, or neither true nor false."""
     value = request.get(key)
     if not isinstance(value, bool):
@@ -66,7 +75,7 @@ def boolean(request: dict[str, Any], key: str) -> bool:
     return value
 
 
-def names(request: dict[str, Any], key: str, default: tuple[str, ...]) -> tuple[str, ...]:
+def names_field(request: dict[str, Any], key: str, default: tuple[str, ...]) -> tuple[str, ...]:
     """A list of names. :raises RequestError:"""
     value = request.get(key)
     if value is None:
@@ -80,7 +89,7 @@ def names(request: dict[str, Any], key: str, default: tuple[str, ...]) -> tuple[
     return tuple(value)
 
 
-def optional(
+def optional_field(
     request: dict[str, Any], key: str, get: Callable[[dict[str, Any], str], _T]
 ) -> _T | None:
     """What ``get`` makes of it, or None if it is missing or null."""

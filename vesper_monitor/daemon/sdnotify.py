@@ -7,10 +7,10 @@ import os
 import socket
 from collections.abc import Sequence
 
-__all__ = ["notify", "watchdog_interval"]
+__all__ = ["notify_systemd", "watchdog_interval"]
 
 
-def notify(*lines: str, descriptors: Sequence[int] = ()) -> None:
+def notify_systemd(*lines: str, descriptors: Sequence[int] = ()) -> None:
     """Send e.g. ``READY=1``. Does nothing where systemd did not start us."""
     path = os.environ.get("NOTIFY_SOCKET")
     if not path:

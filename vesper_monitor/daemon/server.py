@@ -30,7 +30,7 @@ from vesper_monitor.daemon.connection import (
     MAX_LINE,
     Connection,
     StreamConnection,
-    encode,
+    encode_answers,
     is_privileged,
     peer_of,
 )
@@ -91,15 +91,15 @@ class Server:
             _remove_stale(path)
         # Where connections wait to be accepted none of root's may be refused: a
         # monitor of each of a thousand VMs may come at once.
-        listener = _bound(self._root_path)
+        listener = _bind_socket(self._root_path)
         self._server = await asyncio.start_unix_server(
             self._serve_stream, sock=listener, limit=MAX_LINE, backlog=ACCEPTED_AT_ONCE
         )
         listener.listen(self._max)
-        listener = _bound(self._path)
+        listener = _bind_socket(self._path)
         try:
             self._give_to_group()
-            self._port = GroupPort(listener, self._max, self._accepted)
+            self._port = GroupPort(listener, self._max, self._handle_accepted)
         except BaseException:
             listener.close()
             raise
@@ -130,7 +130,7 @@ class Server:
         except PermissionError as error:
             _log.warning("%s: cannot give it to the group %s: %s", self._path, self._group, error)
 
-    def _accepted(self, peer: socket.socket) -> None:
+    def _handle_accepted(self, peer: socket.socket) -> None:
         """Somebody has come to the group's socket: root, too, with an older agent."""
         assert self._port is not None
         pid, uid = peer_of(peer)
@@ -143,12 +143,12 @@ class Server:
         others = sum(not privileged for privileged in self._clients.values())
         if others >= self._max // 2 or len(self._clients) >= self._max:
             with peer, contextlib.suppress(OSError):  # it may have gone already
-                peer.send(encode(_error("internal", _FULL)))
+                peer.send(encode_answers(_error_answer("internal", _FULL)))
             return
         connection = GroupConnection(self._port, peer, pid, uid)
-        self._note(loop.create_task(self._serve(connection)), False)
+        self._note_task(loop.create_task(self._serve_client(connection)), False)
 
-    def _note(self, task: asyncio.Task[None], privileged: bool) -> None:
+    def _note_task(self, task: asyncio.Task[None], privileged: bool) -> None:
         self._clients[task] = privileged
         task.add_done_callback(lambda _: self._clients.pop(task, None))
 
@@ -164,15 +164,15 @@ class Server:
         assert task is not None
         connection = StreamConnection(reader, writer)
         full = len(self._clients) >= self._max
-        self._note(task, True)
-        await self._serve(connection, full=full)
+        self._note_task(task, True)
+        await self._serve_client(connection, full=full)
 
-    async def _serve(self, connection: Connection, *, full: bool = False) -> None:
+    async def _serve_client(self, connection: Connection, *, full: bool = False) -> None:
         try:
             if full:
-                await connection.send(_error("internal", _FULL))
+                await connection.send_answers(_error_answer("internal", _FULL))
             else:
-                await self._requests(connection)
+                await self._serve_requests(connection)
         except ConnectionError as error:
             _log.debug("%s", error)
         except asyncio.CancelledError:
@@ -182,29 +182,29 @@ class Server:
         finally:
             await connection.close()
 
-    async def _requests(self, connection: Connection) -> None:
+    async def _serve_requests(self, connection: Connection) -> None:
         """One request after the other; the end of the connection ends the present one."""
         loop = asyncio.get_running_loop()
-        reading = loop.create_task(connection.line())
+        reading = loop.create_task(connection.read_line())
         try:
             while True:
                 try:
                     line = await reading
                 except ValueError:  # asyncio: longer than the limit
-                    await connection.send(
-                        _error("bad-request", f"a line of more than {MAX_LINE} bytes")
+                    await connection.send_answers(
+                        _error_answer("bad-request", f"a line of more than {MAX_LINE} bytes")
                     )
                     return
                 if line is None:
                     return
-                reading = loop.create_task(connection.line())
-                work = loop.create_task(self._request(connection, line))
+                reading = loop.create_task(connection.read_line())
+                work = loop.create_task(self._serve_request(connection, line))
                 connection.on_gone = work.cancel  # also with another request behind this one
                 if connection.is_gone:
                     work.cancel()
                 try:
                     await asyncio.wait({work, reading}, return_when=asyncio.FIRST_COMPLETED)
-                    if not work.done() and connection.until_closed and _ended(reading):
+                    if not work.done() and connection.until_closed and _has_ended(reading):
                         return
                     await work
                 finally:
@@ -215,7 +215,7 @@ class Server:
             reading.cancel()
             await asyncio.gather(reading, return_exceptions=True)
 
-    async def _request(self, connection: Connection, line: bytes) -> None:
+    async def _serve_request(self, connection: Connection, line: bytes) -> None:
         await connection.take_turn()
         try:
             try:
@@ -226,26 +226,28 @@ class Server:
                 raise RequestError("bad-request", "the request is not a JSON object")
             await self._handler(connection, request)
         except RequestError as error:
-            await connection.send(_error(error.code, str(error), **error.more))
+            await connection.send_answers(_error_answer(error.code, str(error), **error.more))
         except ConnectionError:
             raise
         except Exception as error:
             _log.exception("internal error in a request")
-            await connection.send(_error("internal", f"{type(error).__name__}: {error}"))
+            await connection.send_answers(
+                _error_answer("internal", f"{type(error).__name__}: {error}")
+            )
         finally:
             connection.end_turn()
 
 
-def _ended(reading: asyncio.Task[bytes | None]) -> bool:
+def _has_ended(reading: asyncio.Task[bytes | None]) -> bool:
     """The client has closed, or sent something too long."""
     return reading.done() and (reading.exception() is not None or reading.result() is None)
 
 
-def _error(code: str, text: str, **more: Any) -> dict[str, Any]:
+def _error_answer(code: str, text: str, **more: Any) -> dict[str, Any]:
     return {"ok": False, "code": code, "error": text, **more}
 
 
-def _bound(path: Path) -> socket.socket:
+def _bind_socket(path: Path) -> socket.socket:
     """A socket at a path, for root alone as yet.
 
     :raises OSError: with the path.

@@ -40,7 +40,7 @@ class Services:
 
     :param instances: of this host.
     :param session_of: who watches a domain.
-    :param on_change: what :meth:`lacking` says of a domain's instance has changed.
+    :param on_change: what :meth:`find_missing_service` says of a domain's instance has changed.
     :param clock: s of any monotonic clock.
     """
 
@@ -63,29 +63,29 @@ class Services:
 
     # ------------------------------------------------------------ looking
 
-    def lacking(self, record: InstanceRecord) -> str | None:
+    def find_missing_service(self, record: InstanceRecord) -> str | None:
         """Which of an instance's services is missing in its guest; None: none, as far as is known.
 
         Says nothing of a guest that is not heard.
         """
         watch = self._watches.get(record.id)
-        return watch.lacking(self._clock()) if watch is not None else None
+        return watch.find_missing_service(self._clock()) if watch is not None else None
 
     # ------------------------------------------------------------ what happens
 
     def note_events(self, instances: Iterable[Instance], events: Iterable[Event]) -> None:
         """Something happened in the guest of these instances."""
         now = self._clock()
-        watches = [self._watch(instance) for instance in instances if instance.record.services]
+        watches = [self._watch_of(instance) for instance in instances if instance.record.services]
         new = [event for event in events if not event.again]  # those are long past
         for watch in watches:
             for event in new:
                 watch.note_event(event, now)
 
-    def recall(self, instance: Instance, events: Iterable[Event]) -> None:
+    def recall_events(self, instance: Instance, events: Iterable[Event]) -> None:
         """What an earlier daemon has seen of an instance, in order."""
         now, today = self._clock(), time.time()
-        watch = self._watch(instance)
+        watch = self._watch_of(instance)
         for event in events:
             watch.note_event(event, now - max(0.0, today - event.received))
 
@@ -95,14 +95,14 @@ class Services:
             while True:
                 await asyncio.sleep(TICK_S)
                 try:
-                    self.tick()
+                    self.ask_due_guests()
                 except Exception:
                     _log.exception("internal error while looking for services")
         finally:
             for task in self._asking.values():
                 task.cancel()
 
-    def tick(self) -> None:
+    def ask_due_guests(self) -> None:
         """Ask those guests that are due, and say what has changed."""
         now = self._clock()
         known = {}
@@ -110,7 +110,7 @@ class Services:
             record = instance.record
             if not record.services or instance.handed_over:
                 continue
-            known[record.id] = watch = self._watch(instance)
+            known[record.id] = watch = self._watch_of(instance)
             domain = Domain(record.vm, record.domid, record.uuid)
             session = self._session_of(domain)
             hello = session.hello if session is not None else None
@@ -120,25 +120,25 @@ class Services:
                 watch.note_heard(hello.boot_id, now)
                 may_ask = record.id not in self._asking and len(self._asking) < MAX_ASKED
                 if may_ask and watch.is_due(now):
-                    self._begin(record.id, self._ask(watch, session))
-            self._tell(record.id, domain, watch.lacking(now) is not None, now)
+                    self._begin_task(record.id, self._ask_guest(watch, session))
+            self._tell_change(record.id, domain, watch.find_missing_service(now) is not None, now)
         self._watches = known
         self._told = {key: told for key, told in self._told.items() if key in known}
 
     # ------------------------------------------------------------ inside
 
-    def _watch(self, instance: Instance) -> ServiceWatch:
+    def _watch_of(self, instance: Instance) -> ServiceWatch:
         record = instance.record
         watch = self._watches.setdefault(record.id, ServiceWatch(record.vm))
         watch.set_services(record.services, self._clock())
         return watch
 
-    def _begin(self, key: str, work: Awaitable[None]) -> None:
+    def _begin_task(self, key: str, work: Awaitable[None]) -> None:
         task = asyncio.ensure_future(work)
         self._asking[key] = task
         task.add_done_callback(lambda _: self._asking.pop(key, None))
 
-    async def _ask(self, watch: ServiceWatch, session: Session) -> None:
+    async def _ask_guest(self, watch: ServiceWatch, session: Session) -> None:
         try:
             answer = await session.find_processes(watch.names)
         except SessionError as error:
@@ -150,7 +150,7 @@ class Services:
         else:
             watch.note_answer(answer, self._clock())
 
-    def _tell(self, key: str, domain: Domain, is_lacking: bool, now: float) -> None:
+    def _tell_change(self, key: str, domain: Domain, is_lacking: bool, now: float) -> None:
         before, until = self._told.get(key, (False, 0.0))
         if is_lacking != before:
             until = now + REMIND_S

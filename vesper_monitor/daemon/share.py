@@ -34,25 +34,25 @@ class Turn:
         self._share: Share | None = share
         self._began = time.monotonic(), time.thread_time()
         self._more = 0.0
-        self._limit = asyncio.get_running_loop().call_later(TURN_LIMIT_S, self.end)
+        self._limit = asyncio.get_running_loop().call_later(TURN_LIMIT_S, self.end_turn)
 
     @property
     def is_over(self) -> bool:
         """It was ended, or has ended by itself."""
         return self._share is None
 
-    def add(self, seconds: float) -> None:
+    def add_cpu_time(self, seconds: float) -> None:
         """Count what another thread has computed for it."""
         self._more += seconds
 
-    def end(self) -> None:
+    def end_turn(self) -> None:
         """End it, if it has not ended."""
         if self._share is None:
             return
         share, self._share = self._share, None
         self._limit.cancel()
         wall, cpu = time.monotonic() - self._began[0], time.thread_time() - self._began[1]
-        share._ended(min(wall, cpu + self._more))
+        share._note_turn_end(min(wall, cpu + self._more))
 
 
 class Share:
@@ -66,27 +66,27 @@ class Share:
         self._free_at = 0.0  # by the loop's clock
         self._timer: asyncio.TimerHandle | None = None
 
-    async def take(self) -> Turn:
+    async def take_turn(self) -> Turn:
         """Return when it is one's turn. Who takes it ends it."""
         granted: asyncio.Future[Turn] = asyncio.get_running_loop().create_future()
         self._waiting.append(granted)
-        self._grant()
+        self._grant_next()
         try:
             return await granted
         except asyncio.CancelledError:
             if granted.done() and not granted.cancelled():
-                granted.result().end()
+                granted.result().end_turn()
             raise
 
-    def call(self, work: Callable[[], None]) -> None:
+    def call_in_turn(self, work: Callable[[], None]) -> None:
         """Call a short function in a turn of its own: every second turn, if others wait.
 
         At most one function waits at a time.
         """
         self._work = work
-        self._grant()
+        self._grant_next()
 
-    def _grant(self) -> None:
+    def _grant_next(self) -> None:
         while not self._busy:
             while self._waiting and self._waiting[0].done():
                 self._waiting.popleft()  # cancelled meanwhile
@@ -95,7 +95,7 @@ class Share:
             loop = asyncio.get_running_loop()
             if loop.time() < self._free_at:
                 if self._timer is None:
-                    self._timer = loop.call_at(self._free_at, self._rested)
+                    self._timer = loop.call_at(self._free_at, self._end_rest)
                 return
             self._busy = True
             turn = Turn(self)
@@ -105,18 +105,18 @@ class Share:
                     work()
                 except Exception:  # is no concern of who has asked for the next turn
                     _log.exception("internal error in a turn of the group's")
-                turn.end()
+                turn.end_turn()
             else:
                 self._work_was_last = False
                 self._waiting.popleft().set_result(turn)
 
-    def _rested(self) -> None:
+    def _end_rest(self) -> None:
         self._timer = None
-        self._grant()
+        self._grant_next()
 
-    def _ended(self, taken: float) -> None:
+    def _note_turn_end(self, taken: float) -> None:
         self._busy = False
         rest = min(REST_PER_TURN * taken, MAX_REST_S)
         self._free_at = asyncio.get_running_loop().time() + rest
         if self._waiting or self._work is not None:
-            self._grant()
+            self._grant_next()

@@ -26,20 +26,23 @@ def vm_status(
     for session in sessions:
         mine = by_domain.pop((session.domain.uuid, session.domain.domid), None)
         for instance in mine or (None,):
-            yield {**_watch(session, instance), **_resource(instance)} | _pause(
-                pauses, session.domain.name
-            )
+            yield {
+                **_describe_watch(session, instance),
+                **_describe_resource(instance),
+            } | _describe_pause(pauses, session.domain.name)
     for unwatched in by_domain.values():
         for one in unwatched:
-            yield {**_unwatched(one), **_resource(one)} | _pause(pauses, one.record.vm)
+            yield {**_describe_unwatched(one), **_describe_resource(one)} | _describe_pause(
+                pauses, one.record.vm
+            )
 
 
-def _pause(pauses: Pauses, vm: str) -> dict[str, Any]:
-    pause = pauses.get(vm)
+def _describe_pause(pauses: Pauses, vm: str) -> dict[str, Any]:
+    pause = pauses.get_pause(vm)
     return {"paused": pause.to_json() if pause is not None else None}
 
 
-def _watch(session: Session, instance: Instance | None) -> dict[str, Any]:
+def _describe_watch(session: Session, instance: Instance | None) -> dict[str, Any]:
     domain, hello = session.domain, session.hello
     return {
         "vm": domain.name,
@@ -48,7 +51,7 @@ def _watch(session: Session, instance: Instance | None) -> dict[str, Any]:
         "transport": session.transport.name,
         "state": session.state.value,
         "degraded": session.degraded if instance is None else instance.degraded,
-        "standstill": _standstill(session),
+        "standstill": _describe_standstill(session),
         "release": hello.release if hello is not None else None,
         "probes": [
             {
@@ -65,7 +68,7 @@ def _watch(session: Session, instance: Instance | None) -> dict[str, Any]:
     }
 
 
-def _standstill(session: Session) -> dict[str, Any] | None:
+def _describe_standstill(session: Session) -> dict[str, Any] | None:
     found = session.standstill
     if found is None:
         return None
@@ -73,7 +76,7 @@ def _standstill(session: Session) -> dict[str, Any] | None:
     return {"text": text, "since": since, "paused": session.is_paused}
 
 
-def _unwatched(instance: Instance) -> dict[str, Any]:
+def _describe_unwatched(instance: Instance) -> dict[str, Any]:
     record = instance.record
     return {
         "vm": record.vm,
@@ -88,7 +91,7 @@ def _unwatched(instance: Instance) -> dict[str, Any]:
     }
 
 
-def _resource(instance: Instance | None) -> dict[str, Any]:
+def _describe_resource(instance: Instance | None) -> dict[str, Any]:
     if instance is None:
         return {
             "resource": None,

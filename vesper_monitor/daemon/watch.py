@@ -196,14 +196,14 @@ class Watch:
                 _log.warning("transport %s: %s", name, factory)
             else:
                 given = settings.get(name, {})
-                self._spawn(self._keep_up(slot, factory, given))
+                self._spawn_task(self._keep_up(slot, factory, given))
         if not self._slots:
             _log.warning("no transport is installed (entry points %s)", GROUP)
 
     async def close(self) -> None:
         """Leave all guests as they are, for the next daemon."""
         self._closing = True
-        await asyncio.gather(*(self._leave(session) for session in self.sessions()))
+        await asyncio.gather(*(self._leave_session(session) for session in self.list_sessions()))
         tasks = list(self._tasks)
         for task in tasks:
             task.cancel()
@@ -218,7 +218,7 @@ class Watch:
 
     # ------------------------------------------------------------ looking
 
-    def transports(self) -> dict[str, str | None]:
+    def list_transport_states(self) -> dict[str, str | None]:
         """Why each does not work; None: it does."""
         return {slot.name: slot.error for slot in self._slots}
 
@@ -233,7 +233,7 @@ class Watch:
             if name in ("", slot.name):
                 await slot.tried.wait()
 
-    def up(self, name: str) -> list[Transport]:
+    def list_usable_transports(self, name: str) -> list[Transport]:
         """The transports of that name that work; of any name if it is empty."""
         return [
             slot.transport
@@ -241,12 +241,12 @@ class Watch:
             if slot.transport is not None and slot.error is None and name in ("", slot.name)
         ]
 
-    def troubles(self) -> dict[str, str | None]:
+    def list_troubles(self) -> dict[str, str | None]:
         """What is wrong with each; None: nothing.
 
         One whose hypervisor does not run here is left out where another one works.
         """
-        works = bool(self.up(""))
+        works = bool(self.list_usable_transports(""))
         found: dict[str, str | None] = {}
         for slot in self._slots:
             if slot.elsewhere and works:
@@ -261,7 +261,7 @@ class Watch:
 
         :param transport: name of the one on which it runs; empty: not known.
         """
-        watched = self._watched.get(_key(domain))
+        watched = self._watched.get(_domain_key(domain))
         if watched is None:
             why = self._why_unwatched(transport)
             return Watching(False, f"{domain.name} is not watched: {why}")
@@ -296,11 +296,11 @@ class Watch:
     def _slot_error(self, transport: Transport) -> str | None:
         return next((slot.error for slot in self._slots if slot.transport is transport), None)
 
-    def sessions(self) -> list[Session]:
+    def list_sessions(self) -> list[Session]:
         return [watched.session for watched in self._watched.values() if watched.session]
 
-    def session(self, domain: Domain) -> Session | None:
-        watched = self._watched.get(_key(domain))
+    def find_session(self, domain: Domain) -> Session | None:
+        watched = self._watched.get(_domain_key(domain))
         return watched.session if watched is not None else None
 
     def domains_of(self, vm: str) -> list[Domain]:
@@ -311,7 +311,7 @@ class Watch:
 
     def shows_life(self, domain: Domain) -> bool:
         """Certainly: its kernel has, in the last moment."""
-        session = self.session(domain)
+        session = self.find_session(domain)
         return session is not None and session.alive
 
     def last_sign(self, vm: str, ident: str) -> float | None:
@@ -329,28 +329,28 @@ class Watch:
         ]
         return max((sign for sign in signs if sign is not None), default=None)
 
-    def knows(self, domain: Domain) -> bool:
+    def knows_domain(self, domain: Domain) -> bool:
         """Also of one whose watching was ended by hand."""
-        return _key(domain) in self._watched or _key(domain) in self._starting
+        return _domain_key(domain) in self._watched or _domain_key(domain) in self._starting
 
     def session_of(self, vm: str) -> Session | None:
         """By name; the latest life if there are two."""
-        named = [s for s in self.sessions() if s.domain.name == vm]
+        named = [s for s in self.list_sessions() if s.domain.name == vm]
         return max(named, key=lambda s: s.domain.domid, default=None)
 
-    async def find(self, vm: str) -> tuple[Transport, Domain] | None:
+    async def find_domain(self, vm: str) -> tuple[Transport, Domain] | None:
         """The running domain of that name; None: it runs on none of the transports.
 
         :raises NoTransport: nobody can tell, or not each of those that might know it.
         """
-        transports = self.up("")
+        transports = self.list_usable_transports("")
         if not transports:
             why = self._all_errors(self._slots)
             raise NoTransport(f"vesperd can watch no VM on this host: {why}")
         problem: NoTransport | None = None
         for transport in transports:
             try:
-                domain = await transport.find(vm)
+                domain = await transport.find_domain(vm)
             except TransportError as error:
                 problem = NoTransport(f"{vm}: cannot ask {transport.name}: {error}")
                 continue
@@ -362,19 +362,19 @@ class Watch:
             raise NoTransport(f"whether {vm} runs is not known: {self._all_errors(missing)}")
         return None
 
-    async def report(self, domain: Domain) -> DomainReport | None:
+    async def report_of(self, domain: Domain) -> DomainReport | None:
         """None: not known now."""
-        watched = self._watched.get(_key(domain))
+        watched = self._watched.get(_domain_key(domain))
         if watched is None:
             return None
         try:
-            return await watched.transport.report(domain)
+            return await watched.transport.report_domain(domain)
         except TransportError as error:
             # A busy toolstack is no reason to think the guest dead.
             _log.warning("%s: its state is not known now: %s", domain.name, error)
             return None
 
-    def reports(self, vm: str) -> list[tuple[Domain, DomainReport]]:
+    def reports_of_vm(self, vm: str) -> list[tuple[Domain, DomainReport]]:
         """Of the domains of that name, as last seen."""
         return [
             (watched.domain, watched.report)
@@ -382,9 +382,9 @@ class Watch:
             if watched.domain.name == vm
         ]
 
-    async def look(self, domain: Domain) -> None:
+    async def look_at_domain(self, domain: Domain) -> None:
         """Ask for a domain's state, and say so if it does not run any more."""
-        watched = self._watched.get(_key(domain))
+        watched = self._watched.get(_domain_key(domain))
         if watched is None:
             return
         watched.look_again = True
@@ -394,23 +394,23 @@ class Watch:
         try:
             while watched.look_again:
                 watched.look_again = False
-                report = await self.report(domain)
+                report = await self.report_of(domain)
                 if report is None:
                     continue
                 ended = report.state in ENDED
                 if ended and watched.session is not None:
                     watched.session.read_last_words()
-                report = self._changed(watched, report)
+                report = self._note_report(watched, report)
                 if ended:
                     if watched.session is None and report.state is DomainState.GONE:
-                        self._watched.pop(_key(domain), None)
+                        self._watched.pop(_domain_key(domain), None)
                     self._on_ended(domain, report)
                 else:
                     self._on_seen(domain)
         finally:
             watched.looking = False
 
-    def _changed(self, watched: _Watched, report: DomainReport) -> DomainReport:
+    def _note_report(self, watched: _Watched, report: DomainReport) -> DomainReport:
         """Note what is reported, and say so where it is new.
 
         :returns: the same, with all that is known of it.
@@ -431,23 +431,23 @@ class Watch:
 
     def look_soon(self, domain: Domain) -> None:
         """The same, without waiting for it."""
-        self._spawn(self.look(domain))
+        self._spawn_task(self.look_at_domain(domain))
 
     # ------------------------------------------------------------ sessions
 
-    async def watch(
+    async def watch_domain(
         self, transport: Transport, domain: Domain, probes: Mapping[str, str] | None
     ) -> Session:
         """Begin to watch a domain, or change what is wanted there.
 
         :param probes: name to parameters; None: leave as it is.
         """
-        key = _key(domain)
-        await self._begun(key)
-        session = self.session(domain)
+        key = _domain_key(domain)
+        await self._wait_until_begun(key)
+        session = self.find_session(domain)
         if session is None or session.state is SessionState.CLOSED:
             # To its end, whatever becomes of whoever wanted it.
-            task = self._spawn(self._begin(transport, domain, probes or {}))
+            task = self._spawn_task(self._begin_session(transport, domain, probes or {}))
             self._starting[key] = _Beginning(domain, task)
             task.add_done_callback(lambda _: self._starting.pop(key, None))
             return await asyncio.shield(task)
@@ -455,12 +455,12 @@ class Watch:
             await session.set_probes(probes)
         return session
 
-    async def _begun(self, key: tuple[str, int]) -> None:
+    async def _wait_until_begun(self, key: tuple[str, int]) -> None:
         """Return when no session of that domain is being begun."""
         while (beginning := self._starting.get(key)) is not None:
             await asyncio.wait({beginning.task})
 
-    async def _begin(
+    async def _begin_session(
         self, transport: Transport, domain: Domain, probes: Mapping[str, str]
     ) -> Session:
         positions: Mapping[Position, int] = {}
@@ -480,7 +480,7 @@ class Watch:
             self._images,
             self._on_events,
             self._on_change,
-            points=self._points.of(domain.name),
+            points=self._points.points_of_vm(domain.name),
             resume_from=positions,
             activate_timeout=self._activate_timeout,
             hang_timeout=lambda: self._hang_timeout(domain),
@@ -490,62 +490,62 @@ class Watch:
             beat=self._beat,
         )
         await session.set_probes(probes)
-        watched = self._watched.setdefault(_key(domain), _Watched(transport, domain, None))
+        watched = self._watched.setdefault(_domain_key(domain), _Watched(transport, domain, None))
         watched.session, watched.unwatched = session, None
-        self._spawn(self._run(session))
+        self._spawn_task(self._run_session(session))
         return session
 
     def only_look(self, transport: Transport, domain: Domain) -> None:
         """Follow whether a domain runs, but leave its guest alone: an operator wants it so."""
-        key = _key(domain)
+        key = _domain_key(domain)
         if key not in self._watched and key not in self._starting:
             self._watched[key] = _Watched(transport, domain, None, unwatched=_by_hand(domain))
 
-    async def deactivate(self, domain: Domain) -> None:
+    async def deactivate_guest(self, domain: Domain) -> None:
         """Unload the probes and take the device away from the guest.
 
         Whether the domain runs is still looked at.
         """
-        await self._begun(_key(domain))
-        watched = self._watched.get(_key(domain))
+        await self._wait_until_begun(_domain_key(domain))
+        watched = self._watched.get(_domain_key(domain))
         if watched is None:
             return
         session, watched.session = watched.session, None
         watched.unwatched = _by_hand(domain)
         if session is not None:
-            await session.close(deactivate=True)
+            await session.close_session(deactivate=True)
             return
         try:  # an error may have ended its session, and left the device
-            await watched.transport.deactivate(domain)
+            await watched.transport.deactivate_domain(domain)
         except TransportError as error:
             _log.warning("%s", error)
 
-    async def _run(self, session: Session) -> None:
+    async def _run_session(self, session: Session) -> None:
         domain = session.domain
         try:
-            await session.run()
+            await session.run_session()
         except Exception as error:
             _log.exception("%s: internal error", domain.name)
             await self._begin_again(session, f"{type(error).__name__}: {error}")
             return
-        if self._closing or self.session(domain) is not session:
+        if self._closing or self.find_session(domain) is not session:
             return
-        report = await self.report(domain)
-        watched = self._watched.get(_key(domain))
+        report = await self.report_of(domain)
+        watched = self._watched.get(_domain_key(domain))
         if watched is None or watched.session is not session:
             return  # deactivated, or begun anew meanwhile
-        del self._watched[_key(domain)]
+        del self._watched[_domain_key(domain)]
         # A session ends by itself only if its domain does.
         if report is None or report.state not in ENDED:
             report = DomainReport(DomainState.GONE)
-        self._on_ended(domain, self._changed(watched, report))
+        self._on_ended(domain, self._note_report(watched, report))
 
     async def _begin_again(self, session: Session, why: str) -> None:
         """A bug must not leave a guest without a watch for long, nor unseen."""
         domain = session.domain
         wanted = {name: status.params for name, status in session.probes.items()}
-        await self._leave(session)
-        watched = self._watched.get(_key(domain))
+        await self._leave_session(session)
+        watched = self._watched.get(_domain_key(domain))
         if self._closing or watched is None or watched.session is not session:
             return
         watched.session = None
@@ -556,13 +556,13 @@ class Watch:
         self._on_unwatched(domain)
         await asyncio.sleep(BEGIN_AGAIN)
         # Deactivated meanwhile, it would have another reason.
-        if self._watched.get(_key(domain)) is watched and watched.unwatched == why_unwatched:
-            await self.watch(session.transport, domain, wanted)
+        if self._watched.get(_domain_key(domain)) is watched and watched.unwatched == why_unwatched:
+            await self.watch_domain(session.transport, domain, wanted)
 
-    async def _leave(self, session: Session) -> None:
+    async def _leave_session(self, session: Session) -> None:
         try:
             async with asyncio.timeout(CLOSE_TIMEOUT):
-                await session.close(deactivate=False)
+                await session.close_session(deactivate=False)
         except Exception as error:
             _log.warning("%s: leaving the guest: %s", session.domain.name, error)
 
@@ -574,11 +574,11 @@ class Watch:
         pause = RETRY_FIRST
         started = False
         while True:
-            error = None if started else factory.usable()
+            error = None if started else factory.explain_unusable()
             slot.usable, slot.elsewhere = error is None, error is not None
             if error is None:
                 try:
-                    transport = slot.transport or _make(factory, settings)
+                    transport = slot.transport or _make_transport(factory, settings)
                     slot.transport = transport
                     if not started:
                         await transport.start()
@@ -587,7 +587,7 @@ class Watch:
                     _log.info("transport %s: up", slot.name)
                     await self._on_up(transport)
                     slot.tried.set()
-                    await self._follow(transport)
+                    await self._follow_events(transport)
                     error = "its events have ended"
                 except TransportError as problem:
                     error = str(problem)
@@ -605,16 +605,16 @@ class Watch:
             await asyncio.sleep(pause)
             pause = min(pause * 2, RETRY_MAX)
 
-    async def _follow(self, transport: Transport) -> None:
-        async for event in transport.events():
+    async def _follow_events(self, transport: Transport) -> None:
+        async for event in transport.follow_events():
             if isinstance(transport, WatchesArrivals) and transport.name not in self._arriving:
                 self._arriving.add(transport.name)
-                self._spawn(self._look_for_arrivals(transport))
+                self._spawn_task(self._look_for_arrivals(transport))
             for watched in list(self._watched.values()):
                 domain = watched.domain
                 if watched.transport is transport and event.domid in (None, domain.domid):
                     if event.notice is not None:
-                        self._notice(watched, event.notice)
+                        self._pass_notice_on(watched, event.notice)
                     self.look_soon(domain)
 
     async def _look_for_arrivals(self, transport: Transport) -> None:
@@ -626,7 +626,7 @@ class Watch:
             _log.warning("transport %s: which domains have come is not known: %s",
                          transport.name, error)  # fmt: skip
 
-    def _notice(self, watched: _Watched, notice: Notice) -> None:
+    def _pass_notice_on(self, watched: _Watched, notice: Notice) -> None:
         """A guest that reboots without end must not fill the journal.
 
         One that tells of a failure is not left out for one before that does not.
@@ -639,20 +639,20 @@ class Watch:
             watched.noticed[kind] = now
             self._on_notice(watched.domain, notice)
 
-    def _spawn(self, work: Coroutine[Any, Any, _T]) -> asyncio.Task[_T]:
+    def _spawn_task(self, work: Coroutine[Any, Any, _T]) -> asyncio.Task[_T]:
         task = asyncio.get_running_loop().create_task(work)
         self._tasks.add(task)
-        task.add_done_callback(self._ended)
+        task.add_done_callback(self._log_ended_task)
         return task
 
-    def _ended(self, task: asyncio.Task[Any]) -> None:
+    def _log_ended_task(self, task: asyncio.Task[Any]) -> None:
         self._tasks.discard(task)
         error = None if task.cancelled() else task.exception()
         if error is not None and not isinstance(error, NoTransport):
             _log.error("internal error", exc_info=error)
 
 
-def _make(factory: type[Transport], settings: Mapping[str, Any]) -> Transport:
+def _make_transport(factory: type[Transport], settings: Mapping[str, Any]) -> Transport:
     """:raises TransportError: its settings are not to be used."""
     try:
         return factory(**settings)
@@ -660,7 +660,7 @@ def _make(factory: type[Transport], settings: Mapping[str, Any]) -> Transport:
         raise TransportError(f"settings in [{factory.name}]: {error}") from None
 
 
-def _key(domain: Domain) -> tuple[str, int]:
+def _domain_key(domain: Domain) -> tuple[str, int]:
     return domain.uuid, domain.domid
 
 

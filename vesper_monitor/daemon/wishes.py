@@ -13,7 +13,7 @@ from dataclasses import dataclass
 from typing import Any, TypeVar
 
 from vesper_monitor.daemon.config import DEFAULT_PROBES
-from vesper_monitor.daemon.request import MAX_TEXT, is_utf8, names, number, text
+from vesper_monitor.daemon.request import MAX_TEXT, is_utf8, names_field, number_field, text_field
 from vesper_monitor.daemon.server import RequestError
 from vesper_monitor.faults.fault import InstanceRecord
 from vesper_monitor.faults.language import RuleError
@@ -68,11 +68,11 @@ def read_wishes(request: dict[str, Any], in_force: Wishes) -> tuple[Wishes, str 
         return default
 
     def read_seconds(key: str, default: float | None) -> float | None:
-        return read(key, default, lambda: number(request, key, 0.0, MAX_TIMEOUT_S))
+        return read(key, default, lambda: number_field(request, key, 0.0, MAX_TIMEOUT_S))
 
     found = Wishes(
-        probes=read("probes", in_force.probes, lambda: names(request, "probes", ())),
-        services=read("services", in_force.services, lambda: names(request, "services", ())),
+        probes=read("probes", in_force.probes, lambda: names_field(request, "probes", ())),
+        services=read("services", in_force.services, lambda: names_field(request, "services", ())),
         hang_timeout=read("hang_timeout", in_force.hang_timeout, lambda: _hang_timeout(request)),
         pause_timeout=read_seconds("pause_timeout", in_force.pause_timeout),
         fault_on=read("fault_on", in_force.fault_on, lambda: _fault_on(request)),
@@ -82,17 +82,17 @@ def read_wishes(request: dict[str, Any], in_force: Wishes) -> tuple[Wishes, str 
         return found, _doubt(request["doubt"])
     if not wrong:
         return found, None
-    return found, f"{text(request, 'vm')}: {'; '.join(wrong)}; what was in force stays"
+    return found, f"{text_field(request, 'vm')}: {'; '.join(wrong)}; what was in force stays"
 
 
 def _doubt(doubt: object) -> str:
     """The agent's own; it quotes a parameter, which may be of any length."""
-    return text({"doubt": doubt[:MAX_TEXT] if isinstance(doubt, str) else doubt}, "doubt")
+    return text_field({"doubt": doubt[:MAX_TEXT] if isinstance(doubt, str) else doubt}, "doubt")
 
 
 def _hang_timeout(request: dict[str, Any]) -> float:
     """s; 0: not watched."""
-    value = number(request, "hang_timeout", 0.0, MAX_TIMEOUT_S)
+    value = number_field(request, "hang_timeout", 0.0, MAX_TIMEOUT_S)
     if 0 < value < MIN_TIMEOUT:
         raise RequestError("bad-request", f"'hang_timeout' must be 0 or at least {MIN_TIMEOUT:g}")
     return value

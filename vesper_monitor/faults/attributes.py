@@ -38,7 +38,7 @@ class NodeAttributes:
         self._room = asyncio.Semaphore(AT_ONCE)
         self._tellers: dict[str, asyncio.Task[None]] = {}
 
-    def set(self, name: str, value: str | None, *, after: float = 0.0) -> None:
+    def set_attribute(self, name: str, value: str | None, *, after: float = 0.0) -> None:
         """Set an attribute, or delete it (None).
 
         :param after: s; until then the host has more urgent things to do.
@@ -46,7 +46,7 @@ class NodeAttributes:
         old = self._tellers.pop(name, None)
         if old is not None:
             old.cancel()
-        task = asyncio.get_running_loop().create_task(self._set(name, value, after, old))
+        task = asyncio.get_running_loop().create_task(self._set_until_done(name, value, after, old))
         self._tellers[name] = task
 
         def done(ended: asyncio.Task[None]) -> None:
@@ -62,7 +62,7 @@ class NodeAttributes:
             task.cancel()
         await asyncio.gather(*tellers, return_exceptions=True)
 
-    async def _set(
+    async def _set_until_done(
         self, name: str, value: str | None, after: float, old: asyncio.Task[None] | None
     ) -> None:
         if old is not None:

@@ -79,7 +79,7 @@ class CarriedFault:
     @property
     def event_key(self) -> EventKey | None:
         """Of the record that it was found in; None: it was found in none."""
-        return _key(self.event)
+        return _event_key(self.event)
 
 
 def boot_of_fault(fault: Fault) -> int | None:
@@ -96,10 +96,10 @@ def key_of_event(event: Event) -> EventKey:
 
 def key_of_fault(fault: Fault) -> EventKey | None:
     """Of the record that it was found in; None: it was found in none."""
-    return _key(fault.event)
+    return _event_key(fault.event)
 
 
-def _key(event: dict[str, Any]) -> EventKey | None:
+def _event_key(event: dict[str, Any]) -> EventKey | None:
     try:
         key = (
             str(event["probe"]), str(event["event"]), int(event["cpu"]), int(event["seq"]),
@@ -130,14 +130,14 @@ def pack_fault(fault: Fault, boot_id: int | None, node: str | None) -> dict[str,
         "seen": fault.seen,
         "told": fault.told is not None,
     }
-    if _size(packed) > MAX_PACKED_BYTES:
+    if _packed_size(packed) > MAX_PACKED_BYTES:
         text = str(event.get("text", ""))[:MAX_EVENT_TEXT_CHARS]
         names = ("probe", "event", "cpu", "seq", "guest_ns", "received")
         short = {name: event[name] for name in names if name in event}
         packed["event"] = {**short, "fields": {}, "text": text}
-    if _size(packed) > MAX_PACKED_BYTES:
+    if _packed_size(packed) > MAX_PACKED_BYTES:
         packed["event"] = {}
-    while _size(packed) > MAX_PACKED_BYTES and packed["reason"]:
+    while _packed_size(packed) > MAX_PACKED_BYTES and packed["reason"]:
         packed["reason"] = packed["reason"][: len(packed["reason"]) // 2]
     return packed
 
@@ -147,7 +147,7 @@ def unpack_fault(packed: object) -> CarriedFault:
 
     :raises ValueError: it is something else.
     """
-    if not isinstance(packed, dict) or _size(packed) > MAX_PACKED_BYTES:
+    if not isinstance(packed, dict) or _packed_size(packed) > MAX_PACKED_BYTES:
         raise ValueError("it is no object, or too long")
     boot_id, event = packed.get("boot_id"), packed.get("event")
     if boot_id is not None and (type(boot_id) is not int or not 0 <= boot_id < 1 << 64):
@@ -162,27 +162,27 @@ def unpack_fault(packed: object) -> CarriedFault:
     if isinstance(seen, bool) or not isinstance(seen, (int, float)) or not 0 <= seen < 1e11:
         raise ValueError("'seen'")
     return CarriedFault(
-        uuid=_text(packed, "uuid", MAX_NAME_CHARS),
+        uuid=_text_field(packed, "uuid", MAX_NAME_CHARS),
         boot_id=boot_id,
-        node=_text(packed, "node", MAX_NAME_CHARS),
+        node=_text_field(packed, "node", MAX_NAME_CHARS),
         fault_id=packed["fault"],
         scope=packed["scope"],
-        rule=_text(packed, "rule", MAX_RULE_CHARS),
-        reason=_text(packed, "reason", MAX_REASON_CHARS),
+        rule=_text_field(packed, "rule", MAX_RULE_CHARS),
+        reason=_text_field(packed, "reason", MAX_REASON_CHARS),
         event=event,
         seen=float(seen),
         told=packed["told"],
     )
 
 
-def _size(packed: dict[str, Any]) -> int:
+def _packed_size(packed: dict[str, Any]) -> int:
     try:
         return len(json.dumps(packed, separators=(",", ":")))
     except (TypeError, ValueError, RecursionError):
         raise ValueError("it is no JSON") from None
 
 
-def _text(packed: dict[str, Any], key: str, most: int) -> str:
+def _text_field(packed: dict[str, Any], key: str, most: int) -> str:
     value = packed.get(key)
     if not isinstance(value, str) or len(value) > most:
         raise ValueError(f"'{key}' is no text of at most {most} characters")

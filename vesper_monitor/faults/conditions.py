@@ -1,7 +1,7 @@
 # SPDX-License-Identifier: GPL-2.0-or-later
 """Conditions over the fields of an event, and how they read in words.
 
-No event makes :meth:`~Condition.holds` raise: what is absent, or is of
+No event makes :meth:`~Condition.holds_for` raise: what is absent, or is of
 another kind, equals nothing, is in nothing, and is neither less nor greater
 than anything.
 """
@@ -22,9 +22,9 @@ __all__ = ["ANY", "NONE", "And", "Compare", "Condition", "Field", "Flag", "Not",
 class Condition(Protocol):
     """What a rule asks of an event."""
 
-    def holds(self, facts: Facts) -> bool: ...
+    def holds_for(self, facts: Facts) -> bool: ...
 
-    def words(self) -> str: ...
+    def describe_condition(self) -> str: ...
 
 
 @dataclass(frozen=True)
@@ -43,10 +43,10 @@ class Flag:
 
     name: str
 
-    def holds(self, facts: Facts) -> bool:
-        return facts.get(self.name) is True
+    def holds_for(self, facts: Facts) -> bool:
+        return facts.get_value(self.name) is True
 
-    def words(self) -> str:
+    def describe_condition(self) -> str:
         return DERIVED.get(self.name, f"it is marked {self.name}")
 
 
@@ -66,21 +66,21 @@ class Compare:
     operator: str
     right: Operand
 
-    def holds(self, facts: Facts) -> bool:
-        left, right = _value(self.left, facts), _value(self.right, facts)
-        alike = left is not None and Kind.of(left) is Kind.of(right)
+    def holds_for(self, facts: Facts) -> bool:
+        left, right = _operand_value(self.left, facts), _operand_value(self.right, facts)
+        alike = left is not None and Kind.kind_of(left) is Kind.kind_of(right)
         if self.operator in _ORDER:
             if not isinstance(left, (int, float)) or not isinstance(right, (int, float)):
                 return False
             return alike and _ORDER[self.operator][0](left, right)
         return (alike and left == right) is (self.operator == "==")
 
-    def words(self) -> str:
+    def describe_condition(self) -> str:
         if self.operator in _ORDER:
             verb = _ORDER[self.operator][1]
         else:
             verb = "is" if self.operator == "==" else "is not"
-        return f"{_shown(self.left)} {verb} {_shown(self.right)}"
+        return f"{_show_operand(self.left)} {verb} {_show_operand(self.right)}"
 
 
 @dataclass(frozen=True)
@@ -90,14 +90,14 @@ class OneOf:
     left: Operand
     values: tuple[Value, ...]
 
-    def holds(self, facts: Facts) -> bool:
-        left = _value(self.left, facts)
+    def holds_for(self, facts: Facts) -> bool:
+        left = _operand_value(self.left, facts)
         return left is not None and any(
-            Kind.of(left) is Kind.of(value) and left == value for value in self.values
+            Kind.kind_of(left) is Kind.kind_of(value) and left == value for value in self.values
         )
 
-    def words(self) -> str:
-        return f"{_shown(self.left)} is one of {_listed(self.values)}"
+    def describe_condition(self) -> str:
+        return f"{_show_operand(self.left)} is one of {_list_values(self.values)}"
 
 
 @dataclass(frozen=True)
@@ -107,27 +107,27 @@ class Within:
     part: Operand
     whole: Operand
 
-    def holds(self, facts: Facts) -> bool:
-        part, whole = _value(self.part, facts), _value(self.whole, facts)
+    def holds_for(self, facts: Facts) -> bool:
+        part, whole = _operand_value(self.part, facts), _operand_value(self.whole, facts)
         return isinstance(part, str) and isinstance(whole, str) and part in whole
 
-    def words(self) -> str:
-        return f"{_shown(self.whole)} contains {_shown(self.part)}"
+    def describe_condition(self) -> str:
+        return f"{_show_operand(self.whole)} contains {_show_operand(self.part)}"
 
 
 @dataclass(frozen=True)
 class Not:
     term: Condition
 
-    def holds(self, facts: Facts) -> bool:
-        return not self.term.holds(facts)
+    def holds_for(self, facts: Facts) -> bool:
+        return not self.term.holds_for(facts)
 
-    def words(self) -> str:
+    def describe_condition(self) -> str:
         if isinstance(self.term, Flag) and self.term.name in NEGATED:
             return NEGATED[self.term.name]
         if isinstance(self.term, OneOf):
-            return f"{_shown(self.term.left)} is none of {_listed(self.term.values)}"
-        return f"it is not so that {_grouped(self.term)}"
+            return f"{_show_operand(self.term.left)} is none of {_list_values(self.term.values)}"
+        return f"it is not so that {_in_brackets(self.term)}"
 
 
 @dataclass(frozen=True)
@@ -136,11 +136,11 @@ class And:
 
     terms: tuple[Condition, ...]
 
-    def holds(self, facts: Facts) -> bool:
-        return all(term.holds(facts) for term in self.terms)
+    def holds_for(self, facts: Facts) -> bool:
+        return all(term.holds_for(facts) for term in self.terms)
 
-    def words(self) -> str:
-        return " and ".join(map(_grouped, self.terms))
+    def describe_condition(self) -> str:
+        return " and ".join(map(_in_brackets, self.terms))
 
 
 @dataclass(frozen=True)
@@ -149,30 +149,34 @@ class Or:
 
     terms: tuple[Condition, ...]
 
-    def holds(self, facts: Facts) -> bool:
-        return any(term.holds(facts) for term in self.terms)
+    def holds_for(self, facts: Facts) -> bool:
+        return any(term.holds_for(facts) for term in self.terms)
 
-    def words(self) -> str:
-        return " or ".join(map(_grouped, self.terms))
+    def describe_condition(self) -> str:
+        return " or ".join(map(_in_brackets, self.terms))
 
 
 #: Every event; no event.
 ANY, NONE = And(()), Or(())
 
 
-def _grouped(term: Condition) -> str:
-    return f"({term.words()})" if isinstance(term, (And, Or)) else term.words()
+def _in_brackets(term: Condition) -> str:
+    return (
+        f"({term.describe_condition()})"
+        if isinstance(term, (And, Or))
+        else term.describe_condition()
+    )
 
 
-def _listed(values: tuple[Value, ...]) -> str:
-    return ", ".join(map(_shown, values))
+def _list_values(values: tuple[Value, ...]) -> str:
+    return ", ".join(map(_show_operand, values))
 
 
-def _value(operand: Operand, facts: Facts) -> Value | None:
-    return facts.get(operand.name) if isinstance(operand, Field) else operand
+def _operand_value(operand: Operand, facts: Facts) -> Value | None:
+    return facts.get_value(operand.name) if isinstance(operand, Field) else operand
 
 
-def _shown(operand: Operand) -> str:
+def _show_operand(operand: Operand) -> str:
     if isinstance(operand, Field):
         return operand.name
     if isinstance(operand, bool):

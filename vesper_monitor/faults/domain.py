@@ -12,10 +12,17 @@ from __future__ import annotations
 import time
 from dataclasses import replace
 
-from vesper_monitor.guest.decode import Event, printable
+from vesper_monitor.guest.decode import Event, make_printable
 from vesper_monitor.transport import ENDED, Cause, Domain, DomainReport, DomainState, Notice
 
-__all__ = ["END_RULE", "EVENT", "ending", "noticed", "reported", "stopped"]
+__all__ = [
+    "END_RULE",
+    "EVENT",
+    "as_stopped_by_cluster",
+    "describe_ending",
+    "make_notice_event",
+    "make_report_event",
+]
 
 #: ``Event.event`` and ``Event.probe`` of these.
 EVENT = "domain"
@@ -33,7 +40,7 @@ _SAID = {
 }
 
 
-def reported(domain: Domain, report: DomainReport, paused: float | None = None) -> Event:
+def make_report_event(domain: Domain, report: DomainReport, paused: float | None = None) -> Event:
     """The domain is in another state.
 
     :param paused: s in this state, where that is too long.
@@ -41,21 +48,21 @@ def reported(domain: Domain, report: DomainReport, paused: float | None = None) 
     failure = report.state is DomainState.PAUSED and (
         paused is not None or report.cause is Cause.FAILURE
     )
-    text = _sentence(domain.name, report)
+    text = _describe_state(domain.name, report)
     if paused is not None:
-        text = _sentence(domain.name, report, f" for {paused:.0f} s")
-    return _event(
+        text = _describe_state(domain.name, report, f" for {paused:.0f} s")
+    return _make_event(
         domain,
         text,
         kind="paused" if report.state is DomainState.PAUSED else "state",
         state=report.state.value,
         cause=report.cause.value,
-        why=_clean(report.why),
+        why=_clean_text(report.why),
         failure=failure,
     )
 
 
-def stopped(report: DomainReport) -> DomainReport:
+def as_stopped_by_cluster(report: DomainReport) -> DomainReport:
     """What is reported of a domain that the cluster stops: whoever ends it does so for it.
 
     A crash stays one.
@@ -65,34 +72,34 @@ def stopped(report: DomainReport) -> DomainReport:
     return replace(report, cause=Cause.ASKED, why="stopped by the cluster")
 
 
-def noticed(domain: Domain, notice: Notice) -> Event:
+def make_notice_event(domain: Domain, notice: Notice) -> Event:
     """The hypervisor has seen something."""
-    text = f"{domain.name}: {_clean(notice.text)}"
-    return _event(domain, text, kind=notice.kind, failure=notice.failure)
+    text = f"{domain.name}: {_clean_text(notice.text)}"
+    return _make_event(domain, text, kind=notice.kind, failure=notice.failure)
 
 
-def ending(domain: Domain, report: DomainReport) -> str:
+def describe_ending(domain: Domain, report: DomainReport) -> str:
     """That the domain does not run any more, and why: for the exit reason."""
     assert report.state in ENDED
-    return _sentence(f"{domain.name} (domain {domain.domid})", report)
+    return _describe_state(f"{domain.name} (domain {domain.domid})", report)
 
 
-def _sentence(who: str, report: DomainReport, how_long: str = "") -> str:
+def _describe_state(who: str, report: DomainReport, how_long: str = "") -> str:
     if report.says:
-        return f"{who} {_clean(report.says)}{how_long}"
-    return f"{who} {_SAID[report.state]}{how_long}{_because(report)}"
+        return f"{who} {_clean_text(report.says)}{how_long}"
+    return f"{who} {_SAID[report.state]}{how_long}{_describe_cause(report)}"
 
 
-def _because(report: DomainReport) -> str:
-    return f": {_clean(report.why)}" if report.why else ""
+def _describe_cause(report: DomainReport) -> str:
+    return f": {_clean_text(report.why)}" if report.why else ""
 
 
-def _clean(text: str) -> str:
+def _clean_text(text: str) -> str:
     """There may be names of files in it."""
-    return printable(text.encode("utf-8", "backslashreplace"))
+    return make_printable(text.encode("utf-8", "backslashreplace"))
 
 
-def _event(domain: Domain, text: str, **fields: object) -> Event:
+def _make_event(domain: Domain, text: str, **fields: object) -> Event:
     return Event(
         vm=domain.name, domid=domain.domid, probe=PROBE, event=EVENT, cpu=0, seq=0, guest_ns=0,
         received=time.time(), fields=fields, text=text,

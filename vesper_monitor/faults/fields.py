@@ -15,7 +15,7 @@ from functools import lru_cache
 from typing import Any, TypeAlias
 
 from vesper_monitor.guest.belief import is_users_cgroup, is_users_login
-from vesper_monitor.guest.decode import LOST, UNKNOWN, Event, printable
+from vesper_monitor.guest.decode import LOST, UNKNOWN, Event, make_printable
 from vesper_monitor.guest.records import RECORDS
 
 __all__ = ["DERIVED", "FIELDS", "NEGATED", "Facts", "Kind", "Value", "comm_of", "has_elder",
@@ -36,7 +36,7 @@ class Kind(enum.Enum):
     ANY = "anything"  #: a field of a probe that was not made here
 
     @staticmethod
-    def of(value: object) -> Kind:
+    def kind_of(value: object) -> Kind:
         if isinstance(value, bool):
             return Kind.TRUTH
         if isinstance(value, (int, float)):
@@ -74,9 +74,9 @@ _INIT_PID = 1
 _ASKING = frozenset((signal.SIGTERM, signal.SIGINT, signal.SIGQUIT))
 
 
-def _fields(values: Mapping[str, object]) -> dict[str, Kind]:
+def _field_kinds(values: Mapping[str, object]) -> dict[str, Kind]:
     found = {
-        name: _OPTIONAL.get(name, Kind.TEXT) if value is None else Kind.of(value)
+        name: _OPTIONAL.get(name, Kind.TEXT) if value is None else Kind.kind_of(value)
         for name, value in values.items()
     }
     if "comm" in found and "parent_comm" in found:
@@ -87,10 +87,10 @@ def _fields(values: Mapping[str, object]) -> dict[str, Kind]:
 
 #: Probe, or what vesperd itself sees → its fields.
 FIELDS: Mapping[str, Mapping[str, Kind]] = {
-    **{record.event: _fields(record.read(b"")) for record in RECORDS.values()},
-    "last_words": _fields({"kind": "", "message": "", "pid": 0, "comm": "", "complete": True}),
-    "domain": _fields({"kind": "", "state": "", "cause": "", "why": "", "failure": True}),
-    "hang": _fields(
+    **{record.event: _field_kinds(record.read_fields(b"")) for record in RECORDS.values()},
+    "last_words": _field_kinds({"kind": "", "message": "", "pid": 0, "comm": "", "complete": True}),
+    "domain": _field_kinds({"kind": "", "state": "", "cause": "", "why": "", "failure": True}),
+    "hang": _field_kinds(
         {"depth": "", "silent_s": 0.0, "ran_s": 0.0, "stuck_s": 0.0, "timeout": 0.0}
     ),
 }  # fmt: skip
@@ -113,7 +113,7 @@ class Facts:
         self._event = event
         self._services = services
 
-    def get(self, name: str) -> Value | None:
+    def get_value(self, name: str) -> Value | None:
         """A value, or None: absent, or nothing that can be compared."""
         fields = self._event.fields
         value: Any
@@ -122,7 +122,7 @@ class Facts:
         elif name == "main":
             value = is_main(fields, self._services)
         elif name == "service":
-            value = _service(fields, self._services)
+            value = _main_service(fields, self._services)
         elif name in _DECIDED:
             value = _DECIDED[name](fields)
         else:
@@ -132,7 +132,7 @@ class Facts:
 
 def is_main(fields: Mapping[str, Any], services: Collection[str]) -> bool:
     """The main process of a service has a parent that is not itself such a process."""
-    service = _service(fields, services)
+    service = _main_service(fields, services)
     return service is not None and process_comm(fields) != fields.get("parent_comm")
 
 
@@ -172,10 +172,10 @@ _DECIDED: Mapping[str, Callable[[Mapping[str, Any]], bool]] = {
 @lru_cache(1024)
 def comm_of(name: str) -> str:
     """A service's name as the fields have it: cut by the kernel, which counts bytes."""
-    return printable(name.encode("utf-8", "surrogateescape")[:COMM_MAX])
+    return make_printable(name.encode("utf-8", "surrogateescape")[:COMM_MAX])
 
 
-def _service(fields: Mapping[str, Any], services: Collection[str]) -> str | None:
+def _main_service(fields: Mapping[str, Any], services: Collection[str]) -> str | None:
     comm = process_comm(fields)
     return next((name for name in services if name and comm == comm_of(name)), None)
 

@@ -24,7 +24,7 @@ In a live migration a fault that no monitor was told goes with the VM::
 
 A fault that was handed over is told by nobody here.  At the target it is a
 fault of a new instance from the start.  It is told when the guest that has
-arrived is known to be the one that had it (:meth:`Instance.doubt`,
+arrived is known to be the one that had it (:meth:`Instance.doubt_fault`,
 :meth:`Instance.guest_met`), or when that does not show in time.
 Whether its guest is watched is not kept here.  Who watches it is asked each
 time, so that an instance without a live session cannot be taken for a fine one.
@@ -112,7 +112,7 @@ class Waiter:
         self.answer: Answer | None = None
         self._wake = wake
 
-    def give(self, answer: Answer) -> None:
+    def give_answer(self, answer: Answer) -> None:
         if self.answer is None:
             self.answer = answer
             self._wake()
@@ -203,10 +203,10 @@ class Instance:
         self.record = replace(self.record, monitored=True)
         self.state = InstanceState.WAITING
         self._waiters.add(waiter)
-        if (answer := self._pressing(now)) is not None:
-            waiter.give(answer)
+        if (answer := self._find_immediate_answer(now)) is not None:
+            waiter.give_answer(answer)
         elif first:
-            waiter.give(self.answer_at_timeout())
+            waiter.give_answer(self.answer_at_timeout())
 
     def monitor_ends(self, waiter: Waiter, now: float, *, delivered: bool) -> None:
         """Its process has the answer, or went without (killed; a stop).
@@ -239,7 +239,7 @@ class Instance:
             return Answer(Result.FINE) if watching.followed else _degraded_answer(watching)
         if (fault := self._tellable) is not None:
             return _fault_answer(fault)
-        if (lacking := self._lacking(watching)) is not None:
+        if (lacking := self._explain_degraded(watching)) is not None:
             return Answer(Result.DEGRADED, lacking)
         return Answer(Result.FINE)
 
@@ -313,7 +313,7 @@ class Instance:
         self.fault_recorded = True
         self._tell_all()
 
-    def defer(self, why: str, until: float, now: float) -> None:
+    def defer_fault(self, why: str, until: float, now: float) -> None:
         """Its fault, that is not told yet, is to be told later.
 
         :param why: what monitors are told meanwhile.
@@ -323,7 +323,7 @@ class Instance:
         if not self.paused:
             self._answer_early(now)
 
-    def undefer(self) -> None:
+    def end_deferral(self) -> None:
         """Its time has come."""
         self.deferred = self.deferred_until = None
         self._tell_all()
@@ -334,7 +334,7 @@ class Instance:
             self.restored = False
             self._tell_all()
 
-    def pause(self, paused: bool) -> None:
+    def set_paused(self, paused: bool) -> None:
         """Report nothing but the domain's death, or all again.
 
         A fault of before the pause is told after it; those in it are not held.
@@ -342,7 +342,7 @@ class Instance:
         self.paused = paused
         self.rules_in_pause.clear()
         if not paused:
-            self.rules.forget()
+            self.rules.forget_counts()
         self._tell_all()
 
     def hand_over(self) -> Fault | None:
@@ -354,7 +354,7 @@ class Instance:
         self.handed_over = True
         return self.fault
 
-    def doubt(self, boot_id: int | None) -> None:
+    def doubt_fault(self, boot_id: int | None) -> None:
         """Its fault has come with the VM.
 
         :param boot_id: of the guest that had it, if known.
@@ -408,10 +408,10 @@ class Instance:
         # What is not followed may be so for a moment: its monitor waits, see Instances.wait().
         if self.paused or not watching.followed:
             return
-        if (self._lacking(watching) is None) != (self._degraded_told is None):
+        if (self._explain_degraded(watching) is None) != (self._degraded_told is None):
             self._answer_early(now)
 
-    def refuse(self, why: str | None) -> None:
+    def refuse_wishes(self, why: str | None) -> None:
         """The agent's present wishes cannot all be fulfilled; None: they can."""
         self.refused = why
 
@@ -423,7 +423,7 @@ class Instance:
         )
         self._answer_all(self._dead)
 
-    def end(self, now_real: float, by: str, why: str | None = None) -> Fault | None:
+    def end_activation(self, now_real: float, by: str, why: str | None = None) -> Fault | None:
         """Stopped, or replaced.
 
         :param why: for monitors that still wait. None: their processes are
@@ -437,7 +437,7 @@ class Instance:
         self.state = InstanceState.ENDED
         return fault
 
-    def patience(self, now: float, grace: float) -> float | None:
+    def seconds_until_alarm(self, now: float, grace: float) -> float | None:
         """Seconds until Pacemaker is to be told without a monitor.
 
         :param grace: seconds by which a monitor may be late.
@@ -467,7 +467,7 @@ class Instance:
             return None
         return self.fault if may and self.deferred is None else None
 
-    def _lacking(self, watching: Watching) -> str | None:
+    def _explain_degraded(self, watching: Watching) -> str | None:
         """Why a monitor is told neither of a fault nor that all is well."""
         return self.deferred or watching.lacking or self.refused
 
@@ -480,7 +480,7 @@ class Instance:
         told = self.fault is not None and self.fault.told is not None
         return replace(self._dead, fault=self.fault) if self._dead and told else self._dead
 
-    def _pressing(self, now: float) -> Answer | None:
+    def _find_immediate_answer(self, now: float) -> Answer | None:
         """What a monitor is told at once."""
         if (dead := self._dead_answer()) is not None:
             return dead
@@ -490,7 +490,7 @@ class Instance:
             hold = self.hold_until()
             return None if hold is not None and now < hold else _fault_answer(fault)
         watching = self._watching()
-        lacking = self._lacking(watching) if watching.followed else self.deferred
+        lacking = self._explain_degraded(watching) if watching.followed else self.deferred
         if lacking is not None and self._degraded_told is None and self._may_be_early(now):
             self._early_at = now
             return Answer(Result.DEGRADED, lacking)
@@ -506,7 +506,7 @@ class Instance:
 
     def _answer_all(self, answer: Answer) -> None:
         for waiter in self._waiters:
-            waiter.give(answer)
+            waiter.give_answer(answer)
 
 
 def _fault_answer(fault: Fault) -> Answer:

@@ -45,9 +45,9 @@ from vesper_monitor.faults.watching import Watching
 from vesper_monitor.guest.decode import Event
 from vesper_monitor.transport import Domain, DomainReport
 
-__all__ = ["Instances", "Tell", "attribute"]
+__all__ = ["Instances", "Tell", "fault_attribute_name"]
 
-#: :func:`vesper_monitor.faults.pacemaker.fail`
+#: :func:`vesper_monitor.faults.pacemaker.report_failure`
 Tell = Callable[[str, str | None, Callable[[], bool], Callable[[], None]], Awaitable[bool]]
 
 _log = logging.getLogger(__name__)
@@ -72,12 +72,12 @@ UNWATCHED_WAIT_S = 10.0
 SHOW_AFTER = 10.0
 
 
-def attribute(vm: str) -> str:
+def fault_attribute_name(vm: str) -> str:
     """Name of the node attribute with a VM's last fault."""
     return f"vesper-fault-{vm}"
 
 
-def _nothing() -> None:
+def _do_nothing() -> None:
     pass
 
 
@@ -87,11 +87,11 @@ class Instances:
     :param grace: s by which a monitor may be late before Pacemaker is told
         of a fault without it.
     :param max_failovers: faults of one VM that are told in an hour.
-    :param tell: tells Pacemaker (:func:`vesper_monitor.faults.pacemaker.fail`).
+    :param tell: tells Pacemaker (:func:`vesper_monitor.faults.pacemaker.report_failure`).
     :param paused: whether an operator has paused the watching of a VM.
     :param attributes: where the cluster is shown each VM's last fault.
     :param ledger: remembers what Pacemaker knows and the journal does not.
-    :param numbered: else faults have no numbers before :meth:`number` is called.
+    :param numbered: else faults have no numbers before :meth:`make_fault_numbering` is called.
     """
 
     def __init__(
@@ -101,7 +101,7 @@ class Instances:
         *,
         grace: float,
         max_failovers: int,
-        tell: Tell = pacemaker.fail,
+        tell: Tell = pacemaker.report_failure,
         paused: Callable[[str], bool] = lambda _: False,
         attributes: NodeAttributes | None = None,
         ledger: ToldLedger | None = None,
@@ -139,7 +139,7 @@ class Instances:
         #: faults that Pacemaker did not take; they wait for a monitor
         self._given_up: set[int] = set()
 
-    def restore(
+    def restore_all(
         self,
         records: Iterable[InstanceRecord],
         faults: Iterable[Fault],
@@ -151,7 +151,7 @@ class Instances:
         """Go on with what the journal holds.
 
         Much may have happened here before it could be read; that is known better.
-        Faults found meanwhile have no numbers until :meth:`number` is called.
+        Faults found meanwhile have no numbers until :meth:`make_fault_numbering` is called.
 
         :param stopped_for: see :meth:`stopped_for`.
         :param told: VMs of which faults were told in the last hour, and when.
@@ -164,28 +164,28 @@ class Instances:
             if fault.resource not in known_better:
                 self._stopped_for[fault.resource] = fault
         for vm, at in told:
-            self._rate.told(vm, at)
+            self._rate.note_told(vm, at)
         held = {fault.instance: fault for fault in faults if fault.ended is None}
-        begun_here = self.all()
+        begun_here = self.list_all()
         for record in records:
             if record.resource in known_better:
-                self._supersede(record, held.get(record.id))
+                self._supersede_record(record, held.get(record.id))
                 continue
-            instance = self._make(record, held.get(record.id), restored=True)
+            instance = self._make_instance(record, held.get(record.id), restored=True)
             domain = Domain(record.vm, record.domid, record.uuid)
             later = [one for one in self.of_domain(domain) if one in begun_here]
             if later:
                 self._take_over(instance, later[-1])
                 continue
             instance.boot_id = (boots or {}).get((record.uuid, record.domid))
-            self._begin(instance)
+            self._begin_instance(instance)
             if instance.fault is not None and instance.fault.told is None:
                 if instance.boot_id is None:
-                    self._doubt(instance, boot_of_fault(instance.fault))
-                self._admit(instance, instance.fault)
-            self._reconsider(instance)
+                    self._doubt_fault(instance, boot_of_fault(instance.fault))
+                self._admit_fault(instance, instance.fault)
+            self._reset_alarm(instance)
 
-    def _supersede(self, record: InstanceRecord, fault: Fault | None) -> None:
+    def _supersede_record(self, record: InstanceRecord, fault: Fault | None) -> None:
         """An instance of the journal's: its resource was begun or stopped here meanwhile.
 
         Its fault is the present instance's, if that is of the same life of the VM.
@@ -210,14 +210,16 @@ class Instances:
                 self._numbers[found.id] = fault.id
             current.fault = fault
             batch.faults = [fault]
-            self._admit(current, fault)
+            self._admit_fault(current, fault)
             current.fault_is_recorded(fault.id)
-            self._reconsider(current)
+            self._reset_alarm(current)
         else:
             batch.faults = [replace(fault, ended=now, ended_by="a later fault")]
-        self._recorder.put(record.vm, batch)
+        self._recorder.put_batch(record.vm, batch)
 
-    def number(self, last_fault_id: int, last_event_id: int) -> Callable[[Fault], Fault]:
+    def make_fault_numbering(
+        self, last_fault_id: int, last_event_id: int
+    ) -> Callable[[Fault], Fault]:
         """Number the faults that were found before, and their events, after the journal's last.
 
         :returns: what does so with a fault.
@@ -230,14 +232,14 @@ class Instances:
                 if -provisional not in self._numbers:
                     self._last_fault_id += 1
                     self._numbers[-provisional] = self._last_fault_id
-        for instance in self.all():
+        for instance in self.list_all():
             if instance.fault is not None:
-                instance.fault = self._number(instance.fault)
+                instance.fault = self._number_fault(instance.fault)
         for resource, fault in self._stopped_for.items():
-            self._stopped_for[resource] = self._number(fault)
-        return self._number
+            self._stopped_for[resource] = self._number_fault(fault)
+        return self._number_fault
 
-    def _number(self, fault: Fault) -> Fault:
+    def _number_fault(self, fault: Fault) -> Fault:
         number, event = self._numbers.get(fault.id, fault.id), fault.event
         provisional = event.get("id")
         if isinstance(provisional, int) and provisional < 0 and self._first_event_id is not None:
@@ -248,12 +250,12 @@ class Instances:
         self._last_fault_id += 1 if self._numbered else -1
         return self._last_fault_id
 
-    def recall(self, record: InstanceRecord, events: Iterable[Event]) -> None:
+    def recall_events(self, record: InstanceRecord, events: Iterable[Event]) -> None:
         """Count what an earlier daemon has judged: the events of that instance, in order."""
         instance = self._by_resource.get(record.resource)
         if instance is not None and instance.record.id == record.id:
             for event in events:
-                instance.rules.judge(event, record.services)
+                instance.rules.judge_event(event, record.services)
 
     async def close(self) -> None:
         for timer in self._timers.values():
@@ -265,10 +267,10 @@ class Instances:
 
     # ------------------------------------------------------------ looking
 
-    def all(self) -> list[Instance]:
+    def list_all(self) -> list[Instance]:
         return list(self._by_resource.values())
 
-    def get(self, resource: str) -> Instance | None:
+    def get_instance(self, resource: str) -> Instance | None:
         return self._by_resource.get(resource)
 
     def of_domain(self, domain: Domain) -> list[Instance]:
@@ -277,25 +279,25 @@ class Instances:
 
     def of_vm(self, vm: str) -> list[Instance]:
         """Instances of any life of a VM."""
-        return [instance for instance in self.all() if instance.record.vm == vm]
+        return [instance for instance in self.list_all() if instance.record.vm == vm]
 
     # ------------------------------------------------------------ start, stop
 
-    def _make(
+    def _make_instance(
         self, record: InstanceRecord, fault: Fault | None, *, restored: bool = False
     ) -> Instance:
         return Instance(
-            record, lambda: self._watching(record), fault=fault, rules=_rules(record),
+            record, lambda: self._watching(record), fault=fault, rules=_rules_of_record(record),
             restored=restored,
         )  # fmt: skip
 
-    def _begin(self, instance: Instance) -> None:
+    def _begin_instance(self, instance: Instance) -> None:
         """In place of an earlier life, which ends."""
         record = instance.record
         self._know_better(record.resource)
-        old = self._drop(record.resource)
+        old = self._drop_instance(record.resource)
         if old is not None:
-            self._end(old, "a later start")
+            self._end_instance(old, "a later start")
         self.left.pop(record.resource, None)
         instance.paused = self._paused(record.vm)
         others = self.of_domain(Domain(record.vm, record.domid, record.uuid))
@@ -310,9 +312,9 @@ class Instances:
         A fault that nobody was told of yet goes on as that one's.
         """
         resource, fault = instance.record.resource, other.fault
-        self._drop(other.record.resource)
+        self._drop_instance(other.record.resource)
         why = f"{other.record.vm} belongs to resource {resource} now, which found it last"
-        self._end(other, f"resource {resource}", why)
+        self._end_instance(other, f"resource {resource}", why)
         _log.warning("%s: %s", other.record.resource, why)
         if fault is None or fault.told is not None or other.handed_over or instance.fault:
             return
@@ -323,16 +325,16 @@ class Instances:
     def _put(self, fault: Fault) -> None:
         """Write a fault that is an instance's now, and tell its monitors."""
         self._unwritten.add((fault.instance, fault.seen))
-        self._recorder.put(
-            fault.vm, Batch(faults=[fault]), lambda: self.recorded([fault]),
-            lambda: self.written([fault]),
+        self._recorder.put_batch(
+            fault.vm, Batch(faults=[fault]), lambda: self.tell_recorded_faults([fault]),
+            lambda: self.note_written([fault]),
         )  # fmt: skip
 
     def _know_better(self, resource: str) -> None:
         if not self._numbered:
             self._known_better.add(resource)
 
-    def _drop(self, resource: str) -> Instance | None:
+    def _drop_instance(self, resource: str) -> Instance | None:
         instance = self._by_resource.pop(resource, None)
         if instance is not None:
             key = instance.record.uuid, instance.record.domid
@@ -341,7 +343,7 @@ class Instances:
                 del self._by_domain[key]
         return instance
 
-    def start(
+    def start_instance(
         self,
         resource: str,
         domain: Domain,
@@ -384,29 +386,31 @@ class Instances:
             fault = replace(fault, instance=record.id, ended=None, ended_by=None)
         else:
             fault = None
-        instance = self._make(record, fault)
-        self._begin(instance)
-        self._save(instance, fault)
+        instance = self._make_instance(record, fault)
+        self._begin_instance(instance)
+        self._save_instance(instance, fault)
         _log.info("%s: watching %s (domain %d)", resource, domain.name, domain.domid)
         if fault is not None:
             _log.warning(
                 "%s: its stop was not carried through, so it still has %s", resource, fault.label
             )
-            self._admit(instance, fault)
-            self._reconsider(instance)
+            self._admit_fault(instance, fault)
+            self._reset_alarm(instance)
         return instance
 
-    def stop(self, resource: str, then: Callable[[], None] = _nothing) -> Instance | None:
+    def stop_instance(
+        self, resource: str, then: Callable[[], None] = _do_nothing
+    ) -> Instance | None:
         """The resource is being stopped.
 
         :param then: called when that is in the journal, or could not be written.
         :returns: the instance that ended.
         """
         self._know_better(resource)
-        instance = self._drop(resource)
+        instance = self._drop_instance(resource)
         if instance is not None:
             self._record_death(instance)
-            fault = self._end(instance, "stop", then=then)
+            fault = self._end_instance(instance, "stop", then=then)
             if fault is not None and not instance.handed_over:
                 self._stopped_for[resource] = fault
             if instance.node is not None and instance.may_be_on_record:
@@ -433,14 +437,14 @@ class Instances:
 
         :param why: for monitors that wait.
         """
-        ended = [self._drop(instance.record.resource) for instance in self.of_vm(vm)]
+        ended = [self._drop_instance(instance.record.resource) for instance in self.of_vm(vm)]
         for instance in ended:
             if instance is not None:
-                self._end(instance, by, why)
+                self._end_instance(instance, by, why)
                 _log.info("%s: ended by %s", instance.record.resource, by)
         return len(ended)
 
-    def change(
+    def change_wishes(
         self,
         instance: Instance,
         probes: tuple[str, ...],
@@ -462,46 +466,46 @@ class Instances:
             boot_timeout=boot_timeout,
         )
         if fault_on != before:
-            instance.rules = _rules(instance.record)
+            instance.rules = _rules_of_record(instance.record)
             _log.info("%s: fault_on is now: %s", instance.record.resource, fault_on or "(default)")
-        self._save(instance)
+        self._save_instance(instance)
 
-    def refuse(self, instance: Instance, why: str | None) -> None:
+    def refuse_wishes(self, instance: Instance, why: str | None) -> None:
         """Its agent wishes what cannot be done now; None: no more."""
         if why != instance.refused:
             if why is not None:
                 _log.error("%s: %s", instance.record.resource, why)
-            instance.refuse(why)
-            instance.watch_changed(_now())
+            instance.refuse_wishes(why)
+            instance.watch_changed(_clock_now())
 
-    def _save(
+    def _save_instance(
         self,
         instance: Instance,
         fault: Fault | None = None,
-        then: Callable[[], None] = _nothing,
+        then: Callable[[], None] = _do_nothing,
     ) -> None:
         """:param fault: of its own that has changed, too."""
         faults = [fault] if fault is not None else []
         record = instance.record
-        self._recorder.put(record.vm, Batch(instances=[record], faults=faults), then)
+        self._recorder.put_batch(record.vm, Batch(instances=[record], faults=faults), then)
 
-    def _end(
+    def _end_instance(
         self,
         instance: Instance,
         by: str,
         why: str | None = None,
-        then: Callable[[], None] = _nothing,
+        then: Callable[[], None] = _do_nothing,
     ) -> Fault | None:
-        """See :meth:`Instance.end`."""
-        fault = instance.end(time.time(), MIGRATION if instance.handed_over else by, why)
-        self._reconsider(instance)
-        self._save(instance, fault, then)
+        """See :meth:`Instance.end_activation`."""
+        fault = instance.end_activation(time.time(), MIGRATION if instance.handed_over else by, why)
+        self._reset_alarm(instance)
+        self._save_instance(instance, fault, then)
         return fault
 
     # ------------------------------------------------------------ faults
 
-    def judge(self, domain: Domain, events: Iterable[Event]) -> list[Fault]:
-        """The faults among events; hand them to the recorder, then to :meth:`recorded`.
+    def judge_events(self, domain: Domain, events: Iterable[Event]) -> list[Fault]:
+        """The faults among events; hand them to the recorder, then to :meth:`tell_recorded_faults`.
 
         An instance holds one fault: until that is over, whatever else goes
         wrong in the guest is an event.
@@ -514,12 +518,12 @@ class Instances:
                     continue
                 if instance.judged_at_source == key_of_event(event):
                     continue
-                verdict = instance.rules.judge(event, instance.record.services)
+                verdict = instance.rules.judge_event(event, instance.record.services)
                 if verdict is None or verdict.rule in instance.rules_in_pause:
                     continue
                 self._drop_doubted(instance, "a later fault")
                 record, now = instance.record, time.time()
-                flapping = self._rate.flapping(record.vm, now)
+                flapping = self._rate.describe_flapping(record.vm, now)
                 fault = Fault(
                     id=self._next_fault_id(),
                     resource=record.resource,
@@ -543,9 +547,9 @@ class Instances:
                 found.append(fault)
         return found
 
-    def recorded(self, faults: Iterable[Fault]) -> None:
+    def tell_recorded_faults(self, faults: Iterable[Fault]) -> None:
         """They are in the journal, or have waited for it: tell the monitors."""
-        for fault in map(self._number, faults):
+        for fault in map(self._number_fault, faults):
             instance = self._by_resource.get(fault.resource)
             if instance is None or instance.record.id != fault.instance:
                 continue
@@ -553,32 +557,34 @@ class Instances:
                 _log.error("%s: %s is not reported, paused: %s",
                            fault.resource, fault.label, fault.reason)  # fmt: skip
                 continue
-            self._admit(instance, fault)
+            self._admit_fault(instance, fault)
             instance.fault_is_recorded(fault.id)
-            self._reconsider(instance)
+            self._reset_alarm(instance)
             # After the monitor has its answer, in the loop's next turn.
             asyncio.get_running_loop().call_soon(_log_fault, fault)
             if self._attributes is not None:
-                self._attributes.set(attribute(fault.vm), _shown(fault), after=SHOW_AFTER)
+                self._attributes.set_attribute(
+                    fault_attribute_name(fault.vm), _shown_fault(fault), after=SHOW_AFTER
+                )
 
-    def written(self, faults: Iterable[Fault]) -> None:
+    def note_written(self, faults: Iterable[Fault]) -> None:
         """They are in the journal."""
         for fault in faults:
             self._unwritten.discard((fault.instance, fault.seen))
             if fault.told is not None:
-                self._ledger.forget(fault)
+                self._ledger.forget_fault(fault)
 
-    def _admit(self, instance: Instance, fault: Fault) -> None:
+    def _admit_fault(self, instance: Instance, fault: Fault) -> None:
         """Let a fault be told now, or defer it: its guest has had too many."""
         held = instance.fault
         if held is None or held.id != fault.id or held.told is not None:
             return
         now = time.time()
         event = fault.event.get("id")
-        at = self._rate.next(fault.vm, now, event)
+        at = self._rate.next_allowed_time(fault.vm, now, event)
         if at <= now:
-            self._rate.told(fault.vm, now, event)
-            instance.undefer()
+            self._rate.note_told(fault.vm, now, event)
+            instance.end_deferral()
             return
         when = time.strftime("%H:%M:%S", time.localtime(at))
         why = (
@@ -588,26 +594,26 @@ class Instances:
         )
         if instance.deferred is None:
             _log.error("%s: %s", fault.resource, why)
-        instance.defer(why, _now() + at - now, _now())
+        instance.defer_fault(why, _clock_now() + at - now, _clock_now())
 
     def _admit_again(self, instance: Instance) -> None:
         if instance.fault is not None and instance.deferred is not None:
-            self._admit(instance, instance.fault)
-            self._reconsider(instance)
+            self._admit_fault(instance, instance.fault)
+            self._reset_alarm(instance)
 
-    def clear(self, *, fault_id: int | None = None, resource: str | None = None) -> int:
+    def clear_faults(self, *, fault_id: int | None = None, resource: str | None = None) -> int:
         """The operator says it is over. :returns: number of faults that ended."""
         ended = 0
-        for instance in self.all():
+        for instance in self.list_all():
             fault = instance.fault
             if fault is None or (fault.id != fault_id and instance.record.resource != resource):
                 continue
             gone = instance.fault_cleared(time.time(), "operator")
             if gone is not None:
                 ended += 1
-                self._recorder.put(gone.vm, Batch(faults=[gone]))
+                self._recorder.put_batch(gone.vm, Batch(faults=[gone]))
                 _log.warning("%s: %s cleared by the operator", gone.resource, gone.label)
-            self._reconsider(instance)
+            self._reset_alarm(instance)
         return ended
 
     # ------------------------------------------------------------ live migration
@@ -623,7 +629,7 @@ class Instances:
         """
         record = instance.record
         fault = instance.hand_over()
-        self._reconsider(instance)
+        self._reset_alarm(instance)
         teller = self._tellers.get(record.id)
         if teller is not None:
             await asyncio.wait({teller}, timeout=limit)
@@ -650,14 +656,12 @@ class Instances:
         """
         known = instance.record.id if instance is not None else ""
         try:
-            return await self._recorder.run_for(
-                vm, Journal.has_reported, vm, carried.seen, known
-            )
+            return await self._recorder.run_for(vm, Journal.has_reported, vm, carried.seen, known)
         except JournalError:
             held = instance.fault if instance is not None else None
             return held is not None and held.seen == carried.seen
 
-    def take(self, instance: Instance, carried: CarriedFault) -> str:
+    def take_carried_fault(self, instance: Instance, carried: CarriedFault) -> str:
         """Take a fault that has come with the VM of this instance.
 
         :returns: why it is not taken; empty: it is.
@@ -674,7 +678,7 @@ class Instances:
             return f"there is {instance.fault.label} already"
         fault = carried.to_fault(self._next_fault_id(), record)
         instance.fault_found(fault)
-        self._doubt(instance, carried.boot_id)
+        self._doubt_fault(instance, carried.boot_id)
         _log.info("%s: %s has come along from %s, where it was fault %d",
                   fault.resource, fault.label, carried.node, carried.fault_id)  # fmt: skip
         self._put(fault)
@@ -687,7 +691,7 @@ class Instances:
             if instance.guest_met(boot_id):
                 self._drop_doubted(instance, "another boot of the guest")
             if doubted:
-                self._reconsider(instance)
+                self._reset_alarm(instance)
 
     def _drop_doubted(self, instance: Instance, by: str) -> None:
         """The fault that has come with the VM is not known to be this guest's: end it."""
@@ -695,31 +699,31 @@ class Instances:
             return
         gone = instance.fault_cleared(time.time(), by)
         if gone is not None:
-            self._recorder.put(gone.vm, Batch(faults=[gone]))
+            self._recorder.put_batch(gone.vm, Batch(faults=[gone]))
             _log.warning("%s: %s ended by %s", gone.resource, gone.label, by)
 
-    def _doubt(self, instance: Instance, boot_id: int | None) -> None:
-        instance.doubt(boot_id)
+    def _doubt_fault(self, instance: Instance, boot_id: int | None) -> None:
+        instance.doubt_fault(boot_id)
         if instance.doubted_boot is not None:
             asyncio.get_running_loop().call_later(DOUBT_S, self._end_doubt, instance)
 
     def _end_doubt(self, instance: Instance) -> None:
         instance.end_doubt()
-        self._reconsider(instance)
+        self._reset_alarm(instance)
 
     # ------------------------------------------------------------ the guest
 
     def watch_changed(self, domain: Domain) -> None:
         """It may be watched better or worse than before."""
         for instance in self.of_domain(domain):
-            instance.watch_changed(_now())
+            instance.watch_changed(_clock_now())
 
     def domain_seen(self, domain: Domain) -> None:
         """The domain runs."""
         for instance in self.of_domain(domain):
             if instance.restored:
                 instance.domain_seen()
-                self._reconsider(instance)
+                self._reset_alarm(instance)
 
     def domain_ended(self, domain: Domain, report: DomainReport) -> None:
         """The domain does not run any more."""
@@ -728,9 +732,9 @@ class Instances:
             if fault is not None and fault.rule == PANIC_RULE:
                 report = replace(report, why=fault.reason)  # the kernel's own words
             if instance.death is None:
-                instance.death = domains.reported(domain, report).to_json()
-            instance.domain_ended(report, domains.ending(domain, report))
-            self._reconsider(instance)
+                instance.death = domains.make_report_event(domain, report).to_json()
+            instance.domain_ended(report, domains.describe_ending(domain, report))
+            self._reset_alarm(instance)
 
     def _death_told(self, instance: Instance) -> None:
         """A monitor was told that the domain has ended.
@@ -767,21 +771,23 @@ class Instances:
             ended=time.time(),
             ended_by=DOMAIN_END,
         )
-        self._recorder.put(record.vm, Batch(faults=[fault]))
+        self._recorder.put_batch(record.vm, Batch(faults=[fault]))
         _log_fault(fault)
         if self._attributes is not None:
-            self._attributes.set(attribute(fault.vm), _shown(fault), after=SHOW_AFTER)
+            self._attributes.set_attribute(
+                fault_attribute_name(fault.vm), _shown_fault(fault), after=SHOW_AFTER
+            )
 
-    def pause(self, vm: str, paused: bool) -> None:
+    def pause_vm(self, vm: str, paused: bool) -> None:
         """Report nothing but the domain's death, or all again."""
-        for instance in self.all():
+        for instance in self.list_all():
             if instance.record.vm == vm:
-                instance.pause(paused)
-                self._reconsider(instance)
+                instance.set_paused(paused)
+                self._reset_alarm(instance)
 
     # ------------------------------------------------------------ monitors
 
-    async def wait(
+    async def serve_monitor(
         self,
         instance: Instance,
         *,
@@ -802,19 +808,19 @@ class Instances:
             return
         awake = asyncio.Event()
         waiter = Waiter(awake.set)
-        start = _now()
+        start = _clock_now()
         monitored = instance.record.monitored
         instance.monitor_begins(waiter, start, interval, first)
         if not monitored:
-            self._save(instance)
-        self._reconsider(instance)
+            self._save_instance(instance)
+        self._reset_alarm(instance)
         delivered = False
         try:
             end = start + timeout
             hold = instance.hold_until()
             if hold is not None:
                 end = min(end, max(hold, start))
-            while waiter.answer is None and (left := end - _now()) > 0:
+            while waiter.answer is None and (left := end - _clock_now()) > 0:
                 try:
                     async with asyncio.timeout(min(left, UNWATCHED_WAIT_S)):
                         await awake.wait()
@@ -826,34 +832,36 @@ class Instances:
             await deliver(answer)
             delivered = True
             if answer.result is Result.FAULT and answer.fault is not None:
-                self._told(instance, answer.fault)
+                self._note_told(instance, answer.fault)
             elif answer.result is Result.DEAD:
                 self._death_told(instance)
         finally:
-            instance.monitor_ends(waiter, _now(), delivered=delivered)
-            self._reconsider(instance)
+            instance.monitor_ends(waiter, _clock_now(), delivered=delivered)
+            self._reset_alarm(instance)
 
-    def _told(self, instance: Instance, fault: Fault) -> None:
-        told = instance.fault_told(self._number(fault).id, time.time())
+    def _note_told(self, instance: Instance, fault: Fault) -> None:
+        told = instance.fault_told(self._number_fault(fault).id, time.time())
         if told is not None:
             if (told.instance, told.seen) in self._unwritten:
-                self._ledger.note(told)
-            self._recorder.put(told.vm, Batch(faults=[told]), None, lambda: self.written([told]))
+                self._ledger.note_told(told)
+            self._recorder.put_batch(
+                told.vm, Batch(faults=[told]), None, lambda: self.note_written([told])
+            )
 
     # ------------------------------------------------------------ no monitor
 
-    def _reconsider(self, instance: Instance) -> None:
+    def _reset_alarm(self, instance: Instance) -> None:
         """Set, or take back, the alarm after which Pacemaker is told without a monitor."""
         key = instance.record.id
         timer = self._timers.pop(key, None)
         if timer is not None:
             timer.cancel()
         if instance.deferred_until is not None:
-            wait = max(0.0, instance.deferred_until - _now())
+            wait = max(0.0, instance.deferred_until - _clock_now())
             loop = asyncio.get_running_loop()
             self._timers[key] = loop.call_later(wait, self._admit_again, instance)
             return
-        patience = instance.patience(_now(), self._grace)
+        patience = instance.seconds_until_alarm(_clock_now(), self._grace)
         if patience is None or key in self._tellers:
             return
         if instance.fault is not None and instance.fault.id in self._given_up:
@@ -879,21 +887,21 @@ class Instances:
             return (
                 instance.state is not InstanceState.ENDED
                 and held is not None
-                and held.id == self._number(fault).id
+                and held.id == self._number_fault(fault).id
                 and held.told is None
                 and not instance.waiting
                 and not instance.handed_over
             )
 
         def injecting() -> None:
-            instance.fault_injected(_now())
+            instance.fault_injected(_clock_now())
 
         _log.info("%s: no monitor waits, telling Pacemaker of %s", fault.resource, fault.label)
         try:
             async with self._room:
                 told = await self._tell(fault.resource, instance.node, wanted, injecting)
             if told:
-                self._told(instance, fault)
+                self._note_told(instance, fault)
             elif wanted():
                 self._given_up.add(fault.id)
         except Exception:
@@ -904,7 +912,7 @@ def _log_fault(fault: Fault) -> None:
     _log.error("%s: %s: %s", fault.resource, fault.label, fault.reason, extra={ALWAYS: True})
 
 
-def _shown(fault: Fault) -> str:
+def _shown_fault(fault: Fault) -> str:
     when = time.strftime("%Y-%m-%d %H:%M:%S", time.localtime(fault.seen))
     return f"{when} {fault.label}: {fault.reason}"
 
@@ -914,7 +922,7 @@ def _is_same(one: Fault, other: Fault) -> bool:
     return key_of_fault(one) is not None and key_of_fault(one) == key_of_fault(other)
 
 
-def _rules(record: InstanceRecord) -> RuleSet:
+def _rules_of_record(record: InstanceRecord) -> RuleSet:
     """Its own; the default ones where they are wrong, which vesperd has not let in."""
     try:
         return RuleSet(record.fault_on)
@@ -923,5 +931,5 @@ def _rules(record: InstanceRecord) -> RuleSet:
         return RuleSet()
 
 
-def _now() -> float:
+def _clock_now() -> float:
     return asyncio.get_running_loop().time()

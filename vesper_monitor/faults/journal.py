@@ -6,7 +6,7 @@ Synchronous, and used in a process of its own (vesper_monitor/faults/journal_pro
 What a call writes is one transaction, and survives the death of the daemon
 (write-ahead log, ``synchronous=NORMAL``).  Events and the positions behind
 them are written together, so that a daemon that was killed reads no record
-twice and leaves none out.  Only :meth:`Journal.sync` makes it survive a power
+twice and leaves none out.  Only :meth:`Journal.sync_to_disk` makes it survive a power
 failure as well.  Nobody has to wait for that before a monitor is told: with
 the power the instance and its fault end (:meth:`Journal.begin_boot`).
 """
@@ -151,7 +151,7 @@ class Batch:
     #: new or changed
     instances: list[InstanceRecord] = field(default_factory=list)
 
-    def merge(self, other: Batch) -> None:
+    def merge_batch(self, other: Batch) -> None:
         """Append a later batch."""
         self.events += other.events
         self.positions.update(other.positions)
@@ -203,13 +203,13 @@ class Journal:
         #: what is in there, of the domains that were written since it was opened
         self._positions: dict[tuple[str, int], Mapping[Position, int]] = {}
         try:
-            self._db = self._open()
+            self._db = self._open_database()
         except sqlite3.OperationalError as error:  # full, read-only, locked: not its content
             raise JournalError(f"{path}: cannot open the journal: {error}") from error
         except (sqlite3.DatabaseError, JournalError) as error:
             self._set_aside(error)
             try:
-                self._db = self._open()
+                self._db = self._open_database()
             except sqlite3.Error as again:
                 raise JournalError(f"{path}: cannot make a new journal: {again}") from again
         except OSError as error:
@@ -223,7 +223,7 @@ class Journal:
 
     # ------------------------------------------------------------ writing
 
-    def write(self, batch: Batch) -> list[tuple[str, str]]:
+    def write_batch(self, batch: Batch) -> list[tuple[str, str]]:
         """Write all of it, or nothing.
 
         What cannot be represented (an encoding, the size of a number) is left out alone.
@@ -234,18 +234,18 @@ class Journal:
         self._limit_log()
         try:
             try:
-                with self._transaction():
+                with self._begin_transaction():
                     self._write_batch(batch)
                 return []
             except _UNREPRESENTABLE as error:
                 _log.debug("%s: %s; each by itself now", self.path, error)
                 self._positions.clear()
-                with self._transaction():
+                with self._begin_transaction():
                     return self._write_one_by_one(batch)
         except BaseException as error:
             self._positions.clear()
             if isinstance(error, sqlite3.Error):
-                raise self._error("write", error) from error
+                raise self._make_error("write", error) from error
             raise
 
     def _write_batch(self, batch: Batch) -> None:
@@ -284,13 +284,13 @@ class Journal:
             raise JournalError(f"{self.path}: cannot write: {error}") from error
         if size <= MAX_LOG_BYTES:
             return
-        if self._query("PRAGMA wal_checkpoint(TRUNCATE)")[0][0]:
+        if self._query_rows("PRAGMA wal_checkpoint(TRUNCATE)")[0][0]:
             raise JournalError(
                 f"{self.path}: a process reads it and does not end, so its log has grown to "
                 f"{size >> 20} MiB; nothing more is written until it ends (fuser -v {self.path})"
             )
 
-    def sync(self) -> None:
+    def sync_to_disk(self) -> None:
         """Return when all that was written is on the disk.
 
         :raises JournalError:
@@ -311,18 +311,18 @@ class Journal:
              json.dumps(e.fields), e.text)
             for e in events
         ]  # fmt: skip
-        self._insert("events", rows)
+        self._insert_rows("events", rows)
         for event in events:
             if event.words is not None:
                 self._write_words(event, event.words)
         self._since_trim += len(rows)
         if self._since_trim >= _TRIM_EVERY:
-            self._trim()
+            self._trim_events()
             self._since_trim = 0
 
     def _write_words(self, event: Event, words: LastWords) -> None:
         self._db.execute(
-            _insert("last_words", 9, 1),
+            _insert_statement("last_words", 9, 1),
             (event.id, event.vm, event.domid, event.received, words.kind, words.message,
              words.stack, words.log, words.complete),
         )  # fmt: skip
@@ -352,20 +352,20 @@ class Journal:
                 if before.get(p) != next_seq
             ]
             self._positions[uuid, domid] = positions
-        self._insert("positions", rows)
+        self._insert_rows("positions", rows)
 
-    def _insert(self, table: str, rows: Sequence[tuple[object, ...]]) -> None:
+    def _insert_rows(self, table: str, rows: Sequence[tuple[object, ...]]) -> None:
         """Many rows to a statement: after each the thread waits for the interpreter."""
         at = 0
         for size in (64, 8, 1):
             while len(rows) - at >= size:
                 values = itertools.chain.from_iterable(rows[at : at + size])
-                self._db.execute(_insert(table, len(rows[0]), size), tuple(values))
+                self._db.execute(_insert_statement(table, len(rows[0]), size), tuple(values))
                 at += size
 
     def _write_instance(self, i: InstanceRecord) -> None:
         self._db.execute(
-            _insert("instances", 15, 1),
+            _insert_statement("instances", 15, 1),
             (i.id, i.resource, i.vm, i.uuid, i.domid, i.started, json.dumps(list(i.probes)),
              json.dumps(list(i.services)), i.monitored, i.ended, i.hang_timeout,
              i.pause_timeout, i.transport, i.fault_on, i.boot_timeout),
@@ -373,12 +373,12 @@ class Journal:
 
     def _write_fault(self, f: Fault) -> None:
         self._db.execute(
-            _insert("faults", 14, 1),
+            _insert_statement("faults", 14, 1),
             (f.id, f.resource, f.vm, f.uuid, f.domid, f.instance, f.scope, f.rule, f.reason,
              json.dumps(f.event), f.seen, f.told, f.ended, f.ended_by),
         )  # fmt: skip
 
-    def _trim(self) -> None:
+    def _trim_events(self) -> None:
         db = self._db
         # By count: numbers may have gaps of any size.
         db.execute(
@@ -405,18 +405,18 @@ class Journal:
     def forget_positions(self, uuid: str, domid: int) -> None:
         """The domain is gone."""
         self._positions.pop((uuid, domid), None)
-        self._execute("DELETE FROM positions WHERE uuid=? AND domid=?", (uuid, domid))
+        self._execute_statement("DELETE FROM positions WHERE uuid=? AND domid=?", (uuid, domid))
 
     def begin_boot(self, boot_id: str, now: float) -> None:
         """Note which boot of the host this is; end what belongs to an earlier one.
 
         After a boot another life of a VM may have the same UUID and domain id.
         """
-        row = self._query("SELECT boot_id FROM host")
+        row = self._query_rows("SELECT boot_id FROM host")
         if row and row[0][0] == boot_id:
             return
         try:
-            with self._transaction():
+            with self._begin_transaction():
                 db = self._db
                 db.execute("DELETE FROM host")
                 db.execute(
@@ -432,14 +432,14 @@ class Journal:
                 db.execute("DELETE FROM positions")
                 self._positions.clear()
         except sqlite3.Error as error:
-            raise self._error("write", error) from error
+            raise self._make_error("write", error) from error
 
     def set_activation(self, vm: str, probes: Iterable[str] | None) -> None:
         """What the operator wants of a VM; None: nothing."""
         if probes is None:
-            self._execute("DELETE FROM activations WHERE vm=?", (vm,))
+            self._execute_statement("DELETE FROM activations WHERE vm=?", (vm,))
         else:
-            self._execute(
+            self._execute_statement(
                 "INSERT OR REPLACE INTO activations (vm, probes) VALUES (?,?)",
                 (vm, json.dumps(list(probes))),
             )
@@ -447,18 +447,18 @@ class Journal:
     def set_deactivation(self, vm: str, deactivated: bool) -> None:
         """Whether the operator wants a VM left alone. It ends what was activated there."""
         if not deactivated:
-            self._execute("DELETE FROM deactivations WHERE vm=?", (vm,))
+            self._execute_statement("DELETE FROM deactivations WHERE vm=?", (vm,))
             return
         try:
-            with self._transaction():
+            with self._begin_transaction():
                 self._db.execute("INSERT OR REPLACE INTO deactivations (vm) VALUES (?)", (vm,))
                 self._db.execute("DELETE FROM activations WHERE vm=?", (vm,))
         except sqlite3.Error as error:
-            raise self._error("write", error) from error
+            raise self._make_error("write", error) from error
 
     # ------------------------------------------------------------ reading
 
-    def remembered(self, boot_id: str, told_since: float) -> Remembered:
+    def read_remembered(self, boot_id: str, told_since: float) -> Remembered:
         """Begin a boot of the host, or go on in one; return all that a daemon goes on with.
 
         :param told_since: s, CLOCK_REALTIME: see :meth:`told_since`.
@@ -472,21 +472,21 @@ class Journal:
             faults=self.open_faults(),
             stopped_for=self.stopped_for(),
             told=self.told_since(told_since),
-            boots=self.boots(),
+            boots=self.read_boots(),
             wanted_last=self.wanted_last(),
-            activations=self.activations(),
-            deactivations=self.deactivations(),
+            activations=self.read_activations(),
+            deactivations=self.read_deactivations(),
         )
 
     def last_ids(self) -> tuple[int, int]:
         """The highest id of an event and of a fault; 0 if there is none."""
-        rows = self._query(
+        rows = self._query_rows(
             "SELECT (SELECT coalesce(max(id), 0) FROM events),"
             " (SELECT coalesce(max(id), 0) FROM faults)"
         )
         return int(rows[0][0]), int(rows[0][1])
 
-    def events(
+    def read_events(
         self,
         *,
         vm: str | None = None,
@@ -507,11 +507,11 @@ class Journal:
         if vm is not None:
             condition += " AND vm = ?"
             parameters.append(vm)
-        rows = self._query(
+        rows = self._query_rows(
             f"SELECT {_COLUMNS['events']} FROM events WHERE {condition} ORDER BY id LIMIT ?",
             (*parameters, limit),
         )
-        return _events(rows)
+        return _events_of_rows(rows)
 
     def events_before(self, fault: Fault, seconds: float, limit: int) -> list[Event]:
         """The last events of a fault's VM up to its own, oldest first.
@@ -520,24 +520,24 @@ class Journal:
         """
         last = fault.event.get("id")
         bound, until = ("id", last) if last is not None else ("received", fault.seen + OWN_S)
-        rows = self._query(
+        rows = self._query_rows(
             f"SELECT {_COLUMNS['events']} FROM events"
             f" WHERE vm = ? AND domid = ? AND {bound} <= ? AND received >= ?"
             " ORDER BY id DESC LIMIT ?",
             (fault.vm, fault.domid, until, fault.seen - seconds, limit),
         )
-        return _events(reversed(rows))
+        return _events_of_rows(reversed(rows))
 
     def nth_newest(self, vm: str | None, n: int) -> int | None:
         """Id of the first of the last ``n`` events; None: there are none."""
         condition, parameters = ("", ()) if vm is None else ("WHERE vm = ?", (vm,))
-        rows = self._query(
+        rows = self._query_rows(
             f"SELECT min(id) FROM (SELECT id FROM events {condition} ORDER BY id DESC LIMIT ?)",
             (*parameters, n),
         )
         return None if rows[0][0] is None else int(rows[0][0])
 
-    def faults(
+    def read_faults(
         self,
         *,
         vm: str | None = None,
@@ -551,16 +551,16 @@ class Journal:
             if value is not None:
                 condition += f" AND {column} = ?"
                 parameters.append(value)
-        rows = self._query(
+        rows = self._query_rows(
             f"SELECT {_COLUMNS['faults']} FROM faults WHERE {condition} ORDER BY id DESC LIMIT ?",
             (*parameters, limit),
         )
-        return _faults(reversed(rows))
+        return _faults_of_rows(reversed(rows))
 
-    def fault(self, fault_id: int) -> Fault | None:
+    def read_fault(self, fault_id: int) -> Fault | None:
         """One fault."""
         query = f"SELECT {_COLUMNS['faults']} FROM faults WHERE id = ?"
-        found = _faults(self._query(query, (fault_id,)))
+        found = _faults_of_rows(self._query_rows(query, (fault_id,)))
         return found[0] if found else None
 
     def last_words(self, vm: str, domid: int, since: float) -> list[tuple[float, LastWords]]:
@@ -569,7 +569,7 @@ class Journal:
         :param since: s, CLOCK_REALTIME: a domain id comes back after a boot of the host.
         :returns: when it was received, and what it is.
         """
-        rows = self._query(
+        rows = self._query_rows(
             "SELECT received, kind, message, stack, log, complete FROM last_words"
             " WHERE vm = ? AND domid = ? AND received >= ? ORDER BY event",
             (vm, domid, since),
@@ -581,7 +581,7 @@ class Journal:
 
         :param since: s, CLOCK_REALTIME.
         """
-        return self._query(
+        return self._query_rows(
             "SELECT vm, told FROM faults WHERE told >= ? AND rule != ? ORDER BY told",
             (since, END_RULE),
         )
@@ -594,30 +594,30 @@ class Journal:
         :param seen: as of the fault, exactly: s, CLOCK_REALTIME of the host that saw it.
         """
         return bool(
-            self._query(
+            self._query_rows(
                 "SELECT 1 FROM faults WHERE vm = ? AND seen = ? AND"
                 " (told IS NOT NULL OR ended_by = 'operator' OR instance = ?) LIMIT 1",
                 (vm, seen, instance),
             )
         )
 
-    def boots(self) -> dict[tuple[str, int], int]:
+    def read_boots(self) -> dict[tuple[str, int], int]:
         """The boot of the guest's core that was read last, by (UUID, domain id)."""
-        rows = self._query("SELECT DISTINCT uuid, domid, boot_id FROM positions")
+        rows = self._query_rows("SELECT DISTINCT uuid, domid, boot_id FROM positions")
         return {(r[0], r[1]): int(r[2]) for r in rows}
 
     def open_faults(self) -> list[Fault]:
         """Faults that have not ended."""
         query = f"SELECT {_COLUMNS['faults']} FROM faults WHERE ended IS NULL ORDER BY id"
-        return _faults(self._query(query))
+        return _faults_of_rows(self._query_rows(query))
 
     def stopped_for(self) -> list[Fault]:
         """Faults with which the last instance of a resource was stopped, in this boot of the host.
 
         The domain may still be there: the stop may have died before it was carried through.
         """
-        return _faults(
-            self._query(
+        return _faults_of_rows(
+            self._query_rows(
                 f"SELECT {_COLUMNS['faults']} FROM faults AS f"
                 " WHERE id > (SELECT last_fault FROM host)"
                 " AND ended_by = 'stop' AND instance = (SELECT id FROM instances"
@@ -627,7 +627,7 @@ class Journal:
 
     def open_instances(self) -> list[InstanceRecord]:
         """Instances that have not ended."""
-        rows = self._query(
+        rows = self._query_rows(
             f"SELECT {_COLUMNS['instances']} FROM instances WHERE ended IS NULL ORDER BY started"
         )
         return [
@@ -643,30 +643,30 @@ class Journal:
     def wanted_last(self) -> list[tuple[str, tuple[str, ...]]]:
         """VMs that resources have had on this host, and the probes wanted there last."""
         # Of max() SQLite takes the other columns from the same row.
-        rows = self._query("SELECT vm, probes, max(started) FROM instances GROUP BY vm")
+        rows = self._query_rows("SELECT vm, probes, max(started) FROM instances GROUP BY vm")
         return [(vm, tuple(json.loads(probes))) for vm, probes, _ in rows]
 
-    def positions(self, uuid: str, domid: int) -> dict[Position, int]:
+    def read_positions(self, uuid: str, domid: int) -> dict[Position, int]:
         """Where an earlier daemon stopped reading a domain's buffers."""
-        rows = self._query(
+        rows = self._query_rows(
             "SELECT boot_id, probe, generation, cpu, next_seq FROM positions"
             " WHERE uuid=? AND domid=?",
             (uuid, domid),
         )
         return {Position(int(r[0]), r[1], r[2], r[3]): int(r[4]) for r in rows}
 
-    def deactivations(self) -> set[str]:
+    def read_deactivations(self) -> set[str]:
         """VMs that the operator wants left alone."""
-        return {vm for (vm,) in self._query("SELECT vm FROM deactivations")}
+        return {vm for (vm,) in self._query_rows("SELECT vm FROM deactivations")}
 
-    def activations(self) -> dict[str, tuple[str, ...]]:
+    def read_activations(self) -> dict[str, tuple[str, ...]]:
         """VMs that the operator activated, and the probes wanted there."""
-        rows = self._query("SELECT vm, probes FROM activations")
+        rows = self._query_rows("SELECT vm, probes FROM activations")
         return {vm: tuple(json.loads(probes)) for vm, probes in rows}
 
     # ------------------------------------------------------------ file
 
-    def _open(self) -> sqlite3.Connection:
+    def _open_database(self) -> sqlite3.Connection:
         self.path.parent.mkdir(mode=0o755, parents=True, exist_ok=True)
         # SQLite gives its -wal and -shm the mode of the file itself.
         os.close(os.open(self.path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600))
@@ -700,7 +700,7 @@ class Journal:
             tables = [name for (name,) in own.execute("SELECT name FROM sqlite_schema"
                                                       " WHERE type = 'table'")]  # fmt: skip
             for table in tables:
-                known, there = _columns(own, table), _columns(db, table)
+                known, there = _table_columns(own, table), _table_columns(db, table)
                 unknown = [there[name] for name in there.keys() - known.keys()]
                 # We would leave those empty.
                 if not known.keys() <= there.keys() or not all(unknown):
@@ -734,7 +734,7 @@ class Journal:
             "remove them"
         )
 
-    def _error(self, what: str, error: sqlite3.Error) -> JournalError:
+    def _make_error(self, what: str, error: sqlite3.Error) -> JournalError:
         # A full disk, one that cannot be written, a lock: these are no damage.
         damaged = type(error) is sqlite3.DatabaseError
         if getattr(error, "sqlite_errorcode", 0) & 0xFF in _STALE:
@@ -742,29 +742,29 @@ class Journal:
         kind = JournalDamaged if damaged else JournalError
         return kind(f"{self.path}: cannot {what}: {error}")
 
-    def _transaction(self) -> _Transaction:
+    def _begin_transaction(self) -> _Transaction:
         return _Transaction(self._db)
 
-    def _execute(self, statement: str, parameters: tuple[object, ...]) -> None:
+    def _execute_statement(self, statement: str, parameters: tuple[object, ...]) -> None:
         try:
             self._db.execute(statement, parameters)
         except sqlite3.Error as error:
-            raise self._error("write", error) from error
+            raise self._make_error("write", error) from error
 
-    def _query(self, statement: str, parameters: tuple[object, ...] = ()) -> list[Any]:
+    def _query_rows(self, statement: str, parameters: tuple[object, ...] = ()) -> list[Any]:
         try:
             return self._db.execute(statement, parameters).fetchall()
         except sqlite3.Error as error:
-            raise self._error("read", error) from error
+            raise self._make_error("read", error) from error
 
 
 @functools.cache
-def _insert(table: str, columns: int, rows: int) -> str:
+def _insert_statement(table: str, columns: int, rows: int) -> str:
     row = f"({','.join('?' * columns)})"
     return f"INSERT OR REPLACE INTO {table} ({_COLUMNS[table]}) VALUES {','.join([row] * rows)}"
 
 
-def _columns(db: sqlite3.Connection, table: str) -> dict[str, bool]:
+def _table_columns(db: sqlite3.Connection, table: str) -> dict[str, bool]:
     """Columns of a table by name, and whether each may be left out of a row."""
     return {
         name: not_null == 0 or default is not None
@@ -772,7 +772,7 @@ def _columns(db: sqlite3.Connection, table: str) -> dict[str, bool]:
     }
 
 
-def _events(rows: Iterable[Any]) -> list[Event]:
+def _events_of_rows(rows: Iterable[Any]) -> list[Event]:
     return [
         Event(
             id=r[0], vm=r[1], domid=r[2], probe=r[3], event=r[4], cpu=r[5], seq=int(r[6]),
@@ -782,7 +782,7 @@ def _events(rows: Iterable[Any]) -> list[Event]:
     ]  # fmt: skip
 
 
-def _faults(rows: Iterable[Any]) -> list[Fault]:
+def _faults_of_rows(rows: Iterable[Any]) -> list[Fault]:
     return [
         Fault(
             id=r[0], resource=r[1], vm=r[2], uuid=r[3], domid=r[4], instance=r[5], scope=r[6],
@@ -808,11 +808,11 @@ class _Transaction:
                 self._db.execute("COMMIT")
                 return
             except sqlite3.Error:
-                self._rollback()
+                self._roll_back()
                 raise
-        self._rollback()
+        self._roll_back()
 
-    def _rollback(self) -> None:
+    def _roll_back(self) -> None:
         # A full disk has SQLite roll back by itself.
         if self._db.in_transaction:
             self._db.execute("ROLLBACK")

@@ -39,13 +39,13 @@ MAX_UNANSWERED = 1000
 class JournalWorker(Protocol):
     """What does the journal's work, one call after the other."""
 
-    async def call(self, method: str, *args: Any, **kwargs: Any) -> Any:
+    async def call_journal(self, method: str, *args: Any, **kwargs: Any) -> Any:
         """Call a method of the journal. :raises JournalError:"""
 
     async def close(self) -> None:
         """Close the journal, when all that was asked for is done."""
 
-    def kill(self) -> None:
+    def kill_worker(self) -> None:
         """End it, whatever it does."""
 
 
@@ -67,7 +67,7 @@ class JournalProcess:
         """Return another child, which only reads what the first one writes."""
         return cls(path, keep_events=0, keep_faults=0, log_level=log_level, mode=READS_ONLY)
 
-    async def call(self, method: str, *args: Any, **kwargs: Any) -> Any:
+    async def call_journal(self, method: str, *args: Any, **kwargs: Any) -> Any:
         """Call a method of the journal. :raises JournalError:"""
         return (await self.call_measured(method, *args, **kwargs))[0]
 
@@ -78,9 +78,11 @@ class JournalProcess:
         """
         async with self._beginning:  # one child, whoever asks first
             if self._pipe is None or self._pipe.ended:
-                await self._begin()
+                await self._begin_process()
         assert self._pipe is not None
-        answer = self._pipe.ask(pickle.dumps((method, args, kwargs), pickle.HIGHEST_PROTOCOL))
+        answer = self._pipe.send_question(
+            pickle.dumps((method, args, kwargs), pickle.HIGHEST_PROTOCOL)
+        )
         value, cpu_s = pickle.loads(await answer)
         if isinstance(value, Exception):
             raise value
@@ -90,7 +92,7 @@ class JournalProcess:
         """Read a file beside the journal, however long that takes. :raises OSError:"""
         while True:
             try:
-                text: str = await self.call("read_state", path)
+                text: str = await self.call_journal("read_state", path)
                 return text
             except JournalError as error:  # the child has died
                 _log.error("%s: %s", path, error)
@@ -103,7 +105,7 @@ class JournalProcess:
         """
         try:
             async with asyncio.timeout(STATE_LIMIT_S):
-                await self.call("write_state", path, value)
+                await self.call_journal("write_state", path, value)
         except TimeoutError:
             raise OSError(f"{path}: the disk does not answer") from None
         except JournalError as error:
@@ -112,10 +114,10 @@ class JournalProcess:
     async def close(self) -> None:
         """Close the journal, when all that was asked for is done."""
         if self._pipe is not None and not self._pipe.ended:
-            await self.call(CLOSE)
-        self.kill()
+            await self.call_journal(CLOSE)
+        self.kill_worker()
 
-    def kill(self) -> None:
+    def kill_worker(self) -> None:
         """End it. A disk that hangs may keep it until it answers."""
         if self._pipe is not None:
             self._pipe.close()
@@ -123,14 +125,14 @@ class JournalProcess:
             self._process.kill()
             self._process.poll()
 
-    async def _begin(self) -> None:
+    async def _begin_process(self) -> None:
         if self._process is not None:
-            self.kill()
+            self.kill_worker()
         try:
             ours, theirs = socket.socketpair()
             try:
                 with theirs:
-                    self._process = self._start(theirs.fileno())
+                    self._process = self._start_process(theirs.fileno())
                 loop = asyncio.get_running_loop()
                 _, self._pipe = await loop.create_connection(lambda: _Pipe(self._path), sock=ours)
             except BaseException:
@@ -139,7 +141,7 @@ class JournalProcess:
         except OSError as error:  # no descriptor, no memory
             raise JournalError(f"{self._path}: its process cannot be begun: {error}") from error
 
-    def _start(self, descriptor: int) -> subprocess.Popen[bytes]:
+    def _start_process(self, descriptor: int) -> subprocess.Popen[bytes]:
         command = [sys.executable, "-SP", "-m", SERVER_MODULE, str(descriptor), str(os.getpid())]
         return subprocess.Popen(
             [*command, *self._arguments],
@@ -166,11 +168,11 @@ class _Pipe(asyncio.Protocol):
         assert isinstance(transport, asyncio.Transport)
         self._transport = transport
 
-    def ask(self, question: bytes) -> asyncio.Future[bytes]:
+    def send_question(self, question: bytes) -> asyncio.Future[bytes]:
         """Send a message. :returns: the answer, some day; it may fail with JournalError."""
         answer: asyncio.Future[bytes] = asyncio.get_running_loop().create_future()
         if self.ended or self._transport is None:
-            answer.set_exception(self._error())
+            answer.set_exception(self._ended_error())
             return answer
         if len(self._waiting) >= MAX_UNANSWERED:
             answer.set_exception(JournalError(f"{self._path}: the disk does not answer"))
@@ -195,12 +197,12 @@ class _Pipe(asyncio.Protocol):
         while self._waiting:
             answer = self._waiting.popleft()
             if not answer.done():
-                answer.set_exception(self._error())
+                answer.set_exception(self._ended_error())
                 answer.exception()  # nobody may want to know
 
     def close(self) -> None:
         if self._transport is not None:
             self._transport.abort()
 
-    def _error(self) -> JournalError:
+    def _ended_error(self) -> JournalError:
         return JournalError(f"{self._path}: the journal's process has ended")

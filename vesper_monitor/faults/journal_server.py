@@ -40,8 +40,8 @@ LENGTH = struct.Struct("<I")
 CLOSE = "close"
 #: Likewise: files beside the journal, on the same disk.
 STATE_FILES: dict[str, Callable[..., Any]] = {
-    "read_state": statefile.read,
-    "write_state": statefile.write,
+    "read_state": statefile.read_state,
+    "write_state": statefile.write_state,
 }
 _PR_SET_PDEATHSIG = 1
 #: s for an earlier vesperd's child to end, which dies with its parent.
@@ -62,29 +62,29 @@ class _Server:
         self._journal: Journal | None = None
         self._lock: int | None = None
 
-    def serve(self, connection: socket.socket) -> None:
+    def serve_requests(self, connection: socket.socket) -> None:
         """Answer until the other end closes, or asks to close the journal."""
         stream = connection.makefile("rb")
         while len(head := stream.read(LENGTH.size)) == LENGTH.size:
             method, args, kwargs = pickle.loads(stream.read(*LENGTH.unpack(head)))
             began = time.process_time()
-            value = self._do(method, args, kwargs)
+            value = self._do_request(method, args, kwargs)
             done = value, time.process_time() - began
             answer = pickle.dumps(done, pickle.HIGHEST_PROTOCOL)
             connection.sendall(LENGTH.pack(len(answer)) + answer)
             if method == CLOSE:
                 return
 
-    def _do(self, method: str, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
+    def _do_request(self, method: str, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
         """:returns: what is to be raised, too."""
         try:
             if method == CLOSE:
-                return self._close()
+                return self._close_journal()
             if method in STATE_FILES:
                 return STATE_FILES[method](*args)
-            return getattr(self._opened(), method)(*args, **kwargs)
+            return getattr(self._open_if_needed(), method)(*args, **kwargs)
         except JournalDamaged as error:
-            self._close()  # the next one sets it aside
+            self._close_journal()  # the next one sets it aside
             return JournalDamaged(str(error))
         except JournalError as error:
             return JournalError(str(error))
@@ -94,9 +94,9 @@ class _Server:
             _log.exception("internal error in the journal's process")
             return JournalError(f"{self._path}: internal error: {type(error).__name__}: {error}")
 
-    def _opened(self) -> Journal:
+    def _open_if_needed(self) -> Journal:
         if self._journal is not None and self._is_outdated(self._journal):
-            self._close()
+            self._close_journal()
         if self._journal is None and self._reads_only:
             self._journal = ReadOnlyJournal(self._path)
         elif self._journal is None:
@@ -143,7 +143,7 @@ class _Server:
             os.close(self._lock)
         self._lock = lock
 
-    def _close(self) -> None:
+    def _close_journal(self) -> None:
         if self._journal is not None:
             self._journal.close()
             self._journal = None
@@ -160,7 +160,7 @@ def main(arguments: list[str]) -> None:
     # Its parent tells it when to end, also where a terminal or systemd tells both.
     for number in (signal.SIGINT, signal.SIGTERM, signal.SIGHUP):
         signal.signal(number, signal.SIG_IGN)
-    logs.setup(log_level)
+    logs.set_up_logging(log_level)
     journal = Path(path)
     server = _Server(
         lambda: Journal(journal, keep_events=int(keep_events), keep_faults=int(keep_faults)),
@@ -169,7 +169,7 @@ def main(arguments: list[str]) -> None:
     )
     with socket.socket(fileno=int(descriptor)) as connection:
         try:
-            server.serve(connection)
+            server.serve_requests(connection)
         except ConnectionError:
             pass  # it has died
 

@@ -27,10 +27,15 @@ import re
 from dataclasses import dataclass
 
 from vesper_monitor.faults.conditions import ANY, NONE, Condition
-from vesper_monitor.faults.expression import MAX_DEPTH, ExpressionError, read, similar
+from vesper_monitor.faults.expression import (
+    MAX_DEPTH,
+    ExpressionError,
+    read_expression,
+    suggest_name,
+)
 from vesper_monitor.faults.fields import FIELDS
 
-__all__ = ["Count", "Parsed", "Rule", "RuleError", "parse"]
+__all__ = ["Count", "Parsed", "Rule", "RuleError", "parse_rules"]
 
 #: Characters of a text, and rules in it.
 MAX_LENGTH, MAX_RULES = 8192, 100
@@ -64,7 +69,7 @@ class RuleError(ValueError):
         self._source = text.split("\n")[self.line - 1]
         super().__init__(f"line {self.line}, column {self.column}: {message}")
 
-    def picture(self) -> str:
+    def show_place(self) -> str:
         """The place: a piece of the line, and below it a caret."""
         start = max(0, self.column - 41)
         piece = self._source[start : start + 78]
@@ -79,7 +84,7 @@ class Count:
     number: int
     seconds: int
 
-    def words(self) -> str:
+    def describe_count(self) -> str:
         return f"{self.number} within {self.seconds} s"
 
 
@@ -97,13 +102,15 @@ class Rule:
     text: str
     default: bool = False
 
-    def words(self) -> str:
+    def describe_rule(self) -> str:
         """What it says."""
         if self.condition == NONE:
             return "no event is a fault"
-        which = "" if self.condition == ANY else self.condition.words()
+        which = "" if self.condition == ANY else self.condition.describe_condition()
         if self.count is not None:
-            return f"{self.count.words()} are a fault" + (f", of those where {which}" * bool(which))
+            return f"{self.count.describe_count()} are a fault" + (
+                f", of those where {which}" * bool(which)
+            )
         return f"an event is a fault if {which}" if which else "every event is a fault"
 
 
@@ -117,7 +124,7 @@ class Parsed:
     doubts: tuple[RuleError, ...]
 
 
-def parse(text: str) -> Parsed:
+def parse_rules(text: str) -> Parsed:
     """Read a rule set.
 
     :raises RuleError: and nothing else, whatever the text.
@@ -126,20 +133,20 @@ def parse(text: str) -> Parsed:
         raise RuleError(text, MAX_LENGTH, f"longer than {MAX_LENGTH} characters")
     rules: list[Rule] = []
     doubts: list[RuleError] = []
-    for part in _split(text):
+    for part in _split_rules(text):
         if len(rules) == MAX_RULES:
             raise RuleError(text, part.start, f"more than {MAX_RULES} rules")
         if part.probe not in FIELDS:
             doubt = (
-                f"no probe {part.probe} is built in{similar(part.probe, FIELDS)}: taken for one "
+                f"no probe {part.probe} is built in{suggest_name(part.probe, FIELDS)}: taken for one "
                 f"of your own (built in: {', '.join(FIELDS)})"
             )
             doubts.append(RuleError(text, part.start, doubt))
-        rules.append(part.rule())
+        rules.append(part.read_rule())
     return Parsed(tuple(rules), tuple(doubts))
 
 
-def _split(text: str) -> list[_Part]:
+def _split_rules(text: str) -> list[_Part]:
     """Into rules, without gaps and comments."""
     parts: list[_Part] = []
     plain = list(text)
@@ -160,7 +167,7 @@ def _split(text: str) -> list[_Part]:
     while at < len(text):
         piece = _PIECE.match(text, at)
         if piece is None:
-            raise RuleError(text, at, _stray(text[at]))
+            raise RuleError(text, at, _describe_stray(text[at]))
         if piece["gap"]:
             plain[at : piece.end()] = " " * len(piece[0])
         elif piece["text"] and not piece[0].isprintable():
@@ -181,7 +188,7 @@ def _split(text: str) -> list[_Part]:
     return parts
 
 
-def _stray(character: str) -> str:
+def _describe_stray(character: str) -> str:
     if character in "\"'":
         return "this text does not end on its line (and has no \\ in it)"
     hint = {"=": "; to compare write ==", "!": "; write not or !=", "&": "; write and",
@@ -203,44 +210,44 @@ class _Part:
     begin: int
     body: str
 
-    def rule(self) -> Rule:
+    def read_rule(self) -> Rule:
         """:raises RuleError:"""
         source = f"{self.probe}: {' '.join(self.body.split())}"
         word = self.body.strip()
         if word in ("none", "default"):
             if word == "default" and self.probe not in FIELDS:
                 indent = len(self.body) - len(self.body.lstrip())
-                raise self._wrong(indent, f"{self.probe} is not built in: it has no default")
+                raise self._error_at(indent, f"{self.probe} is not built in: it has no default")
             return Rule(self.probe, NONE, None, source, default=word == "default")
         count = None
         body = self.body
         if found := _COUNT.search(body):
-            count = self._count(found)
+            count = self._read_count(found)
             body = body[: found.start()]
             if not body.strip() and found[0].startswith(","):
-                raise self._wrong(found.start(), "a condition is missing before the comma")
+                raise self._error_at(found.start(), "a condition is missing before the comma")
         elif not word:
-            raise self._wrong(len(body), "what is a fault is missing: a condition, any or none")
-        condition = self._condition(body) if body.strip() else ANY
+            raise self._error_at(len(body), "what is a fault is missing: a condition, any or none")
+        condition = self._read_condition(body) if body.strip() else ANY
         return Rule(self.probe, condition, count, source)
 
-    def _count(self, found: re.Match[str]) -> Count:
+    def _read_count(self, found: re.Match[str]) -> Count:
         number, seconds = int(found[1]), int(found[2]) * _UNITS[found[3]]
         if not 2 <= number <= MAX_COUNT:
-            raise self._wrong(found.start(1), f"a count is from 2 to {MAX_COUNT}")
+            raise self._error_at(found.start(1), f"a count is from 2 to {MAX_COUNT}")
         if not 1 <= seconds <= MAX_WINDOW:
-            raise self._wrong(
+            raise self._error_at(
                 found.start(2), f"the time of a count is from 1s to {MAX_WINDOW // 3600}h"
             )
         return Count(number, seconds)
 
-    def _condition(self, body: str) -> Condition:
+    def _read_condition(self, body: str) -> Condition:
         indent = len(body) - len(body.lstrip())
         try:
-            return read(body.strip(), self.probe)
+            return read_expression(body.strip(), self.probe)
         except ExpressionError as error:
-            raise self._wrong(indent + error.column, error.message) from None
+            raise self._error_at(indent + error.column, error.message) from None
 
-    def _wrong(self, place: int, message: str) -> RuleError:
+    def _error_at(self, place: int, message: str) -> RuleError:
         """:param place: in the body."""
         return RuleError(self.text, self.begin + place, message)

@@ -31,11 +31,11 @@ __all__ = [
     "PacemakerError",
     "ResourceState",
     "degraded_records",
-    "fail",
     "own_name",
     "parse_crm_mon",
     "parse_status",
     "remove_record",
+    "report_failure",
     "set_attribute",
 ]
 
@@ -86,12 +86,12 @@ class DegradedRecord:
     changed: str  #: when it was, as the status has it
     over: bool  #: a later monitor of the same kind has succeeded
 
-    def belongs(self, resource: str, node: str) -> bool:
+    def belongs_to(self, resource: str, node: str) -> bool:
         """:param resource: as the agent knows it; instances of a clone have ``:N``."""
         return node == self.node and self.resource in (resource, resource.partition(":")[0])
 
 
-async def fail(
+async def report_failure(
     resource: str,
     node: str | None,
     wanted: Callable[[], bool],
@@ -110,7 +110,7 @@ async def fail(
         if not wanted():
             return False
         try:
-            if await _try(resource, node, wanted, injecting):
+            if await _try_to_report(resource, node, wanted, injecting):
                 return True
             why = "it did not show in the cluster's status"
         except Hopeless as error:
@@ -140,9 +140,11 @@ async def set_attribute(name: str, value: str | None) -> None:
     """
     # Pacemaker's tools run in the C locale, and refuse all else (exit 64).
     if value is None:
-        await _run("attrd_updater", "--delete", "--name", ascii_only(name))
+        await _run_command("attrd_updater", "--delete", "--name", ascii_only(name))
     else:
-        await _run("attrd_updater", "--name", ascii_only(name), "--update", ascii_only(value))
+        await _run_command(
+            "attrd_updater", "--name", ascii_only(name), "--update", ascii_only(value)
+        )
 
 
 def ascii_only(text: str) -> str:
@@ -155,7 +157,7 @@ async def own_name() -> str:
 
     :raises PacemakerError:
     """
-    return (await _run("crm_node", "-n")).strip()
+    return (await _run_command("crm_node", "-n")).strip()
 
 
 async def degraded_records() -> list[DegradedRecord]:
@@ -163,7 +165,7 @@ async def degraded_records() -> list[DegradedRecord]:
 
     :raises PacemakerError:
     """
-    return parse_status(await _run("cibadmin", "--query", "--scope", "status"))
+    return parse_status(await _run_command("cibadmin", "--query", "--scope", "status"))
 
 
 def parse_status(text: str) -> list[DegradedRecord]:
@@ -203,7 +205,7 @@ def _is_success_after(entry: Element, failure: Element) -> bool:
         return False
     if entry.get("interval") != failure.get("interval"):
         return False
-    return _count(entry.get("last-rc-change")) >= _count(failure.get("last-rc-change"))
+    return _parse_count(entry.get("last-rc-change")) >= _parse_count(failure.get("last-rc-change"))
 
 
 async def remove_record(record: DegradedRecord) -> None:
@@ -221,14 +223,14 @@ async def remove_record(record: DegradedRecord) -> None:
         f"/lrm_rsc_op[@id='{record.resource}{LAST_FAILURE}'][@rc-code='{DEGRADED}']"
         f"[@last-rc-change='{record.changed}']"
     )
-    await _run("cibadmin", "--delete", "--xpath", path)
+    await _run_command("cibadmin", "--delete", "--xpath", path)
 
 
-async def _try(
+async def _try_to_report(
     resource: str, node: str | None, wanted: Callable[[], bool], injecting: Callable[[], None]
 ) -> bool:
     node = node or await own_name()
-    before = await _state(resource, node)
+    before = await _state_of_resource(resource, node)
     if not before.active:
         raise PacemakerError(f"Pacemaker does not know it as running on {node}")
     if PROVIDER not in before.agent:
@@ -240,23 +242,23 @@ async def _try(
     if not wanted():
         return False
     injecting()
-    await _run("crm_resource", "--fail", "--resource", resource, "--node", node)
+    await _run_command("crm_resource", "--fail", "--resource", resource, "--node", node)
     end = asyncio.get_running_loop().time() + VERIFY_TIMEOUT
     while asyncio.get_running_loop().time() < end:
-        now = await _state(resource, node)
+        now = await _state_of_resource(resource, node)
         if now.fail_count > before.fail_count or not now.active:
             return True
         await asyncio.sleep(VERIFY_PAUSE)
     return False
 
 
-async def _status() -> str:
+async def _read_cluster_status() -> str:
     """The cluster's, for :func:`parse_crm_mon`."""
-    return await _run("crm_mon", "--one-shot", "--output-as=xml")
+    return await _run_command("crm_mon", "--one-shot", "--output-as=xml")
 
 
-async def _state(resource: str, node: str) -> ResourceState:
-    return parse_crm_mon(await _status(), resource, node)
+async def _state_of_resource(resource: str, node: str) -> ResourceState:
+    return parse_crm_mon(await _read_cluster_status(), resource, node)
 
 
 def parse_crm_mon(text: str, resource: str, node: str) -> ResourceState:
@@ -289,23 +291,23 @@ def parse_crm_mon(text: str, resource: str, node: str) -> ResourceState:
             continue
         for item in history.iter("resource_history"):
             if item.get("id") in (resource, resource.partition(":")[0]):
-                fail_count = max(fail_count, _count(item.get("fail-count")))
+                fail_count = max(fail_count, _parse_count(item.get("fail-count")))
     return ResourceState(active, managed, fail_count, agent, remote)
 
 
-def _count(text: str | None) -> int:
+def _parse_count(text: str | None) -> int:
     if text == "INFINITY":
         return 1_000_000
     return int(text) if text is not None and text.isdecimal() else 0
 
 
-async def _run(*command: str) -> str:
+async def _run_command(*command: str) -> str:
     """Standard output of a command.
 
     :raises PacemakerError: not there, failed, or took too long.
     """
     try:
-        code, output, errors = await outside.run(*command, limit=COMMAND_TIMEOUT)
+        code, output, errors = await outside.run_command(*command, limit=COMMAND_TIMEOUT)
     except TimeoutError:
         raise PacemakerError(
             f"{' '.join(command)}: not done after {COMMAND_TIMEOUT:.0f} s"

@@ -21,7 +21,7 @@ from pathlib import Path
 from vesper_monitor.faults.attributes import NodeAttributes
 from vesper_monitor.statefile import DirectDisk, StateDisk
 
-__all__ = ["MAX_SECONDS", "Pause", "Pauses", "attribute"]
+__all__ = ["MAX_SECONDS", "Pause", "Pauses", "pause_attribute_name"]
 
 _log = logging.getLogger(__name__)
 
@@ -59,11 +59,11 @@ class Pause:
         }
 
 
-def _boottime() -> float:
+def _boottime_now() -> float:
     return time.clock_gettime(time.CLOCK_BOOTTIME)
 
 
-def attribute(vm: str) -> str:
+def pause_attribute_name(vm: str) -> str:
     """Name of the node attribute."""
     return f"vesper-pause-{vm}"
 
@@ -98,7 +98,7 @@ class Pauses:
         self._saver: asyncio.Task[None] | None = None
         self._is_unsaved = False  # the file is not as it should be
 
-    async def restore(self) -> None:
+    async def restore_pauses(self) -> None:
         """Go on with those of an earlier daemon, when the disk says which."""
         for pause in await self._read():
             if pause.vm in self._ended_early:
@@ -106,8 +106,8 @@ class Pauses:
             elif pause.boot_id == self._boot_id:
                 self._pauses[pause.vm] = pause
         for pause in list(self._pauses.values()):
-            self._look(pause.vm)
-            self._show(pause.vm)
+            self._check_end(pause.vm)
+            self._show_pause(pause.vm)
         self._is_restored = True
 
     def close(self) -> None:
@@ -116,13 +116,13 @@ class Pauses:
         if self._saver is not None:
             self._saver.cancel()  # what it has asked for is done all the same
 
-    def get(self, vm: str) -> Pause | None:
+    def get_pause(self, vm: str) -> Pause | None:
         return self._pauses.get(vm)
 
-    def all(self) -> list[Pause]:
+    def list_all(self) -> list[Pause]:
         return list(self._pauses.values())
 
-    async def begin(self, vm: str, seconds: float, reason: str) -> Pause:
+    async def begin_pause(self, vm: str, seconds: float, reason: str) -> Pause:
         """Pause, or change a pause.
 
         :raises OSError: it cannot be kept, and is not begun.
@@ -130,7 +130,7 @@ class Pauses:
         if not self._is_restored:
             raise OSError(f"{self._path}: the disk has not said yet what is in it")
         now = time.time()
-        pause = Pause(vm, now, now + seconds, reason, self._boot_id, _boottime() + seconds)
+        pause = Pause(vm, now, now + seconds, reason, self._boot_id, _boottime_now() + seconds)
         try:
             await self._write({**self._pauses, vm: pause})
         except OSError:
@@ -138,11 +138,11 @@ class Pauses:
             raise
         self._pauses[vm] = pause
         _log.warning("%s: %s", vm, pause.text)
-        self._look(vm)
-        self._show(vm)
+        self._check_end(vm)
+        self._show_pause(vm)
         return pause
 
-    def end(self, vm: str, by: str) -> bool:
+    def end_pause(self, vm: str, by: str) -> bool:
         """:returns: whether there was one."""
         if not self._is_restored:
             self._ended_early.add(vm)
@@ -153,11 +153,11 @@ class Pauses:
             timer.cancel()
         self._save_soon()
         _log.warning("%s: watching goes on (%s)", vm, by)
-        self._show(vm)
+        self._show_pause(vm)
         self._on_end(vm)
         return True
 
-    def _look(self, vm: str) -> None:
+    def _check_end(self, vm: str) -> None:
         """End it if its time is up, or look again."""
         timer = self._timers.pop(vm, None)
         if timer is not None:
@@ -165,17 +165,19 @@ class Pauses:
         pause = self._pauses.get(vm)
         if pause is None:
             return
-        left = pause.deadline - _boottime()
+        left = pause.deadline - _boottime_now()
         if left <= 0:
-            self.end(vm, "the time is up")
+            self.end_pause(vm, "the time is up")
             return
         loop = asyncio.get_running_loop()
-        self._timers[vm] = loop.call_later(min(left, LOOK), self._look, vm)
+        self._timers[vm] = loop.call_later(min(left, LOOK), self._check_end, vm)
 
-    def _show(self, vm: str) -> None:
+    def _show_pause(self, vm: str) -> None:
         """Bring the node attribute up to date."""
         pause = self._pauses.get(vm)
-        self._attributes.set(attribute(vm), pause.text if pause is not None else None)
+        self._attributes.set_attribute(
+            pause_attribute_name(vm), pause.text if pause is not None else None
+        )
 
     async def wait_until_saved(self, limit_s: float) -> None:
         """Return when the ends of pauses are kept, or that much later."""
@@ -186,9 +188,9 @@ class Pauses:
         """Write what is so now; nobody need wait for that."""
         self._is_unsaved = True
         if self._saver is None:
-            self._saver = asyncio.get_running_loop().create_task(self._save())
+            self._saver = asyncio.get_running_loop().create_task(self._save_pauses())
 
-    async def _save(self) -> None:
+    async def _save_pauses(self) -> None:
         """Until it is written: with the next vesperd the pause would come back."""
         await asyncio.sleep(0)  # several changes at once are one
         wait_s = RETRY_FIRST_S
@@ -220,7 +222,7 @@ class Pauses:
                     boot_id=str(entry["boot_id"]),
                     # An older vesperd has noted none.
                     deadline=float(
-                        entry.get("deadline", _boottime() + entry["until"] - time.time())
+                        entry.get("deadline", _boottime_now() + entry["until"] - time.time())
                     ),
                 )
                 for entry in entries

@@ -33,7 +33,7 @@ class Rate:
         #: the event of the one that was told last
         self._event: dict[str, int] = {}
 
-    def told(self, vm: str, at: float, event: int | None = None) -> None:
+    def note_told(self, vm: str, at: float, event: int | None = None) -> None:
         """A fault of that VM is told.
 
         :param event: its number; what several resources make of one is one.
@@ -49,10 +49,10 @@ class Rate:
         sorted_times = sorted([*self._told.get(vm, ()), at])  # the journal may be read late
         self._told[vm] = deque(sorted_times, maxlen=self.most)
 
-    def next(self, vm: str, now: float, event: int | None = None) -> float:
+    def next_allowed_time(self, vm: str, now: float, event: int | None = None) -> float:
         """From when on another may be told: ``now``, or later, at most :data:`WINDOW`.
 
-        :param event: as of :meth:`told`.
+        :param event: as of :meth:`note_told`.
         """
         times = self._told.get(vm)
         same = event is not None and self._event.get(vm) == event
@@ -61,15 +61,15 @@ class Rate:
         # Whatever the clock has done since.
         return max(now, min(times[0], now) + WINDOW)
 
-    def flapping(self, vm: str, now: float) -> str:
+    def describe_flapping(self, vm: str, now: float) -> str:
         """What is said of the next fault of that VM; empty: it does not flap."""
         times = [at for at in self._told.get(vm, ()) if now - WINDOW < at <= now]
         number = len(times) + 1
         if number < FLAPS:
             return ""
-        return f"flapping: {_ordinal(number)} fault in {max(1, round((now - times[0]) / 60))} min"
+        return f"flapping: {_ordinal_number(number)} fault in {max(1, round((now - times[0]) / 60))} min"
 
 
-def _ordinal(number: int) -> str:
+def _ordinal_number(number: int) -> str:
     teens = number % 100 in (11, 12, 13)
     return f"{number}{'th' if teens else {1: 'st', 2: 'nd', 3: 'rd'}.get(number % 10, 'th')}"

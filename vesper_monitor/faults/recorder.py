@@ -71,7 +71,7 @@ class _Entry:
 class Recorder:
     """
     :param worker: what has the journal.
-    :param held: nothing is written before :meth:`begin`.
+    :param held: nothing is written before :meth:`begin_writing`.
     """
 
     def __init__(self, worker: JournalWorker, *, held: bool = False) -> None:
@@ -119,7 +119,7 @@ class Recorder:
 
     # ------------------------------------------------------------ writing
 
-    def put(
+    def put_batch(
         self,
         vm: str,
         batch: Batch,
@@ -139,14 +139,14 @@ class Recorder:
         unusable, queue = not self._is_usable, self._queues.setdefault(vm, deque())
         if unusable and queue:
             last = queue[-1]
-            last.batch.merge(batch)
+            last.batch.merge_batch(batch)
             last.batch.keep_last()
             last.written += entry.written
         else:
             queue.append(entry)
         if then is not None:
             if unusable:
-                loop.call_soon(self._tell, entry)
+                loop.call_soon(self._call_then, entry)
             else:
                 self._timed.append(entry)
                 if self._timer is None:
@@ -156,7 +156,7 @@ class Recorder:
         if self._writer is None and not self._held:
             self._writer = loop.create_task(self._write_queue())
 
-    def begin(self, number: Callable[[Batch], None]) -> None:
+    def begin_writing(self, number: Callable[[Batch], None]) -> None:
         """Write what was held, and whatever comes.
 
         :param number: completes a batch that was put before.
@@ -170,37 +170,37 @@ class Recorder:
         elif self._writer is None:  # it works again once that has been written
             self._writer = asyncio.get_running_loop().create_task(self._write_queue())
 
-    def fail(self, error: str) -> None:
+    def note_unusable(self, error: str) -> None:
         """Note that the journal cannot be used: nobody waits for it until it is."""
         if self._trouble is None:
             _log.error("%s; faults are kept in memory and told all the same", error)
             self._trouble_since = time.time()
         self._trouble = error
         while self._timed:
-            self._tell(self._timed.popleft())
+            self._call_then(self._timed.popleft())
         for reader in list(self._readers):
-            _wake(reader)
+            _wake_reader(reader)
 
     def _fail_to_answer(self) -> None:
         if self._trouble is None:  # else more is known: why it failed before
-            self.fail("the journal's disk does not answer")
+            self.note_unusable("the journal's disk does not answer")
 
     async def _write_queue(self) -> None:
         try:
             while self._queues:
-                await self._gather()
-                together = self._take()
-                if not await self._write(together):
+                await self._gather_batches()
+                together = self._take_batch()
+                if not await self._write_batch(together):
                     break
                 taken, self._taken = self._taken, []
                 for entry in taken:
-                    self._tell(entry)
+                    self._call_then(entry)
                     for written in entry.written:
-                        _call(written)
+                        _call_back(written)
         finally:
             self._writer = None
 
-    def _take(self) -> Batch:
+    def _take_batch(self) -> Batch:
         together = Batch()
         while self._queues and len(together.events) < MAX_TOGETHER:
             # The oldest of the VM whose turn it is.
@@ -209,10 +209,10 @@ class Recorder:
             self._taken.append(queue.popleft())
             if queue:
                 self._queues[vm] = queue
-            together.merge(self._taken[-1].batch)
+            together.merge_batch(self._taken[-1].batch)
         return together
 
-    async def _gather(self) -> None:
+    async def _gather_batches(self) -> None:
         """Let more come, if a transaction was made just now and nobody waits."""
         loop = asyncio.get_running_loop()
         with suppress(TimeoutError):
@@ -221,7 +221,7 @@ class Recorder:
         self._hurry.clear()
         self._wrote = loop.time()
 
-    async def _write(self, batch: Batch) -> bool:
+    async def _write_batch(self, batch: Batch) -> bool:
         """Until it is written. :returns: whether it is: vesperd may be ending."""
         loop = asyncio.get_running_loop()
         pause = RETRY_FIRST_S
@@ -230,10 +230,10 @@ class Recorder:
             # Also if nobody waits for this one: it is said, and no read waits for its end.
             alarm = loop.call_later(WAIT_S, self._fail_to_answer)
             try:
-                left_out = await self._worker.call("write", batch)
+                left_out = await self._worker.call_journal("write_batch", batch)
                 break
             except JournalError as error:
-                self.fail(str(error))
+                self.note_unusable(str(error))
             except Exception:  # tried again, it would be the same
                 _log.exception("internal error: something is not written to the journal")
                 left_out = []
@@ -248,13 +248,13 @@ class Recorder:
                     await self._closing.wait()  # then a last try
             except TimeoutError:
                 pause = min(pause * 2, RETRY_LAST_S)
-        self._complain(left_out)
+        self._log_left_out(left_out)
         self._works_again()
         if batch.durable and self._syncer is None:
             self._syncer = loop.create_task(self._sync_later())
         return True
 
-    def _complain(self, left_out: Iterable[tuple[str, str]]) -> None:
+    def _log_left_out(self, left_out: Iterable[tuple[str, str]]) -> None:
         for vm, why in left_out:
             if vm in self._complained or len(self._complained) >= MAX_COMPLAINED:
                 continue
@@ -279,16 +279,16 @@ class Recorder:
             if entry.then is not None and entry.at + WAIT_S > now:
                 self._timer = loop.call_later(entry.at + WAIT_S - now, self._time_is_up)
                 break
-            self._tell(self._timed.popleft())
+            self._call_then(self._timed.popleft())
 
-    def _tell(self, entry: _Entry) -> None:
+    def _call_then(self, entry: _Entry) -> None:
         then, entry.then = entry.then, None
         if then is not None:
-            _call(then)
+            _call_back(then)
 
     # ------------------------------------------------------------ reading
 
-    async def run(
+    async def run_on_journal(
         self, method: Callable[Concatenate[Journal, _P], _T], *args: _P.args, **kwargs: _P.kwargs
     ) -> _T:
         """Call a method of the journal, after all that was put before.
@@ -297,16 +297,16 @@ class Recorder:
 
         :raises JournalError:
         """
-        return await self._run(None, method, args, kwargs)
+        return await self._run_after_writes(None, method, args, kwargs)
 
     async def run_for(
         self, of_vm: str, method: Callable[Concatenate[Journal, _P], _T], /,
         *args: _P.args, **kwargs: _P.kwargs,
     ) -> _T:  # fmt: skip
-        """Like :meth:`run`, but only after what was put before of that VM, before readers."""
-        return await self._run(of_vm, method, args, kwargs)
+        """Like :meth:`run_on_journal`, but only after what was put before of that VM, before readers."""
+        return await self._run_after_writes(of_vm, method, args, kwargs)
 
-    async def _run(
+    async def _run_after_writes(
         self, vm: str | None, method: Callable[..., _T],
         args: tuple[object, ...], kwargs: dict[str, object],
     ) -> _T:  # fmt: skip
@@ -316,22 +316,22 @@ class Recorder:
             raise JournalError(self.error)  # it would not be answered
         try:
             async with asyncio.timeout(READ_LIMIT_S):
-                await self._flushed(vm)
+                await self._wait_until_written(vm)
                 async with self._one_reader if vm is None else nullcontext():
-                    found: _T = await self._worker.call(method.__name__, *args, **kwargs)
+                    found: _T = await self._worker.call_journal(method.__name__, *args, **kwargs)
                     return found
         except TimeoutError:
             raise JournalError(
                 self.error or f"the journal has not answered within {READ_LIMIT_S:.0f} s"
             ) from None
 
-    async def flush(self, vm: str | None = None) -> None:
+    async def flush_queue(self, vm: str | None = None) -> None:
         """Return when what was put of a VM (None: of each) is written, or :data:`WAIT_S` later."""
         with suppress(TimeoutError):
             async with asyncio.timeout(WAIT_S):
-                await self._flushed(vm)
+                await self._wait_until_written(vm)
 
-    async def _flushed(self, vm: str | None) -> None:
+    async def _wait_until_written(self, vm: str | None) -> None:
         """Not until the queue is empty: others may fill it without end."""
         if not self._is_usable:
             return
@@ -344,7 +344,7 @@ class Recorder:
         # What is being written is followed by whatever is asked next.
         for name in waiting:
             readers.append(loop.create_future())
-            self._queues[name][-1].written.append(partial(_wake, readers[-1]))
+            self._queues[name][-1].written.append(partial(_wake_reader, readers[-1]))
         if not readers:
             return
         self._readers.update(readers)
@@ -359,11 +359,11 @@ class Recorder:
     async def _sync_later(self) -> None:
         await asyncio.sleep(SYNC_AFTER)
         self._syncer = None  # what is written from now on is for the next
-        await self._sync()
+        await self._sync_to_disk()
 
-    async def _sync(self) -> None:
+    async def _sync_to_disk(self) -> None:
         try:
-            await self._worker.call("sync")
+            await self._worker.call_journal("sync_to_disk")
         except JournalError as error:
             _log.error("%s; a power failure may cost the last events", error)
 
@@ -377,7 +377,7 @@ class Recorder:
                     await asyncio.wait({self._writer})
                 if self._syncer is not None:
                     self._syncer.cancel()
-                    await self._sync()
+                    await self._sync_to_disk()
                 await self._worker.close()
         except (TimeoutError, JournalError):
             pass
@@ -387,7 +387,7 @@ class Recorder:
         for work in (self._writer, self._syncer, self._timer):
             if work is not None:
                 work.cancel()
-        self._worker.kill()
+        self._worker.kill_worker()
 
 
 def _is_flood(queue: Iterable[_Entry]) -> bool:
@@ -396,12 +396,12 @@ def _is_flood(queue: Iterable[_Entry]) -> bool:
     return any(count > MAX_WAITED_EVENTS for count in events)
 
 
-def _wake(reader: asyncio.Future[None]) -> None:
+def _wake_reader(reader: asyncio.Future[None]) -> None:
     if not reader.done():
         reader.set_result(None)
 
 
-def _call(then: Callable[[], None]) -> None:
+def _call_back(then: Callable[[], None]) -> None:
     try:
         then()
     except Exception:

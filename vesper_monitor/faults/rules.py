@@ -15,11 +15,11 @@ from functools import cache
 from vesper_monitor.faults.conditions import NONE
 from vesper_monitor.faults.fault import Fault
 from vesper_monitor.faults.fields import Facts, probe_of
-from vesper_monitor.faults.language import Rule, RuleError, parse
-from vesper_monitor.faults.sentences import Scope, Verdict, verdict
+from vesper_monitor.faults.language import Rule, RuleError, parse_rules
+from vesper_monitor.faults.sentences import Scope, Verdict, make_verdict
 from vesper_monitor.guest.decode import Event
 
-__all__ = ["DEFAULTS", "RuleError", "RuleSet", "Scope", "Verdict", "default_rules", "judge",
+__all__ = ["DEFAULTS", "RuleError", "RuleSet", "Scope", "Verdict", "default_rules", "judge_by_defaults",
            "system_gone"]  # fmt: skip
 
 #: What a careful administrator would choose.  Why: vesper_monitor/probes.py.
@@ -50,7 +50,7 @@ domain: failure;
 @cache
 def default_rules() -> Mapping[str, tuple[Rule, ...]]:
     """:data:`DEFAULTS`, by probe."""
-    return _by_probe(parse(DEFAULTS).rules)
+    return _by_probe(parse_rules(DEFAULTS).rules)
 
 
 def _by_probe(rules: Collection[Rule]) -> dict[str, tuple[Rule, ...]]:
@@ -67,7 +67,7 @@ class _Window:
         self._ns = seconds * 1_000_000_000
         self._times: deque[int] = deque(maxlen=number)
 
-    def add(self, event: Event) -> bool:
+    def add_event(self, event: Event) -> bool:
         """Whether they are enough now; then the count begins anew."""
         # The guest's own clock: what vesperd finds late has not happened late.
         self._times.append(event.guest_ns or int(event.received * 1e9))
@@ -78,7 +78,7 @@ class _Window:
         self._times.clear()
         return True
 
-    def clear(self) -> None:
+    def clear_count(self) -> None:
         self._times.clear()
 
 
@@ -90,7 +90,7 @@ class RuleSet:
     """
 
     def __init__(self, text: str = "") -> None:
-        parsed = parse(text)
+        parsed = parse_rules(text)
         self.text = text
         self.doubts = parsed.doubts
         #: by probe
@@ -110,47 +110,47 @@ class RuleSet:
             if rule.count is not None
         }
 
-    def match(self, event: Event, services: Collection[str]) -> Rule | None:
+    def match_event(self, event: Event, services: Collection[str]) -> Rule | None:
         """Count the event; the first rule that calls it a fault."""
         name = probe_of(event)
         found = None
         for rule in self.rules.get(name, ()) if name is not None else ():
-            if not rule.condition.holds(Facts(event, services)):
+            if not rule.condition.holds_for(Facts(event, services)):
                 continue
             window = self._windows.get(rule)
-            if (window is None or window.add(event)) and found is None:
+            if (window is None or window.add_event(event)) and found is None:
                 found = rule
         return found
 
-    def judge(self, event: Event, services: Collection[str]) -> Verdict | None:
+    def judge_event(self, event: Event, services: Collection[str]) -> Verdict | None:
         """The same, with the sentence; None: no fault."""
-        rule = self.match(event, services)
-        return self.say(rule, event, services) if rule is not None else None
+        rule = self.match_event(event, services)
+        return self.describe_match(rule, event, services) if rule is not None else None
 
     @staticmethod
-    def say(rule: Rule, event: Event, services: Collection[str]) -> Verdict:
+    def describe_match(rule: Rule, event: Event, services: Collection[str]) -> Verdict:
         """The words for an event that a rule has matched."""
-        lead = f"{rule.count.words()}, the last: " if rule.count is not None else ""
-        return verdict(rule.probe, event, services, lead)
+        lead = f"{rule.count.describe_count()}, the last: " if rule.count is not None else ""
+        return make_verdict(rule.probe, event, services, lead)
 
     @property
     def horizon(self) -> int:
         """s, of which a count has to know what was; 0: there is none."""
         return max((rule.count.seconds for rule in self._windows if rule.count), default=0)
 
-    def forget(self) -> None:
+    def forget_counts(self) -> None:
         """Count from now on."""
         for window in self._windows.values():
-            window.clear()
+            window.clear_count()
 
-    def never(self, probe: str) -> bool:
+    def never_matches(self, probe: str) -> bool:
         """Whether no event of a probe is a fault."""
         return all(rule.condition == NONE for rule in self.rules.get(probe, ()))
 
 
-def judge(event: Event, services: Collection[str]) -> Verdict | None:
+def judge_by_defaults(event: Event, services: Collection[str]) -> Verdict | None:
     """Judge one event for itself by the default rules: those that count find nothing."""
-    return RuleSet().judge(event, services)
+    return RuleSet().judge_event(event, services)
 
 
 def system_gone(fault: Fault) -> bool:

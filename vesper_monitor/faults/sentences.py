@@ -15,7 +15,7 @@ from typing import Any
 from vesper_monitor.faults.fields import has_elder, is_believed, is_main
 from vesper_monitor.guest.decode import Event
 
-__all__ = ["Scope", "Verdict", "verdict"]
+__all__ = ["Scope", "Verdict", "make_verdict"]
 
 
 #: Where memory was short, and the system had some: the limit is that of one part of it.
@@ -41,24 +41,24 @@ class Verdict:
     reason: str
 
 
-def verdict(name: str, event: Event, services: Collection[str], lead: str = "") -> Verdict:
+def make_verdict(name: str, event: Event, services: Collection[str], lead: str = "") -> Verdict:
     """The words for an event that a rule calls a fault.
 
     :param name: of the probe, for the rule.
     :param lead: what the sentence begins with.
     """
     fields = event.fields
-    scope = _scope(name, fields, services)
+    scope = _find_scope(name, fields, services)
     say = _SENTENCES.get(name)
     sentence = (say(event) if say is not None else "") or event.text
     if name == "last_words":
-        name = f"kernel_{_text(fields, 'kind') or 'words'}"
+        name = f"kernel_{_text_field(fields, 'kind') or 'words'}"
     elif name == "domain":
-        name = _text(fields, "kind") or "hypervisor"
+        name = _text_field(fields, "kind") or "hypervisor"
     return Verdict(name, scope, f"{lead}{sentence} ({scope.value})")
 
 
-def _scope(name: str, fields: Mapping[str, Any], services: Collection[str]) -> Scope:
+def _find_scope(name: str, fields: Mapping[str, Any], services: Collection[str]) -> Scope:
     is_service = is_main(fields, services)
     if name == "out_of_memory":  # without a rule that says so, a name alone is not the service
         is_service = is_service and is_believed(fields) and not has_elder(fields)
@@ -75,66 +75,68 @@ def _send_signal(event: Event) -> str:
     fields = event.fields
     if fields.get("fatal") is not True:
         return ""
-    comm = _text(fields, "leader_comm")
-    what = f"{comm}[{_number(fields, 'tgid')}] killed by {_text(fields, 'signal') or 'a signal'}"
+    comm = _text_field(fields, "leader_comm")
+    what = f"{comm}[{_number_field(fields, 'tgid')}] killed by {_text_field(fields, 'signal') or 'a signal'}"
     address = fields.get("addr")
     if isinstance(address, int):
         what += f" at {address:#x}"
-    return what + _sender(fields)
+    return what + _describe_sender(fields)
 
 
 def _out_of_memory(event: Event) -> str:
     fields = event.fields
-    order = _number(fields, "order")
-    where = _CONSTRAINTS.get(_text(fields, "constraint"), "for another reason")
+    order = _number_field(fields, "order")
+    where = _CONSTRAINTS.get(_text_field(fields, "constraint"), "for another reason")
     return (
-        f"out of memory: {_text(fields, 'comm') or 'a process'}[{_number(fields, 'pid')}] "
-        f"({_number(fields, 'rss_kb')} kB) killed for "
-        f"{_text(fields, 'asker_comm') or 'unknown'}[{_number(fields, 'asker_pid')}], {where} "
+        f"out of memory: {_text_field(fields, 'comm') or 'a process'}[{_number_field(fields, 'pid')}] "
+        f"({_number_field(fields, 'rss_kb')} kB) killed for "
+        f"{_text_field(fields, 'asker_comm') or 'unknown'}[{_number_field(fields, 'asker_pid')}], {where} "
         f"({'asked by sysrq' if order == -1 else f'order {order}'}, "
-        f"{_number(fields, 'free_kb')} kB free)"
+        f"{_number_field(fields, 'free_kb')} kB free)"
     )
 
 
 def _process_exit(event: Event) -> str:
     fields = event.fields
-    signal, age = _text(fields, "signal"), fields.get("age_ms")
-    how = f"killed by {signal}" if signal else f"exited with status {_number(fields, 'status')}"
+    signal, age = _text_field(fields, "signal"), fields.get("age_ms")
+    how = (
+        f"killed by {signal}" if signal else f"exited with status {_number_field(fields, 'status')}"
+    )
     after = f" after {age // 1000} s" if isinstance(age, int) else ""
-    return f"{_text(fields, 'comm')}[{_number(fields, 'pid')}] {how}{after}"
+    return f"{_text_field(fields, 'comm')}[{_number_field(fields, 'pid')}] {how}{after}"
 
 
 def _hung_task(event: Event) -> str:
     fields = event.fields
     return (
-        f"{_text(fields, 'leader_comm')}[{_number(fields, 'tgid')}] hangs in the kernel for "
-        f"{_number(fields, 'waited_s')} s"
+        f"{_text_field(fields, 'leader_comm')}[{_number_field(fields, 'tgid')}] hangs in the kernel for "
+        f"{_number_field(fields, 'waited_s')} s"
     )
 
 
 def _fs_error(event: Event) -> str:
     fields = event.fields
-    disk, mount, error = (_text(fields, key) for key in ("disk", "mount", "error"))
+    disk, mount, error = (_text_field(fields, key) for key in ("disk", "mount", "error"))
     if error == "ESHUTDOWN":
         return ""
     return (
-        f"{_text(fields, 'fstype') or 'a'} file system{f' on {disk}' if disk else ''}"
+        f"{_text_field(fields, 'fstype') or 'a'} file system{f' on {disk}' if disk else ''}"
         f"{f' at {mount}' if mount else ''} takes no more writes: {error or 'error'}"
     )
 
 
 def _memory_failure(event: Event) -> str:
-    kind, result = _text(event.fields, "type"), _text(event.fields, "result")
+    kind, result = _text_field(event.fields, "type"), _text_field(event.fields, "result")
     return f"memory failure in a {kind or 'page'}: {result}" if result else ""
 
 
 def _last_words(event: Event) -> str:
-    kind = _text(event.fields, "kind")
-    message = _text(event.fields, "message") or "no message"
+    kind = _text_field(event.fields, "kind")
+    message = _text_field(event.fields, "message") or "no message"
     return f"kernel {kind}: {message}" if kind else ""
 
 
-def _hang(event: Event) -> str:
+def _describe_hang(event: Event) -> str:
     if event.fields.get("depth") == "scheduler":
         what = "no CPU runs normal threads"
     else:
@@ -152,7 +154,7 @@ _SENTENCES: Mapping[str, Callable[[Event], str]] = {
     "fs_error": _fs_error,
     "memory_failure": _memory_failure,
     "last_words": _last_words,
-    "hang": _hang,
+    "hang": _describe_hang,
 }
 
 _CONSTRAINTS = {
@@ -163,26 +165,26 @@ _CONSTRAINTS = {
 }
 
 
-def _sender(fields: Mapping[str, Any]) -> str:
+def _describe_sender(fields: Mapping[str, Any]) -> str:
     if fields.get("in_irq") is True:
         return ""
     if fields.get("from_kernel") is True:
         # A fault of the process's own has an address; SIGKILL by the kernel none.
         return "" if isinstance(fields.get("addr"), int) else " by the kernel"
-    comm, sender = _text(fields, "leader_comm"), _text(fields, "sender_comm")
+    comm, sender = _text_field(fields, "leader_comm"), _text_field(fields, "sender_comm")
     if fields.get("sender_pid") == fields.get("tgid") != 0:
         return " raised by itself" + (f", thread {sender}" if sender != comm else "")
     return (
         f" sent by {sender or 'unknown'}"
-        f"[{_number(fields, 'sender_pid')}] uid {_number(fields, 'sender_uid')}"
+        f"[{_number_field(fields, 'sender_pid')}] uid {_number_field(fields, 'sender_uid')}"
     )
 
 
-def _text(fields: Mapping[str, Any], key: str) -> str:
+def _text_field(fields: Mapping[str, Any], key: str) -> str:
     value = fields.get(key)
     return value if isinstance(value, str) else ""
 
 
-def _number(fields: Mapping[str, Any], key: str) -> int | str:
+def _number_field(fields: Mapping[str, Any], key: str) -> int | str:
     value = fields.get(key)
     return value if isinstance(value, int) else "?"

@@ -106,14 +106,14 @@ class ServiceWatch:
     def note_heard(self, boot_id: int, now: float) -> None:
         """The guest's core can be asked. :param boot_id: which boot of it this is."""
         if self._boot_id not in (None, boot_id):
-            self._forget()
+            self._forget_boot()
         if not self._is_heard or self._boot_id != boot_id:
             self._is_askable = True
             self._next_look = now
         self._boot_id, self._is_heard = boot_id, True
 
     def note_unheard(self) -> None:
-        """It cannot be asked; see :meth:`lacking`."""
+        """It cannot be asked; see :meth:`find_missing_service`."""
         self._is_heard = False
 
     def note_event(self, event: Event, now: float) -> None:
@@ -145,14 +145,17 @@ class ServiceWatch:
             end = service.end
             if end is not None and end.is_systems and not self._is_of_earlier_boot(end, now):
                 service.is_believed = True
-        found = {service.name: self._find(service, answer) for service in self._services.values()}
+        found = {
+            service.name: self._find_main_process(service, answer)
+            for service in self._services.values()
+        }
         is_whole = None not in found.values()
         running = frozenset(name for name in COMPANIONS if name in answer.found)
         if is_whole:
             self._companions = running
         self._shuts_down = bool(not is_whole and self._companions and not running)
         for service in self._services.values():
-            self._update(service, found[service.name], now)
+            self._update_service(service, found[service.name], now)
         is_ending = any(service.end is not None for service in self._services.values())
         self._next_look = now + (LOOK_S if is_whole and not is_ending else LOOK_MISSING_S)
 
@@ -172,7 +175,7 @@ class ServiceWatch:
         can_ask = bool(self._services) and self._is_heard and self._is_askable
         return can_ask and now >= self._next_look
 
-    def lacking(self, now: float) -> str | None:
+    def find_missing_service(self, now: float) -> str | None:
         """Which service has no process and should have one; None: none is known to lack it.
 
         Said of a guest that is heard; another one is degraded for that.
@@ -180,7 +183,7 @@ class ServiceWatch:
         if self._is_heard:
             for service in self._services.values():
                 if service.is_said and service.missing_since is not None:
-                    text = self._text(service, now - service.missing_since)
+                    text = self._describe_missing(service, now - service.missing_since)
                     if service.users_pid:
                         text += f" ({service.name}[{service.users_pid}] is a login's)"
                     return text
@@ -189,14 +192,14 @@ class ServiceWatch:
     # ------------------------------------------------------------ inside
 
     @staticmethod
-    def _find(service: _Service, answer: Processes) -> MainProcess | None:
+    def _find_main_process(service: _Service, answer: Processes) -> MainProcess | None:
         found = answer.found.get(service.name)
         # Once it was the system's own, a user's process of its name is not it.
         is_other = found is not None and service.is_believed and not found.is_believed
         service.users_pid = found.pid if found is not None and is_other else 0
         return None if is_other else found
 
-    def _update(self, service: _Service, found: MainProcess | None, now: float) -> None:
+    def _update_service(self, service: _Service, found: MainProcess | None, now: float) -> None:
         if found is None:
             if service.missing_since is None:
                 self._begin_missing(service, now)
@@ -230,18 +233,18 @@ class ServiceWatch:
         ran = self._uptime - service.missing_uptime + LOOK_MISSING_S
         return now - service.missing_since >= patience and ran >= patience
 
-    def _text(self, service: _Service, away: float) -> str:
-        name, ago = service.name, _duration(away)
+    def _describe_missing(self, service: _Service, away: float) -> str:
+        name, ago = service.name, _format_duration(away)
         if service.end is not None:
             return f"{self.vm}: {name} {service.end.how} {ago} ago and is not back"
         if service.was_there:
             return f"{self.vm}: no process is named {name} any more, for {ago}"
         return (
             f"{self.vm}: services: no process is named {name}, "
-            f"{_duration(self._uptime)} after the boot"
+            f"{_format_duration(self._uptime)} after the boot"
         )
 
-    def _forget(self) -> None:
+    def _forget_boot(self) -> None:
         """Another boot of the guest: what was known is over."""
         self._services = {name: _Service(name) for name in self._services}
         self._companions, self._shuts_down = frozenset(), False
@@ -305,7 +308,7 @@ _END_OF: Mapping[str, Callable[[Mapping[str, Any]], str | None]] = {
 }
 
 
-def _duration(seconds: float) -> str:
+def _format_duration(seconds: float) -> str:
     for unit, length in (("h", 3600), ("min", 60)):
         if seconds >= 2 * length:
             return f"{seconds / length:.0f} {unit}"

@@ -36,7 +36,7 @@ class ToldLedger:
         #: resource and record (as text) to when Pacemaker was told, s, CLOCK_REALTIME
         self._told: dict[str, float] = {}
 
-    def restore(self) -> None:
+    def restore_ledger(self) -> None:
         """Take up what an earlier daemon has noted."""
         if self._path is None:
             return
@@ -49,23 +49,23 @@ class ToldLedger:
         except (OSError, ValueError, TypeError, AttributeError, RecursionError) as error:
             _log.error("%s: what Pacemaker knows is not known: %s", self._path, error)
 
-    def note(self, fault: Fault) -> None:
+    def note_told(self, fault: Fault) -> None:
         """Pacemaker was told of a fault."""
         record = key_of_fault(fault)
         if record is None or fault.told is None:
             return
         while len(self._told) >= MAX_ENTRIES:
             del self._told[next(iter(self._told))]
-        self._told[_key(fault.resource, fault.uuid, fault.domid, record)] = fault.told
-        self._save()
+        self._told[_ledger_key(fault.resource, fault.uuid, fault.domid, record)] = fault.told
+        self._save_ledger()
 
-    def forget(self, fault: Fault) -> None:
+    def forget_fault(self, fault: Fault) -> None:
         """The journal has it."""
         record = key_of_fault(fault)
         if self._told and record is not None:
-            key = _key(fault.resource, fault.uuid, fault.domid, record)
+            key = _ledger_key(fault.resource, fault.uuid, fault.domid, record)
             if self._told.pop(key, None) is not None:
-                self._save()
+                self._save_ledger()
 
     def when_told(self, record: InstanceRecord, event: Event) -> float | None:
         """Return when Pacemaker was told of a fault in that event; None: it was not."""
@@ -75,16 +75,16 @@ class ToldLedger:
         """Likewise, of a fault in that record of a guest."""
         if not self._told or key is None:
             return None
-        return self._told.get(_key(record.resource, record.uuid, record.domid, key))
+        return self._told.get(_ledger_key(record.resource, record.uuid, record.domid, key))
 
-    def _save(self) -> None:
+    def _save_ledger(self) -> None:
         if self._path is None:
             return
         try:
-            statefile.write(self._path, self._told)
+            statefile.write_state(self._path, self._told)
         except OSError as error:
             _log.error("%s: a fault may be reported twice: %s", self._path, error)
 
 
-def _key(resource: str, uuid: str, domid: int, record: object) -> str:
+def _ledger_key(resource: str, uuid: str, domid: int, record: object) -> str:
     return repr((resource, uuid, domid, record))

@@ -12,7 +12,7 @@ from vesper_monitor.faults.rules import RuleSet
 from vesper_monitor.faults.sentences import Verdict
 from vesper_monitor.guest.decode import Event
 
-__all__ = ["Comparison", "Hit", "compare", "event_of", "trial"]
+__all__ = ["Comparison", "Hit", "compare_with_faults", "event_of", "try_rules"]
 
 _KEYS = {field.name for field in fields(Event)} - {"words"}
 
@@ -38,7 +38,7 @@ class Comparison:
     dropped: tuple[Mapping[str, Any], ...]
 
 
-def compare(
+def compare_with_faults(
     hits: Iterable[Hit], events: Iterable[Event], faults: Iterable[Mapping[str, Any]]
 ) -> Comparison:
     """Compare what a trial has found with the faults on record.
@@ -68,7 +68,7 @@ def event_of(answer: Mapping[str, Any]) -> Event:
     return Event(**{key: value for key, value in answer.items() if key in _KEYS})
 
 
-def trial(
+def try_rules(
     text: str, events: Iterable[Event], services: Callable[[str], Collection[str]]
 ) -> list[Hit]:
     """Which events the rules call faults, each for itself.
@@ -84,7 +84,7 @@ def trial(
     for event in events:
         rules = sets.setdefault((event.vm, event.domid), RuleSet(text))
         named = services(event.vm)
-        rule = rules.match(event, named)
+        rule = rules.match_event(event, named)
         if rule is not None:
-            hits.append(Hit(event, rule, rules.say(rule, event, named)))
+            hits.append(Hit(event, rule, rules.describe_match(rule, event, named)))
     return hits

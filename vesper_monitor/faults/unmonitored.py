@@ -62,7 +62,7 @@ async def keep_monitored(
             for instance in instances():
                 instance.may_be_on_record, instance.said_well = True, False
         try:
-            await _look(instances, left, query, own_name, remove)
+            await _look_for_stalled(instances, left, query, own_name, remove)
             said = ""
         except PacemakerError as error:
             if str(error) != said:
@@ -70,7 +70,7 @@ async def keep_monitored(
                 _log.info("whether degraded monitors are on record is not known: %s", said)
 
 
-async def _look(
+async def _look_for_stalled(
     instances: Callable[[], Iterable[Instance]],
     left: MutableMapping[str, str],
     query: Query,
@@ -92,20 +92,20 @@ async def _look(
     records = await query()
     for resource, node in gone.items():
         for record in records:
-            if resource in left and record.belongs(resource, node):
+            if resource in left and record.belongs_to(resource, node):
                 await remove(record)
         left.pop(resource, None)
     for instance in asked:
         # No monitor has told it yet where an earlier daemon has begun the instance.
         instance.node = instance.node or await own_name()
-        mine = [r for r in records if r.belongs(instance.record.resource, instance.node)]
+        mine = [r for r in records if r.belongs_to(instance.record.resource, instance.node)]
         if not mine:
             instance.may_be_on_record = False
         for record in mine:
-            await _settle(instance, record, wanted, remove)
+            await _settle_record(instance, record, wanted, remove)
 
 
-async def _settle(
+async def _settle_record(
     instance: Instance,
     record: DegradedRecord,
     wanted: Callable[[Instance], bool],

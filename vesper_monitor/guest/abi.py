@@ -57,7 +57,7 @@ def store_u64(view: memoryview, offset: int, value: int) -> None:
         word[0] = value
 
 
-def offset(structure: type[ctypes.Structure], field: str) -> int:
+def field_offset(structure: type[ctypes.Structure], field: str) -> int:
     """Where a field lies in a structure, in bytes."""
     return int(getattr(structure, field).offset)
 

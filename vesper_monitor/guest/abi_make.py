@@ -15,7 +15,7 @@ import re
 import sys
 from pathlib import Path
 
-__all__ = ["layout"]
+__all__ = ["make_layout"]
 
 _HEAD = '''\
 # SPDX-License-Identifier: GPL-2.0-or-later
@@ -44,7 +44,7 @@ _FIELD = re.compile(r"(?:__(?P<integer>\w+)|(?P<char>char)|struct\s+(?P<struct>\
 _ENUMERATOR = re.compile(r"\b(VSP_\w+)\s*=\s*(\d+)")
 
 
-def layout(header: str) -> str:
+def make_layout(header: str) -> str:
     """The text of abi_layout.py.
 
     :param header: the text of vesper_abi.h.
@@ -58,7 +58,7 @@ def layout(header: str) -> str:
             raise ValueError(f"#define VSP_{name} {value}")
         lines.append(f"{name} = {bare}")
     for kind, name, body in _BLOCK.findall(text):
-        lines += ["", "", *(_enum(name, body) if kind == "enum" else _struct(name, body))]
+        lines += ["", "", *(_make_enum(name, body) if kind == "enum" else _make_struct(name, body))]
     return "\n".join(lines) + "\n"
 
 
@@ -67,7 +67,7 @@ def _python_name(name: str) -> str:
     return _NAMES.get(name, "".join(word.capitalize() for word in words))
 
 
-def _enum(name: str, body: str) -> list[str]:
+def _make_enum(name: str, body: str) -> list[str]:
     found = _ENUMERATOR.findall(body)
     if not found or len(found) != len([part for part in body.split(",") if part.strip()]):
         raise ValueError(f"enum {name}: each value has to be given")
@@ -83,13 +83,13 @@ def _enum(name: str, body: str) -> list[str]:
     ]
 
 
-def _struct(name: str, body: str) -> list[str]:
+def _make_struct(name: str, body: str) -> list[str]:
     annotations, fields = [], []
     for declaration in filter(None, (part.strip() for part in body.split(";"))):
         match = _FIELD.fullmatch(declaration)
         if match is None or (match["integer"] and match["integer"] not in _INTEGERS):
             raise ValueError(f"struct {name}: {declaration}")
-        made, said = _type(match)
+        made, said = _field_type(match)
         fields.append(f'        ("{match["name"]}", {made}),')
         if not match["name"].startswith("reserved"):
             annotations.append(f"    {match['name']}: {said}")
@@ -103,7 +103,7 @@ def _struct(name: str, body: str) -> list[str]:
     ]
 
 
-def _type(match: re.Match[str]) -> tuple[str, str]:
+def _field_type(match: re.Match[str]) -> tuple[str, str]:
     """ctypes' type of a field, and what Python gets of it."""
     dimensions = [word.removeprefix("VSP_") for word in re.findall(r"\w+", match["dimensions"])]
     if match["char"]:
@@ -126,7 +126,7 @@ def main(arguments: list[str]) -> int:
     if len(arguments) != 1:
         print("usage: python3 -m vesper_monitor.guest.abi_make HEADER", file=sys.stderr)
         return 2
-    print(layout(Path(arguments[0]).read_text(encoding="ascii")), end="")
+    print(make_layout(Path(arguments[0]).read_text(encoding="ascii")), end="")
     return 0
 
 

@@ -16,12 +16,12 @@ from pathlib import Path
 from vesper_monitor.guest import abi
 from vesper_monitor.guest.cchan import Cchan, CchanError, GuestRefused, GuestSilent
 from vesper_monitor.guest.channel import ChannelEntry, ChannelTable
-from vesper_monitor.guest.decode import printable
+from vesper_monitor.guest.decode import make_printable
 from vesper_monitor.guest.images import Image, ImageError, ImageStore
 from vesper_monitor.guest.life import MAX_CPUS
-from vesper_monitor.guest.modinfo import ModinfoError, renamed
+from vesper_monitor.guest.modinfo import ModinfoError, rename_module
 from vesper_monitor.guest.points.point import Point
-from vesper_monitor.guest.points.program import IMAGE, parameters
+from vesper_monitor.guest.points.program import IMAGE, module_parameters
 from vesper_monitor.transport import Link, TransportError
 
 __all__ = ["Guest", "Hello", "SessionError"]
@@ -69,7 +69,7 @@ class Guest:
         self.table = table
 
     @classmethod
-    async def greet(cls, link: Link) -> Guest:
+    async def greet_guest(cls, link: Link) -> Guest:
         """Say HELLO over a new link.
 
         :raises WrongVersion: :raises GuestSilent: :raises CchanError: what it
@@ -80,20 +80,20 @@ class Guest:
         cchan = Cchan(link)
 
         def kick() -> None:
-            cchan.kick()
+            cchan.wake_up()
 
         link.on_notify(kick)
-        link.on_lost(cchan.abort)
+        link.on_lost(cchan.abort_requests)
         try:
-            answer = await cchan.hello()
+            answer = await cchan.request_hello()
         except GuestRefused as refused:
             raise CchanError(f"{vm}: {refused}") from None
         if not 0 < answer.nr_cpus <= MAX_CPUS:
             raise CchanError(f"{vm}: the guest claims to have {answer.nr_cpus} CPUs")
         hello = Hello(
             version=answer.hdr.version,
-            release=printable(answer.release),
-            vermagic=printable(answer.vermagic).strip(),
+            release=make_printable(answer.release),
+            vermagic=make_printable(answer.vermagic).strip(),
             nr_cpus=answer.nr_cpus,
             boot_id=answer.boot_id,
             words=answer.words,
@@ -101,36 +101,38 @@ class Guest:
         )
         return cls(link, cchan, hello, ChannelTable(link, answer.table, answer.nr_cpus))
 
-    async def load(self, images: ImageStore, name: str, params: str) -> None:
+    async def load_probe(self, images: ImageStore, name: str, params: str) -> None:
         """Find the image of a probe for this guest and load it.
 
         :raises SessionError:
         """
-        image = await self._find(images, name)
-        await self._load(name, image.path, image.data, params)
+        image = await self._find_image(images, name)
+        await self._load_module(name, image.path, image.data, params)
 
     async def load_point(self, images: ImageStore, point: Point) -> None:
         """The same for a point: the image that all points have, under its name.
 
         :raises SessionError:
         """
-        image = await self._find(images, IMAGE)
+        image = await self._find_image(images, IMAGE)
         try:
-            data = renamed(image.data, point.name)
+            data = rename_module(image.data, point.name)
         except ModinfoError as error:
             raise SessionError(
                 f"{self.link.domain.name}: {image.path}: {error}", code="no-image"
             ) from None
-        await self._load(point.name, image.path, data, parameters(point))
+        await self._load_module(point.name, image.path, data, module_parameters(point))
 
-    async def _find(self, images: ImageStore, name: str) -> Image:
+    async def _find_image(self, images: ImageStore, name: str) -> Image:
         vm, hello = self.link.domain.name, self.hello
         try:
-            return await asyncio.to_thread(images.find, vm, hello.release, hello.vermagic, name)
+            return await asyncio.to_thread(
+                images.find_image, vm, hello.release, hello.vermagic, name
+            )
         except ImageError as error:
             raise SessionError(str(error), code="no-image") from None
 
-    async def _load(self, name: str, path: Path, data: bytes, params: str) -> None:
+    async def _load_module(self, name: str, path: Path, data: bytes, params: str) -> None:
         vm = self.link.domain.name
         arguments = params.encode()
         if len(arguments) > _MAX_PARAMS or b"\0" in arguments:
@@ -139,37 +141,37 @@ class Guest:
                 code="bad-request",
             )
         try:
-            region = await self._write(data + arguments)
-            text = await self.cchan.load(
+            region = await self._write_region(data + arguments)
+            text = await self.cchan.request_load(
                 name, region, len(data), len(arguments), zlib.crc32(data + arguments)
             )
         except (GuestRefused, CchanError, TransportError) as error:
-            raise self._error(f"cannot load probe {name}", error) from None
+            raise self._make_error(f"cannot load probe {name}", error) from None
         _LOG.info("%s: loaded probe %s from %s%s", vm, name, path, text and f" ({text})")
 
-    async def unload(self, name: str) -> None:
+    async def unload_probe(self, name: str) -> None:
         """Unload a probe whose channel has been closed. :raises SessionError:"""
         try:
-            await self.cchan.unload(name)
+            await self.cchan.request_unload(name)
         except (GuestRefused, CchanError) as error:
-            raise self._error(f"cannot unload probe {name}", error) from None
+            raise self._make_error(f"cannot unload probe {name}", error) from None
         _LOG.info("%s: unloaded probe %s", self.link.domain.name, name)
 
     def read_table(self) -> dict[str, ChannelEntry]:
         """Open channels. :raises TableError:"""
-        return self.table.read()
+        return self.table.read_entries()
 
-    async def close(self, *, deactivate: bool) -> None:
+    async def close_link(self, *, deactivate: bool) -> None:
         """Give up the link. Every channel has been closed before."""
-        self.cchan.abort("the host has closed the link")
+        self.cchan.abort_requests("the host has closed the link")
         self.table.close()
         await self.link.close(deactivate=deactivate)
 
-    async def _write(self, data: bytes) -> abi.Region:
+    async def _write_region(self, data: bytes) -> abi.Region:
         """Put bytes into memory that the guest makes for it."""
         region = await self.cchan.mem_alloc(abi.pages_for(len(data)))
         try:
-            mapping = self.link.map(region.handle, abi.pages_for(len(data)), writable=True)
+            mapping = self.link.map_region(region.handle, abi.pages_for(len(data)), writable=True)
         except TransportError:
             await self.cchan.mem_free(region.handle)
             raise
@@ -179,7 +181,7 @@ class Guest:
             mapping.close()
         return region
 
-    def _error(self, what: str, error: Exception) -> SessionError:
+    def _make_error(self, what: str, error: Exception) -> SessionError:
         vm = self.link.domain.name
         if isinstance(error, GuestRefused):
             return SessionError(f"{vm}: {what}: {error}", code="guest", errno=error.errno)

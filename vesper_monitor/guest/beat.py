@@ -31,47 +31,47 @@ class Beat:
         self._at = 0  # the last tick at which any was called
         self._timer: asyncio.TimerHandle | None = None
 
-    def add(self, call: Callable[[float], None]) -> None:
+    def add_call(self, call: Callable[[float], None]) -> None:
         """Call it from now on with the time, s of CLOCK_MONOTONIC. It must not raise."""
         if self._timer is None:
             self._base, self._at = asyncio.get_running_loop().time(), 0
-        first = self._now() + 1
+        first = self._current_tick() + 1
         # Where the fewest are; of those the next.
-        tick = min(range(first, first + PARTS), key=lambda tick: len(self._of(tick)))
-        self._of(tick)[call] = None
-        self._wait()
+        tick = min(range(first, first + PARTS), key=lambda tick: len(self._calls_of_tick(tick)))
+        self._calls_of_tick(tick)[call] = None
+        self._wait_for_tick()
 
-    def remove(self, call: Callable[[float], None]) -> None:
+    def remove_call(self, call: Callable[[float], None]) -> None:
         """May be called twice."""
         for calls in self._calls:
             calls.pop(call, None)
         if self._timer is not None:
-            self._wait()
+            self._wait_for_tick()
 
-    def _of(self, tick: int) -> dict[Callable[[float], None], None]:
+    def _calls_of_tick(self, tick: int) -> dict[Callable[[float], None], None]:
         return self._calls[tick % PARTS]
 
-    def _now(self) -> int:
+    def _current_tick(self) -> int:
         passed = asyncio.get_running_loop().time() - self._base
         return max(self._at, math.floor(passed / self._tick))
 
-    def _wait(self) -> None:
+    def _wait_for_tick(self) -> None:
         """For the next tick at which there is anyone to call."""
         if self._timer is not None:
             self._timer.cancel()
             self._timer = None
         for tick in range(self._at + 1, self._at + 1 + PARTS):
-            if self._of(tick):
+            if self._calls_of_tick(tick):
                 due = self._base + tick * self._tick
-                self._timer = asyncio.get_running_loop().call_at(due, self._turn, tick)
+                self._timer = asyncio.get_running_loop().call_at(due, self._run_tick, tick)
                 return
 
-    def _turn(self, tick: int) -> None:
+    def _run_tick(self, tick: int) -> None:
         late = asyncio.get_running_loop().time() - self._base - tick * self._tick
         if late > PARTS * self._tick:
             self._base += late  # rounds that were missed are not made up for
         self._at = tick
-        self._wait()
+        self._wait_for_tick()
         now = time.monotonic()
-        for call in list(self._of(tick)):
+        for call in list(self._calls_of_tick(tick)):
             call(now)

@@ -18,7 +18,7 @@ import enum
 import time
 
 from vesper_monitor.domain_state import DomainState
-from vesper_monitor.guest.names import printable
+from vesper_monitor.guest.names import make_printable
 from vesper_monitor.transport import DomainReport, Notice
 
 __all__ = ["BootWatch"]
@@ -97,7 +97,7 @@ class BootWatch:
         """Whether the guest was never heard in this domain."""
         return self._phase is _Phase.FIRST_BOOT
 
-    def tick(self, now: float, limit: float) -> Notice | None:
+    def check_boot(self, now: float, limit: float) -> Notice | None:
         """Look, about once a second, while the guest is not heard.
 
         :param now: s of any monotonic clock.
@@ -138,15 +138,15 @@ class BootWatch:
         if report.state is not DomainState.PAUSED:
             return None
         said = report.says or "is paused" + (f": {report.why}" if report.why else "")
-        clean = printable(said.encode("utf-8", "backslashreplace"))
-        return f"{self._vm} {clean}, since {_clock(self._report_since)}"
+        clean = make_printable(said.encode("utf-8", "backslashreplace"))
+        return f"{self._vm} {clean}, since {_clock_text(self._report_since)}"
 
     @property
     def words(self) -> str | None:
         """Why the guest is not heard, the same again and again; None: nothing is known."""
         if (pause := self.pause) is not None:
             return pause
-        vm, at = self._vm, _clock(self._since) if self._since is not None else ""
+        vm, at = self._vm, _clock_text(self._since) if self._since is not None else ""
         return {
             _Phase.LEFT: f"{vm} has said good-bye at {at}: it has halted, boots, or its VESPER "
             "modules were unloaded",
@@ -159,5 +159,5 @@ class BootWatch:
         }.get(self._phase)
 
 
-def _clock(seconds: float) -> str:
+def _clock_text(seconds: float) -> str:
     return time.strftime("%Y-%m-%d %H:%M:%S", time.localtime(seconds))

@@ -16,7 +16,7 @@ from collections.abc import Sequence
 from typing import TypeVar
 
 from vesper_monitor.guest import abi
-from vesper_monitor.guest.decode import printable
+from vesper_monitor.guest.decode import make_printable
 from vesper_monitor.transport import Link
 
 __all__ = ["Cchan", "CchanBroken", "CchanError", "GuestRefused", "GuestSilent", "WrongVersion"]
@@ -25,13 +25,13 @@ __all__ = ["Cchan", "CchanBroken", "CchanError", "GuestRefused", "GuestSilent", 
 REQUEST_TIMEOUT = 10.0
 LOAD_TIMEOUT = 60.0
 
-_BELL = abi.offset(abi.Cchan, "bell")
-_ASLEEP = abi.offset(abi.Cchan, "asleep")
-_TO_GUEST = abi.offset(abi.Cchan, "to_guest")
-_TO_HOST = abi.offset(abi.Cchan, "to_host")
-_PROD = abi.offset(abi.CchanRing, "prod")
-_CONS = abi.offset(abi.CchanRing, "cons")
-_SLOT = abi.offset(abi.CchanRing, "slot")
+_BELL = abi.field_offset(abi.Cchan, "bell")
+_ASLEEP = abi.field_offset(abi.Cchan, "asleep")
+_TO_GUEST = abi.field_offset(abi.Cchan, "to_guest")
+_TO_HOST = abi.field_offset(abi.Cchan, "to_host")
+_PROD = abi.field_offset(abi.CchanRing, "prod")
+_CONS = abi.field_offset(abi.CchanRing, "cons")
+_SLOT = abi.field_offset(abi.CchanRing, "slot")
 
 _R = TypeVar("_R", bound=ctypes.Structure)
 
@@ -76,21 +76,21 @@ class Cchan:
         self._lock = asyncio.Lock()
         self._moved = asyncio.Event()
         self._aborted: str | None = None
-        if self._load(abi.offset(abi.Cchan, "magic")) != abi.CCHAN_MAGIC:
+        if self._load_word(abi.field_offset(abi.Cchan, "magic")) != abi.CCHAN_MAGIC:
             raise CchanBroken(f"{link.domain.name}: the guest's C-chan page has no magic number")
-        version = self._load(abi.offset(abi.Cchan, "version"))
+        version = self._load_word(abi.field_offset(abi.Cchan, "version"))
         if version != abi.ABI_VERSION:
             raise WrongVersion(_version_text(link.domain.name, version))
-        self._prod = self._load(_TO_GUEST + _PROD)
-        self._cons = self._load(_TO_HOST + _CONS)
+        self._prod = self._load_word(_TO_GUEST + _PROD)
+        self._cons = self._load_word(_TO_HOST + _CONS)
         # A reply to an earlier daemon's request must not pass for one to ours.
         self._seq = secrets.randbits(32)
 
-    def kick(self) -> None:
+    def wake_up(self) -> None:
         """The guest has notified: look at the page again."""
         self._moved.set()
 
-    def arm(self) -> None:
+    def arm_notification(self) -> None:
         """Before looking for records: let the guest notify when there are new ones.
 
         The guest does the opposite in the opposite order. What this stores is
@@ -104,15 +104,15 @@ class Cchan:
         """The guest's hypervisor is about to suspend it, or has."""
         return abi.load_u32(self._view, _ASLEEP) != 0
 
-    def abort(self, reason: str) -> None:
+    def abort_requests(self, reason: str) -> None:
         """The link has gone: requests under way fail, as do all later ones."""
         self._aborted = reason
         self._moved.set()
 
-    async def hello(self) -> abi.MsgHello:
+    async def request_hello(self) -> abi.MsgHello:
         """:raises CchanError: :raises WrongVersion: :raises GuestRefused:"""
         try:
-            return await self._request("HELLO", abi.MsgType.HELLO, abi.MsgHdr(), abi.MsgHello)
+            return await self._send_request("HELLO", abi.MsgType.HELLO, abi.MsgHdr(), abi.MsgHello)
         except GuestRefused as refused:
             if refused.errno == errno.EPROTO:
                 raise WrongVersion(
@@ -123,15 +123,15 @@ class Cchan:
     async def mem_alloc(self, pages: int) -> abi.Region:
         request = abi.MsgMem()
         request.region.pages = pages
-        reply = await self._request("memory", abi.MsgType.MEM_ALLOC, request, abi.MsgMem)
+        reply = await self._send_request("memory", abi.MsgType.MEM_ALLOC, request, abi.MsgMem)
         return reply.region
 
     async def mem_free(self, handle: int) -> None:
         request = abi.MsgMem()
         request.region.handle = handle
-        await self._request("freeing memory", abi.MsgType.MEM_FREE, request, abi.MsgMem)
+        await self._send_request("freeing memory", abi.MsgType.MEM_FREE, request, abi.MsgMem)
 
-    async def load(
+    async def request_load(
         self, name: str, region: abi.Region, image_len: int, params_len: int, crc32: int
     ) -> str:
         """:returns: what the guest's kernel logged, perhaps ''."""
@@ -141,29 +141,29 @@ class Cchan:
         request.params_len = params_len
         request.crc32 = crc32
         request.name = name.encode()
-        reply = await self._request(
+        reply = await self._send_request(
             f"to load {name}", abi.MsgType.LOAD, request, abi.MsgResult, LOAD_TIMEOUT
         )
-        return printable(reply.text)
+        return make_printable(reply.text)
 
-    async def unload(self, name: str) -> str:
+    async def request_unload(self, name: str) -> str:
         request = abi.MsgUnload()
         request.name = name.encode()
-        reply = await self._request(
+        reply = await self._send_request(
             f"to unload {name}", abi.MsgType.UNLOAD, request, abi.MsgResult, LOAD_TIMEOUT
         )
-        return printable(reply.text)
+        return make_printable(reply.text)
 
-    async def processes(self, names: Sequence[bytes]) -> abi.MsgProcesses:
+    async def request_processes(self, names: Sequence[bytes]) -> abi.MsgProcesses:
         """Of at most :data:`abi.MAX_NAMES` names; see guest/processes.py."""
         request = abi.MsgProcesses()
         for process, name in zip(request.process, names, strict=False):
             process.name = name
-        return await self._request(
+        return await self._send_request(
             "for processes", abi.MsgType.PROCESSES, request, abi.MsgProcesses
         )
 
-    async def _request(
+    async def _send_request(
         self,
         what: str,
         kind: abi.MsgType,
@@ -178,8 +178,8 @@ class Cchan:
             message = bytes(header) + bytes(request)[ctypes.sizeof(header) :]
             try:
                 async with asyncio.timeout(limit):
-                    await self._send(message.ljust(abi.MSG_SIZE, b"\0"))
-                    data = await self._receive(kind, self._seq)
+                    await self._send_message(message.ljust(abi.MSG_SIZE, b"\0"))
+                    data = await self._receive_reply(kind, self._seq)
             except TimeoutError:
                 raise GuestSilent(
                     f"{vm}: no answer from the guest within {limit:.0f} s when asked {what}"
@@ -190,35 +190,37 @@ class Cchan:
         if answer.status != 0:
             text = ""
             if reply_type is abi.MsgResult:
-                text = printable(abi.MsgResult.from_buffer_copy(data).text)
+                text = make_printable(abi.MsgResult.from_buffer_copy(data).text)
             raise GuestRefused(what, abs(answer.status), text)
         return reply_type.from_buffer_copy(data)
 
-    async def _send(self, message: bytes) -> None:
+    async def _send_message(self, message: bytes) -> None:
         while True:
-            self._check()
+            self._check_page()
             self._moved.clear()
-            waiting = (self._prod - self._load(_TO_GUEST + _CONS)) & 0xFFFFFFFF
+            waiting = (self._prod - self._load_word(_TO_GUEST + _CONS)) & 0xFFFFFFFF
             if waiting < abi.CCHAN_SLOTS:
                 break
             if waiting > abi.CCHAN_SLOTS:
-                raise self._nonsense(f"it took {-waiting & 0xFFFFFFFF} requests that nobody sent")
-            self._link.notify()  # it may have hung when the last one came
+                raise self._broken_error(
+                    f"it took {-waiting & 0xFFFFFFFF} requests that nobody sent"
+                )
+            self._link.notify_guest()  # it may have hung when the last one came
             await self._moved.wait()
         slot = _TO_GUEST + _SLOT + (self._prod % abi.CCHAN_SLOTS) * abi.MSG_SIZE
         self._view[slot : slot + abi.MSG_SIZE] = message
         # x86 keeps the order of stores: the slot is there before prod says so.
         self._prod = (self._prod + 1) & 0xFFFFFFFF
         abi.store_u32(self._view, _TO_GUEST + _PROD, self._prod)
-        self._link.notify()
+        self._link.notify_guest()
 
-    async def _receive(self, kind: int, seq: int) -> bytes:
+    async def _receive_reply(self, kind: int, seq: int) -> bytes:
         while True:
-            self._check()
+            self._check_page()
             self._moved.clear()
-            unread = (self._load(_TO_HOST + _PROD) - self._cons) & 0xFFFFFFFF
+            unread = (self._load_word(_TO_HOST + _PROD) - self._cons) & 0xFFFFFFFF
             if unread > abi.CCHAN_SLOTS:
-                raise self._nonsense(f"it claims {unread} replies in {abi.CCHAN_SLOTS} slots")
+                raise self._broken_error(f"it claims {unread} replies in {abi.CCHAN_SLOTS} slots")
             if unread == 0:
                 await self._moved.wait()
                 continue
@@ -226,19 +228,19 @@ class Cchan:
             data = bytes(self._view[slot : slot + abi.MSG_SIZE])
             self._cons = (self._cons + 1) & 0xFFFFFFFF
             abi.store_u32(self._view, _TO_HOST + _CONS, self._cons)
-            self._link.notify()  # it may be waiting for room
+            self._link.notify_guest()  # it may be waiting for room
             header = abi.MsgHdr.from_buffer_copy(data)
             if header.seq == seq and header.type == kind:
                 return data
 
-    def _check(self) -> None:
+    def _check_page(self) -> None:
         if self._aborted is not None:
             raise CchanError(f"{self._link.domain.name}: {self._aborted}")
 
-    def _load(self, offset: int) -> int:
+    def _load_word(self, offset: int) -> int:
         return abi.load_u32(self._view, offset)
 
-    def _nonsense(self, what: str) -> CchanBroken:
+    def _broken_error(self, what: str) -> CchanBroken:
         return CchanBroken(f"{self._link.domain.name}: the guest's C-chan is broken: {what}")
 
 

@@ -8,7 +8,7 @@ from collections.abc import Callable
 from dataclasses import dataclass
 
 from vesper_monitor.guest import abi
-from vesper_monitor.guest.decode import printable
+from vesper_monitor.guest.decode import make_printable
 from vesper_monitor.guest.relay import (
     MAX_SEQ,
     READ_LIMIT,
@@ -22,10 +22,10 @@ from vesper_monitor.transport import Link, Mapping, TransportError
 __all__ = ["ROUND_BYTES", "ChannelEntry", "ChannelReader", "ChannelTable", "TableError"]
 
 _INDEX_SIZE = ctypes.sizeof(abi.Index)
-_BUFFER = abi.offset(abi.Index, "buffer")
-_BUFFER_PAGES = _BUFFER + abi.offset(abi.Region, "pages")
-_READ = abi.offset(abi.Index, "read")
-_TABLE_GENERATION = abi.offset(abi.Table, "generation")
+_BUFFER = abi.field_offset(abi.Index, "buffer")
+_BUFFER_PAGES = _BUFFER + abi.field_offset(abi.Region, "pages")
+_READ = abi.field_offset(abi.Index, "read")
+_TABLE_GENERATION = abi.field_offset(abi.Table, "generation")
 #: What one round takes of all that a guest may claim to have: bytes of records
 #: (and what one reader adds), of which each counts at least so many; CPUs
 #: looked at, buffers mapped.
@@ -61,21 +61,21 @@ class ChannelTable:
         """
         self._vm = link.domain.name
         self._max_cpus = max_cpus
-        self._mapping = link.map(region.handle, abi.pages_for(ctypes.sizeof(abi.Table)))
+        self._mapping = link.map_region(region.handle, abi.pages_for(ctypes.sizeof(abi.Table)))
         self._seen = -1
 
-    def changed(self) -> bool:
+    def has_changed(self) -> bool:
         """Whether there is something new since the last :meth:`read`."""
         return abi.load_u32(self._mapping.view, _TABLE_GENERATION) != self._seen
 
     def look_again(self) -> None:
-        """Let :meth:`changed` say so."""
+        """Let :meth:`has_changed` say so."""
         self._seen = -1
 
-    def read(self) -> dict[str, ChannelEntry]:
+    def read_entries(self) -> dict[str, ChannelEntry]:
         """
         :returns: open channels by probe; empty while the guest keeps changing
-            them (:meth:`changed` stays true then).
+            them (:meth:`has_changed` stays true then).
         :raises TableError:
         """
         for _ in range(_TRIES):
@@ -91,12 +91,12 @@ class ChannelTable:
         entries: dict[str, ChannelEntry] = {}
         for channel in table.channel:
             if channel.state == abi.ChannelState.OPEN:
-                entry = self._entry(channel)
+                entry = self._check_entry(channel)
                 entries.setdefault(entry.probe, entry)
         return entries
 
-    def _entry(self, channel: abi.Channel) -> ChannelEntry:
-        probe = printable(channel.modname)
+    def _check_entry(self, channel: abi.Channel) -> ChannelEntry:
+        probe = make_printable(channel.modname)
         try:
             if not 0 < channel.nr_cpus <= self._max_cpus:
                 raise ValueError(f"{channel.nr_cpus} CPUs, of {self._max_cpus}")
@@ -122,10 +122,10 @@ class _CpuBuffer:
 
     def close(self) -> None:
         """For good."""
-        self.unmap()
+        self.unmap_buffer()
         self.index.release()
 
-    def unmap(self) -> None:
+    def unmap_buffer(self) -> None:
         if self.mapping is not None:
             self.mapping.close()
             self.mapping = None
@@ -146,7 +146,7 @@ class ChannelReader:
         self.error: str | None = None
         self._link = link
         pages = abi.pages_for(entry.nr_cpus * _INDEX_SIZE)
-        self._index = link.map(entry.index_handle, pages, writable=True)
+        self._index = link.map_region(entry.index_handle, pages, writable=True)
         self._cpus: list[_CpuBuffer] = []
         for cpu in range(entry.nr_cpus):
             index = self._index.view[cpu * _INDEX_SIZE : (cpu + 1) * _INDEX_SIZE]
@@ -155,7 +155,7 @@ class ChannelReader:
                 start = min(abi.load_u64(index, _READ), MAX_SEQ)
             self._cpus.append(_CpuBuffer(RelayReader(entry.shape, next_seq=start), index))
             if cpu < ROUND_MAPS:
-                self._follow(self._cpus[-1], cpu)
+                self._follow_index(self._cpus[-1], cpu)
             if abi.load_u32(index, _BUFFER_PAGES) and not abi.load_u64(index, _BUFFER):
                 self.error = f"records of CPU {cpu} stay in the guest, which cannot share them"
         self._closed = False
@@ -179,7 +179,7 @@ class ChannelReader:
     def records(self) -> int:
         return sum(buffer.reader.records for buffer in self._cpus)
 
-    def positions(self) -> dict[int, int]:
+    def read_positions(self) -> dict[int, int]:
         """cpu → next sequence number, for the CPUs that have a buffer."""
         return {
             cpu: buffer.reader.next_seq
@@ -187,7 +187,9 @@ class ChannelReader:
             if buffer.mapping is not None
         }
 
-    def read(self, most: int = ROUND_BYTES) -> tuple[list[tuple[int, list[RawRecord]]], bool]:
+    def read_records(
+        self, most: int = ROUND_BYTES
+    ) -> tuple[list[tuple[int, list[RawRecord]]], bool]:
         """New records by CPU (a bounded number), and whether there are more.
 
         CPUs are looked at in turn, and the next call goes on where this one ends.
@@ -203,12 +205,12 @@ class ChannelReader:
             self._next = (cpu + 1) % len(self._cpus)
             looks += 1
             if abi.load_u64(buffer.index, _BUFFER) != buffer.handle:
-                maps += self._follow(buffer, cpu)
+                maps += self._follow_index(buffer, cpu)
             rest = False
             if buffer.mapping is not None:
                 reader = buffer.reader
                 before = reader.next_seq, reader.lost, reader.records
-                found, rest = reader.read(buffer.index, buffer.mapping.view)
+                found, rest = reader.read_new_records(buffer.index, buffer.mapping.view)
                 if found:
                     records.append((cpu, found))
                     self._before.setdefault(cpu, before)
@@ -241,7 +243,7 @@ class ChannelReader:
         if not self._closed:
             abi.store_u64(buffer.index, _READ, buffer.written)
 
-    def rewind(self) -> dict[int, int]:
+    def rewind_to_written(self) -> dict[int, int]:
         """Read again what was read and not written.
 
         :returns: cpu → next sequence number before, where that was further on.
@@ -256,7 +258,7 @@ class ChannelReader:
         self._left = 0
         return found
 
-    def written(self, cpu: int) -> int:
+    def written_up_to(self, cpu: int) -> int:
         """Sequence number up to which all of a CPU's buffer is written."""
         return self._cpus[cpu].written
 
@@ -267,7 +269,7 @@ class ChannelReader:
             buffer.close()
         self._index.close()
 
-    def _follow(self, buffer: _CpuBuffer, cpu: int) -> bool:
+    def _follow_index(self, buffer: _CpuBuffer, cpu: int) -> bool:
         """Map the buffer the index names now: a CPU may come up later.
 
         :returns: whether that was tried.
@@ -275,12 +277,12 @@ class ChannelReader:
         handle = abi.load_u64(buffer.index, _BUFFER)
         if handle == buffer.handle:
             return False
-        buffer.unmap()
+        buffer.unmap_buffer()
         buffer.handle = handle  # not tried again until the guest names another
         if handle == 0:
             return False
         try:
-            buffer.mapping = self._link.map(handle, self.entry.shape.pages)
+            buffer.mapping = self._link.map_region(handle, self.entry.shape.pages)
         except TransportError as error:
             self.error = f"records of CPU {cpu} cannot be read: {error}"
         return True

@@ -58,18 +58,18 @@ class Collector:
         self._given_before = self._given  #: at the beginning of the last round
         self._words: WordsReader | None = None
 
-    def meet(self, boot_id: int) -> bool:
+    def meet_boot(self, boot_id: int) -> bool:
         """A guest has said HELLO. No channel is open.
 
         :returns: whether its core has begun another life since it was met last.
         """
-        return self._positions.meet(boot_id)
+        return self._positions.meet_boot(boot_id)
 
     def open_words(self, link: Link, region: abi.Region) -> None:
         """Where the guest's kernel leaves its last words, if it does."""
         if not region.handle:
             return
-        seen = {kind: self._positions.words(kind.name.lower()) for kind in abi.WordsKind}
+        seen = {kind: self._positions.words_read(kind.name.lower()) for kind in abi.WordsKind}
         try:
             self._words = WordsReader(link, region, seen)
         except (TransportError, ValueError) as error:
@@ -77,42 +77,42 @@ class Collector:
             return
         self._note_words(self._words)
 
-    def leave(self) -> None:
+    def leave_link(self) -> None:
         """The link is about to be closed."""
         if self._words is not None:
             self._words.close()
             self._words = None
 
-    def open(self, link: Link, entry: ChannelEntry) -> ChannelReader:
+    def open_channel(self, link: Link, entry: ChannelEntry) -> ChannelReader:
         """:raises TransportError: the guest has not shared what it said."""
 
         def begin(cpu: int) -> int | None:
-            return self._positions.begin(entry, cpu)
+            return self._positions.begin_position(entry, cpu)
 
         channel = ChannelReader(link, entry, begin)
         self.channels[entry.probe] = channel
-        self._positions.note(channel)
-        self._positions.trim(self.channels.values())
+        self._positions.note_channel(channel)
+        self._positions.trim_channels(self.channels.values())
         return channel
 
-    def close(self, probe: str, *, for_good: bool) -> ChannelReader:
+    def close_channel(self, probe: str, *, for_good: bool) -> ChannelReader:
         """
         :param for_good: it is being unloaded; else it may be opened again
             and is then read from where it was left.
         """
         channel = self.channels.pop(probe)
         if for_good:
-            self._positions.forget(channel.entry)
+            self._positions.forget_channel(channel.entry)
         else:
-            self._positions.note(channel)
+            self._positions.note_channel(channel)
         channel.close()
         return channel
 
-    def positions(self) -> dict[Position, int]:
+    def read_positions(self) -> dict[Position, int]:
         """Next sequence number of each buffer of this life of the guest's core."""
-        return self._positions.all()
+        return self._positions.list_all()
 
-    def read(self) -> tuple[list[Event], bool]:
+    def read_events(self) -> tuple[list[Event], bool]:
         """One bounded round over all channels.
 
         Afterwards :meth:`take_reads` or :meth:`take_back`.
@@ -131,17 +131,17 @@ class Collector:
                 more = True
                 break
             channel = self.channels[probe]
-            records, rest = channel.read(left)
+            records, rest = channel.read_records(left)
             self._round.append(channel)
             left -= channel.taken
             more |= rest
             if channel.mapped:
-                self._positions.note(channel)
+                self._positions.note_channel(channel)
             for cpu, found in records:
                 following = found[-1].seq + 1
-                self._positions.read(channel.entry, cpu, following)
+                self._positions.note_read(channel.entry, cpu, following)
                 self._reads.append((channel, cpu, following))
-                decoded = decode.decode(
+                decoded = decode.decode_records(
                     found,
                     vm=self._domain.name,
                     domid=self._domain.domid,
@@ -156,7 +156,7 @@ class Collector:
                     if following >= self._given[key]:
                         del self._given[key]
                 else:
-                    self._raw.put(probe, cpu, found)
+                    self._raw.put_records(probe, cpu, found)
                 events += decoded
         events += self.read_words()
         events.sort(key=_GUEST_NS)
@@ -166,7 +166,7 @@ class Collector:
         """What the last round has read is another's to report, or a later round's."""
         for channel in self._round:
             for cpu, seq in channel.take_back().items():
-                self._positions.read(channel.entry, cpu, seq)
+                self._positions.note_read(channel.entry, cpu, seq)
         self._reads.clear()
         self._given = self._given_before
 
@@ -178,13 +178,13 @@ class Collector:
         reads, self._reads = self._reads, []
         return reads
 
-    def rewind(self) -> None:
+    def rewind_to_written(self) -> None:
         """Read again what was read and not written; it is given as :attr:`Event.again`."""
         for channel in self.channels.values():
-            for cpu, following in channel.rewind().items():
+            for cpu, following in channel.rewind_to_written().items():
                 key = _buffer_key(channel, cpu)
                 self._given[key] = max(following, self._given.get(key, 0))
-                self._positions.read(channel.entry, cpu, channel.written(cpu))
+                self._positions.note_read(channel.entry, cpu, channel.written_up_to(cpu))
 
     def _in_turn(self) -> list[str]:
         names = list(self.channels)
@@ -200,7 +200,7 @@ class Collector:
             return []
         events = [
             last_words.to_event(*words, domain=self._domain, received=self._clock())
-            for words in self._words.read(final=final)
+            for words in self._words.read_new(final=final)
         ]
         if events:
             self._note_words(self._words)

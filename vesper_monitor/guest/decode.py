@@ -14,7 +14,7 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 from vesper_monitor.guest import abi
-from vesper_monitor.guest.names import printable, signal_name
+from vesper_monitor.guest.names import make_printable, signal_name
 from vesper_monitor.guest.points import record as points
 from vesper_monitor.guest.records import RECORDS, RecordType
 from vesper_monitor.guest.relay import RawRecord
@@ -23,7 +23,7 @@ if TYPE_CHECKING:
     from vesper_monitor.guest.last_words import LastWords
     from vesper_monitor.guest.points.point import Point
 
-__all__ = ["LOST", "UNKNOWN", "Event", "decode", "printable", "signal_name"]
+__all__ = ["LOST", "UNKNOWN", "Event", "decode_records", "make_printable", "signal_name"]
 
 #: ``Event.event`` where records were overwritten before they could be read.
 LOST = "lost"
@@ -117,7 +117,7 @@ class _RecordEvent(Event):
     def __getattr__(self, name: str) -> Any:
         """Of what is unset."""
         if name == "fields":
-            self.fields = self._kind.read(self._data)
+            self.fields = self._kind.read_fields(self._data)
             return self.fields
         if name == "text":
             self.text = self._kind.text(self.fields)
@@ -144,7 +144,7 @@ def _record_event(
     return made
 
 
-def decode(
+def decode_records(
     records: Iterable[RawRecord],
     *,
     vm: str,
@@ -164,35 +164,39 @@ def decode(
     point = defined.get(probe) if defined else None
     for record in records:
         if record.lost:
-            events.append(_lost(record, vm, domid, probe, cpu, received))
+            events.append(_make_lost_event(record, vm, domid, probe, cpu, received))
         kind = RECORDS.get(record.event)
         known = None
         if point is not None and record.event == abi.EventType.PROBE_POINT:
-            known = points.read(point, record.data)
+            known = points.read_record(point, record.data)
         if known is not None:
-            events.append(_event(record, vm, domid, probe, cpu, received, probe, *known))
+            events.append(_make_event(record, vm, domid, probe, cpu, received, probe, *known))
         elif kind is None:
             fields = {"type": record.event, "length": len(record.data)}
             text = f"record of unknown type {record.event} from probe {probe}"
-            events.append(_event(record, vm, domid, probe, cpu, received, UNKNOWN, fields, text))
+            events.append(
+                _make_event(record, vm, domid, probe, cpu, received, UNKNOWN, fields, text)
+            )
         else:
             events.append(_RecordEvent(vm, domid, probe, kind, cpu, record, received))
     return events
 
 
-def _lost(record: RawRecord, vm: str, domid: int, probe: str, cpu: int, received: float) -> Event:
+def _make_lost_event(
+    record: RawRecord, vm: str, domid: int, probe: str, cpu: int, received: float
+) -> Event:
     """The event that stands for records nobody could read."""
     count = record.lost
     text = (
         f"{count} record{'s' if count != 1 else ''} of {probe} on CPU {cpu} lost: "
         "overwritten before they were read"
     )
-    event = _event(record, vm, domid, probe, cpu, received, LOST, {"count": count}, text)
+    event = _make_event(record, vm, domid, probe, cpu, received, LOST, {"count": count}, text)
     event.seq -= count
     return event
 
 
-def _event(
+def _make_event(
     record: RawRecord,
     vm: str,
     domid: int,

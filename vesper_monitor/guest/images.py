@@ -15,10 +15,18 @@ from pathlib import Path
 
 from vesper_monitor.guest import abi
 from vesper_monitor.guest.kbuild import KbuildError, build_modules
-from vesper_monitor.guest.modinfo import ModinfoError, modinfo
+from vesper_monitor.guest.modinfo import ModinfoError, read_modinfo
 from vesper_monitor.guest.trusted import NotTrusted, open_trusted
 
-__all__ = ["DEFAULT_ROOT", "Built", "Image", "ImageError", "ImageStore", "build", "find_headers"]
+__all__ = [
+    "DEFAULT_ROOT",
+    "Built",
+    "Image",
+    "ImageError",
+    "ImageStore",
+    "build_images",
+    "find_headers",
+]
 
 DEFAULT_ROOT = Path("/var/lib/vesper/probes")
 #: An image and its parameters go to the guest in one region.
@@ -45,7 +53,7 @@ class Image:
 
 @dataclass(frozen=True)
 class Built:
-    """What :func:`build` has done."""
+    """What :func:`build_images` has done."""
 
     images: list[Image]
     failures: dict[str, str]  #: probes that could not be built: the first error of each
@@ -57,7 +65,7 @@ class ImageStore:
     def __init__(self, root: Path = DEFAULT_ROOT) -> None:
         self.root = root
 
-    def find(self, vm: str, release: str, vermagic: str, probe: str) -> Image:
+    def find_image(self, vm: str, release: str, vermagic: str, probe: str) -> Image:
         """The image of ``probe`` for a guest's kernel.
 
         :param vm: for the text of errors.
@@ -66,16 +74,16 @@ class ImageStore:
             guest's kernel compares it too, but its answer is less clear.
         :raises ImageError:
         """
-        if not _safe(probe):
+        if not _is_safe_component(probe):
             raise ImageError(f"{vm}: '{probe}' is no name of a probe")
-        if not _safe(release):
+        if not _is_safe_component(release):
             raise ImageError(f"{vm}: the guest names an impossible kernel release '{release}'")
         path = self.root / release / f"{probe}.ko"
         build_it = f"build it with: vesper probe build {release}"
         try:
-            image = _read(path)
+            image = _read_image(path)
         except FileNotFoundError:
-            have = ", ".join(self._releases(probe)) or "none"
+            have = ", ".join(self._list_releases(probe)) or "none"
             raise ImageError(
                 f"{vm}: guest kernel {release} has no image of probe {probe} "
                 f"(have: {have}); {build_it}"
@@ -89,18 +97,18 @@ class ImageStore:
             )
         return image
 
-    def images(self) -> list[Image]:
+    def list_images(self) -> list[Image]:
         """All images that can be read, by release and name; ``data`` is empty."""
         images = []
         for path in sorted(self.root.glob("*/*.ko")):
             try:
-                image = _read(path)
+                image = _read_image(path)
             except (ImageError, FileNotFoundError):
                 continue
             images.append(Image(image.name, image.release, image.vermagic, path, b""))
         return images
 
-    def _releases(self, probe: str) -> list[str]:
+    def _list_releases(self, probe: str) -> list[str]:
         return sorted(path.parent.name for path in self.root.glob(f"*/{probe}.ko"))
 
 
@@ -118,7 +126,7 @@ def find_headers(release: str) -> Path:
     )
 
 
-def build(headers: Path, store: ImageStore, *, source: Path | None = None) -> Built:
+def build_images(headers: Path, store: ImageStore, *, source: Path | None = None) -> Built:
     """Build the probes against kernel headers and put them into the store. Blocks.
 
     :param headers: a kernel build directory, e.g. ``/lib/modules/RELEASE/build``.
@@ -126,7 +134,7 @@ def build(headers: Path, store: ImageStore, *, source: Path | None = None) -> Bu
         newest ``/usr/src/vesper-VERSION``.
     :raises ImageError: none could be built; with the end of what make printed.
     """
-    modules = (source or _source()) / "probe_modules"
+    modules = (source or _find_source()) / "probe_modules"
     try:
         failures = build_modules(modules, headers)
     except KbuildError as error:
@@ -138,12 +146,12 @@ def build(headers: Path, store: ImageStore, *, source: Path | None = None) -> Bu
         errors = "".join(f"\n{name}: {error}" for name, error in failures.items())
         raise ImageError(f"no probe was built in {modules}/build/{release}{errors}")
     return Built(
-        [_install(path, store.root / release) for path in probes],
+        [_install_image(path, store.root / release) for path in probes],
         {name: error for name, error in failures.items() if name not in _NOT_PROBES},
     )
 
 
-def _source() -> Path:
+def _find_source() -> Path:
     given = os.environ.get("VESPER_SOURCE")
     if given:
         return Path(given)
@@ -163,12 +171,12 @@ def _release_of(headers: Path) -> str:
         match = re.search(r'UTS_RELEASE "([^"]+)"', path.read_text(encoding="ascii"))
     except (OSError, UnicodeDecodeError) as error:
         raise ImageError(f"{headers} is no prepared kernel build directory: {error}") from None
-    if match is None or not _safe(match[1]):
+    if match is None or not _is_safe_component(match[1]):
         raise ImageError(f"{path} names no kernel release")
     return match[1]
 
 
-def _install(built: Path, directory: Path) -> Image:
+def _install_image(built: Path, directory: Path) -> Image:
     """Put an image in place in one step: a daemon may be reading."""
     for folder in (directory.parent, directory):  # whatever the umask
         folder.mkdir(mode=0o755, parents=True, exist_ok=True)
@@ -177,23 +185,23 @@ def _install(built: Path, directory: Path) -> Image:
     draft.write_bytes(built.read_bytes())
     draft.chmod(0o644)
     draft.replace(target)
-    image = _read(target)
+    image = _read_image(target)
     return Image(image.name, image.release, image.vermagic, target, b"")
 
 
-def _safe(word: str) -> bool:
+def _is_safe_component(word: str) -> bool:
     """A single path component that cannot lead elsewhere."""
     return _WORD.fullmatch(word) is not None
 
 
-def _read(path: Path) -> Image:
+def _read_image(path: Path) -> Image:
     """:raises FileNotFoundError: :raises ImageError:"""
     try:
         with open_trusted(path) as file:
             data = file.read(MAX_IMAGE + 1)
         if len(data) > MAX_IMAGE:
             raise ImageError(f"{path}: more than {MAX_IMAGE} bytes; strip it with: strip -g")
-        info = modinfo(data)
+        info = read_modinfo(data)
     except FileNotFoundError:
         raise
     except NotTrusted as error:

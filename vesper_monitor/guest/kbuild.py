@@ -46,7 +46,7 @@ def build_modules(modules: Path, headers: Path) -> dict[str, str]:
         command = ["make", "-C", str(modules), "-k", f"KDIR={headers.absolute()}"]
         if failures:
             command.append(f"VSP_WITHOUT={' '.join(failures)}")
-        status, said = _run(command, end)
+        status, said = _run_until(command, end)
         if status == 0:
             return failures
         found = find_failures(said)
@@ -57,7 +57,7 @@ def build_modules(modules: Path, headers: Path) -> dict[str, str]:
     raise KbuildError(f"{' '.join(command)} failed:\n{first}{said[-2000:].strip()}")
 
 
-def _run(command: list[str], end: float) -> tuple[int, str]:
+def _run_until(command: list[str], end: float) -> tuple[int, str]:
     # One after the other and in English, so that errors can be told apart.
     environment = {
         name: value

@@ -15,7 +15,7 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 
 from vesper_monitor.guest import abi
-from vesper_monitor.guest.decode import Event, printable
+from vesper_monitor.guest.decode import Event, make_printable
 from vesper_monitor.guest.region import map_region
 from vesper_monitor.transport import Domain, Link
 
@@ -33,7 +33,7 @@ MAX_LOG = 64_000
 #: Characters of a message: it goes into Pacemaker's exit reason.
 MAX_MESSAGE = 200
 
-_SLOTS = abi.offset(abi.Words, "slot")
+_SLOTS = abi.field_offset(abi.Words, "slot")
 _SLOT_SIZE = ctypes.sizeof(abi.WordsSlot)
 _KINDS = (abi.WordsKind.OOPS, abi.WordsKind.PANIC)
 #: Of each kind's slot, its first word.
@@ -74,24 +74,26 @@ class WordsReader:
         )  # fmt: skip
         self._clock = clock
         self.seen = {
-            kind: self._number(kind) if seen.get(kind) is None else seen[kind] or 0
+            kind: self._read_number(kind) if seen.get(kind) is None else seen[kind] or 0
             for kind in abi.WordsKind
         }
         self._read_at: dict[abi.WordsKind, float] = {}
         self._odd_since: dict[abi.WordsKind, float] = {}
 
-    def read(self, *, final: bool = False) -> list[tuple[abi.WordsKind, int, abi.WordsSlot, bool]]:
+    def read_new(
+        self, *, final: bool = False
+    ) -> list[tuple[abi.WordsKind, int, abi.WordsSlot, bool]]:
         """What is new: kind, its number, the copy, whether it is complete.
 
         :param final: there will be no other time: take what is there.
         """
         found = []
         for kind in _KINDS:  # each time the guest rings
-            number = self._number(kind)
-            if number in (0, self.seen[kind]) or not (final or self._ready(kind)):
+            number = self._read_number(kind)
+            if number in (0, self.seen[kind]) or not (final or self._is_ready(kind)):
                 continue
-            slot, complete = self._copy(kind)
-            if not (complete or final or self._stuck(kind)):
+            slot, complete = self._copy_slot(kind)
+            if not (complete or final or self._is_stuck(kind)):
                 continue
             self.seen[kind] = number
             self._read_at[kind] = self._clock()
@@ -103,25 +105,25 @@ class WordsReader:
         """May be called twice."""
         self._mapping.close()
 
-    def _seq(self, kind: abi.WordsKind) -> int:
+    def _read_sequence(self, kind: abi.WordsKind) -> int:
         return abi.load_u32(self._mapping.view, _SEQ[kind])
 
-    def _number(self, kind: abi.WordsKind) -> int:
+    def _read_number(self, kind: abi.WordsKind) -> int:
         return (abi.load_u32(self._mapping.view, _SEQ[kind]) + 1) // 2
 
-    def _ready(self, kind: abi.WordsKind) -> bool:
+    def _is_ready(self, kind: abi.WordsKind) -> bool:
         last = self._read_at.get(kind)
         return last is None or self._clock() - last >= CALM
 
-    def _stuck(self, kind: abi.WordsKind) -> bool:
+    def _is_stuck(self, kind: abi.WordsKind) -> bool:
         now = self._clock()
         return now - self._odd_since.setdefault(kind, now) >= UNFINISHED
 
-    def _copy(self, kind: abi.WordsKind) -> tuple[abi.WordsSlot, bool]:
+    def _copy_slot(self, kind: abi.WordsKind) -> tuple[abi.WordsSlot, bool]:
         start = _SLOTS + kind * _SLOT_SIZE
-        before = self._seq(kind)
+        before = self._read_sequence(kind)
         slot = abi.WordsSlot.from_buffer_copy(self._mapping.view[start : start + _SLOT_SIZE])
-        return slot, before % 2 == 0 and self._seq(kind) == before
+        return slot, before % 2 == 0 and self._read_sequence(kind) == before
 
 
 def to_event(
@@ -135,9 +137,9 @@ def to_event(
 ) -> Event:
     """For the rules and followers, with all there is for the journal."""
     name = kind.name.lower()
-    log = _lines(slot.log[: min(slot.log_len, abi.WORDS_LOG_LEN)])[-MAX_LOG:]
-    message = _message(kind, printable(slot.message.strip()), log)
-    comm = printable(slot.comm)
+    log = _clean_lines(slot.log[: min(slot.log_len, abi.WORDS_LOG_LEN)])[-MAX_LOG:]
+    message = _make_message(kind, make_printable(slot.message.strip()), log)
+    comm = make_printable(slot.comm)
     return Event(
         vm=domain.name,
         domid=domain.domid,
@@ -155,13 +157,13 @@ def to_event(
             "complete": complete,
         },
         text=f"kernel {name}: {message}, in {comm}[{slot.pid}] on CPU {slot.cpu}",
-        words=LastWords(name, message, _lines(slot.stack), log, complete),
+        words=LastWords(name, message, _clean_lines(slot.stack), log, complete),
     )
 
 
-def _lines(raw: bytes) -> str:
+def _clean_lines(raw: bytes) -> str:
     text = raw.split(b"\0", 1)[0]
-    return "\n".join(printable(line) for line in text.splitlines())
+    return "\n".join(make_printable(line) for line in text.splitlines())
 
 
 _TIME = re.compile(r"^(?:\[[^\]]{1,40}\] ?)*")
@@ -175,20 +177,20 @@ _PANIC = "Kernel panic - not syncing: "
 _NEAR = 12
 
 
-def _message(kind: abi.WordsKind, said: str, log: str) -> str:
+def _make_message(kind: abi.WordsKind, said: str, log: str) -> str:
     lines = [_TIME.sub("", line) for line in log.split("\n")]
     if kind is abi.WordsKind.PANIC:
         if not said:
             panics = [line for line in lines if line.startswith(_PANIC)]
             said = panics[-1].removeprefix(_PANIC) if panics else "no message"
-        if said.startswith("Fatal exception") and (oops := _oops(lines)):
+        if said.startswith("Fatal exception") and (oops := _find_oops_line(lines)):
             said = f"{said}: {oops}"
     else:
-        said = _oops(lines) or said or "no message"
+        said = _find_oops_line(lines) or said or "no message"
     return said[:MAX_MESSAGE]
 
 
-def _oops(lines: list[str]) -> str:
+def _find_oops_line(lines: list[str]) -> str:
     """What and where the last oops in a log was, in one line; '' if there is none."""
     at = next((i for i in reversed(range(len(lines))) if _OOPS.search(lines[i])), None)
     if at is None:

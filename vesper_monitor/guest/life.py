@@ -54,11 +54,11 @@ def find_life(link: Link) -> tuple[abi.Region, int]:
     handle 0: an older core's, or a page that is none.
     """
     view = link.cchan.view
-    if abi.load_u32(view, abi.offset(abi.Cchan, "magic")) != abi.CCHAN_MAGIC:
+    if abi.load_u32(view, abi.field_offset(abi.Cchan, "magic")) != abi.CCHAN_MAGIC:
         return abi.Region(), 0
     return (
-        abi.Region.from_buffer_copy(view, abi.offset(abi.Cchan, "life")),
-        abi.load_u32(view, abi.offset(abi.Cchan, "nr_cpus")),
+        abi.Region.from_buffer_copy(view, abi.field_offset(abi.Cchan, "life")),
+        abi.load_u32(view, abi.field_offset(abi.Cchan, "nr_cpus")),
     )
 
 
@@ -80,7 +80,7 @@ class LifeReader:
             magic=abi.LIFE_MAGIC, version=abi.LIFE_VERSION, what="signs of life",
         )  # fmt: skip
 
-    def read(self) -> list[Sign]:
+    def read_signs(self) -> list[Sign]:
         """Of the CPUs that are online."""
         found = self._signs.unpack_from(self._mapping.view, _HEAD)
         cpus = zip(found[::3], found[1::3], found[2::3], strict=True)
@@ -159,7 +159,7 @@ class LifeWatch:
         """When the guest's kernel has shown life last (CLOCK_MONOTONIC); None: not known."""
         return self._liveness.last_sign
 
-    async def run(self, reader: LifeReader) -> None:
+    async def run_until_closed(self, reader: LifeReader) -> None:
         """Until the reader is closed; raises what is an error of ours.
 
         What was seen of another kernel counts for nothing.
@@ -181,50 +181,50 @@ class LifeWatch:
             try:
                 if reader.closed:
                     closed.set_result(None)
-                    self._beat.remove(turn)
+                    self._beat.remove_call(turn)
                     return
-                pause = self._look(reader, now)
+                pause = self._look_at_signs(reader, now)
             except Exception as error:
                 closed.set_exception(error)
-                self._beat.remove(turn)
+                self._beat.remove_call(turn)
                 return
             if pause < LOOK:
                 if sooner is not None:
                     sooner.cancel()
                 sooner = loop.call_later(pause, lambda: turn(time.monotonic()))
 
-        self._beat.add(turn)
+        self._beat.add_call(turn)
         turn(time.monotonic())
         try:
             await closed
         finally:
-            self._beat.remove(turn)
+            self._beat.remove_call(turn)
             if sooner is not None:
                 sooner.cancel()
             if self._question is not None:
                 self._question.cancel()
 
-    def _look(self, reader: LifeReader, now: float) -> float:
+    def _look_at_signs(self, reader: LifeReader, now: float) -> float:
         """:returns: s until the next."""
         timeout = self._timeout()
         if timeout < MIN_TIMEOUT:
             self._liveness, self._silence = Liveness(), None
             return LOOK
         before = self._liveness.state
-        self._liveness.signs(now, reader.read())
-        hang = self._liveness.judge(timeout)
+        self._liveness.note_signs(now, reader.read_signs())
+        hang = self._liveness.find_hang(timeout)
         if hang is not None:
             self._number += 1
-            self._tell(self._event("hang", hang, timeout))
+            self._tell(self._make_event("hang", hang, timeout))
         elif before is not LifeState.ALIVE is self._liveness.state:
             if before is LifeState.HUNG:
-                self._tell(self._event("alive", None, timeout))
+                self._tell(self._make_event("alive", None, timeout))
             if self._stands_still:
                 self._stands_still = False
                 self._look_at_domain()
         self._note_silence(now, timeout)
-        if self._question is None and self._liveness.asks(now):
-            self._question = asyncio.get_running_loop().create_task(self._ask(timeout))
+        if self._question is None and self._liveness.needs_cpu_use(now):
+            self._question = asyncio.get_running_loop().create_task(self._ask_hypervisor(timeout))
         return self._liveness.next_look(now, timeout)
 
     def _note_silence(self, now: float, timeout: float) -> None:
@@ -236,7 +236,7 @@ class LifeWatch:
             since = time.strftime("%Y-%m-%d %H:%M:%S", at)
             self._silent = f"{who}{self._domain.name} shows no sign of life since {since}"
 
-    async def _ask(self, hang_timeout: float) -> None:
+    async def _ask_hypervisor(self, hang_timeout: float) -> None:
         """The answer is judged after another look at the signs."""
         use: CpuUse | None = None
         transport = self._transport
@@ -250,7 +250,7 @@ class LifeWatch:
             self._complained = True
         finally:
             self._question = None
-        self._liveness.usage(time.monotonic(), use, hang_timeout)
+        self._liveness.note_cpu_use(time.monotonic(), use, hang_timeout)
         if use is not None and use.state is not DomainState.RUNNING and not self._stands_still:
             # Not every hypervisor tells of a pause.
             self._stands_still = True
@@ -263,7 +263,7 @@ class LifeWatch:
         ):
             self._on_unsure()
 
-    def _event(self, name: str, hang: Hang | None, timeout: float) -> Event:
+    def _make_event(self, name: str, hang: Hang | None, timeout: float) -> Event:
         vm = self._domain.name
         fields: dict[str, object] = {"timeout": timeout}
         text = f"the kernel of {vm} shows signs of life again"

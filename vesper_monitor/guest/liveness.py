@@ -130,7 +130,7 @@ class _Cpu:
 
 @dataclass
 class Liveness:
-    """One guest's. :meth:`signs` often; :meth:`usage` when :attr:`asks`; then :meth:`judge`."""
+    """One guest's. :meth:`note_signs` often; :meth:`note_cpu_use` when :attr:`needs_cpu_use`; then :meth:`find_hang`."""
 
     state: LifeState = LifeState.ALIVE
     _cpus: dict[int, _Cpu] = field(default_factory=dict)
@@ -146,7 +146,7 @@ class Liveness:
     _unexplained_at: float | None = None  #: since then no answer has said why it is silent
     _is_known: bool = False  #: the hypervisor has answered last
 
-    def signs(self, now: float, signs: Iterable[Sign]) -> None:
+    def note_signs(self, now: float, signs: Iterable[Sign]) -> None:
         """What the online CPUs show now."""
         gap = 0.0 if self._last is None else now - self._last
         observed = gap if 0.0 <= gap <= MAX_GAP else 0.0
@@ -162,8 +162,8 @@ class Liveness:
             else:
                 if irqs != cpu.irqs.count:
                     self.last_sign = before
-                _follow(cpu.irqs, irqs, observed, now)
-                _follow(cpu.runs, runs, observed, now)
+                _follow_counter(cpu.irqs, irqs, observed, now)
+                _follow_counter(cpu.runs, runs, observed, now)
             if not observed:
                 # The host itself may have stood still: begin to count anew.
                 for track in cpu.tracks:
@@ -194,7 +194,7 @@ class Liveness:
         )
 
     def unexplained(self, timeout: float) -> Silence | None:
-        """After :meth:`judge`: what is to be said of a silence that may be a hang or none."""
+        """After :meth:`find_hang`: what is to be said of a silence that may be a hang or none."""
         if self.state is not LifeState.DOUBTED or self._unexplained_at is None:
             return None
         assert self._last is not None
@@ -218,8 +218,8 @@ class Liveness:
         """Whether no CPU takes an interrupt."""
         return all(cpu.irqs.silent >= MAX_GAP for cpu in self._cpus.values())
 
-    def asks(self, now: float) -> bool:
-        """After :meth:`judge`: whether the hypervisor is to be asked now."""
+    def needs_cpu_use(self, now: float) -> bool:
+        """After :meth:`find_hang`: whether the hypervisor is to be asked now."""
         if self.state is LifeState.ALIVE or now < self._ask_at:
             return False
         self._asked = now
@@ -227,13 +227,13 @@ class Liveness:
         return True
 
     def next_look(self, now: float, timeout: float) -> float:
-        """s from now to the next :meth:`signs`."""
+        """s from now to the next :meth:`note_signs`."""
         if self.state is not LifeState.DOUBTED or not self._is_near:
-            return _look(timeout)
+            return _look_interval(timeout)
         until = self._ask_at - now
         return until if 0.0 < until < LOOK_AGAIN else LOOK_AGAIN
 
-    def usage(self, now: float, use: CpuUse | None, timeout: float) -> None:
+    def note_cpu_use(self, now: float, use: CpuUse | None, timeout: float) -> None:
         """The hypervisor's answer; None: it could not say."""
         if self.state is LifeState.ALIVE:
             return  # a sign has come meanwhile
@@ -242,7 +242,7 @@ class Liveness:
             self._unexplained_at = None
         elif self._unexplained_at is None:
             self._unexplained_at = now
-        step = _limit(timeout) * STEP
+        step = _silence_limit(timeout) * STEP
         counted = False
         # An answer from before the observer stood still is older than it looks.
         fresh = self._gaps == self._gaps_asked
@@ -254,7 +254,7 @@ class Liveness:
                 if track.silent < step or vcpu is None or vcpu.state is VcpuState.OFFLINE:
                     track.base = None
                     continue
-                counted |= track.base is None or _account(track, vcpu, now, step)
+                counted |= track.base is None or _account_cpu_time(track, vcpu, now, step)
                 track.base, track.base_at = vcpu, now
         # A guest that is paused for hours, or starved, is not asked about all the time.
         if self.state is LifeState.HUNG:
@@ -265,13 +265,13 @@ class Liveness:
         # The time of the answer is part of the step, but for one that takes long.
         self._ask_at = max(self._asked + self._pause, now + self._pause / 2)
 
-    def judge(self, timeout: float) -> Hang | None:
-        """After :meth:`signs`. :returns: a hang, once, when it becomes certain."""
+    def find_hang(self, timeout: float) -> Hang | None:
+        """After :meth:`note_signs`. :returns: a hang, once, when it becomes certain."""
         if not self._is_doubtful(timeout):
             if self.state is not LifeState.ALIVE:
-                self._calm()
+                self._reset_suspicion()
             return None
-        hang = self._hang(timeout)
+        hang = self._judge_tracks(timeout)
         if hang is not None:
             new = self.state is not LifeState.HUNG
             self.state = LifeState.HUNG
@@ -280,7 +280,7 @@ class Liveness:
             self.state = LifeState.DOUBTED
         return None
 
-    def _calm(self) -> None:
+    def _reset_suspicion(self) -> None:
         self.state = LifeState.ALIVE
         self._pause = self._ask_at = 0.0
         self._is_near = True
@@ -291,24 +291,24 @@ class Liveness:
 
     def _is_doubtful(self, timeout: float) -> bool:
         """Signs have stayed away for long enough to ask, and a hang could come of it."""
-        step = _limit(timeout) * STEP
+        step = _silence_limit(timeout) * STEP
         cpus = self._cpus.values()
         return any(cpu.irqs.silent >= step for cpu in cpus) or (
             bool(cpus) and all(cpu.runs.silent >= step for cpu in cpus)
         )
 
-    def _hang(self, timeout: float) -> Hang | None:
+    def _judge_tracks(self, timeout: float) -> Hang | None:
         for number, cpu in self._cpus.items():
-            if _dead(cpu.irqs, timeout):
-                return _told(Depth.INTERRUPTS, number, cpu.irqs)
+            if _is_dead(cpu.irqs, timeout):
+                return _make_hang(Depth.INTERRUPTS, number, cpu.irqs)
         # One CPU may be given to a real-time task on purpose; not all of them.
-        if self._cpus and all(_starved(cpu.runs, timeout) for cpu in self._cpus.values()):
+        if self._cpus and all(_is_starved(cpu.runs, timeout) for cpu in self._cpus.values()):
             number = min(self._cpus)
-            return _told(Depth.SCHEDULER, number, self._cpus[number].runs)
+            return _make_hang(Depth.SCHEDULER, number, self._cpus[number].runs)
         return None
 
 
-def _follow(track: _Track, count: int, observed: float, now: float) -> None:
+def _follow_counter(track: _Track, count: int, observed: float, now: float) -> None:
     if count == track.count:
         track.silent += observed
         return
@@ -317,7 +317,7 @@ def _follow(track: _Track, count: int, observed: float, now: float) -> None:
     track.base = None
 
 
-def _account(track: _Track, vcpu: VcpuUse, now: float, most: float) -> bool:
+def _account_cpu_time(track: _Track, vcpu: VcpuUse, now: float, most: float) -> bool:
     """What the CPU did since the last answer. :returns: whether it counts.
 
     :param most: s that one answer can be worth: several must agree.
@@ -339,30 +339,30 @@ def _account(track: _Track, vcpu: VcpuUse, now: float, most: float) -> bool:
     return False
 
 
-def _look(timeout: float) -> float:
+def _look_interval(timeout: float) -> float:
     """s between two looks at a guest that is well."""
     return LOOK if timeout >= SHORT else LOOK_SHORT
 
 
-def _limit(timeout: float) -> float:
+def _silence_limit(timeout: float) -> float:
     """s without a sign, as observed, that are a hang.
 
     The look that sees the last sign may be late by the time between two of
     them, the one that finds the hang by LOOK_AGAIN.
     """
-    return timeout - _look(timeout) - LOOK_AGAIN - LATE
+    return timeout - _look_interval(timeout) - LOOK_AGAIN - LATE
 
 
-def _starved(track: _Track, timeout: float) -> bool:
-    limit = _limit(timeout)
+def _is_starved(track: _Track, timeout: float) -> bool:
+    limit = _silence_limit(timeout)
     return track.silent >= limit and track.ran >= limit * OWN
 
 
-def _dead(track: _Track, timeout: float) -> bool:
-    limit = _limit(timeout)
+def _is_dead(track: _Track, timeout: float) -> bool:
+    limit = _silence_limit(timeout)
     asleep = track.silent >= limit and track.stuck >= limit * OWN
-    return asleep or _starved(track, timeout)
+    return asleep or _is_starved(track, timeout)
 
 
-def _told(depth: Depth, cpu: int, track: _Track) -> Hang:
+def _make_hang(depth: Depth, cpu: int, track: _Track) -> Hang:
     return Hang(depth, cpu, track.silent, track.ran, track.stuck)

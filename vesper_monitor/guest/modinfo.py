@@ -10,7 +10,7 @@ from __future__ import annotations
 
 import struct
 
-__all__ = ["ModinfoError", "modinfo", "renamed"]
+__all__ = ["ModinfoError", "read_modinfo", "rename_module"]
 
 _EHDR = struct.Struct("<16sHHIQQQIHHHHHH")
 _SHDR = struct.Struct("<IIQQQQIIQQ")
@@ -25,16 +25,16 @@ class ModinfoError(ValueError):
     """Not a 64-bit little-endian ELF file with a ``.modinfo`` section."""
 
 
-def modinfo(data: bytes) -> dict[str, str]:
+def read_modinfo(data: bytes) -> dict[str, str]:
     """
     :returns: first value of each key (``alias`` and others may occur often).
     :raises ModinfoError:
     """
-    start, size = _find(data, b".modinfo")
-    return _parse(data[start : start + size])
+    start, size = _find_section(data, b".modinfo")
+    return _parse_section(data[start : start + size])
 
 
-def renamed(data: bytes, name: str) -> bytes:
+def rename_module(data: bytes, name: str) -> bytes:
     """The same module under another name.
 
     The kernel takes the name from the module's struct module, and from
@@ -43,23 +43,23 @@ def renamed(data: bytes, name: str) -> bytes:
 
     :raises ModinfoError: not a module, or its name is not where it should be.
     """
-    old = modinfo(data).get("name", "").encode()
+    old = read_modinfo(data).get("name", "").encode()
     new = name.encode()
     if not new or len(new) >= _NAME_LEN:
         raise ModinfoError(f"'{name}' is no name of a module")
-    start, size = _find(data, b".gnu.linkonce.this_module")
+    start, size = _find_section(data, b".gnu.linkonce.this_module")
     at = start + _NAME_AT
     if not old or size < _NAME_AT + _NAME_LEN or data[at : at + _NAME_LEN].rstrip(b"\0") != old:
         raise ModinfoError("the module's name is not where Linux 5.10 to 6.12 have it")
     changed = bytearray(data)
     changed[at : at + _NAME_LEN] = new.ljust(_NAME_LEN, b"\0")
-    start, size = _find(data, b".modinfo")
+    start, size = _find_section(data, b".modinfo")
     said = data.index(b"name=" + old + b"\0", start, start + size)
     changed[said : said + 5] = b"base="
     return bytes(changed)
 
 
-def _find(data: bytes, name: bytes) -> tuple[int, int]:
+def _find_section(data: bytes, name: bytes) -> tuple[int, int]:
     """Where a section lies, and its size in bytes."""
     if len(data) < _EHDR.size or data[:6] != b"\x7fELF\x02\x01":
         raise ModinfoError("not a 64-bit little-endian ELF file")
@@ -67,31 +67,31 @@ def _find(data: bytes, name: bytes) -> tuple[int, int]:
     offset, entry_size, count, names_index = header[6], header[11], header[12], header[13]
     if entry_size != _SHDR.size or not 0 < count <= _MAX_SECTIONS or names_index >= count:
         raise ModinfoError("ELF file with a broken section table")
-    names_start, names_size = _bounds(data, offset, names_index)
+    names_start, names_size = _section_bounds(data, offset, names_index)
     names = data[names_start : names_start + names_size]
     for i in range(count):
-        name_at = _header(data, offset, i)[0]
+        name_at = _section_header(data, offset, i)[0]
         if names[name_at : name_at + len(name) + 1] == name + b"\0":
-            return _bounds(data, offset, i)
+            return _section_bounds(data, offset, i)
     raise ModinfoError(f"ELF file without {name.decode()}: not a kernel module")
 
 
-def _header(data: bytes, table: int, index: int) -> tuple[int, ...]:
+def _section_header(data: bytes, table: int, index: int) -> tuple[int, ...]:
     start = table + index * _SHDR.size
     if start + _SHDR.size > len(data):
         raise ModinfoError("ELF file cut off in its section table")
     return _SHDR.unpack_from(data, start)
 
 
-def _bounds(data: bytes, table: int, index: int) -> tuple[int, int]:
-    header = _header(data, table, index)
+def _section_bounds(data: bytes, table: int, index: int) -> tuple[int, int]:
+    header = _section_header(data, table, index)
     start, size = header[4], header[5]
     if start + size > len(data):
         raise ModinfoError("ELF file cut off")
     return start, size
 
 
-def _parse(section: bytes) -> dict[str, str]:
+def _parse_section(section: bytes) -> dict[str, str]:
     found: dict[str, str] = {}
     for item in section[:_MAX_MODINFO].split(b"\0"):
         key, separator, value = item.partition(b"=")

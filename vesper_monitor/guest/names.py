@@ -7,11 +7,11 @@ import errno
 import signal
 from functools import lru_cache
 
-__all__ = ["device_name", "errno_name", "printable", "signal_name"]
+__all__ = ["device_name", "errno_name", "make_printable", "signal_name"]
 
 
 @lru_cache(1024)  # the same few processes appear again and again
-def printable(raw: bytes) -> str:
+def make_printable(raw: bytes) -> str:
     """A name from the guest, safe for a terminal, a log line and XML."""
     text = raw.split(b"\0", 1)[0].decode("utf-8", "backslashreplace")
     if text.isprintable():

@@ -21,15 +21,15 @@ class Pace:
         self._credit = BURST  # s of reading, at the time of
         self._at = 0.0
 
-    def took(self, begin: float, end: float) -> None:
+    def take_time(self, begin: float, end: float) -> None:
         """A round of reading is over."""
-        self._credit = self._now(end) - (end - begin)
+        self._credit = self._refill_budget(end) - (end - begin)
         self._at = end
 
-    def pause(self, now: float) -> float:
+    def pause_needed(self, now: float) -> float:
         """s to wait before the next round, if it were to begin now."""
-        rest = -self._now(now) / SHARE
+        rest = -self._refill_budget(now) / SHARE
         return rest if rest >= LEAST else 0.0
 
-    def _now(self, now: float) -> float:
+    def _refill_budget(self, now: float) -> float:
         return min(BURST, self._credit + SHARE * (now - self._at))

@@ -32,7 +32,7 @@ class Positions:
         self._boot_id = 0
         self._next: dict[Position, int] = {}
 
-    def meet(self, boot_id: int) -> bool:
+    def meet_boot(self, boot_id: int) -> bool:
         """This life of the guest's core: another's numbers are of no use any more.
 
         :returns: whether it is another one than before.
@@ -43,49 +43,49 @@ class Positions:
         self._boot_id = boot_id
         return other
 
-    def begin(self, entry: ChannelEntry, cpu: int) -> int | None:
+    def begin_position(self, entry: ChannelEntry, cpu: int) -> int | None:
         """Where to begin; None for a buffer that nobody here has read yet."""
         return self._next.get(Position(self._boot_id, entry.probe, entry.generation, cpu))
 
-    def words(self, kind: str) -> int | None:
+    def words_read(self, kind: str) -> int | None:
         """How many oopses or panics were read; None: never looked."""
-        return self._next.get(self._words(kind))
+        return self._next.get(self._words_position(kind))
 
     def note_words(self, kind: str, seen: int) -> None:
         """Take over how many there were."""
-        self._next[self._words(kind)] = seen
+        self._next[self._words_position(kind)] = seen
 
-    def read(self, entry: ChannelEntry, cpu: int, seq: int) -> None:
+    def note_read(self, entry: ChannelEntry, cpu: int, seq: int) -> None:
         """A buffer has been read up to there."""
         self._next[Position(self._boot_id, entry.probe, entry.generation, cpu)] = seq
 
-    def note(self, channel: ChannelReader) -> None:
+    def note_channel(self, channel: ChannelReader) -> None:
         """Take over how far all buffers of a channel have been read."""
         entry = channel.entry
-        for cpu, seq in channel.positions().items():
+        for cpu, seq in channel.read_positions().items():
             position = Position(self._boot_id, entry.probe, entry.generation, cpu)
             self._next.pop(position, None)  # to the end
             self._next[position] = seq
 
-    def trim(self, channels: Iterable[ChannelReader]) -> None:
+    def trim_channels(self, channels: Iterable[ChannelReader]) -> None:
         """:param channels: the open ones, which are kept."""
         noted = sum(channel.cpus for channel in channels)
         if len(self._next) <= noted + MAX_CLOSED:
             return
         for channel in channels:
-            self.note(channel)
+            self.note_channel(channel)
         while len(self._next) > noted + MAX_CLOSED:
             del self._next[next(iter(self._next))]
 
-    def forget(self, entry: ChannelEntry) -> None:
+    def forget_channel(self, entry: ChannelEntry) -> None:
         """The channel has gone for good."""
         gone = (self._boot_id, entry.probe, entry.generation)
         self._next = {key: seq for key, seq in self._next.items() if key[:3] != gone}
 
-    def all(self) -> dict[Position, int]:
+    def list_all(self) -> dict[Position, int]:
         """Of this life of the guest's core."""
         return self._next.copy()
 
-    def _words(self, kind: str) -> Position:
+    def _words_position(self, kind: str) -> Position:
         """Last words count like a channel of one CPU, under a name no probe has."""
         return Position(self._boot_id, f"vesper/{kind}", 0, 0)

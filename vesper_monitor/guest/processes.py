@@ -40,13 +40,13 @@ async def find_processes(cchan: Cchan, names: Collection[str]) -> Processes | No
     :returns: None: the guest's core is older than this request.
     :raises CchanError: :raises GuestRefused:
     """
-    asked = list(dict.fromkeys(name for name in names if _comm(name)))
+    asked = list(dict.fromkeys(name for name in names if _encode_comm(name)))
     found: dict[str, MainProcess] = {}
     uptime_s = 0.0
     for start in range(0, len(asked), abi.MAX_NAMES):
         piece = asked[start : start + abi.MAX_NAMES]
         try:
-            reply = await cchan.processes([_comm(name) for name in piece])
+            reply = await cchan.request_processes([_encode_comm(name) for name in piece])
         except GuestRefused as refused:
             if refused.errno == errno.EOPNOTSUPP:
                 return None
@@ -59,5 +59,5 @@ async def find_processes(cchan: Cchan, names: Collection[str]) -> Processes | No
     return Processes(uptime_s, found)
 
 
-def _comm(name: str) -> bytes:
+def _encode_comm(name: str) -> bytes:
     return name.encode("utf-8", "surrogateescape").partition(b"\0")[0][:COMM_MAX]

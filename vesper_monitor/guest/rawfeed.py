@@ -30,19 +30,19 @@ class RawFeed:
         self._readers: set[_Reader] = set()
         self._closed = False
 
-    def put(self, probe: str, cpu: int, records: Sequence[RawRecord]) -> None:
+    def put_records(self, probe: str, cpu: int, records: Sequence[RawRecord]) -> None:
         for reader in self._readers:
             if reader.probe == probe and reader.cpu in (None, cpu):
                 reader.records.extend((cpu, record.seq, record.data) for record in records)
                 reader.news.set()
 
-    def subscribe(
+    def subscribe_reader(
         self, probe: str, cpu: int | None = None
     ) -> AsyncIterator[tuple[int, int, bytes]]:
         """(cpu, seq, record), from now until :meth:`close`."""
         reader = _Reader(probe, cpu)
         self._readers.add(reader)
-        return self._follow(reader)
+        return self._follow_reader(reader)
 
     def close(self) -> None:
         """End all readers when they have read what is there."""
@@ -50,7 +50,7 @@ class RawFeed:
         for reader in self._readers:
             reader.news.set()
 
-    async def _follow(self, reader: _Reader) -> AsyncIterator[tuple[int, int, bytes]]:
+    async def _follow_reader(self, reader: _Reader) -> AsyncIterator[tuple[int, int, bytes]]:
         try:
             while True:
                 while reader.records:

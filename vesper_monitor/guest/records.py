@@ -19,7 +19,7 @@ from typing import Any
 
 from vesper_monitor.guest import abi
 from vesper_monitor.guest.belief import is_users_cgroup, is_users_login
-from vesper_monitor.guest.names import device_name, errno_name, printable, signal_name
+from vesper_monitor.guest.names import device_name, errno_name, make_printable, signal_name
 
 __all__ = ["RECORDS", "RecordType"]
 
@@ -35,15 +35,15 @@ _FORMATS: Mapping[Any, str] = {
 }
 
 
-def _nothing(_fields: Fields) -> None:
+def _no_text(_fields: Fields) -> None:
     pass
 
 
-def _flattened(struct: type[ctypes.Structure]) -> Iterator[tuple[str, Any]]:
+def _flatten_fields(struct: type[ctypes.Structure]) -> Iterator[tuple[str, Any]]:
     """Names and kinds of its fields, and of those of a structure within it."""
     for name, kind, *_bits in struct._fields_:
         if kind is abi.Who:
-            yield from _flattened(kind)
+            yield from _flatten_fields(kind)
         else:
             yield name, kind
 
@@ -65,23 +65,23 @@ class RecordType:
     text: Callable[[Fields], str]
     flags: Mapping[int, str] = field(default_factory=dict)
     values: Mapping[str, Callable[[Any], object]] = field(default_factory=dict)
-    finish: Callable[[Fields], None] = _nothing
+    finish: Callable[[Fields], None] = _no_text
 
     @cached_property
     def _layout(self) -> tuple[Struct, list[tuple[str, Callable[[Any], object] | None]]]:
         """How to unpack it, and of each field its name and what to make of it."""
         layout = "<"
         fields: list[tuple[str, Callable[[Any], object] | None]] = []
-        for name, kind in _flattened(self.struct):
+        for name, kind in _flatten_fields(self.struct):
             if kind is abi.Record or name.startswith("reserved"):
                 layout += f"{ctypes.sizeof(kind)}x"
                 continue
             layout += _FORMATS.get(kind) or f"{ctypes.sizeof(kind)}s"
             is_name = getattr(kind, "_type_", None) is ctypes.c_char
-            fields.append((name, printable if is_name else self.values.get(name)))
+            fields.append((name, make_printable if is_name else self.values.get(name)))
         return Struct(layout), fields
 
-    def read(self, data: bytes) -> Fields:
+    def read_fields(self, data: bytes) -> Fields:
         """The fields of any bytes whatever."""
         layout, names = self._layout
         # A shorter record (an older probe's) reads as if zeros followed.
@@ -97,7 +97,7 @@ class RecordType:
         return fields
 
 
-def _named(values: type[enum.IntEnum], what: str) -> Callable[[int], str]:
+def _name_values(values: type[enum.IntEnum], what: str) -> Callable[[int], str]:
     """The name of a value; of one that is unknown ``what`` and its number."""
 
     def name(number: int) -> str:
@@ -135,7 +135,7 @@ _WHO = {
 }
 
 
-def _whose(f: Fields) -> str:
+def _describe_owner(f: Fields) -> str:
     """What is said of a user's own process: that it is one."""
     if is_users_login(f.get("login_uid")):
         return f" (of login uid {f['login_uid']})"
@@ -165,7 +165,7 @@ def _send_signal(f: Fields) -> str:
         sender = f"{f['sender_comm']}[{f['sender_pid']}] uid {f['sender_uid']}"
     where = f" at {f['addr']:#x}" if f["addr"] is not None else ""
     verb = "kills" if f["fatal"] else "sent to"
-    return f"{f['signal']}{where} {verb} {target}{_whose(f)}, by {sender}{_more(f)}"
+    return f"{f['signal']}{where} {verb} {target}{_describe_owner(f)}, by {sender}{_more(f)}"
 
 
 # ---------------------------------------------------------- out_of_memory
@@ -186,7 +186,7 @@ def _finish_out_of_memory(f: Fields) -> None:
 def _out_of_memory(f: Fields) -> str:
     scope = _CONSTRAINTS.get(f["constraint"], f["constraint"])
     return (
-        f"out of memory {scope}: kills {f['comm']}[{f['pid']}]{_whose(f)} ({f['rss_kb']} kB) "
+        f"out of memory {scope}: kills {f['comm']}[{f['pid']}]{_describe_owner(f)} ({f['rss_kb']} kB) "
         f"for {f['asker_comm']}[{f['asker_pid']}], order {f['order']}, {f['free_kb']} kB free"
         f"{_more(f)}"
     )
@@ -203,7 +203,7 @@ def _finish_process_exit(f: Fields) -> None:
 
 
 def _process_exit(f: Fields) -> str:
-    who = f"{f['comm']}[{f['pid']}]{_whose(f)}"
+    who = f"{f['comm']}[{f['pid']}]{_describe_owner(f)}"
     if f["signal"] is None:
         how = f"exited with status {f['status']}"
     else:
@@ -267,7 +267,7 @@ _NET_CHANGES = {
 }
 
 
-def _ipv4(octets: bytes) -> str | None:
+def _format_ipv4(octets: bytes) -> str | None:
     return ".".join(str(octet) for octet in octets) if any(octets) else None
 
 
@@ -286,7 +286,7 @@ def _memory_failure(f: Fields) -> str:
 # ----------------------------------------------------------------- lockup
 
 
-def _lockup(f: Fields) -> str:
+def _describe_lockup(f: Fields) -> str:
     who = f" in {f['comm']}[{f['pid']}]" if f["comm"] else ""
     what = "is stuck" if f["kind"] == "soft" else "holds up RCU"
     return f"CPU {f['cpu']} {what}{who}"
@@ -295,7 +295,7 @@ def _lockup(f: Fields) -> str:
 # -------------------------------------------------------------------- die
 
 
-def _die(f: Fields) -> str:
+def _describe_die(f: Fields) -> str:
     who = f"{f['comm']}[{f['pid']}]"
     if f["kind"] != "oops":
         return f"kernel {f['kind']} in {who}: {f['str']}"
@@ -305,7 +305,7 @@ def _die(f: Fields) -> str:
 # ------------------------------------------------------------ probe_point
 
 
-def _words(data: bytes) -> list[int]:
+def _split_words(data: bytes) -> list[int]:
     return list(unpack(f"<{len(data) // 8}Q", data))
 
 
@@ -340,7 +340,7 @@ RECORDS: Mapping[int, RecordType] = {
         "out_of_memory",
         abi.OutOfMemory,
         _out_of_memory,
-        values={"constraint": _named(abi.OomConstraint, "constraint")},
+        values={"constraint": _name_values(abi.OomConstraint, "constraint")},
         finish=_finish_out_of_memory,
     ),
     abi.EventType.PROCESS_EXIT: RecordType(
@@ -355,7 +355,11 @@ RECORDS: Mapping[int, RecordType] = {
         "block_error",
         abi.BlockError,
         _block_error,
-        values={"dev": device_name, "op": _named(abi.BlockOp, "operation"), "error": errno_name},
+        values={
+            "dev": device_name,
+            "op": _name_values(abi.BlockOp, "operation"),
+            "error": errno_name,
+        },
     ),
     abi.EventType.FS_ERROR: RecordType(
         "fs_error",
@@ -368,26 +372,29 @@ RECORDS: Mapping[int, RecordType] = {
         "net_link",
         abi.NetLink,
         _net_link,
-        values={"change": _named(abi.NetChange, "change"), "address": _ipv4},
+        values={"change": _name_values(abi.NetChange, "change"), "address": _format_ipv4},
     ),
     abi.EventType.MEMORY_FAILURE: RecordType(
         "memory_failure",
         abi.MemoryFailure,
         _memory_failure,
-        values={"result": _named(abi.MfResult, "result")},
+        values={"result": _name_values(abi.MfResult, "result")},
     ),
     abi.EventType.LOCKUP: RecordType(
-        "lockup", abi.Lockup, _lockup, values={"kind": _named(abi.LockupKind, "kind")}
+        "lockup",
+        abi.Lockup,
+        _describe_lockup,
+        values={"kind": _name_values(abi.LockupKind, "kind")},
     ),
     abi.EventType.DIE: RecordType(
-        "die", abi.Die, _die, values={"kind": _named(abi.DieKind, "kind")}
+        "die", abi.Die, _describe_die, values={"kind": _name_values(abi.DieKind, "kind")}
     ),
     # By its definition: vesper_monitor/guest/points/record.py.
     abi.EventType.PROBE_POINT: RecordType(
         "probe_point",
         abi.ProbePoint,
         _probe_point,
-        values={"value": _words},
+        values={"value": _split_words},
         finish=_finish_probe_point,
     ),
 }

@@ -32,7 +32,7 @@ def map_region(
     vm, pages = link.domain.name, abi.pages_for(size)
     if region.pages < pages:
         raise ValueError(f"{vm}: {region.pages} pages for {what}, not {pages}")
-    mapping = link.map(region.handle, pages)
+    mapping = link.map_region(region.handle, pages)
     found = head.from_buffer_copy(mapping.view)
     if found.magic != magic or found.version != version:
         mapping.close()

@@ -25,8 +25,8 @@ RECORD_HEADER = ctypes.sizeof(abi.Record)
 #: ``struct vsp_record``, unpacked at once: there are many.
 _HEAD = struct.Struct("<IHHQQ")
 assert _HEAD.size == RECORD_HEADER
-_POS = abi.offset(abi.Index, "pos")
-_PAD = abi.offset(abi.Index, "pad")
+_POS = abi.field_offset(abi.Index, "pos")
+_PAD = abi.field_offset(abi.Index, "pad")
 #: Sequence numbers above this are garbage: no channel lives that long.
 MAX_SEQ = (1 << 63) - 1
 #: Bytes looked at by one call, at most twice this. No record is longer.
@@ -83,7 +83,9 @@ class RelayReader:
         self.garbage = 0
         self._pos = 0
 
-    def read(self, index: memoryview, buffer: memoryview) -> tuple[list[RawRecord], bool]:
+    def read_new_records(
+        self, index: memoryview, buffer: memoryview
+    ) -> tuple[list[RawRecord], bool]:
         """
         :param index: this CPU's ``struct vsp_index``, live.
         :param buffer: the relay buffer, live, ``shape.pages`` long.
@@ -96,7 +98,7 @@ class RelayReader:
         if end < self._pos:
             # The guest has started afresh, or lies. Begin again with what is there.
             self._pos = end - end % size
-        self._pos = max(self._pos, (self._overwritten(end) + 1) * size)
+        self._pos = max(self._pos, (self._newest_overwritten(end) + 1) * size)
 
         records: list[RawRecord] = []
         seen = 0
@@ -113,15 +115,15 @@ class RelayReader:
             chunk = bytes(buffer[place * size + begin : place * size + stop])
             seen += max(len(chunk), RECORD_HEADER)
             used = None
-            if number > self._overwritten(abi.load_u64(index, _POS)):
-                used = self._parse(chunk, records, cut=stop < filled)
+            if number > self._newest_overwritten(abi.load_u64(index, _POS)):
+                used = self._parse_chunk(chunk, records, cut=stop < filled)
             if used is not None and (stop < filled or used < len(chunk)):
                 self._pos += used
             else:
                 self._pos = min((number + 1) * size, end)
         return records, self._pos < end
 
-    def _overwritten(self, pos: int) -> int:
+    def _newest_overwritten(self, pos: int) -> int:
         """Number of the newest sub-buffer that may be overwritten by now.
 
         Position ``pos`` is published after the record before it; the next may
@@ -130,7 +132,7 @@ class RelayReader:
         """
         return -(-pos // self.shape.subbuf_size) - self.shape.n_subbufs
 
-    def _parse(self, chunk: bytes, records: list[RawRecord], *, cut: bool) -> int | None:
+    def _parse_chunk(self, chunk: bytes, records: list[RawRecord], *, cut: bool) -> int | None:
         """
         :param cut: the sub-buffer goes on behind the chunk: its last record
             may not be all there.

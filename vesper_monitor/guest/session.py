@@ -13,7 +13,7 @@ In ACTIVE each wanted probe goes WANTED → LOADING → COLLECTING → UNLOADING
 probe that an earlier daemon has loaded is found in the guest's channel table
 and goes to COLLECTING at once.
 
-One task, :meth:`Session.run`, connects and reads; reading never waits for
+One task, :meth:`Session.run_session`, connects and reads; reading never waits for
 C-chan. A second one brings the guest's probes in line with what is wanted;
 each change of them, whoever asked for it, is made under one lock.
 """
@@ -86,7 +86,7 @@ _PROBES_TIMEOUT_S = 20.0
 
 
 class Session:
-    """Watches one life of one domain until :meth:`close` or its death."""
+    """Watches one life of one domain until :meth:`close_session` or its death."""
 
     def __init__(
         self,
@@ -119,7 +119,7 @@ class Session:
             Records below are skipped. Of a channel that does not occur in it
             (a lost journal; a guest that has come from another host) those are
             read that the guest's index does not have as read.
-        :param activate_timeout: seconds after the start of :meth:`run`, and after
+        :param activate_timeout: seconds after the start of :meth:`run_session`, and after
             the loss of the link (the guest reboots), during which nothing counts
             as degraded; of them some for the probes, once the guest has answered.
         :param hang_timeout: seconds without a sign of life that are a hang;
@@ -251,7 +251,7 @@ class Session:
     def probes(self) -> dict[str, ProbeStatus]:
         """Wanted probes, and loaded ones."""
         for name, channel in self._channels.items():
-            status = self._status(name)
+            status = self._status_of_probe(name)
             status.cpus, status.records, status.lost = channel.cpus, channel.records, channel.lost
         return self._probes
 
@@ -262,7 +262,7 @@ class Session:
         Also of those that an earlier daemon has read and this one has not
         opened yet: whoever saves this must not lose them.
         """
-        return self._collector.positions()
+        return self._collector.read_positions()
 
     def take_reads(self) -> list[tuple[ChannelReader, int, int]]:
         """Within ``on_events``: promise to note when these events are written.
@@ -272,16 +272,16 @@ class Session:
         """
         return self._collector.take_reads()
 
-    def rewind(self) -> None:
+    def rewind_to_written(self) -> None:
         """Read again what was read and not written, as far as the guest still has it."""
-        self._collector.rewind()
+        self._collector.rewind_to_written()
         self._look.set()
 
     def subscribe_raw(
         self, probe: str, cpu: int | None = None
     ) -> AsyncIterator[tuple[int, int, bytes]]:
         """(cpu, seq, record) as they are read; a slow reader loses some."""
-        return self._raw.subscribe(probe, cpu)
+        return self._raw.subscribe_reader(probe, cpu)
 
     # ------------------------------------------------------------- to ask for
 
@@ -289,11 +289,11 @@ class Session:
         """What is to be loaded: name → module parameters.
 
         What this session loaded for an earlier wish gets unloaded. Returns at
-        once; the work is done by :meth:`run`, failures show in ``probes``.
+        once; the work is done by :meth:`run_session`, failures show in ``probes``.
         """
         self._wanted = dict(wanted)
         for name, params in wanted.items():
-            self._status(name).params = params
+            self._status_of_probe(name).params = params
         self._retry_at.clear()
         self._retry_after.clear()
         for name in list(self._probes):
@@ -301,7 +301,7 @@ class Session:
                 del self._probes[name]
         self._wish.set()
 
-    async def load(self, name: str, params: str = "") -> None:
+    async def load_probe(self, name: str, params: str = "") -> None:
         """Load a probe now and keep it loaded.
 
         :raises SessionError: it is not wanted then.
@@ -312,17 +312,17 @@ class Session:
                 raise SessionError(
                     f"{self.domain.name}: probe {name} is loaded already", code="bad-request"
                 )
-            self._status(name).params = params
+            self._status_of_probe(name).params = params
             try:
-                await self._load(guest, name)
+                await self._load_into_guest(guest, name)
             except SessionError:
                 if name not in self._wanted:
                     self._probes.pop(name, None)
                 raise
             self._wanted[name] = params
-            self._changed()
+            self._notify_change()
 
-    async def unload(self, name: str) -> None:
+    async def unload_probe(self, name: str) -> None:
         """Unload a probe now; it is no longer wanted. :raises SessionError:"""
         async with self._busy:
             guest = self._active_guest(f"unload {name}")
@@ -331,8 +331,8 @@ class Session:
                     f"{self.domain.name}: probe {name} is not loaded", code="no-such-probe"
                 )
             self._wanted.pop(name, None)
-            await self._unload(guest, name)
-            self._changed()
+            await self._unload_from_guest(guest, name)
+            self._notify_change()
 
     async def find_processes(self, names: Collection[str]) -> Processes | None:
         """The main processes of some names. None: the guest's core cannot be asked for them.
@@ -356,15 +356,15 @@ class Session:
         """The hypervisor says that another kernel boots: what this one shows is over."""
         self._boot.note_reset(self._clock())
         if self._has_link:
-            self._lose("the guest was reset")
-        self._changed()
+            self._lose_link("the guest was reset")
+        self._notify_change()
 
     def read_last_words(self) -> None:
         """The domain is dead: take what its kernel left, while it is mapped."""
         if events := self._collector.read_words(final=True):
             self._on_events(self, events)
 
-    async def close(self, *, deactivate: bool) -> None:
+    async def close_session(self, *, deactivate: bool) -> None:
         """End. With ``deactivate`` probes are unloaded and the device is taken
         away from the guest; without, all stays for the next daemon."""
         if self._state is SessionState.CLOSED:
@@ -375,56 +375,56 @@ class Session:
             self._connecting.cancel()
             await asyncio.wait({self._connecting})
         async with self._busy:
-            self._switch(SessionState.CLOSING)
+            self._switch_state(SessionState.CLOSING)
             if self._guest is not None:
                 if deactivate:
                     await self._unload_all(self._guest)
-                await self._disconnect(deactivate=deactivate)
+                await self._disconnect_guest(deactivate=deactivate)
             elif deactivate:
                 try:
-                    await self.transport.deactivate(self.domain)
+                    await self.transport.deactivate_domain(self.domain)
                 except TransportError as error:
                     _LOG.warning("%s", error)
-            self._switch(SessionState.CLOSED)
+            self._switch_state(SessionState.CLOSED)
             self._raw.close()
         self._closed.set()
 
     # ------------------------------------------------------------ the session
 
-    async def run(self) -> None:
+    async def run_session(self) -> None:
         """The session's task: returns when closed or when the domain is gone."""
         self._started = time.monotonic()
         try:
             await self._connect_and_collect()
         finally:
-            self._beat.remove(self._on_waiting)
+            self._beat.remove_call(self._on_waiting)
         if self._closing:
             await self._closed.wait()
         else:
-            await self.close(deactivate=False)
+            await self.close_session(deactivate=False)
 
     async def _connect_and_collect(self) -> None:
         """Again and again, until closed or the domain is gone."""
         delay = _RETRY_FIRST
-        self._beat.add(self._on_waiting)
+        self._beat.add_call(self._on_waiting)
         while not self._closing:
-            self._connecting = asyncio.create_task(self._connect())
+            self._connecting = asyncio.create_task(self._connect_guest())
             try:
                 await self._connecting
                 delay = _RETRY_FIRST
-                self._beat.remove(self._on_waiting)
+                self._beat.remove_call(self._on_waiting)
                 try:
-                    await self._collect()
+                    await self._collect_records()
                 finally:
-                    self._beat.add(self._on_waiting)
+                    self._beat.add_call(self._on_waiting)
             except FrontendMissing as error:
-                self._miss(error)
+                self._note_missing(error)
                 delay = _RETRY_FIRST  # connect() has waited already
             except (TransportError, GuestSilent, CchanBroken) as error:
-                self._miss(error)
+                self._note_missing(error)
             except (CchanError, TableError) as error:
                 self._missing = str(error)
-                self._switch(SessionState.UNFIT)
+                self._switch_state(SessionState.UNFIT)
                 delay = _RETRY_UNFIT
             except asyncio.CancelledError:
                 if not self._closing:
@@ -436,24 +436,24 @@ class Session:
             if await self._domain_gone():
                 break
             self._tell_degraded()
-            await self._sleep(delay)
+            await self._sleep_or_close(delay)
             delay = min(delay * 2, _RETRY_LAST)
 
-    def _miss(self, error: Exception) -> None:
+    def _note_missing(self, error: Exception) -> None:
         """Note why the guest is not active."""
         self._missing = str(error)
         self._is_silent = isinstance(error, (FrontendSilent, LinkLost, GuestSilent))
         if isinstance(error, FrontendSilent) and error.was_active:
             self._boot.note_unsure(self._clock())
 
-    async def _connect(self) -> None:
-        self._switch(SessionState.WAITING)
-        link = await self.transport.connect(self.domain, _CONNECT_TIMEOUT)
+    async def _connect_guest(self) -> None:
+        self._switch_state(SessionState.WAITING)
+        link = await self.transport.connect_domain(self.domain, _CONNECT_TIMEOUT)
         self._lost = None
-        self._switch(SessionState.CONNECTING)
+        self._switch_state(SessionState.CONNECTING)
         self._begin_life(link, *find_life(link))
         try:
-            guest = await self._greet(link)
+            guest = await self._greet_guest(link)
         except BaseException as error:
             await self._end_life()
             # A page that the guest has spoilt stays so: then all is begun anew.
@@ -462,7 +462,7 @@ class Session:
         link.on_lost(self._on_lost)
         link.on_notify(self._on_notify)
         self._guest = guest
-        if self._collector.meet(guest.hello.boot_id):
+        if self._collector.meet_boot(guest.hello.boot_id):
             self._loaded_here.clear()
         self._collector.open_words(link, guest.hello.words)
         self._missing, self._is_silent = None, True
@@ -470,17 +470,17 @@ class Session:
         if (notice := self._boot.note_heard()) is not None:
             self._on_notice(notice)
         self._begin_life(link, guest.hello.life, guest.hello.nr_cpus)
-        self._switch(SessionState.ACTIVE)
+        self._switch_state(SessionState.ACTIVE)
         self._follow_table(guest)
         if self._channels:
             # It has come from another host, or an earlier daemon was here.
             _LOG.info("%s: goes on with %s", self.domain.name, ", ".join(self._channels))
 
-    async def _greet(self, link: Link) -> Guest:
+    async def _greet_guest(self, link: Link) -> Guest:
         """Say HELLO; again and again to a guest that shows no life, which may hang."""
         while True:
             try:
-                return await Guest.greet(link)
+                return await Guest.greet_guest(link)
             except GuestSilent as error:
                 if self._life_task is not None:
                     _raise_what_ended([self._life_task])
@@ -488,10 +488,10 @@ class Session:
                     raise LinkLost(f"{self.domain.name}: {self._lost}") from None
                 if not self._life.is_silent:
                     raise
-                self._miss(error)
+                self._note_missing(error)
                 self._tell_degraded()
 
-    async def _collect(self) -> None:
+    async def _collect_records(self) -> None:
         """Read what there is, when there is something, until the link is lost."""
         table_at = 0.0  # not looked at before
         helpers = [asyncio.create_task(self._keep_probes())]
@@ -499,17 +499,17 @@ class Session:
             helpers.append(self._life_task)
         for task in helpers:
             task.add_done_callback(lambda _: self._look.set())
-        self._beat.add(self._on_beat)
+        self._beat.add_call(self._on_beat)
         try:
             while not self._closing and self._guest is not None:
                 _raise_what_ended(helpers)
                 if self._lost is not None:
                     raise LinkLost(f"{self.domain.name}: {self._lost}")
                 self._look.clear()
-                self._guest.cchan.arm()
+                self._guest.cchan.arm_notification()
                 begin = time.monotonic()
                 look_after = None  # not before somebody wants it
-                if self._guest.table.changed():
+                if self._guest.table.has_changed():
                     look_after = max(0.0, table_at - begin)
                 if look_after == 0.0:
                     guest = self._guest
@@ -519,18 +519,18 @@ class Session:
                     self._follow_table(guest)
                     now, look_after = time.monotonic(), None
                     table_at = now + max(_TABLE_CALM, _TABLE_SHARE * (now - begin))
-                more = self._drain()
-                self._pace.took(begin, time.monotonic())
+                more = self._drain_channels()
+                self._pace.take_time(begin, time.monotonic())
                 if not more:
                     self._tell_degraded()
                     self._idle = True
-                    await _wait(self._look, look_after)
+                    await _wait_for_event(self._look, look_after)
                     self._idle = False
-                pause = self._pace.pause(time.monotonic())
+                pause = self._pace.pause_needed(time.monotonic())
                 if more or pause:
                     await asyncio.sleep(pause)
         finally:
-            self._beat.remove(self._on_beat)
+            self._beat.remove_call(self._on_beat)
             self._idle = False
             for task in helpers:
                 task.cancel()
@@ -550,7 +550,7 @@ class Session:
 
     async def _watch_life(self, reader: LifeReader) -> None:
         try:
-            await self._life.run(reader)
+            await self._life.run_until_closed(reader)
         finally:
             reader.close()
 
@@ -569,22 +569,22 @@ class Session:
             async with self._busy:
                 if self._closing or self._guest is None:
                     return
-                await self._reconcile(self._guest)
+                await self._reconcile_probes(self._guest)
             now = time.monotonic()
             due = [at - now for name, at in self._retry_at.items() if name in self._wanted]
-            await _wait(self._wish, max(min(due), 0.01) if due else None)
+            await _wait_for_event(self._wish, max(min(due), 0.01) if due else None)
 
-    async def _sleep(self, delay: float) -> None:
+    async def _sleep_or_close(self, delay: float) -> None:
         """Until ``delay`` is over or the session is closed."""
         until = time.monotonic() + delay
         while not self._closing and (rest := until - time.monotonic()) > 0:
             self._look.clear()
-            await _wait(self._look, min(rest, _LOOK_EVERY))
+            await _wait_for_event(self._look, min(rest, _LOOK_EVERY))
             self._tell_degraded()
 
     async def _domain_gone(self) -> bool:
         try:
-            report = await self.transport.report(self.domain)
+            report = await self.transport.report_domain(self.domain)
         except TransportError:
             return False  # not known: go on trying
         return report.state in (DomainState.GONE, DomainState.DYING)
@@ -598,53 +598,53 @@ class Session:
             name for name, channel in self._channels.items() if entries.get(name) != channel.entry
         ]
         for _ in range(_LAST_ROUNDS):
-            if not gone or not self._drain():  # what came since the rest was read
+            if not gone or not self._drain_channels():  # what came since the rest was read
                 break
         for name in gone:
-            self._drop(name, "the guest has unloaded it")
+            self._drop_channel(name, "the guest has unloaded it")
         for name, entry in entries.items():
-            status = self._status(name)
+            status = self._status_of_probe(name)
             if name not in self._channels and status.state is not ProbeState.LOADING:
-                self._open(guest, entry)
+                self._open_channel(guest, entry)
                 if name not in self._channels and name not in self._wanted:
                     # The guest may show ever new names.
                     _LOG.warning("%s", status.error)
-                    self._forget(name)
+                    self._forget_probe(name)
 
-    def _open(self, guest: Guest, entry: ChannelEntry) -> None:
-        status = self._status(entry.probe)
+    def _open_channel(self, guest: Guest, entry: ChannelEntry) -> None:
+        status = self._status_of_probe(entry.probe)
         try:
-            channel = self._collector.open(guest.link, entry)
+            channel = self._collector.open_channel(guest.link, entry)
         except TransportError as error:
-            self._fail(status, str(error))
+            self._fail_probe(status, str(error))
             return
         self._set_probe(status, ProbeState.COLLECTING, channel.error)
 
-    def _drop(self, name: str, why: str) -> None:
+    def _drop_channel(self, name: str, why: str) -> None:
         """The channel has gone by itself, and was read: close, load again later."""
         self._close_channel(name, for_good=False)
-        status = self._status(name)
+        status = self._status_of_probe(name)
         if name in self._wanted:
-            self._fail(status, f"{self.domain.name}: probe {name} has stopped: {why}")
+            self._fail_probe(status, f"{self.domain.name}: probe {name} has stopped: {why}")
         else:
-            self._forget(name)
-            self._changed()
+            self._forget_probe(name)
+            self._notify_change()
 
-    def _forget(self, name: str) -> None:
+    def _forget_probe(self, name: str) -> None:
         """Of a probe that nobody wants and that is not there."""
         for kept in (self._probes, self._retry_at, self._retry_after):
             kept.pop(name, None)
 
     def _close_channel(self, name: str, *, for_good: bool) -> None:
-        channel = self._collector.close(name, for_good=for_good)
-        status = self._status(name)
+        channel = self._collector.close_channel(name, for_good=for_good)
+        status = self._status_of_probe(name)
         status.records, status.lost, status.cpus = channel.records, channel.lost, 0
 
-    def _drain(self) -> bool:
+    def _drain_channels(self) -> bool:
         """One bounded round over all channels. :returns: whether there is more."""
         if self._is_asleep():
             return False  # it is being saved or migrated: the next host reads that
-        events, more = self._collector.read()
+        events, more = self._collector.read_events()
         if self._is_asleep():
             # Since when, nobody knows: of what was noted in the guest from now on,
             # the next host may see nothing. Last words are not noted there.
@@ -652,7 +652,7 @@ class Session:
             events, more = [event for event in events if event.words is not None], False
         for name, channel in self._channels.items():
             if channel.error:
-                self._status(name).error = channel.error
+                self._status_of_probe(name).error = channel.error
         if events:
             self._on_events(self, events)
             for channel, cpu, following in self._collector.take_reads():
@@ -665,40 +665,40 @@ class Session:
     async def _read_rest(self) -> None:
         """All there is, in a bounded number of rounds; others have their turn in between."""
         for _ in range(_REST_ROUNDS):
-            if not self._drain():
+            if not self._drain_channels():
                 break
             await asyncio.sleep(0)
 
     # ---------------------------------------------------------------- C-chan
 
-    async def _reconcile(self, guest: Guest) -> None:
+    async def _reconcile_probes(self, guest: Guest) -> None:
         """Load what is wanted and missing, unload what this session loaded and
         nobody wants any more."""
         now = time.monotonic()
         for name in list(self._wanted):
             if name not in self._channels and self._retry_at.get(name, 0.0) <= now:
                 try:
-                    await self._load(guest, name)
+                    await self._load_into_guest(guest, name)
                 except SessionError as error:
                     _LOG.warning("%s", error)
         for name in [name for name in self._loaded_here if name not in self._wanted]:
             if name in self._channels:
                 try:
-                    await self._unload(guest, name)
+                    await self._unload_from_guest(guest, name)
                 except SessionError as error:
                     _LOG.warning("%s", error)
             self._loaded_here.discard(name)
 
-    async def _load(self, guest: Guest, name: str) -> None:
+    async def _load_into_guest(self, guest: Guest, name: str) -> None:
         """:raises SessionError: and the probe is FAILED."""
-        status = self._status(name)
+        status = self._status_of_probe(name)
         self._set_probe(status, ProbeState.LOADING, status.error)  # the last try's
         try:
             point = self._points.get(name)
             if point is not None:
                 await guest.load_point(self._images, point)
             else:
-                await guest.load(self._images, name, status.params)
+                await guest.load_probe(self._images, name, status.params)
             self._loaded_here.add(name)
             entry = guest.read_table().get(name)
             if entry is None:
@@ -708,28 +708,28 @@ class Session:
                     code="guest",
                 )
         except (SessionError, TableError) as error:
-            self._fail(status, str(error))
+            self._fail_probe(status, str(error))
             raise _session_error(error) from None
         finally:
             guest.table.look_again()  # it was read here for one channel only
-        self._open(guest, entry)
+        self._open_channel(guest, entry)
         if status.state is not ProbeState.COLLECTING:
             raise SessionError(status.error or "", code="guest")
         self._retry_at.pop(name, None)
         self._retry_after.pop(name, None)
 
-    async def _unload(self, guest: Guest, name: str) -> None:
+    async def _unload_from_guest(self, guest: Guest, name: str) -> None:
         """Final drain, unmap, unload. :raises SessionError:"""
-        status = self._status(name)
+        status = self._status_of_probe(name)
         self._set_probe(status, ProbeState.UNLOADING, None)
         for _ in range(_REST_ROUNDS):
-            if not self._drain():
+            if not self._drain_channels():
                 break
         self._close_channel(name, for_good=True)
         try:
-            await guest.unload(name)
+            await guest.unload_probe(name)
         except SessionError as error:
-            self._fail(status, str(error))
+            self._fail_probe(status, str(error))
             raise
         self._loaded_here.discard(name)
         if name not in self._wanted:
@@ -738,7 +738,7 @@ class Session:
     async def _unload_all(self, guest: Guest) -> None:
         for name in list(self._channels):
             try:
-                await self._unload(guest, name)
+                await self._unload_from_guest(guest, name)
             except SessionError as error:
                 _LOG.warning("%s", error)
 
@@ -755,11 +755,11 @@ class Session:
     async def _give_up_link(self) -> None:
         async with self._busy:
             if self._guest is not None and not self._closing:
-                await self._disconnect(deactivate=False)
+                await self._disconnect_guest(deactivate=False)
         if self._state in (SessionState.ACTIVE, SessionState.CONNECTING):
-            self._switch(SessionState.WAITING)
+            self._switch_state(SessionState.WAITING)
 
-    async def _disconnect(self, *, deactivate: bool) -> None:
+    async def _disconnect_guest(self, *, deactivate: bool) -> None:
         guest, self._guest = self._guest, None
         if guest is None:
             return
@@ -767,24 +767,24 @@ class Session:
             self.read_last_words()
         elif not guest.cchan.asleep:
             await self._read_rest()
-        self._collector.leave()
+        self._collector.leave_link()
         await self._end_life()
         for name in list(self._channels):
             self._close_channel(name, for_good=False)
-            self._set_probe(self._status(name), ProbeState.WANTED, None)
-        await guest.close(deactivate=deactivate)
+            self._set_probe(self._status_of_probe(name), ProbeState.WANTED, None)
+        await guest.close_link(deactivate=deactivate)
 
     def _on_notify(self) -> None:
         guest = self._guest
         if guest is not None:
-            guest.cchan.kick()
+            guest.cchan.wake_up()
             now = time.monotonic()
-            if self._idle and not guest.table.changed() and not self._pace.pause(now):
+            if self._idle and not guest.table.has_changed() and not self._pace.pause_needed(now):
                 # Records as a rule: read at once, and the task that would do it
                 # a turn of the loop later sleeps on.
-                guest.cchan.arm()
-                more = self._drain()
-                self._pace.took(now, time.monotonic())
+                guest.cchan.arm_notification()
+                more = self._drain_channels()
+                self._pace.take_time(now, time.monotonic())
                 if not more:
                     return
         self._look.set()
@@ -798,20 +798,20 @@ class Session:
 
     def _on_waiting(self, now: float) -> None:
         """While the guest is not active: time alone makes it degraded, or overdue."""
-        overdue = self._boot.tick(now, self._boot_timeout(self._boot.is_first))
+        overdue = self._boot.check_boot(now, self._boot_timeout(self._boot.is_first))
         if overdue is not None:
             self._on_notice(overdue)
         self._tell_degraded()
 
     def _on_lost(self, reason: str) -> None:
         self._boot.note_leave(self._clock())
-        self._lose(reason)
+        self._lose_link(reason)
 
     def _on_unsure(self) -> None:
         """The guest shows no life, and may have been reset: only a live kernel answers anew."""
         if self._has_link:
             self._boot.note_unsure(self._clock())
-            self._lose("the guest shows no life and may have been reset")
+            self._lose_link("the guest shows no life and may have been reset")
 
     @property
     def _has_link(self) -> bool:
@@ -820,33 +820,33 @@ class Session:
             self._guest is not None or self._state is SessionState.CONNECTING
         )
 
-    def _lose(self, reason: str) -> None:
+    def _lose_link(self, reason: str) -> None:
         self._lost = reason
         self._started = time.monotonic()
         if self._life_reader is not None:
             self._life_reader.close()  # what it shows is not judged any more
         if self._guest is not None:
-            self._guest.cchan.abort(reason)
+            self._guest.cchan.abort_requests(reason)
         self._look.set()
 
-    def _switch(self, state: SessionState) -> None:
+    def _switch_state(self, state: SessionState) -> None:
         """The one place that changes the state."""
         if state is self._state or self._state is SessionState.CLOSED:
             return
         if self._state is SessionState.CLOSING and state is not SessionState.CLOSED:
             return
         self._state = state
-        self._changed()
+        self._notify_change()
 
-    def _status(self, name: str) -> ProbeStatus:
+    def _status_of_probe(self, name: str) -> ProbeStatus:
         return self._probes.setdefault(name, ProbeStatus(name, params=self._wanted.get(name, "")))
 
     def _set_probe(self, status: ProbeStatus, state: ProbeState, error: str | None) -> None:
         status.error = error
         status.state = state
-        self._changed()
+        self._notify_change()
 
-    def _fail(self, status: ProbeStatus, error: str) -> None:
+    def _fail_probe(self, status: ProbeStatus, error: str) -> None:
         """Failed; tried again later and later if it is still wanted."""
         pause = self._retry_after.get(status.name, _RETRY_FIRST)
         self._retry_at[status.name] = time.monotonic() + pause
@@ -856,9 +856,9 @@ class Session:
 
     def _tell_degraded(self) -> None:
         if self.degraded != self._told_degraded:
-            self._changed()
+            self._notify_change()
 
-    def _changed(self) -> None:
+    def _notify_change(self) -> None:
         self._told_degraded = self.degraded
         self._on_change(self)
 
@@ -870,7 +870,7 @@ def _raise_what_ended(tasks: list[asyncio.Task[None]]) -> None:
             raise error
 
 
-async def _wait(event: asyncio.Event, at_most: float | None) -> None:
+async def _wait_for_event(event: asyncio.Event, at_most: float | None) -> None:
     """Until the event is set or ``at_most`` seconds are over, if so many are given."""
     try:
         async with asyncio.timeout(at_most):

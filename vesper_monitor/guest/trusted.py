@@ -46,21 +46,21 @@ def open_trusted(path: Path) -> BinaryIO:
             if at != -1:
                 os.close(at)
             at = inner
-            _check(above, os.fstat(at), last=len(above.parts) == len(folders))
+            _check_owner(above, os.fstat(at), last=len(above.parts) == len(folders))
         # Not to hang on a pipe that is no image.
         file = os.fdopen(os.open(name, _OPEN | os.O_NONBLOCK, dir_fd=at), "rb")
     finally:
         if at != -1:
             os.close(at)
     try:
-        _check(above / name, os.fstat(file.fileno()), last=True)
+        _check_owner(above / name, os.fstat(file.fileno()), last=True)
     except BaseException:
         file.close()
         raise
     return file
 
 
-def _check(path: Path, status: os.stat_result, *, last: bool) -> None:
+def _check_owner(path: Path, status: os.stat_result, *, last: bool) -> None:
     """:param last: the file, or the directory in which it is."""
     if status.st_uid not in (0, os.geteuid()):
         raise NotTrusted(

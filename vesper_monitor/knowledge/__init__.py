@@ -14,9 +14,9 @@ from dataclasses import dataclass, fields
 from pathlib import Path
 from typing import Any
 
-from vesper_monitor.faults.language import RuleError, parse
+from vesper_monitor.faults.language import RuleError, parse_rules
 
-__all__ = ["OWN", "SHIPPED", "KnowledgeError", "Symptom", "load", "matched_words"]
+__all__ = ["OWN", "SHIPPED", "KnowledgeError", "Symptom", "load_symptoms", "matched_words"]
 
 SHIPPED = Path(__file__).parent
 OWN = Path("/etc/vesper/knowledge.d")
@@ -49,7 +49,7 @@ class Symptom:
     instead: tuple[str, ...] = ()
 
 
-def load(directories: Iterable[Path] = (SHIPPED, OWN)) -> list[Symptom]:
+def load_symptoms(directories: Iterable[Path] = (SHIPPED, OWN)) -> list[Symptom]:
     """All symptoms; one of a later file replaces that of the same name.
 
     :raises KnowledgeError:
@@ -57,23 +57,23 @@ def load(directories: Iterable[Path] = (SHIPPED, OWN)) -> list[Symptom]:
     found: dict[str, Symptom] = {}
     for directory in directories:
         for path in sorted(directory.glob("*.toml")):
-            for symptom in _read(path):
+            for symptom in _read_file(path):
                 found[symptom.name] = symptom
     return list(found.values())
 
 
 def matched_words(symptom: Symptom, text: str) -> list[str]:
     """Words of the symptom that are in a text: whole, in any case of letters."""
-    said = f" {_plain(text)} "
-    return [word for word in symptom.words if f" {_plain(word)} " in said]
+    said = f" {_plain_words(text)} "
+    return [word for word in symptom.words if f" {_plain_words(word)} " in said]
 
 
-def _plain(text: str) -> str:
+def _plain_words(text: str) -> str:
     """Words, and single blanks between them."""
     return " ".join(re.findall(r"[a-z0-9/%_-]+", text.lower()))
 
 
-def _read(path: Path) -> list[Symptom]:
+def _read_file(path: Path) -> list[Symptom]:
     try:
         if path.stat().st_size > MAX_SIZE:
             raise KnowledgeError(f"{path}: larger than {MAX_SIZE} bytes")
@@ -83,10 +83,10 @@ def _read(path: Path) -> list[Symptom]:
     entries = content.get("symptom")
     if set(content) != {"symptom"} or not isinstance(entries, list):
         raise KnowledgeError(f"{path}: it must have entries [[symptom]], and nothing else")
-    return [_symptom(path, number, entry) for number, entry in enumerate(entries, 1)]
+    return [_read_symptom(path, number, entry) for number, entry in enumerate(entries, 1)]
 
 
-def _symptom(path: Path, number: int, entry: Any) -> Symptom:
+def _read_symptom(path: Path, number: int, entry: Any) -> Symptom:
     where = f"{path}: symptom {number}"
     if not isinstance(entry, dict):
         raise KnowledgeError(f"{where}: it must be a table")
@@ -110,7 +110,7 @@ def _symptom(path: Path, number: int, entry: Any) -> Symptom:
         raise KnowledgeError(f"{where}: nobody knows {', '.join(sorted(unknown))}")
     for key in ("rules", "seen"):
         try:
-            parse(values.get(key, ""))
+            parse_rules(values.get(key, ""))
         except RuleError as error:
-            raise KnowledgeError(f"{where}: {key}: {error}\n{error.picture()}") from error
+            raise KnowledgeError(f"{where}: {key}: {error}\n{error.show_place()}") from error
     return Symptom(**values)

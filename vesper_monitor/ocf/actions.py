@@ -4,7 +4,7 @@
 from __future__ import annotations
 
 from vesper_monitor.ocf.basics import process_age
-from vesper_monitor.ocf.call import Call, Code, Exit, finish
+from vesper_monitor.ocf.call import Call, Code, Exit, finish_action
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
@@ -12,35 +12,35 @@ if TYPE_CHECKING:
 
     from vesper_monitor.ocf.agent import Agent
 
-__all__ = ["main"]
+__all__ = ["run_agent"]
 
 
-def _start(agent: Agent) -> None:
+def _run_start(agent: Agent) -> None:
     agent.start()
 
 
-def _stop(agent: Agent) -> None:
+def _run_stop(agent: Agent) -> None:
     from vesper_monitor.ocf.stop import Stop
 
-    Stop(agent).run()
+    Stop(agent).run_stop()
 
 
-def _status(agent: Agent) -> None:
-    agent.status()
+def _run_status(agent: Agent) -> None:
+    agent.report_status()
 
 
-def _monitor(agent: Agent) -> None:
+def _run_monitor(agent: Agent) -> None:
     call = agent.call
     if call.check_level >= 10 and call.interval > 0:
         from vesper_monitor.ocf.deep_check import run_deep_monitor
 
         run_deep_monitor(agent)
     elif call.check_level >= 10:
-        from vesper_monitor.ocf.check import check
+        from vesper_monitor.ocf.check import check_guest
 
-        check(agent)
+        check_guest(agent)
     elif call.interval <= 0:
-        agent.status()
+        agent.report_status()
     else:
         from vesper_monitor.ocf.monitor import Monitor
 
@@ -62,34 +62,34 @@ def _migrate_from(agent: Agent) -> None:
     migrate_from(agent)
 
 
-def _reload(agent: Agent) -> None:
-    agent.reload()
+def _run_reload(agent: Agent) -> None:
+    agent.reload_parameters()
 
 
-def _validate(agent: Agent) -> None:
-    from vesper_monitor.ocf.validate import validate
+def _run_validate(agent: Agent) -> None:
+    from vesper_monitor.ocf.validate import validate_all
 
-    validate(agent)
+    validate_all(agent)
 
 
 ACTIONS = {
-    "start": _start,
-    "stop": _stop,
-    "status": _status,
-    "monitor": _monitor,
+    "start": _run_start,
+    "stop": _run_stop,
+    "status": _run_status,
+    "monitor": _run_monitor,
     "migrate_to": _migrate_to,
     "migrate_from": _migrate_from,
-    "reload-agent": _reload,
-    "validate-all": _validate,
+    "reload-agent": _run_reload,
+    "validate-all": _run_validate,
 }
 
 #: Those that look for wrong parameters, and say or refuse them
-#: (:meth:`vesper_monitor.ocf.parameters.Reader.refuse`). All others must work
+#: (:meth:`vesper_monitor.ocf.parameters.Reader.refuse_wrong_values`). All others must work
 #: with whatever the configuration is.
 STRICT = ("start", "reload-agent", "validate-all")
 
 
-def main(
+def run_agent(
     name: str,
     build: Callable[[Call, bool], Agent],
     arguments: list[str],
@@ -117,4 +117,4 @@ def main(
         call = Call(arguments[0], environ, process_age(), said)
         do(build(call, arguments[0] in STRICT))
 
-    return finish(action)
+    return finish_action(action)

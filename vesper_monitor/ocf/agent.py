@@ -20,7 +20,7 @@ import time
 from vesper_monitor.client import Client, DaemonError, DaemonUnavailable
 from vesper_monitor.domain_state import DomainState
 from vesper_monitor.ocf.basics import CARRIED, FIRST, begin_waiting, end_waiting, mark_first
-from vesper_monitor.ocf.call import Code, Exit, log
+from vesper_monitor.ocf.call import Code, Exit, log_line
 from vesper_monitor.ocf.domain_identity import (
     ConfiguredName,
     DomainIdentity,
@@ -154,18 +154,18 @@ class Agent:
         """
         from vesper_monitor.ocf import deep_check
 
-        deep_check.forget(self)
+        deep_check.forget_deep_check(self)
         self.check_node()
         try:
             present = self._look_for_certain()
             if present and present.get(self.vm) not in ALIVE:
-                self._remove(present)
+                self._remove_remains(present)
                 present = self._look_for_certain()
             if present:
-                log(f"{self.vm}: already runs ({self.listed(present)})")
+                log_line(f"{self.vm}: already runs ({self.describe_domains(present)})")
             else:
                 self.forget_carried()
-                self._create()
+                self._create_domain()
                 self.forget_sent()
         except ToolstackError as error:
             raise Exit(Code.ERROR, f"{self.vm} was not started: {error}") from error
@@ -181,9 +181,9 @@ class Agent:
     def _begin_arrived(self) -> None:
         """The VM runs here already, perhaps by a migration without a migrate_from."""
         arrival = self.arrival
-        arrival.receive()
+        arrival.receive_fault()
         self.begin_instance()
-        arrival.end()
+        arrival.remove_from_cluster()
 
     @property
     def arrival(self) -> Arrival:
@@ -197,16 +197,16 @@ class Agent:
     def forget_sent(self) -> None:
         """What was sent to this node, as far as was asked for, is over. Never fails."""
         if self._arrival is not None:
-            self._arrival.end()
+            self._arrival.remove_from_cluster()
 
-    def _remove(self, present: dict[str, DomainState]) -> None:
+    def _remove_remains(self, present: dict[str, DomainState]) -> None:
         """Remove what is left of the domain before its start."""
         from vesper_monitor.ocf import stop
 
-        log(f"{self.vm}: is {self.listed(present)}; removing it before the start")
-        stop.remove(self)
+        log_line(f"{self.vm}: is {self.describe_domains(present)}; removing it before the start")
+        stop.remove_domain(self)
 
-    def _create(self) -> None:
+    def _create_domain(self) -> None:
         """:raises ToolstackError: it does not run."""
         from vesper_monitor.ocf import stop
 
@@ -216,26 +216,26 @@ class Agent:
             from vesper_monitor.ocf.memory import make_room
 
             memory = make_room(self)
-        create = self.toolstack.create
+        create = self.toolstack.create_domain
         try:
-            note = create(self.settings.config, vm, self.limit(), memory)
+            note = create(self.settings.config, vm, self.limit_call(), memory)
         except ToolstackError as error:
             # What was kept for its dump must not cost the service.
             try:
                 dropped = stop.drop_kept(self)
             except ToolstackError as trouble:
-                log(f"{vm}: {trouble}")
+                log_line(f"{vm}: {trouble}")
                 dropped = False
             if not dropped:
                 raise
-            log(f"{vm}: {error}; trying again without the crashed domain that was kept")
-            note = create(self.settings.config, vm, self.limit(), memory)
+            log_line(f"{vm}: {error}; trying again without the crashed domain that was kept")
+            note = create(self.settings.config, vm, self.limit_call(), memory)
         if self._list_after_create().get(vm, DomainState.GONE) not in ALIVE:
             raise ToolstackError(
                 f"{self.toolstack.name} says that it is started, but lists no {vm} that runs; "
                 f"see: {self.toolstack.look}"
             )
-        self.note(note)
+        self.keep_unwatched_reason(note)
 
     def _list_after_create(self) -> dict[str, DomainState]:
         """List the domains; again while the toolstack hangs, since the domain was created.
@@ -245,16 +245,16 @@ class Agent:
         said = False
         while True:
             try:
-                return self._states(STATE_LIMIT)
+                return self._list_states(STATE_LIMIT)
             except ToolstackMissing:
                 raise
             except ToolstackError as error:
                 if not self._has_time_to_look():
                     raise
                 if not said:
-                    log(f"{self.vm}: is created; {error}; looking again")
+                    log_line(f"{self.vm}: is created; {error}; looking again")
                 said = True
-                self.pause()
+                self.pause_before_next_look()
 
     def begin_instance(self) -> None:
         """The VM runs here from now on: for vesperd, and for Pacemaker."""
@@ -264,10 +264,10 @@ class Agent:
         if self.settings.utilization or self.settings.no_utilization:
             from vesper_monitor.ocf import utilization
 
-            utilization.forget(self)
-            utilization.update(self)
+            utilization.forget_utilization(self)
+            utilization.update_utilization(self)
 
-    def reload(self) -> None:
+    def reload_parameters(self) -> None:
         """Take over changed parameters while the VM runs.
 
         Most are read anew by each action anyway; vesperd must be told of the
@@ -275,12 +275,12 @@ class Agent:
 
         :raises Exit: the VM does not run.
         """
-        self.status()
+        self.report_status()
         # The next monitor is another operation for Pacemaker, which waits for it.
         self.set_first_mark()
-        self.tell("change", **self.wishes())
+        self.tell_vesperd("change", **self.build_wishes())
 
-    def status(self, unknown: Code = Code.ERROR) -> None:
+    def report_status(self, unknown: Code = Code.ERROR) -> None:
         """Whether the VM runs, at once.
 
         :param unknown: the exit code if that cannot be told.
@@ -293,28 +293,30 @@ class Agent:
             self.claim_domain()
             return
         if state is DomainState.GONE:
-            self._expect()
+            self._expect_arrival()
             raise Exit(Code.NOT_RUNNING, f"{self.vm} is not running")
-        raise Exit(Code.ERROR, f"{self.vm} is {self.described(state)}: it must be stopped")
+        raise Exit(Code.ERROR, f"{self.vm} is {self.describe_state(state)}: it must be stopped")
 
-    def described(self, state: DomainState) -> str:
+    def describe_state(self, state: DomainState) -> str:
         """A state that was just seen, and what is known of it."""
-        return self.toolstack.why(self.vm) or state.value
+        return self.toolstack.explain_end(self.vm) or state.value
 
-    def listed(self, present: dict[str, DomainState]) -> str:
-        return ", ".join(f"{self.described(state)} ({name})" for name, state in present.items())
+    def describe_domains(self, present: dict[str, DomainState]) -> str:
+        return ", ".join(
+            f"{self.describe_state(state)} ({name})" for name, state in present.items()
+        )
 
     # -- vesperd ------------------------------------------------------------
 
-    def ask(self, op: str, **fields: Any) -> dict[str, Any]:
+    def ask_vesperd(self, op: str, **fields: Any) -> dict[str, Any]:
         """Ask vesperd about this resource.
 
         :raises DaemonUnavailable:
         :raises DaemonError:
         """
-        return self.vesperd.call(
+        return self.vesperd.call_vesperd(
             op,
-            reply_timeout=self.limit(TELL_LIMIT),
+            reply_timeout=self.limit_call(TELL_LIMIT),
             resource=self.call.resource,
             **self.domain_fields(),
             **fields,
@@ -327,50 +329,50 @@ class Agent:
             return {"vm": self.vm}
         return {"vm": self.vm, "domain": known.ident}
 
-    def tell(self, op: str, **fields: Any) -> str | None:
+    def tell_vesperd(self, op: str, **fields: Any) -> str | None:
         """Tell vesperd, if it is there. Never fails.
 
         :returns: why it was not told; None if it was.
         """
         try:
-            self.ask(op, **fields)
+            self.ask_vesperd(op, **fields)
         except (DaemonUnavailable, DaemonError) as error:
-            log(f"{self.vm}: vesperd was not told of the {op}: {error}")
+            log_line(f"{self.vm}: vesperd was not told of the {op}: {error}")
             return str(error)
         return None
 
     def tell_started(self) -> str | None:
-        """A new instance of the resource begins. See :meth:`tell`."""
-        carried = self.carried()
+        """A new instance of the resource begins. See :meth:`tell_vesperd`."""
+        carried = self.carried_fault_field()
         # There is nothing in force yet that a list with one wrong name could leave as it is.
-        wishes = {**self.wishes(), "services": self.settings.services}
-        trouble = self.tell("start", **wishes, **carried)
+        wishes = {**self.build_wishes(), "services": self.settings.services}
+        trouble = self.tell_vesperd("start", **wishes, **carried)
         if carried and trouble is None:
             self.forget_carried()
         return trouble
 
     # -- a fault that has come along with the VM (hand_over.py) -----------------
 
-    def carried(self) -> dict[str, Any]:
+    def carried_fault_field(self) -> dict[str, Any]:
         """Field of a ``start`` or ``wait`` with the fault that vesperd has not taken yet."""
         if not os.path.exists(self.call.state_file(CARRIED)):
             return {}
-        from vesper_monitor.ocf.hand_over import kept
+        from vesper_monitor.ocf.hand_over import kept_fault_field
 
-        return kept(self)
+        return kept_fault_field(self)
 
     def forget_carried(self) -> None:
         """vesperd has it, or it has nothing to do with what begins or ends here."""
-        self.call.remember(CARRIED, "")
+        self.call.remember_text(CARRIED, "")
 
-    def _expect(self) -> None:
+    def _expect_arrival(self) -> None:
         """It may come to this host by itself, migrated; vesperd need not be there."""
         try:
-            self.ask("expect", probes=self.settings.probes)
+            self.ask_vesperd("expect", probes=self.settings.probes)
         except (DaemonUnavailable, DaemonError):
             pass
 
-    def wishes(self) -> dict[str, Any]:
+    def build_wishes(self) -> dict[str, Any]:
         """What vesperd is to do for this resource: fields of its requests.
 
         One that is unclear is left out, so that what is in force stays.
@@ -395,70 +397,70 @@ class Agent:
 
     # -- what is known to be missing ------------------------------------------
 
-    def note(self, why: str) -> None:
+    def keep_unwatched_reason(self, why: str) -> None:
         """Why the VM that begins here will not be watched; empty: nothing is known."""
         if why:
-            log(f"{self.vm}: will not be watched: {why}")
-        self.call.remember("note", why)
+            log_line(f"{self.vm}: will not be watched: {why}")
+        self.call.remember_text("note", why)
 
-    def noted(self) -> str:
-        """What :meth:`note` was told; empty: nothing."""
-        return self.call.remembered("note")
+    def read_unwatched_reason(self) -> str:
+        """What :meth:`keep_unwatched_reason` was told; empty: nothing."""
+        return self.call.remembered_text("note")
 
     # -- the mark of the first recurring monitor ------------------------------
 
-    def _mark(self) -> str:
+    def _start_marker_path(self) -> str:
         return self.call.state_file(FIRST)
 
     def set_first_mark(self) -> None:
         """The next recurring monitor is the first: after a start, or a probe."""
-        mark_first(self._mark())
+        mark_first(self._start_marker_path())
 
     def forget_first_mark(self) -> None:
         """No recurring monitor comes before the next start."""
         try:
-            os.unlink(self._mark())
+            os.unlink(self._start_marker_path())
         except OSError:
             pass
 
     def begin_waiting(self) -> bool:
         """See :func:`vesper_monitor.ocf.basics.begin_waiting`."""
-        return begin_waiting(self._mark())
+        return begin_waiting(self._start_marker_path())
 
     def end_waiting(self) -> None:
         """See :func:`vesper_monitor.ocf.basics.end_waiting`."""
-        end_waiting(self._mark())
+        end_waiting(self._start_marker_path())
 
     # -- the domain -----------------------------------------------------------
 
-    def state(self, limit: float = STATE_LIMIT) -> DomainState:
+    def read_state(self, limit: float = STATE_LIMIT) -> DomainState:
         """By the toolstack.
 
         :raises ToolstackError: not known.
         """
-        state = self._states(limit).get(self.vm, DomainState.GONE)
+        state = self._list_states(limit).get(self.vm, DomainState.GONE)
         self._check_gone(state is DomainState.GONE)
         return state
 
-    def present(self) -> dict[str, DomainState]:
+    def find_present_domains(self) -> dict[str, DomainState]:
         """The domain, under its name and those it has while it is migrated, if there.
 
         :raises ToolstackError: not known.
         """
-        states = self._states(STATE_LIMIT)
+        states = self._list_states(STATE_LIMIT)
         names = self._names_of(self.vm)
         found = {name: states[name] for name in names if name in states}
         self._check_gone(not found)
         return found
 
-    def _states(self, limit: float) -> dict[str, DomainState]:
+    def _list_states(self, limit: float) -> dict[str, DomainState]:
         """Of all domains; whose turn it is to be :attr:`vm` is settled by them.
 
         :raises ToolstackError: not known.
         """
         begin = time.monotonic()
         try:
-            states = self.toolstack.states(self.limit(limit))
+            states = self.toolstack.list_states(self.limit_call(limit))
         finally:
             self._look_took = time.monotonic() - begin
         self.slowest_look = max(self.slowest_look, self._look_took)
@@ -500,9 +502,9 @@ class Agent:
         if not arrives and not self._may_be(name, ident):
             return ""
         if name not in (self.vm, wanted):
-            log(f"{name}: was sent to this node for {self.call.resource}, whose file here names "
+            log_line(f"{name}: was sent to this node for {self.call.resource}, whose file here names "
                 f"{wanted}")  # fmt: skip
-            self.identity.adopt(KnownDomain(name, ident))
+            self.identity.adopt_known_domain(KnownDomain(name, ident))
         return name
 
     def _may_be(self, name: str, ident: str) -> bool:
@@ -510,9 +512,9 @@ class Agent:
         if not ident or self.toolstack.ident_field != "uuid":
             return True
         try:
-            return self.toolstack.find_ident(name, self.limit(STATE_LIMIT)) == ident
+            return self.toolstack.find_ident(name, self.limit_call(STATE_LIMIT)) == ident
         except ToolstackError as error:
-            log(f"{name}: {error}")
+            log_line(f"{name}: {error}")
             return True
 
     def _is_listed(self, name: str, states: dict[str, DomainState]) -> bool:
@@ -528,9 +530,9 @@ class Agent:
         if wanted == known.name or wanted not in states:
             return known.name
         if owner := self.identity.find_owner(wanted):
-            log(f"{wanted}: is configured, but belongs to resource {owner}")
+            log_line(f"{wanted}: is configured, but belongs to resource {owner}")
             return known.name
-        log(f"{known.name}: does not run any more; {wanted} does, which is configured now")
+        log_line(f"{known.name}: does not run any more; {wanted} does, which is configured now")
         return wanted
 
     def _check_gone(self, gone: bool) -> None:
@@ -549,7 +551,9 @@ class Agent:
         """vesperd may remember what this resource runs, where nothing here names it."""
         try:
             fields = {"resource": self.call.resource}
-            answer = self.vesperd.call("life", reply_timeout=self.limit(TELL_LIMIT), **fields)
+            answer = self.vesperd.call_vesperd(
+                "life", reply_timeout=self.limit_call(TELL_LIMIT), **fields
+            )
             name, ident = answer.get("vm"), answer.get(self.toolstack.ident_field)
         except (DaemonUnavailable, DaemonError):
             return
@@ -557,7 +561,7 @@ class Agent:
             return
         # A start or a probe of another resource may have taken it since.
         if not self.identity.find_owner(name, str(ident)):
-            self.identity.adopt(KnownDomain(name, str(ident)))
+            self.identity.adopt_known_domain(KnownDomain(name, str(ident)))
 
     def life_age(self) -> float | None:
         """Seconds since vesperd heard the remembered domain; None: it did not, or is away."""
@@ -565,7 +569,9 @@ class Agent:
         if "domain" not in fields:
             return None
         try:
-            answer = self.vesperd.call("life", reply_timeout=self.limit(TELL_LIMIT), **fields)
+            answer = self.vesperd.call_vesperd(
+                "life", reply_timeout=self.limit_call(TELL_LIMIT), **fields
+            )
         except (DaemonUnavailable, DaemonError):
             return None
         age = answer.get("age")
@@ -575,36 +581,36 @@ class Agent:
         """Remember the domain that runs as this resource's. Never fails."""
         known = self.identity.remembered
         try:
-            ident = self.toolstack.find_ident(self.vm, self.limit(STATE_LIMIT))
+            ident = self.toolstack.find_ident(self.vm, self.limit_call(STATE_LIMIT))
         except ToolstackError as error:
-            log(f"{self.vm}: {error}")
+            log_line(f"{self.vm}: {error}")
             ident = known.ident if known is not None and known.name == self.vm else ""
-        self.identity.claim(self.vm, ident)
+        self.identity.claim_domain(self.vm, ident)
 
-    def limit(self, most: float = float("inf")) -> float:
+    def limit_call(self, most: float = float("inf")) -> float:
         """Seconds for an outside call: what is left of the action, less a margin."""
-        return max(0.5, min(most, self.call.left() - min(2.0, self.call.timeout / 10)))
+        return max(0.5, min(most, self.call.seconds_left() - min(2.0, self.call.timeout / 10)))
 
-    def pause(self, most: float = float("inf")) -> None:
+    def pause_before_next_look(self, most: float = float("inf")) -> None:
         """Between two looks."""
         time.sleep(min(max(LOOK_PAUSE, LOOK_SHARE * min(self._look_took, 1.0)), most))
 
     def _look_for_certain(self) -> dict[str, DomainState]:
-        """:meth:`present` before a start: of what was remembered, else of what is configured.
+        """:meth:`find_present_domains` before a start: of what was remembered, else of what is configured.
 
         :raises ToolstackError: not known; it must not be started then.
         """
         end = self._end_of_reboot()
         while True:
             try:
-                present = self.present()
+                present = self.find_present_domains()
             except DomainContradiction:
                 if not self._has_time_to_look():
                     raise
-                self.pause()
+                self.pause_before_next_look()
                 continue
             if not present and time.monotonic() < end:
-                self.pause()
+                self.pause_before_next_look()
                 continue
             if present or not self._turn_to_configured():
                 return present
@@ -616,7 +622,7 @@ class Agent:
         ran = surely or self.identity.remembered is not None
         if not ran and not (gap and self.identity.find_owner(self.vm)):
             return 0.0
-        return time.monotonic() + min(gap, max(0.0, self.call.left() / 3))
+        return time.monotonic() + min(gap, max(0.0, self.call.seconds_left() / 3))
 
     def let_reboot(self, *, surely: bool = False) -> DomainState:
         """A domain that ran here and is not listed may be rebooting: then it comes back.
@@ -625,8 +631,8 @@ class Agent:
         :raises ToolstackError: not known.
         """
         end = self._end_of_reboot(surely=surely)
-        while (state := self.state()) is DomainState.GONE and time.monotonic() < end:
-            self.pause()
+        while (state := self.read_state()) is DomainState.GONE and time.monotonic() < end:
+            self.pause_before_next_look()
         return state
 
     def is_brought_back(self) -> bool:
@@ -643,14 +649,14 @@ class Agent:
         known, wanted = self.identity.remembered, self.identity.configured_name
         if known is None or wanted == known.name:
             return False
-        log(f"{known.name}: does not run any more; {wanted} counts, which is configured now")
-        self.identity.forget()
+        log_line(f"{known.name}: does not run any more; {wanted} counts, which is configured now")
+        self.identity.forget_domain()
         self.vm, self._seen = wanted, False
         return True
 
     def _has_time_to_look(self) -> bool:
         """Whether another look fits into this call."""
-        return self.call.left() > CONTRADICTION_RESERVE_S + 2 * self._look_took
+        return self.call.seconds_left() > CONTRADICTION_RESERVE_S + 2 * self._look_took
 
     def _known_state(self, unknown: Code) -> DomainState:
         """By the toolstack; if it does not answer, by vesperd.
@@ -662,14 +668,14 @@ class Agent:
                 return self.let_reboot()
             except DomainContradiction as error:
                 if not self._has_time_to_look():
-                    raise self._unknown(unknown, error) from error
-                self.pause()
+                    raise self._unknown_state_exit(unknown, error) from error
+                self.pause_before_next_look()
             except ToolstackError as error:
                 return self._state_without_toolstack(unknown, error)
 
     def _state_without_toolstack(self, unknown: Code, error: ToolstackError) -> DomainState:
         """:raises Exit: vesperd does not know either."""
-        until = time.monotonic() + min(VESPERD_PATIENCE, self.call.left() - 2.0)
+        until = time.monotonic() + min(VESPERD_PATIENCE, self.call.seconds_left() - 2.0)
         reboot = self._end_of_reboot()
         while (state := self.state_by_vesperd()) is None or state is DomainState.GONE:
             if time.monotonic() >= (until if state is None else reboot):
@@ -677,10 +683,10 @@ class Agent:
             time.sleep(LOOK_PAUSE)  # on a busy host the next sign of life may be late
         if state is None:
             missing = isinstance(error, ToolstackMissing) and unknown is Code.ERROR
-            raise self._unknown(Code.INSTALLED if missing else unknown, error) from error
+            raise self._unknown_state_exit(Code.INSTALLED if missing else unknown, error) from error
         return state
 
-    def _unknown(self, code: Code, error: ToolstackError) -> Exit:
+    def _unknown_state_exit(self, code: Code, error: ToolstackError) -> Exit:
         return Exit(code, f"whether {self.vm} runs cannot be told: {error}")
 
     def refuse_foreign(self, code: Code) -> bool:
@@ -689,15 +695,13 @@ class Agent:
             run; of what ran here nothing is known.
         :raises Exit: that runs, or it is not known whether it does.
         """
-        if self.identity.remembered is not None or not (
-            owner := self.identity.find_owner(self.vm)
-        ):
+        if self.identity.remembered is not None or not (owner := self.identity.find_owner(self.vm)):
             return False
         try:
             if self.let_reboot() is DomainState.GONE:
                 return True
         except ToolstackError as error:
-            log(f"{self.vm}: {error}")
+            log_line(f"{self.vm}: {error}")
         if self.identity.remembered is not None:
             return False  # another one has arrived
         raise Exit(
@@ -706,12 +710,12 @@ class Agent:
             f"last; it is not touched for {self.call.resource}, whose configuration names it",
         )
 
-    def paused(self) -> str:
+    def find_pause(self) -> str:
         """Why nothing is to be reported now, if an operator has paused the watching."""
         try:
             # Of its own: on the other connection a monitor may be waiting.
             with Client(self.vesperd.path, TELL_LIMIT) as vesperd:
-                pause = vesperd.call("state", vm=self.vm).get("paused")
+                pause = vesperd.call_vesperd("state", vm=self.vm).get("paused")
         except (DaemonUnavailable, DaemonError):
             return ""
         return str(pause.get("text") or "watching is paused") if isinstance(pause, dict) else ""
@@ -733,7 +737,9 @@ class Agent:
 
     def _ask_state(self, name: str) -> DomainState | None:
         try:
-            answer = self.vesperd.call("state", reply_timeout=self.limit(TELL_LIMIT), vm=name)
+            answer = self.vesperd.call_vesperd(
+                "state", reply_timeout=self.limit_call(TELL_LIMIT), vm=name
+            )
             if "domain" not in answer:
                 return None
             domain = answer["domain"]
@@ -758,13 +764,13 @@ class Agent:
         if not os.access(config, os.R_OK):
             raise Exit(Code.PERM, f"{config} cannot be read on node {self.call.node}")
         for command in self.toolstack.commands:
-            if not _executable(command):
+            if not _is_executable(command):
                 raise Exit(
                     Code.INSTALLED,
-                    f"{command} is not installed on node {self.call.node} (PATH {_path()})",
+                    f"{command} is not installed on node {self.call.node} (PATH {_find_command_path()})",
                 )
         for script in self.settings.scripts:
-            if not _executable(script):
+            if not _is_executable(script):
                 raise Exit(
                     Code.INSTALLED,
                     f"monitor script {script} is not there on node {self.call.node}, or may not "
@@ -772,12 +778,12 @@ class Agent:
                 )
 
 
-def _path() -> str:
+def _find_command_path() -> str:
     return os.environ.get("PATH") or os.defpath
 
 
-def _executable(command: str) -> bool:
+def _is_executable(command: str) -> bool:
     """As execvp(3) would find it."""
-    folders = [""] if "/" in command else _path().split(":")
+    folders = [""] if "/" in command else _find_command_path().split(":")
     paths = (os.path.join(folder, command) for folder in folders)
     return any(os.path.isfile(path) and os.access(path, os.X_OK) for path in paths)

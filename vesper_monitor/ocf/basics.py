@@ -24,14 +24,14 @@ __all__ = [
     "call_key",
     "config_key",
     "end_waiting",
-    "log",
+    "log_line",
     "mark_first",
     "one_line",
     "process_age",
-    "shortened",
+    "set_exit_reason",
+    "shorten_reason",
     "state_dir",
     "state_file",
-    "tell",
     "waiting_time",
 ]
 
@@ -69,7 +69,7 @@ def mark_first(path: str, owner: str = "") -> None:
         os.write(descriptor, owner.encode())
         os.close(descriptor)
     except OSError as error:
-        log(f"{path}: {error.strerror}")
+        log_line(f"{path}: {error.strerror}")
 
 
 def begin_waiting(path: str) -> bool:
@@ -134,20 +134,20 @@ def waiting_time(timeout: float) -> float:
     return max(0.0, timeout - min(max(timeout / 5, 2.0), 10.0))
 
 
-def log(text: str) -> None:
+def log_line(text: str) -> None:
     """A line for Pacemaker's log (it takes an agent's standard error)."""
     sys.stderr.write(one_line(text) + "\n")
 
 
-def tell(reason: str) -> None:
+def set_exit_reason(reason: str) -> None:
     """Why an action has not succeeded: for Pacemaker, which shows the marked line."""
     reason = one_line(reason)
-    if (short := shortened(reason)) != reason:
-        log(reason)
+    if (short := shorten_reason(reason)) != reason:
+        log_line(reason)
     sys.stderr.write(f"ocf-exit-reason:{short}\n")
 
 
-def shortened(reason: str) -> str:
+def shorten_reason(reason: str) -> str:
     """What Pacemaker shows of a reason.
 
     It would cut the end off; but a reason begins with what is wrong and ends

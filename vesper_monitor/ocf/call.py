@@ -15,13 +15,13 @@ import enum
 import os
 import time
 
-from vesper_monitor.ocf.basics import log, state_dir, state_file, tell
+from vesper_monitor.ocf.basics import log_line, set_exit_reason, state_dir, state_file
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
     from collections.abc import Callable, Mapping
 
-__all__ = ["Call", "Code", "Exit", "finish", "log"]
+__all__ = ["Call", "Code", "Exit", "finish_action", "log_line"]
 
 
 class Code(enum.IntEnum):
@@ -83,21 +83,23 @@ class Call:
         #: the resource's id
         self.resource = environ.get("OCF_RESOURCE_INSTANCE") or "default"
         #: seconds between two recurring monitors; 0 for all else
-        self.interval = _milliseconds(environ.get("OCF_RESKEY_CRM_meta_interval"), 0.0)
+        self.interval = _parse_milliseconds(environ.get("OCF_RESKEY_CRM_meta_interval"), 0.0)
         #: seconds, the whole of it; None if Pacemaker did not say
-        self.given_timeout = _milliseconds(environ.get("OCF_RESKEY_CRM_meta_timeout"), 0.0) or None
+        self.given_timeout = (
+            _parse_milliseconds(environ.get("OCF_RESKEY_CRM_meta_timeout"), 0.0) or None
+        )
         self.timeout = self.given_timeout or DEFAULT_TIMEOUT.get(action, 30.0)
         self.deadline = time.monotonic() - age + self.timeout
         #: the cluster's name of this node
         self.node = environ.get("OCF_RESKEY_CRM_meta_on_node") or os.uname().nodename
         #: name of the node to which migrate_to migrates
         self.migrate_target = environ.get("OCF_RESKEY_CRM_meta_migrate_target") or ""
-        self.check_level = _whole(
+        self.check_level = _parse_whole_number(
             environ.get("OCF_CHECK_LEVEL") or environ.get("OCF_RESKEY_OCF_CHECK_LEVEL")
         )
         self.state_dir = state_dir(environ)
 
-    def left(self) -> float:
+    def seconds_left(self) -> float:
         """Seconds until Pacemaker ends this call. May be negative."""
         return self.deadline - time.monotonic()
 
@@ -105,7 +107,7 @@ class Call:
         """Path of a file of this resource's that lasts until the node boots."""
         return state_file(self.state_dir, self.resource, kind)
 
-    def remember(self, kind: str, text: str) -> None:
+    def remember_text(self, kind: str, text: str) -> None:
         """Keep a text until the node boots; empty: forget it. Never fails."""
         path = self.state_file(kind)
         try:
@@ -120,36 +122,36 @@ class Call:
                 file.write(text.encode(errors="surrogateescape"))
             os.rename(new, path)
         except OSError as error:
-            log(f"{path}: {error.strerror}")
+            log_line(f"{path}: {error.strerror}")
 
-    def remembered(self, kind: str) -> str:
-        """What :meth:`remember` has kept; empty: nothing."""
+    def remembered_text(self, kind: str) -> str:
+        """What :meth:`remember_text` has kept; empty: nothing."""
         try:
             with open(self.state_file(kind), "rb") as file:
                 return file.read(4096).decode(errors="surrogateescape")
         except OSError:
             return ""
 
-    def parameter(self, name: str) -> str:
+    def read_parameter(self, name: str) -> str:
         """The value, without blanks around it; empty if not set."""
         return self.parameters.get(name, "").strip()
 
 
-def _milliseconds(text: str | None, default: float) -> float:
+def _parse_milliseconds(text: str | None, default: float) -> float:
     try:
         return int(text or "") / 1000
     except ValueError:
         return default
 
 
-def _whole(text: str | None) -> int:
+def _parse_whole_number(text: str | None) -> int:
     try:
         return int(text or "")
     except ValueError:
         return 0
 
 
-def finish(action: Callable[[], None]) -> int:
+def finish_action(action: Callable[[], None]) -> int:
     """Run the action and return the exit code, its reason told to Pacemaker.
 
     All other exceptions are the script's (``ocf/XenVM``): it does the action without
@@ -158,6 +160,6 @@ def finish(action: Callable[[], None]) -> int:
     try:
         action()
     except Exit as end:
-        tell(end.reason)
+        set_exit_reason(end.reason)
         return end.code
     return Code.SUCCESS

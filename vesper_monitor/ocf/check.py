@@ -9,7 +9,7 @@ runs the monitor scripts.  Level 20 also requires that the guest is watched.
 from __future__ import annotations
 
 from vesper_monitor.client import DaemonError, DaemonUnavailable
-from vesper_monitor.ocf.call import Code, Exit, log
+from vesper_monitor.ocf.call import Code, Exit, log_line
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
@@ -17,53 +17,55 @@ if TYPE_CHECKING:
 
     from vesper_monitor.ocf.agent import Agent
 
-__all__ = ["check"]
+__all__ = ["check_guest"]
 
 
-def check(agent: Agent) -> None:
+def check_guest(agent: Agent) -> None:
     """Return when all is well.
 
     :raises Exit: what is not.
     """
     # A recurring monitor that cannot tell is no reason to stop a VM that may be well.
-    agent.status(unknown=Code.DEGRADED if agent.call.interval > 0 else Code.ERROR)
+    agent.report_status(unknown=Code.DEGRADED if agent.call.interval > 0 else Code.ERROR)
     vm = agent.vm
     unwatched = ""
     pause = ""
     try:
-        answer = agent.ask("state")
+        answer = agent.ask_vesperd("state")
     except (DaemonUnavailable, DaemonError) as error:
         unwatched = str(error)
     else:
-        pause, fault = _text(answer, "paused", "text"), _text(answer, "fault", "reason")
+        pause, fault = _text_field(answer, "paused", "text"), _text_field(answer, "fault", "reason")
         watch = answer.get("watch")
         if not isinstance(watch, dict):
             unwatched = f"vesperd does not know it; begin with: vesper activate {vm}"
         elif watch.get("degraded"):
             unwatched = str(watch["degraded"])
-        _report(vm, fault, pause)
+        _report_problem(vm, fault, pause)
     if agent.settings.scripts:
         from vesper_monitor.ocf.scripts import Scripts
 
         scripts = Scripts(agent)
         try:
-            wrong = scripts.round()
+            wrong = scripts.run_one_round()
         finally:
             scripts.close()
-        _report(vm, wrong or "", pause)
+        _report_problem(vm, wrong or "", pause)
     if unwatched and agent.call.check_level >= 20 and not pause:
-        raise Exit(Code.DEGRADED, f"{vm} is not watched: {agent.noted() or unwatched}")
+        raise Exit(
+            Code.DEGRADED, f"{vm} is not watched: {agent.read_unwatched_reason() or unwatched}"
+        )
 
 
-def _report(vm: str, wrong: str, pause: str) -> None:
+def _report_problem(vm: str, wrong: str, pause: str) -> None:
     """:raises Exit: something is wrong."""
     if not wrong:
         return
     if not pause:
         raise Exit(Code.ERROR, wrong)
-    log(f"{vm}: not reported, {pause}: {wrong}")
+    log_line(f"{vm}: not reported, {pause}: {wrong}")
 
 
-def _text(answer: dict[str, Any], key: str, inner: str) -> str:
+def _text_field(answer: dict[str, Any], key: str, inner: str) -> str:
     value = answer.get(key)
     return str(value.get(inner) or "unknown") if isinstance(value, dict) else ""

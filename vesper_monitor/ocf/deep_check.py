@@ -20,15 +20,15 @@ import sys
 import time
 
 from vesper_monitor.ocf.basics import AGAIN, DEEP
-from vesper_monitor.ocf.call import Code, Exit, log
-from vesper_monitor.ocf.toolstack import ToolstackError, spawn
+from vesper_monitor.ocf.call import Code, Exit, log_line
+from vesper_monitor.ocf.toolstack import ToolstackError, spawn_command
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
     from vesper_monitor.ocf.agent import Agent
     from vesper_monitor.ocf.toolstack import Background
 
-__all__ = ["DeepCheck", "DeepNote", "forget", "run_deep_monitor"]
+__all__ = ["DeepCheck", "DeepNote", "forget_deep_check", "run_deep_monitor"]
 
 #: Set for the process that looks on behalf of a waiting monitor.
 ON_BEHALF = "VESPER_DEEP_CHECK"
@@ -57,9 +57,9 @@ class DeepNote:
         self.reason = ""
 
     @classmethod
-    def load(cls, agent: Agent) -> DeepNote | None:
+    def load_note(cls, agent: Agent) -> DeepNote | None:
         """Return the note; None: there is none that is understood."""
-        numbers, _, reason = agent.call.remembered(DEEP).partition("\n")
+        numbers, _, reason = agent.call.remembered_text(DEEP).partition("\n")
         try:
             level, interval, ran_at, looked_at, code = numbers.split()
             note = cls(int(level), float(interval), float(ran_at))
@@ -68,14 +68,14 @@ class DeepNote:
             return None
         return note
 
-    def save(self, agent: Agent) -> None:
+    def save_note(self, agent: Agent) -> None:
         numbers = (self.level, self.interval, self.ran_at, self.looked_at, self.code)
-        agent.call.remember(DEEP, f"{' '.join(map(str, numbers))}\n{self.reason}")
+        agent.call.remember_text(DEEP, f"{' '.join(map(str, numbers))}\n{self.reason}")
 
 
-def forget(agent: Agent) -> None:
+def forget_deep_check(agent: Agent) -> None:
     """Forget the second monitor: the resource starts or stops."""
-    agent.call.remember(DEEP, "")
+    agent.call.remember_text(DEEP, "")
 
 
 def run_deep_monitor(agent: Agent) -> None:
@@ -83,25 +83,25 @@ def run_deep_monitor(agent: Agent) -> None:
 
     :raises Exit: what is wrong.
     """
-    from vesper_monitor.ocf.check import check
+    from vesper_monitor.ocf.check import check_guest
 
-    call, now = agent.call, _now()
+    call, now = agent.call, _boottime_now()
     on_behalf = bool(call.environ.get(ON_BEHALF))
-    note = DeepNote.load(agent)
+    note = DeepNote.load_note(agent)
     if not on_behalf:
         # What the last monitor has left for a quick one knows nothing of this look.
-        call.remember(AGAIN, "")
+        call.remember_text(AGAIN, "")
         found, note = note, DeepNote(call.check_level, call.interval, now)
         if found is not None and (found.level, found.interval) == (note.level, note.interval):
             note.looked_at, note.code, note.reason = found.looked_at, found.code, found.reason
             if found.code != OWN_LOOK and now - found.looked_at <= found.interval + POLL_S:
-                note.save(agent)
+                note.save_note(agent)
                 if found.code:
                     raise Exit(Code(found.code), found.reason)
                 return
     ended: Exit | None = None
     try:
-        check(agent)
+        check_guest(agent)
     except Exit as end:
         ended = end
     if note is not None:
@@ -111,7 +111,7 @@ def run_deep_monitor(agent: Agent) -> None:
         note.code, note.reason = (Code.DEGRADED, str(ended)) if degraded else (0, "")
         if not on_behalf:
             note.code = OWN_LOOK
-        note.save(agent)
+        note.save_note(agent)
     if ended is not None:
         raise ended
 
@@ -122,17 +122,20 @@ class DeepCheck:
     def __init__(self, agent: Agent, note: DeepNote) -> None:
         self._agent = agent
         self._note = note
-        self._due = time.monotonic() + note.looked_at + note.interval - _now()
+        self._due = time.monotonic() + note.looked_at + note.interval - _boottime_now()
         self._job: Background | None = None
         self._end = 0.0
 
     @classmethod
-    def find(cls, agent: Agent) -> DeepCheck | None:
+    def find_due_check(cls, agent: Agent) -> DeepCheck | None:
         """Return the look that is to be done; None: there is no such operation."""
-        note = DeepNote.load(agent)
+        note = DeepNote.load_note(agent)
         if note is None:
             return None
-        age, lasting = _now() - note.ran_at, FORGOTTEN_AFTER * (note.interval + agent.call.timeout)
+        age, lasting = (
+            _boottime_now() - note.ran_at,
+            FORGOTTEN_AFTER * (note.interval + agent.call.timeout),
+        )
         return cls(agent, note) if age <= lasting else None
 
     def next_turn(self) -> float:
@@ -147,12 +150,12 @@ class DeepCheck:
         now = time.monotonic()
         if self._job is None:
             if now >= self._due:
-                self._begin(now)
+                self._begin_round(now)
             return
-        code = self._job.wait(0)
+        code = self._job.wait_for_exit(0)
         if code is None and now < self._end:
             return
-        said = self._job.output()
+        said = self._job.read_output()
         self.close()
         if code in (Code.ERROR, Code.NOT_RUNNING):
             reasons = [line.partition(":")[2] for line in said.splitlines() if _is_reason(line)]
@@ -163,10 +166,10 @@ class DeepCheck:
             self._job.close()
             self._job = None
 
-    def _begin(self, now: float) -> None:
+    def _begin_round(self, now: float) -> None:
         call = self._agent.call
         self._due = now + self._note.interval
-        limit = min(CHECK_LIMIT_S, call.left() - RESERVE_S)
+        limit = min(CHECK_LIMIT_S, call.seconds_left() - RESERVE_S)
         if limit <= 0:
             return  # the next monitor's
         self._end = now + limit
@@ -179,15 +182,15 @@ class DeepCheck:
         environ = {**call.environ, **more}
         environ.pop("OCF_RESKEY_OCF_CHECK_LEVEL", None)
         try:
-            self._job = spawn([os.path.realpath(sys.argv[0]), "monitor"], environ=environ)
+            self._job = spawn_command([os.path.realpath(sys.argv[0]), "monitor"], environ=environ)
         except ToolstackError as error:
-            log(f"the deeper look is not done: {error}")
+            log_line(f"the deeper look is not done: {error}")
 
 
 def _is_reason(line: str) -> bool:
     return line.startswith("ocf-exit-reason:")
 
 
-def _now() -> float:
+def _boottime_now() -> float:
     """Seconds, CLOCK_BOOTTIME: the same clock for all processes of this boot."""
     return time.clock_gettime(time.CLOCK_BOOTTIME)

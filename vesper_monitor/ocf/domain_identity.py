@@ -23,7 +23,7 @@ from __future__ import annotations
 import os
 
 from vesper_monitor.ocf.basics import DOMAIN, config_key
-from vesper_monitor.ocf.call import log
+from vesper_monitor.ocf.call import log_line
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
@@ -70,14 +70,14 @@ def find_configured_name(
     :param config: name of the parameter with the file's path.
     :param read_name: finds the name in the file's content, or raises ValueError.
     """
-    if name := call.parameter("name"):
+    if name := call.read_parameter("name"):
         # It would break the lists that a toolstack makes of it.
         bad = not name.isprintable()
         return ConfiguredName(None, f"parameter name={name!r}") if bad else ConfiguredName(name)
     lines = _read_lines(call.state_file(DOMAIN))
     if len(lines) > 4 and lines[2] == config_key(call.environ) and lines[3]:
         return ConfiguredName(lines[3])
-    path = call.parameter(config)
+    path = call.read_parameter(config)
     try:
         with open(path, "rb") as file:
             return ConfiguredName(read_name(file.read()))
@@ -129,7 +129,7 @@ class DomainIdentity:
         """Whether there is more to go by than the resource's id."""
         return self.remembered is not None or self.configured.name is not None
 
-    def mismatch(self) -> str:
+    def describe_mismatch(self) -> str:
         """Say that another domain is configured than the one that runs; empty: it is not."""
         runs, wanted = self.remembered, self.configured.name
         if runs is None or wanted is None or wanted == runs.name:
@@ -146,31 +146,31 @@ class DomainIdentity:
                 return os.path.basename(path).removeprefix("vesper-").removesuffix(f".{DOMAIN}")
         return ""
 
-    def claim(self, name: str, ident: str) -> None:
+    def claim_domain(self, name: str, ident: str) -> None:
         """Remember a domain that a start or a probe of this resource found. Never fails."""
         for path, other in self._other_records():
             if other.name == name or (ident and other.ident == ident):
-                log(f"{name}: belonged to another resource until now ({path})")
-                _unlink(path)
+                log_line(f"{name}: belonged to another resource until now ({path})")
+                _unlink_if_there(path)
         self.remembered = KnownDomain(name, ident)
         key = config_key(self._call.environ)
         configured = self.configured.name or ""
-        self._call.remember(DOMAIN, f"{name}\n{ident}\n{key}\n{configured}\n")
+        self._call.remember_text(DOMAIN, f"{name}\n{ident}\n{key}\n{configured}\n")
 
-    def forget(self) -> None:
+    def forget_domain(self) -> None:
         """Forget the domain: a stop has succeeded. Never fails."""
         self.remembered = None
-        self._call.remember(DOMAIN, "")
+        self._call.remember_text(DOMAIN, "")
 
-    def adopt(self, known: KnownDomain) -> None:
+    def adopt_known_domain(self, known: KnownDomain) -> None:
         """Take another's word for what this resource runs, for this call."""
         self.remembered = known
 
-    def keep(self) -> None:
+    def keep_known_domain(self) -> None:
         """Keep what another has said, who may forget it. Never fails."""
         known = self.remembered
         if known is not None and _read_record(self._path) is None:
-            self._call.remember(DOMAIN, f"{known.name}\n{known.ident}\n\n\n")
+            self._call.remember_text(DOMAIN, f"{known.name}\n{known.ident}\n\n\n")
 
     def _other_records(self) -> Iterator[tuple[str, KnownDomain]]:
         folder = self._call.state_dir
@@ -203,8 +203,8 @@ def _read_lines(path: str) -> list[str]:
         return []
 
 
-def _unlink(path: str) -> None:
+def _unlink_if_there(path: str) -> None:
     try:
         os.unlink(path)
     except OSError as error:
-        log(f"{path}: {error.strerror}")
+        log_line(f"{path}: {error.strerror}")

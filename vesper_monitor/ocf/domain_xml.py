@@ -18,23 +18,23 @@ if TYPE_CHECKING:
 
 __all__ = [
     "ALIAS",
-    "add",
-    "alias",
-    "canonical",
+    "add_device",
+    "canonicalize_xml",
     "copy_device",
-    "device",
+    "device_alias",
+    "find_device",
     "hot_plug",
-    "masters",
-    "needed",
-    "parse",
+    "is_migratable_with",
+    "list_needed",
+    "parse_domain",
     "passes_through_pci",
     "read_name",
     "read_text",
-    "remove",
+    "remove_device",
+    "serialize_domain",
     "set_name",
     "set_uuid",
     "take_out",
-    "text",
 ]
 
 #: libvirt takes an alias of a user's only with this prefix.
@@ -50,7 +50,7 @@ def read_name(data: bytes | str) -> str:
 
     :raises ValueError: the XML is not understood, or has no name.
     """
-    name = read_text(parse(data), "name")
+    name = read_text(parse_domain(data), "name")
     if not name:
         raise ValueError("it has no <name>")
     return name
@@ -65,14 +65,14 @@ def read_text(root: Element, tag: str) -> str:
 
 def set_name(root: Element, name: str) -> None:
     """Let libvirt call the domain exactly this."""
-    _set(root, "name", name)
+    _set_child_text(root, "name", name)
 
 
 def set_uuid(root: Element, uuid: str) -> None:
-    _set(root, "uuid", uuid)
+    _set_child_text(root, "uuid", uuid)
 
 
-def _set(root: Element, tag: str, value: str) -> None:
+def _set_child_text(root: Element, tag: str, value: str) -> None:
     from lxml import etree
 
     element = root.find(tag)
@@ -84,7 +84,7 @@ def _set(root: Element, tag: str, value: str) -> None:
     element.text = value
 
 
-def parse(xml: bytes | str) -> Element:
+def parse_domain(xml: bytes | str) -> Element:
     """
     :param xml: bytes in the encoding that they declare, or a text.
     :raises ValueError: it is no domain's.
@@ -95,14 +95,14 @@ def parse(xml: bytes | str) -> Element:
     return root
 
 
-def text(root: Element) -> str:
+def serialize_domain(root: Element) -> str:
     """All of the document, with comments outside of its root."""
     from lxml import etree
 
     return str(etree.tostring(root.getroottree(), encoding="unicode")) + "\n"
 
 
-def canonical(root: Element) -> bytes:
+def canonicalize_xml(root: Element) -> bytes:
     """What two documents have in common that say the same: no comments, no blanks."""
     from copy import deepcopy
 
@@ -113,7 +113,7 @@ def canonical(root: Element) -> bytes:
     return bytes(etree.tostring(root, method="c14n2", with_comments=False, strip_text=True))
 
 
-def device(root: Element, socket: str) -> Element | None:
+def find_device(root: Element, socket: str) -> Element | None:
     """VESPER's device, by the socket that it is connected to."""
     for shmem in root.iterfind("devices/shmem"):
         model, server = shmem.find("model"), shmem.find("server")
@@ -127,12 +127,12 @@ def device(root: Element, socket: str) -> Element | None:
     return None
 
 
-def masters(root: Element, shmem: Element) -> bool:
+def is_migratable_with(root: Element, shmem: Element) -> bool:
     """Whether a domain with this device can be migrated and saved."""
     if shmem.get("role") != "master":
         return False
     for override in root.iterfind(f"{Q}override/{Q}device"):
-        if override.get("alias") == alias(shmem):
+        if override.get("alias") == device_alias(shmem):
             return any(
                 prop.get("name") == "master" and prop.get("value") == "on"
                 for prop in override.iter(f"{Q}property")
@@ -140,7 +140,7 @@ def masters(root: Element, shmem: Element) -> bool:
     return False
 
 
-def add(root: Element, socket: str) -> str:
+def add_device(root: Element, socket: str) -> str:
     """Add the device, at a PCI address that changes no other device's.
 
     :returns: why it cannot be; empty: it is added.
@@ -161,19 +161,19 @@ def add(root: Element, socket: str) -> str:
     devices = root.find("devices")
     if devices is None:
         devices = etree.SubElement(root, "devices")
-    shmem = _shmem(socket)
+    shmem = _make_shmem(socket)
     etree.SubElement(
         shmem, "address", type="pci", domain="0x0000", bus="0x00", slot=f"{slot:#04x}",
         function="0x0",
     )  # fmt: skip
     devices.append(shmem)
-    part = etree.SubElement(_override(root), f"{Q}device", alias=ALIAS)
+    part = etree.SubElement(_find_override(root), f"{Q}device", alias=ALIAS)
     frontend = etree.SubElement(part, f"{Q}frontend")
     etree.SubElement(frontend, f"{Q}property", name="master", type="string", value="on")
     return ""
 
 
-def _shmem(socket: str) -> Element:
+def _make_shmem(socket: str) -> Element:
     from lxml import etree
 
     shmem = etree.Element("shmem", name="vesper", role="master")
@@ -184,14 +184,14 @@ def _shmem(socket: str) -> Element:
     return shmem
 
 
-def remove(root: Element, shmem: Element) -> None:
+def remove_device(root: Element, shmem: Element) -> None:
     """Remove the device and what is overridden of it."""
     from lxml import etree
 
     take_out(shmem)
     for override in root.findall(f"{Q}override"):
         for part in override.findall(f"{Q}device"):
-            if part.get("alias") == alias(shmem):
+            if part.get("alias") == device_alias(shmem):
                 take_out(part)
         if len(override) == 0:
             take_out(override)
@@ -210,11 +210,11 @@ def copy_device(root: Element, source: Element, shmem: Element) -> None:
         devices = etree.SubElement(root, "devices")
     devices.append(deepcopy(shmem))
     for part in source.iterfind(f"{Q}override/{Q}device"):
-        if part.get("alias") == alias(shmem):
-            _override(root).append(deepcopy(part))
+        if part.get("alias") == device_alias(shmem):
+            _find_override(root).append(deepcopy(part))
 
 
-def _override(root: Element) -> Element:
+def _find_override(root: Element) -> Element:
     """What is overridden in QEMU's devices; it is made if there is nothing."""
     from lxml import etree
 
@@ -239,10 +239,10 @@ def take_out(element: Element) -> None:
 
 def hot_plug(socket: str) -> str:
     """The device for a domain that runs: there an override is not to be had."""
-    return text(_shmem(socket))
+    return serialize_domain(_make_shmem(socket))
 
 
-def needed(root: Element, kind: str) -> list[str]:
+def list_needed(root: Element, kind: str) -> list[str]:
     """Names of the storage pools (``pool``) or networks (``network``) that it uses."""
     found = (source.get(kind) for source in root.iterfind("devices/*/source"))
     return sorted({name for name in found if name})
@@ -254,6 +254,6 @@ def passes_through_pci(root: Element) -> bool:
     return any(root.find(f"devices/{path}") is not None for path in found)
 
 
-def alias(shmem: Element) -> str:
+def device_alias(shmem: Element) -> str:
     found = shmem.find("alias")
     return found.get("name", "") if found is not None else ""

@@ -7,8 +7,8 @@ Not imported by a monitor: vesperd says whether a text is wrong.
 from __future__ import annotations
 
 from vesper_monitor.faults.conditions import NONE
-from vesper_monitor.faults.language import RuleError, parse
-from vesper_monitor.ocf.call import log
+from vesper_monitor.faults.language import RuleError, parse_rules
+from vesper_monitor.ocf.call import log_line
 from vesper_monitor.probes import PROBES
 
 TYPE_CHECKING = False
@@ -25,12 +25,14 @@ def wrong_rules(settings: Settings) -> str:
     not among those that are loaded.
     """
     try:
-        parsed = parse(settings.fault_on)
+        parsed = parse_rules(settings.fault_on)
     except RuleError as error:
         return f"parameter fault_on: {error}"
     for doubt in parsed.doubts:
-        log(f"parameter fault_on: {doubt}")
+        log_line(f"parameter fault_on: {doubt}")
     for rule in parsed.rules:
         if rule.probe in PROBES and rule.probe not in settings.probes and rule.condition != NONE:
-            log(f"parameter fault_on: {rule.text}: parameter probes does not have {rule.probe}")
+            log_line(
+                f"parameter fault_on: {rule.text}: parameter probes does not have {rule.probe}"
+            )
     return ""

@@ -9,7 +9,7 @@ TYPE_CHECKING = False
 if TYPE_CHECKING:
     from collections.abc import Callable
 
-__all__ = ["in_memory", "replace"]
+__all__ = ["in_memory", "replace_file"]
 
 
 def in_memory(data: bytes, use: Callable[[str, int], str]) -> str:
@@ -27,7 +27,7 @@ def in_memory(data: bytes, use: Callable[[str, int], str]) -> str:
         os.close(descriptor)
 
 
-def replace(path: str, data: bytes, like: os.stat_result) -> None:
+def replace_file(path: str, data: bytes, like: os.stat_result) -> None:
     """Write a file so that nobody sees half of it.
 
     :param like: whose owner and mode it gets.

@@ -30,8 +30,13 @@ import time
 
 from vesper_monitor.client import DaemonError, DaemonUnavailable
 from vesper_monitor.ocf.basics import AGAIN, CARRIED
-from vesper_monitor.ocf.call import log
-from vesper_monitor.ocf.toolstack import ToolstackError, ToolstackMissing, run, spawn
+from vesper_monitor.ocf.call import log_line
+from vesper_monitor.ocf.toolstack import (
+    ToolstackError,
+    ToolstackMissing,
+    run_command,
+    spawn_command,
+)
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
@@ -40,7 +45,14 @@ if TYPE_CHECKING:
     from vesper_monitor.ocf.agent import Agent
     from vesper_monitor.ocf.toolstack import Background
 
-__all__ = ["Arrival", "announce", "attribute", "kept", "send_fault", "withdraw"]
+__all__ = [
+    "Arrival",
+    "announce_domain",
+    "carried_attribute_name",
+    "kept_fault_field",
+    "send_fault",
+    "withdraw",
+]
 
 #: Seconds for the cluster to take or to give an attribute.
 CLUSTER_LIMIT_S = 5.0
@@ -57,28 +69,28 @@ MAX_CHARS = 6000
 ASK_AGAIN_S = 1.0
 
 
-def attribute(resource: str) -> str:
+def carried_attribute_name(resource: str) -> str:
     """Name of the transient node attribute that says what was sent to that node."""
     return f"vesper-carried-{resource}"
 
 
 def _attrd_updater(agent: Agent, node: str, *words: str) -> list[str]:
-    name = attribute(agent.call.resource)
+    name = carried_attribute_name(agent.call.resource)
     return ["attrd_updater", "--private", "--name", name, "--node", node, *words]
 
 
 # -- the source ---------------------------------------------------------------------------
 
 
-def announce(agent: Agent, target: str) -> None:
+def announce_domain(agent: Agent, target: str) -> None:
     """Say which domain is about to leave for another node. Never fails.
 
     In place of what an earlier migration has left there.
 
     :param target: the node's name in the cluster.
     """
-    if trouble := _set(agent, target, None):
-        log(f"{agent.vm}: {target} is not told which domain comes: {trouble}")
+    if trouble := _set_attribute(agent, target, None):
+        log_line(f"{agent.vm}: {target} is not told which domain comes: {trouble}")
 
 
 def withdraw(agent: Agent, target: str) -> None:
@@ -87,7 +99,7 @@ def withdraw(agent: Agent, target: str) -> None:
     What is left at the target would name a domain of that name as this resource's.
     """
     if trouble := _remove(agent, target):
-        log(f"{agent.vm}: {target} is not told that it does not come: {trouble}")
+        log_line(f"{agent.vm}: {target} is not told that it does not come: {trouble}")
 
 
 def _remove(agent: Agent, node: str) -> str:
@@ -98,7 +110,9 @@ def _remove(agent: Agent, node: str) -> str:
 def _change_attribute(agent: Agent, node: str, *words: str) -> str:
     """:returns: why the cluster has not changed the attribute; empty: it has."""
     try:
-        code, said = run(_attrd_updater(agent, node, *words), agent.limit(CLUSTER_LIMIT_S))
+        code, said = run_command(
+            _attrd_updater(agent, node, *words), agent.limit_call(CLUSTER_LIMIT_S)
+        )
     except ToolstackError as error:
         return str(error)
     return f"attrd_updater: exit status {code}: {said.strip()}" if code else ""
@@ -108,35 +122,35 @@ def send_fault(agent: Agent, target: str) -> None:
     """The VM has left for another node: send its fault after it. Never fails."""
     vm = agent.vm
     # One that has come along and that vesperd has not taken yet goes on.
-    fault = _ask_for_fault(agent) or agent.carried().get("carried")
+    fault = _ask_for_fault(agent) or agent.carried_fault_field().get("carried")
     agent.forget_carried()
     if fault is None:
         return
     reason = str(fault.get("reason"))
-    if trouble := _set(agent, target, fault):
-        log(f"{vm}: {target} is not told of the fault that went along: {reason}: {trouble}")
+    if trouble := _set_attribute(agent, target, fault):
+        log_line(f"{vm}: {target} is not told of the fault that went along: {reason}: {trouble}")
     else:
-        log(f"{vm}: a fault goes along to {target}: {reason}")
+        log_line(f"{vm}: a fault goes along to {target}: {reason}")
 
 
-def _set(agent: Agent, target: str, fault: dict[str, Any] | None) -> str:
+def _set_attribute(agent: Agent, target: str, fault: dict[str, Any] | None) -> str:
     """:returns: why the cluster does not have it; empty: it has."""
     known = agent.identity.remembered
     # A domain's number is its host's.
     keeps_ident = agent.toolstack.ident_field == "uuid" and known is not None
     ident = known.ident if keeps_ident and known is not None and known.name == agent.vm else ""
-    value = pack({"vm": agent.vm, "ident": ident, "fault": fault})
+    value = pack_fault({"vm": agent.vm, "ident": ident, "fault": fault})
     return _change_attribute(agent, target, "--update", value)
 
 
 def _ask_for_fault(agent: Agent) -> dict[str, Any] | None:
     """What vesperd here has handed over; None: nothing, or it cannot be asked."""
     vm = agent.vm
-    until = time.monotonic() + min(VESPERD_PATIENCE_S, agent.limit())
+    until = time.monotonic() + min(VESPERD_PATIENCE_S, agent.limit_call())
     while True:
-        limit = agent.limit(HAND_OVER_LIMIT_S)
+        limit = agent.limit_call(HAND_OVER_LIMIT_S)
         try:
-            answer = agent.vesperd.call(
+            answer = agent.vesperd.call_vesperd(
                 "hand_over",
                 reply_timeout=limit + ANSWER_GRACE_S,
                 resource=agent.call.resource,
@@ -152,7 +166,7 @@ def _ask_for_fault(agent: Agent) -> dict[str, Any] | None:
                 time.sleep(VESPERD_PAUSE_S)
                 continue
             trouble = str(error)
-        log(f"{vm}: whether it had a fault when it left is not known: {trouble}")
+        log_line(f"{vm}: whether it had a fault when it left is not known: {trouble}")
         return None
 
 
@@ -168,17 +182,17 @@ class Arrival:
         self._sent: dict[str, Any] = {}
         self._has_attribute = False
         self._asked_at = float("-inf")
-        self._ask()
+        self._ask_cluster()
 
-    def _ask(self) -> None:
+    def _ask_cluster(self) -> None:
         self._asked_at = time.monotonic()
         try:
             command = _attrd_updater(self._agent, self._agent.call.node, "--query")
-            self._query = spawn(command, hint="is Pacemaker installed?")
+            self._query = spawn_command(command, hint="is Pacemaker installed?")
         except ToolstackMissing:
             pass  # no cluster: nothing was sent
         except ToolstackError as error:
-            log(f"{self._agent.vm}: what was sent here is not known: {error}")
+            log_line(f"{self._agent.vm}: what was sent here is not known: {error}")
 
     def find_domain(self, *, again: bool = False) -> tuple[str, str]:
         """Name and UUID of the domain that was sent; empty where not known. Never fails.
@@ -187,7 +201,7 @@ class Arrival:
         """
         self._take_answer()
         if again and not self._sent and time.monotonic() - self._asked_at > ASK_AGAIN_S:
-            self._ask()
+            self._ask_cluster()
             self._take_answer()
         name, ident = self._sent.get("vm"), self._sent.get("ident")
         if not isinstance(name, str) or not name or not name.isprintable():
@@ -199,40 +213,40 @@ class Arrival:
         agent = self._agent
         if self._query is None:
             return
-        limit = agent.limit(CLUSTER_LIMIT_S)
-        code, said = self._query.wait(limit), self._query.output()
+        limit = agent.limit_call(CLUSTER_LIMIT_S)
+        code, said = self._query.wait_for_exit(limit), self._query.read_output()
         self.close()
         value = ""
         if code is None:
             self._asked_at = float("inf")  # not again
-            log(f"{agent.vm}: what was sent here is not known: "
+            log_line(f"{agent.vm}: what was sent here is not known: "
                 f"attrd_updater did not end within {limit:.0f} s")  # fmt: skip
         elif code == 0:
-            value = _value(said)
+            value = _attribute_value(said)
         elif "does not exist" not in said:
-            log(f"{agent.vm}: what was sent here is not known: "
+            log_line(f"{agent.vm}: what was sent here is not known: "
                 f"attrd_updater: exit status {code}: {said.strip()}")  # fmt: skip
         self._has_attribute = self._has_attribute or bool(value)
         if value:
             try:
-                self._sent = unpack(value)
+                self._sent = unpack_fault(value)
             except ValueError as error:
-                log(f"{agent.vm}: what was sent here is not understood: {error}")
+                log_line(f"{agent.vm}: what was sent here is not understood: {error}")
 
-    def receive(self) -> None:
+    def receive_fault(self) -> None:
         """Keep the fault that has come with the VM for vesperd. Never fails."""
         name, _ = self.find_domain()
         fault = self._sent.get("fault")
         if name == self._agent.vm and isinstance(fault, dict):
-            keep(self._agent, pack(fault))
+            keep_fault(self._agent, pack_fault(fault))
 
-    def end(self) -> None:
+    def remove_from_cluster(self) -> None:
         """It is kept, or vesperd has it: remove it from the cluster. Never fails."""
         if not self._has_attribute:
             return
         agent = self._agent
         if trouble := _remove(agent, agent.call.node):
-            log(f"{agent.vm}: {trouble}")
+            log_line(f"{agent.vm}: {trouble}")
 
     def close(self) -> None:
         """End the question, if it is not answered. May be called again."""
@@ -241,7 +255,7 @@ class Arrival:
             self._query = None
 
 
-def _value(said: str) -> str:
+def _attribute_value(said: str) -> str:
     """Of a line ``name="…" host="…" value="…"``; empty: none."""
     for line in said.splitlines():
         _, mark, rest = line.partition('value="')
@@ -254,33 +268,33 @@ def _value(said: str) -> str:
 # -- on the way -----------------------------------------------------------------------------
 
 
-def keep(agent: Agent, packed: str) -> None:
+def keep_fault(agent: Agent, packed: str) -> None:
     """Keep a fault until this node's vesperd has taken it."""
-    agent.call.remember(CARRIED, packed[: MAX_CHARS + 1])
+    agent.call.remember_text(CARRIED, packed[: MAX_CHARS + 1])
     # What the last monitor here has asked does not speak of it.
-    agent.call.remember(AGAIN, "")
+    agent.call.remember_text(AGAIN, "")
 
 
-def kept(agent: Agent) -> dict[str, Any]:
+def kept_fault_field(agent: Agent) -> dict[str, Any]:
     """Field of a ``start`` or ``wait`` that gives vesperd what is kept for it, if anything is."""
-    packed = agent.call.remembered(CARRIED)
+    packed = agent.call.remembered_text(CARRIED)
     if not packed:
         return {}
     try:
-        return {"carried": unpack(packed)}
+        return {"carried": unpack_fault(packed)}
     except ValueError as error:
-        log(f"{agent.vm}: what has come along is no fault: {error}")
+        log_line(f"{agent.vm}: what has come along is no fault: {error}")
         agent.forget_carried()
         return {}
 
 
-def pack(fault: dict[str, Any]) -> str:
+def pack_fault(fault: dict[str, Any]) -> str:
     """As a value that Pacemaker and a shell leave alone: letters, digits, ``-_=``."""
     text = json.dumps(fault, separators=(",", ":"))
     return base64.urlsafe_b64encode(text.encode("ascii")).decode("ascii")
 
 
-def unpack(packed: str) -> dict[str, Any]:
+def unpack_fault(packed: str) -> dict[str, Any]:
     """:raises ValueError: it is no packed fault."""
     if len(packed) > MAX_CHARS:
         raise ValueError(f"more than {MAX_CHARS} characters")

@@ -11,25 +11,25 @@ import json
 import os
 import socket
 
-__all__ = ["folder", "qemu_socket", "trouble"]
+__all__ = ["find_trouble", "qemu_socket", "socket_folder"]
 
 #: Seconds for its answer.
 LIMIT = 1.0
 START_IT = "start it with: systemctl start vesper-ivshmem"
 
 
-def folder() -> str:
+def socket_folder() -> str:
     """Of its sockets: ``$VESPER_IVSHMEM`` or the usual one."""
     return os.environ.get("VESPER_IVSHMEM") or "/run/vesper-ivshmem"
 
 
 def qemu_socket() -> str:
-    return os.path.join(folder(), "qemu.sock")
+    return os.path.join(socket_folder(), "qemu.sock")
 
 
-def trouble() -> str:
+def find_trouble() -> str:
     """Why it will not serve another QEMU; empty: it will."""
-    path = os.path.join(folder(), "control.sock")
+    path = os.path.join(socket_folder(), "control.sock")
     try:
         with socket.socket(socket.AF_UNIX) as sock:
             sock.settimeout(LIMIT)

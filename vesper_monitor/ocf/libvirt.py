@@ -17,7 +17,7 @@ if TYPE_CHECKING:
 
     from vesper_monitor.ocf.call import Call
 
-__all__ = ["main", "settings"]
+__all__ = ["main", "read_settings"]
 
 #: What virsh knows (virDomainShutdownFlagValues).
 SHUTDOWN_MODES = ("acpi", "agent", "initctl", "signal", "paravirt")
@@ -40,69 +40,69 @@ def _read_name(data: bytes) -> str:
     return read_name(data)
 
 
-def settings(call: Call, *, strict: bool) -> tuple[Settings, Options]:
+def read_settings(call: Call, *, strict: bool) -> tuple[Settings, Options]:
     """Read the parameters.
 
     :raises Exit: code 6 with what is wrong, if strict.
     """
     read = Reader(call)
-    config = read.path("config", "the domain's libvirt XML file")
+    config = read.read_path("config", "the domain's libvirt XML file")
     found = Settings(config, find_configured_name(call, "config", _read_name))
     if "/" in (found.configured.name or ""):
         read.wrong.append(f"domain name {found.configured.name}: libvirt allows no / in it")
-    if found.configured.name is None and read.text("name"):
+    if found.configured.name is None and read.read_text("name"):
         read.wrong.append(f"{found.configured.trouble}: no domain can have such a name")
-    read.common(found)
+    read.read_common_parameters(found)
     found.shutdown_share = 1.0
-    if read.boolean("force_stop"):
+    if read.read_boolean("force_stop"):
         found.shutdown_timeout = 0.0
     found.utilization = [
-        name for name in UTILIZATION if read.boolean(f"autoset_utilization_{name}", True)
+        name for name in UTILIZATION if read.read_boolean(f"autoset_utilization_{name}", True)
     ]
     found.no_utilization = [
         name
         for name in UTILIZATION
-        if read.boolean(f"unset_utilization_{name}") and name not in found.utilization
+        if read.read_boolean(f"unset_utilization_{name}") and name not in found.utilization
     ]
-    options = _options(read)
+    options = _read_options(read)
     options.config = found.config
     if strict:
-        read.refuse(found)
+        read.refuse_wrong_values(found)
     return found, options
 
 
-def _options(read: Reader) -> Options:
+def _read_options(read: Reader) -> Options:
     options = Options()
-    options.uri = read.text("hypervisor") or _default_uri()
-    options.add_device = read.boolean("add_device", True)
-    options.shutdown_mode = read.text("shutdown_mode")
+    options.uri = read.read_text("hypervisor") or _default_uri()
+    options.add_device = read.read_boolean("add_device", True)
+    options.shutdown_mode = read.read_text("shutdown_mode")
     modes = options.shutdown_mode.split(",") if options.shutdown_mode else []
     if any(mode not in SHUTDOWN_MODES for mode in modes):
         known = ", ".join(SHUTDOWN_MODES)
-        read.doubt(
+        read.note_doubt(
             "shutdown_mode", f"parameter shutdown_mode={options.shutdown_mode}: must be of {known}"
         )
         options.shutdown_mode = ""
-    options.sync_config = read.boolean("sync_config_on_stop")
-    options.save_config = read.boolean("save_config_on_stop") or options.sync_config
-    options.snapshot = read.text("snapshot")
-    if options.snapshot and read.boolean("force_stop"):
+    options.sync_config = read.read_boolean("sync_config_on_stop")
+    options.save_config = read.read_boolean("save_config_on_stop") or options.sync_config
+    options.snapshot = read.read_text("snapshot")
+    if options.snapshot and read.read_boolean("force_stop"):
         read.wrong.append("parameters snapshot and force_stop cannot be set both")
-    options.backing_file = read.text("backingfile")
-    options.stateless = read.boolean("stateless")
+    options.backing_file = read.read_text("backingfile")
+    options.stateless = read.read_boolean("stateless")
     if options.stateless and not options.backing_file:
         read.wrong.append("parameter stateless needs backingfile")
-    options.copy_in = read.text("copyindirs").split()
-    options.start_resources = read.boolean("start_resources")
-    options.transport = read.text("migration_transport")
-    options.user = read.text("migration_user")
-    options.network_suffix = read.text("migration_network_suffix")
-    options.migrate_uri = read.text("migrateuri")
-    options.migrate_options = read.text("migrate_options").split()
-    options.migrate_port = int(read.number("migrateport", 0) or 0)
-    options.remote_uri = read.text("remoteuri")
-    options.downtime = int(read.number("migration_downtime", 0) or 0)
-    options.speed = int(read.number("migration_speed", 0) or 0)
+    options.copy_in = read.read_text("copyindirs").split()
+    options.start_resources = read.read_boolean("start_resources")
+    options.transport = read.read_text("migration_transport")
+    options.user = read.read_text("migration_user")
+    options.network_suffix = read.read_text("migration_network_suffix")
+    options.migrate_uri = read.read_text("migrateuri")
+    options.migrate_options = read.read_text("migrate_options").split()
+    options.migrate_port = int(read.read_number("migrateport", 0) or 0)
+    options.remote_uri = read.read_text("remoteuri")
+    options.downtime = int(read.read_number("migration_downtime", 0) or 0)
+    options.speed = int(read.read_number("migration_speed", 0) or 0)
     return options
 
 
@@ -115,13 +115,13 @@ def _default_uri() -> str:
             for line in file:
                 key, _, value = line.partition("=")
                 if key.strip() == "uri_default":
-                    return _unquote(value.strip()) or DEFAULT_URI
+                    return _unquote_value(value.strip()) or DEFAULT_URI
     except OSError:
         pass
     return DEFAULT_URI
 
 
-def _unquote(value: str) -> str:
+def _unquote_value(value: str) -> str:
     """A text in libvirt's configuration, without its quotes and the comment behind it."""
     for quote in ('"""', '"', "'"):
         if value.startswith(quote):
@@ -129,11 +129,11 @@ def _unquote(value: str) -> str:
     return value.partition("#")[0].strip()
 
 
-def _agent(call: Call, strict: bool) -> Agent:
-    found, options = settings(call, strict=strict)
+def _build_agent(call: Call, strict: bool) -> Agent:
+    found, options = read_settings(call, strict=strict)
     return Agent(call, found, Virsh(options))
 
 
 def main(arguments: list[str], environ: Mapping[str, str], said: bytes = b"") -> int:
-    """Do the action; the exit code. See :func:`vesper_monitor.ocf.actions.main`."""
-    return actions.main("LibvirtVM", _agent, arguments, environ, said)
+    """Do the action; the exit code. See :func:`vesper_monitor.ocf.actions.run_agent`."""
+    return actions.run_agent("LibvirtVM", _build_agent, arguments, environ, said)

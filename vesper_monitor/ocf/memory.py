@@ -16,7 +16,7 @@ from __future__ import annotations
 import time
 
 from vesper_monitor.ocf.agent import ALIVE
-from vesper_monitor.ocf.call import log
+from vesper_monitor.ocf.call import log_line
 from vesper_monitor.ocf.toolstack import ToolstackError
 
 TYPE_CHECKING = False
@@ -42,12 +42,12 @@ def make_room(agent: Agent) -> int | None:
         share = _share_out(agent, 1)
         if share is None:
             return None
-        most = _configured(agent.settings.config, "maxmem")
+        most = _read_configured_number(agent.settings.config, "maxmem")
         share = min(share, most) if most else share
         _wait_for_free(agent, share)
         return share
     except ToolstackError as error:
-        log(f"{agent.vm}: memory is not shared out: {error}")
+        log_line(f"{agent.vm}: memory is not shared out: {error}")
         return None
 
 
@@ -56,21 +56,21 @@ def share_out(agent: Agent) -> None:
     try:
         _share_out(agent, 0)
     except ToolstackError as error:
-        log(f"{agent.vm}: memory is not shared out: {error}")
+        log_line(f"{agent.vm}: memory is not shared out: {error}")
 
 
 def _share_out(agent: Agent, new: int) -> int | None:
     """:returns: MiB per domain; None: there is nothing to share."""
-    host = _host(agent)
-    total, _ = host.memory(agent.limit(LIMIT))
-    states = agent.toolstack.states(agent.limit(LIMIT))
-    domains = host.sizes(agent.limit(LIMIT))
+    host = _read_host_memory(agent)
+    total, _ = host.read_host_memory(agent.limit_call(LIMIT))
+    states = agent.toolstack.list_states(agent.limit_call(LIMIT))
+    domains = host.list_sizes(agent.limit_call(LIMIT))
     running = [name for name in domains if states.get(name) in ALIVE]
     count = len(running) + new
     share = (total - agent.settings.reserved_memory) // count if count else 0
     if share <= 0:
         if count:
-            log(
+            log_line(
                 f"memory of this host: {total} MiB, of which it keeps "
                 f"{agent.settings.reserved_memory}: nothing to share out among {count} domains"
             )
@@ -78,36 +78,36 @@ def _share_out(agent: Agent, new: int) -> int | None:
     for name in running:
         if domains[name][0] == share:
             continue
-        if agent.call.left() < 2.0:
-            log("memory is not shared out among all domains: the action's time is up")
+        if agent.call.seconds_left() < 2.0:
+            log_line("memory is not shared out among all domains: the action's time is up")
             break
         try:
-            host.set_memory(name, share, agent.limit(LIMIT))
+            host.set_memory(name, share, agent.limit_call(LIMIT))
         except ToolstackError as error:
-            log(f"{name}: keeps its {domains[name][0]} MiB: {error}")
-    log(f"memory: {share} MiB for each of {count} domains")
+            log_line(f"{name}: keeps its {domains[name][0]} MiB: {error}")
+    log_line(f"memory: {share} MiB for each of {count} domains")
     return share
 
 
-def _host(agent: Agent) -> HostMemory:
+def _read_host_memory(agent: Agent) -> HostMemory:
     if agent.toolstack.host is None:
         raise ToolstackError(f"{agent.toolstack.name} does not do that")
     return agent.toolstack.host
 
 
 def _wait_for_free(agent: Agent, wanted: int) -> None:
-    end = time.monotonic() + min(SHRINK, agent.call.left() / 4)
+    end = time.monotonic() + min(SHRINK, agent.call.seconds_left() / 4)
     while True:
-        _, free = _host(agent).memory(agent.limit(LIMIT))
+        _, free = _read_host_memory(agent).read_host_memory(agent.limit_call(LIMIT))
         if free >= wanted:
             return
         if time.monotonic() >= end:
-            log(f"memory: {free} of {wanted} MiB are free; trying all the same")
+            log_line(f"memory: {free} of {wanted} MiB are free; trying all the same")
             return
         time.sleep(SHRINK_PAUSE)
 
 
-def _configured(path: str, key: str) -> int | None:
+def _read_configured_number(path: str, key: str) -> int | None:
     """A number out of a configuration file; None: it has none that xl would take."""
     from vesper_monitor.ocf.xl_config import read_number
 

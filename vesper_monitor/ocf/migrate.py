@@ -10,15 +10,15 @@ from __future__ import annotations
 import time
 
 from vesper_monitor.domain_state import DomainState
-from vesper_monitor.ocf.basics import shortened
-from vesper_monitor.ocf.call import Code, Exit, log
-from vesper_monitor.ocf.toolstack import ToolstackError, run
+from vesper_monitor.ocf.basics import shorten_reason
+from vesper_monitor.ocf.call import Code, Exit, log_line
+from vesper_monitor.ocf.toolstack import ToolstackError, run_command
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
     from vesper_monitor.ocf.agent import Agent
 
-__all__ = ["attribute", "migrate_from", "migrate_to"]
+__all__ = ["failure_attribute_name", "migrate_from", "migrate_to"]
 
 #: Seconds for a question to the cluster or the toolstack.
 ASK_LIMIT = 10.0
@@ -30,7 +30,7 @@ WITHDRAW_S = 4.0
 ARRIVED_LIMIT = 20.0
 
 
-def attribute(vm: str) -> str:
+def failure_attribute_name(vm: str) -> str:
     """Name of the transient node attribute with why a VM's last migration failed."""
     return f"vesper-migration-{vm}"
 
@@ -45,37 +45,37 @@ def migrate_to(agent: Agent) -> None:
     except Exit as end:
         # Of a migration Pacemaker keeps the result and not the exit reason
         # (lrm_rsc_op in the CIB, 2.1): crm_mon shows that it failed, not why.
-        _show(agent, end.reason)
+        _show_failure(agent, end.reason)
         raise
     from vesper_monitor.ocf.hand_over import send_fault
 
     send_fault(agent, agent.call.migrate_target)
-    _show(agent, "")
+    _show_failure(agent, "")
 
 
-def _show(agent: Agent, reason: str) -> None:
+def _show_failure(agent: Agent, reason: str) -> None:
     """Let ``crm_mon -A`` show it; empty: nothing any more. Never fails."""
-    name = attribute(agent.vm)
-    if not reason and not agent.call.remembered("migration"):
+    name = failure_attribute_name(agent.vm)
+    if not reason and not agent.call.remembered_text("migration"):
         return
-    agent.call.remember("migration", reason)
-    words = ["--update", shortened(reason)] if reason else ["--delete"]
+    agent.call.remember_text("migration", reason)
+    words = ["--update", shorten_reason(reason)] if reason else ["--delete"]
     # Pacemaker's tools run in the C locale, and refuse all else (exit 64).
     command = [
         word.encode("ascii", "backslashreplace").decode("ascii")
         for word in ("attrd_updater", "--name", name, *words)
     ]
     try:
-        run(command, agent.limit(ASK_LIMIT))
+        run_command(command, agent.limit_call(ASK_LIMIT))
     except ToolstackError as error:
-        log(f"{name}: {error}")
+        log_line(f"{name}: {error}")
 
 
 def _migrate_to(agent: Agent) -> None:
-    from vesper_monitor.ocf.hand_over import announce
+    from vesper_monitor.ocf.hand_over import announce_domain
 
     agent.refuse_foreign(Code.ERROR)
-    if mismatch := agent.identity.mismatch():
+    if mismatch := agent.identity.describe_mismatch():
         # What arrives has to be told apart there from what is configured: better not at all.
         raise Exit(Code.ERROR, f"not migrated live: {mismatch}")
     vm, target = agent.vm, agent.call.migrate_target
@@ -84,38 +84,38 @@ def _migrate_to(agent: Agent) -> None:
             Code.ARGS, "migrate_to: Pacemaker gave no target (OCF_RESKEY_CRM_meta_migrate_target)"
         )
     try:
-        state = agent.state()
+        state = agent.read_state()
         vm = agent.vm
         paused = state is DomainState.PAUSED and agent.toolstack.migrates_paused
         if state is not DomainState.RUNNING and not paused:
             raise Exit(Code.ERROR, f"{vm} cannot be migrated to {target}: it is {state.value} here")
-        if reason := agent.toolstack.immovable(vm, agent.limit(ASK_LIMIT)):
+        if reason := agent.toolstack.explain_immovable(vm, agent.limit_call(ASK_LIMIT)):
             raise Exit(Code.ERROR, f"{vm} cannot be migrated live: {reason}")
-        address = _address(agent, target)
-        announce(agent, target)
-        log(f"{vm}: migrating to {target} ({address})")
+        address = _find_target_address(agent, target)
+        announce_domain(agent, target)
+        log_line(f"{vm}: migrating to {target} ({address})")
         try:
-            agent.toolstack.migrate(vm, address, agent.limit())
+            agent.toolstack.migrate_domain(vm, address, agent.limit_call())
         except ToolstackError:
             _withdraw(agent, target)
             raise
-        if agent.state() in (DomainState.RUNNING, DomainState.PAUSED):
+        if agent.read_state() in (DomainState.RUNNING, DomainState.PAUSED):
             raise ToolstackError("the toolstack says it is done, but the domain still runs here")
     except ToolstackError as error:
         raise Exit(Code.ERROR, f"{vm} was not migrated to {target}: {error}") from error
-    log(f"{vm}: migrated to {target}")
+    log_line(f"{vm}: migrated to {target}")
 
 
 def _withdraw(agent: Agent, target: str) -> None:
     """Take back what was announced, if the domain certainly is here as before. Never fails."""
     from vesper_monitor.ocf.hand_over import withdraw
 
-    if agent.call.left() <= WITHDRAW_S:
+    if agent.call.seconds_left() <= WITHDRAW_S:
         return  # of one that has taken all of the time the toolstack may not have let go
     try:
-        stays = agent.state() in (DomainState.RUNNING, DomainState.PAUSED)
+        stays = agent.read_state() in (DomainState.RUNNING, DomainState.PAUSED)
     except ToolstackError as error:
-        log(f"{agent.vm}: {error}")
+        log_line(f"{agent.vm}: {error}")
         return
     if stays:
         withdraw(agent, target)
@@ -130,12 +130,14 @@ def migrate_from(agent: Agent) -> None:
     agent.forget_carried()
     try:
         _wait_for_domain(agent)
-        agent.note(agent.toolstack.arrived(agent.vm, agent.limit(ARRIVED_LIMIT)))
-        arrival.receive()
+        agent.keep_unwatched_reason(
+            agent.toolstack.finish_arrival(agent.vm, agent.limit_call(ARRIVED_LIMIT))
+        )
+        arrival.receive_fault()
     finally:
         arrival.close()
     agent.begin_instance()
-    arrival.end()
+    arrival.remove_from_cluster()
     if agent.settings.scripts:
         from vesper_monitor.ocf.scripts import wait_for_success
 
@@ -151,17 +153,17 @@ def _wait_for_domain(agent: Agent) -> None:
     seen = time.monotonic()
     trouble = ""
     vm = agent.vm
-    while agent.call.left() > 2.0:
+    while agent.call.seconds_left() > 2.0:
         try:
-            present = agent.present()
+            present = agent.find_present_domains()
             vm = agent.vm  # which may be another one than was remembered here
             if agent.is_foreign():
                 present = {}  # the file names what another resource runs
             state = present.get(vm, DomainState.GONE)
             if state is DomainState.RUNNING:
                 return
-            if state is DomainState.PAUSED and not agent.toolstack.arriving(vm):
-                log(f"{vm}: has arrived, and is paused")
+            if state is DomainState.PAUSED and not agent.toolstack.is_arriving(vm):
+                log_line(f"{vm}: has arrived, and is paused")
                 return
             trouble = ", ".join(f"{name} is {s.value}" for name, s in present.items())
             if present:
@@ -170,7 +172,7 @@ def _wait_for_domain(agent: Agent) -> None:
                 raise Exit(Code.ERROR, f"{vm} did not arrive on node {agent.call.node}")
         except ToolstackError as error:
             trouble = str(error)
-        agent.pause(max(0.0, agent.call.left() - 2.0))
+        agent.pause_before_next_look(max(0.0, agent.call.seconds_left() - 2.0))
     raise Exit(
         Code.ERROR,
         f"{vm} did not arrive on node {agent.call.node} within the operation's timeout: "
@@ -178,21 +180,21 @@ def _wait_for_domain(agent: Agent) -> None:
     )
 
 
-def _address(agent: Agent, target: str) -> str:
+def _find_target_address(agent: Agent, target: str) -> str:
     """Where to migrate to: the node attribute's value, else the node's name."""
     attribute = agent.settings.address_attribute
     if not attribute:
         return target
     # fmt: off
-    code, text = run(
+    code, text = run_command(
         ["crm_attribute", "--type", "nodes", "--node", target, "--name", attribute,
          "--query", "--quiet"],
-        agent.limit(ASK_LIMIT),
+        agent.limit_call(ASK_LIMIT),
     )
     # fmt: on
     value = text.strip() if code == 0 else ""
     if value in ("", "(null)"):
-        log(f"{target}: has no node attribute {attribute}; migrating by the node's name")
+        log_line(f"{target}: has no node attribute {attribute}; migrating by the node's name")
         return target
     if value.startswith("-") or len(value.split()) != 1:
         raise ToolstackError(f"node attribute {attribute} of {target} is no address: {value!r}")

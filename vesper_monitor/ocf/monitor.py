@@ -26,8 +26,8 @@ from vesper_monitor.client import DaemonError, DaemonUnavailable
 from vesper_monitor.domain_state import DomainState
 from vesper_monitor.ocf.agent import ALIVE
 from vesper_monitor.ocf.basics import AGAIN, DEEP, call_key, waiting_time
-from vesper_monitor.ocf.call import Code, Exit, log
-from vesper_monitor.ocf.toolstack import ToolstackError, run
+from vesper_monitor.ocf.call import Code, Exit, log_line
+from vesper_monitor.ocf.toolstack import ToolstackError, run_command
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
@@ -76,26 +76,26 @@ class Monitor:
         :raises Exit: a fault (1), dead (7 or 1), degraded (190).
         """
         try:
-            self._run()
+            self._run_once()
         finally:
             self._agent.end_waiting()
 
-    def _run(self) -> None:
+    def _run_once(self) -> None:
         degraded = self._watch_all()
         agent = self._agent
-        agent.toolstack.tend(self._vm, agent.limit(TEND_LIMIT))
+        agent.toolstack.tend_domain(self._vm, agent.limit_call(TEND_LIMIT))
         if agent.settings.utilization or agent.settings.no_utilization:
             from vesper_monitor.ocf import utilization
 
-            utilization.update(agent)
+            utilization.update_utilization(agent)
         if degraded is not None:
             raise degraded
-        if mismatch := agent.identity.mismatch():
+        if mismatch := agent.identity.describe_mismatch():
             raise Exit(Code.DEGRADED, mismatch)
         if self._asks_vesperd_only():
             # The next monitor need not read all this.
-            question = json.dumps({"op": "wait", **self._question()}).removesuffix("}")
-            agent.call.remember(AGAIN, f"{call_key(agent.call.environ)}\n{question}")
+            question = json.dumps({"op": "wait", **self._build_question()}).removesuffix("}")
+            agent.call.remember_text(AGAIN, f"{call_key(agent.call.environ)}\n{question}")
 
     def _asks_vesperd_only(self) -> bool:
         """Whether such a monitor does nothing but to ask vesperd."""
@@ -117,7 +117,7 @@ class Monitor:
         if os.path.exists(self._agent.call.state_file(DEEP)):
             from vesper_monitor.ocf.deep_check import DeepCheck
 
-            self._deep = DeepCheck.find(self._agent)
+            self._deep = DeepCheck.find_due_check(self._agent)
         if self._agent.settings.scripts:
             from vesper_monitor.ocf.scripts import Scripts
 
@@ -125,13 +125,13 @@ class Monitor:
         degraded: Exit | None = None
         try:
             try:
-                self._watch()
+                self._watch_without_vesperd()
             except Exit as end:
                 if end.code is not Code.DEGRADED:
                     raise
                 degraded = end
             if self._scripts is not None:
-                self._judge_scripts(self._scripts.finish())
+                self._judge_scripts(self._scripts.finish_round())
         finally:
             for part in (self._scripts, self._deep):
                 if part is not None:
@@ -145,16 +145,16 @@ class Monitor:
         agent = self._agent
         if agent.refuse_foreign(Code.DEGRADED):
             raise Exit(Code.NOT_RUNNING, f"{self._vm} is not running")
-        if mismatch := agent.identity.mismatch():
+        if mismatch := agent.identity.describe_mismatch():
             # vesperd says it to a monitor that waits, and does not call it well meanwhile.
             agent.settings.doubts.insert(0, mismatch)
         if agent.identity.known:
             return
         try:
-            if agent.state() in ALIVE:
+            if agent.read_state() in ALIVE:
                 return
         except ToolstackError as error:
-            log(f"{self._vm}: {error}")
+            log_line(f"{self._vm}: {error}")
         raise Exit(
             Code.DEGRADED,
             f"which domain {agent.call.resource} runs is not known: "
@@ -165,14 +165,14 @@ class Monitor:
         """:raises Exit: one has failed, and that is to be reported."""
         if wrong is None:
             return
-        if pause := self._agent.paused():
-            log(f"{self._vm}: not reported, {pause}: {wrong}")
+        if pause := self._agent.find_pause():
+            log_line(f"{self._vm}: not reported, {pause}: {wrong}")
             assert self._scripts is not None
             self._scripts.close()
             return
         raise Exit(Code.ERROR, wrong)
 
-    def _sleep(self, descriptor: int | None, until: float) -> None:
+    def _wait_for_answer(self, descriptor: int | None, until: float) -> None:
         """Until there is an answer, or the time is up; scripts run meanwhile.
 
         :raises Exit: a script, or the deeper look, has failed.
@@ -182,66 +182,68 @@ class Monitor:
             if self._scripts is None:
                 _wait_readable(descriptor, turn)
             else:
-                while (wrong := self._scripts.watch(descriptor, turn)) is not None:
+                while (wrong := self._scripts.run_until_readable(descriptor, turn)) is not None:
                     self._judge_scripts(wrong)
             if _wait_readable(descriptor, 0.0) or time.monotonic() >= until:
                 return
             if self._deep is not None:
                 self._deep.take_turn()
 
-    def _watch(self) -> None:
+    def _watch_without_vesperd(self) -> None:
         lost: float | None = None  # when vesperd was last there
         while True:
             try:
-                answer = self._wait()
+                answer = self._wait_for_vesperd()
             except DaemonError as error:
-                self._look()
+                self._look_at_domain()
                 raise Exit(Code.DEGRADED, f"{self._vm} is not watched: {error.text}") from error
             except DaemonUnavailable as error:
                 now = time.monotonic()
                 if lost is None:
                     lost = now
-                    self._look()
+                    self._look_at_domain()
                 if self._first or now >= min(self._end, lost + RECONNECT):
                     if not self._first and now - lost > 1.0:
-                        self._look()
+                        self._look_at_domain()
                     raise Exit(Code.DEGRADED, f"{self._vm} is not watched: {error}") from error
-                self._sleep(None, time.monotonic() + RECONNECT_PAUSE)
+                self._wait_for_answer(None, time.monotonic() + RECONNECT_PAUSE)
             else:
-                return self._judge(answer)
+                return self._judge_answer(answer)
 
-    def _wait(self) -> dict[str, Any]:
+    def _wait_for_vesperd(self) -> dict[str, Any]:
         agent = self._agent
         if agent.call.said:
             said, agent.call.said = agent.call.said, b""
-            return agent.vesperd.understood(said)
+            return agent.vesperd.understand_answer(said)
         left = max(0.0, self._end - time.monotonic())
         first = {"first": True} if self._first else {}
-        question, carried = self._question(), agent.carried()
-        descriptor = agent.vesperd.begin("wait", **question, **first, **carried, timeout=left)
+        question, carried = self._build_question(), agent.carried_fault_field()
+        descriptor = agent.vesperd.begin_request(
+            "wait", **question, **first, **carried, timeout=left
+        )
         if self._scripts is not None or self._deep is not None:
-            self._sleep(descriptor, self._end + ANSWER_GRACE)
+            self._wait_for_answer(descriptor, self._end + ANSWER_GRACE)
         left = max(0.0, self._end - time.monotonic())
-        answer = agent.vesperd.finish(left + ANSWER_GRACE)
+        answer = agent.vesperd.finish_request(left + ANSWER_GRACE)
         if carried:
             agent.forget_carried()
         return answer
 
-    def _question(self) -> dict[str, Any]:
+    def _build_question(self) -> dict[str, Any]:
         call = self._agent.call
         return {
             "resource": call.resource,
             **self._agent.domain_fields(),
             "interval": call.interval,
             "node": call.node,
-            **self._agent.wishes(),
+            **self._agent.build_wishes(),
         }
 
-    def _judge(self, answer: dict[str, Any]) -> None:
+    def _judge_answer(self, answer: dict[str, Any]) -> None:
         result = answer.get("result")
         reason = str(answer.get("reason") or "vesperd gave no reason")
         if result == "fine":
-            self._agent.note("")
+            self._agent.keep_unwatched_reason("")
             return
         if result == "fault":
             raise Exit(Code.ERROR, reason)
@@ -249,7 +251,9 @@ class Monitor:
             if self._look_unwatched():
                 return
             # With a doubt about its parameters it is watched, whatever was noted at the start.
-            note = "" if reason in self._agent.settings.doubts else self._agent.noted()
+            note = (
+                "" if reason in self._agent.settings.doubts else self._agent.read_unwatched_reason()
+            )
             raise Exit(Code.DEGRADED, f"{self._vm} is not watched: {note}" if note else reason)
         if result == "dead":
             told = answer.get("fault")
@@ -264,10 +268,12 @@ class Monitor:
             if (crashed and not restarts) or answer.get("panicked") is True:
                 raise Exit(Code.ERROR, reason)
             if cause == "asked" and self._agent.settings.poweroff_wanted:
-                self._accept(reason)
+                self._accept_power_off(reason)
                 return
             try:
-                self._look(reason, may_reboot=restarts or cause not in ("asked", "failure"))
+                self._look_at_domain(
+                    reason, may_reboot=restarts or cause not in ("asked", "failure")
+                )
             except Exit as gone:
                 # Pacemaker was told of the fault that has led to this, with
                 # this code, and would count another one as another failure.
@@ -276,7 +282,7 @@ class Monitor:
                 raise
             # It is there again: it has rebooted. A domain with another id is
             # another instance, whose start vesperd must be told.
-            log(f"{self._vm}: runs again, so it has rebooted ({reason})")
+            log_line(f"{self._vm}: runs again, so it has rebooted ({reason})")
             self._agent.claim_domain()
             if trouble := self._agent.tell_started():
                 raise Exit(Code.DEGRADED, f"{self._vm} runs and is not watched: {trouble}")
@@ -294,41 +300,43 @@ class Monitor:
         :raises Exit: it does not run, with the cause if vesperd has learned it meanwhile.
         """
         try:
-            self._look()
+            self._look_at_domain()
             return False
         except Exit as end:
             if end.code is Code.DEGRADED:
                 raise
             vesperd = self._agent.vesperd
             try:
-                vesperd.begin("wait", **self._question(), timeout=CAUSE_WAIT_S)
-                answer = vesperd.finish(CAUSE_WAIT_S + ANSWER_GRACE)
+                vesperd.begin_request("wait", **self._build_question(), timeout=CAUSE_WAIT_S)
+                answer = vesperd.finish_request(CAUSE_WAIT_S + ANSWER_GRACE)
             except (DaemonUnavailable, DaemonError):
                 raise end from None
             if answer.get("result") != "dead":
                 raise
-            self._judge(answer)
+            self._judge_answer(answer)
             return True
 
-    def _accept(self, reason: str) -> None:
+    def _accept_power_off(self, reason: str) -> None:
         """The guest has powered itself off, which is wanted: the resource is to be stopped.
 
         :raises Exit: the cluster does not take it.
         """
         agent = self._agent
-        log(f"{self._vm}: {reason}; this is wanted (poweroff_wanted): target-role becomes Stopped")
+        log_line(
+            f"{self._vm}: {reason}; this is wanted (poweroff_wanted): target-role becomes Stopped"
+        )
         # fmt: off
         command = ["crm_resource", "--resource", agent.call.resource, "--meta",
                    "--set-parameter", "target-role", "--parameter-value", "Stopped"]
         # fmt: on
         try:
-            code, text = run(command, agent.limit(ACCEPT_LIMIT))
+            code, text = run_command(command, agent.limit_call(ACCEPT_LIMIT))
         except ToolstackError as error:
             code, text = 1, str(error)
         if code != 0:
             raise Exit(Code.NOT_RUNNING, f"{reason}; target-role could not be set: {text.strip()}")
 
-    def _look(self, reason: str = "", *, may_reboot: bool = True) -> None:
+    def _look_at_domain(self, reason: str = "", *, may_reboot: bool = True) -> None:
         """Return if the domain runs.
 
         A domain that has just vanished may be rebooting, so that is looked at
@@ -340,10 +348,10 @@ class Monitor:
         """
         agent = self._agent
         gap, waits = agent.toolstack.reboot_gap if may_reboot else 0.0, False
-        until = time.monotonic() + min(gap, max(0.0, agent.call.left() - 2.0))
+        until = time.monotonic() + min(gap, max(0.0, agent.call.seconds_left() - 2.0))
         while True:
             try:
-                state = agent.state()
+                state = agent.read_state()
             except ToolstackError as error:
                 # Not known is no reason to stop a VM that may be well.
                 because = f" ({reason})" if reason else ""
@@ -358,16 +366,18 @@ class Monitor:
                 return
             if state is DomainState.CRASHED and not waits and agent.is_brought_back():
                 waits = True
-                until = max(until, time.monotonic() + min(RESTART_S, agent.call.left() - 2.0))
+                until = max(
+                    until, time.monotonic() + min(RESTART_S, agent.call.seconds_left() - 2.0)
+                )
             late = time.monotonic() >= until
             if state is DomainState.CRASHED and (late or not waits):
-                raise Exit(Code.ERROR, reason or f"{self._vm} is {agent.described(state)}")
+                raise Exit(Code.ERROR, reason or f"{self._vm} is {agent.describe_state(state)}")
             if late:
                 break
             time.sleep(REBOOT_PAUSE)
         if state is DomainState.GONE:
             raise Exit(Code.NOT_RUNNING, reason or f"{self._vm} is not running any more")
-        reason = reason or f"{self._vm} is {agent.described(state)}"
+        reason = reason or f"{self._vm} is {agent.describe_state(state)}"
         raise Exit(Code.ERROR, f"{reason}; not started again within {gap:.0f} s" if gap else reason)
 
 

@@ -9,7 +9,7 @@ only what the VM cannot run with, and only ``validate-all`` refuses the rest.
 from __future__ import annotations
 
 from vesper_monitor.ocf.agent import DEFAULT_PROBES
-from vesper_monitor.ocf.call import Code, Exit, log
+from vesper_monitor.ocf.call import Code, Exit, log_line
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
@@ -48,67 +48,67 @@ class Reader:
         #: parameters of which the value is not to be used
         self.unclear: set[str] = set()
 
-    def text(self, name: str) -> str:
-        return self._call.parameter(name)
+    def read_text(self, name: str) -> str:
+        return self._call.read_parameter(name)
 
-    def doubt(self, name: str, text: str) -> None:
+    def note_doubt(self, name: str, text: str) -> None:
         """A value that is not to be used. :param text: what is wrong with it."""
         self.doubts.append(text)
         self.unclear.add(name)
 
-    def number(self, name: str, default: float | None, least: int = 0) -> float | None:
-        text = self.text(name)
+    def read_number(self, name: str, default: float | None, least: int = 0) -> float | None:
+        text = self.read_text(name)
         if not text:
             return default
         # A longer one is no number of seconds, and may be too much for a float.
         if text.isascii() and text.isdecimal() and len(text) <= 15 and int(text) >= least:
             return float(text)
         bound = f" of at least {least}" if least else ""
-        self.doubt(name, f"parameter {name}={text}: must be a whole number{bound}")
+        self.note_doubt(name, f"parameter {name}={text}: must be a whole number{bound}")
         return default
 
-    def boolean(self, name: str, default: bool = False) -> bool:
-        text = self.text(name).lower()
+    def read_boolean(self, name: str, default: bool = False) -> bool:
+        text = self.read_text(name).lower()
         if text not in TRUE + FALSE:
             self.remarks.append(f"parameter {name}={text}: is taken for false; write true or false")
         return text in TRUE if text else default
 
-    def names(self, name: str, default: str, problem: Callable[[str], str]) -> list[str]:
+    def read_names(self, name: str, default: str, problem: Callable[[str], str]) -> list[str]:
         """Words, separated by blanks or commas, but for those that have a problem."""
-        listed = (self.text(name) or default).replace(",", " ").split()
+        listed = (self.read_text(name) or default).replace(",", " ").split()
         for text in filter(None, map(problem, listed)):
-            self.doubt(name, text)
+            self.note_doubt(name, text)
         if len(listed) > MAX_NAMES:
-            self.doubt(name, f"parameter {name}: has more than {MAX_NAMES} names")
+            self.note_doubt(name, f"parameter {name}: has more than {MAX_NAMES} names")
         return [item for item in listed if not problem(item)][:MAX_NAMES]
 
-    def path(self, name: str, what: str) -> str:
+    def read_path(self, name: str, what: str) -> str:
         """A required absolute path. :param what: it must name."""
-        text = self.text(name)
+        text = self.read_text(name)
         if not text:
             self.wrong.append(f"parameter {name} is not set: it must name {what}")
         elif not text.startswith("/"):
             self.wrong.append(f"parameter {name}={text}: must be an absolute path")
         return text
 
-    def common(self, found: Settings) -> None:
+    def read_common_parameters(self, found: Settings) -> None:
         """Those that the agents of all hypervisors have."""
-        found.shutdown_timeout = self.number("shutdown_timeout", None)
-        found.probes = self.names("probes", DEFAULT_PROBES, _wrong_probe)
-        found.services = self.names("services", "", _wrong_service)
-        found.fault_on = self.text("fault_on").strip()
-        found.pause_timeout = self.number("pause_timeout", None)
-        found.hang_timeout = self.number("hang_timeout", None)
+        found.shutdown_timeout = self.read_number("shutdown_timeout", None)
+        found.probes = self.read_names("probes", DEFAULT_PROBES, _wrong_probe)
+        found.services = self.read_names("services", "", _wrong_service)
+        found.fault_on = self.read_text("fault_on").strip()
+        found.pause_timeout = self.read_number("pause_timeout", None)
+        found.hang_timeout = self.read_number("hang_timeout", None)
         if found.hang_timeout == 1:  # vesper_monitor.guest.liveness.MIN_TIMEOUT
-            self.doubt("hang_timeout", "parameter hang_timeout=1: must be 0 or at least 2")
-        found.boot_timeout = self.number("boot_timeout", None)
-        found.scripts = self.text("monitor_scripts").split()
-        found.script_timeout = self.number("monitor_scripts_timeout", 10, 1) or 10
-        found.script_interval = self.number("monitor_scripts_interval", 10, 1) or 10
+            self.note_doubt("hang_timeout", "parameter hang_timeout=1: must be 0 or at least 2")
+        found.boot_timeout = self.read_number("boot_timeout", None)
+        found.scripts = self.read_text("monitor_scripts").split()
+        found.script_timeout = self.read_number("monitor_scripts_timeout", 10, 1) or 10
+        found.script_interval = self.read_number("monitor_scripts_interval", 10, 1) or 10
         # The same lists, to which an agent of one hypervisor adds.
         found.doubts, found.unclear = self.doubts, self.unclear
 
-    def refuse(self, found: Settings) -> None:
+    def refuse_wrong_values(self, found: Settings) -> None:
         """Refuse what is wrong, and say what is doubtful.
 
         :raises Exit: code 6 with the first thing that is wrong: for a start
@@ -124,7 +124,7 @@ class Reader:
         if refused and self._call.action != "reload-agent":
             raise Exit(Code.CONFIGURED, refused[0])
         for text in self.wrong + doubts:
-            log(text)
+            log_line(text)
 
 
 def _wrong_probe(name: str) -> str:

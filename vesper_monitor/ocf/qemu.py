@@ -8,10 +8,10 @@ import signal
 import time
 
 from vesper_monitor import qemu_monitor, qemu_process
-from vesper_monitor.ocf.call import log
+from vesper_monitor.ocf.call import log_line
 from vesper_monitor.ocf.toolstack import ToolstackError, ToolstackHangs
 
-__all__ = ["has_shut_down", "kill", "press"]
+__all__ = ["has_shut_down", "kill_process", "press_power_button"]
 
 #: Seconds for QEMU's monitor.
 MONITOR_LIMIT = 2.0
@@ -20,13 +20,13 @@ TERM_LIMIT = 5.0
 KILL_PAUSE = 0.05
 
 
-def press(name: str) -> None:
+def press_power_button(name: str) -> None:
     """The guest's power button.
 
     :raises ToolstackHangs: QEMU's monitor is not to be had.
     """
     try:
-        qemu_monitor.ask(name, "system_powerdown", limit=MONITOR_LIMIT)
+        qemu_monitor.ask_qemu(name, "system_powerdown", limit=MONITOR_LIMIT)
     except OSError as error:
         raise ToolstackHangs(
             f"libvirtd does not answer; and QEMU's monitor: {error.strerror or error}"
@@ -36,15 +36,15 @@ def press(name: str) -> None:
 def has_shut_down(name: str) -> bool:
     """Whether the guest has; then QEMU, which stays for libvirt (-no-shutdown), is ended."""
     try:
-        if qemu_monitor.ask(name, "query-status", limit=MONITOR_LIMIT)["status"] != "shutdown":
+        if qemu_monitor.ask_qemu(name, "query-status", limit=MONITOR_LIMIT)["status"] != "shutdown":
             return False
-        qemu_monitor.ask(name, "quit", limit=MONITOR_LIMIT)
+        qemu_monitor.ask_qemu(name, "quit", limit=MONITOR_LIMIT)
     except (OSError, LookupError, TypeError):
         return False  # it ends just now, or libvirtd is back
     return True
 
 
-def kill(name: str, end: float, trouble: ToolstackError) -> None:
+def kill_process(name: str, end: float, trouble: ToolstackError) -> None:
     """End the process of a domain of this host's system libvirtd.
 
     :param end: CLOCK_MONOTONIC.
@@ -52,16 +52,16 @@ def kill(name: str, end: float, trouble: ToolstackError) -> None:
     :raises ToolstackError: it is not ended.
     """
     try:
-        pid = qemu_process.owner(name)
+        pid = qemu_process.find_qemu_pid(name)
         if pid is None:
             raise trouble
         process = os.pidfd_open(pid)
     except OSError as error:
         raise ToolstackError(f"{trouble}; and QEMU's process: {error}") from trouble
     try:
-        if qemu_process.owner(name) != pid:
+        if qemu_process.find_qemu_pid(name) != pid:
             raise trouble  # it has just ended
-        log(f"{name}: {trouble}; ending its QEMU, process {pid}")
+        log_line(f"{name}: {trouble}; ending its QEMU, process {pid}")
         left = max(0.0, end - time.monotonic())
         for number, until in (
             (signal.SIGTERM, time.monotonic() + min(TERM_LIMIT, left / 2)),
@@ -71,7 +71,7 @@ def kill(name: str, end: float, trouble: ToolstackError) -> None:
                 signal.pidfd_send_signal(process, number)
             except ProcessLookupError:
                 return
-            while qemu_process.owner(name) == pid:
+            while qemu_process.find_qemu_pid(name) == pid:
                 if time.monotonic() >= until:
                     break
                 time.sleep(KILL_PAUSE)

@@ -30,9 +30,9 @@ from vesper_monitor.ocf.basics import (
     end_waiting,
     mark_first,
     process_age,
+    set_exit_reason,
     state_dir,
     state_file,
-    tell,
     waiting_time,
 )
 
@@ -40,7 +40,7 @@ TYPE_CHECKING = False
 if TYPE_CHECKING:
     from collections.abc import Mapping
 
-__all__ = ["monitor"]
+__all__ = ["run_fast_monitor"]
 
 #: Seconds for vesperd to answer; it need not ask anybody.
 LIMIT = 1.0
@@ -51,7 +51,7 @@ FAULT = b'{"ok": true, "result": "fault", "reason": "'
 SUCCESS, ERROR = 0, 1
 
 
-def monitor(environ: Mapping[str, str]) -> tuple[int | None, bytes]:
+def run_fast_monitor(environ: Mapping[str, str]) -> tuple[int | None, bytes]:
     """Do a monitor.
 
     :returns: its exit code, None if it takes more than this; and then vesperd's
@@ -60,17 +60,17 @@ def monitor(environ: Mapping[str, str]) -> tuple[int | None, bytes]:
     if (environ.get("OCF_CHECK_LEVEL") or environ.get("OCF_RESKEY_OCF_CHECK_LEVEL") or "0") != "0":
         return None, b""
     if (environ.get("OCF_RESKEY_CRM_meta_interval") or "0") == "0":
-        return SUCCESS if _alive(environ) else None, b""
-    answer = _wait(environ)
+        return SUCCESS if _is_alive(environ) else None, b""
+    answer = _wait_as_before(environ)
     if answer == FINE:
         return SUCCESS, b""
     if answer.startswith(FAULT):
-        tell(scanstring(answer.decode(errors="replace"), len(FAULT))[0])
+        set_exit_reason(scanstring(answer.decode(errors="replace"), len(FAULT))[0])
         return ERROR, b""
     return None, answer
 
 
-def _alive(environ: Mapping[str, str]) -> bool:
+def _is_alive(environ: Mapping[str, str]) -> bool:
     """Whether the domain that this resource runs shows life here.
 
     The next recurring monitor is then the first, as after any plain one.
@@ -86,13 +86,13 @@ def _alive(environ: Mapping[str, str]) -> bool:
     if key != config_key(environ) or not given.isprintable() or '"' in given or "\\" in given:
         return False
     question = f'{{"op": "alive", "resource": "{resource}", "vm": "{name}", "domain": "{ident}"}}\n'
-    if not ident or _ask(environ, question.encode(), LIMIT) != ALIVE:
+    if not ident or _ask_vesperd(environ, question.encode(), LIMIT) != ALIVE:
         return False
     mark_first(state_file(folder, resource, FIRST))
     return True
 
 
-def _wait(environ: Mapping[str, str]) -> bytes:
+def _wait_as_before(environ: Mapping[str, str]) -> bytes:
     """Ask as the last monitor did. :returns: vesperd's answer; empty: not asked, or none."""
     folder, resource = state_dir(environ), environ.get("OCF_RESOURCE_INSTANCE") or ""
     try:
@@ -111,17 +111,19 @@ def _wait(environ: Mapping[str, str]) -> bytes:
         return b""
     begin_waiting(mark)
     try:
-        return _ask(environ, f'{question}, "timeout": {left:.3f}}}\n'.encode(), left + LIMIT)
+        return _ask_vesperd(
+            environ, f'{question}, "timeout": {left:.3f}}}\n'.encode(), left + LIMIT
+        )
     finally:
         end_waiting(mark)
 
 
-def _ask(environ: Mapping[str, str], question: bytes, limit: float) -> bytes:
+def _ask_vesperd(environ: Mapping[str, str], question: bytes, limit: float) -> bytes:
     """A line; empty: none within ``limit`` s."""
     end = time.monotonic() + limit
     connection = socket(AF_UNIX, SOCK_STREAM | os.O_CLOEXEC)
     try:
-        _connect(connection, environ.get("VESPER_SOCKET") or "/run/vesper/vesperd.sock")
+        _connect_to_vesperd(connection, environ.get("VESPER_SOCKET") or "/run/vesper/vesperd.sock")
         connection.sendall(question)
         answer = b""
         while not answer.endswith(b"\n"):
@@ -137,7 +139,7 @@ def _ask(environ: Mapping[str, str], question: bytes, limit: float) -> bytes:
     return answer
 
 
-def _connect(connection: socket, path: str) -> None:
+def _connect_to_vesperd(connection: socket, path: str) -> None:
     """As vesper_monitor/client.py does: to root's own socket, if there is one.
 
     :raises OSError:

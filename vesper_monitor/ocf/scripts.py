@@ -20,8 +20,8 @@ import select
 import signal
 import time
 
-from vesper_monitor.ocf.call import Code, Exit, log
-from vesper_monitor.ocf.toolstack import ToolstackError, spawn
+from vesper_monitor.ocf.call import Code, Exit, log_line
+from vesper_monitor.ocf.toolstack import ToolstackError, spawn_command
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
@@ -53,7 +53,7 @@ class Scripts:
         self._end = 0.0  # of the round
         self._due: float | None = None  # when the next round begins; None: now
 
-    def watch(self, descriptor: int | None, until: float) -> str | None:
+    def run_until_readable(self, descriptor: int | None, until: float) -> str | None:
         """Run rounds until a descriptor is readable, or the time is up.
 
         :param until: by the monotonic clock.
@@ -62,28 +62,28 @@ class Scripts:
         while True:
             now = time.monotonic()
             if not self._jobs and (self._due is None or now >= self._due):
-                self._begin(now)
-            if (wrong := self._look()) is not None:
+                self._begin_round(now)
+            if (wrong := self._check_running_script()) is not None:
                 return wrong
             now = time.monotonic()
             if now >= until:
                 return None
-            if self._sleep(descriptor, min(until, self._next()) - now):
+            if self._sleep_until_event(descriptor, min(until, self._next_due_time()) - now):
                 return None
 
-    def finish(self) -> str | None:
-        """Wait for the end of the round under way. :returns: as :meth:`watch`."""
+    def finish_round(self) -> str | None:
+        """Wait for the end of the round under way. :returns: as :meth:`run_until_readable`."""
         while self._jobs:
-            if (wrong := self._look()) is not None:
+            if (wrong := self._check_running_script()) is not None:
                 return wrong
             if self._jobs:
-                self._sleep(None, self._end - time.monotonic())
+                self._sleep_until_event(None, self._end - time.monotonic())
         return None
 
-    def round(self) -> str | None:
-        """One round, now. :returns: as :meth:`watch`."""
-        self._begin(time.monotonic())
-        return self.finish()
+    def run_one_round(self) -> str | None:
+        """One round, now. :returns: as :meth:`run_until_readable`."""
+        self._begin_round(time.monotonic())
+        return self.finish_round()
 
     def close(self) -> None:
         for job in self._jobs.values():
@@ -91,7 +91,7 @@ class Scripts:
             job.close()
         self._jobs.clear()
 
-    def _begin(self, now: float) -> None:
+    def _begin_round(self, now: float) -> None:
         first = self._due is None
         end = now + self._limit
         if end > self._deadline:
@@ -103,32 +103,38 @@ class Scripts:
         self._due = now + self._interval
         for command in self._commands:
             try:
-                self._jobs[command] = spawn([command], "monitor_scripts must be on every node")
+                self._jobs[command] = spawn_command(
+                    [command], "monitor_scripts must be on every node"
+                )
             except ToolstackError as error:
                 # Not known is not failed: it was there when the VM was started.
                 raise Exit(Code.DEGRADED, f"monitor script {error}") from error
 
-    def _look(self) -> str | None:
+    def _check_running_script(self) -> str | None:
         late = time.monotonic() >= self._end
         for command, job in list(self._jobs.items()):
-            code = job.wait(0)
+            code = job.wait_for_exit(0)
             if code is None and not late:
                 continue
-            said = [line.strip() for line in job.output().splitlines() if line.strip()]
+            said = [line.strip() for line in job.read_output().splitlines() if line.strip()]
             if code != 0:
-                how = f"did not end within {self._limit:g} s" if code is None else _status(code)
+                how = (
+                    f"did not end within {self._limit:g} s"
+                    if code is None
+                    else _describe_status(code)
+                )
                 return f"monitor script {command} {how}" + (f": {said[-1]}" if said else "")
             job.close()
             del self._jobs[command]
         return None
 
-    def _next(self) -> float:
+    def _next_due_time(self) -> float:
         """When there is something to do, if nothing ends before."""
         if self._jobs:
             return self._end
         return self._due if self._due is not None else 0.0
 
-    def _sleep(self, descriptor: int | None, seconds: float) -> bool:
+    def _sleep_until_event(self, descriptor: int | None, seconds: float) -> bool:
         """Until a script ends, or ``descriptor`` is readable.
 
         :returns: whether it is.
@@ -160,20 +166,20 @@ def wait_for_success(agent: Agent) -> None:
     while True:
         scripts = Scripts(agent)
         try:
-            wrong = scripts.round()
+            wrong = scripts.run_one_round()
         except Exit as error:
             raise Exit(Code.INSTALLED, error.reason) from error
         finally:
             scripts.close()
         if wrong is None:
             return
-        if agent.call.left() < MARGIN + RETRY_PAUSE + 1.0:
+        if agent.call.seconds_left() < MARGIN + RETRY_PAUSE + 1.0:
             raise Exit(Code.ERROR, f"{agent.vm} runs, but {wrong}")
-        log(f"{agent.vm}: {wrong}; trying again")
+        log_line(f"{agent.vm}: {wrong}; trying again")
         time.sleep(RETRY_PAUSE)
 
 
-def _status(code: int) -> str:
+def _describe_status(code: int) -> str:
     return f"exit status {code}" if code >= 0 else f"killed by {signal.Signals(-code).name}"
 
 
@@ -183,7 +189,7 @@ def _kill_children(pid: int) -> None:
     It must not have a process group of its own: Pacemaker ends a monitor by
     killing its group, and the scripts must end with it.
     """
-    for child in _children(pid):
+    for child in _list_children(pid):
         _kill_children(child)
         try:
             os.kill(child, signal.SIGKILL)
@@ -191,7 +197,7 @@ def _kill_children(pid: int) -> None:
             pass
 
 
-def _children(pid: int) -> Iterator[int]:
+def _list_children(pid: int) -> Iterator[int]:
     try:
         with open(f"/proc/{pid}/task/{pid}/children") as file:
             yield from map(int, file.read().split())

@@ -5,7 +5,7 @@ from __future__ import annotations
 
 import time
 
-from vesper_monitor.ocf.call import log
+from vesper_monitor.ocf.call import log_line
 from vesper_monitor.ocf.toolstack import ToolstackError, ToolstackMissing
 
 TYPE_CHECKING = False
@@ -49,33 +49,33 @@ class Shutdown:
         """
         if self._request is None:
             if time.monotonic() >= self._ask_at:
-                self._ask()
+                self._ask_guest()
             return
-        code = self._request.wait(limit)
+        code = self._request.wait_for_exit(limit)
         if code is None and time.monotonic() < self._give_up_at:
             return
         if code != 0:
-            what = self._request.output().strip() if code else "no answer"
-            log(f"{self._vm}: shutdown failed, trying again: {what}")
+            what = self._request.read_output().strip() if code else "no answer"
+            log_line(f"{self._vm}: shutdown failed, trying again: {what}")
             self._ask_at = time.monotonic() + RETRY_PAUSE_S
         self.close()
 
-    def _ask(self) -> None:
+    def _ask_guest(self) -> None:
         now = time.monotonic()
         try:
-            self._request = self._toolstack.shutdown(self._vm)
+            self._request = self._toolstack.request_shutdown(self._vm)
         except ToolstackMissing:
             raise
         except ToolstackError as error:
             self._ask_at = time.monotonic() + RETRY_PAUSE_S
             if self._nobody_since is None:
-                log(f"{self._vm}: cannot be asked to shut down: {error}; trying again")
+                log_line(f"{self._vm}: cannot be asked to shut down: {error}; trying again")
                 self._nobody_since = now
             return
         self._ask_at = now + self._toolstack.shutdown_again
         self._give_up_at = now + REQUEST_LIMIT_S
         if self._asked:
-            log(f"{self._vm}: still there: asked to shut down once more")
+            log_line(f"{self._vm}: still there: asked to shut down once more")
         self._asked, self._nobody_since = True, None
 
     def close(self) -> None:

@@ -18,7 +18,7 @@ from vesper_monitor.client import DaemonError, DaemonUnavailable
 from vesper_monitor.domain_state import DomainState
 from vesper_monitor.ocf import deep_check
 from vesper_monitor.ocf.agent import ALIVE, LOOK_PAUSE
-from vesper_monitor.ocf.call import Code, Exit, log
+from vesper_monitor.ocf.call import Code, Exit, log_line
 from vesper_monitor.ocf.domain_identity import kept_name
 from vesper_monitor.ocf.shutdown import Shutdown
 from vesper_monitor.ocf.stop_time import DestroyReserve
@@ -31,7 +31,7 @@ if TYPE_CHECKING:
     from vesper_monitor.ocf.agent import Agent
     from vesper_monitor.ocf.toolstack import Keeper
 
-__all__ = ["Stop", "drop_kept", "remove"]
+__all__ = ["Stop", "drop_kept", "remove_domain"]
 
 #: Seconds for the toolstack's own daemon to clear away a domain that has shut
 #: down (on_poweroff). A destroy meanwhile would only do the same work twice.
@@ -63,7 +63,7 @@ class Stop:
     def _vm(self) -> str:
         return self._agent.vm
 
-    def run(self) -> None:
+    def run_stop(self) -> None:
         """
         :raises Exit: the domain is there at the end of the time, or not known
             to be gone.
@@ -71,37 +71,37 @@ class Stop:
         agent = self._agent
         agent.forget_first_mark()
         agent.forget_carried()
-        deep_check.forget(agent)
+        deep_check.forget_deep_check(agent)
         foreign = agent.refuse_foreign(Code.ERROR)
-        agent.identity.keep()  # for a stop that is tried again
-        known = self._tell()
+        agent.identity.keep_known_domain()  # for a stop that is tried again
+        known = self._tell_vesperd()
         if foreign:
-            log(f"{self._vm}: is another resource's, and does not run")
+            log_line(f"{self._vm}: is another resource's, and does not run")
             return
         try:
-            self._end(known)
-            remove(agent, self._reserve)
+            self._end_domain(known)
+            remove_domain(agent, self._reserve)
         except ToolstackMissing as error:
             self._without_toolstack(error)
         except ToolstackError as error:
-            log(f"{self._vm}: {error}")
-            remove(agent, self._reserve)
-        agent.identity.forget()
+            log_line(f"{self._vm}: {error}")
+            remove_domain(agent, self._reserve)
+        agent.identity.forget_domain()
         agent.forget_sent()
         if agent.settings.manage_memory:
             from vesper_monitor.ocf.memory import share_out
 
             share_out(agent)
 
-    def _tell(self) -> dict[str, Any]:
+    def _tell_vesperd(self) -> dict[str, Any]:
         """Tell vesperd; what it knows of the activation that ends."""
         try:
-            return self._agent.ask("stop")
+            return self._agent.ask_vesperd("stop")
         except (DaemonUnavailable, DaemonError) as error:
-            log(f"{self._vm}: vesperd was not told of the stop: {error}")
+            log_line(f"{self._vm}: vesperd was not told of the stop: {error}")
             return {}
 
-    def _end(self, known: dict[str, Any]) -> None:
+    def _end_domain(self, known: dict[str, Any]) -> None:
         """Shut down what can shut down, keep what is to be kept.
 
         :raises ToolstackError:
@@ -110,7 +110,7 @@ class Stop:
         fault = known.get("fault")
         reason = str(fault.get("reason") or "") if isinstance(fault, dict) else ""
         if gone := known.get("system_gone") is True:
-            log(f"{self._vm}: the system inside is gone, no shutdown: {reason}")
+            log_line(f"{self._vm}: the system inside is gone, no shutdown: {reason}")
             if not agent.settings.keep_crashed:
                 return
         state = self._look_until_known()
@@ -119,20 +119,20 @@ class Stop:
         if state in ALIVE and gone:
             state = self._let_crash()
         elif state in ALIVE:
-            agent.toolstack.tend(self._vm, agent.limit(TEND_LIMIT))
+            agent.toolstack.tend_domain(self._vm, agent.limit_call(TEND_LIMIT))
             if reason:
-                log(f"{self._vm}: the system inside still runs, it is to shut down: {reason}")
+                log_line(f"{self._vm}: the system inside still runs, it is to shut down: {reason}")
             # What has a fault is not saved: it would come back with it.
-            elif agent.toolstack.suspend(self._vm, self._shutdown_limit()):
+            elif agent.toolstack.save_domain(self._vm, self._shutdown_limit()):
                 return
-            if self._shutdown():
+            if self._shut_down_guest():
                 self._let_clear_away()
-                state = agent.state()
+                state = agent.read_state()
         elif state is not DomainState.GONE:
-            log(f"{self._vm}: is {agent.described(state)}, no shutdown")
+            log_line(f"{self._vm}: is {agent.describe_state(state)}, no shutdown")
         keeper = agent.toolstack.keeper
         if state is DomainState.CRASHED and agent.settings.keep_crashed and keeper is not None:
-            self._keep(keeper)
+            self._keep_crashed_domain(keeper)
 
     def _look_until_known(self) -> DomainState:
         """Look, as long as a shutdown could still be asked for: a toolstack may hang a while.
@@ -141,25 +141,23 @@ class Stop:
         """
         while True:
             try:
-                return self._agent.state()
+                return self._agent.read_state()
             except ToolstackMissing:
                 raise
             except ToolstackError as error:
                 if self._shutdown_time_left() <= LEAST_SHUTDOWN_S:
                     raise
-                log(f"{self._vm}: {error}; looking again")
-                self._agent.pause()
+                log_line(f"{self._vm}: {error}; looking again")
+                self._agent.pause_before_next_look()
 
     def _without_toolstack(self, error: ToolstackMissing) -> None:
         if self._agent.state_by_vesperd() is DomainState.GONE:
             return
-        raise Exit(
-            Code.INSTALLED, f"whether {self._vm} is gone cannot be told: {error}"
-        ) from error
+        raise Exit(Code.INSTALLED, f"whether {self._vm} is gone cannot be told: {error}") from error
 
     # -- shutdown -----------------------------------------------------------
 
-    def _shutdown(self) -> bool:
+    def _shut_down_guest(self) -> bool:
         """Ask the guest to shut down, until it has or its time is up.
 
         :returns: whether it has.
@@ -169,7 +167,7 @@ class Stop:
         if limit <= 0:
             return False
         end = time.monotonic() + limit
-        log(f"{vm}: shutting down, to be destroyed after {limit:.0f} s")
+        log_line(f"{vm}: shutting down, to be destroyed after {limit:.0f} s")
         shutdown = Shutdown(agent.toolstack, vm)
         try:
             # How long the looks take shows how busy the host is: a destroy will
@@ -177,18 +175,18 @@ class Stop:
             while (left := min(end - time.monotonic(), self._shutdown_time_left())) > 0:
                 shutdown.go_on(min(LOOK_PAUSE, left))
                 try:
-                    if agent.state(max(left, 1.0)) not in ALIVE:
+                    if agent.read_state(max(left, 1.0)) not in ALIVE:
                         return True
                 except ToolstackMissing:
                     raise
                 except ToolstackError as error:
-                    log(f"{vm}: {error}; the guest has its time all the same")
+                    log_line(f"{vm}: {error}; the guest has its time all the same")
                 if shutdown.is_hopeless:
-                    log(f"{vm}: nobody can ask it to shut down")
+                    log_line(f"{vm}: nobody can ask it to shut down")
                     return False
-                agent.pause(left)
+                agent.pause_before_next_look(left)
             took = limit - (end - time.monotonic())
-            log(f"{vm}: not shut down after {took:.0f} s")
+            log_line(f"{vm}: not shut down after {took:.0f} s")
             return False
         finally:
             shutdown.close()
@@ -196,7 +194,7 @@ class Stop:
     def _shutdown_time_left(self) -> float:
         """Seconds until the domain must be destroyed."""
         agent = self._agent
-        return agent.call.left() - self._reserve.seconds(agent.slowest_look)
+        return agent.call.seconds_left() - self._reserve.reserve_seconds(agent.slowest_look)
 
     def _shutdown_limit(self) -> float:
         """Seconds for the shutdown; time for a destroy is always left."""
@@ -208,7 +206,7 @@ class Stop:
             share = self._agent.settings.shutdown_share
             wanted = SHUTDOWN_WITHOUT_TIMEOUT if given is None else min(given * share, most)
         if wanted > most and given is not None:
-            log(
+            log_line(
                 f"{self._vm}: shutdown timeout {wanted:.0f} s cut to {max(most, 0):.0f} s: "
                 f"the stop operation's timeout is {call.timeout:.0f} s"
             )
@@ -217,21 +215,21 @@ class Stop:
     def _let_clear_away(self) -> None:
         """Wait for the toolstack to remove a domain that has shut down by itself."""
         agent = self._agent
-        end = time.monotonic() + min(CLEAR_AWAY, agent.call.left() / 2)
-        while agent.state() is DomainState.SHUTDOWN and time.monotonic() < end:
-            agent.pause()
+        end = time.monotonic() + min(CLEAR_AWAY, agent.call.seconds_left() / 2)
+        while agent.read_state() is DomainState.SHUTDOWN and time.monotonic() < end:
+            agent.pause_before_next_look()
 
     # -- a crashed domain for its dump ----------------------------------------
 
     def _let_crash(self) -> DomainState:
         """The event of a panic comes some moments before the domain has crashed."""
         agent = self._agent
-        end = time.monotonic() + min(CRASH_TIME, agent.call.left() / 4)
-        while (state := agent.state()) in ALIVE and time.monotonic() < end:
-            agent.pause()
+        end = time.monotonic() + min(CRASH_TIME, agent.call.seconds_left() / 4)
+        while (state := agent.read_state()) in ALIVE and time.monotonic() < end:
+            agent.pause_before_next_look()
         return state
 
-    def _keep(self, keeper: Keeper) -> None:
+    def _keep_crashed_domain(self, keeper: Keeper) -> None:
         """Put the crashed domain aside: another name, and no disks.
 
         It executes no more, but it holds its disks open, which would keep
@@ -244,11 +242,11 @@ class Stop:
         agent, vm = self._agent, self._vm
         kept = kept_name(vm)
         drop_kept(agent)  # the last one is enough
-        keeper.release_disks(vm, agent.limit())
-        keeper.rename(vm, kept, agent.limit())
-        log(
+        keeper.release_disks(vm, agent.limit_call())
+        keeper.rename_domain(vm, kept, agent.limit_call())
+        log_line(
             f"{vm}: has crashed and is kept as {kept}, without its disks; it holds memory of this "
-            f"node. {keeper.dump(kept)}"
+            f"node. {keeper.dump_core(kept)}"
         )
 
 
@@ -261,17 +259,17 @@ def drop_kept(agent: Agent) -> bool:
     kept = kept_name(agent.vm)
     if agent.toolstack.keeper is None:
         return False
-    if agent.toolstack.states(agent.limit(10.0)).get(kept) not in (
+    if agent.toolstack.list_states(agent.limit_call(10.0)).get(kept) not in (
         DomainState.CRASHED,
         DomainState.SHUTDOWN,
     ):
         return False
-    log(f"{agent.vm}: destroying {kept}, the domain that crashed before")
-    agent.toolstack.destroy(kept, agent.limit())
+    log_line(f"{agent.vm}: destroying {kept}, the domain that crashed before")
+    agent.toolstack.destroy_domain(kept, agent.limit_call())
     return True
 
 
-def remove(agent: Agent, reserve: DestroyReserve | None = None) -> None:
+def remove_domain(agent: Agent, reserve: DestroyReserve | None = None) -> None:
     """Destroy the domain, under all names that it may have, until it is gone.
 
     :param reserve: notes how long that takes on this host.
@@ -282,25 +280,25 @@ def remove(agent: Agent, reserve: DestroyReserve | None = None) -> None:
         present: dict[str, DomainState] = {}
         trouble = ""
         try:
-            present = agent.present()
+            present = agent.find_present_domains()
             if not present:
                 if _comes_back(agent):
                     continue
                 return
-            if _destroy(agent, present, destroyed, reserve):
+            if _destroy_present_domains(agent, present, destroyed, reserve):
                 continue
         except ToolstackError as error:
             trouble = str(error)
-            log(f"{agent.vm}: {trouble}")
+            log_line(f"{agent.vm}: {trouble}")
             if agent.state_by_vesperd() is DomainState.GONE:
-                log(f"{agent.vm}: is gone, as vesperd sees it")
+                log_line(f"{agent.vm}: is gone, as vesperd sees it")
                 return
-        if agent.call.left() < 1.0 + LOOK_PAUSE:
+        if agent.call.seconds_left() < 1.0 + LOOK_PAUSE:
             break
-        agent.pause(agent.call.left() - 1.0)
+        agent.pause_before_next_look(agent.call.seconds_left() - 1.0)
     if present and not trouble and all(s is DomainState.DYING for s in present.values()):
         # It executes no more; somebody still holds its memory.
-        log(f"{agent.vm}: still dying; something on this node still maps its memory")
+        log_line(f"{agent.vm}: still dying; something on this node still maps its memory")
         return
     trouble = trouble or ", ".join(f"{name} is {state.value}" for name, state in present.items())
     raise Exit(
@@ -315,11 +313,11 @@ def _comes_back(agent: Agent) -> bool:
     """
     if not agent.is_brought_back():
         return False
-    log(f"{agent.vm}: {agent.toolstack.name} starts it again: its guest reboots")
+    log_line(f"{agent.vm}: {agent.toolstack.name} starts it again: its guest reboots")
     return agent.let_reboot(surely=True) is not DomainState.GONE
 
 
-def _destroy(
+def _destroy_present_domains(
     agent: Agent,
     present: dict[str, DomainState],
     destroyed: set[str],
@@ -336,12 +334,14 @@ def _destroy(
         if state is DomainState.DYING or name in destroyed:
             destroyed.discard(name)
             continue
-        log(f"{name}: destroying it ({state.value})")
+        log_line(f"{name}: destroying it ({state.value})")
         begun = time.monotonic()
         # There is time for another try, should this one hang.
-        agent.toolstack.destroy(name, agent.limit(max(LEAST_DESTROY_S, agent.call.left() / 2)))
+        agent.toolstack.destroy_domain(
+            name, agent.limit_call(max(LEAST_DESTROY_S, agent.call.seconds_left() / 2))
+        )
         if reserve is not None:
-            reserve.note(time.monotonic() - begun)
+            reserve.note_duration(time.monotonic() - begun)
         destroyed.add(name)
         again = True
     return again

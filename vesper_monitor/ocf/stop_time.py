@@ -10,7 +10,7 @@ from __future__ import annotations
 
 import os
 
-from vesper_monitor.ocf.call import log
+from vesper_monitor.ocf.call import log_line
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
@@ -40,9 +40,9 @@ class DestroyReserve:
     def __init__(self, call: Call, toolstack: str) -> None:
         self._call = call
         self._path = os.path.join(call.state_dir, f"vesper-destroy-{toolstack}.times")
-        self._noted = self._read()
+        self._noted = self._read_durations()
 
-    def seconds(self, slowest_look: float) -> float:
+    def reserve_seconds(self, slowest_look: float) -> float:
         """Return the seconds to keep for destroying the domain.
 
         :param slowest_look: seconds, of this stop's looks at the domain.
@@ -53,7 +53,7 @@ class DestroyReserve:
         least = min(FLOOR_S, timeout * LEAST_SHARE)
         return min(max(wanted, least), max(least, timeout * MOST_SHARE))
 
-    def note(self, seconds: float) -> None:
+    def note_duration(self, seconds: float) -> None:
         """Note how long a destroy took. Never fails."""
         self._noted = [*self._noted, seconds][-NOTED:]
         new = f"{self._path}.{os.getpid()}"
@@ -63,9 +63,9 @@ class DestroyReserve:
                 file.write(" ".join(f"{value:.2f}" for value in self._noted))
             os.rename(new, self._path)
         except OSError as error:
-            log(f"{self._path}: {error.strerror}")
+            log_line(f"{self._path}: {error.strerror}")
 
-    def _read(self) -> list[float]:
+    def _read_durations(self) -> list[float]:
         try:
             with open(self._path) as file:
                 noted = [float(word) for word in file.read(4096).split()]

@@ -35,7 +35,7 @@ if TYPE_CHECKING:
         #: seconds after which a guest is asked to shut down once more, which has
         #: not heard it if it was booting; infinite: the word waits for it
         shutdown_again: float
-        #: whether :meth:`tend` does anything
+        #: whether :meth:`tend_domain` does anything
         tends: bool
         #: whether it can migrate a domain that is paused
         migrates_paused: bool
@@ -44,7 +44,7 @@ if TYPE_CHECKING:
         #: who can change the domains' memory; None: nobody can
         host: HostMemory | None
 
-        def states(self, limit: float) -> dict[str, DomainState]:
+        def list_states(self, limit: float) -> dict[str, DomainState]:
             """All domains by name. Of two with one name the one that lives.
 
             :param limit: seconds.
@@ -72,13 +72,15 @@ if TYPE_CHECKING:
             :param ident: of the domain, if it was never listed here; may be empty.
             """
 
-        def why(self, name: str) -> str:
+        def explain_end(self, name: str) -> str:
             """What the last look has shown of a domain beyond its state, or nothing."""
 
         def transient_names(self, name: str) -> tuple[str, ...]:
             """What the toolstack calls a domain while it is migrated."""
 
-        def create(self, config: str, name: str, limit: float, memory: int | None = None) -> str:
+        def create_domain(
+            self, config: str, name: str, limit: float, memory: int | None = None
+        ) -> str:
             """Start a domain by its configuration file.
 
             :param memory: MiB, in place of what the file says.
@@ -92,50 +94,50 @@ if TYPE_CHECKING:
             :raises ToolstackError: not known.
             """
 
-        def tend(self, name: str, limit: float) -> None:
+        def tend_domain(self, name: str, limit: float) -> None:
             """What is to be done now and then while a domain runs. Never fails."""
 
-        def suspend(self, name: str, limit: float) -> bool:
+        def save_domain(self, name: str, limit: float) -> bool:
             """Save the domain instead of shutting it down, where that is wanted.
 
             :returns: whether it is saved, and gone.
             """
 
-        def shutdown(self, name: str) -> Background | None:
+        def request_shutdown(self, name: str) -> Background | None:
             """Ask the guest to shut down; does not wait for that.
 
             :returns: the command that asks it; None: it is asked.
             :raises ToolstackHangs: there is nobody now who could ask it.
             """
 
-        def destroy(self, name: str, limit: float) -> None:
+        def destroy_domain(self, name: str, limit: float) -> None:
             """End the domain.
 
             :raises ToolstackError: refused, or not done in time.
             """
 
-        def immovable(self, name: str, limit: float) -> str:
+        def explain_immovable(self, name: str, limit: float) -> str:
             """Why the domain cannot be migrated live; empty: nothing speaks against it.
 
             :raises ToolstackError: not known.
             """
 
-        def migrate(self, name: str, address: str, limit: float) -> None:
+        def migrate_domain(self, name: str, address: str, limit: float) -> None:
             """Migrate it live to another host.
 
             :raises ToolstackError: it did not go, or not in time.
             """
 
-        def arriving(self, name: str) -> bool:
+        def is_arriving(self, name: str) -> bool:
             """Whether a domain that the last look has shown as paused is still on its way here."""
 
-        def arrived(self, name: str, limit: float) -> str:
+        def finish_arrival(self, name: str, limit: float) -> str:
             """What is to be done when a domain has come from another host.
 
-            :returns: as :meth:`create`.
+            :returns: as :meth:`create_domain`.
             """
 
-        def size(self, name: str, limit: float) -> tuple[int, int] | None:
+        def read_size(self, name: str, limit: float) -> tuple[int, int] | None:
             """Memory (MiB) and virtual CPUs of a domain; None: there is no such.
 
             :raises ToolstackError: not known.
@@ -150,22 +152,22 @@ if TYPE_CHECKING:
             :raises ToolstackError: not all of them, or not in time.
             """
 
-        def rename(self, name: str, new: str, limit: float) -> None:
+        def rename_domain(self, name: str, new: str, limit: float) -> None:
             """:raises ToolstackError: refused, or not done in time."""
 
-        def dump(self, name: str) -> str:
+        def dump_core(self, name: str) -> str:
             """How an operator dumps it and drops it, for a message."""
 
     class HostMemory(Protocol):
         """The memory of this host and of the domains on it."""
 
-        def sizes(self, limit: float) -> dict[str, tuple[int, int]]:
+        def list_sizes(self, limit: float) -> dict[str, tuple[int, int]]:
             """Memory (MiB) and virtual CPUs of all domains by name, but the host's own.
 
             :raises ToolstackError: not known.
             """
 
-        def memory(self, limit: float) -> tuple[int, int]:
+        def read_host_memory(self, limit: float) -> tuple[int, int]:
             """MiB of this host: all, and free.
 
             :raises ToolstackError: not known.
@@ -184,10 +186,10 @@ __all__ = [
     "ToolstackError",
     "ToolstackHangs",
     "ToolstackMissing",
-    "finished",
-    "run",
-    "spawn",
-    "told",
+    "finish_migration",
+    "pick_message",
+    "run_command",
+    "spawn_command",
 ]
 
 #: Bytes of a command's output that are read at once.
@@ -216,7 +218,7 @@ class Background:
         self._command = command
         self._output = output
 
-    def wait(self, limit: float) -> int | None:
+    def wait_for_exit(self, limit: float) -> int | None:
         """Its exit status; None if it is not done after ``limit`` seconds."""
         end = time.monotonic() + limit
         pause = 0.005
@@ -229,7 +231,7 @@ class Background:
     def pid(self) -> int:
         return self._process.pid
 
-    def output(self) -> str:
+    def read_output(self) -> str:
         """What it has said so far, all of it."""
         pieces = []
         offset = 0
@@ -242,11 +244,11 @@ class Background:
         """Kill it if it still runs. A process that hangs in the kernel is left behind."""
         if self._process.poll() is None:
             self._process.kill()
-            self.wait(1.0)
+            self.wait_for_exit(1.0)
         os.close(self._output)
 
 
-def spawn(
+def spawn_command(
     command: list[str],
     hint: str = "is the hypervisor's toolstack installed?",
     keep: tuple[int, ...] = (),
@@ -278,40 +280,38 @@ def spawn(
     except OSError as error:
         os.close(output)
         kind = ToolstackMissing if isinstance(error, FileNotFoundError) else ToolstackError
-        raise kind(
-            f"{command[0]} cannot be run on this node: {error.strerror}; {hint}"
-        ) from error
+        raise kind(f"{command[0]} cannot be run on this node: {error.strerror}; {hint}") from error
     return Background(process, command, output)
 
 
-def run(command: list[str], limit: float) -> tuple[int, str]:
+def run_command(command: list[str], limit: float) -> tuple[int, str]:
     """Run a command: its exit status and all it said.
 
     :param limit: seconds; then it is killed.
     :raises ToolstackError: not done in time.
     :raises ToolstackMissing: there is no such command.
     """
-    job = spawn(command)
+    job = spawn_command(command)
     try:
-        code = job.wait(limit)
+        code = job.wait_for_exit(limit)
         if code is None:
             raise ToolstackError(
                 f"{' '.join(command)} did not end within {max(limit, 0):.0f} s; "
                 "the host's toolstack hangs, look at its daemons"
             )
-        return code, job.output()
+        return code, job.read_output()
     finally:
         job.close()
 
 
-def finished(job: Background, limit: float) -> str:
+def finish_migration(job: Background, limit: float) -> str:
     """Wait for a migration's end and close it; what it said.
 
     :raises ToolstackError: it failed, or takes longer.
     """
     try:
-        code = job.wait(limit)
-        said = job.output()
+        code = job.wait_for_exit(limit)
+        said = job.read_output()
     finally:
         job.close()
     if code is None:
@@ -320,11 +320,11 @@ def finished(job: Background, limit: float) -> str:
             "more bandwidth"
         )
     if code != 0:
-        raise ToolstackError(f"exit status {code}: {told(said)}")
+        raise ToolstackError(f"exit status {code}: {pick_message(said)}")
     return said
 
 
-def told(output: str) -> str:
+def pick_message(output: str) -> str:
     """The line of a command's output that says most: the last error, else the last line."""
     lines = [line.strip() for line in output.splitlines() if line.strip()]
     errors = [line for line in lines if "error" in line.lower() or "fail" in line.lower()]

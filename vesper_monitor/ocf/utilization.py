@@ -7,14 +7,14 @@ remembered until the next start or probe.
 
 from __future__ import annotations
 
-from vesper_monitor.ocf.call import log
-from vesper_monitor.ocf.toolstack import ToolstackError, run
+from vesper_monitor.ocf.call import log_line
+from vesper_monitor.ocf.toolstack import ToolstackError, run_command
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
     from vesper_monitor.ocf.agent import Agent
 
-__all__ = ["forget", "update"]
+__all__ = ["forget_utilization", "update_utilization"]
 
 #: Seconds for one command; nothing waits for it to succeed.
 LIMIT = 5.0
@@ -22,47 +22,47 @@ LIMIT = 5.0
 NONE = "-"
 
 
-def update(agent: Agent) -> None:
+def update_utilization(agent: Agent) -> None:
     """Write CPUs and memory (MiB) into the resource's utilization, or take them out of it.
 
     Never fails.
     """
     vm = agent.vm
     try:
-        size = agent.toolstack.size(vm, agent.limit(LIMIT))
+        size = agent.toolstack.read_size(vm, agent.limit_call(LIMIT))
         if size is None:
             return
         found = {"cpu": size[1], "hv_memory": size[0], "host_memory": size[0]}
         wanted = {name: str(found[name]) for name in agent.settings.utilization}
         wanted |= dict.fromkeys(agent.settings.no_utilization, NONE)
-        known = _remembered(agent)
+        known = _remembered_values(agent)
         for name, value in wanted.items():
             if known.get(name) != value:
-                _set(agent, name, value)
+                _set_attribute(agent, name, value)
     except ToolstackError as error:
-        log(f"{vm}: utilization is not updated: {error}")
+        log_line(f"{vm}: utilization is not updated: {error}")
         return
-    agent.call.remember("utilization", " ".join(f"{k}={v}" for k, v in wanted.items()))
+    agent.call.remember_text("utilization", " ".join(f"{k}={v}" for k, v in wanted.items()))
 
 
-def forget(agent: Agent) -> None:
+def forget_utilization(agent: Agent) -> None:
     """Tell the cluster anew with the next update."""
-    agent.call.remember("utilization", "")
+    agent.call.remember_text("utilization", "")
 
 
-def _set(agent: Agent, name: str, value: str) -> None:
+def _set_attribute(agent: Agent, name: str, value: str) -> None:
     resource = agent.call.resource.partition(":")[0]
     command = ["crm_resource", "--resource", resource, "--utilization"]
     if value == NONE:
         command += ["--delete-parameter", name]
     else:
         command += ["--set-parameter", name, "--parameter-value", value]
-    code, text = run(command, agent.limit(LIMIT))
+    code, text = run_command(command, agent.limit_call(LIMIT))
     if code != 0:
         raise ToolstackError(f"{' '.join(command)}: exit status {code}: {text.strip()[-200:]}")
-    log(f"{resource}: utilization {name}={value}")
+    log_line(f"{resource}: utilization {name}={value}")
 
 
-def _remembered(agent: Agent) -> dict[str, str]:
-    text = agent.call.remembered("utilization")
+def _remembered_values(agent: Agent) -> dict[str, str]:
+    text = agent.call.remembered_text("utilization")
     return dict(pair.split("=", 1) for pair in text.split() if "=" in pair)

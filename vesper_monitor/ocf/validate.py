@@ -16,13 +16,13 @@ TYPE_CHECKING = False
 if TYPE_CHECKING:
     from vesper_monitor.ocf.agent import Agent
 
-__all__ = ["validate"]
+__all__ = ["validate_all"]
 
 #: Seconds for one command.
 LIMIT = 10.0
 
 
-def validate(agent: Agent) -> None:
+def validate_all(agent: Agent) -> None:
     """
     :raises Exit: what is wrong.
     """
@@ -31,7 +31,7 @@ def validate(agent: Agent) -> None:
         return
     agent.check_node()
     try:
-        agent.state()
+        agent.read_state()
         if level >= 20:
             _check_config(agent)
     except ToolstackError as error:
@@ -42,7 +42,7 @@ def validate(agent: Agent) -> None:
 
 def _check_config(agent: Agent) -> None:
     settings = agent.settings
-    wrong = agent.toolstack.check_config(settings.config, agent.vm, agent.limit(LIMIT))
+    wrong = agent.toolstack.check_config(settings.config, agent.vm, agent.limit_call(LIMIT))
     if wrong:
         # Not CONFIGURED: the file may be another one on another node.
         raise Exit(
@@ -52,7 +52,9 @@ def _check_config(agent: Agent) -> None:
 
 def _check_vesperd(agent: Agent) -> None:
     try:
-        transports = agent.vesperd.call("hello", reply_timeout=agent.limit(LIMIT))["transports"]
+        transports = agent.vesperd.call_vesperd("hello", reply_timeout=agent.limit_call(LIMIT))[
+            "transports"
+        ]
         working = [name for name, error in transports.items() if error is None]
         reasons = "; ".join(f"{name}: {error}" for name, error in transports.items() if error)
     except (DaemonUnavailable, DaemonError, LookupError, AttributeError) as error:

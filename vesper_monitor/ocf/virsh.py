@@ -16,13 +16,13 @@ from __future__ import annotations
 import time
 
 from vesper_monitor.domain_state import DomainState
-from vesper_monitor.ocf.call import log
+from vesper_monitor.ocf.call import log_line
 from vesper_monitor.ocf.toolstack import (
     ToolstackError,
     ToolstackHangs,
     ToolstackMissing,
-    spawn,
-    told,
+    pick_message,
+    spawn_command,
 )
 
 TYPE_CHECKING = False
@@ -166,24 +166,24 @@ class Virsh:
 
     # -- states ---------------------------------------------------------------
 
-    def states(self, limit: float) -> dict[str, DomainState]:
-        if self._hangs():
+    def list_states(self, limit: float) -> dict[str, DomainState]:
+        if self._has_hung_lately():
             return self._by_process(ToolstackError("libvirtd does not answer"))
         try:
-            stats = parse_stats(self.do(min(limit, LOOK_LIMIT), "domstats", "--state"))
+            stats = parse_stats(self.run_virsh(min(limit, LOOK_LIMIT), "domstats", "--state"))
         except ToolstackHangs as error:
             self._hangs_until = time.monotonic() + HANG_PAUSE
             return self._by_process(error)
         except ToolstackError as error:
             # Not by what the error says: that may be in any language.
-            if self.driver() == "qemu" or isinstance(error, ToolstackMissing):
+            if self.driver_name() == "qemu" or isinstance(error, ToolstackMissing):
                 return self._by_process(error)
             from vesper_monitor.ocf.virsh_list import list_states
 
             stats = list_states(self, limit)
-        return self._understood(stats)
+        return self._parse_states(stats)
 
-    def _understood(self, stats: dict[str, tuple[int, int]]) -> dict[str, DomainState]:
+    def _parse_states(self, stats: dict[str, tuple[int, int]]) -> dict[str, DomainState]:
         found: dict[str, DomainState] = {}
         self._away = False
         self._why.clear()
@@ -208,12 +208,12 @@ class Virsh:
 
     def _by_process(self, error: ToolstackError) -> dict[str, DomainState]:
         """:raises ToolstackError: as given: the processes do not tell."""
-        if not self.local():
+        if not self.is_local():
             raise error
         from vesper_monitor import qemu_process
 
         try:
-            running = qemu_process.running()
+            running = qemu_process.list_running()
         except FileNotFoundError:
             if isinstance(error, ToolstackMissing):
                 return {}  # no libvirt here, so none of its domains
@@ -221,7 +221,7 @@ class Virsh:
         except OSError as trouble:
             raise ToolstackError(f"{error}; and QEMU's processes: {trouble}") from error
         if not self._away:
-            log(f"{error}; QEMU's processes are looked at instead")
+            log_line(f"{error}; QEMU's processes are looked at instead")
         self._away = True
         self._why.clear()
         self.defined.clear()
@@ -236,16 +236,16 @@ class Virsh:
                 return DomainState.SHUTDOWN
         return DomainState.RUNNING
 
-    def _hangs(self) -> bool:
+    def _has_hung_lately(self) -> bool:
         """Whether libvirtd did not answer lately."""
         return time.monotonic() < self._hangs_until
 
-    def driver(self) -> str:
+    def driver_name(self) -> str:
         """libvirt's driver, by the URI; empty: an alias of a URI."""
         scheme, colon, _ = self.options.uri.partition(":")
         return scheme.partition("+")[0] if colon else ""
 
-    def local(self) -> bool:
+    def is_local(self) -> bool:
         """Whether this host's system libvirtd is meant, whose processes are known.
 
         What comes after ``?`` only says how it is reached.
@@ -253,7 +253,7 @@ class Virsh:
         scheme, _, rest = self.options.uri.partition("://")
         return scheme in ("qemu", "qemu+unix") and rest.partition("?")[0] == "/system"
 
-    def why(self, name: str) -> str:
+    def explain_end(self, name: str) -> str:
         return self._why.get(name, "")
 
     def transient_names(self, name: str) -> tuple[str, ...]:
@@ -261,7 +261,7 @@ class Virsh:
 
     def find_ident(self, name: str, limit: float) -> str:
         if time.monotonic() - self._listed_at > LIST_AGE_S or name not in self._uuids:
-            lines = self.do(limit, "list", "--all", "--uuid", "--name").split("\n")
+            lines = self.run_virsh(limit, "list", "--all", "--uuid", "--name").split("\n")
             # A name with a line's end in it is none that anybody asks for.
             pairs = (line.partition(" ") for line in lines if line[UUID_LENGTH:][:1] == " ")
             self._uuids = {known: uuid for uuid, _, known in pairs}
@@ -276,9 +276,9 @@ class Virsh:
     def brings_back(self, name: str, ident: str) -> bool:
         from vesper_monitor.ocf import virsh_crash
 
-        return virsh_crash.restarts(self, name)
+        return virsh_crash.is_restarted(self, name)
 
-    def size(self, name: str, limit: float) -> tuple[int, int] | None:
+    def read_size(self, name: str, limit: float) -> tuple[int, int] | None:
         known = {}
         for line in self.do_to(name, limit, "dominfo").splitlines():
             key, _, value = line.partition(":")
@@ -290,80 +290,82 @@ class Virsh:
 
     # -- start, and while it runs -------------------------------------------------
 
-    def create(self, config: str, name: str, limit: float, memory: int | None = None) -> str:
+    def create_domain(self, config: str, name: str, limit: float, memory: int | None = None) -> str:
         from vesper_monitor.ocf import virsh_start
 
-        return virsh_start.create(self, config, name, limit)
+        return virsh_start.create_domain(self, config, name, limit)
 
     def check_config(self, config: str, name: str, limit: float) -> str:
         from vesper_monitor.ocf import virsh_start
 
-        return virsh_start.check(self, config, limit)
+        return virsh_start.check_config(self, config, limit)
 
-    def tend(self, name: str, limit: float) -> None:
-        if self.options.save_config and not self._hangs():
+    def tend_domain(self, name: str, limit: float) -> None:
+        if self.options.save_config and not self._has_hung_lately():
             from vesper_monitor.ocf import virsh_config
 
-            virsh_config.save(self, name, limit)
+            virsh_config.save_config(self, name, limit)
 
     # -- stop -----------------------------------------------------------------
 
-    def suspend(self, name: str, limit: float) -> bool:
-        if not self.options.snapshot or limit <= 0 or self._hangs():
+    def save_domain(self, name: str, limit: float) -> bool:
+        if not self.options.snapshot or limit <= 0 or self._has_hung_lately():
             return False
         from vesper_monitor.ocf import virsh_start
 
-        return virsh_start.suspend(self, name, limit)
+        return virsh_start.save_domain(self, name, limit)
 
-    def shutdown(self, name: str) -> Background | None:
+    def request_shutdown(self, name: str) -> Background | None:
         mode = self.options.shutdown_mode
-        if not self._away or not self.local():
+        if not self._away or not self.is_local():
             uuid = self.find_ident(name, LOOK_LIMIT)
-            return spawn(self.command("shutdown", uuid, *(["--mode", mode] if mode else [])))
+            return spawn_command(
+                self.build_command("shutdown", uuid, *(["--mode", mode] if mode else []))
+            )
         if mode and "acpi" not in mode.split(","):
             raise ToolstackHangs(f"libvirtd does not answer, which shutdown_mode={mode} needs")
         from vesper_monitor.ocf import qemu
 
-        qemu.press(name)
+        qemu.press_power_button(name)
         self._pressed.add(name)
         return None
 
-    def destroy(self, name: str, limit: float) -> None:
+    def destroy_domain(self, name: str, limit: float) -> None:
         end = time.monotonic() + limit
         trouble = ToolstackError("libvirtd does not answer")
-        if not self._hangs():
+        if not self._has_hung_lately():
             try:
                 self.do_to(name, min(limit / 2, DESTROY_LIMIT), "destroy")
                 return
             except ToolstackError as error:
                 trouble = error
-        if not self.local():
+        if not self.is_local():
             raise trouble
         from vesper_monitor.ocf import qemu
 
-        qemu.kill(name, end, trouble)
+        qemu.kill_process(name, end, trouble)
 
     # -- migration ----------------------------------------------------------------
 
-    def immovable(self, name: str, limit: float) -> str:
+    def explain_immovable(self, name: str, limit: float) -> str:
         return ""  # libvirt itself says so before anything is sent
 
-    def migrate(self, name: str, address: str, limit: float) -> None:
+    def migrate_domain(self, name: str, address: str, limit: float) -> None:
         from vesper_monitor.ocf import virsh_migrate
 
-        virsh_migrate.migrate(self, name, address, limit)
+        virsh_migrate.migrate_domain(self, name, address, limit)
 
-    def arriving(self, name: str) -> bool:
+    def is_arriving(self, name: str) -> bool:
         return name in self._arriving
 
-    def arrived(self, name: str, limit: float) -> str:
+    def finish_arrival(self, name: str, limit: float) -> str:
         from vesper_monitor.ocf import virsh_migrate
 
-        return virsh_migrate.arrived(self, name, limit)
+        return virsh_migrate.finish_arrival(self, name, limit)
 
     # -- running virsh --------------------------------------------------------------
 
-    def command(self, *words: str, uri: str = "") -> list[str]:
+    def build_command(self, *words: str, uri: str = "") -> list[str]:
         return [VIRSH, "--quiet", f"--connect={uri or self.options.uri}", *words]
 
     def do_to(self, name: str, limit: float, command: str, *words: str) -> str:
@@ -373,11 +375,13 @@ class Virsh:
         options.
 
         :param words: what comes after the domain.
-        :raises ToolstackError: as :meth:`do`, or there is no such domain.
+        :raises ToolstackError: as :meth:`run_virsh`, or there is no such domain.
         """
-        return self.do(limit, command, self.find_ident(name, limit), *words)
+        return self.run_virsh(limit, command, self.find_ident(name, limit), *words)
 
-    def do(self, limit: float, *words: str, uri: str = "", keep: tuple[int, ...] = ()) -> str:
+    def run_virsh(
+        self, limit: float, *words: str, uri: str = "", keep: tuple[int, ...] = ()
+    ) -> str:
         """Run virsh; what it said.
 
         :param uri: of another libvirtd than this host's.
@@ -385,9 +389,9 @@ class Virsh:
         :raises ToolstackHangs: it is not done in time.
         :raises ToolstackError: it failed.
         """
-        job = spawn(self.command(*words, uri=uri), keep=keep)
+        job = spawn_command(self.build_command(*words, uri=uri), keep=keep)
         try:
-            code, text = job.wait(limit), job.output()
+            code, text = job.wait_for_exit(limit), job.read_output()
         finally:
             job.close()
         if code is None:
@@ -395,5 +399,5 @@ class Virsh:
                 f"virsh {words[0]} did not end within {max(limit, 0):.0f} s; is libvirtd well?"
             )
         if code != 0:
-            raise ToolstackError(f"virsh {words[0]}: {told(text).removeprefix('error: ')}")
+            raise ToolstackError(f"virsh {words[0]}: {pick_message(text).removeprefix('error: ')}")
         return text

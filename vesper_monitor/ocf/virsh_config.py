@@ -9,10 +9,10 @@ from __future__ import annotations
 import os
 
 from vesper_monitor.ocf import domain_xml, holder, vtpm
-from vesper_monitor.ocf.call import log
-from vesper_monitor.ocf.files import replace
+from vesper_monitor.ocf.call import log_line
+from vesper_monitor.ocf.files import replace_file
 from vesper_monitor.ocf.pci_slot import read_number
-from vesper_monitor.ocf.toolstack import ToolstackError, run, told
+from vesper_monitor.ocf.toolstack import ToolstackError, pick_message, run_command
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
@@ -20,35 +20,39 @@ if TYPE_CHECKING:
 
     from vesper_monitor.ocf.virsh import Virsh
 
-__all__ = ["save", "take_out_ours"]
+__all__ = ["save_config", "take_out_ours"]
 
 
-def save(virsh: Virsh, name: str, limit: float) -> None:
+def save_config(virsh: Virsh, name: str, limit: float) -> None:
     """Write the configuration into the domain's file, if they differ. Never fails."""
     config = virsh.options.config
     try:
-        if not _save(virsh, config, name, limit):
+        if not _write_if_changed(virsh, config, name, limit):
             return
-        log(f"{name}: its configuration was saved in {config}")
+        log_line(f"{name}: its configuration was saved in {config}")
         if virsh.options.sync_config:
-            code, said = run(["csync2", "-x", config], limit)
+            code, said = run_command(["csync2", "-x", config], limit)
             if code != 0:
-                raise ToolstackError(f"csync2 -x {config}: exit status {code}: {told(said)}")
+                raise ToolstackError(
+                    f"csync2 -x {config}: exit status {code}: {pick_message(said)}"
+                )
     except (ToolstackError, ValueError, OSError) as error:
-        log(f"{name}: its configuration is not saved in {config}: {error}")
+        log_line(f"{name}: its configuration is not saved in {config}: {error}")
 
 
-def _save(virsh: Virsh, config: str, name: str, limit: float) -> bool:
+def _write_if_changed(virsh: Virsh, config: str, name: str, limit: float) -> bool:
     """:returns: whether the file has changed."""
-    root = domain_xml.parse(virsh.do_to(name, limit, "dumpxml", "--inactive", "--security-info"))
+    root = domain_xml.parse_domain(
+        virsh.do_to(name, limit, "dumpxml", "--inactive", "--security-info")
+    )
     if root.findtext("name") != name:
         raise ValueError("what libvirt says of it is of another domain")
     with open(config, "rb") as file:
-        old = domain_xml.parse(file.read())
+        old = domain_xml.parse_domain(file.read())
     take_out_ours(root, old, holder.qemu_socket())
-    if domain_xml.canonical(root) == domain_xml.canonical(old):
+    if domain_xml.canonicalize_xml(root) == domain_xml.canonicalize_xml(old):
         return False
-    replace(config, domain_xml.text(root).encode(), os.stat(config))
+    replace_file(config, domain_xml.serialize_domain(root).encode(), os.stat(config))
     return True
 
 
@@ -59,7 +63,7 @@ def take_out_ours(root: Element, file: Element, socket: str) -> None:
     :raises ValueError: the file is another domain's.
     """
     _restore_name(root, file)
-    running, own = domain_xml.device(root, socket), domain_xml.device(file, socket)
+    running, own = domain_xml.find_device(root, socket), domain_xml.find_device(file, socket)
     if running is not None and own is None:
         _remove_device(root, file, running)
     elif running is None and own is not None:
@@ -80,17 +84,17 @@ def _restore_name(root: Element, file: Element) -> None:
 
 def _remove_device(root: Element, file: Element, device: Element) -> None:
     """Remove the device, and the bridges that libvirt has added for it alone."""
-    bus = _bus(device)
-    domain_xml.remove(root, device)
-    while bus > 0 and all(_bus(other) != bus for other in root.iterfind("devices/*")):
-        bridge = _controller(root, bus)
-        if bridge is None or _controller(file, bus) is not None:
+    bus = _pci_bus_number(device)
+    domain_xml.remove_device(root, device)
+    while bus > 0 and all(_pci_bus_number(other) != bus for other in root.iterfind("devices/*")):
+        bridge = _find_controller(root, bus)
+        if bridge is None or _find_controller(file, bus) is not None:
             return
-        bus = _bus(bridge)
+        bus = _pci_bus_number(bridge)
         domain_xml.take_out(bridge)
 
 
-def _bus(device: Element) -> int:
+def _pci_bus_number(device: Element) -> int:
     """The number of the PCI bus that a device is on; 0 also if on none."""
     address = device.find("address")
     if address is None or address.get("type") != "pci":
@@ -98,7 +102,7 @@ def _bus(device: Element) -> int:
     return read_number(address, "bus")
 
 
-def _controller(root: Element, bus: int) -> Element | None:
+def _find_controller(root: Element, bus: int) -> Element | None:
     """The PCI controller that a bus belongs to."""
     for controller in root.iterfind("devices/controller"):
         if controller.get("type") == "pci" and read_number(controller, "index") == bus:

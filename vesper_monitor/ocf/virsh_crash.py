@@ -15,14 +15,14 @@ TYPE_CHECKING = False
 if TYPE_CHECKING:
     from vesper_monitor.ocf.virsh import Virsh
 
-__all__ = ["restarts"]
+__all__ = ["is_restarted"]
 
 #: Seconds for the domain's own XML.
 ASK_LIMIT_S = 5.0
 ON_CRASH = re.compile(rb"<on_crash>\s*(coredump-)?restart\s*</on_crash>")
 
 
-def restarts(virsh: Virsh, name: str) -> bool:
+def is_restarted(virsh: Virsh, name: str) -> bool:
     """Never fails. A domain that is gone does not come back by itself."""
     try:
         # A failover should not wait for virsh: few configurations say so.

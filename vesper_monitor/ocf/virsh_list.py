@@ -43,7 +43,7 @@ def list_states(virsh: Virsh, limit: float) -> dict[str, tuple[int, int]]:
 
 
 def _list_names(virsh: Virsh, limit: float, *words: str) -> list[str]:
-    return [name for name in virsh.do(limit, "list", "--name", *words).splitlines() if name]
+    return [name for name in virsh.run_virsh(limit, "list", "--name", *words).splitlines() if name]
 
 
 def _ask_state(virsh: Virsh, name: str, limit: float) -> int:

@@ -12,10 +12,10 @@ from __future__ import annotations
 import time
 
 from vesper_monitor.ocf import domain_xml, holder
-from vesper_monitor.ocf.call import log
+from vesper_monitor.ocf.call import log_line
 from vesper_monitor.ocf.files import in_memory
-from vesper_monitor.ocf.toolstack import ToolstackError, finished, spawn
-from vesper_monitor.ocf.virsh_unplug import live, unplug
+from vesper_monitor.ocf.toolstack import ToolstackError, finish_migration, spawn_command
+from vesper_monitor.ocf.virsh_unplug import read_live_xml, unplug_device
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
@@ -24,7 +24,7 @@ if TYPE_CHECKING:
     from vesper_monitor.ocf.toolstack import Background
     from vesper_monitor.ocf.virsh import Options, Virsh
 
-__all__ = ["Route", "arrived", "migrate"]
+__all__ = ["Route", "finish_arrival", "migrate_domain"]
 
 #: Seconds for one command beside the migration itself.
 LIMIT = 10.0
@@ -42,12 +42,12 @@ class Route:
     """
 
     def __init__(self, options: Options, node: str) -> None:
-        host = _suffixed(node, options.network_suffix)
+        host = _add_suffix(node, options.network_suffix)
         #: how libvirt's client reaches the target's libvirtd
         self.remote = _with_host(options.remote_uri, node)
         if not self.remote:
             user = f"{options.user}@" if options.user else ""
-            self.remote = _elsewhere(options.uri, options.transport, user + _bracketed(host))
+            self.remote = _remote_uri(options.uri, options.transport, user + _bracket_host(host))
         else:
             host = node
         words = iter(options.migrate_options)
@@ -66,23 +66,23 @@ class Route:
         self.memory = _with_host(given, host)
         if not given and options.network_suffix:
             scheme = options.uri.partition(":")[0].partition("+")[0]
-            target = _bracketed(_suffixed(node, options.network_suffix))
+            target = _bracket_host(_add_suffix(node, options.network_suffix))
             if scheme == "xen":
                 self.memory = target
             elif scheme == "qemu":
                 port = f":{options.migrate_port}" if options.migrate_port else ""
                 self.memory = f"tcp://{target}{port}"
             else:
-                log(f"migration_network_suffix: not for {scheme}; libvirt chooses the network")
+                log_line(f"migration_network_suffix: not for {scheme}; libvirt chooses the network")
 
 
-def _suffixed(node: str, suffix: str) -> str:
+def _add_suffix(node: str, suffix: str) -> str:
     """``node1.example.org`` and ``-mig``: ``node1-mig.example.org``."""
     name, dot, domain = node.partition(".")
     return name + suffix + dot + domain
 
 
-def _bracketed(host: str) -> str:
+def _bracket_host(host: str) -> str:
     """A host as a URI has it: an IPv6 address in brackets."""
     return f"[{host}]" if ":" in host and not host.startswith("[") else host
 
@@ -91,10 +91,10 @@ def _with_host(text: str, host: str) -> str:
     """Put a host in the place of each ``%n``."""
     if "://" not in text:
         return text.replace("%n", host)
-    return text.replace("[%n]", "%n").replace("%n", _bracketed(host))
+    return text.replace("[%n]", "%n").replace("%n", _bracket_host(host))
 
 
-def _elsewhere(uri: str, transport: str, host: str) -> str:
+def _remote_uri(uri: str, transport: str, host: str) -> str:
     """The same hypervisor on another host: ``qemu+TRANSPORT://HOST/system``.
 
     :param host: with the user's name before it, if there is one.
@@ -108,7 +108,7 @@ def _elsewhere(uri: str, transport: str, host: str) -> str:
     return f"{driver}{'+' + via if via else ''}://{host}{':' + port if port else ''}/{path}"
 
 
-def migrate(virsh: Virsh, name: str, node: str, limit: float) -> None:
+def migrate_domain(virsh: Virsh, name: str, node: str, limit: float) -> None:
     """See :class:`~vesper_monitor.ocf.toolstack.Toolstack`.
 
     :param node: the target's name in the cluster.
@@ -116,38 +116,38 @@ def migrate(virsh: Virsh, name: str, node: str, limit: float) -> None:
     end = time.monotonic() + limit
     options = virsh.options
     route = Route(options, node)
-    virsh.tend(name, LIMIT)
-    root = live(virsh, name, LIMIT)
-    device = domain_xml.device(root, holder.qemu_socket())
+    virsh.tend_domain(name, LIMIT)
+    root = read_live_xml(virsh, name, LIMIT)
+    device = domain_xml.find_device(root, holder.qemu_socket())
     if options.start_resources:
         from vesper_monitor.ocf.virsh_start import start_resources
 
         start_resources(virsh, root, route.remote)
-    unplugged = device is not None and not domain_xml.masters(root, device)
+    unplugged = device is not None and not domain_xml.is_migratable_with(root, device)
     if device is not None and unplugged:
-        log(f"{name}: VESPER's device is no master and cannot go along: unplugging it")
-        unplug(virsh, name, root, device)
+        log_line(f"{name}: VESPER's device is no master and cannot go along: unplugging it")
+        unplug_device(virsh, name, root, device)
     try:
         try:
-            _send(virsh, name, route, end)
+            _send_domain(virsh, name, route, end)
         except ToolstackError as error:
             if device is None or unplugged or not _names_device(error, device):
                 raise
-            if name not in virsh.states(LIMIT):
+            if name not in virsh.list_states(LIMIT):
                 raise  # it is not here any more
-            log(f"{name}: {error}; unplugging VESPER's device and trying again")
+            log_line(f"{name}: {error}; unplugging VESPER's device and trying again")
             try:
-                unplug(virsh, name, root, device)
+                unplug_device(virsh, name, root, device)
             except ToolstackError as clings:
                 raise ToolstackError(
                     f"{node} cannot serve VESPER's device (does vesper-ivshmem run there?), "
                     f"and {clings}"
                 ) from error
             unplugged = True
-            _send(virsh, name, route, end)
+            _send_domain(virsh, name, route, end)
     except ToolstackError:
-        if unplugged and (trouble := _plug(virsh, name)):
-            log(f"{name}: is not watched any more: {trouble}")
+        if unplugged and (trouble := _plug_device(virsh, name)):
+            log_line(f"{name}: is not watched any more: {trouble}")
         raise
 
 
@@ -157,76 +157,78 @@ def _names_device(error: ToolstackError, device: Element) -> bool:
     QEMU at the target says which socket it cannot connect to, or which device it does
     not know.
     """
-    names = ("shmem", holder.folder(), domain_xml.alias(device))
+    names = ("shmem", holder.socket_folder(), domain_xml.device_alias(device))
     return any(name and name in str(error) for name in names)
 
 
-def arrived(virsh: Virsh, name: str, limit: float) -> str:
+def finish_arrival(virsh: Virsh, name: str, limit: float) -> str:
     """Plug the device in where it is missing. Never fails.
 
     :returns: why it is still missing.
     """
-    virsh.tend(name, limit)
+    virsh.tend_domain(name, limit)
     if not virsh.options.add_device:
         return ""
     try:
-        root = live(virsh, name, limit)
+        root = read_live_xml(virsh, name, limit)
         if root.get("type") not in ("kvm", "qemu"):
             return f"a domain of type {root.get('type')} has no ivshmem device"
-        if domain_xml.device(root, holder.qemu_socket()) is not None:
+        if domain_xml.find_device(root, holder.qemu_socket()) is not None:
             return ""
     except ToolstackError as error:
-        log(f"{name}: whether it has VESPER's device is not known: {error}")
+        log_line(f"{name}: whether it has VESPER's device is not known: {error}")
         return ""
-    return _plug(virsh, name)
+    return _plug_device(virsh, name)
 
 
-def _send(virsh: Virsh, name: str, route: Route, end: float) -> None:
+def _send_domain(virsh: Virsh, name: str, route: Route, end: float) -> None:
     """:raises ToolstackError: it did not go."""
     options = virsh.options
     if options.speed:
         virsh.do_to(name, LIMIT, "migrate-setspeed", str(options.speed))
     memory = [route.memory] if route.memory else []
     uuid = virsh.find_ident(name, LIMIT)
-    command = virsh.command("migrate", "--live", *route.options, uuid, route.remote, *memory)
-    log(f"{name}: {' '.join(command)}")
-    job = spawn(command)
+    command = virsh.build_command("migrate", "--live", *route.options, uuid, route.remote, *memory)
+    log_line(f"{name}: {' '.join(command)}")
+    job = spawn_command(command)
     abort = end - min(ABORT_LIMIT, (end - time.monotonic()) / 4)
     if options.downtime:
         _set_downtime(virsh, name, uuid, job, abort)
-    if job.wait(abort - time.monotonic()) is None:
+    if job.wait_for_exit(abort - time.monotonic()) is None:
         # It would go on, and the domain would be at the target after all.
         try:
-            virsh.do((end - time.monotonic()) / 2, "domjobabort", uuid)
+            virsh.run_virsh((end - time.monotonic()) / 2, "domjobabort", uuid)
         except ToolstackError as error:
-            log(f"{name}: {error}")
-    finished(job, end - time.monotonic())
+            log_line(f"{name}: {error}")
+    finish_migration(job, end - time.monotonic())
 
 
 def _set_downtime(virsh: Virsh, name: str, uuid: str, job: Background, end: float) -> None:
     words = ("migrate-setmaxdowntime", uuid, str(virsh.options.downtime))
     trouble: ToolstackError | None = None
-    while job.wait(DOWNTIME_PAUSE) is None and time.monotonic() < end:
+    while job.wait_for_exit(DOWNTIME_PAUSE) is None and time.monotonic() < end:
         try:
-            virsh.do(LIMIT, *words)
+            virsh.run_virsh(LIMIT, *words)
             return
         except ToolstackError as error:
             trouble = error
     if trouble is not None:
-        log(f"{name}: the downtime is not set: {trouble}")
+        log_line(f"{name}: the downtime is not set: {trouble}")
 
 
-def _plug(virsh: Virsh, name: str) -> str:
+def _plug_device(virsh: Virsh, name: str) -> str:
     """:returns: why the domain has no device now; empty: it has."""
-    if trouble := holder.trouble():
+    if trouble := holder.find_trouble():
         return trouble
     try:
         uuid = virsh.find_ident(name, LIMIT)
         in_memory(
             domain_xml.hot_plug(holder.qemu_socket()).encode(),
-            lambda path, fd: virsh.do(LIMIT, "attach-device", uuid, path, "--live", keep=(fd,)),
+            lambda path, fd: virsh.run_virsh(
+                LIMIT, "attach-device", uuid, path, "--live", keep=(fd,)
+            ),
         )
     except ToolstackError as error:
         return str(error)
-    log(f"{name}: VESPER's device is plugged in")
+    log_line(f"{name}: VESPER's device is plugged in")
     return ""

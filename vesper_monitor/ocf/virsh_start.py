@@ -13,10 +13,10 @@ import time
 
 from vesper_monitor.domain_state import DomainState
 from vesper_monitor.ocf import domain_xml, holder, vtpm
-from vesper_monitor.ocf.call import log
+from vesper_monitor.ocf.call import log_line
 from vesper_monitor.ocf.files import in_memory
-from vesper_monitor.ocf.toolstack import ToolstackError, ToolstackHangs, run, told
-from vesper_monitor.ocf.virsh_undefine import take_uuid, undefine
+from vesper_monitor.ocf.toolstack import ToolstackError, ToolstackHangs, pick_message, run_command
+from vesper_monitor.ocf.virsh_undefine import take_uuid, undefine_domain
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
@@ -24,7 +24,7 @@ if TYPE_CHECKING:
 
     from vesper_monitor.ocf.virsh import Options, Virsh
 
-__all__ = ["check", "create", "start_resources", "suspend"]
+__all__ = ["check_config", "create_domain", "save_domain", "start_resources"]
 
 #: Seconds for a command beside the start itself.
 LIMIT = 20.0
@@ -36,19 +36,19 @@ AWAY_PAUSE = 1.0
 AWAY = ("failed to connect socket", "end of file", "cannot recv", "cannot write", "reset by peer")
 
 
-def create(virsh: Virsh, config: str, name: str, limit: float) -> str:
+def create_domain(virsh: Virsh, config: str, name: str, limit: float) -> str:
     """Start a domain: see :class:`~vesper_monitor.ocf.toolstack.Toolstack`."""
     end = time.monotonic() + limit
     options = virsh.options
     if options.snapshot and os.path.exists(state := _state_file(options, name)):
-        return _restore(virsh, name, state, limit)
-    data = _read(config)
-    root = _parse(config, data)
+        return _restore_domain(virsh, name, state, limit)
+    data = _read_config(config)
+    root = _parse_config(config, data)
     domain_xml.set_name(root, name)
     if doubt := vtpm.find_doubt(root):
-        log(f"{name}: {doubt}")
+        log_line(f"{name}: {doubt}")
     vtpm.keep_state(root)
-    defined = name in virsh.defined and not undefine(virsh, config, name, data, root)
+    defined = name in virsh.defined and not undefine_domain(virsh, config, name, data, root)
     if defined:
         take_uuid(virsh, name, root)
     if options.start_resources:
@@ -68,63 +68,63 @@ def _create_with_device(virsh: Virsh, root: Element, name: str, end: float) -> s
     :raises ToolstackError: it does not run.
     """
     path = holder.qemu_socket()
-    lacks = domain_xml.device(root, path) is None
-    note = prepare(virsh, root)
-    device = domain_xml.device(root, path)
+    lacks = domain_xml.find_device(root, path) is None
+    note = prepare_device(virsh, root)
+    device = domain_xml.find_device(root, path)
     if lacks and device is not None:
-        log(f"{name}: gets VESPER's device, which its file lacks (add_device)")
+        log_line(f"{name}: gets VESPER's device, which its file lacks (add_device)")
     try:
-        _create(virsh, root, end)
+        _create_from_xml(virsh, root, end)
     except ToolstackHangs:
         raise
     except ToolstackError as error:
         # What libvirt says of it may be anything, in any language.
         if device is None or not _is_gone(virsh, name) or end - time.monotonic() < RETRY_LEAST:
             raise
-        log(f"{name}: {error}; trying again without VESPER's device")
-        domain_xml.remove(root, device)
+        log_line(f"{name}: {error}; trying again without VESPER's device")
+        domain_xml.remove_device(root, device)
         note = f"it does not start with VESPER's device: {error}"
-        _create(virsh, root, end)
+        _create_from_xml(virsh, root, end)
     return note
 
 
 def _is_gone(virsh: Virsh, name: str) -> bool:
     """Whether a domain certainly is not there."""
     try:
-        return name not in virsh.states(LIMIT)
+        return name not in virsh.list_states(LIMIT)
     except ToolstackError as error:
-        log(f"{name}: {error}")
+        log_line(f"{name}: {error}")
         return False
 
 
-def prepare(virsh: Virsh, root: Element) -> str:
+def prepare_device(virsh: Virsh, root: Element) -> str:
     """Give the domain VESPER's device, or take it away where nobody would serve it.
 
     :returns: why it has none.
     """
     path = holder.qemu_socket()
-    device = domain_xml.device(root, path)
+    device = domain_xml.find_device(root, path)
     name = root.findtext("name")
     if device is None and not virsh.options.add_device:
         return "its XML has no VESPER device, and add_device=false"
     if device is not None and device.find("address") is None:
-        log(
+        log_line(
             f"{name}: VESPER's device in its XML has no <address>: other devices' addresses may "
             "change when it is left out"
         )
-    if trouble := holder.trouble():
+    if trouble := holder.find_trouble():
         if device is not None:
             # QEMU would not start, or wait for it for ever.
-            domain_xml.remove(root, device)
+            domain_xml.remove_device(root, device)
         return trouble
     if device is not None:
-        if not domain_xml.masters(root, device):
-            log(f"{name}: VESPER's device in its XML is no master: unplugged for a migration")
+        if not domain_xml.is_migratable_with(root, device):
+            log_line(f"{name}: VESPER's device in its XML is no master: unplugged for a migration")
         return ""
-    return domain_xml.add(root, path)
+    return domain_xml.add_device(root, path)
 
 
-def check(virsh: Virsh, config: str, limit: float) -> str:
+def check_config(virsh: Virsh, config: str, limit: float) -> str:
     """What libvirt has against a configuration file; empty: nothing.
 
     VESPER's device is not added: the domain starts without it, too.
@@ -132,17 +132,17 @@ def check(virsh: Virsh, config: str, limit: float) -> str:
     :raises ToolstackError: not known.
     """
     try:
-        data = _read(config)
-        root = _parse(config, data)
+        data = _read_config(config)
+        root = _parse_config(config, data)
         if doubt := vtpm.find_doubt(root):
-            log(f"{config}: {doubt}")
-        if virsh.driver() != "qemu" or domain_xml.passes_through_pci(root):
+            log_line(f"{config}: {doubt}")
+        if virsh.driver_name() != "qemu" or domain_xml.passes_through_pci(root):
             # libvirtd 9.0 refuses host devices in domxml-to-native, or crashes.
-            log(f"{config}: whether {virsh.options.uri} accepts it is seen when it starts")
+            log_line(f"{config}: whether {virsh.options.uri} accepts it is seen when it starts")
             return ""
         in_memory(
-            domain_xml.text(root).encode(),
-            lambda path, fd: virsh.do(
+            domain_xml.serialize_domain(root).encode(),
+            lambda path, fd: virsh.run_virsh(
                 limit, "domxml-to-native", "qemu-argv", path, keep=(fd,)
             ),
         )
@@ -155,14 +155,14 @@ def check(virsh: Virsh, config: str, limit: float) -> str:
     return ""
 
 
-def suspend(virsh: Virsh, name: str, limit: float) -> bool:
+def save_domain(virsh: Virsh, name: str, limit: float) -> bool:
     """Save the domain's memory, and end it. :returns: whether that is done."""
     state = _state_file(virsh.options, name)
-    log(f"{name}: saving it to {state}")
+    log_line(f"{name}: saving it to {state}")
     try:
         virsh.do_to(name, limit, "save", state)
     except ToolstackError as error:
-        log(f"{name}: not saved, it is to shut down: {error}")
+        log_line(f"{name}: not saved, it is to shut down: {error}")
         return False
     return True
 
@@ -174,49 +174,51 @@ def start_resources(virsh: Virsh, root: Element, uri: str = "") -> None:
     :raises ToolstackError: one was not started.
     """
     for kind, word in (("pool", "pool"), ("network", "net")):
-        names = domain_xml.needed(root, kind)
+        names = domain_xml.list_needed(root, kind)
         if not names:
             continue
-        active = virsh.do(LIMIT, f"{word}-list", "--name", uri=uri).splitlines()
+        active = virsh.run_virsh(LIMIT, f"{word}-list", "--name", uri=uri).splitlines()
         for name in names:
             if name not in [line.strip() for line in active]:
-                virsh.do(LIMIT, f"{word}-start", name, uri=uri)
-                log(f"{kind} {name}: started")
+                virsh.run_virsh(LIMIT, f"{word}-start", name, uri=uri)
+                log_line(f"{kind} {name}: started")
             elif kind == "pool":
-                virsh.do(LIMIT, "pool-refresh", name, uri=uri)
+                virsh.run_virsh(LIMIT, "pool-refresh", name, uri=uri)
 
 
-def _create(virsh: Virsh, root: Element, end: float) -> None:
+def _create_from_xml(virsh: Virsh, root: Element, end: float) -> None:
     """:raises ToolstackError: it does not run."""
     name = root.findtext("name") or ""
     again = False
     while True:
         try:
             in_memory(
-                domain_xml.text(root).encode(),
-                lambda path, fd: virsh.do(end - time.monotonic(), "create", path, keep=(fd,)),
+                domain_xml.serialize_domain(root).encode(),
+                lambda path, fd: virsh.run_virsh(
+                    end - time.monotonic(), "create", path, keep=(fd,)
+                ),
             )
             return
         except ToolstackError as error:
             away = any(word in str(error).lower() for word in AWAY)
-            if again and not away and virsh.states(LIMIT).get(name) is DomainState.RUNNING:
+            if again and not away and virsh.list_states(LIMIT).get(name) is DomainState.RUNNING:
                 return  # libvirtd had done it before it went away
             if not away or time.monotonic() + AWAY_PAUSE + 1.0 > end:
                 raise
-            log(f"{name}: {error}; trying again")
+            log_line(f"{name}: {error}; trying again")
             again = True
             time.sleep(AWAY_PAUSE)
 
 
-def _restore(virsh: Virsh, name: str, state: str, limit: float) -> str:
+def _restore_domain(virsh: Virsh, name: str, state: str, limit: float) -> str:
     """:raises ToolstackError: it does not run."""
-    log(f"{name}: restoring it from {state}")
-    virsh.do(limit, "restore", state)
+    log_line(f"{name}: restoring it from {state}")
+    virsh.run_virsh(limit, "restore", state)
     try:
         os.unlink(state)
     except OSError as error:
         # It would be restored once more, with a disk that has gone on.
-        virsh.destroy(name, LIMIT)
+        virsh.destroy_domain(name, LIMIT)
         raise ToolstackError(f"{state} cannot be removed: {error.strerror}") from error
     return ""
 
@@ -224,12 +226,12 @@ def _restore(virsh: Virsh, name: str, state: str, limit: float) -> str:
 def _check_tpm(virsh: Virsh, name: str) -> None:
     """Say so where libvirt is too old to keep the TPM's state. Never fails."""
     try:
-        live = domain_xml.parse(virsh.do_to(name, LIMIT, "dumpxml"))
+        live = domain_xml.parse_domain(virsh.do_to(name, LIMIT, "dumpxml"))
     except (ToolstackError, ValueError) as error:
-        log(f"{name}: whether the state of its vTPM is kept is not known: {error}")
+        log_line(f"{name}: whether the state of its vTPM is kept is not known: {error}")
         return
     if vtpm.is_lost_at_end(live):
-        log(
+        log_line(
             f"{name}: the state of its vTPM is lost when it ends: its XML says so, or libvirt is "
             "older than 7.0"
         )
@@ -242,26 +244,26 @@ def _make_image(options: Options, config: str, end: float) -> None:
     backing = options.backing_file
     if not options.stateless and os.path.exists(image) and os.path.getsize(image) > 0:
         return
-    _run(end, "qemu-img", "create", "-q", "-f", "qcow2", "-F", _format(backing, end),
+    _run_until(end, "qemu-img", "create", "-q", "-f", "qcow2", "-F", _detect_image_format(backing, end),
          "-b", backing, image)  # fmt: skip
-    log(f"{image}: made on {backing}")
+    log_line(f"{image}: made on {backing}")
     if options.copy_in:
-        _run(end, "virt-copy-in", "-a", image, *options.copy_in, "/")
+        _run_until(end, "virt-copy-in", "-a", image, *options.copy_in, "/")
 
 
-def _format(image: str, end: float) -> str:
+def _detect_image_format(image: str, end: float) -> str:
     """QEMU 6.1 and later want it said, and do not guess for a good reason."""
-    for line in _run(end, "qemu-img", "info", "-U", image).splitlines():
+    for line in _run_until(end, "qemu-img", "info", "-U", image).splitlines():
         key, _, value = line.partition(":")
         if key.strip() == "file format":
             return value.strip()
     raise ToolstackError(f"qemu-img info {image}: not understood")
 
 
-def _run(end: float, *command: str) -> str:
-    code, said = run(list(command), end - time.monotonic())
+def _run_until(end: float, *command: str) -> str:
+    code, said = run_command(list(command), end - time.monotonic())
     if code != 0:
-        raise ToolstackError(f"{' '.join(command)}: exit status {code}: {told(said)}")
+        raise ToolstackError(f"{' '.join(command)}: exit status {code}: {pick_message(said)}")
     return said
 
 
@@ -269,7 +271,7 @@ def _state_file(options: Options, name: str) -> str:
     return os.path.join(options.snapshot, f"{name}.state")
 
 
-def _read(config: str) -> bytes:
+def _read_config(config: str) -> bytes:
     """:raises ToolstackError:"""
     try:
         with open(config, "rb") as file:
@@ -278,9 +280,9 @@ def _read(config: str) -> bytes:
         raise ToolstackError(f"{config}: {error.strerror}") from error
 
 
-def _parse(config: str, data: bytes) -> Element:
+def _parse_config(config: str, data: bytes) -> Element:
     """:raises ToolstackError:"""
     try:
-        return domain_xml.parse(data)
+        return domain_xml.parse_domain(data)
     except ValueError as error:
         raise ToolstackError(f"{config}: {error}") from None

@@ -9,8 +9,8 @@ from __future__ import annotations
 import os
 
 from vesper_monitor.ocf import domain_xml, vtpm
-from vesper_monitor.ocf.call import log
-from vesper_monitor.ocf.files import replace
+from vesper_monitor.ocf.call import log_line
+from vesper_monitor.ocf.files import replace_file
 from vesper_monitor.ocf.toolstack import ToolstackError, ToolstackHangs
 
 TYPE_CHECKING = False
@@ -19,14 +19,14 @@ if TYPE_CHECKING:
 
     from vesper_monitor.ocf.virsh import Virsh
 
-__all__ = ["take_uuid", "undefine"]
+__all__ = ["take_uuid", "undefine_domain"]
 
 #: Seconds for one command.
 LIMIT = 20.0
 KEEP_TPM = "--keep-tpm"
 
 
-def undefine(virsh: Virsh, config: str, name: str, data: bytes, root: Element) -> bool:
+def undefine_domain(virsh: Virsh, config: str, name: str, data: bytes, root: Element) -> bool:
     """Undefine a domain that does not run.
 
     :param data: the configuration file, which may be libvirt's own, so that it goes
@@ -35,27 +35,27 @@ def undefine(virsh: Virsh, config: str, name: str, data: bytes, root: Element) -
     :returns: whether libvirt does not have it any more.
     :raises ToolstackError: the file is lost.
     """
-    log(f"{name}: is defined in libvirt, which must not start it by itself: undefining it")
+    log_line(f"{name}: is defined in libvirt, which must not start it by itself: undefining it")
     try:
         before = os.stat(config)
         keep = ["--keep-nvram"]
         if _knows_keep_tpm(virsh):
             keep.append(KEEP_TPM)
         elif vtpm.list_backends(root) or _may_have_tpm(virsh, name):
-            log(f"{name}: stays defined: this virsh would delete the state of its TPM")
+            log_line(f"{name}: stays defined: this virsh would delete the state of its TPM")
             _stop_autostart(virsh, name)
             return False
         try:
             virsh.do_to(name, LIMIT, "undefine", *keep)
         finally:
             if not os.path.exists(config):
-                replace(config, data, before)
+                replace_file(config, data, before)
     except OSError as error:
         raise ToolstackError(f"{config}: {error.strerror}") from error
     except ToolstackHangs:
         raise
     except ToolstackError as error:
-        log(f"{name}: stays defined (it has snapshots?): {error}")
+        log_line(f"{name}: stays defined (it has snapshots?): {error}")
         _stop_autostart(virsh, name)
         return False
     return True
@@ -73,15 +73,15 @@ def take_uuid(virsh: Virsh, name: str, root: Element) -> None:
 
 def _knows_keep_tpm(virsh: Virsh) -> bool:
     """Whether virsh can keep the TPM's state when it undefines (8.9 and later)."""
-    return KEEP_TPM in virsh.do(LIMIT, "help", "undefine")
+    return KEEP_TPM in virsh.run_virsh(LIMIT, "help", "undefine")
 
 
 def _may_have_tpm(virsh: Virsh, name: str) -> bool:
     """Whether the domain as it is defined has a TPM with a state; if in doubt, it has."""
     try:
-        defined = domain_xml.parse(virsh.do_to(name, LIMIT, "dumpxml", "--inactive"))
+        defined = domain_xml.parse_domain(virsh.do_to(name, LIMIT, "dumpxml", "--inactive"))
     except (ToolstackError, ValueError) as error:
-        log(f"{name}: whether it has a TPM is not known: {error}")
+        log_line(f"{name}: whether it has a TPM is not known: {error}")
         return True
     return bool(vtpm.list_backends(defined))
 
@@ -90,4 +90,4 @@ def _stop_autostart(virsh: Virsh, name: str) -> None:
     try:
         virsh.do_to(name, LIMIT, "autostart", "--disable")
     except ToolstackError as error:
-        log(f"{name}: libvirt may start it by itself: {error}")
+        log_line(f"{name}: libvirt may start it by itself: {error}")

@@ -23,7 +23,7 @@ import time
 
 from vesper_monitor import qemu_process
 from vesper_monitor.ocf import domain_xml, holder
-from vesper_monitor.ocf.call import log
+from vesper_monitor.ocf.call import log_line
 from vesper_monitor.ocf.toolstack import ToolstackError
 
 TYPE_CHECKING = False
@@ -32,7 +32,7 @@ if TYPE_CHECKING:
 
     from vesper_monitor.ocf.virsh import Virsh
 
-__all__ = ["live", "unplug"]
+__all__ = ["read_live_xml", "unplug_device"]
 
 #: Seconds for one command.
 LIMIT = 10.0
@@ -46,25 +46,27 @@ SETTLE = 1.0
 OCCUPIERS = 32
 
 
-def live(virsh: Virsh, name: str, limit: float) -> Element:
+def read_live_xml(virsh: Virsh, name: str, limit: float) -> Element:
     """The XML of a domain that runs. :raises ToolstackError: not known."""
     try:
-        return domain_xml.parse(virsh.do_to(name, limit, "dumpxml"))
+        return domain_xml.parse_domain(virsh.do_to(name, limit, "dumpxml"))
     except ValueError as error:
         raise ToolstackError(f"virsh dumpxml {name}: {error}") from None
 
 
-def unplug(virsh: Virsh, name: str, root: Element, device: Element) -> None:
+def unplug_device(virsh: Virsh, name: str, root: Element, device: Element) -> None:
     """
     :param root: the domain's live XML.
     :raises ToolstackError: the guest does not let go of it, or QEMU might not
         survive what comes after.
     """
     leaks = root.get("type") != "kvm"
-    before = _descriptors(virsh, name) if leaks else set()
-    virsh.do_to(name, LIMIT, "detach-device-alias", domain_xml.alias(device), "--live")
+    before = _list_descriptors(virsh, name) if leaks else set()
+    virsh.do_to(name, LIMIT, "detach-device-alias", domain_xml.device_alias(device), "--live")
     end = time.monotonic() + UNPLUG_LIMIT
-    while domain_xml.device(live(virsh, name, LIMIT), holder.qemu_socket()) is not None:
+    while (
+        domain_xml.find_device(read_live_xml(virsh, name, LIMIT), holder.qemu_socket()) is not None
+    ):
         if time.monotonic() >= end:
             raise ToolstackError(
                 f"the guest did not let go of VESPER's device within {UNPLUG_LIMIT:g} s, which "
@@ -73,16 +75,16 @@ def unplug(virsh: Virsh, name: str, root: Element, device: Element) -> None:
         time.sleep(UNPLUG_PAUSE)
     time.sleep(SETTLE)
     if leaks:
-        _occupy(virsh, name, before)
+        _occupy_descriptors(virsh, name, before)
 
 
-def _descriptors(virsh: Virsh, name: str) -> set[str]:
+def _list_descriptors(virsh: Virsh, name: str) -> set[str]:
     """Numbers of those that the domain's QEMU has.
 
     :raises ToolstackError: not known.
     """
     try:
-        pid = qemu_process.owner(name) if virsh.local() else None
+        pid = qemu_process.find_qemu_pid(name) if virsh.is_local() else None
         if pid is None:
             raise ToolstackError(
                 "QEMU may crash when VESPER's device is unplugged without KVM (seen with 7.2), "
@@ -93,13 +95,13 @@ def _descriptors(virsh: Virsh, name: str) -> set[str]:
         raise ToolstackError(f"descriptors of {name}'s QEMU: {error}; nothing was sent") from None
 
 
-def _occupy(virsh: Virsh, name: str, before: set[str]) -> None:
+def _occupy_descriptors(virsh: Virsh, name: str, before: set[str]) -> None:
     """:raises ToolstackError: a number stays free."""
-    lost = before - _descriptors(virsh, name)
+    lost = before - _list_descriptors(virsh, name)
     for _ in range(OCCUPIERS):
-        free = lost - _descriptors(virsh, name)
+        free = lost - _list_descriptors(virsh, name)
         if not free:
-            log(f"{name}: its QEMU, without KVM, keeps {len(lost)} descriptors of ours open")
+            log_line(f"{name}: its QEMU, without KVM, keeps {len(lost)} descriptors of ours open")
             return
         descriptor = os.eventfd(0)
         # A name of its own: the one of that name before it would be closed.
@@ -108,7 +110,9 @@ def _occupy(virsh: Virsh, name: str, before: set[str]) -> None:
         passed = ("--pass-fds", str(descriptor))
         try:
             uuid = virsh.find_ident(name, LIMIT)
-            virsh.do(LIMIT, "qemu-monitor-command", uuid, *passed, command, keep=(descriptor,))
+            virsh.run_virsh(
+                LIMIT, "qemu-monitor-command", uuid, *passed, command, keep=(descriptor,)
+            )
         finally:
             os.close(descriptor)
     raise ToolstackError(

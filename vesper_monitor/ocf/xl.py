@@ -12,8 +12,14 @@ import os
 import time
 
 from vesper_monitor.domain_state import DomainState
-from vesper_monitor.ocf.toolstack import ToolstackError, ToolstackMissing, finished, run, spawn
-from vesper_monitor.xl_list import rows
+from vesper_monitor.ocf.toolstack import (
+    ToolstackError,
+    ToolstackMissing,
+    finish_migration,
+    run_command,
+    spawn_command,
+)
+from vesper_monitor.xl_list import parse_rows
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
@@ -37,7 +43,7 @@ def parse_list(text: str) -> dict[str, tuple[DomainState, str]]:
     :raises ToolstackError: this is no such list, or not all of it.
     """
     try:
-        domains = rows(text)
+        domains = parse_rows(text)
     except ValueError as error:
         raise ToolstackError(str(error)) from None
     found: dict[str, tuple[DomainState, str]] = {}
@@ -78,7 +84,7 @@ class Xl:
         self.keeper: Keeper | None = self
         self.host: HostMemory | None = self
 
-    def absent(self) -> bool:
+    def is_absent(self) -> bool:
         """Whether this kernel certainly does not run on Xen.
 
         Without a sysfs there is no telling: then not.
@@ -91,11 +97,11 @@ class Xl:
         except OSError:
             return os.path.isdir(os.path.join(self._root, "sys/kernel"))
 
-    def states(self, limit: float) -> dict[str, DomainState]:
+    def list_states(self, limit: float) -> dict[str, DomainState]:
         try:
-            code, text = run([XL, "list"], limit)
+            code, text = run_command([XL, "list"], limit)
         except ToolstackMissing:
-            if self.absent():
+            if self.is_absent():
                 return {}
             raise
         if code == 0:
@@ -106,13 +112,13 @@ class Xl:
             self._last_numbers |= self._numbers
             self._listed_at = time.monotonic()
             return {name: state for name, (state, _) in listed.items()}
-        if self.absent():
+        if self.is_absent():
             return {}
         raise ToolstackError(f"xl list: exit status {code}: {_last_line(text)}")
 
     def find_ident(self, name: str, limit: float) -> str:
         if time.monotonic() - self._listed_at > LIST_AGE_S:
-            self.states(limit)
+            self.list_states(limit)
         if name not in self._numbers:
             raise ToolstackError(f"{name}: xl lists no such domain any more")
         return self._numbers[name]
@@ -127,19 +133,19 @@ class Xl:
         folder = os.path.join(self._root, "var/log/xen")
         # One that has arrived by migration was created under the other name.
         logs = (f"xl-{known}.log" for known in (name, f"{name}--incoming") if "/" not in known)
-        return any(xl_details.restarts(os.path.join(folder, log), number) for log in logs)
+        return any(xl_details.is_restarted_by_xl(os.path.join(folder, log), number) for log in logs)
 
     def transient_names(self, name: str) -> tuple[str, ...]:
         # tools/xl/xl_migrate.c (4.17): at the target until it has all, and at
         # the source from then on; the third is xm's, which the stock agent knows.
         return f"{name}--incoming", f"{name}--migratedaway", f"migrating-{name}"
 
-    def why(self, name: str) -> str:
+    def explain_end(self, name: str) -> str:
         return ""
 
-    def create(self, config: str, name: str, limit: float, memory: int | None = None) -> str:
+    def create_domain(self, config: str, name: str, limit: float, memory: int | None = None) -> str:
         more = [] if memory is None else [f"memory={memory}"]
-        code, text = run([XL, "create", config, _name(name), *more], limit)
+        code, text = run_command([XL, "create", config, _name_line(name), *more], limit)
         if code != 0:
             raise ToolstackError(
                 f"xl create {config}: exit status {code}: {_last_line(text)}; "
@@ -148,31 +154,31 @@ class Xl:
         return ""
 
     def check_config(self, config: str, name: str, limit: float) -> str:
-        code, text = run([XL, "create", "-n", config, _name(name)], limit)
+        code, text = run_command([XL, "create", "-n", config, _name_line(name)], limit)
         return "" if code == 0 else f"xl create -n: {_last_line(text)}"
 
-    def tend(self, name: str, limit: float) -> None:
+    def tend_domain(self, name: str, limit: float) -> None:
         pass
 
-    def suspend(self, name: str, limit: float) -> bool:
+    def save_domain(self, name: str, limit: float) -> bool:
         return False
 
-    def shutdown(self, name: str) -> Background:
+    def request_shutdown(self, name: str) -> Background:
         number = self.find_ident(name, LIST_LIMIT_S)
         if self._power_button:
-            return spawn([XL, "trigger", number, "power"])
-        return spawn([XL, "shutdown", number])
+            return spawn_command([XL, "trigger", number, "power"])
+        return spawn_command([XL, "shutdown", number])
 
-    def destroy(self, name: str, limit: float) -> None:
+    def destroy_domain(self, name: str, limit: float) -> None:
         number = self.find_ident(name, limit)
-        job = spawn([XL, "destroy", number])
-        code = job.wait(limit)
+        job = spawn_command([XL, "destroy", number])
+        code = job.wait_for_exit(limit)
         if code is None:
             # Not ended: what it has begun it may still finish, beside another try.
             raise ToolstackError(
                 f"xl destroy {number} ({name}) did not end within {max(limit, 0):.0f} s"
             )
-        said = job.output()
+        said = job.read_output()
         job.close()
         if code != 0:
             raise ToolstackError(f"xl destroy {number} ({name}): exit status {code}: "
@@ -182,47 +188,47 @@ class Xl:
         from vesper_monitor.ocf import xl_details
 
         number = self.find_ident(name, limit)
-        for device in xl_details.disks(self._do(limit, "block-list", number)):
+        for device in xl_details.parse_disks(self._run_xl(limit, "block-list", number)):
             # Without --force xl would wait for the guest to let go of it.
-            self._do(limit, "block-detach", "--force", number, device)
+            self._run_xl(limit, "block-detach", "--force", number, device)
 
-    def rename(self, name: str, new: str, limit: float) -> None:
+    def rename_domain(self, name: str, new: str, limit: float) -> None:
         self._do_to(name, limit, "rename", new)
 
-    def dump(self, name: str) -> str:
+    def dump_core(self, name: str) -> str:
         return f"Dump it: xl dump-core {name} FILE; then: xl destroy {name}"
 
-    def immovable(self, name: str, limit: float) -> str:
+    def explain_immovable(self, name: str, limit: float) -> str:
         from vesper_monitor.ocf import xl_details
 
-        listed = self._do(limit, "list", "-l", self.find_ident(name, limit))
-        return xl_details.immovable(listed, lambda: self._do(limit, "info"))
+        listed = self._run_xl(limit, "list", "-l", self.find_ident(name, limit))
+        return xl_details.explain_immovable(listed, lambda: self._run_xl(limit, "info"))
 
-    def migrate(self, name: str, address: str, limit: float) -> None:
+    def migrate_domain(self, name: str, address: str, limit: float) -> None:
         try:
             number = self.find_ident(name, LIST_LIMIT_S)
-            finished(spawn([XL, "migrate", number, address]), limit)
+            finish_migration(spawn_command([XL, "migrate", number, address]), limit)
         except ToolstackError as error:
             raise ToolstackError(f"{error}; see: ssh {address} xl list") from error
 
-    def arriving(self, name: str) -> bool:
+    def is_arriving(self, name: str) -> bool:
         return False  # then it has another name
 
-    def arrived(self, name: str, limit: float) -> str:
+    def finish_arrival(self, name: str, limit: float) -> str:
         return ""
 
-    def size(self, name: str, limit: float) -> tuple[int, int] | None:
-        return self.sizes(limit).get(name)
+    def read_size(self, name: str, limit: float) -> tuple[int, int] | None:
+        return self.list_sizes(limit).get(name)
 
-    def sizes(self, limit: float) -> dict[str, tuple[int, int]]:
+    def list_sizes(self, limit: float) -> dict[str, tuple[int, int]]:
         from vesper_monitor.ocf import xl_details
 
-        return xl_details.sizes(self._do(limit, "list"))
+        return xl_details.parse_sizes(self._run_xl(limit, "list"))
 
-    def memory(self, limit: float) -> tuple[int, int]:
+    def read_host_memory(self, limit: float) -> tuple[int, int]:
         from vesper_monitor.ocf import xl_details
 
-        return xl_details.memory(self._do(limit, "info"))
+        return xl_details.parse_memory(self._run_xl(limit, "info"))
 
     def set_memory(self, name: str, memory: int, limit: float) -> None:
         self._do_to(name, limit, "mem-set", f"{memory}m")
@@ -235,17 +241,17 @@ class Xl:
 
         :raises ToolstackError: it failed, or there is no such domain.
         """
-        return self._do(limit, command, self.find_ident(name, limit), *words)
+        return self._run_xl(limit, command, self.find_ident(name, limit), *words)
 
-    def _do(self, limit: float, *words: str) -> str:
+    def _run_xl(self, limit: float, *words: str) -> str:
         """Run xl; what it said. :raises ToolstackError:"""
-        code, text = run([XL, *words], limit)
+        code, text = run_command([XL, *words], limit)
         if code != 0:
             raise ToolstackError(f"xl {' '.join(words)}: exit status {code}: {_last_line(text)}")
         return text
 
 
-def _name(name: str) -> str:
+def _name_line(name: str) -> str:
     """As a line of an xl.cfg(5)."""
     quoted = name.replace("\\", "\\\\").replace('"', '\\"')
     return f'name="{quoted}"'

@@ -97,26 +97,26 @@ def _read_settings(data: bytes) -> dict[str, tuple[Value, bool]]:
         if kind in ("newline", ";"):
             continue
         if kind != "key":
-            raise parser.error()
+            raise parser.build_error()
         key = parser.text.decode()
         operator = parser.next_token()
         if operator not in ("=", "+="):
-            raise parser.error()
+            raise parser.build_error()
         value = parser.parse_value()
         if operator == "+=" and key in settings:
-            value = _add(settings[key][0], value, parser)
+            value = _add_value(settings[key][0], value, parser)
         settings[key] = (value, operator == "+=")
         if parser.next_token() not in ("newline", ";", "end"):
-            raise parser.error()
+            raise parser.build_error()
     return settings
 
 
-def _add(old: Value, new: Value, parser: _Parser) -> Value:
+def _add_value(old: Value, new: Value, parser: _Parser) -> Value:
     if isinstance(old, bytes) and isinstance(new, bytes):
         return old + new
     if isinstance(old, list) and isinstance(new, list):
         return old + new
-    raise parser.error("a list and a string cannot be added")
+    raise parser.build_error("a list and a string cannot be added")
 
 
 class _Parser:
@@ -125,7 +125,7 @@ class _Parser:
     def __init__(self, data: bytes) -> None:
         self._data = data
         self._begin = self._position = 0  #: of the last token, and behind it
-        self._tokens = self._split()
+        self._tokens = self._split_tokens()
         self.text = b""  #: of the last token
 
     def next_token(self) -> str:
@@ -142,30 +142,30 @@ class _Parser:
                 lists.append([])
                 continue
             if kind == "string":
-                value = self._unquote(self.text)
+                value = self._unquote_token(self.text)
             elif kind == "number":
                 value = self.text
             elif kind == "]" and lists:  # nothing in it, or nothing behind the last comma
                 value = lists.pop()
             else:
-                raise self.error()
+                raise self.build_error()
             while lists:
                 lists[-1].append(value)
                 kind = self._next_in_list()
                 if kind == ",":
                     break
                 if kind != "]":
-                    raise self.error()
+                    raise self.build_error()
                 value = lists.pop()
             else:
                 return value
 
-    def error(self, what: str = "") -> ValueError:
+    def build_error(self, what: str = "") -> ValueError:
         line = self._data.count(b"\n", 0, self._begin) + 1
         near = self.text.decode(errors="replace").strip()[:40]
         return ValueError(f"line {line}: {what or 'not understood'}, near {near!r}")
 
-    def _split(self) -> Iterator[str]:
+    def _split_tokens(self) -> Iterator[str]:
         while self._position < len(self._data):
             self._begin = self._position
             match = _TOKEN.match(self._data, self._begin)
@@ -173,7 +173,7 @@ class _Parser:
                 if self._begin == len(self._data) - 1:
                     return
                 self.text = self._data[self._begin :].partition(b"\n")[0]
-                raise self.error()
+                raise self.build_error()
             self._position = match.end()
             if match.lastgroup != "blank":
                 self.text = match[0]
@@ -185,9 +185,9 @@ class _Parser:
             pass
         return kind
 
-    def _unquote(self, quoted: bytes) -> bytes:
+    def _unquote_token(self, quoted: bytes) -> bytes:
         if b"\0" in quoted:
-            raise self.error("a NUL in a string")
+            raise self.build_error("a NUL in a string")
         body = quoted[1:-1]
         if b"\\" not in body:
             return body
@@ -202,8 +202,8 @@ class _Parser:
             elif escaped in b"01234567":
                 rest = _OCTAL_REST.match(body[position : position + 3])
                 if rest is None or rest.end() < 2:
-                    raise self.error("an escape that xl does not know")
+                    raise self.build_error("an escape that xl does not know")
                 position += rest.end()
             else:
-                raise self.error("an escape that xl does not know")
+                raise self.build_error("an escape that xl does not know")
         return bytes(result + body[position:])

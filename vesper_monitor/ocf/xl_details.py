@@ -8,21 +8,21 @@ import os
 import re
 
 from vesper_monitor.ocf.toolstack import ToolstackError
-from vesper_monitor.xl_list import sizes as listed_sizes
+from vesper_monitor.xl_list import parse_sizes as listed_sizes
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
     from collections.abc import Callable
     from typing import Any
 
-__all__ = ["disks", "immovable", "memory", "restarts", "sizes"]
+__all__ = ["explain_immovable", "is_restarted_by_xl", "parse_disks", "parse_memory", "parse_sizes"]
 
 #: Bytes of a log's end that are looked at.
 TAIL_BYTES = 16384
 
 
-def sizes(text: str) -> dict[str, tuple[int, int]]:
-    """Of ``xl list``: see :func:`vesper_monitor.xl_list.sizes`.
+def parse_sizes(text: str) -> dict[str, tuple[int, int]]:
+    """Of ``xl list``: see :func:`vesper_monitor.xl_list.parse_sizes`.
 
     :raises ToolstackError: this is no such list.
     """
@@ -32,31 +32,31 @@ def sizes(text: str) -> dict[str, tuple[int, int]]:
         raise ToolstackError(str(error)) from None
 
 
-def disks(text: str) -> list[str]:
+def parse_disks(text: str) -> list[str]:
     """The device numbers that ``xl block-list`` shows."""
     columns = (line.split() for line in text.splitlines())
     return [words[0] for words in columns if words and words[0].isdecimal()]
 
 
-def memory(text: str) -> tuple[int, int]:
+def parse_memory(text: str) -> tuple[int, int]:
     """All and free MiB of the host, of ``xl info``.
 
     :raises ToolstackError: it does not say so.
     """
-    known = _info(text)
+    known = _parse_info(text)
     try:
         return int(known["total_memory"]), int(known["free_memory"])
     except (KeyError, ValueError) as error:
         raise ToolstackError(f"xl info says nothing of the host's memory: {error}") from None
 
 
-def immovable(listed: str, info: Callable[[], str]) -> str:
+def explain_immovable(listed: str, info: Callable[[], str]) -> str:
     """Why a domain cannot be migrated live; empty: nothing speaks against it.
 
     :param listed: what ``xl list -l NAME`` says.
     :param info: runs ``xl info``.
     """
-    config = _config(listed)
+    config = _parse_config(listed)
     if config is None:
         return ""  # not understood: xl itself will say
     c_info, b_info = config.get("c_info"), config.get("b_info")
@@ -65,7 +65,7 @@ def immovable(listed: str, info: Callable[[], str]) -> str:
         return "its configuration has nomigrate=1"
     if not isinstance(c_info, dict) or c_info.get("type") != "pv":
         return ""
-    capabilities = _info(info()).get("virt_caps", "").split()
+    capabilities = _parse_info(info()).get("virt_caps", "").split()
     # Log-dirty mode of a PV domain is done by shadow paging, which Debian's
     # Xen 4.17 is built without ("Failed to enable logdirty: 95"). An xl too
     # old to name "shadow" does not name "pv" either.
@@ -77,7 +77,7 @@ def immovable(listed: str, info: Callable[[], str]) -> str:
     return ""
 
 
-def _config(listed: str) -> dict[str, Any] | None:
+def _parse_config(listed: str) -> dict[str, Any] | None:
     try:
         domains = json.loads(listed[listed.index("[") :])
         config = domains[0]["config"]
@@ -86,12 +86,12 @@ def _config(listed: str) -> dict[str, Any] | None:
     return config if isinstance(config, dict) else None
 
 
-def _info(text: str) -> dict[str, str]:
+def _parse_info(text: str) -> dict[str, str]:
     pairs = (line.partition(":") for line in text.splitlines())
     return {key.strip(): value.strip() for key, _, value in pairs}
 
 
-def restarts(log: str, number: str) -> bool:
+def is_restarted_by_xl(log: str, number: str) -> bool:
     """Whether xl has noted that it starts a domain again whose guest has shut down.
 
     The process of xl's that follows a domain notes that before it does anything

@@ -50,13 +50,13 @@ class Session(socketserver.StreamRequestHandler):
     #: Requests are read by hand: nothing may be read ahead of raw bytes.
     rbufsize = 0
 
-    def frame(self, kind: bytes, data: bytes) -> None:
+    def send_frame(self, kind: bytes, data: bytes) -> None:
         self.connection.sendall(kind + len(data).to_bytes(4, "big") + data)
 
-    def result(self, **result: Any) -> None:
-        self.frame(b"r", json.dumps(result).encode())
+    def send_result(self, **result: Any) -> None:
+        self.send_frame(b"r", json.dumps(result).encode())
 
-    def exactly(self, size: int) -> bytes:
+    def read_exactly(self, size: int) -> bytes:
         data = bytearray()
         while len(data) < size:
             piece = self.connection.recv(min(CHUNK, size - len(data)))
@@ -68,7 +68,7 @@ class Session(socketserver.StreamRequestHandler):
     def handle(self) -> None:
         line = bytearray()
         while not line.endswith(b"\n"):
-            line += self.exactly(1)
+            line += self.read_exactly(1)
         request = json.loads(line)
         try:
             getattr(self, "op_" + request.pop("op"))(**request)
@@ -76,7 +76,7 @@ class Session(socketserver.StreamRequestHandler):
             pass
         except Exception as error:
             with contextlib.suppress(OSError):
-                self.result(error=f"{type(error).__name__}: {error}")
+                self.send_result(error=f"{type(error).__name__}: {error}")
 
     def op_run(
         self,
@@ -85,7 +85,7 @@ class Session(socketserver.StreamRequestHandler):
         stdin: int = 0,
         timeout: float = 60.0,
     ) -> None:
-        data = self.exactly(stdin)
+        data = self.read_exactly(stdin)
         process = subprocess.Popen(
             argv or ["/bin/bash", "-c", command],
             stdin=subprocess.PIPE if data else subprocess.DEVNULL,
@@ -99,7 +99,7 @@ class Session(socketserver.StreamRequestHandler):
             if process.stdin:
                 with process.stdin as pipe:
                     pipe.write(data)
-            ended = self.stream(process, time.monotonic() + timeout)
+            ended = self.stream_output(process, time.monotonic() + timeout)
         finally:
             if process.poll() is None:
                 with contextlib.suppress(ProcessLookupError):
@@ -107,9 +107,9 @@ class Session(socketserver.StreamRequestHandler):
                 process.wait()
             if process.stdout:
                 process.stdout.close()
-        self.result(rc=process.returncode if ended else None)
+        self.send_result(rc=process.returncode if ended else None)
 
-    def stream(self, process: subprocess.Popen[bytes], deadline: float) -> bool:
+    def stream_output(self, process: subprocess.Popen[bytes], deadline: float) -> bool:
         """Send what it prints until it ends; what it leaves running is not waited for."""
         assert process.stdout
         out = process.stdout.fileno()
@@ -122,7 +122,7 @@ class Session(socketserver.StreamRequestHandler):
                 if out in ready:
                     data = os.read(out, CHUNK)
                     if data:
-                        self.frame(b"o", data)
+                        self.send_frame(b"o", data)
                         continue
                     # It has closed its output; its end is what counts.
                     return bool(select.select([ended], [], [], left)[0])
@@ -155,26 +155,26 @@ class Session(socketserver.StreamRequestHandler):
             os.waitpid(pid, 0)
 
     def op_put(self, path: str, mode: int, size: int) -> None:
-        data = self.exactly(size)
+        data = self.read_exactly(size)
         os.makedirs(os.path.dirname(path), exist_ok=True)
         temporary = f"{path}.{os.getpid()}"
         with open(temporary, "wb") as file:
             file.write(data)
         os.chmod(temporary, mode)
         os.replace(temporary, path)
-        self.result()
+        self.send_result()
 
     def op_get(self, path: str) -> None:
         with open(path, "rb") as file:
             while data := file.read(CHUNK):
-                self.frame(b"o", data)
-        self.result()
+                self.send_frame(b"o", data)
+        self.send_result()
 
     def op_connect(self, host: str, port: int, timeout: float = 5.0) -> None:
         with socket.create_connection((host, port), timeout) as other:
             other.settimeout(None)
             other.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
-            self.result()
+            self.send_result()
             ends = {self.connection: other, other: self.connection}
             while True:
                 for end in select.select(list(ends), [], [])[0]:
@@ -189,7 +189,7 @@ class Session(socketserver.StreamRequestHandler):
 
     def op_settime(self, ns: int) -> None:
         time.clock_settime_ns(time.CLOCK_REALTIME, ns)
-        self.result()
+        self.send_result()
 
 
 class Server(socketserver.ThreadingTCPServer):

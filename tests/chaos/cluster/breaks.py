@@ -40,15 +40,15 @@ class Break:
     def do(self, lab: ClusterLab) -> None:
         """Do it, and undo what is undone. What is dead already is no error."""
         assert lab.power is not None
-        node = lab.node(self.node)
+        node = lab.find_node(self.node)
         with contextlib.suppress(ClusterError):
             match self.kind:
                 case "cut":
                     lab.cut_off(node)
                     time.sleep(self.seconds)
-                    lab.connect(lab.node(self.node))
+                    lab.reconnect_node(lab.find_node(self.node))
                 case "power":
-                    lab.power.request("reboot", self.node)
+                    lab.power.handle_request("reboot", self.node)
                 case "stack":
                     node.kill_daemon("(pacemakerd|/usr/lib/pacemaker/pacemaker-[a-z]*)")
                 case "pacemakerd" | "corosync":

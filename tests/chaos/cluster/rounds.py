@@ -120,7 +120,7 @@ class Chaos:
             xmfile = f"/etc/xen/{vm}.cfg"
             text = f'name = "{vm}"\nmemory = 64\n'
             for node in self.lab.nodes:
-                node.write(xmfile, text)
+                node.write_file(xmfile, text)
                 kept = node.directory / xmfile.lstrip("/")  # for when it boots again
                 kept.parent.mkdir(parents=True, exist_ok=True)
                 kept.write_text(text)
@@ -244,7 +244,11 @@ class Chaos:
 
     def _record(self, node: Node, vm: str) -> Any:
         """The domain's, if it runs there."""
-        return Place(vm, node.path("/run/vesper-standin")).read() if node.running() else None
+        return (
+            Place(vm, node.host_path("/run/vesper-standin")).read_record()
+            if node.is_running()
+            else None
+        )
 
     def place(self, vm: str) -> str | None:
         """The node on which it runs."""
@@ -255,7 +259,7 @@ class Chaos:
             record = self._record(node, vm)
             if record is None:
                 continue
-            control = Place(vm, node.path("/run/vesper-standin")).control
+            control = Place(vm, node.host_path("/run/vesper-standin")).control
             at = time.time()
             try:
                 with socket.socket(socket.AF_UNIX) as sock:
@@ -274,7 +278,7 @@ class Chaos:
     # ------------------------------------------------------------ the cluster
 
     def _dc(self) -> str | None:
-        status = self.lab.status()
+        status = self.lab.read_status()
         dc = status.find("./summary/current_dc") if status is not None else None
         return dc.get("name") if dc is not None and dc.get("present") == "true" else None
 
@@ -299,7 +303,7 @@ class Chaos:
 
     def _amiss(self, victim: str | None) -> str | None:
         for node in self.lab.nodes:
-            if not node.running():
+            if not node.is_running():
                 return f"{node.name} is off"
         for vm in self.vms:
             amiss = self._amiss_with(vm, victim)
@@ -307,7 +311,7 @@ class Chaos:
                 return amiss
         names, dcs = {node.name for node in self.lab.nodes}, set()
         for node in self.lab.nodes:
-            status = self.lab.status(node)
+            status = self.lab.read_status(node)
             if status is None:
                 return f"{node.name}: crm_mon does not answer"
             online = {
@@ -331,8 +335,8 @@ class Chaos:
         if record.uuid == victim:
             return f"the faulty {vm} runs on {node.name}"
         try:
-            with Client(str(node.path("/run/vesper/vesperd.sock")), timeout=10.0) as client:
-                found = client.call("status")["vms"]
+            with Client(str(node.host_path("/run/vesper/vesperd.sock")), timeout=10.0) as client:
+                found = client.call_vesperd("status")["vms"]
         except (DaemonUnavailable, DaemonError) as error:
             return str(error)
         for entry in found:
@@ -350,7 +354,7 @@ class Chaos:
 
     def _failures(self) -> list[Failures]:
         """What Pacemaker counts, or shows."""
-        status = self.lab.status()
+        status = self.lab.read_status()
         assert status is not None
         found: dict[tuple[str, str], tuple[int, list[str]]] = {}
         for node in status.findall("./node_history/node"):

@@ -43,7 +43,7 @@ def cleaned(lab: KvmLab) -> Iterator[KvmLab]:
 def resource(lab: KvmLab) -> Iterator[KvmLab]:
     """The lab, with vm1 as a resource that VESPER watches: one for all tests of a file."""
     clean(lab)
-    cluster.configure(lab, "vesper", print)
+    cluster.configure_resource(lab, "vesper", print)
     yield lab
     clean(lab)
 
@@ -51,7 +51,7 @@ def resource(lab: KvmLab) -> Iterator[KvmLab]:
 @pytest.fixture
 def vm1(resource: KvmLab) -> KvmLab:
     """The same, with no failure known to the cluster."""
-    cluster.settle(resource, "vesper", print)
+    cluster.settle_after_failover(resource, "vesper", print)
     return resource
 
 

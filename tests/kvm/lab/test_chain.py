@@ -16,7 +16,7 @@ from tests.vm1 import FAULTS, fail_count, wait_collecting, wait_started
 @pytest.mark.parametrize(("fault", "reason"), FAULTS)
 def test_fault_fails_over(vm1: KvmLab, fault: str, reason: tuple[str, ...]) -> None:
     home = vm1.running_on()
-    run = trial.perform(vm1, fault, "vesper", print)
+    run = trial.perform_trial(vm1, fault, "vesper", print)
     assert run.seen_s is not None
     assert run.recorded_s is not None
     assert run.stop_s is not None
@@ -32,15 +32,15 @@ def test_fault_fails_over(vm1: KvmLab, fault: str, reason: tuple[str, ...]) -> N
 
 
 def _panic(lab: KvmLab, home: KvmHost) -> None:
-    lab.guest(through=home).start("echo c >/proc/sysrq-trigger")
+    lab.guest_through(through=home).start_command("echo c >/proc/sysrq-trigger")
 
 
 def _kill(_lab: KvmLab, home: KvmHost) -> None:
-    home.run("kill -9 $(cat /run/libvirt/qemu/vm1.pid)", check=True)
+    home.run_command("kill -9 $(cat /run/libvirt/qemu/vm1.pid)", check=True)
 
 
 def _destroy(_lab: KvmLab, home: KvmHost) -> None:
-    home.run("virsh destroy vm1", check=True)
+    home.run_command("virsh destroy vm1", check=True)
 
 
 @pytest.mark.parametrize(
@@ -60,30 +60,35 @@ def test_end_of_the_domain_fails_over(
     wait_collecting(home)  # the last words of a guest that nobody reads yet are lost
     end(vm1, home)
     wait_started(standby)
-    said = trial.exit_reason(standby.run("crm_mon -1 --output-as=xml", check=True).output.encode())
+    said = trial.exit_reason(
+        standby.run_command("crm_mon -1 --output-as=xml", check=True).output.encode()
+    )
     for word in reason:
         assert word in said
     assert vm1.running_on() is standby
     assert fail_count(vm1) == 1
     # Nothing is held of a VM that has gone.
-    home.wait("! grep -q memfd:vesper /proc/[0-9]*/maps", timeout=20)
+    home.wait_for_command("! grep -q memfd:vesper /proc/[0-9]*/maps", timeout=20)
 
 
 def test_vesperd_is_restarted_while_the_guest_runs(vm1: KvmLab) -> None:
     home = vm1.running_on()
     assert home is not None
-    guest = vm1.guest(through=home)
+    guest = vm1.guest_through(through=home)
     wait_collecting(home)
-    qemu, boot = home.run("cat /run/libvirt/qemu/vm1.pid").output, guest.page(timeout=5)
+    qemu, boot = (
+        home.run_command("cat /run/libvirt/qemu/vm1.pid").output,
+        guest.fetch_page(timeout=5),
+    )
     before = fatal_signals(home)
     home.stop_vesperd(signal="KILL")
     # What happens meanwhile is seen afterwards; that a worker dies is no fault.
-    guest.run("sleep 1000 & sleep 1; kill -SEGV $!; sleep 1")
+    guest.run_command("sleep 1000 & sleep 1; kill -SEGV $!; sleep 1")
     home.start_vesperd()
     wait_collecting(home)
-    guest.run("sleep 1000 & sleep 1; kill -BUS $!; sleep 1")
-    home.wait("vesper events --json | grep -q SIGBUS", timeout=30)
+    guest.run_command("sleep 1000 & sleep 1; kill -BUS $!; sleep 1")
+    home.wait_for_command("vesper events --json | grep -q SIGBUS", timeout=30)
     assert fatal_signals(home)[len(before) :] == ["SIGSEGV", "SIGBUS"]
-    assert home.run("cat /run/libvirt/qemu/vm1.pid").output == qemu
-    assert guest.page(timeout=5) == boot
+    assert home.run_command("cat /run/libvirt/qemu/vm1.pid").output == qemu
+    assert guest.fetch_page(timeout=5) == boot
     assert fail_count(vm1) == 0

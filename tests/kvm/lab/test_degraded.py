@@ -23,9 +23,9 @@ def degraded(host: KvmHost) -> Result:
 
 def test_guest_without_modules(cleaned: KvmLab) -> None:
     host = cleaned.a
-    host.put(CONFIG, cleaned.domain_xml(extra="lab.vesper=no").encode())
+    host.put_file(CONFIG, cleaned.domain_xml(extra="lab.vesper=no").encode())
     assert agent(host, "start").rc == 0
-    cleaned.guest(through=host).wait_ready(60)
+    cleaned.guest_through(through=host).wait_ready(60)
     result = degraded(host)
     assert result.rc == 190, result.output
     assert "modules" in result.output
@@ -39,12 +39,12 @@ def test_nobody_holds_the_memory(cleaned: KvmLab, trouble: str) -> None:
     if trouble == "absent":
         host.stop_holder()
     else:
-        host.run("pkill -STOP -f /usr/sbin/vesper-ivshmem", check=True)
+        host.run_command("pkill -STOP -f /usr/sbin/vesper-ivshmem", check=True)
     try:
         start = agent(host, "start")
         assert start.rc == 0, start.output
         assert "vesper-ivshmem" in start.output
-        cleaned.guest(through=host).wait_ready(60)
+        cleaned.guest_through(through=host).wait_ready(60)
         result = degraded(host)
         assert result.rc == 190, result.output
         assert "vesper-ivshmem" in result.output or "device" in result.output
@@ -54,4 +54,4 @@ def test_nobody_holds_the_memory(cleaned: KvmLab, trouble: str) -> None:
         if trouble == "absent":
             host.start_holder()
         else:
-            host.run("pkill -CONT -f /usr/sbin/vesper-ivshmem", check=True)
+            host.run_command("pkill -CONT -f /usr/sbin/vesper-ivshmem", check=True)

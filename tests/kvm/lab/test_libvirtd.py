@@ -34,22 +34,24 @@ def eight(lab: KvmLab) -> Iterator[KvmLab]:
     clean(lab)
     for host in lab.hosts:
         for number, vm in enumerate(VMS, 1):
-            host.put(f"/etc/lab/{vm}.xml", lab.domain_xml(number, memory=96).encode())
+            host.put_file(f"/etc/lab/{vm}.xml", lab.domain_xml(number, memory=96).encode())
     configuration = "".join(_PRIMITIVE.format(vm=vm) for vm in VMS)
-    lab.a.put("/root/eight.crm", configuration.encode())
-    lab.a.run("crm configure load update /root/eight.crm", check=True)
+    lab.a.put_file("/root/eight.crm", configuration.encode())
+    lab.a.run_command("crm configure load update /root/eight.crm", check=True)
     try:
         for host in lab.hosts:
-            host.wait(f"test $(vesper status --json | grep -c {WAITING}) = 4", timeout=240)
+            host.wait_for_command(
+                f"test $(vesper status --json | grep -c {WAITING}) = 4", timeout=240
+            )
         with ExitStack() as stack:
             for host in lab.hosts:
-                stack.callback(host.follow(LOAD)[0])
+                stack.callback(host.follow_command(LOAD)[0])
             yield lab
     finally:
         for host in lab.hosts:
-            host.run("pkill -CONT -f ^/usr/sbin/libvirtd || true")
-        lab.a.run(f"crm -F resource stop {' '.join(VMS)}; ({idle.COMMAND})", timeout=240)
-        lab.a.run(f"crm -F configure delete {' '.join(VMS)}", timeout=60, check=True)
+            host.run_command("pkill -CONT -f ^/usr/sbin/libvirtd || true")
+        lab.a.run_command(f"crm -F resource stop {' '.join(VMS)}; ({idle.COMMAND})", timeout=240)
+        lab.a.run_command(f"crm -F configure delete {' '.join(VMS)}", timeout=60, check=True)
 
 
 WAITING = "'\"waiting\": *true'"
@@ -59,21 +61,21 @@ def processes(lab: KvmLab) -> dict[str, str]:
     """QEMU's by VM: where, and which."""
     found = {}
     for host in lab.hosts:
-        for vm in host.domains():
-            pid = host.run(f"cat /run/libvirt/qemu/{vm}.pid", check=True).output
+        for vm in host.list_domains():
+            pid = host.run_command(f"cat /run/libvirt/qemu/{vm}.pid", check=True).output
             found[vm] = f"{host.name}: {pid}"
     return found
 
 
 def failures(lab: KvmLab) -> str:
     """What the cluster knows of failed operations; degraded (190) is none."""
-    said = lab.a.run("crm_mon -1 --output-as=xml", check=True).output
+    said = lab.a.run_command("crm_mon -1 --output-as=xml", check=True).output
     lines = (line for line in said.splitlines() if "<failure " in line)
     return "\n".join(line for line in lines if 'exitcode="190"' not in line)
 
 
 def still_watched(host: KvmHost) -> None:
-    host.wait(f"test $(vesper status --json | grep -c {WAITING}) = 4", timeout=60)
+    host.wait_for_command(f"test $(vesper status --json | grep -c {WAITING}) = 4", timeout=60)
 
 
 def test_libvirtd_away_is_no_failure(eight: KvmLab) -> None:
@@ -109,13 +111,13 @@ def test_stop_and_failure_with_libvirtd_hung(eight: KvmLab) -> None:
     stopped, killed = [vm for vm in VMS if before[vm].startswith(home.name)][:2]
     home.signal_libvirtd("STOP")
     try:
-        eight.b.run(
+        eight.b.run_command(
             f"crm -F resource stop {stopped} && ({idle.COMMAND})", timeout=200, check=True
         )
-        assert stopped not in home.domains()
+        assert stopped not in home.list_domains()
         assert failures(eight) == ""
-        home.run(f"kill -9 $(cat /run/libvirt/qemu/{killed}.pid)", check=True)
-        eight.b.wait(
+        home.run_command(f"kill -9 $(cat /run/libvirt/qemu/{killed}.pid)", check=True)
+        eight.b.wait_for_command(
             f"crm_resource --resource {killed} --locate 2>&1 | grep -q 'on: {eight.b.name}'",
             timeout=120,
         )

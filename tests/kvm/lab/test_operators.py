@@ -17,26 +17,26 @@ def test_after_degraded_a_migrated_vm_is_not_restarted(vm1: KvmLab) -> None:
     home = vm1.running_on()
     assert home is not None
     wait_collecting(home)
-    boot = vm1.guest(through=home).page(timeout=5)
+    boot = vm1.guest_through(through=home).fetch_page(timeout=5)
     target = other(vm1, home)
-    target.run(f"crm_resource --resource vm1 --move --node {target.name}", check=True)
+    target.run_command(f"crm_resource --resource vm1 --move --node {target.name}", check=True)
     wait_started(target)
-    target.run("crm_resource --resource vm1 --clear", check=True)
+    target.run_command("crm_resource --resource vm1 --clear", check=True)
     wait_collecting(target)
 
     target.stop_vesperd()
-    target.wait(SHOWN, timeout=60)
+    target.wait_for_command(SHOWN, timeout=60)
     target.start_vesperd()
     # It goes by itself, and the VM goes on.
-    target.wait(f"! {SHOWN}", timeout=90)
-    target.run(f"({idle.COMMAND})", timeout=240, check=True)
+    target.wait_for_command(f"! {SHOWN}", timeout=90)
+    target.run_command(f"({idle.COMMAND})", timeout=240, check=True)
     assert vm1.running_on() is target
-    assert vm1.guest(through=target).page(timeout=10) == boot
+    assert vm1.guest_through(through=target).fetch_page(timeout=10) == boot
 
     # What the man pages advise.
-    target.run("crm_resource --refresh --resource vm1", timeout=60, check=True)
-    target.run(f"({idle.COMMAND})", timeout=240, check=True)
+    target.run_command("crm_resource --refresh --resource vm1", timeout=60, check=True)
+    target.run_command(f"({idle.COMMAND})", timeout=240, check=True)
     wait_collecting(target)
     assert vm1.running_on() is target
-    assert vm1.guest(through=target).page(timeout=10) == boot
+    assert vm1.guest_through(through=target).fetch_page(timeout=10) == boot
     assert fail_count(vm1) == 0

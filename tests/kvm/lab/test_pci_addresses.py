@@ -29,26 +29,26 @@ def _definition(machine: str) -> str:
 
 def _devices_by_libvirt(host: KvmHost, text: str) -> bytes:
     """All devices but ours, with the addresses that libvirt gives them."""
-    host.put("/run/addresses.xml", text.encode())
-    host.run("virsh -q define /run/addresses.xml", check=True)
+    host.put_file("/run/addresses.xml", text.encode())
+    host.run_command("virsh -q define /run/addresses.xml", check=True)
     try:
-        dumped = host.run("virsh -q dumpxml --inactive addresses", check=True).output
+        dumped = host.run_command("virsh -q dumpxml --inactive addresses", check=True).output
     finally:
-        host.run("virsh -q undefine addresses", check=True)
-    root = domain_xml.parse(dumped)
-    ours = domain_xml.device(root, HOLDER)
+        host.run_command("virsh -q undefine addresses", check=True)
+    root = domain_xml.parse_domain(dumped)
+    ours = domain_xml.find_device(root, HOLDER)
     assert (ours is not None) == (domain_xml.ALIAS in text)
     if ours is not None:
-        domain_xml.remove(root, ours)
+        domain_xml.remove_device(root, ours)
     for address in root.iterfind("devices/interface/mac"):
         address.getparent().remove(address)  # made at random
-    return domain_xml.canonical(root.find("devices"))
+    return domain_xml.canonicalize_xml(root.find("devices"))
 
 
 @pytest.mark.parametrize("machine", ["q35", "pc"])
 def test_no_other_address_changes(lab: KvmLab, machine: str) -> None:
-    root = domain_xml.parse(_definition(machine))
-    before = _devices_by_libvirt(lab.a, domain_xml.text(root))
+    root = domain_xml.parse_domain(_definition(machine))
+    before = _devices_by_libvirt(lab.a, domain_xml.serialize_domain(root))
     assert before.count(b'type="pci"') > 10
-    assert domain_xml.add(root, HOLDER) == ""
-    assert _devices_by_libvirt(lab.a, domain_xml.text(root)) == before
+    assert domain_xml.add_device(root, HOLDER) == ""
+    assert _devices_by_libvirt(lab.a, domain_xml.serialize_domain(root)) == before

@@ -10,7 +10,7 @@ from tests.stops import STOP_TIMEOUT_S, count_stops, stop_faulty_guests
 
 def test_stops_on_a_busy_host(cleaned: KvmLab) -> None:
     host = cleaned.hosts[0]
-    guest = cleaned.guest(through=host)
+    guest = cleaned.guest_through(through=host)
 
     def start() -> None:
         assert agent(host, "start", timeout=90).rc == 0
@@ -19,4 +19,4 @@ def test_stops_on_a_busy_host(cleaned: KvmLab) -> None:
     stop_faulty_guests(
         host, guest, count_stops(3), start, lambda: agent(host, "stop", timeout=STOP_TIMEOUT_S)
     )
-    assert host.domains() == []
+    assert host.list_domains() == []

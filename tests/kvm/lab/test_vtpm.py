@@ -16,36 +16,36 @@ STATE = f"{FOLDER}/tpm2-00.permall"
 
 
 def has_mark(host: KvmHost) -> bool:
-    return host.run(f"[ -e {MARK} ] && [ -s {STATE} ]").rc == 0
+    return host.run_command(f"[ -e {MARK} ] && [ -s {STATE} ]").rc == 0
 
 
 def test_its_state_stays(cleaned: KvmLab) -> None:
     lab = cleaned
     for host in lab.hosts:
-        host.put(CONFIG, lab.domain_xml(devices=TPM).encode())
+        host.put_file(CONFIG, lab.domain_xml(devices=TPM).encode())
     host, standby = lab.hosts
     # As virt-manager leaves it: stock's and libvirt's own way to lose it is undefine.
-    host.run(f"virsh define {CONFIG}", check=True)
+    host.run_command(f"virsh define {CONFIG}", check=True)
     try:
         assert agent(host, "start", timeout=90).rc == 0
-        host.run(f"touch {MARK}", check=True)
+        host.run_command(f"touch {MARK}", check=True)
         for _ in range(2):
             assert agent(host, "stop", force_stop="true").rc == 0
             assert has_mark(host)
             assert agent(host, "start", timeout=90).rc == 0
             assert has_mark(host)
         # It fails over, and its storage with it.
-        host.run("virsh destroy vm1", check=True)
+        host.run_command("virsh destroy vm1", check=True)
         assert agent(host, "monitor").rc == 7
         assert agent(host, "stop").rc == 0
         assert has_mark(host)
-        packed = host.run(f"tar -cz -C / {FOLDER[1:]} | base64 -w 0", check=True).output
-        standby.run("tar -xz -C /", stdin=base64.b64decode(packed), check=True)
+        packed = host.run_command(f"tar -cz -C / {FOLDER[1:]} | base64 -w 0", check=True).output
+        standby.run_command("tar -xz -C /", stdin=base64.b64decode(packed), check=True)
         assert agent(standby, "start", timeout=90).rc == 0
         assert has_mark(standby)
         assert agent(standby, "stop", force_stop="true").rc == 0
         assert has_mark(standby)
     finally:
         for each in lab.hosts:
-            each.run("virsh destroy vm1; virsh undefine vm1 --keep-tpm")
-            each.run(f"rm -rf {FOLDER}")
+            each.run_command("virsh destroy vm1; virsh undefine vm1 --keep-tpm")
+            each.run_command(f"rm -rf {FOLDER}")

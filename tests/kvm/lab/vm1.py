@@ -27,7 +27,7 @@ def agent(host: KvmHost, action: str, *, timeout: int = 40, **parameters: str) -
     interval = 1000 if action == "monitor" else 0
     environment = _ENVIRONMENT.format(interval=interval, timeout=timeout)
     environment += "".join(f"OCF_RESKEY_{key}={value} " for key, value in parameters.items())
-    return host.run(
+    return host.run_command(
         f"{environment} /usr/lib/ocf/resource.d/vesper/LibvirtVM {action}", timeout=timeout + 50
     )
 
@@ -36,9 +36,9 @@ def clean(lab: KvmLab) -> None:
     """Remove the resource and the guest, whatever state they are in."""
     remove_resource(lab)
     for host in lab.hosts:
-        for name in host.domains():
-            host.run(f"virsh destroy {name}", timeout=60)
-        host.put(CONFIG, lab.domain_xml().encode())
+        for name in host.list_domains():
+            host.run_command(f"virsh destroy {name}", timeout=60)
+        host.put_file(CONFIG, lab.domain_xml().encode())
 
 
 def other(lab: KvmLab, host: KvmHost | None) -> KvmHost:
@@ -49,7 +49,7 @@ def other(lab: KvmLab, host: KvmHost | None) -> KvmHost:
 
 def fatal_signals(host: KvmHost) -> list[str]:
     """Names of the fatal signals that vesperd there has seen, in order."""
-    output = host.run("vesper events --json -n 1000", timeout=60, check=True).output
+    output = host.run_command("vesper events --json -n 1000", timeout=60, check=True).output
     rows = [json.loads(line) for line in output.splitlines() if line.startswith("{")]
     rows = [row.get("event", row) if isinstance(row.get("event"), dict) else row for row in rows]
     return [

@@ -14,7 +14,7 @@ from collections.abc import Sequence
 from vesper_monitor.guest import abi
 from vesper_monitor.guest.points.point import Kind, Point
 
-__all__ = ["IMAGE", "definition_id", "parameters", "text_size"]
+__all__ = ["IMAGE", "definition_id", "module_parameters", "text_size"]
 
 #: The module that all points are images of.
 IMAGE = "probe_point"
@@ -28,21 +28,21 @@ def text_size(is_text: Sequence[bool]) -> int:
     return abi.POINT_TEXT // count // 8 * 8 if count else 0
 
 
-def parameters(point: Point) -> str:
+def module_parameters(point: Point) -> str:
     """For the module probe_point."""
     rate = f"max_per_s={point.max_per_s}"
     if point.max_active:
         rate += f" max_active={point.max_active}"
-    return f"{_program(point)} id={point.id} {rate}"
+    return f"{_build_program(point)} id={point.id} {rate}"
 
 
 def definition_id(point: Point) -> int:
     """For ``Point.id``."""
     # Not 0, which the module says if it was not told.
-    return zlib.crc32(_program(point).encode()) or 1
+    return zlib.crc32(_build_program(point).encode()) or 1
 
 
-def _program(point: Point) -> str:
+def _build_program(point: Point) -> str:
     place = f"at={point.kind.value}:{point.symbol}"
     if point.kind is Kind.FUNCTION and point.offset:
         place += f"+{point.offset}"

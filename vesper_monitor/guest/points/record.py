@@ -7,14 +7,14 @@ import ctypes
 from typing import Any
 
 from vesper_monitor.guest import abi
-from vesper_monitor.guest.names import printable
+from vesper_monitor.guest.names import make_printable
 from vesper_monitor.guest.points.point import Point, ValueKind
 from vesper_monitor.guest.points.program import text_size
 
-__all__ = ["read"]
+__all__ = ["read_record"]
 
 
-def read(point: Point, data: bytes) -> tuple[dict[str, Any], str] | None:
+def read_record(point: Point, data: bytes) -> tuple[dict[str, Any], str] | None:
     """Of any bytes whatever: fields and sentence; None: of another definition.
 
     A value that could not be read is None, which the sentence calls ``(fault)``
@@ -25,26 +25,26 @@ def read(point: Point, data: bytes) -> tuple[dict[str, Any], str] | None:
     if record.id != point.id or record.n_args != len(point.values):
         return None
     size = text_size([value.kind is ValueKind.TEXT for value in point.values])
-    texts = bytes(data[abi.offset(struct, "text") :]).ljust(abi.POINT_TEXT, b"\0")
+    texts = bytes(data[abi.field_offset(struct, "text") :]).ljust(abi.POINT_TEXT, b"\0")
     fields: dict[str, Any] = {}
     shown = []
     place = 0
     for i, value in enumerate(point.values):
         got: int | str | None
         if value.kind is ValueKind.TEXT:
-            got = printable(texts[place : place + size])
+            got = make_printable(texts[place : place + size])
             place += size
         elif value.kind is ValueKind.SIGNED:
             got = ctypes.c_int64(record.value[i]).value
         elif value.kind is ValueKind.CHAR:
-            got = printable(bytes([record.value[i] & 0xFF]))
+            got = make_printable(bytes([record.value[i] & 0xFF]))
         else:
             got = record.value[i]
         if record.unread & 1 << i:
             got = None
         fields[value.name] = got
-        shown.append(f" {value.name}={_show(got, value.kind)}")
-    comm = printable(record.comm)
+        shown.append(f" {value.name}={_show_value(got, value.kind)}")
+    comm = make_printable(record.comm)
     fields |= {
         "common_pid": record.pid,
         "common_tgid": record.tgid,
@@ -57,7 +57,7 @@ def read(point: Point, data: bytes) -> tuple[dict[str, Any], str] | None:
     return fields, text if shown else text.replace(f"{point.place}:", point.place)
 
 
-def _show(got: int | str | None, kind: ValueKind) -> str:
+def _show_value(got: int | str | None, kind: ValueKind) -> str:
     if got is None:
         return "(fault)"
     if isinstance(got, str):

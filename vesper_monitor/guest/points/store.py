@@ -14,7 +14,7 @@ from collections.abc import Mapping
 from pathlib import Path
 
 from vesper_monitor.guest.points.point import Point, PointError
-from vesper_monitor.guest.points.syntax import parse
+from vesper_monitor.guest.points.syntax import parse_definition
 from vesper_monitor.guest.records import RECORDS
 from vesper_monitor.statefile import DirectDisk, StateDisk
 
@@ -46,12 +46,12 @@ class Points:
         self._is_restored = False
         self._points: dict[str, dict[str, Point]] = {}
 
-    async def restore(self) -> None:
+    async def restore_points(self) -> None:
         """Go on with those of an earlier daemon, when the disk says which."""
-        await self._restore()
+        await self._read_points()
         self._is_restored = True
 
-    async def _restore(self) -> None:
+    async def _read_points(self) -> None:
         try:
             entries = json.loads(await self._disk.read_state(self._path))
             found = [(str(vm), str(text)) for vm, texts in entries.items() for text in texts]
@@ -62,25 +62,25 @@ class Points:
             return
         for vm, text in found:
             try:
-                point = parse(text)
+                point = parse_definition(text)
             except PointError as error:
                 _log.error("%s: probe '%s' of %s: %s", self._path, text, vm, error)
                 continue
             self._points.setdefault(vm, {})[point.name] = point
 
-    def of(self, vm: str) -> Mapping[str, Point]:
+    def points_of_vm(self, vm: str) -> Mapping[str, Point]:
         """By name; the same object each time, so that what is added later is seen."""
         return self._points.setdefault(vm, {})
 
-    def add(self, vm: str, point: Point) -> None:
-        """From now on records are read by it; :meth:`save` keeps it."""
+    def add_point(self, vm: str, point: Point) -> None:
+        """From now on records are read by it; :meth:`save_points` keeps it."""
         self._points.setdefault(vm, {})[point.name] = point
 
-    def remove(self, vm: str, name: str) -> None:
+    def remove_point(self, vm: str, name: str) -> None:
         """There is none of that name: nothing happens."""
         self._points.setdefault(vm, {}).pop(name, None)
 
-    async def save(self) -> None:
+    async def save_points(self) -> None:
         """:raises OSError: what was saved before is still there."""
         if not self._is_restored:
             raise OSError(f"{self._path}: the disk has not said yet what is in it")

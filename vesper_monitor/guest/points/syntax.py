@@ -23,7 +23,7 @@ from vesper_monitor.guest.points.fetch import parse_value
 from vesper_monitor.guest.points.point import Kind, Point, PointError, Test, Value, ValueKind
 from vesper_monitor.guest.points.program import definition_id, text_size
 
-__all__ = ["DEFAULT_MAX_PER_S", "MAX_LENGTH", "parse"]
+__all__ = ["DEFAULT_MAX_PER_S", "MAX_LENGTH", "parse_definition"]
 
 DEFAULT_MAX_PER_S = 100
 #: Characters of a definition.
@@ -51,7 +51,7 @@ class _Word:
     at: int
 
 
-def parse(text: str) -> Point:
+def parse_definition(text: str) -> Point:
     """
     :raises PointError:
     """
@@ -63,11 +63,11 @@ def parse(text: str) -> Point:
     words = [_Word(match[0], match.start()) for match in _WORD.finditer(text)]
     if not words:
         raise PointError("a function or a tracepoint is missing", 0)
-    kind, max_active, name, rest = _head(words)
+    kind, max_active, name, rest = _parse_head(words)
     if not rest:
         raise PointError("a function or a tracepoint is missing", len(text))
     where, *rest = rest
-    kind, symbol, offset = _place(where, kind)
+    kind, symbol, offset = _parse_place(where, kind)
     values: list[Value] = []
     for word in rest:
         if word.text in ("if", "max"):
@@ -79,7 +79,7 @@ def parse(text: str) -> Point:
             raise PointError(f"a second value called {value.name}", word.at)
         values.append(value)
     end = rest[len(values)].at if len(rest) > len(values) else len(text)
-    tests, max_per_s = _Tail(text, end, values).parse()
+    tests, max_per_s = _Tail(text, end, values).parse_tail()
     if name is None:
         name = f"{kind.value}_{re.sub(r'[^0-9A-Za-z_]', '_', symbol)}"
         name += f"_{offset}" if offset else ""
@@ -91,7 +91,7 @@ def parse(text: str) -> Point:
     return replace(point, id=definition_id(point))
 
 
-def _head(words: list[_Word]) -> tuple[Kind, int, str | None, list[_Word]]:
+def _parse_head(words: list[_Word]) -> tuple[Kind, int, str | None, list[_Word]]:
     """``p``, ``r16:NAME``, ..: kind, max_active, name; and the words after it."""
     first = words[0]
     if first.text.startswith("-:"):
@@ -115,7 +115,7 @@ def _head(words: list[_Word]) -> tuple[Kind, int, str | None, list[_Word]]:
     return Kind(letter), int(number or 0), name, words[1:]
 
 
-def _place(word: _Word, kind: Kind) -> tuple[Kind, str, int]:
+def _parse_place(word: _Word, kind: Kind) -> tuple[Kind, str, int]:
     """Function or tracepoint, and offset; ``%return`` makes it a return probe."""
     text = word.text
     if kind is Kind.TRACEPOINT:
@@ -138,10 +138,10 @@ def _place(word: _Word, kind: Kind) -> tuple[Kind, str, int]:
         raise PointError(f"'{offset}' is no offset", at)
     if kind is Kind.RETURN:
         raise PointError("a return probe is on a function as a whole: no offset", at)
-    return kind, symbol, _integer(offset)
+    return kind, symbol, _parse_integer(offset)
 
 
-def _integer(text: str) -> int:
+def _parse_integer(text: str) -> int:
     sign, digits = (-1, text[1:]) if text.startswith("-") else (1, text)
     return sign * int(digits, 16 if digits[:2] in ("0x", "0X") else 10)
 
@@ -155,14 +155,14 @@ class _Tail:
         self._values = values
         self._size = text_size([value.kind is ValueKind.TEXT for value in values])
 
-    def parse(self) -> tuple[tuple[Test, ...], int]:
+    def parse_tail(self) -> tuple[tuple[Test, ...], int]:
         tests: list[Test] = []
         max_per_s = DEFAULT_MAX_PER_S
-        kind, word, at = self._next()
+        kind, word, at = self._next_token()
         if word == "if":
             while True:
-                tests.append(self._test())
-                kind, word, at = self._next()
+                tests.append(self._parse_test())
+                kind, word, at = self._next_token()
                 if word == "||":
                     raise PointError("only && joins tests here: add a second probe", at)
                 if word != "&&":
@@ -170,13 +170,13 @@ class _Tail:
                 if len(tests) == MAX_TESTS:
                     raise PointError(f"more than {MAX_TESTS} tests", at)
         if word == "max":
-            max_per_s = self._rate()
-            kind, word, at = self._next()
+            max_per_s = self._parse_rate()
+            kind, word, at = self._next_token()
         if kind:
             raise PointError(f"'{word}' is not expected here", at)
         return tuple(tests), max_per_s
 
-    def _next(self) -> tuple[str, str, int]:
+    def _next_token(self) -> tuple[str, str, int]:
         """Kind and text of a token and where it begins; ("", "", end) at the end."""
         match = _TOKEN.match(self._text, self._at)
         if match is None:
@@ -185,20 +185,20 @@ class _Tail:
         kind = match.lastgroup or ""
         return kind, match[kind], match.start(kind)
 
-    def _test(self) -> Test:
-        kind, name, at = self._next()
+    def _parse_test(self) -> Test:
+        kind, name, at = self._next_token()
         names = [value.name for value in self._values]
         if kind != "name" or name not in names:
             known = ", ".join(names) or "there are none"
             raise PointError(f"the name of a value is wanted here ({known}), not '{name}'", at)
         index = names.index(name)
-        kind, operator, at = self._next()
+        kind, operator, at = self._next_token()
         if operator not in _OPERATORS:
             raise PointError(f"one of {' '.join(_OPERATORS)} is wanted here, not '{operator}'", at)
         is_text = self._values[index].kind is ValueKind.TEXT
         if is_text and operator not in ("==", "!="):
             raise PointError(f"{name} is a text, which == and != compare", at)
-        kind, word, at = self._next()
+        kind, word, at = self._next_token()
         if is_text:
             if kind != "text":
                 raise PointError(f'{name} is a text: a "text" is wanted here', at)
@@ -208,18 +208,18 @@ class _Tail:
         if kind != "number":
             raise PointError(f"a number is wanted here, not '{word}'", at)
         signed = self._values[index].kind is ValueKind.SIGNED
-        number = _integer(word)
+        number = _parse_integer(word)
         low, high = (-(1 << 63), (1 << 63) - 1) if signed else (0, (1 << 64) - 1)
         if not low <= number <= high:
             raise PointError(f"{name} cannot be {word}: it lies in {low} .. {high}", at)
         return Test(index, operator, number)
 
-    def _rate(self) -> int:
-        kind, number, at = self._next()
-        if kind != "number" or not 0 < _integer(number) <= 1_000_000:
+    def _parse_rate(self) -> int:
+        kind, number, at = self._next_token()
+        if kind != "number" or not 0 < _parse_integer(number) <= 1_000_000:
             raise PointError("records in a second are wanted here, such as 10/s", at)
         for expected in ("/", "s"):
-            _kind, word, at = self._next()
+            _kind, word, at = self._next_token()
             if word != expected:
                 raise PointError("records in a second are wanted here, such as 10/s", at)
-        return _integer(number)
+        return _parse_integer(number)
