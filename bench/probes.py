@@ -35,7 +35,7 @@ from lab.progress import note_progress
 from tests.guest.build import build
 from tests.guest.machine import Machine, machine
 from vesper_monitor.guest.images import ImageStore
-from vesper_monitor.guest.points.point import Point as Definition
+from vesper_monitor.guest.points.point import DynamicProbe as Definition
 from vesper_monitor.guest.points.program import IMAGE
 from vesper_monitor.guest.points.syntax import parse_definition
 from vesper_monitor.guest.session import ProbeState
@@ -47,7 +47,8 @@ MODULES = ("virtio_pci", "virtio_blk", "virtio_net", "ext4", "xfs", "btrfs")
 #: s for one command, on a busy machine.
 SLOW = 600.0
 #: Hits at a time, of which the median is taken: most of them undisturbed.
-BURST, BURSTS = 50, 60
+BURST = 50
+BURSTS = 60
 #: Part of the hits that must have been recorded.
 ENOUGH = 0.5
 TRACING = "/sys/kernel/tracing"

@@ -13,8 +13,8 @@ from pathlib import Path
 from tests.guest.machine import Machine, MachineTransport
 from vesper_monitor.guest.decode import Event
 from vesper_monitor.guest.images import ImageStore
-from vesper_monitor.guest.life import LifeReader
-from vesper_monitor.guest.points.point import Point
+from vesper_monitor.guest.life import HeartbeatReader
+from vesper_monitor.guest.points.point import DynamicProbe
 from vesper_monitor.guest.session import Session, SessionState
 
 __all__ = ["HANG_TIMEOUT", "Watched", "watch_guest"]
@@ -36,7 +36,7 @@ class Watched:
         guest = self.session._guest
         if guest is None:
             return []
-        reader = LifeReader(guest.link, guest.hello.life, guest.hello.nr_cpus)
+        reader = HeartbeatReader(guest.link, guest.hello.life, guest.hello.nr_cpus)
         try:
             return [count for sign in reader.read_signs() for count in (sign.irqs, sign.runs)]
         finally:
@@ -49,7 +49,7 @@ async def watch_guest(
     tell: Callable[[list[Event]], None],
     *,
     images: ImageStore | None = None,
-    points: Mapping[str, Point] | None = None,
+    points: Mapping[str, DynamicProbe] | None = None,
 ) -> AsyncIterator[Watched]:
     """
     :param tell: gets all events.

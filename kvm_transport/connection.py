@@ -24,27 +24,31 @@ import time
 from collections.abc import Callable, Mapping
 from typing import Any, TypeVar
 
-__all__ = ["Away", "Connection"]
+from vesper_monitor.errors import VesperError
+
+__all__ = ["LibvirtAwayError", "LibvirtConnection"]
 
 _LOG = logging.getLogger(__name__)
 _T = TypeVar("_T")
 
 #: s for libvirtd to answer.
-LIMIT = 2.0
+CALL_LIMIT_S = 2.0
 #: s between two tries to connect: the first, then doubled up to the last.
-RETRY_FIRST, RETRY_LAST = 0.2, 5.0
+RETRY_FIRST = 0.2
+RETRY_LAST = 5.0
 #: s between two keep-alive messages, and how many may stay without an answer.
-KEEPALIVE, KEEPALIVES = 5, 3
+KEEPALIVE = 5
+KEEPALIVES = 3
 
 #: Of virDomainDiskErrorCode.
 _DISK_ERRORS = {1: "error", 2: "no space left"}
 
 
-class Away(Exception):
+class LibvirtAwayError(VesperError):
     """libvirtd does not run or does not answer; the text says so."""
 
 
-class Connection:
+class LibvirtConnection:
     """
     :param uri: of libvirt's QEMU driver.
     :param on_event: called on the loop: a domain's UUID, the kind of event as in
@@ -91,7 +95,7 @@ class Connection:
     async def read_state(self, uuid: str) -> tuple[int, int, Mapping[str, str]] | None:
         """State, its reason, and the disks with errors; None: it knows no such domain.
 
-        :raises Away:
+        :raises LibvirtAwayError:
         """
         connection = self._connection
 
@@ -112,14 +116,14 @@ class Connection:
             }  # fmt: skip
 
         if self.trouble is not None:
-            raise Away(self.trouble)
+            raise LibvirtAwayError(self.trouble)
         try:
-            async with asyncio.timeout(LIMIT):
+            async with asyncio.timeout(CALL_LIMIT_S):
                 return await self._call_in_thread(ask)
         except TimeoutError:
-            raise Away(f"{self._uri}: no answer from libvirtd within {LIMIT:g} s") from None
+            raise LibvirtAwayError(f"{self._uri}: no answer from libvirtd within {CALL_LIMIT_S:g} s") from None
         except _import_libvirt().libvirtError as error:
-            raise Away(f"{self._uri}: {error}") from None
+            raise LibvirtAwayError(f"{self._uri}: {error}") from None
 
     # ------------------------------------------------------------- connecting
 

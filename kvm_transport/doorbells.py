@@ -21,10 +21,11 @@ _LOG = logging.getLogger(__name__)
 
 _LISTEN = select.EPOLLIN | select.EPOLLET
 #: Guests heard in one turn of the loop; the others are first in the next.
-_IN_A_TURN = 16
+_MAX_RINGS_PER_TURN = 16
 #: Rings of one guest that are heard at once in a second; one that rings without
 #: end is then heard every so often (s), and the daemon stays free for others.
-_MANY, _CALM = 200, 0.005
+_MANY = 200
+_CALM = 0.005
 
 
 @dataclass
@@ -68,7 +69,7 @@ class Doorbells:
 
     def _hear_rings(self) -> None:
         now = self._loop.time()
-        for eventfd, _what in self._epoll.poll(0, _IN_A_TURN):
+        for eventfd, _what in self._epoll.poll(0, _MAX_RINGS_PER_TURN):
             bell = self._bells.get(eventfd)
             if bell is None:
                 continue  # closed by one before it

@@ -14,12 +14,14 @@ from collections.abc import AsyncIterator
 from dataclasses import dataclass
 from typing import Any
 
+from vesper_monitor.errors import VesperError
+
 __all__ = [
     "CONTROL",
     "Attachment",
-    "Holder",
-    "HolderError",
-    "HolderRefused",
+    "IvshmemClient",
+    "IvshmemServerError",
+    "IvshmemServerRefusedError",
     "Qemu",
     "QemuChange",
     "Status",
@@ -28,15 +30,15 @@ __all__ = [
 
 CONTROL = "/run/vesper-ivshmem/control.sock"
 #: s for the holder to answer: it does nothing else.
-LIMIT = 2.0
-_MAX_ANSWER = 1 << 20
+ANSWER_LIMIT_S = 2.0
+_MAX_ANSWER_BYTES = 1 << 20
 
 
-class HolderError(Exception):
+class IvshmemServerError(VesperError):
     """The holder does not run or does not answer; the text says what to do."""
 
 
-class HolderRefused(HolderError):
+class IvshmemServerRefusedError(IvshmemServerError):
     """It has answered, with an error: there is no such QEMU."""
 
 
@@ -98,7 +100,7 @@ def ping_server(path: str = CONTROL, *, limit: float = 1.0) -> Status:
 
     Blocks for ``limit`` seconds at most.
 
-    :raises HolderError: it does not answer: a QEMU that is started now with a
+    :raises IvshmemServerError: it does not answer: a QEMU that is started now with a
         VESPER device would fail, or wait for ever.
     """
     connection, answer, _ = _ask_server(path, "ping", limit)
@@ -106,29 +108,29 @@ def ping_server(path: str = CONTROL, *, limit: float = 1.0) -> Status:
     try:
         return Status(int(answer["vms"]), int(answer["free"]), int(answer["size"]))
     except (KeyError, TypeError, ValueError):
-        raise HolderError(f"{path}: not an answer to ping: {answer}") from None
+        raise IvshmemServerError(f"{path}: not an answer to ping: {answer}") from None
 
 
-class Holder:
+class IvshmemClient:
     """For asyncio; each call is a connection of its own."""
 
     def __init__(self, path: str = CONTROL) -> None:
         self.path = path
 
     async def list_qemus(self) -> list[Qemu]:
-        """:raises HolderError:"""
-        connection, answer, _ = await asyncio.to_thread(_ask_server, self.path, "list", LIMIT)
+        """:raises IvshmemServerError:"""
+        connection, answer, _ = await asyncio.to_thread(_ask_server, self.path, "list", ANSWER_LIMIT_S)
         connection.close()
         return _parse_qemus(self.path, answer)
 
     async def attach_to_qemu(self, pid: int) -> Attachment:
         """Whoever is attached to this QEMU now loses it.
 
-        :raises HolderRefused: that process has no VESPER device.
-        :raises HolderError:
+        :raises IvshmemServerRefusedError: that process has no VESPER device.
+        :raises IvshmemServerError:
         """
         connection, answer, descriptors = await asyncio.to_thread(
-            _ask_server, self.path, f"attach {pid}", LIMIT
+            _ask_server, self.path, f"attach {pid}", ANSWER_LIMIT_S
         )
         connection.setblocking(False)
         size = answer.get("size")
@@ -136,22 +138,22 @@ class Holder:
             connection.close()
             for descriptor in descriptors:
                 os.close(descriptor)
-            raise HolderError(f"{self.path}: not an answer to attach: {answer}")
+            raise IvshmemServerError(f"{self.path}: not an answer to attach: {answer}")
         memory, to_host, to_guest = descriptors
         return Attachment(size, memory, to_host, to_guest, connection)
 
     async def watch_qemus(self) -> AsyncIterator[QemuChange]:
         """First those that are there, then what changes, until the holder ends.
 
-        :raises HolderError: it does not run, or has ended: call again later.
+        :raises IvshmemServerError: it does not run, or has ended: call again later.
         """
         try:
-            reader, writer = await asyncio.open_unix_connection(self.path, limit=_MAX_ANSWER)
+            reader, writer = await asyncio.open_unix_connection(self.path, limit=_MAX_ANSWER_BYTES)
         except OSError as error:
             raise _unreachable_error(self.path, error) from None
         try:
             writer.write(b"watch\n")
-            async with asyncio.timeout(LIMIT):
+            async with asyncio.timeout(ANSWER_LIMIT_S):
                 first = await reader.readline()
             for qemu in _parse_qemus(self.path, _parse_answer(self.path, first)):
                 yield QemuChange(qemu.pid, come=True)
@@ -165,13 +167,13 @@ class Holder:
             raise _unreachable_error(self.path, error) from None
         finally:
             writer.close()
-        raise HolderError(f"{self.path}: vesper-ivshmem has ended")
+        raise IvshmemServerError(f"{self.path}: vesper-ivshmem has ended")
 
 
 def _ask_server(
     path: str, request: str, limit: float
 ) -> tuple[socket.socket, dict[str, Any], list[int]]:
-    """:raises HolderError:"""
+    """:raises IvshmemServerError:"""
     connection = socket.socket(socket.AF_UNIX)
     connection.settimeout(limit)
     descriptors: list[int] = []
@@ -179,33 +181,33 @@ def _ask_server(
         connection.connect(path)
         connection.sendall(request.encode() + b"\n")
         data = b""
-        while not data.endswith(b"\n") and len(data) < _MAX_ANSWER:
+        while not data.endswith(b"\n") and len(data) < _MAX_ANSWER_BYTES:
             more, found, _flags, _address = socket.recv_fds(connection, 65536, 3)
             descriptors += found
             if not more:
                 raise ConnectionResetError("closed by vesper-ivshmem")
             data += more
         answer = _parse_answer(path, data)
-    except (OSError, HolderError) as error:
+    except (OSError, IvshmemServerError) as error:
         connection.close()
         for descriptor in descriptors:
             os.close(descriptor)
-        if isinstance(error, HolderError):
+        if isinstance(error, IvshmemServerError):
             raise
         raise _unreachable_error(path, error) from None
     return connection, answer, descriptors
 
 
 def _parse_answer(path: str, line: bytes) -> dict[str, Any]:
-    """:raises HolderError:"""
+    """:raises IvshmemServerError:"""
     try:
         answer = json.loads(line)
     except ValueError:
         answer = None
     if not isinstance(answer, dict):
-        raise HolderError(f"{path}: that is not vesper-ivshmem: {line[:80]!r}")
+        raise IvshmemServerError(f"{path}: that is not vesper-ivshmem: {line[:80]!r}")
     if answer.get("ok") is False:
-        raise HolderRefused(f"{path}: {answer.get('error')}")
+        raise IvshmemServerRefusedError(f"{path}: {answer.get('error')}")
     return answer
 
 
@@ -213,14 +215,14 @@ def _parse_qemus(path: str, answer: dict[str, Any]) -> list[Qemu]:
     try:
         return [Qemu(int(vm["pid"]), float(vm["since"])) for vm in answer["vms"]]
     except (KeyError, TypeError, ValueError):
-        raise HolderError(f"{path}: not a list of VMs: {answer}") from None
+        raise IvshmemServerError(f"{path}: not a list of VMs: {answer}") from None
 
 
-def _unreachable_error(path: str, error: Exception) -> HolderError:
+def _unreachable_error(path: str, error: Exception) -> IvshmemServerError:
     if isinstance(error, TimeoutError):
-        return HolderError(f"{path}: no answer; see: systemctl status vesper-ivshmem")
+        return IvshmemServerError(f"{path}: no answer; see: systemctl status vesper-ivshmem")
     if isinstance(error, (FileNotFoundError, ConnectionRefusedError)):
-        return HolderError(
+        return IvshmemServerError(
             f"{path}: vesper-ivshmem does not run; start it with: systemctl start vesper-ivshmem"
         )
-    return HolderError(f"{path}: {error}")
+    return IvshmemServerError(f"{path}: {error}")

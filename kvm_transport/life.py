@@ -19,17 +19,17 @@ from kvm_transport import qemu, states
 from kvm_transport.qemu import StatusFile
 from vesper_monitor.transport import Domain, DomainReport, TransportError
 
-__all__ = ["Life"]
+__all__ = ["QemuProcessWatch"]
 
 #: s for libvirt to say why QEMU has ended.
-WORD = 1.0
+LIBVIRT_WORD_S = 1.0
 
 
-class Life:
+class QemuProcessWatch:
     """Made by :meth:`meet_process`."""
 
     def __init__(
-        self, domain: Domain, pid: int, pidfd: int, on_end: Callable[[Life], None]
+        self, domain: Domain, pid: int, pidfd: int, on_end: Callable[[QemuProcessWatch], None]
     ) -> None:
         self.domain = domain
         self.pid = pid
@@ -48,8 +48,8 @@ class Life:
 
     @classmethod
     def meet_process(
-        cls, status: StatusFile, directory: Path, on_end: Callable[[Life], None]
-    ) -> Life | None:
+        cls, status: StatusFile, directory: Path, on_end: Callable[[QemuProcessWatch], None]
+    ) -> QemuProcessWatch | None:
         """None: that QEMU has ended.
 
         :param on_end: called when it ends, at once.
@@ -113,7 +113,7 @@ class Life:
         """
         if wait and not self._end.done():
             try:
-                async with asyncio.timeout(WORD):
+                async with asyncio.timeout(LIBVIRT_WORD_S):
                     return await asyncio.shield(self._end)
             except TimeoutError:
                 pass

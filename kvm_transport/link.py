@@ -10,14 +10,19 @@ import secrets
 from collections.abc import Callable
 
 from kvm_transport.doorbells import Doorbells
-from kvm_transport.holder_client import Attachment, Holder, HolderError, HolderRefused
+from kvm_transport.holder_client import (
+    Attachment,
+    IvshmemClient,
+    IvshmemServerError,
+    IvshmemServerRefusedError,
+)
 from kvm_transport.memory import RegionMapping, SharedMemory
 from vesper_monitor.guest import abi
 from vesper_monitor.transport import (
     Domain,
-    FrontendMissing,
-    FrontendSilent,
-    LinkLost,
+    FrontendMissingError,
+    FrontendSilentError,
+    LinkLostError,
     TransportError,
 )
 
@@ -31,27 +36,27 @@ _ANSWER = abi.field_offset(abi.ShmHead, "answer")
 _WANTED = abi.field_offset(abi.ShmHead, "wanted")
 
 #: s for the guest to close its end; it may be dead.
-_CLOSE_TIMEOUT = 3.0
+_CLOSE_TIMEOUT_S = 3.0
 #: s after which the guest is rung once more: the first ring may have found
 #: another kernel there, or memory that a migration has overwritten since.
-_RING_AGAIN = 0.5
+_RING_AGAIN_AFTER_S = 0.5
 #: s between two looks whether a QEMU has a device now.
-_LOOK_AGAIN = 0.5
+_LOOK_AGAIN_AFTER_S = 0.5
 
 
-async def _attach_to_qemu(holder: Holder, pid: int, domain: Domain) -> Attachment:
+async def _attach_to_qemu(holder: IvshmemClient, pid: int, domain: Domain) -> Attachment:
     try:
         return await holder.attach_to_qemu(pid)
-    except HolderRefused as error:
-        raise FrontendMissing(
+    except IvshmemServerRefusedError as error:
+        raise FrontendMissingError(
             f"{domain.name}: its QEMU (process {pid}) has no VESPER device: {error}; add one and "
             "start it again"
         ) from None
-    except HolderError as error:
+    except IvshmemServerError as error:
         raise TransportError(f"{domain.name}: {error}") from None
 
 
-async def is_wanted(holder: Holder, pid: int, domain: Domain) -> bool:
+async def is_wanted(holder: IvshmemClient, pid: int, domain: Domain) -> bool:
     """Whether a daemon has activated this guest and not deactivated it again.
 
     Takes the guest from whoever is attached to it.
@@ -92,7 +97,7 @@ class KvmLink:
     @classmethod
     async def connect_guest(
         cls,
-        holder: Holder,
+        holder: IvshmemClient,
         pid: int,
         domain: Domain,
         timeout: float,  # noqa: ASYNC109
@@ -104,9 +109,9 @@ class KvmLink:
         :param timeout: seconds for QEMU to have a device, which may be plugged
             in, and for the guest's frontend to answer.
         :param doorbells: of all guests.
-        :raises FrontendMissing: one of the two is not there; what is wanted of
+        :raises FrontendMissingError: one of the two is not there; what is wanted of
             the guest stays written in its memory.
-        :raises LinkLost: QEMU has ended.
+        :raises LinkLostError: QEMU has ended.
         :raises TransportError:
         """
         end = asyncio.get_running_loop().time() + timeout
@@ -114,10 +119,10 @@ class KvmLink:
             try:
                 attachment = await _attach_to_qemu(holder, pid, domain)
                 break
-            except FrontendMissing:
-                if asyncio.get_running_loop().time() + _LOOK_AGAIN > end:
+            except FrontendMissingError:
+                if asyncio.get_running_loop().time() + _LOOK_AGAIN_AFTER_S > end:
                     raise
-            await asyncio.sleep(_LOOK_AGAIN)
+            await asyncio.sleep(_LOOK_AGAIN_AFTER_S)
         link = cls._make_link(domain, attachment, doorbells)
         try:
             await link._activate_guest(end)
@@ -128,11 +133,11 @@ class KvmLink:
 
     @classmethod
     async def end_activation(
-        cls, holder: Holder, pid: int, domain: Domain, doorbells: Doorbells
+        cls, holder: IvshmemClient, pid: int, domain: Domain, doorbells: Doorbells
     ) -> None:
         """Deactivate a guest to which there is no link.
 
-        :raises FrontendMissing: QEMU has no device.
+        :raises FrontendMissingError: QEMU has no device.
         :raises TransportError:
         """
         link = cls._make_link(domain, await _attach_to_qemu(holder, pid, domain), doorbells)
@@ -208,7 +213,7 @@ class KvmLink:
                     abi.store_u32(self._head, _WANTED, number)
                     await self._ring_and_wait()
         except TimeoutError:
-            raise FrontendSilent(
+            raise FrontendSilentError(
                 f"{self.domain.name}: no answer from VESPER in the guest's kernel; load the "
                 "modules vesper and vesper_ivshmem there",
                 was_active=abi.load_u32(self._head, _STATE) == abi.ShmState.ACTIVE,
@@ -227,25 +232,25 @@ class KvmLink:
     async def _deactivate_guest(self) -> None:
         abi.store_u32(self._head, _WANTED, 0)
         try:
-            async with asyncio.timeout(_CLOSE_TIMEOUT):
+            async with asyncio.timeout(_CLOSE_TIMEOUT_S):
                 while abi.load_u32(self._head, _STATE) == abi.ShmState.ACTIVE:
                     await self._ring_and_wait()
         except TimeoutError:
             _LOG.warning("%s: the guest has not let go of its memory", self.domain.name)
-        except LinkLost:
+        except LinkLostError:
             pass
 
     async def _ring_and_wait(self) -> None:
-        """And wait for an answer, but not for long. :raises LinkLost:"""
+        """And wait for an answer, but not for long. :raises LinkLostError:"""
         self._moved.clear()
         self.notify_guest()
         try:
-            async with asyncio.timeout(_RING_AGAIN):
+            async with asyncio.timeout(_RING_AGAIN_AFTER_S):
                 await self._moved.wait()
         except TimeoutError:
             pass
         if self._lost is not None:
-            raise LinkLost(f"{self.domain.name}: {self._lost}")
+            raise LinkLostError(f"{self.domain.name}: {self._lost}")
 
     # ---------------------------------------------------------------- signals
 

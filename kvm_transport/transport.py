@@ -20,10 +20,10 @@ from typing import Any
 from weakref import WeakSet
 
 from kvm_transport import qemu, states
-from kvm_transport.connection import Away, Connection
+from kvm_transport.connection import LibvirtAwayError, LibvirtConnection
 from kvm_transport.doorbells import Doorbells
-from kvm_transport.holder_client import CONTROL, Holder, HolderError
-from kvm_transport.life import Life
+from kvm_transport.holder_client import CONTROL, IvshmemClient, IvshmemServerError
+from kvm_transport.life import QemuProcessWatch
 from kvm_transport.link import KvmLink, is_wanted
 from kvm_transport.qemu import StatusFile, StatusFiles
 from kvm_transport.states import Lifecycle
@@ -34,8 +34,8 @@ from vesper_monitor.transport import (
     Domain,
     DomainEvent,
     DomainReport,
-    FrontendMissing,
-    LinkLost,
+    FrontendMissingError,
+    LinkLostError,
     Notice,
     TransportError,
 )
@@ -47,7 +47,9 @@ _LOG = logging.getLogger(__name__)
 #: Of libvirt's QEMU driver, its files of domains that run.
 RUN_DIR = "/run/libvirt/qemu"
 #: Lives that have ended whose end is remembered, and events that wait; with resets.
-_MAX_ENDED, _MAX_EVENTS, _MAX_RESETS = 256, 1000, 10_000
+_MAX_ENDED = 256
+_MAX_EVENTS = 1000
+_MAX_RESETS = 10_000
 
 
 class KvmTransport:
@@ -68,11 +70,11 @@ class KvmTransport:
             if not isinstance(value, str):
                 raise ValueError(f"{value!r} must be a string")
         self._files = StatusFiles(Path(run_dir))
-        self._connection = Connection(uri, self._handle_event, self._libvirt_is_up)
-        self._holder = Holder(control)
+        self._connection = LibvirtConnection(uri, self._handle_event, self._libvirt_is_up)
+        self._holder = IvshmemClient(control)
         self._doorbells: Doorbells | None = None
         #: in the order in which they were met
-        self._lives: dict[tuple[str, int], Life] = {}
+        self._lives: dict[tuple[str, int], QemuProcessWatch] = {}
         #: of those that live
         self._links: dict[tuple[str, int], WeakSet[KvmLink]] = {}
         self._queues: set[asyncio.Queue[DomainEvent]] = set()
@@ -140,7 +142,7 @@ class KvmTransport:
         if not life.ended:
             try:
                 report = await self._ask_libvirt(life)
-            except Away:
+            except LibvirtAwayError:
                 report = self._read_recorded_state(life)
             life.look_for_end()
             if not life.ended:
@@ -159,7 +161,7 @@ class KvmTransport:
         try:
             state = (await self._ask_libvirt(life)).state
             return CpuUse(state, use, self._told_since)
-        except Away as error:
+        except LibvirtAwayError as error:
             raise TransportError(
                 f"{domain.name}: whether it is paused is not known: {error}"
             ) from None
@@ -168,7 +170,7 @@ class KvmTransport:
         self._meet_new_qemus()
         try:
             devices = {device.pid for device in await self._holder.list_qemus()}
-        except HolderError as error:
+        except IvshmemServerError as error:
             _LOG.warning("%s", error)
             return []
         found = []
@@ -183,7 +185,7 @@ class KvmTransport:
     async def connect_domain(self, domain: Domain, timeout: float) -> KvmLink:  # noqa: ASYNC109
         life = self._life_of(domain)
         if life is None or life.ended:
-            raise LinkLost(f"{domain.name}: its QEMU has ended")
+            raise LinkLostError(f"{domain.name}: its QEMU has ended")
         assert self._doorbells is not None, "not started"
         link = await KvmLink.connect_guest(self._holder, life.pid, domain, timeout, self._doorbells)
         if life.ended:
@@ -197,7 +199,7 @@ class KvmTransport:
         if life is None or life.ended:
             return
         assert self._doorbells is not None, "not started"
-        with contextlib.suppress(FrontendMissing):
+        with contextlib.suppress(FrontendMissingError):
             await KvmLink.end_activation(self._holder, life.pid, domain, self._doorbells)
 
     async def follow_events(self) -> AsyncIterator[DomainEvent]:
@@ -223,7 +225,7 @@ class KvmTransport:
 
     def _meet_qemu(self, status: StatusFile) -> None:
         """:raises TransportError: whether it runs is not to be told."""
-        new = Life.meet_process(status, self._files.directory, self._handle_end)
+        new = QemuProcessWatch.meet_process(status, self._files.directory, self._handle_end)
         if new is not None:
             self._lives[new.domain.uuid, new.domain.domid] = new
 
@@ -231,10 +233,10 @@ class KvmTransport:
         """UUIDs and processes of those that live."""
         return {(life.domain.uuid, life.pid) for life in self._list_living()}
 
-    def _list_living(self) -> list[Life]:
+    def _list_living(self) -> list[QemuProcessWatch]:
         return [life for life in self._lives.values() if not life.ended]
 
-    def _life_of(self, domain: Domain) -> Life | None:
+    def _life_of(self, domain: Domain) -> QemuProcessWatch | None:
         """:raises TransportError: it may run or not."""
         key = domain.uuid, domain.domid
         if key not in self._lives:
@@ -244,7 +246,7 @@ class KvmTransport:
                 self._meet_qemu(status)
         return self._lives.get(key)
 
-    def _handle_end(self, life: Life) -> None:
+    def _handle_end(self, life: QemuProcessWatch) -> None:
         for link in self._links.pop((life.domain.uuid, life.domain.domid), ()):
             link.lose_link("its QEMU has ended")
         self._tell_notice(life)
@@ -254,8 +256,8 @@ class KvmTransport:
 
     # ----------------------------------------------------------------- states
 
-    async def _ask_libvirt(self, life: Life) -> DomainReport:
-        """libvirt. :raises Away:"""
+    async def _ask_libvirt(self, life: QemuProcessWatch) -> DomainReport:
+        """libvirt. :raises LibvirtAwayError:"""
         answer = await self._connection.read_state(life.domain.uuid)
         if answer is None:
             # QEMU lives, or has just ended: then its life says so.
@@ -263,7 +265,7 @@ class KvmTransport:
         state, reason, disks = answer
         return self._understand_state(life, *states.state_words(state, reason), disks)
 
-    def _read_recorded_state(self, life: Life) -> DomainReport:
+    def _read_recorded_state(self, life: QemuProcessWatch) -> DomainReport:
         """What libvirtd wrote last, before it went away. :raises TransportError:"""
         status = self._files.read_status_of(life.domain.name)
         if status is not None and (status.uuid, status.pid) == (life.domain.uuid, life.pid):
@@ -271,7 +273,7 @@ class KvmTransport:
         return DomainReport(DomainState.RUNNING)
 
     def _understand_state(
-        self, life: Life, state: str, reason: str, disks: dict[str, str] | Any
+        self, life: QemuProcessWatch, state: str, reason: str, disks: dict[str, str] | Any
     ) -> DomainReport:
         report = states.make_report(state, reason)
         if report.state is not DomainState.PAUSED:
@@ -313,7 +315,7 @@ class KvmTransport:
         else:
             self._tell_notice(life, self._make_notice(life, kind, said))
 
-    def _handle_change(self, life: Life, event: int, detail: int) -> None:
+    def _handle_change(self, life: QemuProcessWatch, event: int, detail: int) -> None:
         if event == Lifecycle.CRASHED:
             life.said = "panic"
         elif event == Lifecycle.SHUTDOWN and detail == 2:  # VIR_DOMAIN_EVENT_SHUTDOWN_HOST
@@ -323,7 +325,7 @@ class KvmTransport:
         elif event == Lifecycle.RESUMED:
             life.pause, life.said, life.io_error = None, "", ""
 
-    def _make_notice(self, life: Life, kind: str, said: tuple[Any, ...]) -> Notice | None:
+    def _make_notice(self, life: QemuProcessWatch, kind: str, said: tuple[Any, ...]) -> Notice | None:
         if kind == "REBOOT":
             # Of each reset, whoever has asked for it (qemuProcessHandleReset(), libvirt 9.0).
             return Notice("reboot", "the guest reboots", reset=True)
@@ -345,7 +347,7 @@ class KvmTransport:
         except TransportError as error:
             _LOG.warning("%s", error)
 
-    def _tell_notice(self, life: Life, notice: Notice | None = None) -> None:
+    def _tell_notice(self, life: QemuProcessWatch, notice: Notice | None = None) -> None:
         self._put_event(DomainEvent(life.domain.domid, notice))
 
     def _put_event(self, event: DomainEvent) -> None:

@@ -10,6 +10,7 @@ from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 
 from lab.confine import confine_like
+from vesper_monitor.errors import VesperError
 
 __all__ = [
     "VESPERD_SETTINGS",
@@ -21,11 +22,11 @@ __all__ = [
 ]
 
 
-class LabError(Exception):
+class LabError(VesperError):
     """The lab cannot do what was asked; the text says why."""
 
 
-class ChannelError(Exception):
+class ChannelError(VesperError):
     """The host does not answer, or cannot do what was asked."""
 
 

@@ -15,6 +15,8 @@ import os
 import socket
 import time
 
+from vesper_monitor.errors import VesperError
+
 TYPE_CHECKING = False
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -22,13 +24,13 @@ if TYPE_CHECKING:
     from typing import Any
 
 __all__ = [
-    "SOCKET_PATH", "Client", "DaemonError", "DaemonUnavailable", "default_path", "root_path",
+    "SOCKET_PATH", "Client", "DaemonError", "DaemonUnavailableError", "default_path", "root_path",
 ]  # fmt: skip
 
 SOCKET_PATH = "/run/vesper/vesperd.sock"
 
 #: Bytes of one line of an answer; a whole status of many guests is one line.
-MAX_ANSWER = 16 << 20
+MAX_ANSWER_BYTES = 16 << 20
 #: s between two tries to connect where too many others wait to be accepted.
 CONNECT_PAUSE_S = 0.02
 
@@ -43,11 +45,11 @@ def root_path(path: str) -> str:
     return f"{path}.root"
 
 
-class DaemonUnavailable(Exception):
+class DaemonUnavailableError(VesperError):
     """No answer: vesperd is not running, went away meanwhile, or hangs."""
 
 
-class DaemonError(Exception):
+class DaemonError(VesperError):
     """vesperd answered that it could not do it."""
 
     def __init__(self, code: str, text: str, answer: dict[str, Any] | None = None) -> None:
@@ -86,7 +88,7 @@ class Client:
     def connect_to_vesperd(self) -> None:
         """Connect, if not connected: root to its own socket, if there is one.
 
-        :raises DaemonUnavailable:
+        :raises DaemonUnavailableError:
         """
         if self._socket is not None:
             return
@@ -94,12 +96,12 @@ class Client:
         try:
             self._socket = _connect_until(root_path(self.path), deadline)
         except TimeoutError as error:
-            raise DaemonUnavailable(_why_no_connection(self.path, error)) from error
+            raise DaemonUnavailableError(_why_no_connection(self.path, error)) from error
         except OSError:  # we are not root, or vesperd is an older one
             try:
                 self._socket = _connect_until(self.path, deadline)
             except OSError as error:
-                raise DaemonUnavailable(_why_no_connection(self.path, error)) from error
+                raise DaemonUnavailableError(_why_no_connection(self.path, error)) from error
         self._buffer.clear()
 
     def close(self) -> None:
@@ -115,7 +117,7 @@ class Client:
 
         :param reply_timeout: seconds, instead of the client's; ``wait`` needs
             more than its own ``timeout`` field.
-        :raises DaemonUnavailable: no connection or no answer in time; the
+        :raises DaemonUnavailableError: no connection or no answer in time; the
             connection is closed, the next call makes a new one.
         :raises DaemonError: the answer was an error.
         """
@@ -126,7 +128,7 @@ class Client:
         """Send a request only; :meth:`finish_request` takes the answer.
 
         :returns: a descriptor that becomes readable when there is something.
-        :raises DaemonUnavailable:
+        :raises DaemonUnavailableError:
         """
         self._send_request(op, fields)
         assert self._socket is not None
@@ -141,7 +143,7 @@ class Client:
 
         There is no time limit on an answer: events come when they come.
 
-        :raises DaemonUnavailable: no connection, or vesperd went away.
+        :raises DaemonUnavailableError: no connection, or vesperd went away.
         :raises DaemonError: one of the answers was an error.
         """
         self._send_request(op, fields)
@@ -162,7 +164,7 @@ class Client:
             self._socket.sendall(line)
         except OSError as error:
             self.close()
-            raise DaemonUnavailable(f"{self.path}: sending {op}: {error}") from error
+            raise DaemonUnavailableError(f"{self.path}: sending {op}: {error}") from error
 
     def _read_answer(self, reply_timeout: float | None, unlimited: bool = False) -> dict[str, Any]:
         limit = self.timeout if reply_timeout is None else reply_timeout
@@ -174,10 +176,10 @@ class Client:
             answer = json.loads(line)
         except (ValueError, RecursionError) as error:
             self.close()
-            raise DaemonUnavailable(f"{self.path}: answer is not JSON: {line[:80]!r}") from error
+            raise DaemonUnavailableError(f"{self.path}: answer is not JSON: {line[:80]!r}") from error
         if not isinstance(answer, dict):
             self.close()
-            raise DaemonUnavailable(f"{self.path}: answer is not an object: {line[:80]!r}")
+            raise DaemonUnavailableError(f"{self.path}: answer is not an object: {line[:80]!r}")
         if answer.get("ok") is False:
             raise DaemonError(
                 str(answer.get("code", "internal")), str(answer.get("error", "")), answer
@@ -195,8 +197,8 @@ class Client:
         try:
             while (end := self._buffer.find(b"\n", searched)) < 0:
                 searched = len(self._buffer)
-                if searched > MAX_ANSWER:
-                    raise OSError(f"an answer of more than {MAX_ANSWER} bytes")
+                if searched > MAX_ANSWER_BYTES:
+                    raise OSError(f"an answer of more than {MAX_ANSWER_BYTES} bytes")
                 if deadline is not None:
                     left = deadline - time.monotonic()
                     if left <= 0:
@@ -208,13 +210,13 @@ class Client:
                 self._buffer += data
         except TimeoutError as error:
             self.close()
-            raise DaemonUnavailable(
+            raise DaemonUnavailableError(
                 f"{self.path}: vesperd did not answer within {limit:.1f} s; "
                 "see: systemctl status vesperd"
             ) from error
         except OSError as error:
             self.close()
-            raise DaemonUnavailable(f"{self.path}: {error}") from error
+            raise DaemonUnavailableError(f"{self.path}: {error}") from error
         line = bytes(self._buffer[:end])
         del self._buffer[: end + 1]
         return line

@@ -24,7 +24,7 @@ if TYPE_CHECKING:
 __all__ = ["ask_qemu", "monitor_socket_path"]
 
 #: Bytes of one answer or event, at most.
-_MAX_LINE = 1 << 20
+_MAX_LINE_BYTES = 1 << 20
 #: Of libvirt's status file.
 MAX_STATUS_BYTES = 16 << 20
 
@@ -77,7 +77,7 @@ def _read_message(sock: socket.socket, stream: Any, end: float, wanted: str) -> 
     """The next message of that kind; events are passed over."""
     while True:
         sock.settimeout(max(0.001, end - time.monotonic()))
-        line = stream.readline(_MAX_LINE)
+        line = stream.readline(_MAX_LINE_BYTES)
         if not line:
             raise OSError("QEMU has closed its monitor")
         message = json.loads(line)

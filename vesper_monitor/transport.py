@@ -20,6 +20,7 @@ from dataclasses import dataclass
 from typing import Protocol, runtime_checkable
 
 from vesper_monitor.domain_state import DomainState
+from vesper_monitor.errors import VesperError
 
 __all__ = [
     "ENDED",
@@ -29,10 +30,10 @@ __all__ = [
     "DomainEvent",
     "DomainReport",
     "DomainState",
-    "FrontendMissing",
-    "FrontendSilent",
+    "FrontendMissingError",
+    "FrontendSilentError",
     "Link",
-    "LinkLost",
+    "LinkLostError",
     "Mapping",
     "Notice",
     "ReportsCpuUse",
@@ -48,18 +49,18 @@ __all__ = [
 ENDED = frozenset({DomainState.SHUTDOWN, DomainState.CRASHED, DomainState.DYING, DomainState.GONE})
 
 
-class TransportError(Exception):
+class TransportError(VesperError):
     """The hypervisor or its store refused or did not answer in time.
 
     The text says what was tried, on what, and what to do.
     """
 
 
-class FrontendMissing(TransportError):
+class FrontendMissingError(TransportError):
     """The guest has no VESPER frontend, or it did not answer in time."""
 
 
-class FrontendSilent(FrontendMissing):
+class FrontendSilentError(FrontendMissingError):
     """The guest has the device, and no kernel answers on it: it boots, or lacks the modules.
 
     :ivar was_active: a kernel had been activated there and has not said good-bye: it
@@ -71,7 +72,7 @@ class FrontendSilent(FrontendMissing):
         self.was_active = was_active
 
 
-class LinkLost(TransportError):
+class LinkLostError(TransportError):
     """The guest has gone, or has taken its end of the link down."""
 
 
@@ -238,9 +239,9 @@ class Transport(Protocol):
         """Activate the guest, or take over its link if it is active already.
 
         :param timeout: seconds to wait for the guest's frontend.
-        :raises FrontendMissing: no answer from the guest; its device stays,
+        :raises FrontendMissingError: no answer from the guest; its device stays,
             so that a frontend that comes later is found by the next call.
-        :raises LinkLost: the domain went away meanwhile.
+        :raises LinkLostError: the domain went away meanwhile.
         :raises TransportError: anything else.
         """
 

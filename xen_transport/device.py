@@ -28,7 +28,7 @@ _LOG = logging.getLogger(__name__)
 
 BACKENDS = "/local/domain/0/backend/vesper"
 #: s for the guest to close its end; it may be dead.
-_CLOSE_TIMEOUT = 3.0
+_CLOSE_TIMEOUT_S = 3.0
 
 
 class XenbusState(enum.IntEnum):
@@ -111,7 +111,7 @@ class Device:
 
     async def wait_closed(self) -> None:
         """Until the guest has let go, or has had time enough."""
-        end = asyncio.get_running_loop().time() + _CLOSE_TIMEOUT
+        end = asyncio.get_running_loop().time() + _CLOSE_TIMEOUT_S
         while await self.frontend_state() not in _GONE:
             if asyncio.get_running_loop().time() > end:
                 _LOG.warning("%s: the guest has not closed its device", self._name)

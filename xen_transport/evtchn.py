@@ -28,7 +28,8 @@ _NOTIFY = _ioctl_number(4, 4)  # unsigned int port
 
 #: A guest that fires more often than this (per second) is listened to only
 #: every so often (s): its events coalesce, the daemon stays free for others.
-_MANY, _CALM = 200, 0.02
+_MANY = 200
+_CALM = 0.02
 
 
 class EventChannel:

@@ -22,10 +22,10 @@ from vesper_monitor.transport import (
 )
 from vesper_monitor.xl_list import parse_flags, parse_rows
 
-__all__ = ["TIMEOUT", "DomainList", "parse_list", "parse_vcpus"]
+__all__ = ["LIST_TIMEOUT_S", "DomainList", "parse_list", "parse_vcpus"]
 
 #: s
-TIMEOUT = 15.0
+LIST_TIMEOUT_S = 15.0
 
 
 #: By the flag that says why a domain has shut down, as of xl_list.
@@ -90,10 +90,10 @@ class DomainList:
 async def _xl_path(*command: str) -> str:
     name = f"xl {command[0]}"
     try:
-        code, output, errors = await outside.run_command("xl", *command, limit=TIMEOUT)
+        code, output, errors = await outside.run_command("xl", *command, limit=LIST_TIMEOUT_S)
     except TimeoutError:
         raise TransportError(
-            f"{name}: no answer within {TIMEOUT:.0f} s; Xen's toolstack hangs"
+            f"{name}: no answer within {LIST_TIMEOUT_S:.0f} s; Xen's toolstack hangs"
         ) from None
     except OSError as error:
         raise TransportError(f"{name}: {error}; is xen-utils installed?") from None

@@ -17,8 +17,8 @@ from vesper_monitor.transport import (
     Domain,
     DomainEvent,
     DomainReport,
-    FrontendSilent,
-    LinkLost,
+    FrontendSilentError,
+    LinkLostError,
 )
 from xen_transport import xl_log
 from xen_transport.device import BACKENDS, Device, XenbusState
@@ -32,7 +32,7 @@ _READY = (XenbusState.INITIALISED, XenbusState.CONNECTED)
 #: Of domains that have gone since they were seen suspended, some are remembered.
 _MAX_SUSPENDED = 256
 #: s for xl to note why a domain has ended.
-_NOTED_WITHIN = 1.0
+_NOTED_WITHIN_S = 1.0
 _SHUT = (XenbusState.CLOSING, XenbusState.CLOSED, XenbusState.UNKNOWN)
 
 
@@ -109,7 +109,7 @@ class XenTransport:
 
     async def _find_ending(self, domain: Domain) -> xl_log.Ending | None:
         """xl learns of it when we do."""
-        end = asyncio.get_running_loop().time() + _NOTED_WITHIN
+        end = asyncio.get_running_loop().time() + _NOTED_WITHIN_S
         while True:
             text = await xl_log.read_soon(domain.name)
             ending = xl_log.parse_ending(text, domain.domid)
@@ -137,7 +137,7 @@ class XenTransport:
         """The device's states tell what there is to do, whoever was here before."""
         device = self._device_of(domain)
         if await self._domain_of(domain.domid) != domain:
-            raise LinkLost(f"{domain.name}: domain {domain.domid} has gone")
+            raise LinkLostError(f"{domain.name}: domain {domain.domid} has gone")
         backend, frontend = await device.backend_state(), await device.frontend_state()
         if backend not in (XenbusState.INIT_WAIT, XenbusState.CONNECTED) or frontend in _SHUT:
             await device.create_nodes()
@@ -145,7 +145,7 @@ class XenTransport:
             async with asyncio.timeout(timeout):
                 await self._wait_for_frontend(domain, device)
         except TimeoutError:
-            raise FrontendSilent(
+            raise FrontendSilentError(
                 f"{domain.name}: no answer from VESPER in the guest's kernel; load the modules "
                 "vesper and vesper_xen there"
             ) from None
@@ -197,7 +197,7 @@ class XenTransport:
                 if state in _READY:
                     return
                 if state is XenbusState.UNKNOWN and await self._domain_of(domain.domid) != domain:
-                    raise LinkLost(f"{domain.name}: domain {domain.domid} has gone")
+                    raise LinkLostError(f"{domain.name}: domain {domain.domid} has gone")
                 await changed.wait()
 
     @asynccontextmanager

@@ -35,10 +35,10 @@ _LOG = logging.getLogger(__name__)
 _T = TypeVar("_T")
 
 #: s. xenstored answers within microseconds; a busy emulated host needs more.
-TIMEOUT = 10.0
-_RECONNECT = 1.0
+STORE_TIMEOUT_S = 10.0
+_RECONNECT_PAUSE_S = 1.0
 #: Conflicts with others' writes before a transaction is given up.
-_TRIES = 20
+_MAX_TRIES = 20
 
 
 class StoreError(TransportError):
@@ -173,7 +173,7 @@ class XenStore:
         """
 
         def attempt(client: Any) -> _T:
-            for _ in range(_TRIES):
+            for _ in range(_MAX_TRIES):
                 client.transaction()
                 try:
                     result = body(Transaction(client))
@@ -182,7 +182,7 @@ class XenStore:
                     raise
                 if client.commit():
                     return result
-            raise StoreError(f"xenstore: {what}: others kept writing there {_TRIES} times")
+            raise StoreError(f"xenstore: {what}: others kept writing there {_MAX_TRIES} times")
 
         return await self._call_in_thread(what, attempt)
 
@@ -251,13 +251,13 @@ class XenStore:
             raise StoreError(f"xenstore: {what}: stopped")
         future = self._loop.run_in_executor(self._executor, body)
         try:
-            async with asyncio.timeout(TIMEOUT):
+            async with asyncio.timeout(STORE_TIMEOUT_S):
                 return await future
         except TimeoutError:
             if self._router is not None:
                 self._router.connection.shutdown()  # frees the thread
             raise StoreError(
-                f"xenstore: {what}: xenstored did not answer within {TIMEOUT:.0f} s"
+                f"xenstore: {what}: xenstored did not answer within {STORE_TIMEOUT_S:.0f} s"
             ) from None
         except PyXSError as error:
             raise StoreError(f"xenstore: {what}: {error}") from None
@@ -271,7 +271,7 @@ class XenStore:
 
     async def _reconnect_until_done(self) -> None:
         while True:
-            await asyncio.sleep(_RECONNECT)
+            await asyncio.sleep(_RECONNECT_PAUSE_S)
             try:
                 await self._run_with_client("connecting", self._connect_to_xenstored)
             except StoreError as error:

@@ -24,7 +24,7 @@ __all__ = ["FOLDER", "Ending", "is_followed", "parse_ending", "read_log", "read_
 
 FOLDER = Path("/var/log/xen")
 #: Bytes of a log's end that are looked at.
-_TAIL = 16384
+_TAIL_BYTES = 16384
 #: s that the log's disk may take.
 READ_LIMIT_S = 1.0
 
@@ -49,8 +49,8 @@ def read_log(name: str, folder: Path = FOLDER) -> str:
     """The end of what xl has noted of the domain of that name; empty: nothing."""
     try:
         with open(open_regular(str(folder), f"xl-{name}.log"), "rb") as log:
-            log.seek(max(0, os.fstat(log.fileno()).st_size - _TAIL))
-            return log.read(_TAIL).decode(errors="replace")
+            log.seek(max(0, os.fstat(log.fileno()).st_size - _TAIL_BYTES))
+            return log.read(_TAIL_BYTES).decode(errors="replace")
     except OSError:
         return ""
 

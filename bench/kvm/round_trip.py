@@ -36,7 +36,9 @@ __all__ = ["measure_round_trips"]
 
 #: struct echo of vsp_echo.c
 MARK = 0x45505356
-NUMBER, RECORD, ANSWER = 4, 8, 64
+NUMBER = 4
+RECORD = 8
+ANSWER = 64
 
 #: s for one answer.
 LIMIT = 10.0

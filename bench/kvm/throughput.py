@@ -19,7 +19,7 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 
 from kvm_transport.doorbells import Doorbells
-from kvm_transport.holder_client import Holder
+from kvm_transport.holder_client import IvshmemClient
 from kvm_transport.link import KvmLink
 from lab.images import store
 from tests.host.standins import until
@@ -80,7 +80,7 @@ class WriterTransport:
     name = "bench"
 
     def __init__(self, control: str) -> None:
-        self.holder = Holder(control)
+        self.holder = IvshmemClient(control)
 
     @classmethod
     def explain_unusable(cls) -> str | None:

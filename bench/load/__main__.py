@@ -38,7 +38,7 @@ from bench.load.crowd import guest_name
 from lab.progress import note_progress, show_step
 from lab.standin.image import make_store
 from tests.kvm.holder import holder
-from vesper_monitor.client import Client, DaemonUnavailable, root_path
+from vesper_monitor.client import Client, DaemonUnavailableError, root_path
 
 PROJECT = Path(__file__).parents[2]
 SETTLE = 5.0
@@ -73,7 +73,7 @@ class Vesperd:
             try:
                 self.call_daemon("hello")
                 return
-            except DaemonUnavailable:
+            except DaemonUnavailableError:
                 if self._process.poll() is not None or time.monotonic() > end:
                     raise
                 time.sleep(0.01)

@@ -16,7 +16,7 @@ connection without that is the holder's own end, and the descriptors go on
 working.
 
 Errors: ``{"ok": false, "error": "..."}``.  A client that does not read what it
-is sent, or sends more than a line of :data:`MAX_LINE` bytes, is dropped.
+is sent, or sends more than a line of :data:`MAX_LINE_BYTES` bytes, is dropped.
 """
 
 from __future__ import annotations
@@ -28,27 +28,27 @@ from typing import Any
 
 from kvm_transport.holder.vm import Vm
 
-__all__ = ["MAX_LINE", "Client", "parse_request"]
+__all__ = ["MAX_LINE_BYTES", "Client", "parse_request"]
 
 #: Bytes of a request.
-MAX_LINE = 128
+MAX_LINE_BYTES = 128
 
 
-class BadRequest(Exception):
+class BadRequestError(Exception):
     """The text goes to the client."""
 
 
 def parse_request(line: bytes) -> tuple[str, int]:
     """The request's word and its PID (0 where it takes none).
 
-    :raises BadRequest:
+    :raises BadRequestError:
     """
     words = line.split()
     if len(words) == 1 and words[0] in (b"ping", b"list", b"watch"):
         return words[0].decode(), 0
     if len(words) == 2 and words[0] == b"attach" and words[1].isdigit():
         return "attach", int(words[1])
-    raise BadRequest("requests: ping, list, watch, attach PID")
+    raise BadRequestError("requests: ping, list, watch, attach PID")
 
 
 class Client:
@@ -65,11 +65,11 @@ class Client:
 
         :raises OSError: the client has gone, or is to be dropped.
         """
-        data = self.connection.recv(4 * MAX_LINE)
+        data = self.connection.recv(4 * MAX_LINE_BYTES)
         if not data:
             raise ConnectionResetError("closed")
         *lines, self._buffer = (self._buffer + data).split(b"\n")
-        if len(self._buffer) > MAX_LINE:
+        if len(self._buffer) > MAX_LINE_BYTES:
             raise ConnectionAbortedError("a request without end")
         return lines
 
@@ -100,7 +100,7 @@ class Client:
                 self.watches |= word == "watch"
                 listed = [{"pid": vm.pid, "since": vm.since} for vm in vms]
                 self.send_answer({"ok": True, "vms": listed})
-        except BadRequest as error:
+        except BadRequestError as error:
             self.send_answer({"ok": False, "error": str(error)})
 
     def send_answer(self, answer: Mapping[str, Any], *descriptors: int) -> None:
@@ -114,5 +114,5 @@ def _find_newest(vms: Sequence[Vm], pid: int) -> Vm:
     """A QEMU whose device was unplugged and plugged in again has a newer one."""
     found = [vm for vm in vms if vm.pid == pid]
     if not found:
-        raise BadRequest(f"process {pid} has no VESPER device")
+        raise BadRequestError(f"process {pid} has no VESPER device")
     return found[-1]

@@ -17,7 +17,7 @@ from vesper_monitor.daemon import sdnotify
 
 __all__ = ["adopt_kept_vms", "forget_descriptors", "group_names", "keep_descriptors"]
 
-_FIRST = 3  # SD_LISTEN_FDS_START
+_FIRST_DESCRIPTOR = 3  # SD_LISTEN_FDS_START
 _NAME = re.compile(rf"(\d{{1,10}})\.(\d{{1,17}})\.({'|'.join(ROLES)})", re.ASCII)
 
 
@@ -57,10 +57,10 @@ def adopt_kept_vms(environ: Mapping[str, str] = os.environ) -> list[Vm]:
     if environ.get("LISTEN_PID") != str(os.getpid()):
         return []
     names = environ.get("LISTEN_FDNAMES", "").split(":")[: int(environ.get("LISTEN_FDS", "0"))]
-    unused = {_FIRST + at for at in range(len(names))}
+    unused = {_FIRST_DESCRIPTOR + at for at in range(len(names))}
     vms = []
     for (pid, microseconds), positions in group_names(names).items():
-        descriptors = {role: _FIRST + at for role, at in positions.items()}
+        descriptors = {role: _FIRST_DESCRIPTOR + at for role, at in positions.items()}
         if set(descriptors) != set(ROLES) or not _are_usable(descriptors):
             for role in ROLES:
                 sdnotify.notify_systemd("FDSTOREREMOVE=1", f"FDNAME={pid}.{microseconds}.{role}")

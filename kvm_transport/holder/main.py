@@ -14,7 +14,7 @@ import sys
 from collections.abc import Sequence
 from pathlib import Path
 
-from kvm_transport.holder.server import Holder
+from kvm_transport.holder.server import IvshmemServer
 from kvm_transport.holder.vm import ROLES
 from vesper_monitor.daemon import sdnotify
 
@@ -84,7 +84,7 @@ def main(argv: Sequence[str] | None = None) -> int:
         options.directory.mkdir(mode=0o755, parents=True, exist_ok=True)
         lock = os.open(options.directory, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
         fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        holder = Holder(
+        holder = IvshmemServer(
             options.directory,
             size=options.size,
             max_vms=_count_affordable_vms(options.max_vms),

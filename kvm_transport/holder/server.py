@@ -16,23 +16,24 @@ from kvm_transport.holder import fdstore
 from kvm_transport.holder.control import Client
 from kvm_transport.holder.vm import Vm
 
-__all__ = ["CONTROL", "QEMU", "Holder"]
+__all__ = ["CONTROL", "QEMU", "IvshmemServer"]
 
 _LOG = logging.getLogger(__name__)
 
 #: Names of the sockets in the holder's directory.
-QEMU, CONTROL = "qemu.sock", "control.sock"
+QEMU = "qemu.sock"
+CONTROL = "control.sock"
 
 #: Devices of one process; the oldest go.  (One that is plugged in again may
 #: connect before the end of the one before it is seen.)
-_PER_PROCESS = 2
+_MAX_VMS_PER_PROCESS = 2
 #: Control connections, beyond one for each VM.
 _MORE_CLIENTS = 32
 #: QEMU may be stopped for long before it reads: those that wait are not refused.
-_BACKLOG = 512
+_LISTEN_BACKLOG = 512
 
 
-class Holder:
+class IvshmemServer:
     """Listens as soon as it is made; :meth:`serve_until_stopped` serves."""
 
     def __init__(self, directory: Path, *, size: int, max_vms: int, gid: int = -1) -> None:
@@ -96,7 +97,7 @@ class Holder:
         if gid != -1:
             os.chown(new, -1, gid)
             new.chmod(0o660)
-        listener.listen(_BACKLOG)
+        listener.listen(_LISTEN_BACKLOG)
         new.rename(path)
         listener.setblocking(False)
         self._add_socket(listener, lambda: self._accept_connection(listener, comes))
@@ -134,7 +135,7 @@ class Holder:
             _LOG.warning("QEMU %d: gone in the handshake: %s", vm.pid, error)
             vm.close()
             return
-        for old in [old for old in self._vms if old.pid == vm.pid][: 1 - _PER_PROCESS or None]:
+        for old in [old for old in self._vms if old.pid == vm.pid][: 1 - _MAX_VMS_PER_PROCESS or None]:
             self._drop_vm(old, "has a newer device")
         fdstore.keep_descriptors(vm)
         self._hold_vm(vm)

@@ -21,7 +21,8 @@ __all__ = ["GUEST_ID", "HOST_ID", "ROLES", "Vm"]
 
 #: ivshmem's numbers of the two ends.  Only a guest of number 0 can be the
 #: device's "master", without which QEMU refuses to migrate it.
-GUEST_ID, HOST_ID = 0, 1
+GUEST_ID = 0
+HOST_ID = 1
 
 _PROTOCOL_VERSION = 0
 _SHARED_MEMORY = -1

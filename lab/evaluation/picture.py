@@ -10,7 +10,11 @@ from lab.evaluation.run import FAULTS, STEPS, WATCHES, Run
 
 __all__ = ["draw_timelines"]
 
-LEFT, RIGHT, TOP, ROW, HEAD = 150, 40, 92, 24, 30
+LEFT = 150
+RIGHT = 40
+TOP = 92
+ROW = 24
+HEAD = 30
 WIDTH = 960
 
 #: Colour-blind safe (Okabe and Ito), one a step, with a shape of its own.

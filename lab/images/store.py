@@ -19,6 +19,7 @@ from contextlib import contextmanager
 from pathlib import Path
 
 from lab.progress import note_progress, show_step
+from vesper_monitor.errors import VesperError
 
 __all__ = [
     "BuildError",
@@ -33,7 +34,7 @@ __all__ = [
 KEEP = 3 * 24 * 3600
 
 
-class BuildError(Exception):
+class BuildError(VesperError):
     """An image cannot be built; the text says which command failed and how."""
 
 

@@ -19,8 +19,8 @@ from vesper_monitor.transport import (
     Domain,
     DomainEvent,
     DomainReport,
-    FrontendSilent,
-    LinkLost,
+    FrontendSilentError,
+    LinkLostError,
     Notice,
     TransportError,
     VcpuState,
@@ -191,13 +191,13 @@ class StandinTransport:
             async with asyncio.timeout(timeout):
                 while True:
                     if (await self.report_domain(domain)).state is DomainState.GONE:
-                        raise LinkLost(f"{domain.name}: the domain has gone")
+                        raise LinkLostError(f"{domain.name}: the domain has gone")
                     sock = await self._try_connect(domain)
                     if sock is not None:
                         return StandinLink(domain, sock)
                     await asyncio.sleep(_POLL)
         except TimeoutError:
-            raise FrontendSilent(
+            raise FrontendSilentError(
                 f"{domain.name}: no VESPER modules in the guest (load vesper and vesper_xen there)"
             ) from None
 

@@ -10,10 +10,12 @@ from pathlib import Path
 from types import TracebackType
 from typing import Any
 
+from vesper_monitor.errors import VesperError
+
 __all__ = ["Qmp", "QmpError"]
 
 
-class QmpError(Exception):
+class QmpError(VesperError):
     """QEMU refused a command, or does not answer."""
 
 

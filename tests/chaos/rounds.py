@@ -26,7 +26,7 @@ from typing import Any
 from lab.standin.place import Place
 from tests.chaos.resource import FAILED, Report, Resource
 from tests.host.daemons import PROJECT, DaemonProcess
-from vesper_monitor.client import DaemonError, DaemonUnavailable
+from vesper_monitor.client import DaemonError, DaemonUnavailableError
 
 __all__ = ["Chaos", "Outcome", "chaos"]
 
@@ -177,7 +177,7 @@ class Chaos:
     def _watched(self, vm: str) -> bool:
         try:
             found = self._daemon.call("status")["vms"]
-        except (DaemonUnavailable, DaemonError):
+        except (DaemonUnavailableError, DaemonError):
             return False
         record = Place(vm).read_record()
         return any(

@@ -21,7 +21,7 @@ from typing import Any
 
 from tests.host.daemons import MONITOR, RESOURCE, DaemonProcess
 from tests.host.standins import GuestProcess
-from vesper_monitor.client import Client, DaemonError, DaemonUnavailable
+from vesper_monitor.client import Client, DaemonError, DaemonUnavailableError
 
 __all__ = ["Host", "Order"]
 
@@ -178,7 +178,7 @@ class Host:
             try:
                 with Client(str(self.daemon.socket), timeout=2 * PATIENT_S) as client:
                     return client.call_vesperd(op, **fields)
-            except (DaemonUnavailable, DaemonError) as error:
+            except (DaemonUnavailableError, DaemonError) as error:
                 assert time.monotonic() < end, f"{op}: {error}: {self.daemon.log.read_text()}"
             process = self.daemon.process
             if process is not None and process.poll() is not None:

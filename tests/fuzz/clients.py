@@ -13,7 +13,7 @@ from tests.fuzz.readers import loop
 from tests.fuzz.seeds import REQUESTS
 from vesper_monitor.daemon import server as server_module
 from vesper_monitor.daemon import share
-from vesper_monitor.daemon.connection import MAX_LINE
+from vesper_monitor.daemon.connection import MAX_LINE_BYTES
 from vesper_monitor.daemon.server import Server
 
 __all__ = ["group", "texts"]
@@ -39,7 +39,7 @@ def group(data: bytes) -> None:
     """What a member of the group sends, in pieces of any size, through its own port."""
     server = _vesperd()
     given = Input(data)
-    pieces = [given.take(given.u16() % MAX_LINE) for _ in range(given.u8() % 4)] + [given.rest()]
+    pieces = [given.take(given.u16() % MAX_LINE_BYTES) for _ in range(given.u8() % 4)] + [given.rest()]
     loop.run_until_complete(_talk(server, pieces))
     others.raise_found()
 

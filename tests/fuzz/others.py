@@ -15,7 +15,7 @@ from typing import Any, cast
 
 from kvm_transport import holder_client, qemu, states
 from kvm_transport.holder import control
-from kvm_transport.holder_client import Attachment, HolderError
+from kvm_transport.holder_client import Attachment, IvshmemServerError
 from tests.fuzz.memory import DOMAIN, Input, Link
 from tests.fuzz.readers import loop
 from vesper_monitor import xl_list
@@ -29,7 +29,7 @@ from vesper_monitor.transport import (
     Domain,
     DomainEvent,
     DomainReport,
-    FrontendMissing,
+    FrontendMissingError,
     TransportError,
 )
 from xen_transport import toolstack
@@ -156,12 +156,12 @@ def holder(data: bytes) -> None:
         for _ in range(8):
             for line in client.receive_requests():
                 client.answer_request(line, [], {"free": 1, "size": 4096}, lambda _vm: None)
-                assert len(client._buffer) <= control.MAX_LINE
+                assert len(client._buffer) <= control.MAX_LINE_BYTES
             if given.empty:
                 break
     except OSError:
         pass
-    with contextlib.suppress(HolderError):
+    with contextlib.suppress(IvshmemServerError):
         answer = holder_client._parse_answer("sock", data[1:])
         holder_client._parse_qemus("sock", answer)
     if which % 2:
@@ -198,7 +198,7 @@ class _Transport:
 
     async def connect_domain(self, domain: Domain, timeout: float) -> Any:  # noqa: ASYNC109
         await asyncio.sleep(timeout)
-        raise FrontendMissing("vm1: no frontend")
+        raise FrontendMissingError("vm1: no frontend")
 
     async def deactivate_domain(self, domain: Domain) -> None: ...
 

@@ -18,18 +18,18 @@ from tests.fuzz.memory import DOMAIN, Input, Link, Mapping, unsteady
 from vesper_monitor.faults.rules import RuleSet
 from vesper_monitor.faults.service_watch import ServiceWatch
 from vesper_monitor.guest import abi, last_words
-from vesper_monitor.guest.action import Guest
-from vesper_monitor.guest.cchan import Cchan, CchanError, GuestRefused
+from vesper_monitor.guest.action import GuestControl
+from vesper_monitor.guest.cchan import Cchan, CchanError, GuestRefusedError
 from vesper_monitor.guest.channel import TableError
 from vesper_monitor.guest.collector import Collector
 from vesper_monitor.guest.decode import Event, decode_records
-from vesper_monitor.guest.last_words import WordsReader
-from vesper_monitor.guest.life import LifeReader
-from vesper_monitor.guest.liveness import Liveness
+from vesper_monitor.guest.last_words import CrashLogReader
+from vesper_monitor.guest.life import HeartbeatReader
+from vesper_monitor.guest.liveness import HangDetector
 from vesper_monitor.guest.points.syntax import parse_definition
 from vesper_monitor.guest.processes import find_processes
-from vesper_monitor.guest.rawfeed import RawFeed
-from vesper_monitor.guest.relay import READ_LIMIT, ChannelShape, RawRecord, RelayReader
+from vesper_monitor.guest.rawfeed import RawStream
+from vesper_monitor.guest.relay import READ_LIMIT_BYTES, ChannelShape, RawRecord, RelayReader
 from vesper_monitor.transport import TransportError
 
 __all__ = ["cchan", "guest", "life", "points", "records", "relay", "words"]
@@ -90,7 +90,7 @@ def relay(data: bytes) -> None:
     with unsteady(writes, index, buffer):
         for _ in range(4):
             found, more = reader.read_new_records(index, buffer)
-            assert sum(len(record.data) for record in found) <= 2 * READ_LIMIT
+            assert sum(len(record.data) for record in found) <= 2 * READ_LIMIT_BYTES
             look(decode_records(found, vm="vm1", domid=7, probe="p", cpu=0, received=1.0))
             if not more:
                 break
@@ -133,7 +133,7 @@ def words(data: bytes) -> None:
     link = Link(bytes(abi.PAGE_SIZE) + content, Input(b""))
     region = abi.Region(handle=1, pages=abi.pages_for(size))
     try:
-        reader = WordsReader(link, region, {abi.WordsKind.OOPS: 0}, lambda: now)
+        reader = CrashLogReader(link, region, {abi.WordsKind.OOPS: 0}, lambda: now)
     except ValueError:
         return
     with unsteady(writes, link.map_region(1, region.pages).view):
@@ -146,7 +146,7 @@ def words(data: bytes) -> None:
             for event in events:
                 assert event.words is not None
                 json.dumps([event.words.stack, event.words.log])
-                assert len(event.words.log) <= last_words.MAX_LOG
+                assert len(event.words.log) <= last_words.MAX_LOG_BYTES
     reader.close()
 
 
@@ -159,10 +159,10 @@ def life(data: bytes) -> None:
     size = ctypes.sizeof(abi.Life) + cpus * ctypes.sizeof(abi.LifeCpu)
     region = abi.Region(handle=1 + given.u8() % 2, pages=given.u8() % 4)
     try:
-        reader = LifeReader(link, region, cpus)
+        reader = HeartbeatReader(link, region, cpus)
     except (TransportError, ValueError):
         return
-    live, now = Liveness(), 0.0
+    live, now = HangDetector(), 0.0
     at = abi.PAGE_SIZE + ctypes.sizeof(abi.Life)
     while not given.empty and now < 32.0:
         piece = given.take(min(size, 256))
@@ -176,7 +176,7 @@ def life(data: bytes) -> None:
 
 def _run(work: Coroutine[Any, Any, Any]) -> None:
     """What may come of a conversation with a guest."""
-    with contextlib.suppress(CchanError, GuestRefused, TransportError, TableError):
+    with contextlib.suppress(CchanError, GuestRefusedError, TransportError, TableError):
         loop.run_until_complete(work)
 
 
@@ -216,8 +216,8 @@ def cchan(data: bytes) -> None:
 async def _meet(link: Link) -> None:
     # Its ring may be full: it must not wait for us.
     loop.call_soon(Link.notify_guest, link)
-    guest = await Guest.greet_guest(link)
-    collector = Collector(DOMAIN, RawFeed(), lambda: 1.0, {}, POINTS)
+    guest = await GuestControl.greet_guest(link)
+    collector = Collector(DOMAIN, RawStream(), lambda: 1.0, {}, POINTS)
     try:
         collector.meet_boot(guest.hello.boot_id)
         collector.open_words(link, guest.hello.words)

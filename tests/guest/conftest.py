@@ -25,7 +25,7 @@ from lab.images.kernel_variants import DEBUG, variant_kernel
 from tests.guest.build import build
 from tests.guest.machine import RAM, cpu_model
 from vesper_monitor.guest import abi, decode
-from vesper_monitor.guest.points.point import Point
+from vesper_monitor.guest.points.point import DynamicProbe
 from vesper_monitor.guest.relay import RawRecord
 
 #: A guest that is not done after this many seconds hangs.
@@ -72,7 +72,7 @@ class Run:
         assert len(found) == 1, (start, self.said)
         return found[0][len(start) :].strip()
 
-    def events(self, probe: str, point: Point | None = None) -> list[decode.Event]:
+    def events(self, probe: str, point: DynamicProbe | None = None) -> list[decode.Event]:
         """A probe's records, of all CPUs, by their times; of a point by its definition."""
         defined = {point.name: point} if point is not None else {}
         found = []

@@ -7,7 +7,7 @@ import re
 
 from tests.guest.ivshmem import SLOW, KvmMachine, Watch
 from tests.host.standins import until
-from vesper_monitor.guest.life import LifeReader
+from vesper_monitor.guest.life import HeartbeatReader
 from vesper_monitor.guest.points.syntax import parse_definition
 
 __all__ = [
@@ -71,7 +71,7 @@ async def unimpaired(guest: KvmMachine) -> None:
 async def shows_life(seen: Watch) -> None:
     guest = seen.session._guest
     assert guest is not None
-    reader = LifeReader(guest.link, guest.hello.life, guest.hello.nr_cpus)
+    reader = HeartbeatReader(guest.link, guest.hello.life, guest.hello.nr_cpus)
     try:
         first = reader.read_signs()
         await until(lambda: reader.read_signs() != first, "signs of life", SLOW)

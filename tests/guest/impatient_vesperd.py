@@ -22,7 +22,7 @@ AGAIN = 0.2
 BACK, LOOK_MISSING = 15.0, 2.0
 
 if __name__ == "__main__":
-    session._RETRY_FIRST = session._RETRY_LAST = session._RETRY_UNFIT = AGAIN
+    session._RETRY_FIRST = session._RETRY_LAST = session._RETRY_UNFIT_S = AGAIN
     service_watch.BACK_S, service_watch.LOOK_MISSING_S = BACK, LOOK_MISSING
     logs.set_up_logging("warning")
     asyncio.run(run_daemon(config.load_config(Path(sys.argv[1]), required=True)))

@@ -9,7 +9,7 @@ from contextlib import asynccontextmanager, contextmanager
 from pathlib import Path
 
 from kvm_transport.doorbells import Doorbells
-from kvm_transport.holder_client import Holder
+from kvm_transport.holder_client import IvshmemClient
 from kvm_transport.link import KvmLink
 from lab import images
 from lab.images.probes import FRONTENDS
@@ -22,7 +22,7 @@ from vesper_monitor.domain_state import DomainState
 from vesper_monitor.guest.decode import Event
 from vesper_monitor.guest.images import ImageStore
 from vesper_monitor.guest.lifecycle import ProbeState, SessionState
-from vesper_monitor.guest.points.point import Point
+from vesper_monitor.guest.points.point import DynamicProbe
 from vesper_monitor.guest.points.program import IMAGE
 from vesper_monitor.guest.positions import Position
 from vesper_monitor.guest.session import Session
@@ -51,11 +51,11 @@ class KvmMachine(MachineTransport):
         return DomainReport(DomainState.RUNNING if running else DomainState.GONE)
 
     async def connect_domain(self, domain: Domain, timeout: float) -> KvmLink:  # type: ignore[override]  # noqa: ASYNC109
-        holder, pid = Holder(self.holder.control), self.machine.process.pid
+        holder, pid = IvshmemClient(self.holder.control), self.machine.process.pid
         return await KvmLink.connect_guest(holder, pid, domain, timeout, Doorbells())
 
     async def deactivate_domain(self, domain: Domain) -> None:
-        holder, pid = Holder(self.holder.control), self.machine.process.pid
+        holder, pid = IvshmemClient(self.holder.control), self.machine.process.pid
         await KvmLink.end_activation(holder, pid, domain, Doorbells())
 
     def run_state(self) -> str:
@@ -154,7 +154,7 @@ class Watch:
     """A session, and what it has seen."""
 
     def __init__(
-        self, guest: KvmMachine, resume_from: Mapping[Position, int], points: Sequence[Point]
+        self, guest: KvmMachine, resume_from: Mapping[Position, int], points: Sequence[DynamicProbe]
     ) -> None:
         self.events: list[Event] = []
         self.states: list[SessionState] = []
@@ -202,7 +202,7 @@ async def watch(
     guest: KvmMachine,
     resume_from: Mapping[Position, int] | None = None,
     *,
-    points: Sequence[Point] = (),
+    points: Sequence[DynamicProbe] = (),
     deactivate: bool = False,
 ) -> AsyncIterator[Watch]:
     """:param points: that may be loaded by their names."""

@@ -20,7 +20,7 @@ from tests.guest.features import POINT, cpus_go_and_come, point, shows_life
 from tests.guest.ivshmem import PROBES, KvmMachine, Watch, kvm_machine, watch
 from tests.guest.machine import takes_new_cpus
 from vesper_monitor.guest.lifecycle import ProbeState
-from vesper_monitor.guest.points.point import Point
+from vesper_monitor.guest.points.point import DynamicProbe
 from vesper_monitor.guest.points.program import IMAGE
 
 __all__ = ["missing_modules", "try_kernel"]
@@ -44,7 +44,7 @@ async def _features(guest: KvmMachine, seen: Watch, cpus: int, plugged_in: bool)
     await point(guest, seen)
 
 
-async def _is_refused(seen: Watch, refused: Point) -> None:
+async def _is_refused(seen: Watch, refused: DynamicProbe) -> None:
     await seen.session.set_probes({refused.name: ""})
     await seen.see(
         lambda: seen.session.probes[refused.name].state is ProbeState.FAILED, "a point refused"
@@ -52,7 +52,7 @@ async def _is_refused(seen: Watch, refused: Point) -> None:
 
 
 async def _try_all(
-    guest: KvmMachine, probes: list[str], cpus: int, plugged_in: bool, refused: Sequence[Point]
+    guest: KvmMachine, probes: list[str], cpus: int, plugged_in: bool, refused: Sequence[DynamicProbe]
 ) -> None:
     await real_faults.prepare(guest)
     async with watch(guest, points=[POINT, *refused]) as seen:
@@ -75,7 +75,7 @@ def try_kernel(
     modules: Modules,
     cpus: int,
     directory: Path,
-    refused: Sequence[Point] = (),
+    refused: Sequence[DynamicProbe] = (),
 ) -> str:
     """Boot it and try all of it.
 

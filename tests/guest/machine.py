@@ -34,8 +34,8 @@ from vesper_monitor.transport import (
     Domain,
     DomainEvent,
     DomainReport,
-    FrontendMissing,
-    LinkLost,
+    FrontendMissingError,
+    LinkLostError,
     TransportError,
     VcpuState,
     VcpuUse,
@@ -481,13 +481,13 @@ class MachineTransport:
         end = time.monotonic() + timeout
         while time.monotonic() < end:
             if self.machine.process.poll() is not None:
-                raise LinkLost("QEMU has gone")
+                raise LinkLostError("QEMU has gone")
             # Notifications may come before: "NN\n4711\n"
             lines = self.machine.notified().split(b"\n")
             if len(lines) > 2:
                 return MachineLink(domain, self.machine, int(lines[1]))
             await asyncio.sleep(_POLL)
-        raise FrontendMissing("vm1: no VESPER modules in the guest")
+        raise FrontendMissingError("vm1: no VESPER modules in the guest")
 
     async def deactivate_domain(self, domain: Domain) -> None: ...
 

@@ -22,7 +22,7 @@ from lab.images.probes import FRONTENDS
 from tests.guest.ivshmem import PROBES
 from tests.guest.machine import Machine, machine
 from tests.kvm.holder import holder
-from vesper_monitor.client import Client, DaemonUnavailable
+from vesper_monitor.client import Client, DaemonUnavailableError
 
 __all__ = ["DOMAIN_STATUS", "LOADED", "Heard", "Vesperd", "guests", "until"]
 
@@ -80,7 +80,7 @@ class Vesperd:
         assert self.process.poll() is None, self.log.read_text()
         try:
             self.call("hello")
-        except DaemonUnavailable:
+        except DaemonUnavailableError:
             return False
         return True
 
@@ -164,7 +164,7 @@ class Heard:
                         if event["fields"]["signal"] == "SIGUSR1":
                             self.times.append((event["received"], event["guest_ns"] / 1e9))
                         self.crashes += event["fields"]["signal"] == "SIGSEGV"
-            except DaemonUnavailable:
+            except DaemonUnavailableError:
                 pass  # its end
 
         threading.Thread(target=body, daemon=True).start()

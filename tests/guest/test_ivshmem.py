@@ -10,7 +10,7 @@ import random
 from pathlib import Path
 from typing import Any
 
-from kvm_transport.holder_client import Holder
+from kvm_transport.holder_client import IvshmemClient
 from tests.guest.features import (
     CGROUP,
     CPU1,
@@ -48,7 +48,7 @@ async def faults(guest: KvmMachine, seen: Watch) -> None:
 
 async def garbage(guest: KvmMachine) -> None:
     """Whatever the host writes into the shared memory, this kernel lives and ends in order."""
-    attachment = await Holder(guest.holder.control).attach_to_qemu(guest.machine.process.pid)
+    attachment = await IvshmemClient(guest.holder.control).attach_to_qemu(guest.machine.process.pid)
     noise = random.Random(5).randbytes(attachment.size - abi.PAGE_SIZE)
     for _ in range(3):
         os.pwrite(attachment.memory, noise, abi.PAGE_SIZE)

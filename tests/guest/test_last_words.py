@@ -12,7 +12,7 @@ from tests.guest.machine import Machine, MachineTransport, machine
 from tests.host.standins import until
 from vesper_monitor.guest.decode import Event
 from vesper_monitor.guest.images import ImageStore
-from vesper_monitor.guest.last_words import LastWords
+from vesper_monitor.guest.last_words import CrashLog
 from vesper_monitor.guest.session import Session, SessionState
 
 #: s for a kernel under emulation to panic and say so.
@@ -43,7 +43,7 @@ async def _watched(guest: Machine, body: Callable[[Session, list[Event]], Awaita
         await asyncio.wait_for(task, 10)
 
 
-def _words(event: Event) -> LastWords:
+def _words(event: Event) -> CrashLog:
     assert event.words is not None
     return event.words
 

@@ -17,7 +17,7 @@ from tests.guest.machine import Machine, MachineTransport, machine
 from tests.host.standins import until
 from vesper_monitor.guest.decode import Event
 from vesper_monitor.guest.images import ImageStore
-from vesper_monitor.guest.life import LifeReader, find_life
+from vesper_monitor.guest.life import HeartbeatReader, find_life
 from vesper_monitor.guest.liveness import LifeState
 from vesper_monitor.guest.session import Session, SessionState
 
@@ -49,7 +49,7 @@ class Watched:
     def signs(self) -> list[tuple[int, int]]:
         guest = self.session._guest
         assert guest is not None
-        reader = LifeReader(guest.link, guest.hello.life, guest.hello.nr_cpus)
+        reader = HeartbeatReader(guest.link, guest.hello.life, guest.hello.nr_cpus)
         try:
             return [(sign.irqs, sign.runs) for sign in reader.read_signs()]
         finally:
@@ -140,7 +140,7 @@ def test_hang_while_no_vesperd_is_there(test_guest: Any, tmp_path: Path) -> None
 
     async def hang_alone(guest: Machine) -> None:
         link = await MachineTransport(guest).connect_domain(Watched(guest).session.domain, SLOW)
-        reader = LifeReader(link, *find_life(link))
+        reader = HeartbeatReader(link, *find_life(link))
         try:
             first = reader.read_signs()
             await until(lambda: reader.read_signs() != first, "a heartbeat", SLOW)

@@ -14,7 +14,7 @@ from pathlib import Path
 from typing import Any
 
 from lab.standin.image import make_store
-from vesper_monitor.client import Client, DaemonUnavailable
+from vesper_monitor.client import Client, DaemonUnavailableError
 
 PROJECT = Path(__file__).parents[2]
 
@@ -71,7 +71,7 @@ class DaemonProcess:
                     not usable or hello["transports"] == {"standin": None}
                 ):
                     return
-            except DaemonUnavailable:
+            except DaemonUnavailableError:
                 pass
             assert self.process.poll() is None, self.log.read_text()
             assert time.monotonic() < end, self.log.read_text()

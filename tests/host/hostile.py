@@ -273,18 +273,18 @@ async def _until(condition: object, limit: float = 20.0) -> None:
 @contextmanager
 def impatient() -> Iterator[None]:
     """What takes seconds takes a tenth of a second."""
-    names = {"_RETRY_FIRST": 0.02, "_RETRY_LAST": 0.1, "_RETRY_UNFIT": 0.05}
+    names = {"_RETRY_FIRST": 0.02, "_RETRY_LAST": 0.1, "_RETRY_UNFIT_S": 0.05}
     before = {name: getattr(session, name) for name in names}
     request = cchan.Cchan._send_request
-    defaults, load = request.__defaults__, cchan.LOAD_TIMEOUT
+    defaults, load = request.__defaults__, cchan.LOAD_TIMEOUT_S
     try:
         for name, value in names.items():
             setattr(session, name, value)
         request.__defaults__ = (0.1,)
-        cchan.LOAD_TIMEOUT = 0.2
+        cchan.LOAD_TIMEOUT_S = 0.2
         yield
     finally:
         for name, value in before.items():
             setattr(session, name, value)
         request.__defaults__ = defaults
-        cchan.LOAD_TIMEOUT = load
+        cchan.LOAD_TIMEOUT_S = load

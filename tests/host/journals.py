@@ -8,7 +8,7 @@ from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 from typing import Any
 
-from vesper_monitor.faults.journal import Journal, JournalDamaged
+from vesper_monitor.faults.journal import Journal, JournalDamagedError
 
 __all__ = ["ThreadWorker"]
 
@@ -36,7 +36,7 @@ class ThreadWorker:
             if self._journal is None:
                 self._journal = self._open()
             return getattr(self._journal, method)(*args, **kwargs)
-        except JournalDamaged:
+        except JournalDamagedError:
             self._close()
             raise
 

@@ -10,7 +10,7 @@ import pytest
 
 from tests.host.standins import until
 from vesper_monitor.faults import attributes as module
-from vesper_monitor.faults.attributes import AT_ONCE, NodeAttributes
+from vesper_monitor.faults.attributes import MAX_UPDATES_AT_ONCE, NodeAttributes
 from vesper_monitor.faults.pacemaker import PacemakerError
 
 
@@ -90,7 +90,7 @@ def test_not_all_commands_at_once() -> None:
         await attributes.close()
 
     asyncio.run(run())
-    assert most == AT_ONCE
+    assert most == MAX_UPDATES_AT_ONCE
 
 
 def test_what_pacemaker_has_forgotten_is_set_again(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -8,7 +8,7 @@ import time
 from collections.abc import Awaitable, Callable
 
 from tests.host.standins import until
-from vesper_monitor.guest.beat import PARTS, Beat
+from vesper_monitor.guest.beat import TICKS_PER_PERIOD, SharedTicker
 
 
 def run(body: Callable[[], Awaitable[None]]) -> None:
@@ -17,7 +17,7 @@ def run(body: Callable[[], Awaitable[None]]) -> None:
 
 def test_each_is_called_until_it_leaves() -> None:
     async def body() -> None:
-        beat = Beat(0.01)
+        beat = SharedTicker(0.01)
         stays: list[float] = []
         leaves: list[float] = []
 
@@ -45,8 +45,8 @@ def test_one_in_each_period_and_spread_over_it() -> None:
     """Whoever comes when."""
 
     async def body() -> None:
-        beat = Beat(0.4)
-        heard: list[list[float]] = [[] for _ in range(4 * PARTS)]
+        beat = SharedTicker(0.4)
+        heard: list[list[float]] = [[] for _ in range(4 * TICKS_PER_PERIOD)]
         for times in heard:
             beat.add_call(times.append)
             await asyncio.sleep(0.005)
@@ -58,7 +58,7 @@ def test_one_in_each_period_and_spread_over_it() -> None:
         moments: dict[float, int] = {}
         for times in heard:
             moments[times[-1]] = moments.get(times[-1], 0) + 1
-        assert len(moments) >= PARTS / 2  # a busy machine's loop takes some together
+        assert len(moments) >= TICKS_PER_PERIOD / 2  # a busy machine's loop takes some together
         assert max(moments.values()) <= 8
 
     run(body)
@@ -66,7 +66,7 @@ def test_one_in_each_period_and_spread_over_it() -> None:
 
 def test_what_was_missed_is_not_made_up_for() -> None:
     async def body() -> None:
-        beat = Beat(0.05)
+        beat = SharedTicker(0.05)
         heard: list[float] = []
         beat.add_call(heard.append)
         await until(lambda: heard, "the first")
@@ -82,7 +82,7 @@ def test_what_was_missed_is_not_made_up_for() -> None:
 def test_alone_it_wakes_nobody_in_between() -> None:
     async def body() -> None:
         loop = asyncio.get_running_loop()
-        beat = Beat(0.2)
+        beat = SharedTicker(0.2)
         heard: list[float] = []
         beat.add_call(heard.append)
         made: list[float] = []

@@ -17,11 +17,11 @@ from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, invariant, precondition, rule
 
 from vesper_monitor.faults.carried import MAX_PACKED_BYTES, pack_fault, unpack_fault
-from vesper_monitor.faults.fault import Fault, InstanceRecord
-from vesper_monitor.faults.instance import Answer, Instance, Result
-from vesper_monitor.faults.instances import Instances
+from vesper_monitor.faults.fault import ActivationRecord, Fault
+from vesper_monitor.faults.instance import Answer, ResourceActivation, Result
+from vesper_monitor.faults.instances import Activations
 from vesper_monitor.faults.journal import Batch, Journal
-from vesper_monitor.faults.recorder import Recorder
+from vesper_monitor.faults.recorder import JournalWriter
 from vesper_monitor.faults.watching import Watching
 from vesper_monitor.guest.decode import Event
 from vesper_monitor.guest.session import Position
@@ -94,16 +94,16 @@ class SynchronousRecorder:
         return method(self.journal, *args)
 
 
-def well_watched(_: InstanceRecord) -> Watching:
+def well_watched(_: ActivationRecord) -> Watching:
     return Watching(followed=True, lacking=None)
 
 
 async def started(
     folder: Path, tell: Any = None, carried: dict[str, Any] | None = None
-) -> tuple[Instances, Instance]:
+) -> tuple[Activations, ResourceActivation]:
     """An instance of vm1, with a fault of its own or one that has come along."""
-    recorder = cast(Recorder, SynchronousRecorder(Journal(folder / "journal.sqlite")))
-    instances = Instances(recorder, well_watched, grace=0.0, max_failovers=9, tell=tell or never)
+    recorder = cast(JournalWriter, SynchronousRecorder(Journal(folder / "journal.sqlite")))
+    instances = Activations(recorder, well_watched, grace=0.0, max_failovers=9, tell=tell or never)
     instance = instances.start_instance("r", Domain("vm1", 2, UUID), [], ["httpd"])
     if carried is not None:
         assert not instances.take_carried_fault(instance, unpack_fault(carried))
@@ -125,7 +125,7 @@ def death(seq: int, domid: int = 2) -> Event:
     )  # fmt: skip
 
 
-def found(instances: Instances, event: Event) -> None:
+def found(instances: Activations, event: Event) -> None:
     faults = instances.judge_events(Domain("vm1", 2, UUID), [event])
     instances.tell_recorded_faults(faults)
 
@@ -182,14 +182,14 @@ class OneHost:
     def __init__(self, folder: Path, world: Migration) -> None:
         self._world = world
         self.journal = Journal(folder / "journal.sqlite")
-        self.instances: Instances | None = None
+        self.instances: Activations | None = None
         self.live()
 
     def live(self) -> None:
         """As Daemon._restore and _on_up."""
         journal, told = self.journal, self._world.told_without_monitor
-        recorder = cast(Recorder, SynchronousRecorder(journal))
-        self.instances = Instances(
+        recorder = cast(JournalWriter, SynchronousRecorder(journal))
+        self.instances = Activations(
             recorder, well_watched, grace=1000.0, max_failovers=10**6, tell=told
         )
         records = journal.open_instances()
@@ -205,7 +205,7 @@ class OneHost:
                 self.instances.domain_ended(domain, DomainReport(DomainState.GONE))
 
     @property
-    def instance(self) -> Instance | None:
+    def instance(self) -> ResourceActivation | None:
         return self.instances.get_instance("r") if self.instances is not None else None
 
 
@@ -560,12 +560,12 @@ def test_a_journal_with_two_resources_of_one_domain(tmp_path: Path) -> None:
     async def scene() -> None:
         journal = Journal(tmp_path / "journal.sqlite")
         records = [
-            InstanceRecord(f"{name}/1", name, "vm1", UUID, 2, started, (), ())
+            ActivationRecord(f"{name}/1", name, "vm1", UUID, 2, started, (), ())
             for name, started in (("r", 1.0), ("s", 2.0))
         ]
         journal.write_batch(Batch(instances=records))
-        recorder = cast(Recorder, SynchronousRecorder(journal))
-        instances = Instances(recorder, well_watched, grace=0.0, max_failovers=9, tell=never)
+        recorder = cast(JournalWriter, SynchronousRecorder(journal))
+        instances = Activations(recorder, well_watched, grace=0.0, max_failovers=9, tell=never)
         instances.restore_all(journal.open_instances(), [], 0)
         assert [instance.record.resource for instance in instances.list_all()] == ["s"]
         assert [record.resource for record in journal.open_instances()] == ["s"]
@@ -584,8 +584,8 @@ def test_a_journal_that_is_read_late_takes_no_domain_from_who_has_it_now(tmp_pat
         journal = Journal(tmp_path / "journal.sqlite")
         assert first.fault is not None
         journal.write_batch(Batch(faults=[first.fault]))
-        recorder = cast(Recorder, SynchronousRecorder(journal))
-        instances = Instances(
+        recorder = cast(JournalWriter, SynchronousRecorder(journal))
+        instances = Activations(
             recorder, well_watched, grace=0.0, max_failovers=9, tell=never, numbered=False
         )
         second = instances.start_instance("s", Domain("vm1", 2, UUID), [], ["httpd"])

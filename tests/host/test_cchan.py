@@ -14,7 +14,13 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from vesper_monitor.guest import abi, cchan
-from vesper_monitor.guest.cchan import Cchan, CchanError, GuestRefused, GuestSilent, WrongVersion
+from vesper_monitor.guest.cchan import (
+    Cchan,
+    CchanError,
+    GuestRefusedError,
+    GuestSilentError,
+    WrongVersionError,
+)
 from vesper_monitor.transport import Domain
 
 TO_GUEST = abi.field_offset(abi.Cchan, "to_guest")
@@ -128,15 +134,15 @@ def test_refused_with_the_kernels_words() -> None:
         answering(lambda header: (-errno.ENOEXEC, abi.MsgResult(text=b"x: bad \x1b[31mmagic")))
     )
     region = abi.Region(handle=7, pages=1)
-    with pytest.raises(GuestRefused) as caught:
+    with pytest.raises(GuestRefusedError) as caught:
         talk(link, lambda channel: channel.request_load("x", region, 10, 0, 0))
     assert caught.value.errno == errno.ENOEXEC
     assert caught.value.text == "x: bad \\x1b[31mmagic"
 
 
 def test_silence_has_an_end(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(cchan, "LOAD_TIMEOUT", 0.1)
-    with pytest.raises(GuestSilent, match="vm1: no answer from the guest"):
+    monkeypatch.setattr(cchan, "LOAD_TIMEOUT_S", 0.1)
+    with pytest.raises(GuestSilentError, match="vm1: no answer from the guest"):
         talk(FakeLink(), lambda channel: channel.request_unload("x"))
 
 
@@ -161,10 +167,10 @@ def test_no_magic_is_no_c_chan() -> None:
 def test_other_version() -> None:
     link = FakeLink()
     abi.store_u32(link.cchan.view, abi.field_offset(abi.Cchan, "version"), 7)
-    with pytest.raises(WrongVersion, match="speak protocol 7"):
+    with pytest.raises(WrongVersionError, match="speak protocol 7"):
         Cchan(link)  # type: ignore[arg-type]
     refusing = FakeLink(answering(lambda header: (-errno.EPROTO, abi.MsgHello())))
-    with pytest.raises(WrongVersion):
+    with pytest.raises(WrongVersionError):
         talk(refusing, Cchan.request_hello)
 
 
@@ -185,7 +191,7 @@ def test_any_bytes_in_the_page(contents: list[bytes]) -> None:
         try:
             async with asyncio.timeout(0.05):
                 await channel.request_hello()
-        except (TimeoutError, CchanError, GuestRefused):
+        except (TimeoutError, CchanError, GuestRefusedError):
             pass
 
     talk(FakeLink(react), body)

@@ -19,14 +19,14 @@ from vesper_monitor.daemon import event_pipeline
 from vesper_monitor.daemon.event_pipeline import EventPipeline
 from vesper_monitor.daemon.followers import Followers
 from vesper_monitor.faults import recorder as recorders
-from vesper_monitor.faults.instances import Instances
+from vesper_monitor.faults.instances import Activations
 from vesper_monitor.faults.journal import KEEP_WORDS, Batch, Journal, JournalError
-from vesper_monitor.faults.recorder import Recorder
+from vesper_monitor.faults.recorder import JournalWriter
 from vesper_monitor.faults.watching import Watching
 from vesper_monitor.guest import abi
 from vesper_monitor.guest.decode import Event
 from vesper_monitor.guest.images import ImageStore
-from vesper_monitor.guest.last_words import LastWords
+from vesper_monitor.guest.last_words import CrashLog
 from vesper_monitor.guest.session import Session
 from vesper_monitor.transport import Domain
 
@@ -49,8 +49,8 @@ class Host:
     """
 
     def __init__(self, path: Path, *, held: bool = False) -> None:
-        self.recorder = Recorder(ThreadWorker(lambda: FullDisk(path)), held=held)
-        self.instances = Instances(
+        self.recorder = JournalWriter(ThreadWorker(lambda: FullDisk(path)), held=held)
+        self.instances = Activations(
             self.recorder, lambda _: Watching(True, None), grace=600.0, max_failovers=9,
             numbered=not held,
         )  # fmt: skip
@@ -219,7 +219,7 @@ def test_of_last_words_that_wait_no_more_are_kept_than_the_journal_does(tmp_path
     async def scene() -> None:
         host = Host(tmp_path / "journal", held=True)
         domain = Domain("vm1", 2, "u")
-        said = LastWords("oops", "BUG", "stack", "log" * 9999, True)
+        said = CrashLog("oops", "BUG", "stack", "log" * 9999, True)
         for number in range(KEEP_WORDS + 5):
             oops = replace(death(number + 1), event="last_words", words=said)
             host.pipeline.record_events(domain, [oops])

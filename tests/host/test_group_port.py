@@ -19,10 +19,10 @@ from typing import Any
 import pytest
 
 from tests.host.standins import until
-from vesper_monitor.client import Client, DaemonUnavailable, root_path
+from vesper_monitor.client import Client, DaemonUnavailableError, root_path
 from vesper_monitor.daemon import group_port, share
 from vesper_monitor.daemon import server as server_module
-from vesper_monitor.daemon.connection import MAX_LINE
+from vesper_monitor.daemon.connection import MAX_LINE_BYTES
 from vesper_monitor.daemon.server import Connection, Server
 from vesper_monitor.daemon.share import Share
 from vesper_monitor.ocf import quick
@@ -78,9 +78,9 @@ def test_lines_in_pieces_together_and_too_long(tmp_path: Path, as_the_group: Non
                 await asyncio.sleep(0.01)
             assert json.loads(await reader.readline())["a"] == 5
             writer.close()
-            long = await ask(path, b"x" * (MAX_LINE + 100), half_close=False)
+            long = await ask(path, b"x" * (MAX_LINE_BYTES + 100), half_close=False)
             assert "a line of more than" in long[0]["error"]
-            assert len(await ask(path, b'{"a":"' + b"x" * (MAX_LINE - 100) + b'"}\n')) == 1
+            assert len(await ask(path, b'{"a":"' + b"x" * (MAX_LINE_BYTES - 100) + b'"}\n')) == 1
 
     asyncio.run(run())
 
@@ -127,7 +127,7 @@ def test_a_follower_that_goes_is_not_followed_on(tmp_path: Path, as_the_group: N
 def test_who_does_not_read_is_dropped(
     tmp_path: Path, as_the_group: None, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(group_port, "SEND_TIMEOUT", 0.1)
+    monkeypatch.setattr(group_port, "SEND_TIMEOUT_S", 0.1)
     dropped: asyncio.Queue[str] = asyncio.Queue()
 
     async def flood(connection: Connection, request: Request) -> None:
@@ -369,7 +369,7 @@ def test_a_full_queue_is_waited_for(tmp_path: Path, suffix: str) -> None:
         with socket.socket(socket.AF_UNIX) as full:
             full.setblocking(False)
             assert full.connect_ex(f"{path}{suffix}") == errno.EAGAIN
-        with pytest.raises(DaemonUnavailable, match="does not accept"):
+        with pytest.raises(DaemonUnavailableError, match="does not accept"):
             Client(str(path), timeout=0.1).connect_to_vesperd()
         thread = threading.Timer(0.2, lambda: held.extend(listener.accept()[:1]))
         thread.start()

@@ -8,7 +8,7 @@ import asyncio
 import pytest
 
 from kvm_transport import states
-from vesper_monitor.daemon.hearsay import Hearsay
+from vesper_monitor.daemon.hearsay import DomainStateWatch
 from vesper_monitor.guest.decode import Event
 from vesper_monitor.transport import Cause, Domain, DomainReport, DomainState
 
@@ -33,7 +33,7 @@ def test_a_long_pause(cause: Cause, own: float | None, failures: int) -> None:
         return report
 
     async def body() -> None:
-        hearsay = Hearsay(
+        hearsay = DomainStateWatch(
             lambda _, event: told.append(event),
             still,
             lambda _, likely: own or (0.0 if likely else 0.2),
@@ -54,7 +54,7 @@ def heard(*happens: str | DomainReport) -> list[Event]:
         return None
 
     async def body() -> None:
-        hearsay = Hearsay(lambda _, event: told.append(event), still, lambda _, likely: 0.0)
+        hearsay = DomainStateWatch(lambda _, event: told.append(event), still, lambda _, likely: 0.0)
         for what in happens:
             if isinstance(what, str):
                 hearsay.note_stop(VM1, what == "stop")

@@ -140,7 +140,7 @@ class Hostile(RuleBasedStateMachine):
         assert len(session._retry_at) <= MOST_NAMES
         assert len(session._retry_after) <= MOST_NAMES
         assert len(session._channels) <= abi.MAX_CHANNELS
-        assert len(session.positions) <= positions.MAX_CLOSED + 100
+        assert len(session.positions) <= positions.MAX_CLOSED_CHANNELS + 100
         link = session._guest.link if session._guest is not None else None
         assert link is None or len(link._maps) <= MOST_NAMES
         assert len(self.host.log.lines) <= MOST_LINES

@@ -59,7 +59,7 @@ def test_not_a_module(store: ImageStore) -> None:
 
 def test_too_large(store: ImageStore) -> None:
     with (store.root / RELEASE / "send_signal.ko").open("r+b") as file:
-        file.truncate(images.MAX_IMAGE + 1)
+        file.truncate(images.MAX_IMAGE_BYTES + 1)
     with pytest.raises(ImageError, match="strip"):
         store.find_image("vm1", RELEASE, make_vermagic(), "send_signal")
 

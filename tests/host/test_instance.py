@@ -10,21 +10,21 @@ from hypothesis import settings
 from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, invariant, precondition, rule
 
-from vesper_monitor.faults.fault import Fault, InstanceRecord
+from vesper_monitor.faults.fault import ActivationRecord, Fault
 from vesper_monitor.faults.instance import (
-    CALM,
-    HOLD,
-    LONG_GAP,
+    DEGRADED_AFTER_S,
+    LONG_GAP_S,
+    MONITOR_HOLD_S,
     PANIC_RULE,
-    Instance,
-    InstanceState,
+    ActivationState,
+    ResourceActivation,
     Result,
     Waiter,
 )
 from vesper_monitor.faults.watching import Watching
 from vesper_monitor.transport import Cause, DomainReport, DomainState
 
-RECORD = InstanceRecord("r/u/1/1", "r", "vm1", "u", 1, 1.0, ("send_signal",), ("httpd",))
+RECORD = ActivationRecord("r/u/1/1", "r", "vm1", "u", 1, 1.0, ("send_signal",), ("httpd",))
 
 
 def fault(number: int = 1) -> Fault:
@@ -42,19 +42,19 @@ class Watched:
         return Watching(self.followed, self.lacking)
 
 
-def make(record: InstanceRecord = RECORD, **more: Any) -> Instance:
+def make(record: ActivationRecord = RECORD, **more: Any) -> ResourceActivation:
     """On a domain that is well watched."""
-    return Instance(record, Watched(), **more)
+    return ResourceActivation(record, Watched(), **more)
 
 
-def watch_changes(instance: Instance, lacking: str | None, now: float) -> None:
+def watch_changes(instance: ResourceActivation, lacking: str | None, now: float) -> None:
     watched = instance._watching
     assert isinstance(watched, Watched)
     watched.lacking = lacking
     instance.watch_changed(now)
 
 
-def monitored(interval: float = 1.0) -> Instance:
+def monitored(interval: float = 1.0) -> ResourceActivation:
     """After its first monitor."""
     instance = make()
     waiter = Waiter()
@@ -65,7 +65,7 @@ def monitored(interval: float = 1.0) -> Instance:
     return instance
 
 
-def begin(instance: Instance, now: float, interval: float = 1.0) -> Waiter:
+def begin(instance: ResourceActivation, now: float, interval: float = 1.0) -> Waiter:
     waiter = Waiter()
     instance.monitor_begins(waiter, now, interval)
     return waiter
@@ -151,8 +151,8 @@ def test_a_fault_in_a_long_gap_is_told_without_a_monitor() -> None:
 
 def test_it_is_unmonitored_when_no_monitor_comes_for_long() -> None:
     instance = monitored(interval=10.0)
-    assert not instance.is_unmonitored(10.0 + LONG_GAP)
-    assert instance.is_unmonitored(10.1 + LONG_GAP)
+    assert not instance.is_unmonitored(10.0 + LONG_GAP_S)
+    assert instance.is_unmonitored(10.1 + LONG_GAP_S)
     waiter = begin(instance, 1000.0, interval=10.0)
     assert not instance.is_unmonitored(2000.0)
     instance.monitor_ends(waiter, 2000.0, delivered=False)
@@ -173,7 +173,7 @@ def test_a_monitor_that_comes_while_pacemaker_acts_is_kept_waiting() -> None:
     instance.fault_injected(1.0)
     waiter = begin(instance, 2.0, interval=10.0)
     assert waiter.answer is None  # told now, the fault would count twice
-    assert instance.hold_until() == 1.0 + HOLD
+    assert instance.hold_until() == 1.0 + MONITOR_HOLD_S
     assert instance.answer_at_timeout().result is Result.FAULT
 
 
@@ -186,7 +186,7 @@ def test_degraded_is_told_once_at_once_then_at_the_end_of_each_wait() -> None:
     waiter = begin(instance, 3.0)
     assert waiter.answer is None
     assert instance.answer_at_timeout().result is Result.DEGRADED
-    watch_changes(instance, None, 3.0 + CALM)
+    watch_changes(instance, None, 3.0 + DEGRADED_AFTER_S)
     assert result(waiter) is Result.FINE
 
 
@@ -200,7 +200,7 @@ def test_a_guest_that_toggles_does_not_keep_the_host_busy() -> None:
         early += waiter.answer is not None
         waiter.answer = waiter.answer or instance.answer_at_timeout()
         instance.monitor_ends(waiter, now, delivered=True)
-    assert 0 < early <= 1 + 100 / CALM
+    assert 0 < early <= 1 + 100 / DEGRADED_AFTER_S
 
 
 def test_a_dead_domain_is_told_at_once() -> None:
@@ -371,7 +371,7 @@ class Life(RuleBasedStateMachine):
         waiters = self.waiters
         ended = self.instance.end_activation(self.now, "stop")
         assert (ended and ended.id) == (held and held.id)
-        assert self.instance.state is InstanceState.ENDED
+        assert self.instance.state is ActivationState.ENDED
         assert all(waiter.answer is not None for waiter in waiters)
         assert self.instance.seconds_until_alarm(self.now, 0.0) is None
         self.begin_life()
@@ -393,7 +393,7 @@ class Life(RuleBasedStateMachine):
             assert self.instance.seconds_until_alarm(self.now, 5.0) is None
             return
         # Either a monitor is about to be told, or Pacemaker will be.
-        assert self.instance.state is InstanceState.WAITING or (
+        assert self.instance.state is ActivationState.WAITING or (
             self.instance.seconds_until_alarm(self.now, 5.0) is not None
         )
 

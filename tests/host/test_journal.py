@@ -22,9 +22,9 @@ from hypothesis import strategies as st
 from tests.host.journals import ThreadWorker
 from tests.host.standins import until
 from vesper_monitor.faults import journal as journal_module
-from vesper_monitor.faults.fault import Fault, InstanceRecord
+from vesper_monitor.faults.fault import ActivationRecord, Fault
 from vesper_monitor.faults.journal import Batch, Journal, JournalError
-from vesper_monitor.faults.recorder import Recorder
+from vesper_monitor.faults.recorder import JournalWriter
 from vesper_monitor.guest.decode import Event
 from vesper_monitor.guest.session import Position
 
@@ -43,8 +43,8 @@ def fault(number: int, instance: str = "r/u/1/1") -> Fault:
     )
 
 
-def instance(name: str = "r/u/1/1") -> InstanceRecord:
-    return InstanceRecord(name, "r", "vm1", "u", 1, 1.0, ("send_signal",), ("httpd",))
+def instance(name: str = "r/u/1/1") -> ActivationRecord:
+    return ActivationRecord(name, "r", "vm1", "u", 1, 1.0, ("send_signal",), ("httpd",))
 
 
 POSITIONS = {Position(2**64 - 1, "send_signal", 7, 0): 2**64 - 1}
@@ -234,7 +234,7 @@ def test_no_way_to_open_it_is_an_error_not_a_crash(tmp_path: Path) -> None:
 
 def test_recorder_keeps_the_order_and_reads_what_was_put(path: Path) -> None:
     async def run() -> None:
-        recorder = Recorder(ThreadWorker(lambda: Journal(path)))
+        recorder = JournalWriter(ThreadWorker(lambda: Journal(path)))
         order: list[int] = []
         for number in range(1, 200):
             recorder.put_batch("vm1", Batch([event(number)]), lambda n=number: order.append(n))  # type: ignore[misc]
@@ -247,7 +247,7 @@ def test_recorder_keeps_the_order_and_reads_what_was_put(path: Path) -> None:
 
 def test_a_flood_of_one_vm_is_not_before_the_fault_of_another(path: Path) -> None:
     async def run() -> None:
-        recorder = Recorder(ThreadWorker(lambda: Journal(path)))
+        recorder = JournalWriter(ThreadWorker(lambda: Journal(path)))
         order: list[str] = []
         for first in range(1, 5001, 100):
             flood = Batch([event(number) for number in range(first, first + 100)])
@@ -270,7 +270,7 @@ def test_monitors_are_told_before_the_disk_has_it_and_it_gets_there(path: Path) 
             super().sync_to_disk()
 
     async def run() -> None:
-        recorder = Recorder(ThreadWorker(lambda: Slow(path)))
+        recorder = JournalWriter(ThreadWorker(lambda: Slow(path)))
         told = asyncio.Event()
         recorder.put_batch("vm1", Batch([event(1)]))
         await recorder.flush_queue()
@@ -308,7 +308,7 @@ def test_a_failing_journal_delays_nobody_and_loses_no_fault(path: Path) -> None:
             return super().write_batch(batch)
 
     async def run() -> None:
-        recorder = Recorder(ThreadWorker(lambda: Full(path)))
+        recorder = JournalWriter(ThreadWorker(lambda: Full(path)))
         told: list[int] = []
         recorder.put_batch("vm1", Batch([event(1)]), lambda: told.append(1))
         await recorder.flush_queue()

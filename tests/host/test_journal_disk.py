@@ -19,8 +19,8 @@ from tests.host.journals import ThreadWorker
 from tests.host.standins import GuestProcess
 from tests.host.test_daemon import SEGV, Guest, collecting, wait_for
 from tests.host.test_journal import event, fault
-from vesper_monitor.faults.journal import Batch, Journal, JournalDamaged
-from vesper_monitor.faults.recorder import Recorder
+from vesper_monitor.faults.journal import Batch, Journal, JournalDamagedError
+from vesper_monitor.faults.recorder import JournalWriter
 
 #: KiB of the disk.
 SIZE = 2048
@@ -167,12 +167,12 @@ def test_a_journal_that_is_damaged_while_it_is_used(tmp_path: Path) -> None:
     journal.close()
 
     async def run() -> None:
-        recorder = Recorder(ThreadWorker(lambda: Journal(path)))
+        recorder = JournalWriter(ThreadWorker(lambda: Journal(path)))
         assert await recorder.run_on_journal(Journal.last_ids) == (49_999, 0)
         with path.open("r+b") as file:
             file.seek(8192)
             file.write(b"\xff" * (path.stat().st_size - 8192))
-        with pytest.raises(JournalDamaged):
+        with pytest.raises(JournalDamagedError):
             await recorder.run_on_journal(Journal.read_events, limit=10**6)
         recorder.put_batch("vm1", Batch(faults=[fault(1)]))
         await recorder.flush_queue()
@@ -214,8 +214,8 @@ def test_a_torn_write_costs_what_was_not_finished(tmp_path: Path) -> None:
 def test_damage_is_told_from_a_disk_that_fails(tmp_path: Path) -> None:
     journal = Journal(tmp_path / "journal")
     assert isinstance(
-        journal._make_error("read", sqlite3.DatabaseError("malformed")), JournalDamaged
+        journal._make_error("read", sqlite3.DatabaseError("malformed")), JournalDamagedError
     )
     full = journal._make_error("write", sqlite3.OperationalError("database or disk is full"))
-    assert not isinstance(full, JournalDamaged)
+    assert not isinstance(full, JournalDamagedError)
     journal.close()

@@ -19,7 +19,7 @@ from tests.host.test_journal import event, fault, instance
 from vesper_monitor.faults import journal as journals
 from vesper_monitor.faults.journal import Batch, Journal, JournalError
 from vesper_monitor.faults.journal_process import JournalProcess
-from vesper_monitor.faults.recorder import Recorder
+from vesper_monitor.faults.recorder import JournalWriter
 
 
 @pytest.fixture
@@ -116,7 +116,7 @@ def test_without_descriptors_a_child_is_begun_later(path: Path, room: int) -> No
     """What was put is not dropped for that."""
 
     async def body() -> None:
-        recorder, written = Recorder(process(path)), asyncio.Event()
+        recorder, written = JournalWriter(process(path)), asyncio.Event()
         _, most = limits = resource.getrlimit(resource.RLIMIT_NOFILE)
         lowest = os.dup(0)
         os.close(lowest)

@@ -28,12 +28,12 @@ from vesper_monitor.faults.rules import Scope, judge_by_defaults
 from vesper_monitor.guest import abi
 from vesper_monitor.guest.images import ImageStore
 from vesper_monitor.guest.last_words import (
-    CALM,
-    MAX_LOG,
-    MAX_MESSAGE,
-    UNFINISHED,
-    LastWords,
-    WordsReader,
+    CALM_S,
+    MAX_LOG_BYTES,
+    MAX_MESSAGE_CHARS,
+    UNFINISHED_S,
+    CrashLog,
+    CrashLogReader,
     to_event,
 )
 from vesper_monitor.transport import Domain
@@ -77,8 +77,8 @@ class Clock:
         return self.now
 
 
-def reader(memory: Memory, clock: Clock, seen: int | None = 0) -> WordsReader:
-    return WordsReader(memory, REGION, dict.fromkeys(abi.WordsKind, seen), clock)  # type: ignore[arg-type]
+def reader(memory: Memory, clock: Clock, seen: int | None = 0) -> CrashLogReader:
+    return CrashLogReader(memory, REGION, dict.fromkeys(abi.WordsKind, seen), clock)  # type: ignore[arg-type]
 
 
 def test_each_is_read_once_and_not_too_often() -> None:
@@ -91,7 +91,7 @@ def test_each_is_read_once_and_not_too_often() -> None:
     memory.write(OOPS, 8)
     memory.write(PANIC, 2)
     assert [kind for kind, *_ in words.read_new()] == [PANIC]  # an oops flood hides no panic
-    clock.now += CALM
+    clock.now += CALM_S
     assert [(kind, number) for kind, number, *_ in words.read_new()] == [(OOPS, 4)]
 
 
@@ -104,7 +104,7 @@ def test_one_that_is_never_finished() -> None:
     assert (kind, number, slot.message, complete) == (PANIC, 1, b"half", False)
     memory.write(OOPS, 1)
     assert words.read_new() == []
-    clock.now += UNFINISHED
+    clock.now += UNFINISHED_S
     assert len(words.read_new()) == 1
 
 
@@ -120,7 +120,7 @@ def test_another_version_is_refused(content: bytes) -> None:
     with pytest.raises(ValueError, match="version"):
         reader(Memory(content), Clock())
     with pytest.raises(ValueError, match="pages"):
-        WordsReader(Memory(), abi.Region(handle=1, pages=1), {})  # type: ignore[arg-type]
+        CrashLogReader(Memory(), abi.Region(handle=1, pages=1), {})  # type: ignore[arg-type]
 
 
 @given(st.binary(max_size=600), st.binary(max_size=300), st.integers(0, 2**32 - 1), st.booleans())
@@ -135,8 +135,8 @@ def test_no_words_make_anything_raise(
     said = to_event(kind, 2**31, slot, True, domain=VM, received=1.0)
     words = said.words
     assert words is not None
-    assert len(said.fields["message"]) <= MAX_MESSAGE
-    assert len(words.log) <= MAX_LOG
+    assert len(said.fields["message"]) <= MAX_MESSAGE_CHARS
+    assert len(words.log) <= MAX_LOG_BYTES
     assert all(line.isprintable() for line in (words.log + words.stack).split("\n"))
     assert said.text.isprintable()
     json.dumps(said.to_json())
@@ -236,8 +236,8 @@ def test_a_lost_journal_makes_no_old_oops_new(images: ImageStore) -> None:
 # ----------------------------------------------------------------- journal
 
 
-def words(log: str = "log") -> LastWords:
-    return LastWords("panic", "message", "stack", log, True)
+def words(log: str = "log") -> CrashLog:
+    return CrashLog("panic", "message", "stack", log, True)
 
 
 def test_journal_keeps_them_by_vm(tmp_path: Path) -> None:

@@ -27,7 +27,7 @@ from vesper_monitor.domain_state import DomainState
 from vesper_monitor.guest import abi
 from vesper_monitor.guest.cchan import Cchan
 from vesper_monitor.guest.images import ImageStore
-from vesper_monitor.guest.liveness import Depth, Hang, LifeState, Liveness, Sign, Silence
+from vesper_monitor.guest.liveness import Depth, Hang, HangDetector, Heartbeat, LifeState, Silence
 from vesper_monitor.guest.session import SessionState
 from vesper_monitor.transport import CpuUse, VcpuState, VcpuUse
 from xen_transport import toolstack
@@ -69,7 +69,7 @@ class Model:
         self.latency = latency
         self.timeout = timeout
         self.now = 1000.0
-        self.liveness = Liveness()
+        self.liveness = HangDetector()
         self.hangs: list[tuple[float, Hang]] = []
         self._poll_at = 0.0
         self._answer: tuple[float, CpuUse] | None = None
@@ -110,7 +110,7 @@ class Model:
         if self._answer is not None and self.now >= self._answer[0]:
             life.note_cpu_use(self.now, self._answer[1], self.timeout)
             self._answer = None
-        life.note_signs(self.now, [Sign(n, cpu.irqs, cpu.runs) for n, cpu in enumerate(self.cpus)])
+        life.note_signs(self.now, [Heartbeat(n, cpu.irqs, cpu.runs) for n, cpu in enumerate(self.cpus)])
         hang = life.find_hang(self.timeout)
         if hang is not None:
             self.hangs.append((self.now, hang))
@@ -197,14 +197,14 @@ def told_after(timeout: float, ill: str, began: float, late: float, latency: flo
     looks from 0 on, each ``late`` s after its time; the hypervisor answers
     after ``latency``, with what was so at any time until then.
     """
-    life, now = Liveness(), late
+    life, now = HangDetector(), late
     answer: tuple[float, CpuUse] | None = None
     while now < began + 3 * timeout:
         if answer is not None and answer[0] <= now:
             life.note_cpu_use(*answer, timeout)
             answer = None
         before, after = int(min(now, began) / 0.5), int(now / 0.5)
-        life.note_signs(now, [Sign(0, after if ill == "runs" else before, before)])
+        life.note_signs(now, [Heartbeat(0, after if ill == "runs" else before, before)])
         if life.find_hang(timeout) is not None:
             return now - began
         if answer is None and life.needs_cpu_use(now):
@@ -273,11 +273,11 @@ def test_one_cpu_of_two_may_be_a_real_time_tasks() -> None:
     assert model.liveness.state is LifeState.ALIVE  # nobody is asked all the time
 
 
-def observed_for(life: Liveness, seconds: float, now: float, state: VcpuState) -> tuple[float, int]:
+def observed_for(life: HangDetector, seconds: float, now: float, state: VcpuState) -> tuple[float, int]:
     """A CPU that shows no sign and does not run. :returns: the time, and hangs."""
     end, hangs = now + seconds, 0
     while now < end:
-        life.note_signs(now, [Sign(0, 7, 7)])
+        life.note_signs(now, [Heartbeat(0, 7, 7)])
         hangs += life.find_hang(TIMEOUT) is not None
         if life.needs_cpu_use(now):
             life.note_cpu_use(now, CpuUse(DomainState.RUNNING, (VcpuUse(0, 3.0, state),)), TIMEOUT)
@@ -292,9 +292,9 @@ def test_a_stopped_process_sleeps_before_and_after(stopped: float) -> None:
     Two answers far apart agree that it sleeps, and are worth no more than two close together.
     """
     for phase in range(30):
-        life, now = Liveness(), 1000.0
+        life, now = HangDetector(), 1000.0
         for count in range(8):
-            life.note_signs(now + count, [Sign(0, count, count)])
+            life.note_signs(now + count, [Heartbeat(0, count, count)])
         now, hangs = observed_for(life, stopped + phase / 10, now + 7.5, VcpuState.RUNNABLE)
         now, more = observed_for(life, 2.0, now, VcpuState.BLOCKED)
         assert hangs + more == 0
@@ -304,32 +304,32 @@ def test_a_stopped_process_sleeps_before_and_after(stopped: float) -> None:
         )
         for _ in range(8):
             now += 1.0
-            life.note_signs(now, [Sign(0, 7, 7)])
+            life.note_signs(now, [Heartbeat(0, 7, 7)])
         life.note_cpu_use(
             now, CpuUse(DomainState.RUNNING, (VcpuUse(0, 3.0, VcpuState.BLOCKED),)), TIMEOUT
         )
-        life.note_signs(now + 0.1, [Sign(0, 7, 7)])
+        life.note_signs(now + 0.1, [Heartbeat(0, 7, 7)])
         assert life.find_hang(TIMEOUT) is None, stopped
-        life.note_signs(now + 0.2, [Sign(0, 8, 8)])
+        life.note_signs(now + 0.2, [Heartbeat(0, 8, 8)])
         assert life.find_hang(TIMEOUT) is None
         assert life.state is LifeState.ALIVE
 
 
 def test_a_hypervisor_that_cannot_say() -> None:
-    life = Liveness()
+    life = HangDetector()
     for second in range(100):
-        life.note_signs(second * 0.5, [Sign(0, 1, 1)])
+        life.note_signs(second * 0.5, [Heartbeat(0, 1, 1)])
         if life.needs_cpu_use(second * 0.5):
             life.note_cpu_use(second * 0.5, None, TIMEOUT)
         assert life.find_hang(TIMEOUT) is None
     assert life.state is LifeState.DOUBTED
 
 
-def silent_for(life: Liveness, seconds: int, now: float, use: CpuUse | None) -> float:
+def silent_for(life: HangDetector, seconds: int, now: float, use: CpuUse | None) -> float:
     """Each half a second a look; each question is answered so."""
     for _ in range(2 * seconds):
         now += 0.5
-        life.note_signs(now, [Sign(0, 7, 7)])
+        life.note_signs(now, [Heartbeat(0, 7, 7)])
         assert life.find_hang(TIMEOUT) is None
         if life.needs_cpu_use(now):
             life.note_cpu_use(now, use, TIMEOUT)
@@ -348,21 +348,21 @@ def silent_for(life: Liveness, seconds: int, now: float, use: CpuUse | None) -> 
 )
 def test_a_silence_that_nobody_explains_is_said(use: CpuUse | None, said: Silence | None) -> None:
     """It is no hang for certain, and not well for certain: seen at a guest that sleeps."""
-    life = Liveness()
-    life.note_signs(0.0, [Sign(0, 6, 6)])
+    life = HangDetector()
+    life.note_signs(0.0, [Heartbeat(0, 6, 6)])
     now = silent_for(life, 20, 0.5, use)
     assert life.unexplained(TIMEOUT) is None, "a host may be busy for a while"
     now = silent_for(life, 10, now, use)
     assert life.unexplained(TIMEOUT) is said
     assert life.unexplained(60.0) is None, "a hang of that guest takes longer"
-    life.note_signs(now + 0.5, [Sign(0, 8, 8)])
+    life.note_signs(now + 0.5, [Heartbeat(0, 8, 8)])
     life.find_hang(TIMEOUT)
     assert life.unexplained(TIMEOUT) is None
 
 
 def test_a_pause_is_no_part_of_a_silence_that_nobody_explains() -> None:
-    life = Liveness()
-    life.note_signs(0.0, [Sign(0, 6, 6)])
+    life = HangDetector()
+    life.note_signs(0.0, [Heartbeat(0, 6, 6)])
     starves = CpuUse(DomainState.RUNNING, (VcpuUse(0, 3.0, VcpuState.RUNNABLE),))
     now = silent_for(life, 15, 0.5, starves)
     now = silent_for(life, 60, now, CpuUse(DomainState.PAUSED, ()))
@@ -376,11 +376,11 @@ def test_a_pause_is_no_part_of_a_silence_that_nobody_explains() -> None:
 
 
 def test_a_guest_that_gets_a_little_cpu_and_is_silent() -> None:
-    life, now = Liveness(), 0.0
-    life.note_signs(now, [Sign(0, 6, 6), Sign(1, 6, 6)])
+    life, now = HangDetector(), 0.0
+    life.note_signs(now, [Heartbeat(0, 6, 6), Heartbeat(1, 6, 6)])
     for count in range(100):
         now += 0.5
-        life.note_signs(now, [Sign(0, 7 + count, 7 + count), Sign(1, 7, 7)])
+        life.note_signs(now, [Heartbeat(0, 7 + count, 7 + count), Heartbeat(1, 7, 7)])
         assert life.find_hang(TIMEOUT) is None
         if life.needs_cpu_use(now):
             ran = 3.0 + 0.02 * now
@@ -391,7 +391,7 @@ def test_a_guest_that_gets_a_little_cpu_and_is_silent() -> None:
 
 
 signs = st.lists(
-    st.builds(Sign, st.integers(0, 3), st.integers(0, 2**64 - 1), st.integers(0, 2**64 - 1)),
+    st.builds(Heartbeat, st.integers(0, 3), st.integers(0, 2**64 - 1), st.integers(0, 2**64 - 1)),
     max_size=4,
 )
 uses = st.none() | st.builds(
@@ -405,8 +405,8 @@ uses = st.none() | st.builds(
 
 
 @given(st.lists(st.tuples(st.floats(-1e6, 1e6), signs, uses), max_size=30))
-def test_nothing_makes_it_raise(rounds: list[tuple[float, list[Sign], CpuUse | None]]) -> None:
-    life = Liveness()
+def test_nothing_makes_it_raise(rounds: list[tuple[float, list[Heartbeat], CpuUse | None]]) -> None:
+    life = HangDetector()
     for now, seen, use in rounds:
         life.note_signs(now, seen)
         life.find_hang(TIMEOUT)
@@ -444,16 +444,16 @@ def test_xl_may_print_anything(text: str) -> None:
 
 
 def test_how_old_the_last_sign_is() -> None:
-    liveness = Liveness()
+    liveness = HangDetector()
     assert liveness.last_sign is None
-    liveness.note_signs(1.0, [Sign(0, 5, 5)])
+    liveness.note_signs(1.0, [Heartbeat(0, 5, 5)])
     assert liveness.last_sign is None  # that counter may have stood for long
-    liveness.note_signs(1.2, [Sign(0, 6, 5)])
+    liveness.note_signs(1.2, [Heartbeat(0, 6, 5)])
     assert liveness.last_sign == 1.0  # since then, at the earliest
-    liveness.note_signs(1.4, [Sign(0, 6, 9)])
+    liveness.note_signs(1.4, [Heartbeat(0, 6, 9)])
     assert liveness.last_sign == 1.0
     # vesperd stood still: it may have been long ago.
-    liveness.note_signs(99.0, [Sign(0, 7, 9)])
+    liveness.note_signs(99.0, [Heartbeat(0, 7, 9)])
     assert liveness.last_sign == 1.4
 
 
@@ -533,7 +533,7 @@ def test_a_hang_from_before_the_session(
 ) -> None:
     """It is found on the first link, though each HELLO is given up before; and its end is."""
     monkeypatch.setattr(Cchan._send_request, "__defaults__", (0.7,))
-    monkeypatch.setattr("vesper_monitor.guest.liveness.MAX_GAP", 0.6)
+    monkeypatch.setattr("vesper_monitor.guest.liveness.MAX_GAP_S", 0.6)
 
     async def body() -> None:
         with guest() as vm:
@@ -583,7 +583,7 @@ def test_a_reset_before_the_guest_has_answered(
 ) -> None:
     """What the old kernel has left is no hang of the new one."""
     monkeypatch.setattr(Cchan._send_request, "__defaults__", (0.7,))
-    monkeypatch.setattr("vesper_monitor.guest.liveness.MAX_GAP", 0.6)
+    monkeypatch.setattr("vesper_monitor.guest.liveness.MAX_GAP_S", 0.6)
 
     async def body() -> None:
         with guest(cmdline="lab.silent=yes") as vm:

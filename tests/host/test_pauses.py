@@ -13,7 +13,7 @@ import pytest
 from tests.host.standins import until
 from vesper_monitor.faults import pauses as pauses_module
 from vesper_monitor.faults.attributes import NodeAttributes
-from vesper_monitor.faults.instance import Instance, Result, Waiter
+from vesper_monitor.faults.instance import ResourceActivation, Result, Waiter
 from vesper_monitor.faults.pauses import Pauses
 from vesper_monitor.transport import DomainReport, DomainState
 
@@ -199,7 +199,7 @@ def test_one_that_is_not_known_yet_can_be_ended(tmp_path: Path) -> None:
 # -- the instance ---------------------------------------------------------------------
 
 
-def paused_instance() -> tuple[Instance, Waiter]:
+def paused_instance() -> tuple[ResourceActivation, Waiter]:
     instance = make()
     instance.monitor_begins(Waiter(), 0.0, 1.0, True)
     waiter = Waiter()

@@ -19,9 +19,9 @@ from vesper_monitor.guest import abi, decode
 from vesper_monitor.guest.modinfo import ModinfoError, read_modinfo, rename_module
 from vesper_monitor.guest.points import fetch
 from vesper_monitor.guest.points import syntax as syntax_module
-from vesper_monitor.guest.points.point import Kind, Point, PointError, ValueKind
+from vesper_monitor.guest.points.point import DynamicProbe, DynamicProbeError, Kind, ValueKind
 from vesper_monitor.guest.points.program import module_parameters
-from vesper_monitor.guest.points.store import Points
+from vesper_monitor.guest.points.store import DynamicProbeStore
 from vesper_monitor.guest.points.syntax import parse_definition
 from vesper_monitor.guest.relay import RawRecord
 
@@ -138,7 +138,7 @@ def test_names() -> None:
     ],
 )
 def test_refused(text: str, column: int, said: str) -> None:
-    with pytest.raises(PointError, match=re.escape(said)) as error:
+    with pytest.raises(DynamicProbeError, match=re.escape(said)) as error:
         parse_definition(text)
     assert str(error.value).startswith(f"column {column}: "), error.value
     assert error.value.position == column - 1
@@ -160,7 +160,7 @@ PIECES = st.sampled_from(
 def test_any_text_is_read_or_refused(text: str) -> None:
     try:
         point = parse_definition(text)
-    except PointError as error:
+    except DynamicProbeError as error:
         assert 0 <= error.position <= len(text)
         return
     made = module_parameters(point)
@@ -199,7 +199,7 @@ def test_registers_are_the_compilers(tmp_path: Path) -> None:
     assert [int(line) for line in output.split()] == list(fetch._REGISTERS.values())
 
 
-def record(point: Point, values: list[int], texts: bytes = b"", **fields: int) -> bytes:
+def record(point: DynamicProbe, values: list[int], texts: bytes = b"", **fields: int) -> bytes:
     made = abi.ProbePoint(id=point.id, n_args=len(values), pid=7, tgid=6, comm=b"cat", **fields)
     made.rec.event = abi.EventType.PROBE_POINT
     for i, value in enumerate(values):
@@ -210,7 +210,7 @@ def record(point: Point, values: list[int], texts: bytes = b"", **fields: int) -
     return bytes(data)
 
 
-def decoded(point: Point, data: bytes, probe: str | None = None) -> decode.Event:
+def decoded(point: DynamicProbe, data: bytes, probe: str | None = None) -> decode.Event:
     head = abi.Record.from_buffer_copy(data)
     (event,) = decode.decode_records(
         [RawRecord(head.seq, head.time_ns, head.event, 0, data)],
@@ -264,7 +264,7 @@ def test_any_bytes_become_an_event(data: bytes, ours: bool) -> None:
 
 def test_kept_for_the_next_daemon(tmp_path: Path) -> None:
     path = tmp_path / "points.json"
-    points = Points(path)
+    points = DynamicProbeStore(path)
     asyncio.run(points.restore_points())
     live = points.points_of_vm("vm1")
     points.add_point("vm1", parse_definition("p:mine g %ax"))
@@ -275,18 +275,18 @@ def test_kept_for_the_next_daemon(tmp_path: Path) -> None:
     asyncio.run(points.save_points())
     assert sorted(live) == ["mine", "r_g"]
 
-    again = Points(path)
+    again = DynamicProbeStore(path)
     asyncio.run(again.restore_points())
     assert again.points_of_vm("vm1") == points.points_of_vm("vm1")
     assert again.points_of_vm("vm2") == {}
 
     for wrong in ("", "[" * 100_000, "[]", "[1]", '{"vm1": 5}', "5"):
         path.write_text(wrong)
-        third = Points(path)
+        third = DynamicProbeStore(path)
         asyncio.run(third.restore_points())  # and says so
         assert third.points_of_vm("vm1") == {}
     path.write_text(json.dumps({"vm1": ["p:good g", "p:bad g %dj"]}))
-    third = Points(path)
+    third = DynamicProbeStore(path)
     asyncio.run(third.restore_points())
     assert list(third.points_of_vm("vm1")) == ["good"]
 

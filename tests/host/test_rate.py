@@ -19,37 +19,37 @@ from tests.host.daemons import RESOURCE, DaemonProcess, Monitor, serve
 from tests.host.standins import GuestProcess, guest
 from tests.host.test_instance import begin, fault, monitored, result
 from vesper_monitor.faults.instance import Result
-from vesper_monitor.faults.rate import FLAPS, WINDOW, Rate
+from vesper_monitor.faults.rate import FLAPPING_FAULTS, WINDOW_S, FailoverLimit
 
 MOST = 4
 
 
 @given(
     st.integers(1, 5),
-    st.lists(st.tuples(st.sampled_from("ab"), st.floats(0, 2 * WINDOW)), max_size=60),
+    st.lists(st.tuples(st.sampled_from("ab"), st.floats(0, 2 * WINDOW_S)), max_size=60),
 )
 def test_in_no_window_are_there_more_than_allowed(
     most: int, faults: list[tuple[str, float]]
 ) -> None:
     """Each fault is told, and none later than the rate demands."""
-    rate = Rate(most)
+    rate = FailoverLimit(most)
     told: dict[str, list[float]] = {"a": [], "b": []}
     now = 1e9
     for vm, pause in faults:
         now += pause
         at = rate.next_allowed_time(vm, now)
-        assert now <= at <= now + WINDOW
+        assert now <= at <= now + WINDOW_S
         if at > now:
-            assert len([t for t in told[vm] if t > now - WINDOW]) == most
+            assert len([t for t in told[vm] if t > now - WINDOW_S]) == most
         now = at  # its turn has come
         assert rate.next_allowed_time(vm, now) == now
         rate.note_told(vm, now)
         told[vm].append(now)
-        assert len([t for t in told[vm] if t > now - WINDOW]) <= most
+        assert len([t for t in told[vm] if t > now - WINDOW_S]) <= most
 
 
 def test_what_two_resources_make_of_one_event_is_one_fault() -> None:
-    rate = Rate(2)
+    rate = FailoverLimit(2)
     for event in (1, 1, 2, 2):
         assert rate.next_allowed_time("vm1", 1e9 + event, event) == 1e9 + event
         rate.note_told("vm1", 1e9 + event, event)
@@ -61,22 +61,22 @@ def test_what_two_resources_make_of_one_event_is_one_fault() -> None:
 def test_whatever_the_clock_does_a_fault_waits_an_hour_at_most(
     steps: list[float], step: float
 ) -> None:
-    rate, now = Rate(MOST), 1e9
+    rate, now = FailoverLimit(MOST), 1e9
     for change in steps:
         now += change
         rate.note_told("vm1", now)
     now += step
-    assert rate.next_allowed_time("vm1", now) <= now + WINDOW
+    assert rate.next_allowed_time("vm1", now) <= now + WINDOW_S
     assert isinstance(rate.describe_flapping("vm1", now), str)
 
 
 def test_it_flaps_from_the_third_on() -> None:
-    rate = Rate(100)
+    rate = FailoverLimit(100)
     said = []
     for minute in (0, 4, 10, 11, 60.2, 200):
         said.append(rate.describe_flapping("vm1", 60.0 * minute))
         rate.note_told("vm1", 60.0 * minute)
-    assert FLAPS == 3
+    assert FLAPPING_FAULTS == 3
     assert said == [
         "", "", "flapping: 3rd fault in 10 min", "flapping: 4th fault in 11 min",
         "flapping: 4th fault in 56 min", "",
@@ -85,10 +85,10 @@ def test_it_flaps_from_the_third_on() -> None:
 
 
 def test_of_vms_that_are_no_more_nothing_is_kept() -> None:
-    rate = Rate(MOST)
+    rate = FailoverLimit(MOST)
     for number in range(1000):
         rate.note_told(f"vm{number}", 60.0 * number)
-    assert len(rate._told) <= WINDOW / 60
+    assert len(rate._told) <= WINDOW_S / 60
 
 
 # -- one instance ---------------------------------------------------------------
@@ -196,7 +196,7 @@ def test_a_guest_that_faults_after_each_start(daemon: DaemonProcess) -> None:
         # An hour later.
         daemon.stop()
         with sqlite3.connect(daemon.journal) as journal:
-            journal.execute("UPDATE faults SET told = told - ? WHERE id = 1", (WINDOW,))
+            journal.execute("UPDATE faults SET told = told - ? WHERE id = 1", (WINDOW_S,))
         journal.close()
         daemon.start()
         waiting = Monitor(daemon)

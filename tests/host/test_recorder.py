@@ -17,7 +17,7 @@ from tests.host.standins import until
 from tests.host.test_journal import event, fault
 from vesper_monitor.faults import recorder as recorders
 from vesper_monitor.faults.journal import Batch, Journal, JournalError
-from vesper_monitor.faults.recorder import Recorder
+from vesper_monitor.faults.recorder import JournalWriter
 
 
 class Disk:
@@ -56,10 +56,10 @@ def _short_times(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(recorders, "RETRY_LAST_S", 0.02)
 
 
-def run(scene: Callable[[Disk, Recorder], Any]) -> None:
+def run(scene: Callable[[Disk, JournalWriter], Any]) -> None:
     async def body() -> None:
         disk = Disk()
-        recorder = Recorder(disk)
+        recorder = JournalWriter(disk)
         await scene(disk, recorder)
         disk.works.set()
         await recorder.close()
@@ -68,7 +68,7 @@ def run(scene: Callable[[Disk, Recorder], Any]) -> None:
 
 
 def test_a_disk_that_hangs_is_waited_for_half_a_second() -> None:
-    async def scene(disk: Disk, recorder: Recorder) -> None:
+    async def scene(disk: Disk, recorder: JournalWriter) -> None:
         loop = asyncio.get_running_loop()
         disk.works.clear()
         began, told, written = loop.time(), asyncio.Event(), asyncio.Event()
@@ -93,7 +93,7 @@ def test_a_disk_that_hangs_is_waited_for_half_a_second() -> None:
 
 
 def test_a_disk_that_hangs_while_nobody_waits_is_noticed_too() -> None:
-    async def scene(disk: Disk, recorder: Recorder) -> None:
+    async def scene(disk: Disk, recorder: JournalWriter) -> None:
         disk.works.clear()
         recorder.put_batch("vm1", Batch())  # as positions
         await until(lambda: recorder.error is not None, "it is said")
@@ -109,7 +109,7 @@ def test_a_journal_that_opens_late_works_once_what_was_kept_is_written() -> None
 
     async def scene() -> None:
         disk = Disk()
-        recorder = Recorder(disk, held=True)
+        recorder = JournalWriter(disk, held=True)
         recorder.note_unusable("read-only")
         recorder.put_batch("vm1", Batch(faults=[fault(1)]))
         disk.works.clear()
@@ -125,7 +125,7 @@ def test_a_journal_that_opens_late_works_once_what_was_kept_is_written() -> None
 
 
 def test_an_order_is_kept_whatever_the_disk_does() -> None:
-    async def scene(disk: Disk, recorder: Recorder) -> None:
+    async def scene(disk: Disk, recorder: JournalWriter) -> None:
         order: list[str] = []
 
         def put(number: int) -> None:
@@ -150,7 +150,7 @@ def test_an_order_is_kept_whatever_the_disk_does() -> None:
 
 
 def test_nothing_is_dropped_and_little_is_kept_while_a_disk_fails() -> None:
-    async def scene(disk: Disk, recorder: Recorder) -> None:
+    async def scene(disk: Disk, recorder: JournalWriter) -> None:
         disk.error = JournalError("full")
         recorder.put_batch("vm1", Batch([event(0)]))
         await until(lambda: recorder.error is not None, "it fails")
@@ -168,7 +168,7 @@ def test_nothing_is_dropped_and_little_is_kept_while_a_disk_fails() -> None:
 def test_what_is_held_is_told_and_numbered_later() -> None:
     async def body() -> None:
         disk = Disk()
-        recorder = Recorder(disk, held=True)
+        recorder = JournalWriter(disk, held=True)
         assert recorder.is_in_doubt  # what is too much for memory stays in its guest
         told = asyncio.Event()
         recorder.put_batch("vm1", Batch([event(-1)]), told.set)
@@ -189,10 +189,10 @@ def test_what_is_held_is_told_and_numbered_later() -> None:
 
 
 def test_a_read_waits_for_its_own_vm_and_no_flood(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(recorders, "MAX_TOGETHER", 4)
+    monkeypatch.setattr(recorders, "MAX_EVENTS_PER_TRANSACTION", 4)
     monkeypatch.setattr(recorders, "MAX_WAITED_EVENTS", 20)
 
-    async def scene(disk: Disk, recorder: Recorder) -> None:
+    async def scene(disk: Disk, recorder: JournalWriter) -> None:
         step = asyncio.Event()
         write = disk.call_journal
 
@@ -228,7 +228,7 @@ def test_an_end_takes_a_bounded_time(
 
     async def body() -> None:
         disk = Disk()
-        recorder = Recorder(disk)
+        recorder = JournalWriter(disk)
         disk.works.clear()
         recorder.put_batch("vm1", Batch(faults=[fault(1)]))
         async with asyncio.timeout(5):
@@ -243,7 +243,7 @@ def test_an_end_takes_a_bounded_time(
 def test_an_end_has_a_last_try_at_a_disk_that_failed() -> None:
     async def body() -> None:
         disk = Disk()
-        recorder = Recorder(disk)
+        recorder = JournalWriter(disk)
         disk.error = JournalError("full")
         recorder.put_batch("vm1", Batch([event(1)]))
         await until(lambda: recorder.error is not None, "it fails")
@@ -260,7 +260,7 @@ def test_what_cannot_be_represented_is_left_out_alone(
     """Of its batch the rest is written, and it is said once of each VM."""
 
     async def body() -> None:
-        recorder = Recorder(ThreadWorker(lambda: Journal(tmp_path / "journal")))
+        recorder = JournalWriter(ThreadWorker(lambda: Journal(tmp_path / "journal")))
         written = asyncio.Event()
         for first in (1, 11):
             wrong = [event(first), event(first + 2)]
@@ -290,7 +290,7 @@ class Odd(dict[str, Any]):
 
 def test_what_fails_each_time_holds_up_nothing_else(tmp_path: Path) -> None:
     async def body() -> None:
-        recorder = Recorder(ThreadWorker(lambda: Journal(tmp_path / "journal")))
+        recorder = JournalWriter(ThreadWorker(lambda: Journal(tmp_path / "journal")))
         odd, written = event(1), asyncio.Event()
         odd.fields = Odd(a=1)
         recorder.put_batch("vm1", Batch([odd, event(2)], faults=[fault(1)]), None, written.set)

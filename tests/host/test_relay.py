@@ -11,7 +11,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from vesper_monitor.guest import abi
-from vesper_monitor.guest.relay import READ_LIMIT, ChannelShape, RawRecord, RelayReader
+from vesper_monitor.guest.relay import READ_LIMIT_BYTES, ChannelShape, RawRecord, RelayReader
 
 INDEX_SIZE = ctypes.sizeof(abi.Index)
 HEADER = ctypes.sizeof(abi.Record)
@@ -220,7 +220,7 @@ def test_any_bytes_any_index(
         buffer[start : start + len(content)] = content
         for _ in range(3):
             records, _ = reader.read_new_records(index, buffer)
-            assert sum(len(record.data) for record in records) <= 2 * READ_LIMIT
+            assert sum(len(record.data) for record in records) <= 2 * READ_LIMIT_BYTES
             for record in records:
                 assert HEADER <= len(record.data) <= shape.subbuf_size
                 assert 0 <= record.seq < 2**63
@@ -245,7 +245,7 @@ def test_long_sub_buffers_are_read_in_pieces() -> None:
     writer.publish()
     first, more = reader.read_new_records(writer.index, writer.buffer)
     assert more
-    assert 0 < len(first) <= 2 * READ_LIMIT // 104
+    assert 0 < len(first) <= 2 * READ_LIMIT_BYTES // 104
     check(first + drain(reader, writer), reader, 5000)
     assert reader.lost == 0
 

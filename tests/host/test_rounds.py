@@ -13,7 +13,7 @@ from vesper_monitor.guest.channel import (
     ChannelEntry,
     ChannelReader,
 )
-from vesper_monitor.guest.relay import READ_LIMIT, READ_RECORDS, ChannelShape, RawRecord
+from vesper_monitor.guest.relay import READ_LIMIT_BYTES, READ_RECORDS, ChannelShape, RawRecord
 from vesper_monitor.transport import Domain, TransportError
 
 CPUS = 512
@@ -63,7 +63,7 @@ def test_a_guest_with_many_cpus_that_all_write_without_end() -> None:
         maps = link.maps
         found, more = reader.read_records()
         size = sum(len(record.data) for _, records in found for record in records)
-        assert size <= ROUND_BYTES + 2 * READ_LIMIT
+        assert size <= ROUND_BYTES + 2 * READ_LIMIT_BYTES
         assert link.maps - maps <= ROUND_MAPS
         for cpu, records in found:
             seen.setdefault(cpu, []).extend(records)

@@ -12,7 +12,7 @@ from typing import Any
 import pytest
 
 from vesper_monitor.daemon import connection as connection_module
-from vesper_monitor.daemon.followers import MAX_WAITING, Followers
+from vesper_monitor.daemon.followers import MAX_WAITING_EVENTS, Followers
 from vesper_monitor.daemon.server import Connection, Server
 from vesper_monitor.guest.decode import Event
 
@@ -25,10 +25,10 @@ def test_a_slow_follower_loses_events_with_a_count() -> None:
     async def run() -> None:
         followers = Followers()
         slow, other = followers.add_follower("vm1"), followers.add_follower("vm2")
-        for number in range(MAX_WAITING + 5):
+        for number in range(MAX_WAITING_EVENTS + 5):
             followers.put_events([event(number)])
         events, dropped = await slow.take_events()
-        assert [e.id for e in events] == list(range(MAX_WAITING))
+        assert [e.id for e in events] == list(range(MAX_WAITING_EVENTS))
         assert dropped == 5
         followers.put_events([event(7)])
         assert await slow.take_events() == ([event(7)], 0)
@@ -43,7 +43,7 @@ def test_a_slow_follower_loses_events_with_a_count() -> None:
 def test_a_client_that_does_not_read_is_dropped(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(connection_module, "SEND_TIMEOUT", 0.2)
+    monkeypatch.setattr(connection_module, "SEND_TIMEOUT_S", 0.2)
     outcome: asyncio.Queue[ConnectionError] = asyncio.Queue()
 
     async def flood(connection: Connection, request: dict[str, Any]) -> None:

@@ -23,7 +23,7 @@ from vesper_monitor.daemon import services
 from vesper_monitor.daemon.main import Daemon
 from vesper_monitor.faults import service_watch
 from vesper_monitor.guest import abi
-from vesper_monitor.guest.cchan import GuestRefused
+from vesper_monitor.guest.cchan import GuestRefusedError
 from vesper_monitor.guest.processes import MainProcess, find_processes
 
 # --------------------------------------------------------------- the request
@@ -68,7 +68,7 @@ def test_an_older_core_does_not_know_the_request(error: int) -> None:
     if error == errno.EOPNOTSUPP:
         assert talk(link, lambda channel: find_processes(channel, ["a"])) is None
     else:
-        with pytest.raises(GuestRefused):
+        with pytest.raises(GuestRefusedError):
             talk(link, lambda channel: find_processes(channel, ["a"]))
 
 
@@ -85,7 +85,7 @@ def running(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Running:
     ):  # fmt: skip
         monkeypatch.setattr(service_watch, name, value)
     monkeypatch.setattr(services, "TICK_S", 0.05)
-    monkeypatch.setattr("vesper_monitor.faults.instance.CALM", 0.0)
+    monkeypatch.setattr("vesper_monitor.faults.instance.DEGRADED_AFTER_S", 0.0)
     return Running(tmp_path)
 
 

@@ -14,8 +14,8 @@ from tests.host.test_carried import FAULT, death, never, well_watched
 from vesper_monitor.faults import told_ledger
 from vesper_monitor.faults.carried import pack_fault, unpack_fault
 from vesper_monitor.faults.fault import Fault
-from vesper_monitor.faults.instances import Instances
-from vesper_monitor.faults.recorder import Recorder
+from vesper_monitor.faults.instances import Activations
+from vesper_monitor.faults.recorder import JournalWriter
 from vesper_monitor.faults.told_ledger import ToldLedger
 from vesper_monitor.transport import Domain
 
@@ -33,12 +33,12 @@ class HungRecorder:
             self.written.append(written)
 
 
-def vesperd(path: Path) -> tuple[Instances, HungRecorder]:
+def vesperd(path: Path) -> tuple[Activations, HungRecorder]:
     ledger = ToldLedger(path)
     ledger.restore_ledger()
     recorder = HungRecorder()
-    instances = Instances(
-        cast(Recorder, recorder), well_watched, grace=0.0, max_failovers=9, tell=never,
+    instances = Activations(
+        cast(JournalWriter, recorder), well_watched, grace=0.0, max_failovers=9, tell=never,
         ledger=ledger, numbered=False,
     )  # fmt: skip
     instances.start_instance("r", DOMAIN, [], ["httpd"])

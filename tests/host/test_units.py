@@ -10,7 +10,7 @@ from collections.abc import Iterator
 
 import pytest
 
-from kvm_transport.holder_client import Holder, ping_server
+from kvm_transport.holder_client import IvshmemClient, ping_server
 from tests.host.systemd import UNITS, Systemd, systemd
 from tests.kvm.holder import StandinQemu
 from vesper_monitor.client import Client
@@ -76,8 +76,8 @@ def test_guests_outlive_the_holder(booted: Systemd) -> None:
         assert ping_server(control).vms == 1
 
         async def body() -> None:
-            (known,) = await Holder(control).list_qemus()
-            attachment = await Holder(control).attach_to_qemu(known.pid)
+            (known,) = await IvshmemClient(control).list_qemus()
+            attachment = await IvshmemClient(control).attach_to_qemu(known.pid)
             os.pwrite(attachment.memory, b"again", 8192)
             assert bytes(qemu.view[8192:8197]) == b"again"
             os.eventfd_write(attachment.to_guest, 1)

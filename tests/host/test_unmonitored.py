@@ -11,7 +11,7 @@ import pytest
 from tests.host.standins import until
 from tests.host.test_instance import RECORD, make, watch_changes
 from vesper_monitor.faults import unmonitored
-from vesper_monitor.faults.instance import Instance, Result, Waiter
+from vesper_monitor.faults.instance import ResourceActivation, Result, Waiter
 from vesper_monitor.faults.pacemaker import DegradedRecord, PacemakerError
 
 
@@ -37,7 +37,7 @@ class Cluster:
         self.records.remove(record)
 
     def keep(
-        self, instances: list[Instance], left: dict[str, str] | None = None
+        self, instances: list[ResourceActivation], left: dict[str, str] | None = None
     ) -> asyncio.Task[None]:
         arguments = (lambda: instances), left if left is not None else {}
         work = unmonitored.keep_monitored(*arguments, self.query, self.own_name, self.remove)
@@ -55,7 +55,7 @@ def record(resource: str, node: str = "node1", *, over: bool = False) -> Degrade
 
 def instance(
     resource: str, *, waits: bool = False, degraded: str | None = None
-) -> tuple[Instance, Waiter]:
+) -> tuple[ResourceActivation, Waiter]:
     """That an earlier daemon had."""
     found = make(dataclasses.replace(RECORD, resource=resource, monitored=True))
     watch_changes(found, degraded, -1000.0)

@@ -17,12 +17,20 @@ from lab.standin import StandinTransport
 from lab.standin.image import make_store
 from tests.host.daemons import MONITOR, RESOURCE, DaemonProcess, Monitor, serve, wait_collecting
 from tests.host.standins import guest, until
-from tests.host.test_instance import CALM, begin, fault, make, monitored, result, watch_changes
+from tests.host.test_instance import (
+    DEGRADED_AFTER_S,
+    begin,
+    fault,
+    make,
+    monitored,
+    result,
+    watch_changes,
+)
 from vesper_monitor.client import Client, DaemonError
 from vesper_monitor.daemon.config import Config
 from vesper_monitor.daemon.main import Daemon
 from vesper_monitor.faults import instances
-from vesper_monitor.faults.instance import Instance, Result
+from vesper_monitor.faults.instance import ResourceActivation, Result
 from vesper_monitor.faults.journal import Journal
 from vesper_monitor.faults.watching import Watching
 from vesper_monitor.guest.session import Session
@@ -31,7 +39,7 @@ from vesper_monitor.transport import Domain, TransportError
 # ----------------------------------------------------------------- the instance
 
 
-def unwatched() -> Instance:
+def unwatched() -> ResourceActivation:
     """After its first monitor; then nobody watches its domain."""
     instance = monitored()
     instance._watching = lambda: Watching(False, "transport x: not up")
@@ -85,7 +93,7 @@ def test_a_wish_that_cannot_be_fulfilled_is_degraded_while_it_is_wished() -> Non
     waiter = begin(instance, 2.0)
     assert waiter.answer is None
     instance.refuse_wishes(None)
-    instance.watch_changed(2.0 + CALM)
+    instance.watch_changed(2.0 + DEGRADED_AFTER_S)
     assert result(waiter) is Result.FINE
 
 
@@ -406,7 +414,7 @@ def test_an_internal_error_of_a_sessions_helper_is_seen(
     running: Running, monkeypatch: pytest.MonkeyPatch, helper: str
 ) -> None:
     """The watch is begun again, and the monitor is told meanwhile."""
-    monkeypatch.setattr("vesper_monitor.daemon.watch.BEGIN_AGAIN", 0.2)
+    monkeypatch.setattr("vesper_monitor.daemon.watch.BEGIN_AGAIN_AFTER_S", 0.2)
     wrong = [True]
     right = getattr(Session, helper)
 

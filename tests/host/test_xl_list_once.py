@@ -9,7 +9,7 @@ from typing import Any, cast
 
 import pytest
 
-from vesper_monitor.daemon.watch import Watch, _Watched
+from vesper_monitor.daemon.watch import SessionManager, _Watched
 from vesper_monitor.domain_state import DomainState
 from vesper_monitor.transport import Domain, DomainEvent, TransportError
 from xen_transport import toolstack
@@ -70,12 +70,12 @@ def test_who_asks_later_gets_the_next_one(monkeypatch: pytest.MonkeyPatch) -> No
     asyncio.run(run())
 
 
-def _watch(seen: Callable[[Domain], None]) -> Watch:
+def _watch(seen: Callable[[Domain], None]) -> SessionManager:
     async def none(*_: Any) -> Any: ...
 
     def nothing(*_: Any) -> Any: ...
 
-    return Watch(
+    return SessionManager(
         cast(Any, None), cast(Any, None), activate_timeout=1.0, hang_timeout=nothing,
         boot_timeout=nothing, on_events=nothing, on_change=nothing, on_up=none,
         on_arrivals=none, on_report=nothing, on_notice=nothing, on_seen=seen,

@@ -15,7 +15,7 @@ from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 
-from kvm_transport.holder_client import HolderError, ping_server
+from kvm_transport.holder_client import IvshmemServerError, ping_server
 from vesper_monitor.guest import abi
 
 PROJECT = Path(__file__).parents[2]
@@ -63,7 +63,7 @@ class HolderProcess:
             try:
                 ping_server(self.control)
                 return
-            except HolderError:
+            except IvshmemServerError:
                 assert time.monotonic() < end, "the holder does not answer"
                 assert self.process.poll() is None, "the holder has ended"
                 time.sleep(0.02)

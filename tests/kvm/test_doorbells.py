@@ -10,13 +10,13 @@ from collections import Counter
 
 import pytest
 
-from kvm_transport.doorbells import _CALM, _IN_A_TURN, _MANY, Doorbells
+from kvm_transport.doorbells import _CALM, _MANY, _MAX_RINGS_PER_TURN, Doorbells
 from tests.host.standins import until
 
 
 def test_each_guest_is_heard(caplog: pytest.LogCaptureFixture) -> None:
     """More than are heard in one turn; one fails, one rings without end, one is closed."""
-    count = 3 * _IN_A_TURN
+    count = 3 * _MAX_RINGS_PER_TURN
 
     async def body() -> None:
         bells = [os.eventfd(0, os.EFD_NONBLOCK) for _ in range(count)]

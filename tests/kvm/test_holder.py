@@ -21,9 +21,9 @@ from hypothesis import strategies as st
 from kvm_transport.holder import control, fdstore
 from kvm_transport.holder.vm import ROLES
 from kvm_transport.holder_client import (
-    Holder,
-    HolderError,
-    HolderRefused,
+    IvshmemClient,
+    IvshmemServerError,
+    IvshmemServerRefusedError,
     QemuChange,
     Status,
     ping_server,
@@ -61,9 +61,9 @@ def test_handshake_and_attach(running: HolderProcess) -> None:
         os.ftruncate(qemu.memory_fd, 0)
 
     async def body() -> None:
-        client = Holder(running.control)
+        client = IvshmemClient(running.control)
         assert [vm.pid for vm in await client.list_qemus()] == [os.getpid()]
-        with pytest.raises(HolderRefused, match="process 1 has no VESPER device"):
+        with pytest.raises(IvshmemServerRefusedError, match="process 1 has no VESPER device"):
             await client.attach_to_qemu(1)
         attachment = await client.attach_to_qemu(os.getpid())
         os.pwrite(attachment.memory, b"hello", 8192)
@@ -96,7 +96,7 @@ def test_watch(running: HolderProcess) -> None:
         changes: list[QemuChange] = []
 
         async def follow() -> None:
-            async for change in Holder(running.control).watch_qemus():
+            async for change in IvshmemClient(running.control).watch_qemus():
                 changes.append(change)
 
         task = asyncio.create_task(follow())
@@ -107,7 +107,7 @@ def test_watch(running: HolderProcess) -> None:
         await until(lambda: len(changes) == 3, "come and gone")
         assert changes[1:] == [QemuChange(me, True), QemuChange(me, False)]
         running.kill()
-        with pytest.raises(HolderError, match="has ended"):
+        with pytest.raises(IvshmemServerError, match="has ended"):
             await asyncio.wait_for(task, START)
         first.close()
 
@@ -246,7 +246,7 @@ def test_the_next_life_goes_on_with_what_systemd_has_kept(tmp_path: Path) -> Non
         qemu = qemus[0]
 
         async def body() -> None:
-            attachment = await Holder(first.control).attach_to_qemu(os.getpid())
+            attachment = await IvshmemClient(first.control).attach_to_qemu(os.getpid())
             os.pwrite(attachment.memory, b"again", 8192)
             assert bytes(qemu.view[8192:8197]) == b"again"
             os.eventfd_write(attachment.to_guest, 1)
@@ -272,7 +272,7 @@ def test_the_next_life_goes_on_with_what_systemd_has_kept(tmp_path: Path) -> Non
 def test_any_request(line: bytes) -> None:
     try:
         word, pid = control.parse_request(line)
-    except control.BadRequest as error:
+    except control.BadRequestError as error:
         json.dumps(str(error))
     else:
         assert word in ("ping", "list", "watch", "attach") and pid >= 0

@@ -14,7 +14,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from kvm_transport.doorbells import Doorbells
-from kvm_transport.holder_client import Holder
+from kvm_transport.holder_client import IvshmemClient
 from kvm_transport.link import KvmLink, is_wanted
 from kvm_transport.memory import SharedMemory
 from tests.host.standins import until
@@ -22,9 +22,9 @@ from tests.kvm.holder import HolderProcess, StandinQemu, holder
 from vesper_monitor.guest import abi
 from vesper_monitor.transport import (
     Domain,
-    FrontendMissing,
-    FrontendSilent,
-    LinkLost,
+    FrontendMissingError,
+    FrontendSilentError,
+    LinkLostError,
     TransportError,
 )
 
@@ -40,7 +40,7 @@ def running(tmp_path: Path) -> Iterator[HolderProcess]:
 
 
 async def connect(running: HolderProcess, timeout: float = 20.0) -> KvmLink:  # noqa: ASYNC109
-    holding = Holder(running.control)
+    holding = IvshmemClient(running.control)
     return await KvmLink.connect_guest(holding, os.getpid(), DOMAIN, timeout, Doorbells())
 
 
@@ -104,7 +104,7 @@ def test_deactivate(running: HolderProcess) -> None:
         await asyncio.wait_for(task, 10)
         await link.close(deactivate=True)
         assert lost == []
-        assert not await is_wanted(Holder(running.control), os.getpid(), DOMAIN)
+        assert not await is_wanted(IvshmemClient(running.control), os.getpid(), DOMAIN)
 
     with_link(running, body)
 
@@ -114,13 +114,13 @@ def test_deactivate_without_a_link(running: HolderProcess) -> None:
 
     async def body(qemu: StandinQemu, link: KvmLink) -> None:
         await link.close(deactivate=False)
-        ending = KvmLink.end_activation(Holder(running.control), os.getpid(), DOMAIN, Doorbells())
+        ending = KvmLink.end_activation(IvshmemClient(running.control), os.getpid(), DOMAIN, Doorbells())
         task = asyncio.create_task(ending)
         await until(lambda: qemu.head().wanted == 0, "not wanted any more")
         qemu.set("state", abi.ShmState.IDLE)
         qemu.ring()
         await asyncio.wait_for(task, 10)
-        assert not await is_wanted(Holder(running.control), os.getpid(), DOMAIN)
+        assert not await is_wanted(IvshmemClient(running.control), os.getpid(), DOMAIN)
 
     with_link(running, body)
 
@@ -131,8 +131,8 @@ def test_taken_over_by_the_next_daemon(running: HolderProcess) -> None:
     async def body(qemu: StandinQemu, link: KvmLink) -> None:
         await link.close(deactivate=False)
         assert qemu.head().state == abi.ShmState.ACTIVE
-        assert await is_wanted(Holder(running.control), os.getpid(), DOMAIN)
-        with pytest.raises(FrontendSilent, match="load the modules") as silent:
+        assert await is_wanted(IvshmemClient(running.control), os.getpid(), DOMAIN)
+        with pytest.raises(FrontendSilentError, match="load the modules") as silent:
             await connect(running, 0.5)
         assert silent.value.was_active
         second = await up(running, qemu)
@@ -172,9 +172,9 @@ def test_qemu_ends_while_its_guest_is_waited_for(running: HolderProcess) -> None
         task = asyncio.create_task(connect(running))
         await until(lambda: qemu.head().wanted, "wanted")
         qemu.close()
-        with pytest.raises(LinkLost, match="QEMU has ended"):
+        with pytest.raises(LinkLostError, match="QEMU has ended"):
             await task
-        with pytest.raises(FrontendMissing, match="has no VESPER device"):
+        with pytest.raises(FrontendMissingError, match="has no VESPER device"):
             await connect(running, 0.1)
         task = asyncio.create_task(connect(running))
         await asyncio.sleep(0)

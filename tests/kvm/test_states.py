@@ -18,7 +18,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from kvm_transport import qemu, states
-from kvm_transport.life import Life
+from kvm_transport.life import QemuProcessWatch
 from kvm_transport.qemu import StatusFile, StatusFiles
 from kvm_transport.transport import KvmTransport
 from tests.host.daemons import PROJECT
@@ -239,13 +239,13 @@ def test_of_hundreds_that_have_ended_each_is_asked_for_once(
             STATUS.format(pid=ended.pid, name=name, uuid=f"uuid of {name}")
         )
     looks: list[str] = []
-    meet = Life.meet_process
+    meet = QemuProcessWatch.meet_process
 
-    def counted(status: StatusFile, *rest: Any) -> Life | None:
+    def counted(status: StatusFile, *rest: Any) -> QemuProcessWatch | None:
         looks.append(status.name)
         return meet(status, *rest)
 
-    monkeypatch.setattr(Life, "meet_process", counted)
+    monkeypatch.setattr(QemuProcessWatch, "meet_process", counted)
 
     async def ask() -> None:
         transport = KvmTransport(run_dir=str(tmp_path))
@@ -303,9 +303,9 @@ def test_a_process_that_holds_no_lock_is_not_held(
     held: list[int] = []
     monkeypatch.setattr(os, "pidfd_open", held.append)
     status = StatusFile("vm1", "u", os.getpid(), "", "")
-    assert Life.meet_process(status, tmp_path, print) is None
+    assert QemuProcessWatch.meet_process(status, tmp_path, print) is None
     (tmp_path / "vm1.pid").write_text(str(os.getpid()))
-    assert Life.meet_process(status, tmp_path, print) is None
+    assert QemuProcessWatch.meet_process(status, tmp_path, print) is None
     assert not held
 
 

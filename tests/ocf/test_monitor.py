@@ -14,8 +14,8 @@ from hypothesis import strategies as st
 
 from tests.ocf.host import Host
 from tests.ocf.virtual_host import VirtualXenHost
-from vesper_monitor.ocf.basics import REASON_LENGTH, shorten_reason, waiting_time
-from vesper_monitor.ocf.monitor import RECONNECT
+from vesper_monitor.ocf.basics import MAX_REASON_BYTES, shorten_reason, waiting_time
+from vesper_monitor.ocf.monitor import RECONNECT_LIMIT_S
 
 SUCCESS, ERROR, NOT_RUNNING, DEGRADED = 0, 1, 7, 190
 NO_VESPERD = "vesperd is not running; start it with: systemctl start vesperd"
@@ -105,7 +105,7 @@ def test_a_long_reason_keeps_its_begin_and_its_end(watched: Host) -> None:
     answer(watched, result="degraded", reason=reason)
     result = watched.call("monitor", interval=1)
     shown = result.reason or ""
-    assert len(shown) <= REASON_LENGTH
+    assert len(shown) <= MAX_REASON_BYTES
     assert shown.startswith("vm1: no image ")
     assert shown.endswith("; build it with: vesper probe build")
     assert reason in result.stderr.splitlines()
@@ -114,8 +114,8 @@ def test_a_long_reason_keeps_its_begin_and_its_end(watched: Host) -> None:
 @given(st.text())
 def test_a_reason_fits_into_what_pacemaker_keeps(text: str) -> None:
     shown = shorten_reason(text)
-    assert len(shown.encode()) <= REASON_LENGTH
-    if len(text.encode()) <= REASON_LENGTH:
+    assert len(shown.encode()) <= MAX_REASON_BYTES
+    if len(text.encode()) <= MAX_REASON_BYTES:
         assert shown == text
 
 
@@ -314,7 +314,7 @@ def test_without_vesperd_it_is_degraded(host: Host) -> None:
     result = host.call("monitor", interval=10, timeout=30)
     assert result.code == DEGRADED
     assert NO_VESPERD in result.stderr
-    assert RECONNECT <= result.seconds < 30
+    assert RECONNECT_LIMIT_S <= result.seconds < 30
     # Looked at in the beginning and in the end.
     assert len(host.calls()) >= 2
 
@@ -336,7 +336,7 @@ def test_the_first_monitor_does_not_wait_for_vesperd(host: Host) -> None:
     assert host.call("start").code == 0
     first = host.call("monitor", interval=10, timeout=30)
     assert first.code == DEGRADED
-    assert first.seconds < RECONNECT / 2
+    assert first.seconds < RECONNECT_LIMIT_S / 2
 
 
 def test_a_monitor_after_one_that_was_killed_is_a_first_one(watched: Host) -> None:

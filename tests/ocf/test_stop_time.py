@@ -11,7 +11,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from tests.ocf.virtual_host import VirtualHost, VirtualLibvirtHost, VirtualXenHost
-from vesper_monitor.ocf.call import Call
+from vesper_monitor.ocf.call import OcfInvocation
 from vesper_monitor.ocf.stop_time import DestroyReserve
 
 
@@ -20,7 +20,7 @@ def reserve(folder: Path, timeout: float = 60.0) -> DestroyReserve:
         "HA_RSCTMP": str(folder),
         "OCF_RESKEY_CRM_meta_timeout": str(int(timeout * 1000)),
     }
-    return DestroyReserve(Call("stop", environ), "xl")
+    return DestroyReserve(OcfInvocation("stop", environ), "xl")
 
 
 def test_the_floor(tmp_path: Path) -> None:

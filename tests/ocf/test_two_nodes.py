@@ -25,7 +25,7 @@ from tests.ocf.virtual_host import (
 )
 from vesper_monitor.ocf import hand_over, toolstack, virsh, virsh_migrate, xl
 from vesper_monitor.ocf.actions import ACTIONS, STRICT
-from vesper_monitor.ocf.call import Call, Exit
+from vesper_monitor.ocf.call import OcfExit, OcfInvocation
 
 SUCCESS, NOT_RUNNING, DEGRADED = 0, 7, 190
 NODES = ("n1", "n2")
@@ -80,9 +80,9 @@ class Node(VirtualHost):
         }
         client: Any = ScriptedClient(self.clock, lambda asked: self.vesperd(asked))
         try:
-            call = Call(action, environ)
+            call = OcfInvocation(action, environ)
             ACTIONS[action](self._agent(call, action in STRICT, client))
-        except Exit as end:
+        except OcfExit as end:
             return int(end.code), end.reason
         return SUCCESS, ""
 

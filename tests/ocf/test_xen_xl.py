@@ -11,7 +11,7 @@ from hypothesis import strategies as st
 
 from tests.ocf.host import Host
 from vesper_monitor.domain_state import DomainState
-from vesper_monitor.ocf.toolstack import ToolstackError, ToolstackMissing, run_command
+from vesper_monitor.ocf.toolstack import ToolstackError, ToolstackMissingError, run_command
 from vesper_monitor.ocf.xl import Xl, parse_list
 
 HEADER = "Name                                        ID   Mem VCPUs\tState\tTime(s)\n"
@@ -42,7 +42,7 @@ def test_an_error_of_xl_without_a_hypervisor_means_that_nothing_runs(xen_host: H
 
 def test_no_xl_on_a_xen_host_is_no_answer(xen_host: Host) -> None:
     xen_host.tool.unlink()
-    with pytest.raises(ToolstackMissing):
+    with pytest.raises(ToolstackMissingError):
         Xl(str(xen_host.folder)).list_states(5)
 
 

@@ -17,11 +17,11 @@ from typing import Any
 
 import pytest
 
-from vesper_monitor.client import DaemonError, DaemonUnavailable
+from vesper_monitor.client import DaemonError, DaemonUnavailableError
 from vesper_monitor.ocf import hand_over, libvirt, toolstack, virsh, virsh_migrate, xen, xl
 from vesper_monitor.ocf.actions import ACTIONS, STRICT
 from vesper_monitor.ocf.agent import Agent
-from vesper_monitor.ocf.call import Call, Exit
+from vesper_monitor.ocf.call import OcfExit, OcfInvocation
 from vesper_monitor.ocf.xl import Xl
 
 __all__ = ["VirtualHost", "VirtualLibvirtHost", "VirtualXenHost", "ident_of"]
@@ -88,9 +88,9 @@ class ScriptedClient:
         answer = self._answer(self._asked)
         if answer is None:
             self._clock.sleep(reply_timeout)
-            raise DaemonUnavailable("vesperd did not answer")
+            raise DaemonUnavailableError("vesperd did not answer")
         if isinstance(answer, str):
-            raise (DaemonUnavailable if answer == "dead" else DaemonError("no-transport", answer))
+            raise (DaemonUnavailableError if answer == "dead" else DaemonError("no-transport", answer))
         if self._asked["op"] == "wait" and answer.get("result") == "fine":
             self._clock.sleep(self._asked["timeout"])
         return {"ok": True, **answer}
@@ -159,18 +159,18 @@ class VirtualHost:
         }  # fmt: skip
         begun = self.clock.now
         try:
-            call = Call(action, environ)
+            call = OcfInvocation(action, environ)
             client: Any = ScriptedClient(self.clock, lambda asked: self.vesperd(asked))
             agent = self._agent(call, action in STRICT, client)
             ACTIONS[action](agent)
             code, reason = 0, ""
-        except Exit as end:
+        except OcfExit as end:
             code, reason = int(end.code), end.reason
         took = self.clock.now - begun
         assert took <= timeout, f"{action}: {took:.1f} s of {timeout:.0f} s"
         return code, reason
 
-    def _agent(self, call: Call, strict: bool, client: Any) -> Agent:
+    def _agent(self, call: OcfInvocation, strict: bool, client: Any) -> Agent:
         raise NotImplementedError
 
     def send(self, name: str) -> None:
@@ -218,7 +218,7 @@ class VirtualXenHost(VirtualHost):
     def write_config(self, name: str) -> None:
         self.config.write_text(f'memory = 160\nname = "{name}"\n')
 
-    def _agent(self, call: Call, strict: bool, client: Any) -> Agent:
+    def _agent(self, call: OcfInvocation, strict: bool, client: Any) -> Agent:
         found = xen.read_settings(call, strict=strict)
         return Agent(call, found, Xl(str(self.folder), power_button=False), client)
 
@@ -256,7 +256,7 @@ class VirtualLibvirtHost(VirtualHost):
     def write_config(self, name: str) -> None:
         self.config.write_text(f"<domain type='kvm'>\n<name>{name}</name>\n<devices/>\n</domain>\n")
 
-    def _agent(self, call: Call, strict: bool, client: Any) -> Agent:
+    def _agent(self, call: OcfInvocation, strict: bool, client: Any) -> Agent:
         found, options = libvirt.read_settings(call, strict=strict)
         return Agent(call, found, virsh.Virsh(options), client)
 

@@ -24,7 +24,7 @@ __all__ = [
 ]
 
 #: s for a guest to load a module or to become active.
-GUEST_TIMEOUT = 90.0
+GUEST_TIMEOUT_S = 90.0
 
 
 def clear_fault(client: Client, options: argparse.Namespace) -> None:
@@ -46,13 +46,13 @@ def clear_fault(client: Client, options: argparse.Namespace) -> None:
 def activate_vm(client: Client, options: argparse.Namespace) -> None:
     """Begin to watch a VM."""
     fields = {"probes": options.probes} if options.probes else {}
-    answer = client.call_vesperd("activate", reply_timeout=GUEST_TIMEOUT, vm=options.vm, **fields)
+    answer = client.call_vesperd("activate", reply_timeout=GUEST_TIMEOUT_S, vm=options.vm, **fields)
     _print_done(options, answer, f"{options.vm}: active")
 
 
 def deactivate_vm(client: Client, options: argparse.Namespace) -> None:
     """End watching a VM."""
-    answer = client.call_vesperd("deactivate", reply_timeout=GUEST_TIMEOUT, vm=options.vm)
+    answer = client.call_vesperd("deactivate", reply_timeout=GUEST_TIMEOUT_S, vm=options.vm)
     _print_done(options, answer, f"{options.vm}: no longer watched")
 
 
@@ -76,7 +76,7 @@ def probe_add(client: Client, options: argparse.Namespace) -> None:
     definition = " ".join(options.definition)
     try:
         answer = client.call_vesperd(
-            "add", reply_timeout=GUEST_TIMEOUT, vm=options.vm, definition=definition
+            "add", reply_timeout=GUEST_TIMEOUT_S, vm=options.vm, definition=definition
         )
     except DaemonError as error:
         position = error.answer.get("position")
@@ -92,14 +92,14 @@ def probe_load(client: Client, options: argparse.Namespace) -> None:
     fields = {"vm": options.vm, "probe": options.probe}
     if options.params:
         fields["params"] = " ".join(options.params)
-    answer = client.call_vesperd("load", reply_timeout=GUEST_TIMEOUT, **fields)
+    answer = client.call_vesperd("load", reply_timeout=GUEST_TIMEOUT_S, **fields)
     _print_done(options, answer, f"{options.vm}: {options.probe} loaded")
 
 
 def probe_unload(client: Client, options: argparse.Namespace) -> None:
     """Unload a probe from a guest."""
     answer = client.call_vesperd(
-        "unload", reply_timeout=GUEST_TIMEOUT, vm=options.vm, probe=options.probe
+        "unload", reply_timeout=GUEST_TIMEOUT_S, vm=options.vm, probe=options.probe
     )
     _print_done(options, answer, f"{options.vm}: {options.probe} unloaded")
 

@@ -10,6 +10,7 @@ from __future__ import annotations
 import subprocess
 from dataclasses import dataclass, replace
 
+from vesper_monitor.errors import VesperError
 from vesper_monitor.xml_parser import parse_xml
 
 TYPE_CHECKING = False
@@ -19,7 +20,7 @@ if TYPE_CHECKING:
 __all__ = ["HistoryError", "Operation", "parse_operations", "read_operations"]
 
 #: s for the cluster to answer.
-TIMEOUT = 20.0
+QUERY_TIMEOUT_S = 20.0
 
 #: OCF exit codes and Pacemaker's own (crm_exit_t), as crm_mon names them.
 _NAMES = {
@@ -36,7 +37,7 @@ _NAMES = {
 }
 
 
-class HistoryError(Exception):
+class HistoryError(VesperError):
     """The cluster did not say; the text says what was asked and how it failed."""
 
 
@@ -81,12 +82,12 @@ def read_operations(resource: str) -> list[Operation]:
     command = ["cibadmin", "--query", "--scope", "status"]
     try:
         done = subprocess.run(
-            command, capture_output=True, encoding="utf-8", errors="replace", timeout=TIMEOUT
+            command, capture_output=True, encoding="utf-8", errors="replace", timeout=QUERY_TIMEOUT_S
         )
     except FileNotFoundError:
         raise HistoryError("cibadmin: Pacemaker is not installed on this host") from None
     except subprocess.TimeoutExpired:
-        raise HistoryError(f"{' '.join(command)}: no answer after {TIMEOUT:.0f} s") from None
+        raise HistoryError(f"{' '.join(command)}: no answer after {QUERY_TIMEOUT_S:.0f} s") from None
     if done.returncode != 0:
         raise HistoryError(f"{' '.join(command)}: {done.stderr.strip()[-300:]}")
     return parse_operations(done.stdout, resource)

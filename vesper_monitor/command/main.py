@@ -14,7 +14,7 @@ import sys
 from typing import NoReturn
 
 from vesper_monitor import __version__
-from vesper_monitor.client import Client, DaemonError, DaemonUnavailable, default_path
+from vesper_monitor.client import Client, DaemonError, DaemonUnavailableError, default_path
 from vesper_monitor.command import act as cli_act
 from vesper_monitor.command import advise as cli_advise
 from vesper_monitor.command import rules as cli_rules
@@ -25,7 +25,10 @@ from vesper_monitor.guest.images import DEFAULT_ROOT, ImageError
 __all__ = ["build_parser", "main"]
 
 #: Exit status.
-OK, FAILED, USAGE, NOT_RUNNING = 0, 1, 2, 3
+OK = 0
+FAILED = 1
+USAGE = 2
+NOT_RUNNING = 3
 
 _EPILOG = """\
 exit status:
@@ -310,7 +313,7 @@ def _run_command(argv: list[str]) -> int:
     try:
         with Client(options.socket, timeout=10.0) as client:
             options.run(client, options)
-    except DaemonUnavailable as error:
+    except DaemonUnavailableError as error:
         print(f"vesper: {error}", file=sys.stderr)
         return NOT_RUNNING
     except (DaemonError, ImageError) as error:

@@ -28,7 +28,7 @@ __all__ = [
 ]
 
 #: Lines of events or faults that fit on a screen.
-SCREENFUL = 20
+SCREENFUL_LINES = 20
 
 
 def print_json(value: object) -> None:
@@ -96,7 +96,7 @@ def show_events(client: Client, options: argparse.Namespace) -> None:
     """Recorded events, and with --follow those to come."""
     limit = options.limit
     if limit is None and options.since is None:
-        limit = SCREENFUL if not options.follow else 0
+        limit = SCREENFUL_LINES if not options.follow else 0
     request = {"vm": options.vm, "since": options.since, "limit": limit}
     fields = {key: value for key, value in request.items() if value is not None}
     for answer in client.stream_answers("events", follow=options.follow, **fields):
@@ -117,7 +117,7 @@ def event_line(event: dict[str, Any]) -> str:
 def show_faults(client: Client, options: argparse.Namespace) -> None:
     """The journal of faults."""
     fields = {"vm": options.vm} if options.vm else {}
-    limit = SCREENFUL if options.limit is None else options.limit
+    limit = SCREENFUL_LINES if options.limit is None else options.limit
     answer = client.call_vesperd("faults", limit=limit, **fields)
     if options.json:
         print_json(answer["faults"])

@@ -35,7 +35,8 @@ ROUNDING_S = 2.0
 #: Faults of one VM that are looked at for the next one after a fault.
 MAX_FAULTS = 1000
 #: With a failure that has no fault: the VM's events of so many s before it, of the last ones.
-EVENTS_BEFORE_S, LAST_EVENTS = 10.0, 100
+EVENTS_BEFORE_S = 10.0
+LAST_EVENTS = 100
 
 
 @dataclass(frozen=True)

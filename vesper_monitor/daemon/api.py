@@ -27,18 +27,18 @@ from vesper_monitor.daemon.request import (
 )
 from vesper_monitor.daemon.server import Connection, RequestError
 from vesper_monitor.daemon.status import vm_status
-from vesper_monitor.daemon.watch import NoTransport
+from vesper_monitor.daemon.watch import NoTransportError
 from vesper_monitor.daemon.wishes import MAX_TIMEOUT_S, Wishes, read_wishes, wishes_of
 from vesper_monitor.faults.carried import CarriedFault, unpack_fault
-from vesper_monitor.faults.fault import Fault, InstanceRecord
-from vesper_monitor.faults.instance import Answer, Instance, Result
+from vesper_monitor.faults.fault import ActivationRecord, Fault
+from vesper_monitor.faults.instance import Answer, ResourceActivation, Result
 from vesper_monitor.faults.journal import Journal, JournalError
-from vesper_monitor.faults.pauses import MAX_SECONDS
+from vesper_monitor.faults.pauses import MAX_PAUSE_S
 from vesper_monitor.faults.recorder import READ_LIMIT_S
 from vesper_monitor.faults.rules import system_gone
 from vesper_monitor.guest import abi
 from vesper_monitor.guest.decode import Event
-from vesper_monitor.guest.points.point import PointError
+from vesper_monitor.guest.points.point import DynamicProbeError
 from vesper_monitor.guest.points.store import RESERVED
 from vesper_monitor.guest.points.syntax import parse_definition
 from vesper_monitor.guest.session import Session, SessionError, SessionState
@@ -64,20 +64,22 @@ STOP_FIND_LIMIT_S = 1.5
 #: it would go on with what has ended; a disk that hangs must not hold up the stop.
 STOP_SAVE_LIMIT_S = 0.5
 #: s for a look at the domain before the first monitor is answered.
-LOOK_TIMEOUT = 5.0
+LOOK_TIMEOUT_S = 5.0
 #: s that an agent may wait for what is to go along with a VM that has migrated.
 MAX_HAND_OVER_S = 60.0
 #: s for a guest to answer an ``activate``: who asks by hand knows that it has booted.
 MAX_ACTIVATE_S = 25.0
 #: Events read from the journal at once, and in one request.
-PAGE, MAX_EVENTS = 500, 100_000
+PAGE = 500
+MAX_EVENTS = 100_000
 #: Events or faults that are encoded at once: what the group asks for is done in turns.
 AT_ONCE = 50
 #: Clients of the group that follow events or records: each costs with each of those.
 MAX_STREAMS_OF_GROUP = 64
 DEFAULT_EVENTS = 100
 #: With a fault: the VM's events of so many s before it, and at most so many.
-EVENTS_BEFORE_S, MAX_EVENTS_BEFORE = 10.0, 20
+EVENTS_BEFORE_S = 10.0
+MAX_EVENTS_BEFORE = 20
 
 _P = ParamSpec("_P")
 _T = TypeVar("_T")
@@ -90,7 +92,7 @@ class Api:
     def __init__(self, daemon: Daemon) -> None:
         self._daemon = daemon
         #: by resource: an instance that is being begun
-        self._beginning: dict[str, asyncio.Task[Instance | None]] = {}
+        self._beginning: dict[str, asyncio.Task[ResourceActivation | None]] = {}
         self._streams_of_group = 0
         self._operations: dict[str, _Operation] = {
             "hello": self._op_hello,
@@ -132,7 +134,7 @@ class Api:
         optional_field(request, "vm", vm_name)  # whatever is done with it: it is a name
         try:
             await operation(connection, request)
-        except NoTransport as error:
+        except NoTransportError as error:
             raise RequestError("no-transport", str(error)) from error
         except SessionError as error:
             more = {} if error.errno is None else {"errno": error.errno}
@@ -168,7 +170,7 @@ class Api:
 
     async def _begin_or_find_instance(
         self, request: dict[str, Any], *, anew: bool
-    ) -> Instance | None:
+    ) -> ResourceActivation | None:
         """The instance that a request is about, begun if need be; None: its VM does not run.
 
         What is begun is watched, too, whatever becomes of the client meanwhile.
@@ -185,14 +187,14 @@ class Api:
         task.add_done_callback(lambda _: self._beginning.pop(resource, None))
         return await asyncio.shield(task)
 
-    def _asked_for(self, request: dict[str, Any]) -> Instance | None:
+    def _asked_for(self, request: dict[str, Any]) -> ResourceActivation | None:
         """The instance of the request's resource, if it is of that VM and domain."""
         instance = self._daemon.instances.get_instance(text_field(request, "resource"))
         if instance is None or not _is_of(request, instance.record):
             return None
         return instance
 
-    async def _begin_instance(self, request: dict[str, Any]) -> Instance | None:
+    async def _begin_instance(self, request: dict[str, Any]) -> ResourceActivation | None:
         daemon = self._daemon
         vm = text_field(request, "vm")
         found = await daemon.watch.find_domain(vm)
@@ -227,7 +229,7 @@ class Api:
         return instance
 
     async def _find_carried_fault(
-        self, resource: str, vm: str, request: dict[str, Any], instance: Instance | None
+        self, resource: str, vm: str, request: dict[str, Any], instance: ResourceActivation | None
     ) -> CarriedFault | None:
         """The fault that has come with a VM, unless it is none or an old one.
 
@@ -246,7 +248,7 @@ class Api:
             return None
         return carried
 
-    def _take_carried_fault(self, instance: Instance, carried: CarriedFault | None) -> None:
+    def _take_carried_fault(self, instance: ResourceActivation, carried: CarriedFault | None) -> None:
         if carried is None:
             return
         if why := self._daemon.instances.take_carried_fault(instance, carried):
@@ -318,7 +320,7 @@ class Api:
         try:
             async with asyncio.timeout(STOP_FIND_LIMIT_S):
                 found = await watch.find_domain(fault.vm)
-        except (TimeoutError, NoTransport) as error:
+        except (TimeoutError, NoTransportError) as error:
             _log.warning("%s: whether it is the domain of %s is not known: %s",
                          fault.vm, fault.label, error or "no answer in time")  # fmt: skip
             return None
@@ -357,10 +359,10 @@ class Api:
             if not instance.followed and instance.dead_reason is None:
                 work = daemon.watch_again(instance)
                 if is_first:  # the only answer that is not preceded by a wait
-                    await asyncio.wait({work}, timeout=LOOK_TIMEOUT)
+                    await asyncio.wait({work}, timeout=LOOK_TIMEOUT_S)
             elif is_first:
                 with contextlib.suppress(TimeoutError):
-                    async with asyncio.timeout(LOOK_TIMEOUT):
+                    async with asyncio.timeout(LOOK_TIMEOUT_S):
                         await daemon.watch.look_at_domain(domain)
             elif instance.restored or not daemon.watch.shows_life(domain):
                 daemon.watch.look_soon(domain)
@@ -374,7 +376,7 @@ class Api:
         finally:
             connection.until_closed = False
 
-    async def _new_wishes(self, instance: Instance, request: dict[str, Any]) -> None:
+    async def _new_wishes(self, instance: ResourceActivation, request: dict[str, Any]) -> None:
         """The resource's parameters may have been changed without a restart."""
         daemon, record = self._daemon, instance.record
         in_force = wishes_of(record)
@@ -669,7 +671,7 @@ class Api:
 
     async def _op_pause(self, connection: Connection, request: dict[str, Any]) -> None:
         daemon, vm = self._daemon, text_field(request, "vm")
-        seconds = number_field(request, "for", 1.0, MAX_SECONDS)
+        seconds = number_field(request, "for", 1.0, MAX_PAUSE_S)
         reason = optional_field(request, "reason", text_field) or ""
         if not any(instance.record.vm == vm for instance in daemon.instances.list_all()):
             await self._find_domain(vm)
@@ -691,7 +693,7 @@ class Api:
         session = self._find_session(vm)
         try:
             point = parse_definition(text_field(request, "definition"))
-        except PointError as error:
+        except DynamicProbeError as error:
             raise RequestError("bad-request", str(error), position=error.position) from error
         if point.name in RESERVED or point.name in session.probes:
             raise RequestError(
@@ -811,7 +813,7 @@ def _no_such_vm(vm: str) -> RequestError:
     return RequestError("no-such-vm", f"no VM named {vm} runs on this host")
 
 
-def _is_of(request: dict[str, Any], found: Domain | InstanceRecord) -> bool:
+def _is_of(request: dict[str, Any], found: Domain | ActivationRecord) -> bool:
     """Whether a request is about that domain: by its VM's name, and its UUID or number."""
     vm, ident = (
         optional_field(request, "vm", text_field),

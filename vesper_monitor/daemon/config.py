@@ -16,7 +16,8 @@ from pathlib import Path
 from typing import Any
 
 from vesper_monitor.client import SOCKET_PATH
-from vesper_monitor.guest.liveness import MIN_TIMEOUT
+from vesper_monitor.errors import VesperError
+from vesper_monitor.guest.liveness import MIN_TIMEOUT_S
 
 __all__ = ["DEFAULT_PATH", "Config", "ConfigError", "load_config"]
 
@@ -25,7 +26,7 @@ DEFAULT_PATH = Path("/etc/vesper/vesperd.toml")
 DEFAULT_PROBES = ("send_signal", "out_of_memory")
 
 
-class ConfigError(Exception):
+class ConfigError(VesperError):
     """The file cannot be used; the text names it and the key."""
 
 
@@ -116,6 +117,6 @@ def _check_value(path: Path, key: str, value: object, default: object) -> object
         if value < 1:
             raise ConfigError(f"{path}: '{key}' must be at least 1")
         return value
-    if key == "hang_timeout" and 0 < value < MIN_TIMEOUT:
-        raise ConfigError(f"{path}: '{key}' must be 0 or at least {MIN_TIMEOUT:g}")
+    if key == "hang_timeout" and 0 < value < MIN_TIMEOUT_S:
+        raise ConfigError(f"{path}: '{key}' must be 0 or at least {MIN_TIMEOUT_S:g}")
     return float(value)

@@ -15,14 +15,14 @@ from typing import Any
 from vesper_monitor.daemon.share import Share, Turn
 
 __all__ = [
-    "MAX_LINE", "SEND_TIMEOUT", "Connection", "StreamConnection", "encode_answers", "is_privileged",
+    "MAX_LINE_BYTES", "SEND_TIMEOUT_S", "Connection", "StreamConnection", "encode_answers", "is_privileged",
     "peer_of",
 ]  # fmt: skip
 
 #: Bytes of a request.
-MAX_LINE = 64 << 10
+MAX_LINE_BYTES = 64 << 10
 #: s for a client to take what was sent to it.
-SEND_TIMEOUT = 30.0
+SEND_TIMEOUT_S = 30.0
 _UCRED = struct.Struct("iII")  # struct ucred, unix(7)
 
 
@@ -145,7 +145,7 @@ class StreamConnection(Connection):
 
     async def drain_buffer(self) -> None:
         try:
-            async with asyncio.timeout(SEND_TIMEOUT):
+            async with asyncio.timeout(SEND_TIMEOUT_S):
                 await self._writer.drain()
         except TimeoutError:
             self._writer.transport.abort()

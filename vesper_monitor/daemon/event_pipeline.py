@@ -22,11 +22,11 @@ import logging
 from collections import Counter, deque
 from collections.abc import Mapping
 
-from vesper_monitor.daemon.expected import Expected
+from vesper_monitor.daemon.expected import IncomingDomains
 from vesper_monitor.daemon.followers import Followers
-from vesper_monitor.faults.instances import Instances
+from vesper_monitor.faults.instances import Activations
 from vesper_monitor.faults.journal import KEEP_WORDS, Batch
-from vesper_monitor.faults.recorder import Recorder
+from vesper_monitor.faults.recorder import JournalWriter
 from vesper_monitor.guest.decode import Event
 from vesper_monitor.guest.positions import Position
 from vesper_monitor.guest.session import Session
@@ -38,7 +38,8 @@ _log = logging.getLogger(__name__)
 
 #: Events that wait for the journal, and those of one VM, whose flood must not
 #: delay the others' faults.
-MAX_BACKLOG, MAX_BACKLOG_OF_ONE = 20_000, 5000
+MAX_BACKLOG = 20_000
+MAX_BACKLOG_OF_ONE = 5000
 #: Beyond that, those that the host itself has seen: no guest keeps them.
 SPARE_FOR_HOST = 500
 
@@ -51,15 +52,15 @@ class EventPipeline:
 
     def __init__(
         self,
-        recorder: Recorder,
-        instances: Instances,
+        recorder: JournalWriter,
+        instances: Activations,
         followers: Followers,
-        expected: Expected | None = None,
+        expected: IncomingDomains | None = None,
     ) -> None:
         self._recorder = recorder
         self._instances = instances
         self._followers = followers
-        self._expected = expected or Expected()
+        self._expected = expected or IncomingDomains()
         self.last_event_id = 0
         self._numbered = False
         self._backlog_of: Counter[str] = Counter()  # by VM

@@ -15,15 +15,15 @@ from collections.abc import Iterable
 from vesper_monitor.guest.decode import Event
 from vesper_monitor.transport import Domain
 
-__all__ = ["Expected"]
+__all__ = ["IncomingDomains"]
 
 #: VMs; more is a mistake of whoever expects them.
-_MAX = 1000
+_MAX_EXPECTED_VMS = 1000
 #: Events of one that has come and belongs to no resource yet.
 MAX_EVENTS = 2000
 
 
-class Expected:
+class IncomingDomains:
     """What is expected, and what has come and belongs to no resource yet."""
 
     def __init__(self) -> None:
@@ -34,7 +34,7 @@ class Expected:
         """A VM may come; the last one to say so knows best what is wanted there."""
         self._probes.pop(vm, None)
         self._probes[vm] = tuple(probes)
-        while len(self._probes) > _MAX:
+        while len(self._probes) > _MAX_EXPECTED_VMS:
             del self._probes[next(iter(self._probes))]
 
     def forget_expected(self, vm: str) -> None:

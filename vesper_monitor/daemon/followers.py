@@ -12,7 +12,7 @@ from vesper_monitor.guest.decode import Event
 __all__ = ["Follower", "Followers"]
 
 #: Events that wait for one follower.
-MAX_WAITING = 2000
+MAX_WAITING_EVENTS = 2000
 
 
 class Follower:
@@ -29,7 +29,7 @@ class Follower:
         for event in events:
             if self._vm is not None and event.vm != self._vm:
                 continue
-            if len(self._queue) >= MAX_WAITING:
+            if len(self._queue) >= MAX_WAITING_EVENTS:
                 self._dropped += 1
             else:
                 self._queue.append(event)

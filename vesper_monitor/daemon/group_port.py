@@ -15,7 +15,7 @@ import select
 import socket
 from collections.abc import Callable
 
-from vesper_monitor.daemon.connection import MAX_LINE, SEND_TIMEOUT, Connection
+from vesper_monitor.daemon.connection import MAX_LINE_BYTES, SEND_TIMEOUT_S, Connection
 from vesper_monitor.daemon.share import Share
 
 __all__ = ["GroupConnection", "GroupPort"]
@@ -23,7 +23,8 @@ __all__ = ["GroupConnection", "GroupPort"]
 _log = logging.getLogger(__name__)
 
 #: Descriptors that are looked at in one turn, and bytes that are read of one.
-READY_AT_ONCE, READ_BYTES = 8, 16384
+READY_AT_ONCE = 8
+READ_BYTES = 16384
 #: Bytes of answers that wait for all clients together.  One is up to some MiB long, and many
 #: clients may ask for it and read nothing.
 MAX_UNSENT_BYTES = 32 << 20
@@ -56,7 +57,7 @@ class GroupConnection(Connection):
         while (end := self._in.find(b"\n")) < 0 or self.is_gone:
             if self._eof:
                 return None
-            if len(self._in) > MAX_LINE:
+            if len(self._in) > MAX_LINE_BYTES:
                 raise ValueError("a line that is too long")
             self._reading = asyncio.get_running_loop().create_future()
             self._update_interest()
@@ -80,7 +81,7 @@ class GroupConnection(Connection):
         if not self.is_gone and self._out:
             self._sending = asyncio.get_running_loop().create_future()
             try:
-                async with asyncio.timeout(SEND_TIMEOUT):
+                async with asyncio.timeout(SEND_TIMEOUT_S):
                     await self._sending
             except TimeoutError:
                 self._end_connection()
@@ -125,7 +126,7 @@ class GroupConnection(Connection):
         self._in += data
         self._eof = self._eof or not data
         # Half a line is nothing to wake anybody for.
-        if self._eof or b"\n" in data or len(self._in) > MAX_LINE:
+        if self._eof or b"\n" in data or len(self._in) > MAX_LINE_BYTES:
             _wake_future(self._reading)
 
     def _send_buffered(self) -> None:

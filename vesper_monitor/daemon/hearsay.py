@@ -11,10 +11,10 @@ from vesper_monitor.faults import domain as domains
 from vesper_monitor.guest.decode import Event
 from vesper_monitor.transport import Cause, Domain, DomainReport, DomainState, Notice
 
-__all__ = ["Hearsay"]
+__all__ = ["DomainStateWatch"]
 
 
-class Hearsay:
+class DomainStateWatch:
     """
     :param record: takes an event about a domain.
     :param report: asks for a domain's state; None: not known now.

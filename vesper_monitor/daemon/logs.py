@@ -12,8 +12,8 @@ __all__ = ["ALWAYS", "RateLimit", "set_up_logging"]
 
 #: Messages that may come at once, and how many per second after that; for
 #: each place in the source that logs.
-BURST = 20
-RATE = 1.0
+BURST_LINES = 20
+LINES_PER_S = 1.0
 #: In ``extra`` of a message that there are few of, whatever a guest does.
 ALWAYS = "vesper_always"
 
@@ -28,7 +28,7 @@ _PRIORITY = {
 
 
 class RateLimit(logging.Filter):
-    """Lets :data:`BURST` messages pass, then :data:`RATE` per second.
+    """Lets :data:`BURST_LINES` messages pass, then :data:`LINES_PER_S` per second.
 
     A message with :data:`ALWAYS` passes in any case: a guest that makes vesperd log
     must not keep its own fault out of the log.
@@ -48,8 +48,8 @@ class RateLimit(logging.Filter):
         head, colon, _ = message.partition(":")
         key = head if colon and len(head) < 80 else str(record.msg)
         now = time.monotonic()
-        level, since, suppressed = self._buckets.get(key, (float(BURST), now, 0))
-        level = min(float(BURST), level + (now - since) * RATE)
+        level, since, suppressed = self._buckets.get(key, (float(BURST_LINES), now, 0))
+        level = min(float(BURST_LINES), level + (now - since) * LINES_PER_S)
         if level < 1.0:
             self._buckets[key] = (level, now, suppressed + 1)
             return False

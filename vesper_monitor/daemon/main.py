@@ -30,27 +30,27 @@ from vesper_monitor.daemon import config as configuration
 from vesper_monitor.daemon import logs, sdnotify
 from vesper_monitor.daemon.api import Api
 from vesper_monitor.daemon.event_pipeline import EventPipeline
-from vesper_monitor.daemon.expected import Expected
+from vesper_monitor.daemon.expected import IncomingDomains
 from vesper_monitor.daemon.followers import Followers
-from vesper_monitor.daemon.hearsay import Hearsay
+from vesper_monitor.daemon.hearsay import DomainStateWatch
 from vesper_monitor.daemon.server import RequestError, Server
 from vesper_monitor.daemon.services import RECALL_S, Services
-from vesper_monitor.daemon.watch import NoTransport, Watch, find_transports
+from vesper_monitor.daemon.watch import NoTransportError, SessionManager, find_transports
 from vesper_monitor.faults.attributes import NodeAttributes
-from vesper_monitor.faults.fault import InstanceRecord
-from vesper_monitor.faults.instance import Instance
-from vesper_monitor.faults.instances import Instances
+from vesper_monitor.faults.fault import ActivationRecord
+from vesper_monitor.faults.instance import ResourceActivation
+from vesper_monitor.faults.instances import Activations
 from vesper_monitor.faults.journal import Journal, JournalError, Remembered
 from vesper_monitor.faults.journal_process import JournalProcess
 from vesper_monitor.faults.pauses import Pauses
-from vesper_monitor.faults.rate import WINDOW
-from vesper_monitor.faults.recorder import RETRY_FIRST_S, RETRY_LAST_S, Recorder
+from vesper_monitor.faults.rate import WINDOW_S
+from vesper_monitor.faults.recorder import RETRY_FIRST_S, RETRY_LAST_S, JournalWriter
 from vesper_monitor.faults.told_ledger import ToldLedger
 from vesper_monitor.faults.unmonitored import keep_monitored
 from vesper_monitor.faults.watching import Watching
 from vesper_monitor.guest.decode import Event
 from vesper_monitor.guest.images import ImageStore
-from vesper_monitor.guest.points.store import Points
+from vesper_monitor.guest.points.store import DynamicProbeStore
 from vesper_monitor.guest.session import Position, Session, SessionState
 from vesper_monitor.transport import (
     ENDED,
@@ -69,18 +69,19 @@ _P = ParamSpec("_P")
 _T = TypeVar("_T")
 
 #: Events of one VM that are looked at again for rules that count.
-MAX_RECALLED = 5000
+MAX_RECALLED_EVENTS = 5000
 #: s that a thread (the journal's) may keep the interpreter from the loop.
-SWITCH_INTERVAL = 0.001
+SWITCH_INTERVAL_S = 0.001
 #: New objects after which Python looks for some that refer to each other only,
 #: among those that are not old; and s after which it does among all.
-YOUNG, TIDY_EVERY = 10_000, 3600.0
+YOUNG = 10_000
+TIDY_EVERY = 3600.0
 #: s for the journal to say what an earlier vesperd has left, until it is started without.
 RESTORE_LIMIT_S = 5.0
 #: What Pacemaker knows and the journal does not, beside the socket.
 LEDGER = "told.json"
 #: s to finish when asked to stop.
-STOP_TIMEOUT = 20.0
+STOP_TIMEOUT_S = 20.0
 
 
 class Daemon:
@@ -100,7 +101,7 @@ class Daemon:
             Path(config.journal), keep_events=config.keep_events,
             keep_faults=config.keep_faults, log_level=config.log_level,
         )  # fmt: skip
-        self.recorder = Recorder(disk, held=True)
+        self.recorder = JournalWriter(disk, held=True)
         #: for the group of readers
         self.reader = JournalProcess.for_reading(Path(config.journal), config.log_level)
         self.followers = Followers()
@@ -113,7 +114,7 @@ class Daemon:
             self._attributes,
             disk,
         )
-        self.instances = Instances(
+        self.instances = Activations(
             self.recorder,
             self._state_of,
             grace=config.monitor_grace,
@@ -128,17 +129,17 @@ class Daemon:
             lambda domain: self.watch.find_session(domain),
             self.instances.watch_changed,
         )
-        self.expected = Expected()
+        self.expected = IncomingDomains()
         self.pipeline = EventPipeline(
             self.recorder, self.instances, self.followers, self.expected
         )  # fmt: skip
-        self.points = Points(Path(config.journal).with_name("points.json"), disk)
-        self._hearsay = Hearsay(
+        self.points = DynamicProbeStore(Path(config.journal).with_name("points.json"), disk)
+        self._hearsay = DomainStateWatch(
             lambda domain, event: self.pipeline.record_events(domain, [event]),
             lambda domain: self.watch.report_of(domain),
             self.pause_timeout,
         )
-        self.watch = Watch(
+        self.watch = SessionManager(
             ImageStore(Path(config.probes_dir)),
             self.points,
             activate_timeout=config.activate_timeout,
@@ -181,7 +182,7 @@ class Daemon:
 
         :raises OSError: the socket cannot be used.
         """
-        sys.setswitchinterval(SWITCH_INTERVAL)
+        sys.setswitchinterval(SWITCH_INTERVAL_S)
         gc.set_threshold(YOUNG, 50, 1_000_000)
         loop = asyncio.get_running_loop()
         for work in (
@@ -242,7 +243,7 @@ class Daemon:
         self.reader.kill_worker()
         await self.recorder.close()
 
-    def _state_of(self, record: InstanceRecord) -> Watching:
+    def _state_of(self, record: ActivationRecord) -> Watching:
         """How well the guest of an instance is watched, and whether its services are there."""
         watching = self.watch.state_of(_domain_of(record), record.transport)
         if (
@@ -411,14 +412,14 @@ class Daemon:
         else:
             await self.watch.watch_domain(transport, domain, self.wanted_probes(domain))
 
-    def watch_again(self, instance: Instance) -> asyncio.Task[None]:
+    def watch_again(self, instance: ResourceActivation) -> asyncio.Task[None]:
         """Try to watch an instance's domain, which nobody watches.
 
         Whatever has kept it from being watched may be over.
         """
         return self.finish_work(self._watch_again(instance))
 
-    async def _watch_again(self, instance: Instance) -> None:
+    async def _watch_again(self, instance: ResourceActivation) -> None:
         domain, name = _domain_of(instance.record), instance.record.transport
         await self.watch.first_try(name)
         for transport in self.watch.list_usable_transports(name):
@@ -439,7 +440,7 @@ class Daemon:
         self._unfinished.discard(task)
         error = None if task.cancelled() else task.exception()
         # Nobody may be left to hear of it.
-        if error is not None and not isinstance(error, (RequestError, NoTransport)):
+        if error is not None and not isinstance(error, (RequestError, NoTransportError)):
             _log.error("internal error", exc_info=error)
 
     def _spawn_task(self, work: Coroutine[Any, Any, None]) -> asyncio.Task[None]:
@@ -470,7 +471,7 @@ class Daemon:
         self.instances.forget_earlier_lives(domain)
         self.pipeline.judge_late(domain, self.expected.claim_arrival(domain))
 
-    def end_expected_stop(self, record: InstanceRecord) -> None:
+    def end_expected_stop(self, record: ActivationRecord) -> None:
         """An instance has ended, since its domain is to be stopped.
 
         If that is not carried through, what the domain does meanwhile is for
@@ -485,7 +486,7 @@ class Daemon:
     async def _is_nowhere(self, vm: str) -> bool:
         try:
             return self.watch.settled and await self.watch.find_domain(vm) is None
-        except NoTransport:
+        except NoTransportError:
             return False
 
     def judge_again(self, vm: str) -> None:
@@ -530,7 +531,7 @@ class Daemon:
         """Go on with what the journal holds, as soon as it can be read."""
         boot_id, pause, late = _boot_id(), RETRY_FIRST_S, False
         while True:
-            since = time.time() - WINDOW
+            since = time.time() - WINDOW_S
             try:
                 found = await self.recorder.run_on_journal(Journal.read_remembered, boot_id, since)
                 break
@@ -578,7 +579,7 @@ class Daemon:
         )  # fmt: skip
         self.pipeline.begin_numbering(found.last_event_id, found.last_fault_id)
 
-    async def _recall_counts(self, record: InstanceRecord, last_event_id: int) -> None:
+    async def _recall_counts(self, record: ActivationRecord, last_event_id: int) -> None:
         """Rules that count go on with what was seen before, and so does the wait for services."""
         instance = self.instances.get_instance(record.resource)
         if instance is None:
@@ -591,10 +592,10 @@ class Daemon:
         since = max(record.started, time.time() - horizon)
         run = self.recorder.run_for
         try:
-            newest = await run(record.vm, Journal.nth_newest, record.vm, MAX_RECALLED) or 1
+            newest = await run(record.vm, Journal.nth_newest, record.vm, MAX_RECALLED_EVENTS) or 1
             events = await run(
                 record.vm, Journal.read_events, vm=record.vm, after=newest - 1, until=last_event_id,
-                limit=MAX_RECALLED,
+                limit=MAX_RECALLED_EVENTS,
             )  # fmt: skip
         except JournalError as error:
             _log.error("%s: counts begin anew: %s", record.resource, error)
@@ -605,7 +606,7 @@ class Daemon:
         self.instances.recall_events(instance.record, [e for e in seen if e.received >= since])
 
 
-def _domain_of(record: InstanceRecord) -> Domain:
+def _domain_of(record: ActivationRecord) -> Domain:
     return Domain(record.vm, record.domid, record.uuid)
 
 
@@ -667,10 +668,10 @@ async def _run_daemon(config: configuration.Config) -> int:
             pass
     sdnotify.notify_systemd("STOPPING=1")
     try:
-        async with asyncio.timeout(STOP_TIMEOUT):
+        async with asyncio.timeout(STOP_TIMEOUT_S):
             await daemon.stop()
     except TimeoutError:
-        _log.error("not everything ended within %.0f s", STOP_TIMEOUT)
+        _log.error("not everything ended within %.0f s", STOP_TIMEOUT_S)
         return 1
     return 0
 

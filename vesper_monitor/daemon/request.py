@@ -10,7 +10,7 @@ from vesper_monitor.daemon.server import RequestError
 from vesper_monitor.vm_name import explain_bad_name
 
 __all__ = [
-    "MAX_TEXT",
+    "MAX_TEXT_CHARS",
     "boolean_field",
     "is_utf8",
     "names_field",
@@ -22,7 +22,7 @@ __all__ = [
 
 #: Names in one list.
 MAX_NAMES = 64
-MAX_TEXT = 4096
+MAX_TEXT_CHARS = 4096
 
 _T = TypeVar("_T")
 
@@ -30,7 +30,7 @@ _T = TypeVar("_T")
 def text_field(request: dict[str, Any], key: str) -> str:
     """:raises RequestError: missing, empty, or no text."""
     value = request.get(key)
-    if not isinstance(value, str) or not 0 < len(value) <= MAX_TEXT or "\0" in value:
+    if not isinstance(value, str) or not 0 < len(value) <= MAX_TEXT_CHARS or "\0" in value:
         raise RequestError("bad-request", f"'{key}' must be a text")
     if not is_utf8(value):
         raise RequestError("bad-request", f"'{key}' must be UTF-8")

@@ -4,7 +4,7 @@
 What the requests mean is in vesper_monitor/daemon/api.py.  No client can hold the
 daemon up: the number of clients, the length of a line, and what waits to be
 sent to one of them are bounded, and a client that does not read for
-``SEND_TIMEOUT`` seconds is dropped.
+``SEND_TIMEOUT_S`` seconds is dropped.
 
 There are two sockets: one that the group of readers may open, too, and one of
 root's own.  Agents use the second, so that nothing that the group does is
@@ -27,7 +27,7 @@ from typing import Any
 
 from vesper_monitor.client import root_path
 from vesper_monitor.daemon.connection import (
-    MAX_LINE,
+    MAX_LINE_BYTES,
     Connection,
     StreamConnection,
     encode_answers,
@@ -35,6 +35,7 @@ from vesper_monitor.daemon.connection import (
     peer_of,
 )
 from vesper_monitor.daemon.group_port import GroupConnection, GroupPort
+from vesper_monitor.errors import VesperError
 
 __all__ = ["Connection", "Handler", "RequestError", "Server"]
 
@@ -46,7 +47,7 @@ ACCEPTED_AT_ONCE = 32
 _FULL = "too many connections; try again later"
 
 
-class RequestError(Exception):
+class RequestError(VesperError):
     """The request is answered with an error.
 
     :param code: one of the words of docs/api.md.
@@ -93,7 +94,7 @@ class Server:
         # monitor of each of a thousand VMs may come at once.
         listener = _bind_socket(self._root_path)
         self._server = await asyncio.start_unix_server(
-            self._serve_stream, sock=listener, limit=MAX_LINE, backlog=ACCEPTED_AT_ONCE
+            self._serve_stream, sock=listener, limit=MAX_LINE_BYTES, backlog=ACCEPTED_AT_ONCE
         )
         listener.listen(self._max)
         listener = _bind_socket(self._path)
@@ -153,7 +154,7 @@ class Server:
         task.add_done_callback(lambda _: self._clients.pop(task, None))
 
     async def _serve_accepted(self, peer: socket.socket) -> None:
-        reader = asyncio.StreamReader(limit=MAX_LINE)
+        reader = asyncio.StreamReader(limit=MAX_LINE_BYTES)
         protocol = asyncio.StreamReaderProtocol(reader, self._serve_stream)
         await asyncio.get_running_loop().connect_accepted_socket(lambda: protocol, peer)
 
@@ -192,7 +193,7 @@ class Server:
                     line = await reading
                 except ValueError:  # asyncio: longer than the limit
                     await connection.send_answers(
-                        _error_answer("bad-request", f"a line of more than {MAX_LINE} bytes")
+                        _error_answer("bad-request", f"a line of more than {MAX_LINE_BYTES} bytes")
                     )
                     return
                 if line is None:

@@ -12,8 +12,8 @@ import logging
 import time
 from collections.abc import Awaitable, Callable, Iterable
 
-from vesper_monitor.faults.fault import InstanceRecord
-from vesper_monitor.faults.instance import Instance
+from vesper_monitor.faults.fault import ActivationRecord
+from vesper_monitor.faults.instance import ResourceActivation
 from vesper_monitor.faults.service_watch import ServiceWatch
 from vesper_monitor.guest.action import SessionError
 from vesper_monitor.guest.decode import Event
@@ -46,7 +46,7 @@ class Services:
 
     def __init__(
         self,
-        instances: Callable[[], Iterable[Instance]],
+        instances: Callable[[], Iterable[ResourceActivation]],
         session_of: Callable[[Domain], Session | None],
         on_change: Callable[[Domain], None],
         clock: Callable[[], float] = time.monotonic,
@@ -63,7 +63,7 @@ class Services:
 
     # ------------------------------------------------------------ looking
 
-    def find_missing_service(self, record: InstanceRecord) -> str | None:
+    def find_missing_service(self, record: ActivationRecord) -> str | None:
         """Which of an instance's services is missing in its guest; None: none, as far as is known.
 
         Says nothing of a guest that is not heard.
@@ -73,7 +73,7 @@ class Services:
 
     # ------------------------------------------------------------ what happens
 
-    def note_events(self, instances: Iterable[Instance], events: Iterable[Event]) -> None:
+    def note_events(self, instances: Iterable[ResourceActivation], events: Iterable[Event]) -> None:
         """Something happened in the guest of these instances."""
         now = self._clock()
         watches = [self._watch_of(instance) for instance in instances if instance.record.services]
@@ -82,7 +82,7 @@ class Services:
             for event in new:
                 watch.note_event(event, now)
 
-    def recall_events(self, instance: Instance, events: Iterable[Event]) -> None:
+    def recall_events(self, instance: ResourceActivation, events: Iterable[Event]) -> None:
         """What an earlier daemon has seen of an instance, in order."""
         now, today = self._clock(), time.time()
         watch = self._watch_of(instance)
@@ -127,7 +127,7 @@ class Services:
 
     # ------------------------------------------------------------ inside
 
-    def _watch_of(self, instance: Instance) -> ServiceWatch:
+    def _watch_of(self, instance: ResourceActivation) -> ServiceWatch:
         record = instance.record
         watch = self._watches.setdefault(record.id, ServiceWatch(record.vm))
         watch.set_services(record.services, self._clock())

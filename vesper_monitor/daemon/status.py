@@ -6,7 +6,7 @@ from __future__ import annotations
 from collections.abc import Iterable, Iterator
 from typing import Any
 
-from vesper_monitor.faults.instance import Instance
+from vesper_monitor.faults.instance import ResourceActivation
 from vesper_monitor.faults.pauses import Pauses
 from vesper_monitor.guest.session import Session
 
@@ -14,13 +14,13 @@ __all__ = ["vm_status"]
 
 
 def vm_status(
-    sessions: Iterable[Session], instances: Iterable[Instance], pauses: Pauses
+    sessions: Iterable[Session], instances: Iterable[ResourceActivation], pauses: Pauses
 ) -> Iterator[dict[str, Any]]:
     """Yield an entry for each watched domain and resource.
 
     Each when it is asked for: who asks may do something else in between.
     """
-    by_domain: dict[tuple[str, int], list[Instance]] = {}
+    by_domain: dict[tuple[str, int], list[ResourceActivation]] = {}
     for known in instances:
         by_domain.setdefault((known.record.uuid, known.record.domid), []).append(known)
     for session in sessions:
@@ -42,7 +42,7 @@ def _describe_pause(pauses: Pauses, vm: str) -> dict[str, Any]:
     return {"paused": pause.to_json() if pause is not None else None}
 
 
-def _describe_watch(session: Session, instance: Instance | None) -> dict[str, Any]:
+def _describe_watch(session: Session, instance: ResourceActivation | None) -> dict[str, Any]:
     domain, hello = session.domain, session.hello
     return {
         "vm": domain.name,
@@ -76,7 +76,7 @@ def _describe_standstill(session: Session) -> dict[str, Any] | None:
     return {"text": text, "since": since, "paused": session.is_paused}
 
 
-def _describe_unwatched(instance: Instance) -> dict[str, Any]:
+def _describe_unwatched(instance: ResourceActivation) -> dict[str, Any]:
     record = instance.record
     return {
         "vm": record.vm,
@@ -91,7 +91,7 @@ def _describe_unwatched(instance: Instance) -> dict[str, Any]:
     }
 
 
-def _describe_resource(instance: Instance | None) -> dict[str, Any]:
+def _describe_resource(instance: ResourceActivation | None) -> dict[str, Any]:
     if instance is None:
         return {
             "resource": None,

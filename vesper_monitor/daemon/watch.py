@@ -14,12 +14,13 @@ from dataclasses import dataclass, field, replace
 from importlib import metadata
 from typing import Any, TypeVar
 
+from vesper_monitor.errors import VesperError
 from vesper_monitor.faults.watching import Watching
-from vesper_monitor.guest.beat import Beat
+from vesper_monitor.guest.beat import SharedTicker
 from vesper_monitor.guest.decode import Event
 from vesper_monitor.guest.images import ImageStore
 from vesper_monitor.guest.liveness import LOOK
-from vesper_monitor.guest.points.store import Points
+from vesper_monitor.guest.points.store import DynamicProbeStore
 from vesper_monitor.guest.session import Position, Session, SessionState
 from vesper_monitor.transport import (
     ENDED,
@@ -34,20 +35,21 @@ from vesper_monitor.transport import (
     WatchesArrivals,
 )
 
-__all__ = ["NoTransport", "Watch", "find_transports"]
+__all__ = ["NoTransportError", "SessionManager", "find_transports"]
 
 _log = logging.getLogger(__name__)
 
 #: Entry points of transports; another hypervisor is a new package.
 GROUP = "vesper.transports"
 #: s between two tries to start a transport.
-RETRY_FIRST, RETRY_MAX = 1.0, 30.0
+RETRY_FIRST = 1.0
+RETRY_MAX = 30.0
 #: s until a session that ended by an internal error is begun again.
-BEGIN_AGAIN = 5.0
+BEGIN_AGAIN_AFTER_S = 5.0
 #: s between two notices of one kind about one domain, failures apart.
-CALM = 1.0
+EVENT_CALM_S = 1.0
 #: s for a session to leave its guest when the daemon ends.
-CLOSE_TIMEOUT = 5.0
+CLOSE_TIMEOUT_S = 5.0
 #: s for the journal to say where an earlier daemon stopped reading a guest.  One
 #: that is late must not keep the guest unwatched: the guest's own note holds then.
 POSITIONS_LIMIT_S = 1.0
@@ -57,7 +59,7 @@ _T = TypeVar("_T")
 _RUNNING = DomainReport(DomainState.RUNNING)
 
 
-class NoTransport(Exception):
+class NoTransportError(VesperError):
     """No hypervisor can be asked now; the text says why."""
 
 
@@ -114,7 +116,7 @@ def find_transports(wanted: tuple[str, ...]) -> dict[str, type[Transport] | str]
     return found
 
 
-class Watch:
+class SessionManager:
     """
     :param points: what operators have added.
     :param hang_timeout: of a session, for a domain.
@@ -136,7 +138,7 @@ class Watch:
     def __init__(
         self,
         images: ImageStore,
-        points: Points,
+        points: DynamicProbeStore,
         *,
         activate_timeout: float,
         hang_timeout: Callable[[Domain], float],
@@ -173,7 +175,7 @@ class Watch:
         self._starting: dict[tuple[str, int], _Beginning] = {}
         self._tasks: set[asyncio.Task[Any]] = set()
         self._closing = False
-        self._beat = Beat(LOOK)
+        self._beat = SharedTicker(LOOK)
 
     def start(
         self,
@@ -211,7 +213,7 @@ class Watch:
         for slot in self._slots:
             if slot.transport is not None:
                 try:
-                    async with asyncio.timeout(CLOSE_TIMEOUT):
+                    async with asyncio.timeout(CLOSE_TIMEOUT_S):
                         await slot.transport.stop()
                 except Exception as error:
                     _log.warning("transport %s: stopping: %s", slot.name, error)
@@ -341,25 +343,25 @@ class Watch:
     async def find_domain(self, vm: str) -> tuple[Transport, Domain] | None:
         """The running domain of that name; None: it runs on none of the transports.
 
-        :raises NoTransport: nobody can tell, or not each of those that might know it.
+        :raises NoTransportError: nobody can tell, or not each of those that might know it.
         """
         transports = self.list_usable_transports("")
         if not transports:
             why = self._all_errors(self._slots)
-            raise NoTransport(f"vesperd can watch no VM on this host: {why}")
-        problem: NoTransport | None = None
+            raise NoTransportError(f"vesperd can watch no VM on this host: {why}")
+        problem: NoTransportError | None = None
         for transport in transports:
             try:
                 domain = await transport.find_domain(vm)
             except TransportError as error:
-                problem = NoTransport(f"{vm}: cannot ask {transport.name}: {error}")
+                problem = NoTransportError(f"{vm}: cannot ask {transport.name}: {error}")
                 continue
             if domain is not None:
                 return transport, domain
         if problem is not None:
             raise problem
         if missing := [slot for slot in self._slots if slot.error and not slot.elsewhere]:
-            raise NoTransport(f"whether {vm} runs is not known: {self._all_errors(missing)}")
+            raise NoTransportError(f"whether {vm} runs is not known: {self._all_errors(missing)}")
         return None
 
     async def report_of(self, domain: Domain) -> DomainReport | None:
@@ -473,7 +475,7 @@ class Watch:
                 "where the guest has noted it", domain.name, POSITIONS_LIMIT_S,
             )  # fmt: skip
         if self._closing:
-            raise NoTransport("vesperd is being stopped")
+            raise NoTransportError("vesperd is being stopped")
         session = Session(
             transport,
             domain,
@@ -554,14 +556,14 @@ class Watch:
             "again; please report what the log says: journalctl -u vesperd"
         )
         self._on_unwatched(domain)
-        await asyncio.sleep(BEGIN_AGAIN)
+        await asyncio.sleep(BEGIN_AGAIN_AFTER_S)
         # Deactivated meanwhile, it would have another reason.
         if self._watched.get(_domain_key(domain)) is watched and watched.unwatched == why_unwatched:
             await self.watch_domain(session.transport, domain, wanted)
 
     async def _leave_session(self, session: Session) -> None:
         try:
-            async with asyncio.timeout(CLOSE_TIMEOUT):
+            async with asyncio.timeout(CLOSE_TIMEOUT_S):
                 await session.close_session(deactivate=False)
         except Exception as error:
             _log.warning("%s: leaving the guest: %s", session.domain.name, error)
@@ -622,7 +624,7 @@ class Watch:
         self._arriving.discard(transport.name)
         try:
             await self._on_arrivals(transport)
-        except (TransportError, NoTransport) as error:
+        except (TransportError, NoTransportError) as error:
             _log.warning("transport %s: which domains have come is not known: %s",
                          transport.name, error)  # fmt: skip
 
@@ -635,7 +637,7 @@ class Watch:
             watched.session.note_reset()
         now = asyncio.get_running_loop().time()
         kind = notice.kind, notice.failure
-        if now - watched.noticed.get(kind, -CALM) >= CALM:
+        if now - watched.noticed.get(kind, -EVENT_CALM_S) >= EVENT_CALM_S:
             watched.noticed[kind] = now
             self._on_notice(watched.domain, notice)
 
@@ -648,7 +650,7 @@ class Watch:
     def _log_ended_task(self, task: asyncio.Task[Any]) -> None:
         self._tasks.discard(task)
         error = None if task.cancelled() else task.exception()
-        if error is not None and not isinstance(error, NoTransport):
+        if error is not None and not isinstance(error, NoTransportError):
             _log.error("internal error", exc_info=error)
 
 

@@ -13,12 +13,18 @@ from dataclasses import dataclass
 from typing import Any, TypeVar
 
 from vesper_monitor.daemon.config import DEFAULT_PROBES
-from vesper_monitor.daemon.request import MAX_TEXT, is_utf8, names_field, number_field, text_field
+from vesper_monitor.daemon.request import (
+    MAX_TEXT_CHARS,
+    is_utf8,
+    names_field,
+    number_field,
+    text_field,
+)
 from vesper_monitor.daemon.server import RequestError
-from vesper_monitor.faults.fault import InstanceRecord
+from vesper_monitor.faults.fault import ActivationRecord
 from vesper_monitor.faults.language import RuleError
 from vesper_monitor.faults.rules import RuleSet
-from vesper_monitor.guest.liveness import MIN_TIMEOUT
+from vesper_monitor.guest.liveness import MIN_TIMEOUT_S
 
 __all__ = ["MAX_TIMEOUT_S", "Wishes", "read_wishes", "wishes_of"]
 
@@ -38,7 +44,7 @@ class Wishes:
     boot_timeout: float | None = None
 
 
-def wishes_of(record: InstanceRecord) -> Wishes:
+def wishes_of(record: ActivationRecord) -> Wishes:
     """Return what is in force."""
     return Wishes(
         record.probes, record.services, record.hang_timeout, record.pause_timeout,
@@ -87,14 +93,14 @@ def read_wishes(request: dict[str, Any], in_force: Wishes) -> tuple[Wishes, str 
 
 def _doubt(doubt: object) -> str:
     """The agent's own; it quotes a parameter, which may be of any length."""
-    return text_field({"doubt": doubt[:MAX_TEXT] if isinstance(doubt, str) else doubt}, "doubt")
+    return text_field({"doubt": doubt[:MAX_TEXT_CHARS] if isinstance(doubt, str) else doubt}, "doubt")
 
 
 def _hang_timeout(request: dict[str, Any]) -> float:
     """s; 0: not watched."""
     value = number_field(request, "hang_timeout", 0.0, MAX_TIMEOUT_S)
-    if 0 < value < MIN_TIMEOUT:
-        raise RequestError("bad-request", f"'hang_timeout' must be 0 or at least {MIN_TIMEOUT:g}")
+    if 0 < value < MIN_TIMEOUT_S:
+        raise RequestError("bad-request", f"'hang_timeout' must be 0 or at least {MIN_TIMEOUT_S:g}")
     return value
 
 

@@ -18,11 +18,12 @@ __all__ = ["NodeAttributes", "SetAttribute"]
 _log = logging.getLogger(__name__)
 
 #: s between two tries, and how many there are before it is said that they fail.
-AGAIN, TRIES = 10.0, 6
+AGAIN = 10.0
+TRIES = 6
 #: s until a value is set again: Pacemaker forgets it when it is started anew.
 SET_AGAIN_S = 600.0
 #: Commands that run at the same time: many VMs may have faults at once.
-AT_ONCE = 4
+MAX_UPDATES_AT_ONCE = 4
 
 #: Sets a node attribute of this node, or deletes it (None).
 SetAttribute = Callable[[str, str | None], Awaitable[None]]
@@ -35,7 +36,7 @@ class NodeAttributes:
 
     def __init__(self, tell: SetAttribute = set_attribute) -> None:
         self._tell = tell
-        self._room = asyncio.Semaphore(AT_ONCE)
+        self._room = asyncio.Semaphore(MAX_UPDATES_AT_ONCE)
         self._tellers: dict[str, asyncio.Task[None]] = {}
 
     def set_attribute(self, name: str, value: str | None, *, after: float = 0.0) -> None:

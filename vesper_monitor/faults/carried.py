@@ -12,7 +12,7 @@ import json
 from dataclasses import dataclass
 from typing import Any
 
-from vesper_monitor.faults.fault import Fault, InstanceRecord
+from vesper_monitor.faults.fault import ActivationRecord, Fault
 from vesper_monitor.faults.sentences import Scope
 from vesper_monitor.guest.decode import Event
 
@@ -55,7 +55,7 @@ class CarriedFault:
     seen: float  #: s, CLOCK_REALTIME of the source
     told: bool  #: Pacemaker knows it already
 
-    def to_fault(self, fault_id: int, record: InstanceRecord) -> Fault:
+    def to_fault(self, fault_id: int, record: ActivationRecord) -> Fault:
         """The fault of an activation here.
 
         :param fault_id: on this host.

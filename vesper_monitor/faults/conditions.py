@@ -157,7 +157,8 @@ class Or:
 
 
 #: Every event; no event.
-ANY, NONE = And(()), Or(())
+ANY = And(())
+NONE = Or(())
 
 
 def _in_brackets(term: Condition) -> str:

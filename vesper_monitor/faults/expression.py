@@ -13,6 +13,7 @@ import keyword
 import re
 from collections.abc import Collection
 
+from vesper_monitor.errors import VesperError
 from vesper_monitor.faults.conditions import (
     ANY,
     And,
@@ -42,7 +43,7 @@ _OPERATORS = {
 }  # fmt: skip
 
 
-class ExpressionError(ValueError):
+class ExpressionError(VesperError, ValueError):
     """
     :param column: of the expression, from 0.
     """

@@ -6,11 +6,11 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import Any
 
-__all__ = ["Fault", "InstanceRecord"]
+__all__ = ["ActivationRecord", "Fault"]
 
 
 @dataclass(frozen=True)
-class InstanceRecord:
+class ActivationRecord:
     """One life of a resource on this host."""
 
     id: str

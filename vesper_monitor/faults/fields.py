@@ -22,7 +22,7 @@ __all__ = ["DERIVED", "FIELDS", "NEGATED", "Facts", "Kind", "Value", "comm_of", 
            "is_believed", "is_main", "is_ordered", "probe_of", "process_comm"]  # fmt: skip
 
 #: The kernel cuts a task's name (TASK_COMM_LEN - 1).
-COMM_MAX = 15
+MAX_COMM_CHARS = 15
 
 Value: TypeAlias = str | int | float | bool
 
@@ -172,7 +172,7 @@ _DECIDED: Mapping[str, Callable[[Mapping[str, Any]], bool]] = {
 @lru_cache(1024)
 def comm_of(name: str) -> str:
     """A service's name as the fields have it: cut by the kernel, which counts bytes."""
-    return make_printable(name.encode("utf-8", "surrogateescape")[:COMM_MAX])
+    return make_printable(name.encode("utf-8", "surrogateescape")[:MAX_COMM_CHARS])
 
 
 def _main_service(fields: Mapping[str, Any], services: Collection[str]) -> str | None:

@@ -38,32 +38,32 @@ from dataclasses import dataclass, replace
 from typing import Any
 
 from vesper_monitor.faults.carried import EventKey
-from vesper_monitor.faults.fault import Fault, InstanceRecord
+from vesper_monitor.faults.fault import ActivationRecord, Fault
 from vesper_monitor.faults.rules import RuleSet
 from vesper_monitor.faults.watching import Watching
 from vesper_monitor.transport import Cause, DomainReport, DomainState
 
-__all__ = ["MIGRATION", "Answer", "Instance", "InstanceState", "Result", "Waiter"]
+__all__ = ["MIGRATION", "ActivationState", "Answer", "ResourceActivation", "Result", "Waiter"]
 
 #: s: a gap up to this long is not worth another way to Pacemaker.
-SHORT_GAP = 1.0
+SHORT_GAP_S = 1.0
 #: s: a gap longer than that, beyond the interval, is none between two monitors.
-LONG_GAP = 15.0
+LONG_GAP_S = 15.0
 #: s for Pacemaker to act on an asynchronous failure.  A monitor that comes
 #: meanwhile waits this long: told at once, it would count the failure twice.
-HOLD = 10.0
+MONITOR_HOLD_S = 10.0
 #: What has ended a fault that has gone to another host with its VM.
 MIGRATION = "migration"
 #: s between two answers that are given early because of a change in how well
 #: the guest is watched: a guest that toggles must not keep the host busy.
-CALM = 10.0
+DEGRADED_AFTER_S = 10.0
 
 
 #: ``Fault.rule`` of a panic.
 PANIC_RULE = "kernel_panic"
 
 
-class InstanceState(enum.Enum):
+class ActivationState(enum.Enum):
     STARTED = "started"  #: no recurring monitor yet
     WAITING = "waiting"  #: a monitor waits
     GAP = "gap"  #: between two monitors
@@ -118,7 +118,7 @@ class Waiter:
             self._wake()
 
 
-class Instance:
+class ResourceActivation:
     """
     :param watching: asks how well its domain is watched now.
     :param rules: which events are faults; None: the default ones.
@@ -127,7 +127,7 @@ class Instance:
 
     def __init__(
         self,
-        record: InstanceRecord,
+        record: ActivationRecord,
         watching: Callable[[], Watching],
         *,
         fault: Fault | None = None,
@@ -137,7 +137,7 @@ class Instance:
         self.record = record
         self._watching = watching
         self.rules = rules or RuleSet()
-        self.state = InstanceState.STARTED
+        self.state = ActivationState.STARTED
         #: found by a rule; given to monitors once it is in the journal
         self.fault = fault
         self.fault_recorded = fault is not None
@@ -193,7 +193,7 @@ class Instance:
         :param first: whether the agent knows this to be the first recurring
             monitor after a start; None: decide here. Pacemaker waits for that one.
         """
-        assert self.state is not InstanceState.ENDED
+        assert self.state is not ActivationState.ENDED
         if first is None:
             # Another interval is another operation, and Pacemaker waits for
             # its first run, too.
@@ -201,7 +201,7 @@ class Instance:
         self._interval = interval
         self.handed_over = False  # Pacemaker has it run here
         self.record = replace(self.record, monitored=True)
-        self.state = InstanceState.WAITING
+        self.state = ActivationState.WAITING
         self._waiters.add(waiter)
         if (answer := self._find_immediate_answer(now)) is not None:
             waiter.give_answer(answer)
@@ -225,8 +225,8 @@ class Instance:
                 self._degraded_told = answer.reason
             elif answer.result is Result.FINE:
                 self._degraded_told = None
-        if self.state is InstanceState.WAITING and not self._waiters:
-            self.state = InstanceState.GAP
+        if self.state is ActivationState.WAITING and not self._waiters:
+            self.state = ActivationState.GAP
             self._gap_since = now
 
     def answer_at_timeout(self) -> Answer:
@@ -245,7 +245,7 @@ class Instance:
 
     def hold_until(self) -> float | None:
         """Until when a monitor waits because Pacemaker was told asynchronously."""
-        return None if self._injected_at is None else self._injected_at + HOLD
+        return None if self._injected_at is None else self._injected_at + MONITOR_HOLD_S
 
     @property
     def waiting(self) -> bool:
@@ -256,8 +256,8 @@ class Instance:
         """It was monitored, and no monitor comes any more."""
         return (
             self.record.monitored
-            and self.state in (InstanceState.STARTED, InstanceState.GAP)
-            and now - self._gap_since > (self._interval or 0.0) + LONG_GAP
+            and self.state in (ActivationState.STARTED, ActivationState.GAP)
+            and now - self._gap_since > (self._interval or 0.0) + LONG_GAP_S
         )
 
     @property
@@ -302,13 +302,13 @@ class Instance:
 
     def fault_found(self, fault: Fault) -> None:
         """A rule says so. Not told before :meth:`fault_is_recorded`."""
-        assert self.fault is None and self.state is not InstanceState.ENDED
+        assert self.fault is None and self.state is not ActivationState.ENDED
         self.fault = fault
         self.fault_recorded = False
 
     def fault_is_recorded(self, fault_id: int) -> None:
         """It is in the journal: whoever waits is told now."""
-        if self.fault is None or self.fault.id != fault_id or self.state is InstanceState.ENDED:
+        if self.fault is None or self.fault.id != fault_id or self.state is ActivationState.ENDED:
             return
         self.fault_recorded = True
         self._tell_all()
@@ -434,7 +434,7 @@ class Instance:
         self.record = replace(self.record, ended=now_real)
         self._answer_all(Answer(Result.DEGRADED, why) if why else Answer(Result.FINE))
         self._waiters.clear()
-        self.state = InstanceState.ENDED
+        self.state = ActivationState.ENDED
         return fault
 
     def seconds_until_alarm(self, now: float, grace: float) -> float | None:
@@ -444,16 +444,16 @@ class Instance:
         :returns: None: there is no need.
         """
         if (
-            self.state not in (InstanceState.STARTED, InstanceState.GAP)
+            self.state not in (ActivationState.STARTED, ActivationState.GAP)
             or self._tellable is None
             or self._tellable.told is not None
             or self._dead is not None
         ):
             return None
-        if self.state is InstanceState.STARTED or self._interval is None:
+        if self.state is ActivationState.STARTED or self._interval is None:
             return grace  # Pacemaker is about to run the first one
         due = self._gap_since + self._interval
-        if due - now > SHORT_GAP:
+        if due - now > SHORT_GAP_S:
             return 0.0
         return max(0.0, due + grace - now)
 
@@ -497,7 +497,7 @@ class Instance:
         return None
 
     def _may_be_early(self, now: float) -> bool:
-        return self._early_at is None or now - self._early_at >= CALM
+        return self._early_at is None or now - self._early_at >= DEGRADED_AFTER_S
 
     def _answer_early(self, now: float) -> None:
         if self._waiters and self._may_be_early(now):

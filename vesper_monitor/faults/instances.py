@@ -25,19 +25,19 @@ from vesper_monitor.faults.carried import (
     key_of_fault,
     pack_fault,
 )
-from vesper_monitor.faults.fault import Fault, InstanceRecord
+from vesper_monitor.faults.fault import ActivationRecord, Fault
 from vesper_monitor.faults.instance import (
     MIGRATION,
     PANIC_RULE,
+    ActivationState,
     Answer,
-    Instance,
-    InstanceState,
+    ResourceActivation,
     Result,
     Waiter,
 )
 from vesper_monitor.faults.journal import Batch, Journal, JournalError
-from vesper_monitor.faults.rate import WINDOW, Rate
-from vesper_monitor.faults.recorder import Recorder
+from vesper_monitor.faults.rate import WINDOW_S, FailoverLimit
+from vesper_monitor.faults.recorder import JournalWriter
 from vesper_monitor.faults.rules import RuleError, RuleSet
 from vesper_monitor.faults.sentences import Scope
 from vesper_monitor.faults.told_ledger import ToldLedger
@@ -45,7 +45,7 @@ from vesper_monitor.faults.watching import Watching
 from vesper_monitor.guest.decode import Event
 from vesper_monitor.transport import Domain, DomainReport
 
-__all__ = ["Instances", "Tell", "fault_attribute_name"]
+__all__ = ["Activations", "Tell", "fault_attribute_name"]
 
 #: :func:`vesper_monitor.faults.pacemaker.report_failure`
 Tell = Callable[[str, str | None, Callable[[], bool], Callable[[], None]], Awaitable[bool]]
@@ -56,11 +56,11 @@ _log = logging.getLogger(__name__)
 PAUSE = "pause of watching"
 DOMAIN_END = "end of the domain"
 #: Instances held at the same time; more is a mistake of whoever starts them.
-MAX_INSTANCES = 1000
+MAX_ACTIVATIONS = 1000
 
 #: Faults of which Pacemaker is told at the same time without a monitor: its tools
 #: take a second of CPU, and many VMs may have faults at once.
-AT_ONCE = 4
+MAX_REPORTS_AT_ONCE = 4
 
 #: s for a guest that has arrived to be heard, before the fault that has come
 #: with it is told all the same.
@@ -69,7 +69,7 @@ DOUBT_S = 20.0
 UNWATCHED_WAIT_S = 10.0
 
 #: s after a fault until the cluster shows it: the failover has precedence.
-SHOW_AFTER = 10.0
+SHOW_AFTER_S = 10.0
 
 
 def fault_attribute_name(vm: str) -> str:
@@ -81,7 +81,7 @@ def _do_nothing() -> None:
     pass
 
 
-class Instances:
+class Activations:
     """
     :param watching: how well the domain of an instance is watched now.
     :param grace: s by which a monitor may be late before Pacemaker is told
@@ -96,8 +96,8 @@ class Instances:
 
     def __init__(
         self,
-        recorder: Recorder,
-        watching: Callable[[InstanceRecord], Watching],
+        recorder: JournalWriter,
+        watching: Callable[[ActivationRecord], Watching],
         *,
         grace: float,
         max_failovers: int,
@@ -111,12 +111,12 @@ class Instances:
         self._recorder = recorder
         self._watching = watching
         self._grace = grace
-        self._rate = Rate(max_failovers)
+        self._rate = FailoverLimit(max_failovers)
         self._tell = tell
         self._paused = paused
         self._attributes = attributes
-        self._by_resource: dict[str, Instance] = {}
-        self._by_domain: dict[tuple[str, int], list[Instance]] = {}
+        self._by_resource: dict[str, ResourceActivation] = {}
+        self._by_domain: dict[tuple[str, int], list[ResourceActivation]] = {}
         #: negative as long as nobody knows how many the journal has
         self._last_fault_id = 0
         self._numbered = numbered
@@ -130,7 +130,7 @@ class Instances:
         self._known_better: set[str] = set()
         self._timers: dict[str, asyncio.TimerHandle] = {}
         self._tellers: dict[str, asyncio.Task[None]] = {}
-        self._room = asyncio.Semaphore(AT_ONCE)
+        self._room = asyncio.Semaphore(MAX_REPORTS_AT_ONCE)
         #: what the last life of a resource ended with, until the next begins
         self._stopped_for: dict[str, Fault] = {}
         #: resources that have ended here, and this node's name: Pacemaker may
@@ -141,7 +141,7 @@ class Instances:
 
     def restore_all(
         self,
-        records: Iterable[InstanceRecord],
+        records: Iterable[ActivationRecord],
         faults: Iterable[Fault],
         last_fault_id: int,
         stopped_for: Iterable[Fault] = (),
@@ -185,7 +185,7 @@ class Instances:
                 self._admit_fault(instance, instance.fault)
             self._reset_alarm(instance)
 
-    def _supersede_record(self, record: InstanceRecord, fault: Fault | None) -> None:
+    def _supersede_record(self, record: ActivationRecord, fault: Fault | None) -> None:
         """An instance of the journal's: its resource was begun or stopped here meanwhile.
 
         Its fault is the present instance's, if that is of the same life of the VM.
@@ -250,7 +250,7 @@ class Instances:
         self._last_fault_id += 1 if self._numbered else -1
         return self._last_fault_id
 
-    def recall_events(self, record: InstanceRecord, events: Iterable[Event]) -> None:
+    def recall_events(self, record: ActivationRecord, events: Iterable[Event]) -> None:
         """Count what an earlier daemon has judged: the events of that instance, in order."""
         instance = self._by_resource.get(record.resource)
         if instance is not None and instance.record.id == record.id:
@@ -267,31 +267,31 @@ class Instances:
 
     # ------------------------------------------------------------ looking
 
-    def list_all(self) -> list[Instance]:
+    def list_all(self) -> list[ResourceActivation]:
         return list(self._by_resource.values())
 
-    def get_instance(self, resource: str) -> Instance | None:
+    def get_instance(self, resource: str) -> ResourceActivation | None:
         return self._by_resource.get(resource)
 
-    def of_domain(self, domain: Domain) -> list[Instance]:
+    def of_domain(self, domain: Domain) -> list[ResourceActivation]:
         """Instances that are this life of that domain."""
         return list(self._by_domain.get((domain.uuid, domain.domid), ()))
 
-    def of_vm(self, vm: str) -> list[Instance]:
+    def of_vm(self, vm: str) -> list[ResourceActivation]:
         """Instances of any life of a VM."""
         return [instance for instance in self.list_all() if instance.record.vm == vm]
 
     # ------------------------------------------------------------ start, stop
 
     def _make_instance(
-        self, record: InstanceRecord, fault: Fault | None, *, restored: bool = False
-    ) -> Instance:
-        return Instance(
+        self, record: ActivationRecord, fault: Fault | None, *, restored: bool = False
+    ) -> ResourceActivation:
+        return ResourceActivation(
             record, lambda: self._watching(record), fault=fault, rules=_rules_of_record(record),
             restored=restored,
         )  # fmt: skip
 
-    def _begin_instance(self, instance: Instance) -> None:
+    def _begin_instance(self, instance: ResourceActivation) -> None:
         """In place of an earlier life, which ends."""
         record = instance.record
         self._know_better(record.resource)
@@ -306,7 +306,7 @@ class Instances:
         for other in others:
             self._take_over(other, instance)
 
-    def _take_over(self, other: Instance, instance: Instance) -> None:
+    def _take_over(self, other: ResourceActivation, instance: ResourceActivation) -> None:
         """End another resource's activation: the domain belongs to who began last.
 
         A fault that nobody was told of yet goes on as that one's.
@@ -334,7 +334,7 @@ class Instances:
         if not self._numbered:
             self._known_better.add(resource)
 
-    def _drop_instance(self, resource: str) -> Instance | None:
+    def _drop_instance(self, resource: str) -> ResourceActivation | None:
         instance = self._by_resource.pop(resource, None)
         if instance is not None:
             key = instance.record.uuid, instance.record.domid
@@ -354,7 +354,7 @@ class Instances:
         transport: str = "",
         fault_on: str = "",
         boot_timeout: float | None = None,
-    ) -> Instance:
+    ) -> ResourceActivation:
         """A new instance begins; its predecessor and its fault end.
 
         A fault that has ended with a stop is this one's, if the domain is still
@@ -363,10 +363,10 @@ class Instances:
         :param transport: name of the one on which the domain runs.
         :raises ValueError: too many.
         """
-        if resource not in self._by_resource and len(self._by_resource) >= MAX_INSTANCES:
-            raise ValueError(f"more than {MAX_INSTANCES} resources")
+        if resource not in self._by_resource and len(self._by_resource) >= MAX_ACTIVATIONS:
+            raise ValueError(f"more than {MAX_ACTIVATIONS} resources")
         now = time.time()
-        record = InstanceRecord(
+        record = ActivationRecord(
             id=f"{resource}/{domain.uuid}/{domain.domid}/{now:.6f}",
             resource=resource,
             vm=domain.name,
@@ -400,7 +400,7 @@ class Instances:
 
     def stop_instance(
         self, resource: str, then: Callable[[], None] = _do_nothing
-    ) -> Instance | None:
+    ) -> ResourceActivation | None:
         """The resource is being stopped.
 
         :param then: called when that is in the journal, or could not be written.
@@ -446,7 +446,7 @@ class Instances:
 
     def change_wishes(
         self,
-        instance: Instance,
+        instance: ResourceActivation,
         probes: tuple[str, ...],
         services: tuple[str, ...],
         hang_timeout: float | None,
@@ -470,7 +470,7 @@ class Instances:
             _log.info("%s: fault_on is now: %s", instance.record.resource, fault_on or "(default)")
         self._save_instance(instance)
 
-    def refuse_wishes(self, instance: Instance, why: str | None) -> None:
+    def refuse_wishes(self, instance: ResourceActivation, why: str | None) -> None:
         """Its agent wishes what cannot be done now; None: no more."""
         if why != instance.refused:
             if why is not None:
@@ -480,7 +480,7 @@ class Instances:
 
     def _save_instance(
         self,
-        instance: Instance,
+        instance: ResourceActivation,
         fault: Fault | None = None,
         then: Callable[[], None] = _do_nothing,
     ) -> None:
@@ -491,7 +491,7 @@ class Instances:
 
     def _end_instance(
         self,
-        instance: Instance,
+        instance: ResourceActivation,
         by: str,
         why: str | None = None,
         then: Callable[[], None] = _do_nothing,
@@ -564,7 +564,7 @@ class Instances:
             asyncio.get_running_loop().call_soon(_log_fault, fault)
             if self._attributes is not None:
                 self._attributes.set_attribute(
-                    fault_attribute_name(fault.vm), _shown_fault(fault), after=SHOW_AFTER
+                    fault_attribute_name(fault.vm), _shown_fault(fault), after=SHOW_AFTER_S
                 )
 
     def note_written(self, faults: Iterable[Fault]) -> None:
@@ -574,7 +574,7 @@ class Instances:
             if fault.told is not None:
                 self._ledger.forget_fault(fault)
 
-    def _admit_fault(self, instance: Instance, fault: Fault) -> None:
+    def _admit_fault(self, instance: ResourceActivation, fault: Fault) -> None:
         """Let a fault be told now, or defer it: its guest has had too many."""
         held = instance.fault
         if held is None or held.id != fault.id or held.told is not None:
@@ -589,14 +589,14 @@ class Instances:
         when = time.strftime("%H:%M:%S", time.localtime(at))
         why = (
             f"{fault.vm}: {fault.label} ({fault.reason}) is not reported before {when}: there "
-            f"were {self._rate.most} in the last {WINDOW / 60:.0f} min, as many as max_failovers "
+            f"were {self._rate.most} in the last {WINDOW_S / 60:.0f} min, as many as max_failovers "
             f"allows; see to the guest, then: vesper faults clear {fault.resource}"
         )
         if instance.deferred is None:
             _log.error("%s: %s", fault.resource, why)
         instance.defer_fault(why, _clock_now() + at - now, _clock_now())
 
-    def _admit_again(self, instance: Instance) -> None:
+    def _admit_again(self, instance: ResourceActivation) -> None:
         if instance.fault is not None and instance.deferred is not None:
             self._admit_fault(instance, instance.fault)
             self._reset_alarm(instance)
@@ -619,7 +619,7 @@ class Instances:
     # ------------------------------------------------------------ live migration
 
     async def hand_over(
-        self, instance: Instance, ident: str | None, limit: float
+        self, instance: ResourceActivation, ident: str | None, limit: float
     ) -> dict[str, Any] | None:
         """Its VM has left by live migration. See :meth:`Instance.hand_over`.
 
@@ -649,7 +649,7 @@ class Instances:
                   fault.resource, fault.label, fault.vm, known)  # fmt: skip
         return pack_fault(fault, boot_id, instance.node)
 
-    async def has_reported(self, vm: str, carried: CarriedFault, instance: Instance | None) -> bool:
+    async def has_reported(self, vm: str, carried: CarriedFault, instance: ResourceActivation | None) -> bool:
         """Whether a fault that has come with a VM was reported from here, or taken, before.
 
         :param instance: that goes on; None: another one is about to begin.
@@ -661,7 +661,7 @@ class Instances:
             held = instance.fault if instance is not None else None
             return held is not None and held.seen == carried.seen
 
-    def take_carried_fault(self, instance: Instance, carried: CarriedFault) -> str:
+    def take_carried_fault(self, instance: ResourceActivation, carried: CarriedFault) -> str:
         """Take a fault that has come with the VM of this instance.
 
         :returns: why it is not taken; empty: it is.
@@ -693,7 +693,7 @@ class Instances:
             if doubted:
                 self._reset_alarm(instance)
 
-    def _drop_doubted(self, instance: Instance, by: str) -> None:
+    def _drop_doubted(self, instance: ResourceActivation, by: str) -> None:
         """The fault that has come with the VM is not known to be this guest's: end it."""
         if instance.doubted_boot is None:
             return
@@ -702,12 +702,12 @@ class Instances:
             self._recorder.put_batch(gone.vm, Batch(faults=[gone]))
             _log.warning("%s: %s ended by %s", gone.resource, gone.label, by)
 
-    def _doubt_fault(self, instance: Instance, boot_id: int | None) -> None:
+    def _doubt_fault(self, instance: ResourceActivation, boot_id: int | None) -> None:
         instance.doubt_fault(boot_id)
         if instance.doubted_boot is not None:
             asyncio.get_running_loop().call_later(DOUBT_S, self._end_doubt, instance)
 
-    def _end_doubt(self, instance: Instance) -> None:
+    def _end_doubt(self, instance: ResourceActivation) -> None:
         instance.end_doubt()
         self._reset_alarm(instance)
 
@@ -736,7 +736,7 @@ class Instances:
             instance.domain_ended(report, domains.describe_ending(domain, report))
             self._reset_alarm(instance)
 
-    def _death_told(self, instance: Instance) -> None:
+    def _death_told(self, instance: ResourceActivation) -> None:
         """A monitor was told that the domain has ended.
 
         Its agent may find that the guest has rebooted, and then begins another instance.
@@ -746,7 +746,7 @@ class Instances:
         else:
             self._record_death(instance)
 
-    def _record_death(self, instance: Instance) -> None:
+    def _record_death(self, instance: ResourceActivation) -> None:
         """Put the end of its domain into the list of faults, if Pacemaker was told of it."""
         told, death, reason = instance.death_told, instance.death, instance.dead_reason
         if told is None or death is None or reason is None or instance.death_recorded:
@@ -775,7 +775,7 @@ class Instances:
         _log_fault(fault)
         if self._attributes is not None:
             self._attributes.set_attribute(
-                fault_attribute_name(fault.vm), _shown_fault(fault), after=SHOW_AFTER
+                fault_attribute_name(fault.vm), _shown_fault(fault), after=SHOW_AFTER_S
             )
 
     def pause_vm(self, vm: str, paused: bool) -> None:
@@ -789,7 +789,7 @@ class Instances:
 
     async def serve_monitor(
         self,
-        instance: Instance,
+        instance: ResourceActivation,
         *,
         interval: float,
         timeout: float,  # noqa: ASYNC109 - an answer, not an error
@@ -802,7 +802,7 @@ class Instances:
         :param deliver: hands the answer over; raises if the agent is gone.
             The call may also be cancelled while it waits: the agent was killed.
         """
-        if instance.state is InstanceState.ENDED:  # while the request was prepared
+        if instance.state is ActivationState.ENDED:  # while the request was prepared
             vm = instance.record.vm
             await deliver(Answer(Result.DEGRADED, f"{vm}: its resource was stopped or begun anew"))
             return
@@ -839,7 +839,7 @@ class Instances:
             instance.monitor_ends(waiter, _clock_now(), delivered=delivered)
             self._reset_alarm(instance)
 
-    def _note_told(self, instance: Instance, fault: Fault) -> None:
+    def _note_told(self, instance: ResourceActivation, fault: Fault) -> None:
         told = instance.fault_told(self._number_fault(fault).id, time.time())
         if told is not None:
             if (told.instance, told.seen) in self._unwritten:
@@ -850,7 +850,7 @@ class Instances:
 
     # ------------------------------------------------------------ no monitor
 
-    def _reset_alarm(self, instance: Instance) -> None:
+    def _reset_alarm(self, instance: ResourceActivation) -> None:
         """Set, or take back, the alarm after which Pacemaker is told without a monitor."""
         key = instance.record.id
         timer = self._timers.pop(key, None)
@@ -869,14 +869,14 @@ class Instances:
         loop = asyncio.get_running_loop()
         self._timers[key] = loop.call_later(patience, self._start_telling, instance)
 
-    def _start_telling(self, instance: Instance) -> None:
+    def _start_telling(self, instance: ResourceActivation) -> None:
         key = instance.record.id
         self._timers.pop(key, None)
         task = asyncio.get_running_loop().create_task(self._tell_pacemaker(instance))
         self._tellers[key] = task
         task.add_done_callback(lambda _: self._tellers.pop(key, None))
 
-    async def _tell_pacemaker(self, instance: Instance) -> None:
+    async def _tell_pacemaker(self, instance: ResourceActivation) -> None:
         fault = instance.fault
         if fault is None:
             return
@@ -885,7 +885,7 @@ class Instances:
             # A monitor that has come meanwhile is the better way.
             held = instance.fault
             return (
-                instance.state is not InstanceState.ENDED
+                instance.state is not ActivationState.ENDED
                 and held is not None
                 and held.id == self._number_fault(fault).id
                 and held.told is None
@@ -922,7 +922,7 @@ def _is_same(one: Fault, other: Fault) -> bool:
     return key_of_fault(one) is not None and key_of_fault(one) == key_of_fault(other)
 
 
-def _rules_of_record(record: InstanceRecord) -> RuleSet:
+def _rules_of_record(record: ActivationRecord) -> RuleSet:
     """Its own; the default ones where they are wrong, which vesperd has not let in."""
     try:
         return RuleSet(record.fault_on)

@@ -27,28 +27,29 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
+from vesper_monitor.errors import VesperError
 from vesper_monitor.faults.domain import END_RULE
-from vesper_monitor.faults.fault import Fault, InstanceRecord
+from vesper_monitor.faults.fault import ActivationRecord, Fault
 from vesper_monitor.guest.decode import Event
-from vesper_monitor.guest.last_words import LastWords
+from vesper_monitor.guest.last_words import CrashLog
 from vesper_monitor.guest.positions import Position
 
-__all__ = ["KEEP_WORDS", "Batch", "Journal", "JournalDamaged", "JournalError", "Remembered"]
+__all__ = ["KEEP_WORDS", "Batch", "Journal", "JournalDamagedError", "JournalError", "Remembered"]
 
 _log = logging.getLogger(__name__)
 
 SCHEMA_VERSION = 8
 
 #: Ended instances that are kept.
-KEEP_INSTANCES = 1000
+KEEP_ACTIVATIONS = 1000
 #: Last words that are kept of one VM; each is up to 70 KB.
 KEEP_WORDS = 20
 #: The same, of all VMs together.
 KEEP_WORDS_OF_ALL = 1000
 #: s by which a fault's own event, if its number is not known, may be later than the fault.
-OWN_S = 1.0
+OWN_EVENT_AGE_S = 1.0
 #: Damaged journals that are kept; if there are more, the disk needs somebody.
-MAX_ASIDE = 100
+MAX_JOURNALS_ASIDE = 100
 #: Events between two looks at what is too old.
 _TRIM_EVERY = 1000
 #: Bytes of the write-ahead log.  A reader that never ends keeps SQLite from emptying it:
@@ -131,11 +132,11 @@ _UNREPRESENTABLE = (
 _STALE = (sqlite3.SQLITE_IOERR, sqlite3.SQLITE_READONLY, sqlite3.SQLITE_CANTOPEN)
 
 
-class JournalError(Exception):
+class JournalError(VesperError):
     """It could not be read or written; the text names the file."""
 
 
-class JournalDamaged(JournalError):
+class JournalDamagedError(JournalError):
     """Its content is no journal any more: open it again, which sets it aside."""
 
 
@@ -149,7 +150,7 @@ class Batch:
     #: new or changed
     faults: list[Fault] = field(default_factory=list)
     #: new or changed
-    instances: list[InstanceRecord] = field(default_factory=list)
+    instances: list[ActivationRecord] = field(default_factory=list)
 
     def merge_batch(self, other: Batch) -> None:
         """Append a later batch."""
@@ -175,7 +176,7 @@ class Remembered:
 
     last_event_id: int
     last_fault_id: int
-    records: list[InstanceRecord]
+    records: list[ActivationRecord]
     faults: list[Fault]
     stopped_for: list[Fault]
     told: list[tuple[str, float]]
@@ -320,7 +321,7 @@ class Journal:
             self._trim_events()
             self._since_trim = 0
 
-    def _write_words(self, event: Event, words: LastWords) -> None:
+    def _write_words(self, event: Event, words: CrashLog) -> None:
         self._db.execute(
             _insert_statement("last_words", 9, 1),
             (event.id, event.vm, event.domid, event.received, words.kind, words.message,
@@ -363,7 +364,7 @@ class Journal:
                 self._db.execute(_insert_statement(table, len(rows[0]), size), tuple(values))
                 at += size
 
-    def _write_instance(self, i: InstanceRecord) -> None:
+    def _write_instance(self, i: ActivationRecord) -> None:
         self._db.execute(
             _insert_statement("instances", 15, 1),
             (i.id, i.resource, i.vm, i.uuid, i.domid, i.started, json.dumps(list(i.probes)),
@@ -394,7 +395,7 @@ class Journal:
         db.execute(
             "DELETE FROM instances WHERE ended IS NOT NULL AND id NOT IN"
             " (SELECT id FROM instances WHERE ended IS NOT NULL ORDER BY ended DESC LIMIT ?)",
-            (KEEP_INSTANCES,),
+            (KEEP_ACTIVATIONS,),
         )
         db.execute(
             "DELETE FROM last_words WHERE event NOT IN"
@@ -519,7 +520,7 @@ class Journal:
         :param seconds: before the fault; what is older is left out.
         """
         last = fault.event.get("id")
-        bound, until = ("id", last) if last is not None else ("received", fault.seen + OWN_S)
+        bound, until = ("id", last) if last is not None else ("received", fault.seen + OWN_EVENT_AGE_S)
         rows = self._query_rows(
             f"SELECT {_COLUMNS['events']} FROM events"
             f" WHERE vm = ? AND domid = ? AND {bound} <= ? AND received >= ?"
@@ -563,7 +564,7 @@ class Journal:
         found = _faults_of_rows(self._query_rows(query, (fault_id,)))
         return found[0] if found else None
 
-    def last_words(self, vm: str, domid: int, since: float) -> list[tuple[float, LastWords]]:
+    def last_words(self, vm: str, domid: int, since: float) -> list[tuple[float, CrashLog]]:
         """What the kernel of one life of a VM has left, oldest first.
 
         :param since: s, CLOCK_REALTIME: a domain id comes back after a boot of the host.
@@ -574,7 +575,7 @@ class Journal:
             " WHERE vm = ? AND domid = ? AND received >= ? ORDER BY event",
             (vm, domid, since),
         )
-        return [(r[0], LastWords(r[1], r[2], r[3], r[4], bool(r[5]))) for r in rows]
+        return [(r[0], CrashLog(r[1], r[2], r[3], r[4], bool(r[5]))) for r in rows]
 
     def told_since(self, since: float) -> list[tuple[str, float]]:
         """VMs of which faults were told, and when, oldest first; ends of domains are not counted.
@@ -625,13 +626,13 @@ class Journal:
             )
         )
 
-    def open_instances(self) -> list[InstanceRecord]:
+    def open_instances(self) -> list[ActivationRecord]:
         """Instances that have not ended."""
         rows = self._query_rows(
             f"SELECT {_COLUMNS['instances']} FROM instances WHERE ended IS NULL ORDER BY started"
         )
         return [
-            InstanceRecord(
+            ActivationRecord(
                 id=r[0], resource=r[1], vm=r[2], uuid=r[3], domid=r[4], started=r[5],
                 probes=tuple(json.loads(r[6])), services=tuple(json.loads(r[7])),
                 monitored=bool(r[8]), ended=r[9], hang_timeout=r[10],
@@ -725,7 +726,7 @@ class Journal:
 
     def _free_name(self) -> Path:
         """None of an earlier one's."""
-        for number in range(1, MAX_ASIDE):
+        for number in range(1, MAX_JOURNALS_ASIDE):
             aside = self.path.with_name(f"{self.path.name}.unusable{number}")
             if not aside.exists():
                 return aside
@@ -739,7 +740,7 @@ class Journal:
         damaged = type(error) is sqlite3.DatabaseError
         if getattr(error, "sqlite_errorcode", 0) & 0xFF in _STALE:
             self.is_stale = True
-        kind = JournalDamaged if damaged else JournalError
+        kind = JournalDamagedError if damaged else JournalError
         return kind(f"{self.path}: cannot {what}: {error}")
 
     def _begin_transaction(self) -> _Transaction:

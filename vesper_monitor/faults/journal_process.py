@@ -31,7 +31,8 @@ _log = logging.getLogger(__name__)
 #: The child.
 SERVER_MODULE = "vesper_monitor.faults.journal_server"
 #: s for a file beside the journal to be written, and between two tries to read it.
-STATE_LIMIT_S, STATE_RETRY_S = 3.0, 1.0
+STATE_LIMIT_S = 3.0
+STATE_RETRY_S = 1.0
 #: Questions that wait for a child.  Who has asked may be gone, and ask again without end.
 MAX_UNANSWERED = 1000
 

@@ -25,7 +25,7 @@ from pathlib import Path
 from typing import Any
 
 from vesper_monitor import statefile
-from vesper_monitor.faults.journal import Journal, JournalDamaged, JournalError
+from vesper_monitor.faults.journal import Journal, JournalDamagedError, JournalError
 from vesper_monitor.faults.read_only_journal import ReadOnlyJournal
 
 __all__ = ["CLOSE", "LENGTH", "READS_AND_WRITES", "READS_ONLY", "main"]
@@ -33,7 +33,8 @@ __all__ = ["CLOSE", "LENGTH", "READS_AND_WRITES", "READS_ONLY", "main"]
 _log = logging.getLogger(__name__)
 
 #: What the child may do to the journal.
-READS_ONLY, READS_AND_WRITES = "reads-only", "reads-and-writes"
+READS_ONLY = "reads-only"
+READS_AND_WRITES = "reads-and-writes"
 #: Of a message, before it.
 LENGTH = struct.Struct("<I")
 #: In place of a method of the journal.
@@ -83,9 +84,9 @@ class _Server:
             if method in STATE_FILES:
                 return STATE_FILES[method](*args)
             return getattr(self._open_if_needed(), method)(*args, **kwargs)
-        except JournalDamaged as error:
+        except JournalDamagedError as error:
             self._close_journal()  # the next one sets it aside
-            return JournalDamaged(str(error))
+            return JournalDamagedError(str(error))
         except JournalError as error:
             return JournalError(str(error))
         except OSError as error:  # of a file of state; the journal's are errors of the journal

@@ -26,6 +26,7 @@ from __future__ import annotations
 import re
 from dataclasses import dataclass
 
+from vesper_monitor.errors import VesperError
 from vesper_monitor.faults.conditions import ANY, NONE, Condition
 from vesper_monitor.faults.expression import (
     MAX_DEPTH,
@@ -38,9 +39,11 @@ from vesper_monitor.faults.fields import FIELDS
 __all__ = ["Count", "Parsed", "Rule", "RuleError", "parse_rules"]
 
 #: Characters of a text, and rules in it.
-MAX_LENGTH, MAX_RULES = 8192, 100
+MAX_LENGTH = 8192
+MAX_RULES = 100
 #: Events that a count may ask for, and s within which.
-MAX_COUNT, MAX_WINDOW = 1000, 86_400
+MAX_COUNT = 1000
+MAX_WINDOW = 86_400
 
 _UNITS = {"s": 1, "m": 60, "h": 3600}
 _PIECE = re.compile(
@@ -54,7 +57,7 @@ _PROBE = re.compile(r"[A-Za-z_][A-Za-z0-9_]*")
 _COUNT = re.compile(r"(?:^|,)\s*([0-9]{1,9})\s+in\s+([0-9]{1,9})\s*([smh])\s*$")
 
 
-class RuleError(ValueError):
+class RuleError(VesperError, ValueError):
     """A text that is no rule set; or a doubt about it.
 
     :param text: all of it.

@@ -21,6 +21,7 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 from vesper_monitor import outside
+from vesper_monitor.errors import VesperError
 from vesper_monitor.xml_parser import parse_xml
 
 if TYPE_CHECKING:
@@ -48,21 +49,21 @@ LAST_FAILURE = "_last_failure_0"
 #: In the types of this project's agents.
 PROVIDER = ":vesper:"
 #: s for one command; under emulation a process start takes half a second.
-COMMAND_TIMEOUT = 20.0
+COMMAND_TIMEOUT_S = 20.0
 #: s after which the failure must show.
-VERIFY_TIMEOUT = 10.0
-VERIFY_PAUSE = 0.5
+VERIFY_TIMEOUT_S = 10.0
+VERIFY_PAUSE_S = 0.5
 #: Tries, and s before the next: 1, 2, 4 ... up to MAX_PAUSE. About two minutes
 #: in all; after that the fault still waits for the next monitor.
-TRIES = 8
-MAX_PAUSE = 30.0
+MAX_TRIES = 8
+MAX_PAUSE_S = 30.0
 
 
-class PacemakerError(Exception):
+class PacemakerError(VesperError):
     """A command failed, or its answer was not understood."""
 
 
-class Hopeless(PacemakerError):
+class ReportImpossibleError(PacemakerError):
     """Pacemaker will not be told in this way, however often it is tried."""
 
 
@@ -106,14 +107,14 @@ async def report_failure(
     :returns: whether the failure shows in the cluster's status.
     """
     pause = 1.0
-    for attempt in range(1, TRIES + 1):
+    for attempt in range(1, MAX_TRIES + 1):
         if not wanted():
             return False
         try:
             if await _try_to_report(resource, node, wanted, injecting):
                 return True
             why = "it did not show in the cluster's status"
-        except Hopeless as error:
+        except ReportImpossibleError as error:
             _log.warning("%s: Pacemaker is not told of the failure: %s", resource, error)
             return False
         except PacemakerError as error:
@@ -121,10 +122,10 @@ async def report_failure(
         if not wanted():
             return False
         _log.warning(
-            "%s: telling Pacemaker of the failure, try %d of %d: %s", resource, attempt, TRIES, why
+            "%s: telling Pacemaker of the failure, try %d of %d: %s", resource, attempt, MAX_TRIES, why
         )
         await asyncio.sleep(pause)
-        pause = min(pause * 2, MAX_PAUSE)
+        pause = min(pause * 2, MAX_PAUSE_S)
     _log.error(
         "%s: Pacemaker did not take the failure; the next monitor operation will be told. "
         "To act now: crm resource restart %s",
@@ -234,21 +235,21 @@ async def _try_to_report(
     if not before.active:
         raise PacemakerError(f"Pacemaker does not know it as running on {node}")
     if PROVIDER not in before.agent:
-        raise Hopeless(f"its agent is {before.agent} now; to end the watch: vesper deactivate VM")
+        raise ReportImpossibleError(f"its agent is {before.agent} now; to end the watch: vesper deactivate VM")
     if before.remote:
-        raise Hopeless(f"{node} is a node of Pacemaker Remote; its next monitor will be told")
+        raise ReportImpossibleError(f"{node} is a node of Pacemaker Remote; its next monitor will be told")
     if not before.managed:
         raise PacemakerError("it is not managed now (maintenance)")
     if not wanted():
         return False
     injecting()
     await _run_command("crm_resource", "--fail", "--resource", resource, "--node", node)
-    end = asyncio.get_running_loop().time() + VERIFY_TIMEOUT
+    end = asyncio.get_running_loop().time() + VERIFY_TIMEOUT_S
     while asyncio.get_running_loop().time() < end:
         now = await _state_of_resource(resource, node)
         if now.fail_count > before.fail_count or not now.active:
             return True
-        await asyncio.sleep(VERIFY_PAUSE)
+        await asyncio.sleep(VERIFY_PAUSE_S)
     return False
 
 
@@ -307,10 +308,10 @@ async def _run_command(*command: str) -> str:
     :raises PacemakerError: not there, failed, or took too long.
     """
     try:
-        code, output, errors = await outside.run_command(*command, limit=COMMAND_TIMEOUT)
+        code, output, errors = await outside.run_command(*command, limit=COMMAND_TIMEOUT_S)
     except TimeoutError:
         raise PacemakerError(
-            f"{' '.join(command)}: not done after {COMMAND_TIMEOUT:.0f} s"
+            f"{' '.join(command)}: not done after {COMMAND_TIMEOUT_S:.0f} s"
         ) from None
     except OSError as error:
         raise PacemakerError(f"{command[0]}: {error.strerror}") from error

@@ -21,16 +21,17 @@ from pathlib import Path
 from vesper_monitor.faults.attributes import NodeAttributes
 from vesper_monitor.statefile import DirectDisk, StateDisk
 
-__all__ = ["MAX_SECONDS", "Pause", "Pauses", "pause_attribute_name"]
+__all__ = ["MAX_PAUSE_S", "Pause", "Pauses", "pause_attribute_name"]
 
 _log = logging.getLogger(__name__)
 
 #: s; whoever needs longer wants Pacemaker's maintenance mode.
-MAX_SECONDS = 7 * 86_400.0
+MAX_PAUSE_S = 7 * 86_400.0
 #: s between two looks at the clock, which goes on while the host sleeps.
-LOOK = 30.0
+LOOK_PAUSE_S = 30.0
 #: s between two tries to write the file, doubled from the first to the last.
-RETRY_FIRST_S, RETRY_LAST_S = 1.0, 60.0
+RETRY_FIRST_S = 1.0
+RETRY_LAST_S = 60.0
 
 
 @dataclass(frozen=True)
@@ -170,7 +171,7 @@ class Pauses:
             self.end_pause(vm, "the time is up")
             return
         loop = asyncio.get_running_loop()
-        self._timers[vm] = loop.call_later(min(left, LOOK), self._check_end, vm)
+        self._timers[vm] = loop.call_later(min(left, LOOK_PAUSE_S), self._check_end, vm)
 
     def _show_pause(self, vm: str) -> None:
         """Bring the node attribute up to date."""

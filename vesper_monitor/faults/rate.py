@@ -12,18 +12,18 @@ from __future__ import annotations
 
 from collections import deque
 
-__all__ = ["FLAPS", "WINDOW", "Rate"]
+__all__ = ["FLAPPING_FAULTS", "WINDOW_S", "FailoverLimit"]
 
 #: s in which faults are counted.
-WINDOW = 3600.0
+WINDOW_S = 3600.0
 #: The fault in a window with which a guest begins to flap.
-FLAPS = 3
+FLAPPING_FAULTS = 3
 
 
-class Rate:
+class FailoverLimit:
     """Of all VMs of a host.
 
-    :param most: faults of one VM that are told in any :data:`WINDOW` seconds.
+    :param most: faults of one VM that are told in any :data:`WINDOW_S` seconds.
     """
 
     def __init__(self, most: int) -> None:
@@ -43,14 +43,14 @@ class Rate:
                 return
             self._event[vm] = event
         for name, times in list(self._told.items()):  # VMs come and go
-            if times[-1] <= at - WINDOW:
+            if times[-1] <= at - WINDOW_S:
                 del self._told[name]
                 self._event.pop(name, None)
         sorted_times = sorted([*self._told.get(vm, ()), at])  # the journal may be read late
         self._told[vm] = deque(sorted_times, maxlen=self.most)
 
     def next_allowed_time(self, vm: str, now: float, event: int | None = None) -> float:
-        """From when on another may be told: ``now``, or later, at most :data:`WINDOW`.
+        """From when on another may be told: ``now``, or later, at most :data:`WINDOW_S`.
 
         :param event: as of :meth:`note_told`.
         """
@@ -59,13 +59,13 @@ class Rate:
         if times is None or len(times) < self.most or same:
             return now
         # Whatever the clock has done since.
-        return max(now, min(times[0], now) + WINDOW)
+        return max(now, min(times[0], now) + WINDOW_S)
 
     def describe_flapping(self, vm: str, now: float) -> str:
         """What is said of the next fault of that VM; empty: it does not flap."""
-        times = [at for at in self._told.get(vm, ()) if now - WINDOW < at <= now]
+        times = [at for at in self._told.get(vm, ()) if now - WINDOW_S < at <= now]
         number = len(times) + 1
-        if number < FLAPS:
+        if number < FLAPPING_FAULTS:
             return ""
         return f"flapping: {_ordinal_number(number)} fault in {max(1, round((now - times[0]) / 60))} min"
 

@@ -27,7 +27,7 @@ from typing import Concatenate, ParamSpec, TypeVar
 from vesper_monitor.faults.journal import Batch, Journal, JournalError
 from vesper_monitor.faults.journal_process import JournalWorker
 
-__all__ = ["READ_LIMIT_S", "WAIT_S", "Recorder"]
+__all__ = ["READ_LIMIT_S", "WAIT_S", "JournalWriter"]
 
 _log = logging.getLogger(__name__)
 
@@ -44,15 +44,17 @@ READ_LIMIT_S = 5.0
 CLOSE_LIMIT_S = 5.0
 #: Events in one transaction: what another VM says meanwhile waits for its end. And
 #: those of one VM that a read waits for which is not of that VM.
-MAX_TOGETHER, MAX_WAITED_EVENTS = 128, 1000
+MAX_EVENTS_PER_TRANSACTION = 128
+MAX_WAITED_EVENTS = 1000
 #: s between two transactions, but for what somebody waits for: a fault, a read.
 #: Many events make few of them: each costs more than what is in it.
-GATHER = 0.003
+GATHER_S = 0.003
 #: s until what was written is also on the disk: the failover that it has begun
 #: needs disk and CPU more than the history does, and many faults share one sync.
-SYNC_AFTER = 0.1
+SYNC_AFTER_S = 0.1
 #: s between two tries to write to a journal that failed, doubled from the first to the last.
-RETRY_FIRST_S, RETRY_LAST_S = 0.2, 5.0
+RETRY_FIRST_S = 0.2
+RETRY_LAST_S = 5.0
 #: VMs of which it was said that something of theirs could not be written.
 MAX_COMPLAINED = 1000
 
@@ -68,7 +70,7 @@ class _Entry:
     written: list[Callable[[], None]] = field(default_factory=list)
 
 
-class Recorder:
+class JournalWriter:
     """
     :param worker: what has the journal.
     :param held: nothing is written before :meth:`begin_writing`.
@@ -202,7 +204,7 @@ class Recorder:
 
     def _take_batch(self) -> Batch:
         together = Batch()
-        while self._queues and len(together.events) < MAX_TOGETHER:
+        while self._queues and len(together.events) < MAX_EVENTS_PER_TRANSACTION:
             # The oldest of the VM whose turn it is.
             vm = next(iter(self._queues))
             queue = self._queues.pop(vm)
@@ -216,7 +218,7 @@ class Recorder:
         """Let more come, if a transaction was made just now and nobody waits."""
         loop = asyncio.get_running_loop()
         with suppress(TimeoutError):
-            async with asyncio.timeout_at(self._wrote + GATHER):
+            async with asyncio.timeout_at(self._wrote + GATHER_S):
                 await self._hurry.wait()
         self._hurry.clear()
         self._wrote = loop.time()
@@ -357,7 +359,7 @@ class Recorder:
     # ------------------------------------------------------------ the disk
 
     async def _sync_later(self) -> None:
-        await asyncio.sleep(SYNC_AFTER)
+        await asyncio.sleep(SYNC_AFTER_S)
         self._syncer = None  # what is written from now on is for the next
         await self._sync_to_disk()
 

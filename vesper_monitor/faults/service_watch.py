@@ -37,7 +37,9 @@ SHUTDOWN_S = 300.0
 #: s that a new process must have lived for its service to be back.
 STEADY_S = 5.0
 #: s between two looks: nothing is missing; something is; the guest did not answer.
-LOOK_S, LOOK_MISSING_S, LOOK_AGAIN_S = 60.0, 10.0, 10.0
+LOOK_S = 60.0
+LOOK_MISSING_S = 10.0
+LOOK_AGAIN_S = 10.0
 #: s from an event that ends a service to the next look.
 LOOK_SOON_S = 2.0
 

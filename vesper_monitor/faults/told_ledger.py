@@ -13,7 +13,7 @@ from pathlib import Path
 
 from vesper_monitor import statefile
 from vesper_monitor.faults.carried import EventKey, key_of_event, key_of_fault
-from vesper_monitor.faults.fault import Fault, InstanceRecord
+from vesper_monitor.faults.fault import ActivationRecord, Fault
 from vesper_monitor.guest.decode import Event
 
 __all__ = ["ToldLedger"]
@@ -67,11 +67,11 @@ class ToldLedger:
             if self._told.pop(key, None) is not None:
                 self._save_ledger()
 
-    def when_told(self, record: InstanceRecord, event: Event) -> float | None:
+    def when_told(self, record: ActivationRecord, event: Event) -> float | None:
         """Return when Pacemaker was told of a fault in that event; None: it was not."""
         return self.when_told_of(record, key_of_event(event)) if event.guest_ns else None
 
-    def when_told_of(self, record: InstanceRecord, key: EventKey | None) -> float | None:
+    def when_told_of(self, record: ActivationRecord, key: EventKey | None) -> float | None:
         """Likewise, of a fault in that record of a guest."""
         if not self._told or key is None:
             return None

@@ -23,7 +23,7 @@ import logging
 from collections.abc import Awaitable, Callable, Iterable, MutableMapping
 
 from vesper_monitor.faults import pacemaker
-from vesper_monitor.faults.instance import Instance
+from vesper_monitor.faults.instance import ResourceActivation
 from vesper_monitor.faults.pacemaker import DegradedRecord, PacemakerError
 
 __all__ = ["keep_monitored"]
@@ -42,7 +42,7 @@ Remove = Callable[[DegradedRecord], Awaitable[None]]
 
 
 async def keep_monitored(
-    instances: Callable[[], Iterable[Instance]],
+    instances: Callable[[], Iterable[ResourceActivation]],
     left: MutableMapping[str, str],
     query: Query = pacemaker.degraded_records,
     own_name: OwnName = pacemaker.own_name,
@@ -71,7 +71,7 @@ async def keep_monitored(
 
 
 async def _look_for_stalled(
-    instances: Callable[[], Iterable[Instance]],
+    instances: Callable[[], Iterable[ResourceActivation]],
     left: MutableMapping[str, str],
     query: Query,
     own_name: OwnName,
@@ -80,7 +80,7 @@ async def _look_for_stalled(
     """:raises PacemakerError:"""
     loop = asyncio.get_running_loop()
 
-    def wanted(instance: Instance) -> bool:
+    def wanted(instance: ResourceActivation) -> bool:
         if instance.is_unmonitored(loop.time()):
             return True
         return instance.may_be_on_record and instance.is_well
@@ -106,9 +106,9 @@ async def _look_for_stalled(
 
 
 async def _settle_record(
-    instance: Instance,
+    instance: ResourceActivation,
     record: DegradedRecord,
-    wanted: Callable[[Instance], bool],
+    wanted: Callable[[ResourceActivation], bool],
     remove: Remove,
 ) -> None:
     """Remove a record, or see to it that Pacemaker hears that it is over."""

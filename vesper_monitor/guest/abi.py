@@ -20,7 +20,8 @@ from vesper_monitor.guest.abi_layout import PAGE_SIZE
 
 # ---------------------------------------------------------------- live memory
 
-_U32, _U64 = struct.Struct("@I"), struct.Struct("@Q")
+_U32 = struct.Struct("@I")
+_U64 = struct.Struct("@Q")
 
 
 def load_u64(view: memoryview, offset: int) -> int:

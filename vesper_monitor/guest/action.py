@@ -13,18 +13,19 @@ import zlib
 from dataclasses import dataclass, field
 from pathlib import Path
 
+from vesper_monitor.errors import VesperError
 from vesper_monitor.guest import abi
-from vesper_monitor.guest.cchan import Cchan, CchanError, GuestRefused, GuestSilent
+from vesper_monitor.guest.cchan import Cchan, CchanError, GuestRefusedError, GuestSilentError
 from vesper_monitor.guest.channel import ChannelEntry, ChannelTable
 from vesper_monitor.guest.decode import make_printable
 from vesper_monitor.guest.images import Image, ImageError, ImageStore
 from vesper_monitor.guest.life import MAX_CPUS
 from vesper_monitor.guest.modinfo import ModinfoError, rename_module
-from vesper_monitor.guest.points.point import Point
+from vesper_monitor.guest.points.point import DynamicProbe
 from vesper_monitor.guest.points.program import IMAGE, module_parameters
 from vesper_monitor.transport import Link, TransportError
 
-__all__ = ["Guest", "Hello", "SessionError"]
+__all__ = ["GuestControl", "Hello", "SessionError"]
 
 _LOG = logging.getLogger(__name__)
 
@@ -32,7 +33,7 @@ _LOG = logging.getLogger(__name__)
 _MAX_PARAMS = 1024
 
 
-class SessionError(Exception):
+class SessionError(VesperError):
     """What was asked of the guest did not work.
 
     :ivar code: of docs/api.md: ``no-image``, ``no-such-probe``, ``not-active``,
@@ -59,7 +60,7 @@ class Hello:
     life: abi.Region = field(default_factory=abi.Region)  #: signs of life; likewise
 
 
-class Guest:
+class GuestControl:
     """An activated guest that has answered HELLO."""
 
     def __init__(self, link: Link, cchan: Cchan, hello: Hello, table: ChannelTable) -> None:
@@ -69,10 +70,10 @@ class Guest:
         self.table = table
 
     @classmethod
-    async def greet_guest(cls, link: Link) -> Guest:
+    async def greet_guest(cls, link: Link) -> GuestControl:
         """Say HELLO over a new link.
 
-        :raises WrongVersion: :raises GuestSilent: :raises CchanError: what it
+        :raises WrongVersion: :raises GuestSilentError: :raises CchanError: what it
             says cannot be true.
         :raises TransportError: what it shares cannot be mapped.
         """
@@ -86,7 +87,7 @@ class Guest:
         link.on_lost(cchan.abort_requests)
         try:
             answer = await cchan.request_hello()
-        except GuestRefused as refused:
+        except GuestRefusedError as refused:
             raise CchanError(f"{vm}: {refused}") from None
         if not 0 < answer.nr_cpus <= MAX_CPUS:
             raise CchanError(f"{vm}: the guest claims to have {answer.nr_cpus} CPUs")
@@ -109,7 +110,7 @@ class Guest:
         image = await self._find_image(images, name)
         await self._load_module(name, image.path, image.data, params)
 
-    async def load_point(self, images: ImageStore, point: Point) -> None:
+    async def load_point(self, images: ImageStore, point: DynamicProbe) -> None:
         """The same for a point: the image that all points have, under its name.
 
         :raises SessionError:
@@ -145,7 +146,7 @@ class Guest:
             text = await self.cchan.request_load(
                 name, region, len(data), len(arguments), zlib.crc32(data + arguments)
             )
-        except (GuestRefused, CchanError, TransportError) as error:
+        except (GuestRefusedError, CchanError, TransportError) as error:
             raise self._make_error(f"cannot load probe {name}", error) from None
         _LOG.info("%s: loaded probe %s from %s%s", vm, name, path, text and f" ({text})")
 
@@ -153,7 +154,7 @@ class Guest:
         """Unload a probe whose channel has been closed. :raises SessionError:"""
         try:
             await self.cchan.request_unload(name)
-        except (GuestRefused, CchanError) as error:
+        except (GuestRefusedError, CchanError) as error:
             raise self._make_error(f"cannot unload probe {name}", error) from None
         _LOG.info("%s: unloaded probe %s", self.link.domain.name, name)
 
@@ -183,8 +184,8 @@ class Guest:
 
     def _make_error(self, what: str, error: Exception) -> SessionError:
         vm = self.link.domain.name
-        if isinstance(error, GuestRefused):
+        if isinstance(error, GuestRefusedError):
             return SessionError(f"{vm}: {what}: {error}", code="guest", errno=error.errno)
         text = str(error).removeprefix(f"{vm}: ")
-        code = "timeout" if isinstance(error, GuestSilent) else "guest"
+        code = "timeout" if isinstance(error, GuestSilentError) else "guest"
         return SessionError(f"{vm}: {what}: {text}", code=code)

@@ -15,15 +15,16 @@ import secrets
 from collections.abc import Sequence
 from typing import TypeVar
 
+from vesper_monitor.errors import VesperError
 from vesper_monitor.guest import abi
 from vesper_monitor.guest.decode import make_printable
 from vesper_monitor.transport import Link
 
-__all__ = ["Cchan", "CchanBroken", "CchanError", "GuestRefused", "GuestSilent", "WrongVersion"]
+__all__ = ["Cchan", "CchanBrokenError", "CchanError", "GuestRefusedError", "GuestSilentError", "WrongVersionError"]
 
 #: s. The guest answers most requests at once; LOAD starts a process there.
-REQUEST_TIMEOUT = 10.0
-LOAD_TIMEOUT = 60.0
+REQUEST_TIMEOUT_S = 10.0
+LOAD_TIMEOUT_S = 60.0
 
 _BELL = abi.field_offset(abi.Cchan, "bell")
 _ASLEEP = abi.field_offset(abi.Cchan, "asleep")
@@ -36,23 +37,23 @@ _SLOT = abi.field_offset(abi.CchanRing, "slot")
 _R = TypeVar("_R", bound=ctypes.Structure)
 
 
-class CchanError(Exception):
+class CchanError(VesperError):
     """C-chan to this guest does not work; the text tells why."""
 
 
-class CchanBroken(CchanError):
+class CchanBrokenError(CchanError):
     """What is in its page cannot be; another page may help."""
 
 
-class GuestSilent(CchanError):
+class GuestSilentError(CchanError):
     """No reply within the time limit."""
 
 
-class WrongVersion(CchanError):
+class WrongVersionError(CchanError):
     """The guest speaks another version of the protocol."""
 
 
-class GuestRefused(Exception):
+class GuestRefusedError(VesperError):
     """The guest answered with an error. C-chan is fine.
 
     :ivar errno: positive.
@@ -70,17 +71,17 @@ class Cchan:
     """C-chan of one link."""
 
     def __init__(self, link: Link) -> None:
-        """:raises CchanBroken: :raises WrongVersion:"""
+        """:raises CchanBrokenError: :raises WrongVersionError:"""
         self._link = link
         self._view = link.cchan.view
         self._lock = asyncio.Lock()
         self._moved = asyncio.Event()
         self._aborted: str | None = None
         if self._load_word(abi.field_offset(abi.Cchan, "magic")) != abi.CCHAN_MAGIC:
-            raise CchanBroken(f"{link.domain.name}: the guest's C-chan page has no magic number")
+            raise CchanBrokenError(f"{link.domain.name}: the guest's C-chan page has no magic number")
         version = self._load_word(abi.field_offset(abi.Cchan, "version"))
         if version != abi.ABI_VERSION:
-            raise WrongVersion(_version_text(link.domain.name, version))
+            raise WrongVersionError(_version_text(link.domain.name, version))
         self._prod = self._load_word(_TO_GUEST + _PROD)
         self._cons = self._load_word(_TO_HOST + _CONS)
         # A reply to an earlier daemon's request must not pass for one to ours.
@@ -110,12 +111,12 @@ class Cchan:
         self._moved.set()
 
     async def request_hello(self) -> abi.MsgHello:
-        """:raises CchanError: :raises WrongVersion: :raises GuestRefused:"""
+        """:raises CchanError: :raises WrongVersionError: :raises GuestRefusedError:"""
         try:
             return await self._send_request("HELLO", abi.MsgType.HELLO, abi.MsgHdr(), abi.MsgHello)
-        except GuestRefused as refused:
+        except GuestRefusedError as refused:
             if refused.errno == errno.EPROTO:
-                raise WrongVersion(
+                raise WrongVersionError(
                     f"{self._link.domain.name}: the guest refuses protocol {abi.ABI_VERSION}"
                 ) from None
             raise
@@ -142,7 +143,7 @@ class Cchan:
         request.crc32 = crc32
         request.name = name.encode()
         reply = await self._send_request(
-            f"to load {name}", abi.MsgType.LOAD, request, abi.MsgResult, LOAD_TIMEOUT
+            f"to load {name}", abi.MsgType.LOAD, request, abi.MsgResult, LOAD_TIMEOUT_S
         )
         return make_printable(reply.text)
 
@@ -150,7 +151,7 @@ class Cchan:
         request = abi.MsgUnload()
         request.name = name.encode()
         reply = await self._send_request(
-            f"to unload {name}", abi.MsgType.UNLOAD, request, abi.MsgResult, LOAD_TIMEOUT
+            f"to unload {name}", abi.MsgType.UNLOAD, request, abi.MsgResult, LOAD_TIMEOUT_S
         )
         return make_printable(reply.text)
 
@@ -169,7 +170,7 @@ class Cchan:
         kind: abi.MsgType,
         request: ctypes.Structure,
         reply_type: type[_R],
-        limit: float = REQUEST_TIMEOUT,
+        limit: float = REQUEST_TIMEOUT_S,
     ) -> _R:
         vm = self._link.domain.name
         async with self._lock:
@@ -181,17 +182,17 @@ class Cchan:
                     await self._send_message(message.ljust(abi.MSG_SIZE, b"\0"))
                     data = await self._receive_reply(kind, self._seq)
             except TimeoutError:
-                raise GuestSilent(
+                raise GuestSilentError(
                     f"{vm}: no answer from the guest within {limit:.0f} s when asked {what}"
                 ) from None
         answer = abi.MsgHdr.from_buffer_copy(data)
         if kind is abi.MsgType.HELLO and answer.version != abi.ABI_VERSION:
-            raise WrongVersion(_version_text(vm, answer.version))
+            raise WrongVersionError(_version_text(vm, answer.version))
         if answer.status != 0:
             text = ""
             if reply_type is abi.MsgResult:
                 text = make_printable(abi.MsgResult.from_buffer_copy(data).text)
-            raise GuestRefused(what, abs(answer.status), text)
+            raise GuestRefusedError(what, abs(answer.status), text)
         return reply_type.from_buffer_copy(data)
 
     async def _send_message(self, message: bytes) -> None:
@@ -240,8 +241,8 @@ class Cchan:
     def _load_word(self, offset: int) -> int:
         return abi.load_u32(self._view, offset)
 
-    def _broken_error(self, what: str) -> CchanBroken:
-        return CchanBroken(f"{self._link.domain.name}: the guest's C-chan is broken: {what}")
+    def _broken_error(self, what: str) -> CchanBrokenError:
+        return CchanBrokenError(f"{self._link.domain.name}: the guest's C-chan is broken: {what}")
 
 
 def _version_text(vm: str, version: int) -> str:

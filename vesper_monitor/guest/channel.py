@@ -7,11 +7,12 @@ import ctypes
 from collections.abc import Callable
 from dataclasses import dataclass
 
+from vesper_monitor.errors import VesperError
 from vesper_monitor.guest import abi
 from vesper_monitor.guest.decode import make_printable
 from vesper_monitor.guest.relay import (
     MAX_SEQ,
-    READ_LIMIT,
+    READ_LIMIT_BYTES,
     READ_RECORDS,
     ChannelShape,
     RawRecord,
@@ -29,13 +30,15 @@ _TABLE_GENERATION = abi.field_offset(abi.Table, "generation")
 #: What one round takes of all that a guest may claim to have: bytes of records
 #: (and what one reader adds), of which each counts at least so many; CPUs
 #: looked at, buffers mapped.
-ROUND_BYTES, ROUND_CPUS, ROUND_MAPS = READ_LIMIT, 256, 32
+ROUND_BYTES = READ_LIMIT_BYTES
+ROUND_CPUS = 256
+ROUND_MAPS = 32
 _LEAST_BYTES = ROUND_BYTES // READ_RECORDS
 #: Tries to get a table that did not change while it was copied.
 _TRIES = 10
 
 
-class TableError(Exception):
+class TableError(VesperError):
     """The guest's channel table cannot be what it should be."""
 
 

@@ -10,10 +10,10 @@ from operator import attrgetter
 from vesper_monitor.guest import abi, decode, last_words
 from vesper_monitor.guest.channel import ROUND_BYTES, ChannelEntry, ChannelReader
 from vesper_monitor.guest.decode import Event
-from vesper_monitor.guest.last_words import WordsReader
-from vesper_monitor.guest.points.point import Point
+from vesper_monitor.guest.last_words import CrashLogReader
+from vesper_monitor.guest.points.point import DynamicProbe
 from vesper_monitor.guest.positions import Position, Positions
-from vesper_monitor.guest.rawfeed import RawFeed
+from vesper_monitor.guest.rawfeed import RawStream
 from vesper_monitor.transport import Domain, Link, TransportError
 
 __all__ = ["Collector"]
@@ -32,10 +32,10 @@ class Collector:
     def __init__(
         self,
         domain: Domain,
-        raw: RawFeed,
+        raw: RawStream,
         clock: Callable[[], float],
         saved: Mapping[Position, int],
-        points: Mapping[str, Point],
+        points: Mapping[str, DynamicProbe],
     ) -> None:
         """
         :param raw: gets each record as it is read.
@@ -56,7 +56,7 @@ class Collector:
         #: up to which records were given before: by probe, generation and CPU
         self._given: dict[tuple[str, int, int], int] = {}
         self._given_before = self._given  #: at the beginning of the last round
-        self._words: WordsReader | None = None
+        self._words: CrashLogReader | None = None
 
     def meet_boot(self, boot_id: int) -> bool:
         """A guest has said HELLO. No channel is open.
@@ -71,7 +71,7 @@ class Collector:
             return
         seen = {kind: self._positions.words_read(kind.name.lower()) for kind in abi.WordsKind}
         try:
-            self._words = WordsReader(link, region, seen)
+            self._words = CrashLogReader(link, region, seen)
         except (TransportError, ValueError) as error:
             _LOG.warning("last words cannot be read: %s", error)
             return
@@ -206,7 +206,7 @@ class Collector:
             self._note_words(self._words)
         return events
 
-    def _note_words(self, reader: WordsReader) -> None:
+    def _note_words(self, reader: CrashLogReader) -> None:
         for kind, seen in reader.seen.items():
             self._positions.note_words(kind.name.lower(), seen)
 

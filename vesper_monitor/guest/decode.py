@@ -20,8 +20,8 @@ from vesper_monitor.guest.records import RECORDS, RecordType
 from vesper_monitor.guest.relay import RawRecord
 
 if TYPE_CHECKING:
-    from vesper_monitor.guest.last_words import LastWords
-    from vesper_monitor.guest.points.point import Point
+    from vesper_monitor.guest.last_words import CrashLog
+    from vesper_monitor.guest.points.point import DynamicProbe
 
 __all__ = ["LOST", "UNKNOWN", "Event", "decode_records", "make_printable", "signal_name"]
 
@@ -57,7 +57,7 @@ class Event:
     text: str
     id: int | None = None  #: the journal's; negative: it has none yet
     #: of "last_words": stack and log, for the journal alone
-    words: LastWords | None = None
+    words: CrashLog | None = None
     #: it was read and judged before, and is read again for the journal alone
     again: bool = False
 
@@ -152,7 +152,7 @@ def decode_records(
     probe: str,
     cpu: int,
     received: float,
-    defined: Mapping[str, Point] | None = None,
+    defined: Mapping[str, DynamicProbe] | None = None,
 ) -> list[Event]:
     """
     :param records: of one buffer, as the reader has checked them.

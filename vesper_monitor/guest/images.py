@@ -13,10 +13,11 @@ import re
 from dataclasses import dataclass
 from pathlib import Path
 
+from vesper_monitor.errors import VesperError
 from vesper_monitor.guest import abi
 from vesper_monitor.guest.kbuild import KbuildError, build_modules
 from vesper_monitor.guest.modinfo import ModinfoError, read_modinfo
-from vesper_monitor.guest.trusted import NotTrusted, open_trusted
+from vesper_monitor.guest.trusted import NotTrustedError, open_trusted
 
 __all__ = [
     "DEFAULT_ROOT",
@@ -30,13 +31,13 @@ __all__ = [
 
 DEFAULT_ROOT = Path("/var/lib/vesper/probes")
 #: An image and its parameters go to the guest in one region.
-MAX_IMAGE = (abi.MAX_REGION_PAGES - 1) * abi.PAGE_SIZE
+MAX_IMAGE_BYTES = (abi.MAX_REGION_PAGES - 1) * abi.PAGE_SIZE
 #: Modules that belong into the guest and are no probes.
 _NOT_PROBES = frozenset({"vesper", "vesper_xen", "vesper_ivshmem"})
 _WORD = re.compile(r"[A-Za-z0-9][A-Za-z0-9._+~-]*")
 
 
-class ImageError(Exception):
+class ImageError(VesperError):
     """No usable image; the text says for what, what there is, and what to do."""
 
 
@@ -198,13 +199,13 @@ def _read_image(path: Path) -> Image:
     """:raises FileNotFoundError: :raises ImageError:"""
     try:
         with open_trusted(path) as file:
-            data = file.read(MAX_IMAGE + 1)
-        if len(data) > MAX_IMAGE:
-            raise ImageError(f"{path}: more than {MAX_IMAGE} bytes; strip it with: strip -g")
+            data = file.read(MAX_IMAGE_BYTES + 1)
+        if len(data) > MAX_IMAGE_BYTES:
+            raise ImageError(f"{path}: more than {MAX_IMAGE_BYTES} bytes; strip it with: strip -g")
         info = read_modinfo(data)
     except FileNotFoundError:
         raise
-    except NotTrusted as error:
+    except NotTrustedError as error:
         raise ImageError(f"image not used: {error}") from None
     except (OSError, ModinfoError) as error:
         raise ImageError(f"{path}: {error}; build it anew") from None

@@ -13,6 +13,8 @@ import subprocess
 import time
 from pathlib import Path, PurePosixPath
 
+from vesper_monitor.errors import VesperError
+
 __all__ = ["KbuildError", "build_modules", "find_failures"]
 
 #: All of it, s.
@@ -28,7 +30,7 @@ _FAILED_LINK = re.compile(r"ERROR: modpost: .*?(?P<path>[\w./+~-]*\w)\.k?o\b")
 _COMPLAINT = re.compile(r"(?P<path>\S+?):\d+(?::\d+)?: (?:fatal )?[Ee]rror: ")
 
 
-class KbuildError(Exception):
+class KbuildError(VesperError):
     """Nothing can be built; the text has the end of what make printed."""
 
 

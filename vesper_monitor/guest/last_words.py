@@ -19,19 +19,20 @@ from vesper_monitor.guest.decode import Event, make_printable
 from vesper_monitor.guest.region import map_region
 from vesper_monitor.transport import Domain, Link
 
-__all__ = ["EVENT", "PROBE", "LastWords", "WordsReader", "to_event"]
+__all__ = ["EVENT", "PROBE", "CrashLog", "CrashLogReader", "to_event"]
 
 #: ``Event.event`` and ``Event.probe``: it is the core itself that tells.
-EVENT, PROBE = "last_words", "vesper"
+EVENT = "last_words"
+PROBE = "vesper"
 
 #: s between two readings of the same kind from one guest.
-CALM = 5.0
+CALM_S = 5.0
 #: s after which a slot that is still being written is taken as it is.
-UNFINISHED = 1.0
+UNFINISHED_S = 1.0
 #: Characters kept of the log (its end), once unprintable ones are written out.
-MAX_LOG = 64_000
+MAX_LOG_BYTES = 64_000
 #: Characters of a message: it goes into Pacemaker's exit reason.
-MAX_MESSAGE = 200
+MAX_MESSAGE_CHARS = 200
 
 _SLOTS = abi.field_offset(abi.Words, "slot")
 _SLOT_SIZE = ctypes.sizeof(abi.WordsSlot)
@@ -41,7 +42,7 @@ _SEQ = {kind: _SLOTS + kind * _SLOT_SIZE for kind in abi.WordsKind}
 
 
 @dataclass(frozen=True)
-class LastWords:
+class CrashLog:
     """One oops or panic, made printable."""
 
     kind: str  #: "oops" or "panic"
@@ -51,7 +52,7 @@ class LastWords:
     complete: bool  #: the kernel had the time to write all of it
 
 
-class WordsReader:
+class CrashLogReader:
     """The mapped region of one link.
 
     :ivar seen: oopses and panics that were there up to now, by kind.
@@ -113,11 +114,11 @@ class WordsReader:
 
     def _is_ready(self, kind: abi.WordsKind) -> bool:
         last = self._read_at.get(kind)
-        return last is None or self._clock() - last >= CALM
+        return last is None or self._clock() - last >= CALM_S
 
     def _is_stuck(self, kind: abi.WordsKind) -> bool:
         now = self._clock()
-        return now - self._odd_since.setdefault(kind, now) >= UNFINISHED
+        return now - self._odd_since.setdefault(kind, now) >= UNFINISHED_S
 
     def _copy_slot(self, kind: abi.WordsKind) -> tuple[abi.WordsSlot, bool]:
         start = _SLOTS + kind * _SLOT_SIZE
@@ -137,7 +138,7 @@ def to_event(
 ) -> Event:
     """For the rules and followers, with all there is for the journal."""
     name = kind.name.lower()
-    log = _clean_lines(slot.log[: min(slot.log_len, abi.WORDS_LOG_LEN)])[-MAX_LOG:]
+    log = _clean_lines(slot.log[: min(slot.log_len, abi.WORDS_LOG_LEN)])[-MAX_LOG_BYTES:]
     message = _make_message(kind, make_printable(slot.message.strip()), log)
     comm = make_printable(slot.comm)
     return Event(
@@ -157,7 +158,7 @@ def to_event(
             "complete": complete,
         },
         text=f"kernel {name}: {message}, in {comm}[{slot.pid}] on CPU {slot.cpu}",
-        words=LastWords(name, message, _clean_lines(slot.stack), log, complete),
+        words=CrashLog(name, message, _clean_lines(slot.stack), log, complete),
     )
 
 
@@ -187,7 +188,7 @@ def _make_message(kind: abi.WordsKind, said: str, log: str) -> str:
             said = f"{said}: {oops}"
     else:
         said = _find_oops_line(lines) or said or "no message"
-    return said[:MAX_MESSAGE]
+    return said[:MAX_MESSAGE_CHARS]
 
 
 def _find_oops_line(lines: list[str]) -> str:

@@ -12,17 +12,17 @@ from collections.abc import Callable
 
 from vesper_monitor.domain_state import DomainState
 from vesper_monitor.guest import abi
-from vesper_monitor.guest.beat import Beat
+from vesper_monitor.guest.beat import SharedTicker
 from vesper_monitor.guest.decode import Event
 from vesper_monitor.guest.last_words import PROBE
 from vesper_monitor.guest.liveness import (
     LOOK,
-    MIN_TIMEOUT,
+    MIN_TIMEOUT_S,
     Depth,
     Hang,
+    HangDetector,
+    Heartbeat,
     LifeState,
-    Liveness,
-    Sign,
     Silence,
 )
 from vesper_monitor.guest.region import map_region
@@ -35,7 +35,7 @@ from vesper_monitor.transport import (
     TransportError,
 )
 
-__all__ = ["MAX_CPUS", "LifeReader", "LifeWatch", "find_life"]
+__all__ = ["MAX_CPUS", "HeartbeatReader", "HeartbeatWatch", "find_life"]
 
 _LOG = logging.getLogger(__name__)
 
@@ -62,7 +62,7 @@ def find_life(link: Link) -> tuple[abi.Region, int]:
     )
 
 
-class LifeReader:
+class HeartbeatReader:
     """The mapped region of one link."""
 
     def __init__(self, link: Link, region: abi.Region, nr_cpus: int) -> None:
@@ -80,12 +80,12 @@ class LifeReader:
             magic=abi.LIFE_MAGIC, version=abi.LIFE_VERSION, what="signs of life",
         )  # fmt: skip
 
-    def read_signs(self) -> list[Sign]:
+    def read_signs(self) -> list[Heartbeat]:
         """Of the CPUs that are online."""
         found = self._signs.unpack_from(self._mapping.view, _HEAD)
         cpus = zip(found[::3], found[1::3], found[2::3], strict=True)
         return [
-            Sign(number, irqs, runs)
+            Heartbeat(number, irqs, runs)
             for number, (state, irqs, runs) in enumerate(cpus)
             if state == _SHOWN
         ]
@@ -96,7 +96,7 @@ class LifeReader:
         self._mapping.close()
 
 
-class LifeWatch:
+class HeartbeatWatch:
     """Looks at a guest's signs of life, and asks the hypervisor if need be."""
 
     def __init__(
@@ -106,11 +106,11 @@ class LifeWatch:
         timeout: Callable[[], float],
         tell: Callable[[Event], None],
         look: Callable[[], None],
-        beat: Beat,
+        beat: SharedTicker,
         on_unsure: Callable[[], None] = lambda: None,
     ) -> None:
         """
-        :param timeout: s, asked each time; below :data:`MIN_TIMEOUT`: do not watch.
+        :param timeout: s, asked each time; below :data:`MIN_TIMEOUT_S`: do not watch.
         :param tell: gets an event ``hang``, and ``alive`` if it was none in the end.
         :param look: called when the domain most likely is in another state than
             before: it does not run, or runs again.
@@ -126,7 +126,7 @@ class LifeWatch:
         self._beat = beat
         self._on_unsure = on_unsure
         self._stands_still = False  # the hypervisor said so
-        self._liveness = Liveness()
+        self._liveness = HangDetector()
         self._silence: Silence | None = None
         self._silent = ""
         self._number = 0
@@ -159,14 +159,14 @@ class LifeWatch:
         """When the guest's kernel has shown life last (CLOCK_MONOTONIC); None: not known."""
         return self._liveness.last_sign
 
-    async def run_until_closed(self, reader: LifeReader) -> None:
+    async def run_until_closed(self, reader: HeartbeatReader) -> None:
         """Until the reader is closed; raises what is an error of ours.
 
         What was seen of another kernel counts for nothing.
         """
         if not isinstance(self._transport, ReportsCpuUse):
             return  # a silent guest might be a paused one: nothing can be said
-        self._liveness, self._silence = Liveness(), None
+        self._liveness, self._silence = HangDetector(), None
         if self._stands_still:
             self._stands_still = False
             self._look_at_domain()
@@ -204,11 +204,11 @@ class LifeWatch:
             if self._question is not None:
                 self._question.cancel()
 
-    def _look_at_signs(self, reader: LifeReader, now: float) -> float:
+    def _look_at_signs(self, reader: HeartbeatReader, now: float) -> float:
         """:returns: s until the next."""
         timeout = self._timeout()
-        if timeout < MIN_TIMEOUT:
-            self._liveness, self._silence = Liveness(), None
+        if timeout < MIN_TIMEOUT_S:
+            self._liveness, self._silence = HangDetector(), None
             return LOOK
         before = self._liveness.state
         self._liveness.note_signs(now, reader.read_signs())

@@ -37,31 +37,34 @@ from typing import NamedTuple
 from vesper_monitor.domain_state import DomainState
 from vesper_monitor.transport import CpuUse, VcpuState, VcpuUse
 
-__all__ = ["MIN_TIMEOUT", "Depth", "Hang", "LifeState", "Liveness", "Sign", "Silence"]
+__all__ = ["MIN_TIMEOUT_S", "Depth", "Hang", "HangDetector", "Heartbeat", "LifeState", "Silence"]
 
 #: s: the least that makes sense with two signs a second.
-MIN_TIMEOUT = 2.0
+MIN_TIMEOUT_S = 2.0
 #: s between two looks, more than which the observer itself did not run: what
 #: was not observed counts for nothing.
-MAX_GAP = 2.0
+MAX_GAP_S = 2.0
 #: s between two looks at the signs; where the timeout is short; of a guest that is in doubt.
-LOOK, LOOK_SHORT, LOOK_AGAIN = 1.0, 0.5, 0.1
+LOOK = 1.0
+LOOK_SHORT = 0.5
+LOOK_AGAIN = 0.1
 #: s: a timeout below that is short.
-SHORT = 4.0
+SHORT_TIMEOUT_S = 4.0
 #: s that the answers and the observer take.
-LATE = 0.15
+LATE_SHARE = 0.15
 #: Part of the limit after which the hypervisor is asked, and is asked again;
 #: what one answer may be worth.
-STEP = 0.2
+STEP_S = 0.2
 #: s between two questions about a guest that gets no CPU.
-MAX_PAUSE = 10.0
+MAX_PAUSE_S = 10.0
 #: Part of the limit that a CPU must have run, or slept in one go, without a sign:
 #: three answers agree.
-OWN = 0.5
+OWN_CPU_SHARE = 0.5
 
 #: s for which nobody can say why a guest that should run is silent, until that is told;
 #: and at least so many times the timeout of a hang.
-UNEXPLAINED_S, UNEXPLAINED_TIMEOUTS = 20.0, 2.0
+UNEXPLAINED_S = 20.0
+UNEXPLAINED_TIMEOUTS = 2.0
 
 
 class LifeState(enum.Enum):
@@ -85,7 +88,7 @@ class Silence(enum.Enum):
     UNKNOWN = "the hypervisor does not say what it does"
 
 
-class Sign(NamedTuple):
+class Heartbeat(NamedTuple):
     """What one CPU of the guest shows: counters that it moves."""
 
     cpu: int
@@ -129,7 +132,7 @@ class _Cpu:
 
 
 @dataclass
-class Liveness:
+class HangDetector:
     """One guest's. :meth:`note_signs` often; :meth:`note_cpu_use` when :attr:`needs_cpu_use`; then :meth:`find_hang`."""
 
     state: LifeState = LifeState.ALIVE
@@ -146,10 +149,10 @@ class Liveness:
     _unexplained_at: float | None = None  #: since then no answer has said why it is silent
     _is_known: bool = False  #: the hypervisor has answered last
 
-    def note_signs(self, now: float, signs: Iterable[Sign]) -> None:
+    def note_signs(self, now: float, signs: Iterable[Heartbeat]) -> None:
         """What the online CPUs show now."""
         gap = 0.0 if self._last is None else now - self._last
-        observed = gap if 0.0 <= gap <= MAX_GAP else 0.0
+        observed = gap if 0.0 <= gap <= MAX_GAP_S else 0.0
         before, self._last = self._last, now
         self._gaps += not observed
         if not observed:
@@ -180,17 +183,17 @@ class Liveness:
         """Whether each CPU has taken an interrupt in the last moment."""
         return (
             self._last is not None
-            and 0.0 <= now - self._last <= MAX_GAP
+            and 0.0 <= now - self._last <= MAX_GAP_S
             and bool(self._cpus)
-            and all(c.irqs.moved and c.irqs.silent < MAX_GAP for c in self._cpus.values())
+            and all(c.irqs.moved and c.irqs.silent < MAX_GAP_S for c in self._cpus.values())
         )
 
     @property
     def is_silent(self) -> bool:
         """Signs have stayed away for longer than a kernel that lives can be without."""
         cpus = self._cpus.values()
-        return any(cpu.irqs.silent >= MAX_GAP for cpu in cpus) or (
-            bool(cpus) and all(cpu.runs.silent >= MAX_GAP for cpu in cpus)
+        return any(cpu.irqs.silent >= MAX_GAP_S for cpu in cpus) or (
+            bool(cpus) and all(cpu.runs.silent >= MAX_GAP_S for cpu in cpus)
         )
 
     def unexplained(self, timeout: float) -> Silence | None:
@@ -210,13 +213,13 @@ class Liveness:
     def silent_since(self) -> float:
         """When the first CPU that is silent was seen to show a sign last, or was seen first."""
         cpus = self._cpus.values()
-        silent = [cpu.irqs.moved_at for cpu in cpus if cpu.irqs.silent >= MAX_GAP]
+        silent = [cpu.irqs.moved_at for cpu in cpus if cpu.irqs.silent >= MAX_GAP_S]
         return min(silent or [cpu.runs.moved_at for cpu in cpus], default=0.0)
 
     @property
     def is_all_silent(self) -> bool:
         """Whether no CPU takes an interrupt."""
-        return all(cpu.irqs.silent >= MAX_GAP for cpu in self._cpus.values())
+        return all(cpu.irqs.silent >= MAX_GAP_S for cpu in self._cpus.values())
 
     def needs_cpu_use(self, now: float) -> bool:
         """After :meth:`find_hang`: whether the hypervisor is to be asked now."""
@@ -242,7 +245,7 @@ class Liveness:
             self._unexplained_at = None
         elif self._unexplained_at is None:
             self._unexplained_at = now
-        step = _silence_limit(timeout) * STEP
+        step = _silence_limit(timeout) * STEP_S
         counted = False
         # An answer from before the observer stood still is older than it looks.
         fresh = self._gaps == self._gaps_asked
@@ -258,9 +261,9 @@ class Liveness:
                 track.base, track.base_at = vcpu, now
         # A guest that is paused for hours, or starved, is not asked about all the time.
         if self.state is LifeState.HUNG:
-            self._pause = MAX_PAUSE
+            self._pause = MAX_PAUSE_S
         else:
-            self._pause = step if counted else min(max(self._pause * 2, step), MAX_PAUSE)
+            self._pause = step if counted else min(max(self._pause * 2, step), MAX_PAUSE_S)
         self._is_near = counted
         # The time of the answer is part of the step, but for one that takes long.
         self._ask_at = max(self._asked + self._pause, now + self._pause / 2)
@@ -291,7 +294,7 @@ class Liveness:
 
     def _is_doubtful(self, timeout: float) -> bool:
         """Signs have stayed away for long enough to ask, and a hang could come of it."""
-        step = _silence_limit(timeout) * STEP
+        step = _silence_limit(timeout) * STEP_S
         cpus = self._cpus.values()
         return any(cpu.irqs.silent >= step for cpu in cpus) or (
             bool(cpus) and all(cpu.runs.silent >= step for cpu in cpus)
@@ -341,7 +344,7 @@ def _account_cpu_time(track: _Track, vcpu: VcpuUse, now: float, most: float) -> 
 
 def _look_interval(timeout: float) -> float:
     """s between two looks at a guest that is well."""
-    return LOOK if timeout >= SHORT else LOOK_SHORT
+    return LOOK if timeout >= SHORT_TIMEOUT_S else LOOK_SHORT
 
 
 def _silence_limit(timeout: float) -> float:
@@ -350,17 +353,17 @@ def _silence_limit(timeout: float) -> float:
     The look that sees the last sign may be late by the time between two of
     them, the one that finds the hang by LOOK_AGAIN.
     """
-    return timeout - _look_interval(timeout) - LOOK_AGAIN - LATE
+    return timeout - _look_interval(timeout) - LOOK_AGAIN - LATE_SHARE
 
 
 def _is_starved(track: _Track, timeout: float) -> bool:
     limit = _silence_limit(timeout)
-    return track.silent >= limit and track.ran >= limit * OWN
+    return track.silent >= limit and track.ran >= limit * OWN_CPU_SHARE
 
 
 def _is_dead(track: _Track, timeout: float) -> bool:
     limit = _silence_limit(timeout)
-    asleep = track.silent >= limit and track.stuck >= limit * OWN
+    asleep = track.silent >= limit and track.stuck >= limit * OWN_CPU_SHARE
     return asleep or _is_starved(track, timeout)
 
 

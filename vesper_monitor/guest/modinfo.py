@@ -10,6 +10,8 @@ from __future__ import annotations
 
 import struct
 
+from vesper_monitor.errors import VesperError
+
 __all__ = ["ModinfoError", "read_modinfo", "rename_module"]
 
 _EHDR = struct.Struct("<16sHHIQQQIHHHHHH")
@@ -18,10 +20,11 @@ _MAX_SECTIONS = 4096
 _MAX_MODINFO = 64 * 1024
 #: Where struct module has the name, and for how many bytes (MODULE_NAME_LEN),
 #: on 64 bit: behind its state and a list head, as in Linux 5.10 to 6.12.
-_NAME_AT, _NAME_LEN = 24, 56
+_NAME_AT = 24
+_NAME_LEN = 56
 
 
-class ModinfoError(ValueError):
+class ModinfoError(VesperError, ValueError):
     """Not a 64-bit little-endian ELF file with a ``.modinfo`` section."""
 
 

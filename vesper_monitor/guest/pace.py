@@ -3,22 +3,22 @@
 
 from __future__ import annotations
 
-__all__ = ["BURST", "LEAST", "SHARE", "Pace"]
+__all__ = ["BURST_S", "LEAST_PAUSE_S", "READING_SHARE", "ReadBudget"]
 
 #: Of the loop's time, in the long run: a guest that writes or notifies without end
 #: does not get all of it.
-SHARE = 1 / 3
+READING_SHARE = 1 / 3
 #: s of reading that a guest has at once, if it was quiet before.
-BURST = 0.06
+BURST_S = 0.06
 #: s of the shortest pause: the loop cannot wait for less.
-LEAST = 0.001
+LEAST_PAUSE_S = 0.001
 
 
-class Pace:
+class ReadBudget:
     """Of one guest: a token bucket. Times are seconds of any monotonic clock."""
 
     def __init__(self) -> None:
-        self._credit = BURST  # s of reading, at the time of
+        self._credit = BURST_S  # s of reading, at the time of
         self._at = 0.0
 
     def take_time(self, begin: float, end: float) -> None:
@@ -28,8 +28,8 @@ class Pace:
 
     def pause_needed(self, now: float) -> float:
         """s to wait before the next round, if it were to begin now."""
-        rest = -self._refill_budget(now) / SHARE
-        return rest if rest >= LEAST else 0.0
+        rest = -self._refill_budget(now) / READING_SHARE
+        return rest if rest >= LEAST_PAUSE_S else 0.0
 
     def _refill_budget(self, now: float) -> float:
-        return min(BURST, self._credit + SHARE * (now - self._at))
+        return min(BURST_S, self._credit + READING_SHARE * (now - self._at))

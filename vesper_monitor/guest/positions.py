@@ -12,7 +12,7 @@ __all__ = ["Position", "Positions"]
 
 #: Of channels that are not open now. A guest may export under new names for
 #: ever: those that were noted first are forgotten.
-MAX_CLOSED = 1024
+MAX_CLOSED_CHANNELS = 1024
 
 
 class Position(NamedTuple):
@@ -70,11 +70,11 @@ class Positions:
     def trim_channels(self, channels: Iterable[ChannelReader]) -> None:
         """:param channels: the open ones, which are kept."""
         noted = sum(channel.cpus for channel in channels)
-        if len(self._next) <= noted + MAX_CLOSED:
+        if len(self._next) <= noted + MAX_CLOSED_CHANNELS:
             return
         for channel in channels:
             self.note_channel(channel)
-        while len(self._next) > noted + MAX_CLOSED:
+        while len(self._next) > noted + MAX_CLOSED_CHANNELS:
             del self._next[next(iter(self._next))]
 
     def forget_channel(self, entry: ChannelEntry) -> None:

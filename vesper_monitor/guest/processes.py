@@ -8,7 +8,7 @@ from collections.abc import Collection, Mapping
 from dataclasses import dataclass
 
 from vesper_monitor.guest import abi
-from vesper_monitor.guest.cchan import Cchan, GuestRefused
+from vesper_monitor.guest.cchan import Cchan, GuestRefusedError
 
 __all__ = ["MainProcess", "Processes", "find_processes"]
 
@@ -38,7 +38,7 @@ async def find_processes(cchan: Cchan, names: Collection[str]) -> Processes | No
     """Ask for the main processes of some names; a longer name is cut as the kernel does.
 
     :returns: None: the guest's core is older than this request.
-    :raises CchanError: :raises GuestRefused:
+    :raises CchanError: :raises GuestRefusedError:
     """
     asked = list(dict.fromkeys(name for name in names if _encode_comm(name)))
     found: dict[str, MainProcess] = {}
@@ -47,7 +47,7 @@ async def find_processes(cchan: Cchan, names: Collection[str]) -> Processes | No
         piece = asked[start : start + abi.MAX_NAMES]
         try:
             reply = await cchan.request_processes([_encode_comm(name) for name in piece])
-        except GuestRefused as refused:
+        except GuestRefusedError as refused:
             if refused.errno == errno.EOPNOTSUPP:
                 return None
             raise

@@ -9,21 +9,21 @@ from collections.abc import AsyncIterator, Sequence
 
 from vesper_monitor.guest.relay import RawRecord
 
-__all__ = ["RawFeed"]
+__all__ = ["RawStream"]
 
 #: Records kept for a reader that is slow; then its oldest go.
-_QUEUE = 4096
+_MAX_QUEUED_RECORDS = 4096
 
 
 class _Reader:
     def __init__(self, probe: str, cpu: int | None) -> None:
         self.probe = probe
         self.cpu = cpu
-        self.records: deque[tuple[int, int, bytes]] = deque(maxlen=_QUEUE)
+        self.records: deque[tuple[int, int, bytes]] = deque(maxlen=_MAX_QUEUED_RECORDS)
         self.news = asyncio.Event()
 
 
-class RawFeed:
+class RawStream:
     """Hands each record to every reader; a slow reader sees gaps in ``seq``."""
 
     def __init__(self) -> None:

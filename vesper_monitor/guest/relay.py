@@ -19,7 +19,7 @@ from typing import NamedTuple
 
 from vesper_monitor.guest import abi
 
-__all__ = ["MAX_SEQ", "READ_LIMIT", "READ_RECORDS", "ChannelShape", "RawRecord", "RelayReader"]
+__all__ = ["MAX_SEQ", "READ_LIMIT_BYTES", "READ_RECORDS", "ChannelShape", "RawRecord", "RelayReader"]
 
 RECORD_HEADER = ctypes.sizeof(abi.Record)
 #: ``struct vsp_record``, unpacked at once: there are many.
@@ -30,7 +30,7 @@ _PAD = abi.field_offset(abi.Index, "pad")
 #: Sequence numbers above this are garbage: no channel lives that long.
 MAX_SEQ = (1 << 63) - 1
 #: Bytes looked at by one call, at most twice this. No record is longer.
-READ_LIMIT = 16 * 1024
+READ_LIMIT_BYTES = 16 * 1024
 #: Records taken by one call: each costs some 30 µs until it is in the journal,
 #: and meanwhile other guests wait.
 READ_RECORDS = 32
@@ -102,7 +102,7 @@ class RelayReader:
 
         records: list[RawRecord] = []
         seen = 0
-        while self._pos < end and seen < READ_LIMIT and len(records) < READ_RECORDS:
+        while self._pos < end and seen < READ_LIMIT_BYTES and len(records) < READ_RECORDS:
             number = self._pos // size
             place = number % self.shape.n_subbufs
             begin = self._pos - number * size
@@ -111,7 +111,7 @@ class RelayReader:
             # that makes it valid, which was read before it.
             padding = abi.load_u32(index, _PAD + 4 * place) if complete else 0
             filled = size - min(padding, size) if complete else end - number * size
-            stop = min(filled, begin + READ_LIMIT)
+            stop = min(filled, begin + READ_LIMIT_BYTES)
             chunk = bytes(buffer[place * size + begin : place * size + stop])
             seen += max(len(chunk), RECORD_HEADER)
             used = None

@@ -27,29 +27,34 @@ from collections.abc import AsyncIterator, Callable, Collection, Mapping
 
 from vesper_monitor.domain_state import DomainState
 from vesper_monitor.guest import abi
-from vesper_monitor.guest.action import Guest, Hello, SessionError
-from vesper_monitor.guest.beat import Beat
+from vesper_monitor.guest.action import GuestControl, Hello, SessionError
+from vesper_monitor.guest.beat import SharedTicker
 from vesper_monitor.guest.boot import BootWatch
-from vesper_monitor.guest.cchan import CchanBroken, CchanError, GuestRefused, GuestSilent
+from vesper_monitor.guest.cchan import (
+    CchanBrokenError,
+    CchanError,
+    GuestRefusedError,
+    GuestSilentError,
+)
 from vesper_monitor.guest.channel import ChannelEntry, ChannelReader, TableError
 from vesper_monitor.guest.collector import Collector
 from vesper_monitor.guest.decode import Event
 from vesper_monitor.guest.images import ImageStore
-from vesper_monitor.guest.life import LifeReader, LifeWatch, find_life
+from vesper_monitor.guest.life import HeartbeatReader, HeartbeatWatch, find_life
 from vesper_monitor.guest.lifecycle import ProbeState, ProbeStatus, SessionState
 from vesper_monitor.guest.liveness import LOOK
-from vesper_monitor.guest.pace import Pace
-from vesper_monitor.guest.points.point import Point
+from vesper_monitor.guest.pace import ReadBudget
+from vesper_monitor.guest.points.point import DynamicProbe
 from vesper_monitor.guest.positions import Position
 from vesper_monitor.guest.processes import Processes, find_processes
-from vesper_monitor.guest.rawfeed import RawFeed
+from vesper_monitor.guest.rawfeed import RawStream
 from vesper_monitor.transport import (
     Domain,
     DomainReport,
-    FrontendMissing,
-    FrontendSilent,
+    FrontendMissingError,
+    FrontendSilentError,
     Link,
-    LinkLost,
+    LinkLostError,
     Notice,
     Transport,
     TransportError,
@@ -68,19 +73,22 @@ __all__ = [
 _LOG = logging.getLogger(__name__)
 
 #: s, between tries that failed: the first, then doubled up to the last.
-_RETRY_FIRST, _RETRY_LAST = 0.5, 30.0
+_RETRY_FIRST = 0.5
+_RETRY_LAST = 30.0
 #: s. The guest's modules may be exchanged for fitting ones at any time.
-_RETRY_UNFIT = 30.0
+_RETRY_UNFIT_S = 30.0
 #: s to wait for a frontend in one call; the device stays there between calls.
-_CONNECT_TIMEOUT = 10.0
+_CONNECT_TIMEOUT_S = 10.0
 #: Rounds of reading before a channel is closed because the guest has, or the
 #: link; others have their turn between them. And without, just before that.
-_REST_ROUNDS, _LAST_ROUNDS = 256, 8
+_REST_ROUNDS = 256
+_LAST_ROUNDS = 8
 #: s between two looks at a channel table that goes on changing, at least; and
 #: so many times what the last one took.
-_TABLE_CALM, _TABLE_SHARE = 0.1, 4.0
+_TABLE_CALM = 0.1
+_TABLE_SHARE = 4.0
 #: s: how often the session looks without having been notified.
-_LOOK_EVERY = 5.0
+_LOOK_EVERY_S = 5.0
 #: s for the probes of a guest that has answered, before they count as missing.
 _PROBES_TIMEOUT_S = 20.0
 
@@ -96,14 +104,14 @@ class Session:
         on_events: Callable[[Session, list[Event]], None],
         on_change: Callable[[Session], None],
         *,
-        points: Mapping[str, Point] | None = None,
+        points: Mapping[str, DynamicProbe] | None = None,
         resume_from: Mapping[Position, int] | None = None,
         activate_timeout: float = 90.0,
         hang_timeout: Callable[[], float] = lambda: 0.0,
         boot_timeout: Callable[[bool], float] = lambda _is_first: 0.0,
         on_standstill: Callable[[], None] = lambda: None,
         on_notice: Callable[[Notice], None] = lambda _: None,
-        beat: Beat | None = None,
+        beat: SharedTicker | None = None,
         clock: Callable[[], float] = time.time,
     ) -> None:
         """
@@ -150,23 +158,23 @@ class Session:
         self._told_degraded: str | None = None
         self._wanted: dict[str, str] = {}
         self._probes: dict[str, ProbeStatus] = {}
-        self._guest: Guest | None = None
+        self._guest: GuestControl | None = None
         self._points = points if points is not None else {}
-        self._raw = RawFeed()
+        self._raw = RawStream()
         self._collector = Collector(domain, self._raw, clock, resume_from or {}, self._points)
         self._channels = self._collector.channels
-        self._beat = beat or Beat(LOOK)
+        self._beat = beat or SharedTicker(LOOK)
         self._beats = 0
-        self._life = LifeWatch(
+        self._life = HeartbeatWatch(
             transport, domain, hang_timeout, lambda event: on_events(self, [event]),
             on_standstill, self._beat, self._on_unsure,
         )  # fmt: skip
-        self._life_reader: LifeReader | None = None
+        self._life_reader: HeartbeatReader | None = None
         self._life_task: asyncio.Task[None] | None = None
         self._loaded_here: set[str] = set()  # in this life of the guest's core
         self._look = asyncio.Event()  # the guest has notified, or we close
         self._idle = False  # _collect() waits for that
-        self._pace = Pace()
+        self._pace = ReadBudget()
         self._wish = asyncio.Event()  # probes may have to be loaded or unloaded
         self._lost: str | None = None  # why the link has gone
         self._busy = asyncio.Lock()  # one change of the guest's probes at a time
@@ -214,7 +222,7 @@ class Session:
             if now - self._started < self._activate_timeout:
                 return None
             words = (self._boot.words if self._is_silent else None) or self._missing
-            if words is None and now - self._started < self._activate_timeout + _CONNECT_TIMEOUT:
+            if words is None and now - self._started < self._activate_timeout + _CONNECT_TIMEOUT_S:
                 return None  # the first try is still under way, and will say what to do
             return words or f"{self.domain.name}: no contact with the guest's VESPER modules yet"
         if not self.is_paused and (silence := self._life.unexplained) is not None:
@@ -344,7 +352,7 @@ class Session:
             raise SessionError(f"{self.domain.name}: the guest sleeps", code="not-active")
         try:
             return await find_processes(guest.cchan, names)
-        except (CchanError, GuestRefused) as error:
+        except (CchanError, GuestRefusedError) as error:
             raise _session_error(error) from None
 
     def note_report(self, report: DomainReport) -> None:
@@ -417,15 +425,15 @@ class Session:
                     await self._collect_records()
                 finally:
                     self._beat.add_call(self._on_waiting)
-            except FrontendMissing as error:
+            except FrontendMissingError as error:
                 self._note_missing(error)
                 delay = _RETRY_FIRST  # connect() has waited already
-            except (TransportError, GuestSilent, CchanBroken) as error:
+            except (TransportError, GuestSilentError, CchanBrokenError) as error:
                 self._note_missing(error)
             except (CchanError, TableError) as error:
                 self._missing = str(error)
                 self._switch_state(SessionState.UNFIT)
-                delay = _RETRY_UNFIT
+                delay = _RETRY_UNFIT_S
             except asyncio.CancelledError:
                 if not self._closing:
                     raise
@@ -442,13 +450,13 @@ class Session:
     def _note_missing(self, error: Exception) -> None:
         """Note why the guest is not active."""
         self._missing = str(error)
-        self._is_silent = isinstance(error, (FrontendSilent, LinkLost, GuestSilent))
-        if isinstance(error, FrontendSilent) and error.was_active:
+        self._is_silent = isinstance(error, (FrontendSilentError, LinkLostError, GuestSilentError))
+        if isinstance(error, FrontendSilentError) and error.was_active:
             self._boot.note_unsure(self._clock())
 
     async def _connect_guest(self) -> None:
         self._switch_state(SessionState.WAITING)
-        link = await self.transport.connect_domain(self.domain, _CONNECT_TIMEOUT)
+        link = await self.transport.connect_domain(self.domain, _CONNECT_TIMEOUT_S)
         self._lost = None
         self._switch_state(SessionState.CONNECTING)
         self._begin_life(link, *find_life(link))
@@ -457,7 +465,7 @@ class Session:
         except BaseException as error:
             await self._end_life()
             # A page that the guest has spoilt stays so: then all is begun anew.
-            await link.close(deactivate=isinstance(error, CchanBroken))
+            await link.close(deactivate=isinstance(error, CchanBrokenError))
             raise
         link.on_lost(self._on_lost)
         link.on_notify(self._on_notify)
@@ -476,16 +484,16 @@ class Session:
             # It has come from another host, or an earlier daemon was here.
             _LOG.info("%s: goes on with %s", self.domain.name, ", ".join(self._channels))
 
-    async def _greet_guest(self, link: Link) -> Guest:
+    async def _greet_guest(self, link: Link) -> GuestControl:
         """Say HELLO; again and again to a guest that shows no life, which may hang."""
         while True:
             try:
-                return await Guest.greet_guest(link)
-            except GuestSilent as error:
+                return await GuestControl.greet_guest(link)
+            except GuestSilentError as error:
                 if self._life_task is not None:
                     _raise_what_ended([self._life_task])
                 if self._lost is not None:
-                    raise LinkLost(f"{self.domain.name}: {self._lost}") from None
+                    raise LinkLostError(f"{self.domain.name}: {self._lost}") from None
                 if not self._life.is_silent:
                     raise
                 self._note_missing(error)
@@ -504,7 +512,7 @@ class Session:
             while not self._closing and self._guest is not None:
                 _raise_what_ended(helpers)
                 if self._lost is not None:
-                    raise LinkLost(f"{self.domain.name}: {self._lost}")
+                    raise LinkLostError(f"{self.domain.name}: {self._lost}")
                 self._look.clear()
                 self._guest.cchan.arm_notification()
                 begin = time.monotonic()
@@ -542,13 +550,13 @@ class Session:
         if not region.handle or self._life_task is not None:
             return
         try:
-            self._life_reader = LifeReader(link, region, nr_cpus)
+            self._life_reader = HeartbeatReader(link, region, nr_cpus)
         except (TransportError, ValueError) as error:
             _LOG.warning("signs of life cannot be read: %s", error)
             return
         self._life_task = asyncio.create_task(self._watch_life(self._life_reader))
 
-    async def _watch_life(self, reader: LifeReader) -> None:
+    async def _watch_life(self, reader: HeartbeatReader) -> None:
         try:
             await self._life.run_until_closed(reader)
         finally:
@@ -579,7 +587,7 @@ class Session:
         until = time.monotonic() + delay
         while not self._closing and (rest := until - time.monotonic()) > 0:
             self._look.clear()
-            await _wait_for_event(self._look, min(rest, _LOOK_EVERY))
+            await _wait_for_event(self._look, min(rest, _LOOK_EVERY_S))
             self._tell_degraded()
 
     async def _domain_gone(self) -> bool:
@@ -591,7 +599,7 @@ class Session:
 
     # ---------------------------------------------------------------- D-chan
 
-    def _follow_table(self, guest: Guest) -> None:
+    def _follow_table(self, guest: GuestControl) -> None:
         """Open channels that have come, close those that have gone."""
         entries = guest.read_table()
         gone = [
@@ -611,7 +619,7 @@ class Session:
                     _LOG.warning("%s", status.error)
                     self._forget_probe(name)
 
-    def _open_channel(self, guest: Guest, entry: ChannelEntry) -> None:
+    def _open_channel(self, guest: GuestControl, entry: ChannelEntry) -> None:
         status = self._status_of_probe(entry.probe)
         try:
             channel = self._collector.open_channel(guest.link, entry)
@@ -671,7 +679,7 @@ class Session:
 
     # ---------------------------------------------------------------- C-chan
 
-    async def _reconcile_probes(self, guest: Guest) -> None:
+    async def _reconcile_probes(self, guest: GuestControl) -> None:
         """Load what is wanted and missing, unload what this session loaded and
         nobody wants any more."""
         now = time.monotonic()
@@ -689,7 +697,7 @@ class Session:
                     _LOG.warning("%s", error)
             self._loaded_here.discard(name)
 
-    async def _load_into_guest(self, guest: Guest, name: str) -> None:
+    async def _load_into_guest(self, guest: GuestControl, name: str) -> None:
         """:raises SessionError: and the probe is FAILED."""
         status = self._status_of_probe(name)
         self._set_probe(status, ProbeState.LOADING, status.error)  # the last try's
@@ -718,7 +726,7 @@ class Session:
         self._retry_at.pop(name, None)
         self._retry_after.pop(name, None)
 
-    async def _unload_from_guest(self, guest: Guest, name: str) -> None:
+    async def _unload_from_guest(self, guest: GuestControl, name: str) -> None:
         """Final drain, unmap, unload. :raises SessionError:"""
         status = self._status_of_probe(name)
         self._set_probe(status, ProbeState.UNLOADING, None)
@@ -735,14 +743,14 @@ class Session:
         if name not in self._wanted:
             self._probes.pop(name, None)
 
-    async def _unload_all(self, guest: Guest) -> None:
+    async def _unload_all(self, guest: GuestControl) -> None:
         for name in list(self._channels):
             try:
                 await self._unload_from_guest(guest, name)
             except SessionError as error:
                 _LOG.warning("%s", error)
 
-    def _active_guest(self, what: str) -> Guest:
+    def _active_guest(self, what: str) -> GuestControl:
         if self._guest is None or self._state is not SessionState.ACTIVE:
             raise SessionError(
                 self._missing or f"{self.domain.name}: cannot {what}: the guest is not active yet",
@@ -792,7 +800,7 @@ class Session:
     def _on_beat(self, _now: float) -> None:
         """A notification may have got lost; and time alone makes some degraded."""
         self._beats += 1
-        if self._beats % round(_LOOK_EVERY / LOOK) == 0:
+        if self._beats % round(_LOOK_EVERY_S / LOOK) == 0:
             self._tell_degraded()
             self._on_notify()
 

@@ -17,12 +17,14 @@ import stat
 from pathlib import Path
 from typing import BinaryIO
 
-__all__ = ["NotTrusted", "open_trusted"]
+from vesper_monitor.errors import VesperError
+
+__all__ = ["NotTrustedError", "open_trusted"]
 
 _OPEN = os.O_RDONLY | os.O_NOFOLLOW | os.O_CLOEXEC
 
 
-class NotTrusted(Exception):
+class NotTrustedError(VesperError):
     """Somebody else could have changed it; the text says what to do."""
 
 
@@ -31,7 +33,7 @@ def open_trusted(path: Path) -> BinaryIO:
 
     The daemon's own user passes for root where that is another (tests).
 
-    :raises NotTrusted:
+    :raises NotTrustedError:
     :raises OSError: it cannot be opened.
     """
     *folders, name = Path(os.path.realpath(path)).parts
@@ -63,14 +65,14 @@ def open_trusted(path: Path) -> BinaryIO:
 def _check_owner(path: Path, status: os.stat_result, *, last: bool) -> None:
     """:param last: the file, or the directory in which it is."""
     if status.st_uid not in (0, os.geteuid()):
-        raise NotTrusted(
+        raise NotTrustedError(
             f"{path} belongs to user {status.st_uid}, who could change what goes into guests' "
             f"kernels; if it is what it should be: chown root: {path}"
         )
     if status.st_mode & (stat.S_IWGRP | stat.S_IWOTH) and (
         last or not status.st_mode & stat.S_ISVTX
     ):
-        raise NotTrusted(
+        raise NotTrustedError(
             f"{path} can be written by others than root, who could change what goes into guests' "
             f"kernels; if it is what it should be: chmod go-w {path}"
         )

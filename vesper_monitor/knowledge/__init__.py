@@ -14,6 +14,7 @@ from dataclasses import dataclass, fields
 from pathlib import Path
 from typing import Any
 
+from vesper_monitor.errors import VesperError
 from vesper_monitor.faults.language import RuleError, parse_rules
 
 __all__ = ["OWN", "SHIPPED", "KnowledgeError", "Symptom", "load_symptoms", "matched_words"]
@@ -22,10 +23,10 @@ SHIPPED = Path(__file__).parent
 OWN = Path("/etc/vesper/knowledge.d")
 
 #: Bytes of a file.
-MAX_SIZE = 1 << 20
+MAX_FILE_BYTES = 1 << 20
 
 
-class KnowledgeError(Exception):
+class KnowledgeError(VesperError):
     """A file is not as it must be; the text names it."""
 
 
@@ -75,8 +76,8 @@ def _plain_words(text: str) -> str:
 
 def _read_file(path: Path) -> list[Symptom]:
     try:
-        if path.stat().st_size > MAX_SIZE:
-            raise KnowledgeError(f"{path}: larger than {MAX_SIZE} bytes")
+        if path.stat().st_size > MAX_FILE_BYTES:
+            raise KnowledgeError(f"{path}: larger than {MAX_FILE_BYTES} bytes")
         content = tomllib.loads(path.read_text(encoding="utf-8"))
     except (OSError, ValueError, RecursionError) as error:
         raise KnowledgeError(f"{path}: {error}") from error

@@ -4,7 +4,7 @@
 from __future__ import annotations
 
 from vesper_monitor.ocf.basics import process_age
-from vesper_monitor.ocf.call import Call, Code, Exit, finish_action
+from vesper_monitor.ocf.call import Code, OcfExit, OcfInvocation, finish_action
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
@@ -91,7 +91,7 @@ STRICT = ("start", "reload-agent", "validate-all")
 
 def run_agent(
     name: str,
-    build: Callable[[Call, bool], Agent],
+    build: Callable[[OcfInvocation, bool], Agent],
     arguments: list[str],
     environ: Mapping[str, str],
     said: bytes,
@@ -100,21 +100,21 @@ def run_agent(
 
     :param name: of the agent, for its usage.
     :param build: an agent out of a call; whether wrong parameters are
-        refused (:class:`~vesper_monitor.ocf.call.Exit`).
+        refused (:class:`~vesper_monitor.ocf.call.OcfExit`).
     :param said: what vesperd has answered already (:mod:`vesper_monitor.ocf.quick`).
     """
     usage = f"usage: {name} {{{'|'.join(ACTIONS)}|meta-data}}"
 
     def action() -> None:
         if len(arguments) != 1:
-            raise Exit(Code.ARGS, usage)
+            raise OcfExit(Code.ARGS, usage)
         if arguments[0] in ("usage", "help"):
             print(usage)
             return
         do = ACTIONS.get(arguments[0])
         if do is None:
-            raise Exit(Code.UNIMPLEMENTED, f"no such action: {arguments[0]}; {usage}")
-        call = Call(arguments[0], environ, process_age(), said)
+            raise OcfExit(Code.UNIMPLEMENTED, f"no such action: {arguments[0]}; {usage}")
+        call = OcfInvocation(arguments[0], environ, process_age(), said)
         do(build(call, arguments[0] in STRICT))
 
     return finish_action(action)

@@ -17,23 +17,23 @@ from __future__ import annotations
 import os
 import time
 
-from vesper_monitor.client import Client, DaemonError, DaemonUnavailable
+from vesper_monitor.client import Client, DaemonError, DaemonUnavailableError
 from vesper_monitor.domain_state import DomainState
 from vesper_monitor.ocf.basics import CARRIED, FIRST, begin_waiting, end_waiting, mark_first
-from vesper_monitor.ocf.call import Code, Exit, log_line
+from vesper_monitor.ocf.call import Code, OcfExit, log_line
 from vesper_monitor.ocf.domain_identity import (
     ConfiguredName,
     DomainIdentity,
     KnownDomain,
     kept_name,
 )
-from vesper_monitor.ocf.toolstack import ToolstackError, ToolstackMissing
+from vesper_monitor.ocf.toolstack import ToolstackError, ToolstackMissingError
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
     from typing import Any
 
-    from vesper_monitor.ocf.call import Call
+    from vesper_monitor.ocf.call import OcfInvocation
     from vesper_monitor.ocf.hand_over import Arrival
     from vesper_monitor.ocf.toolstack import Toolstack
 
@@ -42,14 +42,14 @@ __all__ = ["DEFAULT_PROBES", "Agent", "Settings"]
 DEFAULT_PROBES = "send_signal out_of_memory"
 
 #: Seconds that one look at the domain's state may take.
-STATE_LIMIT = 10.0
+STATE_LIMIT_S = 10.0
 #: Seconds for vesperd to take notice of a start or a stop.
-TELL_LIMIT = 3.0
+TELL_LIMIT_S = 3.0
 #: Seconds in which vesperd is asked again what the toolstack cannot say.
-VESPERD_PATIENCE = 5.0
+VESPERD_PATIENCE_S = 5.0
 #: Seconds between two looks while something is under way, at least; and as
 #: often as long as the look itself takes: a busy host needs its time for that.
-LOOK_PAUSE = 0.5
+LOOK_PAUSE_S = 0.5
 LOOK_SHARE = 2.0
 #: Seconds: a sign of life younger than that contradicts a toolstack that does
 #: not list the domain.
@@ -60,7 +60,7 @@ CONTRADICTION_RESERVE_S = 3.0
 ALIVE = (DomainState.RUNNING, DomainState.PAUSED)
 
 
-class DomainContradiction(ToolstackError):
+class DomainContradictionError(ToolstackError):
     """The toolstack does not list a domain that shows life."""
 
 
@@ -128,12 +128,12 @@ class Agent:
     """
 
     def __init__(
-        self, call: Call, settings: Settings, toolstack: Toolstack, vesperd: Client | None = None
+        self, call: OcfInvocation, settings: Settings, toolstack: Toolstack, vesperd: Client | None = None
     ) -> None:
         self.call = call
         self.settings = settings
         self.toolstack = toolstack
-        self.vesperd = vesperd or Client(timeout=TELL_LIMIT)
+        self.vesperd = vesperd or Client(timeout=TELL_LIMIT_S)
         self.identity = DomainIdentity(call, settings.configured)
         if self.identity.remembered is None:
             self._ask_what_runs()
@@ -150,7 +150,7 @@ class Agent:
     def start(self) -> None:
         """Start the VM, unless it runs, and tell vesperd.
 
-        :raises Exit: it does not run, or a monitor script does not succeed.
+        :raises OcfExit: it does not run, or a monitor script does not succeed.
         """
         from vesper_monitor.ocf import deep_check
 
@@ -168,7 +168,7 @@ class Agent:
                 self._create_domain()
                 self.forget_sent()
         except ToolstackError as error:
-            raise Exit(Code.ERROR, f"{self.vm} was not started: {error}") from error
+            raise OcfExit(Code.ERROR, f"{self.vm} was not started: {error}") from error
         if present:
             self._begin_arrived()
         else:
@@ -245,8 +245,8 @@ class Agent:
         said = False
         while True:
             try:
-                return self._list_states(STATE_LIMIT)
-            except ToolstackMissing:
+                return self._list_states(STATE_LIMIT_S)
+            except ToolstackMissingError:
                 raise
             except ToolstackError as error:
                 if not self._has_time_to_look():
@@ -273,7 +273,7 @@ class Agent:
         Most are read anew by each action anyway; vesperd must be told of the
         probes and services.
 
-        :raises Exit: the VM does not run.
+        :raises OcfExit: the VM does not run.
         """
         self.report_status()
         # The next monitor is another operation for Pacemaker, which waits for it.
@@ -284,7 +284,7 @@ class Agent:
         """Whether the VM runs, at once.
 
         :param unknown: the exit code if that cannot be told.
-        :raises Exit: it does not, or that cannot be told.
+        :raises OcfExit: it does not, or that cannot be told.
         """
         state = self._known_state(unknown)
         if state is DomainState.GONE and self._turn_to_configured():
@@ -294,8 +294,8 @@ class Agent:
             return
         if state is DomainState.GONE:
             self._expect_arrival()
-            raise Exit(Code.NOT_RUNNING, f"{self.vm} is not running")
-        raise Exit(Code.ERROR, f"{self.vm} is {self.describe_state(state)}: it must be stopped")
+            raise OcfExit(Code.NOT_RUNNING, f"{self.vm} is not running")
+        raise OcfExit(Code.ERROR, f"{self.vm} is {self.describe_state(state)}: it must be stopped")
 
     def describe_state(self, state: DomainState) -> str:
         """A state that was just seen, and what is known of it."""
@@ -311,12 +311,12 @@ class Agent:
     def ask_vesperd(self, op: str, **fields: Any) -> dict[str, Any]:
         """Ask vesperd about this resource.
 
-        :raises DaemonUnavailable:
+        :raises DaemonUnavailableError:
         :raises DaemonError:
         """
         return self.vesperd.call_vesperd(
             op,
-            reply_timeout=self.limit_call(TELL_LIMIT),
+            reply_timeout=self.limit_call(TELL_LIMIT_S),
             resource=self.call.resource,
             **self.domain_fields(),
             **fields,
@@ -336,7 +336,7 @@ class Agent:
         """
         try:
             self.ask_vesperd(op, **fields)
-        except (DaemonUnavailable, DaemonError) as error:
+        except (DaemonUnavailableError, DaemonError) as error:
             log_line(f"{self.vm}: vesperd was not told of the {op}: {error}")
             return str(error)
         return None
@@ -369,7 +369,7 @@ class Agent:
         """It may come to this host by itself, migrated; vesperd need not be there."""
         try:
             self.ask_vesperd("expect", probes=self.settings.probes)
-        except (DaemonUnavailable, DaemonError):
+        except (DaemonUnavailableError, DaemonError):
             pass
 
     def build_wishes(self) -> dict[str, Any]:
@@ -433,7 +433,7 @@ class Agent:
 
     # -- the domain -----------------------------------------------------------
 
-    def read_state(self, limit: float = STATE_LIMIT) -> DomainState:
+    def read_state(self, limit: float = STATE_LIMIT_S) -> DomainState:
         """By the toolstack.
 
         :raises ToolstackError: not known.
@@ -447,7 +447,7 @@ class Agent:
 
         :raises ToolstackError: not known.
         """
-        states = self._list_states(STATE_LIMIT)
+        states = self._list_states(STATE_LIMIT_S)
         names = self._names_of(self.vm)
         found = {name: states[name] for name in names if name in states}
         self._check_gone(not found)
@@ -512,7 +512,7 @@ class Agent:
         if not ident or self.toolstack.ident_field != "uuid":
             return True
         try:
-            return self.toolstack.find_ident(name, self.limit_call(STATE_LIMIT)) == ident
+            return self.toolstack.find_ident(name, self.limit_call(STATE_LIMIT_S)) == ident
         except ToolstackError as error:
             log_line(f"{name}: {error}")
             return True
@@ -542,7 +542,7 @@ class Agent:
         """
         if not gone or self._seen or (age := self.life_age()) is None or age >= LIFE_AGE_S:
             return
-        raise DomainContradiction(
+        raise DomainContradictionError(
             f"{self.toolstack.name} does not list {self.vm}, but its kernel has shown life to "
             f"vesperd {age:.0f} s ago"
         )
@@ -552,10 +552,10 @@ class Agent:
         try:
             fields = {"resource": self.call.resource}
             answer = self.vesperd.call_vesperd(
-                "life", reply_timeout=self.limit_call(TELL_LIMIT), **fields
+                "life", reply_timeout=self.limit_call(TELL_LIMIT_S), **fields
             )
             name, ident = answer.get("vm"), answer.get(self.toolstack.ident_field)
-        except (DaemonUnavailable, DaemonError):
+        except (DaemonUnavailableError, DaemonError):
             return
         if not isinstance(name, str) or not name or ident is None:
             return
@@ -570,9 +570,9 @@ class Agent:
             return None
         try:
             answer = self.vesperd.call_vesperd(
-                "life", reply_timeout=self.limit_call(TELL_LIMIT), **fields
+                "life", reply_timeout=self.limit_call(TELL_LIMIT_S), **fields
             )
-        except (DaemonUnavailable, DaemonError):
+        except (DaemonUnavailableError, DaemonError):
             return None
         age = answer.get("age")
         return float(age) if isinstance(age, (int, float)) else None
@@ -581,7 +581,7 @@ class Agent:
         """Remember the domain that runs as this resource's. Never fails."""
         known = self.identity.remembered
         try:
-            ident = self.toolstack.find_ident(self.vm, self.limit_call(STATE_LIMIT))
+            ident = self.toolstack.find_ident(self.vm, self.limit_call(STATE_LIMIT_S))
         except ToolstackError as error:
             log_line(f"{self.vm}: {error}")
             ident = known.ident if known is not None and known.name == self.vm else ""
@@ -593,7 +593,7 @@ class Agent:
 
     def pause_before_next_look(self, most: float = float("inf")) -> None:
         """Between two looks."""
-        time.sleep(min(max(LOOK_PAUSE, LOOK_SHARE * min(self._look_took, 1.0)), most))
+        time.sleep(min(max(LOOK_PAUSE_S, LOOK_SHARE * min(self._look_took, 1.0)), most))
 
     def _look_for_certain(self) -> dict[str, DomainState]:
         """:meth:`find_present_domains` before a start: of what was remembered, else of what is configured.
@@ -604,7 +604,7 @@ class Agent:
         while True:
             try:
                 present = self.find_present_domains()
-            except DomainContradiction:
+            except DomainContradictionError:
                 if not self._has_time_to_look():
                     raise
                 self.pause_before_next_look()
@@ -661,12 +661,12 @@ class Agent:
     def _known_state(self, unknown: Code) -> DomainState:
         """By the toolstack; if it does not answer, by vesperd.
 
-        :raises Exit: neither knows, or the two contradict each other.
+        :raises OcfExit: neither knows, or the two contradict each other.
         """
         while True:
             try:
                 return self.let_reboot()
-            except DomainContradiction as error:
+            except DomainContradictionError as error:
                 if not self._has_time_to_look():
                     raise self._unknown_state_exit(unknown, error) from error
                 self.pause_before_next_look()
@@ -674,26 +674,26 @@ class Agent:
                 return self._state_without_toolstack(unknown, error)
 
     def _state_without_toolstack(self, unknown: Code, error: ToolstackError) -> DomainState:
-        """:raises Exit: vesperd does not know either."""
-        until = time.monotonic() + min(VESPERD_PATIENCE, self.call.seconds_left() - 2.0)
+        """:raises OcfExit: vesperd does not know either."""
+        until = time.monotonic() + min(VESPERD_PATIENCE_S, self.call.seconds_left() - 2.0)
         reboot = self._end_of_reboot()
         while (state := self.state_by_vesperd()) is None or state is DomainState.GONE:
             if time.monotonic() >= (until if state is None else reboot):
                 break
-            time.sleep(LOOK_PAUSE)  # on a busy host the next sign of life may be late
+            time.sleep(LOOK_PAUSE_S)  # on a busy host the next sign of life may be late
         if state is None:
-            missing = isinstance(error, ToolstackMissing) and unknown is Code.ERROR
+            missing = isinstance(error, ToolstackMissingError) and unknown is Code.ERROR
             raise self._unknown_state_exit(Code.INSTALLED if missing else unknown, error) from error
         return state
 
-    def _unknown_state_exit(self, code: Code, error: ToolstackError) -> Exit:
-        return Exit(code, f"whether {self.vm} runs cannot be told: {error}")
+    def _unknown_state_exit(self, code: Code, error: ToolstackError) -> OcfExit:
+        return OcfExit(code, f"whether {self.vm} runs cannot be told: {error}")
 
     def refuse_foreign(self, code: Code) -> bool:
         """
         :returns: whether what is configured belongs to another resource, and does not
             run; of what ran here nothing is known.
-        :raises Exit: that runs, or it is not known whether it does.
+        :raises OcfExit: that runs, or it is not known whether it does.
         """
         if self.identity.remembered is not None or not (owner := self.identity.find_owner(self.vm)):
             return False
@@ -704,7 +704,7 @@ class Agent:
             log_line(f"{self.vm}: {error}")
         if self.identity.remembered is not None:
             return False  # another one has arrived
-        raise Exit(
+        raise OcfExit(
             code,
             f"domain {self.vm} belongs to resource {owner}, whose start or probe found it "
             f"last; it is not touched for {self.call.resource}, whose configuration names it",
@@ -714,9 +714,9 @@ class Agent:
         """Why nothing is to be reported now, if an operator has paused the watching."""
         try:
             # Of its own: on the other connection a monitor may be waiting.
-            with Client(self.vesperd.path, TELL_LIMIT) as vesperd:
+            with Client(self.vesperd.path, TELL_LIMIT_S) as vesperd:
                 pause = vesperd.call_vesperd("state", vm=self.vm).get("paused")
-        except (DaemonUnavailable, DaemonError):
+        except (DaemonUnavailableError, DaemonError):
             return ""
         return str(pause.get("text") or "watching is paused") if isinstance(pause, dict) else ""
 
@@ -738,7 +738,7 @@ class Agent:
     def _ask_state(self, name: str) -> DomainState | None:
         try:
             answer = self.vesperd.call_vesperd(
-                "state", reply_timeout=self.limit_call(TELL_LIMIT), vm=name
+                "state", reply_timeout=self.limit_call(TELL_LIMIT_S), vm=name
             )
             if "domain" not in answer:
                 return None
@@ -746,32 +746,32 @@ class Agent:
             if domain is None:
                 return DomainState.GONE
             return DomainState(domain["state"]) if domain["name"] == name else None
-        except (DaemonUnavailable, DaemonError, ValueError, TypeError, KeyError):
+        except (DaemonUnavailableError, DaemonError, ValueError, TypeError, KeyError):
             return None
 
     def check_node(self) -> None:
         """What the node must have for a start.
 
-        :raises Exit: code 5, so that Pacemaker tries another node.
+        :raises OcfExit: code 5, so that Pacemaker tries another node.
         """
         config = self.settings.config
         if not os.path.isfile(config):
-            raise Exit(
+            raise OcfExit(
                 Code.INSTALLED,
                 f"{config} is not there on node {self.call.node}: the configuration file of "
                 f"{self.vm} must be readable on every node that may run it",
             )
         if not os.access(config, os.R_OK):
-            raise Exit(Code.PERM, f"{config} cannot be read on node {self.call.node}")
+            raise OcfExit(Code.PERM, f"{config} cannot be read on node {self.call.node}")
         for command in self.toolstack.commands:
             if not _is_executable(command):
-                raise Exit(
+                raise OcfExit(
                     Code.INSTALLED,
                     f"{command} is not installed on node {self.call.node} (PATH {_find_command_path()})",
                 )
         for script in self.settings.scripts:
             if not _is_executable(script):
-                raise Exit(
+                raise OcfExit(
                     Code.INSTALLED,
                     f"monitor script {script} is not there on node {self.call.node}, or may not "
                     "be executed",

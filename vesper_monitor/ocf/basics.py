@@ -19,7 +19,7 @@ __all__ = [
     "DEEP",
     "DOMAIN",
     "FIRST",
-    "REASON_LENGTH",
+    "MAX_REASON_BYTES",
     "begin_waiting",
     "call_key",
     "config_key",
@@ -39,14 +39,18 @@ __all__ = [
 #: has asked vesperd, for the next; its domain (vesper_monitor/ocf/domain_identity.py);
 #: what a second monitor looks at (vesper_monitor/ocf/deep_check.py); a fault that has
 #: come along with the VM (vesper_monitor/ocf/hand_over.py).
-FIRST, AGAIN, DOMAIN, DEEP, CARRIED = "first", "again", "domain", "deep", "carried"
+FIRST = "first"
+AGAIN = "again"
+DOMAIN = "domain"
+DEEP = "deep"
+CARRIED = "carried"
 
 #: Parameters that name the domain's configuration file.
 CONFIG_PARAMETERS = ("OCF_RESKEY_xmfile", "OCF_RESKEY_config")
 
 #: Bytes of an exit reason that Pacemaker keeps (EXIT_REASON_MAX_LEN in its
 #: daemons/execd/execd_commands.c, 1.1 to 2.1 at least).
-REASON_LENGTH = 128
+MAX_REASON_BYTES = 128
 CUT = " ... "
 
 
@@ -154,17 +158,17 @@ def shorten_reason(reason: str) -> str:
     with what to do.  So what matters least goes first: that a guest flaps, then
     numbers in brackets, the last first.  If that is not enough, the middle goes.
     """
-    if len(reason.encode()) > REASON_LENGTH:
+    if len(reason.encode()) > MAX_REASON_BYTES:
         reason = reason.partition("; flapping: ")[0]
     end = len(reason)
-    while len(reason.encode()) > REASON_LENGTH and (end := reason.rfind(")", 0, end)) >= 0:
+    while len(reason.encode()) > MAX_REASON_BYTES and (end := reason.rfind(")", 0, end)) >= 0:
         begin = reason.rfind(" (", 0, end)
         if begin >= 0 and any(word[0].isdigit() for word in reason[begin + 2 : end].split()):
             reason = reason[:begin] + reason[end + 1 :]
             end = begin
-    if len(reason.encode()) <= REASON_LENGTH:
+    if len(reason.encode()) <= MAX_REASON_BYTES:
         return reason
-    room = REASON_LENGTH - len(CUT)
+    room = MAX_REASON_BYTES - len(CUT)
     begin_part = reason.encode()[: room // 2].decode(errors="ignore")
     end_part = reason.encode()[-(room // 2) :].decode(errors="ignore")
     return begin_part + CUT + end_part

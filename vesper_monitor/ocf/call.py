@@ -21,7 +21,7 @@ TYPE_CHECKING = False
 if TYPE_CHECKING:
     from collections.abc import Callable, Mapping
 
-__all__ = ["Call", "Code", "Exit", "finish_action", "log_line"]
+__all__ = ["Code", "OcfExit", "OcfInvocation", "finish_action", "log_line"]
 
 
 class Code(enum.IntEnum):
@@ -38,7 +38,7 @@ class Code(enum.IntEnum):
     DEGRADED = 190  #: runs, but not as it should: shown, not recovered
 
 
-class Exit(Exception):
+class OcfExit(Exception):
     """An action ends with something else than plain success.
 
     :param reason: one sentence an operator can act on; ``crm_mon`` shows it.
@@ -60,7 +60,7 @@ DEFAULT_TIMEOUT = {
 }
 
 
-class Call:
+class OcfInvocation:
     """One call: action, resource, parameters, and the time there is.
 
     :param environ: as Pacemaker sets it.
@@ -159,7 +159,7 @@ def finish_action(action: Callable[[], None]) -> int:
     """
     try:
         action()
-    except Exit as end:
+    except OcfExit as end:
         set_exit_reason(end.reason)
         return end.code
     return Code.SUCCESS

@@ -8,8 +8,8 @@ runs the monitor scripts.  Level 20 also requires that the guest is watched.
 
 from __future__ import annotations
 
-from vesper_monitor.client import DaemonError, DaemonUnavailable
-from vesper_monitor.ocf.call import Code, Exit, log_line
+from vesper_monitor.client import DaemonError, DaemonUnavailableError
+from vesper_monitor.ocf.call import Code, OcfExit, log_line
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
@@ -23,7 +23,7 @@ __all__ = ["check_guest"]
 def check_guest(agent: Agent) -> None:
     """Return when all is well.
 
-    :raises Exit: what is not.
+    :raises OcfExit: what is not.
     """
     # A recurring monitor that cannot tell is no reason to stop a VM that may be well.
     agent.report_status(unknown=Code.DEGRADED if agent.call.interval > 0 else Code.ERROR)
@@ -32,7 +32,7 @@ def check_guest(agent: Agent) -> None:
     pause = ""
     try:
         answer = agent.ask_vesperd("state")
-    except (DaemonUnavailable, DaemonError) as error:
+    except (DaemonUnavailableError, DaemonError) as error:
         unwatched = str(error)
     else:
         pause, fault = _text_field(answer, "paused", "text"), _text_field(answer, "fault", "reason")
@@ -52,17 +52,17 @@ def check_guest(agent: Agent) -> None:
             scripts.close()
         _report_problem(vm, wrong or "", pause)
     if unwatched and agent.call.check_level >= 20 and not pause:
-        raise Exit(
+        raise OcfExit(
             Code.DEGRADED, f"{vm} is not watched: {agent.read_unwatched_reason() or unwatched}"
         )
 
 
 def _report_problem(vm: str, wrong: str, pause: str) -> None:
-    """:raises Exit: something is wrong."""
+    """:raises OcfExit: something is wrong."""
     if not wrong:
         return
     if not pause:
-        raise Exit(Code.ERROR, wrong)
+        raise OcfExit(Code.ERROR, wrong)
     log_line(f"{vm}: not reported, {pause}: {wrong}")
 
 

@@ -20,7 +20,7 @@ import sys
 import time
 
 from vesper_monitor.ocf.basics import AGAIN, DEEP
-from vesper_monitor.ocf.call import Code, Exit, log_line
+from vesper_monitor.ocf.call import Code, OcfExit, log_line
 from vesper_monitor.ocf.toolstack import ToolstackError, spawn_command
 
 TYPE_CHECKING = False
@@ -81,7 +81,7 @@ def forget_deep_check(agent: Agent) -> None:
 def run_deep_monitor(agent: Agent) -> None:
     """Do a recurring monitor of level 10 or more.
 
-    :raises Exit: what is wrong.
+    :raises OcfExit: what is wrong.
     """
     from vesper_monitor.ocf.check import check_guest
 
@@ -97,12 +97,12 @@ def run_deep_monitor(agent: Agent) -> None:
             if found.code != OWN_LOOK and now - found.looked_at <= found.interval + POLL_S:
                 note.save_note(agent)
                 if found.code:
-                    raise Exit(Code(found.code), found.reason)
+                    raise OcfExit(Code(found.code), found.reason)
                 return
-    ended: Exit | None = None
+    ended: OcfExit | None = None
     try:
         check_guest(agent)
-    except Exit as end:
+    except OcfExit as end:
         ended = end
     if note is not None:
         note.looked_at = now
@@ -145,7 +145,7 @@ class DeepCheck:
     def take_turn(self) -> None:
         """Begin a look that is due; see to one that has ended.
 
-        :raises Exit: it has found a failure.
+        :raises OcfExit: it has found a failure.
         """
         now = time.monotonic()
         if self._job is None:
@@ -159,7 +159,7 @@ class DeepCheck:
         self.close()
         if code in (Code.ERROR, Code.NOT_RUNNING):
             reasons = [line.partition(":")[2] for line in said.splitlines() if _is_reason(line)]
-            raise Exit(Code(code), reasons[-1] if reasons else "the deeper look has failed")
+            raise OcfExit(Code(code), reasons[-1] if reasons else "the deeper look has failed")
 
     def close(self) -> None:
         if self._job is not None:

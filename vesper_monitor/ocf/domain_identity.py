@@ -29,7 +29,7 @@ TYPE_CHECKING = False
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
 
-    from vesper_monitor.ocf.call import Call
+    from vesper_monitor.ocf.call import OcfInvocation
 
 __all__ = [
     "ConfiguredName",
@@ -61,7 +61,7 @@ def kept_name(vm: str) -> str:
 
 
 def find_configured_name(
-    call: Call, config: str, read_name: Callable[[bytes], str]
+    call: OcfInvocation, config: str, read_name: Callable[[bytes], str]
 ) -> ConfiguredName:
     """Return the parameter ``name``, else the name in the configuration file.
 
@@ -104,7 +104,7 @@ class DomainIdentity:
     :param configured: what parameter and configuration file say.
     """
 
-    def __init__(self, call: Call, configured: ConfiguredName) -> None:
+    def __init__(self, call: OcfInvocation, configured: ConfiguredName) -> None:
         self._call = call
         self.configured = configured
         self._path = call.state_file(DOMAIN)

@@ -28,12 +28,12 @@ import base64
 import json
 import time
 
-from vesper_monitor.client import DaemonError, DaemonUnavailable
+from vesper_monitor.client import DaemonError, DaemonUnavailableError
 from vesper_monitor.ocf.basics import AGAIN, CARRIED
 from vesper_monitor.ocf.call import log_line
 from vesper_monitor.ocf.toolstack import (
     ToolstackError,
-    ToolstackMissing,
+    ToolstackMissingError,
     run_command,
     spawn_command,
 )
@@ -161,7 +161,7 @@ def _ask_for_fault(agent: Agent) -> dict[str, Any] | None:
             return fault if isinstance(fault, dict) else None
         except DaemonError as error:
             trouble = str(error)
-        except DaemonUnavailable as error:
+        except DaemonUnavailableError as error:
             if time.monotonic() < until:
                 time.sleep(VESPERD_PAUSE_S)
                 continue
@@ -189,7 +189,7 @@ class Arrival:
         try:
             command = _attrd_updater(self._agent, self._agent.call.node, "--query")
             self._query = spawn_command(command, hint="is Pacemaker installed?")
-        except ToolstackMissing:
+        except ToolstackMissingError:
             pass  # no cluster: nothing was sent
         except ToolstackError as error:
             log_line(f"{self._agent.vm}: what was sent here is not known: {error}")

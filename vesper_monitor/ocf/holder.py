@@ -14,7 +14,7 @@ import socket
 __all__ = ["find_trouble", "qemu_socket", "socket_folder"]
 
 #: Seconds for its answer.
-LIMIT = 1.0
+ANSWER_LIMIT_S = 1.0
 START_IT = "start it with: systemctl start vesper-ivshmem"
 
 
@@ -32,7 +32,7 @@ def find_trouble() -> str:
     path = os.path.join(socket_folder(), "control.sock")
     try:
         with socket.socket(socket.AF_UNIX) as sock:
-            sock.settimeout(LIMIT)
+            sock.settimeout(ANSWER_LIMIT_S)
             sock.connect(path)
             sock.sendall(b"ping\n")
             answer = json.loads(sock.makefile("rb").readline(4096))
@@ -41,7 +41,7 @@ def find_trouble() -> str:
         if answer.get("free") == 0:
             return f"vesper-ivshmem serves {answer.get('vms')} VMs and takes no more"
     except TimeoutError:
-        return f"vesper-ivshmem did not answer within {LIMIT:g} s ({path})"
+        return f"vesper-ivshmem did not answer within {ANSWER_LIMIT_S:g} s ({path})"
     except OSError as error:
         return f"vesper-ivshmem is not there ({path}: {error.strerror}); {START_IT}"
     except (ValueError, LookupError, TypeError, AttributeError):

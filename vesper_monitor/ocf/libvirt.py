@@ -15,7 +15,7 @@ TYPE_CHECKING = False
 if TYPE_CHECKING:
     from collections.abc import Mapping
 
-    from vesper_monitor.ocf.call import Call
+    from vesper_monitor.ocf.call import OcfInvocation
 
 __all__ = ["main", "read_settings"]
 
@@ -40,7 +40,7 @@ def _read_name(data: bytes) -> str:
     return read_name(data)
 
 
-def read_settings(call: Call, *, strict: bool) -> tuple[Settings, Options]:
+def read_settings(call: OcfInvocation, *, strict: bool) -> tuple[Settings, Options]:
     """Read the parameters.
 
     :raises Exit: code 6 with what is wrong, if strict.
@@ -129,7 +129,7 @@ def _unquote_value(value: str) -> str:
     return value.partition("#")[0].strip()
 
 
-def _build_agent(call: Call, strict: bool) -> Agent:
+def _build_agent(call: OcfInvocation, strict: bool) -> Agent:
     found, options = read_settings(call, strict=strict)
     return Agent(call, found, Virsh(options))
 

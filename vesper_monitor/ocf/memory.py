@@ -27,10 +27,10 @@ if TYPE_CHECKING:
 __all__ = ["make_room", "share_out"]
 
 #: Seconds for one command.
-LIMIT = 10.0
+LOOK_LIMIT_S = 10.0
 #: Seconds for the domains to give memory back before another is created.
-SHRINK = 10.0
-SHRINK_PAUSE = 0.5
+SHRINK_LIMIT_S = 10.0
+SHRINK_PAUSE_S = 0.5
 
 
 def make_room(agent: Agent) -> int | None:
@@ -62,9 +62,9 @@ def share_out(agent: Agent) -> None:
 def _share_out(agent: Agent, new: int) -> int | None:
     """:returns: MiB per domain; None: there is nothing to share."""
     host = _read_host_memory(agent)
-    total, _ = host.read_host_memory(agent.limit_call(LIMIT))
-    states = agent.toolstack.list_states(agent.limit_call(LIMIT))
-    domains = host.list_sizes(agent.limit_call(LIMIT))
+    total, _ = host.read_host_memory(agent.limit_call(LOOK_LIMIT_S))
+    states = agent.toolstack.list_states(agent.limit_call(LOOK_LIMIT_S))
+    domains = host.list_sizes(agent.limit_call(LOOK_LIMIT_S))
     running = [name for name in domains if states.get(name) in ALIVE]
     count = len(running) + new
     share = (total - agent.settings.reserved_memory) // count if count else 0
@@ -82,7 +82,7 @@ def _share_out(agent: Agent, new: int) -> int | None:
             log_line("memory is not shared out among all domains: the action's time is up")
             break
         try:
-            host.set_memory(name, share, agent.limit_call(LIMIT))
+            host.set_memory(name, share, agent.limit_call(LOOK_LIMIT_S))
         except ToolstackError as error:
             log_line(f"{name}: keeps its {domains[name][0]} MiB: {error}")
     log_line(f"memory: {share} MiB for each of {count} domains")
@@ -96,15 +96,15 @@ def _read_host_memory(agent: Agent) -> HostMemory:
 
 
 def _wait_for_free(agent: Agent, wanted: int) -> None:
-    end = time.monotonic() + min(SHRINK, agent.call.seconds_left() / 4)
+    end = time.monotonic() + min(SHRINK_LIMIT_S, agent.call.seconds_left() / 4)
     while True:
-        _, free = _read_host_memory(agent).read_host_memory(agent.limit_call(LIMIT))
+        _, free = _read_host_memory(agent).read_host_memory(agent.limit_call(LOOK_LIMIT_S))
         if free >= wanted:
             return
         if time.monotonic() >= end:
             log_line(f"memory: {free} of {wanted} MiB are free; trying all the same")
             return
-        time.sleep(SHRINK_PAUSE)
+        time.sleep(SHRINK_PAUSE_S)
 
 
 def _read_configured_number(path: str, key: str) -> int | None:

@@ -11,7 +11,7 @@ import time
 
 from vesper_monitor.domain_state import DomainState
 from vesper_monitor.ocf.basics import shorten_reason
-from vesper_monitor.ocf.call import Code, Exit, log_line
+from vesper_monitor.ocf.call import Code, OcfExit, log_line
 from vesper_monitor.ocf.toolstack import ToolstackError, run_command
 
 TYPE_CHECKING = False
@@ -21,13 +21,13 @@ if TYPE_CHECKING:
 __all__ = ["failure_attribute_name", "migrate_from", "migrate_to"]
 
 #: Seconds for a question to the cluster or the toolstack.
-ASK_LIMIT = 10.0
+ASK_LIMIT_S = 10.0
 #: Seconds without any sign of the domain at the target until it is given up.
-ARRIVAL = 10.0
+ARRIVAL_LIMIT_S = 10.0
 #: Seconds that must be left of a migration that has failed, to say so at the target.
 WITHDRAW_S = 4.0
 #: Seconds for what the toolstack has to do when it has arrived.
-ARRIVED_LIMIT = 20.0
+ARRIVED_LIMIT_S = 20.0
 
 
 def failure_attribute_name(vm: str) -> str:
@@ -38,11 +38,11 @@ def failure_attribute_name(vm: str) -> str:
 def migrate_to(agent: Agent) -> None:
     """Run at the source. Returns when the VM runs at the target.
 
-    :raises Exit: it does not; the text says whether it still runs here.
+    :raises OcfExit: it does not; the text says whether it still runs here.
     """
     try:
         _migrate_to(agent)
-    except Exit as end:
+    except OcfExit as end:
         # Of a migration Pacemaker keeps the result and not the exit reason
         # (lrm_rsc_op in the CIB, 2.1): crm_mon shows that it failed, not why.
         _show_failure(agent, end.reason)
@@ -66,7 +66,7 @@ def _show_failure(agent: Agent, reason: str) -> None:
         for word in ("attrd_updater", "--name", name, *words)
     ]
     try:
-        run_command(command, agent.limit_call(ASK_LIMIT))
+        run_command(command, agent.limit_call(ASK_LIMIT_S))
     except ToolstackError as error:
         log_line(f"{name}: {error}")
 
@@ -77,10 +77,10 @@ def _migrate_to(agent: Agent) -> None:
     agent.refuse_foreign(Code.ERROR)
     if mismatch := agent.identity.describe_mismatch():
         # What arrives has to be told apart there from what is configured: better not at all.
-        raise Exit(Code.ERROR, f"not migrated live: {mismatch}")
+        raise OcfExit(Code.ERROR, f"not migrated live: {mismatch}")
     vm, target = agent.vm, agent.call.migrate_target
     if not target:
-        raise Exit(
+        raise OcfExit(
             Code.ARGS, "migrate_to: Pacemaker gave no target (OCF_RESKEY_CRM_meta_migrate_target)"
         )
     try:
@@ -88,9 +88,9 @@ def _migrate_to(agent: Agent) -> None:
         vm = agent.vm
         paused = state is DomainState.PAUSED and agent.toolstack.migrates_paused
         if state is not DomainState.RUNNING and not paused:
-            raise Exit(Code.ERROR, f"{vm} cannot be migrated to {target}: it is {state.value} here")
-        if reason := agent.toolstack.explain_immovable(vm, agent.limit_call(ASK_LIMIT)):
-            raise Exit(Code.ERROR, f"{vm} cannot be migrated live: {reason}")
+            raise OcfExit(Code.ERROR, f"{vm} cannot be migrated to {target}: it is {state.value} here")
+        if reason := agent.toolstack.explain_immovable(vm, agent.limit_call(ASK_LIMIT_S)):
+            raise OcfExit(Code.ERROR, f"{vm} cannot be migrated live: {reason}")
         address = _find_target_address(agent, target)
         announce_domain(agent, target)
         log_line(f"{vm}: migrating to {target} ({address})")
@@ -102,7 +102,7 @@ def _migrate_to(agent: Agent) -> None:
         if agent.read_state() in (DomainState.RUNNING, DomainState.PAUSED):
             raise ToolstackError("the toolstack says it is done, but the domain still runs here")
     except ToolstackError as error:
-        raise Exit(Code.ERROR, f"{vm} was not migrated to {target}: {error}") from error
+        raise OcfExit(Code.ERROR, f"{vm} was not migrated to {target}: {error}") from error
     log_line(f"{vm}: migrated to {target}")
 
 
@@ -124,14 +124,14 @@ def _withdraw(agent: Agent, target: str) -> None:
 def migrate_from(agent: Agent) -> None:
     """Run at the target. Returns when the VM runs here, or is paused here as it left.
 
-    :raises Exit: it does not.
+    :raises OcfExit: it does not.
     """
     arrival = agent.arrival
     agent.forget_carried()
     try:
         _wait_for_domain(agent)
         agent.keep_unwatched_reason(
-            agent.toolstack.finish_arrival(agent.vm, agent.limit_call(ARRIVED_LIMIT))
+            agent.toolstack.finish_arrival(agent.vm, agent.limit_call(ARRIVED_LIMIT_S))
         )
         arrival.receive_fault()
     finally:
@@ -149,7 +149,7 @@ def migrate_from(agent: Agent) -> None:
 
 
 def _wait_for_domain(agent: Agent) -> None:
-    """:raises Exit: it does not arrive."""
+    """:raises OcfExit: it does not arrive."""
     seen = time.monotonic()
     trouble = ""
     vm = agent.vm
@@ -168,12 +168,12 @@ def _wait_for_domain(agent: Agent) -> None:
             trouble = ", ".join(f"{name} is {s.value}" for name, s in present.items())
             if present:
                 seen = time.monotonic()
-            elif time.monotonic() - seen > ARRIVAL:
-                raise Exit(Code.ERROR, f"{vm} did not arrive on node {agent.call.node}")
+            elif time.monotonic() - seen > ARRIVAL_LIMIT_S:
+                raise OcfExit(Code.ERROR, f"{vm} did not arrive on node {agent.call.node}")
         except ToolstackError as error:
             trouble = str(error)
         agent.pause_before_next_look(max(0.0, agent.call.seconds_left() - 2.0))
-    raise Exit(
+    raise OcfExit(
         Code.ERROR,
         f"{vm} did not arrive on node {agent.call.node} within the operation's timeout: "
         f"{trouble or 'no such domain'}",
@@ -189,7 +189,7 @@ def _find_target_address(agent: Agent, target: str) -> str:
     code, text = run_command(
         ["crm_attribute", "--type", "nodes", "--node", target, "--name", attribute,
          "--query", "--quiet"],
-        agent.limit_call(ASK_LIMIT),
+        agent.limit_call(ASK_LIMIT_S),
     )
     # fmt: on
     value = text.strip() if code == 0 else ""

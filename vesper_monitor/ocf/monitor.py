@@ -22,11 +22,11 @@ import os
 import select
 import time
 
-from vesper_monitor.client import DaemonError, DaemonUnavailable
+from vesper_monitor.client import DaemonError, DaemonUnavailableError
 from vesper_monitor.domain_state import DomainState
 from vesper_monitor.ocf.agent import ALIVE
 from vesper_monitor.ocf.basics import AGAIN, DEEP, call_key, waiting_time
-from vesper_monitor.ocf.call import Code, Exit, log_line
+from vesper_monitor.ocf.call import Code, OcfExit, log_line
 from vesper_monitor.ocf.toolstack import ToolstackError, run_command
 
 TYPE_CHECKING = False
@@ -40,19 +40,19 @@ if TYPE_CHECKING:
 __all__ = ["Monitor"]
 
 #: Seconds that vesperd's answer may be late.
-ANSWER_GRACE = 1.0
+ANSWER_GRACE_S = 1.0
 #: Seconds without vesperd until the monitor says so.
-RECONNECT = 10.0
+RECONNECT_LIMIT_S = 10.0
 #: Seconds between two tries to reach vesperd.
-RECONNECT_PAUSE = 0.2
+RECONNECT_PAUSE_S = 0.2
 #: Seconds between two looks for a domain that may be rebooting.
-REBOOT_PAUSE = 0.5
+REBOOT_PAUSE_S = 0.5
 #: Seconds for the toolstack to restart a domain that it shows as crashed.
 RESTART_S = 5.0
 #: Seconds for the cluster to take over a wanted power-off.
-ACCEPT_LIMIT = 10.0
+ACCEPT_LIMIT_S = 10.0
 #: Seconds for what a toolstack does now and then.
-TEND_LIMIT = 5.0
+TEND_LIMIT_S = 5.0
 #: Seconds for vesperd to learn why a domain has ended that it did not watch well.
 CAUSE_WAIT_S = 2.0
 #: Seconds that one poll(2) waits at most.
@@ -73,7 +73,7 @@ class Monitor:
     def run(self) -> None:
         """Return when all is well.
 
-        :raises Exit: a fault (1), dead (7 or 1), degraded (190).
+        :raises OcfExit: a fault (1), dead (7 or 1), degraded (190).
         """
         try:
             self._run_once()
@@ -83,7 +83,7 @@ class Monitor:
     def _run_once(self) -> None:
         degraded = self._watch_all()
         agent = self._agent
-        agent.toolstack.tend_domain(self._vm, agent.limit_call(TEND_LIMIT))
+        agent.toolstack.tend_domain(self._vm, agent.limit_call(TEND_LIMIT_S))
         if agent.settings.utilization or agent.settings.no_utilization:
             from vesper_monitor.ocf import utilization
 
@@ -91,7 +91,7 @@ class Monitor:
         if degraded is not None:
             raise degraded
         if mismatch := agent.identity.describe_mismatch():
-            raise Exit(Code.DEGRADED, mismatch)
+            raise OcfExit(Code.DEGRADED, mismatch)
         if self._asks_vesperd_only():
             # The next monitor need not read all this.
             question = json.dumps({"op": "wait", **self._build_question()}).removesuffix("}")
@@ -107,11 +107,11 @@ class Monitor:
             or self._agent.toolstack.tends
         )
 
-    def _watch_all(self) -> Exit | None:
+    def _watch_all(self) -> OcfExit | None:
         """Wait until there is something to say.
 
         :returns: why the VM is watched less well than it should; None: it is not.
-        :raises Exit: a fault, or dead.
+        :raises OcfExit: a fault, or dead.
         """
         self._check_identity()
         if os.path.exists(self._agent.call.state_file(DEEP)):
@@ -122,11 +122,11 @@ class Monitor:
             from vesper_monitor.ocf.scripts import Scripts
 
             self._scripts = Scripts(self._agent)
-        degraded: Exit | None = None
+        degraded: OcfExit | None = None
         try:
             try:
                 self._watch_without_vesperd()
-            except Exit as end:
+            except OcfExit as end:
                 if end.code is not Code.DEGRADED:
                     raise
                 degraded = end
@@ -140,11 +140,11 @@ class Monitor:
 
     def _check_identity(self) -> None:
         """
-        :raises Exit: which domain the resource runs is not known (degraded), or none (7).
+        :raises OcfExit: which domain the resource runs is not known (degraded), or none (7).
         """
         agent = self._agent
         if agent.refuse_foreign(Code.DEGRADED):
-            raise Exit(Code.NOT_RUNNING, f"{self._vm} is not running")
+            raise OcfExit(Code.NOT_RUNNING, f"{self._vm} is not running")
         if mismatch := agent.identity.describe_mismatch():
             # vesperd says it to a monitor that waits, and does not call it well meanwhile.
             agent.settings.doubts.insert(0, mismatch)
@@ -155,14 +155,14 @@ class Monitor:
                 return
         except ToolstackError as error:
             log_line(f"{self._vm}: {error}")
-        raise Exit(
+        raise OcfExit(
             Code.DEGRADED,
             f"which domain {agent.call.resource} runs is not known: "
             f"{agent.settings.configured.trouble}",
         )
 
     def _judge_scripts(self, wrong: str | None) -> None:
-        """:raises Exit: one has failed, and that is to be reported."""
+        """:raises OcfExit: one has failed, and that is to be reported."""
         if wrong is None:
             return
         if pause := self._agent.find_pause():
@@ -170,12 +170,12 @@ class Monitor:
             assert self._scripts is not None
             self._scripts.close()
             return
-        raise Exit(Code.ERROR, wrong)
+        raise OcfExit(Code.ERROR, wrong)
 
     def _wait_for_answer(self, descriptor: int | None, until: float) -> None:
         """Until there is an answer, or the time is up; scripts run meanwhile.
 
-        :raises Exit: a script, or the deeper look, has failed.
+        :raises OcfExit: a script, or the deeper look, has failed.
         """
         while True:
             turn = until if self._deep is None else min(until, self._deep.next_turn())
@@ -196,17 +196,17 @@ class Monitor:
                 answer = self._wait_for_vesperd()
             except DaemonError as error:
                 self._look_at_domain()
-                raise Exit(Code.DEGRADED, f"{self._vm} is not watched: {error.text}") from error
-            except DaemonUnavailable as error:
+                raise OcfExit(Code.DEGRADED, f"{self._vm} is not watched: {error.text}") from error
+            except DaemonUnavailableError as error:
                 now = time.monotonic()
                 if lost is None:
                     lost = now
                     self._look_at_domain()
-                if self._first or now >= min(self._end, lost + RECONNECT):
+                if self._first or now >= min(self._end, lost + RECONNECT_LIMIT_S):
                     if not self._first and now - lost > 1.0:
                         self._look_at_domain()
-                    raise Exit(Code.DEGRADED, f"{self._vm} is not watched: {error}") from error
-                self._wait_for_answer(None, time.monotonic() + RECONNECT_PAUSE)
+                    raise OcfExit(Code.DEGRADED, f"{self._vm} is not watched: {error}") from error
+                self._wait_for_answer(None, time.monotonic() + RECONNECT_PAUSE_S)
             else:
                 return self._judge_answer(answer)
 
@@ -222,9 +222,9 @@ class Monitor:
             "wait", **question, **first, **carried, timeout=left
         )
         if self._scripts is not None or self._deep is not None:
-            self._wait_for_answer(descriptor, self._end + ANSWER_GRACE)
+            self._wait_for_answer(descriptor, self._end + ANSWER_GRACE_S)
         left = max(0.0, self._end - time.monotonic())
-        answer = agent.vesperd.finish_request(left + ANSWER_GRACE)
+        answer = agent.vesperd.finish_request(left + ANSWER_GRACE_S)
         if carried:
             agent.forget_carried()
         return answer
@@ -246,7 +246,7 @@ class Monitor:
             self._agent.keep_unwatched_reason("")
             return
         if result == "fault":
-            raise Exit(Code.ERROR, reason)
+            raise OcfExit(Code.ERROR, reason)
         if result == "degraded":
             if self._look_unwatched():
                 return
@@ -254,7 +254,7 @@ class Monitor:
             note = (
                 "" if reason in self._agent.settings.doubts else self._agent.read_unwatched_reason()
             )
-            raise Exit(Code.DEGRADED, f"{self._vm} is not watched: {note}" if note else reason)
+            raise OcfExit(Code.DEGRADED, f"{self._vm} is not watched: {note}" if note else reason)
         if result == "dead":
             told = answer.get("fault")
             if told:
@@ -266,7 +266,7 @@ class Monitor:
             # A panic that is a fault has the VM start elsewhere, whatever the toolstack does with
             # its domain, and whether or not it is known what that is.
             if (crashed and not restarts) or answer.get("panicked") is True:
-                raise Exit(Code.ERROR, reason)
+                raise OcfExit(Code.ERROR, reason)
             if cause == "asked" and self._agent.settings.poweroff_wanted:
                 self._accept_power_off(reason)
                 return
@@ -274,20 +274,20 @@ class Monitor:
                 self._look_at_domain(
                     reason, may_reboot=restarts or cause not in ("asked", "failure")
                 )
-            except Exit as gone:
+            except OcfExit as gone:
                 # Pacemaker was told of the fault that has led to this, with
                 # this code, and would count another one as another failure.
                 if told and gone.code == Code.NOT_RUNNING:
-                    raise Exit(Code.ERROR, reason) from None
+                    raise OcfExit(Code.ERROR, reason) from None
                 raise
             # It is there again: it has rebooted. A domain with another id is
             # another instance, whose start vesperd must be told.
             log_line(f"{self._vm}: runs again, so it has rebooted ({reason})")
             self._agent.claim_domain()
             if trouble := self._agent.tell_started():
-                raise Exit(Code.DEGRADED, f"{self._vm} runs and is not watched: {trouble}")
+                raise OcfExit(Code.DEGRADED, f"{self._vm} runs and is not watched: {trouble}")
             return
-        raise Exit(
+        raise OcfExit(
             Code.DEGRADED,
             f"{self._vm} is not watched: vesperd answered {str(result)[:40]!r}; are it and this "
             "agent of the same version?",
@@ -297,19 +297,19 @@ class Monitor:
         """Whoever does not watch a domain does not see its end either, or not yet.
 
         :returns: whether its end is seen to, so that all is well.
-        :raises Exit: it does not run, with the cause if vesperd has learned it meanwhile.
+        :raises OcfExit: it does not run, with the cause if vesperd has learned it meanwhile.
         """
         try:
             self._look_at_domain()
             return False
-        except Exit as end:
+        except OcfExit as end:
             if end.code is Code.DEGRADED:
                 raise
             vesperd = self._agent.vesperd
             try:
                 vesperd.begin_request("wait", **self._build_question(), timeout=CAUSE_WAIT_S)
-                answer = vesperd.finish_request(CAUSE_WAIT_S + ANSWER_GRACE)
-            except (DaemonUnavailable, DaemonError):
+                answer = vesperd.finish_request(CAUSE_WAIT_S + ANSWER_GRACE_S)
+            except (DaemonUnavailableError, DaemonError):
                 raise end from None
             if answer.get("result") != "dead":
                 raise
@@ -319,7 +319,7 @@ class Monitor:
     def _accept_power_off(self, reason: str) -> None:
         """The guest has powered itself off, which is wanted: the resource is to be stopped.
 
-        :raises Exit: the cluster does not take it.
+        :raises OcfExit: the cluster does not take it.
         """
         agent = self._agent
         log_line(
@@ -330,11 +330,11 @@ class Monitor:
                    "--set-parameter", "target-role", "--parameter-value", "Stopped"]
         # fmt: on
         try:
-            code, text = run_command(command, agent.limit_call(ACCEPT_LIMIT))
+            code, text = run_command(command, agent.limit_call(ACCEPT_LIMIT_S))
         except ToolstackError as error:
             code, text = 1, str(error)
         if code != 0:
-            raise Exit(Code.NOT_RUNNING, f"{reason}; target-role could not be set: {text.strip()}")
+            raise OcfExit(Code.NOT_RUNNING, f"{reason}; target-role could not be set: {text.strip()}")
 
     def _look_at_domain(self, reason: str = "", *, may_reboot: bool = True) -> None:
         """Return if the domain runs.
@@ -344,7 +344,7 @@ class Monitor:
 
         :param reason: why it is looked at, if it may be dead.
         :param may_reboot: it is not known to be gone for good.
-        :raises Exit: it does not run, or that cannot be told.
+        :raises OcfExit: it does not run, or that cannot be told.
         """
         agent = self._agent
         gap, waits = agent.toolstack.reboot_gap if may_reboot else 0.0, False
@@ -355,7 +355,7 @@ class Monitor:
             except ToolstackError as error:
                 # Not known is no reason to stop a VM that may be well.
                 because = f" ({reason})" if reason else ""
-                raise Exit(
+                raise OcfExit(
                     Code.DEGRADED, f"whether {self._vm} runs cannot be told{because}: {error}"
                 ) from error
             self._vm = agent.vm
@@ -371,14 +371,14 @@ class Monitor:
                 )
             late = time.monotonic() >= until
             if state is DomainState.CRASHED and (late or not waits):
-                raise Exit(Code.ERROR, reason or f"{self._vm} is {agent.describe_state(state)}")
+                raise OcfExit(Code.ERROR, reason or f"{self._vm} is {agent.describe_state(state)}")
             if late:
                 break
-            time.sleep(REBOOT_PAUSE)
+            time.sleep(REBOOT_PAUSE_S)
         if state is DomainState.GONE:
-            raise Exit(Code.NOT_RUNNING, reason or f"{self._vm} is not running any more")
+            raise OcfExit(Code.NOT_RUNNING, reason or f"{self._vm} is not running any more")
         reason = reason or f"{self._vm} is {agent.describe_state(state)}"
-        raise Exit(Code.ERROR, f"{reason}; not started again within {gap:.0f} s" if gap else reason)
+        raise OcfExit(Code.ERROR, f"{reason}; not started again within {gap:.0f} s" if gap else reason)
 
 
 def _wait_readable(descriptor: int | None, until: float) -> bool:

@@ -9,19 +9,19 @@ only what the VM cannot run with, and only ``validate-all`` refuses the rest.
 from __future__ import annotations
 
 from vesper_monitor.ocf.agent import DEFAULT_PROBES
-from vesper_monitor.ocf.call import Code, Exit, log_line
+from vesper_monitor.ocf.call import Code, OcfExit, log_line
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
     from collections.abc import Callable
 
     from vesper_monitor.ocf.agent import Settings
-    from vesper_monitor.ocf.call import Call
+    from vesper_monitor.ocf.call import OcfInvocation
 
 __all__ = ["Reader"]
 
 #: Longest name of a process that the kernel keeps (TASK_COMM_LEN - 1).
-COMM_LENGTH = 15
+MAX_COMM_CHARS = 15
 #: Names in one list that vesperd takes (MAX_NAMES in vesper_monitor/daemon/request.py).
 MAX_NAMES = 64
 
@@ -37,7 +37,7 @@ class Reader:
     with whatever the configuration is.
     """
 
-    def __init__(self, call: Call) -> None:
+    def __init__(self, call: OcfInvocation) -> None:
         self._call = call
         #: with what the VM cannot run, in the order in which it was found
         self.wrong: list[str] = []
@@ -99,7 +99,7 @@ class Reader:
         found.fault_on = self.read_text("fault_on").strip()
         found.pause_timeout = self.read_number("pause_timeout", None)
         found.hang_timeout = self.read_number("hang_timeout", None)
-        if found.hang_timeout == 1:  # vesper_monitor.guest.liveness.MIN_TIMEOUT
+        if found.hang_timeout == 1:  # vesper_monitor.guest.liveness.MIN_TIMEOUT_S
             self.note_doubt("hang_timeout", "parameter hang_timeout=1: must be 0 or at least 2")
         found.boot_timeout = self.read_number("boot_timeout", None)
         found.scripts = self.read_text("monitor_scripts").split()
@@ -111,7 +111,7 @@ class Reader:
     def refuse_wrong_values(self, found: Settings) -> None:
         """Refuse what is wrong, and say what is doubtful.
 
-        :raises Exit: code 6 with the first thing that is wrong: for a start
+        :raises OcfExit: code 6 with the first thing that is wrong: for a start
             what the VM cannot run with, for ``validate-all`` anything.
         """
         doubts = self.doubts + self.remarks
@@ -122,7 +122,7 @@ class Reader:
         refused = self.wrong + (doubts if self._call.action == "validate-all" else [])
         # Pacemaker would stop a running VM on all nodes for a reload that fails.
         if refused and self._call.action != "reload-agent":
-            raise Exit(Code.CONFIGURED, refused[0])
+            raise OcfExit(Code.CONFIGURED, refused[0])
         for text in self.wrong + doubts:
             log_line(text)
 
@@ -144,10 +144,10 @@ def _wrong_service(name: str) -> str:
             f"parameter services: {name} is a path; needed is the process's name as "
             "'ps -o comm' in the guest shows it"
         )
-    short = name.encode()[:COMM_LENGTH].decode(errors="ignore")
+    short = name.encode()[:MAX_COMM_CHARS].decode(errors="ignore")
     if short != name:
         return (
-            f"parameter services: {name} is longer than the {COMM_LENGTH} bytes of a process's "
+            f"parameter services: {name} is longer than the {MAX_COMM_CHARS} bytes of a process's "
             f"name that the kernel keeps; write {short}"
         )
     return ""

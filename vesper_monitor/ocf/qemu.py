@@ -9,26 +9,26 @@ import time
 
 from vesper_monitor import qemu_monitor, qemu_process
 from vesper_monitor.ocf.call import log_line
-from vesper_monitor.ocf.toolstack import ToolstackError, ToolstackHangs
+from vesper_monitor.ocf.toolstack import ToolstackError, ToolstackHangsError
 
 __all__ = ["has_shut_down", "kill_process", "press_power_button"]
 
 #: Seconds for QEMU's monitor.
-MONITOR_LIMIT = 2.0
+MONITOR_LIMIT_S = 2.0
 #: Seconds for QEMU to end after SIGTERM.
-TERM_LIMIT = 5.0
-KILL_PAUSE = 0.05
+TERM_LIMIT_S = 5.0
+KILL_PAUSE_S = 0.05
 
 
 def press_power_button(name: str) -> None:
     """The guest's power button.
 
-    :raises ToolstackHangs: QEMU's monitor is not to be had.
+    :raises ToolstackHangsError: QEMU's monitor is not to be had.
     """
     try:
-        qemu_monitor.ask_qemu(name, "system_powerdown", limit=MONITOR_LIMIT)
+        qemu_monitor.ask_qemu(name, "system_powerdown", limit=MONITOR_LIMIT_S)
     except OSError as error:
-        raise ToolstackHangs(
+        raise ToolstackHangsError(
             f"libvirtd does not answer; and QEMU's monitor: {error.strerror or error}"
         ) from None
 
@@ -36,9 +36,9 @@ def press_power_button(name: str) -> None:
 def has_shut_down(name: str) -> bool:
     """Whether the guest has; then QEMU, which stays for libvirt (-no-shutdown), is ended."""
     try:
-        if qemu_monitor.ask_qemu(name, "query-status", limit=MONITOR_LIMIT)["status"] != "shutdown":
+        if qemu_monitor.ask_qemu(name, "query-status", limit=MONITOR_LIMIT_S)["status"] != "shutdown":
             return False
-        qemu_monitor.ask_qemu(name, "quit", limit=MONITOR_LIMIT)
+        qemu_monitor.ask_qemu(name, "quit", limit=MONITOR_LIMIT_S)
     except (OSError, LookupError, TypeError):
         return False  # it ends just now, or libvirtd is back
     return True
@@ -64,7 +64,7 @@ def kill_process(name: str, end: float, trouble: ToolstackError) -> None:
         log_line(f"{name}: {trouble}; ending its QEMU, process {pid}")
         left = max(0.0, end - time.monotonic())
         for number, until in (
-            (signal.SIGTERM, time.monotonic() + min(TERM_LIMIT, left / 2)),
+            (signal.SIGTERM, time.monotonic() + min(TERM_LIMIT_S, left / 2)),
             (signal.SIGKILL, end),
         ):
             try:
@@ -74,7 +74,7 @@ def kill_process(name: str, end: float, trouble: ToolstackError) -> None:
             while qemu_process.find_qemu_pid(name) == pid:
                 if time.monotonic() >= until:
                     break
-                time.sleep(KILL_PAUSE)
+                time.sleep(KILL_PAUSE_S)
             else:
                 return
         raise ToolstackError(

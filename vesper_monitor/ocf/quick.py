@@ -43,12 +43,13 @@ if TYPE_CHECKING:
 __all__ = ["run_fast_monitor"]
 
 #: Seconds for vesperd to answer; it need not ask anybody.
-LIMIT = 1.0
+ANSWER_LIMIT_S = 1.0
 #: What it says.
 ALIVE = b'{"ok": true, "alive": true}\n'
 FINE = b'{"ok": true, "result": "fine"}\n'
 FAULT = b'{"ok": true, "result": "fault", "reason": "'
-SUCCESS, ERROR = 0, 1
+SUCCESS = 0
+ERROR = 1
 
 
 def run_fast_monitor(environ: Mapping[str, str]) -> tuple[int | None, bytes]:
@@ -86,7 +87,7 @@ def _is_alive(environ: Mapping[str, str]) -> bool:
     if key != config_key(environ) or not given.isprintable() or '"' in given or "\\" in given:
         return False
     question = f'{{"op": "alive", "resource": "{resource}", "vm": "{name}", "domain": "{ident}"}}\n'
-    if not ident or _ask_vesperd(environ, question.encode(), LIMIT) != ALIVE:
+    if not ident or _ask_vesperd(environ, question.encode(), ANSWER_LIMIT_S) != ALIVE:
         return False
     mark_first(state_file(folder, resource, FIRST))
     return True
@@ -101,8 +102,8 @@ def _wait_as_before(environ: Mapping[str, str]) -> bytes:
             key, _, question = file.read().partition("\n")
     except (OSError, ValueError):
         return b""
-    left = waiting_time(timeout) - process_age() - LIMIT
-    if key != call_key(environ) or left < LIMIT:
+    left = waiting_time(timeout) - process_age() - ANSWER_LIMIT_S
+    if key != call_key(environ) or left < ANSWER_LIMIT_S:
         return b""
     if not os.path.exists(state_file(folder, resource, DOMAIN)):
         return b""  # another resource has its domain now
@@ -112,7 +113,7 @@ def _wait_as_before(environ: Mapping[str, str]) -> bytes:
     begin_waiting(mark)
     try:
         return _ask_vesperd(
-            environ, f'{question}, "timeout": {left:.3f}}}\n'.encode(), left + LIMIT
+            environ, f'{question}, "timeout": {left:.3f}}}\n'.encode(), left + ANSWER_LIMIT_S
         )
     finally:
         end_waiting(mark)
@@ -144,7 +145,7 @@ def _connect_to_vesperd(connection: socket, path: str) -> None:
 
     :raises OSError:
     """
-    end = time.monotonic() + LIMIT
+    end = time.monotonic() + ANSWER_LIMIT_S
     for name in (f"{path}.root", path):
         while True:
             connection.settimeout(max(0.001, end - time.monotonic()))

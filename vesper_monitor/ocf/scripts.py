@@ -20,7 +20,7 @@ import select
 import signal
 import time
 
-from vesper_monitor.ocf.call import Code, Exit, log_line
+from vesper_monitor.ocf.call import Code, OcfExit, log_line
 from vesper_monitor.ocf.toolstack import ToolstackError, spawn_command
 
 TYPE_CHECKING = False
@@ -33,11 +33,11 @@ if TYPE_CHECKING:
 __all__ = ["Scripts", "wait_for_success"]
 
 #: Seconds before the end of the action at which all scripts have ended.
-MARGIN = 1.5
+MARGIN_S = 1.5
 #: Seconds between two rounds of a start.
-RETRY_PAUSE = 1.0
+RETRY_PAUSE_S = 1.0
 #: Seconds between two looks where the kernel has no pidfd_open() (before 5.3).
-LOOK_PAUSE = 0.1
+LOOK_PAUSE_S = 0.1
 
 
 class Scripts:
@@ -48,7 +48,7 @@ class Scripts:
         self._commands = settings.scripts
         self._limit = settings.script_timeout
         self._interval = settings.script_interval
-        self._deadline = agent.call.deadline - MARGIN
+        self._deadline = agent.call.deadline - MARGIN_S
         self._jobs: dict[str, Background] = {}
         self._end = 0.0  # of the round
         self._due: float | None = None  # when the next round begins; None: now
@@ -108,7 +108,7 @@ class Scripts:
                 )
             except ToolstackError as error:
                 # Not known is not failed: it was there when the VM was started.
-                raise Exit(Code.DEGRADED, f"monitor script {error}") from error
+                raise OcfExit(Code.DEGRADED, f"monitor script {error}") from error
 
     def _check_running_script(self) -> str | None:
         late = time.monotonic() >= self._end
@@ -148,7 +148,7 @@ class Scripts:
                 try:
                     watched.append(os.pidfd_open(job.pid))
                 except OSError:  # it has just ended, or there is no such call
-                    seconds = min(seconds, LOOK_PAUSE)
+                    seconds = min(seconds, LOOK_PAUSE_S)
                     continue
                 poll.register(watched[-1], select.POLLIN)
             ready = poll.poll(max(0.0, min(seconds, 3600.0)) * 1000)
@@ -161,22 +161,22 @@ class Scripts:
 def wait_for_success(agent: Agent) -> None:
     """A VM is started when its scripts succeed, as with the stock agent.
 
-    :raises Exit: they do not within the operation's timeout.
+    :raises OcfExit: they do not within the operation's timeout.
     """
     while True:
         scripts = Scripts(agent)
         try:
             wrong = scripts.run_one_round()
-        except Exit as error:
-            raise Exit(Code.INSTALLED, error.reason) from error
+        except OcfExit as error:
+            raise OcfExit(Code.INSTALLED, error.reason) from error
         finally:
             scripts.close()
         if wrong is None:
             return
-        if agent.call.seconds_left() < MARGIN + RETRY_PAUSE + 1.0:
-            raise Exit(Code.ERROR, f"{agent.vm} runs, but {wrong}")
+        if agent.call.seconds_left() < MARGIN_S + RETRY_PAUSE_S + 1.0:
+            raise OcfExit(Code.ERROR, f"{agent.vm} runs, but {wrong}")
         log_line(f"{agent.vm}: {wrong}; trying again")
-        time.sleep(RETRY_PAUSE)
+        time.sleep(RETRY_PAUSE_S)
 
 
 def _describe_status(code: int) -> str:

@@ -6,7 +6,7 @@ from __future__ import annotations
 import time
 
 from vesper_monitor.ocf.call import log_line
-from vesper_monitor.ocf.toolstack import ToolstackError, ToolstackMissing
+from vesper_monitor.ocf.toolstack import ToolstackError, ToolstackMissingError
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
@@ -45,7 +45,7 @@ class Shutdown:
     def go_on(self, limit: float) -> None:
         """Ask, ask again, or look what has become of the request, for ``limit`` s at most.
 
-        :raises ToolstackMissing: the toolstack is not installed.
+        :raises ToolstackMissingError: the toolstack is not installed.
         """
         if self._request is None:
             if time.monotonic() >= self._ask_at:
@@ -64,7 +64,7 @@ class Shutdown:
         now = time.monotonic()
         try:
             self._request = self._toolstack.request_shutdown(self._vm)
-        except ToolstackMissing:
+        except ToolstackMissingError:
             raise
         except ToolstackError as error:
             self._ask_at = time.monotonic() + RETRY_PAUSE_S

@@ -14,15 +14,15 @@ from __future__ import annotations
 
 import time
 
-from vesper_monitor.client import DaemonError, DaemonUnavailable
+from vesper_monitor.client import DaemonError, DaemonUnavailableError
 from vesper_monitor.domain_state import DomainState
 from vesper_monitor.ocf import deep_check
-from vesper_monitor.ocf.agent import ALIVE, LOOK_PAUSE
-from vesper_monitor.ocf.call import Code, Exit, log_line
+from vesper_monitor.ocf.agent import ALIVE, LOOK_PAUSE_S
+from vesper_monitor.ocf.call import Code, OcfExit, log_line
 from vesper_monitor.ocf.domain_identity import kept_name
 from vesper_monitor.ocf.shutdown import Shutdown
 from vesper_monitor.ocf.stop_time import DestroyReserve
-from vesper_monitor.ocf.toolstack import ToolstackError, ToolstackMissing
+from vesper_monitor.ocf.toolstack import ToolstackError, ToolstackMissingError
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
@@ -35,10 +35,10 @@ __all__ = ["Stop", "drop_kept", "remove_domain"]
 
 #: Seconds for the toolstack's own daemon to clear away a domain that has shut
 #: down (on_poweroff). A destroy meanwhile would only do the same work twice.
-CLEAR_AWAY = 10.0
+CLEAR_AWAY_S = 10.0
 #: Seconds that a guest has for its shutdown where nobody says anything
 #: (the stock agent's value for a call without a timeout).
-SHUTDOWN_WITHOUT_TIMEOUT = 60.0
+SHUTDOWN_WITHOUT_TIMEOUT_S = 60.0
 #: Causes of a domain's end, as vesperd has them, after which it does not come back.
 FINAL_CAUSES = ("asked", "failure")
 #: Seconds: a guest that gets less than that to shut down is destroyed at once.
@@ -46,10 +46,10 @@ LEAST_SHUTDOWN_S = 2.0
 #: Seconds that one try to destroy a domain may take, if they are left.
 LEAST_DESTROY_S = 5.0
 #: Seconds for what a toolstack does now and then.
-TEND_LIMIT = 10.0
+TEND_LIMIT_S = 10.0
 #: Seconds for a guest whose panic is known to become a crashed domain, where
 #: that is to be kept.
-CRASH_TIME = 3.0
+CRASH_TIME_S = 3.0
 
 
 class Stop:
@@ -65,7 +65,7 @@ class Stop:
 
     def run_stop(self) -> None:
         """
-        :raises Exit: the domain is there at the end of the time, or not known
+        :raises OcfExit: the domain is there at the end of the time, or not known
             to be gone.
         """
         agent = self._agent
@@ -81,7 +81,7 @@ class Stop:
         try:
             self._end_domain(known)
             remove_domain(agent, self._reserve)
-        except ToolstackMissing as error:
+        except ToolstackMissingError as error:
             self._without_toolstack(error)
         except ToolstackError as error:
             log_line(f"{self._vm}: {error}")
@@ -97,7 +97,7 @@ class Stop:
         """Tell vesperd; what it knows of the activation that ends."""
         try:
             return self._agent.ask_vesperd("stop")
-        except (DaemonUnavailable, DaemonError) as error:
+        except (DaemonUnavailableError, DaemonError) as error:
             log_line(f"{self._vm}: vesperd was not told of the stop: {error}")
             return {}
 
@@ -119,7 +119,7 @@ class Stop:
         if state in ALIVE and gone:
             state = self._let_crash()
         elif state in ALIVE:
-            agent.toolstack.tend_domain(self._vm, agent.limit_call(TEND_LIMIT))
+            agent.toolstack.tend_domain(self._vm, agent.limit_call(TEND_LIMIT_S))
             if reason:
                 log_line(f"{self._vm}: the system inside still runs, it is to shut down: {reason}")
             # What has a fault is not saved: it would come back with it.
@@ -142,7 +142,7 @@ class Stop:
         while True:
             try:
                 return self._agent.read_state()
-            except ToolstackMissing:
+            except ToolstackMissingError:
                 raise
             except ToolstackError as error:
                 if self._shutdown_time_left() <= LEAST_SHUTDOWN_S:
@@ -150,10 +150,10 @@ class Stop:
                 log_line(f"{self._vm}: {error}; looking again")
                 self._agent.pause_before_next_look()
 
-    def _without_toolstack(self, error: ToolstackMissing) -> None:
+    def _without_toolstack(self, error: ToolstackMissingError) -> None:
         if self._agent.state_by_vesperd() is DomainState.GONE:
             return
-        raise Exit(Code.INSTALLED, f"whether {self._vm} is gone cannot be told: {error}") from error
+        raise OcfExit(Code.INSTALLED, f"whether {self._vm} is gone cannot be told: {error}") from error
 
     # -- shutdown -----------------------------------------------------------
 
@@ -173,11 +173,11 @@ class Stop:
             # How long the looks take shows how busy the host is: a destroy will
             # take longer, too.
             while (left := min(end - time.monotonic(), self._shutdown_time_left())) > 0:
-                shutdown.go_on(min(LOOK_PAUSE, left))
+                shutdown.go_on(min(LOOK_PAUSE_S, left))
                 try:
                     if agent.read_state(max(left, 1.0)) not in ALIVE:
                         return True
-                except ToolstackMissing:
+                except ToolstackMissingError:
                     raise
                 except ToolstackError as error:
                     log_line(f"{vm}: {error}; the guest has its time all the same")
@@ -204,7 +204,7 @@ class Stop:
         most = self._shutdown_time_left()
         if wanted is None:
             share = self._agent.settings.shutdown_share
-            wanted = SHUTDOWN_WITHOUT_TIMEOUT if given is None else min(given * share, most)
+            wanted = SHUTDOWN_WITHOUT_TIMEOUT_S if given is None else min(given * share, most)
         if wanted > most and given is not None:
             log_line(
                 f"{self._vm}: shutdown timeout {wanted:.0f} s cut to {max(most, 0):.0f} s: "
@@ -215,7 +215,7 @@ class Stop:
     def _let_clear_away(self) -> None:
         """Wait for the toolstack to remove a domain that has shut down by itself."""
         agent = self._agent
-        end = time.monotonic() + min(CLEAR_AWAY, agent.call.seconds_left() / 2)
+        end = time.monotonic() + min(CLEAR_AWAY_S, agent.call.seconds_left() / 2)
         while agent.read_state() is DomainState.SHUTDOWN and time.monotonic() < end:
             agent.pause_before_next_look()
 
@@ -224,7 +224,7 @@ class Stop:
     def _let_crash(self) -> DomainState:
         """The event of a panic comes some moments before the domain has crashed."""
         agent = self._agent
-        end = time.monotonic() + min(CRASH_TIME, agent.call.seconds_left() / 4)
+        end = time.monotonic() + min(CRASH_TIME_S, agent.call.seconds_left() / 4)
         while (state := agent.read_state()) in ALIVE and time.monotonic() < end:
             agent.pause_before_next_look()
         return state
@@ -273,7 +273,7 @@ def remove_domain(agent: Agent, reserve: DestroyReserve | None = None) -> None:
     """Destroy the domain, under all names that it may have, until it is gone.
 
     :param reserve: notes how long that takes on this host.
-    :raises Exit: it is not gone at the end of the time, or that is not known.
+    :raises OcfExit: it is not gone at the end of the time, or that is not known.
     """
     destroyed: set[str] = set()
     while True:
@@ -293,7 +293,7 @@ def remove_domain(agent: Agent, reserve: DestroyReserve | None = None) -> None:
             if agent.state_by_vesperd() is DomainState.GONE:
                 log_line(f"{agent.vm}: is gone, as vesperd sees it")
                 return
-        if agent.call.seconds_left() < 1.0 + LOOK_PAUSE:
+        if agent.call.seconds_left() < 1.0 + LOOK_PAUSE_S:
             break
         agent.pause_before_next_look(agent.call.seconds_left() - 1.0)
     if present and not trouble and all(s is DomainState.DYING for s in present.values()):
@@ -301,7 +301,7 @@ def remove_domain(agent: Agent, reserve: DestroyReserve | None = None) -> None:
         log_line(f"{agent.vm}: still dying; something on this node still maps its memory")
         return
     trouble = trouble or ", ".join(f"{name} is {state.value}" for name, state in present.items())
-    raise Exit(
+    raise OcfExit(
         Code.ERROR, f"{agent.vm} could not be stopped: {trouble}; see: {agent.toolstack.look}"
     )
 

@@ -12,6 +12,7 @@ import os
 import time
 
 from vesper_monitor.domain_state import DomainState
+from vesper_monitor.errors import VesperError
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
@@ -107,7 +108,7 @@ if TYPE_CHECKING:
             """Ask the guest to shut down; does not wait for that.
 
             :returns: the command that asks it; None: it is asked.
-            :raises ToolstackHangs: there is nobody now who could ask it.
+            :raises ToolstackHangsError: there is nobody now who could ask it.
             """
 
         def destroy_domain(self, name: str, limit: float) -> None:
@@ -184,8 +185,8 @@ if TYPE_CHECKING:
 __all__ = [
     "Background",
     "ToolstackError",
-    "ToolstackHangs",
-    "ToolstackMissing",
+    "ToolstackHangsError",
+    "ToolstackMissingError",
     "finish_migration",
     "pick_message",
     "run_command",
@@ -198,15 +199,15 @@ READ_BYTES = 1 << 20
 PATH = "/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin"
 
 
-class ToolstackError(Exception):
+class ToolstackError(VesperError):
     """The toolstack did not do it, or did not answer in time; the text says which."""
 
 
-class ToolstackHangs(ToolstackError):
+class ToolstackHangsError(ToolstackError):
     """Its daemon does not answer."""
 
 
-class ToolstackMissing(ToolstackError):
+class ToolstackMissingError(ToolstackError):
     """It is not installed on this node."""
 
 
@@ -259,7 +260,7 @@ def spawn_command(
     :param hint: what to do if there is none.
     :param keep: descriptors that it inherits.
     :param environ: instead of this process's.
-    :raises ToolstackMissing: there is no such command.
+    :raises ToolstackMissingError: there is no such command.
     """
     import subprocess  # costs 10 ms; a monitor that has vesperd does without
 
@@ -279,7 +280,7 @@ def spawn_command(
         )
     except OSError as error:
         os.close(output)
-        kind = ToolstackMissing if isinstance(error, FileNotFoundError) else ToolstackError
+        kind = ToolstackMissingError if isinstance(error, FileNotFoundError) else ToolstackError
         raise kind(f"{command[0]} cannot be run on this node: {error.strerror}; {hint}") from error
     return Background(process, command, output)
 
@@ -289,7 +290,7 @@ def run_command(command: list[str], limit: float) -> tuple[int, str]:
 
     :param limit: seconds; then it is killed.
     :raises ToolstackError: not done in time.
-    :raises ToolstackMissing: there is no such command.
+    :raises ToolstackMissingError: there is no such command.
     """
     job = spawn_command(command)
     try:

@@ -17,7 +17,7 @@ if TYPE_CHECKING:
 __all__ = ["forget_utilization", "update_utilization"]
 
 #: Seconds for one command; nothing waits for it to succeed.
-LIMIT = 5.0
+UPDATE_LIMIT_S = 5.0
 #: In place of a value: there is to be none.
 NONE = "-"
 
@@ -29,7 +29,7 @@ def update_utilization(agent: Agent) -> None:
     """
     vm = agent.vm
     try:
-        size = agent.toolstack.read_size(vm, agent.limit_call(LIMIT))
+        size = agent.toolstack.read_size(vm, agent.limit_call(UPDATE_LIMIT_S))
         if size is None:
             return
         found = {"cpu": size[1], "hv_memory": size[0], "host_memory": size[0]}
@@ -57,7 +57,7 @@ def _set_attribute(agent: Agent, name: str, value: str) -> None:
         command += ["--delete-parameter", name]
     else:
         command += ["--set-parameter", name, "--parameter-value", value]
-    code, text = run_command(command, agent.limit_call(LIMIT))
+    code, text = run_command(command, agent.limit_call(UPDATE_LIMIT_S))
     if code != 0:
         raise ToolstackError(f"{' '.join(command)}: exit status {code}: {text.strip()[-200:]}")
     log_line(f"{resource}: utilization {name}={value}")

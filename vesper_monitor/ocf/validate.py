@@ -8,8 +8,8 @@ the domain's configuration, and whether vesperd can watch a guest.
 
 from __future__ import annotations
 
-from vesper_monitor.client import DaemonError, DaemonUnavailable
-from vesper_monitor.ocf.call import Code, Exit
+from vesper_monitor.client import DaemonError, DaemonUnavailableError
+from vesper_monitor.ocf.call import Code, OcfExit
 from vesper_monitor.ocf.toolstack import ToolstackError
 
 TYPE_CHECKING = False
@@ -19,12 +19,12 @@ if TYPE_CHECKING:
 __all__ = ["validate_all"]
 
 #: Seconds for one command.
-LIMIT = 10.0
+LOOK_LIMIT_S = 10.0
 
 
 def validate_all(agent: Agent) -> None:
     """
-    :raises Exit: what is wrong.
+    :raises OcfExit: what is wrong.
     """
     level = agent.call.check_level
     if level < 10:
@@ -35,35 +35,35 @@ def validate_all(agent: Agent) -> None:
         if level >= 20:
             _check_config(agent)
     except ToolstackError as error:
-        raise Exit(Code.ERROR, str(error)) from error
+        raise OcfExit(Code.ERROR, str(error)) from error
     if level >= 20:
         _check_vesperd(agent)
 
 
 def _check_config(agent: Agent) -> None:
     settings = agent.settings
-    wrong = agent.toolstack.check_config(settings.config, agent.vm, agent.limit_call(LIMIT))
+    wrong = agent.toolstack.check_config(settings.config, agent.vm, agent.limit_call(LOOK_LIMIT_S))
     if wrong:
         # Not CONFIGURED: the file may be another one on another node.
-        raise Exit(
+        raise OcfExit(
             Code.ARGS, f"{settings.config} is not accepted on node {agent.call.node}: {wrong}"
         )
 
 
 def _check_vesperd(agent: Agent) -> None:
     try:
-        transports = agent.vesperd.call_vesperd("hello", reply_timeout=agent.limit_call(LIMIT))[
+        transports = agent.vesperd.call_vesperd("hello", reply_timeout=agent.limit_call(LOOK_LIMIT_S))[
             "transports"
         ]
         working = [name for name, error in transports.items() if error is None]
         reasons = "; ".join(f"{name}: {error}" for name, error in transports.items() if error)
-    except (DaemonUnavailable, DaemonError, LookupError, AttributeError) as error:
-        raise Exit(
+    except (DaemonUnavailableError, DaemonError, LookupError, AttributeError) as error:
+        raise OcfExit(
             Code.INSTALLED, f"faults inside the VM would not be seen on node {agent.call.node}: "
             f"{error}",
         ) from error  # fmt: skip
     if not working:
-        raise Exit(
+        raise OcfExit(
             Code.INSTALLED, f"vesperd can watch no VM on node {agent.call.node}: "
             f"{reasons or 'no transport is installed'}; see: vesper status",
         )  # fmt: skip

@@ -19,8 +19,8 @@ from vesper_monitor.domain_state import DomainState
 from vesper_monitor.ocf.call import log_line
 from vesper_monitor.ocf.toolstack import (
     ToolstackError,
-    ToolstackHangs,
-    ToolstackMissing,
+    ToolstackHangsError,
+    ToolstackMissingError,
     pick_message,
     spawn_command,
 )
@@ -34,15 +34,15 @@ __all__ = ["Options", "Virsh", "parse_stats"]
 VIRSH = "virsh"
 
 #: Seconds for a look by libvirt, before the processes are looked at instead.
-LOOK_LIMIT = 5.0
+LOOK_LIMIT_S = 5.0
 #: Seconds for which a list of the domains serves for the commands after it.
 LIST_AGE_S = 2.0
 #: Characters of a UUID in a list.
 UUID_LENGTH = 36
 #: Seconds until a libvirtd that hung is asked again.
-HANG_PAUSE = 15.0
+HANG_PAUSE_S = 15.0
 #: Seconds for libvirt's own destroy (it waits 15 s for QEMU's end itself).
-DESTROY_LIMIT = 20.0
+DESTROY_LIMIT_S = 20.0
 
 #: virDomainState (libvirt-domain.h, 9.0).
 STATES = {
@@ -170,13 +170,13 @@ class Virsh:
         if self._has_hung_lately():
             return self._by_process(ToolstackError("libvirtd does not answer"))
         try:
-            stats = parse_stats(self.run_virsh(min(limit, LOOK_LIMIT), "domstats", "--state"))
-        except ToolstackHangs as error:
-            self._hangs_until = time.monotonic() + HANG_PAUSE
+            stats = parse_stats(self.run_virsh(min(limit, LOOK_LIMIT_S), "domstats", "--state"))
+        except ToolstackHangsError as error:
+            self._hangs_until = time.monotonic() + HANG_PAUSE_S
             return self._by_process(error)
         except ToolstackError as error:
             # Not by what the error says: that may be in any language.
-            if self.driver_name() == "qemu" or isinstance(error, ToolstackMissing):
+            if self.driver_name() == "qemu" or isinstance(error, ToolstackMissingError):
                 return self._by_process(error)
             from vesper_monitor.ocf.virsh_list import list_states
 
@@ -215,7 +215,7 @@ class Virsh:
         try:
             running = qemu_process.list_running()
         except FileNotFoundError:
-            if isinstance(error, ToolstackMissing):
+            if isinstance(error, ToolstackMissingError):
                 return {}  # no libvirt here, so none of its domains
             raise error from None
         except OSError as trouble:
@@ -318,12 +318,12 @@ class Virsh:
     def request_shutdown(self, name: str) -> Background | None:
         mode = self.options.shutdown_mode
         if not self._away or not self.is_local():
-            uuid = self.find_ident(name, LOOK_LIMIT)
+            uuid = self.find_ident(name, LOOK_LIMIT_S)
             return spawn_command(
                 self.build_command("shutdown", uuid, *(["--mode", mode] if mode else []))
             )
         if mode and "acpi" not in mode.split(","):
-            raise ToolstackHangs(f"libvirtd does not answer, which shutdown_mode={mode} needs")
+            raise ToolstackHangsError(f"libvirtd does not answer, which shutdown_mode={mode} needs")
         from vesper_monitor.ocf import qemu
 
         qemu.press_power_button(name)
@@ -335,7 +335,7 @@ class Virsh:
         trouble = ToolstackError("libvirtd does not answer")
         if not self._has_hung_lately():
             try:
-                self.do_to(name, min(limit / 2, DESTROY_LIMIT), "destroy")
+                self.do_to(name, min(limit / 2, DESTROY_LIMIT_S), "destroy")
                 return
             except ToolstackError as error:
                 trouble = error
@@ -386,7 +386,7 @@ class Virsh:
 
         :param uri: of another libvirtd than this host's.
         :param keep: descriptors that it inherits.
-        :raises ToolstackHangs: it is not done in time.
+        :raises ToolstackHangsError: it is not done in time.
         :raises ToolstackError: it failed.
         """
         job = spawn_command(self.build_command(*words, uri=uri), keep=keep)
@@ -395,7 +395,7 @@ class Virsh:
         finally:
             job.close()
         if code is None:
-            raise ToolstackHangs(
+            raise ToolstackHangsError(
                 f"virsh {words[0]} did not end within {max(limit, 0):.0f} s; is libvirtd well?"
             )
         if code != 0:

@@ -15,7 +15,9 @@ __all__ = ["list_states"]
 STATE_NAMES = (
     "no state", "running", "idle", "paused", "in shutdown", "shut off", "crashed", "pmsuspended",
 )  # fmt: skip
-RUNNING, PAUSED, SHUT_OFF = 1, 3, 5
+RUNNING = 1
+PAUSED = 3
+SHUT_OFF = 5
 
 
 def list_states(virsh: Virsh, limit: float) -> dict[str, tuple[int, int]]:

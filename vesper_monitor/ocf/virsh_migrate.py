@@ -27,12 +27,12 @@ if TYPE_CHECKING:
 __all__ = ["Route", "finish_arrival", "migrate_domain"]
 
 #: Seconds for one command beside the migration itself.
-LIMIT = 10.0
+LOOK_LIMIT_S = 10.0
 #: Seconds to abort a migration that is not done in time.
-ABORT_LIMIT = 10.0
+ABORT_LIMIT_S = 10.0
 #: Seconds between two tries to set the downtime: libvirt takes it when the
 #: migration is under way.
-DOWNTIME_PAUSE = 0.5
+DOWNTIME_PAUSE_S = 0.5
 
 
 class Route:
@@ -116,8 +116,8 @@ def migrate_domain(virsh: Virsh, name: str, node: str, limit: float) -> None:
     end = time.monotonic() + limit
     options = virsh.options
     route = Route(options, node)
-    virsh.tend_domain(name, LIMIT)
-    root = read_live_xml(virsh, name, LIMIT)
+    virsh.tend_domain(name, LOOK_LIMIT_S)
+    root = read_live_xml(virsh, name, LOOK_LIMIT_S)
     device = domain_xml.find_device(root, holder.qemu_socket())
     if options.start_resources:
         from vesper_monitor.ocf.virsh_start import start_resources
@@ -133,7 +133,7 @@ def migrate_domain(virsh: Virsh, name: str, node: str, limit: float) -> None:
         except ToolstackError as error:
             if device is None or unplugged or not _names_device(error, device):
                 raise
-            if name not in virsh.list_states(LIMIT):
+            if name not in virsh.list_states(LOOK_LIMIT_S):
                 raise  # it is not here any more
             log_line(f"{name}: {error}; unplugging VESPER's device and trying again")
             try:
@@ -185,13 +185,13 @@ def _send_domain(virsh: Virsh, name: str, route: Route, end: float) -> None:
     """:raises ToolstackError: it did not go."""
     options = virsh.options
     if options.speed:
-        virsh.do_to(name, LIMIT, "migrate-setspeed", str(options.speed))
+        virsh.do_to(name, LOOK_LIMIT_S, "migrate-setspeed", str(options.speed))
     memory = [route.memory] if route.memory else []
-    uuid = virsh.find_ident(name, LIMIT)
+    uuid = virsh.find_ident(name, LOOK_LIMIT_S)
     command = virsh.build_command("migrate", "--live", *route.options, uuid, route.remote, *memory)
     log_line(f"{name}: {' '.join(command)}")
     job = spawn_command(command)
-    abort = end - min(ABORT_LIMIT, (end - time.monotonic()) / 4)
+    abort = end - min(ABORT_LIMIT_S, (end - time.monotonic()) / 4)
     if options.downtime:
         _set_downtime(virsh, name, uuid, job, abort)
     if job.wait_for_exit(abort - time.monotonic()) is None:
@@ -206,9 +206,9 @@ def _send_domain(virsh: Virsh, name: str, route: Route, end: float) -> None:
 def _set_downtime(virsh: Virsh, name: str, uuid: str, job: Background, end: float) -> None:
     words = ("migrate-setmaxdowntime", uuid, str(virsh.options.downtime))
     trouble: ToolstackError | None = None
-    while job.wait_for_exit(DOWNTIME_PAUSE) is None and time.monotonic() < end:
+    while job.wait_for_exit(DOWNTIME_PAUSE_S) is None and time.monotonic() < end:
         try:
-            virsh.run_virsh(LIMIT, *words)
+            virsh.run_virsh(LOOK_LIMIT_S, *words)
             return
         except ToolstackError as error:
             trouble = error
@@ -221,11 +221,11 @@ def _plug_device(virsh: Virsh, name: str) -> str:
     if trouble := holder.find_trouble():
         return trouble
     try:
-        uuid = virsh.find_ident(name, LIMIT)
+        uuid = virsh.find_ident(name, LOOK_LIMIT_S)
         in_memory(
             domain_xml.hot_plug(holder.qemu_socket()).encode(),
             lambda path, fd: virsh.run_virsh(
-                LIMIT, "attach-device", uuid, path, "--live", keep=(fd,)
+                LOOK_LIMIT_S, "attach-device", uuid, path, "--live", keep=(fd,)
             ),
         )
     except ToolstackError as error:

@@ -15,7 +15,12 @@ from vesper_monitor.domain_state import DomainState
 from vesper_monitor.ocf import domain_xml, holder, vtpm
 from vesper_monitor.ocf.call import log_line
 from vesper_monitor.ocf.files import in_memory
-from vesper_monitor.ocf.toolstack import ToolstackError, ToolstackHangs, pick_message, run_command
+from vesper_monitor.ocf.toolstack import (
+    ToolstackError,
+    ToolstackHangsError,
+    pick_message,
+    run_command,
+)
 from vesper_monitor.ocf.virsh_undefine import take_uuid, undefine_domain
 
 TYPE_CHECKING = False
@@ -27,11 +32,11 @@ if TYPE_CHECKING:
 __all__ = ["check_config", "create_domain", "save_domain", "start_resources"]
 
 #: Seconds for a command beside the start itself.
-LIMIT = 20.0
+LOOK_LIMIT_S = 20.0
 #: Seconds that another try to start the domain needs, at least.
-RETRY_LEAST = 2.0
+RETRY_LEAST_S = 2.0
 #: Seconds between two tries to reach a libvirtd that is being restarted.
-AWAY_PAUSE = 1.0
+AWAY_PAUSE_S = 1.0
 #: What virsh says of that. (QEMU's own "failed to connect" is another one.)
 AWAY = ("failed to connect socket", "end of file", "cannot recv", "cannot write", "reset by peer")
 
@@ -75,11 +80,11 @@ def _create_with_device(virsh: Virsh, root: Element, name: str, end: float) -> s
         log_line(f"{name}: gets VESPER's device, which its file lacks (add_device)")
     try:
         _create_from_xml(virsh, root, end)
-    except ToolstackHangs:
+    except ToolstackHangsError:
         raise
     except ToolstackError as error:
         # What libvirt says of it may be anything, in any language.
-        if device is None or not _is_gone(virsh, name) or end - time.monotonic() < RETRY_LEAST:
+        if device is None or not _is_gone(virsh, name) or end - time.monotonic() < RETRY_LEAST_S:
             raise
         log_line(f"{name}: {error}; trying again without VESPER's device")
         domain_xml.remove_device(root, device)
@@ -91,7 +96,7 @@ def _create_with_device(virsh: Virsh, root: Element, name: str, end: float) -> s
 def _is_gone(virsh: Virsh, name: str) -> bool:
     """Whether a domain certainly is not there."""
     try:
-        return name not in virsh.list_states(LIMIT)
+        return name not in virsh.list_states(LOOK_LIMIT_S)
     except ToolstackError as error:
         log_line(f"{name}: {error}")
         return False
@@ -146,7 +151,7 @@ def check_config(virsh: Virsh, config: str, limit: float) -> str:
                 limit, "domxml-to-native", "qemu-argv", path, keep=(fd,)
             ),
         )
-    except ToolstackHangs:
+    except ToolstackHangsError:
         raise
     except ToolstackError as error:
         if any(word in str(error).lower() for word in AWAY):
@@ -177,13 +182,13 @@ def start_resources(virsh: Virsh, root: Element, uri: str = "") -> None:
         names = domain_xml.list_needed(root, kind)
         if not names:
             continue
-        active = virsh.run_virsh(LIMIT, f"{word}-list", "--name", uri=uri).splitlines()
+        active = virsh.run_virsh(LOOK_LIMIT_S, f"{word}-list", "--name", uri=uri).splitlines()
         for name in names:
             if name not in [line.strip() for line in active]:
-                virsh.run_virsh(LIMIT, f"{word}-start", name, uri=uri)
+                virsh.run_virsh(LOOK_LIMIT_S, f"{word}-start", name, uri=uri)
                 log_line(f"{kind} {name}: started")
             elif kind == "pool":
-                virsh.run_virsh(LIMIT, "pool-refresh", name, uri=uri)
+                virsh.run_virsh(LOOK_LIMIT_S, "pool-refresh", name, uri=uri)
 
 
 def _create_from_xml(virsh: Virsh, root: Element, end: float) -> None:
@@ -201,13 +206,13 @@ def _create_from_xml(virsh: Virsh, root: Element, end: float) -> None:
             return
         except ToolstackError as error:
             away = any(word in str(error).lower() for word in AWAY)
-            if again and not away and virsh.list_states(LIMIT).get(name) is DomainState.RUNNING:
+            if again and not away and virsh.list_states(LOOK_LIMIT_S).get(name) is DomainState.RUNNING:
                 return  # libvirtd had done it before it went away
-            if not away or time.monotonic() + AWAY_PAUSE + 1.0 > end:
+            if not away or time.monotonic() + AWAY_PAUSE_S + 1.0 > end:
                 raise
             log_line(f"{name}: {error}; trying again")
             again = True
-            time.sleep(AWAY_PAUSE)
+            time.sleep(AWAY_PAUSE_S)
 
 
 def _restore_domain(virsh: Virsh, name: str, state: str, limit: float) -> str:
@@ -218,7 +223,7 @@ def _restore_domain(virsh: Virsh, name: str, state: str, limit: float) -> str:
         os.unlink(state)
     except OSError as error:
         # It would be restored once more, with a disk that has gone on.
-        virsh.destroy_domain(name, LIMIT)
+        virsh.destroy_domain(name, LOOK_LIMIT_S)
         raise ToolstackError(f"{state} cannot be removed: {error.strerror}") from error
     return ""
 
@@ -226,7 +231,7 @@ def _restore_domain(virsh: Virsh, name: str, state: str, limit: float) -> str:
 def _check_tpm(virsh: Virsh, name: str) -> None:
     """Say so where libvirt is too old to keep the TPM's state. Never fails."""
     try:
-        live = domain_xml.parse_domain(virsh.do_to(name, LIMIT, "dumpxml"))
+        live = domain_xml.parse_domain(virsh.do_to(name, LOOK_LIMIT_S, "dumpxml"))
     except (ToolstackError, ValueError) as error:
         log_line(f"{name}: whether the state of its vTPM is kept is not known: {error}")
         return

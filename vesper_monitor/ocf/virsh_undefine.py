@@ -11,7 +11,7 @@ import os
 from vesper_monitor.ocf import domain_xml, vtpm
 from vesper_monitor.ocf.call import log_line
 from vesper_monitor.ocf.files import replace_file
-from vesper_monitor.ocf.toolstack import ToolstackError, ToolstackHangs
+from vesper_monitor.ocf.toolstack import ToolstackError, ToolstackHangsError
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
@@ -22,7 +22,7 @@ if TYPE_CHECKING:
 __all__ = ["take_uuid", "undefine_domain"]
 
 #: Seconds for one command.
-LIMIT = 20.0
+UNDEFINE_LIMIT_S = 20.0
 KEEP_TPM = "--keep-tpm"
 
 
@@ -46,13 +46,13 @@ def undefine_domain(virsh: Virsh, config: str, name: str, data: bytes, root: Ele
             _stop_autostart(virsh, name)
             return False
         try:
-            virsh.do_to(name, LIMIT, "undefine", *keep)
+            virsh.do_to(name, UNDEFINE_LIMIT_S, "undefine", *keep)
         finally:
             if not os.path.exists(config):
                 replace_file(config, data, before)
     except OSError as error:
         raise ToolstackError(f"{config}: {error.strerror}") from error
-    except ToolstackHangs:
+    except ToolstackHangsError:
         raise
     except ToolstackError as error:
         log_line(f"{name}: stays defined (it has snapshots?): {error}")
@@ -68,18 +68,18 @@ def take_uuid(virsh: Virsh, name: str, root: Element) -> None:
     """
     if domain_xml.read_text(root, "uuid"):
         return
-    domain_xml.set_uuid(root, virsh.find_ident(name, LIMIT))
+    domain_xml.set_uuid(root, virsh.find_ident(name, UNDEFINE_LIMIT_S))
 
 
 def _knows_keep_tpm(virsh: Virsh) -> bool:
     """Whether virsh can keep the TPM's state when it undefines (8.9 and later)."""
-    return KEEP_TPM in virsh.run_virsh(LIMIT, "help", "undefine")
+    return KEEP_TPM in virsh.run_virsh(UNDEFINE_LIMIT_S, "help", "undefine")
 
 
 def _may_have_tpm(virsh: Virsh, name: str) -> bool:
     """Whether the domain as it is defined has a TPM with a state; if in doubt, it has."""
     try:
-        defined = domain_xml.parse_domain(virsh.do_to(name, LIMIT, "dumpxml", "--inactive"))
+        defined = domain_xml.parse_domain(virsh.do_to(name, UNDEFINE_LIMIT_S, "dumpxml", "--inactive"))
     except (ToolstackError, ValueError) as error:
         log_line(f"{name}: whether it has a TPM is not known: {error}")
         return True
@@ -88,6 +88,6 @@ def _may_have_tpm(virsh: Virsh, name: str) -> bool:
 
 def _stop_autostart(virsh: Virsh, name: str) -> None:
     try:
-        virsh.do_to(name, LIMIT, "autostart", "--disable")
+        virsh.do_to(name, UNDEFINE_LIMIT_S, "autostart", "--disable")
     except ToolstackError as error:
         log_line(f"{name}: libvirt may start it by itself: {error}")

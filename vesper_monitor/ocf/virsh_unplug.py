@@ -35,15 +35,15 @@ if TYPE_CHECKING:
 __all__ = ["read_live_xml", "unplug_device"]
 
 #: Seconds for one command.
-LIMIT = 10.0
+LOOK_LIMIT_S = 10.0
 #: Seconds for the guest to let go of its device.
-UNPLUG_LIMIT = 10.0
-UNPLUG_PAUSE = 0.25
+UNPLUG_LIMIT_S = 10.0
+UNPLUG_PAUSE_S = 0.25
 #: Seconds for QEMU's RCU callbacks.
-SETTLE = 1.0
+SETTLE_S = 1.0
 #: Descriptors that are given to QEMU at most: those of the device, and as
 #: many again, should lower numbers be free.
-OCCUPIERS = 32
+MAX_OCCUPIERS = 32
 
 
 def read_live_xml(virsh: Virsh, name: str, limit: float) -> Element:
@@ -62,18 +62,18 @@ def unplug_device(virsh: Virsh, name: str, root: Element, device: Element) -> No
     """
     leaks = root.get("type") != "kvm"
     before = _list_descriptors(virsh, name) if leaks else set()
-    virsh.do_to(name, LIMIT, "detach-device-alias", domain_xml.device_alias(device), "--live")
-    end = time.monotonic() + UNPLUG_LIMIT
+    virsh.do_to(name, LOOK_LIMIT_S, "detach-device-alias", domain_xml.device_alias(device), "--live")
+    end = time.monotonic() + UNPLUG_LIMIT_S
     while (
-        domain_xml.find_device(read_live_xml(virsh, name, LIMIT), holder.qemu_socket()) is not None
+        domain_xml.find_device(read_live_xml(virsh, name, LOOK_LIMIT_S), holder.qemu_socket()) is not None
     ):
         if time.monotonic() >= end:
             raise ToolstackError(
-                f"the guest did not let go of VESPER's device within {UNPLUG_LIMIT:g} s, which "
+                f"the guest did not let go of VESPER's device within {UNPLUG_LIMIT_S:g} s, which "
                 "cannot go along; nothing was sent"
             )
-        time.sleep(UNPLUG_PAUSE)
-    time.sleep(SETTLE)
+        time.sleep(UNPLUG_PAUSE_S)
+    time.sleep(SETTLE_S)
     if leaks:
         _occupy_descriptors(virsh, name, before)
 
@@ -98,7 +98,7 @@ def _list_descriptors(virsh: Virsh, name: str) -> set[str]:
 def _occupy_descriptors(virsh: Virsh, name: str, before: set[str]) -> None:
     """:raises ToolstackError: a number stays free."""
     lost = before - _list_descriptors(virsh, name)
-    for _ in range(OCCUPIERS):
+    for _ in range(MAX_OCCUPIERS):
         free = lost - _list_descriptors(virsh, name)
         if not free:
             log_line(f"{name}: its QEMU, without KVM, keeps {len(lost)} descriptors of ours open")
@@ -109,9 +109,9 @@ def _occupy_descriptors(virsh: Virsh, name: str, before: set[str]) -> None:
         command = json.dumps({"execute": "getfd", "arguments": arguments})
         passed = ("--pass-fds", str(descriptor))
         try:
-            uuid = virsh.find_ident(name, LIMIT)
+            uuid = virsh.find_ident(name, LOOK_LIMIT_S)
             virsh.run_virsh(
-                LIMIT, "qemu-monitor-command", uuid, *passed, command, keep=(descriptor,)
+                LOOK_LIMIT_S, "qemu-monitor-command", uuid, *passed, command, keep=(descriptor,)
             )
         finally:
             os.close(descriptor)

@@ -5,7 +5,7 @@ from __future__ import annotations
 
 from vesper_monitor.ocf import actions
 from vesper_monitor.ocf.agent import Agent, Settings
-from vesper_monitor.ocf.call import Call
+from vesper_monitor.ocf.call import OcfInvocation
 from vesper_monitor.ocf.domain_identity import find_configured_name
 from vesper_monitor.ocf.parameters import Reader
 from vesper_monitor.ocf.xl import Xl
@@ -24,7 +24,7 @@ def _read_name(data: bytes) -> str:
     return read_name(data)
 
 
-def read_settings(call: Call, *, strict: bool) -> Settings:
+def read_settings(call: OcfInvocation, *, strict: bool) -> Settings:
     """Read the parameters.
 
     :raises Exit: code 6 with what is wrong, if strict.
@@ -49,7 +49,7 @@ def read_settings(call: Call, *, strict: bool) -> Settings:
     return found
 
 
-def _build_agent(call: Call, strict: bool) -> Agent:
+def _build_agent(call: OcfInvocation, strict: bool) -> Agent:
     found = read_settings(call, strict=strict)
     return Agent(call, found, Xl(power_button=found.power_button))
 

@@ -14,7 +14,7 @@ import time
 from vesper_monitor.domain_state import DomainState
 from vesper_monitor.ocf.toolstack import (
     ToolstackError,
-    ToolstackMissing,
+    ToolstackMissingError,
     finish_migration,
     run_command,
     spawn_command,
@@ -100,7 +100,7 @@ class Xl:
     def list_states(self, limit: float) -> dict[str, DomainState]:
         try:
             code, text = run_command([XL, "list"], limit)
-        except ToolstackMissing:
+        except ToolstackMissingError:
             if self.is_absent():
                 return {}
             raise

@@ -41,7 +41,8 @@ _NUMBER = re.compile(rb"[ \t\n\v\f\r]*([+-]?)(0[xX][0-9a-fA-F]+|0[0-7]*|[1-9][0-
 _OCTAL_REST = re.compile(rb"[ \t\v\f\r]*[+-]?[0-9]+")
 _ESCAPES = dict(zip(b"\"'\\abfnrtv", b"\"'\\\a\b\f\n\r\t\v", strict=True))
 
-LONG_MIN, LONG_MAX = -(1 << 63), (1 << 63) - 1
+LONG_MIN = -(1 << 63)
+LONG_MAX = (1 << 63) - 1
 
 
 def read_name(data: bytes) -> str:

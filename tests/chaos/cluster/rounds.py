@@ -27,7 +27,7 @@ from tests.chaos.cluster import records
 from tests.chaos.cluster.breaks import KINDS, Break
 from tests.chaos.cluster.judge import Failures, Round, Verdict, judge
 from tests.cluster.vm import forget_fail_count
-from vesper_monitor.client import Client, DaemonError, DaemonUnavailable
+from vesper_monitor.client import Client, DaemonError, DaemonUnavailableError
 
 __all__ = ["Chaos", "Outcome", "Plan", "chaos"]
 
@@ -337,7 +337,7 @@ class Chaos:
         try:
             with Client(str(node.host_path("/run/vesper/vesperd.sock")), timeout=10.0) as client:
                 found = client.call_vesperd("status")["vms"]
-        except (DaemonUnavailable, DaemonError) as error:
+        except (DaemonUnavailableError, DaemonError) as error:
             return str(error)
         for entry in found:
             if entry["vm"] == vm and entry["uuid"] == record.uuid:

@@ -9,7 +9,13 @@ from __future__ import annotations
 
 import re
 
-from vesper_monitor.guest.points.point import COMMON_FIELDS, Kind, PointError, Value, ValueKind
+from vesper_monitor.guest.points.point import (
+    COMMON_FIELDS,
+    DynamicProbeError,
+    Kind,
+    Value,
+    ValueKind,
+)
 
 __all__ = ["parse_value"]
 
@@ -38,14 +44,14 @@ def parse_value(text: str, at: int, number: int, kind: Kind, offset: int) -> Val
     :param number: which one it is, from 1: names it if it has no name.
     :param kind: of the point.
     :param offset: of the point in its function.
-    :raises PointError:
+    :raises DynamicProbeError:
     """
     name, start = f"arg{number}", 0
     match = _NAME.match(text)
     if match is not None:
         name, start = match[1], match.end()
         if name in COMMON_FIELDS:
-            raise PointError(f"{name} is a field of each event already", at)
+            raise DynamicProbeError(f"{name} is a field of each event already", at)
     return _Fetch(text, start, at, kind, offset).read_value(name)
 
 
@@ -77,8 +83,8 @@ class _Fetch:
             raise self._error_at("too many dereferences", start)
         return Value(name, kind, ops)
 
-    def _error_at(self, text: str, here: int | None = None) -> PointError:
-        return PointError(text, self._at + (self._here if here is None else here))
+    def _error_at(self, text: str, here: int | None = None) -> DynamicProbeError:
+        return DynamicProbeError(text, self._at + (self._here if here is None else here))
 
     def _read_fetch(self, *, outermost: bool = False) -> str:
         """The operation that begins; dereferences are noted."""

@@ -6,13 +6,15 @@ from __future__ import annotations
 import enum
 from dataclasses import dataclass
 
-__all__ = ["COMMON_FIELDS", "Kind", "Point", "PointError", "Test", "Value", "ValueKind"]
+from vesper_monitor.errors import VesperError
+
+__all__ = ["COMMON_FIELDS", "DynamicProbe", "DynamicProbeError", "Kind", "Test", "Value", "ValueKind"]
 
 #: Fields of each event, beside the values; the kernel's trace events begin theirs so, too.
 COMMON_FIELDS = ("common_pid", "common_tgid", "common_comm", "left_out", "missed")
 
 
-class PointError(ValueError):
+class DynamicProbeError(VesperError, ValueError):
     """A definition that cannot be; the text says where.
 
     :ivar position: of the offending character, from 0.
@@ -65,7 +67,7 @@ class Test:
 
 
 @dataclass(frozen=True)
-class Point:
+class DynamicProbe:
     """A definition.
 
     :ivar symbol: function or tracepoint; ``MODULE:FUNCTION`` in a module.

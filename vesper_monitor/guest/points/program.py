@@ -12,7 +12,7 @@ import zlib
 from collections.abc import Sequence
 
 from vesper_monitor.guest import abi
-from vesper_monitor.guest.points.point import Kind, Point
+from vesper_monitor.guest.points.point import DynamicProbe, Kind
 
 __all__ = ["IMAGE", "definition_id", "module_parameters", "text_size"]
 
@@ -28,7 +28,7 @@ def text_size(is_text: Sequence[bool]) -> int:
     return abi.POINT_TEXT // count // 8 * 8 if count else 0
 
 
-def module_parameters(point: Point) -> str:
+def module_parameters(point: DynamicProbe) -> str:
     """For the module probe_point."""
     rate = f"max_per_s={point.max_per_s}"
     if point.max_active:
@@ -36,13 +36,13 @@ def module_parameters(point: Point) -> str:
     return f"{_build_program(point)} id={point.id} {rate}"
 
 
-def definition_id(point: Point) -> int:
+def definition_id(point: DynamicProbe) -> int:
     """For ``Point.id``."""
     # Not 0, which the module says if it was not told.
     return zlib.crc32(_build_program(point).encode()) or 1
 
 
-def _build_program(point: Point) -> str:
+def _build_program(point: DynamicProbe) -> str:
     place = f"at={point.kind.value}:{point.symbol}"
     if point.kind is Kind.FUNCTION and point.offset:
         place += f"+{point.offset}"

@@ -8,13 +8,13 @@ from typing import Any
 
 from vesper_monitor.guest import abi
 from vesper_monitor.guest.names import make_printable
-from vesper_monitor.guest.points.point import Point, ValueKind
+from vesper_monitor.guest.points.point import DynamicProbe, ValueKind
 from vesper_monitor.guest.points.program import text_size
 
 __all__ = ["read_record"]
 
 
-def read_record(point: Point, data: bytes) -> tuple[dict[str, Any], str] | None:
+def read_record(point: DynamicProbe, data: bytes) -> tuple[dict[str, Any], str] | None:
     """Of any bytes whatever: fields and sentence; None: of another definition.
 
     A value that could not be read is None, which the sentence calls ``(fault)``

@@ -13,12 +13,12 @@ import logging
 from collections.abc import Mapping
 from pathlib import Path
 
-from vesper_monitor.guest.points.point import Point, PointError
+from vesper_monitor.guest.points.point import DynamicProbe, DynamicProbeError
 from vesper_monitor.guest.points.syntax import parse_definition
 from vesper_monitor.guest.records import RECORDS
 from vesper_monitor.statefile import DirectDisk, StateDisk
 
-__all__ = ["RESERVED", "Points"]
+__all__ = ["RESERVED", "DynamicProbeStore"]
 
 _log = logging.getLogger(__name__)
 
@@ -34,7 +34,7 @@ RESERVED = frozenset(kind.event for kind in RECORDS.values()) | {
 }
 
 
-class Points:
+class DynamicProbeStore:
     """
     :param path: of the file.
     :param disk: where that is.
@@ -44,7 +44,7 @@ class Points:
         self._path = path
         self._disk = disk or DirectDisk()
         self._is_restored = False
-        self._points: dict[str, dict[str, Point]] = {}
+        self._points: dict[str, dict[str, DynamicProbe]] = {}
 
     async def restore_points(self) -> None:
         """Go on with those of an earlier daemon, when the disk says which."""
@@ -63,16 +63,16 @@ class Points:
         for vm, text in found:
             try:
                 point = parse_definition(text)
-            except PointError as error:
+            except DynamicProbeError as error:
                 _log.error("%s: probe '%s' of %s: %s", self._path, text, vm, error)
                 continue
             self._points.setdefault(vm, {})[point.name] = point
 
-    def points_of_vm(self, vm: str) -> Mapping[str, Point]:
+    def points_of_vm(self, vm: str) -> Mapping[str, DynamicProbe]:
         """By name; the same object each time, so that what is added later is seen."""
         return self._points.setdefault(vm, {})
 
-    def add_point(self, vm: str, point: Point) -> None:
+    def add_point(self, vm: str, point: DynamicProbe) -> None:
         """From now on records are read by it; :meth:`save_points` keeps it."""
         self._points.setdefault(vm, {})[point.name] = point
 

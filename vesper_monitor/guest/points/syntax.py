@@ -20,14 +20,21 @@ from dataclasses import dataclass, replace
 
 from vesper_monitor.guest import abi
 from vesper_monitor.guest.points.fetch import parse_value
-from vesper_monitor.guest.points.point import Kind, Point, PointError, Test, Value, ValueKind
+from vesper_monitor.guest.points.point import (
+    DynamicProbe,
+    DynamicProbeError,
+    Kind,
+    Test,
+    Value,
+    ValueKind,
+)
 from vesper_monitor.guest.points.program import definition_id, text_size
 
-__all__ = ["DEFAULT_MAX_PER_S", "MAX_LENGTH", "parse_definition"]
+__all__ = ["DEFAULT_MAX_PER_S", "MAX_DEFINITION_CHARS", "parse_definition"]
 
 DEFAULT_MAX_PER_S = 100
 #: Characters of a definition.
-MAX_LENGTH = 1000
+MAX_DEFINITION_CHARS = 1000
 #: Tests of one point (POINT_MAX_TESTS of probe_point.h).
 MAX_TESTS = 8
 #: POINT_MAX_ACTIVE of probe_point.h
@@ -51,21 +58,21 @@ class _Word:
     at: int
 
 
-def parse_definition(text: str) -> Point:
+def parse_definition(text: str) -> DynamicProbe:
     """
-    :raises PointError:
+    :raises DynamicProbeError:
     """
-    if len(text) > MAX_LENGTH:
-        raise PointError(f"more than {MAX_LENGTH} characters", MAX_LENGTH)
+    if len(text) > MAX_DEFINITION_CHARS:
+        raise DynamicProbeError(f"more than {MAX_DEFINITION_CHARS} characters", MAX_DEFINITION_CHARS)
     if not (text.isascii() and text.isprintable()):
         bad = next(i for i, c in enumerate(text) if not (c.isascii() and c.isprintable()))
-        raise PointError(f"character {text[bad]!r}: only printable ASCII is read here", bad)
+        raise DynamicProbeError(f"character {text[bad]!r}: only printable ASCII is read here", bad)
     words = [_Word(match[0], match.start()) for match in _WORD.finditer(text)]
     if not words:
-        raise PointError("a function or a tracepoint is missing", 0)
+        raise DynamicProbeError("a function or a tracepoint is missing", 0)
     kind, max_active, name, rest = _parse_head(words)
     if not rest:
-        raise PointError("a function or a tracepoint is missing", len(text))
+        raise DynamicProbeError("a function or a tracepoint is missing", len(text))
     where, *rest = rest
     kind, symbol, offset = _parse_place(where, kind)
     values: list[Value] = []
@@ -73,10 +80,10 @@ def parse_definition(text: str) -> Point:
         if word.text in ("if", "max"):
             break
         if len(values) == abi.POINT_ARGS:
-            raise PointError(f"more than {abi.POINT_ARGS} values", word.at)
+            raise DynamicProbeError(f"more than {abi.POINT_ARGS} values", word.at)
         value = parse_value(word.text, word.at, len(values) + 1, kind, offset)
         if value.name in (other.name for other in values):
-            raise PointError(f"a second value called {value.name}", word.at)
+            raise DynamicProbeError(f"a second value called {value.name}", word.at)
         values.append(value)
     end = rest[len(values)].at if len(rest) > len(values) else len(text)
     tests, max_per_s = _Tail(text, end, values).parse_tail()
@@ -84,8 +91,8 @@ def parse_definition(text: str) -> Point:
         name = f"{kind.value}_{re.sub(r'[^0-9A-Za-z_]', '_', symbol)}"
         name += f"_{offset}" if offset else ""
     if len(name) >= abi.NAME_LEN:
-        raise PointError(f"the name {name} has more than {abi.NAME_LEN - 1} characters", 0)
-    point = Point(
+        raise DynamicProbeError(f"the name {name} has more than {abi.NAME_LEN - 1} characters", 0)
+    point = DynamicProbe(
         name, kind, symbol, offset, max_active, tuple(values), tests, max_per_s, text.strip()
     )
     return replace(point, id=definition_id(point))
@@ -95,23 +102,23 @@ def _parse_head(words: list[_Word]) -> tuple[Kind, int, str | None, list[_Word]]
     """``p``, ``r16:NAME``, ..: kind, max_active, name; and the words after it."""
     first = words[0]
     if first.text.startswith("-:"):
-        raise PointError("a probe is removed by: vesper probe unload VM NAME", first.at)
+        raise DynamicProbeError("a probe is removed by: vesper probe unload VM NAME", first.at)
     match = _HEAD.fullmatch(first.text)
     if match is None:
         return Kind.FUNCTION, 0, None, words
     letter, number, name = match.groups()
     if letter in "fe":
-        raise PointError(f"probes of kind '{letter}' are not supported: p, r and t are", first.at)
+        raise DynamicProbeError(f"probes of kind '{letter}' are not supported: p, r and t are", first.at)
     if number and letter != "r":
-        raise PointError("only a return probe takes a number here", first.at + 1)
+        raise DynamicProbeError("only a return probe takes a number here", first.at + 1)
     if number and not 0 < int(number) <= MAX_ACTIVE:
-        raise PointError(f"a number of calls between 1 and {MAX_ACTIVE} is wanted", first.at + 1)
+        raise DynamicProbeError(f"a number of calls between 1 and {MAX_ACTIVE} is wanted", first.at + 1)
     if name is not None:
         at = first.at + match.start(3)
         if "/" in name:
-            raise PointError("groups are not supported: give the name alone", at)
+            raise DynamicProbeError("groups are not supported: give the name alone", at)
         if not _NAME.fullmatch(name):
-            raise PointError(f"'{name}' is no name: letters, digits and _ make one", at)
+            raise DynamicProbeError(f"'{name}' is no name: letters, digits and _ make one", at)
     return Kind(letter), int(number or 0), name, words[1:]
 
 
@@ -120,24 +127,24 @@ def _parse_place(word: _Word, kind: Kind) -> tuple[Kind, str, int]:
     text = word.text
     if kind is Kind.TRACEPOINT:
         if ":" in text:
-            raise PointError("a tracepoint is named without its group here", word.at)
+            raise DynamicProbeError("a tracepoint is named without its group here", word.at)
         if not _NAME.fullmatch(text):
-            raise PointError(f"'{text}' is no name of a tracepoint", word.at)
+            raise DynamicProbeError(f"'{text}' is no name of a tracepoint", word.at)
         return kind, text, 0
     if text[0].isdigit():
-        raise PointError("addresses differ at each boot: name a function", word.at)
+        raise DynamicProbeError("addresses differ at each boot: name a function", word.at)
     if text.endswith("%return"):
         kind, text = Kind.RETURN, text.removesuffix("%return")
     symbol, plus, offset = text.partition("+")
     if not _SYMBOL.fullmatch(symbol):
-        raise PointError(f"'{symbol}' is no name of a function", word.at)
+        raise DynamicProbeError(f"'{symbol}' is no name of a function", word.at)
     if not plus:
         return kind, symbol, 0
     at = word.at + len(symbol) + 1
     if not _NUMBER.fullmatch(offset) or int(offset, 0 if offset[:2] in ("0x", "0X") else 10) >> 31:
-        raise PointError(f"'{offset}' is no offset", at)
+        raise DynamicProbeError(f"'{offset}' is no offset", at)
     if kind is Kind.RETURN:
-        raise PointError("a return probe is on a function as a whole: no offset", at)
+        raise DynamicProbeError("a return probe is on a function as a whole: no offset", at)
     return kind, symbol, _parse_integer(offset)
 
 
@@ -164,16 +171,16 @@ class _Tail:
                 tests.append(self._parse_test())
                 kind, word, at = self._next_token()
                 if word == "||":
-                    raise PointError("only && joins tests here: add a second probe", at)
+                    raise DynamicProbeError("only && joins tests here: add a second probe", at)
                 if word != "&&":
                     break
                 if len(tests) == MAX_TESTS:
-                    raise PointError(f"more than {MAX_TESTS} tests", at)
+                    raise DynamicProbeError(f"more than {MAX_TESTS} tests", at)
         if word == "max":
             max_per_s = self._parse_rate()
             kind, word, at = self._next_token()
         if kind:
-            raise PointError(f"'{word}' is not expected here", at)
+            raise DynamicProbeError(f"'{word}' is not expected here", at)
         return tuple(tests), max_per_s
 
     def _next_token(self) -> tuple[str, str, int]:
@@ -190,36 +197,36 @@ class _Tail:
         names = [value.name for value in self._values]
         if kind != "name" or name not in names:
             known = ", ".join(names) or "there are none"
-            raise PointError(f"the name of a value is wanted here ({known}), not '{name}'", at)
+            raise DynamicProbeError(f"the name of a value is wanted here ({known}), not '{name}'", at)
         index = names.index(name)
         kind, operator, at = self._next_token()
         if operator not in _OPERATORS:
-            raise PointError(f"one of {' '.join(_OPERATORS)} is wanted here, not '{operator}'", at)
+            raise DynamicProbeError(f"one of {' '.join(_OPERATORS)} is wanted here, not '{operator}'", at)
         is_text = self._values[index].kind is ValueKind.TEXT
         if is_text and operator not in ("==", "!="):
-            raise PointError(f"{name} is a text, which == and != compare", at)
+            raise DynamicProbeError(f"{name} is a text, which == and != compare", at)
         kind, word, at = self._next_token()
         if is_text:
             if kind != "text":
-                raise PointError(f'{name} is a text: a "text" is wanted here', at)
+                raise DynamicProbeError(f'{name} is a text: a "text" is wanted here', at)
             if len(word) >= self._size:
-                raise PointError(f"more than {self._size - 1} characters, which {name} has", at)
+                raise DynamicProbeError(f"more than {self._size - 1} characters, which {name} has", at)
             return Test(index, operator, word.encode())
         if kind != "number":
-            raise PointError(f"a number is wanted here, not '{word}'", at)
+            raise DynamicProbeError(f"a number is wanted here, not '{word}'", at)
         signed = self._values[index].kind is ValueKind.SIGNED
         number = _parse_integer(word)
         low, high = (-(1 << 63), (1 << 63) - 1) if signed else (0, (1 << 64) - 1)
         if not low <= number <= high:
-            raise PointError(f"{name} cannot be {word}: it lies in {low} .. {high}", at)
+            raise DynamicProbeError(f"{name} cannot be {word}: it lies in {low} .. {high}", at)
         return Test(index, operator, number)
 
     def _parse_rate(self) -> int:
         kind, number, at = self._next_token()
         if kind != "number" or not 0 < _parse_integer(number) <= 1_000_000:
-            raise PointError("records in a second are wanted here, such as 10/s", at)
+            raise DynamicProbeError("records in a second are wanted here, such as 10/s", at)
         for expected in ("/", "s"):
             _kind, word, at = self._next_token()
             if word != expected:
-                raise PointError("records in a second are wanted here, such as 10/s", at)
+                raise DynamicProbeError("records in a second are wanted here, such as 10/s", at)
         return _parse_integer(number)
