@@ -135,34 +135,34 @@ chaos-cluster: deps $(VENV)/ready
 	$(VENV)/bin/python -m tests.chaos.cluster --rounds $(ROUNDS)
 
 migrations: deps $(VENV)/ready
-	VESPER_MIGRATIONS=$(MIGRATIONS) $(VENV)/bin/python -m pytest -s tests/kvm/lab/test_migration.py \
+	VESPER_MIGRATIONS=$(MIGRATIONS) $(VENV)/bin/python -m pytest -s tests/kvm/test_migration.py \
 		tests/xen/fault_in_migration.py
 
 soak: ROUNDS = 0
 soak: deps $(VENV)/ready
-	$(VENV)/bin/python -m tests.xen.soak --hours $(HOURS) --rounds $(ROUNDS) --kind $(KIND)
+	$(VENV)/bin/python -m tests.xen.support.soak --hours $(HOURS) --rounds $(ROUNDS) --kind $(KIND)
 
 stops: deps $(VENV)/ready
 	VESPER_STOPS=$(STOPS) $(VENV)/bin/python -m pytest -s tests/xen/test_stops.py \
-		tests/kvm/lab/test_stops.py
+		tests/kvm/test_stops.py
 
 storms: deps $(VENV)/ready
-	VESPER_STORMS=$(STORM) $(VENV)/bin/python -m pytest -s tests/guest/test_storms.py
+	VESPER_STORMS=$(STORM) $(VENV)/bin/python -m pytest -s tests/kernel/test_storms.py
 
 hostile: deps $(VENV)/ready
-	VESPER_CORRUPTIONS=$(CORRUPTIONS) $(VENV)/bin/python -m pytest -s tests/guest/test_hostile_guest.py
+	VESPER_CORRUPTIONS=$(CORRUPTIONS) $(VENV)/bin/python -m pytest -s tests/kernel/test_hostile_guest.py
 	VESPER_CORRUPTIONS=$(XEN_CORRUPTIONS) $(VENV)/bin/python -m pytest -s tests/xen/hostile.py
 
 test-kernels: deps $(VENV)/ready
-	VESPER_KERNELS=all $(VENV)/bin/python -m pytest --no-skips -s --durations=0 tests/guest/test_kernels.py
+	VESPER_KERNELS=all $(VENV)/bin/python -m pytest --no-skips -s --durations=0 tests/kernel/test_kernels.py
 
 test-kernel-variants: deps $(VENV)/ready
-	$(VENV)/bin/python -m pytest --no-skips -s --durations=0 tests/guest/kernel_variants.py
+	$(VENV)/bin/python -m pytest --no-skips -s --durations=0 tests/kernel/kernel_variants.py
 
 # Not test_kernels.py, which is about other kernels.  Left out by name: KASAN makes another
 # oops of a null pointer, and the kernel has virtio_net built in.
 test-debug: deps $(VENV)/ready
-	VESPER_KERNEL=debug $(VENV)/bin/python -m pytest tests/guest --ignore tests/guest/test_kernels.py \
+	VESPER_KERNEL=debug $(VENV)/bin/python -m pytest tests/kernel --ignore tests/kernel/test_kernels.py \
 		-k 'not (test_lockup_and_die or test_oopses or test_net_link)'
 
 bench-cluster: deps
@@ -207,7 +207,8 @@ install-files:
 		install --root $(NEW) --install-layout=deb --no-compile \
 		--single-version-externally-managed
 	cd $(NEW)/usr/lib/python3/dist-packages && \
-		stat -c '%s %n' vesper_monitor/*.py vesper_monitor/ocf/*.py >vesper_monitor/installed-sizes
+		stat -c '%s %n' vesper_monitor/*.py vesper_monitor/ocf/*.py vesper_monitor/ocf/*/*.py \
+			vesper_monitor/util/*.py vesper_monitor/hypervisor/*.py >vesper_monitor/installed-sizes
 	chmod -R u=rwX,go=rX $(NEW)  # setuptools keeps the modes of a checkout
 	for new in $(NEW)/usr/lib/python3/dist-packages/*; do \
 		place=$(PYLIB)/$${new##*/} && old=$(NEW)/old-$${new##*/} && \

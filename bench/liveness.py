@@ -34,10 +34,10 @@ from pathlib import Path
 from bench.watched import HANG_TIMEOUT, Watched, watch_guest
 from lab import images
 from lab.progress import note_progress
-from tests.guest.build import build
-from tests.guest.machine import Machine, machine, restored
-from vesper_monitor.guest.decode import Event
-from vesper_monitor.guest.liveness import LifeState
+from tests.kernel.support.build import build
+from tests.kernel.support.machine import Machine, machine, restored
+from vesper_monitor.guest.health.hang_detector import LifeState
+from vesper_monitor.guest.relay.decode import Event
 
 __all__ = ["main"]
 

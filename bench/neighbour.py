@@ -28,9 +28,9 @@ import time
 from pathlib import Path
 
 from lab.progress import show_step
-from lab.standin.place import Place
-from tests.host.daemons import DaemonProcess, wait_collecting
-from tests.host.hostile import HostileGuest
+from lab.standin.registry import Place
+from tests.unit.support.daemons import DaemonProcess, wait_collecting
+from tests.unit.support.hostile import HostileGuest
 from vesper_monitor.guest import abi
 
 PROJECT = Path(__file__).parents[1]

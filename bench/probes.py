@@ -32,14 +32,14 @@ from bench.watched import Watched, watch_guest
 from lab import images
 from lab.images.workbench import build_workbench
 from lab.progress import note_progress
-from tests.guest.build import build
-from tests.guest.machine import Machine, machine
-from vesper_monitor.guest.images import ImageStore
-from vesper_monitor.guest.points.point import DynamicProbe as Definition
-from vesper_monitor.guest.points.program import IMAGE
-from vesper_monitor.guest.points.syntax import parse_definition
+from tests.kernel.support.build import build
+from tests.kernel.support.machine import Machine, machine
+from vesper_monitor.guest.control.images import ImageStore
+from vesper_monitor.guest.dynamic_probes.point import DynamicProbe as Definition
+from vesper_monitor.guest.dynamic_probes.program import IMAGE
+from vesper_monitor.guest.dynamic_probes.syntax import parse_definition
 from vesper_monitor.guest.session import ProbeState
-from vesper_monitor.probes import PROBES
+from vesper_monitor.knowledge.probes import PROBES
 
 __all__ = ["main"]
 

@@ -26,14 +26,14 @@ from lab import images
 from lab.images import store
 from lab.images.workbench import build_workbench
 from lab.progress import note_progress
-from tests.guest.build import build
-from tests.guest.machine import Machine, machine
-from vesper_monitor.faults.rules import judge_by_defaults
-from vesper_monitor.guest.decode import Event
-from vesper_monitor.guest.images import ImageStore
-from vesper_monitor.guest.points.syntax import parse_definition
+from tests.kernel.support.build import build
+from tests.kernel.support.machine import Machine, machine
+from vesper_monitor.guest.control.images import ImageStore
+from vesper_monitor.guest.dynamic_probes.syntax import parse_definition
+from vesper_monitor.guest.relay.decode import Event
 from vesper_monitor.guest.session import ProbeState, ProbeStatus
-from vesper_monitor.probes import PROBES
+from vesper_monitor.knowledge.probes import PROBES
+from vesper_monitor.rules.rule_set import judge_by_defaults
 
 __all__ = ["main"]
 

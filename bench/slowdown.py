@@ -32,9 +32,9 @@ from pathlib import Path
 
 from lab import images
 from lab.progress import note_progress
-from tests.guest.build import build
-from tests.guest.features import said
-from tests.guest.ivshmem import PROBES, KvmMachine, Watch, kvm_machine, watch
+from tests.kernel.support.build import build
+from tests.kernel.support.features import said
+from tests.kernel.support.ivshmem import PROBES, KvmMachine, Watch, kvm_machine, watch
 
 __all__ = ["main"]
 

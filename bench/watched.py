@@ -10,11 +10,11 @@ from contextlib import asynccontextmanager
 from dataclasses import dataclass
 from pathlib import Path
 
-from tests.guest.machine import Machine, MachineTransport
-from vesper_monitor.guest.decode import Event
-from vesper_monitor.guest.images import ImageStore
-from vesper_monitor.guest.life import HeartbeatReader
-from vesper_monitor.guest.points.point import DynamicProbe
+from tests.kernel.support.machine import Machine, MachineTransport
+from vesper_monitor.guest.control.images import ImageStore
+from vesper_monitor.guest.dynamic_probes.point import DynamicProbe
+from vesper_monitor.guest.health.heartbeat import HeartbeatReader
+from vesper_monitor.guest.relay.decode import Event
 from vesper_monitor.guest.session import Session, SessionState
 
 __all__ = ["HANG_TIMEOUT", "Watched", "watch_guest"]

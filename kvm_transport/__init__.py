@@ -2,12 +2,12 @@
 """VESPER's communication layer on KVM/QEMU, the host's end.
 
 - :mod:`kvm_transport.transport`: libvirt's domains, activation; the entry point,
-- :mod:`kvm_transport.life`: one life of a domain,
-- :mod:`kvm_transport.states`: what libvirt says, understood,
-- :mod:`kvm_transport.connection`, :mod:`kvm_transport.qemu`: libvirtd; QEMU's processes,
+- :mod:`kvm_transport.qemu_process_watch`: one life of a domain,
+- :mod:`kvm_transport.libvirt_states`: what libvirt says, understood,
+- :mod:`kvm_transport.libvirt_connection`, :mod:`kvm_transport.status_files`: libvirtd; QEMU's processes,
 - :mod:`kvm_transport.link`: one activated guest: memory, notifications,
-- :mod:`kvm_transport.holder_client`: how others talk to the holder,
-- :mod:`kvm_transport.holder`: the process that hands each QEMU its shared
+- :mod:`kvm_transport.ivshmem_client`: how others talk to the holder,
+- :mod:`kvm_transport.ivshmem_server`: the process that hands each QEMU its shared
   memory and keeps the descriptors (``vesper-ivshmem``).
 
 The guest's end is ``kvm_transport/guest/vesper_ivshmem.c``.

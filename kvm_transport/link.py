@@ -10,7 +10,7 @@ import secrets
 from collections.abc import Callable
 
 from kvm_transport.doorbells import Doorbells
-from kvm_transport.holder_client import (
+from kvm_transport.ivshmem_client import (
     Attachment,
     IvshmemClient,
     IvshmemServerError,
@@ -18,7 +18,7 @@ from kvm_transport.holder_client import (
 )
 from kvm_transport.memory import RegionMapping, SharedMemory
 from vesper_monitor.guest import abi
-from vesper_monitor.transport import (
+from vesper_monitor.hypervisor.transport import (
     Domain,
     FrontendMissingError,
     FrontendSilentError,
@@ -75,7 +75,7 @@ async def is_wanted(holder: IvshmemClient, pid: int, domain: Domain) -> bool:
 
 
 class KvmLink:
-    """See :class:`vesper_monitor.transport.Link`. Made by :meth:`connect_guest`."""
+    """See :class:`vesper_monitor.hypervisor.transport.Link`. Made by :meth:`connect_guest`."""
 
     def __init__(self, domain: Domain, attachment: Attachment, doorbells: Doorbells) -> None:
         """:raises TransportError:"""

@@ -8,13 +8,13 @@ import mmap
 import os
 
 from vesper_monitor.guest import abi
-from vesper_monitor.transport import TransportError
+from vesper_monitor.hypervisor.transport import TransportError
 
 __all__ = ["RegionMapping", "SharedMemory"]
 
 
 class RegionMapping:
-    """See :class:`vesper_monitor.transport.Mapping`."""
+    """See :class:`vesper_monitor.hypervisor.transport.Mapping`."""
 
     def __init__(self, view: memoryview, regions: set[RegionMapping]) -> None:
         """:param regions: all that are not closed."""

@@ -19,16 +19,16 @@ from pathlib import Path
 from typing import Any
 from weakref import WeakSet
 
-from kvm_transport import qemu, states
-from kvm_transport.connection import LibvirtAwayError, LibvirtConnection
+from kvm_transport import libvirt_states, status_files
 from kvm_transport.doorbells import Doorbells
-from kvm_transport.holder_client import CONTROL, IvshmemClient, IvshmemServerError
-from kvm_transport.life import QemuProcessWatch
+from kvm_transport.ivshmem_client import CONTROL, IvshmemClient, IvshmemServerError
+from kvm_transport.libvirt_connection import LibvirtAwayError, LibvirtConnection
+from kvm_transport.libvirt_states import Lifecycle
 from kvm_transport.link import KvmLink, is_wanted
-from kvm_transport.qemu import StatusFile, StatusFiles
-from kvm_transport.states import Lifecycle
-from vesper_monitor.domain_state import DomainState
-from vesper_monitor.transport import (
+from kvm_transport.qemu_process_watch import QemuProcessWatch
+from kvm_transport.status_files import StatusFile, StatusFiles
+from vesper_monitor.hypervisor.domain_state import DomainState
+from vesper_monitor.hypervisor.transport import (
     Cause,
     CpuUse,
     Domain,
@@ -53,7 +53,7 @@ _MAX_RESETS = 10_000
 
 
 class KvmTransport:
-    """See :class:`vesper_monitor.transport.Transport`.
+    """See :class:`vesper_monitor.hypervisor.transport.Transport`.
 
     :param uri: of libvirt's QEMU driver.
     :param run_dir: of the same.
@@ -157,7 +157,7 @@ class KvmTransport:
         life = self._life_of(domain)
         if life is None or life.ended:
             raise TransportError(f"{domain.name}: its QEMU has ended")
-        use = qemu.read_vcpu_use(life.pid)
+        use = status_files.read_vcpu_use(life.pid)
         try:
             state = (await self._ask_libvirt(life)).state
             return CpuUse(state, use, self._told_since)
@@ -263,7 +263,7 @@ class KvmTransport:
             # QEMU lives, or has just ended: then its life says so.
             return DomainReport(DomainState.RUNNING)
         state, reason, disks = answer
-        return self._understand_state(life, *states.state_words(state, reason), disks)
+        return self._understand_state(life, *libvirt_states.state_words(state, reason), disks)
 
     def _read_recorded_state(self, life: QemuProcessWatch) -> DomainReport:
         """What libvirtd wrote last, before it went away. :raises TransportError:"""
@@ -275,11 +275,11 @@ class KvmTransport:
     def _understand_state(
         self, life: QemuProcessWatch, state: str, reason: str, disks: dict[str, str] | Any
     ) -> DomainReport:
-        report = states.make_report(state, reason)
+        report = libvirt_states.make_report(state, reason)
         if report.state is not DomainState.PAUSED:
             return report
         if (state, reason) == ("paused", "ioerror"):
-            why = states.io_error(disks, life.io_error)
+            why = libvirt_states.io_error(disks, life.io_error)
             return DomainReport(report.state, report.cause, why)
         return life.pause or report
 
@@ -321,7 +321,7 @@ class KvmTransport:
         elif event == Lifecycle.SHUTDOWN and detail == 2:  # VIR_DOMAIN_EVENT_SHUTDOWN_HOST
             life.said = life.said or "signal"
         elif event == Lifecycle.SUSPENDED:
-            life.pause = states.stays_paused(detail)
+            life.pause = libvirt_states.stays_paused(detail)
         elif event == Lifecycle.RESUMED:
             life.pause, life.said, life.io_error = None, "", ""
 
@@ -330,15 +330,15 @@ class KvmTransport:
             # Of each reset, whoever has asked for it (qemuProcessHandleReset(), libvirt 9.0).
             return Notice("reboot", "the guest reboots", reset=True)
         if kind == "WATCHDOG":
-            if said[0] in states.SWITCHES_OFF:
+            if said[0] in libvirt_states.SWITCHES_OFF:
                 life.said = "watchdog"
-            return states.make_watchdog_notice(said[0])
+            return libvirt_states.make_watchdog_notice(said[0])
         if kind == "MEMORY_FAILURE":
-            return states.memory_failure(said[0], said[1])
+            return libvirt_states.memory_failure(said[0], said[1])
         if kind == "IO_ERROR_REASON":
             path, alias, action, reason = said
-            life.io_error = states.describe_io_error(path, alias, reason)
-            return states.io_notice(life.io_error, action)
+            life.io_error = libvirt_states.describe_io_error(path, alias, reason)
+            return libvirt_states.io_notice(life.io_error, action)
         return None
 
     def _look_for_new(self) -> None:

@@ -2,7 +2,7 @@
 """A lab has no systemd: what a unit may do its daemon gets there, and no more.
 
 Of the sandbox only the capabilities: they are what a program notices that was
-given too few. All of it is tried in tests/host/test_units.py.
+given too few. All of it is tried in tests/unit/daemon/test_units.py.
 """
 
 from __future__ import annotations

@@ -10,7 +10,7 @@ from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 
 from lab.confine import confine_like
-from vesper_monitor.errors import VesperError
+from vesper_monitor.util.errors import VesperError
 
 __all__ = [
     "VESPERD_SETTINGS",

@@ -248,7 +248,7 @@ class Xen(Toolstack):
                 raise UnknownStateError(f"domain {self.ident} is {domain.name} now")
 
     def brings_back(self, domain: Domain) -> bool:
-        # As vesper_monitor/ocf/xl_details.py has it.
+        # As vesper_monitor/ocf/xen/xl_details.py has it.
         shut = rf"^Domain {domain.number} has shut down, .*\nAction for shutdown .* is (\S+)$"
         noted = []
         for name in (self.name, f"{self.name}--incoming"):
@@ -331,7 +331,7 @@ class Libvirt(Toolstack):
 
 
 def _parse_xl_line(line: str) -> Domain:
-    """See vesper_monitor/xl_list.py for the flags. :raises UnknownStateError:"""
+    """See vesper_monitor/hypervisor/xl_list.py for the flags. :raises UnknownStateError:"""
     columns = line.rsplit(None, 5)
     flags = columns[4] if len(columns) == 6 else ""
     if len(flags) != 6 or not columns[1].isdecimal():
@@ -356,7 +356,7 @@ def _parse_domstats(text: str) -> list[Domain]:
         name, state, reason = match[1], int(match[2]), int(match[3])
         if state == 5:
             continue
-        # As vesper_monitor/ocf/virsh.py has it: crashed, or paused for good.
+        # As vesper_monitor/ocf/libvirt/virsh.py has it: crashed, or paused for good.
         ended = state == 6 or (state == 3 and reason in (5, 6, 8, 10, 13))
         found.append(Domain(name, "", ENDED if ended else RUNS))
     if parts[0].strip():

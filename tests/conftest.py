@@ -15,7 +15,7 @@ from hypothesis import settings
 from xdist.remote import Producer
 from xdist.scheduler import LoadScopeScheduling
 
-from tests.notices import Notices
+from tests.support.notices import Notices
 
 #: Folders whose tests share one lab; the longest first, that it ends in time.
 TOGETHER = ("xen", "kvm", "cluster")

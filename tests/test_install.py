@@ -11,7 +11,7 @@ from pathlib import Path
 
 import pytest
 
-from tests.ocf.library import install
+from tests.unit.ocf.support.library import install
 
 
 @pytest.fixture

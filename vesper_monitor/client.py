@@ -15,7 +15,7 @@ import os
 import socket
 import time
 
-from vesper_monitor.errors import VesperError
+from vesper_monitor.util.errors import VesperError
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:

@@ -19,7 +19,7 @@ import logging
 from collections.abc import Callable
 from typing import NamedTuple
 
-from vesper_monitor.transport import TransportError
+from vesper_monitor.hypervisor.transport import TransportError
 from xen_transport.xenstore import Transaction, XenStore
 
 __all__ = ["BACKENDS", "Device", "Published", "XenbusState"]

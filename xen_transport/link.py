@@ -9,7 +9,7 @@ import logging
 from collections.abc import Callable
 
 from vesper_monitor.guest import abi
-from vesper_monitor.transport import Domain, TransportError
+from vesper_monitor.hypervisor.transport import Domain, TransportError
 from xen_transport.device import Device, Published, XenbusState
 from xen_transport.evtchn import EventChannel
 from xen_transport.gntdev import GrantDevice, GrantMapping
@@ -21,7 +21,7 @@ _LOG = logging.getLogger(__name__)
 
 
 class XenLink:
-    """See :class:`vesper_monitor.transport.Link`."""
+    """See :class:`vesper_monitor.hypervisor.transport.Link`."""
 
     def __init__(
         self, store: XenStore, device: Device, domain: Domain, published: Published

@@ -10,9 +10,8 @@ from __future__ import annotations
 import asyncio
 import re
 
-from vesper_monitor import outside
-from vesper_monitor.domain_state import DomainState
-from vesper_monitor.transport import (
+from vesper_monitor.hypervisor.domain_state import DomainState
+from vesper_monitor.hypervisor.transport import (
     Cause,
     CpuUse,
     DomainReport,
@@ -20,7 +19,8 @@ from vesper_monitor.transport import (
     VcpuState,
     VcpuUse,
 )
-from vesper_monitor.xl_list import parse_flags, parse_rows
+from vesper_monitor.hypervisor.xl_list import parse_flags, parse_rows
+from vesper_monitor.util import async_subprocess
 
 __all__ = ["LIST_TIMEOUT_S", "DomainList", "parse_list", "parse_vcpus"]
 
@@ -90,7 +90,7 @@ class DomainList:
 async def _xl_path(*command: str) -> str:
     name = f"xl {command[0]}"
     try:
-        code, output, errors = await outside.run_command("xl", *command, limit=LIST_TIMEOUT_S)
+        code, output, errors = await async_subprocess.run_command("xl", *command, limit=LIST_TIMEOUT_S)
     except TimeoutError:
         raise TransportError(
             f"{name}: no answer within {LIST_TIMEOUT_S:.0f} s; Xen's toolstack hangs"

@@ -10,8 +10,8 @@ from contextlib import asynccontextmanager
 from dataclasses import replace
 from weakref import WeakSet
 
-from vesper_monitor.domain_state import DomainState
-from vesper_monitor.transport import (
+from vesper_monitor.hypervisor.domain_state import DomainState
+from vesper_monitor.hypervisor.transport import (
     Cause,
     CpuUse,
     Domain,
@@ -37,7 +37,7 @@ _SHUT = (XenbusState.CLOSING, XenbusState.CLOSED, XenbusState.UNKNOWN)
 
 
 class XenTransport:
-    """See :class:`vesper_monitor.transport.Transport`."""
+    """See :class:`vesper_monitor.hypervisor.transport.Transport`."""
 
     name = "xen"
     watches_arrivals = True

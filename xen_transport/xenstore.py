@@ -27,7 +27,7 @@ from pyxs._internal import Op, Packet
 from pyxs.connection import UnixSocketConnection
 from pyxs.exceptions import PyXSError
 
-from vesper_monitor.transport import TransportError
+from vesper_monitor.hypervisor.transport import TransportError
 
 __all__ = ["StoreError", "Transaction", "XenStore"]
 

@@ -17,8 +17,8 @@ import re
 import threading
 from pathlib import Path
 
-from vesper_monitor.regular_file import open_regular
-from vesper_monitor.transport import Cause
+from vesper_monitor.hypervisor.transport import Cause
+from vesper_monitor.util.regular_file import open_regular
 
 __all__ = ["FOLDER", "Ending", "is_followed", "parse_ending", "read_log", "read_soon"]
 

@@ -25,12 +25,12 @@ import threading
 import time
 from pathlib import Path
 
-from kvm_transport.holder.vm import Vm
+from kvm_transport.ivshmem_server.vm import Vm
 from lab import images
 from lab.progress import show_step
-from tests.guest.build import build
-from tests.guest.ivshmem import KvmMachine, Watch, kvm_machine, watch
-from vesper_monitor.guest.decode import Event
+from tests.kernel.support.build import build
+from tests.kernel.support.ivshmem import KvmMachine, Watch, kvm_machine, watch
+from vesper_monitor.guest.relay.decode import Event
 
 __all__ = ["measure_round_trips"]
 

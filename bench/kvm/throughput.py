@@ -19,16 +19,16 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 
 from kvm_transport.doorbells import Doorbells
-from kvm_transport.holder_client import IvshmemClient
+from kvm_transport.ivshmem_client import IvshmemClient
 from kvm_transport.link import KvmLink
 from lab.images import store
-from tests.host.standins import until
-from tests.kvm.holder import holder
-from vesper_monitor.domain_state import DomainState
-from vesper_monitor.guest.decode import Event
-from vesper_monitor.guest.images import ImageStore
+from tests.unit.support.standins import until
+from tests.unit.transports.support.ivshmem_servers import holder
+from vesper_monitor.guest.control.images import ImageStore
+from vesper_monitor.guest.relay.decode import Event
 from vesper_monitor.guest.session import Session
-from vesper_monitor.transport import Domain, DomainEvent, DomainReport
+from vesper_monitor.hypervisor.domain_state import DomainState
+from vesper_monitor.hypervisor.transport import Domain, DomainEvent, DomainReport
 
 __all__ = ["measure_all_loads"]
 
@@ -75,7 +75,7 @@ class Result:
 
 
 class WriterTransport:
-    """The stand-ins as domains; see :class:`vesper_monitor.transport.Transport`."""
+    """The stand-ins as domains; see :class:`vesper_monitor.hypervisor.transport.Transport`."""
 
     name = "bench"
 

@@ -37,7 +37,7 @@ from typing import Any
 from bench.load.crowd import guest_name
 from lab.progress import note_progress, show_step
 from lab.standin.image import make_store
-from tests.kvm.holder import holder
+from tests.unit.transports.support.ivshmem_servers import holder
 from vesper_monitor.client import Client, DaemonUnavailableError, root_path
 
 PROJECT = Path(__file__).parents[2]

@@ -30,7 +30,7 @@ from pathlib import Path
 
 from lab.standin.kernel import StandinKernel
 from lab.standin.memory import GuestMemory
-from tests.kvm.holder import StandinQemu
+from tests.unit.transports.support.ivshmem_servers import StandinQemu
 from vesper_monitor.guest import abi
 
 __all__ = ["guest_name"]

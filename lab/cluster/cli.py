@@ -9,8 +9,8 @@ import subprocess
 import sys
 from typing import Any
 
-from lab.cluster.keeper import Keeper
 from lab.cluster.node import ENVIRONMENT, ClusterError, Node
+from lab.cluster.owner_process import Keeper
 
 __all__ = ["add_commands"]
 

@@ -20,7 +20,7 @@ from lab.evaluation.phase import INTERVAL, Phase
 from lab.evaluation.run import FAULTS, STEPS, WATCHES, Run
 from lab.evaluation.setting import Lab
 from lab.host import LabError
-from vesper_monitor.transport import ENDED
+from vesper_monitor.hypervisor.transport import ENDED
 
 __all__ = ["exit_reason", "perform_trial"]
 

@@ -19,7 +19,7 @@ from contextlib import contextmanager
 from pathlib import Path
 
 from lab.progress import note_progress, show_step
-from vesper_monitor.errors import VesperError
+from vesper_monitor.util.errors import VesperError
 
 __all__ = [
     "BuildError",

@@ -9,8 +9,8 @@ import sys
 from typing import Any
 
 from lab import faults
-from lab.cluster.keeper import Keeper
 from lab.cluster.node import ENVIRONMENT
+from lab.cluster.owner_process import Keeper
 from lab.guest import Guest
 from lab.host import ChannelError, LabError
 from lab.kvm.host import KvmHost

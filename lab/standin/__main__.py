@@ -11,7 +11,7 @@ from pathlib import Path
 
 from lab.standin.guest import StandinGuest
 from lab.standin.image import RELEASE, make_store
-from lab.standin.place import Place
+from lab.standin.registry import Place
 
 
 async def _run_guest(name: str, cmdline: str) -> None:

@@ -13,7 +13,7 @@ from pathlib import Path
 from lab.standin.image import RELEASE
 from lab.standin.kernel import StandinKernel
 from lab.standin.memory import GuestMemory, file_view
-from lab.standin.place import Place
+from lab.standin.registry import Place
 from vesper_monitor.guest import abi
 
 __all__ = ["StandinGuest"]

@@ -17,7 +17,7 @@ from collections.abc import Callable
 from lab.standin.image import PROBES, RELEASE, make_vermagic
 from lab.standin.memory import GuestMemory, RelayChannel
 from vesper_monitor.guest import abi
-from vesper_monitor.guest.modinfo import ModinfoError, read_modinfo
+from vesper_monitor.guest.control.modinfo import ModinfoError, read_modinfo
 
 __all__ = ["StandinKernel"]
 

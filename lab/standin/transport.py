@@ -9,12 +9,12 @@ import os
 import socket
 from collections.abc import AsyncIterator, Callable
 
-from lab.standin import place
+from lab.standin import registry
 from lab.standin.memory import CCHAN_PAGE
-from lab.standin.place import Place
-from vesper_monitor.domain_state import DomainState
+from lab.standin.registry import Place
 from vesper_monitor.guest import abi
-from vesper_monitor.transport import (
+from vesper_monitor.hypervisor.domain_state import DomainState
+from vesper_monitor.hypervisor.transport import (
     CpuUse,
     Domain,
     DomainEvent,
@@ -133,7 +133,7 @@ class StandinLink:
 
 
 class StandinTransport:
-    """See :class:`vesper_monitor.transport.Transport`."""
+    """See :class:`vesper_monitor.hypervisor.transport.Transport`."""
 
     name = "standin"
     watches_arrivals = True
@@ -150,7 +150,7 @@ class StandinTransport:
         return "VESPER_STANDIN_DIR is not set"
 
     async def start(self) -> None:
-        place.base_directory().mkdir(parents=True, exist_ok=True)
+        registry.base_directory().mkdir(parents=True, exist_ok=True)
         self._task = asyncio.create_task(self._look_at_domains())
 
     async def stop(self) -> None:
@@ -161,7 +161,7 @@ class StandinTransport:
             self._unwatch_process(domid)
 
     async def list_domains(self) -> list[Domain]:
-        found = [await self.find_domain(name) for name in place.list_names()]
+        found = [await self.find_domain(name) for name in registry.list_names()]
         return [domain for domain in found if domain is not None]
 
     async def find_domain(self, name: str) -> Domain | None:
@@ -240,7 +240,7 @@ class StandinTransport:
         states: dict[int, str] = {}
         resets: dict[int, int] = {}
         while True:
-            for name in place.list_names():
+            for name in registry.list_names():
                 record = Place(name).read_record()
                 if record is None:
                     continue

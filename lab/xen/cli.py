@@ -14,7 +14,7 @@ from typing import Any
 
 from lab import faults
 from lab.host import ChannelError, LabError, Result
-from lab.xen import keeper
+from lab.xen import owner_process
 from lab.xen.lab import XenLab
 
 __all__ = ["add_commands"]
@@ -91,16 +91,16 @@ def _report_errors(command: Any) -> Any:
 
 
 def _attach_to_lab() -> XenLab:
-    return XenLab.attach_to_lab(keeper.DIRECTORY)
+    return XenLab.attach_to_lab(owner_process.DIRECTORY)
 
 
 def _bring_up(arguments: argparse.Namespace) -> int:
-    keeper.begin_lab(arguments.hosts, arguments.timeout)
+    owner_process.begin_lab(arguments.hosts, arguments.timeout)
     return 0
 
 
 def _take_down(_arguments: argparse.Namespace) -> int:
-    if not keeper.end_lab():
+    if not owner_process.end_lab():
         print("lab: was not up", file=sys.stderr)
     return 0
 

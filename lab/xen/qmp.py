@@ -10,7 +10,7 @@ from pathlib import Path
 from types import TracebackType
 from typing import Any
 
-from vesper_monitor.errors import VesperError
+from vesper_monitor.util.errors import VesperError
 
 __all__ = ["Qmp", "QmpError"]
 

@@ -2,7 +2,7 @@
 /*
  * Everything that crosses the boundary between a guest's kernel and its host.
  *
- * vesper_monitor/guest/abi.py is Python's view of this file; tests/test_abi.py
+ * vesper_monitor/guest/abi.py is Python's view of this file; tests/unit/guest/test_abi.py
  * compares the two field by field.  All integers are little endian (VESPER
  * runs on x86-64) and naturally aligned; there is no implicit padding.
  *

@@ -18,7 +18,7 @@
  * one of = ! < { > } & (equal, not, less, at most, greater, at least, any bit
  * of) and a decimal number, or for a text = or ! and its bytes in hexadecimal.
  *
- * VESPER's host writes them: vesper_monitor/guest/points/program.py.
+ * VESPER's host writes them: vesper_monitor/guest/dynamic_probes/program.py.
  */
 
 #include <linux/ctype.h>

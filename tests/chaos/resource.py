@@ -16,7 +16,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 
-from lab.standin.place import Place
+from lab.standin.registry import Place
 
 PROJECT = Path(__file__).parents[2]
 #: s, as in the operations of a resource.

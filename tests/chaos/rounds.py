@@ -23,9 +23,9 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from lab.standin.place import Place
+from lab.standin.registry import Place
 from tests.chaos.resource import FAILED, Report, Resource
-from tests.host.daemons import PROJECT, DaemonProcess
+from tests.unit.support.daemons import PROJECT, DaemonProcess
 from vesper_monitor.client import DaemonError, DaemonUnavailableError
 
 __all__ = ["Chaos", "Outcome", "chaos"]

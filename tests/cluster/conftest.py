@@ -8,9 +8,9 @@ from collections.abc import Iterator
 import pytest
 
 from lab.cluster import ClusterLab
-from tests.cluster.life import Life
-from tests.cluster.vm import VirtualMachine
-from tests.failures import shows_logs
+from tests.cluster.support.life import Life
+from tests.cluster.support.vm import VirtualMachine
+from tests.support.failures import shows_logs
 
 #: Lines of each log that are shown of a test that has failed.
 LINES = 150

@@ -5,8 +5,8 @@ from __future__ import annotations
 
 from lab.cluster import Node
 from lab.cluster.node import wait_until
-from tests.cluster.life import Life
-from tests.cluster.vm import VirtualMachine
+from tests.cluster.support.life import Life
+from tests.cluster.support.vm import VirtualMachine
 
 EXECUTOR = "/usr/lib/pacemaker/pacemaker-execd"
 CONTROLLER = "/usr/lib/pacemaker/pacemaker-controld"

@@ -9,7 +9,7 @@ import time
 import pytest
 
 from lab.cluster.node import wait_until
-from tests.cluster.vm import VirtualMachine
+from tests.cluster.support.vm import VirtualMachine
 
 DEGRADED = 190
 

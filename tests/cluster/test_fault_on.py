@@ -5,7 +5,7 @@ from __future__ import annotations
 
 from lab.cluster import Node
 from lab.cluster.node import wait_until
-from tests.cluster.vm import XMFILE, VirtualMachine
+from tests.cluster.support.vm import XMFILE, VirtualMachine
 
 #: As a user would write them: blanks, quotes, a semicolon.
 RULES = 'send_signal: service == "httpd" and sig == 10; out_of_memory: comm == "cron", 2 in 1h'

@@ -11,8 +11,8 @@ import pytest
 
 from lab.cluster import Node
 from lab.cluster.node import wait_until
-from tests.cluster.vm import VirtualMachine
-from vesper_monitor.ocf.basics import waiting_time
+from tests.cluster.support.vm import VirtualMachine
+from vesper_monitor.ocf.fast_common import waiting_time
 
 
 def test_a_fault_while_a_monitor_waits(vm: VirtualMachine) -> None:

@@ -9,7 +9,7 @@ import pytest
 
 from lab.cluster import Node
 from lab.cluster.node import wait_until
-from tests.cluster.vm import XMFILE, VirtualMachine
+from tests.cluster.support.vm import XMFILE, VirtualMachine
 
 #: What the second monitor notes, and the waiting one looks after.
 NOTE = "/run/resource-agents/vesper-vm1.deep"

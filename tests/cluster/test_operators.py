@@ -14,8 +14,8 @@ from collections.abc import Callable, Iterator
 
 import pytest
 
-from tests.cluster.life import QUIET, Life
-from tests.cluster.vm import VirtualMachine
+from tests.cluster.support.life import QUIET, Life
+from tests.cluster.support.vm import VirtualMachine
 
 
 @pytest.fixture

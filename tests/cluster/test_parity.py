@@ -6,7 +6,7 @@ from __future__ import annotations
 import time
 
 from lab.cluster.node import wait_until
-from tests.cluster.vm import VirtualMachine
+from tests.cluster.support.vm import VirtualMachine
 
 
 def test_a_monitor_script_fails_the_vm_over(vm: VirtualMachine) -> None:

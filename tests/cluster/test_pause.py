@@ -7,7 +7,7 @@ import time
 
 from lab.cluster import Node
 from lab.cluster.node import wait_until
-from tests.cluster.vm import VirtualMachine
+from tests.cluster.support.vm import VirtualMachine
 
 
 def attribute(node: Node) -> str:

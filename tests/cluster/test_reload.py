@@ -6,7 +6,7 @@ from __future__ import annotations
 import pytest
 
 from lab.cluster.node import wait_until
-from tests.cluster.vm import VirtualMachine
+from tests.cluster.support.vm import VirtualMachine
 
 
 def test_services_are_changed_without_a_restart(vm: VirtualMachine) -> None:

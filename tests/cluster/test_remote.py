@@ -10,8 +10,8 @@ import pytest
 
 from lab.cluster import ClusterLab
 from lab.cluster.node import wait_until
-from tests.cluster.life import QUIET, Life
-from tests.cluster.vm import VirtualMachine
+from tests.cluster.support.life import QUIET, Life
+from tests.cluster.support.vm import VirtualMachine
 
 
 @pytest.fixture(scope="module")

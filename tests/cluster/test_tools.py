@@ -11,7 +11,7 @@ import pytest
 from lab.cluster import ClusterLab, Node
 
 #: The stand-in of the agents' own tests.
-VIRSH = Path(__file__).parents[1] / "ocf/fake_virsh"
+VIRSH = Path(__file__).parents[1] / "unit/ocf/support/fake_virsh"
 #: Each agent, and what it cannot do without.
 AGENTS = {"XenVM": "xmfile=/etc/xen/vm1.cfg", "LibvirtVM": "config=/etc/vesper/vm1.xml"}
 

@@ -9,7 +9,7 @@ import subprocess
 from pathlib import Path
 
 from tests.failpoints.host import Order
-from tests.host.daemons import PROJECT, DaemonProcess
+from tests.unit.support.daemons import PROJECT, DaemonProcess
 
 __all__ = ["ACTIONS", "Cluster"]
 

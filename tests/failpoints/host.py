@@ -19,8 +19,8 @@ from contextlib import closing, contextmanager, nullcontext
 from pathlib import Path
 from typing import Any
 
-from tests.host.daemons import MONITOR, RESOURCE, DaemonProcess
-from tests.host.standins import GuestProcess
+from tests.unit.support.daemons import MONITOR, RESOURCE, DaemonProcess
+from tests.unit.support.standins import GuestProcess
 from vesper_monitor.client import Client, DaemonError, DaemonUnavailableError
 
 __all__ = ["Host", "Order"]

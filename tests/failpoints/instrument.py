@@ -175,7 +175,7 @@ def _is_path(value: object) -> bool:
 
 def watch_commits(points: Points) -> None:
     """Make each commit of the journal two points: before it, and before anybody hears of it."""
-    from vesper_monitor.faults import journal
+    from vesper_monitor.journal import journal
 
     leave = journal._Transaction.__exit__
 

@@ -7,7 +7,7 @@ import os
 import sys
 
 from tests.failpoints.instrument import Points, watch_commits
-from vesper_monitor.faults.journal_server import main
+from vesper_monitor.journal.journal_server import main
 
 if __name__ == "__main__":
     watch_commits(Points(os.environ["VESPER_TEST_FAILPOINTS"], with_parent=True))

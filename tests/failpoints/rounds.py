@@ -10,7 +10,7 @@ from typing import TypeVar
 
 from tests.failpoints.cluster import Cluster
 from tests.failpoints.host import Host
-from tests.host.daemons import DaemonProcess
+from tests.unit.support.daemons import DaemonProcess
 
 __all__ = ["Outcome", "of_agent", "of_locked_vesperd", "of_vesperd", "text"]
 

@@ -8,7 +8,7 @@ import sys
 
 from tests.failpoints.instrument import Points, watch_awaits, watch_files
 from vesper_monitor.daemon.main import main
-from vesper_monitor.faults import journal_process
+from vesper_monitor.journal import journal_process
 
 if __name__ == "__main__":
     control = sys.argv.pop(1)

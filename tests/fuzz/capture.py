@@ -15,8 +15,8 @@ from pathlib import Path
 
 from lab import images
 from tests.fuzz.seeds import CAPTURED
-from tests.guest.build import build
-from tests.guest.ivshmem import PROBES, KvmMachine, Watch, kvm_machine, watch
+from tests.kernel.support.build import build
+from tests.kernel.support.ivshmem import PROBES, KvmMachine, Watch, kvm_machine, watch
 from vesper_monitor.guest import abi
 
 FAULTS = "sh -c 'kill -SEGV $$'; sh -c 'exit 3'; ip link set lo up; tail /dev/zero"

@@ -13,7 +13,7 @@ import struct
 from collections.abc import Callable
 
 from vesper_monitor.guest import abi
-from vesper_monitor.transport import Domain, TransportError
+from vesper_monitor.hypervisor.transport import Domain, TransportError
 
 __all__ = ["Input", "Link", "Mapping", "unsteady"]
 
@@ -57,7 +57,7 @@ class Input:
 
 
 class Mapping:
-    """See :class:`vesper_monitor.transport.Mapping`; counts those that are open."""
+    """See :class:`vesper_monitor.hypervisor.transport.Mapping`; counts those that are open."""
 
     open = 0
 
@@ -73,7 +73,7 @@ class Mapping:
 
 
 class Link:
-    """See :class:`vesper_monitor.transport.Link`: a region's handle is its first page.
+    """See :class:`vesper_monitor.hypervisor.transport.Link`: a region's handle is its first page.
 
     From the first notification on the guest writes (address, length, bytes) and
     notifies whenever the loop is idle, until the input is used up; then it is gone.

@@ -13,19 +13,19 @@ from collections.abc import AsyncIterator, Coroutine
 from pathlib import Path
 from typing import Any, cast
 
-from kvm_transport import holder_client, qemu, states
-from kvm_transport.holder import control
-from kvm_transport.holder_client import Attachment, IvshmemServerError
+from kvm_transport import ivshmem_client, libvirt_states, status_files
+from kvm_transport.ivshmem_client import Attachment, IvshmemServerError
+from kvm_transport.ivshmem_server import control
 from tests.fuzz.memory import DOMAIN, Input, Link
 from tests.fuzz.readers import loop
-from vesper_monitor import xl_list
 from vesper_monitor.daemon.config import Config
 from vesper_monitor.daemon.main import Daemon
 from vesper_monitor.daemon.server import Connection, Server
-from vesper_monitor.domain_state import DomainState
 from vesper_monitor.guest import abi
-from vesper_monitor.guest.region import map_region
-from vesper_monitor.transport import (
+from vesper_monitor.guest.control.region import map_region
+from vesper_monitor.hypervisor import xl_list
+from vesper_monitor.hypervisor.domain_state import DomainState
+from vesper_monitor.hypervisor.transport import (
     Domain,
     DomainEvent,
     DomainReport,
@@ -122,9 +122,9 @@ def tools(data: bytes) -> None:
     with contextlib.suppress(ValueError):
         xl_list.parse_sizes(text)
     with contextlib.suppress(TransportError):
-        found = qemu._parse_status(Path("vm1.xml"), data)
+        found = status_files._parse_status(Path("vm1.xml"), data)
         if found is not None:
-            states.make_report(found.state, found.reason)
+            libvirt_states.make_report(found.state, found.reason)
 
 
 # ------------------------------------------------------------ the holder
@@ -162,8 +162,8 @@ def holder(data: bytes) -> None:
     except OSError:
         pass
     with contextlib.suppress(IvshmemServerError):
-        answer = holder_client._parse_answer("sock", data[1:])
-        holder_client._parse_qemus("sock", answer)
+        answer = ivshmem_client._parse_answer("sock", data[1:])
+        ivshmem_client._parse_qemus("sock", answer)
     if which % 2:
         Attachment(4096, -1, -1, -1, peer).find_loss()
 

@@ -15,22 +15,23 @@ from collections.abc import Coroutine, Sequence
 from typing import Any
 
 from tests.fuzz.memory import DOMAIN, Input, Link, Mapping, unsteady
-from vesper_monitor.faults.rules import RuleSet
 from vesper_monitor.faults.service_watch import ServiceWatch
-from vesper_monitor.guest import abi, last_words
-from vesper_monitor.guest.action import GuestControl
-from vesper_monitor.guest.cchan import Cchan, CchanError, GuestRefusedError
-from vesper_monitor.guest.channel import TableError
-from vesper_monitor.guest.collector import Collector
-from vesper_monitor.guest.decode import Event, decode_records
-from vesper_monitor.guest.last_words import CrashLogReader
-from vesper_monitor.guest.life import HeartbeatReader
-from vesper_monitor.guest.liveness import HangDetector
-from vesper_monitor.guest.points.syntax import parse_definition
-from vesper_monitor.guest.processes import find_processes
-from vesper_monitor.guest.rawfeed import RawStream
-from vesper_monitor.guest.relay import READ_LIMIT_BYTES, ChannelShape, RawRecord, RelayReader
-from vesper_monitor.transport import TransportError
+from vesper_monitor.guest import abi
+from vesper_monitor.guest.control.cchan import Cchan, CchanError, GuestRefusedError
+from vesper_monitor.guest.control.commands import GuestControl
+from vesper_monitor.guest.control.processes import find_processes
+from vesper_monitor.guest.dynamic_probes.syntax import parse_definition
+from vesper_monitor.guest.health import crash_log
+from vesper_monitor.guest.health.crash_log import CrashLogReader
+from vesper_monitor.guest.health.hang_detector import HangDetector
+from vesper_monitor.guest.health.heartbeat import HeartbeatReader
+from vesper_monitor.guest.relay.channel import TableError
+from vesper_monitor.guest.relay.collector import Collector
+from vesper_monitor.guest.relay.decode import Event, decode_records
+from vesper_monitor.guest.relay.raw_stream import RawStream
+from vesper_monitor.guest.relay.relay import READ_LIMIT_BYTES, ChannelShape, RawRecord, RelayReader
+from vesper_monitor.hypervisor.transport import TransportError
+from vesper_monitor.rules.rule_set import RuleSet
 
 __all__ = ["cchan", "guest", "life", "points", "records", "relay", "words"]
 
@@ -141,12 +142,12 @@ def words(data: bytes) -> None:
             now += 3.0
             found = reader.read_new(final=final)
             assert len(found) <= len(abi.WordsKind)
-            events = [last_words.to_event(*w, domain=DOMAIN, received=1.0) for w in found]
+            events = [crash_log.to_event(*w, domain=DOMAIN, received=1.0) for w in found]
             look(events)
             for event in events:
                 assert event.words is not None
                 json.dumps([event.words.stack, event.words.log])
-                assert len(event.words.log) <= last_words.MAX_LOG_BYTES
+                assert len(event.words.log) <= crash_log.MAX_LOG_BYTES
     reader.close()
 
 

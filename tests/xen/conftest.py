@@ -10,9 +10,9 @@ import pytest
 
 from lab.evaluation import cluster
 from lab.xen import XenHost, XenLab
-from tests.failures import shows_logs
-from tests.vm1 import host_logs
-from tests.xen.vm1 import clean, create_guest
+from tests.support.failures import shows_logs
+from tests.support.vm1 import host_logs
+from tests.xen.support.vm1 import clean, create_guest
 
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:

@@ -1,7 +1,7 @@
 # SPDX-License-Identifier: GPL-2.0-or-later
 """A fault in any phase of a live migration on Xen goes with the VM, and is told once.
 
-As in tests/kvm/lab/test_migration.py.  ``make migrations`` runs it, as it takes minutes.
+As in tests/kvm/test_migration.py.  ``make migrations`` runs it, as it takes minutes.
 """
 
 from __future__ import annotations
@@ -14,8 +14,8 @@ import pytest
 from lab import idle
 from lab.evaluation import cluster
 from lab.xen import XenHost, XenLab
-from tests.vm1 import fail_count, wait_collecting
-from tests.xen.vm1 import begin, clean
+from tests.support.vm1 import fail_count, wait_collecting
+from tests.xen.support.vm1 import begin, clean
 
 #: A migration takes half a minute here; without it vesperd would tell Pacemaker before its end.
 PATIENT = "echo 'monitor_grace = 300' >>/etc/vesper/vesperd.toml"

@@ -2,7 +2,7 @@
 """A real guest of Xen whose kernel writes at random over all that it shares.
 
 Pages, what grants lead to which, xenstore (tests/guest_modules/hostile_xen.c);
-tests/guest/test_hostile_guest.py has a healthy guest beside one that does
+tests/kernel/test_hostile_guest.py has a healthy guest beside one that does
 likewise. Not part of ``make test``; ``make hostile`` runs it, with
 ``VESPER_CORRUPTIONS=1000``.
 """
@@ -18,11 +18,11 @@ import pytest
 from lab import images
 from lab.guest import Guest
 from lab.xen import XenHost, XenLab
-from tests.guest.build import build
-from tests.guest.hostile import MOST_LINES, MOST_MEMORY, last_counts
-from tests.vm1 import wait_collecting
-from tests.xen.innocent import check_seen
-from tests.xen.vm1 import clean, create_guest
+from tests.kernel.support.build import build
+from tests.kernel.support.hostile import MOST_LINES, MOST_MEMORY, last_counts
+from tests.support.vm1 import wait_collecting
+from tests.xen.support.invariants import check_seen
+from tests.xen.support.vm1 import clean, create_guest
 
 CORRUPTIONS = int(os.environ.get("VESPER_CORRUPTIONS", "50"))
 #: In a row, at most; then the guest is activated anew.

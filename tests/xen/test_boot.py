@@ -7,8 +7,8 @@ import time
 
 from lab.guest import Guest
 from lab.xen import XenLab, project
-from tests.vm1 import wait_collecting
-from tests.xen.vm1 import CONSOLE
+from tests.support.vm1 import wait_collecting
+from tests.xen.support.vm1 import CONSOLE
 
 
 def test_modules_that_come_late_are_found(cleaned: XenLab) -> None:

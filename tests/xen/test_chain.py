@@ -10,7 +10,7 @@ import pytest
 from lab.evaluation import trial
 from lab.guest import Guest
 from lab.xen import XenHost, XenLab, project
-from tests.vm1 import FAULTS, fail_count, wait_collecting
+from tests.support.vm1 import FAULTS, fail_count, wait_collecting
 
 
 @pytest.mark.parametrize(("fault", "reason"), FAULTS)

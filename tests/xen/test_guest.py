@@ -11,8 +11,8 @@ import pytest
 
 from lab.guest import Guest
 from lab.xen import XenHost, XenLab
-from tests.vm1 import wait_collecting
-from tests.xen.vm1 import clean, create_guest
+from tests.support.vm1 import wait_collecting
+from tests.xen.support.vm1 import clean, create_guest
 
 PROBES = "/var/lib/vesper/probes"
 #: Frontend and backend of domain %s in xenstore.

@@ -15,8 +15,8 @@ import pytest
 
 from lab.guest import Guest
 from lab.xen import XenHost, XenLab
-from tests.vm1 import wait_collecting
-from tests.xen.vm1 import clean, create_guest
+from tests.support.vm1 import wait_collecting
+from tests.xen.support.vm1 import clean, create_guest
 from vesper_monitor.daemon.config import Config
 
 HERE = Path(__file__).parent
@@ -73,7 +73,7 @@ def test_hang(host: XenHost, tmp_path: Path) -> None:
     subprocess.run(
         ["gcc", "-static", "-nostdlib", "-Os", "-s", "-fcf-protection=none",
          "-fno-asynchronous-unwind-tables", "-Wl,-n,--build-id=none,-z,norelro",
-         "-o", tmp_path / "hog", HERE / "hog.c"],
+         "-o", tmp_path / "hog", HERE / "support/hog.c"],
         check=True, timeout=60,
     )  # fmt: skip
     guest = Guest(host)

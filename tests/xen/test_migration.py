@@ -7,8 +7,8 @@
 from __future__ import annotations
 
 from lab.xen import XenLab
-from tests.xen.happenings import move
-from tests.xen.vm1 import begin, clean
+from tests.xen.support.benign_events import move
+from tests.xen.support.vm1 import begin, clean
 
 
 def test_a_doomed_migration_says_why(lab: XenLab) -> None:

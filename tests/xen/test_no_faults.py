@@ -7,8 +7,8 @@ Each once, one after the other; ``make soak`` does them for an hour and longer.
 from __future__ import annotations
 
 from lab.xen import XenLab
-from tests.xen.happenings import IN_SHORT
-from tests.xen.innocent import Innocent
+from tests.xen.support.benign_events import IN_SHORT
+from tests.xen.support.invariants import Innocent
 
 
 def test_no_fault(vm1: XenLab) -> None:

@@ -10,8 +10,8 @@ import time
 
 from lab.evaluation import cluster
 from lab.xen import XenHost, XenLab, project
-from tests.vm1 import status, wait_collecting
-from tests.xen.vm1 import agent, begin_monitor, wait_monitor
+from tests.support.vm1 import status, wait_collecting
+from tests.xen.support.vm1 import agent, begin_monitor, wait_monitor
 
 SUCCESS, ERROR, DEGRADED = 0, 1, 190
 FAULTS = "vesper faults --json"

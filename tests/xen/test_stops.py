@@ -4,8 +4,8 @@
 from __future__ import annotations
 
 from lab.xen import XenLab
-from tests.stops import STOP_TIMEOUT_S, count_stops, stop_faulty_guests
-from tests.xen.vm1 import agent, create_guest
+from tests.support.stops import STOP_TIMEOUT_S, count_stops, stop_faulty_guests
+from tests.xen.support.vm1 import agent, create_guest
 
 
 def test_stops_on_a_busy_host(cleaned: XenLab) -> None:

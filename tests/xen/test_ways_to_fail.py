@@ -15,9 +15,17 @@ from lab import idle
 from lab.evaluation import cluster
 from lab.evaluation.setting import PRIMITIVES
 from lab.xen import XenHost, XenLab, project
-from tests.vm1 import fail_count
-from tests.xen.vm1 import clean
-from tests.xen.ways import DESTROY, HANG, PANIC, PAUSE, POWEROFF, WATCHDOG, fail_over
+from tests.support.vm1 import fail_count
+from tests.xen.support.failure_modes import (
+    DESTROY,
+    HANG,
+    PANIC,
+    PAUSE,
+    POWEROFF,
+    WATCHDOG,
+    fail_over,
+)
+from tests.xen.support.vm1 import clean
 
 PRIMITIVE = PRIMITIVES["xen"]["vesper"].replace(
     "services=httpd", "services=httpd keep_crashed=true pause_timeout=5"

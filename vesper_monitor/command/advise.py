@@ -9,12 +9,12 @@ from pathlib import Path
 from typing import Any
 
 from vesper_monitor import knowledge
-from vesper_monitor.advice import Advice, Proposal, combine_advice, propose_advice
 from vesper_monitor.client import Client, DaemonError
 from vesper_monitor.command.rules import list_resources, read_recorded_events
 from vesper_monitor.command.show import print_json
 from vesper_monitor.command.table import format_paragraph
-from vesper_monitor.faults.trial import try_rules
+from vesper_monitor.knowledge.advice import Advice, Proposal, combine_advice, propose_advice
+from vesper_monitor.rules.dry_run import try_rules
 
 __all__ = ["add_parser", "propose_rules"]
 

@@ -10,8 +10,8 @@ from __future__ import annotations
 import subprocess
 from dataclasses import dataclass, replace
 
-from vesper_monitor.errors import VesperError
-from vesper_monitor.xml_parser import parse_xml
+from vesper_monitor.util.errors import VesperError
+from vesper_monitor.util.xml_parser import parse_xml
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:

@@ -15,12 +15,12 @@ from typing import NoReturn
 
 from vesper_monitor import __version__
 from vesper_monitor.client import Client, DaemonError, DaemonUnavailableError, default_path
-from vesper_monitor.command import act as cli_act
 from vesper_monitor.command import advise as cli_advise
+from vesper_monitor.command import control as cli_act
+from vesper_monitor.command import incident as cli_why
 from vesper_monitor.command import rules as cli_rules
 from vesper_monitor.command import show as cli_show
-from vesper_monitor.command import why as cli_why
-from vesper_monitor.guest.images import DEFAULT_ROOT, ImageError
+from vesper_monitor.guest.control.images import DEFAULT_ROOT, ImageError
 
 __all__ = ["build_parser", "main"]
 

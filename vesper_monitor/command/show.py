@@ -11,10 +11,10 @@ import time
 from pathlib import Path
 from typing import Any
 
-from vesper_monitor import probes
 from vesper_monitor.client import Client, DaemonError
 from vesper_monitor.command.table import format_columns, format_note, format_paragraph
-from vesper_monitor.guest.images import ImageStore
+from vesper_monitor.guest.control.images import ImageStore
+from vesper_monitor.knowledge import probes
 
 __all__ = [
     "format_time",

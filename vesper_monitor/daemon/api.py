@@ -26,23 +26,29 @@ from vesper_monitor.daemon.request import (
     vm_name,
 )
 from vesper_monitor.daemon.server import Connection, RequestError
+from vesper_monitor.daemon.sessions import NoTransportError
 from vesper_monitor.daemon.status import vm_status
-from vesper_monitor.daemon.watch import NoTransportError
 from vesper_monitor.daemon.wishes import MAX_TIMEOUT_S, Wishes, read_wishes, wishes_of
-from vesper_monitor.faults.carried import CarriedFault, unpack_fault
-from vesper_monitor.faults.fault import ActivationRecord, Fault
-from vesper_monitor.faults.instance import Answer, ResourceActivation, Result
-from vesper_monitor.faults.journal import Journal, JournalError
+from vesper_monitor.faults.activation import Answer, ResourceActivation, Result
+from vesper_monitor.faults.carried_fault import CarriedFault, unpack_fault
 from vesper_monitor.faults.pauses import MAX_PAUSE_S
-from vesper_monitor.faults.recorder import READ_LIMIT_S
-from vesper_monitor.faults.rules import system_gone
 from vesper_monitor.guest import abi
-from vesper_monitor.guest.decode import Event
-from vesper_monitor.guest.points.point import DynamicProbeError
-from vesper_monitor.guest.points.store import RESERVED
-from vesper_monitor.guest.points.syntax import parse_definition
+from vesper_monitor.guest.dynamic_probes.point import DynamicProbeError
+from vesper_monitor.guest.dynamic_probes.store import RESERVED
+from vesper_monitor.guest.dynamic_probes.syntax import parse_definition
+from vesper_monitor.guest.relay.decode import Event
 from vesper_monitor.guest.session import Session, SessionError, SessionState
-from vesper_monitor.transport import Domain, DomainReport, DomainState, Transport, TransportError
+from vesper_monitor.hypervisor.transport import (
+    Domain,
+    DomainReport,
+    DomainState,
+    Transport,
+    TransportError,
+)
+from vesper_monitor.journal.journal import Journal, JournalError
+from vesper_monitor.journal.records import ActivationRecord, Fault
+from vesper_monitor.journal.writer import READ_LIMIT_S
+from vesper_monitor.rules.rule_set import system_gone
 
 if TYPE_CHECKING:
     from vesper_monitor.daemon.main import Daemon
@@ -432,7 +438,7 @@ class Api:
         return domain, await transport.report_domain(domain)
 
     async def _op_alive(self, connection: Connection, request: dict[str, Any]) -> None:
-        """For vesper_monitor/ocf/quick.py, which compares the answer as it is."""
+        """For vesper_monitor/ocf/fast_monitor.py, which compares the answer as it is."""
         instance = self._daemon.instances.get_instance(text_field(request, "resource"))
         alive = False
         if instance is not None and _is_of(request, instance.record):

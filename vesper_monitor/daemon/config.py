@@ -16,8 +16,8 @@ from pathlib import Path
 from typing import Any
 
 from vesper_monitor.client import SOCKET_PATH
-from vesper_monitor.errors import VesperError
-from vesper_monitor.guest.liveness import MIN_TIMEOUT_S
+from vesper_monitor.guest.health.hang_detector import MIN_TIMEOUT_S
+from vesper_monitor.util.errors import VesperError
 
 __all__ = ["DEFAULT_PATH", "Config", "ConfigError", "load_config"]
 

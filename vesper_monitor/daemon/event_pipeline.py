@@ -22,15 +22,15 @@ import logging
 from collections import Counter, deque
 from collections.abc import Mapping
 
-from vesper_monitor.daemon.expected import IncomingDomains
 from vesper_monitor.daemon.followers import Followers
-from vesper_monitor.faults.instances import Activations
-from vesper_monitor.faults.journal import KEEP_WORDS, Batch
-from vesper_monitor.faults.recorder import JournalWriter
-from vesper_monitor.guest.decode import Event
-from vesper_monitor.guest.positions import Position
+from vesper_monitor.daemon.incoming import IncomingDomains
+from vesper_monitor.faults.activations import Activations
+from vesper_monitor.guest.relay.decode import Event
+from vesper_monitor.guest.relay.positions import Position
 from vesper_monitor.guest.session import Session
-from vesper_monitor.transport import Domain
+from vesper_monitor.hypervisor.transport import Domain
+from vesper_monitor.journal.journal import KEEP_WORDS, Batch
+from vesper_monitor.journal.writer import JournalWriter
 
 __all__ = ["EventPipeline"]
 

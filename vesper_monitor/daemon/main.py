@@ -29,30 +29,24 @@ from typing import Any, Concatenate, ParamSpec, TypeVar
 from vesper_monitor.daemon import config as configuration
 from vesper_monitor.daemon import logs, sdnotify
 from vesper_monitor.daemon.api import Api
+from vesper_monitor.daemon.domain_state_watch import DomainStateWatch
 from vesper_monitor.daemon.event_pipeline import EventPipeline
-from vesper_monitor.daemon.expected import IncomingDomains
 from vesper_monitor.daemon.followers import Followers
-from vesper_monitor.daemon.hearsay import DomainStateWatch
+from vesper_monitor.daemon.incoming import IncomingDomains
 from vesper_monitor.daemon.server import RequestError, Server
 from vesper_monitor.daemon.services import RECALL_S, Services
-from vesper_monitor.daemon.watch import NoTransportError, SessionManager, find_transports
-from vesper_monitor.faults.attributes import NodeAttributes
-from vesper_monitor.faults.fault import ActivationRecord
-from vesper_monitor.faults.instance import ResourceActivation
-from vesper_monitor.faults.instances import Activations
-from vesper_monitor.faults.journal import Journal, JournalError, Remembered
-from vesper_monitor.faults.journal_process import JournalProcess
+from vesper_monitor.daemon.sessions import NoTransportError, SessionManager, find_transports
+from vesper_monitor.faults.activation import ResourceActivation
+from vesper_monitor.faults.activations import Activations
+from vesper_monitor.faults.failover_limit import WINDOW_S
 from vesper_monitor.faults.pauses import Pauses
-from vesper_monitor.faults.rate import WINDOW_S
-from vesper_monitor.faults.recorder import RETRY_FIRST_S, RETRY_LAST_S, JournalWriter
-from vesper_monitor.faults.told_ledger import ToldLedger
-from vesper_monitor.faults.unmonitored import keep_monitored
+from vesper_monitor.faults.stalled_monitors import keep_monitored
 from vesper_monitor.faults.watching import Watching
-from vesper_monitor.guest.decode import Event
-from vesper_monitor.guest.images import ImageStore
-from vesper_monitor.guest.points.store import DynamicProbeStore
+from vesper_monitor.guest.control.images import ImageStore
+from vesper_monitor.guest.dynamic_probes.store import DynamicProbeStore
+from vesper_monitor.guest.relay.decode import Event
 from vesper_monitor.guest.session import Position, Session, SessionState
-from vesper_monitor.transport import (
+from vesper_monitor.hypervisor.transport import (
     ENDED,
     Domain,
     DomainReport,
@@ -60,6 +54,12 @@ from vesper_monitor.transport import (
     Transport,
     TransportError,
 )
+from vesper_monitor.journal.journal import Journal, JournalError, Remembered
+from vesper_monitor.journal.journal_process import JournalProcess
+from vesper_monitor.journal.records import ActivationRecord
+from vesper_monitor.journal.told_ledger import ToldLedger
+from vesper_monitor.journal.writer import RETRY_FIRST_S, RETRY_LAST_S, JournalWriter
+from vesper_monitor.pacemaker.node_attributes import NodeAttributes
 
 __all__ = ["Daemon", "main"]
 

@@ -7,7 +7,7 @@ from collections.abc import Callable
 from typing import Any, TypeVar
 
 from vesper_monitor.daemon.server import RequestError
-from vesper_monitor.vm_name import explain_bad_name
+from vesper_monitor.util.vm_name import explain_bad_name
 
 __all__ = [
     "MAX_TEXT_CHARS",

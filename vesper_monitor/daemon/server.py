@@ -35,7 +35,7 @@ from vesper_monitor.daemon.connection import (
     peer_of,
 )
 from vesper_monitor.daemon.group_port import GroupConnection, GroupPort
-from vesper_monitor.errors import VesperError
+from vesper_monitor.util.errors import VesperError
 
 __all__ = ["Connection", "Handler", "RequestError", "Server"]
 

@@ -12,14 +12,14 @@ import logging
 import time
 from collections.abc import Awaitable, Callable, Iterable
 
-from vesper_monitor.faults.fault import ActivationRecord
-from vesper_monitor.faults.instance import ResourceActivation
+from vesper_monitor.faults.activation import ResourceActivation
 from vesper_monitor.faults.service_watch import ServiceWatch
-from vesper_monitor.guest.action import SessionError
-from vesper_monitor.guest.decode import Event
-from vesper_monitor.guest.lifecycle import SessionState
+from vesper_monitor.guest.control.commands import SessionError
+from vesper_monitor.guest.relay.decode import Event
 from vesper_monitor.guest.session import Session
-from vesper_monitor.transport import Domain
+from vesper_monitor.guest.session_state import SessionState
+from vesper_monitor.hypervisor.transport import Domain
+from vesper_monitor.journal.records import ActivationRecord
 
 __all__ = ["RECALL_S", "Services"]
 

@@ -6,7 +6,7 @@ from __future__ import annotations
 from collections.abc import Iterable, Iterator
 from typing import Any
 
-from vesper_monitor.faults.instance import ResourceActivation
+from vesper_monitor.faults.activation import ResourceActivation
 from vesper_monitor.faults.pauses import Pauses
 from vesper_monitor.guest.session import Session
 

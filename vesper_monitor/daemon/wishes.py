@@ -21,10 +21,10 @@ from vesper_monitor.daemon.request import (
     text_field,
 )
 from vesper_monitor.daemon.server import RequestError
-from vesper_monitor.faults.fault import ActivationRecord
-from vesper_monitor.faults.language import RuleError
-from vesper_monitor.faults.rules import RuleSet
-from vesper_monitor.guest.liveness import MIN_TIMEOUT_S
+from vesper_monitor.guest.health.hang_detector import MIN_TIMEOUT_S
+from vesper_monitor.journal.records import ActivationRecord
+from vesper_monitor.rules.language import RuleError
+from vesper_monitor.rules.rule_set import RuleSet
 
 __all__ = ["MAX_TIMEOUT_S", "Wishes", "read_wishes", "wishes_of"]
 

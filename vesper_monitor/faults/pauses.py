@@ -18,8 +18,8 @@ from collections.abc import Callable, Mapping
 from dataclasses import asdict, dataclass
 from pathlib import Path
 
-from vesper_monitor.faults.attributes import NodeAttributes
-from vesper_monitor.statefile import DirectDisk, StateDisk
+from vesper_monitor.pacemaker.node_attributes import NodeAttributes
+from vesper_monitor.util.state_file import DirectDisk, StateDisk
 
 __all__ = ["MAX_PAUSE_S", "Pause", "Pauses", "pause_attribute_name"]
 

@@ -2,7 +2,7 @@
 """Python's view of ``probe_modules/include/vesper_abi.h``.
 
 That header is the specification; ``abi_layout.py`` is made of it.
-``tests/test_abi.py`` compares the two field by field and fails for anything
+``tests/unit/guest/test_abi.py`` compares the two field by field and fails for anything
 that one of them has and the other has not.
 
 A structure is read from a *copy* (``Hello.from_buffer_copy(data)``), never in

@@ -5,7 +5,7 @@
         > vesper_monitor/guest/abi_layout.py
 
 The header is written for this: a declaration that cannot be read is an error.
-tests/test_abi.py compares the file with what is made now, and with what a C
+tests/unit/guest/test_abi.py compares the file with what is made now, and with what a C
 compiler makes of the header.
 """
 

@@ -25,30 +25,30 @@ import logging
 import time
 from collections.abc import AsyncIterator, Callable, Collection, Mapping
 
-from vesper_monitor.domain_state import DomainState
 from vesper_monitor.guest import abi
-from vesper_monitor.guest.action import GuestControl, Hello, SessionError
-from vesper_monitor.guest.beat import SharedTicker
-from vesper_monitor.guest.boot import BootWatch
-from vesper_monitor.guest.cchan import (
+from vesper_monitor.guest.control.cchan import (
     CchanBrokenError,
     CchanError,
     GuestRefusedError,
     GuestSilentError,
 )
-from vesper_monitor.guest.channel import ChannelEntry, ChannelReader, TableError
-from vesper_monitor.guest.collector import Collector
-from vesper_monitor.guest.decode import Event
-from vesper_monitor.guest.images import ImageStore
-from vesper_monitor.guest.life import HeartbeatReader, HeartbeatWatch, find_life
-from vesper_monitor.guest.lifecycle import ProbeState, ProbeStatus, SessionState
-from vesper_monitor.guest.liveness import LOOK
-from vesper_monitor.guest.pace import ReadBudget
-from vesper_monitor.guest.points.point import DynamicProbe
-from vesper_monitor.guest.positions import Position
-from vesper_monitor.guest.processes import Processes, find_processes
-from vesper_monitor.guest.rawfeed import RawStream
-from vesper_monitor.transport import (
+from vesper_monitor.guest.control.commands import GuestControl, Hello, SessionError
+from vesper_monitor.guest.control.images import ImageStore
+from vesper_monitor.guest.control.processes import Processes, find_processes
+from vesper_monitor.guest.dynamic_probes.point import DynamicProbe
+from vesper_monitor.guest.health.boot_watch import BootWatch
+from vesper_monitor.guest.health.hang_detector import LOOK
+from vesper_monitor.guest.health.heartbeat import HeartbeatReader, HeartbeatWatch, find_life
+from vesper_monitor.guest.read_budget import ReadBudget
+from vesper_monitor.guest.relay.channel import ChannelEntry, ChannelReader, TableError
+from vesper_monitor.guest.relay.collector import Collector
+from vesper_monitor.guest.relay.decode import Event
+from vesper_monitor.guest.relay.positions import Position
+from vesper_monitor.guest.relay.raw_stream import RawStream
+from vesper_monitor.guest.session_state import ProbeState, ProbeStatus, SessionState
+from vesper_monitor.guest.ticker import SharedTicker
+from vesper_monitor.hypervisor.domain_state import DomainState
+from vesper_monitor.hypervisor.transport import (
     Domain,
     DomainReport,
     FrontendMissingError,

@@ -14,8 +14,8 @@ from dataclasses import dataclass, fields
 from pathlib import Path
 from typing import Any
 
-from vesper_monitor.errors import VesperError
-from vesper_monitor.faults.language import RuleError, parse_rules
+from vesper_monitor.rules.language import RuleError, parse_rules
+from vesper_monitor.util.errors import VesperError
 
 __all__ = ["OWN", "SHIPPED", "KnowledgeError", "Symptom", "load_symptoms", "matched_words"]
 

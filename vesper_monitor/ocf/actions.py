@@ -3,8 +3,8 @@
 
 from __future__ import annotations
 
-from vesper_monitor.ocf.basics import process_age
-from vesper_monitor.ocf.call import Code, OcfExit, OcfInvocation, finish_action
+from vesper_monitor.ocf.fast_common import process_age
+from vesper_monitor.ocf.invocation import Code, OcfExit, OcfInvocation, finish_action
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
@@ -100,8 +100,8 @@ def run_agent(
 
     :param name: of the agent, for its usage.
     :param build: an agent out of a call; whether wrong parameters are
-        refused (:class:`~vesper_monitor.ocf.call.OcfExit`).
-    :param said: what vesperd has answered already (:mod:`vesper_monitor.ocf.quick`).
+        refused (:class:`~vesper_monitor.ocf.invocation.OcfExit`).
+    :param said: what vesperd has answered already (:mod:`vesper_monitor.ocf.fast_monitor`).
     """
     usage = f"usage: {name} {{{'|'.join(ACTIONS)}|meta-data}}"
 

@@ -4,7 +4,7 @@
 The other actions have files of their own beside this one (:mod:`monitor
 <vesper_monitor.ocf.monitor>`, ``stop``, ``migrate``), which are read when
 they are needed: a monitor must start fast.  An agent for one hypervisor
-(:mod:`vesper_monitor.ocf.xen`) supplies a :class:`Settings` and a toolstack.
+(:mod:`vesper_monitor.ocf.xen.parameters`) supplies a :class:`Settings` and a toolstack.
 
 Two rules hold everywhere.  What is not known is not "not running": Pacemaker
 would start the VM a second time, on the same disk.  And vesperd is told, but
@@ -18,23 +18,23 @@ import os
 import time
 
 from vesper_monitor.client import Client, DaemonError, DaemonUnavailableError
-from vesper_monitor.domain_state import DomainState
-from vesper_monitor.ocf.basics import CARRIED, FIRST, begin_waiting, end_waiting, mark_first
-from vesper_monitor.ocf.call import Code, OcfExit, log_line
+from vesper_monitor.hypervisor.domain_state import DomainState
 from vesper_monitor.ocf.domain_identity import (
     ConfiguredName,
     DomainIdentity,
     KnownDomain,
     kept_name,
 )
+from vesper_monitor.ocf.fast_common import CARRIED, FIRST, begin_waiting, end_waiting, mark_first
+from vesper_monitor.ocf.invocation import Code, OcfExit, log_line
 from vesper_monitor.ocf.toolstack import ToolstackError, ToolstackMissingError
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
     from typing import Any
 
-    from vesper_monitor.ocf.call import OcfInvocation
     from vesper_monitor.ocf.hand_over import Arrival
+    from vesper_monitor.ocf.invocation import OcfInvocation
     from vesper_monitor.ocf.toolstack import Toolstack
 
 __all__ = ["DEFAULT_PROBES", "Agent", "Settings"]
@@ -213,7 +213,7 @@ class Agent:
         vm = self.vm
         memory = None
         if self.settings.manage_memory:
-            from vesper_monitor.ocf.memory import make_room
+            from vesper_monitor.ocf.xen.memory import make_room
 
             memory = make_room(self)
         create = self.toolstack.create_domain
@@ -424,11 +424,11 @@ class Agent:
             pass
 
     def begin_waiting(self) -> bool:
-        """See :func:`vesper_monitor.ocf.basics.begin_waiting`."""
+        """See :func:`vesper_monitor.ocf.fast_common.begin_waiting`."""
         return begin_waiting(self._start_marker_path())
 
     def end_waiting(self) -> None:
-        """See :func:`vesper_monitor.ocf.basics.end_waiting`."""
+        """See :func:`vesper_monitor.ocf.fast_common.end_waiting`."""
         end_waiting(self._start_marker_path())
 
     # -- the domain -----------------------------------------------------------

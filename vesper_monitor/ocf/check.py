@@ -9,7 +9,7 @@ runs the monitor scripts.  Level 20 also requires that the guest is watched.
 from __future__ import annotations
 
 from vesper_monitor.client import DaemonError, DaemonUnavailableError
-from vesper_monitor.ocf.call import Code, OcfExit, log_line
+from vesper_monitor.ocf.invocation import Code, OcfExit, log_line
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:

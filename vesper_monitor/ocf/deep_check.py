@@ -19,8 +19,8 @@ import os
 import sys
 import time
 
-from vesper_monitor.ocf.basics import AGAIN, DEEP
-from vesper_monitor.ocf.call import Code, OcfExit, log_line
+from vesper_monitor.ocf.fast_common import AGAIN, DEEP
+from vesper_monitor.ocf.invocation import Code, OcfExit, log_line
 from vesper_monitor.ocf.toolstack import ToolstackError, spawn_command
 
 TYPE_CHECKING = False

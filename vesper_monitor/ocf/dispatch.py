@@ -47,11 +47,11 @@ def run_agent(
     """Do an action; return its exit code.
 
     :param agent: XenVM or LibvirtVM.
-    :param said: what vesperd has answered already (:mod:`vesper_monitor.ocf.quick`).
+    :param said: what vesperd has answered already (:mod:`vesper_monitor.ocf.fast_monitor`).
     """
     check_library(tree)
     if agent == "XenVM":
-        from vesper_monitor.ocf.xen import main
+        from vesper_monitor.ocf.xen.parameters import main
     else:
-        from vesper_monitor.ocf.libvirt import main
+        from vesper_monitor.ocf.libvirt.parameters import main
     return main(arguments, environ, said)

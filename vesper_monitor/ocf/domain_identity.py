@@ -14,7 +14,7 @@ it takes it from whatever resource had it before.
 
 The state folder holds one file ``vesper-RESOURCE.domain`` for each resource
 that has a domain.  Its lines are name, identifier (Xen: domain number,
-libvirt: UUID; may be empty), the key of :func:`~vesper_monitor.ocf.basics.config_key`
+libvirt: UUID; may be empty), the key of :func:`~vesper_monitor.ocf.fast_common.config_key`
 and the name that parameter or file gave then (may be empty).
 """
 
@@ -22,14 +22,14 @@ from __future__ import annotations
 
 import os
 
-from vesper_monitor.ocf.basics import DOMAIN, config_key
-from vesper_monitor.ocf.call import log_line
+from vesper_monitor.ocf.fast_common import DOMAIN, config_key
+from vesper_monitor.ocf.invocation import log_line
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
 
-    from vesper_monitor.ocf.call import OcfInvocation
+    from vesper_monitor.ocf.invocation import OcfInvocation
 
 __all__ = [
     "ConfiguredName",

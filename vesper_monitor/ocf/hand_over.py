@@ -29,8 +29,8 @@ import json
 import time
 
 from vesper_monitor.client import DaemonError, DaemonUnavailableError
-from vesper_monitor.ocf.basics import AGAIN, CARRIED
-from vesper_monitor.ocf.call import log_line
+from vesper_monitor.ocf.fast_common import AGAIN, CARRIED
+from vesper_monitor.ocf.invocation import log_line
 from vesper_monitor.ocf.toolstack import (
     ToolstackError,
     ToolstackMissingError,

@@ -9,9 +9,9 @@ from __future__ import annotations
 
 import time
 
-from vesper_monitor.domain_state import DomainState
-from vesper_monitor.ocf.basics import shorten_reason
-from vesper_monitor.ocf.call import Code, OcfExit, log_line
+from vesper_monitor.hypervisor.domain_state import DomainState
+from vesper_monitor.ocf.fast_common import shorten_reason
+from vesper_monitor.ocf.invocation import Code, OcfExit, log_line
 from vesper_monitor.ocf.toolstack import ToolstackError, run_command
 
 TYPE_CHECKING = False
@@ -143,7 +143,7 @@ def migrate_from(agent: Agent) -> None:
 
         wait_for_success(agent)
     if agent.settings.manage_memory:
-        from vesper_monitor.ocf.memory import share_out
+        from vesper_monitor.ocf.xen.memory import share_out
 
         share_out(agent)
 

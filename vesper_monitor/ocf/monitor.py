@@ -23,10 +23,10 @@ import select
 import time
 
 from vesper_monitor.client import DaemonError, DaemonUnavailableError
-from vesper_monitor.domain_state import DomainState
+from vesper_monitor.hypervisor.domain_state import DomainState
 from vesper_monitor.ocf.agent import ALIVE
-from vesper_monitor.ocf.basics import AGAIN, DEEP, call_key, waiting_time
-from vesper_monitor.ocf.call import Code, OcfExit, log_line
+from vesper_monitor.ocf.fast_common import AGAIN, DEEP, call_key, waiting_time
+from vesper_monitor.ocf.invocation import Code, OcfExit, log_line
 from vesper_monitor.ocf.toolstack import ToolstackError, run_command
 
 TYPE_CHECKING = False

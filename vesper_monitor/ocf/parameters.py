@@ -9,14 +9,14 @@ only what the VM cannot run with, and only ``validate-all`` refuses the rest.
 from __future__ import annotations
 
 from vesper_monitor.ocf.agent import DEFAULT_PROBES
-from vesper_monitor.ocf.call import Code, OcfExit, log_line
+from vesper_monitor.ocf.invocation import Code, OcfExit, log_line
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
     from collections.abc import Callable
 
     from vesper_monitor.ocf.agent import Settings
-    from vesper_monitor.ocf.call import OcfInvocation
+    from vesper_monitor.ocf.invocation import OcfInvocation
 
 __all__ = ["Reader"]
 
@@ -99,7 +99,7 @@ class Reader:
         found.fault_on = self.read_text("fault_on").strip()
         found.pause_timeout = self.read_number("pause_timeout", None)
         found.hang_timeout = self.read_number("hang_timeout", None)
-        if found.hang_timeout == 1:  # vesper_monitor.guest.liveness.MIN_TIMEOUT_S
+        if found.hang_timeout == 1:  # vesper_monitor.guest.health.hang_detector.MIN_TIMEOUT_S
             self.note_doubt("hang_timeout", "parameter hang_timeout=1: must be 0 or at least 2")
         found.boot_timeout = self.read_number("boot_timeout", None)
         found.scripts = self.read_text("monitor_scripts").split()
@@ -116,7 +116,7 @@ class Reader:
         """
         doubts = self.doubts + self.remarks
         if found.fault_on and not self.wrong:
-            from vesper_monitor.ocf.fault_on import wrong_rules
+            from vesper_monitor.ocf.check_fault_on import wrong_rules
 
             doubts += filter(None, [wrong_rules(found)])
         refused = self.wrong + (doubts if self._call.action == "validate-all" else [])

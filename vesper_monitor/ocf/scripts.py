@@ -20,7 +20,7 @@ import select
 import signal
 import time
 
-from vesper_monitor.ocf.call import Code, OcfExit, log_line
+from vesper_monitor.ocf.invocation import Code, OcfExit, log_line
 from vesper_monitor.ocf.toolstack import ToolstackError, spawn_command
 
 TYPE_CHECKING = False

@@ -5,7 +5,7 @@ from __future__ import annotations
 
 import time
 
-from vesper_monitor.ocf.call import log_line
+from vesper_monitor.ocf.invocation import log_line
 from vesper_monitor.ocf.toolstack import ToolstackError, ToolstackMissingError
 
 TYPE_CHECKING = False

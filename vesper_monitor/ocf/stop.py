@@ -15,11 +15,11 @@ from __future__ import annotations
 import time
 
 from vesper_monitor.client import DaemonError, DaemonUnavailableError
-from vesper_monitor.domain_state import DomainState
+from vesper_monitor.hypervisor.domain_state import DomainState
 from vesper_monitor.ocf import deep_check
 from vesper_monitor.ocf.agent import ALIVE, LOOK_PAUSE_S
-from vesper_monitor.ocf.call import Code, OcfExit, log_line
 from vesper_monitor.ocf.domain_identity import kept_name
+from vesper_monitor.ocf.invocation import Code, OcfExit, log_line
 from vesper_monitor.ocf.shutdown import Shutdown
 from vesper_monitor.ocf.stop_time import DestroyReserve
 from vesper_monitor.ocf.toolstack import ToolstackError, ToolstackMissingError
@@ -89,7 +89,7 @@ class Stop:
         agent.identity.forget_domain()
         agent.forget_sent()
         if agent.settings.manage_memory:
-            from vesper_monitor.ocf.memory import share_out
+            from vesper_monitor.ocf.xen.memory import share_out
 
             share_out(agent)
 

@@ -10,11 +10,11 @@ from __future__ import annotations
 
 import os
 
-from vesper_monitor.ocf.call import log_line
+from vesper_monitor.ocf.invocation import log_line
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
-    from vesper_monitor.ocf.call import OcfInvocation
+    from vesper_monitor.ocf.invocation import OcfInvocation
 
 __all__ = ["DestroyReserve"]
 

@@ -11,8 +11,8 @@ from __future__ import annotations
 import os
 import time
 
-from vesper_monitor.domain_state import DomainState
-from vesper_monitor.errors import VesperError
+from vesper_monitor.hypervisor.domain_state import DomainState
+from vesper_monitor.util.errors import VesperError
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:

@@ -7,7 +7,7 @@ remembered until the next start or probe.
 
 from __future__ import annotations
 
-from vesper_monitor.ocf.call import log_line
+from vesper_monitor.ocf.invocation import log_line
 from vesper_monitor.ocf.toolstack import ToolstackError, run_command
 
 TYPE_CHECKING = False

@@ -9,7 +9,7 @@ the domain's configuration, and whether vesperd can watch a guest.
 from __future__ import annotations
 
 from vesper_monitor.client import DaemonError, DaemonUnavailableError
-from vesper_monitor.ocf.call import Code, OcfExit
+from vesper_monitor.ocf.invocation import Code, OcfExit
 from vesper_monitor.ocf.toolstack import ToolstackError
 
 TYPE_CHECKING = False

@@ -22,11 +22,11 @@ from pathlib import Path
 from typing import Any
 
 from lab.cluster import ClusterError, ClusterLab, Node
-from lab.standin.place import Place
+from lab.standin.registry import Place
 from tests.chaos.cluster import records
 from tests.chaos.cluster.breaks import KINDS, Break
 from tests.chaos.cluster.judge import Failures, Round, Verdict, judge
-from tests.cluster.vm import forget_fail_count
+from tests.cluster.support.vm import forget_fail_count
 from vesper_monitor.client import Client, DaemonError, DaemonUnavailableError
 
 __all__ = ["Chaos", "Outcome", "Plan", "chaos"]

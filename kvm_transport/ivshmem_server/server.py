@@ -1,0 +1,216 @@
+# SPDX-License-Identifier: GPL-2.0-or-later
+"""The loop: QEMUs and clients, none of which is ever waited for."""
+
+from __future__ import annotations
+
+import logging
+import os
+import selectors
+import socket
+import time
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+from kvm_transport.ivshmem_server import fdstore
+from kvm_transport.ivshmem_server.control import Client
+from kvm_transport.ivshmem_server.vm import Vm
+
+__all__ = ["CONTROL", "QEMU", "IvshmemServer"]
+
+_LOG = logging.getLogger(__name__)
+
+#: Names of the sockets in the holder's directory.
+QEMU = "qemu.sock"
+CONTROL = "control.sock"
+
+#: Devices of one process; the oldest go.  (One that is plugged in again may
+#: connect before the end of the one before it is seen.)
+_MAX_VMS_PER_PROCESS = 2
+#: Control connections, beyond one for each VM.
+_MORE_CLIENTS = 32
+#: QEMU may be stopped for long before it reads: those that wait are not refused.
+_LISTEN_BACKLOG = 512
+
+
+class IvshmemServer:
+    """Listens as soon as it is made; :meth:`serve_until_stopped` serves."""
+
+    def __init__(self, directory: Path, *, size: int, max_vms: int, gid: int = -1) -> None:
+        """
+        :param size: bytes of each VM's shared memory, a power of two.
+        :param gid: QEMU's group, -1: root's alone.
+        :raises OSError: a socket cannot be made.
+        """
+        self._size = size
+        self._max_vms = max_vms
+        self._selector = selectors.DefaultSelector()
+        self._vms: list[Vm] = []
+        self._clients: list[Client] = []
+        self._stop, self._stopper = socket.socketpair()
+        self._stopped = False
+        self._add_socket(self._stop, self._end_serving)
+        for vm in fdstore.adopt_kept_vms():
+            self._hold_vm(vm)
+            _LOG.info("QEMU %d: device kept", vm.pid)
+        self._listen_on(directory / QEMU, gid, self._qemu_comes)
+        self._listen_on(directory / CONTROL, -1, self._client_comes)
+
+    def serve_until_stopped(self) -> None:
+        """Serve until :meth:`stop`."""
+        while not self._stopped:
+            for key, _events in self._selector.select():
+                if self._selector.get_map().get(key.fd) is key:  # not closed by one before it
+                    key.data()
+
+    def stop(self) -> None:
+        """End :meth:`serve_until_stopped`; from a signal handler or another thread, too."""
+        self._stopper.send(b"x")
+
+    def close(self) -> None:
+        """Close everything; what systemd keeps stays with it."""
+        for client in list(self._clients):
+            self._drop_client(client)
+        for key in list(self._selector.get_map().values()):
+            if isinstance(key.fileobj, socket.socket):
+                key.fileobj.close()
+        self._selector.close()
+        self._stopper.close()
+        for vm in self._vms:
+            vm.close()
+
+    # ---------------------------------------------------------------- sockets
+
+    def _add_socket(self, sock: socket.socket, callback: Callable[[], None]) -> None:
+        self._selector.register(sock, selectors.EVENT_READ, callback)
+
+    def _listen_on(self, path: Path, gid: int, comes: Callable[[socket.socket], None]) -> None:
+        """A new name in place of an old one: nobody finds it missing meanwhile."""
+        listener = socket.socket(socket.AF_UNIX)
+        new = path.with_name(f".{path.name}.{os.getpid()}")
+        new.unlink(missing_ok=True)
+        old_mask = os.umask(0o177)
+        try:
+            listener.bind(str(new))
+        finally:
+            os.umask(old_mask)
+        if gid != -1:
+            os.chown(new, -1, gid)
+            new.chmod(0o660)
+        listener.listen(_LISTEN_BACKLOG)
+        new.rename(path)
+        listener.setblocking(False)
+        self._add_socket(listener, lambda: self._accept_connection(listener, comes))
+
+    def _accept_connection(
+        self, listener: socket.socket, comes: Callable[[socket.socket], None]
+    ) -> None:
+        try:
+            connection, _ = listener.accept()
+        except OSError as error:
+            if not isinstance(error, (BlockingIOError, ConnectionError)):
+                # No more descriptors.  It is tried again at once; leave others room.
+                _LOG.error("cannot accept a connection: %s", error)
+                time.sleep(0.01)
+            return
+        connection.setblocking(False)
+        comes(connection)
+
+    # ------------------------------------------------------------------ QEMUs
+
+    def _qemu_comes(self, connection: socket.socket) -> None:
+        if len(self._vms) >= self._max_vms:
+            _LOG.error("a QEMU more than %d: refused", self._max_vms)
+            connection.close()
+            return
+        try:
+            vm = Vm.create_vm(connection, self._size, time.time())
+        except OSError as error:
+            _LOG.error("no shared memory for a QEMU: %s", error)
+            connection.close()
+            return
+        try:
+            vm.send_handshake()
+        except OSError as error:
+            _LOG.warning("QEMU %d: gone in the handshake: %s", vm.pid, error)
+            vm.close()
+            return
+        for old in [old for old in self._vms if old.pid == vm.pid][: 1 - _MAX_VMS_PER_PROCESS or None]:
+            self._drop_vm(old, "has a newer device")
+        fdstore.keep_descriptors(vm)
+        self._hold_vm(vm)
+        _LOG.info("QEMU %d: device of %d bytes", vm.pid, self._size)
+        self._tell_watchers({"come": vm.pid})
+
+    def _hold_vm(self, vm: Vm) -> None:
+        self._vms.append(vm)
+        self._add_socket(vm.qemu, lambda: self._qemu_says(vm))
+
+    def _qemu_says(self, vm: Vm) -> None:
+        """A client of the ivshmem protocol says nothing, and then closes."""
+        try:
+            said = vm.qemu.recv(1)
+        except BlockingIOError:
+            return
+        except OSError:
+            said = b""
+        self._drop_vm(vm, "talks: it is no QEMU" if said else "has closed its device")
+
+    def _drop_vm(self, vm: Vm, why: str) -> None:
+        _LOG.info("QEMU %d %s", vm.pid, why)
+        self._vms.remove(vm)
+        self._selector.unregister(vm.qemu)
+        fdstore.forget_descriptors(vm)
+        self._lose_vm(vm, "gone")
+        vm.close()
+        self._tell_watchers({"gone": vm.pid})
+
+    # ---------------------------------------------------------------- clients
+
+    def _client_comes(self, connection: socket.socket) -> None:
+        if len(self._clients) >= self._max_vms + _MORE_CLIENTS:
+            _LOG.error("a client more than %d: refused", len(self._clients))
+            connection.close()
+            return
+        client = Client(connection)
+        self._clients.append(client)
+        self._add_socket(connection, lambda: self._client_says(client))
+
+    def _client_says(self, client: Client) -> None:
+        try:
+            for line in client.receive_requests():
+                client.answer_request(
+                    line, self._vms, self._count_vms(), lambda vm: self._lose_vm(vm, "taken")
+                )
+        except OSError:
+            self._drop_client(client)
+
+    def _count_vms(self) -> dict[str, int]:
+        return {"free": self._max_vms - len(self._vms), "size": self._size}
+
+    def _lose_vm(self, vm: Vm, why: str) -> None:
+        for client in list(self._clients):
+            if client.attached is vm:
+                client.attached = None
+                self._send_news(client, {"lost": why})
+                self._drop_client(client)
+
+    def _tell_watchers(self, news: dict[str, Any]) -> None:
+        for client in list(self._clients):
+            if client.watches:
+                self._send_news(client, news)
+
+    def _send_news(self, client: Client, news: dict[str, Any]) -> None:
+        try:
+            client.send_answer(news)
+        except OSError:
+            self._drop_client(client)
+
+    def _drop_client(self, client: Client) -> None:
+        if client in self._clients:
+            self._clients.remove(client)
+            self._selector.unregister(client.connection)
+            client.connection.close()
+
+    def _end_serving(self) -> None:
+        self._stopped = True

@@ -1,0 +1,28 @@
+# SPDX-License-Identifier: GPL-2.0-or-later
+"""``python3 -m tests.kernel.support.impatient_vesperd CONFIG``: vesperd, on guests that no libvirt knows.
+
+It comes back soon to a guest that it could not talk to: a hostile one is to be
+read, not waited for.  Nor does it wait long for a service to be back.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import sys
+from pathlib import Path
+
+from bench.load.vesperd import run_daemon
+from vesper_monitor.daemon import config, logs
+from vesper_monitor.faults import service_watch
+from vesper_monitor.guest import session
+
+#: s, in place of up to 30.
+AGAIN = 0.2
+#: s, in place of 60, and of 10.
+BACK, LOOK_MISSING = 15.0, 2.0
+
+if __name__ == "__main__":
+    session._RETRY_FIRST = session._RETRY_LAST = session._RETRY_UNFIT_S = AGAIN
+    service_watch.BACK_S, service_watch.LOOK_MISSING_S = BACK, LOOK_MISSING
+    logs.set_up_logging("warning")
+    asyncio.run(run_daemon(config.load_config(Path(sys.argv[1]), required=True)))

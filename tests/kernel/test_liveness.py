@@ -1,0 +1,230 @@
+# SPDX-License-Identifier: GPL-2.0-or-later
+"""Real kernels that hang, and real kernels that only look so, seen from outside."""
+
+from __future__ import annotations
+
+import asyncio
+import signal
+from collections.abc import AsyncIterator, Callable
+from contextlib import asynccontextmanager
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from bench.liveness import CALM
+from tests.kernel.support.machine import Machine, MachineTransport, machine
+from tests.unit.support.standins import until
+from vesper_monitor.guest.control.images import ImageStore
+from vesper_monitor.guest.health.hang_detector import LifeState
+from vesper_monitor.guest.health.heartbeat import HeartbeatReader, find_life
+from vesper_monitor.guest.relay.decode import Event
+from vesper_monitor.guest.session import Session, SessionState
+
+Boot = Callable[..., Any]
+
+#: s, the default.
+TIMEOUT = 5.0
+SLOW = 30.0
+
+
+class Watched:
+    def __init__(self, guest: Machine) -> None:
+        self.events: list[Event] = []
+        self.guest = guest
+        self.transport = MachineTransport(guest)
+        self.session = Session(
+            self.transport,
+            self.transport.domain,
+            ImageStore(Path("/nonexistent")),
+            lambda _, found: self.events.extend(found),
+            lambda _: None,
+            hang_timeout=lambda: TIMEOUT,
+        )
+
+    @property
+    def hangs(self) -> list[dict[str, Any]]:
+        return [event.fields for event in self.events if event.event == "hang"]
+
+    def signs(self) -> list[tuple[int, int]]:
+        guest = self.session._guest
+        assert guest is not None
+        reader = HeartbeatReader(guest.link, guest.hello.life, guest.hello.nr_cpus)
+        try:
+            return [(sign.irqs, sign.runs) for sign in reader.read_signs()]
+        finally:
+            reader.close()
+
+
+@asynccontextmanager
+async def watched(guest: Machine, *, answers: bool = True) -> AsyncIterator[Watched]:
+    """:param answers: the guest; else it hangs already."""
+    told = Watched(guest)
+    task = asyncio.create_task(told.session.run_session())
+    try:
+        if answers:
+            await until(lambda: told.session.state is SessionState.ACTIVE, "active", SLOW)
+        yield told
+    except AssertionError:
+        print(guest.console)
+        raise
+    finally:
+        await told.session.close_session(deactivate=False)
+        await asyncio.wait_for(task, 10)
+
+
+HOG = "echo {} >/proc/sys/kernel/sched_rt_runtime_us; vsp_host hog &"
+
+
+@pytest.mark.parametrize(
+    ("cpus", "command", "depth"),
+    [
+        (2, "insmod /vsp_wedge.ko; echo irqs >/proc/vsp_wedge", "interrupts"),
+        (2, "insmod /vsp_wedge.ko; echo timer >/proc/vsp_wedge", "interrupts"),
+        (1, "insmod /vsp_wedge.ko; echo preempt >/proc/vsp_wedge", "scheduler"),
+        (1, HOG.format(-1), "scheduler"),
+    ],
+    ids=["interrupts off", "deadlock in a timer", "preemption off", "real-time task"],
+)
+def test_hang(test_guest: Any, tmp_path: Path, cpus: int, command: str, depth: str) -> None:
+    async def body(guest: Machine) -> None:
+        async with watched(guest) as told:
+            guest.tell(command)
+            await until(lambda: told.hangs, "a hang", SLOW + TIMEOUT)
+            (hang,) = told.hangs
+            assert hang["depth"] == depth
+            assert TIMEOUT - 1.3 <= hang["silent_s"] <= 3 * TIMEOUT
+            assert hang["ran_s"] >= TIMEOUT * 0.35
+
+    with machine(test_guest.kernel, test_guest.files, tmp_path, cpus=cpus) as guest:
+        asyncio.run(body(guest))
+
+
+#: Which timers of the core run, and whether its threads do; in a shell of the guest's.
+HEARTBEATS = """\
+switches() {
+	for process in /proc/[0-9]*; do
+		case $(cat $process/comm) in vesper/*) grep ctxt_switches $process/status;; esac
+	done
+}
+echo "timers $1: $(grep -c life_tick /proc/timer_list)"
+before=$(switches)
+sleep 2
+[ "$before" = "$(switches)" ] && echo "threads $1: asleep" || echo "threads $1: awake"
+"""
+
+
+def test_heartbeats_from_activation_to_deactivation(run: Boot) -> None:
+    """What is loaded and has no host costs nothing: no timer, no run of a thread."""
+    result = run(
+        "hello\n",
+        setup="sh /heartbeats unasked; vsp_host </first; "
+        "while grep -q life_tick /proc/timer_list; do sleep 0.1; done; sh /heartbeats after",
+        files={
+            "heartbeats": HEARTBEATS.encode(),
+            "first": b"hello\nsh sh /heartbeats active\nreopen\nsh sh /heartbeats anew\n",
+        },
+    )
+    for when, timers, threads in (
+        ("unasked", "0", "asleep"),
+        ("active", "2", "awake"),
+        ("anew", "2", "awake"),
+        ("after", "0", "asleep"),
+    ):
+        assert result.line(f"timers {when}:") == timers
+        assert result.line(f"threads {when}:") == threads
+
+
+def test_hang_while_no_vesperd_is_there(test_guest: Any, tmp_path: Path) -> None:
+    """The heartbeats go on without one; the next finds the hang, though nobody answers HELLO."""
+
+    async def hang_alone(guest: Machine) -> None:
+        link = await MachineTransport(guest).connect_domain(Watched(guest).session.domain, SLOW)
+        reader = HeartbeatReader(link, *find_life(link))
+        try:
+            first = reader.read_signs()
+            await until(lambda: reader.read_signs() != first, "a heartbeat", SLOW)
+            guest.tell("insmod /vsp_wedge.ko; echo preempt >/proc/vsp_wedge")
+            last = reader.read_signs()[0]
+
+            def is_wedged() -> bool:
+                nonlocal last
+                now = reader.read_signs()[0]
+                if now.runs != last.runs:
+                    last = now
+                return now.irqs - last.irqs > 5
+
+            await until(is_wedged, "interrupts, and no thread", SLOW)
+        finally:
+            reader.close()
+            await link.close(deactivate=False)
+
+    async def body(guest: Machine) -> None:
+        async with watched(guest):
+            pass
+        await hang_alone(guest)
+        async with watched(guest, answers=False) as told:
+            await until(lambda: told.hangs, "a hang", SLOW + TIMEOUT)
+            assert [hang["depth"] for hang in told.hangs] == ["scheduler"]
+            assert told.session.state is SessionState.CONNECTING
+
+    with machine(test_guest.kernel, test_guest.files, tmp_path, cpus=1) as guest:
+        asyncio.run(body(guest))
+
+
+def test_no_hang(test_guest: Any, tmp_path: Path) -> None:
+    """One guest after the other way to be silent, or slow, without being ill."""
+
+    async def body(guest: Machine) -> None:
+        async with watched(guest) as told:
+            before = told.signs()
+            assert len(before) == 2
+            await asyncio.sleep(2 * TIMEOUT)  # idle, without a tick
+            for (irqs, runs), (irqs_then, runs_then) in zip(told.signs(), before, strict=True):
+                assert irqs > irqs_then
+                assert runs > runs_then
+
+            guest.qmp("stop")
+            await asyncio.sleep(2 * TIMEOUT)
+            assert told.session._life.state is LifeState.DOUBTED
+            guest.qmp("cont")
+            await until(lambda: told.session._life.state is LifeState.ALIVE, "alive", SLOW)
+
+            # The host gives it no CPU, then a tenth.
+            told.transport.stopped = True
+            guest.process.send_signal(signal.SIGSTOP)
+            await asyncio.sleep(2 * TIMEOUT)
+            for _ in range(round(3 * TIMEOUT)):
+                guest.process.send_signal(signal.SIGCONT)
+                await asyncio.sleep(0.1)
+                guest.process.send_signal(signal.SIGSTOP)
+                await asyncio.sleep(0.9)
+            guest.process.send_signal(signal.SIGCONT)
+            told.transport.stopped = False
+            await until(lambda: told.session._life.state is LifeState.ALIVE, "alive", SLOW)
+
+            # Saved and restored; one of ten who want the same host CPU.
+            for kind in ("save, restore", "10-fold overcommit"):
+                await CALM[kind](told)
+                await until(lambda: told.session._life.state is LifeState.ALIVE, "alive", SLOW)
+
+            # It is busy: many processes, and a real-time task that leaves 5 %.
+            guest.tell("for i in 1 2 3 4 5 6 7 8; do while :; do :; done & done")
+            await asyncio.sleep(2 * TIMEOUT)
+            guest.tell(HOG.format(950000))
+            await asyncio.sleep(2 * TIMEOUT)
+            guest.tell("killall vsp_host && echo hogged >/dev/console")
+            await until(lambda: "hogged" in guest.console, "the end of the real-time task", SLOW)
+
+            # A CPU goes and comes back.
+            guest.tell("echo 0 >/sys/devices/system/cpu/cpu1/online")
+            await until(lambda: len(told.signs()) == 1, "CPU 1 offline", SLOW)
+            await asyncio.sleep(2 * TIMEOUT)
+            guest.tell("echo 1 >/sys/devices/system/cpu/cpu1/online")
+            await until(lambda: len(told.signs()) == 2, "CPU 1 online", SLOW)
+            await asyncio.sleep(TIMEOUT)
+            assert told.session._life.state is LifeState.ALIVE
+            assert told.events == []
+
+    with machine(test_guest.kernel, test_guest.files, tmp_path) as guest:
+        asyncio.run(body(guest))

@@ -1,0 +1,113 @@
+# SPDX-License-Identifier: GPL-2.0-or-later
+"""What a hypervisor says of a domain, as an event and in a sentence.
+
+Which of it is a fault is settled here, for all hypervisors alike: what it
+counts as a failure, and a pause that nobody asked for and that lasts too long.
+No rule makes the end of a domain a fault; monitors are told of it as such.  If
+the resource is then stopped, it is in the list of faults as what it was stopped for.
+"""
+
+from __future__ import annotations
+
+import time
+from dataclasses import replace
+
+from vesper_monitor.guest.relay.decode import Event, make_printable
+from vesper_monitor.hypervisor.transport import (
+    ENDED,
+    Cause,
+    Domain,
+    DomainReport,
+    DomainState,
+    Notice,
+)
+
+__all__ = [
+    "END_RULE",
+    "EVENT",
+    "as_stopped_by_cluster",
+    "describe_ending",
+    "make_notice_event",
+    "make_report_event",
+]
+
+#: ``Event.event`` and ``Event.probe`` of these.
+EVENT = "domain"
+PROBE = "hypervisor"
+#: ``Fault.rule`` of the end of a domain that Pacemaker was told of.
+END_RULE = "domain_ended"
+
+_SAID = {
+    DomainState.RUNNING: "runs",
+    DomainState.PAUSED: "is paused",
+    DomainState.CRASHED: "has crashed",
+    DomainState.SHUTDOWN: "has shut down by itself",
+    DomainState.DYING: "has been destroyed",
+    DomainState.GONE: "does not run any more",
+}
+
+
+def make_report_event(domain: Domain, report: DomainReport, paused: float | None = None) -> Event:
+    """The domain is in another state.
+
+    :param paused: s in this state, where that is too long.
+    """
+    failure = report.state is DomainState.PAUSED and (
+        paused is not None or report.cause is Cause.FAILURE
+    )
+    text = _describe_state(domain.name, report)
+    if paused is not None:
+        text = _describe_state(domain.name, report, f" for {paused:.0f} s")
+    return _make_event(
+        domain,
+        text,
+        kind="paused" if report.state is DomainState.PAUSED else "state",
+        state=report.state.value,
+        cause=report.cause.value,
+        why=_clean_text(report.why),
+        failure=failure,
+    )
+
+
+def as_stopped_by_cluster(report: DomainReport) -> DomainReport:
+    """What is reported of a domain that the cluster stops: whoever ends it does so for it.
+
+    A crash stays one.
+    """
+    if report.state not in (DomainState.SHUTDOWN, DomainState.DYING, DomainState.GONE):
+        return report
+    return replace(report, cause=Cause.ASKED, why="stopped by the cluster")
+
+
+def make_notice_event(domain: Domain, notice: Notice) -> Event:
+    """The hypervisor has seen something."""
+    text = f"{domain.name}: {_clean_text(notice.text)}"
+    return _make_event(domain, text, kind=notice.kind, failure=notice.failure)
+
+
+def describe_ending(domain: Domain, report: DomainReport) -> str:
+    """That the domain does not run any more, and why: for the exit reason."""
+    assert report.state in ENDED
+    return _describe_state(f"{domain.name} (domain {domain.domid})", report)
+
+
+def _describe_state(who: str, report: DomainReport, how_long: str = "") -> str:
+    if report.says:
+        return f"{who} {_clean_text(report.says)}{how_long}"
+    return f"{who} {_SAID[report.state]}{how_long}{_describe_cause(report)}"
+
+
+def _describe_cause(report: DomainReport) -> str:
+    return f": {_clean_text(report.why)}" if report.why else ""
+
+
+def _clean_text(text: str) -> str:
+    """There may be names of files in it."""
+    return make_printable(text.encode("utf-8", "backslashreplace"))
+
+
+def _make_event(domain: Domain, text: str, **fields: object) -> Event:
+    return Event(
+        vm=domain.name, domid=domain.domid, probe=PROBE, event=EVENT, cpu=0, seq=0, guest_ns=0,
+        received=time.time(), fields=fields, text=text,
+    )  # fmt: skip

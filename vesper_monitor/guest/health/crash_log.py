@@ -1,0 +1,209 @@
+# SPDX-License-Identifier: GPL-2.0-or-later
+"""What a guest's kernel left on an oops or a panic (``struct vsp_words``).
+
+The pages are the guest's, or a dead guest's: each slot is copied, bounded,
+then looked at, and a guest that never stops writing them is read only every
+so often. Nothing in here raises for anything the guest may have written.
+"""
+
+from __future__ import annotations
+
+import ctypes
+import re
+import time
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+
+from vesper_monitor.guest import abi
+from vesper_monitor.guest.control.region import map_region
+from vesper_monitor.guest.relay.decode import Event, make_printable
+from vesper_monitor.hypervisor.transport import Domain, Link
+
+__all__ = ["EVENT", "PROBE", "CrashLog", "CrashLogReader", "to_event"]
+
+#: ``Event.event`` and ``Event.probe``: it is the core itself that tells.
+EVENT = "last_words"
+PROBE = "vesper"
+
+#: s between two readings of the same kind from one guest.
+CALM_S = 5.0
+#: s after which a slot that is still being written is taken as it is.
+UNFINISHED_S = 1.0
+#: Characters kept of the log (its end), once unprintable ones are written out.
+MAX_LOG_BYTES = 64_000
+#: Characters of a message: it goes into Pacemaker's exit reason.
+MAX_MESSAGE_CHARS = 200
+
+_SLOTS = abi.field_offset(abi.Words, "slot")
+_SLOT_SIZE = ctypes.sizeof(abi.WordsSlot)
+_KINDS = (abi.WordsKind.OOPS, abi.WordsKind.PANIC)
+#: Of each kind's slot, its first word.
+_SEQ = {kind: _SLOTS + kind * _SLOT_SIZE for kind in abi.WordsKind}
+
+
+@dataclass(frozen=True)
+class CrashLog:
+    """One oops or panic, made printable."""
+
+    kind: str  #: "oops" or "panic"
+    message: str  #: one line: the panic's, or what the log says of the oops
+    stack: str  #: lines, innermost first
+    log: str  #: lines, the end of the kernel's log
+    complete: bool  #: the kernel had the time to write all of it
+
+
+class CrashLogReader:
+    """The mapped region of one link.
+
+    :ivar seen: oopses and panics that were there up to now, by kind.
+    """
+
+    def __init__(
+        self,
+        link: Link,
+        region: abi.Region,
+        seen: Mapping[abi.WordsKind, int | None],
+        clock: Callable[[], float] = time.monotonic,
+    ) -> None:
+        """
+        :param region: as in the guest's HELLO; raises as :func:`map_region`.
+        :param seen: what was read earlier; None: take what is there as read.
+        """
+        self._mapping = map_region(
+            link, region, ctypes.sizeof(abi.Words), abi.Words,
+            magic=abi.WORDS_MAGIC, version=abi.WORDS_VERSION, what="last words",
+        )  # fmt: skip
+        self._clock = clock
+        self.seen = {
+            kind: self._read_number(kind) if seen.get(kind) is None else seen[kind] or 0
+            for kind in abi.WordsKind
+        }
+        self._read_at: dict[abi.WordsKind, float] = {}
+        self._odd_since: dict[abi.WordsKind, float] = {}
+
+    def read_new(
+        self, *, final: bool = False
+    ) -> list[tuple[abi.WordsKind, int, abi.WordsSlot, bool]]:
+        """What is new: kind, its number, the copy, whether it is complete.
+
+        :param final: there will be no other time: take what is there.
+        """
+        found = []
+        for kind in _KINDS:  # each time the guest rings
+            number = self._read_number(kind)
+            if number in (0, self.seen[kind]) or not (final or self._is_ready(kind)):
+                continue
+            slot, complete = self._copy_slot(kind)
+            if not (complete or final or self._is_stuck(kind)):
+                continue
+            self.seen[kind] = number
+            self._read_at[kind] = self._clock()
+            self._odd_since.pop(kind, None)
+            found.append((kind, number, slot, complete))
+        return found
+
+    def close(self) -> None:
+        """May be called twice."""
+        self._mapping.close()
+
+    def _read_sequence(self, kind: abi.WordsKind) -> int:
+        return abi.load_u32(self._mapping.view, _SEQ[kind])
+
+    def _read_number(self, kind: abi.WordsKind) -> int:
+        return (abi.load_u32(self._mapping.view, _SEQ[kind]) + 1) // 2
+
+    def _is_ready(self, kind: abi.WordsKind) -> bool:
+        last = self._read_at.get(kind)
+        return last is None or self._clock() - last >= CALM_S
+
+    def _is_stuck(self, kind: abi.WordsKind) -> bool:
+        now = self._clock()
+        return now - self._odd_since.setdefault(kind, now) >= UNFINISHED_S
+
+    def _copy_slot(self, kind: abi.WordsKind) -> tuple[abi.WordsSlot, bool]:
+        start = _SLOTS + kind * _SLOT_SIZE
+        before = self._read_sequence(kind)
+        slot = abi.WordsSlot.from_buffer_copy(self._mapping.view[start : start + _SLOT_SIZE])
+        return slot, before % 2 == 0 and self._read_sequence(kind) == before
+
+
+def to_event(
+    kind: abi.WordsKind,
+    number: int,
+    slot: abi.WordsSlot,
+    complete: bool,
+    *,
+    domain: Domain,
+    received: float,
+) -> Event:
+    """For the rules and followers, with all there is for the journal."""
+    name = kind.name.lower()
+    log = _clean_lines(slot.log[: min(slot.log_len, abi.WORDS_LOG_LEN)])[-MAX_LOG_BYTES:]
+    message = _make_message(kind, make_printable(slot.message.strip()), log)
+    comm = make_printable(slot.comm)
+    return Event(
+        vm=domain.name,
+        domid=domain.domid,
+        probe=PROBE,
+        event=EVENT,
+        cpu=min(slot.cpu, 0xFFFF),
+        seq=number,
+        guest_ns=min(slot.time_ns, (1 << 63) - 1),
+        received=received,
+        fields={
+            "kind": name,
+            "message": message,
+            "pid": slot.pid,
+            "comm": comm,
+            "complete": complete,
+        },
+        text=f"kernel {name}: {message}, in {comm}[{slot.pid}] on CPU {slot.cpu}",
+        words=CrashLog(name, message, _clean_lines(slot.stack), log, complete),
+    )
+
+
+def _clean_lines(raw: bytes) -> str:
+    text = raw.split(b"\0", 1)[0]
+    return "\n".join(make_printable(line) for line in text.splitlines())
+
+
+_TIME = re.compile(r"^(?:\[[^\]]{1,40}\] ?)*")
+#: The line that begins an oops, of Linux 5.10 to 6.12 ("Oops: 0002 [#1] ...",
+#: "general protection fault, ...: 0000 [#1] ...").
+_OOPS = re.compile(r"\[#\d+\]")
+_HEADLINE = re.compile(r"^(BUG: |kernel BUG at |Unable to handle )")
+_PLACE = re.compile(r"^RIP: [0-9a-f]{4}:(\S+)")
+_PANIC = "Kernel panic - not syncing: "
+#: Lines between an oops's headline and its number, or its number and RIP.
+_NEAR = 12
+
+
+def _make_message(kind: abi.WordsKind, said: str, log: str) -> str:
+    lines = [_TIME.sub("", line) for line in log.split("\n")]
+    if kind is abi.WordsKind.PANIC:
+        if not said:
+            panics = [line for line in lines if line.startswith(_PANIC)]
+            said = panics[-1].removeprefix(_PANIC) if panics else "no message"
+        if said.startswith("Fatal exception") and (oops := _find_oops_line(lines)):
+            said = f"{said}: {oops}"
+    else:
+        said = _find_oops_line(lines) or said or "no message"
+    return said[:MAX_MESSAGE_CHARS]
+
+
+def _find_oops_line(lines: list[str]) -> str:
+    """What and where the last oops in a log was, in one line; '' if there is none."""
+    at = next((i for i in reversed(range(len(lines))) if _OOPS.search(lines[i])), None)
+    if at is None:
+        return ""
+    what = _OOPS.split(lines[at])[0].strip()
+    for line in reversed(lines[max(0, at - _NEAR) : at]):
+        if _OOPS.search(line):
+            break  # an earlier one's
+        if _HEADLINE.match(line):
+            what = line
+            break
+    for line in lines[at : at + _NEAR]:
+        if place := _PLACE.match(line):
+            return f"{what} at {place[1]}"
+    return what

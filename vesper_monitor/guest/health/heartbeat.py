@@ -1,0 +1,288 @@
+# SPDX-License-Identifier: GPL-2.0-or-later
+"""Watches one guest's signs of life; what they mean is liveness.py's."""
+
+from __future__ import annotations
+
+import asyncio
+import ctypes
+import logging
+import struct
+import time
+from collections.abc import Callable
+
+from vesper_monitor.guest import abi
+from vesper_monitor.guest.control.region import map_region
+from vesper_monitor.guest.health.crash_log import PROBE
+from vesper_monitor.guest.health.hang_detector import (
+    LOOK,
+    MIN_TIMEOUT_S,
+    Depth,
+    Hang,
+    HangDetector,
+    Heartbeat,
+    LifeState,
+    Silence,
+)
+from vesper_monitor.guest.relay.decode import Event
+from vesper_monitor.guest.ticker import SharedTicker
+from vesper_monitor.hypervisor.domain_state import DomainState
+from vesper_monitor.hypervisor.transport import (
+    CpuUse,
+    Domain,
+    Link,
+    ReportsCpuUse,
+    Transport,
+    TransportError,
+)
+
+__all__ = ["MAX_CPUS", "HeartbeatReader", "HeartbeatWatch", "find_life"]
+
+_LOG = logging.getLogger(__name__)
+
+#: More CPUs than any guest has (Xen: 512 for PV guests).
+MAX_CPUS = 4096
+_HEAD = ctypes.sizeof(abi.Life)
+_CPU = ctypes.sizeof(abi.LifeCpu)
+#: state, irqs, runs of one struct vsp_life_cpu: again and again, for which ctypes is too slow
+_SIGN = "I4xQ8xQ32x"
+_SHOWN = int(abi.LifeState.SHOWN)
+
+
+def find_life(link: Link) -> tuple[abi.Region, int]:
+    """The region as the C-chan page names it, and the number of CPUs, before HELLO.
+
+    handle 0: an older core's, or a page that is none.
+    """
+    view = link.cchan.view
+    if abi.load_u32(view, abi.field_offset(abi.Cchan, "magic")) != abi.CCHAN_MAGIC:
+        return abi.Region(), 0
+    return (
+        abi.Region.from_buffer_copy(view, abi.field_offset(abi.Cchan, "life")),
+        abi.load_u32(view, abi.field_offset(abi.Cchan, "nr_cpus")),
+    )
+
+
+class HeartbeatReader:
+    """The mapped region of one link."""
+
+    def __init__(self, link: Link, region: abi.Region, nr_cpus: int) -> None:
+        """
+        :param region: as in the guest's HELLO, or by :func:`find_life`; raises as
+            :func:`map_region`.
+        :param nr_cpus: likewise.
+        """
+        self.closed = False
+        if not 0 < nr_cpus <= MAX_CPUS:
+            raise ValueError(f"{link.domain.name}: signs of life of {nr_cpus} CPUs")
+        self._signs = struct.Struct(f"<{_SIGN * nr_cpus}")
+        self._mapping = map_region(
+            link, region, _HEAD + nr_cpus * _CPU, abi.Life,
+            magic=abi.LIFE_MAGIC, version=abi.LIFE_VERSION, what="signs of life",
+        )  # fmt: skip
+
+    def read_signs(self) -> list[Heartbeat]:
+        """Of the CPUs that are online."""
+        found = self._signs.unpack_from(self._mapping.view, _HEAD)
+        cpus = zip(found[::3], found[1::3], found[2::3], strict=True)
+        return [
+            Heartbeat(number, irqs, runs)
+            for number, (state, irqs, runs) in enumerate(cpus)
+            if state == _SHOWN
+        ]
+
+    def close(self) -> None:
+        """May be called twice."""
+        self.closed = True
+        self._mapping.close()
+
+
+class HeartbeatWatch:
+    """Looks at a guest's signs of life, and asks the hypervisor if need be."""
+
+    def __init__(
+        self,
+        transport: Transport,
+        domain: Domain,
+        timeout: Callable[[], float],
+        tell: Callable[[Event], None],
+        look: Callable[[], None],
+        beat: SharedTicker,
+        on_unsure: Callable[[], None] = lambda: None,
+    ) -> None:
+        """
+        :param timeout: s, asked each time; below :data:`MIN_TIMEOUT_S`: do not watch.
+        :param tell: gets an event ``hang``, and ``alive`` if it was none in the end.
+        :param look: called when the domain most likely is in another state than
+            before: it does not run, or runs again.
+        :param beat: of :data:`LOOK`.
+        :param on_unsure: called when the guest shows no life, and the hypervisor
+            may have reset it since it last did without being heard.
+        """
+        self._transport = transport
+        self._domain = domain
+        self._timeout = timeout
+        self._tell = tell
+        self._look_at_domain = look
+        self._beat = beat
+        self._on_unsure = on_unsure
+        self._stands_still = False  # the hypervisor said so
+        self._liveness = HangDetector()
+        self._silence: Silence | None = None
+        self._silent = ""
+        self._number = 0
+        self._question: asyncio.Task[None] | None = None
+        self._complained = False
+
+    @property
+    def state(self) -> LifeState:
+        return self._liveness.state
+
+    @property
+    def shown(self) -> bool:
+        """Whether the guest's kernel has shown life in the last moment."""
+        return self._liveness.shows_life(time.monotonic())
+
+    @property
+    def is_silent(self) -> bool:
+        """Whether the guest's kernel may hang: signs stay away."""
+        return self._liveness.is_silent
+
+    @property
+    def unexplained(self) -> str | None:
+        """That the guest has been silent for long, and nobody can say why: the same each time."""
+        if self._silence is None:
+            return None
+        return f"{self._silent} and {self._silence.value}"
+
+    @property
+    def last_sign(self) -> float | None:
+        """When the guest's kernel has shown life last (CLOCK_MONOTONIC); None: not known."""
+        return self._liveness.last_sign
+
+    async def run_until_closed(self, reader: HeartbeatReader) -> None:
+        """Until the reader is closed; raises what is an error of ours.
+
+        What was seen of another kernel counts for nothing.
+        """
+        if not isinstance(self._transport, ReportsCpuUse):
+            return  # a silent guest might be a paused one: nothing can be said
+        self._liveness, self._silence = HangDetector(), None
+        if self._stands_still:
+            self._stands_still = False
+            self._look_at_domain()
+        loop = asyncio.get_running_loop()
+        closed: asyncio.Future[None] = loop.create_future()
+        sooner: asyncio.TimerHandle | None = None
+
+        def turn(now: float) -> None:
+            nonlocal sooner
+            if closed.done():
+                return
+            try:
+                if reader.closed:
+                    closed.set_result(None)
+                    self._beat.remove_call(turn)
+                    return
+                pause = self._look_at_signs(reader, now)
+            except Exception as error:
+                closed.set_exception(error)
+                self._beat.remove_call(turn)
+                return
+            if pause < LOOK:
+                if sooner is not None:
+                    sooner.cancel()
+                sooner = loop.call_later(pause, lambda: turn(time.monotonic()))
+
+        self._beat.add_call(turn)
+        turn(time.monotonic())
+        try:
+            await closed
+        finally:
+            self._beat.remove_call(turn)
+            if sooner is not None:
+                sooner.cancel()
+            if self._question is not None:
+                self._question.cancel()
+
+    def _look_at_signs(self, reader: HeartbeatReader, now: float) -> float:
+        """:returns: s until the next."""
+        timeout = self._timeout()
+        if timeout < MIN_TIMEOUT_S:
+            self._liveness, self._silence = HangDetector(), None
+            return LOOK
+        before = self._liveness.state
+        self._liveness.note_signs(now, reader.read_signs())
+        hang = self._liveness.find_hang(timeout)
+        if hang is not None:
+            self._number += 1
+            self._tell(self._make_event("hang", hang, timeout))
+        elif before is not LifeState.ALIVE is self._liveness.state:
+            if before is LifeState.HUNG:
+                self._tell(self._make_event("alive", None, timeout))
+            if self._stands_still:
+                self._stands_still = False
+                self._look_at_domain()
+        self._note_silence(now, timeout)
+        if self._question is None and self._liveness.needs_cpu_use(now):
+            self._question = asyncio.get_running_loop().create_task(self._ask_hypervisor(timeout))
+        return self._liveness.next_look(now, timeout)
+
+    def _note_silence(self, now: float, timeout: float) -> None:
+        before, self._silence = self._silence, self._liveness.unexplained(timeout)
+        if before is None is not self._silence:
+            silent = now - self._liveness.silent_since
+            at = time.localtime(time.time() - silent)
+            who = "" if self._liveness.is_all_silent else "a CPU of "
+            since = time.strftime("%Y-%m-%d %H:%M:%S", at)
+            self._silent = f"{who}{self._domain.name} shows no sign of life since {since}"
+
+    async def _ask_hypervisor(self, hang_timeout: float) -> None:
+        """The answer is judged after another look at the signs."""
+        use: CpuUse | None = None
+        transport = self._transport
+        assert isinstance(transport, ReportsCpuUse)
+        try:
+            use = await transport.cpu_use(self._domain)
+        except TransportError as error:
+            if not self._complained:
+                _LOG.warning("%s: shows no life, and nothing is known of its CPU time: %s",
+                             self._domain.name, error)  # fmt: skip
+            self._complained = True
+        finally:
+            self._question = None
+        self._liveness.note_cpu_use(time.monotonic(), use, hang_timeout)
+        if use is not None and use.state is not DomainState.RUNNING and not self._stands_still:
+            # Not every hypervisor tells of a pause.
+            self._stands_still = True
+            self._look_at_domain()
+        if (
+            use is not None
+            and use.state is DomainState.RUNNING
+            and self._liveness.state is LifeState.DOUBTED
+            and self._liveness.last_interrupt < use.resets_known_since
+        ):
+            self._on_unsure()
+
+    def _make_event(self, name: str, hang: Hang | None, timeout: float) -> Event:
+        vm = self._domain.name
+        fields: dict[str, object] = {"timeout": timeout}
+        text = f"the kernel of {vm} shows signs of life again"
+        if hang is not None:
+            how = f"ran {hang.ran:.1f} s" if hang.ran else f"slept {hang.stuck:.1f} s"
+            what = (
+                f"CPU {hang.cpu} took no interrupt"
+                if hang.depth is Depth.INTERRUPTS
+                else "no CPU ran a thread of the normal class"
+            )
+            text = f"{what} for {hang.silent:.1f} s, of which it {how} under watch"
+            fields |= {
+                "depth": hang.depth.value,
+                "silent_s": round(hang.silent, 3),
+                "ran_s": round(hang.ran, 3),
+                "stuck_s": round(hang.stuck, 3),
+            }
+        return Event(
+            vm=vm, domid=self._domain.domid, probe=PROBE, event=name,
+            cpu=hang.cpu if hang else 0, seq=self._number, guest_ns=0, received=time.time(),
+            fields=fields, text=text,
+        )  # fmt: skip

@@ -1,0 +1,221 @@
+# SPDX-License-Identifier: GPL-2.0-or-later
+"""From the bytes of a relay record to an event with names and a sentence.
+
+What is in the records of each probe: :mod:`vesper_monitor.guest.relay.record_types`.
+
+Whatever the bytes are, an event comes of them and nothing is raised:
+text of the guest's is made printable, numbers without a name stay numbers.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any
+
+from vesper_monitor.guest import abi
+from vesper_monitor.guest.dynamic_probes import record as points
+from vesper_monitor.guest.printable import make_printable, signal_name
+from vesper_monitor.guest.relay.record_types import RECORDS, RecordType
+from vesper_monitor.guest.relay.relay import RawRecord
+
+if TYPE_CHECKING:
+    from vesper_monitor.guest.dynamic_probes.point import DynamicProbe
+    from vesper_monitor.guest.health.crash_log import CrashLog
+
+__all__ = ["LOST", "UNKNOWN", "Event", "decode_records", "make_printable", "signal_name"]
+
+#: ``Event.event`` where records were overwritten before they could be read.
+LOST = "lost"
+#: ``Event.event`` of a record of a type that this version does not know.
+UNKNOWN = "unknown"
+
+#: SQLite's and JSON readers' integers end here; a hostile guest's need not.
+_MAX_TIME = (1 << 63) - 1
+_KINDS = {kind.event: kind for kind in RECORDS.values()}
+assert len(_KINDS) == len(RECORDS)
+
+
+@dataclass(slots=True)
+class Event:
+    """One record of a probe, decoded. docs/api.md tells what the keys mean.
+
+    Whoever has made it sets ``id``; nothing else is changed.
+    """
+
+    vm: str
+    domid: int
+    probe: str
+    #: of a RecordType ("send_signal" ..), the name of a point, "last_words", "hang", "domain",
+    #: "lost" or "unknown"
+    event: str
+    cpu: int
+    seq: int  #: per probe and CPU; of "lost": the first that is missing
+    guest_ns: int  #: guest's CLOCK_MONOTONIC; of "lost": of the next record
+    received: float  #: s, host's CLOCK_REALTIME
+    fields: dict[str, Any]
+    text: str
+    id: int | None = None  #: the journal's; negative: it has none yet
+    #: of "last_words": stack and log, for the journal alone
+    words: CrashLog | None = None
+    #: it was read and judged before, and is read again for the journal alone
+    again: bool = False
+
+    def to_json(self) -> dict[str, Any]:
+        """As it goes over the socket and into the journal."""
+        return {
+            "id": self.id if self.id is None or self.id > 0 else None,
+            "vm": self.vm,
+            "domid": self.domid,
+            "probe": self.probe,
+            "event": self.event,
+            "cpu": self.cpu,
+            "seq": self.seq,
+            "guest_ns": self.guest_ns,
+            "received": self.received,
+            "fields": self.fields,
+            "text": self.text,
+        }
+
+
+class _RecordEvent(Event):
+    """Fields and text are made of the record when somebody asks for them: a
+    guest may write far more records than anybody looks at."""
+
+    __slots__ = ("_data", "_kind")
+
+    def __init__(
+        self,
+        vm: str,
+        domid: int,
+        probe: str,
+        kind: RecordType,
+        cpu: int,
+        record: RawRecord,
+        received: float,
+    ) -> None:
+        # Not by Event.__init__(): fields and text stay unset.
+        self.vm = vm
+        self.domid = domid
+        self.probe = probe
+        self.event = kind.event
+        self.cpu = cpu
+        self.seq = record.seq
+        self.guest_ns = min(record.time_ns, _MAX_TIME)
+        self.received = received
+        self.id = None
+        self.words = None
+        self.again = False
+        self._data = record.data
+        self._kind = kind
+
+    def __reduce__(self) -> tuple[Any, ...]:
+        """Pickle the record's bytes: who reads them asks for fields and text."""
+        said = (self.cpu, self.seq, self.guest_ns, self.received, self.id)
+        return _record_event, (self.vm, self.domid, self.probe, self.event, self._data, *said)
+
+    def __getattr__(self, name: str) -> Any:
+        """Of what is unset."""
+        if name == "fields":
+            self.fields = self._kind.read_fields(self._data)
+            return self.fields
+        if name == "text":
+            self.text = self._kind.text(self.fields)
+            return self.text
+        raise AttributeError(name)
+
+
+def _record_event(
+    vm: str,
+    domid: int,
+    probe: str,
+    event: str,
+    data: bytes,
+    cpu: int,
+    seq: int,
+    guest_ns: int,
+    received: float,
+    number: int | None,
+) -> _RecordEvent:
+    """As it was before it was pickled."""
+    record = RawRecord(seq, guest_ns, 0, 0, data)
+    made = _RecordEvent(vm, domid, probe, _KINDS[event], cpu, record, received)
+    made.id = number
+    return made
+
+
+def decode_records(
+    records: Iterable[RawRecord],
+    *,
+    vm: str,
+    domid: int,
+    probe: str,
+    cpu: int,
+    received: float,
+    defined: Mapping[str, DynamicProbe] | None = None,
+) -> list[Event]:
+    """
+    :param records: of one buffer, as the reader has checked them.
+    :param cpu: of the buffer (a record's own word for it is the guest's).
+    :param defined: the VM's points, by name.
+    :returns: an event for each, and one for each gap before one.
+    """
+    events: list[Event] = []
+    point = defined.get(probe) if defined else None
+    for record in records:
+        if record.lost:
+            events.append(_make_lost_event(record, vm, domid, probe, cpu, received))
+        kind = RECORDS.get(record.event)
+        known = None
+        if point is not None and record.event == abi.EventType.PROBE_POINT:
+            known = points.read_record(point, record.data)
+        if known is not None:
+            events.append(_make_event(record, vm, domid, probe, cpu, received, probe, *known))
+        elif kind is None:
+            fields = {"type": record.event, "length": len(record.data)}
+            text = f"record of unknown type {record.event} from probe {probe}"
+            events.append(
+                _make_event(record, vm, domid, probe, cpu, received, UNKNOWN, fields, text)
+            )
+        else:
+            events.append(_RecordEvent(vm, domid, probe, kind, cpu, record, received))
+    return events
+
+
+def _make_lost_event(
+    record: RawRecord, vm: str, domid: int, probe: str, cpu: int, received: float
+) -> Event:
+    """The event that stands for records nobody could read."""
+    count = record.lost
+    text = (
+        f"{count} record{'s' if count != 1 else ''} of {probe} on CPU {cpu} lost: "
+        "overwritten before they were read"
+    )
+    event = _make_event(record, vm, domid, probe, cpu, received, LOST, {"count": count}, text)
+    event.seq -= count
+    return event
+
+
+def _make_event(
+    record: RawRecord,
+    vm: str,
+    domid: int,
+    probe: str,
+    cpu: int,
+    received: float,
+    event: str,
+    fields: dict[str, Any],
+    text: str,
+) -> Event:
+    return Event(
+        vm=vm,
+        domid=domid,
+        probe=probe,
+        event=event,
+        cpu=cpu,
+        seq=record.seq,
+        guest_ns=min(record.time_ns, _MAX_TIME),
+        received=received,
+        fields=fields,
+        text=text,
+    )

@@ -1,0 +1,410 @@
+# SPDX-License-Identifier: GPL-2.0-or-later
+"""What goes to the journal: in order, in turns, and waited for only so long.
+
+What was given first of a VM is written first.  Batches that pile up while the
+disk is busy are written together, the VMs in turn: what one says without end
+is not before another one's fault.  A read comes after what was put before it.
+
+Who put a batch hears of it when it is written, or :data:`WAIT_S` later.  A disk
+that is full or read-only, a lock, and a disk that does not answer are waited
+out: what was put stays in memory until it is written, and is told meanwhile.
+What cannot be represented is left out alone, and said once of each VM.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import itertools
+import logging
+import time
+from collections import deque
+from collections.abc import Callable, Iterable
+from contextlib import nullcontext, suppress
+from dataclasses import dataclass, field
+from functools import partial
+from typing import Concatenate, ParamSpec, TypeVar
+
+from vesper_monitor.journal.journal import Batch, Journal, JournalError
+from vesper_monitor.journal.journal_process import JournalWorker
+
+__all__ = ["READ_LIMIT_S", "WAIT_S", "JournalWriter"]
+
+_log = logging.getLogger(__name__)
+
+_P = ParamSpec("_P")
+_T = TypeVar("_T")
+
+#: s that a batch waits for the disk, until whoever it concerns is told without it.
+WAIT_S = 0.5
+#: s that a write takes, after which the disk may be hung.
+DOUBT_S = 0.1
+#: s that a read waits for what was put before it, and for its answer.
+READ_LIMIT_S = 5.0
+#: s for what is left to be written when vesperd ends.
+CLOSE_LIMIT_S = 5.0
+#: Events in one transaction: what another VM says meanwhile waits for its end. And
+#: those of one VM that a read waits for which is not of that VM.
+MAX_EVENTS_PER_TRANSACTION = 128
+MAX_WAITED_EVENTS = 1000
+#: s between two transactions, but for what somebody waits for: a fault, a read.
+#: Many events make few of them: each costs more than what is in it.
+GATHER_S = 0.003
+#: s until what was written is also on the disk: the failover that it has begun
+#: needs disk and CPU more than the history does, and many faults share one sync.
+SYNC_AFTER_S = 0.1
+#: s between two tries to write to a journal that failed, doubled from the first to the last.
+RETRY_FIRST_S = 0.2
+RETRY_LAST_S = 5.0
+#: VMs of which it was said that something of theirs could not be written.
+MAX_COMPLAINED = 1000
+
+
+@dataclass
+class _Entry:
+    """What was put; several if the journal fails."""
+
+    batch: Batch
+    at: float  #: by the loop's clock
+    #: not called yet: the batch is written, or its time is up
+    then: Callable[[], None] | None
+    written: list[Callable[[], None]] = field(default_factory=list)
+
+
+class JournalWriter:
+    """
+    :param worker: what has the journal.
+    :param held: nothing is written before :meth:`begin_writing`.
+    """
+
+    def __init__(self, worker: JournalWorker, *, held: bool = False) -> None:
+        self._worker = worker
+        self._held = held
+        #: by VM, in their turn; none is empty
+        self._queues: dict[str, deque[_Entry]] = {}
+        self._taken: list[_Entry] = []  # is being written
+        #: whose time is not up, in that order; some may be written
+        self._timed: deque[_Entry] = deque()
+        self._timer: asyncio.TimerHandle | None = None
+        self._writer: asyncio.Task[None] | None = None
+        self._hurry = asyncio.Event()  # somebody waits for what is in the queue
+        self._wrote = 0.0  # by the loop's clock
+        self._write_began: float | None = None  # likewise
+        self._syncer: asyncio.Task[None] | None = None
+        self._closing = asyncio.Event()
+        self._complained: set[str] = set()
+        #: a write waits for one read at most, whoever else wants to read
+        self._one_reader = asyncio.Semaphore(1)
+        self._trouble: str | None = None
+        self._trouble_since = 0.0  # s, CLOCK_REALTIME
+        self._readers: set[asyncio.Future[None]] = set()  # wait for what was put before
+
+    @property
+    def error(self) -> str | None:
+        """Why the journal cannot be used now, and since when; None: it can."""
+        if self._trouble is None:
+            return None
+        since = time.strftime("%Y-%m-%d %H:%M:%S", time.localtime(self._trouble_since))
+        return f"{self._trouble}, since {since}"
+
+    @property
+    def _is_usable(self) -> bool:
+        return not self._held and self._trouble is None
+
+    @property
+    def is_in_doubt(self) -> bool:
+        """Whether the journal cannot be used, or will soon be found so."""
+        return not self._is_usable or self._is_waiting_for_disk(DOUBT_S)
+
+    def _is_waiting_for_disk(self, seconds: float) -> bool:
+        began = self._write_began
+        return began is not None and asyncio.get_running_loop().time() - began >= seconds
+
+    # ------------------------------------------------------------ writing
+
+    def put_batch(
+        self,
+        vm: str,
+        batch: Batch,
+        then: Callable[[], None] | None = None,
+        written: Callable[[], None] | None = None,
+    ) -> None:
+        """Write a batch.
+
+        Both functions are called on the loop, in the order of this VM's puts.
+
+        :param then: called when it is written, or :data:`WAIT_S` later; at once if the
+            journal cannot be used.
+        :param written: called when it is written.
+        """
+        loop = asyncio.get_running_loop()
+        entry = _Entry(batch, loop.time(), then, [] if written is None else [written])
+        unusable, queue = not self._is_usable, self._queues.setdefault(vm, deque())
+        if unusable and queue:
+            last = queue[-1]
+            last.batch.merge_batch(batch)
+            last.batch.keep_last()
+            last.written += entry.written
+        else:
+            queue.append(entry)
+        if then is not None:
+            if unusable:
+                loop.call_soon(self._call_then, entry)
+            else:
+                self._timed.append(entry)
+                if self._timer is None:
+                    self._timer = loop.call_later(WAIT_S, self._time_is_up)
+        if batch.durable:
+            self._hurry.set()
+        if self._writer is None and not self._held:
+            self._writer = loop.create_task(self._write_queue())
+
+    def begin_writing(self, number: Callable[[Batch], None]) -> None:
+        """Write what was held, and whatever comes.
+
+        :param number: completes a batch that was put before.
+        """
+        self._held = False
+        for queue in self._queues.values():
+            for entry in queue:
+                number(entry.batch)
+        if not self._queues:
+            self._works_again()
+        elif self._writer is None:  # it works again once that has been written
+            self._writer = asyncio.get_running_loop().create_task(self._write_queue())
+
+    def note_unusable(self, error: str) -> None:
+        """Note that the journal cannot be used: nobody waits for it until it is."""
+        if self._trouble is None:
+            _log.error("%s; faults are kept in memory and told all the same", error)
+            self._trouble_since = time.time()
+        self._trouble = error
+        while self._timed:
+            self._call_then(self._timed.popleft())
+        for reader in list(self._readers):
+            _wake_reader(reader)
+
+    def _fail_to_answer(self) -> None:
+        if self._trouble is None:  # else more is known: why it failed before
+            self.note_unusable("the journal's disk does not answer")
+
+    async def _write_queue(self) -> None:
+        try:
+            while self._queues:
+                await self._gather_batches()
+                together = self._take_batch()
+                if not await self._write_batch(together):
+                    break
+                taken, self._taken = self._taken, []
+                for entry in taken:
+                    self._call_then(entry)
+                    for written in entry.written:
+                        _call_back(written)
+        finally:
+            self._writer = None
+
+    def _take_batch(self) -> Batch:
+        together = Batch()
+        while self._queues and len(together.events) < MAX_EVENTS_PER_TRANSACTION:
+            # The oldest of the VM whose turn it is.
+            vm = next(iter(self._queues))
+            queue = self._queues.pop(vm)
+            self._taken.append(queue.popleft())
+            if queue:
+                self._queues[vm] = queue
+            together.merge_batch(self._taken[-1].batch)
+        return together
+
+    async def _gather_batches(self) -> None:
+        """Let more come, if a transaction was made just now and nobody waits."""
+        loop = asyncio.get_running_loop()
+        with suppress(TimeoutError):
+            async with asyncio.timeout_at(self._wrote + GATHER_S):
+                await self._hurry.wait()
+        self._hurry.clear()
+        self._wrote = loop.time()
+
+    async def _write_batch(self, batch: Batch) -> bool:
+        """Until it is written. :returns: whether it is: vesperd may be ending."""
+        loop = asyncio.get_running_loop()
+        pause = RETRY_FIRST_S
+        while True:
+            self._write_began = loop.time()
+            # Also if nobody waits for this one: it is said, and no read waits for its end.
+            alarm = loop.call_later(WAIT_S, self._fail_to_answer)
+            try:
+                left_out = await self._worker.call_journal("write_batch", batch)
+                break
+            except JournalError as error:
+                self.note_unusable(str(error))
+            except Exception:  # tried again, it would be the same
+                _log.exception("internal error: something is not written to the journal")
+                left_out = []
+                break
+            finally:
+                alarm.cancel()
+                self._write_began = None
+            try:
+                if self._closing.is_set():
+                    return False
+                async with asyncio.timeout(pause):
+                    await self._closing.wait()  # then a last try
+            except TimeoutError:
+                pause = min(pause * 2, RETRY_LAST_S)
+        self._log_left_out(left_out)
+        self._works_again()
+        if batch.durable and self._syncer is None:
+            self._syncer = loop.create_task(self._sync_later())
+        return True
+
+    def _log_left_out(self, left_out: Iterable[tuple[str, str]]) -> None:
+        for vm, why in left_out:
+            if vm in self._complained or len(self._complained) >= MAX_COMPLAINED:
+                continue
+            self._complained.add(vm)
+            _log.error("%s: something cannot be written to the journal, and is left out (said "
+                       "once): %s", vm, why)  # fmt: skip
+
+    def _works_again(self) -> None:
+        if self._trouble is not None:
+            self._trouble = None
+            _log.warning("the journal works again: what was kept in memory is being written")
+
+    def _time_is_up(self) -> None:
+        """Tell those who have waited long enough."""
+        self._timer = None
+        loop = asyncio.get_running_loop()
+        now = loop.time()
+        if self._is_waiting_for_disk(WAIT_S):
+            self._fail_to_answer()
+        while self._timed:
+            entry = self._timed[0]
+            if entry.then is not None and entry.at + WAIT_S > now:
+                self._timer = loop.call_later(entry.at + WAIT_S - now, self._time_is_up)
+                break
+            self._call_then(self._timed.popleft())
+
+    def _call_then(self, entry: _Entry) -> None:
+        then, entry.then = entry.then, None
+        if then is not None:
+            _call_back(then)
+
+    # ------------------------------------------------------------ reading
+
+    async def run_on_journal(
+        self, method: Callable[Concatenate[Journal, _P], _T], *args: _P.args, **kwargs: _P.kwargs
+    ) -> _T:
+        """Call a method of the journal, after all that was put before.
+
+        For the events of a VM that says more than the journal can take it does not wait.
+
+        :raises JournalError:
+        """
+        return await self._run_after_writes(None, method, args, kwargs)
+
+    async def run_for(
+        self, of_vm: str, method: Callable[Concatenate[Journal, _P], _T], /,
+        *args: _P.args, **kwargs: _P.kwargs,
+    ) -> _T:  # fmt: skip
+        """Like :meth:`run_on_journal`, but only after what was put before of that VM, before readers."""
+        return await self._run_after_writes(of_vm, method, args, kwargs)
+
+    async def _run_after_writes(
+        self, vm: str | None, method: Callable[..., _T],
+        args: tuple[object, ...], kwargs: dict[str, object],
+    ) -> _T:  # fmt: skip
+        if getattr(Journal, method.__name__, None) is not method:
+            raise TypeError(f"{method!r} is no method of the journal")
+        if self._is_waiting_for_disk(WAIT_S) and self.error is not None:
+            raise JournalError(self.error)  # it would not be answered
+        try:
+            async with asyncio.timeout(READ_LIMIT_S):
+                await self._wait_until_written(vm)
+                async with self._one_reader if vm is None else nullcontext():
+                    found: _T = await self._worker.call_journal(method.__name__, *args, **kwargs)
+                    return found
+        except TimeoutError:
+            raise JournalError(
+                self.error or f"the journal has not answered within {READ_LIMIT_S:.0f} s"
+            ) from None
+
+    async def flush_queue(self, vm: str | None = None) -> None:
+        """Return when what was put of a VM (None: of each) is written, or :data:`WAIT_S` later."""
+        with suppress(TimeoutError):
+            async with asyncio.timeout(WAIT_S):
+                await self._wait_until_written(vm)
+
+    async def _wait_until_written(self, vm: str | None) -> None:
+        """Not until the queue is empty: others may fill it without end."""
+        if not self._is_usable:
+            return
+        loop = asyncio.get_running_loop()
+        readers: list[asyncio.Future[None]] = []
+        if vm is None:
+            waiting = [name for name, queue in self._queues.items() if not _is_flood(queue)]
+        else:
+            waiting = [vm] if vm in self._queues else []
+        # What is being written is followed by whatever is asked next.
+        for name in waiting:
+            readers.append(loop.create_future())
+            self._queues[name][-1].written.append(partial(_wake_reader, readers[-1]))
+        if not readers:
+            return
+        self._readers.update(readers)
+        self._hurry.set()
+        try:
+            await asyncio.wait(readers)
+        finally:
+            self._readers.difference_update(readers)
+
+    # ------------------------------------------------------------ the disk
+
+    async def _sync_later(self) -> None:
+        await asyncio.sleep(SYNC_AFTER_S)
+        self._syncer = None  # what is written from now on is for the next
+        await self._sync_to_disk()
+
+    async def _sync_to_disk(self) -> None:
+        try:
+            await self._worker.call_journal("sync_to_disk")
+        except JournalError as error:
+            _log.error("%s; a power failure may cost the last events", error)
+
+    async def close(self) -> None:
+        """Write what is left, if the disk answers in time."""
+        self._closing.set()
+        try:
+            async with asyncio.timeout(CLOSE_LIMIT_S):
+                self._hurry.set()
+                if self._writer is not None:
+                    await asyncio.wait({self._writer})
+                if self._syncer is not None:
+                    self._syncer.cancel()
+                    await self._sync_to_disk()
+                await self._worker.close()
+        except (TimeoutError, JournalError):
+            pass
+        lost = sum(len(queue) for queue in self._queues.values()) + len(self._taken)
+        if lost:
+            _log.error("%s: what was kept in memory is not written", self.error or "the journal")
+        for work in (self._writer, self._syncer, self._timer):
+            if work is not None:
+                work.cancel()
+        self._worker.kill_worker()
+
+
+def _is_flood(queue: Iterable[_Entry]) -> bool:
+    """Whether a read would wait long for what one VM has said."""
+    events = itertools.accumulate(len(entry.batch.events) for entry in queue)
+    return any(count > MAX_WAITED_EVENTS for count in events)
+
+
+def _wake_reader(reader: asyncio.Future[None]) -> None:
+    if not reader.done():
+        reader.set_result(None)
+
+
+def _call_back(then: Callable[[], None]) -> None:
+    try:
+        then()
+    except Exception:
+        _log.exception("internal error after a write to the journal")

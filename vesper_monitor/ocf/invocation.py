@@ -1,0 +1,165 @@
+# SPDX-License-Identifier: GPL-2.0-or-later
+"""What the OCF Resource Agent API says of one call of an agent.
+
+How Pacemaker calls (action, environment), and how an agent answers (exit
+code, exit reason).  Source: Open Cluster Framework, Resource Agent API 1.1,
+and Pacemaker Explained for ``CRM_meta_*`` and the code 190.
+
+Every monitor of every resource imports this: the standard library only, and
+little of it (no dataclasses, no typing, no subprocess at the top).
+"""
+
+from __future__ import annotations
+
+import enum
+import os
+import time
+
+from vesper_monitor.ocf.fast_common import log_line, set_exit_reason, state_dir, state_file
+
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    from collections.abc import Callable, Mapping
+
+__all__ = ["Code", "OcfExit", "OcfInvocation", "finish_action", "log_line"]
+
+
+class Code(enum.IntEnum):
+    """Exit codes of an agent."""
+
+    SUCCESS = 0
+    ERROR = 1
+    ARGS = 2
+    UNIMPLEMENTED = 3
+    PERM = 4
+    INSTALLED = 5  #: this node lacks something: Pacemaker tries another node
+    CONFIGURED = 6  #: wrong on every node: Pacemaker gives up
+    NOT_RUNNING = 7
+    DEGRADED = 190  #: runs, but not as it should: shown, not recovered
+
+
+class OcfExit(Exception):
+    """An action ends with something else than plain success.
+
+    :param reason: one sentence an operator can act on; ``crm_mon`` shows it.
+    """
+
+    def __init__(self, code: Code, reason: str) -> None:
+        super().__init__(reason)
+        self.code = code
+        self.reason = reason
+
+
+#: Seconds an action may take where Pacemaker does not say (a call by hand).
+DEFAULT_TIMEOUT = {
+    "start": 60.0,
+    "stop": 90.0,
+    "monitor": 30.0,
+    "migrate_to": 120.0,
+    "migrate_from": 120.0,
+}
+
+
+class OcfInvocation:
+    """One call: action, resource, parameters, and the time there is.
+
+    :param environ: as Pacemaker sets it.
+    :param age: seconds this process already lives; its start counts, and in
+        an emulated host it takes a second.
+    :param said: what vesperd has answered this monitor already; empty: nothing.
+    """
+
+    def __init__(
+        self, action: str, environ: Mapping[str, str], age: float = 0.0, said: bytes = b""
+    ) -> None:
+        self.action = action
+        self.environ = environ
+        self.said = said
+        self.parameters = {
+            key.removeprefix("OCF_RESKEY_"): value
+            for key, value in environ.items()
+            if key.startswith("OCF_RESKEY_") and not key.startswith("OCF_RESKEY_CRM_meta_")
+        }
+        #: the resource's id
+        self.resource = environ.get("OCF_RESOURCE_INSTANCE") or "default"
+        #: seconds between two recurring monitors; 0 for all else
+        self.interval = _parse_milliseconds(environ.get("OCF_RESKEY_CRM_meta_interval"), 0.0)
+        #: seconds, the whole of it; None if Pacemaker did not say
+        self.given_timeout = (
+            _parse_milliseconds(environ.get("OCF_RESKEY_CRM_meta_timeout"), 0.0) or None
+        )
+        self.timeout = self.given_timeout or DEFAULT_TIMEOUT.get(action, 30.0)
+        self.deadline = time.monotonic() - age + self.timeout
+        #: the cluster's name of this node
+        self.node = environ.get("OCF_RESKEY_CRM_meta_on_node") or os.uname().nodename
+        #: name of the node to which migrate_to migrates
+        self.migrate_target = environ.get("OCF_RESKEY_CRM_meta_migrate_target") or ""
+        self.check_level = _parse_whole_number(
+            environ.get("OCF_CHECK_LEVEL") or environ.get("OCF_RESKEY_OCF_CHECK_LEVEL")
+        )
+        self.state_dir = state_dir(environ)
+
+    def seconds_left(self) -> float:
+        """Seconds until Pacemaker ends this call. May be negative."""
+        return self.deadline - time.monotonic()
+
+    def state_file(self, kind: str) -> str:
+        """Path of a file of this resource's that lasts until the node boots."""
+        return state_file(self.state_dir, self.resource, kind)
+
+    def remember_text(self, kind: str, text: str) -> None:
+        """Keep a text until the node boots; empty: forget it. Never fails."""
+        path = self.state_file(kind)
+        try:
+            if not text:
+                if os.path.exists(path):
+                    os.unlink(path)
+                return
+            os.makedirs(self.state_dir, exist_ok=True)
+            # Pacemaker may kill this process at any moment: half a text is never there.
+            new = f"{path}.new"
+            with open(new, "wb") as file:
+                file.write(text.encode(errors="surrogateescape"))
+            os.rename(new, path)
+        except OSError as error:
+            log_line(f"{path}: {error.strerror}")
+
+    def remembered_text(self, kind: str) -> str:
+        """What :meth:`remember_text` has kept; empty: nothing."""
+        try:
+            with open(self.state_file(kind), "rb") as file:
+                return file.read(4096).decode(errors="surrogateescape")
+        except OSError:
+            return ""
+
+    def read_parameter(self, name: str) -> str:
+        """The value, without blanks around it; empty if not set."""
+        return self.parameters.get(name, "").strip()
+
+
+def _parse_milliseconds(text: str | None, default: float) -> float:
+    try:
+        return int(text or "") / 1000
+    except ValueError:
+        return default
+
+
+def _parse_whole_number(text: str | None) -> int:
+    try:
+        return int(text or "")
+    except ValueError:
+        return 0
+
+
+def finish_action(action: Callable[[], None]) -> int:
+    """Run the action and return the exit code, its reason told to Pacemaker.
+
+    All other exceptions are the script's (``ocf/XenVM``): it does the action without
+    this library, a part of which may be missing.
+    """
+    try:
+        action()
+    except OcfExit as end:
+        set_exit_reason(end.reason)
+        return end.code
+    return Code.SUCCESS
