@@ -227,7 +227,8 @@ async def _measure_points(guest: Machine, store: ImageStore, rounds: int, only: 
                 for values, measure in ways:
                     bare = await shell.fire_point(point.name)
                     values.append(await measure() - bare)
-                note_progress(f"round {number + 1}: {point.probe} at {point.name}: bare {bare:.0f}, "
+                note_progress(f"round {number + 1}: {point.probe} at {point.name}: "
+                              f"bare {bare:.0f}, "
                      f"+{cost.vesper[-1]:.0f} vesper, +{cost.ftrace[-1]:.0f} ftrace, "
                      f"+{cost.bpftrace[-1]:.0f} bpftrace")  # fmt: skip
     return costs

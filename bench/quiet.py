@@ -148,7 +148,8 @@ def _run_benchmark(minutes: float, directory: Path) -> bool:
         if path.stem in PROBES:
             shutil.copy(path, probes)
     sources = directory / "sources.tar"
-    store.run_build_command(["tar", "-cf", sources, "--exclude=build", "-C", HERE.parent, "probe_modules",
+    store.run_build_command(["tar", "-cf", sources, "--exclude=build",
+                             "-C", HERE.parent, "probe_modules",
                "xen_transport/guest"], timeout=60)  # fmt: skip
     disk = build_workbench(kernel)
     guest_files = [path for path in files if path.stem not in PROBES]

@@ -119,7 +119,9 @@ class IvshmemClient:
 
     async def list_qemus(self) -> list[Qemu]:
         """:raises IvshmemServerError:"""
-        connection, answer, _ = await asyncio.to_thread(_ask_server, self.path, "list", ANSWER_LIMIT_S)
+        connection, answer, _ = await asyncio.to_thread(
+            _ask_server, self.path, "list", ANSWER_LIMIT_S
+        )
         connection.close()
         return _parse_qemus(self.path, answer)
 

@@ -121,7 +121,9 @@ class LibvirtConnection:
             async with asyncio.timeout(CALL_LIMIT_S):
                 return await self._call_in_thread(ask)
         except TimeoutError:
-            raise LibvirtAwayError(f"{self._uri}: no answer from libvirtd within {CALL_LIMIT_S:g} s") from None
+            raise LibvirtAwayError(
+                f"{self._uri}: no answer from libvirtd within {CALL_LIMIT_S:g} s"
+            ) from None
         except _import_libvirt().libvirtError as error:
             raise LibvirtAwayError(f"{self._uri}: {error}") from None
 

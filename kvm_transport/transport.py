@@ -325,7 +325,9 @@ class KvmTransport:
         elif event == Lifecycle.RESUMED:
             life.pause, life.said, life.io_error = None, "", ""
 
-    def _make_notice(self, life: QemuProcessWatch, kind: str, said: tuple[Any, ...]) -> Notice | None:
+    def _make_notice(
+        self, life: QemuProcessWatch, kind: str, said: tuple[Any, ...]
+    ) -> Notice | None:
         if kind == "REBOOT":
             # Of each reset, whoever has asked for it (qemuProcessHandleReset(), libvirt 9.0).
             return Notice("reboot", "the guest reboots", reset=True)

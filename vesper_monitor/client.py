@@ -176,7 +176,9 @@ class Client:
             answer = json.loads(line)
         except (ValueError, RecursionError) as error:
             self.close()
-            raise DaemonUnavailableError(f"{self.path}: answer is not JSON: {line[:80]!r}") from error
+            raise DaemonUnavailableError(
+                f"{self.path}: answer is not JSON: {line[:80]!r}"
+            ) from error
         if not isinstance(answer, dict):
             self.close()
             raise DaemonUnavailableError(f"{self.path}: answer is not an object: {line[:80]!r}")

@@ -90,7 +90,9 @@ class DomainList:
 async def _xl_path(*command: str) -> str:
     name = f"xl {command[0]}"
     try:
-        code, output, errors = await async_subprocess.run_command("xl", *command, limit=LIST_TIMEOUT_S)
+        code, output, errors = await async_subprocess.run_command(
+            "xl", *command, limit=LIST_TIMEOUT_S
+        )
     except TimeoutError:
         raise TransportError(
             f"{name}: no answer within {LIST_TIMEOUT_S:.0f} s; Xen's toolstack hangs"

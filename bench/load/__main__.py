@@ -275,7 +275,8 @@ async def _measure_all(
             told = await asyncio.wait_for(asyncio.gather(*monitors), SLOW)
         late = sorted(when - at for when, answer in told if answer.get("result") == "fault")
         figures["burst"] = {
-            "told": len(late), "journaled": len(vesperd.call_daemon("faults", limit=10 * count)["faults"]),
+            "told": len(late),
+            "journaled": len(vesperd.call_daemon("faults", limit=10 * count)["faults"]),
             "first_s": late[0], "median_s": statistics.median(late), "last_s": late[-1],
         }  # fmt: skip
     finally:

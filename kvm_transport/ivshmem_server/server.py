@@ -135,7 +135,9 @@ class IvshmemServer:
             _LOG.warning("QEMU %d: gone in the handshake: %s", vm.pid, error)
             vm.close()
             return
-        for old in [old for old in self._vms if old.pid == vm.pid][: 1 - _MAX_VMS_PER_PROCESS or None]:
+        for old in [old for old in self._vms if old.pid == vm.pid][
+            : 1 - _MAX_VMS_PER_PROCESS or None
+        ]:
             self._drop_vm(old, "has a newer device")
         fdstore.keep_descriptors(vm)
         self._hold_vm(vm)

@@ -221,7 +221,9 @@ def parse_index(suite: str, archive: str, text: str) -> list[DebianKernel]:
         headers = _pick_package(packages, f"linux-headers-{release}", image.version)
         kernel = DebianKernel(
             suite, series, flavour, image.version, release,
-            image=tuple(_dependency_closure(packages, image, r"linux-(image|binary|modules|base)-\d")),
+            image=tuple(
+                _dependency_closure(packages, image, r"linux-(image|binary|modules|base)-\d")
+            ),
             headers=tuple(_dependency_closure(packages, headers, r"linux-(headers|kbuild)-\d")),
         )  # fmt: skip
         if kernel.group not in LEFT_OUT:

@@ -59,7 +59,8 @@ def build_workbench(kernel: Kernel) -> Path:
     def make(directory: Path) -> None:
         tree = directory / "tree"
         store.run_build_command(["cp", "-al", root, tree], timeout=120)
-        store.run_build_command(["cp", "-a", kernel.tree / "usr/src", kernel.tree / "usr/lib", tree / "usr"],
+        store.run_build_command(["cp", "-a", kernel.tree / "usr/src",
+                                 kernel.tree / "usr/lib", tree / "usr"],
                   timeout=300)  # fmt: skip
         image = directory / "disk.img"
         with image.open("wb") as file:

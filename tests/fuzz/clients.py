@@ -39,7 +39,9 @@ def group(data: bytes) -> None:
     """What a member of the group sends, in pieces of any size, through its own port."""
     server = _vesperd()
     given = Input(data)
-    pieces = [given.take(given.u16() % MAX_LINE_BYTES) for _ in range(given.u8() % 4)] + [given.rest()]
+    pieces = [given.take(given.u16() % MAX_LINE_BYTES) for _ in range(given.u8() % 4)] + [
+        given.rest()
+    ]
     loop.run_until_complete(_talk(server, pieces))
     others.raise_found()
 
@@ -130,5 +132,3 @@ def _text(given: Input) -> str:
         return data.decode(encoding, errors)
     except UnicodeDecodeError:
         return data.decode("latin-1")
-
-

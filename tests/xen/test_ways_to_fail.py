@@ -78,7 +78,8 @@ def a_wanted_power_off_is_no_failure(lab: XenLab) -> None:
     home.run_command(f"{change} && ({idle.COMMAND})", timeout=240, check=True)
     cluster.wait_until_ready(lab, "vesper")
     POWEROFF.happens(home)
-    home.wait_for_command("crm_resource --resource vm1 --meta --get-parameter target-role | grep Stopped",
+    home.wait_for_command("crm_resource --resource vm1 --meta --get-parameter target-role | "
+                          "grep Stopped",
               timeout=60)  # fmt: skip
     home.run_command(f"({idle.COMMAND})", timeout=240, check=True)
     assert fail_count(lab) == 0

@@ -82,12 +82,18 @@ def read_operations(resource: str) -> list[Operation]:
     command = ["cibadmin", "--query", "--scope", "status"]
     try:
         done = subprocess.run(
-            command, capture_output=True, encoding="utf-8", errors="replace", timeout=QUERY_TIMEOUT_S
+            command,
+            capture_output=True,
+            encoding="utf-8",
+            errors="replace",
+            timeout=QUERY_TIMEOUT_S,
         )
     except FileNotFoundError:
         raise HistoryError("cibadmin: Pacemaker is not installed on this host") from None
     except subprocess.TimeoutExpired:
-        raise HistoryError(f"{' '.join(command)}: no answer after {QUERY_TIMEOUT_S:.0f} s") from None
+        raise HistoryError(
+            f"{' '.join(command)}: no answer after {QUERY_TIMEOUT_S:.0f} s"
+        ) from None
     if done.returncode != 0:
         raise HistoryError(f"{' '.join(command)}: {done.stderr.strip()[-300:]}")
     return parse_operations(done.stdout, resource)

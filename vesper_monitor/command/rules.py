@@ -112,7 +112,8 @@ def check_rules(client: Client, options: argparse.Namespace) -> None:
     if hits:
         rows = [
             (hit.event.id, format_time(hit.event.received), hit.event.vm,
-             " ".join(map(str, _faults_it_was(hit, beside))) or "-", hit.rule.text, hit.verdict.reason)
+             " ".join(map(str, _faults_it_was(hit, beside))) or "-", hit.rule.text,
+             hit.verdict.reason)
             for hit in hits
         ]  # fmt: skip
         print(format_columns(("EVENT", "SEEN", "VM", "FAULT", "RULE", "REASON"), rows))

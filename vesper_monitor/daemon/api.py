@@ -254,7 +254,9 @@ class Api:
             return None
         return carried
 
-    def _take_carried_fault(self, instance: ResourceActivation, carried: CarriedFault | None) -> None:
+    def _take_carried_fault(
+        self, instance: ResourceActivation, carried: CarriedFault | None
+    ) -> None:
         if carried is None:
             return
         if why := self._daemon.instances.take_carried_fault(instance, carried):

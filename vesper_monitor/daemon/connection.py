@@ -15,7 +15,8 @@ from typing import Any
 from vesper_monitor.daemon.share import Share, Turn
 
 __all__ = [
-    "MAX_LINE_BYTES", "SEND_TIMEOUT_S", "Connection", "StreamConnection", "encode_answers", "is_privileged",
+    "MAX_LINE_BYTES", "SEND_TIMEOUT_S", "Connection", "StreamConnection", "encode_answers",
+    "is_privileged",
     "peer_of",
 ]  # fmt: skip
 

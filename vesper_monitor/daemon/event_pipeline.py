@@ -134,7 +134,8 @@ class EventPipeline:
         faults = self._instances.judge_events(domain, events)
         if faults:
             self._recorder.put_batch(
-                domain.name, Batch(faults=faults), lambda: self._instances.tell_recorded_faults(faults),
+                domain.name, Batch(faults=faults),
+                lambda: self._instances.tell_recorded_faults(faults),
                 lambda: self._instances.note_written(faults),
             )  # fmt: skip
 

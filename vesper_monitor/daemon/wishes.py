@@ -93,7 +93,9 @@ def read_wishes(request: dict[str, Any], in_force: Wishes) -> tuple[Wishes, str 
 
 def _doubt(doubt: object) -> str:
     """The agent's own; it quotes a parameter, which may be of any length."""
-    return text_field({"doubt": doubt[:MAX_TEXT_CHARS] if isinstance(doubt, str) else doubt}, "doubt")
+    return text_field(
+        {"doubt": doubt[:MAX_TEXT_CHARS] if isinstance(doubt, str) else doubt}, "doubt"
+    )
 
 
 def _hang_timeout(request: dict[str, Any]) -> float:

@@ -649,7 +649,9 @@ class Activations:
                   fault.resource, fault.label, fault.vm, known)  # fmt: skip
         return pack_fault(fault, boot_id, instance.node)
 
-    async def has_reported(self, vm: str, carried: CarriedFault, instance: ResourceActivation | None) -> bool:
+    async def has_reported(
+        self, vm: str, carried: CarriedFault, instance: ResourceActivation | None
+    ) -> bool:
         """Whether a fault that has come with a VM was reported from here, or taken, before.
 
         :param instance: that goes on; None: another one is about to begin.

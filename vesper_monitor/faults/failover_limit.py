@@ -67,7 +67,8 @@ class FailoverLimit:
         number = len(times) + 1
         if number < FLAPPING_FAULTS:
             return ""
-        return f"flapping: {_ordinal_number(number)} fault in {max(1, round((now - times[0]) / 60))} min"
+        minutes = max(1, round((now - times[0]) / 60))
+        return f"flapping: {_ordinal_number(number)} fault in {minutes} min"
 
 
 def _ordinal_number(number: int) -> str:

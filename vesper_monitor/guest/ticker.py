@@ -26,7 +26,9 @@ class SharedTicker:
     def __init__(self, period: float) -> None:
         self._tick = period / TICKS_PER_PERIOD
         # Each part's, in their order.
-        self._calls: list[dict[Callable[[float], None], None]] = [{} for _ in range(TICKS_PER_PERIOD)]
+        self._calls: list[dict[Callable[[float], None], None]] = [
+            {} for _ in range(TICKS_PER_PERIOD)
+        ]
         self._base = 0.0  # of the ticks, by the loop's clock
         self._at = 0  # the last tick at which any was called
         self._timer: asyncio.TimerHandle | None = None
@@ -37,7 +39,9 @@ class SharedTicker:
             self._base, self._at = asyncio.get_running_loop().time(), 0
         first = self._current_tick() + 1
         # Where the fewest are; of those the next.
-        tick = min(range(first, first + TICKS_PER_PERIOD), key=lambda tick: len(self._calls_of_tick(tick)))
+        tick = min(
+            range(first, first + TICKS_PER_PERIOD), key=lambda tick: len(self._calls_of_tick(tick))
+        )
         self._calls_of_tick(tick)[call] = None
         self._wait_for_tick()
 

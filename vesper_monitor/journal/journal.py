@@ -520,7 +520,9 @@ class Journal:
         :param seconds: before the fault; what is older is left out.
         """
         last = fault.event.get("id")
-        bound, until = ("id", last) if last is not None else ("received", fault.seen + OWN_EVENT_AGE_S)
+        bound, until = (
+            ("id", last) if last is not None else ("received", fault.seen + OWN_EVENT_AGE_S)
+        )
         rows = self._query_rows(
             f"SELECT {_COLUMNS['events']} FROM events"
             f" WHERE vm = ? AND domid = ? AND {bound} <= ? AND received >= ?"

@@ -305,7 +305,7 @@ class JournalWriter:
         self, of_vm: str, method: Callable[Concatenate[Journal, _P], _T], /,
         *args: _P.args, **kwargs: _P.kwargs,
     ) -> _T:  # fmt: skip
-        """Like :meth:`run_on_journal`, but only after what was put before of that VM, before readers."""
+        """Like :meth:`run_on_journal`, but wait for batches of that VM alone."""
         return await self._run_after_writes(of_vm, method, args, kwargs)
 
     async def _run_after_writes(

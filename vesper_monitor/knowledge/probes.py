@@ -329,7 +329,8 @@ def make_markdown() -> str:
         "",
         "Each is a kernel module in `probe_modules/`, sent into a running guest by the host "
         "(`vesper probe load VM NAME [KEY=VALUE ...]`). This page is made by "
-        "`python3 -m vesper_monitor.knowledge.probes markdown`; `vesper probe info NAME` says the same.",
+        "`python3 -m vesper_monitor.knowledge.probes markdown`; "
+        "`vesper probe info NAME` says the same.",
         "",
         "| probe | sees | fault by default |",
         "|---|---|---|",

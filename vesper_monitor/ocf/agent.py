@@ -128,7 +128,11 @@ class Agent:
     """
 
     def __init__(
-        self, call: OcfInvocation, settings: Settings, toolstack: Toolstack, vesperd: Client | None = None
+        self,
+        call: OcfInvocation,
+        settings: Settings,
+        toolstack: Toolstack,
+        vesperd: Client | None = None,
     ) -> None:
         self.call = call
         self.settings = settings
@@ -502,7 +506,8 @@ class Agent:
         if not arrives and not self._may_be(name, ident):
             return ""
         if name not in (self.vm, wanted):
-            log_line(f"{name}: was sent to this node for {self.call.resource}, whose file here names "
+            log_line(f"{name}: was sent to this node for {self.call.resource}, "
+                     f"whose file here names "
                 f"{wanted}")  # fmt: skip
             self.identity.adopt_known_domain(KnownDomain(name, ident))
         return name
@@ -596,7 +601,7 @@ class Agent:
         time.sleep(min(max(LOOK_PAUSE_S, LOOK_SHARE * min(self._look_took, 1.0)), most))
 
     def _look_for_certain(self) -> dict[str, DomainState]:
-        """:meth:`find_present_domains` before a start: of what was remembered, else of what is configured.
+        """Find the present domains before a start: the remembered one, else the configured one.
 
         :raises ToolstackError: not known; it must not be started then.
         """
@@ -767,7 +772,8 @@ class Agent:
             if not _is_executable(command):
                 raise OcfExit(
                     Code.INSTALLED,
-                    f"{command} is not installed on node {self.call.node} (PATH {_find_command_path()})",
+                    f"{command} is not installed on node {self.call.node} "
+                    f"(PATH {_find_command_path()})",
                 )
         for script in self.settings.scripts:
             if not _is_executable(script):

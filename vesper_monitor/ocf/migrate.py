@@ -88,7 +88,9 @@ def _migrate_to(agent: Agent) -> None:
         vm = agent.vm
         paused = state is DomainState.PAUSED and agent.toolstack.migrates_paused
         if state is not DomainState.RUNNING and not paused:
-            raise OcfExit(Code.ERROR, f"{vm} cannot be migrated to {target}: it is {state.value} here")
+            raise OcfExit(
+                Code.ERROR, f"{vm} cannot be migrated to {target}: it is {state.value} here"
+            )
         if reason := agent.toolstack.explain_immovable(vm, agent.limit_call(ASK_LIMIT_S)):
             raise OcfExit(Code.ERROR, f"{vm} cannot be migrated live: {reason}")
         address = _find_target_address(agent, target)

@@ -334,7 +334,9 @@ class Monitor:
         except ToolstackError as error:
             code, text = 1, str(error)
         if code != 0:
-            raise OcfExit(Code.NOT_RUNNING, f"{reason}; target-role could not be set: {text.strip()}")
+            raise OcfExit(
+                Code.NOT_RUNNING, f"{reason}; target-role could not be set: {text.strip()}"
+            )
 
     def _look_at_domain(self, reason: str = "", *, may_reboot: bool = True) -> None:
         """Return if the domain runs.
@@ -378,7 +380,9 @@ class Monitor:
         if state is DomainState.GONE:
             raise OcfExit(Code.NOT_RUNNING, reason or f"{self._vm} is not running any more")
         reason = reason or f"{self._vm} is {agent.describe_state(state)}"
-        raise OcfExit(Code.ERROR, f"{reason}; not started again within {gap:.0f} s" if gap else reason)
+        raise OcfExit(
+            Code.ERROR, f"{reason}; not started again within {gap:.0f} s" if gap else reason
+        )
 
 
 def _wait_readable(descriptor: int | None, until: float) -> bool:

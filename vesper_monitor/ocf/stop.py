@@ -153,7 +153,9 @@ class Stop:
     def _without_toolstack(self, error: ToolstackMissingError) -> None:
         if self._agent.state_by_vesperd() is DomainState.GONE:
             return
-        raise OcfExit(Code.INSTALLED, f"whether {self._vm} is gone cannot be told: {error}") from error
+        raise OcfExit(
+            Code.INSTALLED, f"whether {self._vm} is gone cannot be told: {error}"
+        ) from error
 
     # -- shutdown -----------------------------------------------------------
 

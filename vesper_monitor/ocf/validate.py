@@ -52,9 +52,9 @@ def _check_config(agent: Agent) -> None:
 
 def _check_vesperd(agent: Agent) -> None:
     try:
-        transports = agent.vesperd.call_vesperd("hello", reply_timeout=agent.limit_call(LOOK_LIMIT_S))[
-            "transports"
-        ]
+        transports = agent.vesperd.call_vesperd(
+            "hello", reply_timeout=agent.limit_call(LOOK_LIMIT_S)
+        )["transports"]
         working = [name for name, error in transports.items() if error is None]
         reasons = "; ".join(f"{name}: {error}" for name, error in transports.items() if error)
     except (DaemonUnavailableError, DaemonError, LookupError, AttributeError) as error:

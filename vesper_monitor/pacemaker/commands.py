@@ -122,7 +122,11 @@ async def report_failure(
         if not wanted():
             return False
         _log.warning(
-            "%s: telling Pacemaker of the failure, try %d of %d: %s", resource, attempt, MAX_TRIES, why
+            "%s: telling Pacemaker of the failure, try %d of %d: %s",
+            resource,
+            attempt,
+            MAX_TRIES,
+            why,
         )
         await asyncio.sleep(pause)
         pause = min(pause * 2, MAX_PAUSE_S)
@@ -235,9 +239,13 @@ async def _try_to_report(
     if not before.active:
         raise PacemakerError(f"Pacemaker does not know it as running on {node}")
     if PROVIDER not in before.agent:
-        raise ReportImpossibleError(f"its agent is {before.agent} now; to end the watch: vesper deactivate VM")
+        raise ReportImpossibleError(
+            f"its agent is {before.agent} now; to end the watch: vesper deactivate VM"
+        )
     if before.remote:
-        raise ReportImpossibleError(f"{node} is a node of Pacemaker Remote; its next monitor will be told")
+        raise ReportImpossibleError(
+            f"{node} is a node of Pacemaker Remote; its next monitor will be told"
+        )
     if not before.managed:
         raise PacemakerError("it is not managed now (maintenance)")
     if not wanted():

@@ -141,7 +141,8 @@ def parse_rules(text: str) -> Parsed:
             raise RuleError(text, part.start, f"more than {MAX_RULES} rules")
         if part.probe not in FIELDS:
             doubt = (
-                f"no probe {part.probe} is built in{suggest_name(part.probe, FIELDS)}: taken for one "
+                f"no probe {part.probe} is built in{suggest_name(part.probe, FIELDS)}: "
+                f"taken for one "
                 f"of your own (built in: {', '.join(FIELDS)})"
             )
             doubts.append(RuleError(text, part.start, doubt))

@@ -37,7 +37,8 @@ class Verdict:
     rule: str
     scope: Scope
     #: one sentence: what, who, by whom, and the scope. Pacemaker keeps 128 bytes:
-    #: numbers that matter less are in brackets, see shortened() of vesper_monitor/ocf/fast_common.py
+    #: numbers that matter less are in brackets, see
+    #: shorten_reason() of vesper_monitor/ocf/fast_common.py
     reason: str
 
 
@@ -76,7 +77,8 @@ def _send_signal(event: Event) -> str:
     if fields.get("fatal") is not True:
         return ""
     comm = _text_field(fields, "leader_comm")
-    what = f"{comm}[{_number_field(fields, 'tgid')}] killed by {_text_field(fields, 'signal') or 'a signal'}"
+    what = f"{comm}[{_number_field(fields, 'tgid')}] killed by "
+    what += _text_field(fields, "signal") or "a signal"
     address = fields.get("addr")
     if isinstance(address, int):
         what += f" at {address:#x}"
@@ -88,9 +90,11 @@ def _out_of_memory(event: Event) -> str:
     order = _number_field(fields, "order")
     where = _CONSTRAINTS.get(_text_field(fields, "constraint"), "for another reason")
     return (
-        f"out of memory: {_text_field(fields, 'comm') or 'a process'}[{_number_field(fields, 'pid')}] "
+        f"out of memory: {_text_field(fields, 'comm') or 'a process'}"
+        f"[{_number_field(fields, 'pid')}] "
         f"({_number_field(fields, 'rss_kb')} kB) killed for "
-        f"{_text_field(fields, 'asker_comm') or 'unknown'}[{_number_field(fields, 'asker_pid')}], {where} "
+        f"{_text_field(fields, 'asker_comm') or 'unknown'}"
+        f"[{_number_field(fields, 'asker_pid')}], {where} "
         f"({'asked by sysrq' if order == -1 else f'order {order}'}, "
         f"{_number_field(fields, 'free_kb')} kB free)"
     )
@@ -109,7 +113,8 @@ def _process_exit(event: Event) -> str:
 def _hung_task(event: Event) -> str:
     fields = event.fields
     return (
-        f"{_text_field(fields, 'leader_comm')}[{_number_field(fields, 'tgid')}] hangs in the kernel for "
+        f"{_text_field(fields, 'leader_comm')}[{_number_field(fields, 'tgid')}] "
+        f"hangs in the kernel for "
         f"{_number_field(fields, 'waited_s')} s"
     )
 

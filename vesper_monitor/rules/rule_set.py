@@ -19,8 +19,8 @@ from vesper_monitor.rules.fields import Facts, probe_of
 from vesper_monitor.rules.language import Rule, RuleError, parse_rules
 from vesper_monitor.rules.reasons import Scope, Verdict, make_verdict
 
-__all__ = ["DEFAULTS", "RuleError", "RuleSet", "Scope", "Verdict", "default_rules", "judge_by_defaults",
-           "system_gone"]  # fmt: skip
+__all__ = ["DEFAULTS", "RuleError", "RuleSet", "Scope", "Verdict", "default_rules",
+           "judge_by_defaults",           "system_gone"]  # fmt: skip
 
 #: What a careful administrator would choose.  Why: vesper_monitor/knowledge/probes.py.
 DEFAULTS = """

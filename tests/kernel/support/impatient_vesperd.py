@@ -1,5 +1,6 @@
 # SPDX-License-Identifier: GPL-2.0-or-later
-"""``python3 -m tests.kernel.support.impatient_vesperd CONFIG``: vesperd, on guests that no libvirt knows.
+"""``python3 -m tests.kernel.support.impatient_vesperd CONFIG``: vesperd, on guests
+that no libvirt knows.
 
 It comes back soon to a guest that it could not talk to: a hostile one is to be
 read, not waited for.  Nor does it wait long for a service to be back.

@@ -52,7 +52,11 @@ async def _is_refused(seen: Watch, refused: DynamicProbe) -> None:
 
 
 async def _try_all(
-    guest: KvmMachine, probes: list[str], cpus: int, plugged_in: bool, refused: Sequence[DynamicProbe]
+    guest: KvmMachine,
+    probes: list[str],
+    cpus: int,
+    plugged_in: bool,
+    refused: Sequence[DynamicProbe],
 ) -> None:
     await real_faults.prepare(guest)
     async with watch(guest, points=[POINT, *refused]) as seen:

@@ -54,7 +54,9 @@ def heard(*happens: str | DomainReport) -> list[Event]:
         return None
 
     async def body() -> None:
-        hearsay = DomainStateWatch(lambda _, event: told.append(event), still, lambda _, likely: 0.0)
+        hearsay = DomainStateWatch(
+            lambda _, event: told.append(event), still, lambda _, likely: 0.0
+        )
         for what in happens:
             if isinstance(what, str):
                 hearsay.note_stop(VM1, what == "stop")
@@ -84,6 +86,6 @@ def test_who_has_ended_a_domain() -> None:
 
 
 def test_what_is_no_pause_is_not_called_one() -> None:
-    texts = [event.text for event in heard(libvirt_states.make_report("pmsuspended", "unknown"),
-                                           libvirt_states.make_report("shutdown", "unknown"))]  # fmt: skip
+    states = [libvirt_states.make_report(state, "unknown") for state in ("pmsuspended", "shutdown")]
+    texts = [event.text for event in heard(*states)]
     assert texts == ["vm1 sleeps (suspend to RAM)", "vm1 shuts down"]

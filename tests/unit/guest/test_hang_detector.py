@@ -117,7 +117,9 @@ class Model:
         if self._answer is not None and self.now >= self._answer[0]:
             life.note_cpu_use(self.now, self._answer[1], self.timeout)
             self._answer = None
-        life.note_signs(self.now, [Heartbeat(n, cpu.irqs, cpu.runs) for n, cpu in enumerate(self.cpus)])
+        life.note_signs(
+            self.now, [Heartbeat(n, cpu.irqs, cpu.runs) for n, cpu in enumerate(self.cpus)]
+        )
         hang = life.find_hang(self.timeout)
         if hang is not None:
             self.hangs.append((self.now, hang))
@@ -280,7 +282,9 @@ def test_one_cpu_of_two_may_be_a_real_time_tasks() -> None:
     assert model.liveness.state is LifeState.ALIVE  # nobody is asked all the time
 
 
-def observed_for(life: HangDetector, seconds: float, now: float, state: VcpuState) -> tuple[float, int]:
+def observed_for(
+    life: HangDetector, seconds: float, now: float, state: VcpuState
+) -> tuple[float, int]:
     """A CPU that shows no sign and does not run. :returns: the time, and hangs."""
     end, hangs = now + seconds, 0
     while now < end:

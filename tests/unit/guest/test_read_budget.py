@@ -19,7 +19,10 @@ def test_without_end_it_gets_its_share(lengths: list[float]) -> None:
             pace.take_time(now, now + taken)
             now, busy = now + taken, busy + taken
             # One round and a pause that is not worth it are too much at most.
-            assert busy <= READING_SHARE * (now - begin) + BURST_S + taken + READING_SHARE * LEAST_PAUSE_S
+            assert (
+                busy
+                <= READING_SHARE * (now - begin) + BURST_S + taken + READING_SHARE * LEAST_PAUSE_S
+            )
             now += pace.pause_needed(now)
             assert pace.pause_needed(now) == 0.0
     # It gets it, too.

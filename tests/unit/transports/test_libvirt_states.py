@@ -57,15 +57,23 @@ def test_the_numbers_are_libvirts() -> None:
     }
     assert PAUSES.keys() | {"CRASHED"} >= known.keys() - {"API_ERROR"}
     for name, failure in PAUSES.items():
-        report = libvirt_states.make_report(*libvirt_states.state_words(libvirt.VIR_DOMAIN_PAUSED, known[name]))
+        report = libvirt_states.make_report(
+            *libvirt_states.state_words(libvirt.VIR_DOMAIN_PAUSED, known[name])
+        )
         assert report.state is DomainState.PAUSED
         assert report.cause is MEANT[failure], name
         assert report.why
     crashed = libvirt.VIR_DOMAIN_CRASHED, libvirt.VIR_DOMAIN_CRASHED_PANICKED
     for numbers in (crashed, (libvirt.VIR_DOMAIN_PAUSED, known["CRASHED"])):
-        assert libvirt_states.make_report(*libvirt_states.state_words(*numbers)).state is DomainState.CRASHED
+        assert (
+            libvirt_states.make_report(*libvirt_states.state_words(*numbers)).state
+            is DomainState.CRASHED
+        )
     for number in (libvirt.VIR_DOMAIN_RUNNING, libvirt.VIR_DOMAIN_BLOCKED):
-        assert libvirt_states.make_report(*libvirt_states.state_words(number, 1)).state is DomainState.RUNNING
+        assert (
+            libvirt_states.make_report(*libvirt_states.state_words(number, 1)).state
+            is DomainState.RUNNING
+        )
     # It is about to end, or to be reset by libvirt: nothing to be sure of.
     for number in (libvirt.VIR_DOMAIN_SHUTDOWN, libvirt.VIR_DOMAIN_PMSUSPENDED):
         report = libvirt_states.make_report(*libvirt_states.state_words(number, 0))
@@ -90,7 +98,9 @@ def test_the_numbers_are_libvirts() -> None:
     ],
 )
 def test_ends(detail: str, before: str, cause: Cause, why: str) -> None:
-    report = libvirt_states.make_end_report(getattr(libvirt, f"VIR_DOMAIN_EVENT_STOPPED_{detail}"), before)
+    report = libvirt_states.make_end_report(
+        getattr(libvirt, f"VIR_DOMAIN_EVENT_STOPPED_{detail}"), before
+    )
     assert (report.state, report.cause) == (DomainState.GONE, cause)
     assert why in report.why
     assert why in domains.describe_ending(VM1, report)
@@ -103,7 +113,8 @@ def test_any_numbers(state: int, reason: int, before: str) -> None:
     assert report.state not in ENDED or report.state is DomainState.CRASHED
     assert libvirt_states.make_end_report(state, before).state is DomainState.GONE
     assert (
-        libvirt_states.make_watchdog_notice(state).text and not libvirt_states.make_watchdog_notice(state).failure
+        libvirt_states.make_watchdog_notice(state).text
+        and not libvirt_states.make_watchdog_notice(state).failure
     )
     failure = reason == libvirt.VIR_DOMAIN_EVENT_MEMORY_FAILURE_ACTION_FATAL
     assert libvirt_states.memory_failure(state, reason).failure is failure
@@ -264,7 +275,8 @@ from kvm_transport.status_files import StatusFile
 from vesper_monitor.hypervisor.transport import TransportError
 async def meet(pid):
     try:
-        return Life.meet_process(StatusFile("vm1", "", pid, "", ""), pathlib.Path(sys.argv[2]), print)
+        status = StatusFile("vm1", "", pid, "", "")
+        return Life.meet_process(status, pathlib.Path(sys.argv[2]), print)
     except TransportError as error:
         return error
 print(asyncio.run(meet(int(sys.argv[1]))))

@@ -114,7 +114,9 @@ def test_deactivate_without_a_link(running: HolderProcess) -> None:
 
     async def body(qemu: StandinQemu, link: KvmLink) -> None:
         await link.close(deactivate=False)
-        ending = KvmLink.end_activation(IvshmemClient(running.control), os.getpid(), DOMAIN, Doorbells())
+        ending = KvmLink.end_activation(
+            IvshmemClient(running.control), os.getpid(), DOMAIN, Doorbells()
+        )
         task = asyncio.create_task(ending)
         await until(lambda: qemu.head().wanted == 0, "not wanted any more")
         qemu.set("state", abi.ShmState.IDLE)

@@ -1,5 +1,6 @@
 # SPDX-License-Identifier: GPL-2.0-or-later
-"""``python3 -m tests.xen.support.soak``: hours of what is no fault in the Xen lab; now and then a fault.
+"""``python3 -m tests.xen.support.soak``: hours of benign events in the Xen
+lab, and now and then a fault.
 
 No failover but for a fault, and each fault is found.
 """

@@ -20,7 +20,14 @@ from vesper_monitor.guest.relay.decode import make_printable
 from vesper_monitor.hypervisor.transport import Link
 from vesper_monitor.util.errors import VesperError
 
-__all__ = ["Cchan", "CchanBrokenError", "CchanError", "GuestRefusedError", "GuestSilentError", "WrongVersionError"]
+__all__ = [
+    "Cchan",
+    "CchanBrokenError",
+    "CchanError",
+    "GuestRefusedError",
+    "GuestSilentError",
+    "WrongVersionError",
+]
 
 #: s. The guest answers most requests at once; LOAD starts a process there.
 REQUEST_TIMEOUT_S = 10.0
@@ -78,7 +85,9 @@ class Cchan:
         self._moved = asyncio.Event()
         self._aborted: str | None = None
         if self._load_word(abi.field_offset(abi.Cchan, "magic")) != abi.CCHAN_MAGIC:
-            raise CchanBrokenError(f"{link.domain.name}: the guest's C-chan page has no magic number")
+            raise CchanBrokenError(
+                f"{link.domain.name}: the guest's C-chan page has no magic number"
+            )
         version = self._load_word(abi.field_offset(abi.Cchan, "version"))
         if version != abi.ABI_VERSION:
             raise WrongVersionError(_version_text(link.domain.name, version))

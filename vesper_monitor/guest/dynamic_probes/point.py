@@ -8,7 +8,15 @@ from dataclasses import dataclass
 
 from vesper_monitor.util.errors import VesperError
 
-__all__ = ["COMMON_FIELDS", "DynamicProbe", "DynamicProbeError", "Kind", "Test", "Value", "ValueKind"]
+__all__ = [
+    "COMMON_FIELDS",
+    "DynamicProbe",
+    "DynamicProbeError",
+    "Kind",
+    "Test",
+    "Value",
+    "ValueKind",
+]
 
 #: Fields of each event, beside the values; the kernel's trace events begin theirs so, too.
 COMMON_FIELDS = ("common_pid", "common_tgid", "common_comm", "left_out", "missed")

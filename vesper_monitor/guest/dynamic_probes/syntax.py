@@ -63,7 +63,9 @@ def parse_definition(text: str) -> DynamicProbe:
     :raises DynamicProbeError:
     """
     if len(text) > MAX_DEFINITION_CHARS:
-        raise DynamicProbeError(f"more than {MAX_DEFINITION_CHARS} characters", MAX_DEFINITION_CHARS)
+        raise DynamicProbeError(
+            f"more than {MAX_DEFINITION_CHARS} characters", MAX_DEFINITION_CHARS
+        )
     if not (text.isascii() and text.isprintable()):
         bad = next(i for i, c in enumerate(text) if not (c.isascii() and c.isprintable()))
         raise DynamicProbeError(f"character {text[bad]!r}: only printable ASCII is read here", bad)
@@ -108,11 +110,15 @@ def _parse_head(words: list[_Word]) -> tuple[Kind, int, str | None, list[_Word]]
         return Kind.FUNCTION, 0, None, words
     letter, number, name = match.groups()
     if letter in "fe":
-        raise DynamicProbeError(f"probes of kind '{letter}' are not supported: p, r and t are", first.at)
+        raise DynamicProbeError(
+            f"probes of kind '{letter}' are not supported: p, r and t are", first.at
+        )
     if number and letter != "r":
         raise DynamicProbeError("only a return probe takes a number here", first.at + 1)
     if number and not 0 < int(number) <= MAX_ACTIVE:
-        raise DynamicProbeError(f"a number of calls between 1 and {MAX_ACTIVE} is wanted", first.at + 1)
+        raise DynamicProbeError(
+            f"a number of calls between 1 and {MAX_ACTIVE} is wanted", first.at + 1
+        )
     if name is not None:
         at = first.at + match.start(3)
         if "/" in name:
@@ -197,11 +203,15 @@ class _Tail:
         names = [value.name for value in self._values]
         if kind != "name" or name not in names:
             known = ", ".join(names) or "there are none"
-            raise DynamicProbeError(f"the name of a value is wanted here ({known}), not '{name}'", at)
+            raise DynamicProbeError(
+                f"the name of a value is wanted here ({known}), not '{name}'", at
+            )
         index = names.index(name)
         kind, operator, at = self._next_token()
         if operator not in _OPERATORS:
-            raise DynamicProbeError(f"one of {' '.join(_OPERATORS)} is wanted here, not '{operator}'", at)
+            raise DynamicProbeError(
+                f"one of {' '.join(_OPERATORS)} is wanted here, not '{operator}'", at
+            )
         is_text = self._values[index].kind is ValueKind.TEXT
         if is_text and operator not in ("==", "!="):
             raise DynamicProbeError(f"{name} is a text, which == and != compare", at)
@@ -210,7 +220,9 @@ class _Tail:
             if kind != "text":
                 raise DynamicProbeError(f'{name} is a text: a "text" is wanted here', at)
             if len(word) >= self._size:
-                raise DynamicProbeError(f"more than {self._size - 1} characters, which {name} has", at)
+                raise DynamicProbeError(
+                    f"more than {self._size - 1} characters, which {name} has", at
+                )
             return Test(index, operator, word.encode())
         if kind != "number":
             raise DynamicProbeError(f"a number is wanted here, not '{word}'", at)

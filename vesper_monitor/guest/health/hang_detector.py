@@ -133,7 +133,11 @@ class _Cpu:
 
 @dataclass
 class HangDetector:
-    """One guest's. :meth:`note_signs` often; :meth:`note_cpu_use` when :attr:`needs_cpu_use`; then :meth:`find_hang`."""
+    """The hang detector of one guest.
+
+    Call :meth:`note_signs` often, :meth:`note_cpu_use` when :attr:`needs_cpu_use`, and
+    then :meth:`find_hang`.
+    """
 
     state: LifeState = LifeState.ALIVE
     _cpus: dict[int, _Cpu] = field(default_factory=dict)

@@ -186,7 +186,8 @@ def _finish_out_of_memory(f: Fields) -> None:
 def _out_of_memory(f: Fields) -> str:
     scope = _CONSTRAINTS.get(f["constraint"], f["constraint"])
     return (
-        f"out of memory {scope}: kills {f['comm']}[{f['pid']}]{_describe_owner(f)} ({f['rss_kb']} kB) "
+        f"out of memory {scope}: kills {f['comm']}[{f['pid']}]{_describe_owner(f)} "
+        f"({f['rss_kb']} kB) "
         f"for {f['asker_comm']}[{f['asker_pid']}], order {f['order']}, {f['free_kb']} kB free"
         f"{_more(f)}"
     )

@@ -19,7 +19,14 @@ from typing import NamedTuple
 
 from vesper_monitor.guest import abi
 
-__all__ = ["MAX_SEQ", "READ_LIMIT_BYTES", "READ_RECORDS", "ChannelShape", "RawRecord", "RelayReader"]
+__all__ = [
+    "MAX_SEQ",
+    "READ_LIMIT_BYTES",
+    "READ_RECORDS",
+    "ChannelShape",
+    "RawRecord",
+    "RelayReader",
+]
 
 RECORD_HEADER = ctypes.sizeof(abi.Record)
 #: ``struct vsp_record``, unpacked at once: there are many.

@@ -206,7 +206,11 @@ def _create_from_xml(virsh: Virsh, root: Element, end: float) -> None:
             return
         except ToolstackError as error:
             away = any(word in str(error).lower() for word in AWAY)
-            if again and not away and virsh.list_states(LOOK_LIMIT_S).get(name) is DomainState.RUNNING:
+            if (
+                again
+                and not away
+                and virsh.list_states(LOOK_LIMIT_S).get(name) is DomainState.RUNNING
+            ):
                 return  # libvirtd had done it before it went away
             if not away or time.monotonic() + AWAY_PAUSE_S + 1.0 > end:
                 raise
@@ -249,7 +253,8 @@ def _make_image(options: Options, config: str, end: float) -> None:
     backing = options.backing_file
     if not options.stateless and os.path.exists(image) and os.path.getsize(image) > 0:
         return
-    _run_until(end, "qemu-img", "create", "-q", "-f", "qcow2", "-F", _detect_image_format(backing, end),
+    _run_until(end, "qemu-img", "create", "-q", "-f", "qcow2", "-F",
+               _detect_image_format(backing, end),
          "-b", backing, image)  # fmt: skip
     log_line(f"{image}: made on {backing}")
     if options.copy_in:

@@ -79,7 +79,9 @@ def _knows_keep_tpm(virsh: Virsh) -> bool:
 def _may_have_tpm(virsh: Virsh, name: str) -> bool:
     """Whether the domain as it is defined has a TPM with a state; if in doubt, it has."""
     try:
-        defined = domain_xml.parse_domain(virsh.do_to(name, UNDEFINE_LIMIT_S, "dumpxml", "--inactive"))
+        defined = domain_xml.parse_domain(
+            virsh.do_to(name, UNDEFINE_LIMIT_S, "dumpxml", "--inactive")
+        )
     except (ToolstackError, ValueError) as error:
         log_line(f"{name}: whether it has a TPM is not known: {error}")
         return True

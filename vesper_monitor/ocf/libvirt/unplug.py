@@ -62,10 +62,15 @@ def unplug_device(virsh: Virsh, name: str, root: Element, device: Element) -> No
     """
     leaks = root.get("type") != "kvm"
     before = _list_descriptors(virsh, name) if leaks else set()
-    virsh.do_to(name, LOOK_LIMIT_S, "detach-device-alias", domain_xml.device_alias(device), "--live")
+    virsh.do_to(
+        name, LOOK_LIMIT_S, "detach-device-alias", domain_xml.device_alias(device), "--live"
+    )
     end = time.monotonic() + UNPLUG_LIMIT_S
     while (
-        domain_xml.find_device(read_live_xml(virsh, name, LOOK_LIMIT_S), ivshmem_server.qemu_socket()) is not None
+        domain_xml.find_device(
+            read_live_xml(virsh, name, LOOK_LIMIT_S), ivshmem_server.qemu_socket()
+        )
+        is not None
     ):
         if time.monotonic() >= end:
             raise ToolstackError(

@@ -21,7 +21,8 @@ SHUT_OFF = 5
 
 
 def list_states(virsh: Virsh, limit: float) -> dict[str, tuple[int, int]]:
-    """Return state and reason by name, as :func:`~vesper_monitor.ocf.libvirt.virsh.parse_stats` does.
+    """Return state and reason by name, as
+    :func:`~vesper_monitor.ocf.libvirt.virsh.parse_stats` does.
 
     Such a driver knows no reasons: they are 0.  Every domain that is active counts
     as running at first, so that none is missed that changes its state meanwhile.

@@ -94,7 +94,9 @@ class ScriptedClient:
             self._clock.sleep(reply_timeout)
             raise DaemonUnavailableError("vesperd did not answer")
         if isinstance(answer, str):
-            raise (DaemonUnavailableError if answer == "dead" else DaemonError("no-transport", answer))
+            raise (
+                DaemonUnavailableError if answer == "dead" else DaemonError("no-transport", answer)
+            )
         if self._asked["op"] == "wait" and answer.get("result") == "fine":
             self._clock.sleep(self._asked["timeout"])
         return {"ok": True, **answer}

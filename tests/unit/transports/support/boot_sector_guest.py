@@ -58,7 +58,9 @@ def boot_sector(directory: Path) -> bytes:
 def prepare(host: KvmHost, sector: bytes) -> None:
     """A folder for the disks, and a file system in it that is full."""
     host.put_file(f"{PLACE}/boot", sector.ljust(1 << 20, b"\0"))
-    host.put_file(BETWEEN, (PROJECT / "tests/unit/transports/support/qmp_proxy.py").read_bytes(), mode=0o755)
+    host.put_file(
+        BETWEEN, (PROJECT / "tests/unit/transports/support/qmp_proxy.py").read_bytes(), mode=0o755
+    )
     host.run_command(
         f"chmod 777 {PLACE} && mkdir {PLACE}/full && "
         f"mount -t tmpfs -o size=64k,mode=777 full {PLACE}/full && "
