@@ -177,7 +177,9 @@ def test_added_on_the_command_line(test_guest: Any, tmp_path: Path) -> None:
         await running.start()
         try:
             await until(
-                lambda: not any(running.watch.list_transport_states().values()), "a transport", 30
+                lambda: not any(running.sessions.transports.list_states().values()),
+                "a transport",
+                30,
             )
             yield
         finally:
