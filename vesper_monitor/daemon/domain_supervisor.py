@@ -74,7 +74,7 @@ class DomainSupervisor:
         self._states = DomainStateWatch(
             lambda domain, event: pipeline.record_events(domain, [event]),
             sessions.report_of,
-            policy.pause_timeout,
+            policy.get_pause_timeout,
         )
         #: requests' work that goes on without its client
         self.unfinished = BackgroundTasks(RequestError, NoTransportError)
@@ -182,7 +182,7 @@ class DomainSupervisor:
 
     # ------------------------------------------------------------ transports
 
-    async def on_transport_up(self, transport: Transport) -> None:
+    async def watch_wanted_domains(self, transport: Transport) -> None:
         """Watch what is wanted, and take over the guests of an earlier vesperd.
 
         :raises TransportError: the transport does not answer.
@@ -208,7 +208,7 @@ class DomainSupervisor:
             await self.watch_domain(transport, domain)
             self._sessions.look_soon(domain)  # it may be paused
 
-    async def on_arrivals(self, transport: Transport) -> None:
+    async def watch_arrivals(self, transport: Transport) -> None:
         """Watch new domains that are expected. Their agent says later what is wanted there.
 
         :raises TransportError: the transport does not answer.
@@ -235,7 +235,7 @@ class DomainSupervisor:
             _log.warning("%s: its state is not known now: %s", domain.name, error)
             return True  # do not believe it dead; its session will look
         if report.state in ENDED:
-            self.on_domain_ended(domain, report)
+            self.note_domain_ended(domain, report)
             return False
         self._activations.domain_seen(domain)
         return True
@@ -251,13 +251,13 @@ class DomainSupervisor:
 
     # ------------------------------------------------------------ sessions
 
-    def hang_timeout(self, domain: Domain) -> float:
+    def get_hang_timeout(self, domain: Domain) -> float:
         """Return after how many s without a sign of life a guest hangs; 0: do not look."""
-        return self._policy.hang_timeout(domain)
+        return self._policy.get_hang_timeout(domain)
 
-    def boot_timeout(self, domain: Domain, is_first: bool) -> float:
+    def get_boot_timeout(self, domain: Domain, is_first: bool) -> float:
         """Return how long a guest may boot, in s; 0: without limit."""
-        return self._policy.boot_timeout(domain, is_first)
+        return self._policy.get_boot_timeout(domain, is_first)
 
     async def read_positions(self, domain: Domain) -> Mapping[Position, int]:
         """Return where an earlier vesperd stopped to read a guest."""
@@ -268,12 +268,12 @@ class DomainSupervisor:
         except JournalError:
             return {}
 
-    def on_events(self, session: Session, events: list[Event]) -> None:
+    def take_events(self, session: Session, events: list[Event]) -> None:
         """Judge and record what a session has read."""
         self._services.note_events(self._activations.of_domain(session.domain), events)
         self._pipeline.record_events(session.domain, events, session)
 
-    def on_session_change(self, session: Session) -> None:
+    def note_session_change(self, session: Session) -> None:
         """Save a session's positions, and answer monitors if the watch got better or worse."""
         self._pipeline.save_positions(session)
         if session.hello is not None:
@@ -281,19 +281,19 @@ class DomainSupervisor:
         if session.state not in (SessionState.CLOSING, SessionState.CLOSED):
             self._activations.watch_changed(session.domain)
 
-    def on_report(self, domain: Domain, report: DomainReport) -> None:
+    def take_report(self, domain: Domain, report: DomainReport) -> None:
         """Record that a domain is in another state."""
         self._states.record_report(domain, report)
 
-    def on_notice(self, domain: Domain, notice: Notice) -> None:
+    def take_notice(self, domain: Domain, notice: Notice) -> None:
         """Record what the hypervisor has seen of a domain."""
         self._states.record_notice(domain, notice)
 
-    def on_domain_seen(self, domain: Domain) -> None:
+    def note_domain_runs(self, domain: Domain) -> None:
         """Note that a domain runs."""
         self._activations.domain_seen(domain)
 
-    def on_domain_ended(self, domain: Domain, report: DomainReport) -> None:
+    def note_domain_ended(self, domain: Domain, report: DomainReport) -> None:
         """Answer monitors of a domain that does not run, and forget it once it is gone."""
         self._activations.domain_ended(domain, report)
         if report.state is DomainState.GONE:
@@ -301,7 +301,7 @@ class DomainSupervisor:
             self._pipeline.forget_positions(domain)
             self._forgetting.spawn_task(self._forget_domain(domain))
 
-    def on_unwatched(self, domain: Domain) -> None:
+    def note_unwatched(self, domain: Domain) -> None:
         """Answer monitors of a domain that runs and has lost its session."""
         self._activations.watch_changed(domain)
 

@@ -17,10 +17,10 @@ __all__ = ["SessionManagerListener"]
 class SessionManagerListener(Protocol):
     """What a session manager asks, and whom it reports to."""
 
-    def hang_timeout(self, domain: Domain) -> float:
+    def get_hang_timeout(self, domain: Domain) -> float:
         """Return after how many s without a sign of life a guest hangs; 0: do not look."""
 
-    def boot_timeout(self, domain: Domain, is_first: bool) -> float:
+    def get_boot_timeout(self, domain: Domain, is_first: bool) -> float:
         """Return how long a guest may boot, in s; 0: without limit.
 
         :param is_first: the guest was never heard in this domain.
@@ -29,35 +29,35 @@ class SessionManagerListener(Protocol):
     async def read_positions(self, domain: Domain) -> Mapping[Position, int]:
         """Return where an earlier daemon stopped reading a domain. May take any time."""
 
-    async def on_transport_up(self, transport: Transport) -> None:
+    async def watch_wanted_domains(self, transport: Transport) -> None:
         """Begin the sessions that are wanted on a transport, which has just started.
 
         :raises TransportError: it does not answer; it is started again later.
         """
 
-    async def on_arrivals(self, transport: Transport) -> None:
+    async def watch_arrivals(self, transport: Transport) -> None:
         """Look for new domains.
 
         :raises TransportError: the transport does not answer.
         """
 
-    def on_events(self, session: Session, events: list[Event]) -> None:
+    def take_events(self, session: Session, events: list[Event]) -> None:
         """Record what a session has read, in the order of the guest's time; return soon."""
 
-    def on_session_change(self, session: Session) -> None:
+    def note_session_change(self, session: Session) -> None:
         """Note that a session's state, degradation or probes have changed."""
 
-    def on_report(self, domain: Domain, report: DomainReport) -> None:
+    def take_report(self, domain: Domain, report: DomainReport) -> None:
         """Note that a domain is in another state than before."""
 
-    def on_notice(self, domain: Domain, notice: Notice) -> None:
+    def take_notice(self, domain: Domain, notice: Notice) -> None:
         """Note what the hypervisor has seen of a domain."""
 
-    def on_domain_seen(self, domain: Domain) -> None:
+    def note_domain_runs(self, domain: Domain) -> None:
         """Note that a domain was looked at, and runs. Idempotent."""
 
-    def on_domain_ended(self, domain: Domain, report: DomainReport) -> None:
+    def note_domain_ended(self, domain: Domain, report: DomainReport) -> None:
         """Note that a domain does not run any more. Idempotent."""
 
-    def on_unwatched(self, domain: Domain) -> None:
+    def note_unwatched(self, domain: Domain) -> None:
         """Note that a domain runs, and has lost its session."""

@@ -217,9 +217,9 @@ class SessionManager:
                 if has_ended:
                     if watched.session is None and report.state is DomainState.GONE:
                         self._watched.pop(domain_key(domain), None)
-                    self.listener.on_domain_ended(domain, report)
+                    self.listener.note_domain_ended(domain, report)
                 else:
-                    self.listener.on_domain_seen(domain)
+                    self.listener.note_domain_runs(domain)
         finally:
             watched.is_looking = False
 
@@ -230,7 +230,7 @@ class SessionManager:
     def _note_report(self, watched: WatchedDomain, report: DomainReport) -> DomainReport:
         report, is_new = watched.note_report(report)
         if is_new:
-            self.listener.on_report(watched.domain, report)
+            self.listener.take_report(watched.domain, report)
         return report
 
     # ------------------------------------------------------------ sessions
@@ -281,15 +281,15 @@ class SessionManager:
             transport,
             domain,
             self._images,
-            listener.on_events,
-            listener.on_session_change,
+            listener.take_events,
+            listener.note_session_change,
             points=self._points.points_of_vm(domain.name),
             resume_from=positions,
             activate_timeout=self._activate_timeout,
-            hang_timeout=lambda: listener.hang_timeout(domain),
-            boot_timeout=lambda is_first: listener.boot_timeout(domain, is_first),
+            hang_timeout=lambda: listener.get_hang_timeout(domain),
+            boot_timeout=lambda is_first: listener.get_boot_timeout(domain, is_first),
             on_standstill=lambda: self.look_soon(domain),
-            on_notice=lambda notice: listener.on_notice(domain, notice),
+            on_notice=lambda notice: listener.take_notice(domain, notice),
             beat=self._beat,
         )
         await session.set_probes(probes)
@@ -344,7 +344,7 @@ class SessionManager:
         # A session ends by itself only if its domain does.
         if report is None or report.state not in ENDED:
             report = DomainReport(DomainState.GONE)
-        self.listener.on_domain_ended(domain, self._note_report(watched, report))
+        self.listener.note_domain_ended(domain, self._note_report(watched, report))
 
     async def _begin_again(self, session: Session, why: str) -> None:
         """Watch a guest again after a bug has ended its session, and report the bug."""
@@ -359,7 +359,7 @@ class SessionManager:
             f"{domain.name}: an internal error of vesperd ended the watch ({why}); it is begun "
             "again; please report what the log says: journalctl -u vesperd"
         )
-        self.listener.on_unwatched(domain)
+        self.listener.note_unwatched(domain)
         await asyncio.sleep(BEGIN_AGAIN_AFTER_S)
         # Deactivated meanwhile, it would have another reason.
         if self._watched.get(domain_key(domain)) is watched and watched.unwatched == why_unwatched:
@@ -374,14 +374,14 @@ class SessionManager:
 
     # ------------------------------------------------------------ transports
 
-    async def on_transport_up(self, transport: Transport) -> None:
+    async def note_transport_up(self, transport: Transport) -> None:
         """Pass on that a transport has started.
 
         :raises TransportError: it does not answer.
         """
-        await self.listener.on_transport_up(transport)
+        await self.listener.watch_wanted_domains(transport)
 
-    def on_transport_event(self, transport: Transport, event: DomainEvent) -> None:
+    def note_transport_event(self, transport: Transport, event: DomainEvent) -> None:
         """Look at the domains that an event is about, and for new ones."""
         if isinstance(transport, WatchesArrivals) and transport.name not in self._arriving:
             self._arriving.add(transport.name)
@@ -392,14 +392,14 @@ class SessionManager:
                 if event.notice is not None:
                     now = asyncio.get_running_loop().time()
                     if watched.note_notice(event.notice, now):
-                        self.listener.on_notice(domain, event.notice)
+                        self.listener.take_notice(domain, event.notice)
                 self.look_soon(domain)
 
     async def _look_for_arrivals(self, transport: Transport) -> None:
         await asyncio.sleep(0)  # several events at once are one
         self._arriving.discard(transport.name)
         try:
-            await self.listener.on_arrivals(transport)
+            await self.listener.watch_arrivals(transport)
         except (TransportError, NoTransportError) as error:
             _log.warning("transport %s: which domains have arrived is not known: %s",
                          transport.name, error)  # fmt: skip

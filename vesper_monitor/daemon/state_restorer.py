@@ -108,7 +108,7 @@ class StateRestorer:
             await self._domains.leave_guests(vm)  # a monitor may have had it watched
         for transport in self._sessions.transports.list_usable(""):
             try:
-                await self._domains.on_transport_up(transport)
+                await self._domains.watch_wanted_domains(transport)
             except TransportError as error:
                 _log.warning("transport %s: which domains run is not known: %s",
                              transport.name, error)  # fmt: skip

@@ -44,13 +44,13 @@ class NoTransportError(VesperError):
 class TransportListener(Protocol):
     """What a started transport is reported to."""
 
-    async def on_transport_up(self, transport: Transport) -> None:
+    async def note_transport_up(self, transport: Transport) -> None:
         """Begin the sessions that are wanted on it.
 
         :raises TransportError: it does not answer; it is started again later.
         """
 
-    def on_transport_event(self, transport: Transport, event: DomainEvent) -> None:
+    def note_transport_event(self, transport: Transport, event: DomainEvent) -> None:
         """Look at the domains that an event is about."""
 
 
@@ -236,10 +236,10 @@ class Transports:
                         started = True
                     slot.error, pause_s = None, RETRY_FIRST_S
                     _log.info("transport %s: up", slot.name)
-                    await listener.on_transport_up(transport)
+                    await listener.note_transport_up(transport)
                     slot.tried.set()
                     async for event in transport.follow_events():
-                        listener.on_transport_event(transport, event)
+                        listener.note_transport_event(transport, event)
                     error = "its events have ended"
                 except TransportError as problem:
                     error = str(problem)

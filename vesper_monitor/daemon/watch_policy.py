@@ -44,12 +44,12 @@ class WatchPolicy:
         points = self._points.points_of_vm(domain.name)
         return dict.fromkeys(probes, "") | {name: point.text for name, point in points.items()}
 
-    def hang_timeout(self, domain: Domain) -> float:
+    def get_hang_timeout(self, domain: Domain) -> float:
         """Return the shortest limit that its resources want, in s; 0: do not look for hangs."""
         limits = [record.hang_timeout for record in self._records_of(domain)]
         return _shortest_limit(limits, self._config.hang_timeout)
 
-    def pause_timeout(self, domain: Domain, likely_asked: bool) -> float:
+    def get_pause_timeout(self, domain: Domain, likely_asked: bool) -> float:
         """Return how long the domain may be paused, in s; 0: without limit.
 
         :param likely_asked: most likely an operator has paused it: vesperd.toml's
@@ -58,7 +58,7 @@ class WatchPolicy:
         limits = [record.pause_timeout for record in self._records_of(domain)]
         return _shortest_limit(limits, 0.0 if likely_asked else self._config.pause_timeout)
 
-    def boot_timeout(self, domain: Domain, is_first: bool) -> float:
+    def get_boot_timeout(self, domain: Domain, is_first: bool) -> float:
         """Return how long its guest may boot, in s; 0: without limit.
 
         :param is_first: the domain's first boot.  Only its resources know then whether the

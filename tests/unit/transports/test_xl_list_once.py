@@ -76,12 +76,12 @@ class Seen:
     """In the place of the listener: notes which domains are seen to run."""
 
     def __init__(self, seen: Callable[[Domain], None]) -> None:
-        self.on_domain_seen = seen
+        self.note_domain_runs = seen
 
     def __getattr__(self, name: str) -> Any:
         return lambda *_: None
 
-    async def on_arrivals(self, transport: object) -> None:
+    async def watch_arrivals(self, transport: object) -> None:
         pass
 
 
@@ -105,7 +105,7 @@ def test_one_event_of_xenstore_is_one_list_for_a_hundred_domains(
 
         async def follow() -> None:
             async for event in transport.follow_events():
-                manager.on_transport_event(transport, event)
+                manager.note_transport_event(transport, event)
 
         following = asyncio.create_task(follow())
         await asyncio.sleep(0)
