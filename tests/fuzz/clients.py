@@ -30,7 +30,7 @@ READERS_CODES = frozenset(
 
 
 def _vesperd() -> Server:
-    share.REST_PER_TURN = 0.0
+    share.REST_PER_TURN_S = 0.0
     server_module.peer_of = lambda _peer: (1, NOBODY)  # type: ignore[assignment]
     return others.begin()
 

@@ -167,7 +167,7 @@ class DomainSupervisor:
         domain = domain_of(record)
         if self._sessions.knows_domain(domain):
             self._states.note_stop(domain, True)
-            self._incoming.has_come(domain)
+            self._incoming.note_arrival(domain)
 
     def report_state_again(self, vm: str) -> None:
         """Re-report a VM's pause, which has not changed: somebody cares about it only now."""
@@ -222,7 +222,7 @@ class DomainSupervisor:
             if (await transport.report_domain(domain)).state in ENDED:
                 continue  # the rest of a domain that has ended
             _log.info("%s: domain %d has arrived, as expected", domain.name, domain.domid)
-            self._incoming.has_come(domain)
+            self._incoming.note_arrival(domain)
             self._activations.forget_earlier_lives(domain)
             wanted = self._policy.add_points(domain, probes)
             await self._sessions.watch_domain(transport, domain, wanted)

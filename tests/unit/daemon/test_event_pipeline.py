@@ -135,7 +135,7 @@ def test_a_guest_keeps_what_is_too_much_for_memory(
     images: ImageStore, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """It is told as ever, each once, and is in the journal in the end, each once."""
-    monkeypatch.setattr(event_pipeline, "MAX_BACKLOG_OF_ONE", 5)
+    monkeypatch.setattr(event_pipeline, "MAX_BACKLOG_EVENTS_OF_VM", 5)
 
     async def scene(host: Host) -> None:
         with guest() as vm:
@@ -229,7 +229,7 @@ def test_of_last_words_that_wait_no_more_are_kept_than_the_journal_does(tmp_path
         host.pipeline.begin_numbering(0, 0)
         words = await host.recorder.run_on_journal(Journal.last_words, "vm1", 2, 0.0)
         assert len(words) == KEEP_WORDS
-        assert not host.pipeline._words_of
+        assert not host.pipeline._crash_logs_of
         await host.close()
 
     asyncio.run(scene())
@@ -239,8 +239,8 @@ def test_what_the_host_has_seen_is_kept_beside_a_guests_flood(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """No guest has it to be read again; it is bounded, too."""
-    monkeypatch.setattr(event_pipeline, "MAX_BACKLOG_OF_ONE", 5)
-    monkeypatch.setattr(event_pipeline, "SPARE_FOR_HOST", 3)
+    monkeypatch.setattr(event_pipeline, "MAX_BACKLOG_EVENTS_OF_VM", 5)
+    monkeypatch.setattr(event_pipeline, "SPARE_HOST_EVENTS", 3)
 
     async def scene() -> None:
         host = Host(tmp_path / "journal", held=True)

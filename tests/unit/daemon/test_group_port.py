@@ -276,7 +276,7 @@ def test_turns_are_in_order_and_leave_most_of_the_time() -> None:
         begin = time.monotonic()
         await asyncio.gather(*(work(number) for number in range(10)))
         assert order == list(range(10))
-        assert time.monotonic() - begin >= 9 * 0.004 * (1 + share.REST_PER_TURN) * 0.9
+        assert time.monotonic() - begin >= 9 * 0.004 * (1 + share.REST_PER_TURN_S) * 0.9
 
     asyncio.run(run())
 

@@ -6,7 +6,7 @@ from __future__ import annotations
 import asyncio
 import socket
 import sqlite3
-from collections.abc import Awaitable, Callable, Iterator
+from collections.abc import AsyncIterator, Awaitable, Callable, Iterator
 from contextlib import closing
 from pathlib import Path
 from typing import Any, ClassVar
@@ -40,7 +40,7 @@ from vesper_monitor.faults import activations
 from vesper_monitor.faults.activation import ResourceActivation, Result
 from vesper_monitor.faults.watching import Watching
 from vesper_monitor.guest.session import Session
-from vesper_monitor.hypervisor.transport import Domain, TransportError
+from vesper_monitor.hypervisor.transport import Domain, DomainEvent, TransportError
 from vesper_monitor.journal.journal import Journal
 
 # ----------------------------------------------------------------- the instance
@@ -230,6 +230,44 @@ def test_a_resource_whose_transport_does_not_come_up(
             answer = await running.monitor(timeout=0.1)
             assert answer["result"] == "degraded"
             assert "transport late, which vesperd does not use" in answer["reason"]
+            await daemon.stop()
+
+    run(body)
+
+
+def test_a_vm_without_a_resource_is_degraded_while_its_transport_is_down(
+    running: Running, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Its session knows nothing of that; the status asks the session manager."""
+
+    class Ending(StandinTransport):
+        """Its events end when the test says so."""
+
+        name = "ending"
+        over: ClassVar[asyncio.Event]
+
+        async def follow_events(self) -> AsyncIterator[DomainEvent]:
+            await self.over.wait()
+            return
+            yield
+
+    monkeypatch.setattr("vesper_monitor.daemon.transports.RETRY_FIRST_S", 60.0)
+
+    async def body() -> None:
+        Ending.over = asyncio.Event()
+        with guest("vm1"):
+            daemon = await running.begin({"ending": Ending})
+            await daemon.sessions.transports.wait_for_first_try("ending")
+            await running.ask("activate", vm="vm1")
+            await until(lambda: collects(daemon), "probes")
+            (row,) = (await running.ask("status"))["vms"]
+            assert (row["resource"], row["degraded"]) == (None, None)
+            Ending.over.set()
+            await until(lambda: daemon.sessions.transports.list_states()["ending"], "its end")
+            (row,) = (await running.ask("status"))["vms"]
+            assert row["degraded"] == (
+                "vm1 is not watched: transport ending: its events have ended"
+            )
             await daemon.stop()
 
     run(body)
@@ -450,7 +488,7 @@ def test_an_internal_error_of_a_sessions_helper_is_seen(
 def test_deactivated_while_its_domain_ends(
     running: Running, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
 ) -> None:
-    """Watch._run() asks for the domain's state, and finds itself replaced."""
+    """The manager asks for the state of a domain whose session was removed meanwhile."""
 
     async def body() -> None:
         with guest("vm1") as vm:
@@ -557,6 +595,10 @@ def test_no_sign_of_life_of_a_domain_that_has_ended(daemon: DaemonProcess) -> No
         tell(vm, "state", "crashed")
         assert Monitor(daemon, timeout=50).result() == "dead"
         assert daemon.call("life", vm="vm1", domain=number)["age"] is None
+        # Its resource still names it: an agent that has forgotten what its resource
+        # runs, and cannot read it, would else stop a VM of the resource's own name.
+        answer = daemon.call("life", resource="r1")
+        assert (answer["vm"], answer["domid"], answer["age"]) == ("vm1", int(number), None)
 
 
 def test_a_stop_of_a_later_life_ends_an_activation_whose_domain_is_dead(
