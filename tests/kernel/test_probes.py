@@ -18,6 +18,7 @@ import pytest
 
 from lab import images
 from lab.images.kernel import module_files
+from lab.session_listener import EventListener
 from tests.kernel.support.machine import Machine, MachineTransport, machine
 from tests.unit.support.standins import until
 from vesper_monitor.guest.control.images import ImageStore
@@ -343,7 +344,7 @@ def test_lockup_and_die(test_guest: Any, tmp_path: Path) -> None:
         transport = MachineTransport(guest)
         session = Session(
             transport, transport.domain, ImageStore(tmp_path / "images"),
-            lambda _, found: events.extend(found), lambda _: None,
+            EventListener(events.extend),
         )  # fmt: skip
         task = asyncio.create_task(session.run_session())
         try:

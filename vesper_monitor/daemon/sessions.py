@@ -21,6 +21,7 @@ from vesper_monitor.guest.event import Event
 from vesper_monitor.guest.health.hang_detector import LOOK
 from vesper_monitor.guest.relay.positions import Position
 from vesper_monitor.guest.session import Session
+from vesper_monitor.guest.session_listener import SessionSettings
 from vesper_monitor.guest.session_state import SessionState
 from vesper_monitor.guest.ticker import SharedTicker
 from vesper_monitor.hypervisor.transport import (
@@ -478,21 +479,15 @@ class SessionManager:
             )  # fmt: skip
         if self._closing:
             raise NoTransportError("vesperd is being stopped")
-        session = Session(
-            transport,
-            domain,
-            self._images,
-            self._on_events,
-            self._on_change,
-            points=self._points.points_of_vm(domain.name),
+        listener = _SessionListener(self, domain)
+        settings = SessionSettings(
+            dynamic_probes=self._points.points_of_vm(domain.name),
             resume_from=positions,
-            activate_timeout=self._activate_timeout,
-            hang_timeout=lambda: self._hang_timeout(domain),
-            boot_timeout=lambda is_first: self._boot_timeout(domain, is_first),
-            on_standstill=lambda: self.look_soon(domain),
-            on_notice=lambda notice: self._on_notice(domain, notice),
-            beat=self._beat,
+            activate_timeout_s=self._activate_timeout,
+            ticker=self._beat,
         )
+        session = Session(transport, domain, self._images, listener, settings)
+        listener.session = session
         await session.set_probes(probes)
         watched = self._watched.setdefault(_domain_key(domain), _Watched(transport, domain, None))
         watched.session, watched.unwatched = session, None
@@ -654,6 +649,34 @@ class SessionManager:
         error = None if task.cancelled() else task.exception()
         if error is not None and not isinstance(error, NoTransportError):
             _log.error("internal error", exc_info=error)
+
+
+class _SessionListener:
+    """Passes on what the session of one domain reports and asks."""
+
+    session: Session
+
+    def __init__(self, manager: SessionManager, domain: Domain) -> None:
+        self._manager = manager
+        self._domain = domain
+
+    def take_events(self, events: list[Event]) -> None:
+        self._manager._on_events(self.session, events)
+
+    def note_change(self) -> None:
+        self._manager._on_change(self.session)
+
+    def take_notice(self, notice: Notice) -> None:
+        self._manager._on_notice(self._domain, notice)
+
+    def recheck_domain(self) -> None:
+        self._manager.look_soon(self._domain)
+
+    def get_hang_timeout(self) -> float:
+        return self._manager._hang_timeout(self._domain)
+
+    def get_boot_timeout(self, *, is_first: bool) -> float:
+        return self._manager._boot_timeout(self._domain, is_first)
 
 
 def _make_transport(factory: type[Transport], settings: Mapping[str, Any]) -> Transport:

@@ -77,7 +77,7 @@ def images(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> ImageStore:
 
 def through(host: Host, told: Watch) -> None:
     """Send what a session reads through the pipeline."""
-    told.session._on_events = host.on_events
+    told.listener.take_events = lambda events: host.on_events(told.session, events)
 
 
 async def say(vm: GuestProcess, count: int, first: int = 0) -> None:
@@ -127,7 +127,7 @@ def test_a_position_is_noted_in_the_guest_once_its_records_are_written(
 
 def _noted(told: Watch) -> int:
     """Up to which record a host need not read, as it stands in the guest."""
-    return abi.load_u64(told.session._channels["send_signal"]._cpus[0].index, READ)
+    return abi.load_u64(told.session._reader.channels["send_signal"]._cpus[0].index, READ)
 
 
 def test_a_guest_keeps_what_is_too_much_for_memory(

@@ -32,7 +32,7 @@ from vesper_monitor.hypervisor.transport import Link, TransportError
 
 __all__ = ["GuestControl", "Hello"]
 
-_LOG = logging.getLogger(__name__)
+_log = logging.getLogger(__name__)
 
 #: Longest module parameters the guest takes (bytes).
 _MAX_PARAMS = 1024
@@ -101,19 +101,19 @@ class GuestControl:
         image = await self._find_image(images, name)
         await self._load_module(name, image.path, image.data, params)
 
-    async def load_point(self, images: ImageStore, point: DynamicProbe) -> None:
-        """The same for a point: the image that all points have, under its name.
+    async def load_dynamic_probe(self, images: ImageStore, probe: DynamicProbe) -> None:
+        """Load the image that all dynamic probes share, under the name of this one.
 
         :raises SessionError:
         """
         image = await self._find_image(images, IMAGE)
         try:
-            data = rename_module(image.data, point.name)
+            data = rename_module(image.data, probe.name)
         except ModinfoError as error:
             raise SessionError(
                 f"{self.link.domain.name}: {image.path}: {error}", code="no-image"
             ) from None
-        await self._load_module(point.name, image.path, data, module_parameters(point))
+        await self._load_module(probe.name, image.path, data, module_parameters(probe))
 
     async def _find_image(self, images: ImageStore, name: str) -> Image:
         vm, hello = self.link.domain.name, self.hello
@@ -139,7 +139,7 @@ class GuestControl:
             )
         except (GuestRefusedError, CchanError, TransportError) as error:
             raise self._make_error(f"cannot load probe {name}", error) from None
-        _LOG.info("%s: loaded probe %s from %s%s", vm, name, path, text and f" ({text})")
+        _log.info("%s: loaded probe %s from %s%s", vm, name, path, text and f" ({text})")
 
     async def unload_probe(self, name: str) -> None:
         """Unload a probe whose channel has been closed. :raises SessionError:"""
@@ -147,7 +147,7 @@ class GuestControl:
             await self.cchan.request_unload(name)
         except (GuestRefusedError, CchanError) as error:
             raise self._make_error(f"cannot unload probe {name}", error) from None
-        _LOG.info("%s: unloaded probe %s", self.link.domain.name, name)
+        _log.info("%s: unloaded probe %s", self.link.domain.name, name)
 
     def read_table(self) -> dict[str, ChannelEntry]:
         """Open channels. :raises TableError:"""
