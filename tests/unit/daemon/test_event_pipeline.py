@@ -185,6 +185,49 @@ def test_a_guest_keeps_what_is_too_much_for_memory(
     run(images, tmp_path, scene)
 
 
+@pytest.mark.parametrize("is_back_in_time", [True, False])
+def test_a_channel_that_closes_while_its_records_stay_in_the_guest_loses_none(
+    images: ImageStore, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, is_back_in_time: bool
+) -> None:
+    """As when the link is lost while the journal fails, and the guest connects again."""
+    monkeypatch.setattr(event_pipeline, "MAX_BACKLOG_OF_ONE", 5)
+
+    async def scene(host: Host) -> None:
+        with guest() as vm:
+            async with watch(images) as told:
+                await until(told.all_collecting, "probes collecting")
+                through(host, told)
+                follower = host.followers.add_follower(None)
+                FullDisk.full = True
+                await say(vm, 1)
+                await until(lambda: host.recorder.error is not None, "the disk is full")
+                got: list[Event] = []
+                for number in range(1, 15):  # each a batch of its own
+                    await say(vm, 1, number)
+                    while len(got) < number + 1:
+                        got += (await follower.take_events())[0]
+                assert told.session in host.pipeline._behind
+                await vm.tell("hide", "send_signal")
+                await until(lambda: not told.all_collecting(), "closed")
+                if not is_back_in_time:
+                    FullDisk.full = False
+                    await until(lambda: not host.pipeline._behind, "the backlog is written")
+                await vm.tell("show", "send_signal")
+                await until(told.all_collecting, "open again")
+                if not is_back_in_time:
+                    await until(lambda: _noted(told) == 15, "what the guest kept is written")
+                await say(vm, 1, 15)
+                FullDisk.full = False
+                await until(lambda: _noted(told) == 16, "all is written")
+                while len(got) < 16:
+                    got += (await follower.take_events())[0]
+                assert [e.fields["pid"] for e in got] == list(range(16))
+                written = await host.recorder.run_on_journal(Journal.read_events, limit=1000)
+                assert sorted(e.fields["pid"] for e in written) == list(range(16))
+
+    run(images, tmp_path, scene)
+
+
 def record_of(host: Host, told: Watch) -> None:
     """A resource of the session's domain."""
     host.instances.start_instance("r1", told.session.domain, ["send_signal"], ["httpd"])

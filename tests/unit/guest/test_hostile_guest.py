@@ -142,6 +142,7 @@ class Hostile(RuleBasedStateMachine):
         assert len(session._probes._retry_pause_s) <= MOST_NAMES
         assert len(session._reader.channels) <= abi.MAX_CHANNELS
         assert len(session.positions) <= positions.MAX_CLOSED_CHANNELS + 100
+        assert len(session._reader.collector._unwritten) <= positions.MAX_CLOSED_CHANNELS
         link = session.guest.link if session.guest is not None else None
         assert link is None or len(link._maps) <= MOST_NAMES
         assert len(self.host.log.lines) <= MOST_LINES
