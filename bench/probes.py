@@ -38,7 +38,7 @@ from vesper_monitor.guest.control.images import ImageStore
 from vesper_monitor.guest.dynamic_probes.point import DynamicProbe as Definition
 from vesper_monitor.guest.dynamic_probes.program import IMAGE
 from vesper_monitor.guest.dynamic_probes.syntax import parse_definition
-from vesper_monitor.guest.session import ProbeState
+from vesper_monitor.guest.session_state import ProbeState
 from vesper_monitor.knowledge.probes import PROBES
 
 __all__ = ["main"]
@@ -136,7 +136,7 @@ async def _measure_vesper(
         raise RuntimeError(f"{probe}: {status.records - before} records, lost {status.lost}")
     await told.session.set_probes({})
     end = time.monotonic() + SLOW
-    while probe in told.session._channels:
+    while probe in told.session._reader.channels:
         if time.monotonic() > end:
             raise RuntimeError(f"{probe} is not unloaded")
         await asyncio.sleep(0.05)

@@ -13,13 +13,15 @@ from typing import Any
 import pytest
 
 from bench.liveness import CALM
+from lab.session_listener import EventListener
 from tests.kernel.support.machine import Machine, MachineTransport, machine
 from tests.unit.support.standins import until
 from vesper_monitor.guest.control.images import ImageStore
+from vesper_monitor.guest.event import Event
 from vesper_monitor.guest.health.hang_detector import LifeState
 from vesper_monitor.guest.health.heartbeat import HeartbeatReader, find_life
-from vesper_monitor.guest.relay.decode import Event
-from vesper_monitor.guest.session import Session, SessionState
+from vesper_monitor.guest.session import Session
+from vesper_monitor.guest.session_state import SessionState
 
 Boot = Callable[..., Any]
 
@@ -37,9 +39,7 @@ class Watched:
             self.transport,
             self.transport.domain,
             ImageStore(Path("/nonexistent")),
-            lambda _, found: self.events.extend(found),
-            lambda _: None,
-            hang_timeout=lambda: TIMEOUT,
+            EventListener(self.events.extend, hang_timeout_s=TIMEOUT),
         )
 
     @property
@@ -47,7 +47,7 @@ class Watched:
         return [event.fields for event in self.events if event.event == "hang"]
 
     def signs(self) -> list[tuple[int, int]]:
-        guest = self.session._guest
+        guest = self.session.guest
         assert guest is not None
         reader = HeartbeatReader(guest.link, guest.hello.life, guest.hello.nr_cpus)
         try:
@@ -186,9 +186,9 @@ def test_no_hang(test_guest: Any, tmp_path: Path) -> None:
 
             guest.qmp("stop")
             await asyncio.sleep(2 * TIMEOUT)
-            assert told.session._life.state is LifeState.DOUBTED
+            assert told.session.heartbeat.state is LifeState.DOUBTED
             guest.qmp("cont")
-            await until(lambda: told.session._life.state is LifeState.ALIVE, "alive", SLOW)
+            await until(lambda: told.session.heartbeat.state is LifeState.ALIVE, "alive", SLOW)
 
             # The host gives it no CPU, then a tenth.
             told.transport.stopped = True
@@ -201,12 +201,12 @@ def test_no_hang(test_guest: Any, tmp_path: Path) -> None:
                 await asyncio.sleep(0.9)
             guest.process.send_signal(signal.SIGCONT)
             told.transport.stopped = False
-            await until(lambda: told.session._life.state is LifeState.ALIVE, "alive", SLOW)
+            await until(lambda: told.session.heartbeat.state is LifeState.ALIVE, "alive", SLOW)
 
             # Saved and restored; one of ten who want the same host CPU.
             for kind in ("save, restore", "10-fold overcommit"):
                 await CALM[kind](told)
-                await until(lambda: told.session._life.state is LifeState.ALIVE, "alive", SLOW)
+                await until(lambda: told.session.heartbeat.state is LifeState.ALIVE, "alive", SLOW)
 
             # It is busy: many processes, and a real-time task that leaves 5 %.
             guest.tell("for i in 1 2 3 4 5 6 7 8; do while :; do :; done & done")
@@ -223,7 +223,7 @@ def test_no_hang(test_guest: Any, tmp_path: Path) -> None:
             guest.tell("echo 1 >/sys/devices/system/cpu/cpu1/online")
             await until(lambda: len(told.signs()) == 2, "CPU 1 online", SLOW)
             await asyncio.sleep(TIMEOUT)
-            assert told.session._life.state is LifeState.ALIVE
+            assert told.session.heartbeat.state is LifeState.ALIVE
             assert told.events == []
 
     with machine(test_guest.kernel, test_guest.files, tmp_path) as guest:

@@ -15,7 +15,7 @@ from vesper_monitor.daemon.connection import Connection
 from vesper_monitor.daemon.request import Operation
 from vesper_monitor.daemon.server import RequestError
 from vesper_monitor.daemon.transports import NoTransportError
-from vesper_monitor.guest.control.commands import SessionError
+from vesper_monitor.guest.errors import SessionError
 from vesper_monitor.hypervisor.transport import TransportError
 from vesper_monitor.journal.journal import JournalError
 

@@ -25,7 +25,7 @@ from vesper_monitor.daemon.watch_policy import WatchPolicy
 from vesper_monitor.daemon.wishes import domain_of
 from vesper_monitor.faults.activation import ResourceActivation
 from vesper_monitor.faults.activations import Activations
-from vesper_monitor.guest.relay.decode import Event
+from vesper_monitor.guest.event import Event
 from vesper_monitor.guest.relay.positions import Position
 from vesper_monitor.guest.session import Session
 from vesper_monitor.guest.session_state import SessionState
@@ -255,9 +255,9 @@ class DomainSupervisor:
         """Return after how many s without a sign of life a guest hangs; 0: do not look."""
         return self._policy.get_hang_timeout(domain)
 
-    def get_boot_timeout(self, domain: Domain, is_first: bool) -> float:
+    def get_boot_timeout(self, domain: Domain, *, is_first: bool) -> float:
         """Return how long a guest may boot, in s; 0: without limit."""
-        return self._policy.get_boot_timeout(domain, is_first)
+        return self._policy.get_boot_timeout(domain, is_first=is_first)
 
     async def read_positions(self, domain: Domain) -> Mapping[Position, int]:
         """Return where an earlier vesperd stopped to read a guest."""

@@ -27,10 +27,10 @@ from vesper_monitor.daemon.sessions import SessionManager
 from vesper_monitor.daemon.watch_policy import WatchPolicy
 from vesper_monitor.faults.activations import Activations
 from vesper_monitor.faults.pauses import MAX_PAUSE_S, Pauses
-from vesper_monitor.guest.control.commands import SessionError
 from vesper_monitor.guest.dynamic_probes.point import DynamicProbeError
 from vesper_monitor.guest.dynamic_probes.store import RESERVED, DynamicProbeStore
 from vesper_monitor.guest.dynamic_probes.syntax import parse_definition
+from vesper_monitor.guest.errors import SessionError
 from vesper_monitor.guest.session_state import SessionState
 from vesper_monitor.hypervisor.transport import Domain, Transport
 from vesper_monitor.journal.writer import JournalWriter

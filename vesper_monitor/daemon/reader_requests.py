@@ -30,7 +30,7 @@ from vesper_monitor.daemon.status import vm_status
 from vesper_monitor.faults.activations import Activations
 from vesper_monitor.faults.pauses import Pauses
 from vesper_monitor.guest import abi
-from vesper_monitor.guest.relay.decode import Event
+from vesper_monitor.guest.event import Event
 from vesper_monitor.journal.journal import Journal, JournalError
 from vesper_monitor.journal.journal_process import JournalProcess
 from vesper_monitor.journal.read_limit import limit_read

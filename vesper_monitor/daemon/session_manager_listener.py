@@ -6,7 +6,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Protocol
 
-from vesper_monitor.guest.relay.decode import Event
+from vesper_monitor.guest.event import Event
 from vesper_monitor.guest.relay.positions import Position
 from vesper_monitor.guest.session import Session
 from vesper_monitor.hypervisor.transport import Domain, DomainReport, Notice, Transport
@@ -20,7 +20,7 @@ class SessionManagerListener(Protocol):
     def get_hang_timeout(self, domain: Domain) -> float:
         """Return after how many s without a sign of life a guest hangs; 0: do not look."""
 
-    def get_boot_timeout(self, domain: Domain, is_first: bool) -> float:
+    def get_boot_timeout(self, domain: Domain, *, is_first: bool) -> float:
         """Return how long a guest may boot, in s; 0: without limit.
 
         :param is_first: the guest was never heard in this domain.

@@ -58,7 +58,7 @@ class WatchPolicy:
         limits = [record.pause_timeout for record in self._records_of(domain)]
         return _shortest_limit(limits, 0.0 if likely_asked else self._config.pause_timeout)
 
-    def get_boot_timeout(self, domain: Domain, is_first: bool) -> float:
+    def get_boot_timeout(self, domain: Domain, *, is_first: bool) -> float:
         """Return how long its guest may boot, in s; 0: without limit.
 
         :param is_first: the domain's first boot.  Only its resources know then whether the
