@@ -81,7 +81,7 @@ def operation(name: str, at: float, node: str = "node1", **more: Any) -> Operati
 
 
 def test_the_cause_is_before_its_monitor_when_a_full_second_is_crossed() -> None:
-    fault = {**FAULT, "seen": 999.998, "told": 1000.002, "ended": 1000.1}
+    fault: dict[str, Any] = {**FAULT, "seen": 999.998, "told": 1000.002, "ended": 1000.1}
     event = {"received": 999.997, "text": "SIGSEGV kills httpd[97]"}
     failed = operation("monitor", 999.0, rc=1)
     stop = operation("stop", 1001.0, seconds=1.0)

@@ -16,7 +16,6 @@ import pytest
 from lab.standin import StandinTransport
 from lab.standin.image import make_store
 from tests.unit.faults.test_activation import (
-    DEGRADED_AFTER_S,
     begin,
     fault,
     make,
@@ -37,7 +36,7 @@ from vesper_monitor.client import Client, DaemonError
 from vesper_monitor.daemon.config import Config
 from vesper_monitor.daemon.main import Daemon
 from vesper_monitor.faults import activations
-from vesper_monitor.faults.activation import ResourceActivation, Result
+from vesper_monitor.faults.activation import DEGRADED_AFTER_S, ResourceActivation, Result
 from vesper_monitor.faults.watching import Watching
 from vesper_monitor.guest.session import Session
 from vesper_monitor.hypervisor.transport import Domain, TransportError

@@ -296,7 +296,11 @@ def test_a_user_cannot_hide_that_a_service_is_gone() -> None:
 
 def test_nor_from_a_vesperd_that_is_started_anew() -> None:
     """Which has seen it by its end alone."""
-    for whose, is_hidden in (({"cgroup": "/system.slice/httpd.service"}, False), ({}, True)):
+    cases: tuple[tuple[dict[str, Any], bool], ...] = (
+        ({"cgroup": "/system.slice/httpd.service"}, False),
+        ({}, True),
+    )
+    for whose, is_hidden in cases:
         guest = Guest()
         guest.watch.set_services(guest.services, guest.now)
         guest.exited(**whose)

@@ -55,7 +55,7 @@ def test_signals_left_out() -> None:
     signal = abi.SendSignal(rec=abi.Record(event=1), sig=10, comm=b"worker", left_out=3)
     assert decoded(signal).text == "SIGUSR1 sent to [0], by [0] uid 0 (3 more before it)"
     # As an earlier probe wrote it.
-    assert decoded(bytes(signal)[: abi.SendSignal.left_out.offset]).fields["left_out"] == 0
+    assert decoded(bytes(signal)[: vars(abi.SendSignal)["left_out"].offset]).fields["left_out"] == 0
 
 
 def test_out_of_memory() -> None:

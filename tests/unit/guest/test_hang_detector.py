@@ -36,7 +36,7 @@ from vesper_monitor.guest.health.hang_detector import (
 )
 from vesper_monitor.guest.session import SessionState
 from vesper_monitor.hypervisor.domain_state import DomainState
-from vesper_monitor.hypervisor.transport import CpuUse, VcpuState, VcpuUse
+from vesper_monitor.hypervisor.transport import CpuUse, TransportError, VcpuState, VcpuUse
 from xen_transport import toolstack
 
 STEP = 0.1
@@ -444,13 +444,13 @@ def test_xl_vcpu_list() -> None:
         VcpuUse(2, 0.1, VcpuState.RUNNABLE),
         VcpuUse(3, 0.0, VcpuState.OFFLINE),
     )
-    with pytest.raises(toolstack.TransportError, match="nothing about domain 8"):
+    with pytest.raises(TransportError, match="nothing about domain 8"):
         toolstack.parse_vcpus(VCPU_LIST, 8)
 
 
 @given(st.text())
 def test_xl_may_print_anything(text: str) -> None:
-    with pytest.raises(toolstack.TransportError):
+    with pytest.raises(TransportError):
         toolstack.parse_vcpus(text, 7)
 
 

@@ -182,7 +182,8 @@ def fall_asleep_while_read(session: Session) -> list[list[int]]:
 
     :returns: what was read, a list of sequence numbers for each round.
     """
-    read, rounds = session._collector.read_events, []
+    read = session._collector.read_events
+    rounds: list[list[int]] = []
 
     def read_and_fall_asleep() -> tuple[list[Event], bool]:
         events, more = read()
@@ -494,7 +495,10 @@ def test_a_pause_of_which_nobody_tells_is_noticed(images: ImageStore) -> None:
     async def body() -> None:
         looks: list[str] = []
         with guest() as vm:
-            options = {"hang_timeout": lambda: 2.0, "on_standstill": lambda: looks.append("")}
+            options: dict[str, Any] = {
+                "hang_timeout": lambda: 2.0,
+                "on_standstill": lambda: looks.append(""),
+            }
             async with watch(images, **options) as told:
                 await until(lambda: told.session.alive, "signs of life")
                 await vm.tell("state", "paused")

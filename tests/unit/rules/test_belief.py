@@ -56,7 +56,7 @@ DAEMON: dict[str, Any] = {
 
 
 def record(
-    kind: abi.EventType, who: dict[str, Any], *, time_ns: int = 0, **changes: object
+    kind: abi.EventType, who: dict[str, Any], *, time_ns: int = 0, **changes: Any
 ) -> Event:
     found = type(STRUCTS[kind]).from_buffer_copy(STRUCTS[kind])
     found.who = abi.Who(**who)
@@ -71,7 +71,7 @@ def decoded(kind: abi.EventType, data: bytes, time_ns: int = 0) -> Event:
     return event
 
 
-def signal(**changes: object) -> Event:
+def signal(**changes: Any) -> Event:
     return record(abi.EventType.SEND_SIGNAL, DAEMON, **changes)
 
 

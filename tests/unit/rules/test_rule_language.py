@@ -27,8 +27,10 @@ def is_fault(rules: str, what: Event, services: tuple[str, ...] = ("httpd",)) ->
     return RuleSet(rules).judge_event(what, services) is not None
 
 
-SIGNAL = {"sig": 11, "signal": "SIGSEGV", "fatal": True, "tgid": 97, "leader_comm": "httpd",
-          "parent_comm": "init", "comm": "worker", "sender_uid": 0}  # fmt: skip
+SIGNAL: dict[str, Any] = {
+    "sig": 11, "signal": "SIGSEGV", "fatal": True, "tgid": 97, "leader_comm": "httpd",
+    "parent_comm": "init", "comm": "worker", "sender_uid": 0,
+}  # fmt: skip
 
 
 @pytest.mark.parametrize(
