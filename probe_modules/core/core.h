@@ -13,8 +13,8 @@
  *	export.c	relay export: channel table, index, CPU hotplug
  *	record.c	the probes' hot path
  *	probe.c		what all probes do alike
- *	last_words.c	what the kernel says on an oops or a panic
- *	life.c		signs of life
+ *	crash_log.c	what the kernel says on an oops or a panic
+ *	heartbeat.c	signs of life
  *	processes.c	which services have a process
  */
 #ifndef VESPER_CORE_H
@@ -143,7 +143,7 @@ void vsp_klog_find(u64 mark, const char *name, bool any, char *text, size_t size
 /* The end of the log.  For kmsg dumpers: in any context.  Returns its length. */
 size_t vsp_klog_end(char *text, size_t size);
 
-/* ------------------------------------------------------ last_words.c */
+/* ------------------------------------------------------- crash_log.c */
 
 int vsp_words_init(void);
 void vsp_words_exit(void);
@@ -152,7 +152,7 @@ void vsp_words_connect(void);
 void vsp_words_disconnect(void);
 struct vsp_region vsp_words_region(void);
 
-/* ------------------------------------------------------------ life.c */
+/* ------------------------------------------------------- heartbeat.c */
 
 int vsp_life_init(void);
 void vsp_life_exit(void);
