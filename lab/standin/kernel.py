@@ -113,7 +113,7 @@ class StandinKernel:
         self._write_table()
 
     def show_life(self, *, runs: bool = True) -> None:
-        """One sign, as probe_modules/core/life.c gives every :data:`abi.LIFE_PERIOD_MS`.
+        """One sign, as probe_modules/core/heartbeat.c gives every :data:`abi.LIFE_PERIOD_MS`.
 
         :param runs: the scheduler is alive, too.
         """
