@@ -36,8 +36,8 @@ from lab import images
 from lab.progress import note_progress
 from tests.kernel.support.build import build
 from tests.kernel.support.machine import Machine, machine, restored
+from vesper_monitor.guest.event import Event
 from vesper_monitor.guest.health.hang_detector import LifeState
-from vesper_monitor.guest.relay.decode import Event
 
 __all__ = ["main"]
 

@@ -38,7 +38,7 @@ from vesper_monitor.guest.control.images import ImageStore
 from vesper_monitor.guest.dynamic_probes.point import DynamicProbe as Definition
 from vesper_monitor.guest.dynamic_probes.program import IMAGE
 from vesper_monitor.guest.dynamic_probes.syntax import parse_definition
-from vesper_monitor.guest.session import ProbeState
+from vesper_monitor.guest.session_state import ProbeState
 from vesper_monitor.knowledge.probes import PROBES
 
 __all__ = ["main"]

@@ -25,7 +25,7 @@ from lab.images import store
 from tests.unit.support.standins import until
 from tests.unit.transports.support.ivshmem_servers import holder
 from vesper_monitor.guest.control.images import ImageStore
-from vesper_monitor.guest.relay.decode import Event
+from vesper_monitor.guest.event import Event
 from vesper_monitor.guest.session import Session
 from vesper_monitor.hypervisor.domain_state import DomainState
 from vesper_monitor.hypervisor.transport import Domain, DomainEvent, DomainReport

@@ -18,10 +18,11 @@ from tests.kernel.support.loopback_guest import TestGuest
 from tests.kernel.support.machine import Machine, MachineTransport, machine
 from tests.unit.support.standins import until
 from vesper_monitor.guest.control.images import ImageStore
+from vesper_monitor.guest.event import Event
 from vesper_monitor.guest.health.hang_detector import LifeState
 from vesper_monitor.guest.health.heartbeat import HeartbeatReader, find_life
-from vesper_monitor.guest.relay.decode import Event
-from vesper_monitor.guest.session import Session, SessionState
+from vesper_monitor.guest.session import Session
+from vesper_monitor.guest.session_state import SessionState
 
 Boot = Callable[..., Any]
 

@@ -22,8 +22,9 @@ from tests.kernel.support.loopback_guest import TestGuest
 from tests.kernel.support.machine import Machine, MachineTransport, machine
 from tests.unit.support.standins import until
 from vesper_monitor.guest.control.images import ImageStore
-from vesper_monitor.guest.relay.decode import Event
-from vesper_monitor.guest.session import Session, SessionState
+from vesper_monitor.guest.event import Event
+from vesper_monitor.guest.session import Session
+from vesper_monitor.guest.session_state import SessionState
 from vesper_monitor.rules.rule_set import RuleSet, Scope, judge_by_defaults
 
 Boot = Callable[..., Any]

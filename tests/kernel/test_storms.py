@@ -19,7 +19,7 @@ from tests.kernel.support.ivshmem import PROBES, SLOW, KvmMachine, Watch, kvm_ma
 from tests.kernel.support.loopback_guest import TestGuest
 from tests.unit.support.standins import until
 from vesper_monitor.guest.control.commands import SessionError
-from vesper_monitor.guest.relay.decode import Event
+from vesper_monitor.guest.event import Event
 from vesper_monitor.guest.session_state import ProbeState, SessionState
 
 #: s

@@ -36,8 +36,10 @@ from vesper_monitor.guest import abi
 from vesper_monitor.guest.dynamic_probes.point import DynamicProbeError
 from vesper_monitor.guest.dynamic_probes.store import RESERVED
 from vesper_monitor.guest.dynamic_probes.syntax import parse_definition
-from vesper_monitor.guest.relay.decode import Event
-from vesper_monitor.guest.session import Session, SessionError, SessionState
+from vesper_monitor.guest.errors import SessionError
+from vesper_monitor.guest.event import Event
+from vesper_monitor.guest.session import Session
+from vesper_monitor.guest.session_state import SessionState
 from vesper_monitor.hypervisor.transport import (
     Domain,
     DomainReport,

@@ -44,8 +44,10 @@ from vesper_monitor.faults.stalled_monitors import keep_monitored
 from vesper_monitor.faults.watching import Watching
 from vesper_monitor.guest.control.images import ImageStore
 from vesper_monitor.guest.dynamic_probes.store import DynamicProbeStore
-from vesper_monitor.guest.relay.decode import Event
-from vesper_monitor.guest.session import Position, Session, SessionState
+from vesper_monitor.guest.event import Event
+from vesper_monitor.guest.relay.positions import Position
+from vesper_monitor.guest.session import Session
+from vesper_monitor.guest.session_state import SessionState
 from vesper_monitor.hypervisor.transport import (
     ENDED,
     Domain,

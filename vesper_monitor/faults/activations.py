@@ -34,7 +34,7 @@ from vesper_monitor.faults.carried_fault import (
 )
 from vesper_monitor.faults.failover_limit import WINDOW_S, FailoverLimit
 from vesper_monitor.faults.watching import Watching
-from vesper_monitor.guest.relay.decode import Event
+from vesper_monitor.guest.event import Event
 from vesper_monitor.hypervisor.transport import Domain, DomainReport
 from vesper_monitor.journal.journal import Batch, Journal, JournalError
 from vesper_monitor.journal.records import ActivationRecord, Fault

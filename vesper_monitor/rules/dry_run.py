@@ -7,7 +7,7 @@ from collections.abc import Callable, Collection, Iterable, Mapping
 from dataclasses import dataclass, fields
 from typing import Any
 
-from vesper_monitor.guest.relay.decode import Event
+from vesper_monitor.guest.event import Event
 from vesper_monitor.rules.language import Rule
 from vesper_monitor.rules.reasons import Verdict
 from vesper_monitor.rules.rule_set import RuleSet

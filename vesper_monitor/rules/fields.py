@@ -14,7 +14,8 @@ from collections.abc import Callable, Collection, Mapping
 from functools import lru_cache
 from typing import Any, TypeAlias
 
-from vesper_monitor.guest.relay.decode import LOST, UNKNOWN, Event, make_printable
+from vesper_monitor.guest.event import LOST, UNKNOWN, Event
+from vesper_monitor.guest.printable import make_printable
 from vesper_monitor.guest.relay.record_types import RECORDS
 from vesper_monitor.rules.belief import is_users_cgroup, is_users_login
 

@@ -19,7 +19,7 @@ from tests.unit.support.daemons import RESOURCE, DaemonProcess, Monitor
 from tests.unit.support.standins import GuestProcess, guest, until
 from vesper_monitor.guest.control.images import ImageStore
 from vesper_monitor.guest.health.boot_watch import BootWatch
-from vesper_monitor.guest.session import SessionState
+from vesper_monitor.guest.session_state import SessionState
 from vesper_monitor.hypervisor.domain_state import DomainState
 from vesper_monitor.hypervisor.transport import Cause, CpuUse, Domain, DomainReport
 

@@ -34,7 +34,7 @@ from vesper_monitor.guest.health.hang_detector import (
     LifeState,
     Silence,
 )
-from vesper_monitor.guest.session import SessionState
+from vesper_monitor.guest.session_state import SessionState
 from vesper_monitor.hypervisor.domain_state import DomainState
 from vesper_monitor.hypervisor.transport import CpuUse, TransportError, VcpuState, VcpuUse
 from xen_transport import toolstack

@@ -18,8 +18,10 @@ from lab.standin.memory import CCHAN_PAGE
 from tests.unit.support.standins import GuestProcess, guest, until
 from vesper_monitor.guest import abi
 from vesper_monitor.guest.control.images import ImageStore
-from vesper_monitor.guest.relay.decode import Event
-from vesper_monitor.guest.session import ProbeState, Session, SessionError, SessionState
+from vesper_monitor.guest.errors import SessionError
+from vesper_monitor.guest.event import Event
+from vesper_monitor.guest.session import Session
+from vesper_monitor.guest.session_state import ProbeState, SessionState
 
 REQUESTS_TAKEN = abi.field_offset(abi.Cchan, "to_guest") + abi.field_offset(abi.CchanRing, "cons")
 BOTH = {"send_signal": "", "out_of_memory": ""}

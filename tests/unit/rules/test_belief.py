@@ -16,7 +16,8 @@ from hypothesis import strategies as st
 from vesper_monitor.faults.service_watch import ServiceWatch
 from vesper_monitor.guest import abi
 from vesper_monitor.guest.control.processes import Processes
-from vesper_monitor.guest.relay.decode import Event, decode_records
+from vesper_monitor.guest.event import Event
+from vesper_monitor.guest.relay.decode import decode_records
 from vesper_monitor.guest.relay.record_types import RECORDS
 from vesper_monitor.guest.relay.relay import RawRecord
 from vesper_monitor.rules.belief import NO_LOGIN_UID, is_users_cgroup, is_users_login

@@ -11,7 +11,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from tests.unit.support.daemons import PROJECT
-from vesper_monitor.guest.relay.decode import Event
+from vesper_monitor.guest.event import Event
 from vesper_monitor.rules.fields import FIELDS
 from vesper_monitor.rules.language import MAX_LENGTH, RuleError, parse_rules
 from vesper_monitor.rules.rule_set import RuleSet, Scope, default_rules

@@ -23,7 +23,7 @@ from vesper_monitor.daemon.logs import RateLimit
 from vesper_monitor.guest import abi, session
 from vesper_monitor.guest.control import cchan
 from vesper_monitor.guest.control.images import ImageStore
-from vesper_monitor.guest.relay.decode import Event
+from vesper_monitor.guest.event import Event
 from vesper_monitor.guest.session import Session
 from vesper_monitor.guest.session_state import ProbeState
 from vesper_monitor.hypervisor.transport import Domain
