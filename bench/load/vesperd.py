@@ -10,7 +10,8 @@ from pathlib import Path
 
 from kvm_transport.transport import KvmTransport
 from vesper_monitor.daemon import config, logs
-from vesper_monitor.daemon.main import Daemon, more_files
+from vesper_monitor.daemon.daemon import Daemon
+from vesper_monitor.daemon.main import more_files
 
 
 class CrowdTransport(KvmTransport):

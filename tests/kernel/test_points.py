@@ -16,7 +16,7 @@ from tests.kernel.support.loopback_guest import TestGuest
 from tests.kernel.support.machine import Machine, MachineTransport, machine
 from tests.unit.support.standins import until
 from vesper_monitor.daemon.config import Config
-from vesper_monitor.daemon.main import Daemon
+from vesper_monitor.daemon.daemon import Daemon
 from vesper_monitor.guest.control.modinfo import rename_module
 from vesper_monitor.guest.dynamic_probes.program import module_parameters
 from vesper_monitor.guest.dynamic_probes.syntax import parse_definition

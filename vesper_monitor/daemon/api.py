@@ -53,7 +53,7 @@ from vesper_monitor.journal.writer import READ_LIMIT_S
 from vesper_monitor.rules.rule_set import system_gone
 
 if TYPE_CHECKING:
-    from vesper_monitor.daemon.main import Daemon
+    from vesper_monitor.daemon.daemon import Daemon
 
 __all__ = ["Api"]
 

@@ -15,7 +15,7 @@ from tests.unit.support.daemons import MONITOR, RESOURCE
 from tests.unit.support.standins import GuestProcess, guest, until
 from vesper_monitor.client import Client, DaemonError
 from vesper_monitor.daemon.config import Config
-from vesper_monitor.daemon.main import Daemon
+from vesper_monitor.daemon.daemon import Daemon
 from vesper_monitor.hypervisor.transport import Domain, DomainReport, TransportError
 
 
