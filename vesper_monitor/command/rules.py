@@ -93,8 +93,9 @@ def check_rules(client: Client, options: argparse.Namespace) -> None:
                 "faults": [
                     {
                         "event": hit.event.to_json(), "text": hit.rule.text,
-                        "rule": hit.verdict.rule, "scope": hit.verdict.scope.value,
-                        "reason": hit.verdict.reason, "was": _faults_it_was(hit, beside),
+                        "rule": hit.verdict.rule, "class": hit.fault_class.value,
+                        "scope": hit.verdict.scope.value, "reason": hit.verdict.reason,
+                        "was": _faults_it_was(hit, beside),
                     }
                     for hit in hits
                 ],

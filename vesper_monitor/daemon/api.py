@@ -48,9 +48,8 @@ from vesper_monitor.hypervisor.transport import (
     TransportError,
 )
 from vesper_monitor.journal.journal import Journal, JournalError
-from vesper_monitor.journal.records import ActivationRecord, Fault
+from vesper_monitor.journal.records import ActivationRecord, Fault, system_gone
 from vesper_monitor.journal.writer import READ_LIMIT_S
-from vesper_monitor.rules.rule_set import system_gone
 
 if TYPE_CHECKING:
     from vesper_monitor.daemon.daemon import Daemon

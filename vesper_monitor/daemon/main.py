@@ -12,9 +12,10 @@ import sys
 from dataclasses import replace
 from pathlib import Path
 
-from vesper_monitor.daemon import logs, sdnotify
+from vesper_monitor.daemon import sdnotify
 from vesper_monitor.daemon.config import DEFAULT_PATH, Config, ConfigError, load_config
 from vesper_monitor.daemon.daemon import Daemon
+from vesper_monitor.util import logs
 
 __all__ = ["main", "more_files"]
 

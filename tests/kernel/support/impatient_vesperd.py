@@ -13,9 +13,10 @@ import sys
 from pathlib import Path
 
 from bench.load.vesperd import run_daemon
-from vesper_monitor.daemon import config, logs
+from vesper_monitor.daemon import config
 from vesper_monitor.faults import service_watch
 from vesper_monitor.guest import session
+from vesper_monitor.util import logs
 
 #: s, in place of up to 30.
 AGAIN = 0.2
