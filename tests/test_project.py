@@ -27,7 +27,9 @@ def test_one_version() -> None:
     assert vesper_monitor.__version__ == version
     dkms = (PROJECT / "probe_modules/dkms.conf").read_text()
     assert f'PACKAGE_VERSION="{version}"' in dkms
-    assert f"vesper-{version}" in (PROJECT / "README.md").read_text()
+    for name in ("README.md", "docs/quickstart.md"):
+        text = (PROJECT / name).read_text()
+        assert set(re.findall(r"vesper[-/](\d+\.\d+\.\d+)", text)) == {version}, name
 
 
 def test_each_source_says_its_licence() -> None:
