@@ -189,7 +189,7 @@ class KvmTransport:
         assert self._doorbells is not None, "not started"
         link = await KvmLink.connect_guest(self._holder, life.pid, domain, timeout, self._doorbells)
         if life.ended:
-            link.lose("its QEMU has ended")
+            link.lose_link("its QEMU has ended")
         else:
             self._links.setdefault((domain.uuid, domain.domid), WeakSet()).add(link)
         return link

@@ -5,6 +5,7 @@ from __future__ import annotations
 
 import asyncio
 import os
+import signal
 import subprocess
 import sys
 import tempfile
@@ -18,6 +19,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from kvm_transport import libvirt_states, status_files
+from kvm_transport.doorbells import Doorbells
+from kvm_transport.link import KvmLink
 from kvm_transport.qemu_process_watch import QemuProcessWatch
 from kvm_transport.status_files import StatusFile, StatusFiles
 from kvm_transport.transport import KvmTransport
@@ -270,13 +273,13 @@ def test_of_hundreds_that_have_ended_each_is_asked_for_once(
 
 HIDDEN = """\
 import asyncio, pathlib, sys
-from kvm_transport.qemu_process_watch import Life
+from kvm_transport.qemu_process_watch import QemuProcessWatch
 from kvm_transport.status_files import StatusFile
 from vesper_monitor.hypervisor.transport import TransportError
 async def meet(pid):
     try:
         status = StatusFile("vm1", "", pid, "", "")
-        return Life.meet_process(status, pathlib.Path(sys.argv[2]), print)
+        return QemuProcessWatch.meet_process(status, pathlib.Path(sys.argv[2]), print)
     except TransportError as error:
         return error
 print(asyncio.run(meet(int(sys.argv[1]))))
@@ -319,6 +322,37 @@ def test_a_process_that_holds_no_lock_is_not_held(
     (tmp_path / "vm1.pid").write_text(str(os.getpid()))
     assert QemuProcessWatch.meet_process(status, tmp_path, print) is None
     assert not held
+
+
+def test_a_guest_whose_qemu_ends_while_it_is_activated_is_lost(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    lost: list[str] = []
+
+    class Link:
+        lose_link = staticmethod(lost.append)
+
+    async def activate_guest(_client: object, pid: int, *_rest: object) -> Link:
+        os.kill(pid, signal.SIGKILL)
+        await asyncio.wait_for(ended.wait(), 10)
+        return Link()
+
+    monkeypatch.setattr(KvmLink, "connect_guest", activate_guest)
+    ended = asyncio.Event()
+    (tmp_path / "vm1.pid").write_text("")
+
+    async def connect(pid: int) -> None:
+        transport = KvmTransport(run_dir=str(tmp_path))
+        transport._doorbells = Doorbells()
+        (tmp_path / "vm1.xml").write_text(STATUS.format(pid=pid, name="vm1", uuid="u"))
+        [domain] = await transport.list_domains()
+        [life] = transport._lives.values()
+        life._on_end = lambda _life: ended.set()
+        await transport.connect_domain(domain, 10.0)
+
+    with locker(tmp_path / "vm1.pid") as process:
+        asyncio.run(connect(process.pid))
+    assert lost == ["its QEMU has ended"]
 
 
 def test_threads_of_virtual_cpus() -> None:
