@@ -10,11 +10,11 @@ import sys
 from typing import Any
 
 from lab.cluster.node import ENVIRONMENT, ClusterError, Node
-from lab.cluster.owner_process import Keeper
+from lab.cluster.owner_process import LabOwner
 
 __all__ = ["add_commands"]
 
-KEEPER = Keeper("cluster")
+OWNER = LabOwner("cluster")
 
 EXAMPLES = """\
 examples:
@@ -77,24 +77,24 @@ def _report_errors(command: Any) -> Any:
 
 
 def _find_node(arguments: argparse.Namespace) -> Node:
-    return KEEPER.find_node(arguments.node)
+    return OWNER.find_node(arguments.node)
 
 
 def _bring_up(arguments: argparse.Namespace) -> int:
     if not 1 <= arguments.nodes <= 16:
         raise ClusterError("between 1 and 16 nodes")
-    KEEPER.begin_lab(arguments.nodes, arguments.timeout)
+    OWNER.begin_lab(arguments.nodes, arguments.timeout)
     return 0
 
 
 def _take_down(_arguments: argparse.Namespace) -> int:
-    if not KEEPER.end_lab():
+    if not OWNER.end_lab():
         print("lab: was not up", file=sys.stderr)
     return 0
 
 
 def _show_status(_arguments: argparse.Namespace) -> int:
-    nodes = KEEPER.attach_to_lab()
+    nodes = OWNER.attach_to_lab()
     for node in nodes:
         state = "off"
         if node.is_running():
@@ -137,5 +137,5 @@ def _start_node(arguments: argparse.Namespace) -> int:
     if arguments.what == "vesperd":
         _find_node(arguments).start_vesperd()
     else:
-        KEEPER.power_on(KEEPER.find_node(arguments.node, running=False))
+        OWNER.power_on(OWNER.find_node(arguments.node, running=False))
     return 0

@@ -10,14 +10,14 @@ from typing import Any
 
 from lab import faults
 from lab.cluster.node import ENVIRONMENT
-from lab.cluster.owner_process import Keeper
+from lab.cluster.owner_process import LabOwner
 from lab.guest import Guest
 from lab.host import ChannelError, LabError
 from lab.kvm.host import KvmHost
 
 __all__ = ["add_commands"]
 
-KEEPER = Keeper("kvm")
+OWNER = LabOwner("kvm")
 
 EXAMPLES = """\
 examples:
@@ -94,7 +94,7 @@ def _report_errors(command: Any) -> Any:
 
 
 def _list_hosts() -> list[KvmHost]:
-    return [KvmHost(node) for node in KEEPER.attach_to_lab()]
+    return [KvmHost(node) for node in OWNER.attach_to_lab()]
 
 
 def _find_vm1() -> KvmHost:
@@ -111,12 +111,12 @@ def _find_vm1() -> KvmHost:
 def _bring_up(arguments: argparse.Namespace) -> int:
     if not 1 <= arguments.nodes <= 9:
         raise LabError("between 1 and 9 hosts")
-    KEEPER.begin_lab(arguments.nodes, arguments.timeout)
+    OWNER.begin_lab(arguments.nodes, arguments.timeout)
     return 0
 
 
 def _take_down(_arguments: argparse.Namespace) -> int:
-    if not KEEPER.end_lab():
+    if not OWNER.end_lab():
         print("lab: was not up", file=sys.stderr)
     return 0
 
@@ -141,7 +141,7 @@ def _show_status(_arguments: argparse.Namespace) -> int:
 
 
 def _run_in_host(arguments: argparse.Namespace) -> int:
-    host = KvmHost(KEEPER.find_node(arguments.host))
+    host = KvmHost(OWNER.find_node(arguments.host))
     result = host.run_command(" ".join(arguments.words), timeout=arguments.timeout)
     print(result.output, end="")
     return result.rc if result.rc >= 0 else 128 - result.rc
@@ -151,7 +151,7 @@ def _open_shell(arguments: argparse.Namespace) -> int:
     if arguments.where == "vm1":
         node, command = _find_vm1().node, ["virsh", "console", "vm1"]
     else:
-        node, command = KEEPER.find_node(arguments.where), ["bash", "--norc", "-i"]
+        node, command = OWNER.find_node(arguments.where), ["bash", "--norc", "-i"]
     prompt = {"PS1": f"{node.name}:\\w# ", "TERM": "linux"}
     return subprocess.run(node.build_command(*command), env={**ENVIRONMENT, **prompt}).returncode
 
@@ -163,14 +163,14 @@ def _run_in_guest(arguments: argparse.Namespace) -> int:
 
 
 def _start_host(arguments: argparse.Namespace) -> int:
-    KEEPER.power_on(KEEPER.find_node(arguments.host, running=False))
+    OWNER.power_on(OWNER.find_node(arguments.host, running=False))
     return 0
 
 
 def _bring_fault_about(arguments: argparse.Namespace) -> int:
     for name, _, breaks in HOST_FAULTS:
         if arguments.fault == name:
-            breaks(KvmHost(KEEPER.find_node(arguments.host)))
+            breaks(KvmHost(OWNER.find_node(arguments.host)))
             return 0
     host = _find_vm1()
     if not faults.in_guest(arguments, Guest(host)):

@@ -144,13 +144,16 @@ class XenLab:
 
         :param install: put the present project tree into the hosts.
         """
-        files = saved.saved_cluster()
+        accelerator = choose_for_hosts()
+        files = saved.load_saved_cluster(
+            lambda folder: cls.boot_lab(cluster=True, overlays=folder), accelerator
+        )
         with show_step("resuming the saved cluster"):
             lab = cls._start_hosts(
                 2,
                 state,
                 cluster=True,
-                accelerator=choose_for_hosts(),
+                accelerator=accelerator,
                 drive={
                     key: f"file={path},format=qcow2,snapshot=on" for key, path in files.disk.items()
                 },

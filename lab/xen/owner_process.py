@@ -1,7 +1,7 @@
 # SPDX-License-Identifier: GPL-2.0-or-later
-"""The process that owns a lab which was brought up from the command line.
+"""The process that owns a Xen lab, brought up from the command line.
 
-The lab dies with it, and it ends when it is told to (SIGTERM).
+The lab dies with it. It ends on SIGTERM.
 """
 
 from __future__ import annotations
@@ -26,7 +26,7 @@ LOG = STATE / "xen.log"
 
 
 def _find_pid() -> int | None:
-    """The keeper's, if it lives."""
+    """Return the PID of the owner process; None: it does not run."""
     try:
         pid = int((STATE / "xen.pid").read_text())
         command = Path(f"/proc/{pid}/cmdline").read_bytes()
@@ -36,14 +36,14 @@ def _find_pid() -> int | None:
 
 
 def begin_lab(hosts: int, timeout: float) -> None:
-    """Start a keeper and wait until its lab is up, showing its progress.
+    """Start the owner process and wait until its lab is up; show its progress.
 
-    :raises LabError: there is a lab already, or it does not come up.
+    :raises LabError: the lab is up already, or it does not come up.
     """
     if _find_pid():
         raise LabError("the lab is up already; 'python3 -m lab xen down' takes it down")
     STATE.mkdir(parents=True, exist_ok=True)
-    # Remains of a keeper that was killed; its machines have died with it.
+    # What an owner process left that was killed; its machines died with it.
     subprocess.run(["rm", "-rf", str(DIRECTORY)], check=True)
     with LOG.open("wb") as log:
         process = subprocess.Popen(
@@ -72,7 +72,7 @@ def begin_lab(hosts: int, timeout: float) -> None:
 
 
 def end_lab() -> bool:
-    """End the keeper, and with it the lab; False if there was none."""
+    """End the owner process, and with it the lab; return False if it was not up."""
     pid = _find_pid()
     if pid is None:
         return False
