@@ -13,7 +13,7 @@ import stat
 from collections.abc import Iterable, Mapping
 
 from kvm_transport.ivshmem_server.vm import ROLES, Vm
-from vesper_monitor.daemon import sdnotify
+from vesper_monitor.util import sdnotify
 
 __all__ = ["adopt_kept_vms", "forget_descriptors", "group_names", "keep_descriptors"]
 

@@ -16,7 +16,7 @@ from pathlib import Path
 
 from kvm_transport.ivshmem_server.server import IvshmemServer
 from kvm_transport.ivshmem_server.vm import ROLES
-from vesper_monitor.daemon import sdnotify
+from vesper_monitor.util import sdnotify
 
 __all__ = ["main"]
 
