@@ -46,12 +46,23 @@ class Attacker(HostileGuest):
 
     _attack: asyncio.Task[None] | None = None
 
+    def __init__(self, name: str) -> None:
+        super().__init__(name)
+        self._attacks = {
+            "none": self._attack_nothing,
+            "busy": self._attack_by_load,
+            "table": self._attack_table,
+            "names": self._attack_names,
+            "records": self._attack_records,
+            "rings": self._attack_rings,
+        }
+
     async def _obey_command(self, words: list[str]) -> str:
         if words[0] != "attack":
             return await super()._obey_command(words)
         if self._attack is not None:
             self._attack.cancel()
-        self._attack = asyncio.create_task(getattr(self, f"_{words[1]}")())
+        self._attack = asyncio.create_task(self._attacks[words[1]]())
         return "ok"
 
     async def _attack_nothing(self) -> None:
