@@ -40,7 +40,7 @@ class LabOwner:
         self.log = STATE / f"{name}.log"
         self._module = f"lab.{name}.owner_process"
 
-    def _find_pid(self) -> int | None:
+    def _find_owner_pid(self) -> int | None:
         """Return the PID of the owner process; None: it does not run."""
         try:
             pid = int(json.loads(self.file.read_text())["pid"])
@@ -54,7 +54,7 @@ class LabOwner:
 
         :raises ClusterError: no lab is up.
         """
-        if self._find_pid() is None:
+        if self._find_owner_pid() is None:
             raise ClusterError(
                 f"the lab is not up; bring it up with: python3 -m lab {self.name} up"
             )
@@ -77,12 +77,12 @@ class LabOwner:
                 return node
         raise ClusterError(f"no node {name}; there are {', '.join(n.name for n in nodes)}")
 
-    def begin_lab(self, nodes: int, timeout: float) -> None:
+    def bring_lab_up(self, nodes: int, timeout: float) -> None:
         """Start the owner process and wait until its lab is up; show its progress.
 
         :raises ClusterError: the lab is up already, or it does not come up.
         """
-        if self._find_pid() is not None:
+        if self._find_owner_pid() is not None:
             raise ClusterError(
                 f"the lab is up already; take it down with: python3 -m lab {self.name} down"
             )
@@ -112,18 +112,18 @@ class LabOwner:
                 process.wait(20)
             raise
 
-    def end_lab(self) -> bool:
+    def take_lab_down(self) -> bool:
         """End the owner process, and with it the lab; return False if it was not up."""
-        pid = self._find_pid()
+        pid = self._find_owner_pid()
         if pid is None:
             return False
         os.kill(pid, signal.SIGTERM)
         for _ in wait_until("end of the lab", 30):
-            if self._find_pid() is None:
+            if self._find_owner_pid() is None:
                 break
         return True
 
-    def power_on(self, node: Node) -> None:
+    def power_node_on(self, node: Node) -> None:
         """Have the owner process start a node that is off."""
         if node.is_running():
             raise ClusterError(f"{node.name} runs")
@@ -134,7 +134,7 @@ class LabOwner:
 
     # -- the process itself ----------------------------------------------------
 
-    def keep_lab(self, make_lab: Callable[[int], ClusterLab], count: int) -> None:
+    def own_lab_until_sigterm(self, make_lab: Callable[[int], ClusterLab], count: int) -> None:
         """Bring up a lab of ``count`` nodes and keep it until SIGTERM."""
         signal.signal(signal.SIGTERM, _exit_on_signal)
         try:
@@ -167,4 +167,4 @@ def _exit_on_signal(_number: int, _frame: FrameType | None) -> None:
 
 
 if __name__ == "__main__":
-    LabOwner("cluster").keep_lab(ClusterLab, int(sys.argv[1]))
+    LabOwner("cluster").own_lab_until_sigterm(ClusterLab, int(sys.argv[1]))

@@ -93,11 +93,11 @@ class PowerSwitch:
         """Do what a request over the socket asks; return its answer."""
         try:
             with self._lock:
-                return self._do_action(action, name)
+                return self._perform_action(action, name)
         except (ClusterError, OSError) as error:
             return f"error {str(error).splitlines()[0]}"
 
-    def _do_action(self, action: str, name: str) -> str:
+    def _perform_action(self, action: str, name: str) -> str:
         if action == "list":
             return " ".join(node.name for node in self._rack.nodes)
         node = self._rack.find_node(name)
@@ -106,23 +106,23 @@ class PowerSwitch:
                 return "on" if node.is_running() else "off"
             case "off":
                 self._boots.pop(name, None)
-                self._cut_power(node)
+                self._cut_node_power(node)
             case "on":
                 self._boots.pop(name, None)
-                self._boot_node(node)
+                self._boot_node_again(node)
             case "reboot":
-                self._cut_power(node)
+                self._cut_node_power(node)
                 self._boots[name] = time.monotonic() + BOOT_TIME_S
             case _:
                 return f"error no such action: {action}"
         return "ok"
 
-    def _cut_power(self, node: Node) -> None:
+    def _cut_node_power(self, node: Node) -> None:
         if node.is_running():
             node.cut_power()
             self.cuts.append(PowerCut(node.name, time.time()))
 
-    def _boot_node(self, node: Node) -> None:
+    def _boot_node_again(self, node: Node) -> None:
         if not node.is_running():
             self._rack.start_services(self._rack.power_on(node))
 

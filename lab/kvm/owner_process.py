@@ -11,4 +11,4 @@ from lab.kvm.lab import KvmLab
 __all__: list[str] = []
 
 if __name__ == "__main__":
-    LabOwner("kvm").keep_lab(KvmLab, int(sys.argv[1]))
+    LabOwner("kvm").own_lab_until_sigterm(KvmLab, int(sys.argv[1]))

@@ -67,9 +67,9 @@ def load_saved_cluster(
     :raises LabError: the cluster does not come up.
     """
     kernel = images.kernel_of_tree()
-    base, initrd = disk.build_disk(kernel), disk.dom0_initrd(kernel)
+    base, initrd = disk.build_host_disk(kernel), disk.build_dom0_initrd(kernel)
 
-    def make(directory: Path) -> None:
+    def save_hosts(directory: Path) -> None:
         with boot_cluster(directory) as lab:
             for machine in lab.hosts:
                 machine.run_command(WARM, timeout=240)
@@ -82,7 +82,9 @@ def load_saved_cluster(
                     qmp.close()
 
     key = store.hash_inputs(str(base), str(initrd), host.XEN, host.DOM0, WARM, *accelerator)
-    directory = store.build_image("cluster", key, make, what="making a ready cluster of two hosts")
+    directory = store.build_image(
+        "cluster", key, save_hosts, what="making a ready cluster of two hosts"
+    )
     keys = [me.key for me in host.HOSTS]
     return SavedCluster(
         memory={key: directory / f"{key}.ram" for key in keys},
