@@ -13,8 +13,8 @@ from typing import Any, ClassVar
 
 import pytest
 
-from lab.standin import StandinTransport
 from lab.standin.image import make_store
+from lab.standin.transport import StandinTransport
 from tests.unit.faults.test_activation import (
     begin,
     fault,

@@ -12,7 +12,7 @@ from pathlib import Path
 
 import pytest
 
-from lab.standin import StandinTransport
+from lab.standin.transport import StandinTransport
 from tests.unit.daemon.test_watching import Running, collects, run
 from tests.unit.faults.test_activation import make
 from tests.unit.faults.test_carried_fault import death

@@ -12,7 +12,7 @@ from typing import Any
 
 import pytest
 
-from lab.standin import StandinTransport
+from lab.standin.transport import StandinTransport
 from tests.unit.guest.test_session import images as images
 from tests.unit.guest.test_session import watch
 from tests.unit.support.daemons import RESOURCE, DaemonProcess, Monitor

@@ -12,9 +12,9 @@ from typing import Any
 
 import pytest
 
-from lab.standin import StandinTransport
 from lab.standin.image import make_image, make_store
 from lab.standin.memory import CCHAN_PAGE
+from lab.standin.transport import StandinTransport
 from tests.unit.support.standins import GuestProcess, guest, until
 from vesper_monitor.guest import abi
 from vesper_monitor.guest.control.images import ImageStore

@@ -113,7 +113,7 @@ class HostileGuest(StandinGuest):
 
     async def begin(self) -> None:
         """In place of run(): the process is the test's."""
-        self._living = asyncio.create_task(self._show_life())
+        self._living = asyncio.create_task(self._show_sign_of_life())
         await self._load_modules()
 
     def end(self) -> None:
