@@ -27,7 +27,7 @@ from pathlib import Path
 from typing import Any, Concatenate, ParamSpec, TypeVar
 
 from vesper_monitor.daemon import config as configuration
-from vesper_monitor.daemon import logs, sdnotify
+from vesper_monitor.daemon import sdnotify
 from vesper_monitor.daemon.api import Api
 from vesper_monitor.daemon.domain_state_watch import DomainStateWatch
 from vesper_monitor.daemon.event_pipeline import EventPipeline
@@ -60,6 +60,7 @@ from vesper_monitor.journal.records import ActivationRecord
 from vesper_monitor.journal.told_ledger import ToldLedger
 from vesper_monitor.journal.writer import RETRY_FIRST_S, RETRY_LAST_S, JournalWriter
 from vesper_monitor.pacemaker.node_attributes import NodeAttributes
+from vesper_monitor.util import logs
 
 __all__ = ["Daemon", "main"]
 

@@ -14,7 +14,6 @@ from collections.abc import Awaitable, Callable, Iterable, Mapping
 from dataclasses import replace
 from typing import Any
 
-from vesper_monitor.daemon.logs import ALWAYS
 from vesper_monitor.faults import domain_events as domains
 from vesper_monitor.faults.activation import (
     MIGRATION,
@@ -44,6 +43,7 @@ from vesper_monitor.pacemaker import commands
 from vesper_monitor.pacemaker.node_attributes import NodeAttributes
 from vesper_monitor.rules.reasons import Scope
 from vesper_monitor.rules.rule_set import RuleError, RuleSet
+from vesper_monitor.util.logs import ALWAYS
 
 __all__ = ["Activations", "Tell", "fault_attribute_name"]
 
