@@ -32,7 +32,8 @@ from vesper_monitor.faults.failover_limit import WINDOW_S, FailoverLimit
 from vesper_monitor.faults.watching import Watching
 from vesper_monitor.guest.relay.decode import Event
 from vesper_monitor.hypervisor.transport import Domain, DomainReport
-from vesper_monitor.journal.journal import Batch, Journal, JournalError
+from vesper_monitor.journal.batch import Batch
+from vesper_monitor.journal.journal import Journal
 from vesper_monitor.journal.records import (
     END_RULE,
     PANIC_RULE,
@@ -40,6 +41,7 @@ from vesper_monitor.journal.records import (
     Fault,
     key_of_event,
 )
+from vesper_monitor.journal.schema import JournalError
 from vesper_monitor.journal.told_ledger import ToldLedger
 from vesper_monitor.journal.writer import JournalWriter
 from vesper_monitor.pacemaker import commands
