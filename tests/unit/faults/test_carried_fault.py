@@ -23,7 +23,8 @@ from vesper_monitor.faults.watching import Watching
 from vesper_monitor.guest.event import Event
 from vesper_monitor.guest.relay.positions import Position
 from vesper_monitor.hypervisor.transport import Domain, DomainReport, DomainState
-from vesper_monitor.journal.journal import Batch, Journal
+from vesper_monitor.journal.batch import Batch
+from vesper_monitor.journal.journal import Journal
 from vesper_monitor.journal.records import ActivationRecord, Fault
 from vesper_monitor.journal.writer import JournalWriter
 

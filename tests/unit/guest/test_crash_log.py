@@ -34,8 +34,9 @@ from vesper_monitor.guest.health.crash_log import (
     make_event,
 )
 from vesper_monitor.hypervisor.transport import Domain
-from vesper_monitor.journal import journal as journal_module
-from vesper_monitor.journal.journal import Batch, Journal
+from vesper_monitor.journal import schema
+from vesper_monitor.journal.batch import Batch
+from vesper_monitor.journal.journal import Journal
 from vesper_monitor.rules.rule_set import Scope, judge_by_defaults
 
 VM = Domain("vm1", 1, "u")
@@ -255,7 +256,7 @@ def test_journal_keeps_them_by_vm(tmp_path: Path) -> None:
 def test_journal_of_an_earlier_version_is_brought_up(tmp_path: Path) -> None:
     path = tmp_path / "journal"
     with sqlite3.connect(path) as db:
-        db.executescript(f"{journal_module._STEPS[0]}PRAGMA user_version=1;")
+        db.executescript(f"{schema.STEPS[0]}PRAGMA user_version=1;")
         db.execute(
             "INSERT INTO faults VALUES (7,'r','vm1','u',1,'r/u/1/1','service','send_signal','why',"
             "'{\"id\": 1}',1.0,NULL,NULL,NULL)"

@@ -19,7 +19,9 @@ from tests.unit.journal.test_journal import event, fault
 from tests.unit.support.daemons import RESOURCE, DaemonProcess, Monitor, serve
 from tests.unit.support.journals import ThreadWorker
 from tests.unit.support.standins import GuestProcess
-from vesper_monitor.journal.journal import Batch, Journal, JournalDamagedError
+from vesper_monitor.journal.batch import Batch
+from vesper_monitor.journal.journal import Journal
+from vesper_monitor.journal.schema import JournalDamagedError
 from vesper_monitor.journal.writer import JournalWriter
 
 #: KiB of the disk.
