@@ -56,6 +56,31 @@ def test_docs_name_files_that_exist() -> None:
     assert [name for name in sorted(named) if not (PROJECT / name).exists()] == []
 
 
+DOCUMENTS = [*sorted(PROJECT.glob("*.md")), *sorted((PROJECT / "docs").glob("*.md"))]
+
+
+def list_anchors(markdown: str) -> set[str]:
+    """Return the anchors that GitHub makes of the headings."""
+    found = set()
+    for heading in re.findall(r"^#+ (.*)$", markdown, re.M):
+        plain = re.sub(r"\[([^]]*)\]\([^)]*\)", r"\1", heading).lower()
+        found.add(re.sub(r"[^\w\- ]", "", plain).replace(" ", "-"))
+    return found
+
+
+def test_links_of_documents_lead_somewhere() -> None:
+    wrong = []
+    for document in DOCUMENTS:
+        for link in re.findall(r"\]\(([^)\s]+)\)", document.read_text()):
+            name, _, anchor = link.partition("#")
+            target = document.parent / name if name else document
+            if "://" in link:
+                continue
+            if not target.exists() or (anchor and anchor not in list_anchors(target.read_text())):
+                wrong.append(f"{document.name}: {link}")
+    assert wrong == []
+
+
 def test_kernels_are_asked_for_features() -> None:
     """Never for their version; each feature is looked for, explained and used."""
     features = (PROJECT / "probe_modules/features.mk").read_text()
