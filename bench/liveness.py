@@ -36,8 +36,8 @@ from lab import images
 from lab.progress import note_progress
 from tests.kernel.support.build import build
 from tests.kernel.support.machine import Machine, machine, restored
+from vesper_monitor.guest.event import Event
 from vesper_monitor.guest.health.hang_detector import LifeState
-from vesper_monitor.guest.relay.decode import Event
 
 __all__ = ["main"]
 
@@ -102,12 +102,12 @@ async def _time_one_hang(saved: Saved, command: str) -> tuple[float, Event]:
     """:returns: s from the command to the event."""
     found: asyncio.Queue[Event] = asyncio.Queue()
 
-    def tell(events: list[Event]) -> None:
+    def collect_hangs(events: list[Event]) -> None:
         for event in events:
             if event.event == "hang":
                 found.put_nowait(event)
 
-    async with saved.resume_guest() as guest, watch_guest(guest, tell):
+    async with saved.resume_guest() as guest, watch_guest(guest, collect_hangs):
         await asyncio.sleep(random.uniform(1.0, 2.0))  # anywhere between two signs
         start = time.monotonic()
         guest.tell(command)
@@ -115,7 +115,7 @@ async def _time_one_hang(saved: Saved, command: str) -> tuple[float, Event]:
         return time.monotonic() - start, event
 
 
-async def _time_hangs(saved: dict[int, Saved], rounds: int) -> bool:
+async def _time_all_hangs(saved: dict[int, Saved], rounds: int) -> bool:
     good = True
     print(f"hangs: s from the command to the event, hang_timeout {HANG_TIMEOUT:.0f} s")
     for name, cpus, command in HANGS:
@@ -154,7 +154,7 @@ async def _wait_until_alive(told: Watched, since: list[int], kind: str) -> None:
         await asyncio.sleep(0.1)
 
 
-async def _pause_guest(told: Watched) -> None:
+async def _pause_and_continue(told: Watched) -> None:
     await asyncio.to_thread(told.guest.qmp, "stop")
     await asyncio.sleep(ROUND)
     await asyncio.to_thread(told.guest.qmp, "cont")
@@ -215,7 +215,7 @@ async def _overcommit_host(told: Watched) -> None:
     told.guest.tell(NO_LOAD)
 
 
-async def _idle_class(told: Watched) -> None:
+async def _schedule_as_idle(told: Watched) -> None:
     """Runs only when nobody else wants to, on a host whose CPUs are wanted all the time.
 
     The guest is idle at first, then busy, too.
@@ -230,7 +230,7 @@ async def _idle_class(told: Watched) -> None:
     told.guest.tell(NO_LOAD)
 
 
-async def _load_guest(told: Watched) -> None:
+async def _load_guest_fully(told: Watched) -> None:
     """Busy processes on all of its CPUs, then a real-time task that leaves 5 %."""
     told.guest.tell(FULL_LOAD)
     await asyncio.sleep(ROUND)
@@ -256,12 +256,12 @@ def _list_threads(guest: Machine) -> list[int]:
 
 
 CALM: dict[str, Callable[[Watched], Awaitable[None]]] = {
-    "pause": _pause_guest,
+    "pause": _pause_and_continue,
     "stop (SIGSTOP)": _stop_by_signal,
     "save, restore": _save_and_restore,
     f"{OVERCOMMIT}-fold overcommit": _overcommit_host,
-    "idle scheduling class": _idle_class,
-    "full load": _load_guest,
+    "idle scheduling class": _schedule_as_idle,
+    "full load": _load_guest_fully,
 }
 
 
@@ -271,7 +271,7 @@ async def _run_calm_rounds(saved: dict[int, Saved], rounds: int, guests: int) ->
     alarms: Counter[str] = Counter()
     asked: Counter[str] = Counter()
 
-    async def worker(number: int) -> None:
+    async def run_rounds_in_guest(number: int) -> None:
         events: list[Event] = []
         async with (
             saved[1 + number % 2].resume_guest() as guest,
@@ -291,7 +291,7 @@ async def _run_calm_rounds(saved: dict[int, Saved], rounds: int, guests: int) ->
                 if done.total() % 20 == 0:
                     note_progress(f"{done.total()} rounds, {alarms.total()} false alarms")
 
-    await asyncio.gather(*(worker(number) for number in range(guests)))
+    await asyncio.gather(*(run_rounds_in_guest(number) for number in range(guests)))
     print(f"no hangs: {done.total()} rounds in {guests} guests at once, of 1 and 2 CPUs, on "
           f"{len(os.sched_getaffinity(0))} host CPUs")  # fmt: skip
     for kind in CALM:
@@ -302,7 +302,7 @@ async def _run_calm_rounds(saved: dict[int, Saved], rounds: int, guests: int) ->
 
 
 async def _run_benchmark(saved: dict[int, Saved], rounds: int, hangs: int, guests: int) -> bool:
-    found = await _time_hangs(saved, hangs) if hangs else True
+    found = await _time_all_hangs(saved, hangs) if hangs else True
     return (await _run_calm_rounds(saved, rounds, guests) if rounds else True) and found
 
 

@@ -38,7 +38,7 @@ from vesper_monitor.guest.control.images import ImageStore
 from vesper_monitor.guest.dynamic_probes.point import DynamicProbe as Definition
 from vesper_monitor.guest.dynamic_probes.program import IMAGE
 from vesper_monitor.guest.dynamic_probes.syntax import parse_definition
-from vesper_monitor.guest.session import ProbeState
+from vesper_monitor.guest.session_state import ProbeState
 from vesper_monitor.knowledge.probes import PROBES
 
 __all__ = ["main"]
@@ -71,7 +71,7 @@ class Cost:
     ftrace: list[float]
     bpftrace: list[float]
 
-    def find_ratio(self) -> float:
+    def ratio_to_cheaper(self) -> float:
         """To the cheaper of the two."""
         return statistics.median(self.vesper) / min(
             statistics.median(self.ftrace), statistics.median(self.bpftrace)
@@ -98,7 +98,7 @@ class Shell:
         text = said.partition(f"begin {mark}\n")[2].partition(f"end {mark}\n")[0]
         return text.splitlines()
 
-    async def fire_point(self, point: str) -> float:
+    async def time_one_hit(self, point: str) -> float:
         """:returns: ns per hit."""
         lines = await self.run_command(
             f"for i in $(seq {BURSTS}); do echo {point} {BURST} >/proc/vsp_fire; "
@@ -127,9 +127,9 @@ async def _measure_vesper(
         probe, params = definition.name, ""
         own[probe] = definition
     await told.session.set_probes({probe: params})
-    await _until_state(told, probe, ProbeState.COLLECTING)
+    await _wait_for_probe_state(told, probe, ProbeState.COLLECTING)
     before = told.session.probes[probe].records
-    cost = await shell.fire_point(point.name)
+    cost = await shell.time_one_hit(point.name)
     await asyncio.sleep(0.5)
     status = told.session.probes[probe]
     if status.records + status.lost - before < BURST * BURSTS * ENOUGH:
@@ -143,7 +143,7 @@ async def _measure_vesper(
     return cost
 
 
-async def _until_state(told: Watched, probe: str, state: ProbeState) -> None:
+async def _wait_for_probe_state(told: Watched, probe: str, state: ProbeState) -> None:
     end = time.monotonic() + SLOW
     while (status := told.session.probes.get(probe)) is None or status.state is not state:
         if time.monotonic() > end:
@@ -161,7 +161,7 @@ async def _measure_ftrace(shell: Shell, point: Point, offsets: Mapping[str, int]
             )
     try:
         await shell.run_command(f"echo >{TRACING}/trace; echo 1 >{TRACING}/events/{enable}/enable")
-        cost = await shell.fire_point(point.name)
+        cost = await shell.time_one_hit(point.name)
         (hits,) = await shell.run_command(f"grep -c ' {enable.partition('/')[2]}:' {TRACING}/trace")
         if int(hits) < BURST * BURSTS * ENOUGH:
             raise RuntimeError(f"{point.name}: ftrace has recorded {hits}")
@@ -185,7 +185,7 @@ async def _measure_bpftrace(shell: Shell, point: Point, offsets: Mapping[str, in
                 raise RuntimeError(f"bpftrace: {program}: {said}")
             await asyncio.sleep(0.5)
         await asyncio.sleep(1)
-        cost = await shell.fire_point(point.name)
+        cost = await shell.time_one_hit(point.name)
         (hits,) = await shell.run_command(f"sleep 1; wc -l <{out}")
         if int(hits) < BURST * BURSTS * ENOUGH:
             raise RuntimeError(f"{point.name}: bpftrace has printed {hits} lines")
@@ -225,7 +225,7 @@ async def _measure_points(guest: Machine, store: ImageStore, rounds: int, only: 
                 ]
                 random.shuffle(ways)
                 for values, measure in ways:
-                    bare = await shell.fire_point(point.name)
+                    bare = await shell.time_one_hit(point.name)
                     values.append(await measure() - bare)
                 note_progress(f"round {number + 1}: {point.probe} at {point.name}: "
                               f"bare {bare:.0f}, "
@@ -246,11 +246,11 @@ def _print_costs(costs: Mapping[Point, Cost]) -> bool:
             for values in (cost.vesper, cost.ftrace, cost.bpftrace)
         ]
         print(f"| {point.probe} | {point.name} | {point.driven} | {' | '.join(cells)} "
-              f"| {cost.find_ratio():.2f} |")  # fmt: skip
+              f"| {cost.ratio_to_cheaper():.2f} |")  # fmt: skip
     missing = sorted(set(PROBES) - {point.probe for point in POINTS})
     if missing:
         print(f"not measured: {', '.join(missing)}")
-    return all(cost.find_ratio() <= 1.0 for cost in costs.values())
+    return all(cost.ratio_to_cheaper() <= 1.0 for cost in costs.values())
 
 
 def _run_benchmark(rounds: int, only: set[str], directory: Path) -> bool:

@@ -30,8 +30,8 @@ from tests.kernel.support.build import build
 from tests.kernel.support.machine import Machine, machine
 from vesper_monitor.guest.control.images import ImageStore
 from vesper_monitor.guest.dynamic_probes.syntax import parse_definition
-from vesper_monitor.guest.relay.decode import Event
-from vesper_monitor.guest.session import ProbeState, ProbeStatus
+from vesper_monitor.guest.event import Event
+from vesper_monitor.guest.session_state import ProbeState, ProbeStatus
 from vesper_monitor.knowledge.probes import PROBES
 from vesper_monitor.rules.rule_set import judge_by_defaults
 
@@ -75,7 +75,7 @@ class Report:
         self.events: Counter[str] = Counter()
         self.faults: list[str] = []
 
-    def add_events(self, events: list[Event]) -> None:
+    def record_events(self, events: list[Event]) -> None:
         for event in events:
             self.events[event.event] += 1
             verdict = judge_by_defaults(event, SERVICES)
@@ -84,7 +84,7 @@ class Report:
                 note_progress(f"FAULT: {verdict.reason}")
 
 
-def _read_rounds(guest: Machine) -> dict[str, int]:
+def _read_load_rounds(guest: Machine) -> dict[str, int]:
     """Rounds of each kind of load."""
     done = dict.fromkeys(LOADS, 0)
     for line in guest.console.splitlines():
@@ -99,7 +99,7 @@ def _read_rounds(guest: Machine) -> dict[str, int]:
 async def _watch_guest(guest: Machine, probes: ImageStore, seconds: float) -> bool:
     """:returns: whether all is well."""
     report = Report()
-    async with watch_guest(guest, report.add_events, images=probes, points=POINTS) as told:
+    async with watch_guest(guest, report.record_events, images=probes, points=POINTS) as told:
         wanted = (PROBES.keys() - {"probe_point"}) | POINTS.keys()
         await told.session.set_probes(dict.fromkeys(wanted, ""))
         end = time.monotonic() + LOADED
@@ -115,12 +115,12 @@ async def _watch_guest(guest: Machine, probes: ImageStore, seconds: float) -> bo
         next_note = start + 60
         while (now := time.monotonic()) < start + seconds:
             await asyncio.sleep(1)
-            done = _read_rounds(guest)
+            done = _read_load_rounds(guest)
             if now >= next_note:
                 next_note += 60
                 note_progress(f"{(now - start) / 60:.0f} min: {report.events.total()} events, "
                      f"{len(report.faults)} faults; rounds of load: {done}")  # fmt: skip
-        return _print_result(report, told.session.probes, _read_rounds(guest), seconds)
+        return _print_result(report, told.session.probes, _read_load_rounds(guest), seconds)
 
 
 def _print_result(

@@ -13,9 +13,10 @@ from pathlib import Path
 from tests.kernel.support.machine import Machine, MachineTransport
 from vesper_monitor.guest.control.images import ImageStore
 from vesper_monitor.guest.dynamic_probes.point import DynamicProbe
+from vesper_monitor.guest.event import Event
 from vesper_monitor.guest.health.heartbeat import HeartbeatReader
-from vesper_monitor.guest.relay.decode import Event
-from vesper_monitor.guest.session import Session, SessionState
+from vesper_monitor.guest.session import Session
+from vesper_monitor.guest.session_state import SessionState
 
 __all__ = ["HANG_TIMEOUT", "Watched", "watch_guest"]
 

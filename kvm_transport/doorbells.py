@@ -43,7 +43,7 @@ class Doorbells:
         self._loop = asyncio.get_running_loop()
         self._epoll = select.epoll()
         self._bells: dict[int, _Bell] = {}
-        self._loop.add_reader(self._epoll.fileno(), self._hear_rings)
+        self._loop.add_reader(self._epoll.fileno(), self._handle_rings)
 
     def add_doorbell(self, eventfd: int, rung: Callable[[], None]) -> None:
         """:param rung: called on the loop after each ring (they coalesce), and for one before."""
@@ -67,7 +67,7 @@ class Doorbells:
             self._loop.remove_reader(self._epoll.fileno())
             self._epoll.close()
 
-    def _hear_rings(self) -> None:
+    def _handle_rings(self) -> None:
         now = self._loop.time()
         for eventfd, _what in self._epoll.poll(0, _MAX_RINGS_PER_TURN):
             bell = self._bells.get(eventfd)
@@ -78,20 +78,20 @@ class Doorbells:
             bell.count += 1
             if bell.count > _MANY:
                 self._epoll.modify(eventfd, 0)
-                bell.later = self._loop.call_later(_CALM, self._listen_again, eventfd, bell)
+                bell.later = self._loop.call_later(_CALM, self._resume_listening, eventfd, bell)
             else:
-                _ring_bell(bell)
+                _call_ring_callback(bell)
 
-    def _listen_again(self, eventfd: int, bell: _Bell) -> None:
+    def _resume_listening(self, eventfd: int, bell: _Bell) -> None:
         """Again. What came meanwhile is heard now, what comes from now on rings."""
         bell.later = None
         with contextlib.suppress(BlockingIOError):
             os.eventfd_read(eventfd)
         self._epoll.modify(eventfd, _LISTEN)
-        _ring_bell(bell)
+        _call_ring_callback(bell)
 
 
-def _ring_bell(bell: _Bell) -> None:
+def _call_ring_callback(bell: _Bell) -> None:
     try:
         bell.rung()
     except Exception:  # it must not keep the others from being heard

@@ -73,7 +73,7 @@ class Attachment:
     to_guest: int
     connection: socket.socket
 
-    def find_loss(self) -> str | None:
+    def explain_loss(self) -> str | None:
         """To be asked when :attr:`connection` can be read: why the VM is lost.
 
         None: the holder itself has ended; the descriptors go on working.
@@ -103,7 +103,7 @@ def ping_server(path: str = CONTROL, *, limit: float = 1.0) -> Status:
     :raises IvshmemServerError: it does not answer: a QEMU that is started now with a
         VESPER device would fail, or wait for ever.
     """
-    connection, answer, _ = _ask_server(path, "ping", limit)
+    connection, answer, _ = _exchange_request(path, "ping", limit)
     connection.close()
     try:
         return Status(int(answer["vms"]), int(answer["free"]), int(answer["size"]))
@@ -120,7 +120,7 @@ class IvshmemClient:
     async def list_qemus(self) -> list[Qemu]:
         """:raises IvshmemServerError:"""
         connection, answer, _ = await asyncio.to_thread(
-            _ask_server, self.path, "list", ANSWER_LIMIT_S
+            _exchange_request, self.path, "list", ANSWER_LIMIT_S
         )
         connection.close()
         return _parse_qemus(self.path, answer)
@@ -132,7 +132,7 @@ class IvshmemClient:
         :raises IvshmemServerError:
         """
         connection, answer, descriptors = await asyncio.to_thread(
-            _ask_server, self.path, f"attach {pid}", ANSWER_LIMIT_S
+            _exchange_request, self.path, f"attach {pid}", ANSWER_LIMIT_S
         )
         connection.setblocking(False)
         size = answer.get("size")
@@ -172,7 +172,7 @@ class IvshmemClient:
         raise IvshmemServerError(f"{self.path}: vesper-ivshmem has ended")
 
 
-def _ask_server(
+def _exchange_request(
     path: str, request: str, limit: float
 ) -> tuple[socket.socket, dict[str, Any], list[int]]:
     """:raises IvshmemServerError:"""

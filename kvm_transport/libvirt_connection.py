@@ -72,13 +72,13 @@ class LibvirtConnection:
         self._task: asyncio.Task[None] | None = None
         self._trouble: str | None = "not connected yet"
 
-    def start(self) -> None:
+    def start_connecting(self) -> None:
         self._loop = asyncio.get_running_loop()
-        _event_loop()
-        threading.Thread(target=self._run_calls, name="libvirt-calls", daemon=True).start()
+        _start_event_loop()
+        threading.Thread(target=self._run_queued_calls, name="libvirt-calls", daemon=True).start()
         self._task = asyncio.create_task(self._keep_connected())
 
-    async def stop(self) -> None:
+    async def close_connection(self) -> None:
         if self._task is not None:
             self._task.cancel()
             await asyncio.gather(self._task, return_exceptions=True)
@@ -92,14 +92,14 @@ class LibvirtConnection:
         trouble = "libvirtd does not answer" if self._overdue else self._trouble
         return f"{self._uri}: {trouble}" if trouble is not None else None
 
-    async def read_state(self, uuid: str) -> tuple[int, int, Mapping[str, str]] | None:
+    async def read_domain_state(self, uuid: str) -> tuple[int, int, Mapping[str, str]] | None:
         """State, its reason, and the disks with errors; None: it knows no such domain.
 
         :raises LibvirtAwayError:
         """
         connection = self._connection
 
-        def ask() -> tuple[int, int, Mapping[str, str]] | None:
+        def ask_libvirt() -> tuple[int, int, Mapping[str, str]] | None:
             libvirt = _import_libvirt()
             try:
                 domain = connection.lookupByUUIDString(uuid)
@@ -119,7 +119,7 @@ class LibvirtConnection:
             raise LibvirtAwayError(self.trouble)
         try:
             async with asyncio.timeout(CALL_LIMIT_S):
-                return await self._call_in_thread(ask)
+                return await self._call_in_thread(ask_libvirt)
         except TimeoutError:
             raise LibvirtAwayError(
                 f"{self._uri}: no answer from libvirtd within {CALL_LIMIT_S:g} s"
@@ -187,7 +187,7 @@ class LibvirtConnection:
         """On the thread for calls."""
         future: asyncio.Future[_T] = self._loop.create_future()
 
-        def done(result: _T | None, error: BaseException | None) -> None:
+        def set_outcome(result: _T | None, error: BaseException | None) -> None:
             if future.cancelled():
                 self._overdue -= 1
             elif error is not None:
@@ -195,22 +195,22 @@ class LibvirtConnection:
             else:
                 future.set_result(result)  # type: ignore[arg-type]
 
-        def work() -> None:
+        def make_call() -> None:
             try:
                 result = function()
             except Exception as error:
-                self._call_on_loop(done, None, error)
+                self._call_on_loop(set_outcome, None, error)
             else:
-                self._call_on_loop(done, result, None)
+                self._call_on_loop(set_outcome, result, None)
 
-        self._calls.put(work)
+        self._calls.put(make_call)
         try:
             return await future
         except asyncio.CancelledError:
             self._overdue += 1
             raise
 
-    def _run_calls(self) -> None:
+    def _run_queued_calls(self) -> None:
         while True:
             call = self._calls.get()
             with contextlib.suppress(Exception):  # of close(): it is closed
@@ -225,13 +225,13 @@ def _import_libvirt() -> Any:
 
 
 @functools.cache
-def _event_loop() -> threading.Thread:
+def _start_event_loop() -> threading.Thread:
     """The library has one for all connections."""
     libvirt = _import_libvirt()
     libvirt.registerErrorHandler(lambda *_: None, None)  # raised as well
     libvirt.virEventRegisterDefaultImpl()
 
-    def run() -> None:
+    def run_event_loop() -> None:
         while True:
             try:
                 libvirt.virEventRunDefaultImpl()
@@ -239,6 +239,6 @@ def _event_loop() -> threading.Thread:
                 _LOG.error("libvirt's event loop: %s", error)
                 time.sleep(1.0)
 
-    thread = threading.Thread(target=run, name="libvirt-events", daemon=True)
+    thread = threading.Thread(target=run_event_loop, name="libvirt-events", daemon=True)
     thread.start()
     return thread

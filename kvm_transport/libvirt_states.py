@@ -17,15 +17,15 @@ from vesper_monitor.hypervisor.transport import Cause, DomainReport, DomainState
 __all__ = [
     "SWITCHES_OFF",
     "Lifecycle",
+    "decode_state",
+    "describe_disk_errors",
     "describe_io_error",
-    "io_error",
-    "io_notice",
+    "explain_lasting_pause",
     "make_end_report",
+    "make_io_error_notice",
+    "make_memory_notice",
     "make_report",
     "make_watchdog_notice",
-    "memory_failure",
-    "state_words",
-    "stays_paused",
 ]
 
 #: virDomainState
@@ -62,7 +62,7 @@ _PAUSES: Mapping[str, tuple[Cause, str]] = {
 PANIC = "its kernel has panicked"
 
 
-def state_words(state: int, reason: int) -> tuple[str, str]:
+def decode_state(state: int, reason: int) -> tuple[str, str]:
     """libvirt's numbers as its words."""
     word = _STATES[state] if 0 <= state < len(_STATES) else str(state)
     reasons = _REASONS.get(word, ())
@@ -85,9 +85,7 @@ def make_report(state: str, reason: str) -> DomainReport:
     if state in ("shutdown", "shutoff"):
         # For a moment: QEMU is about to end, or libvirt resets it, as it does
         # for a reboot by the power button.
-        return DomainReport(
-            DomainState.PAUSED, Cause.UNKNOWN, "it shuts down", says="shuts down"
-        )
+        return DomainReport(DomainState.PAUSED, Cause.UNKNOWN, "it shuts down", says="shuts down")
     return DomainReport(DomainState.RUNNING)
 
 
@@ -102,14 +100,14 @@ def describe_io_error(path: str, alias: str, reason: str) -> str:
 _IO_ACTIONS = ("it is ignored", "the guest is paused", "the guest is told")
 
 
-def io_notice(where: str, action: int) -> Notice:
+def make_io_error_notice(where: str, action: int) -> Notice:
     """Of itself no failure: a pause is, and a guest that is told lives with it or says so."""
     known = 0 <= action < len(_IO_ACTIONS)
     what = _IO_ACTIONS[action] if known else f"action {action}"
     return Notice("io_error", f"I/O error ({where}): {what}")
 
 
-def io_error(disks: Mapping[str, str], described: str = "") -> str:
+def describe_disk_errors(disks: Mapping[str, str], described: str = "") -> str:
     """Which disk, and which error.
 
     :param disks: by target device, as the host knows it; what the error is.
@@ -172,7 +170,7 @@ def make_end_report(detail: int | None, said_before: str = "") -> DomainReport:
     return DomainReport(DomainState.GONE, *_ENDS.get(detail, (Cause.UNKNOWN, "")))
 
 
-def stays_paused(detail: int) -> DomainReport | None:
+def explain_lasting_pause(detail: int) -> DomainReport | None:
     """Of SUSPENDED: a pause whose cause libvirt's state does not tell."""
     known = _STAYS.get(detail)
     return DomainReport(DomainState.PAUSED, *known) if known is not None else None
@@ -196,7 +194,7 @@ _FATAL = 2
 _MEMORY = ("ignored", "the guest is told", "fatal", "the guest is reset")
 
 
-def memory_failure(recipient: int, action: int) -> Notice:
+def make_memory_notice(recipient: int, action: int) -> Notice:
     """The host's memory has an uncorrectable error. A failure where it cannot be lived with."""
     whose = _RECIPIENTS[recipient] if 0 <= recipient < len(_RECIPIENTS) else "unknown"
     what = _MEMORY[action] if 0 <= action < len(_MEMORY) else f"action {action}"

@@ -26,7 +26,7 @@ from vesper_monitor.hypervisor.transport import (
     TransportError,
 )
 
-__all__ = ["KvmLink", "is_wanted"]
+__all__ = ["KvmLink", "is_activated"]
 
 _LOG = logging.getLogger(__name__)
 
@@ -56,7 +56,7 @@ async def _attach_to_qemu(holder: IvshmemClient, pid: int, domain: Domain) -> At
         raise TransportError(f"{domain.name}: {error}") from None
 
 
-async def is_wanted(holder: IvshmemClient, pid: int, domain: Domain) -> bool:
+async def is_activated(holder: IvshmemClient, pid: int, domain: Domain) -> bool:
     """Whether a daemon has activated this guest and not deactivated it again.
 
     Takes the guest from whoever is attached to it.
@@ -92,7 +92,7 @@ class KvmLink:
         self._loop = asyncio.get_running_loop()
         self._doorbells = doorbells
         doorbells.add_doorbell(attachment.to_host, self._handle_ring)
-        self._loop.add_reader(attachment.connection, self._holder_says)
+        self._loop.add_reader(attachment.connection, self._handle_server_message)
 
     @classmethod
     async def connect_guest(
@@ -123,7 +123,7 @@ class KvmLink:
                 if asyncio.get_running_loop().time() + _LOOK_AGAIN_AFTER_S > end:
                     raise
             await asyncio.sleep(_LOOK_AGAIN_AFTER_S)
-        link = cls._make_link(domain, attachment, doorbells)
+        link = cls._attach_link(domain, attachment, doorbells)
         try:
             await link._activate_guest(end)
         except BaseException:
@@ -140,11 +140,11 @@ class KvmLink:
         :raises FrontendMissingError: QEMU has no device.
         :raises TransportError:
         """
-        link = cls._make_link(domain, await _attach_to_qemu(holder, pid, domain), doorbells)
+        link = cls._attach_link(domain, await _attach_to_qemu(holder, pid, domain), doorbells)
         await link.close(deactivate=True)
 
     @classmethod
-    def _make_link(cls, domain: Domain, attachment: Attachment, doorbells: Doorbells) -> KvmLink:
+    def _attach_link(cls, domain: Domain, attachment: Attachment, doorbells: Doorbells) -> KvmLink:
         try:
             return cls(domain, attachment, doorbells)
         except TransportError as error:
@@ -266,9 +266,9 @@ class KvmLink:
         elif self._notified is not None:
             self._notified()
 
-    def _holder_says(self) -> None:
+    def _handle_server_message(self) -> None:
         self._loop.remove_reader(self._attachment.connection)
-        reason = self._attachment.find_loss()
+        reason = self._attachment.explain_loss()
         if reason is None:
             _LOG.warning("%s: vesper-ivshmem has ended; the guest stays", self.domain.name)
         else:

@@ -125,7 +125,7 @@ class Guest:
                 raise ChannelError("guest: 'fill': no answer")
             yield
 
-    def end_guest(self, how: str) -> Fault:
+    def power_guest_off(self, how: str) -> Fault:
         """End the guest as a whole, half a second from now.
 
         :param how: ``panic``, ``poweroff``, ``reboot``, ``hang``.

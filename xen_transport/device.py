@@ -71,7 +71,7 @@ class Device:
         """Make both ends' nodes anew: a guest that listens connects."""
         domid, frontend, backend = self._domid, self.frontend, self.backend
 
-        def body(transaction: Transaction) -> None:
+        def write_nodes(transaction: Transaction) -> None:
             transaction.remove_node(frontend)
             transaction.remove_node(backend)
             transaction.make_node(backend, owner=0, reader=domid)
@@ -87,9 +87,9 @@ class Device:
             ):
                 transaction.write_node(path, value)
 
-        await self._store.run_transaction(f"creating the device of {self._name}", body)
+        await self._store.run_transaction(f"creating the device of {self._name}", write_nodes)
 
-    async def take_away(self, let_go: Callable[[], None] = lambda: None) -> None:
+    async def remove_device(self, let_go: Callable[[], None] = lambda: None) -> None:
         """Close in order, so that the guest has let go before the nodes do.
 
         :param let_go: called once the guest has been told.

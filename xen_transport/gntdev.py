@@ -75,7 +75,7 @@ class GrantDevice:
         """:raises OSError:"""
         self._fd = os.open(DEVICE, os.O_RDWR | os.O_CLOEXEC)
 
-    def map_grants(self, domid: int, refs: Sequence[int], *, writable: bool) -> GrantMapping:
+    def map_grant_refs(self, domid: int, refs: Sequence[int], *, writable: bool) -> GrantMapping:
         """
         :raises OSError: EINVAL: one of them is not granted to this domain, or
             not for writing.

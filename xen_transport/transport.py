@@ -69,7 +69,7 @@ class XenTransport:
         await self._store.start()
         # These fire once at the start, too: then the sweep is of use as well.
         for path in ("@introduceDomain", "@releaseDomain"):
-            await self._store.watch_path(path, self._domains_changed)
+            await self._store.watch_path(path, self._handle_domain_change)
 
     async def stop(self) -> None:
         if self._sweeping is not None:
@@ -80,7 +80,7 @@ class XenTransport:
         found = []
         for word in await self._store.list_nodes("/local/domain"):
             if word.isdecimal() and word != "0":
-                domain = await self._domain_of(int(word))
+                domain = await self._read_domain(int(word))
                 if domain is not None:
                     found.append(domain)
         return found
@@ -111,9 +111,9 @@ class XenTransport:
         """xl learns of it when we do."""
         end = asyncio.get_running_loop().time() + _NOTED_WITHIN_S
         while True:
-            text = await xl_log.read_soon(domain.name)
+            text = await xl_log.read_log_tail_in_time(domain.name)
             ending = xl_log.parse_ending(text, domain.domid)
-            if ending is not None or not xl_log.is_followed(text, domain.domid):
+            if ending is not None or not xl_log.is_followed_by_xl(text, domain.domid):
                 return ending
             if asyncio.get_running_loop().time() > end:
                 return None
@@ -125,18 +125,18 @@ class XenTransport:
     async def list_active_domains(self) -> list[Domain]:
         found = []
         for word in await self._store.list_nodes(BACKENDS):
-            domain = await self._domain_of(int(word)) if word.isdecimal() else None
+            domain = await self._read_domain(int(word)) if word.isdecimal() else None
             if domain is None:
                 continue
-            state = await self._device_of(domain).backend_state()
+            state = await self._make_device_of(domain).backend_state()
             if state in (XenbusState.INIT_WAIT, XenbusState.CONNECTED):
                 found.append(domain)
         return found
 
     async def connect_domain(self, domain: Domain, timeout: float) -> XenLink:  # noqa: ASYNC109
         """The device's states tell what there is to do, whoever was here before."""
-        device = self._device_of(domain)
-        if await self._domain_of(domain.domid) != domain:
+        device = self._make_device_of(domain)
+        if await self._read_domain(domain.domid) != domain:
             raise LinkLostError(f"{domain.name}: domain {domain.domid} has gone")
         backend, frontend = await device.backend_state(), await device.frontend_state()
         if backend not in (XenbusState.INIT_WAIT, XenbusState.CONNECTED) or frontend in _SHUT:
@@ -161,11 +161,11 @@ class XenTransport:
         return link
 
     async def deactivate_domain(self, domain: Domain) -> None:
-        device = self._device_of(domain)
-        if await self._domain_of(domain.domid) != domain:
+        device = self._make_device_of(domain)
+        if await self._read_domain(domain.domid) != domain:
             return  # what it left goes with the next sweep
         if await device.backend_state() is not XenbusState.UNKNOWN:
-            await device.take_away()
+            await device.remove_device()
 
     async def follow_events(self) -> AsyncIterator[DomainEvent]:
         queue: asyncio.Queue[DomainEvent] = asyncio.Queue(16)
@@ -178,10 +178,10 @@ class XenTransport:
 
     # ---------------------------------------------------------------- helpers
 
-    def _device_of(self, domain: Domain) -> Device:
+    def _make_device_of(self, domain: Domain) -> Device:
         return Device(self._store, domain.domid, domain.name)
 
-    async def _domain_of(self, domid: int) -> Domain | None:
+    async def _read_domain(self, domid: int) -> Domain | None:
         name = await self._store.read_node(f"/local/domain/{domid}/name")
         path = await self._store.read_node(f"/local/domain/{domid}/vm")  # /vm/UUID
         if name is None or path is None:
@@ -190,18 +190,18 @@ class XenTransport:
         return Domain(name.removesuffix("--incoming"), domid, path.rpartition("/")[2])
 
     async def _wait_for_frontend(self, domain: Domain, device: Device) -> None:
-        async with self._watch_path(device.frontend_state_path) as changed:
+        async with self._watch_for_change(device.frontend_state_path) as changed:
             while True:
                 changed.clear()
                 state = await device.frontend_state()
                 if state in _READY:
                     return
-                if state is XenbusState.UNKNOWN and await self._domain_of(domain.domid) != domain:
+                if state is XenbusState.UNKNOWN and await self._read_domain(domain.domid) != domain:
                     raise LinkLostError(f"{domain.name}: domain {domain.domid} has gone")
                 await changed.wait()
 
     @asynccontextmanager
-    async def _watch_path(self, path: str) -> AsyncIterator[asyncio.Event]:
+    async def _watch_for_change(self, path: str) -> AsyncIterator[asyncio.Event]:
         changed = asyncio.Event()
         token = await self._store.watch_path(path, changed.set)
         try:
@@ -209,7 +209,7 @@ class XenTransport:
         finally:
             await self._store.unwatch_path(token)
 
-    def _domains_changed(self) -> None:
+    def _handle_domain_change(self) -> None:
         for queue in self._queues:
             if not queue.full():  # those in there say the same
                 queue.put_nowait(DomainEvent(None))
@@ -222,7 +222,7 @@ class XenTransport:
         """Remove what dead domains have left of their devices."""
         try:
             for word in await self._store.list_nodes(BACKENDS):
-                if word.isdecimal() and await self._domain_of(int(word)) is None:
+                if word.isdecimal() and await self._read_domain(int(word)) is None:
                     await self._store.remove_node(f"{BACKENDS}/{word}")
         except StoreError:
             pass  # the next change sweeps again

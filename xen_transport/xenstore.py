@@ -90,9 +90,9 @@ class _Sink:
         # is no harm: the callback looks at the store, not at the event.
         if not self._pending:
             self._pending = True
-            self._loop.call_soon_threadsafe(self._call_back)
+            self._loop.call_soon_threadsafe(self._call_callback)
 
-    def _call_back(self) -> None:
+    def _call_callback(self) -> None:
         self._pending = False
         self._callback()
 
@@ -104,7 +104,7 @@ class Transaction:
         self._client = client
 
     def read_node(self, path: str) -> str | None:
-        return _read_path(self._client, path)
+        return _read_path_or_none(self._client, path)
 
     def write_node(self, path: str, value: str | int) -> None:
         self._client.write(path.encode(), str(value).encode())
@@ -115,7 +115,7 @@ class Transaction:
         self._client.set_perms(path.encode(), [b"n%d" % owner, b"r%d" % reader])
 
     def remove_node(self, path: str) -> None:
-        _remove_path(self._client, path)
+        _remove_path_if_there(self._client, path)
 
 
 class XenStore:
@@ -134,7 +134,7 @@ class XenStore:
     async def start(self) -> None:
         """:raises StoreError:"""
         self._loop = asyncio.get_running_loop()
-        await self._run_with_client("connecting", self._connect_to_xenstored)
+        await self._run_in_store_thread("connecting", self._connect_to_xenstored)
 
     async def stop(self) -> None:
         self._stopped = True
@@ -146,25 +146,27 @@ class XenStore:
 
     async def read_node(self, path: str) -> str | None:
         """None if there is no such node. :raises StoreError:"""
-        return await self._call_in_thread(
-            f"reading {path}", lambda client: _read_path(client, path)
+        return await self._call_with_client(
+            f"reading {path}", lambda client: _read_path_or_none(client, path)
         )
 
     async def list_nodes(self, path: str) -> tuple[str, ...]:
         """Names below; empty if there is no such node. :raises StoreError:"""
-        return await self._call_in_thread(
-            f"listing {path}", lambda client: _list_path(client, path)
+        return await self._call_with_client(
+            f"listing {path}", lambda client: _list_path_or_empty(client, path)
         )
 
     async def write_node(self, path: str, value: str | int) -> None:
         """:raises StoreError:"""
-        await self._call_in_thread(
+        await self._call_with_client(
             f"writing {path}", lambda client: client.write(path.encode(), str(value).encode())
         )
 
     async def remove_node(self, path: str) -> None:
         """With all below it; no error if it is not there. :raises StoreError:"""
-        await self._call_in_thread(f"removing {path}", lambda client: _remove_path(client, path))
+        await self._call_with_client(
+            f"removing {path}", lambda client: _remove_path_if_there(client, path)
+        )
 
     async def run_transaction(self, what: str, body: Callable[[Transaction], _T]) -> _T:
         """Run ``body`` (in a thread, perhaps several times) as one transaction.
@@ -172,7 +174,7 @@ class XenStore:
         :raises StoreError:
         """
 
-        def attempt(client: Any) -> _T:
+        def try_transaction(client: Any) -> _T:
             for _ in range(_MAX_TRIES):
                 client.transaction()
                 try:
@@ -184,7 +186,7 @@ class XenStore:
                     return result
             raise StoreError(f"xenstore: {what}: others kept writing there {_MAX_TRIES} times")
 
-        return await self._call_in_thread(what, attempt)
+        return await self._call_with_client(what, try_transaction)
 
     async def watch_path(self, path: str, callback: Callable[[], None]) -> str:
         """Call ``callback`` on the loop now and whenever something changes there.
@@ -196,7 +198,7 @@ class XenStore:
         token = f"vesper-{self._next_token}"
         self._watches[token] = (path, _Sink(self._loop, callback))
         try:
-            await self._run_with_client(f"watching {path}", lambda: self._register_watch(token))
+            await self._run_in_store_thread(f"watching {path}", lambda: self._register_watch(token))
         except StoreError:
             del self._watches[token]
             raise
@@ -207,7 +209,7 @@ class XenStore:
         path, _ = self._watches.pop(token)
         monitor = self._monitors.pop(token, None)
         if monitor is not None:
-            await self._run_with_client(
+            await self._run_in_store_thread(
                 f"unwatching {path}", lambda: monitor.unwatch(path.encode(), token.encode())
             )
 
@@ -218,11 +220,11 @@ class XenStore:
         loop = self._loop
         router: _Router
 
-        def ended() -> None:
+        def notify_router_end() -> None:
             if not loop.is_closed():
                 loop.call_soon_threadsafe(self._handle_router_end, router)
 
-        router = _Router(_Connection(), ended)
+        router = _Router(_Connection(), notify_router_end)
         router.start()
         self._router = router
         for token in list(self._watches):
@@ -230,22 +232,22 @@ class XenStore:
 
     def _register_watch(self, token: str) -> None:
         path, sink = self._watches[token]
-        monitor = self._current_client().monitor()
+        monitor = self._make_client().monitor()
         monitor.events = sink
         self._monitors[token] = monitor
         monitor.watch(path.encode(), token.encode())
 
-    def _current_client(self) -> Any:
+    def _make_client(self) -> Any:
         if self._router is None:
             raise StoreError("xenstore: not connected")
         return pyxs.Client(router=self._router)
 
     # ------------------------------------------------------------ on the loop
 
-    async def _call_in_thread(self, what: str, body: Callable[[Any], _T]) -> _T:
-        return await self._run_with_client(what, lambda: body(self._current_client()))
+    async def _call_with_client(self, what: str, body: Callable[[Any], _T]) -> _T:
+        return await self._run_in_store_thread(what, lambda: body(self._make_client()))
 
-    async def _run_with_client(self, what: str, body: Callable[[], _T]) -> _T:
+    async def _run_in_store_thread(self, what: str, body: Callable[[], _T]) -> _T:
         assert self._loop is not None
         if self._stopped:
             raise StoreError(f"xenstore: {what}: stopped")
@@ -273,7 +275,7 @@ class XenStore:
         while True:
             await asyncio.sleep(_RECONNECT_PAUSE_S)
             try:
-                await self._run_with_client("connecting", self._connect_to_xenstored)
+                await self._run_in_store_thread("connecting", self._connect_to_xenstored)
             except StoreError as error:
                 _LOG.warning("%s", error)
             else:
@@ -281,32 +283,32 @@ class XenStore:
                 return
 
 
-def _is_errno(error: PyXSError, number: int) -> bool:
+def _has_error_number(error: PyXSError, number: int) -> bool:
     return bool(error.args) and error.args[0] == number
 
 
-def _read_path(client: Any, path: str) -> str | None:
+def _read_path_or_none(client: Any, path: str) -> str | None:
     try:
         value: bytes = client.read(path.encode())
     except PyXSError as error:
-        if _is_errno(error, errno.ENOENT):
+        if _has_error_number(error, errno.ENOENT):
             return None
         raise
     return value.decode("latin-1")
 
 
-def _list_path(client: Any, path: str) -> tuple[str, ...]:
+def _list_path_or_empty(client: Any, path: str) -> tuple[str, ...]:
     try:
         return tuple(name.decode("latin-1") for name in client.list(path.encode()))
     except PyXSError as error:
-        if _is_errno(error, errno.ENOENT):
+        if _has_error_number(error, errno.ENOENT):
             return ()
         raise
 
 
-def _remove_path(client: Any, path: str) -> None:
+def _remove_path_if_there(client: Any, path: str) -> None:
     try:
         client.delete(path.encode())
     except PyXSError as error:
-        if not _is_errno(error, errno.ENOENT):
+        if not _has_error_number(error, errno.ENOENT):
             raise

@@ -30,7 +30,7 @@ from lab import images
 from lab.progress import show_step
 from tests.kernel.support.build import build
 from tests.kernel.support.ivshmem import KvmMachine, Watch, kvm_machine, watch
-from vesper_monitor.guest.relay.decode import Event
+from vesper_monitor.guest.event import Event
 
 __all__ = ["measure_round_trips"]
 
@@ -58,13 +58,13 @@ class Echo:
 
     def _serve_device(self) -> None:
         connection, _ = self._listener.accept()
-        vm = Vm.create_vm(connection, 1 << 20, time.time())
+        vm = Vm.create_for_qemu(connection, 1 << 20, time.time())
         os.pwrite(vm.memory, bytes(4096), 0)  # not VESPER's mark
         os.pwrite(vm.memory, struct.pack("<I", MARK), 0)
         vm.send_handshake()
         self.vm = vm
 
-    def ring_bell(self, number: int, *, record: bool) -> None:
+    def ring_doorbell(self, number: int, *, record: bool) -> None:
         assert self.vm is not None
         os.pwrite(self.vm.memory, struct.pack("<II", number, record), NUMBER)
         os.eventfd_write(self.vm.to_guest, 1)
@@ -79,28 +79,28 @@ class Echo:
                 raise TimeoutError("the guest does not answer")
             os.eventfd_read(self.vm.to_host)
 
-    def close(self) -> None:
+    def close_device(self) -> None:
         self._listener.close()
         if self.vm is not None:
-            self.vm.close()
+            self.vm.close_descriptors()
 
 
-async def _take_turns(echo: Echo, seen: Watch, rounds: int) -> dict[str, list[float]]:
+async def _alternate_round_trips(echo: Echo, seen: Watch, rounds: int) -> dict[str, list[float]]:
     times: dict[str, list[float]] = {"bare": [], "event": []}
     answered = asyncio.Event()
 
-    def arrived(events: list[Event]) -> None:
+    def note_answer(events: list[Event]) -> None:
         for event in events:
             if event.text and event.fields["addr"] == number:
                 answered.set()
 
-    seen.on_events = arrived
+    seen.on_events = note_answer
     # The first of each warm the caches and do not count.
     for number in range(1, 2 * (rounds + 50) + 1):
         record = number % 2 == 0
         answered.clear()
         start = time.perf_counter_ns()
-        echo.ring_bell(number, record=record)
+        echo.ring_doorbell(number, record=record)
         if record:
             async with asyncio.timeout(LIMIT):
                 await answered.wait()
@@ -125,18 +125,18 @@ def measure_round_trips(directory: Path, rounds: int) -> dict[str, list[float]]:
     ]  # fmt: skip
     (guest_directory := directory / "guest").mkdir()
 
-    async def body(guest: KvmMachine) -> dict[str, list[float]]:
+    async def measure_in_guest(guest: KvmMachine) -> dict[str, list[float]]:
         async with watch(guest) as seen:
             guest.machine.tell("insmod /vsp_echo.ko")
             await seen.see(lambda: "vsp_echo" in seen.session.probes, "the echo")
             with show_step(f"{rounds} round trips of each kind"):
-                return await _take_turns(echo, seen, rounds)
+                return await _alternate_round_trips(echo, seen, rounds)
 
     try:
         with kvm_machine(kernel, files, guest_directory, more=("vsp_echo",), qemu=device) as guest:
-            times = asyncio.run(body(guest))
+            times = asyncio.run(measure_in_guest(guest))
     finally:
-        echo.close()
+        echo.close_device()
     _print_report(times)
     return times
 

@@ -34,7 +34,7 @@ from contextlib import asynccontextmanager
 from pathlib import Path
 from typing import Any
 
-from bench.load.crowd import guest_name
+from bench.load.crowd import make_guest_name
 from lab.progress import note_progress, show_step
 from lab.standin.image import make_store
 from tests.unit.transports.support.ivshmem_servers import holder
@@ -78,7 +78,7 @@ class Vesperd:
                     raise
                 time.sleep(0.01)
 
-    def end_daemon(self, number: int = signal.SIGTERM) -> None:
+    def start_daemon_end(self, number: int = signal.SIGTERM) -> None:
         if self._process is not None:
             self._process.send_signal(number)
             self._process.wait(60)
@@ -163,7 +163,7 @@ async def _read_answer(process: asyncio.subprocess.Process) -> str:
     return line.decode().strip()
 
 
-async def _tell_crowd(process: asyncio.subprocess.Process, text: str) -> str:
+async def _send_to_crowd(process: asyncio.subprocess.Process, text: str) -> str:
     assert process.stdin is not None
     process.stdin.write(text.encode() + b"\n")
     return await _read_answer(process)
@@ -171,7 +171,7 @@ async def _tell_crowd(process: asyncio.subprocess.Process, text: str) -> str:
 
 def _resource_fields(number: int) -> dict[str, Any]:
     return {
-        "resource": f"r{number}", "vm": guest_name(number), "services": ["httpd"],
+        "resource": f"r{number}", "vm": make_guest_name(number), "services": ["httpd"],
         "probes": ["send_signal", "out_of_memory"],
     }  # fmt: skip
 
@@ -226,7 +226,7 @@ async def _measure_events(
     vesperd: Vesperd, crowd: asyncio.subprocess.Process, rate: int, seconds: float
 ) -> dict[str, float]:
     since, before, begin = time.time(), vesperd.read_cpu_time(), time.monotonic()
-    sent = int(await _tell_crowd(crowd, f"emit {rate} {seconds}"))
+    sent = int(await _send_to_crowd(crowd, f"emit {rate} {seconds}"))
     used = (vesperd.read_cpu_time() - before) / (time.monotonic() - begin)
     await asyncio.sleep(SETTLE)
     late = sorted(_read_latencies(vesperd, since))
@@ -255,7 +255,7 @@ async def _measure_all(
             await _start_resources(vesperd, count)
             await asyncio.to_thread(vesperd.wait_watched, count)
         with show_step("vesperd is killed and started again"):
-            vesperd.end_daemon(signal.SIGKILL)
+            vesperd.start_daemon_end(signal.SIGKILL)
             begin = time.monotonic()
             vesperd.start_daemon()
             await asyncio.to_thread(vesperd.wait_watched, count)
@@ -271,7 +271,7 @@ async def _measure_all(
             figures["events"] = await _measure_events(vesperd, crowd, rate, seconds)
         figures["kib_per_guest_after"] = (vesperd.read_own_memory() - alone) / count
         with show_step("a fault in every guest"):
-            at = float(await _tell_crowd(crowd, "fault"))
+            at = float(await _send_to_crowd(crowd, "fault"))
             told = await asyncio.wait_for(asyncio.gather(*monitors), SLOW)
         late = sorted(when - at for when, answer in told if answer.get("result") == "fault")
         figures["burst"] = {
@@ -320,10 +320,10 @@ def main() -> int:
                              arguments.seconds, arguments.idle, arguments.readers)
                 )  # fmt: skip
                 begin = time.monotonic()
-                vesperd.end_daemon()
+                vesperd.start_daemon_end()
                 figures["end_s"] = time.monotonic() - begin
             finally:
-                vesperd.end_daemon()
+                vesperd.start_daemon_end()
     _print_figures(figures)
     path = Path("build/bench-load.json")
     path.parent.mkdir(exist_ok=True)

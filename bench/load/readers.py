@@ -30,7 +30,7 @@ async def read_without_end(path: str) -> None:
             await asyncio.sleep(PAUSE_S)
 
 
-async def main(path: str, count: int) -> None:
+async def run_readers(path: str, count: int) -> None:
     await asyncio.gather(*(read_without_end(path) for _ in range(count)))
 
 
@@ -39,4 +39,4 @@ if __name__ == "__main__":
     os.setgroups([group])
     os.setgid(group)
     os.setuid(NOBODY)
-    asyncio.run(main(sys.argv[1], int(sys.argv[2])))
+    asyncio.run(run_readers(sys.argv[1], int(sys.argv[2])))

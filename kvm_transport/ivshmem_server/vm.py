@@ -55,7 +55,7 @@ class Vm:
     to_guest: int
 
     @classmethod
-    def create_vm(cls, qemu: socket.socket, size: int, since: float) -> Vm:
+    def create_for_qemu(cls, qemu: socket.socket, size: int, since: float) -> Vm:
         """
         :param qemu: a connection, which is the object's from now on.
         :param size: bytes of shared memory, a power of two.
@@ -80,7 +80,7 @@ class Vm:
         return cls(pid, since, qemu, memory, to_host, to_guest)
 
     @classmethod
-    def adopt_vm(cls, pid: int, since: float, descriptors: Mapping[str, int]) -> Vm:
+    def adopt_descriptors(cls, pid: int, since: float, descriptors: Mapping[str, int]) -> Vm:
         """Of the descriptors that :attr:`descriptors` gave an earlier process.
 
         :raises OSError: one is not what it should be.
@@ -123,7 +123,7 @@ class Vm:
     def _send_number(self, number: int, *descriptors: int) -> None:
         socket.send_fds(self.qemu, [_MESSAGE.pack(number)], list(descriptors))
 
-    def close(self) -> None:
+    def close_descriptors(self) -> None:
         self.qemu.close()
         for descriptor in (self.memory, self.to_host, self.to_guest):
             os.close(descriptor)

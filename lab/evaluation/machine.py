@@ -39,13 +39,13 @@ class Machine:
     runnable: float  #: mean number of threads that ran or wanted to, this process left out
 
     @property
-    def factor(self) -> float:
+    def timeout_factor(self) -> float:
         """Return how many times longer things may take here (1 to :data:`MAX_FACTOR`)."""
         crowd = (CPUS_NEEDED + self.runnable) / self.cpus
         return min(MAX_FACTOR, max(1.0, self.slowness) * max(1.0, crowd))
 
     @property
-    def is_busy(self) -> bool:
+    def is_too_busy(self) -> bool:
         """Tell whether others already use more of the CPUs than figures bear."""
         return self.runnable > BUSY_SHARE * self.cpus
 
@@ -53,8 +53,8 @@ class Machine:
         """Return a sentence for people."""
         speed = f"{1 / self.slowness:.1f} times the reference machine's speed"
         text = f"{self.cpus} CPUs, {speed}, {self.runnable:.1f} other runnable threads"
-        if self.factor > 1.05:
-            text += f"; timeouts are {self.factor:.1f} times as long as usual"
+        if self.timeout_factor > 1.05:
+            text += f"; timeouts are {self.timeout_factor:.1f} times as long as usual"
         return text
 
 

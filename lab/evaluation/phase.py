@@ -44,7 +44,7 @@ class Phase:
         left = self.share * INTERVAL - ago - self._lead.get(fault, 0.0)
         time.sleep(left % INTERVAL)  # if it is too late for this interval, in the next
 
-    def note_lead(self, fault: str, seconds: float) -> None:
+    def note_injection_lead(self, fault: str, seconds: float) -> None:
         """A fault has come that long after the order."""
         self._lead[fault] = seconds
 

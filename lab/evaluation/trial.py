@@ -12,7 +12,7 @@ from contextlib import ExitStack
 from lxml import etree
 
 from lab.evaluation.clock import Offset
-from lab.evaluation.injection import host_clock, inject_fault
+from lab.evaluation.injection import inject_fault, read_host_clock
 from lab.evaluation.machine import OtherLoad
 from lab.evaluation.observer import Observation, Observer
 from lab.evaluation.pacemaker_log import TICK_S, What
@@ -80,7 +80,7 @@ class _Timeline:
     def page_before(self, page: str) -> None:
         self._old_page = page
 
-    def note_fault(self, at: float, pid: int) -> None:
+    def note_fault_time(self, at: float, pid: int) -> None:
         """It has happened; what has come in meanwhile is shown now."""
         with self.changed:
             self._fault = (at, pid)
@@ -181,7 +181,7 @@ def perform_trial(
     timeline = _Timeline(fault, home.name, show)
     timeline.page_before(page)
 
-    clocks = {host.name: host_clock(host) for host in lab.hosts}
+    clocks = {host.name: read_host_clock(host) for host in lab.hosts}
     with Observer(
         lab, clocks, standby=standby, vesper=watch == "vesper", tell=timeline.note_observation
     ):
@@ -196,10 +196,10 @@ def perform_trial(
             injected = inject_fault(lab, home, fault, clocks)
         at = injected.at
         if phase:
-            phase.note_lead(fault, at - ordered)
+            phase.note_injection_lead(fault, at - ordered)
         stamp = time.strftime("%H:%M:%S", time.gmtime(at))
         show(f"{stamp}    +0.000 s  {FAULTS[fault]} on {home.name}, watched by {WATCHES[watch]}")
-        timeline.note_fault(at, injected.pid)
+        timeline.note_fault_time(at, injected.pid)
 
         run = Run(fault, watch, at)
         if phase:
@@ -222,7 +222,9 @@ def perform_trial(
             show(f"            not detected within {detect:.0f} s")
         if not run.is_reliable:
             show(f"            UNRELIABLE: others used {run.others_cpu_share:.0%} of the CPUs")
-    after = {host.name: _closer_offset(clocks[host.name], host_clock(host)) for host in lab.hosts}
+    after = {
+        host.name: _closer_offset(clocks[host.name], read_host_clock(host)) for host in lab.hosts
+    }
     for step, seconds in timeline.times.items():
         setattr(run, step, seconds - at)
     if run.recorded_s is None:

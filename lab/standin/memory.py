@@ -9,7 +9,7 @@ from pathlib import Path
 
 from vesper_monitor.guest import abi
 
-__all__ = ["CCHAN_PAGE", "GuestMemory", "RelayBuffer", "RelayChannel", "file_view"]
+__all__ = ["CCHAN_PAGE", "GuestMemory", "RelayBuffer", "RelayChannel", "map_file_view"]
 
 _PAGES = 4096
 CCHAN_PAGE = 1
@@ -17,7 +17,7 @@ SUBBUF_SIZE = 4096
 N_SUBBUFS = 4
 
 
-def file_view(path: Path) -> memoryview:
+def map_file_view(path: Path) -> memoryview:
     """A new sparse file, mapped."""
     path.unlink(missing_ok=True)
     with path.open("w+b") as file:
@@ -68,21 +68,21 @@ class RelayBuffer:
         data = bytes(head) + bytes(record)[ctypes.sizeof(head) :]
         offset = self._pos % SUBBUF_SIZE
         if offset + length > SUBBUF_SIZE:
-            self._pad_to(SUBBUF_SIZE - offset)
+            self._pad_subbuffer_to(SUBBUF_SIZE - offset)
         number = self._pos // SUBBUF_SIZE
         if self._pos % SUBBUF_SIZE == 0:
-            self._set_pad(number, 0)
+            self._set_padding(number, 0)
         start = (number % N_SUBBUFS) * SUBBUF_SIZE + self._pos % SUBBUF_SIZE
         self._data[start : start + length] = data
         self._pos += length
         with self._index[:8].cast("Q") as pos:
             pos[0] = self._pos
 
-    def _pad_to(self, size: int) -> None:
-        self._set_pad(self._pos // SUBBUF_SIZE, size)
+    def _pad_subbuffer_to(self, size: int) -> None:
+        self._set_padding(self._pos // SUBBUF_SIZE, size)
         self._pos += size
 
-    def _set_pad(self, number: int, size: int) -> None:
+    def _set_padding(self, number: int, size: int) -> None:
         at = abi.field_offset(abi.Index, "pad") + 4 * (number % N_SUBBUFS)
         abi.store_u32(self._index, at, size)
 

@@ -78,7 +78,7 @@ class StandinLink:
         self._notified: Callable[[], None] | None = None
         self._lost: Callable[[str], None] | None = None
         self._loop = asyncio.get_running_loop()
-        self._loop.add_reader(sock, self._readable)
+        self._loop.add_reader(sock, self._handle_readable)
 
     @property
     def cchan(self) -> StandinMapping:
@@ -116,7 +116,7 @@ class StandinLink:
             mapping.close()
         os.close(self._fd)
 
-    def _readable(self) -> None:
+    def _handle_readable(self) -> None:
         try:
             data = self._sock.recv(4096)
         except BlockingIOError:
@@ -161,7 +161,7 @@ class StandinTransport:
             self._unwatch_process(domid)
 
     async def list_domains(self) -> list[Domain]:
-        found = [await self.find_domain(name) for name in registry.list_names()]
+        found = [await self.find_domain(name) for name in registry.list_domain_names()]
         return [domain for domain in found if domain is not None]
 
     async def find_domain(self, name: str) -> Domain | None:
@@ -240,7 +240,7 @@ class StandinTransport:
         states: dict[int, str] = {}
         resets: dict[int, int] = {}
         while True:
-            for name in registry.list_names():
+            for name in registry.list_domain_names():
                 record = Place(name).read_record()
                 if record is None:
                     continue

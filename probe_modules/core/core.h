@@ -13,8 +13,8 @@
  *	export.c	relay export: channel table, index, CPU hotplug
  *	record.c	the probes' hot path
  *	probe.c		what all probes do alike
- *	last_words.c	what the kernel says on an oops or a panic
- *	life.c		signs of life
+ *	crash_log.c	what the kernel says on an oops or a panic
+ *	heartbeat.c	signs of life
  *	processes.c	which services have a process
  */
 #ifndef VESPER_CORE_H
@@ -143,23 +143,23 @@ void vsp_klog_find(u64 mark, const char *name, bool any, char *text, size_t size
 /* The end of the log.  For kmsg dumpers: in any context.  Returns its length. */
 size_t vsp_klog_end(char *text, size_t size);
 
-/* ------------------------------------------------------ last_words.c */
+/* ------------------------------------------------------- crash_log.c */
 
-int vsp_words_init(void);
-void vsp_words_exit(void);
+int vsp_crash_log_init(void);
+void vsp_crash_log_exit(void);
 /* Under vsp_lock. */
-void vsp_words_connect(void);
-void vsp_words_disconnect(void);
-struct vsp_region vsp_words_region(void);
+void vsp_crash_log_connect(void);
+void vsp_crash_log_disconnect(void);
+struct vsp_region vsp_crash_log_region(void);
 
-/* ------------------------------------------------------------ life.c */
+/* ------------------------------------------------------- heartbeat.c */
 
-int vsp_life_init(void);
-void vsp_life_exit(void);
+int vsp_heartbeat_init(void);
+void vsp_heartbeat_exit(void);
 /* Under vsp_lock. */
-void vsp_life_connect(void);
-void vsp_life_disconnect(void);
-struct vsp_region vsp_life_region(void);
+void vsp_heartbeat_connect(void);
+void vsp_heartbeat_disconnect(void);
+struct vsp_region vsp_heartbeat_region(void);
 
 /* ------------------------------------------------------- processes.c */
 
@@ -193,7 +193,7 @@ void vsp_export_exit(void);
 /* Under vsp_lock. */
 int vsp_export_connect(void);
 void vsp_export_disconnect(void);
-struct vsp_region vsp_export_table(void);
+struct vsp_region vsp_export_table_region(void);
 
 /* Relay is about to free one. */
 void vsp_export_buffer_closed(void);

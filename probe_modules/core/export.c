@@ -25,39 +25,39 @@ static u32 table_generation, next_generation;
 
 static int cpuhp_state;
 
-static struct vsp_export *export_locked(unsigned int slot)
+static struct vsp_export *vsp_export_locked(unsigned int slot)
 {
 	return rcu_dereference_protected(vsp_exports[slot], lockdep_is_held(&vsp_lock));
 }
 
-struct vsp_region vsp_export_table(void)
+struct vsp_region vsp_export_table_region(void)
 {
 	return table_shared.region;
 }
 
 /* ------------------------------------------------------ channel table */
 
-static struct vsp_table *table(void)
+static struct vsp_table *vsp_export_channel_table(void)
 {
 	return table_shared.addr;
 }
 
-static void table_changed(void)
+static void vsp_export_notify_table_change(void)
 {
 	virt_wmb();	/* the entries before what says that they changed */
-	WRITE_ONCE(table()->generation, ++table_generation);
+	WRITE_ONCE(vsp_export_channel_table()->generation, ++table_generation);
 	vsp_notify();
 }
 
-static void table_clear(unsigned int slot)
+static void vsp_export_close_channel(unsigned int slot)
 {
-	WRITE_ONCE(table()->channel[slot].state, VSP_CHANNEL_FREE);
-	table_changed();
+	WRITE_ONCE(vsp_export_channel_table()->channel[slot].state, VSP_CHANNEL_FREE);
+	vsp_export_notify_table_change();
 }
 
-static void table_set(const struct vsp_export *export)
+static void vsp_export_open_channel(const struct vsp_export *export)
 {
-	struct vsp_channel *channel = &table()->channel[export->slot];
+	struct vsp_channel *channel = &vsp_export_channel_table()->channel[export->slot];
 
 	WRITE_ONCE(channel->state, VSP_CHANNEL_FREE);
 	virt_wmb();	/* no half-written entry is open */
@@ -69,7 +69,7 @@ static void table_set(const struct vsp_export *export)
 	memcpy(channel->modname, export->modname, sizeof(channel->modname));
 	virt_wmb();	/* as above */
 	WRITE_ONCE(channel->state, VSP_CHANNEL_OPEN);
-	table_changed();
+	vsp_export_notify_table_change();
 }
 
 /* --------------------------------------------- to and from a transport */
@@ -78,14 +78,14 @@ static void table_set(const struct vsp_export *export)
  * Records are written with interrupts off, on the CPU that the buffer belongs
  * to.  So it is that CPU that moves buffer and index, in between.
  */
-struct relocation {
+struct vsp_export_move {
 	struct vsp_export_cpu *cpu;
 	void *to;
 };
 
-static void move_buffer_here(void *info)
+static void vsp_export_move_buffer_on_cpu(void *info)
 {
-	struct relocation *relocation = info;
+	struct vsp_export_move *relocation = info;
 	struct rchan_buf *buf = relocation->cpu->buf;
 	size_t subbuf = buf->data - buf->start;
 
@@ -94,39 +94,39 @@ static void move_buffer_here(void *info)
 	buf->data = buf->start + subbuf;
 }
 
-static void move_buffer(struct vsp_shared *shared, void *to)
+static void vsp_export_move_buffer(struct vsp_shared *shared, void *to)
 {
 	struct vsp_export_cpu *cpu = container_of(shared, struct vsp_export_cpu, buffer);
-	struct relocation relocation = { cpu, to };
+	struct vsp_export_move relocation = { cpu, to };
 
 	if (cpu->buf)
-		vsp_call_on(cpu->buf->cpu, move_buffer_here, &relocation);
+		vsp_call_on(cpu->buf->cpu, vsp_export_move_buffer_on_cpu, &relocation);
 }
 
-static void move_index_here(void *info)
+static void vsp_export_move_index_on_cpu(void *info)
 {
-	struct relocation *relocation = info;
+	struct vsp_export_move *relocation = info;
 	struct vsp_index *to = relocation->to;
 
 	*to = *relocation->cpu->index;
 	relocation->cpu->index = to;
 }
 
-static void move_index(struct vsp_shared *shared, void *to)
+static void vsp_export_move_index(struct vsp_shared *shared, void *to)
 {
 	struct vsp_export *export = container_of(shared, struct vsp_export, index);
 	struct vsp_index *index = to;
 	unsigned int cpu;
 
 	for_each_possible_cpu(cpu) {
-		struct relocation relocation = { &export->cpu[cpu], &index[cpu] };
+		struct vsp_export_move relocation = { &export->cpu[cpu], &index[cpu] };
 
-		vsp_call_on(cpu, move_index_here, &relocation);
+		vsp_call_on(cpu, vsp_export_move_index_on_cpu, &relocation);
 	}
 }
 
 /* Relay closes it, which it has marked before: it must find its own memory. */
-static void give_back(struct vsp_export_cpu *cpu)
+static void vsp_export_return_buffer(struct vsp_export_cpu *cpu)
 {
 	if (!cpu->buf || !cpu->buf->finalized)
 		return;
@@ -146,10 +146,10 @@ void vsp_export_buffer_closed(void)
 
 	mutex_lock(&vsp_lock);
 	for (slot = 0; slot < VSP_MAX_CHANNELS; slot++) {
-		struct vsp_export *export = export_locked(slot);
+		struct vsp_export *export = vsp_export_locked(slot);
 
 		for (cpu = 0; export && cpu < nr_cpu_ids; cpu++)
-			give_back(&export->cpu[cpu]);
+			vsp_export_return_buffer(&export->cpu[cpu]);
 	}
 	mutex_unlock(&vsp_lock);
 }
@@ -160,7 +160,7 @@ void vsp_export_buffer_closed(void)
  * Nothing to do for a CPU that was never up and has no buffer.  One whose buffer
  * cannot be shared now has another try when the next transport is there.
  */
-static int share_cpu(struct vsp_export *export, unsigned int cpu)
+static int vsp_export_share_cpu(struct vsp_export *export, unsigned int cpu)
 {
 	struct rchan_buf *buf = *per_cpu_ptr(export->rchan->buf, cpu);
 	struct vsp_shared *shared = &export->cpu[cpu].buffer;
@@ -173,7 +173,7 @@ static int share_cpu(struct vsp_export *export, unsigned int cpu)
 	} else {
 		export->cpu[cpu].buf = buf;
 		err = vsp_shared_init(shared, buf->page_array, buf->page_count,
-				      buf->start, move_buffer);
+				      buf->start, vsp_export_move_buffer);
 		if (!shared->pages)
 			export->cpu[cpu].buf = NULL;
 	}
@@ -182,16 +182,16 @@ static int share_cpu(struct vsp_export *export, unsigned int cpu)
 }
 
 /* The CPU, and the rest of the link to the host, are more important than its records. */
-static void try_to_share_cpu(struct vsp_export *export, unsigned int cpu)
+static void vsp_export_try_to_share_cpu(struct vsp_export *export, unsigned int cpu)
 {
-	int err = share_cpu(export, cpu);
+	int err = vsp_export_share_cpu(export, cpu);
 
 	if (err)
 		pr_warn("vesper: %s: records of CPU %u stay in the guest: %d\n",
 			export->modname, cpu, err);
 }
 
-static void free_export(struct vsp_export *export)
+static void vsp_export_free(struct vsp_export *export)
 {
 	void *index = export->index.home;
 	unsigned int cpu;
@@ -203,7 +203,7 @@ static void free_export(struct vsp_export *export)
 	kvfree(export);
 }
 
-static struct vsp_export *make_export(struct rchan *rchan, const char *modname)
+static struct vsp_export *vsp_export_create(struct rchan *rchan, const char *modname)
 {
 	size_t size = PAGE_ALIGN(nr_cpu_ids * sizeof(struct vsp_index));
 	struct vsp_export *export;
@@ -226,24 +226,24 @@ static struct vsp_export *make_export(struct rchan *rchan, const char *modname)
 	}
 	for_each_possible_cpu(cpu)
 		export->cpu[cpu].index = &index[cpu];
-	export->index.home = index;	/* free_export() frees it */
+	export->index.home = index;	/* vsp_export_free() frees it */
 	err = vsp_shared_init_vmalloc(&export->index, index, size / PAGE_SIZE, true,
-				      move_index);
+				      vsp_export_move_index);
 	if (err)
 		goto free;
 	for_each_possible_cpu(cpu) {
-		err = share_cpu(export, cpu);
+		err = vsp_export_share_cpu(export, cpu);
 		if (err)
 			goto free;
 	}
 	return export;
 
 free:
-	free_export(export);
+	vsp_export_free(export);
 	return ERR_PTR(err);
 }
 
-static int check_channel(const struct rchan *rchan, const char *modname)
+static int vsp_export_check_channel(const struct rchan *rchan, const char *modname)
 {
 	size_t len;
 
@@ -263,12 +263,12 @@ static int check_channel(const struct rchan *rchan, const char *modname)
 }
 
 /* A free slot, or -EEXIST, -ENOSPC. */
-static int find_slot(const struct rchan *rchan, const char *modname)
+static int vsp_export_find_slot(const struct rchan *rchan, const char *modname)
 {
 	int slot, free = -ENOSPC;
 
 	for (slot = VSP_MAX_CHANNELS - 1; slot >= 0; slot--) {
-		const struct vsp_export *export = export_locked(slot);
+		const struct vsp_export *export = vsp_export_locked(slot);
 
 		if (!export)
 			free = slot;
@@ -283,17 +283,17 @@ int vsp_relay_export_start(struct rchan *rchan, const char *modname)
 	struct vsp_export *export;
 	int slot, err;
 
-	err = check_channel(rchan, modname);
+	err = vsp_export_check_channel(rchan, modname);
 	if (err)
 		return err;
 
 	vsp_lock_cpus();
-	slot = find_slot(rchan, modname);
+	slot = vsp_export_find_slot(rchan, modname);
 	if (slot < 0) {
 		err = slot;
 		goto unlock;
 	}
-	export = make_export(rchan, modname);
+	export = vsp_export_create(rchan, modname);
 	if (IS_ERR(export)) {
 		err = PTR_ERR(export);
 		goto unlock;
@@ -301,30 +301,30 @@ int vsp_relay_export_start(struct rchan *rchan, const char *modname)
 	export->slot = slot;
 	export->generation = ++next_generation;
 	rcu_assign_pointer(vsp_exports[slot], export);
-	table_set(export);
+	vsp_export_open_channel(export);
 unlock:
 	vsp_unlock_cpus();
 	return err;
 }
 EXPORT_SYMBOL_GPL(vsp_relay_export_start);
 
-static bool export_end(const char *modname)
+static bool vsp_export_remove(const char *modname)
 {
 	struct vsp_export *export = NULL;
 	unsigned int slot;
 
 	vsp_lock_cpus();
 	for (slot = 0; slot < VSP_MAX_CHANNELS; slot++) {
-		export = export_locked(slot);
+		export = vsp_export_locked(slot);
 		if (export && !strcmp(export->modname, modname))
 			break;
 		export = NULL;
 	}
 	if (export) {
 		RCU_INIT_POINTER(vsp_exports[slot], NULL);
-		table_clear(slot);
+		vsp_export_close_channel(slot);
 		synchronize_rcu();	/* a probe may be writing its index */
-		free_export(export);
+		vsp_export_free(export);
 	}
 	vsp_unlock_cpus();
 	return export;
@@ -334,7 +334,7 @@ void vsp_relay_export_end(const char *modname)
 {
 	if (IS_ERR_OR_NULL(modname))
 		pr_warn("vesper: end of export without a name\n");
-	else if (!export_end(modname))
+	else if (!vsp_export_remove(modname))
 		pr_warn("vesper: end of export of %s, which is not exported\n", modname);
 }
 EXPORT_SYMBOL_GPL(vsp_relay_export_end);
@@ -345,37 +345,37 @@ EXPORT_SYMBOL_GPL(vsp_relay_export_end);
  * Relay has made the CPU's buffers at CPUHP_RELAY_PREPARE, before this.  Who
  * brings the CPU up holds the CPUs as they are, as vsp_lock_cpus() does.
  */
-static int share_online_cpu(unsigned int cpu)
+static int vsp_export_cpu_online(unsigned int cpu)
 {
 	unsigned int slot;
 
 	mutex_lock(&vsp_lock);
 	for (slot = 0; slot < VSP_MAX_CHANNELS; slot++) {
-		struct vsp_export *export = export_locked(slot);
+		struct vsp_export *export = vsp_export_locked(slot);
 
 		if (!export)
 			continue;
-		try_to_share_cpu(export, cpu);
-		table_changed();
+		vsp_export_try_to_share_cpu(export, cpu);
+		vsp_export_notify_table_change();
 	}
 	mutex_unlock(&vsp_lock);
 	return 0;
 }
 
 /* A module that goes, or that failed to start, without vsp_relay_export_end(). */
-static int module_changed(struct notifier_block *nb, unsigned long state, void *data)
+static int vsp_export_module_notify(struct notifier_block *nb, unsigned long state, void *data)
 {
 	struct module *module = data;
 
-	if (state == MODULE_STATE_GOING && export_end(module->name))
+	if (state == MODULE_STATE_GOING && vsp_export_remove(module->name))
 		pr_warn("vesper: %s has gone without the end of its export\n", module->name);
 	return NOTIFY_DONE;
 }
 
-static struct notifier_block module_nb = { .notifier_call = module_changed };
+static struct notifier_block vsp_export_module_nb = { .notifier_call = vsp_export_module_notify };
 
 /* A channel that cannot be shared is missing at the host, which says so. */
-static void connect_export(struct vsp_export *export)
+static void vsp_export_connect_channel(struct vsp_export *export)
 {
 	unsigned int cpu;
 	int err;
@@ -387,8 +387,8 @@ static void connect_export(struct vsp_export *export)
 		return;
 	}
 	for_each_possible_cpu(cpu)
-		try_to_share_cpu(export, cpu);
-	table_set(export);
+		vsp_export_try_to_share_cpu(export, cpu);
+	vsp_export_open_channel(export);
 }
 
 /* If it fails there is no link at all. */
@@ -400,13 +400,13 @@ int vsp_export_connect(void)
 	err = vsp_shared_connect(&table_shared);
 	if (err)
 		return err;
-	table()->magic = VSP_TABLE_MAGIC;
-	table()->version = VSP_ABI_VERSION;
+	vsp_export_channel_table()->magic = VSP_TABLE_MAGIC;
+	vsp_export_channel_table()->version = VSP_ABI_VERSION;
 	for (slot = 0; slot < VSP_MAX_CHANNELS; slot++) {
-		struct vsp_export *export = export_locked(slot);
+		struct vsp_export *export = vsp_export_locked(slot);
 
 		if (export)
-			connect_export(export);
+			vsp_export_connect_channel(export);
 	}
 	return 0;
 }
@@ -416,11 +416,11 @@ void vsp_export_disconnect(void)
 	unsigned int slot, cpu;
 
 	for (slot = 0; slot < VSP_MAX_CHANNELS; slot++) {
-		struct vsp_export *export = export_locked(slot);
+		struct vsp_export *export = vsp_export_locked(slot);
 
 		if (!export)
 			continue;
-		table_clear(slot);
+		vsp_export_close_channel(slot);
 		for_each_possible_cpu(cpu) {
 			vsp_shared_disconnect(&export->cpu[cpu].buffer);
 			export->cpu[cpu].index->buffer.handle = 0;
@@ -433,16 +433,16 @@ void vsp_export_disconnect(void)
 /* ----------------------------------------------------- save, migration */
 
 #ifdef VSP_HAVE_SYSCORE_DATA
-#define SLEEP_DATA void *data
+#define VSP_SYSCORE_ARGUMENT void *data
 #else
-#define SLEEP_DATA void
+#define VSP_SYSCORE_ARGUMENT void
 #endif
 
 /*
  * Whatever is there stays: a write of the host's in between must not be undone.
  * Where it is not 0, x86 writes what it has found.
  */
-static void write_again(u64 *place)
+static void vsp_export_rewrite(u64 *place)
 {
 	sync_cmpxchg(place, 0, 0);
 }
@@ -456,7 +456,7 @@ static void write_again(u64 *place)
  * drivers/xen/manage.c, Linux 5.10 to 6.12): one CPU, interrupts off, nobody
  * holds vsp_lock who is half done with what is read here.
  */
-static int fall_asleep(SLEEP_DATA)
+static int vsp_export_suspend(VSP_SYSCORE_ARGUMENT)
 {
 	struct vsp_transport *transport = rcu_dereference_raw(vsp_transport);
 	unsigned int slot, cpu;
@@ -476,13 +476,13 @@ static int fall_asleep(SLEEP_DATA)
 		if (!export)
 			continue;
 		for_each_possible_cpu(cpu)
-			write_again(&export->cpu[cpu].index->read);
+			vsp_export_rewrite(&export->cpu[cpu].index->read);
 	}
 	return 0;
 }
 
 /* Also where the hypervisor has not suspended it after all. */
-static void awaken(SLEEP_DATA)
+static void vsp_export_resume(VSP_SYSCORE_ARGUMENT)
 {
 	struct vsp_transport *transport = rcu_dereference_raw(vsp_transport);
 
@@ -492,31 +492,38 @@ static void awaken(SLEEP_DATA)
 
 #ifdef VSP_HAVE_SYSCORE_DATA
 
-static const struct syscore_ops sleep_ops = { .suspend = fall_asleep, .resume = awaken };
-static struct syscore sleep_syscore = { .ops = &sleep_ops };
+static const struct syscore_ops vsp_export_syscore_ops = {
+	.suspend = vsp_export_suspend,
+	.resume = vsp_export_resume,
+};
 
-static void register_sleep(void)
+static struct syscore vsp_export_syscore = { .ops = &vsp_export_syscore_ops };
+
+static void vsp_export_register_syscore(void)
 {
-	register_syscore(&sleep_syscore);
+	register_syscore(&vsp_export_syscore);
 }
 
-static void unregister_sleep(void)
+static void vsp_export_unregister_syscore(void)
 {
-	unregister_syscore(&sleep_syscore);
+	unregister_syscore(&vsp_export_syscore);
 }
 
 #else
 
-static struct syscore_ops sleep_ops = { .suspend = fall_asleep, .resume = awaken };
+static struct syscore_ops vsp_export_syscore_ops = {
+	.suspend = vsp_export_suspend,
+	.resume = vsp_export_resume,
+};
 
-static void register_sleep(void)
+static void vsp_export_register_syscore(void)
 {
-	register_syscore_ops(&sleep_ops);
+	register_syscore_ops(&vsp_export_syscore_ops);
 }
 
-static void unregister_sleep(void)
+static void vsp_export_unregister_syscore(void)
 {
-	unregister_syscore_ops(&sleep_ops);
+	unregister_syscore_ops(&vsp_export_syscore_ops);
 }
 
 #endif
@@ -540,20 +547,20 @@ int vsp_export_init(void)
 	if (err)
 		goto free_table;
 
-	err = register_module_notifier(&module_nb);
+	err = register_module_notifier(&vsp_export_module_nb);
 	if (err)
 		goto release_table;
 
 	err = cpuhp_setup_state_nocalls(CPUHP_AP_ONLINE_DYN, "vesper:online",
-					share_online_cpu, NULL);
+					vsp_export_cpu_online, NULL);
 	if (err < 0)
 		goto unregister;
 	cpuhp_state = err;
-	register_sleep();
+	vsp_export_register_syscore();
 	return 0;
 
 unregister:
-	unregister_module_notifier(&module_nb);
+	unregister_module_notifier(&vsp_export_module_nb);
 release_table:
 	mutex_lock(&vsp_lock);
 	vsp_shared_release(&table_shared);
@@ -568,14 +575,14 @@ void vsp_export_exit(void)
 	void *home = table_shared.home;
 	unsigned int slot;
 
-	unregister_sleep();
+	vsp_export_unregister_syscore();
 	cpuhp_remove_state_nocalls(cpuhp_state);
-	unregister_module_notifier(&module_nb);
+	unregister_module_notifier(&vsp_export_module_nb);
 	mutex_lock(&vsp_lock);
 	/* Left by a module that had exported under another module's name. */
 	for (slot = 0; slot < VSP_MAX_CHANNELS; slot++) {
-		if (export_locked(slot))
-			free_export(export_locked(slot));
+		if (vsp_export_locked(slot))
+			vsp_export_free(vsp_export_locked(slot));
 	}
 	vsp_shared_release(&table_shared);
 	mutex_unlock(&vsp_lock);

@@ -67,7 +67,7 @@ int vsp_image_alloc(u32 pages, struct vsp_region *region)
 	return err;
 }
 
-static bool is_image(u64 handle)
+static bool vsp_image_has_handle(u64 handle)
 {
 	return image_addr && image_shared.region.handle == handle;
 }
@@ -77,7 +77,7 @@ int vsp_image_free(u64 handle)
 	int err = -ENOENT;
 
 	mutex_lock(&vsp_lock);
-	if (is_image(handle)) {
+	if (vsp_image_has_handle(handle)) {
 		vsp_image_drop();
 		err = 0;
 	}
@@ -85,7 +85,7 @@ int vsp_image_free(u64 handle)
 	return err;
 }
 
-static int check_image(const struct vsp_msg_load *load, struct vsp_image *image)
+static int vsp_image_check(const struct vsp_msg_load *load, struct vsp_image *image)
 {
 	size_t total = (size_t)load->image_len + load->params_len;
 	u32 crc = ~crc32_le(~0, image->data, total);
@@ -102,7 +102,7 @@ static int check_image(const struct vsp_msg_load *load, struct vsp_image *image)
 }
 
 /* Memory for the copy, if the sizes can be true. */
-static int alloc_copy(const struct vsp_msg_load *load, struct vsp_image *image)
+static int vsp_image_alloc_copy(const struct vsp_msg_load *load, struct vsp_image *image)
 {
 	size_t total = (size_t)load->image_len + load->params_len;
 
@@ -119,9 +119,9 @@ int vsp_image_take(const struct vsp_msg_load *load, struct vsp_image *image)
 	size_t total = (size_t)load->image_len + load->params_len;
 	int err;
 
-	err = alloc_copy(load, image);
+	err = vsp_image_alloc_copy(load, image);
 	mutex_lock(&vsp_lock);
-	if (!is_image(load->region.handle)) {
+	if (!vsp_image_has_handle(load->region.handle)) {
 		err = -ENOENT;
 	} else {
 		if (!err && total > image_shared.nr_pages * PAGE_SIZE)
@@ -133,7 +133,7 @@ int vsp_image_take(const struct vsp_msg_load *load, struct vsp_image *image)
 	mutex_unlock(&vsp_lock);
 
 	if (!err)
-		err = check_image(load, image);
+		err = vsp_image_check(load, image);
 	if (err)
 		vsp_image_put(image);
 	return err;

@@ -35,7 +35,7 @@ u64 vsp_klog_mark(void)
 }
 
 /* "[   12.345678] text" or, with printk.time=0, "text". */
-static char *skip_prefix(char *line)
+static char *vsp_klog_skip_time(char *line)
 {
 	char *end;
 
@@ -45,7 +45,7 @@ static char *skip_prefix(char *line)
 	return end ? end + 2 : line;
 }
 
-static bool is_about(const char *text, const char *name)
+static bool vsp_klog_is_about(const char *text, const char *name)
 {
 	size_t len = strlen(name);
 
@@ -53,7 +53,7 @@ static bool is_about(const char *text, const char *name)
 }
 
 /* Said about any module that is not the distribution's: no reason for anything. */
-static bool is_taint(const char *text)
+static bool vsp_klog_is_taint(const char *text)
 {
 	return strstr(text, "taints kernel") || strstr(text, "tainting kernel");
 }
@@ -85,10 +85,10 @@ void vsp_klog_find(u64 mark, const char *name, bool any, char *text, size_t size
 		if (!kmsg_dump_get_line(&iter, false, line, sizeof(line) - 1, &len))
 			break;
 		line[len] = '\0';
-		start = skip_prefix(strim(line));
-		if (is_taint(start))
+		start = vsp_klog_skip_time(strim(line));
+		if (vsp_klog_is_taint(start))
 			continue;
-		about = is_about(start, name);
+		about = vsp_klog_is_about(start, name);
 		if (!about && (found || !any))
 			continue;
 		strscpy(text, start, size);

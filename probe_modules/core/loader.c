@@ -39,26 +39,26 @@
 static struct vfsmount *loader_mnt;
 
 #ifdef VSP_HAVE_FILE_OPEN_ROOT_PATH
-static struct file *open_file(const struct path *root, const char *name, umode_t mode)
+static struct file *vsp_loader_open_file(const struct path *root, const char *name, umode_t mode)
 {
 	return file_open_root(root, name, O_CREAT | O_TRUNC | O_WRONLY, mode);
 }
 #else
-static struct file *open_file(const struct path *root, const char *name, umode_t mode)
+static struct file *vsp_loader_open_file(const struct path *root, const char *name, umode_t mode)
 {
 	return file_open_root(root->dentry, root->mnt, name,
 			      O_CREAT | O_TRUNC | O_WRONLY, mode);
 }
 #endif
 
-static int write_file(const char *name, const void *data, size_t len, umode_t mode)
+static int vsp_loader_write_file(const char *name, const void *data, size_t len, umode_t mode)
 {
 	struct path root = { .mnt = loader_mnt, .dentry = loader_mnt->mnt_root };
 	struct file *file;
 	loff_t pos = 0;
 	ssize_t done;
 
-	file = open_file(&root, name, mode);
+	file = vsp_loader_open_file(&root, name, mode);
 	if (IS_ERR(file))
 		return PTR_ERR(file);
 	done = kernel_write(file, data, len, &pos);
@@ -73,23 +73,23 @@ static int write_file(const char *name, const void *data, size_t len, umode_t mo
 }
 
 #ifdef VSP_HAVE_FS_SEQLOCK
-static void lock_fs(struct fs_struct *fs)
+static void vsp_loader_lock_fs(struct fs_struct *fs)
 {
 	write_seqlock(&fs->seq);
 }
 
-static void unlock_fs(struct fs_struct *fs)
+static void vsp_loader_unlock_fs(struct fs_struct *fs)
 {
 	write_sequnlock(&fs->seq);
 }
 #else
-static void lock_fs(struct fs_struct *fs)
+static void vsp_loader_lock_fs(struct fs_struct *fs)
 {
 	spin_lock(&fs->lock);
 	write_seqcount_begin(&fs->seq);
 }
 
-static void unlock_fs(struct fs_struct *fs)
+static void vsp_loader_unlock_fs(struct fs_struct *fs)
 {
 	write_seqcount_end(&fs->seq);
 	spin_unlock(&fs->lock);
@@ -97,7 +97,7 @@ static void unlock_fs(struct fs_struct *fs)
 #endif
 
 /* Runs in the helper's task before it executes; its fs_struct is its own. */
-static int helper_init(struct subprocess_info *info, struct cred *new)
+static int vsp_loader_init_helper(struct subprocess_info *info, struct cred *new)
 {
 	struct path root = { .mnt = loader_mnt, .dentry = loader_mnt->mnt_root };
 	struct fs_struct *fs = current->fs;
@@ -107,16 +107,16 @@ static int helper_init(struct subprocess_info *info, struct cred *new)
 	current->signal->oom_score_adj = OOM_SCORE_ADJ_MAX;
 
 	path_get(&root);
-	lock_fs(fs);
+	vsp_loader_lock_fs(fs);
 	old = fs->pwd;
 	fs->pwd = root;
-	unlock_fs(fs);
+	vsp_loader_unlock_fs(fs);
 	path_put(&old);
 	return 0;
 }
 
 /* 0 or -errno of the helper's system call. */
-static int run_helper(char *const *args)
+static int vsp_loader_run_helper(char *const *args)
 {
 	char *argv[] = { HELPER_NAME, args[0], args[1], args[2], NULL };
 	char *envp[] = { NULL };
@@ -129,7 +129,7 @@ static int run_helper(char *const *args)
 		return -EPERM;
 	}
 	info = call_usermodehelper_setup(HELPER_NAME, argv, envp, GFP_KERNEL,
-					 helper_init, NULL, NULL);
+					 vsp_loader_init_helper, NULL, NULL);
 	if (!info)
 		return -ENOMEM;
 	status = call_usermodehelper_exec(info, UMH_WAIT_PROC);
@@ -140,7 +140,7 @@ static int run_helper(char *const *args)
 	return -((status >> 8) & 0xff);
 }
 
-static int check_memory(void)
+static int vsp_loader_check_memory(void)
 {
 	unsigned long needed = (LOAD_NEEDS + num_online_cpus() * LOAD_NEEDS_CPU) >> PAGE_SHIFT;
 	long available = si_mem_available();
@@ -157,14 +157,14 @@ int vsp_loader_load(const struct vsp_image *image)
 	char *args[] = { "l", IMAGE_NAME, image->params };
 	int err;
 
-	err = check_memory();
+	err = vsp_loader_check_memory();
 	if (err)
 		return err;
-	err = write_file(IMAGE_NAME, image->data, image->len, 0600);
+	err = vsp_loader_write_file(IMAGE_NAME, image->data, image->len, 0600);
 	if (!err)
-		err = run_helper(args);
+		err = vsp_loader_run_helper(args);
 	/* Give its memory back. */
-	write_file(IMAGE_NAME, NULL, 0, 0600);
+	vsp_loader_write_file(IMAGE_NAME, NULL, 0, 0600);
 	return err;
 }
 
@@ -172,7 +172,7 @@ int vsp_loader_unload(const char *name)
 {
 	char *args[] = { "u", (char *)name, NULL };
 
-	return run_helper(args);
+	return vsp_loader_run_helper(args);
 }
 
 int vsp_loader_init(void)
@@ -189,7 +189,7 @@ int vsp_loader_init(void)
 		return PTR_ERR(loader_mnt);
 
 	/* Now, and not when the guest may have no memory left. */
-	err = write_file(HELPER_NAME, vsp_helper, vsp_helper_end - vsp_helper, 0700);
+	err = vsp_loader_write_file(HELPER_NAME, vsp_helper, vsp_helper_end - vsp_helper, 0700);
 	if (err)
 		kern_unmount(loader_mnt);
 	return err;

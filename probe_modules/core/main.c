@@ -35,11 +35,11 @@ static int __init vesper_init(void)
 	if (err)
 		goto exit_loader;
 
-	err = vsp_words_init();
+	err = vsp_crash_log_init();
 	if (err)
 		goto exit_export;
 
-	err = vsp_life_init();
+	err = vsp_heartbeat_init();
 	if (err)
 		goto exit_words;
 
@@ -50,9 +50,9 @@ static int __init vesper_init(void)
 	return 0;
 
 exit_life:
-	vsp_life_exit();
+	vsp_heartbeat_exit();
 exit_words:
-	vsp_words_exit();
+	vsp_crash_log_exit();
 exit_export:
 	vsp_export_exit();
 exit_loader:
@@ -65,8 +65,8 @@ module_init(vesper_init);
 static void __exit vesper_exit(void)
 {
 	vsp_cchan_exit();
-	vsp_life_exit();
-	vsp_words_exit();
+	vsp_heartbeat_exit();
+	vsp_crash_log_exit();
 	vsp_export_exit();
 	vsp_loader_exit();
 }

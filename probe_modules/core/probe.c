@@ -14,7 +14,7 @@
 
 /* -------------------------------------------------------- tracepoints */
 
-static void compare_name(struct tracepoint *tp, void *data)
+static void vsp_probe_compare_tracepoint(struct tracepoint *tp, void *data)
 {
 	struct vsp_tracepoint *wanted = data;
 
@@ -23,10 +23,10 @@ static void compare_name(struct tracepoint *tp, void *data)
 }
 
 /* By name: most are not exported, and not every kernel has all. */
-static int register_tracepoint(struct vsp_tracepoint *tracepoint)
+static int vsp_probe_register_tracepoint(struct vsp_tracepoint *tracepoint)
 {
 	tracepoint->tp = NULL;
-	for_each_kernel_tracepoint(compare_name, tracepoint);
+	for_each_kernel_tracepoint(vsp_probe_compare_tracepoint, tracepoint);
 	if (!tracepoint->tp)
 		return -ENOENT;
 	return tracepoint_probe_register(tracepoint->tp, tracepoint->func, NULL);
@@ -34,8 +34,8 @@ static int register_tracepoint(struct vsp_tracepoint *tracepoint)
 
 /* ------------------------------------------------- hooks of one probe */
 
-static void unregister_hooks(struct vsp_probe *probe, unsigned int n_kprobes,
-			     unsigned int n_tracepoints)
+static void vsp_probe_unregister_hooks(struct vsp_probe *probe, unsigned int n_kprobes,
+				       unsigned int n_tracepoints)
 {
 	while (n_tracepoints--) {
 		struct vsp_tracepoint *tracepoint = &probe->tracepoints[n_tracepoints];
@@ -48,7 +48,7 @@ static void unregister_hooks(struct vsp_probe *probe, unsigned int n_kprobes,
 	tracepoint_synchronize_unregister();
 }
 
-static int register_hooks(struct vsp_probe *probe)
+static int vsp_probe_register_hooks(struct vsp_probe *probe)
 {
 	unsigned int n_kprobes, n_tracepoints = 0;
 	int err;
@@ -62,7 +62,7 @@ static int register_hooks(struct vsp_probe *probe)
 		}
 	}
 	for (; n_tracepoints < probe->n_tracepoints; n_tracepoints++) {
-		err = register_tracepoint(&probe->tracepoints[n_tracepoints]);
+		err = vsp_probe_register_tracepoint(&probe->tracepoints[n_tracepoints]);
 		if (err) {
 			pr_err("%s: no tracepoint %s: %d\n", probe->name,
 			       probe->tracepoints[n_tracepoints].name, err);
@@ -79,7 +79,7 @@ static int register_hooks(struct vsp_probe *probe)
 	return 0;
 
 unregister:
-	unregister_hooks(probe, n_kprobes, n_tracepoints);
+	vsp_probe_unregister_hooks(probe, n_kprobes, n_tracepoints);
 	return err;
 }
 
@@ -124,7 +124,7 @@ int vsp_probe_start(struct vsp_probe *probe)
 		pr_err("%s: cannot export the relay channel: %d\n", probe->name, err);
 		goto close;
 	}
-	err = register_hooks(probe);
+	err = vsp_probe_register_hooks(probe);
 	if (err)
 		goto end_export;
 	return 0;
@@ -141,7 +141,7 @@ void vsp_probe_end(struct vsp_probe *probe)
 {
 	if (probe->detach)
 		probe->detach();
-	unregister_hooks(probe, probe->n_kprobes, probe->n_tracepoints);
+	vsp_probe_unregister_hooks(probe, probe->n_kprobes, probe->n_tracepoints);
 	vsp_relay_export_end(probe->name);
 	relay_close(probe->channel);
 }

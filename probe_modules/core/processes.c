@@ -21,20 +21,20 @@
 /* Looked at without letting others run. */
 #define MAX_PIDS_AT_ONCE	512
 
-static bool is_named(const struct task_struct *leader, const char *name)
+static bool vsp_processes_is_named(const struct task_struct *leader, const char *name)
 {
 	return !strncmp(leader->comm, name, VSP_COMM_LEN - 1);
 }
 
 /* Under rcu_read_lock(). */
-static bool is_main(const struct task_struct *leader, const char *name)
+static bool vsp_processes_is_main(const struct task_struct *leader, const char *name)
 {
-	return is_named(leader, name) &&
-	       !is_named(rcu_dereference(leader->real_parent)->group_leader, name);
+	return vsp_processes_is_named(leader, name) &&
+	       !vsp_processes_is_named(rcu_dereference(leader->real_parent)->group_leader, name);
 }
 
 /* Under rcu_read_lock(). */
-static void consider(struct vsp_process *found, struct task_struct *leader, u64 now)
+static void vsp_processes_consider(struct vsp_process *found, struct task_struct *leader, u64 now)
 {
 	u32 flags = vsp_is_users_own(leader) ? VSP_PROCESS_USERS_OWN : 0;
 	u64 age_ms = 0;
@@ -51,15 +51,18 @@ static void consider(struct vsp_process *found, struct task_struct *leader, u64 
 }
 
 /* Under rcu_read_lock(). */
-static void consider_names(struct vsp_msg_processes *reply, struct task_struct *leader, u64 now)
+static void vsp_processes_consider_names(struct vsp_msg_processes *reply,
+					 struct task_struct *leader, u64 now)
 {
 	unsigned int i;
 
 	if (leader->flags & PF_KTHREAD || !atomic_read(&leader->signal->live))
 		return;
 	for (i = 0; i < VSP_MAX_NAMES; i++) {
-		if (reply->process[i].name[0] && is_main(leader, reply->process[i].name))
-			consider(&reply->process[i], leader, now);
+		struct vsp_process *found = &reply->process[i];
+
+		if (found->name[0] && vsp_processes_is_main(leader, found->name))
+			vsp_processes_consider(found, leader, now);
 	}
 }
 
@@ -82,7 +85,7 @@ void vsp_processes_find(const struct vsp_msg_processes *request, struct vsp_msg_
 	for (number = 1, i = 1; (pid = idr_get_next(&init_pid_ns.idr, &number)); number++, i++) {
 		leader = pid_task(pid, PIDTYPE_TGID);
 		if (leader)
-			consider_names(reply, leader, now);
+			vsp_processes_consider_names(reply, leader, now);
 		if (i % MAX_PIDS_AT_ONCE == 0) {
 			rcu_read_unlock();
 			cond_resched();

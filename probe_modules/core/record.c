@@ -17,7 +17,7 @@
 #include "core.h"
 
 /* Interrupts off. */
-static struct vsp_export *find_export(const struct rchan *rchan)
+static struct vsp_export *vsp_record_find_export(const struct rchan *rchan)
 {
 	unsigned int slot;
 
@@ -34,7 +34,8 @@ static struct vsp_export *find_export(const struct rchan *rchan)
  * Into the index page.  On the buffer's CPU, interrupts off: one's record in
  * between would move pos back; and see move_index().
  */
-static void publish_position(const struct vsp_export *export, const struct rchan_buf *buf)
+static void vsp_record_publish_position(const struct vsp_export *export,
+					const struct rchan_buf *buf)
 {
 	size_t offset = buf->offset;
 
@@ -50,7 +51,7 @@ static void publish_position(const struct vsp_export *export, const struct rchan
 }
 
 /* Relay writes it only when it leaves a sub-buffer. */
-static void publish_padding(const struct vsp_export *export, const struct rchan_buf *buf)
+static void vsp_record_publish_padding(const struct vsp_export *export, const struct rchan_buf *buf)
 {
 	unsigned int i;
 
@@ -64,7 +65,7 @@ static void publish_padding(const struct vsp_export *export, const struct rchan_
  * Tell the host of new records, unless it has yet to look for the last.
  * Interrupts off.
  */
-static inline void ring(void)
+static inline void vsp_record_ring_bell(void)
 {
 	struct vsp_transport *transport = rcu_dereference_sched(vsp_transport);
 	u32 *bell;
@@ -92,18 +93,18 @@ void vsp_update_host_index(struct rchan_buf *buf)
 	if (!buf)
 		return;
 	local_irq_save(flags);
-	export = find_export(buf->chan);
+	export = vsp_record_find_export(buf->chan);
 	if (export) {
-		publish_padding(export, buf);
-		publish_position(export, buf);
-		ring();
+		vsp_record_publish_padding(export, buf);
+		vsp_record_publish_position(export, buf);
+		vsp_record_ring_bell();
 	}
 	local_irq_restore(flags);
 }
 EXPORT_SYMBOL_GPL(vsp_update_host_index);
 
 /* Word by word: what memcpy() does for long ones takes longer to begin. */
-static void copy_record(u64 *to, const struct vsp_record *rec)
+static void vsp_record_copy(u64 *to, const struct vsp_record *rec)
 {
 	const u64 *from = (const u64 *)rec;
 	unsigned int i;
@@ -120,7 +121,7 @@ void vsp_record_write(struct rchan *rchan, struct vsp_record *rec)
 	u64 *place;
 
 	local_irq_save(flags);
-	export = find_export(rchan);
+	export = vsp_record_find_export(rchan);
 	if (!export)
 		goto out;
 	rec->cpu = smp_processor_id();
@@ -133,12 +134,12 @@ void vsp_record_write(struct rchan *rchan, struct vsp_record *rec)
 		goto out;
 	place = relay_reserve(rchan, rec->len);
 	if (place)
-		copy_record(place, rec);
+		vsp_record_copy(place, rec);
 	/* With callbacks of the probe's own, nobody else does. */
 	if (rchan->cb != &vsp_relay_callbacks)
-		publish_padding(export, buf);
-	publish_position(export, buf);
-	ring();
+		vsp_record_publish_padding(export, buf);
+	vsp_record_publish_position(export, buf);
+	vsp_record_ring_bell();
 out:
 	local_irq_restore(flags);
 }
@@ -151,7 +152,7 @@ EXPORT_SYMBOL_GPL(vsp_record_write);
  * byte is written into it, over the oldest records.  At the channel's start
  * (no sub-buffer before this one) there is nothing to tell.
  */
-static int start_subbuf(struct rchan_buf *buf, void *prev_subbuf)
+static int vsp_relay_start_subbuf(struct rchan_buf *buf, void *prev_subbuf)
 {
 	const struct vsp_export *export;
 	unsigned long flags;
@@ -159,25 +160,25 @@ static int start_subbuf(struct rchan_buf *buf, void *prev_subbuf)
 	if (!prev_subbuf)
 		return 1;
 	local_irq_save(flags);
-	export = find_export(buf->chan);
+	export = vsp_record_find_export(buf->chan);
 	if (export) {
-		publish_padding(export, buf);
-		publish_position(export, buf);
+		vsp_record_publish_padding(export, buf);
+		vsp_record_publish_position(export, buf);
 	}
 	local_irq_restore(flags);
 	return 1;
 }
 
 #ifdef VSP_HAVE_RELAY_PREV_PADDING
-static int subbuf_start(struct rchan_buf *buf, void *subbuf, void *prev_subbuf,
-			size_t prev_padding)
+static int vsp_relay_subbuf_start(struct rchan_buf *buf, void *subbuf, void *prev_subbuf,
+				  size_t prev_padding)
 {
-	return start_subbuf(buf, prev_subbuf);
+	return vsp_relay_start_subbuf(buf, prev_subbuf);
 }
 #else
-static int subbuf_start(struct rchan_buf *buf, void *subbuf, void *prev_subbuf)
+static int vsp_relay_subbuf_start(struct rchan_buf *buf, void *subbuf, void *prev_subbuf)
 {
-	return start_subbuf(buf, prev_subbuf);
+	return vsp_relay_start_subbuf(buf, prev_subbuf);
 }
 #endif
 
@@ -185,21 +186,21 @@ static int subbuf_start(struct rchan_buf *buf, void *subbuf, void *prev_subbuf)
  * Without a file, relay takes any other pointer for success and does not look
  * behind it (since Linux 5.0).  With a name it would: refused.
  */
-static struct dentry *create_buf_file(const char *filename, struct dentry *parent,
-				      umode_t mode, struct rchan_buf *buf, int *is_global)
+static struct dentry *vsp_relay_create_buf_file(const char *filename, struct dentry *parent,
+						umode_t mode, struct rchan_buf *buf, int *is_global)
 {
 	return filename ? NULL : (struct dentry *)buf;
 }
 
-static int remove_buf_file(struct dentry *dentry)
+static int vsp_relay_remove_buf_file(struct dentry *dentry)
 {
 	vsp_export_buffer_closed();
 	return 0;
 }
 
 VSP_RELAY_CONST struct rchan_callbacks vsp_relay_callbacks = {
-	.subbuf_start = subbuf_start,
-	.create_buf_file = create_buf_file,
-	.remove_buf_file = remove_buf_file,
+	.subbuf_start = vsp_relay_subbuf_start,
+	.create_buf_file = vsp_relay_create_buf_file,
+	.remove_buf_file = vsp_relay_remove_buf_file,
 };
 EXPORT_SYMBOL_GPL(vsp_relay_callbacks);

@@ -19,7 +19,7 @@
 
 static struct vsp_probe probe;
 
-static void record(struct vsp_die *rec, const char *what)
+static void die_record(struct vsp_die *rec, const char *what)
 {
 	rec->rec.len = sizeof(*rec);
 	rec->rec.event = VSP_EVENT_DIE;
@@ -31,7 +31,7 @@ static void record(struct vsp_die *rec, const char *what)
 	vsp_record_write(probe.channel, &rec->rec);
 }
 
-static int on_die(struct notifier_block *nb, unsigned long event, void *data)
+static int die_on_oops(struct notifier_block *nb, unsigned long event, void *data)
 {
 	const struct die_args *args = data;
 	struct vsp_die rec = { .kind = VSP_DIE_OOPS };
@@ -45,23 +45,23 @@ static int on_die(struct notifier_block *nb, unsigned long event, void *data)
 		rec.ip = instruction_pointer(args->regs);
 		snprintf(rec.symbol, sizeof(rec.symbol), "%pS", (void *)rec.ip);
 	}
-	record(&rec, args->str);
+	die_record(&rec, args->str);
 	return NOTIFY_DONE;
 }
 
-static int on_panic(struct notifier_block *nb, unsigned long event, void *data)
+static int die_on_panic(struct notifier_block *nb, unsigned long event, void *data)
 {
 	struct vsp_die rec = { .kind = VSP_DIE_PANIC };
 
-	record(&rec, data);
+	die_record(&rec, data);
 	return NOTIFY_DONE;
 }
 
 /* Before others, which may reset the machine or wait. */
-static struct notifier_block die_nb = { .notifier_call = on_die, .priority = INT_MAX };
-static struct notifier_block panic_nb = { .notifier_call = on_panic, .priority = INT_MAX };
+static struct notifier_block die_nb = { .notifier_call = die_on_oops, .priority = INT_MAX };
+static struct notifier_block panic_nb = { .notifier_call = die_on_panic, .priority = INT_MAX };
 
-static int attach(void)
+static int die_attach(void)
 {
 	int err;
 
@@ -74,7 +74,7 @@ static int attach(void)
 	return err;
 }
 
-static void detach(void)
+static void die_detach(void)
 {
 	atomic_notifier_chain_unregister(&panic_notifier_list, &panic_nb);
 	unregister_die_notifier(&die_nb);
@@ -82,8 +82,8 @@ static void detach(void)
 
 static struct vsp_probe probe = {
 	.name = KBUILD_MODNAME,
-	.attach = attach,
-	.detach = detach,
+	.attach = die_attach,
+	.detach = die_detach,
 };
 
 vsp_probe_module();

@@ -38,7 +38,7 @@ static struct vsp_limit limit;
 
 /* ------------------------------------------------------------ handlers */
 
-static void record(struct vsp_fs_error *rec, const char *fstype)
+static void fs_error_record(struct vsp_fs_error *rec, const char *fstype)
 {
 	rec->rec.len = sizeof(*rec);
 	rec->rec.event = VSP_EVENT_FS_ERROR;
@@ -46,9 +46,9 @@ static void record(struct vsp_fs_error *rec, const char *fstype)
 	vsp_record_write(probe.channel, &rec->rec);
 }
 
-static void record_info(struct vsp_fs_error *rec, const char *fstype, const void *info)
+static void fs_error_record_info(struct vsp_fs_error *rec, const char *fstype, const void *info)
 {
-	const struct fs_entry *entry;
+	const struct fs_table_entry *entry;
 
 	if (!vsp_limit_allows(&limit, READ_ONCE(max_per_s), &rec->left_out))
 		return;
@@ -60,16 +60,16 @@ static void record_info(struct vsp_fs_error *rec, const char *fstype, const void
 		strscpy(rec->mount, entry->mount, sizeof(rec->mount));
 	}
 	rcu_read_unlock();
-	record(rec, fstype);
+	fs_error_record(rec, fstype);
 }
 
-static int on_journal_abort(struct kprobe *kp, struct pt_regs *regs)
+static int fs_error_on_journal_abort(struct kprobe *kp, struct pt_regs *regs)
 {
 	const journal_t *journal = (void *)regs_get_kernel_argument(regs, 0);
 	struct vsp_fs_error rec = {
 		.error = abs((int)regs_get_kernel_argument(regs, 1)),
 	};
-	const struct fs_entry *entry;
+	const struct fs_table_entry *entry;
 
 	if (READ_ONCE(journal->j_flags) & JBD2_ABORT ||
 	    !vsp_limit_allows(&limit, READ_ONCE(max_per_s), &rec.left_out))
@@ -82,11 +82,11 @@ static int on_journal_abort(struct kprobe *kp, struct pt_regs *regs)
 		strscpy(rec.mount, entry->mount, sizeof(rec.mount));
 	rcu_read_unlock();
 	/* ocfs2 has such a journal, too; an external journal has no inode. */
-	record(&rec, journal->j_inode ? journal->j_inode->i_sb->s_type->name : "jbd2");
+	fs_error_record(&rec, journal->j_inode ? journal->j_inode->i_sb->s_type->name : "jbd2");
 	return 0;
 }
 
-static int on_xfs_shutdown(struct kprobe *kp, struct pt_regs *regs)
+static int fs_error_on_xfs_shutdown(struct kprobe *kp, struct pt_regs *regs)
 {
 	u32 flags = regs_get_kernel_argument(regs, 1);
 	const char *file = (void *)regs_get_kernel_argument(regs, 2);
@@ -101,11 +101,11 @@ static int on_xfs_shutdown(struct kprobe *kp, struct pt_regs *regs)
 	else
 		rec.error = EUCLEAN;	/* what xfs calls EFSCORRUPTED */
 	strscpy(rec.where, kbasename(file), sizeof(rec.where));
-	record_info(&rec, "xfs", (void *)regs_get_kernel_argument(regs, 0));
+	fs_error_record_info(&rec, "xfs", (void *)regs_get_kernel_argument(regs, 0));
 	return 0;
 }
 
-static int on_xfs_log_shutdown(struct kprobe *kp, struct pt_regs *regs)
+static int fs_error_on_xfs_log_shutdown(struct kprobe *kp, struct pt_regs *regs)
 {
 	/* struct xlog begins with its struct xfs_mount *. */
 	void **log = (void *)regs_get_kernel_argument(regs, 0);
@@ -116,11 +116,11 @@ static int on_xfs_log_shutdown(struct kprobe *kp, struct pt_regs *regs)
 	if (!(flags & XFS_LOG_IO_ERROR) || flags & XFS_FORCE_UMOUNT)
 		return 0;
 	strscpy(rec.where, "log", sizeof(rec.where));
-	record_info(&rec, "xfs", *log);
+	fs_error_record_info(&rec, "xfs", *log);
 	return 0;
 }
 
-static int on_btrfs_error(struct kprobe *kp, struct pt_regs *regs)
+static int fs_error_on_btrfs_error(struct kprobe *kp, struct pt_regs *regs)
 {
 	const char *function = (void *)regs_get_kernel_argument(regs, 1);
 	struct vsp_fs_error rec = {
@@ -129,32 +129,32 @@ static int on_btrfs_error(struct kprobe *kp, struct pt_regs *regs)
 	};
 
 	strscpy(rec.where, function, sizeof(rec.where));
-	record_info(&rec, "btrfs", (void *)regs_get_kernel_argument(regs, 0));
+	fs_error_record_info(&rec, "btrfs", (void *)regs_get_kernel_argument(regs, 0));
 	return 0;
 }
 
 /* ---------------------------------------------- modules come and go */
 
-struct target {
+struct fs_error_target {
 	const char *module;
 	struct kprobe kprobe;
 	bool registered;	/* under targets_lock */
 };
 
-static struct target targets[] = {
+static struct fs_error_target targets[] = {
 	{ .module = "jbd2", .kprobe = { .symbol_name = "jbd2_journal_abort",
-					.pre_handler = on_journal_abort } },
+					.pre_handler = fs_error_on_journal_abort } },
 	{ .module = "xfs", .kprobe = { .symbol_name = "xfs_do_force_shutdown",
-				       .pre_handler = on_xfs_shutdown } },
+				       .pre_handler = fs_error_on_xfs_shutdown } },
 	{ .module = "xfs", .kprobe = { .symbol_name = "xlog_force_shutdown",
-				       .pre_handler = on_xfs_log_shutdown } },
+				       .pre_handler = fs_error_on_xfs_log_shutdown } },
 	{ .module = "btrfs", .kprobe = { .symbol_name = "__btrfs_handle_fs_error",
-					 .pre_handler = on_btrfs_error } },
+					 .pre_handler = fs_error_on_btrfs_error } },
 };
 
 static DEFINE_MUTEX(targets_lock);
 
-static void register_target(struct target *target)
+static void fs_error_register_target(struct fs_error_target *target)
 {
 	int err;
 
@@ -171,14 +171,14 @@ static void register_target(struct target *target)
 			target->kprobe.symbol_name, err);
 }
 
-static void unregister_target(struct target *target)
+static void fs_error_unregister_target(struct fs_error_target *target)
 {
 	if (target->registered)
 		unregister_kprobe(&target->kprobe);
 	target->registered = false;
 }
 
-static int module_changed(struct notifier_block *nb, unsigned long state, void *data)
+static int fs_error_module_notify(struct notifier_block *nb, unsigned long state, void *data)
 {
 	const struct module *module = data;
 	unsigned int i;
@@ -190,17 +190,17 @@ static int module_changed(struct notifier_block *nb, unsigned long state, void *
 		if (strcmp(module->name, targets[i].module))
 			continue;
 		if (state == MODULE_STATE_COMING)
-			register_target(&targets[i]);
+			fs_error_register_target(&targets[i]);
 		else
-			unregister_target(&targets[i]);
+			fs_error_unregister_target(&targets[i]);
 	}
 	mutex_unlock(&targets_lock);
 	return NOTIFY_DONE;
 }
 
-static struct notifier_block module_nb = { .notifier_call = module_changed };
+static struct notifier_block module_nb = { .notifier_call = fs_error_module_notify };
 
-static int attach(void)
+static int fs_error_attach(void)
 {
 	unsigned int i;
 	int err;
@@ -215,27 +215,27 @@ static int attach(void)
 	}
 	mutex_lock(&targets_lock);
 	for (i = 0; i < ARRAY_SIZE(targets); i++)
-		register_target(&targets[i]);
+		fs_error_register_target(&targets[i]);
 	mutex_unlock(&targets_lock);
 	return 0;
 }
 
-static void detach(void)
+static void fs_error_detach(void)
 {
 	unsigned int i;
 
 	unregister_module_notifier(&module_nb);
 	mutex_lock(&targets_lock);
 	for (i = 0; i < ARRAY_SIZE(targets); i++)
-		unregister_target(&targets[i]);
+		fs_error_unregister_target(&targets[i]);
 	mutex_unlock(&targets_lock);
 	fs_table_stop();
 }
 
 static struct vsp_probe probe = {
 	.name = KBUILD_MODNAME,
-	.attach = attach,
-	.detach = detach,
+	.attach = fs_error_attach,
+	.detach = fs_error_detach,
 };
 
 vsp_probe_module();

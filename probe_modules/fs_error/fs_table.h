@@ -14,7 +14,7 @@
 #include "vesper_abi.h"
 
 /**
- * struct fs_entry - one mounted file system
+ * struct fs_table_entry - one mounted file system
  * @info: its super block's s_fs_info; NULL: not known
  * @dev: likewise s_dev
  * @type: name of its type; "" if process 1 does not see a mount
@@ -22,7 +22,7 @@
  * @mount: where it is mounted, for the first time of several, as process 1 sees
  *	   it; if that does not fit its end, which begins with no "/"; or ""
  */
-struct fs_entry {
+struct fs_table_entry {
 	const void *info;
 	dev_t dev;
 	char type[VSP_FSTYPE_LEN];
@@ -51,7 +51,7 @@ void fs_table_stop(void);
  *
  * Return: NULL if it is not known.
  */
-const struct fs_entry *fs_table_find_dev(dev_t dev);
+const struct fs_table_entry *fs_table_find_dev(dev_t dev);
 
 /**
  * fs_table_find_info - the file system that an s_fs_info belongs to
@@ -60,6 +60,6 @@ const struct fs_entry *fs_table_find_dev(dev_t dev);
  *
  * Likewise.  If nobody's is known it is the only one of its type that is mounted.
  */
-const struct fs_entry *fs_table_find_info(const char *type, const void *info);
+const struct fs_table_entry *fs_table_find_info(const char *type, const void *info);
 
 #endif /* VESPER_FS_ERROR_FS_TABLE_H */

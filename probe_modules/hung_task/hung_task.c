@@ -17,7 +17,7 @@
 
 static struct vsp_probe probe;
 
-static void on_hang(void *data, struct task_struct *task)
+static void hung_task_on_hang(void *data, struct task_struct *task)
 {
 	struct vsp_hung_task rec = {
 		.rec = { .len = sizeof(rec), .event = VSP_EVENT_HUNG_TASK },
@@ -39,7 +39,7 @@ static void on_hang(void *data, struct task_struct *task)
 }
 
 static struct vsp_tracepoint tracepoints[] = {
-	{ .name = "sched_process_hang", .func = on_hang },
+	{ .name = "sched_process_hang", .func = hung_task_on_hang },
 };
 
 static struct vsp_probe probe = {
@@ -51,9 +51,9 @@ static struct vsp_probe probe = {
 vsp_probe_module();
 
 /* The compiler compares the arguments. */
-static inline void __maybe_unused check_handlers(void)
+static inline void __maybe_unused hung_task_check_handlers(void)
 {
-	check_trace_callback_type_sched_process_hang(on_hang);
+	check_trace_callback_type_sched_process_hang(hung_task_on_hang);
 }
 
 MODULE_DESCRIPTION("VESPER probe: tasks that khungtaskd finds hung");

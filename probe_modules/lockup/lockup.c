@@ -30,7 +30,7 @@ static struct vsp_probe probe;
 static struct vsp_limit limit;
 
 /* The task is known only of the CPU that finds it. */
-static void record(u32 kind, u32 cpu)
+static void lockup_record(u32 kind, u32 cpu)
 {
 	struct vsp_lockup rec = {
 		.rec = { .len = sizeof(rec), .event = VSP_EVENT_LOCKUP },
@@ -48,22 +48,22 @@ static void record(u32 kind, u32 cpu)
 	vsp_record_write(probe.channel, &rec.rec);
 }
 
-static int on_taint(struct kprobe *kp, struct pt_regs *regs)
+static int lockup_on_taint(struct kprobe *kp, struct pt_regs *regs)
 {
 	if ((u32)regs_get_kernel_argument(regs, 0) == TAINT_SOFTLOCKUP)
-		record(VSP_LOCKUP_SOFT, raw_smp_processor_id());
+		lockup_record(VSP_LOCKUP_SOFT, raw_smp_processor_id());
 	return 0;
 }
 
-static int on_stall(struct kprobe *kp, struct pt_regs *regs)
+static int lockup_on_rcu_stall(struct kprobe *kp, struct pt_regs *regs)
 {
-	record(VSP_LOCKUP_RCU, regs_get_kernel_argument(regs, 0));
+	lockup_record(VSP_LOCKUP_RCU, regs_get_kernel_argument(regs, 0));
 	return 0;
 }
 
 static struct kprobe kprobes[] = {
-	{ .symbol_name = "add_taint", .pre_handler = on_taint },
-	{ .symbol_name = "print_cpu_stall_info", .pre_handler = on_stall },
+	{ .symbol_name = "add_taint", .pre_handler = lockup_on_taint },
+	{ .symbol_name = "print_cpu_stall_info", .pre_handler = lockup_on_rcu_stall },
 };
 
 static struct vsp_probe probe = {

@@ -35,7 +35,7 @@ static struct vsp_probe probe;
 static struct vsp_users users;
 static struct vsp_limit searches;
 
-static u64 cgroup_of(const struct oom_control *oc)
+static u64 out_of_memory_cgroup(const struct oom_control *oc)
 {
 #ifdef CONFIG_MEMCG
 	if (oc->memcg)
@@ -45,7 +45,7 @@ static u64 cgroup_of(const struct oom_control *oc)
 }
 
 /* False if the thread has no memory (any more), or its lock is held. */
-static bool fill_memory(struct vsp_out_of_memory *rec, struct task_struct *task)
+static bool out_of_memory_fill_memory(struct vsp_out_of_memory *rec, struct task_struct *task)
 {
 	struct mm_struct *mm;
 
@@ -63,7 +63,7 @@ static bool fill_memory(struct vsp_out_of_memory *rec, struct task_struct *task)
 	return mm;
 }
 
-static void fill_victim(struct vsp_out_of_memory *rec, struct task_struct *victim)
+static void out_of_memory_fill_victim(struct vsp_out_of_memory *rec, struct task_struct *victim)
 {
 	struct task_struct *parent, *thread;
 	int count = 0;
@@ -81,21 +81,21 @@ static void fill_victim(struct vsp_out_of_memory *rec, struct task_struct *victi
 	vsp_fill_age(&rec->who, &rec->age_ms, &rec->elder_pid, victim->group_leader, &searches);
 	/* A main thread that has ended left the memory to the others. */
 	for_each_thread(victim, thread) {
-		if (fill_memory(rec, thread) || ++count == MAX_THREADS)
+		if (out_of_memory_fill_memory(rec, thread) || ++count == MAX_THREADS)
 			break;
 	}
 	rcu_read_unlock();
 }
 
 /* For lack of memory in the system all are. */
-static bool is_within_limits(const struct oom_control *oc, u32 *left_out)
+static bool out_of_memory_is_within_limits(const struct oom_control *oc, u32 *left_out)
 {
 	return oc->constraint == CONSTRAINT_NONE ||
 	       vsp_users_allow(&users, oc->chosen->group_leader, READ_ONCE(max_users_per_s),
 			       left_out);
 }
 
-static int on_oom_kill_process(struct kprobe *kp, struct pt_regs *regs)
+static int out_of_memory_on_kill(struct kprobe *kp, struct pt_regs *regs)
 {
 	const struct oom_control *oc = (void *)regs_get_kernel_argument(regs, 0);
 	struct vsp_out_of_memory rec = {
@@ -106,7 +106,7 @@ static int on_oom_kill_process(struct kprobe *kp, struct pt_regs *regs)
 	if (!oc->chosen || oc->chosen == (void *)-1UL)
 		return 0;
 	/* oom_kill_process() lets such a process finish and kills nobody. */
-	if (vsp_is_dying(oc->chosen) || !is_within_limits(oc, &rec.left_out))
+	if (vsp_is_dying(oc->chosen) || !out_of_memory_is_within_limits(oc, &rec.left_out))
 		return 0;
 
 	rec.asker_pid = current->tgid;
@@ -114,18 +114,18 @@ static int on_oom_kill_process(struct kprobe *kp, struct pt_regs *regs)
 	rec.order = oc->order;
 	rec.constraint = oc->constraint;
 	rec.gfp_mask = (__force u32)oc->gfp_mask;
-	rec.cgroup_ino = cgroup_of(oc);
+	rec.cgroup_ino = out_of_memory_cgroup(oc);
 	rec.free_kb = PAGES_TO_KB(global_zone_page_state(NR_FREE_PAGES));
 	rec.total_kb = PAGES_TO_KB(oc->totalpages);
-	fill_victim(&rec, oc->chosen);
+	out_of_memory_fill_victim(&rec, oc->chosen);
 	vsp_record_write(probe.channel, &rec.rec);
 	return 0;
 }
 
-NOKPROBE_SYMBOL(on_oom_kill_process);
+NOKPROBE_SYMBOL(out_of_memory_on_kill);
 
 static struct kprobe kprobes[] = {
-	{ .symbol_name = "oom_kill_process", .pre_handler = on_oom_kill_process },
+	{ .symbol_name = "oom_kill_process", .pre_handler = out_of_memory_on_kill },
 };
 
 static struct vsp_probe probe = {

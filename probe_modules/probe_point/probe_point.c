@@ -50,19 +50,19 @@ static struct vsp_limit limit;
 static DEFINE_PER_CPU(int, running);
 static atomic_t within;
 
-static int on_kprobe(struct kprobe *kp, struct pt_regs *regs);
-static int on_return(struct kretprobe_instance *instance, struct pt_regs *regs);
+static int point_on_kprobe(struct kprobe *kp, struct pt_regs *regs);
+static int point_on_return(struct kretprobe_instance *instance, struct pt_regs *regs);
 
-static struct kprobe kprobe = { .pre_handler = on_kprobe };
-static struct kretprobe kretprobe = { .handler = on_return };
+static struct kprobe kprobe = { .pre_handler = point_on_kprobe };
+static struct kretprobe kretprobe = { .handler = point_on_return };
 
 /* ------------------------------------------------------------ handlers */
 
-static void record(const struct point_source *source)
+static void point_record(const struct point_source *source)
 {
 	struct vsp_probe_point rec;
 
-	if (!point_wanted(&program, source, &rec))
+	if (!point_is_wanted(&program, source, &rec))
 		return;
 	if (!vsp_limit_allows(&limit, READ_ONCE(max_per_s), &rec.left_out))
 		return;
@@ -80,30 +80,30 @@ static void record(const struct point_source *source)
 }
 
 /* A value that cannot be read is a page fault, which has tracepoints of its own. */
-static void hit(const struct point_source *source)
+static void point_handle_hit(const struct point_source *source)
 {
 	preempt_disable_notrace();
 	if (this_cpu_inc_return(running) == 1)
-		record(source);
+		point_record(source);
 	else
 		atomic_inc(&within);
 	this_cpu_dec(running);
 	preempt_enable_notrace();
 }
 
-static int on_kprobe(struct kprobe *kp, struct pt_regs *regs)
+static int point_on_kprobe(struct kprobe *kp, struct pt_regs *regs)
 {
 	const struct point_source source = { .regs = regs };
 
-	hit(&source);
+	point_handle_hit(&source);
 	return 0;
 }
 
-static int on_return(struct kretprobe_instance *instance, struct pt_regs *regs)
+static int point_on_return(struct kretprobe_instance *instance, struct pt_regs *regs)
 {
 	const struct point_source source = { .regs = regs };
 
-	hit(&source);
+	point_handle_hit(&source);
 	return 0;
 }
 
@@ -112,27 +112,27 @@ static int on_return(struct kretprobe_instance *instance, struct pt_regs *regs)
  * registers, and what is in the rest of these is anything.  A kernel that
  * compares a function's type with its caller's (kCFI) would panic.
  */
-static void on_tracepoint(void *data, unsigned long arg0, unsigned long arg1,
-			  unsigned long arg2, unsigned long arg3, unsigned long arg4)
+static void point_on_tracepoint(void *data, unsigned long arg0, unsigned long arg1,
+				unsigned long arg2, unsigned long arg3, unsigned long arg4)
 {
 	const struct point_source source = {
 		.args = { arg0, arg1, arg2, arg3, arg4 },
 	};
 
-	hit(&source);
+	point_handle_hit(&source);
 }
 
 /* --------------------------------------------------------------- place */
 
-static struct vsp_tracepoint tracepoint = { .func = on_tracepoint };
+static struct vsp_tracepoint tracepoint = { .func = point_on_tracepoint };
 
-static void detach_return(void)
+static void point_detach_return(void)
 {
 	unregister_kretprobe(&kretprobe);
 }
 
 /* After the start: its error is the last line about this module, which the host reads. */
-static int attach_return(void)
+static int point_attach_return(void)
 {
 	int err = register_kretprobe(&kretprobe);
 
@@ -142,11 +142,11 @@ static int attach_return(void)
 		       kretprobe.kp.symbol_name, err);
 		return err;
 	}
-	probe.detach = detach_return;
+	probe.detach = point_detach_return;
 	return 0;
 }
 
-static int parse_place(char *place)
+static int point_parse_place(char *place)
 {
 	char kind = place[0], *plus;
 	unsigned int offset;
@@ -186,12 +186,12 @@ static int parse_place(char *place)
 	}
 }
 
-static int start(struct vsp_probe *probe)
+static int point_start(struct vsp_probe *probe)
 {
 	int err;
 
 	probe->name = THIS_MODULE->name;
-	err = parse_place(at);
+	err = point_parse_place(at);
 	if (err == -EINVAL)
 		pr_err("%s: at=%s is no place\n", probe->name, at);
 	if (err)
@@ -204,11 +204,11 @@ static int start(struct vsp_probe *probe)
 	}
 	err = vsp_probe_start(probe);
 	if (!err && kretprobe.kp.symbol_name)
-		err = attach_return();
+		err = point_attach_return();
 	return err;
 }
 
-vsp_probe_module_by(start, vsp_probe_end);
+vsp_probe_module_by(point_start, vsp_probe_end);
 
 MODULE_DESCRIPTION("VESPER probe: any function or tracepoint, named at load time");
 MODULE_LICENSE("GPL");

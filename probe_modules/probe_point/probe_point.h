@@ -71,17 +71,17 @@ int point_parse(struct point_program *program, bool tracepoint, const char *args
 		const char *only);
 
 /**
- * point_wanted - get the values that are tested, and test them
+ * point_is_wanted - get the values that are tested, and test them
  *
  * In any context.  A condition on a value that could not be read does not hold.
  *
  * Return: whether all conditions hold.
  */
-bool point_wanted(const struct point_program *program, const struct point_source *source,
-		  struct vsp_probe_point *rec);
+bool point_is_wanted(const struct point_program *program, const struct point_source *source,
+		     struct vsp_probe_point *rec);
 
 /**
- * point_fetch - get the rest of the values, after point_wanted()
+ * point_fetch - get the rest of the values, after point_is_wanted()
  *
  * In any context.  n_args, unread, value and text are complete then.
  *

@@ -40,7 +40,7 @@ static struct vsp_probe probe;
 static struct vsp_users users;
 static struct vsp_asked asked;
 
-static bool is_wanted(const struct task_struct *leader, u64 age_ms)
+static bool process_exit_is_wanted(const struct task_struct *leader, u64 age_ms)
 {
 	int i;
 
@@ -54,14 +54,14 @@ static bool is_wanted(const struct task_struct *leader, u64 age_ms)
 }
 
 /* As wait_task_zombie() in kernel/exit.c. */
-static u32 exit_code(const struct task_struct *leader)
+static u32 process_exit_code(const struct task_struct *leader)
 {
 	const struct signal_struct *signal = leader->signal;
 
 	return signal->flags & SIGNAL_GROUP_EXIT ? signal->group_exit_code : leader->exit_code;
 }
 
-static int on_taskstats_exit(struct kprobe *kp, struct pt_regs *regs)
+static int process_exit_on_exit(struct kprobe *kp, struct pt_regs *regs)
 {
 	struct task_struct *task = (void *)regs_get_kernel_argument(regs, 0);
 	bool group_dead = (u32)regs_get_kernel_argument(regs, 1);
@@ -76,11 +76,11 @@ static int on_taskstats_exit(struct kprobe *kp, struct pt_regs *regs)
 		return 0;
 	leader = task->group_leader;
 	rec.age_ms = div_u64(vsp_process_age_ns(leader), NSEC_PER_MSEC);
-	if (!is_wanted(leader, rec.age_ms) ||
+	if (!process_exit_is_wanted(leader, rec.age_ms) ||
 	    !vsp_users_allow(&users, leader, READ_ONCE(max_users_per_s), &rec.left_out))
 		return 0;
 
-	code = exit_code(leader);
+	code = process_exit_code(leader);
 	rec.status = code >> 8 & 0xff;
 	rec.sig = code & 0x7f;
 	if (code & 0x80)
@@ -102,10 +102,10 @@ static int on_taskstats_exit(struct kprobe *kp, struct pt_regs *regs)
 	return 0;
 }
 
-NOKPROBE_SYMBOL(on_taskstats_exit);
+NOKPROBE_SYMBOL(process_exit_on_exit);
 
 /* __send_signal_locked(sig, info, t, type, force), in a process's own context. */
-static int on_send_signal(struct kprobe *kp, struct pt_regs *regs)
+static int process_exit_on_send_signal(struct kprobe *kp, struct pt_regs *regs)
 {
 	const struct kernel_siginfo *info = (void *)regs_get_kernel_argument(regs, 1);
 	const struct task_struct *target = (void *)regs_get_kernel_argument(regs, 2);
@@ -116,11 +116,11 @@ static int on_send_signal(struct kprobe *kp, struct pt_regs *regs)
 	return 0;
 }
 
-NOKPROBE_SYMBOL(on_send_signal);
+NOKPROBE_SYMBOL(process_exit_on_send_signal);
 
 static struct kprobe kprobes[] = {
-	{ .symbol_name = "taskstats_exit", .pre_handler = on_taskstats_exit },
-	{ .symbol_name = VSP_SEND_SIGNAL, .pre_handler = on_send_signal },
+	{ .symbol_name = "taskstats_exit", .pre_handler = process_exit_on_exit },
+	{ .symbol_name = VSP_SEND_SIGNAL, .pre_handler = process_exit_on_send_signal },
 };
 
 static struct vsp_probe probe = {

@@ -52,7 +52,7 @@ static struct vsp_limit searches;
 static struct vsp_asked asked;
 
 /* __send_signal_locked()'s arguments. */
-struct args {
+struct send_signal_args {
 	int sig;
 	struct kernel_siginfo *info;
 	struct task_struct *target;
@@ -63,7 +63,7 @@ struct args {
 /* ------------------------------------------------------ will it kill? */
 
 /* As wants_signal() in kernel/signal.c, but whether, not when. */
-static bool can_take(int sig, struct task_struct *task)
+static bool send_signal_can_take(int sig, struct task_struct *task)
 {
 	if (sigismember(&task->blocked, sig) || sigismember(&task->real_blocked, sig))
 		return false;
@@ -73,17 +73,17 @@ static bool can_take(int sig, struct task_struct *task)
 }
 
 /* The thread that will take the signal, as complete_signal() chooses it. */
-static struct task_struct *find_taker(const struct args *args)
+static struct task_struct *send_signal_find_taker(const struct send_signal_args *args)
 {
 	struct task_struct *task;
 	int count = 0;
 
-	if (can_take(args->sig, args->target))
+	if (send_signal_can_take(args->sig, args->target))
 		return args->target;
 	if (args->type == PIDTYPE_PID)
 		return NULL;
 	for_each_thread(args->target, task) {
-		if (can_take(args->sig, task))
+		if (send_signal_can_take(args->sig, task))
 			return task;
 		if (++count == MAX_THREADS)
 			break;
@@ -92,14 +92,14 @@ static struct task_struct *find_taker(const struct args *args)
 }
 
 /* Signals from inside do not reach an init, a namespace's or the system's. */
-static bool is_unkillable(const struct args *args)
+static bool send_signal_is_unkillable(const struct send_signal_args *args)
 {
 	if (!(args->target->signal->flags & SIGNAL_UNKILLABLE))
 		return false;
 	return !(args->force && args->sig == SIGKILL) || is_global_init(args->target);
 }
 
-static u32 fate(const struct args *args)
+static u32 send_signal_predict_fate(const struct send_signal_args *args)
 {
 	struct task_struct *target = args->target;
 	struct task_struct *taker;
@@ -110,9 +110,9 @@ static u32 fate(const struct args *args)
 	if (target->signal->flags & SIGNAL_GROUP_EXIT ||
 	    sigismember(&target->pending.signal, SIGKILL))
 		return 0;
-	if (!sig_fatal(target, args->sig) || is_unkillable(args))
+	if (!sig_fatal(target, args->sig) || send_signal_is_unkillable(args))
 		return 0;
-	taker = find_taker(args);
+	taker = send_signal_find_taker(args);
 	if (!taker)
 		return 0;
 	if (args->sig != SIGKILL && (target->ptrace || taker->ptrace))
@@ -122,7 +122,7 @@ static u32 fate(const struct args *args)
 
 /* ------------------------------------------------------------- record */
 
-static void fill_info(struct vsp_send_signal *rec, const struct args *args)
+static void send_signal_fill_info(struct vsp_send_signal *rec, const struct send_signal_args *args)
 {
 	const struct kernel_siginfo *info = args->info;
 
@@ -150,7 +150,7 @@ static void fill_info(struct vsp_send_signal *rec, const struct args *args)
 	}
 }
 
-static void fill_sender(struct vsp_send_signal *rec)
+static void send_signal_fill_sender(struct vsp_send_signal *rec)
 {
 	if (vsp_is_interrupted()) {
 		rec->flags |= VSP_SIG_IN_IRQ;
@@ -162,7 +162,7 @@ static void fill_sender(struct vsp_send_signal *rec)
 	vsp_copy_comm(rec->sender_comm, current);
 }
 
-static void fill_target(struct vsp_send_signal *rec, const struct task_struct *target)
+static void send_signal_fill_target(struct vsp_send_signal *rec, const struct task_struct *target)
 {
 	const struct task_struct *parent;
 
@@ -180,7 +180,8 @@ static void fill_target(struct vsp_send_signal *rec, const struct task_struct *t
 }
 
 /* Is it to be recorded?  All that kill are, of a user's own processes so many in a second. */
-static bool is_within_limits(const struct args *args, u32 flags, u32 *left_out)
+static bool send_signal_is_within_limits(const struct send_signal_args *args, u32 flags,
+					 u32 *left_out)
 {
 	if (!(flags & VSP_SIG_FATAL))
 		return vsp_limit_allows(&limit, READ_ONCE(max_per_s), left_out);
@@ -192,7 +193,7 @@ static bool is_within_limits(const struct args *args, u32 flags, u32 *left_out)
 }
 
 /* Only of those that kill, since it takes as long as all the rest. */
-static void fill_who(struct vsp_send_signal *rec, const struct args *args)
+static void send_signal_fill_who(struct vsp_send_signal *rec, const struct send_signal_args *args)
 {
 	struct task_struct *leader = args->target->group_leader;
 
@@ -206,12 +207,12 @@ static void fill_who(struct vsp_send_signal *rec, const struct args *args)
 }
 
 /* Not inlined: most signals are not recorded, and need not clear all this. */
-static noinline void record(const struct args *args, u32 flags)
+static noinline void send_signal_record(const struct send_signal_args *args, u32 flags)
 {
 	struct vsp_send_signal rec;
 
 	memset(&rec, 0, SHORT_LEN);
-	if (!is_within_limits(args, flags, &rec.left_out))
+	if (!send_signal_is_within_limits(args, flags, &rec.left_out))
 		return;
 	rec.rec.len = SHORT_LEN;
 	rec.rec.event = VSP_EVENT_SEND_SIGNAL;
@@ -219,19 +220,19 @@ static noinline void record(const struct args *args, u32 flags)
 	rec.flags = flags;
 	if (args->type != PIDTYPE_PID)
 		rec.flags |= VSP_SIG_GROUP;
-	fill_info(&rec, args);
-	fill_sender(&rec);
-	fill_target(&rec, args->target);
+	send_signal_fill_info(&rec, args);
+	send_signal_fill_sender(&rec);
+	send_signal_fill_target(&rec, args->target);
 	if (flags & VSP_SIG_FATAL) {
-		fill_who(&rec, args);
+		send_signal_fill_who(&rec, args);
 		rec.rec.len = sizeof(rec);
 	}
 	vsp_record_write(probe.channel, &rec.rec);
 }
 
-static int on_send_signal(struct kprobe *kp, struct pt_regs *regs)
+static int send_signal_on_send(struct kprobe *kp, struct pt_regs *regs)
 {
-	struct args args = {
+	struct send_signal_args args = {
 		.sig = regs_get_kernel_argument(regs, 0),
 		.info = (struct kernel_siginfo *)regs_get_kernel_argument(regs, 1),
 		.target = (struct task_struct *)regs_get_kernel_argument(regs, 2),
@@ -242,19 +243,19 @@ static int on_send_signal(struct kprobe *kp, struct pt_regs *regs)
 
 	if (!valid_signal(args.sig) || !args.sig)
 		return 0;
-	flags = fate(&args);
+	flags = send_signal_predict_fate(&args);
 	if (flags & VSP_SIG_FATAL || !(fatal_only || quiet & BIT_OF(args.sig)))
-		record(&args, flags);
+		send_signal_record(&args, flags);
 	/* After the record: the first that asks is not asked before. */
 	if (vsp_asks_to_end(args.sig) && !vsp_is_interrupted())
 		vsp_note_asked(&asked, args.target->group_leader, args.info);
 	return 0;
 }
 
-NOKPROBE_SYMBOL(on_send_signal);
+NOKPROBE_SYMBOL(send_signal_on_send);
 
 static struct kprobe kprobes[] = {
-	{ .symbol_name = VSP_SEND_SIGNAL, .pre_handler = on_send_signal },
+	{ .symbol_name = VSP_SEND_SIGNAL, .pre_handler = send_signal_on_send },
 };
 
 static struct vsp_probe probe = {

@@ -232,7 +232,8 @@ unload send_signal
 """,
         setup=f"echo 0 >{online}",
     )
-    cpus, others = [], []
+    cpus: list[int] = []
+    others: list[list[int]] = []
     for line in result.said:
         if line in ("again", "of one CPU"):
             others.append(cpus)

@@ -12,10 +12,11 @@ from contextlib import asynccontextmanager
 from pathlib import Path
 from typing import Any
 
+from tests.kernel.support.loopback_guest import TestGuest
 from tests.kernel.support.machine import Machine, MachineTransport, machine
 from tests.unit.support.standins import until
 from vesper_monitor.daemon.config import Config
-from vesper_monitor.daemon.main import Daemon
+from vesper_monitor.daemon.daemon import Daemon
 from vesper_monitor.guest.control.modinfo import rename_module
 from vesper_monitor.guest.dynamic_probes.program import module_parameters
 from vesper_monitor.guest.dynamic_probes.syntax import parse_definition
@@ -137,7 +138,7 @@ def test_points(run: Boot, modules: dict[str, Path]) -> None:
     assert all(f"unload {name}: 0 " in result.said for name in working)
 
 
-def test_added_on_the_command_line(test_guest: Any, tmp_path: Path) -> None:
+def test_added_on_the_command_line(test_guest: TestGuest, tmp_path: Path) -> None:
     """A real daemon and a real guest: added, seen, kept over a restart, listed, removed."""
     store = tmp_path / "images" / test_guest.kernel.release
     store.mkdir(parents=True)

@@ -18,11 +18,13 @@ import pytest
 
 from lab import images
 from lab.images.kernel import module_files
+from tests.kernel.support.loopback_guest import TestGuest
 from tests.kernel.support.machine import Machine, MachineTransport, machine
 from tests.unit.support.standins import until
 from vesper_monitor.guest.control.images import ImageStore
-from vesper_monitor.guest.relay.decode import Event
-from vesper_monitor.guest.session import Session, SessionState
+from vesper_monitor.guest.event import Event
+from vesper_monitor.guest.session import Session
+from vesper_monitor.guest.session_state import SessionState
 from vesper_monitor.rules.rule_set import RuleSet, Scope, judge_by_defaults
 
 Boot = Callable[..., Any]
@@ -325,7 +327,7 @@ unload send_signal
     assert [event.fields["signal"] for event in signals] == ["SIGBUS"]
 
 
-def test_lockup_and_die(test_guest: Any, tmp_path: Path) -> None:
+def test_lockup_and_die(test_guest: TestGuest, tmp_path: Path) -> None:
     """An oops, a CPU that spins for 20 s, and a panic, as a host sees them."""
     store = tmp_path / "images" / test_guest.kernel.release
     store.mkdir(parents=True)

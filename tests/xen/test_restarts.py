@@ -86,7 +86,7 @@ def test_a_guest_that_is_watched(cleaned: XenLab) -> None:
 
     # What its kernel has said is a fault, though xl restarts it.
     begin_waiting_monitor(host)
-    guest.end_guest("panic")
+    guest.power_guest_off("panic")
     code, said = wait_monitor(host)
     assert (code, "kernel panic" in said) == (ERROR, True), said
     stop(host)
@@ -97,7 +97,7 @@ def test_a_guest_without_modules_that_xl_restarts(cleaned: XenLab) -> None:
     host = start(lab, "lab.vesper=no")
     number = domain_number(host)
     begin_monitor(host)
-    lab.guest_through(through=host).end_guest("panic")
+    lab.guest_through(through=host).power_guest_off("panic")
     wait_another_domain(host, number)
     results = monitor_until_well(host)
     assert {code for code, _ in results} <= {SUCCESS, DEGRADED}, results

@@ -101,7 +101,8 @@ def _tell_fault(
     if options.json:
         _print_json(fault, None, steps, trouble)
         return
-    print(f"{fault['resource']} ({fault['vm']}): {fault['reason']}\n")
+    whose = f"{fault['resource']} ({fault['vm']})"
+    print(f"{fault.get('class', 'unknown')} fault of {whose}: {fault['reason']}\n")
     _print_steps(steps, fault["seen"])
     if trouble is not None:
         print(format_note("cluster", trouble))
@@ -130,7 +131,7 @@ def _tell_failure(
     if options.json:
         _print_json(None, what, steps, None)
         return
-    print(f"{resource} ({options.vm}): {what}\n")
+    print(f"failure of {resource} ({options.vm}): {what}\n")
     _print_steps(steps, failure.at)
     print(
         format_note(

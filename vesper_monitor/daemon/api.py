@@ -36,8 +36,10 @@ from vesper_monitor.guest import abi
 from vesper_monitor.guest.dynamic_probes.point import DynamicProbeError
 from vesper_monitor.guest.dynamic_probes.store import RESERVED
 from vesper_monitor.guest.dynamic_probes.syntax import parse_definition
-from vesper_monitor.guest.relay.decode import Event
-from vesper_monitor.guest.session import Session, SessionError, SessionState
+from vesper_monitor.guest.errors import SessionError
+from vesper_monitor.guest.event import Event
+from vesper_monitor.guest.session import Session
+from vesper_monitor.guest.session_state import SessionState
 from vesper_monitor.hypervisor.transport import (
     Domain,
     DomainReport,
@@ -46,12 +48,11 @@ from vesper_monitor.hypervisor.transport import (
     TransportError,
 )
 from vesper_monitor.journal.journal import Journal, JournalError
-from vesper_monitor.journal.records import ActivationRecord, Fault
+from vesper_monitor.journal.records import ActivationRecord, Fault, system_gone
 from vesper_monitor.journal.writer import READ_LIMIT_S
-from vesper_monitor.rules.rule_set import system_gone
 
 if TYPE_CHECKING:
-    from vesper_monitor.daemon.main import Daemon
+    from vesper_monitor.daemon.daemon import Daemon
 
 __all__ = ["Api"]
 

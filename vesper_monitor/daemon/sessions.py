@@ -17,9 +17,11 @@ from typing import Any, TypeVar
 from vesper_monitor.faults.watching import Watching
 from vesper_monitor.guest.control.images import ImageStore
 from vesper_monitor.guest.dynamic_probes.store import DynamicProbeStore
+from vesper_monitor.guest.event import Event
 from vesper_monitor.guest.health.hang_detector import LOOK
-from vesper_monitor.guest.relay.decode import Event
-from vesper_monitor.guest.session import Position, Session, SessionState
+from vesper_monitor.guest.relay.positions import Position
+from vesper_monitor.guest.session import Session
+from vesper_monitor.guest.session_state import SessionState
 from vesper_monitor.guest.ticker import SharedTicker
 from vesper_monitor.hypervisor.transport import (
     ENDED,

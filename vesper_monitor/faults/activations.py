@@ -14,7 +14,6 @@ from collections.abc import Awaitable, Callable, Iterable, Mapping
 from dataclasses import replace
 from typing import Any
 
-from vesper_monitor.daemon.logs import ALWAYS
 from vesper_monitor.faults import domain_events as domains
 from vesper_monitor.faults.activation import (
     MIGRATION,
@@ -34,7 +33,7 @@ from vesper_monitor.faults.carried_fault import (
 )
 from vesper_monitor.faults.failover_limit import WINDOW_S, FailoverLimit
 from vesper_monitor.faults.watching import Watching
-from vesper_monitor.guest.relay.decode import Event
+from vesper_monitor.guest.event import Event
 from vesper_monitor.hypervisor.transport import Domain, DomainReport
 from vesper_monitor.journal.journal import Batch, Journal, JournalError
 from vesper_monitor.journal.records import ActivationRecord, Fault
@@ -44,6 +43,7 @@ from vesper_monitor.pacemaker import commands
 from vesper_monitor.pacemaker.node_attributes import NodeAttributes
 from vesper_monitor.rules.reasons import Scope
 from vesper_monitor.rules.rule_set import RuleError, RuleSet
+from vesper_monitor.util.logs import ALWAYS
 
 __all__ = ["Activations", "Tell", "fault_attribute_name"]
 

@@ -12,7 +12,7 @@ import json
 from dataclasses import dataclass
 from typing import Any
 
-from vesper_monitor.guest.relay.decode import Event
+from vesper_monitor.guest.event import Event
 from vesper_monitor.journal.records import ActivationRecord, Fault
 from vesper_monitor.rules.reasons import Scope
 

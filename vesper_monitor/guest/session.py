@@ -32,17 +32,18 @@ from vesper_monitor.guest.control.cchan import (
     GuestRefusedError,
     GuestSilentError,
 )
-from vesper_monitor.guest.control.commands import GuestControl, Hello, SessionError
+from vesper_monitor.guest.control.commands import GuestControl, Hello
 from vesper_monitor.guest.control.images import ImageStore
 from vesper_monitor.guest.control.processes import Processes, find_processes
 from vesper_monitor.guest.dynamic_probes.point import DynamicProbe
+from vesper_monitor.guest.errors import SessionError
+from vesper_monitor.guest.event import Event
 from vesper_monitor.guest.health.boot_watch import BootWatch
 from vesper_monitor.guest.health.hang_detector import LOOK
 from vesper_monitor.guest.health.heartbeat import HeartbeatReader, HeartbeatWatch, find_life
 from vesper_monitor.guest.read_budget import ReadBudget
 from vesper_monitor.guest.relay.channel import ChannelEntry, ChannelReader, TableError
 from vesper_monitor.guest.relay.collector import Collector
-from vesper_monitor.guest.relay.decode import Event
 from vesper_monitor.guest.relay.positions import Position
 from vesper_monitor.guest.relay.raw_stream import RawStream
 from vesper_monitor.guest.session_state import ProbeState, ProbeStatus, SessionState
@@ -60,15 +61,7 @@ from vesper_monitor.hypervisor.transport import (
     TransportError,
 )
 
-__all__ = [
-    "Hello",
-    "Position",
-    "ProbeState",
-    "ProbeStatus",
-    "Session",
-    "SessionError",
-    "SessionState",
-]
+__all__ = ["Session"]
 
 _LOG = logging.getLogger(__name__)
 

@@ -28,8 +28,7 @@ from pathlib import Path
 from typing import Any
 
 from vesper_monitor.faults.domain_events import END_RULE
-from vesper_monitor.guest.health.crash_log import CrashLog
-from vesper_monitor.guest.relay.decode import Event
+from vesper_monitor.guest.event import CrashLog, Event
 from vesper_monitor.guest.relay.positions import Position
 from vesper_monitor.journal.records import ActivationRecord, Fault
 from vesper_monitor.util.errors import VesperError

@@ -26,7 +26,7 @@ from typing import Any
 
 from vesper_monitor.journal.journal import Journal, JournalDamagedError, JournalError
 from vesper_monitor.journal.read_only_journal import ReadOnlyJournal
-from vesper_monitor.util import state_file
+from vesper_monitor.util import logs, state_file
 
 __all__ = ["CLOSE", "LENGTH", "READS_AND_WRITES", "READS_ONLY", "main"]
 
@@ -152,8 +152,6 @@ class _Server:
 
 def main(arguments: list[str]) -> None:
     """The child's whole life."""
-    from vesper_monitor.daemon import logs
-
     descriptor, parent, mode, path, keep_events, keep_faults, log_level = arguments
     ctypes.CDLL(None).prctl(_PR_SET_PDEATHSIG, signal.SIGKILL)
     if os.getppid() != int(parent):

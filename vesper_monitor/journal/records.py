@@ -3,10 +3,13 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
 
-__all__ = ["ActivationRecord", "Fault"]
+from vesper_monitor.rules.fault_class import FaultClass, classify_fault
+
+__all__ = ["ActivationRecord", "Fault", "system_gone"]
 
 
 @dataclass(frozen=True)
@@ -54,6 +57,11 @@ class Fault:
     ended_by: str | None = None
 
     @property
+    def fault_class(self) -> FaultClass:
+        """What has failed."""
+        return classify_fault(self.rule, self.event)
+
+    @property
     def label(self) -> str:
         """Name it for people."""
         return f"fault {self.id}" if self.id > 0 else "fault (not written yet)"
@@ -70,6 +78,7 @@ class Fault:
             "uuid": self.uuid,
             "domid": self.domid,
             "instance": self.instance,
+            "class": self.fault_class.value,
             "scope": self.scope,
             "rule": self.rule,
             "reason": self.reason,
@@ -79,3 +88,17 @@ class Fault:
             "ended": self.ended,
             "ended_by": self.ended_by,
         }
+
+
+def system_gone(fault: Fault) -> bool:
+    """Whether the guest cannot shut down any more after this fault.
+
+    Where it may be able to (after an oops, on a full memory, with a file system
+    that takes no writes), it may have data to save; the time for that is bounded.
+    """
+    if fault.rule in ("kernel_panic", "hang", "paused"):
+        return True
+    if fault.rule == "memory_failure":  # the hypervisor's; the guest's own probe survives it
+        return fault.event.get("event") == "domain"
+    fields = fault.event.get("fields")
+    return fault.rule == "out_of_memory" and isinstance(fields, Mapping) and fields.get("pid") == 1

@@ -12,7 +12,7 @@ import logging
 from pathlib import Path
 
 from vesper_monitor.faults.carried_fault import EventKey, key_of_event, key_of_fault
-from vesper_monitor.guest.relay.decode import Event
+from vesper_monitor.guest.event import Event
 from vesper_monitor.journal.records import ActivationRecord, Fault
 from vesper_monitor.util import state_file
 

@@ -14,6 +14,7 @@ from dataclasses import asdict, dataclass
 from typing import Any
 
 from vesper_monitor.knowledge import tracer_comparison
+from vesper_monitor.rules.fault_class import describe_class
 
 __all__ = [
     "COMMON_PARAMS",
@@ -301,7 +302,8 @@ PROBES: Mapping[str, ProbeInfo] = {
 def to_json(name: str) -> dict[str, Any]:
     """For ``vesper probe info --json``. :raises KeyError:"""
     info = PROBES[name]
-    return {"probe": name, **asdict(info), "params": {**info.params, **COMMON_PARAMS}}
+    more = {"class": describe_class(name), "params": {**info.params, **COMMON_PARAMS}}
+    return {"probe": name, **asdict(info), **more}
 
 
 def list_sections(name: str) -> list[tuple[str, tuple[str, ...]]]:
@@ -313,6 +315,7 @@ def list_sections(name: str) -> list[tuple[str, tuple[str, ...]]]:
         ("Does not see", (info.not_seen,)),
         ("Cost", (info.cost,)),
         ("Fault by default", (info.fault,)),
+        ("Fault class", (describe_class(name),)),
         ("Why", (info.why,)),
     ]
     if info.params:
@@ -332,11 +335,12 @@ def make_markdown() -> str:
         "`python3 -m vesper_monitor.knowledge.probes markdown`; "
         "`vesper probe info NAME` says the same.",
         "",
-        "| probe | sees | fault by default |",
-        "|---|---|---|",
+        "| probe | sees | fault by default | class |",
+        "|---|---|---|---|",
     ]
     for name, info in PROBES.items():
-        lines.append(f"| [{name}](#{name}) | {_first_sentence(info.sees)} | {info.fault} |")
+        sees, its_class = _first_sentence(info.sees), describe_class(name).partition(";")[0]
+        lines.append(f"| [{name}](#{name}) | {sees} | {info.fault} | {its_class} |")
     lines += ["", MEASURED, "", "Parameters that all of them have:", ""]
     lines += [f"- `{key}`: {text}" for key, text in COMMON_PARAMS.items()]
     for name in PROBES:

@@ -281,7 +281,7 @@ def test_what_is_expected_is_watched_when_it_comes(
     wait_for(lambda: collecting(daemon) == 2, "both probes")
     assert [vm["vm"] for vm in daemon.call("status")["vms"]] == ["vm1"]
     guest.say("emit", "send_signal", "sig=11", "fatal=1")
-    wait_for(lambda: daemon.events(), "the event")
+    wait_for(lambda: bool(daemon.events()), "the event")
     assert daemon.call("faults")["faults"] == []
     daemon.call("start", **RESOURCE)
     Monitor(daemon).result()  # the first does not wait

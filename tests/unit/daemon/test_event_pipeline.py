@@ -22,8 +22,7 @@ from vesper_monitor.faults.activations import Activations
 from vesper_monitor.faults.watching import Watching
 from vesper_monitor.guest import abi
 from vesper_monitor.guest.control.images import ImageStore
-from vesper_monitor.guest.health.crash_log import CrashLog
-from vesper_monitor.guest.relay.decode import Event
+from vesper_monitor.guest.event import CrashLog, Event
 from vesper_monitor.guest.session import Session
 from vesper_monitor.hypervisor.transport import Domain
 from vesper_monitor.journal import writer as recorders

@@ -9,13 +9,13 @@ from typing import Any, ClassVar
 
 import pytest
 
-from lab.standin import StandinTransport
 from lab.standin.image import make_store
+from lab.standin.transport import StandinTransport
 from tests.unit.support.daemons import MONITOR, RESOURCE
 from tests.unit.support.standins import GuestProcess, guest, until
 from vesper_monitor.client import Client, DaemonError
 from vesper_monitor.daemon.config import Config
-from vesper_monitor.daemon.main import Daemon
+from vesper_monitor.daemon.daemon import Daemon
 from vesper_monitor.hypervisor.transport import Domain, DomainReport, TransportError
 
 

@@ -13,10 +13,9 @@ from typing import Any, ClassVar
 
 import pytest
 
-from lab.standin import StandinTransport
 from lab.standin.image import make_store
+from lab.standin.transport import StandinTransport
 from tests.unit.faults.test_activation import (
-    DEGRADED_AFTER_S,
     begin,
     fault,
     make,
@@ -35,9 +34,9 @@ from tests.unit.support.daemons import (
 from tests.unit.support.standins import guest, until
 from vesper_monitor.client import Client, DaemonError
 from vesper_monitor.daemon.config import Config
-from vesper_monitor.daemon.main import Daemon
+from vesper_monitor.daemon.daemon import Daemon
 from vesper_monitor.faults import activations
-from vesper_monitor.faults.activation import ResourceActivation, Result
+from vesper_monitor.faults.activation import DEGRADED_AFTER_S, ResourceActivation, Result
 from vesper_monitor.faults.watching import Watching
 from vesper_monitor.guest.session import Session
 from vesper_monitor.hypervisor.transport import Domain, TransportError
@@ -751,7 +750,7 @@ def test_what_was_deactivated_when_the_journal_is_read_late(running: Running) ->
 def test_a_wish_is_kept_as_soon_as_the_journal_takes_it(
     running: Running, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("vesper_monitor.daemon.main.RETRY_LAST_S", 0.05)
+    monkeypatch.setattr("vesper_monitor.daemon.daemon.RETRY_LAST_S", 0.05)
 
     async def body() -> None:
         daemon = await running.begin({})

@@ -18,7 +18,7 @@ from hypothesis import strategies as st
 from tests.unit.faults.test_activation import begin, fault, monitored, result
 from tests.unit.support.daemons import RESOURCE, DaemonProcess, Monitor, serve
 from tests.unit.support.standins import GuestProcess, guest
-from vesper_monitor.faults.activation import Result
+from vesper_monitor.faults.activation import ResourceActivation, Result
 from vesper_monitor.faults.failover_limit import FLAPPING_FAULTS, WINDOW_S, FailoverLimit
 
 MOST = 4
@@ -112,10 +112,11 @@ def test_a_fault_that_is_deferred_is_shown_and_then_told() -> None:
 
 
 def test_what_ends_a_deferred_fault_ends_that() -> None:
-    for end in (
+    ends: tuple[Callable[[ResourceActivation], object], ...] = (
         lambda i: i.fault_cleared(5.0, "operator"),
         lambda i: i.end_activation(5.0, "stop"),
-    ):
+    )
+    for end in ends:
         instance = monitored()
         instance.fault_found(fault())
         instance.defer_fault("later", 100.0, 1.0)
@@ -158,7 +159,7 @@ def _faulty(daemon: DaemonProcess, vm: GuestProcess) -> Monitor:
 
     def loaded() -> bool:
         row = daemon.call("status")["vms"][-1]
-        return sum(probe["state"] == "collecting" for probe in row["probes"]) == 2
+        return [probe["state"] for probe in row["probes"]].count("collecting") == 2
 
     wait_for(loaded, "its probes")
     monitor = Monitor(daemon)

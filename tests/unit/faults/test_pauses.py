@@ -10,15 +10,14 @@ from pathlib import Path
 
 import pytest
 
+from tests.unit.faults.test_activation import fault, make, watch_changes
+from tests.unit.pacemaker.test_node_attributes import Cluster, settle
 from tests.unit.support.standins import until
 from vesper_monitor.faults import pauses as pauses_module
 from vesper_monitor.faults.activation import ResourceActivation, Result, Waiter
 from vesper_monitor.faults.pauses import Pauses
 from vesper_monitor.hypervisor.transport import DomainReport, DomainState
 from vesper_monitor.pacemaker.node_attributes import NodeAttributes
-
-from .test_attributes import Cluster, settle
-from .test_instance import fault, make, watch_changes
 
 
 def pauses(path: Path, cluster: Cluster, ended: list[str], boot_id: str = "b1") -> Pauses:

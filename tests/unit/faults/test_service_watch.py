@@ -9,7 +9,7 @@ import pytest
 
 from vesper_monitor.faults.service_watch import BACK_S, BOOT_S, SHUTDOWN_S, ServiceWatch
 from vesper_monitor.guest.control.processes import MainProcess, Processes
-from vesper_monitor.guest.relay.decode import Event
+from vesper_monitor.guest.event import Event
 
 #: s. The guest has been up for long when a test begins.
 UPTIME = 10_000.0
@@ -296,7 +296,11 @@ def test_a_user_cannot_hide_that_a_service_is_gone() -> None:
 
 def test_nor_from_a_vesperd_that_is_started_anew() -> None:
     """Which has seen it by its end alone."""
-    for whose, is_hidden in (({"cgroup": "/system.slice/httpd.service"}, False), ({}, True)):
+    cases: tuple[tuple[dict[str, Any], bool], ...] = (
+        ({"cgroup": "/system.slice/httpd.service"}, False),
+        ({}, True),
+    )
+    for whose, is_hidden in cases:
         guest = Guest()
         guest.watch.set_services(guest.services, guest.now)
         guest.exited(**whose)

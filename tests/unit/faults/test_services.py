@@ -12,7 +12,7 @@ from pathlib import Path
 
 import pytest
 
-from lab.standin import StandinTransport
+from lab.standin.transport import StandinTransport
 from tests.unit.daemon.test_watching import Running, collects, run
 from tests.unit.faults.test_activation import make
 from tests.unit.faults.test_carried_fault import death
@@ -20,7 +20,7 @@ from tests.unit.guest.test_cchan import FakeLink, answering, talk
 from tests.unit.support.daemons import RESOURCE
 from tests.unit.support.standins import GuestProcess, guest, until
 from vesper_monitor.daemon import services
-from vesper_monitor.daemon.main import Daemon
+from vesper_monitor.daemon.daemon import Daemon
 from vesper_monitor.faults import service_watch
 from vesper_monitor.guest import abi
 from vesper_monitor.guest.control.cchan import GuestRefusedError

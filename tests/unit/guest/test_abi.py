@@ -18,9 +18,9 @@ from vesper_monitor.guest import abi, abi_make
 HEADER = Path(__file__).parents[3] / "probe_modules/include/vesper_abi.h"
 
 STRUCTS: dict[str, type[ctypes.Structure]] = {
-    value.c_name: value
+    str(vars(value)["c_name"]): value
     for value in vars(abi).values()
-    if isinstance(value, type) and issubclass(value, ctypes.Structure) and hasattr(value, "c_name")
+    if isinstance(value, type) and issubclass(value, ctypes.Structure) and "c_name" in vars(value)
 }
 #: C enum → Python's, whose docstring names it
 ENUMS: dict[str, type[enum.IntEnum]] = {

@@ -12,14 +12,14 @@ from typing import Any
 
 import pytest
 
-from lab.standin import StandinTransport
+from lab.standin.transport import StandinTransport
 from tests.unit.guest.test_session import images as images
 from tests.unit.guest.test_session import watch
 from tests.unit.support.daemons import RESOURCE, DaemonProcess, Monitor
 from tests.unit.support.standins import GuestProcess, guest, until
 from vesper_monitor.guest.control.images import ImageStore
 from vesper_monitor.guest.health.boot_watch import BootWatch
-from vesper_monitor.guest.session import SessionState
+from vesper_monitor.guest.session_state import SessionState
 from vesper_monitor.hypervisor.domain_state import DomainState
 from vesper_monitor.hypervisor.transport import Cause, CpuUse, Domain, DomainReport
 

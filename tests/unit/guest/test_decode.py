@@ -11,8 +11,9 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from vesper_monitor.guest import abi
+from vesper_monitor.guest.event import Event
+from vesper_monitor.guest.printable import make_printable, signal_name
 from vesper_monitor.guest.relay import decode
-from vesper_monitor.guest.relay.decode import Event, make_printable, signal_name
 from vesper_monitor.guest.relay.record_types import RECORDS
 from vesper_monitor.guest.relay.relay import RawRecord
 
@@ -55,7 +56,7 @@ def test_signals_left_out() -> None:
     signal = abi.SendSignal(rec=abi.Record(event=1), sig=10, comm=b"worker", left_out=3)
     assert decoded(signal).text == "SIGUSR1 sent to [0], by [0] uid 0 (3 more before it)"
     # As an earlier probe wrote it.
-    assert decoded(bytes(signal)[: abi.SendSignal.left_out.offset]).fields["left_out"] == 0
+    assert decoded(bytes(signal)[: vars(abi.SendSignal)["left_out"].offset]).fields["left_out"] == 0
 
 
 def test_out_of_memory() -> None:

@@ -34,9 +34,9 @@ from vesper_monitor.guest.health.hang_detector import (
     LifeState,
     Silence,
 )
-from vesper_monitor.guest.session import SessionState
+from vesper_monitor.guest.session_state import SessionState
 from vesper_monitor.hypervisor.domain_state import DomainState
-from vesper_monitor.hypervisor.transport import CpuUse, VcpuState, VcpuUse
+from vesper_monitor.hypervisor.transport import CpuUse, TransportError, VcpuState, VcpuUse
 from xen_transport import toolstack
 
 STEP = 0.1
@@ -438,20 +438,20 @@ my web server                        7     3    -   --p       0.0  all / all
 
 
 def test_xl_vcpu_list() -> None:
-    assert toolstack.parse_vcpus(VCPU_LIST, 7) == (
+    assert toolstack.parse_vcpu_list(VCPU_LIST, 7) == (
         VcpuUse(0, 123.4, VcpuState.RUNNING),
         VcpuUse(1, 5.0, VcpuState.BLOCKED),
         VcpuUse(2, 0.1, VcpuState.RUNNABLE),
         VcpuUse(3, 0.0, VcpuState.OFFLINE),
     )
-    with pytest.raises(toolstack.TransportError, match="nothing about domain 8"):
-        toolstack.parse_vcpus(VCPU_LIST, 8)
+    with pytest.raises(TransportError, match="nothing about domain 8"):
+        toolstack.parse_vcpu_list(VCPU_LIST, 8)
 
 
 @given(st.text())
 def test_xl_may_print_anything(text: str) -> None:
-    with pytest.raises(toolstack.TransportError):
-        toolstack.parse_vcpus(text, 7)
+    with pytest.raises(TransportError):
+        toolstack.parse_vcpu_list(text, 7)
 
 
 def test_how_old_the_last_sign_is() -> None:

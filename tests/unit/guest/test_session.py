@@ -12,14 +12,16 @@ from typing import Any
 
 import pytest
 
-from lab.standin import StandinTransport
 from lab.standin.image import make_image, make_store
 from lab.standin.memory import CCHAN_PAGE
+from lab.standin.transport import StandinTransport
 from tests.unit.support.standins import GuestProcess, guest, until
 from vesper_monitor.guest import abi
 from vesper_monitor.guest.control.images import ImageStore
-from vesper_monitor.guest.relay.decode import Event
-from vesper_monitor.guest.session import ProbeState, Session, SessionError, SessionState
+from vesper_monitor.guest.errors import SessionError
+from vesper_monitor.guest.event import Event
+from vesper_monitor.guest.session import Session
+from vesper_monitor.guest.session_state import ProbeState, SessionState
 
 REQUESTS_TAKEN = abi.field_offset(abi.Cchan, "to_guest") + abi.field_offset(abi.CchanRing, "cons")
 BOTH = {"send_signal": "", "out_of_memory": ""}
@@ -182,7 +184,8 @@ def fall_asleep_while_read(session: Session) -> list[list[int]]:
 
     :returns: what was read, a list of sequence numbers for each round.
     """
-    read, rounds = session._collector.read_events, []
+    read = session._collector.read_events
+    rounds: list[list[int]] = []
 
     def read_and_fall_asleep() -> tuple[list[Event], bool]:
         events, more = read()
@@ -494,7 +497,10 @@ def test_a_pause_of_which_nobody_tells_is_noticed(images: ImageStore) -> None:
     async def body() -> None:
         looks: list[str] = []
         with guest() as vm:
-            options = {"hang_timeout": lambda: 2.0, "on_standstill": lambda: looks.append("")}
+            options: dict[str, Any] = {
+                "hang_timeout": lambda: 2.0,
+                "on_standstill": lambda: looks.append(""),
+            }
             async with watch(images, **options) as told:
                 await until(lambda: told.session.alive, "signs of life")
                 await vm.tell("state", "paused")

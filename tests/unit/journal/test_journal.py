@@ -21,8 +21,8 @@ from hypothesis import strategies as st
 
 from tests.unit.support.journals import ThreadWorker
 from tests.unit.support.standins import until
-from vesper_monitor.guest.relay.decode import Event
-from vesper_monitor.guest.session import Position
+from vesper_monitor.guest.event import Event
+from vesper_monitor.guest.relay.positions import Position
 from vesper_monitor.journal import journal as journal_module
 from vesper_monitor.journal.journal import Batch, Journal, JournalError
 from vesper_monitor.journal.records import ActivationRecord, Fault
@@ -171,7 +171,7 @@ import threading
 from pathlib import Path
 from tests.unit.support.journals import ThreadWorker
 from vesper_monitor.journal.journal import Batch, Journal
-from vesper_monitor.guest.session import Position
+from vesper_monitor.guest.relay.positions import Position
 from tests_journal import event, fault
 journal = Journal(Path(sys.argv[1]))
 number = 0

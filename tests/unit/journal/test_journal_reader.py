@@ -16,7 +16,7 @@ from tests.unit.support.standins import until
 from vesper_monitor.daemon import api
 from vesper_monitor.daemon.api import Api
 from vesper_monitor.daemon.connection import Connection
-from vesper_monitor.daemon.main import Daemon
+from vesper_monitor.daemon.daemon import Daemon
 from vesper_monitor.journal import journal_process
 from vesper_monitor.journal.journal import Batch, Journal, JournalError
 from vesper_monitor.journal.journal_process import JournalProcess

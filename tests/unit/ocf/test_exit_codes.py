@@ -69,7 +69,7 @@ def test_3_of_an_action_that_is_not_implemented(host: Host, action: str) -> None
 def test_4_of_a_file_that_may_not_be_read(host: Host) -> None:
     host.config.chmod(0)
     # root may read everything; so it is root without that capability.
-    command = ["setpriv", "--bounding-set=-dac_override,-dac_read_search", host.agent, "start"]
+    command = ["setpriv", "--bounding-set=-dac_override,-dac_read_search", str(host.agent), "start"]
     done = subprocess.run(
         command, env=host.environment(20, 0, OCF_RESKEY_name="vm1"), capture_output=True, text=True
     )

@@ -16,7 +16,8 @@ from hypothesis import strategies as st
 from vesper_monitor.faults.service_watch import ServiceWatch
 from vesper_monitor.guest import abi
 from vesper_monitor.guest.control.processes import Processes
-from vesper_monitor.guest.relay.decode import Event, decode_records
+from vesper_monitor.guest.event import Event
+from vesper_monitor.guest.relay.decode import decode_records
 from vesper_monitor.guest.relay.record_types import RECORDS
 from vesper_monitor.guest.relay.relay import RawRecord
 from vesper_monitor.rules.belief import NO_LOGIN_UID, is_users_cgroup, is_users_login
@@ -56,7 +57,7 @@ DAEMON: dict[str, Any] = {
 
 
 def record(
-    kind: abi.EventType, who: dict[str, Any], *, time_ns: int = 0, **changes: object
+    kind: abi.EventType, who: dict[str, Any], *, time_ns: int = 0, **changes: Any
 ) -> Event:
     found = type(STRUCTS[kind]).from_buffer_copy(STRUCTS[kind])
     found.who = abi.Who(**who)
@@ -71,7 +72,7 @@ def decoded(kind: abi.EventType, data: bytes, time_ns: int = 0) -> Event:
     return event
 
 
-def signal(**changes: object) -> Event:
+def signal(**changes: Any) -> Event:
     return record(abi.EventType.SEND_SIGNAL, DAEMON, **changes)
 
 

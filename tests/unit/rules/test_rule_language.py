@@ -11,7 +11,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from tests.unit.support.daemons import PROJECT
-from vesper_monitor.guest.relay.decode import Event
+from vesper_monitor.guest.event import Event
 from vesper_monitor.rules.fields import FIELDS
 from vesper_monitor.rules.language import MAX_LENGTH, RuleError, parse_rules
 from vesper_monitor.rules.rule_set import RuleSet, Scope, default_rules
@@ -27,8 +27,10 @@ def is_fault(rules: str, what: Event, services: tuple[str, ...] = ("httpd",)) ->
     return RuleSet(rules).judge_event(what, services) is not None
 
 
-SIGNAL = {"sig": 11, "signal": "SIGSEGV", "fatal": True, "tgid": 97, "leader_comm": "httpd",
-          "parent_comm": "init", "comm": "worker", "sender_uid": 0}  # fmt: skip
+SIGNAL: dict[str, Any] = {
+    "sig": 11, "signal": "SIGSEGV", "fatal": True, "tgid": 97, "leader_comm": "httpd",
+    "parent_comm": "init", "comm": "worker", "sender_uid": 0,
+}  # fmt: skip
 
 
 @pytest.mark.parametrize(
@@ -187,7 +189,7 @@ def test_a_mount_alone_is_wanted() -> None:
     ("text", "line", "column", "message"),
     [
         ("send_signal: fatl", 1, 14, "has no field fatl (did you mean fatal?)"),
-        ('fs_error: place == "/data"', 1, 11, "; it has: cpu, dev, disk, error, fstype, "),
+        ('fs_error: place == "/data"', 1, 11, "; it has: class, cpu, dev, disk, error, fstype, "),
         ("fs_error: error == EIO", 1, 20, 'a text is written in quotes: "EIO"'),
         ("block_error: none;\n  fs_error: any and\n  x", 3, 3, "fs_error has no field x"),
         ('hung_task: "ä" == comm and y', 1, 28, "no field y"),

@@ -74,10 +74,10 @@ def test_handshake_and_attach(running: HolderProcess) -> None:
         assert qemu.rung() == 1
         second = await client.attach_to_qemu(os.getpid())
         attachment.connection.settimeout(START)
-        assert attachment.find_loss() == "another daemon has attached to the guest"
+        assert attachment.explain_loss() == "another daemon has attached to the guest"
         qemu.close()
         second.connection.settimeout(START)
-        assert second.find_loss() == "QEMU has ended, or the device was unplugged"
+        assert second.explain_loss() == "QEMU has ended, or the device was unplugged"
         attachment.close()
         second.close()
 
@@ -286,7 +286,7 @@ NAMES = st.one_of(
 
 @given(st.lists(NAMES, max_size=20))
 def test_names_of_kept_descriptors(names: list[str]) -> None:
-    found = fdstore.group_names(names)
+    found = fdstore.group_descriptor_names(names)
     for (pid, since), positions in found.items():
         for role, at in positions.items():
             assert names[at] == f"{pid}.{since}.{role}" or "0" in names[at]

@@ -15,7 +15,7 @@ from hypothesis import strategies as st
 
 from kvm_transport.doorbells import Doorbells
 from kvm_transport.ivshmem_client import IvshmemClient
-from kvm_transport.link import KvmLink, is_wanted
+from kvm_transport.link import KvmLink, is_activated
 from kvm_transport.memory import SharedMemory
 from tests.unit.support.standins import until
 from tests.unit.transports.support.ivshmem_servers import HolderProcess, StandinQemu, holder
@@ -104,7 +104,7 @@ def test_deactivate(running: HolderProcess) -> None:
         await asyncio.wait_for(task, 10)
         await link.close(deactivate=True)
         assert lost == []
-        assert not await is_wanted(IvshmemClient(running.control), os.getpid(), DOMAIN)
+        assert not await is_activated(IvshmemClient(running.control), os.getpid(), DOMAIN)
 
     with_link(running, body)
 
@@ -122,7 +122,7 @@ def test_deactivate_without_a_link(running: HolderProcess) -> None:
         qemu.set("state", abi.ShmState.IDLE)
         qemu.ring()
         await asyncio.wait_for(task, 10)
-        assert not await is_wanted(IvshmemClient(running.control), os.getpid(), DOMAIN)
+        assert not await is_activated(IvshmemClient(running.control), os.getpid(), DOMAIN)
 
     with_link(running, body)
 
@@ -133,7 +133,7 @@ def test_taken_over_by_the_next_daemon(running: HolderProcess) -> None:
     async def body(qemu: StandinQemu, link: KvmLink) -> None:
         await link.close(deactivate=False)
         assert qemu.head().state == abi.ShmState.ACTIVE
-        assert await is_wanted(IvshmemClient(running.control), os.getpid(), DOMAIN)
+        assert await is_activated(IvshmemClient(running.control), os.getpid(), DOMAIN)
         with pytest.raises(FrontendSilentError, match="load the modules") as silent:
             await connect(running, 0.5)
         assert silent.value.was_active

@@ -12,7 +12,7 @@ from collections.abc import Callable
 
 from vesper_monitor.guest import abi
 from vesper_monitor.guest.control.region import map_region
-from vesper_monitor.guest.health.crash_log import PROBE
+from vesper_monitor.guest.event import CORE_PROBE, Event
 from vesper_monitor.guest.health.hang_detector import (
     LOOK,
     MIN_TIMEOUT_S,
@@ -23,7 +23,6 @@ from vesper_monitor.guest.health.hang_detector import (
     LifeState,
     Silence,
 )
-from vesper_monitor.guest.relay.decode import Event
 from vesper_monitor.guest.ticker import SharedTicker
 from vesper_monitor.hypervisor.domain_state import DomainState
 from vesper_monitor.hypervisor.transport import (
@@ -282,7 +281,7 @@ class HeartbeatWatch:
                 "stuck_s": round(hang.stuck, 3),
             }
         return Event(
-            vm=vm, domid=self._domain.domid, probe=PROBE, event=name,
+            vm=vm, domid=self._domain.domid, probe=CORE_PROBE, event=name,
             cpu=hang.cpu if hang else 0, seq=self._number, guest_ns=0, received=time.time(),
             fields=fields, text=text,
         )  # fmt: skip

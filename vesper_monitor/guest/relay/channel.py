@@ -8,7 +8,7 @@ from collections.abc import Callable
 from dataclasses import dataclass
 
 from vesper_monitor.guest import abi
-from vesper_monitor.guest.relay.decode import make_printable
+from vesper_monitor.guest.printable import make_printable
 from vesper_monitor.guest.relay.relay import (
     MAX_SEQ,
     READ_LIMIT_BYTES,

@@ -9,11 +9,11 @@ from operator import attrgetter
 
 from vesper_monitor.guest import abi
 from vesper_monitor.guest.dynamic_probes.point import DynamicProbe
+from vesper_monitor.guest.event import Event
 from vesper_monitor.guest.health import crash_log
 from vesper_monitor.guest.health.crash_log import CrashLogReader
 from vesper_monitor.guest.relay import decode
 from vesper_monitor.guest.relay.channel import ROUND_BYTES, ChannelEntry, ChannelReader
-from vesper_monitor.guest.relay.decode import Event
 from vesper_monitor.guest.relay.positions import Position, Positions
 from vesper_monitor.guest.relay.raw_stream import RawStream
 from vesper_monitor.hypervisor.transport import Domain, Link, TransportError
@@ -201,7 +201,7 @@ class Collector:
         if self._words is None:
             return []
         events = [
-            crash_log.to_event(*words, domain=self._domain, received=self._clock())
+            crash_log.make_event(*words, domain=self._domain, received=self._clock())
             for words in self._words.read_new(final=final)
         ]
         if events:

@@ -27,15 +27,15 @@
 #include "core.h"
 
 #define STACK_DEPTH	32
-#define WORDS_PAGES	DIV_ROUND_UP(sizeof(struct vsp_words), PAGE_SIZE)
+#define CRASH_LOG_PAGES	DIV_ROUND_UP(sizeof(struct vsp_words), PAGE_SIZE)
 
-static struct vsp_words __rcu *words;		/* where they are written */
-static struct vsp_shared words_shared;		/* under vsp_lock */
+static struct vsp_words __rcu *crash_log;		/* where they are written */
+static struct vsp_shared crash_log_shared;		/* under vsp_lock */
 
 /* A slot is being written. */
 static atomic_t writing[VSP_WORDS_KINDS];
 
-static void write_stack(char *text, size_t size)
+static void vsp_crash_log_write_stack(char *text, size_t size)
 {
 	unsigned long entry[STACK_DEPTH];
 	unsigned int i, n;
@@ -47,7 +47,7 @@ static void write_stack(char *text, size_t size)
 		len += scnprintf(text + len, size - len, "%pS\n", (void *)entry[i]);
 }
 
-static void write_slot(struct vsp_words_slot *slot, const char *message)
+static void vsp_crash_log_write_slot(struct vsp_words_slot *slot, const char *message)
 {
 	u32 seq = slot->seq;
 
@@ -58,44 +58,44 @@ static void write_slot(struct vsp_words_slot *slot, const char *message)
 	slot->pid = current->pid;
 	vsp_copy_comm(slot->comm, current);
 	strscpy(slot->message, message, sizeof(slot->message));
-	write_stack(slot->stack, sizeof(slot->stack));
+	vsp_crash_log_write_stack(slot->stack, sizeof(slot->stack));
 	WRITE_ONCE(slot->log_len, 0);
 	WRITE_ONCE(slot->log_len, vsp_klog_end(slot->log, sizeof(slot->log)));
 	virt_wmb();	/* even after all is there */
 	WRITE_ONCE(slot->seq, seq + 2);
 }
 
-static void leave_words(enum vsp_words_kind kind, const char *message)
+static void vsp_crash_log_write(enum vsp_words_kind kind, const char *message)
 {
 	/* Oopses on two CPUs at the same time: those of the first will do. */
 	if (atomic_cmpxchg(&writing[kind], 0, 1))
 		return;
 	rcu_read_lock();
-	write_slot(&rcu_dereference(words)->slot[kind], message);
+	vsp_crash_log_write_slot(&rcu_dereference(crash_log)->slot[kind], message);
 	rcu_read_unlock();
 	atomic_set_release(&writing[kind], 0);
 	vsp_notify();
 }
 
 /* One CPU panics, once; it gets here in one way or two. */
-static void words_panic(const char *message)
+static void vsp_crash_log_write_panic(const char *message)
 {
 	static bool left;
 
 	if (left)
 		return;
 	left = true;
-	leave_words(VSP_WORDS_PANIC, message);
+	vsp_crash_log_write(VSP_WORDS_PANIC, message);
 }
 
-static int panic_notify(struct notifier_block *nb, unsigned long event, void *message)
+static int vsp_crash_log_panic_notify(struct notifier_block *nb, unsigned long event, void *message)
 {
-	words_panic(message);
+	vsp_crash_log_write_panic(message);
 	return NOTIFY_DONE;
 }
 
 static struct notifier_block panic_nb = {
-	.notifier_call = panic_notify,
+	.notifier_call = vsp_crash_log_panic_notify,
 	.priority = INT_MAX,
 };
 
@@ -104,56 +104,56 @@ static struct notifier_block panic_nb = {
  * one that was registered first comes first: if that is pvpanic's, it is
  * forestalled; if not, it is not there yet and the probe cannot be registered.
  */
-static int pvpanic_entered(struct kprobe *kp, struct pt_regs *regs)
+static int vsp_crash_log_pvpanic_entered(struct kprobe *kp, struct pt_regs *regs)
 {
-	words_panic((const char *)regs_get_kernel_argument(regs, 2));
+	vsp_crash_log_write_panic((const char *)regs_get_kernel_argument(regs, 2));
 	return 0;
 }
 
 static struct kprobe pvpanic_kp = {
 	.symbol_name = "pvpanic_panic_notify",
-	.pre_handler = pvpanic_entered,
+	.pre_handler = vsp_crash_log_pvpanic_entered,
 };
 
 static bool pvpanic_probed;
 
-static void words_oops(enum kmsg_dump_reason reason)
+static void vsp_crash_log_write_oops(enum kmsg_dump_reason reason)
 {
 	if (reason == KMSG_DUMP_OOPS)
-		leave_words(VSP_WORDS_OOPS, "");
+		vsp_crash_log_write(VSP_WORDS_OOPS, "");
 }
 
 #if defined(VSP_HAVE_KMSG_DUMP_DETAIL)
-static void words_dump(struct kmsg_dumper *dumper, struct kmsg_dump_detail *detail)
+static void vsp_crash_log_dump(struct kmsg_dumper *dumper, struct kmsg_dump_detail *detail)
 {
-	words_oops(detail->reason);
+	vsp_crash_log_write_oops(detail->reason);
 }
 #elif defined(VSP_HAVE_KMSG_DUMPER_ITER)
-static void words_dump(struct kmsg_dumper *dumper, enum kmsg_dump_reason reason,
-		       struct kmsg_dumper_iter *iter)
+static void vsp_crash_log_dump(struct kmsg_dumper *dumper, enum kmsg_dump_reason reason,
+			       struct kmsg_dumper_iter *iter)
 {
-	words_oops(reason);
+	vsp_crash_log_write_oops(reason);
 }
 #else
-static void words_dump(struct kmsg_dumper *dumper, enum kmsg_dump_reason reason)
+static void vsp_crash_log_dump(struct kmsg_dumper *dumper, enum kmsg_dump_reason reason)
 {
-	words_oops(reason);
+	vsp_crash_log_write_oops(reason);
 }
 #endif
 
 static struct kmsg_dumper dumper = {
-	.dump = words_dump,
+	.dump = vsp_crash_log_dump,
 	.max_reason = KMSG_DUMP_OOPS,
 };
 
-static void write_head(struct vsp_words *head)
+static void vsp_crash_log_write_head(struct vsp_words *head)
 {
 	head->magic = VSP_WORDS_MAGIC;
 	head->version = VSP_WORDS_VERSION;
 }
 
 /* An oops may be written meanwhile, to the old place: it is taken along. */
-static void move_words(struct vsp_shared *shared, void *to)
+static void vsp_crash_log_move(struct vsp_shared *shared, void *to)
 {
 	struct vsp_words *old = shared->addr, *new = to;
 	u32 seq[VSP_WORDS_KINDS];
@@ -162,8 +162,8 @@ static void move_words(struct vsp_shared *shared, void *to)
 	for (kind = 0; kind < VSP_WORDS_KINDS; kind++)
 		seq[kind] = READ_ONCE(old->slot[kind].seq);
 	memcpy(new, old, sizeof(*new));
-	write_head(new);
-	rcu_assign_pointer(words, new);
+	vsp_crash_log_write_head(new);
+	rcu_assign_pointer(crash_log, new);
 	synchronize_rcu();
 	for (kind = 0; kind < VSP_WORDS_KINDS; kind++) {
 		struct vsp_words_slot *slot = &old->slot[kind];
@@ -174,36 +174,37 @@ static void move_words(struct vsp_shared *shared, void *to)
 	}
 }
 
-void vsp_words_connect(void)
+void vsp_crash_log_connect(void)
 {
-	int err = vsp_shared_connect(&words_shared);
+	int err = vsp_shared_connect(&crash_log_shared);
 
 	if (err)
 		pr_warn("vesper: cannot share the place for last words: %d\n", err);
 }
 
-void vsp_words_disconnect(void)
+void vsp_crash_log_disconnect(void)
 {
-	vsp_shared_disconnect(&words_shared);
+	vsp_shared_disconnect(&crash_log_shared);
 }
 
-struct vsp_region vsp_words_region(void)
+struct vsp_region vsp_crash_log_region(void)
 {
-	return words_shared.region;
+	return crash_log_shared.region;
 }
 
-int vsp_words_init(void)
+int vsp_crash_log_init(void)
 {
 	struct vsp_words *home;
 	int err;
 
-	home = vzalloc(WORDS_PAGES * PAGE_SIZE);
+	home = vzalloc(CRASH_LOG_PAGES * PAGE_SIZE);
 	if (!home)
 		return -ENOMEM;
-	write_head(home);
-	RCU_INIT_POINTER(words, home);
+	vsp_crash_log_write_head(home);
+	RCU_INIT_POINTER(crash_log, home);
 	mutex_lock(&vsp_lock);
-	err = vsp_shared_init_vmalloc(&words_shared, home, WORDS_PAGES, false, move_words);
+	err = vsp_shared_init_vmalloc(&crash_log_shared, home, CRASH_LOG_PAGES, false,
+				      vsp_crash_log_move);
 	mutex_unlock(&vsp_lock);
 	if (err)
 		goto free;
@@ -216,23 +217,23 @@ int vsp_words_init(void)
 
 release:
 	mutex_lock(&vsp_lock);
-	vsp_shared_release(&words_shared);
+	vsp_shared_release(&crash_log_shared);
 	mutex_unlock(&vsp_lock);
 free:
 	vfree(home);
 	return err;
 }
 
-void vsp_words_exit(void)
+void vsp_crash_log_exit(void)
 {
-	void *home = words_shared.home;
+	void *home = crash_log_shared.home;
 
 	if (pvpanic_probed)
 		unregister_kprobe(&pvpanic_kp);
 	atomic_notifier_chain_unregister(&panic_notifier_list, &panic_nb);
 	kmsg_dump_unregister(&dumper);	/* waits for one that runs */
 	mutex_lock(&vsp_lock);
-	vsp_shared_release(&words_shared);
+	vsp_shared_release(&crash_log_shared);
 	mutex_unlock(&vsp_lock);
 	vfree(home);
 }
