@@ -49,14 +49,25 @@ def test_each_source_says_its_licence() -> None:
     assert wrong == []
 
 
-def test_docs_name_files_that_exist() -> None:
-    text = (PROJECT / "docs/architecture.md").read_text()
-    named = set(re.findall(r"`((?:[a-z_]+/)+[A-Za-z_.]*)`", text))
-    assert len(named) > 20
-    assert [name for name in sorted(named) if not (PROJECT / name).exists()] == []
-
-
 DOCUMENTS = [*sorted(PROJECT.glob("*.md")), *sorted((PROJECT / "docs").glob("*.md"))]
+
+
+def test_documents_name_files_that_exist() -> None:
+    """A name with a word in capitals stands for any."""
+    wrong = []
+    for document in DOCUMENTS:
+        if document.name == "CHANGELOG.md":  # of files that were
+            continue
+        named = set(re.findall(r"`((?:[a-z_]+/)+[A-Za-z_.]*)`", document.read_text()))
+        wrong += [
+            f"{document.name}: {name}"
+            for name in sorted(named)
+            if not (PROJECT / name).exists() and not re.search(r"[A-Z]{4}", name)
+        ]
+    assert wrong == []
+    assert "vesper_monitor/daemon/event_pipeline.py" in (
+        PROJECT / "docs/architecture.md"
+    ).read_text()
 
 
 def list_anchors(markdown: str) -> set[str]:
