@@ -277,7 +277,7 @@ PROBES: Mapping[str, ProbeInfo] = {
     "probe_point": ProbeInfo(
         sees="Any function of the kernel that a kprobe can be on, its return, or a tracepoint, "
         "with up to 8 values, a condition and a limit: what vesper probe add VM DEFINITION "
-        "loads, under the definition's name and several at once. See vesper-points(7).",
+        "loads, under the definition's name and several at once. See vesper-dynamic-probes(7).",
         hooks=("kprobe, return probe or tracepoint: the one that is named",),
         not_seen="Functions that the compiler has made part of others, and those that kprobes "
         "refuse. Tracepoints in modules, and all of them in kernels that check the types of "
@@ -378,7 +378,7 @@ def make_man_page() -> str:
         for heading, texts in list_sections(name):
             lines += [".TP", f".B {heading}"]
             lines.append("\n.br\n".join(_escape_roff(text) for text in texts))
-    lines += [".SH SEE ALSO", ".BR vesper (8),", ".BR vesper\\-points (7),", ".BR vesperd (8)"]
+    lines += [".SH SEE ALSO", ".BR vesper (8),", ".BR vesper\\-dynamic\\-probes (7),", ".BR vesperd (8)"]
     return "\n".join(lines) + "\n"
 
 
