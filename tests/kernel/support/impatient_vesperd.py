@@ -12,6 +12,7 @@ import asyncio
 import sys
 from pathlib import Path
 
+from bench.load.vesperd import run_until_sigterm
 from vesper_monitor.daemon import config
 from vesper_monitor.faults import service_watch
 from vesper_monitor.guest import session
