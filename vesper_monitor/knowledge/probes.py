@@ -378,7 +378,8 @@ def make_man_page() -> str:
         for heading, texts in list_sections(name):
             lines += [".TP", f".B {heading}"]
             lines.append("\n.br\n".join(_escape_roff(text) for text in texts))
-    lines += [".SH SEE ALSO", ".BR vesper (8),", ".BR vesper\\-dynamic\\-probes (7),", ".BR vesperd (8)"]
+    lines += [".SH SEE ALSO", ".BR vesper (8),"]
+    lines += [r".BR vesper\-dynamic\-probes (7),", ".BR vesperd (8)"]
     return "\n".join(lines) + "\n"
 
 
