@@ -212,7 +212,7 @@ def _add_probe(commands: argparse._SubParsersAction[_Parser]) -> None:
         "add",
         help="put a probe on any function or tracepoint of a guest's kernel",
         description="DEFINITION is in the syntax of the kernel's own probe events, and may end "
-        "with a condition and a limit (vesper-points(7)): "
+        "with a condition and a limit (vesper-dynamic-probes(7)): "
         "'r:failed_opens do_sys_openat2 $retval:s32 comm=$comm if arg1 < 0 max 10/s'. "
         "The probe stays with the VM until it is unloaded.",
     )
