@@ -12,7 +12,7 @@ from typing import Any
 
 import pytest
 
-from bench.liveness import CALM
+from bench.liveness import BENIGN_LOADS
 from tests.kernel.support.machine import Machine, MachineTransport, machine
 from tests.unit.support.standins import until
 from vesper_monitor.guest.control.images import ImageStore
@@ -205,7 +205,7 @@ def test_no_hang(test_guest: Any, tmp_path: Path) -> None:
 
             # Saved and restored; one of ten who want the same host CPU.
             for kind in ("save, restore", "10-fold overcommit"):
-                await CALM[kind](told)
+                await BENIGN_LOADS[kind](told)
                 await until(lambda: told.session._life.state is LifeState.ALIVE, "alive", SLOW)
 
             # It is busy: many processes, and a real-time task that leaves 5 %.
