@@ -13,7 +13,7 @@ from typing import Any
 import pytest
 
 import bench.watched
-from bench.liveness import CALM
+from bench.liveness import BENIGN_LOADS
 from tests.kernel.support.loopback_guest import TestGuest
 from tests.kernel.support.machine import Machine, MachineTransport, machine
 from tests.unit.support.standins import until
@@ -211,7 +211,7 @@ def test_no_hang(test_guest: TestGuest, tmp_path: Path) -> None:
 
             # Saved and restored; one of ten who want the same host CPU.
             for kind in ("save, restore", "10-fold overcommit"):
-                await CALM[kind](told)
+                await BENIGN_LOADS[kind](told)
                 await until(lambda: told.life_state() is LifeState.ALIVE, "alive", SLOW)
 
             # It is busy: many processes, and a real-time task that leaves 5 %.

@@ -48,11 +48,13 @@ def monitor_until_well(host: XenHost) -> list[tuple[int, str]]:
 def begin_waiting_monitor(host: XenHost) -> None:
     """Begin a monitor that waits: the first after a reboot may say at once that all is well."""
     begin_monitor(host)
-    host.wait_for_command(f"[ -s /tmp/monitor.code ] || {{ {cluster.WAITING}; }}", timeout=60)
+    host.wait_for_command(
+        f"[ -s /tmp/monitor.code ] || {{ {cluster.MONITOR_IS_WAITING}; }}", timeout=60
+    )
     if host.run_command("[ -s /tmp/monitor.code ]").rc == 0:
         assert wait_monitor(host)[0] == SUCCESS
         begin_monitor(host)
-        host.wait_for_command(cluster.WAITING, timeout=60)
+        host.wait_for_command(cluster.MONITOR_IS_WAITING, timeout=60)
 
 
 def stop(host: XenHost) -> None:

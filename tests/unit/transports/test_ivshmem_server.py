@@ -22,8 +22,8 @@ from kvm_transport.ivshmem_client import (
     IvshmemClient,
     IvshmemServerError,
     IvshmemServerRefusedError,
-    QemuChange,
-    Status,
+    QemuDeviceChange,
+    ServerStatus,
     ping_server,
 )
 from kvm_transport.ivshmem_server import control, fdstore
@@ -54,7 +54,7 @@ def test_handshake_and_attach(running: HolderProcess) -> None:
     assert [number for number, _ in qemu.messages] == [0, 0, -1, 1, 0]
     assert len(qemu.map) == MIB
     assert qemu.head().mark == abi.SHM_MAGIC
-    assert ping_server(running.control) == Status(vms=1, free=3, size=MIB)
+    assert ping_server(running.control) == ServerStatus(vms=1, free=3, size=MIB)
     seals = fcntl.fcntl(qemu.memory_fd, fcntl.F_GET_SEALS)
     assert seals == fcntl.F_SEAL_SHRINK | fcntl.F_SEAL_GROW | fcntl.F_SEAL_SEAL
     with pytest.raises(PermissionError):
@@ -93,7 +93,7 @@ def test_sockets_are_private(running: HolderProcess) -> None:
 def test_watch(running: HolderProcess) -> None:
     async def body() -> None:
         first = StandinQemu(running.qemu)
-        changes: list[QemuChange] = []
+        changes: list[QemuDeviceChange] = []
 
         async def follow() -> None:
             async for change in IvshmemClient(running.control).watch_qemus():
@@ -101,11 +101,11 @@ def test_watch(running: HolderProcess) -> None:
 
         task = asyncio.create_task(follow())
         me = os.getpid()
-        await until(lambda: changes == [QemuChange(me, True)], "the first")
+        await until(lambda: changes == [QemuDeviceChange(me, True)], "the first")
         second = StandinQemu(running.qemu)
         second.close()
         await until(lambda: len(changes) == 3, "come and gone")
-        assert changes[1:] == [QemuChange(me, True), QemuChange(me, False)]
+        assert changes[1:] == [QemuDeviceChange(me, True), QemuDeviceChange(me, False)]
         running.kill()
         with pytest.raises(IvshmemServerError, match="has ended"):
             await asyncio.wait_for(task, START)
