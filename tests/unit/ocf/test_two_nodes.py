@@ -161,7 +161,7 @@ class World:
         patch.setattr(time, "monotonic", lambda: clock.now)
         patch.setattr(time, "clock_gettime", lambda _: clock.now)
         for module in (hand_over, toolstack, virsh, migrate, xl):
-            patch.setattr(module, "spawn", lambda *a, **k: self.at._spawn(*a, **k))
+            patch.setattr(module, "spawn_command", lambda *a, **k: self.at._spawn(*a, **k))
 
     def other(self, node: VirtualHost) -> Node:
         return self.nodes["n2" if node is self.nodes["n1"] else "n1"]
