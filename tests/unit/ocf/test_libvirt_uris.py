@@ -34,9 +34,7 @@ def host(kvm: Host) -> Host:
         ("", "qemu:///system"),
     ],
 )  # fmt: skip
-def test_the_default(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, line: str, uri: str
-) -> None:
+def test_the_default(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, line: str, uri: str) -> None:
     for name in ("VIRSH_DEFAULT_CONNECT_URI", "LIBVIRT_DEFAULT_URI"):
         monkeypatch.delenv(name, raising=False)
     config = tmp_path / "libvirt.conf"
