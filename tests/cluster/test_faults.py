@@ -36,7 +36,7 @@ def _why(vm: VirtualMachine, failed: Node) -> None:
     steps = [
         ("guest", "SIGSEGV kills httpd[97]"),
         ("vesperd", "fault "),
-        ("vesperd", "told Pacemaker"),
+        ("vesperd", "reported to Pacemaker"),
         (failed.name, "monitor: error"),
         (failed.name, "stop: ok"),
         (new, "start: ok"),
@@ -47,10 +47,10 @@ def _why(vm: VirtualMachine, failed: Node) -> None:
         for where, start in steps
     ]
     assert found == sorted(found), said
-    for line in ("SIGSEGV kills httpd[97]", "told Pacemaker", "start: ok"):
+    for line in ("SIGSEGV kills httpd[97]", "reported to Pacemaker", "start: ok"):
         assert line in failed.run("vesper", "why", "vm1").stdout
     elsewhere = vm.other(failed).run("vesper", "why", "vm1").stdout
-    assert f"no fault for it; if {failed.name} is another host, ask there" in elsewhere
+    assert f"no fault for this failure; if {failed.name} is another host, ask there" in elsewhere
     for _ in wait_until("the fault as a node attribute", 30):
         shown = failed.run("crm_mon", "-1A").stdout
         if re.search(

@@ -65,7 +65,9 @@ def test_status_events_faults(daemon: DaemonProcess, vm1: GuestProcess) -> None:
     assert daemon.vesper("faults", "clear", "r1").returncode == 0
     again = daemon.vesper("faults", "clear", "1")
     assert again.returncode == 1
-    assert again.stderr == "vesper: 1: no fault is held; see: vesper faults\n"
+    assert again.stderr == (
+        "vesper: 1: no fault is held; list the faults with: vesper faults\n"
+    )
     assert "ended by operator" in daemon.vesper("faults").stdout
 
 
@@ -152,7 +154,9 @@ def test_rules_are_tried_on_what_is_recorded(
     assert f" vm1  {was} " in default.stdout.splitlines()[2]
     assert [dropped["fault"] for dropped in tried["dropped"]] == [was]
     assert fault["was"] == []
-    found, dropped = none.stdout.split("These were faults, and would not be:\n")
+    found, dropped = none.stdout.split(
+        "These events were faults, and would no longer be faults:\n"
+    )
     assert "out of memory" not in found
     assert "out of memory: cron[0]" in dropped
     assert daemon.vesper("rules", "check", "--since", "soon").returncode == 2

@@ -51,7 +51,7 @@ def test_a_story_in_order() -> None:
     assert [(step.where, step.text) for step in steps] == [
         ("guest", "SIGSEGV kills httpd[97]"),
         ("vesperd", "fault 7: httpd[97] killed"),
-        ("vesperd", "told Pacemaker"),
+        ("vesperd", "reported to Pacemaker"),
         ("node1", "monitor: error (httpd[97] killed)"),  # known to the second
         ("vesperd", "fault ended by stop"),
         ("node1", "stop: ok, took 1.5 s"),  # from 1001 on
@@ -87,8 +87,8 @@ def test_the_cause_is_before_its_monitor_when_a_full_second_is_crossed() -> None
     stop = operation("stop", 1001.0, seconds=1.0)
     steps = build_story(fault, [event], [failed, stop])
     assert [step.text.split(":")[0] for step in steps] == [
-        "SIGSEGV kills httpd[97]", "fault 7", "told Pacemaker", "monitor", "fault ended by stop",
-        "stop",
+        "SIGSEGV kills httpd[97]", "fault 7", "reported to Pacemaker", "monitor",
+        "fault ended by stop", "stop",
     ]  # fmt: skip
     assert [_format_since_fault(step, fault["seen"]) for step in steps if step.whole] == [
         "+0 s",

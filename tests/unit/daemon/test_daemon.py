@@ -592,7 +592,7 @@ def test_the_commands_pause_and_resume(daemon: DaemonProcess, guest: Guest) -> N
     status = daemon.vesper("status").stdout
     assert "paused" in status.splitlines()[1].split()
     assert "(backup)" in status
-    assert daemon.vesper("resume", "vm1").stdout == "vm1: watching goes on\n"
+    assert daemon.vesper("resume", "vm1").stdout == "vm1: faults are reported again\n"
     assert daemon.vesper("resume", "vm1").returncode == 1
     assert daemon.vesper("pause", "vm1", "--for", "soon").returncode == 2
     assert "paused" not in daemon.vesper("status").stdout

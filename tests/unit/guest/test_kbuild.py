@@ -140,8 +140,8 @@ def test_the_command_says_so(tmp_path: Path, capsys: pytest.CaptureFixture[str])
     said = capsys.readouterr()
     assert said.out.endswith(f"{tmp_path}/store/{RELEASE}/send_signal.ko\n")
     assert said.err == (
-        "vesper: 1 of 2 probes cannot be built for this kernel; guests with it are watched "
-        "without:\n  die: die/die.c:1:2: error: no die here\n"
+        "vesper: 1 of 2 probes cannot be built for this kernel; its guests are watched "
+        "without these probes:\n  die: die/die.c:1:2: error: no die here\n"
     )
 
 

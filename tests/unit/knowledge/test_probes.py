@@ -96,4 +96,4 @@ def test_command_says_it_without_a_daemon() -> None:
 
     unknown = vesper("probe", "info", "nothing")
     assert unknown.returncode == 1
-    assert "no probe nothing; there are: " in unknown.stderr
+    assert "nothing: no such probe; built in are: " in unknown.stderr
