@@ -118,7 +118,7 @@ def test_an_error_of_the_agent(host: Host, installed: Path) -> None:
     library = use_copy(host, installed)
     (library / "installed-sizes").unlink()
     with (library / "ocf/invocation.py").open("a") as file:
-        file.write("\ndef finish(action):\n    return 1 // 0\n")
+        file.write("\ndef finish_action(action):\n    return 1 // 0\n")
     host.have(vm1="running")
     result = monitor(host)
     assert result.code == DEGRADED
