@@ -45,7 +45,7 @@ FAULT = {"id": 7, "reason": "httpd[97] killed", "seen": 1000.4, "told": 1000.41,
          "ended": 1001.2, "ended_by": "stop"}  # fmt: skip
 
 
-def test_a_story_in_order() -> None:
+def test_a_story_lists_its_steps_in_order_of_time() -> None:
     event = {"received": 1000.39, "text": "SIGSEGV kills httpd[97]"}
     steps = build_story(FAULT, [event], parse_operations(STATUS, "vm1"))
     assert [(step.where, step.text) for step in steps] == [
@@ -159,7 +159,7 @@ def test_a_fault_that_was_cleared_ends_there() -> None:
     assert find_operations_of_fault(cleared, operations) == [failed]
 
 
-def test_not_xml() -> None:
+def test_a_status_that_is_not_xml_is_an_error() -> None:
     with pytest.raises(HistoryError, match="not XML"):
         parse_operations("Signon to CIB failed", "vm1")
 
