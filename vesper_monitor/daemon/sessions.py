@@ -21,9 +21,11 @@ from vesper_monitor.faults.watching import Watching
 from vesper_monitor.guest.control.images import ImageStore
 from vesper_monitor.guest.dynamic_probes.store import DynamicProbeStore
 from vesper_monitor.guest.errors import SessionError
+from vesper_monitor.guest.event import Event
 from vesper_monitor.guest.health.hang_detector import LOOK
 from vesper_monitor.guest.relay.positions import Position
 from vesper_monitor.guest.session import Session
+from vesper_monitor.guest.session_listener import SessionSettings
 from vesper_monitor.guest.session_state import SessionState
 from vesper_monitor.guest.ticker import SharedTicker
 from vesper_monitor.hypervisor.transport import (
@@ -32,6 +34,7 @@ from vesper_monitor.hypervisor.transport import (
     DomainEvent,
     DomainReport,
     DomainState,
+    Notice,
     Transport,
     TransportError,
     WatchesArrivals,
@@ -276,22 +279,15 @@ class SessionManager:
             )  # fmt: skip
         if self._closing:
             raise NoTransportError("vesperd is being stopped")
-        listener = self.listener
-        session = Session(
-            transport,
-            domain,
-            self._images,
-            listener.take_events,
-            listener.note_session_change,
-            points=self._points.points_of_vm(domain.name),
+        listener = _SessionListener(self, domain)
+        settings = SessionSettings(
+            dynamic_probes=self._points.points_of_vm(domain.name),
             resume_from=positions,
-            activate_timeout=self._activate_timeout,
-            hang_timeout=lambda: listener.get_hang_timeout(domain),
-            boot_timeout=lambda is_first: listener.get_boot_timeout(domain, is_first),
-            on_standstill=lambda: self.look_soon(domain),
-            on_notice=lambda notice: listener.take_notice(domain, notice),
-            beat=self._beat,
+            activate_timeout_s=self._activate_timeout,
+            ticker=self._beat,
         )
+        session = Session(transport, domain, self._images, listener, settings)
+        listener.session = session
         await session.set_probes(probes)
         watched = self._watched.setdefault(
             domain_key(domain), WatchedDomain(transport, domain, None)
@@ -403,3 +399,31 @@ class SessionManager:
         except (TransportError, NoTransportError) as error:
             _log.warning("transport %s: which domains have arrived is not known: %s",
                          transport.name, error)  # fmt: skip
+
+
+class _SessionListener:
+    """Passes on what the session of one domain reports."""
+
+    session: Session
+
+    def __init__(self, manager: SessionManager, domain: Domain) -> None:
+        self._manager = manager
+        self._domain = domain
+
+    def take_events(self, events: list[Event]) -> None:
+        self._manager.listener.take_events(self.session, events)
+
+    def note_change(self) -> None:
+        self._manager.listener.note_session_change(self.session)
+
+    def take_notice(self, notice: Notice) -> None:
+        self._manager.listener.take_notice(self._domain, notice)
+
+    def recheck_domain(self) -> None:
+        self._manager.look_soon(self._domain)
+
+    def get_hang_timeout(self) -> float:
+        return self._manager.listener.get_hang_timeout(self._domain)
+
+    def get_boot_timeout(self, *, is_first: bool) -> float:
+        return self._manager.listener.get_boot_timeout(self._domain, is_first)

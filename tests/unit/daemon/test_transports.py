@@ -147,7 +147,7 @@ def test_a_fault_of_a_domain_that_was_replaced_meanwhile_is_not_told(
         session = daemon.sessions.session_of("vm1")
         assert session is not None
         loaded = {"send_signal", "out_of_memory"}
-        await until(lambda: session._channels.keys() == loaded, "both probes")
+        await until(lambda: session._reader.channels.keys() == loaded, "both probes")
         said = await vm.tell("emit", "send_signal", "sig=11", "comm=httpd", "fatal=1")
         assert said.startswith("ok"), said
         await until(lambda: daemon.activations.list_all()[0].fault_recorded, "the fault")

@@ -38,7 +38,8 @@ from vesper_monitor.daemon.daemon import Daemon
 from vesper_monitor.faults import activations
 from vesper_monitor.faults.activation import DEGRADED_AFTER_S, ResourceActivation, Result
 from vesper_monitor.faults.watching import Watching
-from vesper_monitor.guest.session import Session
+from vesper_monitor.guest.health.heartbeat import HeartbeatWatch
+from vesper_monitor.guest.session_link import SessionLink
 from vesper_monitor.hypervisor.transport import Domain, TransportError
 from vesper_monitor.journal.journal import Journal
 
@@ -181,7 +182,7 @@ def run(body: Callable[[], Awaitable[None]]) -> None:
 
 def collects(daemon: Daemon, vm: str = "vm1") -> bool:
     session = daemon.sessions.session_of(vm)
-    return session is not None and len(session._channels) == 2
+    return session is not None and len(session._reader.channels) == 2
 
 
 def test_a_resource_whose_transport_does_not_come_up_is_degraded(
@@ -417,16 +418,18 @@ def test_a_stop_ends_what_a_killed_monitor_begins(running: Running) -> None:
     run(body)
 
 
-@pytest.mark.parametrize("helper", ["_keep_probes", "_watch_life"])
+@pytest.mark.parametrize(
+    ("part", "helper"), [(SessionLink, "_keep_probes"), (HeartbeatWatch, "_watch_reader")]
+)
 def test_an_internal_error_of_a_sessions_helper_is_seen(
-    running: Running, monkeypatch: pytest.MonkeyPatch, helper: str
+    running: Running, monkeypatch: pytest.MonkeyPatch, part: type, helper: str
 ) -> None:
     """The watch is begun again, and the monitor is told meanwhile."""
     monkeypatch.setattr("vesper_monitor.daemon.sessions.BEGIN_AGAIN_AFTER_S", 0.2)
     wrong = [True]
-    right = getattr(Session, helper)
+    right = getattr(part, helper)
 
-    async def fails(self: Session, *given: object) -> None:
+    async def fails(self: object, *given: object) -> None:
         if wrong:
             raise ZeroDivisionError("a bug")
         await right(self, *given)
@@ -435,7 +438,7 @@ def test_an_internal_error_of_a_sessions_helper_is_seen(
         with guest("vm1"):
             daemon = await running.begin({"standin": StandinTransport})
             await daemon.sessions.transports.wait_for_first_try("standin")
-            monkeypatch.setattr(Session, helper, fails)
+            monkeypatch.setattr(part, helper, fails)
             await running.ask("start", **RESOURCE)
             answer = await running.monitor()
             assert answer["result"] == "degraded"
