@@ -31,7 +31,7 @@ READERS_CODES = frozenset(
 
 def _vesperd() -> Server:
     share.REST_PER_TURN_S = 0.0
-    server_module.peer_of = lambda _peer: (1, NOBODY)  # type: ignore[assignment]
+    vars(server_module)["peer_of"] = lambda _peer: (1, NOBODY)
     return others.begin()
 
 

@@ -38,8 +38,7 @@ from vesper_monitor.faults.activation import Answer, ResourceActivation, Result
 from vesper_monitor.faults.activations import Activations
 from vesper_monitor.faults.pauses import Pauses
 from vesper_monitor.hypervisor.transport import Domain, DomainReport, DomainState
-from vesper_monitor.journal.records import Fault
-from vesper_monitor.rules.rule_set import system_gone
+from vesper_monitor.journal.records import Fault, system_gone
 
 __all__ = ["AgentRequests"]
 

@@ -12,9 +12,9 @@ import sys
 from dataclasses import replace
 from pathlib import Path
 
-from vesper_monitor.daemon import logs, sdnotify
 from vesper_monitor.daemon.config import DEFAULT_PATH, Config, ConfigError, load_config
 from vesper_monitor.daemon.daemon import Daemon
+from vesper_monitor.util import logs, sdnotify
 
 __all__ = ["main", "raise_file_limit"]
 

@@ -279,7 +279,7 @@ class SessionManager:
             )  # fmt: skip
         if self._closing:
             raise NoTransportError("vesperd is being stopped")
-        listener = _SessionRelay(self, domain)
+        listener = _SessionListener(self, domain)
         settings = SessionSettings(
             dynamic_probes=self._points.points_of_vm(domain.name),
             resume_from=positions,
@@ -401,7 +401,7 @@ class SessionManager:
                          transport.name, error)  # fmt: skip
 
 
-class _SessionRelay:
+class _SessionListener:
     """The listener of one session: adds its domain to what it reports and asks."""
 
     session: Session

@@ -9,8 +9,8 @@ from typing import Any, ClassVar
 
 import pytest
 
-from lab.standin import StandinTransport
 from lab.standin.image import make_store
+from lab.standin.transport import StandinTransport
 from tests.unit.support.daemons import MONITOR, RESOURCE
 from tests.unit.support.standins import GuestProcess, guest, until
 from vesper_monitor.client import Client, DaemonError
@@ -73,7 +73,7 @@ class Elsewhere(Empty):
         return "does not run here"
 
 
-def test_what_one_does_not_know_another_may(
+def test_a_domain_is_looked_for_in_each_transport(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     (tmp_path / "domains").mkdir()

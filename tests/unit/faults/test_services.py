@@ -12,7 +12,7 @@ from pathlib import Path
 
 import pytest
 
-from lab.standin import StandinTransport
+from lab.standin.transport import StandinTransport
 from tests.unit.daemon.test_watching import Running, collects, run
 from tests.unit.faults.test_activation import make
 from tests.unit.faults.test_carried_fault import death
@@ -49,7 +49,7 @@ def process_table(names: dict[str, tuple[int, int, int]]) -> Callable[[FakeLink]
     return react
 
 
-def test_the_request() -> None:
+def test_the_request_lists_services_and_gets_their_processes() -> None:
     table = process_table({"httpd": (97, 5500, 0), "a-name-that-is-": (5, 1, 1)})
     names = ["httpd", "", "httpd", "a-name-that-is-too-long", *"abcdef"]
     answer = talk(FakeLink(table), lambda channel: find_processes(channel, names))

@@ -122,14 +122,14 @@ def test_status_files_of_others_hold_nothing_up(tmp_path: Path) -> None:
         with pytest.raises(TransportError, match="not the name of a domain"):
             files.read_status_of(name)
     # The others are read all the same.
-    assert [status.name for status in files.read_all()] == ["other"]
+    assert [status.name for status in files.read_all_statuses()] == ["other"]
 
 
 def test_a_status_file_speaks_of_its_own_domain_alone(tmp_path: Path) -> None:
     (tmp_path / "vm2.xml").write_text(STATUS.format(pid=1, name="vm1"))
     with pytest.raises(TransportError, match="another domain"):
         StatusFiles(tmp_path).read_status_of("vm2")
-    assert StatusFiles(tmp_path).read_all() == []
+    assert StatusFiles(tmp_path).read_all_statuses() == []
 
 
 LOCK = "import fcntl, sys; f = open(sys.argv[1], 'r+'); fcntl.lockf(f, fcntl.LOCK_EX); print(flush=1); sys.stdin.read()"  # noqa: E501
@@ -158,6 +158,6 @@ def test_a_lock_on_a_file_of_ones_own_proves_nothing(
 
 def test_xls_log_is_read_only_if_it_is_one(tmp_path: Path) -> None:
     os.mkfifo(tmp_path / "xl-vm1.log")
-    assert xl_log.read_log("vm1", tmp_path) == ""
+    assert xl_log.read_log_tail("vm1", tmp_path) == ""
     (tmp_path / "xl-vm2.log").symlink_to("/etc/passwd")
-    assert xl_log.read_log("vm2", tmp_path) == ""
+    assert xl_log.read_log_tail("vm2", tmp_path) == ""

@@ -26,7 +26,7 @@ class Xl:
 
     def __init__(self, monkeypatch: pytest.MonkeyPatch) -> None:
         self.runs: list[asyncio.Future[str]] = []
-        monkeypatch.setattr(toolstack, "_xl_path", self)
+        monkeypatch.setattr(toolstack, "_run_xl_command", self)
 
     async def __call__(self, *command: str) -> str:
         assert command == ("list",)
