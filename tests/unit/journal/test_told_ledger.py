@@ -54,7 +54,7 @@ def test_a_fault_that_was_told_and_not_written_is_told_once(tmp_path: Path) -> N
         assert [fault.told for fault in faults] == [None]
         instance = first.get_instance("r")
         assert instance is not None
-        first._note_told(instance, faults[0])
+        first.reports.fault_told(instance, faults[0])
         told = instance.fault
         assert told is not None and told.told is not None
         # Another vesperd finds the record again: it is the same fault.
@@ -88,7 +88,7 @@ def test_so_is_one_that_has_come_with_its_vm(tmp_path: Path) -> None:
             assert instance is not None
             taken.append(instances.take_carried_fault(instance, unpack_fault(packed)))
             if instance.fault is not None:
-                instances._note_told(instance, instance.fault)
+                instances.reports.fault_told(instance, instance.fault)
             await instances.close()
         assert taken == ["", "Pacemaker knows it"]
 
