@@ -110,7 +110,7 @@ class FaultReports:
             reason=f"{verdict.reason}; {flapping}" if flapping else verdict.reason,
             event={**event.to_json(), "id": event.id},
             seen=now,
-            told=self._ledger.when_told(record, event),
+            told=self._ledger.when_told(record, event, verdict.rule),
         )
         self._unwritten.add((fault.instance, fault.seen))
         if activation.paused:
@@ -236,9 +236,15 @@ class FaultReports:
         """End the fault that an activation holds. :returns: the fault; None: it held none."""
         ended = activation.fault_cleared(time.time(), by)
         if ended is not None:
+            self.note_ended(ended)
             self._writer.put_batch(ended.vm, Batch(faults=[ended]))
             _log.warning("%s: %s ended by %s", ended.resource, ended.label, by)
         return ended
+
+    def note_ended(self, fault: Fault) -> None:
+        """Note that a fault is over."""
+        if fault.event_key is None:  # the next one by its rule is another fault
+            self._ledger.forget_fault(fault)
 
     def drop_doubted(self, activation: ResourceActivation, by: str) -> None:
         """End a fault that came along with the VM, if it may be another boot's."""

@@ -118,6 +118,8 @@ class ActivationLifecycle:
         """
         by = MIGRATION if activation.handed_over else by
         fault = activation.end_activation(time.time(), by, why)
+        if fault is not None:
+            self._reports.note_ended(fault)
         self._reports.alarms.reset_alarm(activation)
         self.save_activation(activation, fault, then)
         return fault
