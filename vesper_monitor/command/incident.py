@@ -18,7 +18,7 @@ from typing import Any
 from vesper_monitor.client import Client, DaemonError
 from vesper_monitor.command import history
 from vesper_monitor.command.history import HistoryError, Operation
-from vesper_monitor.command.show import print_json
+from vesper_monitor.command.show import fault_order, print_json
 from vesper_monitor.command.table import format_columns, format_note
 
 __all__ = [
@@ -52,6 +52,7 @@ class Step:
 def explain_last_failover(client: Client, options: argparse.Namespace) -> None:
     """What happened to a VM, when, and what became of it."""
     faults = client.call_vesperd("faults", vm=options.vm, limit=MAX_FAULTS)["faults"]
+    faults.sort(key=fault_order)
     if options.id is not None:
         found = client.call_vesperd("fault", id=options.id)["fault"]
         if found["vm"] != options.vm:
@@ -67,7 +68,7 @@ def explain_last_failover(client: Client, options: argparse.Namespace) -> None:
     if options.id is None and (failure := find_unexplained_failure(found, operations)) is not None:
         _tell_failure(client, options, resource, failure, operations)
     elif found is not None:
-        later = [fault["seen"] for fault in faults if _sort_number(fault) > _sort_number(found)]
+        later = [fault["seen"] for fault in faults if fault_order(fault) > fault_order(found)]
         _tell_fault(client, options, found, operations, min(later, default=math.inf), trouble)
     else:
         raise DaemonError(
@@ -75,11 +76,6 @@ def explain_last_failover(client: Client, options: argparse.Namespace) -> None:
             f"{options.vm}: this host's journal has no fault of it; 'crm_mon -A' shows "
             "on which host it had its last",
         )
-
-
-def _sort_number(fault: dict[str, Any]) -> float:
-    """One that the journal does not have yet is later than all that it has."""
-    return math.inf if fault["id"] is None else float(fault["id"])
 
 
 def _label_fault(fault: dict[str, Any]) -> str:
