@@ -29,7 +29,7 @@ from vesper_monitor.faults.monitors import Deliver, serve_monitor
 from vesper_monitor.faults.registry import ActivationRegistry
 from vesper_monitor.faults.restore import Restorer
 from vesper_monitor.faults.watching import Watching
-from vesper_monitor.guest.relay.decode import Event
+from vesper_monitor.guest.event import Event
 from vesper_monitor.hypervisor.transport import Domain, DomainReport
 from vesper_monitor.journal.records import PANIC_RULE, ActivationRecord, Fault
 from vesper_monitor.journal.told_ledger import ToldLedger

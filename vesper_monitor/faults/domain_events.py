@@ -12,7 +12,8 @@ from __future__ import annotations
 import time
 from dataclasses import replace
 
-from vesper_monitor.guest.relay.decode import Event, make_printable
+from vesper_monitor.guest.event import Event
+from vesper_monitor.guest.printable import make_printable
 from vesper_monitor.hypervisor.transport import (
     ENDED,
     Cause,

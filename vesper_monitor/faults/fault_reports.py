@@ -19,7 +19,7 @@ from vesper_monitor.faults.alarms import Alarms, ReportFailure
 from vesper_monitor.faults.failover_limit import WINDOW_S, FailoverLimit
 from vesper_monitor.faults.fault_numbers import FaultNumbers
 from vesper_monitor.faults.registry import ActivationRegistry
-from vesper_monitor.guest.relay.decode import Event
+from vesper_monitor.guest.event import Event
 from vesper_monitor.journal.batch import Batch
 from vesper_monitor.journal.records import END_RULE, Fault, key_of_event
 from vesper_monitor.journal.told_ledger import ToldLedger

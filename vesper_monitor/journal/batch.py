@@ -6,7 +6,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 
-from vesper_monitor.guest.relay.decode import Event
+from vesper_monitor.guest.event import Event
 from vesper_monitor.guest.relay.positions import Position
 from vesper_monitor.journal.records import ActivationRecord, Fault
 

@@ -24,8 +24,7 @@ import time
 from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 
-from vesper_monitor.guest.health.crash_log import CrashLog
-from vesper_monitor.guest.relay.decode import Event
+from vesper_monitor.guest.event import CrashLog, Event
 from vesper_monitor.guest.relay.positions import Position
 from vesper_monitor.journal.batch import Batch
 from vesper_monitor.journal.queries import JournalQueries, Remembered

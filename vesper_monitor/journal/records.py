@@ -7,7 +7,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
 
-from vesper_monitor.guest.relay.decode import Event
+from vesper_monitor.guest.event import Event
 from vesper_monitor.rules.fault_class import FaultClass, classify_fault
 
 __all__ = [

@@ -13,8 +13,7 @@ import sqlite3
 from collections.abc import Iterable, Sequence
 from typing import Any
 
-from vesper_monitor.guest.health.crash_log import CrashLog
-from vesper_monitor.guest.relay.decode import Event
+from vesper_monitor.guest.event import CrashLog, Event
 from vesper_monitor.guest.relay.positions import Position
 from vesper_monitor.journal.records import ActivationRecord, Fault
 from vesper_monitor.journal.schema import COLUMNS

@@ -12,7 +12,7 @@ import json
 import logging
 from pathlib import Path
 
-from vesper_monitor.guest.relay.decode import Event
+from vesper_monitor.guest.event import Event
 from vesper_monitor.journal.records import ActivationRecord, EventKey, Fault, key_of_event
 from vesper_monitor.util import state_file
 

@@ -12,7 +12,7 @@ from collections import deque
 from collections.abc import Collection, Mapping
 from functools import cache
 
-from vesper_monitor.guest.relay.decode import Event
+from vesper_monitor.guest.event import Event
 from vesper_monitor.rules.conditions import NONE
 from vesper_monitor.rules.fields import Facts, probe_of
 from vesper_monitor.rules.language import Rule, RuleError, parse_rules

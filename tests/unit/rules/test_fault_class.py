@@ -12,7 +12,7 @@ from hypothesis import strategies as st
 from kvm_transport import libvirt_states
 from vesper_monitor.faults.carried_fault import pack_fault
 from vesper_monitor.faults.domain_events import make_notice_event, make_report_event
-from vesper_monitor.guest.relay.decode import Event
+from vesper_monitor.guest.event import Event
 from vesper_monitor.hypervisor.transport import Domain, DomainReport, DomainState, Notice
 from vesper_monitor.journal.records import Fault
 from vesper_monitor.knowledge import probes
@@ -62,8 +62,8 @@ def test_each_probe_has_a_class() -> None:
         (event("slow_write", latency=3), "kernel"),
         (make_notice_event(DOMAIN, Notice("boot", "it takes too long", failure=True)), "kernel"),
         (make_notice_event(DOMAIN, Notice("reboot", "the guest reboots")), "operator"),
-        (make_notice_event(DOMAIN, libvirt_states.memory_failure(1, 2)), "memory"),
-        (make_notice_event(DOMAIN, libvirt_states.io_notice("vda", 1)), "storage"),
+        (make_notice_event(DOMAIN, libvirt_states.make_memory_notice(1, 2)), "memory"),
+        (make_notice_event(DOMAIN, libvirt_states.make_io_error_notice("vda", 1)), "storage"),
         (make_notice_event(DOMAIN, libvirt_states.make_watchdog_notice(1)), "kernel"),
     ],
 )
