@@ -35,8 +35,9 @@ from tests.unit.support.standins import guest, until
 from vesper_monitor.client import Client, DaemonError
 from vesper_monitor.daemon.config import Config
 from vesper_monitor.daemon.daemon import Daemon
-from vesper_monitor.faults import activations
-from vesper_monitor.faults.activation import DEGRADED_AFTER_S, ResourceActivation, Result
+from vesper_monitor.faults import monitors
+from vesper_monitor.faults.activation import ResourceActivation, Result
+from vesper_monitor.faults.monitor_turns import EARLY_INTERVAL_S
 from vesper_monitor.faults.watching import Watching
 from vesper_monitor.guest.health.heartbeat import HeartbeatWatch
 from vesper_monitor.guest.session_link import SessionLink
@@ -100,7 +101,7 @@ def test_a_wish_that_cannot_be_fulfilled_is_degraded_while_it_is_wished() -> Non
     waiter = begin(instance, 2.0)
     assert waiter.answer is None
     instance.refuse_wishes(None)
-    instance.watch_changed(2.0 + DEGRADED_AFTER_S)
+    instance.watch_changed(2.0 + EARLY_INTERVAL_S)
     assert result(waiter) is Result.FINE
 
 
@@ -189,7 +190,7 @@ def test_a_resource_whose_transport_does_not_come_up_is_degraded(
     running: Running, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """All of C1: known from the journal, and nobody is there to watch its domain."""
-    monkeypatch.setattr(activations, "UNWATCHED_WAIT_S", 0.3)
+    monkeypatch.setattr(monitors, "UNWATCHED_WAIT_S", 0.3)
     monkeypatch.setattr("vesper_monitor.daemon.transports.RETRY_FIRST_S", 0.1)
     monkeypatch.setattr("vesper_monitor.daemon.transports.RETRY_LAST_S", 0.1)
 
@@ -214,7 +215,7 @@ def test_a_resource_whose_transport_does_not_come_up_is_degraded(
             assert row["degraded"] == answer["reason"]
 
             # When it comes up all is well again, by itself and at once.
-            monkeypatch.setattr(activations, "UNWATCHED_WAIT_S", 10.0)
+            monkeypatch.setattr(monitors, "UNWATCHED_WAIT_S", 10.0)
             waiting = asyncio.create_task(running.monitor(timeout=50))
             monkeypatch.setattr(Late, "up", True)
             assert (await waiting)["result"] == "fine"

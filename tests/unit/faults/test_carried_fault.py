@@ -400,7 +400,7 @@ class Migration(RuleBasedStateMachine):
         fault = instance.fault
         assert fault is not None
         self.note_told(fault)
-        self.do(instances._tell_pacemaker(instance))
+        self.do(instances.reports.alarms.tell_pacemaker(instance))
         assert instance.fault is not None and instance.fault.told is not None
 
     @rule(
@@ -533,7 +533,7 @@ def test_one_domain_has_one_activation(tmp_path: Path) -> None:
         found(instances, death(1))
         assert second.answer_at_timeout().result is Result.FAULT
         # Of what r had been told, s is not told again.
-        instances._note_told(second, second.fault or FAULT)
+        instances.reports.fault_told(second, second.fault or FAULT)
         third = instances.start_instance("r", Domain("vm1", 2, UUID), [], ["httpd"])
         assert third.answer_at_timeout().result is Result.FINE
         await instances.close()

@@ -85,7 +85,7 @@ def running(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Running:
     ):  # fmt: skip
         monkeypatch.setattr(service_watch, name, value)
     monkeypatch.setattr(services, "TICK_S", 0.05)
-    monkeypatch.setattr("vesper_monitor.faults.activation.DEGRADED_AFTER_S", 0.0)
+    monkeypatch.setattr("vesper_monitor.faults.monitor_turns.EARLY_INTERVAL_S", 0.0)
     return Running(tmp_path)
 
 
