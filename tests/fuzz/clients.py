@@ -122,7 +122,7 @@ def texts(data: bytes) -> None:
         instance.record.vm.encode()
         assert instance.record.vm == DOMAIN.name
         instance.record.resource.encode()
-        instance.record.fault_on.encode()
+        instance.record.wishes.fault_on.encode()
 
 
 def _text(given: Input) -> str:

@@ -11,7 +11,7 @@ from vesper_monitor.daemon.domain_supervisor import DomainSupervisor
 from vesper_monitor.daemon.request import is_about
 from vesper_monitor.daemon.server import RequestError
 from vesper_monitor.daemon.sessions import SessionManager
-from vesper_monitor.daemon.wishes import Wishes, read_wishes
+from vesper_monitor.daemon.wishes import DEFAULT_WISHES, read_wishes
 from vesper_monitor.faults.activation import ResourceActivation
 from vesper_monitor.faults.activations import Activations
 from vesper_monitor.faults.carried_fault import CarriedFault, unpack_fault
@@ -82,19 +82,9 @@ class ActivationStarter:
         transport, domain = found
         resource: str = request["resource"]
         carried = await self._read_carried_fault(request, None)
-        wishes, wrong = read_wishes(request, Wishes())
+        wishes, wrong = read_wishes(request, DEFAULT_WISHES)
         try:
-            activation = self._activations.start_instance(
-                resource,
-                domain,
-                wishes.probes,
-                wishes.services,
-                wishes.hang_timeout,
-                wishes.pause_timeout,
-                transport.name,
-                wishes.fault_on,
-                wishes.boot_timeout,
-            )
+            activation = self._activations.start_instance(resource, domain, wishes, transport.name)
         except ValueError as error:
             raise RequestError("internal", str(error)) from error
         self._activations.refuse_wishes(activation, wrong)

@@ -37,7 +37,6 @@ from vesper_monitor.daemon.sessions import SessionManager
 from vesper_monitor.daemon.state_restorer import StateRestorer, read_boot_id
 from vesper_monitor.daemon.transports import find_transports
 from vesper_monitor.daemon.watch_policy import WatchPolicy
-from vesper_monitor.daemon.wishes import domain_of
 from vesper_monitor.faults.activations import Activations
 from vesper_monitor.faults.pauses import Pauses
 from vesper_monitor.faults.stalled_monitors import keep_monitored
@@ -254,7 +253,7 @@ class Daemon:
 
     def _state_of(self, record: ActivationRecord) -> Watching:
         """Return how well a domain is watched, and whether one of its services is missing."""
-        watching = self.sessions.state_of(domain_of(record), record.transport)
+        watching = self.sessions.state_of(record.domain, record.transport)
         if watching.lacking is None:
             return replace(watching, lacking=self.services.find_missing_service(record))
         return watching

@@ -22,7 +22,6 @@ from vesper_monitor.daemon.services import Services
 from vesper_monitor.daemon.sessions import SessionManager
 from vesper_monitor.daemon.transports import NoTransportError
 from vesper_monitor.daemon.watch_policy import WatchPolicy
-from vesper_monitor.daemon.wishes import domain_of
 from vesper_monitor.faults.activation import ResourceActivation
 from vesper_monitor.faults.activations import Activations
 from vesper_monitor.guest.event import Event
@@ -114,7 +113,7 @@ class DomainSupervisor:
         return self.finish_work(self._watch_again(activation))
 
     async def _watch_again(self, activation: ResourceActivation) -> None:
-        domain, name = domain_of(activation.record), activation.record.transport
+        domain, name = activation.record.domain, activation.record.transport
         await self._sessions.transports.wait_for_first_try(name)
         for transport in self._sessions.transports.list_usable(name):
             if self._sessions.state_of(domain, name).followed:
@@ -163,8 +162,8 @@ class DomainSupervisor:
         If the stop is not carried through, events of the domain are kept for the
         next activation of the resource.
         """
-        self._incoming.note_expected(record.vm, record.probes)
-        domain = domain_of(record)
+        self._incoming.note_expected(record.vm, record.wishes.probes)
+        domain = record.domain
         if self._sessions.knows_domain(domain):
             self._states.note_stop(domain, True)
             self._incoming.note_arrival(domain)
@@ -193,7 +192,7 @@ class DomainSupervisor:
             if domain.name not in self._operators.deactivated
         }
         for activation in self._activations.list_all():
-            domain = domain_of(activation.record)
+            domain = activation.record.domain
             if activation.record.transport not in ("", transport.name):
                 continue
             if await self._still_runs(transport, domain):

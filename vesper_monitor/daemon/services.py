@@ -79,7 +79,7 @@ class Services:
     ) -> None:
         """Note events in the guest of some activations."""
         now = self._clock()
-        watches = [self._watch_of(one) for one in activations if one.record.services]
+        watches = [self._watch_of(one) for one in activations if one.record.wishes.services]
         new = [event for event in events if not event.again]  # those are long past
         for watch in watches:
             for event in new:
@@ -111,10 +111,10 @@ class Services:
         known = {}
         for activation in self._activations():
             record = activation.record
-            if not record.services or activation.handed_over:
+            if not record.wishes.services or activation.handed_over:
                 continue
             known[record.id] = watch = self._watch_of(activation)
-            domain = Domain(record.vm, record.domid, record.uuid)
+            domain = record.domain
             session = self._session_of(domain)
             hello = session.hello if session is not None else None
             if session is None or hello is None or session.state is not SessionState.ACTIVE:
@@ -133,7 +133,7 @@ class Services:
     def _watch_of(self, activation: ResourceActivation) -> ServiceWatch:
         record = activation.record
         watch = self._watches.setdefault(record.id, ServiceWatch(record.vm))
-        watch.set_services(record.services, self._clock())
+        watch.set_services(record.wishes.services, self._clock())
         return watch
 
     def _begin_task(self, key: str, work: Awaitable[None]) -> None:

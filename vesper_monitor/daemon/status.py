@@ -108,8 +108,8 @@ def _describe_resource(activation: ResourceActivation | None) -> dict[str, Any]:
         }
     return {
         "resource": activation.record.resource,
-        "services": list(activation.record.services),
-        "fault_on": activation.record.fault_on,
+        "services": list(activation.record.wishes.services),
+        "fault_on": activation.record.wishes.fault_on,
         "waiting": activation.waiting,
         "fault": activation.fault.to_json() if activation.fault is not None else None,
         "deferred": activation.deferred,

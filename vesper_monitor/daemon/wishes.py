@@ -9,7 +9,6 @@ mistake is returned as a sentence, with which monitors are answered degraded.
 from __future__ import annotations
 
 from collections.abc import Callable
-from dataclasses import dataclass
 from typing import Any, TypeVar
 
 from vesper_monitor.daemon.config import DEFAULT_PROBES
@@ -22,42 +21,18 @@ from vesper_monitor.daemon.request import (
 )
 from vesper_monitor.daemon.server import RequestError
 from vesper_monitor.guest.health.hang_detector import MIN_TIMEOUT_S
-from vesper_monitor.hypervisor.transport import Domain
-from vesper_monitor.journal.records import ActivationRecord
+from vesper_monitor.journal.records import Wishes
 from vesper_monitor.rules.language import RuleError
 from vesper_monitor.rules.rule_set import RuleSet
 
-__all__ = ["MAX_TIMEOUT_S", "Wishes", "domain_of", "read_wishes", "wishes_of"]
+__all__ = ["DEFAULT_WISHES", "MAX_TIMEOUT_S", "read_wishes"]
 
 #: The longest time that a request may give.
 MAX_TIMEOUT_S = 86_400.0
+#: What a resource wishes that says nothing.
+DEFAULT_WISHES = Wishes(probes=DEFAULT_PROBES)
 
 _T = TypeVar("_T")
-
-
-@dataclass(frozen=True)
-class Wishes:
-    """What a resource wishes. A timeout of None: as vesperd's configuration says."""
-
-    probes: tuple[str, ...] = DEFAULT_PROBES
-    services: tuple[str, ...] = ()
-    hang_timeout: float | None = None
-    pause_timeout: float | None = None
-    fault_on: str = ""
-    boot_timeout: float | None = None
-
-
-def domain_of(record: ActivationRecord) -> Domain:
-    """Return the domain of a resource activation."""
-    return Domain(record.vm, record.domid, record.uuid)
-
-
-def wishes_of(record: ActivationRecord) -> Wishes:
-    """Return the wishes that are in force."""
-    return Wishes(
-        record.probes, record.services, record.hang_timeout, record.pause_timeout,
-        record.fault_on, record.boot_timeout,
-    )  # fmt: skip
 
 
 def read_wishes(request: dict[str, Any], in_force: Wishes) -> tuple[Wishes, str | None]:

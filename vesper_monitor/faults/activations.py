@@ -31,7 +31,7 @@ from vesper_monitor.faults.restore import Restorer
 from vesper_monitor.faults.watching import Watching
 from vesper_monitor.guest.event import Event
 from vesper_monitor.hypervisor.transport import Domain, DomainReport
-from vesper_monitor.journal.records import PANIC_RULE, ActivationRecord, Fault
+from vesper_monitor.journal.records import PANIC_RULE, ActivationRecord, Fault, Wishes
 from vesper_monitor.journal.told_ledger import ToldLedger
 from vesper_monitor.journal.writer import JournalWriter
 from vesper_monitor.pacemaker import commands
@@ -154,7 +154,7 @@ class Activations:
         activation = self.get_instance(record.resource)
         if activation is not None and activation.record.id == record.id:
             for event in events:
-                activation.rules.judge_event(event, record.services)
+                activation.rules.judge_event(event, record.wishes.services)
 
     # ------------------------------------------------------------ start, stop
 
@@ -162,13 +162,8 @@ class Activations:
         self,
         resource: str,
         domain: Domain,
-        probes: Iterable[str],
-        services: Iterable[str],
-        hang_timeout: float | None = None,
-        pause_timeout: float | None = None,
+        wishes: Wishes,
         transport: str = "",
-        fault_on: str = "",
-        boot_timeout: float | None = None,
     ) -> ResourceActivation:
         """Begin an activation; the resource's earlier one and its fault end.
 
@@ -188,13 +183,8 @@ class Activations:
             uuid=domain.uuid,
             domid=domain.domid,
             started=now,
-            probes=tuple(probes),
-            services=tuple(services),
-            hang_timeout=hang_timeout,
-            pause_timeout=pause_timeout,
+            wishes=wishes,
             transport=transport,
-            fault_on=fault_on,
-            boot_timeout=boot_timeout,
         )
         fault = self._lifecycle.stopped_for.pop(resource, None)
         if fault is not None and (fault.uuid, fault.domid) == (domain.uuid, domain.domid):
@@ -263,31 +253,14 @@ class Activations:
 
     # ------------------------------------------------------------ wishes
 
-    def change_wishes(
-        self,
-        instance: ResourceActivation,
-        probes: tuple[str, ...],
-        services: tuple[str, ...],
-        hang_timeout: float | None,
-        pause_timeout: float | None,
-        fault_on: str,
-        boot_timeout: float | None,
-    ) -> None:
+    def change_wishes(self, activation: ResourceActivation, wishes: Wishes) -> None:
         """Note that a resource has other parameters now."""
-        before = instance.record.fault_on
-        instance.record = replace(
-            instance.record,
-            probes=probes,
-            services=services,
-            hang_timeout=hang_timeout,
-            pause_timeout=pause_timeout,
-            fault_on=fault_on,
-            boot_timeout=boot_timeout,
-        )
-        if fault_on != before:
-            instance.rules = make_rules(instance.record)
-            _log.info("%s: fault_on is now: %s", instance.record.resource, fault_on or "(default)")
-        self._lifecycle.save_activation(instance)
+        before = activation.record.wishes
+        activation.record = record = replace(activation.record, wishes=wishes)
+        if wishes.fault_on != before.fault_on:
+            activation.rules = make_rules(record)
+            _log.info("%s: fault_on is now: %s", record.resource, wishes.fault_on or "(default)")
+        self._lifecycle.save_activation(activation)
 
     def refuse_wishes(self, instance: ResourceActivation, why: str | None) -> None:
         """Note which of an agent's present wishes cannot be fulfilled; None: all can."""

@@ -90,7 +90,7 @@ class FaultReports:
                     continue
                 if activation.judged_at_source == key_of_event(event):
                     continue
-                verdict = activation.rules.judge_event(event, activation.record.services)
+                verdict = activation.rules.judge_event(event, activation.record.wishes.services)
                 if verdict is not None and verdict.rule not in activation.rules_in_pause:
                     found.append(self._hold_fault(activation, event, verdict))
         return found

@@ -143,7 +143,7 @@ class ActivationLifecycle:
 def make_rules(record: ActivationRecord) -> RuleSet:
     """Return the rules of an activation; the default ones, if its own are wrong."""
     try:
-        return RuleSet(record.fault_on)
+        return RuleSet(record.wishes.fault_on)
     except RuleError as error:  # vesperd lets none in
         _log.error("%s: fault_on: %s; the default rules are in force", record.resource, error)
         return RuleSet()

@@ -11,8 +11,7 @@ __all__ = ["ActivationRegistry", "domain_of"]
 
 def domain_of(activation: ResourceActivation) -> Domain:
     """Return the domain of an activation."""
-    record = activation.record
-    return Domain(record.vm, record.domid, record.uuid)
+    return activation.record.domain
 
 
 class ActivationRegistry:

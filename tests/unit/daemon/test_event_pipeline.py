@@ -28,6 +28,7 @@ from vesper_monitor.hypervisor.transport import Domain
 from vesper_monitor.journal import writer as recorders
 from vesper_monitor.journal.batch import Batch
 from vesper_monitor.journal.journal import KEEP_WORDS, Journal
+from vesper_monitor.journal.records import Wishes
 from vesper_monitor.journal.schema import JournalError
 from vesper_monitor.journal.writer import JournalWriter
 
@@ -232,7 +233,7 @@ def test_a_channel_that_closes_while_its_records_stay_in_the_guest_loses_none(
 
 def record_of(host: Host, told: Watch) -> None:
     """A resource of the session's domain."""
-    host.instances.start_instance("r1", told.session.domain, ["send_signal"], ["httpd"])
+    host.instances.start_instance("r1", told.session.domain, Wishes(("send_signal",), ("httpd",)))
 
 
 def test_what_is_numbered_late_has_the_number_of_its_event_too(tmp_path: Path) -> None:
@@ -241,7 +242,9 @@ def test_what_is_numbered_late_has_the_number_of_its_event_too(tmp_path: Path) -
     async def scene() -> None:
         host = Host(tmp_path / "journal", held=True)
         domain = Domain("vm1", 2, "u")
-        instance = host.instances.start_instance("r1", domain, ["process_exit"], ["httpd"])
+        instance = host.instances.start_instance(
+            "r1", domain, Wishes(("process_exit",), ("httpd",))
+        )
         host.pipeline.record_events(domain, [death(7)])
         await until(lambda: instance.fault_recorded, "the fault")
         assert instance.fault is not None

@@ -21,9 +21,9 @@ from vesper_monitor.faults.activation import (
 from vesper_monitor.faults.monitor_turns import EARLY_INTERVAL_S, LONG_GAP_S
 from vesper_monitor.faults.watching import Watching
 from vesper_monitor.hypervisor.transport import Cause, DomainReport, DomainState
-from vesper_monitor.journal.records import PANIC_RULE, ActivationRecord, Fault
+from vesper_monitor.journal.records import PANIC_RULE, ActivationRecord, Fault, Wishes
 
-RECORD = ActivationRecord("r/u/1/1", "r", "vm1", "u", 1, 1.0, ("send_signal",), ("httpd",))
+RECORD = ActivationRecord("r/u/1/1", "r", "vm1", "u", 1, 1.0, Wishes(("send_signal",), ("httpd",)))
 
 
 def fault(number: int = 1) -> Fault:

@@ -16,7 +16,7 @@ from vesper_monitor.faults.carried_fault import pack_fault, unpack_fault
 from vesper_monitor.guest.event import Event
 from vesper_monitor.hypervisor.transport import Domain
 from vesper_monitor.journal import told_ledger
-from vesper_monitor.journal.records import Fault
+from vesper_monitor.journal.records import Fault, Wishes
 from vesper_monitor.journal.told_ledger import ToldLedger
 from vesper_monitor.journal.writer import JournalWriter
 
@@ -42,7 +42,7 @@ def vesperd(path: Path) -> tuple[Activations, HungRecorder]:
         cast(JournalWriter, recorder), well_watched, grace=0.0, max_failovers=9, tell=never,
         ledger=ledger, numbered=False,
     )  # fmt: skip
-    instances.start_instance("r", DOMAIN, [], ["httpd"])
+    instances.start_instance("r", DOMAIN, Wishes((), ("httpd",)))
     return instances, recorder
 
 
@@ -102,7 +102,7 @@ def test_a_hang_that_was_told_is_told_once(tmp_path: Path) -> None:
         instance = third.get_instance("r")
         assert instance is not None and instance.fault is not None
         third.reports.fault_told(instance, instance.fault)
-        third.start_instance("r", DOMAIN, [], ["httpd"])
+        third.start_instance("r", DOMAIN, Wishes((), ("httpd",)))
         assert [fault.told for fault in third.judge_events(DOMAIN, [hang(30)])] == [None]
         for instances in (first, second, third):
             await instances.close()
