@@ -116,8 +116,8 @@ def texts(data: bytes) -> None:
             break
     others.raise_found()
     daemon = others.daemon()
-    loop.run_until_complete(daemon.recorder.flush_queue())
-    assert daemon.recorder.error is None, daemon.recorder.error
+    loop.run_until_complete(daemon.journal.flush_queue())
+    assert daemon.journal.error is None, daemon.journal.error
     for instance in daemon.activations.list_all():
         instance.record.vm.encode()
         assert instance.record.vm == DOMAIN.name

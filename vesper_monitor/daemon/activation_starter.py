@@ -35,7 +35,7 @@ class ActivationStarter:
 
     def find_activation(self, request: dict[str, Any]) -> ResourceActivation | None:
         """Return the activation of the request's resource, if it is of that VM and domain."""
-        activation = self._activations.get_instance(request["resource"])
+        activation = self._activations.get_activation(request["resource"])
         if activation is None or not is_about(request, activation.record):
             return None
         return activation
@@ -84,7 +84,9 @@ class ActivationStarter:
         carried = await self._read_carried_fault(request, None)
         wishes, wrong = read_wishes(request, DEFAULT_WISHES)
         try:
-            activation = self._activations.start_instance(resource, domain, wishes, transport.name)
+            activation = self._activations.start_activation(
+                resource, domain, wishes, transport.name
+            )
         except ValueError as error:
             raise RequestError("internal", str(error)) from error
         self._activations.refuse_wishes(activation, wrong)

@@ -146,7 +146,7 @@ class AgentRequests:
     async def _stop(self, connection: Connection, request: dict[str, Any]) -> None:
         resource: str = request["resource"]
         self._starter.cancel_beginning(resource)
-        activation = self._activations.get_instance(resource)
+        activation = self._activations.get_activation(resource)
         cause = None
         saved = asyncio.Event()
         saved.set()
@@ -155,10 +155,10 @@ class AgentRequests:
         if activation is not None and (is_named or activation.dead_reason is not None):
             cause = activation.dead_cause if is_named else None
             saved.clear()
-            self._activations.stop_instance(resource, saved.set)
+            self._activations.stop_activation(resource, saved.set)
             self._domains.activation_ends(activation.record)
         elif activation is None:
-            self._activations.stop_instance(resource)  # the journal may have one, read later
+            self._activations.stop_activation(resource)  # the journal may have one, read later
         fault = self._activations.stopped_for(resource)
         is_there = await self._is_there(fault, request) if fault is not None else None
         if is_there is False:
@@ -313,7 +313,7 @@ class AgentRequests:
         answer: dict[str, Any] = {"ok": True, "age": None}
         vm, ident = request["vm"], request["domain"]
         if request["resource"] is not None:
-            activation = self._activations.get_instance(request["resource"])
+            activation = self._activations.get_activation(request["resource"])
             if activation is None:
                 await connection.send_answers(answer)
                 return

@@ -54,15 +54,15 @@ class EventPipeline:
 
     def __init__(
         self,
-        recorder: JournalWriter,
-        instances: Activations,
+        journal: JournalWriter,
+        activations: Activations,
         followers: Followers,
-        expected: IncomingDomains | None = None,
+        incoming: IncomingDomains | None = None,
     ) -> None:
-        self._recorder = recorder
-        self._instances = instances
+        self._journal = journal
+        self._activations = activations
         self._followers = followers
-        self._expected = expected or IncomingDomains()
+        self._incoming = incoming or IncomingDomains()
         self.last_event_id = 0
         self._numbered = False
         self._backlog_of: Counter[str] = Counter()  # by VM
@@ -77,7 +77,7 @@ class EventPipeline:
 
     def begin_numbering(self, last_event_id: int, last_fault_id: int) -> None:
         """Number the events from before the journal was read, and write them."""
-        number_fault = self._instances.make_fault_numbering(last_fault_id, last_event_id)
+        number_fault = self._activations.make_fault_numbering(last_fault_id, last_event_id)
         came = -self.last_event_id
         self._numbered = True
         self.last_event_id = last_event_id + came
@@ -89,7 +89,7 @@ class EventPipeline:
             batch.faults = [number_fault(fault) for fault in batch.faults]
             batch.keep_last()
 
-        self._recorder.begin_writing(number)
+        self._journal.begin_writing(number)
 
     def record_events(
         self, domain: Domain, events: list[Event], session: Session | None = None
@@ -102,8 +102,8 @@ class EventPipeline:
             self.last_event_id += 1 if self._numbered else -1
             event.id = self.last_event_id
         new = [event for event in events if not event.again]
-        self._expected.note_events(domain, new)
-        faults = self._instances.judge_events(domain, new)
+        self._incoming.note_events(domain, new)
+        faults = self._activations.judge_events(domain, new)
         reads = session.take_reads() if session is not None else []
         was_behind, batch = session in self._behind, Batch(faults=faults)
         if reads and session is not None and self._stays_behind(session):
@@ -119,28 +119,28 @@ class EventPipeline:
         self._backlog += count
         self._backlog_of[vm] += count
 
-        def tell() -> None:
-            self._instances.tell_recorded_faults(faults)
+        def report() -> None:
+            self._activations.tell_recorded_faults(faults)
             self._followers.put_events(new)
 
         def written() -> None:
-            self._instances.note_written(faults)
+            self._activations.note_written(faults)
             for channel, cpu, following in reads:
                 channel.note_written(cpu, following)
             self._reduce_backlog(vm, count)
 
         # While records stay in the guest, nothing has to be noted when they are written.
         is_needed = bool(count or faults or reads or not was_behind)
-        self._recorder.put_batch(vm, batch, tell, written if is_needed else None)
+        self._journal.put_batch(vm, batch, report, written if is_needed else None)
 
     def judge_late(self, domain: Domain, events: list[Event]) -> None:
         """Judge events of a domain that a resource owns only now."""
-        faults = self._instances.judge_events(domain, events)
+        faults = self._activations.judge_events(domain, events)
         if faults:
-            self._recorder.put_batch(
+            self._journal.put_batch(
                 domain.name, Batch(faults=faults),
-                lambda: self._instances.tell_recorded_faults(faults),
-                lambda: self._instances.note_written(faults),
+                lambda: self._activations.tell_recorded_faults(faults),
+                lambda: self._activations.note_written(faults),
             )  # fmt: skip
 
     def save_positions(self, session: Session) -> None:
@@ -148,7 +148,7 @@ class EventPipeline:
         batch = Batch()
         self._add_positions(session, batch)
         if batch.positions:
-            self._recorder.put_batch(session.domain.name, batch)
+            self._journal.put_batch(session.domain.name, batch)
 
     def forget_positions(self, domain: Domain) -> None:
         """Forget how far a domain was read: it has left."""
@@ -173,7 +173,7 @@ class EventPipeline:
         if session in self._behind:
             return True
         vm = session.domain.name
-        if not self._is_full(vm) or not self._recorder.is_in_doubt:
+        if not self._is_full(vm) or not self._journal.is_in_doubt:
             return False
         self._behind.add(session)
         _log.warning("%s: %d of its events wait for the journal; further ones are reported, "

@@ -114,7 +114,7 @@ class StateRestorer:
 
     async def _recall_counts(self, record: ActivationRecord, last_event_id: int) -> None:
         """Give earlier events to rules that count, and to the wait for services."""
-        activation = self._activations.get_instance(record.resource)
+        activation = self._activations.get_activation(record.resource)
         if activation is None or activation.record.domain != record.domain:
             return
         horizon = max(activation.rules.horizon, RECALL_S if record.wishes.services else 0.0)

@@ -89,7 +89,7 @@ class Activations:
         )  # fmt: skip
         # What all of them are asked for.
         self.list_all = self._registry.list_all
-        self.get_instance = self._registry.get_activation
+        self.get_activation = self._registry.get_activation
         self.of_domain = self._registry.of_domain
         self.of_vm = self._registry.of_vm
         self.tell_recorded_faults = self.reports.tell_recorded_faults
@@ -151,14 +151,14 @@ class Activations:
 
         :param events: of that activation, in order.
         """
-        activation = self.get_instance(record.resource)
+        activation = self.get_activation(record.resource)
         if activation is not None and activation.record.id == record.id:
             for event in events:
                 activation.rules.judge_event(event, record.wishes.services)
 
     # ------------------------------------------------------------ start, stop
 
-    def start_instance(
+    def start_activation(
         self,
         resource: str,
         domain: Domain,
@@ -203,7 +203,7 @@ class Activations:
             self.reports.alarms.reset_alarm(activation)
         return activation
 
-    def stop_instance(
+    def stop_activation(
         self, resource: str, then: Callable[[], None] | None = None
     ) -> ResourceActivation | None:
         """End the activation of a resource that is being stopped.

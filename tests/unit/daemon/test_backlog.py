@@ -39,7 +39,7 @@ def test_one_guests_events_have_a_part_of_the_backlog(
         )
 
         async def kept(domain: Domain) -> int:
-            found = await daemon.recorder.run_on_journal(
+            found = await daemon.journal.run_on_journal(
                 Journal.read_events, vm=domain.name, limit=10_000
             )
             return len(found)

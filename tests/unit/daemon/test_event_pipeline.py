@@ -163,7 +163,7 @@ def test_a_guest_keeps_what_is_too_much_for_memory(
                 assert len(entry.written) == kept
                 # A fault among what is too much is found.
                 await vm.tell("emit", "send_signal", "sig=11", "comm=httpd", "fatal=1", "pid=30")
-                instance = host.instances.get_instance("r1")
+                instance = host.instances.get_activation("r1")
                 assert instance is not None
                 await until(lambda: instance.fault_recorded, "the fault")
                 FullDisk.full = False
@@ -233,7 +233,7 @@ def test_a_channel_that_closes_while_its_records_stay_in_the_guest_loses_none(
 
 def record_of(host: Host, told: Watch) -> None:
     """A resource of the session's domain."""
-    host.instances.start_instance("r1", told.session.domain, Wishes(("send_signal",), ("httpd",)))
+    host.instances.start_activation("r1", told.session.domain, Wishes(("send_signal",), ("httpd",)))
 
 
 def test_what_is_numbered_late_has_the_number_of_its_event_too(tmp_path: Path) -> None:
@@ -242,7 +242,7 @@ def test_what_is_numbered_late_has_the_number_of_its_event_too(tmp_path: Path) -
     async def scene() -> None:
         host = Host(tmp_path / "journal", held=True)
         domain = Domain("vm1", 2, "u")
-        instance = host.instances.start_instance(
+        instance = host.instances.start_activation(
             "r1", domain, Wishes(("process_exit",), ("httpd",))
         )
         host.pipeline.record_events(domain, [death(7)])
@@ -252,7 +252,7 @@ def test_what_is_numbered_late_has_the_number_of_its_event_too(tmp_path: Path) -
         assert (shown["id"], shown["event"]["id"]) == (None, None)
         host.pipeline.begin_numbering(40, 4)
         assert (instance.fault.id, instance.fault.event["id"]) == (5, 41)
-        host.instances.stop_instance("r1")
+        host.instances.stop_activation("r1")
         faults = await host.recorder.run_on_journal(Journal.read_faults)
         assert [(f.id, f.ended_by, f.event["id"]) for f in faults] == [(5, "stop", 41)]
         events = await host.recorder.run_on_journal(Journal.events_before, faults[0], 1e12, 9)

@@ -776,14 +776,14 @@ def test_a_deactivation_holds_when_the_journal_is_read_late(running: Running) ->
         with guest("vm1"), guest("vm2") as left_alone, guest("vm3"):
             take_away()
             daemon = await running.begin({"standin": StandinTransport})
-            assert daemon.recorder.error is not None
+            assert daemon.journal.error is not None
             await running.ask("start", **RESOURCE)
             await running.monitor(first=True, resource="r2", vm="vm2")
             await running.ask("activate", vm="vm3", probes=["send_signal"])
             await until(lambda: collects(daemon), "vm1 is watched")
             await until(lambda: collects(daemon, "vm2"), "so is vm2")
             bring_back()
-            await until(lambda: daemon.recorder.error is None, "the journal is read")
+            await until(lambda: daemon.journal.error is None, "the journal is read")
             await until(lambda: not left_alone.place.active.exists(), "vm2 is left alone")
             assert collects(daemon)
             await daemon.stop()

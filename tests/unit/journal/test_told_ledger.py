@@ -42,7 +42,7 @@ def vesperd(path: Path) -> tuple[Activations, HungRecorder]:
         cast(JournalWriter, recorder), well_watched, grace=0.0, max_failovers=9, tell=never,
         ledger=ledger, numbered=False,
     )  # fmt: skip
-    instances.start_instance("r", DOMAIN, Wishes((), ("httpd",)))
+    instances.start_activation("r", DOMAIN, Wishes((), ("httpd",)))
     return instances, recorder
 
 
@@ -53,7 +53,7 @@ def test_a_fault_that_was_told_and_not_written_is_told_once(tmp_path: Path) -> N
         first, recorder = vesperd(path)
         faults = first.judge_events(DOMAIN, [death(1)])
         assert [fault.told for fault in faults] == [None]
-        instance = first.get_instance("r")
+        instance = first.get_activation("r")
         assert instance is not None
         first.reports.fault_told(instance, faults[0])
         told = instance.fault
@@ -86,7 +86,7 @@ def test_a_hang_that_was_told_is_told_once(tmp_path: Path) -> None:
     async def scene() -> None:
         first, _ = vesperd(path)
         faults = first.judge_events(DOMAIN, [hang(1)])
-        instance = first.get_instance("r")
+        instance = first.get_activation("r")
         assert instance is not None
         first.reports.fault_told(instance, faults[0])
         assert instance.fault is not None and instance.fault.told is not None
@@ -99,10 +99,10 @@ def test_a_hang_that_was_told_is_told_once(tmp_path: Path) -> None:
         third, _ = vesperd(path)
         assert [fault.told for fault in third.judge_events(DOMAIN, [hang(20)])] == [None]
         # So it is after the next start in the same domain.
-        instance = third.get_instance("r")
+        instance = third.get_activation("r")
         assert instance is not None and instance.fault is not None
         third.reports.fault_told(instance, instance.fault)
-        third.start_instance("r", DOMAIN, Wishes((), ("httpd",)))
+        third.start_activation("r", DOMAIN, Wishes((), ("httpd",)))
         assert [fault.told for fault in third.judge_events(DOMAIN, [hang(30)])] == [None]
         for instances in (first, second, third):
             await instances.close()
@@ -120,7 +120,7 @@ def test_a_fault_that_came_with_its_vm_is_told_once(tmp_path: Path) -> None:
         taken = []
         for _ in range(2):
             instances, _ = vesperd(path)
-            instance = instances.get_instance("r")
+            instance = instances.get_activation("r")
             assert instance is not None
             taken.append(instances.take_carried_fault(instance, unpack_fault(packed)))
             if instance.fault is not None:
