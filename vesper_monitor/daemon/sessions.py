@@ -15,13 +15,13 @@ from typing import Any
 
 from vesper_monitor.daemon.background_tasks import BackgroundTasks
 from vesper_monitor.daemon.session_manager_listener import SessionManagerListener
+from vesper_monitor.daemon.session_reports import SessionReports
 from vesper_monitor.daemon.transports import NoTransportError, Transports
 from vesper_monitor.daemon.watched_domain import WatchedDomain, domain_key, explain_left_alone
 from vesper_monitor.faults.watching import Watching
 from vesper_monitor.guest.control.images import ImageStore
 from vesper_monitor.guest.dynamic_probes.store import DynamicProbeStore
 from vesper_monitor.guest.errors import SessionError
-from vesper_monitor.guest.event import Event
 from vesper_monitor.guest.health.hang_detector import LOOK
 from vesper_monitor.guest.relay.positions import Position
 from vesper_monitor.guest.session import Session
@@ -34,7 +34,6 @@ from vesper_monitor.hypervisor.transport import (
     DomainEvent,
     DomainReport,
     DomainState,
-    Notice,
     Transport,
     TransportError,
     WatchesArrivals,
@@ -251,8 +250,7 @@ class SessionManager:
         await self._wait_until_begun(key)
         session = self.find_session(domain)
         if session is None or session.state is SessionState.CLOSED:
-            work = self._begin_session(transport, domain, probes or {})
-            task = self._tasks.spawn_task(work)
+            task = self._tasks.spawn_task(self._begin_session(transport, domain, probes or {}))
             self._starting[key] = _Beginning(domain, task)
             task.add_done_callback(lambda _: self._starting.pop(key, None))
             return await asyncio.shield(task)
@@ -279,15 +277,15 @@ class SessionManager:
             )  # fmt: skip
         if self._closing:
             raise NoTransportError("vesperd is being stopped")
-        listener = _SessionListener(self, domain)
+        reports = SessionReports(self.listener, domain, self.look_soon)
         settings = SessionSettings(
             dynamic_probes=self._points.points_of_vm(domain.name),
             resume_from=positions,
             activate_timeout_s=self._activate_timeout,
             ticker=self._beat,
         )
-        session = Session(transport, domain, self._images, listener, settings)
-        listener.session = session
+        session = Session(transport, domain, self._images, reports, settings)
+        reports.session = session
         await session.set_probes(probes)
         watched = self._watched.setdefault(
             domain_key(domain), WatchedDomain(transport, domain, None)
@@ -399,31 +397,3 @@ class SessionManager:
         except (TransportError, NoTransportError) as error:
             _log.warning("transport %s: which domains have arrived is not known: %s",
                          transport.name, error)  # fmt: skip
-
-
-class _SessionListener:
-    """The listener of one session: adds its domain to what it reports and asks."""
-
-    session: Session
-
-    def __init__(self, manager: SessionManager, domain: Domain) -> None:
-        self._manager = manager
-        self._domain = domain
-
-    def take_events(self, events: list[Event]) -> None:
-        self._manager.listener.take_events(self.session, events)
-
-    def note_change(self) -> None:
-        self._manager.listener.note_session_change(self.session)
-
-    def take_notice(self, notice: Notice) -> None:
-        self._manager.listener.take_notice(self._domain, notice)
-
-    def recheck_domain(self) -> None:
-        self._manager.look_soon(self._domain)
-
-    def get_hang_timeout(self) -> float:
-        return self._manager.listener.get_hang_timeout(self._domain)
-
-    def get_boot_timeout(self, *, is_first: bool) -> float:
-        return self._manager.listener.get_boot_timeout(self._domain, is_first=is_first)
