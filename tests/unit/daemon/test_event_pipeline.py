@@ -193,7 +193,7 @@ def test_a_channel_that_closes_while_its_records_stay_in_the_guest_loses_none(
     images: ImageStore, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, is_back_in_time: bool
 ) -> None:
     """As when the link is lost while the journal fails, and the guest connects again."""
-    monkeypatch.setattr(event_pipeline, "MAX_BACKLOG_OF_ONE", 5)
+    monkeypatch.setattr(event_pipeline, "MAX_BACKLOG_EVENTS_OF_VM", 5)
 
     async def scene(host: Host) -> None:
         with guest() as vm:
