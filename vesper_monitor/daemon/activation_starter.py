@@ -94,7 +94,7 @@ class ActivationStarter:
         if session is not None and session.hello is not None:
             activation.guest_met(session.hello.boot_id)
         self._take_fault(activation, carried)
-        self._domains.activation_begins(domain)
+        self._domains.note_activation_begin(domain)
         await self._domains.watch_domain(transport, domain)
         self._domains.report_state_again(vm)
         return activation

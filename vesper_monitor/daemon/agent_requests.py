@@ -156,7 +156,7 @@ class AgentRequests:
             cause = activation.dead_cause if is_named else None
             saved.clear()
             self._activations.stop_activation(resource, saved.set)
-            self._domains.activation_ends(activation.record)
+            self._domains.note_activation_end(activation.record)
         elif activation is None:
             self._activations.stop_activation(resource)  # the journal may have one, read later
         fault = self._activations.stopped_for(resource)
@@ -322,7 +322,7 @@ class AgentRequests:
             vm, ident = record.vm, str(record.domid)
         elif vm is None or ident is None:
             raise RequestError("bad-request", "life: give 'vm' and 'domain', or 'resource'")
-        at = self._sessions.last_sign(vm, ident)
+        at = self._sessions.find_last_sign(vm, ident)
         if at is not None:
             answer["age"] = max(0.0, time.monotonic() - at)
         await connection.send_answers(answer)

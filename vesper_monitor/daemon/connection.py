@@ -162,7 +162,7 @@ class StreamConnection(Connection):
         except TimeoutError:
             self._writer.transport.abort()
             raise ConnectionAbortedError(
-                f"client (pid {self.pid}) does not read what it asked for"
+                f"client (pid {self.pid}) does not read its answers"
             ) from None
 
     async def read_line(self) -> bytes | None:

@@ -94,7 +94,7 @@ class Daemon:
         self.pauses = Pauses(
             Path(config.journal).with_name(PAUSES_FILE),
             read_boot_id(),
-            lambda vm: self.domains.pause_of_watch_ends(vm),
+            lambda vm: self.domains.end_pause_of_watch(vm),
             self._attributes,
             disk,
         )

@@ -100,7 +100,7 @@ class DomainSupervisor:
     async def watch_domain(self, transport: Transport, domain: Domain) -> None:
         """Watch a domain as is wanted there, or leave its guest alone if that is wanted."""
         if domain.name in self._operators.deactivated:
-            self._sessions.only_look(transport, domain)
+            self._sessions.look_without_session(transport, domain)
         else:
             probes = self._policy.wanted_probes(domain)
             await self._sessions.watch_domain(transport, domain, probes)
@@ -150,13 +150,13 @@ class DomainSupervisor:
         for domain in dict.fromkeys(self._sessions.domains_of(vm)):
             await self._sessions.deactivate_guest(domain)
 
-    def activation_begins(self, domain: Domain) -> None:
+    def note_activation_begin(self, domain: Domain) -> None:
         """Judge what was seen of a domain since it arrived: a resource owns it now."""
         self._states.note_stop(domain, False)
         self._activations.forget_earlier_lives(domain)
         self._pipeline.judge_late(domain, self._incoming.claim_arrival(domain))
 
-    def activation_ends(self, record: ActivationRecord) -> None:
+    def note_activation_end(self, record: ActivationRecord) -> None:
         """Expect the end of a domain: the cluster is about to stop it.
 
         If the stop is not carried through, events of the domain are kept for the
@@ -174,7 +174,7 @@ class DomainSupervisor:
             if report.state is DomainState.PAUSED:
                 self._states.record_report(domain, report)
 
-    def pause_of_watch_ends(self, vm: str) -> None:
+    def end_pause_of_watch(self, vm: str) -> None:
         """Report a VM's faults again: an operator's pause of its watch is over."""
         self._activations.pause_vm(vm, False)
         self.report_state_again(vm)

@@ -89,7 +89,7 @@ class GroupConnection(Connection):
             except TimeoutError:
                 self._end_connection()
                 raise ConnectionAbortedError(
-                    f"client (pid {self.pid}) does not read what it asked for"
+                    f"client (pid {self.pid}) does not read its answers"
                 ) from None
             finally:
                 self._sending = None

@@ -194,7 +194,7 @@ class OperatorRequests:
         lacking = None
         with contextlib.suppress(TimeoutError):
             async with asyncio.timeout(limit_s):
-                # A session notifies the daemon, not us; this is asked by hand, and rarely.
+                # A session notifies its listener, not us; this is asked by hand, and rarely.
                 while session.state not in (SessionState.ACTIVE, SessionState.UNFIT):
                     await asyncio.sleep(ACTIVATE_POLL_S)
                     lacking = self._sessions.state_of(domain, transport.name).lacking

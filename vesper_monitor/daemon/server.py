@@ -85,7 +85,7 @@ class Server:
     async def start(self) -> None:
         """Listen.
 
-        :raises OSError: another daemon listens there, or the path cannot be used.
+        :raises OSError: another vesperd listens there, or the path cannot be used.
         """
         self._path.parent.mkdir(mode=0o755, parents=True, exist_ok=True)
         for path in (self._path, self._root_path):

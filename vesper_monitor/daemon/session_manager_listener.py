@@ -27,7 +27,7 @@ class SessionManagerListener(Protocol):
         """
 
     async def read_positions(self, domain: Domain) -> Mapping[Position, int]:
-        """Return where an earlier daemon stopped reading a domain. May take any time."""
+        """Return where an earlier vesperd stopped reading a domain. May take any time."""
 
     async def watch_wanted_domains(self, transport: Transport) -> None:
         """Begin the sessions that are wanted on a transport, which has just started.

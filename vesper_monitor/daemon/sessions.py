@@ -45,9 +45,9 @@ _log = logging.getLogger(__name__)
 
 #: s until a session that ended by an internal error is begun again.
 BEGIN_AGAIN_AFTER_S = 5.0
-#: s for a session to leave its guest when the daemon ends.
+#: s for a session to leave its guest when vesperd ends.
 CLOSE_LIMIT_S = 5.0
-#: s for the journal to say where an earlier daemon stopped reading a guest.  A guest
+#: s for the journal to say where an earlier vesperd stopped reading a guest.  A guest
 #: must not stay unwatched for a late answer: the guest's own note of it holds then.
 POSITIONS_LIMIT_S = 1.0
 
@@ -99,7 +99,7 @@ class SessionManager:
         self.transports.start(self, transports, settings)
 
     async def close(self) -> None:
-        """Leave all guests as they are, for the next daemon."""
+        """Leave all guests as they are, for the next vesperd."""
         self._closing = True
         await asyncio.gather(*(self._leave_session(session) for session in self.list_sessions()))
         await self._tasks.cancel_all()
@@ -159,7 +159,7 @@ class SessionManager:
         session = self.find_session(domain)
         return session is not None and session.alive
 
-    def last_sign(self, vm: str, ident: str) -> float | None:
+    def find_last_sign(self, vm: str, ident: str) -> float | None:
         """Return when a domain has last shown life (CLOCK_MONOTONIC).
 
         :param ident: its UUID or its number; of several domains the latest sign counts.
@@ -294,7 +294,7 @@ class SessionManager:
         self._tasks.spawn_task(self._run_session(session))
         return session
 
-    def only_look(self, transport: Transport, domain: Domain) -> None:
+    def look_without_session(self, transport: Transport, domain: Domain) -> None:
         """Look whether a domain runs, but leave its guest alone: an operator wants it so."""
         if not self.knows_domain(domain):
             self._watched[domain_key(domain)] = WatchedDomain(

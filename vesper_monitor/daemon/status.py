@@ -11,10 +11,10 @@ from vesper_monitor.faults.activation import ResourceActivation
 from vesper_monitor.faults.pauses import Pauses
 from vesper_monitor.guest.session import Session
 
-__all__ = ["vm_status"]
+__all__ = ["describe_vms"]
 
 
-def vm_status(
+def describe_vms(
     sessions: SessionManager, activations: Iterable[ResourceActivation], pauses: Pauses
 ) -> Iterator[dict[str, Any]]:
     """Yield an entry for each watched domain and resource.
