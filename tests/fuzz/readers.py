@@ -148,7 +148,7 @@ def words(data: bytes) -> None:
             for event in events:
                 assert event.words is not None
                 json.dumps([event.words.stack, event.words.log])
-                assert len(event.words.log) <= crash_log.MAX_LOG_BYTES
+                assert len(event.words.log) <= crash_log.MAX_LOG_CHARS
     reader.close()
 
 

@@ -19,7 +19,7 @@ from tests.unit.support.standins import until
 from vesper_monitor.guest.control.images import ImageStore
 from vesper_monitor.guest.event import Event
 from vesper_monitor.guest.health.hang_detector import LifeState
-from vesper_monitor.guest.health.heartbeat import HeartbeatReader, find_life
+from vesper_monitor.guest.health.heartbeat import HeartbeatReader, find_heartbeat_page
 from vesper_monitor.guest.session import Session
 from vesper_monitor.guest.session_state import SessionState
 
@@ -140,7 +140,7 @@ def test_hang_while_no_vesperd_is_there(test_guest: Any, tmp_path: Path) -> None
 
     async def hang_alone(guest: Machine) -> None:
         link = await MachineTransport(guest).connect_domain(Watched(guest).session.domain, SLOW)
-        reader = HeartbeatReader(link, *find_life(link))
+        reader = HeartbeatReader(link, *find_heartbeat_page(link))
         try:
             first = reader.read_signs()
             await until(lambda: reader.read_signs() != first, "a heartbeat", SLOW)

@@ -18,7 +18,7 @@ from vesper_monitor.faults.watching import Watching
 from vesper_monitor.guest.control.images import ImageStore
 from vesper_monitor.guest.dynamic_probes.store import DynamicProbeStore
 from vesper_monitor.guest.event import Event
-from vesper_monitor.guest.health.hang_detector import LOOK
+from vesper_monitor.guest.health.hang_detector import LOOK_INTERVAL_S
 from vesper_monitor.guest.relay.positions import Position
 from vesper_monitor.guest.session import Session
 from vesper_monitor.guest.session_listener import SessionSettings
@@ -178,7 +178,7 @@ class SessionManager:
         self._starting: dict[tuple[str, int], _Beginning] = {}
         self._tasks: set[asyncio.Task[Any]] = set()
         self._closing = False
-        self._beat = SharedTicker(LOOK)
+        self._beat = SharedTicker(LOOK_INTERVAL_S)
 
     def start(
         self,

@@ -14,8 +14,8 @@ import time
 
 from vesper_monitor.guest.control.cchan import CchanBrokenError, CchanError, GuestSilentError
 from vesper_monitor.guest.control.commands import GuestControl
-from vesper_monitor.guest.health.hang_detector import LOOK
-from vesper_monitor.guest.health.heartbeat import HeartbeatWatch, find_life
+from vesper_monitor.guest.health.hang_detector import LOOK_INTERVAL_S
+from vesper_monitor.guest.health.heartbeat import HeartbeatWatch, find_heartbeat_page
 from vesper_monitor.guest.relay.channel import TableError
 from vesper_monitor.guest.session_contact import CONNECT_TIMEOUT_S, GuestContact
 from vesper_monitor.guest.session_listener import SessionListener, SessionSettings
@@ -70,7 +70,7 @@ class SessionLink:
         self._listener = listener
         self._reader = reader
         self._probes = probes
-        self._ticker = settings.ticker or SharedTicker(LOOK)
+        self._ticker = settings.ticker or SharedTicker(LOOK_INTERVAL_S)
         self.guest: GuestControl | None = None
         self.contact = GuestContact(
             domain.name,
@@ -190,7 +190,7 @@ class SessionLink:
         link = await self._transport.connect_domain(self._domain, CONNECT_TIMEOUT_S)
         self.contact.note_link()
         self._switch_state(SessionState.CONNECTING)
-        self.heartbeat.begin_watching(link, *find_life(link))
+        self.heartbeat.begin_watching(link, *find_heartbeat_page(link))
         try:
             guest = await self._greet_guest(link)
         except BaseException as error:
@@ -307,7 +307,7 @@ class SessionLink:
     def _on_tick(self, _now: float) -> None:
         """Poll an active guest: a notification may be lost, and time makes some degraded."""
         self._ticks += 1
-        if self._ticks % round(POLL_INTERVAL_S / LOOK) == 0:
+        if self._ticks % round(POLL_INTERVAL_S / LOOK_INTERVAL_S) == 0:
             self._notify_degraded()
             self._on_notify()
 

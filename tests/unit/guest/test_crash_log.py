@@ -26,7 +26,7 @@ from vesper_monitor.guest import abi
 from vesper_monitor.guest.control.images import ImageStore
 from vesper_monitor.guest.event import CrashLog
 from vesper_monitor.guest.health.crash_log import (
-    MAX_LOG_BYTES,
+    MAX_LOG_CHARS,
     MAX_MESSAGE_CHARS,
     READ_INTERVAL_S,
     UNFINISHED_LIMIT_S,
@@ -136,7 +136,7 @@ def test_no_words_make_anything_raise(
     words = said.words
     assert words is not None
     assert len(said.fields["message"]) <= MAX_MESSAGE_CHARS
-    assert len(words.log) <= MAX_LOG_BYTES
+    assert len(words.log) <= MAX_LOG_CHARS
     assert all(line.isprintable() for line in (words.log + words.stack).split("\n"))
     assert said.text.isprintable()
     json.dumps(said.to_json())
