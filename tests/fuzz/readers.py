@@ -192,7 +192,7 @@ async def _ask(link: Link, which: int) -> None:
         if kind == 0:
             await channel.request_hello()
         elif kind == 1:
-            await channel.mem_alloc(3)
+            await channel.alloc_memory(3)
         elif kind == 2:
             assert (await channel.request_load("p", abi.Region(handle=1), 1, 1, 1)).isprintable()
         elif kind == 3:

@@ -227,7 +227,7 @@ def _finish_probe_point(f: Fields) -> None:
 
 def _describe_probe_point(f: Fields) -> str:
     values = "".join(f" {value:#x}" for value in f["value"])
-    return f"{f['comm']}[{f['pid']}] at a dynamic probe that is no longer defined here:{values}"
+    return f"{f['comm']}[{f['pid']}] at a dynamic probe that is not defined here:{values}"
 
 
 # ------------------------------------------------------------------ table
