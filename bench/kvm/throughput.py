@@ -64,7 +64,7 @@ class Result:
     cpu: float  #: s of the process with the sessions
 
     @property
-    def row(self) -> str:
+    def table_row(self) -> str:
         rate = f"{self.load.rate:.0f}/s" if self.load.rate else "all it can"
         per_core = self.read / self.cpu if self.cpu else 0.0
         return (
@@ -144,7 +144,7 @@ class Guest:
 
 
 @asynccontextmanager
-async def _open_guest(
+async def _open_stand_in(
     transport: WriterTransport, program: Path, socket: str, buffer_kb: int
 ) -> AsyncIterator[Guest]:
     process = await asyncio.create_subprocess_exec(
@@ -175,7 +175,9 @@ async def _measure_load(
 ) -> Result:
     async with AsyncExitStack() as stack:
         guests = [
-            await stack.enter_async_context(_open_guest(transport, program, socket, load.buffer_kb))
+            await stack.enter_async_context(
+                _open_stand_in(transport, program, socket, load.buffer_kb)
+            )
             for _ in range(load.guests)
         ]
         for guest in guests:
@@ -207,6 +209,6 @@ def measure_all_loads(directory: Path, seconds: float) -> list[dict[str, object]
         )
         for load in LOADS:
             result = asyncio.run(_measure_load(load, transport, program, process.qemu, seconds))
-            print(result.row, flush=True)
+            print(result.table_row, flush=True)
             results.append(asdict(result))
     return results

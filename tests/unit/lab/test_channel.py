@@ -15,14 +15,14 @@ import pytest
 
 from lab.host import ChannelError, CommandFailed
 from lab.xen.channel import Channel
-from lab.xen.host import free_port
+from lab.xen.host import find_free_port
 
 HOSTD = Path(__file__).parents[3] / "lab/xen/dom0/hostd.py"
 
 
 @pytest.fixture(scope="module")
 def channel() -> Iterator[Channel]:
-    port = free_port()
+    port = find_free_port()
     server = subprocess.Popen([sys.executable, "-S", "-E", str(HOSTD), "127.0.0.1", str(port)])
     try:
         channel = Channel("here", port)
@@ -92,7 +92,7 @@ def test_files_go_there_and_back(channel: Channel, tmp_path: Path) -> None:
         channel.get_file(str(tmp_path / "none"))
 
 
-def test_connection_through_the_host(channel: Channel) -> None:
+def test_a_connection_goes_through_the_host(channel: Channel) -> None:
     with socket.create_server(("127.0.0.1", 0)) as listener:
 
         def echo() -> None:
@@ -108,10 +108,10 @@ def test_connection_through_the_host(channel: Channel) -> None:
         thread.join(10)
         assert not thread.is_alive()
     with pytest.raises(ChannelError, match="Refused"):
-        channel.connect_to("127.0.0.1", free_port())
+        channel.connect_to("127.0.0.1", find_free_port())
 
 
-def test_clock_answers(channel: Channel) -> None:
+def test_the_clock_can_be_read(channel: Channel) -> None:
     with channel.connect_to_clock() as connection:
         before = time.time_ns()
         connection.sendall(b"?\n")
@@ -119,7 +119,7 @@ def test_clock_answers(channel: Channel) -> None:
         assert before <= answer <= time.time_ns()
 
 
-def test_nobody_there_is_an_error() -> None:
+def test_a_host_that_does_not_listen_is_an_error() -> None:
     with pytest.raises(ChannelError, match="nowhere"):
-        Channel("nowhere", free_port()).run_command("true")
-    assert not Channel("nowhere", free_port()).is_alive()
+        Channel("nowhere", find_free_port()).run_command("true")
+    assert not Channel("nowhere", find_free_port()).is_connected()

@@ -20,7 +20,6 @@ from lab.standin.guest import StandinGuest
 from lab.standin.kernel import StandinKernel
 from lab.standin.memory import CCHAN_PAGE
 from lab.standin.transport import StandinTransport
-from vesper_monitor.daemon.logs import RateLimit
 from vesper_monitor.guest import abi, session_link, session_probes
 from vesper_monitor.guest.control import cchan
 from vesper_monitor.guest.control.images import ImageStore
@@ -29,6 +28,7 @@ from vesper_monitor.guest.session import Session
 from vesper_monitor.guest.session_listener import SessionSettings
 from vesper_monitor.guest.session_state import ProbeState
 from vesper_monitor.hypervisor.transport import Domain
+from vesper_monitor.util.logs import RateLimit
 
 __all__ = ["ANSWERS", "Host", "HostileGuest", "impatient"]
 
@@ -115,7 +115,7 @@ class HostileGuest(StandinGuest):
 
     async def begin(self) -> None:
         """In place of run(): the process is the test's."""
-        self._living = asyncio.create_task(self._show_life())
+        self._living = asyncio.create_task(self._show_sign_of_life())
         await self._load_modules()
 
     def end(self) -> None:

@@ -8,7 +8,7 @@
     t[:NAME] TRACEPOINT [VALUE ...] ...
 
 Values and types are those of Documentation/trace/kprobetrace.rst (Linux 6.12),
-and ``t`` is that of fprobetrace.rst. vesper-points(7) lists what is supported.
+and ``t`` is that of fprobetrace.rst. vesper-dynamic-probes(7) lists what is supported.
 ``if`` and ``max`` are extensions. What is not supported is an error with its
 position. What is accepted means the same as in the kernel.
 """
