@@ -54,7 +54,7 @@ class Watched(bench.watched.WatchedGuest):
     def signs(self) -> list[tuple[int, int]]:
         guest = self.session.guest
         assert guest is not None
-        reader = HeartbeatReader(guest.link, guest.hello.life, guest.hello.nr_cpus)
+        reader = HeartbeatReader(guest.link, guest.hello.heartbeat_region, guest.hello.nr_cpus)
         try:
             return [(sign.irqs, sign.runs) for sign in reader.read_signs()]
         finally:

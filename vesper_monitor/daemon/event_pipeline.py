@@ -98,14 +98,14 @@ class EventPipeline:
         for event in events:
             self.last_event_id += 1 if self._numbered else -1
             event.id = self.last_event_id
-        new = [event for event in events if not event.again]
+        new = [event for event in events if not event.is_reread]
         self._expected.note_events(domain, new)
         faults = self._instances.judge_events(domain, new)
         reads = session.take_reads() if session is not None else []
         was_behind, batch = session in self._behind, Batch(faults=faults)
         if reads and session is not None and self._stays_behind(session):
             reads = []
-            batch.events = [event for event in events if event.words is not None]
+            batch.events = [event for event in events if event.crash_log is not None]
         else:
             batch.events = self._events_to_keep(domain.name, events, 0 if reads else SPARE_FOR_HOST)
             if session is not None:
@@ -191,12 +191,12 @@ class EventPipeline:
 
     def _limit_words(self, vm: str, events: list[Event]) -> None:
         """Of last words that wait keep as many as the journal does: each is long."""
-        said = [event for event in events if event.words is not None]
+        said = [event for event in events if event.crash_log is not None]
         if said:
             waiting = self._words_of.setdefault(vm, deque())
             waiting += said
             while len(waiting) > KEEP_WORDS:
-                waiting.popleft().words = None
+                waiting.popleft().crash_log = None
 
     def _reduce_backlog(self, vm: str, count: int) -> None:
         self._backlog -= count

@@ -77,7 +77,7 @@ class Services:
         """Something happened in the guest of these instances."""
         now = self._clock()
         watches = [self._watch_of(instance) for instance in instances if instance.record.services]
-        new = [event for event in events if not event.again]  # those are long past
+        new = [event for event in events if not event.is_reread]  # those are long past
         for watch in watches:
             for event in new:
                 watch.note_event(event, now)

@@ -215,7 +215,7 @@ class SessionManager:
                     continue
                 has_ended = report.state in ENDED
                 if has_ended and watched.session is not None:
-                    watched.session.read_last_words()
+                    watched.session.read_crash_log()
                 report = self._note_report(watched, report)
                 if has_ended:
                     if watched.session is None and report.state is DomainState.GONE:

@@ -214,7 +214,7 @@ class Session:
         """The hypervisor has reset the domain: drop the link to the kernel that is gone."""
         self._link.note_reset()
 
-    def read_last_words(self) -> None:
+    def read_crash_log(self) -> None:
         """The domain is dead: read its crash log while it is mapped."""
         self._reader.read_crash_log()
 

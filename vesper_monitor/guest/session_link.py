@@ -204,10 +204,10 @@ class SessionLink:
         self._reader.begin_link(guest)
         if self._reader.collector.meet_boot(guest.hello.boot_id):
             self._probes.meet_new_boot()
-        self._reader.collector.open_words(link, guest.hello.words)
+        self._reader.collector.open_crash_log(link, guest.hello.crash_log_region)
         if (notice := self.contact.note_answer()) is not None:
             self._listener.take_notice(notice)
-        self.heartbeat.begin_watching(link, guest.hello.life, guest.hello.nr_cpus)
+        self.heartbeat.begin_watching(link, guest.hello.heartbeat_region, guest.hello.nr_cpus)
         self._switch_state(SessionState.ACTIVE)
         self._probes.follow_table(guest)
         if found := ", ".join(self._reader.channels):

@@ -47,8 +47,8 @@ class Hello:
     vermagic: str
     nr_cpus: int
     boot_id: int
-    words: abi.Region = field(default_factory=abi.Region)  #: crash logs; handle 0: none
-    life: abi.Region = field(default_factory=abi.Region)  #: heartbeat page; handle 0: none
+    crash_log_region: abi.Region = field(default_factory=abi.Region)  #: handle 0: none
+    heartbeat_region: abi.Region = field(default_factory=abi.Region)  #: handle 0: none
 
 
 class GuestControl:
@@ -88,8 +88,8 @@ class GuestControl:
             vermagic=make_printable(answer.vermagic).strip(),
             nr_cpus=answer.nr_cpus,
             boot_id=answer.boot_id,
-            words=answer.words,
-            life=answer.life,
+            crash_log_region=answer.words,
+            heartbeat_region=answer.life,
         )
         return cls(link, cchan, hello, ChannelTable(link, answer.table, answer.nr_cpus))
 

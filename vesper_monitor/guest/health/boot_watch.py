@@ -126,7 +126,7 @@ class BootWatch:
 
     @property
     def since(self) -> float | None:
-        """Since when :attr:`words` holds, s of CLOCK_REALTIME."""
+        """Since when :attr:`reason` holds, s of CLOCK_REALTIME."""
         if self._report.state is DomainState.PAUSED:
             return self._report_since
         return self._since
@@ -142,7 +142,7 @@ class BootWatch:
         return f"{self._vm} {clean}, since {_clock_text(self._report_since)}"
 
     @property
-    def words(self) -> str | None:
+    def reason(self) -> str | None:
         """Why the guest is not heard; None: unknown. The text stays while the reason lasts."""
         if (pause := self.pause) is not None:
             return pause

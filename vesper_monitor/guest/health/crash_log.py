@@ -144,7 +144,7 @@ def make_event(
             "complete": complete,
         },
         text=f"kernel {name}: {message}, in {comm}[{slot.pid}] on CPU {slot.cpu}",
-        words=CrashLog(name, message, _clean_lines(slot.stack), log, complete),
+        crash_log=CrashLog(name, message, _clean_lines(slot.stack), log, complete),
     )
 
 

@@ -63,7 +63,7 @@ class Collector:
         #: sequence number below which records were reported before: by probe, generation, CPU
         self._given: dict[tuple[str, int, int], int] = {}
         self._given_before = self._given  #: at the beginning of the last round
-        self._words: CrashLogReader | None = None
+        self._crash_log: CrashLogReader | None = None
         #: of closed channels, by probe, generation and CPU: read further than written
         self._unwritten: dict[tuple[str, int, int], tuple[ChannelEntry, WrittenMark]] = {}
 
@@ -78,23 +78,23 @@ class Collector:
             self._unwritten.clear()
         return is_new
 
-    def open_words(self, link: Link, region: abi.Region) -> None:
+    def open_crash_log(self, link: Link, region: abi.Region) -> None:
         """Map the crash log, if the guest core has one."""
         if not region.handle:
             return
-        seen = {kind: self._positions.words_read(kind.name.lower()) for kind in abi.WordsKind}
+        seen = {kind: self._positions.crash_logs_read(kind.name.lower()) for kind in abi.WordsKind}
         try:
-            self._words = CrashLogReader(link, region, seen)
+            self._crash_log = CrashLogReader(link, region, seen)
         except (TransportError, ValueError) as error:
             _log.warning("crash log cannot be read: %s", error)
             return
-        self._note_words(self._words)
+        self._note_crash_logs(self._crash_log)
 
-    def leave_link(self) -> None:
+    def close_crash_log(self) -> None:
         """Unmap the crash log: the link is about to be closed."""
-        if self._words is not None:
-            self._words.close()
-            self._words = None
+        if self._crash_log is not None:
+            self._crash_log.close()
+            self._crash_log = None
 
     def open_channel(self, link: Link, entry: ChannelEntry) -> ChannelReader:
         """Open a channel where it was read last. :raises TransportError: it cannot be mapped."""
@@ -174,13 +174,13 @@ class Collector:
                 )
                 if self._given and (key := _buffer_key(channel, cpu)) in self._given:
                     for event in decoded:
-                        event.again = event.seq < self._given[key]
+                        event.is_reread = event.seq < self._given[key]
                     if following >= self._given[key]:
                         del self._given[key]
                 else:
                     self._raw.put_records(probe, cpu, found)
                 events += decoded
-        events += self.read_words()
+        events += self.read_crash_logs()
         events.sort(key=_GUEST_NS)
         return events, more
 
@@ -202,7 +202,7 @@ class Collector:
         return reads
 
     def rewind_to_written(self) -> None:
-        """Read again what was read and not written, marked as :attr:`Event.again`.
+        """Read again what was read and not written, marked as :attr:`Event.is_reread`.
 
         This includes channels that are closed now, if they are opened again.
         """
@@ -225,24 +225,24 @@ class Collector:
         start = self._turn % len(names) if names else 0
         return names[start:] + names[:start]
 
-    def read_words(self, *, final: bool = False) -> list[Event]:
+    def read_crash_logs(self, *, final: bool = False) -> list[Event]:
         """Return the crash logs that are new.
 
         :param final: the guest is dead: take also what is incomplete.
         """
-        if self._words is None:
+        if self._crash_log is None:
             return []
         events = [
-            crash_log.make_event(*words, domain=self._domain, received=self._clock())
-            for words in self._words.read_new(final=final)
+            crash_log.make_event(*found, domain=self._domain, received=self._clock())
+            for found in self._crash_log.read_new(final=final)
         ]
         if events:
-            self._note_words(self._words)
+            self._note_crash_logs(self._crash_log)
         return events
 
-    def _note_words(self, reader: CrashLogReader) -> None:
+    def _note_crash_logs(self, reader: CrashLogReader) -> None:
         for kind, seen in reader.seen.items():
-            self._positions.note_words(kind.name.lower(), seen)
+            self._positions.note_crash_logs(kind.name.lower(), seen)
 
 
 def _buffer_key(channel: ChannelReader, cpu: int) -> tuple[str, int, int]:

@@ -54,8 +54,8 @@ class _RecordEvent(Event):
         self.guest_ns = min(record.time_ns, MAX_GUEST_NS)
         self.received = received
         self.id = None
-        self.words = None
-        self.again = False
+        self.crash_log = None
+        self.is_reread = False
         self._data = record.data
         self._kind = kind
 

@@ -47,13 +47,13 @@ class Positions:
         """Return where to begin; None for a buffer that this host has not read yet."""
         return self._next.get(Position(self._boot_id, entry.probe, entry.generation, cpu))
 
-    def words_read(self, kind: str) -> int | None:
+    def crash_logs_read(self, kind: str) -> int | None:
         """Return how many oopses or panics were read; None: the crash log was never read."""
-        return self._next.get(self._words_position(kind))
+        return self._next.get(self._crash_log_position(kind))
 
-    def note_words(self, kind: str, seen: int) -> None:
+    def note_crash_logs(self, kind: str, seen: int) -> None:
         """Note how many oopses or panics were read."""
-        self._next[self._words_position(kind)] = seen
+        self._next[self._crash_log_position(kind)] = seen
 
     def note_read(self, entry: ChannelEntry, cpu: int, seq: int) -> None:
         """Note the next sequence number of a buffer."""
@@ -89,6 +89,6 @@ class Positions:
         """Return all positions of this boot of the guest core."""
         return self._next.copy()
 
-    def _words_position(self, kind: str) -> Position:
+    def _crash_log_position(self, kind: str) -> Position:
         """Return the position of crash logs: a channel of one CPU, named like no probe."""
         return Position(self._boot_id, f"vesper/{kind}", 0, 0)
