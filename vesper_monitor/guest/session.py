@@ -132,7 +132,7 @@ class Session:
         """Next sequence number of each buffer of the guest core; {} before HELLO.
 
         Also of buffers that an earlier vesperd has read and this one has not
-        opened yet: whoever saves positions must not lose those.
+        opened yet. Save those, too.
         """
         return self._reader.positions
 

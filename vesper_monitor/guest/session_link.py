@@ -195,7 +195,7 @@ class SessionLink:
             guest = await self._greet_guest(link)
         except BaseException as error:
             await self.heartbeat.end_watching()
-            # A page that the guest has spoilt stays so: then all is begun anew.
+            # A C-chan page that the guest has spoilt stays so: remove the device, begin again.
             await link.close(deactivate=isinstance(error, CchanBrokenError))
             raise
         link.on_lost(self._on_lost)
@@ -211,7 +211,7 @@ class SessionLink:
         self._switch_state(SessionState.ACTIVE)
         self._probes.follow_table(guest)
         if found := ", ".join(self._reader.channels):
-            # The guest has come from another host, or an earlier vesperd was here.
+            # The guest was migrated to this host, or an earlier vesperd loaded them.
             _log.info("%s: goes on with %s", self._domain.name, found)
 
     async def _greet_guest(self, link: Link) -> GuestControl:

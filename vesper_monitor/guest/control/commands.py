@@ -70,11 +70,7 @@ class GuestControl:
         """
         vm = link.domain.name
         cchan = Cchan(link)
-
-        def kick() -> None:
-            cchan.wake_up()
-
-        link.on_notify(kick)
+        link.on_notify(cchan.wake_up)
         link.on_lost(cchan.abort_requests)
         try:
             answer = await cchan.request_hello()

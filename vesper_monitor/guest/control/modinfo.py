@@ -17,11 +17,11 @@ __all__ = ["ModinfoError", "read_modinfo", "rename_module"]
 _EHDR = struct.Struct("<16sHHIQQQIHHHHHH")
 _SHDR = struct.Struct("<IIQQQQIIQQ")
 _MAX_SECTIONS = 4096
-_MAX_MODINFO = 64 * 1024
+_MAX_MODINFO_BYTES = 64 * 1024
 #: Where struct module has the name, and for how many bytes (MODULE_NAME_LEN),
 #: on 64 bit: behind its state and a list head, as in Linux 5.10 to 6.12.
-_NAME_AT = 24
-_NAME_LEN = 56
+_NAME_OFFSET = 24
+_NAME_BYTES = 56
 
 
 class ModinfoError(VesperError, ValueError):
@@ -48,14 +48,14 @@ def rename_module(data: bytes, name: str) -> bytes:
     """
     old = read_modinfo(data).get("name", "").encode()
     new = name.encode()
-    if not new or len(new) >= _NAME_LEN:
+    if not new or len(new) >= _NAME_BYTES:
         raise ModinfoError(f"'{name}' is not the name of a module")
     start, size = _find_section(data, b".gnu.linkonce.this_module")
-    at = start + _NAME_AT
-    if not old or size < _NAME_AT + _NAME_LEN or data[at : at + _NAME_LEN].rstrip(b"\0") != old:
+    at, end = start + _NAME_OFFSET, start + _NAME_OFFSET + _NAME_BYTES
+    if not old or start + size < end or data[at:end].rstrip(b"\0") != old:
         raise ModinfoError("the module's name is at another place than in Linux 5.10 to 6.12")
     changed = bytearray(data)
-    changed[at : at + _NAME_LEN] = new.ljust(_NAME_LEN, b"\0")
+    changed[at:end] = new.ljust(_NAME_BYTES, b"\0")
     start, size = _find_section(data, b".modinfo")
     said = data.index(b"name=" + old + b"\0", start, start + size)
     changed[said : said + 5] = b"base="
@@ -96,7 +96,7 @@ def _section_bounds(data: bytes, table: int, index: int) -> tuple[int, int]:
 
 def _parse_section(section: bytes) -> dict[str, str]:
     found: dict[str, str] = {}
-    for item in section[:_MAX_MODINFO].split(b"\0"):
+    for item in section[:_MAX_MODINFO_BYTES].split(b"\0"):
         key, separator, value = item.partition(b"=")
         if separator:
             found.setdefault(key.decode("latin-1"), value.decode("utf-8", "replace"))

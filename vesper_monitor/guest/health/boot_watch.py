@@ -7,9 +7,9 @@ unloaded, suspend to RAM); and where the reason is unknown.
 
 ::
 
-    (start) ──speaks──► heard ──good-bye──► silent ──the hypervisor: reset──► boots
+    (start) ──answers─► heard ──closes link─► silent ──the hypervisor: reset─► boots
                          ▲  └──────────the hypervisor: reset─────────────────►  │
-                         └───────────────────────speaks─────────────────────────┘
+                         └──────────────────────answers─────────────────────────┘
 """
 
 from __future__ import annotations

@@ -173,7 +173,7 @@ class HangDetector:
                 _follow_counter(cpu.irqs, irqs, observed, now)
                 _follow_counter(cpu.runs, runs, observed, now)
             if not observed:
-                # The host itself may have stood still: begin to count anew.
+                # The host itself may have stood still: begin to count again.
                 for track in cpu.tracks:
                     track.base = None
             cpus[number] = cpu

@@ -99,14 +99,14 @@ class Collector:
     def open_channel(self, link: Link, entry: ChannelEntry) -> ChannelReader:
         """Open a channel where it was read last. :raises TransportError: it cannot be mapped."""
 
-        def begin(cpu: int) -> int | None:
+        def find_start(cpu: int) -> int | None:
             return self._positions.begin_position(entry, cpu)
 
         def take_mark(cpu: int) -> WrittenMark | None:
             kept = self._unwritten.pop((entry.probe, entry.generation, cpu), None)
             return kept[1] if kept is not None else None
 
-        channel = ChannelReader(link, entry, begin, take_mark)
+        channel = ChannelReader(link, entry, find_start, take_mark)
         self.channels[entry.probe] = channel
         self._positions.note_channel(channel)
         self._positions.trim_channels(self.channels.values())

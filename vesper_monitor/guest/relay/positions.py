@@ -10,8 +10,8 @@ from vesper_monitor.guest.relay.channel import ChannelEntry, ChannelReader
 
 __all__ = ["MAX_CLOSED_CHANNELS", "Position", "Positions"]
 
-#: Buffers of closed channels of which positions are kept. A guest may make ever new
-#: channels: the oldest positions are dropped.
+#: Buffers of closed channels of which positions are kept. A guest may open new
+#: channels without end: the oldest positions are dropped.
 MAX_CLOSED_CHANNELS = 1024
 
 
