@@ -101,14 +101,14 @@ class EventPipeline:
         for event in events:
             self.last_event_id += 1 if self._numbered else -1
             event.id = self.last_event_id
-        new = [event for event in events if not event.again]
+        new = [event for event in events if not event.is_reread]
         self._incoming.note_events(domain, new)
         faults = self._activations.judge_events(domain, new)
         reads = session.take_reads() if session is not None else []
         was_behind, batch = session in self._behind, Batch(faults=faults)
         if reads and session is not None and self._stays_behind(session):
             reads = []
-            batch.events = [event for event in events if event.words is not None]
+            batch.events = [event for event in events if event.crash_log is not None]
         else:
             spare = 0 if reads else SPARE_HOST_EVENTS
             batch.events = self._events_to_keep(domain.name, events, spare)
@@ -195,12 +195,12 @@ class EventPipeline:
 
     def _limit_crash_logs(self, vm: str, events: list[Event]) -> None:
         """Drop the oldest crash logs that wait beyond what the journal keeps: each is long."""
-        said = [event for event in events if event.words is not None]
+        said = [event for event in events if event.crash_log is not None]
         if said:
             waiting = self._crash_logs_of.setdefault(vm, deque())
             waiting += said
             while len(waiting) > KEEP_WORDS:
-                waiting.popleft().words = None
+                waiting.popleft().crash_log = None
 
     def _reduce_backlog(self, vm: str, count: int) -> None:
         self._backlog -= count

@@ -80,7 +80,7 @@ class Services:
         """Note events in the guest of some activations."""
         now = self._clock()
         watches = [self._watch_of(one) for one in activations if one.record.wishes.services]
-        new = [event for event in events if not event.again]  # those are long past
+        new = [event for event in events if not event.is_reread]  # those are long past
         for watch in watches:
             for event in new:
                 watch.note_event(event, now)

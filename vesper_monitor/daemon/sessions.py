@@ -22,7 +22,7 @@ from vesper_monitor.faults.watching import Watching
 from vesper_monitor.guest.control.images import ImageStore
 from vesper_monitor.guest.dynamic_probes.store import DynamicProbeStore
 from vesper_monitor.guest.errors import SessionError
-from vesper_monitor.guest.health.hang_detector import LOOK
+from vesper_monitor.guest.health.hang_detector import LOOK_INTERVAL_S
 from vesper_monitor.guest.relay.positions import Position
 from vesper_monitor.guest.session import Session
 from vesper_monitor.guest.session_listener import SessionSettings
@@ -82,7 +82,7 @@ class SessionManager:
         self._starting: dict[tuple[str, int], _Beginning] = {}
         self._tasks = BackgroundTasks(NoTransportError)
         self._closing = False
-        self._beat = SharedTicker(LOOK)
+        self._beat = SharedTicker(LOOK_INTERVAL_S)
 
     def start(
         self,
@@ -214,7 +214,7 @@ class SessionManager:
                     continue
                 has_ended = report.state in ENDED
                 if has_ended and watched.session is not None:
-                    watched.session.read_last_words()
+                    watched.session.read_crash_log()
                 report = self._note_report(watched, report)
                 if has_ended:
                     if watched.session is None and report.state is DomainState.GONE:

@@ -268,10 +268,10 @@ def test_of_last_words_that_wait_no_more_are_kept_than_the_journal_does(tmp_path
         domain = Domain("vm1", 2, "u")
         said = CrashLog("oops", "BUG", "stack", "log" * 9999, True)
         for number in range(KEEP_WORDS + 5):
-            oops = replace(death(number + 1), event="last_words", words=said)
+            oops = replace(death(number + 1), event="last_words", crash_log=said)
             host.pipeline.record_events(domain, [oops])
         (entry,) = host.recorder._queues["vm1"]
-        kept = [event.words for event in entry.batch.events]
+        kept = [event.crash_log for event in entry.batch.events]
         assert kept == [None] * 5 + [said] * KEEP_WORDS
         host.pipeline.begin_numbering(0, 0)
         words = await host.recorder.run_on_journal(Journal.last_words, "vm1", 2, 0.0)

@@ -209,7 +209,7 @@ def test_what_is_read_again_for_the_journal_has_not_happened_again() -> None:
     instance = make()
     mine = services.Services(lambda: [instance], lambda _: None, lambda _: None)
     ended = death(1)
-    mine.note_events([instance], [replace(ended, again=True)])
+    mine.note_events([instance], [replace(ended, is_reread=True)])
     (watch,) = mine._watches.values()
     assert [service.end for service in watch._services.values()] == [None]
     mine.note_events([instance], [ended])
