@@ -13,11 +13,11 @@ from pathlib import Path
 import pytest
 
 from lab.standin.transport import StandinTransport
-from tests.unit.daemon.test_watching import Running, collects, run
 from tests.unit.faults.test_activation import make
 from tests.unit.faults.test_carried_fault import death
 from tests.unit.guest.test_cchan import FakeLink, answering, talk
 from tests.unit.support.daemons import RESOURCE
+from tests.unit.support.running import Running, collects, run
 from tests.unit.support.standins import GuestProcess, guest, until
 from vesper_monitor.daemon import services
 from vesper_monitor.daemon.daemon import Daemon
