@@ -14,19 +14,23 @@ once for each VM.
 from __future__ import annotations
 
 import asyncio
-import itertools
 import logging
 import time
 from collections import deque
 from collections.abc import Callable, Iterable
 from contextlib import nullcontext, suppress
-from dataclasses import dataclass, field
 from functools import partial
 from typing import Concatenate, ParamSpec, TypeVar
 
 from vesper_monitor.journal.batch import Batch
 from vesper_monitor.journal.journal import Journal
 from vesper_monitor.journal.journal_process import JournalWorker
+from vesper_monitor.journal.pending_batch import (
+    PendingBatch,
+    call_back,
+    is_flood,
+    wake_reader,
+)
 from vesper_monitor.journal.read_limit import limit_read
 from vesper_monitor.journal.schema import JournalError
 
@@ -60,17 +64,6 @@ RETRY_LAST_S = 5.0
 MAX_COMPLAINED = 1000
 
 
-@dataclass
-class _Entry:
-    """A batch that was put; several merged ones, while the journal fails."""
-
-    batch: Batch
-    at: float  #: by the loop's clock
-    #: not called yet: the batch is written, or its time is up
-    then: Callable[[], None] | None
-    written: list[Callable[[], None]] = field(default_factory=list)
-
-
 class JournalWriter:
     """
     :param worker: what has the journal.
@@ -81,10 +74,10 @@ class JournalWriter:
         self._worker = worker
         self._held = held
         #: by VM, in their turn; none is empty
-        self._queues: dict[str, deque[_Entry]] = {}
-        self._taken: list[_Entry] = []  # is being written
+        self._queues: dict[str, deque[PendingBatch]] = {}
+        self._taken: list[PendingBatch] = []  # is being written
         #: whose time is not up, in that order; some may be written
-        self._timed: deque[_Entry] = deque()
+        self._timed: deque[PendingBatch] = deque()
         self._timer: asyncio.TimerHandle | None = None
         self._writer: asyncio.Task[None] | None = None
         self._hurry = asyncio.Event()  # a fault or a read waits for the queue
@@ -138,18 +131,15 @@ class JournalWriter:
         :param written: called when it is written.
         """
         loop = asyncio.get_running_loop()
-        entry = _Entry(batch, loop.time(), then, [] if written is None else [written])
+        entry = PendingBatch(batch, loop.time(), then, [] if written is None else [written])
         unusable, queue = not self._is_usable, self._queues.setdefault(vm, deque())
         if unusable and queue:
-            last = queue[-1]
-            last.batch.merge_batch(batch)
-            last.batch.keep_last()
-            last.written += entry.written
+            queue[-1].merge_batch(batch, entry.written)
         else:
             queue.append(entry)
         if then is not None:
             if unusable:
-                loop.call_soon(self._call_then, entry)
+                loop.call_soon(entry.call_then)
             else:
                 self._timed.append(entry)
                 if self._timer is None:
@@ -180,9 +170,9 @@ class JournalWriter:
             self._trouble_since = time.time()
         self._trouble = error
         while self._timed:
-            self._call_then(self._timed.popleft())
+            self._timed.popleft().call_then()
         for reader in list(self._readers):
-            _wake_reader(reader)
+            wake_reader(reader)
 
     def _fail_to_answer(self) -> None:
         if self._trouble is None:  # else more is known: why it failed before
@@ -197,9 +187,9 @@ class JournalWriter:
                     break
                 taken, self._taken = self._taken, []
                 for entry in taken:
-                    self._call_then(entry)
+                    entry.call_then()
                     for written in entry.written:
-                        _call_back(written)
+                        call_back(written)
         finally:
             self._writer = None
 
@@ -285,12 +275,7 @@ class JournalWriter:
             if entry.then is not None and entry.at + WAIT_S > now:
                 self._timer = loop.call_later(entry.at + WAIT_S - now, self._time_is_up)
                 break
-            self._call_then(self._timed.popleft())
-
-    def _call_then(self, entry: _Entry) -> None:
-        then, entry.then = entry.then, None
-        if then is not None:
-            _call_back(then)
+            self._timed.popleft().call_then()
 
     # ------------------------------------------------------------ reading
 
@@ -339,13 +324,14 @@ class JournalWriter:
         loop = asyncio.get_running_loop()
         readers: list[asyncio.Future[None]] = []
         if vm is None:
-            waiting = [name for name, queue in self._queues.items() if not _is_flood(queue)]
+            most = MAX_WAITED_EVENTS
+            waiting = [vm for vm, queue in self._queues.items() if not is_flood(queue, most)]
         else:
             waiting = [vm] if vm in self._queues else []
         # What is being written is followed by whatever is asked next.
         for name in waiting:
             readers.append(loop.create_future())
-            self._queues[name][-1].written.append(partial(_wake_reader, readers[-1]))
+            self._queues[name][-1].written.append(partial(wake_reader, readers[-1]))
         if not readers:
             return
         self._readers.update(readers)
@@ -389,21 +375,3 @@ class JournalWriter:
             if work is not None:
                 work.cancel()
         self._worker.kill_worker()
-
-
-def _is_flood(queue: Iterable[_Entry]) -> bool:
-    """Tell whether a read would wait long for the events of one VM."""
-    events = itertools.accumulate(len(entry.batch.events) for entry in queue)
-    return any(count > MAX_WAITED_EVENTS for count in events)
-
-
-def _wake_reader(reader: asyncio.Future[None]) -> None:
-    if not reader.done():
-        reader.set_result(None)
-
-
-def _call_back(then: Callable[[], None]) -> None:
-    try:
-        then()
-    except Exception:
-        _log.exception("internal error after a write to the journal")
