@@ -24,6 +24,8 @@ class PendingBatch:
     at: float  #: by the loop's clock
     #: not called yet: the batch is written, or its time is up
     then: Callable[[], None] | None
+    #: put while the journal could not be used
+    is_kept: bool
     written: list[Callable[[], None]] = field(default_factory=list)
 
     def merge_batch(self, batch: Batch, written: Iterable[Callable[[], None]]) -> None:

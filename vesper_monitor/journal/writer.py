@@ -90,6 +90,8 @@ class JournalWriter:
         self._one_reader = asyncio.Semaphore(1)
         self._trouble: str | None = None
         self._trouble_since = 0.0  # s, CLOCK_REALTIME
+        # the disk writes again; what was kept is not written yet
+        self._is_recovering = False
         self._readers: set[asyncio.Future[None]] = set()  # wait for the batches put before
 
     @property
@@ -102,7 +104,7 @@ class JournalWriter:
 
     @property
     def _is_usable(self) -> bool:
-        return not self._held and self._trouble is None
+        return not self._held and (self._trouble is None or self._is_recovering)
 
     @property
     def is_in_doubt(self) -> bool:
@@ -131,8 +133,10 @@ class JournalWriter:
         :param written: called when it is written.
         """
         loop = asyncio.get_running_loop()
-        entry = PendingBatch(batch, loop.time(), then, [] if written is None else [written])
         unusable, queue = not self._is_usable, self._queues.setdefault(vm, deque())
+        entry = PendingBatch(
+            batch, loop.time(), then, unusable, [] if written is None else [written]
+        )
         if unusable and queue:
             queue[-1].merge_batch(batch, entry.written)
         else:
@@ -158,9 +162,9 @@ class JournalWriter:
         for queue in self._queues.values():
             for entry in queue:
                 number(entry.batch)
-        if not self._queues:
-            self._works_again()
-        elif self._writer is None:  # it works again once that has been written
+        self._is_recovering = True
+        self._end_trouble_if_written()
+        if self._queues and self._writer is None:
             self._writer = asyncio.get_running_loop().create_task(self._write_queue())
 
     def note_unusable(self, error: str) -> None:
@@ -169,6 +173,10 @@ class JournalWriter:
             _log.error("%s; faults are kept in memory and told all the same", error)
             self._trouble_since = time.time()
         self._trouble = error
+        self._is_recovering = False
+        for queue in self._queues.values():
+            for entry in queue:
+                entry.is_kept = True
         while self._timed:
             self._timed.popleft().call_then()
         for reader in list(self._readers):
@@ -190,6 +198,7 @@ class JournalWriter:
                     entry.call_then()
                     for written in entry.written:
                         call_back(written)
+                self._end_trouble_if_written()
         finally:
             self._writer = None
 
@@ -245,7 +254,7 @@ class JournalWriter:
             except TimeoutError:
                 pause = min(pause * 2, RETRY_LAST_S)
         self._log_left_out(left_out)
-        self._works_again()
+        self._is_recovering = True
         if batch.durable and self._syncer is None:
             self._syncer = loop.create_task(self._sync_later())
         return True
@@ -258,10 +267,13 @@ class JournalWriter:
             _log.error("%s: something cannot be written to the journal, and is left out (said "
                        "once): %s", vm, why)  # fmt: skip
 
-    def _works_again(self) -> None:
-        if self._trouble is not None:
+    def _end_trouble_if_written(self) -> None:
+        """The journal works again once nothing is left that was kept meanwhile."""
+        if self._trouble is None or not self._is_recovering:
+            return
+        if not any(entry.is_kept for queue in self._queues.values() for entry in queue):
             self._trouble = None
-            _log.warning("the journal works again: what was kept in memory is being written")
+            _log.warning("the journal works again: what was kept in memory is written")
 
     def _time_is_up(self) -> None:
         """Tell those who have waited long enough."""
