@@ -177,6 +177,8 @@ async def limits_of_others_are_no_faults(guest: KvmMachine, seen: Watch) -> None
         seen.events.clear()
         guest.machine.tell(f"sh -c '{login}{limited}'")
         await seen.see(lambda: seen.of("out_of_memory", comm="httpd"), "OOM")
+        # Or what comes next would take it for its own.
+        await seen.see(lambda: killed(seen), "the signal of the OOM kill")
         (event,) = seen.of("out_of_memory", comm="httpd")
         assert (event.fields["constraint"], event.fields["cgroup"]) == ("cgroup", "/small")
         verdict = judge_by_defaults(event, SERVICES)
