@@ -10,7 +10,8 @@ from contextlib import asynccontextmanager
 from dataclasses import dataclass
 from pathlib import Path
 
-from tests.kernel.support.machine import Machine, MachineTransport
+from tests.kernel.support.machine import Machine
+from tests.kernel.support.machine_transport import MachineTransport
 from vesper_monitor.guest.control.images import ImageStore
 from vesper_monitor.guest.dynamic_probes.point import DynamicProbe
 from vesper_monitor.guest.health.heartbeat import HeartbeatReader

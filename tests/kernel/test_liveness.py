@@ -15,7 +15,8 @@ import pytest
 import bench.watched
 from bench.liveness import CALM
 from tests.kernel.support.loopback_guest import TestGuest
-from tests.kernel.support.machine import Machine, MachineTransport, machine
+from tests.kernel.support.machine import Machine, machine
+from tests.kernel.support.machine_transport import MachineTransport
 from tests.unit.support.standins import until
 from vesper_monitor.guest.control.images import ImageStore
 from vesper_monitor.guest.health.hang_detector import LifeState

@@ -19,7 +19,8 @@ import pytest
 from lab import images
 from lab.images.kernel import module_files
 from tests.kernel.support.loopback_guest import TestGuest
-from tests.kernel.support.machine import Machine, MachineTransport, machine
+from tests.kernel.support.machine import Machine, machine
+from tests.kernel.support.machine_transport import MachineTransport
 from tests.unit.support.standins import until
 from vesper_monitor.guest.control.images import ImageStore
 from vesper_monitor.guest.relay.decode import Event

@@ -14,7 +14,8 @@ from kvm_transport.link import KvmLink
 from lab import images
 from lab.images.probes import FRONTENDS
 from lab.xen.qmp import Qmp, QmpError
-from tests.kernel.support.machine import Machine, MachineTransport, machine
+from tests.kernel.support.machine import Machine, machine
+from tests.kernel.support.machine_transport import MachineTransport
 from tests.unit.support.standins import until
 from tests.unit.transports.support.ivshmem_servers import HolderProcess, holder
 from vesper_monitor.guest.control.images import ImageStore
