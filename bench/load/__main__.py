@@ -1,7 +1,7 @@
 # SPDX-License-Identifier: GPL-2.0-or-later
 """``python3 -m bench.load``: one vesperd, a thousand guests.
 
-vesperd, its transport to QEMU and the holder are the real ones; the guests
+vesperd, its transport to QEMU and the ivshmem server are the real ones; the guests
 are stand-ins in shared memory (bench/load/crowd.py). Each guest is a resource
 with two probes and a waiting monitor. What is measured:
 
@@ -37,7 +37,7 @@ from typing import Any
 from bench.load.crowd import guest_name
 from lab.progress import note_progress, show_step
 from lab.standin.image import make_store
-from tests.unit.transports.support.ivshmem_servers import holder
+from tests.unit.transports.support.ivshmem_servers import ivshmem_server
 from vesper_monitor.client import Client, DaemonUnavailableError, root_path
 
 PROJECT = Path(__file__).parents[2]
@@ -313,7 +313,7 @@ def main() -> int:
     with tempfile.TemporaryDirectory(prefix="vesper-load-") as directory:
         Path(directory).chmod(0o755)  # for the readers
         vesperd = Vesperd(Path(directory))
-        with holder(Path(directory), "--size", "1", "--max-vms", str(arguments.guests)):
+        with ivshmem_server(Path(directory), "--size", "1", "--max-vms", str(arguments.guests)):
             try:
                 figures = asyncio.run(
                     _measure_all(vesperd, Path(directory), arguments.guests, arguments.rate,

@@ -35,7 +35,7 @@ TARGETS = {
     "region": ("others", 8192),
     "xenstore": ("others", 1024),
     "tools": ("others", 2048),
-    "holder": ("others", 2048),
+    "ivshmem_server": ("others", 2048),
     "socket": ("others", 4096),
     "group": ("clients", 140_000),
     "texts": ("clients", 4096),

@@ -17,7 +17,7 @@ from tests.kernel.support.initrd import LOAD_MODULES, MOUNT_ALL
 from tests.kernel.support.ivshmem import PROBES
 from tests.kernel.support.machine import Machine, machine
 from tests.kernel.support.neighbours import DOMAIN_STATUS, Vesperd
-from tests.unit.transports.support.ivshmem_servers import holder
+from tests.unit.transports.support.ivshmem_servers import ivshmem_server
 from vesper_monitor.guest.relay.decode import Event
 
 __all__ = ["VM", "Debian", "Login", "debian"]
@@ -147,7 +147,7 @@ def debian(kernel: Kernel, files: tuple[Path, ...], directory: Path) -> Iterator
         "-serial", "chardev:login",
     )  # fmt: skip
     with ExitStack() as stack:
-        stack.enter_context(holder(directory))
+        stack.enter_context(ivshmem_server(directory))
         guest = stack.enter_context(
             machine(
                 kernel, guest_files, folder, memory=MEMORY, modules=debian_guest.BOOT_MODULES,

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: GPL-2.0-or-later
-"""A guest on QEMU with VESPER's device: real frontend, real holder, real session."""
+"""A guest on QEMU with VESPER's device: real frontend, real ivshmem server, real session."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ from lab.xen.qmp import Qmp, QmpError
 from tests.kernel.support.machine import Machine, machine
 from tests.kernel.support.machine_transport import MachineTransport
 from tests.unit.support.standins import until
-from tests.unit.transports.support.ivshmem_servers import HolderProcess, holder
+from tests.unit.transports.support.ivshmem_servers import IvshmemServerProcess, ivshmem_server
 from vesper_monitor.guest.control.images import ImageStore
 from vesper_monitor.guest.dynamic_probes.point import DynamicProbe
 from vesper_monitor.guest.dynamic_probes.program import IMAGE
@@ -41,9 +41,9 @@ PROBES = tuple(sorted(set(probes.PROBES) - {IMAGE}))
 class KvmMachine(MachineTransport):
     """The machine as a transport."""
 
-    def __init__(self, guest: Machine, process: HolderProcess, store: Path) -> None:
+    def __init__(self, guest: Machine, process: IvshmemServerProcess, store: Path) -> None:
         super().__init__(guest)
-        self.holder = process
+        self.ivshmem_server = process
         self.store = store
         self.qmp = Qmp(guest.directory / "qmp")
 
@@ -52,12 +52,12 @@ class KvmMachine(MachineTransport):
         return DomainReport(DomainState.RUNNING if running else DomainState.GONE)
 
     async def connect_domain(self, domain: Domain, timeout: float) -> KvmLink:  # type: ignore[override]  # noqa: ASYNC109
-        holder, pid = IvshmemClient(self.holder.control), self.machine.process.pid
-        return await KvmLink.connect_guest(holder, pid, domain, timeout, Doorbells())
+        ivshmem_server, pid = IvshmemClient(self.ivshmem_server.control), self.machine.process.pid
+        return await KvmLink.connect_guest(ivshmem_server, pid, domain, timeout, Doorbells())
 
     async def deactivate_domain(self, domain: Domain) -> None:
-        holder, pid = IvshmemClient(self.holder.control), self.machine.process.pid
-        await KvmLink.end_activation(holder, pid, domain, Doorbells())
+        ivshmem_server, pid = IvshmemClient(self.ivshmem_server.control), self.machine.process.pid
+        await KvmLink.end_activation(ivshmem_server, pid, domain, Doorbells())
 
     def run_state(self) -> str:
         """QEMU's word for it."""
@@ -77,7 +77,7 @@ class KvmMachine(MachineTransport):
         (watch_vector_notifier(), hw/misc/ivshmem.c) and calls it for whatever
         gets the same descriptor's number: so nothing is opened in between.
         """
-        address = {"type": "unix", "data": {"path": self.holder.qemu}}
+        address = {"type": "unix", "data": {"path": self.ivshmem_server.qemu}}
         backend = {"type": "socket", "data": {"addr": address, "server": False}}
         self.qmp.execute_command("chardev-add", id="next", backend=backend)
         self.qmp.execute_command("device_del", id="ivshmem0")
@@ -138,7 +138,7 @@ def kvm_machine(
     needed = {"vesper", *FRONTENDS, *more}
     guest_files = tuple(p for p in files if p.suffix != ".ko" or p.stem in needed)
     with (
-        holder(directory) as process,
+        ivshmem_server(directory) as process,
         machine(
             kernel, guest_files, directory, cpus=cpus, max_cpus=max_cpus, cmdline=cmdline,
             modules=modules, frontend="vesper_ivshmem", qemu=arguments, counted=counted,
