@@ -32,7 +32,7 @@ HTTPD = "sh -c 'printf httpd >/proc/self/comm; kill -SEGV $$'"
 
 def faults(vesperd: Vesperd) -> list[str]:
     """What the healthy guest is said to have."""
-    return [fault["reason"] for fault in vesperd.call("faults", vm="healthy")["faults"]]
+    return [fault["reason"] for fault in vesperd.call_vesperd("faults", vm="healthy")["faults"]]
 
 
 def attack(vesperd: Vesperd, guest: Machine, seed: int) -> tuple[int, int, int]:
@@ -53,8 +53,8 @@ def test_a_hostile_guest_disturbs_no_other(test_guest: TestGuest, tmp_path: Path
     with guests(test_guest.kernel, test_guest.files, tmp_path, *names) as (vesperd, machines):
         heard = Heard()
         for name in names:
-            vesperd.start(name)
-            until(partial(vesperd.collects, name), f"the probes of {name}")
+            vesperd.start_resource(name)
+            until(partial(vesperd.is_collecting, name), f"the probes of {name}")
         heard.listen(vesperd, "healthy")
         machines["healthy"].tell(SIGNALS)
         machines["hostile"].tell("insmod /vsp_hostile.ko")
@@ -87,7 +87,7 @@ def test_a_hostile_guest_disturbs_no_other(test_guest: TestGuest, tmp_path: Path
         assert max(late) <= HEARD
         assert max(vesperd.answered) <= HEARD
         # The hostile one is well again, and a fault of the other is a fault.
-        until(lambda: vesperd.collects("hostile"), "the hostile guest is watched again")
+        until(lambda: vesperd.is_collecting("hostile"), "the hostile guest is watched again")
         assert not faults(vesperd)
         machines["healthy"].tell(f"touch /calm; wait; {HTTPD}")
         until(lambda: faults(vesperd), "the healthy guest's fault")

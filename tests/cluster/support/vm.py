@@ -47,7 +47,7 @@ class VirtualMachine:
 
     # -- configuration --------------------------------------------------------
 
-    def configure(
+    def configure_resource(
         self,
         *,
         interval: str = "1s",
@@ -78,10 +78,10 @@ class VirtualMachine:
             timeout=60,
         )
         # fmt: on
-        self.settle()
-        return self.node()
+        self.wait_settled()
+        return self.find_node()
 
-    def remove(self) -> None:
+    def remove_resource(self) -> None:
         first = self.lab.nodes[0]
         for node in self.lab.nodes:
             if not node.vesperd_pids():
@@ -90,61 +90,61 @@ class VirtualMachine:
             first.run("crm_resource", "-r", "vm1", "--meta", "-p", "target-role", "-v", "Stopped",
                       check=False)  # fmt: skip
             first.run("crm_resource", "--cleanup", "-r", "vm1", check=False)
-            self.settle()
+            self.wait_settled()
             first.run("crm", "-F", "configure", "delete", "vm1", check=False, timeout=60)
             first.run("crm_resource", "--cleanup", check=False)
             forget_fail_count(self.lab, "vm1")
-            self.settle()
+            self.wait_settled()
         for node in self.lab.nodes:
             node.run("xl", "destroy", "vm1", check=False)
 
-    def settle(self) -> None:
+    def wait_settled(self) -> None:
         """Wait until the cluster has nothing to do."""
         self.lab.nodes[0].run("sh", "-c", idle.COMMAND, timeout=idle.LIMIT_S + 10)
 
     # -- where, and how -------------------------------------------------------
 
-    def on(self) -> list[Node]:
+    def list_nodes(self) -> list[Node]:
         """The nodes on which the domain runs, by their toolstacks."""
-        return [node for node in self.lab.nodes if self.domid(node) is not None]
+        return [node for node in self.lab.nodes if self.find_domid(node) is not None]
 
-    def node(self) -> Node:
+    def find_node(self) -> Node:
         """The one node on which it runs."""
         for _ in wait_until("vm1 on one node", SOON):
-            nodes = self.on()
+            nodes = self.list_nodes()
             if len(nodes) == 1:
                 return nodes[0]
         raise AssertionError
 
-    def other(self, node: Node) -> Node:
+    def other_node(self, node: Node) -> Node:
         (other,) = (n for n in self.lab.nodes if n.name != node.name)
         return other
 
-    def domid(self, node: Node) -> int | None:
+    def find_domid(self, node: Node) -> int | None:
         found = node.run("xl", "domid", "vm1", check=False)
         return int(found.stdout) if found.returncode == 0 else None
 
     def wait_moved(self, old: Node, timeout: float = SOON) -> Node:
         """Wait until it runs on the other node, and not any more on the old one."""
-        new = self.other(old)
+        new = self.other_node(old)
         for _ in wait_until(f"vm1 on {new.name} instead of {old.name}", timeout):
-            if [n.name for n in self.on()] == [new.name]:
-                self.settle()
+            if [n.name for n in self.list_nodes()] == [new.name]:
+                self.wait_settled()
                 return new
         raise AssertionError
 
     # -- the guest --------------------------------------------------------------
 
-    def tell(self, node: Node, *words: str) -> None:
+    def tell_guest(self, node: Node, *words: str) -> None:
         node.run("python3", "-m", "lab.standin", "tell", "vm1", *words)
 
     def kill_httpd(self, node: Node, *more: str) -> None:
         """The guest's kernel kills httpd by SIGSEGV."""
-        self.tell(node, "emit", "send_signal", "sig=11", "comm=httpd", "fatal=1", *more)
+        self.tell_guest(node, "emit", "send_signal", "sig=11", "comm=httpd", "fatal=1", *more)
 
     # -- vesperd ------------------------------------------------------------------
 
-    def status(self, node: Node) -> dict[str, Any]:
+    def read_status(self, node: Node) -> dict[str, Any]:
         """vesperd's view of vm1."""
         answer = json.loads(node.run("vesper", "status", "--json").stdout)
         for vm in answer["vms"]:
@@ -155,29 +155,29 @@ class VirtualMachine:
     def wait_watched(self, node: Node, *, waiting: bool = True, limit: float = SOON) -> None:
         """Both probes collect, and a monitor waits (or none does)."""
         for _ in wait_until(f"{node.name}: vm1 watched, waiting={waiting}", limit):
-            status = self.status(node)
+            status = self.read_status(node)
             probes = status.get("probes", [])
             if len(probes) == 2 and status["degraded"] is None and status["waiting"] is waiting:
                 return
 
-    def faults(self, node: Node) -> list[dict[str, Any]]:
+    def list_faults(self, node: Node) -> list[dict[str, Any]]:
         """All faults of vm1 in that node's journal."""
         command = "vesper", "faults", "--vm", "vm1", "-n", "1000", "--json"
         return list(json.loads(node.run(*command).stdout))
 
     # -- Pacemaker ------------------------------------------------------------------
 
-    def administrate(self, *words: str, timeout: float = 60.0) -> None:
+    def run_admin_command(self, *words: str, timeout: float = 60.0) -> None:
         """One command in the first node, and all that the cluster does because of it."""
         self.lab.nodes[0].run(*words, timeout=timeout)
-        self.settle()
+        self.wait_settled()
 
-    def meta(self, name: str, value: str | None) -> None:
+    def set_meta_attribute(self, name: str, value: str | None) -> None:
         """Set a meta attribute of the resource; None: delete it."""
         change = ("-d", name) if value is None else ("-p", name, "-v", value)
-        self.administrate("crm_resource", "-r", "vm1", "--meta", *change)
+        self.run_admin_command("crm_resource", "-r", "vm1", "--meta", *change)
 
-    def failures(self) -> list[Failure]:
+    def list_failures(self) -> list[Failure]:
         status = self.lab.read_status()
         assert status is not None
         return [
@@ -193,24 +193,24 @@ class VirtualMachine:
     def wait_failure(self, timeout: float = SOON) -> Failure:
         """The first failure that shows."""
         for _ in wait_until("a failure in crm_mon", timeout):
-            failures = self.failures()
+            failures = self.list_failures()
             if failures:
                 return failures[0]
         raise AssertionError
 
-    def fail_count(self, node: Node) -> int:
+    def read_fail_count(self, node: Node) -> int:
         status = self.lab.read_status()
         assert status is not None
         path = f"./node_history/node[@name='{node.name}']/resource_history[@id='vm1']"
         history = status.find(path)
         return int(history.get("fail-count") or 0) if history is not None else 0
 
-    def operations(self, node: Node, action: str) -> int:
+    def count_operations(self, node: Node, action: str) -> int:
         """How often Pacemaker has run start or stop of vm1 there, by its log."""
         log = node.pacemaker_log.read_text(errors="replace")
         return len(re.findall(rf"executing - rsc:vm1 action:{action} ", log))
 
-    def last_monitor(self, node: Node) -> int | None:
+    def read_last_monitor(self, node: Node) -> int | None:
         """Exit code of the recurring monitor that Pacemaker heard of last.
 
         (``crm_mon`` mixes it with the last failure, which stays until a cleanup.)

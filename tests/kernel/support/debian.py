@@ -59,7 +59,7 @@ class Login:
         self._line.sendall(debian_guest.PASSWORD.encode() + b"\n")
         self._wait(r"\$ $")
 
-    def run(self, command: str, limit: float = SLOW) -> str:
+    def run_command(self, command: str, limit: float = SLOW) -> str:
         """:returns: what it has said, its own echo left out."""
         self._number += 1
         # The terminal echoes what is typed: the end must look otherwise.
@@ -92,7 +92,7 @@ class Debian:
         self._login = login
         self._number = 0
 
-    def root(self, command: str, limit: float = SLOW) -> str:
+    def run_as_root(self, command: str, limit: float = SLOW) -> str:
         """Run a command in root's shell, which no login has begun. :returns: what it has said."""
         self._number += 1
         begin, end = f"begin {self._number}", f"end {self._number}"
@@ -106,17 +106,17 @@ class Debian:
     @property
     def faults(self) -> list[str]:
         """All that Pacemaker would have been told of, oldest first."""
-        return [fault["reason"] for fault in self.vesperd.call("faults", vm=VM)["faults"]]
+        return [fault["reason"] for fault in self.vesperd.call_vesperd("faults", vm=VM)["faults"]]
 
     @property
     def events(self) -> list[Event]:
         """All that vesperd has on record of it, oldest first."""
-        told = self.vesperd.events(VM)
+        told = self.vesperd.list_events(VM)
         return [Event(**{key: event[key] for key in _EVENT_KEYS}) for event in told]
 
-    def monitor(self, limit: float) -> tuple[str, str | None]:
+    def wait_monitor(self, limit: float) -> tuple[str, str | None]:
         """Wait as a monitor does. :returns: its result and the reason."""
-        answer = self.vesperd.call(
+        answer = self.vesperd.call_vesperd(
             "wait", resource=f"r-{VM}", vm=VM, interval=1, timeout=limit, node="node1", first=False,
         )  # fmt: skip
         return answer["result"], answer.get("reason")
@@ -165,5 +165,5 @@ def debian(kernel: Kernel, files: tuple[Path, ...], directory: Path) -> Iterator
             print(guest.console[-5000:])
             raise
         finally:
-            status = vesperd.end()
+            status = vesperd.stop_vesperd()
         assert status == 0, f"vesperd: exit status {status}"

@@ -95,17 +95,21 @@ async def cpus_go_and_come(guest: KvmMachine, seen: Watch, *, plugged_in: bool =
         guest.plug_in_cpu()
     guest.machine.tell(f"until [ -e {CPU2} ]; do sleep 1; done; echo 1 >{CPU2}")
     guest.machine.tell("taskset 4 sh -c 'kill -USR2 $$'")
-    await seen.see(lambda: {e.cpu for e in seen.of("send_signal", signal="SIGUSR2")} >= {2}, "2")
-    assert len(seen.of("send_signal", signal="SIGUSR1")) == 60
-    assert {e.cpu for e in seen.of("send_signal", signal="SIGUSR2")} == {0, 1, 2}
-    assert not seen.of("lost")
+    await seen.wait_until(
+        lambda: {e.cpu for e in seen.list_events("send_signal", signal="SIGUSR2")} >= {2}, "2"
+    )
+    assert len(seen.list_events("send_signal", signal="SIGUSR1")) == 60
+    assert {e.cpu for e in seen.list_events("send_signal", signal="SIGUSR2")} == {0, 1, 2}
+    assert not seen.list_events("lost")
 
 
 async def point(guest: KvmMachine, seen: Watch) -> None:
     """:data:`POINT` is loaded beside one probe, and hit."""
-    await seen.collecting("send_signal", POINT.name)
+    await seen.wait_collecting("send_signal", POINT.name)
     guest.machine.tell("cat /proc/sys/kernel/ostype")
-    await seen.see(lambda: seen.of(POINT.name, path="/proc/sys/kernel/ostype"), "the point's hit")
+    await seen.wait_until(
+        lambda: seen.list_events(POINT.name, path="/proc/sys/kernel/ostype"), "the point's hit"
+    )
 
 
 #: A service with a worker of the same name; and one that a user has started, a moment before.

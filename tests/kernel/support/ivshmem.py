@@ -70,7 +70,7 @@ class KvmMachine(MachineTransport):
         slot = min(free, key=lambda slot: slot["props"]["core-id"])
         self.qmp.execute_command("device_add", driver=slot["type"], id="cpu", **slot["props"])
 
-    def unplug(self) -> None:
+    def unplug_device(self) -> None:
         """Ask the guest to let go of the device; the next is connected already.
 
         Without irqfd, QEMU 7.2 leaves the handler of a device's eventfd behind
@@ -82,7 +82,7 @@ class KvmMachine(MachineTransport):
         self.qmp.execute_command("chardev-add", id="next", backend=backend)
         self.qmp.execute_command("device_del", id="ivshmem0")
 
-    def unplugged(self) -> bool:
+    def is_unplugged(self) -> bool:
         """Whether the guest has let go; then the connection is ended, too."""
         try:
             self.qmp.execute_command("chardev-remove", id="vesper")
@@ -90,7 +90,7 @@ class KvmMachine(MachineTransport):
             return False
         return True
 
-    def plug_in(self) -> None:
+    def plug_in_device(self) -> None:
         self.qmp.execute_command(
             "device_add",
             driver="ivshmem-doorbell",
@@ -171,7 +171,7 @@ class Watch:
             resume_from=resume_from,
         )
 
-    async def collecting(self, *probes: str) -> None:
+    async def wait_collecting(self, *probes: str) -> None:
         """Want these probes, and wait until they are there."""
         await self.session.set_probes(dict.fromkeys(probes, ""))
         await until(
@@ -187,14 +187,14 @@ class Watch:
             SLOW,
         )
 
-    def of(self, event: str, **fields: object) -> list[Event]:
+    def list_events(self, event: str, **fields: object) -> list[Event]:
         return [
             found
             for found in self.events
             if found.event == event and fields.items() <= found.fields.items()
         ]
 
-    async def see(self, what: Callable[[], object], text: str) -> None:
+    async def wait_until(self, what: Callable[[], object], text: str) -> None:
         await until(what, text, SLOW)
 
 

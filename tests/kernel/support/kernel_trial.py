@@ -46,7 +46,7 @@ async def _features(guest: KvmMachine, seen: Watch, cpus: int, plugged_in: bool)
 
 async def _is_refused(seen: Watch, refused: DynamicProbe) -> None:
     await seen.session.set_probes({refused.name: ""})
-    await seen.see(
+    await seen.wait_until(
         lambda: seen.session.probes[refused.name].state is ProbeState.FAILED, "a point refused"
     )
 
@@ -60,14 +60,14 @@ async def _try_all(
 ) -> None:
     await real_faults.prepare(guest)
     async with watch(guest, points=[POINT, *refused]) as seen:
-        await seen.collecting(*probes)
+        await seen.wait_collecting(*probes)
         await real_faults.see_all(guest, seen, probes)
         await _features(guest, seen, cpus, plugged_in)
         for each in refused:
             await _is_refused(seen, each)
-        await seen.collecting("send_signal")
+        await seen.wait_collecting("send_signal")
         await seen.session.set_probes({})
-        await seen.see(lambda: not seen.session.probes, "all unloaded")
+        await seen.wait_until(lambda: not seen.session.probes, "all unloaded")
         await seen.session.close_session(deactivate=True)
     await real_faults.reload(guest)
     async with watch(guest) as seen:

@@ -79,7 +79,7 @@ class Vesperd:
     def _answers(self) -> bool:
         assert self.process.poll() is None, self.log.read_text()
         try:
-            self.call("hello")
+            self.call_vesperd("hello")
         except DaemonUnavailableError:
             return False
         return True
@@ -94,40 +94,41 @@ class Vesperd:
                 values = {line.split(":")[0]: int(line.split()[1]) for line in lines[1:]}
                 self.memory.append(values["Private_Clean"] + values["Private_Dirty"])
 
-    def call(self, op: str, **fields: Any) -> dict[str, Any]:
+    def call_vesperd(self, op: str, **fields: Any) -> dict[str, Any]:
         with Client(str(self._socket), timeout=60.0) as client:
             return client.call_vesperd(op, **fields)
 
-    def start(self, vm: str) -> None:
+    def start_resource(self, vm: str) -> None:
         """A resource for this VM."""
-        self.call(
+        self.call_vesperd(
             "start", resource=f"r-{vm}", vm=vm, probes=list(LOADED), services=["httpd"],
         )  # fmt: skip
 
     def is_active(self, vm: str) -> bool:
         return any(
-            found["vm"] == vm and found["state"] == "active" for found in self.call("status")["vms"]
+            found["vm"] == vm and found["state"] == "active"
+            for found in self.call_vesperd("status")["vms"]
         )
 
-    def collects(self, vm: str) -> bool:
+    def is_collecting(self, vm: str) -> bool:
         """All that is wanted."""
-        for found in self.call("status")["vms"]:
+        for found in self.call_vesperd("status")["vms"]:
             if found["vm"] == vm:
                 states = {p["name"]: p["state"] for p in found["probes"]}
                 return all(states.get(name) == "collecting" for name in LOADED)
         return False
 
-    def follow(self, vm: str) -> Iterator[dict[str, Any]]:
+    def follow_events(self, vm: str) -> Iterator[dict[str, Any]]:
         with Client(str(self._socket), timeout=None) as client:
             yield from client.stream_answers("events", vm=vm, follow=True)
 
-    def events(self, vm: str, limit: int = 1000) -> list[dict[str, Any]]:
+    def list_events(self, vm: str, limit: int = 1000) -> list[dict[str, Any]]:
         """The newest, oldest first."""
         with Client(str(self._socket), timeout=60.0) as client:
             answers = client.stream_answers("events", vm=vm, limit=limit)
             return [answer["event"] for answer in answers if "event" in answer]
 
-    def end(self) -> int:
+    def stop_vesperd(self) -> int:
         """:returns: exit status."""
         self._end.set()
         self._looker.join(60)
@@ -154,7 +155,7 @@ class Heard:
     def listen(self, vesperd: Vesperd, vm: str) -> None:
         def body() -> None:
             try:
-                for answer in vesperd.follow(vm):
+                for answer in vesperd.follow_events(vm):
                     self.lost += answer.get("dropped", 0)
                     event = answer.get("event", {})
                     if event.get("event") == "lost":
@@ -232,6 +233,6 @@ def guests(
                 print(guest.console[-3000:])
             raise
         finally:
-            status = vesperd.end()
+            status = vesperd.stop_vesperd()
         assert status == 0, f"vesperd: exit status {status}"
         assert os.path.exists(vesperd.journal)

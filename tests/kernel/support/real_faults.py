@@ -68,19 +68,25 @@ async def see_all(guest: KvmMachine, seen: Watch, probes: list[str]) -> None:
     await finds_processes(guest, seen)
     for line in FAULTS:
         guest.machine.tell(line)
-    await seen.see(lambda: seen.of("out_of_memory", comm="tail"), "OOM")
-    await seen.see(lambda: seen.of("send_signal", signal="SIGSEGV", comm="sh"), "SIGSEGV")
-    await seen.see(lambda: seen.of("process_exit", comm="sh", status=3), "exit")
-    await seen.see(lambda: seen.of("hung_task", comm="tee"), "hung task")
-    await seen.see(lambda: seen.of("net_link", device="eth0", change="down"), "device down")
+    await seen.wait_until(lambda: seen.list_events("out_of_memory", comm="tail"), "OOM")
+    await seen.wait_until(
+        lambda: seen.list_events("send_signal", signal="SIGSEGV", comm="sh"), "SIGSEGV"
+    )
+    await seen.wait_until(lambda: seen.list_events("process_exit", comm="sh", status=3), "exit")
+    await seen.wait_until(lambda: seen.list_events("hung_task", comm="tee"), "hung task")
+    await seen.wait_until(
+        lambda: seen.list_events("net_link", device="eth0", change="down"), "device down"
+    )
     for fstype in FILE_SYSTEMS:
         fields = {"fstype": fstype, "mount": f"/{fstype}", "error": "EIO"}
-        await seen.see(partial(seen.of, "fs_error", **fields), str(fields))
+        await seen.wait_until(partial(seen.list_events, "fs_error", **fields), str(fields))
     for event in ("block_error", "fs_error"):
-        assert {found.fields["disk"] for found in seen.of(event)} == DISKS
+        assert {found.fields["disk"] for found in seen.list_events(event)} == DISKS
     if "memory_failure" in probes:
-        await seen.see(lambda: seen.of("memory_failure", pfn=0x8000), "memory failure")
-    assert not seen.of("lost")
+        await seen.wait_until(
+            lambda: seen.list_events("memory_failure", pfn=0x8000), "memory failure"
+        )
+    assert not seen.list_events("lost")
 
 
 async def reload(guest: KvmMachine) -> None:
@@ -94,9 +100,9 @@ async def reload(guest: KvmMachine) -> None:
 
 async def panic(guest: KvmMachine, seen: Watch) -> None:
     """The last thing that the guest does."""
-    await seen.collecting("die")
+    await seen.wait_collecting("die")
     guest.machine.tell("echo c >/proc/sysrq-trigger")
-    await seen.see(lambda: seen.of("die", kind="panic"), "panic")
-    await seen.see(lambda: seen.of("last_words", kind="panic"), "last words")
-    (words,) = seen.of("last_words", kind="panic")
+    await seen.wait_until(lambda: seen.list_events("die", kind="panic"), "panic")
+    await seen.wait_until(lambda: seen.list_events("last_words", kind="panic"), "last words")
+    (words,) = seen.list_events("last_words", kind="panic")
     assert "sysrq triggered crash" in words.text
