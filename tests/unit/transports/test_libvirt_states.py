@@ -270,13 +270,13 @@ def test_of_hundreds_that_have_ended_each_is_asked_for_once(
 
 HIDDEN = """\
 import asyncio, pathlib, sys
-from kvm_transport.qemu_process_watch import Life
+from kvm_transport.qemu_process_watch import QemuProcessWatch
 from kvm_transport.status_files import StatusFile
 from vesper_monitor.hypervisor.transport import TransportError
 async def meet(pid):
     try:
         status = StatusFile("vm1", "", pid, "", "")
-        return Life.meet_process(status, pathlib.Path(sys.argv[2]), print)
+        return QemuProcessWatch.meet_process(status, pathlib.Path(sys.argv[2]), print)
     except TransportError as error:
         return error
 print(asyncio.run(meet(int(sys.argv[1]))))
