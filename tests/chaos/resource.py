@@ -36,7 +36,7 @@ class Report:
 
 
 class Resource(threading.Thread):
-    """Start, then monitors; after each that fails stop, start, and so on.
+    """A thread that runs start and monitors, and after a failed monitor stop and start again.
 
     :param environment: of the agent: the daemon's socket, the stand-ins' folder, PATH.
     """
@@ -67,7 +67,7 @@ class Resource(threading.Thread):
 
     @property
     def runs(self) -> bool:
-        """It was started, and nobody is about to stop it."""
+        """Whether it was started, and nobody is about to stop it."""
         return self.lives > len(self.reports)
 
     def run(self) -> None:
@@ -87,7 +87,7 @@ class Resource(threading.Thread):
         self.join(STOP_TIMEOUT)
 
     def _monitor(self) -> bool:
-        """Whether it does not call for a recovery."""
+        """Run a monitor, and return whether it needs no recovery."""
         code, reason = self._call("monitor", TIMEOUT, "1000")
         if self._ending.is_set():
             return False
@@ -124,7 +124,7 @@ class Resource(threading.Thread):
         return process.returncode, reasons[-1] if reasons else said[-500:]
 
     def kill_guest(self) -> None:
-        """At the very end."""
+        """Kill the guest, at the end of the test."""
         record = self.place.read_record()
         if record is not None:
             os.kill(record.pid, signal.SIGKILL)

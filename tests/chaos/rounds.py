@@ -112,7 +112,7 @@ class Chaos:
     # ------------------------------------------------------------ one round
 
     def round(self) -> None:
-        """A fault and a kill."""
+        """Cause a fault and kill vesperd, in random order."""
         victim = self._random.choice(self.resources)
         self._wait(lambda: victim.runs and self._watched(victim.name), f"{victim.name} watched")
         self._mark += 1
@@ -137,7 +137,7 @@ class Chaos:
         self.outcome.late.append(max(0.0, found[0].at - max(back, fault_at[0])))
 
     def count(self) -> Outcome:
-        """After the last round: what was reported more than once, and what never happened."""
+        """Return what was reported twice, and what never happened, after the last round."""
         time.sleep(AFTERWARDS)
         for mark in range(FIRST_MARK + 1, self._mark + 1):
             reports = self._reports(mark)
@@ -162,7 +162,10 @@ class Chaos:
     # ------------------------------------------------------------ vesperd
 
     def _kill_and_start(self) -> float:
-        """:returns: when it answered again."""
+        """Kill vesperd and start it again.
+
+        :returns: when it answered again.
+        """
         self._daemon.stop(signal.SIGKILL)
         self.outcome.kills += 1
         time.sleep(self._random.uniform(0, AWAY))
@@ -197,7 +200,7 @@ class Chaos:
         return time.monotonic()
 
     def _answer_of_each(self) -> None:
-        """A guest answers whatever its host does, unless it is being stopped or started."""
+        """Check that each guest answers, unless it is being stopped or started."""
         for resource in self.resources:
             start = time.monotonic()
             try:

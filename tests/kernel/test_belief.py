@@ -54,7 +54,7 @@ def killed(seen: Watch, **fields: object) -> list[Event]:
 
 
 async def one(guest: KvmMachine, seen: Watch, line: str, **fields: object) -> Event:
-    """The next signal that kills an httpd after this command."""
+    """Run a command in the guest, and return the next signal that kills an httpd."""
     seen.events.clear()
     guest.machine.tell(line)
     await seen.wait_until(lambda: killed(seen, **fields), line)
@@ -71,7 +71,7 @@ async def pid_in_v(guest: KvmMachine) -> int:
 
 
 async def users_are_not_believed(guest: KvmMachine, seen: Watch) -> None:
-    """An unprivileged user names himself as the service and kills himself."""
+    """Let an unprivileged user's process take the service's name and kill itself."""
     forget = "echo 4294967295 >/proc/self/loginuid"
     event = await one(
         guest, seen, f"sh -c '{LOGIN}; exec su user -c \"{forget}; exec /crash/httpd\"'"

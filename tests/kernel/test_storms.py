@@ -72,13 +72,13 @@ class Tally:
 
 
 def storms(guest: KvmMachine) -> list[tuple[int, float]]:
-    """Signals, and a second's share of them, of each storm that is over."""
+    """Return the number of signals, and those a second, of each storm that is over."""
     found = re.findall(r"^storm (\d+) done in (\d+)$", guest.machine.console, re.MULTILINE)
     return [(int(count), int(count) / (int(ns) / 1e9)) for count, ns in found]
 
 
 async def faults_are_seen(guest: KvmMachine, seen: Watch) -> None:
-    """Every probe is there, and the first three are heard."""
+    """Check that every probe is loaded, and that the first three record events."""
     await seen.wait_collecting(*PROBES)
     seen.events.clear()
     guest.machine.tell(f"sh -c 'kill -SEGV $$'; sh -c 'sleep 1; exit 3'; {KILLED}")

@@ -30,7 +30,7 @@ LOAD = "while :; do virsh domstats >/dev/null 2>&1; virsh dominfo vm1 >/dev/null
 
 @pytest.fixture(scope="module")
 def eight(lab: KvmLab) -> Iterator[KvmLab]:
-    """Four VMs on each host, all watched, and both libvirtd under load."""
+    """Yield four watched VMs on each host, with both libvirtd under load."""
     clean(lab)
     for host in lab.hosts:
         for number, vm in enumerate(VMS, 1):
@@ -58,7 +58,7 @@ WAITING = "'\"waiting\": *true'"
 
 
 def processes(lab: KvmLab) -> dict[str, str]:
-    """QEMU's by VM: where, and which."""
+    """Return host and PID of each VM's QEMU."""
     found = {}
     for host in lab.hosts:
         for vm in host.list_domains():
@@ -68,7 +68,7 @@ def processes(lab: KvmLab) -> dict[str, str]:
 
 
 def failures(lab: KvmLab) -> str:
-    """What the cluster knows of failed operations; degraded (190) is none."""
+    """Return the failed operations that the cluster shows; degraded (190) is no failure."""
     said = lab.a.run_command("crm_mon -1 --output-as=xml", check=True).output
     lines = (line for line in said.splitlines() if "<failure " in line)
     return "\n".join(line for line in lines if 'exitcode="190"' not in line)

@@ -25,7 +25,7 @@ from tests.xen.support.invariants import check_seen
 from tests.xen.support.vm1 import clean, create_guest
 
 CORRUPTIONS = int(os.environ.get("VESPER_CORRUPTIONS", "50"))
-#: In a row, at most; then the guest is activated anew.
+#: Batches in a row, at most; then the guest is activated anew.
 BATCH = 100
 #: s until vesperd answers, on a busy emulated host.
 ANSWERED = 10
@@ -49,13 +49,13 @@ def host(lab: XenLab) -> Iterator[XenHost]:
 
 
 def memory(host: XenHost) -> int:
-    """KiB that are vesperd's own."""
+    """Return the private memory of vesperd in KiB."""
     output = host.run_command(MEMORY, timeout=60, check=True).output
     return sum(int(line.split()[1]) for line in output.splitlines())
 
 
 def attack(guest: Guest, seed: int) -> tuple[int, int, int]:
-    """One batch: corruptions in all, after how many the host has looked, rings."""
+    """Return one batch's corruptions, those before the host's last look, and its rings."""
     said = guest.run_command(
         f"echo {seed} {BATCH} >/proc/vsp_hostile; cat /proc/vsp_hostile", timeout=300
     )

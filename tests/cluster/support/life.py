@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: GPL-2.0-or-later
-"""One instance of vm1 through what administrators and accidents do to it."""
+"""One activation of vm1 through what administrators and accidents do to it."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ QUIET = 3.0
 
 
 class Life:
-    """One instance of vm1, and what has been done to it since it was looked at."""
+    """One activation of vm1, and what was done to it since this object was made."""
 
     def __init__(self, vm: VirtualMachine, node: Node) -> None:
         vm.wait_watched(node)
@@ -24,29 +24,29 @@ class Life:
         self._faults = len(vm.list_faults(node))
 
     def assert_unharmed(self) -> None:
-        """It runs, only here, and nobody has stopped it."""
+        """Check that it runs here only, and that nobody stopped it."""
         assert self.vm.find_node().name == self.node.name
         assert self.vm.find_domid(self.node) == self._domid
         assert self.vm.count_operations(self.node, "stop") == self._stops
 
     def assert_well(self) -> None:
-        """Nor is there a failure, and a monitor waits."""
+        """Check that it is unharmed, that there is no failure, and that a monitor waits."""
         self.vm.wait_watched(self.node)
         self.assert_unharmed()
         assert self.vm.list_failures() == []
 
     def count_faults(self) -> int:
-        """Found since."""
+        """Return the number of faults since then."""
         return len(self.vm.list_faults(self.node)) - self._faults
 
     def wait_fault(self) -> None:
-        """The fault is in the journal."""
+        """Wait until a fault is in the journal."""
         for _ in wait_until("the fault in the journal", 20):
             if self.count_faults():
                 return
 
     def wait_ended(self) -> Life:
-        """Stopped once for one fault, wherever the cluster has put the next instance.
+        """Wait until it was stopped once for one fault, and return the next activation.
 
         Without a DC at that moment Pacemaker 2.1 recovers in place, and counts nothing.
         """
@@ -63,7 +63,7 @@ class Life:
         return new
 
     def wait_failed_over(self) -> Life:
-        """Stopped once, for one fault that was told once, and well on the other node."""
+        """Wait until it was stopped once, for one fault, and return that on the other node."""
         new = self.vm.wait_moved(self.node, 60)
         assert self.vm.count_operations(self.node, "stop") == self._stops + 1
         assert self.count_faults() == 1

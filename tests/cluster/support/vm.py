@@ -29,7 +29,7 @@ class Failure:
 
 
 def forget_fail_count(lab: ClusterLab, resource: str) -> None:
-    """Of its monitor, also where it shows nowhere.
+    """Delete the fail-count of a resource's monitor, also where no tool shows it.
 
     When the DC has lost a node it removes that one's attributes from the CIB,
     while pacemaker-attrd keeps them, and may bring a fail-count back.
@@ -105,11 +105,11 @@ class VirtualMachine:
     # -- where, and how -------------------------------------------------------
 
     def list_nodes(self) -> list[Node]:
-        """The nodes on which the domain runs, by their toolstacks."""
+        """Return the nodes on which the domain runs, by their toolstacks."""
         return [node for node in self.lab.nodes if self.find_domid(node) is not None]
 
     def find_node(self) -> Node:
-        """The one node on which it runs."""
+        """Wait until it runs on one node, and return that."""
         for _ in wait_until("vm1 on one node", SOON):
             nodes = self.list_nodes()
             if len(nodes) == 1:
@@ -139,13 +139,13 @@ class VirtualMachine:
         node.run("python3", "-m", "lab.standin", "tell", "vm1", *words)
 
     def kill_httpd(self, node: Node, *more: str) -> None:
-        """The guest's kernel kills httpd by SIGSEGV."""
+        """Let the guest's kernel kill httpd by SIGSEGV."""
         self.tell_guest(node, "emit", "send_signal", "sig=11", "comm=httpd", "fatal=1", *more)
 
     # -- vesperd ------------------------------------------------------------------
 
     def read_status(self, node: Node) -> dict[str, Any]:
-        """vesperd's view of vm1."""
+        """Return vm1's row of ``vesper status``; empty if there is none."""
         answer = json.loads(node.run("vesper", "status", "--json").stdout)
         for vm in answer["vms"]:
             if vm["vm"] == "vm1":
@@ -153,7 +153,7 @@ class VirtualMachine:
         return {}
 
     def wait_watched(self, node: Node, *, waiting: bool = True, limit: float = SOON) -> None:
-        """Both probes collect, and a monitor waits (or none does)."""
+        """Wait until both probes collect, and a monitor waits (or none does)."""
         for _ in wait_until(f"{node.name}: vm1 watched, waiting={waiting}", limit):
             status = self.read_status(node)
             probes = status.get("probes", [])
@@ -161,19 +161,19 @@ class VirtualMachine:
                 return
 
     def list_faults(self, node: Node) -> list[dict[str, Any]]:
-        """All faults of vm1 in that node's journal."""
+        """Return all faults of vm1 in that node's journal."""
         command = "vesper", "faults", "--vm", "vm1", "-n", "1000", "--json"
         return list(json.loads(node.run(*command).stdout))
 
     # -- Pacemaker ------------------------------------------------------------------
 
     def run_admin_command(self, *words: str, timeout: float = 60.0) -> None:
-        """One command in the first node, and all that the cluster does because of it."""
+        """Run a command in the first node, and wait until the cluster has reacted to it."""
         self.lab.nodes[0].run(*words, timeout=timeout)
         self.wait_settled()
 
     def set_meta_attribute(self, name: str, value: str | None) -> None:
-        """Set a meta attribute of the resource; None: delete it."""
+        """Set a meta attribute of the resource, or delete it if the value is None."""
         change = ("-d", name) if value is None else ("-p", name, "-v", value)
         self.run_admin_command("crm_resource", "-r", "vm1", "--meta", *change)
 
@@ -191,7 +191,7 @@ class VirtualMachine:
         ]
 
     def wait_failure(self, timeout: float = SOON) -> Failure:
-        """The first failure that shows."""
+        """Wait for a failure, and return the first."""
         for _ in wait_until("a failure in crm_mon", timeout):
             failures = self.list_failures()
             if failures:
@@ -206,12 +206,12 @@ class VirtualMachine:
         return int(history.get("fail-count") or 0) if history is not None else 0
 
     def count_operations(self, node: Node, action: str) -> int:
-        """How often Pacemaker has run start or stop of vm1 there, by its log."""
+        """Return how often Pacemaker ran an action of vm1 on a node, by its log."""
         log = node.pacemaker_log.read_text(errors="replace")
         return len(re.findall(rf"executing - rsc:vm1 action:{action} ", log))
 
     def read_last_monitor(self, node: Node) -> int | None:
-        """Exit code of the recurring monitor that Pacemaker heard of last.
+        """Return the exit code of the recurring monitor that Pacemaker heard of last.
 
         (``crm_mon`` mixes it with the last failure, which stays until a cleanup.)
         """

@@ -60,7 +60,10 @@ class Login:
         self._wait(r"\$ $")
 
     def run_command(self, command: str, limit: float = SLOW) -> str:
-        """:returns: what it has said, its own echo left out."""
+        """Run a command at the terminal.
+
+        :returns: its output, without the echo of the command.
+        """
         self._number += 1
         # The terminal echoes what is typed: the end must look otherwise.
         self._line.sendall(f"{command}; echo end-$((40+2))-{self._number}\n".encode())
@@ -84,7 +87,7 @@ class Login:
 
 
 class Debian:
-    """The guest, and what watches it."""
+    """A Debian guest, and the vesperd that watches it."""
 
     def __init__(self, guest: Machine, vesperd: Vesperd, login: Path) -> None:
         self.machine = guest
@@ -105,12 +108,12 @@ class Debian:
 
     @property
     def faults(self) -> list[str]:
-        """All that Pacemaker would have been told of, oldest first."""
+        """The reasons of all faults that Pacemaker would have been told of, oldest first."""
         return [fault["reason"] for fault in self.vesperd.call_vesperd("faults", vm=VM)["faults"]]
 
     @property
     def events(self) -> list[Event]:
-        """All that vesperd has on record of it, oldest first."""
+        """All events of the guest in vesperd's journal, oldest first."""
         told = self.vesperd.list_events(VM)
         return [Event(**{key: event[key] for key in _EVENT_KEYS}) for event in told]
 

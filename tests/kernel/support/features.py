@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: GPL-2.0-or-later
-"""What a guest on QEMU has beside its probes: each is tried while these run."""
+"""Features of a guest on QEMU beside its probes, tried while probes run."""
 
 from __future__ import annotations
 
@@ -48,13 +48,13 @@ POINT = parse_definition(
 
 
 async def said(guest: KvmMachine, word: str) -> None:
-    """Until the guest has said that; its shell has done all that it was told before."""
+    """Wait until the guest has said a word; its shell has then run all earlier commands."""
     guest.machine.tell(f"echo {word}")
     await until(lambda: f"\n{word}\n" in guest.machine.console, word, SLOW)
 
 
 async def unimpaired(guest: KvmMachine) -> None:
-    """Nothing in the guest's kernel has been wrong so far (its console says errors only)."""
+    """Check that the guest's kernel has reported no error so far."""
     number = guest.machine.console.count("\ntainted ")
     guest.machine.tell(
         f"{{ dmesg | grep -E '{WRONG}'; {LEAKS}; }} | sed 's/^/wrong: /'; "
@@ -80,7 +80,7 @@ async def shows_life(seen: Watch) -> None:
 
 
 async def cpus_go_and_come(guest: KvmMachine, seen: Watch, *, plugged_in: bool = True) -> None:
-    """While a probe records on all of them, and each record arrives.
+    """Take CPUs offline and online while a probe records; each record arrives.
 
     :param plugged_in: as the third is; else it is there, and has never run.
     """
@@ -122,7 +122,7 @@ _SERVICES = (
 
 
 async def finds_processes(guest: KvmMachine, seen: Watch) -> None:
-    """The guest's core knows which names have a main process, and which of several is meant."""
+    """Check that the guest's core finds the main process of a name among several."""
     names = ["init", "kthreadd", "nobody", "served", "a", "b", "a-name-that-is-cut-off"]
     guest.machine.tell(_SERVICES)
     await until(lambda: "\nserved " in guest.machine.console, "the service's number", SLOW)

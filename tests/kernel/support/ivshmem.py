@@ -34,12 +34,12 @@ __all__ = ["SLOW", "KvmMachine", "Watch", "kvm_machine", "watch"]
 #: s for a kernel under emulation to do what was asked for, on a busy machine.
 SLOW = 60.0
 
-#: Those that need no definition (as a point does).
+#: Probes that need no definition; a dynamic probe needs one.
 PROBES = tuple(sorted(set(probes.PROBES) - {IMAGE}))
 
 
 class KvmMachine(MachineTransport):
-    """The machine as a transport."""
+    """A QEMU guest with VESPER's device, as a transport."""
 
     def __init__(self, guest: Machine, process: IvshmemServerProcess, store: Path) -> None:
         super().__init__(guest)
@@ -60,11 +60,11 @@ class KvmMachine(MachineTransport):
         await KvmLink.end_activation(ivshmem_server, pid, domain, Doorbells())
 
     def run_state(self) -> str:
-        """QEMU's word for it."""
+        """Return QEMU's run state."""
         return str(self.qmp.execute_command("query-status")["status"])
 
     def plug_in_cpu(self) -> None:
-        """The next one that there is room for."""
+        """Plug in the next CPU that there is room for."""
         slots = self.qmp.execute_command("query-hotpluggable-cpus")
         free = [slot for slot in slots if "qom-path" not in slot]
         slot = min(free, key=lambda slot: slot["props"]["core-id"])
@@ -83,7 +83,7 @@ class KvmMachine(MachineTransport):
         self.qmp.execute_command("device_del", id="ivshmem0")
 
     def is_unplugged(self) -> bool:
-        """Whether the guest has let go; then the connection is ended, too."""
+        """Whether the guest has released the device; then its connection is closed, too."""
         try:
             self.qmp.execute_command("chardev-remove", id="vesper")
         except QmpError:
@@ -152,7 +152,7 @@ def kvm_machine(
 
 
 class Watch:
-    """A session, and what it has seen."""
+    """A session, and the events that it has read."""
 
     def __init__(
         self, guest: KvmMachine, resume_from: Mapping[Position, int], points: Sequence[DynamicProbe]
@@ -172,7 +172,7 @@ class Watch:
         )
 
     async def wait_collecting(self, *probes: str) -> None:
-        """Want these probes, and wait until they are there."""
+        """Ask for these probes, and wait until they collect."""
         await self.session.set_probes(dict.fromkeys(probes, ""))
         await until(
             lambda: (

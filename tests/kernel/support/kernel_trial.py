@@ -30,14 +30,14 @@ CONFIGURED = {"hung_task", "lockup", "memory_failure"}
 
 
 def missing_modules(modules: Modules) -> str:
-    """What has not been built and should have been; else nothing."""
+    """Return which modules should have been built and were not; empty if none."""
     built = {path.stem for path in modules.probes} | set(modules.frontends)
     missing = {*PROBES, IMAGE, *FRONTENDS} - built - CONFIGURED
     return f"not built: {', '.join(sorted(missing))}" if missing else ""
 
 
 async def _features(guest: KvmMachine, seen: Watch, cpus: int, plugged_in: bool) -> None:
-    """All that is no probe; the probes are there."""
+    """Try all features beside the probes, which are loaded."""
     await shows_life(seen)
     if cpus > 1:
         await cpus_go_and_come(guest, seen, plugged_in=plugged_in)

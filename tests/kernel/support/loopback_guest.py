@@ -53,19 +53,22 @@ COMPLAINT = re.compile(
 
 @dataclass
 class Run:
-    """What a guest has said until it powered itself off."""
+    """The output of a guest until it powered itself off."""
 
     console: str
     said: list[str] = field(default_factory=list)  #: vsp_host's lines
 
     def line(self, start: str) -> str:
-        """The one line of vsp_host's that begins so, without its beginning."""
+        """Return the rest of the one line of vsp_host's that begins with ``start``."""
         found = [line for line in self.said if line.startswith(start)]
         assert len(found) == 1, (start, self.said)
         return found[0][len(start) :].strip()
 
     def events(self, probe: str, point: DynamicProbe | None = None) -> list[decode.Event]:
-        """A probe's records, of all CPUs, by their times; of a point by its definition."""
+        """Return a probe's events of all CPUs in order of time.
+
+        :param point: the definition of a dynamic probe.
+        """
         defined = {point.name: point} if point is not None else {}
         found = []
         for line in self.said:

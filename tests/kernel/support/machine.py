@@ -37,7 +37,7 @@ BOOT = 120.0
 
 
 def cpu_model(release: str) -> str:
-    """QEMU's.
+    """Return the name of QEMU's CPU model for a kernel release.
 
     Linux 6.12 crashes in its slab allocator about half the time with this instruction as
     QEMU 7.2 emulates it.
@@ -70,7 +70,7 @@ while read -r line <&3; do command eval "$line"; done
 
 
 class Machine:
-    """A QEMU. ``tell()`` gives the guest's shell a line.
+    """A QEMU process and its guest. ``tell()`` gives the guest's shell a line.
 
     :ivar saved: the guest is in a file, and no QEMU runs.
     """
@@ -86,7 +86,10 @@ class Machine:
         self.process: subprocess.Popen[bytes]
 
     def start(self, *more: str) -> None:
-        """:param more: of QEMU's arguments."""
+        """Start QEMU.
+
+        :param more: of QEMU's arguments.
+        """
         self.process = subprocess.Popen(
             [*self.command, *more], stdin=subprocess.DEVNULL, stdout=subprocess.DEVNULL
         )
@@ -96,7 +99,7 @@ class Machine:
         return (self.directory / "console").read_text(errors="replace").replace("\r", "")
 
     def connect(self) -> None:
-        """To the guest's shell."""
+        """Connect to the guest's shell."""
         end = time.monotonic() + BOOT
         self._shell.close()
         while True:
@@ -110,7 +113,7 @@ class Machine:
                 time.sleep(0.02)
 
     def wait_said(self, line: str, limit: float = BOOT) -> None:
-        """Until the guest's console has it."""
+        """Wait until the guest's console has this line."""
         end = time.monotonic() + limit
         while f"{line}\n" not in self.console:
             assert time.monotonic() < end and self.process.poll() is None, self.console
@@ -133,7 +136,7 @@ class Machine:
         self.process.wait(10)
 
     def restore(self, path: Path) -> None:
-        """Go on with what was saved: by :meth:`save`, of this guest or one like it."""
+        """Continue what :meth:`save` has saved, of this guest or one like it."""
         for file in ("shell", "qmp"):
             (self.directory / file).unlink(missing_ok=True)
         self.start("-incoming", f"exec:cat '{path}'")
@@ -223,7 +226,7 @@ def machine(
 
 @contextmanager
 def restored(original: Machine, saved: Path, directory: Path) -> Iterator[Machine]:
-    """Another guest that goes on where one was saved, in a second instead of a boot."""
+    """Run another guest that continues a saved one, which takes a second instead of a boot."""
     for file in ("initrd", "notify"):
         shutil.copy(original.directory / file, directory)
     with _ram(original.ram.stat().st_size) as ram:

@@ -48,7 +48,7 @@ _MAP_FIXED = 0x10
 
 
 class FrameMapping:
-    """Frames of the guest's RAM, side by side."""
+    """Frames of the guest's RAM, mapped side by side."""
 
     def __init__(self, fd: int, frames: list[int], *, writable: bool) -> None:
         """:raises TransportError: they are not the guest's."""
@@ -182,7 +182,7 @@ class MachineTransport:
         return DomainReport(DomainState.RUNNING if running else DomainState.PAUSED)
 
     async def cpu_use(self, domain: Domain) -> CpuUse:
-        """QEMU's threads are the CPUs: what the host's kernel says of them."""
+        """Return the CPU time of QEMU's vCPU threads, from the host's kernel."""
         self.questions += 1
         if self.machine.saved:
             return CpuUse(DomainState.PAUSED, ())
@@ -209,7 +209,7 @@ class MachineTransport:
         self._process = pid
 
     def _stat(self, thread: int) -> list[str]:
-        """proc(5), from the state on."""
+        """Return the fields of a thread's stat file (proc(5)) from the state on."""
         stat = Path(f"/proc/{self.machine.process.pid}/task/{thread}/stat").read_text()
         return stat.rpartition(") ")[2].split()
 

@@ -29,7 +29,7 @@ __all__ = ["DOMAIN_STATUS", "LOADED", "Heard", "Vesperd", "guests", "until"]
 PROJECT = Path(__file__).parents[3]
 #: s for an emulated guest, on a busy machine.
 SLOW = 90.0
-#: Probes that are wanted of both.
+#: Probes that both guests are to have.
 LOADED = ("send_signal", "out_of_memory", "process_exit")
 #: s. In each, some event was hardly delayed: the two clocks drift apart.
 WINDOW = 10.0
@@ -47,7 +47,7 @@ def until(condition: Callable[[], object], what: str, limit: float = SLOW) -> No
 
 
 class Vesperd:
-    """The daemon's process, and how it fares: looked at again and again.
+    """A vesperd process, whose memory and answers are sampled again and again.
 
     :ivar memory: KiB that were its own, at each look.
     :ivar answered: s until it answered, likewise.
@@ -99,7 +99,7 @@ class Vesperd:
             return client.call_vesperd(op, **fields)
 
     def start_resource(self, vm: str) -> None:
-        """A resource for this VM."""
+        """Start a resource for this VM."""
         self.call_vesperd(
             "start", resource=f"r-{vm}", vm=vm, probes=list(LOADED), services=["httpd"],
         )  # fmt: skip
@@ -111,7 +111,7 @@ class Vesperd:
         )
 
     def is_collecting(self, vm: str) -> bool:
-        """All that is wanted."""
+        """Whether all wanted probes of a VM collect."""
         for found in self.call_vesperd("status")["vms"]:
             if found["vm"] == vm:
                 states = {p["name"]: p["state"] for p in found["probes"]}
@@ -123,13 +123,16 @@ class Vesperd:
             yield from client.stream_answers("events", vm=vm, follow=True)
 
     def list_events(self, vm: str, limit: int = 1000) -> list[dict[str, Any]]:
-        """The newest, oldest first."""
+        """Return the newest events, oldest first."""
         with Client(str(self._socket), timeout=60.0) as client:
             answers = client.stream_answers("events", vm=vm, limit=limit)
             return [answer["event"] for answer in answers if "event" in answer]
 
     def stop_vesperd(self) -> int:
-        """:returns: exit status."""
+        """Stop vesperd.
+
+        :returns: its exit status.
+        """
         self._end.set()
         self._looker.join(60)
         self.process.send_signal(signal.SIGTERM)
@@ -141,7 +144,7 @@ class Vesperd:
 
 @dataclass
 class Heard:
-    """What has arrived of one guest's signals, read by a thread of its own.
+    """The signals of one guest that have arrived, read by a thread of its own.
 
     :ivar times: of each SIGUSR1: s when it was read, and by the guest's clock.
     :ivar numbers: of all records.
@@ -171,7 +174,7 @@ class Heard:
         threading.Thread(target=body, daemon=True).start()
 
     def late(self, first: int, last: int) -> list[float]:
-        """s of delay of a stretch of records, beyond that of the fastest around each."""
+        """Return the delays in s of some records, beyond that of the fastest around each."""
         delays = [received - sent for received, sent in self.times]
         found = []
         low = high = first
@@ -197,7 +200,7 @@ def words(late: list[float]) -> str:
 def guests(
     kernel: Kernel, files: tuple[Path, ...], directory: Path, *names: str
 ) -> Iterator[tuple[Vesperd, dict[str, Machine]]]:
-    """Real guests on the real device, known to vesperd as libvirt's domains are."""
+    """Boot real guests with the real device, which vesperd sees as libvirt's domains."""
     store = directory / "probes" / kernel.release
     store.mkdir(parents=True)
     for path in files:

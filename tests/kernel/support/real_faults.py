@@ -40,7 +40,7 @@ FAULTS = (
 
 
 def devices(directory: Path) -> list[str]:
-    """QEMU's arguments; what the guest writes to its disks is thrown away."""
+    """Return QEMU's arguments for disks whose writes are discarded."""
     arguments = [
         "-netdev", "user,id=net,restrict=on", "-device", "virtio-net-pci,netdev=net",
         "-device", "virtio-scsi-pci",
@@ -58,13 +58,13 @@ def devices(directory: Path) -> list[str]:
 
 
 async def prepare(guest: KvmMachine) -> None:
-    """File systems and a network device, before the probes are there."""
+    """Make file systems and a network device, before the probes are loaded."""
     guest.machine.tell(PREPARE)
     await until(lambda: "prepared" in guest.machine.console, "prepared", SLOW)
 
 
 async def see_all(guest: KvmMachine, seen: Watch, probes: list[str]) -> None:
-    """Each fault, with its cause; the guest has lost its disks then."""
+    """Cause each fault, and wait for its event; the guest has lost its disks then."""
     await finds_processes(guest, seen)
     for line in FAULTS:
         guest.machine.tell(line)
@@ -90,7 +90,7 @@ async def see_all(guest: KvmMachine, seen: Watch, probes: list[str]) -> None:
 
 
 async def reload(guest: KvmMachine) -> None:
-    """All modules go, the core and the frontend come back; there is no session."""
+    """Unload all modules, and load the core and the frontend, without a session."""
     guest.machine.tell(
         "rmmod vesper_ivshmem && rmmod vesper && ! grep vesper /proc/iomem && insmod /vesper.ko && "
         "insmod /vesper_ivshmem.ko && echo reloaded >/dev/console"
@@ -99,7 +99,7 @@ async def reload(guest: KvmMachine) -> None:
 
 
 async def panic(guest: KvmMachine, seen: Watch) -> None:
-    """The last thing that the guest does."""
+    """Let the guest's kernel panic, which is the last thing that it does."""
     await seen.wait_collecting("die")
     guest.machine.tell("echo c >/proc/sysrq-trigger")
     await seen.wait_until(lambda: seen.list_events("die", kind="panic"), "panic")
