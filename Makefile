@@ -75,7 +75,7 @@ help:
 	@echo '  make test-kernels    each kernel that Debian has now, booted with every probe (docs/kernels.md)'
 	@echo '  make test-kernel-variants  kernels with one CPU and no Xen, and with kCFI (builds them)'
 	@echo '  make test-debug      tests of the guest under lockdep and KASAN (builds a kernel; half an hour in all)'
-	@echo '  make lint            ruff, mypy --strict, checkpatch, man pages'
+	@echo '  make lint            ruff, mypy --strict, import contracts, checkpatch, man pages'
 	@echo '  make modules         guest modules for KDIR (default: the running kernel)'
 	@echo '  make install         install on a host (DESTDIR=)'
 	@echo '  make clean           remove what was built here (the labs keep their images)'
@@ -115,6 +115,7 @@ test-quick: $(VENV)/ready
 lint: deps $(VENV)/ready
 	$(VENV)/bin/ruff check .
 	$(VENV)/bin/mypy
+	$(VENV)/bin/lint-imports --no-logo --cache-dir build/import-linter
 	$(PYTHON) -m lab.images.checkpatch $$(find probe_modules *_transport tests bench -name build -prune -o \
 		-name '*.[chS]' -print)
 	@for page in docs/man/*; do \

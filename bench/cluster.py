@@ -37,8 +37,8 @@ XMFILE = "/etc/xen/vm1.cfg"
 STATE = "/run/fifo-state"
 
 #: What one idle waiting monitor may cost.
-PSS_LIMIT = 12 * 1024
-IDLE = 20.0
+PSS_LIMIT_KB = 12 * 1024
+IDLE_WINDOW_S = 20.0
 
 
 class Watched:
@@ -50,7 +50,7 @@ class Watched:
     def __init__(self, lab: ClusterLab) -> None:
         self.lab = lab
 
-    def find_node(self) -> Node:
+    def find_active_node(self) -> Node:
         """The node it runs on."""
         for _ in wait_until(f"{self.name} on one node", 30):
             status = self.lab.read_status()
@@ -59,18 +59,18 @@ class Watched:
                 return self.lab.find_node(str(found[0].get("name")))
         raise AssertionError
 
-    def wait_waiting(self, node: Node) -> int:
+    def wait_for_idle_monitor(self, node: Node) -> int:
         """Wait for a monitor that has nothing to do but wait. :returns: its pid in the node."""
         pattern = f"^/usr/bin/python3 .*{self.agent} monitor"
         for _ in wait_until(f"{self.name}: a waiting monitor", 60):
             pids = node.run("pgrep", "-f", pattern, check=False).stdout.split()
-            if len(pids) == 1 and self.is_ready(node):
+            if len(pids) == 1 and self.is_ready_for_fault(node):
                 return int(pids[0])
         raise AssertionError
 
     agent = ""
 
-    def is_ready(self, node: Node) -> bool:
+    def is_ready_for_fault(self, node: Node) -> bool:
         raise NotImplementedError
 
     def cause_fault(self, node: Node) -> float:
@@ -79,14 +79,14 @@ class Watched:
 
     def time_one_failover(self) -> float:
         """One fault and its failover. :returns: ms from the event to the stop."""
-        node = self.find_node()
-        self.wait_waiting(node)
+        node = self.find_active_node()
+        self.wait_for_idle_monitor(node)
         time.sleep(0.5)  # the start before this has nothing more to do
         before = node.pacemaker_log.stat().st_size
         start = self.cause_fault(node)
-        end = _stop_called(node, self.name, before)
+        end = _find_stop_time(node, self.name, before)
         for _ in wait_until(f"{self.name}: failover", 30):
-            if self.find_node().name != node.name:
+            if self.find_active_node().name != node.name:
                 break
         node.run("crm_resource", "--cleanup", "-r", self.name)
         node.run("sh", "-c", idle.COMMAND, timeout=idle.LIMIT_S + 10)
@@ -97,7 +97,7 @@ class Vesper(Watched):
     name = "vm1"
     agent = "XenVM"
 
-    def is_ready(self, node: Node) -> bool:
+    def is_ready_for_fault(self, node: Node) -> bool:
         answer = json.loads(node.run("vesper", "status", "--json").stdout)
         return any(
             vm["vm"] == self.name and vm["waiting"] and len(vm["probes"]) == 2
@@ -121,7 +121,7 @@ class Fifo(Watched):
     name = "fifo"
     agent = "Fifo"
 
-    def is_ready(self, node: Node) -> bool:
+    def is_ready_for_fault(self, node: Node) -> bool:
         return node.host_path(STATE + ".first").exists()
 
     def cause_fault(self, node: Node) -> float:
@@ -134,7 +134,7 @@ class Fifo(Watched):
         return now
 
 
-def _stop_called(node: Node, resource: str, offset: int) -> float:
+def _find_stop_time(node: Node, resource: str, offset: int) -> float:
     """When execd called stop, by its log from ``offset`` on (s, CLOCK_REALTIME)."""
     pattern = re.compile(
         rf"^(\w+ \d+ [\d:.]+) .*executing - rsc:{resource} action:stop ", re.MULTILINE
@@ -171,19 +171,19 @@ def _configure_cluster(lab: ClusterLab) -> None:
     node.run("sh", "-c", idle.COMMAND, timeout=idle.LIMIT_S + 10)
 
 
-def _idle_cost(vesper: Vesper) -> dict[str, float]:
+def _measure_idle_cost(vesper: Vesper) -> dict[str, float]:
     """Of one monitor that waits."""
-    node = vesper.find_node()
+    node = vesper.find_active_node()
     # Long enough for the measurement: a fresh monitor.
-    old = vesper.wait_waiting(node)
+    old = vesper.wait_for_idle_monitor(node)
     for _ in wait_until("the next monitor", 60):
-        pid = vesper.wait_waiting(node)
+        pid = vesper.wait_for_idle_monitor(node)
         if pid != old:
             break
     proc = node.host_path(f"/proc/{pid}")
     time.sleep(0.5)
     before = _read_cpu_time(proc)
-    time.sleep(IDLE)
+    time.sleep(IDLE_WINDOW_S)
     after = _read_cpu_time(proc)
     memory = {
         line.split()[0].rstrip(":"): int(line.split()[1])
@@ -202,7 +202,7 @@ def _read_cpu_time(proc: Path) -> float:
     return int((proc / "schedstat").read_text().split()[0]) / 1e9
 
 
-def _format_row(name: str, values: list[float]) -> str:
+def _format_result_row(name: str, values: list[float]) -> str:
     quarters = statistics.quantiles(values, n=4) if len(values) > 1 else [values[0]] * 3
     return (
         f"{name:28}{statistics.median(values):8.1f}{quarters[0]:8.1f}{quarters[2]:8.1f}"
@@ -246,7 +246,7 @@ def main(argv: list[str] | None = None) -> int:
                         times[name].append(value)
                         note_progress(f"round {count}: {name:7} {value:6.1f} ms")
             with show_step("cost of one idle monitor"):
-                cost = _idle_cost(vesper)
+                cost = _measure_idle_cost(vesper)
     except ClusterError as error:
         print(f"bench: {error}", file=sys.stderr)
         return 1
@@ -258,15 +258,15 @@ def _print_report(times: dict[str, list[float]], cost: dict[str, float]) -> None
     ours, bare = (statistics.median(times[name]) for name in ("vesper", "fifo"))
     print("event handed over -> agent's stop called (ms)")
     print(f"{'':28}{'median':>8}{'25%':>8}{'75%':>8}{'min':>8}{'max':>8}{'n':>6}")
-    print(_format_row("vesperd and XenVM", times["vesper"]))
-    print(_format_row("bare waiting monitor", times["fifo"]))
+    print(_format_result_row("vesperd and XenVM", times["vesper"]))
+    print(_format_result_row("bare waiting monitor", times["fifo"]))
     low, high = _bootstrap_interval(times["vesper"], times["fifo"])
     print(f"ratio of the medians: {ours / bare:.2f} (95 % between {low:.2f} and {high:.2f})")
     print(
-        f"one idle waiting monitor: CPU {cost['cpu_ms']:.2f} ms in {IDLE:.0f} s "
+        f"one idle waiting monitor: CPU {cost['cpu_ms']:.2f} ms in {IDLE_WINDOW_S:.0f} s "
         f"(its start {cost['start_cpu_ms']:.0f} ms), "
         f"PSS {cost['pss_kb'] / 1024:.1f} MB, RSS {cost['rss_kb'] / 1024:.1f} MB "
-        f"(limit {PSS_LIMIT // 1024} MB)"
+        f"(limit {PSS_LIMIT_KB // 1024} MB)"
     )
     path = Path("build/bench-cluster.json")
     path.parent.mkdir(exist_ok=True)

@@ -22,7 +22,7 @@ def _read_cpu_time() -> float:
     return use.ru_utime + use.ru_stime
 
 
-def main(rounds: int, agents: list[str]) -> None:
+def measure_monitors(rounds: int, agents: list[str]) -> None:
     # One of each that does not count: what is read from the disk is in memory then.
     for number in range(rounds + 1):
         for agent in agents:
@@ -54,4 +54,4 @@ def main(rounds: int, agents: list[str]) -> None:
 
 
 if __name__ == "__main__":
-    main(int(sys.argv[1]), sys.argv[2:])
+    measure_monitors(int(sys.argv[1]), sys.argv[2:])

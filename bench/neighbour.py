@@ -36,9 +36,9 @@ from vesper_monitor.guest import abi
 PROJECT = Path(__file__).parents[1]
 ATTACKS = ("table", "names", "records", "rings")
 #: s between two events of the healthy guest.
-PAUSE = 0.01
+EVENT_INTERVAL_S = 0.01
 #: No place in the guest's memory.
-NOWHERE = 1 << 40
+INVALID_HANDLE = 1 << 40
 
 
 class Attacker(HostileGuest):
@@ -46,12 +46,23 @@ class Attacker(HostileGuest):
 
     _attack: asyncio.Task[None] | None = None
 
+    def __init__(self, name: str) -> None:
+        super().__init__(name)
+        self._attacks = {
+            "none": self._attack_nothing,
+            "busy": self._attack_by_load,
+            "table": self._attack_table,
+            "names": self._attack_names,
+            "records": self._attack_records,
+            "rings": self._attack_rings,
+        }
+
     async def _obey_command(self, words: list[str]) -> str:
         if words[0] != "attack":
             return await super()._obey_command(words)
         if self._attack is not None:
             self._attack.cancel()
-        self._attack = asyncio.create_task(getattr(self, f"_{words[1]}")())
+        self._attack = asyncio.create_task(self._attacks[words[1]]())
         return "ok"
 
     async def _attack_nothing(self) -> None:
@@ -67,7 +78,7 @@ class Attacker(HostileGuest):
         self.inside._memory.view_region(index)[:] = bytes(abi.PAGE_SIZE)
         await self._attack_names(index.handle)
 
-    async def _attack_names(self, handle: int = NOWHERE) -> None:
+    async def _attack_names(self, handle: int = INVALID_HANDLE) -> None:
         view = self.inside._memory.view_region(self.inside._table_region)
         size = ctypes.sizeof(abi.Channel)
         first = abi.field_offset(abi.Table, "channel")
@@ -96,7 +107,7 @@ class Attacker(HostileGuest):
             await asyncio.sleep(0)
 
 
-async def _tell_guest(name: str, *words: str) -> None:
+async def _send_to_guest(name: str, *words: str) -> None:
     reader, writer = await asyncio.open_unix_connection(Place(name).control)
     writer.write(" ".join(words).encode() + b"\n")
     answer = await reader.readline()
@@ -112,26 +123,26 @@ async def _measure_latency(socket: Path, events: int) -> list[float]:
     reader, writer = await asyncio.open_unix_connection(Place("healthy").control)
     late: list[float] = []
 
-    async def listen() -> None:
+    async def collect_latencies() -> None:
         while len(late) < events:
             line = await follower.readline()
             event = json.loads(line)["event"]
             if event["event"] == "send_signal":
                 late.append((time.monotonic_ns() - event["guest_ns"]) / 1e6)
 
-    listening = asyncio.create_task(listen())
+    listening = asyncio.create_task(collect_latencies())
     await asyncio.sleep(0.2)
     for _ in range(events):
         writer.write(b"emit send_signal sig=10 comm=cron\n")
         await reader.readline()
-        await asyncio.sleep(PAUSE * random.uniform(0.5, 1.5))
+        await asyncio.sleep(EVENT_INTERVAL_S * random.uniform(0.5, 1.5))
     await asyncio.wait_for(listening, 60)
     for connection in (writer, request):
         connection.close()
     return sorted(late)
 
 
-def _format_row(late: list[float], other: list[float]) -> str:
+def _format_latency_row(late: list[float], other: list[float]) -> str:
     """:param other: to compare with, if there is one."""
     row = ""
     for name, part in (("median", 0.5), ("p99", 0.99)):
@@ -141,7 +152,7 @@ def _format_row(late: list[float], other: list[float]) -> str:
     return f"{row}longest {late[-1]:.1f} ms"
 
 
-def _start_guest(name: str) -> subprocess.Popen[bytes]:
+def _start_guest_process(name: str) -> subprocess.Popen[bytes]:
     command = [sys.executable, "-m", "bench.neighbour", "--be", name]
     process = subprocess.Popen(command, cwd=PROJECT)
     end = time.monotonic() + 60
@@ -163,10 +174,10 @@ def _measure_under_attack(attack: str, events: int) -> list[float]:
         try:
             daemon.start()
             for guest in ("healthy", "hostile"):
-                guests.append(_start_guest(guest))
+                guests.append(_start_guest_process(guest))
                 daemon.call("start", resource=guest, vm=guest, services=["httpd"])
             wait_collecting(daemon, 4)
-            asyncio.run(_tell_guest("hostile", "attack", attack))
+            asyncio.run(_send_to_guest("hostile", "attack", attack))
             time.sleep(0.5)
             return asyncio.run(_measure_latency(daemon.socket, events))
         finally:
@@ -194,7 +205,7 @@ def main() -> int:
             late = _measure_under_attack(attack, arguments.events)
         if attack == "busy":
             busy = late
-        print(f"{attack:8} {_format_row(late, busy)}", flush=True)
+        print(f"{attack:8} {_format_latency_row(late, busy)}", flush=True)
     return 0
 
 

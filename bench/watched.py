@@ -10,31 +10,34 @@ from contextlib import asynccontextmanager
 from dataclasses import dataclass
 from pathlib import Path
 
+from lab.session_listener import EventListener
 from tests.kernel.support.machine import Machine
 from tests.kernel.support.machine_transport import MachineTransport
 from vesper_monitor.guest.control.images import ImageStore
 from vesper_monitor.guest.dynamic_probes.point import DynamicProbe
+from vesper_monitor.guest.event import Event
 from vesper_monitor.guest.health.heartbeat import HeartbeatReader
-from vesper_monitor.guest.relay.decode import Event
-from vesper_monitor.guest.session import Session, SessionState
+from vesper_monitor.guest.session import Session
+from vesper_monitor.guest.session_listener import SessionSettings
+from vesper_monitor.guest.session_state import SessionState
 
-__all__ = ["HANG_TIMEOUT", "Watched", "watch_guest"]
+__all__ = ["HANG_TIMEOUT_S", "WatchedGuest", "watch_guest"]
 
 #: s, the default.
-HANG_TIMEOUT = 5.0
+HANG_TIMEOUT_S = 5.0
 #: s for a guest to answer.
-ACTIVE = 60.0
+SESSION_LIMIT_S = 60.0
 
 
 @dataclass
-class Watched:
+class WatchedGuest:
     guest: Machine
     transport: MachineTransport
     session: Session
 
     def read_counters(self) -> list[int]:
         """Interrupts and runs of threads that each CPU of the guest has counted."""
-        guest = self.session._guest
+        guest = self.session.guest
         if guest is None:
             return []
         reader = HeartbeatReader(guest.link, guest.hello.life, guest.hello.nr_cpus)
@@ -51,7 +54,7 @@ async def watch_guest(
     *,
     images: ImageStore | None = None,
     points: Mapping[str, DynamicProbe] | None = None,
-) -> AsyncIterator[Watched]:
+) -> AsyncIterator[WatchedGuest]:
     """
     :param tell: gets all events.
     :param images: of the probes.
@@ -62,19 +65,17 @@ async def watch_guest(
         transport,
         transport.domain,
         images or ImageStore(Path("/nonexistent")),
-        lambda _, events: tell(events),
-        lambda _: None,
-        points=points,
-        hang_timeout=lambda: HANG_TIMEOUT,
+        EventListener(tell, hang_timeout_s=HANG_TIMEOUT_S),
+        SessionSettings(dynamic_probes=points or {}),
     )
     task = asyncio.create_task(session.run_session())
     try:
-        end = time.monotonic() + ACTIVE
+        end = time.monotonic() + SESSION_LIMIT_S
         while session.state is not SessionState.ACTIVE:
             if time.monotonic() > end or task.done():
                 raise RuntimeError(f"no session with the guest: {session.degraded}")
             await asyncio.sleep(0.02)
-        yield Watched(guest, transport, session)
+        yield WatchedGuest(guest, transport, session)
     finally:
         await session.close_session(deactivate=False)
         await asyncio.wait_for(task, 10)

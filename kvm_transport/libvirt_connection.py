@@ -26,25 +26,25 @@ from typing import Any, TypeVar
 
 from vesper_monitor.util.errors import VesperError
 
-__all__ = ["LibvirtAwayError", "LibvirtConnection"]
+__all__ = ["LibvirtConnection", "LibvirtUnavailableError"]
 
-_LOG = logging.getLogger(__name__)
+_log = logging.getLogger(__name__)
 _T = TypeVar("_T")
 
 #: s for libvirtd to answer.
 CALL_LIMIT_S = 2.0
 #: s between two tries to connect: the first, then doubled up to the last.
-RETRY_FIRST = 0.2
-RETRY_LAST = 5.0
+RETRY_FIRST_S = 0.2
+RETRY_LAST_S = 5.0
 #: s between two keep-alive messages, and how many may stay without an answer.
-KEEPALIVE = 5
-KEEPALIVES = 3
+KEEPALIVE_INTERVAL_S = 5
+MAX_UNANSWERED_KEEPALIVES = 3
 
 #: Of virDomainDiskErrorCode.
 _DISK_ERRORS = {1: "error", 2: "no space left"}
 
 
-class LibvirtAwayError(VesperError):
+class LibvirtUnavailableError(VesperError):
     """libvirtd does not run or does not answer; the text says so."""
 
 
@@ -72,13 +72,13 @@ class LibvirtConnection:
         self._task: asyncio.Task[None] | None = None
         self._trouble: str | None = "not connected yet"
 
-    def start(self) -> None:
+    def start_connecting(self) -> None:
         self._loop = asyncio.get_running_loop()
-        _event_loop()
-        threading.Thread(target=self._run_calls, name="libvirt-calls", daemon=True).start()
+        _start_event_loop()
+        threading.Thread(target=self._run_queued_calls, name="libvirt-calls", daemon=True).start()
         self._task = asyncio.create_task(self._keep_connected())
 
-    async def stop(self) -> None:
+    async def close_connection(self) -> None:
         if self._task is not None:
             self._task.cancel()
             await asyncio.gather(self._task, return_exceptions=True)
@@ -92,14 +92,14 @@ class LibvirtConnection:
         trouble = "libvirtd does not answer" if self._overdue else self._trouble
         return f"{self._uri}: {trouble}" if trouble is not None else None
 
-    async def read_state(self, uuid: str) -> tuple[int, int, Mapping[str, str]] | None:
+    async def read_domain_state(self, uuid: str) -> tuple[int, int, Mapping[str, str]] | None:
         """State, its reason, and the disks with errors; None: it knows no such domain.
 
-        :raises LibvirtAwayError:
+        :raises LibvirtUnavailableError:
         """
         connection = self._connection
 
-        def ask() -> tuple[int, int, Mapping[str, str]] | None:
+        def ask_libvirt() -> tuple[int, int, Mapping[str, str]] | None:
             libvirt = _import_libvirt()
             try:
                 domain = connection.lookupByUUIDString(uuid)
@@ -116,21 +116,21 @@ class LibvirtConnection:
             }  # fmt: skip
 
         if self.trouble is not None:
-            raise LibvirtAwayError(self.trouble)
+            raise LibvirtUnavailableError(self.trouble)
         try:
             async with asyncio.timeout(CALL_LIMIT_S):
-                return await self._call_in_thread(ask)
+                return await self._call_in_thread(ask_libvirt)
         except TimeoutError:
-            raise LibvirtAwayError(
+            raise LibvirtUnavailableError(
                 f"{self._uri}: no answer from libvirtd within {CALL_LIMIT_S:g} s"
             ) from None
         except _import_libvirt().libvirtError as error:
-            raise LibvirtAwayError(f"{self._uri}: {error}") from None
+            raise LibvirtUnavailableError(f"{self._uri}: {error}") from None
 
     # ------------------------------------------------------------- connecting
 
     async def _keep_connected(self) -> None:
-        pause = RETRY_FIRST
+        pause = RETRY_FIRST_S
         while True:
             closed = asyncio.Event()
             try:
@@ -141,11 +141,11 @@ class LibvirtConnection:
             except _import_libvirt().libvirtError as error:
                 self._log_trouble(str(error))
                 await asyncio.sleep(pause)
-                pause = min(pause * 2, RETRY_LAST)
+                pause = min(pause * 2, RETRY_LAST_S)
                 continue
-            pause = RETRY_FIRST
+            pause = RETRY_FIRST_S
             self._trouble = None
-            _LOG.info("%s: connected", self._uri)
+            _log.info("%s: connected", self._uri)
             self._on_up()
             await closed.wait()
             connection, self._connection = self._connection, None
@@ -154,7 +154,7 @@ class LibvirtConnection:
 
     def _log_trouble(self, trouble: str) -> None:
         if trouble != self._trouble:
-            _LOG.warning("%s: %s; going on with QEMU's processes", self._uri, trouble)
+            _log.warning("%s: %s; going on with QEMU's processes", self._uri, trouble)
         self._trouble = trouble
 
     def _open_connection(self, closed: asyncio.Event) -> Any:
@@ -162,7 +162,7 @@ class LibvirtConnection:
         libvirt = _import_libvirt()
         connection = libvirt.open(self._uri)
         try:
-            connection.setKeepAlive(KEEPALIVE, KEEPALIVES)
+            connection.setKeepAlive(KEEPALIVE_INTERVAL_S, MAX_UNANSWERED_KEEPALIVES)
             connection.registerCloseCallback(lambda *_: self._call_on_loop(closed.set), None)
             for kind in ("LIFECYCLE", "REBOOT", "WATCHDOG", "IO_ERROR_REASON", "MEMORY_FAILURE"):
                 number = getattr(libvirt, f"VIR_DOMAIN_EVENT_ID_{kind}")
@@ -187,7 +187,7 @@ class LibvirtConnection:
         """On the thread for calls."""
         future: asyncio.Future[_T] = self._loop.create_future()
 
-        def done(result: _T | None, error: BaseException | None) -> None:
+        def set_outcome(result: _T | None, error: BaseException | None) -> None:
             if future.cancelled():
                 self._overdue -= 1
             elif error is not None:
@@ -195,22 +195,22 @@ class LibvirtConnection:
             else:
                 future.set_result(result)  # type: ignore[arg-type]
 
-        def work() -> None:
+        def make_call() -> None:
             try:
                 result = function()
             except Exception as error:
-                self._call_on_loop(done, None, error)
+                self._call_on_loop(set_outcome, None, error)
             else:
-                self._call_on_loop(done, result, None)
+                self._call_on_loop(set_outcome, result, None)
 
-        self._calls.put(work)
+        self._calls.put(make_call)
         try:
             return await future
         except asyncio.CancelledError:
             self._overdue += 1
             raise
 
-    def _run_calls(self) -> None:
+    def _run_queued_calls(self) -> None:
         while True:
             call = self._calls.get()
             with contextlib.suppress(Exception):  # of close(): it is closed
@@ -225,20 +225,20 @@ def _import_libvirt() -> Any:
 
 
 @functools.cache
-def _event_loop() -> threading.Thread:
+def _start_event_loop() -> threading.Thread:
     """The library has one for all connections."""
     libvirt = _import_libvirt()
     libvirt.registerErrorHandler(lambda *_: None, None)  # raised as well
     libvirt.virEventRegisterDefaultImpl()
 
-    def run() -> None:
+    def run_event_loop() -> None:
         while True:
             try:
                 libvirt.virEventRunDefaultImpl()
             except libvirt.libvirtError as error:
-                _LOG.error("libvirt's event loop: %s", error)
+                _log.error("libvirt's event loop: %s", error)
                 time.sleep(1.0)
 
-    thread = threading.Thread(target=run, name="libvirt-events", daemon=True)
+    thread = threading.Thread(target=run_event_loop, name="libvirt-events", daemon=True)
     thread.start()
     return thread

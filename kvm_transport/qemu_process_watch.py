@@ -22,11 +22,11 @@ from vesper_monitor.hypervisor.transport import Domain, DomainReport, TransportE
 __all__ = ["QemuProcessWatch"]
 
 #: s for libvirt to say why QEMU has ended.
-LIBVIRT_WORD_S = 1.0
+END_REASON_LIMIT_S = 1.0
 
 
 class QemuProcessWatch:
-    """Made by :meth:`meet_process`."""
+    """Made by :meth:`watch_process`."""
 
     def __init__(
         self, domain: Domain, pid: int, pidfd: int, on_end: Callable[[QemuProcessWatch], None]
@@ -44,10 +44,10 @@ class QemuProcessWatch:
         self._on_end = on_end
         self._loop = asyncio.get_running_loop()
         self._end: asyncio.Future[DomainReport] = self._loop.create_future()
-        self._loop.add_reader(pidfd, self.look_for_end)
+        self._loop.add_reader(pidfd, self.check_for_end)
 
     @classmethod
-    def meet_process(
+    def watch_process(
         cls, status: StatusFile, directory: Path, on_end: Callable[[QemuProcessWatch], None]
     ) -> QemuProcessWatch | None:
         """None: that QEMU has ended.
@@ -57,7 +57,7 @@ class QemuProcessWatch:
         """
         pid_file = directory / f"{status.name}.pid"
         # Nobody else's process is held, not even for a moment.
-        if not status_files.holds_lock(status.pid, pid_file):
+        if not status_files.is_lock_holder(status.pid, pid_file):
             return None
         try:
             pidfd = os.pidfd_open(status.pid)
@@ -65,7 +65,7 @@ class QemuProcessWatch:
             return None
         try:
             began = status_files.process_start_time(status.pid)
-            if began is None and not _has_ended(pidfd):
+            if began is None and not _has_process_ended(pidfd):
                 raise TransportError(
                     f"QEMU (process {status.pid}) does not show in /proc: is that mounted with "
                     "hidepid? vesperd's service needs CAP_SYS_PTRACE then"
@@ -73,8 +73,8 @@ class QemuProcessWatch:
             # All that was asked by number is of the process that we hold, if it lives.
             if (
                 began is not None
-                and status_files.holds_lock(status.pid, pid_file)
-                and not _has_ended(pidfd)
+                and status_files.is_lock_holder(status.pid, pid_file)
+                and not _has_process_ended(pidfd)
             ):
                 domain = Domain(status.name, began, status.uuid)
                 life = cls(domain, status.pid, pidfd, on_end)
@@ -85,9 +85,9 @@ class QemuProcessWatch:
                 os.close(pidfd)
         return None
 
-    def look_for_end(self) -> None:
+    def check_for_end(self) -> None:
         """Notice its end, if it has come."""
-        if not self.ended and _has_ended(self._pidfd):
+        if not self.ended and _has_process_ended(self._pidfd):
             self.ended = True
             self.close()
             self._on_end(self)
@@ -113,7 +113,7 @@ class QemuProcessWatch:
         """
         if wait and not self._end.done():
             try:
-                async with asyncio.timeout(LIBVIRT_WORD_S):
+                async with asyncio.timeout(END_REASON_LIMIT_S):
                     return await asyncio.shield(self._end)
             except TimeoutError:
                 pass
@@ -121,7 +121,7 @@ class QemuProcessWatch:
         return self._end.result()
 
 
-def _has_ended(pidfd: int) -> bool:
+def _has_process_ended(pidfd: int) -> bool:
     """pidfd_open(2): readable from then on."""
     poll = select.poll()
     poll.register(pidfd, select.POLLIN)

@@ -22,12 +22,12 @@ from vesper_monitor.util.regular_file import is_refused, read_regular
 from vesper_monitor.util.vm_name import explain_bad_name
 from vesper_monitor.util.xml_parser import parse_xml
 
-__all__ = ["StatusFile", "StatusFiles", "holds_lock", "process_start_time", "read_vcpu_use"]
+__all__ = ["StatusFile", "StatusFiles", "is_lock_holder", "process_start_time", "read_vcpu_use"]
 
-_TICKS = os.sysconf("SC_CLK_TCK")
+_TICKS_PER_S = os.sysconf("SC_CLK_TCK")
 #: Of a file's content: its inode and time, as libvirt puts a new file in its place.
-_Mark = tuple[int, int]
-_VCPU = re.compile(r"CPU (\d+)/(?:KVM|TCG)")
+_FileMark = tuple[int, int]
+_VCPU_THREAD_NAME = re.compile(r"CPU (\d+)/(?:KVM|TCG)")
 #: Of one status file; a domain with hundreds of devices has some 300 KiB.
 MAX_STATUS_BYTES = 16 << 20
 
@@ -39,7 +39,7 @@ class StatusFile:
     name: str
     uuid: str
     pid: int
-    #: libvirt's words, as of :func:`kvm_transport.libvirt_states.state_words`
+    #: libvirt's words, as of :func:`kvm_transport.libvirt_states.decode_state`
     state: str
     reason: str
 
@@ -49,9 +49,9 @@ class StatusFiles:
 
     def __init__(self, directory: Path) -> None:
         self.directory = directory
-        self._read: dict[str, tuple[_Mark, StatusFile | None]] = {}
+        self._read: dict[str, tuple[_FileMark, StatusFile | None]] = {}
 
-    def read_all(self) -> list[StatusFile]:
+    def read_all_statuses(self) -> list[StatusFile]:
         """But for those that are broken, which :meth:`read_status_of` tells.
 
         :raises TransportError: they cannot be read, so nothing is known.
@@ -64,7 +64,7 @@ class StatusFiles:
                 if not entry.name.endswith(".xml"):
                     continue
                 try:
-                    read[entry.name] = self._if_changed(entry.name)
+                    read[entry.name] = self._read_if_changed(entry.name)
                 except (FileNotFoundError, TransportError):
                     continue  # its domain has just ended, or it is broken
         except OSError as error:
@@ -81,7 +81,7 @@ class StatusFiles:
             raise TransportError(f"{name[:80]!r} is not the name of a domain: {why}")
         file = f"{name}.xml"
         try:
-            known = self._if_changed(file)
+            known = self._read_if_changed(file)
         except FileNotFoundError:
             return None
         except OSError as error:
@@ -89,7 +89,7 @@ class StatusFiles:
         self._read[file] = known
         return known[1]
 
-    def _if_changed(self, file: str) -> tuple[_Mark, StatusFile | None]:
+    def _read_if_changed(self, file: str) -> tuple[_FileMark, StatusFile | None]:
         """
         :raises OSError: the directory or the file cannot be read.
         :raises TransportError: the file is not libvirt's, or is broken.
@@ -127,7 +127,7 @@ def _parse_status(path: Path, data: bytes) -> StatusFile | None:
     )
 
 
-def holds_lock(pid: int, path: Path) -> bool:
+def is_lock_holder(pid: int, path: Path) -> bool:
     """Whether that process is the one that locks a pid file.
 
     :raises TransportError: the file cannot be read.
@@ -141,7 +141,7 @@ def holds_lock(pid: int, path: Path) -> bool:
 def process_start_time(pid: int) -> int | None:
     """When a process began, in 1/100 s since the host's boot; None: there is none."""
     try:
-        return int(_read_stat(f"/proc/{pid}/stat")[19])
+        return int(_read_proc_stat(f"/proc/{pid}/stat")[19])
     except OSError:
         return None
 
@@ -157,13 +157,13 @@ def read_vcpu_use(pid: int) -> tuple[VcpuUse, ...]:
     tasks = Path(f"/proc/{pid}/task")
     found = []
     try:
-        main_waits = _read_stat(f"{tasks}/{pid}/stat")[0] != "S"
+        main_waits = _read_proc_stat(f"{tasks}/{pid}/stat")[0] != "S"
         for thread in os.listdir(tasks):
             try:
-                match = _VCPU.fullmatch((tasks / thread / "comm").read_text().strip())
+                match = _VCPU_THREAD_NAME.fullmatch((tasks / thread / "comm").read_text().strip())
                 if match is not None:
-                    fields = _read_stat(f"{tasks}/{thread}/stat")
-                    found.append(_parse_vcpu(int(match[1]), fields, main_waits))
+                    fields = _read_proc_stat(f"{tasks}/{thread}/stat")
+                    found.append(_make_vcpu_use(int(match[1]), fields, main_waits))
             except (FileNotFoundError, ProcessLookupError):
                 continue  # a thread that has just ended
     except OSError as error:
@@ -173,15 +173,15 @@ def read_vcpu_use(pid: int) -> tuple[VcpuUse, ...]:
     return tuple(sorted(found, key=lambda use: use.cpu))
 
 
-def _parse_vcpu(cpu: int, fields: list[str], main_waits: bool) -> VcpuUse:
-    ran = (int(fields[11]) + int(fields[12])) / _TICKS
+def _make_vcpu_use(cpu: int, fields: list[str], main_waits: bool) -> VcpuUse:
+    ran = (int(fields[11]) + int(fields[12])) / _TICKS_PER_S
     # A stopped process's threads could run, but for that.
     asleep = VcpuState.RUNNABLE if main_waits else VcpuState.BLOCKED
     states = {"R": VcpuState.RUNNING, "S": asleep}
     return VcpuUse(cpu, ran, states.get(fields[0], VcpuState.RUNNABLE))
 
 
-def _read_stat(path: str) -> list[str]:
+def _read_proc_stat(path: str) -> list[str]:
     """proc(5), from the state on: the name before it may hold anything."""
     with open(path, encoding="utf-8", errors="replace") as file:
         return file.read().rpartition(") ")[2].split()

@@ -21,10 +21,10 @@ from weakref import WeakSet
 
 from kvm_transport import libvirt_states, status_files
 from kvm_transport.doorbells import Doorbells
-from kvm_transport.ivshmem_client import CONTROL, IvshmemClient, IvshmemServerError
-from kvm_transport.libvirt_connection import LibvirtAwayError, LibvirtConnection
+from kvm_transport.ivshmem_client import CONTROL_SOCKET_PATH, IvshmemClient, IvshmemServerError
+from kvm_transport.libvirt_connection import LibvirtConnection, LibvirtUnavailableError
 from kvm_transport.libvirt_states import Lifecycle
-from kvm_transport.link import KvmLink, is_wanted
+from kvm_transport.link import KvmLink, is_activated
 from kvm_transport.qemu_process_watch import QemuProcessWatch
 from kvm_transport.status_files import StatusFile, StatusFiles
 from vesper_monitor.hypervisor.domain_state import DomainState
@@ -42,14 +42,14 @@ from vesper_monitor.hypervisor.transport import (
 
 __all__ = ["KvmTransport"]
 
-_LOG = logging.getLogger(__name__)
+_log = logging.getLogger(__name__)
 
 #: Of libvirt's QEMU driver, its files of domains that run.
 RUN_DIR = "/run/libvirt/qemu"
 #: Lives that have ended whose end is remembered, and events that wait; with resets.
-_MAX_ENDED = 256
-_MAX_EVENTS = 1000
-_MAX_RESETS = 10_000
+_MAX_ENDED_PROCESSES = 256
+_MAX_QUEUED_EVENTS = 1000
+_MAX_QUEUED_RESETS = 10_000
 
 
 class KvmTransport:
@@ -63,14 +63,20 @@ class KvmTransport:
     name = "kvm"
 
     def __init__(
-        self, *, uri: str = "qemu:///system", run_dir: str = RUN_DIR, control: str = CONTROL
+        self,
+        *,
+        uri: str = "qemu:///system",
+        run_dir: str = RUN_DIR,
+        control: str = CONTROL_SOCKET_PATH,
     ) -> None:
         """:raises ValueError: a setting that is no text."""
         for value in (uri, run_dir, control):
             if not isinstance(value, str):
                 raise ValueError(f"{value!r} must be a string")
         self._files = StatusFiles(Path(run_dir))
-        self._connection = LibvirtConnection(uri, self._handle_event, self._libvirt_is_up)
+        self._connection = LibvirtConnection(
+            uri, self._handle_event, self._handle_libvirt_connected
+        )
         self._holder = IvshmemClient(control)
         self._doorbells: Doorbells | None = None
         #: in the order in which they were met
@@ -101,20 +107,20 @@ class KvmTransport:
         )
 
     async def start(self) -> None:
-        self._meet_new_qemus()
+        self._watch_new_qemus()
         self._doorbells = self._doorbells or Doorbells()
-        self._connection.start()
+        self._connection.start_connecting()
 
     async def stop(self) -> None:
-        await self._connection.stop()
+        await self._connection.close_connection()
         for life in self._lives.values():
             life.close()
         if self._doorbells is not None:
             self._doorbells.close()
 
     async def list_domains(self) -> list[Domain]:
-        self._meet_new_qemus()
-        return [life.domain for life in self._list_living()]
+        self._watch_new_qemus()
+        return [life.domain for life in self._list_running_qemus()]
 
     async def find_domain(self, name: str) -> Domain | None:
         """:raises TransportError: it may run or not."""
@@ -122,29 +128,29 @@ class KvmTransport:
         try:
             status = self._files.read_status_of(name)
             if status is not None and (status.uuid, status.pid) not in self._list_known_keys():
-                self._meet_qemu(status)
+                self._watch_qemu(status)
         except TransportError as error:
             trouble = error
-        lives = [life for life in self._list_living() if life.domain.name == name]
+        lives = [life for life in self._list_running_qemus() if life.domain.name == name]
         for life in lives:
-            life.look_for_end()
+            life.check_for_end()
         found = [life.domain for life in lives if not life.ended]
         if trouble is not None and not found:
             raise trouble
         return max(found, key=lambda domain: domain.domid, default=None)
 
     async def report_domain(self, domain: Domain) -> DomainReport:
-        life = self._life_of(domain)
+        life = self._find_process_watch(domain)
         if life is None:
             return DomainReport(
                 DomainState.GONE, Cause.UNKNOWN, "its QEMU ended while nobody watched it"
             )
         if not life.ended:
             try:
-                report = await self._ask_libvirt(life)
-            except LibvirtAwayError:
+                report = await self._read_libvirt_state(life)
+            except LibvirtUnavailableError:
                 report = self._read_recorded_state(life)
-            life.look_for_end()
+            life.check_for_end()
             if not life.ended:
                 return report
         return await life.wait_for_report(wait=self._connection.trouble is None)
@@ -154,36 +160,36 @@ class KvmTransport:
 
         Without libvirt it is not known: a paused guest must not be taken for one that hangs.
         """
-        life = self._life_of(domain)
+        life = self._find_process_watch(domain)
         if life is None or life.ended:
             raise TransportError(f"{domain.name}: its QEMU has ended")
         use = status_files.read_vcpu_use(life.pid)
         try:
-            state = (await self._ask_libvirt(life)).state
+            state = (await self._read_libvirt_state(life)).state
             return CpuUse(state, use, self._told_since)
-        except LibvirtAwayError as error:
+        except LibvirtUnavailableError as error:
             raise TransportError(
                 f"{domain.name}: whether it is paused is not known: {error}"
             ) from None
 
     async def list_active_domains(self) -> list[Domain]:
-        self._meet_new_qemus()
+        self._watch_new_qemus()
         try:
             devices = {device.pid for device in await self._holder.list_qemus()}
         except IvshmemServerError as error:
-            _LOG.warning("%s", error)
+            _log.warning("%s", error)
             return []
         found = []
-        for life in self._list_living():
+        for life in self._list_running_qemus():
             try:
-                if life.pid in devices and await is_wanted(self._holder, life.pid, life.domain):
+                if life.pid in devices and await is_activated(self._holder, life.pid, life.domain):
                     found.append(life.domain)
             except TransportError as error:
-                _LOG.warning("%s", error)
+                _log.warning("%s", error)
         return found
 
     async def connect_domain(self, domain: Domain, timeout: float) -> KvmLink:  # noqa: ASYNC109
-        life = self._life_of(domain)
+        life = self._find_process_watch(domain)
         if life is None or life.ended:
             raise LinkLostError(f"{domain.name}: its QEMU has ended")
         assert self._doorbells is not None, "not started"
@@ -195,7 +201,7 @@ class KvmTransport:
         return link
 
     async def deactivate_domain(self, domain: Domain) -> None:
-        life = self._life_of(domain)
+        life = self._find_process_watch(domain)
         if life is None or life.ended:
             return
         assert self._doorbells is not None, "not started"
@@ -213,91 +219,91 @@ class KvmTransport:
 
     # ------------------------------------------------------------------ lives
 
-    def _meet_new_qemus(self) -> None:
+    def _watch_new_qemus(self) -> None:
         """Meet QEMUs that are new. :raises TransportError: nothing is known."""
-        for life in self._list_living():
-            life.look_for_end()
+        for life in self._list_running_qemus():
+            life.check_for_end()
         known = self._list_known_keys()
-        for status in self._files.read_all():
+        for status in self._files.read_all_statuses():
             if (status.uuid, status.pid) not in known:
                 with contextlib.suppress(TransportError):  # who asks for it is told
-                    self._meet_qemu(status)
+                    self._watch_qemu(status)
 
-    def _meet_qemu(self, status: StatusFile) -> None:
+    def _watch_qemu(self, status: StatusFile) -> None:
         """:raises TransportError: whether it runs is not to be told."""
-        new = QemuProcessWatch.meet_process(status, self._files.directory, self._handle_end)
+        new = QemuProcessWatch.watch_process(status, self._files.directory, self._handle_qemu_end)
         if new is not None:
             self._lives[new.domain.uuid, new.domain.domid] = new
 
     def _list_known_keys(self) -> set[tuple[str, int]]:
         """UUIDs and processes of those that live."""
-        return {(life.domain.uuid, life.pid) for life in self._list_living()}
+        return {(life.domain.uuid, life.pid) for life in self._list_running_qemus()}
 
-    def _list_living(self) -> list[QemuProcessWatch]:
+    def _list_running_qemus(self) -> list[QemuProcessWatch]:
         return [life for life in self._lives.values() if not life.ended]
 
-    def _life_of(self, domain: Domain) -> QemuProcessWatch | None:
+    def _find_process_watch(self, domain: Domain) -> QemuProcessWatch | None:
         """:raises TransportError: it may run or not."""
         key = domain.uuid, domain.domid
         if key not in self._lives:
             # Of one file: hundreds may end at once, and each is asked for then.
             status = self._files.read_status_of(domain.name)
             if status is not None and (status.uuid, status.pid) not in self._list_known_keys():
-                self._meet_qemu(status)
+                self._watch_qemu(status)
         return self._lives.get(key)
 
-    def _handle_end(self, life: QemuProcessWatch) -> None:
+    def _handle_qemu_end(self, life: QemuProcessWatch) -> None:
         for link in self._links.pop((life.domain.uuid, life.domain.domid), ()):
             link.lose_link("its QEMU has ended")
-        self._tell_notice(life)
+        self._queue_domain_event(life)
         ended = [key for key, known in self._lives.items() if known.ended]
-        for key in ended[:-_MAX_ENDED]:
+        for key in ended[:-_MAX_ENDED_PROCESSES]:
             del self._lives[key]
 
     # ----------------------------------------------------------------- states
 
-    async def _ask_libvirt(self, life: QemuProcessWatch) -> DomainReport:
-        """libvirt. :raises LibvirtAwayError:"""
-        answer = await self._connection.read_state(life.domain.uuid)
+    async def _read_libvirt_state(self, life: QemuProcessWatch) -> DomainReport:
+        """libvirt. :raises LibvirtUnavailableError:"""
+        answer = await self._connection.read_domain_state(life.domain.uuid)
         if answer is None:
             # QEMU lives, or has just ended: then its life says so.
             return DomainReport(DomainState.RUNNING)
         state, reason, disks = answer
-        return self._understand_state(life, *libvirt_states.state_words(state, reason), disks)
+        return self._make_domain_report(life, *libvirt_states.decode_state(state, reason), disks)
 
     def _read_recorded_state(self, life: QemuProcessWatch) -> DomainReport:
         """What libvirtd wrote last, before it went away. :raises TransportError:"""
         status = self._files.read_status_of(life.domain.name)
         if status is not None and (status.uuid, status.pid) == (life.domain.uuid, life.pid):
-            return self._understand_state(life, status.state, status.reason, {})
+            return self._make_domain_report(life, status.state, status.reason, {})
         return DomainReport(DomainState.RUNNING)
 
-    def _understand_state(
+    def _make_domain_report(
         self, life: QemuProcessWatch, state: str, reason: str, disks: dict[str, str] | Any
     ) -> DomainReport:
         report = libvirt_states.make_report(state, reason)
         if report.state is not DomainState.PAUSED:
             return report
         if (state, reason) == ("paused", "ioerror"):
-            why = libvirt_states.io_error(disks, life.io_error)
+            why = libvirt_states.describe_disk_errors(disks, life.io_error)
             return DomainReport(report.state, report.cause, why)
         return life.pause or report
 
     # ----------------------------------------------------------------- events
 
-    def _libvirt_is_up(self) -> None:
+    def _handle_libvirt_connected(self) -> None:
         """Anything may have happened."""
         self._told_since = time.monotonic()
-        self._look_for_new()
-        self._put_event(DomainEvent(None))
+        self._try_watch_new_qemus()
+        self._queue_event(DomainEvent(None))
 
     def _handle_event(self, uuid: str, kind: str, said: tuple[Any, ...]) -> None:
         """libvirt tells of an event."""
         if kind == "LIFECYCLE" and said[0] in (Lifecycle.STARTED, Lifecycle.RESUMED):
-            self._look_for_new()
+            self._try_watch_new_qemus()
         lives = [life for life in self._lives.values() if life.domain.uuid == uuid]
         for life in lives:
-            life.look_for_end()
+            life.check_for_end()
         if kind == "LIFECYCLE" and said[0] == Lifecycle.STOPPED:
             # Of the last that has ended: another may have begun meanwhile.
             for life in reversed(lives):
@@ -310,18 +316,18 @@ class KvmTransport:
         # What comes after QEMU's end is of shortly before it.
         life = lives[-1]
         if kind == "LIFECYCLE":
-            self._handle_change(life, *said)
-            self._tell_notice(life)
+            self._record_lifecycle_event(life, *said)
+            self._queue_domain_event(life)
         else:
-            self._tell_notice(life, self._make_notice(life, kind, said))
+            self._queue_domain_event(life, self._make_notice(life, kind, said))
 
-    def _handle_change(self, life: QemuProcessWatch, event: int, detail: int) -> None:
+    def _record_lifecycle_event(self, life: QemuProcessWatch, event: int, detail: int) -> None:
         if event == Lifecycle.CRASHED:
             life.said = "panic"
         elif event == Lifecycle.SHUTDOWN and detail == 2:  # VIR_DOMAIN_EVENT_SHUTDOWN_HOST
             life.said = life.said or "signal"
         elif event == Lifecycle.SUSPENDED:
-            life.pause = libvirt_states.stays_paused(detail)
+            life.pause = libvirt_states.explain_lasting_pause(detail)
         elif event == Lifecycle.RESUMED:
             life.pause, life.said, life.io_error = None, "", ""
 
@@ -332,30 +338,34 @@ class KvmTransport:
             # Of each reset, whoever has asked for it (qemuProcessHandleReset(), libvirt 9.0).
             return Notice("reboot", "the guest reboots", reset=True)
         if kind == "WATCHDOG":
-            if said[0] in libvirt_states.SWITCHES_OFF:
+            if said[0] in libvirt_states.WATCHDOG_POWEROFF_ACTIONS:
                 life.said = "watchdog"
             return libvirt_states.make_watchdog_notice(said[0])
         if kind == "MEMORY_FAILURE":
-            return libvirt_states.memory_failure(said[0], said[1])
+            return libvirt_states.make_memory_notice(said[0], said[1])
         if kind == "IO_ERROR_REASON":
             path, alias, action, reason = said
             life.io_error = libvirt_states.describe_io_error(path, alias, reason)
-            return libvirt_states.io_notice(life.io_error, action)
+            return libvirt_states.make_io_error_notice(life.io_error, action)
         return None
 
-    def _look_for_new(self) -> None:
+    def _try_watch_new_qemus(self) -> None:
         try:
-            self._meet_new_qemus()
+            self._watch_new_qemus()
         except TransportError as error:
-            _LOG.warning("%s", error)
+            _log.warning("%s", error)
 
-    def _tell_notice(self, life: QemuProcessWatch, notice: Notice | None = None) -> None:
-        self._put_event(DomainEvent(life.domain.domid, notice))
+    def _queue_domain_event(self, life: QemuProcessWatch, notice: Notice | None = None) -> None:
+        self._queue_event(DomainEvent(life.domain.domid, notice))
 
-    def _put_event(self, event: DomainEvent) -> None:
+    def _queue_event(self, event: DomainEvent) -> None:
         # One that begins to wait for more than it can look at loses states, which are asked
         # for again; a reset is told once.
-        most = _MAX_RESETS if event.notice is not None and event.notice.reset else _MAX_EVENTS
+        most = (
+            _MAX_QUEUED_RESETS
+            if event.notice is not None and event.notice.reset
+            else _MAX_QUEUED_EVENTS
+        )
         for queue in self._queues:
             if queue.qsize() < most:
                 queue.put_nowait(event)

@@ -33,18 +33,18 @@ def kvm_works(what: object, boots: Callable[[], None]) -> bool:
     # The answer holds for this processor and this kernel.
     key = store.hash_inputs("1", what, platform.release(), _processor_name())
 
-    def make(directory: Path) -> None:
+    def try_kvm(directory: Path) -> None:
         try:
             boots()
         except Exception as error:
             note_progress(
-                f"/dev/kvm is there but {what} does not boot with it: {_first_line(error)}"
+                f"/dev/kvm is there but {what} does not boot with it: {_first_line_of_error(error)}"
             )
             (directory / "verdict").write_text("tcg")
         else:
             (directory / "verdict").write_text("kvm")
 
-    verdict = store.build_image("accelerator", key, make, what="trying KVM") / "verdict"
+    verdict = store.build_image("accelerator", key, try_kvm, what="trying KVM") / "verdict"
     return verdict.read_text() == "kvm"
 
 
@@ -53,5 +53,5 @@ def _processor_name() -> str:
         return next((line for line in info if line.startswith("model name")), "")
 
 
-def _first_line(error: Exception) -> str:
+def _first_line_of_error(error: Exception) -> str:
     return (str(error).splitlines() or [type(error).__name__])[0]

@@ -8,10 +8,10 @@ from typing import Any
 
 from lab.guest import Guest
 
-__all__ = ["add_faults", "in_guest"]
+__all__ = ["add_fault_commands", "cause_fault_in_guest"]
 
 
-def add_faults(parser: argparse.ArgumentParser) -> Any:
+def add_fault_commands(parser: argparse.ArgumentParser) -> Any:
     """Add the faults.
 
     :returns: where a lab adds those of its own.
@@ -29,7 +29,7 @@ def add_faults(parser: argparse.ArgumentParser) -> Any:
     return kinds
 
 
-def in_guest(arguments: argparse.Namespace, guest: Guest) -> bool:
+def cause_fault_in_guest(arguments: argparse.Namespace, guest: Guest) -> bool:
     """Bring the fault about, if it is one that the guest does to itself.
 
     :returns: whether it is.

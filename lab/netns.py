@@ -23,7 +23,7 @@ def connect_from_namespace(pid: int, address: str, port: int, timeout: float) ->
     :raises OSError: no such process, or it cannot be reached.
     """
 
-    def there() -> socket.socket:
+    def connect_there() -> socket.socket:
         # os.setns() is new in Python 3.12
         namespace = os.open(f"/proc/{pid}/ns/net", os.O_RDONLY | os.O_CLOEXEC)
         try:
@@ -35,4 +35,4 @@ def connect_from_namespace(pid: int, address: str, port: int, timeout: float) ->
         return socket.create_connection((address, port), timeout)
 
     with ThreadPoolExecutor(1) as thread:
-        return thread.submit(there).result()
+        return thread.submit(connect_there).result()

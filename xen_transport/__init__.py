@@ -9,9 +9,3 @@
 
 The guest's end is ``xen_transport/guest/vesper_xen.c``.
 """
-
-from __future__ import annotations
-
-from xen_transport.transport import XenTransport
-
-__all__ = ["XenTransport"]

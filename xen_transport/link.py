@@ -10,21 +10,21 @@ from collections.abc import Callable
 
 from vesper_monitor.guest import abi
 from vesper_monitor.hypervisor.transport import Domain, TransportError
-from xen_transport.device import Device, Published, XenbusState
+from xen_transport.device import Device, PublishedChannel, XenbusState
 from xen_transport.evtchn import EventChannel
 from xen_transport.gntdev import GrantDevice, GrantMapping
-from xen_transport.xenstore import StoreError, XenStore
+from xen_transport.xenstore import XenStore, XenStoreError
 
 __all__ = ["XenLink"]
 
-_LOG = logging.getLogger(__name__)
+_log = logging.getLogger(__name__)
 
 
 class XenLink:
     """See :class:`vesper_monitor.hypervisor.transport.Link`."""
 
     def __init__(
-        self, store: XenStore, device: Device, domain: Domain, published: Published
+        self, store: XenStore, device: Device, domain: Domain, published: PublishedChannel
     ) -> None:
         """:raises TransportError: what the guest published is not to be had."""
         self.domain = domain
@@ -43,10 +43,10 @@ class XenLink:
                 f"cannot map guests' pages: {error}; is xen-gntdev loaded?"
             ) from None
         try:
-            self._cchan = self._map_grants([published.ring_ref], "C-chan page", writable=True)
-            self._channel = self._bind_port(published.event_channel)
+            self._cchan = self._map_guest_pages([published.ring_ref], "C-chan page", writable=True)
+            self._channel = self._bind_event_channel(published.event_channel)
         except TransportError:
-            self._unmap_all()
+            self._release_all()
             raise
 
     async def follow_frontend(self) -> None:
@@ -65,14 +65,14 @@ class XenLink:
             raise TransportError(
                 f"{self.domain.name}: impossible region: handle {handle:#x}, {pages} pages"
             )
-        page = self._map_grants([handle], "region's directory", writable=False)
+        page = self._map_guest_pages([handle], "region's directory", writable=False)
         directory = abi.XenDir.from_buffer_copy(page.view)
         self._close_mapping(page)
         if directory.pages < pages:
             raise TransportError(
                 f"{self.domain.name}: region {handle:#x} has {directory.pages} pages, not {pages}"
             )
-        return self._map_grants(
+        return self._map_guest_pages(
             list(directory.ref[:pages]), f"region {handle:#x}", writable=writable
         )
 
@@ -80,7 +80,7 @@ class XenLink:
         try:
             self._channel.notify_port()
         except OSError as error:
-            _LOG.warning("%s: cannot notify the guest: %s", self.domain.name, error)
+            _log.warning("%s: cannot notify the guest: %s", self.domain.name, error)
 
     def on_notify(self, callback: Callable[[], None] | None) -> None:
         self._notified = callback
@@ -93,7 +93,7 @@ class XenLink:
     def check_frontend(self) -> None:
         """Something has changed: is the guest's end still there?"""
         if self._checking is None and self._lost is None:
-            self._checking = asyncio.ensure_future(self._check_states())
+            self._checking = asyncio.ensure_future(self._check_frontend_state())
 
     async def close(self, *, deactivate: bool) -> None:
         if self._checking is not None:
@@ -101,18 +101,22 @@ class XenLink:
         self._lost = self._lost or "closed"
         # Memory first: a domain with mapped pages cannot die.
         if not deactivate:
-            self._unmap_all()
+            self._release_all()
         try:
             if self._token is not None:
                 token, self._token = self._token, None
                 await self._store.unwatch_path(token)
-            await (self._device.take_away(self._unmap_all) if deactivate else self._leave_device())
-        except StoreError as error:
-            _LOG.warning("%s: %s", self.domain.name, error)
+            await (
+                self._device.remove_device(self._release_all)
+                if deactivate
+                else self._leave_device_to_guest()
+            )
+        except XenStoreError as error:
+            _log.warning("%s: %s", self.domain.name, error)
         finally:
-            self._unmap_all()
+            self._release_all()
 
-    async def _leave_device(self) -> None:
+    async def _leave_device_to_guest(self) -> None:
         """The device stays; but where the guest closes its end, so do we.
 
         Closing before closed: a guest that shuts down looks for that state
@@ -126,12 +130,12 @@ class XenLink:
         if state in (XenbusState.CLOSING, XenbusState.CLOSED):
             await self._device.set_backend(XenbusState.CLOSED)
 
-    async def _check_states(self) -> None:
+    async def _check_frontend_state(self) -> None:
         reason = None
         try:
             state = await self._device.frontend_state()
-        except StoreError as error:
-            _LOG.warning("%s: %s", self.domain.name, error)
+        except XenStoreError as error:
+            _log.warning("%s: %s", self.domain.name, error)
         else:
             if state is XenbusState.UNKNOWN:
                 reason = "the domain has gone"
@@ -143,9 +147,9 @@ class XenLink:
             if self._on_lost is not None:
                 self._on_lost(reason)
 
-    def _map_grants(self, refs: list[int], what: str, *, writable: bool) -> GrantMapping:
+    def _map_guest_pages(self, refs: list[int], what: str, *, writable: bool) -> GrantMapping:
         try:
-            mapping = self._grants.map_grants(self.domain.domid, refs, writable=writable)
+            mapping = self._grants.map_grant_refs(self.domain.domid, refs, writable=writable)
         except OSError as error:
             why = (
                 "the guest has not granted it"
@@ -157,7 +161,7 @@ class XenLink:
         self._mappings.append(mapping)
         return mapping
 
-    def _bind_port(self, port: int) -> EventChannel:
+    def _bind_event_channel(self, port: int) -> EventChannel:
         try:
             return EventChannel(self.domain.domid, port, self._handle_event)
         except OSError as error:
@@ -174,7 +178,7 @@ class XenLink:
         mapping.close()
         self._mappings.remove(mapping)
 
-    def _unmap_all(self) -> None:
+    def _release_all(self) -> None:
         """Event channel and pages. May be called twice."""
         if hasattr(self, "_channel"):
             self._channel.close()
@@ -182,6 +186,6 @@ class XenLink:
             try:
                 mapping.close()
             except (BufferError, OSError) as error:
-                _LOG.error("%s: a page stays mapped: %s", self.domain.name, error)
+                _log.error("%s: a page stays mapped: %s", self.domain.name, error)
         self._mappings.clear()
         self._grants.close()

@@ -22,14 +22,14 @@ from vesper_monitor.hypervisor.transport import (
 from vesper_monitor.hypervisor.xl_list import parse_flags, parse_rows
 from vesper_monitor.util import async_subprocess
 
-__all__ = ["LIST_TIMEOUT_S", "DomainList", "parse_list", "parse_vcpus"]
+__all__ = ["LIST_TIMEOUT_S", "DomainList", "parse_domain_list", "parse_vcpu_list"]
 
 #: s
 LIST_TIMEOUT_S = 15.0
 
 
 #: By the flag that says why a domain has shut down, as of xl_list.
-_WHY = {
+_CAUSE_BY_FLAG = {
     "-": (Cause.ASKED, "power-off"),
     "r": (Cause.REBOOT, "it reboots"),
     "S": (Cause.REBOOT, "it resets itself for another kernel (kexec)"),
@@ -73,7 +73,7 @@ class DomainList:
         if before is not None:
             await asyncio.wait({before})
         self._present, self._next = self._next, None
-        return parse_list(await _xl_path("list"))
+        return parse_domain_list(await _run_xl_command("list"))
 
     async def cpu_use(self, domid: int) -> CpuUse:
         """Return the CPU time of a domain's virtual CPUs, and its state.
@@ -82,12 +82,12 @@ class DomainList:
 
         :raises TransportError: also if there is no such domain.
         """
-        vcpus = parse_vcpus(await _xl_path("vcpu-list", str(domid)), domid)
+        vcpus = parse_vcpu_list(await _run_xl_command("vcpu-list", str(domid)), domid)
         report = (await self.list_reports()).get(domid)
         return CpuUse(report.state if report is not None else DomainState.GONE, vcpus)
 
 
-async def _xl_path(*command: str) -> str:
+async def _run_xl_command(*command: str) -> str:
     name = f"xl {command[0]}"
     try:
         code, output, errors = await async_subprocess.run_command(
@@ -104,7 +104,7 @@ async def _xl_path(*command: str) -> str:
     return output
 
 
-def parse_list(text: str) -> dict[int, DomainReport]:
+def parse_domain_list(text: str) -> dict[int, DomainReport]:
     """:raises TransportError: this is no such list."""
     try:
         domains, letters = parse_rows(text), parse_flags(text)
@@ -123,20 +123,20 @@ def _make_report(state: DomainState, letters: str) -> DomainReport:
         # say so; for longer only somebody who has run xl pause.
         return DomainReport(state, Cause.LIKELY, PAUSED_BY_TOOLSTACK)
     if state in (DomainState.PAUSED, DomainState.SHUTDOWN, DomainState.CRASHED):
-        return DomainReport(state, *_WHY.get(letters[4], (Cause.UNKNOWN, "")))
+        return DomainReport(state, *_CAUSE_BY_FLAG.get(letters[4], (Cause.UNKNOWN, "")))
     return DomainReport(state)
 
 
 #: Name (may hold blanks), id, VCPU, CPU, state, CPU time in s, affinity
 #: (print_vcpuinfo(), tools/xl/xl_vcpu.c, Xen 4.17).
-_VCPU = re.compile(r"^.*?\s(\d+)\s+(\d+)\s+(?:\d+|-)\s+([r-][b-][p-])\s+(\d+\.\d+)\s")
+_VCPU_LINE = re.compile(r"^.*?\s(\d+)\s+(\d+)\s+(?:\d+|-)\s+([r-][b-][p-])\s+(\d+\.\d+)\s")
 
 
-def parse_vcpus(text: str, domid: int) -> tuple[VcpuUse, ...]:
+def parse_vcpu_list(text: str, domid: int) -> tuple[VcpuUse, ...]:
     """The virtual CPUs of one domain. :raises TransportError: this is no such list."""
-    found = [_VCPU.match(line) for line in text.splitlines()]
+    found = [_VCPU_LINE.match(line) for line in text.splitlines()]
     vcpus = tuple(
-        VcpuUse(int(match[2]), float(match[4]), _vcpu_state(match[3]))
+        VcpuUse(int(match[2]), float(match[4]), _parse_vcpu_flags(match[3]))
         for match in found
         if match is not None and int(match[1]) == domid
     )
@@ -145,7 +145,7 @@ def parse_vcpus(text: str, domid: int) -> tuple[VcpuUse, ...]:
     return vcpus
 
 
-def _vcpu_state(flags: str) -> VcpuState:
+def _parse_vcpu_flags(flags: str) -> VcpuState:
     """Flags as in xl(1)."""
     if flags[2] == "p":
         return VcpuState.OFFLINE

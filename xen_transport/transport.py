@@ -24,16 +24,16 @@ from xen_transport import xl_log
 from xen_transport.device import BACKENDS, Device, XenbusState
 from xen_transport.link import XenLink
 from xen_transport.toolstack import DomainList
-from xen_transport.xenstore import StoreError, XenStore
+from xen_transport.xenstore import XenStore, XenStoreError
 
 __all__ = ["XenTransport"]
 
-_READY = (XenbusState.INITIALISED, XenbusState.CONNECTED)
+_READY_STATES = (XenbusState.INITIALISED, XenbusState.CONNECTED)
 #: Of domains that have gone since they were seen suspended, some are remembered.
-_MAX_SUSPENDED = 256
+_MAX_SUSPENDED_DOMAINS = 256
 #: s for xl to note why a domain has ended.
-_NOTED_WITHIN_S = 1.0
-_SHUT = (XenbusState.CLOSING, XenbusState.CLOSED, XenbusState.UNKNOWN)
+_END_REASON_LIMIT_S = 1.0
+_CLOSED_STATES = (XenbusState.CLOSING, XenbusState.CLOSED, XenbusState.UNKNOWN)
 
 
 class XenTransport:
@@ -69,7 +69,7 @@ class XenTransport:
         await self._store.start()
         # These fire once at the start, too: then the sweep is of use as well.
         for path in ("@introduceDomain", "@releaseDomain"):
-            await self._store.watch_path(path, self._domains_changed)
+            await self._store.watch_path(path, self._handle_domain_change)
 
     async def stop(self) -> None:
         if self._sweeping is not None:
@@ -80,7 +80,7 @@ class XenTransport:
         found = []
         for word in await self._store.list_nodes("/local/domain"):
             if word.isdecimal() and word != "0":
-                domain = await self._domain_of(int(word))
+                domain = await self._read_domain(int(word))
                 if domain is not None:
                     found.append(domain)
         return found
@@ -102,18 +102,18 @@ class XenTransport:
             return report
         self._suspended.discard(domain.domid)
         if report.state is DomainState.PAUSED and report.cause is Cause.ASKED:
-            if len(self._suspended) >= _MAX_SUSPENDED:
+            if len(self._suspended) >= _MAX_SUSPENDED_DOMAINS:
                 self._suspended.remove(min(self._suspended))
             self._suspended.add(domain.domid)
         return report
 
     async def _find_ending(self, domain: Domain) -> xl_log.Ending | None:
         """xl learns of it when we do."""
-        end = asyncio.get_running_loop().time() + _NOTED_WITHIN_S
+        end = asyncio.get_running_loop().time() + _END_REASON_LIMIT_S
         while True:
-            text = await xl_log.read_soon(domain.name)
+            text = await xl_log.read_log_tail_in_time(domain.name)
             ending = xl_log.parse_ending(text, domain.domid)
-            if ending is not None or not xl_log.is_followed(text, domain.domid):
+            if ending is not None or not xl_log.is_followed_by_xl(text, domain.domid):
                 return ending
             if asyncio.get_running_loop().time() > end:
                 return None
@@ -125,21 +125,24 @@ class XenTransport:
     async def list_active_domains(self) -> list[Domain]:
         found = []
         for word in await self._store.list_nodes(BACKENDS):
-            domain = await self._domain_of(int(word)) if word.isdecimal() else None
+            domain = await self._read_domain(int(word)) if word.isdecimal() else None
             if domain is None:
                 continue
-            state = await self._device_of(domain).backend_state()
+            state = await self._make_device_of(domain).backend_state()
             if state in (XenbusState.INIT_WAIT, XenbusState.CONNECTED):
                 found.append(domain)
         return found
 
     async def connect_domain(self, domain: Domain, timeout: float) -> XenLink:  # noqa: ASYNC109
         """The device's states tell what there is to do, whoever was here before."""
-        device = self._device_of(domain)
-        if await self._domain_of(domain.domid) != domain:
+        device = self._make_device_of(domain)
+        if await self._read_domain(domain.domid) != domain:
             raise LinkLostError(f"{domain.name}: domain {domain.domid} has gone")
         backend, frontend = await device.backend_state(), await device.frontend_state()
-        if backend not in (XenbusState.INIT_WAIT, XenbusState.CONNECTED) or frontend in _SHUT:
+        if (
+            backend not in (XenbusState.INIT_WAIT, XenbusState.CONNECTED)
+            or frontend in _CLOSED_STATES
+        ):
             await device.create_nodes()
         try:
             async with asyncio.timeout(timeout):
@@ -161,11 +164,11 @@ class XenTransport:
         return link
 
     async def deactivate_domain(self, domain: Domain) -> None:
-        device = self._device_of(domain)
-        if await self._domain_of(domain.domid) != domain:
+        device = self._make_device_of(domain)
+        if await self._read_domain(domain.domid) != domain:
             return  # what it left goes with the next sweep
         if await device.backend_state() is not XenbusState.UNKNOWN:
-            await device.take_away()
+            await device.remove_device()
 
     async def follow_events(self) -> AsyncIterator[DomainEvent]:
         queue: asyncio.Queue[DomainEvent] = asyncio.Queue(16)
@@ -178,10 +181,10 @@ class XenTransport:
 
     # ---------------------------------------------------------------- helpers
 
-    def _device_of(self, domain: Domain) -> Device:
+    def _make_device_of(self, domain: Domain) -> Device:
         return Device(self._store, domain.domid, domain.name)
 
-    async def _domain_of(self, domid: int) -> Domain | None:
+    async def _read_domain(self, domid: int) -> Domain | None:
         name = await self._store.read_node(f"/local/domain/{domid}/name")
         path = await self._store.read_node(f"/local/domain/{domid}/vm")  # /vm/UUID
         if name is None or path is None:
@@ -190,18 +193,18 @@ class XenTransport:
         return Domain(name.removesuffix("--incoming"), domid, path.rpartition("/")[2])
 
     async def _wait_for_frontend(self, domain: Domain, device: Device) -> None:
-        async with self._watch_path(device.frontend_state_path) as changed:
+        async with self._watch_for_change(device.frontend_state_path) as changed:
             while True:
                 changed.clear()
                 state = await device.frontend_state()
-                if state in _READY:
+                if state in _READY_STATES:
                     return
-                if state is XenbusState.UNKNOWN and await self._domain_of(domain.domid) != domain:
+                if state is XenbusState.UNKNOWN and await self._read_domain(domain.domid) != domain:
                     raise LinkLostError(f"{domain.name}: domain {domain.domid} has gone")
                 await changed.wait()
 
     @asynccontextmanager
-    async def _watch_path(self, path: str) -> AsyncIterator[asyncio.Event]:
+    async def _watch_for_change(self, path: str) -> AsyncIterator[asyncio.Event]:
         changed = asyncio.Event()
         token = await self._store.watch_path(path, changed.set)
         try:
@@ -209,7 +212,7 @@ class XenTransport:
         finally:
             await self._store.unwatch_path(token)
 
-    def _domains_changed(self) -> None:
+    def _handle_domain_change(self) -> None:
         for queue in self._queues:
             if not queue.full():  # those in there say the same
                 queue.put_nowait(DomainEvent(None))
@@ -222,7 +225,7 @@ class XenTransport:
         """Remove what dead domains have left of their devices."""
         try:
             for word in await self._store.list_nodes(BACKENDS):
-                if word.isdecimal() and await self._domain_of(int(word)) is None:
+                if word.isdecimal() and await self._read_domain(int(word)) is None:
                     await self._store.remove_node(f"{BACKENDS}/{word}")
-        except StoreError:
+        except XenStoreError:
             pass  # the next change sweeps again

@@ -20,9 +20,16 @@ from pathlib import Path
 from vesper_monitor.hypervisor.transport import Cause
 from vesper_monitor.util.regular_file import open_regular
 
-__all__ = ["FOLDER", "Ending", "is_followed", "parse_ending", "read_log", "read_soon"]
+__all__ = [
+    "LOG_FOLDER",
+    "Ending",
+    "is_followed_by_xl",
+    "parse_ending",
+    "read_log_tail",
+    "read_log_tail_in_time",
+]
 
-FOLDER = Path("/var/log/xen")
+LOG_FOLDER = Path("/var/log/xen")
 #: Bytes of a log's end that are looked at.
 _TAIL_BYTES = 16384
 #: s that the log's disk may take.
@@ -32,7 +39,7 @@ READ_LIMIT_S = 1.0
 Ending = tuple[Cause, str]
 
 #: By the number that the guest gives (SHUTDOWN_*, xen/include/public/sched.h).
-_REASONS: dict[int, Ending] = {
+_ENDING_BY_REASON: dict[int, Ending] = {
     0: (Cause.ASKED, "power-off"),
     1: (Cause.REBOOT, "it reboots"),
     # Saved or migrated; or it has gone on after a checkpoint, and xl does not
@@ -45,7 +52,7 @@ _REASONS: dict[int, Ending] = {
 _DESTROYED = (Cause.FAILURE, "destroyed by hand (xl destroy)")
 
 
-def read_log(name: str, folder: Path = FOLDER) -> str:
+def read_log_tail(name: str, folder: Path = LOG_FOLDER) -> str:
     """The end of what xl has noted of the domain of that name; empty: nothing."""
     try:
         with open(open_regular(str(folder), f"xl-{name}.log"), "rb") as log:
@@ -55,22 +62,22 @@ def read_log(name: str, folder: Path = FOLDER) -> str:
         return ""
 
 
-async def read_soon(name: str, folder: Path = FOLDER) -> str:
-    """Read as :func:`read_log` does, but off the loop; empty, too, if the disk hangs."""
+async def read_log_tail_in_time(name: str, folder: Path = LOG_FOLDER) -> str:
+    """Read as :func:`read_log_tail` does, but off the loop; empty, too, if the disk hangs."""
     loop = asyncio.get_running_loop()
     done: asyncio.Future[str] = loop.create_future()
 
-    def give(text: str) -> None:
+    def set_result(text: str) -> None:
         if not done.done():
             done.set_result(text)
 
-    def work() -> None:
-        text = read_log(name, folder)
+    def read_and_pass_on() -> None:
+        text = read_log_tail(name, folder)
         with contextlib.suppress(RuntimeError):  # the loop has ended meanwhile
-            loop.call_soon_threadsafe(give, text)
+            loop.call_soon_threadsafe(set_result, text)
 
     # Not of a pool: a thread that hangs there would keep vesperd from ending.
-    threading.Thread(target=work, name="xl-log", daemon=True).start()
+    threading.Thread(target=read_and_pass_on, name="xl-log", daemon=True).start()
     try:
         async with asyncio.timeout(READ_LIMIT_S):
             return await done
@@ -78,7 +85,7 @@ async def read_soon(name: str, folder: Path = FOLDER) -> str:
         return ""
 
 
-def is_followed(text: str, domid: int) -> bool:
+def is_followed_by_xl(text: str, domid: int) -> bool:
     """Whether a process of xl's waits for that domain's end, and will note it."""
     return f"(domid {domid}) to die" in text
 
@@ -88,7 +95,7 @@ def parse_ending(text: str, domid: int) -> Ending | None:
     # A number comes back after a boot of the host: the last one counts.
     shut = re.findall(rf"^Domain {domid} has shut down, reason code (\d+) ", text, re.M)
     if shut:
-        return _REASONS.get(int(shut[-1]))
+        return _ENDING_BY_REASON.get(int(shut[-1]))
     if re.search(rf"^Domain {domid} has been destroyed", text, re.M):
         return _DESTROYED
     return None

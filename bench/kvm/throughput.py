@@ -22,10 +22,11 @@ from kvm_transport.doorbells import Doorbells
 from kvm_transport.ivshmem_client import IvshmemClient
 from kvm_transport.link import KvmLink
 from lab.images import store
+from lab.session_listener import EventListener
 from tests.unit.support.standins import until
 from tests.unit.transports.support.ivshmem_servers import ivshmem_server
 from vesper_monitor.guest.control.images import ImageStore
-from vesper_monitor.guest.relay.decode import Event
+from vesper_monitor.guest.event import Event
 from vesper_monitor.guest.session import Session
 from vesper_monitor.hypervisor.domain_state import DomainState
 from vesper_monitor.hypervisor.transport import Domain, DomainEvent, DomainReport
@@ -63,7 +64,7 @@ class Result:
     cpu: float  #: s of the process with the sessions
 
     @property
-    def row(self) -> str:
+    def table_row(self) -> str:
         rate = f"{self.load.rate:.0f}/s" if self.load.rate else "all it can"
         per_core = self.read / self.cpu if self.cpu else 0.0
         return (
@@ -125,10 +126,10 @@ class Guest:
         self.words = True
         domain = Domain(f"vm{process.pid}", process.pid, f"{process.pid}")
         self.session = Session(
-            transport, domain, ImageStore(Path("/nonexistent")), self._count_events, lambda _: None
+            transport, domain, ImageStore(Path("/nonexistent")), EventListener(self._count_events)
         )
 
-    def _count_events(self, _session: Session, events: list[Event]) -> None:
+    def _count_events(self, events: list[Event]) -> None:
         for event in events:
             if event.event == "lost":
                 self.lost += event.fields["count"]
@@ -145,7 +146,7 @@ class Guest:
 
 
 @asynccontextmanager
-async def _open_guest(
+async def _open_stand_in(
     transport: WriterTransport, program: Path, socket: str, buffer_kb: int
 ) -> AsyncIterator[Guest]:
     process = await asyncio.create_subprocess_exec(
@@ -176,7 +177,9 @@ async def _measure_load(
 ) -> Result:
     async with AsyncExitStack() as stack:
         guests = [
-            await stack.enter_async_context(_open_guest(transport, program, socket, load.buffer_kb))
+            await stack.enter_async_context(
+                _open_stand_in(transport, program, socket, load.buffer_kb)
+            )
             for _ in range(load.guests)
         ]
         for guest in guests:
@@ -208,6 +211,6 @@ def measure_all_loads(directory: Path, seconds: float) -> list[dict[str, object]
         )
         for load in LOADS:
             result = asyncio.run(_measure_load(load, transport, program, process.qemu, seconds))
-            print(result.row, flush=True)
+            print(result.table_row, flush=True)
             results.append(asdict(result))
     return results

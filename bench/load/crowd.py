@@ -33,7 +33,7 @@ from lab.standin.memory import GuestMemory
 from tests.unit.transports.support.ivshmem_servers import StandinQemu
 from vesper_monitor.guest import abi
 
-__all__ = ["guest_name"]
+__all__ = ["make_guest_name"]
 
 _PR_SET_PDEATHSIG = 1
 _STATUS = """<domstatus state='running' reason='booted' pid='{pid}'>
@@ -41,7 +41,7 @@ _STATUS = """<domstatus state='running' reason='booted' pid='{pid}'>
 """
 
 
-def guest_name(number: int) -> str:
+def make_guest_name(number: int) -> str:
     """Of a guest, from 0."""
     return f"vm{number}"
 
@@ -52,7 +52,7 @@ def _start_stand_in(directory: Path, number: int) -> socket.socket:
     pid = os.fork()
     if pid == 0:
         ctypes.CDLL(None).prctl(_PR_SET_PDEATHSIG, signal.SIGKILL)
-        lock = os.open(directory / f"{guest_name(number)}.pid", os.O_RDWR | os.O_CREAT)
+        lock = os.open(directory / f"{make_guest_name(number)}.pid", os.O_RDWR | os.O_CREAT)
         fcntl.lockf(lock, fcntl.LOCK_EX)
         connection = socket.socket(socket.AF_UNIX)
         connection.connect(str(directory / "qemu.sock"))
@@ -64,8 +64,8 @@ def _start_stand_in(directory: Path, number: int) -> socket.socket:
     theirs.close()
     _, (descriptor,), _, _ = socket.recv_fds(ours, 1, 1)
     ours.close()
-    status = _STATUS.format(pid=pid, name=guest_name(number), uuid=uuid.UUID(int=number + 1))
-    (directory / f"{guest_name(number)}.xml").write_text(status)
+    status = _STATUS.format(pid=pid, name=make_guest_name(number), uuid=uuid.UUID(int=number + 1))
+    (directory / f"{make_guest_name(number)}.xml").write_text(status)
     return socket.socket(fileno=descriptor)
 
 
@@ -92,7 +92,7 @@ class Guest:
             pass
 
 
-async def _keep_alive(guests: list[Guest]) -> None:
+async def _show_signs_of_life(guests: list[Guest]) -> None:
     """Signs of life, spread over the period as those of real guests are."""
     period = abi.LIFE_PERIOD_MS / 1000
     parts = 20
@@ -100,7 +100,7 @@ async def _keep_alive(guests: list[Guest]) -> None:
         begin = time.monotonic()
         for part in range(parts):
             for guest in guests[part::parts]:
-                guest.kernel.show_life()
+                guest.kernel.show_sign_of_life()
             await asyncio.sleep(max(0.0, begin + (part + 1) * period / parts - time.monotonic()))
 
 
@@ -123,10 +123,10 @@ def _emit_faults(guests: list[Guest]) -> None:
         guest.kernel.emit_event("send_signal", {"sig": "11", "comm": "httpd", "fatal": "1"})
 
 
-async def _run_crowd(directory: Path, count: int) -> None:
+async def _run_crowd_process(directory: Path, count: int) -> None:
     connections = [_start_stand_in(directory, number) for number in range(count)]
     guests = [Guest(StandinQemu(connection)) for connection in connections]
-    living = asyncio.create_task(_keep_alive(guests))
+    living = asyncio.create_task(_show_signs_of_life(guests))
     print("up", flush=True)
     reader = asyncio.StreamReader()
     await asyncio.get_running_loop().connect_read_pipe(
@@ -144,4 +144,4 @@ async def _run_crowd(directory: Path, count: int) -> None:
 
 
 if __name__ == "__main__":
-    asyncio.run(_run_crowd(Path(sys.argv[1]), int(sys.argv[2])))
+    asyncio.run(_run_crowd_process(Path(sys.argv[1]), int(sys.argv[2])))

@@ -10,10 +10,10 @@ import asyncio
 import os
 import sys
 
-NOBODY = 65534
+NOBODY_UID = 65534
 REQUESTS = b'{"op":"events","limit":100000}\n{"op":"status"}\n{"op":"faults","limit":1000}\n'
 #: s between two tries to connect, while vesperd is started again.
-PAUSE_S = 0.1
+RECONNECT_PAUSE_S = 0.1
 
 
 async def read_without_end(path: str) -> None:
@@ -27,10 +27,10 @@ async def read_without_end(path: str) -> None:
                 pass
             writer.close()
         except OSError:
-            await asyncio.sleep(PAUSE_S)
+            await asyncio.sleep(RECONNECT_PAUSE_S)
 
 
-async def main(path: str, count: int) -> None:
+async def run_readers(path: str, count: int) -> None:
     await asyncio.gather(*(read_without_end(path) for _ in range(count)))
 
 
@@ -38,5 +38,5 @@ if __name__ == "__main__":
     group = int(sys.argv[3])
     os.setgroups([group])
     os.setgid(group)
-    os.setuid(NOBODY)
-    asyncio.run(main(sys.argv[1], int(sys.argv[2])))
+    os.setuid(NOBODY_UID)
+    asyncio.run(run_readers(sys.argv[1], int(sys.argv[2])))

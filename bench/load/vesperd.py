@@ -9,8 +9,10 @@ import sys
 from pathlib import Path
 
 from kvm_transport.transport import KvmTransport
-from vesper_monitor.daemon import config, logs
-from vesper_monitor.daemon.main import Daemon, more_files
+from vesper_monitor.daemon import config
+from vesper_monitor.daemon.daemon import Daemon
+from vesper_monitor.daemon.main import more_files
+from vesper_monitor.util import logs
 
 
 class CrowdTransport(KvmTransport):
@@ -21,7 +23,7 @@ class CrowdTransport(KvmTransport):
         return None
 
 
-async def run_daemon(settings: config.Config) -> None:
+async def run_until_sigterm(settings: config.Config) -> None:
     """Until SIGTERM."""
     end = asyncio.Event()
     asyncio.get_running_loop().add_signal_handler(signal.SIGTERM, end.set)
@@ -34,4 +36,4 @@ async def run_daemon(settings: config.Config) -> None:
 if __name__ == "__main__":
     logs.set_up_logging("warning")
     more_files()
-    asyncio.run(run_daemon(config.load_config(Path(sys.argv[1]), required=True)))
+    asyncio.run(run_until_sigterm(config.load_config(Path(sys.argv[1]), required=True)))

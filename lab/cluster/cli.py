@@ -10,11 +10,11 @@ import sys
 from typing import Any
 
 from lab.cluster.node import ENVIRONMENT, ClusterError, Node
-from lab.cluster.owner_process import Keeper
+from lab.cluster.owner_process import LabOwner
 
 __all__ = ["add_commands"]
 
-KEEPER = Keeper("cluster")
+OWNER = LabOwner("cluster")
 
 EXAMPLES = """\
 examples:
@@ -40,32 +40,32 @@ def add_commands(subparsers: Any) -> None:
     )
     commands = cluster.add_subparsers(metavar="COMMAND", required=True)
 
-    def add(name: str, command: Any, help: str) -> argparse.ArgumentParser:
+    def add_command(name: str, command: Any, help: str) -> argparse.ArgumentParser:
         parser: argparse.ArgumentParser = commands.add_parser(name, help=help, description=help)
         parser.set_defaults(command=_report_errors(command))
         return parser
 
-    up = add("up", _bring_up, "bring the lab up")
+    up = add_command("up", _bring_lab_up, "bring the lab up")
     up.add_argument("-n", "--nodes", type=int, default=2, help="how many (default: 2)")
     up.add_argument("--timeout", type=float, default=900.0, help="seconds (default: 900)")
-    add("down", _take_down, "take the lab down; nothing remains but the images")
-    add("status", _show_status, "what runs where")
-    run = add("run", _run_in_node, "run one command in a node")
+    add_command("down", _take_lab_down, "take the lab down; nothing remains but the images")
+    add_command("status", _show_status, "what runs where")
+    run = add_command("run", _run_in_node, "run one command in a node")
     run.add_argument("--timeout", type=float, default=300.0, help="seconds (default: 300)")
     run.add_argument("node")
     run.add_argument("words", nargs=argparse.REMAINDER, metavar="COMMAND")
-    shell = add("shell", _open_shell, "a terminal in a node")
+    shell = add_command("shell", _open_node_shell, "a terminal in a node")
     shell.add_argument("node")
-    kill = add("kill", _kill_node, "cut a node's power, or kill its vesperd")
+    kill = add_command("kill", _kill_node_or_daemon, "cut a node's power, or kill its vesperd")
     kill.add_argument("node")
     kill.add_argument("what", nargs="?", choices=("node", "vesperd"), default="node")
-    start = add("start", _start_node, "power a node on, or start its vesperd")
+    start = add_command("start", _start_node_or_daemon, "power a node on, or start its vesperd")
     start.add_argument("node")
     start.add_argument("what", nargs="?", choices=("node", "vesperd"), default="node")
 
 
 def _report_errors(command: Any) -> Any:
-    def run(arguments: argparse.Namespace) -> int:
+    def run_reporting_errors(arguments: argparse.Namespace) -> int:
         try:
             status: int = command(arguments)
         except ClusterError as error:
@@ -73,28 +73,28 @@ def _report_errors(command: Any) -> Any:
             return 1
         return status
 
-    return run
+    return run_reporting_errors
 
 
-def _find_node(arguments: argparse.Namespace) -> Node:
-    return KEEPER.find_node(arguments.node)
+def _find_named_node(arguments: argparse.Namespace) -> Node:
+    return OWNER.find_node(arguments.node)
 
 
-def _bring_up(arguments: argparse.Namespace) -> int:
+def _bring_lab_up(arguments: argparse.Namespace) -> int:
     if not 1 <= arguments.nodes <= 16:
         raise ClusterError("between 1 and 16 nodes")
-    KEEPER.begin_lab(arguments.nodes, arguments.timeout)
+    OWNER.bring_lab_up(arguments.nodes, arguments.timeout)
     return 0
 
 
-def _take_down(_arguments: argparse.Namespace) -> int:
-    if not KEEPER.end_lab():
+def _take_lab_down(_arguments: argparse.Namespace) -> int:
+    if not OWNER.take_lab_down():
         print("lab: was not up", file=sys.stderr)
     return 0
 
 
 def _show_status(_arguments: argparse.Namespace) -> int:
-    nodes = KEEPER.attach_to_lab()
+    nodes = OWNER.attach_to_lab()
     for node in nodes:
         state = "off"
         if node.is_running():
@@ -112,20 +112,20 @@ def _run_in_node(arguments: argparse.Namespace) -> int:
     words = arguments.words[1:] if arguments.words[:1] == ["--"] else arguments.words
     if not words:
         raise ClusterError("which command?")
-    command = _find_node(arguments).build_command(*words, limit=arguments.timeout)
+    command = _find_named_node(arguments).build_command(*words, limit=arguments.timeout)
     return subprocess.run(command, env=ENVIRONMENT).returncode
 
 
-def _open_shell(arguments: argparse.Namespace) -> int:
-    node = _find_node(arguments)
+def _open_node_shell(arguments: argparse.Namespace) -> int:
+    node = _find_named_node(arguments)
     prompt = {"PS1": f"{node.name}:\\w# ", "TERM": "linux"}
     return subprocess.run(
         node.build_command("bash", "--norc", "-i"), env={**ENVIRONMENT, **prompt}
     ).returncode
 
 
-def _kill_node(arguments: argparse.Namespace) -> int:
-    node = _find_node(arguments)
+def _kill_node_or_daemon(arguments: argparse.Namespace) -> int:
+    node = _find_named_node(arguments)
     if arguments.what == "vesperd":
         node.stop_vesperd(signal.SIGKILL)
     else:
@@ -133,9 +133,9 @@ def _kill_node(arguments: argparse.Namespace) -> int:
     return 0
 
 
-def _start_node(arguments: argparse.Namespace) -> int:
+def _start_node_or_daemon(arguments: argparse.Namespace) -> int:
     if arguments.what == "vesperd":
-        _find_node(arguments).start_vesperd()
+        _find_named_node(arguments).start_vesperd()
     else:
-        KEEPER.power_on(KEEPER.find_node(arguments.node, running=False))
+        OWNER.power_node_on(OWNER.find_node(arguments.node, running=False))
     return 0

@@ -7,13 +7,13 @@ from collections.abc import Mapping, Sequence
 
 __all__ = [
     "corosync_conf",
-    "guests_address",
-    "make_cib",
+    "make_guests_address",
     "make_hosts_file",
-    "node_address",
-    "node_name",
+    "make_initial_cib",
+    "make_node_address",
+    "make_node_name",
+    "make_remote_name",
     "pacemaker_defaults",
-    "remote_name",
 ]
 
 NETWORK = "10.99.0"
@@ -21,21 +21,21 @@ NETWORK = "10.99.0"
 GUESTS = "10.77.0"
 
 
-def node_name(number: int) -> str:
+def make_node_name(number: int) -> str:
     """Nodes are numbered from 1."""
     return f"node{number}"
 
 
-def remote_name(number: int) -> str:
+def make_remote_name(number: int) -> str:
     """So are the nodes of Pacemaker Remote, which have no Corosync."""
     return f"remote{number}"
 
 
-def node_address(number: int) -> str:
+def make_node_address(number: int) -> str:
     return f"{NETWORK}.{number}"
 
 
-def guests_address(number: int) -> str:
+def make_guests_address(number: int) -> str:
     return f"{GUESTS}.{number}"
 
 
@@ -45,7 +45,7 @@ def make_hosts_file(names: Sequence[str]) -> str:
     :param names: of all nodes, in the order of their addresses.
     """
     lines = ["127.0.0.1 localhost"]
-    lines += [f"{node_address(number)} {name}" for number, name in enumerate(names, 1)]
+    lines += [f"{make_node_address(number)} {name}" for number, name in enumerate(names, 1)]
     return "\n".join(lines) + "\n"
 
 
@@ -59,8 +59,8 @@ def corosync_conf(count: int, *, fencing: bool = False) -> str:
     if two and not fencing:
         two += "\n  wait_for_all: 0"
     nodes = "\n".join(
-        f"  node {{\n    ring0_addr: {node_address(number)}\n"
-        f"    name: {node_name(number)}\n    nodeid: {number}\n  }}"
+        f"  node {{\n    ring0_addr: {make_node_address(number)}\n"
+        f"    name: {make_node_name(number)}\n    nodeid: {number}\n  }}"
         for number in range(1, count + 1)
     )
     return f"""\
@@ -98,10 +98,10 @@ PROPERTIES = {"dc-deadtime": "1s", "stonith-enabled": "false"}
 
 
 #: s by which one of two nodes that have lost each other shoots later, so that one stays.
-FENCING_DELAY = 3
+FENCING_DELAY_S = 3
 
 
-def make_cib(
+def make_initial_cib(
     properties: Mapping[str, str] | None = None,
     remotes: Sequence[str] = (),
     fencing: Sequence[str] = (),
@@ -110,7 +110,7 @@ def make_cib(
 
     :param remotes: names of the nodes of Pacemaker Remote.
     :param fencing: names of the nodes that have a power switch; the first is
-        fenced :data:`FENCING_DELAY` seconds later.
+        fenced :data:`FENCING_DELAY_S` seconds later.
     """
     enabled = {"stonith-enabled": "true"} if fencing else {}
     pairs: Sequence[str] = [
@@ -127,7 +127,7 @@ def make_cib(
         parameters = {
             "pcmk_host_list": " ".join(fencing),
             "pcmk_delay_base": ";".join(
-                f"{name}:{0 if number else FENCING_DELAY}s" for number, name in enumerate(fencing)
+                f"{name}:{0 if number else FENCING_DELAY_S}s" for number, name in enumerate(fencing)
             ),
         }
         attributes = "".join(

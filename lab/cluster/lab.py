@@ -67,8 +67,10 @@ class ClusterLab:
         self.nodes: list[Node] = []
         self.power: PowerSwitch | None = None
         self._count = nodes
-        self._remotes = [files.remote_name(number) for number in range(1, remotes + 1)]
-        self._names = [files.node_name(number) for number in range(1, nodes + 1)] + self._remotes
+        self._remotes = [files.make_remote_name(number) for number in range(1, remotes + 1)]
+        self._names = [
+            files.make_node_name(number) for number in range(1, nodes + 1)
+        ] + self._remotes
         self._properties = properties
         self._vesperd = vesperd
         self._vesperd_config = vesperd_config
@@ -91,12 +93,12 @@ class ClusterLab:
                 )
                 self._make_switch()
                 self._processes: dict[str, ExitStack] = {}
-                stack.callback(self._end_nodes)
+                stack.callback(self._end_all_nodes)
                 if self._fencing:
                     self.power = PowerSwitch(self, self.directory / "power.sock")
                     stack.callback(self.power.end_serving)
                 for number in range(1, len(self._names) + 1):
-                    self.nodes.append(self._start_node(number))
+                    self.nodes.append(self._start_node_process(number))
                 self._wait_online()
             self._start_daemons()
             self._stack = stack.pop_all()
@@ -142,7 +144,7 @@ class ClusterLab:
             "etc/corosync/corosync.conf": files.corosync_conf(self._count, fencing=self._fencing),
             "etc/default/pacemaker": files.pacemaker_defaults(),
             "etc/vesper/vesperd.toml": VESPERD_SETTINGS + self._vesperd_config,
-            "cib.xml": files.make_cib(
+            "cib.xml": files.make_initial_cib(
                 self._properties, self._remotes, fencing=self._names if self._fencing else ()
             ),
         }
@@ -162,7 +164,7 @@ class ClusterLab:
 
         :returns: the node, in its new life.
         """
-        new = self._start_node(node.number)
+        new = self._start_node_process(node.number)
         for _ in wait_until(f"{node.name}: its own root", 10):
             if new.run("test", "-e", "/run/lab/node-main", check=False).returncode == 0:
                 break
@@ -173,7 +175,7 @@ class ClusterLab:
         """Start what runs in a node besides the cluster, once more."""
         node.start_vesperd(wait=0)
 
-    def _start_node(self, number: int) -> Node:
+    def _start_node_process(self, number: int) -> Node:
         name = self._names[number - 1]
         directory = self.directory / name
         self._prepare_directory(directory, number)
@@ -185,16 +187,16 @@ class ClusterLab:
                 [
                     "unshare", "-n", "-m", "-u", "-i", "-p", "-f", "--kill-child=KILL", "--",
                     "sh", str(directory / "node-mounts"), str(directory),
-                    ":".join(map(str, self._layers)), name, files.node_address(number),
-                    *([files.guests_address(number)] if self.guests else []),
+                    ":".join(map(str, self._layers)), name, files.make_node_address(number),
+                    *([files.make_guests_address(number)] if self.guests else []),
                 ],
                 log=log.fileno(),
             )
             # fmt: on
-        init = _find_child(process)
+        init = _find_namespace_init(process)
         node = Node(name, number, directory, init)
         try:
-            self._plug_in(node)
+            self._connect_to_switch(node)
         except ClusterError as error:
             said = (directory / "log/init.log").read_text(errors="replace")[-2000:]
             raise ClusterError(f"{name} does not start: {error}\n{said}") from error
@@ -209,13 +211,13 @@ class ClusterLab:
         for script in ("node-mounts", "node-main", "node-cluster"):
             shutil.copy(HERE / script, directory)
 
-    def _end_nodes(self) -> None:
+    def _end_all_nodes(self) -> None:
         for stack in self._processes.values():
             stack.close()
 
     # -- network --------------------------------------------------------------
 
-    def _run_ip(self, *words: str) -> None:
+    def _run_ip_in_switch(self, *words: str) -> None:
         """``ip`` in the switch's network namespace."""
         done = subprocess.run(
             ["nsenter", "-t", str(self._switch.pid), "-n", "--", "ip", *words],
@@ -231,30 +233,32 @@ class ClusterLab:
         for _ in wait_until("network namespace of the switch", 10, 0.01):
             if os.readlink(namespace) != os.readlink("/proc/self/ns/net"):
                 break
-        self._run_ip("link", "add", "br0", "type", "bridge", "stp_state", "0", "forward_delay", "0")
-        self._run_ip("link", "set", "br0", "up")
+        self._run_ip_in_switch(
+            "link", "add", "br0", "type", "bridge", "stp_state", "0", "forward_delay", "0"
+        )
+        self._run_ip_in_switch("link", "set", "br0", "up")
 
-    def _plug_in(self, node: Node) -> None:
+    def _connect_to_switch(self, node: Node) -> None:
         port = f"port{next(self._links)}"
         # fmt: off
-        self._run_ip("link", "add", port, "type", "veth",
+        self._run_ip_in_switch("link", "add", port, "type", "veth",
                  "peer", "name", "eth0", "netns", str(node.init))
         # fmt: on
         self._ports[node.name] = port
-        self._run_ip(
+        self._run_ip_in_switch(
             "link", "set", port, "master", "br0", "down" if node.name in self._cut else "up"
         )
 
     def cut_off(self, node: Node) -> None:
         """Pull the cable between the node and the others; it stays out over a power cut."""
         self._cut.add(node.name)
-        self._run_ip("link", "set", self._ports[node.name], "down")
+        self._run_ip_in_switch("link", "set", self._ports[node.name], "down")
 
     def reconnect_node(self, node: Node) -> None:
         """Put it in again."""
         self._cut.discard(node.name)
         if node.is_running():
-            self._run_ip("link", "set", self._ports[node.name], "up")
+            self._run_ip_in_switch("link", "set", self._ports[node.name], "up")
 
     # -- the cluster ----------------------------------------------------------
 
@@ -317,15 +321,15 @@ def _spawn_until_closed(
         start_new_session=True,
     )
 
-    def end() -> None:
+    def kill_process() -> None:
         process.kill()
         process.wait(timeout=10)
 
-    stack.callback(end)
+    stack.callback(kill_process)
     return process
 
 
-def _find_child(process: subprocess.Popen[bytes]) -> int:
+def _find_namespace_init(process: subprocess.Popen[bytes]) -> int:
     """PID 1 of the namespace that ``unshare --fork`` has made."""
     children = Path(f"/proc/{process.pid}/task/{process.pid}/children")
     for _ in wait_until("start of a node", 10, 0.005):

@@ -16,7 +16,7 @@ __all__ = ["make_layers", "make_project"]
 #: Gives vesperd in the nodes the stand-in transport, by its usual way of
 #: finding transports.
 METADATA = "Metadata-Version: 2.1\nName: vesper-standin\nVersion: 0\n"
-ENTRY_POINTS = "[vesper.transports]\nstandin = lab.standin:StandinTransport\n"
+ENTRY_POINTS = "[vesper.transports]\nstandin = lab.standin.transport:StandinTransport\n"
 
 
 def make_layers(directory: Path) -> list[Path]:

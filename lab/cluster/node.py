@@ -156,7 +156,7 @@ class Node:
 
     # -- the cluster's daemons -------------------------------------------------
 
-    def find_pids(self, path: str) -> list[int]:
+    def find_process_pids(self, path: str) -> list[int]:
         """Processes of a program, as the node numbers them.
 
         :param path: with which it was started.
@@ -166,7 +166,7 @@ class Node:
 
     def kill_daemon(self, path: str, number: signal.Signals = signal.SIGKILL) -> None:
         """:raises ClusterError: it does not run."""
-        pids = self.find_pids(path)
+        pids = self.find_process_pids(path)
         if not pids:
             raise ClusterError(f"{self.name}: {path} does not run")
         self.run("kill", f"-{int(number)}", *map(str, pids))
@@ -176,7 +176,7 @@ class Node:
         for path in ("pacemakerd", "corosync"):
             self.kill_daemon(path, signal.SIGTERM)
             for _ in wait_until(f"{self.name}: end of {path}", 60):
-                if not self.find_pids(path):
+                if not self.find_process_pids(path):
                     break
 
     def start_cluster(self) -> None:
@@ -194,7 +194,7 @@ class Node:
 
     def vesperd_pids(self) -> list[int]:
         """Its processes, as the node numbers them."""
-        return self.find_pids("/usr/bin/python3.* /usr/sbin/vesperd")
+        return self.find_process_pids("/usr/bin/python3.* /usr/sbin/vesperd")
 
     def start_vesperd(self, *, wait: float = 20.0) -> None:
         """Start it, and wait until it answers.

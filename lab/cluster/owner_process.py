@@ -1,9 +1,10 @@
 # SPDX-License-Identifier: GPL-2.0-or-later
-"""The process that owns a lab of namespace nodes which was brought up from the command line.
+"""The process that owns a lab of namespace nodes, brought up from the command line.
 
 The lab dies with it.  It ends on SIGTERM, and powers a node on when it finds
 a file ``NODE/power-on`` in the lab's folder (only the owner of a node can
-start it).
+start it).  It is ``python3 -m lab.cluster.owner_process NODES``, and for the KVM lab
+:mod:`lab.kvm.owner_process`.
 """
 
 from __future__ import annotations
@@ -14,44 +15,46 @@ import signal
 import subprocess
 import sys
 import time
+from collections.abc import Callable
 from pathlib import Path
 from types import FrameType
 
 from lab.cluster.lab import STATE, ClusterLab
 from lab.cluster.node import ClusterError, Node, wait_until
 
-__all__ = ["Keeper"]
+__all__ = ["LabOwner"]
 
-POLL = 0.1
+_POLL_INTERVAL_S = 0.1
 
 
-class Keeper:
-    """Its hand on this side.
+class LabOwner:
+    """The owner process of one lab, as seen from the command line.
 
     :param name: of the lab: ``cluster`` or ``kvm``.
     """
 
     def __init__(self, name: str) -> None:
         self.name = name
-        #: pid of the keeper and the nodes, once the lab is up
+        #: PID of the owner process, and the nodes,, once the lab is up
         self.file = STATE / f"{name}.json"
         self.log = STATE / f"{name}.log"
+        self._module = f"lab.{name}.owner_process"
 
-    def _find_pid(self) -> int | None:
-        """The process, if there is one."""
+    def _find_owner_pid(self) -> int | None:
+        """Return the PID of the owner process; None: it does not run."""
         try:
             pid = int(json.loads(self.file.read_text())["pid"])
             command = Path(f"/proc/{pid}/cmdline").read_bytes()
         except (OSError, ValueError, KeyError):
             return None
-        return pid if b"lab.cluster.owner_process" in command else None
+        return pid if f"{self._module}\0".encode() in command else None
 
     def attach_to_lab(self) -> list[Node]:
-        """The nodes of the lab that is up.
+        """Return the nodes of the lab that is up.
 
-        :raises ClusterError: none is.
+        :raises ClusterError: no lab is up.
         """
-        if self._find_pid() is None:
+        if self._find_owner_pid() is None:
             raise ClusterError(
                 f"the lab is not up; bring it up with: python3 -m lab {self.name} up"
             )
@@ -59,9 +62,10 @@ class Keeper:
         return [Node(n["name"], n["number"], Path(n["directory"]), n["init"]) for n in nodes]
 
     def find_node(self, name: str, *, running: bool = True) -> Node:
-        """One of them.
+        """Return the node of that name.
 
-        :raises ClusterError: there is none of that name, or it must run and does not.
+        :param running: require that it runs.
+        :raises ClusterError: there is no such node, or it is off and must run.
         """
         nodes = self.attach_to_lab()
         for node in nodes:
@@ -73,12 +77,12 @@ class Keeper:
                 return node
         raise ClusterError(f"no node {name}; there are {', '.join(n.name for n in nodes)}")
 
-    def begin_lab(self, nodes: int, timeout: float) -> None:
-        """Start a keeper and wait until its lab is up, showing its progress.
+    def bring_lab_up(self, nodes: int, timeout: float) -> None:
+        """Start the owner process and wait until its lab is up; show its progress.
 
-        :raises ClusterError: there is a lab already, or it does not come up.
+        :raises ClusterError: the lab is up already, or it does not come up.
         """
-        if self._find_pid() is not None:
+        if self._find_owner_pid() is not None:
             raise ClusterError(
                 f"the lab is up already; take it down with: python3 -m lab {self.name} down"
             )
@@ -86,7 +90,7 @@ class Keeper:
         self.file.unlink(missing_ok=True)
         with self.log.open("wb") as log:
             process = subprocess.Popen(
-                [sys.executable, "-m", "lab.cluster.owner_process", self.name, str(nodes)],
+                [sys.executable, "-m", self._module, str(nodes)],
                 stdin=subprocess.DEVNULL,
                 stdout=log,
                 stderr=log,
@@ -95,7 +99,8 @@ class Keeper:
             )
         try:
             with self.log.open(errors="replace") as progress:
-                for _ in wait_until(f"{self.name} lab up (see {self.log})", timeout, POLL):
+                what = f"{self.name} lab up (see {self.log})"
+                for _ in wait_until(what, timeout, _POLL_INTERVAL_S):
                     sys.stderr.write(progress.read())
                     if self.file.exists():
                         break
@@ -107,19 +112,19 @@ class Keeper:
                 process.wait(20)
             raise
 
-    def end_lab(self) -> bool:
-        """End the keeper, and with it the lab; False if there was none."""
-        pid = self._find_pid()
+    def take_lab_down(self) -> bool:
+        """End the owner process, and with it the lab; return False if it was not up."""
+        pid = self._find_owner_pid()
         if pid is None:
             return False
         os.kill(pid, signal.SIGTERM)
         for _ in wait_until("end of the lab", 30):
-            if self._find_pid() is None:
+            if self._find_owner_pid() is None:
                 break
         return True
 
-    def power_on(self, node: Node) -> None:
-        """Start a node that was killed."""
+    def power_node_on(self, node: Node) -> None:
+        """Have the owner process start a node that is off."""
         if node.is_running():
             raise ClusterError(f"{node.name} runs")
         (node.directory / "power-on").touch()
@@ -129,14 +134,14 @@ class Keeper:
 
     # -- the process itself ----------------------------------------------------
 
-    def keep_lab(self, count: int) -> None:
-        """Hold a lab of that many nodes until SIGTERM."""
+    def own_lab_until_sigterm(self, make_lab: Callable[[int], ClusterLab], count: int) -> None:
+        """Bring up a lab of ``count`` nodes and keep it until SIGTERM."""
         signal.signal(signal.SIGTERM, _exit_on_signal)
         try:
-            with _make_lab(self.name, count) as lab:
+            with make_lab(count) as lab:
                 self._write_state(lab)
                 while True:
-                    time.sleep(POLL)
+                    time.sleep(_POLL_INTERVAL_S)
                     for node in list(lab.nodes):
                         wish = node.directory / "power-on"
                         if wish.exists():
@@ -161,13 +166,5 @@ def _exit_on_signal(_number: int, _frame: FrameType | None) -> None:
     sys.exit(0)
 
 
-def _make_lab(name: str, count: int) -> ClusterLab:
-    if name == "kvm":
-        from lab.kvm import KvmLab
-
-        return KvmLab(count)
-    return ClusterLab(count)
-
-
 if __name__ == "__main__":
-    Keeper(sys.argv[1]).keep_lab(int(sys.argv[2]))
+    LabOwner("cluster").own_lab_until_sigterm(ClusterLab, int(sys.argv[1]))

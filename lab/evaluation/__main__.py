@@ -14,7 +14,7 @@ from pathlib import Path
 from lab.evaluation import clock, cluster, compare, picture, setting, table, trial
 from lab.evaluation.machine import Machine, measure_machine
 from lab.evaluation.phase import Phase
-from lab.evaluation.run import WATCHES, Run, as_json
+from lab.evaluation.run import WATCHES, Run, make_json_record
 from lab.host import ChannelError, LabError
 from lab.images.probes import PROJECT
 from lab.images.store import BuildError, cache_directory
@@ -33,15 +33,15 @@ IMAGES = {"xen": "cluster", "kvm": "libvirt"}
 _BEGIN = time.monotonic()
 
 
-def _show_line(line: str) -> None:
+def _print_progress_line(line: str) -> None:
     """A line of the story, with the seconds since the beginning."""
     print(f"{time.monotonic() - _BEGIN:6.1f}  {line}" if line else "", flush=True)
 
 
-def _run_series(
+def _run_trial_series(
     lab: setting.Lab, watch: str, faults: Sequence[str], rounds: int, time_factor: float
 ) -> list[Run]:
-    cluster.configure_resource(lab, watch, _show_line, time_factor)
+    cluster.configure_resource(lab, watch, _print_progress_line, time_factor)
     runs = []
     total = rounds * len(faults)
     phase = Phase() if watch == "polling" else None
@@ -49,18 +49,22 @@ def _run_series(
         fault = faults[number % len(faults)]
         if phase:
             phase.share = (number // len(faults) + 0.5) / rounds
-        _show_line("")
-        runs.append(trial.perform_trial(lab, fault, watch, _show_line, phase, time_factor))
-        _show_line("")
+        _print_progress_line("")
+        runs.append(
+            trial.perform_trial(lab, fault, watch, _print_progress_line, phase, time_factor)
+        )
+        _print_progress_line("")
         if number + 1 < total and runs[-1].recorded_s is not None:
-            cluster.settle_after_failover(lab, watch, _show_line, time_factor)
+            cluster.settle_after_failover(lab, watch, _print_progress_line, time_factor)
     return runs
 
 
 def _write_report(runs: list[Run], folder: Path, title: str) -> None:
     folder.mkdir(parents=True, exist_ok=True)
     text = table.render_table(runs)
-    (folder / "report.json").write_text(json.dumps(as_json(runs, clock.HOW), indent=1) + "\n")
+    (folder / "report.json").write_text(
+        json.dumps(make_json_record(runs, clock.CLOCK_DESCRIPTION), indent=1) + "\n"
+    )
     (folder / "table.txt").write_text(text)
     (folder / "timelines.svg").write_text(picture.draw_timelines(runs, title))
     print(text)
@@ -73,25 +77,31 @@ def _write_report(runs: list[Run], folder: Path, title: str) -> None:
         for reason in sorted(reasons):
             print(f"exit reason in crm_mon, {WATCHES[watch]}: {reason or '(none)'}")
     worst = max((run.clock_error_s for run in runs), default=0.0)
-    print(f"\nClock: {clock.HOW}; worst bound {worst * 1000:.0f} ms.")
+    print(f"\nClock: {clock.CLOCK_DESCRIPTION}; worst bound {worst * 1000:.0f} ms.")
     print(f"Report, table and picture of the timelines: {folder}/", flush=True)
 
 
 def _announce_run(command: str, vmm: str, rounds: int, machine: Machine) -> None:
     """Say how long this will take, and on what kind of machine it runs."""
-    seconds = estimate_s(command, vmm, rounds) * machine.factor
-    _show_line(f"This takes about {max(1, round(seconds / 60))} minutes.")
+    seconds = estimate_duration_s(command, vmm, rounds) * machine.timeout_factor
+    _print_progress_line(f"This takes about {max(1, round(seconds / 60))} minutes.")
     if not any(cache_directory().glob(f"{IMAGES[vmm]}-*")):
-        minutes = max(1, round(BUILD_S[vmm] * machine.factor / 60))
-        _show_line(f"This is the first run: it builds the images first, {minutes} minutes more.")
-    _show_line(f"The machine: {machine.describe_machine()}.")
-    if machine.is_busy:
-        _show_line("It is busy: times will be longer than on an idle machine, and are marked so.")
+        minutes = max(1, round(BUILD_S[vmm] * machine.timeout_factor / 60))
+        _print_progress_line(
+            f"This is the first run: it builds the images first, {minutes} minutes more."
+        )
+    _print_progress_line(f"The machine: {machine.describe_machine()}.")
+    if machine.is_too_busy:
+        _print_progress_line(
+            "It is busy: times will be longer than on an idle machine, and are marked so."
+        )
     if command == "demo":
-        _show_line("Each fault comes at the middle of the stock agent's interval, the mean case.")
+        _print_progress_line(
+            "Each fault comes at the middle of the stock agent's interval, the mean case."
+        )
 
 
-def estimate_s(command: str, vmm: str, rounds: int) -> float:
+def estimate_duration_s(command: str, vmm: str, rounds: int) -> float:
     """Return the seconds that a command takes on the reference machine, images built."""
     begin, of_fault = DURATION_S[vmm]
     kinds = {"demo": len(DEMO), "evaluate": len(EVALUATION), "compare": sum(compare.KINDS.values())}
@@ -135,20 +145,26 @@ def main(argv: list[str] | None = None) -> int:
             with XenLab.resume_lab() as lab:
                 kinds = arguments.fault or tuple(compare.KINDS)
                 compare.perform_trials(
-                    lab, kinds, rounds, watches, _show_line, runs.append, machine.factor
+                    lab,
+                    kinds,
+                    rounds,
+                    watches,
+                    _print_progress_line,
+                    runs.append,
+                    machine.timeout_factor,
                 )
         else:
             faults = DEMO if arguments.command == "demo" else arguments.fault or EVALUATION
-            with setting.open_lab(arguments.vmm) as lab:
+            with setting.open_lab_of_setting(arguments.vmm) as lab:
                 for watch in watches:
-                    runs += _run_series(lab, watch, faults, rounds, machine.factor)
+                    runs += _run_trial_series(lab, watch, faults, rounds, machine.timeout_factor)
     except (LabError, ChannelError, BuildError) as error:
         print(f"lab.evaluation: {error}", file=sys.stderr)
         if runs:
             _write_report(runs, folder, "unfinished")
         return 1
     _write_report(runs, folder, "From the fault in the guest to the failover")
-    _show_line(f"{len(runs)} runs, {time.monotonic() - _BEGIN:.0f} s")
+    _print_progress_line(f"{len(runs)} runs, {time.monotonic() - _BEGIN:.0f} s")
     return 0
 
 

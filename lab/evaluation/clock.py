@@ -12,9 +12,9 @@ import time
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass
 
-__all__ = ["HOW", "Offset", "Sample", "measure_offset", "pick_best"]
+__all__ = ["CLOCK_DESCRIPTION", "Offset", "Sample", "measure_offset", "pick_best_sample"]
 
-HOW = (
+CLOCK_DESCRIPTION = (
     "CLOCK_REALTIME of the machine that runs the lab; the guest's clock, and each host's where it "
     "has one of its own, were compared with it by ping-pong before and after the fault, the "
     "quickest exchange counts, half of its round trip is the error bound"
@@ -42,7 +42,7 @@ class Offset:
         return (there_ns + self.ns) / 1e9
 
 
-def pick_best(samples: Iterable[Sample]) -> Offset:
+def pick_best_sample(samples: Iterable[Sample]) -> Offset:
     """The offset by the quickest exchange.
 
     :raises ValueError: there are no samples.
@@ -62,4 +62,4 @@ def measure_offset(ask: Callable[[], int], times: int = 40) -> Offset:
         asked = time.time_ns()
         answer = ask()
         samples.append(Sample(asked, answer, time.time_ns()))
-    return pick_best(samples)
+    return pick_best_sample(samples)

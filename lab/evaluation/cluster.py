@@ -11,19 +11,19 @@ from lab import idle
 from lab.evaluation.setting import PRIMITIVES, Lab, scale_timeouts
 from lab.host import ChannelError, LabError
 
-__all__ = ["configure_resource", "settle_after_failover", "type_in", "wait_until_ready"]
+__all__ = ["configure_resource", "settle_after_failover", "type_in_crm_shell", "wait_until_ready"]
 
 #: vm1 as it is to be, for crmsh.
-CHANGED = "/root/vm1.crm"
+RESOURCE_FILE = "/root/vm1.crm"
 
 #: s for vm1 to run and to be watched, on a machine that is not slow.
-READY_S = 180.0
+READY_LIMIT_S = 180.0
 
 #: crmsh's remarks that mean nothing here (there is no fencing in the lab).
 _NOISE = re.compile(r"Blind faith|not fencing unseen")
 
 
-def type_in(lab: Lab, command: str, show: Callable[[str], None]) -> None:
+def type_in_crm_shell(lab: Lab, command: str, show: Callable[[str], None]) -> None:
     """Run a command on the first host, shown as typed.
 
     :raises LabError: it failed, with its words.
@@ -51,23 +51,23 @@ def configure_resource(
     """
     host, primitive = lab.hosts[0], scale_timeouts(PRIMITIVES[lab.vmm][watch], time_factor)
     if host.run_command("crm_resource --resource vm1 --query-xml", timeout=60).rc != 0:
-        type_in(lab, f"crm configure {primitive}", show)
+        type_in_crm_shell(lab, f"crm configure {primitive}", show)
     else:
-        host.put_file(CHANGED, f"{primitive}\n".encode())
-        type_in(lab, "crm_attribute --name maintenance-mode --update true", show)
-        type_in(lab, f"cat {CHANGED}", show)
-        type_in(lab, f"crm configure load update {CHANGED}", show)
+        host.put_file(RESOURCE_FILE, f"{primitive}\n".encode())
+        type_in_crm_shell(lab, "crm_attribute --name maintenance-mode --update true", show)
+        type_in_crm_shell(lab, f"cat {RESOURCE_FILE}", show)
+        type_in_crm_shell(lab, f"crm configure load update {RESOURCE_FILE}", show)
         # What the other agent has found is forgotten, its failures too.
-        type_in(lab, "crm_resource --refresh --resource vm1", show)
-        type_in(lab, "crm_attribute --name maintenance-mode --delete", show)
+        type_in_crm_shell(lab, "crm_resource --refresh --resource vm1", show)
+        type_in_crm_shell(lab, "crm_attribute --name maintenance-mode --delete", show)
         if (lab.vmm, watch) == ("kvm", "vesper"):
             # VESPER's device comes with the start of the VM.
             host.run_command(f"({idle.COMMAND})", timeout=240, check=True)
-            type_in(lab, "crm_resource --restart --resource vm1", show)
-    wait_until_ready(lab, watch, READY_S * time_factor)
+            type_in_crm_shell(lab, "crm_resource --restart --resource vm1", show)
+    wait_until_ready(lab, watch, READY_LIMIT_S * time_factor)
 
 
-def wait_until_ready(lab: Lab, watch: str, timeout: float = READY_S) -> None:
+def wait_until_ready(lab: Lab, watch: str, timeout: float = READY_LIMIT_S) -> None:
     """Wait until vm1 runs, its page comes, and it is watched.
 
     :raises LabError: it does not get there.
@@ -76,7 +76,7 @@ def wait_until_ready(lab: Lab, watch: str, timeout: float = READY_S) -> None:
     why = ""
     while time.monotonic() < deadline:
         try:
-            why = _not_ready(lab, watch)
+            why = _explain_not_ready(lab, watch)
         except ChannelError as error:
             why = str(error)
         if not why:
@@ -88,18 +88,18 @@ def wait_until_ready(lab: Lab, watch: str, timeout: float = READY_S) -> None:
 
 #: What ``vesper status --json`` asks vesperd, without the second and a half
 #: that Python needs to start in an emulated host.
-WAITING = (
+MONITOR_IS_WAITING = (
     'echo \'{"op": "status"}\' | socat -t 5 - UNIX-CONNECT:/run/vesper/vesperd.sock | '
     "grep '\"waiting\": *true' | grep -q '\"collecting\"'"
 )
 
 
-def _not_ready(lab: Lab, watch: str) -> str:
+def _explain_not_ready(lab: Lab, watch: str) -> str:
     for host in lab.hosts:
         if lab.guest_through(through=host).fetch_page(timeout=3) is None:
             return f"its page does not come to {host.name}"
     if watch == "vesper" and not any(
-        host.run_command(WAITING, timeout=60).rc == 0 for host in lab.hosts
+        host.run_command(MONITOR_IS_WAITING, timeout=60).rc == 0 for host in lab.hosts
     ):
         return "no monitor is waiting, or no probe is loaded"
     state = lab.hosts[0].run_command("crm_mon -1 -o", timeout=60).output
@@ -115,5 +115,5 @@ def settle_after_failover(
     lab: Lab, watch: str, show: Callable[[str], None], time_factor: float = 1.0
 ) -> None:
     """After a failover: forget the failure, and be ready for the next one."""
-    type_in(lab, "crm_resource --refresh --resource vm1", show)
-    wait_until_ready(lab, watch, READY_S * time_factor)
+    type_in_crm_shell(lab, "crm_resource --refresh --resource vm1", show)
+    wait_until_ready(lab, watch, READY_LIMIT_S * time_factor)

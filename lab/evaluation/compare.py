@@ -131,13 +131,13 @@ def make_verdicts(runs: Sequence[Run]) -> list[Verdict]:
             [run for run in runs if (run.fault, run.watch) == (fault, watch)] for watch in WATCHES
         )
         for step in _COLUMNS:
-            slow, quick = ([run.step_time(step) for run in some] for some in (stock, ours))
-            times = table.find_ratio(slow, quick)
+            slow, quick = ([run.find_step_time(step) for run in some] for some in (stock, ours))
+            times = table.ratio_of_medians(slow, quick)
             at_least = False
             if times is None and step != "recorded_s":
                 # Its stop has failed: until then at least it was not done.
-                slow = [run.step_time(step) or run.stuck_s for run in stock]
-                times = table.find_ratio(slow, quick)
+                slow = [run.find_step_time(step) or run.stuck_s for run in stock]
+                times = table.ratio_of_medians(slow, quick)
                 at_least = times is not None
             found.append(Verdict(fault, step, times, at_least))
     return found
@@ -163,5 +163,5 @@ def render_markdown(runs: Sequence[Run]) -> str:
 
 def _median_seconds(runs: Sequence[Run], fault: str, watch: str, step: str) -> str:
     some = [run for run in runs if (run.fault, run.watch) == (fault, watch)]
-    value = table.find_median([run.step_time(step) for run in some])
+    value = table.find_median([run.find_step_time(step) for run in some])
     return "never" if value is None else f"{value:.1f}"

@@ -12,10 +12,10 @@ from lab.evaluation.setting import Lab
 from lab.guest import Fault
 from lab.host import Host
 
-__all__ = ["Injection", "host_clock", "inject_fault"]
+__all__ = ["Injection", "inject_fault", "read_host_clock"]
 
 #: Faults that end the guest as a whole, and how labd brings them about.
-_ENDS = {"panic": "panic", "panic-kept": "panic", "poweroff": "poweroff", "hang": "hang"}
+_GUEST_ENDS = {"panic": "panic", "panic-kept": "panic", "poweroff": "poweroff", "hang": "hang"}
 
 
 @dataclass(frozen=True)
@@ -27,13 +27,13 @@ class Injection:
     pid: int  #: of the process that was killed; 0: none was
 
 
-def host_clock(host: Host) -> Offset:
+def read_host_clock(host: Host) -> Offset:
     """A host's clock against this machine's."""
     connection = host.connect_to_clock()
     if connection is None:
         return Offset(0, 0)
     with connection:
-        return measure_offset(_ask_line(connection, b"?\n"))
+        return measure_offset(_ask_hostd_line(connection, b"?\n"))
 
 
 def inject_fault(lab: Lab, home: Host, fault: str, clocks: Mapping[str, Offset]) -> Injection:
@@ -50,23 +50,23 @@ def inject_fault(lab: Lab, home: Host, fault: str, clocks: Mapping[str, Offset])
         return Injection(clock.convert_time(int(said.split()[0])), clock.error_ns / 1e9, 0)
     guest = lab.guest_through(through=home)
     with guest.connect_to_labd() as connection:
-        clock = measure_offset(_ask_line(connection, b"clock\n"))
+        clock = measure_offset(_ask_hostd_line(connection, b"clock\n"))
     done: Fault
     if fault == "sigsegv":
         done = guest.kill_service("SEGV", "httpd")
-    elif fault in _ENDS:
-        done = guest.end_guest(_ENDS[fault])
+    elif fault in _GUEST_ENDS:
+        done = guest.power_guest_off(_GUEST_ENDS[fault])
     else:
         done = guest.out_of_memory("httpd", spare=fault == "oom-other")
     error = (clock.error_ns + done.uncertainty_ns) / 1e9
     return Injection(clock.convert_time(done.at_ns), error, done.pid)
 
 
-def _ask_line(connection: socket.socket, request: bytes) -> Callable[[], int]:
+def _ask_hostd_line(connection: socket.socket, request: bytes) -> Callable[[], int]:
     stream = connection.makefile("rb")
 
-    def ask() -> int:
+    def ask_for_number() -> int:
         connection.sendall(request)
         return int(stream.readline().split()[0])
 
-    return ask
+    return ask_for_number

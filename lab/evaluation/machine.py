@@ -18,11 +18,11 @@ import psutil
 __all__ = ["BUSY_SHARE", "Machine", "OtherLoad", "measure_machine"]
 
 #: CPUs that a lab of two hosts keeps busy.
-CPUS_NEEDED = 2
+MIN_CPUS = 2
 #: CPU seconds of :func:`_work_a_while` on the machine whose figures the documents have.
 REFERENCE_CPU_S = 0.020
 #: Operations' timeouts are made this many times longer at most.
-MAX_FACTOR = 10.0
+MAX_TIMEOUT_FACTOR = 10.0
 #: Figures count as unreliable if others used more than this share of the CPUs meanwhile.
 BUSY_SHARE = 0.15
 
@@ -39,13 +39,13 @@ class Machine:
     runnable: float  #: mean number of threads that ran or wanted to, this process left out
 
     @property
-    def factor(self) -> float:
-        """Return how many times longer things may take here (1 to :data:`MAX_FACTOR`)."""
-        crowd = (CPUS_NEEDED + self.runnable) / self.cpus
-        return min(MAX_FACTOR, max(1.0, self.slowness) * max(1.0, crowd))
+    def timeout_factor(self) -> float:
+        """Return how many times longer things may take here (1 to :data:`MAX_TIMEOUT_FACTOR`)."""
+        crowd = (MIN_CPUS + self.runnable) / self.cpus
+        return min(MAX_TIMEOUT_FACTOR, max(1.0, self.slowness) * max(1.0, crowd))
 
     @property
-    def is_busy(self) -> bool:
+    def is_too_busy(self) -> bool:
         """Tell whether others already use more of the CPUs than figures bear."""
         return self.runnable > BUSY_SHARE * self.cpus
 
@@ -53,8 +53,8 @@ class Machine:
         """Return a sentence for people."""
         speed = f"{1 / self.slowness:.1f} times the reference machine's speed"
         text = f"{self.cpus} CPUs, {speed}, {self.runnable:.1f} other runnable threads"
-        if self.factor > 1.05:
-            text += f"; timeouts are {self.factor:.1f} times as long as usual"
+        if self.timeout_factor > 1.05:
+            text += f"; timeouts are {self.timeout_factor:.1f} times as long as usual"
         return text
 
 

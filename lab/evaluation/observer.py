@@ -17,7 +17,7 @@ from types import TracebackType
 from typing import Any
 
 from lab.evaluation.clock import Offset
-from lab.evaluation.pacemaker_log import PATTERN, What, parse_line
+from lab.evaluation.pacemaker_log import PATTERN, What, parse_log_line
 from lab.evaluation.setting import Lab
 from lab.host import ChannelError, Host
 
@@ -70,11 +70,13 @@ class Observer:
             self._follow_command(
                 host,
                 f"exec tail -n 0 -F {LOG} | grep --line-buffered -E '{PATTERN}'",
-                self._log_line,
+                self._handle_log_line,
             )
             if self._vesper:
-                self._follow_command(host, "exec vesper events -f --json -n 100", self._event_line)
-        self._start_thread(self._poll_page)
+                self._follow_command(
+                    host, "exec vesper events -f --json -n 100", self._handle_event_line
+                )
+        self._start_thread(self._poll_guest_page)
         return self
 
     def __exit__(
@@ -94,14 +96,14 @@ class Observer:
     def _follow_command(self, host: Host, command: str, line: Callable[[Host, str], None]) -> None:
         end, pieces = host.follow_command(command)
 
-        def read() -> None:
+        def read_lines() -> None:
             try:
                 for text in _split_lines(pieces):
                     line(host, text)
             except (ChannelError, OSError):
                 pass  # the run has ended, or the host; the run's result tells
 
-        self._start_thread(read)
+        self._start_thread(read_lines)
         self._stack.callback(end)
 
     def _add_observation(self, observation: Observation) -> None:
@@ -109,13 +111,13 @@ class Observer:
             self.seen.append(observation)
             self._tell(observation)
 
-    def _log_line(self, host: Host, line: str) -> None:
-        entry = parse_line(line, "vm1", time.gmtime().tm_year)
+    def _handle_log_line(self, host: Host, line: str) -> None:
+        entry = parse_log_line(line, "vm1", time.gmtime().tm_year)
         if entry:
             at = self._clocks[host.name].convert_time(entry.time_ns)
             self._add_observation(Observation(at, entry.host, entry.what))
 
-    def _event_line(self, host: Host, line: str) -> None:
+    def _handle_event_line(self, host: Host, line: str) -> None:
         try:
             event = json.loads(line)
         except ValueError:
@@ -125,7 +127,7 @@ class Observer:
             at = self._clocks[host.name].convert_time(round(event["received"] * 1e9))
             self._add_observation(Observation(at, host.name, "event", event))
 
-    def _poll_page(self) -> None:
+    def _poll_guest_page(self) -> None:
         guest = self._lab.guest_through(through=self._standby)
         while not self._stop.wait(self._lab.page_every):
             page = guest.fetch_page()

@@ -14,7 +14,7 @@ import re
 import time
 from dataclasses import dataclass
 
-__all__ = ["PATTERN", "TICK_S", "Entry", "What", "parse_line"]
+__all__ = ["PATTERN", "TICK_S", "Entry", "What", "parse_log_line"]
 
 
 #: Seconds by which a line may be stamped too early: its time is the kernel's coarse
@@ -49,7 +49,7 @@ _LINE = re.compile(
 )
 
 
-def parse_line(line: str, resource: str, year: int) -> Entry | None:
+def parse_log_line(line: str, resource: str, year: int) -> Entry | None:
     """Understand a line.
 
     :param year: pacemaker.log does not say; its times are UTC in the lab.

@@ -8,7 +8,7 @@ from typing import Any
 
 from lab.evaluation.machine import BUSY_SHARE
 
-__all__ = ["FAULTS", "STEPS", "WATCHES", "Run", "as_json"]
+__all__ = ["FAULTS", "STEPS", "WATCHES", "Run", "make_json_record"]
 
 #: Kinds of faults, and what they are for people.
 FAULTS = {
@@ -58,13 +58,13 @@ class Run:
         """Tell whether the machine was the lab's own while this was measured."""
         return self.others_cpu_share <= BUSY_SHARE
 
-    def step_time(self, name: str) -> float | None:
+    def find_step_time(self, name: str) -> float | None:
         """A step of the timeline by its field's name."""
         value: float | None = getattr(self, name)
         return value
 
 
-def as_json(runs: list[Run], how: str) -> list[dict[str, Any]]:
+def make_json_record(runs: list[Run], how: str) -> list[dict[str, Any]]:
     """The report: a list of runs, each with the clock its times are on."""
     report = []
     for run in runs:

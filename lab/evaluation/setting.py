@@ -12,7 +12,7 @@ from typing import Protocol
 from lab.guest import CHECK_PAGE, Guest
 from lab.host import Host
 
-__all__ = ["PRIMITIVES", "VMMS", "Lab", "open_lab", "scale_timeouts"]
+__all__ = ["PRIMITIVES", "VMMS", "Lab", "open_lab_of_setting", "scale_timeouts"]
 
 VMMS = ("xen", "kvm")
 
@@ -76,7 +76,7 @@ def scale_timeouts(primitive: str, factor: float) -> str:
     )
 
 
-def open_lab(vmm: str) -> AbstractContextManager[Lab]:
+def open_lab_of_setting(vmm: str) -> AbstractContextManager[Lab]:
     """The lab, when it is entered: ready, without resources.
 
     :raises LabError: it does not come up.

@@ -8,7 +8,7 @@ from statistics import median
 
 from lab.evaluation.run import FAULTS, STEPS, WATCHES, Run
 
-__all__ = ["find_median", "find_ratio", "find_spread", "render_table"]
+__all__ = ["find_median", "find_spread", "ratio_of_medians", "render_table"]
 
 #: Under a table that has negative times.
 _BEFORE = """
@@ -18,7 +18,7 @@ logs after the probe; guest and host share one CPU in this lab, and vesperd may 
 
 
 def _collect_values(runs: Sequence[Run], fault: str, watch: str, step: str) -> list[float | None]:
-    return [run.step_time(step) for run in runs if run.fault == fault and run.watch == watch]
+    return [run.find_step_time(step) for run in runs if run.fault == fault and run.watch == watch]
 
 
 def find_median(values: Sequence[float | None]) -> float | None:
@@ -35,7 +35,7 @@ def find_spread(values: Sequence[float | None]) -> tuple[float, float] | None:
     return (min(there), max(there)) if there else None
 
 
-def find_ratio(slow: Sequence[float | None], quick: Sequence[float | None]) -> float | None:
+def ratio_of_medians(slow: Sequence[float | None], quick: Sequence[float | None]) -> float | None:
     """How many times sooner the median of ``quick`` is; None where one is never."""
     a, b = find_median(slow), find_median(quick)
     return a / b if a is not None and b is not None and b > 0 else None
@@ -70,7 +70,7 @@ def render_table(runs: Sequence[Run]) -> str:
         rows.append([f"{meaning} (n={'/'.join(str(n) for n in counts.values())})", "", "", ""])
         for step, name in STEPS.items():
             slow, quick = (_collect_values(runs, fault, watch, step) for watch in WATCHES)
-            times = find_ratio(slow, quick)
+            times = ratio_of_medians(slow, quick)
             cells = [_format_cell(slow), _format_cell(quick)]
             if step == "seen_s":
                 cells[0] = "-"

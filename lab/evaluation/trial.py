@@ -12,11 +12,11 @@ from contextlib import ExitStack
 from lxml import etree
 
 from lab.evaluation.clock import Offset
-from lab.evaluation.injection import host_clock, inject_fault
+from lab.evaluation.injection import inject_fault, read_host_clock
 from lab.evaluation.machine import OtherLoad
 from lab.evaluation.observer import Observation, Observer
 from lab.evaluation.pacemaker_log import TICK_S, What
-from lab.evaluation.phase import INTERVAL, Phase
+from lab.evaluation.phase import POLL_INTERVAL_S, Phase
 from lab.evaluation.run import FAULTS, STEPS, WATCHES, Run
 from lab.evaluation.setting import Lab
 from lab.host import LabError
@@ -25,9 +25,9 @@ from vesper_monitor.hypervisor.transport import ENDED
 __all__ = ["exit_reason", "perform_trial"]
 
 #: A fault that nobody has noticed by then (s) is not detected.
-DETECT = 60.0
+DETECTION_LIMIT_S = 60.0
 #: From the failure to the page from the other host, at most (s).
-RECOVER = 120.0
+RECOVERY_LIMIT_S = 120.0
 
 _STEPS = {
     What.RECORDED: "recorded_s",
@@ -37,7 +37,7 @@ _STEPS = {
 }
 
 #: Shown, but no step of the report.
-_SHOWN: dict[What | str, str] = {
+_STEP_TEXTS: dict[What | str, str] = {
     What.FAILED: "monitor has failed",
     What.STUCK: "stop has failed",
     What.START: "start called",
@@ -80,7 +80,7 @@ class _Timeline:
     def page_before(self, page: str) -> None:
         self._old_page = page
 
-    def note_fault(self, at: float, pid: int) -> None:
+    def note_fault_time(self, at: float, pid: int) -> None:
         """It has happened; what has come in meanwhile is shown now."""
         with self.changed:
             self._fault = (at, pid)
@@ -99,10 +99,10 @@ class _Timeline:
     def _take_observation(self, observation: Observation) -> None:
         assert self._fault
         since = observation.at - self._fault[0]
-        if observation.what in _SHOWN and since > -1:
+        if observation.what in _STEP_TEXTS and since > -1:
             if observation.what is What.STUCK:
                 self.stuck = observation.at
-            self._show(f"{since:+8.3f} s  {_SHOWN[observation.what]:24}on {observation.host}")
+            self._show(f"{since:+8.3f} s  {_STEP_TEXTS[observation.what]:24}on {observation.host}")
         step, said = self._find_meaning(observation, self._fault[1])
         if step and step not in self.times and observation.at > self._fault[0] - 1:
             self.times[step] = observation.at
@@ -181,7 +181,7 @@ def perform_trial(
     timeline = _Timeline(fault, home.name, show)
     timeline.page_before(page)
 
-    clocks = {host.name: host_clock(host) for host in lab.hosts}
+    clocks = {host.name: read_host_clock(host) for host in lab.hosts}
     with Observer(
         lab, clocks, standby=standby, vesper=watch == "vesper", tell=timeline.note_observation
     ):
@@ -196,20 +196,20 @@ def perform_trial(
             injected = inject_fault(lab, home, fault, clocks)
         at = injected.at
         if phase:
-            phase.note_lead(fault, at - ordered)
+            phase.note_injection_lead(fault, at - ordered)
         stamp = time.strftime("%H:%M:%S", time.gmtime(at))
         show(f"{stamp}    +0.000 s  {FAULTS[fault]} on {home.name}, watched by {WATCHES[watch]}")
-        timeline.note_fault(at, injected.pid)
+        timeline.note_fault_time(at, injected.pid)
 
         run = Run(fault, watch, at)
         if phase:
             run.since_poll_s = phase.measure_since_poll_s(at)
             show(
                 f"            {run.since_poll_s:.1f} s after the stock agent's last look, "
-                f"of {INTERVAL:.0f} s from look to look"
+                f"of {POLL_INTERVAL_S:.0f} s from look to look"
             )
-        detect = DETECT * time_factor
-        recovered = time.monotonic() + detect + RECOVER * time_factor
+        detect = DETECTION_LIMIT_S * time_factor
+        recovered = time.monotonic() + detect + RECOVERY_LIMIT_S * time_factor
         if timeline.wait_for_step("recorded_s", time.monotonic() + detect):
             timeline.wait_for_step("service_back_s", recovered)
             timeline.wait_for_step("started_elsewhere_s", recovered)
@@ -222,7 +222,9 @@ def perform_trial(
             show(f"            not detected within {detect:.0f} s")
         if not run.is_reliable:
             show(f"            UNRELIABLE: others used {run.others_cpu_share:.0%} of the CPUs")
-    after = {host.name: _closer_offset(clocks[host.name], host_clock(host)) for host in lab.hosts}
+    after = {
+        host.name: _closer_offset(clocks[host.name], read_host_clock(host)) for host in lab.hosts
+    }
     for step, seconds in timeline.times.items():
         setattr(run, step, seconds - at)
     if run.recorded_s is None:

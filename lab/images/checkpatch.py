@@ -33,7 +33,7 @@ def fetch_checkpatch() -> Path:
     :raises BuildError: the package cannot be had.
     """
 
-    def make(directory: Path) -> None:
+    def fetch_script(directory: Path) -> None:
         download = ["apt-get", "-q", "-o", "APT::Sandbox::User=root", "download", PACKAGE]
         try:
             store.run_build_command(download, timeout=600, cwd=directory)
@@ -56,7 +56,7 @@ def fetch_checkpatch() -> Path:
         (directory / "include").mkdir()  # of the kernel's tree; it looks there for names
 
     key = store.hash_inputs(PACKAGE, FILES)
-    return store.build_image("checkpatch", key, make, what="fetching checkpatch") / FILES[0]
+    return store.build_image("checkpatch", key, fetch_script, what="fetching checkpatch") / FILES[0]
 
 
 def main() -> int:

@@ -17,7 +17,7 @@ class Archive:
         self._inode = 0
         self._folders: set[str] = set()
 
-    def _add_entry(
+    def _append_entry(
         self, name: str, mode: int, data: bytes = b"", device: tuple[int, int] = (0, 0)
     ) -> None:
         self._inode += 1
@@ -27,19 +27,19 @@ class Archive:
         self._data += bytes(-len(self._data) % 4) + data
         self._data += bytes(-len(self._data) % 4)
 
-    def add_folder(self, name: str) -> None:
+    def add_directory(self, name: str) -> None:
         """A directory and those above it."""
         name = name.strip("/")
         if not name or name in self._folders:
             return
-        self.add_folder(name.rpartition("/")[0])
+        self.add_directory(name.rpartition("/")[0])
         self._folders.add(name)
-        self._add_entry(name, stat.S_IFDIR | 0o755)
+        self._append_entry(name, stat.S_IFDIR | 0o755)
 
     def add_file(self, name: str, data: bytes, mode: int = 0o644) -> None:
         name = name.strip("/")
-        self.add_folder(name.rpartition("/")[0])
-        self._add_entry(name, stat.S_IFREG | mode, data)
+        self.add_directory(name.rpartition("/")[0])
+        self._append_entry(name, stat.S_IFREG | mode, data)
 
     def copy_file(self, name: str, source: Path, mode: int = 0o644) -> None:
         self.add_file(name, source.read_bytes(), mode)
@@ -47,17 +47,17 @@ class Archive:
     def add_link(self, name: str, target: str) -> None:
         """A symbolic link."""
         name = name.strip("/")
-        self.add_folder(name.rpartition("/")[0])
-        self._add_entry(name, stat.S_IFLNK | 0o777, target.encode())
+        self.add_directory(name.rpartition("/")[0])
+        self._append_entry(name, stat.S_IFLNK | 0o777, target.encode())
 
     def add_device(self, name: str, major: int, minor: int) -> None:
         """A character device."""
         name = name.strip("/")
-        self.add_folder(name.rpartition("/")[0])
-        self._add_entry(name, stat.S_IFCHR | 0o600, device=(major, minor))
+        self.add_directory(name.rpartition("/")[0])
+        self._append_entry(name, stat.S_IFCHR | 0o600, device=(major, minor))
 
     def finish_archive(self) -> bytes:
         """The finished archive; nothing can be added after this."""
         self._inode = -1
-        self._add_entry("TRAILER!!!", 0)
+        self._append_entry("TRAILER!!!", 0)
         return bytes(self._data)

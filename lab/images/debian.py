@@ -97,7 +97,7 @@ def _fetch_kernel(flavour: str) -> str:
     return _FETCH_KERNEL.replace("FLAVOUR", flavour)
 
 
-def _make_tree(directory: Path, which: Tree) -> None:
+def _build_debian_tree(directory: Path, which: Tree) -> None:
     tree = directory / "root"
     make_debian_tree(
         tree, SUITE, which.packages, exclude=EXCLUDE, hooks=[_fetch_kernel(which.flavour)]
@@ -117,7 +117,7 @@ def _tree_directory(which: Tree) -> Path:
     return store.build_image(
         which.name,
         key,
-        lambda directory: _make_tree(directory, which),
+        lambda directory: _build_debian_tree(directory, which),
         what=f"building the hosts' Debian ({SUITE}) tree: {which.name}",
     )
 

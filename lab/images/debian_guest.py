@@ -94,7 +94,7 @@ _FILES = (
 )
 
 
-def _make_disk(directory: Path) -> None:
+def _build_guest_disk(directory: Path) -> None:
     layer, tree = directory / "layer", directory / "tree"
     for place, text, mode in _FILES:
         path = layer / place
@@ -126,7 +126,7 @@ def guest_disk() -> Path:
     key = store.hash_inputs(SUITE, PACKAGES, EXCLUDE, _FINISH, _FILES, mirror)
     return (
         store.build_image(
-            "debian-guest", key, _make_disk, what=f"building the guest's Debian ({SUITE})"
+            "debian-guest", key, _build_guest_disk, what=f"building the guest's Debian ({SUITE})"
         )
         / "disk.img"
     )

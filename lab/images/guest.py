@@ -41,7 +41,7 @@ def guest_initrd(kernel: Kernel, modules: Modules | None = None, machine: Machin
     vesper = modules.guest_modules(machine.frontend) if modules else ()
     init, labd = HERE / "guest_init", HERE / "labd.c"
 
-    def make(directory: Path) -> None:
+    def build_initrd(directory: Path) -> None:
         binary = directory / "labd"
         store.run_build_command(
             ["gcc", "-static", "-Os", "-s", "-Wall", "-o", binary, labd], timeout=60
@@ -69,4 +69,6 @@ def guest_initrd(kernel: Kernel, modules: Modules | None = None, machine: Machin
         Path(__file__), HERE / "cpio.py", init, labd, kernel.release, str(debian.debian_tree()),
         *machine.debian_modules, *vesper,
     )  # fmt: skip
-    return store.build_image("guest", key, make, what="building the guest's initrd") / "initrd"
+    return (
+        store.build_image("guest", key, build_initrd, what="building the guest's initrd") / "initrd"
+    )

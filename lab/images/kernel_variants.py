@@ -10,7 +10,7 @@ from pathlib import Path
 
 from lab.images import store
 from lab.images.kernel import Kernel
-from lab.images.releases import apt_conf, sources_list
+from lab.images.releases import make_apt_configuration, sources_list
 from lab.images.toolchain import BUILDS_KERNELS, CLANG, Toolchain, run_in_toolchain
 
 __all__ = ["DEBUG", "KCFI", "UNIPROCESSOR", "Variant", "variant_kernel"]
@@ -74,13 +74,15 @@ rm -rf source/Documentation source/vmlinux source/.git
 def _kernel_source() -> Path:
     sources = sources_list(*SUITES)
 
-    def make(directory: Path) -> None:
+    def fetch_source(directory: Path) -> None:
         (directory / "sources.list").write_text(sources)
-        (directory / "apt.conf").write_text(apt_conf(directory))
+        (directory / "apt.conf").write_text(make_apt_configuration(directory))
         store.run_build_command(["sh", "-c", _FETCH, "sh", SOURCE], timeout=900, cwd=directory)
 
     key = store.hash_inputs(sources, _FETCH, SOURCE)
-    return store.build_image("linux-source", key, make, what=f"fetching {SOURCE}") / "source"
+    return (
+        store.build_image("linux-source", key, fetch_source, what=f"fetching {SOURCE}") / "source"
+    )
 
 
 def variant_kernel(variant: Variant) -> Kernel:
@@ -93,7 +95,7 @@ def variant_kernel(variant: Variant) -> Kernel:
     config = "".join((HERE / name).read_text() for name in variant.configs)
     config += f'CONFIG_LOCALVERSION="-vesper-{variant.name}"\n'
 
-    def make(directory: Path) -> None:
+    def build_kernel(directory: Path) -> None:
         (directory / "config").write_text(config)
         shutil.copytree(source, directory / "source", symlinks=True)
         run_in_toolchain(
@@ -103,7 +105,7 @@ def variant_kernel(variant: Variant) -> Kernel:
     directory = store.build_image(
         f"{variant.name}-kernel",
         store.hash_inputs(str(source), config, _BUILD, variant.toolchain),
-        make,
+        build_kernel,
         what=f"building a kernel: {variant.what}",
     )
     (release,) = os.listdir(directory / "tree/lib/modules")

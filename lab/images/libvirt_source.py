@@ -12,7 +12,7 @@ from __future__ import annotations
 from pathlib import Path
 
 from lab.images import store
-from lab.images.releases import apt_conf, sources_list
+from lab.images.releases import make_apt_configuration, sources_list
 
 __all__ = ["libvirt_source"]
 
@@ -39,12 +39,13 @@ def libvirt_source() -> Path:
     """
     sources = sources_list(SUITE).replace("deb ", "deb-src ", 1)
 
-    def make(directory: Path) -> None:
+    def fetch_source(directory: Path) -> None:
         (directory / "sources.list").write_text(sources)
-        (directory / "apt.conf").write_text(apt_conf(directory))
+        (directory / "apt.conf").write_text(make_apt_configuration(directory))
         store.run_build_command(["sh", "-c", _FETCH, "sh", *KEPT], timeout=300, cwd=directory)
 
     key = store.hash_inputs(sources, KEPT, _FETCH)
     return (
-        store.build_image("libvirt-source", key, make, what="fetching libvirt's tests") / "source"
+        store.build_image("libvirt-source", key, fetch_source, what="fetching libvirt's tests")
+        / "source"
     )

@@ -53,7 +53,7 @@ def build_modules(kernel: Headers) -> Modules:
     """
     sources = _list_sources()
 
-    def make(directory: Path) -> None:
+    def build_in_folder(directory: Path) -> None:
         # A copy, so that the build of one kernel leaves nothing in the sources
         # and nothing of theirs gets in.
         for path in sources:
@@ -72,7 +72,7 @@ def build_modules(kernel: Headers) -> Modules:
     directory = store.build_image(
         "modules",
         store.hash_inputs(kernel.release, str(kernel.kdir), kernel.toolchain, *names, *sources),
-        make,
+        build_in_folder,
         what=f"building the modules for {kernel.release}",
     )
     found = {path.stem: path for path in sorted((directory / kernel.release).glob("*.ko"))}

@@ -24,7 +24,7 @@ from lab.images.toolchain import TRIXIE
 __all__ = ["Fetched", "fetch_newest", "release_headers", "release_kernel"]
 
 #: Kernels whose headers are fetched at the same time.
-AT_ONCE = 4
+MAX_PARALLEL_FETCHES = 4
 
 
 @dataclass(frozen=True)
@@ -41,10 +41,10 @@ def fetch_newest() -> Fetched:
     kernels, missing = newest_kernels()
     groups: dict[str, list[DebianKernel]] = {}
     for kernel in kernels:
-        groups.setdefault(kernel.group, []).append(kernel)
-    last = _read_last()
+        groups.setdefault(kernel.package_group, []).append(kernel)
+    last = _read_last_release()
 
-    def fetch(group: str) -> tuple[dict[DebianKernel, Headers], str]:
+    def fetch_kernels(group: str) -> tuple[dict[DebianKernel, Headers], str]:
         why = missing.get(_suite_of_group(group), "")
         if group in groups:
             try:
@@ -59,9 +59,13 @@ def fetch_newest() -> Fetched:
 
     wanted = {*groups, *(group for group in last if _suite_of_group(group) in missing)}
     wanted |= set(missing) - {_suite_of_group(group) for group in wanted}
-    with ThreadPoolExecutor(AT_ONCE) as executor:
-        results = dict(zip(sorted(wanted), executor.map(fetch, sorted(wanted)), strict=True))
-    _write_last(last | {group: list(found) for group, (found, _why) in results.items() if found})
+    with ThreadPoolExecutor(MAX_PARALLEL_FETCHES) as executor:
+        results = dict(
+            zip(sorted(wanted), executor.map(fetch_kernels, sorted(wanted)), strict=True)
+        )
+    _write_last_release(
+        last | {group: list(found) for group, (found, _why) in results.items() if found}
+    )
     return Fetched(
         {kernel: each for found, _why in results.values() for kernel, each in found.items()},
         tuple(warning for _found, warning in results.values() if warning),
@@ -76,19 +80,21 @@ def _last_fetched() -> Path:
     return store.cache_directory() / "kernels-fetched-last.json"
 
 
-def _read_last() -> dict[str, list[DebianKernel]]:
+def _read_last_release() -> dict[str, list[DebianKernel]]:
     try:
         text = _last_fetched().read_text()
     except FileNotFoundError:
         return {}
 
-    def packages(found: Iterable[dict[str, str]]) -> tuple[Package, ...]:
+    def read_packages(found: Iterable[dict[str, str]]) -> tuple[Package, ...]:
         return tuple(Package(**each) for each in found)
 
     return {
         key: [
             DebianKernel(**{
-                **kernel, "image": packages(kernel["image"]), "headers": packages(kernel["headers"])
+                **kernel,
+                "image": read_packages(kernel["image"]),
+                "headers": read_packages(kernel["headers"]),
             })
             for kernel in kernels
         ]
@@ -97,7 +103,7 @@ def _read_last() -> dict[str, list[DebianKernel]]:
     }  # fmt: skip
 
 
-def _write_last(last: dict[str, list[DebianKernel]]) -> None:
+def _write_last_release(last: dict[str, list[DebianKernel]]) -> None:
     with store.hold_lock("kernels-fetched-last"):
         new = _last_fetched().with_suffix(".new")
         new.write_text(
@@ -116,7 +122,7 @@ def release_headers(kernels: Sequence[DebianKernel]) -> dict[DebianKernel, Heade
                       key=lambda package: package.name)  # fmt: skip
     releases = [kernel.release for kernel in kernels]
 
-    def make(directory: Path) -> None:
+    def unpack_headers(directory: Path) -> None:
         _unpack_packages(packages, directory)
         for release in releases:
             finish_headers(directory / f"usr/src/linux-headers-{release}")
@@ -124,7 +130,7 @@ def release_headers(kernels: Sequence[DebianKernel]) -> dict[DebianKernel, Heade
     directory = store.build_image(
         "headers",
         store.hash_inputs(2, *releases, *_package_sums(packages)),
-        make,
+        unpack_headers,
         what=f"fetching the headers of Linux {kernels[0].version} ({kernels[0].suite})",
     )
     return {
@@ -142,14 +148,14 @@ def release_kernel(kernel: DebianKernel, headers: Headers) -> Kernel:
     :raises BuildError: see :func:`release_headers`.
     """
 
-    def make(directory: Path) -> None:
+    def unpack_kernel(directory: Path) -> None:
         _unpack_packages(kernel.image, directory / "tree")
         finish_image(directory / "tree", directory / "vmlinux", kernel.release)
 
     directory = store.build_image(
         "release",
         store.hash_inputs(kernel.release, *_package_sums(kernel.image)),
-        make,
+        unpack_kernel,
         what=f"fetching Linux {kernel.release}",
     )
     return Kernel(

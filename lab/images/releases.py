@@ -18,8 +18,8 @@ __all__ = [
     "SUITES",
     "DebianKernel",
     "Package",
-    "apt_conf",
     "compare_versions",
+    "make_apt_configuration",
     "newest_kernels",
     "parse_index",
     "sources_list",
@@ -86,7 +86,7 @@ class DebianKernel:
     headers: tuple[Package, ...]
 
     @property
-    def group(self) -> str:
+    def package_group(self) -> str:
         """Flavours of one kernel: "bookworm-security", "bookworm-security/6.12"."""
         return f"{self.suite}/{self.series}".rstrip("/-")
 
@@ -95,17 +95,19 @@ class DebianKernel:
 
 
 def sources_list(*suites: str) -> str:
-    lines = (f"deb [signed-by={KEYRING}] {_archive_of(suite)} {suite} main\n" for suite in suites)
+    lines = (
+        f"deb [signed-by={KEYRING}] {_find_archive_of(suite)} {suite} main\n" for suite in suites
+    )
     return "".join(lines)
 
 
-def _archive_of(suite: str) -> str:
+def _find_archive_of(suite: str) -> str:
     """Security updates are in an archive of their own, beside Debian's."""
     mirror = os.environ.get("VESPER_LAB_MIRROR", "http://deb.debian.org/debian").rstrip("/")
     return f"{mirror}-security" if suite.endswith("-security") else mirror
 
 
-def apt_conf(directory: Path) -> str:
+def make_apt_configuration(directory: Path) -> str:
     """For an apt with its own package lists, all of it below that directory."""
     return f"""\
 Dir::Etc::SourceList "{directory}/sources.list";
@@ -125,16 +127,16 @@ def newest_kernels() -> tuple[list[DebianKernel], dict[str, str]]:
         where an archive or a suite cannot be read.
     """
 
-    def read(suite: str) -> list[DebianKernel] | store.BuildError:
+    def read_index(suite: str) -> list[DebianKernel] | store.BuildError:
         try:
-            return parse_index(suite, _archive_of(suite), _fetch_index(suite))
+            return parse_index(suite, _find_archive_of(suite), _fetch_index(suite))
         except store.BuildError as error:
             return error
 
     kernels: list[DebianKernel] = []
     missing: dict[str, str] = {}
     with ThreadPoolExecutor(len(SUITES)) as executor:
-        for suite, found in zip(SUITES, executor.map(read, SUITES), strict=True):
+        for suite, found in zip(SUITES, executor.map(read_index, SUITES), strict=True):
             if isinstance(found, store.BuildError):
                 missing[suite] = why_not_fetched(found)
             elif not found:
@@ -156,7 +158,7 @@ def _fetch_index(suite: str) -> str:
     with store.hold_lock(f"archive-lists-{suite}"):
         directory.mkdir(parents=True, exist_ok=True)
         (directory / "sources.list").write_text(sources_list(suite))
-        (directory / "apt.conf").write_text(apt_conf(directory))
+        (directory / "apt.conf").write_text(make_apt_configuration(directory))
         command = ["sh", "-c", _UPDATE]
         return store.run_build_command(command, timeout=INDEX_LIMIT_S, cwd=directory).decode()
 
@@ -166,7 +168,7 @@ def compare_versions(a: str, b: str) -> int:
     # A letter sorts before what is no letter, "~" before all and before the end.
     part = re.compile(r"(\d+)|(\D+)")
 
-    def key(version: str) -> list[tuple[list[int], int]]:
+    def sort_key(version: str) -> list[tuple[list[int], int]]:
         """Of text and the number after it."""
         found: list[tuple[list[int], int]] = [([0], 0)]
         for number, text in part.findall(version):
@@ -176,14 +178,16 @@ def compare_versions(a: str, b: str) -> int:
                 found[-1] = (found[-1][0], int(number))
         return [*found, ([0], 0)]
 
-    def split(version: str) -> tuple[int, list[tuple[list[int], int]], list[tuple[list[int], int]]]:
+    def split_version(
+        version: str,
+    ) -> tuple[int, list[tuple[list[int], int]], list[tuple[list[int], int]]]:
         epoch, colon, rest = version.partition(":")
         upstream, _, revision = (rest if colon else version).rpartition("-")
         if not upstream:
             upstream, revision = revision, "0"
-        return int(epoch) if colon else 0, key(upstream), key(revision)
+        return int(epoch) if colon else 0, sort_key(upstream), sort_key(revision)
 
-    left, right = split(a), split(b)
+    left, right = split_version(a), split_version(b)
     return (left > right) - (left < right)
 
 
@@ -226,7 +230,7 @@ def parse_index(suite: str, archive: str, text: str) -> list[DebianKernel]:
             ),
             headers=tuple(_dependency_closure(packages, headers, r"linux-(headers|kbuild)-\d")),
         )  # fmt: skip
-        if kernel.group not in LEFT_OUT:
+        if kernel.package_group not in LEFT_OUT:
             found.append(kernel)
     return found
 

@@ -63,7 +63,7 @@ exec chroot "$tree" sh -c 'cd "$1"; shift; exec "$@"' sh "$cwd" "$@"
 def _toolchain_tree(toolchain: Toolchain) -> Path:
     mirror = os.environ.get("VESPER_LAB_MIRROR", "")
 
-    def make(directory: Path) -> None:
+    def build_tree(directory: Path) -> None:
         tree = directory / "root"
         # Unpacked only: no program of the tree is started for it, which takes a tenth of the time.
         make_debian_tree(tree, toolchain.suite, toolchain.packages, variant="extract")
@@ -71,7 +71,7 @@ def _toolchain_tree(toolchain: Toolchain) -> Path:
 
     key = store.hash_inputs(toolchain.suite, toolchain.packages, mirror)
     what = f"fetching the compiler of {toolchain.suite}"
-    return store.build_image("toolchain", key, make, what=what) / "root"
+    return store.build_image("toolchain", key, build_tree, what=what) / "root"
 
 
 def run_in_toolchain(

@@ -36,14 +36,15 @@ PACKAGES = (
 def _workbench_tree() -> Path:
     mirror = os.environ.get("VESPER_LAB_MIRROR", "")
 
-    def make(directory: Path) -> None:
+    def build_tree(directory: Path) -> None:
         make_debian_tree(directory / "root", debian.SUITE, PACKAGES, exclude=debian.EXCLUDE)
         shutil.rmtree(directory / "root/var/lib/apt/lists", ignore_errors=True)
         shutil.rmtree(directory / "root/var/cache/apt", ignore_errors=True)
 
     key = store.hash_inputs(debian.SUITE, PACKAGES, debian.EXCLUDE, mirror)
     return (
-        store.build_image("tools", key, make, what="building the work bench's Debian tree") / "root"
+        store.build_image("tools", key, build_tree, what="building the work bench's Debian tree")
+        / "root"
     )
 
 
@@ -56,7 +57,7 @@ def build_workbench(kernel: Kernel) -> Path:
     """
     root = _workbench_tree()
 
-    def make(directory: Path) -> None:
+    def build_disk(directory: Path) -> None:
         tree = directory / "tree"
         store.run_build_command(["cp", "-al", root, tree], timeout=120)
         store.run_build_command(["cp", "-a", kernel.tree / "usr/src",
@@ -72,6 +73,6 @@ def build_workbench(kernel: Kernel) -> Path:
 
     key = store.hash_inputs(str(root), str(kernel.tree), "1")
     return (
-        store.build_image("workbench", key, make, what="building the work bench's disk")
+        store.build_image("workbench", key, build_disk, what="building the work bench's disk")
         / "disk.img"
     )

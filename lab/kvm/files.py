@@ -12,8 +12,8 @@ __all__ = [
     "QEMU_CONF",
     "QEMU_GROUP",
     "QEMU_USER",
-    "domain_xml",
-    "host_uuid",
+    "make_domain_xml",
+    "make_host_uuid",
 ]
 
 GUEST_KERNEL = "/var/lib/lab/vmlinux"
@@ -45,7 +45,7 @@ log_outputs = "2:file:/var/log/libvirt/libvirtd.log"
 """
 
 
-def host_uuid(number: int) -> str:
+def make_host_uuid(number: int) -> str:
     """All nodes have the same machine; libvirt refuses to migrate to itself."""
     return f"6c616200-0000-4000-8000-{number:012d}"
 
@@ -58,7 +58,7 @@ COMMAND_LINE = (
 EMULATED = "clocksource=hpet"
 
 
-def domain_xml(
+def make_domain_xml(
     kvm: bool,
     number: int = 1,
     *,

@@ -60,16 +60,16 @@ class KvmLab(ClusterLab):
         return layers.make_layers(directory, self.domain_xml())
 
     def _node_files(self, number: int) -> dict[str, str]:
-        conf = files.LIBVIRTD_CONF % files.host_uuid(number)
+        conf = files.LIBVIRTD_CONF % files.make_host_uuid(number)
         return {**super()._node_files(number), "etc/libvirt/libvirtd.conf": conf}
 
     def _start_daemons(self) -> None:
         self.hosts = [KvmHost(node) for node in self.nodes]
         what = "KVM lab: starting vesper-ivshmem, libvirtd and vesperd"
         with show_step(what), ThreadPoolExecutor() as all_at_once:
-            list(all_at_once.map(self._start_host, self.hosts))
+            list(all_at_once.map(self._start_host_daemons, self.hosts))
 
-    def _start_host(self, host: KvmHost) -> None:
+    def _start_host_daemons(self, host: KvmHost) -> None:
         """In the order in which systemd does."""
         host.run_command(KVM if self.kvm else NO_KVM, check=True)
         host.start_holder()
@@ -84,7 +84,7 @@ class KvmLab(ClusterLab):
         return new
 
     def start_services(self, node: Node) -> None:
-        self._start_host(self.find_host(node.name))
+        self._start_host_daemons(self.find_host(node.name))
 
     # -- its parts ------------------------------------------------------------
 
@@ -112,8 +112,8 @@ class KvmLab(ClusterLab):
         return None
 
     def domain_xml(self, number: int = 1, **options: Any) -> str:
-        """See :func:`lab.kvm.files.domain_xml`."""
-        return files.domain_xml(self.kvm, number, **options)
+        """See :func:`lab.kvm.files.make_domain_xml`."""
+        return files.make_domain_xml(self.kvm, number, **options)
 
 
 def _boots_with_kvm() -> None:

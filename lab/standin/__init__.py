@@ -21,9 +21,3 @@ Command line of a guest (``--cmdline``; in a file for ``xl``: ``extra = "…"``)
 version, ``lab.silent=yes`` no answers, ``lab.release=R`` another kernel,
 ``lab.cpus=N``.
 """
-
-from __future__ import annotations
-
-from lab.standin.transport import StandinTransport
-
-__all__ = ["StandinTransport"]

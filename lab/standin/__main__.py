@@ -14,11 +14,11 @@ from lab.standin.image import RELEASE, make_store
 from lab.standin.registry import Place
 
 
-async def _run_guest(name: str, cmdline: str) -> None:
+async def _run_stand_in_guest(name: str, cmdline: str) -> None:
     await StandinGuest(name, cmdline).run_until_ended()
 
 
-def _tell_guest(name: str, words: list[str]) -> int:
+def _send_to_guest(name: str, words: list[str]) -> int:
     with socket.socket(socket.AF_UNIX) as sock:
         sock.settimeout(10)
         sock.connect(str(Place(name).control))
@@ -42,9 +42,9 @@ def main() -> int:
     images.add_argument("--release", default=RELEASE)
     arguments = parser.parse_args()
     if arguments.command == "guest":
-        asyncio.run(_run_guest(arguments.name, arguments.cmdline))
+        asyncio.run(_run_stand_in_guest(arguments.name, arguments.cmdline))
     elif arguments.command == "tell":
-        return _tell_guest(arguments.name, arguments.words)
+        return _send_to_guest(arguments.name, arguments.words)
     else:
         make_store(arguments.root, arguments.release)
     return 0

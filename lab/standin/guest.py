@@ -12,7 +12,7 @@ from pathlib import Path
 
 from lab.standin.image import RELEASE
 from lab.standin.kernel import StandinKernel
-from lab.standin.memory import GuestMemory, file_view
+from lab.standin.memory import GuestMemory, map_file_view
 from lab.standin.registry import Place
 from vesper_monitor.guest import abi
 
@@ -34,7 +34,7 @@ class StandinGuest:
         self._record, self._lock = self._place.occupy_place()
         self._servers: list[asyncio.Server] = []
         self._host: asyncio.StreamWriter | None = None
-        self._view = file_view(self._place.memory)
+        self._view = map_file_view(self._place.memory)
         self._options = options
         self._kernel = self._boot_kernel()
         self._silent = options.get("lab.silent", "no") == "yes"
@@ -48,7 +48,7 @@ class StandinGuest:
         """Until SIGTERM, or ``tell NAME die``."""
         loop = asyncio.get_running_loop()
         loop.add_signal_handler(signal.SIGTERM, self._end.set)
-        living = asyncio.create_task(self._show_life())
+        living = asyncio.create_task(self._show_sign_of_life())
         await self._listen_for_commands()
         await self._end.wait()
         living.cancel()
@@ -72,9 +72,11 @@ class StandinGuest:
         )
 
     async def _load_modules(self) -> None:
-        self._servers.append(await asyncio.start_unix_server(self._serve_host, self._place.link))
+        self._servers.append(
+            await asyncio.start_unix_server(self._serve_host_requests, self._place.link)
+        )
 
-    async def _migrate_to(self, directory: Path) -> None:
+    async def _migrate_to_domain(self, directory: Path) -> None:
         """Become a domain of another host, live: the same memory, and the same UUID."""
         old, lock, servers = self._place, self._lock, self._servers
         self._place = Place(old.name, directory)
@@ -94,7 +96,9 @@ class StandinGuest:
 
     # ------------------------------------------------------------- the link
 
-    async def _serve_host(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+    async def _serve_host_requests(
+        self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter
+    ) -> None:
         """Bytes are notifications (N); D from the host deactivates, R to it: ready."""
         await self._booted.wait()
         if not self._active:
@@ -159,7 +163,7 @@ class StandinGuest:
                 self._record = dataclasses.replace(self._record, state=state)
                 self._place.write_record(self._record)
             case ["migrate", directory]:
-                await self._migrate_to(Path(directory))
+                await self._migrate_to_domain(Path(directory))
             case ["reset", *quiet]:
                 # What the kernel has shown stays, and its end of the link says nothing.
                 self._booted.clear()
@@ -190,10 +194,10 @@ class StandinGuest:
                 return f"error unknown command {' '.join(words)}"
         return "ok"
 
-    async def _show_life(self) -> None:
+    async def _show_sign_of_life(self) -> None:
         """Not while it is paused."""
         while True:
             shown = self._life != "off" and self._booted.is_set()
             if shown and self._record.state == "running":
-                self._kernel.show_life(runs=self._life == "on")
+                self._kernel.show_sign_of_life(runs=self._life == "on")
             await asyncio.sleep(abi.LIFE_PERIOD_MS / 1000)

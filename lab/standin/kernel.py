@@ -112,8 +112,8 @@ class StandinKernel:
         (self._hidden.add if hidden else self._hidden.discard)(name)
         self._write_table()
 
-    def show_life(self, *, runs: bool = True) -> None:
-        """One sign, as probe_modules/core/life.c gives every :data:`abi.LIFE_PERIOD_MS`.
+    def show_sign_of_life(self, *, runs: bool = True) -> None:
+        """One sign, as probe_modules/core/heartbeat.c gives every :data:`abi.LIFE_PERIOD_MS`.
 
         :param runs: the scheduler is alive, too.
         """

@@ -13,7 +13,7 @@ from pathlib import Path
 
 from vesper_monitor.hypervisor.domain_state import DomainState
 
-__all__ = ["Place", "Record", "base_directory", "list_names"]
+__all__ = ["Place", "Record", "base_directory", "list_domain_names"]
 
 
 @dataclass(frozen=True)
@@ -32,7 +32,7 @@ def base_directory() -> Path:
     return Path(os.environ.get("VESPER_STANDIN_DIR", "/run/vesper-standin"))
 
 
-def list_names() -> list[str]:
+def list_domain_names() -> list[str]:
     return sorted(path.parent.name for path in base_directory().glob("*/domain.json"))
 
 
@@ -67,7 +67,7 @@ class Place:
         fcntl.flock(lock, fcntl.LOCK_EX)
         for path in (self.link, self.control, self.active, self._cpu, self._record):
             path.unlink(missing_ok=True)
-        domid = _next_domid(self._base)
+        domid = _take_next_domid(self._base)
         record = Record(self.name, domid, identity or str(uuid.uuid4()), os.getpid())
         self.write_record(record)
         return record, lock
@@ -136,7 +136,7 @@ class Place:
             # Another record has taken its place meanwhile.
 
 
-def _next_domid(directory: Path) -> int:
+def _take_next_domid(directory: Path) -> int:
     counter = os.open(directory / "next-domid", os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
     try:
         fcntl.flock(counter, fcntl.LOCK_EX)

@@ -29,9 +29,9 @@ from vesper_monitor.hypervisor.transport import (
 
 __all__ = ["StandinLink", "StandinMapping", "StandinTransport"]
 
-_POLL = 0.1
+_POLL_INTERVAL_S = 0.1
 #: s
-_CLOSE_TIMEOUT = 3.0
+_CLOSE_TIMEOUT_S = 3.0
 #: More CPUs than a stand-in guest has.
 _CPUS = 16
 _VCPU_STATES = {
@@ -78,7 +78,7 @@ class StandinLink:
         self._notified: Callable[[], None] | None = None
         self._lost: Callable[[str], None] | None = None
         self._loop = asyncio.get_running_loop()
-        self._loop.add_reader(sock, self._readable)
+        self._loop.add_reader(sock, self._handle_readable)
 
     @property
     def cchan(self) -> StandinMapping:
@@ -116,7 +116,7 @@ class StandinLink:
             mapping.close()
         os.close(self._fd)
 
-    def _readable(self) -> None:
+    def _handle_readable(self) -> None:
         try:
             data = self._sock.recv(4096)
         except BlockingIOError:
@@ -161,7 +161,7 @@ class StandinTransport:
             self._unwatch_process(domid)
 
     async def list_domains(self) -> list[Domain]:
-        found = [await self.find_domain(name) for name in registry.list_names()]
+        found = [await self.find_domain(name) for name in registry.list_domain_names()]
         return [domain for domain in found if domain is not None]
 
     async def find_domain(self, name: str) -> Domain | None:
@@ -195,7 +195,7 @@ class StandinTransport:
                     sock = await self._try_connect(domain)
                     if sock is not None:
                         return StandinLink(domain, sock)
-                    await asyncio.sleep(_POLL)
+                    await asyncio.sleep(_POLL_INTERVAL_S)
         except TimeoutError:
             raise FrontendSilentError(
                 f"{domain.name}: no VESPER modules in the guest (load vesper and vesper_xen there)"
@@ -203,7 +203,7 @@ class StandinTransport:
 
     async def deactivate_domain(self, domain: Domain) -> None:
         try:
-            async with asyncio.timeout(_CLOSE_TIMEOUT):
+            async with asyncio.timeout(_CLOSE_TIMEOUT_S):
                 sock = await self._try_connect(domain)
         except TimeoutError:
             raise TransportError(f"{domain.name}: the guest has not let go") from None
@@ -240,7 +240,7 @@ class StandinTransport:
         states: dict[int, str] = {}
         resets: dict[int, int] = {}
         while True:
-            for name in registry.list_names():
+            for name in registry.list_domain_names():
                 record = Place(name).read_record()
                 if record is None:
                     continue
@@ -253,7 +253,7 @@ class StandinTransport:
                     self._tell_notice(
                         record.domid, Notice("reboot", "the guest reboots", reset=True)
                     )
-            await asyncio.sleep(_POLL)
+            await asyncio.sleep(_POLL_INTERVAL_S)
 
     def _watch_process(self, domid: int, pid: int) -> None:
         if domid in self._watched:

@@ -14,7 +14,7 @@ from lab.host import ChannelError, CommandFailed, Result
 
 __all__ = ["Channel"]
 
-CHUNK = 65536
+CHUNK_BYTES = 65536
 
 
 class Channel:
@@ -48,7 +48,7 @@ class Channel:
                 raise ChannelError(f"{self.name}: no answer in time")
             connection.settimeout(left)
             try:
-                piece = connection.recv(min(CHUNK, size - len(data)))
+                piece = connection.recv(min(CHUNK_BYTES, size - len(data)))
             except TimeoutError as error:
                 raise ChannelError(f"{self.name}: no answer in time") from error
             except OSError as error:
@@ -107,17 +107,17 @@ class Channel:
             10, {"op": "run", "command": command, "timeout": timeout}
         )
 
-        def pieces() -> Iterator[bytes]:
+        def read_pieces() -> Iterator[bytes]:
             for frame in self._read_frames(connection, time.monotonic() + timeout):
                 if isinstance(frame, bytes):
                     yield frame
 
-        def end() -> None:
+        def close_connection() -> None:
             with suppress(OSError):
                 connection.shutdown(socket.SHUT_RDWR)
             connection.close()
 
-        return end, pieces()
+        return close_connection, read_pieces()
 
     def put_file(self, path: str, data: bytes, *, mode: int = 0o644, timeout: float = 60.0) -> None:
         """Write a file in the host; folders are made."""
@@ -153,12 +153,12 @@ class Channel:
         connection.settimeout(None)
         return connection
 
-    def set_time(self) -> None:
+    def set_host_time(self) -> None:
         """Set the host's clock to this machine's."""
         request = {"op": "settime", "ns": time.time_ns()}
         self._read_result(self._open_connection(10, request), 10)
 
-    def is_alive(self) -> bool:
+    def is_connected(self) -> bool:
         """Whether it answers within two seconds."""
         try:
             return self.run_command("true", timeout=2).rc == 0

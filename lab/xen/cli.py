@@ -41,32 +41,34 @@ def add_commands(subparsers: Any) -> None:
     )
     commands = xen.add_subparsers(metavar="COMMAND", required=True)
 
-    def add(name: str, command: Any, help: str) -> argparse.ArgumentParser:
+    def add_command(name: str, command: Any, help: str) -> argparse.ArgumentParser:
         parser: argparse.ArgumentParser = commands.add_parser(name, help=help, description=help)
         parser.set_defaults(command=_report_errors(command))
         return parser
 
-    up = add(
-        "up", _bring_up, "bring the lab up (the images are built first where they are missing)"
+    up = add_command(
+        "up", _bring_lab_up, "bring the lab up (the images are built first where they are missing)"
     )
     up.add_argument("--hosts", type=int, choices=(1, 2), default=2, help="1: without a cluster")
     up.add_argument("--timeout", type=float, default=1200.0, help="seconds (default: 1200)")
-    add("down", _take_down, "take the lab down; nothing remains but the images")
-    add("status", _show_status, "what runs where")
-    add("install", _install_project, "put the present project tree into the hosts once more")
-    run = add("run", _run_in_host, "run one shell command in a host")
+    add_command("down", _take_lab_down, "take the lab down; nothing remains but the images")
+    add_command("status", _show_status, "what runs where")
+    add_command(
+        "install", _install_project, "put the present project tree into the hosts once more"
+    )
+    run = add_command("run", _run_in_host, "run one shell command in a host")
     run.add_argument("--timeout", type=float, default=300.0, help="seconds (default: 300)")
     run.add_argument("host", help="host-a or host-b (or a, b)")
     run.add_argument("words", nargs=argparse.REMAINDER, metavar="COMMAND")
-    shell = add("shell", _open_shell, "a terminal in a host, or the console of vm1")
+    shell = add_command("shell", _open_host_shell, "a terminal in a host, or the console of vm1")
     shell.add_argument("where", help="host-a, host-b or vm1 (leave the console with ctrl-])")
-    guest = add("guest", _run_in_guest, "run one shell command in vm1")
+    guest = add_command("guest", _run_in_guest, "run one shell command in vm1")
     guest.add_argument("words", nargs=argparse.REMAINDER, metavar="COMMAND")
-    _add_faults(add("fault", _bring_fault_about, "break something"))
+    _add_fault_parsers(add_command("fault", _bring_fault_about, "break something"))
 
 
-def _add_faults(parser: argparse.ArgumentParser) -> None:
-    kinds = faults.add_faults(parser)
+def _add_fault_parsers(parser: argparse.ArgumentParser) -> None:
+    kinds = faults.add_fault_commands(parser)
     for name, text in (
         ("power-off", "cut a host's power"),
         ("link-down", "pull a host's cluster link out"),
@@ -79,7 +81,7 @@ def _add_faults(parser: argparse.ArgumentParser) -> None:
 
 
 def _report_errors(command: Any) -> Any:
-    def run(arguments: argparse.Namespace) -> int:
+    def run_reporting_errors(arguments: argparse.Namespace) -> int:
         try:
             status: int = command(arguments)
         except (LabError, ChannelError) as error:
@@ -87,20 +89,20 @@ def _report_errors(command: Any) -> Any:
             return 1
         return status
 
-    return run
+    return run_reporting_errors
 
 
 def _attach_to_lab() -> XenLab:
     return XenLab.attach_to_lab(owner_process.DIRECTORY)
 
 
-def _bring_up(arguments: argparse.Namespace) -> int:
-    owner_process.begin_lab(arguments.hosts, arguments.timeout)
+def _bring_lab_up(arguments: argparse.Namespace) -> int:
+    owner_process.bring_lab_up(arguments.hosts, arguments.timeout)
     return 0
 
 
-def _take_down(_arguments: argparse.Namespace) -> int:
-    if not owner_process.end_lab():
+def _take_lab_down(_arguments: argparse.Namespace) -> int:
+    if not owner_process.take_lab_down():
         print("lab: was not up", file=sys.stderr)
     return 0
 
@@ -144,7 +146,7 @@ def _run_in_guest(arguments: argparse.Namespace) -> int:
     return _show_result(_attach_to_lab().guest_through().run_command(" ".join(arguments.words)))
 
 
-def _open_shell(arguments: argparse.Namespace) -> int:
+def _open_host_shell(arguments: argparse.Namespace) -> int:
     lab = _attach_to_lab()
     if arguments.where == "vm1":
         host = lab.running_on()
@@ -186,7 +188,7 @@ def _join_terminal(connection: socket.socket) -> None:
 
 def _bring_fault_about(arguments: argparse.Namespace) -> int:
     lab = _attach_to_lab()
-    if faults.in_guest(arguments, lab.guest_through()):
+    if faults.cause_fault_in_guest(arguments, lab.guest_through()):
         return 0
     if arguments.fault == "destroy":
         host = lab.running_on()
@@ -194,16 +196,16 @@ def _bring_fault_about(arguments: argparse.Namespace) -> int:
             raise LabError("vm1 runs on no host")
         host.run_command("xl destroy vm1", check=True)
     else:
-        _host_fault(lab, arguments.fault, arguments.host)
+        _cause_host_fault(lab, arguments.fault, arguments.host)
     return 0
 
 
-def _host_fault(lab: XenLab, kind: str, name: str) -> None:
+def _cause_host_fault(lab: XenLab, kind: str, name: str) -> None:
     host = lab.find_host(name)
     if kind == "power-off":
         host.power_off()
     elif kind in ("link-down", "link-up"):
-        host.set_link(kind == "link-up")
+        host.set_network_link(kind == "link-up")
     elif kind == "kill-vesperd":
         host.stop_vesperd(signal="KILL")
     else:

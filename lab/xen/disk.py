@@ -13,7 +13,7 @@ from lab.images import store
 from lab.images.cpio import Archive
 from lab.images.kernel import Kernel, module_files
 
-__all__ = ["GUEST_KERNEL", "build_disk", "dom0_initrd", "extract_xen"]
+__all__ = ["GUEST_KERNEL", "build_dom0_initrd", "build_host_disk", "extract_xen"]
 
 HERE = Path(__file__).parent / "dom0"
 
@@ -51,22 +51,25 @@ def extract_xen() -> Path:
     """Xen itself, from Debian's package; QEMU starts it unpacked (multiboot) only."""
     (packed,) = (images.debian_tree() / "boot").glob("xen-4.17-amd64.gz")
 
-    def make(directory: Path) -> None:
+    def extract_binary(directory: Path) -> None:
         (directory / "xen").write_bytes(gzip.decompress(packed.read_bytes()))
 
     return (
-        store.build_image("xen", store.hash_inputs(str(packed)), make, what="unpacking Xen") / "xen"
+        store.build_image(
+            "xen", store.hash_inputs(str(packed)), extract_binary, what="unpacking Xen"
+        )
+        / "xen"
     )
 
 
-def build_disk(kernel: Kernel) -> Path:
+def build_host_disk(kernel: Kernel) -> Path:
     """The hosts' common disk (raw ext4): the Debian tree, modules, the guest's kernel.
 
     Never written to: each host has an overlay of its own.
     """
     root = images.debian_tree()
 
-    def make(directory: Path) -> None:
+    def make_disk_files(directory: Path) -> None:
         tree = directory / "tree"
         store.run_build_command(["cp", "-al", root, tree], timeout=120)
         _install_modules(kernel, tree)
@@ -83,7 +86,10 @@ def build_disk(kernel: Kernel) -> Path:
         shutil.rmtree(tree)
 
     key = store.hash_inputs(str(root), str(kernel.vmlinux), HOST_MODULES, "1")
-    return store.build_image("disk", key, make, what="building the hosts' disk") / "disk.img"
+    return (
+        store.build_image("disk", key, make_disk_files, what="building the hosts' disk")
+        / "disk.img"
+    )
 
 
 def _install_modules(kernel: Kernel, tree: Path) -> None:
@@ -97,7 +103,7 @@ def _install_modules(kernel: Kernel, tree: Path) -> None:
     store.run_build_command(["depmod", "-b", tree, kernel.release], timeout=60)
 
 
-def dom0_initrd(kernel: Kernel) -> Path:
+def build_dom0_initrd(kernel: Kernel) -> Path:
     """Mounts the disk, puts the lab's files on it, goes on from there."""
     archive = Archive()
     archive.add_device("dev/console", 5, 1)
@@ -113,10 +119,12 @@ def dom0_initrd(kernel: Kernel) -> Path:
     archive.add_file("lab/etc/pacemaker/authkey", b"the lab's cluster is no secret\n", 0o400)
     data = archive.finish_archive()
 
-    def make(directory: Path) -> None:
+    def make_initrd(directory: Path) -> None:
         (directory / "initrd").write_bytes(data)
 
     return (
-        store.build_image("dom0", store.hash_inputs(data), make, what="building dom0's initrd")
+        store.build_image(
+            "dom0", store.hash_inputs(data), make_initrd, what="building dom0's initrd"
+        )
         / "initrd"
     )

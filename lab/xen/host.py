@@ -17,7 +17,7 @@ from lab.xen.accelerator import Accelerator
 from lab.xen.channel import Channel
 from lab.xen.qmp import Qmp, QmpError
 
-__all__ = ["HOSTS", "Identity", "XenHost", "free_port"]
+__all__ = ["HOSTS", "Identity", "XenHost", "find_free_port"]
 
 XEN = (
     "dom0_mem=512M,max:512M dom0_max_vcpus=1 com1=115200,8n1 console=com1 "
@@ -45,7 +45,7 @@ HOSTS = (
 )
 
 
-def free_port() -> int:
+def find_free_port() -> int:
     """A TCP port of 127.0.0.1 that nobody uses at this moment."""
     with socket.socket() as probe:
         probe.bind(("127.0.0.1", 0))
@@ -69,7 +69,7 @@ class XenHost(Channel, Host):
         self._process: subprocess.Popen[bytes] | None = None
 
     @property
-    def serial(self) -> Path:
+    def serial_log(self) -> Path:
         """What Xen and dom0's kernel have said."""
         return self.state / f"{self.name}.serial"
 
@@ -77,7 +77,7 @@ class XenHost(Channel, Host):
     def qmp_socket(self) -> Path:
         return self.state / f"{self.name}.qmp"
 
-    def _link_path(self, key: str) -> Path:
+    def _share_link_path(self, key: str) -> Path:
         return self.state / f"link-{key}"
 
     def start_machine(
@@ -100,12 +100,12 @@ class XenHost(Channel, Host):
         arguments = (
             f"{DOM0} lab.name={me.name} lab.ip={me.ip} lab.cluster={'yes' if cluster else 'no'}"
         )
-        initrd = f"{kernel.vmlinux} {arguments.replace(',', ',,')},{disk.dom0_initrd(kernel)}"
-        for path in (self.qmp_socket, self._link_path(me.key)):
+        initrd = f"{kernel.vmlinux} {arguments.replace(',', ',,')},{disk.build_dom0_initrd(kernel)}"
+        for path in (self.qmp_socket, self._share_link_path(me.key)):
             path.unlink(missing_ok=True)
         link = (
-            f"dgram,id=n1,local.type=unix,local.path={self._link_path(me.key)},"
-            f"remote.type=unix,remote.path={self._link_path(other.key)}"
+            f"dgram,id=n1,local.type=unix,local.path={self._share_link_path(me.key)},"
+            f"remote.type=unix,remote.path={self._share_link_path(other.key)}"
         )
         command = [
             *("setpriv", "--pdeathsig", "KILL", "--"),
@@ -118,7 +118,7 @@ class XenHost(Channel, Host):
             *("-netdev", f"user,id=n0,restrict=on,hostfwd=tcp:127.0.0.1:{self.port}-:22"),
             *("-device", "virtio-net-pci,netdev=n0"),
             *("-netdev", link, "-device", f"virtio-net-pci,netdev=n1,mac={me.mac}"),
-            *("-chardev", f"file,id=s0,path={self.serial},append=on", "-serial", "chardev:s0"),
+            *("-chardev", f"file,id=s0,path={self.serial_log},append=on", "-serial", "chardev:s0"),
             *("-qmp", f"unix:{self.qmp_socket},server=on,wait=off"),
         ]
         if incoming:
@@ -137,7 +137,7 @@ class XenHost(Channel, Host):
         try:
             return Qmp(self.qmp_socket, timeout=20 if self.is_running() else 0.1)
         except QmpError as error:
-            raise LabError(f"{error}\n{self.last_words()}") from error
+            raise LabError(f"{error}\n{self.read_console_tail()}") from error
 
     def is_running(self) -> bool:
         """Whether the machine has power."""
@@ -162,19 +162,19 @@ class XenHost(Channel, Host):
         :raises LabError: with the end of what its serial line has said.
         """
         deadline = time.monotonic() + timeout
-        while not self.is_alive():
+        while not self.is_connected():
             if not self.is_running():
-                raise LabError(f"{self.name}: QEMU has ended\n{self.last_words()}")
+                raise LabError(f"{self.name}: QEMU has ended\n{self.read_console_tail()}")
             if time.monotonic() > deadline:
                 raise LabError(
-                    f"{self.name}: does not answer after {timeout:.0f} s\n{self.last_words()}"
+                    f"{self.name}: no answer within {timeout:.0f} s\n{self.read_console_tail()}"
                 )
             time.sleep(0.3)
 
-    def last_words(self, lines: int = 25) -> str:
+    def read_console_tail(self, lines: int = 25) -> str:
         """The end of the serial line's log, and of QEMU's own."""
         words = []
-        for path in (self.serial, self.state / f"{self.name}.qemu"):
+        for path in (self.serial_log, self.state / f"{self.name}.qemu"):
             try:
                 text = path.read_bytes().decode(errors="replace")
             except OSError:
@@ -195,7 +195,7 @@ class XenHost(Channel, Host):
                 except QmpError:
                     pass  # it has quit before it could say so
 
-    def set_link(self, up: bool) -> None:
+    def set_network_link(self, up: bool) -> None:
         """Plug the cluster's link in, or pull it out."""
         with self.open_qmp() as qmp:
             qmp.execute_command("set_link", name="n1", up=up)

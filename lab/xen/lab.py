@@ -18,7 +18,7 @@ from lab.host import Host, LabError
 from lab.progress import show_step
 from lab.xen import disk, project, saved
 from lab.xen.accelerator import Accelerator, choose_accelerator
-from lab.xen.host import HOSTS, XenHost, free_port
+from lab.xen.host import HOSTS, XenHost, find_free_port
 
 __all__ = ["STATE", "XenLab"]
 
@@ -26,7 +26,7 @@ __all__ = ["STATE", "XenLab"]
 STATE = Path("/run/vesper-lab")
 
 #: What crm_mon says when the cluster is ready.
-READY = (
+CLUSTER_IS_READY = (
     "crm_mon -1 2>/dev/null | grep -q 'Online: \\[ host-a host-b \\]' && "
     "crm_mon -1 2>/dev/null | grep -q 'Current DC: host'"
 )
@@ -83,7 +83,7 @@ class XenLab:
                 raise LabError(f"{directory}: there is a lab already; take it down first")
             directory.mkdir(parents=True, exist_ok=True)
             stack.callback(shutil.rmtree, directory, ignore_errors=True)
-            hosts = [XenHost(me, directory, free_port()) for me in HOSTS[:count]]
+            hosts = [XenHost(me, directory, find_free_port()) for me in HOSTS[:count]]
             for host in hosts:
                 stack.callback(host.close)
                 host.start_machine(
@@ -116,12 +116,12 @@ class XenLab:
         :param timeout: seconds for everything.
         """
         kernel = images.kernel_of_tree()
-        base = disk.build_disk(kernel)
-        disk.dom0_initrd(kernel)
+        base = disk.build_host_disk(kernel)
+        disk.build_dom0_initrd(kernel)
         drive = {host.key: f"file={base},format=raw,snapshot=on" for host in HOSTS}
         if overlays:
             drive = saved.make_overlays(base, overlays)
-        accelerator = accelerator or choose_accelerator(_boots_with)
+        accelerator = accelerator or choose_accelerator(_try_accelerator)
         deadline = time.monotonic() + timeout
         lab = cls._start_hosts(hosts, state, cluster=cluster, accelerator=accelerator, drive=drive)
         try:
@@ -129,7 +129,7 @@ class XenLab:
                 for host in lab.hosts:
                     host.wait_ready(deadline - time.monotonic())
                 for host in lab.hosts:
-                    host.set_time()
+                    host.set_host_time()
             if cluster:
                 with show_step("waiting for Pacemaker"):
                     lab.wait_cluster(deadline - time.monotonic())
@@ -144,13 +144,16 @@ class XenLab:
 
         :param install: put the present project tree into the hosts.
         """
-        files = saved.saved_cluster()
+        accelerator = choose_host_accelerator()
+        files = saved.load_saved_cluster(
+            lambda folder: cls.boot_lab(cluster=True, overlays=folder), accelerator
+        )
         with show_step("resuming the saved cluster"):
             lab = cls._start_hosts(
                 2,
                 state,
                 cluster=True,
-                accelerator=choose_for_hosts(),
+                accelerator=accelerator,
                 drive={
                     key: f"file={path},format=qcow2,snapshot=on" for key, path in files.disk.items()
                 },
@@ -164,7 +167,7 @@ class XenLab:
                     host.resume_machine()
                 for host in lab.hosts:
                     host.wait_ready(60)
-                    host.set_time()
+                    host.set_host_time()
                 lab.wait_cluster(60)
             except BaseException:
                 lab.close()
@@ -226,7 +229,7 @@ class XenLab:
 
     def wait_cluster(self, timeout: float) -> None:
         """Wait until both hosts are online and there is a DC."""
-        self.a.wait_for_command(READY, timeout=timeout)
+        self.a.wait_for_command(CLUSTER_IS_READY, timeout=timeout)
 
     def running_on(self) -> XenHost | None:
         """The host on which vm1's domain exists."""
@@ -243,11 +246,11 @@ def _clean_remains() -> None:
             shutil.rmtree(path, ignore_errors=True)
 
 
-def _boots_with(accelerator: Accelerator) -> None:
+def _try_accelerator(accelerator: Accelerator) -> None:
     with XenLab.boot_lab(1, cluster=False, timeout=25, accelerator=accelerator):
         pass
 
 
-def choose_for_hosts() -> Accelerator:
+def choose_host_accelerator() -> Accelerator:
     """What the hosts of this machine run with."""
-    return choose_accelerator(_boots_with)
+    return choose_accelerator(_try_accelerator)

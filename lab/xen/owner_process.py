@@ -1,7 +1,7 @@
 # SPDX-License-Identifier: GPL-2.0-or-later
-"""The process that owns a lab which was brought up from the command line.
+"""The process that owns a Xen lab, brought up from the command line.
 
-The lab dies with it, and it ends when it is told to (SIGTERM).
+The lab dies with it. It ends on SIGTERM.
 """
 
 from __future__ import annotations
@@ -18,15 +18,15 @@ from lab.host import ChannelError, LabError
 from lab.images.store import BuildError
 from lab.xen.lab import STATE, XenLab
 
-__all__ = ["DIRECTORY", "begin_lab", "end_lab"]
+__all__ = ["DIRECTORY", "bring_lab_up", "take_lab_down"]
 
 #: State of the lab of the command line.
 DIRECTORY = STATE / "xen"
 LOG = STATE / "xen.log"
 
 
-def _find_pid() -> int | None:
-    """The keeper's, if it lives."""
+def _find_owner_pid() -> int | None:
+    """Return the PID of the owner process; None: it does not run."""
     try:
         pid = int((STATE / "xen.pid").read_text())
         command = Path(f"/proc/{pid}/cmdline").read_bytes()
@@ -35,15 +35,15 @@ def _find_pid() -> int | None:
     return pid if b"lab.xen.owner_process" in command else None
 
 
-def begin_lab(hosts: int, timeout: float) -> None:
-    """Start a keeper and wait until its lab is up, showing its progress.
+def bring_lab_up(hosts: int, timeout: float) -> None:
+    """Start the owner process and wait until its lab is up; show its progress.
 
-    :raises LabError: there is a lab already, or it does not come up.
+    :raises LabError: the lab is up already, or it does not come up.
     """
-    if _find_pid():
+    if _find_owner_pid():
         raise LabError("the lab is up already; 'python3 -m lab xen down' takes it down")
     STATE.mkdir(parents=True, exist_ok=True)
-    # Remains of a keeper that was killed; its machines have died with it.
+    # What an owner process left that was killed; its machines died with it.
     subprocess.run(["rm", "-rf", str(DIRECTORY)], check=True)
     with LOG.open("wb") as log:
         process = subprocess.Popen(
@@ -67,18 +67,18 @@ def begin_lab(hosts: int, timeout: float) -> None:
                 time.sleep(0.1)
             sys.stderr.write(progress.read())
     except BaseException:
-        end_lab()
+        take_lab_down()
         raise
 
 
-def end_lab() -> bool:
-    """End the keeper, and with it the lab; False if there was none."""
-    pid = _find_pid()
+def take_lab_down() -> bool:
+    """End the owner process, and with it the lab; return False if it was not up."""
+    pid = _find_owner_pid()
     if pid is None:
         return False
     os.kill(pid, signal.SIGTERM)
     deadline = time.monotonic() + 30
-    while _find_pid():
+    while _find_owner_pid():
         if time.monotonic() > deadline:
             os.kill(pid, signal.SIGKILL)
             break
@@ -90,7 +90,7 @@ def _exit_on_signal(_number: int, _frame: FrameType | None) -> None:
     sys.exit(0)
 
 
-def _keep_lab(hosts: int) -> None:
+def _own_lab_until_sigterm(hosts: int) -> None:
     signal.signal(signal.SIGTERM, _exit_on_signal)
     if hosts == 1:
         lab = XenLab.boot_lab(1, cluster=False, state=DIRECTORY)
@@ -110,6 +110,6 @@ def _wait_for_signal() -> None:
 
 if __name__ == "__main__":
     try:
-        _keep_lab(int(sys.argv[1]))
+        _own_lab_until_sigterm(int(sys.argv[1]))
     except (LabError, ChannelError, BuildError) as error:
         sys.exit(str(error))

@@ -74,16 +74,16 @@ def make_bundle() -> bytes:
         probes.mkdir(parents=True, exist_ok=True)
         for path in modules.probes:
             shutil.copy(path, probes)
-        _put_file(stage, GUEST_INITRD, images.guest_initrd(kernel, modules).read_bytes())
-        _put_file(stage, "/etc/xen/vm1.cfg", guest_config().encode())
-        _put_file(stage, "/etc/vesper/vesperd.toml", VESPERD_SETTINGS.encode())
+        _put_file_in_bundle(stage, GUEST_INITRD, images.guest_initrd(kernel, modules).read_bytes())
+        _put_file_in_bundle(stage, "/etc/xen/vm1.cfg", guest_config().encode())
+        _put_file_in_bundle(stage, "/etc/vesper/vesperd.toml", VESPERD_SETTINGS.encode())
         for name, folder in (
             (CHECK_PAGE, PROJECT / "lab"),
             (VIF_SCRIPT, HERE),
             ("/usr/local/bin/ssh", HERE),
             (RECEIVE, HERE),
         ):
-            _put_file(stage, name, (folder / Path(name).name).read_bytes(), 0o755)
+            _put_file_in_bundle(stage, name, (folder / Path(name).name).read_bytes(), 0o755)
         data = io.BytesIO()
         with tarfile.open(fileobj=data, mode="w") as archive:
             for path in sorted(stage.rglob("*")):
@@ -93,7 +93,7 @@ def make_bundle() -> bytes:
         return data.getvalue()
 
 
-def _put_file(stage: Path, name: str, data: bytes, mode: int = 0o644) -> None:
+def _put_file_in_bundle(stage: Path, name: str, data: bytes, mode: int = 0o644) -> None:
     path = stage / name.lstrip("/")
     path.parent.mkdir(parents=True, exist_ok=True)
     path.write_bytes(data)

@@ -3,18 +3,22 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
+from contextlib import AbstractContextManager
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Protocol
 
 from lab import images
 from lab.images import store
 from lab.progress import show_step
 from lab.xen import disk, host
+from lab.xen.accelerator import Accelerator
 
-__all__ = ["Saved", "make_overlays", "saved_cluster"]
+__all__ = ["SavedCluster", "load_saved_cluster", "make_overlays"]
 
-#: Run in each host before it is saved: what a test needs is then in its page
-#: cache, and so in the saved memory, and need not be read again.
+#: Commands that each host runs before it is saved.  They read what tests need into the
+#: page cache, which is saved with the memory.
 WARM = f"""
 cat {disk.GUEST_KERNEL} >/dev/null
 xl info; xl list; crm_mon -1; crm_resource --list; crm configure show
@@ -27,15 +31,21 @@ sync
 
 
 @dataclass(frozen=True)
-class Saved:
-    """Files by host (``a``, ``b``)."""
+class SavedCluster:
+    """The files of a saved cluster, by host (``a``, ``b``)."""
 
     memory: dict[str, Path]
     disk: dict[str, Path]
 
 
+class BootedHosts(Protocol):
+    """Hosts that run: a :class:`lab.xen.lab.XenLab`."""
+
+    hosts: list[host.XenHost]
+
+
 def make_overlays(base: Path, folder: Path) -> dict[str, str]:
-    """Make each host an overlay over the common disk; returns QEMU's drive options."""
+    """Make an overlay of the common disk for each host; return QEMU's drive options."""
     drives = {}
     for me in host.HOSTS:
         path = folder / f"{me.key}.qcow2"
@@ -46,18 +56,21 @@ def make_overlays(base: Path, folder: Path) -> dict[str, str]:
     return drives
 
 
-def saved_cluster() -> Saved:
-    """The saved cluster; booted and saved first where there is none (1 to 3 minutes).
+def load_saved_cluster(
+    boot_cluster: Callable[[Path], AbstractContextManager[BootedHosts]], accelerator: Accelerator
+) -> SavedCluster:
+    """Return the saved cluster; boot and save it first if there is none (1 to 3 minutes).
 
-    :raises LabError: it does not come up.
+    :param boot_cluster: boots both hosts and their cluster; keeps the disks' changes as
+        overlays in the folder that it is given.
+    :param accelerator: of the hosts.
+    :raises LabError: the cluster does not come up.
     """
     kernel = images.kernel_of_tree()
-    base, initrd = disk.build_disk(kernel), disk.dom0_initrd(kernel)
+    base, initrd = disk.build_host_disk(kernel), disk.build_dom0_initrd(kernel)
 
-    def make(directory: Path) -> None:
-        from lab.xen.lab import XenLab  # which needs this module
-
-        with XenLab.boot_lab(cluster=True, overlays=directory) as lab:
+    def save_hosts(directory: Path) -> None:
+        with boot_cluster(directory) as lab:
             for machine in lab.hosts:
                 machine.run_command(WARM, timeout=240)
             with show_step("saving the hosts"):
@@ -68,16 +81,12 @@ def saved_cluster() -> Saved:
                     qmp.save_machine(directory / f"{machine.identity.key}.ram", timeout=120)
                     qmp.close()
 
-    key = store.hash_inputs(str(base), str(initrd), host.XEN, host.DOM0, WARM, *_accelerator_key())
-    directory = store.build_image("cluster", key, make, what="making a ready cluster of two hosts")
+    key = store.hash_inputs(str(base), str(initrd), host.XEN, host.DOM0, WARM, *accelerator)
+    directory = store.build_image(
+        "cluster", key, save_hosts, what="making a ready cluster of two hosts"
+    )
     keys = [me.key for me in host.HOSTS]
-    return Saved(
+    return SavedCluster(
         memory={key: directory / f"{key}.ram" for key in keys},
         disk={key: directory / f"{key}.qcow2" for key in keys},
     )
-
-
-def _accelerator_key() -> tuple[str, str]:
-    from lab.xen.lab import choose_for_hosts
-
-    return choose_for_hosts()

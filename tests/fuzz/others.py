@@ -19,7 +19,7 @@ from kvm_transport.ivshmem_server import control
 from tests.fuzz.memory import DOMAIN, Input, Link
 from tests.fuzz.readers import loop
 from vesper_monitor.daemon.config import Config
-from vesper_monitor.daemon.main import Daemon
+from vesper_monitor.daemon.daemon import Daemon
 from vesper_monitor.daemon.server import Connection, Server
 from vesper_monitor.guest import abi
 from vesper_monitor.guest.control.region import map_region
@@ -62,7 +62,7 @@ class _Grants(XenLink):
         self.domain = DOMAIN
         self._page = page
 
-    def _map_grants(self, references: list[int], what: str, *, writable: bool) -> Any:
+    def _map_guest_pages(self, references: list[int], what: str, *, writable: bool) -> Any:
         assert 0 < len(references) <= abi.MAX_REGION_PAGES
         assert all(0 <= reference < 1 << 32 for reference in references)
         return Link(self._page, Input(b"")).cchan
@@ -116,9 +116,9 @@ def tools(data: bytes) -> None:
     """What xl prints, and what libvirt leaves in its status files."""
     text = data.decode("utf-8", "replace")
     with contextlib.suppress(TransportError):
-        toolstack.parse_list(text)
+        toolstack.parse_domain_list(text)
     with contextlib.suppress(TransportError):
-        toolstack.parse_vcpus(text, 7)
+        toolstack.parse_vcpu_list(text, 7)
     with contextlib.suppress(ValueError):
         xl_list.parse_sizes(text)
     with contextlib.suppress(TransportError):
@@ -151,12 +151,12 @@ def ivshmem_server(data: bytes) -> None:
     given = Input(data)
     which = given.u8()
     peer = cast(Any, _Peer(given))
-    client = control.Client(peer)
+    client = control.ControlClient(peer)
     try:
         for _ in range(8):
             for line in client.receive_requests():
                 client.answer_request(line, [], {"free": 1, "size": 4096}, lambda _vm: None)
-                assert len(client._buffer) <= control.MAX_LINE_BYTES
+                assert len(client._buffer) <= control.MAX_REQUEST_BYTES
             if given.empty:
                 break
     except OSError:
@@ -165,7 +165,7 @@ def ivshmem_server(data: bytes) -> None:
         answer = ivshmem_client._parse_answer("sock", data[1:])
         ivshmem_client._parse_qemus("sock", answer)
     if which % 2:
-        Attachment(4096, -1, -1, -1, peer).find_loss()
+        Attachment(4096, -1, -1, -1, peer).explain_loss()
 
 
 # ------------------------------------------------------------ vesperd's socket

@@ -50,7 +50,7 @@ def named_versions() -> dict[str, str]:
 
 def is_newer(kernel: DebianKernel) -> bool:
     """Whether docs/kernels.md names no such new kernel."""
-    named = named_versions().get(kernel.group)
+    named = named_versions().get(kernel.package_group)
     return named is None or compare_versions(kernel.version, named) > 0
 
 

@@ -7,14 +7,15 @@ import asyncio
 from collections.abc import Awaitable, Callable
 from pathlib import Path
 
+from lab.session_listener import EventListener
 from tests.kernel.support.loopback_guest import TestGuest
 from tests.kernel.support.machine import Machine, machine
 from tests.kernel.support.machine_transport import MachineTransport
 from tests.unit.support.standins import until
 from vesper_monitor.guest.control.images import ImageStore
-from vesper_monitor.guest.health.crash_log import CrashLog
-from vesper_monitor.guest.relay.decode import Event
-from vesper_monitor.guest.session import Session, SessionState
+from vesper_monitor.guest.event import CrashLog, Event
+from vesper_monitor.guest.session import Session
+from vesper_monitor.guest.session_state import SessionState
 
 #: s for a kernel under emulation to panic and say so.
 SLOW = 30.0
@@ -29,8 +30,7 @@ async def _watched(guest: Machine, body: Callable[[Session, list[Event]], Awaita
         transport,
         transport.domain,
         ImageStore(Path("/nonexistent")),
-        lambda _, found: events.extend(found),
-        lambda _: None,
+        EventListener(events.extend),
     )
     task = asyncio.create_task(session.run_session())
     try:
@@ -75,9 +75,9 @@ def test_panic_and_the_end_of_the_machine(test_guest: TestGuest, tmp_path: Path)
     with machine(test_guest.kernel, test_guest.files, tmp_path, cmdline="panic=-1") as guest:
 
         async def body(session: Session, events: list[Event]) -> None:
-            session._on_notify = lambda: None  # type: ignore[method-assign]
-            if session._guest is not None:
-                session._guest.link.on_notify(None)  # the notification is lost
+            session._link._on_notify = lambda: None  # type: ignore[method-assign]
+            if session.guest is not None:
+                session.guest.link.on_notify(None)  # the notification is lost
             guest.tell("echo c >/proc/sysrq-trigger")
             await until(lambda: events, "last words", SLOW)
             assert guest.process.poll() is not None

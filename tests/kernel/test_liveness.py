@@ -13,16 +13,18 @@ from typing import Any
 import pytest
 
 import bench.watched
-from bench.liveness import CALM
+from bench.liveness import BENIGN_LOADS
+from lab.session_listener import EventListener
 from tests.kernel.support.loopback_guest import TestGuest
 from tests.kernel.support.machine import Machine, machine
 from tests.kernel.support.machine_transport import MachineTransport
 from tests.unit.support.standins import until
 from vesper_monitor.guest.control.images import ImageStore
+from vesper_monitor.guest.event import Event
 from vesper_monitor.guest.health.hang_detector import LifeState
 from vesper_monitor.guest.health.heartbeat import HeartbeatReader, find_life
-from vesper_monitor.guest.relay.decode import Event
-from vesper_monitor.guest.session import Session, SessionState
+from vesper_monitor.guest.session import Session
+from vesper_monitor.guest.session_state import SessionState
 
 Boot = Callable[..., Any]
 
@@ -31,7 +33,7 @@ TIMEOUT = 5.0
 SLOW = 30.0
 
 
-class Watched(bench.watched.Watched):
+class Watched(bench.watched.WatchedGuest):
     def __init__(self, guest: Machine) -> None:
         self.events: list[Event] = []
         self.guest = guest
@@ -40,20 +42,18 @@ class Watched(bench.watched.Watched):
             self.transport,
             self.transport.domain,
             ImageStore(Path("/nonexistent")),
-            lambda _, found: self.events.extend(found),
-            lambda _: None,
-            hang_timeout=lambda: TIMEOUT,
+            EventListener(self.events.extend, hang_timeout_s=TIMEOUT),
         )
 
     def life_state(self) -> LifeState:
-        return self.session._life.state
+        return self.session.heartbeat.state
 
     @property
     def hangs(self) -> list[dict[str, Any]]:
         return [event.fields for event in self.events if event.event == "hang"]
 
     def signs(self) -> list[tuple[int, int]]:
-        guest = self.session._guest
+        guest = self.session.guest
         assert guest is not None
         reader = HeartbeatReader(guest.link, guest.hello.life, guest.hello.nr_cpus)
         try:
@@ -213,7 +213,7 @@ def test_what_only_looks_like_a_hang_is_none(test_guest: TestGuest, tmp_path: Pa
 
             # Saved and restored; one of ten who want the same host CPU.
             for kind in ("save, restore", "10-fold overcommit"):
-                await CALM[kind](told)
+                await BENIGN_LOADS[kind](told)
                 await until(lambda: told.life_state() is LifeState.ALIVE, "alive", SLOW)
 
             # It is busy: many processes, and a real-time task that leaves 5 %.

@@ -17,7 +17,7 @@ from tests.kernel.support.machine import Machine, machine
 from tests.kernel.support.machine_transport import MachineTransport
 from tests.unit.support.standins import until
 from vesper_monitor.daemon.config import Config
-from vesper_monitor.daemon.main import Daemon
+from vesper_monitor.daemon.daemon import Daemon
 from vesper_monitor.guest.control.modinfo import rename_module
 from vesper_monitor.guest.dynamic_probes.program import module_parameters
 from vesper_monitor.guest.dynamic_probes.syntax import parse_definition
@@ -181,7 +181,9 @@ def test_a_dynamic_probe_is_added_on_the_command_line(
         await running.start()
         try:
             await until(
-                lambda: not any(running.watch.list_transport_states().values()), "a transport", 30
+                lambda: not any(running.sessions.transports.list_states().values()),
+                "a transport",
+                30,
             )
             yield
         finally:

@@ -18,13 +18,15 @@ import pytest
 
 from lab import images
 from lab.images.kernel import module_files
+from lab.session_listener import EventListener
 from tests.kernel.support.loopback_guest import TestGuest
 from tests.kernel.support.machine import Machine, machine
 from tests.kernel.support.machine_transport import MachineTransport
 from tests.unit.support.standins import until
 from vesper_monitor.guest.control.images import ImageStore
-from vesper_monitor.guest.relay.decode import Event
-from vesper_monitor.guest.session import Session, SessionState
+from vesper_monitor.guest.event import Event
+from vesper_monitor.guest.session import Session
+from vesper_monitor.guest.session_state import SessionState
 from vesper_monitor.rules.rule_set import RuleSet, Scope, judge_by_defaults
 
 Boot = Callable[..., Any]
@@ -346,7 +348,7 @@ def test_lockup_and_die_record_a_kernel_in_trouble(test_guest: TestGuest, tmp_pa
         transport = MachineTransport(guest)
         session = Session(
             transport, transport.domain, ImageStore(tmp_path / "images"),
-            lambda _, found: events.extend(found), lambda _: None,
+            EventListener(events.extend),
         )  # fmt: skip
         task = asyncio.create_task(session.run_session())
         try:

@@ -18,8 +18,8 @@ from tests.kernel.support.features import CGROUP, CPU1, KILLED, said, unimpaired
 from tests.kernel.support.ivshmem import PROBES, SLOW, KvmMachine, Watch, kvm_machine, watch
 from tests.kernel.support.loopback_guest import TestGuest
 from tests.unit.support.standins import until
-from vesper_monitor.guest.control.commands import SessionError
-from vesper_monitor.guest.relay.decode import Event
+from vesper_monitor.guest.errors import SessionError
+from vesper_monitor.guest.event import Event
 from vesper_monitor.guest.session_state import ProbeState, SessionState
 
 #: s

@@ -23,7 +23,7 @@ def test_a_guest_without_modules_that_libvirt_restarts(cleaned: KvmLab) -> None:
         guest.fetch_page(timeout=10),
     )
     agent(host, "monitor")  # the first, which does not wait
-    guest.end_guest("panic")
+    guest.power_guest_off("panic")
     codes = []
     deadline = time.monotonic() + 120
     while guest.fetch_page(timeout=1) in (None, boot):

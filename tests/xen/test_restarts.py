@@ -48,11 +48,13 @@ def monitor_until_well(host: XenHost) -> list[tuple[int, str]]:
 def begin_waiting_monitor(host: XenHost) -> None:
     """Begin a monitor that waits: the first after a reboot may say at once that all is well."""
     begin_monitor(host)
-    host.wait_for_command(f"[ -s /tmp/monitor.code ] || {{ {cluster.WAITING}; }}", timeout=60)
+    host.wait_for_command(
+        f"[ -s /tmp/monitor.code ] || {{ {cluster.MONITOR_IS_WAITING}; }}", timeout=60
+    )
     if host.run_command("[ -s /tmp/monitor.code ]").rc == 0:
         assert wait_monitor(host)[0] == SUCCESS
         begin_monitor(host)
-        host.wait_for_command(cluster.WAITING, timeout=60)
+        host.wait_for_command(cluster.MONITOR_IS_WAITING, timeout=60)
 
 
 def stop(host: XenHost) -> None:
@@ -86,7 +88,7 @@ def test_a_watched_guest_that_pauses_resets_or_panics_is_well_again(cleaned: Xen
 
     # What its kernel has said is a fault, though xl restarts it.
     begin_waiting_monitor(host)
-    guest.end_guest("panic")
+    guest.power_guest_off("panic")
     code, said = wait_monitor(host)
     assert (code, "kernel panic" in said) == (ERROR, True), said
     stop(host)
@@ -97,7 +99,7 @@ def test_a_guest_without_modules_that_xl_restarts_is_no_failure(cleaned: XenLab)
     host = start(lab, "lab.vesper=no")
     number = domain_number(host)
     begin_monitor(host)
-    lab.guest_through(through=host).end_guest("panic")
+    lab.guest_through(through=host).power_guest_off("panic")
     wait_another_domain(host, number)
     results = monitor_until_well(host)
     assert {code for code, _ in results} <= {SUCCESS, DEGRADED}, results

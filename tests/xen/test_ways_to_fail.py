@@ -40,7 +40,7 @@ def kept(lab: XenLab) -> Iterator[XenLab]:
     clean(lab)
     for host in lab.hosts:
         host.put_file("/etc/xen/vm1.cfg", project.guest_config(on_crash="preserve").encode())
-    cluster.type_in(lab, f"crm configure {PRIMITIVE}", print)
+    cluster.type_in_crm_shell(lab, f"crm configure {PRIMITIVE}", print)
     cluster.wait_until_ready(lab, "vesper")
     yield lab
     for host in lab.hosts:

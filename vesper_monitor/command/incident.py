@@ -104,7 +104,8 @@ def _show_fault(
     if options.json:
         _print_json(fault, None, steps, trouble)
         return
-    print(f"{fault['resource']} ({fault['vm']}): {fault['reason']}\n")
+    whose = f"{fault['resource']} ({fault['vm']})"
+    print(f"{fault.get('class', 'unknown')} fault of {whose}: {fault['reason']}\n")
     _print_steps(steps, fault["seen"])
     if trouble is not None:
         print(format_note("cluster", trouble))
@@ -133,7 +134,7 @@ def _show_failure(
     if options.json:
         _print_json(None, what, steps, None)
         return
-    print(f"{resource} ({options.vm}): {what}\n")
+    print(f"failure of {resource} ({options.vm}): {what}\n")
     _print_steps(steps, failure.at)
     print(
         format_note(

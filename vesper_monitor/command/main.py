@@ -236,7 +236,7 @@ def _add_probe(commands: argparse._SubParsersAction[_Parser]) -> None:
         "add",
         help="load a probe that you define, on any function or tracepoint of a guest's kernel",
         description="Load a dynamic probe. DEFINITION has the syntax of the kernel's own probe "
-        "events, and can end with a condition and a limit (vesper-points(7)), such as "
+        "events, and can end with a condition and a limit (vesper-dynamic-probes(7)), such as "
         "'r:failed_opens do_sys_openat2 $retval:s32 comm=$comm if arg1 < 0 max 10/s'. "
         "The probe stays with the VM until it is unloaded.",
     )

@@ -15,7 +15,7 @@ from vesper_monitor.client import Client, DaemonError
 from vesper_monitor.command.options import add_json_option, add_service_option
 from vesper_monitor.command.show import format_time, print_json
 from vesper_monitor.command.table import format_columns, format_note, format_paragraph
-from vesper_monitor.guest.relay.decode import Event
+from vesper_monitor.guest.event import Event
 from vesper_monitor.rules.dry_run import Comparison, Hit, compare_with_faults, event_of, try_rules
 from vesper_monitor.rules.fields import FIELDS
 from vesper_monitor.rules.language import MAX_LENGTH, RuleError, parse_rules
@@ -97,8 +97,9 @@ def check_rules(client: Client, options: argparse.Namespace) -> None:
                 "faults": [
                     {
                         "event": hit.event.to_json(), "text": hit.rule.text,
-                        "rule": hit.verdict.rule, "scope": hit.verdict.scope.value,
-                        "reason": hit.verdict.reason, "was": _faults_it_was(hit, beside),
+                        "rule": hit.verdict.rule, "class": hit.fault_class.value,
+                        "scope": hit.verdict.scope.value, "reason": hit.verdict.reason,
+                        "was": _faults_it_was(hit, beside),
                     }
                     for hit in hits
                 ],

@@ -131,11 +131,11 @@ def show_faults(client: Client, options: argparse.Namespace) -> None:
     rows = [
         (
             fault["id"] or "not written yet", format_time(fault["seen"]), fault["resource"],
-            _describe_fate(fault), fault["reason"],
+            fault.get("class", "-"), _describe_fate(fault), fault["reason"],
         )
         for fault in answer["faults"]
     ]  # fmt: skip
-    print(format_columns(("ID", "SEEN", "RESOURCE", "STATE", "REASON"), rows))
+    print(format_columns(("ID", "SEEN", "RESOURCE", "CLASS", "STATE", "REASON"), rows))
 
 
 def show_fault(client: Client, options: argparse.Namespace) -> None:
@@ -151,6 +151,7 @@ def show_fault(client: Client, options: argparse.Namespace) -> None:
         ("VM", f"{found['vm']} (domain {found['domid']}, {found['uuid']})"),
         ("seen", format_time(found["seen"], parts=True)),
         ("told", format_time(found["told"], parts=True) if found["told"] is not None else None),
+        ("class", found.get("class")),
         ("state", _describe_fate(found)),
         ("rule", found["rule"]),
         ("event", found["event"].get("text")),

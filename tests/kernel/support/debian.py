@@ -18,7 +18,7 @@ from tests.kernel.support.ivshmem import PROBES
 from tests.kernel.support.machine import Machine, machine
 from tests.kernel.support.neighbours import DOMAIN_STATUS, Vesperd
 from tests.unit.transports.support.ivshmem_servers import ivshmem_server
-from vesper_monitor.guest.relay.decode import Event
+from vesper_monitor.guest.event import Event
 
 __all__ = ["VM", "Debian", "Login", "debian"]
 

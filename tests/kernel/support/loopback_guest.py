@@ -20,6 +20,7 @@ from tests.kernel.support.initrd import LOAD_MODULES, MOUNT_ALL, build_initrd
 from tests.kernel.support.machine import RAM, cpu_model
 from vesper_monitor.guest import abi
 from vesper_monitor.guest.dynamic_probes.point import DynamicProbe
+from vesper_monitor.guest.event import Event
 from vesper_monitor.guest.relay import decode
 from vesper_monitor.guest.relay.relay import RawRecord
 
@@ -64,7 +65,7 @@ class Run:
         assert len(found) == 1, (start, self.said)
         return found[0][len(start) :].strip()
 
-    def events(self, probe: str, point: DynamicProbe | None = None) -> list[decode.Event]:
+    def events(self, probe: str, point: DynamicProbe | None = None) -> list[Event]:
         """Return a probe's events of all CPUs in order of time.
 
         :param point: the definition of a dynamic probe.

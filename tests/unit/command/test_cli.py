@@ -62,8 +62,11 @@ def test_status_events_and_faults_show_a_fault_until_it_is_cleared(
     assert "SIGSEGV kills httpd[97]" in daemon.vesper("events").stdout
     event = json.loads(daemon.vesper("events", "--json").stdout)
     assert (event["id"], event["fields"]["signal"]) == (1, "SIGSEGV")
-    assert "told" in daemon.vesper("faults").stdout
-    assert json.loads(daemon.vesper("faults", "--json").stdout)[0]["rule"] == "send_signal"
+    header, line = daemon.vesper("faults").stdout.splitlines()
+    assert header.split()[3:5] == ["CLASS", "STATE"]
+    assert line.split()[4:6] == ["service", "told"]  # SEEN has two words
+    fault = json.loads(daemon.vesper("faults", "--json").stdout)[0]
+    assert (fault["rule"], fault["class"]) == ("send_signal", "service")
     assert daemon.vesper("faults", "clear", "r1").returncode == 0
     again = daemon.vesper("faults", "clear", "1")
     assert again.returncode == 1

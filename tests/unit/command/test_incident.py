@@ -3,16 +3,21 @@
 
 from __future__ import annotations
 
-from typing import Any
+import argparse
+import json
+from typing import Any, cast
 
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from vesper_monitor.client import Client
+from vesper_monitor.command import history
 from vesper_monitor.command.history import HistoryError, Operation, parse_operations
 from vesper_monitor.command.incident import (
     _format_since_fault,
     build_story,
+    explain_incident,
     find_operations_of_fault,
     find_unexplained_failure,
 )
@@ -175,3 +180,20 @@ def test_no_entry_makes_it_raise(attributes: dict[str, str]) -> None:
     entry = " ".join(f'{key}="{value}"' for key, value in attributes.items())
     history = f"<lrm_resource id='v'><lrm_rsc_op {entry}/></lrm_resource>"
     assert len(parse_operations(f"<a><node_state>{history}</node_state></a>", "v")) <= 1
+
+
+def test_the_first_word_is_the_class(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setattr(history, "read_operations", lambda _: [])
+    fault = {**FAULT, "class": "memory", "resource": "r1", "vm": "vm1"}
+
+    class Vesperd:
+        def call_vesperd(self, op: str, **_: Any) -> dict[str, Any]:
+            return {"faults": [fault]} if op == "faults" else {"fault": fault, "events": []}
+
+    options = argparse.Namespace(vm="vm1", id=None, json=False)
+    explain_incident(cast(Client, Vesperd()), options)
+    assert capsys.readouterr().out.startswith("memory fault of r1 (vm1): httpd[97] killed\n")
+    explain_incident(cast(Client, Vesperd()), argparse.Namespace(vm="vm1", id=None, json=True))
+    assert json.loads(capsys.readouterr().out)["fault"]["class"] == "memory"

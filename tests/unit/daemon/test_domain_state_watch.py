@@ -9,7 +9,7 @@ import pytest
 
 from kvm_transport import libvirt_states
 from vesper_monitor.daemon.domain_state_watch import DomainStateWatch
-from vesper_monitor.guest.relay.decode import Event
+from vesper_monitor.guest.event import Event
 from vesper_monitor.hypervisor.transport import Cause, Domain, DomainReport, DomainState
 
 VM1 = Domain("vm1", 3, "uuid")

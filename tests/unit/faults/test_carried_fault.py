@@ -20,10 +20,11 @@ from vesper_monitor.faults.activation import Answer, ResourceActivation, Result
 from vesper_monitor.faults.activations import Activations
 from vesper_monitor.faults.carried_fault import MAX_PACKED_BYTES, pack_fault, unpack_fault
 from vesper_monitor.faults.watching import Watching
-from vesper_monitor.guest.relay.decode import Event
-from vesper_monitor.guest.session import Position
+from vesper_monitor.guest.event import Event
+from vesper_monitor.guest.relay.positions import Position
 from vesper_monitor.hypervisor.transport import Domain, DomainReport, DomainState
-from vesper_monitor.journal.journal import Batch, Journal
+from vesper_monitor.journal.batch import Batch
+from vesper_monitor.journal.journal import Journal
 from vesper_monitor.journal.records import ActivationRecord, Fault
 from vesper_monitor.journal.writer import JournalWriter
 

@@ -9,7 +9,7 @@ import pytest
 
 from vesper_monitor.faults.service_watch import BACK_S, BOOT_S, SHUTDOWN_S, ServiceWatch
 from vesper_monitor.guest.control.processes import MainProcess, Processes
-from vesper_monitor.guest.relay.decode import Event
+from vesper_monitor.guest.event import Event
 
 #: s. The guest has been up for long when a test begins.
 UPTIME = 10_000.0

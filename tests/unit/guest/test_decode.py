@@ -11,8 +11,9 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from vesper_monitor.guest import abi
+from vesper_monitor.guest.event import Event
+from vesper_monitor.guest.printable import make_printable, signal_name
 from vesper_monitor.guest.relay import decode
-from vesper_monitor.guest.relay.decode import Event, make_printable, signal_name
 from vesper_monitor.guest.relay.record_types import RECORDS
 from vesper_monitor.guest.relay.relay import RawRecord
 

@@ -28,6 +28,7 @@ from vesper_monitor.guest.dynamic_probes.point import (
 from vesper_monitor.guest.dynamic_probes.program import module_parameters
 from vesper_monitor.guest.dynamic_probes.store import DynamicProbeStore
 from vesper_monitor.guest.dynamic_probes.syntax import parse_definition
+from vesper_monitor.guest.event import Event
 from vesper_monitor.guest.relay import decode
 from vesper_monitor.guest.relay.relay import RawRecord
 
@@ -216,7 +217,7 @@ def record(point: DynamicProbe, values: list[int], texts: bytes = b"", **fields:
     return bytes(data)
 
 
-def decoded(point: DynamicProbe, data: bytes, probe: str | None = None) -> decode.Event:
+def decoded(point: DynamicProbe, data: bytes, probe: str | None = None) -> Event:
     head = abi.Record.from_buffer_copy(data)
     (event,) = decode.decode_records(
         [RawRecord(head.seq, head.time_ns, head.event, 0, data)],

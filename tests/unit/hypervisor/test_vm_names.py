@@ -8,14 +8,14 @@ import os
 import subprocess
 import sys
 from pathlib import Path
-from typing import Any, cast
+from typing import cast
 
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
 from kvm_transport.status_files import StatusFiles
-from vesper_monitor.daemon.api import Api
+from tests.unit.support.apis import make_api_of_nobody
 from vesper_monitor.daemon.request import vm_name
 from vesper_monitor.daemon.server import Connection, RequestError
 from vesper_monitor.hypervisor import qemu_process
@@ -59,17 +59,10 @@ def test_a_name_makes_one_file_in_its_directory(name: str) -> None:
         assert len(os.fsencode(name)) <= 255
 
 
-class Nobody:
-    """In the place of a daemon: it must not be asked for anything."""
-
-    def __getattr__(self, name: str) -> Any:
-        raise AssertionError(f"the daemon's {name} was used")
-
-
 def test_each_request_checks_the_name_before_anything_else() -> None:
-    api = Api(cast(Any, Nobody()))
+    api = make_api_of_nobody()
     client = cast(Connection, type("Root", (), {"privileged": True, "until_closed": False})())
-    for op in api._operations:
+    for op in api.operations:
         for name in ("/dev/shm/x", "..", "a\nb", "\udcfc", 7):
             request = {"op": op, "vm": name, "resource": "r1", "id": 1}
             with pytest.raises(RequestError) as refused:
@@ -129,14 +122,14 @@ def test_status_files_of_others_hold_nothing_up(tmp_path: Path) -> None:
         with pytest.raises(TransportError, match="not the name of a domain"):
             files.read_status_of(name)
     # The others are read all the same.
-    assert [status.name for status in files.read_all()] == ["other"]
+    assert [status.name for status in files.read_all_statuses()] == ["other"]
 
 
 def test_a_status_file_speaks_of_its_own_domain_alone(tmp_path: Path) -> None:
     (tmp_path / "vm2.xml").write_text(STATUS.format(pid=1, name="vm1"))
     with pytest.raises(TransportError, match="another domain"):
         StatusFiles(tmp_path).read_status_of("vm2")
-    assert StatusFiles(tmp_path).read_all() == []
+    assert StatusFiles(tmp_path).read_all_statuses() == []
 
 
 LOCK = "import fcntl, sys; f = open(sys.argv[1], 'r+'); fcntl.lockf(f, fcntl.LOCK_EX); print(flush=1); sys.stdin.read()"  # noqa: E501
@@ -165,6 +158,6 @@ def test_a_lock_on_a_file_of_ones_own_proves_nothing(
 
 def test_xls_log_is_read_only_if_it_is_one(tmp_path: Path) -> None:
     os.mkfifo(tmp_path / "xl-vm1.log")
-    assert xl_log.read_log("vm1", tmp_path) == ""
+    assert xl_log.read_log_tail("vm1", tmp_path) == ""
     (tmp_path / "xl-vm2.log").symlink_to("/etc/passwd")
-    assert xl_log.read_log("vm2", tmp_path) == ""
+    assert xl_log.read_log_tail("vm2", tmp_path) == ""

@@ -9,7 +9,7 @@ from hypothesis import strategies as st
 
 from vesper_monitor.hypervisor.domain_state import DomainState
 from vesper_monitor.hypervisor.transport import Cause, TransportError
-from xen_transport.toolstack import parse_list
+from xen_transport.toolstack import parse_domain_list
 
 LIST = """\
 libxl: warning: something
@@ -29,7 +29,7 @@ vm10                                        12   160     1     ---sw-       4.0
 
 
 def test_each_state_of_xl_list_is_read() -> None:
-    assert {domid: report.state for domid, report in parse_list(LIST).items()} == {
+    assert {domid: report.state for domid, report in parse_domain_list(LIST).items()} == {
         0: DomainState.RUNNING,
         3: DomainState.RUNNING,
         4: DomainState.PAUSED,
@@ -46,7 +46,7 @@ def test_each_state_of_xl_list_is_read() -> None:
 
 def test_each_cause_of_an_end_is_read() -> None:
     """What is wanted, and what has failed: as on any other hypervisor."""
-    reports = parse_list(LIST)
+    reports = parse_domain_list(LIST)
     assert [reports[domid].cause for domid in (4, 6, 7, 9, 11, 12)] == [
         Cause.LIKELY, Cause.FAILURE, Cause.ASKED, Cause.ASKED, Cause.REBOOT, Cause.FAILURE,
     ]  # fmt: skip
@@ -58,13 +58,15 @@ def test_each_cause_of_an_end_is_read() -> None:
 def test_something_else_is_no_empty_list() -> None:
     """A domain must not count as gone because xl has said something else."""
     with pytest.raises(TransportError):
-        parse_list("xencall: error: Could not obtain handle on privileged command interface\n")
+        parse_domain_list(
+            "xencall: error: Could not obtain handle on privileged command interface\n"
+        )
 
 
 @given(st.text())
 def test_any_text_is_a_list_or_refused(text: str) -> None:
     try:
-        assert all(domid >= 0 for domid in parse_list(text))
-        parse_list("Name  ID  Mem VCPUs State Time(s)\n" + text)
+        assert all(domid >= 0 for domid in parse_domain_list(text))
+        parse_domain_list("Name  ID  Mem VCPUs State Time(s)\n" + text)
     except TransportError:
         pass

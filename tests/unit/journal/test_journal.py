@@ -21,11 +21,13 @@ from hypothesis import strategies as st
 
 from tests.unit.support.journals import ThreadWorker
 from tests.unit.support.standins import until
-from vesper_monitor.guest.relay.decode import Event
-from vesper_monitor.guest.session import Position
-from vesper_monitor.journal import journal as journal_module
-from vesper_monitor.journal.journal import Batch, Journal, JournalError
+from vesper_monitor.guest.event import Event
+from vesper_monitor.guest.relay.positions import Position
+from vesper_monitor.journal import schema
+from vesper_monitor.journal.batch import Batch
+from vesper_monitor.journal.journal import Journal
 from vesper_monitor.journal.records import ActivationRecord, Fault
+from vesper_monitor.journal.schema import JournalError
 from vesper_monitor.journal.writer import JournalWriter
 
 PROJECT = Path(__file__).parents[3]
@@ -91,7 +93,7 @@ def test_a_journal_without_deactivations_is_brought_up(path: Path) -> None:
     """Of version 6."""
     path.parent.mkdir()
     with sqlite3.connect(path) as db:
-        db.executescript("".join(journal_module._STEPS[:6]) + "PRAGMA user_version=6;")
+        db.executescript("".join(schema.STEPS[:6]) + "PRAGMA user_version=6;")
         db.execute("INSERT INTO activations VALUES ('vm1', '[]')")
     db.close()
     for deactivated in (set[str](), {"vm1"}):
@@ -170,8 +172,9 @@ import sys
 import threading
 from pathlib import Path
 from tests.unit.support.journals import ThreadWorker
-from vesper_monitor.journal.journal import Batch, Journal
-from vesper_monitor.guest.session import Position
+from vesper_monitor.journal.batch import Batch
+from vesper_monitor.journal.journal import Journal
+from vesper_monitor.guest.relay.positions import Position
 from tests_journal import event, fault
 journal = Journal(Path(sys.argv[1]))
 number = 0

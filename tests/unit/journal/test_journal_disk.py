@@ -19,7 +19,9 @@ from tests.unit.support.daemons import RESOURCE, DaemonProcess, Monitor, serve
 from tests.unit.support.guests import SEGV, Guest, collecting, wait_for
 from tests.unit.support.journals import ThreadWorker
 from tests.unit.support.standins import GuestProcess
-from vesper_monitor.journal.journal import Batch, Journal, JournalDamagedError
+from vesper_monitor.journal.batch import Batch
+from vesper_monitor.journal.journal import Journal
+from vesper_monitor.journal.schema import JournalDamagedError
 from vesper_monitor.journal.writer import JournalWriter
 
 

@@ -11,7 +11,7 @@ from typing import Any
 import pytest
 
 from tests.unit.support.daemons import PROJECT
-from vesper_monitor.guest.relay.decode import Event
+from vesper_monitor.guest.event import Event
 from vesper_monitor.knowledge import KnowledgeError, Symptom, load_symptoms, matched_words
 from vesper_monitor.knowledge.advice import Advice, combine_advice, propose_advice
 from vesper_monitor.knowledge.probes import PROBES

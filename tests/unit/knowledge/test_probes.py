@@ -11,7 +11,7 @@ from pathlib import Path
 
 import pytest
 
-from vesper_monitor.guest.abi import EventType
+from vesper_monitor.guest.abi_layout import EventType
 from vesper_monitor.knowledge import probes
 from vesper_monitor.rules.rule_set import RuleSet, default_rules
 

@@ -15,14 +15,14 @@ import pytest
 
 from lab.host import ChannelError, CommandFailed
 from lab.xen.channel import Channel
-from lab.xen.host import free_port
+from lab.xen.host import find_free_port
 
 HOSTD = Path(__file__).parents[3] / "lab/xen/dom0/hostd.py"
 
 
 @pytest.fixture(scope="module")
 def channel() -> Iterator[Channel]:
-    port = free_port()
+    port = find_free_port()
     server = subprocess.Popen([sys.executable, "-S", "-E", str(HOSTD), "127.0.0.1", str(port)])
     try:
         channel = Channel("here", port)
@@ -108,7 +108,7 @@ def test_a_connection_goes_through_the_host(channel: Channel) -> None:
         thread.join(10)
         assert not thread.is_alive()
     with pytest.raises(ChannelError, match="Refused"):
-        channel.connect_to("127.0.0.1", free_port())
+        channel.connect_to("127.0.0.1", find_free_port())
 
 
 def test_the_clock_can_be_read(channel: Channel) -> None:
@@ -121,5 +121,5 @@ def test_the_clock_can_be_read(channel: Channel) -> None:
 
 def test_a_host_that_does_not_listen_is_an_error() -> None:
     with pytest.raises(ChannelError, match="nowhere"):
-        Channel("nowhere", free_port()).run_command("true")
-    assert not Channel("nowhere", free_port()).is_alive()
+        Channel("nowhere", find_free_port()).run_command("true")
+    assert not Channel("nowhere", find_free_port()).is_connected()

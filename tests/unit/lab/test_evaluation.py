@@ -15,11 +15,11 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from lab.evaluation import compare, machine, table
-from lab.evaluation.clock import Offset, Sample, measure_offset, pick_best
-from lab.evaluation.machine import MAX_FACTOR, Machine, OtherLoad
-from lab.evaluation.pacemaker_log import What, parse_line
+from lab.evaluation.clock import Offset, Sample, measure_offset, pick_best_sample
+from lab.evaluation.machine import MAX_TIMEOUT_FACTOR, Machine, OtherLoad
+from lab.evaluation.pacemaker_log import What, parse_log_line
 from lab.evaluation.picture import draw_timelines
-from lab.evaluation.run import Run, as_json
+from lab.evaluation.run import Run, make_json_record
 from lab.evaluation.setting import scale_timeouts
 from lab.evaluation.trial import exit_reason
 
@@ -42,7 +42,7 @@ def test_offset_is_within_its_bound(offset: int, exchanges: list[tuple[int, int]
     for there, back in exchanges:
         samples.append(Sample(now, now + there - offset, now + there + back))
         now += 10**9
-    found = pick_best(samples)
+    found = pick_best_sample(samples)
     assert abs(found.ns - offset) <= found.error_ns + 1
     assert found.error_ns == min(there + back for there, back in exchanges) // 2
 
@@ -75,7 +75,7 @@ def test_measuring_a_clock_finds_its_offset() -> None:
     ],
 )
 def test_lines_that_mean_something(text: str, what: What, host: str) -> None:
-    entry = parse_line(PREFIX + text, "vm1", 2026)
+    entry = parse_log_line(PREFIX + text, "vm1", 2026)
     assert entry is not None
     assert (entry.what, entry.host, entry.time_ns) == (what, host, STAMP)
 
@@ -95,13 +95,13 @@ def test_lines_that_mean_something(text: str, what: What, host: str) -> None:
     ],
 )
 def test_lines_that_mean_nothing(text: str) -> None:
-    assert parse_line(PREFIX + text, "vm1", 2026) is None
+    assert parse_log_line(PREFIX + text, "vm1", 2026) is None
 
 
 @given(st.text())
 def test_any_line_is_survived(line: str) -> None:
-    parse_line(line, "vm1", 2026)
-    parse_line(PREFIX + line, "vm1", 2026)
+    parse_log_line(line, "vm1", 2026)
+    parse_log_line(PREFIX + line, "vm1", 2026)
 
 
 # ------------------------------------------------------------ statistics
@@ -117,9 +117,9 @@ def test_median_counts_what_never_happened() -> None:
 
 
 def test_ratio_needs_both() -> None:
-    assert table.find_ratio([10.0, 20.0, 30.0], [2.0]) == 10.0
-    assert table.find_ratio([None], [2.0]) is None
-    assert table.find_ratio([10.0], []) is None
+    assert table.ratio_of_medians([10.0, 20.0, 30.0], [2.0]) == 10.0
+    assert table.ratio_of_medians([None], [2.0]) is None
+    assert table.ratio_of_medians([10.0], []) is None
 
 
 RUNS = [
@@ -184,7 +184,7 @@ def test_picture_is_xml_and_shows_every_run() -> None:
 
 
 def test_report_has_the_agreed_keys() -> None:
-    report = json.loads(json.dumps(as_json(RUNS, "how it was got")))
+    report = json.loads(json.dumps(make_json_record(RUNS, "how it was got")))
     assert len(report) == len(RUNS)
     keys = {"fault", "watch", "fault_at", "seen_s", "recorded_s", "stop_s", "stopped_s",
             "started_elsewhere_s", "service_back_s", "stuck_s", "since_poll_s",
@@ -226,11 +226,11 @@ def test_timeouts_grow_with_the_factor_and_intervals_stay() -> None:
 
 
 def test_a_slow_or_crowded_machine_gets_more_time() -> None:
-    assert Machine(cpus=2, slowness=0.5, runnable=0.0).factor == 1.0
-    assert Machine(cpus=8, slowness=1.0, runnable=5.0).factor == 1.0
-    assert Machine(cpus=1, slowness=1.0, runnable=0.0).factor == 2.0
-    assert Machine(cpus=2, slowness=2.0, runnable=1.0).factor == 3.0
-    assert Machine(cpus=2, slowness=9.0, runnable=12.0).factor == MAX_FACTOR
+    assert Machine(cpus=2, slowness=0.5, runnable=0.0).timeout_factor == 1.0
+    assert Machine(cpus=8, slowness=1.0, runnable=5.0).timeout_factor == 1.0
+    assert Machine(cpus=1, slowness=1.0, runnable=0.0).timeout_factor == 2.0
+    assert Machine(cpus=2, slowness=2.0, runnable=1.0).timeout_factor == 3.0
+    assert Machine(cpus=2, slowness=9.0, runnable=12.0).timeout_factor == MAX_TIMEOUT_FACTOR
 
 
 def test_cpu_time_of_others_is_told_from_the_lab_s_own() -> None:

@@ -13,7 +13,7 @@ from vesper_monitor.ocf.libvirt import domain_xml
 
 @pytest.mark.parametrize("kvm", [True, False])
 def test_guests_have_nothing_in_common_and_nothing_of_vesper(kvm: bool) -> None:
-    guests = [ElementTree.fromstring(files.domain_xml(kvm, number)) for number in range(1, 9)]
+    guests = [ElementTree.fromstring(files.make_domain_xml(kvm, number)) for number in range(1, 9)]
     for path in ("name", "uuid", "os/cmdline"):
         assert len({guest.findtext(path) for guest in guests}) == 8
     addresses = [guest.find("devices/interface/mac") for guest in guests]
@@ -25,7 +25,7 @@ def test_guests_have_nothing_in_common_and_nothing_of_vesper(kvm: bool) -> None:
 
 def test_a_test_sets_its_guests_memory_command_line_and_on_crash() -> None:
     guest = ElementTree.fromstring(
-        files.domain_xml(False, memory=96, extra="lab.vesper=no", on_crash="preserve")
+        files.make_domain_xml(False, memory=96, extra="lab.vesper=no", on_crash="preserve")
     )
     assert guest.findtext("memory") == "96"
     assert (guest.findtext("os/cmdline") or "").split()[-1] == "lab.vesper=no"
@@ -33,4 +33,4 @@ def test_a_test_sets_its_guests_memory_command_line_and_on_crash() -> None:
 
 
 def test_hosts_are_different_machines_to_libvirt() -> None:
-    assert len({files.host_uuid(number) for number in range(1, 10)}) == 9
+    assert len({files.make_host_uuid(number) for number in range(1, 10)}) == 9

@@ -62,7 +62,7 @@ def suite(*versions: str) -> str:
 
 def test_newest_kernel_of_a_suite_with_all_its_packages() -> None:
     (kernel,) = parse_index("trixie", "http://mirror", suite("6.12.99-1", "6.12.118-1"))
-    assert (kernel.release, kernel.flavour, kernel.group) == (
+    assert (kernel.release, kernel.flavour, kernel.package_group) == (
         "6.12.118+deb13-amd64", "amd64", "trixie",
     )  # fmt: skip
     assert [each.name for each in kernel.image] == [

@@ -10,7 +10,7 @@ from typing import Any
 import pytest
 
 from tests.unit.support.daemons import PROJECT
-from vesper_monitor.guest.relay.decode import Event
+from vesper_monitor.guest.event import Event
 from vesper_monitor.rules.rule_set import RuleSet
 
 #: Rules that tell of processes begin with one of these.

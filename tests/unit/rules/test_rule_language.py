@@ -11,7 +11,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from tests.unit.support.daemons import PROJECT
-from vesper_monitor.guest.relay.decode import Event
+from vesper_monitor.guest.event import Event
 from vesper_monitor.rules.fields import FIELDS
 from vesper_monitor.rules.language import MAX_LENGTH, RuleError, parse_rules
 from vesper_monitor.rules.rule_set import RuleSet, Scope, default_rules
@@ -189,7 +189,7 @@ def test_rules_can_be_limited_to_a_mount() -> None:
     ("text", "line", "column", "message"),
     [
         ("send_signal: fatl", 1, 14, "has no field fatl (did you mean fatal?)"),
-        ('fs_error: place == "/data"', 1, 11, "; it has: cpu, dev, disk, error, fstype, "),
+        ('fs_error: place == "/data"', 1, 11, "; it has: class, cpu, dev, disk, error, fstype, "),
         ("fs_error: error == EIO", 1, 20, 'a text is written in quotes: "EIO"'),
         ("block_error: none;\n  fs_error: any and\n  x", 3, 3, "fs_error has no field x"),
         ('hung_task: "ä" == comm and y', 1, 28, "no field y"),

@@ -10,7 +10,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from vesper_monitor.guest import abi
-from vesper_monitor.guest.relay.decode import Event, decode_records
+from vesper_monitor.guest.event import Event
+from vesper_monitor.guest.relay.decode import decode_records
 from vesper_monitor.guest.relay.relay import RawRecord
 from vesper_monitor.ocf.fast_common import shorten_reason
 from vesper_monitor.rules.fields import FIELDS

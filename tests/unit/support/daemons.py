@@ -39,7 +39,7 @@ class DaemonProcess:
         info.mkdir(parents=True)
         (info / "METADATA").write_text("Metadata-Version: 2.1\nName: standin\nVersion: 0\n")
         (info / "entry_points.txt").write_text(
-            "[vesper.transports]\nstandin = lab.standin:StandinTransport\n"
+            "[vesper.transports]\nstandin = lab.standin.transport:StandinTransport\n"
         )
         self._environment = {
             **os.environ,

@@ -22,8 +22,8 @@ from kvm_transport.ivshmem_client import (
     IvshmemClient,
     IvshmemServerError,
     IvshmemServerRefusedError,
-    QemuChange,
-    Status,
+    QemuDeviceChange,
+    ServerStatus,
     ping_server,
 )
 from kvm_transport.ivshmem_server import control, fdstore
@@ -59,7 +59,7 @@ def test_qemu_and_vesperd_get_the_same_memory(running: IvshmemServerProcess) -> 
     assert [number for number, _ in qemu.messages] == [0, 0, -1, 1, 0]
     assert len(qemu.map) == MIB
     assert qemu.head().mark == abi.SHM_MAGIC
-    assert ping_server(running.control) == Status(vms=1, free=3, size=MIB)
+    assert ping_server(running.control) == ServerStatus(vms=1, free=3, size=MIB)
     seals = fcntl.fcntl(qemu.memory_fd, fcntl.F_GET_SEALS)
     assert seals == fcntl.F_SEAL_SHRINK | fcntl.F_SEAL_GROW | fcntl.F_SEAL_SEAL
     with pytest.raises(PermissionError):
@@ -79,10 +79,10 @@ def test_qemu_and_vesperd_get_the_same_memory(running: IvshmemServerProcess) -> 
         assert qemu.rung() == 1
         second = await client.attach_to_qemu(os.getpid())
         attachment.connection.settimeout(START)
-        assert attachment.find_loss() == "another daemon has attached to the guest"
+        assert attachment.explain_loss() == "another daemon has attached to the guest"
         qemu.close()
         second.connection.settimeout(START)
-        assert second.find_loss() == "QEMU has ended, or the device was unplugged"
+        assert second.explain_loss() == "QEMU has ended, or the device was unplugged"
         attachment.close()
         second.close()
 
@@ -98,7 +98,7 @@ def test_sockets_are_private(running: IvshmemServerProcess) -> None:
 def test_a_watcher_is_told_of_guests_that_come_and_go(running: IvshmemServerProcess) -> None:
     async def body() -> None:
         first = StandinQemu(running.qemu)
-        changes: list[QemuChange] = []
+        changes: list[QemuDeviceChange] = []
 
         async def follow() -> None:
             async for change in IvshmemClient(running.control).watch_qemus():
@@ -106,11 +106,11 @@ def test_a_watcher_is_told_of_guests_that_come_and_go(running: IvshmemServerProc
 
         task = asyncio.create_task(follow())
         me = os.getpid()
-        await until(lambda: changes == [QemuChange(me, True)], "the first")
+        await until(lambda: changes == [QemuDeviceChange(me, True)], "the first")
         second = StandinQemu(running.qemu)
         second.close()
         await until(lambda: len(changes) == 3, "come and gone")
-        assert changes[1:] == [QemuChange(me, True), QemuChange(me, False)]
+        assert changes[1:] == [QemuDeviceChange(me, True), QemuDeviceChange(me, False)]
         running.kill()
         with pytest.raises(IvshmemServerError, match="has ended"):
             await asyncio.wait_for(task, START)
@@ -291,7 +291,7 @@ NAMES = st.one_of(
 
 @given(st.lists(NAMES, max_size=20))
 def test_names_of_kept_descriptors_are_read_back(names: list[str]) -> None:
-    found = fdstore.group_names(names)
+    found = fdstore.group_descriptor_names(names)
     for (pid, since), positions in found.items():
         for role, at in positions.items():
             assert names[at] == f"{pid}.{since}.{role}" or "0" in names[at]

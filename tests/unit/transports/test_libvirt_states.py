@@ -5,6 +5,7 @@ from __future__ import annotations
 
 import asyncio
 import os
+import signal
 import subprocess
 import sys
 import tempfile
@@ -18,6 +19,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from kvm_transport import libvirt_states, status_files
+from kvm_transport.doorbells import Doorbells
+from kvm_transport.link import KvmLink
 from kvm_transport.qemu_process_watch import QemuProcessWatch
 from kvm_transport.status_files import StatusFile, StatusFiles
 from kvm_transport.transport import KvmTransport
@@ -58,7 +61,7 @@ def test_the_numbers_are_libvirts() -> None:
     assert PAUSES.keys() | {"CRASHED"} >= known.keys() - {"API_ERROR"}
     for name, failure in PAUSES.items():
         report = libvirt_states.make_report(
-            *libvirt_states.state_words(libvirt.VIR_DOMAIN_PAUSED, known[name])
+            *libvirt_states.decode_state(libvirt.VIR_DOMAIN_PAUSED, known[name])
         )
         assert report.state is DomainState.PAUSED
         assert report.cause is MEANT[failure], name
@@ -66,17 +69,17 @@ def test_the_numbers_are_libvirts() -> None:
     crashed = libvirt.VIR_DOMAIN_CRASHED, libvirt.VIR_DOMAIN_CRASHED_PANICKED
     for numbers in (crashed, (libvirt.VIR_DOMAIN_PAUSED, known["CRASHED"])):
         assert (
-            libvirt_states.make_report(*libvirt_states.state_words(*numbers)).state
+            libvirt_states.make_report(*libvirt_states.decode_state(*numbers)).state
             is DomainState.CRASHED
         )
     for number in (libvirt.VIR_DOMAIN_RUNNING, libvirt.VIR_DOMAIN_BLOCKED):
         assert (
-            libvirt_states.make_report(*libvirt_states.state_words(number, 1)).state
+            libvirt_states.make_report(*libvirt_states.decode_state(number, 1)).state
             is DomainState.RUNNING
         )
     # It is about to end, or to be reset by libvirt: nothing to be sure of.
     for number in (libvirt.VIR_DOMAIN_SHUTDOWN, libvirt.VIR_DOMAIN_PMSUSPENDED):
-        report = libvirt_states.make_report(*libvirt_states.state_words(number, 0))
+        report = libvirt_states.make_report(*libvirt_states.decode_state(number, 0))
         assert (report.state, report.cause) == (DomainState.PAUSED, Cause.UNKNOWN)
 
 
@@ -109,7 +112,7 @@ def test_each_end_has_its_cause(detail: str, before: str, cause: Cause, why: str
 @given(NUMBERS, NUMBERS, st.sampled_from(["", "panic", "watchdog", "signal", "x"]))
 def test_any_numbers_are_a_state_or_unknown(state: int, reason: int, before: str) -> None:
     """What a later libvirt may say is understood as far as it goes; nobody dies of it."""
-    report = libvirt_states.make_report(*libvirt_states.state_words(state, reason))
+    report = libvirt_states.make_report(*libvirt_states.decode_state(state, reason))
     assert report.state not in ENDED or report.state is DomainState.CRASHED
     assert libvirt_states.make_end_report(state, before).state is DomainState.GONE
     assert (
@@ -117,8 +120,8 @@ def test_any_numbers_are_a_state_or_unknown(state: int, reason: int, before: str
         and not libvirt_states.make_watchdog_notice(state).failure
     )
     failure = reason == libvirt.VIR_DOMAIN_EVENT_MEMORY_FAILURE_ACTION_FATAL
-    assert libvirt_states.memory_failure(state, reason).failure is failure
-    assert not libvirt_states.io_notice("sda", state).failure
+    assert libvirt_states.make_memory_notice(state, reason).failure is failure
+    assert not libvirt_states.make_io_error_notice("sda", state).failure
 
 
 @given(st.text(), st.text())
@@ -143,7 +146,7 @@ def test_only_a_failed_or_a_long_pause_is_a_fault(
 
 def test_memory_failure_is_a_fault_where_it_is_fatal() -> None:
     for action, fatal in ((0, False), (1, False), (2, True), (3, False)):
-        event = domains.make_notice_event(VM1, libvirt_states.memory_failure(1, action))
+        event = domains.make_notice_event(VM1, libvirt_states.make_memory_notice(1, action))
         verdict = rule_set.judge_by_defaults(event, ())
         assert (verdict is not None) is fatal
         if verdict is not None:
@@ -163,25 +166,25 @@ STATUS = """\
 
 def test_status_files_name_uuid_and_process(tmp_path: Path) -> None:
     files = StatusFiles(tmp_path / "none")
-    assert files.read_all() == []  # libvirtd has never run
+    assert files.read_all_statuses() == []  # libvirtd has never run
     files = StatusFiles(tmp_path)
     path = tmp_path / "vm1.xml"
     path.write_text(STATUS.format(pid=4711, name="vm1", uuid=VM1.uuid))
     (tmp_path / "driver.pid").write_text("1")
-    assert files.read_all() == [StatusFile("vm1", VM1.uuid, 4711, "paused", "ioerror")]
+    assert files.read_all_statuses() == [StatusFile("vm1", VM1.uuid, 4711, "paused", "ioerror")]
     new = tmp_path / "vm1.xml.new"
     new.write_text(STATUS.format(pid=4712, name="vm1", uuid=VM1.uuid))
     new.rename(path)
-    assert [status.pid for status in files.read_all()] == [4712]
+    assert [status.pid for status in files.read_all_statuses()] == [4712]
     path.unlink()
-    assert files.read_all() == []
+    assert files.read_all_statuses() == []
     # What cannot be understood must not look like a host without domains.
     path.write_text("<domstatus state='running'")
-    assert files.read_all() == []
+    assert files.read_all_statuses() == []
     with pytest.raises(TransportError, match=r"vm1\.xml"):
         files.read_status_of("vm1")
     (tmp_path / "vm2.xml").write_text(STATUS.format(pid=4713, name="vm2", uuid=VM1.uuid))
-    assert [status.name for status in files.read_all()] == ["vm2"]
+    assert [status.name for status in files.read_all_statuses()] == ["vm2"]
 
     async def ask() -> None:
         transport = KvmTransport(run_dir=str(tmp_path))
@@ -199,7 +202,7 @@ def test_any_status_file_is_survived(content: bytes | str) -> None:
     with tempfile.TemporaryDirectory() as directory:
         data = content.encode() if isinstance(content, str) else content
         (Path(directory) / "x.xml").write_bytes(data)
-        assert StatusFiles(Path(directory)).read_all() == []
+        assert StatusFiles(Path(directory)).read_all_statuses() == []
 
 
 HOLD = """\
@@ -226,15 +229,15 @@ def locker(path: Path) -> Iterator[subprocess.Popen[bytes]]:
 
 def test_a_pid_file_is_believed_only_if_its_process_holds_it(tmp_path: Path) -> None:
     path = tmp_path / "vm1.pid"
-    assert not status_files.holds_lock(os.getpid(), path)
+    assert not status_files.is_lock_holder(os.getpid(), path)
     path.write_text(str(os.getpid()))
-    assert not status_files.holds_lock(os.getpid(), path)
+    assert not status_files.is_lock_holder(os.getpid(), path)
     with locker(path) as process:
-        assert status_files.holds_lock(process.pid, path)
-        assert not status_files.holds_lock(os.getpid(), path)
+        assert status_files.is_lock_holder(process.pid, path)
+        assert not status_files.is_lock_holder(os.getpid(), path)
         begun = status_files.process_start_time(process.pid)
         assert begun is not None and begun > 0
-    assert not status_files.holds_lock(process.pid, path)
+    assert not status_files.is_lock_holder(process.pid, path)
     assert status_files.process_start_time(process.pid) is None
 
 
@@ -250,13 +253,13 @@ def test_of_hundreds_that_have_ended_each_is_asked_for_once(
             STATUS.format(pid=ended.pid, name=name, uuid=f"uuid of {name}")
         )
     looks: list[str] = []
-    meet = QemuProcessWatch.meet_process
+    meet = QemuProcessWatch.watch_process
 
     def counted(status: StatusFile, *rest: Any) -> QemuProcessWatch | None:
         looks.append(status.name)
         return meet(status, *rest)
 
-    monkeypatch.setattr(QemuProcessWatch, "meet_process", counted)
+    monkeypatch.setattr(QemuProcessWatch, "watch_process", counted)
 
     async def ask() -> None:
         transport = KvmTransport(run_dir=str(tmp_path))
@@ -276,7 +279,7 @@ from vesper_monitor.hypervisor.transport import TransportError
 async def meet(pid):
     try:
         status = StatusFile("vm1", "", pid, "", "")
-        return QemuProcessWatch.meet_process(status, pathlib.Path(sys.argv[2]), print)
+        return QemuProcessWatch.watch_process(status, pathlib.Path(sys.argv[2]), print)
     except TransportError as error:
         return error
 print(asyncio.run(meet(int(sys.argv[1]))))
@@ -315,13 +318,44 @@ def test_a_process_that_holds_no_lock_is_not_held(
     held: list[int] = []
     monkeypatch.setattr(os, "pidfd_open", held.append)
     status = StatusFile("vm1", "u", os.getpid(), "", "")
-    assert QemuProcessWatch.meet_process(status, tmp_path, print) is None
+    assert QemuProcessWatch.watch_process(status, tmp_path, print) is None
     (tmp_path / "vm1.pid").write_text(str(os.getpid()))
-    assert QemuProcessWatch.meet_process(status, tmp_path, print) is None
+    assert QemuProcessWatch.watch_process(status, tmp_path, print) is None
     assert not held
 
 
-def test_the_threads_of_virtual_cpus_are_found() -> None:
+def test_a_guest_whose_qemu_ends_while_it_is_activated_is_lost(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    lost: list[str] = []
+
+    class Link:
+        lose_link = staticmethod(lost.append)
+
+    async def activate_guest(_client: object, pid: int, *_rest: object) -> Link:
+        os.kill(pid, signal.SIGKILL)
+        await asyncio.wait_for(ended.wait(), 10)
+        return Link()
+
+    monkeypatch.setattr(KvmLink, "connect_guest", activate_guest)
+    ended = asyncio.Event()
+    (tmp_path / "vm1.pid").write_text("")
+
+    async def connect(pid: int) -> None:
+        transport = KvmTransport(run_dir=str(tmp_path))
+        transport._doorbells = Doorbells()
+        (tmp_path / "vm1.xml").write_text(STATUS.format(pid=pid, name="vm1", uuid="u"))
+        [domain] = await transport.list_domains()
+        [life] = transport._lives.values()
+        life._on_end = lambda _life: ended.set()
+        await transport.connect_domain(domain, 10.0)
+
+    with locker(tmp_path / "vm1.pid") as process:
+        asyncio.run(connect(process.pid))
+    assert lost == ["its QEMU has ended"]
+
+
+def test_threads_of_virtual_cpus() -> None:
     """Named as QEMU names them; one computes."""
     script = """\
 import ctypes, os, threading, time

@@ -15,7 +15,7 @@ from hypothesis import strategies as st
 
 from kvm_transport.doorbells import Doorbells
 from kvm_transport.ivshmem_client import IvshmemClient
-from kvm_transport.link import KvmLink, is_wanted
+from kvm_transport.link import KvmLink, is_activated
 from kvm_transport.memory import SharedMemory
 from tests.unit.support.standins import until
 from tests.unit.transports.support.ivshmem_servers import (
@@ -108,7 +108,7 @@ def test_deactivating_waits_until_the_guest_is_idle(running: IvshmemServerProces
         await asyncio.wait_for(task, 10)
         await link.close(deactivate=True)
         assert lost == []
-        assert not await is_wanted(IvshmemClient(running.control), os.getpid(), DOMAIN)
+        assert not await is_activated(IvshmemClient(running.control), os.getpid(), DOMAIN)
 
     with_link(running, body)
 
@@ -126,7 +126,7 @@ def test_deactivate_works_without_a_link(running: IvshmemServerProcess) -> None:
         qemu.set("state", abi.ShmState.IDLE)
         qemu.ring()
         await asyncio.wait_for(task, 10)
-        assert not await is_wanted(IvshmemClient(running.control), os.getpid(), DOMAIN)
+        assert not await is_activated(IvshmemClient(running.control), os.getpid(), DOMAIN)
 
     with_link(running, body)
 
@@ -137,7 +137,7 @@ def test_the_next_daemon_takes_a_link_over(running: IvshmemServerProcess) -> Non
     async def body(qemu: StandinQemu, link: KvmLink) -> None:
         await link.close(deactivate=False)
         assert qemu.head().state == abi.ShmState.ACTIVE
-        assert await is_wanted(IvshmemClient(running.control), os.getpid(), DOMAIN)
+        assert await is_activated(IvshmemClient(running.control), os.getpid(), DOMAIN)
         with pytest.raises(FrontendSilentError, match="load the modules") as silent:
             await connect(running, 0.5)
         assert silent.value.was_active

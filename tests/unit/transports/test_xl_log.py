@@ -49,15 +49,15 @@ def test_the_last_ending_of_a_reused_domain_number_counts() -> None:
 
 
 def test_who_is_followed() -> None:
-    assert xl_log.is_followed(LOG, 6)
-    assert not xl_log.is_followed(LOG, 8)
+    assert xl_log.is_followed_by_xl(LOG, 6)
+    assert not xl_log.is_followed_by_xl(LOG, 8)
 
 
 def test_only_the_end_of_a_long_log_is_read(tmp_path: Path) -> None:
     (tmp_path / "xl-vm1.log").write_text("x" * 100_000 + LOG)
-    assert xl_log.read_log("vm1", tmp_path).endswith(LOG)
-    assert xl_log.read_log("vm2", tmp_path) == ""
-    assert xl_log.read_log("../vm1", tmp_path) == ""
+    assert xl_log.read_log_tail("vm1", tmp_path).endswith(LOG)
+    assert xl_log.read_log_tail("vm2", tmp_path) == ""
+    assert xl_log.read_log_tail("../vm1", tmp_path) == ""
 
 
 def test_a_domain_that_was_migrated_by_hand(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -69,7 +69,7 @@ def test_a_domain_that_was_migrated_by_hand(monkeypatch: pytest.MonkeyPatch) -> 
         return dict(listed)
 
     monkeypatch.setattr(toolstack.DomainList, "list_reports", reports)
-    monkeypatch.setattr(xl_log, "read_log", lambda *_: "")
+    monkeypatch.setattr(xl_log, "read_log_tail", lambda *_: "")
     xen = transport.XenTransport()
 
     def ended(before: DomainReport) -> DomainReport:
@@ -93,14 +93,14 @@ def test_a_log_on_a_disk_that_hangs_is_not_waited_for(monkeypatch: pytest.Monkey
         return "late"
 
     async def ask() -> str:
-        return await xl_log.read_soon("vm1")
+        return await xl_log.read_log_tail_in_time("vm1")
 
-    monkeypatch.setattr(xl_log, "read_log", hang)
+    monkeypatch.setattr(xl_log, "read_log_tail", hang)
     monkeypatch.setattr(xl_log, "READ_LIMIT_S", 0.05)
     try:
         assert asyncio.run(ask()) == ""
     finally:
         release.set()
-    monkeypatch.setattr(xl_log, "read_log", lambda *_: "text")
+    monkeypatch.setattr(xl_log, "read_log_tail", lambda *_: "text")
     monkeypatch.setattr(xl_log, "READ_LIMIT_S", 30.0)
     assert asyncio.run(ask()) == "text"

@@ -47,7 +47,7 @@ def reboot(now: Innocent) -> None:
         cluster.wait_until_ready(now.lab, "vesper")
         now.page = guest.fetch_page(timeout=10)
         now.remark("started anew before")
-    guest.end_guest("reboot")
+    guest.power_guest_off("reboot")
     deadline = time.monotonic() + 90
     while (page := guest.fetch_page()) is None or page == now.page:
         assert time.monotonic() < deadline, "it has not rebooted"

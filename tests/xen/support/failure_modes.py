@@ -26,7 +26,7 @@ class Way(NamedTuple):
 
 
 def panic(host: XenHost) -> None:
-    Guest(host).end_guest("panic")
+    Guest(host).power_guest_off("panic")
 
 
 def destroy(host: XenHost) -> None:
@@ -34,11 +34,11 @@ def destroy(host: XenHost) -> None:
 
 
 def hang(host: XenHost) -> None:
-    Guest(host).end_guest("hang")
+    Guest(host).power_guest_off("hang")
 
 
 def poweroff(host: XenHost) -> None:
-    Guest(host).end_guest("poweroff")
+    Guest(host).power_guest_off("poweroff")
 
 
 def pause(host: XenHost) -> None:

@@ -40,7 +40,7 @@ def begin(lab: XenLab, kind: str) -> None:
     clean(lab)
     for host in lab.hosts:
         host.put_file("/etc/xen/vm1.cfg", project.guest_config(kind=kind).encode())
-    cluster.type_in(lab, f"crm configure {MOVABLE}", print)
+    cluster.type_in_crm_shell(lab, f"crm configure {MOVABLE}", print)
     cluster.wait_until_ready(lab, "vesper")
     # On a busy machine the guest takes long to come, and counts as degraded meanwhile.
     cluster.settle_after_failover(lab, "vesper", print)
