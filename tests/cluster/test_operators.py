@@ -14,7 +14,7 @@ from collections.abc import Callable, Iterator
 
 import pytest
 
-from tests.cluster.support.life import QUIET, Life
+from tests.cluster.support.life import QUIET_S, Life
 from tests.cluster.support.vm import VirtualMachine
 
 
@@ -37,7 +37,7 @@ def test_a_fault_while_unmanaged_fails_over_afterwards(vm: VirtualMachine, life:
     vm.kill_httpd(life.node)
     failure = vm.wait_failure()
     assert failure.reason.startswith("httpd[97] killed by SIGSEGV")
-    time.sleep(QUIET)
+    time.sleep(QUIET_S)
     life.assert_unharmed()
     assert vm.read_fail_count(life.node) == 1
     vm.set_meta_attribute("is-managed", None)
@@ -70,7 +70,7 @@ def test_a_fault_in_maintenance_fails_over_afterwards(
     maintenance(True)
     vm.kill_httpd(life.node)
     life.wait_fault()
-    time.sleep(QUIET)
+    time.sleep(QUIET_S)
     life.assert_unharmed()
     assert vm.list_failures() == []
     maintenance(False)
@@ -136,7 +136,7 @@ def test_a_fault_at_the_moment_of_a_ban(vm: VirtualMachine, life: Life) -> None:
     assert ban.wait(30) == 0
     new = Life(vm, vm.wait_moved(life.node))
     vm.run_admin_command("crm_resource", "-r", "vm1", "--clear", "-N", life.node.name)
-    time.sleep(QUIET)
+    time.sleep(QUIET_S)
     new.assert_unharmed()
     assert vm.read_fail_count(new.node) == 0
     assert life.count_faults() <= 1

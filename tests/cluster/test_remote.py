@@ -10,7 +10,7 @@ import pytest
 
 from lab.cluster import ClusterLab
 from lab.cluster.node import wait_until
-from tests.cluster.support.life import QUIET, Life
+from tests.cluster.support.life import QUIET_S, Life
 from tests.cluster.support.vm import VirtualMachine
 
 
@@ -32,7 +32,7 @@ def put_on_remote(vm: VirtualMachine) -> Life:
 def test_a_fault_is_told_at_once(vm: VirtualMachine) -> None:
     vm.configure_resource()
     life = put_on_remote(vm)
-    time.sleep(QUIET)
+    time.sleep(QUIET_S)
     life.assert_well()
     life.fail_over().assert_unharmed()
 
@@ -50,7 +50,7 @@ def test_what_administrators_do(vm: VirtualMachine) -> None:
     vm.set_meta_attribute("is-managed", "false")
     vm.kill_httpd(life.node)
     vm.wait_failure()
-    time.sleep(QUIET)
+    time.sleep(QUIET_S)
     life.assert_unharmed()
     vm.set_meta_attribute("is-managed", None)
     life.wait_failed_over()

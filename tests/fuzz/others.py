@@ -247,7 +247,7 @@ found: list[BaseException] = []
 _daemon: Daemon | None = None
 _server: Server | None = None
 #: s that a request may wait for what never comes; then its client goes.
-PATIENCE = 0.002
+PATIENCE_S = 0.002
 
 
 def begin() -> Server:
@@ -269,7 +269,7 @@ def begin() -> Server:
 
 async def request(server: Server, line: bytes, client: Client) -> None:
     work = asyncio.ensure_future(server._serve_request(client, line))
-    await asyncio.wait({work}, timeout=PATIENCE)
+    await asyncio.wait({work}, timeout=PATIENCE_S)
     work.cancel()
     await asyncio.gather(work, return_exceptions=True)
 

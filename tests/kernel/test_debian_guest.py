@@ -15,7 +15,7 @@ import time
 from pathlib import Path
 
 from tests.kernel.support.debian import VM, Debian, Login, debian
-from tests.kernel.support.impatient_vesperd import BACK
+from tests.kernel.support.impatient_vesperd import BACK_S
 from tests.kernel.support.loopback_guest import TestGuest
 from tests.kernel.support.neighbours import until
 from vesper_monitor.rules.rule_set import RuleSet
@@ -131,7 +131,7 @@ def shut_down(guest: Debian) -> None:
     guest.vesperd.call_vesperd("clear", resource=f"r-{VM}")
     guest.run_as_root("systemctl start httpd")
     until(lambda: guest.wait_monitor(1)[0] == "fine", "httpd is back")
-    guest.run_as_root(f"systemd-run -q -p ExecStop='/bin/sleep {BACK + 10:.0f}' sleep 1000")
+    guest.run_as_root(f"systemd-run -q -p ExecStop='/bin/sleep {BACK_S + 10:.0f}' sleep 1000")
     guest.machine.tell("systemctl poweroff")
     said = set()
     while guest.machine.process.poll() is None:

@@ -19,7 +19,7 @@ from tests.kernel.support.features import (
     shows_life,
     unimpaired,
 )
-from tests.kernel.support.ivshmem import PROBES, SLOW, KvmMachine, Watch, kvm_machine, watch
+from tests.kernel.support.ivshmem import PROBES, SLOW_S, KvmMachine, Watch, kvm_machine, watch
 from tests.kernel.support.loopback_guest import TestGuest
 from tests.kernel.support.machine import takes_new_cpus
 from tests.unit.support.standins import until
@@ -71,7 +71,7 @@ async def garbage(guest: KvmMachine) -> None:
     def state() -> int:
         return abi.ShmHead.from_buffer_copy(os.pread(attachment.memory, size, 0)).state
 
-    await until(lambda: state() == abi.ShmState.IDLE, "deactivated", SLOW)
+    await until(lambda: state() == abi.ShmState.IDLE, "deactivated", SLOW_S)
     attachment.close()
 
 
@@ -147,7 +147,7 @@ def test_the_device_goes_and_comes(test_guest: TestGuest, tmp_path: Path) -> Non
             )
             guest.unplug_device()
             await seen.wait_until(lambda: seen.session.state is not SessionState.ACTIVE, "lost")
-            await until(guest.is_unplugged, "unplugged", SLOW)
+            await until(guest.is_unplugged, "unplugged", SLOW_S)
             guest.machine.tell("sh -c 'kill -USR2 $$'")
             await said(guest, "unplugged")
             guest.plug_in_device()

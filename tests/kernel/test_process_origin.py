@@ -12,7 +12,7 @@ from typing import Any
 import pytest
 
 from tests.kernel.support.features import CGROUP
-from tests.kernel.support.ivshmem import SLOW, KvmMachine, Watch, kvm_machine, watch
+from tests.kernel.support.ivshmem import SLOW_S, KvmMachine, Watch, kvm_machine, watch
 from tests.kernel.support.loopback_guest import TestGuest
 from tests.unit.support.standins import until
 from vesper_monitor.guest.event import Event
@@ -66,7 +66,7 @@ async def pid_in_v(guest: KvmMachine) -> int:
     number = guest.machine.console.count("\npid ")
     guest.machine.tell("echo pid $v.")
     last = re.compile(r"\npid (\d+)\.")
-    await until(lambda: len(last.findall(guest.machine.console)) > number, "a PID", SLOW)
+    await until(lambda: len(last.findall(guest.machine.console)) > number, "a PID", SLOW_S)
     return int(last.findall(guest.machine.console)[-1])
 
 
@@ -212,7 +212,7 @@ def test_who_is_the_service(test_guest: TestGuest, tmp_path: Path) -> None:
                 guest.machine.tell(line)
             await seen.wait_collecting("send_signal", "out_of_memory", "process_exit")
             guest.machine.tell("echo 0 >/sys/module/process_exit/parameters/min_age_ms; echo set")
-            await until(lambda: "\nset\n" in guest.machine.console, "set", SLOW)
+            await until(lambda: "\nset\n" in guest.machine.console, "set", SLOW_S)
             for part in (
                 daemons_are_believed, users_are_not_believed, young_ones_are_not_the_service,
                 orderly_ends_are_no_faults, limits_of_others_are_no_faults,

@@ -15,7 +15,7 @@ from pathlib import Path
 import pytest
 
 from tests.kernel.support.features import CGROUP, CPU1, KILLED, said, unimpaired
-from tests.kernel.support.ivshmem import PROBES, SLOW, KvmMachine, Watch, kvm_machine, watch
+from tests.kernel.support.ivshmem import PROBES, SLOW_S, KvmMachine, Watch, kvm_machine, watch
 from tests.kernel.support.loopback_guest import TestGuest
 from tests.unit.support.standins import until
 from vesper_monitor.guest.errors import SessionError
@@ -27,7 +27,7 @@ STORM = float(os.environ.get("VESPER_STORMS", "2"))
 #: The log of a storm, too, is looked through.
 CMDLINE = "panic=0 log_buf_len=8M"
 #: kB that are available when there is no memory left: with 6000 the OOM killer comes.
-LITTLE = 7200
+LITTLE_KB = 7200
 
 
 #: A kprobe of the kernel's own stays where ours go: Linux 6.1 in QEMU 7.2, without any of
@@ -110,7 +110,7 @@ async def signal_storm(guest: KvmMachine, seen: Watch) -> Tally:
         f"for cpu in 1 2; do taskset $cpu vsp_busy storm {STORM:.0f} & done; wait; "
         "sh -c 'kill -SEGV $$'"
     )
-    await until(lambda: len(storms(guest)) == number + 2, "the end of the storm", SLOW + STORM)
+    await until(lambda: len(storms(guest)) == number + 2, "the end of the storm", SLOW_S + STORM)
     sent = sum(count for count, _rate in storms(guest)[number:])
     await seen.wait_until(lambda: tally.total() >= sent, "the last of it")
     print(
@@ -190,7 +190,9 @@ async def oom_storm(guest: KvmMachine, seen: Watch) -> None:
         f"n=0; end=$(($(date +%s) + {STORM:.0f})); while [ $n -lt 10 ] || "
         f"[ $(date +%s) -lt $end ]; do {KILLED}; n=$((n + 1)); done; echo killed $n"
     )
-    await until(lambda: "\nkilled " in guest.machine.console, "the end of the storm", SLOW + STORM)
+    await until(
+        lambda: "\nkilled " in guest.machine.console, "the end of the storm", SLOW_S + STORM
+    )
     (killed,) = re.findall(r"^killed (\d+)$", guest.machine.console, re.MULTILINE)
 
     def told() -> int:
@@ -207,8 +209,8 @@ async def oom_storm(guest: KvmMachine, seen: Watch) -> None:
 async def eaten(guest: KvmMachine) -> None:
     """All memory is, and who has it takes what becomes free."""
     number = guest.machine.console.count("\neaten ")
-    guest.machine.tell(f"vsp_busy eat {LITTLE} &")
-    await until(lambda: guest.machine.console.count("\neaten ") > number, "no memory", SLOW)
+    guest.machine.tell(f"vsp_busy eat {LITTLE_KB} &")
+    await until(lambda: guest.machine.console.count("\neaten ") > number, "no memory", SLOW_S)
 
 
 async def no_memory(guest: KvmMachine, seen: Watch) -> None:

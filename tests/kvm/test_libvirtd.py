@@ -15,13 +15,13 @@ from tests.kvm.support.vm1 import clean
 
 VMS = [f"vm{number}" for number in range(1, 9)]
 #: s; libvirtd is away for longer than a monitor may take.
-MONITOR = 10
-AWAY = 15
+MONITOR_TIMEOUT_S = 10
+AWAY_S = 15
 
 _PRIMITIVE = (
     "primitive {vm} ocf:vesper:LibvirtVM params config=/etc/lab/{vm}.xml "
     "op start timeout=180s interval=0 op stop timeout=30s interval=0 "
-    f"op monitor interval=1s timeout={MONITOR}s "
+    f"op monitor interval=1s timeout={MONITOR_TIMEOUT_S}s "
     "meta migration-threshold=1 resource-stickiness=100\n"
 )
 #: Keeps libvirtd busy until it is killed.
@@ -88,7 +88,7 @@ def test_libvirtd_away_is_no_failure(eight: KvmLab) -> None:
             elif how == "hung":
                 host.signal_libvirtd("STOP")
         if how != "restarted":
-            time.sleep(AWAY)
+            time.sleep(AWAY_S)
         for host in eight.hosts:
             if how == "killed":
                 host.start_libvirtd()

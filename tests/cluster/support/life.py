@@ -10,7 +10,7 @@ from lab.cluster.node import wait_until
 from tests.cluster.support.vm import VirtualMachine
 
 #: s in which nothing must happen.
-QUIET = 3.0
+QUIET_S = 3.0
 
 
 class Life:
@@ -58,7 +58,7 @@ class Life:
         new = Life(self.vm, self.vm.find_node())
         assert self.count_faults() == 1
         assert self.vm.count_operations(self.node, "stop") == self._stops + 1
-        time.sleep(QUIET)
+        time.sleep(QUIET_S)
         new.assert_unharmed()
         return new
 

@@ -15,7 +15,7 @@ from lab.cluster.node import wait_until
 
 XMFILE = "/etc/xen/vm1.cfg"
 #: Seconds for anything that should happen soon, on a busy machine.
-SOON = 20.0
+SOON_S = 20.0
 
 
 @dataclass(frozen=True)
@@ -110,7 +110,7 @@ class VirtualMachine:
 
     def find_node(self) -> Node:
         """Wait until it runs on one node, and return that."""
-        for _ in wait_until("vm1 on one node", SOON):
+        for _ in wait_until("vm1 on one node", SOON_S):
             nodes = self.list_nodes()
             if len(nodes) == 1:
                 return nodes[0]
@@ -124,7 +124,7 @@ class VirtualMachine:
         found = node.run("xl", "domid", "vm1", check=False)
         return int(found.stdout) if found.returncode == 0 else None
 
-    def wait_moved(self, old: Node, timeout: float = SOON) -> Node:
+    def wait_moved(self, old: Node, timeout: float = SOON_S) -> Node:
         """Wait until it runs on the other node, and not any more on the old one."""
         new = self.other_node(old)
         for _ in wait_until(f"vm1 on {new.name} instead of {old.name}", timeout):
@@ -152,7 +152,7 @@ class VirtualMachine:
                 return dict(vm)
         return {}
 
-    def wait_watched(self, node: Node, *, waiting: bool = True, limit: float = SOON) -> None:
+    def wait_watched(self, node: Node, *, waiting: bool = True, limit: float = SOON_S) -> None:
         """Wait until both probes collect, and a monitor waits (or none does)."""
         for _ in wait_until(f"{node.name}: vm1 watched, waiting={waiting}", limit):
             status = self.read_status(node)
@@ -190,7 +190,7 @@ class VirtualMachine:
             for f in status.iter("failure")
         ]
 
-    def wait_failure(self, timeout: float = SOON) -> Failure:
+    def wait_failure(self, timeout: float = SOON_S) -> Failure:
         """Wait for a failure, and return the first."""
         for _ in wait_until("a failure in crm_mon", timeout):
             failures = self.list_failures()

@@ -24,8 +24,8 @@ __all__ = ["VM", "Debian", "Login", "debian"]
 
 VM = "debian"
 #: s for whatever a command does, in an emulated guest on a busy machine.
-SLOW = 90.0
-MEMORY = 512 << 20
+SLOW_S = 90.0
+MEMORY_BYTES = 512 << 20
 
 _EVENT_KEYS = (
     "vm", "domid", "probe", "event", "cpu", "seq", "guest_ns", "received", "fields", "text",
@@ -59,7 +59,7 @@ class Login:
         self._line.sendall(debian_guest.PASSWORD.encode() + b"\n")
         self._wait(r"\$ $")
 
-    def run_command(self, command: str, limit: float = SLOW) -> str:
+    def run_command(self, command: str, limit: float = SLOW_S) -> str:
         """Run a command at the terminal.
 
         :returns: its output, without the echo of the command.
@@ -73,7 +73,7 @@ class Login:
     def close(self) -> None:
         self._line.close()
 
-    def _wait(self, pattern: str, limit: float = SLOW) -> str:
+    def _wait(self, pattern: str, limit: float = SLOW_S) -> str:
         end = time.monotonic() + limit
         while not re.search(pattern, self._said, re.DOTALL):
             self._line.settimeout(max(0.01, end - time.monotonic()))
@@ -95,7 +95,7 @@ class Debian:
         self._login = login
         self._number = 0
 
-    def run_as_root(self, command: str, limit: float = SLOW) -> str:
+    def run_as_root(self, command: str, limit: float = SLOW_S) -> str:
         """Run a command in root's shell, which no login has begun. :returns: what it has said."""
         self._number += 1
         begin, end = f"begin {self._number}", f"end {self._number}"
@@ -153,7 +153,7 @@ def debian(kernel: Kernel, files: tuple[Path, ...], directory: Path) -> Iterator
         stack.enter_context(ivshmem_server(directory))
         guest = stack.enter_context(
             machine(
-                kernel, guest_files, folder, memory=MEMORY, modules=debian_guest.BOOT_MODULES,
+                kernel, guest_files, folder, memory=MEMORY_BYTES, modules=debian_guest.BOOT_MODULES,
                 frontend="vesper_ivshmem", init=INIT, cmdline="rw", qemu=qemu,
             )
         )  # fmt: skip

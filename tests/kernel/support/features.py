@@ -5,7 +5,7 @@ from __future__ import annotations
 
 import re
 
-from tests.kernel.support.ivshmem import SLOW, KvmMachine, Watch
+from tests.kernel.support.ivshmem import SLOW_S, KvmMachine, Watch
 from tests.unit.support.standins import until
 from vesper_monitor.guest.dynamic_probes.syntax import parse_definition
 from vesper_monitor.guest.health.heartbeat import HeartbeatReader
@@ -50,7 +50,7 @@ POINT = parse_definition(
 async def said(guest: KvmMachine, word: str) -> None:
     """Wait until the guest has said a word; its shell has then run all earlier commands."""
     guest.machine.tell(f"echo {word}")
-    await until(lambda: f"\n{word}\n" in guest.machine.console, word, SLOW)
+    await until(lambda: f"\n{word}\n" in guest.machine.console, word, SLOW_S)
 
 
 async def unimpaired(guest: KvmMachine) -> None:
@@ -61,7 +61,7 @@ async def unimpaired(guest: KvmMachine) -> None:
         f"echo tainted $(($(cat /proc/sys/kernel/tainted) & {TAINTS}))"
     )
     await until(
-        lambda: guest.machine.console.count("\ntainted ") > number, "the kernel's word", SLOW
+        lambda: guest.machine.console.count("\ntainted ") > number, "the kernel's word", SLOW_S
     )
     lines = guest.machine.console.splitlines()
     assert not [line for line in lines if line.startswith("wrong: ")]
@@ -74,7 +74,7 @@ async def shows_life(seen: Watch) -> None:
     reader = HeartbeatReader(guest.link, guest.hello.life, guest.hello.nr_cpus)
     try:
         first = reader.read_signs()
-        await until(lambda: reader.read_signs() != first, "signs of life", SLOW)
+        await until(lambda: reader.read_signs() != first, "signs of life", SLOW_S)
     finally:
         reader.close()
 
@@ -125,7 +125,7 @@ async def finds_processes(guest: KvmMachine, seen: Watch) -> None:
     """Check that the guest's core finds the main process of a name among several."""
     names = ["init", "kthreadd", "nobody", "served", "a", "b", "a-name-that-is-cut-off"]
     guest.machine.tell(_SERVICES)
-    await until(lambda: "\nserved " in guest.machine.console, "the service's number", SLOW)
+    await until(lambda: "\nserved " in guest.machine.console, "the service's number", SLOW_S)
     pids = re.findall(r"^(theirs|served) (\d+) ?(\d*)$", guest.machine.console, re.MULTILINE)
     (_, theirs, _), (_, pid, worker) = pids
     first = await seen.session.find_processes(names)

@@ -31,10 +31,10 @@ from vesper_monitor.hypervisor.domain_state import DomainState
 from vesper_monitor.hypervisor.transport import Domain, DomainReport
 from vesper_monitor.knowledge import probes
 
-__all__ = ["SLOW", "KvmMachine", "Watch", "kvm_machine", "watch"]
+__all__ = ["SLOW_S", "KvmMachine", "Watch", "kvm_machine", "watch"]
 
 #: s for a kernel under emulation to do what was asked for, on a busy machine.
-SLOW = 60.0
+SLOW_S = 60.0
 
 #: Probes that need no definition; a dynamic probe needs one.
 PROBES = tuple(sorted(set(probes.PROBES) - {IMAGE}))
@@ -189,7 +189,7 @@ class Watch:
                 == set(probes)
             ),
             f"collecting {probes}",
-            SLOW,
+            SLOW_S,
         )
 
     def list_events(self, event: str, **fields: object) -> list[Event]:
@@ -200,7 +200,7 @@ class Watch:
         ]
 
     async def wait_until(self, what: Callable[[], object], text: str) -> None:
-        await until(what, text, SLOW)
+        await until(what, text, SLOW_S)
 
 
 @asynccontextmanager
@@ -216,7 +216,7 @@ async def watch(
     session = watching.session
     task = asyncio.create_task(session.run_session())
     try:
-        await until(lambda: session.state is SessionState.ACTIVE, "active", SLOW)
+        await until(lambda: session.state is SessionState.ACTIVE, "active", SLOW_S)
         yield watching
     except BaseException:
         print(guest.machine.console)
@@ -224,4 +224,4 @@ async def watch(
         raise
     finally:
         await session.close_session(deactivate=deactivate)
-        await asyncio.wait_for(task, SLOW)
+        await asyncio.wait_for(task, SLOW_S)

@@ -17,7 +17,7 @@ from pathlib import Path
 
 from lab import images
 from tests.kernel.support.initrd import LOAD_MODULES, MOUNT_ALL, build_initrd
-from tests.kernel.support.machine import RAM, cpu_model
+from tests.kernel.support.machine import RAM_BYTES, cpu_model
 from vesper_monitor.guest import abi
 from vesper_monitor.guest.dynamic_probes.point import DynamicProbe
 from vesper_monitor.guest.event import Event
@@ -27,7 +27,7 @@ from vesper_monitor.guest.relay.relay import RawRecord
 __all__ = ["COMPLAINT", "Run", "TestGuest"]
 
 #: A guest that is not done after this many seconds hangs.
-TIMEOUT = 180
+TIMEOUT_S = 180
 
 INIT = (
     MOUNT_ALL
@@ -124,13 +124,13 @@ class TestGuest:
         command = [
             "qemu-system-x86_64", "-accel", "tcg", "-cpu", cpu_model(self.kernel.release),
             "-M", "q35",
-            "-m", str(RAM >> 20), "-smp", str(cpus), "-nodefaults", "-nographic",
+            "-m", str(RAM_BYTES >> 20), "-smp", str(cpus), "-nodefaults", "-nographic",
             "-no-reboot", "-serial", f"file:{log}", "-kernel", str(self.kernel.vmlinux),
             "-initrd", str(initrd),
             "-append", f"{CMDLINE} panic=-1 printk.devkmsg=on", *qemu,
         ]  # fmt: skip
         with contextlib.suppress(subprocess.TimeoutExpired):
-            subprocess.run(command, stdin=subprocess.DEVNULL, timeout=TIMEOUT, check=True)
+            subprocess.run(command, stdin=subprocess.DEVNULL, timeout=TIMEOUT_S, check=True)
         console = log.read_text(errors="replace").replace("\r", "")
         complaints = [line for line in console.splitlines() if COMPLAINT.match(line)]
         assert not complaints, console

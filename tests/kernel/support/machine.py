@@ -22,7 +22,7 @@ from lab.xen.qmp import Qmp
 from tests.kernel.support.initrd import LOAD_MODULES, MOUNT_ALL, build_initrd
 
 __all__ = [
-    "RAM",
+    "RAM_BYTES",
     "Machine",
     "cpu_model",
     "machine",
@@ -31,9 +31,9 @@ __all__ = [
 ]
 
 #: bytes. The OOM killer has to come soon; KASAN takes an eighth and more.
-RAM = (512 if os.environ.get("VESPER_KERNEL") == "debug" else 256) << 20
+RAM_BYTES = (512 if os.environ.get("VESPER_KERNEL") == "debug" else 256) << 20
 #: s for a guest to boot: emulated, on a busy machine.
-BOOT = 120.0
+BOOT_LIMIT_S = 120.0
 
 
 def cpu_model(release: str) -> str:
@@ -100,7 +100,7 @@ class Machine:
 
     def connect(self) -> None:
         """Connect to the guest's shell."""
-        end = time.monotonic() + BOOT
+        end = time.monotonic() + BOOT_LIMIT_S
         self._shell.close()
         while True:
             self._shell = socket.socket(socket.AF_UNIX)
@@ -112,7 +112,7 @@ class Machine:
                 assert time.monotonic() < end and self.process.poll() is None
                 time.sleep(0.02)
 
-    def wait_said(self, line: str, limit: float = BOOT) -> None:
+    def wait_said(self, line: str, limit: float = BOOT_LIMIT_S) -> None:
         """Wait until the guest's console has this line."""
         end = time.monotonic() + limit
         while f"{line}\n" not in self.console:
@@ -131,7 +131,7 @@ class Machine:
         with Qmp(self.directory / "qmp") as connection:
             connection.execute_command("stop")
             self.saved = True
-            connection.save_machine(path, timeout=BOOT)
+            connection.save_machine(path, timeout=BOOT_LIMIT_S)
         self.process.kill()
         self.process.wait(10)
 
@@ -141,7 +141,7 @@ class Machine:
             (self.directory / file).unlink(missing_ok=True)
         self.start("-incoming", f"exec:cat '{path}'")
         with Qmp(self.directory / "qmp") as connection:
-            connection.wait_status("running", "paused", timeout=BOOT)
+            connection.wait_status("running", "paused", timeout=BOOT_LIMIT_S)
             connection.execute_command("cont")
         self.connect()
         self.saved = False
@@ -192,7 +192,7 @@ def machine(
     cpus: int = 2,
     max_cpus: int | None = None,
     cmdline: str = "",
-    memory: int = RAM,
+    memory: int = RAM_BYTES,
     modules: Sequence[str] = (),
     frontend: str = "vsp_ram",
     qemu: Sequence[str] = (),

@@ -28,18 +28,18 @@ __all__ = ["DOMAIN_STATUS", "LOADED", "Heard", "Vesperd", "guests", "until"]
 
 PROJECT = Path(__file__).parents[3]
 #: s for an emulated guest, on a busy machine.
-SLOW = 90.0
+SLOW_S = 90.0
 #: Probes that both guests are to have.
 LOADED = ("send_signal", "out_of_memory", "process_exit")
 #: s. In each, some event was hardly delayed: the two clocks drift apart.
-WINDOW = 10.0
+WINDOW_S = 10.0
 
 DOMAIN_STATUS = """<domstatus state='running' reason='booted' pid='{pid}'>
 <domain type='qemu'><name>{name}</name><uuid>{uuid}</uuid></domain></domstatus>
 """
 
 
-def until(condition: Callable[[], object], what: str, limit: float = SLOW) -> None:
+def until(condition: Callable[[], object], what: str, limit: float = SLOW_S) -> None:
     end = time.monotonic() + limit
     while not condition():
         assert time.monotonic() < end, f"not within {limit:.0f} s: {what}"
@@ -180,9 +180,9 @@ class Heard:
         low = high = first
         for number in range(first, last):
             at = self.times[number][1]
-            while self.times[low][1] < at - WINDOW / 2:
+            while self.times[low][1] < at - WINDOW_S / 2:
                 low += 1
-            while high < last and self.times[high][1] < at + WINDOW / 2:
+            while high < last and self.times[high][1] < at + WINDOW_S / 2:
                 high += 1
             found.append(delays[number] - min(delays[low:high]))
         return found

@@ -11,7 +11,7 @@ from functools import partial
 from pathlib import Path
 
 from tests.kernel.support.features import finds_processes
-from tests.kernel.support.ivshmem import SLOW, KvmMachine, Watch
+from tests.kernel.support.ivshmem import SLOW_S, KvmMachine, Watch
 from tests.unit.support.standins import until
 
 __all__ = ["MODULES", "devices", "panic", "prepare", "reload", "see_all"]
@@ -60,7 +60,7 @@ def devices(directory: Path) -> list[str]:
 async def prepare(guest: KvmMachine) -> None:
     """Make file systems and a network device, before the probes are loaded."""
     guest.machine.tell(PREPARE)
-    await until(lambda: "prepared" in guest.machine.console, "prepared", SLOW)
+    await until(lambda: "prepared" in guest.machine.console, "prepared", SLOW_S)
 
 
 async def see_all(guest: KvmMachine, seen: Watch, probes: list[str]) -> None:
@@ -95,7 +95,7 @@ async def reload(guest: KvmMachine) -> None:
         "rmmod vesper_ivshmem && rmmod vesper && ! grep vesper /proc/iomem && insmod /vesper.ko && "
         "insmod /vesper_ivshmem.ko && echo reloaded >/dev/console"
     )
-    await until(lambda: "reloaded" in guest.machine.console, "reloaded", SLOW)
+    await until(lambda: "reloaded" in guest.machine.console, "reloaded", SLOW_S)
 
 
 async def panic(guest: KvmMachine, seen: Watch) -> None:

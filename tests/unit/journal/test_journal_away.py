@@ -20,9 +20,9 @@ from tests.unit.support.standins import GuestProcess
 from vesper_monitor.client import DaemonError
 
 #: s in which a fault is told whatever the disk does: half a second, and a busy machine.
-SOON = 5.0
+SOON_S = 5.0
 #: s for vesperd to end, likewise.
-END = 15.0
+END_S = 15.0
 
 
 @pytest.fixture
@@ -64,14 +64,14 @@ def tell_fault(daemon: DaemonProcess, guest: Guest) -> Monitor:
     began = time.monotonic()
     guest.say(*SEGV)
     assert monitor.result() == "fault"
-    assert time.monotonic() - began < SOON
+    assert time.monotonic() - began < SOON_S
     return monitor
 
 
 def end(daemon: DaemonProcess) -> None:
     assert daemon.process is not None
     daemon.process.send_signal(signal.SIGTERM)
-    assert daemon.process.wait(END) == 0
+    assert daemon.process.wait(END_S) == 0
 
 
 def test_a_disk_that_hangs_holds_up_no_fault(
