@@ -17,7 +17,7 @@ from tests.kernel.support.initrd import LOAD_MODULES, MOUNT_ALL
 from tests.kernel.support.ivshmem import PROBES
 from tests.kernel.support.machine import Machine, machine
 from tests.kernel.support.neighbours import DOMAIN_STATUS, Vesperd
-from tests.unit.transports.support.ivshmem_servers import ivshmem_server
+from tests.unit.transports.support.ivshmem_servers import run_ivshmem_server
 from vesper_monitor.guest.event import Event
 
 __all__ = ["VM", "Debian", "Login", "debian"]
@@ -150,7 +150,7 @@ def debian(kernel: Kernel, files: tuple[Path, ...], directory: Path) -> Iterator
         "-serial", "chardev:login",
     )  # fmt: skip
     with ExitStack() as stack:
-        stack.enter_context(ivshmem_server(directory))
+        stack.enter_context(run_ivshmem_server(directory))
         guest = stack.enter_context(
             machine(
                 kernel, guest_files, folder, memory=MEMORY_BYTES, modules=debian_guest.BOOT_MODULES,

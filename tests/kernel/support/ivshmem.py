@@ -18,7 +18,7 @@ from lab.xen.qmp import Qmp, QmpError
 from tests.kernel.support.machine import Machine, machine
 from tests.kernel.support.machine_transport import MachineTransport
 from tests.unit.support.standins import until
-from tests.unit.transports.support.ivshmem_servers import IvshmemServerProcess, ivshmem_server
+from tests.unit.transports.support.ivshmem_servers import IvshmemServerProcess, run_ivshmem_server
 from vesper_monitor.guest.control.images import ImageStore
 from vesper_monitor.guest.dynamic_probes.point import DynamicProbe
 from vesper_monitor.guest.dynamic_probes.program import IMAGE
@@ -140,7 +140,7 @@ def kvm_machine(
     needed = {"vesper", *FRONTENDS, *more}
     guest_files = tuple(p for p in files if p.suffix != ".ko" or p.stem in needed)
     with (
-        ivshmem_server(directory) as process,
+        run_ivshmem_server(directory) as process,
         machine(
             kernel, guest_files, directory, cpus=cpus, max_cpus=max_cpus, cmdline=cmdline,
             modules=modules, frontend="vesper_ivshmem", qemu=arguments, counted=counted,

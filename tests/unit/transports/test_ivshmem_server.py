@@ -33,7 +33,7 @@ from tests.unit.transports.support.ivshmem_servers import (
     START_S,
     IvshmemServerProcess,
     StandinQemu,
-    ivshmem_server,
+    run_ivshmem_server,
 )
 from vesper_monitor.guest import abi
 
@@ -42,7 +42,7 @@ MIB = 1 << 20
 
 @pytest.fixture
 def running(tmp_path: Path) -> Iterator[IvshmemServerProcess]:
-    with ivshmem_server(tmp_path, "--size", "1", "--max-vms", "4") as process:
+    with run_ivshmem_server(tmp_path, "--size", "1", "--max-vms", "4") as process:
         yield process
 
 

@@ -21,7 +21,7 @@ from tests.unit.support.standins import until
 from tests.unit.transports.support.ivshmem_servers import (
     IvshmemServerProcess,
     StandinQemu,
-    ivshmem_server,
+    run_ivshmem_server,
 )
 from vesper_monitor.guest import abi
 from vesper_monitor.hypervisor.transport import (
@@ -39,7 +39,7 @@ PAGE = abi.PAGE_SIZE
 
 @pytest.fixture
 def running(tmp_path: Path) -> Iterator[IvshmemServerProcess]:
-    with ivshmem_server(tmp_path, "--size", "1") as process:
+    with run_ivshmem_server(tmp_path, "--size", "1") as process:
         yield process
 
 

@@ -74,7 +74,7 @@ class IvshmemServerProcess:
 
 
 @contextmanager
-def ivshmem_server(directory: Path, *options: str) -> Iterator[IvshmemServerProcess]:
+def run_ivshmem_server(directory: Path, *options: str) -> Iterator[IvshmemServerProcess]:
     process = IvshmemServerProcess(directory, *options)
     try:
         process.wait()
