@@ -2,7 +2,7 @@
 """Records per second that a session reads and turns into events.
 
 The guests are stand-ins (writer.c): processes that write into real shared
-memory, of a real ivshmem server, over real links; each with one CPU's buffer.  Sessions
+memory, of a real holder, over real links; each with one CPU's buffer.  Sessions
 are those of the daemon, all in one process on one loop; what comes after them
 (rules, journal) is not part of it.  Writers and sessions share this machine's
 CPUs, so a busy machine loses records that an idle one would not.
@@ -81,7 +81,7 @@ class WriterTransport:
     name = "bench"
 
     def __init__(self, control: str) -> None:
-        self.ivshmem_server = IvshmemClient(control)
+        self.holder = IvshmemClient(control)
 
     @classmethod
     def explain_unusable(cls) -> str | None:
@@ -106,9 +106,7 @@ class WriterTransport:
         return DomainReport(DomainState.RUNNING)
 
     async def connect_domain(self, domain: Domain, timeout: float) -> KvmLink:  # noqa: ASYNC109
-        return await KvmLink.connect_guest(
-            self.ivshmem_server, domain.domid, domain, timeout, Doorbells()
-        )
+        return await KvmLink.connect_guest(self.holder, domain.domid, domain, timeout, Doorbells())
 
     async def deactivate_domain(self, domain: Domain) -> None: ...
 

@@ -1,7 +1,7 @@
 # SPDX-License-Identifier: GPL-2.0-or-later
 """``python3 -m bench.load``: one vesperd, a thousand guests.
 
-vesperd, its transport to QEMU and the ivshmem server are the real ones; the guests
+vesperd, its transport to QEMU and the holder are the real ones; the guests
 are stand-ins in shared memory (bench/load/crowd.py). Each guest is a resource
 with two probes and a waiting monitor. What is measured:
 

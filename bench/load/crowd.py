@@ -2,7 +2,7 @@
 """``python3 -m bench.load.crowd DIRECTORY COUNT``: many stand-in guests on QEMU.
 
 Each has a process in QEMU's place, which holds the lock on its pid file and
-has connected to the ivshmem server by itself, and does nothing else: that is what a
+has connected to the holder by itself, and does nothing else: that is what a
 domain is known by.  The guests' halves are all here: shared memory and
 doorbells are real, the kernels behind them are
 :class:`lab.standin.kernel.StandinKernel`.
@@ -47,7 +47,7 @@ def make_guest_name(number: int) -> str:
 
 
 def _start_stand_in(directory: Path, number: int) -> socket.socket:
-    """A process in QEMU's place. :returns: its connection to the ivshmem server."""
+    """A process in QEMU's place. :returns: its connection to the holder."""
     ours, theirs = socket.socketpair()
     pid = os.fork()
     if pid == 0:

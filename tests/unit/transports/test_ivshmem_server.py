@@ -30,7 +30,7 @@ from kvm_transport.ivshmem_server import control, fdstore
 from kvm_transport.ivshmem_server.vm import ROLES
 from tests.unit.support.standins import until
 from tests.unit.transports.support.ivshmem_servers import (
-    START_S,
+    START,
     IvshmemServerProcess,
     StandinQemu,
     run_ivshmem_server,
@@ -47,7 +47,7 @@ def running(tmp_path: Path) -> Iterator[IvshmemServerProcess]:
 
 
 def gone(process: IvshmemServerProcess, vms: int) -> None:
-    end = time.monotonic() + START_S
+    end = time.monotonic() + START
     while ping_server(process.control).vms != vms:
         assert time.monotonic() < end
         time.sleep(0.01)
@@ -78,10 +78,10 @@ def test_qemu_and_vesperd_get_the_same_memory(running: IvshmemServerProcess) -> 
         os.eventfd_write(attachment.to_guest, 1)
         assert qemu.rung() == 1
         second = await client.attach_to_qemu(os.getpid())
-        attachment.connection.settimeout(START_S)
+        attachment.connection.settimeout(START)
         assert attachment.explain_loss() == "another daemon has attached to the guest"
         qemu.close()
-        second.connection.settimeout(START_S)
+        second.connection.settimeout(START)
         assert second.explain_loss() == "QEMU has ended, or the device was unplugged"
         attachment.close()
         second.close()
@@ -113,7 +113,7 @@ def test_a_watcher_is_told_of_guests_that_come_and_go(running: IvshmemServerProc
         assert changes[1:] == [QemuDeviceChange(me, True), QemuDeviceChange(me, False)]
         running.kill()
         with pytest.raises(IvshmemServerError, match="has ended"):
-            await asyncio.wait_for(task, START_S)
+            await asyncio.wait_for(task, START)
         first.close()
 
     asyncio.run(body())
@@ -124,13 +124,13 @@ def test_who_stalls_or_floods_holds_nobody_up(running: IvshmemServerProcess) -> 
     stalled.connect(running.qemu)  # and never reads
     flood = socket.socket(socket.AF_UNIX)
     flood.connect(running.control)
-    flood.settimeout(START_S)
+    flood.settimeout(START)
     with pytest.raises(OSError):  # dropped, as soon as its answers are not taken
         while True:
             flood.sendall(b"list\n" * 1000)
     endless = socket.socket(socket.AF_UNIX)
     endless.connect(running.control)
-    endless.settimeout(START_S)
+    endless.settimeout(START)
     endless.sendall(b"x" * 4000)
     with pytest.raises(ConnectionResetError):
         endless.recv(1)
@@ -177,7 +177,7 @@ def test_no_more_than_there_is_room_for(running: IvshmemServerProcess) -> None:
     assert lines == [b"8\n"] * 4
     assert ping_server(running.control).free == 0
     refused = other_qemu(running.qemu)
-    assert refused.communicate(timeout=START_S)[0] == b"0\n"
+    assert refused.communicate(timeout=START)[0] == b"0\n"
     processes[0].kill()
     gone(running, 3)
     processes.append(other_qemu(running.qemu))
@@ -185,12 +185,12 @@ def test_no_more_than_there_is_room_for(running: IvshmemServerProcess) -> None:
     assert processes[-1].stdout.readline() == b"8\n"
     for process in processes:
         process.kill()
-        process.communicate(timeout=START_S)
+        process.communicate(timeout=START)
 
 
 def test_a_second_server_does_not_start(running: IvshmemServerProcess, tmp_path: Path) -> None:
     second = IvshmemServerProcess(tmp_path)
-    assert second.process.wait(START_S) == 1
+    assert second.process.wait(START) == 1
     ping_server(running.control)
 
 
@@ -201,7 +201,7 @@ class Systemd:
         self.path = path
         self._socket = socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM)
         self._socket.bind(str(path))
-        self._socket.settimeout(START_S)
+        self._socket.settimeout(START)
         self.stored: dict[str, int] = {}
 
     def receive(self) -> str:

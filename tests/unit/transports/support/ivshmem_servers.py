@@ -21,7 +21,7 @@ from vesper_monitor.guest import abi
 PROJECT = Path(__file__).parents[4]
 COMMAND = "import sys; from kvm_transport.ivshmem_server.main import main; sys.exit(main())"
 #: s for a process to start and listen, on a busy machine.
-START_S = 30.0
+START = 30.0
 
 
 class IvshmemServerProcess:
@@ -58,7 +58,7 @@ class IvshmemServerProcess:
 
     def wait(self) -> None:
         """Until it answers."""
-        end = time.monotonic() + START_S
+        end = time.monotonic() + START
         while True:
             try:
                 ping_server(self.control)
@@ -97,11 +97,11 @@ class StandinQemu:
     def __init__(self, where: str | socket.socket) -> None:
         if isinstance(where, str):
             self.connection = socket.socket(socket.AF_UNIX)
-            self.connection.settimeout(START_S)
+            self.connection.settimeout(START)
             self.connection.connect(where)
         else:
             self.connection = where
-            self.connection.settimeout(START_S)
+            self.connection.settimeout(START)
         self.messages: list[tuple[int, list[int]]] = []
         for _ in range(5):
             data, descriptors, _flags, _address = socket.recv_fds(self.connection, 8, 4)
