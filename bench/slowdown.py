@@ -128,9 +128,9 @@ async def _measure_slowdown(
 
 
 async def _load_probes(seen: Watch, probes: Sequence[str]) -> None:
-    await seen.collecting(*probes)
+    await seen.wait_collecting(*probes)
     if not probes:
-        await seen.see(lambda: not seen.session._reader.channels, "all unloaded")
+        await seen.wait_until(lambda: not seen.session._reader.channels, "all unloaded")
 
 
 def main() -> int:

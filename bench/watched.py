@@ -11,7 +11,8 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from lab.session_listener import EventListener
-from tests.kernel.support.machine import Machine, MachineTransport
+from tests.kernel.support.machine import Machine
+from tests.kernel.support.machine_transport import MachineTransport
 from vesper_monitor.guest.control.images import ImageStore
 from vesper_monitor.guest.dynamic_probes.point import DynamicProbe
 from vesper_monitor.guest.event import Event

@@ -128,7 +128,7 @@ def measure_round_trips(directory: Path, rounds: int) -> dict[str, list[float]]:
     async def measure_in_guest(guest: KvmMachine) -> dict[str, list[float]]:
         async with watch(guest) as seen:
             guest.machine.tell("insmod /vsp_echo.ko")
-            await seen.see(lambda: "vsp_echo" in seen.session.probes, "the echo")
+            await seen.wait_until(lambda: "vsp_echo" in seen.session.probes, "the echo")
             with show_step(f"{rounds} round trips of each kind"):
                 return await _alternate_round_trips(echo, seen, rounds)
 

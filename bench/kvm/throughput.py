@@ -24,7 +24,7 @@ from kvm_transport.link import KvmLink
 from lab.images import store
 from lab.session_listener import EventListener
 from tests.unit.support.standins import until
-from tests.unit.transports.support.ivshmem_servers import holder
+from tests.unit.transports.support.ivshmem_servers import run_ivshmem_server
 from vesper_monitor.guest.control.images import ImageStore
 from vesper_monitor.guest.event import Event
 from vesper_monitor.guest.session import Session
@@ -201,7 +201,7 @@ def measure_all_loads(directory: Path, seconds: float) -> list[dict[str, object]
         ["gcc", "-O2", "-Wall", "-Wextra", "-o", program, HERE / "writer.c"], timeout=60
     )
     results = []
-    with holder(directory) as process:
+    with run_ivshmem_server(directory) as process:
         transport = WriterTransport(process.control)
         print(
             f"{'guests':>6}{'wanted':>12}{'buffer':>11}{'':7}{'written/s':>12}{'read/s':>12}"

@@ -20,7 +20,7 @@ from lab.standin.registry import Place
 
 PROJECT = Path(__file__).parents[2]
 #: s, as in the operations of a resource.
-TIMEOUT, STOP_TIMEOUT, INTERVAL = 30, 60, 0.2
+TIMEOUT_S, STOP_TIMEOUT_S, INTERVAL_S = 30, 60, 0.2
 
 OK, FAILED, NOT_RUNNING, DEGRADED = 0, 1, 7, 190
 
@@ -36,7 +36,7 @@ class Report:
 
 
 class Resource(threading.Thread):
-    """Start, then monitors; after each that fails stop, start, and so on.
+    """A thread that runs start and monitors, and after a failed monitor stop and start again.
 
     :param environment: of the agent: the daemon's socket, the stand-ins' folder, PATH.
     """
@@ -67,7 +67,7 @@ class Resource(threading.Thread):
 
     @property
     def runs(self) -> bool:
-        """It was started, and nobody is about to stop it."""
+        """Whether it was started, and nobody is about to stop it."""
         return self.lives > len(self.reports)
 
     def run(self) -> None:
@@ -76,7 +76,7 @@ class Resource(threading.Thread):
             self.lives += 1
             # Pacemaker waits for the first one.
             while not self._ending.is_set() and self._monitor():
-                self._ending.wait(INTERVAL)
+                self._ending.wait(INTERVAL_S)
             self._action("stop")
 
     def end(self) -> None:
@@ -84,11 +84,11 @@ class Resource(threading.Thread):
         self._ending.set()
         if self._monitoring is not None:
             self._monitoring.terminate()
-        self.join(STOP_TIMEOUT)
+        self.join(STOP_TIMEOUT_S)
 
     def _monitor(self) -> bool:
-        """Whether it does not call for a recovery."""
-        code, reason = self._call("monitor", TIMEOUT, "1000")
+        """Run a monitor, and return whether it needs no recovery."""
+        code, reason = self._call("monitor", TIMEOUT_S, "1000")
         if self._ending.is_set():
             return False
         if code in (OK, DEGRADED):
@@ -98,7 +98,7 @@ class Resource(threading.Thread):
         return False
 
     def _action(self, action: str) -> None:
-        code, reason = self._call(action, STOP_TIMEOUT, "0")
+        code, reason = self._call(action, STOP_TIMEOUT_S, "0")
         if code != OK:
             self.wrong.append(f"{self.name}: {action}: exit {code}: {reason}")
 
@@ -124,7 +124,7 @@ class Resource(threading.Thread):
         return process.returncode, reasons[-1] if reasons else said[-500:]
 
     def kill_guest(self) -> None:
-        """At the very end."""
+        """Kill the guest, at the end of the test."""
         record = self.place.read_record()
         if record is not None:
             os.kill(record.pid, signal.SIGKILL)

@@ -31,13 +31,13 @@ from vesper_monitor.client import DaemonError, DaemonUnavailableError
 __all__ = ["Chaos", "Outcome", "chaos"]
 
 #: s for anything to happen that should, on a busy machine.
-PATIENT = 60.0
+PATIENT_S = 60.0
 #: s between the fault and the kill, at most, and until vesperd is started again.
-SPREAD, AWAY = 0.4, 2.5
+SPREAD_S, AWAY_S = 0.4, 2.5
 #: Of the rounds: vesperd is killed once more while it starts.
-TWICE = 0.25
+TWICE_SHARE = 0.25
 #: s in which a second report of the last round would have come.
-AFTERWARDS = 3.0
+AFTERWARDS_S = 3.0
 #: Numbers of the processes that die; each is one fault.
 FIRST_MARK = 1000
 
@@ -112,22 +112,23 @@ class Chaos:
     # ------------------------------------------------------------ one round
 
     def round(self) -> None:
-        """A fault and a kill."""
+        """Cause a fault and kill vesperd, in random order."""
         victim = self._random.choice(self.resources)
         self._wait(lambda: victim.runs and self._watched(victim.name), f"{victim.name} watched")
         self._mark += 1
         mark = self._mark
         fault_at: list[float] = []
         fault = threading.Timer(
-            self._random.uniform(0, SPREAD), lambda: fault_at.append(self._kill_httpd(victim, mark))
+            self._random.uniform(0, SPREAD_S),
+            lambda: fault_at.append(self._kill_httpd(victim, mark)),
         )
         fault.start()
-        time.sleep(self._random.uniform(0, SPREAD))
+        time.sleep(self._random.uniform(0, SPREAD_S))
         back = self._kill_and_start()
         fault.join()
         self.outcome.rounds += 1
         what = f"round {self.outcome.rounds}: {victim.name}, process {mark}"
-        end = time.monotonic() + PATIENT
+        end = time.monotonic() + PATIENT_S
         while not (found := self._reports(mark)):
             if time.monotonic() > end:
                 self.outcome.lost.append(what)
@@ -137,8 +138,8 @@ class Chaos:
         self.outcome.late.append(max(0.0, found[0].at - max(back, fault_at[0])))
 
     def count(self) -> Outcome:
-        """After the last round: what was reported more than once, and what never happened."""
-        time.sleep(AFTERWARDS)
+        """Return what was reported twice, and what never happened, after the last round."""
+        time.sleep(AFTERWARDS_S)
         for mark in range(FIRST_MARK + 1, self._mark + 1):
             reports = self._reports(mark)
             if len(reports) > 1:
@@ -162,13 +163,16 @@ class Chaos:
     # ------------------------------------------------------------ vesperd
 
     def _kill_and_start(self) -> float:
-        """:returns: when it answered again."""
+        """Kill vesperd and start it again.
+
+        :returns: when it answered again.
+        """
         self._daemon.stop(signal.SIGKILL)
         self.outcome.kills += 1
-        time.sleep(self._random.uniform(0, AWAY))
-        if self._random.random() < TWICE:
+        time.sleep(self._random.uniform(0, AWAY_S))
+        if self._random.random() < TWICE_SHARE:
             self._daemon.spawn()
-            time.sleep(self._random.uniform(0, SPREAD))
+            time.sleep(self._random.uniform(0, SPREAD_S))
             self._daemon.stop(signal.SIGKILL)
             self.outcome.kills += 1
         self._daemon.start()
@@ -197,7 +201,7 @@ class Chaos:
         return time.monotonic()
 
     def _answer_of_each(self) -> None:
-        """A guest answers whatever its host does, unless it is being stopped or started."""
+        """Check that each guest answers, unless it is being stopped or started."""
         for resource in self.resources:
             start = time.monotonic()
             try:
@@ -207,9 +211,9 @@ class Chaos:
                 pass
 
     def _wait(self, condition: Callable[[], Any], what: str) -> None:
-        end = time.monotonic() + PATIENT
+        end = time.monotonic() + PATIENT_S
         while not condition():
-            assert time.monotonic() < end, f"{what}: not within {PATIENT:.0f} s"
+            assert time.monotonic() < end, f"{what}: not within {PATIENT_S:.0f} s"
             time.sleep(0.02)
 
 
@@ -217,7 +221,7 @@ def _tell(place: Place, words: str) -> str:
     async def ask() -> str:
         reader, writer = await asyncio.open_unix_connection(place.control)
         writer.write(words.encode() + b"\n")
-        answer = (await asyncio.wait_for(reader.readline(), PATIENT)).decode().strip()
+        answer = (await asyncio.wait_for(reader.readline(), PATIENT_S)).decode().strip()
         writer.close()
         return answer
 

@@ -34,13 +34,13 @@ def vm(lab: ClusterLab) -> Iterator[VirtualMachine]:
     try:
         yield vm
     finally:
-        vm.remove()
+        vm.remove_resource()
 
 
 @pytest.fixture
 def life(vm: VirtualMachine) -> Life:
     """A VM that is watched."""
-    return Life(vm, vm.configure())
+    return Life(vm, vm.configure_resource())
 
 
 def node_logs(lab: ClusterLab) -> Iterator[tuple[str, str]]:

@@ -34,10 +34,10 @@ def test_the_cluster_is_restarted_below_a_running_vm(vm: VirtualMachine, life: L
         for node in vm.lab.nodes:
             node.start_cluster()
         wait_online(vm)
-        vm.administrate("crm_attribute", "--name", "maintenance-mode", "--delete")
+        vm.run_admin_command("crm_attribute", "--name", "maintenance-mode", "--delete")
 
     def stop() -> None:
-        vm.administrate("crm_attribute", "--name", "maintenance-mode", "--update", "true")
+        vm.run_admin_command("crm_attribute", "--name", "maintenance-mode", "--update", "true")
         for node in vm.lab.nodes:
             node.stop_cluster()
 
@@ -85,7 +85,7 @@ def test_the_dc_is_lost(vm: VirtualMachine, life: Life) -> None:
     lost.cut_power()
     vm.kill_httpd(life.node)
     for _ in wait_until("the end of the faulty instance", 60):
-        if vm.faults(life.node)[-1]["ended_by"] == "stop":
+        if vm.list_faults(life.node)[-1]["ended_by"] == "stop":
             break
     new = vm.lab.power_on(lost)
     wait_online(vm)

@@ -24,54 +24,54 @@ DEGRADED = 190
     ids=["no modules", "other version", "no image"],
 )
 def test_a_guest_that_cannot_be_watched(vm: VirtualMachine, extra: str, words: list[str]) -> None:
-    node = vm.configure(extra=extra)
+    node = vm.configure_resource(extra=extra)
     failure = vm.wait_failure(40)
     assert failure.code == DEGRADED
     for word in words:
         assert word in failure.reason
-    assert vm.fail_count(node) == 0
-    assert vm.node().name == node.name
+    assert vm.read_fail_count(node) == 0
+    assert vm.find_node().name == node.name
     # It is still watched by its domain's state.
-    vm.tell(node, "die")
+    vm.tell_guest(node, "die")
     vm.wait_moved(node)
 
 
 def test_vesperd_killed_and_restarted_shows_nowhere(vm: VirtualMachine) -> None:
-    node = vm.configure()
+    node = vm.configure_resource()
     vm.wait_watched(node)
-    domid = vm.domid(node)
+    domid = vm.find_domid(node)
     node.stop_vesperd(signal.SIGKILL)
     node.start_vesperd()
     vm.wait_watched(node)
-    assert vm.failures() == []
-    assert vm.domid(node) == domid
+    assert vm.list_failures() == []
+    assert vm.find_domid(node) == domid
     vm.kill_httpd(node)
     vm.wait_moved(node)
-    assert vm.fail_count(node) == 1
+    assert vm.read_fail_count(node) == 1
 
 
 def test_vesperd_gone_is_degraded_and_back_is_well(vm: VirtualMachine) -> None:
-    node = vm.configure()
+    node = vm.configure_resource()
     vm.wait_watched(node)
-    domid = vm.domid(node)
+    domid = vm.find_domid(node)
     node.stop_vesperd(signal.SIGKILL)
     failure = vm.wait_failure(40)
     assert failure.code == DEGRADED
     assert "vesperd is not running; start it with: systemctl start vesperd" in failure.reason
-    assert vm.fail_count(node) == 0
-    assert vm.domid(node) == domid
+    assert vm.read_fail_count(node) == 0
+    assert vm.find_domid(node) == domid
 
     node.start_vesperd()
     vm.wait_watched(node)
     for _ in wait_until("a monitor without complaint", 60):
-        if vm.last_monitor(node) == 0:
+        if vm.read_last_monitor(node) == 0:
             break
     # Pacemaker would keep it on record; nobody has to clean it up.
     for _ in wait_until("no failure on record", 60):
-        if vm.failures() == []:
+        if vm.list_failures() == []:
             break
-    assert vm.fail_count(node) == 0
-    assert vm.domid(node) == domid
+    assert vm.read_fail_count(node) == 0
+    assert vm.find_domid(node) == domid
     # Another one shows again.
     node.stop_vesperd(signal.SIGKILL)
     assert vm.wait_failure(40).code == DEGRADED
@@ -81,7 +81,7 @@ def test_vesperd_gone_is_degraded_and_back_is_well(vm: VirtualMachine) -> None:
     node.run("crm_resource", "-r", "vm1", "--ban", "-N", node.name)
     vm.wait_moved(node)
     for _ in wait_until("no failure on record", 60):
-        if vm.failures() == []:
+        if vm.list_failures() == []:
             break
     node.run("crm_resource", "-r", "vm1", "--clear")
 
@@ -90,9 +90,9 @@ def test_after_maintenance_a_degraded_one_of_before_does_not_keep_monitors_away(
     vm: VirtualMachine,
 ) -> None:
     """Pacemaker 2.1 takes its record for a monitor that runs; nobody would be told of a fault."""
-    node = vm.configure()
+    node = vm.configure_resource()
     vm.wait_watched(node)
-    domid = vm.domid(node)
+    domid = vm.find_domid(node)
     node.stop_vesperd(signal.SIGKILL)
     assert vm.wait_failure(40).code == DEGRADED
     node.start_vesperd()
@@ -103,46 +103,46 @@ def test_after_maintenance_a_degraded_one_of_before_does_not_keep_monitors_away(
     vm.wait_watched(node, waiting=False)
     node.run(*maintenance, "--delete")
     vm.wait_watched(node, limit=90)
-    assert vm.failures() == []
-    assert vm.domid(node) == domid
+    assert vm.list_failures() == []
+    assert vm.find_domid(node) == domid
     vm.kill_httpd(node)
     vm.wait_moved(node)
-    assert vm.fail_count(node) == 1
+    assert vm.read_fail_count(node) == 1
 
 
 def test_a_fault_while_vesperd_is_down_is_not_lost(vm: VirtualMachine) -> None:
-    node = vm.configure()
+    node = vm.configure_resource()
     vm.wait_watched(node)
     node.stop_vesperd(signal.SIGKILL)
     vm.kill_httpd(node)
     node.start_vesperd()
     vm.wait_moved(node)
-    (failure,) = vm.failures()
+    (failure,) = vm.list_failures()
     assert failure.reason.startswith("httpd[97] killed by SIGSEGV")
-    assert vm.fail_count(node) == 1
+    assert vm.read_fail_count(node) == 1
 
 
 def test_a_death_while_vesperd_is_down_is_seen(vm: VirtualMachine) -> None:
-    node = vm.configure()
+    node = vm.configure_resource()
     vm.wait_watched(node)
     node.stop_vesperd(signal.SIGKILL)
-    vm.tell(node, "die")
+    vm.tell_guest(node, "die")
     vm.wait_moved(node, 60)
 
 
 def test_a_stopped_vesperd_harms_nothing(vm: VirtualMachine) -> None:
     """It hangs (SIGSTOP): no failure, and a stop works."""
-    node = vm.configure(timeout="8s")
+    node = vm.configure_resource(timeout="8s")
     vm.wait_watched(node)
     node.signal_vesperd(signal.SIGSTOP)
     try:
         failure = vm.wait_failure(40)
         assert failure.code == DEGRADED
-        assert vm.fail_count(node) == 0
+        assert vm.read_fail_count(node) == 0
         node.run("crm_resource", "-r", "vm1", "--meta", "-p", "target-role", "-v", "Stopped")
-        vm.settle()
-        assert vm.on() == []
+        vm.wait_settled()
+        assert vm.list_nodes() == []
     finally:
         node.signal_vesperd(signal.SIGCONT)
     time.sleep(0.5)
-    assert [f for f in vm.failures() if f.code not in (0, DEGRADED)] == []
+    assert [f for f in vm.list_failures() if f.code not in (0, DEGRADED)] == []

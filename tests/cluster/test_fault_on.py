@@ -18,16 +18,16 @@ def wait_event(node: Node, text: str) -> None:
 
 
 def test_rules_are_heeded_and_reloaded(vm: VirtualMachine) -> None:
-    node = vm.configure(params=(f"fault_on={RULES}",))
+    node = vm.configure_resource(params=(f"fault_on={RULES}",))
     vm.wait_watched(node)
-    assert vm.status(node)["fault_on"] == RULES
+    assert vm.read_status(node)["fault_on"] == RULES
     # What is a fault by default is none now: the signal, and the first OOM kill.
     vm.kill_httpd(node)
-    vm.tell(node, "emit", "out_of_memory", "comm=cron", "pid=811")
+    vm.tell_guest(node, "emit", "out_of_memory", "comm=cron", "pid=811")
     wait_event(node, "httpd[97]")
     wait_event(node, "cron[811]")
-    vm.settle()
-    assert vm.failures() == []
+    vm.wait_settled()
+    assert vm.list_failures() == []
     tried = node.run("vesper", "rules", "check", "--vm", "vm1", "-e", "send_signal: default")
     assert "httpd[97] killed by SIGSEGV" in tried.stdout
     advice = node.run("vesper", "advise", "vm1").stdout
@@ -43,17 +43,17 @@ def test_rules_are_heeded_and_reloaded(vm: VirtualMachine) -> None:
     )  # fmt: skip
     assert "line 1, column 14: send_signal has no field fatl" in wrong.stdout + wrong.stderr
 
-    domid, reloads = vm.domid(node), vm.operations(node, "reload-agent")
+    domid, reloads = vm.find_domid(node), vm.count_operations(node, "reload-agent")
     changed = 'send_signal: none; out_of_memory: comm in ["cron", "at"]'
     node.run("crm_resource", "-r", "vm1", "-p", "fault_on", "-v", changed)
     for _ in wait_until("vesperd knows of it", 20):
-        if vm.status(node).get("fault_on") == changed:
+        if vm.read_status(node).get("fault_on") == changed:
             break
-    vm.settle()
-    assert (vm.domid(node), vm.failures()) == (domid, [])
-    assert vm.operations(node, "reload-agent") == reloads + 1
+    vm.wait_settled()
+    assert (vm.find_domid(node), vm.list_failures()) == (domid, [])
+    assert vm.count_operations(node, "reload-agent") == reloads + 1
     vm.wait_watched(node)
-    vm.tell(node, "emit", "out_of_memory", "comm=cron", "pid=812")
+    vm.tell_guest(node, "emit", "out_of_memory", "comm=cron", "pid=812")
     vm.wait_moved(node)
-    (failure,) = vm.failures()
+    (failure,) = vm.list_failures()
     assert failure.reason.startswith("out of memory: cron[812]")

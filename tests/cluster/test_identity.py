@@ -32,32 +32,32 @@ def web(vm: VirtualMachine) -> Iterator[VirtualMachine]:
         timeout=60,
     )
     # fmt: on
-    vm.settle()
+    vm.wait_settled()
     try:
         yield vm
     finally:
         first.run("crm_resource", "-r", "web", "--meta", "-p", "target-role", "-v", "Stopped",
                   check=False)  # fmt: skip
-        vm.settle()
+        vm.wait_settled()
         first.run("crm", "-F", "configure", "delete", "web", check=False, timeout=60)
         first.run("crm_resource", "--refresh", check=False)
-        vm.settle()
+        vm.wait_settled()
 
 
 def test_the_configuration_file_vanishes(web: VirtualMachine) -> None:
     """The VM ran on two nodes then: its name is not the resource's id."""
-    node = web.node()
-    domid = web.domid(node)
+    node = web.find_node()
+    domid = web.find_domid(node)
     web.wait_watched(node)
     for each in web.lab.nodes:
         each.run("mv", XMFILE, f"{XMFILE}.away")
     try:
         node.run("crm_resource", "--refresh", "-r", "web")
-        web.settle()
+        web.wait_settled()
         web.wait_watched(node)
-        assert [each.name for each in web.on()] == [node.name]
-        assert web.domid(node) == domid
-        assert web.failures() == []
+        assert [each.name for each in web.list_nodes()] == [node.name]
+        assert web.find_domid(node) == domid
+        assert web.list_failures() == []
     finally:
         for each in web.lab.nodes:
             each.run("mv", f"{XMFILE}.away", XMFILE)
@@ -72,11 +72,11 @@ def looked_at(node: Node) -> float:
 def test_a_second_monitor_beside_one_that_waits(vm: VirtualMachine) -> None:
     """Pacemaker runs one of them at a time, and the first one stays for ten minutes."""
     deep = f"op monitor interval={INTERVAL_S}s timeout=30s OCF_CHECK_LEVEL=10"
-    node = vm.configure(operations=tuple(deep.split()))
+    node = vm.configure_resource(operations=tuple(deep.split()))
     seen: set[float] = set()
     for _ in wait_until("four looks of the second monitor", 60):
         seen |= {looked_at(node)} - {0.0}
         if len(seen) >= 4:
             break
-    assert vm.failures() == []
-    assert vm.status(node)["waiting"]
+    assert vm.list_failures() == []
+    assert vm.read_status(node)["waiting"]

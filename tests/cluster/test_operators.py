@@ -14,7 +14,7 @@ from collections.abc import Callable, Iterator
 
 import pytest
 
-from tests.cluster.support.life import QUIET, Life
+from tests.cluster.support.life import QUIET_S, Life
 from tests.cluster.support.vm import VirtualMachine
 
 
@@ -24,7 +24,7 @@ def maintenance(vm: VirtualMachine) -> Iterator[Callable[[bool], None]]:
 
     def switch(on: bool) -> None:
         change = ("--update", "true") if on else ("--delete",)
-        vm.administrate("crm_attribute", "--name", "maintenance-mode", *change)
+        vm.run_admin_command("crm_attribute", "--name", "maintenance-mode", *change)
 
     yield switch
     switch(False)
@@ -32,31 +32,31 @@ def maintenance(vm: VirtualMachine) -> Iterator[Callable[[bool], None]]:
 
 def test_a_fault_while_unmanaged_fails_over_afterwards(vm: VirtualMachine, life: Life) -> None:
     """The monitor goes on; what it finds is shown, and waits for who manages again."""
-    vm.meta("is-managed", "false")
+    vm.set_meta_attribute("is-managed", "false")
     life.assert_well()
     vm.kill_httpd(life.node)
     failure = vm.wait_failure()
     assert failure.reason.startswith("httpd[97] killed by SIGSEGV")
-    time.sleep(QUIET)
+    time.sleep(QUIET_S)
     life.assert_unharmed()
-    assert vm.fail_count(life.node) == 1
-    vm.meta("is-managed", None)
+    assert vm.read_fail_count(life.node) == 1
+    vm.set_meta_attribute("is-managed", None)
     life.wait_failed_over()
 
 
 def test_a_fault_that_an_operator_has_seen_to(vm: VirtualMachine, life: Life) -> None:
     """A cleanup alone forgets the failure, not the fault: the service is still dead."""
-    vm.meta("is-managed", "false")
+    vm.set_meta_attribute("is-managed", "false")
     vm.kill_httpd(life.node)
     vm.wait_failure()
-    vm.administrate("crm_resource", "--cleanup", "-r", "vm1")
+    vm.run_admin_command("crm_resource", "--cleanup", "-r", "vm1")
     vm.wait_failure()
     life.node.run("vesper", "faults", "clear", "vm1")
-    vm.administrate("crm_resource", "--cleanup", "-r", "vm1")
+    vm.run_admin_command("crm_resource", "--cleanup", "-r", "vm1")
     life.assert_well()
-    vm.meta("is-managed", None)
+    vm.set_meta_attribute("is-managed", None)
     life.assert_well()
-    assert vm.faults(life.node)[-1]["ended_by"] == "operator"
+    assert vm.list_faults(life.node)[-1]["ended_by"] == "operator"
 
 
 def test_a_fault_in_maintenance_fails_over_afterwards(
@@ -70,9 +70,9 @@ def test_a_fault_in_maintenance_fails_over_afterwards(
     maintenance(True)
     vm.kill_httpd(life.node)
     life.wait_fault()
-    time.sleep(QUIET)
+    time.sleep(QUIET_S)
     life.assert_unharmed()
-    assert vm.failures() == []
+    assert vm.list_failures() == []
     maintenance(False)
     life.wait_failed_over()
 
@@ -92,10 +92,10 @@ def test_after_maintenance_nothing_waits_for_a_monitor(
 @pytest.mark.parametrize("how", ["--cleanup", "--refresh"])
 def test_the_history_is_forgotten(vm: VirtualMachine, life: Life, how: str) -> None:
     command = "crm_resource", how, "-r", "vm1"
-    vm.administrate(*command)
+    vm.run_admin_command(*command)
     life.assert_well()
     new = life.fail_over()
-    vm.administrate(*command)
+    vm.run_admin_command(*command)
     new.assert_well()
     new.fail_over()
 
@@ -109,7 +109,7 @@ def test_a_refresh_at_the_moment_of_a_fault(vm: VirtualMachine, life: Life) -> N
 
 
 def test_moved_banned_and_put_on_standby(vm: VirtualMachine, life: Life) -> None:
-    first, second = life.node, vm.other(life.node)
+    first, second = life.node, vm.other_node(life.node)
     resource = "crm_resource", "-r", "vm1"
     for there, back in (
         ((*resource, "--ban", "-N", first.name), (*resource, "--clear", "-N", first.name)),
@@ -119,12 +119,12 @@ def test_moved_banned_and_put_on_standby(vm: VirtualMachine, life: Life) -> None
             ("crm_standby", "-N", first.name, "-D"),
         ),
     ):
-        faults = [len(vm.faults(node)) for node in vm.lab.nodes]
-        vm.administrate(*there)
-        life = Life(vm, vm.node())
-        vm.administrate(*back)
+        faults = [len(vm.list_faults(node)) for node in vm.lab.nodes]
+        vm.run_admin_command(*there)
+        life = Life(vm, vm.find_node())
+        vm.run_admin_command(*back)
         life.assert_well()
-        assert [len(vm.faults(node)) for node in vm.lab.nodes] == faults
+        assert [len(vm.list_faults(node)) for node in vm.lab.nodes] == faults
     assert life.node.name == second.name
     life.fail_over()
 
@@ -135,9 +135,9 @@ def test_a_fault_at_the_moment_of_a_ban(vm: VirtualMachine, life: Life) -> None:
     vm.kill_httpd(life.node)
     assert ban.wait(30) == 0
     new = Life(vm, vm.wait_moved(life.node))
-    vm.administrate("crm_resource", "-r", "vm1", "--clear", "-N", life.node.name)
-    time.sleep(QUIET)
+    vm.run_admin_command("crm_resource", "-r", "vm1", "--clear", "-N", life.node.name)
+    time.sleep(QUIET_S)
     new.assert_unharmed()
-    assert vm.fail_count(new.node) == 0
-    assert life.faults() <= 1
-    assert all(fault["ended"] for fault in vm.faults(life.node))
+    assert vm.read_fail_count(new.node) == 0
+    assert life.count_faults() <= 1
+    assert all(fault["ended"] for fault in vm.list_faults(life.node))

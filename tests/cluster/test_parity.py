@@ -15,7 +15,7 @@ def test_a_monitor_script_fails_the_vm_over(vm: VirtualMachine) -> None:
             "/etc/xen/check", "#!/bin/sh\n[ ! -e /run/broken ] || { echo 503; exit 1; }\n"
         )
         node.host_path("/etc/xen/check").chmod(0o755)
-    node = vm.configure(
+    node = vm.configure_resource(
         params=("monitor_scripts=/etc/xen/check", "monitor_scripts_interval=2",
                 "monitor_scripts_timeout=3"),
     )  # fmt: skip
@@ -23,9 +23,9 @@ def test_a_monitor_script_fails_the_vm_over(vm: VirtualMachine) -> None:
     node.run("touch", "/run/broken")
     try:
         vm.wait_moved(node, 60)
-        (failure,) = vm.failures()
+        (failure,) = vm.list_failures()
         assert failure.reason == "monitor script /etc/xen/check exit status 1: 503"
-        assert vm.fail_count(node) == 1
+        assert vm.read_fail_count(node) == 1
     finally:
         node.run("rm", "/run/broken")
 
@@ -35,7 +35,7 @@ def test_a_stop_waits_for_no_script_and_leaves_none(vm: VirtualMachine) -> None:
         script = "#!/bin/sh\n[ -e /run/started ] || exit 0\nexec sleep 4242\n"
         node.write_file("/etc/xen/check", script)
         node.host_path("/etc/xen/check").chmod(0o755)
-    node = vm.configure(
+    node = vm.configure_resource(
         params=("monitor_scripts=/etc/xen/check", "monitor_scripts_interval=1",
                 "monitor_scripts_timeout=20"),
         timeout="60s",
@@ -48,26 +48,26 @@ def test_a_stop_waits_for_no_script_and_leaves_none(vm: VirtualMachine) -> None:
                 break
         start = time.monotonic()
         node.run("crm_resource", "-r", "vm1", "--meta", "-p", "target-role", "-v", "Stopped")
-        vm.settle()
+        vm.wait_settled()
         assert time.monotonic() - start < 15
-        assert vm.on() == []
-        assert vm.failures() == []
+        assert vm.list_nodes() == []
+        assert vm.list_failures() == []
         assert "sleep 4242" not in node.run("ps", "ax").stdout
     finally:
         node.run("rm", "/run/started")
 
 
 def test_a_crashed_domain_is_not_asked_to_shut_down(vm: VirtualMachine) -> None:
-    node = vm.configure()
+    node = vm.configure_resource()
     vm.wait_watched(node)
-    vm.tell(node, "state", "crashed")
+    vm.tell_guest(node, "state", "crashed")
     vm.wait_moved(node)
     log = node.pacemaker_log.read_text(errors="replace")
     assert "vm1: is crashed, no shutdown" in log
 
 
 def test_a_fault_of_the_service_leaves_the_guest_to_shut_down(vm: VirtualMachine) -> None:
-    node = vm.configure()
+    node = vm.configure_resource()
     vm.wait_watched(node)
     vm.kill_httpd(node)
     vm.wait_moved(node)
@@ -76,9 +76,9 @@ def test_a_fault_of_the_service_leaves_the_guest_to_shut_down(vm: VirtualMachine
 
 
 def test_a_fault_of_the_system_does_not(vm: VirtualMachine) -> None:
-    node = vm.configure()
+    node = vm.configure_resource()
     vm.wait_watched(node)
-    vm.tell(node, "emit", "out_of_memory", "comm=init", "pid=1")
+    vm.tell_guest(node, "emit", "out_of_memory", "comm=init", "pid=1")
     vm.wait_moved(node)
     log = node.pacemaker_log.read_text(errors="replace")
     assert "vm1: the system inside is gone, no shutdown: out of memory: init[1]" in log

@@ -25,13 +25,13 @@ def wait_attribute(node: Node, *, there: bool) -> str:
 
 
 def test_nothing_is_reported_until_it_ends(vm: VirtualMachine) -> None:
-    node = vm.configure()
+    node = vm.configure_resource()
     vm.wait_watched(node)
-    domid = vm.domid(node)
+    domid = vm.find_domid(node)
     node.run("vesper", "pause", "vm1", "--for", "10m", "--reason", "Größe")
     try:
         # Pacemaker shows nothing that is not ASCII, so it is escaped.
-        assert r"(Gr\xf6\xdfe)" in wait_attribute(vm.other(node), there=True)
+        assert r"(Gr\xf6\xdfe)" in wait_attribute(vm.other_node(node), there=True)
         node.stop_vesperd()
         node.start_vesperd()
         vm.wait_watched(node)
@@ -40,19 +40,19 @@ def test_nothing_is_reported_until_it_ends(vm: VirtualMachine) -> None:
             if "ended by pause of watching" in node.run("vesper", "faults").stdout:
                 break
         time.sleep(2)
-        assert vm.failures() == []
-        assert vm.domid(node) == domid
+        assert vm.list_failures() == []
+        assert vm.find_domid(node) == domid
     finally:
         node.run("vesper", "resume", "vm1")
-    wait_attribute(vm.other(node), there=False)
-    assert vm.failures() == []
+    wait_attribute(vm.other_node(node), there=False)
+    assert vm.list_failures() == []
     vm.kill_httpd(node)
     vm.wait_moved(node)
-    assert vm.fail_count(node) == 1
+    assert vm.read_fail_count(node) == 1
 
 
 def test_it_ends_by_itself(vm: VirtualMachine) -> None:
-    node = vm.configure()
+    node = vm.configure_resource()
     vm.wait_watched(node)
     node.run("vesper", "pause", "vm1", "--for", "5s")
     wait_attribute(node, there=True)

@@ -10,43 +10,43 @@ from tests.cluster.support.vm import VirtualMachine
 
 
 def test_services_are_changed_without_a_restart(vm: VirtualMachine) -> None:
-    node = vm.configure()
+    node = vm.configure_resource()
     vm.wait_watched(node)
-    domid = vm.domid(node)
-    reloads = vm.operations(node, "reload-agent")
+    domid = vm.find_domid(node)
+    reloads = vm.count_operations(node, "reload-agent")
     node.run("crm_resource", "-r", "vm1", "-p", "services", "-v", "nginx")
     for _ in wait_until("vesperd knows of it", 20):
-        if vm.status(node).get("services") == ["nginx"]:
+        if vm.read_status(node).get("services") == ["nginx"]:
             break
-    vm.settle()
-    assert vm.domid(node) == domid
-    assert vm.failures() == []
-    assert vm.operations(node, "reload-agent") == reloads + 1
+    vm.wait_settled()
+    assert vm.find_domid(node) == domid
+    assert vm.list_failures() == []
+    assert vm.count_operations(node, "reload-agent") == reloads + 1
     vm.wait_watched(node)
     # What was the service is none any more; what is now, is.
     vm.kill_httpd(node)
     for _ in wait_until("the event in vesperd", 10):
         if "httpd[97]" in node.run("vesper", "events").stdout:
             break
-    assert vm.failures() == []
-    vm.tell(node, "emit", "send_signal", "sig=11", "comm=nginx", "fatal=1")
+    assert vm.list_failures() == []
+    vm.tell_guest(node, "emit", "send_signal", "sig=11", "comm=nginx", "fatal=1")
     vm.wait_moved(node)
-    (failure,) = vm.failures()
+    (failure,) = vm.list_failures()
     assert failure.reason.startswith("nginx[97] killed by SIGSEGV")
 
 
 def test_probes_are_changed_without_a_restart(vm: VirtualMachine) -> None:
-    node = vm.configure()
+    node = vm.configure_resource()
     vm.wait_watched(node)
-    domid = vm.domid(node)
+    domid = vm.find_domid(node)
     node.run("crm_resource", "-r", "vm1", "-p", "probes", "-v", "out_of_memory")
     for _ in wait_until("one probe is left", 20):
-        probes = [probe["name"] for probe in vm.status(node).get("probes", [])]
+        probes = [probe["name"] for probe in vm.read_status(node).get("probes", [])]
         if probes == ["out_of_memory"]:
             break
-    vm.settle()
-    assert vm.domid(node) == domid
-    assert vm.failures() == []
+    vm.wait_settled()
+    assert vm.find_domid(node) == domid
+    assert vm.list_failures() == []
 
 
 RIGHT = {"fault_on": "send_signal: default", "services": "httpd"}
@@ -64,39 +64,43 @@ def test_a_mistake_in_what_is_watched_is_no_outage(
     vm: VirtualMachine, name: str, value: str, words: str
 ) -> None:
     """A 6 would stop the healthy VM on all nodes; the next start would fail, too."""
-    node = vm.configure()
+    node = vm.configure_resource()
     vm.wait_watched(node)
-    domid, stops = vm.domid(node), vm.operations(node, "stop")
+    domid, stops = vm.find_domid(node), vm.count_operations(node, "stop")
     node.run("crm_resource", "-r", "vm1", "-p", name, "-v", value)
     failure = vm.wait_failure()
-    vm.settle()
+    vm.wait_settled()
     assert failure.code == 190
     assert words in failure.reason
-    assert (vm.domid(node), vm.operations(node, "stop"), vm.fail_count(node)) == (domid, stops, 0)
+    assert (vm.find_domid(node), vm.count_operations(node, "stop"), vm.read_fail_count(node)) == (
+        domid,
+        stops,
+        0,
+    )
     # What was in force still is, and where it is started next the mistake is none either.
-    assert words in vm.status(node)["degraded"]
+    assert words in vm.read_status(node)["degraded"]
     vm.kill_httpd(node)
     new = vm.wait_moved(node)
-    assert vm.fail_count(node) == 1
-    domid = vm.domid(new)
+    assert vm.read_fail_count(node) == 1
+    domid = vm.find_domid(new)
     new.run("crm_resource", "-r", "vm1", "-p", name, "-v", RIGHT[name])
     for _ in wait_until("a monitor without complaint", 60):
-        if vm.last_monitor(new) == 0 and vm.status(new)["degraded"] is None:
+        if vm.read_last_monitor(new) == 0 and vm.read_status(new)["degraded"] is None:
             break
     # (Pacemaker forgets failures of a resource whose parameters change.)
     for _ in wait_until("nothing degraded is on record", 60):
-        if all(failure.code != 190 for failure in vm.failures()):
+        if all(failure.code != 190 for failure in vm.list_failures()):
             break
-    assert vm.domid(new) == domid
+    assert vm.find_domid(new) == domid
 
 
 def test_another_name_is_another_domain(vm: VirtualMachine) -> None:
     """xmfile and name cannot be reloaded: Pacemaker restarts."""
-    node = vm.configure()
-    starts, reloads = (vm.operations(node, action) for action in ("start", "reload-agent"))
+    node = vm.configure_resource()
+    starts, reloads = (vm.count_operations(node, action) for action in ("start", "reload-agent"))
     node.run("crm_resource", "-r", "vm1", "-p", "name", "-v", "vm1")
     for _ in wait_until("a restart", 30):
-        if vm.operations(node, "start") > starts:
+        if vm.count_operations(node, "start") > starts:
             break
-    vm.settle()
-    assert vm.operations(node, "reload-agent") == reloads
+    vm.wait_settled()
+    assert vm.count_operations(node, "reload-agent") == reloads

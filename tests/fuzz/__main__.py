@@ -35,17 +35,17 @@ TARGETS = {
     "region": ("others", 8192),
     "xenstore": ("others", 1024),
     "tools": ("others", 2048),
-    "holder": ("others", 2048),
+    "ivshmem_server": ("others", 2048),
     "socket": ("others", 4096),
     "group": ("clients", 140_000),
     "texts": ("clients", 4096),
 }
 #: s of CPU time that one input may take.
-MOST_CPU = 1.0
+MAX_CPU_S = 1.0
 #: MiB that a process may have, with all code and the corpus.
-MOST_MEMORY = 512
+MAX_MEMORY_MIB = 512
 #: s that nothing may take, however busy the machine is.
-ENDLESS = 120
+ENDLESS_S = 120
 
 
 @dataclass(frozen=True)
@@ -69,7 +69,7 @@ def child(target: str, arguments: list[str]) -> None:
         start = time.thread_time()
         function(data)
         taken = time.thread_time() - start
-        assert taken < MOST_CPU, f"{taken:.2f} s of CPU time for one input"
+        assert taken < MAX_CPU_S, f"{taken:.2f} s of CPU time for one input"
 
     atheris.Setup([sys.argv[0], *arguments], one)
     atheris.Fuzz()
@@ -92,7 +92,7 @@ def fuzz(target: str, *, runs: int, seconds: int = 0) -> Result:
     command = [
         sys.executable, "-m", "tests.fuzz", "--child", target,
         f"-runs={runs}", f"-max_total_time={seconds}", f"-max_len={TARGETS[target][1]}",
-        f"-rss_limit_mb={MOST_MEMORY}", f"-timeout={ENDLESS}", "-print_final_stats=1",
+        f"-rss_limit_mb={MAX_MEMORY_MIB}", f"-timeout={ENDLESS_S}", "-print_final_stats=1",
         f"-artifact_prefix={found}/{target}-", str(corpus),
     ]  # fmt: skip
     start = time.monotonic()

@@ -43,13 +43,13 @@ def _regions(seen: Watch) -> None:
 
 async def _capture(guest: KvmMachine) -> None:
     async with watch(guest) as seen:
-        await seen.collecting(*PROBES)
+        await seen.wait_collecting(*PROBES)
         guest.machine.tell(FAULTS)
-        await seen.see(lambda: seen.of("out_of_memory", comm="tail"), "OOM")
-        await seen.see(lambda: seen.of("process_exit", comm="tail"), "its end")
+        await seen.wait_until(lambda: seen.list_events("out_of_memory", comm="tail"), "OOM")
+        await seen.wait_until(lambda: seen.list_events("process_exit", comm="tail"), "its end")
         _regions(seen)
         guest.machine.tell("echo c >/proc/sysrq-trigger")
-        await seen.see(lambda: seen.of("last_words"), "last words")
+        await seen.wait_until(lambda: seen.list_events("last_words"), "last words")
         hello = seen.session.guest
         assert hello is not None
         region = hello.hello.crash_log_region

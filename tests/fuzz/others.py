@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: GPL-2.0-or-later
-"""Readers of what others say: xenstore, toolstacks, the holder, clients of the socket."""
+"""Readers of what others say: xenstore, toolstacks, the ivshmem server, clients of the socket."""
 
 from __future__ import annotations
 
@@ -38,8 +38,8 @@ from xen_transport.link import XenLink
 from xen_transport.xenstore import XenStore
 
 __all__ = [
-    "Client", "begin", "daemon", "holder", "raise_found", "region", "request", "socket", "tools",
-    "xenstore",
+    "Client", "begin", "daemon", "ivshmem_server", "raise_found", "region", "request", "socket",
+    "tools", "xenstore",
 ]  # fmt: skip
 
 
@@ -127,7 +127,7 @@ def tools(data: bytes) -> None:
             libvirt_states.make_report(found.state, found.reason)
 
 
-# ------------------------------------------------------------ the holder
+# ------------------------------------------------------------ the ivshmem server
 
 
 class _Peer:
@@ -146,8 +146,8 @@ class _Peer:
         pass
 
 
-def holder(data: bytes) -> None:
-    """The holder's control socket, and its answers to vesperd."""
+def ivshmem_server(data: bytes) -> None:
+    """The ivshmem server's control socket, and its answers to vesperd."""
     given = Input(data)
     which = given.u8()
     peer = cast(Any, _Peer(given))
@@ -247,7 +247,7 @@ found: list[BaseException] = []
 _daemon: Daemon | None = None
 _server: Server | None = None
 #: s that a request may wait for what never comes; then its client goes.
-PATIENCE = 0.002
+PATIENCE_S = 0.002
 
 
 def begin() -> Server:
@@ -269,7 +269,7 @@ def begin() -> Server:
 
 async def request(server: Server, line: bytes, client: Client) -> None:
     work = asyncio.ensure_future(server._serve_request(client, line))
-    await asyncio.wait({work}, timeout=PATIENCE)
+    await asyncio.wait({work}, timeout=PATIENCE_S)
     work.cancel()
     await asyncio.gather(work, return_exceptions=True)
 

@@ -38,8 +38,8 @@ __all__ = ["cchan", "guest", "life", "points", "records", "relay", "words"]
 
 _INDEX = ctypes.sizeof(abi.Index)
 #: Bytes of the largest relay buffer here: that of the probes.
-_BUFFER = 65536
-_EMPTY = bytes(_BUFFER)
+_BUFFER_BYTES = 65536
+_EMPTY = bytes(_BUFFER_BYTES)
 SERVICES = ("httpd", "b\\xff")
 #: Rules that look at all that there is, besides the default ones.
 RULES = (
@@ -85,7 +85,7 @@ def relay(data: bytes) -> None:
     shape = ChannelShape(max(24, size % 2049 * 8), 2 + number % 3)
     index = memoryview(bytearray(given.take(_INDEX)))
     content = bytearray(_EMPTY)
-    rest = given.rest()[:_BUFFER]
+    rest = given.rest()[:_BUFFER_BYTES]
     content[: len(rest)] = rest
     buffer = memoryview(content)[: shape.pages * abi.PAGE_SIZE]
     reader = RelayReader(shape, next_seq=start & (1 << 63) - 1)

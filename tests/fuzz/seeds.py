@@ -210,7 +210,7 @@ def _texts() -> Iterator[bytes]:
                 yield bytes([root, which, 2]) + field * 4
 
 
-def _holder() -> Iterator[bytes]:
+def _ivshmem_server() -> Iterator[bytes]:
     for text in (
         b"ping\nlist\nwatch\nattach 4711\n",
         b'{"ok": true, "vms": [{"pid": 4711, "since": 1.5}]}\n',
@@ -230,7 +230,7 @@ def _tools() -> Iterator[bytes]:
 _SEEDS = {
     "relay": _relay, "records": _one_record, "points": _points, "words": _words, "life": _life,
     "cchan": _cchan, "guest": _guest, "region": _region, "xenstore": _xenstore, "tools": _tools,
-    "holder": _holder, "socket": _socket, "group": _group, "texts": _texts,
+    "ivshmem_server": _ivshmem_server, "socket": _socket, "group": _group, "texts": _texts,
 }  # fmt: skip
 
 

@@ -17,7 +17,7 @@ from tests.kernel.support.loopback_guest import Run, TestGuest
 
 @pytest.fixture(scope="session")
 def test_guest() -> TestGuest:
-    """``VESPER_KERNEL=debug``: with one that looks for its own faults."""
+    """Build the guest once; ``VESPER_KERNEL=debug`` takes a kernel that checks itself."""
     debug = os.environ.get("VESPER_KERNEL") == "debug"
     kernel = variant_kernel(DEBUG) if debug else images.kernel_of_tree()
     return TestGuest(kernel, build(kernel))
@@ -25,7 +25,7 @@ def test_guest() -> TestGuest:
 
 @pytest.fixture
 def modules(test_guest: TestGuest) -> dict[str, Path]:
-    """The built modules by file name."""
+    """Return the built modules by file name."""
     return {path.name: path for path in test_guest.files}
 
 

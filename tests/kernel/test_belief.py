@@ -12,7 +12,7 @@ from typing import Any
 import pytest
 
 from tests.kernel.support.features import CGROUP
-from tests.kernel.support.ivshmem import SLOW, KvmMachine, Watch, kvm_machine, watch
+from tests.kernel.support.ivshmem import SLOW_S, KvmMachine, Watch, kvm_machine, watch
 from tests.kernel.support.loopback_guest import TestGuest
 from tests.unit.support.standins import until
 from vesper_monitor.guest.event import Event
@@ -50,14 +50,14 @@ NAMED = "v=$!; until grep -q httpd /proc/$v/comm; do usleep 10000; done"
 
 
 def killed(seen: Watch, **fields: object) -> list[Event]:
-    return seen.of("send_signal", fatal=True, leader_comm="httpd", **fields)
+    return seen.list_events("send_signal", fatal=True, leader_comm="httpd", **fields)
 
 
 async def one(guest: KvmMachine, seen: Watch, line: str, **fields: object) -> Event:
-    """The next signal that kills an httpd after this command."""
+    """Run a command in the guest, and return the next signal that kills an httpd."""
     seen.events.clear()
     guest.machine.tell(line)
-    await seen.see(lambda: killed(seen, **fields), line)
+    await seen.wait_until(lambda: killed(seen, **fields), line)
     (event,) = killed(seen, **fields)
     return event
 
@@ -66,12 +66,12 @@ async def pid_in_v(guest: KvmMachine) -> int:
     number = guest.machine.console.count("\npid ")
     guest.machine.tell("echo pid $v.")
     last = re.compile(r"\npid (\d+)\.")
-    await until(lambda: len(last.findall(guest.machine.console)) > number, "a PID", SLOW)
+    await until(lambda: len(last.findall(guest.machine.console)) > number, "a PID", SLOW_S)
     return int(last.findall(guest.machine.console)[-1])
 
 
 async def users_are_not_believed(guest: KvmMachine, seen: Watch) -> None:
-    """An unprivileged user names himself as the service and kills himself."""
+    """Let an unprivileged user's process take the service's name and kill itself."""
     forget = "echo 4294967295 >/proc/self/loginuid"
     event = await one(
         guest, seen, f"sh -c '{LOGIN}; exec su user -c \"{forget}; exec /crash/httpd\"'"
@@ -139,8 +139,8 @@ async def orderly_ends_are_no_faults(guest: KvmMachine, seen: Watch) -> None:
     event = await one(guest, seen, f"/wait/httpd & {NAMED}; kill -TERM $v")
     assert (event.fields["sender_pid"], event.fields["sig"]) == (1, 15)
     assert judge_by_defaults(event, SERVICES) is None
-    await seen.see(lambda: seen.of("process_exit", comm="httpd", sig=15), "its end")
-    (end,) = seen.of("process_exit", comm="httpd", sig=15)
+    await seen.wait_until(lambda: seen.list_events("process_exit", comm="httpd", sig=15), "its end")
+    (end,) = seen.list_events("process_exit", comm="httpd", sig=15)
     assert end.fields["asked"] and is_ordered(end.fields)
 
     ready = "until [ -e /deaf.ready ]; do usleep 10000; done; rm /deaf.ready"
@@ -165,8 +165,10 @@ async def orderly_ends_are_no_faults(guest: KvmMachine, seen: Watch) -> None:
     seen.events.clear()
     ready = "until [ -e /exit.ready ]; do usleep 10000; done; rm /exit.ready"
     guest.machine.tell(f"/exit/httpd & {NAMED}; {ready}; kill -TERM $v")
-    await seen.see(lambda: seen.of("process_exit", comm="httpd", status=3), "its end")
-    (end,) = seen.of("process_exit", comm="httpd", status=3)
+    await seen.wait_until(
+        lambda: seen.list_events("process_exit", comm="httpd", status=3), "its end"
+    )
+    (end,) = seen.list_events("process_exit", comm="httpd", status=3)
     assert end.fields["asked"] and is_ordered(end.fields)
 
 
@@ -176,8 +178,10 @@ async def limits_of_others_are_no_faults(guest: KvmMachine, seen: Watch) -> None
     for login, believed in ((f"{LOGIN}; ", False), ("", True)):
         seen.events.clear()
         guest.machine.tell(f"sh -c '{login}{limited}'")
-        await seen.see(lambda: seen.of("out_of_memory", comm="httpd"), "OOM")
-        (event,) = seen.of("out_of_memory", comm="httpd")
+        await seen.wait_until(lambda: seen.list_events("out_of_memory", comm="httpd"), "OOM")
+        # Or what comes next would take it for its own.
+        await seen.wait_until(lambda: killed(seen), "the signal of the OOM kill")
+        (event,) = seen.list_events("out_of_memory", comm="httpd")
         assert (event.fields["constraint"], event.fields["cgroup"]) == ("cgroup", "/small")
         verdict = judge_by_defaults(event, SERVICES)
         assert (verdict is not None) is believed
@@ -206,16 +210,16 @@ def test_who_is_the_service(test_guest: TestGuest, tmp_path: Path) -> None:
         async with watch(guest) as seen:
             for line in PREPARE:
                 guest.machine.tell(line)
-            await seen.collecting("send_signal", "out_of_memory", "process_exit")
+            await seen.wait_collecting("send_signal", "out_of_memory", "process_exit")
             guest.machine.tell("echo 0 >/sys/module/process_exit/parameters/min_age_ms; echo set")
-            await until(lambda: "\nset\n" in guest.machine.console, "set", SLOW)
+            await until(lambda: "\nset\n" in guest.machine.console, "set", SLOW_S)
             for part in (
                 daemons_are_believed, users_are_not_believed, young_ones_are_not_the_service,
                 orderly_ends_are_no_faults, limits_of_others_are_no_faults,
                 a_thread_is_not_the_parent, a_timer_has_no_sender,
             ):  # fmt: skip
                 await part(guest, seen)
-            assert not seen.of("lost")
+            assert not seen.list_events("lost")
 
     with kvm_machine(test_guest.kernel, test_guest.files, tmp_path) as guest:
         asyncio.run(body(guest))

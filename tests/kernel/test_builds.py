@@ -29,7 +29,7 @@ def copy_sources(directory: Path) -> Path:
 
 
 def make(modules: Path, kdir: Path, *words: str) -> set[str]:
-    """Build. :returns: the modules that are there then."""
+    """Run make, and return the names of the modules that it built."""
     done = subprocess.run(
         ["make", "-C", modules, f"KDIR={kdir}", "W=1", *words],
         capture_output=True, text=True, timeout=900, check=False,

@@ -15,7 +15,7 @@ import time
 from pathlib import Path
 
 from tests.kernel.support.debian import VM, Debian, Login, debian
-from tests.kernel.support.impatient_vesperd import BACK
+from tests.kernel.support.impatient_vesperd import BACK_S
 from tests.kernel.support.loopback_guest import TestGuest
 from tests.kernel.support.neighbours import until
 from vesper_monitor.rules.rule_set import RuleSet
@@ -69,16 +69,16 @@ def try_all(guest: Debian, user: Login) -> None:
     """A login's processes have its mark, and cannot be rid of it."""
     for name, text in PROGRAMS.items():
         data = base64.b64encode(f"#!/bin/sh\n{text}\n".encode()).decode()
-        user.run(f"echo {data} | base64 -d >{name}; chmod +x {name}")
-    assert "1000" in user.run("cat /proc/self/loginuid; echo")
-    assert "/user.slice/user-1000.slice/" in user.run("cat /proc/self/cgroup")
+        user.run_command(f"echo {data} | base64 -d >{name}; chmod +x {name}")
+    assert "1000" in user.run_command("cat /proc/self/loginuid; echo")
+    assert "/user.slice/user-1000.slice/" in user.run_command("cat /proc/self/cgroup")
     for command, refusal in REFUSED.items():
-        assert refusal in user.run(command), command
+        assert refusal in user.run_command(command), command
     for command, sign in ATTEMPTS.items():
-        said = user.run(command)
+        said = user.run_command(command)
         assert sign in said, (command, said)
         assert guest.faults == [], command
-    assert guest.monitor(1)[0] == "fine"
+    assert guest.wait_monitor(1)[0] == "fine"
     # Who believes every process of that name would have had as many failovers.
     for rule, attempts in CREDULOUS.items():
         rules = RuleSet(rule)
@@ -88,36 +88,36 @@ def try_all(guest: Debian, user: Login) -> None:
 
 def stop_and_start(guest: Debian, user: Login) -> None:
     """A restart is nothing; a stop is said, cannot be hidden, and ends with a start."""
-    guest.root("systemctl restart httpd")
-    assert guest.monitor(3)[0] == "fine"
-    guest.root("systemctl stop httpd")
-    result, reason = guest.monitor(50)
+    guest.run_as_root("systemctl restart httpd")
+    assert guest.wait_monitor(3)[0] == "fine"
+    guest.run_as_root("systemctl stop httpd")
+    result, reason = guest.wait_monitor(50)
     assert (result, guest.faults) == ("degraded", []), reason
     assert reason is not None
     assert reason.startswith(f"{VM}: httpd was ended by systemd ")
     assert reason.endswith(" s ago and is not back")
-    user.run("{ ./stay & }")
+    user.run_command("{ ./stay & }")
     time.sleep(7)  # it would count as back
-    assert guest.monitor(1)[0] == "degraded"
-    guest.root("systemctl start httpd")
-    until(lambda: guest.monitor(1)[0] == "fine", "httpd is back")
-    user.run("kill %1; wait")
+    assert guest.wait_monitor(1)[0] == "degraded"
+    guest.run_as_root("systemctl start httpd")
+    until(lambda: guest.wait_monitor(1)[0] == "fine", "httpd is back")
+    user.run_command("kill %1; wait")
     assert guest.faults == []
 
 
 def crash(guest: Debian, user: Login) -> None:
     """The service's own SIGSEGV is a fault, also when a user floods the ring before it is read."""
     vesperd = guest.vesperd.process
-    pid = guest.root("systemctl show -P MainPID httpd").strip()
+    pid = guest.run_as_root("systemctl show -P MainPID httpd").strip()
     vesperd.send_signal(signal.SIGSTOP)
     try:
-        user.run("for i in 1 2 3 4; do ./flood & done")
-        guest.root(f"kill -SEGV {pid}")
+        user.run_command("for i in 1 2 3 4; do ./flood & done")
+        guest.run_as_root(f"kill -SEGV {pid}")
         time.sleep(8)
-        user.run("kill $(jobs -p); wait")
+        user.run_command("kill $(jobs -p); wait")
     finally:
         vesperd.send_signal(signal.SIGCONT)
-    result, reason = guest.monitor(50)
+    result, reason = guest.wait_monitor(50)
     assert result == "fault"
     assert reason is not None
     assert reason.startswith(f"httpd[{pid}] killed by SIGSEGV")
@@ -128,24 +128,24 @@ def shut_down(guest: Debian) -> None:
 
     One takes longer to end than a service may be away.
     """
-    guest.vesperd.call("clear", resource=f"r-{VM}")
-    guest.root("systemctl start httpd")
-    until(lambda: guest.monitor(1)[0] == "fine", "httpd is back")
-    guest.root(f"systemd-run -q -p ExecStop='/bin/sleep {BACK + 10:.0f}' sleep 1000")
+    guest.vesperd.call_vesperd("clear", resource=f"r-{VM}")
+    guest.run_as_root("systemctl start httpd")
+    until(lambda: guest.wait_monitor(1)[0] == "fine", "httpd is back")
+    guest.run_as_root(f"systemd-run -q -p ExecStop='/bin/sleep {BACK_S + 10:.0f}' sleep 1000")
     guest.machine.tell("systemctl poweroff")
     said = set()
     while guest.machine.process.poll() is None:
-        said.add(guest.monitor(1))
+        said.add(guest.wait_monitor(1))
     assert {result for result, _ in said} <= {"fine", "dead"}, said
-    until(lambda: guest.monitor(1)[0] == "dead", "vesperd knows")
+    until(lambda: guest.wait_monitor(1)[0] == "dead", "vesperd knows")
     reasons = guest.faults
     assert len([reason for reason in reasons if "httpd" in reason]) == 1, reasons
 
 
 def test_an_unprivileged_user_causes_no_failover(test_guest: TestGuest, tmp_path: Path) -> None:
     with debian(test_guest.kernel, test_guest.files, tmp_path) as guest:
-        guest.vesperd.start(VM)
-        until(lambda: guest.vesperd.collects(VM), "the probes are there")
+        guest.vesperd.start_resource(VM)
+        until(lambda: guest.vesperd.is_collecting(VM), "the probes are there")
         user = guest.log_in()
         try:
             try_all(guest, user)

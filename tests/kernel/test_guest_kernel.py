@@ -7,7 +7,7 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
-from tests.kernel.support.machine import RAM
+from tests.kernel.support.machine import RAM_BYTES
 
 Boot = Callable[..., Any]
 
@@ -67,7 +67,7 @@ sh ls -A / | tr '\\n' ' '; find / -xdev -name image.ko
     (oom,) = [event.fields for event in result.events("out_of_memory")]
     assert (oom["comm"], oom["asker_comm"], oom["constraint"]) == ("tail", "tail", "system")
     assert oom["parent_comm"] == "sh" or oom["parent_comm"] == "vsp_host"
-    assert 0 < oom["free_kb"] < oom["anon_rss_kb"] < oom["total_kb"] < RAM >> 10
+    assert 0 < oom["free_kb"] < oom["anon_rss_kb"] < oom["total_kb"] < RAM_BYTES >> 10
 
 
 def test_images_that_cannot_be_loaded_are_refused(run: Boot, modules: dict[str, Path]) -> None:

@@ -13,7 +13,7 @@ import time
 from functools import partial
 from pathlib import Path
 
-from tests.kernel.support.hostile import MOST_LINES, MOST_MEMORY, last_counts
+from tests.kernel.support.hostile import MAX_LINES_PER_S, MAX_MEMORY_KIB, last_counts
 from tests.kernel.support.loopback_guest import TestGuest
 from tests.kernel.support.machine import Machine
 from tests.kernel.support.neighbours import Heard, Vesperd, guests, until, words
@@ -22,9 +22,9 @@ CORRUPTIONS = int(os.environ.get("VESPER_CORRUPTIONS", "500"))
 #: In a row, at most; then the frontend is loaded anew, and the host begins anew, too.
 BATCH = 200
 #: s before anybody is disturbed.
-QUIET = 5.0 if CORRUPTIONS < 10000 else 30.0
+QUIET_S = 5.0 if CORRUPTIONS < 10000 else 30.0
 #: s after which a healthy guest is heard at the latest, and vesperd answers, on a busy machine.
-HEARD = 5.0
+HEARD_S = 5.0
 
 SIGNALS = "trap '' USR1; (while [ ! -e /calm ]; do kill -USR1 $$; usleep 20000; done) &"
 HTTPD = "sh -c 'printf httpd >/proc/self/comm; kill -SEGV $$'"
@@ -32,7 +32,7 @@ HTTPD = "sh -c 'printf httpd >/proc/self/comm; kill -SEGV $$'"
 
 def faults(vesperd: Vesperd) -> list[str]:
     """What the healthy guest is said to have."""
-    return [fault["reason"] for fault in vesperd.call("faults", vm="healthy")["faults"]]
+    return [fault["reason"] for fault in vesperd.call_vesperd("faults", vm="healthy")["faults"]]
 
 
 def attack(vesperd: Vesperd, guest: Machine, seed: int) -> tuple[int, int, int]:
@@ -53,15 +53,15 @@ def test_a_hostile_guest_disturbs_no_other(test_guest: TestGuest, tmp_path: Path
     with guests(test_guest.kernel, test_guest.files, tmp_path, *names) as (vesperd, machines):
         heard = Heard()
         for name in names:
-            vesperd.start(name)
-            until(partial(vesperd.collects, name), f"the probes of {name}")
+            vesperd.start_resource(name)
+            until(partial(vesperd.is_collecting, name), f"the probes of {name}")
         heard.listen(vesperd, "healthy")
         machines["healthy"].tell(SIGNALS)
         machines["hostile"].tell("insmod /vsp_hostile.ko")
         until(lambda: heard.times, "the first signal")
         # What is compared is not that its neighbour has a CPU to do.
         machines["hostile"].tell("while :; do :; done &")
-        time.sleep(QUIET)
+        time.sleep(QUIET_S)
         machines["hostile"].tell("kill $!")
         quiet, memory, begin = len(heard.times), max(vesperd.memory), time.monotonic()
         vesperd.answered.clear()
@@ -82,12 +82,12 @@ def test_a_hostile_guest_disturbs_no_other(test_guest: TestGuest, tmp_path: Path
         print(f"vesperd: {memory} KiB before, {max(vesperd.memory)} at most; answers after "
               f"{max(vesperd.answered):.2f} s at most")  # fmt: skip
         assert not [line for line in lines if "Traceback" in line]
-        assert len(lines) <= 20 + MOST_LINES * took
-        assert max(vesperd.memory) - memory <= MOST_MEMORY
-        assert max(late) <= HEARD
-        assert max(vesperd.answered) <= HEARD
+        assert len(lines) <= 20 + MAX_LINES_PER_S * took
+        assert max(vesperd.memory) - memory <= MAX_MEMORY_KIB
+        assert max(late) <= HEARD_S
+        assert max(vesperd.answered) <= HEARD_S
         # The hostile one is well again, and a fault of the other is a fault.
-        until(lambda: vesperd.collects("hostile"), "the hostile guest is watched again")
+        until(lambda: vesperd.is_collecting("hostile"), "the hostile guest is watched again")
         assert not faults(vesperd)
         machines["healthy"].tell(f"touch /calm; wait; {HTTPD}")
         until(lambda: faults(vesperd), "the healthy guest's fault")

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: GPL-2.0-or-later
-"""The whole link to a guest on QEMU: its kernel, the device, the holder, the session."""
+"""The whole link to a guest on QEMU: its kernel, the device, the ivshmem server, the session."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ from tests.kernel.support.features import (
     shows_life,
     unimpaired,
 )
-from tests.kernel.support.ivshmem import PROBES, SLOW, KvmMachine, Watch, kvm_machine, watch
+from tests.kernel.support.ivshmem import PROBES, SLOW_S, KvmMachine, Watch, kvm_machine, watch
 from tests.kernel.support.loopback_guest import TestGuest
 from tests.kernel.support.machine import takes_new_cpus
 from tests.unit.support.standins import until
@@ -31,24 +31,32 @@ CMDLINE = "panic=0 suspend.pm_test_delay=1"
 
 async def faults(guest: KvmMachine, seen: Watch) -> None:
     """The first two probes, loaded without a user space, with real faults."""
-    await seen.collecting(*PROBES)
+    await seen.wait_collecting(*PROBES)
     # process_exit tells of those that have lived for a second.
     of_age = KILLED.replace("exec", "sleep 1; exec")
     guest.machine.tell(f"{CGROUP}; sh -c 'kill -SEGV $$'; {of_age}")
-    await seen.see(lambda: seen.of("out_of_memory", comm="tail"), "OOM")
-    await seen.see(lambda: seen.of("send_signal", signal="SIGSEGV", comm="sh"), "SIGSEGV")
-    await seen.see(lambda: seen.of("process_exit", comm="tail", signal="SIGKILL"), "exit")
+    await seen.wait_until(lambda: seen.list_events("out_of_memory", comm="tail"), "OOM")
+    await seen.wait_until(
+        lambda: seen.list_events("send_signal", signal="SIGSEGV", comm="sh"), "SIGSEGV"
+    )
+    await seen.wait_until(
+        lambda: seen.list_events("process_exit", comm="tail", signal="SIGKILL"), "exit"
+    )
     # Unloaded, and loaded a second time.
-    await seen.collecting("send_signal")
-    await seen.collecting("send_signal", "out_of_memory")
+    await seen.wait_collecting("send_signal")
+    await seen.wait_collecting("send_signal", "out_of_memory")
     seen.events.clear()
     guest.machine.tell(KILLED)
-    await seen.see(lambda: seen.of("out_of_memory", comm="tail"), "OOM, second load")
+    await seen.wait_until(
+        lambda: seen.list_events("out_of_memory", comm="tail"), "OOM, second load"
+    )
 
 
 async def garbage(guest: KvmMachine) -> None:
     """Whatever the host writes into the shared memory, this kernel lives and ends in order."""
-    attachment = await IvshmemClient(guest.holder.control).attach_to_qemu(guest.machine.process.pid)
+    attachment = await IvshmemClient(guest.ivshmem_server.control).attach_to_qemu(
+        guest.machine.process.pid
+    )
     noise = random.Random(5).randbytes(attachment.size - abi.PAGE_SIZE)
     for _ in range(3):
         os.pwrite(attachment.memory, noise, abi.PAGE_SIZE)
@@ -63,7 +71,7 @@ async def garbage(guest: KvmMachine) -> None:
     def state() -> int:
         return abi.ShmHead.from_buffer_copy(os.pread(attachment.memory, size, 0)).state
 
-    await until(lambda: state() == abi.ShmState.IDLE, "deactivated", SLOW)
+    await until(lambda: state() == abi.ShmState.IDLE, "deactivated", SLOW_S)
     attachment.close()
 
 
@@ -98,10 +106,15 @@ def test_probes_record_over_ivshmem(test_guest: TestGuest, tmp_path: Path) -> No
         async with watch(guest, positions) as seen:
             assert hello is not None and seen.session.hello is not None
             assert seen.session.hello.boot_id == hello.boot_id
-            await seen.see(lambda: seen.of("send_signal", signal="SIGUSR1"), "what was missed")
-            guest.holder.kill()
+            await seen.wait_until(
+                lambda: seen.list_events("send_signal", signal="SIGUSR1"), "what was missed"
+            )
+            guest.ivshmem_server.kill()
             guest.machine.tell("sh -c 'kill -USR2 $$'")
-            await seen.see(lambda: seen.of("send_signal", signal="SIGUSR2"), "without the holder")
+            await seen.wait_until(
+                lambda: seen.list_events("send_signal", signal="SIGUSR2"),
+                "without the ivshmem server",
+            )
             assert len(seen.events) == 2
             assert seen.session.state is SessionState.ACTIVE
             await seen.session.close_session(deactivate=True)
@@ -127,39 +140,49 @@ def test_the_device_goes_and_comes(test_guest: TestGuest, tmp_path: Path) -> Non
 
     async def body(guest: KvmMachine) -> None:
         async with watch(guest) as seen:
-            await seen.collecting("send_signal")
+            await seen.wait_collecting("send_signal")
             guest.machine.tell("sh -c 'kill -USR1 $$'")
-            await seen.see(lambda: seen.of("send_signal", signal="SIGUSR1"), "an event")
-            guest.unplug()
-            await seen.see(lambda: seen.session.state is not SessionState.ACTIVE, "lost")
-            await until(guest.unplugged, "unplugged", SLOW)
+            await seen.wait_until(
+                lambda: seen.list_events("send_signal", signal="SIGUSR1"), "an event"
+            )
+            guest.unplug_device()
+            await seen.wait_until(lambda: seen.session.state is not SessionState.ACTIVE, "lost")
+            await until(guest.is_unplugged, "unplugged", SLOW_S)
             guest.machine.tell("sh -c 'kill -USR2 $$'")
             await said(guest, "unplugged")
-            guest.plug_in()
-            await seen.see(lambda: seen.session.state is SessionState.ACTIVE, "active again")
-            await seen.see(lambda: seen.of("send_signal", signal="SIGUSR2"), "kept meanwhile")
+            guest.plug_in_device()
+            await seen.wait_until(lambda: seen.session.state is SessionState.ACTIVE, "active again")
+            await seen.wait_until(
+                lambda: seen.list_events("send_signal", signal="SIGUSR2"), "kept meanwhile"
+            )
 
             seen.states.clear()
             # All but the sleep itself (Documentation/power/basic-pm-debugging.rst): a
             # kernel that QEMU was given directly is not found again by its firmware.
             guest.machine.tell("echo processors >/sys/power/pm_test; echo mem >/sys/power/state")
-            await seen.see(lambda: SessionState.WAITING in seen.states, "suspended")
-            await seen.see(lambda: seen.session.state is SessionState.ACTIVE, "resumed")
+            await seen.wait_until(lambda: SessionState.WAITING in seen.states, "suspended")
+            await seen.wait_until(lambda: seen.session.state is SessionState.ACTIVE, "resumed")
             guest.machine.tell("sh -c 'kill -HUP $$'")
-            await seen.see(lambda: seen.of("send_signal", signal="SIGHUP"), "after the resume")
+            await seen.wait_until(
+                lambda: seen.list_events("send_signal", signal="SIGHUP"), "after the resume"
+            )
             assert [e.fields["signal"] for e in seen.events] == ["SIGUSR1", "SIGUSR2", "SIGHUP"]
             await unimpaired(guest)
 
         await garbage(guest)
         async with watch(guest) as seen:
-            await seen.collecting("send_signal")
+            await seen.wait_collecting("send_signal")
             await seen.session.unload_probe("send_signal")  # its buffers are full of it
-            await seen.collecting("send_signal")
+            await seen.wait_collecting("send_signal")
             guest.machine.tell("sh -c 'kill -HUP $$'")
-            await seen.see(lambda: seen.of("send_signal", signal="SIGHUP"), "after the garbage")
+            await seen.wait_until(
+                lambda: seen.list_events("send_signal", signal="SIGHUP"), "after the garbage"
+            )
             await unimpaired(guest)
             guest.machine.tell("echo c >/proc/sysrq-trigger")
-            await seen.see(lambda: seen.of("last_words", kind="panic"), "last words")
+            await seen.wait_until(
+                lambda: seen.list_events("last_words", kind="panic"), "last words"
+            )
 
     with kvm_machine(test_guest.kernel, test_guest.files, tmp_path, cmdline=CMDLINE) as guest:
         asyncio.run(body(guest))

@@ -43,7 +43,7 @@ Record = Callable[[str, object], None]
 
 
 def named_versions() -> dict[str, str]:
-    """The newest version that docs/kernels.md names, by suite and series."""
+    """Return the newest version in docs/kernels.md by suite and series."""
     rows = re.findall(r"^\| ([\w.-]+(?: \d+\.\d+)?) \| (\d\S*) \|", TABLE.read_text(), re.MULTILINE)
     return {name.replace(" ", "/"): version for name, version in rows}
 

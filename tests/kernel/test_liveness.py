@@ -16,7 +16,8 @@ import bench.watched
 from bench.liveness import BENIGN_LOADS
 from lab.session_listener import EventListener
 from tests.kernel.support.loopback_guest import TestGuest
-from tests.kernel.support.machine import Machine, MachineTransport, machine
+from tests.kernel.support.machine import Machine, machine
+from tests.kernel.support.machine_transport import MachineTransport
 from tests.unit.support.standins import until
 from vesper_monitor.guest.control.images import ImageStore
 from vesper_monitor.guest.event import Event
@@ -28,8 +29,8 @@ from vesper_monitor.guest.session_state import SessionState
 Boot = Callable[..., Any]
 
 #: s, the default.
-TIMEOUT = 5.0
-SLOW = 30.0
+TIMEOUT_S = 5.0
+SLOW_S = 30.0
 
 
 class Watched(bench.watched.WatchedGuest):
@@ -41,7 +42,7 @@ class Watched(bench.watched.WatchedGuest):
             self.transport,
             self.transport.domain,
             ImageStore(Path("/nonexistent")),
-            EventListener(self.events.extend, hang_timeout_s=TIMEOUT),
+            EventListener(self.events.extend, hang_timeout_s=TIMEOUT_S),
         )
 
     def life_state(self) -> LifeState:
@@ -68,7 +69,7 @@ async def watched(guest: Machine, *, answers: bool = True) -> AsyncIterator[Watc
     task = asyncio.create_task(told.session.run_session())
     try:
         if answers:
-            await until(lambda: told.session.state is SessionState.ACTIVE, "active", SLOW)
+            await until(lambda: told.session.state is SessionState.ACTIVE, "active", SLOW_S)
         yield told
     except AssertionError:
         print(guest.console)
@@ -97,11 +98,11 @@ def test_a_hang_is_found(
     async def body(guest: Machine) -> None:
         async with watched(guest) as told:
             guest.tell(command)
-            await until(lambda: told.hangs, "a hang", SLOW + TIMEOUT)
+            await until(lambda: told.hangs, "a hang", SLOW_S + TIMEOUT_S)
             (hang,) = told.hangs
             assert hang["depth"] == depth
-            assert TIMEOUT - 1.3 <= hang["silent_s"] <= 3 * TIMEOUT
-            assert hang["ran_s"] >= TIMEOUT * 0.35
+            assert TIMEOUT_S - 1.3 <= hang["silent_s"] <= 3 * TIMEOUT_S
+            assert hang["ran_s"] >= TIMEOUT_S * 0.35
 
     with machine(test_guest.kernel, test_guest.files, tmp_path, cpus=cpus) as guest:
         asyncio.run(body(guest))
@@ -146,11 +147,11 @@ def test_a_hang_while_no_vesperd_is_there_is_found(test_guest: TestGuest, tmp_pa
     """The heartbeats go on without one; the next finds the hang, though nobody answers HELLO."""
 
     async def hang_alone(guest: Machine) -> None:
-        link = await MachineTransport(guest).connect_domain(Watched(guest).session.domain, SLOW)
+        link = await MachineTransport(guest).connect_domain(Watched(guest).session.domain, SLOW_S)
         reader = HeartbeatReader(link, *find_heartbeat_page(link))
         try:
             first = reader.read_signs()
-            await until(lambda: reader.read_signs() != first, "a heartbeat", SLOW)
+            await until(lambda: reader.read_signs() != first, "a heartbeat", SLOW_S)
             guest.tell("insmod /vsp_wedge.ko; echo preempt >/proc/vsp_wedge")
             last = reader.read_signs()[0]
 
@@ -161,7 +162,7 @@ def test_a_hang_while_no_vesperd_is_there_is_found(test_guest: TestGuest, tmp_pa
                     last = now
                 return now.irqs - last.irqs > 5
 
-            await until(is_wedged, "interrupts, and no thread", SLOW)
+            await until(is_wedged, "interrupts, and no thread", SLOW_S)
         finally:
             reader.close()
             await link.close(deactivate=False)
@@ -171,7 +172,7 @@ def test_a_hang_while_no_vesperd_is_there_is_found(test_guest: TestGuest, tmp_pa
             pass
         await hang_alone(guest)
         async with watched(guest, answers=False) as told:
-            await until(lambda: told.hangs, "a hang", SLOW + TIMEOUT)
+            await until(lambda: told.hangs, "a hang", SLOW_S + TIMEOUT_S)
             assert [hang["depth"] for hang in told.hangs] == ["scheduler"]
             assert told.session.state is SessionState.CONNECTING
 
@@ -186,50 +187,50 @@ def test_what_only_looks_like_a_hang_is_none(test_guest: TestGuest, tmp_path: Pa
         async with watched(guest) as told:
             before = told.signs()
             assert len(before) == 2
-            await asyncio.sleep(2 * TIMEOUT)  # idle, without a tick
+            await asyncio.sleep(2 * TIMEOUT_S)  # idle, without a tick
             for (irqs, runs), (irqs_then, runs_then) in zip(told.signs(), before, strict=True):
                 assert irqs > irqs_then
                 assert runs > runs_then
 
             guest.qmp("stop")
-            await asyncio.sleep(2 * TIMEOUT)
+            await asyncio.sleep(2 * TIMEOUT_S)
             assert told.life_state() is LifeState.DOUBTED
             guest.qmp("cont")
-            await until(lambda: told.life_state() is LifeState.ALIVE, "alive", SLOW)
+            await until(lambda: told.life_state() is LifeState.ALIVE, "alive", SLOW_S)
 
             # The host gives it no CPU, then a tenth.
             told.transport.stopped = True
             guest.process.send_signal(signal.SIGSTOP)
-            await asyncio.sleep(2 * TIMEOUT)
-            for _ in range(round(3 * TIMEOUT)):
+            await asyncio.sleep(2 * TIMEOUT_S)
+            for _ in range(round(3 * TIMEOUT_S)):
                 guest.process.send_signal(signal.SIGCONT)
                 await asyncio.sleep(0.1)
                 guest.process.send_signal(signal.SIGSTOP)
                 await asyncio.sleep(0.9)
             guest.process.send_signal(signal.SIGCONT)
             told.transport.stopped = False
-            await until(lambda: told.life_state() is LifeState.ALIVE, "alive", SLOW)
+            await until(lambda: told.life_state() is LifeState.ALIVE, "alive", SLOW_S)
 
             # Saved and restored; one of ten who want the same host CPU.
             for kind in ("save, restore", "10-fold overcommit"):
                 await BENIGN_LOADS[kind](told)
-                await until(lambda: told.life_state() is LifeState.ALIVE, "alive", SLOW)
+                await until(lambda: told.life_state() is LifeState.ALIVE, "alive", SLOW_S)
 
             # It is busy: many processes, and a real-time task that leaves 5 %.
             guest.tell("for i in 1 2 3 4 5 6 7 8; do while :; do :; done & done")
-            await asyncio.sleep(2 * TIMEOUT)
+            await asyncio.sleep(2 * TIMEOUT_S)
             guest.tell(HOG.format(950000))
-            await asyncio.sleep(2 * TIMEOUT)
+            await asyncio.sleep(2 * TIMEOUT_S)
             guest.tell("killall vsp_host && echo hogged >/dev/console")
-            await until(lambda: "hogged" in guest.console, "the end of the real-time task", SLOW)
+            await until(lambda: "hogged" in guest.console, "the end of the real-time task", SLOW_S)
 
             # A CPU goes and comes back.
             guest.tell("echo 0 >/sys/devices/system/cpu/cpu1/online")
-            await until(lambda: len(told.signs()) == 1, "CPU 1 offline", SLOW)
-            await asyncio.sleep(2 * TIMEOUT)
+            await until(lambda: len(told.signs()) == 1, "CPU 1 offline", SLOW_S)
+            await asyncio.sleep(2 * TIMEOUT_S)
             guest.tell("echo 1 >/sys/devices/system/cpu/cpu1/online")
-            await until(lambda: len(told.signs()) == 2, "CPU 1 online", SLOW)
-            await asyncio.sleep(TIMEOUT)
+            await until(lambda: len(told.signs()) == 2, "CPU 1 online", SLOW_S)
+            await asyncio.sleep(TIMEOUT_S)
             assert told.life_state() is LifeState.ALIVE
             assert told.events == []
 

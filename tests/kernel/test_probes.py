@@ -20,7 +20,8 @@ from lab import images
 from lab.images.kernel import module_files
 from lab.session_listener import EventListener
 from tests.kernel.support.loopback_guest import TestGuest
-from tests.kernel.support.machine import Machine, MachineTransport, machine
+from tests.kernel.support.machine import Machine, machine
+from tests.kernel.support.machine_transport import MachineTransport
 from tests.unit.support.standins import until
 from vesper_monitor.guest.control.images import ImageStore
 from vesper_monitor.guest.event import Event
@@ -31,7 +32,7 @@ from vesper_monitor.rules.rule_set import RuleSet, Scope, judge_by_defaults
 Boot = Callable[..., Any]
 
 #: s for an emulated guest to do something, on a busy machine.
-SLOW = 60.0
+SLOW_S = 60.0
 
 VIRTIO_EXT4 = ("virtio_pci", "virtio_blk", "ext4")
 
@@ -351,7 +352,7 @@ def test_lockup_and_die_record_a_kernel_in_trouble(test_guest: TestGuest, tmp_pa
         )  # fmt: skip
         task = asyncio.create_task(session.run_session())
         try:
-            await until(lambda: session.state is SessionState.ACTIVE, "active", SLOW)
+            await until(lambda: session.state is SessionState.ACTIVE, "active", SLOW_S)
             for probe in ("lockup", "die"):
                 await session.load_probe(probe)
             guest.tell(
@@ -359,7 +360,7 @@ def test_lockup_and_die_record_a_kernel_in_trouble(test_guest: TestGuest, tmp_pa
                 "echo 3 >/sys/module/rcupdate/parameters/rcu_cpu_stall_timeout; "
                 "insmod /vsp_wedge.ko; sh -c 'echo oops >/proc/vsp_wedge' & wait"
             )
-            await until(lambda: of("die", "oops"), "an oops", SLOW)
+            await until(lambda: of("die", "oops"), "an oops", SLOW_S)
             (oops,) = of("die", "oops")
             assert oops["symbol"].startswith("wedge_oops+0x")
             # A page fault (no trap is noted) that wrote in the kernel, where nothing was.
@@ -367,14 +368,14 @@ def test_lockup_and_die_record_a_kernel_in_trouble(test_guest: TestGuest, tmp_pa
 
             guest.tell("taskset 2 sh -c 'echo stall >/proc/vsp_wedge' & "
                        "for i in 1 2 3 4 5 6 7 8; do sh -c true; sleep 1; done; wait")  # fmt: skip
-            await until(lambda: of("lockup", "soft"), "a soft lockup", 2 * SLOW)
-            await until(lambda: of("lockup", "rcu"), "an RCU stall", 2 * SLOW)
+            await until(lambda: of("lockup", "soft"), "a soft lockup", 2 * SLOW_S)
+            await until(lambda: of("lockup", "rcu"), "an RCU stall", 2 * SLOW_S)
             assert {(f["cpu"], f["comm"]) for f in of("lockup", "soft")} == {(1, "sh")}
             assert {f["cpu"] for f in of("lockup", "rcu")} == {1}
 
             await asyncio.sleep(15)
             guest.tell("echo c >/proc/sysrq-trigger")
-            await until(lambda: of("last_words", "panic"), "a panic", 2 * SLOW)
+            await until(lambda: of("last_words", "panic"), "a panic", 2 * SLOW_S)
             (panic,) = of("die", "panic")
             assert (panic["str"], panic["symbol"]) == ("sysrq triggered crash", "")
             # One fault is one failure: the last words are it.

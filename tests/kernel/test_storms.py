@@ -15,7 +15,7 @@ from pathlib import Path
 import pytest
 
 from tests.kernel.support.features import CGROUP, CPU1, KILLED, said, unimpaired
-from tests.kernel.support.ivshmem import PROBES, SLOW, KvmMachine, Watch, kvm_machine, watch
+from tests.kernel.support.ivshmem import PROBES, SLOW_S, KvmMachine, Watch, kvm_machine, watch
 from tests.kernel.support.loopback_guest import TestGuest
 from tests.unit.support.standins import until
 from vesper_monitor.guest.errors import SessionError
@@ -27,7 +27,7 @@ STORM = float(os.environ.get("VESPER_STORMS", "2"))
 #: The log of a storm, too, is looked through.
 CMDLINE = "panic=0 log_buf_len=8M"
 #: kB that are available when there is no memory left: with 6000 the OOM killer comes.
-LITTLE = 7200
+LITTLE_KB = 7200
 
 
 #: A kprobe of the kernel's own stays where ours go: Linux 6.1 in QEMU 7.2, without any of
@@ -72,19 +72,21 @@ class Tally:
 
 
 def storms(guest: KvmMachine) -> list[tuple[int, float]]:
-    """Signals, and a second's share of them, of each storm that is over."""
+    """Return the number of signals, and those a second, of each storm that is over."""
     found = re.findall(r"^storm (\d+) done in (\d+)$", guest.machine.console, re.MULTILINE)
     return [(int(count), int(count) / (int(ns) / 1e9)) for count, ns in found]
 
 
 async def faults_are_seen(guest: KvmMachine, seen: Watch) -> None:
-    """Every probe is there, and the first three are heard."""
-    await seen.collecting(*PROBES)
+    """Check that every probe is loaded, and that the first three record events."""
+    await seen.wait_collecting(*PROBES)
     seen.events.clear()
     guest.machine.tell(f"sh -c 'kill -SEGV $$'; sh -c 'sleep 1; exit 3'; {KILLED}")
-    await seen.see(lambda: seen.of("send_signal", signal="SIGSEGV", comm="sh"), "SIGSEGV")
-    await seen.see(lambda: seen.of("process_exit", comm="sh", status=3), "exit")
-    await seen.see(lambda: seen.of("out_of_memory", comm="tail"), "OOM")
+    await seen.wait_until(
+        lambda: seen.list_events("send_signal", signal="SIGSEGV", comm="sh"), "SIGSEGV"
+    )
+    await seen.wait_until(lambda: seen.list_events("process_exit", comm="sh", status=3), "exit")
+    await seen.wait_until(lambda: seen.list_events("out_of_memory", comm="tail"), "OOM")
     assert seen.session.state is SessionState.ACTIVE
     await unimpaired(guest)
 
@@ -108,9 +110,9 @@ async def signal_storm(guest: KvmMachine, seen: Watch) -> Tally:
         f"for cpu in 1 2; do taskset $cpu vsp_busy storm {STORM:.0f} & done; wait; "
         "sh -c 'kill -SEGV $$'"
     )
-    await until(lambda: len(storms(guest)) == number + 2, "the end of the storm", SLOW + STORM)
+    await until(lambda: len(storms(guest)) == number + 2, "the end of the storm", SLOW_S + STORM)
     sent = sum(count for count, _rate in storms(guest)[number:])
-    await seen.see(lambda: tally.total() >= sent, "the last of it")
+    await seen.wait_until(lambda: tally.total() >= sent, "the last of it")
     print(
         f"signal storm: {sent} signals in {STORM:.0f} s on 2 CPUs, "
         f"{sum(rate for _count, rate in storms(guest)[number:]):.0f}/s; {tally.seen.total()} read, "
@@ -132,16 +134,16 @@ async def changes_in_a_storm(guest: KvmMachine, seen: Watch) -> None:
     while rounds < 2 or loop.time() < end:
         rounds += 1
         guest.machine.tell(f"echo 0 >{CPU1}; echo 1 >{CPU1}")
-        await seen.collecting("send_signal")
+        await seen.wait_collecting("send_signal")
         guest.machine.tell(f"echo 0 >{CPU1}; echo 1 >{CPU1}")
-        await seen.collecting(*PROBES)
+        await seen.wait_collecting(*PROBES)
         guest.machine.tell("rmmod send_signal process_exit")
-        await seen.see(lambda: stopped(seen), "a probe that has stopped")
-        await seen.collecting(*PROBES)
+        await seen.wait_until(lambda: stopped(seen), "a probe that has stopped")
+        await seen.wait_collecting(*PROBES)
         seen.states.clear()
         guest.machine.tell("rmmod vesper_ivshmem; insmod /vesper_ivshmem.ko")
-        await seen.see(lambda: SessionState.WAITING in seen.states, "no frontend")
-        await seen.collecting(*PROBES)
+        await seen.wait_until(lambda: SessionState.WAITING in seen.states, "no frontend")
+        await seen.wait_collecting(*PROBES)
     guest.machine.tell("touch /calm; wait; rm /calm")
     await said(guest, "calm")
     assert len(storms(guest)) > number
@@ -162,7 +164,7 @@ async def core_goes(guest: KvmMachine, seen: Watch) -> None:
         f"vsp_busy storm {STORM:.0f} & rmmod vesper_ivshmem {' '.join(PROBES)} && rmmod vesper && "
         "echo gone && insmod /vesper.ko && insmod /vesper_ivshmem.ko; wait"
     )
-    await seen.see(lambda: SessionState.WAITING in seen.states, "gone")
+    await seen.wait_until(lambda: SessionState.WAITING in seen.states, "gone")
     await said(guest, "back")
     assert "\ngone\n" in guest.machine.console
 
@@ -172,7 +174,7 @@ def test_a_storm_of_signals_is_counted(test_guest: TestGuest, tmp_path: Path) ->
         async with watch(guest) as seen:
             guest.machine.tell(KEEP)
             guest.machine.tell(CGROUP)
-            await seen.collecting(*PROBES)
+            await seen.wait_collecting(*PROBES)
             for part in (limited_storm, whole_storm, changes_in_a_storm, core_goes):
                 await part(guest, seen)
                 await faults_are_seen(guest, seen)
@@ -188,30 +190,34 @@ async def oom_storm(guest: KvmMachine, seen: Watch) -> None:
         f"n=0; end=$(($(date +%s) + {STORM:.0f})); while [ $n -lt 10 ] || "
         f"[ $(date +%s) -lt $end ]; do {KILLED}; n=$((n + 1)); done; echo killed $n"
     )
-    await until(lambda: "\nkilled " in guest.machine.console, "the end of the storm", SLOW + STORM)
+    await until(
+        lambda: "\nkilled " in guest.machine.console, "the end of the storm", SLOW_S + STORM
+    )
     (killed,) = re.findall(r"^killed (\d+)$", guest.machine.console, re.MULTILINE)
 
     def told() -> int:
-        lost = sum(e.fields["count"] for e in seen.of("lost") if e.probe == "out_of_memory")
-        return len(seen.of("out_of_memory", comm="tail", constraint="cgroup")) + int(lost)
+        lost = sum(
+            e.fields["count"] for e in seen.list_events("lost") if e.probe == "out_of_memory"
+        )
+        return len(seen.list_events("out_of_memory", comm="tail", constraint="cgroup")) + int(lost)
 
-    await seen.see(lambda: told() >= int(killed), "the last OOM kill")
+    await seen.wait_until(lambda: told() >= int(killed), "the last OOM kill")
     assert told() == int(killed)
-    print(f"OOM storm: {killed} kills in {STORM:.0f} s; lost: {len(seen.of('lost'))}")
+    print(f"OOM storm: {killed} kills in {STORM:.0f} s; lost: {len(seen.list_events('lost'))}")
 
 
 async def eaten(guest: KvmMachine) -> None:
     """All memory is, and who has it takes what becomes free."""
     number = guest.machine.console.count("\neaten ")
-    guest.machine.tell(f"vsp_busy eat {LITTLE} &")
-    await until(lambda: guest.machine.console.count("\neaten ") > number, "no memory", SLOW)
+    guest.machine.tell(f"vsp_busy eat {LITTLE_KB} &")
+    await until(lambda: guest.machine.console.count("\neaten ") > number, "no memory", SLOW_S)
 
 
 async def no_memory(guest: KvmMachine, seen: Watch) -> None:
     """A probe is to be loaded and there is no memory left: refused, and nobody is killed for it."""
     rounds = max(1, round(STORM / 10))
     for _ in range(rounds):
-        await seen.collecting("send_signal", "out_of_memory")
+        await seen.wait_collecting("send_signal", "out_of_memory")
         seen.events.clear()
         await eaten(guest)
         await seen.session.set_probes(dict.fromkeys(PROBES, ""))
@@ -221,10 +227,12 @@ async def no_memory(guest: KvmMachine, seen: Watch) -> None:
         assert "kB of memory are available" in str(error.value)
         # Tried again, until there is memory.
         await asyncio.sleep(2)
-        assert not seen.of("out_of_memory")
+        assert not seen.list_events("out_of_memory")
         guest.machine.tell("kill -KILL $!")
-        await seen.collecting(*PROBES)
-        assert seen.of("send_signal", signal="SIGKILL", comm="vsp_busy"), "it was killed before"
+        await seen.wait_collecting(*PROBES)
+        assert seen.list_events("send_signal", signal="SIGKILL", comm="vsp_busy"), (
+            "it was killed before"
+        )
     print(f"a load with no memory left: refused, and done once there was, {rounds} times")
 
 
@@ -232,7 +240,7 @@ def test_a_storm_of_oom_kills_is_counted(test_guest: TestGuest, tmp_path: Path) 
     async def body(guest: KvmMachine) -> None:
         async with watch(guest) as seen:
             guest.machine.tell(CGROUP)
-            await seen.collecting(*PROBES)
+            await seen.wait_collecting(*PROBES)
             for part in (oom_storm, no_memory):
                 await part(guest, seen)
                 await faults_are_seen(guest, seen)

@@ -13,7 +13,7 @@ from tests.kvm.support.vm1 import CONFIG, agent
 
 
 def degraded(host: KvmHost) -> Result:
-    """The second monitor's verdict: the first one returns before anything is known."""
+    """Return the second monitor's result; the first returns before anything is known."""
     agent(host, "monitor")
     deadline = time.monotonic() + 120
     while (result := agent(host, "monitor")).rc == 0:

@@ -15,13 +15,13 @@ from tests.kvm.support.vm1 import clean
 
 VMS = [f"vm{number}" for number in range(1, 9)]
 #: s; libvirtd is away for longer than a monitor may take.
-MONITOR = 10
-AWAY = 15
+MONITOR_TIMEOUT_S = 10
+AWAY_S = 15
 
 _PRIMITIVE = (
     "primitive {vm} ocf:vesper:LibvirtVM params config=/etc/lab/{vm}.xml "
     "op start timeout=180s interval=0 op stop timeout=30s interval=0 "
-    f"op monitor interval=1s timeout={MONITOR}s "
+    f"op monitor interval=1s timeout={MONITOR_TIMEOUT_S}s "
     "meta migration-threshold=1 resource-stickiness=100\n"
 )
 #: Keeps libvirtd busy until it is killed.
@@ -30,7 +30,7 @@ LOAD = "while :; do virsh domstats >/dev/null 2>&1; virsh dominfo vm1 >/dev/null
 
 @pytest.fixture(scope="module")
 def eight(lab: KvmLab) -> Iterator[KvmLab]:
-    """Four VMs on each host, all watched, and both libvirtd under load."""
+    """Yield four watched VMs on each host, with both libvirtd under load."""
     clean(lab)
     for host in lab.hosts:
         for number, vm in enumerate(VMS, 1):
@@ -58,7 +58,7 @@ WAITING = "'\"waiting\": *true'"
 
 
 def processes(lab: KvmLab) -> dict[str, str]:
-    """QEMU's by VM: where, and which."""
+    """Return host and PID of each VM's QEMU."""
     found = {}
     for host in lab.hosts:
         for vm in host.list_domains():
@@ -68,7 +68,7 @@ def processes(lab: KvmLab) -> dict[str, str]:
 
 
 def failures(lab: KvmLab) -> str:
-    """What the cluster knows of failed operations; degraded (190) is none."""
+    """Return the failed operations that the cluster shows; degraded (190) is no failure."""
     said = lab.a.run_command("crm_mon -1 --output-as=xml", check=True).output
     lines = (line for line in said.splitlines() if "<failure " in line)
     return "\n".join(line for line in lines if 'exitcode="190"' not in line)
@@ -88,7 +88,7 @@ def test_libvirtd_away_is_no_failure(eight: KvmLab) -> None:
             elif how == "hung":
                 host.signal_libvirtd("STOP")
         if how != "restarted":
-            time.sleep(AWAY)
+            time.sleep(AWAY_S)
         for host in eight.hosts:
             if how == "killed":
                 host.start_libvirtd()

@@ -28,7 +28,7 @@ def _definition(machine: str) -> str:
 
 
 def _devices_by_libvirt(host: KvmHost, text: str) -> bytes:
-    """All devices but ours, with the addresses that libvirt gives them."""
+    """Return all devices but VESPER's, with the addresses that libvirt gives them."""
     host.put_file("/run/addresses.xml", text.encode())
     host.run_command("virsh -q define /run/addresses.xml", check=True)
     try:

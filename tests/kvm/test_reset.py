@@ -13,7 +13,7 @@ from tests.kvm.support.vm1 import CONFIG, clean, fatal_signals
 from tests.support.vm1 import fail_count, wait_collecting
 
 #: s. The guest's firmware alone takes longer, and shows no life meanwhile.
-HANG_TIMEOUT = 2
+HANG_TIMEOUT_S = 2
 BOOT_MENU = "<bootmenu enable='yes' timeout='6000'/>"
 
 
@@ -26,7 +26,7 @@ def slow(lab: KvmLab) -> Iterator[KvmLab]:
         host.put_file(CONFIG, xml.encode())
     cluster.configure_resource(lab, "vesper", print)
     lab.a.run_command(
-        f"crm_resource -r vm1 -p hang_timeout -v {HANG_TIMEOUT}", timeout=60, check=True
+        f"crm_resource -r vm1 -p hang_timeout -v {HANG_TIMEOUT_S}", timeout=60, check=True
     )
     cluster.settle_after_failover(lab, "vesper", print)
     yield lab

@@ -11,12 +11,12 @@ from tests.kvm.support.vm1 import agent, fatal_signals
 from tests.support.vm1 import wait_collecting
 
 #: s, of the operation; far more than any of these needs.
-TIMEOUT = 180
+TIMEOUT_S = 180
 
 
 def stopped(host: KvmHost, within: float) -> Result:
     begin = time.monotonic()
-    stop = agent(host, "stop", timeout=TIMEOUT)
+    stop = agent(host, "stop", timeout=TIMEOUT_S)
     assert stop.rc == 0, stop.output
     assert host.list_domains() == []
     assert time.monotonic() - begin < within, stop.output
@@ -27,7 +27,7 @@ def test_a_guest_that_boots_is_stopped(cleaned: KvmLab) -> None:
     """Its kernel does not see the first press of the power button."""
     host = cleaned.a
     assert agent(host, "start").rc == 0
-    stop = stopped(host, TIMEOUT / 2)
+    stop = stopped(host, TIMEOUT_S / 2)
     assert "asked to shut down once more" in stop.output
     assert "destroying it" not in stop.output
 
@@ -39,7 +39,7 @@ def test_a_guest_is_stopped_without_libvirtd(cleaned: KvmLab) -> None:
     cleaned.guest_through(through=host).wait_ready(60)
     host.stop_libvirtd(signal="KILL")
     try:
-        stop = stopped(host, TIMEOUT / 2)
+        stop = stopped(host, TIMEOUT_S / 2)
     finally:
         host.start_libvirtd()
     assert "destroying it" not in stop.output
@@ -48,7 +48,7 @@ def test_a_guest_is_stopped_without_libvirtd(cleaned: KvmLab) -> None:
     cleaned.guest_through(through=host).wait_ready(60)
     host.signal_libvirtd("STOP")
     try:
-        stop = stopped(host, TIMEOUT / 2)
+        stop = stopped(host, TIMEOUT_S / 2)
     finally:
         host.signal_libvirtd("CONT")
     assert "ending its QEMU" in stop.output

@@ -24,7 +24,7 @@ BUSY_PER_CPU = 2
 
 
 def count_stops(default: int) -> int:
-    """How many: ``make stops STOPS=50`` says so, else a few."""
+    """Return the number of stops: that of ``make stops STOPS=50``, else the default."""
     return int(os.environ.get("VESPER_STOPS") or default)
 
 
@@ -47,7 +47,7 @@ def stop_faulty_guests(
     start: Callable[[], None],
     stop: Callable[[], Result],
 ) -> list[float]:
-    """Start a guest, kill its service for want of memory, stop it; again and again.
+    """Start a guest, kill its service by a lack of memory, and stop it, again and again.
 
     :returns: seconds of each stop.
     """

@@ -31,7 +31,7 @@ FAULTS = [
 
 
 def status(host: Host, vm: str = "vm1") -> dict[str, Any]:
-    """A row of ``vesper status``, of its latest life; empty if vesperd does not know it."""
+    """Return the VM's latest row of ``vesper status``; empty if vesperd does not know it."""
     answer = json.loads(host.run_command("vesper status --json", timeout=60, check=True).output)
     rows = answer["vms"] if isinstance(answer, dict) else answer
     lives = [row for row in rows if row["vm"] == vm]
@@ -51,7 +51,7 @@ def wait_collecting(host: Host, timeout: float = 60.0, vm: str = "vm1") -> None:
 
 
 def fail_count(lab: Lab, resource: str = "vm1") -> int:
-    """Over all hosts."""
+    """Return the fail-count of a resource, summed over all hosts."""
     total = 0
     for host in lab.hosts:
         said = lab.hosts[0].run_command(
@@ -63,7 +63,7 @@ def fail_count(lab: Lab, resource: str = "vm1") -> int:
 
 
 def remove_resource(lab: Lab, name: str = "vm1") -> None:
-    """Whatever state it is in."""
+    """Remove a resource, whatever state it is in."""
     host = lab.hosts[0]
     if host.run_command(f"crm_resource --resource {name} --query-xml", timeout=60).rc == 0:
         # refresh: a resource that has failed to stop would not be stopped
@@ -75,7 +75,7 @@ def remove_resource(lab: Lab, name: str = "vm1") -> None:
 
 
 def host_logs(lab: Lab, command: str) -> Iterator[tuple[str, str]]:
-    """What tells why a test has failed, as seen in each host. :returns: titles and texts."""
+    """Yield the title and the text of each host's logs, which explain a failed test."""
     for host in lab.hosts:
         try:
             text = host.run_command(command, timeout=60).output

@@ -23,7 +23,7 @@ def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
 
 @pytest.fixture(scope="session")
 def lab() -> Iterator[XenLab]:
-    """Two hosts, a ready cluster without resources, vesperd on both."""
+    """Yield two hosts with vesperd, and a ready cluster without resources."""
     if os.geteuid() != 0:
         pytest.skip("needs root")
     with XenLab.resume_lab() as lab:
@@ -32,7 +32,7 @@ def lab() -> Iterator[XenLab]:
 
 @pytest.fixture
 def cleaned(lab: XenLab) -> Iterator[XenLab]:
-    """The lab, with no resource and no guest before and after the test."""
+    """Yield the lab without a resource and a guest, and remove what the test leaves."""
     clean(lab)
     yield lab
     clean(lab)
@@ -40,7 +40,7 @@ def cleaned(lab: XenLab) -> Iterator[XenLab]:
 
 @pytest.fixture(scope="module")
 def resource(lab: XenLab) -> Iterator[XenLab]:
-    """The lab, with vm1 as a resource that VESPER watches: one for all tests of a file."""
+    """Yield the lab with vm1 as a resource that VESPER watches; once for a file."""
     clean(lab)
     cluster.configure_resource(lab, "vesper", print)
     yield lab
@@ -49,19 +49,19 @@ def resource(lab: XenLab) -> Iterator[XenLab]:
 
 @pytest.fixture
 def vm1(resource: XenLab) -> XenLab:
-    """The same, with no failure known to the cluster."""
+    """Yield the lab of ``watched`` without a failure that the cluster knows."""
     cluster.settle_after_failover(resource, "vesper", print)
     return resource
 
 
 @pytest.fixture
 def guest_on_a(cleaned: XenLab) -> XenHost:
-    """host-a, with vm1 running on it without Pacemaker."""
+    """Yield host-a, where vm1 runs without Pacemaker."""
     create_guest(cleaned)
     return cleaned.a
 
 
-#: What tells why a test of the lab has failed, as seen in a host.
+#: Command that prints, on a host, the logs that explain why a test failed.
 LOGS = (
     "date +%T; xl list; vesper status; crm_mon -1r 2>&1; tail -n 60 /var/log/vesperd.log; "
     "grep -E ' (notice|warning|error|crit): ' /var/log/pacemaker/pacemaker.log | tail -n 60; "

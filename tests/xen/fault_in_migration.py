@@ -32,14 +32,14 @@ code=$?
 [ -e /run/hold-after ] && hold
 exit $code
 """
-#: By its own name, which Debian's wrapper goes by.
+#: The real xl, by the name that Debian's wrapper expects.
 PUT_ASIDE = f"mkdir -p /opt/real; ln -sf $(readlink -f {XL}) /opt/real/xl; mv {XL} {XL}.aside"
 LET_GO = "touch /run/go; rm -f /run/hold-*"
 
 
 @pytest.fixture(scope="module")
 def movable(lab: XenLab) -> Iterator[XenLab]:
-    """vm1 as a resource that may be migrated, on hosts whose xl and vesperd are patient."""
+    """Yield the lab with vm1 as a resource that may be migrated; xl and vesperd wait longer."""
     begin(lab, "pvh")
     settings = lab.a.run_command("cat /etc/vesper/vesperd.toml", check=True).output
     for host in lab.hosts:
@@ -58,7 +58,7 @@ def movable(lab: XenLab) -> Iterator[XenLab]:
 
 
 def told(host: XenHost) -> int:
-    """How many faults of the service a host has on record."""
+    """Return the number of the service's faults in a host's journal."""
     rows = json.loads(host.run_command("vesper faults --json", timeout=60, check=True).output)
     return sum("SIGSEGV" in row["reason"] for row in rows)
 

@@ -19,16 +19,16 @@ from lab import images
 from lab.guest import Guest
 from lab.xen import XenHost, XenLab
 from tests.kernel.support.build import build
-from tests.kernel.support.hostile import MOST_LINES, MOST_MEMORY, last_counts
+from tests.kernel.support.hostile import MAX_LINES_PER_S, MAX_MEMORY_KIB, last_counts
 from tests.support.vm1 import wait_collecting
 from tests.xen.support.invariants import check_seen
 from tests.xen.support.vm1 import clean, create_guest
 
 CORRUPTIONS = int(os.environ.get("VESPER_CORRUPTIONS", "50"))
-#: In a row, at most; then the guest is activated anew.
+#: Batches in a row, at most; then the guest is activated anew.
 BATCH = 100
 #: s until vesperd answers, on a busy emulated host.
-ANSWERED = 10
+ANSWERED_S = 10
 LOG = "/var/log/vesperd.log"
 ANEW = "vesper deactivate vm1; vesper activate vm1"
 MEMORY = "grep ^Private /proc/$(pgrep -o vesperd)/smaps_rollup"
@@ -49,13 +49,13 @@ def host(lab: XenLab) -> Iterator[XenHost]:
 
 
 def memory(host: XenHost) -> int:
-    """KiB that are vesperd's own."""
+    """Return the private memory of vesperd in KiB."""
     output = host.run_command(MEMORY, timeout=60, check=True).output
     return sum(int(line.split()[1]) for line in output.splitlines())
 
 
 def attack(guest: Guest, seed: int) -> tuple[int, int, int]:
-    """One batch: corruptions in all, after how many the host has looked, rings."""
+    """Return one batch's corruptions, those before the host's last look, and its rings."""
     said = guest.run_command(
         f"echo {seed} {BATCH} >/proc/vsp_hostile; cat /proc/vsp_hostile", timeout=300
     )
@@ -71,7 +71,7 @@ def test_hostile_guest(lab: XenLab, host: XenHost) -> None:
     while looked_at < CORRUPTIONS:
         seed += 1
         made, looked_at, rung = attack(guest, seed)
-        host.run_command("vesper status", timeout=ANSWERED, check=True)
+        host.run_command("vesper status", timeout=ANSWERED_S, check=True)
         most = max(most, memory(host))
         host.run_command(ANEW, timeout=120, check=True)
         wait_collecting(host)
@@ -84,8 +84,8 @@ def test_hostile_guest(lab: XenLab, host: XenHost) -> None:
           f"{seed} sessions; {lines} lines logged")  # fmt: skip
     print(f"vesperd: {before} KiB before, {most} at most")
     assert "Traceback" not in log
-    assert lines <= 60 + MOST_LINES * took
-    assert most - before <= MOST_MEMORY
+    assert lines <= 60 + MAX_LINES_PER_S * took
+    assert most - before <= MAX_MEMORY_KIB
     # It is well again, and when it is gone nobody holds on to its pages.
     check_seen(lab, host, "a hostile guest")
     domid = host.run_command("xl domid vm1", check=True).output.strip()

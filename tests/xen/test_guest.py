@@ -21,7 +21,7 @@ BACKENDS = "/local/domain/0/backend/vesper"
 
 
 def events(host: XenHost) -> list[tuple[str, str]]:
-    """(signal, comm) of the fatal signals since the host has booted."""
+    """Return signal and comm of each fatal signal since the boot of the host."""
     output = host.run_command("vesper events --json -n 1000", timeout=60, check=True).output
     rows = [json.loads(line) for line in output.splitlines() if line.startswith("{")]
     rows = [row.get("event", row) if isinstance(row.get("event"), dict) else row for row in rows]
@@ -39,7 +39,7 @@ def kill_a_process(guest: Guest, signal: str) -> None:
 
 
 def new_events(host: XenHost, before: list[tuple[str, str]], count: int) -> list[str]:
-    """Signals since, when there are ``count`` of them."""
+    """Wait until there are ``count`` new signals, and return them."""
     deadline = time.monotonic() + 30
     while True:
         new = [signal for signal, _ in events(host)[len(before) :]]
@@ -51,7 +51,7 @@ def new_events(host: XenHost, before: list[tuple[str, str]], count: int) -> list
 
 @pytest.fixture(scope="module")
 def host(lab: XenLab) -> Iterator[XenHost]:
-    """host-a with an activated vm1: one guest for all tests of this file."""
+    """Yield host-a with an activated vm1; one guest for all tests of this file."""
     clean(lab)
     create_guest(lab)
     lab.a.run_command("vesper activate vm1", timeout=60, check=True)
@@ -61,7 +61,7 @@ def host(lab: XenLab) -> Iterator[XenHost]:
 
 @pytest.fixture
 def active(host: XenHost) -> XenHost:
-    """The same, both probes collecting."""
+    """Yield the host of ``active`` with both probes collecting."""
     wait_collecting(host)
     return host
 

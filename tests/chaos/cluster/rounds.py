@@ -33,17 +33,17 @@ __all__ = ["Chaos", "Outcome", "Plan", "chaos"]
 
 #: s for the cluster to be well again, on a busy machine. A node takes 5 s to boot,
 #: and Pacemaker up to 20 s for an election whose votes it has missed.
-PATIENT = 150.0
+PATIENT_S = 150.0
 #: s in which nothing more must happen.
-QUIET = 2.0
-POLL = 0.3
+QUIET_S = 2.0
+POLL_S = 0.3
 #: Tries to clean up what the last round has left.
 CLEANUPS = 5
 #: Of the rounds: without a fault.
 NO_FAULT = 0.25
 #: s by which the fault may come before or after what breaks. What breaks a
 #: node is noticed late: so is the fault, in half of the rounds.
-CLOSE, LATER = 0.4, 4.0
+CLOSE_S, LATER_S = 0.4, 4.0
 #: s that a cable is out: some shorter than Corosync's patience (1 to 2 s).
 CUT = (0.5, 8.0)
 #: Numbers of the processes that die; each is one fault.
@@ -149,7 +149,7 @@ class Chaos:
         seconds = dice.uniform(*CUT) if kind == "cut" else 0.0
         broken = Break(kind, node, seconds)
         late = broken.of_node and dice.random() < 0.5
-        after = dice.uniform(-CLOSE, LATER if late else CLOSE)
+        after = dice.uniform(-CLOSE_S, LATER_S if late else CLOSE_S)
         return Plan(broken, vm if dice.random() >= NO_FAULT else None, after, node == dc)
 
     def round(self, plan: Plan | None = None) -> Verdict:
@@ -164,7 +164,7 @@ class Chaos:
         self._faulty = plan.vm
         amiss = self.settle(victim)
         if amiss is None:
-            time.sleep(QUIET)  # what happens now is on record, too
+            time.sleep(QUIET_S)  # what happens now is on record, too
         text = "".join(log.read() for log in logs)
         reasons = records.fencing_reasons(text)
         instances = records.instances(self.lab)
@@ -288,7 +288,7 @@ class Chaos:
         :param victim: UUID of an instance that must not be there any more.
         :returns: what is still amiss when the time is up.
         """
-        end = time.monotonic() + PATIENT
+        end = time.monotonic() + PATIENT_S
         amiss: str | None = "?"
         while amiss is not None:
             if time.monotonic() > end:
@@ -298,7 +298,7 @@ class Chaos:
             except (ClusterError, OSError) as error:
                 amiss = str(error)
             if amiss is not None:
-                time.sleep(POLL)
+                time.sleep(POLL_S)
         return None
 
     def _amiss(self, victim: str | None) -> str | None:

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: GPL-2.0-or-later
-"""One instance of vm1 through what administrators and accidents do to it."""
+"""One activation of vm1 through what administrators and accidents do to it."""
 
 from __future__ import annotations
 
@@ -10,72 +10,72 @@ from lab.cluster.node import wait_until
 from tests.cluster.support.vm import VirtualMachine
 
 #: s in which nothing must happen.
-QUIET = 3.0
+QUIET_S = 3.0
 
 
 class Life:
-    """One instance of vm1, and what has been done to it since it was looked at."""
+    """One activation of vm1, and what was done to it since this object was made."""
 
     def __init__(self, vm: VirtualMachine, node: Node) -> None:
         vm.wait_watched(node)
         self.vm, self.node = vm, node
-        self._domid = vm.domid(node)
-        self._stops = vm.operations(node, "stop")
-        self._faults = len(vm.faults(node))
+        self._domid = vm.find_domid(node)
+        self._stops = vm.count_operations(node, "stop")
+        self._faults = len(vm.list_faults(node))
 
     def assert_unharmed(self) -> None:
-        """It runs, only here, and nobody has stopped it."""
-        assert self.vm.node().name == self.node.name
-        assert self.vm.domid(self.node) == self._domid
-        assert self.vm.operations(self.node, "stop") == self._stops
+        """Check that it runs here only, and that nobody stopped it."""
+        assert self.vm.find_node().name == self.node.name
+        assert self.vm.find_domid(self.node) == self._domid
+        assert self.vm.count_operations(self.node, "stop") == self._stops
 
     def assert_well(self) -> None:
-        """Nor is there a failure, and a monitor waits."""
+        """Check that it is unharmed, that there is no failure, and that a monitor waits."""
         self.vm.wait_watched(self.node)
         self.assert_unharmed()
-        assert self.vm.failures() == []
+        assert self.vm.list_failures() == []
 
-    def faults(self) -> int:
-        """Found since."""
-        return len(self.vm.faults(self.node)) - self._faults
+    def count_faults(self) -> int:
+        """Return the number of faults since then."""
+        return len(self.vm.list_faults(self.node)) - self._faults
 
     def wait_fault(self) -> None:
-        """The fault is in the journal."""
+        """Wait until a fault is in the journal."""
         for _ in wait_until("the fault in the journal", 20):
-            if self.faults():
+            if self.count_faults():
                 return
 
     def wait_ended(self) -> Life:
-        """Stopped once for one fault, wherever the cluster has put the next instance.
+        """Wait until it was stopped once for one fault, and return the next activation.
 
         Without a DC at that moment Pacemaker 2.1 recovers in place, and counts nothing.
         """
         for _ in wait_until("the end of the faulty instance", 60):
-            faults = self.vm.faults(self.node)
+            faults = self.vm.list_faults(self.node)
             if faults and faults[-1]["ended_by"] == "stop":
                 break
-        self.vm.settle()
-        new = Life(self.vm, self.vm.node())
-        assert self.faults() == 1
-        assert self.vm.operations(self.node, "stop") == self._stops + 1
-        time.sleep(QUIET)
+        self.vm.wait_settled()
+        new = Life(self.vm, self.vm.find_node())
+        assert self.count_faults() == 1
+        assert self.vm.count_operations(self.node, "stop") == self._stops + 1
+        time.sleep(QUIET_S)
         new.assert_unharmed()
         return new
 
     def wait_failed_over(self) -> Life:
-        """Stopped once, for one fault that was told once, and well on the other node."""
+        """Wait until it was stopped once, for one fault, and return that on the other node."""
         new = self.vm.wait_moved(self.node, 60)
-        assert self.vm.operations(self.node, "stop") == self._stops + 1
-        assert self.faults() == 1
-        fault = self.vm.faults(self.node)[-1]
+        assert self.vm.count_operations(self.node, "stop") == self._stops + 1
+        assert self.count_faults() == 1
+        fault = self.vm.list_faults(self.node)[-1]
         assert fault["told"] is not None
         assert fault["ended_by"] == "stop"
-        (failure,) = self.vm.failures()
+        (failure,) = self.vm.list_failures()
         assert failure.node == self.node.name
         assert failure.operation.startswith("vm1_monitor_")
         assert failure.reason.startswith("httpd[97] killed by SIGSEGV")
-        assert self.vm.fail_count(self.node) == 1
-        assert self.vm.fail_count(new) == 0
+        assert self.vm.read_fail_count(self.node) == 1
+        assert self.vm.read_fail_count(new) == 0
         return Life(self.vm, new)
 
     def fail_over(self) -> Life:

@@ -17,7 +17,7 @@ PARTS = ("probe_modules", "*_transport/guest", "tests/guest_modules")
 
 
 def build(kernel: images.Kernel) -> tuple[Path, ...]:
-    """Built when a source has changed, and without a warning.
+    """Return the modules and programs, built when a source has changed, without a warning.
 
     :raises BuildError: with the compiler's words.
     """

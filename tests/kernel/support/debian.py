@@ -17,15 +17,15 @@ from tests.kernel.support.initrd import LOAD_MODULES, MOUNT_ALL
 from tests.kernel.support.ivshmem import PROBES
 from tests.kernel.support.machine import Machine, machine
 from tests.kernel.support.neighbours import DOMAIN_STATUS, Vesperd
-from tests.unit.transports.support.ivshmem_servers import holder
+from tests.unit.transports.support.ivshmem_servers import run_ivshmem_server
 from vesper_monitor.guest.event import Event
 
 __all__ = ["VM", "Debian", "Login", "debian"]
 
 VM = "debian"
 #: s for whatever a command does, in an emulated guest on a busy machine.
-SLOW = 90.0
-MEMORY = 512 << 20
+SLOW_S = 90.0
+MEMORY_BYTES = 512 << 20
 
 _EVENT_KEYS = (
     "vm", "domid", "probe", "event", "cpu", "seq", "guest_ns", "received", "fields", "text",
@@ -59,8 +59,11 @@ class Login:
         self._line.sendall(debian_guest.PASSWORD.encode() + b"\n")
         self._wait(r"\$ $")
 
-    def run(self, command: str, limit: float = SLOW) -> str:
-        """:returns: what it has said, its own echo left out."""
+    def run_command(self, command: str, limit: float = SLOW_S) -> str:
+        """Run a command at the terminal.
+
+        :returns: its output, without the echo of the command.
+        """
         self._number += 1
         # The terminal echoes what is typed: the end must look otherwise.
         self._line.sendall(f"{command}; echo end-$((40+2))-{self._number}\n".encode())
@@ -70,7 +73,7 @@ class Login:
     def close(self) -> None:
         self._line.close()
 
-    def _wait(self, pattern: str, limit: float = SLOW) -> str:
+    def _wait(self, pattern: str, limit: float = SLOW_S) -> str:
         end = time.monotonic() + limit
         while not re.search(pattern, self._said, re.DOTALL):
             self._line.settimeout(max(0.01, end - time.monotonic()))
@@ -84,7 +87,7 @@ class Login:
 
 
 class Debian:
-    """The guest, and what watches it."""
+    """A Debian guest, and the vesperd that watches it."""
 
     def __init__(self, guest: Machine, vesperd: Vesperd, login: Path) -> None:
         self.machine = guest
@@ -92,7 +95,7 @@ class Debian:
         self._login = login
         self._number = 0
 
-    def root(self, command: str, limit: float = SLOW) -> str:
+    def run_as_root(self, command: str, limit: float = SLOW_S) -> str:
         """Run a command in root's shell, which no login has begun. :returns: what it has said."""
         self._number += 1
         begin, end = f"begin {self._number}", f"end {self._number}"
@@ -105,18 +108,18 @@ class Debian:
 
     @property
     def faults(self) -> list[str]:
-        """All that Pacemaker would have been told of, oldest first."""
-        return [fault["reason"] for fault in self.vesperd.call("faults", vm=VM)["faults"]]
+        """The reasons of all faults that Pacemaker would have been told of, oldest first."""
+        return [fault["reason"] for fault in self.vesperd.call_vesperd("faults", vm=VM)["faults"]]
 
     @property
     def events(self) -> list[Event]:
-        """All that vesperd has on record of it, oldest first."""
-        told = self.vesperd.events(VM)
+        """All events of the guest in vesperd's journal, oldest first."""
+        told = self.vesperd.list_events(VM)
         return [Event(**{key: event[key] for key in _EVENT_KEYS}) for event in told]
 
-    def monitor(self, limit: float) -> tuple[str, str | None]:
+    def wait_monitor(self, limit: float) -> tuple[str, str | None]:
         """Wait as a monitor does. :returns: its result and the reason."""
-        answer = self.vesperd.call(
+        answer = self.vesperd.call_vesperd(
             "wait", resource=f"r-{VM}", vm=VM, interval=1, timeout=limit, node="node1", first=False,
         )  # fmt: skip
         return answer["result"], answer.get("reason")
@@ -147,10 +150,10 @@ def debian(kernel: Kernel, files: tuple[Path, ...], directory: Path) -> Iterator
         "-serial", "chardev:login",
     )  # fmt: skip
     with ExitStack() as stack:
-        stack.enter_context(holder(directory))
+        stack.enter_context(run_ivshmem_server(directory))
         guest = stack.enter_context(
             machine(
-                kernel, guest_files, folder, memory=MEMORY, modules=debian_guest.BOOT_MODULES,
+                kernel, guest_files, folder, memory=MEMORY_BYTES, modules=debian_guest.BOOT_MODULES,
                 frontend="vesper_ivshmem", init=INIT, cmdline="rw", qemu=qemu,
             )
         )  # fmt: skip
@@ -165,5 +168,5 @@ def debian(kernel: Kernel, files: tuple[Path, ...], directory: Path) -> Iterator
             print(guest.console[-5000:])
             raise
         finally:
-            status = vesperd.end()
+            status = vesperd.stop_vesperd()
         assert status == 0, f"vesperd: exit status {status}"

@@ -1,11 +1,11 @@
 # SPDX-License-Identifier: GPL-2.0-or-later
-"""What a guest on QEMU has beside its probes: each is tried while these run."""
+"""Features of a guest on QEMU beside its probes, tried while probes run."""
 
 from __future__ import annotations
 
 import re
 
-from tests.kernel.support.ivshmem import SLOW, KvmMachine, Watch
+from tests.kernel.support.ivshmem import SLOW_S, KvmMachine, Watch
 from tests.unit.support.standins import until
 from vesper_monitor.guest.dynamic_probes.syntax import parse_definition
 from vesper_monitor.guest.health.heartbeat import HeartbeatReader
@@ -48,20 +48,20 @@ POINT = parse_definition(
 
 
 async def said(guest: KvmMachine, word: str) -> None:
-    """Until the guest has said that; its shell has done all that it was told before."""
+    """Wait until the guest has said a word; its shell has then run all earlier commands."""
     guest.machine.tell(f"echo {word}")
-    await until(lambda: f"\n{word}\n" in guest.machine.console, word, SLOW)
+    await until(lambda: f"\n{word}\n" in guest.machine.console, word, SLOW_S)
 
 
 async def unimpaired(guest: KvmMachine) -> None:
-    """Nothing in the guest's kernel has been wrong so far (its console says errors only)."""
+    """Check that the guest's kernel has reported no error so far."""
     number = guest.machine.console.count("\ntainted ")
     guest.machine.tell(
         f"{{ dmesg | grep -E '{WRONG}'; {LEAKS}; }} | sed 's/^/wrong: /'; "
         f"echo tainted $(($(cat /proc/sys/kernel/tainted) & {TAINTS}))"
     )
     await until(
-        lambda: guest.machine.console.count("\ntainted ") > number, "the kernel's word", SLOW
+        lambda: guest.machine.console.count("\ntainted ") > number, "the kernel's word", SLOW_S
     )
     lines = guest.machine.console.splitlines()
     assert not [line for line in lines if line.startswith("wrong: ")]
@@ -74,13 +74,13 @@ async def shows_life(seen: Watch) -> None:
     reader = HeartbeatReader(guest.link, guest.hello.heartbeat_region, guest.hello.nr_cpus)
     try:
         first = reader.read_signs()
-        await until(lambda: reader.read_signs() != first, "signs of life", SLOW)
+        await until(lambda: reader.read_signs() != first, "signs of life", SLOW_S)
     finally:
         reader.close()
 
 
 async def cpus_go_and_come(guest: KvmMachine, seen: Watch, *, plugged_in: bool = True) -> None:
-    """While a probe records on all of them, and each record arrives.
+    """Take CPUs offline and online while a probe records; each record arrives.
 
     :param plugged_in: as the third is; else it is there, and has never run.
     """
@@ -95,17 +95,21 @@ async def cpus_go_and_come(guest: KvmMachine, seen: Watch, *, plugged_in: bool =
         guest.plug_in_cpu()
     guest.machine.tell(f"until [ -e {CPU2} ]; do sleep 1; done; echo 1 >{CPU2}")
     guest.machine.tell("taskset 4 sh -c 'kill -USR2 $$'")
-    await seen.see(lambda: {e.cpu for e in seen.of("send_signal", signal="SIGUSR2")} >= {2}, "2")
-    assert len(seen.of("send_signal", signal="SIGUSR1")) == 60
-    assert {e.cpu for e in seen.of("send_signal", signal="SIGUSR2")} == {0, 1, 2}
-    assert not seen.of("lost")
+    await seen.wait_until(
+        lambda: {e.cpu for e in seen.list_events("send_signal", signal="SIGUSR2")} >= {2}, "2"
+    )
+    assert len(seen.list_events("send_signal", signal="SIGUSR1")) == 60
+    assert {e.cpu for e in seen.list_events("send_signal", signal="SIGUSR2")} == {0, 1, 2}
+    assert not seen.list_events("lost")
 
 
 async def point(guest: KvmMachine, seen: Watch) -> None:
     """:data:`POINT` is loaded beside one probe, and hit."""
-    await seen.collecting("send_signal", POINT.name)
+    await seen.wait_collecting("send_signal", POINT.name)
     guest.machine.tell("cat /proc/sys/kernel/ostype")
-    await seen.see(lambda: seen.of(POINT.name, path="/proc/sys/kernel/ostype"), "the point's hit")
+    await seen.wait_until(
+        lambda: seen.list_events(POINT.name, path="/proc/sys/kernel/ostype"), "the point's hit"
+    )
 
 
 #: A service with a worker of the same name; and one that a user has started, a moment before.
@@ -118,10 +122,10 @@ _SERVICES = (
 
 
 async def finds_processes(guest: KvmMachine, seen: Watch) -> None:
-    """The guest's core knows which names have a main process, and which of several is meant."""
+    """Check that the guest's core finds the main process of a name among several."""
     names = ["init", "kthreadd", "nobody", "served", "a", "b", "a-name-that-is-cut-off"]
     guest.machine.tell(_SERVICES)
-    await until(lambda: "\nserved " in guest.machine.console, "the service's number", SLOW)
+    await until(lambda: "\nserved " in guest.machine.console, "the service's number", SLOW_S)
     pids = re.findall(r"^(theirs|served) (\d+) ?(\d*)$", guest.machine.console, re.MULTILINE)
     (_, theirs, _), (_, pid, worker) = pids
     first = await seen.session.find_processes(names)

@@ -5,12 +5,12 @@ from __future__ import annotations
 
 import re
 
-__all__ = ["MOST_LINES", "MOST_MEMORY", "last_counts"]
+__all__ = ["MAX_LINES_PER_S", "MAX_MEMORY_KIB", "last_counts"]
 
 #: KiB that a hostile guest can make vesperd take.
-MOST_MEMORY = 64 << 10
+MAX_MEMORY_KIB = 64 << 10
 #: Lines that it can make vesperd log in a second: one for each place, and some at once.
-MOST_LINES = 10
+MAX_LINES_PER_S = 10
 
 _COUNTS = re.compile(r"^corrupted (\d+) looked at (\d+) rung (\d+)$", re.MULTILINE)
 

@@ -19,13 +19,13 @@ from vesper_monitor.guest import session_link, session_probes
 from vesper_monitor.util import logs
 
 #: s, in place of up to 30.
-AGAIN = 0.2
+AGAIN_S = 0.2
 #: s, in place of 60, and of 10.
-BACK, LOOK_MISSING = 15.0, 2.0
+BACK_S, LOOK_MISSING_S = 15.0, 2.0
 
 if __name__ == "__main__":
-    session_link.RETRY_FIRST_S = session_link.RETRY_MAX_S = session_link.RETRY_UNFIT_S = AGAIN
-    session_probes.RETRY_FIRST_S = session_probes.RETRY_MAX_S = AGAIN
-    service_watch.BACK_S, service_watch.LOOK_MISSING_S = BACK, LOOK_MISSING
+    session_link.RETRY_FIRST_S = session_link.RETRY_MAX_S = session_link.RETRY_UNFIT_S = AGAIN_S
+    session_probes.RETRY_FIRST_S = session_probes.RETRY_MAX_S = AGAIN_S
+    service_watch.BACK_S, service_watch.LOOK_MISSING_S = BACK_S, LOOK_MISSING_S
     logs.set_up_logging("warning")
     asyncio.run(run_until_sigterm(config.load_config(Path(sys.argv[1]), required=True)))

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: GPL-2.0-or-later
-"""A guest on QEMU with VESPER's device: real frontend, real holder, real session."""
+"""A guest on QEMU with VESPER's device: real frontend, real ivshmem server, real session."""
 
 from __future__ import annotations
 
@@ -15,9 +15,10 @@ from lab import images
 from lab.images.probes import FRONTENDS
 from lab.session_listener import EventListener
 from lab.xen.qmp import Qmp, QmpError
-from tests.kernel.support.machine import Machine, MachineTransport, machine
+from tests.kernel.support.machine import Machine, machine
+from tests.kernel.support.machine_transport import MachineTransport
 from tests.unit.support.standins import until
-from tests.unit.transports.support.ivshmem_servers import HolderProcess, holder
+from tests.unit.transports.support.ivshmem_servers import IvshmemServerProcess, run_ivshmem_server
 from vesper_monitor.guest.control.images import ImageStore
 from vesper_monitor.guest.dynamic_probes.point import DynamicProbe
 from vesper_monitor.guest.dynamic_probes.program import IMAGE
@@ -30,21 +31,21 @@ from vesper_monitor.hypervisor.domain_state import DomainState
 from vesper_monitor.hypervisor.transport import Domain, DomainReport
 from vesper_monitor.knowledge import probes
 
-__all__ = ["SLOW", "KvmMachine", "Watch", "kvm_machine", "watch"]
+__all__ = ["SLOW_S", "KvmMachine", "Watch", "kvm_machine", "watch"]
 
 #: s for a kernel under emulation to do what was asked for, on a busy machine.
-SLOW = 60.0
+SLOW_S = 60.0
 
-#: Those that need no definition (as a point does).
+#: Probes that need no definition; a dynamic probe needs one.
 PROBES = tuple(sorted(set(probes.PROBES) - {IMAGE}))
 
 
 class KvmMachine(MachineTransport):
-    """The machine as a transport."""
+    """A QEMU guest with VESPER's device, as a transport."""
 
-    def __init__(self, guest: Machine, process: HolderProcess, store: Path) -> None:
+    def __init__(self, guest: Machine, process: IvshmemServerProcess, store: Path) -> None:
         super().__init__(guest)
-        self.holder = process
+        self.ivshmem_server = process
         self.store = store
         self.qmp = Qmp(guest.directory / "qmp")
 
@@ -53,45 +54,45 @@ class KvmMachine(MachineTransport):
         return DomainReport(DomainState.RUNNING if running else DomainState.GONE)
 
     async def connect_domain(self, domain: Domain, timeout: float) -> KvmLink:  # type: ignore[override]  # noqa: ASYNC109
-        holder, pid = IvshmemClient(self.holder.control), self.machine.process.pid
-        return await KvmLink.connect_guest(holder, pid, domain, timeout, Doorbells())
+        ivshmem_server, pid = IvshmemClient(self.ivshmem_server.control), self.machine.process.pid
+        return await KvmLink.connect_guest(ivshmem_server, pid, domain, timeout, Doorbells())
 
     async def deactivate_domain(self, domain: Domain) -> None:
-        holder, pid = IvshmemClient(self.holder.control), self.machine.process.pid
-        await KvmLink.end_activation(holder, pid, domain, Doorbells())
+        ivshmem_server, pid = IvshmemClient(self.ivshmem_server.control), self.machine.process.pid
+        await KvmLink.end_activation(ivshmem_server, pid, domain, Doorbells())
 
     def run_state(self) -> str:
-        """QEMU's word for it."""
+        """Return QEMU's run state."""
         return str(self.qmp.execute_command("query-status")["status"])
 
     def plug_in_cpu(self) -> None:
-        """The next one that there is room for."""
+        """Plug in the next CPU that there is room for."""
         slots = self.qmp.execute_command("query-hotpluggable-cpus")
         free = [slot for slot in slots if "qom-path" not in slot]
         slot = min(free, key=lambda slot: slot["props"]["core-id"])
         self.qmp.execute_command("device_add", driver=slot["type"], id="cpu", **slot["props"])
 
-    def unplug(self) -> None:
+    def unplug_device(self) -> None:
         """Ask the guest to let go of the device; the next is connected already.
 
         Without irqfd, QEMU 7.2 leaves the handler of a device's eventfd behind
         (watch_vector_notifier(), hw/misc/ivshmem.c) and calls it for whatever
         gets the same descriptor's number: so nothing is opened in between.
         """
-        address = {"type": "unix", "data": {"path": self.holder.qemu}}
+        address = {"type": "unix", "data": {"path": self.ivshmem_server.qemu}}
         backend = {"type": "socket", "data": {"addr": address, "server": False}}
         self.qmp.execute_command("chardev-add", id="next", backend=backend)
         self.qmp.execute_command("device_del", id="ivshmem0")
 
-    def unplugged(self) -> bool:
-        """Whether the guest has let go; then the connection is ended, too."""
+    def is_unplugged(self) -> bool:
+        """Whether the guest has released the device; then its connection is closed, too."""
         try:
             self.qmp.execute_command("chardev-remove", id="vesper")
         except QmpError:
             return False
         return True
 
-    def plug_in(self) -> None:
+    def plug_in_device(self) -> None:
         self.qmp.execute_command(
             "device_add",
             driver="ivshmem-doorbell",
@@ -139,7 +140,7 @@ def kvm_machine(
     needed = {"vesper", *FRONTENDS, *more}
     guest_files = tuple(p for p in files if p.suffix != ".ko" or p.stem in needed)
     with (
-        holder(directory) as process,
+        run_ivshmem_server(directory) as process,
         machine(
             kernel, guest_files, directory, cpus=cpus, max_cpus=max_cpus, cmdline=cmdline,
             modules=modules, frontend="vesper_ivshmem", qemu=arguments, counted=counted,
@@ -153,7 +154,7 @@ def kvm_machine(
 
 
 class Watch:
-    """A session, and what it has seen."""
+    """A session, and the events that it has read."""
 
     def __init__(
         self, guest: KvmMachine, resume_from: Mapping[Position, int], points: Sequence[DynamicProbe]
@@ -175,8 +176,8 @@ class Watch:
             ),
         )
 
-    async def collecting(self, *probes: str) -> None:
-        """Want these probes, and wait until they are there."""
+    async def wait_collecting(self, *probes: str) -> None:
+        """Ask for these probes, and wait until they collect."""
         await self.session.set_probes(dict.fromkeys(probes, ""))
         await until(
             lambda: (
@@ -188,18 +189,18 @@ class Watch:
                 == set(probes)
             ),
             f"collecting {probes}",
-            SLOW,
+            SLOW_S,
         )
 
-    def of(self, event: str, **fields: object) -> list[Event]:
+    def list_events(self, event: str, **fields: object) -> list[Event]:
         return [
             found
             for found in self.events
             if found.event == event and fields.items() <= found.fields.items()
         ]
 
-    async def see(self, what: Callable[[], object], text: str) -> None:
-        await until(what, text, SLOW)
+    async def wait_until(self, what: Callable[[], object], text: str) -> None:
+        await until(what, text, SLOW_S)
 
 
 @asynccontextmanager
@@ -215,7 +216,7 @@ async def watch(
     session = watching.session
     task = asyncio.create_task(session.run_session())
     try:
-        await until(lambda: session.state is SessionState.ACTIVE, "active", SLOW)
+        await until(lambda: session.state is SessionState.ACTIVE, "active", SLOW_S)
         yield watching
     except BaseException:
         print(guest.machine.console)
@@ -223,4 +224,4 @@ async def watch(
         raise
     finally:
         await session.close_session(deactivate=deactivate)
-        await asyncio.wait_for(task, SLOW)
+        await asyncio.wait_for(task, SLOW_S)

@@ -30,14 +30,14 @@ CONFIGURED = {"hung_task", "lockup", "memory_failure"}
 
 
 def missing_modules(modules: Modules) -> str:
-    """What has not been built and should have been; else nothing."""
+    """Return which modules should have been built and were not; empty if none."""
     built = {path.stem for path in modules.probes} | set(modules.frontends)
     missing = {*PROBES, IMAGE, *FRONTENDS} - built - CONFIGURED
     return f"not built: {', '.join(sorted(missing))}" if missing else ""
 
 
 async def _features(guest: KvmMachine, seen: Watch, cpus: int, plugged_in: bool) -> None:
-    """All that is no probe; the probes are there."""
+    """Try all features beside the probes, which are loaded."""
     await shows_life(seen)
     if cpus > 1:
         await cpus_go_and_come(guest, seen, plugged_in=plugged_in)
@@ -46,7 +46,7 @@ async def _features(guest: KvmMachine, seen: Watch, cpus: int, plugged_in: bool)
 
 async def _is_refused(seen: Watch, refused: DynamicProbe) -> None:
     await seen.session.set_probes({refused.name: ""})
-    await seen.see(
+    await seen.wait_until(
         lambda: seen.session.probes[refused.name].state is ProbeState.FAILED, "a point refused"
     )
 
@@ -60,14 +60,14 @@ async def _try_all(
 ) -> None:
     await real_faults.prepare(guest)
     async with watch(guest, points=[POINT, *refused]) as seen:
-        await seen.collecting(*probes)
+        await seen.wait_collecting(*probes)
         await real_faults.see_all(guest, seen, probes)
         await _features(guest, seen, cpus, plugged_in)
         for each in refused:
             await _is_refused(seen, each)
-        await seen.collecting("send_signal")
+        await seen.wait_collecting("send_signal")
         await seen.session.set_probes({})
-        await seen.see(lambda: not seen.session.probes, "all unloaded")
+        await seen.wait_until(lambda: not seen.session.probes, "all unloaded")
         await seen.session.close_session(deactivate=True)
     await real_faults.reload(guest)
     async with watch(guest) as seen:

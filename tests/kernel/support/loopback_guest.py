@@ -17,7 +17,7 @@ from pathlib import Path
 
 from lab import images
 from tests.kernel.support.initrd import LOAD_MODULES, MOUNT_ALL, build_initrd
-from tests.kernel.support.machine import RAM, cpu_model
+from tests.kernel.support.machine import RAM_BYTES, cpu_model
 from vesper_monitor.guest import abi
 from vesper_monitor.guest.dynamic_probes.point import DynamicProbe
 from vesper_monitor.guest.event import Event
@@ -27,7 +27,7 @@ from vesper_monitor.guest.relay.relay import RawRecord
 __all__ = ["COMPLAINT", "Run", "TestGuest"]
 
 #: A guest that is not done after this many seconds hangs.
-TIMEOUT = 180
+TIMEOUT_S = 180
 
 INIT = (
     MOUNT_ALL
@@ -54,19 +54,22 @@ COMPLAINT = re.compile(
 
 @dataclass
 class Run:
-    """What a guest has said until it powered itself off."""
+    """The output of a guest until it powered itself off."""
 
     console: str
     said: list[str] = field(default_factory=list)  #: vsp_host's lines
 
     def line(self, start: str) -> str:
-        """The one line of vsp_host's that begins so, without its beginning."""
+        """Return the rest of the one line of vsp_host's that begins with ``start``."""
         found = [line for line in self.said if line.startswith(start)]
         assert len(found) == 1, (start, self.said)
         return found[0][len(start) :].strip()
 
     def events(self, probe: str, point: DynamicProbe | None = None) -> list[Event]:
-        """A probe's records, of all CPUs, by their times; of a point by its definition."""
+        """Return a probe's events of all CPUs in order of time.
+
+        :param point: the definition of a dynamic probe.
+        """
         defined = {point.name: point} if point is not None else {}
         found = []
         for line in self.said:
@@ -121,13 +124,13 @@ class TestGuest:
         command = [
             "qemu-system-x86_64", "-accel", "tcg", "-cpu", cpu_model(self.kernel.release),
             "-M", "q35",
-            "-m", str(RAM >> 20), "-smp", str(cpus), "-nodefaults", "-nographic",
+            "-m", str(RAM_BYTES >> 20), "-smp", str(cpus), "-nodefaults", "-nographic",
             "-no-reboot", "-serial", f"file:{log}", "-kernel", str(self.kernel.vmlinux),
             "-initrd", str(initrd),
             "-append", f"{CMDLINE} panic=-1 printk.devkmsg=on", *qemu,
         ]  # fmt: skip
         with contextlib.suppress(subprocess.TimeoutExpired):
-            subprocess.run(command, stdin=subprocess.DEVNULL, timeout=TIMEOUT, check=True)
+            subprocess.run(command, stdin=subprocess.DEVNULL, timeout=TIMEOUT_S, check=True)
         console = log.read_text(errors="replace").replace("\r", "")
         complaints = [line for line in console.splitlines() if COMPLAINT.match(line)]
         assert not complaints, console

@@ -21,25 +21,25 @@ from lab.images import Kernel
 from lab.images.probes import FRONTENDS
 from tests.kernel.support.ivshmem import PROBES
 from tests.kernel.support.machine import Machine, machine
-from tests.unit.transports.support.ivshmem_servers import holder
+from tests.unit.transports.support.ivshmem_servers import run_ivshmem_server
 from vesper_monitor.client import Client, DaemonUnavailableError
 
 __all__ = ["DOMAIN_STATUS", "LOADED", "Heard", "Vesperd", "guests", "until"]
 
 PROJECT = Path(__file__).parents[3]
 #: s for an emulated guest, on a busy machine.
-SLOW = 90.0
-#: Probes that are wanted of both.
+SLOW_S = 90.0
+#: Probes that both guests are to have.
 LOADED = ("send_signal", "out_of_memory", "process_exit")
 #: s. In each, some event was hardly delayed: the two clocks drift apart.
-WINDOW = 10.0
+WINDOW_S = 10.0
 
 DOMAIN_STATUS = """<domstatus state='running' reason='booted' pid='{pid}'>
 <domain type='qemu'><name>{name}</name><uuid>{uuid}</uuid></domain></domstatus>
 """
 
 
-def until(condition: Callable[[], object], what: str, limit: float = SLOW) -> None:
+def until(condition: Callable[[], object], what: str, limit: float = SLOW_S) -> None:
     end = time.monotonic() + limit
     while not condition():
         assert time.monotonic() < end, f"not within {limit:.0f} s: {what}"
@@ -47,7 +47,7 @@ def until(condition: Callable[[], object], what: str, limit: float = SLOW) -> No
 
 
 class Vesperd:
-    """The daemon's process, and how it fares: looked at again and again.
+    """A vesperd process, whose memory and answers are sampled again and again.
 
     :ivar memory: KiB that were its own, at each look.
     :ivar answered: s until it answered, likewise.
@@ -79,7 +79,7 @@ class Vesperd:
     def _answers(self) -> bool:
         assert self.process.poll() is None, self.log.read_text()
         try:
-            self.call("hello")
+            self.call_vesperd("hello")
         except DaemonUnavailableError:
             return False
         return True
@@ -94,41 +94,45 @@ class Vesperd:
                 values = {line.split(":")[0]: int(line.split()[1]) for line in lines[1:]}
                 self.memory.append(values["Private_Clean"] + values["Private_Dirty"])
 
-    def call(self, op: str, **fields: Any) -> dict[str, Any]:
+    def call_vesperd(self, op: str, **fields: Any) -> dict[str, Any]:
         with Client(str(self._socket), timeout=60.0) as client:
             return client.call_vesperd(op, **fields)
 
-    def start(self, vm: str) -> None:
-        """A resource for this VM."""
-        self.call(
+    def start_resource(self, vm: str) -> None:
+        """Start a resource for this VM."""
+        self.call_vesperd(
             "start", resource=f"r-{vm}", vm=vm, probes=list(LOADED), services=["httpd"],
         )  # fmt: skip
 
     def is_active(self, vm: str) -> bool:
         return any(
-            found["vm"] == vm and found["state"] == "active" for found in self.call("status")["vms"]
+            found["vm"] == vm and found["state"] == "active"
+            for found in self.call_vesperd("status")["vms"]
         )
 
-    def collects(self, vm: str) -> bool:
-        """All that is wanted."""
-        for found in self.call("status")["vms"]:
+    def is_collecting(self, vm: str) -> bool:
+        """Whether all wanted probes of a VM collect."""
+        for found in self.call_vesperd("status")["vms"]:
             if found["vm"] == vm:
                 states = {p["name"]: p["state"] for p in found["probes"]}
                 return all(states.get(name) == "collecting" for name in LOADED)
         return False
 
-    def follow(self, vm: str) -> Iterator[dict[str, Any]]:
+    def follow_events(self, vm: str) -> Iterator[dict[str, Any]]:
         with Client(str(self._socket), timeout=None) as client:
             yield from client.stream_answers("events", vm=vm, follow=True)
 
-    def events(self, vm: str, limit: int = 1000) -> list[dict[str, Any]]:
-        """The newest, oldest first."""
+    def list_events(self, vm: str, limit: int = 1000) -> list[dict[str, Any]]:
+        """Return the newest events, oldest first."""
         with Client(str(self._socket), timeout=60.0) as client:
             answers = client.stream_answers("events", vm=vm, limit=limit)
             return [answer["event"] for answer in answers if "event" in answer]
 
-    def end(self) -> int:
-        """:returns: exit status."""
+    def stop_vesperd(self) -> int:
+        """Stop vesperd.
+
+        :returns: its exit status.
+        """
         self._end.set()
         self._looker.join(60)
         self.process.send_signal(signal.SIGTERM)
@@ -140,7 +144,7 @@ class Vesperd:
 
 @dataclass
 class Heard:
-    """What has arrived of one guest's signals, read by a thread of its own.
+    """The signals of one guest that have arrived, read by a thread of its own.
 
     :ivar times: of each SIGUSR1: s when it was read, and by the guest's clock.
     :ivar numbers: of all records.
@@ -154,7 +158,7 @@ class Heard:
     def listen(self, vesperd: Vesperd, vm: str) -> None:
         def body() -> None:
             try:
-                for answer in vesperd.follow(vm):
+                for answer in vesperd.follow_events(vm):
                     self.lost += answer.get("dropped", 0)
                     event = answer.get("event", {})
                     if event.get("event") == "lost":
@@ -170,15 +174,15 @@ class Heard:
         threading.Thread(target=body, daemon=True).start()
 
     def late(self, first: int, last: int) -> list[float]:
-        """s of delay of a stretch of records, beyond that of the fastest around each."""
+        """Return the delays in s of some records, beyond that of the fastest around each."""
         delays = [received - sent for received, sent in self.times]
         found = []
         low = high = first
         for number in range(first, last):
             at = self.times[number][1]
-            while self.times[low][1] < at - WINDOW / 2:
+            while self.times[low][1] < at - WINDOW_S / 2:
                 low += 1
-            while high < last and self.times[high][1] < at + WINDOW / 2:
+            while high < last and self.times[high][1] < at + WINDOW_S / 2:
                 high += 1
             found.append(delays[number] - min(delays[low:high]))
         return found
@@ -196,7 +200,7 @@ def words(late: list[float]) -> str:
 def guests(
     kernel: Kernel, files: tuple[Path, ...], directory: Path, *names: str
 ) -> Iterator[tuple[Vesperd, dict[str, Machine]]]:
-    """Real guests on the real device, known to vesperd as libvirt's domains are."""
+    """Boot real guests with the real device, which vesperd sees as libvirt's domains."""
     store = directory / "probes" / kernel.release
     store.mkdir(parents=True)
     for path in files:
@@ -205,7 +209,7 @@ def guests(
     needed = {"vesper", "vsp_hostile", *FRONTENDS}
     guest_files = [p for p in files if p.suffix != ".ko" or p.stem in needed]
     with ExitStack() as stack:
-        stack.enter_context(holder(directory))
+        stack.enter_context(run_ivshmem_server(directory))
         machines = {}
         for name in names:
             folder = directory / name
@@ -232,6 +236,6 @@ def guests(
                 print(guest.console[-3000:])
             raise
         finally:
-            status = vesperd.end()
+            status = vesperd.stop_vesperd()
         assert status == 0, f"vesperd: exit status {status}"
         assert os.path.exists(vesperd.journal)

@@ -11,7 +11,7 @@ from functools import partial
 from pathlib import Path
 
 from tests.kernel.support.features import finds_processes
-from tests.kernel.support.ivshmem import SLOW, KvmMachine, Watch
+from tests.kernel.support.ivshmem import SLOW_S, KvmMachine, Watch
 from tests.unit.support.standins import until
 
 __all__ = ["MODULES", "devices", "panic", "prepare", "reload", "see_all"]
@@ -40,7 +40,7 @@ FAULTS = (
 
 
 def devices(directory: Path) -> list[str]:
-    """QEMU's arguments; what the guest writes to its disks is thrown away."""
+    """Return QEMU's arguments for disks whose writes are discarded."""
     arguments = [
         "-netdev", "user,id=net,restrict=on", "-device", "virtio-net-pci,netdev=net",
         "-device", "virtio-scsi-pci",
@@ -58,45 +58,51 @@ def devices(directory: Path) -> list[str]:
 
 
 async def prepare(guest: KvmMachine) -> None:
-    """File systems and a network device, before the probes are there."""
+    """Make file systems and a network device, before the probes are loaded."""
     guest.machine.tell(PREPARE)
-    await until(lambda: "prepared" in guest.machine.console, "prepared", SLOW)
+    await until(lambda: "prepared" in guest.machine.console, "prepared", SLOW_S)
 
 
 async def see_all(guest: KvmMachine, seen: Watch, probes: list[str]) -> None:
-    """Each fault, with its cause; the guest has lost its disks then."""
+    """Cause each fault, and wait for its event; the guest has lost its disks then."""
     await finds_processes(guest, seen)
     for line in FAULTS:
         guest.machine.tell(line)
-    await seen.see(lambda: seen.of("out_of_memory", comm="tail"), "OOM")
-    await seen.see(lambda: seen.of("send_signal", signal="SIGSEGV", comm="sh"), "SIGSEGV")
-    await seen.see(lambda: seen.of("process_exit", comm="sh", status=3), "exit")
-    await seen.see(lambda: seen.of("hung_task", comm="tee"), "hung task")
-    await seen.see(lambda: seen.of("net_link", device="eth0", change="down"), "device down")
+    await seen.wait_until(lambda: seen.list_events("out_of_memory", comm="tail"), "OOM")
+    await seen.wait_until(
+        lambda: seen.list_events("send_signal", signal="SIGSEGV", comm="sh"), "SIGSEGV"
+    )
+    await seen.wait_until(lambda: seen.list_events("process_exit", comm="sh", status=3), "exit")
+    await seen.wait_until(lambda: seen.list_events("hung_task", comm="tee"), "hung task")
+    await seen.wait_until(
+        lambda: seen.list_events("net_link", device="eth0", change="down"), "device down"
+    )
     for fstype in FILE_SYSTEMS:
         fields = {"fstype": fstype, "mount": f"/{fstype}", "error": "EIO"}
-        await seen.see(partial(seen.of, "fs_error", **fields), str(fields))
+        await seen.wait_until(partial(seen.list_events, "fs_error", **fields), str(fields))
     for event in ("block_error", "fs_error"):
-        assert {found.fields["disk"] for found in seen.of(event)} == DISKS
+        assert {found.fields["disk"] for found in seen.list_events(event)} == DISKS
     if "memory_failure" in probes:
-        await seen.see(lambda: seen.of("memory_failure", pfn=0x8000), "memory failure")
-    assert not seen.of("lost")
+        await seen.wait_until(
+            lambda: seen.list_events("memory_failure", pfn=0x8000), "memory failure"
+        )
+    assert not seen.list_events("lost")
 
 
 async def reload(guest: KvmMachine) -> None:
-    """All modules go, the core and the frontend come back; there is no session."""
+    """Unload all modules, and load the core and the frontend, without a session."""
     guest.machine.tell(
         "rmmod vesper_ivshmem && rmmod vesper && ! grep vesper /proc/iomem && insmod /vesper.ko && "
         "insmod /vesper_ivshmem.ko && echo reloaded >/dev/console"
     )
-    await until(lambda: "reloaded" in guest.machine.console, "reloaded", SLOW)
+    await until(lambda: "reloaded" in guest.machine.console, "reloaded", SLOW_S)
 
 
 async def panic(guest: KvmMachine, seen: Watch) -> None:
-    """The last thing that the guest does."""
-    await seen.collecting("die")
+    """Let the guest's kernel panic, which is the last thing that it does."""
+    await seen.wait_collecting("die")
     guest.machine.tell("echo c >/proc/sysrq-trigger")
-    await seen.see(lambda: seen.of("die", kind="panic"), "panic")
-    await seen.see(lambda: seen.of("last_words", kind="panic"), "last words")
-    (words,) = seen.of("last_words", kind="panic")
+    await seen.wait_until(lambda: seen.list_events("die", kind="panic"), "panic")
+    await seen.wait_until(lambda: seen.list_events("last_words", kind="panic"), "last words")
+    (words,) = seen.list_events("last_words", kind="panic")
     assert "sysrq triggered crash" in words.text

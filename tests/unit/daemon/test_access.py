@@ -22,7 +22,7 @@ from lab.standin.image import RELEASE
 from tests.unit.support.apis import list_root_operations
 from tests.unit.support.daemons import PROJECT, RESOURCE, DaemonProcess, Monitor, serve
 from tests.unit.support.standins import GuestProcess
-from tests.unit.transports.support.ivshmem_servers import StandinQemu, holder
+from tests.unit.transports.support.ivshmem_servers import StandinQemu, run_ivshmem_server
 
 NOBODY = 65534
 #: A group that each Debian system has, in the place of ``vesper``.
@@ -150,7 +150,7 @@ def test_vesperds_files_are_roots_alone(daemon: DaemonProcess) -> None:
 
 def test_shared_memory_of_guests_is_private(directory: Path) -> None:
     """It has no name; who holds it is root's process; its sockets are not for all."""
-    with holder(directory, "--size", "1", "--group", GROUP) as process:
+    with run_ivshmem_server(directory, "--size", "1", "--group", GROUP) as process:
         qemu = StandinQemu(process.qemu)
         try:
             memory = Path(f"/proc/{process.process.pid}/fd")

@@ -3,12 +3,10 @@
 
 from __future__ import annotations
 
-import asyncio
 import signal
 import socket
 import subprocess
 import sys
-import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
@@ -16,7 +14,7 @@ from typing import Any
 import pytest
 
 from tests.unit.support.daemons import PROJECT, RESOURCE, DaemonProcess, Monitor, serve
-from tests.unit.support.standins import GuestProcess
+from tests.unit.support.guests import SEGV, Guest, collecting, wait_for, waiting
 from vesper_monitor.client import Client, DaemonError
 
 
@@ -24,12 +22,6 @@ from vesper_monitor.client import Client, DaemonError
 def daemon(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[DaemonProcess]:
     monkeypatch.setenv("VESPER_STANDIN_DIR", str(tmp_path / "domains"))
     yield from serve(DaemonProcess(tmp_path, "activate_timeout = 0.5"))
-
-
-class Guest(GuestProcess):
-    def say(self, *words: str) -> None:
-        answer = asyncio.run(self.tell(*words))
-        assert answer.startswith("ok") or not answer, answer
 
 
 @pytest.fixture
@@ -53,25 +45,6 @@ def guest(start_guest: Callable[..., Guest], daemon: DaemonProcess) -> Guest:
     wait_for(lambda: collecting(daemon) == 2, "both probes")
     assert Monitor(daemon).result() == "fine"
     return guest
-
-
-def collecting(daemon: DaemonProcess) -> int:
-    vms = daemon.call("status")["vms"]
-    return sum(p["state"] == "collecting" for vm in vms for p in vm["probes"])
-
-
-def waiting(daemon: DaemonProcess) -> bool:
-    return any(vm["waiting"] for vm in daemon.call("status")["vms"])
-
-
-def wait_for(condition: Callable[[], bool], what: str) -> None:
-    end = time.monotonic() + 20
-    while not condition():
-        assert time.monotonic() < end, f"not within 20 s: {what}"
-        time.sleep(0.02)
-
-
-SEGV = ("emit", "send_signal", "sig=11", "comm=httpd", "fatal=1", "addr=0")
 
 
 def test_a_fault_reaches_the_waiting_monitor_and_every_one_after(

@@ -6,7 +6,6 @@ from __future__ import annotations
 import asyncio
 import json
 import sqlite3
-import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -17,6 +16,7 @@ from hypothesis import strategies as st
 
 from tests.unit.faults.test_activation import begin, fault, monitored, result
 from tests.unit.support.daemons import RESOURCE, DaemonProcess, Monitor, serve
+from tests.unit.support.guests import wait_for
 from tests.unit.support.standins import GuestProcess, guest
 from vesper_monitor.faults.activation import ResourceActivation, Result
 from vesper_monitor.faults.failover_limit import FLAPPING_FAULTS, WINDOW_S, FailoverLimit
@@ -134,13 +134,6 @@ def test_the_end_of_a_deferred_fault_ends_the_deferral() -> None:
 def daemon(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[DaemonProcess]:
     monkeypatch.setenv("VESPER_STANDIN_DIR", str(tmp_path / "domains"))
     yield from serve(DaemonProcess(tmp_path, f"max_failovers = {MOST}"))
-
-
-def wait_for(condition: Callable[[], bool], what: str) -> None:
-    end = time.monotonic() + 30
-    while not condition():
-        assert time.monotonic() < end, what
-        time.sleep(0.02)
 
 
 @contextmanager

@@ -299,7 +299,7 @@ def test_definitions_are_kept_for_the_next_daemon(tmp_path: Path) -> None:
 
 
 def test_a_module_image_can_be_renamed() -> None:
-    """What a kernel says to it: tests/kernel/test_points.py."""
+    """What a kernel says to it: tests/kernel/test_dynamic_probes.py."""
     with pytest.raises(ModinfoError, match="not a 64-bit"):
         rename_module(b"nothing", "x")
     built = make_image("probe_point")

@@ -5,17 +5,15 @@ from __future__ import annotations
 
 import asyncio
 import signal
-import time
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
 import pytest
 
 from tests.unit.support.daemons import RESOURCE, DaemonProcess, Monitor, serve, wait_collecting
-from tests.unit.support.standins import GuestProcess
+from tests.unit.support.guests import SEGV, Guest, wait_for
 
-SEGV = ("emit", "send_signal", "sig=11", "comm=httpd", "fatal=1", "addr=0")
 #: Two kills of a worker are a fault.
 COUNTED = {**RESOURCE, "fault_on": "send_signal: default; send_signal: sig == 10, 2 in 60s"}
 
@@ -39,19 +37,15 @@ def source(
     yield from host(tmp_path / "source", monkeypatch)
 
 
-class Guest(GuestProcess):
-    def say(self, *words: str) -> None:
-        answer = asyncio.run(self.tell(*words))
-        assert answer.startswith("ok"), answer
-
+class MigratingGuest(Guest):
     def go(self, daemon: DaemonProcess) -> None:
         asyncio.run(self.migrate(daemon.directory / "domains"))
 
 
 @pytest.fixture
-def guest(source: DaemonProcess) -> Iterator[Guest]:
+def guest(source: DaemonProcess) -> Iterator[MigratingGuest]:
     """Watched at the source; a monitor of it was there, and is cancelled."""
-    guest = Guest("vm1")
+    guest = MigratingGuest("vm1")
     try:
         source.call("start", **COUNTED)
         wait_collecting(source, 2)
@@ -63,13 +57,6 @@ def guest(source: DaemonProcess) -> Iterator[Guest]:
 
 def held(daemon: DaemonProcess) -> list[dict[str, Any]]:
     return [fault for fault in daemon.call("faults")["faults"] if fault["ended"] is None]
-
-
-def wait_for(condition: Callable[[], object], what: str) -> None:
-    end = time.monotonic() + 20
-    while not condition():
-        assert time.monotonic() < end, f"not within 20 s: {what}"
-        time.sleep(0.02)
 
 
 def hand_over(source: DaemonProcess) -> dict[str, Any] | None:
@@ -103,7 +90,7 @@ def fine(daemon: DaemonProcess) -> None:
 
 
 def test_a_fault_goes_along_with_its_vm(
-    source: DaemonProcess, target: DaemonProcess, guest: Guest
+    source: DaemonProcess, target: DaemonProcess, guest: MigratingGuest
 ) -> None:
     guest.say(*SEGV)
     wait_for(lambda: held(source), "the fault")
@@ -124,7 +111,7 @@ def test_a_fault_goes_along_with_its_vm(
 
 
 def test_a_fault_of_a_count_goes_along(
-    source: DaemonProcess, target: DaemonProcess, guest: Guest
+    source: DaemonProcess, target: DaemonProcess, guest: MigratingGuest
 ) -> None:
     for _ in range(2):
         guest.say("emit", "send_signal", "sig=10", "comm=worker", "fatal=1", "addr=0")
@@ -135,7 +122,7 @@ def test_a_fault_of_a_count_goes_along(
 
 
 def test_records_that_the_source_has_not_read_are_the_targets(
-    source: DaemonProcess, target: DaemonProcess, guest: Guest
+    source: DaemonProcess, target: DaemonProcess, guest: MigratingGuest
 ) -> None:
     guest.go(target)
     guest.say(*SEGV)
@@ -146,7 +133,7 @@ def test_records_that_the_source_has_not_read_are_the_targets(
 
 
 def test_one_that_pacemaker_knows_is_not_told_again(
-    source: DaemonProcess, target: DaemonProcess, guest: Guest
+    source: DaemonProcess, target: DaemonProcess, guest: MigratingGuest
 ) -> None:
     guest.say(*SEGV)
     assert Monitor(source, **COUNTED).result() == "fault"
@@ -160,7 +147,7 @@ def test_one_that_pacemaker_knows_is_not_told_again(
 
 @pytest.mark.parametrize("what", ["cleared", "none"])
 def test_without_a_fault_nothing_goes_along(
-    source: DaemonProcess, target: DaemonProcess, guest: Guest, what: str
+    source: DaemonProcess, target: DaemonProcess, guest: MigratingGuest, what: str
 ) -> None:
     if what == "cleared":
         guest.say(*SEGV)
@@ -173,7 +160,7 @@ def test_without_a_fault_nothing_goes_along(
 
 
 def test_a_migration_that_failed_leaves_the_fault(
-    source: DaemonProcess, target: DaemonProcess, guest: Guest
+    source: DaemonProcess, target: DaemonProcess, guest: MigratingGuest
 ) -> None:
     """Also if its agent has asked for it."""
     guest.say(*SEGV)
@@ -184,7 +171,7 @@ def test_a_migration_that_failed_leaves_the_fault(
 
 @pytest.mark.parametrize("when", ["before it leaves", "when it has left"])
 def test_the_death_of_vesperd_at_the_source_loses_no_fault(
-    source: DaemonProcess, target: DaemonProcess, guest: Guest, when: str
+    source: DaemonProcess, target: DaemonProcess, guest: MigratingGuest, when: str
 ) -> None:
     guest.say(*SEGV)
     wait_for(lambda: held(source), "the fault")
@@ -201,7 +188,7 @@ def test_the_death_of_vesperd_at_the_source_loses_no_fault(
 
 @pytest.mark.parametrize("taken", [False, True], ids=["before", "after"])
 def test_the_death_of_vesperd_at_the_target_loses_no_fault(
-    source: DaemonProcess, target: DaemonProcess, guest: Guest, taken: bool
+    source: DaemonProcess, target: DaemonProcess, guest: MigratingGuest, taken: bool
 ) -> None:
     """Then a monitor has it along."""
     guest.say(*SEGV)
@@ -223,7 +210,7 @@ def test_the_death_of_vesperd_at_the_target_loses_no_fault(
 
 
 def test_a_fault_that_does_not_fit_is_not_taken_over(
-    source: DaemonProcess, target: DaemonProcess, guest: Guest
+    source: DaemonProcess, target: DaemonProcess, guest: MigratingGuest
 ) -> None:
     """Of another boot of the guest; of another VM; of one that was told here; no fault at all."""
     guest.say(*SEGV)
@@ -246,7 +233,7 @@ def test_a_fault_that_does_not_fit_is_not_taken_over(
 
 
 def test_a_fault_goes_there_and_back_before_any_monitor(
-    source: DaemonProcess, target: DaemonProcess, guest: Guest
+    source: DaemonProcess, target: DaemonProcess, guest: MigratingGuest
 ) -> None:
     guest.say(*SEGV)
     wait_for(lambda: held(source), "the fault")

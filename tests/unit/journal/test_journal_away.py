@@ -5,7 +5,6 @@ from __future__ import annotations
 
 import signal
 import sqlite3
-import subprocess
 import time
 from collections.abc import Callable, Iterator
 from contextlib import closing, contextmanager
@@ -14,62 +13,16 @@ from typing import Any
 
 import pytest
 
-from tests.unit.daemon.test_daemon import SEGV, Guest, collecting, wait_for, waiting
-from tests.unit.journal.test_journal_disk import Disk, trouble
+from tests.unit.journal.support.disks import FrozenDisk, SmallDisk, trouble
 from tests.unit.support.daemons import RESOURCE, DaemonProcess, Monitor, serve
+from tests.unit.support.guests import SEGV, Guest, collecting, wait_for, waiting
 from tests.unit.support.standins import GuestProcess
 from vesper_monitor.client import DaemonError
 
 #: s in which a fault is told whatever the disk does: half a second, and a busy machine.
-SOON = 5.0
+SOON_S = 5.0
 #: s for vesperd to end, likewise.
-END = 15.0
-
-
-class FrozenDisk:
-    """An ext4 of its own, all writes to which can be made to wait. Nothing can end a process
-    that does."""
-
-    def __init__(self, directory: Path) -> None:
-        self.path, self._image = directory / "disk", directory / "disk.img"
-        self.path.mkdir()
-        self._image.touch()
-        self._run("truncate", "-s", "32M", str(self._image))
-        self._run("mkfs.ext4", "-q", str(self._image))
-        self._run("mount", "-o", "loop", str(self._image), str(self.path))
-
-    @contextmanager
-    def frozen(self) -> Iterator[None]:
-        self._run("fsfreeze", "-f", str(self.path))
-        try:
-            yield
-        finally:
-            self._run("fsfreeze", "-u", str(self.path))
-
-    def unmount(self) -> None:
-        self._run("umount", "-l", str(self.path))
-
-    @staticmethod
-    def _run(*command: str) -> None:
-        subprocess.run(command, check=True, timeout=30)
-
-
-@pytest.fixture
-def frozen_disk(tmp_path: Path) -> Iterator[FrozenDisk]:
-    disk = FrozenDisk(tmp_path)
-    try:
-        yield disk
-    finally:
-        disk.unmount()
-
-
-@pytest.fixture
-def disk(tmp_path: Path) -> Iterator[Disk]:
-    disk = Disk(tmp_path / "disk")
-    try:
-        yield disk
-    finally:
-        disk.unmount()
+END_S = 15.0
 
 
 @pytest.fixture
@@ -111,14 +64,14 @@ def tell_fault(daemon: DaemonProcess, guest: Guest) -> Monitor:
     began = time.monotonic()
     guest.say(*SEGV)
     assert monitor.result() == "fault"
-    assert time.monotonic() - began < SOON
+    assert time.monotonic() - began < SOON_S
     return monitor
 
 
 def end(daemon: DaemonProcess) -> None:
     assert daemon.process is not None
     daemon.process.send_signal(signal.SIGTERM)
-    assert daemon.process.wait(END) == 0
+    assert daemon.process.wait(END_S) == 0
 
 
 def test_a_disk_that_hangs_holds_up_no_fault(
@@ -159,7 +112,7 @@ def test_a_disk_that_hangs_holds_up_no_fault(
 
 
 def test_a_journal_that_cannot_be_opened_at_the_start_is_read_later(
-    place: Path, disk: Disk, start_guest: Callable[[str], Guest]
+    place: Path, disk: SmallDisk, start_guest: Callable[[str], Guest]
 ) -> None:
     """What was held is told when it can be; history and its numbers go on."""
     journal = disk.path / "journal"
@@ -196,7 +149,7 @@ def test_a_journal_that_cannot_be_opened_at_the_start_is_read_later(
 
 
 def test_a_resource_that_was_stopped_meanwhile_has_no_fault_left(
-    place: Path, disk: Disk, start_guest: Callable[[str], Guest]
+    place: Path, disk: SmallDisk, start_guest: Callable[[str], Guest]
 ) -> None:
     with running(place, disk.path / "journal") as daemon:
         guest = start_guest("vm1")

@@ -8,15 +8,15 @@ import random
 import shutil
 import signal
 import sqlite3
-import subprocess
 from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
 
-from tests.unit.daemon.test_daemon import SEGV, Guest, collecting, wait_for
+from tests.unit.journal.support.disks import SmallDisk, trouble
 from tests.unit.journal.test_journal import event, fault
 from tests.unit.support.daemons import RESOURCE, DaemonProcess, Monitor, serve
+from tests.unit.support.guests import SEGV, Guest, collecting, wait_for
 from tests.unit.support.journals import ThreadWorker
 from tests.unit.support.standins import GuestProcess
 from vesper_monitor.journal.batch import Batch
@@ -24,52 +24,11 @@ from vesper_monitor.journal.journal import Journal
 from vesper_monitor.journal.schema import JournalDamagedError
 from vesper_monitor.journal.writer import JournalWriter
 
-#: KiB of the disk.
-SIZE = 2048
-
-
-class Disk:
-    """A small file system of its own."""
-
-    def __init__(self, path: Path) -> None:
-        self.path = path
-        path.mkdir()
-        self._mount("-t", "tmpfs", "-o", f"size={SIZE}k", "vesper-test")
-
-    def _mount(self, *words: str) -> None:
-        subprocess.run(["mount", *words, str(self.path)], check=True, timeout=10)
-
-    def fill(self) -> None:
-        with (self.path / "filler").open("wb", buffering=0) as file:
-            for size in (65536, 4096, 1):
-                try:
-                    while True:
-                        file.write(bytes(size))
-                except OSError:
-                    pass
-
-    def free(self) -> None:
-        (self.path / "filler").unlink()
-
-    def close_to_writes(self, closed: bool) -> None:
-        """Nobody may have a file open for writing."""
-        self._mount("-o", f"remount,{'ro' if closed else 'rw'}")
-
-    def unmount(self) -> None:
-        subprocess.run(["umount", "-l", str(self.path)], check=True, timeout=10)
-
 
 @pytest.fixture
-def disk(tmp_path: Path) -> Iterator[Disk]:
-    disk = Disk(tmp_path / "disk")
-    try:
-        yield disk
-    finally:
-        disk.unmount()
-
-
-@pytest.fixture
-def daemon(disk: Disk, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[DaemonProcess]:
+def daemon(
+    disk: SmallDisk, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> Iterator[DaemonProcess]:
     monkeypatch.setenv("VESPER_STANDIN_DIR", str(tmp_path / "domains"))
     journal = disk.path / "journal"
     yield from serve(DaemonProcess(tmp_path, "activate_timeout = 0.5", journal=journal))
@@ -85,10 +44,6 @@ def guest(daemon: DaemonProcess) -> Iterator[GuestProcess]:
     guest.kill()
 
 
-def trouble(daemon: DaemonProcess) -> str:
-    return str(daemon.call("status")["journal"] or "")
-
-
 def told(daemon: DaemonProcess, guest: Guest) -> None:
     """A fault is told to the monitor that waits, and its end is as ever.
 
@@ -102,7 +57,9 @@ def told(daemon: DaemonProcess, guest: Guest) -> None:
     assert Monitor(daemon, first=True).result() == "fine"
 
 
-def test_a_full_disk_holds_up_no_fault(daemon: DaemonProcess, guest: Guest, disk: Disk) -> None:
+def test_a_full_disk_holds_up_no_fault(
+    daemon: DaemonProcess, guest: Guest, disk: SmallDisk
+) -> None:
     disk.fill()
     told(daemon, guest)
     wait_for(lambda: "full" in trouble(daemon), "the trouble in the status")
@@ -125,7 +82,7 @@ def test_a_full_disk_holds_up_no_fault(daemon: DaemonProcess, guest: Guest, disk
 
 
 def test_a_read_only_disk_holds_up_no_fault(
-    daemon: DaemonProcess, guest: Guest, disk: Disk
+    daemon: DaemonProcess, guest: Guest, disk: SmallDisk
 ) -> None:
     daemon.stop(signal.SIGKILL)
     disk.close_to_writes(True)
@@ -148,7 +105,7 @@ def test_a_read_only_disk_holds_up_no_fault(
 
 
 def test_a_journal_that_is_damaged_between_two_runs_is_set_aside(
-    daemon: DaemonProcess, guest: Guest, disk: Disk
+    daemon: DaemonProcess, guest: Guest, disk: SmallDisk
 ) -> None:
     """Each is kept; the guest is read on from then, and its next fault told."""
     journal = disk.path / "journal"

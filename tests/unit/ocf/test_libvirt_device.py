@@ -12,7 +12,7 @@ from hypothesis import strategies as st
 from lxml.etree import _Element as Element
 
 from tests.unit.ocf.support.host import Host, Result
-from tests.unit.ocf.support.qemu import Holder
+from tests.unit.ocf.support.qemu import StandinIvshmemServer
 from vesper_monitor.ocf.libvirt import domain_xml
 
 SUCCESS, ERROR, DEGRADED = 0, 1, 190
@@ -28,12 +28,12 @@ def host(kvm: Host) -> Host:
 
 
 @pytest.fixture
-def holder(host: Host) -> Iterator[Holder]:
-    holder = Holder(host.folder / "ivshmem", WELL)
+def ivshmem_server(host: Host) -> Iterator[StandinIvshmemServer]:
+    ivshmem_server = StandinIvshmemServer(host.folder / "ivshmem", WELL)
     try:
-        yield holder
+        yield ivshmem_server
     finally:
-        holder.close()
+        ivshmem_server.close()
 
 
 def created(host: Host) -> Element:
@@ -240,7 +240,9 @@ def test_any_text_is_a_domain_or_an_error(text: str) -> None:
 # -- start --------------------------------------------------------------------------
 
 
-def test_the_device_is_added_and_the_file_stays(host: Host, holder: Holder) -> None:
+def test_the_device_is_added_and_the_file_stays(
+    host: Host, ivshmem_server: StandinIvshmemServer
+) -> None:
     before = host.config.read_bytes()
     result = host.call("start")
     assert result.code == SUCCESS
@@ -249,22 +251,24 @@ def test_the_device_is_added_and_the_file_stays(host: Host, holder: Holder) -> N
     device = domain_xml.find_device(root, socket(host))
     assert device is not None
     assert domain_xml.is_migratable_with(root, device)
-    assert holder.asked == 1
+    assert ivshmem_server.asked == 1
     assert host.config.read_bytes() == before
     assert [path.name for path in host.folder.iterdir() if "vesper-new" in path.name] == []
 
 
-def test_the_device_can_be_forbidden(host: Host, holder: Holder) -> None:
+def test_the_device_can_be_forbidden(host: Host, ivshmem_server: StandinIvshmemServer) -> None:
     assert host.call("start", OCF_RESKEY_add_device="no").code == SUCCESS
     assert b"shmem" not in (host.fake / "created.xml").read_bytes()
-    assert holder.asked == 0
+    assert ivshmem_server.asked == 0
     host.vesperd.listen()
     result = degraded(host)
     assert result.code == DEGRADED
     assert "add_device=false" in (result.reason or "")
 
 
-def test_a_device_of_the_users_stays_as_it_is(host: Host, holder: Holder) -> None:
+def test_a_device_of_the_users_stays_as_it_is(
+    host: Host, ivshmem_server: StandinIvshmemServer
+) -> None:
     own = (
         "<shmem name='mine'><model type='ivshmem-doorbell'/>"
         f"<server path='{socket(host)}'/></shmem>"
@@ -289,11 +293,13 @@ def test_a_device_of_the_users_stays_as_it_is(host: Host, holder: Holder) -> Non
         ({"hello": 1}, "no vesper-ivshmem"),
     ],
 )
-def test_without_the_holder_it_starts_without_the_device(
+def test_without_the_ivshmem_server_it_starts_without_the_device(
     host: Host, answer: dict[str, object] | str | None, word: str, own: bool
 ) -> None:
     """QEMU would not start, or hang for ever."""
-    holder = None if isinstance(answer, str) else Holder(host.folder / "ivshmem", answer)
+    ivshmem_server = (
+        None if isinstance(answer, str) else StandinIvshmemServer(host.folder / "ivshmem", answer)
+    )
     if own:
         root = domain_xml.parse_domain(host.config_text)
         domain_xml.add_device(root, socket(host))
@@ -309,11 +315,13 @@ def test_without_the_holder_it_starts_without_the_device(
         assert result.code == DEGRADED
         assert word in result.stderr
     finally:
-        if holder is not None:
-            holder.close()
+        if ivshmem_server is not None:
+            ivshmem_server.close()
 
 
-def test_a_qemu_that_cannot_have_the_device_starts_without(host: Host, holder: Holder) -> None:
+def test_a_qemu_that_cannot_have_the_device_starts_without(
+    host: Host, ivshmem_server: StandinIvshmemServer
+) -> None:
     """For example where it may not open the socket, or has no PCI."""
     host.be("no-shmem")
     host.vesperd.listen()
@@ -325,7 +333,9 @@ def test_a_qemu_that_cannot_have_the_device_starts_without(host: Host, holder: H
     assert "Permission denied" in degraded(host).stderr
 
 
-def test_another_language_and_another_reason(host: Host, holder: Holder) -> None:
+def test_another_language_and_another_reason(
+    host: Host, ivshmem_server: StandinIvshmemServer
+) -> None:
     """Whatever libvirt says: the device is left out once."""
     host.be("no-room")
     result = host.call("start")
@@ -335,7 +345,9 @@ def test_another_language_and_another_reason(host: Host, holder: Holder) -> None
     assert b"shmem" not in (host.fake / "created.xml").read_bytes()
 
 
-def test_one_that_is_there_after_all_is_not_created_again(host: Host, holder: Holder) -> None:
+def test_one_that_is_there_after_all_is_not_created_again(
+    host: Host, ivshmem_server: StandinIvshmemServer
+) -> None:
     host.be("late-failure")
     result = host.call("start")
     assert result.code == ERROR
@@ -343,14 +355,16 @@ def test_one_that_is_there_after_all_is_not_created_again(host: Host, holder: Ho
     assert len(host.calls("create")) == 1
 
 
-def test_a_create_that_hangs_is_not_tried_again(host: Host, holder: Holder) -> None:
+def test_a_create_that_hangs_is_not_tried_again(
+    host: Host, ivshmem_server: StandinIvshmemServer
+) -> None:
     host.be("hang-create")
     result = host.call("start", timeout=4)
     assert result.code == ERROR
     assert len(host.calls("create")) == 1
 
 
-def test_without_room_nothing_is_tried(host: Host, holder: Holder) -> None:
+def test_without_room_nothing_is_tried(host: Host, ivshmem_server: StandinIvshmemServer) -> None:
     host.config.write_text((DATA / "isapc.xml").read_text())
     host.vesperd.listen()
     assert host.call("start").code == SUCCESS
@@ -358,7 +372,7 @@ def test_without_room_nothing_is_tried(host: Host, holder: Holder) -> None:
     assert "no PCI bus" in degraded(host).stderr
 
 
-def test_validation_is_of_the_file_alone(host: Host, holder: Holder) -> None:
+def test_validation_is_of_the_file_alone(host: Host, ivshmem_server: StandinIvshmemServer) -> None:
     host.be("no-room")
     host.vesperd.listen()
     host.vesperd.answers["hello"] = lambda _: {"transports": {"kvm": None}}
@@ -380,7 +394,9 @@ def test_libvirtd_is_not_asked_what_crashes_it(host: Host, passed: str) -> None:
     assert "is seen when it starts" in result.stderr
 
 
-def test_what_is_wrong_beside_the_device_is_told(host: Host, holder: Holder) -> None:
+def test_what_is_wrong_beside_the_device_is_told(
+    host: Host, ivshmem_server: StandinIvshmemServer
+) -> None:
     host.config.write_text(host.broken_text)
     result = host.call("start")
     assert result.code == ERROR
@@ -388,7 +404,9 @@ def test_what_is_wrong_beside_the_device_is_told(host: Host, holder: Holder) -> 
     assert len(host.calls("create")) == 2
 
 
-def test_a_note_is_forgotten_when_all_is_well(host: Host, holder: Holder) -> None:
+def test_a_note_is_forgotten_when_all_is_well(
+    host: Host, ivshmem_server: StandinIvshmemServer
+) -> None:
     host.vesperd.listen()
     assert host.call("start", OCF_RESKEY_add_device="no").code == SUCCESS
     assert "add_device=false" in (degraded(host).reason or "")

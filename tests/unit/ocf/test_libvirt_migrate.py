@@ -8,7 +8,7 @@ from collections.abc import Iterator
 import pytest
 
 from tests.unit.ocf.support.host import Host, Result
-from tests.unit.ocf.support.qemu import Holder
+from tests.unit.ocf.support.qemu import StandinIvshmemServer
 from vesper_monitor.ocf.libvirt import domain_xml
 from vesper_monitor.ocf.libvirt.migrate import Route
 from vesper_monitor.ocf.libvirt.virsh import Options
@@ -22,11 +22,11 @@ def host(kvm: Host) -> Iterator[Host]:
     kvm.have(vm1="running", vm2="running")
     live(kvm, master=True)
     kvm.vesperd.listen()
-    holder = Holder(kvm.folder / "ivshmem", {"ok": True})
+    ivshmem_server = StandinIvshmemServer(kvm.folder / "ivshmem", {"ok": True})
     try:
         yield kvm
     finally:
-        holder.close()
+        ivshmem_server.close()
 
 
 def live(host: Host, *, master: bool) -> None:

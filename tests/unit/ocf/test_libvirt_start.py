@@ -9,7 +9,7 @@ from pathlib import Path
 import pytest
 
 from tests.unit.ocf.support.host import Host
-from tests.unit.ocf.support.qemu import Holder
+from tests.unit.ocf.support.qemu import StandinIvshmemServer
 from vesper_monitor.ocf.libvirt import domain_xml
 
 SUCCESS, ERROR, INSTALLED, CONFIGURED = 0, 1, 5, 6
@@ -294,10 +294,10 @@ def test_half_a_configuration_is_not_saved(host: Host, said: str) -> None:
 def test_a_restored_vm_has_the_device_it_was_saved_with(
     host: Host, snapshot: dict[str, str]
 ) -> None:
-    holder = Holder(host.folder / "ivshmem", {"ok": True})
+    ivshmem_server = StandinIvshmemServer(host.folder / "ivshmem", {"ok": True})
     try:
         assert host.call("start", **snapshot).code == SUCCESS
         assert host.call("stop", **snapshot).code == SUCCESS
         assert "vesper" in (host.folder / "states/vm1.state").read_text()
     finally:
-        holder.close()
+        ivshmem_server.close()

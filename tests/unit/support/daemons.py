@@ -20,7 +20,7 @@ PROJECT = Path(__file__).parents[3]
 
 
 class DaemonProcess:
-    """``vesperd`` with all it has below one directory."""
+    """A vesperd process with all its files below one directory."""
 
     def __init__(self, directory: Path, config: str = "", journal: Path | None = None) -> None:
         self.directory = directory
@@ -49,7 +49,7 @@ class DaemonProcess:
         self.process: subprocess.Popen[bytes] | None = None
 
     def spawn(self) -> None:
-        """Start it, and wait for nothing."""
+        """Start vesperd without waiting until it answers."""
         with self.log.open("ab") as log:
             self.process = subprocess.Popen(
                 [sys.executable, "-m", "vesper_monitor.daemon.main", "-c", str(self._config)],
@@ -78,7 +78,10 @@ class DaemonProcess:
             time.sleep(0.02)
 
     def stop(self, number: int = signal.SIGTERM) -> int:
-        """:returns: exit status."""
+        """Stop vesperd by a signal.
+
+        :returns: its exit status.
+        """
         assert self.process is not None
         self.process.send_signal(number)
         return self.process.wait(30)
@@ -88,7 +91,7 @@ class DaemonProcess:
             return client.call_vesperd(op, **fields)
 
     def vesper(self, *arguments: str) -> subprocess.CompletedProcess[str]:
-        """The command."""
+        """Run the command ``vesper``."""
         return subprocess.run(
             [sys.executable, "-m", "vesper_monitor.command.main", *arguments],
             env=self._environment,
@@ -104,7 +107,7 @@ class DaemonProcess:
 
 
 def serve(daemon: DaemonProcess) -> Iterator[DaemonProcess]:
-    """A fixture's body: it runs for the test, and no error of its own is in its log."""
+    """Run vesperd for a fixture, and check that its log has no traceback."""
     (daemon.directory / "domains").mkdir()
     daemon.start()
     yield daemon
@@ -116,7 +119,7 @@ def serve(daemon: DaemonProcess) -> Iterator[DaemonProcess]:
 
 
 def wait_collecting(daemon: DaemonProcess, probes: int, limit: float = 30.0) -> None:
-    """Until so many probes collect, in all guests together."""
+    """Wait until so many probes collect, in all guests together."""
     end = time.monotonic() + limit
     while True:
         vms = daemon.call("status")["vms"]

@@ -11,7 +11,7 @@ import asyncio
 import ctypes
 import logging
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
@@ -71,7 +71,7 @@ class HostileKernel(StandinKernel):
     # ------------------------------------------------------------ memory
 
     def scribble(self, page: int, offset: int, data: bytes) -> None:
-        """Any bytes anywhere, from C-chan's page on."""
+        """Write any bytes anywhere, from C-chan's page on."""
         memory = self._memory.view
         at = (CCHAN_PAGE * abi.PAGE_SIZE + page * abi.PAGE_SIZE + offset) % len(memory)
         piece = data[: len(memory) - at]
@@ -79,14 +79,14 @@ class HostileKernel(StandinKernel):
         self._notify()
 
     def set_position(self, probe: str, position: int) -> None:
-        """A ring that is ahead or behind."""
+        """Set a ring's counters ahead or behind."""
         if (channel := self._channels.get(probe)) is not None:
             with channel.cpus[0]._index[:8].cast("Q") as word:
                 word[0] = position
             self._notify()
 
     def set_buffer(self, probe: str, handle: int) -> None:
-        """Another place for a CPU's buffer."""
+        """Move a CPU's buffer to another place."""
         if (channel := self._channels.get(probe)) is not None:
             at = abi.field_offset(abi.Index, "buffer")
             with channel.cpus[0]._index[at : at + 8].cast("Q") as word:
@@ -94,7 +94,7 @@ class HostileKernel(StandinKernel):
             self._notify()
 
     def set_channel(self, number: int, entry: abi.Channel) -> None:
-        """An entry of the channel table, with a new generation."""
+        """Write an entry of the channel table, with a new generation."""
         at = abi.field_offset(abi.Table, "channel") + number * ctypes.sizeof(abi.Channel)
         view = self._memory.view_region(self._table_region)
         view[at : at + ctypes.sizeof(entry)] = bytes(entry)
@@ -104,7 +104,7 @@ class HostileKernel(StandinKernel):
 
 
 class HostileGuest(StandinGuest):
-    """Not hostile until told so."""
+    """A stand-in guest that is hostile when told to be."""
 
     kernel = HostileKernel
     _kernel: HostileKernel
@@ -114,7 +114,7 @@ class HostileGuest(StandinGuest):
         return self._kernel
 
     async def begin(self) -> None:
-        """In place of run(): the process is the test's."""
+        """Start serving in the test's own process, in place of run()."""
         self._living = asyncio.create_task(self._show_sign_of_life())
         await self._load_modules()
 
@@ -124,20 +124,20 @@ class HostileGuest(StandinGuest):
             self._host.close()
 
     def flood(self, notifications: int) -> None:
-        """As many as the socket takes."""
+        """Notify the host as often as the socket takes it."""
         for _ in range(-(-notifications // 4096)):
             if self._host is not None and self._host.transport.get_write_buffer_size() < 1 << 22:
                 self._host.write(b"N" * 4096)
 
     def drop_link(self) -> None:
-        """As if its modules were unloaded and loaded again."""
+        """Drop the link, as if the guest's modules were unloaded and loaded again."""
         if self._host is not None:
             self._host.close()
         self._active = False
 
 
 class _Lines(logging.Handler):
-    """What would be in the log, after the daemon's own limit."""
+    """The lines that vesperd would log, after its own limit."""
 
     def __init__(self) -> None:
         super().__init__()
@@ -192,7 +192,7 @@ class Watched:
 
 
 class Host:
-    """A loop with a healthy guest's session, and a hostile one's after the other."""
+    """An event loop with a healthy guest's session, and with one hostile guest's at a time."""
 
     def __init__(self, images: Path) -> None:
         self.loop = asyncio.new_event_loop()
@@ -222,7 +222,7 @@ class Host:
         await _until(self.healthy.collecting)
 
     def enter(self) -> HostileGuest:
-        """Another hostile guest, well until now."""
+        """Start another hostile guest, which is well until now."""
 
         async def body() -> Watched:
             self._number += 1
@@ -249,7 +249,7 @@ class Host:
         self.loop.close()
 
     def step(self, seconds: float = 0.005) -> None:
-        """Let all of them work, and see whether the healthy guest is heard."""
+        """Let all sessions work, and check that the healthy guest is heard."""
 
         async def body() -> None:
             await asyncio.sleep(seconds)
@@ -264,16 +264,16 @@ class Host:
         self.run(body())
 
 
-async def _until(condition: object, limit: float = 20.0) -> None:
+async def _until(condition: Callable[[], object], limit: float = 20.0) -> None:
     end = time.monotonic() + limit
-    while not condition():  # type: ignore[operator]
+    while not condition():
         assert time.monotonic() < end
         await asyncio.sleep(0.001)
 
 
 @contextmanager
 def impatient() -> Iterator[None]:
-    """What takes seconds takes a tenth of a second."""
+    """Shorten the sessions' timeouts of seconds to a tenth of a second."""
     limits = {
         (session_link, "RETRY_FIRST_S"): 0.02,
         (session_link, "RETRY_MAX_S"): 0.1,

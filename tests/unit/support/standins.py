@@ -18,7 +18,7 @@ PROJECT = Path(__file__).parents[3]
 
 
 class GuestProcess:
-    """``python3 -m lab.standin guest`` as a child."""
+    """A child that runs ``python3 -m lab.standin guest``."""
 
     def __init__(self, name: str, cmdline: str = "") -> None:
         self.name = name
@@ -41,7 +41,7 @@ class GuestProcess:
         return answer
 
     async def _connect(self) -> tuple[asyncio.StreamReader, asyncio.StreamWriter]:
-        """To its control socket, which is there a moment before it takes connections."""
+        """Connect to its control socket, which exists a moment before it takes connections."""
         async with asyncio.timeout(10):
             while True:
                 try:
@@ -50,7 +50,7 @@ class GuestProcess:
                     await asyncio.sleep(0.01)
 
     async def migrate(self, directory: Path) -> None:
-        """To another host, whose domains are there."""
+        """Move the guest to another host, whose domains are in that folder."""
         assert await self.tell("migrate", str(directory)) == "ok"
         self.place = Place(self.name, directory)
 

@@ -57,7 +57,7 @@ class Systemd:
         self.pid = pid
 
     def run(self, *command: str) -> subprocess.CompletedProcess[str]:
-        """Run a command in there."""
+        """Run a command inside."""
         return subprocess.run(
             ["nsenter", "-t", str(self.pid), "-a", "-r", "-w", "--", *command],
             capture_output=True,
@@ -67,15 +67,15 @@ class Systemd:
         )
 
     def path(self, name: str) -> Path:
-        """A file in there, as it is reached from here."""
+        """Return the path by which a file inside is reached from outside."""
         return Path(f"/proc/{self.pid}/root{name}")
 
     def show(self, unit: str, what: str) -> str:
-        """A property of a unit."""
+        """Return a property of a unit."""
         return self.run("systemctl", "show", "--value", "-p", what, unit).stdout.strip()
 
     def wait_active(self, unit: str) -> int:
-        """:returns: PID of the service, in there."""
+        """Return the PID of a service, as seen inside."""
         end = time.monotonic() + 60
         while (state := self.show(unit, "ActiveState")) != "active":
             assert time.monotonic() < end, f"{unit}: {state}"
@@ -104,7 +104,7 @@ def systemd(place: Path) -> Iterator[Systemd]:
 
 
 def _first(process: subprocess.Popen[bytes], log: Path) -> int:
-    """Its PID 1, when it has become systemd."""
+    """Wait until PID 1 has become systemd, and return its PID."""
     children = Path(f"/proc/{process.pid}/task/{process.pid}/children")
     end = time.monotonic() + 60
     while True:

@@ -21,20 +21,20 @@ Happening = Callable[[Innocent], None]
 
 HANG = Config().hang_timeout
 BUSY = "for i in 1 2 3 4; do while :; do :; done >/dev/null 2>&1 & done; echo $(jobs -p) >/tmp/busy"
-#: As long as it runs no xl gets on.
+#: Command that stops each xl: while it runs no xl continues.
 NO_XL = "while :; do pkill -STOP -x xl; sleep 0.2; done >/dev/null 2>&1 & echo $! >/tmp/no-xl"
 XL_AGAIN = "kill $(cat /tmp/no-xl); pkill -CONT -x xl || true"
-#: Whether one waits for the end of a domain, to start it again if it reboots.
+#: Command that finds the xl that waits for the end of a domain, to start it again.
 XL_WAITS = "pgrep -f '^[^ ]*xl (create|restore|migrate-receive)'"
 CONSOLED = "/usr/lib/xen-4.17/bin/xenconsoled"
-#: Once a second a process that is no service is killed.
+#: Command for the guest: kill a process that is no service once a second.
 KILL = (
     "rm -f /tmp/killed /tmp/enough; (while [ ! -e /tmp/enough ]; do sleep 1000 & p=$!; "
     "usleep 300000; kill -ILL $p; echo $p >>/tmp/killed; usleep 700000; done) "
     ">/dev/null 2>&1 </dev/null &"
 )
 ENOUGH = "touch /tmp/enough; sleep 2; cat /tmp/killed"
-#: When the domain went on at the target, and when vesperd had its probes there.
+#: Lines of logs: the domain went on at the target; vesperd had its probes there.
 ARRIVED = "sed -n 's/ .*Domain started.*//p' /var/log/xen/migrate-receive.log | tail -n 1"
 WATCHED = "grep 'vm1: goes on with' /var/log/vesperd.log | tail -n 1"
 
@@ -62,14 +62,14 @@ def pause(now: Innocent) -> None:
 
 
 def checkpoint(now: Innocent) -> None:
-    """Saved, and goes on; without its xl, which ends when its domain is suspended (Xen 4.17)."""
+    """Save the guest and let it go on, without its xl, which ends at the save (Xen 4.17)."""
     now.home.run_command(
         "xl save -c vm1 /var/tmp/vm1.save; rm /var/tmp/vm1.save", timeout=120, check=True
     )
 
 
 def save_and_restore(now: Innocent) -> None:
-    """In maintenance mode: a VM that is saved does not run, whoever wanted it."""
+    """Save and restore the guest in maintenance mode, since a saved VM does not run."""
     home = now.home
     home.run_command("crm_attribute --name maintenance-mode --update true", timeout=60, check=True)
     try:
@@ -84,7 +84,7 @@ def save_and_restore(now: Innocent) -> None:
 
 
 def starvation(now: Innocent) -> None:
-    """A busy guest gets next to nothing of a busy host."""
+    """Give a busy guest next to no CPU of a busy host."""
     guest = now.lab.guest_through(through=now.home)
     guest.run_command(BUSY)
     now.home.run_command(f"xl sched-credit2 -d vm1 -c 3 && {{ {BUSY}; }}", timeout=60, check=True)
@@ -98,7 +98,7 @@ def starvation(now: Innocent) -> None:
 
 
 def xl_hangs(now: Innocent) -> None:
-    """While it does Pacemaker asks for the state anew.
+    """Let xl hang while Pacemaker asks for the state anew.
 
     On all nodes: asked on the target alone of an earlier migration, Pacemaker 2.1
     takes that for one that is not over, and starts the VM anew.
@@ -136,7 +136,7 @@ def vesperd_is_killed(now: Innocent) -> None:
 
 
 def maintenance(now: Innocent) -> None:
-    """Of the cluster, with an upgrade of vesperd in it."""
+    """Put the cluster into maintenance mode, and restart vesperd as an upgrade does."""
     now.home.run_command(
         "crm_attribute --name maintenance-mode --update true", timeout=60, check=True
     )
@@ -149,7 +149,7 @@ def maintenance(now: Innocent) -> None:
 
 
 def migrate(now: Innocent) -> None:
-    """Live, under Pacemaker: what happens inside meanwhile is seen once, here or there."""
+    """Migrate the guest live under Pacemaker; what happens inside is seen once, here or there."""
     lab, home = now.lab, now.home
     (target,) = (host for host in lab.hosts if host is not home)
     guest = Guest(target)
@@ -178,12 +178,12 @@ def move(target: XenHost) -> None:
     target.run_command("crm_resource --resource vm1 --clear", check=True)
 
 
-#: What any guest bears; and of its host's parts and the cluster.
+#: Events of the guest; and of its host's parts and the cluster.
 USUAL: tuple[Happening, ...] = (reboot, pause, save_and_restore, starvation, xl_hangs)
 RARE: tuple[Happening, ...] = (
     checkpoint, xenstored_stops, xenconsoled_is_gone, vesperd_is_killed, maintenance,
 )  # fmt: skip
-#: The rest is also in test_guest.py and test_liveness.py.
+#: Events of the short test; the others are also in test_guest.py and test_liveness.py.
 IN_SHORT: tuple[Happening, ...] = (
     reboot, pause, checkpoint, xl_hangs, xenstored_stops, xenconsoled_is_gone,
 )  # fmt: skip

@@ -17,7 +17,7 @@ __all__ = ["DESTROY", "HANG", "PANIC", "PAUSE", "POWEROFF", "SEGV", "WATCHDOG", 
 
 
 class Way(NamedTuple):
-    """To fail."""
+    """A way to fail."""
 
     name: str
     happens: Callable[[XenHost], None]
@@ -46,7 +46,7 @@ def pause(host: XenHost) -> None:
 
 
 def watchdog(host: XenHost) -> None:
-    """Xen's own, of which the guest has begun to take care and then does not."""
+    """Let Xen's watchdog expire: the guest starts it, and then does not feed it."""
     guest = Guest(host)
     for file in module_files(images.kernel_of_tree(), "xen_wdt"):
         guest.put_file(f"/{file.name}", file.read_bytes())
@@ -68,7 +68,7 @@ SEGV = Way("segv", segv, ("SIGSEGV",))
 
 
 def fail_over(lab: XenLab, way: Way, timeout: float = 120.0) -> tuple[XenHost, str]:
-    """vm1 fails once, crm_mon says why, and it runs on the other host.
+    """Let vm1 fail once, and check that crm_mon says why and that it runs on the other host.
 
     :param timeout: s until it does.
     :returns: the host on which it has failed, and the exit reason.

@@ -21,7 +21,7 @@ def _rows(output: str) -> list[dict[str, Any]]:
 
 
 def fatal_pids(host: XenHost) -> list[int]:
-    """Processes of which vesperd there has seen that a signal kills them, in order."""
+    """Return the PIDs of processes that a signal killed, as vesperd on that host saw them."""
     output = host.run_command("vesper events --json -n 1000", timeout=60, check=True).output
     return [
         row["fields"]["tgid"]
@@ -31,14 +31,17 @@ def fatal_pids(host: XenHost) -> list[int]:
 
 
 def kill_worker(lab: XenLab, host: XenHost) -> int:
-    """A process that is no service is killed in the guest. :returns: its pid."""
+    """Kill a process in the guest that is no service.
+
+    :returns: its PID.
+    """
     kill = "sleep 1000 >/dev/null & usleep 300000; kill -ILL $!; echo $!"
     said = lab.guest_through(through=host).run_command(kill)
     return int(said.output.split()[-1])
 
 
 def check_seen(lab: XenLab, host: XenHost, what: str) -> None:
-    """What happens in the guest is seen there.
+    """Check that vesperd on that host sees what happens in the guest.
 
     :param what: was done, for messages.
     """
@@ -50,7 +53,7 @@ def check_seen(lab: XenLab, host: XenHost, what: str) -> None:
 
 
 class Innocent:
-    """vm1 as a watched resource, now, and whether all is well later.
+    """The state of vm1 as a watched resource now, to compare with later.
 
     :ivar home: where it runs.
     :ivar page: its web page, which names the boot.
@@ -66,7 +69,7 @@ class Innocent:
         self.remarks: list[str] = []
 
     def remark(self, text: str) -> None:
-        """Of what happened, beyond that all is well."""
+        """Note something for the report."""
         self.remarks.append(text)
 
     def _faults(self) -> list[str]:
@@ -74,7 +77,7 @@ class Innocent:
         return [host.run_command(ask, timeout=60, check=True).output for host in self.lab.hosts]
 
     def same(self, what: str) -> None:
-        """The guest has not been started anew.
+        """Check that the guest was not started anew.
 
         :param what: happened, for messages.
         """
@@ -82,7 +85,7 @@ class Innocent:
         assert page == self.page, f"{what}: the guest was started anew: {self.page} before: {page}"
 
     def check(self, what: str) -> None:
-        """No failure is recorded anywhere, the guest is watched, and it is seen what happens there.
+        """Check that there is no failure, and that vesperd still sees the guest's events.
 
         :param what: was done, for messages.
         """

@@ -24,7 +24,7 @@ from tests.xen.support.failure_modes import HANG, PANIC, SEGV, Way, fail_over
 from tests.xen.support.invariants import Innocent
 from tests.xen.support.vm1 import begin, clean
 
-#: After so many that are none it is looked whether all is well, and comes a fault.
+#: After so many benign events all is checked, and a fault follows.
 SERIES = 5
 
 FAULTS = (SEGV, PANIC, HANG)
@@ -46,7 +46,7 @@ class Soak:
         self._begun = time.monotonic()
 
     def run(self, seconds: float, rounds: int) -> None:
-        """For so long, and until each has happened so often.
+        """Run for so long, and until each event has happened so often.
 
         :raises LabError: vm1 cannot be had.
         """
@@ -62,7 +62,7 @@ class Soak:
         return min(self.done[happens.__name__] for happens in self._usual)
 
     def _next(self) -> Happening:
-        """All that is usual once in random order, and one that is rare, again and again."""
+        """Return the next event: all usual ones and one rare one in random order, then anew."""
         if not self._bag:
             bag = [*self._usual, self._random.choice(RARE)]
             self._bag = self._random.sample(bag, len(bag))
@@ -106,7 +106,7 @@ class Soak:
         self._say(f"{way.name}, on the standby and judged after {took:.0f} s: {reason}")
 
     def text(self) -> str:
-        """How often each has gone well, and what has not."""
+        """Return how often each event went well, and what went wrong."""
         minutes = (time.monotonic() - self._begun) / 60
         counts = ", ".join(f"{name} {count}" for name, count in sorted(self.done.items()))
         return f"{self._kind}: {minutes:.0f} min: {counts}; bad: {len(self.bad)}"

@@ -33,7 +33,7 @@ MOVABLE = (
 
 
 def begin(lab: XenLab, kind: str) -> None:
-    """vm1 as a resource that may be migrated, in place of what is there.
+    """Replace what is there by vm1 as a resource that may be migrated.
 
     :param kind: of guest: ``pv``, ``pvh``.
     """

@@ -106,7 +106,7 @@ class Monitor:
         self._listener.close()
 
 
-class Holder:
+class StandinIvshmemServer:
     """Answers ``ping``.
 
     :param answer: None: it listens, and says nothing.

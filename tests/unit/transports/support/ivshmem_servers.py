@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: GPL-2.0-or-later
-"""A real holder for one test, and the stand-ins that connect to it."""
+"""A real ivshmem server for one test, and the stand-ins that connect to it."""
 
 from __future__ import annotations
 
@@ -24,7 +24,7 @@ COMMAND = "import sys; from kvm_transport.ivshmem_server.main import main; sys.e
 START = 30.0
 
 
-class HolderProcess:
+class IvshmemServerProcess:
     """``vesper-ivshmem``, its sockets in a directory."""
 
     def __init__(
@@ -64,8 +64,8 @@ class HolderProcess:
                 ping_server(self.control)
                 return
             except IvshmemServerError:
-                assert time.monotonic() < end, "the holder does not answer"
-                assert self.process.poll() is None, "the holder has ended"
+                assert time.monotonic() < end, "the ivshmem server does not answer"
+                assert self.process.poll() is None, "the ivshmem server has ended"
                 time.sleep(0.02)
 
     def kill(self) -> None:
@@ -74,8 +74,8 @@ class HolderProcess:
 
 
 @contextmanager
-def holder(directory: Path, *options: str) -> Iterator[HolderProcess]:
-    process = HolderProcess(directory, *options)
+def run_ivshmem_server(directory: Path, *options: str) -> Iterator[IvshmemServerProcess]:
+    process = IvshmemServerProcess(directory, *options)
     try:
         process.wait()
         yield process
@@ -90,7 +90,7 @@ def holder(directory: Path, *options: str) -> Iterator[HolderProcess]:
 class StandinQemu:
     """Takes the handshake as QEMU does; the guest's half of the protocol by hand.
 
-    :param where: the holder's socket, or a connection to it, which another
+    :param where: the ivshmem server's socket, or a connection to it, which another
         process may have made.
     """
 

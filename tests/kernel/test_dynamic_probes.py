@@ -13,7 +13,8 @@ from pathlib import Path
 from typing import Any
 
 from tests.kernel.support.loopback_guest import TestGuest
-from tests.kernel.support.machine import Machine, MachineTransport, machine
+from tests.kernel.support.machine import Machine, machine
+from tests.kernel.support.machine_transport import MachineTransport
 from tests.unit.support.standins import until
 from vesper_monitor.daemon.config import Config
 from vesper_monitor.daemon.daemon import Daemon

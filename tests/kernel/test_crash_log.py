@@ -9,7 +9,8 @@ from pathlib import Path
 
 from lab.session_listener import EventListener
 from tests.kernel.support.loopback_guest import TestGuest
-from tests.kernel.support.machine import Machine, MachineTransport, machine
+from tests.kernel.support.machine import Machine, machine
+from tests.kernel.support.machine_transport import MachineTransport
 from tests.unit.support.standins import until
 from vesper_monitor.guest.control.images import ImageStore
 from vesper_monitor.guest.event import CrashLog, Event
@@ -17,7 +18,7 @@ from vesper_monitor.guest.session import Session
 from vesper_monitor.guest.session_state import SessionState
 
 #: s for a kernel under emulation to panic and say so.
-SLOW = 30.0
+SLOW_S = 30.0
 
 MESSAGE = "BUG: kernel NULL pointer dereference, address: 0000000000000000 at wedge_oops+0x"
 
@@ -33,7 +34,7 @@ async def _watched(guest: Machine, body: Callable[[Session, list[Event]], Awaita
     )
     task = asyncio.create_task(session.run_session())
     try:
-        await until(lambda: session.state is SessionState.ACTIVE, "active", SLOW)
+        await until(lambda: session.state is SessionState.ACTIVE, "active", SLOW_S)
         await body(session, events)
     except AssertionError:
         print(guest.console)
@@ -54,7 +55,7 @@ def test_a_panic_leaves_its_log(test_guest: TestGuest, tmp_path: Path) -> None:
 
         async def body(session: Session, events: list[Event]) -> None:
             guest.tell("echo mark >/dev/kmsg; echo c >/proc/sysrq-trigger")
-            await until(lambda: events, "last words", SLOW)
+            await until(lambda: events, "last words", SLOW_S)
             (event,) = events
             assert event.event == "last_words"
             assert event.fields["kind"] == "panic"
@@ -78,7 +79,7 @@ def test_panic_and_the_end_of_the_machine(test_guest: TestGuest, tmp_path: Path)
             if session.guest is not None:
                 session.guest.link.on_notify(None)  # the notification is lost
             guest.tell("echo c >/proc/sysrq-trigger")
-            await until(lambda: events, "last words", SLOW)
+            await until(lambda: events, "last words", SLOW_S)
             assert guest.process.poll() is not None
             assert events[0].fields["message"] == "sysrq triggered crash"
 
@@ -91,7 +92,7 @@ def test_oopses_leave_their_logs(test_guest: TestGuest, tmp_path: Path) -> None:
 
         async def body(session: Session, events: list[Event]) -> None:
             guest.tell("insmod /vsp_wedge.ko; sh -c 'echo oops >/proc/vsp_wedge' &")
-            await until(lambda: events, "the first oops", SLOW)
+            await until(lambda: events, "the first oops", SLOW_S)
             first = events[0]
             assert first.fields["kind"] == "oops"
             assert first.fields["comm"] == "sh"
@@ -99,7 +100,7 @@ def test_oopses_leave_their_logs(test_guest: TestGuest, tmp_path: Path) -> None:
             assert "wedge_oops" in _words(first).stack
             await asyncio.sleep(5.5)  # they are read every 5 s at most
             guest.tell("echo 1 >/proc/sys/kernel/panic_on_oops; echo oops >/proc/vsp_wedge")
-            await until(lambda: len(events) >= 3, "an oops that is a panic", 2 * SLOW)
+            await until(lambda: len(events) >= 3, "an oops that is a panic", 2 * SLOW_S)
             _, second, panic = events
             assert second.fields["message"].startswith(MESSAGE)
             assert panic.fields["kind"] == "panic"
@@ -111,4 +112,4 @@ def test_oopses_leave_their_logs(test_guest: TestGuest, tmp_path: Path) -> None:
 def test_the_core_can_be_unloaded(test_guest: TestGuest, tmp_path: Path) -> None:
     with machine(test_guest.kernel, test_guest.files, tmp_path) as guest:
         guest.tell("rmmod vsp_ram && rmmod vesper && insmod /vesper.ko && echo again")
-        asyncio.run(until(lambda: "\nagain\n" in guest.console, "unloaded and loaded", SLOW))
+        asyncio.run(until(lambda: "\nagain\n" in guest.console, "unloaded and loaded", SLOW_S))
