@@ -23,7 +23,7 @@ from kvm_transport.ivshmem_client import IvshmemClient
 from kvm_transport.link import KvmLink
 from lab.images import store
 from tests.unit.support.standins import until
-from tests.unit.transports.support.ivshmem_servers import holder
+from tests.unit.transports.support.ivshmem_servers import run_ivshmem_server
 from vesper_monitor.guest.control.images import ImageStore
 from vesper_monitor.guest.relay.decode import Event
 from vesper_monitor.guest.session import Session
@@ -80,7 +80,7 @@ class WriterTransport:
     name = "bench"
 
     def __init__(self, control: str) -> None:
-        self.holder = IvshmemClient(control)
+        self.client = IvshmemClient(control)
 
     @classmethod
     def explain_unusable(cls) -> str | None:
@@ -105,7 +105,7 @@ class WriterTransport:
         return DomainReport(DomainState.RUNNING)
 
     async def connect_domain(self, domain: Domain, timeout: float) -> KvmLink:  # noqa: ASYNC109
-        return await KvmLink.connect_guest(self.holder, domain.domid, domain, timeout, Doorbells())
+        return await KvmLink.connect_guest(self.client, domain.domid, domain, timeout, Doorbells())
 
     async def deactivate_domain(self, domain: Domain) -> None: ...
 
@@ -200,7 +200,7 @@ def measure_all_loads(directory: Path, seconds: float) -> list[dict[str, object]
         ["gcc", "-O2", "-Wall", "-Wextra", "-o", program, HERE / "writer.c"], timeout=60
     )
     results = []
-    with holder(directory) as process:
+    with run_ivshmem_server(directory) as process:
         transport = WriterTransport(process.control)
         print(
             f"{'guests':>6}{'wanted':>12}{'buffer':>11}{'':7}{'written/s':>12}{'read/s':>12}"

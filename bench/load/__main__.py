@@ -37,7 +37,7 @@ from typing import Any
 from bench.load.crowd import make_guest_name
 from lab.progress import note_progress, show_step
 from lab.standin.image import make_store
-from tests.unit.transports.support.ivshmem_servers import holder
+from tests.unit.transports.support.ivshmem_servers import run_ivshmem_server
 from vesper_monitor.client import Client, DaemonUnavailableError, root_path
 
 PROJECT = Path(__file__).parents[2]
@@ -316,7 +316,7 @@ def main() -> int:
     with tempfile.TemporaryDirectory(prefix="vesper-load-") as directory:
         Path(directory).chmod(0o755)  # for the readers
         vesperd = Vesperd(Path(directory))
-        with holder(Path(directory), "--size", "1", "--max-vms", str(arguments.guests)):
+        with run_ivshmem_server(Path(directory), "--size", "1", "--max-vms", str(arguments.guests)):
             try:
                 figures = asyncio.run(
                     _measure_all(vesperd, Path(directory), arguments.guests, arguments.rate,

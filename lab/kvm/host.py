@@ -111,11 +111,11 @@ class KvmHost(Host):
         """Send it a signal, e.g. STOP."""
         self.run_command(f"pkill -{signal} -f ^/usr/sbin/libvirtd", check=True)
 
-    def start_holder(self) -> None:
+    def start_ivshmem_server(self) -> None:
         """Start vesper-ivshmem and wait until its sockets are there."""
         self.start_daemon("/usr/sbin/vesper-ivshmem", "/var/log/vesper-ivshmem.log", IVSHMEM_SOCKET)
 
-    def stop_holder(self, *, signal: str = "TERM") -> None:
+    def stop_ivshmem_server(self, *, signal: str = "TERM") -> None:
         """End vesper-ivshmem, if it runs, and wait until it has gone."""
         self.stop_daemon(
             "^/usr/bin/python3.* /usr/sbin/vesper-ivshmem", IVSHMEM_SOCKET, signal=signal

@@ -72,7 +72,7 @@ class KvmLab(ClusterLab):
     def _start_host_daemons(self, host: KvmHost) -> None:
         """In the order in which systemd does."""
         host.run_command(KVM if self.kvm else NO_KVM, check=True)
-        host.start_holder()
+        host.start_ivshmem_server()
         host.start_libvirtd()
         host.start_vesperd()
 

@@ -37,7 +37,7 @@ def test_nobody_holds_the_memory(cleaned: KvmLab, trouble: str) -> None:
     """QEMU would wait for it for ever: so it gets no device that needs it."""
     host = cleaned.a
     if trouble == "absent":
-        host.stop_holder()
+        host.stop_ivshmem_server()
     else:
         host.run_command("pkill -STOP -f /usr/sbin/vesper-ivshmem", check=True)
     try:
@@ -52,6 +52,6 @@ def test_nobody_holds_the_memory(cleaned: KvmLab, trouble: str) -> None:
         assert stop.rc == 0, stop.output
     finally:
         if trouble == "absent":
-            host.start_holder()
+            host.start_ivshmem_server()
         else:
             host.run_command("pkill -CONT -f /usr/sbin/vesper-ivshmem", check=True)

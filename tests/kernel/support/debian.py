@@ -16,7 +16,7 @@ from lab.images.probes import FRONTENDS
 from tests.kernel.support.ivshmem import PROBES
 from tests.kernel.support.machine import Machine, machine
 from tests.kernel.support.neighbours import DOMAIN_STATUS, Vesperd
-from tests.unit.transports.support.ivshmem_servers import holder
+from tests.unit.transports.support.ivshmem_servers import run_ivshmem_server
 from vesper_monitor.guest.relay.decode import Event
 
 __all__ = ["VM", "Debian", "Login", "debian"]
@@ -151,7 +151,7 @@ def debian(kernel: Kernel, files: tuple[Path, ...], directory: Path) -> Iterator
         "-serial", "chardev:login",
     )  # fmt: skip
     with ExitStack() as stack:
-        stack.enter_context(holder(directory))
+        stack.enter_context(run_ivshmem_server(directory))
         guest = stack.enter_context(
             machine(
                 kernel, guest_files, folder, memory=MEMORY, modules=debian_guest.BOOT_MODULES,

@@ -16,7 +16,7 @@ from lab.images.probes import FRONTENDS
 from lab.xen.qmp import Qmp, QmpError
 from tests.kernel.support.machine import Machine, MachineTransport, machine
 from tests.unit.support.standins import until
-from tests.unit.transports.support.ivshmem_servers import HolderProcess, holder
+from tests.unit.transports.support.ivshmem_servers import IvshmemServerProcess, run_ivshmem_server
 from vesper_monitor.guest.control.images import ImageStore
 from vesper_monitor.guest.dynamic_probes.point import DynamicProbe
 from vesper_monitor.guest.dynamic_probes.program import IMAGE
@@ -40,7 +40,7 @@ PROBES = tuple(sorted(set(probes.PROBES) - {IMAGE}))
 class KvmMachine(MachineTransport):
     """The machine as a transport."""
 
-    def __init__(self, guest: Machine, process: HolderProcess, store: Path) -> None:
+    def __init__(self, guest: Machine, process: IvshmemServerProcess, store: Path) -> None:
         super().__init__(guest)
         self.holder = process
         self.store = store
@@ -137,7 +137,7 @@ def kvm_machine(
     needed = {"vesper", *FRONTENDS, *more}
     guest_files = tuple(p for p in files if p.suffix != ".ko" or p.stem in needed)
     with (
-        holder(directory) as process,
+        run_ivshmem_server(directory) as process,
         machine(
             kernel, guest_files, directory, cpus=cpus, max_cpus=max_cpus, cmdline=cmdline,
             modules=modules, frontend="vesper_ivshmem", qemu=arguments, counted=counted,

@@ -21,7 +21,7 @@ from lab.images import Kernel
 from lab.images.probes import FRONTENDS
 from tests.kernel.support.ivshmem import PROBES
 from tests.kernel.support.machine import Machine, machine
-from tests.unit.transports.support.ivshmem_servers import holder
+from tests.unit.transports.support.ivshmem_servers import run_ivshmem_server
 from vesper_monitor.client import Client, DaemonUnavailableError
 
 __all__ = ["DOMAIN_STATUS", "LOADED", "Heard", "Vesperd", "guests", "until"]
@@ -205,7 +205,7 @@ def guests(
     needed = {"vesper", "vsp_hostile", *FRONTENDS}
     guest_files = [p for p in files if p.suffix != ".ko" or p.stem in needed]
     with ExitStack() as stack:
-        stack.enter_context(holder(directory))
+        stack.enter_context(run_ivshmem_server(directory))
         machines = {}
         for name in names:
             folder = directory / name

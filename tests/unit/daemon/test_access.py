@@ -21,7 +21,7 @@ import pytest
 from lab.standin.image import RELEASE
 from tests.unit.support.daemons import PROJECT, RESOURCE, DaemonProcess, Monitor, serve
 from tests.unit.support.standins import GuestProcess
-from tests.unit.transports.support.ivshmem_servers import StandinQemu, holder
+from tests.unit.transports.support.ivshmem_servers import StandinQemu, run_ivshmem_server
 from vesper_monitor.daemon.api import ROOT_ONLY
 
 NOBODY = 65534
@@ -149,7 +149,7 @@ def test_vesperds_files(daemon: DaemonProcess) -> None:
 
 def test_shared_memory_of_guests(directory: Path) -> None:
     """It has no name; who holds it is root's process; its sockets are not for all."""
-    with holder(directory, "--size", "1", "--group", GROUP) as process:
+    with run_ivshmem_server(directory, "--size", "1", "--group", GROUP) as process:
         qemu = StandinQemu(process.qemu)
         try:
             memory = Path(f"/proc/{process.process.pid}/fd")

@@ -29,26 +29,31 @@ from kvm_transport.ivshmem_client import (
 from kvm_transport.ivshmem_server import control, fdstore
 from kvm_transport.ivshmem_server.vm import ROLES
 from tests.unit.support.standins import until
-from tests.unit.transports.support.ivshmem_servers import START, HolderProcess, StandinQemu, holder
+from tests.unit.transports.support.ivshmem_servers import (
+    START,
+    IvshmemServerProcess,
+    StandinQemu,
+    run_ivshmem_server,
+)
 from vesper_monitor.guest import abi
 
 MIB = 1 << 20
 
 
 @pytest.fixture
-def running(tmp_path: Path) -> Iterator[HolderProcess]:
-    with holder(tmp_path, "--size", "1", "--max-vms", "4") as process:
+def running(tmp_path: Path) -> Iterator[IvshmemServerProcess]:
+    with run_ivshmem_server(tmp_path, "--size", "1", "--max-vms", "4") as process:
         yield process
 
 
-def gone(process: HolderProcess, vms: int) -> None:
+def gone(process: IvshmemServerProcess, vms: int) -> None:
     end = time.monotonic() + START
     while ping_server(process.control).vms != vms:
         assert time.monotonic() < end
         time.sleep(0.01)
 
 
-def test_handshake_and_attach(running: HolderProcess) -> None:
+def test_handshake_and_attach(running: IvshmemServerProcess) -> None:
     """Both ends have the same memory, and each hears the other's doorbell."""
     qemu = StandinQemu(running.qemu)
     assert [number for number, _ in qemu.messages] == [0, 0, -1, 1, 0]
@@ -85,12 +90,12 @@ def test_handshake_and_attach(running: HolderProcess) -> None:
     gone(running, 0)
 
 
-def test_sockets_are_private(running: HolderProcess) -> None:
+def test_sockets_are_private(running: IvshmemServerProcess) -> None:
     assert os.stat(running.control).st_mode & 0o777 == 0o600
     assert os.stat(running.qemu).st_mode & 0o777 in (0o600, 0o660)
 
 
-def test_watch(running: HolderProcess) -> None:
+def test_watch(running: IvshmemServerProcess) -> None:
     async def body() -> None:
         first = StandinQemu(running.qemu)
         changes: list[QemuDeviceChange] = []
@@ -114,7 +119,7 @@ def test_watch(running: HolderProcess) -> None:
     asyncio.run(body())
 
 
-def test_who_stalls_or_floods_holds_nobody_up(running: HolderProcess) -> None:
+def test_who_stalls_or_floods_holds_nobody_up(running: IvshmemServerProcess) -> None:
     stalled = socket.socket(socket.AF_UNIX)
     stalled.connect(running.qemu)  # and never reads
     flood = socket.socket(socket.AF_UNIX)
@@ -166,7 +171,7 @@ def other_qemu(path: str) -> subprocess.Popen[bytes]:
     )
 
 
-def test_no_more_than_there_is_room_for(running: HolderProcess) -> None:
+def test_no_more_than_there_is_room_for(running: IvshmemServerProcess) -> None:
     processes = [other_qemu(running.qemu) for _ in range(4)]
     lines = [process.stdout.readline() for process in processes if process.stdout]
     assert lines == [b"8\n"] * 4
@@ -183,8 +188,8 @@ def test_no_more_than_there_is_room_for(running: HolderProcess) -> None:
         process.communicate(timeout=START)
 
 
-def test_it_is_alone(running: HolderProcess, tmp_path: Path) -> None:
-    second = HolderProcess(tmp_path)
+def test_it_is_alone(running: IvshmemServerProcess, tmp_path: Path) -> None:
+    second = IvshmemServerProcess(tmp_path)
     assert second.process.wait(START) == 1
     ping_server(running.control)
 
@@ -219,9 +224,9 @@ class Systemd:
 
 def test_the_next_life_goes_on_with_what_systemd_has_kept(tmp_path: Path) -> None:
     systemd = Systemd(tmp_path / "notify")
-    first = HolderProcess(tmp_path, "--size", "1", environment=systemd.environment())
+    first = IvshmemServerProcess(tmp_path, "--size", "1", environment=systemd.environment())
     qemus: list[StandinQemu] = []
-    second: HolderProcess | None = None
+    second: IvshmemServerProcess | None = None
     try:
         assert systemd.receive() == "READY=1"
         first.wait()
@@ -233,7 +238,7 @@ def test_the_next_life_goes_on_with_what_systemd_has_kept(tmp_path: Path) -> Non
         # One QEMU ends while nobody is there: systemd drops its connection.
         qemus.pop().close()
         os.close(systemd.stored.pop(next(reversed([n for n in systemd.stored if "qemu" in n]))))
-        second = HolderProcess(
+        second = IvshmemServerProcess(
             tmp_path,
             "--size",
             "1",

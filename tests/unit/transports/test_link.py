@@ -18,7 +18,11 @@ from kvm_transport.ivshmem_client import IvshmemClient
 from kvm_transport.link import KvmLink, is_activated
 from kvm_transport.memory import SharedMemory
 from tests.unit.support.standins import until
-from tests.unit.transports.support.ivshmem_servers import HolderProcess, StandinQemu, holder
+from tests.unit.transports.support.ivshmem_servers import (
+    IvshmemServerProcess,
+    StandinQemu,
+    run_ivshmem_server,
+)
 from vesper_monitor.guest import abi
 from vesper_monitor.hypervisor.transport import (
     Domain,
@@ -34,17 +38,17 @@ PAGE = abi.PAGE_SIZE
 
 
 @pytest.fixture
-def running(tmp_path: Path) -> Iterator[HolderProcess]:
-    with holder(tmp_path, "--size", "1") as process:
+def running(tmp_path: Path) -> Iterator[IvshmemServerProcess]:
+    with run_ivshmem_server(tmp_path, "--size", "1") as process:
         yield process
 
 
-async def connect(running: HolderProcess, timeout: float = 20.0) -> KvmLink:  # noqa: ASYNC109
+async def connect(running: IvshmemServerProcess, timeout: float = 20.0) -> KvmLink:  # noqa: ASYNC109
     holding = IvshmemClient(running.control)
     return await KvmLink.connect_guest(holding, os.getpid(), DOMAIN, timeout, Doorbells())
 
 
-async def up(running: HolderProcess, qemu: StandinQemu, epoch: int = 1) -> KvmLink:
+async def up(running: IvshmemServerProcess, qemu: StandinQemu, epoch: int = 1) -> KvmLink:
     """Connect, and answer for the guest."""
     task = asyncio.create_task(connect(running))
     old = qemu.head().wanted
@@ -54,7 +58,7 @@ async def up(running: HolderProcess, qemu: StandinQemu, epoch: int = 1) -> KvmLi
 
 
 def with_link(
-    running: HolderProcess, body: Callable[[StandinQemu, KvmLink], Awaitable[None]]
+    running: IvshmemServerProcess, body: Callable[[StandinQemu, KvmLink], Awaitable[None]]
 ) -> None:
     async def run() -> None:
         qemu = StandinQemu(running.qemu)
@@ -68,7 +72,7 @@ def with_link(
     asyncio.run(run())
 
 
-def test_pages_and_notifications(running: HolderProcess) -> None:
+def test_pages_and_notifications(running: IvshmemServerProcess) -> None:
     async def body(qemu: StandinQemu, link: KvmLink) -> None:
         link.cchan.view[:4] = b"chan"
         assert bytes(qemu.view[PAGE : PAGE + 4]) == b"chan"
@@ -93,7 +97,7 @@ def test_pages_and_notifications(running: HolderProcess) -> None:
     with_link(running, body)
 
 
-def test_deactivate(running: HolderProcess) -> None:
+def test_deactivate(running: IvshmemServerProcess) -> None:
     async def body(qemu: StandinQemu, link: KvmLink) -> None:
         lost: list[str] = []
         link.on_lost(lost.append)
@@ -109,7 +113,7 @@ def test_deactivate(running: HolderProcess) -> None:
     with_link(running, body)
 
 
-def test_deactivate_without_a_link(running: HolderProcess) -> None:
+def test_deactivate_without_a_link(running: IvshmemServerProcess) -> None:
     """What an earlier daemon has left, or one that never came to an understanding."""
 
     async def body(qemu: StandinQemu, link: KvmLink) -> None:
@@ -127,7 +131,7 @@ def test_deactivate_without_a_link(running: HolderProcess) -> None:
     with_link(running, body)
 
 
-def test_taken_over_by_the_next_daemon(running: HolderProcess) -> None:
+def test_taken_over_by_the_next_daemon(running: IvshmemServerProcess) -> None:
     """The guest's answer is asked for again: what lies there may be a dead kernel's."""
 
     async def body(qemu: StandinQemu, link: KvmLink) -> None:
@@ -144,7 +148,9 @@ def test_taken_over_by_the_next_daemon(running: HolderProcess) -> None:
 
 
 @pytest.mark.parametrize(("field", "value"), [("state", 1), ("state", 0), ("epoch", 2)])
-def test_the_guest_closes_or_starts_anew(running: HolderProcess, field: str, value: int) -> None:
+def test_the_guest_closes_or_starts_anew(
+    running: IvshmemServerProcess, field: str, value: int
+) -> None:
     async def body(qemu: StandinQemu, link: KvmLink) -> None:
         lost: list[str] = []
         link.on_lost(lost.append)
@@ -156,7 +162,7 @@ def test_the_guest_closes_or_starts_anew(running: HolderProcess, field: str, val
     with_link(running, body)
 
 
-def test_qemu_ends(running: HolderProcess) -> None:
+def test_qemu_ends(running: IvshmemServerProcess) -> None:
     async def body(qemu: StandinQemu, link: KvmLink) -> None:
         lost: list[str] = []
         link.on_lost(lost.append)
@@ -168,7 +174,7 @@ def test_qemu_ends(running: HolderProcess) -> None:
     with_link(running, body)
 
 
-def test_qemu_ends_while_its_guest_is_waited_for(running: HolderProcess) -> None:
+def test_qemu_ends_while_its_guest_is_waited_for(running: IvshmemServerProcess) -> None:
     async def body() -> None:
         qemu = StandinQemu(running.qemu)
         task = asyncio.create_task(connect(running))
@@ -190,7 +196,7 @@ def test_qemu_ends_while_its_guest_is_waited_for(running: HolderProcess) -> None
     asyncio.run(body())
 
 
-def test_the_holder_ends(running: HolderProcess) -> None:
+def test_the_holder_ends(running: IvshmemServerProcess) -> None:
     """The link does not need it."""
 
     async def body(qemu: StandinQemu, link: KvmLink) -> None:
@@ -208,7 +214,7 @@ def test_the_holder_ends(running: HolderProcess) -> None:
     with_link(running, body)
 
 
-def test_memory_overwritten_by_a_migration(running: HolderProcess) -> None:
+def test_memory_overwritten_by_a_migration(running: IvshmemServerProcess) -> None:
     """What was asked for before the guest's memory arrived is asked for again."""
 
     async def body() -> None:
@@ -225,7 +231,7 @@ def test_memory_overwritten_by_a_migration(running: HolderProcess) -> None:
     asyncio.run(body())
 
 
-def test_a_guest_that_cannot_share(running: HolderProcess) -> None:
+def test_a_guest_that_cannot_share(running: IvshmemServerProcess) -> None:
     async def body() -> None:
         qemu = StandinQemu(running.qemu)
         task = asyncio.create_task(connect(running))
@@ -287,6 +293,6 @@ def test_memory_that_could_be_cut_short() -> None:
         SharedMemory(descriptor)
     os.close(descriptor)
     small = sealed(PAGE)
-    with pytest.raises(TransportError, match="bytes only"):
+    with pytest.raises(TransportError, match="only 4096 bytes"):
         SharedMemory(small)
     os.close(small)

@@ -24,7 +24,7 @@ COMMAND = "import sys; from kvm_transport.ivshmem_server.main import main; sys.e
 START = 30.0
 
 
-class HolderProcess:
+class IvshmemServerProcess:
     """``vesper-ivshmem``, its sockets in a directory."""
 
     def __init__(
@@ -74,8 +74,8 @@ class HolderProcess:
 
 
 @contextmanager
-def holder(directory: Path, *options: str) -> Iterator[HolderProcess]:
-    process = HolderProcess(directory, *options)
+def run_ivshmem_server(directory: Path, *options: str) -> Iterator[IvshmemServerProcess]:
+    process = IvshmemServerProcess(directory, *options)
     try:
         process.wait()
         yield process
