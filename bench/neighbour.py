@@ -1,13 +1,13 @@
 # SPDX-License-Identifier: GPL-2.0-or-later
 """``python3 -m bench.neighbour``: what a hostile guest does to a healthy one's events.
 
-One vesperd, two stand-in guests. The healthy one has an event every 10 ms or
-so; measured is the time from its store to a client that follows. The other
-one is quiet, then uses a CPU and does nothing else, to which an attack is
-compared, then keeps one up without a pause:
+One vesperd watches two stand-in guests.  The healthy one has an event every 10 ms or so;
+the time from its store to a client that follows is measured.  The other guest is quiet at
+first.  Then it only uses a CPU, and attacks are compared with that.  Then it attacks
+without a pause:
 
-- *table*: 16 new channels every 5 ms, each of which can be mapped;
-- *names*: the same, of which none can be mapped;
+- *table*: 16 new channels every 5 ms; all can be mapped;
+- *names*: 16 new channels every 5 ms; none can be mapped;
 - *records*: as many records as its kernel can write;
 - *rings*: as many notifications as the transport takes.
 """
@@ -35,14 +35,14 @@ from vesper_monitor.guest import abi
 
 PROJECT = Path(__file__).parents[1]
 ATTACKS = ("table", "names", "records", "rings")
-#: s between two events of the healthy guest.
+#: Between two events of the healthy guest.
 EVENT_INTERVAL_S = 0.01
 #: No place in the guest's memory.
 INVALID_HANDLE = 1 << 40
 
 
 class Attacker(HostileGuest):
-    """Attacks when it is told which way."""
+    """A stand-in guest that attacks vesperd on command."""
 
     _attack: asyncio.Task[None] | None = None
 
@@ -117,7 +117,7 @@ async def _send_to_guest(name: str, *words: str) -> None:
 
 
 async def _measure_latency(socket: Path, events: int) -> list[float]:
-    """ms, sorted."""
+    """Return ms from the guest's store to a follower, for each event, sorted."""
     follower, request = await asyncio.open_unix_connection(socket)
     request.write(b'{"op": "events", "vm": "healthy", "follow": true}\n')
     reader, writer = await asyncio.open_unix_connection(Place("healthy").control)
@@ -164,7 +164,7 @@ def _start_guest_process(name: str) -> subprocess.Popen[bytes]:
 
 
 def _measure_under_attack(attack: str, events: int) -> list[float]:
-    """ms, sorted; of guests that have not been through another attack."""
+    """Return ms, sorted, of guests that have seen no other attack."""
     with tempfile.TemporaryDirectory(prefix="vesper-neighbour-") as name:
         directory = Path(name)
         os.environ["VESPER_STANDIN_DIR"] = str(directory / "domains")

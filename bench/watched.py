@@ -19,20 +19,22 @@ from vesper_monitor.guest.session import Session, SessionState
 
 __all__ = ["HANG_TIMEOUT_S", "WatchedGuest", "watch_guest"]
 
-#: s, the default.
+#: Default of ``hang_timeout``.
 HANG_TIMEOUT_S = 5.0
-#: s for a guest to answer.
+#: For a session to begin.
 SESSION_LIMIT_S = 60.0
 
 
 @dataclass
 class WatchedGuest:
+    """A guest, its transport and its session."""
+
     guest: Machine
     transport: MachineTransport
     session: Session
 
     def read_counters(self) -> list[int]:
-        """Interrupts and runs of threads that each CPU of the guest has counted."""
+        """Return the interrupts and runs of threads that each CPU of the guest has counted."""
         guest = self.session._guest
         if guest is None:
             return []
@@ -46,22 +48,23 @@ class WatchedGuest:
 @asynccontextmanager
 async def watch_guest(
     guest: Machine,
-    tell: Callable[[list[Event]], None],
+    on_events: Callable[[list[Event]], None],
     *,
     images: ImageStore | None = None,
     points: Mapping[str, DynamicProbe] | None = None,
 ) -> AsyncIterator[WatchedGuest]:
-    """
-    :param tell: gets all events.
+    """Watch a guest with a session of vesperd, until the context ends.
+
+    :param on_events: is called with events.
     :param images: of the probes.
-    :param points: of the user's own, by name; may change.
+    :param points: dynamic probes by name; may change.
     """
     transport = MachineTransport(guest)
     session = Session(
         transport,
         transport.domain,
         images or ImageStore(Path("/nonexistent")),
-        lambda _, events: tell(events),
+        lambda _, events: on_events(events),
         lambda _: None,
         points=points,
         hang_timeout=lambda: HANG_TIMEOUT_S,

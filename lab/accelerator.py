@@ -20,7 +20,7 @@ __all__ = ["kvm_works"]
 
 
 def kvm_works(what: object, boots: Callable[[], None]) -> bool:
-    """Whether to run something with KVM.
+    """Return whether to run something with KVM.
 
     :param what: names it; part of the key under which the outcome is kept.
     :param boots: boots it with KVM, and raises if that does not work.

@@ -16,7 +16,7 @@ VESPERD = Path(__file__).parents[1] / "vesper_monitor" / "vesperd.service"
 
 
 def confine_like(unit: Path = VESPERD) -> list[str]:
-    """Words before a command line, by which it runs as the unit's service would."""
+    """Return words that go before a command, to run it as the unit's service runs."""
     match = re.search(r"^CapabilityBoundingSet=(.+)$", unit.read_text(encoding="utf-8"), re.M)
     assert match is not None, unit
     kept = [name.removeprefix("CAP_").lower() for name in match[1].split()]

@@ -44,7 +44,7 @@ class Guest:
         self._host = through
 
     def connect_to_labd(self, *, timeout: float = 10.0) -> socket.socket:
-        """A connection to labd."""
+        """Return a connection to labd."""
         return self._host.connect_to(GUEST_ADDRESS, GUEST_PORT, timeout=timeout)
 
     def _send_request(self, request: str, timeout: float) -> tuple[list[str], BinaryIO]:

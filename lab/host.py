@@ -75,21 +75,21 @@ class Host(abc.ABC):
 
     @abc.abstractmethod
     def connect_to(self, host: str, port: int, *, timeout: float = 10.0) -> socket.socket:
-        """A connection to somewhere the host can reach, e.g. into the guest.
+        """Return a connection to an address that the host can reach, for example the guest's.
 
         :raises ChannelError: it cannot be reached.
         """
 
     @abc.abstractmethod
     def connect_to_clock(self, *, timeout: float = 10.0) -> socket.socket | None:
-        """A connection that answers each line with the host's CLOCK_REALTIME (ns).
+        """Return a connection that answers each line with the host's CLOCK_REALTIME (ns).
 
         None: the host has this machine's clock.
         """
 
     @abc.abstractmethod
     def is_running(self) -> bool:
-        """Whether it has power."""
+        """Return whether the host has power."""
 
     def wait_for_command(self, command: str, *, timeout: float, every: float = 0.3) -> str:
         """Run a command again and again until it succeeds.

@@ -15,7 +15,7 @@ _CLONE_NEWNET = 0x40000000  # sched.h
 
 
 def connect_from_namespace(pid: int, address: str, port: int, timeout: float) -> socket.socket:
-    """A TCP connection from the network namespace of a process.
+    """Return a TCP connection from the network namespace of a process.
 
     A socket belongs to the namespace in which it was made, whoever uses it
     afterwards; a namespace is a thread's own: so a thread goes there and ends.

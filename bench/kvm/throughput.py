@@ -1,11 +1,10 @@
 # SPDX-License-Identifier: GPL-2.0-or-later
 """Records per second that a session reads and turns into events.
 
-The guests are stand-ins (writer.c): processes that write into real shared
-memory, of a real holder, over real links; each with one CPU's buffer.  Sessions
-are those of the daemon, all in one process on one loop; what comes after them
-(rules, journal) is not part of it.  Writers and sessions share this machine's
-CPUs, so a busy machine loses records that an idle one would not.
+The guests are stand-ins (writer.c): processes that write into real shared memory of a
+real ivshmem server, over real links, each with one CPU's buffer.  The sessions are the
+daemon's, all on one loop; rules and journal are left out.  Writers and sessions share this
+machine's CPUs, so a busy machine loses records that an idle one would not.
 """
 
 from __future__ import annotations
@@ -136,7 +135,7 @@ class Guest:
                     _ = event.text
 
     async def write_records(self, rate: float, seconds: float) -> int:
-        """:returns: records written."""
+        """Have the stand-in write records; return how many it wrote."""
         assert self.process.stdin is not None and self.process.stdout is not None
         self.process.stdin.write(f"{rate} {seconds}\n".encode())
         return int(await self.process.stdout.readline())
@@ -193,7 +192,7 @@ async def _measure_load(
 
 
 def measure_all_loads(directory: Path, seconds: float) -> list[dict[str, object]]:
-    """One result for each load."""
+    """Return one result for each load."""
     directory.mkdir()
     program = directory / "writer"
     store.run_build_command(

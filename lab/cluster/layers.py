@@ -32,7 +32,7 @@ def make_layers(directory: Path) -> list[Path]:
 
 
 def make_project(layer: Path) -> None:
-    """The project as ``make install`` puts it.
+    """Install the project, as ``make install`` does.
 
     :raises store.BuildError: the installation failed.
     """

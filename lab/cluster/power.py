@@ -52,7 +52,7 @@ class Rack(Protocol):
     nodes: list[Node]
 
     def find_node(self, name: str) -> Node:
-        """:raises ClusterError: no such node."""
+        """Return the node of that name. :raises ClusterError: no such node."""
 
     def power_on(self, node: Node) -> Node:
         """Start a node that is off; return it as it runs now."""

@@ -38,12 +38,12 @@ class Offset:
     error_ns: int  #: it is wrong by at most this
 
     def convert_time(self, there_ns: int) -> float:
-        """A time of the other clock in seconds of this machine's."""
+        """Return a time of the other clock in seconds of this machine's clock."""
         return (there_ns + self.ns) / 1e9
 
 
 def pick_best_sample(samples: Iterable[Sample]) -> Offset:
-    """The offset by the quickest exchange.
+    """Return the offset that the quickest exchange shows.
 
     :raises ValueError: there are no samples.
     """

@@ -114,6 +114,6 @@ def _explain_not_ready(lab: Lab, watch: str) -> str:
 def settle_after_failover(
     lab: Lab, watch: str, show: Callable[[str], None], time_factor: float = 1.0
 ) -> None:
-    """After a failover: forget the failure, and be ready for the next one."""
+    """Clean up a failure, and wait until the next fault can come."""
     type_in_crm_shell(lab, "crm_resource --refresh --resource vm1", show)
     wait_until_ready(lab, watch, READY_LIMIT_S * time_factor)

@@ -28,7 +28,7 @@ class Injection:
 
 
 def read_host_clock(host: Host) -> Offset:
-    """A host's clock against this machine's."""
+    """Return the offset of a host's clock from this machine's."""
     connection = host.connect_to_clock()
     if connection is None:
         return Offset(0, 0)

@@ -59,13 +59,13 @@ class Run:
         return self.others_cpu_share <= BUSY_SHARE
 
     def find_step_time(self, name: str) -> float | None:
-        """A step of the timeline by its field's name."""
+        """Return the time of a step, by its field's name."""
         value: float | None = getattr(self, name)
         return value
 
 
 def make_json_record(runs: list[Run], how: str) -> list[dict[str, Any]]:
-    """The report: a list of runs, each with the clock its times are on."""
+    """Return the report: a list of runs, each with the clock of its times."""
     report = []
     for run in runs:
         entry: dict[str, Any] = {}

@@ -77,7 +77,7 @@ def scale_timeouts(primitive: str, factor: float) -> str:
 
 
 def open_lab_of_setting(vmm: str) -> AbstractContextManager[Lab]:
-    """The lab, when it is entered: ready, without resources.
+    """Return a lab that is ready when entered, without resources.
 
     :raises LabError: it does not come up.
     """

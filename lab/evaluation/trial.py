@@ -55,7 +55,7 @@ _ENDED = tuple(state.value for state in ENDED)
 
 
 def _closer_offset(before: Offset, after: Offset) -> Offset:
-    """The closer bound of the two; if they contradict each other, what holds for both."""
+    """Return the closer bound of two offsets; if they contradict, one that covers both."""
     gap = abs(before.ns - after.ns)
     if gap <= before.error_ns + after.error_ns:
         return min(before, after, key=lambda offset: offset.error_ns)

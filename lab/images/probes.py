@@ -32,7 +32,7 @@ class Modules:
     probes: tuple[Path, ...]
 
     def guest_modules(self, frontend: str) -> tuple[Path, ...]:
-        """What a guest gets, in the order to load it."""
+        """Return the modules of a guest, in loading order."""
         return (self.core, self.frontends[frontend])
 
 
@@ -47,7 +47,7 @@ def _list_sources() -> list[Path]:
 
 
 def build_modules(kernel: Headers) -> Modules:
-    """The modules for that kernel; built when a source has changed.
+    """Return the modules for that kernel; build them if a source has changed.
 
     :raises BuildError: with the compiler's words.
     """

@@ -39,7 +39,7 @@ class BuildError(VesperError):
 
 
 def cache_directory() -> Path:
-    """``VESPER_LAB_CACHE``, or /var/cache/vesper-lab."""
+    """Return ``VESPER_LAB_CACHE``, or /var/cache/vesper-lab."""
     path = Path(os.environ.get("VESPER_LAB_CACHE", "/var/cache/vesper-lab"))
     path.mkdir(parents=True, exist_ok=True)
     return path
@@ -101,7 +101,7 @@ def hold_lock(name: str) -> Iterator[None]:
 
 
 def build_image(name: str, key: str, make: Callable[[Path], None], *, what: str = "") -> Path:
-    """The image directory ``NAME-KEY``; made by ``make(directory)`` if missing.
+    """Return the image directory ``NAME-KEY``; call ``make(directory)`` if it is missing.
 
     :param what: shown while it is built.
     """

@@ -49,7 +49,7 @@ def _workbench_tree() -> Path:
 
 
 def build_workbench(kernel: Kernel) -> Path:
-    """A raw ext4 disk: the tree, and the kernel's headers in /usr/src.
+    """Return a raw ext4 disk: the tree, and the kernel's headers in /usr/src.
 
     Never written to: start QEMU with ``snapshot=on``.
 

@@ -98,7 +98,7 @@ def _list_lab_hosts() -> list[KvmHost]:
 
 
 def _find_host_of_vm1() -> KvmHost:
-    """Where it runs.
+    """Return the host on which vm1 runs.
 
     :raises LabError: nowhere.
     """

@@ -122,7 +122,7 @@ class KvmHost(Host):
         )
 
     def list_domains(self) -> list[str]:
-        """Names of the domains whose QEMU runs, by libvirt's files and not by itself."""
+        """Return the domains whose QEMU runs, by libvirt's files."""
         said = self.run_command(
             "cd /run/libvirt/qemu || exit 0; for f in *.pid; do case $f in driver.pid) ;; "
             '*) [ -e "$f" ] && kill -0 $(cat $f) 2>/dev/null && echo ${f%.pid} ;; esac; done; true',
@@ -135,7 +135,7 @@ _PIPE_ENDS = (subprocess.DEVNULL, subprocess.PIPE)
 
 
 def _kill_session(process: subprocess.Popen[bytes]) -> None:
-    """With all that it has started and that is still in its session."""
+    """Kill a process, and all processes of its session."""
     if process.poll() is None:
         os.killpg(process.pid, signals.SIGKILL)
         process.wait(10)

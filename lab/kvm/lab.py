@@ -70,7 +70,7 @@ class KvmLab(ClusterLab):
             list(all_at_once.map(self._start_host_daemons, self.hosts))
 
     def _start_host_daemons(self, host: KvmHost) -> None:
-        """In the order in which systemd does."""
+        """Start a host's daemons, in systemd's order."""
         host.run_command(KVM if self.kvm else NO_KVM, check=True)
         host.start_ivshmem_server()
         host.start_libvirtd()
@@ -97,15 +97,15 @@ class KvmLab(ClusterLab):
         return self.hosts[1]
 
     def find_host(self, name: str) -> KvmHost:
-        """By name (``node1``)."""
+        """Return the host of that name (``node1``)."""
         return self.hosts[self.nodes.index(self.find_node(name))]
 
     def guest_through(self, *, through: Host | None = None) -> Guest:
-        """The lab's hand in ``vm1``, reached through one of the hosts."""
+        """Return access to ``vm1`` through one of the hosts."""
         return Guest(through or self.a)
 
     def running_on(self) -> KvmHost | None:
-        """The host on which vm1's QEMU runs."""
+        """Return the host on which vm1's QEMU runs."""
         for host in self.hosts:
             if host.is_running() and "vm1" in host.list_domains():
                 return host

@@ -45,7 +45,7 @@ class StandinGuest:
         self._end = asyncio.Event()
 
     async def run_until_ended(self) -> None:
-        """Until SIGTERM, or ``tell NAME die``."""
+        """Run until SIGTERM, or ``tell NAME die``."""
         loop = asyncio.get_running_loop()
         loop.add_signal_handler(signal.SIGTERM, self._end.set)
         living = asyncio.create_task(self._show_sign_of_life())
@@ -99,7 +99,7 @@ class StandinGuest:
     async def _serve_host_requests(
         self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter
     ) -> None:
-        """Bytes are notifications (N); D from the host deactivates, R to it: ready."""
+        """Serve the host. N is a notification, D deactivates; the guest sends R: ready."""
         await self._booted.wait()
         if not self._active:
             self._active = True
@@ -195,7 +195,7 @@ class StandinGuest:
         return "ok"
 
     async def _show_sign_of_life(self) -> None:
-        """Not while it is paused."""
+        """Give a sign of life, unless the guest is paused."""
         while True:
             shown = self._life != "off" and self._booted.is_set()
             if shown and self._record.state == "running":

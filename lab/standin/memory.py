@@ -18,7 +18,7 @@ N_SUBBUFS = 4
 
 
 def map_file_view(path: Path) -> memoryview:
-    """A new sparse file, mapped."""
+    """Create a sparse file, and return it mapped."""
     path.unlink(missing_ok=True)
     with path.open("w+b") as file:
         file.truncate(_MEMORY_PAGES * abi.PAGE_SIZE)

@@ -94,7 +94,7 @@ class Place:
         os.close(lock)
 
     def use_cpu(self, what: str) -> None:
-        """From now on the domain spins, starves (wants a CPU and gets none), or sleeps."""
+        """Make the domain spin, starve (want a CPU and get none), or sleep."""
         ran, _ = self.read_cpu_state()
         draft = self._cpu.with_suffix(".new")
         draft.write_text(json.dumps([ran, time.monotonic(), what]))
@@ -113,7 +113,7 @@ class Place:
         return ran + (time.monotonic() - since if what == "spin" else 0.0), what
 
     def read_record(self) -> Record | None:
-        """The domain, if it lives.
+        """Return the domain; None if it does not run.
 
         Who lives has its record locked.  No process is looked for: the domain may be in
         another PID namespace.

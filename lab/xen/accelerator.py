@@ -21,7 +21,7 @@ Accelerator = tuple[str, str]
 
 
 def choose_accelerator(boots: Callable[[Accelerator], None]) -> Accelerator:
-    """What to run the hosts with.
+    """Return the accelerator for the hosts.
 
     :param boots: boots a host with it, and raises if that does not work.
     """
