@@ -28,7 +28,7 @@ import time
 from pathlib import Path
 
 from lab.progress import show_step
-from lab.standin.registry import Place
+from lab.standin.registry import DomainDirectory
 from tests.unit.support.daemons import DaemonProcess, wait_collecting
 from tests.unit.support.hostile import HostileGuest
 from vesper_monitor.guest import abi
@@ -108,7 +108,7 @@ class Attacker(HostileGuest):
 
 
 async def _send_to_guest(name: str, *words: str) -> None:
-    reader, writer = await asyncio.open_unix_connection(Place(name).control)
+    reader, writer = await asyncio.open_unix_connection(DomainDirectory(name).control)
     writer.write(" ".join(words).encode() + b"\n")
     answer = await reader.readline()
     writer.close()
@@ -120,7 +120,7 @@ async def _measure_latency(socket: Path, events: int) -> list[float]:
     """Return ms from the guest's store to a follower, for each event, sorted."""
     follower, request = await asyncio.open_unix_connection(socket)
     request.write(b'{"op": "events", "vm": "healthy", "follow": true}\n')
-    reader, writer = await asyncio.open_unix_connection(Place("healthy").control)
+    reader, writer = await asyncio.open_unix_connection(DomainDirectory("healthy").control)
     late: list[float] = []
 
     async def collect_latencies() -> None:
@@ -156,7 +156,7 @@ def _start_guest_process(name: str) -> subprocess.Popen[bytes]:
     command = [sys.executable, "-m", "bench.neighbour", "--be", name]
     process = subprocess.Popen(command, cwd=PROJECT)
     end = time.monotonic() + 60
-    while not Place(name).control.exists():
+    while not DomainDirectory(name).control.exists():
         if process.poll() is not None or time.monotonic() > end:
             raise RuntimeError(f"guest {name} does not start")
         time.sleep(0.01)

@@ -15,7 +15,7 @@ from vesper_monitor.util.errors import VesperError
 __all__ = [
     "VESPERD_SETTINGS",
     "ChannelError",
-    "CommandFailed",
+    "CommandFailedError",
     "Host",
     "LabError",
     "Result",
@@ -30,7 +30,7 @@ class ChannelError(VesperError):
     """The host does not answer, or cannot do what was asked."""
 
 
-class CommandFailed(ChannelError):
+class CommandFailedError(ChannelError):
     """A command in the host ended with another status than 0."""
 
 
@@ -56,7 +56,7 @@ class Host(abc.ABC):
         :param timeout: seconds, then it is killed.
         :param check: another exit status than 0 is an error.
         :raises ChannelError: no answer in time, with what it has printed.
-        :raises CommandFailed: with ``check``.
+        :raises CommandFailedError: with ``check``.
         """
 
     @abc.abstractmethod

@@ -84,7 +84,7 @@ class ClusterLab:
 
     def __enter__(self) -> Self:
         with ExitStack() as stack:
-            self.directory = stack.enter_context(_directory())
+            self.directory = stack.enter_context(_LockedDirectory())
             with show_step("cluster lab: preparing the nodes' files"):
                 self._layers = self._make_layers(self.directory / "layers")
             with show_step(f"cluster lab: starting {len(self._names)} nodes"):
@@ -348,7 +348,7 @@ def _wait_vesperd(node: Node) -> None:
             return
 
 
-class _directory:
+class _LockedDirectory:
     """A folder of this lab's own, locked while it is in use."""
 
     def __enter__(self) -> Path:

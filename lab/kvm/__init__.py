@@ -11,8 +11,8 @@ The guests are QEMU machines: with KVM where it works, emulated elsewhere.
 
 from __future__ import annotations
 
-from lab.host import ChannelError, CommandFailed, LabError, Result
+from lab.host import ChannelError, CommandFailedError, LabError, Result
 from lab.kvm.host import KvmHost
 from lab.kvm.lab import KvmLab
 
-__all__ = ["ChannelError", "CommandFailed", "KvmHost", "KvmLab", "LabError", "Result"]
+__all__ = ["ChannelError", "CommandFailedError", "KvmHost", "KvmLab", "LabError", "Result"]

@@ -13,7 +13,7 @@ from collections.abc import Callable, Iterator
 
 from lab import netns
 from lab.cluster.node import ENVIRONMENT, Node
-from lab.host import ChannelError, CommandFailed, Host, Result
+from lab.host import ChannelError, CommandFailedError, Host, Result
 
 __all__ = ["IVSHMEM_SOCKET", "KvmHost"]
 
@@ -47,7 +47,7 @@ class KvmHost(Host):
         if rc is None:
             raise ChannelError(f"{self.name}: {command!r}: not done in {timeout:.0f} s:\n{text}")
         if check and rc != 0:
-            raise CommandFailed(f"{self.name}: {command!r}: exit status {rc}:\n{text}")
+            raise CommandFailedError(f"{self.name}: {command!r}: exit status {rc}:\n{text}")
         return Result(rc, text)
 
     def _start_command(self, command: str, stdin: int, stdout: int) -> subprocess.Popen[bytes]:

@@ -13,7 +13,7 @@ from pathlib import Path
 from lab.standin.image import RELEASE
 from lab.standin.kernel import StandinKernel
 from lab.standin.memory import GuestMemory, map_file_view
-from lab.standin.registry import Place
+from lab.standin.registry import DomainDirectory
 from vesper_monitor.guest import abi
 
 __all__ = ["StandinGuest"]
@@ -30,11 +30,11 @@ class StandinGuest:
     def __init__(self, name: str, cmdline: str = "") -> None:
         options = dict(word.split("=", 1) for word in cmdline.split() if "=" in word)
         self._vesper = options.get("lab.vesper", "yes") != "no"
-        self._place = Place(name)
-        self._record, self._lock = self._place.occupy_place()
+        self._domain_directory = DomainDirectory(name)
+        self._record, self._lock = self._domain_directory.claim_domain()
         self._servers: list[asyncio.Server] = []
         self._host: asyncio.StreamWriter | None = None
-        self._view = map_file_view(self._place.memory)
+        self._view = map_file_view(self._domain_directory.memory)
         self._options = options
         self._kernel = self._boot_kernel()
         self._silent = options.get("lab.silent", "no") == "yes"
@@ -56,7 +56,7 @@ class StandinGuest:
             server.close()
 
     async def _listen_for_commands(self) -> None:
-        path = self._place.control
+        path = self._domain_directory.control
         self._servers = [await asyncio.start_unix_server(self._serve_control, path)]
         if self._vesper:
             await self._load_modules()
@@ -73,20 +73,20 @@ class StandinGuest:
 
     async def _load_modules(self) -> None:
         self._servers.append(
-            await asyncio.start_unix_server(self._serve_host_requests, self._place.link)
+            await asyncio.start_unix_server(self._serve_host_requests, self._domain_directory.link)
         )
 
     async def _migrate_to_domain(self, directory: Path) -> None:
         """Become a domain of another host, live: the same memory, and the same UUID."""
-        old, lock, servers = self._place, self._lock, self._servers
-        self._place = Place(old.name, directory)
-        self._place.directory.mkdir(parents=True, exist_ok=True)
-        self._place.memory.unlink(missing_ok=True)
-        os.link(old.memory, self._place.memory)
-        self._record, self._lock = self._place.occupy_place(self._record.uuid)
+        old, lock, servers = self._domain_directory, self._lock, self._servers
+        self._domain_directory = DomainDirectory(old.name, directory)
+        self._domain_directory.directory.mkdir(parents=True, exist_ok=True)
+        self._domain_directory.memory.unlink(missing_ok=True)
+        os.link(old.memory, self._domain_directory.memory)
+        self._record, self._lock = self._domain_directory.claim_domain(self._record.uuid)
         if self._active:
-            self._place.active.touch()
-        old.leave_place(lock)
+            self._domain_directory.active.touch()
+        old.release_domain(lock)
         for server in servers:
             server.close()
         if self._host is not None:
@@ -103,7 +103,7 @@ class StandinGuest:
         await self._booted.wait()
         if not self._active:
             self._active = True
-            self._place.active.touch()
+            self._domain_directory.active.touch()
             self._kernel.open_cchan()
         self._host = writer
         writer.write(b"R")
@@ -111,7 +111,7 @@ class StandinGuest:
             while data := await reader.read(256):
                 if b"D" in data:
                     self._active = False
-                    self._place.active.unlink(missing_ok=True)
+                    self._domain_directory.active.unlink(missing_ok=True)
                     break
                 while self._answers and self._kernel.take_request():
                     pass
@@ -158,10 +158,10 @@ class StandinGuest:
             case ["life", "on" | "no-runs" | "off" as life]:
                 self._life = life
             case ["cpu", "spin" | "starve" | "sleep" as what]:
-                self._place.use_cpu(what)
+                self._domain_directory.use_cpu(what)
             case ["state", state]:
                 self._record = dataclasses.replace(self._record, state=state)
-                self._place.write_record(self._record)
+                self._domain_directory.write_record(self._record)
             case ["migrate", directory]:
                 await self._migrate_to_domain(Path(directory))
             case ["reset", *quiet]:
@@ -169,7 +169,7 @@ class StandinGuest:
                 self._booted.clear()
                 if not quiet:
                     self._record = dataclasses.replace(self._record, resets=self._record.resets + 1)
-                    self._place.write_record(self._record)
+                    self._domain_directory.write_record(self._record)
             case ["boot"]:
                 self._view[:] = bytes(len(self._view))
                 self._kernel, self._active = self._boot_kernel(), False

@@ -13,11 +13,11 @@ from pathlib import Path
 
 from vesper_monitor.hypervisor.domain_state import DomainState
 
-__all__ = ["Place", "Record", "base_directory", "list_domain_names"]
+__all__ = ["DomainDirectory", "DomainRecord", "base_directory", "list_domain_names"]
 
 
 @dataclass(frozen=True)
-class Record:
+class DomainRecord:
     """``domain.json``"""
 
     name: str
@@ -36,7 +36,7 @@ def list_domain_names() -> list[str]:
     return sorted(path.parent.name for path in base_directory().glob("*/domain.json"))
 
 
-class Place:
+class DomainDirectory:
     """The directory of one domain.
 
     :param directory: of all domains; of another host, if it is not this one's.
@@ -56,7 +56,7 @@ class Place:
         self._lock = self.directory / "lock"
         self._held: int | None = None  #: the domain's record, locked as long as it lives
 
-    def occupy_place(self, identity: str | None = None) -> tuple[Record, int]:
+    def claim_domain(self, identity: str | None = None) -> tuple[DomainRecord, int]:
         """Become the domain.
 
         :param identity: its UUID; None: a new one.
@@ -68,29 +68,29 @@ class Place:
         for path in (self.link, self.control, self.active, self._cpu, self._record):
             path.unlink(missing_ok=True)
         domid = _take_next_domid(self._base)
-        record = Record(self.name, domid, identity or str(uuid.uuid4()), os.getpid())
+        record = DomainRecord(self.name, domid, identity or str(uuid.uuid4()), os.getpid())
         self.write_record(record)
         return record, lock
 
-    def write_record(self, record: Record) -> None:
+    def write_record(self, record: DomainRecord) -> None:
         draft = self._record.with_suffix(".new")
         held = os.open(draft, os.O_RDWR | os.O_CREAT | os.O_TRUNC | os.O_CLOEXEC, 0o600)
         fcntl.flock(held, fcntl.LOCK_EX)
         os.write(held, json.dumps(asdict(record)).encode())
         draft.replace(self._record)
-        self._let_go()
+        self._close_record()
         self._held = held
 
-    def _let_go(self) -> None:
+    def _close_record(self) -> None:
         held, self._held = self._held, None
         if held is not None:
             os.close(held)
 
-    def leave_place(self, lock: int) -> None:
+    def release_domain(self, lock: int) -> None:
         """Be the domain no more; its process goes on elsewhere."""
         for path in (self.link, self.control, self.active, self._record):
             path.unlink(missing_ok=True)
-        self._let_go()
+        self._close_record()
         os.close(lock)
 
     def use_cpu(self, what: str) -> None:
@@ -112,7 +112,7 @@ class Place:
             return 0.0, "starve"
         return ran + (time.monotonic() - since if what == "spin" else 0.0), what
 
-    def read_record(self) -> Record | None:
+    def read_record(self) -> DomainRecord | None:
         """Return the domain; None if it does not run.
 
         Who lives has its record locked.  No process is looked for: the domain may be in
@@ -128,7 +128,7 @@ class Place:
                 if os.path.samestat(os.fstat(record), os.stat(self._record)):
                     return None  # nobody holds it: dead
             except BlockingIOError:
-                return Record(**json.loads(os.pread(record, 1 << 16, 0)))
+                return DomainRecord(**json.loads(os.pread(record, 1 << 16, 0)))
             except FileNotFoundError:
                 return None
             finally:

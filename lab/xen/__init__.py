@@ -10,8 +10,8 @@
 
 from __future__ import annotations
 
-from lab.host import ChannelError, CommandFailed, LabError, Result
+from lab.host import ChannelError, CommandFailedError, LabError, Result
 from lab.xen.host import XenHost
 from lab.xen.lab import XenLab
 
-__all__ = ["ChannelError", "CommandFailed", "LabError", "Result", "XenHost", "XenLab"]
+__all__ = ["ChannelError", "CommandFailedError", "LabError", "Result", "XenHost", "XenLab"]

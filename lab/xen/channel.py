@@ -10,7 +10,7 @@ from collections.abc import Callable, Iterator
 from contextlib import closing, suppress
 from typing import Any
 
-from lab.host import ChannelError, CommandFailed, Result
+from lab.host import ChannelError, CommandFailedError, Result
 
 __all__ = ["Channel"]
 
@@ -96,7 +96,9 @@ class Channel:
         if result["rc"] is None:
             raise ChannelError(f"{self.name}: {command!r}: not done in {timeout:.0f} s:\n{output}")
         if check and result["rc"] != 0:
-            raise CommandFailed(f"{self.name}: {command!r}: exit status {result['rc']}:\n{output}")
+            raise CommandFailedError(
+                f"{self.name}: {command!r}: exit status {result['rc']}:\n{output}"
+            )
         return Result(result["rc"], output)
 
     def follow_command(
