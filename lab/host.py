@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: GPL-2.0-or-later
-"""A host of a lab: what every one can do, whatever it is made of."""
+"""A host of a lab: the operations that the hosts of all labs have."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ __all__ = [
 
 
 class LabError(VesperError):
-    """The lab cannot do what was asked; the text says why."""
+    """The lab cannot do what was asked. The text says why."""
 
 
 class ChannelError(VesperError):
@@ -31,12 +31,12 @@ class ChannelError(VesperError):
 
 
 class CommandFailedError(ChannelError):
-    """A command in the host ended with another status than 0."""
+    """The exit status of a command in the host was not 0."""
 
 
 @dataclass(frozen=True)
 class Result:
-    """What a command in a host has done."""
+    """The exit status and the output of a command in a host."""
 
     rc: int  #: exit status; negative: ended by that signal
     output: str  #: standard output and standard error

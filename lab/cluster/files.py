@@ -17,7 +17,7 @@ __all__ = [
 ]
 
 NETWORK = "10.99.0"
-#: Of the guests; the nodes have a second address in it.
+#: Network of the guests; the nodes have a second address in it.
 GUESTS = "10.77.0"
 
 
@@ -97,7 +97,7 @@ nodelist {{
 PROPERTIES = {"dc-deadtime": "1s", "stonith-enabled": "false"}
 
 
-#: s by which one of two nodes that have lost each other shoots later, so that one stays.
+#: If two nodes lose each other, one waits this long before it fences, so that one stays.
 FENCING_DELAY_S = 3
 
 

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: GPL-2.0-or-later
-"""Brings a cluster of namespace nodes up, and takes it down."""
+"""The cluster lab: a cluster of namespace nodes that is brought up and taken down."""
 
 from __future__ import annotations
 
@@ -25,13 +25,13 @@ from lab.progress import show_step
 
 __all__ = ["STATE", "ClusterLab"]
 
-#: Folders of labs that are up; one that nobody locks is a remain.
+#: Folders of labs that are up.  A folder without a lock is left from a killed lab.
 STATE = Path("/run/vesper-lab")
 PREFIX = "cluster-"
 
 HERE = Path(__file__).parent
 
-#: Of a node's, on this machine.
+#: Folders of a node, on this machine.
 FOLDERS = (
     "mnt", "log/pacemaker", "log/corosync", "log/standin", "state", "cib", "corosync"
 )  # fmt: skip
@@ -78,7 +78,7 @@ class ClusterLab:
         self._fencing = fencing
         self._stack = ExitStack()
         self._links = itertools.count(1)
-        #: port of the switch by node, and the nodes that are cut off
+        #: port of the switch by node
         self._ports: dict[str, str] = {}
         self._cut: set[str] = set()
 

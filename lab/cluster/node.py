@@ -15,7 +15,7 @@ from lab.host import LabError
 
 __all__ = ["ClusterError", "Node", "wait_until"]
 
-#: What every process in a node finds in its environment.
+#: Environment of each process in a node.
 ENVIRONMENT = {
     "PATH": "/usr/sbin:/usr/bin:/sbin:/bin",
     "LANG": "C.UTF-8",
@@ -26,7 +26,7 @@ ENVIRONMENT = {
 
 
 class ClusterError(LabError):
-    """The lab cannot do it; the text says what was tried, on which node."""
+    """The lab cannot do what was asked. The text says what was tried, on which node."""
 
 
 def wait_until(what: str, timeout: float, pause: float = 0.05) -> Iterator[None]:

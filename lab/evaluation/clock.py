@@ -1,9 +1,9 @@
 # SPDX-License-Identifier: GPL-2.0-or-later
 """One clock for a timeline that spans guest, two hosts and this machine.
 
-The other clock is asked many times; the answer lies between the question's
-and its own arrival here, so each exchange bounds the offset, and the quickest
-bounds it best (Cristian's algorithm).
+The other clock is read many times.  Each answer was made between the request and its
+arrival here, so each exchange bounds the offset.  The quickest exchange bounds it best
+(Cristian's algorithm).
 """
 
 from __future__ import annotations

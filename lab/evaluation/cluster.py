@@ -16,10 +16,10 @@ __all__ = ["configure_resource", "settle_after_failover", "type_in_crm_shell", "
 #: vm1 as it is to be, for crmsh.
 RESOURCE_FILE = "/root/vm1.crm"
 
-#: s for vm1 to run and to be watched, on a machine that is not slow.
+#: For vm1 to run and to be watched, on a machine that is not slow.
 READY_LIMIT_S = 180.0
 
-#: crmsh's remarks that mean nothing here (there is no fencing in the lab).
+#: crmsh's remarks about fencing, which the lab does not have.
 _NOISE = re.compile(r"Blind faith|not fencing unseen")
 
 
@@ -57,7 +57,7 @@ def configure_resource(
         type_in_crm_shell(lab, "crm_attribute --name maintenance-mode --update true", show)
         type_in_crm_shell(lab, f"cat {RESOURCE_FILE}", show)
         type_in_crm_shell(lab, f"crm configure load update {RESOURCE_FILE}", show)
-        # What the other agent has found is forgotten, its failures too.
+        # Forget the results of the other agent, and its failures.
         type_in_crm_shell(lab, "crm_resource --refresh --resource vm1", show)
         type_in_crm_shell(lab, "crm_attribute --name maintenance-mode --delete", show)
         if (lab.vmm, watch) == ("kvm", "vesper"):

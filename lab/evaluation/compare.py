@@ -115,7 +115,7 @@ def _repair_cluster(lab: XenLab, run: Run, show: Callable[[str], None]) -> None:
 
 @dataclass(frozen=True)
 class Verdict:
-    """How much sooner ours is, of one fault and one step."""
+    """How much sooner our agent is, at one step of one fault."""
 
     fault: str
     step: str

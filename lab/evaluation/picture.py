@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: GPL-2.0-or-later
-"""The timelines as a picture: one row a run, time since the fault to the right (SVG)."""
+"""Draw the timelines as SVG: a row for each run, the time since the fault to the right."""
 
 from __future__ import annotations
 

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: GPL-2.0-or-later
-"""What one run of the evaluation has measured."""
+"""The figures of one run of the evaluation."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ from lab.evaluation.machine import BUSY_SHARE
 
 __all__ = ["FAULTS", "STEPS", "WATCHES", "Run", "make_json_record"]
 
-#: Kinds of faults, and what they are for people.
+#: Kinds of faults, and their texts.
 FAULTS = {
     "sigsegv": "httpd gets a SIGSEGV",
     "oom": "out of memory, httpd killed",
@@ -23,7 +23,7 @@ FAULTS = {
 }
 WATCHES = {"polling": "stock agent, 10 s", "vesper": "VESPER"}
 
-#: Steps of the timeline in order: field, and what it is for people.
+#: Steps of the timeline in order: field and text.
 STEPS = {
     "seen_s": "seen by vesperd",
     "recorded_s": "failure recorded",
@@ -36,7 +36,7 @@ STEPS = {
 
 @dataclass
 class Run:
-    """Times in seconds after the fault; None: not within the time given."""
+    """The figures of one run: s after the fault; None: not within the time limit."""
 
     fault: str
     watch: str

@@ -19,8 +19,8 @@ PROJECT = Path(__file__).resolve().parents[2]
 #: Folders whose files decide whether modules must be built anew.
 SOURCES = ("probe_modules", "*_transport/guest")
 
-#: Belong into the guest, as does the core (vesper); all other modules are
-#: probes, which the host sends.
+#: Modules that belong into the guest, besides the core (vesper).  All others are probes,
+#: which the host sends.
 FRONTENDS = ("vesper_xen", "vesper_ivshmem")
 
 

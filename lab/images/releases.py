@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: GPL-2.0-or-later
-"""Which kernels Debian's archives have now: of each suite, in each flavour, the newest."""
+"""The newest kernels in Debian's archives now, by suite and flavour."""
 
 from __future__ import annotations
 
@@ -44,7 +44,7 @@ LEFT_OUT = {"bullseye-security/6.1"}
 
 KEYRING = "/usr/share/keyrings/debian-archive-keyring.gpg"
 
-#: s, for one suite's index: of a mirror that does not answer, too.
+#: For one suite's index, also if the mirror does not answer.
 INDEX_LIMIT_S = 180
 
 #: $1 is the archive's suite.  Names the suite's list of packages in the last line.

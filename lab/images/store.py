@@ -1,9 +1,9 @@
 # SPDX-License-Identifier: GPL-2.0-or-later
-"""Where built images are kept: one directory each, named after a hash of its inputs.
+"""The store of built images: a directory for each, named after a hash of its inputs.
 
-An image is built in a temporary directory and renamed when it is complete, so
-that a broken build is never taken for an image.  Of two builders of the same
-image the second waits and takes what the first has made.
+An image is built in a temporary directory, which is renamed when it is complete.  So a
+broken build is never used.  If two processes need one image, the second waits for the
+first, and uses its image.
 """
 
 from __future__ import annotations
@@ -30,12 +30,12 @@ __all__ = [
     "run_build_command",
 ]
 
-#: An image's predecessors are removed when nobody has used them for so long (s).
+#: Earlier versions of an image are removed if they were unused for this time.
 KEEP_UNUSED_S = 3 * 24 * 3600
 
 
 class BuildError(VesperError):
-    """An image cannot be built; the text says which command failed and how."""
+    """An image cannot be built. The text says which command failed and how."""
 
 
 def cache_directory() -> Path:

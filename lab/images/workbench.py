@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: GPL-2.0-or-later
-"""A Debian with compiler and tracers, as a disk for a guest that is to be kept busy."""
+"""A disk with Debian, a compiler and tracers, for a guest under heavy load."""
 
 from __future__ import annotations
 

@@ -4,7 +4,7 @@
 >>> from lab.kvm import KvmLab
 >>> with KvmLab() as lab:                  # two hosts, a ready cluster
 ...     lab.a.run_command("virsh create /etc/lab/vm1.xml")
-...     print(lab.guest().run_command("uname -r").output)
+...     print(lab.guest_through().run_command("uname -r").output)
 
 The guests are QEMU machines: with KVM where it works, emulated elsewhere.
 """

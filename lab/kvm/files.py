@@ -33,7 +33,7 @@ auto_dump_path = "/run/dump"
 QEMU_USER = "libvirt-qemu:x:64055:64055::/var/lib/libvirt:/usr/sbin/nologin\n"
 QEMU_GROUP = "libvirt-qemu:x:64055:\n"
 
-#: TCP without authentication is how a migration gets to the other node.
+#: Migrations use TCP without authentication.
 LIBVIRTD_CONF = """\
 listen_tls = 0
 listen_tcp = 1

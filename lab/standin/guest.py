@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: GPL-2.0-or-later
-"""The stand-in guest: a process, its domain's directory, and what it is told to do."""
+"""The stand-in guest: a process, its domain's directory, and its commands."""
 
 from __future__ import annotations
 

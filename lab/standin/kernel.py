@@ -1,8 +1,8 @@
 # SPDX-License-Identifier: GPL-2.0-or-later
-"""The guest half of the ABI, by hand: C-chan, relay channels, signs of life, last words.
+"""The guest half of the ABI in Python: C-chan, relay channels, signs of life, crash log.
 
-It knows no process and no hypervisor: who has it gives it memory, notifies the
-host, and calls it when the host has notified.
+It depends on no process and no hypervisor.  Its owner gives it memory, notifies the host,
+and calls it when the host has notified it.
 """
 
 from __future__ import annotations

@@ -26,9 +26,9 @@ def map_file_view(path: Path) -> memoryview:
 
 
 class GuestMemory:
-    """Pages are handed out once and not reused.
+    """The memory of a stand-in guest. It allocates each page once and reuses none.
 
-    :param first: page to be handed out first.
+    :param first: page that is allocated first.
     :param unit: by which a region's handle grows with each page.
     """
 

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: GPL-2.0-or-later
-"""Where stand-in domains live: one directory each, a lock held while they do."""
+"""The registry of stand-in domains: a directory for each, locked while it runs."""
 
 from __future__ import annotations
 
@@ -18,14 +18,14 @@ __all__ = ["DomainDirectory", "DomainRecord", "base_directory", "list_domain_nam
 
 @dataclass(frozen=True)
 class DomainRecord:
-    """``domain.json``"""
+    """The content of a domain's ``domain.json``."""
 
     name: str
     domid: int
     uuid: str
     pid: int
     state: str = DomainState.RUNNING.value
-    resets: int = 0  #: that the hypervisor tells
+    resets: int = 0  #: that the hypervisor reports
 
 
 def base_directory() -> Path:
@@ -57,10 +57,10 @@ class DomainDirectory:
         self._held: int | None = None  #: the domain's record, locked as long as it lives
 
     def claim_domain(self, identity: str | None = None) -> tuple[DomainRecord, int]:
-        """Become the domain.
+        """Make this process the domain.
 
         :param identity: its UUID; None: a new one.
-        :returns: and a descriptor to keep open.
+        :returns: the record, and a descriptor that must stay open.
         """
         self.directory.mkdir(parents=True, exist_ok=True)
         lock = os.open(self._lock, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
@@ -87,7 +87,7 @@ class DomainDirectory:
             os.close(held)
 
     def release_domain(self, lock: int) -> None:
-        """Be the domain no more; its process goes on elsewhere."""
+        """Give the domain up; the process goes on in another directory."""
         for path in (self.link, self.control, self.active, self._record):
             path.unlink(missing_ok=True)
         self._close_record()
@@ -103,8 +103,8 @@ class DomainDirectory:
     def read_cpu_state(self) -> tuple[float, str]:
         """CPU time (s) of each CPU, and what it does now.
 
-        A domain of which nobody has said anything starves: on a busy machine
-        the process that stands in for it may really do.
+        Without an earlier use_cpu() the domain starves: on a busy machine the process that
+        stands in for it may really starve.
         """
         try:
             ran, since, what = json.loads(self._cpu.read_text())
@@ -115,7 +115,7 @@ class DomainDirectory:
     def read_record(self) -> DomainRecord | None:
         """Return the domain; None if it does not run.
 
-        Who lives has its record locked.  No process is looked for: the domain may be in
+        A running domain has its record locked.  Its process is not looked up: it may be in
         another PID namespace.
         """
         while True:
@@ -126,7 +126,7 @@ class DomainDirectory:
             try:
                 fcntl.flock(record, fcntl.LOCK_SH | fcntl.LOCK_NB)
                 if os.path.samestat(os.fstat(record), os.stat(self._record)):
-                    return None  # nobody holds it: dead
+                    return None  # not locked: the domain has ended
             except BlockingIOError:
                 return DomainRecord(**json.loads(os.pread(record, 1 << 16, 0)))
             except FileNotFoundError:

@@ -30,7 +30,7 @@ from vesper_monitor.hypervisor.transport import (
 __all__ = ["StandinLink", "StandinMapping", "StandinTransport"]
 
 _POLL_INTERVAL_S = 0.1
-#: s
+#: For the guest to close its end.
 _CLOSE_TIMEOUT_S = 3.0
 #: More CPUs than a stand-in guest has.
 _MAX_VCPUS = 16

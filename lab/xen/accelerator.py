@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: GPL-2.0-or-later
-"""What the emulated hosts run with."""
+"""The accelerator of the emulated hosts."""
 
 from __future__ import annotations
 

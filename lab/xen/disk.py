@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: GPL-2.0-or-later
-"""What an emulated host boots from: its disk, and dom0's initial RAM disk."""
+"""The disk of an emulated host, and dom0's initial RAM disk."""
 
 from __future__ import annotations
 

@@ -31,7 +31,7 @@ DOM0 = (
 
 @dataclass(frozen=True)
 class Identity:
-    """What distinguishes a host from the other."""
+    """The names, addresses and keys that differ between the two hosts."""
 
     key: str  #: a, b
     name: str

@@ -25,7 +25,7 @@ __all__ = ["STATE", "XenLab"]
 #: Run-time state of all labs of this machine.
 STATE = Path("/run/vesper-lab")
 
-#: What crm_mon says when the cluster is ready.
+#: Shell command that succeeds when the cluster is ready.
 CLUSTER_IS_READY = (
     "crm_mon -1 2>/dev/null | grep -q 'Online: \\[ host-a host-b \\]' && "
     "crm_mon -1 2>/dev/null | grep -q 'Current DC: host'"
@@ -33,14 +33,14 @@ CLUSTER_IS_READY = (
 
 
 class XenLab:
-    """Emulated hosts, and what may be done to them.
+    """Emulated hosts with Xen, as a context manager.
 
     Use one of the class methods to get one; leave the ``with`` block (or call
     :meth:`close`) and nothing remains.
     """
 
     vmm = "xen"
-    #: not more often: each request costs an emulated host some milliseconds
+    #: s; each request costs an emulated host some milliseconds
     page_every = 0.5
 
     def __init__(self, hosts: list[XenHost], state: Path, stack: ExitStack) -> None:

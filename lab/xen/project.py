@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: GPL-2.0-or-later
-"""Puts the present project tree into a running host, as ``make install`` would."""
+"""Install the present project tree in a running host, as ``make install`` does."""
 
 from __future__ import annotations
 
