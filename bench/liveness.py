@@ -36,8 +36,8 @@ from lab import images
 from lab.progress import note_progress
 from tests.kernel.support.build import build
 from tests.kernel.support.machine import Machine, machine, restored
+from vesper_monitor.guest.event import Event
 from vesper_monitor.guest.health.hang_detector import LifeState
-from vesper_monitor.guest.relay.decode import Event
 
 __all__ = ["main"]
 
@@ -143,11 +143,13 @@ def _format_spread(times: list[float]) -> str:
 async def _wait_until_alive(watched: WatchedGuest, since: list[int], kind: str) -> None:
     """Wait until the guest has shown signs of life since, and none is missing."""
     end = time.monotonic() + RECOVERY_LIMIT_S
-    while watched.session._life.state is not LifeState.ALIVE or watched.read_counters() == since:
+    while (
+        watched.session.heartbeat.state is not LifeState.ALIVE or watched.read_counters() == since
+    ):
         if time.monotonic() > end:
             raise RuntimeError(
                 f"{kind}: the guest shows no signs of life: {watched.session.state}, "
-                f"{watched.session._life.state}, {since} then, {watched.read_counters()} now, "
+                f"{watched.session.heartbeat.state}, {since} then, {watched.read_counters()} now, "
                 f"{await watched.transport.cpu_use(watched.transport.domain)}\n"
                 f"{watched.guest.console[-2000:]}"
             )

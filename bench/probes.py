@@ -37,7 +37,7 @@ from vesper_monitor.guest.control.images import ImageStore
 from vesper_monitor.guest.dynamic_probes.point import DynamicProbe as Definition
 from vesper_monitor.guest.dynamic_probes.program import IMAGE
 from vesper_monitor.guest.dynamic_probes.syntax import parse_definition
-from vesper_monitor.guest.session import ProbeState
+from vesper_monitor.guest.session_state import ProbeState
 from vesper_monitor.knowledge.probes import PROBES
 
 __all__ = ["main"]
@@ -135,7 +135,7 @@ async def _measure_vesper(
         raise RuntimeError(f"{probe}: {status.records - before} records, lost {status.lost}")
     await watched.session.set_probes({})
     end = time.monotonic() + COMMAND_LIMIT_S
-    while probe in watched.session._channels:
+    while probe in watched.session._reader.channels:
         if time.monotonic() > end:
             raise RuntimeError(f"{probe} is not unloaded")
         await asyncio.sleep(0.05)

@@ -30,8 +30,8 @@ from tests.kernel.support.build import build
 from tests.kernel.support.machine import Machine, machine
 from vesper_monitor.guest.control.images import ImageStore
 from vesper_monitor.guest.dynamic_probes.syntax import parse_definition
-from vesper_monitor.guest.relay.decode import Event
-from vesper_monitor.guest.session import ProbeState, ProbeStatus
+from vesper_monitor.guest.event import Event
+from vesper_monitor.guest.session_state import ProbeState, ProbeStatus
 from vesper_monitor.knowledge.probes import PROBES
 from vesper_monitor.rules.rule_set import judge_by_defaults
 

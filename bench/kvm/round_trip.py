@@ -30,7 +30,7 @@ from lab import images
 from lab.progress import show_step
 from tests.kernel.support.build import build
 from tests.kernel.support.ivshmem import KvmMachine, Watch, kvm_machine, watch
-from vesper_monitor.guest.relay.decode import Event
+from vesper_monitor.guest.event import Event
 
 __all__ = ["measure_round_trips"]
 

@@ -9,8 +9,10 @@ import sys
 from pathlib import Path
 
 from kvm_transport.transport import KvmTransport
-from vesper_monitor.daemon import config, logs
-from vesper_monitor.daemon.main import Daemon, more_files
+from vesper_monitor.daemon import config
+from vesper_monitor.daemon.daemon import Daemon
+from vesper_monitor.daemon.main import more_files
+from vesper_monitor.util import logs
 
 
 class CrowdTransport(KvmTransport):

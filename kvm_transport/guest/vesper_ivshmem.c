@@ -1,11 +1,11 @@
 // SPDX-License-Identifier: GPL-2.0-only
 /*
- * VESPER on QEMU, the guest's end: a driver of the ivshmem device.
+ * The guest's frontend on QEMU: a driver of the ivshmem device.
  *
- * What the core shares lies in the device's memory, which the host has mapped;
- * the device's doorbell notifies the host, its interrupt this end.  The host
- * activates the guest by a word in that memory (struct vsp_shm_head in
- * vesper_abi.h).  The device: docs/specs/ivshmem-spec of QEMU, revision 1.
+ * Shared regions lie in the device's memory, which the host has mapped.  The device's
+ * doorbell notifies the host; its interrupt notifies the guest.  The host activates
+ * the guest by a word in that memory (struct vsp_shm_head in vesper_abi.h).  The
+ * device is described in QEMU's docs/specs/ivshmem-spec, revision 1.
  */
 
 #include <linux/bitmap.h>
@@ -28,40 +28,40 @@
 #define BAR_MEMORY		2
 
 /* Registers. */
-#define IV_POSITION		8	/* this end's number; -1: no server */
-#define DOORBELL		12	/* (number << 16) | vector */
+#define IV_POSITION		8	/* peer number of the guest; -1: no ivshmem server */
+#define DOORBELL		12	/* (peer number << 16) | vector */
 
 #define GUEST_ID		0
 #define HOST_ID			1
 
-/* The head and the C-chan page come first, the rest is the core's. */
+/* Page 0 is the head, page 1 the C-chan page; the core allocates the others. */
 #define CCHAN_PAGE		1
 #define FIRST_FREE_PAGE		2
 
 /* One device. */
-struct vesper_ivshmem {
+struct vsp_ivshmem {
 	struct pci_dev *pdev;
 	struct vsp_transport transport;
 	void __iomem *registers;
 	void *memory;
-	struct vsp_shm_head *head;	/* its beginning */
-	unsigned int pages;
-	unsigned long *used;		/* bitmap of the pages; the core's lock */
-	struct work_struct work;	/* the host may want something else */
-	u32 done;			/* what it has wanted last */
-	bool active;			/* by @work, or when it cannot run */
+	struct vsp_shm_head *head;	/* at the start of @memory */
+	unsigned int pages;		/* of @memory */
+	unsigned long *used;		/* bitmap of @pages; under vsp_lock of the core */
+	struct work_struct work;	/* activates or deactivates, as the host wants */
+	u32 done;			/* value of head->wanted when @work last ran */
+	bool active;			/* set by @work, or while it cannot run */
 };
 
-static void ring(struct vesper_ivshmem *vi)
+static void vsp_ivshmem_ring_doorbell(struct vsp_ivshmem *vi)
 {
 	iowrite32(HOST_ID << 16, vi->registers + DOORBELL);
 }
 
 /* ------------------------------------------------------------- memory */
 
-static void *vesper_ivshmem_alloc(struct vsp_transport *transport, unsigned int n, u64 *handle)
+static void *vsp_ivshmem_alloc(struct vsp_transport *transport, unsigned int n, u64 *handle)
 {
-	struct vesper_ivshmem *vi = container_of(transport, struct vesper_ivshmem, transport);
+	struct vsp_ivshmem *vi = container_of(transport, struct vsp_ivshmem, transport);
 	unsigned long page;
 	void *memory;
 
@@ -78,34 +78,35 @@ static void *vesper_ivshmem_alloc(struct vsp_transport *transport, unsigned int 
 	return memory;
 }
 
-static void vesper_ivshmem_free(struct vsp_transport *transport, u64 handle, unsigned int n)
+static void vsp_ivshmem_free(struct vsp_transport *transport, u64 handle, unsigned int n)
 {
-	struct vesper_ivshmem *vi = container_of(transport, struct vesper_ivshmem, transport);
+	struct vsp_ivshmem *vi = container_of(transport, struct vsp_ivshmem, transport);
 
 	bitmap_clear(vi->used, handle / PAGE_SIZE, n);
 }
 
-/* A register that QEMU turns into a signal at once: no lock, no waiting. */
-static void vesper_ivshmem_notify(struct vsp_transport *transport)
+/* QEMU handles the write to the register at once: no lock, no waiting. */
+static void vsp_ivshmem_notify(struct vsp_transport *transport)
 {
-	ring(container_of(transport, struct vesper_ivshmem, transport));
+	vsp_ivshmem_ring_doorbell(container_of(transport, struct vsp_ivshmem, transport));
 }
 
-static const struct vsp_transport_ops vesper_ivshmem_ops = {
-	.alloc = vesper_ivshmem_alloc,
-	.free = vesper_ivshmem_free,
-	.notify = vesper_ivshmem_notify,
+static const struct vsp_transport_ops vsp_ivshmem_ops = {
+	.alloc = vsp_ivshmem_alloc,
+	.free = vsp_ivshmem_free,
+	.notify = vsp_ivshmem_notify,
 };
 
 /* --------------------------------------------------------- activation */
 
-static void set_state(struct vesper_ivshmem *vi, enum vsp_shm_state state)
+static void vsp_ivshmem_set_state(struct vsp_ivshmem *vi, enum vsp_shm_state state)
 {
-	virt_wmb();	/* what it stands for comes before it */
+	/* Pairs with the host, which reads state before epoch and regions. */
+	virt_wmb();
 	WRITE_ONCE(vi->head->state, state);
 }
 
-static void activate(struct vesper_ivshmem *vi)
+static void vsp_ivshmem_activate(struct vsp_ivshmem *vi)
 {
 	int err;
 
@@ -117,36 +118,37 @@ static void activate(struct vesper_ivshmem *vi)
 	}
 	vi->active = true;
 	WRITE_ONCE(vi->head->epoch, get_random_u32());
-	set_state(vi, VSP_SHM_ACTIVE);
+	vsp_ivshmem_set_state(vi, VSP_SHM_ACTIVE);
 }
 
-static void deactivate(struct vesper_ivshmem *vi, enum vsp_shm_state state)
+static void vsp_ivshmem_deactivate(struct vsp_ivshmem *vi, enum vsp_shm_state state)
 {
-	set_state(vi, state);
+	vsp_ivshmem_set_state(vi, state);
 	if (vi->active)
 		vsp_transport_unregister(&vi->transport);
 	vi->active = false;
-	ring(vi);
+	vsp_ivshmem_ring_doorbell(vi);
 }
 
-static void do_what_is_wanted(struct work_struct *work)
+static void vsp_ivshmem_update_activation(struct work_struct *work)
 {
-	struct vesper_ivshmem *vi = container_of(work, struct vesper_ivshmem, work);
+	struct vsp_ivshmem *vi = container_of(work, struct vsp_ivshmem, work);
 	u32 wanted = READ_ONCE(vi->head->wanted);
 
 	if (wanted && !vi->active)
-		activate(vi);
+		vsp_ivshmem_activate(vi);
 	else if (!wanted && vi->active)
-		deactivate(vi, VSP_SHM_IDLE);
+		vsp_ivshmem_deactivate(vi, VSP_SHM_IDLE);
 	WRITE_ONCE(vi->done, wanted);
-	virt_wmb();	/* state and epoch before the answer */
+	/* Pairs with the host, which reads answer before state and epoch. */
+	virt_wmb();
 	WRITE_ONCE(vi->head->answer, wanted);
-	ring(vi);
+	vsp_ivshmem_ring_doorbell(vi);
 }
 
-static irqreturn_t vesper_ivshmem_interrupt(int irq, void *data)
+static irqreturn_t vsp_ivshmem_interrupt(int irq, void *data)
 {
-	struct vesper_ivshmem *vi = data;
+	struct vsp_ivshmem *vi = data;
 
 	if (READ_ONCE(vi->head->wanted) != READ_ONCE(vi->done))
 		schedule_work(&vi->work);
@@ -154,9 +156,9 @@ static irqreturn_t vesper_ivshmem_interrupt(int irq, void *data)
 	return IRQ_HANDLED;
 }
 
-/* -------------------------------------------------- beginning and end */
+/* ------------------------------------------------- start and end */
 
-static void begin(struct vesper_ivshmem *vi)
+static void vsp_ivshmem_begin(struct vsp_ivshmem *vi)
 {
 	struct vsp_shm_head *head = vi->head;
 
@@ -165,19 +167,19 @@ static void begin(struct vesper_ivshmem *vi)
 	head->cchan = CCHAN_PAGE * PAGE_SIZE;
 	WRITE_ONCE(head->answer, 0);
 	vi->done = 0;
-	set_state(vi, VSP_SHM_IDLE);
-	/* The host may have been here before. */
+	vsp_ivshmem_set_state(vi, VSP_SHM_IDLE);
+	/* The host may have set wanted already. */
 	schedule_work(&vi->work);
 }
 
-/* No interrupt comes any more. */
-static void end(struct vesper_ivshmem *vi)
+/* The interrupt must be disabled. */
+static void vsp_ivshmem_end(struct vsp_ivshmem *vi)
 {
 	cancel_work_sync(&vi->work);
-	deactivate(vi, VSP_SHM_AWAY);
+	vsp_ivshmem_deactivate(vi, VSP_SHM_AWAY);
 }
 
-static int check_device(struct pci_dev *pdev)
+static int vsp_ivshmem_check_device(struct pci_dev *pdev)
 {
 	struct vsp_shm_head *head;
 	u32 mark;
@@ -190,11 +192,11 @@ static int check_device(struct pci_dev *pdev)
 		return -ENOMEM;
 	mark = READ_ONCE(head->mark);
 	memunmap(head);
-	/* Others use such devices, too. */
+	/* Without the mark the device is not VESPER's. */
 	return mark == VSP_SHM_MAGIC ? 0 : -ENODEV;
 }
 
-static int map_memory(struct vesper_ivshmem *vi)
+static int vsp_ivshmem_map_memory(struct vsp_ivshmem *vi)
 {
 	resource_size_t size = pci_resource_len(vi->pdev, BAR_MEMORY);
 
@@ -213,13 +215,13 @@ static int map_memory(struct vesper_ivshmem *vi)
 	return 0;
 }
 
-static void unmap_memory(struct vesper_ivshmem *vi)
+static void vsp_ivshmem_unmap_memory(struct vsp_ivshmem *vi)
 {
 	memunmap(vi->memory);
 	bitmap_free(vi->used);
 }
 
-static int get_interrupt(struct vesper_ivshmem *vi)
+static int vsp_ivshmem_request_interrupt(struct vsp_ivshmem *vi)
 {
 	struct pci_dev *pdev = vi->pdev;
 	int err;
@@ -230,26 +232,26 @@ static int get_interrupt(struct vesper_ivshmem *vi)
 		pci_err(pdev, "no MSI-X: VESPER needs an ivshmem-doorbell\n");
 		return err;
 	}
-	err = request_irq(pci_irq_vector(pdev, 0), vesper_ivshmem_interrupt, 0, "vesper", vi);
+	err = request_irq(pci_irq_vector(pdev, 0), vsp_ivshmem_interrupt, 0, "vesper", vi);
 	if (err)
 		pci_free_irq_vectors(pdev);
 	return err;
 }
 
 /*
- * Nothing is managed here (pcim_): whether pci_request_regions() is depends on
- * the kernel, and a region that is kept after the end leaves a name that is no
- * longer there in /proc/iomem.
+ * No managed functions (pcim_) are used.  Whether pci_request_regions() is managed
+ * depends on the kernel.  A region that is not released would leave a dangling name
+ * in /proc/iomem.
  */
-static int vesper_ivshmem_probe(struct pci_dev *pdev, const struct pci_device_id *id)
+static int vsp_ivshmem_probe(struct pci_dev *pdev, const struct pci_device_id *id)
 {
-	struct vesper_ivshmem *vi;
+	struct vsp_ivshmem *vi;
 	int err;
 
 	err = pci_enable_device(pdev);
 	if (err)
 		return err;
-	err = check_device(pdev);
+	err = vsp_ivshmem_check_device(pdev);
 	if (err)
 		goto disable;
 
@@ -258,8 +260,8 @@ static int vesper_ivshmem_probe(struct pci_dev *pdev, const struct pci_device_id
 	if (!vi)
 		goto disable;
 	vi->pdev = pdev;
-	vi->transport.ops = &vesper_ivshmem_ops;
-	INIT_WORK(&vi->work, do_what_is_wanted);
+	vi->transport.ops = &vsp_ivshmem_ops;
+	INIT_WORK(&vi->work, vsp_ivshmem_update_activation);
 
 	err = pci_request_regions(pdev, "vesper_ivshmem");
 	if (err)
@@ -270,21 +272,21 @@ static int vesper_ivshmem_probe(struct pci_dev *pdev, const struct pci_device_id
 		goto release_regions;
 	err = -ENODEV;
 	if (ioread32(vi->registers + IV_POSITION) != GUEST_ID) {
-		pci_err(pdev, "this end's number is not %d: no server of VESPER's\n", GUEST_ID);
+		pci_err(pdev, "peer number is not %d: no ivshmem server of VESPER\n", GUEST_ID);
 		goto unmap_registers;
 	}
-	err = map_memory(vi);
+	err = vsp_ivshmem_map_memory(vi);
 	if (err)
 		goto unmap_registers;
-	err = get_interrupt(vi);
+	err = vsp_ivshmem_request_interrupt(vi);
 	if (err)
 		goto unmap_memory;
 	pci_set_drvdata(pdev, vi);
-	begin(vi);
+	vsp_ivshmem_begin(vi);
 	return 0;
 
 unmap_memory:
-	unmap_memory(vi);
+	vsp_ivshmem_unmap_memory(vi);
 unmap_registers:
 	pci_iounmap(pdev, vi->registers);
 release_regions:
@@ -296,59 +298,59 @@ disable:
 	return err;
 }
 
-static void vesper_ivshmem_remove(struct pci_dev *pdev)
+static void vsp_ivshmem_remove(struct pci_dev *pdev)
 {
-	struct vesper_ivshmem *vi = pci_get_drvdata(pdev);
+	struct vsp_ivshmem *vi = pci_get_drvdata(pdev);
 
 	free_irq(pci_irq_vector(pdev, 0), vi);
-	end(vi);
+	vsp_ivshmem_end(vi);
 	pci_free_irq_vectors(pdev);
-	unmap_memory(vi);
+	vsp_ivshmem_unmap_memory(vi);
 	pci_iounmap(pdev, vi->registers);
 	pci_release_regions(pdev);
 	kfree(vi);
 	pci_disable_device(pdev);
 }
 
-/* A kernel that is shut down says so; the next begins anew. */
-static void vesper_ivshmem_shutdown(struct pci_dev *pdev)
+/* Leave the device before the kernel is shut down: the next one starts anew. */
+static void vsp_ivshmem_shutdown(struct pci_dev *pdev)
 {
 	disable_irq(pci_irq_vector(pdev, 0));
-	end(pci_get_drvdata(pdev));
+	vsp_ivshmem_end(pci_get_drvdata(pdev));
 }
 
-static int __maybe_unused vesper_ivshmem_suspend(struct device *dev)
+static int __maybe_unused vsp_ivshmem_suspend(struct device *dev)
 {
-	vesper_ivshmem_shutdown(to_pci_dev(dev));
+	vsp_ivshmem_shutdown(to_pci_dev(dev));
 	return 0;
 }
 
-static int __maybe_unused vesper_ivshmem_resume(struct device *dev)
+static int __maybe_unused vsp_ivshmem_resume(struct device *dev)
 {
 	struct pci_dev *pdev = to_pci_dev(dev);
 
 	enable_irq(pci_irq_vector(pdev, 0));
-	begin(pci_get_drvdata(pdev));
+	vsp_ivshmem_begin(pci_get_drvdata(pdev));
 	return 0;
 }
 
-static SIMPLE_DEV_PM_OPS(vesper_ivshmem_pm, vesper_ivshmem_suspend, vesper_ivshmem_resume);
+static SIMPLE_DEV_PM_OPS(vsp_ivshmem_pm, vsp_ivshmem_suspend, vsp_ivshmem_resume);
 
-static const struct pci_device_id vesper_ivshmem_ids[] = {
+static const struct pci_device_id vsp_ivshmem_ids[] = {
 	{ PCI_DEVICE(IVSHMEM_VENDOR, IVSHMEM_DEVICE) },
 	{ }
 };
-MODULE_DEVICE_TABLE(pci, vesper_ivshmem_ids);
+MODULE_DEVICE_TABLE(pci, vsp_ivshmem_ids);
 
-static struct pci_driver vesper_ivshmem_driver = {
+static struct pci_driver vsp_ivshmem_driver = {
 	.name = "vesper_ivshmem",
-	.id_table = vesper_ivshmem_ids,
-	.probe = vesper_ivshmem_probe,
-	.remove = vesper_ivshmem_remove,
-	.shutdown = vesper_ivshmem_shutdown,
-	.driver.pm = &vesper_ivshmem_pm,
+	.id_table = vsp_ivshmem_ids,
+	.probe = vsp_ivshmem_probe,
+	.remove = vsp_ivshmem_remove,
+	.shutdown = vsp_ivshmem_shutdown,
+	.driver.pm = &vsp_ivshmem_pm,
 };
-module_pci_driver(vesper_ivshmem_driver);
+module_pci_driver(vsp_ivshmem_driver);
 
-MODULE_DESCRIPTION("VESPER on QEMU: the guest's link to its host");
+MODULE_DESCRIPTION("VESPER frontend on QEMU: the guest's link to its host");
 MODULE_LICENSE("GPL");

@@ -2,11 +2,11 @@
 /*
  * Probe block_error: a request to a block device failed.
  *
- * The tracepoint block_rq_error (Linux 5.18 and later), which is passed where
- * the kernel logs "I/O error, dev ...": blk_update_request() in block/blk-mq.c.
- * Before, block_rq_complete, which is passed for every request, and the same
- * conditions.  Devices without requests (device mapper, md) are seen by the
- * requests to those beneath them.
+ * It uses the tracepoint block_rq_error (Linux 5.18 and later), where the kernel logs
+ * "I/O error, dev ...": blk_update_request() in block/blk-mq.c.  Older kernels have
+ * block_rq_complete, which every request passes; here it is filtered by the same
+ * conditions as there.  Device mapper and md have no requests of their own: errors of
+ * the devices beneath them are recorded.
  */
 
 #include <linux/blk-mq.h>
@@ -24,7 +24,7 @@ static struct vsp_probe probe;
 
 static struct vsp_limit limit;
 
-static u32 operation(const struct request *rq)
+static u32 block_error_operation(const struct request *rq)
 {
 	switch (req_op(rq)) {
 	case REQ_OP_READ:
@@ -40,7 +40,7 @@ static u32 operation(const struct request *rq)
 	}
 }
 
-static const struct gendisk *disk_of(const struct request *rq)
+static const struct gendisk *block_error_disk(const struct request *rq)
 {
 #ifdef VSP_HAVE_REQUEST_RQ_DISK
 	return rq->rq_disk;
@@ -49,16 +49,16 @@ static const struct gendisk *disk_of(const struct request *rq)
 #endif
 }
 
-static void record(struct request *rq, int error, unsigned int nr_bytes)
+static void block_error_record(struct request *rq, int error, unsigned int nr_bytes)
 {
 	struct vsp_block_error rec = {
 		.rec = { .len = sizeof(rec), .event = VSP_EVENT_BLOCK_ERROR },
-		.op = operation(rq),
+		.op = block_error_operation(rq),
 		.sector = blk_rq_pos(rq),
 		.bytes = nr_bytes,
 		.error = abs(error),
 	};
-	const struct gendisk *disk = disk_of(rq);
+	const struct gendisk *disk = block_error_disk(rq);
 
 	if (!vsp_limit_allows(&limit, READ_ONCE(max_per_s), &rec.left_out))
 		return;
@@ -71,36 +71,38 @@ static void record(struct request *rq, int error, unsigned int nr_bytes)
 
 #ifdef VSP_HAVE_BLOCK_RQ_ERROR
 
-static void on_error(void *data, struct request *rq, blk_status_t status, unsigned int nr_bytes)
+static void block_error_on_error(void *data, struct request *rq, blk_status_t status,
+				 unsigned int nr_bytes)
 {
-	record(rq, blk_status_to_errno(status), nr_bytes);
+	block_error_record(rq, blk_status_to_errno(status), nr_bytes);
 }
 
 static struct vsp_tracepoint tracepoints[] = {
-	{ .name = "block_rq_error", .func = on_error },
+	{ .name = "block_rq_error", .func = block_error_on_error },
 };
 
-/* The compiler compares the arguments. */
-static inline void __maybe_unused check_handlers(void)
+/* The compiler checks the handler's arguments. */
+static inline void __maybe_unused block_error_check_handlers(void)
 {
-	check_trace_callback_type_block_rq_error(on_error);
+	check_trace_callback_type_block_rq_error(block_error_on_error);
 }
 
 #else
 
-static void on_complete(void *data, struct request *rq, int error, unsigned int nr_bytes)
+static void block_error_on_complete(void *data, struct request *rq, int error,
+				    unsigned int nr_bytes)
 {
 	if (error && !blk_rq_is_passthrough(rq) && !(rq->rq_flags & RQF_QUIET))
-		record(rq, error, nr_bytes);
+		block_error_record(rq, error, nr_bytes);
 }
 
 static struct vsp_tracepoint tracepoints[] = {
-	{ .name = "block_rq_complete", .func = on_complete },
+	{ .name = "block_rq_complete", .func = block_error_on_complete },
 };
 
-static inline void __maybe_unused check_handlers(void)
+static inline void __maybe_unused block_error_check_handlers(void)
 {
-	check_trace_callback_type_block_rq_complete(on_complete);
+	check_trace_callback_type_block_rq_complete(block_error_on_complete);
 }
 
 #endif

@@ -2,11 +2,11 @@
 /*
  * C-chan: takes the host's requests and answers them, one after the other.
  *
- * Whatever the host writes is copied once and bounded before it is looked at,
- * and the guest's own counters are kept here, not read back.
+ * Each request is copied once, and the copy is checked before it is used.  The
+ * guest's counters are kept here and are never read back from the shared page.
  */
 
-#define INCLUDE_VERMAGIC	/* else the next but one refuses */
+#define INCLUDE_VERMAGIC	/* linux/vermagic.h cannot be included without it */
 #include <linux/utsname.h>
 #include <linux/vermagic.h>
 
@@ -27,14 +27,14 @@ union vsp_msg {
 	struct vsp_msg_processes processes;
 };
 
-static struct workqueue_struct *cchan_wq;
-static struct work_struct cchan_work;
+static struct workqueue_struct *vsp_cchan_wq;
+static struct work_struct vsp_cchan_work;
 static u64 boot_id;
 
 /* Under vsp_lock. */
 static u32 requests_taken, replies_given;
-static u32 taken_before, read_before;	/* of both rings, at the last kick's end */
-static u32 cchan_epoch;		/* another with each transport */
+static u32 taken_before, read_before;	/* counters of both rings when the last kick ended */
+static u32 cchan_epoch;		/* changes with each transport */
 
 void vsp_cchan_reset(struct vsp_cchan *cchan)
 {
@@ -50,38 +50,38 @@ void vsp_cchan_reset(struct vsp_cchan *cchan)
 
 /* ---------------------------------------------------------- dispatch */
 
-static void do_hello(struct vsp_msg_hello *reply)
+static void vsp_cchan_do_hello(struct vsp_msg_hello *reply)
 {
 	BUILD_BUG_ON(sizeof(VERMAGIC_STRING) > VSP_VERMAGIC_LEN);
 	BUILD_BUG_ON(sizeof(init_utsname()->release) != VSP_RELEASE_LEN);
 
 	reply->nr_cpus = nr_cpu_ids;
 	mutex_lock(&vsp_lock);
-	reply->table = vsp_export_table();
-	reply->words = vsp_words_region();
-	reply->life = vsp_life_region();
+	reply->table = vsp_export_table_region();
+	reply->words = vsp_crash_log_region();
+	reply->life = vsp_heartbeat_region();
 	mutex_unlock(&vsp_lock);
 	reply->boot_id = boot_id;
 	strscpy(reply->release, init_utsname()->release, sizeof(reply->release));
-	/* modinfo(8) shows it without the blank at its end. */
+	/* Without the blank at its end, as modinfo(8) shows it. */
 	strscpy(reply->vermagic, VERMAGIC_STRING, sizeof(reply->vermagic));
 	strim(reply->vermagic);
 }
 
-static bool is_module_name(const char name[VSP_NAME_LEN])
+static bool vsp_cchan_is_module_name(const char name[VSP_NAME_LEN])
 {
 	size_t len = strnlen(name, VSP_NAME_LEN);
 
 	return len && len < VSP_NAME_LEN && !strpbrk(name, "/\n ");
 }
 
-static int do_load(const struct vsp_msg_load *load, struct vsp_msg_result *reply)
+static int vsp_cchan_do_load(const struct vsp_msg_load *load, struct vsp_msg_result *reply)
 {
 	struct vsp_image image;
 	u64 mark;
 	int err;
 
-	if (!is_module_name(load->name)) {
+	if (!vsp_cchan_is_module_name(load->name)) {
 		vsp_image_free(load->region.handle);
 		return -EINVAL;
 	}
@@ -95,12 +95,12 @@ static int do_load(const struct vsp_msg_load *load, struct vsp_msg_result *reply
 	return err;
 }
 
-static int do_unload(const struct vsp_msg_unload *unload, struct vsp_msg_result *reply)
+static int vsp_cchan_do_unload(const struct vsp_msg_unload *unload, struct vsp_msg_result *reply)
 {
 	u64 mark;
 	int err;
 
-	if (!is_module_name(unload->name))
+	if (!vsp_cchan_is_module_name(unload->name))
 		return -EINVAL;
 	mark = vsp_klog_mark();
 	err = vsp_loader_unload(unload->name);
@@ -108,11 +108,11 @@ static int do_unload(const struct vsp_msg_unload *unload, struct vsp_msg_result 
 	return err;
 }
 
-static int dispatch(const union vsp_msg *request, union vsp_msg *reply)
+static int vsp_cchan_dispatch(const union vsp_msg *request, union vsp_msg *reply)
 {
-	/* Also to a host of another version, which then knows whom it talks to. */
+	/* A host of another version gets it, too, and learns the guest's version. */
 	if (request->hdr.type == VSP_MSG_HELLO)
-		do_hello(&reply->hello);
+		vsp_cchan_do_hello(&reply->hello);
 	if (request->hdr.version != VSP_ABI_VERSION)
 		return -EPROTO;
 
@@ -124,9 +124,9 @@ static int dispatch(const union vsp_msg *request, union vsp_msg *reply)
 	case VSP_MSG_MEM_FREE:
 		return vsp_image_free(request->mem.region.handle);
 	case VSP_MSG_LOAD:
-		return do_load(&request->load, &reply->result);
+		return vsp_cchan_do_load(&request->load, &reply->result);
 	case VSP_MSG_UNLOAD:
-		return do_unload(&request->unload, &reply->result);
+		return vsp_cchan_do_unload(&request->unload, &reply->result);
 	case VSP_MSG_PROCESSES:
 		vsp_processes_find(&request->processes, &reply->processes);
 		return 0;
@@ -137,8 +137,8 @@ static int dispatch(const union vsp_msg *request, union vsp_msg *reply)
 
 /* ------------------------------------------------------------- rings */
 
-/* Takes a request if there is one, and room for its reply. */
-static bool take_request(union vsp_msg *request, u32 *epoch)
+/* Take the next request, unless there is none or no room for its reply. */
+static bool vsp_cchan_take_request(union vsp_msg *request, u32 *epoch)
 {
 	struct vsp_transport *transport;
 	struct vsp_cchan_ring *ring;
@@ -161,9 +161,11 @@ static bool take_request(union vsp_msg *request, u32 *epoch)
 		goto unlock;
 	}
 
-	virt_rmb();	/* prod before the slot */
+	/* Pairs with the host, which stores the slot before prod. */
+	virt_rmb();
 	memcpy(request, ring->slot[requests_taken % VSP_CCHAN_SLOTS], sizeof(*request));
-	virt_mb();	/* the slot before cons gives it back */
+	/* Pairs with the host, which reads cons before it stores the slot again. */
+	virt_mb();
 	WRITE_ONCE(ring->cons, ++requests_taken);
 	*epoch = cchan_epoch;
 	taken = true;
@@ -174,7 +176,7 @@ unlock:
 	return taken;
 }
 
-static void give_reply(const union vsp_msg *reply, u32 epoch)
+static void vsp_cchan_send_reply(const union vsp_msg *reply, u32 epoch)
 {
 	struct vsp_transport *transport;
 	struct vsp_cchan_ring *ring;
@@ -184,14 +186,15 @@ static void give_reply(const union vsp_msg *reply, u32 epoch)
 	if (transport && epoch == cchan_epoch) {
 		ring = &transport->cchan->to_host;
 		memcpy(ring->slot[replies_given % VSP_CCHAN_SLOTS], reply, sizeof(*reply));
-		virt_wmb();	/* the slot before prod */
+		/* Pairs with the host, which reads prod before the slot. */
+		virt_wmb();
 		WRITE_ONCE(ring->prod, ++replies_given);
 	}
 	mutex_unlock(&vsp_lock);
 	vsp_notify();
 }
 
-static void kick_done(void)
+static void vsp_cchan_end_kick(void)
 {
 	struct vsp_transport *transport;
 	bool useful;
@@ -209,27 +212,27 @@ static void kick_done(void)
 	mutex_unlock(&vsp_lock);
 }
 
-static void cchan_run(struct work_struct *work)
+static void vsp_cchan_run(struct work_struct *work)
 {
-	/* By this one work item only, and large for a stack. */
+	/* Too large for the stack.  Only this work item uses them. */
 	static union vsp_msg request, reply;
 	u32 epoch;
 
-	while (take_request(&request, &epoch)) {
+	while (vsp_cchan_take_request(&request, &epoch)) {
 		memset(&reply, 0, sizeof(reply));
 		reply.hdr.type = request.hdr.type;
 		reply.hdr.seq = request.hdr.seq;
 		reply.hdr.version = VSP_ABI_VERSION;
-		reply.hdr.status = dispatch(&request, &reply);
-		give_reply(&reply, epoch);
+		reply.hdr.status = vsp_cchan_dispatch(&request, &reply);
+		vsp_cchan_send_reply(&reply, epoch);
 		cond_resched();
 	}
-	kick_done();
+	vsp_cchan_end_kick();
 }
 
 void vsp_cchan_kick(void)
 {
-	queue_work(cchan_wq, &cchan_work);
+	queue_work(vsp_cchan_wq, &vsp_cchan_work);
 }
 EXPORT_SYMBOL_GPL(vsp_cchan_kick);
 
@@ -239,13 +242,13 @@ int vsp_cchan_init(void)
 	BUILD_BUG_ON(sizeof(struct vsp_cchan) > VSP_PAGE_SIZE);
 
 	get_random_bytes(&boot_id, sizeof(boot_id));
-	INIT_WORK(&cchan_work, cchan_run);
-	/* MEM_RECLAIM: has a thread of its own, also when no other can start. */
-	cchan_wq = alloc_ordered_workqueue("vesper", WQ_MEM_RECLAIM);
-	return cchan_wq ? 0 : -ENOMEM;
+	INIT_WORK(&vsp_cchan_work, vsp_cchan_run);
+	/* MEM_RECLAIM: it has a rescuer thread, and works when no thread can be created. */
+	vsp_cchan_wq = alloc_ordered_workqueue("vesper", WQ_MEM_RECLAIM);
+	return vsp_cchan_wq ? 0 : -ENOMEM;
 }
 
 void vsp_cchan_exit(void)
 {
-	destroy_workqueue(cchan_wq);
+	destroy_workqueue(vsp_cchan_wq);
 }

@@ -1,10 +1,9 @@
 // SPDX-License-Identifier: GPL-2.0-only
 /*
- * Relay export: the probes' relay channels, as the host sees them.
+ * Exports relay channels of probes to the host.
  *
- * Each exported channel has an entry in the channel table, an index page that
- * says how far each CPU's buffer is filled, and a region per CPU that is the
- * relay buffer itself.
+ * An exported channel consists of an entry in the channel table, an index with
+ * the write position of each CPU, and one region for each CPU's relay buffer.
  */
 
 #include <linux/cpuhotplug.h>
@@ -25,67 +24,70 @@ static u32 table_generation, next_generation;
 
 static int cpuhp_state;
 
-static struct vsp_export *export_locked(unsigned int slot)
+static struct vsp_export *vsp_export_locked(unsigned int slot)
 {
 	return rcu_dereference_protected(vsp_exports[slot], lockdep_is_held(&vsp_lock));
 }
 
-struct vsp_region vsp_export_table(void)
+struct vsp_region vsp_export_table_region(void)
 {
 	return table_shared.region;
 }
 
 /* ------------------------------------------------------ channel table */
 
-static struct vsp_table *table(void)
+static struct vsp_table *vsp_export_channel_table(void)
 {
 	return table_shared.addr;
 }
 
-static void table_changed(void)
+static void vsp_export_notify_table_change(void)
 {
-	virt_wmb();	/* the entries before what says that they changed */
-	WRITE_ONCE(table()->generation, ++table_generation);
+	/* Pairs with the host, which reads the generation before the entries. */
+	virt_wmb();
+	WRITE_ONCE(vsp_export_channel_table()->generation, ++table_generation);
 	vsp_notify();
 }
 
-static void table_clear(unsigned int slot)
+static void vsp_export_close_channel(unsigned int slot)
 {
-	WRITE_ONCE(table()->channel[slot].state, VSP_CHANNEL_FREE);
-	table_changed();
+	WRITE_ONCE(vsp_export_channel_table()->channel[slot].state, VSP_CHANNEL_FREE);
+	vsp_export_notify_table_change();
 }
 
-static void table_set(const struct vsp_export *export)
+static void vsp_export_open_channel(const struct vsp_export *export)
 {
-	struct vsp_channel *channel = &table()->channel[export->slot];
+	struct vsp_channel *channel = &vsp_export_channel_table()->channel[export->slot];
 
 	WRITE_ONCE(channel->state, VSP_CHANNEL_FREE);
-	virt_wmb();	/* no half-written entry is open */
+	/* Pairs with the host's copy of the entry, which reads state first. */
+	virt_wmb();
 	channel->generation = export->generation;
 	channel->subbuf_size = export->subbuf_size;
 	channel->n_subbufs = export->n_subbufs;
 	channel->nr_cpus = nr_cpu_ids;
 	channel->index = export->index.region;
 	memcpy(channel->modname, export->modname, sizeof(channel->modname));
-	virt_wmb();	/* as above */
+	/* Pairs as above: the host sees an open entry only when it is complete. */
+	virt_wmb();
 	WRITE_ONCE(channel->state, VSP_CHANNEL_OPEN);
-	table_changed();
+	vsp_export_notify_table_change();
 }
 
 /* --------------------------------------------- to and from a transport */
 
 /*
- * Records are written with interrupts off, on the CPU that the buffer belongs
- * to.  So it is that CPU that moves buffer and index, in between.
+ * A CPU writes records to its own buffer, with interrupts off.  So the CPU itself
+ * moves its buffer and its index, with interrupts off: no record is half written.
  */
-struct relocation {
+struct vsp_export_move {
 	struct vsp_export_cpu *cpu;
 	void *to;
 };
 
-static void move_buffer_here(void *info)
+static void vsp_export_move_buffer_on_cpu(void *info)
 {
-	struct relocation *relocation = info;
+	struct vsp_export_move *relocation = info;
 	struct rchan_buf *buf = relocation->cpu->buf;
 	size_t subbuf = buf->data - buf->start;
 
@@ -94,39 +96,39 @@ static void move_buffer_here(void *info)
 	buf->data = buf->start + subbuf;
 }
 
-static void move_buffer(struct vsp_shared *shared, void *to)
+static void vsp_export_move_buffer(struct vsp_shared *shared, void *to)
 {
 	struct vsp_export_cpu *cpu = container_of(shared, struct vsp_export_cpu, buffer);
-	struct relocation relocation = { cpu, to };
+	struct vsp_export_move relocation = { cpu, to };
 
 	if (cpu->buf)
-		vsp_call_on(cpu->buf->cpu, move_buffer_here, &relocation);
+		vsp_call_on(cpu->buf->cpu, vsp_export_move_buffer_on_cpu, &relocation);
 }
 
-static void move_index_here(void *info)
+static void vsp_export_move_index_on_cpu(void *info)
 {
-	struct relocation *relocation = info;
+	struct vsp_export_move *relocation = info;
 	struct vsp_index *to = relocation->to;
 
 	*to = *relocation->cpu->index;
 	relocation->cpu->index = to;
 }
 
-static void move_index(struct vsp_shared *shared, void *to)
+static void vsp_export_move_index(struct vsp_shared *shared, void *to)
 {
 	struct vsp_export *export = container_of(shared, struct vsp_export, index);
 	struct vsp_index *index = to;
 	unsigned int cpu;
 
 	for_each_possible_cpu(cpu) {
-		struct relocation relocation = { &export->cpu[cpu], &index[cpu] };
+		struct vsp_export_move relocation = { &export->cpu[cpu], &index[cpu] };
 
-		vsp_call_on(cpu, move_index_here, &relocation);
+		vsp_call_on(cpu, vsp_export_move_index_on_cpu, &relocation);
 	}
 }
 
-/* Relay closes it, which it has marked before: it must find its own memory. */
-static void give_back(struct vsp_export_cpu *cpu)
+/* Relay frees the buffer's own memory: point a buffer that is being closed to it. */
+static void vsp_export_return_buffer(struct vsp_export_cpu *cpu)
 {
 	if (!cpu->buf || !cpu->buf->finalized)
 		return;
@@ -136,9 +138,10 @@ static void give_back(struct vsp_export_cpu *cpu)
 }
 
 /*
- * A module has closed its channel before the export has ended.  Relay does not
- * say which, and holds its own mutex, so no other CPU can be asked: nobody may
- * write to a channel any more that is being closed.
+ * A probe has closed its channel before it ended the export.  Relay does not say
+ * which channel, but has marked its buffers as finalized.  Relay holds its mutex
+ * here, so the CPUs cannot be asked to move their buffers.  That is safe, since a
+ * probe must not write to a channel that is being closed.
  */
 void vsp_export_buffer_closed(void)
 {
@@ -146,10 +149,10 @@ void vsp_export_buffer_closed(void)
 
 	mutex_lock(&vsp_lock);
 	for (slot = 0; slot < VSP_MAX_CHANNELS; slot++) {
-		struct vsp_export *export = export_locked(slot);
+		struct vsp_export *export = vsp_export_locked(slot);
 
 		for (cpu = 0; export && cpu < nr_cpu_ids; cpu++)
-			give_back(&export->cpu[cpu]);
+			vsp_export_return_buffer(&export->cpu[cpu]);
 	}
 	mutex_unlock(&vsp_lock);
 }
@@ -157,10 +160,10 @@ void vsp_export_buffer_closed(void)
 /* ------------------------------------------------------- one channel */
 
 /*
- * Nothing to do for a CPU that was never up and has no buffer.  One whose buffer
- * cannot be shared now has another try when the next transport is there.
+ * Share the buffer of a CPU.  A CPU that was never online has none: not an error.
+ * If the sharing fails, the next transport tries again.
  */
-static int share_cpu(struct vsp_export *export, unsigned int cpu)
+static int vsp_export_share_cpu(struct vsp_export *export, unsigned int cpu)
 {
 	struct rchan_buf *buf = *per_cpu_ptr(export->rchan->buf, cpu);
 	struct vsp_shared *shared = &export->cpu[cpu].buffer;
@@ -173,7 +176,7 @@ static int share_cpu(struct vsp_export *export, unsigned int cpu)
 	} else {
 		export->cpu[cpu].buf = buf;
 		err = vsp_shared_init(shared, buf->page_array, buf->page_count,
-				      buf->start, move_buffer);
+				      buf->start, vsp_export_move_buffer);
 		if (!shared->pages)
 			export->cpu[cpu].buf = NULL;
 	}
@@ -181,17 +184,17 @@ static int share_cpu(struct vsp_export *export, unsigned int cpu)
 	return err;
 }
 
-/* The CPU, and the rest of the link to the host, are more important than its records. */
-static void try_to_share_cpu(struct vsp_export *export, unsigned int cpu)
+/* Warn only: neither the CPU nor the link to the host may fail for its records. */
+static void vsp_export_try_to_share_cpu(struct vsp_export *export, unsigned int cpu)
 {
-	int err = share_cpu(export, cpu);
+	int err = vsp_export_share_cpu(export, cpu);
 
 	if (err)
 		pr_warn("vesper: %s: records of CPU %u stay in the guest: %d\n",
 			export->modname, cpu, err);
 }
 
-static void free_export(struct vsp_export *export)
+static void vsp_export_free(struct vsp_export *export)
 {
 	void *index = export->index.home;
 	unsigned int cpu;
@@ -203,7 +206,7 @@ static void free_export(struct vsp_export *export)
 	kvfree(export);
 }
 
-static struct vsp_export *make_export(struct rchan *rchan, const char *modname)
+static struct vsp_export *vsp_export_create(struct rchan *rchan, const char *modname)
 {
 	size_t size = PAGE_ALIGN(nr_cpu_ids * sizeof(struct vsp_index));
 	struct vsp_export *export;
@@ -226,24 +229,24 @@ static struct vsp_export *make_export(struct rchan *rchan, const char *modname)
 	}
 	for_each_possible_cpu(cpu)
 		export->cpu[cpu].index = &index[cpu];
-	export->index.home = index;	/* free_export() frees it */
+	export->index.home = index;	/* vsp_export_free() frees it */
 	err = vsp_shared_init_vmalloc(&export->index, index, size / PAGE_SIZE, true,
-				      move_index);
+				      vsp_export_move_index);
 	if (err)
 		goto free;
 	for_each_possible_cpu(cpu) {
-		err = share_cpu(export, cpu);
+		err = vsp_export_share_cpu(export, cpu);
 		if (err)
 			goto free;
 	}
 	return export;
 
 free:
-	free_export(export);
+	vsp_export_free(export);
 	return ERR_PTR(err);
 }
 
-static int check_channel(const struct rchan *rchan, const char *modname)
+static int vsp_export_check_channel(const struct rchan *rchan, const char *modname)
 {
 	size_t len;
 
@@ -254,7 +257,7 @@ static int check_channel(const struct rchan *rchan, const char *modname)
 		return -EINVAL;
 	if (rchan->is_global || rchan->subbuf_size % 8)
 		return -EINVAL;
-	/* A single one may be overwritten at any time: nobody could read it. */
+	/* A single sub-buffer would always be the one that is being overwritten. */
 	if (rchan->n_subbufs < 2 || rchan->n_subbufs > VSP_MAX_SUBBUFS)
 		return -EINVAL;
 	if (rchan->alloc_size > VSP_MAX_REGION_PAGES * PAGE_SIZE)
@@ -262,13 +265,13 @@ static int check_channel(const struct rchan *rchan, const char *modname)
 	return 0;
 }
 
-/* A free slot, or -EEXIST, -ENOSPC. */
-static int find_slot(const struct rchan *rchan, const char *modname)
+/* Return a free slot, -EEXIST or -ENOSPC. */
+static int vsp_export_find_slot(const struct rchan *rchan, const char *modname)
 {
 	int slot, free = -ENOSPC;
 
 	for (slot = VSP_MAX_CHANNELS - 1; slot >= 0; slot--) {
-		const struct vsp_export *export = export_locked(slot);
+		const struct vsp_export *export = vsp_export_locked(slot);
 
 		if (!export)
 			free = slot;
@@ -283,17 +286,17 @@ int vsp_relay_export_start(struct rchan *rchan, const char *modname)
 	struct vsp_export *export;
 	int slot, err;
 
-	err = check_channel(rchan, modname);
+	err = vsp_export_check_channel(rchan, modname);
 	if (err)
 		return err;
 
 	vsp_lock_cpus();
-	slot = find_slot(rchan, modname);
+	slot = vsp_export_find_slot(rchan, modname);
 	if (slot < 0) {
 		err = slot;
 		goto unlock;
 	}
-	export = make_export(rchan, modname);
+	export = vsp_export_create(rchan, modname);
 	if (IS_ERR(export)) {
 		err = PTR_ERR(export);
 		goto unlock;
@@ -301,30 +304,30 @@ int vsp_relay_export_start(struct rchan *rchan, const char *modname)
 	export->slot = slot;
 	export->generation = ++next_generation;
 	rcu_assign_pointer(vsp_exports[slot], export);
-	table_set(export);
+	vsp_export_open_channel(export);
 unlock:
 	vsp_unlock_cpus();
 	return err;
 }
 EXPORT_SYMBOL_GPL(vsp_relay_export_start);
 
-static bool export_end(const char *modname)
+static bool vsp_export_remove(const char *modname)
 {
 	struct vsp_export *export = NULL;
 	unsigned int slot;
 
 	vsp_lock_cpus();
 	for (slot = 0; slot < VSP_MAX_CHANNELS; slot++) {
-		export = export_locked(slot);
+		export = vsp_export_locked(slot);
 		if (export && !strcmp(export->modname, modname))
 			break;
 		export = NULL;
 	}
 	if (export) {
 		RCU_INIT_POINTER(vsp_exports[slot], NULL);
-		table_clear(slot);
-		synchronize_rcu();	/* a probe may be writing its index */
-		free_export(export);
+		vsp_export_close_channel(slot);
+		synchronize_rcu();	/* wait for probes that are writing to its index */
+		vsp_export_free(export);
 	}
 	vsp_unlock_cpus();
 	return export;
@@ -334,64 +337,64 @@ void vsp_relay_export_end(const char *modname)
 {
 	if (IS_ERR_OR_NULL(modname))
 		pr_warn("vesper: end of export without a name\n");
-	else if (!export_end(modname))
+	else if (!vsp_export_remove(modname))
 		pr_warn("vesper: end of export of %s, which is not exported\n", modname);
 }
 EXPORT_SYMBOL_GPL(vsp_relay_export_end);
 
-/* -------------------------------------------- what may happen meanwhile */
+/* ------------------------------------ CPU hotplug, modules, transports */
 
 /*
- * Relay has made the CPU's buffers at CPUHP_RELAY_PREPARE, before this.  Who
- * brings the CPU up holds the CPUs as they are, as vsp_lock_cpus() does.
+ * Share the buffers of a CPU that comes online.  Relay has allocated them before,
+ * at CPUHP_RELAY_PREPARE.  CPU hotplug holds the CPU lock, so vsp_lock is enough.
  */
-static int share_online_cpu(unsigned int cpu)
+static int vsp_export_cpu_online(unsigned int cpu)
 {
 	unsigned int slot;
 
 	mutex_lock(&vsp_lock);
 	for (slot = 0; slot < VSP_MAX_CHANNELS; slot++) {
-		struct vsp_export *export = export_locked(slot);
+		struct vsp_export *export = vsp_export_locked(slot);
 
 		if (!export)
 			continue;
-		try_to_share_cpu(export, cpu);
-		table_changed();
+		vsp_export_try_to_share_cpu(export, cpu);
+		vsp_export_notify_table_change();
 	}
 	mutex_unlock(&vsp_lock);
 	return 0;
 }
 
-/* A module that goes, or that failed to start, without vsp_relay_export_end(). */
-static int module_changed(struct notifier_block *nb, unsigned long state, void *data)
+/* Clean up after a module that goes without vsp_relay_export_end(). */
+static int vsp_export_module_notify(struct notifier_block *nb, unsigned long state, void *data)
 {
 	struct module *module = data;
 
-	if (state == MODULE_STATE_GOING && export_end(module->name))
+	if (state == MODULE_STATE_GOING && vsp_export_remove(module->name))
 		pr_warn("vesper: %s has gone without the end of its export\n", module->name);
 	return NOTIFY_DONE;
 }
 
-static struct notifier_block module_nb = { .notifier_call = module_changed };
+static struct notifier_block vsp_export_module_nb = { .notifier_call = vsp_export_module_notify };
 
-/* A channel that cannot be shared is missing at the host, which says so. */
-static void connect_export(struct vsp_export *export)
+/* On error the host does not see the channel, and says that it is missing. */
+static void vsp_export_connect_channel(struct vsp_export *export)
 {
 	unsigned int cpu;
 	int err;
 
-	/* First: with this, a part of the buffers is better than none. */
+	/* The index first.  With it, the host can read those buffers that are shared. */
 	err = vsp_shared_connect(&export->index);
 	if (err) {
 		pr_warn("vesper: %s: records stay in the guest: %d\n", export->modname, err);
 		return;
 	}
 	for_each_possible_cpu(cpu)
-		try_to_share_cpu(export, cpu);
-	table_set(export);
+		vsp_export_try_to_share_cpu(export, cpu);
+	vsp_export_open_channel(export);
 }
 
-/* If it fails there is no link at all. */
+/* Return an error only if the channel table itself cannot be shared. */
 int vsp_export_connect(void)
 {
 	unsigned int slot;
@@ -400,13 +403,13 @@ int vsp_export_connect(void)
 	err = vsp_shared_connect(&table_shared);
 	if (err)
 		return err;
-	table()->magic = VSP_TABLE_MAGIC;
-	table()->version = VSP_ABI_VERSION;
+	vsp_export_channel_table()->magic = VSP_TABLE_MAGIC;
+	vsp_export_channel_table()->version = VSP_ABI_VERSION;
 	for (slot = 0; slot < VSP_MAX_CHANNELS; slot++) {
-		struct vsp_export *export = export_locked(slot);
+		struct vsp_export *export = vsp_export_locked(slot);
 
 		if (export)
-			connect_export(export);
+			vsp_export_connect_channel(export);
 	}
 	return 0;
 }
@@ -416,11 +419,11 @@ void vsp_export_disconnect(void)
 	unsigned int slot, cpu;
 
 	for (slot = 0; slot < VSP_MAX_CHANNELS; slot++) {
-		struct vsp_export *export = export_locked(slot);
+		struct vsp_export *export = vsp_export_locked(slot);
 
 		if (!export)
 			continue;
-		table_clear(slot);
+		vsp_export_close_channel(slot);
 		for_each_possible_cpu(cpu) {
 			vsp_shared_disconnect(&export->cpu[cpu].buffer);
 			export->cpu[cpu].index->buffer.handle = 0;
@@ -430,33 +433,35 @@ void vsp_export_disconnect(void)
 	vsp_shared_disconnect(&table_shared);
 }
 
-/* ----------------------------------------------------- save, migration */
+/* ------------------------------------------- suspension by the hypervisor */
 
 #ifdef VSP_HAVE_SYSCORE_DATA
-#define SLEEP_DATA void *data
+#define VSP_SYSCORE_ARGUMENT void *data
 #else
-#define SLEEP_DATA void
+#define VSP_SYSCORE_ARGUMENT void
 #endif
 
 /*
- * Whatever is there stays: a write of the host's in between must not be undone.
- * Where it is not 0, x86 writes what it has found.
+ * Write a value back to where it is, without undoing a concurrent write of the
+ * host.  A cmpxchg that fails stores the value it has found (x86).
  */
-static void write_again(u64 *place)
+static void vsp_export_rewrite(u64 *place)
 {
 	sync_cmpxchg(place, 0, 0);
 }
 
 /*
- * What the host has written to a page of this guest's, the hypervisor may not
- * have noticed: where the guest is migrated live it would send the page as it
- * was before.  So write the same here: read comes along.
+ * Mark the guest as suspended, and rewrite each read position of the host.
  *
- * The last that this kernel does before it is suspended (do_suspend(),
- * drivers/xen/manage.c, Linux 5.10 to 6.12): one CPU, interrupts off, nobody
- * holds vsp_lock who is half done with what is read here.
+ * In a live migration the hypervisor may not have noticed that the host wrote to
+ * a page of this guest.  It would send an older copy of the page.  A write of the
+ * guest itself is always noticed, so the read positions move with the guest.
+ *
+ * This is the last thing that the kernel does before it is suspended (do_suspend(),
+ * drivers/xen/manage.c, Linux 5.10 to 6.12).  One CPU is online, with interrupts
+ * off, and no task has stopped in the middle of a change under vsp_lock.
  */
-static int fall_asleep(SLEEP_DATA)
+static int vsp_export_suspend(VSP_SYSCORE_ARGUMENT)
 {
 	struct vsp_transport *transport = rcu_dereference_raw(vsp_transport);
 	unsigned int slot, cpu;
@@ -465,9 +470,9 @@ static int fall_asleep(SLEEP_DATA)
 		return 0;
 	WRITE_ONCE(transport->cchan->asleep, 1);
 	/*
-	 * A host looks at asleep after it has read records, and only then writes
-	 * read.  What it writes in the moment between is not carried along: the
-	 * next host reports those records once more.
+	 * Pairs with the host, which reads asleep after it has read records, and
+	 * writes read only after that.  What it writes between these two does not
+	 * move with the guest: the next host reports those records once more.
 	 */
 	virt_mb();
 	for (slot = 0; slot < VSP_MAX_CHANNELS; slot++) {
@@ -476,13 +481,13 @@ static int fall_asleep(SLEEP_DATA)
 		if (!export)
 			continue;
 		for_each_possible_cpu(cpu)
-			write_again(&export->cpu[cpu].index->read);
+			vsp_export_rewrite(&export->cpu[cpu].index->read);
 	}
 	return 0;
 }
 
-/* Also where the hypervisor has not suspended it after all. */
-static void awaken(SLEEP_DATA)
+/* Also called if the hypervisor did not suspend the guest. */
+static void vsp_export_resume(VSP_SYSCORE_ARGUMENT)
 {
 	struct vsp_transport *transport = rcu_dereference_raw(vsp_transport);
 
@@ -492,31 +497,38 @@ static void awaken(SLEEP_DATA)
 
 #ifdef VSP_HAVE_SYSCORE_DATA
 
-static const struct syscore_ops sleep_ops = { .suspend = fall_asleep, .resume = awaken };
-static struct syscore sleep_syscore = { .ops = &sleep_ops };
+static const struct syscore_ops vsp_export_syscore_ops = {
+	.suspend = vsp_export_suspend,
+	.resume = vsp_export_resume,
+};
 
-static void register_sleep(void)
+static struct syscore vsp_export_syscore = { .ops = &vsp_export_syscore_ops };
+
+static void vsp_export_register_syscore(void)
 {
-	register_syscore(&sleep_syscore);
+	register_syscore(&vsp_export_syscore);
 }
 
-static void unregister_sleep(void)
+static void vsp_export_unregister_syscore(void)
 {
-	unregister_syscore(&sleep_syscore);
+	unregister_syscore(&vsp_export_syscore);
 }
 
 #else
 
-static struct syscore_ops sleep_ops = { .suspend = fall_asleep, .resume = awaken };
+static struct syscore_ops vsp_export_syscore_ops = {
+	.suspend = vsp_export_suspend,
+	.resume = vsp_export_resume,
+};
 
-static void register_sleep(void)
+static void vsp_export_register_syscore(void)
 {
-	register_syscore_ops(&sleep_ops);
+	register_syscore_ops(&vsp_export_syscore_ops);
 }
 
-static void unregister_sleep(void)
+static void vsp_export_unregister_syscore(void)
 {
-	unregister_syscore_ops(&sleep_ops);
+	unregister_syscore_ops(&vsp_export_syscore_ops);
 }
 
 #endif
@@ -540,20 +552,20 @@ int vsp_export_init(void)
 	if (err)
 		goto free_table;
 
-	err = register_module_notifier(&module_nb);
+	err = register_module_notifier(&vsp_export_module_nb);
 	if (err)
 		goto release_table;
 
 	err = cpuhp_setup_state_nocalls(CPUHP_AP_ONLINE_DYN, "vesper:online",
-					share_online_cpu, NULL);
+					vsp_export_cpu_online, NULL);
 	if (err < 0)
 		goto unregister;
 	cpuhp_state = err;
-	register_sleep();
+	vsp_export_register_syscore();
 	return 0;
 
 unregister:
-	unregister_module_notifier(&module_nb);
+	unregister_module_notifier(&vsp_export_module_nb);
 release_table:
 	mutex_lock(&vsp_lock);
 	vsp_shared_release(&table_shared);
@@ -568,14 +580,14 @@ void vsp_export_exit(void)
 	void *home = table_shared.home;
 	unsigned int slot;
 
-	unregister_sleep();
+	vsp_export_unregister_syscore();
 	cpuhp_remove_state_nocalls(cpuhp_state);
-	unregister_module_notifier(&module_nb);
+	unregister_module_notifier(&vsp_export_module_nb);
 	mutex_lock(&vsp_lock);
-	/* Left by a module that had exported under another module's name. */
+	/* A module may have exported a channel under another module's name. */
 	for (slot = 0; slot < VSP_MAX_CHANNELS; slot++) {
-		if (export_locked(slot))
-			free_export(export_locked(slot));
+		if (vsp_export_locked(slot))
+			vsp_export_free(vsp_export_locked(slot));
 	}
 	vsp_shared_release(&table_shared);
 	mutex_unlock(&vsp_lock);

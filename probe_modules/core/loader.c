@@ -1,13 +1,12 @@
 // SPDX-License-Identifier: GPL-2.0-only
 /*
- * Loads and unloads modules by the kernel alone.
+ * Loads and unloads modules without the guest's user space.
  *
- * A module can be loaded by a system call only, and that needs a task with an
- * address space: the kernel starts one by itself, from a program of its own
- * (helper.S) in a tmpfs that is mounted nowhere.  Nothing of the guest's user
- * space takes part, so this works with PID 1 stuck and the root file system
- * gone, and all of the kernel's checks (signature, version, symbols, and
- * kernel.usermodehelper.bset, which may forbid it) are in force.
+ * Modules are loaded by a system call only, and that needs a task with an address
+ * space.  The kernel starts such a task: the program helper.S, from a tmpfs that is
+ * mounted nowhere.  So loading works even if PID 1 hangs and the root file system
+ * has failed.  All checks of the kernel apply: signature, version, symbols, and
+ * kernel.usermodehelper.bset, which may forbid it.
  */
 
 #include <linux/cred.h>
@@ -29,9 +28,9 @@
 #define IMAGE_NAME	"image.ko"
 
 /*
- * Memory that must be available before a module is loaded: what the load may
- * take, and as much as the kernel may be wrong about "available".  With less,
- * the OOM killer would find it, and an OOM kill is a fault of the guest's.
+ * Memory that must be available before a module is loaded, in bytes: what the load
+ * may need, and by how much the kernel's estimate of available memory may be wrong.
+ * With less, the OOM killer could kill a process, which is a fault of the guest.
  */
 #define LOAD_NEEDS	(8UL << 20)
 #define LOAD_NEEDS_CPU	(256UL << 10)
@@ -39,30 +38,30 @@
 static struct vfsmount *loader_mnt;
 
 #ifdef VSP_HAVE_FILE_OPEN_ROOT_PATH
-static struct file *open_file(const struct path *root, const char *name, umode_t mode)
+static struct file *vsp_loader_open_file(const struct path *root, const char *name, umode_t mode)
 {
 	return file_open_root(root, name, O_CREAT | O_TRUNC | O_WRONLY, mode);
 }
 #else
-static struct file *open_file(const struct path *root, const char *name, umode_t mode)
+static struct file *vsp_loader_open_file(const struct path *root, const char *name, umode_t mode)
 {
 	return file_open_root(root->dentry, root->mnt, name,
 			      O_CREAT | O_TRUNC | O_WRONLY, mode);
 }
 #endif
 
-static int write_file(const char *name, const void *data, size_t len, umode_t mode)
+static int vsp_loader_write_file(const char *name, const void *data, size_t len, umode_t mode)
 {
 	struct path root = { .mnt = loader_mnt, .dentry = loader_mnt->mnt_root };
 	struct file *file;
 	loff_t pos = 0;
 	ssize_t done;
 
-	file = open_file(&root, name, mode);
+	file = vsp_loader_open_file(&root, name, mode);
 	if (IS_ERR(file))
 		return PTR_ERR(file);
 	done = kernel_write(file, data, len, &pos);
-	/* At once: what is open for writing is "busy" to who runs or loads it. */
+	/* Close it now: a file open for writing can be neither executed nor loaded. */
 	if (current->flags & PF_KTHREAD)
 		__fput_sync(file);
 	else
@@ -73,63 +72,63 @@ static int write_file(const char *name, const void *data, size_t len, umode_t mo
 }
 
 #ifdef VSP_HAVE_FS_SEQLOCK
-static void lock_fs(struct fs_struct *fs)
+static void vsp_loader_lock_fs(struct fs_struct *fs)
 {
 	write_seqlock(&fs->seq);
 }
 
-static void unlock_fs(struct fs_struct *fs)
+static void vsp_loader_unlock_fs(struct fs_struct *fs)
 {
 	write_sequnlock(&fs->seq);
 }
 #else
-static void lock_fs(struct fs_struct *fs)
+static void vsp_loader_lock_fs(struct fs_struct *fs)
 {
 	spin_lock(&fs->lock);
 	write_seqcount_begin(&fs->seq);
 }
 
-static void unlock_fs(struct fs_struct *fs)
+static void vsp_loader_unlock_fs(struct fs_struct *fs)
 {
 	write_seqcount_end(&fs->seq);
 	spin_unlock(&fs->lock);
 }
 #endif
 
-/* Runs in the helper's task before it executes; its fs_struct is its own. */
-static int helper_init(struct subprocess_info *info, struct cred *new)
+/* Runs in the helper's task before it executes.  The task has its own fs_struct. */
+static int vsp_loader_init_helper(struct subprocess_info *info, struct cred *new)
 {
 	struct path root = { .mnt = loader_mnt, .dentry = loader_mnt->mnt_root };
 	struct fs_struct *fs = current->fs;
 	struct path old;
 
-	/* If somebody has to go, then this one, and no process of the guest's. */
+	/* The OOM killer shall kill this task, and no process of the guest. */
 	current->signal->oom_score_adj = OOM_SCORE_ADJ_MAX;
 
 	path_get(&root);
-	lock_fs(fs);
+	vsp_loader_lock_fs(fs);
 	old = fs->pwd;
 	fs->pwd = root;
-	unlock_fs(fs);
+	vsp_loader_unlock_fs(fs);
 	path_put(&old);
 	return 0;
 }
 
-/* 0 or -errno of the helper's system call. */
-static int run_helper(char *const *args)
+/* Return 0 or -errno of the helper's system call. */
+static int vsp_loader_run_helper(char *const *args)
 {
 	char *argv[] = { HELPER_NAME, args[0], args[1], args[2], NULL };
 	char *envp[] = { NULL };
 	struct subprocess_info *info;
 	int status;
 
-	/* It would run another program, or none and say that all went well. */
+	/* The kernel would run another program, or none, and report success. */
 	if (IS_ENABLED(CONFIG_STATIC_USERMODEHELPER)) {
 		pr_err("vesper: this kernel starts no helper (CONFIG_STATIC_USERMODEHELPER)\n");
 		return -EPERM;
 	}
 	info = call_usermodehelper_setup(HELPER_NAME, argv, envp, GFP_KERNEL,
-					 helper_init, NULL, NULL);
+					 vsp_loader_init_helper, NULL, NULL);
 	if (!info)
 		return -ENOMEM;
 	status = call_usermodehelper_exec(info, UMH_WAIT_PROC);
@@ -140,7 +139,7 @@ static int run_helper(char *const *args)
 	return -((status >> 8) & 0xff);
 }
 
-static int check_memory(void)
+static int vsp_loader_check_memory(void)
 {
 	unsigned long needed = (LOAD_NEEDS + num_online_cpus() * LOAD_NEEDS_CPU) >> PAGE_SHIFT;
 	long available = si_mem_available();
@@ -157,14 +156,14 @@ int vsp_loader_load(const struct vsp_image *image)
 	char *args[] = { "l", IMAGE_NAME, image->params };
 	int err;
 
-	err = check_memory();
+	err = vsp_loader_check_memory();
 	if (err)
 		return err;
-	err = write_file(IMAGE_NAME, image->data, image->len, 0600);
+	err = vsp_loader_write_file(IMAGE_NAME, image->data, image->len, 0600);
 	if (!err)
-		err = run_helper(args);
-	/* Give its memory back. */
-	write_file(IMAGE_NAME, NULL, 0, 0600);
+		err = vsp_loader_run_helper(args);
+	/* Free its memory. */
+	vsp_loader_write_file(IMAGE_NAME, NULL, 0, 0600);
 	return err;
 }
 
@@ -172,7 +171,7 @@ int vsp_loader_unload(const char *name)
 {
 	char *args[] = { "u", (char *)name, NULL };
 
-	return run_helper(args);
+	return vsp_loader_run_helper(args);
 }
 
 int vsp_loader_init(void)
@@ -188,8 +187,8 @@ int vsp_loader_init(void)
 	if (IS_ERR(loader_mnt))
 		return PTR_ERR(loader_mnt);
 
-	/* Now, and not when the guest may have no memory left. */
-	err = write_file(HELPER_NAME, vsp_helper, vsp_helper_end - vsp_helper, 0700);
+	/* Written now: later the guest may have no free memory. */
+	err = vsp_loader_write_file(HELPER_NAME, vsp_helper, vsp_helper_end - vsp_helper, 0700);
 	if (err)
 		kern_unmount(loader_mnt);
 	return err;

@@ -1,12 +1,12 @@
 // SPDX-License-Identifier: GPL-2.0-only
-/* VESPER's core: loads probe modules for the host and shares what they see. */
+/* VESPER's core: loads probes for the host and shares their records with it. */
 
 #include <linux/cpu.h>
 #include <linux/module.h>
 
 #include "core.h"
 
-/* What it protects: core.h. */
+/* Lock order and what it protects: see core.h. */
 DEFINE_MUTEX(vsp_lock);
 
 void vsp_lock_cpus(void)
@@ -35,11 +35,11 @@ static int __init vesper_init(void)
 	if (err)
 		goto exit_loader;
 
-	err = vsp_words_init();
+	err = vsp_crash_log_init();
 	if (err)
 		goto exit_export;
 
-	err = vsp_life_init();
+	err = vsp_heartbeat_init();
 	if (err)
 		goto exit_words;
 
@@ -50,9 +50,9 @@ static int __init vesper_init(void)
 	return 0;
 
 exit_life:
-	vsp_life_exit();
+	vsp_heartbeat_exit();
 exit_words:
-	vsp_words_exit();
+	vsp_crash_log_exit();
 exit_export:
 	vsp_export_exit();
 exit_loader:
@@ -61,12 +61,12 @@ exit_loader:
 }
 module_init(vesper_init);
 
-/* Probes and frontends use symbols of this module: they are gone by now. */
+/* Probes and frontends use symbols of this module, so they are unloaded by now. */
 static void __exit vesper_exit(void)
 {
 	vsp_cchan_exit();
-	vsp_life_exit();
-	vsp_words_exit();
+	vsp_heartbeat_exit();
+	vsp_crash_log_exit();
 	vsp_export_exit();
 	vsp_loader_exit();
 }

@@ -1,5 +1,5 @@
 // SPDX-License-Identifier: GPL-2.0-only
-/* What all probes do alike: relay channel, export, kprobes and tracepoints. */
+/* Starts and ends a probe: relay channel, export, kprobes and tracepoints. */
 
 #include <linux/jiffies.h>
 #include <linux/kprobes.h>
@@ -8,13 +8,13 @@
 
 #include "core.h"
 
-/* Sub-buffers of a probe that does not choose: 64 KiB a CPU, 200 to 400 records. */
+/* Default sub-buffers of a probe: 64 KiB for each CPU, 200 to 400 records. */
 #define SUBBUF_SIZE	16384
 #define N_SUBBUFS	4
 
 /* -------------------------------------------------------- tracepoints */
 
-static void compare_name(struct tracepoint *tp, void *data)
+static void vsp_probe_compare_tracepoint(struct tracepoint *tp, void *data)
 {
 	struct vsp_tracepoint *wanted = data;
 
@@ -22,11 +22,11 @@ static void compare_name(struct tracepoint *tp, void *data)
 		wanted->tp = tp;
 }
 
-/* By name: most are not exported, and not every kernel has all. */
-static int register_tracepoint(struct vsp_tracepoint *tracepoint)
+/* Find it by name: most tracepoints are not exported, and some kernels lack some. */
+static int vsp_probe_register_tracepoint(struct vsp_tracepoint *tracepoint)
 {
 	tracepoint->tp = NULL;
-	for_each_kernel_tracepoint(compare_name, tracepoint);
+	for_each_kernel_tracepoint(vsp_probe_compare_tracepoint, tracepoint);
 	if (!tracepoint->tp)
 		return -ENOENT;
 	return tracepoint_probe_register(tracepoint->tp, tracepoint->func, NULL);
@@ -34,8 +34,8 @@ static int register_tracepoint(struct vsp_tracepoint *tracepoint)
 
 /* ------------------------------------------------- hooks of one probe */
 
-static void unregister_hooks(struct vsp_probe *probe, unsigned int n_kprobes,
-			     unsigned int n_tracepoints)
+static void vsp_probe_unregister_hooks(struct vsp_probe *probe, unsigned int n_kprobes,
+				       unsigned int n_tracepoints)
 {
 	while (n_tracepoints--) {
 		struct vsp_tracepoint *tracepoint = &probe->tracepoints[n_tracepoints];
@@ -44,11 +44,11 @@ static void unregister_hooks(struct vsp_probe *probe, unsigned int n_kprobes,
 	}
 	while (n_kprobes--)
 		unregister_kprobe(&probe->kprobes[n_kprobes]);
-	/* A handler may be running. */
+	/* Wait for handlers that are running. */
 	tracepoint_synchronize_unregister();
 }
 
-static int register_hooks(struct vsp_probe *probe)
+static int vsp_probe_register_hooks(struct vsp_probe *probe)
 {
 	unsigned int n_kprobes, n_tracepoints = 0;
 	int err;
@@ -62,7 +62,7 @@ static int register_hooks(struct vsp_probe *probe)
 		}
 	}
 	for (; n_tracepoints < probe->n_tracepoints; n_tracepoints++) {
-		err = register_tracepoint(&probe->tracepoints[n_tracepoints]);
+		err = vsp_probe_register_tracepoint(&probe->tracepoints[n_tracepoints]);
 		if (err) {
 			pr_err("%s: no tracepoint %s: %d\n", probe->name,
 			       probe->tracepoints[n_tracepoints].name, err);
@@ -79,7 +79,7 @@ static int register_hooks(struct vsp_probe *probe)
 	return 0;
 
 unregister:
-	unregister_hooks(probe, n_kprobes, n_tracepoints);
+	vsp_probe_unregister_hooks(probe, n_kprobes, n_tracepoints);
 	return err;
 }
 
@@ -91,7 +91,7 @@ bool vsp_limit_allows(struct vsp_limit *limit, unsigned int max_per_s, u32 *left
 
 	if (!max_per_s)
 		goto allow;
-	/* One of those who find the second over begins the next. */
+	/* Of all callers that find the second over, one starts the next. */
 	if (time_after_eq(now, start + HZ) && cmpxchg(&limit->start, start, now) == start)
 		atomic_set(&limit->used, 0);
 	if (atomic_inc_return(&limit->used) > max_per_s) {
@@ -124,7 +124,7 @@ int vsp_probe_start(struct vsp_probe *probe)
 		pr_err("%s: cannot export the relay channel: %d\n", probe->name, err);
 		goto close;
 	}
-	err = register_hooks(probe);
+	err = vsp_probe_register_hooks(probe);
 	if (err)
 		goto end_export;
 	return 0;
@@ -141,7 +141,7 @@ void vsp_probe_end(struct vsp_probe *probe)
 {
 	if (probe->detach)
 		probe->detach();
-	unregister_hooks(probe, probe->n_kprobes, probe->n_tracepoints);
+	vsp_probe_unregister_hooks(probe, probe->n_kprobes, probe->n_tracepoints);
 	vsp_relay_export_end(probe->name);
 	relay_close(probe->channel);
 }

@@ -1,10 +1,10 @@
 // SPDX-License-Identifier: GPL-2.0-only
 /*
- * Which of a few names has a main process now.
+ * Finds the main process of each of a few names.
  *
- * A main process is one whose parent has another name, as the host's rules
- * have it.  Of several the oldest counts; a user's own only if there is no
- * other: names are anybody's to choose.
+ * A main process is one whose parent has another name, as in the host's rules.  Of
+ * several main processes the oldest is chosen.  A user can give any name to a
+ * process, so a user's own process is chosen only if there is no other.
  */
 
 #include <linux/idr.h>
@@ -18,23 +18,23 @@
 #include "core.h"
 #include "vesper_process.h"
 
-/* Looked at without letting others run. */
+/* Number of PIDs that are visited before other tasks may run. */
 #define MAX_PIDS_AT_ONCE	512
 
-static bool is_named(const struct task_struct *leader, const char *name)
+static bool vsp_processes_is_named(const struct task_struct *leader, const char *name)
 {
 	return !strncmp(leader->comm, name, VSP_COMM_LEN - 1);
 }
 
 /* Under rcu_read_lock(). */
-static bool is_main(const struct task_struct *leader, const char *name)
+static bool vsp_processes_is_main(const struct task_struct *leader, const char *name)
 {
-	return is_named(leader, name) &&
-	       !is_named(rcu_dereference(leader->real_parent)->group_leader, name);
+	return vsp_processes_is_named(leader, name) &&
+	       !vsp_processes_is_named(rcu_dereference(leader->real_parent)->group_leader, name);
 }
 
 /* Under rcu_read_lock(). */
-static void consider(struct vsp_process *found, struct task_struct *leader, u64 now)
+static void vsp_processes_consider(struct vsp_process *found, struct task_struct *leader, u64 now)
 {
 	u32 flags = vsp_is_users_own(leader) ? VSP_PROCESS_USERS_OWN : 0;
 	u64 age_ms = 0;
@@ -51,21 +51,24 @@ static void consider(struct vsp_process *found, struct task_struct *leader, u64 
 }
 
 /* Under rcu_read_lock(). */
-static void consider_names(struct vsp_msg_processes *reply, struct task_struct *leader, u64 now)
+static void vsp_processes_consider_names(struct vsp_msg_processes *reply,
+					 struct task_struct *leader, u64 now)
 {
 	unsigned int i;
 
 	if (leader->flags & PF_KTHREAD || !atomic_read(&leader->signal->live))
 		return;
 	for (i = 0; i < VSP_MAX_NAMES; i++) {
-		if (reply->process[i].name[0] && is_main(leader, reply->process[i].name))
-			consider(&reply->process[i], leader, now);
+		struct vsp_process *found = &reply->process[i];
+
+		if (found->name[0] && vsp_processes_is_main(leader, found->name))
+			vsp_processes_consider(found, leader, now);
 	}
 }
 
 /*
- * By their numbers, and not by for_each_process(): where the walk pauses, it
- * finds its place again, however many processes come and go.
+ * The walk goes by PIDs, and not by for_each_process(): after a pause it finds its
+ * place again, even if processes were created or have ended meanwhile.
  */
 void vsp_processes_find(const struct vsp_msg_processes *request, struct vsp_msg_processes *reply)
 {
@@ -82,7 +85,7 @@ void vsp_processes_find(const struct vsp_msg_processes *request, struct vsp_msg_
 	for (number = 1, i = 1; (pid = idr_get_next(&init_pid_ns.idr, &number)); number++, i++) {
 		leader = pid_task(pid, PIDTYPE_TGID);
 		if (leader)
-			consider_names(reply, leader, now);
+			vsp_processes_consider_names(reply, leader, now);
 		if (i % MAX_PIDS_AT_ONCE == 0) {
 			rcu_read_unlock();
 			cond_resched();

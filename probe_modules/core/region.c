@@ -1,8 +1,10 @@
 // SPDX-License-Identifier: GPL-2.0-only
 /*
- * Pieces of memory that the host sees: pages of this kernel that a transport
- * lets it map, or memory that the transport has, to which the content of the
- * pages is moved for as long as the transport is there.
+ * Memory regions shared with the host.
+ *
+ * Either the transport lets the host map pages of this kernel.  Or the transport
+ * has memory that the host sees: then the content of the pages is moved there
+ * for as long as the transport is registered.
  */
 
 #include <linux/mm.h>
@@ -11,7 +13,7 @@
 
 #include "core.h"
 
-static void drop_pages(struct vsp_shared *shared)
+static void vsp_shared_drop_pages(struct vsp_shared *shared)
 {
 	unsigned int i;
 
@@ -32,7 +34,7 @@ void vsp_call_on(unsigned int cpu, smp_call_func_t func, void *info)
 	local_irq_restore(flags);
 }
 
-static void move(struct vsp_shared *shared, void *to)
+static void vsp_shared_move(struct vsp_shared *shared, void *to)
 {
 	if (shared->move)
 		shared->move(shared, to);
@@ -52,7 +54,7 @@ int vsp_shared_connect(struct vsp_shared *shared)
 	memory = transport->ops->alloc(transport, shared->nr_pages, &shared->region.handle);
 	if (!memory)
 		return -ENOSPC;
-	move(shared, memory);
+	vsp_shared_move(shared, memory);
 	return 0;
 }
 
@@ -68,18 +70,18 @@ void vsp_shared_disconnect(struct vsp_shared *shared)
 		transport->ops->unshare(transport, handle);
 		return;
 	}
-	move(shared, shared->home);
+	vsp_shared_move(shared, shared->home);
 	transport->ops->free(transport, handle, shared->nr_pages);
 }
 
 void vsp_shared_release(struct vsp_shared *shared)
 {
 	vsp_shared_disconnect(shared);
-	drop_pages(shared);
+	vsp_shared_drop_pages(shared);
 }
 
-/* Takes over what shared->pages points to. */
-static int init(struct vsp_shared *shared)
+/* Take references on shared->pages; the array itself belongs to @shared now. */
+static int vsp_shared_hold(struct vsp_shared *shared)
 {
 	unsigned int i;
 
@@ -90,8 +92,8 @@ static int init(struct vsp_shared *shared)
 }
 
 /*
- * The pages are the relay channel's, which frees them with the channel; the
- * references taken here make sure that none is freed while it is shared.
+ * The pages belong to the relay channel, which drops them when it is closed.
+ * The references taken here keep each page as long as it is shared.
  */
 int vsp_shared_init(struct vsp_shared *shared, struct page *const *pages,
 		    unsigned int nr_pages, void *home, vsp_move_t *move)
@@ -106,7 +108,7 @@ int vsp_shared_init(struct vsp_shared *shared, struct page *const *pages,
 		.pages = copy, .nr_pages = nr_pages,
 		.home = home, .addr = home, .move = move,
 	};
-	return init(shared);
+	return vsp_shared_hold(shared);
 }
 
 int vsp_shared_init_vmalloc(struct vsp_shared *shared, void *home,
@@ -124,5 +126,5 @@ int vsp_shared_init_vmalloc(struct vsp_shared *shared, void *home,
 		.pages = pages, .nr_pages = nr_pages, .writable = writable,
 		.home = home, .addr = home, .move = move,
 	};
-	return init(shared);
+	return vsp_shared_hold(shared);
 }

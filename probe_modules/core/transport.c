@@ -1,5 +1,8 @@
 // SPDX-License-Identifier: GPL-2.0-only
-/* The link to the host comes and goes; probes and their channels stay. */
+/*
+ * Registers a frontend's link to the host.  Probes and their channels stay when
+ * the link goes, and are shared again over the next one.
+ */
 
 #include <linux/module.h>
 
@@ -23,11 +26,11 @@ void vsp_notify(void)
 	rcu_read_unlock();
 }
 
-static void disconnect(void)
+static void vsp_transport_disconnect(void)
 {
 	vsp_image_drop();
-	vsp_life_disconnect();
-	vsp_words_disconnect();
+	vsp_heartbeat_disconnect();
+	vsp_crash_log_disconnect();
 	vsp_export_disconnect();
 	RCU_INIT_POINTER(vsp_transport, NULL);
 }
@@ -45,20 +48,20 @@ int vsp_transport_register(struct vsp_transport *transport)
 	rcu_assign_pointer(vsp_transport, transport);
 	err = vsp_export_connect();
 	if (err) {
-		disconnect();
+		vsp_transport_disconnect();
 		goto unlock;
 	}
-	/* A host without these is better than none. */
-	vsp_words_connect();
-	vsp_life_connect();
-	transport->cchan->life = vsp_life_region();
+	/* If these cannot be shared, records still can. */
+	vsp_crash_log_connect();
+	vsp_heartbeat_connect();
+	transport->cchan->life = vsp_heartbeat_region();
 	transport->cchan->nr_cpus = nr_cpu_ids;
 unlock:
 	vsp_unlock_cpus();
 	if (err)
 		synchronize_rcu();
 	else
-		vsp_cchan_kick();	/* the host may have been quicker */
+		vsp_cchan_kick();	/* the host may have sent a request already */
 	return err;
 }
 EXPORT_SYMBOL_GPL(vsp_transport_register);
@@ -67,9 +70,9 @@ void vsp_transport_unregister(struct vsp_transport *transport)
 {
 	vsp_lock_cpus();
 	if (vsp_transport_locked() == transport)
-		disconnect();
+		vsp_transport_disconnect();
 	vsp_unlock_cpus();
-	/* A probe may be in ->notify(). */
+	/* Wait for probes that are inside ->notify(). */
 	synchronize_rcu();
 }
 EXPORT_SYMBOL_GPL(vsp_transport_unregister);

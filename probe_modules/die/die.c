@@ -1,12 +1,13 @@
 // SPDX-License-Identifier: GPL-2.0-only
 /*
- * Probe die: the kernel has hit a fault of its own (an oops), or panics.
+ * Probe die: the kernel has an oops, or panics.
  *
- * The die notifier with DIE_OOPS, which __die() (arch/x86/kernel/dumpstack.c)
- * calls after the registers are in the log, and the panic notifier, which
- * panic() calls unless a crash kernel takes over before.  Each as in Linux 5.10
- * to 7.3.  What the kernel has said stands in the core's last words: here are
- * the task, the place and the trap, to be compared by rules.
+ * It uses the die notifier with DIE_OOPS, which __die() (arch/x86/kernel/dumpstack.c)
+ * calls when the registers are logged.  And it uses the panic notifier, which panic()
+ * calls unless a crash kernel takes over before.  (Linux 5.10 to 7.3)
+ *
+ * Task, place and trap are recorded here, for rules.  The kernel's messages and stack
+ * are in the core's crash log.
  */
 
 #include <linux/kdebug.h>
@@ -19,7 +20,7 @@
 
 static struct vsp_probe probe;
 
-static void record(struct vsp_die *rec, const char *what)
+static void die_record(struct vsp_die *rec, const char *what)
 {
 	rec->rec.len = sizeof(*rec);
 	rec->rec.event = VSP_EVENT_DIE;
@@ -31,7 +32,7 @@ static void record(struct vsp_die *rec, const char *what)
 	vsp_record_write(probe.channel, &rec->rec);
 }
 
-static int on_die(struct notifier_block *nb, unsigned long event, void *data)
+static int die_on_oops(struct notifier_block *nb, unsigned long event, void *data)
 {
 	const struct die_args *args = data;
 	struct vsp_die rec = { .kind = VSP_DIE_OOPS };
@@ -45,23 +46,23 @@ static int on_die(struct notifier_block *nb, unsigned long event, void *data)
 		rec.ip = instruction_pointer(args->regs);
 		snprintf(rec.symbol, sizeof(rec.symbol), "%pS", (void *)rec.ip);
 	}
-	record(&rec, args->str);
+	die_record(&rec, args->str);
 	return NOTIFY_DONE;
 }
 
-static int on_panic(struct notifier_block *nb, unsigned long event, void *data)
+static int die_on_panic(struct notifier_block *nb, unsigned long event, void *data)
 {
 	struct vsp_die rec = { .kind = VSP_DIE_PANIC };
 
-	record(&rec, data);
+	die_record(&rec, data);
 	return NOTIFY_DONE;
 }
 
-/* Before others, which may reset the machine or wait. */
-static struct notifier_block die_nb = { .notifier_call = on_die, .priority = INT_MAX };
-static struct notifier_block panic_nb = { .notifier_call = on_panic, .priority = INT_MAX };
+/* Called before other notifiers, which may reset the machine or wait. */
+static struct notifier_block die_nb = { .notifier_call = die_on_oops, .priority = INT_MAX };
+static struct notifier_block panic_nb = { .notifier_call = die_on_panic, .priority = INT_MAX };
 
-static int attach(void)
+static int die_attach(void)
 {
 	int err;
 
@@ -74,7 +75,7 @@ static int attach(void)
 	return err;
 }
 
-static void detach(void)
+static void die_detach(void)
 {
 	atomic_notifier_chain_unregister(&panic_notifier_list, &panic_nb);
 	unregister_die_notifier(&die_nb);
@@ -82,8 +83,8 @@ static void detach(void)
 
 static struct vsp_probe probe = {
 	.name = KBUILD_MODNAME,
-	.attach = attach,
-	.detach = detach,
+	.attach = die_attach,
+	.detach = die_detach,
 };
 
 vsp_probe_module();

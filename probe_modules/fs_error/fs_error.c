@@ -1,17 +1,17 @@
 // SPDX-License-Identifier: GPL-2.0-only
 /*
- * Probe fs_error: a file system takes no more writes because of an error.
+ * Probe fs_error: a file system refuses writes because of an error.
  *
- *	ext4	jbd2_journal_abort(journal, errno): with its journal ext4 turns
- *		read-only; what leaves it writable (errors=continue) comes not here
- *	xfs	xfs_do_force_shutdown(mp, flags, file, line), and for errors of its
- *		log, which do not come through there in newer versions,
- *		xlog_force_shutdown(log, flags)
+ *	ext4	jbd2_journal_abort(journal, errno): ext4 becomes read-only when its
+ *		journal is aborted.  An error after which it stays writable
+ *		(errors=continue) does not get here.
+ *	xfs	xfs_do_force_shutdown(mp, flags, file, line).  In newer versions errors
+ *		of the log use xlog_force_shutdown(log, flags) instead.
  *	btrfs	__btrfs_handle_fs_error(fs_info, function, line, errno, ...)
  *
- * Each as a rule in a module, which may be loaded after the probe: a module
- * notifier puts the kprobe there as soon as it is.  What xfs and btrfs give is
- * their super block's s_fs_info.
+ * These functions are mostly in modules, which may be loaded after the probe.  So a
+ * module notifier registers the kprobe when the module is loaded.  The first argument
+ * of xfs and btrfs is the s_fs_info of their super block.
  */
 
 #include <linux/blkdev.h>
@@ -28,7 +28,7 @@
 #define XFS_LOG_IO_ERROR	(1u << 1)
 #define XFS_FORCE_UMOUNT	(1u << 2)
 
-/* The same file system may be found broken by many at once. */
+/* Many tasks may find an error in one file system at the same time. */
 static unsigned int max_per_s = 5;
 module_param(max_per_s, uint, 0644);
 MODULE_PARM_DESC(max_per_s, "record at most so many in a second; 0: all (5)");
@@ -38,7 +38,7 @@ static struct vsp_limit limit;
 
 /* ------------------------------------------------------------ handlers */
 
-static void record(struct vsp_fs_error *rec, const char *fstype)
+static void fs_error_record(struct vsp_fs_error *rec, const char *fstype)
 {
 	rec->rec.len = sizeof(*rec);
 	rec->rec.event = VSP_EVENT_FS_ERROR;
@@ -46,9 +46,9 @@ static void record(struct vsp_fs_error *rec, const char *fstype)
 	vsp_record_write(probe.channel, &rec->rec);
 }
 
-static void record_info(struct vsp_fs_error *rec, const char *fstype, const void *info)
+static void fs_error_record_info(struct vsp_fs_error *rec, const char *fstype, const void *info)
 {
-	const struct fs_entry *entry;
+	const struct fs_table_entry *entry;
 
 	if (!vsp_limit_allows(&limit, READ_ONCE(max_per_s), &rec->left_out))
 		return;
@@ -60,16 +60,16 @@ static void record_info(struct vsp_fs_error *rec, const char *fstype, const void
 		strscpy(rec->mount, entry->mount, sizeof(rec->mount));
 	}
 	rcu_read_unlock();
-	record(rec, fstype);
+	fs_error_record(rec, fstype);
 }
 
-static int on_journal_abort(struct kprobe *kp, struct pt_regs *regs)
+static int fs_error_on_journal_abort(struct kprobe *kp, struct pt_regs *regs)
 {
 	const journal_t *journal = (void *)regs_get_kernel_argument(regs, 0);
 	struct vsp_fs_error rec = {
 		.error = abs((int)regs_get_kernel_argument(regs, 1)),
 	};
-	const struct fs_entry *entry;
+	const struct fs_table_entry *entry;
 
 	if (READ_ONCE(journal->j_flags) & JBD2_ABORT ||
 	    !vsp_limit_allows(&limit, READ_ONCE(max_per_s), &rec.left_out))
@@ -81,12 +81,12 @@ static int on_journal_abort(struct kprobe *kp, struct pt_regs *regs)
 	if (entry)
 		strscpy(rec.mount, entry->mount, sizeof(rec.mount));
 	rcu_read_unlock();
-	/* ocfs2 has such a journal, too; an external journal has no inode. */
-	record(&rec, journal->j_inode ? journal->j_inode->i_sb->s_type->name : "jbd2");
+	/* The journal may belong to ocfs2; an external journal has no inode. */
+	fs_error_record(&rec, journal->j_inode ? journal->j_inode->i_sb->s_type->name : "jbd2");
 	return 0;
 }
 
-static int on_xfs_shutdown(struct kprobe *kp, struct pt_regs *regs)
+static int fs_error_on_xfs_shutdown(struct kprobe *kp, struct pt_regs *regs)
 {
 	u32 flags = regs_get_kernel_argument(regs, 1);
 	const char *file = (void *)regs_get_kernel_argument(regs, 2);
@@ -99,28 +99,28 @@ static int on_xfs_shutdown(struct kprobe *kp, struct pt_regs *regs)
 	else if (flags & (XFS_META_IO_ERROR | XFS_LOG_IO_ERROR))
 		rec.error = EIO;
 	else
-		rec.error = EUCLEAN;	/* what xfs calls EFSCORRUPTED */
+		rec.error = EUCLEAN;	/* EFSCORRUPTED of xfs */
 	strscpy(rec.where, kbasename(file), sizeof(rec.where));
-	record_info(&rec, "xfs", (void *)regs_get_kernel_argument(regs, 0));
+	fs_error_record_info(&rec, "xfs", (void *)regs_get_kernel_argument(regs, 0));
 	return 0;
 }
 
-static int on_xfs_log_shutdown(struct kprobe *kp, struct pt_regs *regs)
+static int fs_error_on_xfs_log_shutdown(struct kprobe *kp, struct pt_regs *regs)
 {
 	/* struct xlog begins with its struct xfs_mount *. */
 	void **log = (void *)regs_get_kernel_argument(regs, 0);
 	u32 flags = regs_get_kernel_argument(regs, 1);
 	struct vsp_fs_error rec = { .error = EIO };
 
-	/* Any other comes from xfs_do_force_shutdown(), which knows more. */
+	/* All others are recorded by xfs_do_force_shutdown(), with more details. */
 	if (!(flags & XFS_LOG_IO_ERROR) || flags & XFS_FORCE_UMOUNT)
 		return 0;
 	strscpy(rec.where, "log", sizeof(rec.where));
-	record_info(&rec, "xfs", *log);
+	fs_error_record_info(&rec, "xfs", *log);
 	return 0;
 }
 
-static int on_btrfs_error(struct kprobe *kp, struct pt_regs *regs)
+static int fs_error_on_btrfs_error(struct kprobe *kp, struct pt_regs *regs)
 {
 	const char *function = (void *)regs_get_kernel_argument(regs, 1);
 	struct vsp_fs_error rec = {
@@ -129,56 +129,56 @@ static int on_btrfs_error(struct kprobe *kp, struct pt_regs *regs)
 	};
 
 	strscpy(rec.where, function, sizeof(rec.where));
-	record_info(&rec, "btrfs", (void *)regs_get_kernel_argument(regs, 0));
+	fs_error_record_info(&rec, "btrfs", (void *)regs_get_kernel_argument(regs, 0));
 	return 0;
 }
 
-/* ---------------------------------------------- modules come and go */
+/* ------------------------------------------ loading of file systems */
 
-struct target {
+struct fs_error_target {
 	const char *module;
 	struct kprobe kprobe;
 	bool registered;	/* under targets_lock */
 };
 
-static struct target targets[] = {
+static struct fs_error_target targets[] = {
 	{ .module = "jbd2", .kprobe = { .symbol_name = "jbd2_journal_abort",
-					.pre_handler = on_journal_abort } },
+					.pre_handler = fs_error_on_journal_abort } },
 	{ .module = "xfs", .kprobe = { .symbol_name = "xfs_do_force_shutdown",
-				       .pre_handler = on_xfs_shutdown } },
+				       .pre_handler = fs_error_on_xfs_shutdown } },
 	{ .module = "xfs", .kprobe = { .symbol_name = "xlog_force_shutdown",
-				       .pre_handler = on_xfs_log_shutdown } },
+				       .pre_handler = fs_error_on_xfs_log_shutdown } },
 	{ .module = "btrfs", .kprobe = { .symbol_name = "__btrfs_handle_fs_error",
-					 .pre_handler = on_btrfs_error } },
+					 .pre_handler = fs_error_on_btrfs_error } },
 };
 
 static DEFINE_MUTEX(targets_lock);
 
-static void register_target(struct target *target)
+static void fs_error_register_target(struct fs_error_target *target)
 {
 	int err;
 
 	if (target->registered)
 		return;
-	/* Left by an earlier registration. */
+	/* register_kprobe() refuses what an earlier registration has left here. */
 	target->kprobe.addr = NULL;
 	target->kprobe.flags = 0;
 	err = register_kprobe(&target->kprobe);
 	target->registered = !err;
-	/* -ENOENT: not loaded, or not in this version. */
+	/* -ENOENT: the module is not loaded, or has no such function. */
 	if (err && err != -ENOENT)
 		pr_warn("%s: no kprobe on %s: %d\n", probe.name,
 			target->kprobe.symbol_name, err);
 }
 
-static void unregister_target(struct target *target)
+static void fs_error_unregister_target(struct fs_error_target *target)
 {
 	if (target->registered)
 		unregister_kprobe(&target->kprobe);
 	target->registered = false;
 }
 
-static int module_changed(struct notifier_block *nb, unsigned long state, void *data)
+static int fs_error_module_notify(struct notifier_block *nb, unsigned long state, void *data)
 {
 	const struct module *module = data;
 	unsigned int i;
@@ -190,17 +190,17 @@ static int module_changed(struct notifier_block *nb, unsigned long state, void *
 		if (strcmp(module->name, targets[i].module))
 			continue;
 		if (state == MODULE_STATE_COMING)
-			register_target(&targets[i]);
+			fs_error_register_target(&targets[i]);
 		else
-			unregister_target(&targets[i]);
+			fs_error_unregister_target(&targets[i]);
 	}
 	mutex_unlock(&targets_lock);
 	return NOTIFY_DONE;
 }
 
-static struct notifier_block module_nb = { .notifier_call = module_changed };
+static struct notifier_block module_nb = { .notifier_call = fs_error_module_notify };
 
-static int attach(void)
+static int fs_error_attach(void)
 {
 	unsigned int i;
 	int err;
@@ -215,27 +215,27 @@ static int attach(void)
 	}
 	mutex_lock(&targets_lock);
 	for (i = 0; i < ARRAY_SIZE(targets); i++)
-		register_target(&targets[i]);
+		fs_error_register_target(&targets[i]);
 	mutex_unlock(&targets_lock);
 	return 0;
 }
 
-static void detach(void)
+static void fs_error_detach(void)
 {
 	unsigned int i;
 
 	unregister_module_notifier(&module_nb);
 	mutex_lock(&targets_lock);
 	for (i = 0; i < ARRAY_SIZE(targets); i++)
-		unregister_target(&targets[i]);
+		fs_error_unregister_target(&targets[i]);
 	mutex_unlock(&targets_lock);
 	fs_table_stop();
 }
 
 static struct vsp_probe probe = {
 	.name = KBUILD_MODNAME,
-	.attach = attach,
-	.detach = detach,
+	.attach = fs_error_attach,
+	.detach = fs_error_detach,
 };
 
 vsp_probe_module();

@@ -1,12 +1,11 @@
 // SPDX-License-Identifier: GPL-2.0-only
 /*
- * Made from /1/mountinfo of a procfs of our own, and by iterate_supers_type().
- * The latter finds no btrfs before Linux 6.8, whose super blocks are of a type
- * that has the same name and is not registered.
+ * The table is made from /1/mountinfo of a private procfs mount, and from the super
+ * blocks that iterate_supers_type() finds.  Before Linux 6.8 that finds none of btrfs:
+ * their type is not the registered one, but another of the same name.
  *
- * Whoever polls mountinfo is woken when a mount comes or goes.  In between the
- * table is as it was: of a file system that was mounted a moment ago nothing is
- * known.
+ * A poll of mountinfo is woken when a file system is mounted or unmounted.  The table
+ * is made anew a moment later: a file system that was just mounted is not in it yet.
  */
 
 #include <linux/err.h>
@@ -26,18 +25,19 @@
 #include "vesper.h"
 
 #define MAX_ENTRIES	64
-/* Longer lines are left out: a path has at most 4096 bytes, escaped or not. */
+/* Bytes.  Longer lines are ignored: a path has at most 4096 bytes, escaped or not. */
 #define LINES_SIZE	16384
-/* Mounts come many at a time. */
+/* Delay after a change: file systems are often mounted one after the other. */
 #define SETTLE_MS	100
+/* Limit for the first table. */
 #define START_MS	1000
 
 struct fs_table {
 	unsigned int n;
-	struct fs_entry entry[MAX_ENTRIES];
+	struct fs_table_entry entry[MAX_ENTRIES];
 };
 
-/* Those that the probe has a hook for. */
+/* Types that the probe has a hook for. */
 static const char * const fs_types[] = { "btrfs", "ext3", "ext4", "ocfs2", "xfs" };
 
 static struct fs_table __rcu *fs_table;
@@ -52,7 +52,7 @@ static DECLARE_COMPLETION(refreshed);
 
 /* -------------------------------------------------------------- lookup */
 
-const struct fs_entry *fs_table_find_dev(dev_t dev)
+const struct fs_table_entry *fs_table_find_dev(dev_t dev)
 {
 	const struct fs_table *table = rcu_dereference(fs_table);
 	unsigned int i;
@@ -64,14 +64,14 @@ const struct fs_entry *fs_table_find_dev(dev_t dev)
 	return NULL;
 }
 
-const struct fs_entry *fs_table_find_info(const char *type, const void *info)
+const struct fs_table_entry *fs_table_find_info(const char *type, const void *info)
 {
 	const struct fs_table *table = rcu_dereference(fs_table);
-	const struct fs_entry *only = NULL;
+	const struct fs_table_entry *only = NULL;
 	unsigned int i, n = 0;
 
 	for (i = 0; table && i < table->n; i++) {
-		const struct fs_entry *entry = &table->entry[i];
+		const struct fs_table_entry *entry = &table->entry[i];
 
 		if (entry->info == info)
 			return entry;
@@ -85,8 +85,8 @@ const struct fs_entry *fs_table_find_info(const char *type, const void *info)
 
 /* ------------------------------------------------------------- refresh */
 
-/* Made if there is none yet; NULL: there is no more room. */
-static struct fs_entry *fs_entry_of(struct fs_table *table, dev_t dev)
+/* Return the entry of a device, a new one if there is none; NULL if there is no room. */
+static struct fs_table_entry *fs_table_get_entry(struct fs_table *table, dev_t dev)
 {
 	unsigned int i;
 
@@ -100,7 +100,7 @@ static struct fs_entry *fs_entry_of(struct fs_table *table, dev_t dev)
 	return &table->entry[table->n++];
 }
 
-static void fs_copy_path(char *to, const char *path)
+static void fs_table_copy_path(char *to, const char *path)
 {
 	size_t len = strlen(path);
 
@@ -112,10 +112,10 @@ static void fs_copy_path(char *to, const char *path)
 }
 
 /* "36 35 98:0 /root /path rw,noatime shared:1 - ext4 /dev/vda rw" */
-static void fs_note_mount(struct fs_table *table, char *line)
+static void fs_table_note_mount(struct fs_table *table, char *line)
 {
 	unsigned int major, minor;
-	struct fs_entry *entry;
+	struct fs_table_entry *entry;
 	char *path, *type, *rest, *source;
 	int at = 0;
 
@@ -131,16 +131,16 @@ static void fs_note_mount(struct fs_table *table, char *line)
 	source = strsep(&rest, " ");
 	if (!source || match_string(fs_types, ARRAY_SIZE(fs_types), type) < 0)
 		return;
-	entry = fs_entry_of(table, MKDEV(major, minor));
+	entry = fs_table_get_entry(table, MKDEV(major, minor));
 	if (!entry || *entry->mount)
 		return;
 	strscpy(entry->type, type, VSP_FSTYPE_LEN);
 	strscpy(entry->disk, kbasename(source), VSP_DISK_LEN);
 	string_unescape_inplace(path, UNESCAPE_OCTAL);
-	fs_copy_path(entry->mount, path);
+	fs_table_copy_path(entry->mount, path);
 }
 
-static void fs_read_mounts(struct fs_table *table, char *lines)
+static void fs_table_read_mounts(struct fs_table *table, char *lines)
 {
 	size_t kept = 0;
 	loff_t pos = 0;
@@ -152,7 +152,7 @@ static void fs_read_mounts(struct fs_table *table, char *lines)
 		lines[kept + got] = '\0';
 		while ((end = strchr(line, '\n'))) {
 			*end = '\0';
-			fs_note_mount(table, line);
+			fs_table_note_mount(table, line);
 			line = end + 1;
 		}
 		kept = strlen(line);
@@ -162,10 +162,10 @@ static void fs_read_mounts(struct fs_table *table, char *lines)
 	}
 }
 
-/* Also of one that is mounted only where process 1 does not see it. */
-static void fs_note_super(struct super_block *sb, void *arg)
+/* Also called for a file system that process 1 does not see mounted. */
+static void fs_table_note_super(struct super_block *sb, void *arg)
 {
-	struct fs_entry *entry = fs_entry_of(arg, sb->s_dev);
+	struct fs_table_entry *entry = fs_table_get_entry(arg, sb->s_dev);
 
 	if (!entry)
 		return;
@@ -173,8 +173,8 @@ static void fs_note_super(struct super_block *sb, void *arg)
 	strscpy(entry->disk, sb->s_id, VSP_DISK_LEN);
 }
 
-/* Only of types that have a mount: to ask for another would load its module. */
-static void fs_find_supers(struct fs_table *table)
+/* Only for types that are mounted: get_fs_type() would load the module of others. */
+static void fs_table_find_supers(struct fs_table *table)
 {
 	struct file_system_type *type;
 	unsigned int i, j;
@@ -187,20 +187,20 @@ static void fs_find_supers(struct fs_table *table)
 		type = j < table->n ? get_fs_type(fs_types[i]) : NULL;
 		if (!type)
 			continue;
-		iterate_supers_type(type, fs_note_super, table);
+		iterate_supers_type(type, fs_table_note_super, table);
 		module_put(type->owner);
 	}
 }
 
-/* Of these works one is run at a time. */
+/* There is one work item, which never runs twice at the same time. */
 static void fs_table_refresh(struct work_struct *work)
 {
 	struct fs_table *table = kvzalloc(sizeof(*table), GFP_KERNEL);
 	char *lines = kvmalloc(LINES_SIZE + 1, GFP_KERNEL);
 
 	if (table && lines) {
-		fs_read_mounts(table, lines);
-		fs_find_supers(table);
+		fs_table_read_mounts(table, lines);
+		fs_table_find_supers(table);
 		table = rcu_replace_pointer(fs_table, table, true);
 		synchronize_rcu();
 	}
@@ -211,15 +211,16 @@ static void fs_table_refresh(struct work_struct *work)
 
 /* ------------------------------------------------------------- changes */
 
-static int fs_mounts_changed(wait_queue_entry_t *entry, unsigned int mode, int flags, void *key)
+static int fs_table_mounts_changed(wait_queue_entry_t *entry, unsigned int mode, int flags,
+				   void *key)
 {
 	schedule_delayed_work(&refresh_work, msecs_to_jiffies(SETTLE_MS));
 	return 0;
 }
 
-static wait_queue_entry_t waiter = { .func = fs_mounts_changed };
+static wait_queue_entry_t waiter = { .func = fs_table_mounts_changed };
 
-static void fs_wait_for_changes(struct file *file, wait_queue_head_t *head, poll_table *table)
+static void fs_table_add_waiter(struct file *file, wait_queue_head_t *head, poll_table *table)
 {
 	mounts_changed = head;
 	add_wait_queue(head, &waiter);
@@ -227,7 +228,7 @@ static void fs_wait_for_changes(struct file *file, wait_queue_head_t *head, poll
 
 /* -------------------------------------------------------- start, stop */
 
-static struct file *fs_open_mountinfo(void)
+static struct file *fs_table_open_mountinfo(void)
 {
 	struct path root = { .mnt = proc_mnt, .dentry = proc_mnt->mnt_root };
 
@@ -249,12 +250,12 @@ int fs_table_start(void)
 	module_put(type->owner);
 	if (IS_ERR(proc_mnt))
 		return PTR_ERR(proc_mnt);
-	mountinfo = fs_open_mountinfo();
+	mountinfo = fs_table_open_mountinfo();
 	if (IS_ERR(mountinfo)) {
 		kern_unmount(proc_mnt);
 		return PTR_ERR(mountinfo);
 	}
-	init_poll_funcptr(&table, fs_wait_for_changes);
+	init_poll_funcptr(&table, fs_table_add_waiter);
 	vfs_poll(mountinfo, &table);
 	schedule_delayed_work(&refresh_work, 0);
 	wait_for_completion_timeout(&refreshed, msecs_to_jiffies(START_MS));

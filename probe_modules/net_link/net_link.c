@@ -1,12 +1,12 @@
 // SPDX-License-Identifier: GPL-2.0-only
 /*
- * Probe net_link: a network device of the guest has lost its link, was taken
- * down, has gone, or has no IPv4 address any more; and when that is over.
+ * Probe net_link: a network device of the guest has lost its link, was taken down,
+ * was removed, or has lost its last IPv4 address; and when it has recovered.
  *
- * The notifier chains netdev_chain (net/core/dev.c) and inetaddr_chain
- * (net/ipv4/devinet.c), as in Linux 5.10 to 7.3.  Both are called with the
- * RTNL held.  Only devices that have one beneath them (virtio, Xen, PCI): not
- * bridges, tunnels, containers' pairs and the like.
+ * It uses the notifier chains netdev_chain (net/core/dev.c) and inetaddr_chain
+ * (net/ipv4/devinet.c) of Linux 5.10 to 7.3, which are called with the RTNL held.
+ * Only devices with a parent device (virtio, Xen, PCI) are watched: no bridges, no
+ * tunnels, no veth pairs of containers.
  */
 
 #include <linux/inetdevice.h>
@@ -27,15 +27,16 @@ static struct {
 	bool carrier;
 } links[MAX_DEVICES];
 
-/* Registering tells of each device there is: nothing new. */
+/* Registering calls the notifier for each device there is: these are no changes. */
 static bool is_replay;
 
-static bool is_of_interest(const struct net_device *dev)
+static bool net_link_is_watched(const struct net_device *dev)
 {
 	return dev->dev.parent && net_eq(dev_net(dev), &init_net);
 }
 
-static void record(const struct net_device *dev, enum vsp_net_change change, __be32 address)
+static void net_link_record(const struct net_device *dev, enum vsp_net_change change,
+			    __be32 address)
 {
 	struct vsp_net_link rec = {
 		.rec = { .len = sizeof(rec), .event = VSP_EVENT_NET_LINK },
@@ -51,10 +52,10 @@ static void record(const struct net_device *dev, enum vsp_net_change change, __b
 }
 
 /*
- * True if it is another than at the last call.  Of more devices than there is
- * room for it is always another.
+ * Store whether the device has a carrier, and return whether that has changed since
+ * the last call.  If there is no room for the device, return true.
  */
-static bool carrier_has_changed(const struct net_device *dev)
+static bool net_link_update_carrier(const struct net_device *dev)
 {
 	bool carrier = netif_carrier_ok(dev);
 	int i, place = -1;
@@ -76,7 +77,7 @@ static bool carrier_has_changed(const struct net_device *dev)
 	return true;
 }
 
-static void forget(const struct net_device *dev)
+static void net_link_forget_device(const struct net_device *dev)
 {
 	int i;
 
@@ -86,53 +87,53 @@ static void forget(const struct net_device *dev)
 	}
 }
 
-static int device_changed(struct notifier_block *nb, unsigned long event, void *info)
+static int net_link_device_notify(struct notifier_block *nb, unsigned long event, void *info)
 {
 	const struct net_device *dev = netdev_notifier_info_to_dev(info);
 
-	if (!is_of_interest(dev))
+	if (!net_link_is_watched(dev))
 		return NOTIFY_DONE;
 	switch (event) {
 	case NETDEV_UP:
-		carrier_has_changed(dev);
-		record(dev, VSP_NET_UP, 0);
+		net_link_update_carrier(dev);
+		net_link_record(dev, VSP_NET_UP, 0);
 		break;
 	case NETDEV_DOWN:
-		record(dev, VSP_NET_DOWN, 0);
+		net_link_record(dev, VSP_NET_DOWN, 0);
 		break;
 	case NETDEV_CHANGE:
-		if (carrier_has_changed(dev))
-			record(dev, netif_carrier_ok(dev) ? VSP_NET_LINK_BACK :
-			       VSP_NET_LINK_LOST, 0);
+		if (net_link_update_carrier(dev))
+			net_link_record(dev, netif_carrier_ok(dev) ? VSP_NET_LINK_BACK :
+					VSP_NET_LINK_LOST, 0);
 		break;
 	case NETDEV_UNREGISTER:
-		forget(dev);
-		record(dev, VSP_NET_REMOVED, 0);
+		net_link_forget_device(dev);
+		net_link_record(dev, VSP_NET_REMOVED, 0);
 		break;
 	}
 	return NOTIFY_DONE;
 }
 
-/* Called when the address is in the list already, or no longer. */
-static int address_changed(struct notifier_block *nb, unsigned long event, void *ptr)
+/* Called after the address was added to the list, or removed from it. */
+static int net_link_address_notify(struct notifier_block *nb, unsigned long event, void *ptr)
 {
 	const struct in_ifaddr *address = ptr;
 	const struct in_device *in_dev = address->ifa_dev;
 	const struct in_ifaddr *first = rtnl_dereference(in_dev->ifa_list);
 
-	if (!is_of_interest(in_dev->dev))
+	if (!net_link_is_watched(in_dev->dev))
 		return NOTIFY_DONE;
 	if (event == NETDEV_DOWN && !first)
-		record(in_dev->dev, VSP_NET_ADDRESS_LOST, address->ifa_address);
+		net_link_record(in_dev->dev, VSP_NET_ADDRESS_LOST, address->ifa_address);
 	else if (event == NETDEV_UP && first == address && !rtnl_dereference(first->ifa_next))
-		record(in_dev->dev, VSP_NET_ADDRESS_BACK, address->ifa_address);
+		net_link_record(in_dev->dev, VSP_NET_ADDRESS_BACK, address->ifa_address);
 	return NOTIFY_DONE;
 }
 
-static struct notifier_block device_nb = { .notifier_call = device_changed };
-static struct notifier_block address_nb = { .notifier_call = address_changed };
+static struct notifier_block device_nb = { .notifier_call = net_link_device_notify };
+static struct notifier_block address_nb = { .notifier_call = net_link_address_notify };
 
-static int attach(void)
+static int net_link_attach(void)
 {
 	int err;
 
@@ -147,18 +148,18 @@ static int attach(void)
 	return err;
 }
 
-static void detach(void)
+static void net_link_detach(void)
 {
 	unregister_inetaddr_notifier(&address_nb);
-	/* Tells that each device goes down and away, which none does. */
+	/* Unregistering calls the notifier as if each device went down and was removed. */
 	is_replay = true;
 	unregister_netdevice_notifier(&device_nb);
 }
 
 static struct vsp_probe probe = {
 	.name = KBUILD_MODNAME,
-	.attach = attach,
-	.detach = detach,
+	.attach = net_link_attach,
+	.detach = net_link_detach,
 };
 
 vsp_probe_module();

@@ -1,15 +1,15 @@
 // SPDX-License-Identifier: GPL-2.0-only
 /*
- * Probe probe_point: a place in the kernel that is named when it is loaded.
+ * Probe probe_point: a dynamic probe, whose place is given when it is loaded.
  *
- * A kprobe, a return probe or a tracepoint, and up to VSP_POINT_ARGS values
- * there.  The host compiles what the user has written, in the syntax of the
- * kernel's own kprobe events, into the parameters of this module (program.c
- * has the format), and gives the module's image another name for each: one
- * module is one point.
+ * It is a kprobe, a return probe or a tracepoint, and records up to VSP_POINT_ARGS
+ * values there.  The user writes it in the syntax of the kernel's own kprobe events.
+ * The host compiles that into the parameters of this module: program.c describes the
+ * format.  Each dynamic probe is a module of its own: the host gives each image
+ * another name.
  *
- * Whatever the parameters say, memory is read by functions that fail where
- * there is none, and a handler never runs within itself.
+ * The parameters cannot crash the kernel: memory is read by functions that fail where
+ * there is none, and a handler never runs inside itself.
  */
 
 #include <linux/kprobes.h>
@@ -46,23 +46,23 @@ static struct point_program program;
 static struct vsp_probe probe;
 static struct vsp_limit limit;
 
-/* Hits that came while a handler ran on the same CPU: of its own making, as a rule. */
+/* Hits while a handler runs on the same CPU, mostly caused by the handler itself. */
 static DEFINE_PER_CPU(int, running);
 static atomic_t within;
 
-static int on_kprobe(struct kprobe *kp, struct pt_regs *regs);
-static int on_return(struct kretprobe_instance *instance, struct pt_regs *regs);
+static int point_on_kprobe(struct kprobe *kp, struct pt_regs *regs);
+static int point_on_return(struct kretprobe_instance *instance, struct pt_regs *regs);
 
-static struct kprobe kprobe = { .pre_handler = on_kprobe };
-static struct kretprobe kretprobe = { .handler = on_return };
+static struct kprobe kprobe = { .pre_handler = point_on_kprobe };
+static struct kretprobe kretprobe = { .handler = point_on_return };
 
 /* ------------------------------------------------------------ handlers */
 
-static void record(const struct point_source *source)
+static void point_record(const struct point_source *source)
 {
 	struct vsp_probe_point rec;
 
-	if (!point_wanted(&program, source, &rec))
+	if (!point_is_wanted(&program, source, &rec))
 		return;
 	if (!vsp_limit_allows(&limit, READ_ONCE(max_per_s), &rec.left_out))
 		return;
@@ -79,60 +79,63 @@ static void record(const struct point_source *source)
 	vsp_record_write(probe.channel, &rec.rec);
 }
 
-/* A value that cannot be read is a page fault, which has tracepoints of its own. */
-static void hit(const struct point_source *source)
+/* Reading a bad address causes a page fault, which may be a hit of this probe, too. */
+static void point_handle_hit(const struct point_source *source)
 {
 	preempt_disable_notrace();
 	if (this_cpu_inc_return(running) == 1)
-		record(source);
+		point_record(source);
 	else
 		atomic_inc(&within);
 	this_cpu_dec(running);
 	preempt_enable_notrace();
 }
 
-static int on_kprobe(struct kprobe *kp, struct pt_regs *regs)
+static int point_on_kprobe(struct kprobe *kp, struct pt_regs *regs)
 {
 	const struct point_source source = { .regs = regs };
 
-	hit(&source);
+	point_handle_hit(&source);
 	return 0;
 }
 
-static int on_return(struct kretprobe_instance *instance, struct pt_regs *regs)
+static int point_on_return(struct kretprobe_instance *instance, struct pt_regs *regs)
 {
 	const struct point_source source = { .regs = regs };
 
-	hit(&source);
+	point_handle_hit(&source);
 	return 0;
 }
 
 /*
- * Called as if the tracepoint had so many arguments: it passes its own in
- * registers, and what is in the rest of these is anything.  A kernel that
- * compares a function's type with its caller's (kCFI) would panic.
+ * Called as if each tracepoint had five arguments.  A tracepoint passes its arguments
+ * in registers; those it does not pass have any value.  A kernel that checks the type
+ * of a called function (kCFI) would panic: there this is refused.
  */
-static void on_tracepoint(void *data, unsigned long arg0, unsigned long arg1,
-			  unsigned long arg2, unsigned long arg3, unsigned long arg4)
+static void point_on_tracepoint(void *data, unsigned long arg0, unsigned long arg1,
+				unsigned long arg2, unsigned long arg3, unsigned long arg4)
 {
 	const struct point_source source = {
 		.args = { arg0, arg1, arg2, arg3, arg4 },
 	};
 
-	hit(&source);
+	point_handle_hit(&source);
 }
 
 /* --------------------------------------------------------------- place */
 
-static struct vsp_tracepoint tracepoint = { .func = on_tracepoint };
+static struct vsp_tracepoint tracepoint = { .func = point_on_tracepoint };
 
-static void detach_return(void)
+static void point_detach_return(void)
 {
 	unregister_kretprobe(&kretprobe);
 }
 
-/* After the start: its error is the last line about this module, which the host reads. */
-static int attach_return(void)
+/*
+ * Called after vsp_probe_start(), so that its error is the last line about this module
+ * in the log.  The host reads that line.
+ */
+static int point_attach_return(void)
 {
 	int err = register_kretprobe(&kretprobe);
 
@@ -142,11 +145,11 @@ static int attach_return(void)
 		       kretprobe.kp.symbol_name, err);
 		return err;
 	}
-	probe.detach = detach_return;
+	probe.detach = point_detach_return;
 	return 0;
 }
 
-static int parse_place(char *place)
+static int point_parse_place(char *place)
 {
 	char kind = place[0], *plus;
 	unsigned int offset;
@@ -186,12 +189,12 @@ static int parse_place(char *place)
 	}
 }
 
-static int start(struct vsp_probe *probe)
+static int point_start(struct vsp_probe *probe)
 {
 	int err;
 
 	probe->name = THIS_MODULE->name;
-	err = parse_place(at);
+	err = point_parse_place(at);
 	if (err == -EINVAL)
 		pr_err("%s: at=%s is no place\n", probe->name, at);
 	if (err)
@@ -204,11 +207,11 @@ static int start(struct vsp_probe *probe)
 	}
 	err = vsp_probe_start(probe);
 	if (!err && kretprobe.kp.symbol_name)
-		err = attach_return();
+		err = point_attach_return();
 	return err;
 }
 
-vsp_probe_module_by(start, vsp_probe_end);
+vsp_probe_module_by(point_start, vsp_probe_end);
 
 MODULE_DESCRIPTION("VESPER probe: any function or tracepoint, named at load time");
 MODULE_LICENSE("GPL");

@@ -1,9 +1,9 @@
 // SPDX-License-Identifier: GPL-2.0-only
 /*
- * The values of a point, and the conditions on them.
+ * Fetches the values of a dynamic probe, and tests the conditions on them.
  *
- * args=VALUE,VALUE,...  Each is a row of operations on one 64-bit number, a
- * letter and a decimal operand each, written without a space:
+ * args=VALUE,VALUE,...  A value is a sequence of operations on one 64-bit number.  An
+ * operation is a letter and a decimal operand, without spaces in between:
  *
  *	rN	= the register at byte N of struct pt_regs (kprobe, first only)
  *	aN	= argument N of the tracepoint, from 0 (tracepoint, first only)
@@ -18,7 +18,7 @@
  * one of = ! < { > } & (equal, not, less, at most, greater, at least, any bit
  * of) and a decimal number, or for a text = or ! and its bytes in hexadecimal.
  *
- * VESPER's host writes them: vesper_monitor/guest/dynamic_probes/program.py.
+ * The host generates both: vesper_monitor/guest/dynamic_probes/program.py.
  */
 
 #include <linux/ctype.h>
@@ -31,8 +31,8 @@
 
 /* ------------------------------------------------------------- parsing */
 
-/* A decimal number of any sign in 64 bits; moves @from behind it. */
-static int parse_number(const char **from, u64 *number)
+/* Parse a decimal number of 64 bits, with or without sign, and move @from behind it. */
+static int point_parse_number(const char **from, u64 *number)
 {
 	bool negative = **from == '-';
 	const char *at = *from + negative;
@@ -50,7 +50,7 @@ static int parse_number(const char **from, u64 *number)
 	return 0;
 }
 
-static bool op_fits(const struct point_op *op, bool tracepoint, bool first, bool last)
+static bool point_op_fits(const struct point_op *op, bool tracepoint, bool first, bool last)
 {
 	switch (op->code) {
 	case 'r':
@@ -79,7 +79,7 @@ static bool op_fits(const struct point_op *op, bool tracepoint, bool first, bool
 	}
 }
 
-static int parse_arg(struct point_arg *arg, bool tracepoint, const char **from)
+static int point_parse_arg(struct point_arg *arg, bool tracepoint, const char **from)
 {
 	unsigned int i;
 	u64 operand;
@@ -88,14 +88,14 @@ static int parse_arg(struct point_arg *arg, bool tracepoint, const char **from)
 		if (arg->n_ops == POINT_MAX_OPS)
 			return -EINVAL;
 		arg->op[arg->n_ops].code = *(*from)++;
-		if (parse_number(from, &operand))
+		if (point_parse_number(from, &operand))
 			return -EINVAL;
 		arg->op[arg->n_ops++].operand = operand;
 	}
 	if (!arg->n_ops)
 		return -EINVAL;
 	for (i = 0; i < arg->n_ops; i++) {
-		if (!op_fits(&arg->op[i], tracepoint, !i, i + 1 == arg->n_ops))
+		if (!point_op_fits(&arg->op[i], tracepoint, !i, i + 1 == arg->n_ops))
 			return -EINVAL;
 	}
 	arg->is_text = strchr("zuyc", arg->op[arg->n_ops - 1].code);
@@ -103,7 +103,7 @@ static int parse_arg(struct point_arg *arg, bool tracepoint, const char **from)
 	return 0;
 }
 
-static int parse_text(struct point_test *test, u32 size, const char **from)
+static int point_parse_text(struct point_test *test, u32 size, const char **from)
 {
 	unsigned int len = 0;
 
@@ -116,24 +116,24 @@ static int parse_text(struct point_test *test, u32 size, const char **from)
 	return 0;
 }
 
-static int parse_test(struct point_program *program, struct point_test *test,
-		      const char **from)
+static int point_parse_test(struct point_program *program, struct point_test *test,
+			    const char **from)
 {
 	u64 number;
 
-	if (parse_number(from, &number) || number >= program->n_args || !**from)
+	if (point_parse_number(from, &number) || number >= program->n_args || !**from)
 		return -EINVAL;
 	test->arg = number;
 	program->arg[number].is_tested = true;
 	test->code = *(*from)++;
 	if (program->arg[test->arg].is_text)
 		return strchr("=!", test->code) ?
-		       parse_text(test, program->text_size, from) : -EINVAL;
-	return strchr("=!<{>}&", test->code) ? parse_number(from, &test->value) : -EINVAL;
+		       point_parse_text(test, program->text_size, from) : -EINVAL;
+	return strchr("=!<{>}&", test->code) ? point_parse_number(from, &test->value) : -EINVAL;
 }
 
-/* The texts have the room to equal parts. */
-static void place_texts(struct point_program *program)
+/* Divide the room for texts equally among them. */
+static void point_place_texts(struct point_program *program)
 {
 	unsigned int i, n = 0;
 
@@ -155,15 +155,15 @@ int point_parse(struct point_program *program, bool tracepoint, const char *args
 {
 	while (*args) {
 		if (program->n_args == VSP_POINT_ARGS ||
-		    parse_arg(&program->arg[program->n_args++], tracepoint, &args))
+		    point_parse_arg(&program->arg[program->n_args++], tracepoint, &args))
 			return -EINVAL;
 		if (*args && !*++args)
 			return -EINVAL;	/* a comma at the end */
 	}
-	place_texts(program);
+	point_place_texts(program);
 	while (*only) {
 		if (program->n_tests == POINT_MAX_TESTS ||
-		    parse_test(program, &program->test[program->n_tests++], &only))
+		    point_parse_test(program, &program->test[program->n_tests++], &only))
 			return -EINVAL;
 		if (*only && *only++ != ',')
 			return -EINVAL;
@@ -173,7 +173,7 @@ int point_parse(struct point_program *program, bool tracepoint, const char *args
 
 /* ------------------------------------------------------------ fetching */
 
-static bool read_number(u64 *value, u64 address, char code)
+static bool point_read_number(u64 *value, u64 address, char code)
 {
 	unsigned int size = code == 'b' ? 1 : code == 'h' ? 2 : code == 'w' ? 4 : 8;
 	u64 read = 0;
@@ -184,8 +184,8 @@ static bool read_number(u64 *value, u64 address, char code)
 	return true;
 }
 
-/* In aligned pieces: a text may end just before a page that is not there. */
-static bool read_text(char *to, u32 size, u64 address, bool user)
+/* Read aligned pieces: a text may end just before a page that does not exist. */
+static bool point_read_text(char *to, u32 size, u64 address, bool user)
 {
 	u32 len = 0;
 
@@ -209,8 +209,8 @@ static bool read_text(char *to, u32 size, u64 address, bool user)
 	return true;
 }
 
-static bool fetch(const struct point_arg *arg, const struct point_source *source, u64 *value,
-		  char *text, u32 size)
+static bool point_fetch_value(const struct point_arg *arg, const struct point_source *source,
+			      u64 *value, char *text, u32 size)
 {
 	unsigned int i;
 	u64 v = 0;
@@ -236,7 +236,7 @@ static bool fetch(const struct point_arg *arg, const struct point_source *source
 			break;
 		case 'z':
 		case 'u':
-			return read_text(text, size, v + operand, arg->op[i].code == 'u');
+			return point_read_text(text, size, v + operand, arg->op[i].code == 'u');
 		case 'y':
 			snprintf(text, size, "%ps", (void *)(unsigned long)v);
 			return true;
@@ -244,7 +244,7 @@ static bool fetch(const struct point_arg *arg, const struct point_source *source
 			strscpy(text, current->comm, size);
 			return true;
 		default:
-			if (!read_number(&v, v + operand, arg->op[i].code))
+			if (!point_read_number(&v, v + operand, arg->op[i].code))
 				return false;
 		}
 	}
@@ -252,8 +252,9 @@ static bool fetch(const struct point_arg *arg, const struct point_source *source
 	return true;
 }
 
-static void fetch_all(const struct point_program *program, const struct point_source *source,
-		      struct vsp_probe_point *rec, bool tested)
+static void point_fetch_values(const struct point_program *program,
+			       const struct point_source *source, struct vsp_probe_point *rec,
+			       bool tested)
 {
 	unsigned int i;
 
@@ -261,8 +262,8 @@ static void fetch_all(const struct point_program *program, const struct point_so
 		const struct point_arg *arg = &program->arg[i];
 
 		if (arg->is_tested == tested &&
-		    !fetch(arg, source, &rec->value[i], rec->text + arg->place,
-			   program->text_size))
+		    !point_fetch_value(arg, source, &rec->value[i], rec->text + arg->place,
+				       program->text_size))
 			rec->unread |= 1u << i;
 	}
 }
@@ -270,13 +271,13 @@ static void fetch_all(const struct point_program *program, const struct point_so
 u32 point_fetch(const struct point_program *program, const struct point_source *source,
 		struct vsp_probe_point *rec)
 {
-	fetch_all(program, source, rec, false);
+	point_fetch_values(program, source, rec, false);
 	return program->text_used;
 }
 
 /* ---------------------------------------------------------- conditions */
 
-static int compare(u64 a, u64 b, bool is_signed)
+static int point_compare_numbers(u64 a, u64 b, bool is_signed)
 {
 	if (a == b)
 		return 0;
@@ -285,8 +286,8 @@ static int compare(u64 a, u64 b, bool is_signed)
 	return a < b ? -1 : 1;
 }
 
-static bool holds(const struct point_program *program, const struct point_test *test,
-		  const struct vsp_probe_point *rec)
+static bool point_test_holds(const struct point_program *program, const struct point_test *test,
+			     const struct vsp_probe_point *rec)
 {
 	const struct point_arg *arg = &program->arg[test->arg];
 	u64 value = rec->value[test->arg];
@@ -297,7 +298,7 @@ static bool holds(const struct point_program *program, const struct point_test *
 	if (arg->is_text)
 		order = strncmp(rec->text + arg->place, test->text, program->text_size);
 	else
-		order = compare(value, test->value, arg->is_signed);
+		order = point_compare_numbers(value, test->value, arg->is_signed);
 	switch (test->code) {
 	case '=':
 		return order == 0;
@@ -316,8 +317,8 @@ static bool holds(const struct point_program *program, const struct point_test *
 	}
 }
 
-bool point_wanted(const struct point_program *program, const struct point_source *source,
-		  struct vsp_probe_point *rec)
+bool point_is_wanted(const struct point_program *program, const struct point_source *source,
+		     struct vsp_probe_point *rec)
 {
 	unsigned int i;
 
@@ -325,9 +326,9 @@ bool point_wanted(const struct point_program *program, const struct point_source
 	rec->unread = 0;
 	memset(rec->value, 0, sizeof(rec->value));
 	memset(rec->text, 0, program->text_used);
-	fetch_all(program, source, rec, true);
+	point_fetch_values(program, source, rec, true);
 	for (i = 0; i < program->n_tests; i++) {
-		if (!holds(program, &program->test[i], rec))
+		if (!point_test_holds(program, &program->test[i], rec))
 			return false;
 	}
 	return true;

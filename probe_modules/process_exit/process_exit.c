@@ -1,15 +1,14 @@
 // SPDX-License-Identifier: GPL-2.0-only
 /*
- * Probe process_exit: a process has ended, with which status, by which signal.
+ * Probe process_exit: a process has ended, with a status or by a signal.
  *
- * A kprobe on taskstats_exit(tsk, group_dead), which do_exit() calls for each
- * thread as soon as its exit code is there (kernel/exit.c).  group_dead is
- * true for exactly one thread of a process, the last; the tracepoint
- * sched_process_exit cannot tell which one that is before Linux 6.15.
- * Needs CONFIG_TASKSTATS.
+ * It uses a kprobe on taskstats_exit(tsk, group_dead).  do_exit() calls it for each
+ * thread when the exit code is set (kernel/exit.c).  group_dead is true for exactly
+ * one thread of a process, the last.  Before Linux 6.15 the tracepoint
+ * sched_process_exit does not say which thread is the last.  It needs
+ * CONFIG_TASKSTATS.
  *
- * And one where signals are sent, as in the probe send_signal: a process that
- * was asked to end does so by a signal, or with a status of its own choice.
+ * A second kprobe, where signals are sent, notes which processes were asked to end.
  */
 
 #include <linux/oom.h>
@@ -26,12 +25,12 @@ static int n_names;
 module_param_array(names, charp, &n_names, 0444);
 MODULE_PARM_DESC(names, "processes to record, at any age; none: all, of some age");
 
-/* A service lives longer than the commands that a busy guest runs all day. */
+/* Services live longer than the commands that a busy guest runs all day. */
 static unsigned int min_age_ms = 1000;
 module_param(min_age_ms, uint, 0644);
 MODULE_PARM_DESC(min_age_ms, "without names: record processes that lived so long (1000)");
 
-/* A user can start and end processes of his own as fast as he can fork. */
+/* A user can start and end processes as fast as he can fork. */
 static unsigned int max_users_per_s = 10;
 module_param(max_users_per_s, uint, 0644);
 MODULE_PARM_DESC(max_users_per_s, "record at most so many in a second of one user's own (10)");
@@ -40,7 +39,7 @@ static struct vsp_probe probe;
 static struct vsp_users users;
 static struct vsp_asked asked;
 
-static bool is_wanted(const struct task_struct *leader, u64 age_ms)
+static bool process_exit_is_wanted(const struct task_struct *leader, u64 age_ms)
 {
 	int i;
 
@@ -53,15 +52,15 @@ static bool is_wanted(const struct task_struct *leader, u64 age_ms)
 	return false;
 }
 
-/* As wait_task_zombie() in kernel/exit.c. */
-static u32 exit_code(const struct task_struct *leader)
+/* Return the exit code, as wait_task_zombie() in kernel/exit.c does. */
+static u32 process_exit_code(const struct task_struct *leader)
 {
 	const struct signal_struct *signal = leader->signal;
 
 	return signal->flags & SIGNAL_GROUP_EXIT ? signal->group_exit_code : leader->exit_code;
 }
 
-static int on_taskstats_exit(struct kprobe *kp, struct pt_regs *regs)
+static int process_exit_on_exit(struct kprobe *kp, struct pt_regs *regs)
 {
 	struct task_struct *task = (void *)regs_get_kernel_argument(regs, 0);
 	bool group_dead = (u32)regs_get_kernel_argument(regs, 1);
@@ -76,11 +75,11 @@ static int on_taskstats_exit(struct kprobe *kp, struct pt_regs *regs)
 		return 0;
 	leader = task->group_leader;
 	rec.age_ms = div_u64(vsp_process_age_ns(leader), NSEC_PER_MSEC);
-	if (!is_wanted(leader, rec.age_ms) ||
+	if (!process_exit_is_wanted(leader, rec.age_ms) ||
 	    !vsp_users_allow(&users, leader, READ_ONCE(max_users_per_s), &rec.left_out))
 		return 0;
 
-	code = exit_code(leader);
+	code = process_exit_code(leader);
 	rec.status = code >> 8 & 0xff;
 	rec.sig = code & 0x7f;
 	if (code & 0x80)
@@ -102,10 +101,10 @@ static int on_taskstats_exit(struct kprobe *kp, struct pt_regs *regs)
 	return 0;
 }
 
-NOKPROBE_SYMBOL(on_taskstats_exit);
+NOKPROBE_SYMBOL(process_exit_on_exit);
 
-/* __send_signal_locked(sig, info, t, type, force), in a process's own context. */
-static int on_send_signal(struct kprobe *kp, struct pt_regs *regs)
+/* __send_signal_locked(sig, info, t, type, force) */
+static int process_exit_on_send_signal(struct kprobe *kp, struct pt_regs *regs)
 {
 	const struct kernel_siginfo *info = (void *)regs_get_kernel_argument(regs, 1);
 	const struct task_struct *target = (void *)regs_get_kernel_argument(regs, 2);
@@ -116,11 +115,11 @@ static int on_send_signal(struct kprobe *kp, struct pt_regs *regs)
 	return 0;
 }
 
-NOKPROBE_SYMBOL(on_send_signal);
+NOKPROBE_SYMBOL(process_exit_on_send_signal);
 
 static struct kprobe kprobes[] = {
-	{ .symbol_name = "taskstats_exit", .pre_handler = on_taskstats_exit },
-	{ .symbol_name = VSP_SEND_SIGNAL, .pre_handler = on_send_signal },
+	{ .symbol_name = "taskstats_exit", .pre_handler = process_exit_on_exit },
+	{ .symbol_name = VSP_SEND_SIGNAL, .pre_handler = process_exit_on_send_signal },
 };
 
 static struct vsp_probe probe = {

@@ -1,10 +1,11 @@
 // SPDX-License-Identifier: GPL-2.0-only
 /*
- * Probe send_signal: which signal, from whom, to whom, and will it kill.
+ * Probe send_signal: a signal is sent.  Records its sender, its target, and whether it
+ * will kill the target.
  *
- * A kprobe where all senders but POSIX timers come together in kernel/signal.c:
- * __send_signal_locked(sig, info, t, type, force), which was __send_signal()
- * before Linux 5.19.  It is called with the target's siglock held.
+ * It uses a kprobe on __send_signal_locked(sig, info, t, type, force) in
+ * kernel/signal.c, which was called __send_signal() before Linux 5.19.  All signals
+ * pass it, except those of POSIX timers.  It is called with the target's siglock held.
  */
 
 #include <linux/sched/signal.h>
@@ -16,12 +17,12 @@
 
 #define BIT_OF(sig)	(1UL << ((sig) - 1))
 
-/* Timers, job control, and what runtimes send to their own threads. */
+/* Signals of timers, of job control, and of language runtimes to their threads. */
 #define QUIET_DEFAULT	(BIT_OF(SIGCHLD) | BIT_OF(SIGCONT) | BIT_OF(SIGURG) | \
 			 BIT_OF(SIGWINCH) | BIT_OF(SIGALRM) | BIT_OF(SIGVTALRM) | \
 			 BIT_OF(SIGPROF) | BIT_OF(SIGIO) | ~(BIT_OF(SIGRTMIN) - 1))
 
-/* A process with more threads, all of which block the signal, lives. */
+/* Number of threads that are searched for one that takes the signal. */
 #define MAX_THREADS	4096
 
 static unsigned long quiet = QUIET_DEFAULT;
@@ -37,12 +38,12 @@ static unsigned int max_per_s = 100;
 module_param(max_per_s, uint, 0644);
 MODULE_PARM_DESC(max_per_s, "record at most so many in a second that do not kill (100)");
 
-/* A user can have his own processes killed as fast as he can fork. */
+/* A user can kill processes of his own as fast as he can fork. */
 static unsigned int max_users_per_s = 10;
 module_param(max_users_per_s, uint, 0644);
 MODULE_PARM_DESC(max_users_per_s, "record at most so many in a second that kill one user's own (10)");
 
-/* Of a record whose signal does not kill. */
+/* Length of a record whose signal does not kill. */
 #define SHORT_LEN	offsetof(struct vsp_send_signal, who)
 
 static struct vsp_probe probe;
@@ -51,8 +52,8 @@ static struct vsp_users users;
 static struct vsp_limit searches;
 static struct vsp_asked asked;
 
-/* __send_signal_locked()'s arguments. */
-struct args {
+/* Arguments of __send_signal_locked(). */
+struct send_signal_args {
 	int sig;
 	struct kernel_siginfo *info;
 	struct task_struct *target;
@@ -62,8 +63,8 @@ struct args {
 
 /* ------------------------------------------------------ will it kill? */
 
-/* As wants_signal() in kernel/signal.c, but whether, not when. */
-static bool can_take(int sig, struct task_struct *task)
+/* As wants_signal() in kernel/signal.c, but also true if the thread takes it later. */
+static bool send_signal_can_take(int sig, struct task_struct *task)
 {
 	if (sigismember(&task->blocked, sig) || sigismember(&task->real_blocked, sig))
 		return false;
@@ -72,18 +73,18 @@ static bool can_take(int sig, struct task_struct *task)
 	return sig == SIGKILL || !(task->jobctl & (JOBCTL_STOP_PENDING | JOBCTL_TRAP_STOP));
 }
 
-/* The thread that will take the signal, as complete_signal() chooses it. */
-static struct task_struct *find_taker(const struct args *args)
+/* Find the thread that will take the signal, as complete_signal() does. */
+static struct task_struct *send_signal_find_taker(const struct send_signal_args *args)
 {
 	struct task_struct *task;
 	int count = 0;
 
-	if (can_take(args->sig, args->target))
+	if (send_signal_can_take(args->sig, args->target))
 		return args->target;
 	if (args->type == PIDTYPE_PID)
 		return NULL;
 	for_each_thread(args->target, task) {
-		if (can_take(args->sig, task))
+		if (send_signal_can_take(args->sig, task))
 			return task;
 		if (++count == MAX_THREADS)
 			break;
@@ -91,28 +92,29 @@ static struct task_struct *find_taker(const struct args *args)
 	return NULL;
 }
 
-/* Signals from inside do not reach an init, a namespace's or the system's. */
-static bool is_unkillable(const struct args *args)
+/* An init, of the system or of a namespace, ignores signals from inside. */
+static bool send_signal_is_unkillable(const struct send_signal_args *args)
 {
 	if (!(args->target->signal->flags & SIGNAL_UNKILLABLE))
 		return false;
 	return !(args->force && args->sig == SIGKILL) || is_global_init(args->target);
 }
 
-static u32 fate(const struct args *args)
+/* Return VSP_SIG_FATAL, VSP_SIG_TRACED, or 0 if the target will live. */
+static u32 send_signal_predict_fate(const struct send_signal_args *args)
 {
 	struct task_struct *target = args->target;
 	struct task_struct *taker;
 
 	if (target->flags & PF_KTHREAD)
 		return 0;
-	/* Dying already, of a signal before this one. */
+	/* An earlier signal is killing it already. */
 	if (target->signal->flags & SIGNAL_GROUP_EXIT ||
 	    sigismember(&target->pending.signal, SIGKILL))
 		return 0;
-	if (!sig_fatal(target, args->sig) || is_unkillable(args))
+	if (!sig_fatal(target, args->sig) || send_signal_is_unkillable(args))
 		return 0;
-	taker = find_taker(args);
+	taker = send_signal_find_taker(args);
 	if (!taker)
 		return 0;
 	if (args->sig != SIGKILL && (target->ptrace || taker->ptrace))
@@ -122,7 +124,7 @@ static u32 fate(const struct args *args)
 
 /* ------------------------------------------------------------- record */
 
-static void fill_info(struct vsp_send_signal *rec, const struct args *args)
+static void send_signal_fill_info(struct vsp_send_signal *rec, const struct send_signal_args *args)
 {
 	const struct kernel_siginfo *info = args->info;
 
@@ -150,7 +152,7 @@ static void fill_info(struct vsp_send_signal *rec, const struct args *args)
 	}
 }
 
-static void fill_sender(struct vsp_send_signal *rec)
+static void send_signal_fill_sender(struct vsp_send_signal *rec)
 {
 	if (vsp_is_interrupted()) {
 		rec->flags |= VSP_SIG_IN_IRQ;
@@ -162,7 +164,7 @@ static void fill_sender(struct vsp_send_signal *rec)
 	vsp_copy_comm(rec->sender_comm, current);
 }
 
-static void fill_target(struct vsp_send_signal *rec, const struct task_struct *target)
+static void send_signal_fill_target(struct vsp_send_signal *rec, const struct task_struct *target)
 {
 	const struct task_struct *parent;
 
@@ -174,13 +176,14 @@ static void fill_target(struct vsp_send_signal *rec, const struct task_struct *t
 	vsp_copy_comm(rec->leader_comm, target->group_leader);
 	parent = rcu_dereference(target->real_parent);
 	rec->parent_pid = parent->tgid;
-	/* A thread may have forked it, under a name of its own. */
+	/* A thread of another name may have forked it. */
 	vsp_copy_comm(rec->parent_comm, parent->group_leader);
 	rcu_read_unlock();
 }
 
-/* Is it to be recorded?  All that kill are, of a user's own processes so many in a second. */
-static bool is_within_limits(const struct args *args, u32 flags, u32 *left_out)
+/* Signals that kill are limited only for users' own processes; others are limited. */
+static bool send_signal_is_within_limits(const struct send_signal_args *args, u32 flags,
+					 u32 *left_out)
 {
 	if (!(flags & VSP_SIG_FATAL))
 		return vsp_limit_allows(&limit, READ_ONCE(max_per_s), left_out);
@@ -191,8 +194,8 @@ static bool is_within_limits(const struct args *args, u32 flags, u32 *left_out)
 	return true;
 }
 
-/* Only of those that kill, since it takes as long as all the rest. */
-static void fill_who(struct vsp_send_signal *rec, const struct args *args)
+/* Only for signals that kill, since it takes as long as all the rest. */
+static void send_signal_fill_who(struct vsp_send_signal *rec, const struct send_signal_args *args)
 {
 	struct task_struct *leader = args->target->group_leader;
 
@@ -205,13 +208,13 @@ static void fill_who(struct vsp_send_signal *rec, const struct args *args)
 		rec->flags |= VSP_SIG_ASKED;
 }
 
-/* Not inlined: most signals are not recorded, and need not clear all this. */
-static noinline void record(const struct args *args, u32 flags)
+/* Not inlined: the large record on the stack costs nothing if none is written. */
+static noinline void send_signal_record(const struct send_signal_args *args, u32 flags)
 {
 	struct vsp_send_signal rec;
 
 	memset(&rec, 0, SHORT_LEN);
-	if (!is_within_limits(args, flags, &rec.left_out))
+	if (!send_signal_is_within_limits(args, flags, &rec.left_out))
 		return;
 	rec.rec.len = SHORT_LEN;
 	rec.rec.event = VSP_EVENT_SEND_SIGNAL;
@@ -219,19 +222,19 @@ static noinline void record(const struct args *args, u32 flags)
 	rec.flags = flags;
 	if (args->type != PIDTYPE_PID)
 		rec.flags |= VSP_SIG_GROUP;
-	fill_info(&rec, args);
-	fill_sender(&rec);
-	fill_target(&rec, args->target);
+	send_signal_fill_info(&rec, args);
+	send_signal_fill_sender(&rec);
+	send_signal_fill_target(&rec, args->target);
 	if (flags & VSP_SIG_FATAL) {
-		fill_who(&rec, args);
+		send_signal_fill_who(&rec, args);
 		rec.rec.len = sizeof(rec);
 	}
 	vsp_record_write(probe.channel, &rec.rec);
 }
 
-static int on_send_signal(struct kprobe *kp, struct pt_regs *regs)
+static int send_signal_on_send(struct kprobe *kp, struct pt_regs *regs)
 {
-	struct args args = {
+	struct send_signal_args args = {
 		.sig = regs_get_kernel_argument(regs, 0),
 		.info = (struct kernel_siginfo *)regs_get_kernel_argument(regs, 1),
 		.target = (struct task_struct *)regs_get_kernel_argument(regs, 2),
@@ -242,19 +245,19 @@ static int on_send_signal(struct kprobe *kp, struct pt_regs *regs)
 
 	if (!valid_signal(args.sig) || !args.sig)
 		return 0;
-	flags = fate(&args);
+	flags = send_signal_predict_fate(&args);
 	if (flags & VSP_SIG_FATAL || !(fatal_only || quiet & BIT_OF(args.sig)))
-		record(&args, flags);
-	/* After the record: the first that asks is not asked before. */
+		send_signal_record(&args, flags);
+	/* After the record: a process was not asked before its first signal. */
 	if (vsp_asks_to_end(args.sig) && !vsp_is_interrupted())
 		vsp_note_asked(&asked, args.target->group_leader, args.info);
 	return 0;
 }
 
-NOKPROBE_SYMBOL(on_send_signal);
+NOKPROBE_SYMBOL(send_signal_on_send);
 
 static struct kprobe kprobes[] = {
-	{ .symbol_name = VSP_SEND_SIGNAL, .pre_handler = on_send_signal },
+	{ .symbol_name = VSP_SEND_SIGNAL, .pre_handler = send_signal_on_send },
 };
 
 static struct vsp_probe probe = {

@@ -51,7 +51,8 @@ class Resource(threading.Thread):
         #: lives of the VM, and monitors that were degraded
         self.lives = self.degraded = 0
         self._ending = threading.Event()
-        self._process: subprocess.Popen[str] | None = None
+        #: the process of a monitor; None while another action is under way
+        self._monitoring: subprocess.Popen[str] | None = None
         config = directory / f"{name}.cfg"
         config.write_text(f'name = "{name}"\nmemory = 64\n')
         self._environment = {
@@ -81,8 +82,8 @@ class Resource(threading.Thread):
     def end(self) -> None:
         """Stop the VM, whatever is under way."""
         self._ending.set()
-        if self._process is not None and self._process.args[-1:] == ["monitor"]:
-            self._process.terminate()
+        if self._monitoring is not None:
+            self._monitoring.terminate()
         self.join(STOP_TIMEOUT)
 
     def _monitor(self) -> bool:
@@ -102,7 +103,7 @@ class Resource(threading.Thread):
             self.wrong.append(f"{self.name}: {action}: exit {code}: {reason}")
 
     def _call(self, action: str, timeout: int, interval: str) -> tuple[int, str]:
-        self._process = process = subprocess.Popen(
+        process = subprocess.Popen(
             [str(PROJECT / "ocf/XenVM"), action],
             stdin=subprocess.DEVNULL, stdout=subprocess.DEVNULL, stderr=subprocess.PIPE, text=True,
             env={
@@ -111,6 +112,7 @@ class Resource(threading.Thread):
                 "OCF_RESKEY_CRM_meta_interval": interval,
             },
         )  # fmt: skip
+        self._monitoring = process if action == "monitor" else None
         try:
             _, said = process.communicate(timeout=timeout)
         except subprocess.TimeoutExpired:

@@ -166,7 +166,7 @@ class Host:
 
     def _is_watched(self) -> bool:
         vms = self._ask("status")["vms"]
-        return sum(p["state"] == "collecting" for vm in vms for p in vm["probes"]) == 2
+        return [p["state"] for vm in vms for p in vm["probes"]].count("collecting") == 2
 
     def _mark_of(self, fault: dict[str, Any]) -> int:
         return int(fault["event"]["fields"].get("pid", 0))

@@ -137,15 +137,15 @@ def watch_awaits(points: Points) -> None:
             return loop
 
     asyncio.set_event_loop_policy(Policy())
-    run = asyncio.Handle._run  # type: ignore[attr-defined]
+    run = asyncio.Handle._run
 
-    def traced(handle: Any) -> None:
-        callback = handle._callback
-        if str(getattr(callback, "__module__", "")).startswith(_OURS):
+    def traced(handle: asyncio.Handle) -> None:
+        callback = getattr(handle, "_callback", None)
+        if callback is not None and str(getattr(callback, "__module__", "")).startswith(_OURS):
             points.passes(f"calls {callback.__module__}.{callback.__qualname__}")
         run(handle)
 
-    asyncio.Handle._run = traced  # type: ignore[attr-defined]
+    asyncio.Handle._run = traced  # type: ignore[method-assign, assignment]
 
 
 # ---------------------------------------------------------------- files, commits

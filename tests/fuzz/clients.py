@@ -31,7 +31,7 @@ READERS_CODES = frozenset(
 
 def _vesperd() -> Server:
     share.REST_PER_TURN = 0.0
-    server_module.peer_of = lambda _peer: (1, NOBODY)  # type: ignore[assignment]
+    vars(server_module)["peer_of"] = lambda _peer: (1, NOBODY)
     return others.begin()
 
 
@@ -118,7 +118,7 @@ def texts(data: bytes) -> None:
     daemon = others.daemon()
     loop.run_until_complete(daemon.recorder.flush_queue())
     assert daemon.recorder.error is None, daemon.recorder.error
-    for instance in daemon.instances.list_all():
+    for instance in daemon.activations.list_all():
         instance.record.vm.encode()
         assert instance.record.vm == DOMAIN.name
         instance.record.resource.encode()

@@ -19,7 +19,7 @@ from kvm_transport.ivshmem_server import control
 from tests.fuzz.memory import DOMAIN, Input, Link
 from tests.fuzz.readers import loop
 from vesper_monitor.daemon.config import Config
-from vesper_monitor.daemon.main import Daemon
+from vesper_monitor.daemon.daemon import Daemon
 from vesper_monitor.daemon.server import Connection, Server
 from vesper_monitor.guest import abi
 from vesper_monitor.guest.control.region import map_region

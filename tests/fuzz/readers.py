@@ -21,13 +21,14 @@ from vesper_monitor.guest.control.cchan import Cchan, CchanError, GuestRefusedEr
 from vesper_monitor.guest.control.commands import GuestControl
 from vesper_monitor.guest.control.processes import find_processes
 from vesper_monitor.guest.dynamic_probes.syntax import parse_definition
+from vesper_monitor.guest.event import Event
 from vesper_monitor.guest.health import crash_log
 from vesper_monitor.guest.health.crash_log import CrashLogReader
 from vesper_monitor.guest.health.hang_detector import HangDetector
 from vesper_monitor.guest.health.heartbeat import HeartbeatReader
 from vesper_monitor.guest.relay.channel import TableError
 from vesper_monitor.guest.relay.collector import Collector
-from vesper_monitor.guest.relay.decode import Event, decode_records
+from vesper_monitor.guest.relay.decode import decode_records
 from vesper_monitor.guest.relay.raw_stream import RawStream
 from vesper_monitor.guest.relay.relay import READ_LIMIT_BYTES, ChannelShape, RawRecord, RelayReader
 from vesper_monitor.hypervisor.transport import TransportError
@@ -142,7 +143,7 @@ def words(data: bytes) -> None:
             now += 3.0
             found = reader.read_new(final=final)
             assert len(found) <= len(abi.WordsKind)
-            events = [crash_log.to_event(*w, domain=DOMAIN, received=1.0) for w in found]
+            events = [crash_log.make_event(*w, domain=DOMAIN, received=1.0) for w in found]
             look(events)
             for event in events:
                 assert event.words is not None

@@ -34,7 +34,7 @@ u32 hostile_below(u32 limit)
 	return prandom_u32_state(&rnd) % limit;
 }
 
-static u64 long_number(void)
+static u64 hostile_long_number(void)
 {
 	return (u64)prandom_u32_state(&rnd) << 32 | prandom_u32_state(&rnd);
 }
@@ -45,13 +45,13 @@ u64 hostile_edge(void)
 		0, 1, 2, 3, 7, 8, 23, 24, 4095, 4096, 4097, 16384, 65535, 65536, 1 << 20,
 		S32_MAX, 1ULL << 31, U32_MAX, 1ULL << 32, S64_MAX, 1ULL << 63, U64_MAX,
 		VSP_MAX_REGION_PAGES, VSP_MAX_REGION_PAGES + 1, -8ULL, -4096ULL,
-		hostile_below(64), long_number(), link->edge(), link->edge(), link->edge(),
+		hostile_below(64), hostile_long_number(), link->edge(), link->edge(), link->edge(),
 	};
 
 	return edges[hostile_below(ARRAY_SIZE(edges))];
 }
 
-static void ring(unsigned int times)
+static void hostile_ring_host(unsigned int times)
 {
 	for (rung += times; times; times--) {
 		link->ring();
@@ -60,7 +60,7 @@ static void ring(unsigned int times)
 	}
 }
 
-static void noise(void *page)
+static void hostile_write_noise(void *page)
 {
 	unsigned int at = hostile_below(VSP_PAGE_SIZE);
 	unsigned int len = min_t(unsigned int, 1 + hostile_below(256), VSP_PAGE_SIZE - at);
@@ -72,18 +72,19 @@ static void noise(void *page)
 
 /* ----------------------------------------------------------- structures */
 
-static struct vsp_channel *channel(void)
+static struct vsp_channel *hostile_any_channel(void)
 {
 	return &link->table->channel[hostile_below(VSP_MAX_CHANNELS)];
 }
 
 /* An open channel's index of a CPU, or what follows the table's channels. */
-static struct vsp_index *index_of_any(void)
+static struct vsp_index *hostile_any_index(void)
 {
 	unsigned int tries;
 
 	for (tries = 0; tries < 32; tries++) {
-		struct vsp_index *index = link->page(READ_ONCE(channel()->index.handle), 0);
+		u64 handle = READ_ONCE(hostile_any_channel()->index.handle);
+		struct vsp_index *index = link->page(handle, 0);
 
 		if (index)
 			return index + hostile_below(2);
@@ -91,10 +92,10 @@ static struct vsp_index *index_of_any(void)
 	return (void *)(link->table + 1);
 }
 
-static void *any_structure(void)
+static void *hostile_any_structure(void)
 {
 	void *pages[] = {
-		link->cchan, link->table, index_of_any(), link->life,
+		link->cchan, link->table, hostile_any_index(), link->life,
 		link->slot[hostile_below(VSP_WORDS_KINDS)],
 	};
 
@@ -103,14 +104,14 @@ static void *any_structure(void)
 
 /* --------------------------------------------------------- corruptions */
 
-static void anywhere(void)
+static void hostile_corrupt_anywhere(void)
 {
-	noise(PTR_ALIGN_DOWN(link->any(), VSP_PAGE_SIZE));
+	hostile_write_noise(PTR_ALIGN_DOWN(link->any(), VSP_PAGE_SIZE));
 }
 
-static void any_word(void)
+static void hostile_corrupt_word(void)
 {
-	void *page = PTR_ALIGN_DOWN(hostile_below(8) ? any_structure() : link->any(),
+	void *page = PTR_ALIGN_DOWN(hostile_below(8) ? hostile_any_structure() : link->any(),
 				    VSP_PAGE_SIZE);
 	unsigned int at = hostile_below(VSP_PAGE_SIZE / 8) * 8;
 	u64 value = hostile_edge();
@@ -118,9 +119,9 @@ static void any_word(void)
 	memcpy(page + at, &value, hostile_below(2) ? 4 : 8);
 }
 
-static void position(void)
+static void hostile_corrupt_position(void)
 {
-	struct vsp_index *index = index_of_any();
+	struct vsp_index *index = hostile_any_index();
 
 	switch (hostile_below(4)) {
 	case 0:
@@ -137,9 +138,9 @@ static void position(void)
 	}
 }
 
-static void buffer(void)
+static void hostile_corrupt_buffer(void)
 {
-	struct vsp_index *index = index_of_any();
+	struct vsp_index *index = hostile_any_index();
 
 	if (hostile_below(2))
 		WRITE_ONCE(index->buffer.handle, hostile_edge());
@@ -148,9 +149,9 @@ static void buffer(void)
 }
 
 /* A record's head where one may lie. */
-static void record(void)
+static void hostile_corrupt_record(void)
 {
-	void *page = link->page(READ_ONCE(index_of_any()->buffer.handle), hostile_below(16));
+	void *page = link->page(READ_ONCE(hostile_any_index()->buffer.handle), hostile_below(16));
 	struct vsp_record rec = {
 		.len = hostile_edge(), .event = hostile_below(16), .cpu = hostile_edge(),
 		.seq = hostile_edge(), .time_ns = hostile_edge(),
@@ -161,9 +162,9 @@ static void record(void)
 		       sizeof(rec));
 }
 
-static void export(void)
+static void hostile_corrupt_channel(void)
 {
-	struct vsp_channel *to = channel();
+	struct vsp_channel *to = hostile_any_channel();
 	struct vsp_channel entry = {
 		.state = hostile_below(3), .generation = hostile_edge(),
 		.subbuf_size = hostile_edge(), .n_subbufs = hostile_below(10),
@@ -192,7 +193,7 @@ static void export(void)
 	WRITE_ONCE(link->table->generation, link->table->generation + 1);
 }
 
-static void state(void)
+static void hostile_corrupt_state(void)
 {
 	if (hostile_below(2))
 		WRITE_ONCE(link->cchan->asleep, hostile_below(3));
@@ -200,13 +201,13 @@ static void state(void)
 		WRITE_ONCE(link->cchan->bell, VSP_BELL_RUNG + hostile_below(3));
 }
 
-static void of_the_link(void)
+static void hostile_corrupt_link(void)
 {
 	link->own();
 }
 
 /* Twice, never, wrongly, or too many. */
-static void answer(void)
+static void hostile_corrupt_reply(void)
 {
 	struct vsp_cchan_ring *to_host = &link->cchan->to_host;
 	struct vsp_cchan_ring *to_guest = &link->cchan->to_guest;
@@ -237,7 +238,7 @@ static void answer(void)
 }
 
 /* Requests are hidden from the real core for a while. */
-static void late(void)
+static void hostile_delay_requests(void)
 {
 	struct vsp_cchan_ring *ring_to = &link->cchan->to_guest;
 	u32 prod = READ_ONCE(ring_to->prod);
@@ -248,39 +249,46 @@ static void late(void)
 }
 
 /* Between two values, while the host reads. */
-static void flicker(void)
+static void hostile_flicker_word(void)
 {
-	void *page = PTR_ALIGN_DOWN(any_structure(), VSP_PAGE_SIZE);
+	void *page = PTR_ALIGN_DOWN(hostile_any_structure(), VSP_PAGE_SIZE);
 	u64 *at = page + hostile_below(64) * 8;
 	u64 was = READ_ONCE(*at), other = hostile_edge();
 	unsigned int i;
 
-	ring(1);
+	hostile_ring_host(1);
 	for (i = 0; i < 20000; i++)
 		WRITE_ONCE(*at, i & 1 ? was : other);
 }
 
-static void last_words(void)
+static void hostile_corrupt_crash_log(void)
 {
 	u32 *seq = &link->slot[hostile_below(VSP_WORDS_KINDS)]->seq;
 
 	WRITE_ONCE(*seq, hostile_below(2) ? *seq + 1 + hostile_below(3) : hostile_edge());
 }
 
-static void (*const ways[])(void) = {
-	anywhere, anywhere, any_word, any_word, position, position, buffer, record, record,
-	export, export, state, of_the_link, answer, late, flicker, last_words,
+/* One of these is chosen at random: what stands twice is twice as likely. */
+static void (*const corruptions[])(void) = {
+	hostile_corrupt_anywhere, hostile_corrupt_anywhere,
+	hostile_corrupt_word, hostile_corrupt_word,
+	hostile_corrupt_position, hostile_corrupt_position,
+	hostile_corrupt_buffer,
+	hostile_corrupt_record, hostile_corrupt_record,
+	hostile_corrupt_channel, hostile_corrupt_channel,
+	hostile_corrupt_state, hostile_corrupt_link, hostile_corrupt_reply,
+	hostile_delay_requests, hostile_flicker_word, hostile_corrupt_crash_log,
 };
 
 /* Returns whether the host has looked since. */
-static bool corrupt(void)
+static bool hostile_corrupt_once(void)
 {
 	u32 more = hostile_below(1000);
 	bool looked;
 
 	WRITE_ONCE(link->cchan->bell, VSP_BELL_RUNG);
-	ways[hostile_below(ARRAY_SIZE(ways))]();
-	ring(more == 0 ? 1000000 : more < 20 ? 10000 : more < 850);
+	corruptions[hostile_below(ARRAY_SIZE(corruptions))]();
+	hostile_ring_host(more == 0 ? 1000000 : more < 20 ? 10000 : more < 850);
 	usleep_range(100, 100 + hostile_below(8000));
 	looked = READ_ONCE(link->cchan->bell) == VSP_BELL_ARMED;
 	if (link->mend)
@@ -292,7 +300,7 @@ static bool corrupt(void)
 
 /* -------------------------------------------------------------- control */
 
-static bool is_shared(void)
+static bool hostile_is_shared(void)
 {
 	unsigned int i;
 
@@ -305,12 +313,12 @@ static bool is_shared(void)
 	return false;
 }
 
-static void corrupt_often(unsigned int count)
+static void hostile_corrupt_often(unsigned int count)
 {
 	unsigned int missed = 0;
 
 	while (count && missed < GIVEN_UP) {
-		if (corrupt()) {
+		if (hostile_corrupt_once()) {
 			missed = 0;
 			count--;
 		} else {
@@ -320,7 +328,7 @@ static void corrupt_often(unsigned int count)
 }
 
 /* What the core would not write again: heads, and channels that it has not. */
-static void keep(bool put_back)
+static void hostile_save_heads(bool put_back)
 {
 	static u8 kept[3][VSP_PAGE_SIZE];
 	void *pages[] = { link->table, link->life, PTR_ALIGN_DOWN(link->slot[0], VSP_PAGE_SIZE) };
@@ -344,19 +352,19 @@ static ssize_t hostile_write(struct file *file, const char __user *text, size_t 
 		return -EFAULT;
 	if (sscanf(line, "%u %u", &seed, &count) != 2)
 		return -EINVAL;
-	for (tries = 0; !is_shared(); tries++) {
+	for (tries = 0; !hostile_is_shared(); tries++) {
 		if (tries == WAIT_MS)
 			return -ETIMEDOUT;
 		usleep_range(1000, 2000);
 	}
 	prandom_seed_state(&rnd, seed);
-	keep(false);
-	corrupt_often(count);
-	keep(true);
+	hostile_save_heads(false);
+	hostile_corrupt_often(count);
+	hostile_save_heads(true);
 	return len;
 }
 
-static int show(struct seq_file *file, void *unused)
+static int hostile_show(struct seq_file *file, void *unused)
 {
 	seq_printf(file, "corrupted %lu looked at %lu rung %lu\n", corrupted, looked_at, rung);
 	return 0;
@@ -364,7 +372,7 @@ static int show(struct seq_file *file, void *unused)
 
 static int hostile_open(struct inode *inode, struct file *file)
 {
-	return single_open(file, show, NULL);
+	return single_open(file, hostile_show, NULL);
 }
 
 static const struct proc_ops hostile_ops = {

@@ -17,12 +17,12 @@ static unsigned long size;
 static void __iomem *registers;
 static u32 mark;
 
-static struct vsp_shm_head *head(void)
+static struct vsp_shm_head *hostile_ivshmem_head(void)
 {
 	return memory;
 }
 
-static void *page(u64 handle, unsigned int n)
+static void *hostile_ivshmem_page(u64 handle, unsigned int n)
 {
 	u64 at = handle + (u64)n * VSP_PAGE_SIZE;
 
@@ -32,7 +32,7 @@ static void *page(u64 handle, unsigned int n)
 }
 
 /* The first two end the session, as a rule. */
-static void *any(void)
+static void *hostile_ivshmem_any(void)
 {
 	unsigned int first = hostile_below(8) ? 2 : 0;
 	unsigned long end = hostile_below(4) ? USED : size;
@@ -40,45 +40,45 @@ static void *any(void)
 	return memory + (first + hostile_below(end / VSP_PAGE_SIZE - first)) * VSP_PAGE_SIZE;
 }
 
-static u64 edge(void)
+static u64 hostile_ivshmem_edge(void)
 {
 	const u64 edges[] = { size, size - 1, size - 4096, hostile_below(size / 4096) * 4096ULL };
 
 	return edges[hostile_below(ARRAY_SIZE(edges))];
 }
 
-static void own(void)
+static void hostile_ivshmem_own(void)
 {
 	switch (hostile_below(5)) {
 	case 0:
-		WRITE_ONCE(head()->state, hostile_below(4));
+		WRITE_ONCE(hostile_ivshmem_head()->state, hostile_below(4));
 		break;
 	case 1:
-		WRITE_ONCE(head()->epoch, hostile_edge());
+		WRITE_ONCE(hostile_ivshmem_head()->epoch, hostile_edge());
 		break;
 	case 2:
-		WRITE_ONCE(head()->answer, hostile_edge());
+		WRITE_ONCE(hostile_ivshmem_head()->answer, hostile_edge());
 		break;
 	case 3:
-		WRITE_ONCE(head()->cchan, hostile_edge());
+		WRITE_ONCE(hostile_ivshmem_head()->cchan, hostile_edge());
 		break;
 	default:
-		WRITE_ONCE(head()->wanted, hostile_edge());
+		WRITE_ONCE(hostile_ivshmem_head()->wanted, hostile_edge());
 	}
 }
 
 /* Without it the frontend would not come back. */
-static void mend(void)
+static void hostile_ivshmem_mend(void)
 {
-	WRITE_ONCE(head()->mark, mark);
+	WRITE_ONCE(hostile_ivshmem_head()->mark, mark);
 }
 
-static void ring(void)
+static void hostile_ivshmem_ring(void)
 {
 	iowrite32(HOST_ID << 16, registers + DOORBELL);
 }
 
-static void *find_magic(u32 magic)
+static void *hostile_ivshmem_find_magic(u32 magic)
 {
 	unsigned long at;
 
@@ -89,23 +89,23 @@ static void *find_magic(u32 magic)
 	return NULL;
 }
 
-static bool find(void)
+static bool hostile_ivshmem_find(void)
 {
 	struct hostile_link *link = &hostile_ivshmem;
-	struct vsp_words *words = find_magic(VSP_WORDS_MAGIC);
+	struct vsp_words *words = hostile_ivshmem_find_magic(VSP_WORDS_MAGIC);
 	unsigned int i;
 
-	mark = head()->mark;
+	mark = hostile_ivshmem_head()->mark;
 	link->cchan = memory + VSP_PAGE_SIZE;
-	link->table = find_magic(VSP_TABLE_MAGIC);
-	link->life = find_magic(VSP_LIFE_MAGIC);
+	link->table = hostile_ivshmem_find_magic(VSP_TABLE_MAGIC);
+	link->life = hostile_ivshmem_find_magic(VSP_LIFE_MAGIC);
 	for (i = 0; words && i < VSP_WORDS_KINDS; i++)
 		link->slot[i] = &words->slot[i];
-	return READ_ONCE(head()->state) == VSP_SHM_ACTIVE && link->table && link->life &&
-	       words;
+	return READ_ONCE(hostile_ivshmem_head()->state) == VSP_SHM_ACTIVE && link->table &&
+	       link->life && words;
 }
 
-static int open(void)
+static int hostile_ivshmem_open(void)
 {
 	pdev = pci_get_device(0x1af4, 0x1110, NULL);
 	if (!pdev)
@@ -123,7 +123,7 @@ put:
 	return -ENOMEM;
 }
 
-static void close(void)
+static void hostile_ivshmem_close(void)
 {
 	iounmap(registers);
 	memunmap(memory);
@@ -131,13 +131,13 @@ static void close(void)
 }
 
 struct hostile_link hostile_ivshmem = {
-	.open = open,
-	.close = close,
-	.find = find,
-	.page = page,
-	.any = any,
-	.edge = edge,
-	.own = own,
-	.mend = mend,
-	.ring = ring,
+	.open = hostile_ivshmem_open,
+	.close = hostile_ivshmem_close,
+	.find = hostile_ivshmem_find,
+	.page = hostile_ivshmem_page,
+	.any = hostile_ivshmem_any,
+	.edge = hostile_ivshmem_edge,
+	.own = hostile_ivshmem_own,
+	.mend = hostile_ivshmem_mend,
+	.ring = hostile_ivshmem_ring,
 };

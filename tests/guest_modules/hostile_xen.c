@@ -30,7 +30,7 @@ static evtchn_port_t port;
 /* Whether its state in xenstore is not what the frontend has written. */
 static bool state_is_forged;
 
-static struct mine {
+static struct hostile_xen_own_page {
 	struct page *page;
 	grant_ref_t ref;
 	bool given;
@@ -38,13 +38,13 @@ static struct mine {
 
 /* -------------------------------------------------------------- grants */
 
-struct call {
+struct hostile_xen_call {
 	unsigned long gfn;
 };
 
-static int on_call(struct kretprobe_instance *instance, struct pt_regs *regs)
+static int hostile_xen_on_grant(struct kretprobe_instance *instance, struct pt_regs *regs)
 {
-	struct call *call = (void *)instance->data;
+	struct hostile_xen_call *call = (void *)instance->data;
 	char caller[KSYM_SYMBOL_LEN];
 
 	sprint_symbol(caller, regs_get_kernel_stack_nth(regs, 0));
@@ -55,9 +55,9 @@ static int on_call(struct kretprobe_instance *instance, struct pt_regs *regs)
 	return 0;
 }
 
-static int on_return(struct kretprobe_instance *instance, struct pt_regs *regs)
+static int hostile_xen_on_granted(struct kretprobe_instance *instance, struct pt_regs *regs)
 {
-	struct call *call = (void *)instance->data;
+	struct hostile_xen_call *call = (void *)instance->data;
 	int ref = regs_return_value(regs);
 
 	if (ref > 0 && ref < MAX_REFS)
@@ -67,38 +67,38 @@ static int on_return(struct kretprobe_instance *instance, struct pt_regs *regs)
 
 static struct kretprobe grants = {
 	.kp.symbol_name = "gnttab_grant_foreign_access",
-	.entry_handler = on_call,
-	.handler = on_return,
-	.data_size = sizeof(struct call),
+	.entry_handler = hostile_xen_on_grant,
+	.handler = hostile_xen_on_granted,
+	.data_size = sizeof(struct hostile_xen_call),
 	.maxactive = 64,	/* a network's queue grants in between */
 };
 
-static void *page_of(u64 ref)
+static void *hostile_xen_granted_page(u64 ref)
 {
 	return ref < MAX_REFS && granted[ref] ? page_address(granted[ref]) : NULL;
 }
 
-static void *page(u64 handle, unsigned int n)
+static void *hostile_xen_page(u64 handle, unsigned int n)
 {
-	struct vsp_xen_dir *dir = page_of(handle);
+	struct vsp_xen_dir *dir = hostile_xen_granted_page(handle);
 
-	/* A page that is no directory has any numbers, which page_of() bounds. */
+	/* A page that is no directory has any numbers, which hostile_xen_granted_page() bounds. */
 	if (!dir || n >= min_t(u32, dir->pages, VSP_MAX_REGION_PAGES))
 		return NULL;
-	return page_of(dir->ref[n]);
+	return hostile_xen_granted_page(dir->ref[n]);
 }
 
 /* --------------------------------------------------------- corruptions */
 
-static struct vsp_region any_region(void)
+static struct vsp_region hostile_xen_any_region(void)
 {
 	struct vsp_channel *channel = &hostile_xen.table->channel[hostile_below(VSP_MAX_CHANNELS)];
-	struct vsp_index *index = page(channel->index.handle, 0);
+	struct vsp_index *index = hostile_xen_page(channel->index.handle, 0);
 
 	return index && hostile_below(2) ? index->buffer : channel->index;
 }
 
-static void *any(void)
+static void *hostile_xen_any(void)
 {
 	void *found = NULL;
 	unsigned int tries;
@@ -114,29 +114,29 @@ static void *any(void)
 		return hostile_xen.table;
 	}
 	for (tries = 0; !found && tries < 64; tries++)
-		found = page(any_region().handle, hostile_below(16));
+		found = hostile_xen_page(hostile_xen_any_region().handle, hostile_below(16));
 	return found ?: hostile_xen.table;
 }
 
-static u64 edge(void)
+static u64 hostile_xen_edge(void)
 {
 	return hostile_below(MAX_REFS);
 }
 
-static u32 any_ref(void)
+static u32 hostile_xen_any_ref(void)
 {
 	switch (hostile_below(4)) {
 	case 0:
 		return hostile_edge();
 	case 1:
-		return any_region().handle;
+		return hostile_xen_any_region().handle;
 	default:
 		return mine[hostile_below(MINE)].ref;
 	}
 }
 
 /* Given, or taken back; what the host has mapped cannot be. */
-static void turn(struct mine *one)
+static void hostile_xen_toggle_grant(struct hostile_xen_own_page *one)
 {
 	if (!one->given)
 		gnttab_grant_foreign_access_ref(one->ref, HOST, xen_page_to_gfn(one->page),
@@ -147,20 +147,20 @@ static void turn(struct mine *one)
 }
 
 /* A region that leads to pages never given, taken back, others', its own directory. */
-static void forge(void)
+static void hostile_xen_forge_region(void)
 {
 	struct vsp_channel *channel = &hostile_xen.table->channel[hostile_below(VSP_MAX_CHANNELS)];
-	struct vsp_index *index = page(channel->index.handle, 0);
+	struct vsp_index *index = hostile_xen_page(channel->index.handle, 0);
 	struct vsp_xen_dir *dir = page_address(mine[0].page);
 	unsigned int i;
 
 	for (i = 0; i < MINE; i++) {
 		if (!hostile_below(4))
-			turn(&mine[i]);
+			hostile_xen_toggle_grant(&mine[i]);
 	}
 	dir->pages = hostile_below(4) ? 64 : hostile_edge();
 	for (i = 0; i < 64; i++)
-		WRITE_ONCE(dir->ref[i], any_ref());
+		WRITE_ONCE(dir->ref[i], hostile_xen_any_ref());
 	if (index && hostile_below(2))
 		WRITE_ONCE(index->buffer.handle, mine[0].ref);
 	else
@@ -170,7 +170,7 @@ static void forge(void)
 }
 
 /* All but the state the frontend writes again when it connects. */
-static void publish(void)
+static void hostile_xen_corrupt_xenstore(void)
 {
 	static const char * const names[] = { "ring-ref", "event-channel", "protocol", "state" };
 	const char *name = names[hostile_below(ARRAY_SIZE(names))];
@@ -193,35 +193,35 @@ static void publish(void)
 	}
 }
 
-static void own(void)
+static void hostile_xen_own(void)
 {
 	if (hostile_below(16))
-		forge();
+		hostile_xen_forge_region();
 	else
-		publish();
+		hostile_xen_corrupt_xenstore();
 }
 
 /* Without its state in xenstore a frontend would not enter another one. */
-static void mend(void)
+static void hostile_xen_mend(void)
 {
 	if (state_is_forged)
 		xenbus_printf(XBT_NIL, NODE, "state", "%d", XenbusStateConnected);
 	state_is_forged = false;
 }
 
-static void ring(void)
+static void hostile_xen_ring(void)
 {
 	notify_remote_via_evtchn(port);
 }
 
 /* ------------------------------------------------------------- control */
 
-static u32 find_magic(u32 magic)
+static u32 hostile_xen_find_magic(u32 magic)
 {
 	unsigned int ref;
 
 	for (ref = 0; ref < MAX_REFS; ref++) {
-		u32 *start = page_of(ref);
+		u32 *start = hostile_xen_granted_page(ref);
 
 		if (start && *start == magic)
 			return ref;
@@ -230,40 +230,40 @@ static u32 find_magic(u32 magic)
 }
 
 /* The last words are pages side by side for the host, not for us. */
-static void *slot(unsigned int n, u32 first)
+static void *hostile_xen_find_slot(unsigned int n, u32 first)
 {
 	unsigned long at = offsetof(struct vsp_words, slot[n]);
 	unsigned int ref;
 
 	for (ref = 0; ref < MAX_REFS; ref++) {
-		struct vsp_xen_dir *dir = page_of(ref);
+		struct vsp_xen_dir *dir = hostile_xen_granted_page(ref);
 
 		if (dir && dir->ref[0] == first &&
 		    dir->pages == DIV_ROUND_UP(sizeof(struct vsp_words), VSP_PAGE_SIZE) &&
-		    page(ref, at / VSP_PAGE_SIZE))
-			return page(ref, at / VSP_PAGE_SIZE) + at % VSP_PAGE_SIZE;
+		    hostile_xen_page(ref, at / VSP_PAGE_SIZE))
+			return hostile_xen_page(ref, at / VSP_PAGE_SIZE) + at % VSP_PAGE_SIZE;
 	}
 	return NULL;
 }
 
-static bool find(void)
+static bool hostile_xen_find(void)
 {
 	struct hostile_link *link = &hostile_xen;
-	u32 words = find_magic(VSP_WORDS_MAGIC);
+	u32 words = hostile_xen_find_magic(VSP_WORDS_MAGIC);
 	unsigned int i;
 
 	port = xenbus_read_unsigned(NODE, "event-channel", 0);
-	link->cchan = page_of(xenbus_read_unsigned(NODE, "ring-ref", 0));
-	link->table = page_of(find_magic(VSP_TABLE_MAGIC));
-	link->life = page_of(find_magic(VSP_LIFE_MAGIC));
+	link->cchan = hostile_xen_granted_page(xenbus_read_unsigned(NODE, "ring-ref", 0));
+	link->table = hostile_xen_granted_page(hostile_xen_find_magic(VSP_TABLE_MAGIC));
+	link->life = hostile_xen_granted_page(hostile_xen_find_magic(VSP_LIFE_MAGIC));
 	for (i = 0; i < VSP_WORDS_KINDS; i++)
-		link->slot[i] = slot(i, words);
+		link->slot[i] = hostile_xen_find_slot(i, words);
 	return port && link->cchan && link->cchan->magic == VSP_CCHAN_MAGIC && link->table &&
 	       link->life && link->slot[0] && link->slot[1] &&
 	       xenbus_read_unsigned(NODE, "state", 0) == XenbusStateConnected;
 }
 
-static void close(void)
+static void hostile_xen_close(void)
 {
 	unsigned int i;
 
@@ -272,7 +272,7 @@ static void close(void)
 		gnttab_end_foreign_access(mine[i].ref, mine[i].page);
 }
 
-static int open(void)
+static int hostile_xen_open(void)
 {
 	unsigned int i;
 	int ref, err;
@@ -285,22 +285,22 @@ static int open(void)
 
 		ref = page ? gnttab_grant_foreign_access(HOST, xen_page_to_gfn(page), 0) : -ENOMEM;
 		if (ref < 0) {
-			close();
+			hostile_xen_close();
 			return ref;
 		}
-		mine[i] = (struct mine) { .page = page, .ref = ref, .given = true };
+		mine[i] = (struct hostile_xen_own_page) { .page = page, .ref = ref, .given = true };
 	}
 	return err;
 }
 
 struct hostile_link hostile_xen = {
-	.open = open,
-	.close = close,
-	.find = find,
-	.page = page,
-	.any = any,
-	.edge = edge,
-	.own = own,
-	.mend = mend,
-	.ring = ring,
+	.open = hostile_xen_open,
+	.close = hostile_xen_close,
+	.find = hostile_xen_find,
+	.page = hostile_xen_page,
+	.any = hostile_xen_any,
+	.edge = hostile_xen_edge,
+	.own = hostile_xen_own,
+	.mend = hostile_xen_mend,
+	.ring = hostile_xen_ring,
 };

@@ -22,13 +22,13 @@
 #include <time.h>
 #include <unistd.h>
 
-static void die(const char *what)
+static void busy_die(const char *what)
 {
 	fprintf(stderr, "vsp_busy: %s: %s\n", what, strerror(errno));
 	exit(1);
 }
 
-static long long now(void)
+static long long busy_now(void)
 {
 	struct timespec ts;
 
@@ -36,31 +36,31 @@ static long long now(void)
 	return ts.tv_sec * 1000000000LL + ts.tv_nsec;
 }
 
-static void told(const char *name, long count, long long begin)
+static void busy_report(const char *name, long count, long long begin)
 {
-	printf("%s %ld done in %lld\n", name, count, now() - begin);
+	printf("%s %ld done in %lld\n", name, count, busy_now() - begin);
 }
 
-static void storm(long seconds)
+static void busy_storm(long seconds)
 {
-	long long begin = now(), end = begin + seconds * 1000000000LL;
+	long long begin = busy_now(), end = begin + seconds * 1000000000LL;
 	pid_t self = getpid();
 	long count = 0;
 	int i;
 
 	signal(SIGUSR1, SIG_IGN);
-	while (now() < end) {
+	while (busy_now() < end) {
 		for (i = 0; i < 100; i++)
 			kill(self, SIGUSR1);
 		count += 100;
 	}
-	told("storm", count, begin);
+	busy_report("storm", count, begin);
 }
 
 /* ---------------------------------------------------- two that signal */
 
 /* What a request takes without any signal: some of a file, and sums of it. */
-static unsigned long work(void)
+static unsigned long busy_work(void)
 {
 	static unsigned char data[32768];
 	unsigned long sum = 0;
@@ -69,7 +69,7 @@ static unsigned long work(void)
 
 	fd = open("/proc/self/exe", O_RDONLY);
 	if (fd < 0)
-		die("open");
+		busy_die("open");
 	len = read(fd, data, sizeof(data));
 	close(fd);
 	for (i = 0; i < len; i++)
@@ -78,7 +78,7 @@ static unsigned long work(void)
 }
 
 /* Each signal is waited for, so that none is lost. */
-static void two(const char *name, long count, int with_work)
+static void busy_exchange_signals(const char *name, long count, int with_work)
 {
 	unsigned long sum = 0;
 	pid_t other, parent;
@@ -90,57 +90,57 @@ static void two(const char *name, long count, int with_work)
 	sigaddset(&set, SIGUSR1);
 	sigprocmask(SIG_BLOCK, &set, NULL);
 	parent = getpid();
-	begin = now();
+	begin = busy_now();
 	other = fork();
 	if (other < 0)
-		die("fork");
+		busy_die("fork");
 	if (!other) {
 		prctl(PR_SET_PDEATHSIG, SIGKILL);
 		for (i = 0; i < count; i++) {
 			if (sigwaitinfo(&set, NULL) < 0)
-				die("wait");
+				busy_die("wait");
 			if (with_work)
-				sum += work();
+				sum += busy_work();
 			kill(parent, SIGUSR1);
 		}
 		_exit(sum == 1);
 	}
 	for (i = 0; i < count; i++) {
 		if (with_work)
-			sum += work();
+			sum += busy_work();
 		kill(other, SIGUSR1);
 		if (sigwaitinfo(&set, NULL) < 0)
-			die("wait");
+			busy_die("wait");
 	}
 	waitpid(other, NULL, 0);
-	told(name, 2 * count, begin);
+	busy_report(name, 2 * count, begin);
 	exit(sum == 1);
 }
 
 /* --------------------------------------------------------------- forks */
 
-static void forks(long count)
+static void busy_fork_often(long count)
 {
-	long long begin = now();
+	long long begin = busy_now();
 	pid_t pid;
 	long i;
 
 	for (i = 0; i < count; i++) {
 		pid = fork();
 		if (pid < 0)
-			die("fork");
+			busy_die("fork");
 		if (!pid) {
 			execl("/proc/self/exe", "vsp_busy", "nothing", NULL);
 			_exit(127);
 		}
 		waitpid(pid, NULL, 0);
 	}
-	told("forks", count, begin);
+	busy_report("forks", count, begin);
 }
 
 /* -------------------------------------------------------------- memory */
 
-static long available_kb(void)
+static long busy_read_available_kb(void)
 {
 	FILE *file = fopen("/proc/meminfo", "r");
 	char line[128];
@@ -149,22 +149,22 @@ static long available_kb(void)
 	while (file && kb < 0 && fgets(line, sizeof(line), file))
 		sscanf(line, "MemAvailable: %ld", &kb);
 	if (!file || kb < 0)
-		die("MemAvailable");
+		busy_die("MemAvailable");
 	fclose(file);
 	return kb;
 }
 
 /* For ever: what becomes free is taken, too. */
-static void eat(long leave)
+static void busy_eat_memory(long leave)
 {
 	const size_t piece = 65536;
 	int told = 0;
 
 	for (;;) {
-		while (available_kb() > leave) {
+		while (busy_read_available_kb() > leave) {
 			if (mmap(NULL, piece, PROT_READ | PROT_WRITE,
 				 MAP_PRIVATE | MAP_ANONYMOUS | MAP_POPULATE, -1, 0) == MAP_FAILED)
-				die("mmap");
+				busy_die("mmap");
 		}
 		if (!told++) {
 			printf("eaten all but %ld kB\n", leave);
@@ -183,15 +183,15 @@ int main(int argc, char **argv)
 	if (argc != 3 || number <= 0)
 		return 2;
 	if (!strcmp(argv[1], "storm"))
-		storm(number);
+		busy_storm(number);
 	else if (!strcmp(argv[1], "pingpong"))
-		two("pingpong", number, 0);
+		busy_exchange_signals("pingpong", number, 0);
 	else if (!strcmp(argv[1], "service"))
-		two("service", number, 1);
+		busy_exchange_signals("service", number, 1);
 	else if (!strcmp(argv[1], "forks"))
-		forks(number);
+		busy_fork_often(number);
 	else if (!strcmp(argv[1], "eat"))
-		eat(number);
+		busy_eat_memory(number);
 	else
 		return 2;
 	return 0;

@@ -47,7 +47,7 @@ static journal_t *the_journal;
 static struct request_queue *the_queue;
 static struct request *the_request;
 
-static void free_arguments(void)
+static void fire_free_arguments(void)
 {
 	kfree(the_owner);
 	kfree(the_sb);
@@ -58,7 +58,7 @@ static void free_arguments(void)
 }
 
 /* They are large: not in the module itself. */
-static int make_arguments(void)
+static int fire_make_arguments(void)
 {
 	the_owner = kzalloc(PAGE_SIZE, GFP_KERNEL);
 	the_sb = kzalloc(sizeof(*the_sb), GFP_KERNEL);
@@ -67,7 +67,7 @@ static int make_arguments(void)
 	the_queue = kzalloc(sizeof(*the_queue), GFP_KERNEL);
 	the_request = kzalloc(sizeof(*the_request), GFP_KERNEL);
 	if (!the_owner || !the_sb || !the_inode || !the_journal || !the_queue || !the_request) {
-		free_arguments();
+		fire_free_arguments();
 		return -ENOMEM;
 	}
 	the_sb->s_type = &the_type;
@@ -85,44 +85,44 @@ static int make_arguments(void)
 
 /* ---------------------------------------------------------- functions */
 
-typedef long (*function)(unsigned long a, unsigned long b, unsigned long c, unsigned long d);
+typedef long (*fire_function)(unsigned long a, unsigned long b, unsigned long c, unsigned long d);
 
-static noinline notrace long nothing(unsigned long a, unsigned long b, unsigned long c,
-				     unsigned long d)
+static noinline notrace long fire_do_nothing(unsigned long a, unsigned long b, unsigned long c,
+					     unsigned long d)
 {
 	return 0;
 }
 
-static int skip(struct kprobe *kp, struct pt_regs *regs)
+static int fire_skip_function(struct kprobe *kp, struct pt_regs *regs)
 {
-	regs->ip = (unsigned long)nothing;
+	regs->ip = (unsigned long)fire_do_nothing;
 	return 1;
 }
 
-NOKPROBE_SYMBOL(skip);
+NOKPROBE_SYMBOL(fire_skip_function);
 
 static struct kprobe skipped[] = {
-	{ .symbol_name = "oom_kill_process", .pre_handler = skip },
-	{ .symbol_name = "taskstats_exit", .pre_handler = skip },
-	{ .symbol_name = "jbd2_journal_abort", .pre_handler = skip },
-	{ .symbol_name = "xfs_do_force_shutdown", .pre_handler = skip },
-	{ .symbol_name = "__btrfs_handle_fs_error", .pre_handler = skip },
-	{ .symbol_name = "print_cpu_stall_info", .pre_handler = skip },
+	{ .symbol_name = "oom_kill_process", .pre_handler = fire_skip_function },
+	{ .symbol_name = "taskstats_exit", .pre_handler = fire_skip_function },
+	{ .symbol_name = "jbd2_journal_abort", .pre_handler = fire_skip_function },
+	{ .symbol_name = "xfs_do_force_shutdown", .pre_handler = fire_skip_function },
+	{ .symbol_name = "__btrfs_handle_fs_error", .pre_handler = fire_skip_function },
+	{ .symbol_name = "print_cpu_stall_info", .pre_handler = fire_skip_function },
 };
 
-static function find_skipped(const char *name)
+static fire_function fire_find_skipped(const char *name)
 {
 	unsigned int i;
 
 	for (i = 0; i < ARRAY_SIZE(skipped); i++) {
 		if (!strcmp(skipped[i].symbol_name, name))
-			return (function)skipped[i].addr;
+			return (fire_function)skipped[i].addr;
 	}
 	return NULL;
 }
 
-static void call(function f, unsigned long a, unsigned long b, unsigned long c, unsigned long d,
-		 unsigned int count)
+static void fire_call_function(fire_function f, unsigned long a, unsigned long b,
+			       unsigned long c, unsigned long d, unsigned int count)
 {
 	while (count--)
 		f(a, b, c, d);
@@ -132,7 +132,7 @@ static void call(function f, unsigned long a, unsigned long b, unsigned long c, 
 
 static struct tracepoint *hang_tracepoint, *error_tracepoint, *memory_tracepoint;
 
-static void find_tracepoint(struct tracepoint *tp, void *unused)
+static void fire_find_tracepoint(struct tracepoint *tp, void *unused)
 {
 	if (!strcmp(tp->name, "sched_process_hang"))
 		hang_tracepoint = tp;
@@ -142,8 +142,8 @@ static void find_tracepoint(struct tracepoint *tp, void *unused)
 		memory_tracepoint = tp;
 }
 
-static int pass(const struct tracepoint *tp, unsigned long a, unsigned long b, unsigned long c,
-		unsigned int count)
+static int fire_pass_tracepoint(const struct tracepoint *tp, unsigned long a, unsigned long b,
+				unsigned long c, unsigned int count)
 {
 	int (*iterate)(void *unused, unsigned long a, unsigned long b, unsigned long c);
 
@@ -164,7 +164,7 @@ static int (*send)(int sig, struct kernel_siginfo *info, struct task_struct *tas
 		   enum pid_type type);
 
 /* do_send_sig_info() is not exported. */
-static int find_send(void)
+static int fire_find_send(void)
 {
 	struct kprobe kprobe = { .symbol_name = "do_send_sig_info" };
 	int err = register_kprobe(&kprobe);
@@ -176,7 +176,7 @@ static int find_send(void)
 	return 0;
 }
 
-static void send_signals(unsigned int count)
+static void fire_send_signals(unsigned int count)
 {
 	struct kernel_siginfo info;
 
@@ -187,7 +187,7 @@ static void send_signals(unsigned int count)
 		send(SIGUSR1, &info, current, PIDTYPE_TGID);
 }
 
-static int change_link(unsigned int count)
+static int fire_change_link(unsigned int count)
 {
 	struct net_device *dev;
 	int err = -ENODEV;
@@ -210,41 +210,41 @@ static int change_link(unsigned int count)
 
 /* -------------------------------------------------------------- /proc */
 
-static int fire(const char *point, unsigned int count)
+static int fire_point(const char *point, unsigned int count)
 {
 	const unsigned long here = (unsigned long)__FILE__;
-	function f;
+	fire_function f;
 
 	the_oom.chosen = current;
 	if (!strcmp(point, "send_signal")) {
-		send_signals(count);
+		fire_send_signals(count);
 		return 0;
 	}
 	if (!strcmp(point, "net_link"))
-		return change_link(count);
+		return fire_change_link(count);
 	if (!strcmp(point, "sched_process_hang"))
-		return pass(hang_tracepoint, (unsigned long)current, 0, 0, count);
+		return fire_pass_tracepoint(hang_tracepoint, (unsigned long)current, 0, 0, count);
 	if (!strcmp(point, "block_rq_error"))
-		return pass(error_tracepoint, (unsigned long)the_request,
-			    (__force u8)BLK_STS_IOERR, 4096, count);
+		return fire_pass_tracepoint(error_tracepoint, (unsigned long)the_request,
+					    (__force u8)BLK_STS_IOERR, 4096, count);
 	if (!strcmp(point, "memory_failure_event"))
-		return pass(memory_tracepoint, 0x1234, 1, 1, count);	/* failed */
+		return fire_pass_tracepoint(memory_tracepoint, 0x1234, 1, 1, count);	/* failed */
 
-	f = find_skipped(point);
+	f = fire_find_skipped(point);
 	if (!f)
 		return -ENOENT;
 	if (!strcmp(point, "oom_kill_process"))
-		call(f, (unsigned long)&the_oom, here, 0, 0, count);
+		fire_call_function(f, (unsigned long)&the_oom, here, 0, 0, count);
 	else if (!strcmp(point, "taskstats_exit"))
-		call(f, (unsigned long)current, 1, 0, 0, count);
+		fire_call_function(f, (unsigned long)current, 1, 0, 0, count);
 	else if (!strcmp(point, "jbd2_journal_abort"))
-		call(f, (unsigned long)the_journal, -EIO, 0, 0, count);
+		fire_call_function(f, (unsigned long)the_journal, -EIO, 0, 0, count);
 	else if (!strcmp(point, "xfs_do_force_shutdown"))
-		call(f, (unsigned long)the_owner, 1, here, __LINE__, count);
+		fire_call_function(f, (unsigned long)the_owner, 1, here, __LINE__, count);
 	else if (!strcmp(point, "__btrfs_handle_fs_error"))
-		call(f, (unsigned long)the_owner, here, __LINE__, -EIO, count);
+		fire_call_function(f, (unsigned long)the_owner, here, __LINE__, -EIO, count);
 	else if (!strcmp(point, "print_cpu_stall_info"))
-		call(f, 0, 0, 0, 0, count);
+		fire_call_function(f, 0, 0, 0, 0, count);
 	else
 		return -EINVAL;
 	return 0;
@@ -262,7 +262,7 @@ static ssize_t fire_write(struct file *file, const char __user *buf, size_t len,
 	if (sscanf(line, "%31s %u", point, &count) != 2)
 		return -EINVAL;
 	start = ktime_get_ns();
-	err = fire(point, count);
+	err = fire_point(point, count);
 	ns = ktime_get_ns() - start;
 	if (err)
 		return err;
@@ -331,11 +331,11 @@ static int __init fire_init(void)
 	unsigned int i;
 	int err;
 
-	for_each_kernel_tracepoint(find_tracepoint, NULL);
-	err = find_send();
+	for_each_kernel_tracepoint(fire_find_tracepoint, NULL);
+	err = fire_find_send();
 	if (err)
 		return err;
-	err = make_arguments();
+	err = fire_make_arguments();
 	if (err)
 		return err;
 	for (i = 0; i < ARRAY_SIZE(skipped); i++) {
@@ -354,7 +354,7 @@ static int __init fire_init(void)
 unregister:
 	while (i--)
 		unregister_kprobe(&skipped[i]);
-	free_arguments();
+	fire_free_arguments();
 	return err;
 }
 module_init(fire_init);
@@ -366,7 +366,7 @@ static void __exit fire_exit(void)
 	remove_proc_entry("vsp_fire", NULL);
 	for (i = 0; i < ARRAY_SIZE(skipped); i++)
 		unregister_kprobe(&skipped[i]);
-	free_arguments();
+	fire_free_arguments();
 }
 module_exit(fire_exit);
 

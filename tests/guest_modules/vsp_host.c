@@ -44,7 +44,7 @@
 #define CRASH_PAGE 0x10000
 #define XFS_IOC_GOINGDOWN _IOR('X', 125, __u32)
 
-union msg {
+union host_message {
 	__u8 bytes[VSP_MSG_SIZE];
 	struct vsp_msg_hdr hdr;
 	struct vsp_msg_hello hello;
@@ -57,45 +57,45 @@ union msg {
 static int host = -1;
 static __u32 next_seq, requests, replies;
 
-static void die(const char *what)
+static void host_die(const char *what)
 {
 	fprintf(stderr, "vsp_host: %s: %s\n", what, strerror(errno));
 	exit(1);
 }
 
-static void get(__u64 handle, size_t place, void *to, size_t len)
+static void host_read_region(__u64 handle, size_t place, void *to, size_t len)
 {
 	while (len) {
 		ssize_t done = pread(host, to, len, (handle << 32) + place);
 
 		if (done <= 0)
-			die("read a region");
+			host_die("read a region");
 		to = (char *)to + done;
 		place += done;
 		len -= done;
 	}
 }
 
-static void put(__u64 handle, size_t place, const void *from, size_t len)
+static void host_write_region(__u64 handle, size_t place, const void *from, size_t len)
 {
 	while (len) {
 		ssize_t done = pwrite(host, from, len, (handle << 32) + place);
 
 		if (done <= 0)
-			die("write a region");
+			host_die("write a region");
 		from = (const char *)from + done;
 		place += done;
 		len -= done;
 	}
 }
 
-static void activate(void)
+static void host_activate(void)
 {
 	if (host >= 0)
 		close(host);
 	host = open("/dev/vsp_host", O_RDWR);
 	if (host < 0)
-		die("/dev/vsp_host");
+		host_die("/dev/vsp_host");
 	requests = 0;
 	replies = 0;
 }
@@ -104,44 +104,45 @@ static void activate(void)
 	(offsetof(struct vsp_cchan, ring) + offsetof(struct vsp_cchan_ring, field))
 
 /* One request, its reply in place of it.  Waits for 30 s. */
-static int ask(union msg *msg)
+static int host_send_request(union host_message *msg)
 {
 	__u32 prod, seq = ++next_seq;
 	int tries;
 
 	msg->hdr.seq = seq;
-	put(0, RING(to_guest, slot) + requests % VSP_CCHAN_SLOTS * VSP_MSG_SIZE, msg,
-	    sizeof(*msg));
+	host_write_region(0, RING(to_guest, slot) + requests % VSP_CCHAN_SLOTS * VSP_MSG_SIZE, msg,
+			  sizeof(*msg));
 	requests++;
-	put(0, RING(to_guest, prod), &requests, sizeof(requests));
+	host_write_region(0, RING(to_guest, prod), &requests, sizeof(requests));
 	for (tries = 0; tries < 3000; tries++) {
-		get(0, RING(to_host, prod), &prod, sizeof(prod));
+		host_read_region(0, RING(to_host, prod), &prod, sizeof(prod));
 		if (prod != replies)
 			break;
 		usleep(10000);
 	}
 	if (prod == replies) {
 		errno = ETIMEDOUT;
-		die("reply");
+		host_die("reply");
 	}
-	get(0, RING(to_host, slot) + replies % VSP_CCHAN_SLOTS * VSP_MSG_SIZE, msg, sizeof(*msg));
+	host_read_region(0, RING(to_host, slot) + replies % VSP_CCHAN_SLOTS * VSP_MSG_SIZE, msg,
+			 sizeof(*msg));
 	replies++;
-	put(0, RING(to_host, cons), &replies, sizeof(replies));
+	host_write_region(0, RING(to_host, cons), &replies, sizeof(replies));
 	if (msg->hdr.seq != seq) {
 		errno = EPROTO;
-		die("reply's seq");
+		host_die("reply's seq");
 	}
 	return msg->hdr.status;
 }
 
-static union msg request(__u32 type)
+static union host_message host_make_request(__u32 type)
 {
-	union msg msg = { .hdr = { .type = type, .version = VSP_ABI_VERSION } };
+	union host_message msg = { .hdr = { .type = type, .version = VSP_ABI_VERSION } };
 
 	return msg;
 }
 
-static __u32 crc32(const __u8 *data, size_t len)
+static __u32 host_crc32(const __u8 *data, size_t len)
 {
 	__u32 crc = ~0u;
 	int bit;
@@ -154,67 +155,67 @@ static __u32 crc32(const __u8 *data, size_t len)
 	return ~crc;
 }
 
-static void do_load(const char *name, const char *file, const char *params, int wrong)
+static void host_load(const char *name, const char *file, const char *params, int wrong)
 {
 	static __u8 image[1 << 20];
 	size_t len, plen = strlen(params);
-	union msg msg = request(VSP_MSG_MEM_ALLOC);
+	union host_message msg = host_make_request(VSP_MSG_MEM_ALLOC);
 	struct vsp_region region;
 	FILE *in = fopen(file, "r");
 
 	if (!in)
-		die(file);
+		host_die(file);
 	len = fread(image, 1, sizeof(image) - plen, in);
 	fclose(in);
 	memcpy(image + len, params, plen);
 
 	msg.mem.region.pages = (len + plen + VSP_PAGE_SIZE - 1) / VSP_PAGE_SIZE;
-	if (ask(&msg)) {
+	if (host_send_request(&msg)) {
 		printf("load %s: memory: %d\n", name, msg.hdr.status);
 		return;
 	}
 	region = msg.mem.region;
-	put(region.handle, 0, image, len + plen);
+	host_write_region(region.handle, 0, image, len + plen);
 
-	msg = request(VSP_MSG_LOAD);
+	msg = host_make_request(VSP_MSG_LOAD);
 	msg.load.region = region;
 	msg.load.image_len = len;
 	msg.load.params_len = plen;
-	msg.load.crc32 = crc32(image, len + plen) ^ wrong;
+	msg.load.crc32 = host_crc32(image, len + plen) ^ wrong;
 	snprintf(msg.load.name, sizeof(msg.load.name), "%s", name);
-	ask(&msg);
+	host_send_request(&msg);
 	printf("load %s: %d %s\n", name, msg.hdr.status, msg.result.text);
 }
 
-static void do_unload(const char *name)
+static void host_unload(const char *name)
 {
-	union msg msg = request(VSP_MSG_UNLOAD);
+	union host_message msg = host_make_request(VSP_MSG_UNLOAD);
 
 	snprintf(msg.unload.name, sizeof(msg.unload.name), "%s", name);
-	ask(&msg);
+	host_send_request(&msg);
 	printf("unload %s: %d %s\n", name, msg.hdr.status, msg.result.text);
 }
 
-static __u32 hello(union msg *msg)
+static __u32 host_hello(union host_message *msg)
 {
-	*msg = request(VSP_MSG_HELLO);
-	ask(msg);
+	*msg = host_make_request(VSP_MSG_HELLO);
+	host_send_request(msg);
 	return msg->hello.nr_cpus;
 }
 
-static struct vsp_table table(void)
+static struct vsp_table host_read_table(void)
 {
 	struct vsp_table table;
-	union msg msg;
+	union host_message msg;
 
-	hello(&msg);
-	get(msg.hello.table.handle, 0, &table, sizeof(table));
+	host_hello(&msg);
+	host_read_region(msg.hello.table.handle, 0, &table, sizeof(table));
 	return table;
 }
 
-static void print_table(void)
+static void host_print_table(void)
 {
-	struct vsp_table t = table();
+	struct vsp_table t = host_read_table();
 	int i, n = 0;
 
 	for (i = 0; i < VSP_MAX_CHANNELS; i++) {
@@ -230,16 +231,16 @@ static void print_table(void)
 }
 
 /* Of the sub-buffers that are whole, the oldest first. */
-static void print_buffer(const struct vsp_channel *c, int cpu)
+static void host_print_buffer(const struct vsp_channel *c, int cpu)
 {
 	__u64 place = (__u64)cpu * sizeof(struct vsp_index), sub, last;
 	static __u8 data[1 << 20];
 	struct vsp_index index;
 
-	get(c->index.handle, place, &index, sizeof(index));
+	host_read_region(c->index.handle, place, &index, sizeof(index));
 	if (!index.buffer.handle)
 		return;
-	get(index.buffer.handle, 0, data, (size_t)c->subbuf_size * c->n_subbufs);
+	host_read_region(index.buffer.handle, 0, data, (size_t)c->subbuf_size * c->n_subbufs);
 	last = index.pos / c->subbuf_size;
 	for (sub = last < c->n_subbufs ? 0 : last - c->n_subbufs + 1; sub <= last; sub++) {
 		__u8 *at = data + sub % c->n_subbufs * c->subbuf_size;
@@ -261,9 +262,9 @@ static void print_buffer(const struct vsp_channel *c, int cpu)
 	}
 }
 
-static void print_records(const char *name)
+static void host_print_records(const char *name)
 {
-	struct vsp_table t = table();
+	struct vsp_table t = host_read_table();
 	unsigned int i, cpu;
 
 	for (i = 0; i < VSP_MAX_CHANNELS; i++) {
@@ -272,18 +273,18 @@ static void print_records(const char *name)
 		if (c->state != VSP_CHANNEL_OPEN || strcmp(c->modname, name))
 			continue;
 		for (cpu = 0; cpu < c->nr_cpus; cpu++)
-			print_buffer(c, cpu);
+			host_print_buffer(c, cpu);
 	}
 	printf("records %s: end\n", name);
 }
 
-static void do_crash(const char *name)
+static void host_crash(const char *name)
 {
 	pid_t pid = fork();
 	char *page;
 
 	if (pid < 0)
-		die("fork");
+		host_die("fork");
 	if (!pid) {
 		prctl(PR_SET_NAME, name);
 		page = mmap((void *)CRASH_PAGE, 4096, PROT_NONE,
@@ -295,14 +296,14 @@ static void do_crash(const char *name)
 	printf("crash %s: %d\n", name, pid);
 }
 
-static void do_hwpoison(const char *name)
+static void host_hwpoison(const char *name)
 {
 	pid_t pid = fork();
 	char *page;
 	int status;
 
 	if (pid < 0)
-		die("fork");
+		host_die("fork");
 	if (!pid) {
 		prctl(PR_SET_NAME, name);
 		page = mmap(NULL, 4096, PROT_READ | PROT_WRITE, MAP_PRIVATE | MAP_ANONYMOUS, -1, 0);
@@ -317,47 +318,47 @@ static void do_hwpoison(const char *name)
 	       WIFSIGNALED(status) ? strsignal(WTERMSIG(status)) : strerror(WEXITSTATUS(status)));
 }
 
-static void do_goingdown(const char *mount)
+static void host_goingdown(const char *mount)
 {
 	__u32 how = 2;	/* XFS_FSOP_GOING_FLAGS_NOLOGFLUSH */
 	int fd = open(mount, O_RDONLY);
 	int err;
 
 	if (fd < 0)
-		die(mount);
+		host_die(mount);
 	err = ioctl(fd, XFS_IOC_GOINGDOWN, &how);
 	printf("goingdown %s: %d\n", mount, err ? -errno : 0);
 	close(fd);
 }
 
-static void *end_process(void *unused)
+static void *host_end_process(void *unused)
 {
 	(void)unused;
 	usleep(100000);
 	_exit(7);	/* of the process; exit() would wind back our script */
 }
 
-static void do_outlive(const char *name)
+static void host_outlive(const char *name)
 {
 	pid_t pid = fork();
 	pthread_t thread;
 
 	if (pid < 0)
-		die("fork");
+		host_die("fork");
 	if (!pid) {
 		prctl(PR_SET_NAME, name);
-		if (pthread_create(&thread, NULL, end_process, NULL))
-			die("thread");
+		if (pthread_create(&thread, NULL, host_end_process, NULL))
+			host_die("thread");
 		syscall(SYS_exit, 3);
 	}
 	waitpid(pid, NULL, 0);
 	printf("outlive %s: %d\n", name, pid);
 }
 
-static void command(char *line)
+static void host_run_command(char *line)
 {
 	char *word[4] = { "", "", "", "" }, *rest = line;
-	union msg msg;
+	union host_message msg;
 	int i;
 
 	if (!strncmp(line, "sh ", 3)) {
@@ -368,37 +369,37 @@ static void command(char *line)
 		word[i] = i < 3 ? strsep(&rest, " ") : rest;
 
 	if (!strcmp(word[0], "hello")) {
-		hello(&msg);
+		host_hello(&msg);
 		printf("hello: %d %s | %s | %u CPUs\n", msg.hdr.status, msg.hello.release,
 		       msg.hello.vermagic, msg.hello.nr_cpus);
 	} else if (!strcmp(word[0], "load")) {
-		do_load(word[1], word[2], word[3], 0);
+		host_load(word[1], word[2], word[3], 0);
 	} else if (!strcmp(word[0], "corrupt")) {
-		do_load(word[1], word[2], "", 1);
+		host_load(word[1], word[2], "", 1);
 	} else if (!strcmp(word[0], "unload")) {
-		do_unload(word[1]);
+		host_unload(word[1]);
 	} else if (!strcmp(word[0], "request")) {
-		msg = request(strtoul(word[1], NULL, 0));
+		msg = host_make_request(strtoul(word[1], NULL, 0));
 		msg.hdr.version = strtoul(word[2], NULL, 0);
-		ask(&msg);
+		host_send_request(&msg);
 		printf("request %s: %d\n", word[1], msg.hdr.status);
 	} else if (!strcmp(word[0], "table")) {
-		print_table();
+		host_print_table();
 	} else if (!strcmp(word[0], "records")) {
-		print_records(word[1]);
+		host_print_records(word[1]);
 	} else if (!strcmp(word[0], "crash")) {
-		do_crash(word[1]);
+		host_crash(word[1]);
 	} else if (!strcmp(word[0], "outlive")) {
-		do_outlive(word[1]);
+		host_outlive(word[1]);
 	} else if (!strcmp(word[0], "hwpoison")) {
-		do_hwpoison(word[1]);
+		host_hwpoison(word[1]);
 	} else if (!strcmp(word[0], "goingdown")) {
-		do_goingdown(word[1]);
+		host_goingdown(word[1]);
 	} else if (!strcmp(word[0], "poke")) {
-		put(0, RING(to_host, cons), &replies, sizeof(replies));
+		host_write_region(0, RING(to_host, cons), &replies, sizeof(replies));
 		printf("poke: 0\n");
 	} else if (!strcmp(word[0], "reopen")) {
-		activate();
+		host_activate();
 		printf("reopen: 0\n");
 	} else {
 		printf("what? %s\n", line);
@@ -406,17 +407,17 @@ static void command(char *line)
 }
 
 /* Takes its CPU for itself, before all normal threads. */
-static void hog(void)
+static void host_hog(void)
 {
 	struct sched_param param = { .sched_priority = 50 };
 
 	if (sched_setscheduler(0, SCHED_FIFO, &param))
-		die("SCHED_FIFO");
+		host_die("SCHED_FIFO");
 	for (;;)
 		;
 }
 
-static void *start_worker(void *name)
+static void *host_start_worker(void *name)
 {
 	pid_t pid;
 
@@ -430,13 +431,13 @@ static void *start_worker(void *name)
 	return NULL;
 }
 
-static int worker(char *name)
+static int host_worker(char *name)
 {
 	pthread_t thread;
 
 	prctl(PR_SET_NAME, name);
-	if (pthread_create(&thread, NULL, start_worker, name))
-		die("thread");
+	if (pthread_create(&thread, NULL, host_start_worker, name))
+		host_die("thread");
 	pthread_join(thread, NULL);
 	return 0;
 }
@@ -446,20 +447,20 @@ int main(int argc, char **argv)
 	char line[2048];
 
 	if (argc == 3 && !strcmp(argv[1], "worker"))
-		return worker(argv[2]);
+		return host_worker(argv[2]);
 	if (argc == 3 && !strcmp(argv[1], "alarm")) {
 		prctl(PR_SET_NAME, argv[2]);
 		alarm(1);
 		pause();
 	}
 	if (argc == 2 && !strcmp(argv[1], "hog"))
-		hog();
+		host_hog();
 	setvbuf(stdout, NULL, _IOLBF, 0);
-	activate();
+	host_activate();
 	while (fgets(line, sizeof(line), stdin)) {
 		line[strcspn(line, "\n")] = '\0';
 		if (line[0])
-			command(line);
+			host_run_command(line);
 	}
 	return 0;
 }

@@ -21,17 +21,17 @@
 
 #include "vesper_transport.h"
 
-#define MAX_SHARES	512
+#define MAX_REGIONS	512
 #define NOTIFIED	0x40000000U
 
-struct share {
+struct loopback_region {
 	unsigned int n;
 	bool writable;
 	struct page *pages[];
 };
 
-static struct share *shares[MAX_SHARES];	/* handle - 1 */
-static DEFINE_MUTEX(shares_lock);	/* them */
+static struct loopback_region *regions[MAX_REGIONS];	/* handle - 1 */
+static DEFINE_MUTEX(regions_lock);	/* them */
 static struct page *cchan_page;
 static atomic64_t notified;
 
@@ -45,44 +45,44 @@ module_param(useless, uint, 0444);
 static int loopback_share(struct vsp_transport *transport, struct page *const *pages,
 			  unsigned int n, bool writable, u64 *handle)
 {
-	struct share *share;
+	struct loopback_region *region;
 	unsigned int i;
 
 	if (refuse_nth && !--refuse_nth)
 		return -ENOSPC;
-	share = kvzalloc(struct_size(share, pages, n), GFP_KERNEL);
-	if (!share)
+	region = kvzalloc(struct_size(region, pages, n), GFP_KERNEL);
+	if (!region)
 		return -ENOMEM;
-	share->n = n;
-	share->writable = writable;
+	region->n = n;
+	region->writable = writable;
 	for (i = 0; i < n; i++) {
 		get_page(pages[i]);
-		share->pages[i] = pages[i];
+		region->pages[i] = pages[i];
 	}
 
-	mutex_lock(&shares_lock);
-	for (i = 0; i < MAX_SHARES && shares[i]; i++)
+	mutex_lock(&regions_lock);
+	for (i = 0; i < MAX_REGIONS && regions[i]; i++)
 		;
-	if (i < MAX_SHARES) {
-		shares[i] = share;
+	if (i < MAX_REGIONS) {
+		regions[i] = region;
 		*handle = i + 1;
 	}
-	mutex_unlock(&shares_lock);
-	return i < MAX_SHARES ? 0 : -ENOSPC;
+	mutex_unlock(&regions_lock);
+	return i < MAX_REGIONS ? 0 : -ENOSPC;
 }
 
 static void loopback_unshare(struct vsp_transport *transport, u64 handle)
 {
-	struct share *share;
+	struct loopback_region *region;
 	unsigned int i;
 
-	mutex_lock(&shares_lock);
-	share = shares[handle - 1];
-	shares[handle - 1] = NULL;
-	mutex_unlock(&shares_lock);
-	for (i = 0; i < share->n; i++)
-		put_page(share->pages[i]);
-	kvfree(share);
+	mutex_lock(&regions_lock);
+	region = regions[handle - 1];
+	regions[handle - 1] = NULL;
+	mutex_unlock(&regions_lock);
+	for (i = 0; i < region->n; i++)
+		put_page(region->pages[i]);
+	kvfree(region);
 }
 
 static void loopback_notify(struct vsp_transport *transport)
@@ -107,18 +107,18 @@ static const struct vsp_transport_ops loopback_ops = {
 
 static struct vsp_transport transport = { .ops = &loopback_ops };
 
-/* The page behind an offset, or NULL.  Under shares_lock. */
-static struct page *find_page(loff_t offset, bool write)
+/* The page behind an offset, or NULL.  Under regions_lock. */
+static struct page *loopback_find_page(loff_t offset, bool write)
 {
 	u32 handle = offset >> 32, page = (u32)offset >> PAGE_SHIFT;
-	struct share *share;
+	struct loopback_region *region;
 
 	if (!handle)
 		return page ? NULL : cchan_page;
-	share = handle <= MAX_SHARES ? shares[handle - 1] : NULL;
-	if (!share || page >= share->n || (write && !share->writable))
+	region = handle <= MAX_REGIONS ? regions[handle - 1] : NULL;
+	if (!region || page >= region->n || (write && !region->writable))
 		return NULL;
-	return share->pages[page];
+	return region->pages[page];
 }
 
 static ssize_t loopback_read(struct file *file, char __user *buf, size_t len, loff_t *offset)
@@ -131,14 +131,14 @@ static ssize_t loopback_read(struct file *file, char __user *buf, size_t len, lo
 		len = min(len, sizeof(count));
 		return copy_to_user(buf, &count, len) ? -EFAULT : len;
 	}
-	mutex_lock(&shares_lock);
-	page = find_page(*offset, false);
+	mutex_lock(&regions_lock);
+	page = loopback_find_page(*offset, false);
 	done = min_t(size_t, len, PAGE_SIZE - offset_in_page(*offset));
 	if (!page)
 		done = -EINVAL;
 	else if (copy_to_user(buf, page_address(page) + offset_in_page(*offset), done))
 		done = -EFAULT;
-	mutex_unlock(&shares_lock);
+	mutex_unlock(&regions_lock);
 	if (done > 0)
 		*offset += done;
 	return done;
@@ -151,14 +151,14 @@ static ssize_t loopback_write(struct file *file, const char __user *buf, size_t 
 	struct page *page;
 	ssize_t done;
 
-	mutex_lock(&shares_lock);
-	page = find_page(*offset, true);
+	mutex_lock(&regions_lock);
+	page = loopback_find_page(*offset, true);
 	done = min_t(size_t, len, PAGE_SIZE - offset_in_page(*offset));
 	if (!page)
 		done = -EINVAL;
 	else if (copy_from_user(page_address(page) + offset_in_page(*offset), buf, done))
 		done = -EFAULT;
-	mutex_unlock(&shares_lock);
+	mutex_unlock(&regions_lock);
 	if (done > 0)
 		*offset += done;
 	if (is_cchan)
@@ -212,8 +212,8 @@ static void __exit loopback_exit(void)
 	unsigned int i;
 
 	misc_deregister(&loopback_device);
-	for (i = 0; i < MAX_SHARES; i++)
-		WARN(shares[i], "the core has left region %u shared\n", i + 1);
+	for (i = 0; i < MAX_REGIONS; i++)
+		WARN(regions[i], "the core has left region %u shared\n", i + 1);
 	__free_page(cchan_page);
 }
 module_exit(loopback_exit);

@@ -16,7 +16,7 @@ module_param(leave, bool, 0444);
 static struct rchan *left;
 static int failures;
 
-static void expect(const char *what, int got, int wanted)
+static void misuse_expect(const char *what, int got, int wanted)
 {
 	if (got == wanted)
 		return;
@@ -24,69 +24,71 @@ static void expect(const char *what, int got, int wanted)
 	failures++;
 }
 
-static struct rchan *open(size_t size, size_t n)
+static struct rchan *misuse_open_channel(size_t size, size_t n)
 {
 	return relay_open(NULL, NULL, size, n, &vsp_relay_callbacks, NULL);
 }
 
-static struct dentry *create_global(const char *filename, struct dentry *parent,
-				    umode_t mode, struct rchan_buf *buf, int *is_global)
+static struct dentry *misuse_create_global(const char *filename, struct dentry *parent,
+					   umode_t mode, struct rchan_buf *buf, int *is_global)
 {
 	*is_global = 1;
 	return (struct dentry *)buf;
 }
 
-static int remove_global(struct dentry *dentry)
+static int misuse_remove_global(struct dentry *dentry)
 {
 	return 0;
 }
 
 static VSP_RELAY_CONST struct rchan_callbacks global_callbacks = {
-	.create_buf_file = create_global,
-	.remove_buf_file = remove_global,
+	.create_buf_file = misuse_create_global,
+	.remove_buf_file = misuse_remove_global,
 };
 
-static void start_and_close(const char *what, struct rchan *chan, int wanted)
+static void misuse_start_and_close(const char *what, struct rchan *chan, int wanted)
 {
 	if (!chan) {
-		expect(what, -ENOMEM, wanted);
+		misuse_expect(what, -ENOMEM, wanted);
 		return;
 	}
-	expect(what, vsp_relay_export_start(chan, "vsp_misuse"), wanted);
+	misuse_expect(what, vsp_relay_export_start(chan, "vsp_misuse"), wanted);
 	relay_close(chan);
 }
 
-static void bad_arguments(struct rchan *chan)
+static void misuse_pass_bad_arguments(struct rchan *chan)
 {
 	char name[VSP_NAME_LEN + 1];
 
-	expect("no channel", vsp_relay_export_start(NULL, "vsp_misuse"), -EINVAL);
-	expect("an error for a channel",
-	       vsp_relay_export_start(ERR_PTR(-ENOMEM), "vsp_misuse"), -EINVAL);
-	expect("no name", vsp_relay_export_start(chan, NULL), -EINVAL);
-	expect("empty name", vsp_relay_export_start(chan, ""), -EINVAL);
+	misuse_expect("no channel", vsp_relay_export_start(NULL, "vsp_misuse"), -EINVAL);
+	misuse_expect("an error for a channel",
+		      vsp_relay_export_start(ERR_PTR(-ENOMEM), "vsp_misuse"), -EINVAL);
+	misuse_expect("no name", vsp_relay_export_start(chan, NULL), -EINVAL);
+	misuse_expect("empty name", vsp_relay_export_start(chan, ""), -EINVAL);
 	memset(name, 'x', VSP_NAME_LEN);
 	name[VSP_NAME_LEN] = '\0';
-	expect("long name", vsp_relay_export_start(chan, name), -EINVAL);
+	misuse_expect("long name", vsp_relay_export_start(chan, name), -EINVAL);
 
-	start_and_close("9 sub-buffers", open(4096, VSP_MAX_SUBBUFS + 1), -EINVAL);
-	start_and_close("odd size", open(4097, 2), -EINVAL);
-	start_and_close("large buffer", open(1024 * 1024, 4), -E2BIG);
-	start_and_close("global channel",
-			relay_open(NULL, NULL, 4096, 2, &global_callbacks, NULL), -EINVAL);
-	expect("channel with a file",
-	       !relay_open("vsp_misuse", NULL, 4096, 2, &vsp_relay_callbacks, NULL), true);
+	misuse_start_and_close("9 sub-buffers",
+			       misuse_open_channel(4096, VSP_MAX_SUBBUFS + 1), -EINVAL);
+	misuse_start_and_close("odd size", misuse_open_channel(4097, 2), -EINVAL);
+	misuse_start_and_close("large buffer", misuse_open_channel(1024 * 1024, 4), -E2BIG);
+	misuse_start_and_close("global channel",
+			       relay_open(NULL, NULL, 4096, 2, &global_callbacks, NULL), -EINVAL);
+	misuse_expect("channel with a file",
+		      !relay_open("vsp_misuse", NULL, 4096, 2, &vsp_relay_callbacks, NULL), true);
 }
 
-static void twice(struct rchan *chan)
+static void misuse_export_twice(struct rchan *chan)
 {
-	struct rchan *other = open(4096, 2);
+	struct rchan *other = misuse_open_channel(4096, 2);
 
-	expect("first start", vsp_relay_export_start(chan, "vsp_misuse"), 0);
-	expect("second start", vsp_relay_export_start(chan, "vsp_misuse"), -EEXIST);
-	expect("the channel again", vsp_relay_export_start(chan, "vsp_misuse_2"), -EEXIST);
+	misuse_expect("first start", vsp_relay_export_start(chan, "vsp_misuse"), 0);
+	misuse_expect("second start", vsp_relay_export_start(chan, "vsp_misuse"), -EEXIST);
+	misuse_expect("the channel again", vsp_relay_export_start(chan, "vsp_misuse_2"), -EEXIST);
 	if (other) {
-		expect("the name again", vsp_relay_export_start(other, "vsp_misuse"), -EEXIST);
+		misuse_expect("the name again", vsp_relay_export_start(other, "vsp_misuse"),
+			      -EEXIST);
 		relay_close(other);
 	}
 	vsp_relay_export_end("vsp_misuse");
@@ -95,21 +97,21 @@ static void twice(struct rchan *chan)
 	vsp_relay_export_end(NULL);
 }
 
-static void too_many(void)
+static void misuse_export_too_many(void)
 {
 	struct rchan *chan[VSP_MAX_CHANNELS + 1] = { };
 	char name[VSP_NAME_LEN];
 	int i, started = 0, last = 0;
 
 	for (i = 0; i < ARRAY_SIZE(chan); i++) {
-		chan[i] = open(4096, 2);
+		chan[i] = misuse_open_channel(4096, 2);
 		snprintf(name, sizeof(name), "vsp_misuse_%d", i);
 		last = vsp_relay_export_start(chan[i], name);
 		if (last)
 			break;
 		started++;
 	}
-	expect("one channel more than there is room for", last, -ENOSPC);
+	misuse_expect("one channel more than there is room for", last, -ENOSPC);
 	for (i = 0; i < started; i++) {
 		snprintf(name, sizeof(name), "vsp_misuse_%d", i);
 		vsp_relay_export_end(name);
@@ -121,7 +123,7 @@ static void too_many(void)
 }
 
 /* Nothing of this may reach anybody's buffer, or crash. */
-static void bad_records(struct rchan *chan)
+static void misuse_write_bad_records(struct rchan *chan)
 {
 	struct vsp_record rec = { .len = sizeof(rec) };
 	struct rchan_buf *buf;
@@ -133,10 +135,10 @@ static void bad_records(struct rchan *chan)
 	buf = *per_cpu_ptr(chan->buf, cpu);
 	vsp_update_host_index(buf);	/* not exported */
 	vsp_record_write(chan, &rec);
-	expect("record into a channel that is not exported", buf->offset, 0);
+	misuse_expect("record into a channel that is not exported", buf->offset, 0);
 	put_cpu();
 
-	expect("start", vsp_relay_export_start(chan, "vsp_misuse"), 0);
+	misuse_expect("start", vsp_relay_export_start(chan, "vsp_misuse"), 0);
 	cpu = get_cpu();
 	buf = *per_cpu_ptr(chan->buf, cpu);
 	rec.len = sizeof(rec) - 8;
@@ -145,25 +147,25 @@ static void bad_records(struct rchan *chan)
 	vsp_record_write(chan, &rec);
 	rec.len = chan->subbuf_size + 8;
 	vsp_record_write(chan, &rec);
-	expect("records of wrong lengths", buf->offset, 0);
+	misuse_expect("records of wrong lengths", buf->offset, 0);
 	rec.len = sizeof(rec);
 	vsp_record_write(chan, &rec);
-	expect("a right record", buf->offset, sizeof(rec));
-	expect("seq after three that were refused", rec.seq, 3);
+	misuse_expect("a right record", buf->offset, sizeof(rec));
+	misuse_expect("seq after three that were refused", rec.seq, 3);
 	put_cpu();
 	vsp_relay_export_end("vsp_misuse");
 }
 
 static int __init misuse_init(void)
 {
-	struct rchan *chan = open(4096, 2);
+	struct rchan *chan = misuse_open_channel(4096, 2);
 
 	if (!chan)
 		return -ENOMEM;
-	bad_arguments(chan);
-	bad_records(chan);
-	twice(chan);
-	too_many();
+	misuse_pass_bad_arguments(chan);
+	misuse_write_bad_records(chan);
+	misuse_export_twice(chan);
+	misuse_export_too_many();
 	if (leave && !failures) {
 		left = chan;
 		return vsp_relay_export_start(chan, KBUILD_MODNAME);

@@ -21,55 +21,55 @@
 #define DEBUG_PORT	0xe9
 #define POLL		(HZ / 50)
 
-struct share {
+struct ram_region {
 	struct list_head list;
 	struct vsp_xen_dir *dir;
 	struct page *pages[];
 };
 
-static LIST_HEAD(shares);	/* the core holds its lock */
+static LIST_HEAD(regions);	/* the core holds its lock */
 static struct page *cchan_page;
 
 static int ram_share(struct vsp_transport *transport, struct page *const *pages,
 		     unsigned int n, bool writable, u64 *handle)
 {
-	struct share *share;
+	struct ram_region *region;
 	unsigned int i;
 
 	if (n > VSP_MAX_REGION_PAGES)
 		return -E2BIG;
-	share = kvzalloc(struct_size(share, pages, n), GFP_KERNEL);
-	if (!share)
+	region = kvzalloc(struct_size(region, pages, n), GFP_KERNEL);
+	if (!region)
 		return -ENOMEM;
-	share->dir = (struct vsp_xen_dir *)get_zeroed_page(GFP_KERNEL);
-	if (!share->dir) {
-		kvfree(share);
+	region->dir = (struct vsp_xen_dir *)get_zeroed_page(GFP_KERNEL);
+	if (!region->dir) {
+		kvfree(region);
 		return -ENOMEM;
 	}
-	share->dir->pages = n;
+	region->dir->pages = n;
 	for (i = 0; i < n; i++) {
 		get_page(pages[i]);
-		share->pages[i] = pages[i];
-		share->dir->ref[i] = page_to_pfn(pages[i]);
+		region->pages[i] = pages[i];
+		region->dir->ref[i] = page_to_pfn(pages[i]);
 	}
-	list_add(&share->list, &shares);
-	*handle = page_to_pfn(virt_to_page(share->dir));
+	list_add(&region->list, &regions);
+	*handle = page_to_pfn(virt_to_page(region->dir));
 	return 0;
 }
 
 static void ram_unshare(struct vsp_transport *transport, u64 handle)
 {
-	struct share *share;
+	struct ram_region *region;
 	unsigned int i;
 
-	list_for_each_entry(share, &shares, list) {
-		if (page_to_pfn(virt_to_page(share->dir)) != handle)
+	list_for_each_entry(region, &regions, list) {
+		if (page_to_pfn(virt_to_page(region->dir)) != handle)
 			continue;
-		list_del(&share->list);
-		for (i = 0; i < share->dir->pages; i++)
-			put_page(share->pages[i]);
-		free_page((unsigned long)share->dir);
-		kvfree(share);
+		list_del(&region->list);
+		for (i = 0; i < region->dir->pages; i++)
+			put_page(region->pages[i]);
+		free_page((unsigned long)region->dir);
+		kvfree(region);
 		return;
 	}
 }
@@ -87,10 +87,10 @@ static const struct vsp_transport_ops ram_ops = {
 
 static struct vsp_transport transport = { .ops = &ram_ops };
 
-static void poll_cchan(struct work_struct *work);
-static DECLARE_DELAYED_WORK(poll_work, poll_cchan);
+static void ram_poll_cchan(struct work_struct *work);
+static DECLARE_DELAYED_WORK(poll_work, ram_poll_cchan);
 
-static void poll_cchan(struct work_struct *work)
+static void ram_poll_cchan(struct work_struct *work)
 {
 	vsp_cchan_kick();
 	schedule_delayed_work(&poll_work, POLL);

@@ -30,7 +30,7 @@ static noinline void wedge_oops(void)
 	*nowhere = 1;
 }
 
-static enum hrtimer_restart deadlock(struct hrtimer *unused)
+static enum hrtimer_restart wedge_deadlock(struct hrtimer *unused)
 {
 	raw_spin_lock(&the_lock);
 	return HRTIMER_NORESTART;
@@ -40,7 +40,7 @@ static void wedge_timer(void)
 {
 	/* Held for ever, by nobody. */
 	raw_spin_lock(&the_lock);
-	hrtimer_setup(&timer, deadlock, CLOCK_MONOTONIC, HRTIMER_MODE_REL_PINNED_HARD);
+	hrtimer_setup(&timer, wedge_deadlock, CLOCK_MONOTONIC, HRTIMER_MODE_REL_PINNED_HARD);
 	hrtimer_start(&timer, 0, HRTIMER_MODE_REL_PINNED_HARD);
 	preempt_enable();	/* raw_spin_lock()'s */
 }

@@ -13,9 +13,10 @@ import pytest
 
 from tests.kernel.support.features import CGROUP
 from tests.kernel.support.ivshmem import SLOW, KvmMachine, Watch, kvm_machine, watch
+from tests.kernel.support.loopback_guest import TestGuest
 from tests.unit.support.standins import until
-from vesper_monitor.guest.relay.decode import Event
-from vesper_monitor.rules.belief import NO_LOGIN_UID
+from vesper_monitor.guest.event import Event
+from vesper_monitor.guest.process_origin import NO_LOGIN_UID
 from vesper_monitor.rules.fields import is_ordered
 from vesper_monitor.rules.rule_set import RuleSet, Scope, judge_by_defaults
 
@@ -200,7 +201,7 @@ async def a_timer_has_no_sender(guest: KvmMachine, seen: Watch) -> None:
     assert event.fields["sender_comm"] == ""
 
 
-def test_who_is_the_service(test_guest: Any, tmp_path: Path) -> None:
+def test_who_is_the_service(test_guest: TestGuest, tmp_path: Path) -> None:
     async def body(guest: KvmMachine) -> None:
         async with watch(guest) as seen:
             for line in PREPARE:

@@ -10,10 +10,11 @@ from __future__ import annotations
 
 import os
 import time
+from functools import partial
 from pathlib import Path
-from typing import Any
 
 from tests.kernel.support.hostile import MOST_LINES, MOST_MEMORY, last_counts
+from tests.kernel.support.loopback_guest import TestGuest
 from tests.kernel.support.machine import Machine
 from tests.kernel.support.neighbours import Heard, Vesperd, guests, until, words
 
@@ -47,13 +48,13 @@ def attack(vesperd: Vesperd, guest: Machine, seed: int) -> tuple[int, int, int]:
     return last_counts(guest.console)
 
 
-def test_hostile_guest(test_guest: Any, tmp_path: Path) -> None:
+def test_a_hostile_guest_disturbs_no_other(test_guest: TestGuest, tmp_path: Path) -> None:
     names = ("healthy", "hostile")
     with guests(test_guest.kernel, test_guest.files, tmp_path, *names) as (vesperd, machines):
         heard = Heard()
         for name in names:
             vesperd.start(name)
-            until(lambda name=name: vesperd.collects(name), f"the probes of {name}")
+            until(partial(vesperd.collects, name), f"the probes of {name}")
         heard.listen(vesperd, "healthy")
         machines["healthy"].tell(SIGNALS)
         machines["hostile"].tell("insmod /vsp_hostile.ko")

@@ -8,7 +8,6 @@ import ctypes
 import os
 import random
 from pathlib import Path
-from typing import Any
 
 from kvm_transport.ivshmem_client import IvshmemClient
 from tests.kernel.support.features import (
@@ -21,6 +20,7 @@ from tests.kernel.support.features import (
     unimpaired,
 )
 from tests.kernel.support.ivshmem import PROBES, SLOW, KvmMachine, Watch, kvm_machine, watch
+from tests.kernel.support.loopback_guest import TestGuest
 from tests.kernel.support.machine import takes_new_cpus
 from tests.unit.support.standins import until
 from vesper_monitor.guest import abi
@@ -78,7 +78,7 @@ def plain_device(directory: Path) -> list[str]:
     ]  # fmt: skip
 
 
-def test_probes(test_guest: Any, tmp_path: Path) -> None:
+def test_probes_record_over_ivshmem(test_guest: TestGuest, tmp_path: Path) -> None:
     """One guest, from the first load to the unloading of the modules."""
 
     async def body(guest: KvmMachine) -> None:
@@ -122,7 +122,7 @@ def test_probes(test_guest: Any, tmp_path: Path) -> None:
         asyncio.run(body(guest))
 
 
-def test_the_device_goes_and_comes(test_guest: Any, tmp_path: Path) -> None:
+def test_the_device_goes_and_comes(test_guest: TestGuest, tmp_path: Path) -> None:
     """Unplugged and plugged in, suspended and resumed; last words; with probes loaded."""
 
     async def body(guest: KvmMachine) -> None:

@@ -12,14 +12,18 @@ from typing import Any
 
 import pytest
 
+import bench.watched
 from bench.liveness import BENIGN_LOADS
+from lab.session_listener import EventListener
+from tests.kernel.support.loopback_guest import TestGuest
 from tests.kernel.support.machine import Machine, MachineTransport, machine
 from tests.unit.support.standins import until
 from vesper_monitor.guest.control.images import ImageStore
+from vesper_monitor.guest.event import Event
 from vesper_monitor.guest.health.hang_detector import LifeState
 from vesper_monitor.guest.health.heartbeat import HeartbeatReader, find_life
-from vesper_monitor.guest.relay.decode import Event
-from vesper_monitor.guest.session import Session, SessionState
+from vesper_monitor.guest.session import Session
+from vesper_monitor.guest.session_state import SessionState
 
 Boot = Callable[..., Any]
 
@@ -28,7 +32,7 @@ TIMEOUT = 5.0
 SLOW = 30.0
 
 
-class Watched:
+class Watched(bench.watched.WatchedGuest):
     def __init__(self, guest: Machine) -> None:
         self.events: list[Event] = []
         self.guest = guest
@@ -37,17 +41,18 @@ class Watched:
             self.transport,
             self.transport.domain,
             ImageStore(Path("/nonexistent")),
-            lambda _, found: self.events.extend(found),
-            lambda _: None,
-            hang_timeout=lambda: TIMEOUT,
+            EventListener(self.events.extend, hang_timeout_s=TIMEOUT),
         )
+
+    def life_state(self) -> LifeState:
+        return self.session.heartbeat.state
 
     @property
     def hangs(self) -> list[dict[str, Any]]:
         return [event.fields for event in self.events if event.event == "hang"]
 
     def signs(self) -> list[tuple[int, int]]:
-        guest = self.session._guest
+        guest = self.session.guest
         assert guest is not None
         reader = HeartbeatReader(guest.link, guest.hello.life, guest.hello.nr_cpus)
         try:
@@ -86,7 +91,9 @@ HOG = "echo {} >/proc/sys/kernel/sched_rt_runtime_us; vsp_host hog &"
     ],
     ids=["interrupts off", "deadlock in a timer", "preemption off", "real-time task"],
 )
-def test_hang(test_guest: Any, tmp_path: Path, cpus: int, command: str, depth: str) -> None:
+def test_a_hang_is_found(
+    test_guest: TestGuest, tmp_path: Path, cpus: int, command: str, depth: str
+) -> None:
     async def body(guest: Machine) -> None:
         async with watched(guest) as told:
             guest.tell(command)
@@ -135,7 +142,7 @@ def test_heartbeats_from_activation_to_deactivation(run: Boot) -> None:
         assert result.line(f"threads {when}:") == threads
 
 
-def test_hang_while_no_vesperd_is_there(test_guest: Any, tmp_path: Path) -> None:
+def test_a_hang_while_no_vesperd_is_there_is_found(test_guest: TestGuest, tmp_path: Path) -> None:
     """The heartbeats go on without one; the next finds the hang, though nobody answers HELLO."""
 
     async def hang_alone(guest: Machine) -> None:
@@ -172,7 +179,7 @@ def test_hang_while_no_vesperd_is_there(test_guest: Any, tmp_path: Path) -> None
         asyncio.run(body(guest))
 
 
-def test_no_hang(test_guest: Any, tmp_path: Path) -> None:
+def test_what_only_looks_like_a_hang_is_none(test_guest: TestGuest, tmp_path: Path) -> None:
     """One guest after the other way to be silent, or slow, without being ill."""
 
     async def body(guest: Machine) -> None:
@@ -186,9 +193,9 @@ def test_no_hang(test_guest: Any, tmp_path: Path) -> None:
 
             guest.qmp("stop")
             await asyncio.sleep(2 * TIMEOUT)
-            assert told.session._life.state is LifeState.DOUBTED
+            assert told.life_state() is LifeState.DOUBTED
             guest.qmp("cont")
-            await until(lambda: told.session._life.state is LifeState.ALIVE, "alive", SLOW)
+            await until(lambda: told.life_state() is LifeState.ALIVE, "alive", SLOW)
 
             # The host gives it no CPU, then a tenth.
             told.transport.stopped = True
@@ -201,12 +208,12 @@ def test_no_hang(test_guest: Any, tmp_path: Path) -> None:
                 await asyncio.sleep(0.9)
             guest.process.send_signal(signal.SIGCONT)
             told.transport.stopped = False
-            await until(lambda: told.session._life.state is LifeState.ALIVE, "alive", SLOW)
+            await until(lambda: told.life_state() is LifeState.ALIVE, "alive", SLOW)
 
             # Saved and restored; one of ten who want the same host CPU.
             for kind in ("save, restore", "10-fold overcommit"):
                 await BENIGN_LOADS[kind](told)
-                await until(lambda: told.session._life.state is LifeState.ALIVE, "alive", SLOW)
+                await until(lambda: told.life_state() is LifeState.ALIVE, "alive", SLOW)
 
             # It is busy: many processes, and a real-time task that leaves 5 %.
             guest.tell("for i in 1 2 3 4 5 6 7 8; do while :; do :; done & done")
@@ -223,7 +230,7 @@ def test_no_hang(test_guest: Any, tmp_path: Path) -> None:
             guest.tell("echo 1 >/sys/devices/system/cpu/cpu1/online")
             await until(lambda: len(told.signs()) == 2, "CPU 1 online", SLOW)
             await asyncio.sleep(TIMEOUT)
-            assert told.session._life.state is LifeState.ALIVE
+            assert told.life_state() is LifeState.ALIVE
             assert told.events == []
 
     with machine(test_guest.kernel, test_guest.files, tmp_path) as guest:

@@ -11,15 +11,15 @@ import os
 import re
 from collections import Counter
 from pathlib import Path
-from typing import Any
 
 import pytest
 
 from tests.kernel.support.features import CGROUP, CPU1, KILLED, said, unimpaired
 from tests.kernel.support.ivshmem import PROBES, SLOW, KvmMachine, Watch, kvm_machine, watch
+from tests.kernel.support.loopback_guest import TestGuest
 from tests.unit.support.standins import until
-from vesper_monitor.guest.control.commands import SessionError
-from vesper_monitor.guest.relay.decode import Event
+from vesper_monitor.guest.errors import SessionError
+from vesper_monitor.guest.event import Event
 from vesper_monitor.guest.session_state import ProbeState, SessionState
 
 #: s
@@ -167,7 +167,7 @@ async def core_goes(guest: KvmMachine, seen: Watch) -> None:
     assert "\ngone\n" in guest.machine.console
 
 
-def test_signals(test_guest: Any, tmp_path: Path) -> None:
+def test_a_storm_of_signals_is_counted(test_guest: TestGuest, tmp_path: Path) -> None:
     async def body(guest: KvmMachine) -> None:
         async with watch(guest) as seen:
             guest.machine.tell(KEEP)
@@ -193,7 +193,7 @@ async def oom_storm(guest: KvmMachine, seen: Watch) -> None:
 
     def told() -> int:
         lost = sum(e.fields["count"] for e in seen.of("lost") if e.probe == "out_of_memory")
-        return len(seen.of("out_of_memory", comm="tail", constraint="cgroup")) + lost
+        return len(seen.of("out_of_memory", comm="tail", constraint="cgroup")) + int(lost)
 
     await seen.see(lambda: told() >= int(killed), "the last OOM kill")
     assert told() == int(killed)
@@ -228,7 +228,7 @@ async def no_memory(guest: KvmMachine, seen: Watch) -> None:
     print(f"a load with no memory left: refused, and done once there was, {rounds} times")
 
 
-def test_memory(test_guest: Any, tmp_path: Path) -> None:
+def test_a_storm_of_oom_kills_is_counted(test_guest: TestGuest, tmp_path: Path) -> None:
     async def body(guest: KvmMachine) -> None:
         async with watch(guest) as seen:
             guest.machine.tell(CGROUP)

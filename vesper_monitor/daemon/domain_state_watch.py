@@ -8,7 +8,7 @@ import time
 from collections.abc import Awaitable, Callable
 
 from vesper_monitor.faults import domain_events as domains
-from vesper_monitor.guest.relay.decode import Event
+from vesper_monitor.guest.event import Event
 from vesper_monitor.hypervisor.transport import Cause, Domain, DomainReport, DomainState, Notice
 
 __all__ = ["DomainStateWatch"]

@@ -25,7 +25,7 @@ from collections.abc import Mapping
 from vesper_monitor.daemon.followers import Followers
 from vesper_monitor.daemon.incoming import IncomingDomains
 from vesper_monitor.faults.activations import Activations
-from vesper_monitor.guest.relay.decode import Event
+from vesper_monitor.guest.event import Event
 from vesper_monitor.guest.relay.positions import Position
 from vesper_monitor.guest.session import Session
 from vesper_monitor.hypervisor.transport import Domain

@@ -7,7 +7,7 @@ import asyncio
 from collections import deque
 from collections.abc import Iterable
 
-from vesper_monitor.guest.relay.decode import Event
+from vesper_monitor.guest.event import Event
 
 __all__ = ["Follower", "Followers"]
 

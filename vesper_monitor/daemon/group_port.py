@@ -259,5 +259,3 @@ class GroupPort:
     def _go_on(self) -> None:
         self._resume = None
         self._epoll.modify(self._listener, select.EPOLLIN)
-
-

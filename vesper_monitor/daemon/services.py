@@ -14,8 +14,8 @@ from collections.abc import Awaitable, Callable, Iterable
 
 from vesper_monitor.faults.activation import ResourceActivation
 from vesper_monitor.faults.service_watch import ServiceWatch
-from vesper_monitor.guest.control.commands import SessionError
-from vesper_monitor.guest.relay.decode import Event
+from vesper_monitor.guest.errors import SessionError
+from vesper_monitor.guest.event import Event
 from vesper_monitor.guest.session import Session
 from vesper_monitor.guest.session_state import SessionState
 from vesper_monitor.hypervisor.transport import Domain

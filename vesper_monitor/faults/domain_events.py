@@ -12,7 +12,8 @@ from __future__ import annotations
 import time
 from dataclasses import replace
 
-from vesper_monitor.guest.relay.decode import Event, make_printable
+from vesper_monitor.guest.event import Event
+from vesper_monitor.guest.printable import make_printable
 from vesper_monitor.hypervisor.transport import (
     ENDED,
     Cause,
@@ -23,7 +24,6 @@ from vesper_monitor.hypervisor.transport import (
 )
 
 __all__ = [
-    "END_RULE",
     "EVENT",
     "as_stopped_by_cluster",
     "describe_ending",
@@ -34,8 +34,6 @@ __all__ = [
 #: ``Event.event`` and ``Event.probe`` of these.
 EVENT = "domain"
 PROBE = "hypervisor"
-#: ``Fault.rule`` of the end of a domain that Pacemaker was told of.
-END_RULE = "domain_ended"
 
 _SAID = {
     DomainState.RUNNING: "runs",

@@ -23,7 +23,7 @@ from dataclasses import dataclass, field, replace
 from typing import Any
 
 from vesper_monitor.guest.control.processes import MainProcess, Processes
-from vesper_monitor.guest.relay.decode import Event
+from vesper_monitor.guest.event import Event
 from vesper_monitor.rules.fields import comm_of, is_believed, is_main, process_comm
 
 __all__ = ["BACK_S", "BOOT_S", "ServiceWatch"]

@@ -11,7 +11,7 @@ from __future__ import annotations
 from collections.abc import Collection, Iterable, Sequence
 from dataclasses import dataclass
 
-from vesper_monitor.guest.relay.decode import Event
+from vesper_monitor.guest.event import Event
 from vesper_monitor.knowledge import Symptom, matched_words
 from vesper_monitor.knowledge.probes import PROBES
 from vesper_monitor.rules.dry_run import Hit, try_rules

@@ -14,6 +14,7 @@ from dataclasses import asdict, dataclass
 from typing import Any
 
 from vesper_monitor.knowledge import tracer_comparison
+from vesper_monitor.rules.fault_class import describe_class
 
 __all__ = [
     "COMMON_PARAMS",
@@ -59,8 +60,9 @@ COMMON_PARAMS: Mapping[str, str] = {
 def _format_costs(vesper: float, ftrace: float, bpftrace: float, driven: str) -> str:
     """:param vesper: and the others: µs, as ``make bench-probes`` says."""
     return (
-        f"{vesper} µs for a hit with a record; an event of ftrace with the same values {ftrace} "
-        f"µs, a program of bpftrace that prints them {bpftrace} µs ({driven})."
+        f"{vesper} µs for a hit with a record. An event of ftrace with the same values takes "
+        f"{ftrace} µs, a program of bpftrace that prints them {bpftrace} µs. How it was driven: "
+        f"{driven}."
     )
 
 
@@ -69,12 +71,11 @@ _PASSED = "the tracepoint's callbacks were called; ftrace's own event for it, wh
 
 #: About the figures.
 MEASURED = (
-    "What a hit costs, beside the passage of the place itself, was measured by `make bench-probes` "
-    "in a guest with Debian's Linux 6.1 on an emulated CPU, where everything takes about ten "
-    "times as long as on a real one: what tells is the comparison, which was made in one run, "
-    "with the guest's host reading. Where a function was called and made to return, there was "
-    "a kprobe before, that of the benchmark: to enter a first one costs all three the same, "
-    "some 0.2 µs there."
+    "The cost of a hit was measured by `make bench-probes`, without the passage of the place "
+    "itself. The guest had Debian's Linux 6.1 on an emulated CPU, where everything takes about "
+    "ten times as long as on a real one. Compare the figures with each other: they were measured "
+    "in one run, while the host read. Where a function was called and made to return, the "
+    "benchmark had a kprobe there before. To enter a first one costs all three some 0.2 µs there."
 )
 
 PROBES: Mapping[str, ProbeInfo] = {
@@ -89,9 +90,9 @@ PROBES: Mapping[str, ProbeInfo] = {
         "process is (login_uid, cgroup, age_ms, elder_pid) where the signal does not kill it.",
         cost="One kprobe per signal sent, a record only for some of them: "
         + _format_costs(0.94, 5.42, 6.36, "do_send_sig_info() to oneself, ignored"),
-        fault="a signal that kills the main process of a named service; not if a user has "
-        "started it, if init or its parent has asked it to end, or if it is younger than 5 s while "
-        "an older one lives; but the third of such young ones within 60 s",
+        fault="a signal that kills the main process of a named service. It is none if a user "
+        "has started the process, or if init or its parent has asked it to end. Of processes "
+        "younger than 5 s beside an older one only the third within 60 s is a fault",
         why="The service is gone, and how is known before the process has ended. Any process can "
         "take its name: what a login has started shows by its login uid and its cgroup, which its "
         "user cannot change. A reboot and a restart end services in an orderly way. A young "
@@ -112,9 +113,9 @@ PROBES: Mapping[str, ProbeInfo] = {
         not_seen="A guest that swaps itself to death without an OOM kill; a kill by a daemon of "
         "the guest's user space (systemd-oomd), which is a signal.",
         cost="One kprobe per OOM kill, which is rare: " + _format_costs(0.78, 6.11, 5.72, _CALLED),
-        fault="an OOM kill for lack of memory in the system, of the service if its main process is "
-        "the victim, else of the system; in a memory cgroup, a cpuset or a memory policy only if "
-        "it hits the service's main process, which no user has started",
+        fault="an OOM kill for lack of memory in the system: of the service if its main process is "
+        "the victim, else of the system. In a memory cgroup, a cpuset or a memory policy it is a "
+        "fault only if it hits the service's main process, which no user has started",
         why="A system that kills processes for lack of memory is not the one that was set up; "
         "which of them it takes next is chance. A memory cgroup has a limit of its own: a job "
         "or a container that exceeds it is killed while the system has memory, and every user may "
@@ -276,7 +277,7 @@ PROBES: Mapping[str, ProbeInfo] = {
     "probe_point": ProbeInfo(
         sees="Any function of the kernel that a kprobe can be on, its return, or a tracepoint, "
         "with up to 8 values, a condition and a limit: what vesper probe add VM DEFINITION "
-        "loads, under the definition's name and several at once. See vesper-points(7).",
+        "loads, under the definition's name and several at once. See vesper-dynamic-probes(7).",
         hooks=("kprobe, return probe or tracepoint: the one that is named",),
         not_seen="Functions that the compiler has made part of others, and those that kprobes "
         "refuse. Tracepoints in modules, and all of them in kernels that check the types of "
@@ -301,7 +302,8 @@ PROBES: Mapping[str, ProbeInfo] = {
 def to_json(name: str) -> dict[str, Any]:
     """For ``vesper probe info --json``. :raises KeyError:"""
     info = PROBES[name]
-    return {"probe": name, **asdict(info), "params": {**info.params, **COMMON_PARAMS}}
+    more = {"class": describe_class(name), "params": {**info.params, **COMMON_PARAMS}}
+    return {"probe": name, **asdict(info), **more}
 
 
 def list_sections(name: str) -> list[tuple[str, tuple[str, ...]]]:
@@ -313,6 +315,7 @@ def list_sections(name: str) -> list[tuple[str, tuple[str, ...]]]:
         ("Does not see", (info.not_seen,)),
         ("Cost", (info.cost,)),
         ("Fault by default", (info.fault,)),
+        ("Fault class", (describe_class(name),)),
         ("Why", (info.why,)),
     ]
     if info.params:
@@ -332,11 +335,12 @@ def make_markdown() -> str:
         "`python3 -m vesper_monitor.knowledge.probes markdown`; "
         "`vesper probe info NAME` says the same.",
         "",
-        "| probe | sees | fault by default |",
-        "|---|---|---|",
+        "| probe | sees | fault by default | class |",
+        "|---|---|---|---|",
     ]
     for name, info in PROBES.items():
-        lines.append(f"| [{name}](#{name}) | {_first_sentence(info.sees)} | {info.fault} |")
+        sees, its_class = _first_sentence(info.sees), describe_class(name).partition(";")[0]
+        lines.append(f"| [{name}](#{name}) | {sees} | {info.fault} | {its_class} |")
     lines += ["", MEASURED, "", "Parameters that all of them have:", ""]
     lines += [f"- `{key}`: {text}" for key, text in COMMON_PARAMS.items()]
     for name in PROBES:
@@ -374,7 +378,8 @@ def make_man_page() -> str:
         for heading, texts in list_sections(name):
             lines += [".TP", f".B {heading}"]
             lines.append("\n.br\n".join(_escape_roff(text) for text in texts))
-    lines += [".SH SEE ALSO", ".BR vesper (8),", ".BR vesper\\-points (7),", ".BR vesperd (8)"]
+    lines += [".SH SEE ALSO", ".BR vesper (8),"]
+    lines += [r".BR vesper\-dynamic\-probes (7),", ".BR vesperd (8)"]
     return "\n".join(lines) + "\n"
 
 

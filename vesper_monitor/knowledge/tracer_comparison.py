@@ -107,7 +107,7 @@ def list_markdown_lines() -> list[str]:
         "`vesper events` and to the fault rules. Fields are called as in the kernel's tracepoints "
         "(`pid`, `comm`, `sig`, `code`, `sector`, `error`, `pfn`, `oom_score_adj` ..); an amount "
         "has its unit in the name (`anon_rss_kb`). What `vesper probe add` understands: "
-        "[vesper-points(7)](man/vesper-points.7).",
+        "[vesper-dynamic-probes(7)](man/vesper-dynamic-probes.7).",
         "",
         "| event | SystemTap | bpftrace | VESPER |",
         "|---|---|---|---|",

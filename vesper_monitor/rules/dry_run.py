@@ -7,7 +7,8 @@ from collections.abc import Callable, Collection, Iterable, Mapping
 from dataclasses import dataclass, fields
 from typing import Any
 
-from vesper_monitor.guest.relay.decode import Event
+from vesper_monitor.guest.event import Event
+from vesper_monitor.rules.fault_class import FaultClass, classify_event
 from vesper_monitor.rules.language import Rule
 from vesper_monitor.rules.reasons import Verdict
 from vesper_monitor.rules.rule_set import RuleSet
@@ -24,6 +25,11 @@ class Hit:
     event: Event
     rule: Rule
     verdict: Verdict
+
+    @property
+    def fault_class(self) -> FaultClass:
+        """What would have failed."""
+        return classify_event(self.event.event, self.event.probe, self.event.fields)
 
 
 @dataclass(frozen=True)

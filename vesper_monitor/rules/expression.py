@@ -36,6 +36,10 @@ MAX_DEPTH = 20
 
 #: What is known of the fields of a probe that is not built in.
 _OWN = {"main": Kind.TRUTH, "service": Kind.TEXT, "cpu": Kind.NUMBER}
+#: A keyword of Python's that is the name of a field, and what Python reads in its place: no
+#: name of the language has such a letter.
+_CLASS = re.compile(r"""("[^"]*"|'[^']*')|\bclass\b""")
+_CLASS_FOR_PYTHON = "çlass"
 #: The keywords that the language has.
 _WORDS = ("and", "or", "not", "in")
 _OPERATORS = {
@@ -60,6 +64,7 @@ def read_expression(source: str, probe: str) -> Condition:
     :param probe: whose fields may be asked for; of one that is not built in, any.
     :raises ExpressionError:
     """
+    source = _CLASS.sub(lambda found: found[1] or _CLASS_FOR_PYTHON, source)
     try:
         tree = ast.parse(source, "fault_on", "eval")
     except SyntaxError as error:
@@ -120,7 +125,9 @@ class _Reader:
             assert isinstance(operand, Field)
             kind = self._kind_of_operand(operand)
             if kind not in (Kind.TRUTH, Kind.ANY):
-                raise self._error_at(node, f"{node.id} is {kind.value}: compare it with something")
+                raise self._error_at(
+                    node, f"{operand.name} is {kind.value}: compare it with something"
+                )
             return Flag(operand.name)
         raise self._error_at(node, "a condition is wanted: a field, or a comparison of one")
 
@@ -174,10 +181,14 @@ class _Reader:
         if isinstance(node, ast.Name):
             if node.id in ("true", "false"):
                 return node.id == "true"
-            if node.id == "any" or (self._fields is not None and node.id not in self._fields):
-                raise self._unknown_name_error(node, node.id)
             plain = node.id.removesuffix("_")
-            return Field(plain if keyword.iskeyword(plain) else node.id)
+            if node.id == _CLASS_FOR_PYTHON:
+                name = "class"
+            else:
+                name = plain if keyword.iskeyword(plain) else node.id
+            if name == "any" or (self._fields is not None and name not in self._fields):
+                raise self._unknown_name_error(node, name)
+            return Field(name)
         negative = isinstance(node, ast.UnaryOp) and isinstance(node.op, ast.USub)
         literal = node.operand if isinstance(node, ast.UnaryOp) and negative else node
         if isinstance(literal, ast.Constant) and isinstance(literal.value, (str, int, float)):

@@ -14,9 +14,11 @@ from collections.abc import Callable, Collection, Mapping
 from functools import lru_cache
 from typing import Any, TypeAlias
 
-from vesper_monitor.guest.relay.decode import LOST, UNKNOWN, Event, make_printable
+from vesper_monitor.guest.event import LOST, UNKNOWN, Event
+from vesper_monitor.guest.printable import make_printable
+from vesper_monitor.guest.process_origin import is_users_cgroup, is_users_login
 from vesper_monitor.guest.relay.record_types import RECORDS
-from vesper_monitor.rules.belief import is_users_cgroup, is_users_login
+from vesper_monitor.rules.fault_class import classify_event
 
 __all__ = ["DERIVED", "FIELDS", "NEGATED", "Facts", "Kind", "Value", "comm_of", "has_elder",
            "is_believed", "is_main", "is_ordered", "probe_of", "process_comm"]  # fmt: skip
@@ -52,6 +54,7 @@ DERIVED: Mapping[str, str] = {
     "ordered": "init or the process's parent has asked it to end",
     "elder": "the process is younger than 5 s while an older main process of its name lives",
     "cpu": "the guest's CPU that the event was seen on",
+    "class": "the class of the fault: memory, storage, network, kernel, service, host or operator",
 }
 
 #: The same, of those that are not so.
@@ -82,7 +85,7 @@ def _field_kinds(values: Mapping[str, object]) -> dict[str, Kind]:
     if "comm" in found and "parent_comm" in found:
         found |= {"main": Kind.TRUTH, "service": Kind.TEXT}
     found |= {name: Kind.TRUTH for field, name in _DERIVED_OF.items() if field in found}
-    return found | {"cpu": Kind.NUMBER}
+    return found | {"cpu": Kind.NUMBER, "class": Kind.TEXT}
 
 
 #: Probe, or what vesperd itself sees → its fields.
@@ -125,6 +128,9 @@ class Facts:
             value = _main_service(fields, self._services)
         elif name in _DECIDED:
             value = _DECIDED[name](fields)
+        elif name == "class":  # unless a dynamic probe records a value of that name
+            event = self._event
+            value = fields.get(name, classify_event(event.event, event.probe, fields).value)
         else:
             value = self._event.cpu
         return value if isinstance(value, (str, int, float)) else None

@@ -12,7 +12,7 @@ from collections.abc import Callable, Collection, Mapping
 from dataclasses import dataclass
 from typing import Any
 
-from vesper_monitor.guest.relay.decode import Event
+from vesper_monitor.guest.event import Event
 from vesper_monitor.rules.fields import has_elder, is_believed, is_main
 
 __all__ = ["Scope", "Verdict", "make_verdict"]

@@ -1,9 +1,9 @@
 # SPDX-License-Identifier: GPL-2.0-or-later
-"""Which event is a fault of which instance.
+"""Which event is a fault of a resource.
 
-A rule set is what the parameter ``fault_on`` says, and for each probe of
-which that says nothing, the rules of :data:`DEFAULTS`.  The language is in
-language.py, the sentences in sentences.py.  No event makes a rule raise.
+A rule set has the rules of the parameter ``fault_on``.  A probe that ``fault_on`` does
+not name has its rules in :data:`DEFAULTS`.  The language is in language.py, the
+sentences are in reasons.py.  No event makes a rule raise.
 """
 
 from __future__ import annotations
@@ -12,15 +12,14 @@ from collections import deque
 from collections.abc import Collection, Mapping
 from functools import cache
 
-from vesper_monitor.guest.relay.decode import Event
-from vesper_monitor.journal.records import Fault
+from vesper_monitor.guest.event import Event
 from vesper_monitor.rules.conditions import NONE
 from vesper_monitor.rules.fields import Facts, probe_of
 from vesper_monitor.rules.language import Rule, RuleError, parse_rules
 from vesper_monitor.rules.reasons import Scope, Verdict, make_verdict
 
 __all__ = ["DEFAULTS", "RuleError", "RuleSet", "Scope", "Verdict", "default_rules",
-           "judge_by_defaults",           "system_gone"]  # fmt: skip
+           "judge_by_defaults"]  # fmt: skip
 
 #: What a careful administrator would choose.  Why: vesper_monitor/knowledge/probes.py.
 DEFAULTS = """
@@ -151,17 +150,3 @@ class RuleSet:
 def judge_by_defaults(event: Event, services: Collection[str]) -> Verdict | None:
     """Judge one event for itself by the default rules: those that count find nothing."""
     return RuleSet().judge_event(event, services)
-
-
-def system_gone(fault: Fault) -> bool:
-    """Whether the guest cannot shut down any more after this fault.
-
-    Where it may be able to (after an oops, on a full memory, with a file system
-    that takes no writes), it may have data to save; the time for that is bounded.
-    """
-    if fault.rule in ("kernel_panic", "hang", "paused"):
-        return True
-    if fault.rule == "memory_failure":  # the hypervisor's; the guest's own probe survives it
-        return fault.event.get("event") == "domain"
-    fields = fault.event.get("fields")
-    return fault.rule == "out_of_memory" and isinstance(fields, Mapping) and fields.get("pid") == 1

@@ -1,11 +1,11 @@
 // SPDX-License-Identifier: GPL-2.0-only
 /*
- * VESPER on Xen, the guest's end: xenbus frontend "vesper".
+ * The guest's frontend on Xen: xenbus frontend "vesper".
  *
- * One granted page is C-chan, one event channel notifies in both directions,
- * and what the core shares is granted page by page (struct vsp_xen_dir in
- * vesper_abi.h).  The host activates the guest by creating the device, or by
- * setting the backend's state to 2 again.
+ * One granted page is C-chan, and one event channel notifies in both directions.
+ * Shared regions are granted page by page (struct vsp_xen_dir in vesper_abi.h).  The
+ * host activates the guest by creating the device, or by setting the backend's state
+ * to 2 again.
  */
 
 #include <linux/list.h>
@@ -25,23 +25,23 @@
 #include "vesper_transport.h"
 
 /* One device. */
-struct vesper_xen {
+struct vsp_xen_device {
 	struct xenbus_device *xdev;
 	struct vsp_transport transport;
-	bool connected;		/* what follows is set up */
+	bool connected;		/* the following fields are valid */
 	grant_ref_t ring_ref;
 	evtchn_port_t port;
 	int irq;
-	atomic_t eoi_due;	/* no event comes before */
-	struct list_head shares;
+	atomic_t eoi_due;	/* the next event comes only after the EOI */
+	struct list_head regions;
 };
 
-/* The core takes one transport: there is one device. */
+/* The core has one transport, so there is one device. */
 static DEFINE_MUTEX(the_device_lock);
 static struct xenbus_device *the_device;
 
-/* What the core has shared: the directory page, whose grant is the handle. */
-struct share {
+/* A shared region.  Its handle is the grant reference of the directory page. */
+struct vsp_xen_region {
 	struct list_head list;
 	grant_ref_t ref;
 	struct vsp_xen_dir *dir;
@@ -51,8 +51,8 @@ struct share {
 
 /* ------------------------------------------------------------- grants */
 
-/* Ends a grant and drops a reference on the page, now or when the host has unmapped it. */
-static void end_grant(grant_ref_t ref, struct page *page)
+/* End a grant, and drop a page reference as soon as the host has unmapped the page. */
+static void vsp_xen_end_grant(grant_ref_t ref, struct page *page)
 {
 #if defined(VSP_HAVE_GRANT_END_PAGE)
 	gnttab_end_foreign_access(ref, page);
@@ -63,129 +63,130 @@ static void end_grant(grant_ref_t ref, struct page *page)
 #endif
 }
 
-static int grant(struct vesper_xen *vx, struct page *page, bool writable)
+static int vsp_xen_grant_page(struct vsp_xen_device *vx, struct page *page, bool writable)
 {
 	return gnttab_grant_foreign_access(vx->xdev->otherend_id,
 					   xen_page_to_gfn(page), !writable);
 }
 
-static void end_page_grants(struct share *share)
+static void vsp_xen_end_region_grants(struct vsp_xen_region *region)
 {
 	unsigned int i;
 
-	for (i = 0; i < share->granted; i++)
-		end_grant(share->dir->ref[i], share->pages[i]);
+	for (i = 0; i < region->granted; i++)
+		vsp_xen_end_grant(region->dir->ref[i], region->pages[i]);
 }
 
-static int vesper_xen_share(struct vsp_transport *transport, struct page *const *pages,
-			    unsigned int n, bool writable, u64 *handle)
+static int vsp_xen_share(struct vsp_transport *transport, struct page *const *pages,
+			 unsigned int n, bool writable, u64 *handle)
 {
-	struct vesper_xen *vx = container_of(transport, struct vesper_xen, transport);
-	struct share *share;
+	struct vsp_xen_device *vx = container_of(transport, struct vsp_xen_device, transport);
+	struct vsp_xen_region *region;
 	int ref, err;
 
 	BUILD_BUG_ON(sizeof(struct vsp_xen_dir) != XEN_PAGE_SIZE);
 
 	if (n > VSP_MAX_REGION_PAGES)
 		return -E2BIG;
-	share = kvzalloc(struct_size(share, pages, n), GFP_KERNEL);
-	if (!share)
+	region = kvzalloc(struct_size(region, pages, n), GFP_KERNEL);
+	if (!region)
 		return -ENOMEM;
-	share->dir = (struct vsp_xen_dir *)get_zeroed_page(GFP_KERNEL);
-	if (!share->dir) {
+	region->dir = (struct vsp_xen_dir *)get_zeroed_page(GFP_KERNEL);
+	if (!region->dir) {
 		err = -ENOMEM;
-		goto free_share;
+		goto free_region;
 	}
 
-	share->dir->pages = n;
-	for (; share->granted < n; share->granted++) {
-		struct page *page = pages[share->granted];
+	region->dir->pages = n;
+	for (; region->granted < n; region->granted++) {
+		struct page *page = pages[region->granted];
 
-		ref = grant(vx, page, writable);
+		ref = vsp_xen_grant_page(vx, page, writable);
 		if (ref < 0) {
 			err = ref;
 			goto end_grants;
 		}
 		get_page(page);
-		share->pages[share->granted] = page;
-		share->dir->ref[share->granted] = ref;
+		region->pages[region->granted] = page;
+		region->dir->ref[region->granted] = ref;
 	}
 
-	ref = grant(vx, virt_to_page(share->dir), false);
+	ref = vsp_xen_grant_page(vx, virt_to_page(region->dir), false);
 	if (ref < 0) {
 		err = ref;
 		goto end_grants;
 	}
-	share->ref = ref;
-	list_add(&share->list, &vx->shares);
+	region->ref = ref;
+	list_add(&region->list, &vx->regions);
 	*handle = ref;
 	return 0;
 
 end_grants:
-	end_page_grants(share);
-	free_page((unsigned long)share->dir);
-free_share:
-	kvfree(share);
+	vsp_xen_end_region_grants(region);
+	free_page((unsigned long)region->dir);
+free_region:
+	kvfree(region);
 	return err;
 }
 
-static void vesper_xen_unshare(struct vsp_transport *transport, u64 handle)
+static void vsp_xen_unshare(struct vsp_transport *transport, u64 handle)
 {
-	struct vesper_xen *vx = container_of(transport, struct vesper_xen, transport);
-	struct share *share;
+	struct vsp_xen_device *vx = container_of(transport, struct vsp_xen_device, transport);
+	struct vsp_xen_region *region;
 
-	list_for_each_entry(share, &vx->shares, list) {
-		if (share->ref != handle)
+	list_for_each_entry(region, &vx->regions, list) {
+		if (region->ref != handle)
 			continue;
-		list_del(&share->list);
-		end_page_grants(share);
-		end_grant(share->ref, virt_to_page(share->dir));
-		kvfree(share);
+		list_del(&region->list);
+		vsp_xen_end_region_grants(region);
+		vsp_xen_end_grant(region->ref, virt_to_page(region->dir));
+		kvfree(region);
 		return;
 	}
 }
 
 /* ------------------------------------------------------- notification */
 
-static void vesper_xen_notify(struct vsp_transport *transport)
+static void vsp_xen_notify(struct vsp_transport *transport)
 {
-	struct vesper_xen *vx = container_of(transport, struct vesper_xen, transport);
+	struct vsp_xen_device *vx = container_of(transport, struct vsp_xen_device, transport);
 
 	/*
-	 * Takes none of this kernel's locks.  In a new domain the interrupt has no
-	 * port, and the number of the old one may be another device's.
+	 * By the interrupt, since that takes no lock.  The port must not be used: in a
+	 * restored domain another device may have that number, and the interrupt has
+	 * no port then.
 	 */
 	notify_remote_via_irq(vx->irq);
 }
 
-static irqreturn_t vesper_xen_interrupt(int irq, void *data)
+static irqreturn_t vsp_xen_interrupt(int irq, void *data)
 {
-	struct vesper_xen *vx = data;
+	struct vsp_xen_device *vx = data;
 
 	atomic_set(&vx->eoi_due, 1);
 	vsp_cchan_kick();
 	return IRQ_HANDLED;
 }
 
-/* Xen slows down a host that notifies for nothing. */
-static void vesper_xen_kick_done(struct vsp_transport *transport, bool useful)
+/* Xen slows down a host that notifies without need. */
+static void vsp_xen_kick_done(struct vsp_transport *transport, bool useful)
 {
-	struct vesper_xen *vx = container_of(transport, struct vesper_xen, transport);
+	struct vsp_xen_device *vx = container_of(transport, struct vsp_xen_device, transport);
 
 	if (atomic_xchg(&vx->eoi_due, 0))
 		xen_irq_lateeoi(vx->irq, useful ? 0 : XEN_EOI_FLAG_SPURIOUS);
 }
 
-static const struct vsp_transport_ops vesper_xen_ops = {
-	.share = vesper_xen_share,
-	.unshare = vesper_xen_unshare,
-	.notify = vesper_xen_notify,
-	.kick_done = vesper_xen_kick_done,
+static const struct vsp_transport_ops vsp_xen_ops = {
+	.share = vsp_xen_share,
+	.unshare = vsp_xen_unshare,
+	.notify = vsp_xen_notify,
+	.kick_done = vsp_xen_kick_done,
 };
 
 /* --------------------------------------------------------- connection */
 
-static int publish(struct vesper_xen *vx)
+static int vsp_xen_publish_device(struct vsp_xen_device *vx)
 {
 	struct xenbus_device *xdev = vx->xdev;
 	struct xenbus_transaction xbt;
@@ -210,7 +211,7 @@ again:
 	return err;
 }
 
-static int connect(struct vesper_xen *vx)
+static int vsp_xen_connect(struct vsp_xen_device *vx)
 {
 	struct xenbus_device *xdev = vx->xdev;
 	struct page *page;
@@ -219,7 +220,7 @@ static int connect(struct vesper_xen *vx)
 	page = alloc_page(GFP_KERNEL | __GFP_ZERO);
 	if (!page)
 		return -ENOMEM;
-	err = grant(vx, page, true);
+	err = vsp_xen_grant_page(vx, page, true);
 	if (err < 0)
 		goto free_page;
 	vx->ring_ref = err;
@@ -229,7 +230,7 @@ static int connect(struct vesper_xen *vx)
 	if (err)
 		goto end_grant;
 	atomic_set(&vx->eoi_due, 0);
-	err = bind_evtchn_to_irqhandler_lateeoi(vx->port, vesper_xen_interrupt, 0,
+	err = bind_evtchn_to_irqhandler_lateeoi(vx->port, vsp_xen_interrupt, 0,
 						"vesper", vx);
 	if (err < 0)
 		goto free_evtchn;
@@ -238,7 +239,7 @@ static int connect(struct vesper_xen *vx)
 	err = vsp_transport_register(&vx->transport);
 	if (err)
 		goto unbind;
-	err = publish(vx);
+	err = vsp_xen_publish_device(vx);
 	if (err)
 		goto unregister;
 	vx->connected = true;
@@ -252,56 +253,56 @@ unbind:
 free_evtchn:
 	xenbus_free_evtchn(xdev, vx->port);
 end_grant:
-	end_grant(vx->ring_ref, page);
+	vsp_xen_end_grant(vx->ring_ref, page);
 	return err;
 free_page:
 	__free_page(page);
 	return err;
 }
 
-static void disconnect(struct vesper_xen *vx)
+static void vsp_xen_disconnect(struct vsp_xen_device *vx)
 {
 	if (!vx->connected)
 		return;
 	vx->connected = false;
-	/* else xenbus_switch_state() may take the next state for the present */
+	/* Otherwise xenbus_switch_state() may take the next state for the present one. */
 	vx->xdev->state = XenbusStateInitialising;
 	vsp_transport_unregister(&vx->transport);
 	unbind_from_irqhandler(vx->irq, vx);
-	end_grant(vx->ring_ref, virt_to_page(vx->transport.cchan));
+	vsp_xen_end_grant(vx->ring_ref, virt_to_page(vx->transport.cchan));
 	vx->transport.cchan = NULL;
 }
 
-static void try_connect(struct vesper_xen *vx)
+static void vsp_xen_try_connect(struct vsp_xen_device *vx)
 {
-	int err = connect(vx);
+	int err = vsp_xen_connect(vx);
 
 	if (err)
 		xenbus_dev_fatal(vx->xdev, err, "connecting to the VESPER host");
 }
 
 /*
- * The backend waits for this end, which is connected: has the host gone back
- * without closing first?  Either from Connected, or by making the device's
- * nodes anew, without what publish() had written.
+ * The backend waits for a frontend that is connected.  Return whether the host has
+ * started over without closing first: from Connected, or by creating the device's
+ * nodes again, without the nodes that vsp_xen_publish_device() had written.
  */
-static bool started_anew(struct vesper_xen *vx)
+static bool vsp_xen_host_has_restarted(struct vsp_xen_device *vx)
 {
 	return vx->connected &&
 	       (vx->xdev->state == XenbusStateConnected ||
 		!xenbus_read_unsigned(vx->xdev->nodename, "ring-ref", 0));
 }
 
-static void backend_changed(struct xenbus_device *xdev, enum xenbus_state state)
+static void vsp_xen_backend_changed(struct xenbus_device *xdev, enum xenbus_state state)
 {
-	struct vesper_xen *vx = dev_get_drvdata(&xdev->dev);
+	struct vsp_xen_device *vx = dev_get_drvdata(&xdev->dev);
 
 	switch (state) {
 	case XenbusStateInitWait:
-		if (started_anew(vx))
-			disconnect(vx);
+		if (vsp_xen_host_has_restarted(vx))
+			vsp_xen_disconnect(vx);
 		if (!vx->connected)
-			try_connect(vx);
+			vsp_xen_try_connect(vx);
 		break;
 	case XenbusStateConnected:
 		if (!vx->connected)
@@ -311,7 +312,7 @@ static void backend_changed(struct xenbus_device *xdev, enum xenbus_state state)
 		break;
 	case XenbusStateClosing:
 	case XenbusStateClosed:
-		disconnect(vx);
+		vsp_xen_disconnect(vx);
 		xenbus_frontend_closed(xdev);
 		break;
 	default:
@@ -322,18 +323,19 @@ static void backend_changed(struct xenbus_device *xdev, enum xenbus_state state)
 /* ------------------------------------------------------ save, restore */
 
 /*
- * After save and restore, or migration, the host has made a new domain, and
- * in its store there is no VESPER device until a daemon there creates one.
- * xenbus leaves a device whose node has gone as it is, and would overlook the
- * new node of the same name: so take the device away.
+ * After save and restore, or after migration, the guest runs in a new domain.  Its
+ * xenstore has no VESPER device until a daemon creates one.  xenbus does not remove a
+ * device whose node is missing, and would ignore a new node of the same name.  So the
+ * device is removed here.
  *
- * A watch fires when it is registered, which xenbus does again after each
- * resume; here, in the thread of all watches, that resume is over.  Not in a
- * work item of a resume notifier: that would hold the device's lock, for which
- * the resume waits, while it waits for that thread, which does the resume
- * (do_suspend(), drivers/xen/manage.c, Linux 6.1).
+ * A watch fires when it is registered, and xenbus registers all watches again after
+ * each resume.  This function runs in the thread of all watches, when that resume is
+ * over.  A work item of a resume notifier would deadlock.  It would hold the device's
+ * lock, for which the resume waits, and would wait for the watch thread, which does
+ * the resume (do_suspend(), drivers/xen/manage.c, Linux 6.1).
  */
-static void registered(struct xenbus_watch *watch, const char *path, const char *token)
+static void vsp_xen_remove_stale_device(struct xenbus_watch *watch, const char *path,
+					const char *token)
 {
 	struct xenbus_device *xdev;
 
@@ -354,14 +356,14 @@ static void registered(struct xenbus_watch *watch, const char *path, const char 
 
 static struct xenbus_watch device_watch = {
 	.node = "device/vesper",
-	.callback = registered,
+	.callback = vsp_xen_remove_stale_device,
 };
 
 /* ------------------------------------------------------------- driver */
 
-static int vesper_xen_probe(struct xenbus_device *xdev, const struct xenbus_device_id *id)
+static int vsp_xen_probe(struct xenbus_device *xdev, const struct xenbus_device_id *id)
 {
-	struct vesper_xen *vx;
+	struct vsp_xen_device *vx;
 
 	vx = kzalloc(sizeof(*vx), GFP_KERNEL);
 	if (!vx)
@@ -377,67 +379,67 @@ static int vesper_xen_probe(struct xenbus_device *xdev, const struct xenbus_devi
 	mutex_unlock(&the_device_lock);
 
 	vx->xdev = xdev;
-	vx->transport.ops = &vesper_xen_ops;
-	INIT_LIST_HEAD(&vx->shares);
+	vx->transport.ops = &vsp_xen_ops;
+	INIT_LIST_HEAD(&vx->regions);
 	dev_set_drvdata(&xdev->dev, vx);
-	/* The rest when the backend's state is seen: its watch fires at once. */
+	/* vsp_xen_backend_changed() does the rest: the watch of the state fires at once. */
 	return 0;
 }
 
-static void end_device(struct xenbus_device *xdev)
+static void vsp_xen_release_device(struct xenbus_device *xdev)
 {
-	struct vesper_xen *vx = dev_get_drvdata(&xdev->dev);
+	struct vsp_xen_device *vx = dev_get_drvdata(&xdev->dev);
 
 	mutex_lock(&the_device_lock);
 	the_device = NULL;
 	mutex_unlock(&the_device_lock);
-	disconnect(vx);
+	vsp_xen_disconnect(vx);
 	dev_set_drvdata(&xdev->dev, NULL);
 	kfree(vx);
 }
 
 #ifdef VSP_HAVE_XENBUS_REMOVE_VOID
-static void vesper_xen_remove(struct xenbus_device *xdev)
+static void vsp_xen_remove(struct xenbus_device *xdev)
 {
-	end_device(xdev);
+	vsp_xen_release_device(xdev);
 }
 #else
-static int vesper_xen_remove(struct xenbus_device *xdev)
+static int vsp_xen_remove(struct xenbus_device *xdev)
 {
-	end_device(xdev);
+	vsp_xen_release_device(xdev);
 	return 0;
 }
 #endif
 
-static int vesper_xen_resume(struct xenbus_device *xdev)
+static int vsp_xen_resume(struct xenbus_device *xdev)
 {
-	disconnect(dev_get_drvdata(&xdev->dev));
-	return 0;	/* and connect as after probing */
+	vsp_xen_disconnect(dev_get_drvdata(&xdev->dev));
+	return 0;	/* the backend's state connects it again, as after probing */
 }
 
-static const struct xenbus_device_id vesper_xen_ids[] = {
+static const struct xenbus_device_id vsp_xen_ids[] = {
 	{ "vesper" },
 	{ "" }
 };
 MODULE_ALIAS("xen:vesper");
 
-static struct xenbus_driver vesper_xen_driver = {
-	.ids = vesper_xen_ids,
-	.probe = vesper_xen_probe,
-	.remove = vesper_xen_remove,
-	.resume = vesper_xen_resume,
-	.otherend_changed = backend_changed,
+static struct xenbus_driver vsp_xen_driver = {
+	.ids = vsp_xen_ids,
+	.probe = vsp_xen_probe,
+	.remove = vsp_xen_remove,
+	.resume = vsp_xen_resume,
+	.otherend_changed = vsp_xen_backend_changed,
 };
 
 /*
- * xenbus waits up to minutes for a device that is there and whose backend
- * does not answer.  Whoever loads this module does not.
+ * Registration waits for minutes if a device exists whose backend does not answer.  So
+ * it is done in a work item, and loading this module does not wait.
  */
 static int register_err;
 
-static void register_driver(struct work_struct *work)
+static void vsp_xen_register_driver(struct work_struct *work)
 {
-	register_err = xenbus_register_frontend(&vesper_xen_driver);
+	register_err = xenbus_register_frontend(&vsp_xen_driver);
 	if (register_err) {
 		pr_err("vesper_xen: registering with xenbus: %d\n", register_err);
 		return;
@@ -445,30 +447,30 @@ static void register_driver(struct work_struct *work)
 	register_err = register_xenbus_watch(&device_watch);
 	if (register_err) {
 		pr_err("vesper_xen: watching device/vesper: %d\n", register_err);
-		xenbus_unregister_driver(&vesper_xen_driver);
+		xenbus_unregister_driver(&vsp_xen_driver);
 	}
 }
 
-static DECLARE_WORK(register_work, register_driver);
+static DECLARE_WORK(register_work, vsp_xen_register_driver);
 
-static int __init vesper_xen_init(void)
+static int __init vsp_xen_init(void)
 {
 	if (!xen_domain() || !xen_has_pv_devices())
 		return -ENODEV;
 	queue_work(system_unbound_wq, &register_work);
 	return 0;
 }
-module_init(vesper_xen_init);
+module_init(vsp_xen_init);
 
-static void __exit vesper_xen_exit(void)
+static void __exit vsp_xen_exit(void)
 {
 	flush_work(&register_work);
 	if (register_err)
 		return;
 	unregister_xenbus_watch(&device_watch);
-	xenbus_unregister_driver(&vesper_xen_driver);
+	xenbus_unregister_driver(&vsp_xen_driver);
 }
-module_exit(vesper_xen_exit);
+module_exit(vsp_xen_exit);
 
-MODULE_DESCRIPTION("VESPER on Xen: the guest's link to its host");
+MODULE_DESCRIPTION("VESPER frontend on Xen: the guest's link to its host");
 MODULE_LICENSE("GPL");

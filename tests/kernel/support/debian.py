@@ -13,11 +13,12 @@ from pathlib import Path
 
 from lab.images import Kernel, debian_guest
 from lab.images.probes import FRONTENDS
+from tests.kernel.support.initrd import LOAD_MODULES, MOUNT_ALL
 from tests.kernel.support.ivshmem import PROBES
 from tests.kernel.support.machine import Machine, machine
 from tests.kernel.support.neighbours import DOMAIN_STATUS, Vesperd
 from tests.unit.transports.support.ivshmem_servers import run_ivshmem_server
-from vesper_monitor.guest.relay.decode import Event
+from vesper_monitor.guest.event import Event
 
 __all__ = ["VM", "Debian", "Login", "debian"]
 
@@ -30,22 +31,17 @@ _EVENT_KEYS = (
     "vm", "domid", "probe", "event", "cpu", "seq", "guest_ns", "received", "fields", "text",
 )  # fmt: skip
 
-INIT = """\
-#!/bin/busybox sh
-export PATH=/bin
-busybox mkdir -p /proc /sys /dev /root
-busybox mount -t devtmpfs dev /dev
-busybox mount -t proc proc /proc
-busybox mount -t sysfs sys /sys
-busybox --install -s /bin
-for module in $(cat /modules); do insmod "/$module"; done
-insmod /vesper.ko
+INIT = (
+    MOUNT_ALL
+    + LOAD_MODULES
+    + """\
 insmod /%s.ko
 until [ -e /dev/vda ]; do sleep 0.1; done
 mount -t ext4 /dev/vda /root
 for place in dev proc sys; do mount --move /$place /root/$place; done
 exec switch_root /root /sbin/init
 """
+)
 
 
 class Login:

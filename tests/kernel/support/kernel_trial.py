@@ -14,10 +14,10 @@ from pathlib import Path
 from lab.images import Modules
 from lab.images.kernel import Kernel
 from lab.images.probes import FRONTENDS
-from tests.kernel.conftest import COMPLAINT
 from tests.kernel.support import real_faults
 from tests.kernel.support.features import POINT, cpus_go_and_come, point, shows_life
 from tests.kernel.support.ivshmem import PROBES, KvmMachine, Watch, kvm_machine, watch
+from tests.kernel.support.loopback_guest import COMPLAINT
 from tests.kernel.support.machine import takes_new_cpus
 from vesper_monitor.guest.dynamic_probes.point import DynamicProbe
 from vesper_monitor.guest.dynamic_probes.program import IMAGE

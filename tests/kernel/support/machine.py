@@ -24,9 +24,8 @@ from contextlib import contextmanager
 from pathlib import Path
 
 from lab import images
-from lab.images.cpio import Archive
-from lab.images.kernel import module_files
 from lab.xen.qmp import Qmp, QmpError
+from tests.kernel.support.initrd import LOAD_MODULES, MOUNT_ALL, build_initrd
 from vesper_monitor.guest import abi
 from vesper_monitor.hypervisor.domain_state import DomainState
 from vesper_monitor.hypervisor.transport import (
@@ -75,16 +74,10 @@ def takes_new_cpus(release: str) -> bool:
     return release.startswith(("5.10.", "6.1."))
 
 
-INIT = """\
-#!/bin/busybox sh
-export PATH=/bin
-busybox mkdir -p /proc /sys /dev
-busybox mount -t devtmpfs dev /dev
-busybox mount -t proc proc /proc
-busybox mount -t sysfs sys /sys
-busybox --install -s /bin
-for module in $(cat /modules); do insmod "/$module"; done
-insmod /vesper.ko
+INIT = (
+    MOUNT_ALL
+    + LOAD_MODULES
+    + """\
 insmod /%s.ko
 # Opened first: what comes before that is lost.
 exec 3</dev/ttyS1
@@ -93,6 +86,7 @@ echo "the guest is up"
 # argument of "command" one that fails (no memory to fork) does not end the shell.
 while read -r line <&3; do command eval "$line"; done
 """
+)
 
 
 class Machine:
@@ -180,24 +174,6 @@ class Machine:
         self.ram.unlink(missing_ok=True)
 
 
-def _initrd(
-    kernel: images.Kernel, files: Sequence[Path], modules: Sequence[str], init: str
-) -> bytes:
-    archive = Archive()
-    archive.add_device("dev/console", 5, 1)
-    archive.add_device("dev/null", 1, 3)
-    archive.add_file("init", init.encode(), 0o755)
-    archive.copy_file("bin/busybox", images.debian_tree() / "bin/busybox", 0o755)
-    archive.add_link("bin/sh", "busybox")
-    for path in files:
-        archive.copy_file(f"{'' if path.suffix == '.ko' else 'bin/'}{path.name}", path, 0o755)
-    debian = module_files(kernel, *modules)
-    archive.add_file("modules", "".join(f"{path.name}\n" for path in debian).encode())
-    for path in debian:
-        archive.copy_file(path.name, path)
-    return archive.finish_archive()
-
-
 def _command(
     kernel: images.Kernel,
     directory: Path,
@@ -250,7 +226,8 @@ def machine(
     :param counted: its clock goes by the instructions that it executes: one is 1 ns.
     :param init: PID 1's script, with a place for the frontend's name.
     """
-    (directory / "initrd").write_bytes(_initrd(kernel, files, modules, init % frontend))
+    initrd = build_initrd(kernel, files, init % frontend, modules=modules)
+    (directory / "initrd").write_bytes(initrd)
     smp = f"{cpus},maxcpus={max_cpus or cpus}"
     with _ram(memory) as ram:
         command = _command(kernel, directory, ram, smp, cmdline, counted)

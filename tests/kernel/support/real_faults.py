@@ -7,6 +7,7 @@ Of lockup no fault: that takes a module that locks up (test_probes.py).
 from __future__ import annotations
 
 import subprocess
+from functools import partial
 from pathlib import Path
 
 from tests.kernel.support.features import finds_processes
@@ -74,7 +75,7 @@ async def see_all(guest: KvmMachine, seen: Watch, probes: list[str]) -> None:
     await seen.see(lambda: seen.of("net_link", device="eth0", change="down"), "device down")
     for fstype in FILE_SYSTEMS:
         fields = {"fstype": fstype, "mount": f"/{fstype}", "error": "EIO"}
-        await seen.see(lambda fields=fields: seen.of("fs_error", **fields), str(fields))
+        await seen.see(partial(seen.of, "fs_error", **fields), str(fields))
     for event in ("block_error", "fs_error"):
         assert {found.fields["disk"] for found in seen.of(event)} == DISKS
     if "memory_failure" in probes:

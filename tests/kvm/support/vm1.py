@@ -19,17 +19,17 @@ _ENVIRONMENT = (
 )
 
 
-def agent(host: KvmHost, action: str, *, timeout: int = 40, **parameters: str) -> Result:
+def agent(host: KvmHost, action: str, *, timeout: int | str = 40, **parameters: str) -> Result:
     """Run the agent without Pacemaker.
 
-    :param timeout: s, of the operation.
+    :param timeout: s, of the operation. A string is converted, so that mypy takes
+        ``**{name: value}`` after it.
     """
     interval = 1000 if action == "monitor" else 0
     environment = _ENVIRONMENT.format(interval=interval, timeout=timeout)
     environment += "".join(f"OCF_RESKEY_{key}={value} " for key, value in parameters.items())
-    return host.run_command(
-        f"{environment} /usr/lib/ocf/resource.d/vesper/LibvirtVM {action}", timeout=timeout + 50
-    )
+    command = f"{environment} /usr/lib/ocf/resource.d/vesper/LibvirtVM {action}"
+    return host.run_command(command, timeout=int(timeout) + 50)
 
 
 def clean(lab: KvmLab) -> None:

@@ -19,8 +19,12 @@ PAGES = sorted((PROJECT / "docs/man").iterdir())
 
 
 def shown() -> list[str]:
-    """Each line of an example in README and the manual pages, and in vesper's own help."""
+    """Return each example line of README, docs/, the manual pages, and vesper's own help."""
     found = re.findall(r"^    (vesper .*)$", (PROJECT / "README.md").read_text(), re.M)
+    for document in sorted((PROJECT / "docs").glob("*.md")):
+        found += re.findall(r"^ +# (vesper .*)$", document.read_text(), re.M)
+    troubles = (PROJECT / "docs/troubleshooting.md").read_text()
+    found += re.findall(r"`(vesper [a-z][^`\n]*)`", troubles)
     for page in PAGES:
         text = page.read_text().replace(r"\(aq", "'").replace(r"\-", "-").replace(r"\e", "\\")
         for block in re.findall(r"^\.(?:EX|nf)\n(.*?)^\.(?:EE|fi)$", text, re.M | re.S):

@@ -11,8 +11,8 @@ import pytest
 
 from vesper_monitor.daemon import event_pipeline
 from vesper_monitor.daemon.config import Config
-from vesper_monitor.daemon.main import Daemon
-from vesper_monitor.guest.relay.decode import Event
+from vesper_monitor.daemon.daemon import Daemon
+from vesper_monitor.guest.event import Event
 from vesper_monitor.hypervisor.transport import Domain
 from vesper_monitor.journal.journal import Journal
 

@@ -6,6 +6,7 @@ from __future__ import annotations
 import dataclasses
 import inspect
 import itertools
+import re
 from pathlib import Path
 
 import pytest
@@ -38,6 +39,19 @@ def test_the_example_shows_every_key_with_its_default(tmp_path: Path) -> None:
     # Those of a transport are its class's keyword arguments.
     parameters = inspect.signature(KvmTransport).parameters.values()
     assert tables == {"kvm": {parameter.name: parameter.default for parameter in parameters}}
+
+
+def test_the_manual_page_shows_every_key_with_its_default() -> None:
+    page = (Path(__file__).parents[3] / "docs/man/vesperd.toml.5").read_text()
+    plain = page.replace(r"\(dq", '"').replace(r"\-", "-")
+    shown = dict(re.findall(r'^\.BR (\w+) " = ?(.*)$', plain, re.M))
+    keys = [field for field in dataclasses.fields(Config) if field.name != "transport_settings"]
+    defaults = {field.name: field.default for field in keys}
+    parameters = inspect.signature(KvmTransport).parameters.values()
+    defaults |= {parameter.name: parameter.default for parameter in parameters}
+    assert {key: value.strip('" ') for key, value in shown.items()} == {
+        key: "[]" if value == () else str(value) for key, value in defaults.items()
+    }
 
 
 @pytest.mark.parametrize(

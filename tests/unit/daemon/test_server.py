@@ -14,7 +14,7 @@ import pytest
 from vesper_monitor.daemon import connection as connection_module
 from vesper_monitor.daemon.followers import MAX_WAITING_EVENTS, Followers
 from vesper_monitor.daemon.server import Connection, Server
-from vesper_monitor.guest.relay.decode import Event
+from vesper_monitor.guest.event import Event
 
 
 def event(number: int) -> Event:

@@ -4,6 +4,7 @@
 from __future__ import annotations
 
 import dataclasses
+from collections.abc import Callable
 from typing import Any
 
 from hypothesis import settings
@@ -14,7 +15,6 @@ from vesper_monitor.faults.activation import (
     DEGRADED_AFTER_S,
     LONG_GAP_S,
     MONITOR_HOLD_S,
-    PANIC_RULE,
     ActivationState,
     ResourceActivation,
     Result,
@@ -22,7 +22,7 @@ from vesper_monitor.faults.activation import (
 )
 from vesper_monitor.faults.watching import Watching
 from vesper_monitor.hypervisor.transport import Cause, DomainReport, DomainState
-from vesper_monitor.journal.records import ActivationRecord, Fault
+from vesper_monitor.journal.records import PANIC_RULE, ActivationRecord, Fault
 
 RECORD = ActivationRecord("r/u/1/1", "r", "vm1", "u", 1, 1.0, ("send_signal",), ("httpd",))
 
@@ -104,10 +104,11 @@ def test_an_instance_from_the_journal_has_had_its_first_monitor() -> None:
 
 def test_an_earlier_daemons_fault_is_told_when_the_domain_was_seen() -> None:
     record = dataclasses.replace(RECORD, monitored=True)
-    for seen, expected in (
+    cases: tuple[tuple[Callable[[ResourceActivation], object], Result], ...] = (
         (lambda i: i.domain_seen(), Result.FAULT),
         (lambda i: i.domain_ended(DomainReport(DomainState.GONE), "gone"), Result.DEAD),
-    ):
+    )
+    for seen, expected in cases:
         instance = make(record, fault=fault(), restored=True)
         assert instance.seconds_until_alarm(0.0, grace=10.0) is None
         waiter = begin(instance, 0.0)

@@ -18,9 +18,9 @@ from vesper_monitor.guest import abi, abi_make
 HEADER = Path(__file__).parents[3] / "probe_modules/include/vesper_abi.h"
 
 STRUCTS: dict[str, type[ctypes.Structure]] = {
-    value.c_name: value
+    str(vars(value)["c_name"]): value
     for value in vars(abi).values()
-    if isinstance(value, type) and issubclass(value, ctypes.Structure) and hasattr(value, "c_name")
+    if isinstance(value, type) and issubclass(value, ctypes.Structure) and "c_name" in vars(value)
 }
 #: C enum → Python's, whose docstring names it
 ENUMS: dict[str, type[enum.IntEnum]] = {
@@ -110,7 +110,7 @@ def test_python_has_every_struct_and_no_other() -> None:
 
 
 @pytest.mark.parametrize("name", sorted(header_structs()))
-def test_struct(compiled: dict[str, Any], name: str) -> None:
+def test_each_struct_has_the_layout_of_the_header(compiled: dict[str, Any], name: str) -> None:
     struct = STRUCTS[name]
     assert [field[0] for field in struct._fields_] == header_structs()[name]
     assert ctypes.sizeof(struct) == compiled[name]
@@ -130,7 +130,7 @@ def test_integers_have_the_same_sign() -> None:
             assert declared[field] is expected, f"{name}.{field}"
 
 
-def test_constants(compiled: dict[str, Any]) -> None:
+def test_each_constant_has_the_value_of_the_header(compiled: dict[str, Any]) -> None:
     names = header_constants()
     assert len(names) > 15
     for name in names:
@@ -142,7 +142,7 @@ def test_constants(compiled: dict[str, Any]) -> None:
     assert python == names
 
 
-def test_enums(compiled: dict[str, Any]) -> None:
+def test_each_enum_has_the_values_of_the_header(compiled: dict[str, Any]) -> None:
     assert set(ENUMS) == set(header_enums())
     for name, python in ENUMS.items():
         c_names = header_enums()[name]

@@ -16,6 +16,7 @@ from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, initialize, invariant, rule
 
 from lab.standin.image import make_store
+from lab.standin.transport import StandinLink
 from tests.unit.support.hostile import ANSWERS, Host, impatient
 from vesper_monitor.guest import abi
 from vesper_monitor.guest.relay import positions
@@ -138,12 +139,13 @@ class Hostile(RuleBasedStateMachine):
             return
         session = watched.session
         assert len(session.probes) <= MOST_NAMES
-        assert len(session._retry_at) <= MOST_NAMES
-        assert len(session._retry_after) <= MOST_NAMES
-        assert len(session._channels) <= abi.MAX_CHANNELS
+        assert len(session._probes._retry_at) <= MOST_NAMES
+        assert len(session._probes._retry_pause_s) <= MOST_NAMES
+        assert len(session._reader.channels) <= abi.MAX_CHANNELS
         assert len(session.positions) <= positions.MAX_CLOSED_CHANNELS + 100
-        link = session._guest.link if session._guest is not None else None
-        assert link is None or len(link._maps) <= MOST_NAMES
+        assert len(session._reader.collector._unwritten) <= positions.MAX_CLOSED_CHANNELS
+        link = session.guest.link if session.guest is not None else None
+        assert link is None or (isinstance(link, StandinLink) and len(link._maps) <= MOST_NAMES)
         assert len(self.host.log.lines) <= MOST_LINES
 
     @invariant()
@@ -156,7 +158,7 @@ Hostile.TestCase.settings = settings(
 )
 
 
-class TestHostile(Hostile.TestCase):  # type: ignore[misc, name-defined]
+class TestHostile(Hostile.TestCase):  # type: ignore[misc, valid-type]
     @classmethod
     def setUpClass(cls) -> None:
         cls.folder = tempfile.TemporaryDirectory()

@@ -5,14 +5,14 @@ from __future__ import annotations
 
 import asyncio
 import time
-from collections.abc import Awaitable, Callable
+from collections.abc import Callable, Coroutine
 
 from tests.unit.support.standins import until
 from vesper_monitor.guest.ticker import TICKS_PER_PERIOD, SharedTicker
 
 
-def run(body: Callable[[], Awaitable[None]]) -> None:
-    asyncio.run(asyncio.wait_for(body(), 20))  # type: ignore[arg-type]
+def run(body: Callable[[], Coroutine[object, object, None]]) -> None:
+    asyncio.run(asyncio.wait_for(body(), 20))
 
 
 def test_each_is_called_until_it_leaves() -> None:

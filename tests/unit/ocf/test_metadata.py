@@ -124,7 +124,7 @@ def test_what_both_agents_have_is_told_in_the_same_words() -> None:
         for name in ("XenVM", "LibvirtVM")
     ]
     told = [
-        {p.get("name"): ElementTree.tostring(p).strip() for p in agent.iter("parameter")}
+        {p.get("name", ""): ElementTree.tostring(p).strip() for p in agent.iter("parameter")}
         for agent in agents
     ]
     assert told[0].keys() - told[1].keys() == XENS_OWN
@@ -215,5 +215,5 @@ def test_a_quick_monitor_imports_next_to_nothing() -> None:
 def imported_by(modules: str) -> set[str]:
     """All that is there once those modules are, started as the agents are."""
     code = f"import sys; sys.path.append(sys.argv[1]); import {modules}; print(*sys.modules)"
-    command = ["/usr/bin/python3", "-SE", "-c", code, PROJECT]
+    command = ["/usr/bin/python3", "-SE", "-c", code, str(PROJECT)]
     return set(subprocess.run(command, capture_output=True, text=True, check=True).stdout.split())

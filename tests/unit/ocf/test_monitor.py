@@ -216,7 +216,7 @@ def test_xl_restarts_what_has_crashed(
 
     def vesperd(asked: dict[str, Any]) -> dict[str, Any]:
         told.append(asked)
-        dead = {"result": "dead", "reason": "vm1 has crashed", "state": state}
+        dead: dict[str, Any] = {"result": "dead", "reason": "vm1 has crashed", "state": state}
         dead |= {} if noted_late else {"cause": "failure"}
         dead |= {"panicked": True} if panicked else {}
         return dead if asked["op"] == "wait" else {"age": None}

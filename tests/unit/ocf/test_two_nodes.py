@@ -161,7 +161,7 @@ class World:
         patch.setattr(time, "monotonic", lambda: clock.now)
         patch.setattr(time, "clock_gettime", lambda _: clock.now)
         for module in (hand_over, toolstack, virsh, migrate, xl):
-            patch.setattr(module, "spawn", lambda *a, **k: self.at._spawn(*a, **k))
+            patch.setattr(module, "spawn_command", lambda *a, **k: self.at._spawn(*a, **k))
 
     def other(self, node: VirtualHost) -> Node:
         return self.nodes["n2" if node is self.nodes["n1"] else "n1"]
@@ -271,7 +271,7 @@ class World:
 
 
 @pytest.mark.parametrize("kind", [XenNode, LibvirtNode])
-def test_all_sequences(tmp_path: Path, kind: type[Node]) -> None:
+def test_random_sequences_of_actions_keep_the_invariants(tmp_path: Path, kind: type[Node]) -> None:
     for seed in range(SEQUENCES):
         with pytest.MonkeyPatch.context() as patch:
             world = World(kind, tmp_path, patch, seed)

@@ -72,7 +72,7 @@ def with_link(
     asyncio.run(run())
 
 
-def test_pages_and_notifications(running: IvshmemServerProcess) -> None:
+def test_pages_are_shared_and_notifications_arrive(running: IvshmemServerProcess) -> None:
     async def body(qemu: StandinQemu, link: KvmLink) -> None:
         link.cchan.view[:4] = b"chan"
         assert bytes(qemu.view[PAGE : PAGE + 4]) == b"chan"
@@ -97,7 +97,7 @@ def test_pages_and_notifications(running: IvshmemServerProcess) -> None:
     with_link(running, body)
 
 
-def test_deactivate(running: IvshmemServerProcess) -> None:
+def test_deactivating_waits_until_the_guest_is_idle(running: IvshmemServerProcess) -> None:
     async def body(qemu: StandinQemu, link: KvmLink) -> None:
         lost: list[str] = []
         link.on_lost(lost.append)
@@ -113,7 +113,7 @@ def test_deactivate(running: IvshmemServerProcess) -> None:
     with_link(running, body)
 
 
-def test_deactivate_without_a_link(running: IvshmemServerProcess) -> None:
+def test_deactivate_works_without_a_link(running: IvshmemServerProcess) -> None:
     """What an earlier daemon has left, or one that never came to an understanding."""
 
     async def body(qemu: StandinQemu, link: KvmLink) -> None:
@@ -131,7 +131,7 @@ def test_deactivate_without_a_link(running: IvshmemServerProcess) -> None:
     with_link(running, body)
 
 
-def test_taken_over_by_the_next_daemon(running: IvshmemServerProcess) -> None:
+def test_the_next_daemon_takes_a_link_over(running: IvshmemServerProcess) -> None:
     """The guest's answer is asked for again: what lies there may be a dead kernel's."""
 
     async def body(qemu: StandinQemu, link: KvmLink) -> None:
@@ -162,7 +162,7 @@ def test_the_guest_closes_or_starts_anew(
     with_link(running, body)
 
 
-def test_qemu_ends(running: IvshmemServerProcess) -> None:
+def test_the_end_of_qemu_loses_the_link(running: IvshmemServerProcess) -> None:
     async def body(qemu: StandinQemu, link: KvmLink) -> None:
         lost: list[str] = []
         link.on_lost(lost.append)
@@ -174,7 +174,7 @@ def test_qemu_ends(running: IvshmemServerProcess) -> None:
     with_link(running, body)
 
 
-def test_qemu_ends_while_its_guest_is_waited_for(running: IvshmemServerProcess) -> None:
+def test_the_end_of_qemu_ends_the_wait_for_its_guest(running: IvshmemServerProcess) -> None:
     async def body() -> None:
         qemu = StandinQemu(running.qemu)
         task = asyncio.create_task(connect(running))
@@ -196,7 +196,7 @@ def test_qemu_ends_while_its_guest_is_waited_for(running: IvshmemServerProcess) 
     asyncio.run(body())
 
 
-def test_the_holder_ends(running: IvshmemServerProcess) -> None:
+def test_the_end_of_the_ivshmem_server_loses_no_link(running: IvshmemServerProcess) -> None:
     """The link does not need it."""
 
     async def body(qemu: StandinQemu, link: KvmLink) -> None:
@@ -214,7 +214,7 @@ def test_the_holder_ends(running: IvshmemServerProcess) -> None:
     with_link(running, body)
 
 
-def test_memory_overwritten_by_a_migration(running: IvshmemServerProcess) -> None:
+def test_a_request_that_a_migration_overwrites_is_made_again(running: IvshmemServerProcess) -> None:
     """What was asked for before the guest's memory arrived is asked for again."""
 
     async def body() -> None:
@@ -231,7 +231,7 @@ def test_memory_overwritten_by_a_migration(running: IvshmemServerProcess) -> Non
     asyncio.run(body())
 
 
-def test_a_guest_that_cannot_share(running: IvshmemServerProcess) -> None:
+def test_a_guest_that_cannot_share_is_an_error(running: IvshmemServerProcess) -> None:
     async def body() -> None:
         qemu = StandinQemu(running.qemu)
         task = asyncio.create_task(connect(running))
@@ -256,7 +256,7 @@ def sealed(size: int) -> int:
     st.integers(0, 1 << 64).map(lambda n: n & ~4095) | st.integers(0, 2 * SIZE),
     st.integers(-2, 2000),
 )
-def test_any_region(offset: int, pages: int) -> None:
+def test_any_region_is_mapped_or_refused(offset: int, pages: int) -> None:
     """Either it lies in the memory behind the head, or it is refused."""
     descriptor = sealed(SIZE)
     memory = SharedMemory(descriptor)
@@ -286,7 +286,7 @@ def test_regions_that_were_closed_are_forgotten() -> None:
     os.close(memory)
 
 
-def test_memory_that_could_be_cut_short() -> None:
+def test_memory_that_could_be_cut_short_is_refused() -> None:
     descriptor = os.memfd_create("test", os.MFD_ALLOW_SEALING)
     os.ftruncate(descriptor, SIZE)
     with pytest.raises(TransportError, match="sealed"):

@@ -16,7 +16,7 @@ from collections.abc import Sequence
 from typing import TypeVar
 
 from vesper_monitor.guest import abi
-from vesper_monitor.guest.relay.decode import make_printable
+from vesper_monitor.guest.printable import make_printable
 from vesper_monitor.hypervisor.transport import Link
 from vesper_monitor.util.errors import VesperError
 

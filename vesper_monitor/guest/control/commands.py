@@ -24,32 +24,18 @@ from vesper_monitor.guest.control.images import Image, ImageError, ImageStore
 from vesper_monitor.guest.control.modinfo import ModinfoError, rename_module
 from vesper_monitor.guest.dynamic_probes.point import DynamicProbe
 from vesper_monitor.guest.dynamic_probes.program import IMAGE, module_parameters
+from vesper_monitor.guest.errors import SessionError
 from vesper_monitor.guest.health.heartbeat import MAX_CPUS
+from vesper_monitor.guest.printable import make_printable
 from vesper_monitor.guest.relay.channel import ChannelEntry, ChannelTable
-from vesper_monitor.guest.relay.decode import make_printable
 from vesper_monitor.hypervisor.transport import Link, TransportError
-from vesper_monitor.util.errors import VesperError
 
-__all__ = ["GuestControl", "Hello", "SessionError"]
+__all__ = ["GuestControl", "Hello"]
 
 _log = logging.getLogger(__name__)
 
 #: Longest module parameters the guest takes (bytes).
 _MAX_PARAMS = 1024
-
-
-class SessionError(VesperError):
-    """What was asked of the guest did not work.
-
-    :ivar code: of docs/api.md: ``no-image``, ``no-such-probe``, ``not-active``,
-        ``bad-request``, ``guest``, ``timeout``.
-    :ivar errno: the guest kernel's, positive, if it was the guest that refused.
-    """
-
-    def __init__(self, text: str, *, code: str, errno: int | None = None) -> None:
-        super().__init__(text)
-        self.code = code
-        self.errno = errno
 
 
 @dataclass(frozen=True)
@@ -115,19 +101,19 @@ class GuestControl:
         image = await self._find_image(images, name)
         await self._load_module(name, image.path, image.data, params)
 
-    async def load_point(self, images: ImageStore, point: DynamicProbe) -> None:
-        """The same for a point: the image that all points have, under its name.
+    async def load_dynamic_probe(self, images: ImageStore, probe: DynamicProbe) -> None:
+        """Load the image that all dynamic probes share, under the name of this one.
 
         :raises SessionError:
         """
         image = await self._find_image(images, IMAGE)
         try:
-            data = rename_module(image.data, point.name)
+            data = rename_module(image.data, probe.name)
         except ModinfoError as error:
             raise SessionError(
                 f"{self.link.domain.name}: {image.path}: {error}", code="no-image"
             ) from None
-        await self._load_module(point.name, image.path, data, module_parameters(point))
+        await self._load_module(probe.name, image.path, data, module_parameters(probe))
 
     async def _find_image(self, images: ImageStore, name: str) -> Image:
         vm, hello = self.link.domain.name, self.hello

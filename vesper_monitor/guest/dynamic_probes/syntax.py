@@ -9,7 +9,7 @@
 
 Values and types are those of Documentation/trace/kprobetrace.rst (Linux 6.12),
 and ``t`` is that of fprobetrace.rst; what of them there is here stands in
-vesper-points(7).  ``if`` and ``max`` are ours.  What is not supported is an error
+vesper-dynamic-probes(7).  ``if`` and ``max`` are ours.  What is not supported is an error
 with its position, never something else than what the kernel would make of it.
 """
 

@@ -12,23 +12,19 @@ import ctypes
 import re
 import time
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass
 
 from vesper_monitor.guest import abi
 from vesper_monitor.guest.control.region import map_region
-from vesper_monitor.guest.relay.decode import Event, make_printable
+from vesper_monitor.guest.event import CORE_PROBE, LAST_WORDS, MAX_GUEST_NS, CrashLog, Event
+from vesper_monitor.guest.printable import make_printable
 from vesper_monitor.hypervisor.transport import Domain, Link
 
-__all__ = ["EVENT", "PROBE", "CrashLog", "CrashLogReader", "to_event"]
-
-#: ``Event.event`` and ``Event.probe``: it is the core itself that tells.
-EVENT = "last_words"
-PROBE = "vesper"
+__all__ = ["CrashLogReader", "make_event"]
 
 #: s between two readings of the same kind from one guest.
-CALM_S = 5.0
+READ_INTERVAL_S = 5.0
 #: s after which a slot that is still being written is taken as it is.
-UNFINISHED_S = 1.0
+UNFINISHED_LIMIT_S = 1.0
 #: Characters kept of the log (its end), once unprintable ones are written out.
 MAX_LOG_BYTES = 64_000
 #: Characters of a message: it goes into Pacemaker's exit reason.
@@ -39,17 +35,6 @@ _SLOT_SIZE = ctypes.sizeof(abi.WordsSlot)
 _KINDS = (abi.WordsKind.OOPS, abi.WordsKind.PANIC)
 #: Of each kind's slot, its first word.
 _SEQ = {kind: _SLOTS + kind * _SLOT_SIZE for kind in abi.WordsKind}
-
-
-@dataclass(frozen=True)
-class CrashLog:
-    """One oops or panic, made printable."""
-
-    kind: str  #: "oops" or "panic"
-    message: str  #: one line: the panic's, or what the log says of the oops
-    stack: str  #: lines, innermost first
-    log: str  #: lines, the end of the kernel's log
-    complete: bool  #: the kernel had the time to write all of it
 
 
 class CrashLogReader:
@@ -114,11 +99,11 @@ class CrashLogReader:
 
     def _is_ready(self, kind: abi.WordsKind) -> bool:
         last = self._read_at.get(kind)
-        return last is None or self._clock() - last >= CALM_S
+        return last is None or self._clock() - last >= READ_INTERVAL_S
 
     def _is_stuck(self, kind: abi.WordsKind) -> bool:
         now = self._clock()
-        return now - self._odd_since.setdefault(kind, now) >= UNFINISHED_S
+        return now - self._odd_since.setdefault(kind, now) >= UNFINISHED_LIMIT_S
 
     def _copy_slot(self, kind: abi.WordsKind) -> tuple[abi.WordsSlot, bool]:
         start = _SLOTS + kind * _SLOT_SIZE
@@ -127,7 +112,7 @@ class CrashLogReader:
         return slot, before % 2 == 0 and self._read_sequence(kind) == before
 
 
-def to_event(
+def make_event(
     kind: abi.WordsKind,
     number: int,
     slot: abi.WordsSlot,
@@ -144,11 +129,11 @@ def to_event(
     return Event(
         vm=domain.name,
         domid=domain.domid,
-        probe=PROBE,
-        event=EVENT,
+        probe=CORE_PROBE,
+        event=LAST_WORDS,
         cpu=min(slot.cpu, 0xFFFF),
         seq=number,
-        guest_ns=min(slot.time_ns, (1 << 63) - 1),
+        guest_ns=min(slot.time_ns, MAX_GUEST_NS),
         received=received,
         fields={
             "kind": name,

@@ -10,72 +10,21 @@ text of the guest's is made printable, numbers without a name stay numbers.
 from __future__ import annotations
 
 from collections.abc import Iterable, Mapping
-from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 from vesper_monitor.guest import abi
 from vesper_monitor.guest.dynamic_probes import record as points
-from vesper_monitor.guest.printable import make_printable, signal_name
+from vesper_monitor.guest.event import LOST, MAX_GUEST_NS, UNKNOWN, Event
 from vesper_monitor.guest.relay.record_types import RECORDS, RecordType
 from vesper_monitor.guest.relay.relay import RawRecord
 
 if TYPE_CHECKING:
     from vesper_monitor.guest.dynamic_probes.point import DynamicProbe
-    from vesper_monitor.guest.health.crash_log import CrashLog
 
-__all__ = ["LOST", "UNKNOWN", "Event", "decode_records", "make_printable", "signal_name"]
+__all__ = ["decode_records"]
 
-#: ``Event.event`` where records were overwritten before they could be read.
-LOST = "lost"
-#: ``Event.event`` of a record of a type that this version does not know.
-UNKNOWN = "unknown"
-
-#: SQLite's and JSON readers' integers end here; a hostile guest's need not.
-_MAX_TIME = (1 << 63) - 1
 _KINDS = {kind.event: kind for kind in RECORDS.values()}
 assert len(_KINDS) == len(RECORDS)
-
-
-@dataclass(slots=True)
-class Event:
-    """One record of a probe, decoded. docs/api.md tells what the keys mean.
-
-    Whoever has made it sets ``id``; nothing else is changed.
-    """
-
-    vm: str
-    domid: int
-    probe: str
-    #: of a RecordType ("send_signal" ..), the name of a point, "last_words", "hang", "domain",
-    #: "lost" or "unknown"
-    event: str
-    cpu: int
-    seq: int  #: per probe and CPU; of "lost": the first that is missing
-    guest_ns: int  #: guest's CLOCK_MONOTONIC; of "lost": of the next record
-    received: float  #: s, host's CLOCK_REALTIME
-    fields: dict[str, Any]
-    text: str
-    id: int | None = None  #: the journal's; negative: it has none yet
-    #: of "last_words": stack and log, for the journal alone
-    words: CrashLog | None = None
-    #: it was read and judged before, and is read again for the journal alone
-    again: bool = False
-
-    def to_json(self) -> dict[str, Any]:
-        """As it goes over the socket and into the journal."""
-        return {
-            "id": self.id if self.id is None or self.id > 0 else None,
-            "vm": self.vm,
-            "domid": self.domid,
-            "probe": self.probe,
-            "event": self.event,
-            "cpu": self.cpu,
-            "seq": self.seq,
-            "guest_ns": self.guest_ns,
-            "received": self.received,
-            "fields": self.fields,
-            "text": self.text,
-        }
 
 
 class _RecordEvent(Event):
@@ -101,7 +50,7 @@ class _RecordEvent(Event):
         self.event = kind.event
         self.cpu = cpu
         self.seq = record.seq
-        self.guest_ns = min(record.time_ns, _MAX_TIME)
+        self.guest_ns = min(record.time_ns, MAX_GUEST_NS)
         self.received = received
         self.id = None
         self.words = None
@@ -214,7 +163,7 @@ def _make_event(
         event=event,
         cpu=cpu,
         seq=record.seq,
-        guest_ns=min(record.time_ns, _MAX_TIME),
+        guest_ns=min(record.time_ns, MAX_GUEST_NS),
         received=received,
         fields=fields,
         text=text,

@@ -27,6 +27,9 @@ PROJECT = Path(__file__).resolve().parents[4]
 #: A scripted answer: a dict, None (close the connection), or seconds to stay silent.
 Answer = dict[str, Any] | None | float
 
+#: A time in seconds. A string is converted, so that mypy takes ``**{name: value}`` after it.
+Seconds = float | str
+
 
 @functools.cache
 def other_commands() -> Path:
@@ -80,7 +83,8 @@ class ScriptedVesperd:
             for line in lines:
                 request = json.loads(line)
                 self.requests.append(request)
-                answer = self.answers.get(request["op"], lambda _: {})(request)
+                respond = self.answers.get(request["op"])
+                answer = respond(request) if respond is not None else {}
                 if answer is None:
                     return
                 if isinstance(answer, float):
@@ -206,7 +210,9 @@ class Host:
         for mood in moods:
             (self.fake / mood).touch()
 
-    def environment(self, timeout: float | None, interval: float, **extra: str) -> dict[str, str]:
+    def environment(
+        self, timeout: Seconds | None, interval: Seconds, **extra: str
+    ) -> dict[str, str]:
         environment = {
             "PATH": f"{self.bin}:{other_commands()}",
             f"FAKE_{self.command.upper()}": str(self.fake),
@@ -219,16 +225,16 @@ class Host:
             "OCF_RESOURCE_INSTANCE": "r1",
             f"OCF_RESKEY_{self.config_parameter}": str(self.config),
             "OCF_RESKEY_CRM_meta_on_node": "node1",
-            "OCF_RESKEY_CRM_meta_interval": str(int(interval * 1000)),
+            "OCF_RESKEY_CRM_meta_interval": str(int(float(interval) * 1000)),
             **self.parameters,
             **extra,
         }
         if timeout is not None:
-            environment["OCF_RESKEY_CRM_meta_timeout"] = str(int(timeout * 1000))
+            environment["OCF_RESKEY_CRM_meta_timeout"] = str(int(float(timeout) * 1000))
         return {key: value for key, value in environment.items() if value != "-"}
 
     def begin(
-        self, action: str, *, timeout: float | None = 20.0, interval: float = 0.0, **extra: str
+        self, action: str, *, timeout: Seconds | None = 20.0, interval: Seconds = 0.0, **extra: str
     ) -> subprocess.Popen[str]:
         return subprocess.Popen(
             [str(self.agent), action],
@@ -240,7 +246,7 @@ class Host:
         )
 
     def call(
-        self, action: str, *, timeout: float | None = 20.0, interval: float = 0.0, **extra: str
+        self, action: str, *, timeout: Seconds | None = 20.0, interval: Seconds = 0.0, **extra: str
     ) -> Result:
         """One call. It must keep to its timeout.
 
@@ -248,7 +254,7 @@ class Host:
         """
         start = time.monotonic()
         process = self.begin(action, timeout=timeout, interval=interval, **extra)
-        return self.end(process, start, timeout or 60.0)
+        return self.end(process, start, float(timeout or 60.0))
 
     def end(self, process: subprocess.Popen[str], start: float, timeout: float = 20.0) -> Result:
         try:
@@ -258,7 +264,7 @@ class Host:
         except subprocess.TimeoutExpired:
             process.kill()
             process.communicate()
-            pytest.fail(f"{process.args}: not done within the operation's timeout of {timeout} s")
+            pytest.fail(f"{process.args!r}: not done within the operation's timeout of {timeout} s")
         return Result(process.returncode, stdout, stderr, time.monotonic() - start)
 
     def close(self) -> None:

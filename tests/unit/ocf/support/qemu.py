@@ -9,6 +9,7 @@ import subprocess
 import sys
 import threading
 import time
+from collections.abc import Mapping
 from pathlib import Path
 
 #: As libvirt starts it: it locks its pid file and becomes QEMU.
@@ -111,7 +112,7 @@ class Holder:
     :param answer: None: it listens, and says nothing.
     """
 
-    def __init__(self, folder: Path, answer: dict[str, object] | None) -> None:
+    def __init__(self, folder: Path, answer: Mapping[str, object] | None) -> None:
         folder.mkdir(exist_ok=True)
         self.asked = 0
         self._answer = answer

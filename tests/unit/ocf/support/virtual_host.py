@@ -134,7 +134,7 @@ class VirtualHost:
         monkeypatch.setattr(time, "monotonic", lambda: self.clock.now)
         monkeypatch.setattr(time, "clock_gettime", lambda _: self.clock.now)
         for module in (hand_over, toolstack, virsh, migrate, xl):
-            monkeypatch.setattr(module, "spawn", self._spawn)
+            monkeypatch.setattr(module, "spawn_command", self._spawn)
         monkeypatch.setenv("VESPER_QEMU_RUN", str(folder / "qemu"))
         monkeypatch.setenv("VESPER_IVSHMEM", str(folder / "ivshmem"))
         monkeypatch.setattr(Agent, "check_node", lambda _: None)

@@ -8,6 +8,7 @@ import socket
 import subprocess
 import time
 from pathlib import Path
+from typing import Any
 
 from lab.kvm import KvmHost
 from tests.unit.support.daemons import PROJECT
@@ -136,7 +137,7 @@ class Tiny:
         return str(self.host.node.host_path("/run/vesper/vesperd.sock"))
 
     @property
-    def resource(self) -> dict[str, object]:
+    def resource(self) -> dict[str, Any]:
         """As an agent's requests name it."""
         return {"resource": self.name, "vm": self.name, "probes": [], "services": []}
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 
 import logging
 
-from vesper_monitor.daemon.logs import ALWAYS, BURST_LINES, RateLimit
+from vesper_monitor.util.logs import ALWAYS, BURST_LINES, RateLimit
 
 
 def record(message: str, **more: bool) -> logging.LogRecord:
