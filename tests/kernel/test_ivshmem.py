@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: GPL-2.0-or-later
-"""The whole link to a guest on QEMU: its kernel, the device, the holder, the session."""
+"""The whole link to a guest on QEMU: its kernel, the device, the ivshmem server, the session."""
 
 from __future__ import annotations
 
@@ -48,7 +48,7 @@ async def faults(guest: KvmMachine, seen: Watch) -> None:
 
 async def garbage(guest: KvmMachine) -> None:
     """Whatever the host writes into the shared memory, this kernel lives and ends in order."""
-    attachment = await IvshmemClient(guest.holder.control).attach_to_qemu(guest.machine.process.pid)
+    attachment = await IvshmemClient(guest.server.control).attach_to_qemu(guest.machine.process.pid)
     noise = random.Random(5).randbytes(attachment.size - abi.PAGE_SIZE)
     for _ in range(3):
         os.pwrite(attachment.memory, noise, abi.PAGE_SIZE)
@@ -99,9 +99,9 @@ def test_probes_record_over_ivshmem(test_guest: TestGuest, tmp_path: Path) -> No
             assert hello is not None and seen.session.hello is not None
             assert seen.session.hello.boot_id == hello.boot_id
             await seen.see(lambda: seen.of("send_signal", signal="SIGUSR1"), "what was missed")
-            guest.holder.kill()
+            guest.server.kill()
             guest.machine.tell("sh -c 'kill -USR2 $$'")
-            await seen.see(lambda: seen.of("send_signal", signal="SIGUSR2"), "without the holder")
+            await seen.see(lambda: seen.of("send_signal", signal="SIGUSR2"), "without the server")
             assert len(seen.events) == 2
             assert seen.session.state is SessionState.ACTIVE
             await seen.session.close_session(deactivate=True)

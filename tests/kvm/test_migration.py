@@ -196,7 +196,7 @@ def test_a_device_that_cannot_go_along(lab: KvmLab) -> None:
         clean(lab)
 
 
-def test_a_holder_that_hangs_at_the_target(cleaned: KvmLab) -> None:
+def test_an_ivshmem_server_that_hangs_at_the_target(cleaned: KvmLab) -> None:
     """QEMU there waits for it for ever: nobody else does, and the guest goes on here."""
     home, target = cleaned.hosts
     assert agent(home, "start").rc == 0

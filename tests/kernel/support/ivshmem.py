@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: GPL-2.0-or-later
-"""A guest on QEMU with VESPER's device: real frontend, real holder, real session."""
+"""A guest on QEMU with VESPER's device: real frontend, real ivshmem server, real session."""
 
 from __future__ import annotations
 
@@ -44,7 +44,7 @@ class KvmMachine(MachineTransport):
 
     def __init__(self, guest: Machine, process: IvshmemServerProcess, store: Path) -> None:
         super().__init__(guest)
-        self.holder = process
+        self.server = process
         self.store = store
         self.qmp = Qmp(guest.directory / "qmp")
 
@@ -53,12 +53,12 @@ class KvmMachine(MachineTransport):
         return DomainReport(DomainState.RUNNING if running else DomainState.GONE)
 
     async def connect_domain(self, domain: Domain, timeout: float) -> KvmLink:  # type: ignore[override]  # noqa: ASYNC109
-        holder, pid = IvshmemClient(self.holder.control), self.machine.process.pid
-        return await KvmLink.connect_guest(holder, pid, domain, timeout, Doorbells())
+        client, pid = IvshmemClient(self.server.control), self.machine.process.pid
+        return await KvmLink.connect_guest(client, pid, domain, timeout, Doorbells())
 
     async def deactivate_domain(self, domain: Domain) -> None:
-        holder, pid = IvshmemClient(self.holder.control), self.machine.process.pid
-        await KvmLink.end_activation(holder, pid, domain, Doorbells())
+        client, pid = IvshmemClient(self.server.control), self.machine.process.pid
+        await KvmLink.end_activation(client, pid, domain, Doorbells())
 
     def run_state(self) -> str:
         """QEMU's word for it."""
@@ -78,7 +78,7 @@ class KvmMachine(MachineTransport):
         (watch_vector_notifier(), hw/misc/ivshmem.c) and calls it for whatever
         gets the same descriptor's number: so nothing is opened in between.
         """
-        address = {"type": "unix", "data": {"path": self.holder.qemu}}
+        address = {"type": "unix", "data": {"path": self.server.qemu}}
         backend = {"type": "socket", "data": {"addr": address, "server": False}}
         self.qmp.execute_command("chardev-add", id="next", backend=backend)
         self.qmp.execute_command("device_del", id="ivshmem0")

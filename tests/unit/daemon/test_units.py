@@ -58,8 +58,8 @@ def test_the_units_may_do_what_they_need_and_no_more(booted: Systemd) -> None:
             assert "Read-only" in booted.run("touch", f"{root}{closed}").stderr, (unit, closed)
 
 
-def test_guests_outlive_the_holder(booted: Systemd) -> None:
-    """systemd keeps the descriptors: the holder is killed, and each QEMU stays served."""
+def test_guests_outlive_the_ivshmem_server(booted: Systemd) -> None:
+    """systemd keeps the descriptors: the ivshmem server is killed, and each QEMU stays served."""
     first = booted.wait_active("vesper-ivshmem.service")
     control = str(booted.path("/run/vesper-ivshmem/control.sock"))
     qemu = StandinQemu(str(booted.path("/run/vesper-ivshmem/qemu.sock")))

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: GPL-2.0-or-later
-"""The real holder process, with stand-ins for QEMU and for the daemon."""
+"""The real ivshmem server, with stand-ins for QEMU and for the daemon."""
 
 from __future__ import annotations
 

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: GPL-2.0-or-later
-"""The link to a guest whose half is written by hand, over a real holder."""
+"""The link to a guest whose half is written by hand, over a real ivshmem server."""
 
 from __future__ import annotations
 

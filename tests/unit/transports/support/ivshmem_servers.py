@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: GPL-2.0-or-later
-"""A real holder for one test, and the stand-ins that connect to it."""
+"""a real ivshmem server for one test, and the stand-ins that connect to it."""
 
 from __future__ import annotations
 
@@ -64,8 +64,8 @@ class IvshmemServerProcess:
                 ping_server(self.control)
                 return
             except IvshmemServerError:
-                assert time.monotonic() < end, "the holder does not answer"
-                assert self.process.poll() is None, "the holder has ended"
+                assert time.monotonic() < end, "the ivshmem server does not answer"
+                assert self.process.poll() is None, "the ivshmem server has ended"
                 time.sleep(0.02)
 
     def kill(self) -> None:
@@ -90,7 +90,7 @@ def run_ivshmem_server(directory: Path, *options: str) -> Iterator[IvshmemServer
 class StandinQemu:
     """Takes the handshake as QEMU does; the guest's half of the protocol by hand.
 
-    :param where: the holder's socket, or a connection to it, which another
+    :param where: the ivshmem server's socket, or a connection to it, which another
         process may have made.
     """
 
