@@ -92,7 +92,7 @@ class Shell:
         end = time.monotonic() + COMMAND_LIMIT_S
         while f"\nend {mark}\n" not in (said := self.guest.console):
             if time.monotonic() > end or self.guest.process.poll() is not None:
-                raise RuntimeError(f"the guest does not do: {command}\n{said[-2000:]}")
+                raise RuntimeError(f"the guest does not finish: {command}\n{said[-2000:]}")
             await asyncio.sleep(0.02)
         text = said.partition(f"begin {mark}\n")[2].partition(f"end {mark}\n")[0]
         return text.splitlines()

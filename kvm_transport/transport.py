@@ -260,7 +260,7 @@ class KvmTransport:
         return [process for process in self._processes.values() if not process.ended]
 
     def _find_process_watch(self, domain: Domain) -> QemuProcessWatch | None:
-        """Return the QEMU of a domain; None if nobody has seen it.
+        """Return the QEMU of a domain; None if it was never seen.
 
         :raises TransportError: it is unknown whether it runs.
         """

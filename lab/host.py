@@ -124,7 +124,7 @@ class Host(abc.ABC):
             raise LabError(f"{self.name}: {command} does not start:\n{said}") from error
 
     def stop_daemon(self, pattern: str, socket: str, *, signal: str = "TERM") -> None:
-        """End a daemon, if it runs, and wait until it has gone.
+        """End a daemon, if it runs, and wait until it has ended.
 
         :param pattern: of its command line, for pgrep.
         """
@@ -141,7 +141,7 @@ class Host(abc.ABC):
         self.start_daemon(command, "/var/log/vesperd.log", VESPERD_SOCKET, timeout=timeout)
 
     def stop_vesperd(self, *, signal: str = "TERM") -> None:
-        """End vesperd, if it runs, and wait until it has gone."""
+        """End vesperd, if it runs, and wait until it has ended."""
         self.stop_daemon("^/usr/bin/python3.* /usr/sbin/vesperd", VESPERD_SOCKET, signal=signal)
 
 

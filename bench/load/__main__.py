@@ -44,7 +44,7 @@ PROJECT = Path(__file__).parents[2]
 SETTLE_S = 5.0
 #: For all guests to be watched, on a busy machine.
 COME_UP_LIMIT_S = 300.0
-#: A group that each Debian system has, in the place of ``vesper``.
+#: A group that each Debian system has, used instead of ``vesper``.
 READER_GROUP = "users"
 
 

@@ -218,7 +218,7 @@ class Node:
         self.run("kill", f"-{int(number)}", *map(str, pids))
 
     def stop_vesperd(self, number: signal.Signals = signal.SIGTERM) -> None:
-        """End it with that signal and wait until it has gone."""
+        """End it with that signal and wait until it has ended."""
         self.signal_vesperd(number)
         for _ in wait_until(f"{self.name}: end of vesperd", 20):
             if not self.vesperd_pids():

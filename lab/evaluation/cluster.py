@@ -41,11 +41,10 @@ def type_in_crm_shell(lab: Lab, command: str, show: Callable[[str], None]) -> No
 def configure_resource(
     lab: Lab, watch: str, show: Callable[[str], None], time_factor: float = 1.0
 ) -> None:
-    """Make vm1 a resource that is watched in that way, in place of what was there.
+    """Make vm1 a resource that is watched in that way, and remove an earlier resource.
 
-    A vm1 that runs goes on running: in maintenance mode its resource gets
-    another agent, which is then asked what it finds. On KVM it must then be
-    started anew to be watched.
+    A running vm1 keeps running: in maintenance mode its resource gets another agent, and
+    Pacemaker probes it.  On KVM the VM must then be restarted to be watched.
 
     :param time_factor: how many times longer than usual operations may take.
     """

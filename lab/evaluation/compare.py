@@ -43,7 +43,7 @@ _COLUMNS = {
 class _Trial:
     watch: str
     fault: str
-    share: float  #: of the stock agent's interval that has gone by
+    share: float  #: of the stock agent's interval that had passed
 
 
 def _plan_trials(kinds: Sequence[str], rounds: int, watches: Iterable[str]) -> list[_Trial]:

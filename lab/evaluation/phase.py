@@ -28,7 +28,7 @@ class Phase:
     """Waits for the right moment."""
 
     def __init__(self) -> None:
-        #: of the interval that has gone by when the fault happens (0 to 1)
+        #: of the interval that has passed when the fault happens (0 to 1)
         self.share = 0.5
         self._script_began = 0.0  #: this machine's clock
         #: seconds from the end of the wait to the fault, by kind: memory does not fill at once

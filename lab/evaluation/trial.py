@@ -81,7 +81,7 @@ class _Timeline:
         self._old_page = page
 
     def note_fault_time(self, at: float, pid: int) -> None:
-        """It has happened; what has come in meanwhile is shown now."""
+        """Note that the fault has happened, and handle the observations that waited for it."""
         with self.changed:
             self._fault = (at, pid)
             for observation in sorted(self._waiting, key=lambda o: o.at):

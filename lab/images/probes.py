@@ -16,7 +16,7 @@ __all__ = ["FRONTENDS", "SOURCES", "Modules", "build_modules"]
 
 PROJECT = Path(__file__).resolve().parents[2]
 
-#: Folders whose files decide whether modules must be built anew.
+#: Folders whose files decide whether modules must be built again.
 SOURCES = ("probe_modules", "*_transport/guest")
 
 #: Modules that belong into the guest, besides the core (vesper).  All others are probes,

@@ -36,7 +36,7 @@ class Fetched:
 def fetch_newest() -> Fetched:
     """Fetch the headers of the newest kernels of all suites.
 
-    Without the mirror, or where a suite has gone, those that were fetched last are taken.
+    If the mirror does not answer or a suite was removed, use those that were fetched last.
     """
     kernels, missing = newest_kernels()
     groups: dict[str, list[DebianKernel]] = {}

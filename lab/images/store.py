@@ -95,7 +95,7 @@ def hold_lock(name: str) -> Iterator[None]:
         try:
             fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
         except BlockingIOError:
-            note_progress(f"{name}: somebody else is building it, waiting")
+            note_progress(f"{name}: another process builds it, waiting")
             fcntl.flock(lock, fcntl.LOCK_EX)
         yield
 
@@ -127,7 +127,7 @@ def build_image(name: str, key: str, make: Callable[[Path], None], *, what: str 
 
 
 def _clean_old_images(name: str, keep: Path) -> None:
-    """Remove remains of broken builds, and old images that nobody uses any more."""
+    """Remove what broken builds left, and old images that are not used any more."""
     for path in cache_directory().glob(f"{name}-*"):
         if path != keep and time.time() - path.stat().st_mtime > KEEP_UNUSED_S:
             _remove_image(path)
@@ -135,7 +135,7 @@ def _clean_old_images(name: str, keep: Path) -> None:
         pid = path.suffix[1:]
         if pid.isdecimal() and not Path(f"/proc/{pid}").exists():
             _remove_image(path)
-        # It is written anew whenever somebody takes the lock.
+        # Each process that takes the lock writes the file.
         if path.suffix == ".lock" and time.time() - path.stat().st_mtime > KEEP_UNUSED_S:
             _remove_image(path)
 

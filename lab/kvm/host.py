@@ -104,7 +104,7 @@ class KvmHost(Host):
         self.run_command("virsh domcapabilities >/dev/null 2>&1 &", check=True)
 
     def stop_libvirtd(self, *, signal: str = "TERM") -> None:
-        """End libvirtd, if it runs, and wait until it has gone; guests go on."""
+        """End libvirtd, if it runs, and wait until it has ended; guests go on."""
         self.stop_daemon("^/usr/sbin/libvirtd", LIBVIRTD_SOCKET, signal=signal)
 
     def signal_libvirtd(self, signal: str) -> None:
@@ -116,7 +116,7 @@ class KvmHost(Host):
         self.start_daemon("/usr/sbin/vesper-ivshmem", "/var/log/vesper-ivshmem.log", IVSHMEM_SOCKET)
 
     def stop_ivshmem_server(self, *, signal: str = "TERM") -> None:
-        """End vesper-ivshmem, if it runs, and wait until it has gone."""
+        """End vesper-ivshmem, if it runs, and wait until it has ended."""
         self.stop_daemon(
             "^/usr/bin/python3.* /usr/sbin/vesper-ivshmem", IVSHMEM_SOCKET, signal=signal
         )

@@ -25,10 +25,10 @@ from lab.progress import show_step
 __all__ = ["KvmLab"]
 
 
-#: QEMU's user may use it, which on a real host comes from udev.
+#: Gives QEMU's user /dev/kvm, as udev does on a real host.
 KVM = "mknod -m 666 /run/kvm c 10 232 && mount --bind /run/kvm /dev/kvm"
-#: One that is there for root alone, and does not work, makes libvirt ask QEMU
-#: anew for its capabilities at each use (5 s).
+#: Hides a /dev/kvm that does not work: with one that is open to root only, libvirt asks
+#: QEMU for its capabilities at each use (5 s).
 NO_KVM = (
     "[ ! -e /dev/kvm ] || { install -m 600 /dev/null /run/kvm && mount --bind /run/kvm /dev/kvm; }"
 )

@@ -129,7 +129,7 @@ class StandinLink:
             return
         self._loop.remove_reader(self._sock)
         if self._lost is not None:
-            self._lost("the guest has gone")
+            self._lost("the guest has ended")
 
 
 class StandinTransport:
@@ -168,7 +168,7 @@ class StandinTransport:
         record = DomainDirectory(name).read_record()
         if record is None:
             return None
-        # Not only in _look(): whoever knows of a domain must learn of its death.
+        # Also for domains that no event has reported yet: each caller must learn of their end.
         self._watch_process(record.domid, record.pid)
         return Domain(record.name, record.domid, record.uuid)
 
@@ -191,7 +191,7 @@ class StandinTransport:
             async with asyncio.timeout(timeout):
                 while True:
                     if (await self.report_domain(domain)).state is DomainState.GONE:
-                        raise LinkLostError(f"{domain.name}: the domain has gone")
+                        raise LinkLostError(f"{domain.name}: the domain does not exist any more")
                     sock = await self._try_connect(domain)
                     if sock is not None:
                         return StandinLink(domain, sock)
