@@ -1,14 +1,14 @@
 # SPDX-License-Identifier: GPL-2.0-or-later
 """``python3 -m bench.cluster``: from the event to the agent's stop, and what waiting costs.
 
-On one cluster of namespace nodes two resources take turns: ``vm1``, an
-ocf:vesper:XenVM with a stand-in guest, and ``fifo``, the least that a waiting
-monitor can be (bench/fifo_agent).  A fault is a record in the guest's relay
-channel, stamped just before it is written and vesperd is notified; for the
-other a line written to the fifo, stamped just before.  The end of both is
-the moment at which Pacemaker calls the agent's stop, which pacemaker-execd
-logs with milliseconds.  Between the two stamps of ``vm1`` lie all of vesperd:
-drained, decoded, judged, written durably to the journal, told.
+Two resources take turns on a cluster of namespace nodes.  ``vm1`` is an ocf:vesper:XenVM
+with a stand-in guest.  ``fifo`` is the least that a waiting monitor can be
+(bench/fifo_agent).  A fault of ``vm1`` is a record in the guest's relay channel; its time
+is taken just before the record is written and vesperd is notified.  A fault of ``fifo`` is
+a line in the fifo; its time is taken just before the write.  Both times end when
+Pacemaker calls the agent's stop, which pacemaker-execd logs in milliseconds.  Between
+the two times of ``vm1``, vesperd reads and decodes the record, evaluates rules, writes the
+journal durably, and answers the monitor.
 """
 
 from __future__ import annotations
@@ -36,7 +36,7 @@ HERE = Path(__file__).parent
 XMFILE = "/etc/xen/vm1.cfg"
 STATE = "/run/fifo-state"
 
-#: What one idle waiting monitor may cost.
+#: Memory that one idle waiting monitor may use.
 PSS_LIMIT_KB = 12 * 1024
 IDLE_WINDOW_S = 20.0
 
@@ -51,7 +51,7 @@ class Watched:
         self.lab = lab
 
     def find_active_node(self) -> Node:
-        """The node it runs on."""
+        """Return the node that the resource runs on."""
         for _ in wait_until(f"{self.name} on one node", 30):
             status = self.lab.read_status()
             found = [] if status is None else status.findall(f".//resource[@id='{self.name}']/node")
@@ -60,7 +60,7 @@ class Watched:
         raise AssertionError
 
     def wait_for_idle_monitor(self, node: Node) -> int:
-        """Wait for a monitor that has nothing to do but wait. :returns: its pid in the node."""
+        """Wait for a monitor that has only to wait; return its PID in the node."""
         pattern = f"^/usr/bin/python3 .*{self.agent} monitor"
         for _ in wait_until(f"{self.name}: a waiting monitor", 60):
             pids = node.run("pgrep", "-f", pattern, check=False).stdout.split()
@@ -74,14 +74,14 @@ class Watched:
         raise NotImplementedError
 
     def cause_fault(self, node: Node) -> float:
-        """:returns: s of CLOCK_REALTIME, right before the event is handed over."""
+        """Cause a fault; return s of CLOCK_REALTIME, right before the event is handed over."""
         raise NotImplementedError
 
     def time_one_failover(self) -> float:
-        """One fault and its failover. :returns: ms from the event to the stop."""
+        """Cause a fault and wait for its failover; return ms from the event to the stop."""
         node = self.find_active_node()
         self.wait_for_idle_monitor(node)
-        time.sleep(0.5)  # the start before this has nothing more to do
+        time.sleep(0.5)  # the end of the last start
         before = node.pacemaker_log.stat().st_size
         start = self.cause_fault(node)
         end = _find_stop_time(node, self.name, before)
@@ -105,8 +105,7 @@ class Vesper(Watched):
         )
 
     def cause_fault(self, node: Node) -> float:
-        # Not with a command in the node: its own end would take time from what
-        # is measured.
+        # Not by a command in the node: the end of its process would disturb the measurement.
         with socket.socket(socket.AF_UNIX) as control:
             control.settimeout(10)
             control.connect(str(node.host_path("/run/vesper-standin/vm1/control.sock")))
@@ -135,7 +134,7 @@ class Fifo(Watched):
 
 
 def _find_stop_time(node: Node, resource: str, offset: int) -> float:
-    """When execd called stop, by its log from ``offset`` on (s, CLOCK_REALTIME)."""
+    """Return when execd called stop (s, CLOCK_REALTIME), by its log from ``offset`` on."""
     pattern = re.compile(
         rf"^(\w+ \d+ [\d:.]+) .*executing - rsc:{resource} action:stop ", re.MULTILINE
     )
@@ -172,7 +171,7 @@ def _configure_cluster(lab: ClusterLab) -> None:
 
 
 def _measure_idle_cost(vesper: Vesper) -> dict[str, float]:
-    """Of one monitor that waits."""
+    """Return what one waiting monitor costs: CPU in ms, memory in KB."""
     node = vesper.find_active_node()
     # Long enough for the measurement: a fresh monitor.
     old = vesper.wait_for_idle_monitor(node)
@@ -198,7 +197,7 @@ def _measure_idle_cost(vesper: Vesper) -> dict[str, float]:
 
 
 def _read_cpu_time(proc: Path) -> float:
-    """Seconds of CPU, user and system (nanoseconds since Linux 2.6.26: schedstat)."""
+    """Return s of CPU, user and system (nanoseconds since Linux 2.6.26: schedstat)."""
     return int((proc / "schedstat").read_text().split()[0]) / 1e9
 
 
@@ -211,8 +210,10 @@ def _format_result_row(name: str, values: list[float]) -> str:
 
 
 def _bootstrap_interval(ours: list[float], bare: list[float]) -> tuple[float, float]:
-    """Between which the ratio of the medians lies with 95 % (bootstrap): Pacemaker's
-    own share is most of the time, and varies by more than what is compared."""
+    """Return the 95 % interval of the ratio of the medians, by bootstrap.
+
+    Pacemaker takes most of the time, and varies by more than the two resources differ.
+    """
     draw = random.Random(1)
     ratios = sorted(
         statistics.median(draw.choices(ours, k=len(ours)))
@@ -224,7 +225,9 @@ def _bootstrap_interval(ours: list[float], bare: list[float]) -> tuple[float, fl
 
 def main(argv: list[str] | None = None) -> int:
     parser = argparse.ArgumentParser(prog="python3 -m bench.cluster", description=__doc__)
-    parser.add_argument("--rounds", type=int, default=60, help="faults of each (default: 60)")
+    parser.add_argument(
+        "--rounds", type=int, default=60, help="faults of each resource (default: 60)"
+    )
     arguments = parser.parse_args(argv)
     if arguments.rounds < 1:
         parser.error("--rounds: at least 1")

@@ -1,15 +1,15 @@
 # SPDX-License-Identifier: GPL-2.0-or-later
 """``python3 -m bench.liveness``: how soon a hang is found, and what only looks like one.
 
-Guests with a real kernel, watched by vesperd's own session. First each kind of
-hang, again and again: the time from the command that brings it about to the
-event. Then rounds of what is no hang, in several guests at once, on host CPUs
-that they share: paused, stopped with SIGSTOP, saved and restored, ten times
-as many runnable threads as CPUs, scheduled only when nobody else wants to run,
-fully loaded. Each round lasts twice ``hang_timeout`` or more. Ends with 1 on
-any false alarm, or if a hang was not found.
+vesperd's own session watches guests with a real kernel.  First each kind of hang is
+caused many times.  The time runs from the command that causes it to the event.  Then
+several guests at once go through rounds without a hang, on host CPUs that they share:
+paused, stopped with SIGSTOP, saved and restored, ten times as many runnable threads as
+CPUs, scheduled only on idle CPU time, fully loaded.  Each round lasts twice
+``hang_timeout`` or more.  The exit status is 1 after any false alarm, and if a hang was
+not found.
 
-A guest boots once and is saved; every other goes on from there.
+One guest boots and is saved; all others are restored from it.
 """
 
 from __future__ import annotations
@@ -41,9 +41,9 @@ from vesper_monitor.guest.health.hang_detector import LifeState
 
 __all__ = ["main"]
 
-#: s for a hang to be found, or for signs of life to come back, on a busy machine.
+#: For a hang to be found, or for signs of life to return, on a busy machine.
 RECOVERY_LIMIT_S = 120.0
-#: s of a round, at least.
+#: Least length of a round.
 ROUND_S = 2 * HANG_TIMEOUT_S
 #: A host CPU's runnable threads, of which the guest is one.
 OVERCOMMIT_FACTOR = 10
@@ -66,7 +66,7 @@ NO_LOAD = "kill $load; wait $load; load="
 
 
 class SavedGuest:
-    """A guest that has booted, to be gone on with."""
+    """A guest that has booted and was saved."""
 
     def __init__(self, original: Machine, path: Path) -> None:
         self.original = original
@@ -99,7 +99,7 @@ def _save_booted_guest(
 
 
 async def _time_one_hang(saved: SavedGuest, command: str) -> tuple[float, Event]:
-    """:returns: s from the command to the event."""
+    """Return s from the command to the event, and the event."""
     found: asyncio.Queue[Event] = asyncio.Queue()
 
     def collect_hangs(events: list[Event]) -> None:
@@ -108,7 +108,7 @@ async def _time_one_hang(saved: SavedGuest, command: str) -> tuple[float, Event]
                 found.put_nowait(event)
 
     async with saved.resume_guest() as guest, watch_guest(guest, collect_hangs):
-        await asyncio.sleep(random.uniform(1.0, 2.0))  # anywhere between two signs
+        await asyncio.sleep(random.uniform(1.0, 2.0))  # at any moment between two signs of life
         start = time.monotonic()
         guest.tell(command)
         event = await asyncio.wait_for(found.get(), RECOVERY_LIMIT_S)
@@ -137,54 +137,56 @@ def _format_spread(times: list[float]) -> str:
             f"max {max(times):5.2f}")  # fmt: skip
 
 
-# ------------------------------------------------------- what is no hang
+# --------------------------------------------------- rounds without a hang
 
 
-async def _wait_until_alive(told: WatchedGuest, since: list[int], kind: str) -> None:
-    """Until the guest has shown signs since, and none is missing."""
+async def _wait_until_alive(watched: WatchedGuest, since: list[int], kind: str) -> None:
+    """Wait until the guest has shown signs of life since, and none is missing."""
     end = time.monotonic() + RECOVERY_LIMIT_S
-    while told.session.heartbeat.state is not LifeState.ALIVE or told.read_counters() == since:
+    while (
+        watched.session.heartbeat.state is not LifeState.ALIVE or watched.read_counters() == since
+    ):
         if time.monotonic() > end:
             raise RuntimeError(
-                f"{kind}: the guest has not come back: {told.session.state}, "
-                f"{told.session.heartbeat.state}, {since} then, {told.read_counters()} now, "
-                f"{await told.transport.cpu_use(told.transport.domain)}\n"
-                f"{told.guest.console[-2000:]}"
+                f"{kind}: the guest shows no signs of life: {watched.session.state}, "
+                f"{watched.session.heartbeat.state}, {since} then, {watched.read_counters()} now, "
+                f"{await watched.transport.cpu_use(watched.transport.domain)}\n"
+                f"{watched.guest.console[-2000:]}"
             )
         await asyncio.sleep(0.1)
 
 
-async def _pause_and_continue(told: WatchedGuest) -> None:
-    await asyncio.to_thread(told.guest.qmp, "stop")
+async def _pause_and_continue(watched: WatchedGuest) -> None:
+    await asyncio.to_thread(watched.guest.qmp, "stop")
     await asyncio.sleep(ROUND_S)
-    await asyncio.to_thread(told.guest.qmp, "cont")
+    await asyncio.to_thread(watched.guest.qmp, "cont")
 
 
-async def _stop_by_signal(told: WatchedGuest) -> None:
-    """As a host that gives the guest no CPU, and then a twentieth of one."""
-    told.transport.stopped = True
-    told.guest.process.send_signal(signal.SIGSTOP)
+async def _stop_by_signal(watched: WatchedGuest) -> None:
+    """Give the guest no CPU, and then a twentieth of one, as an overloaded host does."""
+    watched.transport.stopped = True
+    watched.guest.process.send_signal(signal.SIGSTOP)
     await asyncio.sleep(ROUND_S)
     for _ in range(round(ROUND_S)):
-        told.guest.process.send_signal(signal.SIGCONT)
+        watched.guest.process.send_signal(signal.SIGCONT)
         await asyncio.sleep(0.05)
-        told.guest.process.send_signal(signal.SIGSTOP)
+        watched.guest.process.send_signal(signal.SIGSTOP)
         await asyncio.sleep(0.95)
-    told.guest.process.send_signal(signal.SIGCONT)
-    told.transport.stopped = False
+    watched.guest.process.send_signal(signal.SIGCONT)
+    watched.transport.stopped = False
 
 
-async def _save_and_restore(told: WatchedGuest) -> None:
-    path = told.guest.directory / "saved"
-    await asyncio.to_thread(told.guest.save, path)
+async def _save_and_restore(watched: WatchedGuest) -> None:
+    path = watched.guest.directory / "saved"
+    await asyncio.to_thread(watched.guest.save, path)
     await asyncio.sleep(ROUND_S)
-    await asyncio.to_thread(told.guest.restore, path)
+    await asyncio.to_thread(watched.guest.restore, path)
     path.unlink()
 
 
 @contextmanager
 def _keep_cpus_busy(count: int, cpus: set[int]) -> Iterator[None]:
-    """So many busy processes on those CPUs of the host."""
+    """Run ``count`` busy processes on those CPUs of the host."""
     hogs = [
         subprocess.Popen(
             ["taskset", "-c", ",".join(map(str, cpus)), "sh", "-c", "while :; do :; done"]
@@ -199,44 +201,44 @@ def _keep_cpus_busy(count: int, cpus: set[int]) -> Iterator[None]:
             hog.wait()
 
 
-async def _overcommit_host(told: WatchedGuest) -> None:
-    """All on one host CPU, with nine busy processes for each of the guest's CPUs.
+async def _overcommit_host(watched: WatchedGuest) -> None:
+    """Run the guest on one host CPU, with nine busy processes for each of its CPUs.
 
     The guest is idle at first, then busy, too.
     """
     everywhere = os.sched_getaffinity(0)
     cpu = random.choice(sorted(everywhere))
     with _keep_cpus_busy((OVERCOMMIT_FACTOR - 1) * 2, {cpu}):
-        _pin_threads(told.guest, {cpu})
+        _pin_threads(watched.guest, {cpu})
         await asyncio.sleep(ROUND_S)
-        told.guest.tell(FULL_LOAD)
+        watched.guest.tell(FULL_LOAD)
         await asyncio.sleep(ROUND_S)
-    _pin_threads(told.guest, everywhere)
-    told.guest.tell(NO_LOAD)
+    _pin_threads(watched.guest, everywhere)
+    watched.guest.tell(NO_LOAD)
 
 
-async def _schedule_as_idle(told: WatchedGuest) -> None:
-    """Runs only when nobody else wants to, on a host whose CPUs are wanted all the time.
+async def _schedule_as_idle(watched: WatchedGuest) -> None:
+    """Run the guest only on idle CPU time, on a host whose CPUs are always busy.
 
     The guest is idle at first, then busy, too.
     """
     cpus = os.sched_getaffinity(0)
     with _keep_cpus_busy(len(cpus), cpus):
-        _set_scheduling(told.guest, os.SCHED_IDLE)
+        _set_scheduling(watched.guest, os.SCHED_IDLE)
         await asyncio.sleep(ROUND_S)
-        told.guest.tell(FULL_LOAD)
+        watched.guest.tell(FULL_LOAD)
         await asyncio.sleep(ROUND_S)
-    _set_scheduling(told.guest, os.sched_getscheduler(0))
-    told.guest.tell(NO_LOAD)
+    _set_scheduling(watched.guest, os.sched_getscheduler(0))
+    watched.guest.tell(NO_LOAD)
 
 
-async def _load_guest_fully(told: WatchedGuest) -> None:
-    """Busy processes on all of its CPUs, then a real-time task that leaves 5 %."""
-    told.guest.tell(FULL_LOAD)
+async def _load_guest_fully(watched: WatchedGuest) -> None:
+    """Run busy processes on all CPUs of the guest, then a real-time task that leaves 5 %."""
+    watched.guest.tell(FULL_LOAD)
     await asyncio.sleep(ROUND_S)
-    told.guest.tell(HOG.format(950000))
+    watched.guest.tell(HOG.format(950000))
     await asyncio.sleep(ROUND_S)
-    told.guest.tell("killall vsp_host; " + NO_LOAD)
+    watched.guest.tell("killall vsp_host; " + NO_LOAD)
 
 
 def _pin_threads(guest: Machine, cpus: set[int]) -> None:
@@ -275,15 +277,15 @@ async def _run_calm_rounds(saved: dict[int, SavedGuest], rounds: int, guests: in
         events: list[Event] = []
         async with (
             saved[1 + number % 2].resume_guest() as guest,
-            watch_guest(guest, events.extend) as told,
+            watch_guest(guest, events.extend) as watched,
         ):
             for kind in kinds:
-                signs = told.read_counters()
-                questions = told.transport.questions
-                await BENIGN_LOADS[kind](told)
-                await _wait_until_alive(told, signs, kind)
+                signs = watched.read_counters()
+                questions = watched.transport.questions
+                await BENIGN_LOADS[kind](watched)
+                await _wait_until_alive(watched, signs, kind)
                 done[kind] += 1
-                asked[kind] += told.transport.questions - questions
+                asked[kind] += watched.transport.questions - questions
                 for event in events:
                     alarms[kind] += event.event == "hang"
                     note_progress(f"{kind}: {event.event}: {event.text} {event.fields}")
@@ -310,9 +312,9 @@ async def _run_benchmark(
 
 def main() -> int:
     parser = argparse.ArgumentParser(prog="python3 -m bench.liveness", description=__doc__)
-    parser.add_argument("--rounds", type=int, default=200, help="of what is no hang (200)")
-    parser.add_argument("--hangs", type=int, default=20, help="of each kind (20)")
-    parser.add_argument("--guests", type=int, default=4, help="at once (4)")
+    parser.add_argument("--rounds", type=int, default=200, help="rounds without a hang (200)")
+    parser.add_argument("--hangs", type=int, default=20, help="hangs of each kind (20)")
+    parser.add_argument("--guests", type=int, default=4, help="guests at once (4)")
     arguments = parser.parse_args()
     kernel = images.kernel_of_tree()
     with tempfile.TemporaryDirectory(prefix="vesper-liveness-") as name:

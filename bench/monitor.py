@@ -1,13 +1,13 @@
 # SPDX-License-Identifier: GPL-2.0-or-later
 """``python3 -m bench.monitor``: what watching costs a host, the stock agent against ours.
 
-In the Xen lab's dom0, both in one run: one plain monitor (a probe), CPU and
-wall time; and the CPU time that goes into watching one VM: of all processes
-of the agents (with their executor in Pacemaker), of vesperd, and of the rest
-of Pacemaker, each in a control group of its own, whose counter misses no
-process however short. The window of ours is one whole turn of its monitor, which
-takes ten minutes. What Pacemaker's executor takes for itself (it wakes twice a
-second) is measured on the other host meanwhile, and subtracted.
+Both run in the Xen lab's dom0.  First the CPU and wall time of one plain monitor (a
+probe) are measured.  Then the CPU time of watching one VM: of all processes of the agents
+(with their executor in Pacemaker), of vesperd, and of the rest of Pacemaker.  Each is in
+a control group of its own, whose counter includes even the shortest process.  Our agent is
+measured over one whole run of its monitor, which takes ten minutes.  Pacemaker's executor
+itself wakes twice a second.  Its own share is measured on the other host meanwhile, and
+subtracted.
 """
 
 from __future__ import annotations
@@ -42,25 +42,25 @@ MAKE_GROUPS += "; ".join(
 READ_USAGE = "; ".join(
     f"awk '/usage_usec/{{print \"{g}\", $2}}' /run/cg/{g}/cpu.stat" for g in GROUPS
 )
-#: s that the stock agent is looked at: some dozen monitors.
+#: Measuring time of the stock agent: about a dozen monitors.
 STOCK_WINDOW_S = 130.0
 
 
 def _read_group_usage(host: XenHost) -> dict[str, float]:
-    """s of CPU time so far."""
+    """Return s of CPU time so far, by control group."""
     said = host.run_command(READ_USAGE, timeout=30, check=True).output
     return {name: int(value) / 1e6 for name, value in map(str.split, said.splitlines())}
 
 
 def _wait_for_monitor(host: XenHost, old: str = "none") -> tuple[str, float]:
-    """Until another monitor of ours waits. :returns: its pid, and for how long (s)."""
+    """Wait until another monitor of ours waits; return its PID, and for how long (s)."""
     find = f"pgrep -f '^/usr/bin/python3 .*XenVM monitor' | grep -vx '{old}'"
     pid = host.wait_for_command(find, timeout=900, every=0.5).split()[0]
     return pid, float(host.run_command(f"ps -o etimes= {pid}", check=True).output)
 
 
 def measure_watching(lab: XenLab, watch: str) -> dict[str, float]:
-    """s of CPU time per VM-hour, by control group."""
+    """Return s of CPU time per VM-hour, by control group."""
     home = lab.running_on()
     assert home is not None
     (other,) = (host for host in lab.hosts if host is not home)

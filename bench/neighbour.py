@@ -1,13 +1,13 @@
 # SPDX-License-Identifier: GPL-2.0-or-later
 """``python3 -m bench.neighbour``: what a hostile guest does to a healthy one's events.
 
-One vesperd, two stand-in guests. The healthy one has an event every 10 ms or
-so; measured is the time from its store to a client that follows. The other
-one is quiet, then uses a CPU and does nothing else, to which an attack is
-compared, then keeps one up without a pause:
+One vesperd watches two stand-in guests.  The healthy one has an event every 10 ms or so;
+the time from its store to a client that follows is measured.  The other guest is quiet at
+first.  Then it only uses a CPU, and attacks are compared with that.  Then it attacks
+without a pause:
 
-- *table*: 16 new channels every 5 ms, each of which can be mapped;
-- *names*: the same, of which none can be mapped;
+- *table*: 16 new channels every 5 ms; all can be mapped;
+- *names*: 16 new channels every 5 ms; none can be mapped;
 - *records*: as many records as its kernel can write;
 - *rings*: as many notifications as the transport takes.
 """
@@ -28,21 +28,21 @@ import time
 from pathlib import Path
 
 from lab.progress import show_step
-from lab.standin.registry import Place
+from lab.standin.registry import DomainDirectory
 from tests.unit.support.daemons import DaemonProcess, wait_collecting
 from tests.unit.support.hostile import HostileGuest
 from vesper_monitor.guest import abi
 
 PROJECT = Path(__file__).parents[1]
 ATTACKS = ("table", "names", "records", "rings")
-#: s between two events of the healthy guest.
+#: Between two events of the healthy guest.
 EVENT_INTERVAL_S = 0.01
 #: No place in the guest's memory.
 INVALID_HANDLE = 1 << 40
 
 
 class Attacker(HostileGuest):
-    """Attacks when it is told which way."""
+    """A stand-in guest that attacks vesperd on command."""
 
     _attack: asyncio.Task[None] | None = None
 
@@ -108,7 +108,7 @@ class Attacker(HostileGuest):
 
 
 async def _send_to_guest(name: str, *words: str) -> None:
-    reader, writer = await asyncio.open_unix_connection(Place(name).control)
+    reader, writer = await asyncio.open_unix_connection(DomainDirectory(name).control)
     writer.write(" ".join(words).encode() + b"\n")
     answer = await reader.readline()
     writer.close()
@@ -117,10 +117,10 @@ async def _send_to_guest(name: str, *words: str) -> None:
 
 
 async def _measure_latency(socket: Path, events: int) -> list[float]:
-    """ms, sorted."""
+    """Return ms from the guest's store to a follower, for each event, sorted."""
     follower, request = await asyncio.open_unix_connection(socket)
     request.write(b'{"op": "events", "vm": "healthy", "follow": true}\n')
-    reader, writer = await asyncio.open_unix_connection(Place("healthy").control)
+    reader, writer = await asyncio.open_unix_connection(DomainDirectory("healthy").control)
     late: list[float] = []
 
     async def collect_latencies() -> None:
@@ -156,7 +156,7 @@ def _start_guest_process(name: str) -> subprocess.Popen[bytes]:
     command = [sys.executable, "-m", "bench.neighbour", "--be", name]
     process = subprocess.Popen(command, cwd=PROJECT)
     end = time.monotonic() + 60
-    while not Place(name).control.exists():
+    while not DomainDirectory(name).control.exists():
         if process.poll() is not None or time.monotonic() > end:
             raise RuntimeError(f"guest {name} does not start")
         time.sleep(0.01)
@@ -164,7 +164,7 @@ def _start_guest_process(name: str) -> subprocess.Popen[bytes]:
 
 
 def _measure_under_attack(attack: str, events: int) -> list[float]:
-    """ms, sorted; of guests that have not been through another attack."""
+    """Return ms, sorted, of guests that have seen no other attack."""
     with tempfile.TemporaryDirectory(prefix="vesper-neighbour-") as name:
         directory = Path(name)
         os.environ["VESPER_STANDIN_DIR"] = str(directory / "domains")

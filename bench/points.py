@@ -34,7 +34,7 @@ class Point:
     bpftrace: str
 
     def ftrace_event(self, offsets: Mapping[str, int]) -> tuple[str, str]:
-        """:returns: line for kprobe_events, or ""; folder of the event."""
+        """Return the line for kprobe_events, or "", and the folder of the event."""
         if "/" in self.ftrace:
             return "", self.ftrace
         return (
@@ -43,7 +43,7 @@ class Point:
         )
 
     def make_definition(self, offsets: Mapping[str, int]) -> str:
-        """As a point of the user's: the syntax is that of ftrace."""
+        """Return the definition of the dynamic probe, in ftrace's syntax."""
         return f"p:mine {_fill_offsets(self.ftrace, offsets)} {self.params}"
 
     def bpftrace_program(self, offsets: Mapping[str, int]) -> str:

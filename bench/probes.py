@@ -1,14 +1,13 @@
 # SPDX-License-Identifier: GPL-2.0-or-later
 """``python3 -m bench.probes``: what one hit of each probe costs, against ftrace and bpftrace.
 
-One guest, with a host that reads. Each place in the kernel at which a probe is
-gets passed thousands of times (tests/guest_modules/vsp_fire.c: really, by its
-own driver, or called with a real argument and made to return at once), in
-turn: bare, with our probe, with an event of ftrace, with a program of
-bpftrace that prints. All three take the same values, as near as each can. What
-is told is the median of the rounds, less the bare passage of the same round,
-in ns per hit, and the range. Ends with 1 if a probe costs more than the
-cheaper of the two others.
+One guest runs, and a host reads its records.  The kernel passes each probe's place
+thousands of times (tests/guest_modules/vsp_fire.c): the place's own driver calls it, or it
+is called with a real argument and made to return at once.  The variants take turns: bare,
+with our probe, with an event of ftrace, with a program of bpftrace that prints.  All three
+tools record equal values, as far as they can.  The output is the median of the rounds in
+ns per hit, less the bare passage of each round, and the range.  The exit status is 1 if a
+probe costs more than the cheaper of the two others.
 """
 
 from __future__ import annotations
@@ -44,12 +43,12 @@ from vesper_monitor.knowledge.probes import PROBES
 __all__ = ["main"]
 
 MODULES = ("virtio_pci", "virtio_blk", "virtio_net", "ext4", "xfs", "btrfs")
-#: s for one command, on a busy machine.
+#: For one command, on a busy machine.
 COMMAND_LIMIT_S = 600.0
-#: Hits at a time, of which the median is taken: most of them undisturbed.
+#: Hits in one measurement.  Most measurements are undisturbed, and the median counts.
 BURST_HITS = 50
 BURSTS_PER_ROUND = 60
-#: Part of the hits that must have been recorded.
+#: Share of the hits that must be recorded.
 MIN_RECORDED_SHARE = 0.5
 TRACING = "/sys/kernel/tracing"
 
@@ -65,41 +64,41 @@ SETUP = (
 
 @dataclass
 class Cost:
-    """ns per hit more than bare, a value for each round."""
+    """The cost of a hit in ns, less the bare passage; one value for each round."""
 
     vesper: list[float]
     ftrace: list[float]
     bpftrace: list[float]
 
     def ratio_to_cheaper(self) -> float:
-        """To the cheaper of the two."""
+        """Return the cost in parts of that of the cheaper of the two others."""
         return statistics.median(self.vesper) / min(
             statistics.median(self.ftrace), statistics.median(self.bpftrace)
         )
 
 
 class Shell:
-    """The guest's; one command at a time."""
+    """The guest's shell; it runs one command at a time."""
 
     def __init__(self, guest: Machine) -> None:
         self.guest = guest
         self._count = 0
 
     async def run_command(self, command: str) -> list[str]:
-        """:returns: the lines that it wrote."""
+        """Run a command; return the lines that it wrote."""
         self._count += 1
         mark = f"mark {self._count}"
         self.guest.tell(f"echo begin {mark}; {{ {command}; }} 2>&1; echo end {mark}")
         end = time.monotonic() + COMMAND_LIMIT_S
         while f"\nend {mark}\n" not in (said := self.guest.console):
             if time.monotonic() > end or self.guest.process.poll() is not None:
-                raise RuntimeError(f"the guest does not do: {command}\n{said[-2000:]}")
+                raise RuntimeError(f"the guest does not finish: {command}\n{said[-2000:]}")
             await asyncio.sleep(0.02)
         text = said.partition(f"begin {mark}\n")[2].partition(f"end {mark}\n")[0]
         return text.splitlines()
 
     async def time_one_hit(self, point: str) -> float:
-        """:returns: ns per hit."""
+        """Return ns per hit."""
         lines = await self.run_command(
             f"for i in $(seq {BURSTS_PER_ROUND}); do echo {point} {BURST_HITS} >/proc/vsp_fire; "
             'read -r line </proc/vsp_fire; echo "$line"; done'
@@ -114,7 +113,7 @@ class Shell:
 
 
 async def _measure_vesper(
-    told: WatchedGuest,
+    watched: WatchedGuest,
     shell: Shell,
     point: Point,
     own: dict[str, Definition],
@@ -126,26 +125,26 @@ async def _measure_vesper(
         definition = parse_definition(point.make_definition(offsets))
         probe, params = definition.name, ""
         own[probe] = definition
-    await told.session.set_probes({probe: params})
-    await _wait_for_probe_state(told, probe, ProbeState.COLLECTING)
-    before = told.session.probes[probe].records
+    await watched.session.set_probes({probe: params})
+    await _wait_for_probe_state(watched, probe, ProbeState.COLLECTING)
+    before = watched.session.probes[probe].records
     cost = await shell.time_one_hit(point.name)
     await asyncio.sleep(0.5)
-    status = told.session.probes[probe]
+    status = watched.session.probes[probe]
     if status.records + status.lost - before < BURST_HITS * BURSTS_PER_ROUND * MIN_RECORDED_SHARE:
         raise RuntimeError(f"{probe}: {status.records - before} records, lost {status.lost}")
-    await told.session.set_probes({})
+    await watched.session.set_probes({})
     end = time.monotonic() + COMMAND_LIMIT_S
-    while probe in told.session._reader.channels:
+    while probe in watched.session._reader.channels:
         if time.monotonic() > end:
             raise RuntimeError(f"{probe} is not unloaded")
         await asyncio.sleep(0.05)
     return cost
 
 
-async def _wait_for_probe_state(told: WatchedGuest, probe: str, state: ProbeState) -> None:
+async def _wait_for_probe_state(watched: WatchedGuest, probe: str, state: ProbeState) -> None:
     end = time.monotonic() + COMMAND_LIMIT_S
-    while (status := told.session.probes.get(probe)) is None or status.state is not state:
+    while (status := watched.session.probes.get(probe)) is None or status.state is not state:
         if time.monotonic() > end:
             raise RuntimeError(f"{probe}: {status}")
         await asyncio.sleep(0.05)
@@ -204,7 +203,7 @@ async def _measure_points(guest: Machine, store: ImageStore, rounds: int, only: 
     shell = Shell(guest)
     costs: dict[Point, Cost] = {}
     own: dict[str, Definition] = {}
-    async with watch_guest(guest, lambda _: None, images=store, points=own) as told:
+    async with watch_guest(guest, lambda _: None, images=store, points=own) as watched:
         said = await shell.run_command(SETUP)
         lines = await shell.run_command("cat /proc/vsp_fire")
         offsets = {
@@ -219,7 +218,7 @@ async def _measure_points(guest: Machine, store: ImageStore, rounds: int, only: 
             for point in points:
                 cost = costs.setdefault(point, Cost([], [], []))
                 ways: list[tuple[list[float], Callable[[], Awaitable[float]]]] = [
-                    (cost.vesper, partial(_measure_vesper, told, shell, point, own, offsets)),
+                    (cost.vesper, partial(_measure_vesper, watched, shell, point, own, offsets)),
                     (cost.ftrace, partial(_measure_ftrace, shell, point, offsets)),
                     (cost.bpftrace, partial(_measure_bpftrace, shell, point, offsets)),
                 ]
@@ -235,7 +234,7 @@ async def _measure_points(guest: Machine, store: ImageStore, rounds: int, only: 
 
 
 def _print_costs(costs: Mapping[Point, Cost]) -> bool:
-    """:returns: whether no probe costs more than the cheaper of the others."""
+    """Print the table; return whether no probe costs more than the cheaper of the others."""
     print(f"ns per hit more than the bare passage: median (least to most) of the rounds, "
           f"each the median of {BURSTS_PER_ROUND} times {BURST_HITS} hits; "
           "emulated CPU")  # fmt: skip

@@ -41,11 +41,11 @@ HERE = Path(__file__).parent
 SERVICES = ("httpd", "service")
 GUEST_MEMORY_BYTES = 1536 << 20
 MODULES = ("virtio_pci", "virtio_blk", "ext4", "loop", "xfs", "btrfs", "veth")
-#: s for all probes to be loaded, on a busy machine.
+#: For all probes to be loaded, on a busy machine.
 PROBE_LOAD_LIMIT_S = 300.0
 #: Kinds of load in bench/quiet_load.
 LOADS = ("compile", "archive", "ext4", "xfs", "btrfs", "network", "processes", "memory")
-#: A user's, where much passes: a function, its return, a tracepoint.
+#: Dynamic probes at places that are passed often: a function, its return, a tracepoint.
 DYNAMIC_PROBES = {
     point.name: point
     for point in map(
@@ -57,7 +57,7 @@ DYNAMIC_PROBES = {
         ),
     )
 }
-#: Records in a second, on average, that are bounded.
+#: Limit of the records, on average.
 MAX_RECORDS_PER_S = 100.0
 
 START = (
@@ -69,7 +69,7 @@ START = (
 
 
 class Report:
-    """What the probes have told."""
+    """The events of a run, and its faults."""
 
     def __init__(self) -> None:
         self.events: Counter[str] = Counter()
@@ -85,7 +85,7 @@ class Report:
 
 
 def _read_load_rounds(guest: Machine) -> dict[str, int]:
-    """Rounds of each kind of load."""
+    """Return the rounds of each kind of load."""
     done = dict.fromkeys(LOADS, 0)
     for line in guest.console.splitlines():
         words = line.split()
@@ -97,21 +97,21 @@ def _read_load_rounds(guest: Machine) -> dict[str, int]:
 
 
 async def _watch_guest(guest: Machine, probes: ImageStore, seconds: float) -> bool:
-    """:returns: whether all is well."""
+    """Watch the guest under load; return whether all is well."""
     report = Report()
     async with watch_guest(
         guest, report.record_events, images=probes, points=DYNAMIC_PROBES
-    ) as told:
+    ) as watched:
         wanted = (PROBES.keys() - {"probe_point"}) | DYNAMIC_PROBES.keys()
-        await told.session.set_probes(dict.fromkeys(wanted, ""))
+        await watched.session.set_probes(dict.fromkeys(wanted, ""))
         end = time.monotonic() + PROBE_LOAD_LIMIT_S
         while any(
-            status.state is not ProbeState.COLLECTING for status in told.session.probes.values()
+            status.state is not ProbeState.COLLECTING for status in watched.session.probes.values()
         ):
             if time.monotonic() > end:
-                raise RuntimeError(f"not all probes are loaded: {told.session.probes}")
+                raise RuntimeError(f"not all probes are loaded: {watched.session.probes}")
             await asyncio.sleep(0.2)
-        note_progress(f"collecting: {', '.join(told.session.probes)}")
+        note_progress(f"collecting: {', '.join(watched.session.probes)}")
         guest.tell(START)
         start = time.monotonic()
         next_note = start + 60
@@ -122,13 +122,13 @@ async def _watch_guest(guest: Machine, probes: ImageStore, seconds: float) -> bo
                 next_note += 60
                 note_progress(f"{(now - start) / 60:.0f} min: {report.events.total()} events, "
                      f"{len(report.faults)} faults; rounds of load: {done}")  # fmt: skip
-        return _print_result(report, told.session.probes, _read_load_rounds(guest), seconds)
+        return _print_result(report, watched.session.probes, _read_load_rounds(guest), seconds)
 
 
 def _print_result(
     report: Report, probes: Mapping[str, ProbeStatus], done: Mapping[str, int], seconds: float
 ) -> bool:
-    """The result. :returns: whether it is as wanted."""
+    """Print the result; return whether it is good."""
     lost = sum(status.lost for status in probes.values())
     total = report.events.total()
     kinds = ", ".join(f"{name} {count}" for name, count in report.events.most_common())

@@ -1,20 +1,19 @@
 # SPDX-License-Identifier: GPL-2.0-or-later
 """``python3 -m bench.slowdown``: how much slower a guest is with every probe than with none.
 
-One guest, one boot, the real device and a host that reads. Each load of
-tests/guest_modules/vsp_busy.c runs with and without the probes, twice in a
-round, with, without, without, with, and in the next the other way round:
+One guest boots once, with the real device and a host that reads.  Each load of
+tests/guest_modules/vsp_busy.c runs twice with and twice without the probes in a round:
+with, without, without, with, and in the next round the other way round:
 
 - forks: fork, exec and wait, as a shell does;
-- service: a server and its worker that tell each other by a signal, with some work for each;
-- pingpong: the same without any work, which nobody does.
+- service: a server and its worker notify each other by a signal, and do some work;
+- pingpong: like service, but without any work, as no real service is.
 
-What counts is what the guest executes: an instruction is a ns of its clock
-(QEMU's icount), so that what else runs on this machine has no part in it. With
---cpu-time it is the CPU time of QEMU's thread for the guest's one CPU, which
-has: caches are shared. Told are the medians, and the median of the rounds'
-ratios with an interval that has 95 % of its bootstrap. Ends with 1 if that
-median is more than 3 % for one of the first two.
+The benchmark counts instructions: each takes a ns of the guest's clock (QEMU's icount), so
+that the load of this machine has no influence.  With --cpu-time it counts the CPU time of
+QEMU's thread for the guest's one CPU; other processes influence that through the caches.
+The output is the medians, and the median of the rounds' ratios with a 95 % interval by
+bootstrap.  The exit status is 1 if that median is above 3 % for forks or service.
 """
 
 from __future__ import annotations
@@ -38,16 +37,16 @@ from tests.kernel.support.ivshmem import PROBES, KvmMachine, Watch, kvm_machine,
 
 __all__ = ["main"]
 
-#: How often, so that each takes about a second when emulated.
+#: Units of each load: about a second when emulated.
 LOAD_COUNTS = {"forks": 250, "service": 3000, "pingpong": 15000}
-#: Part of it that is done before: the emulator translates anew what probes have patched.
+#: Share of a load that runs before: the emulator translates again what probes have patched.
 WARM_UP_SHARE = 0.5
 MAX_SLOWDOWN = 0.03
 
 
 @dataclass
 class Times:
-    """ns for one of what the load does, by round."""
+    """ns for one unit of a load, by round."""
 
     on: list[float] = field(default_factory=list)
     off: list[float] = field(default_factory=list)
@@ -58,7 +57,7 @@ class Times:
 
 
 def _bootstrap_interval(values: Sequence[float]) -> tuple[float, float]:
-    """Of the median, 95 %, by bootstrap."""
+    """Return an interval that has the median with 95 %, by bootstrap."""
     rng, samples, part = random.Random(1), 5000, 0.95
     medians = sorted(statistics.median(rng.choices(values, k=len(values))) for _ in range(samples))
     out = (1 - part) / 2
@@ -73,7 +72,7 @@ class Load:
         self._runs = 0
 
     async def measure_one_run(self) -> float:
-        """:returns: ns for one."""
+        """Return ns for one unit of the load."""
         count = LOAD_COUNTS[self.name]
         await self._run_load_in_guest(int(count * WARM_UP_SHARE))
         begin = self._vcpu_thread_ns()
@@ -86,12 +85,12 @@ class Load:
         await said(self.guest, f"{self.name} run {self._runs}")
 
     def _guest_clock_ns(self) -> int:
-        """By the guest's clock."""
+        """Return ns of the last run, by the guest's clock."""
         pattern = rf"^{self.name} \d+ done in (\d+)$"
         return int(re.findall(pattern, self.guest.machine.console, re.MULTILINE)[-1])
 
     def _vcpu_thread_ns(self) -> int:
-        """As the host's kernel counts it."""
+        """Return ns of CPU time of QEMU's threads for CPUs, by the host's kernel."""
         pid = self.guest.machine.process.pid
         return sum(
             int(Path(f"/proc/{pid}/task/{cpu['thread-id']}/schedstat").read_text().split()[0])
@@ -107,7 +106,7 @@ async def _measure_slowdown(
     async with watch(guest) as seen:
         seen.on_events = lambda _: None
         for number in range(rounds):
-            # Both ways round in a round: what comes first is not the same to either.
+            # Both orders in each round, so that neither variant is always first.
             found: dict[str, tuple[list[float], list[float]]] = {
                 name: ([], []) for name in LOAD_COUNTS
             }
@@ -136,8 +135,10 @@ async def _load_probes(seen: Watch, probes: Sequence[str]) -> None:
 def main() -> int:
     parser = argparse.ArgumentParser(prog="python3 -m bench.slowdown", description=__doc__)
     parser.add_argument("--rounds", type=int, default=10)
-    parser.add_argument("--cpu-time", action="store_true", help="in place of instructions")
-    parser.add_argument("probe", nargs="*", help="only these (all)")
+    parser.add_argument(
+        "--cpu-time", action="store_true", help="measure CPU time, not instructions"
+    )
+    parser.add_argument("probe", nargs="*", help="load only these probes (default: all)")
     arguments = parser.parse_args()
     counted = not arguments.cpu_time
     kernel = images.kernel_of_tree()

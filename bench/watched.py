@@ -23,20 +23,22 @@ from vesper_monitor.guest.session_state import SessionState
 
 __all__ = ["HANG_TIMEOUT_S", "WatchedGuest", "watch_guest"]
 
-#: s, the default.
+#: Default of ``hang_timeout``.
 HANG_TIMEOUT_S = 5.0
-#: s for a guest to answer.
+#: For a session to begin.
 SESSION_LIMIT_S = 60.0
 
 
 @dataclass
 class WatchedGuest:
+    """A guest, its transport and its session."""
+
     guest: Machine
     transport: MachineTransport
     session: Session
 
     def read_counters(self) -> list[int]:
-        """Interrupts and runs of threads that each CPU of the guest has counted."""
+        """Return the interrupts and runs of threads that each CPU of the guest has counted."""
         guest = self.session.guest
         if guest is None:
             return []
@@ -50,22 +52,23 @@ class WatchedGuest:
 @asynccontextmanager
 async def watch_guest(
     guest: Machine,
-    tell: Callable[[list[Event]], None],
+    on_events: Callable[[list[Event]], None],
     *,
     images: ImageStore | None = None,
     points: Mapping[str, DynamicProbe] | None = None,
 ) -> AsyncIterator[WatchedGuest]:
-    """
-    :param tell: gets all events.
+    """Watch a guest with a session of vesperd, until the context ends.
+
+    :param on_events: is called with events.
     :param images: of the probes.
-    :param points: of the user's own, by name; may change.
+    :param points: dynamic probes by name; may change.
     """
     transport = MachineTransport(guest)
     session = Session(
         transport,
         transport.domain,
         images or ImageStore(Path("/nonexistent")),
-        EventListener(tell, hang_timeout_s=HANG_TIMEOUT_S),
+        EventListener(on_events, hang_timeout_s=HANG_TIMEOUT_S),
         SessionSettings(dynamic_probes=points or {}),
     )
     task = asyncio.create_task(session.run_session())

@@ -1,8 +1,8 @@
 # SPDX-License-Identifier: GPL-2.0-or-later
-"""The doorbells of all guests, heard through one descriptor.
+"""The doorbells of all guests, watched through one descriptor.
 
-An eventfd in an edge-triggered epoll(7) says each time that it was written to,
-without being read: a guest that rings costs no system call of its own.
+An edge-triggered epoll(7) reports each write to an eventfd, and nobody needs to read
+the eventfd.  So a ring costs no system call of its own.
 """
 
 from __future__ import annotations
@@ -20,24 +20,26 @@ __all__ = ["Doorbells"]
 _log = logging.getLogger(__name__)
 
 _LISTEN_EVENTS = select.EPOLLIN | select.EPOLLET
-#: Guests heard in one turn of the loop; the others are first in the next.
+#: Guests served in one turn of the loop; the others are first in the next.
 _MAX_RINGS_PER_TURN = 16
-#: Rings of one guest that are heard at once in a second; one that rings without
-#: end is then heard every so often (s), and the daemon stays free for others.
+#: A guest that rings more often than this is served at intervals, so that the daemon
+#: stays free for others.
 _MAX_RINGS_PER_S = 200
 _LISTEN_PAUSE_S = 0.005
 
 
 @dataclass
 class _Doorbell:
+    """One guest's doorbell."""
+
     rung: Callable[[], None]
-    second: float = 0.0  # by the loop's clock
-    count: int = 0  # of rings in it
+    second: float = 0.0  # when the present second began, by the loop's clock
+    count: int = 0  # rings in this second
     later: asyncio.TimerHandle | None = None
 
 
 class Doorbells:
-    """Made on a running loop."""
+    """The doorbells of all guests. Make the object on a running loop."""
 
     def __init__(self) -> None:
         self._loop = asyncio.get_running_loop()
@@ -46,12 +48,16 @@ class Doorbells:
         self._loop.add_reader(self._epoll.fileno(), self._handle_rings)
 
     def add_doorbell(self, eventfd: int, rung: Callable[[], None]) -> None:
-        """:param rung: called on the loop after each ring (they coalesce), and for one before."""
+        """Watch a doorbell.
+
+        :param rung: called on the loop after each ring, also after one before this call.
+            Rings coalesce.
+        """
         self._epoll.register(eventfd, _LISTEN_EVENTS)
         self._bells[eventfd] = _Doorbell(rung)
 
     def remove_doorbell(self, eventfd: int) -> None:
-        """Before it is closed. May be called twice."""
+        """Watch a doorbell no longer. Call it before you close the eventfd. Idempotent."""
         bell = self._bells.pop(eventfd, None)
         if bell is not None:
             if bell.later is not None:
@@ -60,7 +66,7 @@ class Doorbells:
                 self._epoll.unregister(eventfd)
 
     def close(self) -> None:
-        """May be called twice."""
+        """Watch no doorbell any longer. Idempotent."""
         for eventfd in list(self._bells):
             self.remove_doorbell(eventfd)
         if not self._epoll.closed:
@@ -72,7 +78,7 @@ class Doorbells:
         for eventfd, _what in self._epoll.poll(0, _MAX_RINGS_PER_TURN):
             bell = self._bells.get(eventfd)
             if bell is None:
-                continue  # closed by one before it
+                continue  # the callback of one before it has removed it
             if now - bell.second > 1.0:
                 bell.second, bell.count = now, 0
             bell.count += 1
@@ -85,7 +91,7 @@ class Doorbells:
                 _call_ring_callback(bell)
 
     def _resume_listening(self, eventfd: int, bell: _Doorbell) -> None:
-        """Again. What came meanwhile is heard now, what comes from now on rings."""
+        """Watch a doorbell again after the pause, and report what rang meanwhile."""
         bell.later = None
         with contextlib.suppress(BlockingIOError):
             os.eventfd_read(eventfd)
@@ -96,5 +102,5 @@ class Doorbells:
 def _call_ring_callback(bell: _Doorbell) -> None:
     try:
         bell.rung()
-    except Exception:  # it must not keep the others from being heard
+    except Exception:  # the other guests must be served
         _log.exception("internal error at a guest's notification")

@@ -1,7 +1,7 @@
 # SPDX-License-Identifier: GPL-2.0-or-later
-"""The holder (vesper-ivshmem), asked by ``vesperd`` and by the agent.
+"""The client of the ivshmem server (vesper-ivshmem), for ``vesperd`` and the agent.
 
-What is asked and answered: :mod:`kvm_transport.ivshmem_server.control`.
+The requests and answers: see :mod:`kvm_transport.ivshmem_server.control`.
 """
 
 from __future__ import annotations
@@ -29,23 +29,25 @@ __all__ = [
 ]
 
 CONTROL_SOCKET_PATH = "/run/vesper-ivshmem/control.sock"
-#: s for the holder to answer: it does nothing else.
+#: For the server to answer a request.
 ANSWER_LIMIT_S = 2.0
 _MAX_ANSWER_BYTES = 1 << 20
 
 
 class IvshmemServerError(VesperError):
-    """The holder does not run or does not answer; the text says what to do."""
+    """The ivshmem server does not run or does not answer. The text says what to do."""
 
 
 class IvshmemServerRefusedError(IvshmemServerError):
-    """It has answered, with an error: there is no such QEMU."""
+    """The ivshmem server refused the request: there is no such QEMU."""
 
 
 @dataclass(frozen=True)
 class ServerStatus:
-    vms: int  #: devices that it holds
-    free: int  #: that it has room for
+    """The answer to ``ping``."""
+
+    vms: int  #: devices that it serves
+    free: int  #: devices that it can serve besides
     size: int  #: bytes of shared memory of each
 
 
@@ -59,13 +61,18 @@ class QemuWithDevice:
 
 @dataclass(frozen=True)
 class QemuDeviceChange:
+    """A QEMU has connected a VESPER device, or its device was dropped."""
+
     pid: int
-    come: bool  #: False: its device has gone
+    come: bool  #: False: its device was dropped
 
 
 @dataclass
 class Attachment:
-    """Descriptors of one VM, ours to close; and the connection that tells of its end."""
+    """The descriptors of one device, and the connection that reports its end.
+
+    The owner of the object closes them.
+    """
 
     size: int
     memory: int
@@ -74,9 +81,9 @@ class Attachment:
     connection: socket.socket
 
     def explain_loss(self) -> str | None:
-        """To be asked when :attr:`connection` can be read: why the VM is lost.
+        """Return why the guest is lost. Call it when :attr:`connection` is readable.
 
-        None: the holder itself has ended; the descriptors go on working.
+        None: the ivshmem server has ended; the descriptors go on working.
         """
         try:
             line = self.connection.recv(4096)
@@ -87,7 +94,7 @@ class Attachment:
         return "another daemon has attached to the guest" if line else None
 
     def close(self) -> None:
-        """May be called twice."""
+        """Close the connection and the descriptors. Idempotent."""
         self.connection.close()
         for descriptor in (self.memory, self.to_host, self.to_guest):
             if descriptor >= 0:
@@ -96,29 +103,32 @@ class Attachment:
 
 
 def ping_server(path: str = CONTROL_SOCKET_PATH, *, limit: float = 1.0) -> ServerStatus:
-    """Is the holder there, and has it room for another VM?
+    """Return how many devices the ivshmem server serves and has room for.
 
     Blocks for ``limit`` seconds at most.
 
-    :raises IvshmemServerError: it does not answer: a QEMU that is started now with a
-        VESPER device would fail, or wait for ever.
+    :raises IvshmemServerError: it does not answer. A QEMU with a VESPER device would
+        fail to start now, or never get on.
     """
     connection, answer, _ = _exchange_request(path, "ping", limit)
     connection.close()
     try:
         return ServerStatus(int(answer["vms"]), int(answer["free"]), int(answer["size"]))
     except (KeyError, TypeError, ValueError):
-        raise IvshmemServerError(f"{path}: not an answer to ping: {answer}") from None
+        raise IvshmemServerError(f"{path}: unexpected answer to ping: {answer}") from None
 
 
 class IvshmemClient:
-    """For asyncio; each call is a connection of its own."""
+    """The client for asyncio. Each call opens a connection of its own."""
 
     def __init__(self, path: str = CONTROL_SOCKET_PATH) -> None:
         self.path = path
 
     async def list_qemus(self) -> list[QemuWithDevice]:
-        """:raises IvshmemServerError:"""
+        """Return the QEMUs that have a VESPER device.
+
+        :raises IvshmemServerError:
+        """
         connection, answer, _ = await asyncio.to_thread(
             _exchange_request, self.path, "list", ANSWER_LIMIT_S
         )
@@ -126,7 +136,7 @@ class IvshmemClient:
         return _parse_qemus(self.path, answer)
 
     async def attach_to_qemu(self, pid: int) -> Attachment:
-        """Whoever is attached to this QEMU now loses it.
+        """Attach to the device of a QEMU. A client that was attached before loses it.
 
         :raises IvshmemServerRefusedError: that process has no VESPER device.
         :raises IvshmemServerError:
@@ -140,14 +150,14 @@ class IvshmemClient:
             connection.close()
             for descriptor in descriptors:
                 os.close(descriptor)
-            raise IvshmemServerError(f"{self.path}: not an answer to attach: {answer}")
+            raise IvshmemServerError(f"{self.path}: unexpected answer to attach: {answer}")
         memory, to_host, to_guest = descriptors
         return Attachment(size, memory, to_host, to_guest, connection)
 
     async def watch_qemus(self) -> AsyncIterator[QemuDeviceChange]:
-        """First those that are there, then what changes, until the holder ends.
+        """Yield all QEMUs that have a device, then each change, until the server ends.
 
-        :raises IvshmemServerError: it does not run, or has ended: call again later.
+        :raises IvshmemServerError: the server does not run, or has ended: call again later.
         """
         try:
             reader, writer = await asyncio.open_unix_connection(self.path, limit=_MAX_ANSWER_BYTES)
@@ -160,9 +170,9 @@ class IvshmemClient:
             for qemu in _parse_qemus(self.path, _parse_answer(self.path, first)):
                 yield QemuDeviceChange(qemu.pid, come=True)
             while line := await reader.readline():
-                news = _parse_answer(self.path, line)
-                come = "come" in news
-                pid = news.get("come" if come else "gone")
+                change = _parse_answer(self.path, line)
+                come = "come" in change
+                pid = change.get("come" if come else "gone")
                 if isinstance(pid, int):
                     yield QemuDeviceChange(pid, come=come)
         except (OSError, TimeoutError, ValueError) as error:
@@ -175,7 +185,10 @@ class IvshmemClient:
 def _exchange_request(
     path: str, request: str, limit: float
 ) -> tuple[socket.socket, dict[str, Any], list[int]]:
-    """:raises IvshmemServerError:"""
+    """Send a request; return the connection, the answer, and its descriptors.
+
+    :raises IvshmemServerError:
+    """
     connection = socket.socket(socket.AF_UNIX)
     connection.settimeout(limit)
     descriptors: list[int] = []
@@ -201,13 +214,16 @@ def _exchange_request(
 
 
 def _parse_answer(path: str, line: bytes) -> dict[str, Any]:
-    """:raises IvshmemServerError:"""
+    """Return the answer as a dictionary.
+
+    :raises IvshmemServerError: it is an error, or no answer of vesper-ivshmem.
+    """
     try:
         answer = json.loads(line)
     except ValueError:
         answer = None
     if not isinstance(answer, dict):
-        raise IvshmemServerError(f"{path}: that is not vesper-ivshmem: {line[:80]!r}")
+        raise IvshmemServerError(f"{path} is not vesper-ivshmem: it answered {line[:80]!r}")
     if answer.get("ok") is False:
         raise IvshmemServerRefusedError(f"{path}: {answer.get('error')}")
     return answer
@@ -217,14 +233,16 @@ def _parse_qemus(path: str, answer: dict[str, Any]) -> list[QemuWithDevice]:
     try:
         return [QemuWithDevice(int(vm["pid"]), float(vm["since"])) for vm in answer["vms"]]
     except (KeyError, TypeError, ValueError):
-        raise IvshmemServerError(f"{path}: not a list of VMs: {answer}") from None
+        raise IvshmemServerError(f"{path}: unexpected answer to list: {answer}") from None
 
 
 def _unreachable_error(path: str, error: Exception) -> IvshmemServerError:
     if isinstance(error, TimeoutError):
-        return IvshmemServerError(f"{path}: no answer; see: systemctl status vesper-ivshmem")
+        return IvshmemServerError(
+            f"{path}: vesper-ivshmem does not answer; see: systemctl status vesper-ivshmem"
+        )
     if isinstance(error, (FileNotFoundError, ConnectionRefusedError)):
         return IvshmemServerError(
-            f"{path}: vesper-ivshmem does not run; start it with: systemctl start vesper-ivshmem"
+            f"{path}: vesper-ivshmem is not running; start it with: systemctl start vesper-ivshmem"
         )
     return IvshmemServerError(f"{path}: {error}")

@@ -1,15 +1,15 @@
 # SPDX-License-Identifier: GPL-2.0-or-later
-"""One kept connection to libvirtd, which may hang, end, and come back at any time.
+"""A connection to libvirtd that is opened again whenever it ends.
 
-libvirt's client library blocks.  So it has two threads of its own, and the
-daemon's loop waits for neither:
+libvirtd may hang, end and start again at any time, and its client library blocks.  So
+the library runs in two threads, and the daemon's loop waits for neither:
 
-- *events*: the library's event loop: reads what libvirtd sends, and notices by
-  keep-alive messages that it sends nothing any more;
-- *calls*: makes one call after the other.  A call that has not come back in
-  time is left to itself; until it has, no other is tried.
+- *events* runs the library's event loop.  It reads what libvirtd sends, and notices by
+  keep-alive messages that libvirtd hangs;
+- *calls* makes one call after another.  Nobody waits longer than the limit for a call,
+  and none is made while an earlier one has not returned.
 
-Both end with the process.
+Both threads end with the process.
 """
 
 from __future__ import annotations
@@ -31,30 +31,31 @@ __all__ = ["LibvirtConnection", "LibvirtUnavailableError"]
 _log = logging.getLogger(__name__)
 _T = TypeVar("_T")
 
-#: s for libvirtd to answer.
+#: For libvirtd to answer a call.
 CALL_LIMIT_S = 2.0
-#: s between two tries to connect: the first, then doubled up to the last.
+#: Between two attempts to connect: doubled from the first to the last.
 RETRY_FIRST_S = 0.2
 RETRY_LAST_S = 5.0
-#: s between two keep-alive messages, and how many may stay without an answer.
+#: Between two keep-alive messages; libvirt takes whole seconds.
 KEEPALIVE_INTERVAL_S = 5
 MAX_UNANSWERED_KEEPALIVES = 3
 
-#: Of virDomainDiskErrorCode.
+#: virDomainDiskErrorCode
 _DISK_ERRORS = {1: "error", 2: "no space left"}
 
 
 class LibvirtUnavailableError(VesperError):
-    """libvirtd does not run or does not answer; the text says so."""
+    """libvirtd does not run or does not answer. The text says which."""
 
 
 class LibvirtConnection:
-    """
+    """The connection to libvirtd.
+
     :param uri: of libvirt's QEMU driver.
-    :param on_event: called on the loop: a domain's UUID, the kind of event as in
-        ``VIR_DOMAIN_EVENT_ID_kind``, and its numbers and texts.
-    :param on_up: called on the loop when libvirtd is there, again: events may
-        have been missed.
+    :param on_event: called on the loop with a domain's UUID, the kind of event as in
+        ``VIR_DOMAIN_EVENT_ID_kind``, and the event's numbers and texts.
+    :param on_up: called on the loop each time the connection is open: events may have
+        been missed before.
     """
 
     def __init__(
@@ -88,12 +89,14 @@ class LibvirtConnection:
 
     @property
     def trouble(self) -> str | None:
-        """Why libvirtd cannot be asked now; None: it can."""
+        """Why libvirtd cannot be asked now; None if it can."""
         trouble = "libvirtd does not answer" if self._overdue else self._trouble
         return f"{self._uri}: {trouble}" if trouble is not None else None
 
     async def read_domain_state(self, uuid: str) -> tuple[int, int, Mapping[str, str]] | None:
-        """State, its reason, and the disks with errors; None: it knows no such domain.
+        """Return a domain's state, its reason, and its disks with errors.
+
+        None: libvirtd knows no such domain.
 
         :raises LibvirtUnavailableError:
         """
@@ -134,7 +137,7 @@ class LibvirtConnection:
         while True:
             closed = asyncio.Event()
             try:
-                # A libvirtd that hangs keeps this waiting until it goes on, or ends.
+                # While libvirtd hangs, this waits.
                 self._connection = await self._call_in_thread(
                     functools.partial(self._open_connection, closed)
                 )
@@ -154,11 +157,11 @@ class LibvirtConnection:
 
     def _log_trouble(self, trouble: str) -> None:
         if trouble != self._trouble:
-            _log.warning("%s: %s; going on with QEMU's processes", self._uri, trouble)
+            _log.warning("%s: %s; watching only QEMU's processes", self._uri, trouble)
         self._trouble = trouble
 
     def _open_connection(self, closed: asyncio.Event) -> Any:
-        """On the thread for calls. :raises libvirtError:"""
+        """Connect; runs in the thread for calls. :raises libvirtError:"""
         libvirt = _import_libvirt()
         connection = libvirt.open(self._uri)
         try:
@@ -175,7 +178,7 @@ class LibvirtConnection:
     # ---------------------------------------------------------------- threads
 
     def _handle_event(self, _connection: Any, domain: Any, *arguments: Any) -> None:
-        """On the thread for events."""
+        """Pass an event to the loop; runs in the thread for events."""
         *said, kind = arguments
         self._call_on_loop(self._on_event, domain.UUIDString(), kind, tuple(said))
 
@@ -184,7 +187,7 @@ class LibvirtConnection:
             self._loop.call_soon_threadsafe(callback, *arguments)
 
     async def _call_in_thread(self, function: Callable[[], _T]) -> _T:
-        """On the thread for calls."""
+        """Run a function in the thread for calls; return its result."""
         future: asyncio.Future[_T] = self._loop.create_future()
 
         def set_outcome(result: _T | None, error: BaseException | None) -> None:
@@ -213,12 +216,12 @@ class LibvirtConnection:
     def _run_queued_calls(self) -> None:
         while True:
             call = self._calls.get()
-            with contextlib.suppress(Exception):  # of close(): it is closed
+            with contextlib.suppress(Exception):  # close() of a connection that is closed
                 call()
 
 
 def _import_libvirt() -> Any:
-    """Debian's python3-libvirt. Not needed where the transport is not used."""
+    """Import Debian's python3-libvirt, only where the transport is used."""
     import libvirt
 
     return libvirt
@@ -226,9 +229,9 @@ def _import_libvirt() -> Any:
 
 @functools.cache
 def _start_event_loop() -> threading.Thread:
-    """The library has one for all connections."""
+    """Start the library's event loop, one for all connections."""
     libvirt = _import_libvirt()
-    libvirt.registerErrorHandler(lambda *_: None, None)  # raised as well
+    libvirt.registerErrorHandler(lambda *_: None, None)  # errors are raised as well
     libvirt.virEventRegisterDefaultImpl()
 
     def run_event_loop() -> None:

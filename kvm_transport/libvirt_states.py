@@ -1,10 +1,10 @@
 # SPDX-License-Identifier: GPL-2.0-or-later
-"""What libvirt says of a domain, understood: pure functions.
+"""libvirt's states and events, turned into reports and notices by pure functions.
 
-libvirt's words are those of its status files (src/conf/domain_conf.c, libvirt
-9.0); its interface has the same as numbers (``virDomainState`` and the reasons
-of each, include/libvirt/libvirt-domain.h).  No word, number or combination
-makes these functions raise: what is new to them is a state without a cause.
+The words are those of libvirt's status files (src/conf/domain_conf.c, libvirt 9.0).
+libvirt's interface has numbers for them (``virDomainState`` and the reasons of each,
+include/libvirt/libvirt-domain.h).  These functions raise for no word, number or
+combination: one that they do not know is a state without a cause.
 """
 
 from __future__ import annotations
@@ -32,7 +32,7 @@ __all__ = [
 _DOMAIN_STATES = (
     "nostate", "running", "blocked", "paused", "shutdown", "shutoff", "crashed", "pmsuspended",
 )  # fmt: skip
-#: virDomainPausedReason, virDomainCrashedReason; the others' do not matter.
+#: virDomainPausedReason, virDomainCrashedReason; reasons of other states do not matter.
 _STATE_REASONS: Mapping[str, tuple[str, ...]] = {
     "paused": (
         "unknown", "user", "migration", "save", "dump", "ioerror", "watchdog", "from snapshot",
@@ -63,16 +63,16 @@ PANIC_TEXT = "its kernel has panicked"
 
 
 def decode_state(state: int, reason: int) -> tuple[str, str]:
-    """libvirt's numbers as its words."""
+    """Return libvirt's words for a state and its reason."""
     word = _DOMAIN_STATES[state] if 0 <= state < len(_DOMAIN_STATES) else str(state)
     reasons = _STATE_REASONS.get(word, ())
     return word, reasons[reason] if 0 <= reason < len(reasons) else "unknown"
 
 
 def make_report(state: str, reason: str) -> DomainReport:
-    """Of a domain whose QEMU is there."""
+    """Return the report of a domain whose QEMU runs, by libvirt's words."""
     if state == "paused" and reason == "panicked":
-        state = "crashed"  # found so when libvirtd was started
+        state = "crashed"  # libvirtd found it so when it started
     if state == "crashed":
         return DomainReport(DomainState.CRASHED, Cause.FAILURE, PANIC_TEXT)
     if state == "paused":
@@ -83,14 +83,14 @@ def make_report(state: str, reason: str) -> DomainReport:
             says="sleeps (suspend to RAM)",
         )  # fmt: skip
     if state in ("shutdown", "shutoff"):
-        # For a moment: QEMU is about to end, or libvirt resets it, as it does
-        # for a reboot by the power button.
+        # A short time: QEMU is about to end, or libvirt resets it, as for a reboot by the
+        # power button.
         return DomainReport(DomainState.PAUSED, Cause.UNKNOWN, "it shuts down", says="shuts down")
     return DomainReport(DomainState.RUNNING)
 
 
 def describe_io_error(path: str, alias: str, reason: str) -> str:
-    """Of an I/O error's event: where, and what."""
+    """Return where the I/O error of an event was, and which error."""
     what = {"enospc": "no space left", "eperm": "not permitted"}.get(reason, reason)
     where = path or alias or "a disk"
     return f"{where}: {what}" if what else where
@@ -101,17 +101,21 @@ _IO_ACTIONS = ("it is ignored", "the guest is paused", "the guest is told")
 
 
 def make_io_error_notice(where: str, action: int) -> Notice:
-    """Of itself no failure: a pause is, and a guest that is told lives with it or says so."""
+    """Return the notice of an I/O error.
+
+    The error itself is no failure.  A pause is one; a guest that sees the error copes with it
+    or reports a fault.
+    """
     known = 0 <= action < len(_IO_ACTIONS)
     what = _IO_ACTIONS[action] if known else f"action {action}"
     return Notice("io_error", f"I/O error ({where}): {what}")
 
 
 def describe_disk_errors(disks: Mapping[str, str], described: str = "") -> str:
-    """Which disk, and which error.
+    """Return which disks have which errors.
 
-    :param disks: by target device, as the host knows it; what the error is.
-    :param described: by the event, if there was one.
+    :param disks: errors by target device.
+    :param described: the disk and the error of the last event, if there was one.
     """
     known = [f"{name}: {what}" for name, what in sorted(disks.items())]
     return "I/O error" + (f" ({'; '.join(known) or described})" if known or described else "")
@@ -131,7 +135,7 @@ class Lifecycle(enum.IntEnum):
     CRASHED = 8
 
 
-#: virDomainEventStoppedDetailType. QEMU of a "failed" one was killed, or died.
+#: virDomainEventStoppedDetailType.  5 is "failed": QEMU was killed or has failed.
 _STOP_CAUSES: Mapping[int, tuple[Cause, str]] = {
     0: (Cause.ASKED, "shut down from inside"),
     1: (Cause.ASKED, "destroyed by an operator or a program (virsh destroy)"),
@@ -141,26 +145,27 @@ _STOP_CAUSES: Mapping[int, tuple[Cause, str]] = {
     5: (Cause.FAILURE, "its QEMU was killed or has failed"),
     6: (Cause.ASKED, "replaced by a snapshot"),
 }
-#: virDomainEventSuspendedDetailType of pauses that libvirt's state does not tell.
+#: virDomainEventSuspendedDetailType of pauses whose cause libvirt's state does not show.
 _LASTING_PAUSE_CAUSES: Mapping[int, tuple[Cause, str]] = {
     6: _PAUSE_CAUSES["api error"],
     8: _PAUSE_CAUSES["post-copy failed"],
 }
 
 _UNEXPLAINED_END = DomainReport(
-    DomainState.GONE, Cause.FAILURE, "its QEMU has ended and nothing is known of the cause"
+    DomainState.GONE, Cause.FAILURE, "its QEMU has ended for an unknown cause"
 )
 
 
 def make_end_report(detail: int | None, said_before: str = "") -> DomainReport:
-    """Of a domain whose QEMU has ended.
+    """Return the report of a domain whose QEMU has ended.
 
-    :param detail: of libvirt's STOPPED; None: it has said nothing.
-    :param said_before: ``panic``, ``watchdog`` or ``signal``: what QEMU did shortly before.
+    :param detail: of libvirt's event STOPPED; None: there was no event.
+    :param said_before: what QEMU did shortly before: ``panic``, ``watchdog``, ``signal``, or
+        nothing of these.
     """
     if said_before == "panic":
         return DomainReport(DomainState.GONE, Cause.FAILURE, PANIC_TEXT)
-    # QEMU itself exits then, and libvirt takes that for a failure of QEMU's.
+    # QEMU exits by itself then, and libvirt takes that for a failure of QEMU.
     if said_before == "watchdog" and detail in (None, 0, 2, 5):
         return DomainReport(DomainState.GONE, Cause.FAILURE, "switched off by its watchdog")
     if detail is None:
@@ -171,7 +176,7 @@ def make_end_report(detail: int | None, said_before: str = "") -> DomainReport:
 
 
 def explain_lasting_pause(detail: int) -> DomainReport | None:
-    """Of SUSPENDED: a pause whose cause libvirt's state does not tell."""
+    """Return the report of an event SUSPENDED, if only the event shows the cause."""
     known = _LASTING_PAUSE_CAUSES.get(detail)
     return DomainReport(DomainState.PAUSED, *known) if known is not None else None
 
@@ -183,7 +188,10 @@ WATCHDOG_POWEROFF_ACTIONS = (3, 4)
 
 
 def make_watchdog_notice(action: int) -> Notice:
-    """Of itself no failure: a pause and an end are, and a guest that is reset begins anew."""
+    """Return the notice of an expired watchdog.
+
+    It is no failure by itself.  A pause and an end are; a guest that is reset boots.
+    """
     what = _WATCHDOG_ACTIONS[action] if 0 <= action < len(_WATCHDOG_ACTIONS) else f"action {action}"
     return Notice("watchdog", f"its watchdog has expired: {what}")
 
@@ -195,7 +203,10 @@ _MEMORY_ACTIONS = ("ignored", "the guest is told", "fatal", "the guest is reset"
 
 
 def make_memory_notice(recipient: int, action: int) -> Notice:
-    """The host's memory has an uncorrectable error. A failure where it cannot be lived with."""
+    """Return the notice of an uncorrectable error of the host's memory.
+
+    It is a failure if libvirt calls it fatal.
+    """
     whose = _MEMORY_RECIPIENTS[recipient] if 0 <= recipient < len(_MEMORY_RECIPIENTS) else "unknown"
     what = _MEMORY_ACTIONS[action] if 0 <= action < len(_MEMORY_ACTIONS) else f"action {action}"
     text = f"memory failure of the host in {whose} memory: {what}"

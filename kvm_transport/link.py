@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: GPL-2.0-or-later
-"""One guest on QEMU: activated through its shared memory, heard by an eventfd."""
+"""The link to one guest on QEMU: shared memory, and an eventfd for its notifications."""
 
 from __future__ import annotations
 
@@ -35,35 +35,35 @@ _EPOCH_OFFSET = abi.field_offset(abi.ShmHead, "epoch")
 _ANSWER_OFFSET = abi.field_offset(abi.ShmHead, "answer")
 _WANTED_OFFSET = abi.field_offset(abi.ShmHead, "wanted")
 
-#: s for the guest to close its end; it may be dead.
+#: For the guest to close its end; it may be dead.
 _CLOSE_TIMEOUT_S = 3.0
-#: s after which the guest is rung once more: the first ring may have found
-#: another kernel there, or memory that a migration has overwritten since.
+#: Between two rings of a guest that does not answer.  The first ring may have found
+#: another kernel, or memory that a migration has overwritten since.
 _RING_INTERVAL_S = 0.5
-#: s between two looks whether a QEMU has a device now.
+#: Between two checks whether a QEMU has a device by now.
 _DEVICE_POLL_INTERVAL_S = 0.5
 
 
-async def _attach_to_qemu(holder: IvshmemClient, pid: int, domain: Domain) -> Attachment:
+async def _attach_to_qemu(server: IvshmemClient, pid: int, domain: Domain) -> Attachment:
     try:
-        return await holder.attach_to_qemu(pid)
+        return await server.attach_to_qemu(pid)
     except IvshmemServerRefusedError as error:
         raise FrontendMissingError(
             f"{domain.name}: its QEMU (process {pid}) has no VESPER device: {error}; add one and "
-            "start it again"
+            "restart the VM"
         ) from None
     except IvshmemServerError as error:
         raise TransportError(f"{domain.name}: {error}") from None
 
 
-async def is_activated(holder: IvshmemClient, pid: int, domain: Domain) -> bool:
-    """Whether a daemon has activated this guest and not deactivated it again.
+async def is_activated(server: IvshmemClient, pid: int, domain: Domain) -> bool:
+    """Return whether a vesperd has activated this guest and not deactivated it since.
 
-    Takes the guest from whoever is attached to it.
+    A client that is attached to the guest loses it.
 
-    :raises TransportError: not to be had.
+    :raises TransportError: the guest's memory cannot be read.
     """
-    attachment = await _attach_to_qemu(holder, pid, domain)
+    attachment = await _attach_to_qemu(server, pid, domain)
     try:
         memory = SharedMemory(attachment.memory)
         try:
@@ -88,7 +88,7 @@ class KvmLink:
         self._notified: Callable[[], None] | None = None
         self._on_lost: Callable[[str], None] | None = None
         self._lost: str | None = None
-        self._moved = asyncio.Event()  # the guest has rung, or is lost
+        self._moved = asyncio.Event()  # the guest has rung, or the link is lost
         self._loop = asyncio.get_running_loop()
         self._doorbells = doorbells
         doorbells.add_doorbell(attachment.to_host, self._handle_ring)
@@ -97,27 +97,27 @@ class KvmLink:
     @classmethod
     async def connect_guest(
         cls,
-        holder: IvshmemClient,
+        server: IvshmemClient,
         pid: int,
         domain: Domain,
         timeout: float,  # noqa: ASYNC109
         doorbells: Doorbells,
     ) -> KvmLink:
-        """Activate the guest, or take over its link.
+        """Activate the guest, or take over its activation.
 
         :param pid: of its QEMU.
-        :param timeout: seconds for QEMU to have a device, which may be plugged
-            in, and for the guest's frontend to answer.
+        :param timeout: s for a device to be plugged in, if QEMU has none, and for the
+            guest's frontend to answer.
         :param doorbells: of all guests.
-        :raises FrontendMissingError: one of the two is not there; what is wanted of
-            the guest stays written in its memory.
+        :raises FrontendMissingError: the device or the frontend is missing. The request
+            stays in the guest's memory.
         :raises LinkLostError: QEMU has ended.
         :raises TransportError:
         """
         end = asyncio.get_running_loop().time() + timeout
         while True:
             try:
-                attachment = await _attach_to_qemu(holder, pid, domain)
+                attachment = await _attach_to_qemu(server, pid, domain)
                 break
             except FrontendMissingError:
                 if asyncio.get_running_loop().time() + _DEVICE_POLL_INTERVAL_S > end:
@@ -133,14 +133,14 @@ class KvmLink:
 
     @classmethod
     async def end_activation(
-        cls, holder: IvshmemClient, pid: int, domain: Domain, doorbells: Doorbells
+        cls, server: IvshmemClient, pid: int, domain: Domain, doorbells: Doorbells
     ) -> None:
-        """Deactivate a guest to which there is no link.
+        """Deactivate a guest without a link to it.
 
         :raises FrontendMissingError: QEMU has no device.
         :raises TransportError:
         """
-        link = cls._attach_link(domain, await _attach_to_qemu(holder, pid, domain), doorbells)
+        link = cls._attach_link(domain, await _attach_to_qemu(server, pid, domain), doorbells)
         await link.close(deactivate=True)
 
     @classmethod
@@ -158,7 +158,7 @@ class KvmLink:
 
     def map_region(self, handle: int, pages: int, *, writable: bool = False) -> RegionMapping:
         if not 0 < pages <= abi.MAX_REGION_PAGES:
-            raise TransportError(f"{self.domain.name}: a region of {pages} pages")
+            raise TransportError(f"{self.domain.name}: impossible region: {pages} pages")
         try:
             return self._memory.map_region(handle, pages, writable=writable)
         except TransportError as error:
@@ -168,7 +168,7 @@ class KvmLink:
         try:
             os.eventfd_write(self._attachment.to_guest, 1)
         except BlockingIOError:
-            pass  # it has been rung 2^64 times and has not looked
+            pass  # the counter is full: the guest has not looked for 2^64 rings
 
     def on_notify(self, callback: Callable[[], None] | None) -> None:
         self._notified = callback
@@ -179,7 +179,7 @@ class KvmLink:
             callback(self._lost)
 
     def lose_link(self, reason: str) -> None:
-        """The guest's end has gone; what the transport knows by itself."""
+        """Report that the guest's end is lost. The transport calls this, too."""
         if self._lost is not None:
             return
         self._lost = reason
@@ -205,7 +205,10 @@ class KvmLink:
     # ------------------------------------------------------------- activation
 
     async def _activate_guest(self, end: float) -> None:
-        """:param end: by the loop's clock."""
+        """Ring the guest until it has answered and shares its memory.
+
+        :param end: by the loop's clock.
+        """
         number = 1 + secrets.randbelow((1 << 32) - 1)
         try:
             async with asyncio.timeout_at(end):
@@ -221,11 +224,11 @@ class KvmLink:
         head = abi.ShmHead.from_buffer_copy(self._head)
         if head.magic != abi.SHM_MAGIC or head.state != abi.ShmState.ACTIVE:
             raise TransportError(
-                f"{self.domain.name}: VESPER in the guest's kernel cannot share its memory; its "
-                "kernel log says why"
+                f"{self.domain.name}: VESPER in the guest's kernel cannot share its memory; see "
+                "the guest's kernel log"
             )
         if head.version != abi.ABI_VERSION:
-            _log.warning("%s: shared memory of version %d", self.domain.name, head.version)
+            _log.warning("%s: the shared memory has version %d", self.domain.name, head.version)
         self._epoch = head.epoch
         self._cchan = self.map_region(head.cchan, 1, writable=True)
 
@@ -236,12 +239,15 @@ class KvmLink:
                 while abi.load_u32(self._head, _STATE_OFFSET) == abi.ShmState.ACTIVE:
                     await self._ring_and_wait()
         except TimeoutError:
-            _log.warning("%s: the guest has not let go of its memory", self.domain.name)
+            _log.warning("%s: the guest does not stop sharing its memory", self.domain.name)
         except LinkLostError:
             pass
 
     async def _ring_and_wait(self) -> None:
-        """And wait for an answer, but not for long. :raises LinkLostError:"""
+        """Ring the guest, and wait a moment for it to ring back.
+
+        :raises LinkLostError:
+        """
         self._moved.clear()
         self.notify_guest()
         try:
@@ -270,6 +276,8 @@ class KvmLink:
         self._loop.remove_reader(self._attachment.connection)
         reason = self._attachment.explain_loss()
         if reason is None:
-            _log.warning("%s: vesper-ivshmem has ended; the guest stays", self.domain.name)
+            _log.warning(
+                "%s: vesper-ivshmem has ended; the link to the guest works on", self.domain.name
+            )
         else:
             self.lose_link(reason)

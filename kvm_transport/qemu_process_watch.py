@@ -1,10 +1,10 @@
 # SPDX-License-Identifier: GPL-2.0-or-later
-"""One life of a domain, from the first sight of its QEMU to that one's end.
+"""One QEMU process, watched until its end.
 
-``Domain.domid`` is when QEMU was started, in 1/100 s since the host's boot: the
-same whoever asks and however often libvirtd is started anew; another one for
-each life of the same domain; and the later, the greater.  libvirt's own number
-is given again once all domains have ended, and a process's soon after.
+``Domain.domid`` is the time at which QEMU was started, in 1/100 s since the host's
+boot.  It does not depend on who asks or on restarts of libvirtd.  Each start of a
+domain has another one, and a later start has a greater one.  libvirt reuses its own
+numbers once all domains have ended, and the kernel reuses process numbers soon.
 """
 
 from __future__ import annotations
@@ -21,21 +21,21 @@ from vesper_monitor.hypervisor.transport import Domain, DomainReport, TransportE
 
 __all__ = ["QemuProcessWatch"]
 
-#: s for libvirt to say why QEMU has ended.
+#: For libvirt to report why QEMU has ended.
 END_REASON_LIMIT_S = 1.0
 
 
 class QemuProcessWatch:
-    """Made by :meth:`watch_process`."""
+    """One QEMU process and what is known of it. Made by :meth:`watch_process`."""
 
     def __init__(
         self, domain: Domain, pid: int, pidfd: int, on_end: Callable[[QemuProcessWatch], None]
     ) -> None:
         self.domain = domain
         self.pid = pid
-        #: what QEMU did of late that tells why it ends, as of states.end()
+        #: what QEMU did last, see said_before of libvirt_states.make_end_report()
         self.said = ""
-        #: a pause that libvirt's state does not explain
+        #: a pause whose cause libvirt's state does not show
         self.pause: DomainReport | None = None
         #: where the last I/O error was
         self.io_error = ""
@@ -50,13 +50,14 @@ class QemuProcessWatch:
     def watch_process(
         cls, status: StatusFile, directory: Path, on_end: Callable[[QemuProcessWatch], None]
     ) -> QemuProcessWatch | None:
-        """None: that QEMU has ended.
+        """Watch the QEMU of a status file; return None if it has ended.
 
-        :param on_end: called when it ends, at once.
-        :raises TransportError: not to be told.
+        :param directory: of libvirt's pid files.
+        :param on_end: called as soon as QEMU ends.
+        :raises TransportError: it is unknown whether that QEMU runs.
         """
         pid_file = directory / f"{status.name}.pid"
-        # Nobody else's process is held, not even for a moment.
+        # Never open a pidfd of another process, not even for a moment.
         if not status_files.is_lock_holder(status.pid, pid_file):
             return None
         try:
@@ -70,7 +71,8 @@ class QemuProcessWatch:
                     f"QEMU (process {status.pid}) does not show in /proc: is that mounted with "
                     "hidepid? vesperd's service needs CAP_SYS_PTRACE then"
                 )
-            # All that was asked by number is of the process that we hold, if it lives.
+            # The pid file and /proc were read by number.  They are about the process of the
+            # pidfd if that process still runs.
             if (
                 began is not None
                 and status_files.is_lock_holder(status.pid, pid_file)
@@ -86,30 +88,33 @@ class QemuProcessWatch:
         return None
 
     def check_for_end(self) -> None:
-        """Notice its end, if it has come."""
+        """Call ``on_end`` if QEMU has ended since the last check."""
         if not self.ended and _has_process_ended(self._pidfd):
             self.ended = True
             self.close()
             self._on_end(self)
 
     def close(self) -> None:
-        """Watch it no longer. May be called twice."""
+        """Watch it no longer. Idempotent."""
         if self._pidfd >= 0:
             self._loop.remove_reader(self._pidfd)
             os.close(self._pidfd)
             self._pidfd = -1
 
     def explain_end(self, detail: int | None) -> bool:
-        """libvirt says why it has ended, as of states.end(). :returns: whether that is new."""
+        """Record why QEMU has ended, and return whether that was unknown before.
+
+        :param detail: see :func:`kvm_transport.libvirt_states.make_end_report`.
+        """
         if self._end.done():
             return False
         self._end.set_result(libvirt_states.make_end_report(detail, self.said))
         return True
 
     async def wait_for_report(self, *, wait: bool) -> DomainReport:
-        """After its end.
+        """Return why QEMU has ended. Call it after its end.
 
-        :param wait: libvirt may still say why; not for long.
+        :param wait: give libvirt :data:`END_REASON_LIMIT_S` to report the cause.
         """
         if wait and not self._end.done():
             try:
@@ -122,7 +127,7 @@ class QemuProcessWatch:
 
 
 def _has_process_ended(pidfd: int) -> bool:
-    """pidfd_open(2): readable from then on."""
+    """Return whether the process has ended: its pidfd is readable from then on."""
     poll = select.poll()
     poll.register(pidfd, select.POLLIN)
     return bool(poll.poll(0))

@@ -1,12 +1,12 @@
 # SPDX-License-Identifier: GPL-2.0-or-later
-"""QEMU's processes: which one is which domain, and what their threads do.
+"""libvirt's files of running domains, and the threads of their QEMUs.
 
-libvirt's QEMU driver keeps two files of each domain that runs, also while no
-libvirtd is there: ``NAME.xml``, its status (``qemuDomainObjPrivateXMLFormat()``,
+libvirt's QEMU driver keeps two files of each running domain, also while no
+libvirtd runs: ``NAME.xml``, its status (``qemuDomainObjPrivateXMLFormat()``,
 src/qemu/qemu_domain.c, libvirt 9.0), and ``NAME.pid``, on which the process
 itself holds a lock from before it becomes QEMU until its end
-(``virPidFileAcquirePath()``).  So no process that has got the number of a dead
-QEMU is taken for it, and nothing is believed that QEMU says of itself.
+(``virPidFileAcquirePath()``).  So a process that has the number of an earlier QEMU is
+not taken for it, and nothing depends on what QEMU says of itself.
 """
 
 from __future__ import annotations
@@ -25,16 +25,16 @@ from vesper_monitor.util.xml_parser import parse_xml
 __all__ = ["StatusFile", "StatusFiles", "is_lock_holder", "process_start_time", "read_vcpu_use"]
 
 _TICKS_PER_S = os.sysconf("SC_CLK_TCK")
-#: Of a file's content: its inode and time, as libvirt puts a new file in its place.
+#: Inode and time of a file: libvirt replaces a file to change it.
 _FileMark = tuple[int, int]
 _VCPU_THREAD_NAME = re.compile(r"CPU (\d+)/(?:KVM|TCG)")
-#: Of one status file; a domain with hundreds of devices has some 300 KiB.
+#: Of a status file.  That of a domain with hundreds of devices has some 300 KiB.
 MAX_STATUS_BYTES = 16 << 20
 
 
 @dataclass(frozen=True)
 class StatusFile:
-    """What libvirt has written of a domain last."""
+    """The status file of a domain, as libvirt wrote it last."""
 
     name: str
     uuid: str
@@ -45,20 +45,20 @@ class StatusFile:
 
 
 class StatusFiles:
-    """The status files in libvirt's run directory. Each is read when it has changed."""
+    """The status files in libvirt's run directory. A file is read only if it has changed."""
 
     def __init__(self, directory: Path) -> None:
         self.directory = directory
         self._read: dict[str, tuple[_FileMark, StatusFile | None]] = {}
 
     def read_all_statuses(self) -> list[StatusFile]:
-        """But for those that are broken, which :meth:`read_status_of` tells.
+        """Return all status files, without broken ones: :meth:`read_status_of` reports these.
 
-        :raises TransportError: they cannot be read, so nothing is known.
+        :raises TransportError: the directory or a file cannot be read.
         """
         read = {}
         try:
-            # What libvirtd has never made holds no domain.
+            # libvirtd creates the directory when it first starts.
             entries = list(os.scandir(self.directory)) if self.directory.exists() else []
             for entry in entries:
                 if not entry.name.endswith(".xml"):
@@ -73,12 +73,12 @@ class StatusFiles:
         return [status for _, status in read.values() if status is not None]
 
     def read_status_of(self, name: str) -> StatusFile | None:
-        """One domain's; None: it has none.
+        """Return the status file of one domain; None if it has none.
 
-        :raises TransportError: it cannot be read.
+        :raises TransportError: the file cannot be read.
         """
         if (why := explain_bad_name(name)) is not None:
-            raise TransportError(f"{name[:80]!r} is not the name of a domain: {why}")
+            raise TransportError(f"{name[:80]!r} cannot be the name of a domain: {why}")
         file = f"{name}.xml"
         try:
             known = self._read_if_changed(file)
@@ -90,7 +90,8 @@ class StatusFiles:
         return known[1]
 
     def _read_if_changed(self, file: str) -> tuple[_FileMark, StatusFile | None]:
-        """
+        """Return the file's mark and content; read it only if the mark has changed.
+
         :raises OSError: the directory or the file cannot be read.
         :raises TransportError: the file is not libvirt's, or is broken.
         """
@@ -111,7 +112,7 @@ class StatusFiles:
 
 
 def _parse_status(path: Path, data: bytes) -> StatusFile | None:
-    """None: it does not run. :raises TransportError:"""
+    """Parse a status file; return None if the domain does not run. :raises TransportError:"""
     try:
         root = parse_xml(data)
     except ValueError as error:
@@ -121,14 +122,14 @@ def _parse_status(path: Path, data: bytes) -> StatusFile | None:
     if root.tag != "domstatus" or not name or not uuid or not pid.isdecimal() or pid == "0":
         return None
     if f"{name}.xml" != path.name:
-        raise TransportError(f"{path}: it is about another domain: {name[:80]!r}")
+        raise TransportError(f"{path}: the file is about another domain: {name[:80]!r}")
     return StatusFile(
         name, uuid, int(pid), root.get("state", "nostate"), root.get("reason", "unknown")
     )
 
 
 def is_lock_holder(pid: int, path: Path) -> bool:
-    """Whether that process is the one that locks a pid file.
+    """Return whether that process holds the lock of a pid file.
 
     :raises TransportError: the file cannot be read.
     """
@@ -139,7 +140,7 @@ def is_lock_holder(pid: int, path: Path) -> bool:
 
 
 def process_start_time(pid: int) -> int | None:
-    """When a process began, in 1/100 s since the host's boot; None: there is none."""
+    """Return when a process began, in 1/100 s since the host's boot; None: there is none."""
     try:
         return int(_read_proc_stat(f"/proc/{pid}/stat")[19])
     except OSError:
@@ -147,12 +148,12 @@ def process_start_time(pid: int) -> int | None:
 
 
 def read_vcpu_use(pid: int) -> tuple[VcpuUse, ...]:
-    """The virtual CPUs: threads of QEMU's, which libvirt has it name.
+    """Return the CPU time and the state of each virtual CPU: threads that QEMU names.
 
-    What wakes one that sleeps may be QEMU's main thread: while that waits for
-    a CPU of the host, for a disk, or is stopped, so does the virtual one.
+    QEMU's main thread may have to wake a virtual CPU that sleeps.  If the main thread waits
+    for a CPU of the host or for a disk, or is stopped, the virtual CPU waits, too.
 
-    :raises TransportError: QEMU has ended, or its threads are not to be told apart.
+    :raises TransportError: QEMU has ended, or its threads have no names.
     """
     tasks = Path(f"/proc/{pid}/task")
     found = []
@@ -169,19 +170,22 @@ def read_vcpu_use(pid: int) -> tuple[VcpuUse, ...]:
     except OSError as error:
         raise TransportError(f"threads of QEMU (process {pid}): {error}") from None
     if not found:
-        raise TransportError(f"QEMU (process {pid}) has no thread of each virtual CPU")
+        raise TransportError(f"QEMU (process {pid}) has no threads named after virtual CPUs")
     return tuple(sorted(found, key=lambda use: use.cpu))
 
 
 def _make_vcpu_use(cpu: int, fields: list[str], main_waits: bool) -> VcpuUse:
     ran = (int(fields[11]) + int(fields[12])) / _TICKS_PER_S
-    # A stopped process's threads could run, but for that.
+    # A stopped thread counts as runnable: it does not sleep of itself.
     asleep = VcpuState.RUNNABLE if main_waits else VcpuState.BLOCKED
     states = {"R": VcpuState.RUNNING, "S": asleep}
     return VcpuUse(cpu, ran, states.get(fields[0], VcpuState.RUNNABLE))
 
 
 def _read_proc_stat(path: str) -> list[str]:
-    """proc(5), from the state on: the name before it may hold anything."""
+    """Return the fields of a stat file of proc(5), from the state on.
+
+    The name before it may hold any characters.
+    """
     with open(path, encoding="utf-8", errors="replace") as file:
         return file.read().rpartition(") ")[2].split()

@@ -1,9 +1,9 @@
 # SPDX-License-Identifier: GPL-2.0-or-later
 """KVM as a transport: libvirt's domains, and how a guest is activated.
 
-Which domains there are is read from libvirt's files, and whether they live
-from the kernel: both work while libvirtd is away.  Why a domain is in its
-state is libvirt's to say.
+libvirt's files show which domains there are, and the kernel shows whether their
+QEMUs run.  Both work while libvirtd does not run.  Only libvirtd knows why a domain
+is in its state.
 """
 
 from __future__ import annotations
@@ -44,11 +44,13 @@ __all__ = ["KvmTransport"]
 
 _log = logging.getLogger(__name__)
 
-#: Of libvirt's QEMU driver, its files of domains that run.
+#: Where libvirt's QEMU driver keeps its files of running domains.
 RUN_DIR = "/run/libvirt/qemu"
-#: Lives that have ended whose end is remembered, and events that wait; with resets.
+#: Processes whose end is remembered.
 _MAX_ENDED_PROCESSES = 256
+#: Events that wait for one reader.
 _MAX_QUEUED_EVENTS = 1000
+#: The same if the event is a reset, which is reported only once.
 _MAX_QUEUED_RESETS = 10_000
 
 
@@ -56,7 +58,7 @@ class KvmTransport:
     """See :class:`vesper_monitor.hypervisor.transport.Transport`.
 
     :param uri: of libvirt's QEMU driver.
-    :param run_dir: of the same.
+    :param run_dir: where that driver keeps its files of running domains.
     :param control: socket of vesper-ivshmem.
     """
 
@@ -69,7 +71,7 @@ class KvmTransport:
         run_dir: str = RUN_DIR,
         control: str = CONTROL_SOCKET_PATH,
     ) -> None:
-        """:raises ValueError: a setting that is no text."""
+        """:raises ValueError: a setting is not a string."""
         for value in (uri, run_dir, control):
             if not isinstance(value, str):
                 raise ValueError(f"{value!r} must be a string")
@@ -77,23 +79,23 @@ class KvmTransport:
         self._connection = LibvirtConnection(
             uri, self._handle_event, self._handle_libvirt_connected
         )
-        self._holder = IvshmemClient(control)
+        self._server = IvshmemClient(control)
         self._doorbells: Doorbells | None = None
-        #: in the order in which they were met
-        self._lives: dict[tuple[str, int], QemuProcessWatch] = {}
-        #: of those that live
+        #: by UUID and start time, in the order in which they were found
+        self._processes: dict[tuple[str, int], QemuProcessWatch] = {}
+        #: links of the processes that run
         self._links: dict[tuple[str, int], WeakSet[KvmLink]] = {}
         self._queues: set[asyncio.Queue[DomainEvent]] = set()
-        #: s of CLOCK_MONOTONIC: libvirt has told of all events since
-        self._told_since = float("inf")
+        #: s, CLOCK_MONOTONIC: libvirt has reported all events since
+        self._events_since = float("inf")
 
     @classmethod
     def explain_unusable(cls) -> str | None:
-        """Whether libvirt's daemon has run here since the host's boot."""
+        """Return why the transport is of no use here; None if libvirt has run since the boot."""
         if util.find_spec("libvirt") is None:
             return "libvirt's client library is not installed (Debian: python3-libvirt)"
         if not os.path.isdir("/run/libvirt"):
-            return "libvirt does not run here (/run/libvirt is not there)"
+            return "libvirt does not run here (there is no /run/libvirt)"
         return None
 
     @property
@@ -102,8 +104,8 @@ class KvmTransport:
         if trouble is None:
             return None
         return (
-            f"{trouble}: that a domain ends is seen, but not why, nor that it is paused; "
-            "look at libvirtd"
+            f"{trouble}: vesperd sees that a domain ends, but not why, nor that it is paused; "
+            "check libvirtd"
         )
 
     async def start(self) -> None:
@@ -113,17 +115,20 @@ class KvmTransport:
 
     async def stop(self) -> None:
         await self._connection.close_connection()
-        for life in self._lives.values():
-            life.close()
+        for process in self._processes.values():
+            process.close()
         if self._doorbells is not None:
             self._doorbells.close()
 
     async def list_domains(self) -> list[Domain]:
         self._watch_new_qemus()
-        return [life.domain for life in self._list_running_qemus()]
+        return [process.domain for process in self._list_running_qemus()]
 
     async def find_domain(self, name: str) -> Domain | None:
-        """:raises TransportError: it may run or not."""
+        """Return the domain of that name; None if none runs.
+
+        :raises TransportError: it is unknown whether it runs.
+        """
         trouble: TransportError | None = None
         try:
             status = self._files.read_status_of(name)
@@ -131,82 +136,91 @@ class KvmTransport:
                 self._watch_qemu(status)
         except TransportError as error:
             trouble = error
-        lives = [life for life in self._list_running_qemus() if life.domain.name == name]
-        for life in lives:
-            life.check_for_end()
-        found = [life.domain for life in lives if not life.ended]
+        processes = [
+            process for process in self._list_running_qemus() if process.domain.name == name
+        ]
+        for process in processes:
+            process.check_for_end()
+        found = [process.domain for process in processes if not process.ended]
         if trouble is not None and not found:
             raise trouble
         return max(found, key=lambda domain: domain.domid, default=None)
 
     async def report_domain(self, domain: Domain) -> DomainReport:
-        life = self._find_process_watch(domain)
-        if life is None:
+        process = self._find_process_watch(domain)
+        if process is None:
             return DomainReport(
                 DomainState.GONE, Cause.UNKNOWN, "its QEMU ended while nobody watched it"
             )
-        if not life.ended:
+        if not process.ended:
             try:
-                report = await self._read_libvirt_state(life)
+                report = await self._read_libvirt_state(process)
             except LibvirtUnavailableError:
-                report = self._read_recorded_state(life)
-            life.check_for_end()
-            if not life.ended:
+                report = self._read_recorded_state(process)
+            process.check_for_end()
+            if not process.ended:
                 return report
-        return await life.wait_for_report(wait=self._connection.trouble is None)
+        return await process.wait_for_report(wait=self._connection.trouble is None)
 
     async def cpu_use(self, domain: Domain) -> CpuUse:
-        """The state is asked for after the CPU time: what ran until then was not paused.
+        """Return the CPU time of the domain's virtual CPUs, and its state.
 
-        Without libvirt it is not known: a paused guest must not be taken for one that hangs.
+        The state is read after the CPU time: a CPU that has run was not paused before.
+
+        :raises TransportError: also while libvirtd does not answer: a paused guest must not
+            be taken for one that hangs.
         """
-        life = self._find_process_watch(domain)
-        if life is None or life.ended:
+        process = self._find_process_watch(domain)
+        if process is None or process.ended:
             raise TransportError(f"{domain.name}: its QEMU has ended")
-        use = status_files.read_vcpu_use(life.pid)
+        use = status_files.read_vcpu_use(process.pid)
         try:
-            state = (await self._read_libvirt_state(life)).state
-            return CpuUse(state, use, self._told_since)
+            state = (await self._read_libvirt_state(process)).state
+            return CpuUse(state, use, self._events_since)
         except LibvirtUnavailableError as error:
             raise TransportError(
-                f"{domain.name}: whether it is paused is not known: {error}"
+                f"{domain.name}: it is unknown whether it is paused: {error}"
             ) from None
 
     async def list_active_domains(self) -> list[Domain]:
         self._watch_new_qemus()
         try:
-            devices = {device.pid for device in await self._holder.list_qemus()}
+            devices = {device.pid for device in await self._server.list_qemus()}
         except IvshmemServerError as error:
             _log.warning("%s", error)
             return []
         found = []
-        for life in self._list_running_qemus():
+        for process in self._list_running_qemus():
             try:
-                if life.pid in devices and await is_activated(self._holder, life.pid, life.domain):
-                    found.append(life.domain)
+                if process.pid in devices and await is_activated(
+                    self._server, process.pid, process.domain
+                ):
+                    found.append(process.domain)
             except TransportError as error:
                 _log.warning("%s", error)
         return found
 
     async def connect_domain(self, domain: Domain, timeout: float) -> KvmLink:  # noqa: ASYNC109
-        life = self._find_process_watch(domain)
-        if life is None or life.ended:
+        process = self._find_process_watch(domain)
+        if process is None or process.ended:
             raise LinkLostError(f"{domain.name}: its QEMU has ended")
         assert self._doorbells is not None, "not started"
-        link = await KvmLink.connect_guest(self._holder, life.pid, domain, timeout, self._doorbells)
-        if life.ended:
+        link = await KvmLink.connect_guest(
+            self._server, process.pid, domain, timeout, self._doorbells
+        )
+        if process.ended:
             link.lose_link("its QEMU has ended")
         else:
             self._links.setdefault((domain.uuid, domain.domid), WeakSet()).add(link)
         return link
 
     async def deactivate_domain(self, domain: Domain) -> None:
-        life = self._find_process_watch(domain)
-        if life is None or life.ended:
+        process = self._find_process_watch(domain)
+        if process is None or process.ended:
             return
         assert self._doorbells is not None, "not started"
         with contextlib.suppress(FrontendMissingError):
-            await KvmLink.end_activation(self._holder, life.pid, domain, self._doorbells)
+            await KvmLink.end_activation(self._server, process.pid, domain, self._doorbells)
 
     async def follow_events(self) -> AsyncIterator[DomainEvent]:
         queue: asyncio.Queue[DomainEvent] = asyncio.Queue()
@@ -217,136 +231,146 @@ class KvmTransport:
         finally:
             self._queues.discard(queue)
 
-    # ------------------------------------------------------------------ lives
+    # -------------------------------------------------------------- processes
 
     def _watch_new_qemus(self) -> None:
-        """Meet QEMUs that are new. :raises TransportError: nothing is known."""
-        for life in self._list_running_qemus():
-            life.check_for_end()
+        """Watch QEMUs that are new, and notice those that have ended.
+
+        :raises TransportError: libvirt's files cannot be read.
+        """
+        for process in self._list_running_qemus():
+            process.check_for_end()
         known = self._list_known_keys()
         for status in self._files.read_all_statuses():
             if (status.uuid, status.pid) not in known:
-                with contextlib.suppress(TransportError):  # who asks for it is told
+                with contextlib.suppress(TransportError):  # find_domain() reports it
                     self._watch_qemu(status)
 
     def _watch_qemu(self, status: StatusFile) -> None:
-        """:raises TransportError: whether it runs is not to be told."""
+        """:raises TransportError: it is unknown whether that QEMU runs."""
         new = QemuProcessWatch.watch_process(status, self._files.directory, self._handle_qemu_end)
         if new is not None:
-            self._lives[new.domain.uuid, new.domain.domid] = new
+            self._processes[new.domain.uuid, new.domain.domid] = new
 
     def _list_known_keys(self) -> set[tuple[str, int]]:
-        """UUIDs and processes of those that live."""
-        return {(life.domain.uuid, life.pid) for life in self._list_running_qemus()}
+        """Return UUID and process number of each QEMU that runs."""
+        return {(process.domain.uuid, process.pid) for process in self._list_running_qemus()}
 
     def _list_running_qemus(self) -> list[QemuProcessWatch]:
-        return [life for life in self._lives.values() if not life.ended]
+        return [process for process in self._processes.values() if not process.ended]
 
     def _find_process_watch(self, domain: Domain) -> QemuProcessWatch | None:
-        """:raises TransportError: it may run or not."""
+        """Return the QEMU of a domain; None if it was never seen.
+
+        :raises TransportError: it is unknown whether it runs.
+        """
         key = domain.uuid, domain.domid
-        if key not in self._lives:
-            # Of one file: hundreds may end at once, and each is asked for then.
+        if key not in self._processes:
+            # Read only its file: hundreds may end at once, and each is asked for then.
             status = self._files.read_status_of(domain.name)
             if status is not None and (status.uuid, status.pid) not in self._list_known_keys():
                 self._watch_qemu(status)
-        return self._lives.get(key)
+        return self._processes.get(key)
 
-    def _handle_qemu_end(self, life: QemuProcessWatch) -> None:
-        for link in self._links.pop((life.domain.uuid, life.domain.domid), ()):
+    def _handle_qemu_end(self, process: QemuProcessWatch) -> None:
+        for link in self._links.pop((process.domain.uuid, process.domain.domid), ()):
             link.lose_link("its QEMU has ended")
-        self._queue_domain_event(life)
-        ended = [key for key, known in self._lives.items() if known.ended]
+        self._queue_domain_event(process)
+        ended = [key for key, known in self._processes.items() if known.ended]
         for key in ended[:-_MAX_ENDED_PROCESSES]:
-            del self._lives[key]
+            del self._processes[key]
 
     # ----------------------------------------------------------------- states
 
-    async def _read_libvirt_state(self, life: QemuProcessWatch) -> DomainReport:
-        """libvirt. :raises LibvirtUnavailableError:"""
-        answer = await self._connection.read_domain_state(life.domain.uuid)
+    async def _read_libvirt_state(self, process: QemuProcessWatch) -> DomainReport:
+        """Ask libvirtd for the domain's state. :raises LibvirtUnavailableError:"""
+        answer = await self._connection.read_domain_state(process.domain.uuid)
         if answer is None:
-            # QEMU lives, or has just ended: then its life says so.
+            # QEMU runs, or has just ended: then its pidfd shows it.
             return DomainReport(DomainState.RUNNING)
         state, reason, disks = answer
-        return self._make_domain_report(life, *libvirt_states.decode_state(state, reason), disks)
+        return self._make_domain_report(process, *libvirt_states.decode_state(state, reason), disks)
 
-    def _read_recorded_state(self, life: QemuProcessWatch) -> DomainReport:
-        """What libvirtd wrote last, before it went away. :raises TransportError:"""
-        status = self._files.read_status_of(life.domain.name)
-        if status is not None and (status.uuid, status.pid) == (life.domain.uuid, life.pid):
-            return self._make_domain_report(life, status.state, status.reason, {})
+    def _read_recorded_state(self, process: QemuProcessWatch) -> DomainReport:
+        """Return the state that libvirtd wrote last, before it ended. :raises TransportError:"""
+        status = self._files.read_status_of(process.domain.name)
+        if status is not None and (status.uuid, status.pid) == (process.domain.uuid, process.pid):
+            return self._make_domain_report(process, status.state, status.reason, {})
         return DomainReport(DomainState.RUNNING)
 
     def _make_domain_report(
-        self, life: QemuProcessWatch, state: str, reason: str, disks: dict[str, str] | Any
+        self, process: QemuProcessWatch, state: str, reason: str, disks: dict[str, str] | Any
     ) -> DomainReport:
         report = libvirt_states.make_report(state, reason)
         if report.state is not DomainState.PAUSED:
             return report
         if (state, reason) == ("paused", "ioerror"):
-            why = libvirt_states.describe_disk_errors(disks, life.io_error)
+            why = libvirt_states.describe_disk_errors(disks, process.io_error)
             return DomainReport(report.state, report.cause, why)
-        return life.pause or report
+        return process.pause or report
 
     # ----------------------------------------------------------------- events
 
     def _handle_libvirt_connected(self) -> None:
-        """Anything may have happened."""
-        self._told_since = time.monotonic()
+        """Look at all domains: events may have been missed."""
+        self._events_since = time.monotonic()
         self._try_watch_new_qemus()
         self._queue_event(DomainEvent(None))
 
     def _handle_event(self, uuid: str, kind: str, said: tuple[Any, ...]) -> None:
-        """libvirt tells of an event."""
+        """Handle an event of libvirt's.
+
+        :param said: the event's numbers and texts.
+        """
         if kind == "LIFECYCLE" and said[0] in (Lifecycle.STARTED, Lifecycle.RESUMED):
             self._try_watch_new_qemus()
-        lives = [life for life in self._lives.values() if life.domain.uuid == uuid]
-        for life in lives:
-            life.check_for_end()
+        processes = [process for process in self._processes.values() if process.domain.uuid == uuid]
+        for process in processes:
+            process.check_for_end()
         if kind == "LIFECYCLE" and said[0] == Lifecycle.STOPPED:
-            # Of the last that has ended: another may have begun meanwhile.
-            for life in reversed(lives):
-                if life.ended:
-                    life.explain_end(said[1])
+            # It is about the last one that ended: a newer one may run already.
+            for process in reversed(processes):
+                if process.ended:
+                    process.explain_end(said[1])
                     break
             return
-        if not lives:
+        if not processes:
             return
-        # What comes after QEMU's end is of shortly before it.
-        life = lives[-1]
+        # Events that arrive after QEMU's end happened shortly before it.
+        process = processes[-1]
         if kind == "LIFECYCLE":
-            self._record_lifecycle_event(life, *said)
-            self._queue_domain_event(life)
+            self._record_lifecycle_event(process, *said)
+            self._queue_domain_event(process)
         else:
-            self._queue_domain_event(life, self._make_notice(life, kind, said))
+            self._queue_domain_event(process, self._make_notice(process, kind, said))
 
-    def _record_lifecycle_event(self, life: QemuProcessWatch, event: int, detail: int) -> None:
+    def _record_lifecycle_event(self, process: QemuProcessWatch, event: int, detail: int) -> None:
         if event == Lifecycle.CRASHED:
-            life.said = "panic"
+            process.said = "panic"
         elif event == Lifecycle.SHUTDOWN and detail == 2:  # VIR_DOMAIN_EVENT_SHUTDOWN_HOST
-            life.said = life.said or "signal"
+            process.said = process.said or "signal"
         elif event == Lifecycle.SUSPENDED:
-            life.pause = libvirt_states.explain_lasting_pause(detail)
+            process.pause = libvirt_states.explain_lasting_pause(detail)
         elif event == Lifecycle.RESUMED:
-            life.pause, life.said, life.io_error = None, "", ""
+            process.pause, process.said, process.io_error = None, "", ""
 
     def _make_notice(
-        self, life: QemuProcessWatch, kind: str, said: tuple[Any, ...]
+        self, process: QemuProcessWatch, kind: str, said: tuple[Any, ...]
     ) -> Notice | None:
         if kind == "REBOOT":
-            # Of each reset, whoever has asked for it (qemuProcessHandleReset(), libvirt 9.0).
+            # libvirt reports each reset so, also that of an operator (qemuProcessHandleReset(),
+            # libvirt 9.0).
             return Notice("reboot", "the guest reboots", reset=True)
         if kind == "WATCHDOG":
             if said[0] in libvirt_states.WATCHDOG_POWEROFF_ACTIONS:
-                life.said = "watchdog"
+                process.said = "watchdog"
             return libvirt_states.make_watchdog_notice(said[0])
         if kind == "MEMORY_FAILURE":
             return libvirt_states.make_memory_notice(said[0], said[1])
         if kind == "IO_ERROR_REASON":
             path, alias, action, reason = said
-            life.io_error = libvirt_states.describe_io_error(path, alias, reason)
-            return libvirt_states.make_io_error_notice(life.io_error, action)
+            process.io_error = libvirt_states.describe_io_error(path, alias, reason)
+            return libvirt_states.make_io_error_notice(process.io_error, action)
         return None
 
     def _try_watch_new_qemus(self) -> None:
@@ -355,12 +379,12 @@ class KvmTransport:
         except TransportError as error:
             _log.warning("%s", error)
 
-    def _queue_domain_event(self, life: QemuProcessWatch, notice: Notice | None = None) -> None:
-        self._queue_event(DomainEvent(life.domain.domid, notice))
+    def _queue_domain_event(self, process: QemuProcessWatch, notice: Notice | None = None) -> None:
+        self._queue_event(DomainEvent(process.domain.domid, notice))
 
     def _queue_event(self, event: DomainEvent) -> None:
-        # One that begins to wait for more than it can look at loses states, which are asked
-        # for again; a reset is told once.
+        # A reader that is too slow loses events.  It will ask for states again, but a reset is
+        # reported only once.
         most = (
             _MAX_QUEUED_RESETS
             if event.notice is not None and event.notice.reset

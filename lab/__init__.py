@@ -1,2 +1,2 @@
 # SPDX-License-Identifier: GPL-2.0-or-later
-"""Emulated clusters with real hypervisors: for the demo, the tests, and to look around."""
+"""Labs: clusters on one machine, for the demo, the tests, and to try things out."""

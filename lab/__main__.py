@@ -15,8 +15,8 @@ Images are built from Debian packages on first use (a few minutes) and kept in
 /var/cache/vesper-lab (VESPER_LAB_CACHE). Run as root.
 """
 
-#: Modules with a function ``add_commands(subparsers)``; the parsers it makes
-#: set ``command`` to what runs them: ``(arguments) -> exit status``.
+#: Modules with a function ``add_commands(subparsers)``.  Its parsers set ``command`` to a
+#: function that runs them: ``(arguments) -> exit status``.
 LABS = ("lab.xen.cli", "lab.kvm.cli", "lab.cluster.cli")
 
 

@@ -1,9 +1,9 @@
 # SPDX-License-Identifier: GPL-2.0-or-later
 """KVM where it works, emulation (TCG) elsewhere.
 
-``VESPER_LAB_ACCEL`` is ``kvm``, ``tcg``, or ``auto`` (the default): /dev/kvm
-may be there and still not run what a lab runs (some nested set-ups), so that is
-booted with it once, and the outcome is kept with the images.
+``VESPER_LAB_ACCEL`` is ``kvm``, ``tcg``, or ``auto`` (the default).  In some nested
+set-ups /dev/kvm exists but cannot run the lab's machines.  So ``auto`` boots one of them
+with KVM once, and keeps the outcome with the images.
 """
 
 from __future__ import annotations
@@ -20,7 +20,7 @@ __all__ = ["kvm_works"]
 
 
 def kvm_works(what: object, boots: Callable[[], None]) -> bool:
-    """Whether to run something with KVM.
+    """Return whether to run something with KVM.
 
     :param what: names it; part of the key under which the outcome is kept.
     :param boots: boots it with KVM, and raises if that does not work.

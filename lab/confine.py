@@ -1,8 +1,8 @@
 # SPDX-License-Identifier: GPL-2.0-or-later
-"""A lab has no systemd: what a unit may do its daemon gets there, and no more.
+"""Run a daemon in a lab with the capabilities of its systemd unit, as labs have no systemd.
 
-Of the sandbox only the capabilities: they are what a program notices that was
-given too few. All of it is tried in tests/unit/daemon/test_units.py.
+Other parts of a unit's sandbox are left out: a program notices missing capabilities
+first. The whole sandbox is tested in tests/unit/daemon/test_units.py.
 """
 
 from __future__ import annotations
@@ -16,7 +16,7 @@ VESPERD = Path(__file__).parents[1] / "vesper_monitor" / "vesperd.service"
 
 
 def confine_like(unit: Path = VESPERD) -> list[str]:
-    """Words before a command line, by which it runs as the unit's service would."""
+    """Return words that go before a command, to run it as the unit's service runs."""
     match = re.search(r"^CapabilityBoundingSet=(.+)$", unit.read_text(encoding="utf-8"), re.M)
     assert match is not None, unit
     kept = [name.removeprefix("CAP_").lower() for name in match[1].split()]

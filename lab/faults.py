@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: GPL-2.0-or-later
-"""Command lines: what breaks vm1, in every lab that has one."""
+"""The ``fault`` command of the labs: it breaks vm1."""
 
 from __future__ import annotations
 

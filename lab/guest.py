@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: GPL-2.0-or-later
-"""The lab's hand in the guest (the other end is lab/images/labd.c)."""
+"""Requests to labd in the guest (lab/images/labd.c)."""
 
 from __future__ import annotations
 
@@ -17,19 +17,19 @@ __all__ = ["CHECK_PAGE", "CHECK_PAGE_RAN", "GUEST_ADDRESS", "Fault", "Guest"]
 
 GUEST_ADDRESS = "10.77.0.10"
 GUEST_PORT = 7777
-#: bytes of a file in one command, whose length labd bounds
+#: Part of a file in one command: labd limits the length of a command.
 PIECE_BYTES = 12_000
 
 #: Monitor script for the stock agents, which fetches the guest's page. Its
 #: source is beside this file.
 CHECK_PAGE = "/usr/local/bin/check-page"
-#: What that script touches when it begins.
+#: File that the script touches when it begins.
 CHECK_PAGE_RAN = "/run/check-page.ran"
 
 
 @dataclass(frozen=True)
 class Fault:
-    """A fault that was brought about: when, on the guest's CLOCK_MONOTONIC."""
+    """A fault that was caused, with its time on the guest's CLOCK_MONOTONIC."""
 
     at_ns: int
     uncertainty_ns: int
@@ -44,7 +44,7 @@ class Guest:
         self._host = through
 
     def connect_to_labd(self, *, timeout: float = 10.0) -> socket.socket:
-        """A connection to labd."""
+        """Return a connection to labd."""
         return self._host.connect_to(GUEST_ADDRESS, GUEST_PORT, timeout=timeout)
 
     def _send_request(self, request: str, timeout: float) -> tuple[list[str], BinaryIO]:

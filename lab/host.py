@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: GPL-2.0-or-later
-"""A host of a lab: what every one can do, whatever it is made of."""
+"""A host of a lab: the operations that the hosts of all labs have."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ from vesper_monitor.util.errors import VesperError
 __all__ = [
     "VESPERD_SETTINGS",
     "ChannelError",
-    "CommandFailed",
+    "CommandFailedError",
     "Host",
     "LabError",
     "Result",
@@ -23,20 +23,20 @@ __all__ = [
 
 
 class LabError(VesperError):
-    """The lab cannot do what was asked; the text says why."""
+    """The lab cannot do what was asked. The text says why."""
 
 
 class ChannelError(VesperError):
     """The host does not answer, or cannot do what was asked."""
 
 
-class CommandFailed(ChannelError):
-    """A command in the host ended with another status than 0."""
+class CommandFailedError(ChannelError):
+    """The exit status of a command in the host was not 0."""
 
 
 @dataclass(frozen=True)
 class Result:
-    """What a command in a host has done."""
+    """The exit status and the output of a command in a host."""
 
     rc: int  #: exit status; negative: ended by that signal
     output: str  #: standard output and standard error
@@ -56,7 +56,7 @@ class Host(abc.ABC):
         :param timeout: seconds, then it is killed.
         :param check: another exit status than 0 is an error.
         :raises ChannelError: no answer in time, with what it has printed.
-        :raises CommandFailed: with ``check``.
+        :raises CommandFailedError: with ``check``.
         """
 
     @abc.abstractmethod
@@ -75,21 +75,21 @@ class Host(abc.ABC):
 
     @abc.abstractmethod
     def connect_to(self, host: str, port: int, *, timeout: float = 10.0) -> socket.socket:
-        """A connection to somewhere the host can reach, e.g. into the guest.
+        """Return a connection to an address that the host can reach, for example the guest's.
 
         :raises ChannelError: it cannot be reached.
         """
 
     @abc.abstractmethod
     def connect_to_clock(self, *, timeout: float = 10.0) -> socket.socket | None:
-        """A connection that answers each line with the host's CLOCK_REALTIME (ns).
+        """Return a connection that answers each line with the host's CLOCK_REALTIME (ns).
 
         None: the host has this machine's clock.
         """
 
     @abc.abstractmethod
     def is_running(self) -> bool:
-        """Whether it has power."""
+        """Return whether the host has power."""
 
     def wait_for_command(self, command: str, *, timeout: float, every: float = 0.3) -> str:
         """Run a command again and again until it succeeds.
@@ -124,7 +124,7 @@ class Host(abc.ABC):
             raise LabError(f"{self.name}: {command} does not start:\n{said}") from error
 
     def stop_daemon(self, pattern: str, socket: str, *, signal: str = "TERM") -> None:
-        """End a daemon, if it runs, and wait until it has gone.
+        """End a daemon, if it runs, and wait until it has ended.
 
         :param pattern: of its command line, for pgrep.
         """
@@ -141,7 +141,7 @@ class Host(abc.ABC):
         self.start_daemon(command, "/var/log/vesperd.log", VESPERD_SOCKET, timeout=timeout)
 
     def stop_vesperd(self, *, signal: str = "TERM") -> None:
-        """End vesperd, if it runs, and wait until it has gone."""
+        """End vesperd, if it runs, and wait until it has ended."""
         self.stop_daemon("^/usr/bin/python3.* /usr/sbin/vesperd", VESPERD_SOCKET, signal=signal)
 
 

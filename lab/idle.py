@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: GPL-2.0-or-later
-"""Whether a cluster has done all that it has to do.
+"""Wait until a cluster is idle.
 
 Not ``crm_resource --wait``: that of Pacemaker 3.0.0 never ends if the first run
 of a recurring monitor has failed (it counts that run as pending), and that of
@@ -10,7 +10,7 @@ from __future__ import annotations
 
 __all__ = ["COMMAND", "LIMIT_S"]
 
-#: s for a cluster to become idle.
+#: For a cluster to become idle.
 LIMIT_S = 120
 
 #: Whether the DC is idle. A change needs a moment until the DC knows of it.

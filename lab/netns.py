@@ -15,10 +15,10 @@ _CLONE_NEWNET = 0x40000000  # sched.h
 
 
 def connect_from_namespace(pid: int, address: str, port: int, timeout: float) -> socket.socket:
-    """A TCP connection from the network namespace of a process.
+    """Return a TCP connection from the network namespace of a process.
 
-    A socket belongs to the namespace in which it was made, whoever uses it
-    afterwards; a namespace is a thread's own: so a thread goes there and ends.
+    A socket stays in the namespace in which it was created, and each thread has its own
+    namespace.  So a thread enters the namespace, connects, and ends.
 
     :raises OSError: no such process, or it cannot be reached.
     """

@@ -14,7 +14,7 @@ _begin = time.monotonic()
 
 
 def note_progress(text: str) -> None:
-    """One line, stamped with the seconds since this process began."""
+    """Print a line with the seconds since this process began."""
     print(f"[{time.monotonic() - _begin:6.1f} s] {text}", file=sys.stderr, flush=True)
 
 

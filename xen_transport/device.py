@@ -1,14 +1,14 @@
 # SPDX-License-Identifier: GPL-2.0-or-later
-"""The VESPER device of one guest in xenstore: its nodes and its states.
+"""The VESPER device of one guest in xenstore: its nodes and their states.
 
 ==================  ==============================================
 frontend, guest's   ``/local/domain/DOMID/device/vesper/0``
 backend, host's     ``/local/domain/0/backend/vesper/DOMID/0``
 ==================  ==============================================
 
-States are those of xen/include/public/io/xenbus.h. The host creates both
-(frontend 1, backend 2); the guest publishes page and port, 3; the host maps
-and binds, 4; the guest, 4. Closing: 5, 6.
+The states are those of xen/include/public/io/xenbus.h.  The host creates both ends
+(frontend 1, backend 2).  The guest publishes a page and a port (3).  The host maps the
+page and binds the port (4), then the guest is connected, too (4).  To close: 5, then 6.
 """
 
 from __future__ import annotations
@@ -27,7 +27,7 @@ __all__ = ["BACKENDS", "Device", "PublishedChannel", "XenbusState"]
 _log = logging.getLogger(__name__)
 
 BACKENDS = "/local/domain/0/backend/vesper"
-#: s for the guest to close its end; it may be dead.
+#: For the guest to close its end; it may be dead.
 _CLOSE_TIMEOUT_S = 3.0
 
 
@@ -43,19 +43,19 @@ class XenbusState(enum.IntEnum):
     CLOSED = 6
 
 
-#: No frontend has the device: it has let go, or none has come yet.
+#: No frontend uses the device: it has closed it, or has not opened it yet.
 _UNUSED_STATES = (XenbusState.UNKNOWN, XenbusState.INITIALISING, XenbusState.CLOSED)
 
 
 class PublishedChannel(NamedTuple):
-    """What the frontend has published."""
+    """The C-chan page and the event channel that the frontend has published."""
 
     ring_ref: int
     event_channel: int
 
 
 class Device:
-    """The nodes of one guest's device."""
+    """The nodes of one guest's device in xenstore."""
 
     def __init__(self, store: XenStore, domid: int, name: str) -> None:
         """:param name: of the domain, for messages."""
@@ -64,11 +64,11 @@ class Device:
         self._name = name
         self.frontend = f"/local/domain/{domid}/device/vesper/0"
         self.backend = f"{BACKENDS}/{domid}/0"
-        #: what to watch to learn of the frontend's changes
+        #: to watch for changes of the frontend
         self.frontend_state_path = f"{self.frontend}/state"
 
     async def create_nodes(self) -> None:
-        """Make both ends' nodes anew: a guest that listens connects."""
+        """Create both ends' nodes again. A guest with a frontend then connects."""
         domid, frontend, backend = self._domid, self.frontend, self.backend
 
         def write_nodes(transaction: Transaction) -> None:
@@ -89,50 +89,56 @@ class Device:
 
         await self._store.run_transaction(f"creating the device of {self._name}", write_nodes)
 
-    async def remove_device(self, let_go: Callable[[], None] = lambda: None) -> None:
-        """Close in order, so that the guest has let go before the nodes do.
+    async def remove_device(self, release: Callable[[], None] = lambda: None) -> None:
+        """Close the device, wait for the guest to close its end, and remove the nodes.
 
-        :param let_go: called once the guest has been told.
+        :param release: called when the guest can see that the host closes.
         """
         await self.set_backend(XenbusState.CLOSING)
-        let_go()
+        release()
         await self.wait_closed()
         await self._store.remove_node(self.frontend)
         await self._store.remove_node(f"{BACKENDS}/{self._domid}")
 
     async def set_backend(self, state: XenbusState) -> None:
+        """Write the backend's state."""
         await self._store.write_node(f"{self.backend}/state", state.value)
 
     async def backend_state(self) -> XenbusState:
+        """Return the backend's state."""
         return _parse_state(await self._store.read_node(f"{self.backend}/state"))
 
     async def frontend_state(self) -> XenbusState:
+        """Return the frontend's state."""
         return _parse_state(await self._store.read_node(self.frontend_state_path))
 
     async def wait_closed(self) -> None:
-        """Until the guest has let go, or has had time enough."""
+        """Wait until the guest has closed its end, for :data:`_CLOSE_TIMEOUT_S` at most."""
         end = asyncio.get_running_loop().time() + _CLOSE_TIMEOUT_S
         while await self.frontend_state() not in _UNUSED_STATES:
             if asyncio.get_running_loop().time() > end:
-                _log.warning("%s: the guest has not closed its device", self._name)
+                _log.warning("%s: the guest does not close its VESPER device", self._name)
                 break
             await asyncio.sleep(0.05)
 
     async def read_published(self) -> PublishedChannel:
-        """:raises TransportError: the guest has published nonsense."""
+        """Return what the frontend has published.
+
+        :raises TransportError: these are no numbers.
+        """
         keys = "ring-ref", "event-channel"
         values = [await self._store.read_node(f"{self.frontend}/{key}") for key in keys]
         numbers = [_parse_number(value) for value in values]
         if None in numbers:
             raise TransportError(
-                f"{self._name}: the guest's frontend has published no usable "
-                f"ring-ref and event-channel, but {values[0]!r:.40} and {values[1]!r:.40}"
+                f"{self._name}: the guest's frontend has published an unusable ring-ref "
+                f"({values[0]!r:.40}) or event-channel ({values[1]!r:.40})"
             )
         return PublishedChannel(numbers[0] or 0, numbers[1] or 0)
 
 
 def _parse_number(text: str | None) -> int | None:
-    """A grant reference or port: 32 bits."""
+    """Return a grant reference or port; None if the text is no number of 32 bits."""
     if text is None or not text.isascii() or not text.isdecimal() or len(text) > 10:
         return None
     return int(text) if int(text) < 1 << 32 else None

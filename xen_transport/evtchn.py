@@ -1,8 +1,8 @@
 # SPDX-License-Identifier: GPL-2.0-or-later
 """Event channels through ``/dev/xen/evtchn`` (include/uapi/xen/evtchn.h, Linux 6.1).
 
-Reading the device gives the ports that have fired, each masked since; writing
-a port unmasks it.
+A read of the device returns the ports that have fired; they are masked.  A write of a
+port unmasks it.
 """
 
 from __future__ import annotations
@@ -26,19 +26,19 @@ def _ioctl_number(number: int, size: int) -> int:
 _IOCTL_BIND_INTERDOMAIN = _ioctl_number(1, 8)  # unsigned int remote_domain, remote_port
 _IOCTL_NOTIFY = _ioctl_number(4, 4)  # unsigned int port
 
-#: A guest that fires more often than this (per second) is listened to only
-#: every so often (s): its events coalesce, the daemon stays free for others.
+#: A guest that fires more often than this is served at intervals.  Its events coalesce,
+#: and the daemon stays free for others.
 _MAX_EVENTS_PER_S = 200
 _LISTEN_PAUSE_S = 0.02
 
 
 class EventChannel:
-    """One port, bound to a port of a guest's, on a descriptor of its own."""
+    """A port of this host, bound to a guest's port, on a descriptor of its own."""
 
     def __init__(self, domid: int, remote_port: int, callback: Callable[[], None]) -> None:
         """
         :param callback: called on the loop when the guest has notified.
-        :raises OSError: no such port there for this domain.
+        :raises OSError: the guest has no such port for this domain.
         """
         self._loop = asyncio.get_running_loop()
         self._callback = callback
@@ -53,12 +53,12 @@ class EventChannel:
         self._loop.add_reader(self._fd, self._handle_readable)
 
     def notify_port(self) -> None:
-        """Never blocks."""
+        """Notify the guest. Never blocks."""
         if self._fd >= 0:
             fcntl.ioctl(self._fd, _IOCTL_NOTIFY, bytearray(struct.pack("=I", self._port)))
 
     def close(self) -> None:
-        """Unbinds the port, too. May be called twice."""
+        """Unbind the port and close the descriptor. Idempotent."""
         if self._fd >= 0:
             self._loop.remove_reader(self._fd)
             os.close(self._fd)
@@ -79,7 +79,7 @@ class EventChannel:
             self._listen_for_events()
 
     def _listen_for_events(self) -> None:
-        # Unmasked before the callback looks: what comes meanwhile fires again.
+        # Unmask before the callback: an event meanwhile fires again.
         if self._fd >= 0:
             os.write(self._fd, struct.pack("=I", self._port))
             self._callback()

@@ -31,7 +31,7 @@ _UNMAP_ARGS = struct.Struct("=QII")
 
 
 class GrantMapping:
-    """Pages of one guest, mapped side by side."""
+    """Pages of one guest, mapped as one range of memory."""
 
     def __init__(self, fd: int, domid: int, refs: Sequence[int], *, writable: bool) -> None:
         self._fd = fd
@@ -57,7 +57,7 @@ class GrantMapping:
         return self._view
 
     def close(self) -> None:
-        """Unmap. May be called twice."""
+        """Unmap the pages. Idempotent."""
         if self.is_open:
             self._view.release()
             self._map.close()
@@ -69,21 +69,22 @@ class GrantMapping:
 
 
 class GrantDevice:
-    """An open grant device: what it has mapped goes when it is closed."""
+    """An open grant device. Close its mappings before the device itself."""
 
     def __init__(self) -> None:
         """:raises OSError:"""
         self._fd = os.open(DEVICE_PATH, os.O_RDWR | os.O_CLOEXEC)
 
     def map_grant_refs(self, domid: int, refs: Sequence[int], *, writable: bool) -> GrantMapping:
-        """
-        :raises OSError: EINVAL: one of them is not granted to this domain, or
-            not for writing.
+        """Map pages of a guest.
+
+        :raises OSError: EINVAL: the guest has not granted a page to this domain, or not
+            for writing.
         """
         return GrantMapping(self._fd, domid, refs, writable=writable)
 
     def close(self) -> None:
-        """Every mapping has been closed before. May be called twice."""
+        """Close the device, after all mappings. Idempotent."""
         if self._fd >= 0:
             os.close(self._fd)
             self._fd = -1

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: GPL-2.0-or-later
-"""One activated Xen guest: its pages mapped, its event channel bound."""
+"""The link to one activated Xen guest: mapped pages and a bound event channel."""
 
 from __future__ import annotations
 
@@ -26,7 +26,7 @@ class XenLink:
     def __init__(
         self, store: XenStore, device: Device, domain: Domain, published: PublishedChannel
     ) -> None:
-        """:raises TransportError: what the guest published is not to be had."""
+        """:raises TransportError: the guest's page or port cannot be used."""
         self.domain = domain
         self._store = store
         self._device = device
@@ -40,7 +40,7 @@ class XenLink:
             self._grants = GrantDevice()
         except OSError as error:
             raise TransportError(
-                f"cannot map guests' pages: {error}; is xen-gntdev loaded?"
+                f"cannot map guests' pages: {error}; load the kernel module xen-gntdev"
             ) from None
         try:
             self._cchan = self._map_guest_pages([published.ring_ref], "C-chan page", writable=True)
@@ -50,7 +50,7 @@ class XenLink:
             raise
 
     async def follow_frontend(self) -> None:
-        """Begin to watch the guest's end. :raises TransportError:"""
+        """Watch the state of the guest's end. :raises TransportError:"""
         self._token = await self._store.watch_path(
             self._device.frontend_state_path, self.check_frontend
         )
@@ -60,7 +60,10 @@ class XenLink:
         return self._cchan
 
     def map_region(self, handle: int, pages: int, *, writable: bool = False) -> GrantMapping:
-        """The handle is the grant of a ``struct vsp_xen_dir``, copied before use."""
+        """Map a region.
+
+        :param handle: grant of a ``struct vsp_xen_dir``, which is copied before use.
+        """
         if not 0 < pages <= abi.MAX_REGION_PAGES or not 0 < handle < 1 << 32:
             raise TransportError(
                 f"{self.domain.name}: impossible region: handle {handle:#x}, {pages} pages"
@@ -99,7 +102,7 @@ class XenLink:
         if self._checking is not None:
             self._checking.cancel()
         self._lost = self._lost or "closed"
-        # Memory first: a domain with mapped pages cannot die.
+        # Unmap the pages first: Xen cannot free a domain whose pages are mapped.
         if not deactivate:
             self._release_all()
         try:
@@ -117,11 +120,11 @@ class XenLink:
             self._release_all()
 
     async def _leave_device_to_guest(self) -> None:
-        """The device stays; but where the guest closes its end, so do we.
+        """Leave the device, but close it if the guest closes its end.
 
-        Closing before closed: a guest that shuts down looks for that state
-        only, and waits 5 s for it (xenbus_otherend_changed() and
-        xenbus_dev_shutdown(), drivers/xen/xenbus/xenbus_probe.c, Linux 6.1).
+        The state CLOSING comes before CLOSED: a guest that shuts down waits 5 s for it
+        (xenbus_otherend_changed() and xenbus_dev_shutdown(),
+        drivers/xen/xenbus/xenbus_probe.c, Linux 6.1).
         """
         state = await self._device.frontend_state()
         if state is XenbusState.CLOSING:
@@ -138,7 +141,7 @@ class XenLink:
             _log.warning("%s: %s", self.domain.name, error)
         else:
             if state is XenbusState.UNKNOWN:
-                reason = "the domain has gone"
+                reason = "the domain does not exist any more"
             elif state not in (XenbusState.INITIALISED, XenbusState.CONNECTED):
                 reason = "the guest has closed its VESPER device"
         self._checking = None
@@ -167,7 +170,7 @@ class XenLink:
         except OSError as error:
             raise TransportError(
                 f"{self.domain.name}: cannot bind to the guest's event channel {port}: "
-                f"{error.strerror}; is xen-evtchn loaded?"
+                f"{error.strerror}; load the kernel module xen-evtchn"
             ) from None
 
     def _handle_event(self) -> None:
@@ -179,13 +182,13 @@ class XenLink:
         self._mappings.remove(mapping)
 
     def _release_all(self) -> None:
-        """Event channel and pages. May be called twice."""
+        """Unbind the event channel and unmap all pages. Idempotent."""
         if hasattr(self, "_channel"):
             self._channel.close()
         for mapping in self._mappings:
             try:
                 mapping.close()
             except (BufferError, OSError) as error:
-                _log.error("%s: a page stays mapped: %s", self.domain.name, error)
+                _log.error("%s: cannot unmap a page: %s", self.domain.name, error)
         self._mappings.clear()
         self._grants.close()

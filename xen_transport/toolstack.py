@@ -1,8 +1,8 @@
 # SPDX-License-Identifier: GPL-2.0-or-later
-"""States and CPU time of domains, as ``xl list`` and ``xl vcpu-list`` have them.
+"""States and CPU time of domains, read with ``xl list`` and ``xl vcpu-list``.
 
-The hypervisor's own interface (domctl) changes with each release; xl's output
-has been stable for a decade. It takes some 20 ms.
+The hypervisor's own interface (domctl) changes with each release.  xl's output has
+been stable for a decade, and a run takes some 20 ms.
 """
 
 from __future__ import annotations
@@ -24,11 +24,10 @@ from vesper_monitor.util import async_subprocess
 
 __all__ = ["LIST_TIMEOUT_S", "DomainList", "parse_domain_list", "parse_vcpu_list"]
 
-#: s
+#: For one run of xl.
 LIST_TIMEOUT_S = 15.0
 
-
-#: By the flag that says why a domain has shut down, as of xl_list.
+#: Cause of a shutdown by the flag of ``xl list``, see vesper_monitor.hypervisor.xl_list.
 _CAUSE_BY_FLAG = {
     "-": (Cause.ASKED, "power-off"),
     "r": (Cause.REBOOT, "it reboots"),
@@ -48,10 +47,10 @@ _ListTask = asyncio.Task[dict[int, DomainReport]]
 
 
 class DomainList:
-    """``xl list``, run once for all who ask before it begins.
+    """``xl list``, run once for all callers that wait for its start.
 
-    A run that has begun may have passed a domain before it changed: who asks
-    meanwhile gets the next one, and there are never two at once.
+    A run that has begun may have listed a domain before its state changed.  So a caller
+    that asks meanwhile gets the result of the next run.  Only one runs at a time.
     """
 
     def __init__(self) -> None:
@@ -65,7 +64,7 @@ class DomainList:
         """
         if self._next is None:
             self._next = asyncio.get_running_loop().create_task(self._run_xl_list(self._present))
-            # Whoever waits for it has its error; they may all have gone.
+            # Its callers handle its error; they may all be cancelled.
             self._next.add_done_callback(lambda task: task.cancelled() or task.exception())
         return await asyncio.shield(self._next)
 
@@ -78,7 +77,7 @@ class DomainList:
     async def cpu_use(self, domid: int) -> CpuUse:
         """Return the CPU time of a domain's virtual CPUs, and its state.
 
-        The state is asked for after the CPU time: what ran until then was not paused.
+        The state is read after the CPU time: a CPU that has run was not paused before.
 
         :raises TransportError: also if there is no such domain.
         """
@@ -98,14 +97,17 @@ async def _run_xl_command(*command: str) -> str:
             f"{name}: no answer within {LIST_TIMEOUT_S:.0f} s; Xen's toolstack hangs"
         ) from None
     except OSError as error:
-        raise TransportError(f"{name}: {error}; is xen-utils installed?") from None
+        raise TransportError(f"{name}: {error}; install xen-utils") from None
     if code != 0:
         raise TransportError(f"{name}: exit status {code}: {errors[-200:]}")
     return output
 
 
 def parse_domain_list(text: str) -> dict[int, DomainReport]:
-    """:raises TransportError: this is no such list."""
+    """Parse the output of ``xl list``; return the reports by domid.
+
+    :raises TransportError: the text is no such list.
+    """
     try:
         domains, letters = parse_rows(text), parse_flags(text)
     except ValueError as error:
@@ -119,8 +121,8 @@ def parse_domain_list(text: str) -> dict[int, DomainReport]:
 
 def _make_report(state: DomainState, letters: str) -> DomainReport:
     if state is DomainState.PAUSED and letters[2] == "p":
-        # libxl does so while it builds a domain and when it destroys one, and does not
-        # say so; for longer only somebody who has run xl pause.
+        # libxl pauses a domain while it builds or destroys it, and gives no reason.  A longer
+        # pause is an operator's (xl pause).
         return DomainReport(state, Cause.LIKELY, PAUSED_BY_TOOLSTACK)
     if state in (DomainState.PAUSED, DomainState.SHUTDOWN, DomainState.CRASHED):
         return DomainReport(state, *_CAUSE_BY_FLAG.get(letters[4], (Cause.UNKNOWN, "")))
@@ -133,7 +135,10 @@ _VCPU_LINE = re.compile(r"^.*?\s(\d+)\s+(\d+)\s+(?:\d+|-)\s+([r-][b-][p-])\s+(\d
 
 
 def parse_vcpu_list(text: str, domid: int) -> tuple[VcpuUse, ...]:
-    """The virtual CPUs of one domain. :raises TransportError: this is no such list."""
+    """Parse the output of ``xl vcpu-list`` for one domain.
+
+    :raises TransportError: the text is no such list.
+    """
     found = [_VCPU_LINE.match(line) for line in text.splitlines()]
     vcpus = tuple(
         VcpuUse(int(match[2]), float(match[4]), _parse_vcpu_flags(match[3]))
@@ -141,12 +146,12 @@ def parse_vcpu_list(text: str, domid: int) -> tuple[VcpuUse, ...]:
         if match is not None and int(match[1]) == domid
     )
     if not vcpus:
-        raise TransportError(f"xl vcpu-list: nothing about domain {domid}: {text[:120]!r}")
+        raise TransportError(f"xl vcpu-list does not list domain {domid}: {text[:120]!r}")
     return vcpus
 
 
 def _parse_vcpu_flags(flags: str) -> VcpuState:
-    """Flags as in xl(1)."""
+    """Return the state for the flags of xl(1)."""
     if flags[2] == "p":
         return VcpuState.OFFLINE
     if flags[0] == "r":

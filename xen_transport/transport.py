@@ -29,9 +29,9 @@ from xen_transport.xenstore import XenStore, XenStoreError
 __all__ = ["XenTransport"]
 
 _READY_STATES = (XenbusState.INITIALISED, XenbusState.CONNECTED)
-#: Of domains that have gone since they were seen suspended, some are remembered.
+#: Domains remembered that were last seen suspended.
 _MAX_SUSPENDED_DOMAINS = 256
-#: s for xl to note why a domain has ended.
+#: For xl to log why a domain has ended.
 _END_REASON_LIMIT_S = 1.0
 _CLOSED_STATES = (XenbusState.CLOSING, XenbusState.CLOSED, XenbusState.UNKNOWN)
 
@@ -53,7 +53,7 @@ class XenTransport:
 
     @classmethod
     def explain_unusable(cls) -> str | None:
-        """Whether this is a control domain, by /proc/xen/capabilities."""
+        """Return why the transport is of no use here; None in a control domain."""
         try:
             with open("/proc/xen/capabilities") as file:
                 if "control_d" in file.read():
@@ -67,7 +67,7 @@ class XenTransport:
     async def start(self) -> None:
         self._store = XenStore()
         await self._store.start()
-        # These fire once at the start, too: then the sweep is of use as well.
+        # A watch fires once when it is set, too.  That starts the first sweep.
         for path in ("@introduceDomain", "@releaseDomain"):
             await self._store.watch_path(path, self._handle_domain_change)
 
@@ -86,7 +86,7 @@ class XenTransport:
         return found
 
     async def find_domain(self, name: str) -> Domain | None:
-        # Of several with one name (one may still be dying) the youngest.
+        # Several may have the name, as one may be dying: the youngest counts.
         found = [domain for domain in await self.list_domains() if domain.name == name]
         return max(found, key=lambda domain: domain.domid, default=None)
 
@@ -108,7 +108,7 @@ class XenTransport:
         return report
 
     async def _find_ending(self, domain: Domain) -> xl_log.Ending | None:
-        """xl learns of it when we do."""
+        """Return why a domain has ended, as xl logs it; wait for xl a moment."""
         end = asyncio.get_running_loop().time() + _END_REASON_LIMIT_S
         while True:
             text = await xl_log.read_log_tail_in_time(domain.name)
@@ -134,10 +134,10 @@ class XenTransport:
         return found
 
     async def connect_domain(self, domain: Domain, timeout: float) -> XenLink:  # noqa: ASYNC109
-        """The device's states tell what there is to do, whoever was here before."""
+        """Activate the guest. The device's states show what an earlier vesperd has done."""
         device = self._make_device_of(domain)
         if await self._read_domain(domain.domid) != domain:
-            raise LinkLostError(f"{domain.name}: domain {domain.domid} has gone")
+            raise LinkLostError(f"{domain.name}: domain {domain.domid} does not exist any more")
         backend, frontend = await device.backend_state(), await device.frontend_state()
         if (
             backend not in (XenbusState.INIT_WAIT, XenbusState.CONNECTED)
@@ -166,7 +166,7 @@ class XenTransport:
     async def deactivate_domain(self, domain: Domain) -> None:
         device = self._make_device_of(domain)
         if await self._read_domain(domain.domid) != domain:
-            return  # what it left goes with the next sweep
+            return  # the next sweep removes its nodes
         if await device.backend_state() is not XenbusState.UNKNOWN:
             await device.remove_device()
 
@@ -189,7 +189,7 @@ class XenTransport:
         path = await self._store.read_node(f"/local/domain/{domid}/vm")  # /vm/UUID
         if name is None or path is None:
             return None
-        # While it comes from another host (tools/xl/xl_migrate.c).
+        # xl adds --incoming while the domain migrates here (tools/xl/xl_migrate.c).
         return Domain(name.removesuffix("--incoming"), domid, path.rpartition("/")[2])
 
     async def _wait_for_frontend(self, domain: Domain, device: Device) -> None:
@@ -200,7 +200,9 @@ class XenTransport:
                 if state in _READY_STATES:
                     return
                 if state is XenbusState.UNKNOWN and await self._read_domain(domain.domid) != domain:
-                    raise LinkLostError(f"{domain.name}: domain {domain.domid} has gone")
+                    raise LinkLostError(
+                        f"{domain.name}: domain {domain.domid} does not exist any more"
+                    )
                 await changed.wait()
 
     @asynccontextmanager
@@ -214,7 +216,7 @@ class XenTransport:
 
     def _handle_domain_change(self) -> None:
         for queue in self._queues:
-            if not queue.full():  # those in there say the same
+            if not queue.full():  # otherwise an equal event waits already
                 queue.put_nowait(DomainEvent(None))
         for link in list(self._links):
             link.check_frontend()
@@ -222,7 +224,7 @@ class XenTransport:
             self._sweeping = asyncio.ensure_future(self._sweep_dead_devices())
 
     async def _sweep_dead_devices(self) -> None:
-        """Remove what dead domains have left of their devices."""
+        """Remove the devices' nodes of domains that do not exist any more."""
         try:
             for word in await self._store.list_nodes(BACKENDS):
                 if word.isdecimal() and await self._read_domain(int(word)) is None:

@@ -2,14 +2,14 @@
 """xenstore for asyncio, on pyxs.
 
 pyxs is a blocking client with a thread that reads answers and watch events.
-What it lacks for a daemon is added here:
+This module adds what a daemon needs:
 
-- calls have a time limit, and they run one after the other in a thread of
-  their own (pyxs numbers requests without a lock);
-- where pyxs's reading thread ends, callers would wait for ever: they get an
-  error instead, and the connection is made anew, with its watches;
-- watch events go to the loop, and coalesce: a guest can write its own nodes
-  as often as it likes.
+- Calls have a time limit, and run one after another in a thread of their own
+  (pyxs numbers requests without a lock).
+- If pyxs's reading thread ends, callers get an error; with pyxs alone they would never
+  return.  Then the connection is opened again, with its watches.
+- Watch events are passed to the loop and coalesce, because a guest can write its own
+  nodes without limit.
 """
 
 from __future__ import annotations
@@ -34,20 +34,20 @@ __all__ = ["Transaction", "XenStore", "XenStoreError"]
 _log = logging.getLogger(__name__)
 _T = TypeVar("_T")
 
-#: s. xenstored answers within microseconds; a busy emulated host needs more.
+#: For one call.  xenstored answers within microseconds, but a busy emulated host is slow.
 STORE_TIMEOUT_S = 10.0
 _RECONNECT_PAUSE_S = 1.0
-#: Conflicts with others' writes before a transaction is given up.
+#: Attempts of a transaction that conflicts with the writes of others.
 _MAX_TRANSACTION_TRIES = 20
 
 
 class XenStoreError(TransportError):
-    """xenstored refused or did not answer."""
+    """xenstored refused a request or did not answer."""
 
 
 class _Connection(UnixSocketConnection):  # type: ignore[misc]
     def shut_down(self) -> None:
-        """Wake whoever reads or writes."""
+        """Wake the threads that read or write."""
         if self.transport is not None:
             try:
                 self.transport.sock.shutdown(socket.SHUT_RDWR)
@@ -56,7 +56,7 @@ class _Connection(UnixSocketConnection):  # type: ignore[misc]
 
 
 class _Router(pyxs.Router):  # type: ignore[misc]
-    """A router that leaves nobody waiting when it ends."""
+    """A router that wakes all waiting callers when it ends."""
 
     rvars: dict[int, Any]
 
@@ -78,7 +78,7 @@ class _Router(pyxs.Router):  # type: ignore[misc]
 
 
 class _WatchEvents:
-    """Takes a watch's events from pyxs, in place of its Monitor's queue."""
+    """Takes a watch's events from pyxs; stands in for the queue of pyxs's Monitor."""
 
     def __init__(self, loop: asyncio.AbstractEventLoop, callback: Callable[[], None]) -> None:
         self._loop = loop
@@ -86,8 +86,8 @@ class _WatchEvents:
         self._pending = False
 
     def put(self, _event: Any) -> None:
-        # In the router's thread. A flag set twice or lost between two events
-        # is no harm: the callback looks at the store, not at the event.
+        # Runs in the router's thread.  A race on the flag does no harm: the callback reads
+        # the store, not the event.
         if not self._pending:
             self._pending = True
             self._loop.call_soon_threadsafe(self._call_callback)
@@ -98,7 +98,7 @@ class _WatchEvents:
 
 
 class Transaction:
-    """What may be done within one transaction."""
+    """The operations within one transaction."""
 
     def __init__(self, client: Any) -> None:
         self._client = client
@@ -110,7 +110,7 @@ class Transaction:
         self._client.write(path.encode(), str(value).encode())
 
     def make_node(self, path: str, *, owner: int, reader: int) -> None:
-        """An empty node: its owner's, another domain may read."""
+        """Create an empty node that belongs to one domain and that another one may read."""
         self._client.mkdir(path.encode())
         self._client.set_perms(path.encode(), [b"n%d" % owner, b"r%d" % reader])
 
@@ -119,7 +119,7 @@ class Transaction:
 
 
 class XenStore:
-    """A connection to xenstored that is kept."""
+    """A connection to xenstored that is opened again whenever it ends."""
 
     def __init__(self) -> None:
         self._executor = ThreadPoolExecutor(1, thread_name_prefix="xenstore")
@@ -145,13 +145,16 @@ class XenStore:
         self._executor.shutdown(wait=False, cancel_futures=True)
 
     async def read_node(self, path: str) -> str | None:
-        """None if there is no such node. :raises XenStoreError:"""
+        """Return a node's value; None if there is no such node. :raises XenStoreError:"""
         return await self._call_with_client(
             f"reading {path}", lambda client: _read_path_or_none(client, path)
         )
 
     async def list_nodes(self, path: str) -> tuple[str, ...]:
-        """Names below; empty if there is no such node. :raises XenStoreError:"""
+        """Return the names of the nodes below one; empty if there is no such node.
+
+        :raises XenStoreError:
+        """
         return await self._call_with_client(
             f"listing {path}", lambda client: _list_path_or_empty(client, path)
         )
@@ -163,13 +166,13 @@ class XenStore:
         )
 
     async def remove_node(self, path: str) -> None:
-        """With all below it; no error if it is not there. :raises XenStoreError:"""
+        """Remove a node, if it exists, with all nodes below it. :raises XenStoreError:"""
         await self._call_with_client(
             f"removing {path}", lambda client: _remove_path_if_there(client, path)
         )
 
     async def run_transaction(self, what: str, body: Callable[[Transaction], _T]) -> _T:
-        """Run ``body`` (in a thread, perhaps several times) as one transaction.
+        """Run ``body`` as one transaction: in a thread, and again after a conflict.
 
         :raises XenStoreError:
         """
@@ -185,15 +188,16 @@ class XenStore:
                 if client.commit():
                     return result
             raise XenStoreError(
-                f"xenstore: {what}: others kept writing there {_MAX_TRANSACTION_TRIES} times"
+                f"xenstore: {what}: {_MAX_TRANSACTION_TRIES} attempts conflicted with other writers"
             )
 
         return await self._call_with_client(what, try_transaction)
 
     async def watch_path(self, path: str, callback: Callable[[], None]) -> str:
-        """Call ``callback`` on the loop now and whenever something changes there.
+        """Call ``callback`` on the loop now and after each change at the path.
 
-        :returns: a token for :meth:`unwatch_path`. :raises XenStoreError:
+        :returns: a token for :meth:`unwatch_path`.
+        :raises XenStoreError:
         """
         assert self._loop is not None
         self._next_token += 1

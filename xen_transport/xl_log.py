@@ -1,11 +1,10 @@
 # SPDX-License-Identifier: GPL-2.0-or-later
-"""Why a domain has ended, from the log that xl keeps of it.
+"""Why a domain has ended, from xl's log.
 
-Each domain that ``xl create`` has started is followed by a process of xl's,
-which does what ``on_poweroff``, ``on_crash`` .. say.  A domain that is to be
-destroyed may be gone before ``xl list`` has shown why; that process has noted
-it before it did anything (domain_death() and wait_for_events in
-tools/xl/xl_vmcontrol.c, Xen 4.17).
+A process of xl follows each domain that ``xl create`` has started, and carries out
+``on_poweroff``, ``on_crash`` and the like.  A domain that is destroyed may end before
+``xl list`` has shown why.  The process of xl logs the cause before it does anything
+(domain_death() and wait_for_events in tools/xl/xl_vmcontrol.c, Xen 4.17).
 """
 
 from __future__ import annotations
@@ -30,20 +29,19 @@ __all__ = [
 ]
 
 LOG_FOLDER = Path("/var/log/xen")
-#: Bytes of a log's end that are looked at.
+#: Read from the end of a log.
 _TAIL_BYTES = 16384
-#: s that the log's disk may take.
+#: For the disk to answer.
 READ_LIMIT_S = 1.0
 
-#: What a domain's end is due to, and that in words.
+#: The cause of a domain's end, and a text.
 Ending = tuple[Cause, str]
 
-#: By the number that the guest gives (SHUTDOWN_*, xen/include/public/sched.h).
+#: By the guest's reason code (SHUTDOWN_*, xen/include/public/sched.h).
 _ENDING_BY_REASON: dict[int, Ending] = {
     0: (Cause.ASKED, "power-off"),
     1: (Cause.REBOOT, "it reboots"),
-    # Saved or migrated; or it has gone on after a checkpoint, and xl does not
-    # follow it any more.
+    # Saved or migrated; or resumed after a checkpoint, and xl follows it no longer.
     2: (Cause.UNKNOWN, ""),
     3: (Cause.FAILURE, "it has crashed"),
     4: (Cause.FAILURE, "its watchdog has expired"),
@@ -53,7 +51,7 @@ _DESTROYED = (Cause.FAILURE, "destroyed by hand (xl destroy)")
 
 
 def read_log_tail(name: str, folder: Path = LOG_FOLDER) -> str:
-    """The end of what xl has noted of the domain of that name; empty: nothing."""
+    """Return the end of xl's log of a domain; empty if there is none."""
     try:
         with open(open_regular(str(folder), f"xl-{name}.log"), "rb") as log:
             log.seek(max(0, os.fstat(log.fileno()).st_size - _TAIL_BYTES))
@@ -63,7 +61,7 @@ def read_log_tail(name: str, folder: Path = LOG_FOLDER) -> str:
 
 
 async def read_log_tail_in_time(name: str, folder: Path = LOG_FOLDER) -> str:
-    """Read as :func:`read_log_tail` does, but off the loop; empty, too, if the disk hangs."""
+    """Like :func:`read_log_tail`, but in a thread; also empty if the disk hangs."""
     loop = asyncio.get_running_loop()
     done: asyncio.Future[str] = loop.create_future()
 
@@ -76,7 +74,7 @@ async def read_log_tail_in_time(name: str, folder: Path = LOG_FOLDER) -> str:
         with contextlib.suppress(RuntimeError):  # the loop has ended meanwhile
             loop.call_soon_threadsafe(set_result, text)
 
-    # Not of a pool: a thread that hangs there would keep vesperd from ending.
+    # Not in a pool: a thread that hangs there would keep vesperd from ending.
     threading.Thread(target=read_and_pass_on, name="xl-log", daemon=True).start()
     try:
         async with asyncio.timeout(READ_LIMIT_S):
@@ -86,13 +84,13 @@ async def read_log_tail_in_time(name: str, folder: Path = LOG_FOLDER) -> str:
 
 
 def is_followed_by_xl(text: str, domid: int) -> bool:
-    """Whether a process of xl's waits for that domain's end, and will note it."""
+    """Return whether a process of xl waits for that domain's end, and will log it."""
     return f"(domid {domid}) to die" in text
 
 
 def parse_ending(text: str, domid: int) -> Ending | None:
-    """Why the domain has ended; None: that is not noted (yet)."""
-    # A number comes back after a boot of the host: the last one counts.
+    """Return why the domain has ended; None if the log does not show it (yet)."""
+    # Xen uses a domid again after a boot of the host: the last entry counts.
     shut = re.findall(rf"^Domain {domid} has shut down, reason code (\d+) ", text, re.M)
     if shut:
         return _ENDING_BY_REASON.get(int(shut[-1]))

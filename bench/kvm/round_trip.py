@@ -40,9 +40,9 @@ NUMBER_OFFSET = 4
 RECORD_OFFSET = 8
 ANSWER_OFFSET = 64
 
-#: s for one answer.
+#: For one answer.
 ANSWER_LIMIT_S = 10.0
-#: s between two: each finds both ends asleep.
+#: Between two round trips, so that both ends sleep at the start of each.
 ROUND_PAUSE_S = 0.002
 
 
@@ -70,7 +70,7 @@ class Echo:
         os.eventfd_write(self.vm.to_guest, 1)
 
     def wait_for_answer(self, number: int) -> None:
-        """For the bare answer."""
+        """Wait for the bare answer."""
         assert self.vm is not None
         poll = select.poll()
         poll.register(self.vm.to_host, select.POLLIN)
@@ -114,7 +114,7 @@ async def _alternate_round_trips(echo: Echo, seen: Watch, rounds: int) -> dict[s
 
 
 def measure_round_trips(directory: Path, rounds: int) -> dict[str, list[float]]:
-    """µs of each round trip, by its kind."""
+    """Return µs of each round trip, by its kind."""
     directory.mkdir()
     kernel = images.kernel_of_tree()
     files = build(kernel)

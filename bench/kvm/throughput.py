@@ -1,11 +1,10 @@
 # SPDX-License-Identifier: GPL-2.0-or-later
 """Records per second that a session reads and turns into events.
 
-The guests are stand-ins (writer.c): processes that write into real shared
-memory, of a real holder, over real links; each with one CPU's buffer.  Sessions
-are those of the daemon, all in one process on one loop; what comes after them
-(rules, journal) is not part of it.  Writers and sessions share this machine's
-CPUs, so a busy machine loses records that an idle one would not.
+The guests are stand-ins (writer.c): processes that write into real shared memory of a
+real ivshmem server, over real links, each with one CPU's buffer.  The sessions are the
+daemon's, all on one loop; rules and journal are left out.  Writers and sessions share this
+machine's CPUs, so a busy machine loses records that an idle one would not.
 """
 
 from __future__ import annotations
@@ -81,7 +80,7 @@ class WriterTransport:
     name = "bench"
 
     def __init__(self, control: str) -> None:
-        self.holder = IvshmemClient(control)
+        self.client = IvshmemClient(control)
 
     @classmethod
     def explain_unusable(cls) -> str | None:
@@ -106,7 +105,7 @@ class WriterTransport:
         return DomainReport(DomainState.RUNNING)
 
     async def connect_domain(self, domain: Domain, timeout: float) -> KvmLink:  # noqa: ASYNC109
-        return await KvmLink.connect_guest(self.holder, domain.domid, domain, timeout, Doorbells())
+        return await KvmLink.connect_guest(self.client, domain.domid, domain, timeout, Doorbells())
 
     async def deactivate_domain(self, domain: Domain) -> None: ...
 
@@ -137,7 +136,7 @@ class Guest:
                     _ = event.text
 
     async def write_records(self, rate: float, seconds: float) -> int:
-        """:returns: records written."""
+        """Have the stand-in write records; return how many it wrote."""
         assert self.process.stdin is not None and self.process.stdout is not None
         self.process.stdin.write(f"{rate} {seconds}\n".encode())
         return int(await self.process.stdout.readline())
@@ -194,7 +193,7 @@ async def _measure_load(
 
 
 def measure_all_loads(directory: Path, seconds: float) -> list[dict[str, object]]:
-    """One result for each load."""
+    """Return one result for each load."""
     directory.mkdir()
     program = directory / "writer"
     store.run_build_command(

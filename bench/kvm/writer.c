@@ -1,6 +1,6 @@
 // SPDX-License-Identifier: GPL-2.0-or-later
 /*
- * Stands in for a QEMU with a busy guest: connects to the holder, answers HELLO
+ * Stands in for a QEMU with a busy guest: connects to the ivshmem server, answers HELLO
  * in C-chan, and writes records into a relay buffer in the shared memory as
  * probe_modules/core/record.c does, with a ring of the doorbell for each.
  *

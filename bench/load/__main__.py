@@ -1,18 +1,18 @@
 # SPDX-License-Identifier: GPL-2.0-or-later
 """``python3 -m bench.load``: one vesperd, a thousand guests.
 
-vesperd, its transport to QEMU and the holder are the real ones; the guests
-are stand-ins in shared memory (bench/load/crowd.py). Each guest is a resource
-with two probes and a waiting monitor. What is measured:
+vesperd, its transport to QEMU and the ivshmem server are real; the guests are stand-ins
+in shared memory (bench/load/crowd.py).  Each guest is a resource with two probes and a
+waiting monitor.  The benchmark measures:
 
-- starting vesperd while all guests run, until each is watched;
-- what it costs while nothing happens: CPU, and memory of each guest;
+- a start of vesperd while all guests run, until each is watched;
+- CPU time and memory for each guest while nothing happens;
 - events from all guests at once: from the guest's store to the decoded event;
-- one fault in every guest at the same time: until the last monitor is told;
-- all guests die at once, and vesperd is told to end: until it has.
+- a fault in every guest at once: until the last monitor has its answer;
+- SIGTERM when all guests have just died: until vesperd has ended.
 
-With ``--readers`` so many clients that may only read ask for all there is
-meanwhile, without a pause (needs root).
+With ``--readers N``, N clients that can only read ask for all data meanwhile, without a
+pause (needs root).
 """
 
 from __future__ import annotations
@@ -42,9 +42,9 @@ from vesper_monitor.client import Client, DaemonUnavailableError, root_path
 
 PROJECT = Path(__file__).parents[2]
 SETTLE_S = 5.0
-#: s for all to come up, on a busy machine.
+#: For all guests to be watched, on a busy machine.
 COME_UP_LIMIT_S = 300.0
-#: A group that each Debian system has, in the place of ``vesper``.
+#: A group that each Debian system has, used instead of ``vesper``.
 READER_GROUP = "users"
 
 
@@ -89,7 +89,7 @@ class Vesperd:
             return client.call_vesperd(op, **fields)
 
     def wait_watched(self, count: int) -> None:
-        """Until so many guests have two probes that collect."""
+        """Wait until ``count`` guests have two probes that collect."""
         end = time.monotonic() + COME_UP_LIMIT_S
         while True:
             watched = sum(
@@ -118,7 +118,7 @@ class Vesperd:
         return sum(int(time) for both in times for time in both) / os.sysconf("SC_CLK_TCK")
 
     def read_own_memory(self) -> int:
-        """KiB that are its own: what is shared with the guests is theirs."""
+        """Return KiB of private memory, without that shared with the guests."""
         private = 0
         for pid in self._list_processes():
             lines = Path(f"/proc/{pid}/smaps_rollup").read_text().splitlines()[1:]
@@ -143,7 +143,7 @@ async def _start_crowd(directory: Path, count: int) -> AsyncIterator[asyncio.sub
 
 @asynccontextmanager
 async def _start_readers(vesperd: Vesperd, count: int) -> AsyncIterator[None]:
-    """So many clients of a user that may only read; none if it is 0."""
+    """Run ``count`` clients of a user who can only read."""
     if not count:
         yield
         return
@@ -180,7 +180,7 @@ def _resource_fields(number: int) -> dict[str, Any]:
 
 
 async def _start_resources(vesperd: Vesperd, count: int) -> None:
-    """All resources are started."""
+    """Start all resources."""
     reader, writer = await asyncio.open_unix_connection(root_path(str(vesperd.socket)))
     for number in range(count):
         writer.write(json.dumps({"op": "start", **_resource_fields(number)}).encode() + b"\n")
@@ -191,7 +191,7 @@ async def _start_resources(vesperd: Vesperd, count: int) -> None:
 
 
 async def _run_monitor(vesperd: Vesperd, number: int) -> tuple[float, dict[str, Any]]:
-    """A waiting monitor. :returns: when it was answered (s, CLOCK_REALTIME), and what."""
+    """Run a waiting monitor; return when it was answered (s, CLOCK_REALTIME), and the answer."""
     reader, writer = await asyncio.open_unix_connection(root_path(str(vesperd.socket)))
     request = {
         "op": "wait",
@@ -207,7 +207,7 @@ async def _run_monitor(vesperd: Vesperd, number: int) -> tuple[float, dict[str, 
 
 
 async def _measure_idle(vesperd: Vesperd, seconds: float) -> float:
-    """:returns: part of a core."""
+    """Return the CPU time of vesperd, as part of a core."""
     await asyncio.sleep(SETTLE_S)
     begin, before = time.monotonic(), vesperd.read_cpu_time()
     await asyncio.sleep(seconds)
@@ -215,7 +215,7 @@ async def _measure_idle(vesperd: Vesperd, seconds: float) -> float:
 
 
 def _read_latencies(vesperd: Vesperd, since: float) -> list[float]:
-    """ms from the guest's store to the decoded event, by the journal."""
+    """Return ms from the guest's store to the decoded event, by the journal."""
     offset = time.time() - time.monotonic()
     with sqlite3.connect(f"file:{vesperd.journal}?mode=ro", uri=True) as journal:
         rows = journal.execute(

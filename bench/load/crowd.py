@@ -1,18 +1,17 @@
 # SPDX-License-Identifier: GPL-2.0-or-later
 """``python3 -m bench.load.crowd DIRECTORY COUNT``: many stand-in guests on QEMU.
 
-Each has a process in QEMU's place, which holds the lock on its pid file and
-has connected to the holder by itself, and does nothing else: that is what a
-domain is known by.  The guests' halves are all here: shared memory and
-doorbells are real, the kernels behind them are
+Each has a process in QEMU's place, which holds the lock on its pid file and connects
+to the ivshmem server.  vesperd knows a domain by these two.  This process has the guests'
+halves: shared memory and doorbells are real, the kernels behind them are
 :class:`lab.standin.kernel.StandinKernel`.
 
-Told by lines on standard input, each answered by one:
+Commands are lines on standard input; each is answered by a line:
 
 ``emit RATE SECONDS``
-    signals that kill nobody, in turn from each guest; so many a second.
+    signals that kill no process, in turn from each guest, at that rate (1/s).
 ``fault``
-    one that kills the service, in every guest, at once.
+    a signal that kills the service, in every guest at once.
 """
 
 from __future__ import annotations
@@ -42,12 +41,12 @@ _STATUS = """<domstatus state='running' reason='booted' pid='{pid}'>
 
 
 def make_guest_name(number: int) -> str:
-    """Of a guest, from 0."""
+    """Return the name of a guest; guests are numbered from 0."""
     return f"vm{number}"
 
 
 def _start_stand_in(directory: Path, number: int) -> socket.socket:
-    """A process in QEMU's place. :returns: its connection to the holder."""
+    """Start a process in QEMU's place; return its connection to the ivshmem server."""
     ours, theirs = socket.socketpair()
     pid = os.fork()
     if pid == 0:
@@ -93,7 +92,7 @@ class Guest:
 
 
 async def _show_signs_of_life(guests: list[Guest]) -> None:
-    """Signs of life, spread over the period as those of real guests are."""
+    """Give signs of life, spread over the period as those of real guests are."""
     period = abi.LIFE_PERIOD_MS / 1000
     parts = 20
     while True:
@@ -105,7 +104,7 @@ async def _show_signs_of_life(guests: list[Guest]) -> None:
 
 
 async def _emit_records(guests: list[Guest], rate: float, seconds: float) -> int:
-    """:returns: how many."""
+    """Emit records at a rate; return how many."""
     begin, count = time.monotonic(), 0
     while (now := time.monotonic()) < begin + seconds:
         due = int((now - begin) * rate)

@@ -17,7 +17,7 @@ RECONNECT_PAUSE_S = 0.1
 
 
 async def read_without_end(path: str) -> None:
-    """One of them."""
+    """Run one client that reads without a pause."""
     while True:
         try:
             reader, writer = await asyncio.open_unix_connection(path)

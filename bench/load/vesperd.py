@@ -24,7 +24,7 @@ class CrowdTransport(KvmTransport):
 
 
 async def run_until_sigterm(settings: config.Config) -> None:
-    """Until SIGTERM."""
+    """Run the daemon until SIGTERM."""
     end = asyncio.Event()
     asyncio.get_running_loop().add_signal_handler(signal.SIGTERM, end.set)
     daemon = Daemon(settings, {"kvm": CrowdTransport})

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: GPL-2.0-or-later
-"""The control socket: one request a line, one JSON object a line back.
+"""The control socket: a request is a line, its answer a JSON object on a line.
 
 ::
 
@@ -7,16 +7,17 @@
     list          {"ok": true, "vms": [{"pid": 4711, "since": 1764081875.2}]}
     attach 4711   {"ok": true, "size": 16777216}   and three descriptors with it:
                   memory, eventfd to wait on, eventfd to ring
-    watch         as list; then {"come": 4711} and {"gone": 4711}, as they do
+    watch         as list; then {"come": 4711} for each new device, {"gone": 4711} for
+                  each that is dropped
 
-A client that has attached keeps its connection: it is told ``{"lost":
+A client that has attached keeps its connection.  The server sends it ``{"lost":
 "gone"}`` when that QEMU has ended, or ``{"lost": "taken"}`` when another client
-has attached to it (the eventfd's notifications go to one alone).  An end of the
-connection without that is the holder's own end, and the descriptors go on
-working.
+has attached to the QEMU (only one client can wait on the eventfd).  If the
+connection ends without either, the server itself has ended; the descriptors
+go on working.
 
-Errors: ``{"ok": false, "error": "..."}``.  A client that does not read what it
-is sent, or sends more than a line of :data:`MAX_REQUEST_BYTES` bytes, is dropped.
+Errors: ``{"ok": false, "error": "..."}``.  The server drops a client that does not
+read its answers, or that sends a request of more than :data:`MAX_REQUEST_BYTES` bytes.
 """
 
 from __future__ import annotations
@@ -27,19 +28,20 @@ from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 from kvm_transport.ivshmem_server.vm import VmDevice
+from vesper_monitor.util.errors import VesperError
 
 __all__ = ["MAX_REQUEST_BYTES", "ControlClient", "parse_request"]
 
-#: Bytes of a request.
+#: Of a request, without its end of line.
 MAX_REQUEST_BYTES = 128
 
 
-class BadRequestError(Exception):
-    """The text goes to the client."""
+class BadRequestError(VesperError):
+    """A request is wrong. Its text is sent to the client."""
 
 
 def parse_request(line: bytes) -> tuple[str, int]:
-    """The request's word and its PID (0 where it takes none).
+    """Return the request's word and its PID (0 if it takes none).
 
     :raises BadRequestError:
     """
@@ -48,11 +50,11 @@ def parse_request(line: bytes) -> tuple[str, int]:
         return words[0].decode(), 0
     if len(words) == 2 and words[0] == b"attach" and words[1].isdigit():
         return "attach", int(words[1])
-    raise BadRequestError("requests: ping, list, watch, attach PID")
+    raise BadRequestError("unknown request; there are: ping, list, watch, attach PID")
 
 
 class ControlClient:
-    """One connection."""
+    """One connection to the control socket."""
 
     def __init__(self, connection: socket.socket) -> None:
         self.connection = connection
@@ -61,16 +63,16 @@ class ControlClient:
         self._buffer = b""
 
     def receive_requests(self) -> list[bytes]:
-        """Requests that have come.
+        """Return the requests that have arrived.
 
-        :raises OSError: the client has gone, or is to be dropped.
+        :raises OSError: the client has closed the connection, or must be dropped.
         """
         data = self.connection.recv(4 * MAX_REQUEST_BYTES)
         if not data:
             raise ConnectionResetError("closed")
         *lines, self._buffer = (self._buffer + data).split(b"\n")
         if len(self._buffer) > MAX_REQUEST_BYTES:
-            raise ConnectionAbortedError("a request without end")
+            raise ConnectionAbortedError("the request is too long")
         return lines
 
     def answer_request(
@@ -80,8 +82,9 @@ class ControlClient:
         status: Mapping[str, int],
         attach: Callable[[VmDevice], None],
     ) -> None:
-        """
-        :param status: of the holder, for ``ping``.
+        """Send the answer to a request.
+
+        :param status: of the server, for ``ping``.
         :param attach: called before this client gets a VM's descriptors.
         :raises OSError: as of :meth:`send_answer`.
         """
@@ -104,14 +107,17 @@ class ControlClient:
             self.send_answer({"ok": False, "error": str(error)})
 
     def send_answer(self, answer: Mapping[str, Any], *descriptors: int) -> None:
-        """:raises OSError: the client has gone or does not read: drop it."""
+        """Send one JSON object, and descriptors with it.
+
+        :raises OSError: the client has closed the connection or does not read: drop it.
+        """
         data = json.dumps(answer).encode() + b"\n"
         if socket.send_fds(self.connection, [data], list(descriptors)) != len(data):
             raise ConnectionAbortedError("the client does not read")
 
 
 def _find_newest(vms: Sequence[VmDevice], pid: int) -> VmDevice:
-    """A QEMU whose device was unplugged and plugged in again has a newer one."""
+    """Return the newest device of a QEMU. A device that was plugged in again is newer."""
     found = [vm for vm in vms if vm.pid == pid]
     if not found:
         raise BadRequestError(f"process {pid} has no VESPER device")

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: GPL-2.0-or-later
-"""systemd's descriptor store: what it keeps for the next life of this process.
+"""systemd's descriptor store, which keeps the descriptors over a restart of the server.
 
 sd_pid_notify_with_fds(3) and sd_listen_fds_with_names(3), systemd 252.  Each
 descriptor of a VM has a name of its own, ``PID.MICROSECONDS.ROLE``.
@@ -26,7 +26,7 @@ def _descriptor_name(vm: VmDevice, role: str) -> str:
 
 
 def keep_descriptors(vm: VmDevice) -> None:
-    """Does nothing where systemd did not start us."""
+    """Store a device's descriptors with systemd, if it started this process."""
     for role, descriptor in vm.descriptors.items():
         sdnotify.notify_systemd(
             "FDSTORE=1", f"FDNAME={_descriptor_name(vm, role)}", descriptors=[descriptor]
@@ -34,12 +34,13 @@ def keep_descriptors(vm: VmDevice) -> None:
 
 
 def forget_descriptors(vm: VmDevice) -> None:
+    """Remove a device's descriptors from systemd's store."""
     for role in ROLES:
         sdnotify.notify_systemd("FDSTOREREMOVE=1", f"FDNAME={_descriptor_name(vm, role)}")
 
 
 def group_descriptor_names(names: Iterable[str]) -> dict[tuple[int, int], dict[str, int]]:
-    """(PID, µs) → role → position in ``names``, of those that are ours."""
+    """Return the positions in ``names`` of our descriptors: by (PID, µs), then by role."""
     found: dict[tuple[int, int], dict[str, int]] = {}
     for at, name in enumerate(names):
         match = _DESCRIPTOR_NAME.fullmatch(name)
@@ -49,10 +50,10 @@ def group_descriptor_names(names: Iterable[str]) -> dict[tuple[int, int], dict[s
 
 
 def adopt_kept_vms(environ: Mapping[str, str] = os.environ) -> list[VmDevice]:
-    """The VMs whose descriptors an earlier life of this process has kept.
+    """Return the devices whose descriptors systemd has kept over the restart.
 
-    What is incomplete (its QEMU has gone meanwhile, and systemd has dropped
-    the connection) is closed.
+    An incomplete device is closed: its QEMU has ended meanwhile, and systemd has dropped
+    the connection.
     """
     if environ.get("LISTEN_PID") != str(os.getpid()):
         return []
@@ -75,7 +76,7 @@ def adopt_kept_vms(environ: Mapping[str, str] = os.environ) -> list[VmDevice]:
 
 
 def _check_descriptor_types(descriptors: Mapping[str, int]) -> bool:
-    """What is to be used as a socket and as memory is one."""
+    """Return whether the connection is a socket and the memory is a file."""
     try:
         return stat.S_ISSOCK(os.fstat(descriptors["qemu"]).st_mode) and stat.S_ISREG(
             os.fstat(descriptors["memory"]).st_mode

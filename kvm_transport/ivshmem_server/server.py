@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: GPL-2.0-or-later
-"""The loop: QEMUs and clients, none of which is ever waited for."""
+"""The loop of the ivshmem server. It serves QEMUs and clients, and waits for none of them."""
 
 from __future__ import annotations
 
@@ -20,27 +20,31 @@ __all__ = ["CONTROL_SOCKET", "QEMU_SOCKET", "IvshmemServer"]
 
 _log = logging.getLogger(__name__)
 
-#: Names of the sockets in the holder's directory.
+#: Names of the sockets in the server's directory.
 QEMU_SOCKET = "qemu.sock"
 CONTROL_SOCKET = "control.sock"
 
-#: Devices of one process; the oldest go.  (One that is plugged in again may
-#: connect before the end of the one before it is seen.)
+#: Devices of one QEMU.  If it connects another one, the oldest is dropped: a device that
+#: is plugged in again may connect before the end of the earlier one is seen.
 _MAX_DEVICES_PER_PROCESS = 2
-#: Control connections, beyond one for each VM.
+#: Control connections besides one for each VM.
 _MAX_OTHER_CLIENTS = 32
-#: QEMU may be stopped for long before it reads: those that wait are not refused.
+#: Connections that wait to be accepted.  Hundreds of QEMUs may start at once.
 _LISTEN_BACKLOG = 512
 
 
 class IvshmemServer:
-    """Listens as soon as it is made; :meth:`serve_until_stopped` serves."""
+    """The server of all QEMUs of a host.
+
+    It listens as soon as it is made; :meth:`serve_until_stopped` serves.
+    """
 
     def __init__(self, directory: Path, *, size: int, max_vms: int, gid: int = -1) -> None:
         """
         :param size: bytes of each VM's shared memory, a power of two.
-        :param gid: QEMU's group, -1: root's alone.
-        :raises OSError: a socket cannot be made.
+        :param max_vms: devices that it serves at most.
+        :param gid: group that may connect as a QEMU; -1: root alone.
+        :raises OSError: a socket cannot be created.
         """
         self._size = size
         self._max_vms = max_vms
@@ -52,7 +56,7 @@ class IvshmemServer:
         self._watch_socket(self._stop, self._handle_stop_request)
         for vm in fdstore.adopt_kept_vms():
             self._add_vm_to_loop(vm)
-            _log.info("QEMU %d: device kept", vm.pid)
+            _log.info("QEMU %d: device taken over from systemd's descriptor store", vm.pid)
         self._open_listener(directory / QEMU_SOCKET, gid, self._accept_qemu)
         self._open_listener(directory / CONTROL_SOCKET, -1, self._accept_client)
 
@@ -64,11 +68,11 @@ class IvshmemServer:
                     key.data()
 
     def request_stop(self) -> None:
-        """End :meth:`serve_until_stopped`; from a signal handler or another thread, too."""
+        """End :meth:`serve_until_stopped`. Signal handlers and other threads may call this."""
         self._stopper.send(b"x")
 
     def close_all_sockets(self) -> None:
-        """Close everything; what systemd keeps stays with it."""
+        """Close all connections and devices. systemd keeps the descriptors that it stores."""
         for client in list(self._clients):
             self._drop_client(client)
         for key in list(self._selector.get_map().values()):
@@ -84,8 +88,8 @@ class IvshmemServer:
     def _watch_socket(self, sock: socket.socket, callback: Callable[[], None]) -> None:
         self._selector.register(sock, selectors.EVENT_READ, callback)
 
-    def _open_listener(self, path: Path, gid: int, comes: Callable[[socket.socket], None]) -> None:
-        """A new name in place of an old one: nobody finds it missing meanwhile."""
+    def _open_listener(self, path: Path, gid: int, accept: Callable[[socket.socket], None]) -> None:
+        """Listen on a new socket and rename it to ``path``, so that the path always exists."""
         listener = socket.socket(socket.AF_UNIX)
         new = path.with_name(f".{path.name}.{os.getpid()}")
         new.unlink(missing_ok=True)
@@ -100,48 +104,48 @@ class IvshmemServer:
         listener.listen(_LISTEN_BACKLOG)
         new.rename(path)
         listener.setblocking(False)
-        self._watch_socket(listener, lambda: self._accept_connection(listener, comes))
+        self._watch_socket(listener, lambda: self._accept_connection(listener, accept))
 
     def _accept_connection(
-        self, listener: socket.socket, comes: Callable[[socket.socket], None]
+        self, listener: socket.socket, accept: Callable[[socket.socket], None]
     ) -> None:
         try:
             connection, _ = listener.accept()
         except OSError as error:
             if not isinstance(error, (BlockingIOError, ConnectionError)):
-                # No more descriptors.  It is tried again at once; leave others room.
+                # Out of descriptors.  select() returns at once again: do not use up a CPU.
                 _log.error("cannot accept a connection: %s", error)
                 time.sleep(0.01)
             return
         connection.setblocking(False)
-        comes(connection)
+        accept(connection)
 
     # ------------------------------------------------------------------ QEMUs
 
     def _accept_qemu(self, connection: socket.socket) -> None:
         if len(self._vms) >= self._max_vms:
-            _log.error("a QEMU more than %d: refused", self._max_vms)
+            _log.error("refused a QEMU: all %d devices are in use (--max-vms)", self._max_vms)
             connection.close()
             return
         try:
             vm = VmDevice.create_for_qemu(connection, self._size, time.time())
         except OSError as error:
-            _log.error("no shared memory for a QEMU: %s", error)
+            _log.error("cannot create the shared memory of a QEMU: %s", error)
             connection.close()
             return
         try:
             vm.send_handshake()
         except OSError as error:
-            _log.warning("QEMU %d: gone in the handshake: %s", vm.pid, error)
+            _log.warning("QEMU %d: the handshake failed: %s", vm.pid, error)
             vm.close_descriptors()
             return
         for old in [old for old in self._vms if old.pid == vm.pid][
             : 1 - _MAX_DEVICES_PER_PROCESS or None
         ]:
-            self._drop_vm_device(old, "has a newer device")
+            self._drop_vm_device(old, "it has connected a newer one")
         fdstore.keep_descriptors(vm)
         self._add_vm_to_loop(vm)
-        _log.info("QEMU %d: device of %d bytes", vm.pid, self._size)
+        _log.info("QEMU %d: device connected, %d bytes", vm.pid, self._size)
         self._notify_watchers({"come": vm.pid})
 
     def _add_vm_to_loop(self, vm: VmDevice) -> None:
@@ -149,17 +153,17 @@ class IvshmemServer:
         self._watch_socket(vm.qemu, lambda: self._handle_qemu_input(vm))
 
     def _handle_qemu_input(self, vm: VmDevice) -> None:
-        """A client of the ivshmem protocol says nothing, and then closes."""
+        """Drop the device. A client of the ivshmem protocol sends nothing until it closes."""
         try:
-            said = vm.qemu.recv(1)
+            data = vm.qemu.recv(1)
         except BlockingIOError:
             return
         except OSError:
-            said = b""
-        self._drop_vm_device(vm, "talks: it is no QEMU" if said else "has closed its device")
+            data = b""
+        self._drop_vm_device(vm, "it sent data, as no QEMU does" if data else "QEMU closed it")
 
     def _drop_vm_device(self, vm: VmDevice, why: str) -> None:
-        _log.info("QEMU %d %s", vm.pid, why)
+        _log.info("QEMU %d: device dropped: %s", vm.pid, why)
         self._vms.remove(vm)
         self._selector.unregister(vm.qemu)
         fdstore.forget_descriptors(vm)
@@ -171,7 +175,7 @@ class IvshmemServer:
 
     def _accept_client(self, connection: socket.socket) -> None:
         if len(self._clients) >= self._max_vms + _MAX_OTHER_CLIENTS:
-            _log.error("a client more than %d: refused", len(self._clients))
+            _log.error("refused a client: %d are connected already", len(self._clients))
             connection.close()
             return
         client = ControlClient(connection)
@@ -200,14 +204,14 @@ class IvshmemServer:
                 self._send_notification(client, {"lost": why})
                 self._drop_client(client)
 
-    def _notify_watchers(self, news: dict[str, Any]) -> None:
+    def _notify_watchers(self, notification: dict[str, Any]) -> None:
         for client in list(self._clients):
             if client.watches:
-                self._send_notification(client, news)
+                self._send_notification(client, notification)
 
-    def _send_notification(self, client: ControlClient, news: dict[str, Any]) -> None:
+    def _send_notification(self, client: ControlClient, notification: dict[str, Any]) -> None:
         try:
-            client.send_answer(news)
+            client.send_answer(notification)
         except OSError:
             self._drop_client(client)
 

@@ -1,9 +1,9 @@
 # SPDX-License-Identifier: GPL-2.0-or-later
-"""What one QEMU has: its shared memory, two eventfds, and the handshake.
+"""One ivshmem device of one QEMU: its shared memory, two eventfds, and the handshake.
 
 The protocol is that of QEMU's docs/specs/ivshmem-spec (7.2), "Interface
 between server and client": messages of 8 bytes, little endian, some with a
-descriptor; the server alone sends.
+descriptor.  Only the server sends.
 """
 
 from __future__ import annotations
@@ -19,8 +19,8 @@ from vesper_monitor.guest import abi
 
 __all__ = ["GUEST_ID", "HOST_ID", "ROLES", "VmDevice"]
 
-#: ivshmem's numbers of the two ends.  Only a guest of number 0 can be the
-#: device's "master", without which QEMU refuses to migrate it.
+#: ivshmem's numbers of the two ends.  Only guest number 0 can be the device's
+#: "master", and QEMU migrates no device without one.
 GUEST_ID = 0
 HOST_ID = 1
 
@@ -31,7 +31,7 @@ _MARK = struct.Struct("<I")
 _UCRED = struct.Struct("iII")  # struct ucred, unix(7)
 _SEALS = fcntl.F_SEAL_SHRINK | fcntl.F_SEAL_GROW | fcntl.F_SEAL_SEAL
 
-#: The descriptors of a VM, by what they are for.
+#: What the descriptors of a device are for.
 ROLES = ("qemu", "memory", "to_host", "to_guest")
 
 
@@ -39,12 +39,12 @@ ROLES = ("qemu", "memory", "to_host", "to_guest")
 class VmDevice:
     """One ivshmem device of one QEMU.
 
-    :ivar pid: QEMU's process; 0 if it is not of this PID namespace.
-    :ivar since: s, CLOCK_REALTIME, of its connection.
-    :ivar qemu: the connection; its end is the device's.
-    :ivar memory: memfd, which nobody can make larger or smaller.
-    :ivar to_host: eventfd, which the guest's doorbell writes.
-    :ivar to_guest: eventfd, which becomes the guest's interrupt.
+    :ivar pid: of QEMU; 0 if it is in another PID namespace.
+    :ivar since: s, CLOCK_REALTIME, when it connected.
+    :ivar qemu: the connection; the device ends with it.
+    :ivar memory: memfd, sealed: its size cannot change.
+    :ivar to_host: eventfd that the guest's doorbell writes.
+    :ivar to_guest: eventfd that raises the guest's interrupt.
     """
 
     pid: int
@@ -56,10 +56,12 @@ class VmDevice:
 
     @classmethod
     def create_for_qemu(cls, qemu: socket.socket, size: int, since: float) -> VmDevice:
-        """
-        :param qemu: a connection, which is the object's from now on.
+        """Create the memory and the eventfds of a QEMU that has just connected.
+
+        :param qemu: the connection, which the object closes.
         :param size: bytes of shared memory, a power of two.
-        :raises OSError: no more memory or descriptors.
+        :param since: s, CLOCK_REALTIME.
+        :raises OSError: out of memory or descriptors.
         """
         raw = qemu.getsockopt(socket.SOL_SOCKET, socket.SO_PEERCRED, _UCRED.size)
         pid, _uid, _gid = _UCRED.unpack(raw)
@@ -81,9 +83,9 @@ class VmDevice:
 
     @classmethod
     def adopt_descriptors(cls, pid: int, since: float, descriptors: Mapping[str, int]) -> VmDevice:
-        """Of the descriptors that :attr:`descriptors` gave an earlier process.
+        """Make the object from descriptors that an earlier process had in :attr:`descriptors`.
 
-        :raises OSError: one is not what it should be.
+        :raises OSError: the connection is not a socket.
         """
         qemu = socket.socket(fileno=descriptors["qemu"])
         qemu.setblocking(False)
@@ -98,7 +100,7 @@ class VmDevice:
 
     @property
     def descriptors(self) -> dict[str, int]:
-        """By :data:`ROLES`."""
+        """The descriptors by their role, see :data:`ROLES`."""
         return {
             "qemu": self.qemu.fileno(),
             "memory": self.memory,
@@ -109,10 +111,10 @@ class VmDevice:
     def send_handshake(self) -> None:
         """Send the whole handshake.
 
-        QEMU reads it before it does anything else.  It fits into any socket's
-        buffer, so nothing is waited for.
+        QEMU reads it before it does anything else.  It fits into the socket's buffer, so
+        this never blocks.
 
-        :raises OSError: QEMU has gone; BlockingIOError: it was not QEMU.
+        :raises OSError: QEMU has ended; BlockingIOError: the client is not QEMU.
         """
         self._send_number(_PROTOCOL_VERSION)
         self._send_number(GUEST_ID)
@@ -124,6 +126,7 @@ class VmDevice:
         socket.send_fds(self.qemu, [_MESSAGE.pack(number)], list(descriptors))
 
     def close_descriptors(self) -> None:
+        """Close all descriptors of the device."""
         self.qemu.close()
         for descriptor in (self.memory, self.to_host, self.to_guest):
             os.close(descriptor)

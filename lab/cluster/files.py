@@ -17,17 +17,17 @@ __all__ = [
 ]
 
 NETWORK = "10.99.0"
-#: Of the guests; the nodes have a second address in it.
+#: Network of the guests; the nodes have a second address in it.
 GUESTS = "10.77.0"
 
 
 def make_node_name(number: int) -> str:
-    """Nodes are numbered from 1."""
+    """Return the name of a node; nodes are numbered from 1."""
     return f"node{number}"
 
 
 def make_remote_name(number: int) -> str:
-    """So are the nodes of Pacemaker Remote, which have no Corosync."""
+    """Return the name of a Pacemaker Remote node, which has no Corosync; numbered from 1."""
     return f"remote{number}"
 
 
@@ -97,7 +97,7 @@ nodelist {{
 PROPERTIES = {"dc-deadtime": "1s", "stonith-enabled": "false"}
 
 
-#: s by which one of two nodes that have lost each other shoots later, so that one stays.
+#: If two nodes lose each other, one waits this long before it fences, so that one stays.
 FENCING_DELAY_S = 3
 
 
@@ -106,7 +106,7 @@ def make_initial_cib(
     remotes: Sequence[str] = (),
     fencing: Sequence[str] = (),
 ) -> str:
-    """The cluster's configuration before its first start.
+    """Return the cluster's configuration before its first start.
 
     :param remotes: names of the nodes of Pacemaker Remote.
     :param fencing: names of the nodes that have a power switch; the first is

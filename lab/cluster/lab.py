@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: GPL-2.0-or-later
-"""Brings a cluster of namespace nodes up, and takes it down."""
+"""The cluster lab: a cluster of namespace nodes that is brought up and taken down."""
 
 from __future__ import annotations
 
@@ -25,13 +25,13 @@ from lab.progress import show_step
 
 __all__ = ["STATE", "ClusterLab"]
 
-#: Folders of labs that are up; one that nobody locks is a remain.
+#: Folders of labs that are up.  A folder without a lock is left from a killed lab.
 STATE = Path("/run/vesper-lab")
 PREFIX = "cluster-"
 
 HERE = Path(__file__).parent
 
-#: Of a node's, on this machine.
+#: Folders of a node, on this machine.
 FOLDERS = (
     "mnt", "log/pacemaker", "log/corosync", "log/standin", "state", "cib", "corosync"
 )  # fmt: skip
@@ -78,13 +78,13 @@ class ClusterLab:
         self._fencing = fencing
         self._stack = ExitStack()
         self._links = itertools.count(1)
-        #: port of the switch by node, and the nodes that are cut off
+        #: port of the switch by node
         self._ports: dict[str, str] = {}
         self._cut: set[str] = set()
 
     def __enter__(self) -> Self:
         with ExitStack() as stack:
-            self.directory = stack.enter_context(_directory())
+            self.directory = stack.enter_context(_LockedDirectory())
             with show_step("cluster lab: preparing the nodes' files"):
                 self._layers = self._make_layers(self.directory / "layers")
             with show_step(f"cluster lab: starting {len(self._names)} nodes"):
@@ -119,7 +119,7 @@ class ClusterLab:
     guests = False
 
     def _make_layers(self, directory: Path) -> list[Path]:
-        """The layers of the nodes' root, the topmost first."""
+        """Return the layers of the nodes' root, the topmost first."""
         made = layers.make_layers(directory)
         return [images.remote_layer(), *made] if self._remotes else made
 
@@ -133,7 +133,7 @@ class ClusterLab:
                     _wait_vesperd(node)
 
     def _node_files(self, number: int) -> dict[str, str]:
-        """A node's own files: path from its folder (``etc/...``) and text."""
+        """Return a node's own files: texts by path from its folder (``etc/...``)."""
         name = self._names[number - 1]
         remote = {"etc/pacemaker/remote": ""} if name in self._remotes else {}
         return {
@@ -152,7 +152,7 @@ class ClusterLab:
     # -- nodes ----------------------------------------------------------------
 
     def find_node(self, name: str) -> Node:
-        """:raises ClusterError: no such node."""
+        """Return the node of that name. :raises ClusterError: no such node."""
         for node in self.nodes:
             if node.name == name:
                 return node
@@ -172,7 +172,7 @@ class ClusterLab:
         return new
 
     def start_services(self, node: Node) -> None:
-        """Start what runs in a node besides the cluster, once more."""
+        """Start what runs in a node besides the cluster."""
         node.start_vesperd(wait=0)
 
     def _start_node_process(self, number: int) -> Node:
@@ -218,7 +218,7 @@ class ClusterLab:
     # -- network --------------------------------------------------------------
 
     def _run_ip_in_switch(self, *words: str) -> None:
-        """``ip`` in the switch's network namespace."""
+        """Run ``ip`` in the switch's network namespace."""
         done = subprocess.run(
             ["nsenter", "-t", str(self._switch.pid), "-n", "--", "ip", *words],
             capture_output=True,
@@ -255,7 +255,7 @@ class ClusterLab:
         self._run_ip_in_switch("link", "set", self._ports[node.name], "down")
 
     def reconnect_node(self, node: Node) -> None:
-        """Put it in again."""
+        """Plug the cable in again."""
         self._cut.discard(node.name)
         if node.is_running():
             self._run_ip_in_switch("link", "set", self._ports[node.name], "up")
@@ -281,7 +281,7 @@ class ClusterLab:
             raise ClusterError(f"{error} (online: {sorted(online)})\n{logs}") from error
 
     def list_online(self) -> set[str]:
-        """Names of the nodes that are online, as the first one sees it; none without a DC."""
+        """Return the names of the online nodes, as the first one sees it; none without a DC."""
         status = self.read_status()
         if status is None:
             return set()
@@ -295,7 +295,7 @@ class ClusterLab:
         }
 
     def read_status(self, node: Node | None = None) -> ElementTree.Element | None:
-        """``crm_mon`` as XML; None if Pacemaker does not answer there."""
+        """Return ``crm_mon`` as XML; None if Pacemaker does not answer there."""
         node = node or next((node for node in self.nodes if node.is_running()), None)
         if node is None:
             return None
@@ -311,7 +311,7 @@ class ClusterLab:
 def _spawn_until_closed(
     stack: ExitStack, command: list[str], log: int | None = None
 ) -> subprocess.Popen[bytes]:
-    """A process that dies with this one, and is killed when the stack is closed."""
+    """Start a process that dies with this one, or when the stack is closed."""
     process = subprocess.Popen(
         ["setpriv", "--pdeathsig", "KILL", *command],
         stdin=subprocess.DEVNULL,
@@ -348,7 +348,7 @@ def _wait_vesperd(node: Node) -> None:
             return
 
 
-class _directory:
+class _LockedDirectory:
     """A folder of this lab's own, locked while it is in use."""
 
     def __enter__(self) -> Path:
@@ -368,7 +368,7 @@ class _directory:
 
 
 def _remove_remains() -> None:
-    """Of labs whose owner was killed; their processes and mounts died with it."""
+    """Remove what labs left whose owner was killed; their processes and mounts died with it."""
     for path in STATE.glob(PREFIX + "*"):
         try:
             with (path / "lock").open() as lock:

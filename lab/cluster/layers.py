@@ -13,8 +13,7 @@ from lab.standin.image import make_store
 
 __all__ = ["make_layers", "make_project"]
 
-#: Gives vesperd in the nodes the stand-in transport, by its usual way of
-#: finding transports.
+#: Entry point by which vesperd in the nodes finds the stand-in transport.
 METADATA = "Metadata-Version: 2.1\nName: vesper-standin\nVersion: 0\n"
 ENTRY_POINTS = "[vesper.transports]\nstandin = lab.standin.transport:StandinTransport\n"
 
@@ -32,7 +31,7 @@ def make_layers(directory: Path) -> list[Path]:
 
 
 def make_project(layer: Path) -> None:
-    """The project as ``make install`` puts it.
+    """Install the project, as ``make install`` does.
 
     :raises store.BuildError: the installation failed.
     """
@@ -59,7 +58,7 @@ def _add_standins(layer: Path) -> None:
     (info / "METADATA").write_text(METADATA)
     (info / "entry_points.txt").write_text(ENTRY_POINTS)
     make_store(layer / "var/lib/vesper/probes")
-    # In place of Xen's own: the same words, other domains.
+    # In place of Xen's xl: equal commands and output, other domains.
     sbin = layer / "usr/sbin"
     sbin.mkdir()
     shutil.copy(PROJECT / "lab/standin/xl", sbin / "xl")

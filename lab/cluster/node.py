@@ -15,7 +15,7 @@ from lab.host import LabError
 
 __all__ = ["ClusterError", "Node", "wait_until"]
 
-#: What every process in a node finds in its environment.
+#: Environment of each process in a node.
 ENVIRONMENT = {
     "PATH": "/usr/sbin:/usr/bin:/sbin:/bin",
     "LANG": "C.UTF-8",
@@ -26,11 +26,11 @@ ENVIRONMENT = {
 
 
 class ClusterError(LabError):
-    """The lab cannot do it; the text says what was tried, on which node."""
+    """The lab cannot do what was asked. The text says what was tried, on which node."""
 
 
 def wait_until(what: str, timeout: float, pause: float = 0.05) -> Iterator[None]:
-    """``for _ in wait_until("...", 5): if condition: break``
+    """Poll until a time limit: ``for _ in wait_until("...", 5): if condition: break``
 
     :raises ClusterError: the time is up, and the loop was not left.
     """
@@ -58,7 +58,7 @@ class Node:
     # -- commands -------------------------------------------------------------
 
     def build_command(self, *words: str, limit: float | None = None) -> list[str]:
-        """The command line, on this machine, of a command in the node.
+        """Return the command line, on this machine, that runs a command in the node.
 
         :param limit: seconds; then it is killed from inside (nsenter's own
             end would leave it running).
@@ -123,7 +123,7 @@ class Node:
     # -- files ----------------------------------------------------------------
 
     def host_path(self, inside: str) -> Path:
-        """A file of the node's, while it runs, as a path on this machine.
+        """Return the path on this machine of a file in the running node.
 
         Absolute symbolic links in it lead astray.
         """
@@ -145,7 +145,7 @@ class Node:
         return Path(f"/proc/{self.init}/ns").exists()
 
     def cut_power(self) -> None:
-        """As if its power were cut."""
+        """Kill all that runs in the node, as a power cut does."""
         try:
             os.kill(self.init, signal.SIGKILL)
         except ProcessLookupError:
@@ -157,7 +157,7 @@ class Node:
     # -- the cluster's daemons -------------------------------------------------
 
     def find_process_pids(self, path: str) -> list[int]:
-        """Processes of a program, as the node numbers them.
+        """Return the PIDs of a program, as the node numbers them.
 
         :param path: with which it was started.
         """
@@ -165,7 +165,7 @@ class Node:
         return [int(line) for line in found.stdout.split()]
 
     def kill_daemon(self, path: str, number: signal.Signals = signal.SIGKILL) -> None:
-        """:raises ClusterError: it does not run."""
+        """Kill a daemon of the cluster. :raises ClusterError: it does not run."""
         pids = self.find_process_pids(path)
         if not pids:
             raise ClusterError(f"{self.name}: {path} does not run")
@@ -193,7 +193,7 @@ class Node:
         return self.directory / "log/vesperd.log"
 
     def vesperd_pids(self) -> list[int]:
-        """Its processes, as the node numbers them."""
+        """Return the PIDs of vesperd, as the node numbers them."""
         return self.find_process_pids("/usr/bin/python3.* /usr/sbin/vesperd")
 
     def start_vesperd(self, *, wait: float = 20.0) -> None:
@@ -211,14 +211,14 @@ class Node:
                 return
 
     def signal_vesperd(self, number: signal.Signals) -> None:
-        """:raises ClusterError: it does not run."""
+        """Send vesperd a signal. :raises ClusterError: it does not run."""
         pids = self.vesperd_pids()
         if not pids:
             raise ClusterError(f"{self.name}: vesperd does not run; see {self.vesperd_log}")
         self.run("kill", f"-{int(number)}", *map(str, pids))
 
     def stop_vesperd(self, number: signal.Signals = signal.SIGTERM) -> None:
-        """End it with that signal and wait until it has gone."""
+        """End it with that signal and wait until it has ended."""
         self.signal_vesperd(number)
         for _ in wait_until(f"{self.name}: end of vesperd", 20):
             if not self.vesperd_pids():

@@ -35,7 +35,7 @@ class LabOwner:
 
     def __init__(self, name: str) -> None:
         self.name = name
-        #: PID of the owner process, and the nodes,, once the lab is up
+        #: PID of the owner process, and the nodes; exists while the lab is up
         self.file = STATE / f"{name}.json"
         self.log = STATE / f"{name}.log"
         self._module = f"lab.{name}.owner_process"

@@ -1,15 +1,14 @@
 # SPDX-License-Identifier: GPL-2.0-or-later
-"""The nodes' power switch, as a rack has one: out of reach of the nodes' own network.
+"""The nodes' power switch, like that of a rack: independent of the nodes' network.
 
-A Unix socket in each node's ``/run/lab/power.sock``; a request is a line
-``ACTION [NODE]``, its answer another one, which begins with ``error`` if it
-could not be done:
+It is a Unix socket, in each node ``/run/lab/power.sock``.  A request is a line
+``ACTION [NODE]``, and so is its answer, which begins with ``error`` after a failure:
 
 =================  =======================================================
 ``list``           names of the nodes
 ``status NODE``    ``on`` or ``off``
 ``off NODE``       power is cut
-``on NODE``        and is there again; with it Corosync, Pacemaker, vesperd
+``on NODE``        power is back; Corosync, Pacemaker and vesperd start
 ``reboot NODE``    off now, on after :data:`BOOT_TIME_S` seconds
 =================  =======================================================
 
@@ -52,7 +51,7 @@ class Rack(Protocol):
     nodes: list[Node]
 
     def find_node(self, name: str) -> Node:
-        """:raises ClusterError: no such node."""
+        """Return the node of that name. :raises ClusterError: no such node."""
 
     def power_on(self, node: Node) -> Node:
         """Start a node that is off; return it as it runs now."""

@@ -1,2 +1,2 @@
 # SPDX-License-Identifier: GPL-2.0-or-later
-"""The original evaluation, done again: how soon is a fault in the guest acted upon?"""
+"""The evaluation: how soon does the cluster act on a fault in the guest?"""

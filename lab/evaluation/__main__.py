@@ -34,7 +34,7 @@ _BEGIN = time.monotonic()
 
 
 def _print_progress_line(line: str) -> None:
-    """A line of the story, with the seconds since the beginning."""
+    """Print a line with the seconds since the beginning."""
     print(f"{time.monotonic() - _BEGIN:6.1f}  {line}" if line else "", flush=True)
 
 

@@ -1,9 +1,9 @@
 # SPDX-License-Identifier: GPL-2.0-or-later
 """One clock for a timeline that spans guest, two hosts and this machine.
 
-The other clock is asked many times; the answer lies between the question's
-and its own arrival here, so each exchange bounds the offset, and the quickest
-bounds it best (Cristian's algorithm).
+The other clock is read many times.  Each answer was made between the request and its
+arrival here, so each exchange bounds the offset.  The quickest exchange bounds it best
+(Cristian's algorithm).
 """
 
 from __future__ import annotations
@@ -38,12 +38,12 @@ class Offset:
     error_ns: int  #: it is wrong by at most this
 
     def convert_time(self, there_ns: int) -> float:
-        """A time of the other clock in seconds of this machine's."""
+        """Return a time of the other clock in seconds of this machine's clock."""
         return (there_ns + self.ns) / 1e9
 
 
 def pick_best_sample(samples: Iterable[Sample]) -> Offset:
-    """The offset by the quickest exchange.
+    """Return the offset that the quickest exchange shows.
 
     :raises ValueError: there are no samples.
     """

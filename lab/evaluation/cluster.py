@@ -16,10 +16,10 @@ __all__ = ["configure_resource", "settle_after_failover", "type_in_crm_shell", "
 #: vm1 as it is to be, for crmsh.
 RESOURCE_FILE = "/root/vm1.crm"
 
-#: s for vm1 to run and to be watched, on a machine that is not slow.
+#: For vm1 to run and to be watched, on a machine that is not slow.
 READY_LIMIT_S = 180.0
 
-#: crmsh's remarks that mean nothing here (there is no fencing in the lab).
+#: crmsh's remarks about fencing, which the lab does not have.
 _NOISE = re.compile(r"Blind faith|not fencing unseen")
 
 
@@ -41,11 +41,10 @@ def type_in_crm_shell(lab: Lab, command: str, show: Callable[[str], None]) -> No
 def configure_resource(
     lab: Lab, watch: str, show: Callable[[str], None], time_factor: float = 1.0
 ) -> None:
-    """Make vm1 a resource that is watched in that way, in place of what was there.
+    """Make vm1 a resource that is watched in that way, and remove an earlier resource.
 
-    A vm1 that runs goes on running: in maintenance mode its resource gets
-    another agent, which is then asked what it finds. On KVM it must then be
-    started anew to be watched.
+    A running vm1 keeps running: in maintenance mode its resource gets another agent, and
+    Pacemaker probes it.  On KVM the VM must then be restarted to be watched.
 
     :param time_factor: how many times longer than usual operations may take.
     """
@@ -57,7 +56,7 @@ def configure_resource(
         type_in_crm_shell(lab, "crm_attribute --name maintenance-mode --update true", show)
         type_in_crm_shell(lab, f"cat {RESOURCE_FILE}", show)
         type_in_crm_shell(lab, f"crm configure load update {RESOURCE_FILE}", show)
-        # What the other agent has found is forgotten, its failures too.
+        # Forget the results of the other agent, and its failures.
         type_in_crm_shell(lab, "crm_resource --refresh --resource vm1", show)
         type_in_crm_shell(lab, "crm_attribute --name maintenance-mode --delete", show)
         if (lab.vmm, watch) == ("kvm", "vesper"):
@@ -114,6 +113,6 @@ def _explain_not_ready(lab: Lab, watch: str) -> str:
 def settle_after_failover(
     lab: Lab, watch: str, show: Callable[[str], None], time_factor: float = 1.0
 ) -> None:
-    """After a failover: forget the failure, and be ready for the next one."""
+    """Clean up a failure, and wait until the next fault can come."""
     type_in_crm_shell(lab, "crm_resource --refresh --resource vm1", show)
     wait_until_ready(lab, watch, READY_LIMIT_S * time_factor)

@@ -43,7 +43,7 @@ _COLUMNS = {
 class _Trial:
     watch: str
     fault: str
-    share: float  #: of the stock agent's interval that has gone by
+    share: float  #: of the stock agent's interval that had passed
 
 
 def _plan_trials(kinds: Sequence[str], rounds: int, watches: Iterable[str]) -> list[_Trial]:
@@ -102,7 +102,7 @@ def _configure_guest(hosts: Sequence[Host], fault: str) -> None:
 
 
 def _repair_cluster(lab: XenLab, run: Run, show: Callable[[str], None]) -> None:
-    """What an operator must do where the cluster does not get on by itself."""
+    """Do what an operator must do if the cluster does not recover by itself."""
     home = lab.running_on()
     if home is None or run.started_elsewhere_s is not None:
         return
@@ -115,7 +115,7 @@ def _repair_cluster(lab: XenLab, run: Run, show: Callable[[str], None]) -> None:
 
 @dataclass(frozen=True)
 class Verdict:
-    """How much sooner ours is, of one fault and one step."""
+    """How much sooner our agent is, at one step of one fault."""
 
     fault: str
     step: str
@@ -124,7 +124,7 @@ class Verdict:
 
 
 def make_verdicts(runs: Sequence[Run]) -> list[Verdict]:
-    """Of all faults that both agents have had."""
+    """Return the verdict on each fault that both agents have had."""
     found = []
     for fault in dict.fromkeys(run.fault for run in runs):
         stock, ours = (
@@ -144,7 +144,7 @@ def make_verdicts(runs: Sequence[Run]) -> list[Verdict]:
 
 
 def render_markdown(runs: Sequence[Run]) -> str:
-    """The table for people, in Markdown."""
+    """Return the table for readers, in Markdown."""
     by = {(v.fault, v.step): v for v in make_verdicts(runs)}
     head = ["fault", *(f"{name}: stock, ours" for name in _COLUMNS.values())]
     rows = [head, ["---"] * len(head)]

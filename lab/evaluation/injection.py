@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: GPL-2.0-or-later
-"""Brings a fault about, and says when it has happened."""
+"""Cause a fault, and note when it happened."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ _GUEST_ENDS = {"panic": "panic", "panic-kept": "panic", "poweroff": "poweroff", 
 
 @dataclass(frozen=True)
 class Injection:
-    """A fault that was brought about."""
+    """A fault that was caused, and its time."""
 
     at: float  #: s, on this machine's clock
     error_s: float  #: wrong by at most this
@@ -28,7 +28,7 @@ class Injection:
 
 
 def read_host_clock(host: Host) -> Offset:
-    """A host's clock against this machine's."""
+    """Return the offset of a host's clock from this machine's."""
     connection = host.connect_to_clock()
     if connection is None:
         return Offset(0, 0)

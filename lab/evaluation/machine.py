@@ -1,7 +1,7 @@
 # SPDX-License-Identifier: GPL-2.0-or-later
-"""How fast and how busy the machine is that the evaluation runs on.
+"""Measure how fast and how busy the machine of the evaluation is.
 
-Times of an emulated lab mean little without that: a stop of 60 s has failed on a machine
+Times of an emulated lab mean little without that: a stop of 60 s once failed on a machine
 with twelve runnable threads.
 """
 

@@ -1,8 +1,8 @@
 # SPDX-License-Identifier: GPL-2.0-or-later
-"""Watches a run from outside: both hosts' pacemaker.log, vesperd's events, the page.
+"""Watch a run from outside: both hosts' pacemaker.log, vesperd's events, the page.
 
-Everything is written down with the outer clock's time and handed to a
-callback as it comes in, so that the timeline can be shown while it happens.
+Each observation gets the time of the outer clock.  A callback gets it at once, so that the
+timeline can be shown during the run.
 """
 
 from __future__ import annotations
@@ -28,7 +28,7 @@ LOG = "/var/log/pacemaker/pacemaker.log"
 
 @dataclass(frozen=True)
 class Observation:
-    """Something was seen."""
+    """One observation, with its time."""
 
     at: float  #: seconds, on the outer clock, when it happened (not when we learned of it)
     host: str
@@ -62,7 +62,7 @@ class Observer:
         self._lock = threading.Lock()
         self._stop = threading.Event()
         self._stack = ExitStack()
-        #: Everything seen, in the order in which we learned of it.
+        #: All observations, in the order of their arrival.
         self.seen: list[Observation] = []
 
     def __enter__(self) -> Observer:

@@ -28,14 +28,14 @@ class Phase:
     """Waits for the right moment."""
 
     def __init__(self) -> None:
-        #: of the interval that has gone by when the fault happens (0 to 1)
+        #: of the interval that has passed when the fault happens (0 to 1)
         self.share = 0.5
         self._script_began = 0.0  #: this machine's clock
         #: seconds from the end of the wait to the fault, by kind: memory does not fill at once
         self._lead: dict[str, float] = {}
 
     def wait_for_moment(self, host: Host, fault: str) -> None:
-        """Until a fault of that kind must be ordered.
+        """Wait until a fault of that kind must be ordered.
 
         :raises ChannelError: no monitor has run for half a minute.
         """
@@ -45,7 +45,7 @@ class Phase:
         time.sleep(left % POLL_INTERVAL_S)  # if it is too late for this interval, in the next
 
     def note_injection_lead(self, fault: str, seconds: float) -> None:
-        """A fault has come that long after the order."""
+        """Note the seconds from the order of a fault to the fault."""
         self._lead[fault] = seconds
 
     def measure_since_poll_s(self, at: float) -> float:

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: GPL-2.0-or-later
-"""The timelines as a picture: one row a run, time since the fault to the right (SVG)."""
+"""Draw the timelines as SVG: a row for each run, the time since the fault to the right."""
 
 from __future__ import annotations
 
@@ -47,7 +47,7 @@ def _draw_text_at(x: float, y: float, text: str, style: str = "") -> str:
 
 
 def _find_axis_span(runs: Sequence[Run]) -> float:
-    """Seconds that the axis must hold, rounded up to tens."""
+    """Return the seconds that the axis must hold, rounded up to tens."""
     last = max(
         (value for run in runs for step in STEPS if (value := run.find_step_time(step))),
         default=10.0,
@@ -110,7 +110,7 @@ def _draw_legend() -> list[str]:
 
 
 def draw_timelines(runs: Sequence[Run], title: str) -> str:
-    """The picture as an SVG document."""
+    """Return the picture as an SVG document."""
     scale = (WIDTH_PX - LEFT_PX - RIGHT_PX) / (span := _find_axis_span(runs))
     rows: list[str] = []
     y = float(TOP_PX)

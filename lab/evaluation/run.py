@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: GPL-2.0-or-later
-"""What one run of the evaluation has measured."""
+"""The figures of one run of the evaluation."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ from lab.evaluation.machine import BUSY_SHARE
 
 __all__ = ["FAULTS", "STEPS", "WATCHES", "Run", "make_json_record"]
 
-#: Kinds of faults, and what they are for people.
+#: Kinds of faults, and their texts.
 FAULTS = {
     "sigsegv": "httpd gets a SIGSEGV",
     "oom": "out of memory, httpd killed",
@@ -23,7 +23,7 @@ FAULTS = {
 }
 WATCHES = {"polling": "stock agent, 10 s", "vesper": "VESPER"}
 
-#: Steps of the timeline in order: field, and what it is for people.
+#: Steps of the timeline in order: field and text.
 STEPS = {
     "seen_s": "seen by vesperd",
     "recorded_s": "failure recorded",
@@ -36,7 +36,7 @@ STEPS = {
 
 @dataclass
 class Run:
-    """Times in seconds after the fault; None: not within the time given."""
+    """The figures of one run: s after the fault; None: not within the time limit."""
 
     fault: str
     watch: str
@@ -59,13 +59,13 @@ class Run:
         return self.others_cpu_share <= BUSY_SHARE
 
     def find_step_time(self, name: str) -> float | None:
-        """A step of the timeline by its field's name."""
+        """Return the time of a step, by its field's name."""
         value: float | None = getattr(self, name)
         return value
 
 
 def make_json_record(runs: list[Run], how: str) -> list[dict[str, Any]]:
-    """The report: a list of runs, each with the clock its times are on."""
+    """Return the report: a list of runs, each with the clock of its times."""
     report = []
     for run in runs:
         entry: dict[str, Any] = {}

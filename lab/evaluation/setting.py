@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: GPL-2.0-or-later
-"""What the evaluation needs of a lab, and what is different in each."""
+"""What the evaluation needs of a lab, and the differences between the labs."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ class Lab(Protocol):
     """Two hosts with a cluster, vesperd on both, and what ``vm1`` needs."""
 
     vmm: str  #: of :data:`VMMS`
-    #: seconds between two looks at the guest's page
+    #: s between two requests for the guest's page
     page_every: float
 
     @property
@@ -77,7 +77,7 @@ def scale_timeouts(primitive: str, factor: float) -> str:
 
 
 def open_lab_of_setting(vmm: str) -> AbstractContextManager[Lab]:
-    """The lab, when it is entered: ready, without resources.
+    """Return a lab that is ready when entered, without resources.
 
     :raises LabError: it does not come up.
     """

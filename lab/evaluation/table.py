@@ -22,7 +22,7 @@ def _collect_values(runs: Sequence[Run], fault: str, watch: str, step: str) -> l
 
 
 def find_median(values: Sequence[float | None]) -> float | None:
-    """The median; None where half or more of the values are None ("never")."""
+    """Return the median; None if half or more of the values are None ("never")."""
     if not values:
         return None
     result = median(float("inf") if value is None else value for value in values)
@@ -36,7 +36,7 @@ def find_spread(values: Sequence[float | None]) -> tuple[float, float] | None:
 
 
 def ratio_of_medians(slow: Sequence[float | None], quick: Sequence[float | None]) -> float | None:
-    """How many times sooner the median of ``quick`` is; None where one is never."""
+    """Return how many times sooner the median of ``quick`` is; None if one is never."""
     a, b = find_median(slow), find_median(quick)
     return a / b if a is not None and b is not None and b > 0 else None
 
@@ -59,7 +59,7 @@ def _format_seconds(value: float) -> str:
 
 
 def render_table(runs: Sequence[Run]) -> str:
-    """The table as text: medians in seconds after the fault (smallest to largest)."""
+    """Return the table as text: medians in seconds after the fault (smallest to largest)."""
     rows = [["", *WATCHES.values(), "sooner"]]
     for fault, meaning in FAULTS.items():
         if not any(run.fault == fault for run in runs):

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: GPL-2.0-or-later
-"""One run: bring a fault about in the guest, and see what becomes of it."""
+"""One run: cause a fault in the guest, and follow what the cluster does."""
 
 from __future__ import annotations
 
@@ -24,9 +24,9 @@ from vesper_monitor.hypervisor.transport import ENDED
 
 __all__ = ["exit_reason", "perform_trial"]
 
-#: A fault that nobody has noticed by then (s) is not detected.
+#: A fault that is not recorded within this time counts as not detected.
 DETECTION_LIMIT_S = 60.0
-#: From the failure to the page from the other host, at most (s).
+#: From the failure to the page from the other host.
 RECOVERY_LIMIT_S = 120.0
 
 _STEPS = {
@@ -43,7 +43,7 @@ _STEP_TEXTS: dict[What | str, str] = {
     What.START: "start called",
 }
 
-#: By which event vesperd sees what kills no process.
+#: The event by which vesperd sees a fault that kills no process.
 _SEEN_BY = {
     "panic": ("last_words", "domain"),
     "panic-kept": ("last_words", "domain"),
@@ -55,7 +55,7 @@ _ENDED = tuple(state.value for state in ENDED)
 
 
 def _closer_offset(before: Offset, after: Offset) -> Offset:
-    """The closer bound of the two; if they contradict each other, what holds for both."""
+    """Return the closer bound of two offsets; if they contradict, one that covers both."""
     gap = abs(before.ns - after.ns)
     if gap <= before.error_ns + after.error_ns:
         return min(before, after, key=lambda offset: offset.error_ns)
@@ -81,7 +81,7 @@ class _Timeline:
         self._old_page = page
 
     def note_fault_time(self, at: float, pid: int) -> None:
-        """It has happened; what has come in meanwhile is shown now."""
+        """Note that the fault has happened, and handle the observations that waited for it."""
         with self.changed:
             self._fault = (at, pid)
             for observation in sorted(self._waiting, key=lambda o: o.at):
@@ -138,7 +138,7 @@ class _Timeline:
             return step in self.times
 
 
-#: The degraded results of Pacemaker: listed among the failures, and none.
+#: Pacemaker's results for degraded: crm_mon lists them among the failures.
 _DEGRADED = ("190", "191")
 
 

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: GPL-2.0-or-later
-"""``python3 -m lab.images``: build all images now, and say where they are."""
+"""``python3 -m lab.images``: build all images now, and print their folders."""
 
 from __future__ import annotations
 

@@ -28,7 +28,7 @@ IGNORE = (
 
 
 def fetch_checkpatch() -> Path:
-    """The script.
+    """Return the script; fetch it first if it is missing.
 
     :raises BuildError: the package cannot be had.
     """

@@ -28,7 +28,7 @@ class Archive:
         self._data += bytes(-len(self._data) % 4)
 
     def add_directory(self, name: str) -> None:
-        """A directory and those above it."""
+        """Add a directory, and those above it."""
         name = name.strip("/")
         if not name or name in self._folders:
             return
@@ -45,19 +45,19 @@ class Archive:
         self.add_file(name, source.read_bytes(), mode)
 
     def add_link(self, name: str, target: str) -> None:
-        """A symbolic link."""
+        """Add a symbolic link."""
         name = name.strip("/")
         self.add_directory(name.rpartition("/")[0])
         self._append_entry(name, stat.S_IFLNK | 0o777, target.encode())
 
     def add_device(self, name: str, major: int, minor: int) -> None:
-        """A character device."""
+        """Add a character device."""
         name = name.strip("/")
         self.add_directory(name.rpartition("/")[0])
         self._append_entry(name, stat.S_IFCHR | 0o600, device=(major, minor))
 
     def finish_archive(self) -> bytes:
-        """The finished archive; nothing can be added after this."""
+        """Return the finished archive. Nothing can be added after this."""
         self._inode = -1
         self._append_entry("TRAILER!!!", 0)
         return bytes(self._data)

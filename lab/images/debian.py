@@ -123,7 +123,7 @@ def _tree_directory(which: Tree) -> Path:
 
 
 def debian_tree(which: Tree = XEN) -> Path:
-    """The tree. Never write into it: put an overlay or an image over it.
+    """Return the tree. Never write into it: put an overlay or an image over it.
 
     :raises BuildError: mmdebstrap failed, e.g. no Debian mirror to be reached
         (another one: ``VESPER_LAB_MIRROR``).
@@ -172,7 +172,7 @@ def _make_remote(directory: Path) -> None:
 
 
 def remote_layer() -> Path:
-    """The daemon of Pacemaker Remote, as a layer over :func:`debian_tree`.
+    """Return the daemon of Pacemaker Remote, as a layer over :func:`debian_tree`.
 
     Its package conflicts with Pacemaker's, so it is in no tree.
 
@@ -184,5 +184,5 @@ def remote_layer() -> Path:
 
 
 def kernel_packages(which: Tree = XEN) -> list[Path]:
-    """The kernel's .deb files: image, flavour headers, common headers, kbuild."""
+    """Return the kernel's .deb files: image, flavour headers, common headers, kbuild."""
     return sorted((_tree_directory(which) / "debs").glob("*.deb"))

@@ -117,7 +117,7 @@ def _build_guest_disk(directory: Path) -> None:
 
 
 def guest_disk() -> Path:
-    """The guest's disk (raw ext4). Never written to: each guest has ``snapshot=on``.
+    """Return the guest's disk (raw ext4). Never write to it: use ``snapshot=on``.
 
     :raises BuildError: mmdebstrap failed, e.g. no Debian mirror to be reached
         (another one: ``VESPER_LAB_MIRROR``).

@@ -33,7 +33,7 @@ POWEROFF = b"#!/bin/busybox sh\nexec busybox poweroff -f\n"
 
 
 def guest_initrd(kernel: Kernel, modules: Modules | None = None, machine: Machine = XEN) -> Path:
-    """The guest's initial RAM disk, which is its whole system.
+    """Return the guest's initial RAM disk, which is its whole system.
 
     :param modules: VESPER's, loaded at boot (unless ``lab.vesper=no``); no
         probe is among them. None: a guest without.

@@ -46,7 +46,7 @@ class Kernel(Headers):
 
 
 def _extract_vmlinux(bzimage: bytes) -> bytes:
-    """The ELF file inside a bzImage (Documentation/x86/boot.rst, payload_offset)."""
+    """Return the ELF file inside a bzImage (Documentation/x86/boot.rst, payload_offset)."""
     setup_sectors = bzimage[0x1F1] or 4
     offset, length = struct.unpack_from("<II", bzimage, 0x248)
     start = (setup_sectors + 1) * 512 + offset
@@ -106,7 +106,7 @@ def _find_flavour(tree: Path) -> Path:
 
 
 def kernel_of_tree(which: debian.Tree = debian.XEN) -> Kernel:
-    """The kernel that belongs to a tree, unpacked.
+    """Return the kernel that belongs to a tree, unpacked.
 
     :raises BuildError: see :func:`lab.images.root`.
     """
@@ -136,7 +136,7 @@ def unpack_kernel(packages: list[Path]) -> Kernel:
 
 
 def module_files(kernel: Kernel, *names: str) -> list[Path]:
-    """Debian's modules of these names and what they need, in the order to load them."""
+    """Return Debian's modules of these names and those that they need, in loading order."""
     files: dict[Path, None] = {}
     for name in names:
         said = store.run_build_command(
@@ -150,7 +150,7 @@ def module_files(kernel: Kernel, *names: str) -> list[Path]:
 
 
 def _decompress_module(path: Path) -> Path:
-    """The module itself; Debian 13's lie compressed in their package, which busybox cannot load."""
+    """Decompress a module: those of Debian 13 are compressed, and busybox cannot load them."""
     if path.suffix != ".xz":
         return path
     plain = path.with_suffix("")

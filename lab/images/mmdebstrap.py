@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: GPL-2.0-or-later
-"""Makes Debian trees with mmdebstrap, for all images alike."""
+"""Build Debian trees with mmdebstrap, for all images."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from lab.images import store
 
 __all__ = ["make_debian_tree"]
 
-#: s; the archive's mirror may be slow.
+#: The archive's mirror may be slow.
 TIMEOUT_S = 1800
 
 

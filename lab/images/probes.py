@@ -16,11 +16,11 @@ __all__ = ["FRONTENDS", "SOURCES", "Modules", "build_modules"]
 
 PROJECT = Path(__file__).resolve().parents[2]
 
-#: Folders whose files decide whether modules must be built anew.
+#: Folders whose files decide whether modules must be built again.
 SOURCES = ("probe_modules", "*_transport/guest")
 
-#: Belong into the guest, as does the core (vesper); all other modules are
-#: probes, which the host sends.
+#: Modules that belong into the guest, besides the core (vesper).  All others are probes,
+#: which the host sends.
 FRONTENDS = ("vesper_xen", "vesper_ivshmem")
 
 
@@ -32,7 +32,7 @@ class Modules:
     probes: tuple[Path, ...]
 
     def guest_modules(self, frontend: str) -> tuple[Path, ...]:
-        """What a guest gets, in the order to load it."""
+        """Return the modules of a guest, in loading order."""
         return (self.core, self.frontends[frontend])
 
 
@@ -47,7 +47,7 @@ def _list_sources() -> list[Path]:
 
 
 def build_modules(kernel: Headers) -> Modules:
-    """The modules for that kernel; built when a source has changed.
+    """Return the modules for that kernel; build them if a source has changed.
 
     :raises BuildError: with the compiler's words.
     """

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: GPL-2.0-or-later
-"""Debian's kernels, fetched by exact version: headers to build modules with, and what boots."""
+"""Debian's kernels by exact version: headers for building modules, and bootable kernels."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ from lab.images.toolchain import TRIXIE
 
 __all__ = ["Fetched", "fetch_newest", "release_headers", "release_kernel"]
 
-#: Kernels whose headers are fetched at the same time.
+#: Kernels whose headers are fetched in parallel.
 MAX_PARALLEL_FETCHES = 4
 
 
@@ -36,7 +36,7 @@ class Fetched:
 def fetch_newest() -> Fetched:
     """Fetch the headers of the newest kernels of all suites.
 
-    Without the mirror, or where a suite has gone, those that were fetched last are taken.
+    If the mirror does not answer or a suite was removed, use those that were fetched last.
     """
     kernels, missing = newest_kernels()
     groups: dict[str, list[DebianKernel]] = {}

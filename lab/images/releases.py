@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: GPL-2.0-or-later
-"""Which kernels Debian's archives have now: of each suite, in each flavour, the newest."""
+"""The newest kernels in Debian's archives now, by suite and flavour."""
 
 from __future__ import annotations
 
@@ -44,7 +44,7 @@ LEFT_OUT = {"bullseye-security/6.1"}
 
 KEYRING = "/usr/share/keyrings/debian-archive-keyring.gpg"
 
-#: s, for one suite's index: of a mirror that does not answer, too.
+#: For one suite's index, also if the mirror does not answer.
 INDEX_LIMIT_S = 180
 
 #: $1 is the archive's suite.  Names the suite's list of packages in the last line.
@@ -108,7 +108,7 @@ def _find_archive_of(suite: str) -> str:
 
 
 def make_apt_configuration(directory: Path) -> str:
-    """For an apt with its own package lists, all of it below that directory."""
+    """Return the configuration of an apt that keeps all its files below that directory."""
     return f"""\
 Dir::Etc::SourceList "{directory}/sources.list";
 Dir::Etc::SourceParts "/dev/null";
@@ -147,13 +147,13 @@ def newest_kernels() -> tuple[list[DebianKernel], dict[str, str]]:
 
 
 def why_not_fetched(error: store.BuildError) -> str:
-    """The line in which apt says why."""
+    """Return the line in which apt gives the cause."""
     lines = str(error).splitlines()
     return next((line for line in lines if line.startswith(("E: ", "W: "))), lines[-1])
 
 
 def _fetch_index(suite: str) -> str:
-    """The suite's list of packages; its last one is kept, for apt to ask for a newer."""
+    """Return the suite's list of packages. The last one is kept, so that apt can compare."""
     directory = store.cache_directory() / "archive-lists" / suite
     with store.hold_lock(f"archive-lists-{suite}"):
         directory.mkdir(parents=True, exist_ok=True)
@@ -169,7 +169,7 @@ def compare_versions(a: str, b: str) -> int:
     part = re.compile(r"(\d+)|(\D+)")
 
     def sort_key(version: str) -> list[tuple[list[int], int]]:
-        """Of text and the number after it."""
+        """Return the key of a text and of the number after it."""
         found: list[tuple[list[int], int]] = [([0], 0)]
         for number, text in part.findall(version):
             if text:
@@ -236,7 +236,7 @@ def parse_index(suite: str, archive: str, text: str) -> list[DebianKernel]:
 
 
 def _pick_package(packages: dict[str, list[Package]], name: str, version: str | None) -> Package:
-    """That version of a package, or its newest."""
+    """Return that version of a package, or its newest."""
     found = [each for each in packages.get(name, ()) if version in (None, each.version)]
     if not found:
         raise store.BuildError(f"the archive has no {name} {version or ''}".rstrip())
@@ -244,7 +244,7 @@ def _pick_package(packages: dict[str, list[Package]], name: str, version: str | 
 
 
 def _list_needed(packages: dict[str, list[Package]], name: str) -> Iterator[Package]:
-    """What the newest package of that name depends on, of Linux."""
+    """Return which packages of Linux the newest package of that name depends on."""
     yield from _list_dependencies(packages, packages[name][-1], r"linux-\w+-\d")
 
 

@@ -1,9 +1,9 @@
 # SPDX-License-Identifier: GPL-2.0-or-later
-"""Where built images are kept: one directory each, named after a hash of its inputs.
+"""The store of built images: a directory for each, named after a hash of its inputs.
 
-An image is built in a temporary directory and renamed when it is complete, so
-that a broken build is never taken for an image.  Of two builders of the same
-image the second waits and takes what the first has made.
+An image is built in a temporary directory, which is renamed when it is complete.  So a
+broken build is never used.  If two processes need one image, the second waits for the
+first, and uses its image.
 """
 
 from __future__ import annotations
@@ -30,16 +30,16 @@ __all__ = [
     "run_build_command",
 ]
 
-#: An image's predecessors are removed when nobody has used them for so long (s).
+#: Earlier versions of an image are removed if they were unused for this time.
 KEEP_UNUSED_S = 3 * 24 * 3600
 
 
 class BuildError(VesperError):
-    """An image cannot be built; the text says which command failed and how."""
+    """An image cannot be built. The text says which command failed and how."""
 
 
 def cache_directory() -> Path:
-    """``VESPER_LAB_CACHE``, or /var/cache/vesper-lab."""
+    """Return ``VESPER_LAB_CACHE``, or /var/cache/vesper-lab."""
     path = Path(os.environ.get("VESPER_LAB_CACHE", "/var/cache/vesper-lab"))
     path.mkdir(parents=True, exist_ok=True)
     return path
@@ -95,13 +95,13 @@ def hold_lock(name: str) -> Iterator[None]:
         try:
             fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
         except BlockingIOError:
-            note_progress(f"{name}: somebody else is building it, waiting")
+            note_progress(f"{name}: another process builds it, waiting")
             fcntl.flock(lock, fcntl.LOCK_EX)
         yield
 
 
 def build_image(name: str, key: str, make: Callable[[Path], None], *, what: str = "") -> Path:
-    """The image directory ``NAME-KEY``; made by ``make(directory)`` if missing.
+    """Return the image directory ``NAME-KEY``; call ``make(directory)`` if it is missing.
 
     :param what: shown while it is built.
     """
@@ -127,7 +127,7 @@ def build_image(name: str, key: str, make: Callable[[Path], None], *, what: str 
 
 
 def _clean_old_images(name: str, keep: Path) -> None:
-    """Remove remains of broken builds, and old images that nobody uses any more."""
+    """Remove what broken builds left, and old images that are not used any more."""
     for path in cache_directory().glob(f"{name}-*"):
         if path != keep and time.time() - path.stat().st_mtime > KEEP_UNUSED_S:
             _remove_image(path)
@@ -135,7 +135,7 @@ def _clean_old_images(name: str, keep: Path) -> None:
         pid = path.suffix[1:]
         if pid.isdecimal() and not Path(f"/proc/{pid}").exists():
             _remove_image(path)
-        # It is written anew whenever somebody takes the lock.
+        # Each process that takes the lock writes the file.
         if path.suffix == ".lock" and time.time() - path.stat().st_mtime > KEEP_UNUSED_S:
             _remove_image(path)
 

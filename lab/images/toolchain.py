@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: GPL-2.0-or-later
-"""Compilers of other Debian releases, and of other makes, each in a tree of its own.
+"""Compilers of other Debian releases, and clang, each in a tree of its own.
 
 Programs of a kernel's headers (modpost, objtool) need the libc of their Debian release, and the
 headers need its compiler.  This machine, which is older, has neither.
@@ -17,13 +17,13 @@ from lab.images.mmdebstrap import make_debian_tree
 
 __all__ = ["BUILDS_KERNELS", "CLANG", "TRIXIE", "Toolchain", "run_in_toolchain"]
 
-#: What the makefiles of a kernel run beside the compiler.
+#: Commands of a kernel's makefiles, besides the compiler.
 _COMMANDS = (
     "base-files", "coreutils", "dash", "diffutils", "findutils", "grep", "kmod", "libc6-dev",
     "make", "mawk", "sed",
 )  # fmt: skip
 
-#: What else a whole kernel takes.
+#: More commands, to build a whole kernel.
 _KERNEL_COMMANDS = ("bc", "bison", "flex", "gzip", "libelf-dev", "libssl-dev", "perl")
 
 

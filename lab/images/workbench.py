@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: GPL-2.0-or-later
-"""A Debian with compiler and tracers, as a disk for a guest that is to be kept busy."""
+"""A disk with Debian, a compiler and tracers, for a guest under heavy load."""
 
 from __future__ import annotations
 
@@ -49,7 +49,7 @@ def _workbench_tree() -> Path:
 
 
 def build_workbench(kernel: Kernel) -> Path:
-    """A raw ext4 disk: the tree, and the kernel's headers in /usr/src.
+    """Return a raw ext4 disk: the tree, and the kernel's headers in /usr/src.
 
     Never written to: start QEMU with ``snapshot=on``.
 

@@ -4,15 +4,15 @@
 >>> from lab.kvm import KvmLab
 >>> with KvmLab() as lab:                  # two hosts, a ready cluster
 ...     lab.a.run_command("virsh create /etc/lab/vm1.xml")
-...     print(lab.guest().run_command("uname -r").output)
+...     print(lab.guest_through().run_command("uname -r").output)
 
 The guests are QEMU machines: with KVM where it works, emulated elsewhere.
 """
 
 from __future__ import annotations
 
-from lab.host import ChannelError, CommandFailed, LabError, Result
+from lab.host import ChannelError, CommandFailedError, LabError, Result
 from lab.kvm.host import KvmHost
 from lab.kvm.lab import KvmLab
 
-__all__ = ["ChannelError", "CommandFailed", "KvmHost", "KvmLab", "LabError", "Result"]
+__all__ = ["ChannelError", "CommandFailedError", "KvmHost", "KvmLab", "LabError", "Result"]

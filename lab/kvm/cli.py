@@ -30,7 +30,7 @@ examples:
   python3 -m lab kvm down
 """
 
-#: What breaks a host: word, help, what it does.
+#: Faults of a host: command, help, function.
 HOST_FAULTS = (
     ("power-off", "cut a host's power", KvmHost.power_off),
     ("kill-vesperd", "SIGKILL vesperd on a host", lambda h: h.stop_vesperd(signal="KILL")),
@@ -98,7 +98,7 @@ def _list_lab_hosts() -> list[KvmHost]:
 
 
 def _find_host_of_vm1() -> KvmHost:
-    """Where it runs.
+    """Return the host on which vm1 runs.
 
     :raises LabError: nowhere.
     """

@@ -33,7 +33,7 @@ auto_dump_path = "/run/dump"
 QEMU_USER = "libvirt-qemu:x:64055:64055::/var/lib/libvirt:/usr/sbin/nologin\n"
 QEMU_GROUP = "libvirt-qemu:x:64055:\n"
 
-#: TCP without authentication is how a migration gets to the other node.
+#: Migrations use TCP without authentication.
 LIBVIRTD_CONF = """\
 listen_tls = 0
 listen_tcp = 1
@@ -46,7 +46,7 @@ log_outputs = "2:file:/var/log/libvirt/libvirtd.log"
 
 
 def make_host_uuid(number: int) -> str:
-    """All nodes have the same machine; libvirt refuses to migrate to itself."""
+    """Return a node's UUID: libvirt refuses to migrate between equal machines."""
     return f"6c616200-0000-4000-8000-{number:012d}"
 
 
@@ -67,7 +67,7 @@ def make_domain_xml(
     on_crash: str = "destroy",
     devices: str = "",
 ) -> str:
-    """A guest's definition, as its owner would write it: nothing of VESPER in it.
+    """Return a guest's definition, as its owner would write it, without VESPER.
 
     :param kvm: with KVM, or emulated.
     :param number: vm1, vm2 ...; its address is 10.77.0.10, 10.77.0.11 ...

@@ -13,7 +13,7 @@ from collections.abc import Callable, Iterator
 
 from lab import netns
 from lab.cluster.node import ENVIRONMENT, Node
-from lab.host import ChannelError, CommandFailed, Host, Result
+from lab.host import ChannelError, CommandFailedError, Host, Result
 
 __all__ = ["IVSHMEM_SOCKET", "KvmHost"]
 
@@ -47,7 +47,7 @@ class KvmHost(Host):
         if rc is None:
             raise ChannelError(f"{self.name}: {command!r}: not done in {timeout:.0f} s:\n{text}")
         if check and rc != 0:
-            raise CommandFailed(f"{self.name}: {command!r}: exit status {rc}:\n{text}")
+            raise CommandFailedError(f"{self.name}: {command!r}: exit status {rc}:\n{text}")
         return Result(rc, text)
 
     def _start_command(self, command: str, stdin: int, stdout: int) -> subprocess.Popen[bytes]:
@@ -104,25 +104,25 @@ class KvmHost(Host):
         self.run_command("virsh domcapabilities >/dev/null 2>&1 &", check=True)
 
     def stop_libvirtd(self, *, signal: str = "TERM") -> None:
-        """End libvirtd, if it runs, and wait until it has gone; guests go on."""
+        """End libvirtd, if it runs, and wait until it has ended; guests go on."""
         self.stop_daemon("^/usr/sbin/libvirtd", LIBVIRTD_SOCKET, signal=signal)
 
     def signal_libvirtd(self, signal: str) -> None:
         """Send it a signal, e.g. STOP."""
         self.run_command(f"pkill -{signal} -f ^/usr/sbin/libvirtd", check=True)
 
-    def start_holder(self) -> None:
+    def start_ivshmem_server(self) -> None:
         """Start vesper-ivshmem and wait until its sockets are there."""
         self.start_daemon("/usr/sbin/vesper-ivshmem", "/var/log/vesper-ivshmem.log", IVSHMEM_SOCKET)
 
-    def stop_holder(self, *, signal: str = "TERM") -> None:
-        """End vesper-ivshmem, if it runs, and wait until it has gone."""
+    def stop_ivshmem_server(self, *, signal: str = "TERM") -> None:
+        """End vesper-ivshmem, if it runs, and wait until it has ended."""
         self.stop_daemon(
             "^/usr/bin/python3.* /usr/sbin/vesper-ivshmem", IVSHMEM_SOCKET, signal=signal
         )
 
     def list_domains(self) -> list[str]:
-        """Names of the domains whose QEMU runs, by libvirt's files and not by itself."""
+        """Return the domains whose QEMU runs, by libvirt's files."""
         said = self.run_command(
             "cd /run/libvirt/qemu || exit 0; for f in *.pid; do case $f in driver.pid) ;; "
             '*) [ -e "$f" ] && kill -0 $(cat $f) 2>/dev/null && echo ${f%.pid} ;; esac; done; true',
@@ -135,7 +135,7 @@ _PIPE_ENDS = (subprocess.DEVNULL, subprocess.PIPE)
 
 
 def _kill_session(process: subprocess.Popen[bytes]) -> None:
-    """With all that it has started and that is still in its session."""
+    """Kill a process, and all processes of its session."""
     if process.poll() is None:
         os.killpg(process.pid, signals.SIGKILL)
         process.wait(10)

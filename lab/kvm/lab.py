@@ -25,10 +25,10 @@ from lab.progress import show_step
 __all__ = ["KvmLab"]
 
 
-#: QEMU's user may use it, which on a real host comes from udev.
+#: Gives QEMU's user /dev/kvm, as udev does on a real host.
 KVM = "mknod -m 666 /run/kvm c 10 232 && mount --bind /run/kvm /dev/kvm"
-#: One that is there for root alone, and does not work, makes libvirt ask QEMU
-#: anew for its capabilities at each use (5 s).
+#: Hides a /dev/kvm that does not work: with one that is open to root only, libvirt asks
+#: QEMU for its capabilities at each use (5 s).
 NO_KVM = (
     "[ ! -e /dev/kvm ] || { install -m 600 /dev/null /run/kvm && mount --bind /run/kvm /dev/kvm; }"
 )
@@ -70,9 +70,9 @@ class KvmLab(ClusterLab):
             list(all_at_once.map(self._start_host_daemons, self.hosts))
 
     def _start_host_daemons(self, host: KvmHost) -> None:
-        """In the order in which systemd does."""
+        """Start a host's daemons, in systemd's order."""
         host.run_command(KVM if self.kvm else NO_KVM, check=True)
-        host.start_holder()
+        host.start_ivshmem_server()
         host.start_libvirtd()
         host.start_vesperd()
 
@@ -97,15 +97,15 @@ class KvmLab(ClusterLab):
         return self.hosts[1]
 
     def find_host(self, name: str) -> KvmHost:
-        """By name (``node1``)."""
+        """Return the host of that name (``node1``)."""
         return self.hosts[self.nodes.index(self.find_node(name))]
 
     def guest_through(self, *, through: Host | None = None) -> Guest:
-        """The lab's hand in ``vm1``, reached through one of the hosts."""
+        """Return access to ``vm1`` through one of the hosts."""
         return Guest(through or self.a)
 
     def running_on(self) -> KvmHost | None:
-        """The host on which vm1's QEMU runs."""
+        """Return the host on which vm1's QEMU runs."""
         for host in self.hosts:
             if host.is_running() and "vm1" in host.list_domains():
                 return host

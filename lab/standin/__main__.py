@@ -11,7 +11,7 @@ from pathlib import Path
 
 from lab.standin.guest import StandinGuest
 from lab.standin.image import RELEASE, make_store
-from lab.standin.registry import Place
+from lab.standin.registry import DomainDirectory
 
 
 async def _run_stand_in_guest(name: str, cmdline: str) -> None:
@@ -21,7 +21,7 @@ async def _run_stand_in_guest(name: str, cmdline: str) -> None:
 def _send_to_guest(name: str, words: list[str]) -> int:
     with socket.socket(socket.AF_UNIX) as sock:
         sock.settimeout(10)
-        sock.connect(str(Place(name).control))
+        sock.connect(str(DomainDirectory(name).control))
         sock.sendall(" ".join(words).encode() + b"\n")
         answer = sock.makefile().readline().strip()
     print(answer or "gone")

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: GPL-2.0-or-later
-"""The stand-in guest: a process, its domain's directory, and what it is told to do."""
+"""The stand-in guest: a process, its domain's directory, and its commands."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ from pathlib import Path
 from lab.standin.image import RELEASE
 from lab.standin.kernel import StandinKernel
 from lab.standin.memory import GuestMemory, map_file_view
-from lab.standin.registry import Place
+from lab.standin.registry import DomainDirectory
 from vesper_monitor.guest import abi
 
 __all__ = ["StandinGuest"]
@@ -31,11 +31,11 @@ class StandinGuest:
     def __init__(self, name: str, cmdline: str = "") -> None:
         options = dict(word.split("=", 1) for word in cmdline.split() if "=" in word)
         self._vesper = options.get("lab.vesper", "yes") != "no"
-        self._place = Place(name)
-        self._record, self._lock = self._place.occupy_place()
+        self._domain_directory = DomainDirectory(name)
+        self._record, self._lock = self._domain_directory.claim_domain()
         self._servers: list[asyncio.Server] = []
         self._host: asyncio.StreamWriter | None = None
-        self._view = map_file_view(self._place.memory)
+        self._view = map_file_view(self._domain_directory.memory)
         self._options = options
         self._kernel = self._boot_kernel()
         self._silent = options.get("lab.silent", "no") == "yes"
@@ -46,7 +46,7 @@ class StandinGuest:
         self._end = asyncio.Event()
 
     async def run_until_ended(self) -> None:
-        """Until SIGTERM, or ``tell NAME die``."""
+        """Run until SIGTERM, or ``tell NAME die``."""
         loop = asyncio.get_running_loop()
         loop.add_signal_handler(signal.SIGTERM, self._end.set)
         living = asyncio.create_task(self._show_sign_of_life())
@@ -57,7 +57,7 @@ class StandinGuest:
             server.close()
 
     async def _listen_for_commands(self) -> None:
-        path = self._place.control
+        path = self._domain_directory.control
         self._servers = [await asyncio.start_unix_server(self._serve_control, path)]
         if self._vesper:
             await self._load_modules()
@@ -74,20 +74,20 @@ class StandinGuest:
 
     async def _load_modules(self) -> None:
         self._servers.append(
-            await asyncio.start_unix_server(self._serve_host_requests, self._place.link)
+            await asyncio.start_unix_server(self._serve_host_requests, self._domain_directory.link)
         )
 
     async def _migrate_to_domain(self, directory: Path) -> None:
         """Become a domain of another host, live: the same memory, and the same UUID."""
-        old, lock, servers = self._place, self._lock, self._servers
-        self._place = Place(old.name, directory)
-        self._place.directory.mkdir(parents=True, exist_ok=True)
-        self._place.memory.unlink(missing_ok=True)
-        os.link(old.memory, self._place.memory)
-        self._record, self._lock = self._place.occupy_place(self._record.uuid)
+        old, lock, servers = self._domain_directory, self._lock, self._servers
+        self._domain_directory = DomainDirectory(old.name, directory)
+        self._domain_directory.directory.mkdir(parents=True, exist_ok=True)
+        self._domain_directory.memory.unlink(missing_ok=True)
+        os.link(old.memory, self._domain_directory.memory)
+        self._record, self._lock = self._domain_directory.claim_domain(self._record.uuid)
         if self._active:
-            self._place.active.touch()
-        old.leave_place(lock)
+            self._domain_directory.active.touch()
+        old.release_domain(lock)
         for server in servers:
             server.close()
         if self._host is not None:
@@ -100,11 +100,11 @@ class StandinGuest:
     async def _serve_host_requests(
         self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter
     ) -> None:
-        """Bytes are notifications (N); D from the host deactivates, R to it: ready."""
+        """Serve the host. N is a notification, D deactivates; the guest sends R: ready."""
         await self._booted.wait()
         if not self._active:
             self._active = True
-            self._place.active.touch()
+            self._domain_directory.active.touch()
             self._kernel.open_cchan()
         self._host = writer
         writer.write(b"R")
@@ -112,7 +112,7 @@ class StandinGuest:
             while data := await reader.read(256):
                 if b"D" in data:
                     self._active = False
-                    self._place.active.unlink(missing_ok=True)
+                    self._domain_directory.active.unlink(missing_ok=True)
                     break
                 while self._answers and self._kernel.take_request():
                     pass
@@ -159,10 +159,10 @@ class StandinGuest:
             case ["life", "on" | "no-runs" | "off" as life]:
                 self._life = life
             case ["cpu", "spin" | "starve" | "sleep" as what]:
-                self._place.use_cpu(what)
+                self._domain_directory.use_cpu(what)
             case ["state", state]:
                 self._record = dataclasses.replace(self._record, state=state)
-                self._place.write_record(self._record)
+                self._domain_directory.write_record(self._record)
             case ["migrate", directory]:
                 await self._migrate_to_domain(Path(directory))
             case ["reset", *quiet]:
@@ -170,7 +170,7 @@ class StandinGuest:
                 self._booted.clear()
                 if not quiet:
                     self._record = dataclasses.replace(self._record, resets=self._record.resets + 1)
-                    self._place.write_record(self._record)
+                    self._domain_directory.write_record(self._record)
             case ["boot"]:
                 if self._host is not None:
                     # Before the memory is cleared: the host must not take that for a table.
@@ -198,7 +198,7 @@ class StandinGuest:
         return "ok"
 
     async def _show_sign_of_life(self) -> None:
-        """Not while it is paused."""
+        """Give a sign of life, unless the guest is paused."""
         while True:
             shown = self._life != "off" and self._booted.is_set()
             if shown and self._record.state == "running":

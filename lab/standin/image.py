@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: GPL-2.0-or-later
-"""Images that a stand-in guest takes: an ELF file with what a module says of itself."""
+"""Probe images for a stand-in guest: ELF files with a module's name and vermagic."""
 
 from __future__ import annotations
 

@@ -1,8 +1,8 @@
 # SPDX-License-Identifier: GPL-2.0-or-later
-"""The guest half of the ABI, by hand: C-chan, relay channels, signs of life, last words.
+"""The guest half of the ABI in Python: C-chan, relay channels, signs of life, crash log.
 
-It knows no process and no hypervisor: who has it gives it memory, notifies the
-host, and calls it when the host has notified.
+It depends on no process and no hypervisor.  Its owner gives it memory, notifies the host,
+and calls it when the host has notified it.
 """
 
 from __future__ import annotations
@@ -95,7 +95,7 @@ class StandinKernel:
         self._write_table()
 
     def open_cchan(self) -> None:
-        """The host activates it."""
+        """Open the C-chan, because the host activates the guest."""
         page = abi.Cchan(
             magic=abi.CCHAN_MAGIC, version=self._version, life=self._life_region, nr_cpus=self._cpus
         )
@@ -108,12 +108,12 @@ class StandinKernel:
         self._notify()
 
     def hide_channel(self, name: str, hidden: bool) -> None:
-        """A channel is not in the table any more, or is again."""
+        """Take a channel out of the table, or put it in again."""
         (self._hidden.add if hidden else self._hidden.discard)(name)
         self._write_table()
 
     def show_sign_of_life(self, *, runs: bool = True) -> None:
-        """One sign, as probe_modules/core/heartbeat.c gives every :data:`abi.LIFE_PERIOD_MS`.
+        """Give one sign of life, as the core does every :data:`abi.LIFE_PERIOD_MS`.
 
         :param runs: the scheduler is alive, too.
         """
@@ -192,7 +192,7 @@ class StandinKernel:
         return reply
 
     def _load_module(self, request: abi.MsgLoad) -> tuple[int, str]:
-        """Accepts what has the ELF form of a module for this kernel."""
+        """Accept a file that has the ELF form of a module for this kernel."""
         name = request.name.decode()
         if self._image is None or self._image.handle != request.region.handle:
             return errno.ENOENT, ""

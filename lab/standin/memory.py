@@ -18,7 +18,7 @@ N_SUBBUFS = 4
 
 
 def map_file_view(path: Path) -> memoryview:
-    """A new sparse file, mapped."""
+    """Create a sparse file, and return it mapped."""
     path.unlink(missing_ok=True)
     with path.open("w+b") as file:
         file.truncate(_MEMORY_PAGES * abi.PAGE_SIZE)
@@ -26,9 +26,9 @@ def map_file_view(path: Path) -> memoryview:
 
 
 class GuestMemory:
-    """Pages are handed out once and not reused.
+    """The memory of a stand-in guest. It allocates each page once and reuses none.
 
-    :param first: page to be handed out first.
+    :param first: page that is allocated first.
     :param unit: by which a region's handle grows with each page.
     """
 

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: GPL-2.0-or-later
-"""Where stand-in domains live: one directory each, a lock held while they do."""
+"""The registry of stand-in domains: a directory for each, locked while it runs."""
 
 from __future__ import annotations
 
@@ -13,19 +13,19 @@ from pathlib import Path
 
 from vesper_monitor.hypervisor.domain_state import DomainState
 
-__all__ = ["Place", "Record", "base_directory", "list_domain_names"]
+__all__ = ["DomainDirectory", "DomainRecord", "base_directory", "list_domain_names"]
 
 
 @dataclass(frozen=True)
-class Record:
-    """``domain.json``"""
+class DomainRecord:
+    """The content of a domain's ``domain.json``."""
 
     name: str
     domid: int
     uuid: str
     pid: int
     state: str = DomainState.RUNNING.value
-    resets: int = 0  #: that the hypervisor tells
+    resets: int = 0  #: that the hypervisor reports
 
 
 def base_directory() -> Path:
@@ -36,7 +36,7 @@ def list_domain_names() -> list[str]:
     return sorted(path.parent.name for path in base_directory().glob("*/domain.json"))
 
 
-class Place:
+class DomainDirectory:
     """The directory of one domain.
 
     :param directory: of all domains; of another host, if it is not this one's.
@@ -56,11 +56,11 @@ class Place:
         self._lock = self.directory / "lock"
         self._held: int | None = None  #: the domain's record, locked as long as it lives
 
-    def occupy_place(self, identity: str | None = None) -> tuple[Record, int]:
-        """Become the domain.
+    def claim_domain(self, identity: str | None = None) -> tuple[DomainRecord, int]:
+        """Make this process the domain.
 
         :param identity: its UUID; None: a new one.
-        :returns: and a descriptor to keep open.
+        :returns: the record, and a descriptor that must stay open.
         """
         self.directory.mkdir(parents=True, exist_ok=True)
         lock = os.open(self._lock, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
@@ -68,33 +68,33 @@ class Place:
         for path in (self.link, self.control, self.active, self._cpu, self._record):
             path.unlink(missing_ok=True)
         domid = _take_next_domid(self._base)
-        record = Record(self.name, domid, identity or str(uuid.uuid4()), os.getpid())
+        record = DomainRecord(self.name, domid, identity or str(uuid.uuid4()), os.getpid())
         self.write_record(record)
         return record, lock
 
-    def write_record(self, record: Record) -> None:
+    def write_record(self, record: DomainRecord) -> None:
         draft = self._record.with_suffix(".new")
         held = os.open(draft, os.O_RDWR | os.O_CREAT | os.O_TRUNC | os.O_CLOEXEC, 0o600)
         fcntl.flock(held, fcntl.LOCK_EX)
         os.write(held, json.dumps(asdict(record)).encode())
         draft.replace(self._record)
-        self._let_go()
+        self._close_record()
         self._held = held
 
-    def _let_go(self) -> None:
+    def _close_record(self) -> None:
         held, self._held = self._held, None
         if held is not None:
             os.close(held)
 
-    def leave_place(self, lock: int) -> None:
-        """Be the domain no more; its process goes on elsewhere."""
+    def release_domain(self, lock: int) -> None:
+        """Give the domain up; the process goes on in another directory."""
         for path in (self.link, self.control, self.active, self._record):
             path.unlink(missing_ok=True)
-        self._let_go()
+        self._close_record()
         os.close(lock)
 
     def use_cpu(self, what: str) -> None:
-        """From now on the domain spins, starves (wants a CPU and gets none), or sleeps."""
+        """Make the domain spin, starve (want a CPU and get none), or sleep."""
         ran, _ = self.read_cpu_state()
         draft = self._cpu.with_suffix(".new")
         draft.write_text(json.dumps([ran, time.monotonic(), what]))
@@ -103,8 +103,8 @@ class Place:
     def read_cpu_state(self) -> tuple[float, str]:
         """CPU time (s) of each CPU, and what it does now.
 
-        A domain of which nobody has said anything starves: on a busy machine
-        the process that stands in for it may really do.
+        Without an earlier use_cpu() the domain starves: on a busy machine the process that
+        stands in for it may really starve.
         """
         try:
             ran, since, what = json.loads(self._cpu.read_text())
@@ -112,10 +112,10 @@ class Place:
             return 0.0, "starve"
         return ran + (time.monotonic() - since if what == "spin" else 0.0), what
 
-    def read_record(self) -> Record | None:
-        """The domain, if it lives.
+    def read_record(self) -> DomainRecord | None:
+        """Return the domain; None if it does not run.
 
-        Who lives has its record locked.  No process is looked for: the domain may be in
+        A running domain has its record locked.  Its process is not looked up: it may be in
         another PID namespace.
         """
         while True:
@@ -126,9 +126,9 @@ class Place:
             try:
                 fcntl.flock(record, fcntl.LOCK_SH | fcntl.LOCK_NB)
                 if os.path.samestat(os.fstat(record), os.stat(self._record)):
-                    return None  # nobody holds it: dead
+                    return None  # not locked: the domain has ended
             except BlockingIOError:
-                return Record(**json.loads(os.pread(record, 1 << 16, 0)))
+                return DomainRecord(**json.loads(os.pread(record, 1 << 16, 0)))
             except FileNotFoundError:
                 return None
             finally:

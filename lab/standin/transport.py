@@ -11,7 +11,7 @@ from collections.abc import AsyncIterator, Callable
 
 from lab.standin import registry
 from lab.standin.memory import CCHAN_PAGE
-from lab.standin.registry import Place
+from lab.standin.registry import DomainDirectory
 from vesper_monitor.guest import abi
 from vesper_monitor.hypervisor.domain_state import DomainState
 from vesper_monitor.hypervisor.transport import (
@@ -30,10 +30,10 @@ from vesper_monitor.hypervisor.transport import (
 __all__ = ["StandinLink", "StandinMapping", "StandinTransport"]
 
 _POLL_INTERVAL_S = 0.1
-#: s
+#: For the guest to close its end.
 _CLOSE_TIMEOUT_S = 3.0
 #: More CPUs than a stand-in guest has.
-_CPUS = 16
+_MAX_VCPUS = 16
 _VCPU_STATES = {
     "spin": VcpuState.RUNNING,
     "starve": VcpuState.RUNNABLE,
@@ -72,7 +72,7 @@ class StandinLink:
     def __init__(self, domain: Domain, sock: socket.socket) -> None:
         self.domain = domain
         self._sock = sock
-        self._fd = os.open(Place(domain.name).memory, os.O_RDWR | os.O_CLOEXEC)
+        self._fd = os.open(DomainDirectory(domain.name).memory, os.O_RDWR | os.O_CLOEXEC)
         self._maps: set[StandinMapping] = set()
         self._cchan = StandinMapping(self._fd, CCHAN_PAGE, 1, self._maps, writable=True)
         self._notified: Callable[[], None] | None = None
@@ -129,7 +129,7 @@ class StandinLink:
             return
         self._loop.remove_reader(self._sock)
         if self._lost is not None:
-            self._lost("the guest has gone")
+            self._lost("the guest has ended")
 
 
 class StandinTransport:
@@ -165,33 +165,33 @@ class StandinTransport:
         return [domain for domain in found if domain is not None]
 
     async def find_domain(self, name: str) -> Domain | None:
-        record = Place(name).read_record()
+        record = DomainDirectory(name).read_record()
         if record is None:
             return None
-        # Not only in _look(): whoever knows of a domain must learn of its death.
+        # Also for domains that no event has reported yet: each caller must learn of their end.
         self._watch_process(record.domid, record.pid)
         return Domain(record.name, record.domid, record.uuid)
 
     async def report_domain(self, domain: Domain) -> DomainReport:
-        record = Place(domain.name).read_record()
+        record = DomainDirectory(domain.name).read_record()
         if record is None or record.uuid != domain.uuid:
             return DomainReport(DomainState.GONE)
         return DomainReport(DomainState(record.state))
 
     async def cpu_use(self, domain: Domain) -> CpuUse:
-        ran, what = Place(domain.name).read_cpu_state()
-        vcpus = tuple(VcpuUse(cpu, ran, _VCPU_STATES[what]) for cpu in range(_CPUS))
+        ran, what = DomainDirectory(domain.name).read_cpu_state()
+        vcpus = tuple(VcpuUse(cpu, ran, _VCPU_STATES[what]) for cpu in range(_MAX_VCPUS))
         return CpuUse((await self.report_domain(domain)).state, vcpus)
 
     async def list_active_domains(self) -> list[Domain]:
-        return [d for d in await self.list_domains() if Place(d.name).active.exists()]
+        return [d for d in await self.list_domains() if DomainDirectory(d.name).active.exists()]
 
     async def connect_domain(self, domain: Domain, timeout: float) -> StandinLink:  # noqa: ASYNC109
         try:
             async with asyncio.timeout(timeout):
                 while True:
                     if (await self.report_domain(domain)).state is DomainState.GONE:
-                        raise LinkLostError(f"{domain.name}: the domain has gone")
+                        raise LinkLostError(f"{domain.name}: the domain does not exist any more")
                     sock = await self._try_connect(domain)
                     if sock is not None:
                         return StandinLink(domain, sock)
@@ -224,7 +224,7 @@ class StandinTransport:
         sock = socket.socket(socket.AF_UNIX)
         sock.setblocking(False)
         try:
-            await loop.sock_connect(sock, str(Place(domain.name).link))
+            await loop.sock_connect(sock, str(DomainDirectory(domain.name).link))
             if await loop.sock_recv(sock, 1) == b"R":
                 return sock
         except OSError:
@@ -241,7 +241,7 @@ class StandinTransport:
         resets: dict[int, int] = {}
         while True:
             for name in registry.list_domain_names():
-                record = Place(name).read_record()
+                record = DomainDirectory(name).read_record()
                 if record is None:
                     continue
                 if states.get(record.domid) != record.state:

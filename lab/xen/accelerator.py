@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: GPL-2.0-or-later
-"""What the emulated hosts run with."""
+"""The accelerator of the emulated hosts."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ Accelerator = tuple[str, str]
 
 
 def choose_accelerator(boots: Callable[[Accelerator], None]) -> Accelerator:
-    """What to run the hosts with.
+    """Return the accelerator for the hosts.
 
     :param boots: boots a host with it, and raises if that does not work.
     """

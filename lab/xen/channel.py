@@ -10,7 +10,7 @@ from collections.abc import Callable, Iterator
 from contextlib import closing, suppress
 from typing import Any
 
-from lab.host import ChannelError, CommandFailed, Result
+from lab.host import ChannelError, CommandFailedError, Result
 
 __all__ = ["Channel"]
 
@@ -61,7 +61,7 @@ class Channel:
     def _read_frames(
         self, connection: socket.socket, deadline: float
     ) -> Iterator[bytes | dict[str, Any]]:
-        """Pieces of output, and at last the result."""
+        """Yield pieces of output, and at last the result."""
         while True:
             head = self._read_exactly(connection, 5, deadline)
             data = self._read_exactly(connection, int.from_bytes(head[1:], "big"), deadline)
@@ -96,7 +96,9 @@ class Channel:
         if result["rc"] is None:
             raise ChannelError(f"{self.name}: {command!r}: not done in {timeout:.0f} s:\n{output}")
         if check and result["rc"] != 0:
-            raise CommandFailed(f"{self.name}: {command!r}: exit status {result['rc']}:\n{output}")
+            raise CommandFailedError(
+                f"{self.name}: {command!r}: exit status {result['rc']}:\n{output}"
+            )
         return Result(result["rc"], output)
 
     def follow_command(
@@ -131,7 +133,7 @@ class Channel:
         )[0]
 
     def connect_to(self, host: str, port: int, *, timeout: float = 10.0) -> socket.socket:
-        """A connection to somewhere the host can reach, e.g. into the guest."""
+        """Return a connection to an address that the host can reach, for example the guest's."""
         request = {"op": "connect", "host": host, "port": port, "timeout": timeout}
         connection = self._open_connection(timeout, request)
         try:
@@ -144,11 +146,11 @@ class Channel:
         return connection
 
     def connect_to_clock(self, *, timeout: float = 10.0) -> socket.socket:
-        """A connection that answers each line with the host's CLOCK_REALTIME (ns)."""
+        """Return a connection that answers each line with the host's CLOCK_REALTIME (ns)."""
         return self._open_connection(timeout, {"op": "clock"})
 
     def open_shell(self, command: str = "exec bash -i") -> socket.socket:
-        """A terminal in the host: raw bytes in both directions."""
+        """Return a terminal in the host: raw bytes in both directions."""
         connection = self._open_connection(10, {"op": "shell", "command": command})
         connection.settimeout(None)
         return connection
@@ -159,7 +161,7 @@ class Channel:
         self._read_result(self._open_connection(10, request), 10)
 
     def is_connected(self) -> bool:
-        """Whether it answers within two seconds."""
+        """Return whether the host answers within two seconds."""
         try:
             return self.run_command("true", timeout=2).rc == 0
         except ChannelError:

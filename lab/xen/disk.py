@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: GPL-2.0-or-later
-"""What an emulated host boots from: its disk, and dom0's initial RAM disk."""
+"""The disk of an emulated host, and dom0's initial RAM disk."""
 
 from __future__ import annotations
 
@@ -63,7 +63,7 @@ def extract_xen() -> Path:
 
 
 def build_host_disk(kernel: Kernel) -> Path:
-    """The hosts' common disk (raw ext4): the Debian tree, modules, the guest's kernel.
+    """Return the hosts' common disk (raw ext4): the Debian tree, modules, the guest's kernel.
 
     Never written to: each host has an overlay of its own.
     """
@@ -104,7 +104,7 @@ def _install_modules(kernel: Kernel, tree: Path) -> None:
 
 
 def build_dom0_initrd(kernel: Kernel) -> Path:
-    """Mounts the disk, puts the lab's files on it, goes on from there."""
+    """Return the initrd that mounts the disk, puts the lab's files on it, and boots it."""
     archive = Archive()
     archive.add_device("dev/console", 5, 1)
     archive.copy_file("init", HERE / "initramfs_init", 0o755)

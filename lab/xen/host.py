@@ -31,7 +31,7 @@ DOM0 = (
 
 @dataclass(frozen=True)
 class Identity:
-    """What distinguishes a host from the other."""
+    """The names, addresses and keys that differ between the two hosts."""
 
     key: str  #: a, b
     name: str
@@ -46,7 +46,7 @@ HOSTS = (
 
 
 def find_free_port() -> int:
-    """A TCP port of 127.0.0.1 that nobody uses at this moment."""
+    """Return a TCP port of 127.0.0.1 that is free at the moment."""
     with socket.socket() as probe:
         probe.bind(("127.0.0.1", 0))
         port: int = probe.getsockname()[1]
@@ -140,7 +140,7 @@ class XenHost(Channel, Host):
             raise LabError(f"{error}\n{self.read_console_tail()}") from error
 
     def is_running(self) -> bool:
-        """Whether the machine has power."""
+        """Return whether the machine has power."""
         if self._process:
             return self._process.poll() is None
         try:
@@ -172,7 +172,7 @@ class XenHost(Channel, Host):
             time.sleep(0.3)
 
     def read_console_tail(self, lines: int = 25) -> str:
-        """The end of the serial line's log, and of QEMU's own."""
+        """Return the end of the serial line's log, and of QEMU's own."""
         words = []
         for path in (self.serial_log, self.state / f"{self.name}.qemu"):
             try:

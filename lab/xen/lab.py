@@ -25,7 +25,7 @@ __all__ = ["STATE", "XenLab"]
 #: Run-time state of all labs of this machine.
 STATE = Path("/run/vesper-lab")
 
-#: What crm_mon says when the cluster is ready.
+#: Shell command that succeeds when the cluster is ready.
 CLUSTER_IS_READY = (
     "crm_mon -1 2>/dev/null | grep -q 'Online: \\[ host-a host-b \\]' && "
     "crm_mon -1 2>/dev/null | grep -q 'Current DC: host'"
@@ -33,14 +33,14 @@ CLUSTER_IS_READY = (
 
 
 class XenLab:
-    """Emulated hosts, and what may be done to them.
+    """Emulated hosts with Xen, as a context manager.
 
     Use one of the class methods to get one; leave the ``with`` block (or call
     :meth:`close`) and nothing remains.
     """
 
     vmm = "xen"
-    #: not more often: each request costs an emulated host some milliseconds
+    #: s; each request costs an emulated host some milliseconds
     page_every = 0.5
 
     def __init__(self, hosts: list[XenHost], state: Path, stack: ExitStack) -> None:
@@ -140,7 +140,7 @@ class XenLab:
 
     @classmethod
     def resume_lab(cls, *, state: Path | None = None, install: bool = True) -> XenLab:
-        """Two hosts with a ready cluster, in seconds; built first where there is none.
+        """Return two hosts with a ready cluster, in seconds; build it first if there is none.
 
         :param install: put the present project tree into the hosts.
         """
@@ -182,7 +182,7 @@ class XenLab:
 
     @classmethod
     def attach_to_lab(cls, state: Path) -> XenLab:
-        """A lab that another process has brought up.
+        """Return the lab that another process has brought up.
 
         :raises LabError: there is none.
         """
@@ -204,14 +204,14 @@ class XenLab:
         return self.hosts[1]
 
     def find_host(self, name: str) -> XenHost:
-        """By name (``host-a``) or key (``a``)."""
+        """Return the host of that name (``host-a``) or key (``a``)."""
         for host in self.hosts:
             if name in (host.name, host.identity.key):
                 return host
         raise LabError(f"no host {name}; there are {', '.join(h.name for h in self.hosts)}")
 
     def guest_through(self, *, through: Host | None = None) -> Guest:
-        """The lab's hand in ``vm1``, reached through one of the hosts."""
+        """Return access to ``vm1`` through one of the hosts."""
         return Guest(through or self.a)
 
     # ------------------------------------------------------------ doing things
@@ -232,7 +232,7 @@ class XenLab:
         self.a.wait_for_command(CLUSTER_IS_READY, timeout=timeout)
 
     def running_on(self) -> XenHost | None:
-        """The host on which vm1's domain exists."""
+        """Return the host on which vm1's domain exists."""
         for host in self.hosts:
             if host.run_command("xl list vm1", timeout=30).rc == 0:
                 return host
@@ -252,5 +252,5 @@ def _try_accelerator(accelerator: Accelerator) -> None:
 
 
 def choose_host_accelerator() -> Accelerator:
-    """What the hosts of this machine run with."""
+    """Return the accelerator for the hosts on this machine."""
     return choose_accelerator(_try_accelerator)

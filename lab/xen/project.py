@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: GPL-2.0-or-later
-"""Puts the present project tree into a running host, as ``make install`` would."""
+"""Install the present project tree in a running host, as ``make install`` does."""
 
 from __future__ import annotations
 
@@ -54,7 +54,7 @@ on_reboot = "restart"
 
 
 def make_bundle() -> bytes:
-    """A tar archive to be unpacked at /: the installed project, probes, the guest."""
+    """Return a tar archive for /: the installed project, probes, the guest."""
     kernel = images.kernel_of_tree()
     modules = images.build_modules(kernel)
     with tempfile.TemporaryDirectory(prefix="vesper-lab-") as name:

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: GPL-2.0-or-later
-"""QEMU's control socket (QEMU Machine Protocol), as little of it as the lab needs."""
+"""QEMU's control socket (QEMU Machine Protocol), as far as the lab needs it."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ class QmpError(VesperError):
 
 
 class Qmp:
-    """A connection. QEMU serves one at a time: close it soon."""
+    """A connection to QEMU, which serves one at a time: close it soon."""
 
     def __init__(self, path: Path, *, timeout: float = 20.0) -> None:
         """:param timeout: seconds for each command, and for QEMU to listen."""
@@ -61,7 +61,7 @@ class Qmp:
         except OSError as error:
             raise QmpError(f"{self._path}: {error}") from error
         if not line:
-            raise QmpError(f"{self._path}: QEMU has gone")
+            raise QmpError(f"{self._path}: QEMU has ended")
         answer: dict[str, Any] = json.loads(line)
         return answer
 

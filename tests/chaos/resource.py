@@ -16,7 +16,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 
-from lab.standin.registry import Place
+from lab.standin.registry import DomainDirectory
 
 PROJECT = Path(__file__).parents[2]
 #: s, as in the operations of a resource.
@@ -44,7 +44,7 @@ class Resource(threading.Thread):
     def __init__(self, name: str, directory: Path, environment: Mapping[str, str]) -> None:
         super().__init__(daemon=True)
         self.name = name
-        self.place = Place(name)
+        self.place = DomainDirectory(name)
         self.reports: list[Report] = []
         #: what no action but a monitor may come to
         self.wrong: list[str] = []

@@ -23,7 +23,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from lab.standin.registry import Place
+from lab.standin.registry import DomainDirectory
 from tests.chaos.resource import FAILED, Report, Resource
 from tests.unit.support.daemons import PROJECT, DaemonProcess
 from vesper_monitor.client import DaemonError, DaemonUnavailableError
@@ -183,7 +183,7 @@ class Chaos:
             found = self._daemon.call("status")["vms"]
         except (DaemonUnavailableError, DaemonError):
             return False
-        record = Place(vm).read_record()
+        record = DomainDirectory(vm).read_record()
         return any(
             entry["vm"] == vm
             and record is not None
@@ -217,7 +217,7 @@ class Chaos:
             time.sleep(0.02)
 
 
-def _tell(place: Place, words: str) -> str:
+def _tell(place: DomainDirectory, words: str) -> str:
     async def ask() -> str:
         reader, writer = await asyncio.open_unix_connection(place.control)
         writer.write(words.encode() + b"\n")

@@ -37,7 +37,7 @@ def test_without_the_ivshmem_server_it_is_degraded(cleaned: KvmLab, trouble: str
     """QEMU would wait for it for ever: so it gets no device that needs it."""
     host = cleaned.a
     if trouble == "absent":
-        host.stop_holder()
+        host.stop_ivshmem_server()
     else:
         host.run_command("pkill -STOP -f /usr/sbin/vesper-ivshmem", check=True)
     try:
@@ -52,6 +52,6 @@ def test_without_the_ivshmem_server_it_is_degraded(cleaned: KvmLab, trouble: str
         assert stop.rc == 0, stop.output
     finally:
         if trouble == "absent":
-            host.start_holder()
+            host.start_ivshmem_server()
         else:
             host.run_command("pkill -CONT -f /usr/sbin/vesper-ivshmem", check=True)

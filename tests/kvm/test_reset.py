@@ -45,7 +45,7 @@ def _while_libvirtd_is_away(lab: KvmLab, home: KvmHost) -> None:
     """libvirtd tells nobody of it, and comes back while the guest boots."""
     home.stop_libvirtd(signal="KILL")
     _by_the_guest(lab, home)
-    home.wait_for_command("vesper status | grep -q 'look at libvirtd'", timeout=20)
+    home.wait_for_command("vesper status | grep -q 'check libvirtd'", timeout=20)
     home.start_libvirtd()
 
 

@@ -22,7 +22,7 @@ from pathlib import Path
 from typing import Any
 
 from lab.cluster import ClusterError, ClusterLab, Node
-from lab.standin.registry import Place
+from lab.standin.registry import DomainDirectory
 from tests.chaos.cluster import records
 from tests.chaos.cluster.breaks import KINDS, Break
 from tests.chaos.cluster.judge import Failures, Round, Verdict, judge
@@ -245,7 +245,7 @@ class Chaos:
     def _record(self, node: Node, vm: str) -> Any:
         """The domain's, if it runs there."""
         return (
-            Place(vm, node.host_path("/run/vesper-standin")).read_record()
+            DomainDirectory(vm, node.host_path("/run/vesper-standin")).read_record()
             if node.is_running()
             else None
         )
@@ -259,7 +259,7 @@ class Chaos:
             record = self._record(node, vm)
             if record is None:
                 continue
-            control = Place(vm, node.host_path("/run/vesper-standin")).control
+            control = DomainDirectory(vm, node.host_path("/run/vesper-standin")).control
             at = time.time()
             try:
                 with socket.socket(socket.AF_UNIX) as sock:

@@ -444,7 +444,7 @@ def test_xl_vcpu_list_is_read() -> None:
         VcpuUse(2, 0.1, VcpuState.RUNNABLE),
         VcpuUse(3, 0.0, VcpuState.OFFLINE),
     )
-    with pytest.raises(TransportError, match="nothing about domain 8"):
+    with pytest.raises(TransportError, match="does not list domain 8"):
         toolstack.parse_vcpu_list(VCPU_LIST, 8)
 
 

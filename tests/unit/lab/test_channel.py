@@ -13,7 +13,7 @@ from pathlib import Path
 
 import pytest
 
-from lab.host import ChannelError, CommandFailed
+from lab.host import ChannelError, CommandFailedError
 from lab.xen.channel import Channel
 from lab.xen.host import find_free_port
 
@@ -53,7 +53,7 @@ def test_input_reaches_the_command(channel: Channel) -> None:
 
 
 def test_failure_is_an_error_if_wanted(channel: Channel) -> None:
-    with pytest.raises(CommandFailed, match=r"(?s)exit status 1.*words"):
+    with pytest.raises(CommandFailedError, match=r"(?s)exit status 1.*words"):
         channel.run_command("echo words; false", check=True)
 
 

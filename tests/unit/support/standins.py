@@ -12,7 +12,7 @@ from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
-from lab.standin.registry import Place
+from lab.standin.registry import DomainDirectory
 
 PROJECT = Path(__file__).parents[3]
 
@@ -22,7 +22,7 @@ class GuestProcess:
 
     def __init__(self, name: str, cmdline: str = "") -> None:
         self.name = name
-        self.place = Place(name)
+        self.place = DomainDirectory(name)
         self.process = subprocess.Popen(
             [sys.executable, "-m", "lab.standin", "guest", name, "--cmdline", cmdline],
             cwd=PROJECT,
@@ -52,7 +52,7 @@ class GuestProcess:
     async def migrate(self, directory: Path) -> None:
         """Move the guest to another host, whose domains are in that folder."""
         assert await self.tell("migrate", str(directory)) == "ok"
-        self.place = Place(self.name, directory)
+        self.place = DomainDirectory(self.name, directory)
 
     def kill(self) -> None:
         self.process.kill()

@@ -346,7 +346,7 @@ def test_a_guest_whose_qemu_ends_while_it_is_activated_is_lost(
         transport._doorbells = Doorbells()
         (tmp_path / "vm1.xml").write_text(STATUS.format(pid=pid, name="vm1", uuid="u"))
         [domain] = await transport.list_domains()
-        [life] = transport._lives.values()
+        [life] = transport._processes.values()
         life._on_end = lambda _life: ended.set()
         await transport.connect_domain(domain, 10.0)
 

@@ -35,8 +35,15 @@ Done. Exiting now
 
 @pytest.mark.parametrize(
     ("domid", "cause"),
-    [(2, Cause.REBOOT), (3, Cause.ASKED), (5, Cause.FAILURE), (6, None), (7, Cause.UNKNOWN),
-     (4, None), (1, None)],
+    [
+        (2, Cause.REBOOT),
+        (3, Cause.ASKED),
+        (5, Cause.FAILURE),
+        (6, None),
+        (7, Cause.UNKNOWN),
+        (4, None),
+        (1, None),
+    ],
 )
 def test_an_ending_is_read_from_xls_log(domid: int, cause: Cause | None) -> None:
     found = xl_log.parse_ending(LOG, domid)
