@@ -37,8 +37,8 @@ XMFILE = "/etc/xen/vm1.cfg"
 STATE = "/run/fifo-state"
 
 #: What one idle waiting monitor may cost.
-PSS_LIMIT = 12 * 1024
-IDLE = 20.0
+PSS_LIMIT_KB = 12 * 1024
+IDLE_WINDOW_S = 20.0
 
 
 class Watched:
@@ -183,7 +183,7 @@ def _measure_idle_cost(vesper: Vesper) -> dict[str, float]:
     proc = node.host_path(f"/proc/{pid}")
     time.sleep(0.5)
     before = _read_cpu_time(proc)
-    time.sleep(IDLE)
+    time.sleep(IDLE_WINDOW_S)
     after = _read_cpu_time(proc)
     memory = {
         line.split()[0].rstrip(":"): int(line.split()[1])
@@ -263,10 +263,10 @@ def _print_report(times: dict[str, list[float]], cost: dict[str, float]) -> None
     low, high = _bootstrap_interval(times["vesper"], times["fifo"])
     print(f"ratio of the medians: {ours / bare:.2f} (95 % between {low:.2f} and {high:.2f})")
     print(
-        f"one idle waiting monitor: CPU {cost['cpu_ms']:.2f} ms in {IDLE:.0f} s "
+        f"one idle waiting monitor: CPU {cost['cpu_ms']:.2f} ms in {IDLE_WINDOW_S:.0f} s "
         f"(its start {cost['start_cpu_ms']:.0f} ms), "
         f"PSS {cost['pss_kb'] / 1024:.1f} MB, RSS {cost['rss_kb'] / 1024:.1f} MB "
-        f"(limit {PSS_LIMIT // 1024} MB)"
+        f"(limit {PSS_LIMIT_KB // 1024} MB)"
     )
     path = Path("build/bench-cluster.json")
     path.parent.mkdir(exist_ok=True)

@@ -31,7 +31,7 @@ from collections.abc import AsyncIterator, Awaitable, Callable, Iterator
 from contextlib import asynccontextmanager, contextmanager
 from pathlib import Path
 
-from bench.watched import HANG_TIMEOUT, Watched, watch_guest
+from bench.watched import HANG_TIMEOUT_S, WatchedGuest, watch_guest
 from lab import images
 from lab.progress import note_progress
 from tests.kernel.support.build import build
@@ -42,11 +42,11 @@ from vesper_monitor.guest.health.hang_detector import LifeState
 __all__ = ["main"]
 
 #: s for a hang to be found, or for signs of life to come back, on a busy machine.
-SLOW = 120.0
+RECOVERY_LIMIT_S = 120.0
 #: s of a round, at least.
-ROUND = 2 * HANG_TIMEOUT
+ROUND_S = 2 * HANG_TIMEOUT_S
 #: A host CPU's runnable threads, of which the guest is one.
-OVERCOMMIT = 10
+OVERCOMMIT_FACTOR = 10
 
 HOG = "echo {} >/proc/sys/kernel/sched_rt_runtime_us; vsp_host hog &"
 
@@ -65,7 +65,7 @@ NO_LOAD = "kill $load; wait $load; load="
 # ------------------------------------------------------------ the guests
 
 
-class Saved:
+class SavedGuest:
     """A guest that has booted, to be gone on with."""
 
     def __init__(self, original: Machine, path: Path) -> None:
@@ -86,19 +86,19 @@ class Saved:
 @contextmanager
 def _save_booted_guest(
     kernel: images.Kernel, files: tuple[Path, ...], directory: Path, cpus: int
-) -> Iterator[Saved]:
+) -> Iterator[SavedGuest]:
     directory.mkdir()
     with machine(kernel, files, directory, cpus=cpus) as guest:
         guest.tell("insmod /vsp_wedge.ko; echo ready >/dev/console")
         guest.wait_said("ready")
         guest.save(directory / "saved")
-        yield Saved(guest, directory / "saved")
+        yield SavedGuest(guest, directory / "saved")
 
 
 # ------------------------------------------------------------------ hangs
 
 
-async def _time_one_hang(saved: Saved, command: str) -> tuple[float, Event]:
+async def _time_one_hang(saved: SavedGuest, command: str) -> tuple[float, Event]:
     """:returns: s from the command to the event."""
     found: asyncio.Queue[Event] = asyncio.Queue()
 
@@ -111,13 +111,13 @@ async def _time_one_hang(saved: Saved, command: str) -> tuple[float, Event]:
         await asyncio.sleep(random.uniform(1.0, 2.0))  # anywhere between two signs
         start = time.monotonic()
         guest.tell(command)
-        event = await asyncio.wait_for(found.get(), SLOW)
+        event = await asyncio.wait_for(found.get(), RECOVERY_LIMIT_S)
         return time.monotonic() - start, event
 
 
-async def _time_all_hangs(saved: dict[int, Saved], rounds: int) -> bool:
+async def _time_all_hangs(saved: dict[int, SavedGuest], rounds: int) -> bool:
     good = True
-    print(f"hangs: s from the command to the event, hang_timeout {HANG_TIMEOUT:.0f} s")
+    print(f"hangs: s from the command to the event, hang_timeout {HANG_TIMEOUT_S:.0f} s")
     for name, cpus, command in HANGS:
         times = []
         for _ in range(rounds):
@@ -140,9 +140,9 @@ def _format_spread(times: list[float]) -> str:
 # ------------------------------------------------------- what is no hang
 
 
-async def _wait_until_alive(told: Watched, since: list[int], kind: str) -> None:
+async def _wait_until_alive(told: WatchedGuest, since: list[int], kind: str) -> None:
     """Until the guest has shown signs since, and none is missing."""
-    end = time.monotonic() + SLOW
+    end = time.monotonic() + RECOVERY_LIMIT_S
     while told.session._life.state is not LifeState.ALIVE or told.read_counters() == since:
         if time.monotonic() > end:
             raise RuntimeError(
@@ -154,18 +154,18 @@ async def _wait_until_alive(told: Watched, since: list[int], kind: str) -> None:
         await asyncio.sleep(0.1)
 
 
-async def _pause_and_continue(told: Watched) -> None:
+async def _pause_and_continue(told: WatchedGuest) -> None:
     await asyncio.to_thread(told.guest.qmp, "stop")
-    await asyncio.sleep(ROUND)
+    await asyncio.sleep(ROUND_S)
     await asyncio.to_thread(told.guest.qmp, "cont")
 
 
-async def _stop_by_signal(told: Watched) -> None:
+async def _stop_by_signal(told: WatchedGuest) -> None:
     """As a host that gives the guest no CPU, and then a twentieth of one."""
     told.transport.stopped = True
     told.guest.process.send_signal(signal.SIGSTOP)
-    await asyncio.sleep(ROUND)
-    for _ in range(round(ROUND)):
+    await asyncio.sleep(ROUND_S)
+    for _ in range(round(ROUND_S)):
         told.guest.process.send_signal(signal.SIGCONT)
         await asyncio.sleep(0.05)
         told.guest.process.send_signal(signal.SIGSTOP)
@@ -174,10 +174,10 @@ async def _stop_by_signal(told: Watched) -> None:
     told.transport.stopped = False
 
 
-async def _save_and_restore(told: Watched) -> None:
+async def _save_and_restore(told: WatchedGuest) -> None:
     path = told.guest.directory / "saved"
     await asyncio.to_thread(told.guest.save, path)
-    await asyncio.sleep(ROUND)
+    await asyncio.sleep(ROUND_S)
     await asyncio.to_thread(told.guest.restore, path)
     path.unlink()
 
@@ -199,23 +199,23 @@ def _keep_cpus_busy(count: int, cpus: set[int]) -> Iterator[None]:
             hog.wait()
 
 
-async def _overcommit_host(told: Watched) -> None:
+async def _overcommit_host(told: WatchedGuest) -> None:
     """All on one host CPU, with nine busy processes for each of the guest's CPUs.
 
     The guest is idle at first, then busy, too.
     """
     everywhere = os.sched_getaffinity(0)
     cpu = random.choice(sorted(everywhere))
-    with _keep_cpus_busy((OVERCOMMIT - 1) * 2, {cpu}):
+    with _keep_cpus_busy((OVERCOMMIT_FACTOR - 1) * 2, {cpu}):
         _pin_threads(told.guest, {cpu})
-        await asyncio.sleep(ROUND)
+        await asyncio.sleep(ROUND_S)
         told.guest.tell(FULL_LOAD)
-        await asyncio.sleep(ROUND)
+        await asyncio.sleep(ROUND_S)
     _pin_threads(told.guest, everywhere)
     told.guest.tell(NO_LOAD)
 
 
-async def _schedule_as_idle(told: Watched) -> None:
+async def _schedule_as_idle(told: WatchedGuest) -> None:
     """Runs only when nobody else wants to, on a host whose CPUs are wanted all the time.
 
     The guest is idle at first, then busy, too.
@@ -223,19 +223,19 @@ async def _schedule_as_idle(told: Watched) -> None:
     cpus = os.sched_getaffinity(0)
     with _keep_cpus_busy(len(cpus), cpus):
         _set_scheduling(told.guest, os.SCHED_IDLE)
-        await asyncio.sleep(ROUND)
+        await asyncio.sleep(ROUND_S)
         told.guest.tell(FULL_LOAD)
-        await asyncio.sleep(ROUND)
+        await asyncio.sleep(ROUND_S)
     _set_scheduling(told.guest, os.sched_getscheduler(0))
     told.guest.tell(NO_LOAD)
 
 
-async def _load_guest_fully(told: Watched) -> None:
+async def _load_guest_fully(told: WatchedGuest) -> None:
     """Busy processes on all of its CPUs, then a real-time task that leaves 5 %."""
     told.guest.tell(FULL_LOAD)
-    await asyncio.sleep(ROUND)
+    await asyncio.sleep(ROUND_S)
     told.guest.tell(HOG.format(950000))
-    await asyncio.sleep(ROUND)
+    await asyncio.sleep(ROUND_S)
     told.guest.tell("killall vsp_host; " + NO_LOAD)
 
 
@@ -255,18 +255,18 @@ def _list_threads(guest: Machine) -> list[int]:
     return [int(path.name) for path in Path(f"/proc/{guest.process.pid}/task").iterdir()]
 
 
-CALM: dict[str, Callable[[Watched], Awaitable[None]]] = {
+BENIGN_LOADS: dict[str, Callable[[WatchedGuest], Awaitable[None]]] = {
     "pause": _pause_and_continue,
     "stop (SIGSTOP)": _stop_by_signal,
     "save, restore": _save_and_restore,
-    f"{OVERCOMMIT}-fold overcommit": _overcommit_host,
+    f"{OVERCOMMIT_FACTOR}-fold overcommit": _overcommit_host,
     "idle scheduling class": _schedule_as_idle,
     "full load": _load_guest_fully,
 }
 
 
-async def _run_calm_rounds(saved: dict[int, Saved], rounds: int, guests: int) -> bool:
-    kinds = iter(list(itertools.islice(itertools.cycle(CALM), rounds)))
+async def _run_calm_rounds(saved: dict[int, SavedGuest], rounds: int, guests: int) -> bool:
+    kinds = iter(list(itertools.islice(itertools.cycle(BENIGN_LOADS), rounds)))
     done: Counter[str] = Counter()
     alarms: Counter[str] = Counter()
     asked: Counter[str] = Counter()
@@ -280,7 +280,7 @@ async def _run_calm_rounds(saved: dict[int, Saved], rounds: int, guests: int) ->
             for kind in kinds:
                 signs = told.read_counters()
                 questions = told.transport.questions
-                await CALM[kind](told)
+                await BENIGN_LOADS[kind](told)
                 await _wait_until_alive(told, signs, kind)
                 done[kind] += 1
                 asked[kind] += told.transport.questions - questions
@@ -294,14 +294,16 @@ async def _run_calm_rounds(saved: dict[int, Saved], rounds: int, guests: int) ->
     await asyncio.gather(*(run_rounds_in_guest(number) for number in range(guests)))
     print(f"no hangs: {done.total()} rounds in {guests} guests at once, of 1 and 2 CPUs, on "
           f"{len(os.sched_getaffinity(0))} host CPUs")  # fmt: skip
-    for kind in CALM:
+    for kind in BENIGN_LOADS:
         print(f"  {kind:28} {done[kind]:4} rounds, hypervisor asked {asked[kind]:5} times, "
               f"false alarms {alarms[kind]}")  # fmt: skip
     print(f"false alarms: {alarms.total()}", flush=True)
     return not alarms.total()
 
 
-async def _run_benchmark(saved: dict[int, Saved], rounds: int, hangs: int, guests: int) -> bool:
+async def _run_benchmark(
+    saved: dict[int, SavedGuest], rounds: int, hangs: int, guests: int
+) -> bool:
     found = await _time_all_hangs(saved, hangs) if hangs else True
     return (await _run_calm_rounds(saved, rounds, guests) if rounds else True) and found
 

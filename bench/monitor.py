@@ -39,14 +39,16 @@ MAKE_GROUPS += "; ".join(
     f"echo $p >/run/cg/{group}/cgroup.procs; done"
     for group, words in GROUPS.items()
 )
-READ = "; ".join(f"awk '/usage_usec/{{print \"{g}\", $2}}' /run/cg/{g}/cpu.stat" for g in GROUPS)
+READ_USAGE = "; ".join(
+    f"awk '/usage_usec/{{print \"{g}\", $2}}' /run/cg/{g}/cpu.stat" for g in GROUPS
+)
 #: s that the stock agent is looked at: some dozen monitors.
-SECONDS = 130.0
+STOCK_WINDOW_S = 130.0
 
 
 def _read_group_usage(host: XenHost) -> dict[str, float]:
     """s of CPU time so far."""
-    said = host.run_command(READ, timeout=30, check=True).output
+    said = host.run_command(READ_USAGE, timeout=30, check=True).output
     return {name: int(value) / 1e6 for name, value in map(str.split, said.splitlines())}
 
 
@@ -74,7 +76,7 @@ def measure_watching(lab: XenLab, watch: str) -> dict[str, float]:
         _, new = _wait_for_monitor(home, pid)
         time.sleep(max(0.0, age - new))  # one whole turn, with one start in it
     else:
-        time.sleep(SECONDS)
+        time.sleep(STOCK_WINDOW_S)
     after, seconds = _read_group_usage(home), time.monotonic() - begin
     before["agents"] += _read_group_usage(other)["agents"] - idle
     note_progress(f"{watch}: {seconds:.0f} s watched")

@@ -36,9 +36,9 @@ from vesper_monitor.guest import abi
 PROJECT = Path(__file__).parents[1]
 ATTACKS = ("table", "names", "records", "rings")
 #: s between two events of the healthy guest.
-PAUSE = 0.01
+EVENT_INTERVAL_S = 0.01
 #: No place in the guest's memory.
-NOWHERE = 1 << 40
+INVALID_HANDLE = 1 << 40
 
 
 class Attacker(HostileGuest):
@@ -78,7 +78,7 @@ class Attacker(HostileGuest):
         self.inside._memory.view_region(index)[:] = bytes(abi.PAGE_SIZE)
         await self._attack_names(index.handle)
 
-    async def _attack_names(self, handle: int = NOWHERE) -> None:
+    async def _attack_names(self, handle: int = INVALID_HANDLE) -> None:
         view = self.inside._memory.view_region(self.inside._table_region)
         size = ctypes.sizeof(abi.Channel)
         first = abi.field_offset(abi.Table, "channel")
@@ -135,7 +135,7 @@ async def _measure_latency(socket: Path, events: int) -> list[float]:
     for _ in range(events):
         writer.write(b"emit send_signal sig=10 comm=cron\n")
         await reader.readline()
-        await asyncio.sleep(PAUSE * random.uniform(0.5, 1.5))
+        await asyncio.sleep(EVENT_INTERVAL_S * random.uniform(0.5, 1.5))
     await asyncio.wait_for(listening, 60)
     for connection in (writer, request):
         connection.close()

@@ -28,7 +28,7 @@ from functools import partial
 from pathlib import Path
 
 from bench.points import POINTS, Point
-from bench.watched import Watched, watch_guest
+from bench.watched import WatchedGuest, watch_guest
 from lab import images
 from lab.images.workbench import build_workbench
 from lab.progress import note_progress
@@ -45,12 +45,12 @@ __all__ = ["main"]
 
 MODULES = ("virtio_pci", "virtio_blk", "virtio_net", "ext4", "xfs", "btrfs")
 #: s for one command, on a busy machine.
-SLOW = 600.0
+COMMAND_LIMIT_S = 600.0
 #: Hits at a time, of which the median is taken: most of them undisturbed.
-BURST = 50
-BURSTS = 60
+BURST_HITS = 50
+BURSTS_PER_ROUND = 60
 #: Part of the hits that must have been recorded.
-ENOUGH = 0.5
+MIN_RECORDED_SHARE = 0.5
 TRACING = "/sys/kernel/tracing"
 
 SETUP = (
@@ -90,7 +90,7 @@ class Shell:
         self._count += 1
         mark = f"mark {self._count}"
         self.guest.tell(f"echo begin {mark}; {{ {command}; }} 2>&1; echo end {mark}")
-        end = time.monotonic() + SLOW
+        end = time.monotonic() + COMMAND_LIMIT_S
         while f"\nend {mark}\n" not in (said := self.guest.console):
             if time.monotonic() > end or self.guest.process.poll() is not None:
                 raise RuntimeError(f"the guest does not do: {command}\n{said[-2000:]}")
@@ -101,11 +101,11 @@ class Shell:
     async def time_one_hit(self, point: str) -> float:
         """:returns: ns per hit."""
         lines = await self.run_command(
-            f"for i in $(seq {BURSTS}); do echo {point} {BURST} >/proc/vsp_fire; "
+            f"for i in $(seq {BURSTS_PER_ROUND}); do echo {point} {BURST_HITS} >/proc/vsp_fire; "
             'read -r line </proc/vsp_fire; echo "$line"; done'
         )
-        times = [int(line.split()[3]) / BURST for line in lines if line.startswith("fired ")]
-        if len(times) != BURSTS:
+        times = [int(line.split()[3]) / BURST_HITS for line in lines if line.startswith("fired ")]
+        if len(times) != BURSTS_PER_ROUND:
             raise RuntimeError(f"{point}: {lines}")
         return statistics.median(times)
 
@@ -114,7 +114,7 @@ class Shell:
 
 
 async def _measure_vesper(
-    told: Watched,
+    told: WatchedGuest,
     shell: Shell,
     point: Point,
     own: dict[str, Definition],
@@ -132,10 +132,10 @@ async def _measure_vesper(
     cost = await shell.time_one_hit(point.name)
     await asyncio.sleep(0.5)
     status = told.session.probes[probe]
-    if status.records + status.lost - before < BURST * BURSTS * ENOUGH:
+    if status.records + status.lost - before < BURST_HITS * BURSTS_PER_ROUND * MIN_RECORDED_SHARE:
         raise RuntimeError(f"{probe}: {status.records - before} records, lost {status.lost}")
     await told.session.set_probes({})
-    end = time.monotonic() + SLOW
+    end = time.monotonic() + COMMAND_LIMIT_S
     while probe in told.session._channels:
         if time.monotonic() > end:
             raise RuntimeError(f"{probe} is not unloaded")
@@ -143,8 +143,8 @@ async def _measure_vesper(
     return cost
 
 
-async def _wait_for_probe_state(told: Watched, probe: str, state: ProbeState) -> None:
-    end = time.monotonic() + SLOW
+async def _wait_for_probe_state(told: WatchedGuest, probe: str, state: ProbeState) -> None:
+    end = time.monotonic() + COMMAND_LIMIT_S
     while (status := told.session.probes.get(probe)) is None or status.state is not state:
         if time.monotonic() > end:
             raise RuntimeError(f"{probe}: {status}")
@@ -163,7 +163,7 @@ async def _measure_ftrace(shell: Shell, point: Point, offsets: Mapping[str, int]
         await shell.run_command(f"echo >{TRACING}/trace; echo 1 >{TRACING}/events/{enable}/enable")
         cost = await shell.time_one_hit(point.name)
         (hits,) = await shell.run_command(f"grep -c ' {enable.partition('/')[2]}:' {TRACING}/trace")
-        if int(hits) < BURST * BURSTS * ENOUGH:
+        if int(hits) < BURST_HITS * BURSTS_PER_ROUND * MIN_RECORDED_SHARE:
             raise RuntimeError(f"{point.name}: ftrace has recorded {hits}")
     finally:
         await shell.run_command(f"echo 0 >{TRACING}/events/{enable}/enable")
@@ -179,7 +179,7 @@ async def _measure_bpftrace(shell: Shell, point: Point, offsets: Mapping[str, in
     await shell.run_command(f"printf %s '{program}' >/root/tmp/program; rm -f {out}; "
                     f"chroot /root bpftrace /tmp/program >{out} 2>&1 & true")  # fmt: skip
     try:
-        end = time.monotonic() + SLOW
+        end = time.monotonic() + COMMAND_LIMIT_S
         while "ready" not in (said := await shell.run_command(f"head -n 5 {out}")):
             if time.monotonic() > end or any("ERROR" in line for line in said):
                 raise RuntimeError(f"bpftrace: {program}: {said}")
@@ -187,7 +187,7 @@ async def _measure_bpftrace(shell: Shell, point: Point, offsets: Mapping[str, in
         await asyncio.sleep(1)
         cost = await shell.time_one_hit(point.name)
         (hits,) = await shell.run_command(f"sleep 1; wc -l <{out}")
-        if int(hits) < BURST * BURSTS * ENOUGH:
+        if int(hits) < BURST_HITS * BURSTS_PER_ROUND * MIN_RECORDED_SHARE:
             raise RuntimeError(f"{point.name}: bpftrace has printed {hits} lines")
     finally:
         await shell.run_command("killall -INT bpftrace; for i in $(seq 100); do "
@@ -237,7 +237,8 @@ async def _measure_points(guest: Machine, store: ImageStore, rounds: int, only: 
 def _print_costs(costs: Mapping[Point, Cost]) -> bool:
     """:returns: whether no probe costs more than the cheaper of the others."""
     print(f"ns per hit more than the bare passage: median (least to most) of the rounds, "
-          f"each the median of {BURSTS} times {BURST} hits; emulated CPU")  # fmt: skip
+          f"each the median of {BURSTS_PER_ROUND} times {BURST_HITS} hits; "
+          "emulated CPU")  # fmt: skip
     print("| probe | at | driven by | VESPER | ftrace | bpftrace | VESPER / cheaper |")
     print("|---|---|---|---|---|---|---|")
     for point, cost in costs.items():

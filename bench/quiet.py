@@ -21,7 +21,7 @@ from collections import Counter
 from collections.abc import Mapping
 from pathlib import Path
 
-from bench.watched import HANG_TIMEOUT, watch_guest
+from bench.watched import HANG_TIMEOUT_S, watch_guest
 from lab import images
 from lab.images import store
 from lab.images.workbench import build_workbench
@@ -39,14 +39,14 @@ __all__ = ["main"]
 
 HERE = Path(__file__).parent
 SERVICES = ("httpd", "service")
-MEMORY = 1536 << 20
+GUEST_MEMORY_BYTES = 1536 << 20
 MODULES = ("virtio_pci", "virtio_blk", "ext4", "loop", "xfs", "btrfs", "veth")
 #: s for all probes to be loaded, on a busy machine.
-LOADED = 300.0
+PROBE_LOAD_LIMIT_S = 300.0
 #: Kinds of load in bench/quiet_load.
 LOADS = ("compile", "archive", "ext4", "xfs", "btrfs", "network", "processes", "memory")
 #: A user's, where much passes: a function, its return, a tracepoint.
-POINTS = {
+DYNAMIC_PROBES = {
     point.name: point
     for point in map(
         parse_definition,
@@ -58,7 +58,7 @@ POINTS = {
     )
 }
 #: Records in a second, on average, that are bounded.
-MAX_RATE = 100.0
+MAX_RECORDS_PER_S = 100.0
 
 START = (
     "mkdir -p /root; mount -t ext4 /dev/vda /root; mount -t devtmpfs dev /root/dev; "
@@ -99,10 +99,12 @@ def _read_load_rounds(guest: Machine) -> dict[str, int]:
 async def _watch_guest(guest: Machine, probes: ImageStore, seconds: float) -> bool:
     """:returns: whether all is well."""
     report = Report()
-    async with watch_guest(guest, report.record_events, images=probes, points=POINTS) as told:
-        wanted = (PROBES.keys() - {"probe_point"}) | POINTS.keys()
+    async with watch_guest(
+        guest, report.record_events, images=probes, points=DYNAMIC_PROBES
+    ) as told:
+        wanted = (PROBES.keys() - {"probe_point"}) | DYNAMIC_PROBES.keys()
         await told.session.set_probes(dict.fromkeys(wanted, ""))
-        end = time.monotonic() + LOADED
+        end = time.monotonic() + PROBE_LOAD_LIMIT_S
         while any(
             status.state is not ProbeState.COLLECTING for status in told.session.probes.values()
         ):
@@ -130,13 +132,18 @@ def _print_result(
     lost = sum(status.lost for status in probes.values())
     total = report.events.total()
     kinds = ", ".join(f"{name} {count}" for name, count in report.events.most_common())
-    print(f"{seconds / 60:.0f} minutes, hang_timeout {HANG_TIMEOUT:.0f} s, probes: "
+    print(f"{seconds / 60:.0f} minutes, hang_timeout {HANG_TIMEOUT_S:.0f} s, probes: "
           f"{', '.join(probes)}")  # fmt: skip
     print("rounds of load: " + ", ".join(f"{name} {count}" for name, count in done.items()))
     print(f"events: {total} ({total / seconds:.2f} a second): {kinds}")
     print(f"records lost: {lost}")
     print(f"faults: {len(report.faults)}" + "".join(f"\n  {text}" for text in report.faults))
-    return not report.faults and not lost and all(done.values()) and total / seconds <= MAX_RATE
+    return (
+        not report.faults
+        and not lost
+        and all(done.values())
+        and total / seconds <= MAX_RECORDS_PER_S
+    )
 
 
 def _run_benchmark(minutes: float, directory: Path) -> bool:
@@ -155,7 +162,7 @@ def _run_benchmark(minutes: float, directory: Path) -> bool:
     guest_files = [path for path in files if path.stem not in PROBES]
     with machine(
         kernel, [*guest_files, sources, HERE / "quiet_load"], directory,
-        memory=MEMORY, modules=MODULES,
+        memory=GUEST_MEMORY_BYTES, modules=MODULES,
         qemu=("-drive", f"file={disk},if=virtio,format=raw,snapshot=on"),
     ) as guest:  # fmt: skip
         note_progress("the guest is up")

@@ -39,10 +39,10 @@ from tests.kernel.support.ivshmem import PROBES, KvmMachine, Watch, kvm_machine,
 __all__ = ["main"]
 
 #: How often, so that each takes about a second when emulated.
-LOADS = {"forks": 250, "service": 3000, "pingpong": 15000}
+LOAD_COUNTS = {"forks": 250, "service": 3000, "pingpong": 15000}
 #: Part of it that is done before: the emulator translates anew what probes have patched.
-WARM = 0.5
-TARGET = 0.03
+WARM_UP_SHARE = 0.5
+MAX_SLOWDOWN = 0.03
 
 
 @dataclass
@@ -66,7 +66,7 @@ def _bootstrap_interval(values: Sequence[float]) -> tuple[float, float]:
 
 
 class Load:
-    """One of :data:`LOADS`, in the guest."""
+    """One of :data:`LOAD_COUNTS`, in the guest."""
 
     def __init__(self, guest: KvmMachine, name: str, *, counted: bool) -> None:
         self.guest, self.name, self.counted = guest, name, counted
@@ -74,8 +74,8 @@ class Load:
 
     async def measure_one_run(self) -> float:
         """:returns: ns for one."""
-        count = LOADS[self.name]
-        await self._run_load_in_guest(int(count * WARM))
+        count = LOAD_COUNTS[self.name]
+        await self._run_load_in_guest(int(count * WARM_UP_SHARE))
         begin = self._vcpu_thread_ns()
         await self._run_load_in_guest(count)
         return (self._guest_clock_ns() if self.counted else self._vcpu_thread_ns() - begin) / count
@@ -102,13 +102,15 @@ class Load:
 async def _measure_slowdown(
     guest: KvmMachine, probes: Sequence[str], rounds: int, *, counted: bool
 ) -> dict[str, Times]:
-    loads = {name: Load(guest, name, counted=counted) for name in LOADS}
-    times = {name: Times() for name in LOADS}
+    loads = {name: Load(guest, name, counted=counted) for name in LOAD_COUNTS}
+    times = {name: Times() for name in LOAD_COUNTS}
     async with watch(guest) as seen:
         seen.on_events = lambda _: None
         for number in range(rounds):
             # Both ways round in a round: what comes first is not the same to either.
-            found: dict[str, tuple[list[float], list[float]]] = {name: ([], []) for name in LOADS}
+            found: dict[str, tuple[list[float], list[float]]] = {
+                name: ([], []) for name in LOAD_COUNTS
+            }
             for loaded in (True, False, False, True) if number % 2 else (False, True, True, False):
                 await _load_probes(seen, probes if loaded else ())
                 for name, load in loads.items():
@@ -157,7 +159,7 @@ def main() -> int:
             f"| {low - 1:+.1%} to {high - 1:+.1%} | {arguments.rounds} |"
         )
     worst = max(statistics.median(times[load].slowdown_ratios) for load in ("forks", "service"))
-    return 0 if worst <= 1 + TARGET else 1
+    return 0 if worst <= 1 + MAX_SLOWDOWN else 1
 
 
 if __name__ == "__main__":

@@ -18,16 +18,16 @@ from vesper_monitor.guest.health.heartbeat import HeartbeatReader
 from vesper_monitor.guest.session import Session
 from vesper_monitor.guest.session_state import SessionState
 
-__all__ = ["HANG_TIMEOUT", "Watched", "watch_guest"]
+__all__ = ["HANG_TIMEOUT_S", "WatchedGuest", "watch_guest"]
 
 #: s, the default.
-HANG_TIMEOUT = 5.0
+HANG_TIMEOUT_S = 5.0
 #: s for a guest to answer.
-ACTIVE = 60.0
+SESSION_LIMIT_S = 60.0
 
 
 @dataclass
-class Watched:
+class WatchedGuest:
     guest: Machine
     transport: MachineTransport
     session: Session
@@ -51,7 +51,7 @@ async def watch_guest(
     *,
     images: ImageStore | None = None,
     points: Mapping[str, DynamicProbe] | None = None,
-) -> AsyncIterator[Watched]:
+) -> AsyncIterator[WatchedGuest]:
     """
     :param tell: gets all events.
     :param images: of the probes.
@@ -65,16 +65,16 @@ async def watch_guest(
         lambda _, events: tell(events),
         lambda _: None,
         points=points,
-        hang_timeout=lambda: HANG_TIMEOUT,
+        hang_timeout=lambda: HANG_TIMEOUT_S,
     )
     task = asyncio.create_task(session.run_session())
     try:
-        end = time.monotonic() + ACTIVE
+        end = time.monotonic() + SESSION_LIMIT_S
         while session.state is not SessionState.ACTIVE:
             if time.monotonic() > end or task.done():
                 raise RuntimeError(f"no session with the guest: {session.degraded}")
             await asyncio.sleep(0.02)
-        yield Watched(guest, transport, session)
+        yield WatchedGuest(guest, transport, session)
     finally:
         await session.close_session(deactivate=False)
         await asyncio.wait_for(task, 10)

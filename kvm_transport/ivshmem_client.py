@@ -17,18 +17,18 @@ from typing import Any
 from vesper_monitor.util.errors import VesperError
 
 __all__ = [
-    "CONTROL",
+    "CONTROL_SOCKET_PATH",
     "Attachment",
     "IvshmemClient",
     "IvshmemServerError",
     "IvshmemServerRefusedError",
-    "Qemu",
-    "QemuChange",
-    "Status",
+    "QemuDeviceChange",
+    "QemuWithDevice",
+    "ServerStatus",
     "ping_server",
 ]
 
-CONTROL = "/run/vesper-ivshmem/control.sock"
+CONTROL_SOCKET_PATH = "/run/vesper-ivshmem/control.sock"
 #: s for the holder to answer: it does nothing else.
 ANSWER_LIMIT_S = 2.0
 _MAX_ANSWER_BYTES = 1 << 20
@@ -43,14 +43,14 @@ class IvshmemServerRefusedError(IvshmemServerError):
 
 
 @dataclass(frozen=True)
-class Status:
+class ServerStatus:
     vms: int  #: devices that it holds
     free: int  #: that it has room for
     size: int  #: bytes of shared memory of each
 
 
 @dataclass(frozen=True)
-class Qemu:
+class QemuWithDevice:
     """A QEMU that has a VESPER device."""
 
     pid: int
@@ -58,7 +58,7 @@ class Qemu:
 
 
 @dataclass(frozen=True)
-class QemuChange:
+class QemuDeviceChange:
     pid: int
     come: bool  #: False: its device has gone
 
@@ -95,7 +95,7 @@ class Attachment:
         self.memory = self.to_host = self.to_guest = -1
 
 
-def ping_server(path: str = CONTROL, *, limit: float = 1.0) -> Status:
+def ping_server(path: str = CONTROL_SOCKET_PATH, *, limit: float = 1.0) -> ServerStatus:
     """Is the holder there, and has it room for another VM?
 
     Blocks for ``limit`` seconds at most.
@@ -106,7 +106,7 @@ def ping_server(path: str = CONTROL, *, limit: float = 1.0) -> Status:
     connection, answer, _ = _exchange_request(path, "ping", limit)
     connection.close()
     try:
-        return Status(int(answer["vms"]), int(answer["free"]), int(answer["size"]))
+        return ServerStatus(int(answer["vms"]), int(answer["free"]), int(answer["size"]))
     except (KeyError, TypeError, ValueError):
         raise IvshmemServerError(f"{path}: not an answer to ping: {answer}") from None
 
@@ -114,10 +114,10 @@ def ping_server(path: str = CONTROL, *, limit: float = 1.0) -> Status:
 class IvshmemClient:
     """For asyncio; each call is a connection of its own."""
 
-    def __init__(self, path: str = CONTROL) -> None:
+    def __init__(self, path: str = CONTROL_SOCKET_PATH) -> None:
         self.path = path
 
-    async def list_qemus(self) -> list[Qemu]:
+    async def list_qemus(self) -> list[QemuWithDevice]:
         """:raises IvshmemServerError:"""
         connection, answer, _ = await asyncio.to_thread(
             _exchange_request, self.path, "list", ANSWER_LIMIT_S
@@ -144,7 +144,7 @@ class IvshmemClient:
         memory, to_host, to_guest = descriptors
         return Attachment(size, memory, to_host, to_guest, connection)
 
-    async def watch_qemus(self) -> AsyncIterator[QemuChange]:
+    async def watch_qemus(self) -> AsyncIterator[QemuDeviceChange]:
         """First those that are there, then what changes, until the holder ends.
 
         :raises IvshmemServerError: it does not run, or has ended: call again later.
@@ -158,13 +158,13 @@ class IvshmemClient:
             async with asyncio.timeout(ANSWER_LIMIT_S):
                 first = await reader.readline()
             for qemu in _parse_qemus(self.path, _parse_answer(self.path, first)):
-                yield QemuChange(qemu.pid, come=True)
+                yield QemuDeviceChange(qemu.pid, come=True)
             while line := await reader.readline():
                 news = _parse_answer(self.path, line)
                 come = "come" in news
                 pid = news.get("come" if come else "gone")
                 if isinstance(pid, int):
-                    yield QemuChange(pid, come=come)
+                    yield QemuDeviceChange(pid, come=come)
         except (OSError, TimeoutError, ValueError) as error:
             raise _unreachable_error(self.path, error) from None
         finally:
@@ -213,9 +213,9 @@ def _parse_answer(path: str, line: bytes) -> dict[str, Any]:
     return answer
 
 
-def _parse_qemus(path: str, answer: dict[str, Any]) -> list[Qemu]:
+def _parse_qemus(path: str, answer: dict[str, Any]) -> list[QemuWithDevice]:
     try:
-        return [Qemu(int(vm["pid"]), float(vm["since"])) for vm in answer["vms"]]
+        return [QemuWithDevice(int(vm["pid"]), float(vm["since"])) for vm in answer["vms"]]
     except (KeyError, TypeError, ValueError):
         raise IvshmemServerError(f"{path}: not a list of VMs: {answer}") from None
 

@@ -26,25 +26,25 @@ from typing import Any, TypeVar
 
 from vesper_monitor.util.errors import VesperError
 
-__all__ = ["LibvirtAwayError", "LibvirtConnection"]
+__all__ = ["LibvirtConnection", "LibvirtUnavailableError"]
 
-_LOG = logging.getLogger(__name__)
+_log = logging.getLogger(__name__)
 _T = TypeVar("_T")
 
 #: s for libvirtd to answer.
 CALL_LIMIT_S = 2.0
 #: s between two tries to connect: the first, then doubled up to the last.
-RETRY_FIRST = 0.2
-RETRY_LAST = 5.0
+RETRY_FIRST_S = 0.2
+RETRY_LAST_S = 5.0
 #: s between two keep-alive messages, and how many may stay without an answer.
-KEEPALIVE = 5
-KEEPALIVES = 3
+KEEPALIVE_INTERVAL_S = 5
+MAX_UNANSWERED_KEEPALIVES = 3
 
 #: Of virDomainDiskErrorCode.
 _DISK_ERRORS = {1: "error", 2: "no space left"}
 
 
-class LibvirtAwayError(VesperError):
+class LibvirtUnavailableError(VesperError):
     """libvirtd does not run or does not answer; the text says so."""
 
 
@@ -95,7 +95,7 @@ class LibvirtConnection:
     async def read_domain_state(self, uuid: str) -> tuple[int, int, Mapping[str, str]] | None:
         """State, its reason, and the disks with errors; None: it knows no such domain.
 
-        :raises LibvirtAwayError:
+        :raises LibvirtUnavailableError:
         """
         connection = self._connection
 
@@ -116,21 +116,21 @@ class LibvirtConnection:
             }  # fmt: skip
 
         if self.trouble is not None:
-            raise LibvirtAwayError(self.trouble)
+            raise LibvirtUnavailableError(self.trouble)
         try:
             async with asyncio.timeout(CALL_LIMIT_S):
                 return await self._call_in_thread(ask_libvirt)
         except TimeoutError:
-            raise LibvirtAwayError(
+            raise LibvirtUnavailableError(
                 f"{self._uri}: no answer from libvirtd within {CALL_LIMIT_S:g} s"
             ) from None
         except _import_libvirt().libvirtError as error:
-            raise LibvirtAwayError(f"{self._uri}: {error}") from None
+            raise LibvirtUnavailableError(f"{self._uri}: {error}") from None
 
     # ------------------------------------------------------------- connecting
 
     async def _keep_connected(self) -> None:
-        pause = RETRY_FIRST
+        pause = RETRY_FIRST_S
         while True:
             closed = asyncio.Event()
             try:
@@ -141,11 +141,11 @@ class LibvirtConnection:
             except _import_libvirt().libvirtError as error:
                 self._log_trouble(str(error))
                 await asyncio.sleep(pause)
-                pause = min(pause * 2, RETRY_LAST)
+                pause = min(pause * 2, RETRY_LAST_S)
                 continue
-            pause = RETRY_FIRST
+            pause = RETRY_FIRST_S
             self._trouble = None
-            _LOG.info("%s: connected", self._uri)
+            _log.info("%s: connected", self._uri)
             self._on_up()
             await closed.wait()
             connection, self._connection = self._connection, None
@@ -154,7 +154,7 @@ class LibvirtConnection:
 
     def _log_trouble(self, trouble: str) -> None:
         if trouble != self._trouble:
-            _LOG.warning("%s: %s; going on with QEMU's processes", self._uri, trouble)
+            _log.warning("%s: %s; going on with QEMU's processes", self._uri, trouble)
         self._trouble = trouble
 
     def _open_connection(self, closed: asyncio.Event) -> Any:
@@ -162,7 +162,7 @@ class LibvirtConnection:
         libvirt = _import_libvirt()
         connection = libvirt.open(self._uri)
         try:
-            connection.setKeepAlive(KEEPALIVE, KEEPALIVES)
+            connection.setKeepAlive(KEEPALIVE_INTERVAL_S, MAX_UNANSWERED_KEEPALIVES)
             connection.registerCloseCallback(lambda *_: self._call_on_loop(closed.set), None)
             for kind in ("LIFECYCLE", "REBOOT", "WATCHDOG", "IO_ERROR_REASON", "MEMORY_FAILURE"):
                 number = getattr(libvirt, f"VIR_DOMAIN_EVENT_ID_{kind}")
@@ -236,7 +236,7 @@ def _start_event_loop() -> threading.Thread:
             try:
                 libvirt.virEventRunDefaultImpl()
             except libvirt.libvirtError as error:
-                _LOG.error("libvirt's event loop: %s", error)
+                _log.error("libvirt's event loop: %s", error)
                 time.sleep(1.0)
 
     thread = threading.Thread(target=run_event_loop, name="libvirt-events", daemon=True)

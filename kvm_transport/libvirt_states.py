@@ -15,7 +15,7 @@ from collections.abc import Mapping
 from vesper_monitor.hypervisor.transport import Cause, DomainReport, DomainState, Notice
 
 __all__ = [
-    "SWITCHES_OFF",
+    "WATCHDOG_POWEROFF_ACTIONS",
     "Lifecycle",
     "decode_state",
     "describe_disk_errors",
@@ -29,11 +29,11 @@ __all__ = [
 ]
 
 #: virDomainState
-_STATES = (
+_DOMAIN_STATES = (
     "nostate", "running", "blocked", "paused", "shutdown", "shutoff", "crashed", "pmsuspended",
 )  # fmt: skip
 #: virDomainPausedReason, virDomainCrashedReason; the others' do not matter.
-_REASONS: Mapping[str, tuple[str, ...]] = {
+_STATE_REASONS: Mapping[str, tuple[str, ...]] = {
     "paused": (
         "unknown", "user", "migration", "save", "dump", "ioerror", "watchdog", "from snapshot",
         "shutdown", "snapshot", "panicked", "starting up", "post-copy", "post-copy failed",
@@ -42,7 +42,7 @@ _REASONS: Mapping[str, tuple[str, ...]] = {
     "crashed": ("unknown", "panicked"),
 }  # fmt: skip
 
-_PAUSES: Mapping[str, tuple[Cause, str]] = {
+_PAUSE_CAUSES: Mapping[str, tuple[Cause, str]] = {
     "unknown": (Cause.UNKNOWN, "libvirt knows no reason"),
     "user": (Cause.ASKED, "suspended by an operator or a program (virsh suspend)"),
     "migration": (Cause.ASKED, "it is being migrated"),
@@ -59,13 +59,13 @@ _PAUSES: Mapping[str, tuple[Cause, str]] = {
     "api error": (Cause.UNKNOWN, "libvirt could not let it go on after an operation"),
 }
 
-PANIC = "its kernel has panicked"
+PANIC_TEXT = "its kernel has panicked"
 
 
 def decode_state(state: int, reason: int) -> tuple[str, str]:
     """libvirt's numbers as its words."""
-    word = _STATES[state] if 0 <= state < len(_STATES) else str(state)
-    reasons = _REASONS.get(word, ())
+    word = _DOMAIN_STATES[state] if 0 <= state < len(_DOMAIN_STATES) else str(state)
+    reasons = _STATE_REASONS.get(word, ())
     return word, reasons[reason] if 0 <= reason < len(reasons) else "unknown"
 
 
@@ -74,9 +74,9 @@ def make_report(state: str, reason: str) -> DomainReport:
     if state == "paused" and reason == "panicked":
         state = "crashed"  # found so when libvirtd was started
     if state == "crashed":
-        return DomainReport(DomainState.CRASHED, Cause.FAILURE, PANIC)
+        return DomainReport(DomainState.CRASHED, Cause.FAILURE, PANIC_TEXT)
     if state == "paused":
-        return DomainReport(DomainState.PAUSED, *_PAUSES.get(reason, (Cause.UNKNOWN, "")))
+        return DomainReport(DomainState.PAUSED, *_PAUSE_CAUSES.get(reason, (Cause.UNKNOWN, "")))
     if state == "pmsuspended":
         return DomainReport(
             DomainState.PAUSED, Cause.UNKNOWN, "the guest has put itself to sleep",
@@ -132,7 +132,7 @@ class Lifecycle(enum.IntEnum):
 
 
 #: virDomainEventStoppedDetailType. QEMU of a "failed" one was killed, or died.
-_ENDS: Mapping[int, tuple[Cause, str]] = {
+_STOP_CAUSES: Mapping[int, tuple[Cause, str]] = {
     0: (Cause.ASKED, "shut down from inside"),
     1: (Cause.ASKED, "destroyed by an operator or a program (virsh destroy)"),
     2: (Cause.FAILURE, "it has crashed"),
@@ -142,12 +142,12 @@ _ENDS: Mapping[int, tuple[Cause, str]] = {
     6: (Cause.ASKED, "replaced by a snapshot"),
 }
 #: virDomainEventSuspendedDetailType of pauses that libvirt's state does not tell.
-_STAYS: Mapping[int, tuple[Cause, str]] = {
-    6: _PAUSES["api error"],
-    8: _PAUSES["post-copy failed"],
+_LASTING_PAUSE_CAUSES: Mapping[int, tuple[Cause, str]] = {
+    6: _PAUSE_CAUSES["api error"],
+    8: _PAUSE_CAUSES["post-copy failed"],
 }
 
-_KILLED = DomainReport(
+_UNEXPLAINED_END = DomainReport(
     DomainState.GONE, Cause.FAILURE, "its QEMU has ended and nothing is known of the cause"
 )
 
@@ -159,44 +159,44 @@ def make_end_report(detail: int | None, said_before: str = "") -> DomainReport:
     :param said_before: ``panic``, ``watchdog`` or ``signal``: what QEMU did shortly before.
     """
     if said_before == "panic":
-        return DomainReport(DomainState.GONE, Cause.FAILURE, PANIC)
+        return DomainReport(DomainState.GONE, Cause.FAILURE, PANIC_TEXT)
     # QEMU itself exits then, and libvirt takes that for a failure of QEMU's.
     if said_before == "watchdog" and detail in (None, 0, 2, 5):
         return DomainReport(DomainState.GONE, Cause.FAILURE, "switched off by its watchdog")
     if detail is None:
-        return _KILLED
+        return _UNEXPLAINED_END
     if detail == 0 and said_before == "signal":
         return DomainReport(DomainState.GONE, Cause.FAILURE, "its QEMU was ended by a signal")
-    return DomainReport(DomainState.GONE, *_ENDS.get(detail, (Cause.UNKNOWN, "")))
+    return DomainReport(DomainState.GONE, *_STOP_CAUSES.get(detail, (Cause.UNKNOWN, "")))
 
 
 def explain_lasting_pause(detail: int) -> DomainReport | None:
     """Of SUSPENDED: a pause whose cause libvirt's state does not tell."""
-    known = _STAYS.get(detail)
+    known = _LASTING_PAUSE_CAUSES.get(detail)
     return DomainReport(DomainState.PAUSED, *known) if known is not None else None
 
 
 #: virDomainEventWatchdogAction
-_ACTIONS = ("nothing is done", "it is paused", "it is reset", "it is switched off",
+_WATCHDOG_ACTIONS = ("nothing is done", "it is paused", "it is reset", "it is switched off",
             "it is asked to shut down", "it is noted", "it gets an NMI")  # fmt: skip
-SWITCHES_OFF = (3, 4)
+WATCHDOG_POWEROFF_ACTIONS = (3, 4)
 
 
 def make_watchdog_notice(action: int) -> Notice:
     """Of itself no failure: a pause and an end are, and a guest that is reset begins anew."""
-    what = _ACTIONS[action] if 0 <= action < len(_ACTIONS) else f"action {action}"
+    what = _WATCHDOG_ACTIONS[action] if 0 <= action < len(_WATCHDOG_ACTIONS) else f"action {action}"
     return Notice("watchdog", f"its watchdog has expired: {what}")
 
 
 #: virDomainMemoryFailureRecipientType, virDomainMemoryFailureActionType
-_RECIPIENTS = ("QEMU's own", "the guest's")
-_FATAL = 2
-_MEMORY = ("ignored", "the guest is told", "fatal", "the guest is reset")
+_MEMORY_RECIPIENTS = ("QEMU's own", "the guest's")
+_FATAL_MEMORY_ACTION = 2
+_MEMORY_ACTIONS = ("ignored", "the guest is told", "fatal", "the guest is reset")
 
 
 def make_memory_notice(recipient: int, action: int) -> Notice:
     """The host's memory has an uncorrectable error. A failure where it cannot be lived with."""
-    whose = _RECIPIENTS[recipient] if 0 <= recipient < len(_RECIPIENTS) else "unknown"
-    what = _MEMORY[action] if 0 <= action < len(_MEMORY) else f"action {action}"
+    whose = _MEMORY_RECIPIENTS[recipient] if 0 <= recipient < len(_MEMORY_RECIPIENTS) else "unknown"
+    what = _MEMORY_ACTIONS[action] if 0 <= action < len(_MEMORY_ACTIONS) else f"action {action}"
     text = f"memory failure of the host in {whose} memory: {what}"
-    return Notice("memory_failure", text, failure=action == _FATAL)
+    return Notice("memory_failure", text, failure=action == _FATAL_MEMORY_ACTION)

@@ -28,20 +28,20 @@ from vesper_monitor.hypervisor.transport import (
 
 __all__ = ["KvmLink", "is_activated"]
 
-_LOG = logging.getLogger(__name__)
+_log = logging.getLogger(__name__)
 
-_STATE = abi.field_offset(abi.ShmHead, "state")
-_EPOCH = abi.field_offset(abi.ShmHead, "epoch")
-_ANSWER = abi.field_offset(abi.ShmHead, "answer")
-_WANTED = abi.field_offset(abi.ShmHead, "wanted")
+_STATE_OFFSET = abi.field_offset(abi.ShmHead, "state")
+_EPOCH_OFFSET = abi.field_offset(abi.ShmHead, "epoch")
+_ANSWER_OFFSET = abi.field_offset(abi.ShmHead, "answer")
+_WANTED_OFFSET = abi.field_offset(abi.ShmHead, "wanted")
 
 #: s for the guest to close its end; it may be dead.
 _CLOSE_TIMEOUT_S = 3.0
 #: s after which the guest is rung once more: the first ring may have found
 #: another kernel there, or memory that a migration has overwritten since.
-_RING_AGAIN_AFTER_S = 0.5
+_RING_INTERVAL_S = 0.5
 #: s between two looks whether a QEMU has a device now.
-_LOOK_AGAIN_AFTER_S = 0.5
+_DEVICE_POLL_INTERVAL_S = 0.5
 
 
 async def _attach_to_qemu(holder: IvshmemClient, pid: int, domain: Domain) -> Attachment:
@@ -67,7 +67,7 @@ async def is_activated(holder: IvshmemClient, pid: int, domain: Domain) -> bool:
     try:
         memory = SharedMemory(attachment.memory)
         try:
-            return abi.load_u32(memory.head.view, _WANTED) != 0
+            return abi.load_u32(memory.head.view, _WANTED_OFFSET) != 0
         finally:
             memory.close()
     finally:
@@ -120,9 +120,9 @@ class KvmLink:
                 attachment = await _attach_to_qemu(holder, pid, domain)
                 break
             except FrontendMissingError:
-                if asyncio.get_running_loop().time() + _LOOK_AGAIN_AFTER_S > end:
+                if asyncio.get_running_loop().time() + _DEVICE_POLL_INTERVAL_S > end:
                     raise
-            await asyncio.sleep(_LOOK_AGAIN_AFTER_S)
+            await asyncio.sleep(_DEVICE_POLL_INTERVAL_S)
         link = cls._attach_link(domain, attachment, doorbells)
         try:
             await link._activate_guest(end)
@@ -199,7 +199,7 @@ class KvmLink:
         try:
             self._memory.close()
         except BufferError as error:
-            _LOG.error("%s: its memory stays mapped: %s", self.domain.name, error)
+            _log.error("%s: its memory stays mapped: %s", self.domain.name, error)
         self._attachment.close()
 
     # ------------------------------------------------------------- activation
@@ -209,14 +209,14 @@ class KvmLink:
         number = 1 + secrets.randbelow((1 << 32) - 1)
         try:
             async with asyncio.timeout_at(end):
-                while abi.load_u32(self._head, _ANSWER) != number:
-                    abi.store_u32(self._head, _WANTED, number)
+                while abi.load_u32(self._head, _ANSWER_OFFSET) != number:
+                    abi.store_u32(self._head, _WANTED_OFFSET, number)
                     await self._ring_and_wait()
         except TimeoutError:
             raise FrontendSilentError(
                 f"{self.domain.name}: no answer from VESPER in the guest's kernel; load the "
                 "modules vesper and vesper_ivshmem there",
-                was_active=abi.load_u32(self._head, _STATE) == abi.ShmState.ACTIVE,
+                was_active=abi.load_u32(self._head, _STATE_OFFSET) == abi.ShmState.ACTIVE,
             ) from None
         head = abi.ShmHead.from_buffer_copy(self._head)
         if head.magic != abi.SHM_MAGIC or head.state != abi.ShmState.ACTIVE:
@@ -225,18 +225,18 @@ class KvmLink:
                 "kernel log says why"
             )
         if head.version != abi.ABI_VERSION:
-            _LOG.warning("%s: shared memory of version %d", self.domain.name, head.version)
+            _log.warning("%s: shared memory of version %d", self.domain.name, head.version)
         self._epoch = head.epoch
         self._cchan = self.map_region(head.cchan, 1, writable=True)
 
     async def _deactivate_guest(self) -> None:
-        abi.store_u32(self._head, _WANTED, 0)
+        abi.store_u32(self._head, _WANTED_OFFSET, 0)
         try:
             async with asyncio.timeout(_CLOSE_TIMEOUT_S):
-                while abi.load_u32(self._head, _STATE) == abi.ShmState.ACTIVE:
+                while abi.load_u32(self._head, _STATE_OFFSET) == abi.ShmState.ACTIVE:
                     await self._ring_and_wait()
         except TimeoutError:
-            _LOG.warning("%s: the guest has not let go of its memory", self.domain.name)
+            _log.warning("%s: the guest has not let go of its memory", self.domain.name)
         except LinkLostError:
             pass
 
@@ -245,7 +245,7 @@ class KvmLink:
         self._moved.clear()
         self.notify_guest()
         try:
-            async with asyncio.timeout(_RING_AGAIN_AFTER_S):
+            async with asyncio.timeout(_RING_INTERVAL_S):
                 await self._moved.wait()
         except TimeoutError:
             pass
@@ -259,8 +259,8 @@ class KvmLink:
         if self._cchan is None:
             return  # not connected yet
         if (
-            abi.load_u32(self._head, _STATE) != abi.ShmState.ACTIVE
-            or abi.load_u32(self._head, _EPOCH) != self._epoch
+            abi.load_u32(self._head, _STATE_OFFSET) != abi.ShmState.ACTIVE
+            or abi.load_u32(self._head, _EPOCH_OFFSET) != self._epoch
         ):
             self.lose_link("the guest has closed its VESPER device")
         elif self._notified is not None:
@@ -270,6 +270,6 @@ class KvmLink:
         self._loop.remove_reader(self._attachment.connection)
         reason = self._attachment.explain_loss()
         if reason is None:
-            _LOG.warning("%s: vesper-ivshmem has ended; the guest stays", self.domain.name)
+            _log.warning("%s: vesper-ivshmem has ended; the guest stays", self.domain.name)
         else:
             self.lose_link(reason)

@@ -22,7 +22,7 @@ from vesper_monitor.hypervisor.transport import Domain, DomainReport, TransportE
 __all__ = ["QemuProcessWatch"]
 
 #: s for libvirt to say why QEMU has ended.
-LIBVIRT_WORD_S = 1.0
+END_REASON_LIMIT_S = 1.0
 
 
 class QemuProcessWatch:
@@ -113,7 +113,7 @@ class QemuProcessWatch:
         """
         if wait and not self._end.done():
             try:
-                async with asyncio.timeout(LIBVIRT_WORD_S):
+                async with asyncio.timeout(END_REASON_LIMIT_S):
                     return await asyncio.shield(self._end)
             except TimeoutError:
                 pass

@@ -24,10 +24,10 @@ from vesper_monitor.util.xml_parser import parse_xml
 
 __all__ = ["StatusFile", "StatusFiles", "is_lock_holder", "process_start_time", "read_vcpu_use"]
 
-_TICKS = os.sysconf("SC_CLK_TCK")
+_TICKS_PER_S = os.sysconf("SC_CLK_TCK")
 #: Of a file's content: its inode and time, as libvirt puts a new file in its place.
-_Mark = tuple[int, int]
-_VCPU = re.compile(r"CPU (\d+)/(?:KVM|TCG)")
+_FileMark = tuple[int, int]
+_VCPU_THREAD_NAME = re.compile(r"CPU (\d+)/(?:KVM|TCG)")
 #: Of one status file; a domain with hundreds of devices has some 300 KiB.
 MAX_STATUS_BYTES = 16 << 20
 
@@ -49,7 +49,7 @@ class StatusFiles:
 
     def __init__(self, directory: Path) -> None:
         self.directory = directory
-        self._read: dict[str, tuple[_Mark, StatusFile | None]] = {}
+        self._read: dict[str, tuple[_FileMark, StatusFile | None]] = {}
 
     def read_all_statuses(self) -> list[StatusFile]:
         """But for those that are broken, which :meth:`read_status_of` tells.
@@ -89,7 +89,7 @@ class StatusFiles:
         self._read[file] = known
         return known[1]
 
-    def _read_if_changed(self, file: str) -> tuple[_Mark, StatusFile | None]:
+    def _read_if_changed(self, file: str) -> tuple[_FileMark, StatusFile | None]:
         """
         :raises OSError: the directory or the file cannot be read.
         :raises TransportError: the file is not libvirt's, or is broken.
@@ -160,7 +160,7 @@ def read_vcpu_use(pid: int) -> tuple[VcpuUse, ...]:
         main_waits = _read_proc_stat(f"{tasks}/{pid}/stat")[0] != "S"
         for thread in os.listdir(tasks):
             try:
-                match = _VCPU.fullmatch((tasks / thread / "comm").read_text().strip())
+                match = _VCPU_THREAD_NAME.fullmatch((tasks / thread / "comm").read_text().strip())
                 if match is not None:
                     fields = _read_proc_stat(f"{tasks}/{thread}/stat")
                     found.append(_make_vcpu_use(int(match[1]), fields, main_waits))
@@ -174,7 +174,7 @@ def read_vcpu_use(pid: int) -> tuple[VcpuUse, ...]:
 
 
 def _make_vcpu_use(cpu: int, fields: list[str], main_waits: bool) -> VcpuUse:
-    ran = (int(fields[11]) + int(fields[12])) / _TICKS
+    ran = (int(fields[11]) + int(fields[12])) / _TICKS_PER_S
     # A stopped process's threads could run, but for that.
     asleep = VcpuState.RUNNABLE if main_waits else VcpuState.BLOCKED
     states = {"R": VcpuState.RUNNING, "S": asleep}

@@ -21,8 +21,8 @@ from weakref import WeakSet
 
 from kvm_transport import libvirt_states, status_files
 from kvm_transport.doorbells import Doorbells
-from kvm_transport.ivshmem_client import CONTROL, IvshmemClient, IvshmemServerError
-from kvm_transport.libvirt_connection import LibvirtAwayError, LibvirtConnection
+from kvm_transport.ivshmem_client import CONTROL_SOCKET_PATH, IvshmemClient, IvshmemServerError
+from kvm_transport.libvirt_connection import LibvirtConnection, LibvirtUnavailableError
 from kvm_transport.libvirt_states import Lifecycle
 from kvm_transport.link import KvmLink, is_activated
 from kvm_transport.qemu_process_watch import QemuProcessWatch
@@ -42,14 +42,14 @@ from vesper_monitor.hypervisor.transport import (
 
 __all__ = ["KvmTransport"]
 
-_LOG = logging.getLogger(__name__)
+_log = logging.getLogger(__name__)
 
 #: Of libvirt's QEMU driver, its files of domains that run.
 RUN_DIR = "/run/libvirt/qemu"
 #: Lives that have ended whose end is remembered, and events that wait; with resets.
-_MAX_ENDED = 256
-_MAX_EVENTS = 1000
-_MAX_RESETS = 10_000
+_MAX_ENDED_PROCESSES = 256
+_MAX_QUEUED_EVENTS = 1000
+_MAX_QUEUED_RESETS = 10_000
 
 
 class KvmTransport:
@@ -63,7 +63,11 @@ class KvmTransport:
     name = "kvm"
 
     def __init__(
-        self, *, uri: str = "qemu:///system", run_dir: str = RUN_DIR, control: str = CONTROL
+        self,
+        *,
+        uri: str = "qemu:///system",
+        run_dir: str = RUN_DIR,
+        control: str = CONTROL_SOCKET_PATH,
     ) -> None:
         """:raises ValueError: a setting that is no text."""
         for value in (uri, run_dir, control):
@@ -144,7 +148,7 @@ class KvmTransport:
         if not life.ended:
             try:
                 report = await self._read_libvirt_state(life)
-            except LibvirtAwayError:
+            except LibvirtUnavailableError:
                 report = self._read_recorded_state(life)
             life.check_for_end()
             if not life.ended:
@@ -163,7 +167,7 @@ class KvmTransport:
         try:
             state = (await self._read_libvirt_state(life)).state
             return CpuUse(state, use, self._told_since)
-        except LibvirtAwayError as error:
+        except LibvirtUnavailableError as error:
             raise TransportError(
                 f"{domain.name}: whether it is paused is not known: {error}"
             ) from None
@@ -173,7 +177,7 @@ class KvmTransport:
         try:
             devices = {device.pid for device in await self._holder.list_qemus()}
         except IvshmemServerError as error:
-            _LOG.warning("%s", error)
+            _log.warning("%s", error)
             return []
         found = []
         for life in self._list_running_qemus():
@@ -181,7 +185,7 @@ class KvmTransport:
                 if life.pid in devices and await is_activated(self._holder, life.pid, life.domain):
                     found.append(life.domain)
             except TransportError as error:
-                _LOG.warning("%s", error)
+                _log.warning("%s", error)
         return found
 
     async def connect_domain(self, domain: Domain, timeout: float) -> KvmLink:  # noqa: ASYNC109
@@ -253,13 +257,13 @@ class KvmTransport:
             link.lose_link("its QEMU has ended")
         self._queue_domain_event(life)
         ended = [key for key, known in self._lives.items() if known.ended]
-        for key in ended[:-_MAX_ENDED]:
+        for key in ended[:-_MAX_ENDED_PROCESSES]:
             del self._lives[key]
 
     # ----------------------------------------------------------------- states
 
     async def _read_libvirt_state(self, life: QemuProcessWatch) -> DomainReport:
-        """libvirt. :raises LibvirtAwayError:"""
+        """libvirt. :raises LibvirtUnavailableError:"""
         answer = await self._connection.read_domain_state(life.domain.uuid)
         if answer is None:
             # QEMU lives, or has just ended: then its life says so.
@@ -334,7 +338,7 @@ class KvmTransport:
             # Of each reset, whoever has asked for it (qemuProcessHandleReset(), libvirt 9.0).
             return Notice("reboot", "the guest reboots", reset=True)
         if kind == "WATCHDOG":
-            if said[0] in libvirt_states.SWITCHES_OFF:
+            if said[0] in libvirt_states.WATCHDOG_POWEROFF_ACTIONS:
                 life.said = "watchdog"
             return libvirt_states.make_watchdog_notice(said[0])
         if kind == "MEMORY_FAILURE":
@@ -349,7 +353,7 @@ class KvmTransport:
         try:
             self._watch_new_qemus()
         except TransportError as error:
-            _LOG.warning("%s", error)
+            _log.warning("%s", error)
 
     def _queue_domain_event(self, life: QemuProcessWatch, notice: Notice | None = None) -> None:
         self._queue_event(DomainEvent(life.domain.domid, notice))
@@ -357,7 +361,11 @@ class KvmTransport:
     def _queue_event(self, event: DomainEvent) -> None:
         # One that begins to wait for more than it can look at loses states, which are asked
         # for again; a reset is told once.
-        most = _MAX_RESETS if event.notice is not None and event.notice.reset else _MAX_EVENTS
+        most = (
+            _MAX_QUEUED_RESETS
+            if event.notice is not None and event.notice.reset
+            else _MAX_QUEUED_EVENTS
+        )
         for queue in self._queues:
             if queue.qsize() < most:
                 queue.put_nowait(event)

@@ -13,12 +13,12 @@ from typing import BinaryIO
 
 from lab.host import ChannelError, Host, Result
 
-__all__ = ["ADDRESS", "CHECK_PAGE", "CHECK_PAGE_RAN", "Fault", "Guest"]
+__all__ = ["CHECK_PAGE", "CHECK_PAGE_RAN", "GUEST_ADDRESS", "Fault", "Guest"]
 
-ADDRESS = "10.77.0.10"
-PORT = 7777
+GUEST_ADDRESS = "10.77.0.10"
+GUEST_PORT = 7777
 #: bytes of a file in one command, whose length labd bounds
-PIECE = 12_000
+PIECE_BYTES = 12_000
 
 #: Monitor script for the stock agents, which fetches the guest's page. Its
 #: source is beside this file.
@@ -45,7 +45,7 @@ class Guest:
 
     def connect_to_labd(self, *, timeout: float = 10.0) -> socket.socket:
         """A connection to labd."""
-        return self._host.connect_to(ADDRESS, PORT, timeout=timeout)
+        return self._host.connect_to(GUEST_ADDRESS, GUEST_PORT, timeout=timeout)
 
     def _send_request(self, request: str, timeout: float) -> tuple[list[str], BinaryIO]:
         connection = self.connect_to_labd()
@@ -82,8 +82,8 @@ class Guest:
 
         :raises ChannelError: it cannot be written.
         """
-        for at in range(0, len(data), PIECE):
-            text = base64.b64encode(data[at : at + PIECE]).decode()
+        for at in range(0, len(data), PIECE_BYTES):
+            text = base64.b64encode(data[at : at + PIECE_BYTES]).decode()
             to = ">>" if at else ">"
             done = self.run_command(f"echo {text} | base64 -d {to}{path} && chmod 700 {path}")
             if done.rc != 0:
@@ -140,7 +140,7 @@ class Guest:
         the guest can be told from each other.
         """
         try:
-            with self._host.connect_to(ADDRESS, 80, timeout=timeout) as connection:
+            with self._host.connect_to(GUEST_ADDRESS, 80, timeout=timeout) as connection:
                 connection.sendall(b"GET / HTTP/1.0\r\n\r\n")
                 data = b"".join(iter(lambda: connection.recv(4096), b""))
         except (ChannelError, OSError):

@@ -138,13 +138,13 @@ class Host(abc.ABC):
     def start_vesperd(self, *, timeout: float = 120.0) -> None:
         """Start vesperd and wait until its socket is there."""
         command = " ".join([*confine_like(), "/usr/sbin/vesperd"])
-        self.start_daemon(command, "/var/log/vesperd.log", VESPERD, timeout=timeout)
+        self.start_daemon(command, "/var/log/vesperd.log", VESPERD_SOCKET, timeout=timeout)
 
     def stop_vesperd(self, *, signal: str = "TERM") -> None:
         """End vesperd, if it runs, and wait until it has gone."""
-        self.stop_daemon("^/usr/bin/python3.* /usr/sbin/vesperd", VESPERD, signal=signal)
+        self.stop_daemon("^/usr/bin/python3.* /usr/sbin/vesperd", VESPERD_SOCKET, signal=signal)
 
 
-VESPERD = "/run/vesper/vesperd.sock"
+VESPERD_SOCKET = "/run/vesper/vesperd.sock"
 #: In each lab's vesperd.toml: its guests fault more often than any that is in use.
 VESPERD_SETTINGS = "max_failovers = 10000\n"

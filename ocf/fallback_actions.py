@@ -30,7 +30,12 @@ from fallback_toolstacks import (
 
 __all__ = ["main"]
 
-SUCCESS, ERROR, UNIMPLEMENTED, NOT_INSTALLED, NOT_RUNNING, DEGRADED = 0, 1, 3, 5, 7, 190
+OCF_SUCCESS = 0
+OCF_ERR_GENERIC = 1
+OCF_ERR_UNIMPLEMENTED = 3
+OCF_ERR_INSTALLED = 5
+OCF_NOT_RUNNING = 7
+OCF_DEGRADED = 190
 
 #: What a file that is missing, empty or cut off leads to.
 LOAD_ERRORS = (ImportError, SyntaxError, AttributeError, NameError, EOFError)
@@ -62,21 +67,24 @@ def _monitor(toolstack: Toolstack, recurring: bool) -> tuple[int, str]:
                 toolstack.check_owner()
         except UnknownStateError as error:
             who = toolstack.name or "the domain"
-            return DEGRADED if recurring else ERROR, f"whether {who} runs is not known: {error}"
+            return (
+                OCF_DEGRADED if recurring else OCF_ERR_GENERIC,
+                f"whether {who} runs is not known: {error}",
+            )
         name = toolstack.name
         if any(domain.state == RUNS for domain in own):
             if recurring:
-                return DEGRADED, f"{name} runs and is not watched"
+                return OCF_DEGRADED, f"{name} runs and is not watched"
             # One that is only arriving or leaving does not run here yet, or any more.
             if any(domain.name == name for domain in own):
-                return SUCCESS, ""
-            return ERROR, f"{name} is being migrated"
+                return OCF_SUCCESS, ""
+            return OCF_ERR_GENERIC, f"{name} is being migrated"
         if time.monotonic() >= end or call.is_over():
             break
         time.sleep(LOOK_PAUSE_S)
     if own:
-        return ERROR, f"{name} {own[0].state}"
-    return NOT_RUNNING, f"{name} is not running"
+        return OCF_ERR_GENERIC, f"{name} {own[0].state}"
+    return OCF_NOT_RUNNING, f"{name} is not running"
 
 
 def _stop(toolstack: Toolstack) -> tuple[int, str]:
@@ -98,7 +106,7 @@ def _stop(toolstack: Toolstack) -> tuple[int, str]:
                 gone_at, last = time.monotonic() + gap, None
             if not own and time.monotonic() >= gone_at:
                 call.forget()
-                return SUCCESS, ""
+                return OCF_SUCCESS, ""
             if not own:
                 time.sleep(LOOK_PAUSE_S)
                 continue
@@ -123,8 +131,8 @@ def _stop(toolstack: Toolstack) -> tuple[int, str]:
         pause = min(2 * pause, LOOK_PAUSE_S)
     if own and all(domain.state == DYING for domain in own):
         call.forget()  # it executes no more
-        return SUCCESS, ""
-    return ERROR, f"{toolstack.name or 'the domain'} was not stopped: {trouble}"
+        return OCF_SUCCESS, ""
+    return OCF_ERR_GENERIC, f"{toolstack.name or 'the domain'} was not stopped: {trouble}"
 
 
 def _end(
@@ -166,9 +174,9 @@ def main(agent: str, arguments: list[str], environ: Mapping[str, str], error: Ex
         why = f"internal error of VESPER's agent, please report it ({what})"
 
     if action in ("start", "validate-all", "meta-data"):
-        code, said = NOT_INSTALLED, "install VESPER again on this node"
+        code, said = OCF_ERR_INSTALLED, "install VESPER again on this node"
     elif action == "migrate_to":
-        code, said = ERROR, "not migrated"
+        code, said = OCF_ERR_GENERIC, "not migrated"
     elif action in ("stop", "monitor", "status", "migrate_from", "reload-agent"):
         toolstack = (Xen if agent == "XenVM" else Libvirt)(call)
         if action == "stop":
@@ -176,8 +184,8 @@ def main(agent: str, arguments: list[str], environ: Mapping[str, str], error: Ex
         else:
             code, said = _monitor(toolstack, action == "monitor" and call.recurring)
     else:
-        code, said = UNIMPLEMENTED, f"no such action: {' '.join(arguments)}"
-    if code != SUCCESS:
+        code, said = OCF_ERR_UNIMPLEMENTED, f"no such action: {' '.join(arguments)}"
+    if code != OCF_SUCCESS:
         _tell(f"{why}: {said}")
     return code
 

@@ -22,9 +22,9 @@ from typing import NamedTuple
 from vesper_monitor.hypervisor.transport import TransportError
 from xen_transport.xenstore import Transaction, XenStore
 
-__all__ = ["BACKENDS", "Device", "Published", "XenbusState"]
+__all__ = ["BACKENDS", "Device", "PublishedChannel", "XenbusState"]
 
-_LOG = logging.getLogger(__name__)
+_log = logging.getLogger(__name__)
 
 BACKENDS = "/local/domain/0/backend/vesper"
 #: s for the guest to close its end; it may be dead.
@@ -44,10 +44,10 @@ class XenbusState(enum.IntEnum):
 
 
 #: No frontend has the device: it has let go, or none has come yet.
-_GONE = (XenbusState.UNKNOWN, XenbusState.INITIALISING, XenbusState.CLOSED)
+_UNUSED_STATES = (XenbusState.UNKNOWN, XenbusState.INITIALISING, XenbusState.CLOSED)
 
 
-class Published(NamedTuple):
+class PublishedChannel(NamedTuple):
     """What the frontend has published."""
 
     ring_ref: int
@@ -112,13 +112,13 @@ class Device:
     async def wait_closed(self) -> None:
         """Until the guest has let go, or has had time enough."""
         end = asyncio.get_running_loop().time() + _CLOSE_TIMEOUT_S
-        while await self.frontend_state() not in _GONE:
+        while await self.frontend_state() not in _UNUSED_STATES:
             if asyncio.get_running_loop().time() > end:
-                _LOG.warning("%s: the guest has not closed its device", self._name)
+                _log.warning("%s: the guest has not closed its device", self._name)
                 break
             await asyncio.sleep(0.05)
 
-    async def read_published(self) -> Published:
+    async def read_published(self) -> PublishedChannel:
         """:raises TransportError: the guest has published nonsense."""
         keys = "ring-ref", "event-channel"
         values = [await self._store.read_node(f"{self.frontend}/{key}") for key in keys]
@@ -128,7 +128,7 @@ class Device:
                 f"{self._name}: the guest's frontend has published no usable "
                 f"ring-ref and event-channel, but {values[0]!r:.40} and {values[1]!r:.40}"
             )
-        return Published(numbers[0] or 0, numbers[1] or 0)
+        return PublishedChannel(numbers[0] or 0, numbers[1] or 0)
 
 
 def _parse_number(text: str | None) -> int | None:

@@ -15,7 +15,7 @@ from collections.abc import Callable
 
 __all__ = ["EventChannel"]
 
-DEVICE = "/dev/xen/evtchn"
+DEVICE_PATH = "/dev/xen/evtchn"
 
 
 def _ioctl_number(number: int, size: int) -> int:
@@ -23,13 +23,13 @@ def _ioctl_number(number: int, size: int) -> int:
     return (size << 16) | (ord("E") << 8) | number
 
 
-_BIND_INTERDOMAIN = _ioctl_number(1, 8)  # unsigned int remote_domain, remote_port
-_NOTIFY = _ioctl_number(4, 4)  # unsigned int port
+_IOCTL_BIND_INTERDOMAIN = _ioctl_number(1, 8)  # unsigned int remote_domain, remote_port
+_IOCTL_NOTIFY = _ioctl_number(4, 4)  # unsigned int port
 
 #: A guest that fires more often than this (per second) is listened to only
 #: every so often (s): its events coalesce, the daemon stays free for others.
-_MANY = 200
-_CALM = 0.02
+_MAX_EVENTS_PER_S = 200
+_LISTEN_PAUSE_S = 0.02
 
 
 class EventChannel:
@@ -43,10 +43,10 @@ class EventChannel:
         self._loop = asyncio.get_running_loop()
         self._callback = callback
         self._second, self._count = 0.0, 0
-        self._fd = os.open(DEVICE, os.O_RDWR | os.O_NONBLOCK | os.O_CLOEXEC)
+        self._fd = os.open(DEVICE_PATH, os.O_RDWR | os.O_NONBLOCK | os.O_CLOEXEC)
         try:
             request = bytearray(struct.pack("=II", domid, remote_port))
-            self._port = fcntl.ioctl(self._fd, _BIND_INTERDOMAIN, request)
+            self._port = fcntl.ioctl(self._fd, _IOCTL_BIND_INTERDOMAIN, request)
         except OSError:
             os.close(self._fd)
             raise
@@ -55,7 +55,7 @@ class EventChannel:
     def notify_port(self) -> None:
         """Never blocks."""
         if self._fd >= 0:
-            fcntl.ioctl(self._fd, _NOTIFY, bytearray(struct.pack("=I", self._port)))
+            fcntl.ioctl(self._fd, _IOCTL_NOTIFY, bytearray(struct.pack("=I", self._port)))
 
     def close(self) -> None:
         """Unbinds the port, too. May be called twice."""
@@ -73,8 +73,8 @@ class EventChannel:
         if now - self._second > 1.0:
             self._second, self._count = now, 0
         self._count += 1
-        if self._count > _MANY:
-            self._loop.call_later(_CALM, self._listen_for_events)
+        if self._count > _MAX_EVENTS_PER_S:
+            self._loop.call_later(_LISTEN_PAUSE_S, self._listen_for_events)
         else:
             self._listen_for_events()
 

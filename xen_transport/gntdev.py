@@ -11,7 +11,7 @@ from collections.abc import Sequence
 
 __all__ = ["GrantDevice", "GrantMapping"]
 
-DEVICE = "/dev/xen/gntdev"
+DEVICE_PATH = "/dev/xen/gntdev"
 PAGE_SIZE = 4096
 
 
@@ -22,11 +22,11 @@ def _ioctl_number(number: int, size: int) -> int:
 
 # struct ioctl_gntdev_map_grant_ref: count, pad, index; then count × (domid, ref).
 # The request's size is that of the struct with one reference.
-_MAP = _ioctl_number(0, 24)
-_MAP_HEAD = struct.Struct("=IIQ")
-_REF = struct.Struct("=II")
+_IOCTL_MAP_GRANT_REF = _ioctl_number(0, 24)
+_MAP_ARGS = struct.Struct("=IIQ")
+_GRANT_REF = struct.Struct("=II")
 # struct ioctl_gntdev_unmap_grant_ref: index, count, pad
-_UNMAP = _ioctl_number(1, 16)
+_IOCTL_UNMAP_GRANT_REF = _ioctl_number(1, 16)
 _UNMAP_ARGS = struct.Struct("=QII")
 
 
@@ -36,11 +36,11 @@ class GrantMapping:
     def __init__(self, fd: int, domid: int, refs: Sequence[int], *, writable: bool) -> None:
         self._fd = fd
         self._pages = len(refs)
-        request = bytearray(_MAP_HEAD.pack(len(refs), 0, 0))
+        request = bytearray(_MAP_ARGS.pack(len(refs), 0, 0))
         for ref in refs:
-            request += _REF.pack(domid, ref)
-        fcntl.ioctl(fd, _MAP, request)
-        self._index: int = _MAP_HEAD.unpack_from(request)[2]
+            request += _GRANT_REF.pack(domid, ref)
+        fcntl.ioctl(fd, _IOCTL_MAP_GRANT_REF, request)
+        self._index: int = _MAP_ARGS.unpack_from(request)[2]
         protection = mmap.PROT_READ | (mmap.PROT_WRITE if writable else 0)
         try:
             self._map = mmap.mmap(
@@ -65,7 +65,7 @@ class GrantMapping:
             self.is_open = False
 
     def _forget_mapping(self) -> None:
-        fcntl.ioctl(self._fd, _UNMAP, _UNMAP_ARGS.pack(self._index, self._pages, 0))
+        fcntl.ioctl(self._fd, _IOCTL_UNMAP_GRANT_REF, _UNMAP_ARGS.pack(self._index, self._pages, 0))
 
 
 class GrantDevice:
@@ -73,7 +73,7 @@ class GrantDevice:
 
     def __init__(self) -> None:
         """:raises OSError:"""
-        self._fd = os.open(DEVICE, os.O_RDWR | os.O_CLOEXEC)
+        self._fd = os.open(DEVICE_PATH, os.O_RDWR | os.O_CLOEXEC)
 
     def map_grant_refs(self, domid: int, refs: Sequence[int], *, writable: bool) -> GrantMapping:
         """

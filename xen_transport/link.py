@@ -10,21 +10,21 @@ from collections.abc import Callable
 
 from vesper_monitor.guest import abi
 from vesper_monitor.hypervisor.transport import Domain, TransportError
-from xen_transport.device import Device, Published, XenbusState
+from xen_transport.device import Device, PublishedChannel, XenbusState
 from xen_transport.evtchn import EventChannel
 from xen_transport.gntdev import GrantDevice, GrantMapping
-from xen_transport.xenstore import StoreError, XenStore
+from xen_transport.xenstore import XenStore, XenStoreError
 
 __all__ = ["XenLink"]
 
-_LOG = logging.getLogger(__name__)
+_log = logging.getLogger(__name__)
 
 
 class XenLink:
     """See :class:`vesper_monitor.hypervisor.transport.Link`."""
 
     def __init__(
-        self, store: XenStore, device: Device, domain: Domain, published: Published
+        self, store: XenStore, device: Device, domain: Domain, published: PublishedChannel
     ) -> None:
         """:raises TransportError: what the guest published is not to be had."""
         self.domain = domain
@@ -80,7 +80,7 @@ class XenLink:
         try:
             self._channel.notify_port()
         except OSError as error:
-            _LOG.warning("%s: cannot notify the guest: %s", self.domain.name, error)
+            _log.warning("%s: cannot notify the guest: %s", self.domain.name, error)
 
     def on_notify(self, callback: Callable[[], None] | None) -> None:
         self._notified = callback
@@ -111,8 +111,8 @@ class XenLink:
                 if deactivate
                 else self._leave_device_to_guest()
             )
-        except StoreError as error:
-            _LOG.warning("%s: %s", self.domain.name, error)
+        except XenStoreError as error:
+            _log.warning("%s: %s", self.domain.name, error)
         finally:
             self._release_all()
 
@@ -134,8 +134,8 @@ class XenLink:
         reason = None
         try:
             state = await self._device.frontend_state()
-        except StoreError as error:
-            _LOG.warning("%s: %s", self.domain.name, error)
+        except XenStoreError as error:
+            _log.warning("%s: %s", self.domain.name, error)
         else:
             if state is XenbusState.UNKNOWN:
                 reason = "the domain has gone"
@@ -186,6 +186,6 @@ class XenLink:
             try:
                 mapping.close()
             except (BufferError, OSError) as error:
-                _LOG.error("%s: a page stays mapped: %s", self.domain.name, error)
+                _log.error("%s: a page stays mapped: %s", self.domain.name, error)
         self._mappings.clear()
         self._grants.close()

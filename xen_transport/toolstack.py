@@ -29,7 +29,7 @@ LIST_TIMEOUT_S = 15.0
 
 
 #: By the flag that says why a domain has shut down, as of xl_list.
-_WHY = {
+_CAUSE_BY_FLAG = {
     "-": (Cause.ASKED, "power-off"),
     "r": (Cause.REBOOT, "it reboots"),
     "S": (Cause.REBOOT, "it resets itself for another kernel (kexec)"),
@@ -123,18 +123,18 @@ def _make_report(state: DomainState, letters: str) -> DomainReport:
         # say so; for longer only somebody who has run xl pause.
         return DomainReport(state, Cause.LIKELY, PAUSED_BY_TOOLSTACK)
     if state in (DomainState.PAUSED, DomainState.SHUTDOWN, DomainState.CRASHED):
-        return DomainReport(state, *_WHY.get(letters[4], (Cause.UNKNOWN, "")))
+        return DomainReport(state, *_CAUSE_BY_FLAG.get(letters[4], (Cause.UNKNOWN, "")))
     return DomainReport(state)
 
 
 #: Name (may hold blanks), id, VCPU, CPU, state, CPU time in s, affinity
 #: (print_vcpuinfo(), tools/xl/xl_vcpu.c, Xen 4.17).
-_VCPU = re.compile(r"^.*?\s(\d+)\s+(\d+)\s+(?:\d+|-)\s+([r-][b-][p-])\s+(\d+\.\d+)\s")
+_VCPU_LINE = re.compile(r"^.*?\s(\d+)\s+(\d+)\s+(?:\d+|-)\s+([r-][b-][p-])\s+(\d+\.\d+)\s")
 
 
 def parse_vcpu_list(text: str, domid: int) -> tuple[VcpuUse, ...]:
     """The virtual CPUs of one domain. :raises TransportError: this is no such list."""
-    found = [_VCPU.match(line) for line in text.splitlines()]
+    found = [_VCPU_LINE.match(line) for line in text.splitlines()]
     vcpus = tuple(
         VcpuUse(int(match[2]), float(match[4]), _parse_vcpu_flags(match[3]))
         for match in found

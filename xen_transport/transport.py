@@ -24,16 +24,16 @@ from xen_transport import xl_log
 from xen_transport.device import BACKENDS, Device, XenbusState
 from xen_transport.link import XenLink
 from xen_transport.toolstack import DomainList
-from xen_transport.xenstore import StoreError, XenStore
+from xen_transport.xenstore import XenStore, XenStoreError
 
 __all__ = ["XenTransport"]
 
-_READY = (XenbusState.INITIALISED, XenbusState.CONNECTED)
+_READY_STATES = (XenbusState.INITIALISED, XenbusState.CONNECTED)
 #: Of domains that have gone since they were seen suspended, some are remembered.
-_MAX_SUSPENDED = 256
+_MAX_SUSPENDED_DOMAINS = 256
 #: s for xl to note why a domain has ended.
-_NOTED_WITHIN_S = 1.0
-_SHUT = (XenbusState.CLOSING, XenbusState.CLOSED, XenbusState.UNKNOWN)
+_END_REASON_LIMIT_S = 1.0
+_CLOSED_STATES = (XenbusState.CLOSING, XenbusState.CLOSED, XenbusState.UNKNOWN)
 
 
 class XenTransport:
@@ -102,14 +102,14 @@ class XenTransport:
             return report
         self._suspended.discard(domain.domid)
         if report.state is DomainState.PAUSED and report.cause is Cause.ASKED:
-            if len(self._suspended) >= _MAX_SUSPENDED:
+            if len(self._suspended) >= _MAX_SUSPENDED_DOMAINS:
                 self._suspended.remove(min(self._suspended))
             self._suspended.add(domain.domid)
         return report
 
     async def _find_ending(self, domain: Domain) -> xl_log.Ending | None:
         """xl learns of it when we do."""
-        end = asyncio.get_running_loop().time() + _NOTED_WITHIN_S
+        end = asyncio.get_running_loop().time() + _END_REASON_LIMIT_S
         while True:
             text = await xl_log.read_log_tail_in_time(domain.name)
             ending = xl_log.parse_ending(text, domain.domid)
@@ -139,7 +139,10 @@ class XenTransport:
         if await self._read_domain(domain.domid) != domain:
             raise LinkLostError(f"{domain.name}: domain {domain.domid} has gone")
         backend, frontend = await device.backend_state(), await device.frontend_state()
-        if backend not in (XenbusState.INIT_WAIT, XenbusState.CONNECTED) or frontend in _SHUT:
+        if (
+            backend not in (XenbusState.INIT_WAIT, XenbusState.CONNECTED)
+            or frontend in _CLOSED_STATES
+        ):
             await device.create_nodes()
         try:
             async with asyncio.timeout(timeout):
@@ -194,7 +197,7 @@ class XenTransport:
             while True:
                 changed.clear()
                 state = await device.frontend_state()
-                if state in _READY:
+                if state in _READY_STATES:
                     return
                 if state is XenbusState.UNKNOWN and await self._read_domain(domain.domid) != domain:
                     raise LinkLostError(f"{domain.name}: domain {domain.domid} has gone")
@@ -224,5 +227,5 @@ class XenTransport:
             for word in await self._store.list_nodes(BACKENDS):
                 if word.isdecimal() and await self._read_domain(int(word)) is None:
                     await self._store.remove_node(f"{BACKENDS}/{word}")
-        except StoreError:
+        except XenStoreError:
             pass  # the next change sweeps again

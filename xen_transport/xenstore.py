@@ -29,19 +29,19 @@ from pyxs.exceptions import PyXSError
 
 from vesper_monitor.hypervisor.transport import TransportError
 
-__all__ = ["StoreError", "Transaction", "XenStore"]
+__all__ = ["Transaction", "XenStore", "XenStoreError"]
 
-_LOG = logging.getLogger(__name__)
+_log = logging.getLogger(__name__)
 _T = TypeVar("_T")
 
 #: s. xenstored answers within microseconds; a busy emulated host needs more.
 STORE_TIMEOUT_S = 10.0
 _RECONNECT_PAUSE_S = 1.0
 #: Conflicts with others' writes before a transaction is given up.
-_MAX_TRIES = 20
+_MAX_TRANSACTION_TRIES = 20
 
 
-class StoreError(TransportError):
+class XenStoreError(TransportError):
     """xenstored refused or did not answer."""
 
 
@@ -68,7 +68,7 @@ class _Router(pyxs.Router):  # type: ignore[misc]
         try:
             super().__call__()
         except Exception as error:
-            _LOG.warning("xenstore: connection lost: %s", error)
+            _log.warning("xenstore: connection lost: %s", error)
         finally:
             self._ended()
             with self.send_lock:
@@ -77,7 +77,7 @@ class _Router(pyxs.Router):  # type: ignore[misc]
                 rvar.set(Packet(Op.ERROR, b"ECONNRESET\0", 0))
 
 
-class _Sink:
+class _WatchEvents:
     """Takes a watch's events from pyxs, in place of its Monitor's queue."""
 
     def __init__(self, loop: asyncio.AbstractEventLoop, callback: Callable[[], None]) -> None:
@@ -125,14 +125,14 @@ class XenStore:
         self._executor = ThreadPoolExecutor(1, thread_name_prefix="xenstore")
         self._loop: asyncio.AbstractEventLoop | None = None
         self._router: _Router | None = None
-        self._watches: dict[str, tuple[str, _Sink]] = {}  # token → path, sink
+        self._watches: dict[str, tuple[str, _WatchEvents]] = {}  # token → path, sink
         self._monitors: dict[str, Any] = {}
         self._next_token = 0
         self._stopped = False
         self._reconnecting: asyncio.Task[None] | None = None
 
     async def start(self) -> None:
-        """:raises StoreError:"""
+        """:raises XenStoreError:"""
         self._loop = asyncio.get_running_loop()
         await self._run_in_store_thread("connecting", self._connect_to_xenstored)
 
@@ -145,25 +145,25 @@ class XenStore:
         self._executor.shutdown(wait=False, cancel_futures=True)
 
     async def read_node(self, path: str) -> str | None:
-        """None if there is no such node. :raises StoreError:"""
+        """None if there is no such node. :raises XenStoreError:"""
         return await self._call_with_client(
             f"reading {path}", lambda client: _read_path_or_none(client, path)
         )
 
     async def list_nodes(self, path: str) -> tuple[str, ...]:
-        """Names below; empty if there is no such node. :raises StoreError:"""
+        """Names below; empty if there is no such node. :raises XenStoreError:"""
         return await self._call_with_client(
             f"listing {path}", lambda client: _list_path_or_empty(client, path)
         )
 
     async def write_node(self, path: str, value: str | int) -> None:
-        """:raises StoreError:"""
+        """:raises XenStoreError:"""
         await self._call_with_client(
             f"writing {path}", lambda client: client.write(path.encode(), str(value).encode())
         )
 
     async def remove_node(self, path: str) -> None:
-        """With all below it; no error if it is not there. :raises StoreError:"""
+        """With all below it; no error if it is not there. :raises XenStoreError:"""
         await self._call_with_client(
             f"removing {path}", lambda client: _remove_path_if_there(client, path)
         )
@@ -171,11 +171,11 @@ class XenStore:
     async def run_transaction(self, what: str, body: Callable[[Transaction], _T]) -> _T:
         """Run ``body`` (in a thread, perhaps several times) as one transaction.
 
-        :raises StoreError:
+        :raises XenStoreError:
         """
 
         def try_transaction(client: Any) -> _T:
-            for _ in range(_MAX_TRIES):
+            for _ in range(_MAX_TRANSACTION_TRIES):
                 client.transaction()
                 try:
                     result = body(Transaction(client))
@@ -184,28 +184,30 @@ class XenStore:
                     raise
                 if client.commit():
                     return result
-            raise StoreError(f"xenstore: {what}: others kept writing there {_MAX_TRIES} times")
+            raise XenStoreError(
+                f"xenstore: {what}: others kept writing there {_MAX_TRANSACTION_TRIES} times"
+            )
 
         return await self._call_with_client(what, try_transaction)
 
     async def watch_path(self, path: str, callback: Callable[[], None]) -> str:
         """Call ``callback`` on the loop now and whenever something changes there.
 
-        :returns: a token for :meth:`unwatch_path`. :raises StoreError:
+        :returns: a token for :meth:`unwatch_path`. :raises XenStoreError:
         """
         assert self._loop is not None
         self._next_token += 1
         token = f"vesper-{self._next_token}"
-        self._watches[token] = (path, _Sink(self._loop, callback))
+        self._watches[token] = (path, _WatchEvents(self._loop, callback))
         try:
             await self._run_in_store_thread(f"watching {path}", lambda: self._register_watch(token))
-        except StoreError:
+        except XenStoreError:
             del self._watches[token]
             raise
         return token
 
     async def unwatch_path(self, token: str) -> None:
-        """:raises StoreError:"""
+        """:raises XenStoreError:"""
         path, _ = self._watches.pop(token)
         monitor = self._monitors.pop(token, None)
         if monitor is not None:
@@ -239,7 +241,7 @@ class XenStore:
 
     def _make_client(self) -> Any:
         if self._router is None:
-            raise StoreError("xenstore: not connected")
+            raise XenStoreError("xenstore: not connected")
         return pyxs.Client(router=self._router)
 
     # ------------------------------------------------------------ on the loop
@@ -250,7 +252,7 @@ class XenStore:
     async def _run_in_store_thread(self, what: str, body: Callable[[], _T]) -> _T:
         assert self._loop is not None
         if self._stopped:
-            raise StoreError(f"xenstore: {what}: stopped")
+            raise XenStoreError(f"xenstore: {what}: stopped")
         future = self._loop.run_in_executor(self._executor, body)
         try:
             async with asyncio.timeout(STORE_TIMEOUT_S):
@@ -258,13 +260,13 @@ class XenStore:
         except TimeoutError:
             if self._router is not None:
                 self._router.connection.shutdown()  # frees the thread
-            raise StoreError(
+            raise XenStoreError(
                 f"xenstore: {what}: xenstored did not answer within {STORE_TIMEOUT_S:.0f} s"
             ) from None
         except PyXSError as error:
-            raise StoreError(f"xenstore: {what}: {error}") from None
+            raise XenStoreError(f"xenstore: {what}: {error}") from None
         except OSError as error:
-            raise StoreError(f"xenstore: {what}: {error}") from None
+            raise XenStoreError(f"xenstore: {what}: {error}") from None
 
     def _handle_router_end(self, router: _Router) -> None:
         if router is self._router and not self._stopped and self._reconnecting is None:
@@ -276,8 +278,8 @@ class XenStore:
             await asyncio.sleep(_RECONNECT_PAUSE_S)
             try:
                 await self._run_in_store_thread("connecting", self._connect_to_xenstored)
-            except StoreError as error:
-                _LOG.warning("%s", error)
+            except XenStoreError as error:
+                _log.warning("%s", error)
             else:
                 self._reconnecting = None
                 return

@@ -21,7 +21,7 @@ from vesper_monitor.hypervisor.transport import Cause
 from vesper_monitor.util.regular_file import open_regular
 
 __all__ = [
-    "FOLDER",
+    "LOG_FOLDER",
     "Ending",
     "is_followed_by_xl",
     "parse_ending",
@@ -29,7 +29,7 @@ __all__ = [
     "read_log_tail_in_time",
 ]
 
-FOLDER = Path("/var/log/xen")
+LOG_FOLDER = Path("/var/log/xen")
 #: Bytes of a log's end that are looked at.
 _TAIL_BYTES = 16384
 #: s that the log's disk may take.
@@ -39,7 +39,7 @@ READ_LIMIT_S = 1.0
 Ending = tuple[Cause, str]
 
 #: By the number that the guest gives (SHUTDOWN_*, xen/include/public/sched.h).
-_REASONS: dict[int, Ending] = {
+_ENDING_BY_REASON: dict[int, Ending] = {
     0: (Cause.ASKED, "power-off"),
     1: (Cause.REBOOT, "it reboots"),
     # Saved or migrated; or it has gone on after a checkpoint, and xl does not
@@ -52,7 +52,7 @@ _REASONS: dict[int, Ending] = {
 _DESTROYED = (Cause.FAILURE, "destroyed by hand (xl destroy)")
 
 
-def read_log_tail(name: str, folder: Path = FOLDER) -> str:
+def read_log_tail(name: str, folder: Path = LOG_FOLDER) -> str:
     """The end of what xl has noted of the domain of that name; empty: nothing."""
     try:
         with open(open_regular(str(folder), f"xl-{name}.log"), "rb") as log:
@@ -62,7 +62,7 @@ def read_log_tail(name: str, folder: Path = FOLDER) -> str:
         return ""
 
 
-async def read_log_tail_in_time(name: str, folder: Path = FOLDER) -> str:
+async def read_log_tail_in_time(name: str, folder: Path = LOG_FOLDER) -> str:
     """Read as :func:`read_log_tail` does, but off the loop; empty, too, if the disk hangs."""
     loop = asyncio.get_running_loop()
     done: asyncio.Future[str] = loop.create_future()
@@ -95,7 +95,7 @@ def parse_ending(text: str, domid: int) -> Ending | None:
     # A number comes back after a boot of the host: the last one counts.
     shut = re.findall(rf"^Domain {domid} has shut down, reason code (\d+) ", text, re.M)
     if shut:
-        return _REASONS.get(int(shut[-1]))
+        return _ENDING_BY_REASON.get(int(shut[-1]))
     if re.search(rf"^Domain {domid} has been destroyed", text, re.M):
         return _DESTROYED
     return None

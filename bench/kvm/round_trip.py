@@ -25,7 +25,7 @@ import threading
 import time
 from pathlib import Path
 
-from kvm_transport.ivshmem_server.vm import Vm
+from kvm_transport.ivshmem_server.vm import VmDevice
 from lab import images
 from lab.progress import show_step
 from tests.kernel.support.build import build
@@ -35,15 +35,15 @@ from vesper_monitor.guest.event import Event
 __all__ = ["measure_round_trips"]
 
 #: struct echo of vsp_echo.c
-MARK = 0x45505356
-NUMBER = 4
-RECORD = 8
-ANSWER = 64
+ECHO_MARK = 0x45505356
+NUMBER_OFFSET = 4
+RECORD_OFFSET = 8
+ANSWER_OFFSET = 64
 
 #: s for one answer.
-LIMIT = 10.0
+ANSWER_LIMIT_S = 10.0
 #: s between two: each finds both ends asleep.
-PAUSE = 0.002
+ROUND_PAUSE_S = 0.002
 
 
 class Echo:
@@ -53,20 +53,20 @@ class Echo:
         self._listener = socket.socket(socket.AF_UNIX)
         self._listener.bind(str(path))
         self._listener.listen(1)
-        self.vm: Vm | None = None
+        self.vm: VmDevice | None = None
         threading.Thread(target=self._serve_device, daemon=True).start()
 
     def _serve_device(self) -> None:
         connection, _ = self._listener.accept()
-        vm = Vm.create_for_qemu(connection, 1 << 20, time.time())
+        vm = VmDevice.create_for_qemu(connection, 1 << 20, time.time())
         os.pwrite(vm.memory, bytes(4096), 0)  # not VESPER's mark
-        os.pwrite(vm.memory, struct.pack("<I", MARK), 0)
+        os.pwrite(vm.memory, struct.pack("<I", ECHO_MARK), 0)
         vm.send_handshake()
         self.vm = vm
 
     def ring_doorbell(self, number: int, *, record: bool) -> None:
         assert self.vm is not None
-        os.pwrite(self.vm.memory, struct.pack("<II", number, record), NUMBER)
+        os.pwrite(self.vm.memory, struct.pack("<II", number, record), NUMBER_OFFSET)
         os.eventfd_write(self.vm.to_guest, 1)
 
     def wait_for_answer(self, number: int) -> None:
@@ -74,8 +74,8 @@ class Echo:
         assert self.vm is not None
         poll = select.poll()
         poll.register(self.vm.to_host, select.POLLIN)
-        while struct.unpack("<I", os.pread(self.vm.memory, 4, ANSWER)) != (number,):
-            if not poll.poll(LIMIT * 1000):
+        while struct.unpack("<I", os.pread(self.vm.memory, 4, ANSWER_OFFSET)) != (number,):
+            if not poll.poll(ANSWER_LIMIT_S * 1000):
                 raise TimeoutError("the guest does not answer")
             os.eventfd_read(self.vm.to_host)
 
@@ -102,14 +102,14 @@ async def _alternate_round_trips(echo: Echo, seen: Watch, rounds: int) -> dict[s
         start = time.perf_counter_ns()
         echo.ring_doorbell(number, record=record)
         if record:
-            async with asyncio.timeout(LIMIT):
+            async with asyncio.timeout(ANSWER_LIMIT_S):
                 await answered.wait()
         else:
             echo.wait_for_answer(number)
         taken = (time.perf_counter_ns() - start) / 1000
         if number > 100:
             times["event" if record else "bare"].append(taken)
-        await asyncio.sleep(PAUSE)
+        await asyncio.sleep(ROUND_PAUSE_S)
     return times
 
 

@@ -41,11 +41,11 @@ from tests.unit.transports.support.ivshmem_servers import holder
 from vesper_monitor.client import Client, DaemonUnavailableError, root_path
 
 PROJECT = Path(__file__).parents[2]
-SETTLE = 5.0
+SETTLE_S = 5.0
 #: s for all to come up, on a busy machine.
-SLOW = 300.0
+COME_UP_LIMIT_S = 300.0
 #: A group that each Debian system has, in the place of ``vesper``.
-GROUP = "users"
+READER_GROUP = "users"
 
 
 class Vesperd:
@@ -57,7 +57,8 @@ class Vesperd:
         self._config = directory / "vesperd.toml"
         self._config.write_text(
             f'socket = "{self.socket}"\njournal = "{self.journal}"\n'
-            f'probes_dir = "{directory / "images"}"\nkeep_events = 1000000\ngroup = "{GROUP}"\n'
+            f'probes_dir = "{directory / "images"}"\nkeep_events = 1000000\n'
+            f'group = "{READER_GROUP}"\n'
             f'[kvm]\nuri = "qemu+unix:///system?socket={directory / "none"}"\n'
             f'run_dir = "{directory}"\ncontrol = "{directory / "control.sock"}"\n'
         )
@@ -68,7 +69,7 @@ class Vesperd:
         self._process = subprocess.Popen(
             [sys.executable, "-m", "bench.load.vesperd", str(self._config)], cwd=PROJECT
         )
-        end = time.monotonic() + SLOW
+        end = time.monotonic() + COME_UP_LIMIT_S
         while True:
             try:
                 self.call_daemon("hello")
@@ -78,7 +79,7 @@ class Vesperd:
                     raise
                 time.sleep(0.01)
 
-    def start_daemon_end(self, number: int = signal.SIGTERM) -> None:
+    def end_daemon_by_signal(self, number: int = signal.SIGTERM) -> None:
         if self._process is not None:
             self._process.send_signal(number)
             self._process.wait(60)
@@ -89,7 +90,7 @@ class Vesperd:
 
     def wait_watched(self, count: int) -> None:
         """Until so many guests have two probes that collect."""
-        end = time.monotonic() + SLOW
+        end = time.monotonic() + COME_UP_LIMIT_S
         while True:
             watched = sum(
                 [probe["state"] for probe in vm["probes"]] == ["collecting"] * 2
@@ -98,7 +99,9 @@ class Vesperd:
             if watched == count:
                 return
             if time.monotonic() > end:
-                raise TimeoutError(f"{watched} of {count} guests are watched after {SLOW:.0f} s")
+                raise TimeoutError(
+                    f"{watched} of {count} guests are watched after {COME_UP_LIMIT_S:.0f} s"
+                )
             time.sleep(0.25)
 
     def _list_processes(self) -> list[int]:
@@ -146,7 +149,7 @@ async def _start_readers(vesperd: Vesperd, count: int) -> AsyncIterator[None]:
         return
     process = await asyncio.create_subprocess_exec(
         sys.executable, "-m", "bench.load.readers", str(vesperd.socket), str(count),
-        str(grp.getgrnam(GROUP).gr_gid), cwd=PROJECT,
+        str(grp.getgrnam(READER_GROUP).gr_gid), cwd=PROJECT,
     )  # fmt: skip
     try:
         yield
@@ -157,7 +160,7 @@ async def _start_readers(vesperd: Vesperd, count: int) -> AsyncIterator[None]:
 
 async def _read_answer(process: asyncio.subprocess.Process) -> str:
     assert process.stdout is not None
-    line = await asyncio.wait_for(process.stdout.readline(), SLOW)
+    line = await asyncio.wait_for(process.stdout.readline(), COME_UP_LIMIT_S)
     if not line:
         raise RuntimeError("the crowd of guests has ended")
     return line.decode().strip()
@@ -181,7 +184,7 @@ async def _start_resources(vesperd: Vesperd, count: int) -> None:
     reader, writer = await asyncio.open_unix_connection(root_path(str(vesperd.socket)))
     for number in range(count):
         writer.write(json.dumps({"op": "start", **_resource_fields(number)}).encode() + b"\n")
-        answer = json.loads(await asyncio.wait_for(reader.readline(), SLOW))
+        answer = json.loads(await asyncio.wait_for(reader.readline(), COME_UP_LIMIT_S))
         if not answer["ok"]:
             raise RuntimeError(answer["error"])
     writer.close()
@@ -205,7 +208,7 @@ async def _run_monitor(vesperd: Vesperd, number: int) -> tuple[float, dict[str, 
 
 async def _measure_idle(vesperd: Vesperd, seconds: float) -> float:
     """:returns: part of a core."""
-    await asyncio.sleep(SETTLE)
+    await asyncio.sleep(SETTLE_S)
     begin, before = time.monotonic(), vesperd.read_cpu_time()
     await asyncio.sleep(seconds)
     return (vesperd.read_cpu_time() - before) / (time.monotonic() - begin)
@@ -228,7 +231,7 @@ async def _measure_events(
     since, before, begin = time.time(), vesperd.read_cpu_time(), time.monotonic()
     sent = int(await _send_to_crowd(crowd, f"emit {rate} {seconds}"))
     used = (vesperd.read_cpu_time() - before) / (time.monotonic() - begin)
-    await asyncio.sleep(SETTLE)
+    await asyncio.sleep(SETTLE_S)
     late = sorted(_read_latencies(vesperd, since))
     found = statistics.quantiles(late, n=100)
     return {
@@ -243,7 +246,7 @@ async def _measure_all(
 ) -> dict[str, Any]:  # fmt: skip
     figures: dict[str, Any] = {"guests": count, "readers": readers}
     vesperd.start_daemon()
-    await asyncio.sleep(SETTLE)
+    await asyncio.sleep(SETTLE_S)
     alone = vesperd.read_own_memory()
     with show_step(f"{count} guests"):
         crowd_context = _start_crowd(directory, count)
@@ -255,7 +258,7 @@ async def _measure_all(
             await _start_resources(vesperd, count)
             await asyncio.to_thread(vesperd.wait_watched, count)
         with show_step("vesperd is killed and started again"):
-            vesperd.start_daemon_end(signal.SIGKILL)
+            vesperd.end_daemon_by_signal(signal.SIGKILL)
             begin = time.monotonic()
             vesperd.start_daemon()
             await asyncio.to_thread(vesperd.wait_watched, count)
@@ -272,7 +275,7 @@ async def _measure_all(
         figures["kib_per_guest_after"] = (vesperd.read_own_memory() - alone) / count
         with show_step("a fault in every guest"):
             at = float(await _send_to_crowd(crowd, "fault"))
-            told = await asyncio.wait_for(asyncio.gather(*monitors), SLOW)
+            told = await asyncio.wait_for(asyncio.gather(*monitors), COME_UP_LIMIT_S)
         late = sorted(when - at for when, answer in told if answer.get("result") == "fault")
         figures["burst"] = {
             "told": len(late),
@@ -320,10 +323,10 @@ def main() -> int:
                              arguments.seconds, arguments.idle, arguments.readers)
                 )  # fmt: skip
                 begin = time.monotonic()
-                vesperd.start_daemon_end()
+                vesperd.end_daemon_by_signal()
                 figures["end_s"] = time.monotonic() - begin
             finally:
-                vesperd.start_daemon_end()
+                vesperd.end_daemon_by_signal()
     _print_figures(figures)
     path = Path("build/bench-load.json")
     path.parent.mkdir(exist_ok=True)

@@ -10,10 +10,10 @@ import asyncio
 import os
 import sys
 
-NOBODY = 65534
+NOBODY_UID = 65534
 REQUESTS = b'{"op":"events","limit":100000}\n{"op":"status"}\n{"op":"faults","limit":1000}\n'
 #: s between two tries to connect, while vesperd is started again.
-PAUSE_S = 0.1
+RECONNECT_PAUSE_S = 0.1
 
 
 async def read_without_end(path: str) -> None:
@@ -27,7 +27,7 @@ async def read_without_end(path: str) -> None:
                 pass
             writer.close()
         except OSError:
-            await asyncio.sleep(PAUSE_S)
+            await asyncio.sleep(RECONNECT_PAUSE_S)
 
 
 async def run_readers(path: str, count: int) -> None:
@@ -38,5 +38,5 @@ if __name__ == "__main__":
     group = int(sys.argv[3])
     os.setgroups([group])
     os.setgid(group)
-    os.setuid(NOBODY)
+    os.setuid(NOBODY_UID)
     asyncio.run(run_readers(sys.argv[1], int(sys.argv[2])))

@@ -16,7 +16,7 @@ connection without that is the holder's own end, and the descriptors go on
 working.
 
 Errors: ``{"ok": false, "error": "..."}``.  A client that does not read what it
-is sent, or sends more than a line of :data:`MAX_LINE_BYTES` bytes, is dropped.
+is sent, or sends more than a line of :data:`MAX_REQUEST_BYTES` bytes, is dropped.
 """
 
 from __future__ import annotations
@@ -26,12 +26,12 @@ import socket
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
-from kvm_transport.ivshmem_server.vm import Vm
+from kvm_transport.ivshmem_server.vm import VmDevice
 
-__all__ = ["MAX_LINE_BYTES", "Client", "parse_request"]
+__all__ = ["MAX_REQUEST_BYTES", "ControlClient", "parse_request"]
 
 #: Bytes of a request.
-MAX_LINE_BYTES = 128
+MAX_REQUEST_BYTES = 128
 
 
 class BadRequestError(Exception):
@@ -51,13 +51,13 @@ def parse_request(line: bytes) -> tuple[str, int]:
     raise BadRequestError("requests: ping, list, watch, attach PID")
 
 
-class Client:
+class ControlClient:
     """One connection."""
 
     def __init__(self, connection: socket.socket) -> None:
         self.connection = connection
         self.watches = False
-        self.attached: Vm | None = None
+        self.attached: VmDevice | None = None
         self._buffer = b""
 
     def receive_requests(self) -> list[bytes]:
@@ -65,20 +65,20 @@ class Client:
 
         :raises OSError: the client has gone, or is to be dropped.
         """
-        data = self.connection.recv(4 * MAX_LINE_BYTES)
+        data = self.connection.recv(4 * MAX_REQUEST_BYTES)
         if not data:
             raise ConnectionResetError("closed")
         *lines, self._buffer = (self._buffer + data).split(b"\n")
-        if len(self._buffer) > MAX_LINE_BYTES:
+        if len(self._buffer) > MAX_REQUEST_BYTES:
             raise ConnectionAbortedError("a request without end")
         return lines
 
     def answer_request(
         self,
         line: bytes,
-        vms: Sequence[Vm],
+        vms: Sequence[VmDevice],
         status: Mapping[str, int],
-        attach: Callable[[Vm], None],
+        attach: Callable[[VmDevice], None],
     ) -> None:
         """
         :param status: of the holder, for ``ping``.
@@ -110,7 +110,7 @@ class Client:
             raise ConnectionAbortedError("the client does not read")
 
 
-def _find_newest(vms: Sequence[Vm], pid: int) -> Vm:
+def _find_newest(vms: Sequence[VmDevice], pid: int) -> VmDevice:
     """A QEMU whose device was unplugged and plugged in again has a newer one."""
     found = [vm for vm in vms if vm.pid == pid]
     if not found:

@@ -12,20 +12,20 @@ import re
 import stat
 from collections.abc import Iterable, Mapping
 
-from kvm_transport.ivshmem_server.vm import ROLES, Vm
+from kvm_transport.ivshmem_server.vm import ROLES, VmDevice
 from vesper_monitor.util import sdnotify
 
 __all__ = ["adopt_kept_vms", "forget_descriptors", "group_descriptor_names", "keep_descriptors"]
 
 _FIRST_DESCRIPTOR = 3  # SD_LISTEN_FDS_START
-_NAME = re.compile(rf"(\d{{1,10}})\.(\d{{1,17}})\.({'|'.join(ROLES)})", re.ASCII)
+_DESCRIPTOR_NAME = re.compile(rf"(\d{{1,10}})\.(\d{{1,17}})\.({'|'.join(ROLES)})", re.ASCII)
 
 
-def _descriptor_name(vm: Vm, role: str) -> str:
+def _descriptor_name(vm: VmDevice, role: str) -> str:
     return f"{vm.pid}.{round(vm.since * 1e6)}.{role}"
 
 
-def keep_descriptors(vm: Vm) -> None:
+def keep_descriptors(vm: VmDevice) -> None:
     """Does nothing where systemd did not start us."""
     for role, descriptor in vm.descriptors.items():
         sdnotify.notify_systemd(
@@ -33,7 +33,7 @@ def keep_descriptors(vm: Vm) -> None:
         )
 
 
-def forget_descriptors(vm: Vm) -> None:
+def forget_descriptors(vm: VmDevice) -> None:
     for role in ROLES:
         sdnotify.notify_systemd("FDSTOREREMOVE=1", f"FDNAME={_descriptor_name(vm, role)}")
 
@@ -42,13 +42,13 @@ def group_descriptor_names(names: Iterable[str]) -> dict[tuple[int, int], dict[s
     """(PID, µs) → role → position in ``names``, of those that are ours."""
     found: dict[tuple[int, int], dict[str, int]] = {}
     for at, name in enumerate(names):
-        match = _NAME.fullmatch(name)
+        match = _DESCRIPTOR_NAME.fullmatch(name)
         if match is not None:
             found.setdefault((int(match[1]), int(match[2])), {})[match[3]] = at
     return found
 
 
-def adopt_kept_vms(environ: Mapping[str, str] = os.environ) -> list[Vm]:
+def adopt_kept_vms(environ: Mapping[str, str] = os.environ) -> list[VmDevice]:
     """The VMs whose descriptors an earlier life of this process has kept.
 
     What is incomplete (its QEMU has gone meanwhile, and systemd has dropped
@@ -68,7 +68,7 @@ def adopt_kept_vms(environ: Mapping[str, str] = os.environ) -> list[Vm]:
         unused -= set(descriptors.values())
         for descriptor in descriptors.values():
             os.set_inheritable(descriptor, False)
-        vms.append(Vm.adopt_descriptors(pid, microseconds / 1e6, descriptors))
+        vms.append(VmDevice.adopt_descriptors(pid, microseconds / 1e6, descriptors))
     for descriptor in unused:
         os.close(descriptor)
     return vms

@@ -20,12 +20,12 @@ from vesper_monitor.util import sdnotify
 
 __all__ = ["main"]
 
-_LOG = logging.getLogger(__name__)
+_log = logging.getLogger(__name__)
 
 #: Groups that QEMU runs as, by distribution: the first that exists.
-_GROUPS = ("libvirt-qemu", "qemu", "kvm")
+_QEMU_GROUPS = ("libvirt-qemu", "qemu", "kvm")
 #: Descriptors that are not a VM's.
-_OTHER_DESCRIPTORS = 128
+_RESERVED_DESCRIPTORS = 128
 
 
 def _parse_size_mib(text: str) -> int:
@@ -56,13 +56,15 @@ def _parse_arguments(argv: Sequence[str] | None) -> argparse.Namespace:
         "--max-vms", type=int, default=256, metavar="N", help="devices that it holds at most (256)"
     )
     parser.add_argument(
-        "--group", metavar="NAME", help=f"that QEMU runs as (the first of {', '.join(_GROUPS)})"
+        "--group",
+        metavar="NAME",
+        help=f"that QEMU runs as (the first of {', '.join(_QEMU_GROUPS)})",
     )
     return parser.parse_args(argv)
 
 
 def _find_qemu_gid(wanted: str | None) -> int:
-    for name in [wanted] if wanted else _GROUPS:
+    for name in [wanted] if wanted else _QEMU_GROUPS:
         try:
             return grp.getgrnam(name).gr_gid
         except KeyError:
@@ -76,9 +78,9 @@ def _count_affordable_vms(max_vms: int) -> int:
     """Each VM has descriptors, and a connection of ``vesperd``."""
     _soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
     resource.setrlimit(resource.RLIMIT_NOFILE, (hard, hard))
-    limit = (hard - _OTHER_DESCRIPTORS) // (len(ROLES) + 1)
+    limit = (hard - _RESERVED_DESCRIPTORS) // (len(ROLES) + 1)
     if limit < max_vms:
-        _LOG.warning("%d VMs at most: the limit of open files is %d", limit, hard)
+        _log.warning("%d VMs at most: the limit of open files is %d", limit, hard)
     return max(1, min(max_vms, limit))
 
 
@@ -96,15 +98,15 @@ def main(argv: Sequence[str] | None = None) -> int:
             gid=_find_qemu_gid(options.group),
         )
     except BlockingIOError:
-        _LOG.error("%s: another vesper-ivshmem is listening there", options.directory)
+        _log.error("%s: another vesper-ivshmem is listening there", options.directory)
         return 1
     except OSError as error:
-        _LOG.error("%s: cannot listen: %s", options.directory, error)
+        _log.error("%s: cannot listen: %s", options.directory, error)
         return 1
     for number in (signal.SIGTERM, signal.SIGINT):
         signal.signal(number, lambda *_: holder.request_stop())
     sdnotify.notify_systemd("READY=1")
-    _LOG.info("listening in %s (process %d)", options.directory, os.getpid())
+    _log.info("listening in %s (process %d)", options.directory, os.getpid())
     holder.serve_until_stopped()
     holder.close_all_sockets()
     return 0

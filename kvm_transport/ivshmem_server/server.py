@@ -13,22 +13,22 @@ from pathlib import Path
 from typing import Any
 
 from kvm_transport.ivshmem_server import fdstore
-from kvm_transport.ivshmem_server.control import Client
-from kvm_transport.ivshmem_server.vm import Vm
+from kvm_transport.ivshmem_server.control import ControlClient
+from kvm_transport.ivshmem_server.vm import VmDevice
 
-__all__ = ["CONTROL", "QEMU", "IvshmemServer"]
+__all__ = ["CONTROL_SOCKET", "QEMU_SOCKET", "IvshmemServer"]
 
-_LOG = logging.getLogger(__name__)
+_log = logging.getLogger(__name__)
 
 #: Names of the sockets in the holder's directory.
-QEMU = "qemu.sock"
-CONTROL = "control.sock"
+QEMU_SOCKET = "qemu.sock"
+CONTROL_SOCKET = "control.sock"
 
 #: Devices of one process; the oldest go.  (One that is plugged in again may
 #: connect before the end of the one before it is seen.)
-_MAX_VMS_PER_PROCESS = 2
+_MAX_DEVICES_PER_PROCESS = 2
 #: Control connections, beyond one for each VM.
-_MORE_CLIENTS = 32
+_MAX_OTHER_CLIENTS = 32
 #: QEMU may be stopped for long before it reads: those that wait are not refused.
 _LISTEN_BACKLOG = 512
 
@@ -45,16 +45,16 @@ class IvshmemServer:
         self._size = size
         self._max_vms = max_vms
         self._selector = selectors.DefaultSelector()
-        self._vms: list[Vm] = []
-        self._clients: list[Client] = []
+        self._vms: list[VmDevice] = []
+        self._clients: list[ControlClient] = []
         self._stop, self._stopper = socket.socketpair()
         self._stopped = False
         self._watch_socket(self._stop, self._handle_stop_request)
         for vm in fdstore.adopt_kept_vms():
             self._add_vm_to_loop(vm)
-            _LOG.info("QEMU %d: device kept", vm.pid)
-        self._open_listener(directory / QEMU, gid, self._accept_qemu)
-        self._open_listener(directory / CONTROL, -1, self._accept_client)
+            _log.info("QEMU %d: device kept", vm.pid)
+        self._open_listener(directory / QEMU_SOCKET, gid, self._accept_qemu)
+        self._open_listener(directory / CONTROL_SOCKET, -1, self._accept_client)
 
     def serve_until_stopped(self) -> None:
         """Serve until :meth:`request_stop`."""
@@ -110,7 +110,7 @@ class IvshmemServer:
         except OSError as error:
             if not isinstance(error, (BlockingIOError, ConnectionError)):
                 # No more descriptors.  It is tried again at once; leave others room.
-                _LOG.error("cannot accept a connection: %s", error)
+                _log.error("cannot accept a connection: %s", error)
                 time.sleep(0.01)
             return
         connection.setblocking(False)
@@ -120,35 +120,35 @@ class IvshmemServer:
 
     def _accept_qemu(self, connection: socket.socket) -> None:
         if len(self._vms) >= self._max_vms:
-            _LOG.error("a QEMU more than %d: refused", self._max_vms)
+            _log.error("a QEMU more than %d: refused", self._max_vms)
             connection.close()
             return
         try:
-            vm = Vm.create_for_qemu(connection, self._size, time.time())
+            vm = VmDevice.create_for_qemu(connection, self._size, time.time())
         except OSError as error:
-            _LOG.error("no shared memory for a QEMU: %s", error)
+            _log.error("no shared memory for a QEMU: %s", error)
             connection.close()
             return
         try:
             vm.send_handshake()
         except OSError as error:
-            _LOG.warning("QEMU %d: gone in the handshake: %s", vm.pid, error)
+            _log.warning("QEMU %d: gone in the handshake: %s", vm.pid, error)
             vm.close_descriptors()
             return
         for old in [old for old in self._vms if old.pid == vm.pid][
-            : 1 - _MAX_VMS_PER_PROCESS or None
+            : 1 - _MAX_DEVICES_PER_PROCESS or None
         ]:
             self._drop_vm_device(old, "has a newer device")
         fdstore.keep_descriptors(vm)
         self._add_vm_to_loop(vm)
-        _LOG.info("QEMU %d: device of %d bytes", vm.pid, self._size)
+        _log.info("QEMU %d: device of %d bytes", vm.pid, self._size)
         self._notify_watchers({"come": vm.pid})
 
-    def _add_vm_to_loop(self, vm: Vm) -> None:
+    def _add_vm_to_loop(self, vm: VmDevice) -> None:
         self._vms.append(vm)
         self._watch_socket(vm.qemu, lambda: self._handle_qemu_input(vm))
 
-    def _handle_qemu_input(self, vm: Vm) -> None:
+    def _handle_qemu_input(self, vm: VmDevice) -> None:
         """A client of the ivshmem protocol says nothing, and then closes."""
         try:
             said = vm.qemu.recv(1)
@@ -158,8 +158,8 @@ class IvshmemServer:
             said = b""
         self._drop_vm_device(vm, "talks: it is no QEMU" if said else "has closed its device")
 
-    def _drop_vm_device(self, vm: Vm, why: str) -> None:
-        _LOG.info("QEMU %d %s", vm.pid, why)
+    def _drop_vm_device(self, vm: VmDevice, why: str) -> None:
+        _log.info("QEMU %d %s", vm.pid, why)
         self._vms.remove(vm)
         self._selector.unregister(vm.qemu)
         fdstore.forget_descriptors(vm)
@@ -170,15 +170,15 @@ class IvshmemServer:
     # ---------------------------------------------------------------- clients
 
     def _accept_client(self, connection: socket.socket) -> None:
-        if len(self._clients) >= self._max_vms + _MORE_CLIENTS:
-            _LOG.error("a client more than %d: refused", len(self._clients))
+        if len(self._clients) >= self._max_vms + _MAX_OTHER_CLIENTS:
+            _log.error("a client more than %d: refused", len(self._clients))
             connection.close()
             return
-        client = Client(connection)
+        client = ControlClient(connection)
         self._clients.append(client)
         self._watch_socket(connection, lambda: self._handle_client_input(client))
 
-    def _handle_client_input(self, client: Client) -> None:
+    def _handle_client_input(self, client: ControlClient) -> None:
         try:
             for line in client.receive_requests():
                 client.answer_request(
@@ -193,7 +193,7 @@ class IvshmemServer:
     def _count_free_places(self) -> dict[str, int]:
         return {"free": self._max_vms - len(self._vms), "size": self._size}
 
-    def _detach_clients(self, vm: Vm, why: str) -> None:
+    def _detach_clients(self, vm: VmDevice, why: str) -> None:
         for client in list(self._clients):
             if client.attached is vm:
                 client.attached = None
@@ -205,13 +205,13 @@ class IvshmemServer:
             if client.watches:
                 self._send_notification(client, news)
 
-    def _send_notification(self, client: Client, news: dict[str, Any]) -> None:
+    def _send_notification(self, client: ControlClient, news: dict[str, Any]) -> None:
         try:
             client.send_answer(news)
         except OSError:
             self._drop_client(client)
 
-    def _drop_client(self, client: Client) -> None:
+    def _drop_client(self, client: ControlClient) -> None:
         if client in self._clients:
             self._clients.remove(client)
             self._selector.unregister(client.connection)

@@ -17,7 +17,7 @@ from dataclasses import dataclass
 
 from vesper_monitor.guest import abi
 
-__all__ = ["GUEST_ID", "HOST_ID", "ROLES", "Vm"]
+__all__ = ["GUEST_ID", "HOST_ID", "ROLES", "VmDevice"]
 
 #: ivshmem's numbers of the two ends.  Only a guest of number 0 can be the
 #: device's "master", without which QEMU refuses to migrate it.
@@ -25,7 +25,7 @@ GUEST_ID = 0
 HOST_ID = 1
 
 _PROTOCOL_VERSION = 0
-_SHARED_MEMORY = -1
+_SHARED_MEMORY_ID = -1
 _MESSAGE = struct.Struct("<q")
 _MARK = struct.Struct("<I")
 _UCRED = struct.Struct("iII")  # struct ucred, unix(7)
@@ -36,7 +36,7 @@ ROLES = ("qemu", "memory", "to_host", "to_guest")
 
 
 @dataclass
-class Vm:
+class VmDevice:
     """One ivshmem device of one QEMU.
 
     :ivar pid: QEMU's process; 0 if it is not of this PID namespace.
@@ -55,7 +55,7 @@ class Vm:
     to_guest: int
 
     @classmethod
-    def create_for_qemu(cls, qemu: socket.socket, size: int, since: float) -> Vm:
+    def create_for_qemu(cls, qemu: socket.socket, size: int, since: float) -> VmDevice:
         """
         :param qemu: a connection, which is the object's from now on.
         :param size: bytes of shared memory, a power of two.
@@ -80,7 +80,7 @@ class Vm:
         return cls(pid, since, qemu, memory, to_host, to_guest)
 
     @classmethod
-    def adopt_descriptors(cls, pid: int, since: float, descriptors: Mapping[str, int]) -> Vm:
+    def adopt_descriptors(cls, pid: int, since: float, descriptors: Mapping[str, int]) -> VmDevice:
         """Of the descriptors that :attr:`descriptors` gave an earlier process.
 
         :raises OSError: one is not what it should be.
@@ -116,7 +116,7 @@ class Vm:
         """
         self._send_number(_PROTOCOL_VERSION)
         self._send_number(GUEST_ID)
-        self._send_number(_SHARED_MEMORY, self.memory)
+        self._send_number(_SHARED_MEMORY_ID, self.memory)
         self._send_number(HOST_ID, self.to_host)
         self._send_number(GUEST_ID, self.to_guest)
 

@@ -98,7 +98,7 @@ PROPERTIES = {"dc-deadtime": "1s", "stonith-enabled": "false"}
 
 
 #: s by which one of two nodes that have lost each other shoots later, so that one stays.
-FENCING_DELAY = 3
+FENCING_DELAY_S = 3
 
 
 def make_initial_cib(
@@ -110,7 +110,7 @@ def make_initial_cib(
 
     :param remotes: names of the nodes of Pacemaker Remote.
     :param fencing: names of the nodes that have a power switch; the first is
-        fenced :data:`FENCING_DELAY` seconds later.
+        fenced :data:`FENCING_DELAY_S` seconds later.
     """
     enabled = {"stonith-enabled": "true"} if fencing else {}
     pairs: Sequence[str] = [
@@ -127,7 +127,7 @@ def make_initial_cib(
         parameters = {
             "pcmk_host_list": " ".join(fencing),
             "pcmk_delay_base": ";".join(
-                f"{name}:{0 if number else FENCING_DELAY}s" for number, name in enumerate(fencing)
+                f"{name}:{0 if number else FENCING_DELAY_S}s" for number, name in enumerate(fencing)
             ),
         }
         attributes = "".join(

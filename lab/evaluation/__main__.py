@@ -63,7 +63,7 @@ def _write_report(runs: list[Run], folder: Path, title: str) -> None:
     folder.mkdir(parents=True, exist_ok=True)
     text = table.render_table(runs)
     (folder / "report.json").write_text(
-        json.dumps(make_json_record(runs, clock.HOW), indent=1) + "\n"
+        json.dumps(make_json_record(runs, clock.CLOCK_DESCRIPTION), indent=1) + "\n"
     )
     (folder / "table.txt").write_text(text)
     (folder / "timelines.svg").write_text(picture.draw_timelines(runs, title))
@@ -77,7 +77,7 @@ def _write_report(runs: list[Run], folder: Path, title: str) -> None:
         for reason in sorted(reasons):
             print(f"exit reason in crm_mon, {WATCHES[watch]}: {reason or '(none)'}")
     worst = max((run.clock_error_s for run in runs), default=0.0)
-    print(f"\nClock: {clock.HOW}; worst bound {worst * 1000:.0f} ms.")
+    print(f"\nClock: {clock.CLOCK_DESCRIPTION}; worst bound {worst * 1000:.0f} ms.")
     print(f"Report, table and picture of the timelines: {folder}/", flush=True)
 
 

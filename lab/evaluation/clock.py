@@ -12,9 +12,9 @@ import time
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass
 
-__all__ = ["HOW", "Offset", "Sample", "measure_offset", "pick_best_sample"]
+__all__ = ["CLOCK_DESCRIPTION", "Offset", "Sample", "measure_offset", "pick_best_sample"]
 
-HOW = (
+CLOCK_DESCRIPTION = (
     "CLOCK_REALTIME of the machine that runs the lab; the guest's clock, and each host's where it "
     "has one of its own, were compared with it by ping-pong before and after the fault, the "
     "quickest exchange counts, half of its round trip is the error bound"

@@ -14,10 +14,10 @@ from lab.host import ChannelError, LabError
 __all__ = ["configure_resource", "settle_after_failover", "type_in_crm_shell", "wait_until_ready"]
 
 #: vm1 as it is to be, for crmsh.
-CHANGED = "/root/vm1.crm"
+RESOURCE_FILE = "/root/vm1.crm"
 
 #: s for vm1 to run and to be watched, on a machine that is not slow.
-READY_S = 180.0
+READY_LIMIT_S = 180.0
 
 #: crmsh's remarks that mean nothing here (there is no fencing in the lab).
 _NOISE = re.compile(r"Blind faith|not fencing unseen")
@@ -53,10 +53,10 @@ def configure_resource(
     if host.run_command("crm_resource --resource vm1 --query-xml", timeout=60).rc != 0:
         type_in_crm_shell(lab, f"crm configure {primitive}", show)
     else:
-        host.put_file(CHANGED, f"{primitive}\n".encode())
+        host.put_file(RESOURCE_FILE, f"{primitive}\n".encode())
         type_in_crm_shell(lab, "crm_attribute --name maintenance-mode --update true", show)
-        type_in_crm_shell(lab, f"cat {CHANGED}", show)
-        type_in_crm_shell(lab, f"crm configure load update {CHANGED}", show)
+        type_in_crm_shell(lab, f"cat {RESOURCE_FILE}", show)
+        type_in_crm_shell(lab, f"crm configure load update {RESOURCE_FILE}", show)
         # What the other agent has found is forgotten, its failures too.
         type_in_crm_shell(lab, "crm_resource --refresh --resource vm1", show)
         type_in_crm_shell(lab, "crm_attribute --name maintenance-mode --delete", show)
@@ -64,10 +64,10 @@ def configure_resource(
             # VESPER's device comes with the start of the VM.
             host.run_command(f"({idle.COMMAND})", timeout=240, check=True)
             type_in_crm_shell(lab, "crm_resource --restart --resource vm1", show)
-    wait_until_ready(lab, watch, READY_S * time_factor)
+    wait_until_ready(lab, watch, READY_LIMIT_S * time_factor)
 
 
-def wait_until_ready(lab: Lab, watch: str, timeout: float = READY_S) -> None:
+def wait_until_ready(lab: Lab, watch: str, timeout: float = READY_LIMIT_S) -> None:
     """Wait until vm1 runs, its page comes, and it is watched.
 
     :raises LabError: it does not get there.
@@ -88,7 +88,7 @@ def wait_until_ready(lab: Lab, watch: str, timeout: float = READY_S) -> None:
 
 #: What ``vesper status --json`` asks vesperd, without the second and a half
 #: that Python needs to start in an emulated host.
-WAITING = (
+MONITOR_IS_WAITING = (
     'echo \'{"op": "status"}\' | socat -t 5 - UNIX-CONNECT:/run/vesper/vesperd.sock | '
     "grep '\"waiting\": *true' | grep -q '\"collecting\"'"
 )
@@ -99,7 +99,7 @@ def _explain_not_ready(lab: Lab, watch: str) -> str:
         if lab.guest_through(through=host).fetch_page(timeout=3) is None:
             return f"its page does not come to {host.name}"
     if watch == "vesper" and not any(
-        host.run_command(WAITING, timeout=60).rc == 0 for host in lab.hosts
+        host.run_command(MONITOR_IS_WAITING, timeout=60).rc == 0 for host in lab.hosts
     ):
         return "no monitor is waiting, or no probe is loaded"
     state = lab.hosts[0].run_command("crm_mon -1 -o", timeout=60).output
@@ -116,4 +116,4 @@ def settle_after_failover(
 ) -> None:
     """After a failover: forget the failure, and be ready for the next one."""
     type_in_crm_shell(lab, "crm_resource --refresh --resource vm1", show)
-    wait_until_ready(lab, watch, READY_S * time_factor)
+    wait_until_ready(lab, watch, READY_LIMIT_S * time_factor)

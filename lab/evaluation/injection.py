@@ -15,7 +15,7 @@ from lab.host import Host
 __all__ = ["Injection", "inject_fault", "read_host_clock"]
 
 #: Faults that end the guest as a whole, and how labd brings them about.
-_ENDS = {"panic": "panic", "panic-kept": "panic", "poweroff": "poweroff", "hang": "hang"}
+_GUEST_ENDS = {"panic": "panic", "panic-kept": "panic", "poweroff": "poweroff", "hang": "hang"}
 
 
 @dataclass(frozen=True)
@@ -54,8 +54,8 @@ def inject_fault(lab: Lab, home: Host, fault: str, clocks: Mapping[str, Offset])
     done: Fault
     if fault == "sigsegv":
         done = guest.kill_service("SEGV", "httpd")
-    elif fault in _ENDS:
-        done = guest.power_guest_off(_ENDS[fault])
+    elif fault in _GUEST_ENDS:
+        done = guest.power_guest_off(_GUEST_ENDS[fault])
     else:
         done = guest.out_of_memory("httpd", spare=fault == "oom-other")
     error = (clock.error_ns + done.uncertainty_ns) / 1e9

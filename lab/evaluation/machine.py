@@ -18,11 +18,11 @@ import psutil
 __all__ = ["BUSY_SHARE", "Machine", "OtherLoad", "measure_machine"]
 
 #: CPUs that a lab of two hosts keeps busy.
-CPUS_NEEDED = 2
+MIN_CPUS = 2
 #: CPU seconds of :func:`_work_a_while` on the machine whose figures the documents have.
 REFERENCE_CPU_S = 0.020
 #: Operations' timeouts are made this many times longer at most.
-MAX_FACTOR = 10.0
+MAX_TIMEOUT_FACTOR = 10.0
 #: Figures count as unreliable if others used more than this share of the CPUs meanwhile.
 BUSY_SHARE = 0.15
 
@@ -40,9 +40,9 @@ class Machine:
 
     @property
     def timeout_factor(self) -> float:
-        """Return how many times longer things may take here (1 to :data:`MAX_FACTOR`)."""
-        crowd = (CPUS_NEEDED + self.runnable) / self.cpus
-        return min(MAX_FACTOR, max(1.0, self.slowness) * max(1.0, crowd))
+        """Return how many times longer things may take here (1 to :data:`MAX_TIMEOUT_FACTOR`)."""
+        crowd = (MIN_CPUS + self.runnable) / self.cpus
+        return min(MAX_TIMEOUT_FACTOR, max(1.0, self.slowness) * max(1.0, crowd))
 
     @property
     def is_too_busy(self) -> bool:

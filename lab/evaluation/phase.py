@@ -15,7 +15,7 @@ from lab.host import Host
 __all__ = ["Phase"]
 
 #: Seconds between two of the stock agent's monitors.
-INTERVAL = 10.0
+POLL_INTERVAL_S = 10.0
 
 #: Waits for the script's next run, and prints how long ago that is (ns).
 _NEXT_RUN = (
@@ -41,8 +41,8 @@ class Phase:
         """
         ago = int(host.run_command(_NEXT_RUN, timeout=30, check=True).output) / 1e9
         self._script_began = time.time() - ago
-        left = self.share * INTERVAL - ago - self._lead.get(fault, 0.0)
-        time.sleep(left % INTERVAL)  # if it is too late for this interval, in the next
+        left = self.share * POLL_INTERVAL_S - ago - self._lead.get(fault, 0.0)
+        time.sleep(left % POLL_INTERVAL_S)  # if it is too late for this interval, in the next
 
     def note_injection_lead(self, fault: str, seconds: float) -> None:
         """A fault has come that long after the order."""
@@ -50,4 +50,4 @@ class Phase:
 
     def measure_since_poll_s(self, at: float) -> float:
         """Return the seconds from the script's last run to a fault, by the interval."""
-        return (at - self._script_began) % INTERVAL
+        return (at - self._script_began) % POLL_INTERVAL_S

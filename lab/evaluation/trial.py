@@ -16,7 +16,7 @@ from lab.evaluation.injection import inject_fault, read_host_clock
 from lab.evaluation.machine import OtherLoad
 from lab.evaluation.observer import Observation, Observer
 from lab.evaluation.pacemaker_log import TICK_S, What
-from lab.evaluation.phase import INTERVAL, Phase
+from lab.evaluation.phase import POLL_INTERVAL_S, Phase
 from lab.evaluation.run import FAULTS, STEPS, WATCHES, Run
 from lab.evaluation.setting import Lab
 from lab.host import LabError
@@ -25,9 +25,9 @@ from vesper_monitor.hypervisor.transport import ENDED
 __all__ = ["exit_reason", "perform_trial"]
 
 #: A fault that nobody has noticed by then (s) is not detected.
-DETECT = 60.0
+DETECTION_LIMIT_S = 60.0
 #: From the failure to the page from the other host, at most (s).
-RECOVER = 120.0
+RECOVERY_LIMIT_S = 120.0
 
 _STEPS = {
     What.RECORDED: "recorded_s",
@@ -37,7 +37,7 @@ _STEPS = {
 }
 
 #: Shown, but no step of the report.
-_SHOWN: dict[What | str, str] = {
+_STEP_TEXTS: dict[What | str, str] = {
     What.FAILED: "monitor has failed",
     What.STUCK: "stop has failed",
     What.START: "start called",
@@ -99,10 +99,10 @@ class _Timeline:
     def _take_observation(self, observation: Observation) -> None:
         assert self._fault
         since = observation.at - self._fault[0]
-        if observation.what in _SHOWN and since > -1:
+        if observation.what in _STEP_TEXTS and since > -1:
             if observation.what is What.STUCK:
                 self.stuck = observation.at
-            self._show(f"{since:+8.3f} s  {_SHOWN[observation.what]:24}on {observation.host}")
+            self._show(f"{since:+8.3f} s  {_STEP_TEXTS[observation.what]:24}on {observation.host}")
         step, said = self._find_meaning(observation, self._fault[1])
         if step and step not in self.times and observation.at > self._fault[0] - 1:
             self.times[step] = observation.at
@@ -206,10 +206,10 @@ def perform_trial(
             run.since_poll_s = phase.measure_since_poll_s(at)
             show(
                 f"            {run.since_poll_s:.1f} s after the stock agent's last look, "
-                f"of {INTERVAL:.0f} s from look to look"
+                f"of {POLL_INTERVAL_S:.0f} s from look to look"
             )
-        detect = DETECT * time_factor
-        recovered = time.monotonic() + detect + RECOVER * time_factor
+        detect = DETECTION_LIMIT_S * time_factor
+        recovered = time.monotonic() + detect + RECOVERY_LIMIT_S * time_factor
         if timeline.wait_for_step("recorded_s", time.monotonic() + detect):
             timeline.wait_for_step("service_back_s", recovered)
             timeline.wait_for_step("started_elsewhere_s", recovered)

@@ -24,7 +24,7 @@ from lab.images.toolchain import TRIXIE
 __all__ = ["Fetched", "fetch_newest", "release_headers", "release_kernel"]
 
 #: Kernels whose headers are fetched at the same time.
-AT_ONCE = 4
+MAX_PARALLEL_FETCHES = 4
 
 
 @dataclass(frozen=True)
@@ -59,7 +59,7 @@ def fetch_newest() -> Fetched:
 
     wanted = {*groups, *(group for group in last if _suite_of_group(group) in missing)}
     wanted |= set(missing) - {_suite_of_group(group) for group in wanted}
-    with ThreadPoolExecutor(AT_ONCE) as executor:
+    with ThreadPoolExecutor(MAX_PARALLEL_FETCHES) as executor:
         results = dict(
             zip(sorted(wanted), executor.map(fetch_kernels, sorted(wanted)), strict=True)
         )

@@ -31,7 +31,7 @@ __all__ = [
 ]
 
 #: An image's predecessors are removed when nobody has used them for so long (s).
-KEEP = 3 * 24 * 3600
+KEEP_UNUSED_S = 3 * 24 * 3600
 
 
 class BuildError(VesperError):
@@ -129,14 +129,14 @@ def build_image(name: str, key: str, make: Callable[[Path], None], *, what: str 
 def _clean_old_images(name: str, keep: Path) -> None:
     """Remove remains of broken builds, and old images that nobody uses any more."""
     for path in cache_directory().glob(f"{name}-*"):
-        if path != keep and time.time() - path.stat().st_mtime > KEEP:
+        if path != keep and time.time() - path.stat().st_mtime > KEEP_UNUSED_S:
             _remove_image(path)
     for path in cache_directory().glob(f".{name}-*.*"):
         pid = path.suffix[1:]
         if pid.isdecimal() and not Path(f"/proc/{pid}").exists():
             _remove_image(path)
         # It is written anew whenever somebody takes the lock.
-        if path.suffix == ".lock" and time.time() - path.stat().st_mtime > KEEP:
+        if path.suffix == ".lock" and time.time() - path.stat().st_mtime > KEEP_UNUSED_S:
             _remove_image(path)
 
 

@@ -15,11 +15,11 @@ from lab import netns
 from lab.cluster.node import ENVIRONMENT, Node
 from lab.host import ChannelError, CommandFailed, Host, Result
 
-__all__ = ["HOLDER", "KvmHost"]
+__all__ = ["IVSHMEM_SOCKET", "KvmHost"]
 
-LIBVIRTD = "/run/libvirt/libvirt-sock"
+LIBVIRTD_SOCKET = "/run/libvirt/libvirt-sock"
 #: Of vesper-ivshmem, which QEMU connects to when it starts.
-HOLDER = "/run/vesper-ivshmem/qemu.sock"
+IVSHMEM_SOCKET = "/run/vesper-ivshmem/qemu.sock"
 
 
 class KvmHost(Host):
@@ -65,7 +65,7 @@ class KvmHost(Host):
     ) -> tuple[Callable[[], None], Iterator[bytes]]:
         # foreground: in a process group of its own it would not be killed
         process = self._start_command(
-            f"timeout --foreground {timeout} bash -c {shlex.quote(command)}", *_ENDS
+            f"timeout --foreground {timeout} bash -c {shlex.quote(command)}", *_PIPE_ENDS
         )
         assert process.stdout
         read = process.stdout.fileno()
@@ -99,13 +99,13 @@ class KvmHost(Host):
 
     def start_libvirtd(self) -> None:
         """Start libvirtd and wait until its socket is there."""
-        self.start_daemon("/usr/sbin/libvirtd --listen", "/var/log/libvirt/out", LIBVIRTD)
+        self.start_daemon("/usr/sbin/libvirtd --listen", "/var/log/libvirt/out", LIBVIRTD_SOCKET)
         # It asks QEMU what it can do (1.5 s) when that is first needed.
         self.run_command("virsh domcapabilities >/dev/null 2>&1 &", check=True)
 
     def stop_libvirtd(self, *, signal: str = "TERM") -> None:
         """End libvirtd, if it runs, and wait until it has gone; guests go on."""
-        self.stop_daemon("^/usr/sbin/libvirtd", LIBVIRTD, signal=signal)
+        self.stop_daemon("^/usr/sbin/libvirtd", LIBVIRTD_SOCKET, signal=signal)
 
     def signal_libvirtd(self, signal: str) -> None:
         """Send it a signal, e.g. STOP."""
@@ -113,11 +113,13 @@ class KvmHost(Host):
 
     def start_holder(self) -> None:
         """Start vesper-ivshmem and wait until its sockets are there."""
-        self.start_daemon("/usr/sbin/vesper-ivshmem", "/var/log/vesper-ivshmem.log", HOLDER)
+        self.start_daemon("/usr/sbin/vesper-ivshmem", "/var/log/vesper-ivshmem.log", IVSHMEM_SOCKET)
 
     def stop_holder(self, *, signal: str = "TERM") -> None:
         """End vesper-ivshmem, if it runs, and wait until it has gone."""
-        self.stop_daemon("^/usr/bin/python3.* /usr/sbin/vesper-ivshmem", HOLDER, signal=signal)
+        self.stop_daemon(
+            "^/usr/bin/python3.* /usr/sbin/vesper-ivshmem", IVSHMEM_SOCKET, signal=signal
+        )
 
     def list_domains(self) -> list[str]:
         """Names of the domains whose QEMU runs, by libvirt's files and not by itself."""
@@ -129,7 +131,7 @@ class KvmHost(Host):
         return said.output.split()
 
 
-_ENDS = (subprocess.DEVNULL, subprocess.PIPE)
+_PIPE_ENDS = (subprocess.DEVNULL, subprocess.PIPE)
 
 
 def _kill_session(process: subprocess.Popen[bytes]) -> None:

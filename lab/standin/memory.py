@@ -11,9 +11,9 @@ from vesper_monitor.guest import abi
 
 __all__ = ["CCHAN_PAGE", "GuestMemory", "RelayBuffer", "RelayChannel", "map_file_view"]
 
-_PAGES = 4096
+_MEMORY_PAGES = 4096
 CCHAN_PAGE = 1
-SUBBUF_SIZE = 4096
+SUBBUF_BYTES = 4096
 N_SUBBUFS = 4
 
 
@@ -21,7 +21,7 @@ def map_file_view(path: Path) -> memoryview:
     """A new sparse file, mapped."""
     path.unlink(missing_ok=True)
     with path.open("w+b") as file:
-        file.truncate(_PAGES * abi.PAGE_SIZE)
+        file.truncate(_MEMORY_PAGES * abi.PAGE_SIZE)
         return memoryview(mmap.mmap(file.fileno(), 0))
 
 
@@ -66,20 +66,20 @@ class RelayBuffer:
         )
         self._seq += 1
         data = bytes(head) + bytes(record)[ctypes.sizeof(head) :]
-        offset = self._pos % SUBBUF_SIZE
-        if offset + length > SUBBUF_SIZE:
-            self._pad_subbuffer_to(SUBBUF_SIZE - offset)
-        number = self._pos // SUBBUF_SIZE
-        if self._pos % SUBBUF_SIZE == 0:
+        offset = self._pos % SUBBUF_BYTES
+        if offset + length > SUBBUF_BYTES:
+            self._pad_subbuffer_to(SUBBUF_BYTES - offset)
+        number = self._pos // SUBBUF_BYTES
+        if self._pos % SUBBUF_BYTES == 0:
             self._set_padding(number, 0)
-        start = (number % N_SUBBUFS) * SUBBUF_SIZE + self._pos % SUBBUF_SIZE
+        start = (number % N_SUBBUFS) * SUBBUF_BYTES + self._pos % SUBBUF_BYTES
         self._data[start : start + length] = data
         self._pos += length
         with self._index[:8].cast("Q") as pos:
             pos[0] = self._pos
 
     def _pad_subbuffer_to(self, size: int) -> None:
-        self._set_padding(self._pos // SUBBUF_SIZE, size)
+        self._set_padding(self._pos // SUBBUF_BYTES, size)
         self._pos += size
 
     def _set_padding(self, number: int, size: int) -> None:
@@ -96,14 +96,14 @@ class RelayChannel:
         index = memory.view_region(index_region)
         self.cpus: list[RelayBuffer] = []
         for cpu in range(cpus):
-            region = memory.allocate_pages(abi.pages_for(SUBBUF_SIZE * N_SUBBUFS))
+            region = memory.allocate_pages(abi.pages_for(SUBBUF_BYTES * N_SUBBUFS))
             entry = index[cpu * entry_size : (cpu + 1) * entry_size]
             entry[:] = bytes(abi.Index(buffer=region))
             self.cpus.append(RelayBuffer(entry, memory.view_region(region)))
         self.entry = abi.Channel(
             state=abi.ChannelState.OPEN,
             generation=generation,
-            subbuf_size=SUBBUF_SIZE,
+            subbuf_size=SUBBUF_BYTES,
             n_subbufs=N_SUBBUFS,
             nr_cpus=cpus,
             index=index_region,

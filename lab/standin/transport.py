@@ -29,9 +29,9 @@ from vesper_monitor.hypervisor.transport import (
 
 __all__ = ["StandinLink", "StandinMapping", "StandinTransport"]
 
-_POLL = 0.1
+_POLL_INTERVAL_S = 0.1
 #: s
-_CLOSE_TIMEOUT = 3.0
+_CLOSE_TIMEOUT_S = 3.0
 #: More CPUs than a stand-in guest has.
 _CPUS = 16
 _VCPU_STATES = {
@@ -195,7 +195,7 @@ class StandinTransport:
                     sock = await self._try_connect(domain)
                     if sock is not None:
                         return StandinLink(domain, sock)
-                    await asyncio.sleep(_POLL)
+                    await asyncio.sleep(_POLL_INTERVAL_S)
         except TimeoutError:
             raise FrontendSilentError(
                 f"{domain.name}: no VESPER modules in the guest (load vesper and vesper_xen there)"
@@ -203,7 +203,7 @@ class StandinTransport:
 
     async def deactivate_domain(self, domain: Domain) -> None:
         try:
-            async with asyncio.timeout(_CLOSE_TIMEOUT):
+            async with asyncio.timeout(_CLOSE_TIMEOUT_S):
                 sock = await self._try_connect(domain)
         except TimeoutError:
             raise TransportError(f"{domain.name}: the guest has not let go") from None
@@ -253,7 +253,7 @@ class StandinTransport:
                     self._tell_notice(
                         record.domid, Notice("reboot", "the guest reboots", reset=True)
                     )
-            await asyncio.sleep(_POLL)
+            await asyncio.sleep(_POLL_INTERVAL_S)
 
     def _watch_process(self, domid: int, pid: int) -> None:
         if domid in self._watched:

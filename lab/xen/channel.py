@@ -14,7 +14,7 @@ from lab.host import ChannelError, CommandFailed, Result
 
 __all__ = ["Channel"]
 
-CHUNK = 65536
+CHUNK_BYTES = 65536
 
 
 class Channel:
@@ -48,7 +48,7 @@ class Channel:
                 raise ChannelError(f"{self.name}: no answer in time")
             connection.settimeout(left)
             try:
-                piece = connection.recv(min(CHUNK, size - len(data)))
+                piece = connection.recv(min(CHUNK_BYTES, size - len(data)))
             except TimeoutError as error:
                 raise ChannelError(f"{self.name}: no answer in time") from error
             except OSError as error:

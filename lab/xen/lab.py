@@ -26,7 +26,7 @@ __all__ = ["STATE", "XenLab"]
 STATE = Path("/run/vesper-lab")
 
 #: What crm_mon says when the cluster is ready.
-READY = (
+CLUSTER_IS_READY = (
     "crm_mon -1 2>/dev/null | grep -q 'Online: \\[ host-a host-b \\]' && "
     "crm_mon -1 2>/dev/null | grep -q 'Current DC: host'"
 )
@@ -229,7 +229,7 @@ class XenLab:
 
     def wait_cluster(self, timeout: float) -> None:
         """Wait until both hosts are online and there is a DC."""
-        self.a.wait_for_command(READY, timeout=timeout)
+        self.a.wait_for_command(CLUSTER_IS_READY, timeout=timeout)
 
     def running_on(self) -> XenHost | None:
         """The host on which vm1's domain exists."""

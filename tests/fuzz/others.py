@@ -151,12 +151,12 @@ def holder(data: bytes) -> None:
     given = Input(data)
     which = given.u8()
     peer = cast(Any, _Peer(given))
-    client = control.Client(peer)
+    client = control.ControlClient(peer)
     try:
         for _ in range(8):
             for line in client.receive_requests():
                 client.answer_request(line, [], {"free": 1, "size": 4096}, lambda _vm: None)
-                assert len(client._buffer) <= control.MAX_LINE_BYTES
+                assert len(client._buffer) <= control.MAX_REQUEST_BYTES
             if given.empty:
                 break
     except OSError:

@@ -48,7 +48,7 @@ def _words(event: Event) -> CrashLog:
     return event.words
 
 
-def test_panic(test_guest: TestGuest, tmp_path: Path) -> None:
+def test_a_panic_leaves_its_log(test_guest: TestGuest, tmp_path: Path) -> None:
     """Its words are there when the guest's kernel stands still, and nothing waits for a host."""
     with machine(test_guest.kernel, test_guest.files, tmp_path, cmdline="panic=0") as guest:
 
@@ -85,7 +85,7 @@ def test_panic_and_the_end_of_the_machine(test_guest: TestGuest, tmp_path: Path)
         asyncio.run(_watched(guest, body))
 
 
-def test_oopses(test_guest: TestGuest, tmp_path: Path) -> None:
+def test_oopses_leave_their_logs(test_guest: TestGuest, tmp_path: Path) -> None:
     """The kernel goes on after each; with panic_on_oops the panic says which oops it was."""
     with machine(test_guest.kernel, test_guest.files, tmp_path, cmdline="panic=0") as guest:
 

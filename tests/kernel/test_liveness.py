@@ -13,7 +13,7 @@ from typing import Any
 import pytest
 
 import bench.watched
-from bench.liveness import CALM
+from bench.liveness import BENIGN_LOADS
 from tests.kernel.support.loopback_guest import TestGuest
 from tests.kernel.support.machine import Machine, MachineTransport, machine
 from tests.unit.support.standins import until
@@ -31,7 +31,7 @@ TIMEOUT = 5.0
 SLOW = 30.0
 
 
-class Watched(bench.watched.Watched):
+class Watched(bench.watched.WatchedGuest):
     def __init__(self, guest: Machine) -> None:
         self.events: list[Event] = []
         self.guest = guest
@@ -92,7 +92,9 @@ HOG = "echo {} >/proc/sys/kernel/sched_rt_runtime_us; vsp_host hog &"
     ],
     ids=["interrupts off", "deadlock in a timer", "preemption off", "real-time task"],
 )
-def test_hang(test_guest: TestGuest, tmp_path: Path, cpus: int, command: str, depth: str) -> None:
+def test_a_hang_is_found(
+    test_guest: TestGuest, tmp_path: Path, cpus: int, command: str, depth: str
+) -> None:
     async def body(guest: Machine) -> None:
         async with watched(guest) as told:
             guest.tell(command)
@@ -141,7 +143,7 @@ def test_heartbeats_from_activation_to_deactivation(run: Boot) -> None:
         assert result.line(f"threads {when}:") == threads
 
 
-def test_hang_while_no_vesperd_is_there(test_guest: TestGuest, tmp_path: Path) -> None:
+def test_a_hang_while_no_vesperd_is_there_is_found(test_guest: TestGuest, tmp_path: Path) -> None:
     """The heartbeats go on without one; the next finds the hang, though nobody answers HELLO."""
 
     async def hang_alone(guest: Machine) -> None:
@@ -178,7 +180,7 @@ def test_hang_while_no_vesperd_is_there(test_guest: TestGuest, tmp_path: Path) -
         asyncio.run(body(guest))
 
 
-def test_no_hang(test_guest: TestGuest, tmp_path: Path) -> None:
+def test_what_only_looks_like_a_hang_is_none(test_guest: TestGuest, tmp_path: Path) -> None:
     """One guest after the other way to be silent, or slow, without being ill."""
 
     async def body(guest: Machine) -> None:
@@ -211,7 +213,7 @@ def test_no_hang(test_guest: TestGuest, tmp_path: Path) -> None:
 
             # Saved and restored; one of ten who want the same host CPU.
             for kind in ("save, restore", "10-fold overcommit"):
-                await CALM[kind](told)
+                await BENIGN_LOADS[kind](told)
                 await until(lambda: told.life_state() is LifeState.ALIVE, "alive", SLOW)
 
             # It is busy: many processes, and a real-time task that leaves 5 %.

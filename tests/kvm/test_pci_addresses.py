@@ -6,7 +6,7 @@ from __future__ import annotations
 import pytest
 
 from lab.kvm import KvmHost, KvmLab
-from lab.kvm.host import HOLDER
+from lab.kvm.host import IVSHMEM_SOCKET
 from vesper_monitor.ocf.libvirt import domain_xml
 
 MANY = """\
@@ -36,7 +36,7 @@ def _devices_by_libvirt(host: KvmHost, text: str) -> bytes:
     finally:
         host.run_command("virsh -q undefine addresses", check=True)
     root = domain_xml.parse_domain(dumped)
-    ours = domain_xml.find_device(root, HOLDER)
+    ours = domain_xml.find_device(root, IVSHMEM_SOCKET)
     assert (ours is not None) == (domain_xml.ALIAS in text)
     if ours is not None:
         domain_xml.remove_device(root, ours)
@@ -50,5 +50,5 @@ def test_no_other_address_changes(lab: KvmLab, machine: str) -> None:
     root = domain_xml.parse_domain(_definition(machine))
     before = _devices_by_libvirt(lab.a, domain_xml.serialize_domain(root))
     assert before.count(b'type="pci"') > 10
-    assert domain_xml.add_device(root, HOLDER) == ""
+    assert domain_xml.add_device(root, IVSHMEM_SOCKET) == ""
     assert _devices_by_libvirt(lab.a, domain_xml.serialize_domain(root)) == before

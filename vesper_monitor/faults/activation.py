@@ -37,10 +37,9 @@ from collections.abc import Callable
 from dataclasses import dataclass, replace
 from typing import Any
 
-from vesper_monitor.faults.carried_fault import EventKey
 from vesper_monitor.faults.watching import Watching
 from vesper_monitor.hypervisor.transport import Cause, DomainReport, DomainState
-from vesper_monitor.journal.records import ActivationRecord, Fault
+from vesper_monitor.journal.records import PANIC_RULE, ActivationRecord, EventKey, Fault
 from vesper_monitor.rules.rule_set import RuleSet
 
 __all__ = ["MIGRATION", "ActivationState", "Answer", "ResourceActivation", "Result", "Waiter"]
@@ -57,10 +56,6 @@ MIGRATION = "migration"
 #: s between two answers that are given early because of a change in how well
 #: the guest is watched: a guest that toggles must not keep the host busy.
 DEGRADED_AFTER_S = 10.0
-
-
-#: ``Fault.rule`` of a panic.
-PANIC_RULE = "kernel_panic"
 
 
 class ActivationState(enum.Enum):

@@ -17,7 +17,6 @@ from typing import Any
 from vesper_monitor.faults import domain_events as domains
 from vesper_monitor.faults.activation import (
     MIGRATION,
-    PANIC_RULE,
     ActivationState,
     Answer,
     ResourceActivation,
@@ -27,16 +26,22 @@ from vesper_monitor.faults.activation import (
 from vesper_monitor.faults.carried_fault import (
     CarriedFault,
     boot_of_fault,
-    key_of_event,
-    key_of_fault,
     pack_fault,
 )
 from vesper_monitor.faults.failover_limit import WINDOW_S, FailoverLimit
 from vesper_monitor.faults.watching import Watching
 from vesper_monitor.guest.event import Event
 from vesper_monitor.hypervisor.transport import Domain, DomainReport
-from vesper_monitor.journal.journal import Batch, Journal, JournalError
-from vesper_monitor.journal.records import ActivationRecord, Fault
+from vesper_monitor.journal.batch import Batch
+from vesper_monitor.journal.journal import Journal
+from vesper_monitor.journal.records import (
+    END_RULE,
+    PANIC_RULE,
+    ActivationRecord,
+    Fault,
+    key_of_event,
+)
+from vesper_monitor.journal.schema import JournalError
 from vesper_monitor.journal.told_ledger import ToldLedger
 from vesper_monitor.journal.writer import JournalWriter
 from vesper_monitor.pacemaker import commands
@@ -524,13 +529,9 @@ class Activations:
                 self._drop_doubted(instance, "a later fault")
                 record, now = instance.record, time.time()
                 flapping = self._rate.describe_flapping(record.vm, now)
-                fault = Fault(
+                fault = Fault.of_activation(
+                    record,
                     id=self._next_fault_id(),
-                    resource=record.resource,
-                    vm=record.vm,
-                    uuid=record.uuid,
-                    domid=record.domid,
-                    instance=record.id,
                     scope=verdict.scope.value,
                     rule=verdict.rule,
                     reason=f"{verdict.reason}; {flapping}" if flapping else verdict.reason,
@@ -757,15 +758,11 @@ class Activations:
             return  # Pacemaker was told of that instead
         instance.death_recorded = True
         record = instance.record
-        fault = Fault(
+        fault = Fault.of_activation(
+            record,
             id=self._next_fault_id(),
-            resource=record.resource,
-            vm=record.vm,
-            uuid=record.uuid,
-            domid=record.domid,
-            instance=record.id,
             scope=Scope.SYSTEM.value,
-            rule=domains.END_RULE,
+            rule=END_RULE,
             reason=reason,
             event=death,
             seen=min(death["received"], told),
@@ -921,7 +918,7 @@ def _shown_fault(fault: Fault) -> str:
 
 def _is_same(one: Fault, other: Fault) -> bool:
     """Whether they are of one record of a guest, which was read twice."""
-    return key_of_fault(one) is not None and key_of_fault(one) == key_of_fault(other)
+    return one.event_key is not None and one.event_key == other.event_key
 
 
 def _rules_of_record(record: ActivationRecord) -> RuleSet:

@@ -12,16 +12,12 @@ import json
 from dataclasses import dataclass
 from typing import Any
 
-from vesper_monitor.guest.event import Event
-from vesper_monitor.journal.records import ActivationRecord, Fault
+from vesper_monitor.journal.records import ActivationRecord, EventKey, Fault, find_event_key
 from vesper_monitor.rules.reasons import Scope
 
 __all__ = [
     "CarriedFault",
-    "EventKey",
     "boot_of_fault",
-    "key_of_event",
-    "key_of_fault",
     "pack_fault",
     "unpack_fault",
 ]
@@ -35,9 +31,6 @@ MAX_RULE_CHARS = 100
 MAX_NAME_CHARS = 255
 #: Of the event, if the whole is too long.
 MAX_EVENT_TEXT_CHARS = 200
-
-#: What tells one record of a guest from another, also on another host.
-EventKey = tuple[str, str, int, int, int]
 
 
 @dataclass(frozen=True)
@@ -62,24 +55,15 @@ class CarriedFault:
         """
         origin = {"node": self.node, "fault": self.fault_id, "boot_id": self.boot_id}
         event = {**self.event, "carried": origin}
-        return Fault(
-            id=fault_id,
-            resource=record.resource,
-            vm=record.vm,
-            uuid=record.uuid,
-            domid=record.domid,
-            instance=record.id,
-            scope=self.scope,
-            rule=self.rule,
-            reason=self.reason,
-            event=event,
-            seen=self.seen,
-        )
+        return Fault.of_activation(
+            record, id=fault_id, scope=self.scope, rule=self.rule, reason=self.reason,
+            event=event, seen=self.seen,
+        )  # fmt: skip
 
     @property
     def event_key(self) -> EventKey | None:
         """Of the record that it was found in; None: it was found in none."""
-        return _event_key(self.event)
+        return find_event_key(self.event)
 
 
 def boot_of_fault(fault: Fault) -> int | None:
@@ -87,27 +71,6 @@ def boot_of_fault(fault: Fault) -> int | None:
     origin = fault.event.get("carried")
     boot_id = origin.get("boot_id") if isinstance(origin, dict) else None
     return boot_id if type(boot_id) is int else None
-
-
-def key_of_event(event: Event) -> EventKey:
-    """Compare it with :attr:`CarriedFault.event_key`."""
-    return event.probe, event.event, event.cpu, event.seq, event.guest_ns
-
-
-def key_of_fault(fault: Fault) -> EventKey | None:
-    """Of the record that it was found in; None: it was found in none."""
-    return _event_key(fault.event)
-
-
-def _event_key(event: dict[str, Any]) -> EventKey | None:
-    try:
-        key = (
-            str(event["probe"]), str(event["event"]), int(event["cpu"]), int(event["seq"]),
-            int(event["guest_ns"]),
-        )  # fmt: skip
-    except (KeyError, TypeError, ValueError):
-        return None
-    return key if key[4] else None
 
 
 def pack_fault(fault: Fault, boot_id: int | None, node: str | None) -> dict[str, Any]:

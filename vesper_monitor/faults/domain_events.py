@@ -24,7 +24,6 @@ from vesper_monitor.hypervisor.transport import (
 )
 
 __all__ = [
-    "END_RULE",
     "EVENT",
     "as_stopped_by_cluster",
     "describe_ending",
@@ -35,8 +34,6 @@ __all__ = [
 #: ``Event.event`` and ``Event.probe`` of these.
 EVENT = "domain"
 PROBE = "hypervisor"
-#: ``Fault.rule`` of the end of a domain that Pacemaker was told of.
-END_RULE = "domain_ended"
 
 _SAID = {
     DomainState.RUNNING: "runs",

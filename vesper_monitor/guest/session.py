@@ -63,7 +63,7 @@ from vesper_monitor.hypervisor.transport import (
 
 __all__ = ["Session"]
 
-_LOG = logging.getLogger(__name__)
+_log = logging.getLogger(__name__)
 
 #: s, between tries that failed: the first, then doubled up to the last.
 _RETRY_FIRST = 0.5
@@ -385,7 +385,7 @@ class Session:
                 try:
                     await self.transport.deactivate_domain(self.domain)
                 except TransportError as error:
-                    _LOG.warning("%s", error)
+                    _log.warning("%s", error)
             self._switch_state(SessionState.CLOSED)
             self._raw.close()
         self._closed.set()
@@ -475,7 +475,7 @@ class Session:
         self._follow_table(guest)
         if self._channels:
             # It has come from another host, or an earlier daemon was here.
-            _LOG.info("%s: goes on with %s", self.domain.name, ", ".join(self._channels))
+            _log.info("%s: goes on with %s", self.domain.name, ", ".join(self._channels))
 
     async def _greet_guest(self, link: Link) -> GuestControl:
         """Say HELLO; again and again to a guest that shows no life, which may hang."""
@@ -545,7 +545,7 @@ class Session:
         try:
             self._life_reader = HeartbeatReader(link, region, nr_cpus)
         except (TransportError, ValueError) as error:
-            _LOG.warning("signs of life cannot be read: %s", error)
+            _log.warning("signs of life cannot be read: %s", error)
             return
         self._life_task = asyncio.create_task(self._watch_life(self._life_reader))
 
@@ -609,7 +609,7 @@ class Session:
                 self._open_channel(guest, entry)
                 if name not in self._channels and name not in self._wanted:
                     # The guest may show ever new names.
-                    _LOG.warning("%s", status.error)
+                    _log.warning("%s", status.error)
                     self._forget_probe(name)
 
     def _open_channel(self, guest: GuestControl, entry: ChannelEntry) -> None:
@@ -681,13 +681,13 @@ class Session:
                 try:
                     await self._load_into_guest(guest, name)
                 except SessionError as error:
-                    _LOG.warning("%s", error)
+                    _log.warning("%s", error)
         for name in [name for name in self._loaded_here if name not in self._wanted]:
             if name in self._channels:
                 try:
                     await self._unload_from_guest(guest, name)
                 except SessionError as error:
-                    _LOG.warning("%s", error)
+                    _log.warning("%s", error)
             self._loaded_here.discard(name)
 
     async def _load_into_guest(self, guest: GuestControl, name: str) -> None:
@@ -741,7 +741,7 @@ class Session:
             try:
                 await self._unload_from_guest(guest, name)
             except SessionError as error:
-                _LOG.warning("%s", error)
+                _log.warning("%s", error)
 
     def _active_guest(self, what: str) -> GuestControl:
         if self._guest is None or self._state is not SessionState.ACTIVE:

@@ -21,8 +21,8 @@ from collections import deque
 from pathlib import Path
 from typing import Any, Protocol
 
-from vesper_monitor.journal.journal import JournalError
 from vesper_monitor.journal.journal_server import CLOSE, LENGTH, READS_AND_WRITES, READS_ONLY
+from vesper_monitor.journal.schema import JournalError
 
 __all__ = ["JournalProcess", "JournalWorker"]
 

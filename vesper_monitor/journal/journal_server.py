@@ -24,8 +24,10 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
-from vesper_monitor.journal.journal import Journal, JournalDamagedError, JournalError
+from vesper_monitor.journal.journal import Journal
+from vesper_monitor.journal.queries import JournalQueries
 from vesper_monitor.journal.read_only_journal import ReadOnlyJournal
+from vesper_monitor.journal.schema import JournalDamagedError, JournalError
 from vesper_monitor.util import logs, state_file
 
 __all__ = ["CLOSE", "LENGTH", "READS_AND_WRITES", "READS_ONLY", "main"]
@@ -60,7 +62,7 @@ class _Server:
         self._open_journal = open_journal
         self._reads_only = reads_only
         self._path = path
-        self._journal: Journal | None = None
+        self._journal: JournalQueries | None = None
         self._lock: int | None = None
 
     def serve_requests(self, connection: socket.socket) -> None:
@@ -95,7 +97,7 @@ class _Server:
             _log.exception("internal error in the journal's process")
             return JournalError(f"{self._path}: internal error: {type(error).__name__}: {error}")
 
-    def _open_if_needed(self) -> Journal:
+    def _open_if_needed(self) -> JournalQueries:
         if self._journal is not None and self._is_outdated(self._journal):
             self._close_journal()
         if self._journal is None and self._reads_only:
@@ -106,7 +108,7 @@ class _Server:
             self._take_lock()  # of another file, if that was set aside
         return self._journal
 
-    def _is_outdated(self, journal: Journal) -> bool:
+    def _is_outdated(self, journal: JournalQueries) -> bool:
         return journal.is_stale or (
             isinstance(journal, ReadOnlyJournal) and journal.was_replaced()
         )

@@ -1,9 +1,8 @@
 # SPDX-License-Identifier: GPL-2.0-or-later
 """A second connection to the journal, which only reads.
 
-What the group of readers asks for is read here: the connection that writes faults never
-waits for it.  A read ends with its call, so that none keeps SQLite from emptying its
-write-ahead log.
+It serves the group of readers, so the connection that writes faults never waits for them.
+Each read ends with its call, so none keeps SQLite from emptying its write-ahead log.
 """
 
 from __future__ import annotations
@@ -13,7 +12,8 @@ import sqlite3
 from pathlib import Path
 from urllib.parse import quote
 
-from vesper_monitor.journal.journal import Journal, JournalError
+from vesper_monitor.journal.queries import JournalQueries
+from vesper_monitor.journal.schema import JournalError
 
 __all__ = ["ReadOnlyJournal"]
 
@@ -21,13 +21,12 @@ __all__ = ["ReadOnlyJournal"]
 LOCK_LIMIT_S = 2.0
 
 
-class ReadOnlyJournal(Journal):
+class ReadOnlyJournal(JournalQueries):
     """A journal that is open for reading."""
 
     def __init__(self, path: Path) -> None:
         """:raises JournalError: it cannot be read."""
         self.path = path
-        self.is_stale = False
         try:
             self._inode = os.stat(path).st_ino
             self._db = sqlite3.connect(

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: GPL-2.0-or-later
-"""What is remembered of an instance and of a fault (docs/api.md)."""
+"""An activation of a resource and a fault, as the journal keeps them (docs/api.md)."""
 
 from __future__ import annotations
 
@@ -7,14 +7,33 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
 
+from vesper_monitor.guest.event import Event
 from vesper_monitor.rules.fault_class import FaultClass, classify_fault
 
-__all__ = ["ActivationRecord", "Fault", "system_gone"]
+__all__ = [
+    "END_RULE",
+    "PANIC_RULE",
+    "ActivationRecord",
+    "EventKey",
+    "Fault",
+    "find_event_key",
+    "key_of_event",
+    "system_gone",
+]
+
+#: ``Fault.rule`` of the end of a domain that Pacemaker was told of.
+END_RULE = "domain_ended"
+#: ``Fault.rule`` of a panic.
+PANIC_RULE = "kernel_panic"
+
+#: Identifies a guest's record, also on another host: probe, event, CPU, sequence number, and
+#: the guest's time in ns.
+EventKey = tuple[str, str, int, int, int]
 
 
 @dataclass(frozen=True)
 class ActivationRecord:
-    """One life of a resource on this host."""
+    """One activation of a resource on this host: from its start or probe to its stop."""
 
     id: str
     resource: str
@@ -26,20 +45,20 @@ class ActivationRecord:
     services: tuple[str, ...]
     monitored: bool = False  #: has had its first recurring monitor
     ended: float | None = None
-    #: s without a sign of life; 0: not watched; None: as vesperd's configuration says
+    #: s without a sign of life; 0: no limit; None: as vesperd's configuration says
     hang_timeout: float | None = None
-    #: s that it may be paused and nobody says why; 0: for ever; None: likewise
+    #: s of a pause that nobody explains; 0: no limit; None: as vesperd's configuration says
     pause_timeout: float | None = None
     #: name of the transport on which it runs; empty: an earlier vesperd did not note it
     transport: str = ""
     fault_on: str = ""  #: rules (vesper-rules(7)) before the default ones
-    #: s that its guest may boot; 0: for ever; None: as vesperd's configuration says
+    #: s that its guest may boot; 0: no limit; None: as vesperd's configuration says
     boot_timeout: float | None = None
 
 
 @dataclass(frozen=True)
 class Fault:
-    """Belongs to one instance, and ends with it or by the operator's word."""
+    """A fault of one activation; it ends with that, or when an operator clears it."""
 
     id: int  #: the journal's; negative: it has none yet
     resource: str
@@ -56,18 +75,44 @@ class Fault:
     ended: float | None = None
     ended_by: str | None = None
 
+    @classmethod
+    def of_activation(
+        cls,
+        record: ActivationRecord,
+        *,
+        id: int,
+        scope: str,
+        rule: str,
+        reason: str,
+        event: dict[str, Any],
+        seen: float,
+        told: float | None = None,
+        ended: float | None = None,
+        ended_by: str | None = None,
+    ) -> Fault:
+        """Return a fault of an activation; the parameters are the attributes of these names."""
+        return cls(
+            id, record.resource, record.vm, record.uuid, record.domid, record.id, scope, rule,
+            reason, event, seen, told, ended, ended_by,
+        )  # fmt: skip
+
     @property
     def fault_class(self) -> FaultClass:
         """What has failed."""
         return classify_fault(self.rule, self.event)
 
     @property
+    def event_key(self) -> EventKey | None:
+        """What identifies the record in which it was found; None: in none of a guest."""
+        return find_event_key(self.event)
+
+    @property
     def label(self) -> str:
-        """Name it for people."""
+        """The fault's name, for people."""
         return f"fault {self.id}" if self.id > 0 else "fault (not written yet)"
 
     def to_json(self) -> dict[str, Any]:
-        """As docs/api.md has it: what is not numbered yet has no number."""
+        """Return the fault as in docs/api.md; a number that is not known yet is None."""
         event, number = self.event, self.event.get("id")
         if isinstance(number, int) and number <= 0:
             event = {**event, "id": None}
@@ -90,13 +135,34 @@ class Fault:
         }
 
 
+def key_of_event(event: Event) -> EventKey:
+    """Return what identifies the record of an event."""
+    return event.probe, event.event, event.cpu, event.seq, event.guest_ns
+
+
+def find_event_key(event: Mapping[str, Any]) -> EventKey | None:
+    """Return what identifies the record of an event.
+
+    :param event: as in :attr:`Fault.event`.
+    :returns: None: it was no record of a guest.
+    """
+    try:
+        key = (
+            str(event["probe"]), str(event["event"]), int(event["cpu"]), int(event["seq"]),
+            int(event["guest_ns"]),
+        )  # fmt: skip
+    except (KeyError, TypeError, ValueError):
+        return None
+    return key if key[4] else None
+
+
 def system_gone(fault: Fault) -> bool:
     """Whether the guest cannot shut down any more after this fault.
 
     Where it may be able to (after an oops, on a full memory, with a file system
     that takes no writes), it may have data to save; the time for that is bounded.
     """
-    if fault.rule in ("kernel_panic", "hang", "paused"):
+    if fault.rule in (PANIC_RULE, "hang", "paused"):
         return True
     if fault.rule == "memory_failure":  # the hypervisor's; the guest's own probe survives it
         return fault.event.get("event") == "domain"

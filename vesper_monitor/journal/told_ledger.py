@@ -11,9 +11,8 @@ import json
 import logging
 from pathlib import Path
 
-from vesper_monitor.faults.carried_fault import EventKey, key_of_event, key_of_fault
 from vesper_monitor.guest.event import Event
-from vesper_monitor.journal.records import ActivationRecord, Fault
+from vesper_monitor.journal.records import ActivationRecord, EventKey, Fault, key_of_event
 from vesper_monitor.util import state_file
 
 __all__ = ["ToldLedger"]
@@ -51,7 +50,7 @@ class ToldLedger:
 
     def note_told(self, fault: Fault) -> None:
         """Pacemaker was told of a fault."""
-        record = key_of_fault(fault)
+        record = fault.event_key
         if record is None or fault.told is None:
             return
         while len(self._told) >= MAX_ENTRIES:
@@ -61,7 +60,7 @@ class ToldLedger:
 
     def forget_fault(self, fault: Fault) -> None:
         """The journal has it."""
-        record = key_of_fault(fault)
+        record = fault.event_key
         if self._told and record is not None:
             key = _ledger_key(fault.resource, fault.uuid, fault.domid, record)
             if self._told.pop(key, None) is not None:

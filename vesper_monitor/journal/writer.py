@@ -24,8 +24,10 @@ from dataclasses import dataclass, field
 from functools import partial
 from typing import Concatenate, ParamSpec, TypeVar
 
-from vesper_monitor.journal.journal import Batch, Journal, JournalError
+from vesper_monitor.journal.batch import Batch
+from vesper_monitor.journal.journal import Journal
 from vesper_monitor.journal.journal_process import JournalWorker
+from vesper_monitor.journal.schema import JournalError
 
 __all__ = ["READ_LIMIT_S", "WAIT_S", "JournalWriter"]
 

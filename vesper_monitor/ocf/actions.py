@@ -4,7 +4,7 @@
 from __future__ import annotations
 
 from vesper_monitor.ocf.fast_common import process_age
-from vesper_monitor.ocf.invocation import Code, OcfExit, OcfInvocation, finish_action
+from vesper_monitor.ocf.invocation import OcfCode, OcfExit, OcfInvocation, finish_action
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
@@ -107,13 +107,13 @@ def run_agent(
 
     def action() -> None:
         if len(arguments) != 1:
-            raise OcfExit(Code.ARGS, usage)
+            raise OcfExit(OcfCode.OCF_ERR_ARGS, usage)
         if arguments[0] in ("usage", "help"):
             print(usage)
             return
         do = ACTIONS.get(arguments[0])
         if do is None:
-            raise OcfExit(Code.UNIMPLEMENTED, f"no such action: {arguments[0]}; {usage}")
+            raise OcfExit(OcfCode.OCF_ERR_UNIMPLEMENTED, f"no such action: {arguments[0]}; {usage}")
         call = OcfInvocation(arguments[0], environ, process_age(), said)
         do(build(call, arguments[0] in STRICT))
 

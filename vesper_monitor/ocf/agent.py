@@ -26,7 +26,7 @@ from vesper_monitor.ocf.domain_identity import (
     kept_name,
 )
 from vesper_monitor.ocf.fast_common import CARRIED, FIRST, begin_waiting, end_waiting, mark_first
-from vesper_monitor.ocf.invocation import Code, OcfExit, log_line
+from vesper_monitor.ocf.invocation import OcfCode, OcfExit, log_line
 from vesper_monitor.ocf.toolstack import ToolstackError, ToolstackMissingError
 
 TYPE_CHECKING = False
@@ -172,7 +172,7 @@ class Agent:
                 self._create_domain()
                 self.forget_sent()
         except ToolstackError as error:
-            raise OcfExit(Code.ERROR, f"{self.vm} was not started: {error}") from error
+            raise OcfExit(OcfCode.OCF_ERR_GENERIC, f"{self.vm} was not started: {error}") from error
         if present:
             self._begin_arrived()
         else:
@@ -284,7 +284,7 @@ class Agent:
         self.set_first_mark()
         self.tell_vesperd("change", **self.build_wishes())
 
-    def report_status(self, unknown: Code = Code.ERROR) -> None:
+    def report_status(self, unknown: OcfCode = OcfCode.OCF_ERR_GENERIC) -> None:
         """Whether the VM runs, at once.
 
         :param unknown: the exit code if that cannot be told.
@@ -298,8 +298,11 @@ class Agent:
             return
         if state is DomainState.GONE:
             self._expect_arrival()
-            raise OcfExit(Code.NOT_RUNNING, f"{self.vm} is not running")
-        raise OcfExit(Code.ERROR, f"{self.vm} is {self.describe_state(state)}: it must be stopped")
+            raise OcfExit(OcfCode.OCF_NOT_RUNNING, f"{self.vm} is not running")
+        raise OcfExit(
+            OcfCode.OCF_ERR_GENERIC,
+            f"{self.vm} is {self.describe_state(state)}: it must be stopped",
+        )
 
     def describe_state(self, state: DomainState) -> str:
         """A state that was just seen, and what is known of it."""
@@ -663,7 +666,7 @@ class Agent:
         """Whether another look fits into this call."""
         return self.call.seconds_left() > CONTRADICTION_RESERVE_S + 2 * self._look_took
 
-    def _known_state(self, unknown: Code) -> DomainState:
+    def _known_state(self, unknown: OcfCode) -> DomainState:
         """By the toolstack; if it does not answer, by vesperd.
 
         :raises OcfExit: neither knows, or the two contradict each other.
@@ -678,7 +681,7 @@ class Agent:
             except ToolstackError as error:
                 return self._state_without_toolstack(unknown, error)
 
-    def _state_without_toolstack(self, unknown: Code, error: ToolstackError) -> DomainState:
+    def _state_without_toolstack(self, unknown: OcfCode, error: ToolstackError) -> DomainState:
         """:raises OcfExit: vesperd does not know either."""
         until = time.monotonic() + min(VESPERD_PATIENCE_S, self.call.seconds_left() - 2.0)
         reboot = self._end_of_reboot()
@@ -687,14 +690,18 @@ class Agent:
                 break
             time.sleep(LOOK_PAUSE_S)  # on a busy host the next sign of life may be late
         if state is None:
-            missing = isinstance(error, ToolstackMissingError) and unknown is Code.ERROR
-            raise self._unknown_state_exit(Code.INSTALLED if missing else unknown, error) from error
+            missing = (
+                isinstance(error, ToolstackMissingError) and unknown is OcfCode.OCF_ERR_GENERIC
+            )
+            raise self._unknown_state_exit(
+                OcfCode.OCF_ERR_INSTALLED if missing else unknown, error
+            ) from error
         return state
 
-    def _unknown_state_exit(self, code: Code, error: ToolstackError) -> OcfExit:
+    def _unknown_state_exit(self, code: OcfCode, error: ToolstackError) -> OcfExit:
         return OcfExit(code, f"whether {self.vm} runs cannot be told: {error}")
 
-    def refuse_foreign(self, code: Code) -> bool:
+    def refuse_foreign(self, code: OcfCode) -> bool:
         """
         :returns: whether what is configured belongs to another resource, and does not
             run; of what ran here nothing is known.
@@ -762,23 +769,23 @@ class Agent:
         config = self.settings.config
         if not os.path.isfile(config):
             raise OcfExit(
-                Code.INSTALLED,
+                OcfCode.OCF_ERR_INSTALLED,
                 f"{config} is not there on node {self.call.node}: the configuration file of "
                 f"{self.vm} must be readable on every node that may run it",
             )
         if not os.access(config, os.R_OK):
-            raise OcfExit(Code.PERM, f"{config} cannot be read on node {self.call.node}")
+            raise OcfExit(OcfCode.OCF_ERR_PERM, f"{config} cannot be read on node {self.call.node}")
         for command in self.toolstack.commands:
             if not _is_executable(command):
                 raise OcfExit(
-                    Code.INSTALLED,
+                    OcfCode.OCF_ERR_INSTALLED,
                     f"{command} is not installed on node {self.call.node} "
                     f"(PATH {_find_command_path()})",
                 )
         for script in self.settings.scripts:
             if not _is_executable(script):
                 raise OcfExit(
-                    Code.INSTALLED,
+                    OcfCode.OCF_ERR_INSTALLED,
                     f"monitor script {script} is not there on node {self.call.node}, or may not "
                     "be executed",
                 )

@@ -9,7 +9,7 @@ runs the monitor scripts.  Level 20 also requires that the guest is watched.
 from __future__ import annotations
 
 from vesper_monitor.client import DaemonError, DaemonUnavailableError
-from vesper_monitor.ocf.invocation import Code, OcfExit, log_line
+from vesper_monitor.ocf.invocation import OcfCode, OcfExit, log_line
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
@@ -26,7 +26,9 @@ def check_guest(agent: Agent) -> None:
     :raises OcfExit: what is not.
     """
     # A recurring monitor that cannot tell is no reason to stop a VM that may be well.
-    agent.report_status(unknown=Code.DEGRADED if agent.call.interval > 0 else Code.ERROR)
+    agent.report_status(
+        unknown=OcfCode.OCF_DEGRADED if agent.call.interval > 0 else OcfCode.OCF_ERR_GENERIC
+    )
     vm = agent.vm
     unwatched = ""
     pause = ""
@@ -53,7 +55,8 @@ def check_guest(agent: Agent) -> None:
         _report_problem(vm, wrong or "", pause)
     if unwatched and agent.call.check_level >= 20 and not pause:
         raise OcfExit(
-            Code.DEGRADED, f"{vm} is not watched: {agent.read_unwatched_reason() or unwatched}"
+            OcfCode.OCF_DEGRADED,
+            f"{vm} is not watched: {agent.read_unwatched_reason() or unwatched}",
         )
 
 
@@ -62,7 +65,7 @@ def _report_problem(vm: str, wrong: str, pause: str) -> None:
     if not wrong:
         return
     if not pause:
-        raise OcfExit(Code.ERROR, wrong)
+        raise OcfExit(OcfCode.OCF_ERR_GENERIC, wrong)
     log_line(f"{vm}: not reported, {pause}: {wrong}")
 
 

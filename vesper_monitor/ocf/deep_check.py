@@ -20,7 +20,7 @@ import sys
 import time
 
 from vesper_monitor.ocf.fast_common import AGAIN, DEEP
-from vesper_monitor.ocf.invocation import Code, OcfExit, log_line
+from vesper_monitor.ocf.invocation import OcfCode, OcfExit, log_line
 from vesper_monitor.ocf.toolstack import ToolstackError, spawn_command
 
 TYPE_CHECKING = False
@@ -97,7 +97,7 @@ def run_deep_monitor(agent: Agent) -> None:
             if found.code != OWN_LOOK and now - found.looked_at <= found.interval + POLL_S:
                 note.save_note(agent)
                 if found.code:
-                    raise OcfExit(Code(found.code), found.reason)
+                    raise OcfExit(OcfCode(found.code), found.reason)
                 return
     ended: OcfExit | None = None
     try:
@@ -107,8 +107,8 @@ def run_deep_monitor(agent: Agent) -> None:
     if note is not None:
         note.looked_at = now
         # A failure is reported once, by whoever has found it.
-        degraded = ended is not None and ended.code is Code.DEGRADED
-        note.code, note.reason = (Code.DEGRADED, str(ended)) if degraded else (0, "")
+        degraded = ended is not None and ended.code is OcfCode.OCF_DEGRADED
+        note.code, note.reason = (OcfCode.OCF_DEGRADED, str(ended)) if degraded else (0, "")
         if not on_behalf:
             note.code = OWN_LOOK
         note.save_note(agent)
@@ -157,9 +157,9 @@ class DeepCheck:
             return
         said = self._job.read_output()
         self.close()
-        if code in (Code.ERROR, Code.NOT_RUNNING):
+        if code in (OcfCode.OCF_ERR_GENERIC, OcfCode.OCF_NOT_RUNNING):
             reasons = [line.partition(":")[2] for line in said.splitlines() if _is_reason(line)]
-            raise OcfExit(Code(code), reasons[-1] if reasons else "the deeper look has failed")
+            raise OcfExit(OcfCode(code), reasons[-1] if reasons else "the deeper look has failed")
 
     def close(self) -> None:
         if self._job is not None:

@@ -48,8 +48,8 @@ ANSWER_LIMIT_S = 1.0
 ALIVE = b'{"ok": true, "alive": true}\n'
 FINE = b'{"ok": true, "result": "fine"}\n'
 FAULT = b'{"ok": true, "result": "fault", "reason": "'
-SUCCESS = 0
-ERROR = 1
+OCF_SUCCESS = 0
+OCF_ERR_GENERIC = 1
 
 
 def run_fast_monitor(environ: Mapping[str, str]) -> tuple[int | None, bytes]:
@@ -61,13 +61,13 @@ def run_fast_monitor(environ: Mapping[str, str]) -> tuple[int | None, bytes]:
     if (environ.get("OCF_CHECK_LEVEL") or environ.get("OCF_RESKEY_OCF_CHECK_LEVEL") or "0") != "0":
         return None, b""
     if (environ.get("OCF_RESKEY_CRM_meta_interval") or "0") == "0":
-        return SUCCESS if _is_alive(environ) else None, b""
+        return OCF_SUCCESS if _is_alive(environ) else None, b""
     answer = _wait_as_before(environ)
     if answer == FINE:
-        return SUCCESS, b""
+        return OCF_SUCCESS, b""
     if answer.startswith(FAULT):
         set_exit_reason(scanstring(answer.decode(errors="replace"), len(FAULT))[0])
-        return ERROR, b""
+        return OCF_ERR_GENERIC, b""
     return None, answer
 
 

@@ -21,21 +21,21 @@ TYPE_CHECKING = False
 if TYPE_CHECKING:
     from collections.abc import Callable, Mapping
 
-__all__ = ["Code", "OcfExit", "OcfInvocation", "finish_action", "log_line"]
+__all__ = ["OcfCode", "OcfExit", "OcfInvocation", "finish_action", "log_line"]
 
 
-class Code(enum.IntEnum):
+class OcfCode(enum.IntEnum):
     """Exit codes of an agent."""
 
-    SUCCESS = 0
-    ERROR = 1
-    ARGS = 2
-    UNIMPLEMENTED = 3
-    PERM = 4
-    INSTALLED = 5  #: this node lacks something: Pacemaker tries another node
-    CONFIGURED = 6  #: wrong on every node: Pacemaker gives up
-    NOT_RUNNING = 7
-    DEGRADED = 190  #: runs, but not as it should: shown, not recovered
+    OCF_SUCCESS = 0
+    OCF_ERR_GENERIC = 1
+    OCF_ERR_ARGS = 2
+    OCF_ERR_UNIMPLEMENTED = 3
+    OCF_ERR_PERM = 4
+    OCF_ERR_INSTALLED = 5  #: this node lacks something: Pacemaker tries another node
+    OCF_ERR_CONFIGURED = 6  #: wrong on every node: Pacemaker gives up
+    OCF_NOT_RUNNING = 7
+    OCF_DEGRADED = 190  #: runs, but not as it should: shown, not recovered
 
 
 class OcfExit(Exception):
@@ -44,7 +44,7 @@ class OcfExit(Exception):
     :param reason: one sentence an operator can act on; ``crm_mon`` shows it.
     """
 
-    def __init__(self, code: Code, reason: str) -> None:
+    def __init__(self, code: OcfCode, reason: str) -> None:
         super().__init__(reason)
         self.code = code
         self.reason = reason
@@ -162,4 +162,4 @@ def finish_action(action: Callable[[], None]) -> int:
     except OcfExit as end:
         set_exit_reason(end.reason)
         return end.code
-    return Code.SUCCESS
+    return OcfCode.OCF_SUCCESS

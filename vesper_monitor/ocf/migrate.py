@@ -11,7 +11,7 @@ import time
 
 from vesper_monitor.hypervisor.domain_state import DomainState
 from vesper_monitor.ocf.fast_common import shorten_reason
-from vesper_monitor.ocf.invocation import Code, OcfExit, log_line
+from vesper_monitor.ocf.invocation import OcfCode, OcfExit, log_line
 from vesper_monitor.ocf.toolstack import ToolstackError, run_command
 
 TYPE_CHECKING = False
@@ -74,14 +74,15 @@ def _show_failure(agent: Agent, reason: str) -> None:
 def _migrate_to(agent: Agent) -> None:
     from vesper_monitor.ocf.hand_over import announce_domain
 
-    agent.refuse_foreign(Code.ERROR)
+    agent.refuse_foreign(OcfCode.OCF_ERR_GENERIC)
     if mismatch := agent.identity.describe_mismatch():
         # What arrives has to be told apart there from what is configured: better not at all.
-        raise OcfExit(Code.ERROR, f"not migrated live: {mismatch}")
+        raise OcfExit(OcfCode.OCF_ERR_GENERIC, f"not migrated live: {mismatch}")
     vm, target = agent.vm, agent.call.migrate_target
     if not target:
         raise OcfExit(
-            Code.ARGS, "migrate_to: Pacemaker gave no target (OCF_RESKEY_CRM_meta_migrate_target)"
+            OcfCode.OCF_ERR_ARGS,
+            "migrate_to: Pacemaker gave no target (OCF_RESKEY_CRM_meta_migrate_target)",
         )
     try:
         state = agent.read_state()
@@ -89,10 +90,11 @@ def _migrate_to(agent: Agent) -> None:
         paused = state is DomainState.PAUSED and agent.toolstack.migrates_paused
         if state is not DomainState.RUNNING and not paused:
             raise OcfExit(
-                Code.ERROR, f"{vm} cannot be migrated to {target}: it is {state.value} here"
+                OcfCode.OCF_ERR_GENERIC,
+                f"{vm} cannot be migrated to {target}: it is {state.value} here",
             )
         if reason := agent.toolstack.explain_immovable(vm, agent.limit_call(ASK_LIMIT_S)):
-            raise OcfExit(Code.ERROR, f"{vm} cannot be migrated live: {reason}")
+            raise OcfExit(OcfCode.OCF_ERR_GENERIC, f"{vm} cannot be migrated live: {reason}")
         address = _find_target_address(agent, target)
         announce_domain(agent, target)
         log_line(f"{vm}: migrating to {target} ({address})")
@@ -104,7 +106,9 @@ def _migrate_to(agent: Agent) -> None:
         if agent.read_state() in (DomainState.RUNNING, DomainState.PAUSED):
             raise ToolstackError("the toolstack says it is done, but the domain still runs here")
     except ToolstackError as error:
-        raise OcfExit(Code.ERROR, f"{vm} was not migrated to {target}: {error}") from error
+        raise OcfExit(
+            OcfCode.OCF_ERR_GENERIC, f"{vm} was not migrated to {target}: {error}"
+        ) from error
     log_line(f"{vm}: migrated to {target}")
 
 
@@ -171,12 +175,14 @@ def _wait_for_domain(agent: Agent) -> None:
             if present:
                 seen = time.monotonic()
             elif time.monotonic() - seen > ARRIVAL_LIMIT_S:
-                raise OcfExit(Code.ERROR, f"{vm} did not arrive on node {agent.call.node}")
+                raise OcfExit(
+                    OcfCode.OCF_ERR_GENERIC, f"{vm} did not arrive on node {agent.call.node}"
+                )
         except ToolstackError as error:
             trouble = str(error)
         agent.pause_before_next_look(max(0.0, agent.call.seconds_left() - 2.0))
     raise OcfExit(
-        Code.ERROR,
+        OcfCode.OCF_ERR_GENERIC,
         f"{vm} did not arrive on node {agent.call.node} within the operation's timeout: "
         f"{trouble or 'no such domain'}",
     )

@@ -26,7 +26,7 @@ from vesper_monitor.client import DaemonError, DaemonUnavailableError
 from vesper_monitor.hypervisor.domain_state import DomainState
 from vesper_monitor.ocf.agent import ALIVE
 from vesper_monitor.ocf.fast_common import AGAIN, DEEP, call_key, waiting_time
-from vesper_monitor.ocf.invocation import Code, OcfExit, log_line
+from vesper_monitor.ocf.invocation import OcfCode, OcfExit, log_line
 from vesper_monitor.ocf.toolstack import ToolstackError, run_command
 
 TYPE_CHECKING = False
@@ -91,7 +91,7 @@ class Monitor:
         if degraded is not None:
             raise degraded
         if mismatch := agent.identity.describe_mismatch():
-            raise OcfExit(Code.DEGRADED, mismatch)
+            raise OcfExit(OcfCode.OCF_DEGRADED, mismatch)
         if self._asks_vesperd_only():
             # The next monitor need not read all this.
             question = json.dumps({"op": "wait", **self._build_question()}).removesuffix("}")
@@ -127,7 +127,7 @@ class Monitor:
             try:
                 self._watch_without_vesperd()
             except OcfExit as end:
-                if end.code is not Code.DEGRADED:
+                if end.code is not OcfCode.OCF_DEGRADED:
                     raise
                 degraded = end
             if self._scripts is not None:
@@ -143,8 +143,8 @@ class Monitor:
         :raises OcfExit: which domain the resource runs is not known (degraded), or none (7).
         """
         agent = self._agent
-        if agent.refuse_foreign(Code.DEGRADED):
-            raise OcfExit(Code.NOT_RUNNING, f"{self._vm} is not running")
+        if agent.refuse_foreign(OcfCode.OCF_DEGRADED):
+            raise OcfExit(OcfCode.OCF_NOT_RUNNING, f"{self._vm} is not running")
         if mismatch := agent.identity.describe_mismatch():
             # vesperd says it to a monitor that waits, and does not call it well meanwhile.
             agent.settings.doubts.insert(0, mismatch)
@@ -156,7 +156,7 @@ class Monitor:
         except ToolstackError as error:
             log_line(f"{self._vm}: {error}")
         raise OcfExit(
-            Code.DEGRADED,
+            OcfCode.OCF_DEGRADED,
             f"which domain {agent.call.resource} runs is not known: "
             f"{agent.settings.configured.trouble}",
         )
@@ -170,7 +170,7 @@ class Monitor:
             assert self._scripts is not None
             self._scripts.close()
             return
-        raise OcfExit(Code.ERROR, wrong)
+        raise OcfExit(OcfCode.OCF_ERR_GENERIC, wrong)
 
     def _wait_for_answer(self, descriptor: int | None, until: float) -> None:
         """Until there is an answer, or the time is up; scripts run meanwhile.
@@ -196,7 +196,9 @@ class Monitor:
                 answer = self._wait_for_vesperd()
             except DaemonError as error:
                 self._look_at_domain()
-                raise OcfExit(Code.DEGRADED, f"{self._vm} is not watched: {error.text}") from error
+                raise OcfExit(
+                    OcfCode.OCF_DEGRADED, f"{self._vm} is not watched: {error.text}"
+                ) from error
             except DaemonUnavailableError as error:
                 now = time.monotonic()
                 if lost is None:
@@ -205,7 +207,9 @@ class Monitor:
                 if self._first or now >= min(self._end, lost + RECONNECT_LIMIT_S):
                     if not self._first and now - lost > 1.0:
                         self._look_at_domain()
-                    raise OcfExit(Code.DEGRADED, f"{self._vm} is not watched: {error}") from error
+                    raise OcfExit(
+                        OcfCode.OCF_DEGRADED, f"{self._vm} is not watched: {error}"
+                    ) from error
                 self._wait_for_answer(None, time.monotonic() + RECONNECT_PAUSE_S)
             else:
                 return self._judge_answer(answer)
@@ -246,7 +250,7 @@ class Monitor:
             self._agent.keep_unwatched_reason("")
             return
         if result == "fault":
-            raise OcfExit(Code.ERROR, reason)
+            raise OcfExit(OcfCode.OCF_ERR_GENERIC, reason)
         if result == "degraded":
             if self._look_unwatched():
                 return
@@ -254,7 +258,9 @@ class Monitor:
             note = (
                 "" if reason in self._agent.settings.doubts else self._agent.read_unwatched_reason()
             )
-            raise OcfExit(Code.DEGRADED, f"{self._vm} is not watched: {note}" if note else reason)
+            raise OcfExit(
+                OcfCode.OCF_DEGRADED, f"{self._vm} is not watched: {note}" if note else reason
+            )
         if result == "dead":
             told = answer.get("fault")
             if told:
@@ -266,7 +272,7 @@ class Monitor:
             # A panic that is a fault has the VM start elsewhere, whatever the toolstack does with
             # its domain, and whether or not it is known what that is.
             if (crashed and not restarts) or answer.get("panicked") is True:
-                raise OcfExit(Code.ERROR, reason)
+                raise OcfExit(OcfCode.OCF_ERR_GENERIC, reason)
             if cause == "asked" and self._agent.settings.poweroff_wanted:
                 self._accept_power_off(reason)
                 return
@@ -277,18 +283,20 @@ class Monitor:
             except OcfExit as gone:
                 # Pacemaker was told of the fault that has led to this, with
                 # this code, and would count another one as another failure.
-                if told and gone.code == Code.NOT_RUNNING:
-                    raise OcfExit(Code.ERROR, reason) from None
+                if told and gone.code == OcfCode.OCF_NOT_RUNNING:
+                    raise OcfExit(OcfCode.OCF_ERR_GENERIC, reason) from None
                 raise
             # It is there again: it has rebooted. A domain with another id is
             # another instance, whose start vesperd must be told.
             log_line(f"{self._vm}: runs again, so it has rebooted ({reason})")
             self._agent.claim_domain()
             if trouble := self._agent.tell_started():
-                raise OcfExit(Code.DEGRADED, f"{self._vm} runs and is not watched: {trouble}")
+                raise OcfExit(
+                    OcfCode.OCF_DEGRADED, f"{self._vm} runs and is not watched: {trouble}"
+                )
             return
         raise OcfExit(
-            Code.DEGRADED,
+            OcfCode.OCF_DEGRADED,
             f"{self._vm} is not watched: vesperd answered {str(result)[:40]!r}; are it and this "
             "agent of the same version?",
         )
@@ -303,7 +311,7 @@ class Monitor:
             self._look_at_domain()
             return False
         except OcfExit as end:
-            if end.code is Code.DEGRADED:
+            if end.code is OcfCode.OCF_DEGRADED:
                 raise
             vesperd = self._agent.vesperd
             try:
@@ -335,7 +343,7 @@ class Monitor:
             code, text = 1, str(error)
         if code != 0:
             raise OcfExit(
-                Code.NOT_RUNNING, f"{reason}; target-role could not be set: {text.strip()}"
+                OcfCode.OCF_NOT_RUNNING, f"{reason}; target-role could not be set: {text.strip()}"
             )
 
     def _look_at_domain(self, reason: str = "", *, may_reboot: bool = True) -> None:
@@ -358,7 +366,8 @@ class Monitor:
                 # Not known is no reason to stop a VM that may be well.
                 because = f" ({reason})" if reason else ""
                 raise OcfExit(
-                    Code.DEGRADED, f"whether {self._vm} runs cannot be told{because}: {error}"
+                    OcfCode.OCF_DEGRADED,
+                    f"whether {self._vm} runs cannot be told{because}: {error}",
                 ) from error
             self._vm = agent.vm
             if state in ALIVE:
@@ -373,15 +382,19 @@ class Monitor:
                 )
             late = time.monotonic() >= until
             if state is DomainState.CRASHED and (late or not waits):
-                raise OcfExit(Code.ERROR, reason or f"{self._vm} is {agent.describe_state(state)}")
+                raise OcfExit(
+                    OcfCode.OCF_ERR_GENERIC,
+                    reason or f"{self._vm} is {agent.describe_state(state)}",
+                )
             if late:
                 break
             time.sleep(REBOOT_PAUSE_S)
         if state is DomainState.GONE:
-            raise OcfExit(Code.NOT_RUNNING, reason or f"{self._vm} is not running any more")
+            raise OcfExit(OcfCode.OCF_NOT_RUNNING, reason or f"{self._vm} is not running any more")
         reason = reason or f"{self._vm} is {agent.describe_state(state)}"
         raise OcfExit(
-            Code.ERROR, f"{reason}; not started again within {gap:.0f} s" if gap else reason
+            OcfCode.OCF_ERR_GENERIC,
+            f"{reason}; not started again within {gap:.0f} s" if gap else reason,
         )
 
 

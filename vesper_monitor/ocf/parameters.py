@@ -9,7 +9,7 @@ only what the VM cannot run with, and only ``validate-all`` refuses the rest.
 from __future__ import annotations
 
 from vesper_monitor.ocf.agent import DEFAULT_PROBES
-from vesper_monitor.ocf.invocation import Code, OcfExit, log_line
+from vesper_monitor.ocf.invocation import OcfCode, OcfExit, log_line
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
@@ -122,7 +122,7 @@ class Reader:
         refused = self.wrong + (doubts if self._call.action == "validate-all" else [])
         # Pacemaker would stop a running VM on all nodes for a reload that fails.
         if refused and self._call.action != "reload-agent":
-            raise OcfExit(Code.CONFIGURED, refused[0])
+            raise OcfExit(OcfCode.OCF_ERR_CONFIGURED, refused[0])
         for text in self.wrong + doubts:
             log_line(text)
 

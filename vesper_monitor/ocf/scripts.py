@@ -20,7 +20,7 @@ import select
 import signal
 import time
 
-from vesper_monitor.ocf.invocation import Code, OcfExit, log_line
+from vesper_monitor.ocf.invocation import OcfCode, OcfExit, log_line
 from vesper_monitor.ocf.toolstack import ToolstackError, spawn_command
 
 TYPE_CHECKING = False
@@ -108,7 +108,7 @@ class Scripts:
                 )
             except ToolstackError as error:
                 # Not known is not failed: it was there when the VM was started.
-                raise OcfExit(Code.DEGRADED, f"monitor script {error}") from error
+                raise OcfExit(OcfCode.OCF_DEGRADED, f"monitor script {error}") from error
 
     def _check_running_script(self) -> str | None:
         late = time.monotonic() >= self._end
@@ -168,13 +168,13 @@ def wait_for_success(agent: Agent) -> None:
         try:
             wrong = scripts.run_one_round()
         except OcfExit as error:
-            raise OcfExit(Code.INSTALLED, error.reason) from error
+            raise OcfExit(OcfCode.OCF_ERR_INSTALLED, error.reason) from error
         finally:
             scripts.close()
         if wrong is None:
             return
         if agent.call.seconds_left() < MARGIN_S + RETRY_PAUSE_S + 1.0:
-            raise OcfExit(Code.ERROR, f"{agent.vm} runs, but {wrong}")
+            raise OcfExit(OcfCode.OCF_ERR_GENERIC, f"{agent.vm} runs, but {wrong}")
         log_line(f"{agent.vm}: {wrong}; trying again")
         time.sleep(RETRY_PAUSE_S)
 

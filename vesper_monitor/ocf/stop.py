@@ -19,7 +19,7 @@ from vesper_monitor.hypervisor.domain_state import DomainState
 from vesper_monitor.ocf import deep_check
 from vesper_monitor.ocf.agent import ALIVE, LOOK_PAUSE_S
 from vesper_monitor.ocf.domain_identity import kept_name
-from vesper_monitor.ocf.invocation import Code, OcfExit, log_line
+from vesper_monitor.ocf.invocation import OcfCode, OcfExit, log_line
 from vesper_monitor.ocf.shutdown import Shutdown
 from vesper_monitor.ocf.stop_time import DestroyReserve
 from vesper_monitor.ocf.toolstack import ToolstackError, ToolstackMissingError
@@ -72,7 +72,7 @@ class Stop:
         agent.forget_first_mark()
         agent.forget_carried()
         deep_check.forget_deep_check(agent)
-        foreign = agent.refuse_foreign(Code.ERROR)
+        foreign = agent.refuse_foreign(OcfCode.OCF_ERR_GENERIC)
         agent.identity.keep_known_domain()  # for a stop that is tried again
         known = self._tell_vesperd()
         if foreign:
@@ -154,7 +154,7 @@ class Stop:
         if self._agent.state_by_vesperd() is DomainState.GONE:
             return
         raise OcfExit(
-            Code.INSTALLED, f"whether {self._vm} is gone cannot be told: {error}"
+            OcfCode.OCF_ERR_INSTALLED, f"whether {self._vm} is gone cannot be told: {error}"
         ) from error
 
     # -- shutdown -----------------------------------------------------------
@@ -304,7 +304,8 @@ def remove_domain(agent: Agent, reserve: DestroyReserve | None = None) -> None:
         return
     trouble = trouble or ", ".join(f"{name} is {state.value}" for name, state in present.items())
     raise OcfExit(
-        Code.ERROR, f"{agent.vm} could not be stopped: {trouble}; see: {agent.toolstack.look}"
+        OcfCode.OCF_ERR_GENERIC,
+        f"{agent.vm} could not be stopped: {trouble}; see: {agent.toolstack.look}",
     )
 
 

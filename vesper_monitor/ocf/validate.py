@@ -9,7 +9,7 @@ the domain's configuration, and whether vesperd can watch a guest.
 from __future__ import annotations
 
 from vesper_monitor.client import DaemonError, DaemonUnavailableError
-from vesper_monitor.ocf.invocation import Code, OcfExit
+from vesper_monitor.ocf.invocation import OcfCode, OcfExit
 from vesper_monitor.ocf.toolstack import ToolstackError
 
 TYPE_CHECKING = False
@@ -35,7 +35,7 @@ def validate_all(agent: Agent) -> None:
         if level >= 20:
             _check_config(agent)
     except ToolstackError as error:
-        raise OcfExit(Code.ERROR, str(error)) from error
+        raise OcfExit(OcfCode.OCF_ERR_GENERIC, str(error)) from error
     if level >= 20:
         _check_vesperd(agent)
 
@@ -46,7 +46,8 @@ def _check_config(agent: Agent) -> None:
     if wrong:
         # Not CONFIGURED: the file may be another one on another node.
         raise OcfExit(
-            Code.ARGS, f"{settings.config} is not accepted on node {agent.call.node}: {wrong}"
+            OcfCode.OCF_ERR_ARGS,
+            f"{settings.config} is not accepted on node {agent.call.node}: {wrong}",
         )
 
 
@@ -59,11 +60,11 @@ def _check_vesperd(agent: Agent) -> None:
         reasons = "; ".join(f"{name}: {error}" for name, error in transports.items() if error)
     except (DaemonUnavailableError, DaemonError, LookupError, AttributeError) as error:
         raise OcfExit(
-            Code.INSTALLED, f"faults inside the VM would not be seen on node {agent.call.node}: "
-            f"{error}",
-        ) from error  # fmt: skip
+            OcfCode.OCF_ERR_INSTALLED,
+            f"node {agent.call.node} cannot see faults inside the VM: {error}",
+        ) from error
     if not working:
         raise OcfExit(
-            Code.INSTALLED, f"vesperd can watch no VM on node {agent.call.node}: "
+            OcfCode.OCF_ERR_INSTALLED, f"vesperd can watch no VM on node {agent.call.node}: "
             f"{reasons or 'no transport is installed'}; see: vesper status",
         )  # fmt: skip

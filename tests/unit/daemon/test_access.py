@@ -104,7 +104,7 @@ def another(
     return done
 
 
-def test_vesperds_socket(daemon: DaemonProcess) -> None:
+def test_vesperds_socket_is_for_root_and_the_group(daemon: DaemonProcess) -> None:
     path = str(daemon.socket)
     assert another(connect=(path,)) == {path: "EACCES"}
     assert another(GID, connect=(path,)) == {path: "open"}
@@ -127,7 +127,7 @@ def test_a_member_of_the_group_may_read_and_do_nothing(daemon: DaemonProcess) ->
         guest.kill()
 
 
-def test_vesperds_files(daemon: DaemonProcess) -> None:
+def test_vesperds_files_are_roots_alone(daemon: DaemonProcess) -> None:
     """The group reads by the socket alone, which bounds what that costs."""
     guest = GuestProcess("vm1", "")
     try:
@@ -147,7 +147,7 @@ def test_vesperds_files(daemon: DaemonProcess) -> None:
     assert another(opens={image: "O_RDONLY"}) == {str(image): "open"}  # vesper probe list
 
 
-def test_shared_memory_of_guests(directory: Path) -> None:
+def test_shared_memory_of_guests_is_private(directory: Path) -> None:
     """It has no name; who holds it is root's process; its sockets are not for all."""
     with holder(directory, "--size", "1", "--group", GROUP) as process:
         qemu = StandinQemu(process.qemu)

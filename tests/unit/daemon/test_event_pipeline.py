@@ -26,7 +26,9 @@ from vesper_monitor.guest.event import CrashLog, Event
 from vesper_monitor.guest.session import Session
 from vesper_monitor.hypervisor.transport import Domain
 from vesper_monitor.journal import writer as recorders
-from vesper_monitor.journal.journal import KEEP_WORDS, Batch, Journal, JournalError
+from vesper_monitor.journal.batch import Batch
+from vesper_monitor.journal.journal import KEEP_WORDS, Journal
+from vesper_monitor.journal.schema import JournalError
 from vesper_monitor.journal.writer import JournalWriter
 
 READ = abi.field_offset(abi.Index, "read")

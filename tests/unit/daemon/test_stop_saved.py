@@ -55,7 +55,9 @@ class Stop(threading.Thread):
         self.took = time.monotonic() - begun
 
 
-def test_killed_after_the_answer(daemon: DaemonProcess, locked: sqlite3.Connection) -> None:
+def test_a_stop_that_was_answered_outlives_a_kill(
+    daemon: DaemonProcess, locked: sqlite3.Connection
+) -> None:
     stop = Stop(daemon)
     stop.join(STOP_SAVE_LIMIT_S / 3)
     assert stop.answer is None, "answered, and the journal does not have it"

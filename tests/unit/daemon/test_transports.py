@@ -73,7 +73,7 @@ class Elsewhere(Empty):
         return "does not run here"
 
 
-def test_what_one_does_not_know_another_may(
+def test_a_domain_is_looked_for_in_each_transport(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     (tmp_path / "domains").mkdir()

@@ -184,7 +184,7 @@ def collects(daemon: Daemon, vm: str = "vm1") -> bool:
     return session is not None and len(session._channels) == 2
 
 
-def test_a_resource_whose_transport_does_not_come_up(
+def test_a_resource_whose_transport_does_not_come_up_is_degraded(
     running: Running, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """All of C1: known from the journal, and nobody is there to watch its domain."""
@@ -318,7 +318,9 @@ def test_what_a_transport_that_is_down_may_know_is_not_known(running: Running, b
     run(body)
 
 
-def test_the_journals_disk_stalls(running: Running, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_journal_whose_disk_stalls_delays_no_watch(
+    running: Running, monkeypatch: pytest.MonkeyPatch
+) -> None:
     """What is started then is watched all the same."""
     monkeypatch.setattr("vesper_monitor.daemon.sessions.POSITIONS_LIMIT_S", 0.2)
 
@@ -355,7 +357,7 @@ class Held(StandinTransport):
 
 
 @pytest.mark.parametrize("stage", ["find", "positions"])
-def test_a_monitor_that_is_killed_while_it_begins(
+def test_what_a_killed_monitor_began_is_watched_once(
     running: Running, monkeypatch: pytest.MonkeyPatch, stage: str
 ) -> None:
     """What it has begun is watched (M4), and once."""
@@ -446,7 +448,7 @@ def test_an_internal_error_of_a_sessions_helper_is_seen(
     run(body)
 
 
-def test_deactivated_while_its_domain_ends(
+def test_a_deactivation_while_the_domain_ends_is_no_error(
     running: Running, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
 ) -> None:
     """Watch._run() asks for the domain's state, and finds itself replaced."""
@@ -707,7 +709,7 @@ def test_a_resource_that_still_monitors_is_told_until_its_next_start(
         assert Monitor(daemon, timeout=0.2).result() == "fine"
 
 
-def test_what_was_deactivated_when_the_journal_is_read_late(running: Running) -> None:
+def test_a_deactivation_holds_when_the_journal_is_read_late(running: Running) -> None:
     """A monitor does not change that, a start does, and each is kept."""
     path = Path(running.config.journal)
     aside = path.with_name("aside")
@@ -766,7 +768,7 @@ def test_a_wish_is_kept_as_soon_as_the_journal_takes_it(
     run(body)
 
 
-def test_it_is_activated_by_hand_again(daemon: DaemonProcess) -> None:
+def test_a_deactivated_vm_can_be_activated_by_hand(daemon: DaemonProcess) -> None:
     with guest("vm1"):
         daemon.call("start", **RESOURCE)
         wait_collecting(daemon, 2)

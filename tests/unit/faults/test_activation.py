@@ -15,7 +15,6 @@ from vesper_monitor.faults.activation import (
     DEGRADED_AFTER_S,
     LONG_GAP_S,
     MONITOR_HOLD_S,
-    PANIC_RULE,
     ActivationState,
     ResourceActivation,
     Result,
@@ -23,7 +22,7 @@ from vesper_monitor.faults.activation import (
 )
 from vesper_monitor.faults.watching import Watching
 from vesper_monitor.hypervisor.transport import Cause, DomainReport, DomainState
-from vesper_monitor.journal.records import ActivationRecord, Fault
+from vesper_monitor.journal.records import PANIC_RULE, ActivationRecord, Fault
 
 RECORD = ActivationRecord("r/u/1/1", "r", "vm1", "u", 1, 1.0, ("send_signal",), ("httpd",))
 

@@ -49,7 +49,7 @@ def process_table(names: dict[str, tuple[int, int, int]]) -> Callable[[FakeLink]
     return react
 
 
-def test_the_request() -> None:
+def test_the_request_lists_services_and_gets_their_processes() -> None:
     table = process_table({"httpd": (97, 5500, 0), "a-name-that-is-": (5, 1, 1)})
     names = ["httpd", "", "httpd", "a-name-that-is-too-long", *"abcdef"]
     answer = talk(FakeLink(table), lambda channel: find_processes(channel, names))

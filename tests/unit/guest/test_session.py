@@ -86,7 +86,7 @@ def run(test: Callable[[], Awaitable[None]]) -> None:
     asyncio.run(limited())
 
 
-def test_from_waiting_to_the_event(images: ImageStore) -> None:
+def test_a_session_connects_loads_probes_and_reads_an_event(images: ImageStore) -> None:
     async def body() -> None:
         with guest() as vm:
             async with watch(images) as told:
@@ -200,7 +200,7 @@ def fall_asleep_while_read(session: Session) -> list[list[int]]:
     return rounds
 
 
-def test_a_guest_that_falls_asleep_while_it_is_read(images: ImageStore) -> None:
+def test_a_guest_that_falls_asleep_while_it_is_read_is_not_read_twice(images: ImageStore) -> None:
     """What was read then is reported by the next host, and by that one only."""
 
     async def body() -> None:
@@ -223,7 +223,7 @@ def test_a_guest_that_falls_asleep_while_it_is_read(images: ImageStore) -> None:
     run(body)
 
 
-def test_a_suspension_that_is_called_off(images: ImageStore) -> None:
+def test_after_a_suspension_that_is_called_off_reading_goes_on(images: ImageStore) -> None:
     """The same host reads on, where it was."""
 
     async def body() -> None:
@@ -261,7 +261,7 @@ def test_overrun_is_counted_exactly(images: ImageStore) -> None:
     run(body)
 
 
-def test_late_frontend_is_picked_up(images: ImageStore) -> None:
+def test_a_late_frontend_is_picked_up(images: ImageStore) -> None:
     async def body() -> None:
         with guest(cmdline="lab.vesper=no") as vm:
             async with watch(images, activate_timeout=0.0) as told:
@@ -274,7 +274,7 @@ def test_late_frontend_is_picked_up(images: ImageStore) -> None:
     run(body)
 
 
-def test_other_version_is_unfit(images: ImageStore) -> None:
+def test_a_guest_of_another_version_is_unfit(images: ImageStore) -> None:
     async def body() -> None:
         with guest(cmdline="lab.version=9"):
             async with watch(images) as told:
@@ -284,7 +284,7 @@ def test_other_version_is_unfit(images: ImageStore) -> None:
     run(body)
 
 
-def test_no_image_for_the_kernel(images: ImageStore) -> None:
+def test_a_kernel_without_image_is_degraded(images: ImageStore) -> None:
     async def body() -> None:
         with guest(cmdline="lab.release=5.10.0-1"):
             async with watch(images, activate_timeout=0.0) as told:
@@ -299,7 +299,7 @@ def test_no_image_for_the_kernel(images: ImageStore) -> None:
     run(body)
 
 
-def test_the_guest_refuses_an_image(images: ImageStore) -> None:
+def test_an_image_that_the_guest_refuses_is_an_error(images: ImageStore) -> None:
     """The guest's own errno and words reach the caller; C-chan goes on."""
 
     async def body() -> None:
@@ -320,7 +320,7 @@ def test_the_guest_refuses_an_image(images: ImageStore) -> None:
     run(body)
 
 
-def test_unload_and_load_again(images: ImageStore) -> None:
+def test_a_probe_can_be_unloaded_and_loaded_again(images: ImageStore) -> None:
     async def body() -> None:
         with guest() as vm:
             async with watch(images) as told:
@@ -378,7 +378,7 @@ def test_a_channel_that_comes_back_is_read_on(images: ImageStore) -> None:
     run(body)
 
 
-def test_the_guest_dies(images: ImageStore) -> None:
+def test_the_death_of_the_guest_closes_the_session(images: ImageStore) -> None:
     async def body() -> None:
         with guest() as vm:
             async with watch(images) as told:
@@ -455,7 +455,7 @@ def test_a_spoilt_cchan_is_begun_anew(images: ImageStore) -> None:
     run(body)
 
 
-def test_raw_records(images: ImageStore) -> None:
+def test_raw_records_can_be_followed(images: ImageStore) -> None:
     async def body() -> None:
         with guest(cmdline="lab.cpus=2") as vm:
             async with watch(images) as told:
@@ -491,7 +491,7 @@ async def _flood(vm: GuestProcess) -> None:
         await vm.tell("emit", "send_signal", "count=400")
 
 
-def test_a_pause_of_which_nobody_tells_is_noticed(images: ImageStore) -> None:
+def test_a_pause_that_nobody_reports_is_noticed(images: ImageStore) -> None:
     """Xen says nothing of one: the guest shows no life, and is looked at; likewise at its end."""
 
     async def body() -> None:

@@ -23,9 +23,11 @@ from tests.unit.support.journals import ThreadWorker
 from tests.unit.support.standins import until
 from vesper_monitor.guest.event import Event
 from vesper_monitor.guest.relay.positions import Position
-from vesper_monitor.journal import journal as journal_module
-from vesper_monitor.journal.journal import Batch, Journal, JournalError
+from vesper_monitor.journal import schema
+from vesper_monitor.journal.batch import Batch
+from vesper_monitor.journal.journal import Journal
 from vesper_monitor.journal.records import ActivationRecord, Fault
+from vesper_monitor.journal.schema import JournalError
 from vesper_monitor.journal.writer import JournalWriter
 
 PROJECT = Path(__file__).parents[3]
@@ -55,7 +57,7 @@ def path(tmp_path: Path) -> Path:
     return tmp_path / "var" / "journal.sqlite"
 
 
-def test_everything_comes_back(path: Path) -> None:
+def test_everything_written_is_read_back(path: Path) -> None:
     journal = Journal(path)
     journal.write_batch(
         Batch([event(1), event(2)], {("u", 1): POSITIONS}, [fault(1)], [instance()])
@@ -91,7 +93,7 @@ def test_a_journal_without_deactivations_is_brought_up(path: Path) -> None:
     """Of version 6."""
     path.parent.mkdir()
     with sqlite3.connect(path) as db:
-        db.executescript("".join(journal_module._STEPS[:6]) + "PRAGMA user_version=6;")
+        db.executescript("".join(schema.STEPS[:6]) + "PRAGMA user_version=6;")
         db.execute("INSERT INTO activations VALUES ('vm1', '[]')")
     db.close()
     for deactivated in (set[str](), {"vm1"}):
@@ -102,7 +104,7 @@ def test_a_journal_without_deactivations_is_brought_up(path: Path) -> None:
     assert [file.name for file in path.parent.iterdir()] == [path.name]
 
 
-def test_a_fault_ends(path: Path) -> None:
+def test_the_end_of_a_fault_is_kept(path: Path) -> None:
     journal = Journal(path)
     journal.write_batch(Batch(faults=[fault(1), fault(2)]))
     journal.write_batch(Batch(faults=[dataclasses.replace(fault(1), ended=2.0, ended_by="stop")]))
@@ -147,7 +149,7 @@ def test_another_boot_of_the_host_ends_instances_and_faults(path: Path) -> None:
     journal.close()
 
 
-def test_what_a_resource_was_stopped_for(path: Path) -> None:
+def test_the_fault_that_a_resource_was_stopped_for_is_kept(path: Path) -> None:
     """In this boot, and of its last instance alone."""
     journal = Journal(path)
     journal.begin_boot("one", 1.0)
@@ -170,7 +172,8 @@ import sys
 import threading
 from pathlib import Path
 from tests.unit.support.journals import ThreadWorker
-from vesper_monitor.journal.journal import Batch, Journal
+from vesper_monitor.journal.batch import Batch
+from vesper_monitor.journal.journal import Journal
 from vesper_monitor.guest.relay.positions import Position
 from tests_journal import event, fault
 journal = Journal(Path(sys.argv[1]))

@@ -19,7 +19,9 @@ from tests.unit.journal.test_journal import event, fault
 from tests.unit.support.daemons import RESOURCE, DaemonProcess, Monitor, serve
 from tests.unit.support.journals import ThreadWorker
 from tests.unit.support.standins import GuestProcess
-from vesper_monitor.journal.journal import Batch, Journal, JournalDamagedError
+from vesper_monitor.journal.batch import Batch
+from vesper_monitor.journal.journal import Journal
+from vesper_monitor.journal.schema import JournalDamagedError
 from vesper_monitor.journal.writer import JournalWriter
 
 #: KiB of the disk.
@@ -100,7 +102,7 @@ def told(daemon: DaemonProcess, guest: Guest) -> None:
     assert Monitor(daemon, first=True).result() == "fine"
 
 
-def test_a_full_disk(daemon: DaemonProcess, guest: Guest, disk: Disk) -> None:
+def test_a_full_disk_holds_up_no_fault(daemon: DaemonProcess, guest: Guest, disk: Disk) -> None:
     disk.fill()
     told(daemon, guest)
     wait_for(lambda: "full" in trouble(daemon), "the trouble in the status")
@@ -122,7 +124,9 @@ def test_a_full_disk(daemon: DaemonProcess, guest: Guest, disk: Disk) -> None:
     assert not list(disk.path.glob("*.unusable*"))
 
 
-def test_a_disk_that_cannot_be_written(daemon: DaemonProcess, guest: Guest, disk: Disk) -> None:
+def test_a_read_only_disk_holds_up_no_fault(
+    daemon: DaemonProcess, guest: Guest, disk: Disk
+) -> None:
     daemon.stop(signal.SIGKILL)
     disk.close_to_writes(True)
     daemon.start()
@@ -143,7 +147,7 @@ def test_a_disk_that_cannot_be_written(daemon: DaemonProcess, guest: Guest, disk
     assert not list(disk.path.glob("*.unusable*"))
 
 
-def test_journals_that_are_damaged_while_nobody_looks(
+def test_a_journal_that_is_damaged_between_two_runs_is_set_aside(
     daemon: DaemonProcess, guest: Guest, disk: Disk
 ) -> None:
     """Each is kept; the guest is read on from then, and its next fault told."""
@@ -160,7 +164,7 @@ def test_journals_that_are_damaged_while_nobody_looks(
         told(daemon, guest)
 
 
-def test_a_journal_that_is_damaged_while_it_is_used(tmp_path: Path) -> None:
+def test_a_journal_that_is_damaged_while_it_is_used_is_set_aside(tmp_path: Path) -> None:
     path = tmp_path / "journal"
     journal = Journal(path)
     journal.write_batch(Batch([event(number) for number in range(1, 50_000)]))

@@ -17,8 +17,10 @@ import pytest
 from tests.unit.journal.test_journal import event, fault, instance
 from tests.unit.support.standins import until
 from vesper_monitor.journal import journal as journals
-from vesper_monitor.journal.journal import Batch, Journal, JournalError
+from vesper_monitor.journal.batch import Batch
+from vesper_monitor.journal.journal import Journal
 from vesper_monitor.journal.journal_process import JournalProcess
+from vesper_monitor.journal.schema import SCHEMA_VERSION, JournalError
 from vesper_monitor.journal.writer import JournalWriter
 
 
@@ -29,7 +31,7 @@ def path(tmp_path: Path) -> Path:
 
 def test_history_is_trimmed_by_count(path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """Numbers may jump: an older vesperd has taken them from the clock."""
-    monkeypatch.setattr(journals, "_TRIM_EVERY", 1)
+    monkeypatch.setattr(journals, "TRIM_INTERVAL_EVENTS", 1)
     journal = Journal(path, keep_events=5, keep_faults=5)
     far = 1_796_076_466_873
     for number in (1, 2, 3, far, far + 1, far + 2):
@@ -80,14 +82,14 @@ def test_a_newer_journal_is_used_as_far_as_it_is_known(
     journal.close()
     with closing(sqlite3.connect(path)) as db, db:
         db.execute(change)
-        db.execute(f"PRAGMA user_version={journals.SCHEMA_VERSION + 1}")
+        db.execute(f"PRAGMA user_version={SCHEMA_VERSION + 1}")
     journal = Journal(path)
     assert [f.id for f in journal.open_faults()] == ([1] if usable else [])
     journal.write_batch(Batch([event(2)], instances=[instance()], faults=[fault(2)]))
     assert journal.last_ids() == (2, 2)
     journal.close()
     assert path.with_name("journal.sqlite.unusable1").exists() is not usable
-    assert f"schema version {journals.SCHEMA_VERSION + 1}" in caplog.text
+    assert f"schema version {SCHEMA_VERSION + 1}" in caplog.text
 
 
 def process(path: Path) -> JournalProcess:

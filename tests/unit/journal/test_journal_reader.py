@@ -18,8 +18,10 @@ from vesper_monitor.daemon.api import Api
 from vesper_monitor.daemon.connection import Connection
 from vesper_monitor.daemon.daemon import Daemon
 from vesper_monitor.journal import journal_process
-from vesper_monitor.journal.journal import Batch, Journal, JournalError
+from vesper_monitor.journal.batch import Batch
+from vesper_monitor.journal.journal import Journal
 from vesper_monitor.journal.journal_process import JournalProcess
+from vesper_monitor.journal.schema import JournalError
 
 
 def test_it_reads_what_is_written_and_writes_nothing(tmp_path: Path) -> None:
@@ -37,7 +39,9 @@ def test_it_reads_what_is_written_and_writes_nothing(tmp_path: Path) -> None:
             assert [one.id for one in found] == list(range(1, number + 1))
             assert cpu_s >= 0
         with pytest.raises(JournalError, match="readonly"):
-            await reader.call_journal("_execute_statement", "DELETE FROM events", ())
+            await reader.call_journal("_query_rows", "DELETE FROM events")
+        with pytest.raises(JournalError, match="no attribute 'write_batch'"):
+            await reader.call_journal("write_batch", Batch(events=[event(4)]))
         # A damaged one is set aside, and another put in its place.
         journal.close()
         for file in files("journal.sqlite*"):

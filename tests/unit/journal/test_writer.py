@@ -16,7 +16,9 @@ from tests.unit.journal.test_journal import event, fault
 from tests.unit.support.journals import ThreadWorker
 from tests.unit.support.standins import until
 from vesper_monitor.journal import writer as recorders
-from vesper_monitor.journal.journal import Batch, Journal, JournalError
+from vesper_monitor.journal.batch import Batch
+from vesper_monitor.journal.journal import Journal
+from vesper_monitor.journal.schema import JournalError
 from vesper_monitor.journal.writer import JournalWriter
 
 

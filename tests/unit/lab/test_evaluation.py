@@ -16,7 +16,7 @@ from hypothesis import strategies as st
 
 from lab.evaluation import compare, machine, table
 from lab.evaluation.clock import Offset, Sample, measure_offset, pick_best_sample
-from lab.evaluation.machine import MAX_FACTOR, Machine, OtherLoad
+from lab.evaluation.machine import MAX_TIMEOUT_FACTOR, Machine, OtherLoad
 from lab.evaluation.pacemaker_log import What, parse_log_line
 from lab.evaluation.picture import draw_timelines
 from lab.evaluation.run import Run, make_json_record
@@ -230,7 +230,7 @@ def test_a_slow_or_crowded_machine_gets_more_time() -> None:
     assert Machine(cpus=8, slowness=1.0, runnable=5.0).timeout_factor == 1.0
     assert Machine(cpus=1, slowness=1.0, runnable=0.0).timeout_factor == 2.0
     assert Machine(cpus=2, slowness=2.0, runnable=1.0).timeout_factor == 3.0
-    assert Machine(cpus=2, slowness=9.0, runnable=12.0).timeout_factor == MAX_FACTOR
+    assert Machine(cpus=2, slowness=9.0, runnable=12.0).timeout_factor == MAX_TIMEOUT_FACTOR
 
 
 def test_cpu_time_of_others_is_told_from_the_lab_s_own() -> None:

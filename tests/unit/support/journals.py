@@ -8,7 +8,8 @@ from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 from typing import Any
 
-from vesper_monitor.journal.journal import Journal, JournalDamagedError
+from vesper_monitor.journal.journal import Journal
+from vesper_monitor.journal.schema import JournalDamagedError
 
 __all__ = ["ThreadWorker"]
 

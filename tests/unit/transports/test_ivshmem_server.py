@@ -22,8 +22,8 @@ from kvm_transport.ivshmem_client import (
     IvshmemClient,
     IvshmemServerError,
     IvshmemServerRefusedError,
-    QemuChange,
-    Status,
+    QemuDeviceChange,
+    ServerStatus,
     ping_server,
 )
 from kvm_transport.ivshmem_server import control, fdstore
@@ -48,13 +48,13 @@ def gone(process: HolderProcess, vms: int) -> None:
         time.sleep(0.01)
 
 
-def test_handshake_and_attach(running: HolderProcess) -> None:
+def test_qemu_and_vesperd_get_the_same_memory(running: HolderProcess) -> None:
     """Both ends have the same memory, and each hears the other's doorbell."""
     qemu = StandinQemu(running.qemu)
     assert [number for number, _ in qemu.messages] == [0, 0, -1, 1, 0]
     assert len(qemu.map) == MIB
     assert qemu.head().mark == abi.SHM_MAGIC
-    assert ping_server(running.control) == Status(vms=1, free=3, size=MIB)
+    assert ping_server(running.control) == ServerStatus(vms=1, free=3, size=MIB)
     seals = fcntl.fcntl(qemu.memory_fd, fcntl.F_GET_SEALS)
     assert seals == fcntl.F_SEAL_SHRINK | fcntl.F_SEAL_GROW | fcntl.F_SEAL_SEAL
     with pytest.raises(PermissionError):
@@ -90,10 +90,10 @@ def test_sockets_are_private(running: HolderProcess) -> None:
     assert os.stat(running.qemu).st_mode & 0o777 in (0o600, 0o660)
 
 
-def test_watch(running: HolderProcess) -> None:
+def test_a_watcher_is_told_of_guests_that_come_and_go(running: HolderProcess) -> None:
     async def body() -> None:
         first = StandinQemu(running.qemu)
-        changes: list[QemuChange] = []
+        changes: list[QemuDeviceChange] = []
 
         async def follow() -> None:
             async for change in IvshmemClient(running.control).watch_qemus():
@@ -101,11 +101,11 @@ def test_watch(running: HolderProcess) -> None:
 
         task = asyncio.create_task(follow())
         me = os.getpid()
-        await until(lambda: changes == [QemuChange(me, True)], "the first")
+        await until(lambda: changes == [QemuDeviceChange(me, True)], "the first")
         second = StandinQemu(running.qemu)
         second.close()
         await until(lambda: len(changes) == 3, "come and gone")
-        assert changes[1:] == [QemuChange(me, True), QemuChange(me, False)]
+        assert changes[1:] == [QemuDeviceChange(me, True), QemuDeviceChange(me, False)]
         running.kill()
         with pytest.raises(IvshmemServerError, match="has ended"):
             await asyncio.wait_for(task, START)
@@ -183,7 +183,7 @@ def test_no_more_than_there_is_room_for(running: HolderProcess) -> None:
         process.communicate(timeout=START)
 
 
-def test_it_is_alone(running: HolderProcess, tmp_path: Path) -> None:
+def test_a_second_server_does_not_start(running: HolderProcess, tmp_path: Path) -> None:
     second = HolderProcess(tmp_path)
     assert second.process.wait(START) == 1
     ping_server(running.control)
@@ -269,7 +269,7 @@ def test_the_next_life_goes_on_with_what_systemd_has_kept(tmp_path: Path) -> Non
 
 
 @given(st.binary(max_size=200))
-def test_any_request(line: bytes) -> None:
+def test_any_request_is_answered_or_refused(line: bytes) -> None:
     try:
         word, pid = control.parse_request(line)
     except control.BadRequestError as error:
@@ -285,7 +285,7 @@ NAMES = st.one_of(
 
 
 @given(st.lists(NAMES, max_size=20))
-def test_names_of_kept_descriptors(names: list[str]) -> None:
+def test_names_of_kept_descriptors_are_read_back(names: list[str]) -> None:
     found = fdstore.group_descriptor_names(names)
     for (pid, since), positions in found.items():
         for role, at in positions.items():

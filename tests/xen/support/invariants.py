@@ -10,7 +10,7 @@ from typing import Any
 
 from lab.evaluation import cluster
 from lab.xen import XenHost, XenLab
-from vesper_monitor.ocf.invocation import Code
+from vesper_monitor.ocf.invocation import OcfCode
 
 __all__ = ["Innocent", "check_seen", "fatal_pids"]
 
@@ -91,7 +91,7 @@ class Innocent:
         assert self.lab.running_on() is home, what
         mon = self.lab.a.run_command("crm_mon -1 -f --output-as=xml", timeout=60, check=True).output
         failed = re.findall(r'<failure .* exitreason="([^"]*)" exitcode="(\d+)"', mon)
-        failures = [reason for reason, code in failed if int(code) != Code.DEGRADED]
+        failures = [reason for reason, code in failed if int(code) != OcfCode.OCF_DEGRADED]
         assert not failures and "fail-count=" not in mon, f"{what}: {failures}: {mon}"
         if failed:
             # True while it lasts, shown until somebody cleans it up, and no failure.

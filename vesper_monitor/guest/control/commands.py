@@ -32,7 +32,7 @@ from vesper_monitor.hypervisor.transport import Link, TransportError
 
 __all__ = ["GuestControl", "Hello"]
 
-_LOG = logging.getLogger(__name__)
+_log = logging.getLogger(__name__)
 
 #: Longest module parameters the guest takes (bytes).
 _MAX_PARAMS = 1024
@@ -139,7 +139,7 @@ class GuestControl:
             )
         except (GuestRefusedError, CchanError, TransportError) as error:
             raise self._make_error(f"cannot load probe {name}", error) from None
-        _LOG.info("%s: loaded probe %s from %s%s", vm, name, path, text and f" ({text})")
+        _log.info("%s: loaded probe %s from %s%s", vm, name, path, text and f" ({text})")
 
     async def unload_probe(self, name: str) -> None:
         """Unload a probe whose channel has been closed. :raises SessionError:"""
@@ -147,7 +147,7 @@ class GuestControl:
             await self.cchan.request_unload(name)
         except (GuestRefusedError, CchanError) as error:
             raise self._make_error(f"cannot unload probe {name}", error) from None
-        _LOG.info("%s: unloaded probe %s", self.link.domain.name, name)
+        _log.info("%s: unloaded probe %s", self.link.domain.name, name)
 
     def read_table(self) -> dict[str, ChannelEntry]:
         """Open channels. :raises TableError:"""

@@ -36,7 +36,7 @@ from vesper_monitor.hypervisor.transport import (
 
 __all__ = ["MAX_CPUS", "HeartbeatReader", "HeartbeatWatch", "find_life"]
 
-_LOG = logging.getLogger(__name__)
+_log = logging.getLogger(__name__)
 
 #: More CPUs than any guest has (Xen: 512 for PV guests).
 MAX_CPUS = 4096
@@ -244,7 +244,7 @@ class HeartbeatWatch:
             use = await transport.cpu_use(self._domain)
         except TransportError as error:
             if not self._complained:
-                _LOG.warning("%s: shows no life, and nothing is known of its CPU time: %s",
+                _log.warning("%s: shows no life, and nothing is known of its CPU time: %s",
                              self._domain.name, error)  # fmt: skip
             self._complained = True
         finally:

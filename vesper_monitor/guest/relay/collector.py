@@ -20,7 +20,7 @@ from vesper_monitor.hypervisor.transport import Domain, Link, TransportError
 
 __all__ = ["Collector"]
 
-_LOG = logging.getLogger(__name__)
+_log = logging.getLogger(__name__)
 
 _GUEST_NS = attrgetter("guest_ns")
 
@@ -75,7 +75,7 @@ class Collector:
         try:
             self._words = CrashLogReader(link, region, seen)
         except (TransportError, ValueError) as error:
-            _LOG.warning("last words cannot be read: %s", error)
+            _log.warning("last words cannot be read: %s", error)
             return
         self._note_words(self._words)
 

@@ -181,8 +181,9 @@ class Xl:
         said = job.read_output()
         job.close()
         if code != 0:
-            raise ToolstackError(f"xl destroy {number} ({name}): exit status {code}: "
-                                 f"{_last_line(said)}")
+            raise ToolstackError(
+                f"xl destroy {number} ({name}): exit status {code}: {_last_line(said)}"
+            )
 
     def release_disks(self, name: str, limit: float) -> None:
         from vesper_monitor.ocf.xen import xl_details
