@@ -291,7 +291,7 @@ PROBES: Mapping[str, ProbeInfo] = {
             "at": "p:SYMBOL[+OFFSET], r:SYMBOL or t:TRACEPOINT (made by vesper probe add)",
             "args": "the values (made from the definition)",
             "only": "the condition (made from the definition)",
-            "id": "of the definition (made from it)",
+            "id": "number of the definition (made from it)",
             "max_active": "return probe: calls followed at once (the kernel's choice)",
             "max_per_s": "record at most so many in a second; 0: all (100)",
         },
