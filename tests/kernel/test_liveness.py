@@ -14,6 +14,7 @@ import pytest
 
 import bench.watched
 from bench.liveness import BENIGN_LOADS
+from lab.session_listener import EventListener
 from tests.kernel.support.loopback_guest import TestGuest
 from tests.kernel.support.machine import Machine, MachineTransport, machine
 from tests.unit.support.standins import until
@@ -40,20 +41,18 @@ class Watched(bench.watched.WatchedGuest):
             self.transport,
             self.transport.domain,
             ImageStore(Path("/nonexistent")),
-            lambda _, found: self.events.extend(found),
-            lambda _: None,
-            hang_timeout=lambda: TIMEOUT,
+            EventListener(self.events.extend, hang_timeout_s=TIMEOUT),
         )
 
     def life_state(self) -> LifeState:
-        return self.session._life.state
+        return self.session.heartbeat.state
 
     @property
     def hangs(self) -> list[dict[str, Any]]:
         return [event.fields for event in self.events if event.event == "hang"]
 
     def signs(self) -> list[tuple[int, int]]:
-        guest = self.session._guest
+        guest = self.session.guest
         assert guest is not None
         reader = HeartbeatReader(guest.link, guest.hello.life, guest.hello.nr_cpus)
         try:

@@ -180,7 +180,9 @@ def test_a_dynamic_probe_is_added_on_the_command_line(
         await running.start()
         try:
             await until(
-                lambda: not any(running.watch.list_transport_states().values()), "a transport", 30
+                lambda: not any(running.sessions.transports.list_states().values()),
+                "a transport",
+                30,
             )
             yield
         finally:

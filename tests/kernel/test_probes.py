@@ -18,6 +18,7 @@ import pytest
 
 from lab import images
 from lab.images.kernel import module_files
+from lab.session_listener import EventListener
 from tests.kernel.support.loopback_guest import TestGuest
 from tests.kernel.support.machine import Machine, MachineTransport, machine
 from tests.unit.support.standins import until
@@ -346,7 +347,7 @@ def test_lockup_and_die_record_a_kernel_in_trouble(test_guest: TestGuest, tmp_pa
         transport = MachineTransport(guest)
         session = Session(
             transport, transport.domain, ImageStore(tmp_path / "images"),
-            lambda _, found: events.extend(found), lambda _: None,
+            EventListener(events.extend),
         )  # fmt: skip
         task = asyncio.create_task(session.run_session())
         try:

@@ -27,9 +27,10 @@ from typing import Concatenate, ParamSpec, TypeVar
 from vesper_monitor.journal.batch import Batch
 from vesper_monitor.journal.journal import Journal
 from vesper_monitor.journal.journal_process import JournalWorker
+from vesper_monitor.journal.read_limit import limit_read
 from vesper_monitor.journal.schema import JournalError
 
-__all__ = ["READ_LIMIT_S", "WAIT_S", "JournalWriter"]
+__all__ = ["WAIT_S", "JournalWriter"]
 
 _log = logging.getLogger(__name__)
 
@@ -40,8 +41,6 @@ _T = TypeVar("_T")
 WAIT_S = 0.5
 #: s that a write takes, after which the disk may be hung.
 DOUBT_S = 0.1
-#: s that a read waits for what was put before it, and for its answer.
-READ_LIMIT_S = 5.0
 #: s for what is left to be written when vesperd ends.
 CLOSE_LIMIT_S = 5.0
 #: Events in one transaction: what another VM says meanwhile waits for its end. And
@@ -318,16 +317,11 @@ class JournalWriter:
             raise TypeError(f"{method!r} is no method of the journal")
         if self._is_waiting_for_disk(WAIT_S) and self.error is not None:
             raise JournalError(self.error)  # it would not be answered
-        try:
-            async with asyncio.timeout(READ_LIMIT_S):
-                await self._wait_until_written(vm)
-                async with self._one_reader if vm is None else nullcontext():
-                    found: _T = await self._worker.call_journal(method.__name__, *args, **kwargs)
-                    return found
-        except TimeoutError:
-            raise JournalError(
-                self.error or f"the journal has not answered within {READ_LIMIT_S:.0f} s"
-            ) from None
+        async with limit_read(lambda: self.error):
+            await self._wait_until_written(vm)
+            async with self._one_reader if vm is None else nullcontext():
+                found: _T = await self._worker.call_journal(method.__name__, *args, **kwargs)
+        return found
 
     async def flush_queue(self, vm: str | None = None) -> None:
         """Return when what was put of a VM (None: of each) is written, or :data:`WAIT_S` later."""

@@ -147,7 +147,7 @@ async def spins(vm: GuestProcess) -> None:
 def test_the_next_kernel_is_another(images: ImageStore) -> None:
     async def body() -> None:
         with guest() as vm:
-            async with watch(images, hang_timeout=lambda: 2.0, activate_timeout=0.3) as told:
+            async with watch(images, hang_timeout_s=2.0, activate_timeout_s=0.3) as told:
                 session = told.session
                 await until(told.all_collecting, "collecting")
                 await until(lambda: session.alive, "alive")
@@ -194,7 +194,7 @@ def test_a_reset_while_nobody_told_of_it(images: ImageStore, monkeypatch: Any) -
 
     async def body() -> None:
         with guest() as vm:
-            async with watch(images, hang_timeout=lambda: 2.0, activate_timeout=0.0) as told:
+            async with watch(images, hang_timeout_s=2.0, activate_timeout_s=0.0) as told:
                 session = told.session
                 await until(lambda: session.alive, "alive")
                 await spins(vm)

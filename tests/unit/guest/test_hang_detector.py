@@ -552,7 +552,7 @@ def test_a_hang_from_before_the_session_is_found(
                 await until(told.all_collecting, "collecting")
             for words in (("cpu", "spin"), ("life", "off"), ("silent", "yes")):
                 await vm.tell(*words)
-            async with watch(images, hang_timeout=lambda: 3.0, activate_timeout=0.0) as told:
+            async with watch(images, hang_timeout_s=3.0, activate_timeout_s=0.0) as told:
                 await until(lambda: told.events, "a hang")
                 assert [event.event for event in told.events] == ["hang"]
                 assert told.states == [SessionState.CONNECTING]
@@ -573,7 +573,7 @@ def test_a_guest_that_sleeps_unannounced_is_degraded(
 
     async def body() -> None:
         with guest() as vm:
-            async with watch(images, hang_timeout=lambda: 2.0) as told:
+            async with watch(images, hang_timeout_s=2.0) as told:
                 await until(told.all_collecting, "collecting")
                 await until(lambda: told.session.alive, "signs of life")
                 await vm.tell("cpu", "starve")
@@ -598,11 +598,11 @@ def test_a_reset_before_the_first_answer_is_no_hang(
 
     async def body() -> None:
         with guest(cmdline="lab.silent=yes") as vm:
-            async with watch(images, hang_timeout=lambda: 2.0) as told:
+            async with watch(images, hang_timeout_s=2.0) as told:
                 await until(lambda: told.session.state is SessionState.CONNECTING, "linked")
                 await vm.tell("cpu", "spin")
                 await vm.tell("life", "off")
-                await until(lambda: told.session._life.is_silent, "no heartbeat")
+                await until(lambda: told.session.heartbeat.is_silent, "no heartbeat")
                 await vm.tell("reset", "quiet")
                 told.session.note_reset()
                 await asyncio.sleep(3.0)  # longer than a hang takes
@@ -621,7 +621,7 @@ def test_a_guest_that_lives_and_does_not_answer_gets_another_link(
 
     async def body() -> None:
         with guest(cmdline="lab.silent=yes"):
-            async with watch(images, hang_timeout=lambda: 3.0) as told:
+            async with watch(images, hang_timeout_s=3.0) as told:
                 await until(lambda: told.states.count(SessionState.CONNECTING) == 2, "another")
                 assert told.events == []
 
@@ -631,11 +631,11 @@ def test_a_guest_that_lives_and_does_not_answer_gets_another_link(
 def test_an_older_core_names_its_signs_of_life_in_hello_alone(
     images: ImageStore, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("vesper_monitor.guest.session.find_life", lambda _: (abi.Region(), 0))
+    monkeypatch.setattr("vesper_monitor.guest.session_link.find_life", lambda _: (abi.Region(), 0))
 
     async def body() -> None:
         with guest():
-            async with watch(images, hang_timeout=lambda: 3.0) as told:
+            async with watch(images, hang_timeout_s=3.0) as told:
                 await until(lambda: told.session.alive, "alive")
 
     asyncio.run(asyncio.wait_for(body(), 60))

@@ -12,6 +12,7 @@ from typing import Any
 
 import pytest
 
+from lab.session_listener import EventListener
 from lab.standin.image import make_image, make_store
 from lab.standin.memory import CCHAN_PAGE
 from lab.standin.transport import StandinTransport
@@ -21,7 +22,8 @@ from vesper_monitor.guest.control.images import ImageStore
 from vesper_monitor.guest.errors import SessionError
 from vesper_monitor.guest.event import Event
 from vesper_monitor.guest.session import Session
-from vesper_monitor.guest.session_state import ProbeState, SessionState
+from vesper_monitor.guest.session_listener import SessionSettings
+from vesper_monitor.guest.session_state import ProbeState, SessionState, StateError
 
 REQUESTS_TAKEN = abi.field_offset(abi.Cchan, "to_guest") + abi.field_offset(abi.CchanRing, "cons")
 BOTH = {"send_signal": "", "out_of_memory": ""}
@@ -37,11 +39,22 @@ def images(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> ImageStore:
 class Watch:
     """A session and what it told."""
 
-    def __init__(self, session: Session) -> None:
-        self.session = session
+    session: Session
+
+    def __init__(self) -> None:
         self.events: list[Event] = []
+        self.listener = EventListener(self._take_events, note_change=self._note_change)
         self.states: list[SessionState] = []
         self.degraded: set[str] = set()
+
+    def _take_events(self, events: list[Event]) -> None:
+        self.events += events
+
+    def _note_change(self) -> None:
+        if not self.states or self.states[-1] is not self.session.state:
+            self.states.append(self.session.state)
+        if self.session.degraded is not None:
+            self.degraded.add(self.session.degraded)
 
     def all_collecting(self) -> bool:
         wanted = self.session.probes
@@ -51,24 +64,18 @@ class Watch:
 
 
 @asynccontextmanager
-async def watch(images: ImageStore, name: str = "vm1", **options: Any) -> AsyncIterator[Watch]:
+async def watch(
+    images: ImageStore, name: str = "vm1", *, hang_timeout_s: float = 0.0, **settings: Any
+) -> AsyncIterator[Watch]:
+    """:param settings: of :class:`SessionSettings`."""
     transport = StandinTransport()
     await transport.start()
     domain = await transport.find_domain(name)
     assert domain is not None
-    told: Watch
-
-    def on_events(_: Session, events: list[Event]) -> None:
-        told.events += events
-
-    def on_change(session: Session) -> None:
-        if not told.states or told.states[-1] is not session.state:
-            told.states.append(session.state)
-        if session.degraded is not None:
-            told.degraded.add(session.degraded)
-
-    session = Session(transport, domain, images, on_events, on_change, **options)
-    told = Watch(session)
+    told = Watch()
+    told.listener.hang_timeout_s = hang_timeout_s
+    session = Session(transport, domain, images, told.listener, SessionSettings(**settings))
+    told.session = session
     await session.set_probes(BOTH)
     task = asyncio.create_task(session.run_session())
     try:
@@ -184,19 +191,19 @@ def fall_asleep_while_read(session: Session) -> list[list[int]]:
 
     :returns: what was read, a list of sequence numbers for each round.
     """
-    read = session._collector.read_events
+    read = session._reader.collector.read_events
     rounds: list[list[int]] = []
 
     def read_and_fall_asleep() -> tuple[list[Event], bool]:
         events, more = read()
         if events and not rounds:
-            assert session._guest is not None
-            view = session._guest.link.cchan.view
+            assert session.guest is not None
+            view = session.guest.link.cchan.view
             abi.store_u32(view, abi.field_offset(abi.Cchan, "asleep"), 1)
             rounds.append([event.seq for event in events])
         return events, more
 
-    session._collector.read_events = read_and_fall_asleep  # type: ignore[method-assign]
+    session._reader.collector.read_events = read_and_fall_asleep  # type: ignore[method-assign]
     return rounds
 
 
@@ -264,12 +271,30 @@ def test_overrun_is_counted_exactly(images: ImageStore) -> None:
 def test_a_late_frontend_is_picked_up(images: ImageStore) -> None:
     async def body() -> None:
         with guest(cmdline="lab.vesper=no") as vm:
-            async with watch(images, activate_timeout=0.0) as told:
+            async with watch(images, activate_timeout_s=0.0) as told:
                 await until(lambda: told.session.degraded, "degraded")
                 assert "vm1" in (told.session.degraded or "")
                 await vm.tell("load-modules")
                 await until(told.all_collecting, "probes collecting")
                 assert told.session.degraded is None
+
+    run(body)
+
+
+def test_a_request_in_a_wrong_state_says_which_is_needed(images: ImageStore) -> None:
+    async def body() -> None:
+        with guest(cmdline="lab.vesper=no"):
+            async with watch(images) as told:
+                with pytest.raises(StateError) as caught:
+                    await told.session.load_probe("send_signal")
+                assert (caught.value.state, caught.value.needed, caught.value.code) == (
+                    SessionState.WAITING, SessionState.ACTIVE, "not-active",
+                )  # fmt: skip
+                assert "cannot load a probe: the session is waiting, but must be active" in str(
+                    caught.value
+                )
+                with pytest.raises(StateError, match="cannot ask for processes"):
+                    await told.session.find_processes(["httpd"])
 
     run(body)
 
@@ -287,7 +312,7 @@ def test_a_guest_of_another_version_is_unfit(images: ImageStore) -> None:
 def test_a_kernel_without_image_is_degraded(images: ImageStore) -> None:
     async def body() -> None:
         with guest(cmdline="lab.release=5.10.0-1"):
-            async with watch(images, activate_timeout=0.0) as told:
+            async with watch(images, activate_timeout_s=0.0) as told:
                 await until(
                     lambda: told.session.probes["send_signal"].state is ProbeState.FAILED, "failed"
                 )
@@ -393,7 +418,7 @@ def test_a_guest_that_leaves_lacks_no_probe(
     images: ImageStore, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """As in each reboot: its channels are closed before the session waits for it again."""
-    monkeypatch.setattr("vesper_monitor.guest.session._PROBES_TIMEOUT_S", 0.0)
+    monkeypatch.setattr("vesper_monitor.guest.session_contact.PROBES_TIMEOUT_S", 0.0)
 
     async def body() -> None:
         with guest() as vm:
@@ -497,11 +522,8 @@ def test_a_pause_that_nobody_reports_is_noticed(images: ImageStore) -> None:
     async def body() -> None:
         looks: list[str] = []
         with guest() as vm:
-            options: dict[str, Any] = {
-                "hang_timeout": lambda: 2.0,
-                "on_standstill": lambda: looks.append(""),
-            }
-            async with watch(images, **options) as told:
+            async with watch(images, hang_timeout_s=2.0) as told:
+                told.listener.recheck_domain = lambda: looks.append("")
                 await until(lambda: told.session.alive, "signs of life")
                 await vm.tell("state", "paused")
                 await until(lambda: len(looks) == 1, "a look at the paused one")
