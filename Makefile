@@ -202,6 +202,7 @@ install:
 # Agents and commands run meanwhile: the library is made beside its place, and each package is
 # moved there as a whole.  The agents come last, and each file of theirs at once.
 install-files:
+	install -d build  # setup.cfg has setuptools write there
 	install -d $(PYLIB) $(DESTDIR)/usr/sbin $(SRC) $(AGENTS)
 	rm -rf $(NEW)
 	$(PYTHON) -c 'import setuptools; setuptools.setup()' -q build --build-base $(NEW)/build \

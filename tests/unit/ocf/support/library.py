@@ -12,10 +12,10 @@ from tests.unit.ocf.support.host import PROJECT
 __all__ = ["copy_library", "damage", "install"]
 
 
-def install(destination: Path) -> None:
+def install(destination: Path, source: Path = PROJECT) -> None:
     """``make install``, below a folder."""
     subprocess.run(
-        ["make", "-s", "-C", str(PROJECT), "install", f"DESTDIR={destination}"],
+        ["make", "-s", "-C", str(source), "install", f"DESTDIR={destination}"],
         check=True,
         capture_output=True,
         timeout=60,
