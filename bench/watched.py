@@ -39,7 +39,7 @@ class WatchedGuest:
         guest = self.session.guest
         if guest is None:
             return []
-        reader = HeartbeatReader(guest.link, guest.hello.life, guest.hello.nr_cpus)
+        reader = HeartbeatReader(guest.link, guest.hello.heartbeat_region, guest.hello.nr_cpus)
         try:
             return [count for sign in reader.read_signs() for count in (sign.irqs, sign.runs)]
         finally:

@@ -11,7 +11,7 @@ from pathlib import Path
 from kvm_transport.transport import KvmTransport
 from vesper_monitor.daemon import config
 from vesper_monitor.daemon.daemon import Daemon
-from vesper_monitor.daemon.main import more_files
+from vesper_monitor.daemon.main import raise_file_limit
 from vesper_monitor.util import logs
 
 
@@ -35,5 +35,5 @@ async def run_until_sigterm(settings: config.Config) -> None:
 
 if __name__ == "__main__":
     logs.set_up_logging("warning")
-    more_files()
+    raise_file_limit()
     asyncio.run(run_until_sigterm(config.load_config(Path(sys.argv[1]), required=True)))

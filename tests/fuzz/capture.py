@@ -31,7 +31,7 @@ def _regions(seen: Watch) -> None:
     assert guest is not None
     _write("cchan", guest.link.cchan.view[: ctypes.sizeof(abi.Cchan)])
     _write("table", guest.table._mapping.view[: ctypes.sizeof(abi.Table)])
-    life = guest.link.map_region(guest.hello.life.handle, 1)
+    life = guest.link.map_region(guest.hello.heartbeat_region.handle, 1)
     _write("life", life.view)
     for name in ("send_signal", "out_of_memory", "process_exit"):
         channel = seen.session._reader.channels[name]
@@ -52,7 +52,7 @@ async def _capture(guest: KvmMachine) -> None:
         await seen.see(lambda: seen.of("last_words"), "last words")
         hello = seen.session.guest
         assert hello is not None
-        region = hello.hello.words
+        region = hello.hello.crash_log_region
         _write("words", hello.link.map_region(region.handle, region.pages).view)
 
 

@@ -30,7 +30,7 @@ READERS_CODES = frozenset(
 
 
 def _vesperd() -> Server:
-    share.REST_PER_TURN = 0.0
+    share.REST_PER_TURN_S = 0.0
     vars(server_module)["peer_of"] = lambda _peer: (1, NOBODY)
     return others.begin()
 
@@ -116,13 +116,13 @@ def texts(data: bytes) -> None:
             break
     others.raise_found()
     daemon = others.daemon()
-    loop.run_until_complete(daemon.recorder.flush_queue())
-    assert daemon.recorder.error is None, daemon.recorder.error
+    loop.run_until_complete(daemon.journal.flush_queue())
+    assert daemon.journal.error is None, daemon.journal.error
     for instance in daemon.activations.list_all():
         instance.record.vm.encode()
         assert instance.record.vm == DOMAIN.name
         instance.record.resource.encode()
-        instance.record.fault_on.encode()
+        instance.record.wishes.fault_on.encode()
 
 
 def _text(given: Input) -> str:

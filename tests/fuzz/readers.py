@@ -146,9 +146,9 @@ def words(data: bytes) -> None:
             events = [crash_log.make_event(*w, domain=DOMAIN, received=1.0) for w in found]
             look(events)
             for event in events:
-                assert event.words is not None
-                json.dumps([event.words.stack, event.words.log])
-                assert len(event.words.log) <= crash_log.MAX_LOG_BYTES
+                assert event.crash_log is not None
+                json.dumps([event.crash_log.stack, event.crash_log.log])
+                assert len(event.crash_log.log) <= crash_log.MAX_LOG_CHARS
     reader.close()
 
 
@@ -192,7 +192,7 @@ async def _ask(link: Link, which: int) -> None:
         if kind == 0:
             await channel.request_hello()
         elif kind == 1:
-            await channel.mem_alloc(3)
+            await channel.alloc_memory(3)
         elif kind == 2:
             assert (await channel.request_load("p", abi.Region(handle=1), 1, 1, 1)).isprintable()
         elif kind == 3:
@@ -222,7 +222,7 @@ async def _meet(link: Link) -> None:
     collector = Collector(DOMAIN, RawStream(), lambda: 1.0, {}, POINTS)
     try:
         collector.meet_boot(guest.hello.boot_id)
-        collector.open_words(link, guest.hello.words)
+        collector.open_crash_log(link, guest.hello.crash_log_region)
         for _ in range(4):
             if guest.table.has_changed():
                 entries = guest.read_table()
@@ -238,7 +238,7 @@ async def _meet(link: Link) -> None:
             collector.read_positions()
             link.write()
     finally:
-        collector.leave_link()
+        collector.close_crash_log()
         for name in list(collector.channels):
             collector.close_channel(name, for_good=True)
         await guest.close_link(deactivate=False)

@@ -44,8 +44,8 @@ async def _watched(guest: Machine, body: Callable[[Session, list[Event]], Awaita
 
 
 def _words(event: Event) -> CrashLog:
-    assert event.words is not None
-    return event.words
+    assert event.crash_log is not None
+    return event.crash_log
 
 
 def test_a_panic_leaves_its_log(test_guest: TestGuest, tmp_path: Path) -> None:

@@ -21,7 +21,7 @@ from tests.unit.support.standins import until
 from vesper_monitor.guest.control.images import ImageStore
 from vesper_monitor.guest.event import Event
 from vesper_monitor.guest.health.hang_detector import LifeState
-from vesper_monitor.guest.health.heartbeat import HeartbeatReader, find_life
+from vesper_monitor.guest.health.heartbeat import HeartbeatReader, find_heartbeat_page
 from vesper_monitor.guest.session import Session
 from vesper_monitor.guest.session_state import SessionState
 
@@ -54,7 +54,7 @@ class Watched(bench.watched.WatchedGuest):
     def signs(self) -> list[tuple[int, int]]:
         guest = self.session.guest
         assert guest is not None
-        reader = HeartbeatReader(guest.link, guest.hello.life, guest.hello.nr_cpus)
+        reader = HeartbeatReader(guest.link, guest.hello.heartbeat_region, guest.hello.nr_cpus)
         try:
             return [(sign.irqs, sign.runs) for sign in reader.read_signs()]
         finally:
@@ -147,7 +147,7 @@ def test_a_hang_while_no_vesperd_is_there_is_found(test_guest: TestGuest, tmp_pa
 
     async def hang_alone(guest: Machine) -> None:
         link = await MachineTransport(guest).connect_domain(Watched(guest).session.domain, SLOW)
-        reader = HeartbeatReader(link, *find_life(link))
+        reader = HeartbeatReader(link, *find_heartbeat_page(link))
         try:
             first = reader.read_signs()
             await until(lambda: reader.read_signs() != first, "a heartbeat", SLOW)

@@ -101,7 +101,7 @@ def test_a_fault_during_a_migration_is_told_at_the_target(vm1: KvmLab, phase: st
         guest.run_command("kill -SEGV $(pidof httpd)")
         home.wait_for_command("vesper faults | grep -q SIGSEGV", timeout=30)
         home.run_command("touch /run/go", check=True)
-        target.wait_for_command("grep -q 'has come along' /var/log/vesperd.log", timeout=120)
+        target.wait_for_command("grep -q 'came along' /var/log/vesperd.log", timeout=120)
         # Restarted: another boot of the guest.
         home.run_command("crm_resource --wait --timeout=120s", timeout=150)
         vm1.guest_through(through=target).wait_ready(120)

@@ -87,7 +87,7 @@ def test_a_fault_in_a_migration_is_told_once(movable: XenLab, phase: str) -> Non
         sees.wait_for_command("vesper events | tail -n 20 | grep -q SIGSEGV", timeout=60)
         home.run_command(LET_GO, check=True)
         target.wait_for_command(
-            "grep -Eq 'has come along|fault [0-9]+: .*SIGSEGV' /var/log/vesperd.log", timeout=240
+            "grep -Eq 'came along|fault [0-9]+: .*SIGSEGV' /var/log/vesperd.log", timeout=240
         )
         home.run_command(f"({idle.COMMAND})", timeout=240, check=True)
         guest.wait_ready(200)

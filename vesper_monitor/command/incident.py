@@ -18,7 +18,7 @@ from typing import Any
 from vesper_monitor.client import Client, DaemonError
 from vesper_monitor.command import history
 from vesper_monitor.command.history import HistoryError, Operation
-from vesper_monitor.command.show import print_json
+from vesper_monitor.command.show import fault_order, print_json
 from vesper_monitor.command.table import format_columns, format_note
 
 __all__ = [
@@ -53,6 +53,7 @@ class Step:
 def explain_incident(client: Client, options: argparse.Namespace) -> None:
     """Show the timeline of a VM's last failure, or of the fault with the given ID."""
     faults = client.call_vesperd("faults", vm=options.vm, limit=MAX_FAULTS)["faults"]
+    faults.sort(key=fault_order)
     if options.id is not None:
         found = client.call_vesperd("fault", id=options.id)["fault"]
         if found["vm"] != options.vm:
@@ -70,7 +71,7 @@ def explain_incident(client: Client, options: argparse.Namespace) -> None:
     if options.id is None and (failure := find_unexplained_failure(found, operations)) is not None:
         _show_failure(client, options, resource, failure, operations)
     elif found is not None:
-        later = [fault["seen"] for fault in faults if _sort_number(fault) > _sort_number(found)]
+        later = [fault["seen"] for fault in faults if fault_order(fault) > fault_order(found)]
         _show_fault(client, options, found, operations, min(later, default=math.inf), trouble)
     else:
         raise DaemonError(
@@ -78,11 +79,6 @@ def explain_incident(client: Client, options: argparse.Namespace) -> None:
             f"{options.vm}: this host's journal has no fault of this VM; "
             "'crm_mon -A' shows which host had the last one",
         )
-
-
-def _sort_number(fault: dict[str, Any]) -> float:
-    """Return a sort key: a fault that is not yet in the journal is the latest."""
-    return math.inf if fault["id"] is None else float(fault["id"])
 
 
 def _label_fault(fault: dict[str, Any]) -> str:

@@ -6,6 +6,7 @@ from __future__ import annotations
 import argparse
 import base64
 import json
+import math
 import sys
 import time
 from pathlib import Path
@@ -19,6 +20,7 @@ from vesper_monitor.knowledge import probes
 __all__ = [
     "copy_records",
     "explain_probe",
+    "fault_order",
     "format_time",
     "list_probes",
     "print_json",
@@ -121,11 +123,12 @@ def show_faults(client: Client, options: argparse.Namespace) -> None:
     """List the faults in the journal."""
     fields = {"vm": options.vm} if options.vm else {}
     limit = SCREENFUL_LINES if options.limit is None else options.limit
-    answer = client.call_vesperd("faults", limit=limit, **fields)
+    faults = client.call_vesperd("faults", limit=limit, **fields)["faults"]
+    faults.sort(key=fault_order)
     if options.json:
-        print_json(answer["faults"])
+        print_json(faults)
         return
-    if not answer["faults"]:
+    if not faults:
         print("No faults.")
         return
     rows = [
@@ -133,9 +136,17 @@ def show_faults(client: Client, options: argparse.Namespace) -> None:
             fault["id"] or "not written yet", format_time(fault["seen"]), fault["resource"],
             fault.get("class", "-"), _describe_fate(fault), fault["reason"],
         )
-        for fault in answer["faults"]
+        for fault in faults
     ]  # fmt: skip
     print(format_columns(("ID", "SEEN", "RESOURCE", "CLASS", "STATE", "REASON"), rows))
+
+
+def fault_order(fault: dict[str, Any]) -> tuple[float, float]:
+    """Return a sort key: vesperd gives faults that are held after those of the journal.
+
+    A fault that the journal does not have yet is later than all that it has.
+    """
+    return math.inf if fault["id"] is None else float(fault["id"]), fault["seen"]
 
 
 def show_fault(client: Client, options: argparse.Namespace) -> None:

@@ -11,7 +11,7 @@ from vesper_monitor.daemon.domain_supervisor import DomainSupervisor
 from vesper_monitor.daemon.request import is_about
 from vesper_monitor.daemon.server import RequestError
 from vesper_monitor.daemon.sessions import SessionManager
-from vesper_monitor.daemon.wishes import Wishes, read_wishes
+from vesper_monitor.daemon.wishes import DEFAULT_WISHES, read_wishes
 from vesper_monitor.faults.activation import ResourceActivation
 from vesper_monitor.faults.activations import Activations
 from vesper_monitor.faults.carried_fault import CarriedFault, unpack_fault
@@ -35,7 +35,7 @@ class ActivationStarter:
 
     def find_activation(self, request: dict[str, Any]) -> ResourceActivation | None:
         """Return the activation of the request's resource, if it is of that VM and domain."""
-        activation = self._activations.get_instance(request["resource"])
+        activation = self._activations.get_activation(request["resource"])
         if activation is None or not is_about(request, activation.record):
             return None
         return activation
@@ -82,18 +82,10 @@ class ActivationStarter:
         transport, domain = found
         resource: str = request["resource"]
         carried = await self._read_carried_fault(request, None)
-        wishes, wrong = read_wishes(request, Wishes())
+        wishes, wrong = read_wishes(request, DEFAULT_WISHES)
         try:
-            activation = self._activations.start_instance(
-                resource,
-                domain,
-                wishes.probes,
-                wishes.services,
-                wishes.hang_timeout,
-                wishes.pause_timeout,
-                transport.name,
-                wishes.fault_on,
-                wishes.boot_timeout,
+            activation = self._activations.start_activation(
+                resource, domain, wishes, transport.name
             )
         except ValueError as error:
             raise RequestError("internal", str(error)) from error
@@ -102,7 +94,7 @@ class ActivationStarter:
         if session is not None and session.hello is not None:
             activation.guest_met(session.hello.boot_id)
         self._take_fault(activation, carried)
-        self._domains.activation_begins(domain)
+        self._domains.note_activation_begin(domain)
         await self._domains.watch_domain(transport, domain)
         self._domains.report_state_again(vm)
         return activation

@@ -33,7 +33,7 @@ from vesper_monitor.daemon.server import RequestError
 from vesper_monitor.daemon.sessions import SessionManager
 from vesper_monitor.daemon.transports import NoTransportError
 from vesper_monitor.daemon.watch_policy import WatchPolicy
-from vesper_monitor.daemon.wishes import MAX_TIMEOUT_S, domain_of, read_wishes, wishes_of
+from vesper_monitor.daemon.wishes import MAX_TIMEOUT_S, read_wishes
 from vesper_monitor.faults.activation import Answer, ResourceActivation, Result
 from vesper_monitor.faults.activations import Activations
 from vesper_monitor.faults.pauses import Pauses
@@ -130,16 +130,13 @@ class AgentRequests:
 
     async def _change_wishes(self, activation: ResourceActivation, request: dict[str, Any]) -> None:
         """Follow the resource's parameters, which may change without a restart."""
-        in_force = wishes_of(activation.record)
+        in_force = activation.record.wishes
         wishes, wrong = read_wishes(request, in_force)
         self._activations.refuse_wishes(activation, wrong)
         if wishes == in_force:
             return
-        self._activations.change_wishes(
-            activation, wishes.probes, wishes.services, wishes.hang_timeout, wishes.pause_timeout,
-            wishes.fault_on, wishes.boot_timeout,
-        )  # fmt: skip
-        domain = domain_of(activation.record)
+        self._activations.change_wishes(activation, wishes)
+        domain = activation.record.domain
         session = self._sessions.find_session(domain)
         if session is not None:
             await session.set_probes(self._policy.wanted_probes(domain) or {})
@@ -149,7 +146,7 @@ class AgentRequests:
     async def _stop(self, connection: Connection, request: dict[str, Any]) -> None:
         resource: str = request["resource"]
         self._starter.cancel_beginning(resource)
-        activation = self._activations.get_instance(resource)
+        activation = self._activations.get_activation(resource)
         cause = None
         saved = asyncio.Event()
         saved.set()
@@ -158,10 +155,10 @@ class AgentRequests:
         if activation is not None and (is_named or activation.dead_reason is not None):
             cause = activation.dead_cause if is_named else None
             saved.clear()
-            self._activations.stop_instance(resource, saved.set)
-            self._domains.activation_ends(activation.record)
+            self._activations.stop_activation(resource, saved.set)
+            self._domains.note_activation_end(activation.record)
         elif activation is None:
-            self._activations.stop_instance(resource)  # the journal may have one, read later
+            self._activations.stop_activation(resource)  # the journal may have one, read later
         fault = self._activations.stopped_for(resource)
         is_there = await self._is_there(fault, request) if fault is not None else None
         if is_there is False:
@@ -207,7 +204,7 @@ class AgentRequests:
         activation = self._starter.find_activation(request)
         carried = None
         if activation is not None:
-            self._sessions.look_soon(domain_of(activation.record))  # it has left
+            self._sessions.look_soon(activation.record.domain)  # it has left
             carried = await self._activations.hand_over(
                 activation, request["domain"], request["timeout"]
             )
@@ -249,7 +246,7 @@ class AgentRequests:
         The first monitor is answered without a wait, so the look comes before it.
         """
         record = activation.record
-        domain = domain_of(record)
+        domain = record.domain
         is_first = first or (first is None and not record.monitored)
         if not activation.followed and activation.dead_reason is None:
             work = self._domains.watch_again(activation)
@@ -304,9 +301,7 @@ class AgentRequests:
     async def _is_alive(self, connection: Connection, request: dict[str, Any]) -> None:
         """Answer vesper_monitor/ocf/fast_monitor.py, which compares the line as it is."""
         activation = self._starter.find_activation(request)
-        is_alive = activation is not None and self._sessions.shows_life(
-            domain_of(activation.record)
-        )
+        is_alive = activation is not None and self._sessions.shows_life(activation.record.domain)
         await connection.send_answers({"ok": True, "alive": is_alive})
 
     async def _read_last_sign(self, connection: Connection, request: dict[str, Any]) -> None:
@@ -318,7 +313,7 @@ class AgentRequests:
         answer: dict[str, Any] = {"ok": True, "age": None}
         vm, ident = request["vm"], request["domain"]
         if request["resource"] is not None:
-            activation = self._activations.get_instance(request["resource"])
+            activation = self._activations.get_activation(request["resource"])
             if activation is None:
                 await connection.send_answers(answer)
                 return
@@ -327,7 +322,7 @@ class AgentRequests:
             vm, ident = record.vm, str(record.domid)
         elif vm is None or ident is None:
             raise RequestError("bad-request", "life: give 'vm' and 'domain', or 'resource'")
-        at = self._sessions.last_sign(vm, ident)
+        at = self._sessions.find_last_sign(vm, ident)
         if at is not None:
             answer["age"] = max(0.0, time.monotonic() - at)
         await connection.send_answers(answer)

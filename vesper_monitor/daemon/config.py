@@ -1,9 +1,9 @@
 # SPDX-License-Identifier: GPL-2.0-or-later
 """vesperd's configuration: /etc/vesper/vesperd.toml.
 
-Every key has a default and the file need not exist.  A key that is unknown
-or of the wrong type is an error that names the file and the key: a setting
-that silently does nothing is worse than a daemon that says why it stays down.
+Every key has a default, and the file need not exist.  A key that is unknown or
+of the wrong type is an error that names the file and the key: a setting that
+is silently ignored is worse than a vesperd that does not start and says why.
 """
 
 from __future__ import annotations
@@ -27,12 +27,12 @@ DEFAULT_PROBES = ("send_signal", "out_of_memory")
 
 
 class ConfigError(VesperError):
-    """The file cannot be used; the text names it and the key."""
+    """A configuration file that cannot be used; the text names it and the key."""
 
 
 @dataclass(frozen=True)
 class Config:
-    """All settings; vesperd.toml describes each."""
+    """All settings. The file vesperd.toml describes each."""
 
     socket: str = SOCKET_PATH
     group: str = "vesper"
@@ -41,33 +41,33 @@ class Config:
     log_level: str = "info"
     #: names of transports; empty: all that this host can use
     transports: tuple[str, ...] = ()
-    #: s, for a guest's frontend before the VM counts as degraded
+    #: s to wait for a guest's frontend before the VM counts as degraded
     activate_timeout: float = 90.0
-    #: s, how long a fault between two monitors waits for the next one beyond
-    #: the time it is due, before Pacemaker is told asynchronously
+    #: s by which a monitor may be late before a fault is reported to Pacemaker
+    #: without it
     monitor_grace: float = 10.0
-    #: faults of one VM in an hour that are told; more have to wait
+    #: faults of one VM that are reported in an hour; more have to wait
     max_failovers: int = 10
-    #: s without a sign of life that are a hang; 0: not looked at
+    #: s without a sign of life after which a guest hangs; 0: do not look
     hang_timeout: float = 5.0
-    #: s that a VM may be paused and nobody says why; 0: for ever
+    #: s that a VM may be paused without a known reason; 0: no limit
     pause_timeout: float = 60.0
-    #: s that a guest may boot after a reset; 0: for ever
+    #: s that a guest may boot after a reset; 0: no limit
     boot_timeout: float = 0.0
     #: events kept in the journal
     keep_events: int = 100_000
-    #: faults that are over, kept in the journal
+    #: ended faults kept in the journal
     keep_faults: int = 10_000
     max_clients: int = 2000
-    #: by name of the transport: its own settings; it checks them itself
+    #: by name of the transport: its own settings, which it checks itself
     transport_settings: Mapping[str, Mapping[str, Any]] = field(default_factory=dict)
 
 
 def load_config(path: Path = DEFAULT_PATH, *, required: bool = False) -> Config:
-    """Read the file, or return the defaults if there is none.
+    """Read the configuration file, or return the defaults if there is none.
 
     :param required: a missing file is an error.
-    :raises ConfigError:
+    :raises ConfigError: the file cannot be used.
     """
     try:
         with path.open("rb") as file:

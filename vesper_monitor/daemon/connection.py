@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: GPL-2.0-or-later
-"""One client of the socket: its lines, and who it is."""
+"""A connection of one client: its lines, and who the client is."""
 
 from __future__ import annotations
 
@@ -20,10 +20,12 @@ __all__ = [
     "peer_of",
 ]  # fmt: skip
 
-#: Bytes of a request.
+#: Longest request.
 MAX_LINE_BYTES = 64 << 10
 #: s for a client to take what was sent to it.
 SEND_TIMEOUT_S = 30.0
+#: s for the last bytes to be sent when a connection is closed.
+CLOSE_TIMEOUT_S = 1.0
 _UCRED = struct.Struct("iII")  # struct ucred, unix(7)
 
 
@@ -35,36 +37,37 @@ def peer_of(peer: socket.socket) -> tuple[int, int]:
 
 
 def is_privileged(uid: int) -> bool:
-    """Whether that user is root, or the daemon's own where that is another (tests)."""
+    """Return whether a user is root, or vesperd's own user where that is another (tests)."""
     return uid in (0, os.geteuid())
 
 
 class Connection(ABC):
-    """One client.
+    """A connection of one client.
 
-    :param share: what is done for it is done in turns of that one; None: at any time.
+    :param share: work for the client is done in its turns; None: at any time.
     """
 
     def __init__(self, pid: int, uid: int, share: Share | None = None) -> None:
         self.pid, self.uid = pid, uid
         self._share = share
         self._turn: Turn | None = None
-        #: the present request lasts until the client closes its end; others
-        #: are answered even if it does (``echo ... | socat - UNIX:...``)
+        #: the present request ends when the client closes its end; other requests
+        #: are answered even then (``echo ... | socat - UNIX:...``)
         self.until_closed = False
-        #: nothing can be sent to the client any more, as far as that is noticed
+        #: it was noticed that nothing can be sent to the client any more
         self.is_gone = False
-        #: called when it is
+        #: is called when that is noticed
         self.on_gone: Callable[[], object] | None = None
 
     @property
     def privileged(self) -> bool:
+        """Whether the client is root."""
         return is_privileged(self.uid)
 
     async def send_answers(self, *answers: dict[str, Any]) -> None:
-        """Send lines and wait until the client's buffer has room again.
+        """Send lines, and wait until the client's buffer has room again.
 
-        :raises ConnectionError: the client is gone, or does not read.
+        :raises ConnectionError: the client has disconnected, or does not read.
         """
         await self.take_turn()
         try:
@@ -75,7 +78,7 @@ class Connection(ABC):
         await self.send_lines(data)
 
     async def send_lines(self, data: bytes) -> None:
-        """Send what :func:`encode_answers` has made, as :meth:`send_answers` does."""
+        """Like :meth:`send_answers`, but send lines that are encoded already."""
         await self.take_turn()
         try:
             if self.is_over:
@@ -86,51 +89,59 @@ class Connection(ABC):
         await self.drain_buffer()
 
     async def take_turn(self) -> None:
-        """Return when something may be done for this client.
+        """Wait until work may be done for this client.
 
-        The turn lasts until something is sent; it may be taken again before.
+        The turn lasts until something is sent. Idempotent until then.
         """
         if self._share is not None and (self._turn is None or self._turn.is_over):
             self._turn = await self._share.take_turn()
 
     def end_turn(self) -> None:
-        """Let others have their turn, before this client has to wait for something."""
+        """Give the turn up, before this client waits for something."""
         turn, self._turn = self._turn, None
         if turn is not None:
             turn.end_turn()
 
     def count_cpu_time(self, seconds: float) -> None:
-        """Count what another thread has computed in the present turn."""
+        """Add CPU seconds that another process has spent in the present turn."""
         if self._turn is not None:
             self._turn.add_cpu_time(seconds)
 
     @property
     @abstractmethod
     def is_over(self) -> bool:
-        """Whether nothing can be sent any more, or need be."""
+        """Whether nothing can or need be sent any more."""
 
     @abstractmethod
     async def read_line(self) -> bytes | None:
-        """The next request; None at the end. :raises ValueError: it is too long."""
+        """Return the next request, or None at the end.
+
+        :raises ValueError: it is too long.
+        """
 
     @abstractmethod
-    def write_data(self, data: bytes) -> None: ...
+    def write_data(self, data: bytes) -> None:
+        """Add data to the client's buffer."""
 
     @abstractmethod
     async def drain_buffer(self) -> None:
-        """:raises ConnectionError: the client is gone, or does not read."""
+        """Wait until the client's buffer has room.
+
+        :raises ConnectionError: the client has disconnected, or does not read.
+        """
 
     @abstractmethod
-    async def close(self) -> None: ...
+    async def close(self) -> None:
+        """Close the connection."""
 
 
 def encode_answers(*answers: dict[str, Any]) -> bytes:
-    """The lines of some answers."""
+    """Return the lines of some answers."""
     return b"".join(json.dumps(answer).encode() + b"\n" for answer in answers)
 
 
 class StreamConnection(Connection):
-    """A client of root's, on asyncio's streams."""
+    """A connection of root's, on asyncio's streams."""
 
     def __init__(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
         super().__init__(*peer_of(writer.get_extra_info("socket")))
@@ -151,7 +162,7 @@ class StreamConnection(Connection):
         except TimeoutError:
             self._writer.transport.abort()
             raise ConnectionAbortedError(
-                f"client (pid {self.pid}) does not read what it asked for"
+                f"client (pid {self.pid}) does not read its answers"
             ) from None
 
     async def read_line(self) -> bytes | None:
@@ -164,7 +175,7 @@ class StreamConnection(Connection):
     async def close(self) -> None:
         self._writer.close()
         try:
-            async with asyncio.timeout(1.0):
+            async with asyncio.timeout(CLOSE_TIMEOUT_S):
                 await self._writer.wait_closed()
         except (TimeoutError, OSError):
             self._writer.transport.abort()

@@ -37,7 +37,6 @@ from vesper_monitor.daemon.sessions import SessionManager
 from vesper_monitor.daemon.state_restorer import StateRestorer, read_boot_id
 from vesper_monitor.daemon.transports import find_transports
 from vesper_monitor.daemon.watch_policy import WatchPolicy
-from vesper_monitor.daemon.wishes import domain_of
 from vesper_monitor.faults.activations import Activations
 from vesper_monitor.faults.pauses import Pauses
 from vesper_monitor.faults.stalled_monitors import keep_monitored
@@ -87,7 +86,7 @@ class Daemon:
             Path(config.journal), keep_events=config.keep_events,
             keep_faults=config.keep_faults, log_level=config.log_level,
         )  # fmt: skip
-        self.recorder = JournalWriter(disk, held=True)
+        self.journal = JournalWriter(disk, held=True)
         #: for the group of readers
         self.reader = JournalProcess.for_reading(Path(config.journal), config.log_level)
         self._attributes = NodeAttributes()
@@ -95,7 +94,7 @@ class Daemon:
         self.pauses = Pauses(
             Path(config.journal).with_name(PAUSES_FILE),
             read_boot_id(),
-            lambda vm: self.domains.pause_of_watch_ends(vm),
+            lambda vm: self.domains.end_pause_of_watch(vm),
             self._attributes,
             disk,
         )
@@ -106,7 +105,7 @@ class Daemon:
             activate_timeout=config.activate_timeout,
         )
         self.activations = Activations(
-            self.recorder,
+            self.journal,
             self._state_of,
             grace=config.monitor_grace,
             max_failovers=config.max_failovers,
@@ -121,9 +120,9 @@ class Daemon:
         self.followers = Followers()
         self.incoming = IncomingDomains()
         self.pipeline = EventPipeline(
-            self.recorder, self.activations, self.followers, self.incoming
+            self.journal, self.activations, self.followers, self.incoming
         )  # fmt: skip
-        self.operators = OperatorWishes(self.recorder)
+        self.operators = OperatorWishes(self.journal)
         self.policy = WatchPolicy(config, self.activations, self.operators, self.points)
         self.domains = DomainSupervisor(
             self.sessions,
@@ -133,10 +132,10 @@ class Daemon:
             self.operators,
             self.incoming,
             self.services,
-            self.recorder,
+            self.journal,
         )
         self._restorer = StateRestorer(
-            self.recorder,
+            self.journal,
             self.activations,
             self.operators,
             self.incoming,
@@ -177,9 +176,7 @@ class Daemon:
             async with asyncio.timeout(RESTORE_LIMIT_S):
                 await self._restorer.tried.wait()
         except TimeoutError:
-            self.recorder.note_unusable(
-                f"{self.config.journal}: the journal's disk does not answer"
-            )
+            self.journal.note_unusable(f"{self.config.journal}: the journal's disk does not answer")
             self._restorer.tried.set()
         await self._server.start()
         self.sessions.start(
@@ -205,7 +202,7 @@ class Daemon:
         await self.domains.wait_for_writes()
         await self.operators.close()
         self.reader.kill_worker()
-        await self.recorder.close()
+        await self.journal.close()
 
     def _make_api(self) -> Api:
         agents = AgentRequests(
@@ -222,7 +219,7 @@ class Daemon:
             self.activations,
             self.pauses,
             self.followers,
-            self.recorder,
+            self.journal,
             self.reader,
         )
         operators = OperatorRequests(
@@ -233,7 +230,7 @@ class Daemon:
             self.operators,
             self.points,
             self.pauses,
-            self.recorder,
+            self.journal,
             activate_timeout=self.config.activate_timeout,
         )
         return Api(agents.operations, readers.operations, operators.operations)
@@ -254,7 +251,7 @@ class Daemon:
 
     def _state_of(self, record: ActivationRecord) -> Watching:
         """Return how well a domain is watched, and whether one of its services is missing."""
-        watching = self.sessions.state_of(domain_of(record), record.transport)
+        watching = self.sessions.state_of(record.domain, record.transport)
         if watching.lacking is None:
             return replace(watching, lacking=self.services.find_missing_service(record))
         return watching

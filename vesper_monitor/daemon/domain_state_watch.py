@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: GPL-2.0-or-later
-"""What hypervisors say of domains becomes events; a pause that nobody explains is timed."""
+"""Turns states of domains and hypervisors' notices into events, and times pauses."""
 
 from __future__ import annotations
 
@@ -15,11 +15,12 @@ __all__ = ["DomainStateWatch"]
 
 
 class DomainStateWatch:
-    """
+    """Records what hypervisors say of domains, and pauses that last too long.
+
     :param record: takes an event about a domain.
-    :param report: asks for a domain's state; None: not known now.
-    :param pause_timeout: s that a domain may be paused and nobody says why; 0: for ever.
-        Its second argument: whether somebody has most likely asked for it.
+    :param report: asks for a domain's state; returns None if it is not known now.
+    :param pause_timeout: returns how many s a domain may be paused without a known
+        reason; 0: no limit. Its second argument: whether an operator most likely wants it.
     """
 
     def __init__(
@@ -31,23 +32,24 @@ class DomainStateWatch:
         self._record = record
         self._report = report
         self._pause_timeout = pause_timeout
-        #: by (uuid, domid): until its pause is too long
-        self._patience: dict[tuple[str, int], asyncio.Task[None]] = {}
-        #: likewise: of which vesperd was told that the cluster stops them
+        #: by (uuid, domid): waits until a pause is too long
+        self._timing: dict[tuple[str, int], asyncio.Task[None]] = {}
+        #: (uuid, domid) of domains that the cluster is stopping
         self._stopping: set[tuple[str, int]] = set()
 
     async def close(self) -> None:
-        tasks = list(self._patience.values())
+        """Stop timing pauses."""
+        tasks = list(self._timing.values())
         for task in tasks:
             task.cancel()
         await asyncio.gather(*tasks, return_exceptions=True)
 
     def record_notice(self, domain: Domain, notice: Notice) -> None:
-        """The hypervisor has seen something."""
+        """Record what the hypervisor has seen of a domain."""
         self._record(domain, domains.make_notice_event(domain, notice))
 
     def note_stop(self, domain: Domain, is_stopping: bool) -> None:
-        """The cluster stops a domain; or it was not, and a new instance begins on it."""
+        """Note that the cluster is stopping a domain, or that the stop was not carried through."""
         key = domain.uuid, domain.domid
         if is_stopping:
             self._stopping.add(key)
@@ -55,14 +57,14 @@ class DomainStateWatch:
             self._stopping.discard(key)
 
     def record_report(self, domain: Domain, report: DomainReport) -> None:
-        """The domain is in another state, or somebody new wants to know."""
+        """Record the state of a domain: it is new, or a new resource cares about it."""
         key = domain.uuid, domain.domid
         if key in self._stopping:
             report = domains.as_stopped_by_cluster(report)
             if report.state is DomainState.GONE:
                 self._stopping.discard(key)
         self._record(domain, domains.make_report_event(domain, report))
-        task = self._patience.pop(key, None)
+        task = self._timing.pop(key, None)
         if task is not None:
             task.cancel()
         if report.state is not DomainState.PAUSED:
@@ -70,12 +72,13 @@ class DomainStateWatch:
         if report.cause not in (Cause.UNKNOWN, Cause.LIKELY):
             return
         if timeout := self._pause_timeout(domain, report.cause is Cause.LIKELY):
-            work = self._be_patient(domain, report, timeout)
-            self._patience[key] = asyncio.get_running_loop().create_task(work)
+            work = self._time_pause(domain, report, timeout)
+            self._timing[key] = asyncio.get_running_loop().create_task(work)
 
-    async def _be_patient(self, domain: Domain, report: DomainReport, limit: float) -> None:
+    async def _time_pause(self, domain: Domain, report: DomainReport, limit: float) -> None:
+        """Record a pause again if it lasts longer than a limit, in s."""
         since, now = time.monotonic(), None
-        while now is None:  # not known to be still so
+        while now is None:  # whether it is still paused is not known
             await asyncio.sleep(limit)
             now = await self._report(domain)
         if now == report:

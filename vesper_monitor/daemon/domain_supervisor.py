@@ -22,7 +22,6 @@ from vesper_monitor.daemon.services import Services
 from vesper_monitor.daemon.sessions import SessionManager
 from vesper_monitor.daemon.transports import NoTransportError
 from vesper_monitor.daemon.watch_policy import WatchPolicy
-from vesper_monitor.daemon.wishes import domain_of
 from vesper_monitor.faults.activation import ResourceActivation
 from vesper_monitor.faults.activations import Activations
 from vesper_monitor.guest.event import Event
@@ -101,7 +100,7 @@ class DomainSupervisor:
     async def watch_domain(self, transport: Transport, domain: Domain) -> None:
         """Watch a domain as is wanted there, or leave its guest alone if that is wanted."""
         if domain.name in self._operators.deactivated:
-            self._sessions.only_look(transport, domain)
+            self._sessions.look_without_session(transport, domain)
         else:
             probes = self._policy.wanted_probes(domain)
             await self._sessions.watch_domain(transport, domain, probes)
@@ -114,7 +113,7 @@ class DomainSupervisor:
         return self.finish_work(self._watch_again(activation))
 
     async def _watch_again(self, activation: ResourceActivation) -> None:
-        domain, name = domain_of(activation.record), activation.record.transport
+        domain, name = activation.record.domain, activation.record.transport
         await self._sessions.transports.wait_for_first_try(name)
         for transport in self._sessions.transports.list_usable(name):
             if self._sessions.state_of(domain, name).followed:
@@ -151,23 +150,23 @@ class DomainSupervisor:
         for domain in dict.fromkeys(self._sessions.domains_of(vm)):
             await self._sessions.deactivate_guest(domain)
 
-    def activation_begins(self, domain: Domain) -> None:
+    def note_activation_begin(self, domain: Domain) -> None:
         """Judge what was seen of a domain since it arrived: a resource owns it now."""
         self._states.note_stop(domain, False)
         self._activations.forget_earlier_lives(domain)
         self._pipeline.judge_late(domain, self._incoming.claim_arrival(domain))
 
-    def activation_ends(self, record: ActivationRecord) -> None:
+    def note_activation_end(self, record: ActivationRecord) -> None:
         """Expect the end of a domain: the cluster is about to stop it.
 
         If the stop is not carried through, events of the domain are kept for the
         next activation of the resource.
         """
-        self._incoming.note_expected(record.vm, record.probes)
-        domain = domain_of(record)
+        self._incoming.note_expected(record.vm, record.wishes.probes)
+        domain = record.domain
         if self._sessions.knows_domain(domain):
             self._states.note_stop(domain, True)
-            self._incoming.has_come(domain)
+            self._incoming.note_arrival(domain)
 
     def report_state_again(self, vm: str) -> None:
         """Re-report a VM's pause, which has not changed: somebody cares about it only now."""
@@ -175,7 +174,7 @@ class DomainSupervisor:
             if report.state is DomainState.PAUSED:
                 self._states.record_report(domain, report)
 
-    def pause_of_watch_ends(self, vm: str) -> None:
+    def end_pause_of_watch(self, vm: str) -> None:
         """Report a VM's faults again: an operator's pause of its watch is over."""
         self._activations.pause_vm(vm, False)
         self.report_state_again(vm)
@@ -193,7 +192,7 @@ class DomainSupervisor:
             if domain.name not in self._operators.deactivated
         }
         for activation in self._activations.list_all():
-            domain = domain_of(activation.record)
+            domain = activation.record.domain
             if activation.record.transport not in ("", transport.name):
                 continue
             if await self._still_runs(transport, domain):
@@ -222,7 +221,7 @@ class DomainSupervisor:
             if (await transport.report_domain(domain)).state in ENDED:
                 continue  # the rest of a domain that has ended
             _log.info("%s: domain %d has arrived, as expected", domain.name, domain.domid)
-            self._incoming.has_come(domain)
+            self._incoming.note_arrival(domain)
             self._activations.forget_earlier_lives(domain)
             wanted = self._policy.add_points(domain, probes)
             await self._sessions.watch_domain(transport, domain, wanted)
@@ -255,9 +254,9 @@ class DomainSupervisor:
         """Return after how many s without a sign of life a guest hangs; 0: do not look."""
         return self._policy.get_hang_timeout(domain)
 
-    def get_boot_timeout(self, domain: Domain, is_first: bool) -> float:
+    def get_boot_timeout(self, domain: Domain, *, is_first: bool) -> float:
         """Return how long a guest may boot, in s; 0: without limit."""
-        return self._policy.get_boot_timeout(domain, is_first)
+        return self._policy.get_boot_timeout(domain, is_first=is_first)
 
     async def read_positions(self, domain: Domain) -> Mapping[Position, int]:
         """Return where an earlier vesperd stopped to read a guest."""

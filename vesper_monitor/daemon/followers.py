@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: GPL-2.0-or-later
-"""Who follows the events: a bounded queue each, so that a slow one harms nobody."""
+"""Clients that follow events. Each has a bounded queue, so a slow one harms nobody."""
 
 from __future__ import annotations
 
@@ -16,7 +16,10 @@ MAX_WAITING_EVENTS = 2000
 
 
 class Follower:
-    """One client that follows."""
+    """A client that follows events of one VM, or of all.
+
+    :param vm: None: of all.
+    """
 
     def __init__(self, vm: str | None) -> None:
         self._vm = vm
@@ -25,7 +28,7 @@ class Follower:
         self._dropped = 0
 
     def put_events(self, events: Iterable[Event]) -> None:
-        """Queue events, or count them as dropped."""
+        """Queue events, or count those that do not fit as dropped."""
         for event in events:
             if self._vm is not None and event.vm != self._vm:
                 continue
@@ -36,7 +39,10 @@ class Follower:
             self._there.set()
 
     async def take_events(self) -> tuple[list[Event], int]:
-        """What came since the last call, and how many did not fit after those."""
+        """Wait for events, and return them.
+
+        :returns: the events since the last call; how many more did not fit.
+        """
         await self._there.wait()
         self._there.clear()
         events, dropped = list(self._queue), self._dropped
@@ -46,19 +52,22 @@ class Follower:
 
 
 class Followers:
-    """All of them."""
+    """All followers."""
 
     def __init__(self) -> None:
         self._all: set[Follower] = set()
 
     def add_follower(self, vm: str | None) -> Follower:
+        """Begin to queue events for a client."""
         follower = Follower(vm)
         self._all.add(follower)
         return follower
 
     def remove_follower(self, follower: Follower) -> None:
+        """Stop queueing events for a client. Idempotent."""
         self._all.discard(follower)
 
     def put_events(self, events: list[Event]) -> None:
+        """Queue events for all followers."""
         for follower in self._all:
             follower.put_events(events)

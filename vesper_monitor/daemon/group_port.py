@@ -1,10 +1,10 @@
 # SPDX-License-Identifier: GPL-2.0-or-later
 """The socket that the group of readers may open: its connections, lines and limits.
 
-Many clients that misbehave (half lines, connects without end, answers that
-nobody takes) must not keep the loop from the guests.  So the loop does not
-see them: all are in one epoll(7) of this port's, which is looked at in turns
-(vesper_monitor/daemon/share.py), a few descriptors each time.
+Many clients may misbehave: half lines, endless connects, answers that they do not
+read.  This must not keep the event loop from the guests.  The loop therefore does
+not see their descriptors: all are in one epoll(7) of this port, which is polled in
+turns (vesper_monitor/daemon/share.py), a few descriptors each time.
 """
 
 from __future__ import annotations
@@ -22,18 +22,19 @@ __all__ = ["GroupConnection", "GroupPort"]
 
 _log = logging.getLogger(__name__)
 
-#: Descriptors that are looked at in one turn, and bytes that are read of one.
-READY_AT_ONCE = 8
+#: Ready descriptors that are served in one turn.
+MAX_READY_AT_ONCE = 8
+#: Bytes that are read from one descriptor in one turn.
 READ_BYTES = 16384
-#: Bytes of answers that wait for all clients together.  One is up to some MiB long, and many
+#: Unsent answers of all clients together.  One answer has up to some MiB, and many
 #: clients may ask for it and read nothing.
 MAX_UNSENT_BYTES = 32 << 20
-#: s without accepting where no descriptor is left.
+#: s to accept no connection where no descriptor is left.
 NO_FILES_PAUSE_S = 1.0
 
 
 class GroupConnection(Connection):
-    """A client of the group's."""
+    """A connection of a client of the group."""
 
     def __init__(self, port: GroupPort, peer: socket.socket, pid: int, uid: int) -> None:
         super().__init__(pid, uid, port.share)
@@ -74,7 +75,9 @@ class GroupConnection(Connection):
         self._port.unsent += len(data)
         self._send_buffered()
         if self._out and self._port.unsent > MAX_UNSENT_BYTES:
-            self._close_with_error(ConnectionAbortedError("too much waits to be read by the group"))
+            self._close_with_error(
+                ConnectionAbortedError("the group leaves too many answers unread")
+            )
         self._update_interest()
 
     async def drain_buffer(self) -> None:
@@ -86,7 +89,7 @@ class GroupConnection(Connection):
             except TimeoutError:
                 self._end_connection()
                 raise ConnectionAbortedError(
-                    f"client (pid {self.pid}) does not read what it asked for"
+                    f"client (pid {self.pid}) does not read its answers"
                 ) from None
             finally:
                 self._sending = None
@@ -97,23 +100,23 @@ class GroupConnection(Connection):
         self.end_turn()
         self._end_connection()
 
-    # ------------------------------------------------------------ of the port
+    # ------------------------------------------------------------ called by the port
 
     @property
     def wanted(self) -> int:
-        """What to look for, as of epoll(7)."""
+        """The events to poll for, epoll(7)."""
         reading = select.EPOLLIN if self._reading is not None else 0
         return reading | (select.EPOLLOUT if self._out else 0)
 
     def handle_readiness(self, events: int) -> None:
-        """Something is there: read what there is, send what can be sent."""
+        """Read and send as far as the client's descriptor is ready."""
         if events & select.EPOLLOUT:
             self._send_buffered()
         if events & (select.EPOLLIN | select.EPOLLHUP | select.EPOLLERR):
             self._read_available()
         if events & (select.EPOLLHUP | select.EPOLLERR):
-            # It has closed: epoll tells of that without end, whatever is wanted.
-            self._close_with_error(ConnectionResetError("it has closed the connection"))
+            # It has disconnected: epoll reports that again and again, whatever it polls for.
+            self._close_with_error(ConnectionResetError("it has disconnected"))
         self._update_interest()
 
     def _read_available(self) -> None:
@@ -125,7 +128,7 @@ class GroupConnection(Connection):
             data = b""
         self._in += data
         self._eof = self._eof or not data
-        # Half a line is nothing to wake anybody for.
+        # Half a line wakes no reader.
         if self._eof or b"\n" in data or len(self._in) > MAX_LINE_BYTES:
             _wake_future(self._reading)
 
@@ -157,7 +160,7 @@ class GroupConnection(Connection):
 
     def _update_interest(self) -> None:
         if not self.is_gone:
-            self._port.look_for(self._peer, self.wanted, self)
+            self._port.poll_for(self._peer, self.wanted, self)
 
     def _end_connection(self) -> None:
         if not self._closed:
@@ -172,17 +175,17 @@ def _wake_future(waiting: asyncio.Future[None] | None) -> None:
 
 
 class GroupPort:
-    """Listens for the group.
+    """Listens for the group, and polls its connections.
 
-    :param listener: a bound socket; it is this port's from now on.
-    :param accepted: is given each new connection.
+    :param listener: a bound socket, which this port closes.
+    :param accepted: is called with each new connection.
     """
 
     def __init__(
         self, listener: socket.socket, backlog: int, accepted: Callable[[socket.socket], None]
     ) -> None:
         self.share = Share()
-        #: bytes of answers that wait for all clients
+        #: bytes of unsent answers of all clients
         self.unsent = 0
         self._listener = listener
         self._accepted = accepted
@@ -190,14 +193,14 @@ class GroupPort:
         self._clients: dict[int, GroupConnection] = {}
         self._loop = asyncio.get_running_loop()
         self._resume: asyncio.TimerHandle | None = None
-        self._accepts_none = False
+        self._is_out_of_files = False
         listener.setblocking(False)
         listener.listen(backlog)
         self._epoll.register(listener, select.EPOLLIN)
         self._loop.add_reader(self._epoll, self._handle_readiness)
 
     def close(self) -> None:
-        """Accept no more, and look at nobody any more."""
+        """Stop accepting and polling connections."""
         if self._epoll.closed:
             return
         if self._resume is not None:
@@ -206,8 +209,8 @@ class GroupPort:
         self._epoll.close()
         self._listener.close()
 
-    def look_for(self, peer: socket.socket, events: int, client: GroupConnection) -> None:
-        """From now on look at a client's descriptor for those events."""
+    def poll_for(self, peer: socket.socket, events: int, client: GroupConnection) -> None:
+        """Poll a client's descriptor for those events from now on."""
         if self._epoll.closed:
             return
         known = self._clients.get(peer.fileno())
@@ -218,19 +221,19 @@ class GroupPort:
             self._epoll.register(peer, events)
 
     def forget_peer(self, peer: socket.socket) -> None:
-        """Look at a descriptor no more, before it is closed."""
+        """Stop polling a descriptor, before it is closed."""
         if self._clients.pop(peer.fileno(), None) is not None and not self._epoll.closed:
             self._epoll.unregister(peer)
 
     def _handle_readiness(self) -> None:
         self._loop.remove_reader(self._epoll)
-        self.share.call_in_turn(self._look_at_connections)
+        self.share.call_in_turn(self._serve_ready_connections)
 
-    def _look_at_connections(self) -> None:
+    def _serve_ready_connections(self) -> None:
         if self._epoll.closed:
             return
         try:
-            for number, events in self._epoll.poll(0, READY_AT_ONCE):
+            for number, events in self._epoll.poll(0, MAX_READY_AT_ONCE):
                 client = self._clients.get(number)
                 if number == self._listener.fileno():
                     self._accept_connections()
@@ -245,17 +248,17 @@ class GroupPort:
         except (BlockingIOError, ConnectionAbortedError):
             return
         except OSError as error:
-            # No descriptor or no memory is left: of no use to try again at once.
-            if not self._accepts_none:
-                _log.error("no connection of the group is accepted for now: %s", error.strerror)
-            self._accepts_none = True
+            # No descriptor or no memory is left: another try at once would fail, too.
+            if not self._is_out_of_files:
+                _log.error("no connection of the group can be accepted for now: %s", error.strerror)
+            self._is_out_of_files = True
             self._epoll.modify(self._listener, 0)
-            self._resume = self._loop.call_later(NO_FILES_PAUSE_S, self._go_on)
+            self._resume = self._loop.call_later(NO_FILES_PAUSE_S, self._accept_again)
             return
-        self._accepts_none = False
+        self._is_out_of_files = False
         peer.setblocking(False)
         self._accepted(peer)
 
-    def _go_on(self) -> None:
+    def _accept_again(self) -> None:
         self._resume = None
         self._epoll.modify(self._listener, select.EPOLLIN)

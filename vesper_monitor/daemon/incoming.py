@@ -1,10 +1,10 @@
 # SPDX-License-Identifier: GPL-2.0-or-later
-"""VMs that may come to this host by themselves: live from another one, or restored.
+"""VMs that are expected on this host: migrated live from another one, or restored.
 
 The hypervisor knows of an arrival at once, Pacemaker's agent seconds later.
-So what is expected is watched from its arrival on.  Nobody has said then what
-is a fault there: the events until the resource's instance begins are judged
-when it does.
+An expected VM is therefore watched from its arrival on.  Which of its events are
+faults is known only when a resource activation begins on it: events before that
+are kept, and judged then.
 """
 
 from __future__ import annotations
@@ -17,47 +17,47 @@ from vesper_monitor.hypervisor.transport import Domain
 
 __all__ = ["IncomingDomains"]
 
-#: VMs; more is a mistake of whoever expects them.
+#: More expected VMs are a mistake of an agent.
 _MAX_EXPECTED_VMS = 1000
-#: Events of one that has come and belongs to no resource yet.
-MAX_EVENTS = 2000
+#: Events that are kept of one domain that belongs to no resource yet.
+MAX_UNCLAIMED_EVENTS = 2000
 
 
 class IncomingDomains:
-    """What is expected, and what has come and belongs to no resource yet."""
+    """Expected VMs, and domains that have arrived and belong to no resource yet."""
 
     def __init__(self) -> None:
         self._probes: dict[str, tuple[str, ...]] = {}
         self._unclaimed: dict[tuple[str, int], list[Event]] = {}
 
     def note_expected(self, vm: str, probes: Iterable[str]) -> None:
-        """A VM may come; the last one to say so knows best what is wanted there."""
+        """Expect a VM, and probes in it; a later call for the VM replaces an earlier one."""
         self._probes.pop(vm, None)
         self._probes[vm] = tuple(probes)
         while len(self._probes) > _MAX_EXPECTED_VMS:
             del self._probes[next(iter(self._probes))]
 
     def forget_expected(self, vm: str) -> None:
-        """It is not expected any more."""
+        """Stop expecting a VM."""
         self._probes.pop(vm, None)
 
     def probes_wanted_for(self, vm: str) -> tuple[str, ...] | None:
-        """The probes that are wanted there; None: it is not expected."""
+        """Return the probes that are wanted in a VM; None: it is not expected."""
         return self._probes.get(vm)
 
-    def has_come(self, domain: Domain) -> None:
-        """It is watched from now on, and belongs to no resource."""
+    def note_arrival(self, domain: Domain) -> None:
+        """Keep the events of a domain from now on: it belongs to no resource."""
         self._unclaimed[domain.uuid, domain.domid] = []
 
     def note_events(self, domain: Domain, events: Iterable[Event]) -> None:
-        """Keep what a domain says that belongs to no resource yet."""
+        """Keep events of a domain if it belongs to no resource."""
         kept = self._unclaimed.get((domain.uuid, domain.domid))
         if kept is not None:
-            kept += itertools.islice(events, max(0, MAX_EVENTS - len(kept)))
+            kept += itertools.islice(events, max(0, MAX_UNCLAIMED_EVENTS - len(kept)))
 
     def claim_arrival(self, domain: Domain) -> list[Event]:
-        """A resource's instance begins, or the domain has gone.
+        """Stop keeping events of a domain: a resource owns it now, or it has left.
 
-        :returns: events since :meth:`has_come`, if it belonged to no resource since.
+        :returns: the events since :meth:`note_arrival`, if it was called.
         """
         return self._unclaimed.pop((domain.uuid, domain.domid), [])

@@ -16,29 +16,30 @@ from vesper_monitor.daemon.config import DEFAULT_PATH, Config, ConfigError, load
 from vesper_monitor.daemon.daemon import Daemon
 from vesper_monitor.util import logs, sdnotify
 
-__all__ = ["main", "more_files"]
+__all__ = ["main", "raise_file_limit"]
 
 _log = logging.getLogger(__name__)
 
-#: s to finish when asked to stop.
+#: s for all parts to end when vesperd is stopped.
 STOP_TIMEOUT_S = 20.0
 
 
-def more_files(wanted: int = 0) -> None:
-    """Allow as many open files as may be: each guest has some, each monitor one.
+def raise_file_limit(wanted: int = 0) -> None:
+    """Raise the limit of open files to the maximum: guests and monitors need many.
 
-    :param wanted: with fewer than that, a warning is logged.
+    :param wanted: log a warning if the maximum is lower.
     """
     _soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
     resource.setrlimit(resource.RLIMIT_NOFILE, (hard, hard))
     if hard != resource.RLIM_INFINITY and hard < wanted:
         _log.warning(
-            "only %d files may be open, less than max_clients (%d) needs; raise LimitNOFILE in "
+            "only %d files may be open, fewer than max_clients (%d) needs; raise LimitNOFILE in "
             "vesperd.service", hard, wanted,
         )  # fmt: skip
 
 
 async def _run_daemon(config: Config) -> int:
+    """Run vesperd until a signal, and return its exit status."""
     loop = asyncio.get_running_loop()
     stopping = asyncio.Event()
     for number in (signal.SIGTERM, signal.SIGINT, signal.SIGHUP):
@@ -66,30 +67,32 @@ async def _run_daemon(config: Config) -> int:
         async with asyncio.timeout(STOP_TIMEOUT_S):
             await daemon.stop()
     except TimeoutError:
-        _log.error("not everything ended within %.0f s", STOP_TIMEOUT_S)
+        _log.error("some parts of vesperd have not ended within %.0f s", STOP_TIMEOUT_S)
         return 1
     return 0
 
 
 def main(argv: list[str] | None = None) -> int:
-    """The command ``vesperd``. :returns: its exit status."""
+    """Run the command ``vesperd``, and return its exit status."""
     parser = argparse.ArgumentParser(
         prog="vesperd",
-        description="Watches virtual machines from the host and tells Pacemaker of faults inside.",
+        description="Watches VMs from the host, and reports faults inside them to Pacemaker.",
         epilog="See vesperd(8).",
     )
     parser.add_argument(
         "-c", "--config", type=Path, metavar="FILE",
-        help=f"configuration file (default: {DEFAULT_PATH}, if there)",
+        help=f"configuration file (default: {DEFAULT_PATH}, if it exists)",
     )  # fmt: skip
     parser.add_argument(
-        "--socket", metavar="PATH", help="listen here instead of what the configuration says"
+        "--socket", metavar="PATH", help="socket to listen on (default: as configured)"
     )
-    parser.add_argument("--journal", metavar="FILE", help="journal file, likewise")
-    parser.add_argument("--probes-dir", metavar="DIR", help="directory of probe images, likewise")
+    parser.add_argument("--journal", metavar="FILE", help="journal file (default: as configured)")
+    parser.add_argument(
+        "--probes-dir", metavar="DIR", help="directory of probe images (default: as configured)"
+    )
     parser.add_argument(
         "--log-level", choices=("debug", "info", "warning", "error"),
-        help="what goes to standard error, likewise",
+        help="least level of messages on standard error (default: as configured)",
     )  # fmt: skip
     options = parser.parse_args(argv)
     try:
@@ -104,7 +107,7 @@ def main(argv: list[str] | None = None) -> int:
     }
     config = replace(config, **given)
     logs.set_up_logging(config.log_level)
-    more_files(config.max_clients)
+    raise_file_limit(config.max_clients)
     return asyncio.run(_run_daemon(config))
 
 

@@ -4,6 +4,7 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
 from typing import Any
 
 from vesper_monitor.daemon.config import DEFAULT_PROBES
@@ -39,6 +40,8 @@ __all__ = ["OperatorRequests"]
 
 #: s for a guest to answer an ``activate``: who asks by hand knows that it has booted.
 MAX_ACTIVATE_S = 25.0
+#: s for an ``activate`` beyond the time after which the VM counts as degraded.
+ACTIVATE_MARGIN_S = 5.0
 #: s between two looks at a session that an ``activate`` waits for.
 ACTIVATE_POLL_S = 0.05
 #: Shortest pause, in s.
@@ -187,21 +190,20 @@ class OperatorRequests:
         await self._operators.activate_vm(vm, request["probes"])
         wanted = self._policy.wanted_probes(domain)
         session = await self._sessions.watch_domain(transport, domain, wanted)
-        try:
-            async with asyncio.timeout(min(MAX_ACTIVATE_S, self._activate_timeout + 5.0)):
-                # A session notifies the daemon, not us; this is asked by hand, and rarely.
+        limit_s = min(MAX_ACTIVATE_S, self._activate_timeout + ACTIVATE_MARGIN_S)
+        lacking = None
+        with contextlib.suppress(TimeoutError):
+            async with asyncio.timeout(limit_s):
+                # A session notifies its listener, not us; this is asked by hand, and rarely.
                 while session.state not in (SessionState.ACTIVE, SessionState.UNFIT):
-                    if session.degraded is not None or session.state is SessionState.CLOSED:
-                        break
                     await asyncio.sleep(ACTIVATE_POLL_S)
-        except TimeoutError:
-            pass
+                    lacking = self._sessions.state_of(domain, transport.name).lacking
+                    if lacking is not None:
+                        break
         if session.state is not SessionState.ACTIVE:
+            why = lacking or session.degraded or session.missing
             raise RequestError(
-                "not-active",
-                session.degraded
-                or session.missing
-                or f"{vm}: its guest does not answer; vesperd goes on trying",
+                "not-active", why or f"{vm}: its guest does not answer; vesperd goes on trying"
             )
         await connection.send_answers({"ok": True, "domid": domain.domid})
 

@@ -26,7 +26,7 @@ from vesper_monitor.daemon.request import (
 )
 from vesper_monitor.daemon.server import RequestError
 from vesper_monitor.daemon.sessions import SessionManager
-from vesper_monitor.daemon.status import vm_status
+from vesper_monitor.daemon.status import describe_vms
 from vesper_monitor.faults.activations import Activations
 from vesper_monitor.faults.pauses import Pauses
 from vesper_monitor.guest import abi
@@ -116,7 +116,7 @@ class ReaderRequests:
         )
 
     async def _read_status(self, connection: Connection, request: dict[str, Any]) -> None:
-        rows = vm_status(self._sessions, self._activations.list_all(), self._pauses)
+        rows = describe_vms(self._sessions, self._activations.list_all(), self._pauses)
         more = {
             "transports": self._sessions.transports.list_troubles(),
             "journal": self._journal.error,

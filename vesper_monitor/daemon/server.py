@@ -1,15 +1,13 @@
 # SPDX-License-Identifier: GPL-2.0-or-later
-"""The sockets (docs/api.md): connections, lines, and who may ask for what.
+"""The sockets (docs/api.md): connections and lines.
 
-What the requests mean is in vesper_monitor/daemon/api.py.  No client can hold the
-daemon up: the number of clients, the length of a line, and what waits to be
-sent to one of them are bounded, and a client that does not read for
-``SEND_TIMEOUT_S`` seconds is dropped.
+vesper_monitor/daemon/api.py serves the requests.  No client can block vesperd:
+the number of clients, the length of a line, and the unsent answers of a client
+are bounded, and a client that does not read for ``SEND_TIMEOUT_S`` is dropped.
 
-There are two sockets: one that the group of readers may open, too, and one of
-root's own.  Agents use the second, so that nothing that the group does is
-before them in a queue.  What the group asks for is done in turns
-(vesper_monitor/daemon/share.py).
+There are two sockets.  The group of readers may open one, root alone the other.
+Agents use root's, so that no request of the group is before theirs in a queue.
+Requests of the group are served in turns (vesper_monitor/daemon/share.py).
 """
 
 from __future__ import annotations
@@ -41,14 +39,14 @@ __all__ = ["Connection", "Handler", "RequestError", "Server"]
 
 _log = logging.getLogger(__name__)
 
-#: Connections that are accepted at once.  asyncio goes on so often, too, where no
-#: descriptor is left.
-ACCEPTED_AT_ONCE = 32
-_FULL = "too many connections; try again later"
+#: Connections that are accepted at once.  Where no descriptor is left, asyncio still tries
+#: this often.
+MAX_ACCEPTED_AT_ONCE = 32
+_FULL_TEXT = "too many connections; try again later"
 
 
 class RequestError(VesperError):
-    """The request is answered with an error.
+    """A request that is answered with an error.
 
     :param code: one of the words of docs/api.md.
     :param more: further keys of the answer.
@@ -65,9 +63,11 @@ Handler = Callable[[Connection, dict[str, Any]], Awaitable[None]]
 
 
 class Server:
-    """
-    :param path: of the socket that the group may open; root's own is beside it.
-    :param group: may send requests that only read; "" or unknown: nobody but root.
+    """Listens on both sockets, and serves each client's requests one after the other.
+
+    :param path: the socket that the group may open; root's is beside it.
+    :param handler: serves one request.
+    :param group: may send requests that only read; empty or unknown: root alone.
     """
 
     def __init__(self, path: Path, handler: Handler, *, group: str, max_clients: int) -> None:
@@ -80,21 +80,21 @@ class Server:
         self._port: GroupPort | None = None
         #: a task for each, and whether it is root's
         self._clients: dict[asyncio.Task[None], bool] = {}
-        self._coming: set[asyncio.Task[None]] = set()
+        self._connecting: set[asyncio.Task[None]] = set()
 
     async def start(self) -> None:
         """Listen.
 
-        :raises OSError: another daemon listens there, or the path cannot be used.
+        :raises OSError: another vesperd listens there, or the path cannot be used.
         """
         self._path.parent.mkdir(mode=0o755, parents=True, exist_ok=True)
         for path in (self._path, self._root_path):
             _remove_stale(path)
-        # Where connections wait to be accepted none of root's may be refused: a
-        # monitor of each of a thousand VMs may come at once.
+        # The queue must have room for all of root's clients: the monitors of a thousand
+        # VMs may connect at once.
         listener = _bind_socket(self._root_path)
         self._server = await asyncio.start_unix_server(
-            self._serve_stream, sock=listener, limit=MAX_LINE_BYTES, backlog=ACCEPTED_AT_ONCE
+            self._serve_stream, sock=listener, limit=MAX_LINE_BYTES, backlog=MAX_ACCEPTED_AT_ONCE
         )
         listener.listen(self._max)
         listener = _bind_socket(self._path)
@@ -132,19 +132,19 @@ class Server:
             _log.warning("%s: cannot give it to the group %s: %s", self._path, self._group, error)
 
     def _handle_accepted(self, peer: socket.socket) -> None:
-        """Somebody has come to the group's socket: root, too, with an older agent."""
+        """Serve a client of the group's socket. Older agents connect there as root."""
         assert self._port is not None
         pid, uid = peer_of(peer)
         loop = asyncio.get_running_loop()
         if is_privileged(uid):
-            coming = loop.create_task(self._serve_accepted(peer))
-            self._coming.add(coming)
-            coming.add_done_callback(self._coming.discard)
+            connecting = loop.create_task(self._serve_accepted(peer))
+            self._connecting.add(connecting)
+            connecting.add_done_callback(self._connecting.discard)
             return
         others = sum(not privileged for privileged in self._clients.values())
         if others >= self._max // 2 or len(self._clients) >= self._max:
-            with peer, contextlib.suppress(OSError):  # it may have gone already
-                peer.send(encode_answers(_error_answer("internal", _FULL)))
+            with peer, contextlib.suppress(OSError):  # it may have disconnected
+                peer.send(encode_answers(_error_answer("internal", _FULL_TEXT)))
             return
         connection = GroupConnection(self._port, peer, pid, uid)
         self._note_task(loop.create_task(self._serve_client(connection)), False)
@@ -171,7 +171,7 @@ class Server:
     async def _serve_client(self, connection: Connection, *, full: bool = False) -> None:
         try:
             if full:
-                await connection.send_answers(_error_answer("internal", _FULL))
+                await connection.send_answers(_error_answer("internal", _FULL_TEXT))
             else:
                 await self._serve_requests(connection)
         except ConnectionError as error:
@@ -184,7 +184,7 @@ class Server:
             await connection.close()
 
     async def _serve_requests(self, connection: Connection) -> None:
-        """One request after the other; the end of the connection ends the present one."""
+        """Serve one request after the other; a disconnect cancels the present one."""
         loop = asyncio.get_running_loop()
         reading = loop.create_task(connection.read_line())
         try:
@@ -240,7 +240,7 @@ class Server:
 
 
 def _has_ended(reading: asyncio.Task[bytes | None]) -> bool:
-    """The client has closed, or sent something too long."""
+    """Return whether the client has disconnected, or sent a line that is too long."""
     return reading.done() and (reading.exception() is not None or reading.result() is None)
 
 
@@ -249,9 +249,9 @@ def _error_answer(code: str, text: str, **more: Any) -> dict[str, Any]:
 
 
 def _bind_socket(path: Path) -> socket.socket:
-    """A socket at a path, for root alone as yet.
+    """Return a socket at a path that only root may open.
 
-    :raises OSError: with the path.
+    :raises OSError: it names the path.
     """
     listener = socket.socket(socket.AF_UNIX, socket.SOCK_STREAM)
     old = os.umask(0o177)
@@ -266,9 +266,9 @@ def _bind_socket(path: Path) -> socket.socket:
 
 
 def _remove_stale(path: Path) -> None:
-    """Remove the socket of a daemon that is gone.
+    """Remove the socket of a vesperd that has ended.
 
-    :raises OSError: one is there.
+    :raises OSError: a vesperd listens there.
     """
     if not path.is_socket():
         return

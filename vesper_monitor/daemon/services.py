@@ -1,8 +1,8 @@
 # SPDX-License-Identifier: GPL-2.0-or-later
-"""Asks guests whether their services have a main process.
+"""Asks guests whether the services of their resources have a main process.
 
-Around the state machine of vesper_monitor/faults/service_watch.py: the clock,
-the guests' sessions, and who is told of a change.
+The rules are in the state machine of vesper_monitor/faults/service_watch.py.
+Here are the clock, the guests' sessions, and the report of a change.
 """
 
 from __future__ import annotations
@@ -25,72 +25,75 @@ __all__ = ["RECALL_S", "Services"]
 
 _log = logging.getLogger(__name__)
 
-#: s between two looks at which guests are to be asked.
+#: s between two looks which guests are due to be asked.
 TICK_S = 1.0
 #: Guests that are asked at the same time.
-MAX_ASKED = 50
-#: s before this vesperd's start: what has ended a service then may still be missing.
+MAX_ASKED_GUESTS = 50
+#: s before vesperd's start whose events count: a service that ended then may still be missing.
 RECALL_S = 600.0
-#: s for which a monitor is reminded of a change: it may have been told of another just before.
+#: s in which a change is reported again: a monitor may have had another answer just before.
 REMIND_S = 15.0
 
 
 class Services:
-    """The services of all instances.
+    """The services of all resource activations.
 
-    :param instances: of this host.
-    :param session_of: who watches a domain.
-    :param on_change: what :meth:`find_missing_service` says of a domain's instance has changed.
+    :param activations: returns those of this host.
+    :param session_of: returns the session of a domain.
+    :param on_change: is called when :meth:`find_missing_service` may answer otherwise for
+        a domain.
     :param clock: s of any monotonic clock.
     """
 
     def __init__(
         self,
-        instances: Callable[[], Iterable[ResourceActivation]],
+        activations: Callable[[], Iterable[ResourceActivation]],
         session_of: Callable[[Domain], Session | None],
         on_change: Callable[[Domain], None],
         clock: Callable[[], float] = time.monotonic,
     ) -> None:
-        self._instances = instances
+        self._activations = activations
         self._session_of = session_of
         self._on_change = on_change
         self._clock = clock
-        #: by the instance's id
+        #: by the activation's id
         self._watches: dict[str, ServiceWatch] = {}
-        #: likewise: whether something is lacking, and until when that is new
-        self._told: dict[str, tuple[bool, float]] = {}
+        #: by the activation's id: whether a service is missing, and until when that is new
+        self._reported: dict[str, tuple[bool, float]] = {}
         self._asking: dict[str, asyncio.Task[None]] = {}
 
-    # ------------------------------------------------------------ looking
+    # ------------------------------------------------------------ look
 
     def find_missing_service(self, record: ActivationRecord) -> str | None:
-        """Which of an instance's services is missing in its guest; None: none, as far as is known.
+        """Return a sentence that names a missing service, or None if none is known to be missing.
 
-        Says nothing of a guest that is not heard.
+        Of a guest that does not answer nothing is known.
         """
         watch = self._watches.get(record.id)
         return watch.find_missing_service(self._clock()) if watch is not None else None
 
-    # ------------------------------------------------------------ what happens
+    # ------------------------------------------------------------ events
 
-    def note_events(self, instances: Iterable[ResourceActivation], events: Iterable[Event]) -> None:
-        """Something happened in the guest of these instances."""
+    def note_events(
+        self, activations: Iterable[ResourceActivation], events: Iterable[Event]
+    ) -> None:
+        """Note events in the guest of some activations."""
         now = self._clock()
-        watches = [self._watch_of(instance) for instance in instances if instance.record.services]
-        new = [event for event in events if not event.again]  # those are long past
+        watches = [self._watch_of(one) for one in activations if one.record.wishes.services]
+        new = [event for event in events if not event.is_reread]  # those are long past
         for watch in watches:
             for event in new:
                 watch.note_event(event, now)
 
-    def recall_events(self, instance: ResourceActivation, events: Iterable[Event]) -> None:
-        """What an earlier daemon has seen of an instance, in order."""
+    def recall_events(self, activation: ResourceActivation, events: Iterable[Event]) -> None:
+        """Note events that an earlier vesperd has seen in the guest of an activation, in order."""
         now, today = self._clock(), time.time()
-        watch = self._watch_of(instance)
+        watch = self._watch_of(activation)
         for event in events:
             watch.note_event(event, now - max(0.0, today - event.received))
 
     async def run(self) -> None:
-        """Ask, again and again. Never returns."""
+        """Ask guests as they are due. Never returns."""
         try:
             while True:
                 await asyncio.sleep(TICK_S)
@@ -103,34 +106,34 @@ class Services:
                 task.cancel()
 
     def ask_due_guests(self) -> None:
-        """Ask those guests that are due, and say what has changed."""
+        """Ask the guests that are due, and report what has changed."""
         now = self._clock()
         known = {}
-        for instance in self._instances():
-            record = instance.record
-            if not record.services or instance.handed_over:
+        for activation in self._activations():
+            record = activation.record
+            if not record.wishes.services or activation.handed_over:
                 continue
-            known[record.id] = watch = self._watch_of(instance)
-            domain = Domain(record.vm, record.domid, record.uuid)
+            known[record.id] = watch = self._watch_of(activation)
+            domain = record.domain
             session = self._session_of(domain)
             hello = session.hello if session is not None else None
             if session is None or hello is None or session.state is not SessionState.ACTIVE:
                 watch.note_unheard()
             else:
                 watch.note_heard(hello.boot_id, now)
-                may_ask = record.id not in self._asking and len(self._asking) < MAX_ASKED
+                may_ask = record.id not in self._asking and len(self._asking) < MAX_ASKED_GUESTS
                 if may_ask and watch.is_due(now):
                     self._begin_task(record.id, self._ask_guest(watch, session))
-            self._tell_change(record.id, domain, watch.find_missing_service(now) is not None, now)
+            self._report_change(record.id, domain, watch.find_missing_service(now) is not None, now)
         self._watches = known
-        self._told = {key: told for key, told in self._told.items() if key in known}
+        self._reported = {key: told for key, told in self._reported.items() if key in known}
 
-    # ------------------------------------------------------------ inside
+    # ------------------------------------------------------------ ask
 
-    def _watch_of(self, instance: ResourceActivation) -> ServiceWatch:
-        record = instance.record
+    def _watch_of(self, activation: ResourceActivation) -> ServiceWatch:
+        record = activation.record
         watch = self._watches.setdefault(record.id, ServiceWatch(record.vm))
-        watch.set_services(record.services, self._clock())
+        watch.set_services(record.wishes.services, self._clock())
         return watch
 
     def _begin_task(self, key: str, work: Awaitable[None]) -> None:
@@ -150,10 +153,10 @@ class Services:
         else:
             watch.note_answer(answer, self._clock())
 
-    def _tell_change(self, key: str, domain: Domain, is_lacking: bool, now: float) -> None:
-        before, until = self._told.get(key, (False, 0.0))
-        if is_lacking != before:
+    def _report_change(self, key: str, domain: Domain, is_missing: bool, now: float) -> None:
+        before, until = self._reported.get(key, (False, 0.0))
+        if is_missing != before:
             until = now + REMIND_S
-            self._told[key] = is_lacking, until
+            self._reported[key] = is_missing, until
         if now < until:
             self._on_change(domain)

@@ -20,14 +20,14 @@ class SessionManagerListener(Protocol):
     def get_hang_timeout(self, domain: Domain) -> float:
         """Return after how many s without a sign of life a guest hangs; 0: do not look."""
 
-    def get_boot_timeout(self, domain: Domain, is_first: bool) -> float:
+    def get_boot_timeout(self, domain: Domain, *, is_first: bool) -> float:
         """Return how long a guest may boot, in s; 0: without limit.
 
         :param is_first: the guest was never heard in this domain.
         """
 
     async def read_positions(self, domain: Domain) -> Mapping[Position, int]:
-        """Return where an earlier daemon stopped reading a domain. May take any time."""
+        """Return where an earlier vesperd stopped reading a domain. May take any time."""
 
     async def watch_wanted_domains(self, transport: Transport) -> None:
         """Begin the sessions that are wanted on a transport, which has just started.

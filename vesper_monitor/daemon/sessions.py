@@ -15,14 +15,14 @@ from typing import Any
 
 from vesper_monitor.daemon.background_tasks import BackgroundTasks
 from vesper_monitor.daemon.session_manager_listener import SessionManagerListener
+from vesper_monitor.daemon.session_reports import SessionReports
 from vesper_monitor.daemon.transports import NoTransportError, Transports
 from vesper_monitor.daemon.watched_domain import WatchedDomain, domain_key, explain_left_alone
 from vesper_monitor.faults.watching import Watching
 from vesper_monitor.guest.control.images import ImageStore
 from vesper_monitor.guest.dynamic_probes.store import DynamicProbeStore
 from vesper_monitor.guest.errors import SessionError
-from vesper_monitor.guest.event import Event
-from vesper_monitor.guest.health.hang_detector import LOOK
+from vesper_monitor.guest.health.hang_detector import LOOK_INTERVAL_S
 from vesper_monitor.guest.relay.positions import Position
 from vesper_monitor.guest.session import Session
 from vesper_monitor.guest.session_listener import SessionSettings
@@ -34,7 +34,6 @@ from vesper_monitor.hypervisor.transport import (
     DomainEvent,
     DomainReport,
     DomainState,
-    Notice,
     Transport,
     TransportError,
     WatchesArrivals,
@@ -46,9 +45,9 @@ _log = logging.getLogger(__name__)
 
 #: s until a session that ended by an internal error is begun again.
 BEGIN_AGAIN_AFTER_S = 5.0
-#: s for a session to leave its guest when the daemon ends.
+#: s for a session to leave its guest when vesperd ends.
 CLOSE_LIMIT_S = 5.0
-#: s for the journal to say where an earlier daemon stopped reading a guest.  A guest
+#: s for the journal to say where an earlier vesperd stopped reading a guest.  A guest
 #: must not stay unwatched for a late answer: the guest's own note of it holds then.
 POSITIONS_LIMIT_S = 1.0
 
@@ -83,7 +82,7 @@ class SessionManager:
         self._starting: dict[tuple[str, int], _Beginning] = {}
         self._tasks = BackgroundTasks(NoTransportError)
         self._closing = False
-        self._beat = SharedTicker(LOOK)
+        self._beat = SharedTicker(LOOK_INTERVAL_S)
 
     def start(
         self,
@@ -100,7 +99,7 @@ class SessionManager:
         self.transports.start(self, transports, settings)
 
     async def close(self) -> None:
-        """Leave all guests as they are, for the next daemon."""
+        """Leave all guests as they are, for the next vesperd."""
         self._closing = True
         await asyncio.gather(*(self._leave_session(session) for session in self.list_sessions()))
         await self._tasks.cancel_all()
@@ -160,7 +159,7 @@ class SessionManager:
         session = self.find_session(domain)
         return session is not None and session.alive
 
-    def last_sign(self, vm: str, ident: str) -> float | None:
+    def find_last_sign(self, vm: str, ident: str) -> float | None:
         """Return when a domain has last shown life (CLOCK_MONOTONIC).
 
         :param ident: its UUID or its number; of several domains the latest sign counts.
@@ -215,7 +214,7 @@ class SessionManager:
                     continue
                 has_ended = report.state in ENDED
                 if has_ended and watched.session is not None:
-                    watched.session.read_last_words()
+                    watched.session.read_crash_log()
                 report = self._note_report(watched, report)
                 if has_ended:
                     if watched.session is None and report.state is DomainState.GONE:
@@ -251,8 +250,7 @@ class SessionManager:
         await self._wait_until_begun(key)
         session = self.find_session(domain)
         if session is None or session.state is SessionState.CLOSED:
-            work = self._begin_session(transport, domain, probes or {})
-            task = self._tasks.spawn_task(work)
+            task = self._tasks.spawn_task(self._begin_session(transport, domain, probes or {}))
             self._starting[key] = _Beginning(domain, task)
             task.add_done_callback(lambda _: self._starting.pop(key, None))
             return await asyncio.shield(task)
@@ -279,15 +277,15 @@ class SessionManager:
             )  # fmt: skip
         if self._closing:
             raise NoTransportError("vesperd is being stopped")
-        listener = _SessionListener(self, domain)
+        reports = SessionReports(self.listener, domain, self.look_soon)
         settings = SessionSettings(
             dynamic_probes=self._points.points_of_vm(domain.name),
             resume_from=positions,
             activate_timeout_s=self._activate_timeout,
             ticker=self._beat,
         )
-        session = Session(transport, domain, self._images, listener, settings)
-        listener.session = session
+        session = Session(transport, domain, self._images, reports, settings)
+        reports.session = session
         await session.set_probes(probes)
         watched = self._watched.setdefault(
             domain_key(domain), WatchedDomain(transport, domain, None)
@@ -296,7 +294,7 @@ class SessionManager:
         self._tasks.spawn_task(self._run_session(session))
         return session
 
-    def only_look(self, transport: Transport, domain: Domain) -> None:
+    def look_without_session(self, transport: Transport, domain: Domain) -> None:
         """Look whether a domain runs, but leave its guest alone: an operator wants it so."""
         if not self.knows_domain(domain):
             self._watched[domain_key(domain)] = WatchedDomain(
@@ -399,31 +397,3 @@ class SessionManager:
         except (TransportError, NoTransportError) as error:
             _log.warning("transport %s: which domains have arrived is not known: %s",
                          transport.name, error)  # fmt: skip
-
-
-class _SessionListener:
-    """Passes on what the session of one domain reports."""
-
-    session: Session
-
-    def __init__(self, manager: SessionManager, domain: Domain) -> None:
-        self._manager = manager
-        self._domain = domain
-
-    def take_events(self, events: list[Event]) -> None:
-        self._manager.listener.take_events(self.session, events)
-
-    def note_change(self) -> None:
-        self._manager.listener.note_session_change(self.session)
-
-    def take_notice(self, notice: Notice) -> None:
-        self._manager.listener.take_notice(self._domain, notice)
-
-    def recheck_domain(self) -> None:
-        self._manager.look_soon(self._domain)
-
-    def get_hang_timeout(self) -> float:
-        return self._manager.listener.get_hang_timeout(self._domain)
-
-    def get_boot_timeout(self, *, is_first: bool) -> float:
-        return self._manager.listener.get_boot_timeout(self._domain, is_first)

@@ -1,10 +1,9 @@
 # SPDX-License-Identifier: GPL-2.0-or-later
-"""A part of the loop's time: what the group of readers may have of it.
+"""Limits how much of the event loop's time the group of readers gets.
 
-What is done for them is done in short turns, one at a time.  After each turn
-comes a rest in proportion to what it took, so that whatever they ask for,
-however many they are, at least three quarters of the time are the guests',
-the monitors' and root's.
+Work for the group is done in short turns, one at a time.  After each turn comes
+a rest in proportion to the time it took.  At least three quarters of the time
+are thus left to guests, monitors and root, however many readers there are.
 """
 
 from __future__ import annotations
@@ -20,10 +19,10 @@ __all__ = ["Share", "Turn"]
 _log = logging.getLogger(__name__)
 
 #: s of rest for each second that a turn took.
-REST_PER_TURN = 3.0
-#: s of one rest at most: a clock or a machine that stood still must not shut them out.
+REST_PER_TURN_S = 3.0
+#: Longest rest, in s: a machine that stood still must not shut the group out.
 MAX_REST_S = 1.0
-#: s after which a turn ends by itself: who waits for a hypervisor waits without it.
+#: s after which a turn ends by itself: a client that waits for a hypervisor needs no turn.
 TURN_LIMIT_S = 0.25
 
 
@@ -38,15 +37,15 @@ class Turn:
 
     @property
     def is_over(self) -> bool:
-        """It was ended, or has ended by itself."""
+        """Whether it was ended, or has ended by itself."""
         return self._share is None
 
     def add_cpu_time(self, seconds: float) -> None:
-        """Count what another thread has computed for it."""
+        """Add CPU seconds that another process has spent on it."""
         self._more += seconds
 
     def end_turn(self) -> None:
-        """End it, if it has not ended."""
+        """End the turn. Idempotent."""
         if self._share is None:
             return
         share, self._share = self._share, None
@@ -67,7 +66,7 @@ class Share:
         self._timer: asyncio.TimerHandle | None = None
 
     async def take_turn(self) -> Turn:
-        """Return when it is one's turn. Who takes it ends it."""
+        """Wait for a turn, and return it. The caller ends it."""
         granted: asyncio.Future[Turn] = asyncio.get_running_loop().create_future()
         self._waiting.append(granted)
         self._grant_next()
@@ -103,8 +102,8 @@ class Share:
                 work, self._work, self._work_was_last = self._work, None, True
                 try:
                     work()
-                except Exception:  # is no concern of who has asked for the next turn
-                    _log.exception("internal error in a turn of the group's")
+                except Exception:  # must not harm the next turn
+                    _log.exception("internal error while serving the group of readers")
                 turn.end_turn()
             else:
                 self._work_was_last = False
@@ -116,7 +115,7 @@ class Share:
 
     def _note_turn_end(self, taken: float) -> None:
         self._busy = False
-        rest = min(REST_PER_TURN * taken, MAX_REST_S)
+        rest = min(REST_PER_TURN_S * taken, MAX_REST_S)
         self._free_at = asyncio.get_running_loop().time() + rest
         if self._waiting or self._work is not None:
             self._grant_next()

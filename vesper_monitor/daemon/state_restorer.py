@@ -19,7 +19,6 @@ from vesper_monitor.daemon.incoming import IncomingDomains
 from vesper_monitor.daemon.operator_wishes import OperatorWishes
 from vesper_monitor.daemon.services import RECALL_S, Services
 from vesper_monitor.daemon.sessions import SessionManager
-from vesper_monitor.daemon.wishes import domain_of
 from vesper_monitor.faults.activations import Activations
 from vesper_monitor.faults.failover_limit import WINDOW_S
 from vesper_monitor.hypervisor.transport import TransportError
@@ -115,10 +114,10 @@ class StateRestorer:
 
     async def _recall_counts(self, record: ActivationRecord, last_event_id: int) -> None:
         """Give earlier events to rules that count, and to the wait for services."""
-        activation = self._activations.get_instance(record.resource)
-        if activation is None or domain_of(activation.record) != domain_of(record):
+        activation = self._activations.get_activation(record.resource)
+        if activation is None or activation.record.domain != record.domain:
             return
-        horizon = max(activation.rules.horizon, RECALL_S if record.services else 0.0)
+        horizon = max(activation.rules.horizon, RECALL_S if record.wishes.services else 0.0)
         if not horizon:
             return
         since = max(record.started, time.time() - horizon)

@@ -11,10 +11,10 @@ from vesper_monitor.faults.activation import ResourceActivation
 from vesper_monitor.faults.pauses import Pauses
 from vesper_monitor.guest.session import Session
 
-__all__ = ["vm_status"]
+__all__ = ["describe_vms"]
 
 
-def vm_status(
+def describe_vms(
     sessions: SessionManager, activations: Iterable[ResourceActivation], pauses: Pauses
 ) -> Iterator[dict[str, Any]]:
     """Yield an entry for each watched domain and resource.
@@ -108,8 +108,8 @@ def _describe_resource(activation: ResourceActivation | None) -> dict[str, Any]:
         }
     return {
         "resource": activation.record.resource,
-        "services": list(activation.record.services),
-        "fault_on": activation.record.fault_on,
+        "services": list(activation.record.wishes.services),
+        "fault_on": activation.record.wishes.fault_on,
         "waiting": activation.waiting,
         "fault": activation.fault.to_json() if activation.fault is not None else None,
         "deferred": activation.deferred,

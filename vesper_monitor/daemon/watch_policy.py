@@ -35,7 +35,7 @@ class WatchPolicy:
         activations = self._activations.of_domain(domain)
         if not activations and domain.name not in self._operators.activated:
             return None
-        names = [probe for activation in activations for probe in activation.record.probes]
+        names = [probe for activation in activations for probe in activation.record.wishes.probes]
         names += self._operators.activated.get(domain.name, ())
         return self.add_points(domain, names)
 
@@ -46,7 +46,7 @@ class WatchPolicy:
 
     def get_hang_timeout(self, domain: Domain) -> float:
         """Return the shortest limit that its resources want, in s; 0: do not look for hangs."""
-        limits = [record.hang_timeout for record in self._records_of(domain)]
+        limits = [record.wishes.hang_timeout for record in self._records_of(domain)]
         return _shortest_limit(limits, self._config.hang_timeout)
 
     def get_pause_timeout(self, domain: Domain, likely_asked: bool) -> float:
@@ -55,16 +55,16 @@ class WatchPolicy:
         :param likely_asked: most likely an operator has paused it: vesperd.toml's
             limit does not count then.
         """
-        limits = [record.pause_timeout for record in self._records_of(domain)]
+        limits = [record.wishes.pause_timeout for record in self._records_of(domain)]
         return _shortest_limit(limits, 0.0 if likely_asked else self._config.pause_timeout)
 
-    def get_boot_timeout(self, domain: Domain, is_first: bool) -> float:
+    def get_boot_timeout(self, domain: Domain, *, is_first: bool) -> float:
         """Return how long its guest may boot, in s; 0: without limit.
 
         :param is_first: the domain's first boot.  Only its resources know then whether the
             guest has VESPER's modules: vesperd.toml's limit does not count.
         """
-        limits = [record.boot_timeout for record in self._records_of(domain)]
+        limits = [record.wishes.boot_timeout for record in self._records_of(domain)]
         return _shortest_limit(limits, 0.0 if is_first else self._config.boot_timeout)
 
     def _records_of(self, domain: Domain) -> list[ActivationRecord]:

@@ -1,15 +1,14 @@
 # SPDX-License-Identifier: GPL-2.0-or-later
 """What a resource wishes of its watch, read from a request of its agent.
 
-A wrong value never fails the request: a mistake in what is watched must not
-cost the VM.  What was in force stays (after a start: the defaults), and what
-is wrong is returned as a text, with which monitors are degraded.
+A wrong value never fails the request: a mistake in these parameters must not
+stop the VM.  The value in force stays (after a start: the default), and the
+mistake is returned as a sentence, with which monitors are answered degraded.
 """
 
 from __future__ import annotations
 
 from collections.abc import Callable
-from dataclasses import dataclass
 from typing import Any, TypeVar
 
 from vesper_monitor.daemon.config import DEFAULT_PROBES
@@ -22,54 +21,32 @@ from vesper_monitor.daemon.request import (
 )
 from vesper_monitor.daemon.server import RequestError
 from vesper_monitor.guest.health.hang_detector import MIN_TIMEOUT_S
-from vesper_monitor.hypervisor.transport import Domain
-from vesper_monitor.journal.records import ActivationRecord
+from vesper_monitor.journal.records import Wishes
 from vesper_monitor.rules.language import RuleError
 from vesper_monitor.rules.rule_set import RuleSet
 
-__all__ = ["MAX_TIMEOUT_S", "Wishes", "domain_of", "read_wishes", "wishes_of"]
+__all__ = ["DEFAULT_WISHES", "MAX_TIMEOUT_S", "read_wishes"]
 
 #: The longest time that a request may give.
 MAX_TIMEOUT_S = 86_400.0
+#: What a resource wishes that says nothing.
+DEFAULT_WISHES = Wishes(probes=DEFAULT_PROBES)
 
 _T = TypeVar("_T")
 
 
-@dataclass(frozen=True)
-class Wishes:
-    probes: tuple[str, ...] = DEFAULT_PROBES
-    services: tuple[str, ...] = ()
-    hang_timeout: float | None = None
-    pause_timeout: float | None = None
-    fault_on: str = ""
-    boot_timeout: float | None = None
-
-
-def domain_of(record: ActivationRecord) -> Domain:
-    """Return the domain of a resource activation."""
-    return Domain(record.vm, record.domid, record.uuid)
-
-
-def wishes_of(record: ActivationRecord) -> Wishes:
-    """Return what is in force."""
-    return Wishes(
-        record.probes, record.services, record.hang_timeout, record.pause_timeout,
-        record.fault_on, record.boot_timeout,
-    )  # fmt: skip
-
-
 def read_wishes(request: dict[str, Any], in_force: Wishes) -> tuple[Wishes, str | None]:
-    """Return what a request wishes, and which of it is wrong.
+    """Return the wishes of a request, and what is wrong with it.
 
-    :param in_force: what holds where the request says nothing, or something wrong.
-    :returns: the second: a sentence, the agent's own doubt if it has one; None if
+    :param in_force: used for values that are missing or wrong.
+    :returns: the wishes; a sentence (the agent's own doubt if it has one), or None if
         nothing is wrong.
     """
     wrong: list[str] = []
 
     def read(key: str, default: _T, get: Callable[[], _T]) -> _T:
         value = request.get(key)
-        if value is None or value == default:  # each monitor says it again
+        if value is None or value == default:  # each monitor repeats it
             return default
         try:
             return get()
@@ -98,14 +75,17 @@ def read_wishes(request: dict[str, Any], in_force: Wishes) -> tuple[Wishes, str 
 
 
 def _doubt(doubt: object) -> str:
-    """The agent's own; it quotes a parameter, which may be of any length."""
+    """Return the agent's own doubt; it quotes a parameter, which may have any length."""
     return text_field(
         {"doubt": doubt[:MAX_TEXT_CHARS] if isinstance(doubt, str) else doubt}, "doubt"
     )
 
 
 def _hang_timeout(request: dict[str, Any]) -> float:
-    """s; 0: not watched."""
+    """Return s, or 0 to look for no hangs.
+
+    :raises RequestError: it is no such number.
+    """
     value = number_field(request, "hang_timeout", 0.0, MAX_TIMEOUT_S)
     if 0 < value < MIN_TIMEOUT_S:
         raise RequestError("bad-request", f"'hang_timeout' must be 0 or at least {MIN_TIMEOUT_S:g}")
@@ -113,7 +93,11 @@ def _hang_timeout(request: dict[str, Any]) -> float:
 
 
 def _fault_on(request: dict[str, Any]) -> str:
-    """:raises RuleError: they are wrong."""
+    """Return the rules.
+
+    :raises RequestError: they are no text.
+    :raises RuleError: they are wrong.
+    """
     wanted = request["fault_on"]
     if not isinstance(wanted, str) or not is_utf8(wanted):
         raise RequestError("bad-request", "'fault_on' must be a text in UTF-8")

@@ -19,6 +19,7 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 
 from vesper_monitor.pacemaker.node_attributes import NodeAttributes
+from vesper_monitor.util.boot_clock import seconds_since_boot
 from vesper_monitor.util.state_file import DirectDisk, StateDisk
 
 __all__ = ["MAX_PAUSE_S", "Pause", "Pauses", "pause_attribute_name"]
@@ -58,10 +59,6 @@ class Pause:
             "reason": self.reason,
             "text": self.text,
         }
-
-
-def _boottime_now() -> float:
-    return time.clock_gettime(time.CLOCK_BOOTTIME)
 
 
 def pause_attribute_name(vm: str) -> str:
@@ -131,7 +128,7 @@ class Pauses:
         if not self._is_restored:
             raise OSError(f"{self._path}: the disk has not said yet what is in it")
         now = time.time()
-        pause = Pause(vm, now, now + seconds, reason, self._boot_id, _boottime_now() + seconds)
+        pause = Pause(vm, now, now + seconds, reason, self._boot_id, seconds_since_boot() + seconds)
         try:
             await self._write({**self._pauses, vm: pause})
         except OSError:
@@ -166,7 +163,7 @@ class Pauses:
         pause = self._pauses.get(vm)
         if pause is None:
             return
-        left = pause.deadline - _boottime_now()
+        left = pause.deadline - seconds_since_boot()
         if left <= 0:
             self.end_pause(vm, "the time is up")
             return
@@ -223,7 +220,7 @@ class Pauses:
                     boot_id=str(entry["boot_id"]),
                     # An older vesperd has noted none.
                     deadline=float(
-                        entry.get("deadline", _boottime_now() + entry["until"] - time.time())
+                        entry.get("deadline", seconds_since_boot() + entry["until"] - time.time())
                     ),
                 )
                 for entry in entries

@@ -60,7 +60,7 @@ async def keep_monitored(
         if loop.time() >= all_again:
             all_again = loop.time() + LOOK_AGAIN_S
             for instance in instances():
-                instance.may_be_on_record, instance.said_well = True, False
+                instance.turns.may_be_on_record, instance.turns.said_well = True, False
         try:
             await _look_for_stalled(instances, left, query, own_name, remove)
             said = ""
@@ -83,7 +83,7 @@ async def _look_for_stalled(
     def wanted(instance: ResourceActivation) -> bool:
         if instance.is_unmonitored(loop.time()):
             return True
-        return instance.may_be_on_record and instance.is_well
+        return instance.turns.may_be_on_record and instance.is_well
 
     asked = [instance for instance in instances() if wanted(instance)]
     gone = dict(left)
@@ -100,7 +100,7 @@ async def _look_for_stalled(
         instance.node = instance.node or await own_name()
         mine = [r for r in records if r.belongs_to(instance.record.resource, instance.node)]
         if not mine:
-            instance.may_be_on_record = False
+            instance.turns.may_be_on_record = False
         for record in mine:
             await _settle_record(instance, record, wanted, remove)
 
@@ -117,7 +117,7 @@ async def _settle_record(
     resource = instance.record.resource
     if instance.is_well and not record.over:
         # Its monitor says so now, and not when its time is up.
-        if not instance.said_well:
+        if not instance.turns.said_well:
             instance.say_well()
         return
     was_well = instance.is_well

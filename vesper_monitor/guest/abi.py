@@ -1,13 +1,13 @@
 # SPDX-License-Identifier: GPL-2.0-or-later
 """Python's view of ``probe_modules/include/vesper_abi.h``.
 
-That header is the specification; ``abi_layout.py`` is made of it.
-``tests/unit/guest/test_abi.py`` compares the two field by field and fails for anything
-that one of them has and the other has not.
+That header is the specification; ``abi_layout.py`` is generated from it.
+``tests/unit/guest/test_abi.py`` compares the two field by field, and fails for
+anything that only one of them has.
 
 A structure is read from a *copy* (``Hello.from_buffer_copy(data)``), never in
-place: the guest may change its memory at any time. The few numbers that must
-be read from live memory go through :func:`load_u32` and :func:`load_u64`.
+place: the guest may change its memory at any time. :func:`load_u32` and
+:func:`load_u64` read the few numbers that must come from live memory.
 """
 
 from __future__ import annotations
@@ -25,12 +25,11 @@ _U64 = struct.Struct("@Q")
 
 
 def load_u64(view: memoryview, offset: int) -> int:
-    """One naturally aligned 64-bit load from memory that the guest writes.
+    """Load 64 bits, naturally aligned, at once from memory that the guest writes.
 
-    In native format struct reads an item by a memcpy of fixed size, which is
-    one load (CPython, Modules/_struct.c, nu_ulonglong()); in '<Q' it would
-    assemble it byte by byte and could return half of an old and half of a new
-    value.
+    In native format, struct reads an item by a memcpy of fixed size, which is one
+    load (CPython, Modules/_struct.c, nu_ulonglong()). In '<Q' it would assemble
+    the value byte by byte, and could mix an old and a new one.
 
     :param view: of format 'B', its start aligned to 8 bytes (mappings are).
     :param offset: multiple of 8.
@@ -39,30 +38,30 @@ def load_u64(view: memoryview, offset: int) -> int:
 
 
 def load_u32(view: memoryview, offset: int) -> int:
-    """One naturally aligned 32-bit load; see :func:`load_u64`."""
+    """Load 32 bits, naturally aligned, at once; see :func:`load_u64`."""
     return _U32.unpack_from(view, offset)[0]  # type: ignore[no-any-return]
 
 
 def store_u32(view: memoryview, offset: int, value: int) -> None:
-    """One naturally aligned 32-bit store, wrapping as a ``__u32`` does.
+    """Store 32 bits, naturally aligned, at once; the value wraps as a ``__u32`` does.
 
-    By a memoryview, whose memcpy is of fixed size, too: struct writes zeros first.
+    A memoryview also uses a memcpy of fixed size; struct would write zeros first.
     """
     with view[offset : offset + 4].cast("I") as word:
         word[0] = value & 0xFFFFFFFF
 
 
 def store_u64(view: memoryview, offset: int, value: int) -> None:
-    """One naturally aligned 64-bit store."""
+    """Store 64 bits, naturally aligned, at once."""
     with view[offset : offset + 8].cast("Q") as word:
         word[0] = value
 
 
 def field_offset(structure: type[ctypes.Structure], field: str) -> int:
-    """Where a field lies in a structure, in bytes."""
+    """Return the offset of a field in a structure, in bytes."""
     return int(getattr(structure, field).offset)
 
 
 def pages_for(size: int) -> int:
-    """Number of pages that hold ``size`` bytes."""
+    """Return the number of pages that hold ``size`` bytes."""
     return -(-size // PAGE_SIZE)

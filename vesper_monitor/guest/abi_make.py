@@ -1,12 +1,12 @@
 # SPDX-License-Identifier: GPL-2.0-or-later
-"""Makes abi_layout.py of ``probe_modules/include/vesper_abi.h``.
+"""Generates abi_layout.py from ``probe_modules/include/vesper_abi.h``.
 
     python3 -m vesper_monitor.guest.abi_make probe_modules/include/vesper_abi.h \\
         > vesper_monitor/guest/abi_layout.py
 
 The header is written for this: a declaration that cannot be read is an error.
-tests/unit/guest/test_abi.py compares the file with what is made now, and with what a C
-compiler makes of the header.
+tests/unit/guest/test_abi.py compares the file with the current result, and with
+the layout that a C compiler gives the header.
 """
 
 from __future__ import annotations
@@ -34,7 +34,7 @@ from typing import ClassVar, TypeAlias
 _Text: TypeAlias = bytes
 '''
 _INTEGERS = {"u8", "u16", "u32", "u64", "s8", "s16", "s32", "s64"}
-#: Where the name in Python is not that in C in another style.
+#: Names in Python that differ from those in C not only in style.
 _NAMES = {"vsp_event": "EventType"}
 
 _DEFINE = re.compile(r"^#define[ \t]+VSP_(\w+)[ \t]+(.+?)[ \t]*$", re.M)
@@ -45,10 +45,10 @@ _ENUMERATOR = re.compile(r"\b(VSP_\w+)\s*=\s*(\d+)")
 
 
 def make_layout(header: str) -> str:
-    """The text of abi_layout.py.
+    """Return the text of abi_layout.py.
 
     :param header: the text of vesper_abi.h.
-    :raises ValueError: with the declaration that cannot be read.
+    :raises ValueError: a declaration cannot be read; the text is the declaration.
     """
     text = re.sub(r"/\*.*?\*/", " ", header, flags=re.S)
     lines = [_HEAD]
@@ -71,7 +71,7 @@ def _make_enum(name: str, body: str) -> list[str]:
     found = _ENUMERATOR.findall(body)
     if not found or len(found) != len([part for part in body.split(",") if part.strip()]):
         raise ValueError(f"enum {name}: each value has to be given")
-    # What all of them begin with, to the last word: VSP_NET_ of VSP_NET_UP.
+    # The common prefix, up to the last word: VSP_NET_ of VSP_NET_UP.
     first, last = min(found)[0], max(found)[0]
     same = next((i for i, (a, b) in enumerate(zip(first, last, strict=False)) if a != b), 0)
     prefix = first[: first.rindex("_", 0, same) + 1]
@@ -104,7 +104,7 @@ def _make_struct(name: str, body: str) -> list[str]:
 
 
 def _field_type(match: re.Match[str]) -> tuple[str, str]:
-    """ctypes' type of a field, and what Python gets of it."""
+    """Return the ctypes type of a field, and the Python type of its value."""
     dimensions = [word.removeprefix("VSP_") for word in re.findall(r"\w+", match["dimensions"])]
     if match["char"]:
         made, said = "ctypes.c_char", "_Text"
@@ -122,7 +122,7 @@ def _field_type(match: re.Match[str]) -> tuple[str, str]:
 
 
 def main(arguments: list[str]) -> int:
-    """Print the file."""
+    """Print the text of abi_layout.py."""
     if len(arguments) != 1:
         print("usage: python3 -m vesper_monitor.guest.abi_make HEADER", file=sys.stderr)
         return 2

@@ -57,9 +57,9 @@ class Event:
     text: str
     id: int | None = None  #: the journal's; negative until the journal can be read
     #: of "last_words": stack and log, for the journal alone
-    words: CrashLog | None = None
+    crash_log: CrashLog | None = None
     #: it was read and judged before, and is read again for the journal alone
-    again: bool = False
+    is_reread: bool = False
 
     def to_json(self) -> dict[str, Any]:
         """Return the event as the socket and the journal show it."""

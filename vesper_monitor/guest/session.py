@@ -132,7 +132,7 @@ class Session:
         """Next sequence number of each buffer of the guest core; {} before HELLO.
 
         Also of buffers that an earlier vesperd has read and this one has not
-        opened yet: whoever saves positions must not lose those.
+        opened yet. Save those, too.
         """
         return self._reader.positions
 
@@ -214,7 +214,7 @@ class Session:
         """The hypervisor has reset the domain: drop the link to the kernel that is gone."""
         self._link.note_reset()
 
-    def read_last_words(self) -> None:
+    def read_crash_log(self) -> None:
         """The domain is dead: read its crash log while it is mapped."""
         self._reader.read_crash_log()
 

@@ -135,7 +135,7 @@ class GuestContact:
         waited = time.monotonic() - (self._waits_since or 0.0)
         if waited < self._activate_timeout_s:
             return None
-        reason = (self._boot.words if self._is_silent else None) or self.missing
+        reason = (self._boot.reason if self._is_silent else None) or self.missing
         if reason is None and waited < self._activate_timeout_s + CONNECT_TIMEOUT_S:
             return None  # the first try still runs; its error will say what to do
         return reason or f"{self._vm}: no contact with the guest's VESPER modules yet"
@@ -145,5 +145,5 @@ class GuestContact:
 
         None: neither. The text does not change while the reason lasts.
         """
-        words = self._boot.pause if is_active else self._boot.words
-        return (words, self._boot.since) if words is not None else None
+        text = self._boot.pause if is_active else self._boot.reason
+        return (text, self._boot.since) if text is not None else None

@@ -19,8 +19,8 @@ from vesper_monitor.guest.control.cchan import (
     GuestSilentError,
 )
 from vesper_monitor.guest.control.commands import GuestControl
-from vesper_monitor.guest.health.hang_detector import LOOK
-from vesper_monitor.guest.health.heartbeat import HeartbeatWatch, find_life
+from vesper_monitor.guest.health.hang_detector import LOOK_INTERVAL_S
+from vesper_monitor.guest.health.heartbeat import HeartbeatWatch, find_heartbeat_page
 from vesper_monitor.guest.relay.channel import TableError
 from vesper_monitor.guest.session_contact import CONNECT_TIMEOUT_S, GuestContact
 from vesper_monitor.guest.session_listener import SessionListener, SessionSettings
@@ -75,7 +75,7 @@ class SessionLink:
         self._listener = listener
         self._reader = reader
         self._probes = probes
-        self._ticker = settings.ticker or SharedTicker(LOOK)
+        self._ticker = settings.ticker or SharedTicker(LOOK_INTERVAL_S)
         self.guest: GuestControl | None = None
         self.contact = GuestContact(
             domain.name,
@@ -195,12 +195,12 @@ class SessionLink:
         link = await self._transport.connect_domain(self._domain, CONNECT_TIMEOUT_S)
         self.contact.note_link()
         self._switch_state(SessionState.CONNECTING)
-        self.heartbeat.begin_watching(link, *find_life(link))
+        self.heartbeat.begin_watching(link, *find_heartbeat_page(link))
         try:
             guest = await self._greet_guest(link)
         except BaseException as error:
             await self.heartbeat.end_watching()
-            # A page that the guest has spoilt stays so: then all is begun anew.
+            # A C-chan page that the guest has spoilt stays so: remove the device, begin again.
             await link.close(deactivate=isinstance(error, CchanBrokenError))
             raise
         link.on_lost(self._on_lost)
@@ -209,14 +209,14 @@ class SessionLink:
         self._reader.begin_link(guest)
         if self._reader.collector.meet_boot(guest.hello.boot_id):
             self._probes.meet_new_boot()
-        self._reader.collector.open_words(link, guest.hello.words)
+        self._reader.collector.open_crash_log(link, guest.hello.crash_log_region)
         if (notice := self.contact.note_answer()) is not None:
             self._listener.take_notice(notice)
-        self.heartbeat.begin_watching(link, guest.hello.life, guest.hello.nr_cpus)
+        self.heartbeat.begin_watching(link, guest.hello.heartbeat_region, guest.hello.nr_cpus)
         self._switch_state(SessionState.ACTIVE)
         self._probes.follow_table(guest)
         if found := ", ".join(self._reader.channels):
-            # The guest has come from another host, or an earlier vesperd was here.
+            # The guest was migrated to this host, or an earlier vesperd loaded them.
             _log.info("%s: goes on with %s", self._domain.name, found)
 
     async def _greet_guest(self, link: Link) -> GuestControl:
@@ -312,7 +312,7 @@ class SessionLink:
     def _on_tick(self, _now: float) -> None:
         """Poll an active guest: a notification may be lost, and time makes some degraded."""
         self._ticks += 1
-        if self._ticks % round(POLL_INTERVAL_S / LOOK) == 0:
+        if self._ticks % round(POLL_INTERVAL_S / LOOK_INTERVAL_S) == 0:
             self._notify_degraded()
             self._on_notify()
 

@@ -178,7 +178,7 @@ class SessionProbes:
             if name not in channels and status.state is not ProbeState.LOADING:
                 self._open_channel(guest, entry)
                 if name not in channels and name not in self.wanted:
-                    # The guest may show ever new names.
+                    # Keep no status: the guest may show new names without end.
                     _log.warning("%s", status.error)
                     self._forget_probe(name)
 
@@ -189,7 +189,7 @@ class SessionProbes:
             self._set_state(self._status_of(name), ProbeState.WANTED, None)
 
     def meet_new_boot(self) -> None:
-        """Note that the guest core has started anew: nothing was loaded into it."""
+        """Note that the guest core has booted: this session has loaded nothing into it."""
         self._loaded_here.clear()
 
     # ------------------------------------------------------------ one probe

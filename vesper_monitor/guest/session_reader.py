@@ -85,7 +85,7 @@ class SessionReader:
     def end_link(self) -> None:
         """Read no more: the link is about to be closed."""
         self._guest = None
-        self.collector.leave_link()
+        self.collector.close_crash_log()
 
     def open_channel(self, link: Link, entry: ChannelEntry) -> ChannelReader:
         """:raises TransportError: the guest has not shared what its table names."""
@@ -185,7 +185,7 @@ class SessionReader:
             # Since when is unknown. The next host sees no position that is stored from
             # now on, so that host reports these records. It has no crash log to read.
             self.collector.take_back()
-            events, has_more = [event for event in events if event.words is not None], False
+            events, has_more = [event for event in events if event.crash_log is not None], False
         if events:
             self._listener.take_events(events)
             for channel, cpu, next_seq in self.collector.take_reads():
@@ -207,7 +207,7 @@ class SessionReader:
 
     def read_crash_log(self) -> None:
         """Read what the kernel of a dead guest has left, while it is mapped."""
-        if events := self.collector.read_words(final=True):
+        if events := self.collector.read_crash_logs(final=True):
             self._listener.take_events(events)
 
     def rewind_to_written(self) -> None:

@@ -1,7 +1,7 @@
 # SPDX-License-Identifier: GPL-2.0-or-later
-"""One timer for what is done for each guest again and again; a thousand timers cost more.
+"""One timer for the periodic work of all guests; a thousand timers cost more.
 
-They are not called all at once, for that would be a pause for everything else.
+The calls are spread over the period: all at once would hold up everything else.
 """
 
 from __future__ import annotations
@@ -13,19 +13,19 @@ from collections.abc import Callable
 
 __all__ = ["SharedTicker"]
 
-#: Moments of a period at which some are called, if there are that many.
+#: Parts of a period over which the calls are spread.
 TICKS_PER_PERIOD = 20
 
 
 class SharedTicker:
-    """Calls each that is on it once in a period.
+    """A periodic timer that is shared: it makes each added call once in a period.
 
-    :param period: s.
+    :param period_s: the period.
     """
 
-    def __init__(self, period: float) -> None:
-        self._tick = period / TICKS_PER_PERIOD
-        # Each part's, in their order.
+    def __init__(self, period_s: float) -> None:
+        self._tick_s = period_s / TICKS_PER_PERIOD
+        # The calls of each part of the period, in their order.
         self._calls: list[dict[Callable[[float], None], None]] = [
             {} for _ in range(TICKS_PER_PERIOD)
         ]
@@ -34,11 +34,11 @@ class SharedTicker:
         self._timer: asyncio.TimerHandle | None = None
 
     def add_call(self, call: Callable[[float], None]) -> None:
-        """Call it from now on with the time, s of CLOCK_MONOTONIC. It must not raise."""
+        """Make this call from now on, with the time (s of CLOCK_MONOTONIC). It must not raise."""
         if self._timer is None:
             self._base, self._at = asyncio.get_running_loop().time(), 0
         first = self._current_tick() + 1
-        # Where the fewest are; of those the next.
+        # The part with the fewest calls; of those the next one.
         tick = min(
             range(first, first + TICKS_PER_PERIOD), key=lambda tick: len(self._calls_of_tick(tick))
         )
@@ -46,7 +46,7 @@ class SharedTicker:
         self._wait_for_tick()
 
     def remove_call(self, call: Callable[[float], None]) -> None:
-        """May be called twice."""
+        """Make this call no longer. Idempotent."""
         for calls in self._calls:
             calls.pop(call, None)
         if self._timer is not None:
@@ -57,23 +57,23 @@ class SharedTicker:
 
     def _current_tick(self) -> int:
         passed = asyncio.get_running_loop().time() - self._base
-        return max(self._at, math.floor(passed / self._tick))
+        return max(self._at, math.floor(passed / self._tick_s))
 
     def _wait_for_tick(self) -> None:
-        """For the next tick at which there is anyone to call."""
+        """Set the timer to the next tick that has calls."""
         if self._timer is not None:
             self._timer.cancel()
             self._timer = None
         for tick in range(self._at + 1, self._at + 1 + TICKS_PER_PERIOD):
             if self._calls_of_tick(tick):
-                due = self._base + tick * self._tick
+                due = self._base + tick * self._tick_s
                 self._timer = asyncio.get_running_loop().call_at(due, self._run_tick, tick)
                 return
 
     def _run_tick(self, tick: int) -> None:
-        late = asyncio.get_running_loop().time() - self._base - tick * self._tick
-        if late > TICKS_PER_PERIOD * self._tick:
-            self._base += late  # rounds that were missed are not made up for
+        late = asyncio.get_running_loop().time() - self._base - tick * self._tick_s
+        if late > TICKS_PER_PERIOD * self._tick_s:
+            self._base += late  # missed periods are not made up for
         self._at = tick
         self._wait_for_tick()
         now = time.monotonic()

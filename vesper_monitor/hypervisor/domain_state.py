@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: GPL-2.0-or-later
-"""What can be said of a domain; apart, because the agents must start fast."""
+"""The states of a domain. A module of its own, because the agents must start fast."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ __all__ = ["DomainState"]
 class DomainState(enum.Enum):
     RUNNING = "running"
     PAUSED = "paused"
-    SHUTDOWN = "shutdown"  # by itself, not yet destroyed
+    SHUTDOWN = "shutdown"  #: ended by itself, not yet destroyed
     CRASHED = "crashed"
-    DYING = "dying"  # destroyed, its memory not yet freed
-    GONE = "gone"
+    DYING = "dying"  #: destroyed, its memory not yet freed
+    GONE = "gone"  #: the hypervisor does not know it any more

@@ -1,12 +1,12 @@
 # SPDX-License-Identifier: GPL-2.0-or-later
-"""libvirt's QEMU processes: what is known while libvirtd does not answer.
+"""Finds libvirt's QEMU processes while libvirtd does not answer.
 
 The process that libvirt starts locks its pid file (fcntl(2)) before it becomes
-QEMU, and keeps that until it ends (libvirt 9.0, src/util/vircommand.c).  So
-the kernel itself says whether a domain's QEMU lives and which process it is;
-a number in a file may long be another's.
+QEMU, and holds the lock until it ends (libvirt 9.0, src/util/vircommand.c). So the
+kernel says whether a domain's QEMU lives, and which process it is. The number in
+the file may belong to another process by now.
 
-The agent must start fast: little is imported.
+The agent must start fast, so this module imports little.
 """
 
 from __future__ import annotations
@@ -22,16 +22,16 @@ _FLOCK = "hhqqi4x"
 
 
 def pid_file_folder() -> str:
-    """Of the pid files: ``$VESPER_QEMU_RUN``, or that of libvirt's system daemon."""
+    """Return the directory of the pid files: ``$VESPER_QEMU_RUN``, else libvirt's own."""
     return os.environ.get("VESPER_QEMU_RUN") or "/run/libvirt/qemu"
 
 
 def lock_holder(directory: str, name: str) -> int | None:
-    """The PID of the process that locks a pid file; None: none does, or there is no file.
+    """Return the PID of the process that locks a pid file; None: none does, or no file.
 
-    Only who may write to a file can lock it so: the file must be libvirt's.
+    Only a process that may write to a file can lock it so: the file must be libvirt's.
 
-    :raises OSError: there is no telling.
+    :raises OSError: unknown.
     """
     from vesper_monitor.util.regular_file import open_regular
 
@@ -46,21 +46,21 @@ def lock_holder(directory: str, name: str) -> int | None:
 
 
 def find_qemu_pid(name: str) -> int | None:
-    """The PID of a domain's QEMU, beyond doubt; None: it has none that is known.
+    """Return the PID of a domain's QEMU, beyond doubt; None: none is known.
 
-    :raises OSError: there is no telling.
+    :raises OSError: unknown.
     """
     pid = lock_holder(pid_file_folder(), f"{name}.pid")
     return pid if pid is not None and find_domain_name(pid) == name else None
 
 
 def list_running() -> dict[str, int]:
-    """The PIDs of all QEMUs by their domains' names.
+    """Return the PIDs of all QEMUs by their domains' names.
 
-    Also of those without a pid file: a QEMU that runs must never be missed.
-    One in a container has the container's libvirt.
+    QEMUs without a pid file are included: a running QEMU must never be missed. A
+    QEMU in a container belongs to the container's libvirt and is left out.
 
-    :raises OSError: libvirt has no such folder here.
+    :raises OSError: libvirt has no directory of pid files here.
     """
     found: dict[str, int] = {}
     for entry in os.listdir("/proc"):
@@ -77,7 +77,7 @@ def list_running() -> dict[str, int]:
 
 
 def _is_in_own_namespace(pid: str) -> bool:
-    """Whether a process is in this one's PID namespace."""
+    """Return whether a process is in this process's PID namespace."""
     try:
         return os.stat(f"/proc/{pid}/ns/pid").st_ino == os.stat("/proc/self/ns/pid").st_ino
     except OSError:
@@ -85,7 +85,7 @@ def _is_in_own_namespace(pid: str) -> bool:
 
 
 def find_domain_name(pid: int) -> str:
-    """The domain whose QEMU a process is by its own words; empty: none.
+    """Return the domain that a process names on its command line; empty: none.
 
     libvirt passes ``-name guest=NAME,debug-threads=on``, with commas doubled.
     """

@@ -1,11 +1,11 @@
 # SPDX-License-Identifier: GPL-2.0-or-later
-"""QEMU's own monitor, used while libvirtd is away: few words, each with a time limit.
+"""Talks QMP to a QEMU while libvirtd is down, each command with a time limit.
 
-QEMU serves one client of its monitor at a time.  As long as libvirtd lives it
-is that client, even if it hangs: then QEMU does not greet another.  The
-protocol: docs/interop/qmp-spec.txt of QEMU 7.2.
+QEMU serves one QMP client at a time. While libvirtd lives, it is that client, even
+if it hangs; then QEMU does not greet another. The protocol is described in
+docs/interop/qmp-spec.txt of QEMU 7.2.
 
-The agent must start fast: little is imported.
+The agent must start fast, so this module imports little.
 """
 
 from __future__ import annotations
@@ -23,16 +23,16 @@ if TYPE_CHECKING:
 
 __all__ = ["ask_qemu", "monitor_socket_path"]
 
-#: Bytes of one answer or event, at most.
+#: Longest answer or event.
 _MAX_LINE_BYTES = 1 << 20
-#: Of libvirt's status file.
+#: Longest status file of libvirt.
 MAX_STATUS_BYTES = 16 << 20
 
 
 def monitor_socket_path(name: str) -> str:
-    """Of the monitor's socket, as libvirt's status file of the domain has it.
+    """Return the path of the QMP socket from libvirt's status file of the domain.
 
-    :raises OSError: there is no such file, or no monitor in it.
+    :raises OSError: there is no such file, or it names no monitor.
     """
     from vesper_monitor.util.regular_file import read_regular
     from vesper_monitor.util.xml_parser import parse_xml
@@ -50,10 +50,10 @@ def monitor_socket_path(name: str) -> str:
 
 
 def ask_qemu(name: str, *commands: str, limit: float) -> Any:
-    """Give a domain's QEMU some commands; what the last one returns.
+    """Run commands in a domain's QEMU, and return what the last one returns.
 
-    :param limit: seconds, for all of them.
-    :raises OSError: it is not there, does not greet (somebody else is
+    :param limit: s for all of them.
+    :raises OSError: QEMU does not run, does not greet (another client is
         connected), or refuses.
     """
     end = time.monotonic() + limit
@@ -74,7 +74,7 @@ def ask_qemu(name: str, *commands: str, limit: float) -> Any:
 
 
 def _read_message(sock: socket.socket, stream: Any, end: float, wanted: str) -> Any:
-    """The next message of that kind; events are passed over."""
+    """Return the next message of that kind; events are skipped."""
     while True:
         sock.settimeout(max(0.001, end - time.monotonic()))
         line = stream.readline(_MAX_LINE_BYTES)

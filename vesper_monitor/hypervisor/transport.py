@@ -1,15 +1,14 @@
 # SPDX-License-Identifier: GPL-2.0-or-later
-"""What a hypervisor's transport offers to the layers above it.
+"""The interface that a transport to a hypervisor implements.
 
-A transport is found through the entry point group ``vesper.transports``; the
-entry point names a class that implements :class:`Transport`.  Everything in
-here runs on the asyncio loop and returns soon: a transport that must block
-(a store's round trip, a mapping) does so in a thread of its own with a time
-limit.
+A transport is an entry point of the group ``vesper.transports``: a class that
+implements :class:`Transport`. All methods run on the asyncio loop and return
+soon. A transport that must block (a store's round trip, a mapping) does so in a
+thread of its own, with a time limit.
 
-The words are those of ``probe_modules/include/vesper_abi.h``: the guest
-shares *regions*, the host maps them; one *notification* in each direction
-serves C-chan and D-chan together.
+The terms are those of ``probe_modules/include/vesper_abi.h``: the guest shares
+*regions*, and the host maps them. One *notification* in each direction serves
+C-chan and D-chan together.
 """
 
 from __future__ import annotations
@@ -45,12 +44,12 @@ __all__ = [
     "WatchesArrivals",
 ]
 
-#: States in which a guest does not run and will not again.
+#: States of a guest that does not run and will not run again.
 ENDED = frozenset({DomainState.SHUTDOWN, DomainState.CRASHED, DomainState.DYING, DomainState.GONE})
 
 
 class TransportError(VesperError):
-    """The hypervisor or its store refused or did not answer in time.
+    """The hypervisor or its store refused, or did not answer in time.
 
     The text says what was tried, on what, and what to do.
     """
@@ -61,9 +60,9 @@ class FrontendMissingError(TransportError):
 
 
 class FrontendSilentError(FrontendMissingError):
-    """The guest has the device, and no kernel answers on it: it boots, or lacks the modules.
+    """The guest has the device, but no kernel answers: it boots, or lacks the modules.
 
-    :ivar was_active: a kernel had been activated there and has not said good-bye: it
+    :ivar was_active: a kernel was active there and has not closed its link: it
         hangs, or was reset.
     """
 
@@ -73,12 +72,12 @@ class FrontendSilentError(FrontendMissingError):
 
 
 class LinkLostError(TransportError):
-    """The guest has gone, or has taken its end of the link down."""
+    """The guest has ended, or has closed its end of the link."""
 
 
 @dataclass(frozen=True)
 class Domain:
-    """One life of a virtual machine: another start is another one."""
+    """One run of a virtual machine: each start makes a new domain."""
 
     name: str
     domid: int
@@ -86,12 +85,12 @@ class Domain:
 
 
 class Cause(enum.Enum):
-    """What is behind a state, as far as that decides what is to be done."""
+    """Why a domain is in its state, as far as the verdict depends on it."""
 
-    ASKED = "asked"  #: somebody wants it so: an operator, a migration, the guest itself
-    LIKELY = "likely"  #: the same, most likely: the hypervisor does not say by whom
-    REBOOT = "reboot"  #: as the first, and the domain's next life is about to begin
-    FAILURE = "failure"  #: an error of the guest's, of its host's, or of the hypervisor's
+    ASKED = "asked"  #: an operator, a migration or the guest itself requested it
+    LIKELY = "likely"  #: most likely requested: the hypervisor does not say by whom
+    REBOOT = "reboot"  #: requested, and the VM is about to start again
+    FAILURE = "failure"  #: an error of the guest, its host or the hypervisor
     UNKNOWN = "unknown"
 
 
@@ -101,26 +100,26 @@ class DomainReport:
 
     state: DomainState
     cause: Cause = Cause.UNKNOWN
-    #: continues "vm1 is paused: ", "vm1 has shut down: "; empty: not known
+    #: continues "vm1 is paused: ", "vm1 has shut down: "; empty: unknown
     why: str = ""
-    #: continues "vm1 ", in place of the usual words for the state and of ``why``
+    #: continues "vm1 ", and replaces the usual words for the state and ``why``
     says: str = ""
 
 
 @dataclass(frozen=True)
 class Notice:
-    """Something that the hypervisor has seen and that shows in no state."""
+    """An observation of the hypervisor that no state shows."""
 
     kind: str  #: one word, e.g. ``watchdog``
     text: str  #: continues "vm1: "
-    failure: bool = False  #: the guest is not to be relied on after it
-    #: the guest's kernel has ended, announced or not, and another one boots in the same domain
+    failure: bool = False  #: the guest cannot be relied on after it
+    #: the guest's kernel has ended, and another one boots in the same domain
     reset: bool = False
 
 
 @dataclass(frozen=True)
 class DomainEvent:
-    """A domain's state may have changed; look."""
+    """A domain's state may have changed: ask for it."""
 
     domid: int | None  #: None: the hypervisor does not say which
     notice: Notice | None = None
@@ -128,14 +127,14 @@ class DomainEvent:
 
 class VcpuState(enum.Enum):
     RUNNING = "running"
-    RUNNABLE = "runnable"  #: waits for a CPU of the host's
+    RUNNABLE = "runnable"  #: waits for a CPU of the host
     BLOCKED = "blocked"  #: sleeps until an interrupt
     OFFLINE = "offline"
 
 
 @dataclass(frozen=True)
 class VcpuUse:
-    """A virtual CPU, as the hypervisor sees it."""
+    """A virtual CPU's use of the host's CPUs."""
 
     cpu: int  #: number in the guest's kernel
     ran: float  #: s of CPU time since the domain's start
@@ -148,19 +147,19 @@ class CpuUse:
 
     state: DomainState
     vcpus: tuple[VcpuUse, ...]
-    #: s of CLOCK_MONOTONIC: a reset of the guest before that may have gone unnoticed
+    #: s of CLOCK_MONOTONIC: a reset of the guest before may have gone unnoticed
     resets_known_since: float = 0.0
 
 
 class Mapping(Protocol):
-    """A region of the guest's, mapped. The guest may change it at any time."""
+    """A mapped region of the guest. The guest may change it at any time."""
 
     @property
     def view(self) -> memoryview:
         """The bytes (format 'B'). Invalid after :meth:`close`."""
 
     def close(self) -> None:
-        """Unmap. Views on it must have been released. May be called twice."""
+        """Unmap. All views on it must be released before. Idempotent."""
 
 
 class Link(Protocol):
@@ -175,112 +174,112 @@ class Link(Protocol):
     def map_region(self, handle: int, pages: int, *, writable: bool = False) -> Mapping:
         """Map a region.
 
-        :param handle: the guest's word (``vsp_region.handle``): hostile.
-        :param pages: number of 4096-byte pages; bounded by the caller.
-        :raises TransportError: the guest did not share what it said.
+        :param handle: as the guest says (``vsp_region.handle``): not trusted.
+        :param pages: number of 4096-byte pages; the caller bounds it.
+        :raises TransportError: the guest does not share this region.
         """
 
     def notify_guest(self) -> None:
-        """Tell the guest that C-chan has moved. Never blocks."""
+        """Notify the guest of a change in C-chan. Never blocks."""
 
     def on_notify(self, callback: Callable[[], None] | None) -> None:
         """Call ``callback`` on the loop for each notification (they coalesce)."""
 
     def on_lost(self, callback: Callable[[str], None] | None) -> None:
-        """Call ``callback`` once, with the reason, when the guest's end goes away."""
+        """Call ``callback`` once, with the reason, when the guest's end is closed."""
 
     async def close(self, *, deactivate: bool) -> None:
-        """Unmap everything and give the link up.
+        """Close the link; all mappings are closed already.
 
-        :param deactivate: also take the device away from the guest; if not,
-            the guest keeps it and a later :meth:`Transport.connect_domain` goes on
-            with it (restart of the daemon). Every mapping is closed first.
+        :param deactivate: also remove the device from the guest. Otherwise the guest
+            keeps it, and a later :meth:`Transport.connect_domain` goes on with it
+            (restart of vesperd).
         """
 
 
 class Transport(Protocol):
-    """One hypervisor's side of VESPER. One object per daemon."""
+    """VESPER's access to one hypervisor. vesperd has one object of each class."""
 
     #: as in the configuration and in status output, e.g. ``xen``
     name: str
 
     @classmethod
     def explain_unusable(cls) -> str | None:
-        """None if this host runs that hypervisor, else the reason why not."""
+        """Return why this host does not run that hypervisor; None: it does."""
 
     async def start(self) -> None:
         """Open the store and begin to watch domains.
 
-        :raises TransportError: not to be had now; the daemon tries again.
+        :raises TransportError: unavailable now; vesperd tries again.
         """
 
     async def stop(self) -> None:
         """Release everything; devices of guests stay (see :meth:`Link.close`)."""
 
     async def list_domains(self) -> list[Domain]:
-        """The running domains, without the host's own."""
+        """Return the running domains, without the host's own."""
 
     async def find_domain(self, name: str) -> Domain | None:
-        """The domain of that name, if there is one."""
+        """Return the domain of that name; None: there is none."""
 
     async def report_domain(self, domain: Domain) -> DomainReport:
-        """Its state. Asked of the hypervisor each time.
+        """Ask the hypervisor for the domain's state.
 
-        Of a domain that has ended the cause is told if it is known or becomes
-        known within a moment.
+        For a domain that has ended, the report has the cause if it is known within
+        a moment.
 
-        :raises TransportError: not known now.
+        :raises TransportError: the state is unknown now.
         """
 
     async def list_active_domains(self) -> list[Domain]:
-        """Domains that already have a VESPER device, connected or waiting."""
+        """Return the domains that already have a VESPER device, connected or waiting."""
 
     async def connect_domain(self, domain: Domain, timeout: float) -> Link:  # noqa: ASYNC109
         """Activate the guest, or take over its link if it is active already.
 
-        :param timeout: seconds to wait for the guest's frontend.
-        :raises FrontendMissingError: no answer from the guest; its device stays,
-            so that a frontend that comes later is found by the next call.
-        :raises LinkLostError: the domain went away meanwhile.
+        :param timeout: s to wait for the guest's frontend.
+        :raises FrontendMissingError: no answer from the guest. Its device stays, and
+            the next call finds a frontend that has started meanwhile.
+        :raises LinkLostError: the domain ended meanwhile.
         :raises TransportError: anything else.
         """
 
     async def deactivate_domain(self, domain: Domain) -> None:
-        """Take the device away from a guest to which there is no link, if it has one.
+        """Remove the device from a guest without a link, if the guest has one.
 
-        :raises TransportError: it may still have it.
+        :raises TransportError: the guest may still have it.
         """
 
     def follow_events(self) -> AsyncIterator[DomainEvent]:
-        """Domains that came, went, or changed, as they do; for ever."""
+        """Yield an event whenever domains start, end or change; without end."""
 
 
 @runtime_checkable
 class ReportsTrouble(Protocol):
-    """A transport that goes on while some of the hypervisor's daemons are away. Optional."""
+    """A transport that works on while a daemon of the hypervisor is down. Optional."""
 
     @property
     def trouble(self) -> str | None:
-        """What is away, and what is not known meanwhile; None: nothing."""
+        """Which daemon is down, and what is unknown meanwhile; None: none is."""
 
 
 @runtime_checkable
 class WatchesArrivals(Protocol):
-    """A transport that may connect to a domain that has come and does not run yet. Optional."""
+    """A transport that can connect to an incoming domain before it runs. Optional."""
 
-    #: also called by the name that it will have
+    #: also for a domain that still has a temporary name
     watches_arrivals: bool
 
 
 @runtime_checkable
 class ReportsCpuUse(Protocol):
-    """A transport that can tell a guest that hangs from one that gets no CPU.
+    """A transport that distinguishes a guest that hangs from one that gets no CPU.
 
-    Optional: without it the guest's signs of life are not judged.
+    Optional: without it the guest's heartbeat is not judged.
     """
 
     async def cpu_use(self, domain: Domain) -> CpuUse:
-        """Asked of the hypervisor each time. Only of a guest that shows no life.
+        """Ask the hypervisor for the CPU time of a guest without heartbeat.
 
-        :raises TransportError: not known now.
+        :raises TransportError: unknown now.
         """

@@ -1,7 +1,7 @@
 # SPDX-License-Identifier: GPL-2.0-or-later
-"""What ``xl list`` prints: read by the agent and by the Xen transport alike.
+"""Parses the output of ``xl list``, for the agent and the Xen transport.
 
-The agent must start fast: no import but the domain's states.
+The agent must start fast, so this module imports only the domain states.
 """
 
 from __future__ import annotations
@@ -12,11 +12,11 @@ __all__ = ["parse_flags", "parse_rows", "parse_sizes"]
 
 
 def parse_rows(text: str) -> list[tuple[str, str, DomainState]]:
-    """(name, id, state) of each domain, as listed.
+    """Return (name, id, state) of each domain, in the order of the list.
 
     Columns: name (may hold blanks), id, memory, VCPUs, ``rbpscd`` flags, time.
 
-    :raises ValueError: this is no such list, or not all of it.
+    :raises ValueError: the text is not such a list, or is incomplete.
     """
     return [
         (columns[0].strip(), columns[1], _parse_state(columns[4]))
@@ -25,17 +25,17 @@ def parse_rows(text: str) -> list[tuple[str, str, DomainState]]:
 
 
 def parse_flags(text: str) -> dict[str, str]:
-    """The flags of each domain by id, as :func:`parse_rows` reads them.
+    """Return the flags of each domain by id, as :func:`parse_rows` reads them.
 
-    :raises ValueError: this is no such list.
+    :raises ValueError: as :func:`parse_rows`.
     """
     return {columns[1]: columns[4] for columns in _split_columns(text)}
 
 
 def parse_sizes(text: str) -> dict[str, tuple[int, int]]:
-    """Memory (MiB) and virtual CPUs of each domain by name, but for Domain-0.
+    """Return memory (MiB) and virtual CPUs of each domain by name, without Domain-0.
 
-    :raises ValueError: this is no such list.
+    :raises ValueError: as :func:`parse_rows`.
     """
     return {
         columns[0].strip(): (int(columns[2]), int(columns[3]))
@@ -45,10 +45,10 @@ def parse_sizes(text: str) -> dict[str, tuple[int, int]]:
 
 
 def _split_columns(text: str) -> list[list[str]]:
-    """Split the lines of a whole list.
+    """Split the lines of a complete list.
 
-    A line that is not understood may be a domain's that runs, so it is an
-    error: it was cut off, or libxl has written a message into the list.
+    A line that is not understood is an error, since its domain may run. It was cut
+    off, or libxl has written a message into the list.
     """
     lines = text.split("\n")
     while lines and not lines[0].startswith("Name "):
@@ -68,9 +68,9 @@ def _split_columns(text: str) -> list[list[str]]:
 
 
 def _parse_state(flags: str) -> DomainState:
-    """Flags: ``rbps``, why it has shut down, ``d`` (tools/xl/xl_list.c, 4.17).
+    """Return the state. Flags: ``rbps``, shutdown reason, ``d`` (tools/xl/xl_list.c, 4.17).
 
-    Why: ``-`` power-off, ``r`` reboot, ``s`` suspend, ``c`` crash, ``w``
+    The shutdown reasons: ``-`` power-off, ``r`` reboot, ``s`` suspend, ``c`` crash, ``w``
     watchdog, ``S`` soft reset.
     """
     shutdown, why = flags[3] == "s", flags[4]

@@ -40,4 +40,4 @@ class Batch:
     @property
     def durable(self) -> bool:
         """Whether it is to survive a power failure, as history."""
-        return bool(self.faults or self.instances) or any(event.words for event in self.events)
+        return bool(self.faults or self.instances) or any(event.crash_log for event in self.events)

@@ -188,8 +188,8 @@ class Journal(JournalQueries):
     def _write_events(self, events: Sequence[Event]) -> None:
         insert_rows(self._db, "events", [event_to_row(event) for event in events])
         for event in events:
-            if event.words is not None:
-                self._write_words(event, event.words)
+            if event.crash_log is not None:
+                self._write_words(event, event.crash_log)
         self._since_trim += len(events)
         if self._since_trim >= TRIM_INTERVAL_EVENTS:
             self._trim_events()

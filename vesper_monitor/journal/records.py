@@ -8,6 +8,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from vesper_monitor.guest.event import Event
+from vesper_monitor.hypervisor.transport import Domain
 from vesper_monitor.rules.fault_class import FaultClass, classify_fault
 
 __all__ = [
@@ -16,6 +17,7 @@ __all__ = [
     "ActivationRecord",
     "EventKey",
     "Fault",
+    "Wishes",
     "find_event_key",
     "key_of_event",
     "system_gone",
@@ -32,6 +34,25 @@ EventKey = tuple[str, str, int, int, int]
 
 
 @dataclass(frozen=True)
+class Wishes:
+    """What a resource wishes of its watch: parameters of its agent.
+
+    :ivar hang_timeout: s without a sign of life; 0: do not look; None: as configured.
+    :ivar pause_timeout: s that it may be paused without a known reason; 0: no limit;
+        None: as configured.
+    :ivar fault_on: rules (vesper-rules(7)) before the default ones.
+    :ivar boot_timeout: s that its guest may boot; 0: no limit; None: as configured.
+    """
+
+    probes: tuple[str, ...] = ()
+    services: tuple[str, ...] = ()
+    hang_timeout: float | None = None
+    pause_timeout: float | None = None
+    fault_on: str = ""
+    boot_timeout: float | None = None
+
+
+@dataclass(frozen=True)
 class ActivationRecord:
     """One activation of a resource on this host: from its start or probe to its stop."""
 
@@ -41,19 +62,16 @@ class ActivationRecord:
     uuid: str
     domid: int
     started: float  #: s, CLOCK_REALTIME
-    probes: tuple[str, ...]
-    services: tuple[str, ...]
+    wishes: Wishes = Wishes()
     monitored: bool = False  #: has had its first recurring monitor
     ended: float | None = None
-    #: s without a sign of life; 0: no limit; None: as vesperd's configuration says
-    hang_timeout: float | None = None
-    #: s of a pause that nobody explains; 0: no limit; None: as vesperd's configuration says
-    pause_timeout: float | None = None
     #: name of the transport on which it runs; empty: an earlier vesperd did not note it
     transport: str = ""
-    fault_on: str = ""  #: rules (vesper-rules(7)) before the default ones
-    #: s that its guest may boot; 0: no limit; None: as vesperd's configuration says
-    boot_timeout: float | None = None
+
+    @property
+    def domain(self) -> Domain:
+        """The domain that it was begun with."""
+        return Domain(self.vm, self.domid, self.uuid)
 
 
 @dataclass(frozen=True)

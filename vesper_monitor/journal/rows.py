@@ -15,7 +15,7 @@ from typing import Any
 
 from vesper_monitor.guest.event import CrashLog, Event
 from vesper_monitor.guest.relay.positions import Position
-from vesper_monitor.journal.records import ActivationRecord, Fault
+from vesper_monitor.journal.records import ActivationRecord, Fault, Wishes
 from vesper_monitor.journal.schema import COLUMNS
 
 __all__ = [
@@ -117,11 +117,12 @@ def rows_to_faults(rows: Iterable[Any]) -> list[Fault]:
 
 def activation_to_row(record: ActivationRecord) -> Row:
     """Return the row of table ``instances``."""
+    wishes = record.wishes
     return (
         record.id, record.resource, record.vm, record.uuid, record.domid, record.started,
-        json.dumps(list(record.probes)), json.dumps(list(record.services)), record.monitored,
-        record.ended, record.hang_timeout, record.pause_timeout, record.transport,
-        record.fault_on, record.boot_timeout,
+        json.dumps(list(wishes.probes)), json.dumps(list(wishes.services)), record.monitored,
+        record.ended, wishes.hang_timeout, wishes.pause_timeout, record.transport,
+        wishes.fault_on, wishes.boot_timeout,
     )  # fmt: skip
 
 
@@ -130,9 +131,11 @@ def rows_to_activations(rows: Iterable[Any]) -> list[ActivationRecord]:
     return [
         ActivationRecord(
             id=r[0], resource=r[1], vm=r[2], uuid=r[3], domid=r[4], started=r[5],
-            probes=tuple(json.loads(r[6])), services=tuple(json.loads(r[7])),
-            monitored=bool(r[8]), ended=r[9], hang_timeout=r[10],
-            pause_timeout=r[11], transport=r[12], fault_on=r[13], boot_timeout=r[14],
+            wishes=Wishes(
+                probes=tuple(json.loads(r[6])), services=tuple(json.loads(r[7])),
+                hang_timeout=r[10], pause_timeout=r[11], fault_on=r[13], boot_timeout=r[14],
+            ),
+            monitored=bool(r[8]), ended=r[9], transport=r[12],
         )
         for r in rows
     ]  # fmt: skip

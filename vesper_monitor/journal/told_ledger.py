@@ -1,8 +1,9 @@
 # SPDX-License-Identifier: GPL-2.0-or-later
-"""Faults that Pacemaker knows and the journal does not, since its disk does not take them.
+"""Faults that Pacemaker knows and the journal does not, because its disk does not take them.
 
-They are kept where nothing but memory is needed (/run).  A vesperd that ends before
-the journal has them finds their records in the guest again, and reports none twice.
+They are kept where nothing but memory is needed (/run).  If vesperd ends before the
+journal has them, the next one finds such a fault again, and does not report it twice.
+It finds a guest's record in the guest, and sees a hang or a pause of the domain anew.
 """
 
 from __future__ import annotations
@@ -19,7 +20,7 @@ __all__ = ["ToldLedger"]
 
 _log = logging.getLogger(__name__)
 
-#: Faults; each instance holds one at a time.
+#: Faults; each activation holds one at a time.
 MAX_ENTRIES = 1000
 #: Bytes of the file.
 MAX_BYTES = 1 << 20
@@ -27,16 +28,17 @@ MAX_BYTES = 1 << 20
 
 class ToldLedger:
     """
-    :param path: of the file; None: nothing is kept.
+    :param path: of the file; None: there is none.
     """
 
     def __init__(self, path: Path | None) -> None:
         self._path = path
-        #: resource and record (as text) to when Pacemaker was told, s, CLOCK_REALTIME
+        #: resource, domain and record or rule (as text) → when Pacemaker was told
+        #: (s, CLOCK_REALTIME)
         self._told: dict[str, float] = {}
 
     def restore_ledger(self) -> None:
-        """Take up what an earlier daemon has noted."""
+        """Read what an earlier vesperd has noted."""
         if self._path is None:
             return
         try:
@@ -46,35 +48,38 @@ class ToldLedger:
         except FileNotFoundError:
             pass
         except (OSError, ValueError, TypeError, AttributeError, RecursionError) as error:
-            _log.error("%s: what Pacemaker knows is not known: %s", self._path, error)
+            _log.error("%s: faults may be reported twice: %s", self._path, error)
 
     def note_told(self, fault: Fault) -> None:
-        """Pacemaker was told of a fault."""
-        record = fault.event_key
-        if record is None or fault.told is None:
+        """Note that Pacemaker was told of a fault."""
+        if fault.told is None:
             return
         while len(self._told) >= MAX_ENTRIES:
             del self._told[next(iter(self._told))]
-        self._told[_ledger_key(fault.resource, fault.uuid, fault.domid, record)] = fault.told
+        self._told[_key_of_fault(fault)] = fault.told
         self._save_ledger()
 
     def forget_fault(self, fault: Fault) -> None:
-        """The journal has it."""
-        record = fault.event_key
-        if self._told and record is not None:
-            key = _ledger_key(fault.resource, fault.uuid, fault.domid, record)
-            if self._told.pop(key, None) is not None:
-                self._save_ledger()
+        """Forget a fault: the journal has it, or it is over and leaves no record."""
+        if self._told and self._told.pop(_key_of_fault(fault), None) is not None:
+            self._save_ledger()
 
-    def when_told(self, record: ActivationRecord, event: Event) -> float | None:
-        """Return when Pacemaker was told of a fault in that event; None: it was not."""
-        return self.when_told_of(record, key_of_event(event)) if event.guest_ns else None
+    def when_told(self, record: ActivationRecord, event: Event, rule: str) -> float | None:
+        """Return when Pacemaker was told of a fault in that event; None: it was not.
 
-    def when_told_of(self, record: ActivationRecord, key: EventKey | None) -> float | None:
-        """Likewise, of a fault in that record of a guest."""
-        if not self._told or key is None:
+        :param rule: ``Fault.rule``.
+        """
+        return self.when_told_of(record, key_of_event(event) if event.guest_ns else rule)
+
+    def when_told_of(self, record: ActivationRecord, what: EventKey | str | None) -> float | None:
+        """Return when Pacemaker was told of a fault; None: it was not.
+
+        :param what: the guest's record in which it was found, or the rule of one that
+            was found in none.
+        """
+        if not self._told or what is None:
             return None
-        return self._told.get(_ledger_key(record.resource, record.uuid, record.domid, key))
+        return self._told.get(_ledger_key(record.resource, record.uuid, record.domid, what))
 
     def _save_ledger(self) -> None:
         if self._path is None:
@@ -85,5 +90,10 @@ class ToldLedger:
             _log.error("%s: a fault may be reported twice: %s", self._path, error)
 
 
-def _ledger_key(resource: str, uuid: str, domid: int, record: object) -> str:
-    return repr((resource, uuid, domid, record))
+def _key_of_fault(fault: Fault) -> str:
+    what = fault.event_key or fault.rule
+    return _ledger_key(fault.resource, fault.uuid, fault.domid, what)
+
+
+def _ledger_key(resource: str, uuid: str, domid: int, what: EventKey | str) -> str:
+    return repr((resource, uuid, domid, what))

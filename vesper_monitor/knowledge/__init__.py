@@ -1,8 +1,8 @@
 # SPDX-License-Identifier: GPL-2.0-or-later
-"""What is known of symptoms: read from files, which symptoms.toml describes.
+"""Symptoms, read from files; symptoms.toml describes their format.
 
-Where VESPER is installed, /usr/share/vesper/knowledge leads to the files beside
-this one; users add files of their own in :data:`OWN`.
+Where VESPER is installed, /usr/share/vesper/knowledge leads to the files beside this one.
+Users add files of their own in :data:`OWN`.
 """
 
 from __future__ import annotations
@@ -27,12 +27,12 @@ MAX_FILE_BYTES = 1 << 20
 
 
 class KnowledgeError(VesperError):
-    """A file is not as it must be; the text names it."""
+    """A file is wrong; the text names it."""
 
 
 @dataclass(frozen=True)
 class Symptom:
-    """One entry; symptoms.toml says what each means."""
+    """A symptom; symptoms.toml describes the fields."""
 
     name: str
     title: str
@@ -51,7 +51,7 @@ class Symptom:
 
 
 def load_symptoms(directories: Iterable[Path] = (SHIPPED, OWN)) -> list[Symptom]:
-    """All symptoms; one of a later file replaces that of the same name.
+    """Return all symptoms; one of a later file replaces that of the same name.
 
     :raises KnowledgeError:
     """
@@ -64,13 +64,13 @@ def load_symptoms(directories: Iterable[Path] = (SHIPPED, OWN)) -> list[Symptom]
 
 
 def matched_words(symptom: Symptom, text: str) -> list[str]:
-    """Words of the symptom that are in a text: whole, in any case of letters."""
+    """Return the words of a symptom that are in a text: whole, in upper or lower case."""
     said = f" {_plain_words(text)} "
     return [word for word in symptom.words if f" {_plain_words(word)} " in said]
 
 
 def _plain_words(text: str) -> str:
-    """Words, and single blanks between them."""
+    """Return the words of a text, with single blanks between them."""
     return " ".join(re.findall(r"[a-z0-9/%_-]+", text.lower()))
 
 
@@ -83,14 +83,14 @@ def _read_file(path: Path) -> list[Symptom]:
         raise KnowledgeError(f"{path}: {error}") from error
     entries = content.get("symptom")
     if set(content) != {"symptom"} or not isinstance(entries, list):
-        raise KnowledgeError(f"{path}: it must have entries [[symptom]], and nothing else")
+        raise KnowledgeError(f"{path}: only entries [[symptom]] are expected")
     return [_read_symptom(path, number, entry) for number, entry in enumerate(entries, 1)]
 
 
 def _read_symptom(path: Path, number: int, entry: Any) -> Symptom:
     where = f"{path}: symptom {number}"
     if not isinstance(entry, dict):
-        raise KnowledgeError(f"{where}: it must be a table")
+        raise KnowledgeError(f"{where}: a table is expected")
     if isinstance(entry.get("name"), str):
         where = f"{path}: symptom {entry['name']}"
     values: dict[str, Any] = {}
@@ -105,10 +105,10 @@ def _read_symptom(path: Path, number: int, entry: Any) -> Symptom:
                 raise KnowledgeError(f"{where}: {field.name} must be a list of texts")
             value = tuple(value)
         elif not isinstance(value, bool if field.name in ("always", "service") else str):
-            raise KnowledgeError(f"{where}: {field.name} is of the wrong kind")
+            raise KnowledgeError(f"{where}: {field.name} has the wrong type")
         values[field.name] = value
     if unknown := set(entry) - set(values):
-        raise KnowledgeError(f"{where}: nobody knows {', '.join(sorted(unknown))}")
+        raise KnowledgeError(f"{where}: unknown keys: {', '.join(sorted(unknown))}")
     for key in ("rules", "seen"):
         try:
             parse_rules(values.get(key, ""))

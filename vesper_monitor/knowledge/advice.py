@@ -1,9 +1,8 @@
 # SPDX-License-Identifier: GPL-2.0-or-later
-"""Which probes and fault rules fit: from symptoms, and from what was seen.
+"""Probes and fault rules that fit a symptom, or the events on record.
 
-Nothing is guessed: a symptom is proposed because its words are in what was
-said, because events on record show it, or because it concerns everyone; and
-it says which.
+A symptom is proposed for one of three reasons, and names it: its words are in the user's
+text, events on record show it, or it concerns every VM.
 """
 
 from __future__ import annotations
@@ -26,7 +25,7 @@ class Advice:
     """A symptom that is proposed, and why."""
 
     symptom: Symptom
-    #: words of it that were said
+    #: its words in the user's text
     words: tuple[str, ...]
     #: events on record that show it
     seen: tuple[Hit, ...]
@@ -45,13 +44,13 @@ class Advice:
 
     @property
     def cost(self) -> str:
-        """What its probes cost."""
+        """The cost of its probes."""
         known = [f"{name}: {PROBES[name].cost}" for name in self.symptom.probes if name in PROBES]
         return self.symptom.cost or " ".join(known)
 
     @property
     def kernels(self) -> str:
-        """Where its probes are in the kernel, and since which version."""
+        """The places of its probes in the kernel, and since which version."""
         known = [
             f"{name}: {'; '.join(PROBES[name].hooks)}"
             for name in self.symptom.probes
@@ -62,7 +61,7 @@ class Advice:
 
 @dataclass(frozen=True)
 class Proposal:
-    """What to set."""
+    """The parameters to set."""
 
     probes: tuple[str, ...]
     services: tuple[str, ...]
@@ -75,11 +74,11 @@ def propose_advice(
     said: str,
     services: Collection[str],
 ) -> list[Advice]:
-    """The symptoms that fit: those that were said first, then those on record.
+    """Return the symptoms that fit: first those in the user's text, then those on record.
 
-    :param said: the symptom in the user's words; empty: none.
-    :param services: of the resource; without any, what needs one is left out,
-        unless it was said.
+    :param said: the user's text; empty: none.
+    :param services: of the resource; without any, symptoms that need one are left out,
+        unless the user's text has them.
     """
     found = []
     for symptom in symptoms:
@@ -103,9 +102,9 @@ def combine_advice(
     services: Iterable[str] = (),
     fault_on: str = "",
 ) -> Proposal:
-    """What to set for all of them together.
+    """Return the parameters to set for all advice together.
 
-    :param probes: those that there are; likewise ``services``, ``fault_on``.
+    :param probes: that are set already, as are ``services`` and ``fault_on``.
     """
     wanted, advices = dict.fromkeys(probes), list(advices)
     rules = {rule.text: rule.probe for rule in parse_rules(fault_on).rules}
@@ -113,7 +112,7 @@ def combine_advice(
     for advice in advices:
         wanted |= dict.fromkeys(advice.symptom.probes)
         rules |= {rule.text: rule.probe for rule in parse_rules(advice.symptom.rules).rules}
-    # Where the default rules do for one symptom, another's must not replace them.
+    # One symptom's rules must not replace default rules that another symptom needs.
     for advice in advices:
         if not advice.symptom.rules:
             named = {name for name in advice.symptom.probes if name in rules.values()} - before
@@ -122,6 +121,6 @@ def combine_advice(
 
 
 def _only_these_rules(rules: str) -> str:
-    """These rules and no default one."""
+    """Return these rules, and for each other probe the rule ``none``."""
     named = {rule.probe for rule in parse_rules(rules).rules}
     return "; ".join([rules, *(f"{name}: none" for name in FIELDS if name not in named)])

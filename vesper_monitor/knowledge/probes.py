@@ -1,9 +1,9 @@
 # SPDX-License-Identifier: GPL-2.0-or-later
-"""What there is to know of each probe, for people.
+"""The description of each probe, for people.
 
-The one place of that text: ``vesper probe info``, docs/probes.md and
-vesper-probes(7) are made of it (``python3 -m vesper_monitor.knowledge.probes FORMAT``),
-and a test compares them, and that no folder of probe_modules is left out.
+``vesper probe info``, docs/probes.md and vesper-probes(7) are made of it
+(``python3 -m vesper_monitor.knowledge.probes FORMAT``).  A test compares them, and looks
+for each folder of probe_modules.
 """
 
 from __future__ import annotations
@@ -29,13 +29,14 @@ __all__ = [
 
 @dataclass(frozen=True)
 class ProbeInfo:
-    """One probe.
+    """The description of a probe.
 
     :ivar sees: what it sees; one or more sentences.
-    :ivar hooks: where in the kernel, and since which version, one per place.
+    :ivar hooks: its places in the kernel, and since which version.
     :ivar not_seen: what one might expect and does not get.
-    :ivar cost: what a hit costs, and when there is one.
-    :ivar fault: which of its events are faults by default, or "none"; why.
+    :ivar cost: when it is hit, and the cost of a hit.
+    :ivar fault: which of its events are faults by default, or "none".
+    :ivar why: the reason for that.
     :ivar params: module parameter → what it does.
     :ivar needs: kernel options that Debian's kernels have.
     """
@@ -80,23 +81,24 @@ MEASURED = (
 
 PROBES: Mapping[str, ProbeInfo] = {
     "send_signal": ProbeInfo(
-        sees="Each signal that is sent, by whom and to whom, and whether it will kill: not if it "
-        "is handled, blocked or ignored, nor if a tracer decides.",
+        sees="Each signal that is sent, its sender and its target, and whether it will kill. It "
+        "will not if it is handled, blocked or ignored, or if a tracer decides.",
         hooks=(
             "kprobe on __send_signal_locked(), Linux 5.19 and later",
             "kprobe on __send_signal(), before",
         ),
-        not_seen="Signals of POSIX timers. A process that ends by itself: process_exit. Whose the "
-        "process is (login_uid, cgroup, age_ms, elder_pid) where the signal does not kill it.",
+        not_seen="Signals of POSIX timers. The end of a process without a signal (process_exit). "
+        "Whose the process is (login_uid, cgroup, age_ms, elder_pid), if the signal does not kill "
+        "it.",
         cost="One kprobe per signal sent, a record only for some of them: "
         + _format_costs(0.94, 5.42, 6.36, "do_send_sig_info() to oneself, ignored"),
         fault="a signal that kills the main process of a named service. It is none if a user "
         "has started the process, or if init or its parent has asked it to end. Of processes "
         "younger than 5 s beside an older one only the third within 60 s is a fault",
-        why="The service is gone, and how is known before the process has ended. Any process can "
-        "take its name: what a login has started shows by its login uid and its cgroup, which its "
-        "user cannot change. A reboot and a restart end services in an orderly way. A young "
-        "process beside the service may be a check of the configuration.",
+        why="The service has ended, and the cause is known before its process has. Any process "
+        "can take the service's name. One that a login has started has a login uid and a cgroup "
+        "that its user cannot change. A reboot and a restart end services in an orderly way. A "
+        "young process beside the service may be a check of the configuration.",
         params={
             "quiet": "bit mask, 1 << (signal - 1): signals recorded only if they kill (timers, "
             "job control, real-time signals)",
@@ -110,17 +112,16 @@ PROBES: Mapping[str, ProbeInfo] = {
         sees="The OOM killer: its victim and the memory that it had, who asked for memory, and "
         "what was short (the system, a cgroup, a cpuset, a memory policy).",
         hooks=("kprobe on oom_kill_process(), as in Linux 5.10 to 7.3",),
-        not_seen="A guest that swaps itself to death without an OOM kill; a kill by a daemon of "
-        "the guest's user space (systemd-oomd), which is a signal.",
+        not_seen="A guest that swaps without end and has no OOM kill. A kill by a daemon in the "
+        "guest's user space (systemd-oomd), which is a signal.",
         cost="One kprobe per OOM kill, which is rare: " + _format_costs(0.78, 6.11, 5.72, _CALLED),
         fault="an OOM kill for lack of memory in the system: of the service if its main process is "
         "the victim, else of the system. In a memory cgroup, a cpuset or a memory policy it is a "
         "fault only if it hits the service's main process, which no user has started",
-        why="A system that kills processes for lack of memory is not the one that was set up; "
-        "which of them it takes next is chance. A memory cgroup has a limit of its own: a job "
-        "or a container that exceeds it is killed while the system has memory, and every user may "
-        "start such a job, or limit himself to a node of the memory. The original VESPER calls "
-        "every OOM kill a fault: out_of_memory: any.",
+        why="A system that kills processes for lack of memory is no longer as it was set up, and "
+        "chance decides which process is next. A memory cgroup has a limit of its own. A job or a "
+        "container that exceeds it is killed while the system has memory, and each user may start "
+        "such a job. The original VESPER calls each OOM kill a fault: out_of_memory: any.",
         params={
             "max_users_per_s": "record at most so many in a second that kill one user's own "
             "processes, while the system has memory (10)",
@@ -131,8 +132,8 @@ PROBES: Mapping[str, ProbeInfo] = {
         "age and its parent. Once per process, when the last of its threads ends.",
         hooks=(
             "kprobe on taskstats_exit(), which do_exit() calls, as in Linux 5.10 to 7.3",
-            "kprobe on __send_signal_locked() or __send_signal(), as in send_signal, for what was "
-            "asked to end",
+            "kprobe on __send_signal_locked() or __send_signal(), as in send_signal, for processes "
+            "that were asked to end",
         ),
         not_seen="Without names, processes that lived for less than min_age_ms. A process that "
         "is replaced by exec. Kernel threads.",
@@ -141,8 +142,8 @@ PROBES: Mapping[str, ProbeInfo] = {
         fault="the main process of a named service ends by a signal or with a status other than "
         "0, at an age of 5 s or more; not if a user has started it, or init or its parent has "
         "asked it to end",
-        why="Status 0 is no fault: a daemon's first process ends so after it has forked, and so "
-        "does a service that was asked to stop. A younger process of that name may be a check "
+        why="Status 0 is no fault. A daemon's first process ends so after it has forked, and a "
+        "service that was asked to stop does, too. A younger process of that name may be a check "
         "of the configuration.",
         params={
             "names": "processes to record, at any age, comma-separated, at most 16 (all)",
@@ -160,8 +161,8 @@ PROBES: Mapping[str, ProbeInfo] = {
         cost="One tracepoint per hung task and timeout, in a kernel thread: "
         + _format_costs(0.53, 0.8, 4.3, _PASSED),
         fault="a thread of the main process of a named service, which no user has started",
-        why="For two minutes the service has not got on, and cannot even be killed. Other tasks "
-        "that hang are for a person to look at: a backup or a slow disk does that.",
+        why="The service has made no progress for two minutes, and cannot even be killed. Other "
+        "tasks may hang for a backup or a slow disk; a person should look at those.",
         params={},
         needs=("CONFIG_DETECT_HUNG_TASK",),
     ),
@@ -177,8 +178,8 @@ PROBES: Mapping[str, ProbeInfo] = {
         cost="Since 5.18 one tracepoint per failed request; before, one per request, with a "
         "record only if it failed: " + _format_costs(0.64, 0.87, 4.03, _PASSED),
         fault="none",
-        why="RAID, multipath and file systems are made to live with an error. That one did not "
-        "is what the fs_error probe says.",
+        why="RAID, multipath and file systems are made to tolerate an error. If a file system does "
+        "not, the probe fs_error sees it.",
         params={"max_per_s": "record at most so many in a second; 0: all (20)"},
     ),
     "fs_error": ProbeInfo(
@@ -196,11 +197,10 @@ PROBES: Mapping[str, ProbeInfo] = {
         "of process 1; of a path of more than 127 bytes more than its end, without a / before it. "
         "A mount of a moment ago: mount is then none, and so is the disk of xfs and btrfs. Before "
         "Linux 6.8, which of several btrfs it is: disk and mount are none. A read-only mount or "
-        "remount that somebody asked for.",
+        "remount that was asked for.",
         cost="One kprobe per such error: " + _format_costs(2.31, 3.33, 4.54, _CALLED),
-        fault="every one, of the system, but for a shutdown that was asked for (ESHUTDOWN)",
-        why="What was on it can be read at best, and it stays so until it is mounted anew, which "
-        "nobody does by himself.",
+        fault="each one, of the system, except a shutdown that was asked for (ESHUTDOWN)",
+        why="The data on it can be read at best, until somebody mounts it anew.",
         params={"max_per_s": "record at most so many in a second; 0: all (5)"},
     ),
     "net_link": ProbeInfo(
@@ -218,8 +218,8 @@ PROBES: Mapping[str, ProbeInfo] = {
             0.83, 2.87, 4.96, "call_netdevice_notifiers(); theirs are on that function"
         ),
         fault="none",
-        why="Links flap, and a live migration interrupts them: only one that stays away is a "
-        "fault, and that somebody outside sees better.",
+        why="Links flap, and a live migration interrupts them. Only a link that stays down is a "
+        "fault, and a check from outside sees that better.",
         params={},
     ),
     "memory_failure": ProbeInfo(
@@ -231,30 +231,29 @@ PROBES: Mapping[str, ProbeInfo] = {
         cost="One tracepoint per lost page: "
         + _format_costs(0.61, 0.80, 3.48, "the tracepoint's callbacks were called"),
         fault="a page that the kernel could not do without (ignored or failed), of the system",
-        why="The kernel goes on with memory of which it knows that it is wrong. Where it could "
-        "do without the page, a process that had data in it gets SIGBUS: see send_signal.",
+        why="The kernel goes on with memory that it knows to be wrong. If it could do without the "
+        "page, a process that had data there gets SIGBUS: see send_signal.",
         params={},
         needs=("CONFIG_MEMORY_FAILURE (Debian's cloud kernels before 6.12 have it not)",),
     ),
     "lockup": ProbeInfo(
-        sees="A CPU that gets on with nothing, as the kernel finds it: a soft lockup (no other "
-        "task was run for twice kernel.watchdog_thresh, 20 s) and a stall of RCU (21 s), again "
-        "after a while.",
+        sees="A CPU without progress, as the kernel finds it: a soft lockup (no other task has "
+        "run for twice kernel.watchdog_thresh, 20 s) or a stall of RCU (21 s), again after a "
+        "while.",
         hooks=(
             "kprobe on add_taint() with TAINT_SOFTLOCKUP, as in Linux 5.10 to 7.3",
             "kprobe on print_cpu_stall_info(), as in Linux 5.10 to 7.3",
         ),
-        not_seen="A CPU with interrupts off, but by the others' RCU stall: the daemon's "
-        "hang_timeout sees it. The task, where another CPU finds the stall. Expedited grace "
+        not_seen="A CPU with interrupts off, except by the other CPUs' RCU stall; vesperd's "
+        "hang_timeout sees it. The task, if another CPU finds the stall. Expedited grace "
         "periods.",
-        cost="Two kprobes that are hit by nothing else but taints of the kernel (a foreign "
-        "module): "
+        cost="Two kprobes, which are hit by other taints of the kernel (a foreign module), too: "
         + _format_costs(
             0.51, 1.75, 3.38, "print_cpu_stall_info() was called and made to return at once"
         ),
         fault="none",
-        why="A guest that its host leaves without CPU looks the same from inside. "
-        "hang_timeout tells the two apart, and is sooner.",
+        why="A guest whose host gives it no CPU time looks like that from inside. hang_timeout "
+        "distinguishes the two, and is sooner.",
         params={"max_per_s": "record at most so many in a second; 0: all (10)"},
         needs=("CONFIG_SOFTLOCKUP_DETECTOR",),
     ),
@@ -265,13 +264,13 @@ PROBES: Mapping[str, ProbeInfo] = {
             "notifier register_die_notifier() with DIE_OOPS, as in Linux 5.10 to 7.3",
             "notifier atomic_notifier_chain_register() of panics, as in Linux 5.10 to 7.3",
         ),
-        not_seen="Stack and log: the last words have them. A panic where a crash kernel is "
-        "loaded. Warnings.",
-        cost="One call per oops and panic. There is nothing to compare it with: no kprobe may be "
-        "where the kernel calls its die notifiers.",
+        not_seen="Stack and log, which the crash log (last_words) has. A panic if a crash kernel "
+        "is loaded. Warnings.",
+        cost="One call per oops and panic. It cannot be compared: no kprobe may be where Linux "
+        "calls its die notifiers.",
         fault="none",
-        why="The last words of the kernel, which need no probe, are the fault already; this is "
-        "for rules over the place or the trap.",
+        why="The crash log (last_words), which needs no probe, is the fault already. This probe is "
+        "for rules about the place or the trap.",
         params={},
     ),
     "probe_point": ProbeInfo(
@@ -286,12 +285,12 @@ PROBES: Mapping[str, ProbeInfo] = {
         "record where the condition holds; with eight values, three of them texts: "
         + _format_costs(3.30, 4.17, 4.42, "taskstats_exit() was called and made to return at once"),
         fault="none",
-        why="What it means only its author knows: say it in a rule.",
+        why="Only its author knows what it means; say it in a rule.",
         params={
             "at": "p:SYMBOL[+OFFSET], r:SYMBOL or t:TRACEPOINT (made by vesper probe add)",
-            "args": "the values (made from the definition)",
-            "only": "the condition (made from the definition)",
-            "id": "number of the definition (made from it)",
+            "args": "the values (made by vesper probe add)",
+            "only": "the condition (made by vesper probe add)",
+            "id": "of the definition (made by vesper probe add)",
             "max_active": "return probe: calls followed at once (the kernel's choice)",
             "max_per_s": "record at most so many in a second; 0: all (100)",
         },
@@ -300,14 +299,14 @@ PROBES: Mapping[str, ProbeInfo] = {
 
 
 def to_json(name: str) -> dict[str, Any]:
-    """For ``vesper probe info --json``. :raises KeyError:"""
+    """Return a probe's description for ``vesper probe info --json``. :raises KeyError:"""
     info = PROBES[name]
     more = {"class": describe_class(name), "params": {**info.params, **COMMON_PARAMS}}
     return {"probe": name, **asdict(info), **more}
 
 
 def list_sections(name: str) -> list[tuple[str, tuple[str, ...]]]:
-    """The text about a probe: headings, and a line or lines below each."""
+    """Return the description of a probe: headings, and the lines below each."""
     info = PROBES[name]
     said: list[tuple[str, tuple[str, ...]]] = [
         ("Sees", (info.sees,)),
@@ -326,14 +325,16 @@ def list_sections(name: str) -> list[tuple[str, tuple[str, ...]]]:
 
 
 def make_markdown() -> str:
-    """docs/probes.md"""
+    """Return the text of docs/probes.md."""
     lines = [
         "# Probes",
         "",
-        "Each is a kernel module in `probe_modules/`, sent into a running guest by the host "
-        "(`vesper probe load VM NAME [KEY=VALUE ...]`). This page is made by "
-        "`python3 -m vesper_monitor.knowledge.probes markdown`; "
-        "`vesper probe info NAME` says the same.",
+        "Each probe is a kernel module in `probe_modules/`. The host sends it into a running guest "
+        "(`vesper probe load VM NAME [KEY=VALUE ...]`). `vesper probe info NAME` shows the text "
+        "below. This page is made by `python3 -m vesper_monitor.knowledge.probes markdown`.",
+        "",
+        "The class of a fault is what has failed: memory, storage, network, kernel (a CPU, too), "
+        "service, host or operator ([vesper-rules(7)](man/vesper-rules.7)).",
         "",
         "| probe | sees | fault by default | class |",
         "|---|---|---|---|",
@@ -356,7 +357,7 @@ def make_markdown() -> str:
 
 
 def make_man_page() -> str:
-    """docs/man/vesper-probes.7"""
+    """Return the text of docs/man/vesper-probes.7."""
     lines = [
         r".\" SPDX-License-Identifier: GPL-2.0-or-later",
         r".\" Made by: python3 -m vesper_monitor.knowledge.probes roff",
@@ -368,7 +369,7 @@ def make_man_page() -> str:
         ".B vesper probe load",
         ".I VM NAME",
         ".RI [ KEY=VALUE ...].",
-        "Parameters that all of them have:",
+        "All probes have these parameters:",
     ]
     for key, text in COMMON_PARAMS.items():
         lines += [".TP", f".B {_escape_roff(key)}", _escape_roff(text)]
@@ -393,7 +394,7 @@ def _escape_roff(text: str) -> str:
 
 
 def main(arguments: list[str]) -> int:
-    """Print the page of that format."""
+    """Print the page in a format."""
     formats = {"markdown": make_markdown, "roff": make_man_page}
     if len(arguments) != 1 or arguments[0] not in formats:
         print("usage: python3 -m vesper_monitor.knowledge.probes markdown|roff", file=sys.stderr)

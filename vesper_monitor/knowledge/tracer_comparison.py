@@ -1,8 +1,7 @@
 # SPDX-License-Identifier: GPL-2.0-or-later
-"""The same event asked for with SystemTap, with bpftrace, and with VESPER.
+"""A table for docs/probes.md: how SystemTap, bpftrace and VESPER are asked for an event.
 
-For docs/probes.md: whoever knows one of them finds the others.  Those two run
-in the guest and need its user space; they print text.
+Who knows one of them finds the others.
 """
 
 from __future__ import annotations
@@ -98,7 +97,7 @@ _TABLE: Sequence[tuple[str, str, str, str]] = (
 
 
 def list_markdown_lines() -> list[str]:
-    """The lines of a section."""
+    """Return the section with the table, in lines of Markdown."""
     lines = [
         "## The same event in SystemTap, bpftrace and VESPER",
         "",

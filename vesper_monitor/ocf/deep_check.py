@@ -22,6 +22,7 @@ import time
 from vesper_monitor.ocf.fast_common import AGAIN, DEEP
 from vesper_monitor.ocf.invocation import OcfCode, OcfExit, log_line
 from vesper_monitor.ocf.toolstack import ToolstackError, spawn_command
+from vesper_monitor.util.boot_clock import seconds_since_boot
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
@@ -85,7 +86,7 @@ def run_deep_monitor(agent: Agent) -> None:
     """
     from vesper_monitor.ocf.check import check_guest
 
-    call, now = agent.call, _boottime_now()
+    call, now = agent.call, seconds_since_boot()
     on_behalf = bool(call.environ.get(ON_BEHALF))
     note = DeepNote.load_note(agent)
     if not on_behalf:
@@ -122,7 +123,7 @@ class DeepCheck:
     def __init__(self, agent: Agent, note: DeepNote) -> None:
         self._agent = agent
         self._note = note
-        self._due = time.monotonic() + note.looked_at + note.interval - _boottime_now()
+        self._due = time.monotonic() + note.looked_at + note.interval - seconds_since_boot()
         self._job: Background | None = None
         self._end = 0.0
 
@@ -133,7 +134,7 @@ class DeepCheck:
         if note is None:
             return None
         age, lasting = (
-            _boottime_now() - note.ran_at,
+            seconds_since_boot() - note.ran_at,
             FORGOTTEN_AFTER * (note.interval + agent.call.timeout),
         )
         return cls(agent, note) if age <= lasting else None
@@ -189,8 +190,3 @@ class DeepCheck:
 
 def _is_reason(line: str) -> bool:
     return line.startswith("ocf-exit-reason:")
-
-
-def _boottime_now() -> float:
-    """Seconds, CLOCK_BOOTTIME: the same clock for all processes of this boot."""
-    return time.clock_gettime(time.CLOCK_BOOTTIME)

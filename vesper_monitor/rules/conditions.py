@@ -1,8 +1,8 @@
 # SPDX-License-Identifier: GPL-2.0-or-later
 """Conditions over the fields of an event, and how they read in words.
 
-No event makes :meth:`~Condition.holds_for` raise: what is absent, or is of
-another kind, equals nothing, is in nothing, and is neither less nor greater
+No event makes :meth:`~Condition.holds_for` raise.  A field that is absent, or has a value
+of another kind, equals nothing, is in no list or text, and is neither less nor greater
 than anything.
 """
 
@@ -20,16 +20,18 @@ __all__ = ["ANY", "NONE", "And", "Compare", "Condition", "Field", "Flag", "Not",
 
 
 class Condition(Protocol):
-    """What a rule asks of an event."""
+    """A condition that a rule has for an event."""
 
-    def holds_for(self, facts: Facts) -> bool: ...
+    def holds_for(self, facts: Facts) -> bool:
+        """Tell whether an event meets it."""
 
-    def describe_condition(self) -> str: ...
+    def describe_condition(self) -> str:
+        """Return it in words, to follow *if*."""
 
 
 @dataclass(frozen=True)
 class Field:
-    """A field's value, in place of one that is written down."""
+    """The value of an event's field, as an operand."""
 
     name: str
 
@@ -39,7 +41,7 @@ Operand = Field | Value
 
 @dataclass(frozen=True)
 class Flag:
-    """A field that is true or false."""
+    """A field that is true or false, as a condition."""
 
     name: str
 
@@ -47,7 +49,7 @@ class Flag:
         return facts.get_value(self.name) is True
 
     def describe_condition(self) -> str:
-        return DERIVED.get(self.name, f"it is marked {self.name}")
+        return DERIVED.get(self.name, f"{self.name} is true")
 
 
 _ORDER: Mapping[str, tuple[Callable[[float, float], bool], str]] = {
@@ -117,6 +119,8 @@ class Within:
 
 @dataclass(frozen=True)
 class Not:
+    """``not``."""
+
     term: Condition
 
     def holds_for(self, facts: Facts) -> bool:
@@ -127,12 +131,14 @@ class Not:
             return NEGATED[self.term.name]
         if isinstance(self.term, OneOf):
             return f"{_show_operand(self.term.left)} is none of {_list_values(self.term.values)}"
-        return f"it is not so that {_in_brackets(self.term)}"
+        if isinstance(self.term, Flag) and self.term.name not in DERIVED:
+            return f"{self.term.name} is not true"
+        return f"not ({self.term.describe_condition()})"
 
 
 @dataclass(frozen=True)
 class And:
-    """``and``; without terms everything holds."""
+    """``and``; without terms it holds for each event."""
 
     terms: tuple[Condition, ...]
 
@@ -145,7 +151,7 @@ class And:
 
 @dataclass(frozen=True)
 class Or:
-    """``or``; without terms nothing holds."""
+    """``or``; without terms it holds for no event."""
 
     terms: tuple[Condition, ...]
 

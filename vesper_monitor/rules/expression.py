@@ -1,8 +1,8 @@
 # SPDX-License-Identifier: GPL-2.0-or-later
-"""A condition of the language of ``fault_on``: from an expression of Python's.
+"""A condition of the language of ``fault_on``, read from a Python expression.
 
-:mod:`ast` parses it, and of its nodes only those of the grammar in language.py
-are taken; nothing is ever executed.
+:mod:`ast` parses it, and only the nodes of the grammar in language.py are accepted.
+Nothing is ever executed.
 """
 
 from __future__ import annotations
@@ -34,7 +34,7 @@ __all__ = ["MAX_DEPTH", "ExpressionError", "read_expression", "suggest_name"]
 #: How deep a condition may nest.
 MAX_DEPTH = 20
 
-#: What is known of the fields of a probe that is not built in.
+#: Fields that are known of a probe that is not built in.
 _OWN = {"main": Kind.TRUTH, "service": Kind.TEXT, "cpu": Kind.NUMBER}
 #: A keyword of Python's that is the name of a field, and what Python reads in its place: no
 #: name of the language has such a letter.
@@ -48,8 +48,9 @@ _OPERATORS = {
 
 
 class ExpressionError(VesperError, ValueError):
-    """
-    :param column: of the expression, from 0.
+    """An expression is no condition.
+
+    :param column: of the first wrong character, from 0.
     """
 
     def __init__(self, column: int, message: str) -> None:
@@ -59,9 +60,10 @@ class ExpressionError(VesperError, ValueError):
 
 
 def read_expression(source: str, probe: str) -> Condition:
-    """
-    :param source: one line, and nothing but characters of the language.
-    :param probe: whose fields may be asked for; of one that is not built in, any.
+    """Read a condition.
+
+    :param source: one line that has only characters of the language.
+    :param probe: the condition may name its fields; any, if it is not built in.
     :raises ExpressionError:
     """
     source = _CLASS.sub(lambda found: found[1] or _CLASS_FOR_PYTHON, source)
@@ -77,7 +79,7 @@ def read_expression(source: str, probe: str) -> Condition:
 
 
 def suggest_name(name: str, known: Collection[str]) -> str:
-    """A hint for who mistyped a name."""
+    """Return a hint to a known name like this one; empty: there is none."""
     close = difflib.get_close_matches(name, known, 1)
     return f" (did you mean {close[0]}?)" if close else ""
 
@@ -88,16 +90,16 @@ def _describe_syntax_error(error: SyntaxError, source: str, place: int) -> str:
         return message
     word = re.match(r"\w*", source[place:])
     if word and keyword.iskeyword(word[0]) and word[0] not in _WORDS:
-        return f"{word[0]} is a keyword of Python's: a field of that name is written {word[0]}_"
+        return f"{word[0]} is a Python keyword; write a field of that name as {word[0]}_"
     if place >= len(source):
-        return "the condition does not end here: something is missing"
+        return "the condition is not complete"
     if re.match(r"\d+\s+in\b", source[place:]) or re.search(r"\bin\s+\d\w*\s*$", source):
-        return 'a count is written "3 in 60s" (s, m or h), after a condition with a comma between'
-    return "this is not understood: is an 'and', an 'or', a comma or a ';' missing?"
+        return 'write a count as "3 in 60s" (s, m or h), after the condition and a comma'
+    return "not understood; is an 'and', an 'or', a comma or a ';' missing?"
 
 
 class _Reader:
-    """From Python's tree to a condition."""
+    """Makes a condition from Python's tree."""
 
     def __init__(self, source: str, probe: str) -> None:
         self._probe = probe
@@ -119,28 +121,28 @@ class _Reader:
                 return ANY
             if node.id in ("true", "false"):
                 raise self._error_at(
-                    node, "a condition that says nothing: write any, or the rule none"
+                    node, "true and false are no conditions; write any, or the rule none"
                 )
             operand = self._read_operand(node)
             assert isinstance(operand, Field)
             kind = self._kind_of_operand(operand)
             if kind not in (Kind.TRUTH, Kind.ANY):
                 raise self._error_at(
-                    node, f"{operand.name} is {kind.value}: compare it with something"
+                    node, f"{operand.name} is {kind.value}; compare it with a value"
                 )
             return Flag(operand.name)
-        raise self._error_at(node, "a condition is wanted: a field, or a comparison of one")
+        raise self._error_at(node, "a condition is expected: a field, or a comparison")
 
     def _read_comparison(self, node: ast.Compare) -> Condition:
         if len(node.ops) > 1:
-            raise self._error_at(node.comparators[1], "one comparison at a time: join two with and")
+            raise self._error_at(node.comparators[1], "compare two values at a time; join with and")
         left, right = self._read_operand(node.left), node.comparators[0]
         if isinstance(node.ops[0], (ast.In, ast.NotIn)):
             found = self._read_containment(node.left, left, right)
             return found if isinstance(node.ops[0], ast.In) else Not(found)
         operator = _OPERATORS.get(type(node.ops[0]))
         if operator is None:
-            raise self._error_at(node, "'is' means nothing here; to compare write ==")
+            raise self._error_at(node, "'is' is not a comparison; write ==")
         other = self._read_operand(right)
         self._need_field(node, left, other)
         kinds = self._kind_of_operand(left), self._kind_of_operand(other)
@@ -155,25 +157,25 @@ class _Reader:
         kind = self._kind_of_operand(left)
         if isinstance(right, (ast.List, ast.Tuple)):
             if not isinstance(left, Field):
-                raise self._error_at(node, "before 'in' and a list stands a field")
+                raise self._error_at(node, "before 'in' and a list, a field is expected")
             if not right.elts:
-                raise self._error_at(right, "an empty list")
+                raise self._error_at(right, "the list is empty")
             values = []
             for item in right.elts:
                 value = self._read_operand(item)
                 if isinstance(value, Field):
-                    raise self._unknown_name_error(item, value.name, "a list has values only")
+                    raise self._unknown_name_error(item, value.name, "a list may have values only")
                 self._need_alike(item, left, kind, Kind.kind_of(value))
                 values.append(value)
             return OneOf(left, tuple(values))
         if isinstance(right, ast.Constant) and Kind.kind_of(right.value) is Kind.NUMBER:
-            raise self._error_at(right, 'a list is wanted: [1, 2]; a count has a unit: "3 in 60s"')
+            raise self._error_at(right, 'write a list: [1, 2]; a count has a unit: "3 in 60s"')
         whole = self._read_operand(right)
         self._need_field(node, left, whole)
         for found, side in ((kind, node), (self._kind_of_operand(whole), right)):
             if found not in (Kind.TEXT, Kind.ANY):
                 raise self._error_at(
-                    side, f"'in' looks for a text in a text; this is {found.value}"
+                    side, f"'in' looks for a text in a text, but this is {found.value}"
                 )
         return Within(left, whole)
 
@@ -197,7 +199,7 @@ class _Reader:
                 return value
             if isinstance(value, (int, float)) and not isinstance(value, bool):
                 return -value
-        raise self._error_at(node, "a field, a text, a number, true or false is wanted here")
+        raise self._error_at(node, "a field, a text, a number, true or false is expected here")
 
     def _kind_of_operand(self, operand: Operand) -> Kind:
         if not isinstance(operand, Field):
@@ -208,17 +210,17 @@ class _Reader:
 
     def _need_field(self, node: ast.expr, left: Operand, right: Operand) -> None:
         if not isinstance(left, Field) and not isinstance(right, Field):
-            raise self._error_at(node, "this compares two values: one must be a field")
+            raise self._error_at(node, "this compares two values; one side must be a field")
 
     def _need_alike(self, node: ast.expr, left: Operand, one: Kind, other: Kind) -> None:
         if one is not other and Kind.ANY not in (one, other):
             name = left.name if isinstance(left, Field) else "the left side"
-            raise self._error_at(node, f"{name} is {one.value}, and this is {other.value}")
+            raise self._error_at(node, f"{name} is {one.value}, but this is {other.value}")
 
     def _unknown_name_error(self, node: ast.expr, name: str, why: str = "") -> ExpressionError:
         known = sorted(self._fields or ())
         close = suggest_name(name, known)
-        quotes = f'a text is written in quotes: "{name}"'
+        quotes = f'write a text in quotes: "{name}"'
         if why:
             return self._error_at(node, f"{why}; {quotes}")
         hint = close or f"; {quotes}; it has: {', '.join(known)}"

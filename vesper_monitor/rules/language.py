@@ -13,12 +13,12 @@
     value     = FIELD | literal
     literal   = TEXT | [ "-" ] NUMBER | "true" | "false"
 
-A condition is an expression of Python's: :mod:`ast` parses it, and of its
-nodes only those above are taken.  Nothing is ever executed.  Space, ends of
-lines, and comments (``#`` to the end of the line) mean nothing.
+A condition is a Python expression: :mod:`ast` parses it, and only the nodes of the
+grammar are accepted.  Nothing is ever executed.  Blanks, ends of lines and comments
+(``#`` to the end of the line) mean nothing.
 
-Length, number of rules and depth are bounded, and every error is a
-:class:`RuleError` with its place.
+Length, number of rules and depth are bounded.  Each error is a :class:`RuleError` with
+its place.
 """
 
 from __future__ import annotations
@@ -38,12 +38,14 @@ from vesper_monitor.util.errors import VesperError
 
 __all__ = ["Count", "Parsed", "Rule", "RuleError", "parse_rules"]
 
-#: Characters of a text, and rules in it.
+#: Characters of a rule set.
 MAX_LENGTH = 8192
+#: Rules in it.
 MAX_RULES = 100
-#: Events that a count may ask for, and s within which.
+#: Events that a count may ask for.
 MAX_COUNT = 1000
-MAX_WINDOW = 86_400
+#: s within which they may be.
+MAX_WINDOW_S = 86_400
 
 _UNITS = {"s": 1, "m": 60, "h": 3600}
 _PIECE = re.compile(
@@ -58,10 +60,10 @@ _COUNT = re.compile(r"(?:^|,)\s*([0-9]{1,9})\s+in\s+([0-9]{1,9})\s*([smh])\s*$")
 
 
 class RuleError(VesperError, ValueError):
-    """A text that is no rule set; or a doubt about it.
+    """A text is no rule set, or there is a doubt about it.
 
-    :param text: all of it.
-    :param place: index of the character where it goes wrong.
+    :param text: the whole text.
+    :param place: index of the first wrong character.
     """
 
     def __init__(self, text: str, place: int, message: str) -> None:
@@ -73,7 +75,7 @@ class RuleError(VesperError, ValueError):
         super().__init__(f"line {self.line}, column {self.column}: {message}")
 
     def show_place(self) -> str:
-        """The place: a piece of the line, and below it a caret."""
+        """Return a piece of the line, and below it a caret at the place."""
         start = max(0, self.column - 41)
         piece = self._source[start : start + 78]
         shown = "".join(c if c.isprintable() else " " for c in piece)
@@ -82,21 +84,22 @@ class RuleError(VesperError, ValueError):
 
 @dataclass(frozen=True)
 class Count:
-    """So many events within so many seconds."""
+    """A number of events within a number of seconds."""
 
     number: int
     seconds: int
 
     def describe_count(self) -> str:
-        return f"{self.number} within {self.seconds} s"
+        """Return the count in words."""
+        return f"{self.number} events within {self.seconds} s"
 
 
 @dataclass(frozen=True)
 class Rule:
-    """Which events of a probe are faults.
+    """A rule: which events of a probe are faults.
 
     :ivar text: as it was written, on one line.
-    :ivar default: stands for the rules that the probe has by default.
+    :ivar default: whether it stands for the probe's default rules.
     """
 
     probe: str
@@ -106,21 +109,21 @@ class Rule:
     default: bool = False
 
     def describe_rule(self) -> str:
-        """What it says."""
+        """Return the rule in words."""
         if self.condition == NONE:
             return "no event is a fault"
         which = "" if self.condition == ANY else self.condition.describe_condition()
         if self.count is not None:
-            return f"{self.count.describe_count()} are a fault" + (
-                f", of those where {which}" * bool(which)
-            )
-        return f"an event is a fault if {which}" if which else "every event is a fault"
+            count = self.count.describe_count()
+            return f"a fault if {count} match: {which}" if which else f"{count} are a fault"
+        return f"a fault if {which}" if which else "each event is a fault"
 
 
 @dataclass(frozen=True)
 class Parsed:
-    """
-    :ivar doubts: what is no error, and perhaps a mistake: a probe that is not built in.
+    """A rule set.
+
+    :ivar doubts: perhaps mistakes, but no errors: rules of probes that are not built in.
     """
 
     rules: tuple[Rule, ...]
@@ -130,7 +133,7 @@ class Parsed:
 def parse_rules(text: str) -> Parsed:
     """Read a rule set.
 
-    :raises RuleError: and nothing else, whatever the text.
+    :raises RuleError: the text is none. No text raises anything else.
     """
     if len(text) > MAX_LENGTH:
         raise RuleError(text, MAX_LENGTH, f"longer than {MAX_LENGTH} characters")
@@ -141,9 +144,8 @@ def parse_rules(text: str) -> Parsed:
             raise RuleError(text, part.start, f"more than {MAX_RULES} rules")
         if part.probe not in FIELDS:
             doubt = (
-                f"no probe {part.probe} is built in{suggest_name(part.probe, FIELDS)}: "
-                f"taken for one "
-                f"of your own (built in: {', '.join(FIELDS)})"
+                f"{part.probe} is not a built-in probe{suggest_name(part.probe, FIELDS)}; it is "
+                f"taken for one of your own (built in: {', '.join(FIELDS)})"
             )
             doubts.append(RuleError(text, part.start, doubt))
         rules.append(part.read_rule())
@@ -151,7 +153,7 @@ def parse_rules(text: str) -> Parsed:
 
 
 def _split_rules(text: str) -> list[_Part]:
-    """Into rules, without gaps and comments."""
+    """Split a text into its rules, without gaps and comments."""
     parts: list[_Part] = []
     plain = list(text)
     start, colon, depth, at = 0, -1, 0, 0
@@ -162,10 +164,10 @@ def _split_rules(text: str) -> list[_Part]:
             return
         first = start + len(whole) - len(whole.lstrip())
         if colon < 0:
-            raise RuleError(text, first, "a rule is PROBE: CONDITION; the colon is missing")
+            raise RuleError(text, first, "the colon is missing; a rule is PROBE: CONDITION")
         name = "".join(plain[first:colon]).rstrip()
         if not _PROBE.fullmatch(name):
-            raise RuleError(text, first, "before the colon stands the name of one probe")
+            raise RuleError(text, first, "before the colon, the name of one probe is expected")
         parts.append(_Part(text, name, first, colon + 1, "".join(plain[colon + 1 : end])))
 
     while at < len(text):
@@ -175,13 +177,13 @@ def _split_rules(text: str) -> list[_Part]:
         if piece["gap"]:
             plain[at : piece.end()] = " " * len(piece[0])
         elif piece["text"] and not piece[0].isprintable():
-            raise RuleError(text, at, "this text has characters that no field has")
+            raise RuleError(text, at, "the text has a character that no field's value has")
         elif piece["end"]:
             finish(at)
             start, colon, depth = at + 1, -1, 0
         elif piece["colon"]:
             if colon >= 0:
-                raise RuleError(text, at, "a second colon: is a ';' missing before this rule?")
+                raise RuleError(text, at, "a second colon; is a ';' missing before this rule?")
             colon = at
         elif piece["open"] or piece["close"]:
             depth += 1 if piece["open"] else -1
@@ -194,15 +196,15 @@ def _split_rules(text: str) -> list[_Part]:
 
 def _describe_stray(character: str) -> str:
     if character in "\"'":
-        return "this text does not end on its line (and has no \\ in it)"
+        return "the text does not end on this line (it may have no \\ in it)"
     hint = {"=": "; to compare write ==", "!": "; write not or !=", "&": "; write and",
             "|": "; write or"}.get(character, "")  # fmt: skip
-    return f"{character!r} means nothing here{hint}"
+    return f"{character!r} is not expected here{hint}"
 
 
 @dataclass(frozen=True)
 class _Part:
-    """One rule's piece of the text.
+    """The part of a text that is one rule.
 
     :ivar start: where the rule begins.
     :ivar begin: where its body does.
@@ -221,7 +223,7 @@ class _Part:
         if word in ("none", "default"):
             if word == "default" and self.probe not in FIELDS:
                 indent = len(self.body) - len(self.body.lstrip())
-                raise self._error_at(indent, f"{self.probe} is not built in: it has no default")
+                raise self._error_at(indent, f"{self.probe} is not built in and has no default")
             return Rule(self.probe, NONE, None, source, default=word == "default")
         count = None
         body = self.body
@@ -229,19 +231,19 @@ class _Part:
             count = self._read_count(found)
             body = body[: found.start()]
             if not body.strip() and found[0].startswith(","):
-                raise self._error_at(found.start(), "a condition is missing before the comma")
+                raise self._error_at(found.start(), "the condition before the comma is missing")
         elif not word:
-            raise self._error_at(len(body), "what is a fault is missing: a condition, any or none")
+            raise self._error_at(len(body), "the rule says nothing; write a condition, any or none")
         condition = self._read_condition(body) if body.strip() else ANY
         return Rule(self.probe, condition, count, source)
 
     def _read_count(self, found: re.Match[str]) -> Count:
         number, seconds = int(found[1]), int(found[2]) * _UNITS[found[3]]
         if not 2 <= number <= MAX_COUNT:
-            raise self._error_at(found.start(1), f"a count is from 2 to {MAX_COUNT}")
-        if not 1 <= seconds <= MAX_WINDOW:
+            raise self._error_at(found.start(1), f"a count must be from 2 to {MAX_COUNT}")
+        if not 1 <= seconds <= MAX_WINDOW_S:
             raise self._error_at(
-                found.start(2), f"the time of a count is from 1s to {MAX_WINDOW // 3600}h"
+                found.start(2), f"the time of a count must be from 1s to {MAX_WINDOW_S // 3600}h"
             )
         return Count(number, seconds)
 

@@ -129,7 +129,9 @@ class RuleSet:
     @staticmethod
     def describe_match(rule: Rule, event: Event, services: Collection[str]) -> Verdict:
         """The words for an event that a rule has matched."""
-        lead = f"{rule.count.describe_count()}, the last: " if rule.count is not None else ""
+        count, lead = rule.count, ""
+        if count is not None:
+            lead = f"{count.number} within {count.seconds} s, the last: "
         return make_verdict(rule.probe, event, services, lead)
 
     @property

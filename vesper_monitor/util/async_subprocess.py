@@ -1,6 +1,8 @@
 # SPDX-License-Identifier: GPL-2.0-or-later
-"""An outside command on asyncio, with a time limit. (The agents have their own,
-without asyncio: :mod:`vesper_monitor.ocf.toolstack`.)"""
+"""Runs a command under asyncio, with a time limit.
+
+The agents have their own, without asyncio: :mod:`vesper_monitor.ocf.toolstack`.
+"""
 
 from __future__ import annotations
 
@@ -10,10 +12,10 @@ __all__ = ["run_command"]
 
 
 async def run_command(*command: str, limit: float) -> tuple[int, str, str]:
-    """Exit status, standard output and standard error.
+    """Run a command. :returns: exit status, standard output, standard error.
 
-    :param limit: s; then it is killed.
-    :raises TimeoutError: it was not done by then.
+    :param limit: s, after which the command is killed.
+    :raises TimeoutError: it did not end in time.
     :raises OSError: it cannot be started.
     """
     process = await asyncio.create_subprocess_exec(

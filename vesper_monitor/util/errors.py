@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: GPL-2.0-or-later
-"""The root of what VESPER raises for what may go wrong."""
+"""The root of VESPER's exceptions."""
 
 from __future__ import annotations
 

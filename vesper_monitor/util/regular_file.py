@@ -1,10 +1,10 @@
 # SPDX-License-Identifier: GPL-2.0-or-later
-"""Open files that another program keeps, by a name that came from elsewhere.
+"""Opens regular files that another program keeps, by a name that is not trusted.
 
-Whoever chose the name must not choose what is read: no other directory, no
-link, no pipe on which the open would wait, no file of another user.
+The name must not choose what is read: no other directory, no link, no pipe that
+would block the open, no file of another user.
 
-The agent must start fast: little is imported.
+The agent must start fast, so this module imports little.
 """
 
 from __future__ import annotations
@@ -23,7 +23,7 @@ def open_regular(directory: str, name: str) -> int:
 
     It must belong to root, to this process's user, or to the directory's owner.
 
-    :raises OSError: it is not there, or is something else; see :func:`is_refused`.
+    :raises OSError: it does not exist, or is something else; see :func:`is_refused`.
     """
     path = os.path.join(directory, name)
     if "/" in name or "\0" in name or name in ("", ".", ".."):
@@ -53,7 +53,7 @@ def open_regular(directory: str, name: str) -> int:
 def read_regular(directory: str, name: str, limit: int) -> bytes:
     """Read a whole file, as :func:`open_regular` opens it.
 
-    :param limit: bytes; a longer one is refused.
+    :param limit: bytes; a longer file is refused.
     :raises OSError:
     """
     with open(open_regular(directory, name), "rb") as file:

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: GPL-2.0-or-later
-"""systemd's notification protocol, sd_notify(3): as much of it as is needed here."""
+"""systemd's notification protocol, sd_notify(3): the part that vesperd needs."""
 
 from __future__ import annotations
 

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: GPL-2.0-or-later
-"""A small file of JSON that outlives the daemon, root's alone, written in one step."""
+"""State files: small JSON files that outlive vesperd, private to root, written atomically."""
 
 from __future__ import annotations
 
@@ -12,17 +12,17 @@ __all__ = ["DirectDisk", "StateDisk", "read_state", "write_state"]
 
 
 class StateDisk(Protocol):
-    """Who reads and writes such files: a disk that hangs must not hold up the daemon."""
+    """Reads and writes state files; a disk that hangs must not hold up vesperd."""
 
     async def read_state(self, path: Path) -> str:
         """Read a file, however long that takes. :raises OSError:"""
 
     async def write_state(self, path: Path, value: object) -> None:
-        """Write a file. :raises OSError: it is as it was, or the disk does not answer."""
+        """Write a file. :raises OSError: the file is as it was, or the disk does not answer."""
 
 
 class DirectDisk:
-    """One that does not hang."""
+    """A state disk without protection from hangs."""
 
     async def read_state(self, path: Path) -> str:
         return read_state(path)
@@ -32,12 +32,12 @@ class DirectDisk:
 
 
 def read_state(path: Path) -> str:
-    """:raises OSError:"""
+    """Read a state file. :raises OSError:"""
     return path.read_text(encoding="utf-8", errors="surrogateescape")
 
 
 def write_state(path: Path, value: object) -> None:
-    """:raises OSError: the file is as it was."""
+    """Write a state file atomically. :raises OSError: the file is as it was."""
     new = path.with_name(path.name + ".new")
     path.parent.mkdir(mode=0o755, parents=True, exist_ok=True)
     new.unlink(missing_ok=True)  # of an earlier try, whatever its mode

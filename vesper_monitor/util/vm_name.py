@@ -1,16 +1,16 @@
 # SPDX-License-Identifier: GPL-2.0-or-later
-"""What may be the name of a VM.
+"""Checks names of VMs.
 
-xl and libvirt take nearly any text: blanks, quotes, letters of any language.
-A name becomes part of file names, log lines and commands, so what would be
-another thing there is no name: libvirt refuses ``/`` and line ends itself.
+xl and libvirt accept nearly any text: blanks, quotes, letters of any language. A
+name becomes part of file names, log lines and commands. A text that would be
+something else there is refused; libvirt refuses ``/`` and line ends itself.
 """
 
 from __future__ import annotations
 
 __all__ = ["MAX_NAME_BYTES", "explain_bad_name"]
 
-#: In UTF-8: of a file's name (NAME_MAX, limits.h), which each toolstack makes of it.
+#: Longest name in UTF-8. Each toolstack makes a file name of it (NAME_MAX, limits.h).
 MAX_NAME_BYTES = 255
 
 

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: GPL-2.0-or-later
-"""Parse XML of libvirt's and Pacemaker's, with the parser that they use themselves: libxml2.
+"""Parses XML of libvirt and Pacemaker with the parser that they use: libxml2.
 
 Nothing is fetched, and no entity is expanded.
 """
@@ -19,21 +19,21 @@ MAX_REPORTED_ERRORS = 100
 def parse_xml(data: bytes | str) -> Element:
     """Parse a document and return its root.
 
-    A prefix that is not declared is no error, as in libvirt: libxml2 takes it
-    for a part of the name.  Every other error is one.
+    As in libvirt, an undeclared prefix is not an error: libxml2 takes it for a part
+    of the name. Every other error is raised.
 
     :param data: bytes in the encoding that they declare, or a text.
     :raises ValueError: it is not well-formed, or declares entities.
     """
     try:
-        from lxml import etree  # 40 ms: a monitor that has vesperd does without
+        from lxml import etree  # takes 40 ms; a monitor with vesperd needs no XML
     except ImportError:
         raise ValueError("python3-lxml is not installed on this host") from None
     is_text = isinstance(data, str)
     parser = etree.XMLParser(
-        # What a text declares has been decoded already.
+        # A text is decoded already, whatever encoding it declares.
         encoding="utf-8" if is_text else None,
-        # Without it lxml refuses undeclared prefixes. What else it recovers from is refused below.
+        # Else lxml refuses undeclared prefixes. All other errors are refused below.
         recover=True,
         resolve_entities=False,
         no_network=True,

@@ -71,7 +71,7 @@ async def unimpaired(guest: KvmMachine) -> None:
 async def shows_life(seen: Watch) -> None:
     guest = seen.session.guest
     assert guest is not None
-    reader = HeartbeatReader(guest.link, guest.hello.life, guest.hello.nr_cpus)
+    reader = HeartbeatReader(guest.link, guest.hello.heartbeat_region, guest.hello.nr_cpus)
     try:
         first = reader.read_signs()
         await until(lambda: reader.read_signs() != first, "signs of life", SLOW)

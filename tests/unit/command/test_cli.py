@@ -146,7 +146,7 @@ def test_rules_are_tried_on_what_is_recorded(
     assert fault["event"]["fields"]["pid"] == 2
     assert fault["text"] == "out_of_memory: not main, 3 in 1h"
     assert fault["reason"].startswith("3 within 3600 s, the last: out of memory: cron[2] ")
-    assert tried["doubts"][0].startswith("line 3, column 2: no probe mine is built in")
+    assert tried["doubts"][0].startswith("line 3, column 2: mine is not a built-in probe")
     # A service is one of the resource's, or of those that are given.
     named = daemon.vesper(
         "rules", "check", "-e", "out_of_memory: main", *since, "--service", "cron"
@@ -169,7 +169,7 @@ def test_rules_are_tried_on_what_is_recorded(
     wrong = daemon.vesper("rules", "check", "-e", "out_of_memory: order = 1")
     assert wrong.returncode == 1
     assert wrong.stderr == (
-        "vesper: rules: line 1, column 22: '=' means nothing here; to compare write ==\n"
+        "vesper: rules: line 1, column 22: '=' is not expected here; to compare write ==\n"
         "  out_of_memory: order = 1\n"
         "                       ^\n"
     )

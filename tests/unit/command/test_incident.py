@@ -21,6 +21,7 @@ from vesper_monitor.command.incident import (
     find_operations_of_fault,
     find_unexplained_failure,
 )
+from vesper_monitor.command.show import show_faults
 
 STATUS = """
 <status>
@@ -180,6 +181,21 @@ def test_no_entry_makes_it_raise(attributes: dict[str, str]) -> None:
     entry = " ".join(f'{key}="{value}"' for key, value in attributes.items())
     history = f"<lrm_resource id='v'><lrm_rsc_op {entry}/></lrm_resource>"
     assert len(parse_operations(f"<a><node_state>{history}</node_state></a>", "v")) <= 1
+
+
+def test_a_held_fault_is_listed_where_it_belongs(capsys: pytest.CaptureFixture[str]) -> None:
+    """vesperd gives those that it holds after those of the journal."""
+    more = {"resource": "r1", "vm": "vm1", "class": "service"}
+    faults = [{**FAULT, **more, "id": 7}, {**FAULT, **more, "id": None}, {**FAULT, **more, "id": 2}]
+
+    class Vesperd:
+        def call_vesperd(self, _op: str, **_: Any) -> dict[str, Any]:
+            return {"faults": faults}
+
+    options = argparse.Namespace(vm=None, limit=None, json=False)
+    show_faults(cast(Client, Vesperd()), options)
+    lines = capsys.readouterr().out.splitlines()
+    assert [line.split()[0] for line in lines[1:]] == ["2", "7", "not"]
 
 
 def test_the_first_word_is_the_class(

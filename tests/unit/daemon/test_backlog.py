@@ -29,9 +29,9 @@ def events(domain: Domain, count: int) -> list[Event]:
 def test_one_guests_events_have_a_part_of_the_backlog(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
 ) -> None:
-    monkeypatch.setattr(event_pipeline, "MAX_BACKLOG_OF_ONE", 100)
-    monkeypatch.setattr(event_pipeline, "MAX_BACKLOG", 300)
-    monkeypatch.setattr(event_pipeline, "SPARE_FOR_HOST", 0)  # these stand for a guest's
+    monkeypatch.setattr(event_pipeline, "MAX_BACKLOG_EVENTS_OF_VM", 100)
+    monkeypatch.setattr(event_pipeline, "MAX_BACKLOG_EVENTS", 300)
+    monkeypatch.setattr(event_pipeline, "SPARE_HOST_EVENTS", 0)  # these stand for a guest's
 
     async def body() -> None:
         daemon = Daemon(
@@ -39,7 +39,7 @@ def test_one_guests_events_have_a_part_of_the_backlog(
         )
 
         async def kept(domain: Domain) -> int:
-            found = await daemon.recorder.run_on_journal(
+            found = await daemon.journal.run_on_journal(
                 Journal.read_events, vm=domain.name, limit=10_000
             )
             return len(found)

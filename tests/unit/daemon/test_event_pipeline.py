@@ -28,6 +28,7 @@ from vesper_monitor.hypervisor.transport import Domain
 from vesper_monitor.journal import writer as recorders
 from vesper_monitor.journal.batch import Batch
 from vesper_monitor.journal.journal import KEEP_WORDS, Journal
+from vesper_monitor.journal.records import Wishes
 from vesper_monitor.journal.schema import JournalError
 from vesper_monitor.journal.writer import JournalWriter
 
@@ -136,7 +137,7 @@ def test_a_guest_keeps_what_is_too_much_for_memory(
     images: ImageStore, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """It is told as ever, each once, and is in the journal in the end, each once."""
-    monkeypatch.setattr(event_pipeline, "MAX_BACKLOG_OF_ONE", 5)
+    monkeypatch.setattr(event_pipeline, "MAX_BACKLOG_EVENTS_OF_VM", 5)
 
     async def scene(host: Host) -> None:
         with guest() as vm:
@@ -162,7 +163,7 @@ def test_a_guest_keeps_what_is_too_much_for_memory(
                 assert len(entry.written) == kept
                 # A fault among what is too much is found.
                 await vm.tell("emit", "send_signal", "sig=11", "comm=httpd", "fatal=1", "pid=30")
-                instance = host.instances.get_instance("r1")
+                instance = host.instances.get_activation("r1")
                 assert instance is not None
                 await until(lambda: instance.fault_recorded, "the fault")
                 FullDisk.full = False
@@ -192,7 +193,7 @@ def test_a_channel_that_closes_while_its_records_stay_in_the_guest_loses_none(
     images: ImageStore, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, is_back_in_time: bool
 ) -> None:
     """As when the link is lost while the journal fails, and the guest connects again."""
-    monkeypatch.setattr(event_pipeline, "MAX_BACKLOG_OF_ONE", 5)
+    monkeypatch.setattr(event_pipeline, "MAX_BACKLOG_EVENTS_OF_VM", 5)
 
     async def scene(host: Host) -> None:
         with guest() as vm:
@@ -232,7 +233,7 @@ def test_a_channel_that_closes_while_its_records_stay_in_the_guest_loses_none(
 
 def record_of(host: Host, told: Watch) -> None:
     """A resource of the session's domain."""
-    host.instances.start_instance("r1", told.session.domain, ["send_signal"], ["httpd"])
+    host.instances.start_activation("r1", told.session.domain, Wishes(("send_signal",), ("httpd",)))
 
 
 def test_what_is_numbered_late_has_the_number_of_its_event_too(tmp_path: Path) -> None:
@@ -241,7 +242,9 @@ def test_what_is_numbered_late_has_the_number_of_its_event_too(tmp_path: Path) -
     async def scene() -> None:
         host = Host(tmp_path / "journal", held=True)
         domain = Domain("vm1", 2, "u")
-        instance = host.instances.start_instance("r1", domain, ["process_exit"], ["httpd"])
+        instance = host.instances.start_activation(
+            "r1", domain, Wishes(("process_exit",), ("httpd",))
+        )
         host.pipeline.record_events(domain, [death(7)])
         await until(lambda: instance.fault_recorded, "the fault")
         assert instance.fault is not None
@@ -249,7 +252,7 @@ def test_what_is_numbered_late_has_the_number_of_its_event_too(tmp_path: Path) -
         assert (shown["id"], shown["event"]["id"]) == (None, None)
         host.pipeline.begin_numbering(40, 4)
         assert (instance.fault.id, instance.fault.event["id"]) == (5, 41)
-        host.instances.stop_instance("r1")
+        host.instances.stop_activation("r1")
         faults = await host.recorder.run_on_journal(Journal.read_faults)
         assert [(f.id, f.ended_by, f.event["id"]) for f in faults] == [(5, "stop", 41)]
         events = await host.recorder.run_on_journal(Journal.events_before, faults[0], 1e12, 9)
@@ -265,15 +268,15 @@ def test_of_last_words_that_wait_no_more_are_kept_than_the_journal_does(tmp_path
         domain = Domain("vm1", 2, "u")
         said = CrashLog("oops", "BUG", "stack", "log" * 9999, True)
         for number in range(KEEP_WORDS + 5):
-            oops = replace(death(number + 1), event="last_words", words=said)
+            oops = replace(death(number + 1), event="last_words", crash_log=said)
             host.pipeline.record_events(domain, [oops])
         (entry,) = host.recorder._queues["vm1"]
-        kept = [event.words for event in entry.batch.events]
+        kept = [event.crash_log for event in entry.batch.events]
         assert kept == [None] * 5 + [said] * KEEP_WORDS
         host.pipeline.begin_numbering(0, 0)
         words = await host.recorder.run_on_journal(Journal.last_words, "vm1", 2, 0.0)
         assert len(words) == KEEP_WORDS
-        assert not host.pipeline._words_of
+        assert not host.pipeline._crash_logs_of
         await host.close()
 
     asyncio.run(scene())
@@ -283,8 +286,8 @@ def test_what_the_host_has_seen_is_kept_beside_a_guests_flood(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """No guest has it to be read again; it is bounded, too."""
-    monkeypatch.setattr(event_pipeline, "MAX_BACKLOG_OF_ONE", 5)
-    monkeypatch.setattr(event_pipeline, "SPARE_FOR_HOST", 3)
+    monkeypatch.setattr(event_pipeline, "MAX_BACKLOG_EVENTS_OF_VM", 5)
+    monkeypatch.setattr(event_pipeline, "SPARE_HOST_EVENTS", 3)
 
     async def scene() -> None:
         host = Host(tmp_path / "journal", held=True)

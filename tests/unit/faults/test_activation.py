@@ -12,19 +12,18 @@ from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, invariant, precondition, rule
 
 from vesper_monitor.faults.activation import (
-    DEGRADED_AFTER_S,
-    LONG_GAP_S,
     MONITOR_HOLD_S,
     ActivationState,
     ResourceActivation,
     Result,
     Waiter,
 )
+from vesper_monitor.faults.monitor_turns import EARLY_INTERVAL_S, LONG_GAP_S
 from vesper_monitor.faults.watching import Watching
 from vesper_monitor.hypervisor.transport import Cause, DomainReport, DomainState
-from vesper_monitor.journal.records import PANIC_RULE, ActivationRecord, Fault
+from vesper_monitor.journal.records import PANIC_RULE, ActivationRecord, Fault, Wishes
 
-RECORD = ActivationRecord("r/u/1/1", "r", "vm1", "u", 1, 1.0, ("send_signal",), ("httpd",))
+RECORD = ActivationRecord("r/u/1/1", "r", "vm1", "u", 1, 1.0, Wishes(("send_signal",), ("httpd",)))
 
 
 def fault(number: int = 1) -> Fault:
@@ -187,7 +186,7 @@ def test_degraded_is_told_once_at_once_then_at_the_end_of_each_wait() -> None:
     waiter = begin(instance, 3.0)
     assert waiter.answer is None
     assert instance.answer_at_timeout().result is Result.DEGRADED
-    watch_changes(instance, None, 3.0 + DEGRADED_AFTER_S)
+    watch_changes(instance, None, 3.0 + EARLY_INTERVAL_S)
     assert result(waiter) is Result.FINE
 
 
@@ -201,7 +200,7 @@ def test_a_guest_that_toggles_does_not_keep_the_host_busy() -> None:
         early += waiter.answer is not None
         waiter.answer = waiter.answer or instance.answer_at_timeout()
         instance.monitor_ends(waiter, now, delivered=True)
-    assert 0 < early <= 1 + 100 / DEGRADED_AFTER_S
+    assert 0 < early <= 1 + 100 / EARLY_INTERVAL_S
 
 
 def test_a_dead_domain_is_told_at_once() -> None:

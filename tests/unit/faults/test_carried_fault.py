@@ -25,7 +25,7 @@ from vesper_monitor.guest.relay.positions import Position
 from vesper_monitor.hypervisor.transport import Domain, DomainReport, DomainState
 from vesper_monitor.journal.batch import Batch
 from vesper_monitor.journal.journal import Journal
-from vesper_monitor.journal.records import ActivationRecord, Fault
+from vesper_monitor.journal.records import ActivationRecord, Fault, Wishes
 from vesper_monitor.journal.writer import JournalWriter
 
 UUID = "4f6c"
@@ -105,7 +105,7 @@ async def started(
     """An instance of vm1, with a fault of its own or one that has come along."""
     recorder = cast(JournalWriter, SynchronousRecorder(Journal(folder / "journal.sqlite")))
     instances = Activations(recorder, well_watched, grace=0.0, max_failovers=9, tell=tell or never)
-    instance = instances.start_instance("r", Domain("vm1", 2, UUID), [], ["httpd"])
+    instance = instances.start_activation("r", Domain("vm1", 2, UUID), Wishes((), ("httpd",)))
     if carried is not None:
         assert not instances.take_carried_fault(instance, unpack_fault(carried))
     return instances, instance
@@ -207,7 +207,7 @@ class OneHost:
 
     @property
     def instance(self) -> ResourceActivation | None:
-        return self.instances.get_instance("r") if self.instances is not None else None
+        return self.instances.get_activation("r") if self.instances is not None else None
 
 
 class Migration(RuleBasedStateMachine):
@@ -325,7 +325,8 @@ class Migration(RuleBasedStateMachine):
         unpacked = None if carried is None else unpack_fault(carried)
         if unpacked is not None and await instances.has_reported("vm1", unpacked, None):
             unpacked = None
-        instance = instances.start_instance("r", self.domain, ["send_signal"], ["httpd"])
+        wishes = Wishes(("send_signal",), ("httpd",))
+        instance = instances.start_activation("r", self.domain, wishes)
         if unpacked is not None:
             instances.take_carried_fault(instance, unpacked)
         self._read()
@@ -337,7 +338,7 @@ class Migration(RuleBasedStateMachine):
         carried, self.file = self.file, None
         if instance is None or not instances.of_domain(self.domain):
             await self._start(carried)
-            instance = instances.get_instance("r")
+            instance = instances.get_activation("r")
         elif carried is not None:
             unpacked = unpack_fault(carried)
             if not await instances.has_reported("vm1", unpacked, instance):
@@ -370,7 +371,7 @@ class Migration(RuleBasedStateMachine):
             self.file = None
             await self._start(carried)
         if self.source.instances is not None:
-            self.source.instances.stop_instance("r")
+            self.source.instances.stop_activation("r")
 
     # -- what happens ---------------------------------------------------------
 
@@ -400,7 +401,7 @@ class Migration(RuleBasedStateMachine):
         fault = instance.fault
         assert fault is not None
         self.note_told(fault)
-        self.do(instances._tell_pacemaker(instance))
+        self.do(instances.reports.alarms.tell_pacemaker(instance))
         assert instance.fault is not None and instance.fault.told is not None
 
     @rule(
@@ -495,7 +496,7 @@ class Migration(RuleBasedStateMachine):
     async def _restart(self) -> None:
         instances = self.here.instances
         assert instances is not None
-        instances.stop_instance("r")
+        instances.stop_activation("r")
         instances.domain_ended(self.domain, DomainReport(DomainState.GONE))
         self.domid += 1
         self.boot += 1
@@ -525,7 +526,7 @@ def test_one_domain_has_one_activation(tmp_path: Path) -> None:
             instances.serve_monitor(first, interval=1.0, timeout=30.0, first=False, deliver=deliver)
         )
         await asyncio.sleep(0)
-        second = instances.start_instance("s", Domain("vm1", 2, UUID), [], ["httpd"])
+        second = instances.start_activation("s", Domain("vm1", 2, UUID), Wishes((), ("httpd",)))
         await asyncio.wait_for(waiting, 10)
         assert [answer.result for answer in asked] == [Result.DEGRADED]
         assert "belongs to resource s now" in str(asked[0].reason)
@@ -533,8 +534,8 @@ def test_one_domain_has_one_activation(tmp_path: Path) -> None:
         found(instances, death(1))
         assert second.answer_at_timeout().result is Result.FAULT
         # Of what r had been told, s is not told again.
-        instances._note_told(second, second.fault or FAULT)
-        third = instances.start_instance("r", Domain("vm1", 2, UUID), [], ["httpd"])
+        instances.reports.fault_told(second, second.fault or FAULT)
+        third = instances.start_activation("r", Domain("vm1", 2, UUID), Wishes((), ("httpd",)))
         assert third.answer_at_timeout().result is Result.FINE
         await instances.close()
 
@@ -545,7 +546,7 @@ def test_another_resource_takes_a_fault_that_nobody_was_told_of(tmp_path: Path) 
     async def scene() -> None:
         instances, _ = await started(tmp_path)
         found(instances, death(1))
-        second = instances.start_instance("s", Domain("vm1", 2, UUID), [], ["httpd"])
+        second = instances.start_activation("s", Domain("vm1", 2, UUID), Wishes((), ("httpd",)))
         assert second.answer_at_timeout().result is Result.FAULT
         await instances.close()
         with_second = Journal(tmp_path / "journal.sqlite")
@@ -561,7 +562,7 @@ def test_a_journal_with_two_resources_of_one_domain_keeps_the_last(tmp_path: Pat
     async def scene() -> None:
         journal = Journal(tmp_path / "journal.sqlite")
         records = [
-            ActivationRecord(f"{name}/1", name, "vm1", UUID, 2, started, (), ())
+            ActivationRecord(f"{name}/1", name, "vm1", UUID, 2, started)
             for name, started in (("r", 1.0), ("s", 2.0))
         ]
         journal.write_batch(Batch(instances=records))
@@ -589,7 +590,7 @@ def test_a_journal_that_is_read_late_takes_no_domain_from_who_has_it_now(tmp_pat
         instances = Activations(
             recorder, well_watched, grace=0.0, max_failovers=9, tell=never, numbered=False
         )
-        second = instances.start_instance("s", Domain("vm1", 2, UUID), [], ["httpd"])
+        second = instances.start_activation("s", Domain("vm1", 2, UUID), Wishes((), ("httpd",)))
         instances.restore_all(journal.open_instances()[:1], journal.open_faults(), 1)
         instances.make_fault_numbering(1, 1)
         assert instances.list_all() == [second]

@@ -13,11 +13,11 @@ from pathlib import Path
 import pytest
 
 from lab.standin.transport import StandinTransport
-from tests.unit.daemon.test_watching import Running, collects, run
 from tests.unit.faults.test_activation import make
 from tests.unit.faults.test_carried_fault import death
 from tests.unit.guest.test_cchan import FakeLink, answering, talk
 from tests.unit.support.daemons import RESOURCE
+from tests.unit.support.running import Running, collects, run
 from tests.unit.support.standins import GuestProcess, guest, until
 from vesper_monitor.daemon import services
 from vesper_monitor.daemon.daemon import Daemon
@@ -85,7 +85,7 @@ def running(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Running:
     ):  # fmt: skip
         monkeypatch.setattr(service_watch, name, value)
     monkeypatch.setattr(services, "TICK_S", 0.05)
-    monkeypatch.setattr("vesper_monitor.faults.activation.DEGRADED_AFTER_S", 0.0)
+    monkeypatch.setattr("vesper_monitor.faults.monitor_turns.EARLY_INTERVAL_S", 0.0)
     return Running(tmp_path)
 
 
@@ -209,7 +209,7 @@ def test_what_is_read_again_for_the_journal_has_not_happened_again() -> None:
     instance = make()
     mine = services.Services(lambda: [instance], lambda _: None, lambda _: None)
     ended = death(1)
-    mine.note_events([instance], [replace(ended, again=True)])
+    mine.note_events([instance], [replace(ended, is_reread=True)])
     (watch,) = mine._watches.values()
     assert [service.end for service in watch._services.values()] == [None]
     mine.note_events([instance], [ended])

@@ -59,7 +59,7 @@ def instance(
     """That an earlier daemon had."""
     found = make(dataclasses.replace(RECORD, resource=resource, monitored=True))
     watch_changes(found, degraded, -1000.0)
-    found._gap_since = -1000.0
+    found.turns._gap_since = -1000.0
     waiter = Waiter()
     if waits:
         found.node = "node1"
@@ -99,7 +99,7 @@ def test_what_is_over_goes_once_pacemaker_has_heard_so() -> None:
         well.monitor_begins(Waiter(), 1.0, 1.0, first=False)
         cluster.records = [record("a", over=True)]
         await until(lambda: not cluster.records, "it is removed")
-        await until(lambda: not well.may_be_on_record, "that is known")
+        await until(lambda: not well.turns.may_be_on_record, "that is known")
         asked = cluster.asked
         await asyncio.sleep(0.1)
         assert cluster.asked == asked  # nobody is bothered any more

@@ -56,19 +56,19 @@ def boot(*, heard: bool = True) -> BootWatch:
 )
 def test_why_a_guest_is_not_heard(happens: Callable[[BootWatch], None], words: str) -> None:
     watched = boot()
-    assert watched.words is None
+    assert watched.reason is None
     happens(watched)
-    assert watched.words is not None
-    assert watched.words.startswith(words)
+    assert watched.reason is not None
+    assert watched.reason.startswith(words)
     assert watched.since == AT
     watched.note_report(DomainReport(DomainState.RUNNING), AT + 20)
     watched.note_heard()
-    assert watched.words is watched.since is None
+    assert watched.reason is watched.since is None
 
 
 def test_a_reboot_that_nobody_has_seen_is_not_claimed() -> None:
-    assert boot(heard=False).words is None  # the transport's advice holds
-    assert "was heard before" in (BootWatch("vm1", heard=True).words or "")
+    assert boot(heard=False).reason is None  # the transport's advice holds
+    assert "was heard before" in (BootWatch("vm1", heard=True).reason or "")
 
 
 def test_an_earlier_vesperd_had_heard_it_and_it_has_not_said_good_bye() -> None:
@@ -76,7 +76,7 @@ def test_an_earlier_vesperd_had_heard_it_and_it_has_not_said_good_bye() -> None:
     watched = BootWatch("vm1", heard=True)
     assert overdue(watched, 30.0, seconds(0, 100)) == []
     watched.note_unsure(AT)
-    assert (watched.words or "").startswith(f"vm1 shows no life since {WHEN}: it hangs, or was")
+    assert (watched.reason or "").startswith(f"vm1 shows no life since {WHEN}: it hangs, or was")
     said = "the guest was not heard for 30 s"
     assert overdue(watched, 30.0, seconds(200, 300)) == [(230, said)]
 

@@ -26,7 +26,7 @@ from vesper_monitor.guest import abi
 from vesper_monitor.guest.control.images import ImageStore
 from vesper_monitor.guest.event import CrashLog
 from vesper_monitor.guest.health.crash_log import (
-    MAX_LOG_BYTES,
+    MAX_LOG_CHARS,
     MAX_MESSAGE_CHARS,
     READ_INTERVAL_S,
     UNFINISHED_LIMIT_S,
@@ -134,10 +134,10 @@ def test_no_words_make_anything_raise(
     )  # fmt: skip
     kind = PANIC if panic else OOPS
     said = make_event(kind, 2**31, slot, True, domain=VM, received=1.0)
-    words = said.words
+    words = said.crash_log
     assert words is not None
     assert len(said.fields["message"]) <= MAX_MESSAGE_CHARS
-    assert len(words.log) <= MAX_LOG_BYTES
+    assert len(words.log) <= MAX_LOG_CHARS
     assert all(line.isprintable() for line in (words.log + words.stack).split("\n"))
     assert said.text.isprintable()
     json.dumps(said.to_json())
@@ -208,7 +208,7 @@ def test_restart_tells_what_was_missed_and_nothing_twice(images: ImageStore) -> 
             async with watch(images, resume_from=saved) as again:
                 await until(lambda: again.events, "the second")
                 (second,) = again.events
-                assert (second.seq, second.words and second.words.kind) == (2, "oops")
+                assert (second.seq, second.crash_log and second.crash_log.kind) == (2, "oops")
                 await vm.tell("words", "panic", "the end")
                 await until(lambda: len(again.events) == 2, "the panic")
 
@@ -245,9 +245,9 @@ def words(log: str = "log") -> CrashLog:
 
 def test_journal_keeps_them_by_vm(tmp_path: Path) -> None:
     journal = Journal(tmp_path / "journal")
-    journal.write_batch(Batch([replace(event(1, "quiet"), words=words())]))
+    journal.write_batch(Batch([replace(event(1, "quiet"), crash_log=words())]))
     for number in range(2, 100):
-        journal.write_batch(Batch([replace(event(number, "loud"), words=words(str(number)))]))
+        journal.write_batch(Batch([replace(event(number, "loud"), crash_log=words(str(number)))]))
     assert journal.last_words("quiet", 1, 0.0) == [(1.5, words())]
     assert journal.last_words("quiet", 1, 2.0) == journal.last_words("quiet", 2, 0.0) == []
     kept = [found.log for _, found in journal.last_words("loud", 1, 0.0)]
@@ -267,7 +267,7 @@ def test_journal_of_an_earlier_version_is_brought_up(tmp_path: Path) -> None:
     for _ in range(2):
         journal = Journal(path)
         assert journal.read_fault(7) == fault(7)
-        journal.write_batch(Batch([replace(event(1), words=words())]))
+        journal.write_batch(Batch([replace(event(1), crash_log=words())]))
         assert journal.last_words("vm1", 1, 0.0) == [(1.5, words())]
         journal.close()
     assert not path.with_name("journal.unusable1").exists()

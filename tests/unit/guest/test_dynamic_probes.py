@@ -87,21 +87,21 @@ def test_name_and_number_follow_the_definition() -> None:
         ("p:x ", 5, "missing"),
         ("-:x", 1, "vesper probe unload"),
         ("p:g/x g", 3, "groups"),
-        ("p:1x g", 3, "no name"),
+        ("p:1x g", 3, "not a name"),
         ("p5 g", 2, "only a return probe"),
         ("r5000 g", 2, "between 1 and 4096"),
         ("f:x vfs_read", 1, "kind 'f'"),
         ("e:x a.b", 1, "kind 'e'"),
         ("0xffffffff81000000", 1, "addresses differ"),
-        ("p g-3", 3, "no name of a function"),
-        ("p g+x", 5, "no offset"),
+        ("p g-3", 3, "not the name of a function"),
+        ("p g+x", 5, "not an offset"),
         ("r g+4", 5, "no offset"),
         ("t sched:sched_switch", 3, "without its group"),
         ("g %dj", 3, "no register %dj"),
         ("g name=%dj", 8, "no register %dj"),
         ("g $arg7", 3, "$arg1 to $arg6"),
         ("g+1 $arg1", 5, "only at the beginning"),
-        ("r g $arg1", 5, "arguments are gone"),
+        ("r g $arg1", 5, "arguments are lost"),
         ("t g $arg6", 5, "$arg1 to $arg5"),
         ("t g %ax", 5, "no registers"),
         ("t g $stack0", 5, "no stack"),
@@ -110,7 +110,7 @@ def test_name_and_number_follow_the_definition() -> None:
         ("g @jiffies", 3, "no addresses"),
         ("g \\1", 3, "constants"),
         ("g file->f_mode", 3, "C variables"),
-        ("g 12", 3, "is no value"),
+        ("g 12", 3, "is not a value"),
         ("g +8(%si", 9, "')' is missing"),
         ("g +8%si", 3, "a dereference is"),
         ("g +99999999999(%si)", 3, "too large"),
@@ -310,7 +310,7 @@ def test_a_module_image_can_be_renamed() -> None:
     differ = [i for i, (a, b) in enumerate(zip(built, changed, strict=True)) if a != b]
     assert len(differ) <= 4 + len("probe_point")
     for name in ("", "x" * 56):
-        with pytest.raises(ModinfoError, match="no name"):
+        with pytest.raises(ModinfoError, match="not the name"):
             rename_module(built, name)
     with pytest.raises(ModinfoError):
         rename_module(changed, "again")

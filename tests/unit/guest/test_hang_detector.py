@@ -631,7 +631,9 @@ def test_a_guest_that_lives_and_does_not_answer_gets_another_link(
 def test_an_older_core_names_its_signs_of_life_in_hello_alone(
     images: ImageStore, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("vesper_monitor.guest.session_link.find_life", lambda _: (abi.Region(), 0))
+    monkeypatch.setattr(
+        "vesper_monitor.guest.session_link.find_heartbeat_page", lambda _: (abi.Region(), 0)
+    )
 
     async def body() -> None:
         with guest():

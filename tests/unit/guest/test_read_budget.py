@@ -6,7 +6,7 @@ from __future__ import annotations
 from hypothesis import given
 from hypothesis import strategies as st
 
-from vesper_monitor.guest.read_budget import BURST_S, LEAST_PAUSE_S, READING_SHARE, ReadBudget
+from vesper_monitor.guest.read_budget import BURST_S, MIN_PAUSE_S, READING_SHARE, ReadBudget
 
 rounds = st.lists(st.floats(0.0001, 0.1), min_size=1, max_size=20)
 
@@ -21,7 +21,7 @@ def test_without_end_it_gets_its_share(lengths: list[float]) -> None:
             # One round and a pause that is not worth it are too much at most.
             assert (
                 busy
-                <= READING_SHARE * (now - begin) + BURST_S + taken + READING_SHARE * LEAST_PAUSE_S
+                <= READING_SHARE * (now - begin) + BURST_S + taken + READING_SHARE * MIN_PAUSE_S
             )
             now += pace.pause_needed(now)
             assert pace.pause_needed(now) == 0.0

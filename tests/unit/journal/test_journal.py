@@ -26,7 +26,7 @@ from vesper_monitor.guest.relay.positions import Position
 from vesper_monitor.journal import schema
 from vesper_monitor.journal.batch import Batch
 from vesper_monitor.journal.journal import Journal
-from vesper_monitor.journal.records import ActivationRecord, Fault
+from vesper_monitor.journal.records import ActivationRecord, Fault, Wishes
 from vesper_monitor.journal.schema import JournalError
 from vesper_monitor.journal.writer import JournalWriter
 
@@ -46,7 +46,7 @@ def fault(number: int, instance: str = "r/u/1/1") -> Fault:
 
 
 def instance(name: str = "r/u/1/1") -> ActivationRecord:
-    return ActivationRecord(name, "r", "vm1", "u", 1, 1.0, ("send_signal",), ("httpd",))
+    return ActivationRecord(name, "r", "vm1", "u", 1, 1.0, Wishes(("send_signal",), ("httpd",)))
 
 
 POSITIONS = {Position(2**64 - 1, "send_signal", 7, 0): 2**64 - 1}

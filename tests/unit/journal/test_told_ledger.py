@@ -13,9 +13,10 @@ import pytest
 from tests.unit.faults.test_carried_fault import FAULT, death, never, well_watched
 from vesper_monitor.faults.activations import Activations
 from vesper_monitor.faults.carried_fault import pack_fault, unpack_fault
+from vesper_monitor.guest.event import Event
 from vesper_monitor.hypervisor.transport import Domain
 from vesper_monitor.journal import told_ledger
-from vesper_monitor.journal.records import Fault
+from vesper_monitor.journal.records import Fault, Wishes
 from vesper_monitor.journal.told_ledger import ToldLedger
 from vesper_monitor.journal.writer import JournalWriter
 
@@ -41,7 +42,7 @@ def vesperd(path: Path) -> tuple[Activations, HungRecorder]:
         cast(JournalWriter, recorder), well_watched, grace=0.0, max_failovers=9, tell=never,
         ledger=ledger, numbered=False,
     )  # fmt: skip
-    instances.start_instance("r", DOMAIN, [], ["httpd"])
+    instances.start_activation("r", DOMAIN, Wishes((), ("httpd",)))
     return instances, recorder
 
 
@@ -52,9 +53,9 @@ def test_a_fault_that_was_told_and_not_written_is_told_once(tmp_path: Path) -> N
         first, recorder = vesperd(path)
         faults = first.judge_events(DOMAIN, [death(1)])
         assert [fault.told for fault in faults] == [None]
-        instance = first.get_instance("r")
+        instance = first.get_activation("r")
         assert instance is not None
-        first._note_told(instance, faults[0])
+        first.reports.fault_told(instance, faults[0])
         told = instance.fault
         assert told is not None and told.told is not None
         # Another vesperd finds the record again: it is the same fault.
@@ -74,6 +75,41 @@ def test_a_fault_that_was_told_and_not_written_is_told_once(tmp_path: Path) -> N
     asyncio.run(scene())
 
 
+def hang(second: int) -> Event:
+    """vesperd itself has seen it: there is no record of it in the guest."""
+    return Event("vm1", 2, "vesper", "hang", 0, 0, 0, float(second), {}, "it hangs")
+
+
+def test_a_hang_that_was_told_is_told_once(tmp_path: Path) -> None:
+    path = tmp_path / "told.json"
+
+    async def scene() -> None:
+        first, _ = vesperd(path)
+        faults = first.judge_events(DOMAIN, [hang(1)])
+        instance = first.get_activation("r")
+        assert instance is not None
+        first.reports.fault_told(instance, faults[0])
+        assert instance.fault is not None and instance.fault.told is not None
+        # Another vesperd sees the guest hang, later.
+        second, _ = vesperd(path)
+        (again,) = second.judge_events(DOMAIN, [hang(9)])
+        assert again.told == instance.fault.told
+        # Once it is over, the next hang is another fault.
+        assert second.clear_faults(resource="r") == 1
+        third, _ = vesperd(path)
+        assert [fault.told for fault in third.judge_events(DOMAIN, [hang(20)])] == [None]
+        # So it is after the next start in the same domain.
+        instance = third.get_activation("r")
+        assert instance is not None and instance.fault is not None
+        third.reports.fault_told(instance, instance.fault)
+        third.start_activation("r", DOMAIN, Wishes((), ("httpd",)))
+        assert [fault.told for fault in third.judge_events(DOMAIN, [hang(30)])] == [None]
+        for instances in (first, second, third):
+            await instances.close()
+
+    asyncio.run(scene())
+
+
 def test_a_fault_that_came_with_its_vm_is_told_once(tmp_path: Path) -> None:
     """Its agent gives it to each vesperd."""
     fault = dataclasses.replace(FAULT, uuid=DOMAIN.uuid, event=death(1).to_json(), told=None)
@@ -84,11 +120,11 @@ def test_a_fault_that_came_with_its_vm_is_told_once(tmp_path: Path) -> None:
         taken = []
         for _ in range(2):
             instances, _ = vesperd(path)
-            instance = instances.get_instance("r")
+            instance = instances.get_activation("r")
             assert instance is not None
             taken.append(instances.take_carried_fault(instance, unpack_fault(packed)))
             if instance.fault is not None:
-                instances._note_told(instance, instance.fault)
+                instances.reports.fault_told(instance, instance.fault)
             await instances.close()
         assert taken == ["", "Pacemaker knows it"]
 

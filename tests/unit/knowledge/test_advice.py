@@ -136,12 +136,12 @@ def test_a_users_own_files_are_read(tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     ("old", "new", "message"),
     [
-        ('"so"', "1", "symptom disk-errors: why is of the wrong kind"),
+        ('"so"', "1", "symptom disk-errors: why has the wrong type"),
         ('why = "so"', "", "symptom disk-errors: why is missing"),
         ('["glacier"]', '"glacier"', "words must be a list of texts"),
-        ("why =", "y = 1\nwhy =", "nobody knows y"),
+        ("why =", "y = 1\nwhy =", "unknown keys: y"),
         ("block_error: any", "block_error: anx", "rules: line 1, column 14: block_error has no"),
-        ("[[symptom]]", "[[symptoms]]", "it must have entries"),
+        ("[[symptom]]", "[[symptoms]]", "only entries"),
         ("[[symptom]]", "[[", "mine.toml: "),
     ],
 )

@@ -323,7 +323,7 @@ def test_reload_tells_vesperd(host: Host) -> None:
     )
     assert result.code == SUCCESS
     # What is doubtful is said, and no more.
-    assert "column 38: no probe mine is built in" in result.stderr
+    assert "column 38: mine is not a built-in probe" in result.stderr
     assert "block_error: any: parameter probes does not have block_error" in result.stderr
     (told,) = host.vesperd.asked("change")
     assert (told["resource"], told["vm"]) == ("r1", "vm1")

@@ -331,7 +331,7 @@ def test_the_default_rules_are_said_in_words() -> None:
         "nothing shows that the process is a user's own and neither init nor the process's parent "
         "has asked it to end and no older main process of its name lives, if it is younger than 5 s"
     )
-    assert words[1].startswith("3 within 60 s are a fault, of those where it is marked fatal and ")
+    assert words[1].startswith("a fault if 3 events within 60 s match: fatal is true and ")
     (words_of_oom,) = (rule.describe_rule() for rule in default_rules()["out_of_memory"])
     assert 'constraint is none of "cgroup", "cpuset", "memory_policy" or (' in words_of_oom
     # Of each name that is said otherwise when it does not hold, one can say that it holds.

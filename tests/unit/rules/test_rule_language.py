@@ -108,7 +108,7 @@ def test_sentences_of_what_the_default_rules_do_not_call_a_fault() -> None:
 def test_rules_can_name_probes_of_the_users_own() -> None:
     text = 'slow_write: latency > 100 and name == "x"'
     (doubt,) = parse_rules(text).doubts
-    assert "no probe slow_write is built in" in str(doubt)
+    assert "slow_write is not a built-in probe" in str(doubt)
     mine = event("slow_write", latency=101, name="x")
     assert is_fault(text, mine)
     assert not is_fault(text, event("slow_write", latency="101", name="x"))
@@ -155,11 +155,11 @@ def test_each_rule_is_explained_in_words() -> None:
         'block_error: not (cpu < 2 or "x" in disk) and op in ["read", "write"], 2 in 1h'
     )
     assert [rule.describe_rule() for rule in parse_rules(text).rules] == [
-        "every event is a fault",
+        "each event is a fault",
         "no event is a fault",
-        "2 within 60 s are a fault",
-        'an event is a fault if disk is not "a"',
-        "2 within 3600 s are a fault, of those where it is not so that (cpu is less than 2 or "
+        "2 events within 60 s are a fault",
+        'a fault if disk is not "a"',
+        "a fault if 2 events within 3600 s match: not (cpu is less than 2 or "
         'disk contains "x") and op is one of "read", "write"',
     ]
 
@@ -190,42 +190,42 @@ def test_rules_can_be_limited_to_a_mount() -> None:
     [
         ("send_signal: fatl", 1, 14, "has no field fatl (did you mean fatal?)"),
         ('fs_error: place == "/data"', 1, 11, "; it has: class, cpu, dev, disk, error, fstype, "),
-        ("fs_error: error == EIO", 1, 20, 'a text is written in quotes: "EIO"'),
+        ("fs_error: error == EIO", 1, 20, 'write a text in quotes: "EIO"'),
         ("block_error: none;\n  fs_error: any and\n  x", 3, 3, "fs_error has no field x"),
         ('hung_task: "ä" == comm and y', 1, 28, "no field y"),
         ("block_error: main", 1, 14, "block_error has no field main"),
-        ("send_signal: sig", 1, 14, "sig is a number: compare it with something"),
-        ('send_signal: sig == "11"', 1, 21, "sig is a number, and this is a text"),
-        ('send_signal: sig in [1, "2"]', 1, 25, "sig is a number, and this is a text"),
-        ("send_signal: fatal > 1", 1, 22, "fatal is true or false, and this is a number"),
+        ("send_signal: sig", 1, 14, "sig is a number; compare it with a value"),
+        ('send_signal: sig == "11"', 1, 21, "sig is a number, but this is a text"),
+        ('send_signal: sig in [1, "2"]', 1, 25, "sig is a number, but this is a text"),
+        ("send_signal: fatal > 1", 1, 22, "fatal is true or false, but this is a number"),
         ('send_signal: comm > "a"', 1, 14, "> compares numbers"),
-        ("send_signal: 1 == 1", 1, 14, "one must be a field"),
-        ("send_signal: 1 < sig < 9", 1, 24, "one comparison at a time"),
+        ("send_signal: 1 == 1", 1, 14, "one side must be a field"),
+        ("send_signal: 1 < sig < 9", 1, 24, "compare two values at a time"),
         ("send_signal: fatal = true", 1, 20, "to compare write =="),
         ("send_signal: fatal & main", 1, 20, "write and"),
         ("send_signal: fatal main", 1, 20, "not understood"),
         ("send_signal: (fatal", 1, 14, "never closed"),
-        ("send_signal: fatal and", 1, 23, "something is missing"),
+        ("send_signal: fatal and", 1, 23, "is not complete"),
         ("send_signal: fatal\nout_of_memory: any", 2, 14, "is a ';' missing before"),
         ("send_signal", 1, 1, "the colon is missing"),
-        ("send_signal: ;", 1, 14, "what is a fault is missing"),
+        ("send_signal: ;", 1, 14, "the rule says nothing"),
         ("send signal: any", 1, 1, "the name of one probe"),
-        ("send_signal: , 3 in 60s", 1, 14, "a condition is missing before the comma"),
+        ("send_signal: , 3 in 60s", 1, 14, "the condition before the comma is missing"),
         ("send_signal: 3 in 60", 1, 19, "a count has a unit"),
         ("send_signal: 1 in 60s", 1, 14, "from 2 to 1000"),
         ("send_signal: 3 in 25h", 1, 19, "from 1s to 24h"),
         ("send_signal: true", 1, 14, "write any"),
-        ("send_signal: print(1)", 1, 14, "a condition is wanted"),
+        ("send_signal: print(1)", 1, 14, "a condition is expected"),
         ("send_signal: comm == f'a'", 1, 22, "a field, a text, a number"),
-        ('send_signal: comm == "a', 1, 22, "does not end on its line"),
+        ('send_signal: comm == "a', 1, 22, "does not end on this line"),
         ("mine: default", 1, 7, "has no default"),
         ("mine: " + "not " * 1000 + "a", 1, None, "nested deeper"),
         ("mine: " + "(" * 1000, 1, 27, "nested deeper"),
         # Python's parser gives up there before 3.13.
-        ("mine: " + "-" * 5000 + "1", 1, None, "too complicated" if OLD else "is wanted"),
-        ("mine: a == " + "-" * 900 + "1", 1, 12, "a number, true or false is wanted"),
-        ("mine: a" + ".b" * 900, 1, 7, "a condition is wanted"),
-        ("mine: a and from == 3", 1, 13, "a field of that name is written from_"),
+        ("mine: " + "-" * 5000 + "1", 1, None, "too complicated" if OLD else "is expected"),
+        ("mine: a == " + "-" * 900 + "1", 1, 12, "a number, true or false is expected"),
+        ("mine: a" + ".b" * 900, 1, 7, "a condition is expected"),
+        ("mine: a and from == 3", 1, 13, "write a field of that name as from_"),
         ("a: any;" * 200, 1, 701, "more than 100 rules"),
         ("x" * (MAX_LENGTH + 1), 1, None, "longer than"),
     ],

@@ -1,9 +1,9 @@
 # SPDX-License-Identifier: GPL-2.0-or-later
-"""The host's half of C-chan: requests to one guest, one at a time.
+"""The host's half of C-chan: sends requests to one guest, one at a time.
 
-The host's counters live here. They are read from the shared page once, when
-a link is taken over from an earlier daemon; afterwards the page only gets
-them. Whatever the guest writes is copied, bounded, then looked at.
+The host's counters live here. They are read from the shared page once, when a
+link is taken over from an earlier vesperd; after that they are only written to
+the page. Everything the guest writes is copied, bounded, then parsed.
 """
 
 from __future__ import annotations
@@ -30,8 +30,9 @@ __all__ = [
     "WrongVersionError",
 ]
 
-#: s. The guest answers most requests at once; LOAD starts a process there.
+#: s for the answer to a request; the guest answers most requests at once.
 REQUEST_TIMEOUT_S = 10.0
+#: s for LOAD and UNLOAD, which start a process in the guest.
 LOAD_TIMEOUT_S = 60.0
 
 _BELL = abi.field_offset(abi.Cchan, "bell")
@@ -46,15 +47,15 @@ _R = TypeVar("_R", bound=ctypes.Structure)
 
 
 class CchanError(VesperError):
-    """C-chan to this guest does not work; the text tells why."""
+    """C-chan to this guest does not work; the text says why."""
 
 
 class CchanBrokenError(CchanError):
-    """What is in its page cannot be; another page may help."""
+    """The contents of the C-chan page are invalid; a new page may help."""
 
 
 class GuestSilentError(CchanError):
-    """No reply within the time limit."""
+    """The guest did not answer within the time limit."""
 
 
 class CchanLostError(CchanError):
@@ -66,10 +67,10 @@ class WrongVersionError(CchanError):
 
 
 class GuestRefusedError(VesperError):
-    """The guest answered with an error. C-chan is fine.
+    """The guest answered with an error. C-chan itself works.
 
-    :ivar errno: positive.
-    :ivar text: what the guest's kernel logged about it, perhaps empty.
+    :ivar errno: of the guest's kernel, positive.
+    :ivar text: the guest kernel's log about it, perhaps empty.
     """
 
     def __init__(self, request: str, error: int, text: str) -> None:
@@ -83,7 +84,7 @@ class Cchan:
     """C-chan of one link."""
 
     def __init__(self, link: Link) -> None:
-        """:raises CchanBrokenError: :raises WrongVersionError:"""
+        """:raises CchanBrokenError: the page is no C-chan page. :raises WrongVersionError:"""
         self._link = link
         self._view = link.cchan.view
         self._lock = asyncio.Lock()
@@ -98,34 +99,34 @@ class Cchan:
             raise WrongVersionError(_version_text(link.domain.name, version))
         self._prod = self._load_word(_TO_GUEST + _PROD)
         self._cons = self._load_word(_TO_HOST + _CONS)
-        # A reply to an earlier daemon's request must not pass for one to ours.
+        # A reply to a request of an earlier vesperd must not match one of this vesperd.
         self._seq = secrets.randbits(32)
 
     def wake_up(self) -> None:
-        """The guest has notified: look at the page again."""
+        """Look at the page again: the guest has notified."""
         self._moved.set()
 
     def arm_notification(self) -> None:
-        """Before looking for records: let the guest notify when there are new ones.
+        """Let the guest notify when it writes new records; call this before reading.
 
-        The guest does the opposite in the opposite order. What this stores is
-        seen by then: between it and the next load lie thousands of
-        instructions of the interpreter's, and more stores than a CPU holds back.
+        The guest writes a record first, and checks the bell then. The store here is
+        visible in time: between it and the next load lie thousands of instructions
+        of the interpreter, and more stores than a CPU buffers.
         """
         abi.store_u32(self._view, _BELL, abi.Bell.ARMED)
 
     @property
     def asleep(self) -> bool:
-        """The guest's hypervisor is about to suspend it, or has."""
+        """Whether the guest is about to be suspended, or is."""
         return abi.load_u32(self._view, _ASLEEP) != 0
 
     def abort_requests(self, reason: str) -> None:
-        """The link has gone: requests under way fail, as do all later ones."""
+        """Let the pending and all later requests fail: the link is lost."""
         self._aborted = reason
         self._moved.set()
 
     async def request_hello(self) -> abi.MsgHello:
-        """:raises CchanError: :raises WrongVersionError: :raises GuestRefusedError:"""
+        """Ask who the guest is. :raises CchanError: :raises GuestRefusedError:"""
         try:
             return await self._send_request("HELLO", abi.MsgType.HELLO, abi.MsgHdr(), abi.MsgHello)
         except GuestRefusedError as refused:
@@ -135,13 +136,15 @@ class Cchan:
                 ) from None
             raise
 
-    async def mem_alloc(self, pages: int) -> abi.Region:
+    async def alloc_memory(self, pages: int) -> abi.Region:
+        """Let the guest share some pages. :raises CchanError: :raises GuestRefusedError:"""
         request = abi.MsgMem()
         request.region.pages = pages
         reply = await self._send_request("memory", abi.MsgType.MEM_ALLOC, request, abi.MsgMem)
         return reply.region
 
-    async def mem_free(self, handle: int) -> None:
+    async def free_memory(self, handle: int) -> None:
+        """Let the guest free pages. :raises CchanError: :raises GuestRefusedError:"""
         request = abi.MsgMem()
         request.region.handle = handle
         await self._send_request("freeing memory", abi.MsgType.MEM_FREE, request, abi.MsgMem)
@@ -149,7 +152,7 @@ class Cchan:
     async def request_load(
         self, name: str, region: abi.Region, image_len: int, params_len: int, crc32: int
     ) -> str:
-        """:returns: what the guest's kernel logged, perhaps ''."""
+        """Load a module. :returns: the guest kernel's log about it, perhaps empty."""
         request = abi.MsgLoad()
         request.region = region
         request.image_len = image_len
@@ -162,6 +165,7 @@ class Cchan:
         return make_printable(reply.text)
 
     async def request_unload(self, name: str) -> str:
+        """Unload a module. :returns: the guest kernel's log about it, perhaps empty."""
         request = abi.MsgUnload()
         request.name = name.encode()
         reply = await self._send_request(
@@ -170,7 +174,7 @@ class Cchan:
         return make_printable(reply.text)
 
     async def request_processes(self, names: Sequence[bytes]) -> abi.MsgProcesses:
-        """Of at most :data:`abi.MAX_NAMES` names; see guest/processes.py."""
+        """Ask for the main processes of at most :data:`abi.MAX_NAMES` names."""
         request = abi.MsgProcesses()
         for process, name in zip(request.process, names, strict=False):
             process.name = name
@@ -220,11 +224,11 @@ class Cchan:
                 raise self._broken_error(
                     f"it took {-waiting & 0xFFFFFFFF} requests that nobody sent"
                 )
-            self._link.notify_guest()  # it may have hung when the last one came
+            self._link.notify_guest()  # the guest may have hung at the last notification
             await self._moved.wait()
         slot = _TO_GUEST + _SLOT + (self._prod % abi.CCHAN_SLOTS) * abi.MSG_SIZE
         self._view[slot : slot + abi.MSG_SIZE] = message
-        # x86 keeps the order of stores: the slot is there before prod says so.
+        # x86 keeps the order of stores: the slot is written before prod.
         self._prod = (self._prod + 1) & 0xFFFFFFFF
         abi.store_u32(self._view, _TO_GUEST + _PROD, self._prod)
         self._link.notify_guest()
@@ -243,7 +247,7 @@ class Cchan:
             data = bytes(self._view[slot : slot + abi.MSG_SIZE])
             self._cons = (self._cons + 1) & 0xFFFFFFFF
             abi.store_u32(self._view, _TO_HOST + _CONS, self._cons)
-            self._link.notify_guest()  # it may be waiting for room
+            self._link.notify_guest()  # the guest may be waiting for a free slot
             header = abi.MsgHdr.from_buffer_copy(data)
             if header.seq == seq and header.type == kind:
                 return data

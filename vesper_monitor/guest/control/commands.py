@@ -1,8 +1,8 @@
 # SPDX-License-Identifier: GPL-2.0-or-later
-"""What the host asks of an activated guest: HELLO, load, unload, its channels.
+"""Commands to an activated guest: HELLO, load, unload, channel table.
 
-The host half of the action layer: one object per link, no state machine (that
-is session.py's), every failure with a sentence for people.
+One object per link, without a state machine (:mod:`vesper_monitor.guest.session_link`
+has it). Each failure carries a sentence for people.
 """
 
 from __future__ import annotations
@@ -34,21 +34,21 @@ __all__ = ["GuestControl", "Hello"]
 
 _log = logging.getLogger(__name__)
 
-#: Longest module parameters the guest takes (bytes).
-_MAX_PARAMS = 1024
+#: Longest module parameters that the guest takes.
+_MAX_PARAMS_BYTES = 1024
 
 
 @dataclass(frozen=True)
 class Hello:
-    """What the guest said of itself (made printable)."""
+    """The guest's answer to HELLO, made printable."""
 
     version: int
     release: str
     vermagic: str
     nr_cpus: int
     boot_id: int
-    words: abi.Region = field(default_factory=abi.Region)  #: last words; handle 0: none
-    life: abi.Region = field(default_factory=abi.Region)  #: signs of life; likewise
+    crash_log_region: abi.Region = field(default_factory=abi.Region)  #: handle 0: none
+    heartbeat_region: abi.Region = field(default_factory=abi.Region)  #: handle 0: none
 
 
 class GuestControl:
@@ -64,17 +64,13 @@ class GuestControl:
     async def greet_guest(cls, link: Link) -> GuestControl:
         """Say HELLO over a new link.
 
-        :raises WrongVersion: :raises GuestSilentError: :raises CchanError: what it
-            says cannot be true.
-        :raises TransportError: what it shares cannot be mapped.
+        :raises WrongVersionError: :raises GuestSilentError:
+        :raises CchanError: the answer is invalid.
+        :raises TransportError: the channel table cannot be mapped.
         """
         vm = link.domain.name
         cchan = Cchan(link)
-
-        def kick() -> None:
-            cchan.wake_up()
-
-        link.on_notify(kick)
+        link.on_notify(cchan.wake_up)
         link.on_lost(cchan.abort_requests)
         try:
             answer = await cchan.request_hello()
@@ -88,8 +84,8 @@ class GuestControl:
             vermagic=make_printable(answer.vermagic).strip(),
             nr_cpus=answer.nr_cpus,
             boot_id=answer.boot_id,
-            words=answer.words,
-            life=answer.life,
+            crash_log_region=answer.words,
+            heartbeat_region=answer.life,
         )
         return cls(link, cchan, hello, ChannelTable(link, answer.table, answer.nr_cpus))
 
@@ -127,9 +123,10 @@ class GuestControl:
     async def _load_module(self, name: str, path: Path, data: bytes, params: str) -> None:
         vm = self.link.domain.name
         arguments = params.encode()
-        if len(arguments) > _MAX_PARAMS or b"\0" in arguments:
+        if len(arguments) > _MAX_PARAMS_BYTES or b"\0" in arguments:
             raise SessionError(
-                f"{vm}: parameters of probe {name} have more than {_MAX_PARAMS} bytes or a NUL",
+                f"{vm}: parameters of probe {name} have more than "
+                f"{_MAX_PARAMS_BYTES} bytes, or a NUL",
                 code="bad-request",
             )
         try:
@@ -150,22 +147,22 @@ class GuestControl:
         _log.info("%s: unloaded probe %s", self.link.domain.name, name)
 
     def read_table(self) -> dict[str, ChannelEntry]:
-        """Open channels. :raises TableError:"""
+        """Return the open channels by probe. :raises TableError:"""
         return self.table.read_entries()
 
     async def close_link(self, *, deactivate: bool) -> None:
-        """Give up the link. Every channel has been closed before."""
+        """Close the link; all channels are closed already."""
         self.cchan.abort_requests("the host has closed the link")
         self.table.close()
         await self.link.close(deactivate=deactivate)
 
     async def _write_region(self, data: bytes) -> abi.Region:
-        """Put bytes into memory that the guest makes for it."""
-        region = await self.cchan.mem_alloc(abi.pages_for(len(data)))
+        """Write bytes into memory that the guest shares for them."""
+        region = await self.cchan.alloc_memory(abi.pages_for(len(data)))
         try:
             mapping = self.link.map_region(region.handle, abi.pages_for(len(data)), writable=True)
         except TransportError:
-            await self.cchan.mem_free(region.handle)
+            await self.cchan.free_memory(region.handle)
             raise
         try:
             mapping.view[: len(data)] = data

@@ -1,9 +1,9 @@
 # SPDX-License-Identifier: GPL-2.0-or-later
-"""Probe images: one directory per guest kernel release.
+"""The store of probe images: one directory per guest kernel release.
 
-``ROOT/RELEASE/PROBE.ko``, for example
-``/var/lib/vesper/probes/6.1.0-56-amd64/send_signal.ko``.  They become part of
-guests' kernels: only those are used that nobody but root can have changed.
+An image is ``ROOT/RELEASE/PROBE.ko``, for example
+``/var/lib/vesper/probes/6.1.0-56-amd64/send_signal.ko``. Images become part of
+guests' kernels, so only those are used that nobody but root can have changed.
 """
 
 from __future__ import annotations
@@ -32,13 +32,13 @@ __all__ = [
 DEFAULT_ROOT = Path("/var/lib/vesper/probes")
 #: An image and its parameters go to the guest in one region.
 MAX_IMAGE_BYTES = (abi.MAX_REGION_PAGES - 1) * abi.PAGE_SIZE
-#: Modules that belong into the guest and are no probes.
+#: Modules of the guest that are not probes.
 _NOT_PROBES = frozenset({"vesper", "vesper_xen", "vesper_ivshmem"})
 _WORD = re.compile(r"[A-Za-z0-9][A-Za-z0-9._+~-]*")
 
 
 class ImageError(VesperError):
-    """No usable image; the text says for what, what there is, and what to do."""
+    """There is no usable image; the text says for which kernel, and what to do."""
 
 
 @dataclass(frozen=True)
@@ -54,7 +54,7 @@ class Image:
 
 @dataclass(frozen=True)
 class Built:
-    """What :func:`build_images` has done."""
+    """The result of :func:`build_images`."""
 
     images: list[Image]
     failures: dict[str, str]  #: probes that could not be built: the first error of each
@@ -67,16 +67,16 @@ class ImageStore:
         self.root = root
 
     def find_image(self, vm: str, release: str, vermagic: str, probe: str) -> Image:
-        """The image of ``probe`` for a guest's kernel.
+        """Return the image of ``probe`` for a guest's kernel.
 
-        :param vm: for the text of errors.
-        :param release: as the guest says (``uname -r``): hostile.
-        :param vermagic: likewise; must be the image's, to the letter. The
-            guest's kernel compares it too, but its answer is less clear.
+        :param vm: for error texts.
+        :param release: as the guest says (``uname -r``): not trusted.
+        :param vermagic: as the guest says; must equal the image's. The guest's
+            kernel compares it too, but its error is less clear.
         :raises ImageError:
         """
         if not _is_safe_component(probe):
-            raise ImageError(f"{vm}: '{probe}' is no name of a probe")
+            raise ImageError(f"{vm}: '{probe}' is not the name of a probe")
         if not _is_safe_component(release):
             raise ImageError(f"{vm}: the guest names an impossible kernel release '{release}'")
         path = self.root / release / f"{probe}.ko"
@@ -99,7 +99,7 @@ class ImageStore:
         return image
 
     def list_images(self) -> list[Image]:
-        """All images that can be read, by release and name; ``data`` is empty."""
+        """Return all readable images, by release and name; ``data`` is empty."""
         images = []
         for path in sorted(self.root.glob("*/*.ko")):
             try:
@@ -114,9 +114,9 @@ class ImageStore:
 
 
 def find_headers(release: str) -> Path:
-    """Where the headers of an installed kernel are.
+    """Return the build directory of an installed kernel.
 
-    :raises ImageError:
+    :raises ImageError: there is none.
     """
     for path in (Path(f"/lib/modules/{release}/build"), Path(f"/usr/src/linux-headers-{release}")):
         if (path / "Makefile").exists():
@@ -128,12 +128,12 @@ def find_headers(release: str) -> Path:
 
 
 def build_images(headers: Path, store: ImageStore, *, source: Path | None = None) -> Built:
-    """Build the probes against kernel headers and put them into the store. Blocks.
+    """Build the probes for a kernel and install them in the store. Blocks.
 
     :param headers: a kernel build directory, e.g. ``/lib/modules/RELEASE/build``.
     :param source: the project's sources; default ``$VESPER_SOURCE``, else the
         newest ``/usr/src/vesper-VERSION``.
-    :raises ImageError: none could be built; with the end of what make printed.
+    :raises ImageError: none could be built; the text ends with make's last lines.
     """
     modules = (source or _find_source()) / "probe_modules"
     try:
@@ -163,23 +163,23 @@ def _find_source() -> Path:
 
 
 def _release_of(headers: Path) -> str:
-    """What ``uname -r`` says of that kernel.
+    """Return the kernel's ``uname -r``.
 
-    Debian's ``include/config/kernel.release`` has another word there.
+    Debian's ``include/config/kernel.release`` differs from it.
     """
     path = headers / "include/generated/utsrelease.h"
     try:
         match = re.search(r'UTS_RELEASE "([^"]+)"', path.read_text(encoding="ascii"))
     except (OSError, UnicodeDecodeError) as error:
-        raise ImageError(f"{headers} is no prepared kernel build directory: {error}") from None
+        raise ImageError(f"{headers} is not a prepared kernel build directory: {error}") from None
     if match is None or not _is_safe_component(match[1]):
         raise ImageError(f"{path} names no kernel release")
     return match[1]
 
 
 def _install_image(built: Path, directory: Path) -> Image:
-    """Put an image in place in one step: a daemon may be reading."""
-    for folder in (directory.parent, directory):  # whatever the umask
+    """Install an image atomically: vesperd may be reading."""
+    for folder in (directory.parent, directory):  # independent of the umask
         folder.mkdir(mode=0o755, parents=True, exist_ok=True)
     target = directory / built.name
     draft = directory / f".{built.name}.new"
@@ -191,12 +191,12 @@ def _install_image(built: Path, directory: Path) -> Image:
 
 
 def _is_safe_component(word: str) -> bool:
-    """A single path component that cannot lead elsewhere."""
+    """Return whether a word is one path component that leads nowhere else."""
     return _WORD.fullmatch(word) is not None
 
 
 def _read_image(path: Path) -> Image:
-    """:raises FileNotFoundError: :raises ImageError:"""
+    """Read an image. :raises FileNotFoundError: :raises ImageError:"""
     try:
         with open_trusted(path) as file:
             data = file.read(MAX_IMAGE_BYTES + 1)
@@ -208,5 +208,5 @@ def _read_image(path: Path) -> Image:
     except NotTrustedError as error:
         raise ImageError(f"image not used: {error}") from None
     except (OSError, ModinfoError) as error:
-        raise ImageError(f"{path}: {error}; build it anew") from None
+        raise ImageError(f"{path}: {error}; build it again") from None
     return Image(path.stem, path.parent.name, info.get("vermagic", ""), path, data)

@@ -17,12 +17,12 @@ from vesper_monitor.util.errors import VesperError
 
 __all__ = ["KbuildError", "build_modules", "find_failures"]
 
-#: All of it, s.
+#: s for all runs of make.
 BUILD_LIMIT_S = 600.0
-#: Compilers find all failures in one run, the linker of modules in the next.
+#: Runs of make: one finds all compiler errors, the next the errors of modpost.
 MAX_RUNS = 4
 
-#: Without this one there is nothing.
+#: The module that all others need.
 CORE = "vesper"
 
 _FAILED_OBJECT = re.compile(r"\*\*\* \[(?:[^\]]*: )?(?P<path>[^\]\s]+)\.o\] Error \d+")
@@ -31,7 +31,7 @@ _COMPLAINT = re.compile(r"(?P<path>\S+?):\d+(?::\d+)?: (?:fatal )?[Ee]rror: ")
 
 
 class KbuildError(VesperError):
-    """Nothing can be built; the text has the end of what make printed."""
+    """Nothing can be built; the text ends with make's last lines."""
 
 
 def build_modules(modules: Path, headers: Path) -> dict[str, str]:
@@ -60,7 +60,7 @@ def build_modules(modules: Path, headers: Path) -> dict[str, str]:
 
 
 def _run_until(command: list[str], end: float) -> tuple[int, str]:
-    # One after the other and in English, so that errors can be told apart.
+    # One job at a time and in English, so that errors can be attributed.
     environment = {
         name: value
         for name, value in os.environ.items()
@@ -89,7 +89,7 @@ def _run_until(command: list[str], end: float) -> tuple[int, str]:
 def find_failures(said: str) -> dict[str, str]:
     """Find the modules that could not be built, and the first error of each.
 
-    :param said: what make printed: with ``-k``, and one job at a time.
+    :param said: the output of make with ``-k``, and with one job at a time.
     """
     failures: dict[str, str] = {}
     complaint = ""  # the first since the object before

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: GPL-2.0-or-later
-"""What a kernel module says of itself in its ELF file, and its name in there.
+"""Reads and changes a kernel module's description of itself in its ELF file.
 
 Layout: ELF-64 (System V gABI, chapter 4); ``.modinfo`` is a row of
 ``key=value`` strings, each ended by NUL (include/linux/moduleparam.h);
@@ -17,11 +17,11 @@ __all__ = ["ModinfoError", "read_modinfo", "rename_module"]
 _EHDR = struct.Struct("<16sHHIQQQIHHHHHH")
 _SHDR = struct.Struct("<IIQQQQIIQQ")
 _MAX_SECTIONS = 4096
-_MAX_MODINFO = 64 * 1024
+_MAX_MODINFO_BYTES = 64 * 1024
 #: Where struct module has the name, and for how many bytes (MODULE_NAME_LEN),
 #: on 64 bit: behind its state and a list head, as in Linux 5.10 to 6.12.
-_NAME_AT = 24
-_NAME_LEN = 56
+_NAME_OFFSET = 24
+_NAME_BYTES = 56
 
 
 class ModinfoError(VesperError, ValueError):
@@ -29,8 +29,8 @@ class ModinfoError(VesperError, ValueError):
 
 
 def read_modinfo(data: bytes) -> dict[str, str]:
-    """
-    :returns: first value of each key (``alias`` and others may occur often).
+    """Return the first value of each key (``alias`` and others may occur often).
+
     :raises ModinfoError:
     """
     start, size = _find_section(data, b".modinfo")
@@ -38,24 +38,24 @@ def read_modinfo(data: bytes) -> dict[str, str]:
 
 
 def rename_module(data: bytes, name: str) -> bytes:
-    """The same module under another name.
+    """Return the module under another name.
 
-    The kernel takes the name from the module's struct module, and from
-    ``.modinfo`` for its messages until it has seen that; there the old one
-    stays, as what the module is based on. A signature does not survive this.
+    The kernel takes the name from struct module, and from ``.modinfo`` for its
+    messages before that. In ``.modinfo`` the old name stays, under the key
+    ``base``. A signature becomes invalid.
 
-    :raises ModinfoError: not a module, or its name is not where it should be.
+    :raises ModinfoError: not a module, or its name is at an unexpected place.
     """
     old = read_modinfo(data).get("name", "").encode()
     new = name.encode()
-    if not new or len(new) >= _NAME_LEN:
-        raise ModinfoError(f"'{name}' is no name of a module")
+    if not new or len(new) >= _NAME_BYTES:
+        raise ModinfoError(f"'{name}' is not the name of a module")
     start, size = _find_section(data, b".gnu.linkonce.this_module")
-    at = start + _NAME_AT
-    if not old or size < _NAME_AT + _NAME_LEN or data[at : at + _NAME_LEN].rstrip(b"\0") != old:
-        raise ModinfoError("the module's name is not where Linux 5.10 to 6.12 have it")
+    at, end = start + _NAME_OFFSET, start + _NAME_OFFSET + _NAME_BYTES
+    if not old or start + size < end or data[at:end].rstrip(b"\0") != old:
+        raise ModinfoError("the module's name is at another place than in Linux 5.10 to 6.12")
     changed = bytearray(data)
-    changed[at : at + _NAME_LEN] = new.ljust(_NAME_LEN, b"\0")
+    changed[at:end] = new.ljust(_NAME_BYTES, b"\0")
     start, size = _find_section(data, b".modinfo")
     said = data.index(b"name=" + old + b"\0", start, start + size)
     changed[said : said + 5] = b"base="
@@ -63,7 +63,7 @@ def rename_module(data: bytes, name: str) -> bytes:
 
 
 def _find_section(data: bytes, name: bytes) -> tuple[int, int]:
-    """Where a section lies, and its size in bytes."""
+    """Return where a section begins, and its size in bytes."""
     if len(data) < _EHDR.size or data[:6] != b"\x7fELF\x02\x01":
         raise ModinfoError("not a 64-bit little-endian ELF file")
     header = _EHDR.unpack_from(data)
@@ -96,7 +96,7 @@ def _section_bounds(data: bytes, table: int, index: int) -> tuple[int, int]:
 
 def _parse_section(section: bytes) -> dict[str, str]:
     found: dict[str, str] = {}
-    for item in section[:_MAX_MODINFO].split(b"\0"):
+    for item in section[:_MAX_MODINFO_BYTES].split(b"\0"):
         key, separator, value = item.partition(b"=")
         if separator:
             found.setdefault(key.decode("latin-1"), value.decode("utf-8", "replace"))

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: GPL-2.0-or-later
-"""Ask a guest's core which names have a main process now."""
+"""Asks the guest core which process names have a main process now."""
 
 from __future__ import annotations
 
@@ -12,8 +12,8 @@ from vesper_monitor.guest.control.cchan import Cchan, GuestRefusedError
 
 __all__ = ["MainProcess", "Processes", "find_processes"]
 
-#: The kernel cuts a task's name.
-COMM_MAX = abi.COMM_LEN - 1
+#: The kernel cuts the name of a task.
+MAX_COMM_BYTES = abi.COMM_LEN - 1
 
 
 @dataclass(frozen=True)
@@ -22,22 +22,22 @@ class MainProcess:
 
     pid: int
     age_s: float
-    #: whether the system or root has started it, and no other user of the guest
+    #: whether root or the system has started it, not another user of the guest
     is_believed: bool = True
 
 
 @dataclass(frozen=True)
 class Processes:
-    """One answer."""
+    """The answer of a guest."""
 
     uptime_s: float  #: of the guest's kernel, without the time that it was suspended
-    found: Mapping[str, MainProcess]  #: by name; who has none is not in it
+    found: Mapping[str, MainProcess]  #: by name; a name without a main process is missing
 
 
 async def find_processes(cchan: Cchan, names: Collection[str]) -> Processes | None:
     """Ask for the main processes of some names; a longer name is cut as the kernel does.
 
-    :returns: None: the guest's core is older than this request.
+    :returns: None if the guest core is older than this request.
     :raises CchanError: :raises GuestRefusedError:
     """
     asked = list(dict.fromkeys(name for name in names if _encode_comm(name)))
@@ -60,4 +60,4 @@ async def find_processes(cchan: Cchan, names: Collection[str]) -> Processes | No
 
 
 def _encode_comm(name: str) -> bytes:
-    return name.encode("utf-8", "surrogateescape").partition(b"\0")[0][:COMM_MAX]
+    return name.encode("utf-8", "surrogateescape").partition(b"\0")[0][:MAX_COMM_BYTES]

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: GPL-2.0-or-later
-"""A region that the guest's core shares, mapped if it is what it should be."""
+"""Maps a region that the guest core shares, if its header is valid."""
 
 from __future__ import annotations
 
@@ -21,13 +21,14 @@ def map_region(
     version: int,
     what: str,
 ) -> Mapping:
-    """
+    """Map a region and check its header.
+
     :param region: as in the guest's HELLO.
     :param size: bytes to map.
-    :param head: what it begins with: has fields ``magic`` and ``version``.
-    :param what: is in it, for messages.
+    :param head: the header's structure, with fields ``magic`` and ``version``.
+    :param what: the contents, for messages.
     :raises TransportError: it could not be mapped.
-    :raises ValueError: it is not what it should be; the text says why.
+    :raises ValueError: its header is invalid; the text says why.
     """
     vm, pages = link.domain.name, abi.pages_for(size)
     if region.pages < pages:

@@ -1,13 +1,13 @@
 # SPDX-License-Identifier: GPL-2.0-or-later
-"""Files that nobody but root can have changed: what becomes part of a guest's kernel.
+"""Opens files that only root can have changed: they become part of a guest's kernel.
 
-As sshd's StrictModes: the file, and each directory above it, is root's and
-can be written by nobody else.  Looked at is what was opened, from ``/`` on
-down, so that nothing can be put in its place between the look and the use.
+As with sshd's StrictModes, the file and each directory above it must belong to
+root, and nobody else may write to them. The checks are made on what was opened,
+from ``/`` downwards. So nothing can be replaced between the check and the use.
 
-A directory where all may write but delete only what is theirs (``/tmp``) may
-be above: what lies in it and is root's was made there by root, and stays.
-It may not hold the file itself, to which another name could be given there.
+A sticky directory that all may write to (``/tmp``) may be above: root's entries
+in it stay root's. It may not hold the file itself, since another user could link
+it to another name there.
 """
 
 from __future__ import annotations
@@ -25,13 +25,13 @@ _OPEN = os.O_RDONLY | os.O_NOFOLLOW | os.O_CLOEXEC
 
 
 class NotTrustedError(VesperError):
-    """Somebody else could have changed it; the text says what to do."""
+    """Somebody other than root could have changed a file; the text says what to do."""
 
 
 def open_trusted(path: Path) -> BinaryIO:
-    """Open a file for reading; links on the way are followed first.
+    """Open a file for reading; symbolic links are resolved first.
 
-    The daemon's own user passes for root where that is another (tests).
+    If vesperd runs as another user (tests), that user counts as root.
 
     :raises NotTrustedError:
     :raises OSError: it cannot be opened.
@@ -49,7 +49,7 @@ def open_trusted(path: Path) -> BinaryIO:
                 os.close(at)
             at = inner
             _check_owner(above, os.fstat(at), last=len(above.parts) == len(folders))
-        # Not to hang on a pipe that is no image.
+        # O_NONBLOCK: a pipe must not block the open.
         file = os.fdopen(os.open(name, _OPEN | os.O_NONBLOCK, dir_fd=at), "rb")
     finally:
         if at != -1:
@@ -63,7 +63,7 @@ def open_trusted(path: Path) -> BinaryIO:
 
 
 def _check_owner(path: Path, status: os.stat_result, *, last: bool) -> None:
-    """:param last: the file, or the directory in which it is."""
+    """Check owner and mode. :param last: it is the file, or the directory that holds it."""
     if status.st_uid not in (0, os.geteuid()):
         raise NotTrustedError(
             f"{path} belongs to user {status.st_uid}, who could change what goes into guests' "

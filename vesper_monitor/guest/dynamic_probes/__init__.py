@@ -1,7 +1,7 @@
 # SPDX-License-Identifier: GPL-2.0-or-later
-"""Points: probes that an operator defines in a line, without a compiler.
+"""Dynamic probes: an operator defines one in a line, without a compiler.
 
-``syntax.py`` reads the line, ``program.py`` makes the parameters of the module
-``probe_point`` of it and gives its image another name, ``record.py`` reads what
-that module records.
+In commands and JSON a dynamic probe is a *point*. ``syntax.py`` parses the line.
+``program.py`` makes the parameters of the module ``probe_point`` from it.
+``record.py`` decodes what that module records.
 """

@@ -1,8 +1,8 @@
 # SPDX-License-Identifier: GPL-2.0-or-later
-"""Reads one value of a definition: ``path=+8(%si):string``.
+"""Parses one value of a definition: ``path=+8(%si):string``.
 
-Names of registers, and what may be had where, as in the kernel for x86-64
-(arch/x86/kernel/ptrace.c, kernel/trace/trace_probe.c).
+The names of registers, and where each value is available, are those of the kernel
+on x86-64 (arch/x86/kernel/ptrace.c, kernel/trace/trace_probe.c).
 """
 
 from __future__ import annotations
@@ -20,7 +20,7 @@ from vesper_monitor.guest.dynamic_probes.point import (
 __all__ = ["parse_value"]
 
 _WORDS = "r15 r14 r13 r12 bp bx r11 r10 r9 r8 ax cx dx si di orig_ax ip cs flags sp ss"
-#: Where a register lies in struct pt_regs of x86-64, in words.
+#: Offset of each register in struct pt_regs of x86-64, in bytes.
 _REGISTERS = {name: 8 * i for i, name in enumerate(_WORDS.split())}
 #: Arguments of a function, in the order of the ABI.
 _ARGUMENTS = ("di", "si", "dx", "cx", "r8", "r9")
@@ -34,16 +34,17 @@ _WORD = re.compile(r"[A-Za-z_]\w*")
 _OFFSET = re.compile(r"([+-])(u?)(0[xX][0-9a-fA-F]+|\d+)\(")
 _NUMERIC = re.compile(r"([usx])(8|16|32|64)")
 _BITFIELD = re.compile(r"b(\d{1,3})@(\d{1,3})/(8|16|32|64)")
-#: Letter of a read of so many bits.
+#: Operation that reads so many bits.
 _READ = {8: "b", 16: "h", 32: "w", 64: "q"}
 
 
 def parse_value(text: str, at: int, number: int, kind: Kind, offset: int) -> Value:
-    """
+    """Parse one value.
+
     :param at: where it begins in the definition.
-    :param number: which one it is, from 1: names it if it has no name.
-    :param kind: of the point.
-    :param offset: of the point in its function.
+    :param number: of the value, from 1: its name if it has none.
+    :param kind: of the dynamic probe.
+    :param offset: of the dynamic probe in its function.
     :raises DynamicProbeError:
     """
     name, start = f"arg{number}", 0
@@ -56,7 +57,7 @@ def parse_value(text: str, at: int, number: int, kind: Kind, offset: int) -> Val
 
 
 class _Fetch:
-    """One value, from left to right."""
+    """Parses one value from left to right."""
 
     def __init__(self, text: str, start: int, at: int, kind: Kind, offset: int) -> None:
         self._text = text
@@ -87,7 +88,7 @@ class _Fetch:
         return DynamicProbeError(text, self._at + (self._here if here is None else here))
 
     def _read_fetch(self, *, outermost: bool = False) -> str:
-        """The operation that begins; dereferences are noted."""
+        """Return the first operation; dereferences are collected."""
         rest = self._text[self._here :]
         if not rest:
             raise self._error_at("a value is missing: %REGISTER, $argN, +OFFSET(VALUE) ..")
@@ -107,7 +108,7 @@ class _Fetch:
         if "->" in rest or _WORD.match(rest):
             raise self._error_at("names of C variables and fields are not supported: "
                               "use $argN, %REGISTER and +OFFSET(..)")  # fmt: skip
-        raise self._error_at(f"'{rest}' is no value: %REGISTER, $argN, +OFFSET(VALUE) ..")
+        raise self._error_at(f"'{rest}' is not a value: %REGISTER, $argN, +OFFSET(VALUE) ..")
 
     def _read_register(self) -> str:
         start = self._here
@@ -149,11 +150,13 @@ class _Fetch:
     def _read_argument(self, number: int, start: int) -> str:
         if self._kind is Kind.TRACEPOINT:
             if not 0 < number <= _TRACEPOINT_ARGUMENTS:
-                raise self._error_at(f"$arg1 to $arg{_TRACEPOINT_ARGUMENTS} can be had here", start)
+                raise self._error_at(
+                    f"a tracepoint has $arg1 to $arg{_TRACEPOINT_ARGUMENTS} here", start
+                )
             return f"a{number - 1}"
         if self._kind is Kind.RETURN:
             raise self._error_at(
-                "$argN: where a function has returned its arguments are gone", start
+                "$argN: when a function returns, its arguments are lost", start
             )
         if self._offset:
             raise self._error_at("$argN: only at the beginning of a function", start)
@@ -193,7 +196,7 @@ class _Fetch:
         return match[0]
 
     def _apply_type(self, base: str, word: str, at: int) -> tuple[ValueKind, str]:
-        """How the value is shown, and all operations."""
+        """Return how the value is shown, and all operations."""
         if self._comm:
             if word != "string":
                 raise self._error_at("$comm is a string", at)
@@ -224,14 +227,14 @@ class _Fetch:
         bits = int(match[2])
         ops = base + self._make_reads(bits)
         if kind is ValueKind.SIGNED:
-            # Also for 64 bits: tells the module that it has a sign.
+            # Also for 64 bits: it shows the module that the value has a sign.
             return kind, f"{ops}<{64 - bits}/{64 - bits}"
         if bits < 64 and not self._derefs:
             return kind, f"{ops}<{64 - bits}>{64 - bits}"
         return kind, ops
 
     def _make_reads(self, bits: int) -> str:
-        """All dereferences; the last one is of so many bits."""
+        """Return the operations of all dereferences; the last reads so many bits."""
         if not self._derefs:
             return ""
         *pointers, last = self._derefs

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: GPL-2.0-or-later
-"""What a point is."""
+"""A dynamic probe: where it is, which values it records, and when."""
 
 from __future__ import annotations
 
@@ -18,14 +18,14 @@ __all__ = [
     "ValueKind",
 ]
 
-#: Fields of each event, beside the values; the kernel's trace events begin theirs so, too.
+#: Fields of each event besides its values. The kernel's trace events use this prefix, too.
 COMMON_FIELDS = ("common_pid", "common_tgid", "common_comm", "left_out", "missed")
 
 
 class DynamicProbeError(VesperError, ValueError):
-    """A definition that cannot be; the text says where.
+    """A definition is invalid; the text says at which column.
 
-    :ivar position: of the offending character, from 0.
+    :ivar position: of the wrong character, from 0.
     """
 
     def __init__(self, text: str, position: int) -> None:
@@ -34,10 +34,10 @@ class DynamicProbeError(VesperError, ValueError):
 
 
 class Kind(enum.Enum):
-    """Where it is; values are the letters of the kernel's probe events."""
+    """Where a dynamic probe is. The values are the letters of the kernel's probe events."""
 
-    FUNCTION = "p"  #: at an instruction, as a rule a function's first
-    RETURN = "r"  #: where a function has returned
+    FUNCTION = "p"  #: at an instruction, usually the first of a function
+    RETURN = "r"  #: at the return of a function
     TRACEPOINT = "t"
 
 
@@ -55,7 +55,7 @@ class ValueKind(enum.Enum):
 class Value:
     """One value of a hit.
 
-    :ivar ops: how it is got, for ``probe_modules/probe_point/program.c``.
+    :ivar ops: operations that read it, for ``probe_modules/probe_point/program.c``.
     """
 
     name: str
@@ -65,7 +65,7 @@ class Value:
 
 @dataclass(frozen=True)
 class Test:
-    """A condition: the number of a value, an operator, what it is compared with."""
+    """A condition on a value: the value's number, an operator, and the operand."""
 
     __test__ = False  # for pytest
 
@@ -76,15 +76,15 @@ class Test:
 
 @dataclass(frozen=True)
 class DynamicProbe:
-    """A definition.
+    """The definition of a dynamic probe.
 
     :ivar symbol: function or tracepoint; ``MODULE:FUNCTION`` in a module.
     :ivar offset: bytes from the function's beginning.
-    :ivar max_active: calls of a return probe that are followed at once; 0: the
+    :ivar max_active: calls that a return probe follows at the same time; 0: the
         kernel's choice.
-    :ivar max_per_s: records in a second.
-    :ivar text: as it was written.
-    :ivar id: tells its records from those of another definition of that name.
+    :ivar max_per_s: records per second.
+    :ivar text: the definition as it was written.
+    :ivar id: distinguishes its records from those of another definition of that name.
     """
 
     name: str
@@ -100,7 +100,7 @@ class DynamicProbe:
 
     @property
     def place(self) -> str:
-        """For people."""
+        """The place, for people."""
         offset = f"+{self.offset:#x}" if self.offset else ""
         before = {Kind.RETURN: "return of ", Kind.TRACEPOINT: "tracepoint "}.get(self.kind, "")
         return f"{before}{self.symbol}{offset}"

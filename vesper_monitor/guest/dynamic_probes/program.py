@@ -1,9 +1,9 @@
 # SPDX-License-Identifier: GPL-2.0-or-later
-"""Makes of a point the module that is sent into the guest.
+"""Makes the module parameters of a dynamic probe.
 
-Its parameters: the format is that of ``probe_modules/probe_point/program.c``.
-Its image: a kernel loads no second module of the same name, and one module is
-one probe, unloaded by its name; so each point's image gets the point's name.
+``probe_modules/probe_point/program.c`` defines their format. All dynamic probes
+share one image. A kernel loads no two modules of the same name, and unloads a
+module by its name. So the image is renamed to the name of the dynamic probe.
 """
 
 from __future__ import annotations
@@ -16,20 +16,20 @@ from vesper_monitor.guest.dynamic_probes.point import DynamicProbe, Kind
 
 __all__ = ["IMAGE", "definition_id", "module_parameters", "text_size"]
 
-#: The module that all points are images of.
+#: The module whose image all dynamic probes share.
 IMAGE = "probe_point"
 
 _TESTS = {"==": "=", "!=": "!", "<": "<", "<=": "{", ">": ">", ">=": "}", "&": "&"}
 
 
 def text_size(is_text: Sequence[bool]) -> int:
-    """Bytes of each text in a record, its NUL included; 0 if there is none."""
+    """Return the bytes of each text in a record, with its NUL; 0 if there is none."""
     count = sum(is_text)
     return abi.POINT_TEXT // count // 8 * 8 if count else 0
 
 
 def module_parameters(point: DynamicProbe) -> str:
-    """For the module probe_point."""
+    """Return the parameters for the module probe_point."""
     rate = f"max_per_s={point.max_per_s}"
     if point.max_active:
         rate += f" max_active={point.max_active}"
@@ -37,8 +37,8 @@ def module_parameters(point: DynamicProbe) -> str:
 
 
 def definition_id(point: DynamicProbe) -> int:
-    """For ``Point.id``."""
-    # Not 0, which the module says if it was not told.
+    """Return the ID of a definition: :attr:`DynamicProbe.id`."""
+    # Not 0: the module records 0 if it got no ID.
     return zlib.crc32(_build_program(point).encode()) or 1
 
 

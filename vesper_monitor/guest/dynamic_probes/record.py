@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: GPL-2.0-or-later
-"""Reads a record of the module ``probe_point`` by the definition of its point."""
+"""Decodes a record of the module ``probe_point`` by the definition of its dynamic probe."""
 
 from __future__ import annotations
 
@@ -15,9 +15,9 @@ __all__ = ["read_record"]
 
 
 def read_record(point: DynamicProbe, data: bytes) -> tuple[dict[str, Any], str] | None:
-    """Of any bytes whatever: fields and sentence; None: of another definition.
+    """Return fields and sentence, whatever the bytes are; None: of another definition.
 
-    A value that could not be read is None, which the sentence calls ``(fault)``
+    A value that could not be read is None. The sentence shows it as ``(fault)``,
     as the kernel does.
     """
     struct = abi.ProbePoint

@@ -1,9 +1,9 @@
 # SPDX-License-Identifier: GPL-2.0-or-later
-"""The points that operators have added, by VM: a file beside the journal.
+"""Stores the dynamic probes that operators have added, by VM: a file beside the journal.
 
-A point belongs to a VM by its name, and is loaded again in each life of it on
-this host until it is removed.  Its definition never leaves the host: what a
-guest's records mean is not the guest's to say.
+A dynamic probe belongs to the VM of that name. It is loaded again at each start
+of the VM on this host until it is removed. The definition stays on the host: the
+guest does not decide what its records mean.
 """
 
 from __future__ import annotations
@@ -22,7 +22,7 @@ __all__ = ["RESERVED", "DynamicProbeStore"]
 
 _log = logging.getLogger(__name__)
 
-#: Names that events and modules of VESPER's own have.
+#: Names of VESPER's own events and modules.
 RESERVED = frozenset(kind.event for kind in RECORDS.values()) | {
     "hang",
     "last_words",
@@ -35,9 +35,10 @@ RESERVED = frozenset(kind.event for kind in RECORDS.values()) | {
 
 
 class DynamicProbeStore:
-    """
+    """The dynamic probes of all VMs of this host.
+
     :param path: of the file.
-    :param disk: where that is.
+    :param disk: reads and writes the file.
     """
 
     def __init__(self, path: Path, disk: StateDisk | None = None) -> None:
@@ -47,7 +48,7 @@ class DynamicProbeStore:
         self._points: dict[str, dict[str, DynamicProbe]] = {}
 
     async def restore_points(self) -> None:
-        """Go on with those of an earlier daemon, when the disk says which."""
+        """Read the dynamic probes that an earlier vesperd saved, however long that takes."""
         await self._read_points()
         self._is_restored = True
 
@@ -69,21 +70,21 @@ class DynamicProbeStore:
             self._points.setdefault(vm, {})[point.name] = point
 
     def points_of_vm(self, vm: str) -> Mapping[str, DynamicProbe]:
-        """By name; the same object each time, so that what is added later is seen."""
+        """Return the dynamic probes by name: a live view, the same object each time."""
         return self._points.setdefault(vm, {})
 
     def add_point(self, vm: str, point: DynamicProbe) -> None:
-        """From now on records are read by it; :meth:`save_points` keeps it."""
+        """Decode records by it from now on. :meth:`save_points` makes it permanent."""
         self._points.setdefault(vm, {})[point.name] = point
 
     def remove_point(self, vm: str, name: str) -> None:
-        """There is none of that name: nothing happens."""
+        """Remove a dynamic probe, if there is one of that name."""
         self._points.setdefault(vm, {}).pop(name, None)
 
     async def save_points(self) -> None:
-        """:raises OSError: what was saved before is still there."""
+        """Save all dynamic probes. :raises OSError: the file is as it was."""
         if not self._is_restored:
-            raise OSError(f"{self._path}: the disk has not said yet what is in it")
+            raise OSError(f"{self._path}: it was not read yet")
         texts = {vm: [point.text for point in self._points[vm].values()] for vm in self._points}
         kept = {vm: lines for vm, lines in texts.items() if lines}
         await self._disk.write_state(self._path, kept)

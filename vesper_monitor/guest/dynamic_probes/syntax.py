@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: GPL-2.0-or-later
-"""Reads the definition of a point, in the syntax of the kernel's own probe events.
+"""Parses the definition of a dynamic probe, in the syntax of the kernel's probe events.
 
 ::
 
@@ -8,9 +8,9 @@
     t[:NAME] TRACEPOINT [VALUE ...] ...
 
 Values and types are those of Documentation/trace/kprobetrace.rst (Linux 6.12),
-and ``t`` is that of fprobetrace.rst; what of them there is here stands in
-vesper-dynamic-probes(7).  ``if`` and ``max`` are ours.  What is not supported is an error
-with its position, never something else than what the kernel would make of it.
+and ``t`` is that of fprobetrace.rst. vesper-dynamic-probes(7) lists what is supported.
+``if`` and ``max`` are extensions. What is not supported is an error with its
+position. What is accepted means the same as in the kernel.
 """
 
 from __future__ import annotations
@@ -32,12 +32,13 @@ from vesper_monitor.guest.dynamic_probes.program import definition_id, text_size
 
 __all__ = ["DEFAULT_MAX_PER_S", "MAX_DEFINITION_CHARS", "parse_definition"]
 
+#: Records per second, where the definition does not limit them.
 DEFAULT_MAX_PER_S = 100
-#: Characters of a definition.
+#: Longest definition.
 MAX_DEFINITION_CHARS = 1000
-#: Tests of one point (POINT_MAX_TESTS of probe_point.h).
+#: Tests of one dynamic probe (POINT_MAX_TESTS of probe_point.h).
 MAX_TESTS = 8
-#: POINT_MAX_ACTIVE of probe_point.h
+#: Calls that a return probe can follow at the same time (POINT_MAX_ACTIVE of probe_point.h).
 MAX_ACTIVE = 4096
 
 _WORD = re.compile(r"\S+")
@@ -59,9 +60,7 @@ class _Word:
 
 
 def parse_definition(text: str) -> DynamicProbe:
-    """
-    :raises DynamicProbeError:
-    """
+    """Parse a definition. :raises DynamicProbeError: it is invalid."""
     if len(text) > MAX_DEFINITION_CHARS:
         raise DynamicProbeError(
             f"more than {MAX_DEFINITION_CHARS} characters", MAX_DEFINITION_CHARS
@@ -101,7 +100,7 @@ def parse_definition(text: str) -> DynamicProbe:
 
 
 def _parse_head(words: list[_Word]) -> tuple[Kind, int, str | None, list[_Word]]:
-    """``p``, ``r16:NAME``, ..: kind, max_active, name; and the words after it."""
+    """Parse ``p``, ``r16:NAME``, ..: return kind, max_active, name, and the words after it."""
     first = words[0]
     if first.text.startswith("-:"):
         raise DynamicProbeError("a probe is removed by: vesper probe unload VM NAME", first.at)
@@ -124,18 +123,18 @@ def _parse_head(words: list[_Word]) -> tuple[Kind, int, str | None, list[_Word]]
         if "/" in name:
             raise DynamicProbeError("groups are not supported: give the name alone", at)
         if not _NAME.fullmatch(name):
-            raise DynamicProbeError(f"'{name}' is no name: letters, digits and _ make one", at)
+            raise DynamicProbeError(f"'{name}' is not a name: use letters, digits and _", at)
     return Kind(letter), int(number or 0), name, words[1:]
 
 
 def _parse_place(word: _Word, kind: Kind) -> tuple[Kind, str, int]:
-    """Function or tracepoint, and offset; ``%return`` makes it a return probe."""
+    """Parse a function or tracepoint and its offset; ``%return`` makes it a return probe."""
     text = word.text
     if kind is Kind.TRACEPOINT:
         if ":" in text:
             raise DynamicProbeError("a tracepoint is named without its group here", word.at)
         if not _NAME.fullmatch(text):
-            raise DynamicProbeError(f"'{text}' is no name of a tracepoint", word.at)
+            raise DynamicProbeError(f"'{text}' is not the name of a tracepoint", word.at)
         return kind, text, 0
     if text[0].isdigit():
         raise DynamicProbeError("addresses differ at each boot: name a function", word.at)
@@ -143,12 +142,12 @@ def _parse_place(word: _Word, kind: Kind) -> tuple[Kind, str, int]:
         kind, text = Kind.RETURN, text.removesuffix("%return")
     symbol, plus, offset = text.partition("+")
     if not _SYMBOL.fullmatch(symbol):
-        raise DynamicProbeError(f"'{symbol}' is no name of a function", word.at)
+        raise DynamicProbeError(f"'{symbol}' is not the name of a function", word.at)
     if not plus:
         return kind, symbol, 0
     at = word.at + len(symbol) + 1
     if not _NUMBER.fullmatch(offset) or int(offset, 0 if offset[:2] in ("0x", "0X") else 10) >> 31:
-        raise DynamicProbeError(f"'{offset}' is no offset", at)
+        raise DynamicProbeError(f"'{offset}' is not an offset", at)
     if kind is Kind.RETURN:
         raise DynamicProbeError("a return probe is on a function as a whole: no offset", at)
     return kind, symbol, _parse_integer(offset)
@@ -160,7 +159,7 @@ def _parse_integer(text: str) -> int:
 
 
 class _Tail:
-    """``if a == 5 && b != "x" max 10/s``"""
+    """Parses ``if a == 5 && b != "x" max 10/s``."""
 
     def __init__(self, text: str, start: int, values: list[Value]) -> None:
         self._text = text
@@ -190,7 +189,7 @@ class _Tail:
         return tuple(tests), max_per_s
 
     def _next_token(self) -> tuple[str, str, int]:
-        """Kind and text of a token and where it begins; ("", "", end) at the end."""
+        """Return kind, text and begin of the next token; ("", "", end) at the end."""
         match = _TOKEN.match(self._text, self._at)
         if match is None:
             return "", "", len(self._text)

@@ -1,15 +1,15 @@
 # SPDX-License-Identifier: GPL-2.0-or-later
-"""What is known of a guest's kernel that is not heard: the words, and how long it may last.
+"""Why a guest's kernel is not heard, in words, and whether its boot takes too long.
 
-Pure: it knows no loop and no clock.  A kernel is not heard while it boots, by
-the first start of its domain or by a reset in it; after it has said good-bye
-(``halt``, its modules unloaded, suspend to RAM); and where nobody can say.
+Pure: no loop and no clock. A kernel is not heard while it boots, at the start of
+its domain or after a reset; after it has closed its link (``halt``, modules
+unloaded, suspend to RAM); and where the reason is unknown.
 
 ::
 
-    (start) ──speaks──► heard ──good-bye──► silent ──the hypervisor: reset──► boots
+    (start) ──answers─► heard ──closes link─► silent ──the hypervisor: reset─► boots
                          ▲  └──────────the hypervisor: reset─────────────────►  │
-                         └───────────────────────speaks─────────────────────────┘
+                         └──────────────────────answers─────────────────────────┘
 """
 
 from __future__ import annotations
@@ -23,17 +23,17 @@ from vesper_monitor.hypervisor.transport import DomainReport, Notice
 
 __all__ = ["BootWatch"]
 
-#: s between two looks, more than which the observer itself did not run.
+#: s between two looks; after a longer gap vesperd itself did not run.
 MAX_GAP_S = 10.0
 
 
 class _Phase(enum.Enum):
     FIRST_BOOT = "start"  #: not heard since the domain was started, or found
     HEARD = "heard"
-    LEFT = "left"  #: it has said good-bye
-    REBOOT = "reboot"  #: and then the hypervisor has reset it
-    RESET = "reset"  #: without a good-bye
-    UNSURE = "unsure"  #: no sign of life, and a reset may have gone unnoticed
+    LEFT = "left"  #: it has closed its link ("said good-bye")
+    REBOOT = "reboot"  #: the same, and then the hypervisor has reset it
+    RESET = "reset"  #: reset while its link was open
+    UNSURE = "unsure"  #: no heartbeat, and a reset may have gone unnoticed
     MISSED = "missed"  #: an earlier vesperd has heard it in this domain
 
 
@@ -41,10 +41,10 @@ _PHASES_OF_BOOT = (_Phase.FIRST_BOOT, _Phase.REBOOT, _Phase.RESET, _Phase.UNSURE
 
 
 class BootWatch:
-    """One domain's.
+    """Watches whether the guest of one domain is heard.
 
-    :param vm: its name.
-    :param heard: an earlier vesperd has heard the guest in this life of the domain.
+    :param vm: the domain's name.
+    :param heard: an earlier vesperd has heard the guest in this domain.
     """
 
     def __init__(self, vm: str, *, heard: bool) -> None:
@@ -53,36 +53,36 @@ class BootWatch:
         self._since: float | None = None  # of the phase, s of CLOCK_REALTIME
         self._report = DomainReport(DomainState.RUNNING)
         self._report_since = 0.0
-        self._began: float | None = None  # of the count, by tick()'s clock
-        self._last_tick = 0.0
+        self._began: float | None = None  # of the count, by check_boot()'s clock
+        self._last_check = 0.0
         self._overdue = False
 
     # ------------------------------------------------------------ what happens
 
     def note_report(self, report: DomainReport, now: float) -> None:
-        """The domain is in that state. :param now: s of CLOCK_REALTIME, as below."""
+        """Note the domain's state. :param now: s of CLOCK_REALTIME, as below."""
         if report != self._report:
             self._report, self._report_since = report, now
 
     def note_leave(self, now: float) -> None:
-        """The guest's end of the link was closed."""
+        """Note that the guest has closed its end of the link."""
         if self._phase is _Phase.HEARD:
             self._phase, self._since = _Phase.LEFT, now
 
     def note_reset(self, now: float) -> None:
-        """The hypervisor has reset the guest. Of several resets the first one counts."""
+        """Note that the hypervisor has reset the guest; of several resets the first counts."""
         if self._phase in (_Phase.HEARD, _Phase.MISSED, _Phase.UNSURE):
             self._enter_boot(_Phase.RESET, now)
         elif self._phase is _Phase.LEFT:
             self._enter_boot(_Phase.REBOOT, now)
 
     def note_unsure(self, now: float) -> None:
-        """No sign of life, and whether the guest was reset cannot be known."""
+        """Note that there is no heartbeat, and that the guest may have been reset."""
         if self._phase in (_Phase.HEARD, _Phase.MISSED):
             self._enter_boot(_Phase.UNSURE, now)
 
     def note_heard(self) -> Notice | None:
-        """The guest's kernel speaks. :returns: what there is to say, if it was overdue."""
+        """Note that the guest is heard. :returns: a notice to pass on, if it was overdue."""
         overdue, self._overdue = self._overdue, False
         self._phase, self._since, self._began = _Phase.HEARD, None, None
         return Notice("boot", "the guest is heard again") if overdue else None
@@ -98,13 +98,13 @@ class BootWatch:
         return self._phase is _Phase.FIRST_BOOT
 
     def check_boot(self, now: float, limit: float) -> Notice | None:
-        """Look, about once a second, while the guest is not heard.
+        """Check, about once a second, a guest that is not heard.
 
         :param now: s of any monotonic clock.
-        :param limit: s that the boot may take; 0: for ever.
+        :param limit: s that the boot may take; 0: no limit.
         :returns: a failure, once, when the boot takes longer.
         """
-        gap, self._last_tick = now - self._last_tick, now
+        gap, self._last_check = now - self._last_check, now
         counts = limit > 0 and self._report.state is DomainState.RUNNING
         if not counts or self._phase not in _PHASES_OF_BOOT:
             self._began = None
@@ -112,7 +112,7 @@ class BootWatch:
         if self._began is None:
             self._began = now
         elif not 0.0 <= gap <= MAX_GAP_S:
-            self._began += gap  # nobody would have heard it
+            self._began += gap  # vesperd could not have heard it
         if self._overdue or now - self._began < limit:
             return None
         self._overdue = True
@@ -126,14 +126,14 @@ class BootWatch:
 
     @property
     def since(self) -> float | None:
-        """Since when that is so which :attr:`words` tells, s of CLOCK_REALTIME."""
+        """Since when :attr:`reason` holds, s of CLOCK_REALTIME."""
         if self._report.state is DomainState.PAUSED:
             return self._report_since
         return self._since
 
     @property
     def pause(self) -> str | None:
-        """That the domain is paused, since when, and why."""
+        """The text that the domain is paused, since when, and why; None: it is not."""
         report = self._report
         if report.state is not DomainState.PAUSED:
             return None
@@ -142,8 +142,8 @@ class BootWatch:
         return f"{self._vm} {clean}, since {_clock_text(self._report_since)}"
 
     @property
-    def words(self) -> str | None:
-        """Why the guest is not heard, the same again and again; None: nothing is known."""
+    def reason(self) -> str | None:
+        """Why the guest is not heard; None: unknown. The text stays while the reason lasts."""
         if (pause := self.pause) is not None:
             return pause
         vm, at = self._vm, _clock_text(self._since) if self._since is not None else ""

@@ -1,9 +1,9 @@
 # SPDX-License-Identifier: GPL-2.0-or-later
-"""What a guest's kernel left on an oops or a panic (``struct vsp_words``).
+"""Crash logs: what a guest's kernel logged on an oops or a panic (``struct vsp_words``).
 
-The pages are the guest's, or a dead guest's: each slot is copied, bounded,
-then looked at, and a guest that never stops writing them is read only every
-so often. Nothing in here raises for anything the guest may have written.
+The pages belong to the guest, alive or dead. Each slot is copied, bounded, then
+parsed. A guest that never stops writing is read every few seconds only. Nothing
+the guest may have written raises an error here.
 """
 
 from __future__ import annotations
@@ -21,26 +21,26 @@ from vesper_monitor.hypervisor.transport import Domain, Link
 
 __all__ = ["CrashLogReader", "make_event"]
 
-#: s between two readings of the same kind from one guest.
+#: s between two readings of one kind of crash log from one guest.
 READ_INTERVAL_S = 5.0
-#: s after which a slot that is still being written is taken as it is.
+#: s after which a slot that is still being written is read as it is.
 UNFINISHED_LIMIT_S = 1.0
-#: Characters kept of the log (its end), once unprintable ones are written out.
-MAX_LOG_BYTES = 64_000
+#: Characters kept of the end of the log, after unprintable ones are escaped.
+MAX_LOG_CHARS = 64_000
 #: Characters of a message: it goes into Pacemaker's exit reason.
 MAX_MESSAGE_CHARS = 200
 
 _SLOTS = abi.field_offset(abi.Words, "slot")
 _SLOT_SIZE = ctypes.sizeof(abi.WordsSlot)
 _KINDS = (abi.WordsKind.OOPS, abi.WordsKind.PANIC)
-#: Of each kind's slot, its first word.
+#: Offset of the first word of each kind's slot: its sequence counter.
 _SEQ = {kind: _SLOTS + kind * _SLOT_SIZE for kind in abi.WordsKind}
 
 
 class CrashLogReader:
-    """The mapped region of one link.
+    """Reads the mapped crash log region of one link.
 
-    :ivar seen: oopses and panics that were there up to now, by kind.
+    :ivar seen: number of oopses and panics read so far, by kind.
     """
 
     def __init__(
@@ -51,8 +51,9 @@ class CrashLogReader:
         clock: Callable[[], float] = time.monotonic,
     ) -> None:
         """
-        :param region: as in the guest's HELLO; raises as :func:`map_region`.
-        :param seen: what was read earlier; None: take what is there as read.
+        :param region: as in the guest's HELLO.
+        :param seen: as read earlier, by kind; None: what is there counts as read.
+        :raises TransportError: :raises ValueError: as :func:`map_region`.
         """
         self._mapping = map_region(
             link, region, ctypes.sizeof(abi.Words), abi.Words,
@@ -69,12 +70,12 @@ class CrashLogReader:
     def read_new(
         self, *, final: bool = False
     ) -> list[tuple[abi.WordsKind, int, abi.WordsSlot, bool]]:
-        """What is new: kind, its number, the copy, whether it is complete.
+        """Return the new crash logs: kind, number, copy, whether it is complete.
 
-        :param final: there will be no other time: take what is there.
+        :param final: the guest is dead: take also what is incomplete.
         """
         found = []
-        for kind in _KINDS:  # each time the guest rings
+        for kind in _KINDS:  # called at each notification: cheap if there is none
             number = self._read_number(kind)
             if number in (0, self.seen[kind]) or not (final or self._is_ready(kind)):
                 continue
@@ -88,7 +89,7 @@ class CrashLogReader:
         return found
 
     def close(self) -> None:
-        """May be called twice."""
+        """Unmap. Idempotent."""
         self._mapping.close()
 
     def _read_sequence(self, kind: abi.WordsKind) -> int:
@@ -121,9 +122,9 @@ def make_event(
     domain: Domain,
     received: float,
 ) -> Event:
-    """For the rules and followers, with all there is for the journal."""
+    """Return the event of a crash log; the journal also gets its stack and log."""
     name = kind.name.lower()
-    log = _clean_lines(slot.log[: min(slot.log_len, abi.WORDS_LOG_LEN)])[-MAX_LOG_BYTES:]
+    log = _clean_lines(slot.log[: min(slot.log_len, abi.WORDS_LOG_LEN)])[-MAX_LOG_CHARS:]
     message = _make_message(kind, make_printable(slot.message.strip()), log)
     comm = make_printable(slot.comm)
     return Event(
@@ -143,7 +144,7 @@ def make_event(
             "complete": complete,
         },
         text=f"kernel {name}: {message}, in {comm}[{slot.pid}] on CPU {slot.cpu}",
-        words=CrashLog(name, message, _clean_lines(slot.stack), log, complete),
+        crash_log=CrashLog(name, message, _clean_lines(slot.stack), log, complete),
     )
 
 
@@ -153,14 +154,14 @@ def _clean_lines(raw: bytes) -> str:
 
 
 _TIME = re.compile(r"^(?:\[[^\]]{1,40}\] ?)*")
-#: The line that begins an oops, of Linux 5.10 to 6.12 ("Oops: 0002 [#1] ...",
-#: "general protection fault, ...: 0000 [#1] ...").
+#: The line that begins an oops in Linux 5.10 to 6.12: "Oops: 0002 [#1] ...",
+#: "general protection fault, ...: 0000 [#1] ...".
 _OOPS = re.compile(r"\[#\d+\]")
 _HEADLINE = re.compile(r"^(BUG: |kernel BUG at |Unable to handle )")
 _PLACE = re.compile(r"^RIP: [0-9a-f]{4}:(\S+)")
 _PANIC = "Kernel panic - not syncing: "
 #: Lines between an oops's headline and its number, or its number and RIP.
-_NEAR = 12
+_OOPS_LINES = 12
 
 
 def _make_message(kind: abi.WordsKind, said: str, log: str) -> str:
@@ -177,18 +178,18 @@ def _make_message(kind: abi.WordsKind, said: str, log: str) -> str:
 
 
 def _find_oops_line(lines: list[str]) -> str:
-    """What and where the last oops in a log was, in one line; '' if there is none."""
+    """Return in one line what the last oops in a log was, and where; '' if there is none."""
     at = next((i for i in reversed(range(len(lines))) if _OOPS.search(lines[i])), None)
     if at is None:
         return ""
     what = _OOPS.split(lines[at])[0].strip()
-    for line in reversed(lines[max(0, at - _NEAR) : at]):
+    for line in reversed(lines[max(0, at - _OOPS_LINES) : at]):
         if _OOPS.search(line):
             break  # an earlier one's
         if _HEADLINE.match(line):
             what = line
             break
-    for line in lines[at : at + _NEAR]:
+    for line in lines[at : at + _OOPS_LINES]:
         if place := _PLACE.match(line):
             return f"{what} at {place[1]}"
     return what

@@ -1,20 +1,19 @@
 # SPDX-License-Identifier: GPL-2.0-or-later
-"""Is the guest's kernel alive? The state machine (docs/liveness.md).
+"""Decides whether a guest's kernel hangs: the state machine (docs/liveness.md).
 
-Pure: it knows no loop, no clock, no hypervisor; times are seconds of any
-monotonic clock.  It is given two things:
+Pure: no loop, no clock, no hypervisor; times are seconds of any monotonic clock.
+The input is:
 
-- the guest's *signs of life*, read from shared memory again and again,
-- where those stay away, what the *hypervisor* says of the guest's CPU time.
+- the guest's *heartbeat* (signs of life), read from shared memory again and again;
+- where there is none, the guest's CPU time, as the *hypervisor* reports it.
 
-A guest without signs is not dead for that: it may be paused, saved, or get no
-CPU.  So the time that counts is its own: seconds that a virtual CPU has run
-(or has slept with nothing to wait for but what never comes) without a sign.
-Where the evidence is not clear, it is no hang.
+A guest without heartbeat is not dead for that reason alone: it may be paused,
+saved, or get no CPU. So only its own time counts: seconds that a virtual CPU has
+run without a sign, or has slept without waking. Without clear evidence it is no
+hang.
 
-A hang that has the CPU to itself is one *within* the timeout.  What is seen of
-it begins later than it does: so all is measured by the *limit*, the timeout
-less what makes it late::
+A hang that has the CPU to itself is found *within* the timeout. It is seen later
+than it begins. So all is measured by the *limit*: the timeout less the delay::
 
     last sign  H, it hangs      no sign for STEP      then evidence every STEP       limit
     ───┼───────┼───┼──────────────────┼──────────────┼──────────────┼──────────────┼───┼──►
@@ -39,31 +38,33 @@ from vesper_monitor.hypervisor.transport import CpuUse, VcpuState, VcpuUse
 
 __all__ = ["MIN_TIMEOUT_S", "Depth", "Hang", "HangDetector", "Heartbeat", "LifeState", "Silence"]
 
-#: s: the least that makes sense with two signs a second.
+#: s: the shortest useful timeout, with two signs a second.
 MIN_TIMEOUT_S = 2.0
-#: s between two looks, more than which the observer itself did not run: what
-#: was not observed counts for nothing.
+#: s between two looks; after a longer gap vesperd itself did not run, and the gap
+#: counts for nothing.
 MAX_GAP_S = 2.0
-#: s between two looks at the signs; where the timeout is short; of a guest that is in doubt.
-LOOK = 1.0
-LOOK_SHORT = 0.5
-LOOK_AGAIN = 0.1
-#: s: a timeout below that is short.
+#: s between two looks at the signs.
+LOOK_INTERVAL_S = 1.0
+#: s between two looks, where the timeout is short.
+SHORT_LOOK_INTERVAL_S = 0.5
+#: s between two looks at a guest that is in doubt.
+DOUBT_LOOK_INTERVAL_S = 0.1
+#: s: a timeout below is short.
 SHORT_TIMEOUT_S = 4.0
-#: s that the answers and the observer take.
-LATE_SHARE = 0.15
-#: Part of the limit after which the hypervisor is asked, and is asked again;
-#: what one answer may be worth.
-STEP_S = 0.2
+#: s that the hypervisor's answers and vesperd take.
+ANSWER_DELAY_S = 0.15
+#: Share of the limit after which the hypervisor is asked, and asked again. One
+#: answer is evidence for at most as much time.
+STEP_SHARE = 0.2
 #: s between two questions about a guest that gets no CPU.
 MAX_PAUSE_S = 10.0
-#: Part of the limit that a CPU must have run, or slept in one go, without a sign:
+#: Share of the limit that a CPU must have run, or slept in one go, without a sign:
 #: three answers agree.
 OWN_CPU_SHARE = 0.5
 
-#: s for which nobody can say why a guest that should run is silent, until that is told;
-#: and at least so many times the timeout of a hang.
+#: s that a guest which should run is silent for an unknown reason, until that is reported.
 UNEXPLAINED_S = 20.0
+#: The same in times of the hang timeout; the longer one counts.
 UNEXPLAINED_TIMEOUTS = 2.0
 
 
@@ -74,14 +75,14 @@ class LifeState(enum.Enum):
 
 
 class Depth(enum.Enum):
-    """How deep the guest is dead."""
+    """What a hanging guest no longer does."""
 
     INTERRUPTS = "interrupts"  #: a CPU takes none
     SCHEDULER = "scheduler"  #: no CPU runs a thread of the normal class
 
 
 class Silence(enum.Enum):
-    """What is known of a guest that is silent, and neither paused nor clearly hung."""
+    """Why a guest may be silent that is neither paused nor clearly hung."""
 
     IDLE = "uses no CPU: it sleeps or hangs"
     BUSY = "gets little CPU: it hangs, or its host is too busy"
@@ -89,7 +90,7 @@ class Silence(enum.Enum):
 
 
 class Heartbeat(NamedTuple):
-    """What one CPU of the guest shows: counters that it moves."""
+    """The counters that one CPU of the guest moves."""
 
     cpu: int
     irqs: int
@@ -98,7 +99,7 @@ class Heartbeat(NamedTuple):
 
 @dataclass(frozen=True)
 class Hang:
-    """The evidence is clear."""
+    """A hang for which the evidence is clear."""
 
     depth: Depth
     cpu: int  #: of the scheduler: the first one
@@ -133,10 +134,10 @@ class _Cpu:
 
 @dataclass
 class HangDetector:
-    """The hang detector of one guest.
+    """Detects the hang of one guest.
 
-    Call :meth:`note_signs` often, :meth:`note_cpu_use` when :attr:`needs_cpu_use`, and
-    then :meth:`find_hang`.
+    Call :meth:`note_signs` often, then :meth:`find_hang`. Where :meth:`needs_cpu_use`
+    says so, ask the hypervisor and pass its answer to :meth:`note_cpu_use`.
     """
 
     state: LifeState = LifeState.ALIVE
@@ -154,7 +155,7 @@ class HangDetector:
     _is_known: bool = False  #: the hypervisor has answered last
 
     def note_signs(self, now: float, signs: Iterable[Heartbeat]) -> None:
-        """What the online CPUs show now."""
+        """Take the heartbeats of the online CPUs."""
         gap = 0.0 if self._last is None else now - self._last
         observed = gap if 0.0 <= gap <= MAX_GAP_S else 0.0
         before, self._last = self._last, now
@@ -172,7 +173,7 @@ class HangDetector:
                 _follow_counter(cpu.irqs, irqs, observed, now)
                 _follow_counter(cpu.runs, runs, observed, now)
             if not observed:
-                # The host itself may have stood still: begin to count anew.
+                # The host itself may have stood still: begin to count again.
                 for track in cpu.tracks:
                     track.base = None
             cpus[number] = cpu
@@ -180,7 +181,7 @@ class HangDetector:
 
     @property
     def last_interrupt(self) -> float:
-        """When any CPU was seen to have taken one, or was seen for the first time."""
+        """When any CPU was seen to take an interrupt, or was first seen."""
         return max((cpu.irqs.moved_at for cpu in self._cpus.values()), default=0.0)
 
     def shows_life(self, now: float) -> bool:
@@ -194,14 +195,14 @@ class HangDetector:
 
     @property
     def is_silent(self) -> bool:
-        """Signs have stayed away for longer than a kernel that lives can be without."""
+        """Whether there was no sign for longer than a live kernel can be without."""
         cpus = self._cpus.values()
         return any(cpu.irqs.silent >= MAX_GAP_S for cpu in cpus) or (
             bool(cpus) and all(cpu.runs.silent >= MAX_GAP_S for cpu in cpus)
         )
 
     def unexplained(self, timeout: float) -> Silence | None:
-        """After :meth:`find_hang`: what is to be said of a silence that may be a hang or none."""
+        """Return, after :meth:`find_hang`, what a long silence may be; None: there is none."""
         if self.state is not LifeState.DOUBTED or self._unexplained_at is None:
             return None
         assert self._last is not None
@@ -215,7 +216,7 @@ class HangDetector:
 
     @property
     def silent_since(self) -> float:
-        """When the first CPU that is silent was seen to show a sign last, or was seen first."""
+        """When the first silent CPU showed its last sign, or was first seen."""
         cpus = self._cpus.values()
         silent = [cpu.irqs.moved_at for cpu in cpus if cpu.irqs.silent >= MAX_GAP_S]
         return min(silent or [cpu.runs.moved_at for cpu in cpus], default=0.0)
@@ -226,7 +227,7 @@ class HangDetector:
         return all(cpu.irqs.silent >= MAX_GAP_S for cpu in self._cpus.values())
 
     def needs_cpu_use(self, now: float) -> bool:
-        """After :meth:`find_hang`: whether the hypervisor is to be asked now."""
+        """Return, after :meth:`find_hang`, whether to ask the hypervisor now."""
         if self.state is LifeState.ALIVE or now < self._ask_at:
             return False
         self._asked = now
@@ -234,24 +235,24 @@ class HangDetector:
         return True
 
     def next_look(self, now: float, timeout: float) -> float:
-        """s from now to the next :meth:`note_signs`."""
+        """Return how many s to wait until the next :meth:`note_signs`."""
         if self.state is not LifeState.DOUBTED or not self._is_near:
             return _look_interval(timeout)
         until = self._ask_at - now
-        return until if 0.0 < until < LOOK_AGAIN else LOOK_AGAIN
+        return until if 0.0 < until < DOUBT_LOOK_INTERVAL_S else DOUBT_LOOK_INTERVAL_S
 
     def note_cpu_use(self, now: float, use: CpuUse | None, timeout: float) -> None:
-        """The hypervisor's answer; None: it could not say."""
+        """Take the hypervisor's answer; None: it could not say."""
         if self.state is LifeState.ALIVE:
-            return  # a sign has come meanwhile
+            return  # there was a sign meanwhile
         self._is_known = use is not None
         if use is not None and use.state is not DomainState.RUNNING:
             self._unexplained_at = None
         elif self._unexplained_at is None:
             self._unexplained_at = now
-        step = _silence_limit(timeout) * STEP_S
+        step = _silence_limit(timeout) * STEP_SHARE
         counted = False
-        # An answer from before the observer stood still is older than it looks.
+        # An answer from before vesperd stood still is older than it looks.
         fresh = self._gaps == self._gaps_asked
         running = fresh and use is not None and use.state is DomainState.RUNNING
         vcpus = {vcpu.cpu: vcpu for vcpu in use.vcpus} if use is not None and running else {}
@@ -269,11 +270,11 @@ class HangDetector:
         else:
             self._pause = step if counted else min(max(self._pause * 2, step), MAX_PAUSE_S)
         self._is_near = counted
-        # The time of the answer is part of the step, but for one that takes long.
+        # The time of the answer is part of the step, unless it takes long.
         self._ask_at = max(self._asked + self._pause, now + self._pause / 2)
 
     def find_hang(self, timeout: float) -> Hang | None:
-        """After :meth:`note_signs`. :returns: a hang, once, when it becomes certain."""
+        """Return a hang, after :meth:`note_signs`, once, when it becomes certain."""
         if not self._is_doubtful(timeout):
             if self.state is not LifeState.ALIVE:
                 self._reset_suspicion()
@@ -297,8 +298,8 @@ class HangDetector:
                 track.base = None
 
     def _is_doubtful(self, timeout: float) -> bool:
-        """Signs have stayed away for long enough to ask, and a hang could come of it."""
-        step = _silence_limit(timeout) * STEP_S
+        """Return whether there was no sign for long enough to ask the hypervisor."""
+        step = _silence_limit(timeout) * STEP_SHARE
         cpus = self._cpus.values()
         return any(cpu.irqs.silent >= step for cpu in cpus) or (
             bool(cpus) and all(cpu.runs.silent >= step for cpu in cpus)
@@ -325,9 +326,9 @@ def _follow_counter(track: _Track, count: int, observed: float, now: float) -> N
 
 
 def _account_cpu_time(track: _Track, vcpu: VcpuUse, now: float, most: float) -> bool:
-    """What the CPU did since the last answer. :returns: whether it counts.
+    """Account for what the CPU did since the last answer. :returns: whether it is evidence.
 
-    :param most: s that one answer can be worth: several must agree.
+    :param most: s that one answer counts at most: several must agree.
     """
     assert track.base is not None
     span = now - track.base_at
@@ -347,17 +348,17 @@ def _account_cpu_time(track: _Track, vcpu: VcpuUse, now: float, most: float) -> 
 
 
 def _look_interval(timeout: float) -> float:
-    """s between two looks at a guest that is well."""
-    return LOOK if timeout >= SHORT_TIMEOUT_S else LOOK_SHORT
+    """Return the s between two looks at a guest that is well."""
+    return LOOK_INTERVAL_S if timeout >= SHORT_TIMEOUT_S else SHORT_LOOK_INTERVAL_S
 
 
 def _silence_limit(timeout: float) -> float:
-    """s without a sign, as observed, that are a hang.
+    """Return after how many observed s without a sign a guest hangs.
 
-    The look that sees the last sign may be late by the time between two of
-    them, the one that finds the hang by LOOK_AGAIN.
+    The look that sees the last sign may be late by one interval, and the look that
+    finds the hang by DOUBT_LOOK_INTERVAL_S.
     """
-    return timeout - _look_interval(timeout) - LOOK_AGAIN - LATE_SHARE
+    return timeout - _look_interval(timeout) - DOUBT_LOOK_INTERVAL_S - ANSWER_DELAY_S
 
 
 def _is_starved(track: _Track, timeout: float) -> bool:

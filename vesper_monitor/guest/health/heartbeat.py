@@ -1,5 +1,8 @@
 # SPDX-License-Identifier: GPL-2.0-or-later
-"""Watches one guest's signs of life; what they mean is liveness.py's."""
+"""Reads one guest's heartbeat page, and asks the hypervisor where the heartbeat stops.
+
+:mod:`vesper_monitor.guest.health.hang_detector` judges what is read.
+"""
 
 from __future__ import annotations
 
@@ -14,7 +17,7 @@ from vesper_monitor.guest import abi
 from vesper_monitor.guest.control.region import map_region
 from vesper_monitor.guest.event import CORE_PROBE, Event
 from vesper_monitor.guest.health.hang_detector import (
-    LOOK,
+    LOOK_INTERVAL_S,
     MIN_TIMEOUT_S,
     Depth,
     Hang,
@@ -35,23 +38,23 @@ from vesper_monitor.hypervisor.transport import (
     TransportError,
 )
 
-__all__ = ["MAX_CPUS", "HeartbeatReader", "HeartbeatWatch", "find_life"]
+__all__ = ["MAX_CPUS", "HeartbeatReader", "HeartbeatWatch", "find_heartbeat_page"]
 
 _log = logging.getLogger(__name__)
 
 #: More CPUs than any guest has (Xen: 512 for PV guests).
 MAX_CPUS = 4096
-_HEAD = ctypes.sizeof(abi.Life)
-_CPU = ctypes.sizeof(abi.LifeCpu)
-#: state, irqs, runs of one struct vsp_life_cpu: again and again, for which ctypes is too slow
-_SIGN = "I4xQ8xQ32x"
+_HEAD_BYTES = ctypes.sizeof(abi.Life)
+_CPU_BYTES = ctypes.sizeof(abi.LifeCpu)
+#: state, irqs, runs of one struct vsp_life_cpu. They are read often; ctypes is too slow.
+_CPU_FORMAT = "I4xQ8xQ32x"
 _SHOWN = int(abi.LifeState.SHOWN)
 
 
-def find_life(link: Link) -> tuple[abi.Region, int]:
-    """The region as the C-chan page names it, and the number of CPUs, before HELLO.
+def find_heartbeat_page(link: Link) -> tuple[abi.Region, int]:
+    """Return the heartbeat region and the number of CPUs from the C-chan page, before HELLO.
 
-    handle 0: an older core's, or a page that is none.
+    Handle 0: an older guest core does not name it there, or the page is not valid.
     """
     view = link.cchan.view
     if abi.load_u32(view, abi.field_offset(abi.Cchan, "magic")) != abi.CCHAN_MAGIC:
@@ -63,26 +66,26 @@ def find_life(link: Link) -> tuple[abi.Region, int]:
 
 
 class HeartbeatReader:
-    """The mapped region of one link."""
+    """Reads the mapped heartbeat page of one link."""
 
     def __init__(self, link: Link, region: abi.Region, nr_cpus: int) -> None:
         """
-        :param region: as in the guest's HELLO, or by :func:`find_life`; raises as
-            :func:`map_region`.
-        :param nr_cpus: likewise.
+        :param region: as in the guest's HELLO, or of :func:`find_heartbeat_page`.
+        :param nr_cpus: from the same place.
+        :raises TransportError: :raises ValueError: as :func:`map_region`.
         """
         self.closed = False
         if not 0 < nr_cpus <= MAX_CPUS:
             raise ValueError(f"{link.domain.name}: signs of life of {nr_cpus} CPUs")
-        self._signs = struct.Struct(f"<{_SIGN * nr_cpus}")
+        self._signs = struct.Struct(f"<{_CPU_FORMAT * nr_cpus}")
         self._mapping = map_region(
-            link, region, _HEAD + nr_cpus * _CPU, abi.Life,
+            link, region, _HEAD_BYTES + nr_cpus * _CPU_BYTES, abi.Life,
             magic=abi.LIFE_MAGIC, version=abi.LIFE_VERSION, what="signs of life",
         )  # fmt: skip
 
     def read_signs(self) -> list[Heartbeat]:
-        """Of the CPUs that are online."""
-        found = self._signs.unpack_from(self._mapping.view, _HEAD)
+        """Return the heartbeats of the online CPUs."""
+        found = self._signs.unpack_from(self._mapping.view, _HEAD_BYTES)
         cpus = zip(found[::3], found[1::3], found[2::3], strict=True)
         return [
             Heartbeat(number, irqs, runs)
@@ -91,13 +94,13 @@ class HeartbeatReader:
         ]
 
     def close(self) -> None:
-        """May be called twice."""
+        """Unmap. Idempotent."""
         self.closed = True
         self._mapping.close()
 
 
 class HeartbeatWatch:
-    """Looks at a guest's signs of life, and asks the hypervisor if need be."""
+    """Watches one guest's heartbeat, and asks the hypervisor where it stops."""
 
     def __init__(
         self,
@@ -110,7 +113,7 @@ class HeartbeatWatch:
         """
         :param listener: gets an event ``hang``, and ``alive`` if the guest goes on
             after that.
-        :param ticker: of period :data:`LOOK`.
+        :param ticker: of period :data:`LOOK_INTERVAL_S`.
         :param on_unsure: called when the guest shows no heartbeat, and the hypervisor
             may have reset it unheard since the last one.
         """
@@ -120,12 +123,12 @@ class HeartbeatWatch:
         self._ticker = ticker
         self._on_unsure = on_unsure
         self._stands_still = False  # the hypervisor said so
-        self._liveness = HangDetector()
+        self._detector = HangDetector()
         self._silence: Silence | None = None
-        self._silent = ""
-        self._number = 0
+        self._silence_text = ""
+        self._hang_count = 0
         self._question: asyncio.Task[None] | None = None
-        self._complained = False
+        self._has_complained = False
         self._reader: HeartbeatReader | None = None
         self._task: asyncio.Task[None] | None = None
 
@@ -144,7 +147,7 @@ class HeartbeatWatch:
         try:
             self._reader = HeartbeatReader(link, region, nr_cpus)
         except (TransportError, ValueError) as error:
-            _log.warning("heartbeat cannot be read: %s", error)
+            _log.warning("signs of life cannot be read: %s", error)
             return
         self._task = asyncio.create_task(self._watch_reader(self._reader))
 
@@ -169,38 +172,41 @@ class HeartbeatWatch:
 
     @property
     def state(self) -> LifeState:
-        return self._liveness.state
+        return self._detector.state
 
     @property
     def shown(self) -> bool:
-        """Whether the guest's kernel has shown life in the last moment."""
-        return self._liveness.shows_life(time.monotonic())
+        """Whether the guest's kernel has shown a heartbeat in the last moment."""
+        return self._detector.shows_life(time.monotonic())
 
     @property
     def is_silent(self) -> bool:
-        """Whether the guest's kernel may hang: signs stay away."""
-        return self._liveness.is_silent
+        """Whether the guest's kernel may hang: there is no heartbeat."""
+        return self._detector.is_silent
 
     @property
     def unexplained(self) -> str | None:
-        """That the guest has been silent for long, and nobody can say why: the same each time."""
+        """The text that the guest has been silent for long for an unknown reason, or None.
+
+        The text stays while the silence lasts.
+        """
         if self._silence is None:
             return None
-        return f"{self._silent} and {self._silence.value}"
+        return f"{self._silence_text} and {self._silence.value}"
 
     @property
     def last_sign(self) -> float | None:
-        """When the guest's kernel has shown life last (CLOCK_MONOTONIC); None: not known."""
-        return self._liveness.last_sign
+        """When the last heartbeat was seen (CLOCK_MONOTONIC); None: unknown."""
+        return self._detector.last_sign
 
     async def run_until_closed(self, reader: HeartbeatReader) -> None:
-        """Until the reader is closed; raises what is an error of ours.
+        """Watch until the reader is closed. An internal error is raised.
 
-        What was seen of another kernel counts for nothing.
+        What was seen of an earlier kernel counts for nothing.
         """
         if not isinstance(self._transport, ReportsCpuUse):
-            return  # a silent guest might be a paused one: nothing can be said
-        self._liveness, self._silence = HangDetector(), None
+            return  # a silent guest may be a paused one: no verdict is possible
+        self._detector, self._silence = HangDetector(), None
         if self._stands_still:
             self._stands_still = False
             self._listener.recheck_domain()
@@ -222,7 +228,7 @@ class HeartbeatWatch:
                 closed.set_exception(error)
                 self._ticker.remove_call(turn)
                 return
-            if pause < LOOK:
+            if pause < LOOK_INTERVAL_S:
                 if sooner is not None:
                     sooner.cancel()
                 sooner = loop.call_later(pause, lambda: turn(time.monotonic()))
@@ -239,61 +245,61 @@ class HeartbeatWatch:
                 self._question.cancel()
 
     def _look_at_signs(self, reader: HeartbeatReader, now: float) -> float:
-        """:returns: s until the next."""
+        """Read the heartbeats and judge them. :returns: s until the next look."""
         timeout = self._listener.get_hang_timeout()
         if timeout < MIN_TIMEOUT_S:
-            self._liveness, self._silence = HangDetector(), None
-            return LOOK
-        before = self._liveness.state
-        self._liveness.note_signs(now, reader.read_signs())
-        hang = self._liveness.find_hang(timeout)
+            self._detector, self._silence = HangDetector(), None
+            return LOOK_INTERVAL_S
+        before = self._detector.state
+        self._detector.note_signs(now, reader.read_signs())
+        hang = self._detector.find_hang(timeout)
         if hang is not None:
-            self._number += 1
+            self._hang_count += 1
             self._listener.take_events([self._make_event("hang", hang, timeout)])
-        elif before is not LifeState.ALIVE is self._liveness.state:
+        elif before is not LifeState.ALIVE is self._detector.state:
             if before is LifeState.HUNG:
                 self._listener.take_events([self._make_event("alive", None, timeout)])
             if self._stands_still:
                 self._stands_still = False
                 self._listener.recheck_domain()
         self._note_silence(now, timeout)
-        if self._question is None and self._liveness.needs_cpu_use(now):
+        if self._question is None and self._detector.needs_cpu_use(now):
             self._question = asyncio.get_running_loop().create_task(self._ask_hypervisor(timeout))
-        return self._liveness.next_look(now, timeout)
+        return self._detector.next_look(now, timeout)
 
     def _note_silence(self, now: float, timeout: float) -> None:
-        before, self._silence = self._silence, self._liveness.unexplained(timeout)
+        before, self._silence = self._silence, self._detector.unexplained(timeout)
         if before is None is not self._silence:
-            silent = now - self._liveness.silent_since
+            silent = now - self._detector.silent_since
             at = time.localtime(time.time() - silent)
-            who = "" if self._liveness.is_all_silent else "a CPU of "
+            who = "" if self._detector.is_all_silent else "a CPU of "
             since = time.strftime("%Y-%m-%d %H:%M:%S", at)
-            self._silent = f"{who}{self._domain.name} shows no sign of life since {since}"
+            self._silence_text = f"{who}{self._domain.name} shows no sign of life since {since}"
 
     async def _ask_hypervisor(self, hang_timeout: float) -> None:
-        """The answer is judged after another look at the signs."""
+        """Ask for the guest's CPU time; the answer counts from the next look on."""
         use: CpuUse | None = None
         transport = self._transport
         assert isinstance(transport, ReportsCpuUse)
         try:
             use = await transport.cpu_use(self._domain)
         except TransportError as error:
-            if not self._complained:
+            if not self._has_complained:
                 _log.warning("%s: shows no life, and nothing is known of its CPU time: %s",
                              self._domain.name, error)  # fmt: skip
-            self._complained = True
+            self._has_complained = True
         finally:
             self._question = None
-        self._liveness.note_cpu_use(time.monotonic(), use, hang_timeout)
+        self._detector.note_cpu_use(time.monotonic(), use, hang_timeout)
         if use is not None and use.state is not DomainState.RUNNING and not self._stands_still:
-            # Not every hypervisor tells of a pause.
+            # Not every hypervisor reports a pause.
             self._stands_still = True
             self._listener.recheck_domain()
         if (
             use is not None
             and use.state is DomainState.RUNNING
-            and self._liveness.state is LifeState.DOUBTED
-            and self._liveness.last_interrupt < use.resets_known_since
+            and self._detector.state is LifeState.DOUBTED
+            and self._detector.last_interrupt < use.resets_known_since
         ):
             self._on_unsure()
 
@@ -317,6 +323,6 @@ class HeartbeatWatch:
             }
         return Event(
             vm=vm, domid=self._domain.domid, probe=CORE_PROBE, event=name,
-            cpu=hang.cpu if hang else 0, seq=self._number, guest_ns=0, received=time.time(),
+            cpu=hang.cpu if hang else 0, seq=self._hang_count, guest_ns=0, received=time.time(),
             fields=fields, text=text,
         )  # fmt: skip

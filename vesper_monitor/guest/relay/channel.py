@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: GPL-2.0-or-later
-"""The channel table of a guest, and one open channel: its mappings and readers."""
+"""The channel table of a guest, and one open channel with its mappings and readers."""
 
 from __future__ import annotations
 
@@ -34,15 +34,16 @@ _BUFFER = abi.field_offset(abi.Index, "buffer")
 _BUFFER_PAGES = _BUFFER + abi.field_offset(abi.Region, "pages")
 _READ = abi.field_offset(abi.Index, "read")
 _TABLE_GENERATION = abi.field_offset(abi.Table, "generation")
-#: What one round takes of all that a guest may claim to have: bytes of records
-#: (and what one reader adds), of which each counts at least so many; CPUs
-#: looked at, buffers mapped.
+#: Bytes of records that one round reads; the last reader may add as many again.
 ROUND_BYTES = READ_LIMIT_BYTES
+#: CPUs that one round looks at. A guest may claim to have many.
 ROUND_CPUS = 256
+#: Buffers that one round maps.
 ROUND_MAPS = 32
-_LEAST_BYTES = ROUND_BYTES // READ_RECORDS
-#: Tries to get a table that did not change while it was copied.
-_TRIES = 10
+#: Bytes that each record counts at least.
+_MIN_RECORD_BYTES = ROUND_BYTES // READ_RECORDS
+#: Tries to copy the table without a change meanwhile.
+_MAX_TABLE_TRIES = 10
 
 
 class TableError(VesperError):
@@ -75,20 +76,22 @@ class ChannelTable:
         self._seen = -1
 
     def has_changed(self) -> bool:
-        """Whether there is something new since the last :meth:`read`."""
+        """Return whether the table has changed since the last :meth:`read_entries`."""
         return abi.load_u32(self._mapping.view, _TABLE_GENERATION) != self._seen
 
     def look_again(self) -> None:
-        """Let :meth:`has_changed` say so."""
+        """Let :meth:`has_changed` return True."""
         self._seen = -1
 
     def read_entries(self) -> dict[str, ChannelEntry]:
+        """Return the open channels by probe.
+
+        The result is empty while the guest keeps changing the table, and
+        :meth:`has_changed` stays true then.
+
+        :raises TableError: the table cannot be valid.
         """
-        :returns: open channels by probe; empty while the guest keeps changing
-            them (:meth:`has_changed` stays true then).
-        :raises TableError:
-        """
-        for _ in range(_TRIES):
+        for _ in range(_MAX_TABLE_TRIES):
             before = abi.load_u32(self._mapping.view, _TABLE_GENERATION)
             table = abi.Table.from_buffer_copy(self._mapping.view)
             if abi.load_u32(self._mapping.view, _TABLE_GENERATION) == before:
@@ -140,7 +143,7 @@ class _CpuBuffer:
         self.mapping: Mapping | None = None
 
     def close(self) -> None:
-        """For good."""
+        """Unmap the buffer and release the index."""
         self.unmap_buffer()
         self.index.release()
 
@@ -151,7 +154,7 @@ class _CpuBuffer:
 
 
 class ChannelReader:
-    """Collects from all CPUs' buffers of one channel."""
+    """Reads the buffers of all CPUs of one channel."""
 
     def __init__(
         self,
@@ -185,8 +188,10 @@ class ChannelReader:
             if abi.load_u32(index, _BUFFER_PAGES) and not abi.load_u64(index, _BUFFER):
                 self.error = f"records of CPU {cpu} stay in the guest, which cannot share them"
         self._closed = False
-        #: where the next round begins, and how many CPUs this pass has yet to see
-        self._next = self._left = 0
+        #: CPU with which the next round begins
+        self._next = 0
+        #: CPUs that this pass has not looked at yet
+        self._left = 0
         #: of the last round: bytes of records, and whether buffers were mapped
         self.taken, self.mapped = 0, False
         #: CPU → its reader's next_seq, lost and records, before the last round
@@ -206,7 +211,7 @@ class ChannelReader:
         return sum(buffer.reader.records for buffer in self._cpus)
 
     def read_positions(self) -> dict[int, int]:
-        """cpu → next sequence number, for the CPUs that have a buffer."""
+        """Return CPU → next sequence number, for the CPUs that have a buffer."""
         return {
             cpu: buffer.reader.next_seq
             for cpu, buffer in enumerate(self._cpus)
@@ -216,11 +221,11 @@ class ChannelReader:
     def read_records(
         self, most: int = ROUND_BYTES
     ) -> tuple[list[tuple[int, list[RawRecord]]], bool]:
-        """New records by CPU (a bounded number), and whether there are more.
+        """Return new records by CPU (a bounded number), and whether there are more.
 
-        CPUs are looked at in turn, and the next call goes on where this one ends.
+        CPUs are read in turn. The next call goes on where this one ends.
 
-        :param most: bytes, after which the round ends: see :data:`ROUND_BYTES`.
+        :param most: bytes after which the round ends; see :data:`ROUND_BYTES`.
         """
         records: list[tuple[int, list[RawRecord]]] = []
         looks, maps, given = 0, 0, most
@@ -241,15 +246,15 @@ class ChannelReader:
                     records.append((cpu, found))
                     self._before.setdefault(cpu, before)
                     size = sum(len(record.data) for record in found)
-                    most -= max(size, _LEAST_BYTES * len(found))
+                    most -= max(size, _MIN_RECORD_BYTES * len(found))
             self._left = len(self._cpus) if rest else self._left - 1
         self.taken, self.mapped = given - most, maps > 0
         return records, self._left > 0
 
     def take_back(self) -> dict[int, int]:
-        """Read again what the last round has read.
+        """Undo the last round: its records will be read again.
 
-        :returns: CPU → sequence number to go on with.
+        :returns: CPU → next sequence number.
         """
         for cpu, (next_seq, lost, records) in self._before.items():
             reader = RelayReader(self.entry.shape, next_seq=next_seq)
@@ -259,10 +264,9 @@ class ChannelReader:
         return {cpu: before[0] for cpu, before in self._before.items()}
 
     def note_written(self, cpu: int, seq: int) -> None:
-        """Note in the guest up to which record a host need not read any more.
+        """Store in the guest up to which record everything is in the journal.
 
-        Not before those are in the journal: a host that knows no position of its
-        own begins there.
+        A host without a position of its own begins to read there.
         """
         buffer = self._cpus[cpu]
         buffer.written.seq = max(buffer.written.seq, seq)
@@ -270,9 +274,9 @@ class ChannelReader:
             abi.store_u64(buffer.index, _READ, buffer.written.seq)
 
     def rewind_to_written(self) -> dict[int, int]:
-        """Read again what was read and not written.
+        """Go back to the written marks: what was read beyond will be read again.
 
-        :returns: cpu → next sequence number before, where that was further on.
+        :returns: CPU → next sequence number before, for the CPUs that went back.
         """
         found = {}
         for cpu, buffer in enumerate(self._cpus):
@@ -297,7 +301,7 @@ class ChannelReader:
         }
 
     def close(self) -> None:
-        """Unmap all. May be called twice."""
+        """Unmap everything. Idempotent."""
         self._closed = True
         for buffer in self._cpus:
             buffer.close()

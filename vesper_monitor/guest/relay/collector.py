@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: GPL-2.0-or-later
-"""The open channels of one guest: from relay buffers to events in order."""
+"""Collects the records of all channels of one guest as events in the guest's order."""
 
 from __future__ import annotations
 
@@ -31,7 +31,7 @@ _GUEST_NS = attrgetter("guest_ns")
 
 
 class Collector:
-    """Reads all channels of a guest, again and again.
+    """Reads all channels of a guest, round by round.
 
     :ivar channels: the open ones, by probe.
     """
@@ -42,35 +42,35 @@ class Collector:
         raw: RawStream,
         clock: Callable[[], float],
         saved: Mapping[Position, int],
-        points: Mapping[str, DynamicProbe],
+        dynamic_probes: Mapping[str, DynamicProbe],
     ) -> None:
         """
         :param raw: gets each record as it is read.
         :param clock: s, for ``Event.received``.
-        :param saved: how far an earlier daemon has read.
-        :param points: of this VM, by name; may change.
+        :param saved: how far an earlier vesperd has read.
+        :param dynamic_probes: of this VM, by name; may change.
         """
         self.channels: dict[str, ChannelReader] = {}
         self._domain = domain
         self._raw = raw
         self._clock = clock
         self._positions = Positions(saved)
-        self._points = points
+        self._dynamic_probes = dynamic_probes
         self._turn = 0
         self._round: list[ChannelReader] = []  #: read in the last round
         #: read since :meth:`take_reads`: channel, CPU, next sequence number
         self._reads: list[tuple[ChannelReader, int, int]] = []
-        #: up to which records were given before: by probe, generation and CPU
+        #: sequence number below which records were reported before: by probe, generation, CPU
         self._given: dict[tuple[str, int, int], int] = {}
         self._given_before = self._given  #: at the beginning of the last round
-        self._words: CrashLogReader | None = None
+        self._crash_log: CrashLogReader | None = None
         #: of closed channels, by probe, generation and CPU: read further than written
         self._unwritten: dict[tuple[str, int, int], tuple[ChannelEntry, WrittenMark]] = {}
 
     def meet_boot(self, boot_id: int) -> bool:
-        """A guest has said HELLO. No channel is open.
+        """Take the boot ID of the guest core from its HELLO. No channel is open then.
 
-        :returns: whether its core has begun another life since it was met last.
+        :returns: whether the guest has booted since the last HELLO.
         """
         is_new = self._positions.meet_boot(boot_id)
         if is_new:  # its channels begin with the generations of the last boot's
@@ -78,44 +78,45 @@ class Collector:
             self._unwritten.clear()
         return is_new
 
-    def open_words(self, link: Link, region: abi.Region) -> None:
-        """Where the guest's kernel leaves its last words, if it does."""
+    def open_crash_log(self, link: Link, region: abi.Region) -> None:
+        """Map the crash log, if the guest core has one."""
         if not region.handle:
             return
-        seen = {kind: self._positions.words_read(kind.name.lower()) for kind in abi.WordsKind}
+        seen = {kind: self._positions.crash_logs_read(kind.name.lower()) for kind in abi.WordsKind}
         try:
-            self._words = CrashLogReader(link, region, seen)
+            self._crash_log = CrashLogReader(link, region, seen)
         except (TransportError, ValueError) as error:
-            _log.warning("last words cannot be read: %s", error)
+            _log.warning("crash log cannot be read: %s", error)
             return
-        self._note_words(self._words)
+        self._note_crash_logs(self._crash_log)
 
-    def leave_link(self) -> None:
-        """The link is about to be closed."""
-        if self._words is not None:
-            self._words.close()
-            self._words = None
+    def close_crash_log(self) -> None:
+        """Unmap the crash log: the link is about to be closed."""
+        if self._crash_log is not None:
+            self._crash_log.close()
+            self._crash_log = None
 
     def open_channel(self, link: Link, entry: ChannelEntry) -> ChannelReader:
-        """:raises TransportError: the guest has not shared what it said."""
+        """Open a channel where it was read last. :raises TransportError: it cannot be mapped."""
 
-        def begin(cpu: int) -> int | None:
+        def find_start(cpu: int) -> int | None:
             return self._positions.begin_position(entry, cpu)
 
         def take_mark(cpu: int) -> WrittenMark | None:
             kept = self._unwritten.pop((entry.probe, entry.generation, cpu), None)
             return kept[1] if kept is not None else None
 
-        channel = ChannelReader(link, entry, begin, take_mark)
+        channel = ChannelReader(link, entry, find_start, take_mark)
         self.channels[entry.probe] = channel
         self._positions.note_channel(channel)
         self._positions.trim_channels(self.channels.values())
         return channel
 
     def close_channel(self, probe: str, *, for_good: bool) -> ChannelReader:
-        """
-        :param for_good: it is being unloaded; else it may be opened again
-            and is then read from where it was left.
+        """Close a channel.
+
+        :param for_good: it is being unloaded; else it may be opened again,
+            and reading goes on where it was left.
         """
         channel = self.channels.pop(probe)
         if for_good:
@@ -130,15 +131,15 @@ class Collector:
         return channel
 
     def read_positions(self) -> dict[Position, int]:
-        """Next sequence number of each buffer of this life of the guest's core."""
+        """Return the next sequence number of each buffer of this boot of the guest core."""
         return self._positions.list_all()
 
     def read_events(self) -> tuple[list[Event], bool]:
-        """One bounded round over all channels.
+        """Read one bounded round of all channels.
 
-        Afterwards :meth:`take_reads` or :meth:`take_back`.
+        Call :meth:`take_reads` or :meth:`take_back` afterwards.
 
-        :returns: events by the guest's time, and whether there are more.
+        :returns: events in the order of the guest's time, and whether there are more.
         """
         now = self._clock()
         events: list[Event] = []
@@ -169,22 +170,22 @@ class Collector:
                     probe=probe,
                     cpu=cpu,
                     received=now,
-                    defined=self._points,
+                    defined=self._dynamic_probes,
                 )
                 if self._given and (key := _buffer_key(channel, cpu)) in self._given:
                     for event in decoded:
-                        event.again = event.seq < self._given[key]
+                        event.is_reread = event.seq < self._given[key]
                     if following >= self._given[key]:
                         del self._given[key]
                 else:
                     self._raw.put_records(probe, cpu, found)
                 events += decoded
-        events += self.read_words()
+        events += self.read_crash_logs()
         events.sort(key=_GUEST_NS)
         return events, more
 
     def take_back(self) -> None:
-        """What the last round has read is another's to report, or a later round's."""
+        """Undo the last round: another host reports its records, or a later round does."""
         for channel in self._round:
             for cpu, seq in channel.take_back().items():
                 self._positions.note_read(channel.entry, cpu, seq)
@@ -192,15 +193,19 @@ class Collector:
         self._given = self._given_before
 
     def take_reads(self) -> list[tuple[ChannelReader, int, int]]:
-        """What was read since the last call: channel, CPU, next sequence number.
+        """Return what was read since the last call: channel, CPU, next sequence number.
 
-        Whoever takes it calls :meth:`ChannelReader.note_written` when that is written.
+        The caller must call :meth:`ChannelReader.note_written` when those records
+        are written.
         """
         reads, self._reads = self._reads, []
         return reads
 
     def rewind_to_written(self) -> None:
-        """Read again what was read and not written; it is given as :attr:`Event.again`."""
+        """Read again what was read and not written, marked as :attr:`Event.is_reread`.
+
+        This includes channels that are closed now, if they are opened again.
+        """
         for channel in self.channels.values():
             for cpu, following in channel.rewind_to_written().items():
                 key = _buffer_key(channel, cpu)
@@ -220,23 +225,24 @@ class Collector:
         start = self._turn % len(names) if names else 0
         return names[start:] + names[:start]
 
-    def read_words(self, *, final: bool = False) -> list[Event]:
+    def read_crash_logs(self, *, final: bool = False) -> list[Event]:
+        """Return the crash logs that are new.
+
+        :param final: the guest is dead: take also what is incomplete.
         """
-        :param final: the guest is dead or about to be left.
-        """
-        if self._words is None:
+        if self._crash_log is None:
             return []
         events = [
-            crash_log.make_event(*words, domain=self._domain, received=self._clock())
-            for words in self._words.read_new(final=final)
+            crash_log.make_event(*found, domain=self._domain, received=self._clock())
+            for found in self._crash_log.read_new(final=final)
         ]
         if events:
-            self._note_words(self._words)
+            self._note_crash_logs(self._crash_log)
         return events
 
-    def _note_words(self, reader: CrashLogReader) -> None:
+    def _note_crash_logs(self, reader: CrashLogReader) -> None:
         for kind, seen in reader.seen.items():
-            self._positions.note_words(kind.name.lower(), seen)
+            self._positions.note_crash_logs(kind.name.lower(), seen)
 
 
 def _buffer_key(channel: ChannelReader, cpu: int) -> tuple[str, int, int]:

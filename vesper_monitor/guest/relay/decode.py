@@ -1,25 +1,24 @@
 # SPDX-License-Identifier: GPL-2.0-or-later
-"""From the bytes of a relay record to an event with names and a sentence.
+"""Decode the bytes of a relay record to an event with names and a sentence.
 
-What is in the records of each probe: :mod:`vesper_monitor.guest.relay.record_types`.
+:mod:`vesper_monitor.guest.relay.record_types` describes the records of each probe.
 
-Whatever the bytes are, an event comes of them and nothing is raised:
-text of the guest's is made printable, numbers without a name stay numbers.
+Any bytes give an event, and nothing is raised: the guest's text is made
+printable, and numbers without a name stay numbers.
 """
 
 from __future__ import annotations
 
 from collections.abc import Iterable, Mapping
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 from vesper_monitor.guest import abi
-from vesper_monitor.guest.dynamic_probes import record as points
+from vesper_monitor.guest.dynamic_probes.point import DynamicProbe
+from vesper_monitor.guest.dynamic_probes.record import read_record
 from vesper_monitor.guest.event import LOST, MAX_GUEST_NS, UNKNOWN, Event
-from vesper_monitor.guest.relay.record_types import RECORDS, RecordType
+from vesper_monitor.guest.relay.record_layout import RecordType
+from vesper_monitor.guest.relay.record_types import RECORDS
 from vesper_monitor.guest.relay.relay import RawRecord
-
-if TYPE_CHECKING:
-    from vesper_monitor.guest.dynamic_probes.point import DynamicProbe
 
 __all__ = ["decode_records"]
 
@@ -28,8 +27,10 @@ assert len(_KINDS) == len(RECORDS)
 
 
 class _RecordEvent(Event):
-    """Fields and text are made of the record when somebody asks for them: a
-    guest may write far more records than anybody looks at."""
+    """An event that makes its fields and text from the record at the first use.
+
+    A guest may write far more records than anybody looks at.
+    """
 
     __slots__ = ("_data", "_kind")
 
@@ -43,7 +44,7 @@ class _RecordEvent(Event):
         record: RawRecord,
         received: float,
     ) -> None:
-        # Not by Event.__init__(): fields and text stay unset.
+        # Without Event.__init__(): fields and text stay unset.
         self.vm = vm
         self.domid = domid
         self.probe = probe
@@ -53,18 +54,18 @@ class _RecordEvent(Event):
         self.guest_ns = min(record.time_ns, MAX_GUEST_NS)
         self.received = received
         self.id = None
-        self.words = None
-        self.again = False
+        self.crash_log = None
+        self.is_reread = False
         self._data = record.data
         self._kind = kind
 
     def __reduce__(self) -> tuple[Any, ...]:
-        """Pickle the record's bytes: who reads them asks for fields and text."""
-        said = (self.cpu, self.seq, self.guest_ns, self.received, self.id)
-        return _record_event, (self.vm, self.domid, self.probe, self.event, self._data, *said)
+        """Pickle the record's bytes; fields and text are made again from them."""
+        rest = (self.cpu, self.seq, self.guest_ns, self.received, self.id)
+        return _restore_event, (self.vm, self.domid, self.probe, self.event, self._data, *rest)
 
     def __getattr__(self, name: str) -> Any:
-        """Of what is unset."""
+        """Return an attribute that is unset."""
         if name == "fields":
             self.fields = self._kind.read_fields(self._data)
             return self.fields
@@ -74,7 +75,7 @@ class _RecordEvent(Event):
         raise AttributeError(name)
 
 
-def _record_event(
+def _restore_event(
     vm: str,
     domid: int,
     probe: str,
@@ -86,7 +87,7 @@ def _record_event(
     received: float,
     number: int | None,
 ) -> _RecordEvent:
-    """As it was before it was pickled."""
+    """Return an event as it was before it was pickled."""
     record = RawRecord(seq, guest_ns, 0, 0, data)
     made = _RecordEvent(vm, domid, probe, _KINDS[event], cpu, record, received)
     made.id = number
@@ -103,11 +104,12 @@ def decode_records(
     received: float,
     defined: Mapping[str, DynamicProbe] | None = None,
 ) -> list[Event]:
-    """
-    :param records: of one buffer, as the reader has checked them.
-    :param cpu: of the buffer (a record's own word for it is the guest's).
-    :param defined: the VM's points, by name.
-    :returns: an event for each, and one for each gap before one.
+    """Decode the records of one buffer.
+
+    :param records: as :class:`RelayReader` has checked them.
+    :param cpu: of the buffer; the CPU that a record names is not trusted.
+    :param defined: the VM's dynamic probes, by name.
+    :returns: an event for each record, and one for each gap before a record.
     """
     events: list[Event] = []
     point = defined.get(probe) if defined else None
@@ -117,7 +119,7 @@ def decode_records(
         kind = RECORDS.get(record.event)
         known = None
         if point is not None and record.event == abi.EventType.PROBE_POINT:
-            known = points.read_record(point, record.data)
+            known = read_record(point, record.data)
         if known is not None:
             events.append(_make_event(record, vm, domid, probe, cpu, received, probe, *known))
         elif kind is None:
@@ -134,7 +136,7 @@ def decode_records(
 def _make_lost_event(
     record: RawRecord, vm: str, domid: int, probe: str, cpu: int, received: float
 ) -> Event:
-    """The event that stands for records nobody could read."""
+    """Return the event that stands for the lost records before this one."""
     count = record.lost
     text = (
         f"{count} record{'s' if count != 1 else ''} of {probe} on CPU {cpu} lost: "

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: GPL-2.0-or-later
-"""How far each buffer has been read, so that nothing is read twice or missed."""
+"""Positions: how far each buffer was read, so that no record is read twice or missed."""
 
 from __future__ import annotations
 
@@ -10,8 +10,8 @@ from vesper_monitor.guest.relay.channel import ChannelEntry, ChannelReader
 
 __all__ = ["MAX_CLOSED_CHANNELS", "Position", "Positions"]
 
-#: Of channels that are not open now. A guest may export under new names for
-#: ever: those that were noted first are forgotten.
+#: Buffers of closed channels of which positions are kept. A guest may open new
+#: channels without end: the oldest positions are dropped.
 MAX_CLOSED_CHANNELS = 1024
 
 
@@ -25,7 +25,7 @@ class Position(NamedTuple):
 
 
 class Positions:
-    """Next sequence numbers, also of channels that are not open just now."""
+    """The next sequence number of each buffer, also of channels that are closed now."""
 
     def __init__(self, saved: Mapping[Position, int]) -> None:
         self._saved = saved
@@ -33,9 +33,9 @@ class Positions:
         self._next: dict[Position, int] = {}
 
     def meet_boot(self, boot_id: int) -> bool:
-        """This life of the guest's core: another's numbers are of no use any more.
+        """Switch to this boot of the guest core, and drop positions of other boots.
 
-        :returns: whether it is another one than before.
+        :returns: whether the boot is another one than before.
         """
         known = {**self._saved, **self._next}
         self._next = {key: seq for key, seq in known.items() if key.boot_id == boot_id}
@@ -44,31 +44,34 @@ class Positions:
         return other
 
     def begin_position(self, entry: ChannelEntry, cpu: int) -> int | None:
-        """Where to begin; None for a buffer that nobody here has read yet."""
+        """Return where to begin; None for a buffer that this host has not read yet."""
         return self._next.get(Position(self._boot_id, entry.probe, entry.generation, cpu))
 
-    def words_read(self, kind: str) -> int | None:
-        """How many oopses or panics were read; None: never looked."""
-        return self._next.get(self._words_position(kind))
+    def crash_logs_read(self, kind: str) -> int | None:
+        """Return how many oopses or panics were read; None: the crash log was never read."""
+        return self._next.get(self._crash_log_position(kind))
 
-    def note_words(self, kind: str, seen: int) -> None:
-        """Take over how many there were."""
-        self._next[self._words_position(kind)] = seen
+    def note_crash_logs(self, kind: str, seen: int) -> None:
+        """Note how many oopses or panics were read."""
+        self._next[self._crash_log_position(kind)] = seen
 
     def note_read(self, entry: ChannelEntry, cpu: int, seq: int) -> None:
-        """A buffer has been read up to there."""
+        """Note the next sequence number of a buffer."""
         self._next[Position(self._boot_id, entry.probe, entry.generation, cpu)] = seq
 
     def note_channel(self, channel: ChannelReader) -> None:
-        """Take over how far all buffers of a channel have been read."""
+        """Note how far all buffers of a channel have been read."""
         entry = channel.entry
         for cpu, seq in channel.read_positions().items():
             position = Position(self._boot_id, entry.probe, entry.generation, cpu)
-            self._next.pop(position, None)  # to the end
+            self._next.pop(position, None)  # move it to the end
             self._next[position] = seq
 
     def trim_channels(self, channels: Iterable[ChannelReader]) -> None:
-        """:param channels: the open ones, which are kept."""
+        """Drop the oldest positions of closed channels beyond the limit.
+
+        :param channels: the open ones, which are kept.
+        """
         noted = sum(channel.cpus for channel in channels)
         if len(self._next) <= noted + MAX_CLOSED_CHANNELS:
             return
@@ -78,14 +81,14 @@ class Positions:
             del self._next[next(iter(self._next))]
 
     def forget_channel(self, entry: ChannelEntry) -> None:
-        """The channel has gone for good."""
+        """Drop the positions of a channel that was unloaded."""
         gone = (self._boot_id, entry.probe, entry.generation)
         self._next = {key: seq for key, seq in self._next.items() if key[:3] != gone}
 
     def list_all(self) -> dict[Position, int]:
-        """Of this life of the guest's core."""
+        """Return all positions of this boot of the guest core."""
         return self._next.copy()
 
-    def _words_position(self, kind: str) -> Position:
-        """Last words count like a channel of one CPU, under a name no probe has."""
+    def _crash_log_position(self, kind: str) -> Position:
+        """Return the position of crash logs: a channel of one CPU, named like no probe."""
         return Position(self._boot_id, f"vesper/{kind}", 0, 0)

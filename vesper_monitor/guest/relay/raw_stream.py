@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: GPL-2.0-or-later
-"""Raw records for those who follow a relay channel on the host."""
+"""Streams raw records to those who follow a relay channel on the host."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from vesper_monitor.guest.relay.relay import RawRecord
 
 __all__ = ["RawStream"]
 
-#: Records kept for a reader that is slow; then its oldest go.
+#: Records kept for a slow reader; then its oldest are dropped.
 _MAX_QUEUED_RECORDS = 4096
 
 
@@ -39,13 +39,13 @@ class RawStream:
     def subscribe_reader(
         self, probe: str, cpu: int | None = None
     ) -> AsyncIterator[tuple[int, int, bytes]]:
-        """(cpu, seq, record), from now until :meth:`close`."""
+        """Return an iterator of (cpu, seq, record), from now until :meth:`close`."""
         reader = _Reader(probe, cpu)
         self._readers.add(reader)
         return self._follow_reader(reader)
 
     def close(self) -> None:
-        """End all readers when they have read what is there."""
+        """End each reader once it has read what is queued."""
         self._closed = True
         for reader in self._readers:
             reader.news.set()

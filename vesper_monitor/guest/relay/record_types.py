@@ -1,116 +1,26 @@
 # SPDX-License-Identifier: GPL-2.0-or-later
-"""What is in the records of each probe: names, values, and a sentence.
+"""Describes the records of each probe: names, values, and a sentence.
 
-:data:`RECORDS` has one entry per ``enum vsp_event``.  The fields of an event
-are those of the structure in ``vesper_abi.h``, by the same names: text is made
-printable, ``flags`` become one truth value each, the rest stays the number it
-is unless the entry says otherwise.
+:data:`RECORDS` has one entry per ``enum vsp_event``. The fields of an event have
+the names of the structure in ``vesper_abi.h``. Text is made printable, each flag
+becomes a boolean, and other numbers stay as they are unless the entry converts them.
 """
 
 from __future__ import annotations
 
-import ctypes
-import enum
-from collections.abc import Callable, Iterator, Mapping
-from dataclasses import dataclass, field
-from functools import cached_property
-from struct import Struct, unpack
-from typing import Any
+from collections.abc import Mapping
+from struct import unpack
 
 from vesper_monitor.guest import abi
-from vesper_monitor.guest.printable import device_name, errno_name, make_printable, signal_name
+from vesper_monitor.guest.printable import device_name, errno_name, signal_name
 from vesper_monitor.guest.process_origin import is_users_cgroup, is_users_login
+from vesper_monitor.guest.relay.record_layout import Fields, RecordType, name_values
 
-__all__ = ["RECORDS", "RecordType"]
-
-Fields = dict[str, Any]
-
-#: Of the fields that are numbers; the others are bytes.
-_FORMATS: Mapping[Any, str] = {
-    ctypes.c_uint16: "H",
-    ctypes.c_uint32: "I",
-    ctypes.c_int32: "i",
-    ctypes.c_int64: "q",
-    ctypes.c_uint64: "Q",
-}
+__all__ = ["RECORDS"]
 
 
-def _no_text(_fields: Fields) -> None:
-    pass
-
-
-def _flatten_fields(struct: type[ctypes.Structure]) -> Iterator[tuple[str, Any]]:
-    """Names and kinds of its fields, and of those of a structure within it."""
-    for name, kind, *_bits in struct._fields_:
-        if kind is abi.Who:
-            yield from _flatten_fields(kind)
-        else:
-            yield name, kind
-
-
-@dataclass(frozen=True)
-class RecordType:
-    """How to read one type of record.
-
-    :ivar event: name of the event.
-    :ivar struct: of :mod:`vesper_monitor.guest.abi`.
-    :ivar text: the sentence, of the finished fields.
-    :ivar flags: bit of the field ``flags`` → name of the truth value.
-    :ivar values: name of a field → what is shown in place of its number.
-    :ivar finish: adds and removes fields.
-    """
-
-    event: str
-    struct: type[ctypes.Structure]
-    text: Callable[[Fields], str]
-    flags: Mapping[int, str] = field(default_factory=dict)
-    values: Mapping[str, Callable[[Any], object]] = field(default_factory=dict)
-    finish: Callable[[Fields], None] = _no_text
-
-    @cached_property
-    def _layout(self) -> tuple[Struct, list[tuple[str, Callable[[Any], object] | None]]]:
-        """How to unpack it, and of each field its name and what to make of it."""
-        layout = "<"
-        fields: list[tuple[str, Callable[[Any], object] | None]] = []
-        for name, kind in _flatten_fields(self.struct):
-            if kind is abi.Record or name.startswith("reserved"):
-                layout += f"{ctypes.sizeof(kind)}x"
-                continue
-            layout += _FORMATS.get(kind) or f"{ctypes.sizeof(kind)}s"
-            is_name = getattr(kind, "_type_", None) is ctypes.c_char
-            fields.append((name, make_printable if is_name else self.values.get(name)))
-        return Struct(layout), fields
-
-    def read_fields(self, data: bytes) -> Fields:
-        """The fields of any bytes whatever."""
-        layout, names = self._layout
-        # A shorter record (an older probe's) reads as if zeros followed.
-        values = layout.unpack_from(data.ljust(layout.size, b"\0"))
-        fields: Fields = {}
-        for (name, shown), value in zip(names, values, strict=True):
-            if name == "flags":
-                for bit, flag in self.flags.items():
-                    fields[flag] = bool(value & bit)
-            else:
-                fields[name] = value if shown is None else shown(value)
-        self.finish(fields)
-        return fields
-
-
-def _name_values(values: type[enum.IntEnum], what: str) -> Callable[[int], str]:
-    """The name of a value; of one that is unknown ``what`` and its number."""
-
-    def name(number: int) -> str:
-        try:
-            return values(number).name.lower()
-        except ValueError:
-            return f"{what} {number}"
-
-    return name
-
-
-def _more(f: Fields) -> str:
-    """What is said of records that were left out."""
+def _describe_omitted(f: Fields) -> str:
+    """Return the remark on records that the probe's rate limit has left out."""
     return f" ({f['left_out']} more before it)" if f["left_out"] else ""
 
 
@@ -118,7 +28,7 @@ def _more(f: Fields) -> str:
 
 
 def _finish_who(f: Fields) -> None:
-    """What the record does not have, or its kernel cannot know, is None."""
+    """Set to None what the record lacks or its kernel cannot know."""
     known = f.pop("known")
     for bit, name in _WHO.items():
         if name in f and not known & bit:
@@ -136,7 +46,7 @@ _WHO = {
 
 
 def _describe_owner(f: Fields) -> str:
-    """What is said of a user's own process: that it is one."""
+    """Return the remark that a user has started the process; empty: none has, or unknown."""
     if is_users_login(f.get("login_uid")):
         return f" (of login uid {f['login_uid']})"
     return f" (in {f['cgroup']})" if is_users_cgroup(f.get("cgroup")) else ""
@@ -152,7 +62,7 @@ def _finish_send_signal(f: Fields) -> None:
         f["addr"] = None
 
 
-def _send_signal(f: Fields) -> str:
+def _describe_send_signal(f: Fields) -> str:
     target = f"{f['leader_comm']}[{f['tgid']}]"
     if f["pid"] != f["tgid"]:
         target += f" thread {f['comm']}[{f['pid']}]"
@@ -165,7 +75,8 @@ def _send_signal(f: Fields) -> str:
         sender = f"{f['sender_comm']}[{f['sender_pid']}] uid {f['sender_uid']}"
     where = f" at {f['addr']:#x}" if f["addr"] is not None else ""
     verb = "kills" if f["fatal"] else "sent to"
-    return f"{f['signal']}{where} {verb} {target}{_describe_owner(f)}, by {sender}{_more(f)}"
+    owner, omitted = _describe_owner(f), _describe_omitted(f)
+    return f"{f['signal']}{where} {verb} {target}{owner}, by {sender}{omitted}"
 
 
 # ---------------------------------------------------------- out_of_memory
@@ -183,13 +94,13 @@ def _finish_out_of_memory(f: Fields) -> None:
     f["rss_kb"] = f["anon_rss_kb"] + f["file_rss_kb"] + f["shmem_rss_kb"]
 
 
-def _out_of_memory(f: Fields) -> str:
+def _describe_out_of_memory(f: Fields) -> str:
     scope = _CONSTRAINTS.get(f["constraint"], f["constraint"])
     return (
         f"out of memory {scope}: kills {f['comm']}[{f['pid']}]{_describe_owner(f)} "
         f"({f['rss_kb']} kB) "
         f"for {f['asker_comm']}[{f['asker_pid']}], order {f['order']}, {f['free_kb']} kB free"
-        f"{_more(f)}"
+        f"{_describe_omitted(f)}"
     )
 
 
@@ -197,13 +108,13 @@ def _out_of_memory(f: Fields) -> str:
 
 
 def _finish_process_exit(f: Fields) -> None:
-    age = f["age_ms"]  # which every record of it has
+    age = f["age_ms"]  # each record of process_exit has it
     _finish_who(f)
     f["age_ms"] = age
     f["signal"] = signal_name(f["sig"]) if f["sig"] else None
 
 
-def _process_exit(f: Fields) -> str:
+def _describe_process_exit(f: Fields) -> str:
     who = f"{f['comm']}[{f['pid']}]{_describe_owner(f)}"
     if f["signal"] is None:
         how = f"exited with status {f['status']}"
@@ -214,13 +125,13 @@ def _process_exit(f: Fields) -> str:
         elif f["core"]:
             how += ", core dumped"
     parent = f"{f['parent_comm']}[{f['parent_pid']}]"
-    return f"{who} {how} after {f['age_ms'] / 1000:.1f} s, child of {parent}{_more(f)}"
+    return f"{who} {how} after {f['age_ms'] / 1000:.1f} s, child of {parent}{_describe_omitted(f)}"
 
 
 # -------------------------------------------------------------- hung_task
 
 
-def _hung_task(f: Fields) -> str:
+def _describe_hung_task(f: Fields) -> str:
     who = f"{f['leader_comm']}[{f['tgid']}]"
     if f["pid"] != f["tgid"]:
         who += f" thread {f['comm']}[{f['pid']}]"
@@ -230,10 +141,10 @@ def _hung_task(f: Fields) -> str:
 # ------------------------------------------------------------ block_error
 
 
-def _block_error(f: Fields) -> str:
+def _describe_block_error(f: Fields) -> str:
     return (
         f"{f['error']} on {f['disk'] or f['dev']}: {f['op']} of {f['bytes']} bytes "
-        f"at sector {f['sector']}{_more(f)}"
+        f"at sector {f['sector']}{_describe_omitted(f)}"
     )
 
 
@@ -246,7 +157,7 @@ def _finish_fs_error(f: Fields) -> None:
     f["mount"] = f["mount"] or None
 
 
-def _fs_error(f: Fields) -> str:
+def _describe_fs_error(f: Fields) -> str:
     disk = f" on {f['disk']}" if f["disk"] else ""
     disk += f" at {f['mount']}" if f["mount"] else ""
     line = f":{f['line']}" if f["line"] else ""
@@ -262,7 +173,7 @@ _NET_CHANGES = {
     "link_back": "has its link again",
     "down": "was taken down",
     "up": "was brought up",
-    "removed": "has gone",
+    "removed": "was removed",
     "address_lost": "has lost its last address",
     "address_back": "has an address again:",
 }
@@ -272,7 +183,7 @@ def _format_ipv4(octets: bytes) -> str | None:
     return ".".join(str(octet) for octet in octets) if any(octets) else None
 
 
-def _net_link(f: Fields) -> str:
+def _describe_net_link(f: Fields) -> str:
     address = f" {f['address']}" if f["address"] else ""
     return f"network device {f['device']} {_NET_CHANGES.get(f['change'], f['change'])}{address}"
 
@@ -280,7 +191,7 @@ def _net_link(f: Fields) -> str:
 # --------------------------------------------------------- memory_failure
 
 
-def _memory_failure(f: Fields) -> str:
+def _describe_memory_failure(f: Fields) -> str:
     return f"memory failure in page {f['pfn']:#x} ({f['type'] or 'unknown'}): {f['result']}"
 
 
@@ -314,9 +225,9 @@ def _finish_probe_point(f: Fields) -> None:
     f["value"] = f["value"][: f.pop("n_args")]
 
 
-def _probe_point(f: Fields) -> str:
+def _describe_probe_point(f: Fields) -> str:
     values = "".join(f" {value:#x}" for value in f["value"])
-    return f"{f['comm']}[{f['pid']}] at a point that is not defined here any more:{values}"
+    return f"{f['comm']}[{f['pid']}] at a dynamic probe that is not defined here:{values}"
 
 
 # ------------------------------------------------------------------ table
@@ -325,7 +236,7 @@ RECORDS: Mapping[int, RecordType] = {
     abi.EventType.SEND_SIGNAL: RecordType(
         "send_signal",
         abi.SendSignal,
-        _send_signal,
+        _describe_send_signal,
         flags={
             abi.SIG_FATAL: "fatal",
             abi.SIG_FROM_KERNEL: "from_kernel",
@@ -340,61 +251,63 @@ RECORDS: Mapping[int, RecordType] = {
     abi.EventType.OUT_OF_MEMORY: RecordType(
         "out_of_memory",
         abi.OutOfMemory,
-        _out_of_memory,
-        values={"constraint": _name_values(abi.OomConstraint, "constraint")},
+        _describe_out_of_memory,
+        values={"constraint": name_values(abi.OomConstraint, "constraint")},
         finish=_finish_out_of_memory,
     ),
     abi.EventType.PROCESS_EXIT: RecordType(
         "process_exit",
         abi.ProcessExit,
-        _process_exit,
+        _describe_process_exit,
         flags={abi.EXIT_CORE: "core", abi.EXIT_OOM: "oom", abi.EXIT_ASKED: "asked"},
         finish=_finish_process_exit,
     ),
-    abi.EventType.HUNG_TASK: RecordType("hung_task", abi.HungTask, _hung_task, finish=_finish_who),
+    abi.EventType.HUNG_TASK: RecordType(
+        "hung_task", abi.HungTask, _describe_hung_task, finish=_finish_who
+    ),
     abi.EventType.BLOCK_ERROR: RecordType(
         "block_error",
         abi.BlockError,
-        _block_error,
+        _describe_block_error,
         values={
             "dev": device_name,
-            "op": _name_values(abi.BlockOp, "operation"),
+            "op": name_values(abi.BlockOp, "operation"),
             "error": errno_name,
         },
     ),
     abi.EventType.FS_ERROR: RecordType(
         "fs_error",
         abi.FsError,
-        _fs_error,
+        _describe_fs_error,
         values={"dev": device_name, "error": errno_name},
         finish=_finish_fs_error,
     ),
     abi.EventType.NET_LINK: RecordType(
         "net_link",
         abi.NetLink,
-        _net_link,
-        values={"change": _name_values(abi.NetChange, "change"), "address": _format_ipv4},
+        _describe_net_link,
+        values={"change": name_values(abi.NetChange, "change"), "address": _format_ipv4},
     ),
     abi.EventType.MEMORY_FAILURE: RecordType(
         "memory_failure",
         abi.MemoryFailure,
-        _memory_failure,
-        values={"result": _name_values(abi.MfResult, "result")},
+        _describe_memory_failure,
+        values={"result": name_values(abi.MfResult, "result")},
     ),
     abi.EventType.LOCKUP: RecordType(
         "lockup",
         abi.Lockup,
         _describe_lockup,
-        values={"kind": _name_values(abi.LockupKind, "kind")},
+        values={"kind": name_values(abi.LockupKind, "kind")},
     ),
     abi.EventType.DIE: RecordType(
-        "die", abi.Die, _describe_die, values={"kind": _name_values(abi.DieKind, "kind")}
+        "die", abi.Die, _describe_die, values={"kind": name_values(abi.DieKind, "kind")}
     ),
-    # By its definition: vesper_monitor/guest/dynamic_probes/record.py.
+    # If it is defined here, vesper_monitor/guest/dynamic_probes/record.py reads it.
     abi.EventType.PROBE_POINT: RecordType(
         "probe_point",
         abi.ProbePoint,
-        _probe_point,
+        _describe_probe_point,
         values={"value": _split_words},
         finish=_finish_probe_point,
     ),

@@ -1,13 +1,13 @@
 # SPDX-License-Identifier: GPL-2.0-or-later
-"""Reader of one CPU's relay buffer, while the guest goes on writing it.
+"""Reads one CPU's relay buffer while the guest goes on writing it.
 
-The guest overwrites its oldest sub-buffer when it needs the next. So the
-reader copies first, then looks at the position again, and drops what may
-have been overwritten meanwhile. What is dropped shows as a gap in the
-records' sequence numbers, which is how losses are counted: exactly, and once.
+The guest overwrites its oldest sub-buffer when it needs the next. So the reader
+copies first, then loads the position again, and drops what may have been
+overwritten meanwhile. Dropped records leave a gap in the sequence numbers, and
+gaps count losses exactly, each record once.
 
-Nothing in here raises for anything the guest may have written. One call does
-a bounded amount of work.
+Nothing the guest may have written raises an error here. One call does a bounded
+amount of work.
 """
 
 from __future__ import annotations
@@ -36,22 +36,23 @@ _POS = abi.field_offset(abi.Index, "pos")
 _PAD = abi.field_offset(abi.Index, "pad")
 #: Sequence numbers above this are garbage: no channel lives that long.
 MAX_SEQ = (1 << 63) - 1
-#: Bytes looked at by one call, at most twice this. No record is longer.
+#: Bytes after which one call reads no further; it reads less than twice as many.
+#: No record is longer.
 READ_LIMIT_BYTES = 16 * 1024
-#: Records taken by one call: each costs some 30 µs until it is in the journal,
-#: and meanwhile other guests wait.
+#: Records that one call returns at most. Each costs about 30 µs until it is in the
+#: journal, and other guests wait meanwhile.
 READ_RECORDS = 32
 
 
 @dataclass(frozen=True)
 class ChannelShape:
-    """Geometry of a relay channel, checked against what an honest guest has."""
+    """The geometry of a relay channel, within the bounds of an honest guest."""
 
     subbuf_size: int  #: bytes
     n_subbufs: int
 
     def __post_init__(self) -> None:
-        """:raises ValueError: not a channel that the host would map."""
+        """Check the bounds. :raises ValueError: the host would not map such a channel."""
         if not RECORD_HEADER <= self.subbuf_size <= 1 << 20 or self.subbuf_size % 8:
             raise ValueError(f"sub-buffers of {self.subbuf_size} bytes")
         if not 2 <= self.n_subbufs <= abi.MAX_SUBBUFS:
@@ -61,11 +62,13 @@ class ChannelShape:
 
     @property
     def pages(self) -> int:
-        """relay_open() rounds the whole buffer up to pages."""
+        """Pages of one buffer: relay_open() rounds it up."""
         return abi.pages_for(self.subbuf_size * self.n_subbufs)
 
 
 class RawRecord(NamedTuple):
+    """A record as the guest has written it, its header checked."""
+
     seq: int
     time_ns: int
     event: int  #: enum vsp_event, or any other number
@@ -76,10 +79,10 @@ class RawRecord(NamedTuple):
 class RelayReader:
     """Reads one buffer from where it was left.
 
-    :ivar next_seq: of the next record that is wanted; those below are skipped.
-    :ivar lost: records overwritten before they were read.
-    :ivar records: read so far.
-    :ivar garbage: pieces of a sub-buffer given up because they were no records.
+    :ivar next_seq: sequence number of the next wanted record; those below are skipped.
+    :ivar lost: number of records that were overwritten before they were read.
+    :ivar records: number of records read so far.
+    :ivar garbage: number of sub-buffers given up because they held no valid record.
     """
 
     def __init__(self, shape: ChannelShape, *, next_seq: int = 0) -> None:
@@ -93,7 +96,8 @@ class RelayReader:
     def read_new_records(
         self, index: memoryview, buffer: memoryview
     ) -> tuple[list[RawRecord], bool]:
-        """
+        """Read on from the last position.
+
         :param index: this CPU's ``struct vsp_index``, live.
         :param buffer: the relay buffer, live, ``shape.pages`` long.
         :returns: new records, and whether there is more to read at once.
@@ -103,7 +107,7 @@ class RelayReader:
         if end == self._pos:
             return [], False
         if end < self._pos:
-            # The guest has started afresh, or lies. Begin again with what is there.
+            # The guest has started afresh, or lies. Begin again with this sub-buffer.
             self._pos = end - end % size
         self._pos = max(self._pos, (self._newest_overwritten(end) + 1) * size)
 
@@ -131,19 +135,20 @@ class RelayReader:
         return records, self._pos < end
 
     def _newest_overwritten(self, pos: int) -> int:
-        """Number of the newest sub-buffer that may be overwritten by now.
+        """Return the number of the newest sub-buffer that may be overwritten by now.
 
-        Position ``pos`` is published after the record before it; the next may
-        be under way already. It goes to the sub-buffer of ``pos`` or, where
-        it does not fit there, to the one after that.
+        The guest publishes ``pos`` after the record before it, and may be writing
+        the next record already. That record goes to the sub-buffer of ``pos``, or
+        to the one after if it does not fit.
         """
         return -(-pos // self.shape.subbuf_size) - self.shape.n_subbufs
 
     def _parse_chunk(self, chunk: bytes, records: list[RawRecord], *, cut: bool) -> int | None:
-        """
-        :param cut: the sub-buffer goes on behind the chunk: its last record
-            may not be all there.
-        :returns: bytes used; None to give the rest of the sub-buffer up.
+        """Append the records of a chunk.
+
+        :param cut: the sub-buffer goes on behind the chunk, so its last record
+            may be incomplete.
+        :returns: bytes used; None: give up the rest of the sub-buffer.
         """
         at, size = 0, len(chunk)
         wanted = self.next_seq
