@@ -69,7 +69,7 @@ def _monitor(toolstack: Toolstack, recurring: bool) -> tuple[int, str]:
             who = toolstack.name or "the domain"
             return (
                 OCF_DEGRADED if recurring else OCF_ERR_GENERIC,
-                f"whether {who} runs is not known: {error}",
+                f"cannot tell whether {who} runs: {error}",
             )
         name = toolstack.name
         if any(domain.state == RUNS for domain in own):

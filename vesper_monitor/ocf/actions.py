@@ -16,7 +16,9 @@ __all__ = ["run_agent"]
 
 
 def _run_start(agent: Agent) -> None:
-    agent.start()
+    from vesper_monitor.ocf.start import start_vm
+
+    start_vm(agent)
 
 
 def _run_stop(agent: Agent) -> None:
@@ -26,7 +28,9 @@ def _run_stop(agent: Agent) -> None:
 
 
 def _run_status(agent: Agent) -> None:
-    agent.report_status()
+    from vesper_monitor.ocf.status import report_status
+
+    report_status(agent)
 
 
 def _run_monitor(agent: Agent) -> None:
@@ -40,7 +44,7 @@ def _run_monitor(agent: Agent) -> None:
 
         check_guest(agent)
     elif call.interval <= 0:
-        agent.report_status()
+        _run_status(agent)
     else:
         from vesper_monitor.ocf.monitor import Monitor
 
@@ -63,7 +67,9 @@ def _migrate_from(agent: Agent) -> None:
 
 
 def _run_reload(agent: Agent) -> None:
-    agent.reload_parameters()
+    from vesper_monitor.ocf.status import reload_parameters
+
+    reload_parameters(agent)
 
 
 def _run_validate(agent: Agent) -> None:

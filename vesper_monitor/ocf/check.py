@@ -10,6 +10,7 @@ from __future__ import annotations
 
 from vesper_monitor.client import DaemonError, DaemonUnavailableError
 from vesper_monitor.ocf.invocation import OcfCode, OcfExit, log_line
+from vesper_monitor.ocf.status import report_status
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
@@ -26,14 +27,14 @@ def check_guest(agent: Agent) -> None:
     :raises OcfExit: what is not.
     """
     # A recurring monitor that cannot tell is no reason to stop a VM that may be well.
-    agent.report_status(
-        unknown=OcfCode.OCF_DEGRADED if agent.call.interval > 0 else OcfCode.OCF_ERR_GENERIC
+    report_status(
+        agent, unknown=OcfCode.OCF_DEGRADED if agent.call.interval > 0 else OcfCode.OCF_ERR_GENERIC
     )
     vm = agent.vm
     unwatched = ""
     pause = ""
     try:
-        answer = agent.ask_vesperd("state")
+        answer = agent.vesperd.send_request("state")
     except (DaemonUnavailableError, DaemonError) as error:
         unwatched = str(error)
     else:

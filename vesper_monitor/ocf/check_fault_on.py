@@ -13,7 +13,7 @@ from vesper_monitor.rules.language import RuleError, parse_rules
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
-    from vesper_monitor.ocf.agent import Settings
+    from vesper_monitor.ocf.settings import Settings
 
 __all__ = ["wrong_rules"]
 

@@ -109,6 +109,8 @@ class DomainIdentity:
         self.configured = configured
         self._path = call.state_file(DOMAIN)
         self.remembered = _read_record(self._path)
+        #: name of the domain that this call is about; a list of the domains may correct it
+        self.vm = self.name
 
     @property
     def name(self) -> str:
@@ -129,14 +131,18 @@ class DomainIdentity:
         """Whether there is more to go by than the resource's id."""
         return self.remembered is not None or self.configured.name is not None
 
+    def is_foreign(self) -> bool:
+        """Whether the domain is only configured here, and belongs to another resource."""
+        return self.remembered is None and bool(self.find_owner(self.vm))
+
     def describe_mismatch(self) -> str:
         """Say that another domain is configured than the one that runs; empty: it is not."""
         runs, wanted = self.remembered, self.configured.name
         if runs is None or wanted is None or wanted == runs.name:
             return ""
         return (
-            f"{runs.name} runs, but parameter or file name {wanted} now; {wanted} counts from "
-            f"the next start of {self._call.resource}, and is not touched before"
+            f"{runs.name} runs, but the configuration names {wanted} now; {wanted} counts from "
+            f"the next start of {self._call.resource}"
         )
 
     def find_owner(self, name: str, ident: str = "") -> str:
@@ -165,6 +171,14 @@ class DomainIdentity:
     def adopt_known_domain(self, known: KnownDomain) -> None:
         """Take another's word for what this resource runs, for this call."""
         self.remembered = known
+
+    def remember_created_domain(self) -> None:
+        """Remember the domain that is being created, under its name alone. Never fails.
+
+        A start may fail after its create, and its stop must find what was created.
+        """
+        self.remembered = KnownDomain(self.vm)
+        self._call.remember_text(DOMAIN, f"{self.vm}\n\n\n\n")
 
     def keep_known_domain(self) -> None:
         """Keep what another has said, who may forget it. Never fails."""

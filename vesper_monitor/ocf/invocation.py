@@ -103,6 +103,11 @@ class OcfInvocation:
         """Seconds until Pacemaker ends this call. May be negative."""
         return self.deadline - time.monotonic()
 
+    def limit_time(self, most: float = float("inf")) -> float:
+        """Return the seconds that an outside call may take: what is left, less a margin."""
+        margin = min(2.0, self.timeout / 10)
+        return max(0.5, min(most, self.seconds_left() - margin))
+
     def state_file(self, kind: str) -> str:
         """Path of a file of this resource's that lasts until the node boots."""
         return state_file(self.state_dir, self.resource, kind)

@@ -8,15 +8,15 @@ only what the VM cannot run with, and only ``validate-all`` refuses the rest.
 
 from __future__ import annotations
 
-from vesper_monitor.ocf.agent import DEFAULT_PROBES
 from vesper_monitor.ocf.invocation import OcfCode, OcfExit, log_line
+from vesper_monitor.ocf.settings import DEFAULT_PROBES
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
     from collections.abc import Callable
 
-    from vesper_monitor.ocf.agent import Settings
     from vesper_monitor.ocf.invocation import OcfInvocation
+    from vesper_monitor.ocf.settings import Settings
 
 __all__ = ["Reader"]
 
@@ -130,24 +130,24 @@ class Reader:
 def _wrong_probe(name: str) -> str:
     if name.isascii() and name.replace("_", "").isalnum() and len(name) <= 55:
         return ""
-    return f"parameter probes: {name} is no name of a probe; they are listed by: vesper probe list"
+    return f"parameter probes: {name} is not the name of a probe; see: vesper probe list"
 
 
 def _wrong_service(name: str) -> str:
     if "'" in name or '"' in name:
         return (
-            f"parameter services: {name} has a quotation mark; names are separated by blanks, and "
-            "one with a blank in it is for fault_on, see vesper-rules(7)"
+            f"parameter services: {name} has a quotation mark; separate names with blanks, and "
+            "write one with a blank into fault_on, see vesper-rules(7)"
         )
     if "/" in name:
         return (
-            f"parameter services: {name} is a path; needed is the process's name as "
+            f"parameter services: {name} is a path; write the process's name as "
             "'ps -o comm' in the guest shows it"
         )
     short = name.encode()[:MAX_COMM_CHARS].decode(errors="ignore")
     if short != name:
         return (
-            f"parameter services: {name} is longer than the {MAX_COMM_CHARS} bytes of a process's "
-            f"name that the kernel keeps; write {short}"
+            f"parameter services: {name} is longer than the {MAX_COMM_CHARS} bytes that the kernel "
+            f"keeps of a process's name; write {short}"
         )
     return ""

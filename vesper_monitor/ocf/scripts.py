@@ -119,7 +119,7 @@ class Scripts:
             said = [line.strip() for line in job.read_output().splitlines() if line.strip()]
             if code != 0:
                 how = (
-                    f"did not end within {self._limit:g} s"
+                    f"did not finish within {self._limit:g} s"
                     if code is None
                     else _describe_status(code)
                 )

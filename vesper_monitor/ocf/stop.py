@@ -17,10 +17,11 @@ import time
 from vesper_monitor.client import DaemonError, DaemonUnavailableError
 from vesper_monitor.hypervisor.domain_state import DomainState
 from vesper_monitor.ocf import deep_check
-from vesper_monitor.ocf.agent import ALIVE, LOOK_PAUSE_S
 from vesper_monitor.ocf.domain_identity import kept_name
+from vesper_monitor.ocf.domain_lookup import ALIVE, LOOK_PAUSE_S
 from vesper_monitor.ocf.invocation import OcfCode, OcfExit, log_line
 from vesper_monitor.ocf.shutdown import Shutdown
+from vesper_monitor.ocf.status import refuse_foreign
 from vesper_monitor.ocf.stop_time import DestroyReserve
 from vesper_monitor.ocf.toolstack import ToolstackError, ToolstackMissingError
 
@@ -70,9 +71,9 @@ class Stop:
         """
         agent = self._agent
         agent.forget_first_mark()
-        agent.forget_carried()
+        agent.vesperd.forget_carried()
         deep_check.forget_deep_check(agent)
-        foreign = agent.refuse_foreign(OcfCode.OCF_ERR_GENERIC)
+        foreign = refuse_foreign(agent, OcfCode.OCF_ERR_GENERIC)
         agent.identity.keep_known_domain()  # for a stop that is tried again
         known = self._tell_vesperd()
         if foreign:
@@ -87,7 +88,7 @@ class Stop:
             log_line(f"{self._vm}: {error}")
             remove_domain(agent, self._reserve)
         agent.identity.forget_domain()
-        agent.forget_sent()
+        agent.lookup.forget_sent()
         if agent.settings.manage_memory:
             from vesper_monitor.ocf.xen.memory import share_out
 
@@ -96,7 +97,7 @@ class Stop:
     def _tell_vesperd(self) -> dict[str, Any]:
         """Tell vesperd; what it knows of the activation that ends."""
         try:
-            return self._agent.ask_vesperd("stop")
+            return self._agent.vesperd.send_request("stop")
         except (DaemonUnavailableError, DaemonError) as error:
             log_line(f"{self._vm}: vesperd was not told of the stop: {error}")
             return {}
@@ -115,11 +116,11 @@ class Stop:
                 return
         state = self._look_until_known()
         if state is DomainState.GONE and known.get("cause") not in FINAL_CAUSES:
-            state = agent.let_reboot()
+            state = agent.lookup.wait_for_reboot()
         if state in ALIVE and gone:
             state = self._let_crash()
         elif state in ALIVE:
-            agent.toolstack.tend_domain(self._vm, agent.limit_call(TEND_LIMIT_S))
+            agent.toolstack.tend_domain(self._vm, agent.call.limit_time(TEND_LIMIT_S))
             if reason:
                 log_line(f"{self._vm}: the system inside still runs, it is to shut down: {reason}")
             # What has a fault is not saved: it would come back with it.
@@ -127,9 +128,9 @@ class Stop:
                 return
             if self._shut_down_guest():
                 self._let_clear_away()
-                state = agent.read_state()
+                state = agent.lookup.read_state()
         elif state is not DomainState.GONE:
-            log_line(f"{self._vm}: is {agent.describe_state(state)}, no shutdown")
+            log_line(f"{self._vm}: is {agent.lookup.describe_state(state)}, no shutdown")
         keeper = agent.toolstack.keeper
         if state is DomainState.CRASHED and agent.settings.keep_crashed and keeper is not None:
             self._keep_crashed_domain(keeper)
@@ -141,20 +142,20 @@ class Stop:
         """
         while True:
             try:
-                return self._agent.read_state()
+                return self._agent.lookup.read_state()
             except ToolstackMissingError:
                 raise
             except ToolstackError as error:
                 if self._shutdown_time_left() <= LEAST_SHUTDOWN_S:
                     raise
                 log_line(f"{self._vm}: {error}; looking again")
-                self._agent.pause_before_next_look()
+                self._agent.lookup.pause_before_next_look()
 
     def _without_toolstack(self, error: ToolstackMissingError) -> None:
-        if self._agent.state_by_vesperd() is DomainState.GONE:
+        if self._agent.vesperd.read_domain_state() is DomainState.GONE:
             return
         raise OcfExit(
-            OcfCode.OCF_ERR_INSTALLED, f"whether {self._vm} is gone cannot be told: {error}"
+            OcfCode.OCF_ERR_INSTALLED, f"cannot tell whether {self._vm} is gone: {error}"
         ) from error
 
     # -- shutdown -----------------------------------------------------------
@@ -177,7 +178,7 @@ class Stop:
             while (left := min(end - time.monotonic(), self._shutdown_time_left())) > 0:
                 shutdown.go_on(min(LOOK_PAUSE_S, left))
                 try:
-                    if agent.read_state(max(left, 1.0)) not in ALIVE:
+                    if agent.lookup.read_state(max(left, 1.0)) not in ALIVE:
                         return True
                 except ToolstackMissingError:
                     raise
@@ -186,7 +187,7 @@ class Stop:
                 if shutdown.is_hopeless:
                     log_line(f"{vm}: nobody can ask it to shut down")
                     return False
-                agent.pause_before_next_look(left)
+                agent.lookup.pause_before_next_look(left)
             took = limit - (end - time.monotonic())
             log_line(f"{vm}: not shut down after {took:.0f} s")
             return False
@@ -196,7 +197,7 @@ class Stop:
     def _shutdown_time_left(self) -> float:
         """Seconds until the domain must be destroyed."""
         agent = self._agent
-        return agent.call.seconds_left() - self._reserve.reserve_seconds(agent.slowest_look)
+        return agent.call.seconds_left() - self._reserve.reserve_seconds(agent.lookup.slowest_look)
 
     def _shutdown_limit(self) -> float:
         """Seconds for the shutdown; time for a destroy is always left."""
@@ -218,8 +219,8 @@ class Stop:
         """Wait for the toolstack to remove a domain that has shut down by itself."""
         agent = self._agent
         end = time.monotonic() + min(CLEAR_AWAY_S, agent.call.seconds_left() / 2)
-        while agent.read_state() is DomainState.SHUTDOWN and time.monotonic() < end:
-            agent.pause_before_next_look()
+        while agent.lookup.read_state() is DomainState.SHUTDOWN and time.monotonic() < end:
+            agent.lookup.pause_before_next_look()
 
     # -- a crashed domain for its dump ----------------------------------------
 
@@ -227,8 +228,8 @@ class Stop:
         """The event of a panic comes some moments before the domain has crashed."""
         agent = self._agent
         end = time.monotonic() + min(CRASH_TIME_S, agent.call.seconds_left() / 4)
-        while (state := agent.read_state()) in ALIVE and time.monotonic() < end:
-            agent.pause_before_next_look()
+        while (state := agent.lookup.read_state()) in ALIVE and time.monotonic() < end:
+            agent.lookup.pause_before_next_look()
         return state
 
     def _keep_crashed_domain(self, keeper: Keeper) -> None:
@@ -244,8 +245,8 @@ class Stop:
         agent, vm = self._agent, self._vm
         kept = kept_name(vm)
         drop_kept(agent)  # the last one is enough
-        keeper.release_disks(vm, agent.limit_call())
-        keeper.rename_domain(vm, kept, agent.limit_call())
+        keeper.release_disks(vm, agent.call.limit_time())
+        keeper.rename_domain(vm, kept, agent.call.limit_time())
         log_line(
             f"{vm}: has crashed and is kept as {kept}, without its disks; it holds memory of this "
             f"node. {keeper.dump_core(kept)}"
@@ -261,13 +262,13 @@ def drop_kept(agent: Agent) -> bool:
     kept = kept_name(agent.vm)
     if agent.toolstack.keeper is None:
         return False
-    if agent.toolstack.list_states(agent.limit_call(10.0)).get(kept) not in (
+    if agent.toolstack.list_states(agent.call.limit_time(10.0)).get(kept) not in (
         DomainState.CRASHED,
         DomainState.SHUTDOWN,
     ):
         return False
     log_line(f"{agent.vm}: destroying {kept}, the domain that crashed before")
-    agent.toolstack.destroy_domain(kept, agent.limit_call())
+    agent.toolstack.destroy_domain(kept, agent.call.limit_time())
     return True
 
 
@@ -282,7 +283,7 @@ def remove_domain(agent: Agent, reserve: DestroyReserve | None = None) -> None:
         present: dict[str, DomainState] = {}
         trouble = ""
         try:
-            present = agent.find_present_domains()
+            present = agent.lookup.find_present_domains()
             if not present:
                 if _comes_back(agent):
                     continue
@@ -292,12 +293,12 @@ def remove_domain(agent: Agent, reserve: DestroyReserve | None = None) -> None:
         except ToolstackError as error:
             trouble = str(error)
             log_line(f"{agent.vm}: {trouble}")
-            if agent.state_by_vesperd() is DomainState.GONE:
+            if agent.vesperd.read_domain_state() is DomainState.GONE:
                 log_line(f"{agent.vm}: is gone, as vesperd sees it")
                 return
         if agent.call.seconds_left() < 1.0 + LOOK_PAUSE_S:
             break
-        agent.pause_before_next_look(agent.call.seconds_left() - 1.0)
+        agent.lookup.pause_before_next_look(agent.call.seconds_left() - 1.0)
     if present and not trouble and all(s is DomainState.DYING for s in present.values()):
         # It executes no more; somebody still holds its memory.
         log_line(f"{agent.vm}: still dying; something on this node still maps its memory")
@@ -314,10 +315,10 @@ def _comes_back(agent: Agent) -> bool:
 
     :raises ToolstackError: not known.
     """
-    if not agent.is_brought_back():
+    if not agent.lookup.is_brought_back():
         return False
     log_line(f"{agent.vm}: {agent.toolstack.name} starts it again: its guest reboots")
-    return agent.let_reboot(surely=True) is not DomainState.GONE
+    return agent.lookup.wait_for_reboot(surely=True) is not DomainState.GONE
 
 
 def _destroy_present_domains(
@@ -341,7 +342,7 @@ def _destroy_present_domains(
         begun = time.monotonic()
         # There is time for another try, should this one hang.
         agent.toolstack.destroy_domain(
-            name, agent.limit_call(max(LEAST_DESTROY_S, agent.call.seconds_left() / 2))
+            name, agent.call.limit_time(max(LEAST_DESTROY_S, agent.call.seconds_left() / 2))
         )
         if reserve is not None:
             reserve.note_duration(time.monotonic() - begun)

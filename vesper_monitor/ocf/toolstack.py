@@ -297,8 +297,8 @@ def run_command(command: list[str], limit: float) -> tuple[int, str]:
         code = job.wait_for_exit(limit)
         if code is None:
             raise ToolstackError(
-                f"{' '.join(command)} did not end within {max(limit, 0):.0f} s; "
-                "the host's toolstack hangs, look at its daemons"
+                f"{' '.join(command)} did not finish within {max(limit, 0):.0f} s; "
+                "check the host's toolstack daemons"
             )
         return code, job.read_output()
     finally:

@@ -29,7 +29,7 @@ def update_utilization(agent: Agent) -> None:
     """
     vm = agent.vm
     try:
-        size = agent.toolstack.read_size(vm, agent.limit_call(UPDATE_LIMIT_S))
+        size = agent.toolstack.read_size(vm, agent.call.limit_time(UPDATE_LIMIT_S))
         if size is None:
             return
         found = {"cpu": size[1], "hv_memory": size[0], "host_memory": size[0]}
@@ -57,7 +57,7 @@ def _set_attribute(agent: Agent, name: str, value: str) -> None:
         command += ["--delete-parameter", name]
     else:
         command += ["--set-parameter", name, "--parameter-value", value]
-    code, text = run_command(command, agent.limit_call(UPDATE_LIMIT_S))
+    code, text = run_command(command, agent.call.limit_time(UPDATE_LIMIT_S))
     if code != 0:
         raise ToolstackError(f"{' '.join(command)}: exit status {code}: {text.strip()[-200:]}")
     log_line(f"{resource}: utilization {name}={value}")

@@ -10,6 +10,7 @@ from __future__ import annotations
 
 from vesper_monitor.client import DaemonError, DaemonUnavailableError
 from vesper_monitor.ocf.invocation import OcfCode, OcfExit
+from vesper_monitor.ocf.start import check_node
 from vesper_monitor.ocf.toolstack import ToolstackError
 
 TYPE_CHECKING = False
@@ -29,9 +30,9 @@ def validate_all(agent: Agent) -> None:
     level = agent.call.check_level
     if level < 10:
         return
-    agent.check_node()
+    check_node(agent)
     try:
-        agent.read_state()
+        agent.lookup.read_state()
         if level >= 20:
             _check_config(agent)
     except ToolstackError as error:
@@ -42,7 +43,9 @@ def validate_all(agent: Agent) -> None:
 
 def _check_config(agent: Agent) -> None:
     settings = agent.settings
-    wrong = agent.toolstack.check_config(settings.config, agent.vm, agent.limit_call(LOOK_LIMIT_S))
+    wrong = agent.toolstack.check_config(
+        settings.config, agent.vm, agent.call.limit_time(LOOK_LIMIT_S)
+    )
     if wrong:
         # Not CONFIGURED: the file may be another one on another node.
         raise OcfExit(
@@ -53,8 +56,8 @@ def _check_config(agent: Agent) -> None:
 
 def _check_vesperd(agent: Agent) -> None:
     try:
-        transports = agent.vesperd.call_vesperd(
-            "hello", reply_timeout=agent.limit_call(LOOK_LIMIT_S)
+        transports = agent.vesperd.client.call_vesperd(
+            "hello", reply_timeout=agent.call.limit_time(LOOK_LIMIT_S)
         )["transports"]
         working = [name for name, error in transports.items() if error is None]
         reasons = "; ".join(f"{name}: {error}" for name, error in transports.items() if error)

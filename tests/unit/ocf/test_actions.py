@@ -128,7 +128,7 @@ def test_probe_never_guesses_that_it_is_not_running(host: Host) -> None:
     host.be("hang")
     result = host.call("monitor", timeout=6)
     assert result.code == ERROR
-    assert "cannot be told" in (result.reason or "")
+    assert "cannot tell whether" in (result.reason or "")
 
 
 def test_probe_without_configuration_and_toolstack(host: Host) -> None:

@@ -341,4 +341,4 @@ def test_reload_without_vesperd(host: Host) -> None:
     host.have(vm1="running")
     result = host.call("reload-agent", OCF_RESKEY_services="nginx")
     assert result.code == SUCCESS
-    assert "vesperd was not told of the change" in result.stderr
+    assert "vesperd did not get the request change" in result.stderr

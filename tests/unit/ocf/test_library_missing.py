@@ -74,7 +74,9 @@ DAMAGES = (
     ("ocf/agent", "half", True),
     ("ocf/stop", "missing", False),
     # Cut off between two functions: what is left can be loaded.
-    ("ocf/agent", "    def describe_domains(", True),
+    ("ocf/domain_lookup", "    def describe_domains(", True),
+    ("ocf/vesperd_requests", "half", False),
+    ("ocf/status", "def reload_parameters(", True),
     ("ocf/stop", "    def _end_domain(", True),
     ("ocf/toolstack", "half", False),
     ("ocf/*", "half", False),
@@ -137,7 +139,7 @@ def test_even_that_is_missing(bare: Host) -> None:
         result = bare.call(action, interval=interval)
         assert result.code == code, result
         if code != SUCCESS:
-            assert (result.reason or "").startswith("VESPER is not installed well: ")
+            assert (result.reason or "").startswith("VESPER is not installed correctly: ")
 
 
 def test_one_text() -> None:

@@ -186,7 +186,7 @@ def test_the_processes_tell_of_this_hosts_system_libvirtd_only(host: Host, uri: 
     host.be("away")
     result = host.call("monitor", timeout=8, OCF_RESKEY_hypervisor=uri)
     assert result.code == ERROR
-    assert "cannot be told" in (result.reason or "")
+    assert "cannot tell whether" in (result.reason or "")
     assert host.call("stop", timeout=10, OCF_RESKEY_hypervisor=uri).code == ERROR
 
 

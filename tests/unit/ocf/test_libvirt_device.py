@@ -12,7 +12,7 @@ from hypothesis import strategies as st
 from lxml.etree import _Element as Element
 
 from tests.unit.ocf.support.host import Host, Result
-from tests.unit.ocf.support.qemu import Holder
+from tests.unit.ocf.support.qemu import NO_DEVICE, Holder
 from vesper_monitor.ocf.libvirt import domain_xml
 
 SUCCESS, ERROR, DEGRADED = 0, 1, 190
@@ -45,8 +45,8 @@ def socket(host: Host) -> str:
 
 
 def degraded(host: Host) -> Result:
-    """The first monitor, to which vesperd says that it has no link."""
-    host.vesperd.answers["wait"] = lambda _: {"result": "degraded", "reason": "no link"}
+    """The first monitor, to which vesperd says that the domain has no device."""
+    host.vesperd.answers["wait"] = lambda _: {"result": "degraded", "reason": NO_DEVICE}
     return host.call("monitor", interval=1)
 
 

@@ -8,7 +8,7 @@ from collections.abc import Iterator
 import pytest
 
 from tests.unit.ocf.support.host import Host, Result
-from tests.unit.ocf.support.qemu import Holder
+from tests.unit.ocf.support.qemu import NO_DEVICE, Holder
 from vesper_monitor.ocf.libvirt import domain_xml
 from vesper_monitor.ocf.libvirt.migrate import Route
 from vesper_monitor.ocf.libvirt.virsh import Options
@@ -324,7 +324,7 @@ def test_one_that_cannot_get_it_runs_and_is_degraded(host: Host) -> None:
     (host.fake / "live.xml").write_text(host.config_text)
     host.be("no-shmem")
     host.vesperd.listen()
-    host.vesperd.answers["wait"] = lambda _: {"result": "degraded", "reason": "no link"}
+    host.vesperd.answers["wait"] = lambda _: {"result": "degraded", "reason": NO_DEVICE}
     assert arrive(host).code == SUCCESS
     assert "No more available PCI slots" in host.call("monitor", interval=1).stderr
 

@@ -12,7 +12,7 @@ import pytest
 
 import vesper_monitor
 from tests.unit.ocf.support.host import PROJECT, Host
-from vesper_monitor.ocf.agent import DEFAULT_PROBES
+from vesper_monitor.ocf.settings import DEFAULT_PROBES
 
 #: Schemas to hold the meta-data against: the project's own, and where it is at
 #: hand the specification's (ra-api.rng of OCF's Resource Agent API 1.1).

@@ -151,7 +151,7 @@ def add_device(root: Element, socket: str) -> str:
 
     kind = root.get("type", "")
     if kind not in ("kvm", "qemu"):
-        return f"a domain of type {kind} has no ivshmem device"
+        return f"a domain of type {kind} cannot have an ivshmem device"
     if any(other.get("name") == ALIAS for other in root.iterfind("devices/*/alias")):
         return f"another device has the alias {ALIAS}"
     try:

@@ -43,7 +43,7 @@ def find_trouble() -> str:
     except TimeoutError:
         return f"vesper-ivshmem did not answer within {ANSWER_LIMIT_S:g} s ({path})"
     except OSError as error:
-        return f"vesper-ivshmem is not there ({path}: {error.strerror}); {START_IT}"
+        return f"vesper-ivshmem is not running ({path}: {error.strerror}); {START_IT}"
     except (ValueError, LookupError, TypeError, AttributeError):
-        return f"what answers at {path} is no vesper-ivshmem"
+        return f"the process that answers at {path} is not vesper-ivshmem"
     return ""

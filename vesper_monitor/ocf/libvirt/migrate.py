@@ -172,7 +172,7 @@ def finish_arrival(virsh: Virsh, name: str, limit: float) -> str:
     try:
         root = read_live_xml(virsh, name, limit)
         if root.get("type") not in ("kvm", "qemu"):
-            return f"a domain of type {root.get('type')} has no ivshmem device"
+            return f"a domain of type {root.get('type')} cannot have an ivshmem device"
         if domain_xml.find_device(root, ivshmem_server.qemu_socket()) is not None:
             return ""
     except ToolstackError as error:

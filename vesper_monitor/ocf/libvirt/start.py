@@ -88,7 +88,7 @@ def _create_with_device(virsh: Virsh, root: Element, name: str, end: float) -> s
             raise
         log_line(f"{name}: {error}; trying again without VESPER's device")
         domain_xml.remove_device(root, device)
-        note = f"it does not start with VESPER's device: {error}"
+        note = f"it started only without VESPER's device: {error}"
         _create_from_xml(virsh, root, end)
     return note
 

@@ -396,7 +396,7 @@ class Virsh:
             job.close()
         if code is None:
             raise ToolstackHangsError(
-                f"virsh {words[0]} did not end within {max(limit, 0):.0f} s; is libvirtd well?"
+                f"virsh {words[0]} did not finish within {max(limit, 0):.0f} s; check libvirtd"
             )
         if code != 0:
             raise ToolstackError(f"virsh {words[0]}: {pick_message(text).removeprefix('error: ')}")

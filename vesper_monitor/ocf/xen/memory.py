@@ -15,7 +15,7 @@ from __future__ import annotations
 
 import time
 
-from vesper_monitor.ocf.agent import ALIVE
+from vesper_monitor.ocf.domain_lookup import ALIVE
 from vesper_monitor.ocf.invocation import log_line
 from vesper_monitor.ocf.toolstack import ToolstackError
 
@@ -62,9 +62,9 @@ def share_out(agent: Agent) -> None:
 def _share_out(agent: Agent, new: int) -> int | None:
     """:returns: MiB per domain; None: there is nothing to share."""
     host = _read_host_memory(agent)
-    total, _ = host.read_host_memory(agent.limit_call(LOOK_LIMIT_S))
-    states = agent.toolstack.list_states(agent.limit_call(LOOK_LIMIT_S))
-    domains = host.list_sizes(agent.limit_call(LOOK_LIMIT_S))
+    total, _ = host.read_host_memory(agent.call.limit_time(LOOK_LIMIT_S))
+    states = agent.toolstack.list_states(agent.call.limit_time(LOOK_LIMIT_S))
+    domains = host.list_sizes(agent.call.limit_time(LOOK_LIMIT_S))
     running = [name for name in domains if states.get(name) in ALIVE]
     count = len(running) + new
     share = (total - agent.settings.reserved_memory) // count if count else 0
@@ -82,7 +82,7 @@ def _share_out(agent: Agent, new: int) -> int | None:
             log_line("memory is not shared out among all domains: the action's time is up")
             break
         try:
-            host.set_memory(name, share, agent.limit_call(LOOK_LIMIT_S))
+            host.set_memory(name, share, agent.call.limit_time(LOOK_LIMIT_S))
         except ToolstackError as error:
             log_line(f"{name}: keeps its {domains[name][0]} MiB: {error}")
     log_line(f"memory: {share} MiB for each of {count} domains")
@@ -98,7 +98,7 @@ def _read_host_memory(agent: Agent) -> HostMemory:
 def _wait_for_free(agent: Agent, wanted: int) -> None:
     end = time.monotonic() + min(SHRINK_LIMIT_S, agent.call.seconds_left() / 4)
     while True:
-        _, free = _read_host_memory(agent).read_host_memory(agent.limit_call(LOOK_LIMIT_S))
+        _, free = _read_host_memory(agent).read_host_memory(agent.call.limit_time(LOOK_LIMIT_S))
         if free >= wanted:
             return
         if time.monotonic() >= end:

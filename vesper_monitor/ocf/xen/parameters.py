@@ -4,10 +4,11 @@
 from __future__ import annotations
 
 from vesper_monitor.ocf import actions
-from vesper_monitor.ocf.agent import Agent, Settings
+from vesper_monitor.ocf.agent import Agent
 from vesper_monitor.ocf.domain_identity import find_configured_name
 from vesper_monitor.ocf.invocation import OcfInvocation
 from vesper_monitor.ocf.parameters import Reader
+from vesper_monitor.ocf.settings import Settings
 from vesper_monitor.ocf.xen.xl import Xl
 
 TYPE_CHECKING = False

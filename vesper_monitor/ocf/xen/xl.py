@@ -176,7 +176,7 @@ class Xl:
         if code is None:
             # Not ended: what it has begun it may still finish, beside another try.
             raise ToolstackError(
-                f"xl destroy {number} ({name}) did not end within {max(limit, 0):.0f} s"
+                f"xl destroy {number} ({name}) did not finish within {max(limit, 0):.0f} s"
             )
         said = job.read_output()
         job.close()
