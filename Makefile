@@ -209,7 +209,12 @@ install-files:
 		--single-version-externally-managed
 	cd $(NEW)/usr/lib/python3/dist-packages && \
 		stat -c '%s %n' vesper_monitor/*.py vesper_monitor/ocf/*.py vesper_monitor/ocf/*/*.py \
-			vesper_monitor/util/*.py vesper_monitor/hypervisor/*.py >vesper_monitor/installed-sizes
+			vesper_monitor/util/*.py vesper_monitor/hypervisor/*.py vesper_monitor/rules/*.py \
+			vesper_monitor/knowledge/*.py vesper_monitor/guest/__init__.py \
+			vesper_monitor/guest/abi.py vesper_monitor/guest/abi_layout.py \
+			vesper_monitor/guest/event.py vesper_monitor/guest/printable.py \
+			vesper_monitor/guest/relay/__init__.py vesper_monitor/guest/relay/record_types.py \
+			>vesper_monitor/installed-sizes
 	chmod -R u=rwX,go=rX $(NEW)  # setuptools keeps the modes of a checkout
 	for new in $(NEW)/usr/lib/python3/dist-packages/*; do \
 		place=$(PYLIB)/$${new##*/} && old=$(NEW)/old-$${new##*/} && \
