@@ -72,7 +72,7 @@ def test_start_is_refused_while_the_toolstack_hangs(host: Host) -> None:
     host.be("hang")
     result = host.call("start", timeout=6)
     assert result.code == ERROR
-    assert "did not end" in (result.reason or "")
+    assert "did not finish" in (result.reason or "")
 
 
 @pytest.mark.parametrize(

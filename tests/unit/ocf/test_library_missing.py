@@ -84,7 +84,7 @@ DAMAGES = (
 )
 MODULES = {
     "XenVM": {"ocf/*": "ocf/xen/parameters", "ocf/*call": "ocf/xen/xl"},
-    "LibvirtVM": {"ocf/*": "ocf/libvirt/parameters", "ocf/*call": "ocf/libvirt/virsh"},
+    "LibvirtVM": {"ocf/*": "ocf/libvirt/parameters", "ocf/*call": "ocf/libvirt/virsh_call"},
 }
 
 

@@ -11,7 +11,7 @@ from tests.unit.ocf.support.host import Host, Result
 from tests.unit.ocf.support.qemu import NO_DEVICE, Holder
 from vesper_monitor.ocf.libvirt import domain_xml
 from vesper_monitor.ocf.libvirt.migrate import Route
-from vesper_monitor.ocf.libvirt.virsh import Options
+from vesper_monitor.ocf.libvirt.virsh_call import Options
 
 SUCCESS, ERROR = 0, 1
 

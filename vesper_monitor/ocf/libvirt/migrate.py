@@ -13,7 +13,7 @@ import time
 
 from vesper_monitor.ocf.atomic_file import in_memory
 from vesper_monitor.ocf.invocation import log_line
-from vesper_monitor.ocf.libvirt import domain_xml, ivshmem_server
+from vesper_monitor.ocf.libvirt import domain_xml, ivshmem_server, save_config
 from vesper_monitor.ocf.libvirt.unplug import read_live_xml, unplug_device
 from vesper_monitor.ocf.toolstack import ToolstackError, finish_migration, spawn_command
 
@@ -21,7 +21,8 @@ TYPE_CHECKING = False
 if TYPE_CHECKING:
     from lxml.etree import _Element as Element
 
-    from vesper_monitor.ocf.libvirt.virsh import Options, Virsh
+    from vesper_monitor.ocf.libvirt.virsh_call import Options
+    from vesper_monitor.ocf.libvirt.virsh_states import VirshStates
     from vesper_monitor.ocf.toolstack import Background
 
 __all__ = ["Route", "finish_arrival", "migrate_domain"]
@@ -108,7 +109,7 @@ def _remote_uri(uri: str, transport: str, host: str) -> str:
     return f"{driver}{'+' + via if via else ''}://{host}{':' + port if port else ''}/{path}"
 
 
-def migrate_domain(virsh: Virsh, name: str, node: str, limit: float) -> None:
+def migrate_domain(virsh: VirshStates, name: str, node: str, limit: float) -> None:
     """See :class:`~vesper_monitor.ocf.toolstack.Toolstack`.
 
     :param node: the target's name in the cluster.
@@ -116,7 +117,8 @@ def migrate_domain(virsh: Virsh, name: str, node: str, limit: float) -> None:
     end = time.monotonic() + limit
     options = virsh.options
     route = Route(options, node)
-    virsh.tend_domain(name, LOOK_LIMIT_S)
+    if options.save_config:
+        save_config.save_config(virsh, name, LOOK_LIMIT_S)
     root = read_live_xml(virsh, name, LOOK_LIMIT_S)
     device = domain_xml.find_device(root, ivshmem_server.qemu_socket())
     if options.start_resources:
@@ -161,12 +163,13 @@ def _names_device(error: ToolstackError, device: Element) -> bool:
     return any(name and name in str(error) for name in names)
 
 
-def finish_arrival(virsh: Virsh, name: str, limit: float) -> str:
+def finish_arrival(virsh: VirshStates, name: str, limit: float) -> str:
     """Plug the device in where it is missing. Never fails.
 
     :returns: why it is still missing.
     """
-    virsh.tend_domain(name, limit)
+    if virsh.options.save_config:
+        save_config.save_config(virsh, name, limit)
     if not virsh.options.add_device:
         return ""
     try:
@@ -181,7 +184,7 @@ def finish_arrival(virsh: Virsh, name: str, limit: float) -> str:
     return _plug_device(virsh, name)
 
 
-def _send_domain(virsh: Virsh, name: str, route: Route, end: float) -> None:
+def _send_domain(virsh: VirshStates, name: str, route: Route, end: float) -> None:
     """:raises ToolstackError: it did not go."""
     options = virsh.options
     if options.speed:
@@ -203,7 +206,7 @@ def _send_domain(virsh: Virsh, name: str, route: Route, end: float) -> None:
     finish_migration(job, end - time.monotonic())
 
 
-def _set_downtime(virsh: Virsh, name: str, uuid: str, job: Background, end: float) -> None:
+def _set_downtime(virsh: VirshStates, name: str, uuid: str, job: Background, end: float) -> None:
     words = ("migrate-setmaxdowntime", uuid, str(virsh.options.downtime))
     trouble: ToolstackError | None = None
     while job.wait_for_exit(DOWNTIME_PAUSE_S) is None and time.monotonic() < end:
@@ -216,7 +219,7 @@ def _set_downtime(virsh: Virsh, name: str, uuid: str, job: Background, end: floa
         log_line(f"{name}: the downtime is not set: {trouble}")
 
 
-def _plug_device(virsh: Virsh, name: str) -> str:
+def _plug_device(virsh: VirshStates, name: str) -> str:
     """:returns: why the domain has no device now; empty: it has."""
     if trouble := ivshmem_server.find_trouble():
         return trouble

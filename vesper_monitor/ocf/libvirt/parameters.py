@@ -8,7 +8,8 @@ import os
 from vesper_monitor.ocf import actions
 from vesper_monitor.ocf.agent import Agent
 from vesper_monitor.ocf.domain_identity import find_configured_name
-from vesper_monitor.ocf.libvirt.virsh import Options, Virsh
+from vesper_monitor.ocf.libvirt.virsh import Virsh
+from vesper_monitor.ocf.libvirt.virsh_call import Options
 from vesper_monitor.ocf.parameters import Reader
 from vesper_monitor.ocf.settings import Settings
 

@@ -27,7 +27,8 @@ TYPE_CHECKING = False
 if TYPE_CHECKING:
     from lxml.etree import _Element as Element
 
-    from vesper_monitor.ocf.libvirt.virsh import Options, Virsh
+    from vesper_monitor.ocf.libvirt.virsh_call import Options
+    from vesper_monitor.ocf.libvirt.virsh_states import VirshStates
 
 __all__ = ["check_config", "create_domain", "save_domain", "start_resources"]
 
@@ -41,7 +42,7 @@ AWAY_PAUSE_S = 1.0
 AWAY = ("failed to connect socket", "end of file", "cannot recv", "cannot write", "reset by peer")
 
 
-def create_domain(virsh: Virsh, config: str, name: str, limit: float) -> str:
+def create_domain(virsh: VirshStates, config: str, name: str, limit: float) -> str:
     """Start a domain: see :class:`~vesper_monitor.ocf.toolstack.Toolstack`."""
     end = time.monotonic() + limit
     options = virsh.options
@@ -66,7 +67,7 @@ def create_domain(virsh: Virsh, config: str, name: str, limit: float) -> str:
     return note
 
 
-def _create_with_device(virsh: Virsh, root: Element, name: str, end: float) -> str:
+def _create_with_device(virsh: VirshStates, root: Element, name: str, end: float) -> str:
     """Start the domain with VESPER's device; where that fails, once without it.
 
     :returns: why it has no device.
@@ -93,7 +94,7 @@ def _create_with_device(virsh: Virsh, root: Element, name: str, end: float) -> s
     return note
 
 
-def _is_gone(virsh: Virsh, name: str) -> bool:
+def _is_gone(virsh: VirshStates, name: str) -> bool:
     """Whether a domain certainly is not there."""
     try:
         return name not in virsh.list_states(LOOK_LIMIT_S)
@@ -102,7 +103,7 @@ def _is_gone(virsh: Virsh, name: str) -> bool:
         return False
 
 
-def prepare_device(virsh: Virsh, root: Element) -> str:
+def prepare_device(virsh: VirshStates, root: Element) -> str:
     """Give the domain VESPER's device, or take it away where nobody would serve it.
 
     :returns: why it has none.
@@ -129,7 +130,7 @@ def prepare_device(virsh: Virsh, root: Element) -> str:
     return domain_xml.add_device(root, path)
 
 
-def check_config(virsh: Virsh, config: str, limit: float) -> str:
+def check_config(virsh: VirshStates, config: str, limit: float) -> str:
     """What libvirt has against a configuration file; empty: nothing.
 
     VESPER's device is not added: the domain starts without it, too.
@@ -160,7 +161,7 @@ def check_config(virsh: Virsh, config: str, limit: float) -> str:
     return ""
 
 
-def save_domain(virsh: Virsh, name: str, limit: float) -> bool:
+def save_domain(virsh: VirshStates, name: str, limit: float) -> bool:
     """Save the domain's memory, and end it. :returns: whether that is done."""
     state = _state_file(virsh.options, name)
     log_line(f"{name}: saving it to {state}")
@@ -172,7 +173,7 @@ def save_domain(virsh: Virsh, name: str, limit: float) -> bool:
     return True
 
 
-def start_resources(virsh: Virsh, root: Element, uri: str = "") -> None:
+def start_resources(virsh: VirshStates, root: Element, uri: str = "") -> None:
     """Start the storage pools and networks that a domain uses.
 
     :param uri: of another libvirtd than this host's.
@@ -191,7 +192,7 @@ def start_resources(virsh: Virsh, root: Element, uri: str = "") -> None:
                 virsh.run_virsh(LOOK_LIMIT_S, "pool-refresh", name, uri=uri)
 
 
-def _create_from_xml(virsh: Virsh, root: Element, end: float) -> None:
+def _create_from_xml(virsh: VirshStates, root: Element, end: float) -> None:
     """:raises ToolstackError: it does not run."""
     name = root.findtext("name") or ""
     again = False
@@ -219,7 +220,7 @@ def _create_from_xml(virsh: Virsh, root: Element, end: float) -> None:
             time.sleep(AWAY_PAUSE_S)
 
 
-def _restore_domain(virsh: Virsh, name: str, state: str, limit: float) -> str:
+def _restore_domain(virsh: VirshStates, name: str, state: str, limit: float) -> str:
     """:raises ToolstackError: it does not run."""
     log_line(f"{name}: restoring it from {state}")
     virsh.run_virsh(limit, "restore", state)
@@ -232,7 +233,7 @@ def _restore_domain(virsh: Virsh, name: str, state: str, limit: float) -> str:
     return ""
 
 
-def _check_tpm(virsh: Virsh, name: str) -> None:
+def _check_tpm(virsh: VirshStates, name: str) -> None:
     """Say so where libvirt is too old to keep the TPM's state. Never fails."""
     try:
         live = domain_xml.parse_domain(virsh.do_to(name, LOOK_LIMIT_S, "dumpxml"))

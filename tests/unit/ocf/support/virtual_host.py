@@ -23,7 +23,7 @@ from vesper_monitor.ocf.actions import ACTIONS, STRICT
 from vesper_monitor.ocf.agent import Agent
 from vesper_monitor.ocf.carried_fault import pack_fault
 from vesper_monitor.ocf.invocation import OcfExit, OcfInvocation
-from vesper_monitor.ocf.libvirt import migrate, virsh
+from vesper_monitor.ocf.libvirt import migrate, virsh, virsh_call
 from vesper_monitor.ocf.libvirt import parameters as libvirt_parameters
 from vesper_monitor.ocf.xen import parameters as xen_parameters
 from vesper_monitor.ocf.xen import xl
@@ -134,7 +134,7 @@ class VirtualHost:
         monkeypatch.setattr(time, "sleep", self.clock.sleep)
         monkeypatch.setattr(time, "monotonic", lambda: self.clock.now)
         monkeypatch.setattr(time, "clock_gettime", lambda _: self.clock.now)
-        for module in (arrival, toolstack, virsh, migrate, xl):
+        for module in (arrival, toolstack, virsh, virsh_call, migrate, xl):
             monkeypatch.setattr(module, "spawn_command", self._spawn)
         monkeypatch.setenv("VESPER_QEMU_RUN", str(folder / "qemu"))
         monkeypatch.setenv("VESPER_IVSHMEM", str(folder / "ivshmem"))
