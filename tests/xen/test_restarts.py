@@ -81,7 +81,7 @@ def test_a_guest_that_is_watched(cleaned: XenLab) -> None:
     wait_another_domain(host, number)
     results = monitor_until_well(host)
     assert results[-1][0] == SUCCESS, results
-    assert "runs again, so it has rebooted" in results[-1][1]
+    assert "runs again, so it rebooted" in results[-1][1]
     guest.wait_ready(60)
     wait_collecting(host)
     assert host.run_command(FAULTS, check=True).output == before

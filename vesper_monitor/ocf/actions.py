@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: GPL-2.0-or-later
-"""Which action does what: the same for the agents of all hypervisors."""
+"""The table of actions, for the agents of all hypervisors."""
 
 from __future__ import annotations
 
@@ -89,9 +89,9 @@ ACTIONS = {
     "validate-all": _run_validate,
 }
 
-#: Those that look for wrong parameters, and say or refuse them
-#: (:meth:`vesper_monitor.ocf.parameters.Reader.refuse_wrong_values`). All others must work
-#: with whatever the configuration is.
+#: Actions that log or refuse wrong parameters
+#: (:meth:`vesper_monitor.ocf.parameters.Reader.refuse_wrong_values`). The others must work
+#: with any configuration.
 STRICT = ("start", "reload-agent", "validate-all")
 
 
@@ -102,12 +102,12 @@ def run_agent(
     environ: Mapping[str, str],
     said: bytes,
 ) -> int:
-    """Do the action; the exit code.
+    """Do the action, and return its exit code.
 
     :param name: of the agent, for its usage.
-    :param build: an agent out of a call; whether wrong parameters are
-        refused (:class:`~vesper_monitor.ocf.invocation.OcfExit`).
-    :param said: what vesperd has answered already (:mod:`vesper_monitor.ocf.fast_monitor`).
+    :param build: makes an agent for a call; its second argument says whether wrong
+        parameters are refused (:class:`~vesper_monitor.ocf.invocation.OcfExit`).
+    :param said: the answer that vesperd gave already (:mod:`vesper_monitor.ocf.fast_monitor`).
     """
     usage = f"usage: {name} {{{'|'.join(ACTIONS)}|meta-data}}"
 

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: GPL-2.0-or-later
-"""A monitor with OCF_CHECK_LEVEL 10 or 20: asks around, at once.
+"""A monitor with OCF_CHECK_LEVEL 10 or 20: it checks all parts, and returns at once.
 
 It runs beside the one that waits (:mod:`vesper_monitor.ocf.deep_check`).  Level 10
 asks the toolstack itself for the domain's state, vesperd for a fault, and
@@ -22,9 +22,9 @@ __all__ = ["check_guest"]
 
 
 def check_guest(agent: Agent) -> None:
-    """Return when all is well.
+    """Check the domain, its guest and the monitor scripts.
 
-    :raises OcfExit: what is not.
+    :raises OcfExit: something is wrong.
     """
     # A recurring monitor that cannot tell is no reason to stop a VM that may be well.
     report_status(
@@ -62,12 +62,16 @@ def check_guest(agent: Agent) -> None:
 
 
 def _report_problem(vm: str, wrong: str, pause: str) -> None:
-    """:raises OcfExit: something is wrong."""
+    """Report what is wrong, unless watching is paused.
+
+    :param wrong: empty: nothing.
+    :raises OcfExit: it is reported.
+    """
     if not wrong:
         return
     if not pause:
         raise OcfExit(OcfCode.OCF_ERR_GENERIC, wrong)
-    log_line(f"{vm}: not reported, {pause}: {wrong}")
+    log_line(f"{vm}: not reported ({pause}): {wrong}")
 
 
 def _text_field(answer: dict[str, Any], key: str, inner: str) -> str:

@@ -44,7 +44,7 @@ MAX_RECORD_BYTES = 4096
 
 
 class ConfiguredName:
-    """What parameter and configuration file say.
+    """The name that parameter or configuration file give the domain.
 
     :param name: of the domain; None: neither names one.
     :param trouble: why the file names none.
@@ -56,7 +56,7 @@ class ConfiguredName:
 
 
 def kept_name(vm: str) -> str:
-    """What a crashed domain is called that is kept for its dump."""
+    """Return the name of a crashed domain that is kept for its dump."""
     return f"{vm}--crashed"
 
 
@@ -99,9 +99,9 @@ class KnownDomain:
 
 
 class DomainIdentity:
-    """What one resource's domain is.
+    """Which domain belongs to one resource.
 
-    :param configured: what parameter and configuration file say.
+    :param configured: the name in parameter or configuration file.
     """
 
     def __init__(self, call: OcfInvocation, configured: ConfiguredName) -> None:
@@ -169,7 +169,7 @@ class DomainIdentity:
         self._call.remember_text(DOMAIN, "")
 
     def adopt_known_domain(self, known: KnownDomain) -> None:
-        """Take another's word for what this resource runs, for this call."""
+        """Use a domain that vesperd or the cluster named, for this call."""
         self.remembered = known
 
     def remember_created_domain(self) -> None:
@@ -181,7 +181,7 @@ class DomainIdentity:
         self._call.remember_text(DOMAIN, f"{self.vm}\n\n\n\n")
 
     def keep_known_domain(self) -> None:
-        """Keep what another has said, who may forget it. Never fails."""
+        """Remember the domain that vesperd or the cluster named, and may forget. Never fails."""
         known = self.remembered
         if known is not None and _read_record(self._path) is None:
             self._call.remember_text(DOMAIN, f"{known.name}\n{known.ident}\n\n\n")

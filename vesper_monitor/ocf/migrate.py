@@ -1,8 +1,8 @@
 # SPDX-License-Identifier: GPL-2.0-or-later
 """migrate_to and migrate_from: the VM goes to another node while it runs.
 
-A domain that cannot go is told apart before anything is sent, so that a
-doomed migration costs nothing but Pacemaker's stop and start.
+A domain that cannot be migrated is recognised before anything is sent, so that a
+doomed migration costs only Pacemaker's stop and start.
 """
 
 from __future__ import annotations
@@ -75,7 +75,7 @@ def _show_failure(agent: Agent, reason: str) -> None:
 def _migrate_to(agent: Agent) -> None:
     refuse_foreign(agent, OcfCode.OCF_ERR_GENERIC)
     if mismatch := agent.identity.describe_mismatch():
-        # What arrives has to be told apart there from what is configured: better not at all.
+        # The target could take the domain for the other one.
         raise OcfExit(OcfCode.OCF_ERR_GENERIC, f"not migrated live: {mismatch}")
     vm, target = agent.vm, agent.call.migrate_target
     if not target:
@@ -103,7 +103,7 @@ def _migrate_to(agent: Agent) -> None:
             _withdraw(agent, target)
             raise
         if agent.lookup.read_state() in (DomainState.RUNNING, DomainState.PAUSED):
-            raise ToolstackError("the toolstack says it is done, but the domain still runs here")
+            raise ToolstackError("the toolstack reported success, but the domain still runs here")
     except ToolstackError as error:
         raise OcfExit(
             OcfCode.OCF_ERR_GENERIC, f"{vm} was not migrated to {target}: {error}"
@@ -112,9 +112,9 @@ def _migrate_to(agent: Agent) -> None:
 
 
 def _withdraw(agent: Agent, target: str) -> None:
-    """Take back what was announced, if the domain certainly is here as before. Never fails."""
+    """Withdraw the announcement, if the domain certainly stays here. Never fails."""
     if agent.call.seconds_left() <= WITHDRAW_S:
-        return  # of one that has taken all of the time the toolstack may not have let go
+        return  # the toolstack may still be migrating it
     try:
         stays = agent.lookup.read_state() in (DomainState.RUNNING, DomainState.PAUSED)
     except ToolstackError as error:
@@ -166,7 +166,7 @@ def _wait_for_domain(agent: Agent) -> None:
             if state is DomainState.RUNNING:
                 return
             if state is DomainState.PAUSED and not agent.toolstack.is_arriving(vm):
-                log_line(f"{vm}: has arrived, and is paused")
+                log_line(f"{vm}: arrived, and is paused")
                 return
             trouble = ", ".join(f"{name} is {s.value}" for name, s in present.items())
             if present:
@@ -186,7 +186,7 @@ def _wait_for_domain(agent: Agent) -> None:
 
 
 def _find_target_address(agent: Agent, target: str) -> str:
-    """Where to migrate to: the node attribute's value, else the node's name."""
+    """Return the address to migrate to: the node attribute's value, else the node's name."""
     attribute = agent.settings.address_attribute
     if not attribute:
         return target
@@ -199,8 +199,8 @@ def _find_target_address(agent: Agent, target: str) -> str:
     # fmt: on
     value = text.strip() if code == 0 else ""
     if value in ("", "(null)"):
-        log_line(f"{target}: has no node attribute {attribute}; migrating by the node's name")
+        log_line(f"{target}: has no node attribute {attribute}; migrating to the node's name")
         return target
     if value.startswith("-") or len(value.split()) != 1:
-        raise ToolstackError(f"node attribute {attribute} of {target} is no address: {value!r}")
+        raise ToolstackError(f"node attribute {attribute} of {target} is not an address: {value!r}")
     return value

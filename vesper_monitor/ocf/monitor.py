@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: GPL-2.0-or-later
-"""The monitor that waits: asks vesperd, and blocks until there is something to say.
+"""The monitor that waits: it asks vesperd, and blocks until there is a result.
 
 Pacemaker runs one monitor at a time and starts the next one ``interval``
 after its end.  So this one stays until a fault comes, or until its time
@@ -72,7 +72,7 @@ class Monitor:
         self._deep: DeepCheck | None = None
 
     def run(self) -> None:
-        """Return when all is well.
+        """Wait, and return if all is well.
 
         :raises OcfExit: a fault (1), dead (7 or 1), degraded (190).
         """
@@ -99,7 +99,7 @@ class Monitor:
             agent.call.remember_text(AGAIN, f"{call_key(agent.call.environ)}\n{question}")
 
     def _asks_vesperd_only(self) -> bool:
-        """Whether such a monitor does nothing but to ask vesperd."""
+        """Whether such a monitor only asks vesperd."""
         settings = self._agent.settings
         return self._deep is None and not (
             settings.utilization
@@ -109,9 +109,9 @@ class Monitor:
         )
 
     def _watch_all(self) -> OcfExit | None:
-        """Wait until there is something to say.
+        """Wait for a result.
 
-        :returns: why the VM is watched less well than it should; None: it is not.
+        :returns: why the VM is not watched as it should be; None: it is.
         :raises OcfExit: a fault, or dead.
         """
         self._check_identity()
@@ -167,16 +167,16 @@ class Monitor:
         if wrong is None:
             return
         if pause := self._agent.vesperd.find_pause():
-            log_line(f"{self._vm}: not reported, {pause}: {wrong}")
+            log_line(f"{self._vm}: not reported ({pause}): {wrong}")
             assert self._scripts is not None
             self._scripts.close()
             return
         raise OcfExit(OcfCode.OCF_ERR_GENERIC, wrong)
 
     def _wait_for_answer(self, descriptor: int | None, until: float) -> None:
-        """Until there is an answer, or the time is up; scripts run meanwhile.
+        """Wait for an answer, or until the time is up; scripts run meanwhile.
 
-        :raises OcfExit: a script, or the deeper look, has failed.
+        :raises OcfExit: a script, or the second monitor's check, failed.
         """
         while True:
             turn = until if self._deep is None else min(until, self._deep.next_turn())
@@ -287,9 +287,9 @@ class Monitor:
                 if told and gone.code == OcfCode.OCF_NOT_RUNNING:
                     raise OcfExit(OcfCode.OCF_ERR_GENERIC, reason) from None
                 raise
-            # It is there again: it has rebooted. A domain with another id is
-            # another instance, whose start vesperd must be told.
-            log_line(f"{self._vm}: runs again, so it has rebooted ({reason})")
+            # It is there again: it rebooted. A domain with another id is another
+            # activation, whose start vesperd must be told.
+            log_line(f"{self._vm}: runs again, so it rebooted ({reason})")
             self._agent.lookup.claim_domain()
             if trouble := self._agent.vesperd.notify_start():
                 raise OcfExit(
@@ -304,10 +304,10 @@ class Monitor:
         )
 
     def _look_unwatched(self) -> bool:
-        """Whoever does not watch a domain does not see its end either, or not yet.
+        """Look at a domain that vesperd does not watch, so that its end may be unknown to it.
 
-        :returns: whether its end is seen to, so that all is well.
-        :raises OcfExit: it does not run, with the cause if vesperd has learned it meanwhile.
+        :returns: whether vesperd knows its end by now, and all is well.
+        :raises OcfExit: it does not run, with the cause if vesperd knows it by now.
         """
         try:
             self._look_at_domain()

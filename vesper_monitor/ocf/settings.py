@@ -13,10 +13,10 @@ DEFAULT_PROBES = "send_signal out_of_memory"
 
 
 class Settings:
-    """The parameters, understood.
+    """The parameters of one resource.
 
     :param config: configuration file of the domain, for the toolstack.
-    :param configured: which name parameter and file give the domain.
+    :param configured: the name in parameter or configuration file.
     """
 
     def __init__(self, config: str, configured: ConfiguredName) -> None:
@@ -36,8 +36,7 @@ class Settings:
         self.probes: list[str] = []
         #: names of processes whose main process is the service
         self.services: list[str] = []
-        #: seconds that a pause of which nobody knows why may last; None:
-        #: vesperd's own limit
+        #: seconds that a pause for no known reason may last; None: vesperd's own limit
         self.pause_timeout: float | None = None
         #: seconds within which a hang of the guest's kernel is a fault; None:
         #: vesperd's own
@@ -46,10 +45,10 @@ class Settings:
         self.boot_timeout: float | None = None
         #: rules for what is a fault (vesper-rules(7)), for vesperd
         self.fault_on = ""
-        #: what is wrong with parameters without which the VM runs; the monitor
-        #: is degraded with the first
+        #: errors in parameters with which the VM runs; the monitor is degraded with the
+        #: first
         self.doubts: list[str] = []
-        #: names of parameters of which what was in force stays
+        #: names of parameters whose value in force stays
         self.unclear: set[str] = set()
         #: commands that must all succeed while the VM is well
         self.scripts: list[str] = []
@@ -57,13 +56,13 @@ class Settings:
         self.script_timeout = 10.0
         #: seconds from one run of them to the next
         self.script_interval = 10.0
-        #: share the host's memory out among the domains
+        #: divide the host's memory among the domains
         self.manage_memory = False
         #: MiB that the host itself keeps then
         self.reserved_memory = 512
         #: node attribute with the address to which a VM is migrated
         self.address_attribute = ""
-        #: what the resource's utilization is to say: ``cpu``, ``hv_memory``, ``host_memory``
+        #: keys that the resource's utilization is to have: ``cpu``, ``hv_memory``, ``host_memory``
         self.utilization: list[str] = []
-        #: what it is not to say
+        #: keys that it is not to have
         self.no_utilization: list[str] = []

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: GPL-2.0-or-later
-"""stop: ends the VM in the way that its state calls for, and says which.
+"""stop: ends the VM in the way that its state requires, and logs which.
 
 A guest that can still shut down is asked to, and destroyed when its time is
 up.  One that cannot (it has crashed, or vesperd knows of a fault after which
@@ -30,7 +30,7 @@ if TYPE_CHECKING:
     from typing import Any
 
     from vesper_monitor.ocf.agent import Agent
-    from vesper_monitor.ocf.toolstack import Keeper
+    from vesper_monitor.ocf.toolstack import CrashedDomainKeeper
 
 __all__ = ["Stop", "drop_kept", "remove_domain"]
 
@@ -65,9 +65,10 @@ class Stop:
         return self._agent.vm
 
     def run_stop(self) -> None:
-        """
-        :raises OcfExit: the domain is there at the end of the time, or not known
-            to be gone.
+        """Stop the VM.
+
+        :raises OcfExit: the domain is still there when the time is up, or it is unknown
+            whether it is.
         """
         agent = self._agent
         agent.forget_first_mark()
@@ -77,7 +78,7 @@ class Stop:
         agent.identity.keep_known_domain()  # for a stop that is tried again
         known = self._tell_vesperd()
         if foreign:
-            log_line(f"{self._vm}: is another resource's, and does not run")
+            log_line(f"{self._vm}: belongs to another resource, and does not run")
             return
         try:
             self._end_domain(known)
@@ -95,7 +96,7 @@ class Stop:
             share_out(agent)
 
     def _tell_vesperd(self) -> dict[str, Any]:
-        """Tell vesperd; what it knows of the activation that ends."""
+        """Tell vesperd, and return its answer about the activation that ends."""
         try:
             return self._agent.vesperd.send_request("stop")
         except (DaemonUnavailableError, DaemonError) as error:
@@ -111,7 +112,7 @@ class Stop:
         fault = known.get("fault")
         reason = str(fault.get("reason") or "") if isinstance(fault, dict) else ""
         if gone := known.get("system_gone") is True:
-            log_line(f"{self._vm}: the system inside is gone, no shutdown: {reason}")
+            log_line(f"{self._vm}: not shut down, the system inside is gone: {reason}")
             if not agent.settings.keep_crashed:
                 return
         state = self._look_until_known()
@@ -122,7 +123,7 @@ class Stop:
         elif state in ALIVE:
             agent.toolstack.tend_domain(self._vm, agent.call.limit_time(TEND_LIMIT_S))
             if reason:
-                log_line(f"{self._vm}: the system inside still runs, it is to shut down: {reason}")
+                log_line(f"{self._vm}: the system inside still runs and is shut down: {reason}")
             # What has a fault is not saved: it would come back with it.
             elif agent.toolstack.save_domain(self._vm, self._shutdown_limit()):
                 return
@@ -183,9 +184,9 @@ class Stop:
                 except ToolstackMissingError:
                     raise
                 except ToolstackError as error:
-                    log_line(f"{vm}: {error}; the guest has its time all the same")
+                    log_line(f"{vm}: {error}; the guest keeps its time to shut down")
                 if shutdown.is_hopeless:
-                    log_line(f"{vm}: nobody can ask it to shut down")
+                    log_line(f"{vm}: there is no way to ask it to shut down")
                     return False
                 agent.lookup.pause_before_next_look(left)
             took = limit - (end - time.monotonic())
@@ -195,12 +196,12 @@ class Stop:
             shutdown.close()
 
     def _shutdown_time_left(self) -> float:
-        """Seconds until the domain must be destroyed."""
+        """Return the seconds until the domain must be destroyed."""
         agent = self._agent
         return agent.call.seconds_left() - self._reserve.reserve_seconds(agent.lookup.slowest_look)
 
     def _shutdown_limit(self) -> float:
-        """Seconds for the shutdown; time for a destroy is always left."""
+        """Return the seconds for the shutdown, which leave time for a destroy."""
         call = self._agent.call
         wanted = self._agent.settings.shutdown_timeout
         given = call.given_timeout
@@ -225,14 +226,14 @@ class Stop:
     # -- a crashed domain for its dump ----------------------------------------
 
     def _let_crash(self) -> DomainState:
-        """The event of a panic comes some moments before the domain has crashed."""
+        """Wait until a guest that panicked is a crashed domain, and return its state."""
         agent = self._agent
         end = time.monotonic() + min(CRASH_TIME_S, agent.call.seconds_left() / 4)
         while (state := agent.lookup.read_state()) in ALIVE and time.monotonic() < end:
             agent.lookup.pause_before_next_look()
         return state
 
-    def _keep_crashed_domain(self, keeper: Keeper) -> None:
+    def _keep_crashed_domain(self, keeper: CrashedDomainKeeper) -> None:
         """Put the crashed domain aside: another name, and no disks.
 
         It executes no more, but it holds its disks open, which would keep
@@ -248,7 +249,7 @@ class Stop:
         keeper.release_disks(vm, agent.call.limit_time())
         keeper.rename_domain(vm, kept, agent.call.limit_time())
         log_line(
-            f"{vm}: has crashed and is kept as {kept}, without its disks; it holds memory of this "
+            f"{vm}: crashed and is kept as {kept}, without its disks; it keeps its memory on this "
             f"node. {keeper.dump_core(kept)}"
         )
 
@@ -301,7 +302,7 @@ def remove_domain(agent: Agent, reserve: DestroyReserve | None = None) -> None:
         agent.lookup.pause_before_next_look(agent.call.seconds_left() - 1.0)
     if present and not trouble and all(s is DomainState.DYING for s in present.values()):
         # It executes no more; somebody still holds its memory.
-        log_line(f"{agent.vm}: still dying; something on this node still maps its memory")
+        log_line(f"{agent.vm}: is dying; something on this node still maps its memory")
         return
     trouble = trouble or ", ".join(f"{name} is {state.value}" for name, state in present.items())
     raise OcfExit(
@@ -327,7 +328,7 @@ def _destroy_present_domains(
     destroyed: set[str],
     reserve: DestroyReserve | None,
 ) -> bool:
-    """Destroy what is there, each every other time.
+    """Destroy each domain that is there, every other time.
 
     :param destroyed: names whose destroy was the last thing done; changed.
     :returns: whether anything was.

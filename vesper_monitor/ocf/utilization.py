@@ -1,8 +1,8 @@
 # SPDX-License-Identifier: GPL-2.0-or-later
-"""autoset_, unset_utilization_*: what the domain has becomes the resource's utilization.
+"""autoset_, unset_utilization_*: the domain's size becomes the resource's utilization.
 
-The cluster is told only of what has changed since it was told last; that is
-remembered until the next start or probe.
+Only values that changed are written; the last ones are remembered until the next
+start or probe.
 """
 
 from __future__ import annotations
@@ -46,7 +46,7 @@ def update_utilization(agent: Agent) -> None:
 
 
 def forget_utilization(agent: Agent) -> None:
-    """Tell the cluster anew with the next update."""
+    """Have the next update write all values."""
     agent.call.remember_text("utilization", "")
 
 

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: GPL-2.0-or-later
-"""validate-all: the deeper, the more is asked.
+"""validate-all: a higher check level checks more.
 
 Level 0 looks at the parameters (which was done when they were read), 10 also
 at this node, 20 also at what the agent works with here: whether xl accepts
@@ -24,8 +24,9 @@ LOOK_LIMIT_S = 10.0
 
 
 def validate_all(agent: Agent) -> None:
-    """
-    :raises OcfExit: what is wrong.
+    """Check parameters, node and configuration, as far as the check level says.
+
+    :raises OcfExit: something is wrong.
     """
     level = agent.call.check_level
     if level < 10:
@@ -50,7 +51,7 @@ def _check_config(agent: Agent) -> None:
         # Not CONFIGURED: the file may be another one on another node.
         raise OcfExit(
             OcfCode.OCF_ERR_ARGS,
-            f"{settings.config} is not accepted on node {agent.call.node}: {wrong}",
+            f"node {agent.call.node} does not accept {settings.config}: {wrong}",
         )
 
 
@@ -68,6 +69,6 @@ def _check_vesperd(agent: Agent) -> None:
         ) from error
     if not working:
         raise OcfExit(
-            OcfCode.OCF_ERR_INSTALLED, f"vesperd can watch no VM on node {agent.call.node}: "
+            OcfCode.OCF_ERR_INSTALLED, f"vesperd on node {agent.call.node} can watch no VM: "
             f"{reasons or 'no transport is installed'}; see: vesper status",
         )  # fmt: skip

@@ -174,7 +174,7 @@ def odd_boolean(host: Host, parameter: str, value: str) -> None:
     for action in ("start", "reload-agent"):
         result = host.call(action, **wrong)
         assert result.code == SUCCESS
-        assert f"parameter {parameter}={value}: is taken for false" in result.stderr
+        assert f"parameter {parameter}={value}: counts as false" in result.stderr
     assert all("doubt" not in request for request in host.vesperd.requests)
     host.vesperd.close()
 

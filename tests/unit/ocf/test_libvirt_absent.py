@@ -43,7 +43,7 @@ def test_a_vm_that_runs_is_well(host: Host, qemu: Qemu, mood: str) -> None:
     for action in ("monitor", "status"):
         result = host.call(action)
         assert (result.code, result.reason) == (SUCCESS, None)
-        assert "QEMU's processes are looked at instead" in result.stderr
+        assert "looking at QEMU's processes instead" in result.stderr
     # Without vesperd, too, nothing but that is wrong.
     result = host.call("monitor", interval=10)
     assert result.code == DEGRADED

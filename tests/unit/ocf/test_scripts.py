@@ -165,7 +165,7 @@ def test_in_a_pause_nothing_is_reported(watched: Host) -> None:
     watched.vesperd.answers["state"] = lambda _: {"paused": pause}
     result = monitor(watched, str(bad))
     assert result.code == SUCCESS
-    assert "not reported, watching is paused until 22:50 (backup): monitor script" in result.stderr
+    assert "not reported (watching is paused until 22:50 (backup)): monitor script" in result.stderr
     deep = {"OCF_RESKEY_monitor_scripts": str(bad), "OCF_CHECK_LEVEL": "20"}
     assert watched.call("monitor", **deep).code == SUCCESS
 

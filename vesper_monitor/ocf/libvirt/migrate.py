@@ -37,7 +37,7 @@ DOWNTIME_PAUSE_S = 0.5
 
 
 class Route:
-    """Which way the domain goes, as the stock agent finds it.
+    """Where the domain and its memory go, by the stock agent's rules.
 
     :param node: the target's name in the cluster.
     """
@@ -74,7 +74,9 @@ class Route:
                 port = f":{options.migrate_port}" if options.migrate_port else ""
                 self.memory = f"tcp://{target}{port}"
             else:
-                log_line(f"migration_network_suffix: not for {scheme}; libvirt chooses the network")
+                log_line(
+                    f"migration_network_suffix: not used with {scheme}; libvirt chooses the network"
+                )
 
 
 def _add_suffix(node: str, suffix: str) -> str:
@@ -84,7 +86,7 @@ def _add_suffix(node: str, suffix: str) -> str:
 
 
 def _bracket_host(host: str) -> str:
-    """A host as a URI has it: an IPv6 address in brackets."""
+    """Return a host as a URI has it: an IPv6 address in brackets."""
     return f"[{host}]" if ":" in host and not host.startswith("[") else host
 
 
@@ -127,7 +129,7 @@ def migrate_domain(virsh: VirshStates, name: str, node: str, limit: float) -> No
         start_resources(virsh, root, route.remote)
     unplugged = device is not None and not domain_xml.is_migratable_with(root, device)
     if device is not None and unplugged:
-        log_line(f"{name}: VESPER's device is no master and cannot go along: unplugging it")
+        log_line(f"{name}: VESPER's device is no master and cannot be migrated; unplugging it")
         unplug_device(virsh, name, root, device)
     try:
         try:
@@ -149,7 +151,7 @@ def migrate_domain(virsh: VirshStates, name: str, node: str, limit: float) -> No
             _send_domain(virsh, name, route, end)
     except ToolstackError:
         if unplugged and (trouble := _plug_device(virsh, name)):
-            log_line(f"{name}: is not watched any more: {trouble}")
+            log_line(f"{name}: is no longer watched: {trouble}")
         raise
 
 
@@ -179,7 +181,7 @@ def finish_arrival(virsh: VirshStates, name: str, limit: float) -> str:
         if domain_xml.find_device(root, ivshmem_server.qemu_socket()) is not None:
             return ""
     except ToolstackError as error:
-        log_line(f"{name}: whether it has VESPER's device is not known: {error}")
+        log_line(f"{name}: cannot tell whether it has VESPER's device: {error}")
         return ""
     return _plug_device(virsh, name)
 

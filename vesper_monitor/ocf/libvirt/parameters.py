@@ -45,7 +45,7 @@ def _read_name(data: bytes) -> str:
 def read_settings(call: OcfInvocation, *, strict: bool) -> tuple[Settings, Options]:
     """Read the parameters.
 
-    :raises Exit: code 6 with what is wrong, if strict.
+    :raises OcfExit: code 6 with the error, if strict.
     """
     read = Reader(call)
     config = read.read_path("config", "the domain's libvirt XML file")
@@ -110,7 +110,7 @@ def _read_options(read: Reader) -> Options:
 
 
 def _default_uri() -> str:
-    """As libvirt's client chooses it, but that it is not asked: it may hang."""
+    """Return the URI that libvirt's client would choose, without asking it: it may hang."""
     if uri := os.environ.get("VIRSH_DEFAULT_CONNECT_URI") or os.environ.get("LIBVIRT_DEFAULT_URI"):
         return uri
     try:

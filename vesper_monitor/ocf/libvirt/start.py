@@ -104,9 +104,9 @@ def _is_gone(virsh: VirshStates, name: str) -> bool:
 
 
 def prepare_device(virsh: VirshStates, root: Element) -> str:
-    """Give the domain VESPER's device, or take it away where nobody would serve it.
+    """Give the domain VESPER's device, or take it away where the server would not answer.
 
-    :returns: why it has none.
+    :returns: why it has none; empty: it has one.
     """
     path = ivshmem_server.qemu_socket()
     device = domain_xml.find_device(root, path)
@@ -120,18 +120,18 @@ def prepare_device(virsh: VirshStates, root: Element) -> str:
         )
     if trouble := ivshmem_server.find_trouble():
         if device is not None:
-            # QEMU would not start, or wait for it for ever.
+            # QEMU would not start, or wait for the server without a limit.
             domain_xml.remove_device(root, device)
         return trouble
     if device is not None:
         if not domain_xml.is_migratable_with(root, device):
-            log_line(f"{name}: VESPER's device in its XML is no master: unplugged for a migration")
+            log_line(f"{name}: VESPER's device in its XML is no master: a migration will unplug it")
         return ""
     return domain_xml.add_device(root, path)
 
 
 def check_config(virsh: VirshStates, config: str, limit: float) -> str:
-    """What libvirt has against a configuration file; empty: nothing.
+    """Return libvirt's error for a configuration file; empty: none.
 
     VESPER's device is not added: the domain starts without it, too.
 
@@ -144,7 +144,9 @@ def check_config(virsh: VirshStates, config: str, limit: float) -> str:
             log_line(f"{config}: {doubt}")
         if virsh.driver_name() != "qemu" or domain_xml.passes_through_pci(root):
             # libvirtd 9.0 refuses host devices in domxml-to-native, or crashes.
-            log_line(f"{config}: whether {virsh.options.uri} accepts it is seen when it starts")
+            log_line(
+                f"{config}: cannot tell whether {virsh.options.uri} accepts it before it starts"
+            )
             return ""
         in_memory(
             domain_xml.serialize_domain(root).encode(),
@@ -162,13 +164,16 @@ def check_config(virsh: VirshStates, config: str, limit: float) -> str:
 
 
 def save_domain(virsh: VirshStates, name: str, limit: float) -> bool:
-    """Save the domain's memory, and end it. :returns: whether that is done."""
+    """Save the domain's memory, and end it.
+
+    :returns: whether that is done.
+    """
     state = _state_file(virsh.options, name)
     log_line(f"{name}: saving it to {state}")
     try:
         virsh.do_to(name, limit, "save", state)
     except ToolstackError as error:
-        log_line(f"{name}: not saved, it is to shut down: {error}")
+        log_line(f"{name}: not saved, so it is shut down: {error}")
         return False
     return True
 
@@ -227,18 +232,18 @@ def _restore_domain(virsh: VirshStates, name: str, state: str, limit: float) -> 
     try:
         os.unlink(state)
     except OSError as error:
-        # It would be restored once more, with a disk that has gone on.
+        # It would be restored once more, with a disk that changed since.
         virsh.destroy_domain(name, LOOK_LIMIT_S)
         raise ToolstackError(f"{state} cannot be removed: {error.strerror}") from error
     return ""
 
 
 def _check_tpm(virsh: VirshStates, name: str) -> None:
-    """Say so where libvirt is too old to keep the TPM's state. Never fails."""
+    """Log if libvirt is too old to keep the TPM's state. Never fails."""
     try:
         live = domain_xml.parse_domain(virsh.do_to(name, LOOK_LIMIT_S, "dumpxml"))
     except (ToolstackError, ValueError) as error:
-        log_line(f"{name}: whether the state of its vTPM is kept is not known: {error}")
+        log_line(f"{name}: cannot tell whether the state of its vTPM is kept: {error}")
         return
     if vtpm.is_lost_at_end(live):
         log_line(
@@ -263,7 +268,7 @@ def _make_image(options: Options, config: str, end: float) -> None:
 
 
 def _detect_image_format(image: str, end: float) -> str:
-    """QEMU 6.1 and later want it said, and do not guess for a good reason."""
+    """Return the format, which QEMU 6.1 and later require: guessing is a security risk."""
     for line in _run_until(end, "qemu-img", "info", "-U", image).splitlines():
         key, _, value = line.partition(":")
         if key.strip() == "file format":

@@ -35,7 +35,7 @@ def undefine_domain(virsh: VirshCall, config: str, name: str, data: bytes, root:
     :returns: whether libvirt does not have it any more.
     :raises ToolstackError: the file is lost.
     """
-    log_line(f"{name}: is defined in libvirt, which must not start it by itself: undefining it")
+    log_line(f"{name}: is defined in libvirt, which might start it by itself; undefining it")
     try:
         before = os.stat(config)
         keep = ["--keep-nvram"]
@@ -83,7 +83,7 @@ def _may_have_tpm(virsh: VirshCall, name: str) -> bool:
             virsh.do_to(name, UNDEFINE_LIMIT_S, "dumpxml", "--inactive")
         )
     except (ToolstackError, ValueError) as error:
-        log_line(f"{name}: whether it has a TPM is not known: {error}")
+        log_line(f"{name}: cannot tell whether it has a TPM: {error}")
         return True
     return bool(vtpm.list_backends(defined))
 

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: GPL-2.0-or-later
-"""VESPER's device is unplugged from a domain that runs, so that QEMU survives it.
+"""Unplugs VESPER's device from a running domain so that QEMU survives it.
 
 What QEMU 7.2 does wrong when an ivshmem-doorbell goes (ivshmem_exit(), hw/misc/ivshmem.c):
 
@@ -36,7 +36,7 @@ __all__ = ["read_live_xml", "unplug_device"]
 
 #: Seconds for one command.
 LOOK_LIMIT_S = 10.0
-#: Seconds for the guest to let go of its device.
+#: Seconds for the guest to release its device.
 UNPLUG_LIMIT_S = 10.0
 UNPLUG_PAUSE_S = 0.25
 #: Seconds for QEMU's RCU callbacks.
@@ -74,8 +74,8 @@ def unplug_device(virsh: VirshCall, name: str, root: Element, device: Element) -
     ):
         if time.monotonic() >= end:
             raise ToolstackError(
-                f"the guest did not let go of VESPER's device within {UNPLUG_LIMIT_S:g} s, which "
-                "cannot go along; nothing was sent"
+                f"the guest did not release VESPER's device within {UNPLUG_LIMIT_S:g} s, and "
+                "the device cannot be migrated; nothing was sent"
             )
         time.sleep(UNPLUG_PAUSE_S)
     time.sleep(SETTLE_S)

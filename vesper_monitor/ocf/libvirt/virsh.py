@@ -15,7 +15,7 @@ from vesper_monitor.ocf.toolstack import ToolstackError, ToolstackHangsError, sp
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
-    from vesper_monitor.ocf.toolstack import Background, HostMemory, Keeper
+    from vesper_monitor.ocf.toolstack import Background, CrashedDomainKeeper, HostMemory
 
 __all__ = ["Virsh"]
 
@@ -32,7 +32,7 @@ class Virsh(VirshStates):
     shutdown_again = 5.0
     # It stays paused, at the target "by the user".
     migrates_paused = True
-    keeper: Keeper | None = None
+    keeper: CrashedDomainKeeper | None = None
     host: HostMemory | None = None
 
     def __init__(self, options: Options) -> None:

@@ -87,7 +87,7 @@ class VirshCall:
         return time.monotonic() < self._hangs_until
 
     def driver_name(self) -> str:
-        """libvirt's driver, by the URI; empty: an alias of a URI."""
+        """Return libvirt's driver by the URI; empty: the URI is an alias."""
         scheme, colon, _ = self.options.uri.partition(":")
         return scheme.partition("+")[0] if colon else ""
 
@@ -127,7 +127,7 @@ class VirshCall:
     def run_virsh(
         self, limit: float, *words: str, uri: str = "", keep: tuple[int, ...] = ()
     ) -> str:
-        """Run virsh; what it said.
+        """Run virsh, and return its output.
 
         :param uri: of another libvirtd than this host's.
         :param keep: descriptors that it inherits.

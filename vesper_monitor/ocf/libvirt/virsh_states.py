@@ -52,7 +52,7 @@ PANICKED = 1  # virDomainCrashedReason
 
 
 def parse_stats(text: str) -> dict[str, tuple[int, int]]:
-    """State and its reason of each domain by name, as ``virsh domstats --state`` has them.
+    """Return state and reason of each domain by name, as ``virsh domstats --state`` has them.
 
     :raises ToolstackError: it is not understood, to its last line.
     """
@@ -144,7 +144,7 @@ class VirshStates(VirshCall):
         except OSError as trouble:
             raise ToolstackError(f"{error}; and QEMU's processes: {trouble}") from error
         if not self._away:
-            log_line(f"{error}; QEMU's processes are looked at instead")
+            log_line(f"{error}; looking at QEMU's processes instead")
         self._away = True
         self._why.clear()
         self.defined.clear()

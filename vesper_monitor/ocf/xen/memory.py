@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: GPL-2.0-or-later
-"""allow_mem_management: all domains of a host share its memory in equal parts.
+"""allow_mem_management: divides a host's memory equally among its domains.
 
 As the stock agent does: what the host has, less what it keeps for itself,
 divided by the number of running domains.  Unlike there the domain's
@@ -47,7 +47,7 @@ def make_room(agent: Agent) -> int | None:
         _wait_for_free(agent, share)
         return share
     except ToolstackError as error:
-        log_line(f"{agent.vm}: memory is not shared out: {error}")
+        log_line(f"{agent.vm}: memory is not divided: {error}")
         return None
 
 
@@ -56,7 +56,7 @@ def share_out(agent: Agent) -> None:
     try:
         _share_out(agent, 0)
     except ToolstackError as error:
-        log_line(f"{agent.vm}: memory is not shared out: {error}")
+        log_line(f"{agent.vm}: memory is not divided: {error}")
 
 
 def _share_out(agent: Agent, new: int) -> int | None:
@@ -71,15 +71,15 @@ def _share_out(agent: Agent, new: int) -> int | None:
     if share <= 0:
         if count:
             log_line(
-                f"memory of this host: {total} MiB, of which it keeps "
-                f"{agent.settings.reserved_memory}: nothing to share out among {count} domains"
+                f"memory of this host: {total} MiB, less {agent.settings.reserved_memory} MiB that "
+                f"it reserves: nothing to divide among {count} domains"
             )
         return None
     for name in running:
         if domains[name][0] == share:
             continue
         if agent.call.seconds_left() < 2.0:
-            log_line("memory is not shared out among all domains: the action's time is up")
+            log_line("memory is not divided among all domains: the action's time is up")
             break
         try:
             host.set_memory(name, share, agent.call.limit_time(LOOK_LIMIT_S))
@@ -102,7 +102,7 @@ def _wait_for_free(agent: Agent, wanted: int) -> None:
         if free >= wanted:
             return
         if time.monotonic() >= end:
-            log_line(f"memory: {free} of {wanted} MiB are free; trying all the same")
+            log_line(f"memory: {free} of {wanted} MiB are free; trying nevertheless")
             return
         time.sleep(SHRINK_PAUSE_S)
 

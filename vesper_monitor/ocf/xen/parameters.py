@@ -28,7 +28,7 @@ def _read_name(data: bytes) -> str:
 def read_settings(call: OcfInvocation, *, strict: bool) -> Settings:
     """Read the parameters.
 
-    :raises Exit: code 6 with what is wrong, if strict.
+    :raises OcfExit: code 6 with the error, if strict.
     """
     read = Reader(call)
     config = read.read_path("xmfile", "the domain's xl configuration file")
