@@ -220,7 +220,7 @@ install-files:
 		place=$(PYLIB)/$${new##*/} && old=$(NEW)/old-$${new##*/} && \
 		{ [ ! -e $$place ] || mv -T $$place $$old; } && mv -T $$new $$place || exit 1; done
 	rm -rf $(NEW)
-	for file in fallback_actions.py fallback_toolstacks.py XenVM LibvirtVM; do \
+	for file in fallback_actions.py fallback_call.py fallback_toolstacks.py XenVM LibvirtVM; do \
 		install -m $$([ -x ocf/$$file ] && echo 755 || echo 644) ocf/$$file $(AGENTS)/.new && \
 		mv $(AGENTS)/.new $(AGENTS)/$$file || exit 1; done
 	install -m 755 vesper_monitor/bin/vesper vesper_monitor/bin/vesperd $(DESTDIR)/usr/sbin/

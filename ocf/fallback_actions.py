@@ -17,16 +17,8 @@ import time
 import traceback
 from collections.abc import Callable, Mapping
 
-from fallback_toolstacks import (
-    DYING,
-    RUNS,
-    Call,
-    Domain,
-    Libvirt,
-    Toolstack,
-    UnknownStateError,
-    Xen,
-)
+from fallback_call import Call, UnknownStateError
+from fallback_toolstacks import DYING, RUNS, Domain, Libvirt, Toolstack, Xen
 
 __all__ = ["main"]
 

@@ -12,6 +12,7 @@ import pytest
 
 from tests.unit.ocf.support.host import PROJECT, Host, Result, XenHost
 from tests.unit.ocf.support.library import copy_library, damage, install
+from vesper_monitor.ocf.carried_fault import pack_fault
 
 SUCCESS, ERROR, INSTALLED, NOT_RUNNING, DEGRADED = 0, 1, 5, 7, 190
 
@@ -433,6 +434,25 @@ def test_a_configuration_that_is_not_understood_on_xen(bare_xen: Host, text: str
 # -- reboots on Xen -------------------------------------------------------------
 
 
+@pytest.mark.parametrize("action", ["migrate_from", "stop"])
+def test_what_was_sent_here_is_its_domain(bare: Host, action: str) -> None:
+    """A live migration brought vm1; the file on this node names another domain."""
+    ident = bare.ident("vm1") if bare.name == "LibvirtVM" else ""
+    value = pack_fault({"vm": "vm1", "ident": ident, "fault": None})
+    bare.script("attrd_updater", f'echo \'name="x" host="node1" value="{value}"\'')
+    bare.config.write_text(bare.config_text.replace("vm1", "new"))
+    bare.have(vm1="running", other="running")
+    assert bare.call(action).code == SUCCESS
+    assert set(bare.running()) == ({"other"} if action == "stop" else {"other", "vm1"})
+
+
+@pytest.mark.parametrize("value", ["", "(null)", "bm90IEpTT04=", "W10=", "eyJ2bSI6IDF9"])
+def test_an_attribute_that_is_not_understood_names_no_domain(bare: Host, value: str) -> None:
+    bare.script("attrd_updater", f'echo \'name="x" host="node1" value="{value}"\'')
+    bare.have(other="running")
+    assert bare.call("migrate_from").code == NOT_RUNNING
+
+
 @pytest.mark.parametrize(("action", "stops"), [("restart", 2), ("destroy", 1)])
 def test_a_stop_meets_a_reboot(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, action: str, stops: int
@@ -440,12 +460,12 @@ def test_a_stop_meets_a_reboot(
     """The domain is gone when it is asked to shut down; its guest was rebooting."""
     monkeypatch.syspath_prepend(str(Path(__file__).parents[3] / "ocf"))
     actions = importlib.import_module("fallback_actions")
-    toolstacks = importlib.import_module("fallback_toolstacks")
+    call, toolstacks = map(importlib.import_module, ("fallback_call", "fallback_toolstacks"))
     monkeypatch.setattr(toolstacks, "XL_LOGS", str(tmp_path))
     now = [1000.0]
     monkeypatch.setattr(time, "monotonic", lambda: now[0])
     monkeypatch.setattr(time, "sleep", lambda seconds: now.__setitem__(0, now[0] + seconds))
-    monkeypatch.setattr(toolstacks, "_process_age", lambda: 0.0)
+    monkeypatch.setattr(call, "_process_age", lambda: 0.0)
     lives = [("5", 0.0)]  # number of the domain, and from when on
     asked: list[list[str]] = []
 
