@@ -164,7 +164,7 @@ test-kernel-variants: deps $(VENV)/ready
 # oops of a null pointer, and the kernel has virtio_net built in.
 test-debug: deps $(VENV)/ready
 	VESPER_KERNEL=debug $(VENV)/bin/python -m pytest tests/kernel --ignore tests/kernel/test_kernels.py \
-		-k 'not (test_lockup_and_die or test_oopses or test_net_link)'
+		-k 'not (test_lockup_and_die_record or test_oopses_leave or test_net_link_records)'
 
 bench-cluster: deps
 	$(PYTHON) -m bench.cluster

@@ -143,11 +143,11 @@ def _format_spread(times: list[float]) -> str:
 async def _wait_until_alive(told: WatchedGuest, since: list[int], kind: str) -> None:
     """Until the guest has shown signs since, and none is missing."""
     end = time.monotonic() + RECOVERY_LIMIT_S
-    while told.session._life.state is not LifeState.ALIVE or told.read_counters() == since:
+    while told.session.heartbeat.state is not LifeState.ALIVE or told.read_counters() == since:
         if time.monotonic() > end:
             raise RuntimeError(
                 f"{kind}: the guest has not come back: {told.session.state}, "
-                f"{told.session._life.state}, {since} then, {told.read_counters()} now, "
+                f"{told.session.heartbeat.state}, {since} then, {told.read_counters()} now, "
                 f"{await told.transport.cpu_use(told.transport.domain)}\n"
                 f"{told.guest.console[-2000:]}"
             )

@@ -136,7 +136,7 @@ async def _measure_vesper(
         raise RuntimeError(f"{probe}: {status.records - before} records, lost {status.lost}")
     await told.session.set_probes({})
     end = time.monotonic() + COMMAND_LIMIT_S
-    while probe in told.session._channels:
+    while probe in told.session._reader.channels:
         if time.monotonic() > end:
             raise RuntimeError(f"{probe} is not unloaded")
         await asyncio.sleep(0.05)

@@ -130,7 +130,7 @@ async def _measure_slowdown(
 async def _load_probes(seen: Watch, probes: Sequence[str]) -> None:
     await seen.collecting(*probes)
     if not probes:
-        await seen.see(lambda: not seen.session._channels, "all unloaded")
+        await seen.see(lambda: not seen.session._reader.channels, "all unloaded")
 
 
 def main() -> int:

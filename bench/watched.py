@@ -10,12 +10,14 @@ from contextlib import asynccontextmanager
 from dataclasses import dataclass
 from pathlib import Path
 
+from lab.session_listener import EventListener
 from tests.kernel.support.machine import Machine, MachineTransport
 from vesper_monitor.guest.control.images import ImageStore
 from vesper_monitor.guest.dynamic_probes.point import DynamicProbe
 from vesper_monitor.guest.event import Event
 from vesper_monitor.guest.health.heartbeat import HeartbeatReader
 from vesper_monitor.guest.session import Session
+from vesper_monitor.guest.session_listener import SessionSettings
 from vesper_monitor.guest.session_state import SessionState
 
 __all__ = ["HANG_TIMEOUT_S", "WatchedGuest", "watch_guest"]
@@ -34,7 +36,7 @@ class WatchedGuest:
 
     def read_counters(self) -> list[int]:
         """Interrupts and runs of threads that each CPU of the guest has counted."""
-        guest = self.session._guest
+        guest = self.session.guest
         if guest is None:
             return []
         reader = HeartbeatReader(guest.link, guest.hello.life, guest.hello.nr_cpus)
@@ -62,10 +64,8 @@ async def watch_guest(
         transport,
         transport.domain,
         images or ImageStore(Path("/nonexistent")),
-        lambda _, events: tell(events),
-        lambda _: None,
-        points=points,
-        hang_timeout=lambda: HANG_TIMEOUT_S,
+        EventListener(tell, hang_timeout_s=HANG_TIMEOUT_S),
+        SessionSettings(dynamic_probes=points or {}),
     )
     task = asyncio.create_task(session.run_session())
     try:

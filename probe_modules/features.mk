@@ -1,11 +1,11 @@
 # SPDX-License-Identifier: GPL-2.0-only
 #
-# What the kernel's headers have.  No version number can tell: stable kernels
-# and distributions take changes over from later ones.
+# Tests the kernel's headers for features.  Version numbers do not suffice: stable
+# kernels and distributions backport changes.
 #
-# Each line gives -DVSP_HAVE_NAME where a line of the headers matches.  What the
-# names mean: include/vesper_features.h.  In a pattern "." stands for a
-# parenthesis or a comma, which make would take for its own.
+# Each line defines VSP_HAVE_NAME if a line of the headers matches.  The names are
+# explained in include/vesper_features.h.  In a pattern "." stands for a parenthesis or
+# a comma, which have a meaning for make.
 
 # $(call vsp-have,NAME,PATTERN,HEADERS below include/)
 vsp-have = $(if $(shell cd $(srctree)/include && grep -sqE '$(2)' $(3) && echo yes),-DVSP_HAVE_$(1))

@@ -22,6 +22,7 @@ from kvm_transport.doorbells import Doorbells
 from kvm_transport.ivshmem_client import IvshmemClient
 from kvm_transport.link import KvmLink
 from lab.images import store
+from lab.session_listener import EventListener
 from tests.unit.support.standins import until
 from tests.unit.transports.support.ivshmem_servers import holder
 from vesper_monitor.guest.control.images import ImageStore
@@ -123,10 +124,10 @@ class Guest:
         self.words = True
         domain = Domain(f"vm{process.pid}", process.pid, f"{process.pid}")
         self.session = Session(
-            transport, domain, ImageStore(Path("/nonexistent")), self._count_events, lambda _: None
+            transport, domain, ImageStore(Path("/nonexistent")), EventListener(self._count_events)
         )
 
-    def _count_events(self, _session: Session, events: list[Event]) -> None:
+    def _count_events(self, events: list[Event]) -> None:
         for event in events:
             if event.event == "lost":
                 self.lost += event.fields["count"]

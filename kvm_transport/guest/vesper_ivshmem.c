@@ -1,11 +1,11 @@
 // SPDX-License-Identifier: GPL-2.0-only
 /*
- * VESPER on QEMU, the guest's end: a driver of the ivshmem device.
+ * The guest's frontend on QEMU: a driver of the ivshmem device.
  *
- * What the core shares lies in the device's memory, which the host has mapped;
- * the device's doorbell notifies the host, its interrupt this end.  The host
- * activates the guest by a word in that memory (struct vsp_shm_head in
- * vesper_abi.h).  The device: docs/specs/ivshmem-spec of QEMU, revision 1.
+ * Shared regions lie in the device's memory, which the host has mapped.  The device's
+ * doorbell notifies the host; its interrupt notifies the guest.  The host activates
+ * the guest by a word in that memory (struct vsp_shm_head in vesper_abi.h).  The
+ * device is described in QEMU's docs/specs/ivshmem-spec, revision 1.
  */
 
 #include <linux/bitmap.h>
@@ -28,13 +28,13 @@
 #define BAR_MEMORY		2
 
 /* Registers. */
-#define IV_POSITION		8	/* this end's number; -1: no server */
-#define DOORBELL		12	/* (number << 16) | vector */
+#define IV_POSITION		8	/* peer number of the guest; -1: no ivshmem server */
+#define DOORBELL		12	/* (peer number << 16) | vector */
 
 #define GUEST_ID		0
 #define HOST_ID			1
 
-/* The head and the C-chan page come first, the rest is the core's. */
+/* Page 0 is the head, page 1 the C-chan page; the core allocates the others. */
 #define CCHAN_PAGE		1
 #define FIRST_FREE_PAGE		2
 
@@ -44,12 +44,12 @@ struct vsp_ivshmem {
 	struct vsp_transport transport;
 	void __iomem *registers;
 	void *memory;
-	struct vsp_shm_head *head;	/* its beginning */
-	unsigned int pages;
-	unsigned long *used;		/* bitmap of the pages; the core's lock */
-	struct work_struct work;	/* the host may want something else */
-	u32 done;			/* what it has wanted last */
-	bool active;			/* by @work, or when it cannot run */
+	struct vsp_shm_head *head;	/* at the start of @memory */
+	unsigned int pages;		/* of @memory */
+	unsigned long *used;		/* bitmap of @pages; under vsp_lock of the core */
+	struct work_struct work;	/* activates or deactivates, as the host wants */
+	u32 done;			/* value of head->wanted when @work last ran */
+	bool active;			/* set by @work, or while it cannot run */
 };
 
 static void vsp_ivshmem_ring_doorbell(struct vsp_ivshmem *vi)
@@ -85,7 +85,7 @@ static void vsp_ivshmem_free(struct vsp_transport *transport, u64 handle, unsign
 	bitmap_clear(vi->used, handle / PAGE_SIZE, n);
 }
 
-/* A register that QEMU turns into a signal at once: no lock, no waiting. */
+/* QEMU handles the write to the register at once: no lock, no waiting. */
 static void vsp_ivshmem_notify(struct vsp_transport *transport)
 {
 	vsp_ivshmem_ring_doorbell(container_of(transport, struct vsp_ivshmem, transport));
@@ -101,7 +101,8 @@ static const struct vsp_transport_ops vsp_ivshmem_ops = {
 
 static void vsp_ivshmem_set_state(struct vsp_ivshmem *vi, enum vsp_shm_state state)
 {
-	virt_wmb();	/* what it stands for comes before it */
+	/* Pairs with the host, which reads state before epoch and regions. */
+	virt_wmb();
 	WRITE_ONCE(vi->head->state, state);
 }
 
@@ -139,7 +140,8 @@ static void vsp_ivshmem_update_activation(struct work_struct *work)
 	else if (!wanted && vi->active)
 		vsp_ivshmem_deactivate(vi, VSP_SHM_IDLE);
 	WRITE_ONCE(vi->done, wanted);
-	virt_wmb();	/* state and epoch before the answer */
+	/* Pairs with the host, which reads answer before state and epoch. */
+	virt_wmb();
 	WRITE_ONCE(vi->head->answer, wanted);
 	vsp_ivshmem_ring_doorbell(vi);
 }
@@ -154,7 +156,7 @@ static irqreturn_t vsp_ivshmem_interrupt(int irq, void *data)
 	return IRQ_HANDLED;
 }
 
-/* -------------------------------------------------- beginning and end */
+/* ------------------------------------------------- start and end */
 
 static void vsp_ivshmem_begin(struct vsp_ivshmem *vi)
 {
@@ -166,11 +168,11 @@ static void vsp_ivshmem_begin(struct vsp_ivshmem *vi)
 	WRITE_ONCE(head->answer, 0);
 	vi->done = 0;
 	vsp_ivshmem_set_state(vi, VSP_SHM_IDLE);
-	/* The host may have been here before. */
+	/* The host may have set wanted already. */
 	schedule_work(&vi->work);
 }
 
-/* No interrupt comes any more. */
+/* The interrupt must be disabled. */
 static void vsp_ivshmem_end(struct vsp_ivshmem *vi)
 {
 	cancel_work_sync(&vi->work);
@@ -190,7 +192,7 @@ static int vsp_ivshmem_check_device(struct pci_dev *pdev)
 		return -ENOMEM;
 	mark = READ_ONCE(head->mark);
 	memunmap(head);
-	/* Others use such devices, too. */
+	/* Without the mark the device is not VESPER's. */
 	return mark == VSP_SHM_MAGIC ? 0 : -ENODEV;
 }
 
@@ -237,9 +239,9 @@ static int vsp_ivshmem_request_interrupt(struct vsp_ivshmem *vi)
 }
 
 /*
- * Nothing is managed here (pcim_): whether pci_request_regions() is depends on
- * the kernel, and a region that is kept after the end leaves a name that is no
- * longer there in /proc/iomem.
+ * No managed functions (pcim_) are used.  Whether pci_request_regions() is managed
+ * depends on the kernel.  A region that is not released would leave a dangling name
+ * in /proc/iomem.
  */
 static int vsp_ivshmem_probe(struct pci_dev *pdev, const struct pci_device_id *id)
 {
@@ -270,7 +272,7 @@ static int vsp_ivshmem_probe(struct pci_dev *pdev, const struct pci_device_id *i
 		goto release_regions;
 	err = -ENODEV;
 	if (ioread32(vi->registers + IV_POSITION) != GUEST_ID) {
-		pci_err(pdev, "this end's number is not %d: no server of VESPER's\n", GUEST_ID);
+		pci_err(pdev, "peer number is not %d: no ivshmem server of VESPER\n", GUEST_ID);
 		goto unmap_registers;
 	}
 	err = vsp_ivshmem_map_memory(vi);
@@ -310,7 +312,7 @@ static void vsp_ivshmem_remove(struct pci_dev *pdev)
 	pci_disable_device(pdev);
 }
 
-/* A kernel that is shut down says so; the next begins anew. */
+/* Leave the device before the kernel is shut down: the next one starts anew. */
 static void vsp_ivshmem_shutdown(struct pci_dev *pdev)
 {
 	disable_irq(pci_irq_vector(pdev, 0));
@@ -350,5 +352,5 @@ static struct pci_driver vsp_ivshmem_driver = {
 };
 module_pci_driver(vsp_ivshmem_driver);
 
-MODULE_DESCRIPTION("VESPER on QEMU: the guest's link to its host");
+MODULE_DESCRIPTION("VESPER frontend on QEMU: the guest's link to its host");
 MODULE_LICENSE("GPL");

@@ -2,11 +2,11 @@
 /*
  * Probe block_error: a request to a block device failed.
  *
- * The tracepoint block_rq_error (Linux 5.18 and later), which is passed where
- * the kernel logs "I/O error, dev ...": blk_update_request() in block/blk-mq.c.
- * Before, block_rq_complete, which is passed for every request, and the same
- * conditions.  Devices without requests (device mapper, md) are seen by the
- * requests to those beneath them.
+ * It uses the tracepoint block_rq_error (Linux 5.18 and later), where the kernel logs
+ * "I/O error, dev ...": blk_update_request() in block/blk-mq.c.  Older kernels have
+ * block_rq_complete, which every request passes; here it is filtered by the same
+ * conditions as there.  Device mapper and md have no requests of their own: errors of
+ * the devices beneath them are recorded.
  */
 
 #include <linux/blk-mq.h>
@@ -81,7 +81,7 @@ static struct vsp_tracepoint tracepoints[] = {
 	{ .name = "block_rq_error", .func = block_error_on_error },
 };
 
-/* The compiler compares the arguments. */
+/* The compiler checks the handler's arguments. */
 static inline void __maybe_unused block_error_check_handlers(void)
 {
 	check_trace_callback_type_block_rq_error(block_error_on_error);

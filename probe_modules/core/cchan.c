@@ -2,11 +2,11 @@
 /*
  * C-chan: takes the host's requests and answers them, one after the other.
  *
- * Whatever the host writes is copied once and bounded before it is looked at,
- * and the guest's own counters are kept here, not read back.
+ * Each request is copied once, and the copy is checked before it is used.  The
+ * guest's counters are kept here and are never read back from the shared page.
  */
 
-#define INCLUDE_VERMAGIC	/* else the next but one refuses */
+#define INCLUDE_VERMAGIC	/* linux/vermagic.h cannot be included without it */
 #include <linux/utsname.h>
 #include <linux/vermagic.h>
 
@@ -33,8 +33,8 @@ static u64 boot_id;
 
 /* Under vsp_lock. */
 static u32 requests_taken, replies_given;
-static u32 taken_before, read_before;	/* of both rings, at the last kick's end */
-static u32 cchan_epoch;		/* another with each transport */
+static u32 taken_before, read_before;	/* counters of both rings when the last kick ended */
+static u32 cchan_epoch;		/* changes with each transport */
 
 void vsp_cchan_reset(struct vsp_cchan *cchan)
 {
@@ -63,7 +63,7 @@ static void vsp_cchan_do_hello(struct vsp_msg_hello *reply)
 	mutex_unlock(&vsp_lock);
 	reply->boot_id = boot_id;
 	strscpy(reply->release, init_utsname()->release, sizeof(reply->release));
-	/* modinfo(8) shows it without the blank at its end. */
+	/* Without the blank at its end, as modinfo(8) shows it. */
 	strscpy(reply->vermagic, VERMAGIC_STRING, sizeof(reply->vermagic));
 	strim(reply->vermagic);
 }
@@ -110,7 +110,7 @@ static int vsp_cchan_do_unload(const struct vsp_msg_unload *unload, struct vsp_m
 
 static int vsp_cchan_dispatch(const union vsp_msg *request, union vsp_msg *reply)
 {
-	/* Also to a host of another version, which then knows whom it talks to. */
+	/* A host of another version gets it, too, and learns the guest's version. */
 	if (request->hdr.type == VSP_MSG_HELLO)
 		vsp_cchan_do_hello(&reply->hello);
 	if (request->hdr.version != VSP_ABI_VERSION)
@@ -137,7 +137,7 @@ static int vsp_cchan_dispatch(const union vsp_msg *request, union vsp_msg *reply
 
 /* ------------------------------------------------------------- rings */
 
-/* Takes a request if there is one, and room for its reply. */
+/* Take the next request, unless there is none or no room for its reply. */
 static bool vsp_cchan_take_request(union vsp_msg *request, u32 *epoch)
 {
 	struct vsp_transport *transport;
@@ -161,9 +161,11 @@ static bool vsp_cchan_take_request(union vsp_msg *request, u32 *epoch)
 		goto unlock;
 	}
 
-	virt_rmb();	/* prod before the slot */
+	/* Pairs with the host, which stores the slot before prod. */
+	virt_rmb();
 	memcpy(request, ring->slot[requests_taken % VSP_CCHAN_SLOTS], sizeof(*request));
-	virt_mb();	/* the slot before cons gives it back */
+	/* Pairs with the host, which reads cons before it stores the slot again. */
+	virt_mb();
 	WRITE_ONCE(ring->cons, ++requests_taken);
 	*epoch = cchan_epoch;
 	taken = true;
@@ -184,7 +186,8 @@ static void vsp_cchan_send_reply(const union vsp_msg *reply, u32 epoch)
 	if (transport && epoch == cchan_epoch) {
 		ring = &transport->cchan->to_host;
 		memcpy(ring->slot[replies_given % VSP_CCHAN_SLOTS], reply, sizeof(*reply));
-		virt_wmb();	/* the slot before prod */
+		/* Pairs with the host, which reads prod before the slot. */
+		virt_wmb();
 		WRITE_ONCE(ring->prod, ++replies_given);
 	}
 	mutex_unlock(&vsp_lock);
@@ -211,7 +214,7 @@ static void vsp_cchan_end_kick(void)
 
 static void vsp_cchan_run(struct work_struct *work)
 {
-	/* By this one work item only, and large for a stack. */
+	/* Too large for the stack.  Only this work item uses them. */
 	static union vsp_msg request, reply;
 	u32 epoch;
 
@@ -240,7 +243,7 @@ int vsp_cchan_init(void)
 
 	get_random_bytes(&boot_id, sizeof(boot_id));
 	INIT_WORK(&vsp_cchan_work, vsp_cchan_run);
-	/* MEM_RECLAIM: has a thread of its own, also when no other can start. */
+	/* MEM_RECLAIM: it has a rescuer thread, and works when no thread can be created. */
 	vsp_cchan_wq = alloc_ordered_workqueue("vesper", WQ_MEM_RECLAIM);
 	return vsp_cchan_wq ? 0 : -ENOMEM;
 }

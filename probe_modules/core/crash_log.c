@@ -1,14 +1,16 @@
 // SPDX-License-Identifier: GPL-2.0-only
 /*
- * Last words: on an oops or a panic, the message, the stack and the end of the
- * kernel's log are left where the host can read them, also after this kernel
- * has died.
+ * Crash log: on an oops or a panic, saves the message, the stack and the end of
+ * the kernel's log.  The host can read them even after this kernel has died.
  *
- * In panic() before the panic notifiers, with the other CPUs stopped: one of
- * them may end this kernel (pvpanic's tells QEMU, which stops it at once).  At
- * the end of an oops from kmsg_dump().  Where a crash kernel is
- * loaded panic() starts it before that, unless crash_kexec_post_notifiers is
- * set: it is left alone.  Nothing here waits, takes a lock, or allocates.
+ * A panic is saved by the first panic notifier, after panic() has stopped the other
+ * CPUs.  A later notifier may end this kernel: that of pvpanic notifies QEMU, which
+ * stops the guest at once.  An oops is saved at its end, from kmsg_dump().
+ *
+ * If a crash kernel is loaded, panic() starts it before the notifiers, unless
+ * crash_kexec_post_notifiers is set.  Then there is no crash log of the panic.
+ *
+ * Nothing here waits, takes a lock, or allocates memory.
  */
 
 #include <linux/atomic.h>
@@ -29,10 +31,10 @@
 #define STACK_DEPTH	32
 #define CRASH_LOG_PAGES	DIV_ROUND_UP(sizeof(struct vsp_words), PAGE_SIZE)
 
-static struct vsp_words __rcu *crash_log;		/* where they are written */
+static struct vsp_words __rcu *crash_log;		/* where CPUs write */
 static struct vsp_shared crash_log_shared;		/* under vsp_lock */
 
-/* A slot is being written. */
+/* 1 while a slot is being written. */
 static atomic_t writing[VSP_WORDS_KINDS];
 
 static void vsp_crash_log_write_stack(char *text, size_t size)
@@ -52,7 +54,8 @@ static void vsp_crash_log_write_slot(struct vsp_words_slot *slot, const char *me
 	u32 seq = slot->seq;
 
 	WRITE_ONCE(slot->seq, seq + 1);
-	virt_wmb();	/* odd before anything changes */
+	/* Pairs with the host, which reads seq again after it has copied the slot. */
+	virt_wmb();
 	slot->time_ns = ktime_get_mono_fast_ns();
 	slot->cpu = raw_smp_processor_id();
 	slot->pid = current->pid;
@@ -61,13 +64,14 @@ static void vsp_crash_log_write_slot(struct vsp_words_slot *slot, const char *me
 	vsp_crash_log_write_stack(slot->stack, sizeof(slot->stack));
 	WRITE_ONCE(slot->log_len, 0);
 	WRITE_ONCE(slot->log_len, vsp_klog_end(slot->log, sizeof(slot->log)));
-	virt_wmb();	/* even after all is there */
+	/* Pairs with the host, which reads seq before it copies the slot. */
+	virt_wmb();
 	WRITE_ONCE(slot->seq, seq + 2);
 }
 
 static void vsp_crash_log_write(enum vsp_words_kind kind, const char *message)
 {
-	/* Oopses on two CPUs at the same time: those of the first will do. */
+	/* Two CPUs may oops at the same time: the first one is saved. */
 	if (atomic_cmpxchg(&writing[kind], 0, 1))
 		return;
 	rcu_read_lock();
@@ -77,7 +81,7 @@ static void vsp_crash_log_write(enum vsp_words_kind kind, const char *message)
 	vsp_notify();
 }
 
-/* One CPU panics, once; it gets here in one way or two. */
+/* Only one CPU panics.  It may call this from two hooks: the first one counts. */
 static void vsp_crash_log_write_panic(const char *message)
 {
 	static bool left;
@@ -100,9 +104,10 @@ static struct notifier_block panic_nb = {
 };
 
 /*
- * In Linux 6.1 and later pvpanic's notifier has the same priority, and of those the
- * one that was registered first comes first: if that is pvpanic's, it is
- * forestalled; if not, it is not there yet and the probe cannot be registered.
+ * In Linux 6.1 and later the notifier of pvpanic has the same priority.  Of equal
+ * priorities the one registered first is called first.  If pvpanic is loaded before
+ * this module, a kprobe on its notifier saves the crash log in time.  If it is
+ * loaded later, register_kprobe() fails, and the notifier above comes first.
  */
 static int vsp_crash_log_pvpanic_entered(struct kprobe *kp, struct pt_regs *regs)
 {
@@ -152,7 +157,7 @@ static void vsp_crash_log_write_head(struct vsp_words *head)
 	head->version = VSP_WORDS_VERSION;
 }
 
-/* An oops may be written meanwhile, to the old place: it is taken along. */
+/* A slot that an oops changes during the move is copied once more afterwards. */
 static void vsp_crash_log_move(struct vsp_shared *shared, void *to)
 {
 	struct vsp_words *old = shared->addr, *new = to;
@@ -179,7 +184,7 @@ void vsp_crash_log_connect(void)
 	int err = vsp_shared_connect(&crash_log_shared);
 
 	if (err)
-		pr_warn("vesper: cannot share the place for last words: %d\n", err);
+		pr_warn("vesper: cannot share the crash log: %d\n", err);
 }
 
 void vsp_crash_log_disconnect(void)

@@ -1,10 +1,9 @@
 // SPDX-License-Identifier: GPL-2.0-only
 /*
- * Relay export: the probes' relay channels, as the host sees them.
+ * Exports relay channels of probes to the host.
  *
- * Each exported channel has an entry in the channel table, an index page that
- * says how far each CPU's buffer is filled, and a region per CPU that is the
- * relay buffer itself.
+ * An exported channel consists of an entry in the channel table, an index with
+ * the write position of each CPU, and one region for each CPU's relay buffer.
  */
 
 #include <linux/cpuhotplug.h>
@@ -44,7 +43,8 @@ static struct vsp_table *vsp_export_channel_table(void)
 
 static void vsp_export_notify_table_change(void)
 {
-	virt_wmb();	/* the entries before what says that they changed */
+	/* Pairs with the host, which reads the generation before the entries. */
+	virt_wmb();
 	WRITE_ONCE(vsp_export_channel_table()->generation, ++table_generation);
 	vsp_notify();
 }
@@ -60,14 +60,16 @@ static void vsp_export_open_channel(const struct vsp_export *export)
 	struct vsp_channel *channel = &vsp_export_channel_table()->channel[export->slot];
 
 	WRITE_ONCE(channel->state, VSP_CHANNEL_FREE);
-	virt_wmb();	/* no half-written entry is open */
+	/* Pairs with the host's copy of the entry, which reads state first. */
+	virt_wmb();
 	channel->generation = export->generation;
 	channel->subbuf_size = export->subbuf_size;
 	channel->n_subbufs = export->n_subbufs;
 	channel->nr_cpus = nr_cpu_ids;
 	channel->index = export->index.region;
 	memcpy(channel->modname, export->modname, sizeof(channel->modname));
-	virt_wmb();	/* as above */
+	/* Pairs as above: the host sees an open entry only when it is complete. */
+	virt_wmb();
 	WRITE_ONCE(channel->state, VSP_CHANNEL_OPEN);
 	vsp_export_notify_table_change();
 }
@@ -75,8 +77,8 @@ static void vsp_export_open_channel(const struct vsp_export *export)
 /* --------------------------------------------- to and from a transport */
 
 /*
- * Records are written with interrupts off, on the CPU that the buffer belongs
- * to.  So it is that CPU that moves buffer and index, in between.
+ * A CPU writes records to its own buffer, with interrupts off.  So the CPU itself
+ * moves its buffer and its index, with interrupts off: no record is half written.
  */
 struct vsp_export_move {
 	struct vsp_export_cpu *cpu;
@@ -125,7 +127,7 @@ static void vsp_export_move_index(struct vsp_shared *shared, void *to)
 	}
 }
 
-/* Relay closes it, which it has marked before: it must find its own memory. */
+/* Relay frees the buffer's own memory: point a buffer that is being closed to it. */
 static void vsp_export_return_buffer(struct vsp_export_cpu *cpu)
 {
 	if (!cpu->buf || !cpu->buf->finalized)
@@ -136,9 +138,10 @@ static void vsp_export_return_buffer(struct vsp_export_cpu *cpu)
 }
 
 /*
- * A module has closed its channel before the export has ended.  Relay does not
- * say which, and holds its own mutex, so no other CPU can be asked: nobody may
- * write to a channel any more that is being closed.
+ * A probe has closed its channel before it ended the export.  Relay does not say
+ * which channel, but has marked its buffers as finalized.  Relay holds its mutex
+ * here, so the CPUs cannot be asked to move their buffers.  That is safe, since a
+ * probe must not write to a channel that is being closed.
  */
 void vsp_export_buffer_closed(void)
 {
@@ -157,8 +160,8 @@ void vsp_export_buffer_closed(void)
 /* ------------------------------------------------------- one channel */
 
 /*
- * Nothing to do for a CPU that was never up and has no buffer.  One whose buffer
- * cannot be shared now has another try when the next transport is there.
+ * Share the buffer of a CPU.  A CPU that was never online has none: not an error.
+ * If the sharing fails, the next transport tries again.
  */
 static int vsp_export_share_cpu(struct vsp_export *export, unsigned int cpu)
 {
@@ -181,7 +184,7 @@ static int vsp_export_share_cpu(struct vsp_export *export, unsigned int cpu)
 	return err;
 }
 
-/* The CPU, and the rest of the link to the host, are more important than its records. */
+/* Warn only: neither the CPU nor the link to the host may fail for its records. */
 static void vsp_export_try_to_share_cpu(struct vsp_export *export, unsigned int cpu)
 {
 	int err = vsp_export_share_cpu(export, cpu);
@@ -254,7 +257,7 @@ static int vsp_export_check_channel(const struct rchan *rchan, const char *modna
 		return -EINVAL;
 	if (rchan->is_global || rchan->subbuf_size % 8)
 		return -EINVAL;
-	/* A single one may be overwritten at any time: nobody could read it. */
+	/* A single sub-buffer would always be the one that is being overwritten. */
 	if (rchan->n_subbufs < 2 || rchan->n_subbufs > VSP_MAX_SUBBUFS)
 		return -EINVAL;
 	if (rchan->alloc_size > VSP_MAX_REGION_PAGES * PAGE_SIZE)
@@ -262,7 +265,7 @@ static int vsp_export_check_channel(const struct rchan *rchan, const char *modna
 	return 0;
 }
 
-/* A free slot, or -EEXIST, -ENOSPC. */
+/* Return a free slot, -EEXIST or -ENOSPC. */
 static int vsp_export_find_slot(const struct rchan *rchan, const char *modname)
 {
 	int slot, free = -ENOSPC;
@@ -323,7 +326,7 @@ static bool vsp_export_remove(const char *modname)
 	if (export) {
 		RCU_INIT_POINTER(vsp_exports[slot], NULL);
 		vsp_export_close_channel(slot);
-		synchronize_rcu();	/* a probe may be writing its index */
+		synchronize_rcu();	/* wait for probes that are writing to its index */
 		vsp_export_free(export);
 	}
 	vsp_unlock_cpus();
@@ -339,11 +342,11 @@ void vsp_relay_export_end(const char *modname)
 }
 EXPORT_SYMBOL_GPL(vsp_relay_export_end);
 
-/* -------------------------------------------- what may happen meanwhile */
+/* ------------------------------------ CPU hotplug, modules, transports */
 
 /*
- * Relay has made the CPU's buffers at CPUHP_RELAY_PREPARE, before this.  Who
- * brings the CPU up holds the CPUs as they are, as vsp_lock_cpus() does.
+ * Share the buffers of a CPU that comes online.  Relay has allocated them before,
+ * at CPUHP_RELAY_PREPARE.  CPU hotplug holds the CPU lock, so vsp_lock is enough.
  */
 static int vsp_export_cpu_online(unsigned int cpu)
 {
@@ -362,7 +365,7 @@ static int vsp_export_cpu_online(unsigned int cpu)
 	return 0;
 }
 
-/* A module that goes, or that failed to start, without vsp_relay_export_end(). */
+/* Clean up after a module that goes without vsp_relay_export_end(). */
 static int vsp_export_module_notify(struct notifier_block *nb, unsigned long state, void *data)
 {
 	struct module *module = data;
@@ -374,13 +377,13 @@ static int vsp_export_module_notify(struct notifier_block *nb, unsigned long sta
 
 static struct notifier_block vsp_export_module_nb = { .notifier_call = vsp_export_module_notify };
 
-/* A channel that cannot be shared is missing at the host, which says so. */
+/* On error the host does not see the channel, and says that it is missing. */
 static void vsp_export_connect_channel(struct vsp_export *export)
 {
 	unsigned int cpu;
 	int err;
 
-	/* First: with this, a part of the buffers is better than none. */
+	/* The index first.  With it, the host can read those buffers that are shared. */
 	err = vsp_shared_connect(&export->index);
 	if (err) {
 		pr_warn("vesper: %s: records stay in the guest: %d\n", export->modname, err);
@@ -391,7 +394,7 @@ static void vsp_export_connect_channel(struct vsp_export *export)
 	vsp_export_open_channel(export);
 }
 
-/* If it fails there is no link at all. */
+/* Return an error only if the channel table itself cannot be shared. */
 int vsp_export_connect(void)
 {
 	unsigned int slot;
@@ -430,7 +433,7 @@ void vsp_export_disconnect(void)
 	vsp_shared_disconnect(&table_shared);
 }
 
-/* ----------------------------------------------------- save, migration */
+/* ------------------------------------------- suspension by the hypervisor */
 
 #ifdef VSP_HAVE_SYSCORE_DATA
 #define VSP_SYSCORE_ARGUMENT void *data
@@ -439,8 +442,8 @@ void vsp_export_disconnect(void)
 #endif
 
 /*
- * Whatever is there stays: a write of the host's in between must not be undone.
- * Where it is not 0, x86 writes what it has found.
+ * Write a value back to where it is, without undoing a concurrent write of the
+ * host.  A cmpxchg that fails stores the value it has found (x86).
  */
 static void vsp_export_rewrite(u64 *place)
 {
@@ -448,13 +451,15 @@ static void vsp_export_rewrite(u64 *place)
 }
 
 /*
- * What the host has written to a page of this guest's, the hypervisor may not
- * have noticed: where the guest is migrated live it would send the page as it
- * was before.  So write the same here: read comes along.
+ * Mark the guest as suspended, and rewrite each read position of the host.
  *
- * The last that this kernel does before it is suspended (do_suspend(),
- * drivers/xen/manage.c, Linux 5.10 to 6.12): one CPU, interrupts off, nobody
- * holds vsp_lock who is half done with what is read here.
+ * In a live migration the hypervisor may not have noticed that the host wrote to
+ * a page of this guest.  It would send an older copy of the page.  A write of the
+ * guest itself is always noticed, so the read positions move with the guest.
+ *
+ * This is the last thing that the kernel does before it is suspended (do_suspend(),
+ * drivers/xen/manage.c, Linux 5.10 to 6.12).  One CPU is online, with interrupts
+ * off, and no task has stopped in the middle of a change under vsp_lock.
  */
 static int vsp_export_suspend(VSP_SYSCORE_ARGUMENT)
 {
@@ -465,9 +470,9 @@ static int vsp_export_suspend(VSP_SYSCORE_ARGUMENT)
 		return 0;
 	WRITE_ONCE(transport->cchan->asleep, 1);
 	/*
-	 * A host looks at asleep after it has read records, and only then writes
-	 * read.  What it writes in the moment between is not carried along: the
-	 * next host reports those records once more.
+	 * Pairs with the host, which reads asleep after it has read records, and
+	 * writes read only after that.  What it writes between these two does not
+	 * move with the guest: the next host reports those records once more.
 	 */
 	virt_mb();
 	for (slot = 0; slot < VSP_MAX_CHANNELS; slot++) {
@@ -481,7 +486,7 @@ static int vsp_export_suspend(VSP_SYSCORE_ARGUMENT)
 	return 0;
 }
 
-/* Also where the hypervisor has not suspended it after all. */
+/* Also called if the hypervisor did not suspend the guest. */
 static void vsp_export_resume(VSP_SYSCORE_ARGUMENT)
 {
 	struct vsp_transport *transport = rcu_dereference_raw(vsp_transport);
@@ -579,7 +584,7 @@ void vsp_export_exit(void)
 	cpuhp_remove_state_nocalls(cpuhp_state);
 	unregister_module_notifier(&vsp_export_module_nb);
 	mutex_lock(&vsp_lock);
-	/* Left by a module that had exported under another module's name. */
+	/* A module may have exported a channel under another module's name. */
 	for (slot = 0; slot < VSP_MAX_CHANNELS; slot++) {
 		if (vsp_export_locked(slot))
 			vsp_export_free(vsp_export_locked(slot));

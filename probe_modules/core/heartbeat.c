@@ -1,17 +1,17 @@
 // SPDX-License-Identifier: GPL-2.0-only
 /*
- * Signs of life, for the host to read: each CPU counts timer interrupts, and
- * runs of a thread that each of them wakes.
+ * Heartbeats: each CPU counts its timer interrupts, and the runs of a thread that
+ * the timer wakes.  The host reads both counters.
  *
- * The timer is pinned to its CPU and wakes it also from tickless idle: a CPU
- * that has nothing to do must not look like one that hangs.  The thread is of
- * the normal class, at its highest priority: a loaded CPU runs it in time, one
- * whose scheduler never comes to the normal class does not.
+ * The timer is pinned to its CPU, and wakes it from tickless idle: an idle CPU must
+ * not look like one that hangs.  The thread has the highest priority of the normal
+ * scheduling class.  So a loaded CPU runs it in time, but a CPU that never runs
+ * normal tasks does not.
  *
- * They are shown while a transport is registered, whether or not anybody reads
- * them.  Without one the threads sleep and no timer runs.  Each thread starts
- * its CPU's timer, and each timer stops itself: who connects or disconnects
- * waits for no CPU, which may hang.
+ * Heartbeats are counted while a transport is registered, whether or not a host
+ * reads them.  Without a transport the threads sleep and no timer runs.  Each thread
+ * starts its CPU's timer, and each timer stops itself.  So neither connecting nor
+ * disconnecting waits for a CPU, which may hang.
  */
 
 #include <linux/cpu.h>
@@ -29,7 +29,7 @@
 
 static struct vsp_shared heartbeat_shared;		/* struct vsp_life; under vsp_lock */
 
-/* Where the CPU writes: with interrupts off, in which it is moved. */
+/* Where the CPU counts.  It writes, and moves, its entry with interrupts off. */
 static DEFINE_PER_CPU(struct vsp_life_cpu *, heartbeat_entry);
 
 static DEFINE_PER_CPU(struct task_struct *, heartbeat_thread);
@@ -60,14 +60,14 @@ static enum hrtimer_restart vsp_heartbeat_tick(struct hrtimer *timer)
 	return HRTIMER_RESTART;
 }
 
-/* The following are run by the CPU's own thread. */
+/* The following functions run in the CPU's own thread. */
 
 static int vsp_heartbeat_should_run(unsigned int cpu)
 {
 	return READ_ONCE(per_cpu(heartbeat_due, cpu));
 }
 
-/* The timer's handler cannot run in between: it is this CPU's. */
+/* Interrupts are off, so the timer of this CPU cannot fire in between. */
 static void vsp_heartbeat_start_timer(unsigned int cpu)
 {
 	struct hrtimer *timer = per_cpu_ptr(&heartbeat_timer, cpu);
@@ -131,7 +131,7 @@ static struct smp_hotplug_thread vsp_heartbeat_threads = {
 	.thread_comm = "vesper/%u",
 };
 
-/* The CPU's, behind the head. */
+/* Return the entry of a CPU.  The entries follow the head. */
 static struct vsp_life_cpu *vsp_heartbeat_entry(void *life, unsigned int cpu)
 {
 	return (struct vsp_life_cpu *)((struct vsp_life *)life + 1) + cpu;
@@ -176,7 +176,7 @@ void vsp_heartbeat_connect(void)
 	int err = vsp_shared_connect(&heartbeat_shared);
 
 	if (err) {
-		pr_warn("vesper: cannot share signs of life: %d\n", err);
+		pr_warn("vesper: cannot share heartbeats: %d\n", err);
 		return;
 	}
 	WRITE_ONCE(heartbeat_wanted, true);
@@ -237,8 +237,8 @@ void vsp_heartbeat_exit(void)
 	unsigned int cpu;
 
 	/*
-	 * kthread_stop() takes a thread that is bound to a CPU for parked, and
-	 * warns if it is not: mended in 6.12, 6.1.113, and 5.10.227.
+	 * kthread_stop() warns if a thread that is bound to a CPU is not parked.
+	 * That was fixed in 6.12, 6.1.113 and 5.10.227.
 	 */
 	cpu_hotplug_disable();
 	for_each_online_cpu(cpu)

@@ -1,11 +1,11 @@
 /* SPDX-License-Identifier: GPL-2.0-only */
 /*
- * The program that the loader starts: a static ELF executable, whole, as data.
+ * The program that the loader starts: a complete static ELF executable, as data.
  *
  *	helper l FILE PARAMS	open(FILE), finit_module(fd, PARAMS, 0)
  *	helper u NAME		delete_module(NAME, O_NONBLOCK)
  *
- * It needs nothing of the guest's user space and exits with the errno.
+ * It needs no file of the guest's user space, and exits with the errno.
  */
 #ifndef CONFIG_X86_64
 #error "VESPER in a guest is for x86-64 only"
@@ -39,14 +39,14 @@ vsp_helper:
 	.quad phdr - vsp_helper
 	.quad 0				/* no sections */
 	.long 0
-	.short 64, 56, 2		/* size of this, of a phdr, their number */
+	.short 64, 56, 2		/* size of this header, of a phdr, number of phdrs */
 	.short 0, 0, 0
-phdr:	/* Elf64_Phdr: all of this file */
+phdr:	/* Elf64_Phdr: the whole file */
 	.long PT_LOAD, PF_R_X
 	.quad 0, BASE, BASE
 	.quad vsp_helper_end - vsp_helper, vsp_helper_end - vsp_helper
 	.quad 0x1000
-	/* no executable stack */
+	/* the stack is not executable */
 	.long PT_GNU_STACK, PF_RW_
 	.quad 0, 0, 0, 0, 0, 16
 
@@ -77,7 +77,7 @@ unload:
 exit:
 	neg %eax
 	mov %eax, %edi
-	/* A module's init may give back a number that 8 bits do not hold. */
+	/* A module's init may return an errno above 255. */
 	cmp $255, %edi
 	jbe 1f
 	mov $255, %edi

@@ -1,9 +1,9 @@
 // SPDX-License-Identifier: GPL-2.0-only
 /*
- * The memory a probe's image arrives in: one region, which the host writes.
+ * Receives the image of a probe: the host writes it into one shared region.
  *
- * The image is copied and only then looked at: a host that still sees the pages
- * cannot change it under the loader.
+ * The image is copied first and checked afterwards, so that the host cannot
+ * change it under the loader.
  */
 
 #include <linux/crc32.h>
@@ -18,8 +18,8 @@
 #define MAX_PARAMS_LEN	1024
 
 /*
- * A request of the host is no reason to kill a process of the guest's.  But page
- * tables are allocated without these flags: so there must be some pages more.
+ * The OOM killer must not kill a process of the guest for a request of the host.
+ * Page tables are allocated without these flags, so some pages must remain free.
  */
 #define GFP_IMAGE	(GFP_KERNEL | __GFP_RETRY_MAYFAIL | __GFP_NOWARN)
 #define SPARE_PAGES	256
@@ -35,7 +35,7 @@ void vsp_image_drop(void)
 	image_addr = NULL;
 }
 
-/* There is one image at a time: the one before may be a dead daemon's. */
+/* There is one image at a time.  An earlier one, of a daemon that died, is dropped. */
 int vsp_image_alloc(u32 pages, struct vsp_region *region)
 {
 	void *addr;
@@ -53,7 +53,7 @@ int vsp_image_alloc(u32 pages, struct vsp_region *region)
 	vsp_image_drop();
 	err = vsp_shared_init_vmalloc(&image_shared, addr, pages, true, NULL);
 	if (!err && !image_shared.region.handle)
-		err = -ENOTCONN;	/* the transport has just gone */
+		err = -ENOTCONN;	/* the transport was unregistered meanwhile */
 	if (err) {
 		vsp_shared_release(&image_shared);
 	} else {
@@ -101,7 +101,7 @@ static int vsp_image_check(const struct vsp_msg_load *load, struct vsp_image *im
 	return 0;
 }
 
-/* Memory for the copy, if the sizes can be true. */
+/* Check the sizes and allocate memory for the copy. */
 static int vsp_image_alloc_copy(const struct vsp_msg_load *load, struct vsp_image *image)
 {
 	size_t total = (size_t)load->image_len + load->params_len;

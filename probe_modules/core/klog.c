@@ -1,9 +1,9 @@
 // SPDX-License-Identifier: GPL-2.0-only
 /*
- * The kernel's log: its own line about a module, and its end.
+ * Reads the kernel's log: the line about a module, and the end of the log.
  *
- * What finit_module(2) gives back is an errno; why an image was refused
- * ("version magic '...' should be '...'") stands in the kernel's log only.
+ * finit_module(2) returns an errno only.  The reason for a refused image, such as
+ * "version magic '...' should be '...'", is written to the log.
  */
 
 #include <linux/kernel.h>
@@ -25,7 +25,7 @@
 #define KLOG_LINE_LEN	256
 #define KLOG_MAX_LINES	1000
 
-/* The sequence number of the next line. */
+/* Return the sequence number of the next line. */
 u64 vsp_klog_mark(void)
 {
 	struct kmsg_dump_iter iter = KLOG_ITER_INIT;
@@ -34,7 +34,7 @@ u64 vsp_klog_mark(void)
 	return iter.next_seq;
 }
 
-/* "[   12.345678] text" or, with printk.time=0, "text". */
+/* Skip the time in "[   12.345678] text".  With printk.time=0 there is none. */
 static char *vsp_klog_skip_time(char *line)
 {
 	char *end;
@@ -52,20 +52,20 @@ static bool vsp_klog_is_about(const char *text, const char *name)
 	return !strncmp(text, name, len) && text[len] == ':';
 }
 
-/* Said about any module that is not the distribution's: no reason for anything. */
+/* The kernel says so of each module that it did not come with. */
 static bool vsp_klog_is_taint(const char *text)
 {
 	return strstr(text, "taints kernel") || strstr(text, "tainting kernel");
 }
 
 /**
- * vsp_klog_find - the last line about a module
- * @mark: from vsp_klog_mark(), taken before
- * @name: the module's name
- * @any: take the last line of all if there is none that begins with the name:
- *	 some of the kernel's complaints about an image do not name it
- * @text: gets the line, without time and newline, or ""
- * @size: of @text
+ * vsp_klog_find - find the last line about a module
+ * @mark: of vsp_klog_mark(); older lines are ignored
+ * @name: the module's name, with which the line begins
+ * @any: if there is no such line, take the last line of the log: some messages
+ *	 about an image do not begin with its name
+ * @text: receives the line, without time and newline, or ""
+ * @size: bytes of @text
  */
 void vsp_klog_find(u64 mark, const char *name, bool any, char *text, size_t size)
 {

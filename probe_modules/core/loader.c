@@ -1,13 +1,12 @@
 // SPDX-License-Identifier: GPL-2.0-only
 /*
- * Loads and unloads modules by the kernel alone.
+ * Loads and unloads modules without the guest's user space.
  *
- * A module can be loaded by a system call only, and that needs a task with an
- * address space: the kernel starts one by itself, from a program of its own
- * (helper.S) in a tmpfs that is mounted nowhere.  Nothing of the guest's user
- * space takes part, so this works with PID 1 stuck and the root file system
- * gone, and all of the kernel's checks (signature, version, symbols, and
- * kernel.usermodehelper.bset, which may forbid it) are in force.
+ * Modules are loaded by a system call only, and that needs a task with an address
+ * space.  The kernel starts such a task: the program helper.S, from a tmpfs that is
+ * mounted nowhere.  So loading works even if PID 1 hangs and the root file system
+ * has failed.  All checks of the kernel apply: signature, version, symbols, and
+ * kernel.usermodehelper.bset, which may forbid it.
  */
 
 #include <linux/cred.h>
@@ -29,9 +28,9 @@
 #define IMAGE_NAME	"image.ko"
 
 /*
- * Memory that must be available before a module is loaded: what the load may
- * take, and as much as the kernel may be wrong about "available".  With less,
- * the OOM killer would find it, and an OOM kill is a fault of the guest's.
+ * Memory that must be available before a module is loaded, in bytes: what the load
+ * may need, and by how much the kernel's estimate of available memory may be wrong.
+ * With less, the OOM killer could kill a process, which is a fault of the guest.
  */
 #define LOAD_NEEDS	(8UL << 20)
 #define LOAD_NEEDS_CPU	(256UL << 10)
@@ -62,7 +61,7 @@ static int vsp_loader_write_file(const char *name, const void *data, size_t len,
 	if (IS_ERR(file))
 		return PTR_ERR(file);
 	done = kernel_write(file, data, len, &pos);
-	/* At once: what is open for writing is "busy" to who runs or loads it. */
+	/* Close it now: a file open for writing can be neither executed nor loaded. */
 	if (current->flags & PF_KTHREAD)
 		__fput_sync(file);
 	else
@@ -96,14 +95,14 @@ static void vsp_loader_unlock_fs(struct fs_struct *fs)
 }
 #endif
 
-/* Runs in the helper's task before it executes; its fs_struct is its own. */
+/* Runs in the helper's task before it executes.  The task has its own fs_struct. */
 static int vsp_loader_init_helper(struct subprocess_info *info, struct cred *new)
 {
 	struct path root = { .mnt = loader_mnt, .dentry = loader_mnt->mnt_root };
 	struct fs_struct *fs = current->fs;
 	struct path old;
 
-	/* If somebody has to go, then this one, and no process of the guest's. */
+	/* The OOM killer shall kill this task, and no process of the guest. */
 	current->signal->oom_score_adj = OOM_SCORE_ADJ_MAX;
 
 	path_get(&root);
@@ -115,7 +114,7 @@ static int vsp_loader_init_helper(struct subprocess_info *info, struct cred *new
 	return 0;
 }
 
-/* 0 or -errno of the helper's system call. */
+/* Return 0 or -errno of the helper's system call. */
 static int vsp_loader_run_helper(char *const *args)
 {
 	char *argv[] = { HELPER_NAME, args[0], args[1], args[2], NULL };
@@ -123,7 +122,7 @@ static int vsp_loader_run_helper(char *const *args)
 	struct subprocess_info *info;
 	int status;
 
-	/* It would run another program, or none and say that all went well. */
+	/* The kernel would run another program, or none, and report success. */
 	if (IS_ENABLED(CONFIG_STATIC_USERMODEHELPER)) {
 		pr_err("vesper: this kernel starts no helper (CONFIG_STATIC_USERMODEHELPER)\n");
 		return -EPERM;
@@ -163,7 +162,7 @@ int vsp_loader_load(const struct vsp_image *image)
 	err = vsp_loader_write_file(IMAGE_NAME, image->data, image->len, 0600);
 	if (!err)
 		err = vsp_loader_run_helper(args);
-	/* Give its memory back. */
+	/* Free its memory. */
 	vsp_loader_write_file(IMAGE_NAME, NULL, 0, 0600);
 	return err;
 }
@@ -188,7 +187,7 @@ int vsp_loader_init(void)
 	if (IS_ERR(loader_mnt))
 		return PTR_ERR(loader_mnt);
 
-	/* Now, and not when the guest may have no memory left. */
+	/* Written now: later the guest may have no free memory. */
 	err = vsp_loader_write_file(HELPER_NAME, vsp_helper, vsp_helper_end - vsp_helper, 0700);
 	if (err)
 		kern_unmount(loader_mnt);

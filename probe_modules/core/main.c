@@ -1,12 +1,12 @@
 // SPDX-License-Identifier: GPL-2.0-only
-/* VESPER's core: loads probe modules for the host and shares what they see. */
+/* VESPER's core: loads probes for the host and shares their records with it. */
 
 #include <linux/cpu.h>
 #include <linux/module.h>
 
 #include "core.h"
 
-/* What it protects: core.h. */
+/* Lock order and what it protects: see core.h. */
 DEFINE_MUTEX(vsp_lock);
 
 void vsp_lock_cpus(void)
@@ -61,7 +61,7 @@ exit_loader:
 }
 module_init(vesper_init);
 
-/* Probes and frontends use symbols of this module: they are gone by now. */
+/* Probes and frontends use symbols of this module, so they are unloaded by now. */
 static void __exit vesper_exit(void)
 {
 	vsp_cchan_exit();

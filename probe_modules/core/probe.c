@@ -1,5 +1,5 @@
 // SPDX-License-Identifier: GPL-2.0-only
-/* What all probes do alike: relay channel, export, kprobes and tracepoints. */
+/* Starts and ends a probe: relay channel, export, kprobes and tracepoints. */
 
 #include <linux/jiffies.h>
 #include <linux/kprobes.h>
@@ -8,7 +8,7 @@
 
 #include "core.h"
 
-/* Sub-buffers of a probe that does not choose: 64 KiB a CPU, 200 to 400 records. */
+/* Default sub-buffers of a probe: 64 KiB for each CPU, 200 to 400 records. */
 #define SUBBUF_SIZE	16384
 #define N_SUBBUFS	4
 
@@ -22,7 +22,7 @@ static void vsp_probe_compare_tracepoint(struct tracepoint *tp, void *data)
 		wanted->tp = tp;
 }
 
-/* By name: most are not exported, and not every kernel has all. */
+/* Find it by name: most tracepoints are not exported, and some kernels lack some. */
 static int vsp_probe_register_tracepoint(struct vsp_tracepoint *tracepoint)
 {
 	tracepoint->tp = NULL;
@@ -44,7 +44,7 @@ static void vsp_probe_unregister_hooks(struct vsp_probe *probe, unsigned int n_k
 	}
 	while (n_kprobes--)
 		unregister_kprobe(&probe->kprobes[n_kprobes]);
-	/* A handler may be running. */
+	/* Wait for handlers that are running. */
 	tracepoint_synchronize_unregister();
 }
 
@@ -91,7 +91,7 @@ bool vsp_limit_allows(struct vsp_limit *limit, unsigned int max_per_s, u32 *left
 
 	if (!max_per_s)
 		goto allow;
-	/* One of those who find the second over begins the next. */
+	/* Of all callers that find the second over, one starts the next. */
 	if (time_after_eq(now, start + HZ) && cmpxchg(&limit->start, start, now) == start)
 		atomic_set(&limit->used, 0);
 	if (atomic_inc_return(&limit->used) > max_per_s) {

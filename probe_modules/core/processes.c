@@ -1,10 +1,10 @@
 // SPDX-License-Identifier: GPL-2.0-only
 /*
- * Which of a few names has a main process now.
+ * Finds the main process of each of a few names.
  *
- * A main process is one whose parent has another name, as the host's rules
- * have it.  Of several the oldest counts; a user's own only if there is no
- * other: names are anybody's to choose.
+ * A main process is one whose parent has another name, as in the host's rules.  Of
+ * several main processes the oldest is chosen.  A user can give any name to a
+ * process, so a user's own process is chosen only if there is no other.
  */
 
 #include <linux/idr.h>
@@ -18,7 +18,7 @@
 #include "core.h"
 #include "vesper_process.h"
 
-/* Looked at without letting others run. */
+/* Number of PIDs that are visited before other tasks may run. */
 #define MAX_PIDS_AT_ONCE	512
 
 static bool vsp_processes_is_named(const struct task_struct *leader, const char *name)
@@ -67,8 +67,8 @@ static void vsp_processes_consider_names(struct vsp_msg_processes *reply,
 }
 
 /*
- * By their numbers, and not by for_each_process(): where the walk pauses, it
- * finds its place again, however many processes come and go.
+ * The walk goes by PIDs, and not by for_each_process(): after a pause it finds its
+ * place again, even if processes were created or have ended meanwhile.
  */
 void vsp_processes_find(const struct vsp_msg_processes *request, struct vsp_msg_processes *reply)
 {

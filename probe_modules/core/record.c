@@ -1,11 +1,13 @@
 // SPDX-License-Identifier: GPL-2.0-only
 /*
- * The probes' hot path: from a kprobe handler, with any lock held, interrupts
- * off, possibly in NMI context (a kprobe by breakpoint).  No lock is taken.
+ * Writes records: the hot path of all probes.
  *
- * RCU: synchronize_rcu() waits for sections with interrupts off, too (Linux
- * 5.0 and later), so those need no rcu_read_lock(), which is a call of its own
- * where the kernel is preemptible.
+ * It is called from kprobe handlers: under any lock, with interrupts off, and in NMI
+ * context if the kprobe is a breakpoint.  So it takes no lock.
+ *
+ * synchronize_rcu() also waits for code that runs with interrupts off (Linux 5.0
+ * and later).  So rcu_read_lock() is not needed here.  In a preemptible kernel it
+ * would be a function call.
  */
 
 #include <linux/irqflags.h>
@@ -31,8 +33,9 @@ static struct vsp_export *vsp_record_find_export(const struct rchan *rchan)
 }
 
 /*
- * Into the index page.  On the buffer's CPU, interrupts off: one's record in
- * between would move pos back; and see move_index().
+ * Publish the write position of a buffer in its index.  On the buffer's CPU, with
+ * interrupts off: a record of an interrupt in between would move pos back, and
+ * vsp_export_move_index_on_cpu() may replace the index.
  */
 static void vsp_record_publish_position(const struct vsp_export *export,
 					const struct rchan_buf *buf)
@@ -41,16 +44,21 @@ static void vsp_record_publish_position(const struct vsp_export *export,
 
 	if (buf->cpu >= nr_cpu_ids)
 		return;
-	/* A full buffer in no-overwrite mode: subbuf_size + 1. */
+	/* In no-overwrite mode the offset of a full buffer is subbuf_size + 1. */
 	if (offset > export->subbuf_size)
 		offset = 0;
-	virt_wmb();	/* record and padding before the position */
+	/* Pairs with the host, which reads pos before padding and records. */
+	virt_wmb();
 	WRITE_ONCE(export->cpu[buf->cpu].index->pos,
 		   (u64)buf->subbufs_produced * export->subbuf_size + offset);
-	virt_wmb();	/* the position before what overwrites the oldest records */
+	/*
+	 * The next record may overwrite the oldest ones.  Pairs with the host, which
+	 * reads pos again after it has copied records.
+	 */
+	virt_wmb();
 }
 
-/* Relay writes it only when it leaves a sub-buffer. */
+/* Relay sets the padding of a sub-buffer when the next one begins. */
 static void vsp_record_publish_padding(const struct vsp_export *export, const struct rchan_buf *buf)
 {
 	unsigned int i;
@@ -62,7 +70,7 @@ static void vsp_record_publish_padding(const struct vsp_export *export, const st
 }
 
 /*
- * Tell the host of new records, unless it has yet to look for the last.
+ * Notify the host of new records, unless a notification is already pending.
  * Interrupts off.
  */
 static inline void vsp_record_ring_bell(void)
@@ -73,12 +81,13 @@ static inline void vsp_record_ring_bell(void)
 	if (!transport)
 		return;
 	bell = &transport->cchan->bell;
-	virt_mb();	/* the position before the bell; the host: the opposite */
+	/* Pairs with the host, which arms the bell before it reads pos. */
+	virt_mb();
 	switch (READ_ONCE(*bell)) {
 	case VSP_BELL_RUNG:
 		return;
 	case VSP_BELL_ARMED:
-		/* One of those who find it armed. */
+		/* Of all CPUs that find the bell armed, one notifies. */
 		if (sync_cmpxchg(bell, VSP_BELL_ARMED, VSP_BELL_RUNG) != VSP_BELL_ARMED)
 			return;
 	}
@@ -103,7 +112,7 @@ void vsp_update_host_index(struct rchan_buf *buf)
 }
 EXPORT_SYMBOL_GPL(vsp_update_host_index);
 
-/* Word by word: what memcpy() does for long ones takes longer to begin. */
+/* Word by word: memcpy() of some hundred bytes takes longer to start. */
 static void vsp_record_copy(u64 *to, const struct vsp_record *rec)
 {
 	const u64 *from = (const u64 *)rec;
@@ -135,7 +144,7 @@ void vsp_record_write(struct rchan *rchan, struct vsp_record *rec)
 	place = relay_reserve(rchan, rec->len);
 	if (place)
 		vsp_record_copy(place, rec);
-	/* With callbacks of the probe's own, nobody else does. */
+	/* vsp_relay_start_subbuf() is not called if the probe has its own callbacks. */
 	if (rchan->cb != &vsp_relay_callbacks)
 		vsp_record_publish_padding(export, buf);
 	vsp_record_publish_position(export, buf);
@@ -148,9 +157,9 @@ EXPORT_SYMBOL_GPL(vsp_record_write);
 /* ---------------------------------------------------- relay callbacks */
 
 /*
- * Overwrite mode.  The host is told of the new sub-buffer before the first
- * byte is written into it, over the oldest records.  At the channel's start
- * (no sub-buffer before this one) there is nothing to tell.
+ * Overwrite mode: always go on to the next sub-buffer.  Its position is published
+ * before the first byte overwrites the oldest records.  The first sub-buffer of a
+ * channel has no predecessor, and nothing is published.
  */
 static int vsp_relay_start_subbuf(struct rchan_buf *buf, void *prev_subbuf)
 {
@@ -183,8 +192,8 @@ static int vsp_relay_subbuf_start(struct rchan_buf *buf, void *subbuf, void *pre
 #endif
 
 /*
- * Without a file, relay takes any other pointer for success and does not look
- * behind it (since Linux 5.0).  With a name it would: refused.
+ * A channel without a file: relay takes any pointer but NULL for success, and does
+ * not dereference it (Linux 5.0 and later).  A channel with a file is refused.
  */
 static struct dentry *vsp_relay_create_buf_file(const char *filename, struct dentry *parent,
 						umode_t mode, struct rchan_buf *buf, int *is_global)

@@ -1,8 +1,10 @@
 // SPDX-License-Identifier: GPL-2.0-only
 /*
- * Pieces of memory that the host sees: pages of this kernel that a transport
- * lets it map, or memory that the transport has, to which the content of the
- * pages is moved for as long as the transport is there.
+ * Memory regions shared with the host.
+ *
+ * Either the transport lets the host map pages of this kernel.  Or the transport
+ * has memory that the host sees: then the content of the pages is moved there
+ * for as long as the transport is registered.
  */
 
 #include <linux/mm.h>
@@ -78,7 +80,7 @@ void vsp_shared_release(struct vsp_shared *shared)
 	vsp_shared_drop_pages(shared);
 }
 
-/* Takes over what shared->pages points to. */
+/* Take references on shared->pages; the array itself belongs to @shared now. */
 static int vsp_shared_hold(struct vsp_shared *shared)
 {
 	unsigned int i;
@@ -90,8 +92,8 @@ static int vsp_shared_hold(struct vsp_shared *shared)
 }
 
 /*
- * The pages are the relay channel's, which frees them with the channel; the
- * references taken here make sure that none is freed while it is shared.
+ * The pages belong to the relay channel, which drops them when it is closed.
+ * The references taken here keep each page as long as it is shared.
  */
 int vsp_shared_init(struct vsp_shared *shared, struct page *const *pages,
 		    unsigned int nr_pages, void *home, vsp_move_t *move)

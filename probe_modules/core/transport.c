@@ -1,5 +1,8 @@
 // SPDX-License-Identifier: GPL-2.0-only
-/* The link to the host comes and goes; probes and their channels stay. */
+/*
+ * Registers a frontend's link to the host.  Probes and their channels stay when
+ * the link goes, and are shared again over the next one.
+ */
 
 #include <linux/module.h>
 
@@ -48,7 +51,7 @@ int vsp_transport_register(struct vsp_transport *transport)
 		vsp_transport_disconnect();
 		goto unlock;
 	}
-	/* A host without these is better than none. */
+	/* If these cannot be shared, records still can. */
 	vsp_crash_log_connect();
 	vsp_heartbeat_connect();
 	transport->cchan->life = vsp_heartbeat_region();
@@ -58,7 +61,7 @@ unlock:
 	if (err)
 		synchronize_rcu();
 	else
-		vsp_cchan_kick();	/* the host may have been quicker */
+		vsp_cchan_kick();	/* the host may have sent a request already */
 	return err;
 }
 EXPORT_SYMBOL_GPL(vsp_transport_register);
@@ -69,7 +72,7 @@ void vsp_transport_unregister(struct vsp_transport *transport)
 	if (vsp_transport_locked() == transport)
 		vsp_transport_disconnect();
 	vsp_unlock_cpus();
-	/* A probe may be in ->notify(). */
+	/* Wait for probes that are inside ->notify(). */
 	synchronize_rcu();
 }
 EXPORT_SYMBOL_GPL(vsp_transport_unregister);

@@ -1,12 +1,13 @@
 // SPDX-License-Identifier: GPL-2.0-only
 /*
- * Probe die: the kernel has hit a fault of its own (an oops), or panics.
+ * Probe die: the kernel has an oops, or panics.
  *
- * The die notifier with DIE_OOPS, which __die() (arch/x86/kernel/dumpstack.c)
- * calls after the registers are in the log, and the panic notifier, which
- * panic() calls unless a crash kernel takes over before.  Each as in Linux 5.10
- * to 7.3.  What the kernel has said stands in the core's last words: here are
- * the task, the place and the trap, to be compared by rules.
+ * It uses the die notifier with DIE_OOPS, which __die() (arch/x86/kernel/dumpstack.c)
+ * calls when the registers are logged.  And it uses the panic notifier, which panic()
+ * calls unless a crash kernel takes over before.  (Linux 5.10 to 7.3)
+ *
+ * Task, place and trap are recorded here, for rules.  The kernel's messages and stack
+ * are in the core's crash log.
  */
 
 #include <linux/kdebug.h>
@@ -57,7 +58,7 @@ static int die_on_panic(struct notifier_block *nb, unsigned long event, void *da
 	return NOTIFY_DONE;
 }
 
-/* Before others, which may reset the machine or wait. */
+/* Called before other notifiers, which may reset the machine or wait. */
 static struct notifier_block die_nb = { .notifier_call = die_on_oops, .priority = INT_MAX };
 static struct notifier_block panic_nb = { .notifier_call = die_on_panic, .priority = INT_MAX };
 

@@ -1,17 +1,17 @@
 // SPDX-License-Identifier: GPL-2.0-only
 /*
- * Probe fs_error: a file system takes no more writes because of an error.
+ * Probe fs_error: a file system refuses writes because of an error.
  *
- *	ext4	jbd2_journal_abort(journal, errno): with its journal ext4 turns
- *		read-only; what leaves it writable (errors=continue) comes not here
- *	xfs	xfs_do_force_shutdown(mp, flags, file, line), and for errors of its
- *		log, which do not come through there in newer versions,
- *		xlog_force_shutdown(log, flags)
+ *	ext4	jbd2_journal_abort(journal, errno): ext4 becomes read-only when its
+ *		journal is aborted.  An error after which it stays writable
+ *		(errors=continue) does not get here.
+ *	xfs	xfs_do_force_shutdown(mp, flags, file, line).  In newer versions errors
+ *		of the log use xlog_force_shutdown(log, flags) instead.
  *	btrfs	__btrfs_handle_fs_error(fs_info, function, line, errno, ...)
  *
- * Each as a rule in a module, which may be loaded after the probe: a module
- * notifier puts the kprobe there as soon as it is.  What xfs and btrfs give is
- * their super block's s_fs_info.
+ * These functions are mostly in modules, which may be loaded after the probe.  So a
+ * module notifier registers the kprobe when the module is loaded.  The first argument
+ * of xfs and btrfs is the s_fs_info of their super block.
  */
 
 #include <linux/blkdev.h>
@@ -28,7 +28,7 @@
 #define XFS_LOG_IO_ERROR	(1u << 1)
 #define XFS_FORCE_UMOUNT	(1u << 2)
 
-/* The same file system may be found broken by many at once. */
+/* Many tasks may find an error in one file system at the same time. */
 static unsigned int max_per_s = 5;
 module_param(max_per_s, uint, 0644);
 MODULE_PARM_DESC(max_per_s, "record at most so many in a second; 0: all (5)");
@@ -81,7 +81,7 @@ static int fs_error_on_journal_abort(struct kprobe *kp, struct pt_regs *regs)
 	if (entry)
 		strscpy(rec.mount, entry->mount, sizeof(rec.mount));
 	rcu_read_unlock();
-	/* ocfs2 has such a journal, too; an external journal has no inode. */
+	/* The journal may belong to ocfs2; an external journal has no inode. */
 	fs_error_record(&rec, journal->j_inode ? journal->j_inode->i_sb->s_type->name : "jbd2");
 	return 0;
 }
@@ -99,7 +99,7 @@ static int fs_error_on_xfs_shutdown(struct kprobe *kp, struct pt_regs *regs)
 	else if (flags & (XFS_META_IO_ERROR | XFS_LOG_IO_ERROR))
 		rec.error = EIO;
 	else
-		rec.error = EUCLEAN;	/* what xfs calls EFSCORRUPTED */
+		rec.error = EUCLEAN;	/* EFSCORRUPTED of xfs */
 	strscpy(rec.where, kbasename(file), sizeof(rec.where));
 	fs_error_record_info(&rec, "xfs", (void *)regs_get_kernel_argument(regs, 0));
 	return 0;
@@ -112,7 +112,7 @@ static int fs_error_on_xfs_log_shutdown(struct kprobe *kp, struct pt_regs *regs)
 	u32 flags = regs_get_kernel_argument(regs, 1);
 	struct vsp_fs_error rec = { .error = EIO };
 
-	/* Any other comes from xfs_do_force_shutdown(), which knows more. */
+	/* All others are recorded by xfs_do_force_shutdown(), with more details. */
 	if (!(flags & XFS_LOG_IO_ERROR) || flags & XFS_FORCE_UMOUNT)
 		return 0;
 	strscpy(rec.where, "log", sizeof(rec.where));
@@ -133,7 +133,7 @@ static int fs_error_on_btrfs_error(struct kprobe *kp, struct pt_regs *regs)
 	return 0;
 }
 
-/* ---------------------------------------------- modules come and go */
+/* ------------------------------------------ loading of file systems */
 
 struct fs_error_target {
 	const char *module;
@@ -160,12 +160,12 @@ static void fs_error_register_target(struct fs_error_target *target)
 
 	if (target->registered)
 		return;
-	/* Left by an earlier registration. */
+	/* register_kprobe() refuses what an earlier registration has left here. */
 	target->kprobe.addr = NULL;
 	target->kprobe.flags = 0;
 	err = register_kprobe(&target->kprobe);
 	target->registered = !err;
-	/* -ENOENT: not loaded, or not in this version. */
+	/* -ENOENT: the module is not loaded, or has no such function. */
 	if (err && err != -ENOENT)
 		pr_warn("%s: no kprobe on %s: %d\n", probe.name,
 			target->kprobe.symbol_name, err);

@@ -1,12 +1,11 @@
 // SPDX-License-Identifier: GPL-2.0-only
 /*
- * Made from /1/mountinfo of a procfs of our own, and by iterate_supers_type().
- * The latter finds no btrfs before Linux 6.8, whose super blocks are of a type
- * that has the same name and is not registered.
+ * The table is made from /1/mountinfo of a private procfs mount, and from the super
+ * blocks that iterate_supers_type() finds.  Before Linux 6.8 that finds none of btrfs:
+ * their type is not the registered one, but another of the same name.
  *
- * Whoever polls mountinfo is woken when a mount comes or goes.  In between the
- * table is as it was: of a file system that was mounted a moment ago nothing is
- * known.
+ * A poll of mountinfo is woken when a file system is mounted or unmounted.  The table
+ * is made anew a moment later: a file system that was just mounted is not in it yet.
  */
 
 #include <linux/err.h>
@@ -26,10 +25,11 @@
 #include "vesper.h"
 
 #define MAX_ENTRIES	64
-/* Longer lines are left out: a path has at most 4096 bytes, escaped or not. */
+/* Bytes.  Longer lines are ignored: a path has at most 4096 bytes, escaped or not. */
 #define LINES_SIZE	16384
-/* Mounts come many at a time. */
+/* Delay after a change: file systems are often mounted one after the other. */
 #define SETTLE_MS	100
+/* Limit for the first table. */
 #define START_MS	1000
 
 struct fs_table {
@@ -37,7 +37,7 @@ struct fs_table {
 	struct fs_table_entry entry[MAX_ENTRIES];
 };
 
-/* Those that the probe has a hook for. */
+/* Types that the probe has a hook for. */
 static const char * const fs_types[] = { "btrfs", "ext3", "ext4", "ocfs2", "xfs" };
 
 static struct fs_table __rcu *fs_table;
@@ -85,7 +85,7 @@ const struct fs_table_entry *fs_table_find_info(const char *type, const void *in
 
 /* ------------------------------------------------------------- refresh */
 
-/* Made if there is none yet; NULL: there is no more room. */
+/* Return the entry of a device, a new one if there is none; NULL if there is no room. */
 static struct fs_table_entry *fs_table_get_entry(struct fs_table *table, dev_t dev)
 {
 	unsigned int i;
@@ -162,7 +162,7 @@ static void fs_table_read_mounts(struct fs_table *table, char *lines)
 	}
 }
 
-/* Also of one that is mounted only where process 1 does not see it. */
+/* Also called for a file system that process 1 does not see mounted. */
 static void fs_table_note_super(struct super_block *sb, void *arg)
 {
 	struct fs_table_entry *entry = fs_table_get_entry(arg, sb->s_dev);
@@ -173,7 +173,7 @@ static void fs_table_note_super(struct super_block *sb, void *arg)
 	strscpy(entry->disk, sb->s_id, VSP_DISK_LEN);
 }
 
-/* Only of types that have a mount: to ask for another would load its module. */
+/* Only for types that are mounted: get_fs_type() would load the module of others. */
 static void fs_table_find_supers(struct fs_table *table)
 {
 	struct file_system_type *type;
@@ -192,7 +192,7 @@ static void fs_table_find_supers(struct fs_table *table)
 	}
 }
 
-/* Of these works one is run at a time. */
+/* There is one work item, which never runs twice at the same time. */
 static void fs_table_refresh(struct work_struct *work)
 {
 	struct fs_table *table = kvzalloc(sizeof(*table), GFP_KERNEL);

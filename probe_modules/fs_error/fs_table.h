@@ -1,10 +1,10 @@
 /* SPDX-License-Identifier: GPL-2.0-only */
 /*
- * The mounted file systems, known before one of them fails.
+ * A table of the mounted file systems.
  *
- * Where a file system is mounted cannot be asked in a handler, and not for
- * certain after an error.  So a work item reads it from mountinfo whenever that
- * changes, and a handler only looks into the table that it has made.
+ * A handler cannot ask where a file system is mounted, and after an error nobody can
+ * for certain.  So a work item reads mountinfo whenever it changes, and handlers look
+ * into the table that it has made.
  */
 #ifndef VESPER_FS_ERROR_FS_TABLE_H
 #define VESPER_FS_ERROR_FS_TABLE_H
@@ -15,12 +15,12 @@
 
 /**
  * struct fs_table_entry - one mounted file system
- * @info: its super block's s_fs_info; NULL: not known
- * @dev: likewise s_dev
- * @type: name of its type; "" if process 1 does not see a mount
- * @disk: its super block's s_id; if that is not known the name of its source
- * @mount: where it is mounted, for the first time of several, as process 1 sees
- *	   it; if that does not fit its end, which begins with no "/"; or ""
+ * @info: s_fs_info of its super block; NULL if unknown
+ * @dev: s_dev of its super block
+ * @type: name of its type; "" if process 1 sees no mount of it
+ * @disk: s_id of its super block; if that is unknown, the name of its source
+ * @mount: where process 1 sees it mounted first; "" if nowhere.  Of a long path only
+ *	   the end is kept, which does not begin with "/".
  */
 struct fs_table_entry {
 	const void *info;
@@ -31,34 +31,36 @@ struct fs_table_entry {
 };
 
 /**
- * fs_table_start - make the table, and from now on keep it up to date
+ * fs_table_start - create the table, and keep it up to date from now on
  *
- * May sleep: the table is there when it returns, if no file system holds that
- * up for long.
+ * May sleep.  It waits for the first table, but not long if a file system blocks.
  *
  * Return: 0 or -errno.
  */
 int fs_table_start(void);
 
-/* The opposite.  Nobody looks anything up any more. */
+/* Free the table.  No lookup may run any more. */
 void fs_table_stop(void);
 
 /**
- * fs_table_find_dev - the file system of a device
- * @dev: its super block's s_dev
+ * fs_table_find_dev - find the file system of a device
+ * @dev: s_dev of its super block
  *
  * In any context, within rcu_read_lock().
  *
- * Return: NULL if it is not known.
+ * Return: the file system, or NULL if it is not in the table.
  */
 const struct fs_table_entry *fs_table_find_dev(dev_t dev);
 
 /**
- * fs_table_find_info - the file system that an s_fs_info belongs to
+ * fs_table_find_info - find the file system of an s_fs_info
  * @type: name of its type
- * @info: its super block's s_fs_info
+ * @info: s_fs_info of its super block
  *
- * Likewise.  If nobody's is known it is the only one of its type that is mounted.
+ * In any context, within rcu_read_lock().  If no file system with @info is known, but
+ * exactly one of that type whose s_fs_info is unknown, it returns that one.
+ *
+ * Return: the file system, or NULL if it is not in the table.
  */
 const struct fs_table_entry *fs_table_find_info(const char *type, const void *info);
 

@@ -1,11 +1,11 @@
 // SPDX-License-Identifier: GPL-2.0-only
 /*
- * Probe hung_task: a task that waits without end for what should come soon.
+ * Probe hung_task: a task has been in uninterruptible sleep for very long.
  *
- * The tracepoint sched_process_hang, which khungtaskd passes for each task that
- * was in state D for kernel.hung_task_timeout_secs (check_hung_task() in
- * kernel/hung_task.c, as in Linux 5.10 to 7.3), again after each further such
- * time, and also when its warnings in the log are used up.
+ * khungtaskd passes the tracepoint sched_process_hang for each task that was in state
+ * D for kernel.hung_task_timeout_secs, and again after each further period.  It does
+ * so even if kernel.hung_task_warnings is used up.  (check_hung_task() in
+ * kernel/hung_task.c, Linux 5.10 to 7.3)
  */
 
 #include <linux/jiffies.h>
@@ -50,7 +50,7 @@ static struct vsp_probe probe = {
 
 vsp_probe_module();
 
-/* The compiler compares the arguments. */
+/* The compiler checks the handler's arguments. */
 static inline void __maybe_unused hung_task_check_handlers(void)
 {
 	check_trace_callback_type_sched_process_hang(hung_task_on_hang);

@@ -2,9 +2,9 @@
 /*
  * The API for probe modules.
  *
- * A probe is a kernel module that opens a relay channel, exports it to the
- * host, and writes records into it.  What all probes do alike is done by
- * struct vsp_probe, so that a probe is its handlers and a table of them:
+ * A probe is a kernel module that opens a relay channel, exports it to the host, and
+ * writes records into it.  struct vsp_probe does what all probes have in common.  So
+ * a probe consists of its handlers and a table of them:
  *
  *	static struct kprobe kprobes[] = {
  *		{ .symbol_name = "function", .pre_handler = on_function },
@@ -17,7 +17,7 @@
  *	};
  *	vsp_probe_module();
  *
- * One that needs another relay channel, or several, does it by hand:
+ * A probe that needs another relay channel, or several, calls the API itself:
  *
  *	chan = relay_open(NULL, NULL, subbuf_size, n_subbufs,
  *			  &vsp_relay_callbacks, NULL);
@@ -28,8 +28,8 @@
  *	vsp_relay_export_end(KBUILD_MODNAME);
  *	relay_close(chan);
  *
- * It works without a host too: the channel is shared as soon as there is one.
- * What is in the records is in vesper_abi.h.
+ * A probe also works without a host: its channel is shared as soon as a host
+ * connects.  The layout of the records is in vesper_abi.h.
  */
 #ifndef VESPER_H
 #define VESPER_H
@@ -46,10 +46,10 @@
 #include "vesper_features.h"
 
 /*
- * For relay_open(): overwrite mode, so that a probe never waits for the host,
- * and no file: the channel must not show up in debugfs (relay_open() with a
- * base_filename fails).  A channel with callbacks of the probe's own can be
- * exported as well; in no-overwrite mode it stays full once it is.
+ * Callbacks for relay_open().  They select overwrite mode, so that a probe never
+ * waits for the host.  The channel has no file in debugfs: relay_open() with a
+ * base_filename fails.  A channel with other callbacks can be exported, too.  In
+ * no-overwrite mode a buffer that is full stays full.
  */
 extern VSP_RELAY_CONST struct rchan_callbacks vsp_relay_callbacks;
 
@@ -59,11 +59,11 @@ extern VSP_RELAY_CONST struct rchan_callbacks vsp_relay_callbacks;
  *	   sub-buffers, their size a multiple of 8
  * @modname: the probe module's name; at most VSP_NAME_LEN - 1 characters
  *
- * May sleep.  Before relay_close(@rchan) vsp_relay_export_end() must be called.
- * A module that is unloaded without it is cleaned up after.
+ * May sleep.  Call vsp_relay_export_end() before relay_close(@rchan).  If a module is
+ * unloaded without that call, the core ends the export.
  *
  * Return: 0, or
- *  -EINVAL: an argument does not hold to the above;
+ *  -EINVAL: an argument is not as described above;
  *  -E2BIG: a buffer is larger than VSP_MAX_REGION_PAGES pages;
  *  -EEXIST: the channel or the name is exported already;
  *  -ENOSPC: VSP_MAX_CHANNELS channels are exported, or the hypervisor has no
@@ -76,38 +76,38 @@ int vsp_relay_export_start(struct rchan *rchan, const char *modname);
  * vsp_relay_export_end - stop sharing a relay channel
  * @modname: as given to vsp_relay_export_start()
  *
- * May sleep.  Pages that the host has still mapped stay allocated until it
- * unmaps them.  A name that is not exported gives a line in the kernel's log.
+ * May sleep.  Pages that the host still maps stay allocated until it unmaps them.
+ * If the name is not exported, a warning is logged.
  */
 void vsp_relay_export_end(const char *modname);
 
 /**
- * vsp_update_host_index - tell the host how far a buffer is filled
+ * vsp_update_host_index - publish how far a buffer is filled, notify the host
  * @buf: buffer of an exported channel, after a record was written into it
  *
- * Runs on the CPU that @buf belongs to, in any context, under any lock.
+ * Call it on the CPU that @buf belongs to, in any context, under any lock.
  * Does nothing for a buffer whose channel is not exported.
  */
 void vsp_update_host_index(struct rchan_buf *buf);
 
 /**
- * vsp_record_write - write one record and tell the host
- * @rchan: an exported channel (if it is not: does nothing)
- * @rec: start of the record; len and event are set; cpu, seq and time_ns are
- *	 filled in here
+ * vsp_record_write - write one record and notify the host
+ * @rchan: an exported channel; if it is not exported, nothing is written
+ * @rec: start of the record.  The caller sets len and event; cpu, seq and time_ns
+ *	 are set here.
  *
- * In any context, under any lock: for kprobe handlers.  A record whose len is
- * not a multiple of 8 or does not fit into a sub-buffer is not written and
- * shows at the host as a gap in seq.
+ * In any context, under any lock: for kprobe handlers.  A record is not written if
+ * its len is not a multiple of 8, or does not fit into a sub-buffer.  The host sees
+ * a gap in seq then.
  */
 void vsp_record_write(struct rchan *rchan, struct vsp_record *rec);
 
 /**
  * struct vsp_tracepoint - a tracepoint of the kernel itself (not of a module)
  * @name: as in /sys/kernel/tracing/events
- * @func: void func(void *data, the tracepoint's arguments); compare them with
- *	  check_trace_callback_type_NAME() of trace/events/
- * @tp: filled in by vsp_probe_start()
+ * @func: void func(void *data, the tracepoint's arguments); let the compiler check
+ *	  it by check_trace_callback_type_NAME() of trace/events/
+ * @tp: set by vsp_probe_start()
  */
 struct vsp_tracepoint {
 	const char *name;
@@ -119,15 +119,15 @@ struct vsp_tracepoint {
  * struct vsp_probe - a probe with one relay channel
  * @name: KBUILD_MODNAME
  * @kprobes: registered in this order
- * @n_kprobes: how many
+ * @n_kprobes: number of @kprobes
  * @tracepoints: registered after the kprobes
- * @n_tracepoints: how many
- * @attach: for hooks of another kind; the last step of the start.  May sleep.
- *	    0 or -errno; optional
- * @detach: the opposite, the first step of the end; optional
- * @subbuf_size: bytes; 0: the core's choice
- * @n_subbufs: 0: the core's choice
- * @channel: filled in by vsp_probe_start(); there while a hook can fire
+ * @n_tracepoints: number of @tracepoints
+ * @attach: registers other hooks, as the last step of vsp_probe_start().  May sleep.
+ *	    Returns 0 or -errno.  Optional.
+ * @detach: undoes @attach, as the first step of vsp_probe_end().  Optional.
+ * @subbuf_size: bytes; 0: the core's default
+ * @n_subbufs: number of sub-buffers; 0: the core's default
+ * @channel: set by vsp_probe_start(); valid while a hook can fire
  */
 struct vsp_probe {
 	const char *name;
@@ -144,51 +144,56 @@ struct vsp_probe {
 
 /**
  * vsp_probe_start - open the channel, export it, register the hooks
- * @probe: what
+ * @probe: the probe
  *
- * May sleep.  If it fails everything is as before, and the kernel's log says
- * which step it was.
+ * May sleep.  If a step fails, the earlier steps are undone, and the failed step is
+ * logged.
  *
  * Return: 0, or the error of relay_open() (-ENOMEM), vsp_relay_export_start(),
- * register_kprobe(), of the tracepoint (-ENOENT: this kernel has none of that
- * name) or of @attach.
+ * register_kprobe(), of the tracepoint (-ENOENT: this kernel has none of that name)
+ * or of @attach.
  */
 int vsp_probe_start(struct vsp_probe *probe);
 
 /**
- * vsp_probe_end - the opposite of vsp_probe_start(), which has succeeded
- * @probe: what
+ * vsp_probe_end - undo a successful vsp_probe_start()
+ * @probe: the probe
  *
- * May sleep.  No handler runs any more when it returns.
+ * May sleep.  When it returns, no handler is running.
  */
 void vsp_probe_end(struct vsp_probe *probe);
 
 /**
- * struct vsp_limit - a limit to the records in a second; zeroed at first
+ * struct vsp_limit - limits the number of records in a second
+ *
+ * Initialise it with zeros.
  */
 struct vsp_limit {
-	unsigned long start;	/* of the present second, jiffies */
+	unsigned long start;	/* of the present second, in jiffies */
 	atomic_t used;
 	atomic_t left_out;
 };
 
 /**
- * vsp_limit_allows - is one more record within the limit?
- * @limit: the probe's
- * @max_per_s: so many are; 0: all
- * @left_out: if it is: how many were not since the last that was
+ * vsp_limit_allows - count a record, and check it against the limit
+ * @limit: the limit of the probe
+ * @max_per_s: records that are allowed in a second; 0: all
+ * @left_out: set if the record is allowed: how many records were not allowed since
+ *	      the last one that was
  *
  * In any context, under any lock.
+ *
+ * Return: whether the record is allowed.
  */
 bool vsp_limit_allows(struct vsp_limit *limit, unsigned int max_per_s, u32 *left_out);
 
 /*
- * A module that is one probe, its struct vsp_probe of the name "probe": init,
- * exit, and the parameters that all of them have.
+ * Define init, exit and the common parameters of a module that is one probe.  Its
+ * struct vsp_probe must be called "probe".
  */
 #define vsp_probe_module()	vsp_probe_module_by(vsp_probe_start, vsp_probe_end)
 
-/* The same with functions of its own in place of those. */
+/* As vsp_probe_module(), with other functions to start and end the probe. */
 #define vsp_probe_module_by(start, end)						\
 	module_param_named(subbuf_size, probe.subbuf_size, uint, 0444);		\
 	MODULE_PARM_DESC(subbuf_size, "bytes of a relay sub-buffer (16384)");	\
@@ -196,7 +201,7 @@ bool vsp_limit_allows(struct vsp_limit *limit, unsigned int max_per_s, u32 *left
 	MODULE_PARM_DESC(n_subbufs, "number of relay sub-buffers per CPU (4)");	\
 	module_driver(probe, start, end)
 
-/* For handlers: get_task_comm() takes a lock that may be held there. */
+/* Copy a task's comm without its lock, which a handler's caller may hold. */
 static inline void vsp_copy_comm(char to[VSP_COMM_LEN], const struct task_struct *task)
 {
 	BUILD_BUG_ON(VSP_COMM_LEN != TASK_COMM_LEN);

@@ -1,6 +1,6 @@
 /* SPDX-License-Identifier: GPL-2.0-only */
 /*
- * Everything that crosses the boundary between a guest's kernel and its host.
+ * The interface between a guest's kernel and its host.
  *
  * vesper_monitor/guest/abi.py is Python's view of this file; tests/unit/guest/test_abi.py
  * compares the two field by field.  All integers are little endian (VESPER
@@ -17,25 +17,25 @@
  *   C-chan page     frontend       write     activate .. deactivate
  *   channel table   core           read      core loaded .. unloaded
  *   index page(s)   core           write     vsp_relay_export_start .. _end
- *   relay buffers   probe's rchan  read      the same, one region per CPU
+ *   relay buffers   probe's rchan  read      as the index, one region per CPU
  *   image           core           write     MEM_ALLOC .. LOAD or MEM_FREE
- *   last words      core           read      core loaded .. unloaded
- *   signs of life   core           read      core loaded .. unloaded
+ *   crash log       core           read      core loaded .. unloaded
+ *   heartbeats      core           read      core loaded .. unloaded
  *
- * The guest never waits for the host.  The host trusts nothing in here: it
- * copies, bounds, and then looks.
+ * The guest never waits for the host.  The host does not trust the content: it
+ * copies a value, checks its bounds, and then uses the copy.
  *
  * C-chan
  * ------
- * One page with two rings of fixed messages.  The host sends requests, the
- * guest answers each with exactly one reply that carries the request's type
- * and seq.  The guest takes a request only when there is room for its reply.
+ * One page with two rings of messages of fixed size.  The host sends requests.
+ * The guest answers each with exactly one reply, which repeats type and seq of
+ * the request.  The guest takes a request only when there is room for its reply.
  * Each side notifies the other (event channel, doorbell) after it has moved
  * prod or cons.  prod and cons run freely; slot = counter % VSP_CCHAN_SLOTS.
  *
- * The host opens with HELLO whenever it connects, also when a restarted
- * daemon takes over a running guest: it sets its counters from the page,
- * skips replies that are not its own by seq, and reads the channel table.
+ * The host sends HELLO first whenever it connects.  A restarted daemon takes over
+ * a running guest: it reads its counters from the page, ignores replies whose seq
+ * is not its own, and reads the channel table.
  *
  * Loading a probe
  * ---------------
@@ -45,42 +45,40 @@
  *   maps, writes image, unmaps
  *   LOAD region, length, crc    -->    stops sharing, checks, loads the module
  *                               <--    0, or errno and the kernel's own line
- *   looks for the channel in the table, maps index and buffers
+ *   finds the channel in the table, maps index and buffers
  *
- * Unloading: the host unmaps the channel, then UNLOAD name.
+ * To unload a probe, the host unmaps the channel, then sends UNLOAD name.
  *
- * PROCESSES asks which names have a main process.  A guest that does not know a
- * request answers it with -EOPNOTSUPP.
+ * PROCESSES asks which names have a main process.  A guest answers a request that
+ * it does not know with -EOPNOTSUPP.
  *
  * D-chan
  * ------
- * One relay channel per probe, opened in overwrite mode.  After each record
- * the probe calls vsp_update_host_index(), which publishes the position in
- * the channel's index page and rings the host's bell.  Records never cross a
- * sub-buffer's end; what is left at its end is padding (see pad[]).
+ * One relay channel per probe, opened in overwrite mode.  After each record the
+ * probe calls vsp_update_host_index().  It publishes the write position in the
+ * channel's index and rings the host's bell.  A record never crosses the end of a
+ * sub-buffer; the bytes left there are padding (see pad[]).
  *
- * How far it has read each CPU's records, the host notes in that index (read):
- * a guest that is saved and restored, or migrated, takes it along to the next
- * host.  Before its hypervisor suspends it the guest says so (asleep); what it
- * has written until then and nobody has read is the next host's.
+ * The host stores in the same index how far it has read (read).  When the guest is
+ * restored or migrated, the next host continues there.  Before its hypervisor
+ * suspends it, the guest sets asleep.  Records that nobody has read by then are
+ * left to the next host.
  *
- * The bell saves notifications to a host that has not looked yet since the
- * last: see enum vsp_bell.
+ * The bell avoids notifications while an earlier one is pending: see enum vsp_bell.
  *
- * Last words
+ * Crash log
+ * ---------
+ * One region, struct vsp_words, given in HELLO.  On an oops and on a panic the
+ * kernel saves its message, stack and log there, and notifies the host.  The region
+ * keeps them until the domain's memory is freed or another kernel is started.
+ *
+ * Heartbeats
  * ----------
- * One region, struct vsp_words, named in HELLO.  On an oops and on a panic the
- * kernel leaves there what it has to say, and notifies the host.  The region
- * stays as it is until the domain's memory is freed or the kernel is started
- * anew.
- *
- * Signs of life
- * -------------
- * One region, struct vsp_life, named in HELLO and in the C-chan page.  From
- * activate to deactivate each CPU shows twice a second that it takes interrupts
- * and that its scheduler runs threads, whether or not a daemon is there.  The
- * host reads it whenever it likes; nobody is notified.  A daemon that takes over
- * a guest that does not answer HELLO learns from it whether that guest hangs.
+ * One region, struct vsp_life, given in HELLO and in the C-chan page.  From activate
+ * to deactivate each CPU counts, twice a second, that it takes interrupts and that
+ * its scheduler runs threads.  It does so even if no daemon runs.  The host reads
+ * the region whenever it likes, and is not notified.  If a guest does not answer
+ * HELLO, a new daemon learns from the heartbeats whether that guest hangs.
  */
 #ifndef VESPER_ABI_H
 #define VESPER_ABI_H
@@ -137,9 +135,9 @@ enum vsp_msg_type {
 /* Starts every message. */
 struct vsp_msg_hdr {
 	__u32 type;		/* enum vsp_msg_type */
-	__u32 seq;		/* the host's choice; the reply repeats it */
+	__u32 seq;		/* chosen by the host; the reply repeats it */
 	__s32 status;		/* reply: 0 or -errno; request: 0 */
-	__u32 version;		/* VSP_ABI_VERSION of who wrote it */
+	__u32 version;		/* VSP_ABI_VERSION of the sender */
 };
 
 /* HELLO, reply.  The request is the header alone. */
@@ -148,11 +146,11 @@ struct vsp_msg_hello {
 	__u32 features;		/* none yet */
 	__u32 nr_cpus;		/* possible CPUs: bounds the CPU numbers */
 	struct vsp_region table;	/* channel table */
-	__u64 boot_id;		/* random, anew with each load of the core */
+	__u64 boot_id;		/* random; changes with each load of the core */
 	char release[VSP_RELEASE_LEN];	/* uname -r */
 	char vermagic[VSP_VERMAGIC_LEN];	/* as modinfo shows it */
-	struct vsp_region words;	/* last words; handle 0: none */
-	struct vsp_region life;	/* signs of life; handle 0: none */
+	struct vsp_region words;	/* crash log; handle 0: none */
+	struct vsp_region life;	/* heartbeats; handle 0: none */
 };
 
 /* MEM_ALLOC: pages in the request; the region in the reply. */
@@ -163,10 +161,9 @@ struct vsp_msg_mem {
 };
 
 /*
- * LOAD, request.  The region holds the image and behind it, at offset
- * image_len, the module's parameters: params_len bytes, no NUL, as on
- * insmod's command line.  The region is the guest's own again after this,
- * whatever the outcome.
+ * LOAD, request.  The region holds the image.  Behind it, at offset image_len, are
+ * the module's parameters: params_len bytes without NUL, as on insmod's command
+ * line.  The guest ends the sharing of the region, whatever the outcome.
  */
 struct vsp_msg_load {
 	struct vsp_msg_hdr hdr;
@@ -186,7 +183,7 @@ struct vsp_msg_unload {
 
 /* LOAD and UNLOAD, reply. */
 struct vsp_msg_result {
-	struct vsp_msg_hdr hdr;	/* status: errno of finit_module(2) or so */
+	struct vsp_msg_hdr hdr;	/* status: errno of finit_module(2), delete_module(2) */
 	char text[240];		/* what the kernel logged about it, or "" */
 };
 
@@ -195,18 +192,18 @@ struct vsp_msg_result {
 
 /* The main process of a name. */
 struct vsp_process {
-	char name[VSP_COMM_LEN];	/* the host's; "": none */
-	__s32 pid;		/* thread group; 0: there is none; so in a request */
+	char name[VSP_COMM_LEN];	/* set by the host; "": unused */
+	__s32 pid;		/* thread group; 0: no such process, or a request */
 	__u32 uid;
 	__u32 flags;		/* VSP_PROCESS_* */
 	__u32 reserved;
 	__u64 age_ms;		/* since it was forked */
 };
 
-/* PROCESSES: names in the request, all else in the reply. */
+/* PROCESSES: the request has the names, the reply all other fields, too. */
 struct vsp_msg_processes {
 	struct vsp_msg_hdr hdr;
-	__u64 uptime_ms;	/* of the guest's kernel, suspension left out */
+	__u64 uptime_ms;	/* of the guest's kernel, without the time suspended */
 	struct vsp_process process[VSP_MAX_NAMES];
 };
 
@@ -218,24 +215,24 @@ struct vsp_cchan_ring {
 };
 
 /*
- * How the host is told of new records.  A host arms its bell before it looks at
- * the positions; the guest moves a position before it looks at the bell.  So
- * whatever the host has not seen will ring, once.  What else the guest has to
- * say it notifies at any rate.
+ * Whether the guest notifies the host of new records.  The host arms its bell before
+ * it reads the positions.  The guest moves a position before it reads the bell.  So a
+ * record that the host has not seen rings the bell, once.  Replies and changes of the
+ * table are always notified, whatever the bell is.
  */
 enum vsp_bell {
 	VSP_BELL_ALWAYS		= 0,	/* the host has never armed it: notify */
 	VSP_BELL_ARMED		= 1,	/* guest: make it RUNG, and notify */
-	VSP_BELL_RUNG		= 2,	/* the host will look: say nothing */
+	VSP_BELL_RUNG		= 2,	/* a notification is pending: do not notify */
 };
 
 struct vsp_cchan {
 	__u32 magic;
 	__u32 version;
 	__u32 bell;		/* enum vsp_bell; also written by the host */
-	__u32 asleep;		/* 1: being suspended; the host reads no records */
+	__u32 asleep;		/* 1: is being suspended; the host must not read records */
 	struct vsp_region life;	/* as in HELLO, for a host that gets no answer */
-	__u32 nr_cpus;		/* likewise */
+	__u32 nr_cpus;		/* as in HELLO */
 	__u8 reserved[28];
 	struct vsp_cchan_ring to_guest;		/* requests */
 	struct vsp_cchan_ring to_host;		/* replies */
@@ -246,7 +243,7 @@ struct vsp_cchan {
 /* One exported relay channel, in the channel table. */
 struct vsp_channel {
 	__u32 state;		/* enum vsp_channel_state */
-	__u32 generation;	/* anew with each export; host: re-read if changed */
+	__u32 generation;	/* changes with each export; then the host maps it anew */
 	__u32 subbuf_size;	/* bytes */
 	__u32 n_subbufs;	/* 2 .. VSP_MAX_SUBBUFS */
 	__u32 nr_cpus;		/* entries in the index */
@@ -270,21 +267,24 @@ struct vsp_table {
 };
 
 /*
- * Where one CPU's relay buffer stands.  pos counts bytes since the channel
- * was opened, padding included: sub-buffer number pos / subbuf_size, counted
- * for ever; it lies at ((pos / subbuf_size) % n_subbufs) * subbuf_size.
- * pad[i] is the padding at the end of the sub-buffer in place i, valid for
- * those that are complete.  Written before pos.  pos is at the beginning of a
- * sub-buffer before the first byte is written there, over the oldest records.
+ * Positions in one CPU's relay buffer.
+ *
+ * pos is the write position: bytes since the channel was opened, with padding.  Its
+ * sub-buffer has the number n = pos / subbuf_size, which never wraps, and lies at
+ * (n % n_subbufs) * subbuf_size.  pos is moved to the start of a sub-buffer before
+ * the first byte overwrites the oldest records there.
+ *
+ * pad[i] is the padding at the end of the sub-buffer in place i.  It is valid for
+ * complete sub-buffers, and is written before pos.
  */
 struct vsp_index {
 	__u64 pos;
 	struct vsp_region buffer;	/* handle 0: this CPU has no buffer */
 	__u32 pad[VSP_MAX_SUBBUFS];
-	__u64 read;		/* written by the host: seq of the next record it wants */
+	__u64 read;		/* written by the host: seq of the next record to read */
 };
 
-/* Starts every record.  len is a multiple of 8 and holds the header too. */
+/* Starts every record.  len is a multiple of 8 and includes this header. */
 struct vsp_record {
 	__u32 len;
 	__u16 event;		/* enum vsp_event */
@@ -307,7 +307,7 @@ enum vsp_event {
 	VSP_EVENT_DIE		= 11,
 };
 
-/* -------------------------------------------------------- last words */
+/* --------------------------------------------------------- crash log */
 
 #define VSP_WORDS_VERSION	1
 #define VSP_WORDS_MESSAGE_LEN	256
@@ -315,28 +315,27 @@ enum vsp_event {
 #define VSP_WORDS_LOG_LEN	30392
 
 enum vsp_words_kind {
-	VSP_WORDS_OOPS		= 0,	/* the kernel went on */
+	VSP_WORDS_OOPS		= 0,	/* the kernel continued */
 	VSP_WORDS_PANIC		= 1,
 };
 
 #define VSP_WORDS_KINDS		2
 
 /*
- * The latest oops, or the panic.  seq is odd while it is being written, and
- * grows by two with each: 0: there was none.  A kernel that was stopped
- * meanwhile leaves it odd.  Texts are lines, with NUL at the end if there is
- * room for it.
+ * The latest oops, or the panic.  seq is 0 if there was none.  It grows by two with
+ * each, and is odd while the slot is being written.  It stays odd if the kernel was
+ * stopped meanwhile.  Texts are lines; NUL follows if there is room for it.
  */
 struct vsp_words_slot {
 	__u32 seq;
 	__u32 log_len;		/* bytes of log */
 	__u64 time_ns;		/* guest's CLOCK_MONOTONIC */
 	__u32 cpu;
-	__s32 pid;		/* thread that was running; 0: idle, or an interrupt there */
+	__s32 pid;		/* running thread; 0: idle, or an interrupt of an idle CPU */
 	char comm[VSP_COMM_LEN];
-	char message[VSP_WORDS_MESSAGE_LEN];	/* panic()'s; oops: "" */
+	char message[VSP_WORDS_MESSAGE_LEN];	/* of panic(); of an oops: "" */
 	char stack[VSP_WORDS_STACK_LEN];	/* symbol+offset/size, innermost first */
-	char log[VSP_WORDS_LOG_LEN];	/* end of the kernel's log, as dmesg has it */
+	char log[VSP_WORDS_LOG_LEN];	/* end of the kernel's log, as dmesg shows it */
 };
 
 struct vsp_words {
@@ -346,24 +345,24 @@ struct vsp_words {
 	struct vsp_words_slot slot[VSP_WORDS_KINDS];
 };
 
-/* ----------------------------------------------------- signs of life */
+/* -------------------------------------------------------- heartbeats */
 
 #define VSP_LIFE_VERSION	1
 #define VSP_LIFE_PERIOD_MS	500
 
 enum vsp_life_state {
-	VSP_LIFE_NONE		= 0,	/* CPU is not online, or has not begun */
+	VSP_LIFE_NONE		= 0,	/* CPU is not online, or does not count yet */
 	VSP_LIFE_SHOWN		= 1,
 };
 
-/* Of one CPU, written by that CPU alone.  Times: guest's CLOCK_MONOTONIC. */
+/* Counters of one CPU, which alone writes them.  Times: guest's CLOCK_MONOTONIC. */
 struct vsp_life_cpu {
 	__u32 state;		/* enum vsp_life_state */
 	__u32 reserved;
-	__u64 irqs;		/* timer interrupts, one per period, also when idle */
-	__u64 irq_ns;		/* of the last */
-	__u64 runs;		/* times a thread was run, which each of those wakes */
-	__u64 run_ns;		/* of the last */
+	__u64 irqs;		/* timer interrupts: one per period, also when idle */
+	__u64 irq_ns;		/* time of the last */
+	__u64 runs;		/* runs of the thread that the timer wakes */
+	__u64 run_ns;		/* time of the last */
 	__u64 reserved2[3];
 };
 
@@ -381,26 +380,26 @@ struct vsp_life {
 #define VSP_WHO_LOGIN_UID	(1 << 0)
 #define VSP_WHO_CGROUP		(1 << 1)
 #define VSP_WHO_AGE		(1 << 2)
-#define VSP_WHO_ELDER		(1 << 3)	/* was looked for */
+#define VSP_WHO_ELDER		(1 << 3)	/* elder_pid was searched for */
 
 /*
- * Whose a process is, by what its user cannot change.  A record that ends
- * before it (an older probe's, or that of a signal which does not kill) leaves
- * all of it unknown.
+ * Who owns a process, by facts that its user cannot change.  In a record that ends
+ * before this structure, all of it is unknown: older probes write such records, and
+ * so does send_signal for signals that do not kill.
  */
 struct vsp_who {
-	__u32 known;		/* VSP_WHO_*: what is known of this and the record's age */
-	__u32 login_uid;	/* /proc/PID/loginuid; 4294967295: it comes from no login */
-	char cgroup[VSP_CGROUP_LEN];	/* path in cgroup v2, its end cut off */
+	__u32 known;		/* VSP_WHO_*: which fields are valid, here and in the record */
+	__u32 login_uid;	/* /proc/PID/loginuid; 4294967295: not from a login */
+	char cgroup[VSP_CGROUP_LEN];	/* path in cgroup v2; a long one is cut off */
 };
 
-#define VSP_SIG_FATAL		(1 << 0)	/* default action, will kill */
+#define VSP_SIG_FATAL		(1 << 0)	/* its default action will kill */
 #define VSP_SIG_FROM_KERNEL	(1 << 1)	/* not sent by a process */
 #define VSP_SIG_GROUP		(1 << 2)	/* to the process, not one thread */
 #define VSP_SIG_ADDR		(1 << 3)	/* addr is a fault address */
 #define VSP_SIG_IN_IRQ		(1 << 4)	/* sender unknown */
 #define VSP_SIG_TRACED		(1 << 5)	/* a tracer decides */
-#define VSP_SIG_ASKED		(1 << 6)	/* init or its parent has asked it to end before */
+#define VSP_SIG_ASKED		(1 << 6)	/* init or its parent had asked it to end */
 
 struct vsp_send_signal {
 	struct vsp_record rec;
@@ -416,15 +415,15 @@ struct vsp_send_signal {
 	__s32 tgid;
 	__s32 parent_pid;	/* thread group of the real parent */
 	__u32 uid;
-	char comm[VSP_COMM_LEN];	/* the thread's */
-	char leader_comm[VSP_COMM_LEN];	/* the process's main thread's */
-	char parent_comm[VSP_COMM_LEN];	/* the parent's main thread's */
-	__u32 left_out;		/* before this one, too many: none killed, but a user's own */
+	char comm[VSP_COMM_LEN];	/* of the thread */
+	char leader_comm[VSP_COMM_LEN];	/* of the main thread */
+	char parent_comm[VSP_COMM_LEN];	/* of the parent's main thread */
+	__u32 left_out;		/* signals not recorded before this one: see max_per_s */
 	__u32 reserved;
-	struct vsp_who who;	/* if it kills, as all that follows */
+	struct vsp_who who;	/* from here on only if the signal kills */
 	__u64 age_ms;		/* since it was forked */
-	__s32 elder_pid;	/* it is younger than 5 s, and this main process of its name,
-				 * which no user has started, is older and lives; 0: none is
+	__s32 elder_pid;	/* if the process is younger than 5 s: an older main process
+				 * of its name that lives and that no user has started; or 0
 				 */
 	__u32 reserved2;
 };
@@ -438,14 +437,14 @@ enum vsp_oom_constraint {	/* enum oom_constraint */
 
 struct vsp_out_of_memory {
 	struct vsp_record rec;
-	__s32 asker_pid;	/* thread group of who asked for memory */
-	__s32 order;		/* of the allocation; -1: asked by sysrq */
+	__s32 asker_pid;	/* thread group that asked for memory */
+	__s32 order;		/* of the allocation; -1: by sysrq */
 	__u32 constraint;	/* enum vsp_oom_constraint */
 	__u32 gfp_mask;
 	char asker_comm[VSP_COMM_LEN];
 	__u64 cgroup_ino;	/* inode of the memory cgroup; 0: system */
-	__u64 free_kb;		/* of the system */
-	__u64 total_kb;		/* that could be used under the constraint */
+	__u64 free_kb;		/* free memory of the system */
+	__u64 total_kb;		/* memory that may be used under the constraint */
 	__s32 pid;		/* the victim's thread group */
 	__s32 parent_pid;
 	__u32 uid;
@@ -459,10 +458,10 @@ struct vsp_out_of_memory {
 	__u64 pgtables_kb;
 	struct vsp_who who;
 	__u64 age_ms;		/* since it was forked */
-	__s32 elder_pid;	/* it is younger than 5 s, and this main process of its name,
-				 * which no user has started, is older and lives; 0: none is
+	__s32 elder_pid;	/* if the process is younger than 5 s: an older main process
+				 * of its name that lives and that no user has started; or 0
 				 */
-	__u32 left_out;		/* of a user's own before this one, too many to record */
+	__u32 left_out;		/* of users' own before this one, too many to record */
 };
 
 #define VSP_EXIT_CORE		(1 << 0)	/* dumped core */
@@ -477,24 +476,24 @@ struct vsp_process_exit {
 	__u32 uid;
 	__u32 flags;		/* VSP_EXIT_* */
 	__s32 status;		/* given to exit(3), 0 .. 255; 0 if killed */
-	__s32 sig;		/* that killed it; 0: it has exited by itself */
+	__s32 sig;		/* signal that killed it; 0: it has exited by itself */
 	__u64 age_ms;		/* since it was forked */
-	char comm[VSP_COMM_LEN];	/* the main thread's */
+	char comm[VSP_COMM_LEN];	/* of the main thread */
 	char parent_comm[VSP_COMM_LEN];
 	struct vsp_who who;
-	__u32 left_out;		/* of a user's own before this one, too many to record */
+	__u32 left_out;		/* of users' own before this one, too many to record */
 	__u32 reserved;
 };
 
-/* A task that has not run for long, in uninterruptible sleep. */
+/* A task that has been in uninterruptible sleep for long. */
 struct vsp_hung_task {
 	struct vsp_record rec;
 	__s32 pid;		/* thread id */
 	__s32 tgid;
 	__s32 parent_pid;
 	__u32 waited_s;		/* since it was first seen so */
-	char comm[VSP_COMM_LEN];	/* the thread's */
-	char leader_comm[VSP_COMM_LEN];	/* the process's main thread's */
+	char comm[VSP_COMM_LEN];	/* of the thread */
+	char leader_comm[VSP_COMM_LEN];	/* of the main thread */
 	char parent_comm[VSP_COMM_LEN];
 	struct vsp_who who;
 };
@@ -512,19 +511,19 @@ struct vsp_block_error {
 	struct vsp_record rec;
 	__u32 dev;		/* major << 20 | minor, of the whole disk */
 	__u32 op;		/* enum vsp_block_op */
-	__u64 sector;		/* where it began, in units of 512 bytes */
-	__u32 bytes;		/* that failed */
+	__u64 sector;		/* first sector of the request, of 512 bytes */
+	__u32 bytes;		/* how many of them failed */
 	__s32 error;		/* errno, positive */
 	__u32 left_out;		/* errors before this one, too many to record */
 	__u32 reserved;
 	char disk[VSP_DISK_LEN];	/* "vda" */
 };
 
-/* A file system takes no more writes because of an error. */
+/* A file system refuses writes because of an error. */
 struct vsp_fs_error {
 	struct vsp_record rec;
 	__u32 dev;		/* major << 20 | minor; 0: unknown */
-	__s32 error;		/* errno, positive; ESHUTDOWN: was asked for */
+	__s32 error;		/* errno, positive; ESHUTDOWN: by an administrator */
 	__u32 line;		/* of where; 0: unknown */
 	__u32 left_out;		/* errors before this one, too many to record */
 	char fstype[VSP_FSTYPE_LEN];
@@ -543,7 +542,7 @@ enum vsp_net_change {
 	VSP_NET_ADDRESS_BACK	= 7,	/* the first again */
 };
 
-/* What has become of a network device. */
+/* The state of a network device has changed. */
 struct vsp_net_link {
 	struct vsp_record rec;
 	__u32 ifindex;
@@ -560,28 +559,28 @@ enum vsp_mf_result {	/* enum mf_result */
 	VSP_MF_RECOVERED	= 3,
 };
 
-/* The hardware has lost a page of memory, and what became of it. */
+/* The hardware has lost a page of memory; result says how the kernel handled it. */
 struct vsp_memory_failure {
 	struct vsp_record rec;
 	__u64 pfn;
 	__u32 result;		/* enum vsp_mf_result */
 	__u32 reserved;
-	char type[VSP_PAGE_TYPE_LEN];	/* of the page, in the kernel's words */
+	char type[VSP_PAGE_TYPE_LEN];	/* of the page, as the kernel calls it */
 };
 
 enum vsp_lockup_kind {
-	VSP_LOCKUP_SOFT		= 1,	/* no other task was run */
+	VSP_LOCKUP_SOFT		= 1,	/* it has not run another task */
 	VSP_LOCKUP_RCU		= 2,	/* holds up an RCU grace period */
 };
 
-/* A CPU that gets on with nothing. */
+/* A CPU is stuck. */
 struct vsp_lockup {
 	struct vsp_record rec;
 	__u32 kind;		/* enum vsp_lockup_kind */
-	__u32 cpu;		/* that one; rec.cpu is the one that found it */
-	__s32 pid;		/* thread that runs there; 0: idle, or another CPU's */
+	__u32 cpu;		/* the stuck CPU; rec.cpu is the one that found it */
+	__s32 pid;		/* thread that runs there; 0: idle, or unknown */
 	__s32 tgid;
-	__u32 left_out;		/* before this one, too many to record */
+	__u32 left_out;		/* lockups before this one, too many to record */
 	__u32 reserved;
 	char comm[VSP_COMM_LEN];
 };
@@ -591,11 +590,11 @@ enum vsp_die_kind {
 	VSP_DIE_PANIC		= 2,
 };
 
-/* The kernel has hit a fault of its own. */
+/* The kernel has an oops, or panics. */
 struct vsp_die {
 	struct vsp_record rec;
 	__u32 kind;		/* enum vsp_die_kind */
-	__s32 trapnr;		/* oops only, as signr, err and ip; of a page fault: 0 */
+	__s32 trapnr;		/* only of an oops, as signr, err and ip; page fault: 0 */
 	__s32 signr;
 	__s32 pid;		/* running thread */
 	__s32 tgid;
@@ -604,45 +603,45 @@ struct vsp_die {
 	__u64 ip;
 	char comm[VSP_COMM_LEN];
 	char leader_comm[VSP_COMM_LEN];
-	char str[VSP_DIE_LEN];	/* "Oops"; the panic's message */
-	char symbol[VSP_SYMBOL_LEN];	/* of ip; symbol+offset/size */
+	char str[VSP_DIE_LEN];	/* "Oops", or the message of the panic */
+	char symbol[VSP_SYMBOL_LEN];	/* where ip is: symbol+offset/size */
 };
 
 #define VSP_POINT_ARGS		8
 #define VSP_POINT_TEXT		256
 
 /*
- * A hit of a point that was named at load time.  What the values are is the
- * host's to know: it has defined them.  The texts share text[] to equal parts
- * of a multiple of 8 bytes, in the order of their values.  A record ends with
- * the last of them.
+ * A hit of a dynamic probe.  The host has defined its values, and knows their types.
+ * The texts share text[] in equal parts, each a multiple of 8 bytes, in the order of
+ * their values.  The record ends with the last text.
  */
 struct vsp_probe_point {
 	struct vsp_record rec;
 	__u32 id;		/* of the definition */
 	__u32 left_out;		/* hits before this one, too many to record */
-	__u32 missed;		/* hits without a handler since the load, by the kernel's count */
+	__u32 missed;		/* hits since the load that the kernel could not handle */
 	__u32 n_args;
-	__u32 unread;		/* bit i: there was no memory to read value i from */
+	__u32 unread;		/* bit i: value i could not be read from memory */
 	__s32 pid;		/* running thread */
 	__s32 tgid;
 	__u32 reserved;
 	char comm[VSP_COMM_LEN];
-	__u64 value[VSP_POINT_ARGS];	/* of a text: 0 */
+	__u64 value[VSP_POINT_ARGS];	/* 0 for a text */
 	char text[VSP_POINT_TEXT];
 };
 
 /* ------------------------------------------------------------ Xen */
 
 /*
- * A region on Xen: its handle is the grant reference of this page, which
- * lists those of the region's pages.  The C-chan page is one plain page.
+ * The directory page of a region on Xen.  The region's handle is the grant reference
+ * of this page, which lists the grant references of the region's pages.  The C-chan
+ * page is granted itself, without a directory.
  *
  * xenstore, device/vesper/0 of the guest (the frontend writes):
  *   protocol       VSP_ABI_VERSION
  *   ring-ref       grant of the C-chan page
- *   event-channel  one for both C-chan and D-chan
- *   state          3 when those are there; 4 when the backend is 4
+ *   event-channel  for both C-chan and D-chan
+ *   state          3 when these nodes are written; 4 when the backend is 4
  * backend/vesper/DOMID/0 of the host (the backend writes): state 2, 4; 5, 6.
  */
 struct vsp_xen_dir {
@@ -654,35 +653,35 @@ struct vsp_xen_dir {
 /* -------------------------------------------------------- ivshmem */
 
 enum vsp_shm_state {
-	VSP_SHM_AWAY		= 0,	/* no frontend */
-	VSP_SHM_IDLE		= 1,	/* a frontend; it shares nothing */
-	VSP_SHM_ACTIVE		= 2,	/* C-chan page and regions are there */
+	VSP_SHM_AWAY		= 0,	/* no frontend is loaded */
+	VSP_SHM_IDLE		= 1,	/* a frontend is loaded; it shares nothing */
+	VSP_SHM_ACTIVE		= 2,	/* it shares C-chan page and regions */
 };
 
 /*
- * Begins the memory of the ivshmem device (PCI 1af4:1110, BAR 2).  A region's
- * handle is the number of bytes from here to it.  The guest has ivshmem's
- * number 0, the host 1; each has one vector.  A device without the host's mark
- * in its memory is somebody else's: the guest leaves it alone.
+ * Starts the memory of the ivshmem device (PCI 1af4:1110, BAR 2).  A region's handle
+ * is its offset from here, in bytes.  On the ivshmem server the guest is peer 0 and
+ * the host is peer 1; each has one vector.  Without the host's mark in its memory the
+ * device has another purpose, and the guest does not touch it.
  *
- * The host activates the guest by a number other than 0 in wanted, another
- * one each time, and deactivates it by 0; then it rings.  The guest does
- * that, repeats the number in answer, and rings.  So an answer is one of the
- * kernel that runs now: this memory outlives a reset of the guest.  What the
- * host finds ACTIVE with the same epoch is what it has known before.
+ * To activate the guest, the host writes a number other than 0 to wanted, another one
+ * each time.  To deactivate it, the host writes 0.  Then it rings the doorbell.  The
+ * guest obeys, copies the number to answer, and rings.  This memory outlives a reset
+ * of the guest.  The answer shows that the kernel that runs now has obeyed.  If state
+ * is ACTIVE and epoch has not changed, the host knows the regions already.
  */
 struct vsp_shm_head {
 	/* written by the guest */
 	__u32 magic;
 	__u32 version;		/* VSP_ABI_VERSION */
 	__u32 state;		/* enum vsp_shm_state */
-	__u32 epoch;		/* another one each time it becomes ACTIVE */
+	__u32 epoch;		/* changes each time state becomes ACTIVE */
 	__u32 answer;
 	__u32 reserved;
-	__u64 cchan;		/* where the C-chan page is, in bytes */
+	__u64 cchan;		/* offset of the C-chan page, in bytes */
 	__u64 reserved2[4];
 	/* written by the host */
-	__u32 mark;		/* VSP_SHM_MAGIC, before QEMU has the memory */
+	__u32 mark;		/* VSP_SHM_MAGIC, written before QEMU gets the memory */
 	__u32 wanted;
 	__u32 reserved3[14];
 };

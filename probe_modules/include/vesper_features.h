@@ -1,9 +1,9 @@
 /* SPDX-License-Identifier: GPL-2.0-only */
 /*
- * Where kernels differ: what each VSP_HAVE_... of features.mk means.
+ * Differences between kernels: the meaning of each VSP_HAVE_... of features.mk.
  *
- * The version is that of Linux itself; stable kernels and distributions have
- * some of these earlier.
+ * In parentheses: the version of Linux that brought the change.  Stable kernels and
+ * distributions have some changes earlier.
  *
  * BLOCK_RQ_ERROR	the tracepoint block_rq_error (5.18)
  * CGROUP_ANCESTORS	a cgroup has an array of its ancestors (6.1)
@@ -18,7 +18,7 @@
  * HRTIMER_SETUP	hrtimer_setup() in place of hrtimer_init() (6.13)
  * KMSG_DUMP_DETAIL	a kmsg dumper gets a structure, not the reason (6.12)
  * KMSG_DUMP_ITER	readers of the kernel's log have an iterator (5.12)
- * KMSG_DUMPER_ITER	the same by another name, and dumpers get it (5.10-rt)
+ * KMSG_DUMPER_ITER	the iterator has another name, and dumpers get it (5.10-rt)
  * MEMORY_FAILURE_H	memory_failure_event is in trace/events/memory-failure.h,
  *			no longer in ras/ras_event.h (6.19)
  * PANIC_NOTIFIER_H	panic_notifier_list is in linux/panic_notifier.h, no longer
@@ -29,7 +29,7 @@
  * SEND_SIGNAL_LOCKED	__send_signal() is called __send_signal_locked() (5.19)
  * SYSCORE_DATA		register_syscore() in place of register_syscore_ops(),
  *			whose callbacks have an argument (6.19, 6.12.114)
- * XENBUS_REMOVE_VOID	xenbus_driver's remove() gives nothing back (6.2, 6.1.y)
+ * XENBUS_REMOVE_VOID	xenbus_driver's remove() returns void (6.2, 6.1.y)
  */
 #ifndef VESPER_FEATURES_H
 #define VESPER_FEATURES_H

@@ -1,11 +1,12 @@
 /* SPDX-License-Identifier: GPL-2.0-only */
 /*
- * Whose a process is, and who has asked it to end: for handlers of probes, in
- * any context and under any lock.  Nothing here takes a lock: on PREEMPT_RT
- * cgroup_path()'s is one that sleeps.
+ * Who owns a process, and who has asked it to end.
  *
- * These are functions of the probes', not of the core's: an image of today
- * loads beside the core that an older guest package has built.
+ * For handlers of probes, in any context and under any lock.  So nothing here takes a
+ * lock.  (cgroup_path() does, and on PREEMPT_RT its lock sleeps.)
+ *
+ * These functions are compiled into each probe, not into the core: a new probe must
+ * load beside the core of an older guest package.
  */
 #ifndef VESPER_PROCESS_H
 #define VESPER_PROCESS_H
@@ -22,28 +23,28 @@
 
 #include "vesper.h"
 
-/* Where all senders of signals come together, but POSIX timers. */
+/* All signals pass through this function, except those of POSIX timers. */
 #ifdef VSP_HAVE_SEND_SIGNAL_LOCKED
 #define VSP_SEND_SIGNAL	"__send_signal_locked"
 #else
 #define VSP_SEND_SIGNAL	"__send_signal"
 #endif
 
-/* Names of a cgroup's path that are looked at: a user may nest his own without end. */
+/* Number of names of a cgroup's path that are read: users may nest cgroups deeply. */
 #define VSP_CGROUP_NAMES	12
-/* Where the way to an ancestor is walked, not from any depth: then it is unknown. */
+/* Without an array of ancestors: the deepest level from which ancestors are walked. */
 #define VSP_CGROUP_DEPTH	256
 
-/* Users that are counted apart. */
+/* 1 << VSP_USER_BITS limits are shared by all users. */
 #define VSP_USER_BITS		4
 
-/* A younger process may be a check of the configuration. */
+/* A younger process may only check the configuration of a service. */
 #define VSP_YOUNG_NS		(5ULL * NSEC_PER_SEC)
-/* Processes that a search passes, and searches in a second. */
+/* Number of processes that one search visits, and of searches in a second. */
 #define VSP_MAX_PROCESSES	16384
 #define VSP_MAX_SEARCHES	50
 
-/* -------------------------------------------------------------- whose */
+/* -------------------------------------------------------------- owner */
 
 static inline u64 vsp_process_age_ns(const struct task_struct *leader)
 {
@@ -61,8 +62,8 @@ static inline bool vsp_is_too_deep(const struct cgroup *cgroup)
 }
 
 /*
- * The name of the cgroup that is so far below the root, NULL: there is none.
- * In cgroup v2 none is ever renamed, and each outlives a grace period of RCU.
+ * Return the name of the ancestor at a level below the root, or NULL if there is none.
+ * Cgroups of v2 are never renamed, and are freed after a grace period of RCU.
  */
 static inline const char *vsp_cgroup_name(struct cgroup *cgroup, int level)
 {
@@ -75,7 +76,7 @@ static inline const char *vsp_cgroup_name(struct cgroup *cgroup, int level)
 }
 #endif
 
-/* The path below the root of cgroup v2, its end cut off; "": unknown. */
+/* Copy the path in cgroup v2; a long path is cut off.  It stays "" if unknown. */
 static inline void vsp_copy_cgroup(char to[VSP_CGROUP_LEN], struct task_struct *leader)
 {
 #ifdef CONFIG_CGROUPS
@@ -100,8 +101,8 @@ static inline void vsp_copy_cgroup(char to[VSP_CGROUP_LEN], struct task_struct *
 }
 
 /*
- * Is it what a user has started, as far as the kernel can show that?  The
- * host decides by the same facts (struct vsp_who) what it believes.
+ * Return whether a user has started the process, as far as the kernel can show.  The
+ * host uses the same facts, in struct vsp_who, to decide which processes it believes.
  */
 static inline bool vsp_is_users_own(struct task_struct *leader)
 {
@@ -134,17 +135,17 @@ static inline void vsp_fill_who(struct vsp_who *who, struct task_struct *leader)
 		who->known |= VSP_WHO_CGROUP;
 }
 
-/* ------------------------------------------------------- how many of his */
+/* ----------------------------------------------- limits for each user */
 
-/* What is recorded of each user's own processes; zeroed at first. */
+/* Limits for the records of each user's own processes.  Initialise it with zeros. */
 struct vsp_users {
 	struct vsp_limit limit[1 << VSP_USER_BITS];
 };
 
 /*
- * Is one more record of this process within the limit of the user whose own it
- * is?  Else he pushes the service's out of the buffer; there is none for what is
- * no user's own.
+ * Count a record of a process, and return whether its user's limit allows it.  Without
+ * a limit, a user could push records of a service out of the buffer.  Processes that
+ * no user has started have no limit.
  */
 static inline bool vsp_users_allow(struct vsp_users *users, struct task_struct *leader,
 				   unsigned int max_per_s, u32 *left_out)
@@ -177,7 +178,7 @@ static inline bool vsp_has_same_name(const struct task_struct *a, const struct t
 	return !strncmp(a->comm, b->comm, TASK_COMM_LEN);
 }
 
-/* Is it an older main process of that name, which lives and is no user's own? */
+/* Is @other an older main process of the same name, alive, and not a user's own? */
 static inline bool vsp_is_elder(struct task_struct *other, const struct task_struct *leader)
 {
 	const struct task_struct *parent;
@@ -190,8 +191,8 @@ static inline bool vsp_is_elder(struct task_struct *other, const struct task_str
 }
 
 /*
- * The age of a process; of one that is young and no user's own also an older
- * main process of its name.  Under rcu_read_lock().
+ * Fill in the age of a process.  If it is young and no user's own, also search for an
+ * older main process of its name.  Under rcu_read_lock().
  */
 static inline void vsp_fill_age(struct vsp_who *who, u64 *age_ms, s32 *elder_pid,
 				struct task_struct *leader, struct vsp_limit *searches)
@@ -247,8 +248,8 @@ static inline bool vsp_is_sent_by_process(const struct kernel_siginfo *info)
 }
 
 /*
- * Is "current" not the sender?  The handler itself runs as in an NMI where the
- * kprobe is a breakpoint.
+ * Return whether an interrupt sends the signal, so that "current" is not the sender.
+ * If the kprobe is a breakpoint, the handler itself counts as an NMI.
  */
 static inline bool vsp_is_interrupted(void)
 {
@@ -260,7 +261,7 @@ static inline bool vsp_is_interrupted(void)
 	return count & HARDIRQ_MASK || in_serving_softirq();
 }
 
-/* Is "current" init or the parent?  Not where it has been interrupted. */
+/* Is "current" init or the parent?  Only valid if vsp_is_interrupted() is false. */
 static inline bool vsp_is_sent_from_above(const struct task_struct *leader)
 {
 	bool is_parent;

@@ -1,12 +1,12 @@
 /* SPDX-License-Identifier: GPL-2.0-only */
 /*
- * Between the core (vesper.ko) and a hypervisor's frontend.
+ * The interface between the core (vesper.ko) and a hypervisor's frontend.
  *
- * The frontend owns the link to the host: the C-chan page, the notification
- * in both directions, and the way to share pages.  It registers when the host
- * has activated the guest and unregisters when the link goes: on
- * deactivation, on resume after save or migration, on removal.  The core
- * keeps the probes' channels meanwhile and shares them anew with the next.
+ * The frontend owns the link to the host: the C-chan page, the notifications in both
+ * directions, and the way to share pages.  It registers when the host has activated
+ * the guest.  It unregisters when the link ends: on deactivation, on resume after
+ * save or migration, on removal.  The core keeps the channels of the probes, and
+ * shares them again over the next link.
  */
 #ifndef VESPER_TRANSPORT_H
 #define VESPER_TRANSPORT_H
@@ -20,24 +20,24 @@ struct page;
 struct vsp_transport;
 
 /**
- * struct vsp_transport_ops - what a frontend can do
+ * struct vsp_transport_ops - operations of a frontend
  *
- * Either it lets the host map any of the guest's pages (@share, @unshare), or
- * it has memory of its own that the host sees (@alloc, @free): then the core
- * moves there what is to be shared, and back when the link goes.
+ * A frontend has either @share and @unshare, or @alloc and @free.  With the first
+ * pair it lets the host map any page of the guest.  With the second pair it has
+ * memory that the host sees: the core moves shared content there, and back when the
+ * link ends.
  *
- * @share: let the host map @n pages; *@handle gets what it needs to do so
- *	   (never 0).  Takes references of its own on the pages.  May sleep,
- *	   never waits for the host.  0 or -errno.
- * @unshare: end that; drops the references when the host no longer has the
- *	     pages mapped.
- * @alloc: @n pages of zeros, side by side, and their *@handle (never 0); NULL:
- *	   there is no more room.
- * @free: give them back; nobody writes there any more, or not for longer than
- *	  until synchronize_rcu() returns.
- * @notify: tell the host to look.  In any context, under any lock.
- * @kick_done: what vsp_cchan_kick() has asked for is done; @useful: the host had
- *	       something to say.  Under a mutex.  Optional.
+ * @share: let the host map @n pages, and set *@handle to what the host needs for it
+ *	   (never 0).  It takes references on the pages.  May sleep, but never waits
+ *	   for the host.  Returns 0 or -errno.
+ * @unshare: end the sharing; drop the references when the host has unmapped the pages
+ * @alloc: return @n adjacent pages of zeros and set their *@handle (never 0); NULL
+ *	   if there is no room
+ * @free: free these pages.  A CPU may still write to them until synchronize_rcu()
+ *	  returns.
+ * @notify: notify the host.  In any context, under any lock.
+ * @kick_done: the work that vsp_cchan_kick() started is done.  @useful: the host had
+ *	       sent a request, or read a reply.  Called under a mutex.  Optional.
  */
 struct vsp_transport_ops {
 	int (*share)(struct vsp_transport *transport, struct page *const *pages,
@@ -51,7 +51,7 @@ struct vsp_transport_ops {
 
 /**
  * struct vsp_transport - one link to the host
- * @ops: see there
+ * @ops: operations of the frontend
  * @cchan: C-chan page, shared by the frontend, writable for the host
  */
 struct vsp_transport {
@@ -60,10 +60,10 @@ struct vsp_transport {
 };
 
 /**
- * vsp_transport_register - a host is there
+ * vsp_transport_register - connect the core to a host
  * @transport: lives until vsp_transport_unregister() has returned
  *
- * Prepares the C-chan page and shares what there is to share.
+ * Initialises the C-chan page and shares all regions.
  *
  * Return: 0, -EBUSY if another transport is registered, @share's error, or
  * -ENOSPC if @alloc has no room.
@@ -71,15 +71,15 @@ struct vsp_transport {
 int vsp_transport_register(struct vsp_transport *transport);
 
 /**
- * vsp_transport_unregister - the host has gone
- * @transport: a registered one; if it is not, nothing happens
+ * vsp_transport_unregister - disconnect the core from the host
+ * @transport: if it is not registered, nothing happens
  *
- * Unshares everything.  When it returns nobody writes into the transport's
- * memory or notifies.  Does not wait for a module that is being loaded.
+ * Ends the sharing of all regions.  When it returns, nobody writes to the transport's
+ * memory or calls @notify.  It does not wait for a module that is being loaded.
  */
 void vsp_transport_unregister(struct vsp_transport *transport);
 
-/* The host has notified: look at C-chan.  From an interrupt handler, too. */
+/* Read C-chan: the host has notified.  May be called from an interrupt handler. */
 void vsp_cchan_kick(void);
 
 #endif /* VESPER_TRANSPORT_H */

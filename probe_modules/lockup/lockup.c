@@ -1,17 +1,16 @@
 // SPDX-License-Identifier: GPL-2.0-only
 /*
- * Probe lockup: a CPU that gets on with nothing, as the kernel's own watchdogs
- * find it.
+ * Probe lockup: a CPU is stuck, as found by the kernel's own watchdogs.
  *
- *	soft lockup	add_taint(TAINT_SOFTLOCKUP, ..), which watchdog_timer_fn()
- *		(kernel/watchdog.c) calls after its message and before its
- *		panic, on the CPU that is stuck
- *	RCU stall	print_cpu_stall_info(cpu), which is called for each CPU
- *		that holds up a grace period (kernel/rcu/tree_stall.h).  The
- *		tracepoint rcu_stall_warning needs CONFIG_RCU_TRACE, which
- *		distributions leave off
+ *	soft lockup	add_taint(TAINT_SOFTLOCKUP, ..): watchdog_timer_fn()
+ *		(kernel/watchdog.c) calls it on the stuck CPU, after its message and
+ *		before its panic
+ *	RCU stall	print_cpu_stall_info(cpu): called for each CPU that delays a
+ *		grace period (kernel/rcu/tree_stall.h).  The tracepoint
+ *		rcu_stall_warning needs CONFIG_RCU_TRACE, which distributions do not
+ *		set.
  *
- * Each as in Linux 5.10 to 7.3.
+ * Both as in Linux 5.10 to 7.3.
  */
 
 #include <linux/kernel.h>
@@ -21,7 +20,7 @@
 
 #include "vesper.h"
 
-/* One stall may concern all CPUs. */
+/* One stall may be of all CPUs. */
 static unsigned int max_per_s = 10;
 module_param(max_per_s, uint, 0644);
 MODULE_PARM_DESC(max_per_s, "record at most so many in a second; 0: all (10)");
@@ -29,7 +28,7 @@ MODULE_PARM_DESC(max_per_s, "record at most so many in a second; 0: all (10)");
 static struct vsp_probe probe;
 static struct vsp_limit limit;
 
-/* The task is known only of the CPU that finds it. */
+/* The running task is known only if the present CPU is the stuck one. */
 static void lockup_record(u32 kind, u32 cpu)
 {
 	struct vsp_lockup rec = {

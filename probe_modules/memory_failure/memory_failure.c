@@ -2,8 +2,8 @@
 /*
  * Probe memory_failure: the hardware has lost a page of memory.
  *
- * The tracepoint memory_failure_event, which action_result() (mm/memory-failure.c,
- * as in Linux 5.10 to 7.3) passes once it is known what became of the page.
+ * It uses the tracepoint memory_failure_event.  action_result() passes it when the
+ * kernel has handled the page, with the result (mm/memory-failure.c, Linux 5.10 to 7.3).
  */
 
 #include <linux/mm.h>
@@ -17,7 +17,7 @@
 
 static struct vsp_probe probe;
 
-/* The kinds of pages are numbered anew with each version: their names stay. */
+/* The numbers of page types change between versions; their names do not. */
 static const struct trace_print_flags page_types[] = { MF_PAGE_TYPE };
 
 static void memory_failure_on_event(void *data, unsigned long pfn, int type, int result)
@@ -48,7 +48,7 @@ static struct vsp_probe probe = {
 
 vsp_probe_module();
 
-/* The compiler compares the arguments. */
+/* The compiler checks the handler's arguments. */
 static inline void __maybe_unused memory_failure_check_handlers(void)
 {
 	BUILD_BUG_ON(MF_IGNORED != (int)VSP_MF_IGNORED || MF_RECOVERED != (int)VSP_MF_RECOVERED);

@@ -1,12 +1,12 @@
 // SPDX-License-Identifier: GPL-2.0-only
 /*
- * Probe net_link: a network device of the guest has lost its link, was taken
- * down, has gone, or has no IPv4 address any more; and when that is over.
+ * Probe net_link: a network device of the guest has lost its link, was taken down,
+ * was removed, or has lost its last IPv4 address; and when it has recovered.
  *
- * The notifier chains netdev_chain (net/core/dev.c) and inetaddr_chain
- * (net/ipv4/devinet.c), as in Linux 5.10 to 7.3.  Both are called with the
- * RTNL held.  Only devices that have one beneath them (virtio, Xen, PCI): not
- * bridges, tunnels, containers' pairs and the like.
+ * It uses the notifier chains netdev_chain (net/core/dev.c) and inetaddr_chain
+ * (net/ipv4/devinet.c) of Linux 5.10 to 7.3, which are called with the RTNL held.
+ * Only devices with a parent device (virtio, Xen, PCI) are watched: no bridges, no
+ * tunnels, no veth pairs of containers.
  */
 
 #include <linux/inetdevice.h>
@@ -27,7 +27,7 @@ static struct {
 	bool carrier;
 } links[MAX_DEVICES];
 
-/* Registering tells of each device there is: nothing new. */
+/* Registering calls the notifier for each device there is: these are no changes. */
 static bool is_replay;
 
 static bool net_link_is_watched(const struct net_device *dev)
@@ -52,8 +52,8 @@ static void net_link_record(const struct net_device *dev, enum vsp_net_change ch
 }
 
 /*
- * True if it is another than at the last call.  Of more devices than there is
- * room for it is always another.
+ * Store whether the device has a carrier, and return whether that has changed since
+ * the last call.  If there is no room for the device, return true.
  */
 static bool net_link_update_carrier(const struct net_device *dev)
 {
@@ -114,7 +114,7 @@ static int net_link_device_notify(struct notifier_block *nb, unsigned long event
 	return NOTIFY_DONE;
 }
 
-/* Called when the address is in the list already, or no longer. */
+/* Called after the address was added to the list, or removed from it. */
 static int net_link_address_notify(struct notifier_block *nb, unsigned long event, void *ptr)
 {
 	const struct in_ifaddr *address = ptr;
@@ -151,7 +151,7 @@ static int net_link_attach(void)
 static void net_link_detach(void)
 {
 	unregister_inetaddr_notifier(&address_nb);
-	/* Tells that each device goes down and away, which none does. */
+	/* Unregistering calls the notifier as if each device went down and was removed. */
 	is_replay = true;
 	unregister_netdevice_notifier(&device_nb);
 }

@@ -1,9 +1,10 @@
 // SPDX-License-Identifier: GPL-2.0-only
 /*
- * Probe out_of_memory: who asked, what was short, and which process pays.
+ * Probe out_of_memory: the OOM killer kills a process.
  *
- * A kprobe on oom_kill_process(oc, message) in mm/oom_kill.c, not on
- * out_of_memory(): there the victim is not chosen yet.
+ * It records who asked for memory, under which constraint, and the victim.  It uses a
+ * kprobe on oom_kill_process(oc, message) in mm/oom_kill.c.  In out_of_memory() the
+ * victim is not chosen yet.
  */
 
 #include <linux/cgroup.h>
@@ -18,7 +19,7 @@
 
 #define PAGES_TO_KB(pages)	((u64)(pages) << (PAGE_SHIFT - 10))
 
-/* Threads of the victim that are asked for its memory. */
+/* Number of threads of the victim that are searched for its memory. */
 #define MAX_THREADS	256
 
 static_assert((int)CONSTRAINT_NONE == VSP_OOM_SYSTEM);
@@ -26,7 +27,7 @@ static_assert((int)CONSTRAINT_CPUSET == VSP_OOM_CPUSET);
 static_assert((int)CONSTRAINT_MEMORY_POLICY == VSP_OOM_MEMORY_POLICY);
 static_assert((int)CONSTRAINT_MEMCG == VSP_OOM_CGROUP);
 
-/* A user can exhaust a memory cgroup of his own as fast as he can fork. */
+/* A user can exhaust memory cgroups as fast as he can fork. */
 static unsigned int max_users_per_s = 10;
 module_param(max_users_per_s, uint, 0644);
 MODULE_PARM_DESC(max_users_per_s, "record at most so many in a second that kill one user's own within a limit of its own (10)");
@@ -44,7 +45,7 @@ static u64 out_of_memory_cgroup(const struct oom_control *oc)
 	return 0;
 }
 
-/* False if the thread has no memory (any more), or its lock is held. */
+/* Return false if the thread has no memory, or if its lock is held. */
 static bool out_of_memory_fill_memory(struct vsp_out_of_memory *rec, struct task_struct *task)
 {
 	struct mm_struct *mm;
@@ -75,11 +76,11 @@ static void out_of_memory_fill_victim(struct vsp_out_of_memory *rec, struct task
 	vsp_copy_comm(rec->comm, victim->group_leader);
 	parent = rcu_dereference(victim->real_parent);
 	rec->parent_pid = parent->tgid;
-	/* A thread may have forked it, under a name of its own. */
+	/* A thread of another name may have forked it. */
 	vsp_copy_comm(rec->parent_comm, parent->group_leader);
 	vsp_fill_who(&rec->who, victim->group_leader);
 	vsp_fill_age(&rec->who, &rec->age_ms, &rec->elder_pid, victim->group_leader, &searches);
-	/* A main thread that has ended left the memory to the others. */
+	/* If the main thread has ended, only other threads have the memory. */
 	for_each_thread(victim, thread) {
 		if (out_of_memory_fill_memory(rec, thread) || ++count == MAX_THREADS)
 			break;
@@ -87,7 +88,7 @@ static void out_of_memory_fill_victim(struct vsp_out_of_memory *rec, struct task
 	rcu_read_unlock();
 }
 
-/* For lack of memory in the system all are. */
+/* If the whole system lacks memory, all kills are recorded. */
 static bool out_of_memory_is_within_limits(const struct oom_control *oc, u32 *left_out)
 {
 	return oc->constraint == CONSTRAINT_NONE ||
@@ -102,10 +103,10 @@ static int out_of_memory_on_kill(struct kprobe *kp, struct pt_regs *regs)
 		.rec = { .len = sizeof(rec), .event = VSP_EVENT_OUT_OF_MEMORY },
 	};
 
-	/* The second: out_of_memory()'s mark for "no choice". */
+	/* -1UL: out_of_memory() has aborted its search. */
 	if (!oc->chosen || oc->chosen == (void *)-1UL)
 		return 0;
-	/* oom_kill_process() lets such a process finish and kills nobody. */
+	/* oom_kill_process() kills nobody if the victim is dying already. */
 	if (vsp_is_dying(oc->chosen) || !out_of_memory_is_within_limits(oc, &rec.left_out))
 		return 0;
 

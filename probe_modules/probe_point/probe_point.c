@@ -1,15 +1,15 @@
 // SPDX-License-Identifier: GPL-2.0-only
 /*
- * Probe probe_point: a place in the kernel that is named when it is loaded.
+ * Probe probe_point: a dynamic probe, whose place is given when it is loaded.
  *
- * A kprobe, a return probe or a tracepoint, and up to VSP_POINT_ARGS values
- * there.  The host compiles what the user has written, in the syntax of the
- * kernel's own kprobe events, into the parameters of this module (program.c
- * has the format), and gives the module's image another name for each: one
- * module is one point.
+ * It is a kprobe, a return probe or a tracepoint, and records up to VSP_POINT_ARGS
+ * values there.  The user writes it in the syntax of the kernel's own kprobe events.
+ * The host compiles that into the parameters of this module: program.c describes the
+ * format.  Each dynamic probe is a module of its own: the host gives each image
+ * another name.
  *
- * Whatever the parameters say, memory is read by functions that fail where
- * there is none, and a handler never runs within itself.
+ * The parameters cannot crash the kernel: memory is read by functions that fail where
+ * there is none, and a handler never runs inside itself.
  */
 
 #include <linux/kprobes.h>
@@ -46,7 +46,7 @@ static struct point_program program;
 static struct vsp_probe probe;
 static struct vsp_limit limit;
 
-/* Hits that came while a handler ran on the same CPU: of its own making, as a rule. */
+/* Hits while a handler runs on the same CPU, mostly caused by the handler itself. */
 static DEFINE_PER_CPU(int, running);
 static atomic_t within;
 
@@ -79,7 +79,7 @@ static void point_record(const struct point_source *source)
 	vsp_record_write(probe.channel, &rec.rec);
 }
 
-/* A value that cannot be read is a page fault, which has tracepoints of its own. */
+/* Reading a bad address causes a page fault, which may be a hit of this probe, too. */
 static void point_handle_hit(const struct point_source *source)
 {
 	preempt_disable_notrace();
@@ -108,9 +108,9 @@ static int point_on_return(struct kretprobe_instance *instance, struct pt_regs *
 }
 
 /*
- * Called as if the tracepoint had so many arguments: it passes its own in
- * registers, and what is in the rest of these is anything.  A kernel that
- * compares a function's type with its caller's (kCFI) would panic.
+ * Called as if each tracepoint had five arguments.  A tracepoint passes its arguments
+ * in registers; those it does not pass have any value.  A kernel that checks the type
+ * of a called function (kCFI) would panic: there this is refused.
  */
 static void point_on_tracepoint(void *data, unsigned long arg0, unsigned long arg1,
 				unsigned long arg2, unsigned long arg3, unsigned long arg4)
@@ -131,7 +131,10 @@ static void point_detach_return(void)
 	unregister_kretprobe(&kretprobe);
 }
 
-/* After the start: its error is the last line about this module, which the host reads. */
+/*
+ * Called after vsp_probe_start(), so that its error is the last line about this module
+ * in the log.  The host reads that line.
+ */
 static int point_attach_return(void)
 {
 	int err = register_kretprobe(&kretprobe);

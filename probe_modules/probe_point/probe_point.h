@@ -1,9 +1,9 @@
 /* SPDX-License-Identifier: GPL-2.0-only */
 /*
- * Inside probe_point.ko.
+ * Internal interfaces of probe_point.ko.
  *
  *	probe_point.c	the place: kprobe, return probe or tracepoint
- *	program.c	the values there, and which hits are wanted
+ *	program.c	fetches the values, and tests the conditions
  */
 #ifndef PROBE_POINT_H
 #define PROBE_POINT_H
@@ -13,9 +13,9 @@
 
 #include "vesper.h"
 
-#define POINT_MAX_OPS		12	/* of one value */
+#define POINT_MAX_OPS		12	/* operations of one value */
 #define POINT_MAX_TESTS		8
-#define POINT_TRACEPOINT_ARGS	5	/* those in registers, after the probe's data */
+#define POINT_TRACEPOINT_ARGS	5	/* those in registers, after the data pointer */
 #define POINT_MAX_ACTIVE	4096u	/* KRETPROBE_MAXACTIVE_MAX of kprobe events */
 
 /**
@@ -39,14 +39,14 @@ struct point_arg {
 	bool is_text;
 	bool is_signed;
 	bool is_tested;
-	u32 place;	/* of a text, in vsp_probe_point.text */
+	u32 place;	/* of a text: its offset in vsp_probe_point.text */
 };
 
 struct point_test {
 	u8 arg;
 	char code;
 	u64 value;
-	char text[VSP_POINT_TEXT];	/* if arg is a text */
+	char text[VSP_POINT_TEXT];	/* the operand, if the value is a text */
 };
 
 struct point_program {
@@ -59,9 +59,9 @@ struct point_program {
 };
 
 /**
- * point_parse - read and check a program
- * @program: zeroed
- * @tracepoint: else it is of a kprobe
+ * point_parse - parse and check a program
+ * @program: the result; must be zeroed
+ * @tracepoint: the program is for a tracepoint, not for a kprobe
  * @args: the values
  * @only: the conditions
  *
@@ -71,7 +71,10 @@ int point_parse(struct point_program *program, bool tracepoint, const char *args
 		const char *only);
 
 /**
- * point_is_wanted - get the values that are tested, and test them
+ * point_is_wanted - fetch the values that have conditions, and test these
+ * @program: the program
+ * @source: the hit
+ * @rec: receives the values
  *
  * In any context.  A condition on a value that could not be read does not hold.
  *
@@ -81,11 +84,14 @@ bool point_is_wanted(const struct point_program *program, const struct point_sou
 		     struct vsp_probe_point *rec);
 
 /**
- * point_fetch - get the rest of the values, after point_is_wanted()
+ * point_fetch - fetch the other values, after point_is_wanted()
+ * @program: the program
+ * @source: the hit
+ * @rec: receives the values: n_args, unread, value and text are complete then
  *
- * In any context.  n_args, unread, value and text are complete then.
+ * In any context.
  *
- * Return: bytes of text that are to be sent.
+ * Return: number of bytes of text in the record.
  */
 u32 point_fetch(const struct point_program *program, const struct point_source *source,
 		struct vsp_probe_point *rec);

@@ -1,9 +1,9 @@
 // SPDX-License-Identifier: GPL-2.0-only
 /*
- * The values of a point, and the conditions on them.
+ * Fetches the values of a dynamic probe, and tests the conditions on them.
  *
- * args=VALUE,VALUE,...  Each is a row of operations on one 64-bit number, a
- * letter and a decimal operand each, written without a space:
+ * args=VALUE,VALUE,...  A value is a sequence of operations on one 64-bit number.  An
+ * operation is a letter and a decimal operand, without spaces in between:
  *
  *	rN	= the register at byte N of struct pt_regs (kprobe, first only)
  *	aN	= argument N of the tracepoint, from 0 (tracepoint, first only)
@@ -18,7 +18,7 @@
  * one of = ! < { > } & (equal, not, less, at most, greater, at least, any bit
  * of) and a decimal number, or for a text = or ! and its bytes in hexadecimal.
  *
- * VESPER's host writes them: vesper_monitor/guest/dynamic_probes/program.py.
+ * The host generates both: vesper_monitor/guest/dynamic_probes/program.py.
  */
 
 #include <linux/ctype.h>
@@ -31,7 +31,7 @@
 
 /* ------------------------------------------------------------- parsing */
 
-/* A decimal number of any sign in 64 bits; moves @from behind it. */
+/* Parse a decimal number of 64 bits, with or without sign, and move @from behind it. */
 static int point_parse_number(const char **from, u64 *number)
 {
 	bool negative = **from == '-';
@@ -132,7 +132,7 @@ static int point_parse_test(struct point_program *program, struct point_test *te
 	return strchr("=!<{>}&", test->code) ? point_parse_number(from, &test->value) : -EINVAL;
 }
 
-/* The texts have the room to equal parts. */
+/* Divide the room for texts equally among them. */
 static void point_place_texts(struct point_program *program)
 {
 	unsigned int i, n = 0;
@@ -184,7 +184,7 @@ static bool point_read_number(u64 *value, u64 address, char code)
 	return true;
 }
 
-/* In aligned pieces: a text may end just before a page that is not there. */
+/* Read aligned pieces: a text may end just before a page that does not exist. */
 static bool point_read_text(char *to, u32 size, u64 address, bool user)
 {
 	u32 len = 0;

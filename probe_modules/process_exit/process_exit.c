@@ -1,15 +1,14 @@
 // SPDX-License-Identifier: GPL-2.0-only
 /*
- * Probe process_exit: a process has ended, with which status, by which signal.
+ * Probe process_exit: a process has ended, with a status or by a signal.
  *
- * A kprobe on taskstats_exit(tsk, group_dead), which do_exit() calls for each
- * thread as soon as its exit code is there (kernel/exit.c).  group_dead is
- * true for exactly one thread of a process, the last; the tracepoint
- * sched_process_exit cannot tell which one that is before Linux 6.15.
- * Needs CONFIG_TASKSTATS.
+ * It uses a kprobe on taskstats_exit(tsk, group_dead).  do_exit() calls it for each
+ * thread when the exit code is set (kernel/exit.c).  group_dead is true for exactly
+ * one thread of a process, the last.  Before Linux 6.15 the tracepoint
+ * sched_process_exit does not say which thread is the last.  It needs
+ * CONFIG_TASKSTATS.
  *
- * And one where signals are sent, as in the probe send_signal: a process that
- * was asked to end does so by a signal, or with a status of its own choice.
+ * A second kprobe, where signals are sent, notes which processes were asked to end.
  */
 
 #include <linux/oom.h>
@@ -26,12 +25,12 @@ static int n_names;
 module_param_array(names, charp, &n_names, 0444);
 MODULE_PARM_DESC(names, "processes to record, at any age; none: all, of some age");
 
-/* A service lives longer than the commands that a busy guest runs all day. */
+/* Services live longer than the commands that a busy guest runs all day. */
 static unsigned int min_age_ms = 1000;
 module_param(min_age_ms, uint, 0644);
 MODULE_PARM_DESC(min_age_ms, "without names: record processes that lived so long (1000)");
 
-/* A user can start and end processes of his own as fast as he can fork. */
+/* A user can start and end processes as fast as he can fork. */
 static unsigned int max_users_per_s = 10;
 module_param(max_users_per_s, uint, 0644);
 MODULE_PARM_DESC(max_users_per_s, "record at most so many in a second of one user's own (10)");
@@ -53,7 +52,7 @@ static bool process_exit_is_wanted(const struct task_struct *leader, u64 age_ms)
 	return false;
 }
 
-/* As wait_task_zombie() in kernel/exit.c. */
+/* Return the exit code, as wait_task_zombie() in kernel/exit.c does. */
 static u32 process_exit_code(const struct task_struct *leader)
 {
 	const struct signal_struct *signal = leader->signal;
@@ -104,7 +103,7 @@ static int process_exit_on_exit(struct kprobe *kp, struct pt_regs *regs)
 
 NOKPROBE_SYMBOL(process_exit_on_exit);
 
-/* __send_signal_locked(sig, info, t, type, force), in a process's own context. */
+/* __send_signal_locked(sig, info, t, type, force) */
 static int process_exit_on_send_signal(struct kprobe *kp, struct pt_regs *regs)
 {
 	const struct kernel_siginfo *info = (void *)regs_get_kernel_argument(regs, 1);

@@ -1,10 +1,11 @@
 // SPDX-License-Identifier: GPL-2.0-only
 /*
- * Probe send_signal: which signal, from whom, to whom, and will it kill.
+ * Probe send_signal: a signal is sent.  Records its sender, its target, and whether it
+ * will kill the target.
  *
- * A kprobe where all senders but POSIX timers come together in kernel/signal.c:
- * __send_signal_locked(sig, info, t, type, force), which was __send_signal()
- * before Linux 5.19.  It is called with the target's siglock held.
+ * It uses a kprobe on __send_signal_locked(sig, info, t, type, force) in
+ * kernel/signal.c, which was called __send_signal() before Linux 5.19.  All signals
+ * pass it, except those of POSIX timers.  It is called with the target's siglock held.
  */
 
 #include <linux/sched/signal.h>
@@ -16,12 +17,12 @@
 
 #define BIT_OF(sig)	(1UL << ((sig) - 1))
 
-/* Timers, job control, and what runtimes send to their own threads. */
+/* Signals of timers, of job control, and of language runtimes to their threads. */
 #define QUIET_DEFAULT	(BIT_OF(SIGCHLD) | BIT_OF(SIGCONT) | BIT_OF(SIGURG) | \
 			 BIT_OF(SIGWINCH) | BIT_OF(SIGALRM) | BIT_OF(SIGVTALRM) | \
 			 BIT_OF(SIGPROF) | BIT_OF(SIGIO) | ~(BIT_OF(SIGRTMIN) - 1))
 
-/* A process with more threads, all of which block the signal, lives. */
+/* Number of threads that are searched for one that takes the signal. */
 #define MAX_THREADS	4096
 
 static unsigned long quiet = QUIET_DEFAULT;
@@ -37,12 +38,12 @@ static unsigned int max_per_s = 100;
 module_param(max_per_s, uint, 0644);
 MODULE_PARM_DESC(max_per_s, "record at most so many in a second that do not kill (100)");
 
-/* A user can have his own processes killed as fast as he can fork. */
+/* A user can kill processes of his own as fast as he can fork. */
 static unsigned int max_users_per_s = 10;
 module_param(max_users_per_s, uint, 0644);
 MODULE_PARM_DESC(max_users_per_s, "record at most so many in a second that kill one user's own (10)");
 
-/* Of a record whose signal does not kill. */
+/* Length of a record whose signal does not kill. */
 #define SHORT_LEN	offsetof(struct vsp_send_signal, who)
 
 static struct vsp_probe probe;
@@ -51,7 +52,7 @@ static struct vsp_users users;
 static struct vsp_limit searches;
 static struct vsp_asked asked;
 
-/* __send_signal_locked()'s arguments. */
+/* Arguments of __send_signal_locked(). */
 struct send_signal_args {
 	int sig;
 	struct kernel_siginfo *info;
@@ -62,7 +63,7 @@ struct send_signal_args {
 
 /* ------------------------------------------------------ will it kill? */
 
-/* As wants_signal() in kernel/signal.c, but whether, not when. */
+/* As wants_signal() in kernel/signal.c, but also true if the thread takes it later. */
 static bool send_signal_can_take(int sig, struct task_struct *task)
 {
 	if (sigismember(&task->blocked, sig) || sigismember(&task->real_blocked, sig))
@@ -72,7 +73,7 @@ static bool send_signal_can_take(int sig, struct task_struct *task)
 	return sig == SIGKILL || !(task->jobctl & (JOBCTL_STOP_PENDING | JOBCTL_TRAP_STOP));
 }
 
-/* The thread that will take the signal, as complete_signal() chooses it. */
+/* Find the thread that will take the signal, as complete_signal() does. */
 static struct task_struct *send_signal_find_taker(const struct send_signal_args *args)
 {
 	struct task_struct *task;
@@ -91,7 +92,7 @@ static struct task_struct *send_signal_find_taker(const struct send_signal_args 
 	return NULL;
 }
 
-/* Signals from inside do not reach an init, a namespace's or the system's. */
+/* An init, of the system or of a namespace, ignores signals from inside. */
 static bool send_signal_is_unkillable(const struct send_signal_args *args)
 {
 	if (!(args->target->signal->flags & SIGNAL_UNKILLABLE))
@@ -99,6 +100,7 @@ static bool send_signal_is_unkillable(const struct send_signal_args *args)
 	return !(args->force && args->sig == SIGKILL) || is_global_init(args->target);
 }
 
+/* Return VSP_SIG_FATAL, VSP_SIG_TRACED, or 0 if the target will live. */
 static u32 send_signal_predict_fate(const struct send_signal_args *args)
 {
 	struct task_struct *target = args->target;
@@ -106,7 +108,7 @@ static u32 send_signal_predict_fate(const struct send_signal_args *args)
 
 	if (target->flags & PF_KTHREAD)
 		return 0;
-	/* Dying already, of a signal before this one. */
+	/* An earlier signal is killing it already. */
 	if (target->signal->flags & SIGNAL_GROUP_EXIT ||
 	    sigismember(&target->pending.signal, SIGKILL))
 		return 0;
@@ -174,12 +176,12 @@ static void send_signal_fill_target(struct vsp_send_signal *rec, const struct ta
 	vsp_copy_comm(rec->leader_comm, target->group_leader);
 	parent = rcu_dereference(target->real_parent);
 	rec->parent_pid = parent->tgid;
-	/* A thread may have forked it, under a name of its own. */
+	/* A thread of another name may have forked it. */
 	vsp_copy_comm(rec->parent_comm, parent->group_leader);
 	rcu_read_unlock();
 }
 
-/* Is it to be recorded?  All that kill are, of a user's own processes so many in a second. */
+/* Signals that kill are limited only for users' own processes; others are limited. */
 static bool send_signal_is_within_limits(const struct send_signal_args *args, u32 flags,
 					 u32 *left_out)
 {
@@ -192,7 +194,7 @@ static bool send_signal_is_within_limits(const struct send_signal_args *args, u3
 	return true;
 }
 
-/* Only of those that kill, since it takes as long as all the rest. */
+/* Only for signals that kill, since it takes as long as all the rest. */
 static void send_signal_fill_who(struct vsp_send_signal *rec, const struct send_signal_args *args)
 {
 	struct task_struct *leader = args->target->group_leader;
@@ -206,7 +208,7 @@ static void send_signal_fill_who(struct vsp_send_signal *rec, const struct send_
 		rec->flags |= VSP_SIG_ASKED;
 }
 
-/* Not inlined: most signals are not recorded, and need not clear all this. */
+/* Not inlined: the large record on the stack costs nothing if none is written. */
 static noinline void send_signal_record(const struct send_signal_args *args, u32 flags)
 {
 	struct vsp_send_signal rec;
@@ -246,7 +248,7 @@ static int send_signal_on_send(struct kprobe *kp, struct pt_regs *regs)
 	flags = send_signal_predict_fate(&args);
 	if (flags & VSP_SIG_FATAL || !(fatal_only || quiet & BIT_OF(args.sig)))
 		send_signal_record(&args, flags);
-	/* After the record: the first that asks is not asked before. */
+	/* After the record: a process was not asked before its first signal. */
 	if (vsp_asks_to_end(args.sig) && !vsp_is_interrupted())
 		vsp_note_asked(&asked, args.target->group_leader, args.info);
 	return 0;

@@ -15,7 +15,7 @@ from tests.cluster.support.vm import VirtualMachine
 from vesper_monitor.ocf.fast_common import waiting_time
 
 
-def test_a_fault_while_a_monitor_waits(vm: VirtualMachine) -> None:
+def test_a_fault_while_a_monitor_waits_fails_over_at_once(vm: VirtualMachine) -> None:
     node = vm.configure()
     vm.wait_watched(node)
     vm.kill_httpd(node)
@@ -36,7 +36,7 @@ def _why(vm: VirtualMachine, failed: Node) -> None:
     steps = [
         ("guest", "SIGSEGV kills httpd[97]"),
         ("vesperd", "fault "),
-        ("vesperd", "told Pacemaker"),
+        ("vesperd", "reported to Pacemaker"),
         (failed.name, "monitor: error"),
         (failed.name, "stop: ok"),
         (new, "start: ok"),
@@ -47,10 +47,10 @@ def _why(vm: VirtualMachine, failed: Node) -> None:
         for where, start in steps
     ]
     assert found == sorted(found), said
-    for line in ("SIGSEGV kills httpd[97]", "told Pacemaker", "start: ok"):
+    for line in ("SIGSEGV kills httpd[97]", "reported to Pacemaker", "start: ok"):
         assert line in failed.run("vesper", "why", "vm1").stdout
     elsewhere = vm.other(failed).run("vesper", "why", "vm1").stdout
-    assert f"no fault for it; if {failed.name} is another host, ask there" in elsewhere
+    assert f"no fault for this failure; if {failed.name} is another host, ask there" in elsewhere
     for _ in wait_until("the fault as a node attribute", 30):
         shown = failed.run("crm_mon", "-1A").stdout
         if re.search(
@@ -59,7 +59,7 @@ def _why(vm: VirtualMachine, failed: Node) -> None:
             return
 
 
-def test_out_of_memory(vm: VirtualMachine) -> None:
+def test_an_oom_kill_fails_over(vm: VirtualMachine) -> None:
     node = vm.configure()
     vm.wait_watched(node)
     vm.tell(node, "emit", "out_of_memory", "comm=mysqld")
@@ -93,7 +93,7 @@ def test_a_dying_worker_is_no_fault(vm: VirtualMachine) -> None:
     assert vm.node().name == node.name
 
 
-def test_a_fault_in_the_gap_of_a_short_interval(vm: VirtualMachine) -> None:
+def test_a_fault_in_the_gap_of_a_short_interval_fails_over(vm: VirtualMachine) -> None:
     # Waits 4 s, then a gap of 1 s: told by the next monitor.
     node = vm.configure(interval="1s", timeout="6s")
     vm.wait_watched(node)
@@ -105,7 +105,7 @@ def test_a_fault_in_the_gap_of_a_short_interval(vm: VirtualMachine) -> None:
     assert vm.fail_count(node) == 1
 
 
-def test_a_fault_in_the_gap_of_a_long_interval(vm: VirtualMachine) -> None:
+def test_a_fault_in_the_gap_of_a_long_interval_fails_over(vm: VirtualMachine) -> None:
     """Pacemaker is told without a monitor."""
     node = vm.configure(interval="300s", timeout="8s")
     vm.wait_watched(node, waiting=False)
@@ -144,7 +144,9 @@ def test_a_fault_of_an_earlier_instance_touches_no_later_one(vm: VirtualMachine)
 @pytest.mark.parametrize(
     ("words", "code"), [(["state", "crashed"], 1), (["die"], 7)], ids=["crashed", "gone"]
 )
-def test_death_of_the_domain(vm: VirtualMachine, words: list[str], code: int) -> None:
+def test_the_death_of_the_domain_fails_over(
+    vm: VirtualMachine, words: list[str], code: int
+) -> None:
     node = vm.configure()
     vm.wait_watched(node)
     vm.tell(node, *words)

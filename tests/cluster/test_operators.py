@@ -30,7 +30,7 @@ def maintenance(vm: VirtualMachine) -> Iterator[Callable[[bool], None]]:
     switch(False)
 
 
-def test_unmanaged(vm: VirtualMachine, life: Life) -> None:
+def test_a_fault_while_unmanaged_fails_over_afterwards(vm: VirtualMachine, life: Life) -> None:
     """The monitor goes on; what it finds is shown, and waits for who manages again."""
     vm.meta("is-managed", "false")
     life.assert_well()
@@ -59,7 +59,9 @@ def test_a_fault_that_an_operator_has_seen_to(vm: VirtualMachine, life: Life) ->
     assert vm.faults(life.node)[-1]["ended_by"] == "operator"
 
 
-def test_maintenance(vm: VirtualMachine, life: Life, maintenance: Callable[[bool], None]) -> None:
+def test_a_fault_in_maintenance_fails_over_afterwards(
+    vm: VirtualMachine, life: Life, maintenance: Callable[[bool], None]
+) -> None:
     """There are no monitors, and Pacemaker is told in no other way."""
     maintenance(True)
     vm.wait_watched(life.node, waiting=False)

@@ -31,7 +31,7 @@ def validate(node: Node, agent: str, *options: str) -> tuple[int, str]:
 
 
 @pytest.mark.parametrize("agent", AGENTS)
-def test_validate(lab: ClusterLab, agent: str) -> None:
+def test_validate_all_refuses_a_wrong_value(lab: ClusterLab, agent: str) -> None:
     node = lab.nodes[0]
     assert validate(node, agent, AGENTS[agent], "shutdown_timeout=20") == (0, "")
     code, reason = validate(node, agent, AGENTS[agent], "shutdown_timeout=soon")
@@ -95,7 +95,7 @@ def test_crmsh_takes_the_stock_agents_configuration(lab: ClusterLab, agent: str)
 
 
 @pytest.mark.parametrize("agent", AGENTS)
-def test_ocf_tester(lab: ClusterLab, agent: str) -> None:
+def test_ocf_tester_passes(lab: ClusterLab, agent: str) -> None:
     """Starts, stops and monitors in all orders, each twice."""
     node = lab.nodes[0]
     node.write_file("/etc/xen/tested.cfg", 'name = "tested"\nmemory = 64\n')

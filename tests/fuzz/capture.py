@@ -27,14 +27,14 @@ def _write(name: str, data: bytes | memoryview) -> None:
 
 
 def _regions(seen: Watch) -> None:
-    guest = seen.session._guest
+    guest = seen.session.guest
     assert guest is not None
     _write("cchan", guest.link.cchan.view[: ctypes.sizeof(abi.Cchan)])
     _write("table", guest.table._mapping.view[: ctypes.sizeof(abi.Table)])
     life = guest.link.map_region(guest.hello.life.handle, 1)
     _write("life", life.view)
     for name in ("send_signal", "out_of_memory", "process_exit"):
-        channel = seen.session._channels[name]
+        channel = seen.session._reader.channels[name]
         cpu = max(channel._cpus, key=lambda buffer: buffer.reader.records)
         assert cpu.mapping is not None
         _write(f"index-{name}", cpu.index)
@@ -50,7 +50,7 @@ async def _capture(guest: KvmMachine) -> None:
         _regions(seen)
         guest.machine.tell("echo c >/proc/sysrq-trigger")
         await seen.see(lambda: seen.of("last_words"), "last words")
-        hello = seen.session._guest
+        hello = seen.session.guest
         assert hello is not None
         region = hello.hello.words
         _write("words", hello.link.map_region(region.handle, region.pages).view)

@@ -118,7 +118,7 @@ def texts(data: bytes) -> None:
     daemon = others.daemon()
     loop.run_until_complete(daemon.recorder.flush_queue())
     assert daemon.recorder.error is None, daemon.recorder.error
-    for instance in daemon.instances.list_all():
+    for instance in daemon.activations.list_all():
         instance.record.vm.encode()
         assert instance.record.vm == DOMAIN.name
         instance.record.resource.encode()

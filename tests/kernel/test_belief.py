@@ -16,7 +16,7 @@ from tests.kernel.support.ivshmem import SLOW, KvmMachine, Watch, kvm_machine, w
 from tests.kernel.support.loopback_guest import TestGuest
 from tests.unit.support.standins import until
 from vesper_monitor.guest.event import Event
-from vesper_monitor.rules.belief import NO_LOGIN_UID
+from vesper_monitor.guest.process_origin import NO_LOGIN_UID
 from vesper_monitor.rules.fields import is_ordered
 from vesper_monitor.rules.rule_set import RuleSet, Scope, judge_by_defaults
 

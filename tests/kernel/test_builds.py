@@ -40,7 +40,7 @@ def make(modules: Path, kdir: Path, *words: str) -> set[str]:
     return {path.stem for path in modules.glob("build/*/*.ko")}
 
 
-def test_a_kernel_without_much(tmp_path: Path) -> None:
+def test_modules_build_for_a_kernel_without_much(tmp_path: Path) -> None:
     """What depends on what it lacks is left out, the rest is built."""
     kernel = lab_images.kernel_of_tree()
     modules = copy_sources(tmp_path / "source")
@@ -50,7 +50,7 @@ def test_a_kernel_without_much(tmp_path: Path) -> None:
     assert {"vesper", "send_signal", "out_of_memory", "die", "probe_point"} <= built
 
 
-def test_probes_that_cannot_be_built(tmp_path: Path) -> None:
+def test_probes_that_cannot_be_built_are_named(tmp_path: Path) -> None:
     """One is refused by the compiler, one by the linker of modules."""
     kernel = lab_images.kernel_of_tree()
     modules = copy_sources(tmp_path / "source")

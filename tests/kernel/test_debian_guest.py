@@ -142,7 +142,7 @@ def shut_down(guest: Debian) -> None:
     assert len([reason for reason in reasons if "httpd" in reason]) == 1, reasons
 
 
-def test_an_unprivileged_user(test_guest: TestGuest, tmp_path: Path) -> None:
+def test_an_unprivileged_user_causes_no_failover(test_guest: TestGuest, tmp_path: Path) -> None:
     with debian(test_guest.kernel, test_guest.files, tmp_path) as guest:
         guest.vesperd.start(VM)
         until(lambda: guest.vesperd.collects(VM), "the probes are there")

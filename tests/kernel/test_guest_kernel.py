@@ -12,7 +12,7 @@ from tests.kernel.support.machine import RAM
 Boot = Callable[..., Any]
 
 
-def test_faults(run: Boot) -> None:
+def test_both_probes_record_real_faults(run: Boot) -> None:
     """Both probes with real faults, loaded over C-chan and unloaded again."""
     result = run(
         """\
@@ -70,7 +70,7 @@ sh ls -A / | tr '\\n' ' '; find / -xdev -name image.ko
     assert 0 < oom["free_kb"] < oom["anon_rss_kb"] < oom["total_kb"] < RAM >> 10
 
 
-def test_refused(run: Boot, modules: dict[str, Path]) -> None:
+def test_images_that_cannot_be_loaded_are_refused(run: Boot, modules: dict[str, Path]) -> None:
     """What cannot be loaded gives the guest kernel's own error and harms nothing."""
     image = modules["out_of_memory.ko"].read_bytes()
     # The release is not compared where symbols have checksums (MODVERSIONS); the rest is.
@@ -131,7 +131,7 @@ unload die
     assert "unload die: -1 " in result.said
 
 
-def test_no_user_space(run: Boot) -> None:
+def test_probes_load_without_user_space(run: Boot) -> None:
     """Loading needs no file, no device and no other process of the guest's."""
     result = run(
         """\
@@ -151,7 +151,7 @@ load out_of_memory /host/out_of_memory.ko
     assert result.line("load out_of_memory:") == "0"
 
 
-def test_link_lost_and_back(run: Boot) -> None:
+def test_a_link_that_is_lost_comes_back(run: Boot) -> None:
     """Channels outlive the transport, and loading works with insmod and no host."""
     result = run(
         """\
@@ -173,7 +173,7 @@ table
     assert result.said.count("table: 0 channels") == 1
 
 
-def test_overwrite(run: Boot) -> None:
+def test_old_records_are_overwritten(run: Boot) -> None:
     """A buffer that nobody reads keeps the newest records; seq counts all."""
     result = run(
         """\
@@ -188,7 +188,7 @@ records send_signal
     assert 20 <= len(numbers) <= 50
 
 
-def test_cpu_comes_up(run: Boot) -> None:
+def test_a_cpu_that_comes_up_gets_its_buffer(run: Boot) -> None:
     """A CPU that comes up later has its buffer shared, too."""
     result = run(
         """\
@@ -204,7 +204,7 @@ records send_signal
     ]
 
 
-def test_too_little_room_at_the_host(run: Boot) -> None:
+def test_what_cannot_be_shared_is_tried_again(run: Boot) -> None:
     """A buffer or a channel that cannot be shared takes no other with it, and has another try."""
     refuse = "sh echo {} >/sys/module/vsp_loopback/parameters/refuse_nth".format
     online = "/sys/devices/system/cpu/cpu1/online"
@@ -260,7 +260,7 @@ def test_a_host_that_notifies_for_nothing(run: Boot) -> None:
     assert (int(after), int(poked)) == (int(asked), int(useless) + 1)
 
 
-def test_misuse(run: Boot) -> None:
+def test_wrong_calls_of_the_api_are_refused(run: Boot) -> None:
     """Wrong calls of the probes' API: the module loads only if each gave what it should."""
     result = run(
         """\

@@ -48,7 +48,7 @@ def attack(vesperd: Vesperd, guest: Machine, seed: int) -> tuple[int, int, int]:
     return last_counts(guest.console)
 
 
-def test_hostile_guest(test_guest: TestGuest, tmp_path: Path) -> None:
+def test_a_hostile_guest_disturbs_no_other(test_guest: TestGuest, tmp_path: Path) -> None:
     names = ("healthy", "hostile")
     with guests(test_guest.kernel, test_guest.files, tmp_path, *names) as (vesperd, machines):
         heard = Heard()

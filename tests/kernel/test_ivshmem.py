@@ -78,7 +78,7 @@ def plain_device(directory: Path) -> list[str]:
     ]  # fmt: skip
 
 
-def test_probes(test_guest: TestGuest, tmp_path: Path) -> None:
+def test_probes_record_over_ivshmem(test_guest: TestGuest, tmp_path: Path) -> None:
     """One guest, from the first load to the unloading of the modules."""
 
     async def body(guest: KvmMachine) -> None:

@@ -7,6 +7,7 @@ import asyncio
 from collections.abc import Awaitable, Callable
 from pathlib import Path
 
+from lab.session_listener import EventListener
 from tests.kernel.support.loopback_guest import TestGuest
 from tests.kernel.support.machine import Machine, MachineTransport, machine
 from tests.unit.support.standins import until
@@ -28,8 +29,7 @@ async def _watched(guest: Machine, body: Callable[[Session, list[Event]], Awaita
         transport,
         transport.domain,
         ImageStore(Path("/nonexistent")),
-        lambda _, found: events.extend(found),
-        lambda _: None,
+        EventListener(events.extend),
     )
     task = asyncio.create_task(session.run_session())
     try:
@@ -48,7 +48,7 @@ def _words(event: Event) -> CrashLog:
     return event.words
 
 
-def test_panic(test_guest: TestGuest, tmp_path: Path) -> None:
+def test_a_panic_leaves_its_log(test_guest: TestGuest, tmp_path: Path) -> None:
     """Its words are there when the guest's kernel stands still, and nothing waits for a host."""
     with machine(test_guest.kernel, test_guest.files, tmp_path, cmdline="panic=0") as guest:
 
@@ -74,9 +74,9 @@ def test_panic_and_the_end_of_the_machine(test_guest: TestGuest, tmp_path: Path)
     with machine(test_guest.kernel, test_guest.files, tmp_path, cmdline="panic=-1") as guest:
 
         async def body(session: Session, events: list[Event]) -> None:
-            session._on_notify = lambda: None  # type: ignore[method-assign]
-            if session._guest is not None:
-                session._guest.link.on_notify(None)  # the notification is lost
+            session._link._on_notify = lambda: None  # type: ignore[method-assign]
+            if session.guest is not None:
+                session.guest.link.on_notify(None)  # the notification is lost
             guest.tell("echo c >/proc/sysrq-trigger")
             await until(lambda: events, "last words", SLOW)
             assert guest.process.poll() is not None
@@ -85,7 +85,7 @@ def test_panic_and_the_end_of_the_machine(test_guest: TestGuest, tmp_path: Path)
         asyncio.run(_watched(guest, body))
 
 
-def test_oopses(test_guest: TestGuest, tmp_path: Path) -> None:
+def test_oopses_leave_their_logs(test_guest: TestGuest, tmp_path: Path) -> None:
     """The kernel goes on after each; with panic_on_oops the panic says which oops it was."""
     with machine(test_guest.kernel, test_guest.files, tmp_path, cmdline="panic=0") as guest:
 

@@ -14,6 +14,7 @@ import pytest
 
 import bench.watched
 from bench.liveness import BENIGN_LOADS
+from lab.session_listener import EventListener
 from tests.kernel.support.loopback_guest import TestGuest
 from tests.kernel.support.machine import Machine, MachineTransport, machine
 from tests.unit.support.standins import until
@@ -31,7 +32,7 @@ TIMEOUT = 5.0
 SLOW = 30.0
 
 
-class Watched(bench.watched.Watched):
+class Watched(bench.watched.WatchedGuest):
     def __init__(self, guest: Machine) -> None:
         self.events: list[Event] = []
         self.guest = guest
@@ -40,20 +41,18 @@ class Watched(bench.watched.Watched):
             self.transport,
             self.transport.domain,
             ImageStore(Path("/nonexistent")),
-            lambda _, found: self.events.extend(found),
-            lambda _: None,
-            hang_timeout=lambda: TIMEOUT,
+            EventListener(self.events.extend, hang_timeout_s=TIMEOUT),
         )
 
     def life_state(self) -> LifeState:
-        return self.session._life.state
+        return self.session.heartbeat.state
 
     @property
     def hangs(self) -> list[dict[str, Any]]:
         return [event.fields for event in self.events if event.event == "hang"]
 
     def signs(self) -> list[tuple[int, int]]:
-        guest = self.session._guest
+        guest = self.session.guest
         assert guest is not None
         reader = HeartbeatReader(guest.link, guest.hello.life, guest.hello.nr_cpus)
         try:
@@ -92,7 +91,9 @@ HOG = "echo {} >/proc/sys/kernel/sched_rt_runtime_us; vsp_host hog &"
     ],
     ids=["interrupts off", "deadlock in a timer", "preemption off", "real-time task"],
 )
-def test_hang(test_guest: TestGuest, tmp_path: Path, cpus: int, command: str, depth: str) -> None:
+def test_a_hang_is_found(
+    test_guest: TestGuest, tmp_path: Path, cpus: int, command: str, depth: str
+) -> None:
     async def body(guest: Machine) -> None:
         async with watched(guest) as told:
             guest.tell(command)
@@ -141,7 +142,7 @@ def test_heartbeats_from_activation_to_deactivation(run: Boot) -> None:
         assert result.line(f"threads {when}:") == threads
 
 
-def test_hang_while_no_vesperd_is_there(test_guest: TestGuest, tmp_path: Path) -> None:
+def test_a_hang_while_no_vesperd_is_there_is_found(test_guest: TestGuest, tmp_path: Path) -> None:
     """The heartbeats go on without one; the next finds the hang, though nobody answers HELLO."""
 
     async def hang_alone(guest: Machine) -> None:
@@ -178,7 +179,7 @@ def test_hang_while_no_vesperd_is_there(test_guest: TestGuest, tmp_path: Path) -
         asyncio.run(body(guest))
 
 
-def test_no_hang(test_guest: TestGuest, tmp_path: Path) -> None:
+def test_what_only_looks_like_a_hang_is_none(test_guest: TestGuest, tmp_path: Path) -> None:
     """One guest after the other way to be silent, or slow, without being ill."""
 
     async def body(guest: Machine) -> None:

@@ -51,7 +51,7 @@ def load(name: str) -> str:
     return f"load {name} /{name}.ko {module_parameters(POINTS[name])}\n"
 
 
-def test_points(run: Boot, modules: dict[str, Path]) -> None:
+def test_dynamic_probes_record_what_they_define(run: Boot, modules: dict[str, Path]) -> None:
     """Arguments, texts, a return value, a tracepoint, conditions, a limit, the kernel's errors."""
     image = modules["probe_point.ko"].read_bytes()
     working = ["opens", "fails", "signals", "lost", "faults", "often", "p_do_exit"]
@@ -138,7 +138,9 @@ def test_points(run: Boot, modules: dict[str, Path]) -> None:
     assert all(f"unload {name}: 0 " in result.said for name in working)
 
 
-def test_added_on_the_command_line(test_guest: TestGuest, tmp_path: Path) -> None:
+def test_a_dynamic_probe_is_added_on_the_command_line(
+    test_guest: TestGuest, tmp_path: Path
+) -> None:
     """A real daemon and a real guest: added, seen, kept over a restart, listed, removed."""
     store = tmp_path / "images" / test_guest.kernel.release
     store.mkdir(parents=True)
@@ -178,7 +180,9 @@ def test_added_on_the_command_line(test_guest: TestGuest, tmp_path: Path) -> Non
         await running.start()
         try:
             await until(
-                lambda: not any(running.watch.list_transport_states().values()), "a transport", 30
+                lambda: not any(running.sessions.transports.list_states().values()),
+                "a transport",
+                30,
             )
             yield
         finally:

@@ -18,6 +18,7 @@ import pytest
 
 from lab import images
 from lab.images.kernel import module_files
+from lab.session_listener import EventListener
 from tests.kernel.support.loopback_guest import TestGuest
 from tests.kernel.support.machine import Machine, MachineTransport, machine
 from tests.unit.support.standins import until
@@ -56,7 +57,7 @@ def virtio_disk(path: Path, *rules: dict[str, object]) -> list[str]:
     return ["-blockdev", json.dumps(node), "-device", "virtio-blk-pci,drive=disk"]
 
 
-def test_process_exit(run: Boot) -> None:
+def test_process_exit_records_ends(run: Boot) -> None:
     """Status, signal and OOM; of named processes, else of those that have lived a while."""
     result = run(
         """\
@@ -95,7 +96,7 @@ unload process_exit
     assert shell["age_ms"] >= 2000
 
 
-def test_hung_task(run: Boot, tmp_path: Path) -> None:
+def test_hung_task_records_a_hung_task(run: Boot, tmp_path: Path) -> None:
     """A process that writes to a frozen file system, found by khungtaskd, without its log."""
     result = run(
         """\
@@ -120,7 +121,7 @@ sh umount /mnt
     assert judge_by_defaults(first, ["httpd"]) is None
 
 
-def test_block_error(run: Boot, tmp_path: Path) -> None:
+def test_block_error_records_errors_of_a_disk(run: Boot, tmp_path: Path) -> None:
     """A disk with a bad sector; the rest of it works."""
     disk = tmp_path / "disk"
     disk.write_bytes(b"x" * (1 << 20))
@@ -175,7 +176,9 @@ unload block_error
     ],
     ids=["ext4", "xfs", "btrfs"],
 )
-def test_fs_error(run: Boot, tmp_path: Path, fstype: str, megabytes: int, mount: str) -> None:
+def test_fs_error_records_errors_of_each_file_system(
+    run: Boot, tmp_path: Path, fstype: str, megabytes: int, mount: str
+) -> None:
     """A disk that goes under a mounted file system, whose module came after the probe."""
     late = module_files(images.kernel_of_tree(), fstype)
     image = disk_image(tmp_path, fstype, megabytes)
@@ -223,7 +226,7 @@ unload fs_error
     assert RuleSet('fs_error: mount == "/mnt"').judge_event(events[0], []) is None
 
 
-def test_fs_error_shut_down_by_hand(run: Boot, tmp_path: Path) -> None:
+def test_fs_error_records_a_shutdown_by_hand(run: Boot, tmp_path: Path) -> None:
     """Somebody has asked for it: told, but no fault."""
     image = disk_image(tmp_path, "xfs", 300)
     result = run(
@@ -249,7 +252,7 @@ unload fs_error
     assert result.said.count("unload fs_error: 0 ") == 2
 
 
-def test_net_link(run: Boot, tmp_path: Path) -> None:
+def test_net_link_records_links(run: Boot, tmp_path: Path) -> None:
     """A cable pulled by QEMU, which the guest asks for it, and commands of an administrator."""
     monitor = tmp_path / "monitor"
     result = run(
@@ -296,7 +299,7 @@ unload net_link
     assert all(judge_by_defaults(event, ["httpd"]) is None for event in events)
 
 
-def test_memory_failure(run: Boot) -> None:
+def test_memory_failure_records_a_poisoned_page(run: Boot) -> None:
     """A page of a process is poisoned by madvise(2), as a machine check would do it."""
     result = run(
         """\
@@ -327,7 +330,7 @@ unload send_signal
     assert [event.fields["signal"] for event in signals] == ["SIGBUS"]
 
 
-def test_lockup_and_die(test_guest: TestGuest, tmp_path: Path) -> None:
+def test_lockup_and_die_record_a_kernel_in_trouble(test_guest: TestGuest, tmp_path: Path) -> None:
     """An oops, a CPU that spins for 20 s, and a panic, as a host sees them."""
     store = tmp_path / "images" / test_guest.kernel.release
     store.mkdir(parents=True)
@@ -344,7 +347,7 @@ def test_lockup_and_die(test_guest: TestGuest, tmp_path: Path) -> None:
         transport = MachineTransport(guest)
         session = Session(
             transport, transport.domain, ImageStore(tmp_path / "images"),
-            lambda _, found: events.extend(found), lambda _: None,
+            EventListener(events.extend),
         )  # fmt: skip
         task = asyncio.create_task(session.run_session())
         try:

@@ -167,7 +167,7 @@ async def core_goes(guest: KvmMachine, seen: Watch) -> None:
     assert "\ngone\n" in guest.machine.console
 
 
-def test_signals(test_guest: TestGuest, tmp_path: Path) -> None:
+def test_a_storm_of_signals_is_counted(test_guest: TestGuest, tmp_path: Path) -> None:
     async def body(guest: KvmMachine) -> None:
         async with watch(guest) as seen:
             guest.machine.tell(KEEP)
@@ -228,7 +228,7 @@ async def no_memory(guest: KvmMachine, seen: Watch) -> None:
     print(f"a load with no memory left: refused, and done once there was, {rounds} times")
 
 
-def test_memory(test_guest: TestGuest, tmp_path: Path) -> None:
+def test_a_storm_of_oom_kills_is_counted(test_guest: TestGuest, tmp_path: Path) -> None:
     async def body(guest: KvmMachine) -> None:
         async with watch(guest) as seen:
             guest.machine.tell(CGROUP)

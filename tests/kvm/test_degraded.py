@@ -21,7 +21,7 @@ def degraded(host: KvmHost) -> Result:
     return result
 
 
-def test_guest_without_modules(cleaned: KvmLab) -> None:
+def test_a_guest_without_modules_is_degraded(cleaned: KvmLab) -> None:
     host = cleaned.a
     host.put_file(CONFIG, cleaned.domain_xml(extra="lab.vesper=no").encode())
     assert agent(host, "start").rc == 0
@@ -33,7 +33,7 @@ def test_guest_without_modules(cleaned: KvmLab) -> None:
 
 
 @pytest.mark.parametrize("trouble", ["absent", "hung"])
-def test_nobody_holds_the_memory(cleaned: KvmLab, trouble: str) -> None:
+def test_without_the_ivshmem_server_it_is_degraded(cleaned: KvmLab, trouble: str) -> None:
     """QEMU would wait for it for ever: so it gets no device that needs it."""
     host = cleaned.a
     if trouble == "absent":

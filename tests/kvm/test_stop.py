@@ -23,7 +23,7 @@ def stopped(host: KvmHost, within: float) -> Result:
     return stop
 
 
-def test_while_it_boots(cleaned: KvmLab) -> None:
+def test_a_guest_that_boots_is_stopped(cleaned: KvmLab) -> None:
     """Its kernel does not see the first press of the power button."""
     host = cleaned.a
     assert agent(host, "start").rc == 0
@@ -32,7 +32,7 @@ def test_while_it_boots(cleaned: KvmLab) -> None:
     assert "destroying it" not in stop.output
 
 
-def test_without_libvirtd(cleaned: KvmLab) -> None:
+def test_a_guest_is_stopped_without_libvirtd(cleaned: KvmLab) -> None:
     """Dead: QEMU itself presses the button. Hung: it has the monitor, and is not waited for."""
     host = cleaned.a
     assert agent(host, "start").rc == 0
@@ -54,7 +54,7 @@ def test_without_libvirtd(cleaned: KvmLab) -> None:
     assert "ending its QEMU" in stop.output
 
 
-def test_saved_and_restored_with_its_probes(cleaned: KvmLab) -> None:
+def test_a_guest_is_saved_and_restored_with_its_probes(cleaned: KvmLab) -> None:
     host = cleaned.a
     saved = {"snapshot": "/var/lib/libvirt"}
     guest = cleaned.guest_through(through=host)

@@ -19,7 +19,7 @@ def has_mark(host: KvmHost) -> bool:
     return host.run_command(f"[ -e {MARK} ] && [ -s {STATE} ]").rc == 0
 
 
-def test_its_state_stays(cleaned: KvmLab) -> None:
+def test_the_state_of_a_vtpm_stays(cleaned: KvmLab) -> None:
     lab = cleaned
     for host in lab.hosts:
         host.put_file(CONFIG, lab.domain_xml(devices=TPM).encode())

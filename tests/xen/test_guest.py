@@ -126,7 +126,7 @@ def test_frontend_goes_and_comes_back(active: XenHost) -> None:
     assert new_events(active, before, 3) == ["SIGILL", "SIGBUS", "SIGFPE"]
 
 
-def test_saved_and_restored(active: XenHost) -> None:
+def test_a_guest_is_saved_and_restored_with_its_probes(active: XenHost) -> None:
     """Another domain, the same guest: its probes are still there, nothing is doubled."""
     guest = Guest(active)
     domid = active.run_command("xl domid vm1", check=True).output
@@ -147,7 +147,7 @@ def test_saved_and_restored(active: XenHost) -> None:
     assert new_events(active, before, 2) == ["SIGILL", "SIGFPE"]
 
 
-def test_unload_and_load_again(active: XenHost) -> None:
+def test_a_probe_can_be_unloaded_and_loaded_again(active: XenHost) -> None:
     guest = Guest(active)
     before = events(active)
     for _ in range(2):

@@ -42,7 +42,7 @@ def host(lab: XenLab) -> Iterator[XenHost]:
     clean(lab)
 
 
-def test_no_hang(host: XenHost) -> None:
+def test_what_only_looks_like_a_hang_is_none(host: XenHost) -> None:
     """Paused; busy on a host that is; on a host that stands still, then stutters."""
     assert TIMEOUT == 5.0
     before = hangs(host)
@@ -68,7 +68,7 @@ def test_no_hang(host: XenHost) -> None:
     assert hangs(host) == before
 
 
-def test_hang(host: XenHost, tmp_path: Path) -> None:
+def test_a_hang_is_found(host: XenHost, tmp_path: Path) -> None:
     """A real-time task takes the guest's only CPU for itself."""
     subprocess.run(
         ["gcc", "-static", "-nostdlib", "-Os", "-s", "-fcf-protection=none",

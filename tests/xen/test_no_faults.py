@@ -11,7 +11,7 @@ from tests.xen.support.benign_events import IN_SHORT
 from tests.xen.support.invariants import Innocent
 
 
-def test_no_fault(vm1: XenLab) -> None:
+def test_benign_events_are_no_faults(vm1: XenLab) -> None:
     now = Innocent(vm1)
     for happens in IN_SHORT:
         happens(now)

@@ -64,7 +64,7 @@ def stop(host: XenHost) -> None:
     assert "vm1" not in host.run_command("xl list", timeout=60, check=True).output
 
 
-def test_a_guest_that_is_watched(cleaned: XenLab) -> None:
+def test_a_watched_guest_that_pauses_resets_or_panics_is_well_again(cleaned: XenLab) -> None:
     """It is paused, resets itself without a word, and panics."""
     lab = cleaned
     before = lab.a.run_command(FAULTS, check=True).output  # of other tests of this lab
@@ -94,7 +94,7 @@ def test_a_guest_that_is_watched(cleaned: XenLab) -> None:
     stop(host)
 
 
-def test_a_guest_without_modules_that_xl_restarts(cleaned: XenLab) -> None:
+def test_a_guest_without_modules_that_xl_restarts_is_no_failure(cleaned: XenLab) -> None:
     lab = cleaned
     host = start(lab, "lab.vesper=no")
     number = domain_number(host)

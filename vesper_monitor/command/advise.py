@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: GPL-2.0-or-later
-"""``vesper advise``: which probes and fault rules fit a VM."""
+"""``vesper advise``: propose probes and fault rules for a VM."""
 
 from __future__ import annotations
 
@@ -10,45 +10,43 @@ from typing import Any
 
 from vesper_monitor import knowledge
 from vesper_monitor.client import Client, DaemonError
+from vesper_monitor.command.options import add_json_option, add_service_option
 from vesper_monitor.command.rules import list_resources, read_recorded_events
 from vesper_monitor.command.show import print_json
 from vesper_monitor.command.table import format_paragraph
 from vesper_monitor.knowledge.advice import Advice, Proposal, combine_advice, propose_advice
 from vesper_monitor.rules.dry_run import try_rules
 
-__all__ = ["add_parser", "propose_rules"]
+__all__ = ["add_parsers", "propose_rules"]
 
 DEFAULT_PROBES = ("send_signal", "out_of_memory")
 
 
-def add_parser(commands: argparse._SubParsersAction[Any]) -> None:
-    """The command line."""
+def add_parsers(commands: argparse._SubParsersAction[Any]) -> None:
+    """Add the command line of ``vesper advise``."""
     command = commands.add_parser(
         "advise",
-        help="which probes and fault rules fit",
-        description="Proposes probes and a line for fault_on: by the words of a symptom, and by "
-        "what vesperd has recorded of the VM. Without VM and vesperd, by the words alone.",
+        help="propose probes and fault rules for a VM",
+        description="Propose probes and rules for fault_on, by the words of a symptom and by the "
+        "events that vesperd has recorded of the VM. Without VM, by the words alone; vesperd "
+        "need not run for this.",
     )
     command.add_argument(
-        "vm", nargs="?", metavar="VM", help="whose events and resource are looked at"
+        "vm", nargs="?", metavar="VM", help="use the recorded events and the resource of this VM"
     )
-    command.add_argument(
-        "--service", action="append", metavar="NAME",
-        help="the service's process; may be repeated (those of the VM's resource)",
-    )  # fmt: skip
-    command.add_argument(
-        "--symptom", default="", metavar="TEXT", help="what is wrong, in your words"
-    )
+    add_service_option(command)
+    command.add_argument("--symptom", default="", metavar="TEXT", help="the symptom, in your words")
     command.add_argument(
         "--knowledge", action="append", metavar="DIR",
-        help=f"files of symptoms; may be repeated (those shipped, {knowledge.OWN})",
+        help="directory of symptoms files; repeatable "
+        f"(default: the shipped one, and {knowledge.OWN})",
     )  # fmt: skip
-    command.add_argument("--json", action="store_true", help="for programs (docs/api.md)")
+    add_json_option(command)
     command.set_defaults(run=propose_rules)
 
 
 def propose_rules(client: Client, options: argparse.Namespace) -> None:
-    """Propose."""
+    """Propose probes and fault rules."""
     try:
         directories = options.knowledge or (knowledge.SHIPPED, knowledge.OWN)
         symptoms = knowledge.load_symptoms(map(Path, directories))
@@ -78,15 +76,15 @@ def propose_rules(client: Client, options: argparse.Namespace) -> None:
         )
         return
     if options.vm is not None and not events and not resource:
-        print(f"{options.vm}: nothing is on record, and no resource here is responsible for it.\n")
+        print(f"{options.vm}: has no recorded events, and belongs to no resource on this host.\n")
     if options.symptom and not any(advice.words for advice in advices):
         known = ", ".join(symptom.name for symptom in symptoms)
-        print(f"No symptom has a word of: {options.symptom}. Known are: {known}.")
+        print(f"No known symptom has a word of {options.symptom!r}. Known symptoms: {known}.")
     for advice in advices:
         _print_advice(advice)
     _print_commands(options, resource.get("resource") or "RESOURCE", proposal)
     if events:
-        print(f"\nOf the {len(events)} events on record it would have called {len(hits)} a fault.")
+        print(f"\nWith these rules {len(hits)} of {len(events)} recorded events would be faults.")
 
 
 def _print_advice(advice: Advice) -> None:
@@ -94,8 +92,8 @@ def _print_advice(advice: Advice) -> None:
     print(f"{symptom.name}: {symptom.title}")
     print(format_paragraph(f"because {advice.reason}"))
     said = {
-        "probes": " ".join(symptom.probes) or "none needed",
-        "rules": symptom.rules or "the default ones",
+        "probes": " ".join(symptom.probes) or "none are needed",
+        "rules": symptom.rules or "the default rules",
         "why": symptom.why,
         "also": symptom.also,
         "cost": advice.cost,
@@ -117,7 +115,7 @@ def _print_commands(options: argparse.Namespace, resource: str, proposal: Propos
     if proposal.fault_on:
         print(f"  fault_on={shlex.quote(proposal.fault_on)}")
     else:
-        print("  (no fault_on: the default rules do)")
+        print("  (no fault_on: the default rules are sufficient)")
     print("\nFor example:")
     print(f"  crm resource param {resource} set probes {shlex.quote(' '.join(proposal.probes))}")
     if proposal.fault_on:

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: GPL-2.0-or-later
-"""Commands of ``vesper`` that change something."""
+"""Commands of ``vesper`` that change something: activate, pause, faults clear, probe load ..."""
 
 from __future__ import annotations
 
@@ -13,22 +13,22 @@ from vesper_monitor.guest.control import images
 
 __all__ = [
     "activate_vm",
+    "add_probe",
+    "build_probes",
     "clear_fault",
     "deactivate_vm",
+    "load_probe",
     "pause_vm",
-    "probe_add",
-    "probe_build",
-    "probe_load",
-    "probe_unload",
     "resume_vm",
+    "unload_probe",
 ]
 
-#: s for a guest to load a module or to become active.
+#: s that a guest may take to load a module or to become active.
 GUEST_TIMEOUT_S = 90.0
 
 
 def clear_fault(client: Client, options: argparse.Namespace) -> None:
-    """A fault is over."""
+    """Mark a fault as over."""
     which = options.which
     field: dict[str, Any] = {"id": int(which)} if which.isdecimal() else {"resource": which}
     answer = client.call_vesperd("clear", **field)
@@ -36,43 +36,47 @@ def clear_fault(client: Client, options: argparse.Namespace) -> None:
         print_json({"cleared": answer["cleared"]})
     elif answer["cleared"]:
         print(
-            "Cleared. Pacemaker's own failure count stays; reset it with: "
+            "Cleared. Pacemaker keeps its own failure count; reset it with: "
             "crm_resource --refresh --resource RESOURCE"
         )
     else:
-        raise DaemonError("no-such-vm", f"{which}: no fault is held; see: vesper faults")
+        raise DaemonError(
+            "no-such-vm", f"{which}: no fault is held; list the faults with: vesper faults"
+        )
 
 
 def activate_vm(client: Client, options: argparse.Namespace) -> None:
-    """Begin to watch a VM."""
+    """Start watching a VM."""
     fields = {"probes": options.probes} if options.probes else {}
     answer = client.call_vesperd("activate", reply_timeout=GUEST_TIMEOUT_S, vm=options.vm, **fields)
     _print_done(options, answer, f"{options.vm}: active")
 
 
 def deactivate_vm(client: Client, options: argparse.Namespace) -> None:
-    """End watching a VM."""
+    """Stop watching a VM: unload its probes and remove the device."""
     answer = client.call_vesperd("deactivate", reply_timeout=GUEST_TIMEOUT_S, vm=options.vm)
     _print_done(options, answer, f"{options.vm}: no longer watched")
 
 
 def pause_vm(client: Client, options: argparse.Namespace) -> None:
-    """Report nothing of a VM for a while."""
+    """Suspend reporting of a VM's faults for a while."""
     fields = {"reason": options.reason} if options.reason else {}
     answer = client.call_vesperd("pause", vm=options.vm, **{"for": options.seconds}, **fields)
     _print_done(options, answer, f"{options.vm}: {answer['paused']['text']}")
 
 
 def resume_vm(client: Client, options: argparse.Namespace) -> None:
-    """Report again."""
+    """End a pause."""
     answer = client.call_vesperd("resume", vm=options.vm)
     if not answer["resumed"]:
-        raise DaemonError("no-such-vm", f"{options.vm}: is not paused; see: vesper status")
-    _print_done(options, answer, f"{options.vm}: watching goes on")
+        raise DaemonError(
+            "no-such-vm", f"{options.vm}: is not paused; list the VMs with: vesper status"
+        )
+    _print_done(options, answer, f"{options.vm}: faults are reported again")
 
 
-def probe_add(client: Client, options: argparse.Namespace) -> None:
-    """Define a probe and load it into a guest."""
+def add_probe(client: Client, options: argparse.Namespace) -> None:
+    """Load a dynamic probe, by its definition, into a guest."""
     definition = " ".join(options.definition)
     try:
         answer = client.call_vesperd(
@@ -87,8 +91,8 @@ def probe_add(client: Client, options: argparse.Namespace) -> None:
     _print_done(options, answer, f"{options.vm}: {answer['probe']} loaded")
 
 
-def probe_load(client: Client, options: argparse.Namespace) -> None:
-    """Load a probe into a guest."""
+def load_probe(client: Client, options: argparse.Namespace) -> None:
+    """Load a built-in probe into a guest."""
     fields = {"vm": options.vm, "probe": options.probe}
     if options.params:
         fields["params"] = " ".join(options.params)
@@ -96,7 +100,7 @@ def probe_load(client: Client, options: argparse.Namespace) -> None:
     _print_done(options, answer, f"{options.vm}: {options.probe} loaded")
 
 
-def probe_unload(client: Client, options: argparse.Namespace) -> None:
+def unload_probe(client: Client, options: argparse.Namespace) -> None:
     """Unload a probe from a guest."""
     answer = client.call_vesperd(
         "unload", reply_timeout=GUEST_TIMEOUT_S, vm=options.vm, probe=options.probe
@@ -104,13 +108,13 @@ def probe_unload(client: Client, options: argparse.Namespace) -> None:
     _print_done(options, answer, f"{options.vm}: {options.probe} unloaded")
 
 
-def probe_build(client: Client, options: argparse.Namespace) -> None:
-    """Build the images for a kernel release."""
+def build_probes(client: Client, options: argparse.Namespace) -> None:
+    """Build the probe images for a kernel release."""
     headers = Path(options.headers) if options.headers else images.find_headers(options.release)
     source = Path(options.source) if options.source else None
     store = images.ImageStore(Path(options.probes_dir))
     if not options.json:
-        print(f"Building probes with {headers} ...", flush=True)
+        print(f"Building the probes with {headers} ...", flush=True)
     built = images.build_images(headers, store, source=source)
     if options.json:
         paths = [str(image.path) for image in built.images]
@@ -120,16 +124,17 @@ def probe_build(client: Client, options: argparse.Namespace) -> None:
             print(image.path)
         other = {image.release for image in built.images} - {options.release}
         if other:
-            print(f"note: these headers are of {', '.join(other)}, not of {options.release}")
+            print(f"note: these headers belong to {', '.join(other)}, not to {options.release}")
     if built.failures:
         errors = "".join(f"\n  {name}: {error}" for name, error in built.failures.items())
         raise images.ImageError(
             f"{len(built.failures)} of {len(built.images) + len(built.failures)} probes cannot be "
-            f"built for this kernel; guests with it are watched without:{errors}"
+            f"built for this kernel; its guests are watched without these probes:{errors}"
         )
 
 
 def _print_done(options: argparse.Namespace, answer: dict[str, Any], text: str) -> None:
+    """Print the answer as JSON, or this sentence."""
     if options.json:
         print_json({key: value for key, value in answer.items() if key != "ok"})
     else:

@@ -1,8 +1,8 @@
 # SPDX-License-Identifier: GPL-2.0-or-later
-"""What the cluster remembers of one resource's operations.
+"""The operations of one resource that the cluster remembers.
 
-Of each node, operation and interval Pacemaker keeps the last, and the last
-failure: it is the end of a story, and no log.
+For each node, operation and interval, Pacemaker keeps the last operation and
+the last failure. This is the end of a story, not a log.
 """
 
 from __future__ import annotations
@@ -19,7 +19,7 @@ if TYPE_CHECKING:
 
 __all__ = ["HistoryError", "Operation", "parse_operations", "read_operations"]
 
-#: s for the cluster to answer.
+#: s that the cluster may take to answer.
 QUERY_TIMEOUT_S = 20.0
 
 #: OCF exit codes and Pacemaker's own (crm_exit_t), as crm_mon names them.
@@ -38,15 +38,15 @@ _NAMES = {
 
 
 class HistoryError(VesperError):
-    """The cluster did not say; the text says what was asked and how it failed."""
+    """The cluster's history cannot be read; the text says which command failed, and how."""
 
 
 @dataclass(frozen=True)
 class Operation:
-    """One operation that has ended."""
+    """One operation that is complete."""
 
-    #: s, CLOCK_REALTIME, of its end (of a recurring one: of its last other
-    #: result); known to a second, which it is past by less than one
+    #: s, CLOCK_REALTIME: its end, or when the result of a recurring operation last
+    #: changed; rounded down to a whole second
     at: float
     node: str
     name: str  #: start, stop, monitor ...
@@ -57,27 +57,27 @@ class Operation:
 
     @property
     def begun(self) -> float:
-        """s, likewise, of its beginning; of a recurring one not known."""
+        """Its start in s, CLOCK_REALTIME; meaningless for a recurring operation."""
         return self.at - self.seconds
 
     @property
     def failed(self) -> bool:
-        """Whether it was a failure: a probe that finds nothing running is none."""
+        """Whether it failed. A probe that finds the resource stopped did not fail."""
         if self.rc in (0, 190):
             return False
         return self.recurring or self.name != "monitor" or self.rc != 7
 
     @property
     def result(self) -> str:
-        """The exit code in words."""
+        """Its exit code in words."""
         return _NAMES.get(self.rc, f"exit code {self.rc}")
 
 
 def read_operations(resource: str) -> list[Operation]:
-    """Ask the cluster.
+    """Ask the cluster for the operations of a resource.
 
     :returns: in order of time.
-    :raises HistoryError:
+    :raises HistoryError: Pacemaker is not installed, or does not answer.
     """
     command = ["cibadmin", "--query", "--scope", "status"]
     try:
@@ -89,7 +89,7 @@ def read_operations(resource: str) -> list[Operation]:
             timeout=QUERY_TIMEOUT_S,
         )
     except FileNotFoundError:
-        raise HistoryError("cibadmin: Pacemaker is not installed on this host") from None
+        raise HistoryError("cibadmin: command not found; is Pacemaker installed here?") from None
     except subprocess.TimeoutExpired:
         raise HistoryError(
             f"{' '.join(command)}: no answer after {QUERY_TIMEOUT_S:.0f} s"
@@ -100,9 +100,10 @@ def read_operations(resource: str) -> list[Operation]:
 
 
 def parse_operations(text: str, resource: str) -> list[Operation]:
-    """
+    """Return the operations of a resource in order of time.
+
     :param text: the CIB's status section.
-    :raises HistoryError: it is not XML.
+    :raises HistoryError: the text is not XML.
     """
     try:
         root = parse_xml(text)
@@ -117,7 +118,7 @@ def parse_operations(text: str, resource: str) -> list[Operation]:
     stops = [operation for operation in found if operation.name == "stop"]
     found = {_after_stop(operation, stops) for operation in found}
     starts = [operation for operation in found if operation.name == "start"]
-    # In the same moment a start comes after a stop, and a monitor after the start.
+    # At equal times a start comes after a stop, and a monitor after the start.
     return sorted(
         (_after_start(operation, starts) for operation in found),
         key=lambda one: (one.at, one.recurring, one.name == "start"),
@@ -125,7 +126,7 @@ def parse_operations(text: str, resource: str) -> list[Operation]:
 
 
 def _after_stop(operation: Operation, stops: list[Operation]) -> Operation:
-    """A start ends after a stop that has begun before it, or in the same second."""
+    """Return a start with an end after that of each stop that began before it or in its second."""
     if operation.name != "start":
         return operation
     before = [stop.at for stop in stops if stop.begun < operation.begun + 0.5]
@@ -133,7 +134,7 @@ def _after_stop(operation: Operation, stops: list[Operation]) -> Operation:
 
 
 def _after_start(operation: Operation, starts: list[Operation]) -> Operation:
-    """A monitor that succeeds, known to the second, comes after the start that has begun in it."""
+    """Return a successful monitor with a time after the start that began in its second."""
     if not operation.recurring or operation.failed:
         return operation
     before = [
@@ -145,7 +146,7 @@ def _after_start(operation: Operation, starts: list[Operation]) -> Operation:
 
 
 def _parse_operation(state: Element, entry: Element) -> Operation | None:
-    """None: not done yet, or not understood."""
+    """Return the operation; None if it is pending or cannot be parsed."""
     try:
         if entry.get("op-status") == "-1":  # pending
             return None

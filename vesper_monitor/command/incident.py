@@ -1,10 +1,10 @@
 # SPDX-License-Identifier: GPL-2.0-or-later
-"""``vesper why``: one incident, from the kernel's event to the service's return.
+"""``vesper why``: explain one incident, from the kernel's event to the recovery.
 
-Vesperd's journal knows faults to the millisecond, and the cluster what became
-of them, to the second and only of late.  What the cluster did belongs to a
-fault if it fits to the end of it; a later failure is another incident, of which
-there may be no fault on record.
+Vesperd's journal has the times of faults to the millisecond. The cluster's
+history has what followed, to the second, and only the most recent operations.
+Operations belong to a fault if their times fit its end. A later failure is
+another incident, for which this host may have no fault.
 """
 
 from __future__ import annotations
@@ -24,38 +24,41 @@ from vesper_monitor.command.table import format_columns, format_note
 __all__ = [
     "Step",
     "build_story",
-    "explain_last_failover",
+    "explain_incident",
     "find_operations_of_fault",
     "find_unexplained_failure",
 ]
 
-#: s by which the cluster's times may lie before what they belong to: its whole
-#: seconds, and what passes between two processes' looks at the clock.
+#: s by which the cluster's time of an operation may precede its cause. The cluster
+#: rounds down to whole seconds, and two processes read the clock one after the other.
 ROUNDING_S = 2.0
-#: Faults of one VM that are looked at for the next one after a fault.
+#: Faults of one VM among which the next one after a fault is searched.
 MAX_FAULTS = 1000
-#: With a failure that has no fault: the VM's events of so many s before it, of the last ones.
+#: A failure without a fault is shown with the VM's events of so many s before it.
 EVENTS_BEFORE_S = 10.0
-LAST_EVENTS = 100
+#: Newest events of a VM among which those are searched.
+MAX_EVENTS = 100
 
 
 @dataclass(frozen=True)
 class Step:
-    """A line of the story."""
+    """A line of the timeline."""
 
     at: float  #: s, CLOCK_REALTIME
-    where: str  #: guest, host (what the hypervisor says), vesperd, or the node
+    where: str  #: guest, host (the hypervisor), vesperd, or a node's name
     text: str
-    whole: bool = False  #: known to the second only
+    whole: bool = False  #: its time is known to the second only
 
 
-def explain_last_failover(client: Client, options: argparse.Namespace) -> None:
-    """What happened to a VM, when, and what became of it."""
+def explain_incident(client: Client, options: argparse.Namespace) -> None:
+    """Show the timeline of a VM's last failure, or of the fault with the given ID."""
     faults = client.call_vesperd("faults", vm=options.vm, limit=MAX_FAULTS)["faults"]
     if options.id is not None:
         found = client.call_vesperd("fault", id=options.id)["fault"]
         if found["vm"] != options.vm:
-            raise DaemonError("bad-request", f"fault {found['id']} is of {found['vm']}")
+            raise DaemonError(
+                "bad-request", f"fault {found['id']} belongs to {found['vm']}, not to {options.vm}"
+            )
     else:
         found = faults[-1] if faults else None
     resource = found["resource"] if found is not None else _find_resource(client, options.vm)
@@ -65,20 +68,20 @@ def explain_last_failover(client: Client, options: argparse.Namespace) -> None:
     except HistoryError as error:
         operations, trouble = [], str(error)
     if options.id is None and (failure := find_unexplained_failure(found, operations)) is not None:
-        _tell_failure(client, options, resource, failure, operations)
+        _show_failure(client, options, resource, failure, operations)
     elif found is not None:
         later = [fault["seen"] for fault in faults if _sort_number(fault) > _sort_number(found)]
-        _tell_fault(client, options, found, operations, min(later, default=math.inf), trouble)
+        _show_fault(client, options, found, operations, min(later, default=math.inf), trouble)
     else:
         raise DaemonError(
             "no-such-vm",
-            f"{options.vm}: this host's journal has no fault of it; 'crm_mon -A' shows "
-            "on which host it had its last",
+            f"{options.vm}: this host's journal has no fault of this VM; "
+            "'crm_mon -A' shows which host had the last one",
         )
 
 
 def _sort_number(fault: dict[str, Any]) -> float:
-    """One that the journal does not have yet is later than all that it has."""
+    """Return a sort key: a fault that is not yet in the journal is the latest."""
     return math.inf if fault["id"] is None else float(fault["id"])
 
 
@@ -86,7 +89,7 @@ def _label_fault(fault: dict[str, Any]) -> str:
     return "fault (not written yet)" if fault["id"] is None else f"fault {fault['id']}"
 
 
-def _tell_fault(
+def _show_fault(
     client: Client,
     options: argparse.Namespace,
     fault: dict[str, Any],
@@ -107,24 +110,24 @@ def _tell_fault(
     if trouble is not None:
         print(format_note("cluster", trouble))
     elif not any(step.whole for step in steps):
-        print(format_note("cluster", "its history does not go back to this fault"))
+        print(format_note("cluster", "its history does not reach back to this fault"))
 
 
-def _tell_failure(
+def _show_failure(
     client: Client,
     options: argparse.Namespace,
     resource: str,
     failure: Operation,
     operations: list[Operation],
 ) -> None:
-    """Of a failure that no fault in this host's journal explains."""
-    answers = client.stream_answers("events", vm=options.vm, limit=LAST_EVENTS)
+    """Show a failure that no fault in this host's journal explains."""
+    answers = client.stream_answers("events", vm=options.vm, limit=MAX_EVENTS)
     events = [answer["event"] for answer in answers if "event" in answer]
     near = failure.at - EVENTS_BEFORE_S, failure.at + ROUNDING_S
     steps = [_event_step(event) for event in events if near[0] <= event["received"] <= near[1]]
     last = max([failure.at, *(step.at for step in steps)])
     after = operations[operations.index(failure) :]
-    steps += _in_order(after[: _count_until_recovered(after)], last, None)
+    steps += _make_steps(after[: _count_until_recovered(after)], last, None)
     what = f"{failure.name} on {failure.node}: {failure.result}"
     if failure.reason:
         what += f" ({failure.reason})"
@@ -136,9 +139,9 @@ def _tell_failure(
     print(
         format_note(
             "cause",
-            f"the journal of this host has no fault for it; if {failure.node} is another host, "
-            f"ask there; of the last fault on record here tells: vesper why {options.vm} "
-            "--fault ID",
+            "this host's journal has no fault for this failure; "
+            f"if {failure.node} is another host, ask there; "
+            f"for an older fault on this host: vesper why {options.vm} --fault ID",
         )
     )
 
@@ -164,30 +167,30 @@ def build_story(
     operations: list[Operation],
     until: float = math.inf,
 ) -> list[Step]:
-    """The steps in order of time.
+    """Return the steps of an incident in order of time.
 
-    :param fault: as vesperd has it (docs/api.md).
+    :param fault: as in docs/api.md.
     :param events: of that VM, up to the fault.
-    :param operations: of the resource; those that do not belong to the fault are left out.
-    :param until: when the next fault was seen.
+    :param operations: of the resource; those that do not belong to the fault are omitted.
+    :param until: s, CLOCK_REALTIME: when the next fault was seen.
     """
     steps = [_event_step(event) for event in events]
     steps.append(Step(fault["seen"], "vesperd", f"{_label_fault(fault)}: {fault['reason']}"))
     if fault["told"] is not None:
-        steps.append(Step(fault["told"], "vesperd", "told Pacemaker"))
+        steps.append(Step(fault["told"], "vesperd", "reported to Pacemaker"))
     if fault["ended"] is not None:
         steps.append(Step(fault["ended"], "vesperd", f"fault ended by {fault['ended_by']}"))
     heard = fault["told"] or fault["seen"]
-    steps += _in_order(find_operations_of_fault(fault, operations, until), heard, fault["ended"])
+    steps += _make_steps(find_operations_of_fault(fault, operations, until), heard, fault["ended"])
     return sorted(steps, key=lambda step: step.at)
 
 
 def find_operations_of_fault(
     fault: dict[str, Any], operations: list[Operation], until: float = math.inf
 ) -> list[Operation]:
-    """What the cluster did for a fault, of what it remembers, in order.
+    """Return the operations with which the cluster reacted to a fault, in order of time.
 
-    :param operations: as :func:`vesper_monitor.command.history.read_operations` has them.
+    :param operations: all, as :func:`vesper_monitor.command.history.read_operations` returns them.
     """
     seen, ended = fault["seen"], fault["ended"]
     failures = [o for o in operations if o.failed and seen - ROUNDING_S <= o.at < until]
@@ -200,7 +203,7 @@ def find_operations_of_fault(
         if o.name == "stop" and o.begun - ROUNDING_S < ended < o.at + ROUNDING_S
     ]
     if not around:
-        # It was not stopped for it, or the history does not go back so far.
+        # The resource was not stopped for it, or the history does not reach back so far.
         return [o for o in failures if o.at < ended + ROUNDING_S]
     stop = operations[around[0]]
     first = [o for o in failures if o.recurring and o.at < stop.at + ROUNDING_S]
@@ -209,22 +212,24 @@ def find_operations_of_fault(
 
 
 def _count_until_recovered(operations: list[Operation]) -> int:
-    """How many of them there are until it runs again, with the first monitor after that."""
+    """Return how many operations the recovery took: up to the start, and its first monitor."""
     for count, started in enumerate(operations, 1):
         if started.name == "start" and not started.failed:
             for more, monitor in enumerate(operations[count:], 1):
                 if monitor.recurring and monitor.node == started.node:
-                    # Others between them are of a later move.
+                    # Operations in between belong to a later move.
                     return count + more if more == 1 else count
             return count
     return len(operations)
 
 
-def _in_order(operations: list[Operation], begin: float, ended: float | None) -> list[Step]:
-    """Steps of operations that came one after the other, of which only the second is known.
+def _make_steps(operations: list[Operation], begin: float, ended: float | None) -> list[Step]:
+    """Return the steps of operations, with times in their order.
 
-    :param begin: before which none of them was.
-    :param ended: when the fault has ended, which is before its stop was done.
+    The cluster rounds the times down to the second.
+
+    :param begin: s; all operations were later than this.
+    :param ended: s, when the fault ended; its stop was complete after that.
     """
     steps, least = [], begin
     for operation in operations:
@@ -238,9 +243,9 @@ def _in_order(operations: list[Operation], begin: float, ended: float | None) ->
 def find_unexplained_failure(
     fault: dict[str, Any] | None, operations: list[Operation]
 ) -> Operation | None:
-    """The last failure of a resource, if it is later than its last fault and none of it.
+    """Return the last failure of a resource if it is later than its last fault, and another one.
 
-    :param fault: the last one on record; None: there is none.
+    :param fault: the last one in the journal; None if there is none.
     """
     failures = [o for o in operations if o.failed and o.name in ("start", "stop", "monitor")]
     if fault is not None:
@@ -265,7 +270,7 @@ def _operation_step(operation: Operation) -> str:
 
 
 def _find_resource(client: Client, vm: str) -> str:
-    """The resource of a VM, as far as this host knows."""
+    """Return the resource of a VM; the VM's name if this host knows none."""
     for row in client.call_vesperd("status")["vms"]:
         if row["vm"] == vm and row["resource"] is not None:
             return str(row["resource"])

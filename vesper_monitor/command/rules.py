@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: GPL-2.0-or-later
-"""``vesper rules``: tries fault rules on recorded events, and says them in words."""
+"""``vesper rules``: try fault rules on recorded events, and explain them in words."""
 
 from __future__ import annotations
 
@@ -12,6 +12,7 @@ from pathlib import Path
 from typing import Any
 
 from vesper_monitor.client import Client, DaemonError
+from vesper_monitor.command.options import add_json_option, add_service_option
 from vesper_monitor.command.show import format_time, print_json
 from vesper_monitor.command.table import format_columns, format_note, format_paragraph
 from vesper_monitor.guest.event import Event
@@ -21,7 +22,7 @@ from vesper_monitor.rules.language import MAX_LENGTH, RuleError, parse_rules
 from vesper_monitor.rules.rule_set import RuleSet
 
 __all__ = [
-    "add_parser",
+    "add_parsers",
     "check_rules",
     "check_text",
     "explain_rules",
@@ -30,50 +31,53 @@ __all__ = [
     "read_recorded_events",
 ]
 
-#: The newest on record, which vesperd gives at most.
+#: Faults that vesperd returns at most: the newest.
 MAX_FAULTS = 1000
 
 _UNITS = {"m": 60, "h": 3600, "d": 86_400}
 
 
-def add_parser(commands: argparse._SubParsersAction[Any]) -> None:
-    """The command line."""
-    rules = commands.add_parser("rules", help="what is a fault: rules for the parameter fault_on")
+def add_parsers(commands: argparse._SubParsersAction[Any]) -> None:
+    """Add the command line of ``vesper rules``."""
+    rules = commands.add_parser(
+        "rules", help="check and explain fault rules (the parameter fault_on)"
+    )
     sub = rules.add_subparsers(metavar="COMMAND", required=True)
     trying = sub.add_parser(
         "check",
-        help="which recorded events the rules would have called faults",
-        description="Tries rules (vesper-rules(7)) on the events in vesperd's journal. Without "
-        "FILE and -e: those of the VM's resource, or the default ones.",
+        help="list the recorded events that the rules would have called faults",
+        description="Try rules (vesper-rules(7)) on the events in vesperd's journal. Without FILE "
+        "and -e, the rules are those of the VM's resource, or the default rules.",
     )
     trying.add_argument(
         "--since",
         type=_parse_since,
         metavar="ID|TIME",
-        help="events after this one, or of the last 2h, 3d",
+        help="check events after this event, or of the last 90m, 2h, 3d",
     )
-    trying.add_argument(
-        "--service", action="append", metavar="NAME",
-        help="a service's process; may be repeated (those of the VM's resource)",
-    )  # fmt: skip
+    add_service_option(trying)
     trying.set_defaults(run=check_rules)
-    saying = sub.add_parser("explain", help="what the rules say, in words")
+    saying = sub.add_parser("explain", help="explain rules in words")
     saying.set_defaults(run=explain_rules)
-    listing = sub.add_parser("fields", help="the fields that rules may ask for")
-    listing.add_argument("probe", nargs="?", metavar="PROBE", help="only this one's")
-    listing.add_argument("--json", action="store_true", help="for programs (docs/api.md)")
+    listing = sub.add_parser("fields", help="list the event fields that rules can test")
+    listing.add_argument(
+        "probe", nargs="?", metavar="PROBE", help="list only the fields of this probe"
+    )
+    add_json_option(listing)
     listing.set_defaults(run=list_fields)
     for command in (trying, saying):
         command.add_argument(
-            "file", nargs="?", metavar="FILE", help="with rules; - is standard input"
+            "file", nargs="?", metavar="FILE", help="file with the rules; - is standard input"
         )
-        command.add_argument("-e", dest="text", metavar="TEXT", help="rules")
-        command.add_argument("--vm", metavar="VM", help="only of this one")
-        command.add_argument("--json", action="store_true", help="for programs (docs/api.md)")
+        command.add_argument("-e", dest="text", metavar="TEXT", help="the rules themselves")
+        command.add_argument(
+            "--vm", metavar="VM", help="take this VM's events, and its resource's rules"
+        )
+        add_json_option(command)
 
 
 def check_rules(client: Client, options: argparse.Namespace) -> None:
-    """Try rules on recorded events."""
+    """List the recorded events that rules would have called faults."""
     text = _find_rules_text(client, options)
     doubts = check_text(text)
     events = read_recorded_events(client, options.vm, options.since)
@@ -119,7 +123,7 @@ def check_rules(client: Client, options: argparse.Namespace) -> None:
         ]  # fmt: skip
         print(format_columns(("EVENT", "SEEN", "VM", "FAULT", "RULE", "REASON"), rows))
     if beside.dropped:
-        print("These were faults, and would not be:")
+        print("These events were faults, and would no longer be faults:")
         lost = [
             (
                 fault["event"]["id"],
@@ -134,12 +138,12 @@ def check_rules(client: Client, options: argparse.Namespace) -> None:
 
 
 def _faults_it_was(hit: Hit, beside: Comparison) -> tuple[int, ...]:
-    """The faults that this event was, under the rules that were in force."""
+    """Return the IDs of the faults that this event was, under the rules in force then."""
     return beside.was.get(hit.event.id, ()) if hit.event.id is not None else ()
 
 
 def explain_rules(client: Client, options: argparse.Namespace) -> None:
-    """Say rules in words."""
+    """Explain rules in words."""
     text = _find_rules_text(client, options)
     doubts = check_text(text)
     own = {rule.probe for rule in parse_rules(text).rules}
@@ -164,10 +168,10 @@ def explain_rules(client: Client, options: argparse.Namespace) -> None:
 
 
 def list_fields(client: Client, options: argparse.Namespace) -> None:
-    """Names and kinds."""
+    """List the event fields that rules can test, with their types."""
     if options.probe is not None and options.probe not in FIELDS:
         raise DaemonError(
-            "no-such-probe", f"no probe {options.probe} is built in; there are: {', '.join(FIELDS)}"
+            "no-such-probe", f"{options.probe}: no such probe; built in are: {', '.join(FIELDS)}"
         )
     chosen = {p: kinds for p, kinds in FIELDS.items() if options.probe in (None, p)}
     if options.json:
@@ -178,9 +182,9 @@ def list_fields(client: Client, options: argparse.Namespace) -> None:
 
 
 def check_text(text: str, source: str = "rules") -> tuple[RuleError, ...]:
-    """The doubts about a rule set.
+    """Return the doubts about a rule set.
 
-    :raises DaemonError: it is none; with the place.
+    :raises DaemonError: the rules are invalid; the text shows where.
     """
     try:
         return parse_rules(text).doubts
@@ -189,9 +193,11 @@ def check_text(text: str, source: str = "rules") -> tuple[RuleError, ...]:
 
 
 def read_recorded_events(client: Client, vm: str | None, since: int | float | None) -> list[Event]:
-    """Events of the journal.
+    """Return events of the journal.
 
-    :param since: id of an event (int), or seconds from now (float).
+    :param vm: only events of this VM.
+    :param since: only events after the event with this ID (int), or of so many seconds
+        before now (float).
     """
     request: dict[str, Any] = {"since": since if isinstance(since, int) else 0}
     if vm is not None:
@@ -205,14 +211,17 @@ def read_recorded_events(client: Client, vm: str | None, since: int | float | No
 
 
 def list_resources(client: Client) -> dict[str, dict[str, Any]]:
-    """What ``status`` says of each VM that a resource is responsible for."""
+    """Return the status of each VM that belongs to a resource, by the VM's name."""
     return {
         vm["vm"]: vm for vm in client.call_vesperd("status")["vms"] if vm["resource"] is not None
     }
 
 
 def _find_rules_text(client: Client, options: argparse.Namespace) -> str:
-    """The text that is meant. :raises DaemonError: there is none."""
+    """Return the rules that the command line names.
+
+    :raises DaemonError: it names none, or they cannot be read.
+    """
     if options.text is not None and options.file is not None:
         raise DaemonError("bad-request", "give either FILE or -e TEXT")
     if options.text is not None:
@@ -230,8 +239,8 @@ def _find_rules_text(client: Client, options: argparse.Namespace) -> str:
     of_vm = list_resources(client).get(options.vm)
     if of_vm is None:
         raise DaemonError(
-            "no-such-vm", f"{options.vm}: no resource on this host is responsible for it; give the "
-            "rules with -e TEXT or in a FILE",
+            "no-such-vm", f"{options.vm}: belongs to no resource on this host; give the rules with "
+            "-e TEXT or in a FILE",
         )  # fmt: skip
     return str(of_vm.get("fault_on", ""))
 
@@ -242,5 +251,5 @@ def _parse_since(text: str) -> int | float:
     if re.fullmatch(r"[0-9]{1,6}[mhd]", text):
         return float(int(text[:-1]) * _UNITS[text[-1]])
     raise argparse.ArgumentTypeError(
-        f"neither an event's number nor a time: {text!r} (90m, 2h, 3d)"
+        f"neither an event's ID nor a duration: {text!r} (write 90m, 2h or 3d)"
     )

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: GPL-2.0-or-later
-"""Commands of ``vesper`` that look: status, events, faults, probe list, relay cat."""
+"""Commands of ``vesper`` that only read: status, events, faults, probe list, relay cat."""
 
 from __future__ import annotations
 
@@ -17,10 +17,11 @@ from vesper_monitor.guest.control.images import ImageStore
 from vesper_monitor.knowledge import probes
 
 __all__ = [
+    "copy_records",
+    "explain_probe",
     "format_time",
-    "probe_info",
-    "probe_list",
-    "relay_cat",
+    "list_probes",
+    "print_json",
     "show_events",
     "show_fault",
     "show_faults",
@@ -32,23 +33,25 @@ SCREENFUL_LINES = 20
 
 
 def print_json(value: object) -> None:
-    print(json_text(value, indent=2))
+    """Print an answer for programs."""
+    print(format_json(value, indent=2))
 
 
-def json_text(value: object, indent: int | None = None) -> str:
-    """JSON that standard output can take: escaped if that is not UTF-8."""
+def format_json(value: object, indent: int | None = None) -> str:
+    """Return JSON that standard output can show: escaped if its encoding is not UTF-8."""
     plain = sys.stdout.encoding.lower().replace("-", "") == "utf8"
     return json.dumps(value, indent=indent, ensure_ascii=not plain)
 
 
 def show_status(client: Client, options: argparse.Namespace) -> None:
-    """Which VMs are watched, and how well."""
+    """Show which VMs are watched, and how well."""
     answer = client.call_vesperd("status")
     vms = [vm for vm in answer["vms"] if options.vm in (None, vm["vm"])]
     if options.vm is not None and not vms:
         raise DaemonError(
             "no-such-vm",
-            f"{options.vm} is not watched on this host; begin with: vesper activate {options.vm}",
+            f"{options.vm}: is not watched on this host; start watching it with: "
+            f"vesper activate {options.vm}",
         )
     if options.json:
         print_json({**answer, "vms": vms})
@@ -87,13 +90,13 @@ def show_status(client: Client, options: argparse.Namespace) -> None:
         if error:
             print(format_note("transport", f"{name}: {error}"))
     if not answer["transports"]:
-        print(format_note("transport", "none is installed; vesperd can watch no VM"))
+        print(format_note("transport", "none is installed; vesperd cannot watch any VM"))
     if answer.get("journal"):
         print(format_note("journal", answer["journal"]))
 
 
 def show_events(client: Client, options: argparse.Namespace) -> None:
-    """Recorded events, and with --follow those to come."""
+    """Show recorded events, and with --follow new ones as they happen."""
     limit = options.limit
     if limit is None and options.since is None:
         limit = SCREENFUL_LINES if not options.follow else 0
@@ -101,21 +104,21 @@ def show_events(client: Client, options: argparse.Namespace) -> None:
     fields = {key: value for key, value in request.items() if value is not None}
     for answer in client.stream_answers("events", follow=options.follow, **fields):
         if options.json:
-            line = json_text(answer.get("event", answer))
+            line = format_json(answer.get("event", answer))
         elif "event" in answer:
-            line = event_line(answer["event"])
+            line = _format_event(answer["event"])
         else:
-            line = f"... {answer.get('dropped', '?')} events left out: this reader is too slow"
+            line = f"... {answer.get('dropped', '?')} events omitted: this reader is too slow"
         print(line, flush=options.follow)
 
 
-def event_line(event: dict[str, Any]) -> str:
-    """One event for people."""
+def _format_event(event: dict[str, Any]) -> str:
+    """Return the line of one event."""
     return f"{format_time(event['received'], parts=True)}  {event['vm']}  {event['text']}"
 
 
 def show_faults(client: Client, options: argparse.Namespace) -> None:
-    """The journal of faults."""
+    """List the faults in the journal."""
     fields = {"vm": options.vm} if options.vm else {}
     limit = SCREENFUL_LINES if options.limit is None else options.limit
     answer = client.call_vesperd("faults", limit=limit, **fields)
@@ -136,7 +139,7 @@ def show_faults(client: Client, options: argparse.Namespace) -> None:
 
 
 def show_fault(client: Client, options: argparse.Namespace) -> None:
-    """All there is about one fault."""
+    """Show all details of one fault."""
     answer = client.call_vesperd("fault", id=options.id)
     if options.json:
         print_json({"fault": answer["fault"], "last_words": answer["last_words"]})
@@ -164,10 +167,10 @@ def show_fault(client: Client, options: argparse.Namespace) -> None:
                 print("\n".join(f"  {line}" for line in text.rstrip().split("\n")))
 
 
-def probe_list(client: Client, options: argparse.Namespace) -> None:
-    """The probe images of this host, or the probes in a guest."""
+def list_probes(client: Client, options: argparse.Namespace) -> None:
+    """List the probe images of this host, or the probes in a guest."""
     if options.vm is not None:
-        _probes_of(client, options)
+        _list_probes_of_vm(client, options)
         return
     images = ImageStore(Path(options.probes_dir)).list_images()
     if options.json:
@@ -187,17 +190,17 @@ def probe_list(client: Client, options: argparse.Namespace) -> None:
         print(format_columns(("PROBE", "KERNEL", "IMAGE"), rows))
     else:
         print(
-            f"No probe images in {options.probes_dir}; "
+            f"There are no probe images in {options.probes_dir}; "
             "build them with: vesper probe build RELEASE (uname -r of the guest)"
         )
 
 
-def _probes_of(client: Client, options: argparse.Namespace) -> None:
+def _list_probes_of_vm(client: Client, options: argparse.Namespace) -> None:
     watched = [vm for vm in client.call_vesperd("status")["vms"] if vm["vm"] == options.vm]
     if not watched:
         raise DaemonError(
             "not-active",
-            f"{options.vm} is not watched; begin with: vesper activate {options.vm}",
+            f"{options.vm}: is not watched; start watching it with: vesper activate {options.vm}",
         )
     found = watched[0]["probes"]
     if options.json:
@@ -213,12 +216,12 @@ def _probes_of(client: Client, options: argparse.Namespace) -> None:
             print(format_note(probe["name"], probe["error"]))
 
 
-def probe_info(client: Client, options: argparse.Namespace) -> None:
-    """What there is to know of a probe, or of each in a line."""
+def explain_probe(client: Client, options: argparse.Namespace) -> None:
+    """Explain one probe, or list all with what is a fault by default."""
     if options.probe is not None and options.probe not in probes.PROBES:
         raise DaemonError(
             "no-such-probe",
-            f"no probe {options.probe}; there are: {', '.join(probes.PROBES)}",
+            f"{options.probe}: no such probe; built in are: {', '.join(probes.PROBES)}",
         )
     names = list(probes.PROBES) if options.probe is None else [options.probe]
     if options.json:
@@ -234,8 +237,8 @@ def probe_info(client: Client, options: argparse.Namespace) -> None:
                 print(format_paragraph(text))
 
 
-def relay_cat(client: Client, options: argparse.Namespace) -> None:
-    """Raw records."""
+def copy_records(client: Client, options: argparse.Namespace) -> None:
+    """Copy raw records of a probe to standard output as they arrive."""
     fields = {"vm": options.vm, "probe": options.probe}
     if options.cpu is not None:
         fields["cpu"] = options.cpu
@@ -258,7 +261,10 @@ def _describe_watched(vm: dict[str, Any]) -> str:
 
 
 def _list_troubles(vm: dict[str, Any]) -> list[tuple[str, str]]:
-    """Why it is degraded or dead, and why its guest is not heard: once, if that is the same."""
+    """Return labelled sentences: why a VM is degraded or dead, and why its guest is silent.
+
+    If one sentence says both, it is returned once.
+    """
     found = []
     degraded, standstill = vm["degraded"], vm.get("standstill") or {"text": None, "since": None}
     if degraded and degraded != standstill["text"]:
@@ -300,6 +306,6 @@ def _describe_fate(fault: dict[str, Any]) -> str:
 
 
 def format_time(seconds: float, *, parts: bool = False) -> str:
-    """Local time; with ``parts`` to the millisecond."""
+    """Return the local time, to the second or, with ``parts``, to the millisecond."""
     text = time.strftime("%Y-%m-%d %H:%M:%S", time.localtime(seconds))
     return f"{text}.{int(seconds % 1 * 1000):03d}" if parts else text

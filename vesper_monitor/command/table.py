@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: GPL-2.0-or-later
-"""Tables for people, on a terminal or in a pipe."""
+"""Tables, notes and paragraphs for people, on a terminal or in a pipe."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ __all__ = ["format_columns", "format_note", "format_paragraph"]
 
 
 def format_columns(header: Sequence[str], rows: Sequence[Sequence[object]]) -> str:
-    """A table, its columns as wide as need be; no line ends in blanks."""
+    """Return a table with columns as wide as their cells; no line ends in blanks."""
     cells = [list(header), *([_format_cell(value) for value in row] for row in rows)]
     widths = [max(len(row[i]) for row in cells) for i in range(len(header))]
     lines = []
@@ -23,7 +23,7 @@ def format_columns(header: Sequence[str], rows: Sequence[Sequence[object]]) -> s
 
 
 def format_note(mark: str, text: str) -> str:
-    """A sentence under a table, folded to the terminal's width."""
+    """Return a labelled sentence, folded to the terminal's width."""
     if not sys.stdout.isatty():
         return f"  {mark}: {text}"
     width = max(40, shutil.get_terminal_size().columns)
@@ -38,7 +38,7 @@ def format_note(mark: str, text: str) -> str:
 
 
 def format_paragraph(text: str) -> str:
-    """Indented, folded to the terminal's width."""
+    """Return the text indented, and folded to the terminal's width."""
     width = max(40, min(100, shutil.get_terminal_size().columns))
     return textwrap.fill(
         text, width, initial_indent="  ", subsequent_indent="  ", break_long_words=False,

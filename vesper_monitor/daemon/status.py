@@ -6,6 +6,7 @@ from __future__ import annotations
 from collections.abc import Iterable, Iterator
 from typing import Any
 
+from vesper_monitor.daemon.sessions import SessionManager
 from vesper_monitor.faults.activation import ResourceActivation
 from vesper_monitor.faults.pauses import Pauses
 from vesper_monitor.guest.session import Session
@@ -14,22 +15,26 @@ __all__ = ["vm_status"]
 
 
 def vm_status(
-    sessions: Iterable[Session], instances: Iterable[ResourceActivation], pauses: Pauses
+    sessions: SessionManager, activations: Iterable[ResourceActivation], pauses: Pauses
 ) -> Iterator[dict[str, Any]]:
     """Yield an entry for each watched domain and resource.
 
-    Each when it is asked for: who asks may do something else in between.
+    Each is made when it is asked for: the caller may do something else in between.
     """
     by_domain: dict[tuple[str, int], list[ResourceActivation]] = {}
-    for known in instances:
+    for known in activations:
         by_domain.setdefault((known.record.uuid, known.record.domid), []).append(known)
-    for session in sessions:
-        mine = by_domain.pop((session.domain.uuid, session.domain.domid), None)
-        for instance in mine or (None,):
+    for session in sessions.list_sessions():
+        domain = session.domain
+        for activation in by_domain.pop((domain.uuid, domain.domid), None) or (None,):
+            if activation is None:
+                degraded = sessions.state_of(domain, session.transport.name).lacking
+            else:
+                degraded = activation.degraded
             yield {
-                **_describe_watch(session, instance),
-                **_describe_resource(instance),
-            } | _describe_pause(pauses, session.domain.name)
+                **_describe_watch(session, degraded),
+                **_describe_resource(activation),
+            } | _describe_pause(pauses, domain.name)
     for unwatched in by_domain.values():
         for one in unwatched:
             yield {**_describe_unwatched(one), **_describe_resource(one)} | _describe_pause(
@@ -42,7 +47,7 @@ def _describe_pause(pauses: Pauses, vm: str) -> dict[str, Any]:
     return {"paused": pause.to_json() if pause is not None else None}
 
 
-def _describe_watch(session: Session, instance: ResourceActivation | None) -> dict[str, Any]:
+def _describe_watch(session: Session, degraded: str | None) -> dict[str, Any]:
     domain, hello = session.domain, session.hello
     return {
         "vm": domain.name,
@@ -50,7 +55,7 @@ def _describe_watch(session: Session, instance: ResourceActivation | None) -> di
         "uuid": domain.uuid,
         "transport": session.transport.name,
         "state": session.state.value,
-        "degraded": session.degraded if instance is None else instance.degraded,
+        "degraded": degraded,
         "standstill": _describe_standstill(session),
         "release": hello.release if hello is not None else None,
         "probes": [
@@ -76,23 +81,23 @@ def _describe_standstill(session: Session) -> dict[str, Any] | None:
     return {"text": text, "since": since, "paused": session.is_paused}
 
 
-def _describe_unwatched(instance: ResourceActivation) -> dict[str, Any]:
-    record = instance.record
+def _describe_unwatched(activation: ResourceActivation) -> dict[str, Any]:
+    record = activation.record
     return {
         "vm": record.vm,
         "domid": record.domid,
         "uuid": record.uuid,
         "transport": None,
-        "state": "closed" if instance.dead_reason is None else "dead",
-        "degraded": instance.dead_reason or instance.degraded,
+        "state": "closed" if activation.dead_reason is None else "dead",
+        "degraded": activation.dead_reason or activation.degraded,
         "standstill": None,
         "release": None,
         "probes": [],
     }
 
 
-def _describe_resource(instance: ResourceActivation | None) -> dict[str, Any]:
-    if instance is None:
+def _describe_resource(activation: ResourceActivation | None) -> dict[str, Any]:
+    if activation is None:
         return {
             "resource": None,
             "services": [],
@@ -102,10 +107,10 @@ def _describe_resource(instance: ResourceActivation | None) -> dict[str, Any]:
             "deferred": None,
         }
     return {
-        "resource": instance.record.resource,
-        "services": list(instance.record.services),
-        "fault_on": instance.record.fault_on,
-        "waiting": instance.waiting,
-        "fault": instance.fault.to_json() if instance.fault is not None else None,
-        "deferred": instance.deferred,
+        "resource": activation.record.resource,
+        "services": list(activation.record.services),
+        "fault_on": activation.record.fault_on,
+        "waiting": activation.waiting,
+        "fault": activation.fault.to_json() if activation.fault is not None else None,
+        "deferred": activation.deferred,
     }

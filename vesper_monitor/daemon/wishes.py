@@ -22,11 +22,12 @@ from vesper_monitor.daemon.request import (
 )
 from vesper_monitor.daemon.server import RequestError
 from vesper_monitor.guest.health.hang_detector import MIN_TIMEOUT_S
+from vesper_monitor.hypervisor.transport import Domain
 from vesper_monitor.journal.records import ActivationRecord
 from vesper_monitor.rules.language import RuleError
 from vesper_monitor.rules.rule_set import RuleSet
 
-__all__ = ["MAX_TIMEOUT_S", "Wishes", "read_wishes", "wishes_of"]
+__all__ = ["MAX_TIMEOUT_S", "Wishes", "domain_of", "read_wishes", "wishes_of"]
 
 #: The longest time that a request may give.
 MAX_TIMEOUT_S = 86_400.0
@@ -42,6 +43,11 @@ class Wishes:
     pause_timeout: float | None = None
     fault_on: str = ""
     boot_timeout: float | None = None
+
+
+def domain_of(record: ActivationRecord) -> Domain:
+    """Return the domain of a resource activation."""
+    return Domain(record.vm, record.domid, record.uuid)
 
 
 def wishes_of(record: ActivationRecord) -> Wishes:

@@ -16,8 +16,8 @@ from typing import Any, TypeAlias
 
 from vesper_monitor.guest.event import LOST, UNKNOWN, Event
 from vesper_monitor.guest.printable import make_printable
+from vesper_monitor.guest.process_origin import is_users_cgroup, is_users_login
 from vesper_monitor.guest.relay.record_types import RECORDS
-from vesper_monitor.rules.belief import is_users_cgroup, is_users_login
 from vesper_monitor.rules.fault_class import classify_event
 
 __all__ = ["DERIVED", "FIELDS", "NEGATED", "Facts", "Kind", "Value", "comm_of", "has_elder",

@@ -1,11 +1,11 @@
 // SPDX-License-Identifier: GPL-2.0-only
 /*
- * VESPER on Xen, the guest's end: xenbus frontend "vesper".
+ * The guest's frontend on Xen: xenbus frontend "vesper".
  *
- * One granted page is C-chan, one event channel notifies in both directions,
- * and what the core shares is granted page by page (struct vsp_xen_dir in
- * vesper_abi.h).  The host activates the guest by creating the device, or by
- * setting the backend's state to 2 again.
+ * One granted page is C-chan, and one event channel notifies in both directions.
+ * Shared regions are granted page by page (struct vsp_xen_dir in vesper_abi.h).  The
+ * host activates the guest by creating the device, or by setting the backend's state
+ * to 2 again.
  */
 
 #include <linux/list.h>
@@ -28,19 +28,19 @@
 struct vsp_xen_device {
 	struct xenbus_device *xdev;
 	struct vsp_transport transport;
-	bool connected;		/* what follows is set up */
+	bool connected;		/* the following fields are valid */
 	grant_ref_t ring_ref;
 	evtchn_port_t port;
 	int irq;
-	atomic_t eoi_due;	/* no event comes before */
+	atomic_t eoi_due;	/* the next event comes only after the EOI */
 	struct list_head regions;
 };
 
-/* The core takes one transport: there is one device. */
+/* The core has one transport, so there is one device. */
 static DEFINE_MUTEX(the_device_lock);
 static struct xenbus_device *the_device;
 
-/* What the core has shared: the directory page, whose grant is the handle. */
+/* A shared region.  Its handle is the grant reference of the directory page. */
 struct vsp_xen_region {
 	struct list_head list;
 	grant_ref_t ref;
@@ -51,7 +51,7 @@ struct vsp_xen_region {
 
 /* ------------------------------------------------------------- grants */
 
-/* Ends a grant and drops a reference on the page, now or when the host has unmapped it. */
+/* End a grant, and drop a page reference as soon as the host has unmapped the page. */
 static void vsp_xen_end_grant(grant_ref_t ref, struct page *page)
 {
 #if defined(VSP_HAVE_GRANT_END_PAGE)
@@ -152,8 +152,9 @@ static void vsp_xen_notify(struct vsp_transport *transport)
 	struct vsp_xen_device *vx = container_of(transport, struct vsp_xen_device, transport);
 
 	/*
-	 * Takes none of this kernel's locks.  In a new domain the interrupt has no
-	 * port, and the number of the old one may be another device's.
+	 * By the interrupt, since that takes no lock.  The port must not be used: in a
+	 * restored domain another device may have that number, and the interrupt has
+	 * no port then.
 	 */
 	notify_remote_via_irq(vx->irq);
 }
@@ -167,7 +168,7 @@ static irqreturn_t vsp_xen_interrupt(int irq, void *data)
 	return IRQ_HANDLED;
 }
 
-/* Xen slows down a host that notifies for nothing. */
+/* Xen slows down a host that notifies without need. */
 static void vsp_xen_kick_done(struct vsp_transport *transport, bool useful)
 {
 	struct vsp_xen_device *vx = container_of(transport, struct vsp_xen_device, transport);
@@ -264,7 +265,7 @@ static void vsp_xen_disconnect(struct vsp_xen_device *vx)
 	if (!vx->connected)
 		return;
 	vx->connected = false;
-	/* else xenbus_switch_state() may take the next state for the present */
+	/* Otherwise xenbus_switch_state() may take the next state for the present one. */
 	vx->xdev->state = XenbusStateInitialising;
 	vsp_transport_unregister(&vx->transport);
 	unbind_from_irqhandler(vx->irq, vx);
@@ -281,9 +282,9 @@ static void vsp_xen_try_connect(struct vsp_xen_device *vx)
 }
 
 /*
- * The backend waits for this end, which is connected: has the host gone back
- * without closing first?  Either from Connected, or by making the device's
- * nodes anew, without what vsp_xen_publish_device() had written.
+ * The backend waits for a frontend that is connected.  Return whether the host has
+ * started over without closing first: from Connected, or by creating the device's
+ * nodes again, without the nodes that vsp_xen_publish_device() had written.
  */
 static bool vsp_xen_host_has_restarted(struct vsp_xen_device *vx)
 {
@@ -322,16 +323,16 @@ static void vsp_xen_backend_changed(struct xenbus_device *xdev, enum xenbus_stat
 /* ------------------------------------------------------ save, restore */
 
 /*
- * After save and restore, or migration, the host has made a new domain, and
- * in its store there is no VESPER device until a daemon there creates one.
- * xenbus leaves a device whose node has gone as it is, and would overlook the
- * new node of the same name: so take the device away.
+ * After save and restore, or after migration, the guest runs in a new domain.  Its
+ * xenstore has no VESPER device until a daemon creates one.  xenbus does not remove a
+ * device whose node is missing, and would ignore a new node of the same name.  So the
+ * device is removed here.
  *
- * A watch fires when it is registered, which xenbus does again after each
- * resume; here, in the thread of all watches, that resume is over.  Not in a
- * work item of a resume notifier: that would hold the device's lock, for which
- * the resume waits, while it waits for that thread, which does the resume
- * (do_suspend(), drivers/xen/manage.c, Linux 6.1).
+ * A watch fires when it is registered, and xenbus registers all watches again after
+ * each resume.  This function runs in the thread of all watches, when that resume is
+ * over.  A work item of a resume notifier would deadlock.  It would hold the device's
+ * lock, for which the resume waits, and would wait for the watch thread, which does
+ * the resume (do_suspend(), drivers/xen/manage.c, Linux 6.1).
  */
 static void vsp_xen_remove_stale_device(struct xenbus_watch *watch, const char *path,
 					const char *token)
@@ -381,7 +382,7 @@ static int vsp_xen_probe(struct xenbus_device *xdev, const struct xenbus_device_
 	vx->transport.ops = &vsp_xen_ops;
 	INIT_LIST_HEAD(&vx->regions);
 	dev_set_drvdata(&xdev->dev, vx);
-	/* The rest when the backend's state is seen: its watch fires at once. */
+	/* vsp_xen_backend_changed() does the rest: the watch of the state fires at once. */
 	return 0;
 }
 
@@ -413,7 +414,7 @@ static int vsp_xen_remove(struct xenbus_device *xdev)
 static int vsp_xen_resume(struct xenbus_device *xdev)
 {
 	vsp_xen_disconnect(dev_get_drvdata(&xdev->dev));
-	return 0;	/* and connect as after probing */
+	return 0;	/* the backend's state connects it again, as after probing */
 }
 
 static const struct xenbus_device_id vsp_xen_ids[] = {
@@ -431,8 +432,8 @@ static struct xenbus_driver vsp_xen_driver = {
 };
 
 /*
- * xenbus waits up to minutes for a device that is there and whose backend
- * does not answer.  Whoever loads this module does not.
+ * Registration waits for minutes if a device exists whose backend does not answer.  So
+ * it is done in a work item, and loading this module does not wait.
  */
 static int register_err;
 
@@ -471,5 +472,5 @@ static void __exit vsp_xen_exit(void)
 }
 module_exit(vsp_xen_exit);
 
-MODULE_DESCRIPTION("VESPER on Xen: the guest's link to its host");
+MODULE_DESCRIPTION("VESPER frontend on Xen: the guest's link to its host");
 MODULE_LICENSE("GPL");

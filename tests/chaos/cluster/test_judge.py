@@ -30,21 +30,21 @@ GOOD = Round(
 )
 
 
-def test_a_failover() -> None:
+def test_a_failover_is_right() -> None:
     verdict = judge(GOOD)
     assert (verdict.bad, verdict.notes) == ([], [])
     assert verdict.delay == 1.0
     assert verdict.path == "node1 to node2"
 
 
-def test_lost() -> None:
+def test_a_lost_fault_is_found() -> None:
     running = replace(FAULTY, ended=None, by="", ends=0)
     untold = replace(FAULT, told=None, ended_by=None)
     verdict = judge(replace(GOOD, instances=[running, OTHER], faults=[untold], failures=[]))
     assert verdict.lost == ["vm1 on node1 still runs, nobody was told"]
 
 
-def test_doubled() -> None:
+def test_a_doubled_fault_is_found() -> None:
     twice = replace(FAILURES, count=2)
     assert len(judge(replace(GOOD, failures=[twice])).doubled) == 1
     one = {"vm1": ["node2 70", "node2 70"]}
@@ -54,7 +54,7 @@ def test_doubled() -> None:
     assert len(judge(replace(GOOD, faults=[FAULT, of_next])).doubled) == 1
 
 
-def test_counted_again() -> None:
+def test_a_fault_counted_again_is_found() -> None:
     """What began to recover it was killed; there is one stop, one failover."""
     twice = replace(GOOD, failures=[replace(FAILURES, count=2)])
     two = {"vm1": ["node2 70", "node1 75"]}
@@ -70,7 +70,7 @@ def test_counted_again() -> None:
     assert len(judge(replace(twice, counters=two, instances=lives)).doubled) == 1
 
 
-def test_healthy_stopped() -> None:
+def test_a_healthy_instance_that_was_stopped_is_found() -> None:
     for healthy in (OTHER, NEXT):
         ended = replace(healthy, ended=25.0, by="SIGTERM", ends=1)
         lives = [ended if i is healthy else i for i in GOOD.instances]
@@ -84,7 +84,7 @@ def test_healthy_stopped() -> None:
     ]
 
 
-def test_strange() -> None:
+def test_strange_records_are_found() -> None:
     def strange(round: Round) -> int:
         return len(judge(round).strange)
 
@@ -97,7 +97,7 @@ def test_strange() -> None:
     assert strange(replace(GOOD, failures=[replace(FAILURES, node="node2")])) == 1
 
 
-def test_in_place() -> None:
+def test_a_recovery_in_place_is_right_only_while_a_node_joins() -> None:
     here = [FAULTY, OTHER, replace(NEXT, node="node1")]
     in_place = replace(GOOD, instances=here, failures=[])
     assert len(judge(in_place).strange) == 1

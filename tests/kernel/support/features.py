@@ -69,7 +69,7 @@ async def unimpaired(guest: KvmMachine) -> None:
 
 
 async def shows_life(seen: Watch) -> None:
-    guest = seen.session._guest
+    guest = seen.session.guest
     assert guest is not None
     reader = HeartbeatReader(guest.link, guest.hello.life, guest.hello.nr_cpus)
     try:

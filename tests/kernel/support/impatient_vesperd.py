@@ -15,7 +15,7 @@ from pathlib import Path
 from bench.load.vesperd import run_until_sigterm
 from vesper_monitor.daemon import config
 from vesper_monitor.faults import service_watch
-from vesper_monitor.guest import session
+from vesper_monitor.guest import session_link, session_probes
 from vesper_monitor.util import logs
 
 #: s, in place of up to 30.
@@ -24,7 +24,8 @@ AGAIN = 0.2
 BACK, LOOK_MISSING = 15.0, 2.0
 
 if __name__ == "__main__":
-    session._RETRY_FIRST = session._RETRY_LAST = session._RETRY_UNFIT_S = AGAIN
+    session_link.RETRY_FIRST_S = session_link.RETRY_MAX_S = session_link.RETRY_UNFIT_S = AGAIN
+    session_probes.RETRY_FIRST_S = session_probes.RETRY_MAX_S = AGAIN
     service_watch.BACK_S, service_watch.LOOK_MISSING_S = BACK, LOOK_MISSING
     logs.set_up_logging("warning")
     asyncio.run(run_until_sigterm(config.load_config(Path(sys.argv[1]), required=True)))

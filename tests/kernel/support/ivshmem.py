@@ -13,6 +13,7 @@ from kvm_transport.ivshmem_client import IvshmemClient
 from kvm_transport.link import KvmLink
 from lab import images
 from lab.images.probes import FRONTENDS
+from lab.session_listener import EventListener
 from lab.xen.qmp import Qmp, QmpError
 from tests.kernel.support.machine import Machine, MachineTransport, machine
 from tests.unit.support.standins import until
@@ -23,6 +24,7 @@ from vesper_monitor.guest.dynamic_probes.program import IMAGE
 from vesper_monitor.guest.event import Event
 from vesper_monitor.guest.relay.positions import Position
 from vesper_monitor.guest.session import Session
+from vesper_monitor.guest.session_listener import SessionSettings
 from vesper_monitor.guest.session_state import ProbeState, SessionState
 from vesper_monitor.hypervisor.domain_state import DomainState
 from vesper_monitor.hypervisor.transport import Domain, DomainReport
@@ -164,10 +166,13 @@ class Watch:
             guest,
             guest.domain,
             ImageStore(guest.store),
-            lambda _, found: self.on_events(found),
-            lambda session: self.states.append(session.state),
-            points={point.name: point for point in points},
-            resume_from=resume_from,
+            EventListener(
+                lambda found: self.on_events(found),
+                note_change=lambda: self.states.append(self.session.state),
+            ),
+            SessionSettings(
+                dynamic_probes={point.name: point for point in points}, resume_from=resume_from
+            ),
         )
 
     async def collecting(self, *probes: str) -> None:

@@ -48,7 +48,9 @@ def vm1(daemon: DaemonProcess) -> Iterator[GuestProcess]:
         yield process
 
 
-def test_status_events_faults(daemon: DaemonProcess, vm1: GuestProcess) -> None:
+def test_status_events_and_faults_show_a_fault_until_it_is_cleared(
+    daemon: DaemonProcess, vm1: GuestProcess
+) -> None:
     assert daemon.vesper("faults").stdout == "No faults.\n"
     asyncio.run(vm1.tell("emit", "send_signal", "sig=11", "comm=httpd", "fatal=1"))
     assert Monitor(daemon).result() == "fault"
@@ -68,7 +70,9 @@ def test_status_events_faults(daemon: DaemonProcess, vm1: GuestProcess) -> None:
     assert daemon.vesper("faults", "clear", "r1").returncode == 0
     again = daemon.vesper("faults", "clear", "1")
     assert again.returncode == 1
-    assert again.stderr == "vesper: 1: no fault is held; see: vesper faults\n"
+    assert again.stderr == (
+        "vesper: 1: no fault is held; list the faults with: vesper faults\n"
+    )
     assert "ended by operator" in daemon.vesper("faults").stdout
 
 
@@ -87,7 +91,7 @@ def vesper_in_a_shell(
 
 
 @pytest.mark.parametrize("encoding", ["ascii", "iso-8859-1", "euc-jp"])
-def test_names_that_the_terminal_cannot_show(
+def test_names_that_the_terminal_cannot_show_are_escaped(
     daemon: DaemonProcess, vm1: GuestProcess, encoding: str
 ) -> None:
     """A process's name is whatever its guest wants; the locale is the operator's."""
@@ -109,7 +113,7 @@ def test_names_that_the_terminal_cannot_show(
 
 
 @pytest.mark.parametrize("words", [("status",), ("events", "--json"), ("--help",)])
-def test_an_output_that_is_full_or_closed(
+def test_a_full_or_closed_output_is_no_traceback(
     daemon: DaemonProcess, vm1: GuestProcess, words: tuple[str, ...]
 ) -> None:
     full = vesper_in_a_shell(daemon, *words, redirect=">/dev/full")
@@ -155,7 +159,9 @@ def test_rules_are_tried_on_what_is_recorded(
     assert f" vm1  {was} " in default.stdout.splitlines()[2]
     assert [dropped["fault"] for dropped in tried["dropped"]] == [was]
     assert fault["was"] == []
-    found, dropped = none.stdout.split("These were faults, and would not be:\n")
+    found, dropped = none.stdout.split(
+        "These events were faults, and would no longer be faults:\n"
+    )
     assert "out of memory" not in found
     assert "out of memory: cron[0]" in dropped
     assert daemon.vesper("rules", "check", "--since", "soon").returncode == 2
@@ -212,7 +218,9 @@ def test_relay_cat_gives_the_records_as_they_are(daemon: DaemonProcess, vm1: Gue
     assert "no probe nothing is loaded (send_signal, out_of_memory)" in answer.stderr
 
 
-def test_probes(daemon: DaemonProcess, vm1: GuestProcess, tmp_path: Path) -> None:
+def test_probe_commands_list_load_unload_and_build(
+    daemon: DaemonProcess, vm1: GuestProcess, tmp_path: Path
+) -> None:
     images = ("--probes-dir", str(daemon.images))
     lines = daemon.vesper("probe", "list", *images).stdout.splitlines()
     assert lines[0].split() == ["PROBE", "KERNEL", "IMAGE"]
@@ -231,7 +239,7 @@ def test_probes(daemon: DaemonProcess, vm1: GuestProcess, tmp_path: Path) -> Non
     assert "linux-headers-9.9.9-none" in failed.stderr
 
 
-def test_vm_that_is_not_there(daemon: DaemonProcess) -> None:
+def test_an_unknown_vm_is_an_error_that_names_it(daemon: DaemonProcess) -> None:
     for command in (("activate", "nix"), ("deactivate", "nix"), ("status", "nix")):
         answer = daemon.vesper(*command)
         assert answer.returncode == 1
@@ -240,7 +248,7 @@ def test_vm_that_is_not_there(daemon: DaemonProcess) -> None:
         assert "Traceback" not in answer.stderr
 
 
-def test_without_vesperd(daemon: DaemonProcess, tmp_path: Path) -> None:
+def test_without_vesperd_the_exit_status_is_3(daemon: DaemonProcess, tmp_path: Path) -> None:
     answer = daemon.vesper("--socket", str(tmp_path / "none"), "status")
     assert answer.returncode == 3
     assert "vesperd is not running; start it with: systemctl start vesperd" in answer.stderr
@@ -249,19 +257,21 @@ def test_without_vesperd(daemon: DaemonProcess, tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     "arguments", [[], ["nonsense"], ["events", "-n", "x"], ["probe"], ["relay", "cat", "vm1"]]
 )
-def test_wrong_command_lines(daemon: DaemonProcess, arguments: list[str]) -> None:
+def test_a_wrong_command_line_names_the_help(daemon: DaemonProcess, arguments: list[str]) -> None:
     answer = daemon.vesper(*arguments)
     assert answer.returncode == 2
     assert "--help" in answer.stderr
 
 
-def test_a_table() -> None:
+def test_a_table_is_as_wide_as_its_cells() -> None:
     assert (
         format_columns(("A", "LONG"), [("wide", None), ("x", 5)]) == "A     LONG\nwide  -\nx     5"
     )
 
 
-def test_an_answer_that_is_not_vesperds(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+def test_an_answer_that_is_not_vesperds_is_an_error(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
     """Another program listens there, or vesperd is of another version."""
     path = tmp_path / "sock"
     for answer in (b'{"ok": true}', b'{"ok": true, "vms": 5}', b"[" * 100_000, b"x"):

@@ -17,7 +17,7 @@ from vesper_monitor.command.history import HistoryError, Operation, parse_operat
 from vesper_monitor.command.incident import (
     _format_since_fault,
     build_story,
-    explain_last_failover,
+    explain_incident,
     find_operations_of_fault,
     find_unexplained_failure,
 )
@@ -50,13 +50,13 @@ FAULT = {"id": 7, "reason": "httpd[97] killed", "seen": 1000.4, "told": 1000.41,
          "ended": 1001.2, "ended_by": "stop"}  # fmt: skip
 
 
-def test_a_story_in_order() -> None:
+def test_a_story_lists_its_steps_in_order_of_time() -> None:
     event = {"received": 1000.39, "text": "SIGSEGV kills httpd[97]"}
     steps = build_story(FAULT, [event], parse_operations(STATUS, "vm1"))
     assert [(step.where, step.text) for step in steps] == [
         ("guest", "SIGSEGV kills httpd[97]"),
         ("vesperd", "fault 7: httpd[97] killed"),
-        ("vesperd", "told Pacemaker"),
+        ("vesperd", "reported to Pacemaker"),
         ("node1", "monitor: error (httpd[97] killed)"),  # known to the second
         ("vesperd", "fault ended by stop"),
         ("node1", "stop: ok, took 1.5 s"),  # from 1001 on
@@ -92,8 +92,8 @@ def test_the_cause_is_before_its_monitor_when_a_full_second_is_crossed() -> None
     stop = operation("stop", 1001.0, seconds=1.0)
     steps = build_story(fault, [event], [failed, stop])
     assert [step.text.split(":")[0] for step in steps] == [
-        "SIGSEGV kills httpd[97]", "fault 7", "told Pacemaker", "monitor", "fault ended by stop",
-        "stop",
+        "SIGSEGV kills httpd[97]", "fault 7", "reported to Pacemaker", "monitor",
+        "fault ended by stop", "stop",
     ]  # fmt: skip
     assert [_format_since_fault(step, fault["seen"]) for step in steps if step.whole] == [
         "+0 s",
@@ -164,7 +164,7 @@ def test_a_fault_that_was_cleared_ends_there() -> None:
     assert find_operations_of_fault(cleared, operations) == [failed]
 
 
-def test_not_xml() -> None:
+def test_a_status_that_is_not_xml_is_an_error() -> None:
     with pytest.raises(HistoryError, match="not XML"):
         parse_operations("Signon to CIB failed", "vm1")
 
@@ -193,7 +193,7 @@ def test_the_first_word_is_the_class(
             return {"faults": [fault]} if op == "faults" else {"fault": fault, "events": []}
 
     options = argparse.Namespace(vm="vm1", id=None, json=False)
-    explain_last_failover(cast(Client, Vesperd()), options)
+    explain_incident(cast(Client, Vesperd()), options)
     assert capsys.readouterr().out.startswith("memory fault of r1 (vm1): httpd[97] killed\n")
-    explain_last_failover(cast(Client, Vesperd()), argparse.Namespace(vm="vm1", id=None, json=True))
+    explain_incident(cast(Client, Vesperd()), argparse.Namespace(vm="vm1", id=None, json=True))
     assert json.loads(capsys.readouterr().out)["fault"]["class"] == "memory"

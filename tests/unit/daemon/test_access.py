@@ -19,10 +19,10 @@ from typing import Any
 import pytest
 
 from lab.standin.image import RELEASE
+from tests.unit.support.apis import list_root_operations
 from tests.unit.support.daemons import PROJECT, RESOURCE, DaemonProcess, Monitor, serve
 from tests.unit.support.standins import GuestProcess
 from tests.unit.transports.support.ivshmem_servers import StandinQemu, holder
-from vesper_monitor.daemon.api import ROOT_ONLY
 
 NOBODY = 65534
 #: A group that each Debian system has, in the place of ``vesper``.
@@ -104,7 +104,7 @@ def another(
     return done
 
 
-def test_vesperds_socket(daemon: DaemonProcess) -> None:
+def test_vesperds_socket_is_for_root_and_the_group(daemon: DaemonProcess) -> None:
     path = str(daemon.socket)
     assert another(connect=(path,)) == {path: "EACCES"}
     assert another(GID, connect=(path,)) == {path: "open"}
@@ -117,17 +117,18 @@ def test_a_member_of_the_group_may_read_and_do_nothing(daemon: DaemonProcess) ->
     try:
         daemon.call("start", **RESOURCE)
         assert Monitor(daemon).result() == "fine"
-        fields: dict[str, dict[str, Any]] = dict.fromkeys(ROOT_ONLY, RESOURCE)
+        root_only = list_root_operations()
+        fields: dict[str, dict[str, Any]] = dict.fromkeys(root_only, RESOURCE)
         reading = {"hello": {}, "status": {}, "faults": {}, "state": RESOURCE, "alive": RESOURCE}
         got = another(GID, ask={**fields, **reading}, vesperd=daemon.socket)
-        assert got == dict.fromkeys(ROOT_ONLY, "denied") | dict.fromkeys(reading, "ok")
+        assert got == dict.fromkeys(root_only, "denied") | dict.fromkeys(reading, "ok")
         events = {"events": {"limit": 1}}
         assert another(GID, ask=events, vesperd=daemon.socket)["events"] == "ok"
     finally:
         guest.kill()
 
 
-def test_vesperds_files(daemon: DaemonProcess) -> None:
+def test_vesperds_files_are_roots_alone(daemon: DaemonProcess) -> None:
     """The group reads by the socket alone, which bounds what that costs."""
     guest = GuestProcess("vm1", "")
     try:
@@ -147,7 +148,7 @@ def test_vesperds_files(daemon: DaemonProcess) -> None:
     assert another(opens={image: "O_RDONLY"}) == {str(image): "open"}  # vesper probe list
 
 
-def test_shared_memory_of_guests(directory: Path) -> None:
+def test_shared_memory_of_guests_is_private(directory: Path) -> None:
     """It has no name; who holds it is root's process; its sockets are not for all."""
     with holder(directory, "--size", "1", "--group", GROUP) as process:
         qemu = StandinQemu(process.qemu)

@@ -135,7 +135,7 @@ def test_a_fault_after_a_stop_that_was_not_carried_through(
     assert Monitor(daemon).result() == "fault"
 
 
-def test_more_of_the_same_is_one_fault(daemon: DaemonProcess, guest: Guest) -> None:
+def test_many_events_of_one_cause_are_one_fault(daemon: DaemonProcess, guest: Guest) -> None:
     guest.say("emit", "out_of_memory", "comm=httpd")
     guest.say("emit", "send_signal", "sig=9", "comm=httpd", "fatal=1", "from_kernel=1")
     assert Monitor(daemon).result() == "fault"
@@ -264,7 +264,9 @@ def test_a_fault_while_no_daemon_runs_is_found(daemon: DaemonProcess, guest: Gue
     assert Monitor(daemon).result() == "fault"
 
 
-def test_a_domain_that_died_while_no_daemon_ran(daemon: DaemonProcess, guest: Guest) -> None:
+def test_a_domain_that_died_while_no_daemon_ran_is_reported(
+    daemon: DaemonProcess, guest: Guest
+) -> None:
     daemon.stop()
     guest.kill()
     daemon.start()
@@ -316,7 +318,7 @@ def test_an_agent_that_is_killed_leaves_no_waiter(daemon: DaemonProcess, guest: 
     assert daemon.call("faults")["faults"][0]["told"] is None
 
 
-def test_activate_load_unload_deactivate(
+def test_activate_load_unload_and_deactivate_work_by_hand(
     daemon: DaemonProcess, start_guest: Callable[..., Guest]
 ) -> None:
     with pytest.raises(DaemonError) as error:
@@ -574,7 +576,9 @@ def test_a_death_is_reported_in_a_pause(daemon: DaemonProcess, guest: Guest) -> 
     assert monitor.result() == "dead"
 
 
-def test_what_cannot_be_paused(daemon: DaemonProcess, guest: Guest) -> None:
+def test_an_unknown_vm_and_a_long_time_cannot_be_paused(
+    daemon: DaemonProcess, guest: Guest
+) -> None:
     for vm, seconds, words in (
         ("vm2", 60, "no VM named vm2"),
         ("vm1", 0, "between"),
@@ -592,7 +596,7 @@ def test_the_commands_pause_and_resume(daemon: DaemonProcess, guest: Guest) -> N
     status = daemon.vesper("status").stdout
     assert "paused" in status.splitlines()[1].split()
     assert "(backup)" in status
-    assert daemon.vesper("resume", "vm1").stdout == "vm1: watching goes on\n"
+    assert daemon.vesper("resume", "vm1").stdout == "vm1: faults are reported again\n"
     assert daemon.vesper("resume", "vm1").returncode == 1
     assert daemon.vesper("pause", "vm1", "--for", "soon").returncode == 2
     assert "paused" not in daemon.vesper("status").stdout
@@ -612,7 +616,7 @@ def test_a_socket_that_cannot_be_made_is_named(tmp_path: Path) -> None:
         assert "Traceback" not in done.stderr
 
 
-def test_a_hangup_is_a_stop(daemon: DaemonProcess) -> None:
+def test_sighup_stops_the_daemon(daemon: DaemonProcess) -> None:
     """Started by hand on a terminal that is closed."""
     assert daemon.stop(signal.SIGHUP) == 0
     assert not daemon.socket.exists()

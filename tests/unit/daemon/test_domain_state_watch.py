@@ -74,7 +74,7 @@ BY_HAND = "vm1 does not run any more: destroyed by hand (xl destroy)"
 BY_CLUSTER = "vm1 does not run any more: stopped by the cluster"
 
 
-def test_who_has_ended_a_domain() -> None:
+def test_the_cause_of_a_domains_end_is_named() -> None:
     stop = ("stop", CRASHED, DESTROYED, DESTROYED)
     said = [(event.text, event.fields["cause"]) for event in heard(*stop)]
     assert said == [
@@ -85,7 +85,7 @@ def test_who_has_ended_a_domain() -> None:
     assert [event.text for event in heard("stop", "a new instance", DESTROYED)] == [BY_HAND]
 
 
-def test_what_is_no_pause_is_not_called_one() -> None:
+def test_sleep_and_shutdown_are_not_called_pauses() -> None:
     states = [libvirt_states.make_report(state, "unknown") for state in ("pmsuspended", "shutdown")]
     texts = [event.text for event in heard(*states)]
     assert texts == ["vm1 sleeps (suspend to RAM)", "vm1 shuts down"]

@@ -79,7 +79,7 @@ def images(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> ImageStore:
 
 def through(host: Host, told: Watch) -> None:
     """Send what a session reads through the pipeline."""
-    told.session._on_events = host.on_events
+    told.listener.take_events = lambda events: host.on_events(told.session, events)
 
 
 async def say(vm: GuestProcess, count: int, first: int = 0) -> None:
@@ -129,7 +129,7 @@ def test_a_position_is_noted_in_the_guest_once_its_records_are_written(
 
 def _noted(told: Watch) -> int:
     """Up to which record a host need not read, as it stands in the guest."""
-    return abi.load_u64(told.session._channels["send_signal"]._cpus[0].index, READ)
+    return abi.load_u64(told.session._reader.channels["send_signal"]._cpus[0].index, READ)
 
 
 def test_a_guest_keeps_what_is_too_much_for_memory(
@@ -183,6 +183,49 @@ def test_a_guest_keeps_what_is_too_much_for_memory(
                     Journal.read_positions, told.session.domain.uuid, told.session.domain.domid
                 )
                 assert max(saved.values()) == 32
+
+    run(images, tmp_path, scene)
+
+
+@pytest.mark.parametrize("is_back_in_time", [True, False])
+def test_a_channel_that_closes_while_its_records_stay_in_the_guest_loses_none(
+    images: ImageStore, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, is_back_in_time: bool
+) -> None:
+    """As when the link is lost while the journal fails, and the guest connects again."""
+    monkeypatch.setattr(event_pipeline, "MAX_BACKLOG_OF_ONE", 5)
+
+    async def scene(host: Host) -> None:
+        with guest() as vm:
+            async with watch(images) as told:
+                await until(told.all_collecting, "probes collecting")
+                through(host, told)
+                follower = host.followers.add_follower(None)
+                FullDisk.full = True
+                await say(vm, 1)
+                await until(lambda: host.recorder.error is not None, "the disk is full")
+                got: list[Event] = []
+                for number in range(1, 15):  # each a batch of its own
+                    await say(vm, 1, number)
+                    while len(got) < number + 1:
+                        got += (await follower.take_events())[0]
+                assert told.session in host.pipeline._behind
+                await vm.tell("hide", "send_signal")
+                await until(lambda: not told.all_collecting(), "closed")
+                if not is_back_in_time:
+                    FullDisk.full = False
+                    await until(lambda: not host.pipeline._behind, "the backlog is written")
+                await vm.tell("show", "send_signal")
+                await until(told.all_collecting, "open again")
+                if not is_back_in_time:
+                    await until(lambda: _noted(told) == 15, "what the guest kept is written")
+                await say(vm, 1, 15)
+                FullDisk.full = False
+                await until(lambda: _noted(told) == 16, "all is written")
+                while len(got) < 16:
+                    got += (await follower.take_events())[0]
+                assert [e.fields["pid"] for e in got] == list(range(16))
+                written = await host.recorder.run_on_journal(Journal.read_events, limit=1000)
+                assert sorted(e.fields["pid"] for e in written) == list(range(16))
 
     run(images, tmp_path, scene)
 

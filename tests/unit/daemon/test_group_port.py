@@ -61,7 +61,9 @@ async def ask(path: Path, data: bytes, *, half_close: bool = True) -> list[Reque
     return [json.loads(line) for line in lines]
 
 
-def test_lines_in_pieces_together_and_too_long(tmp_path: Path, as_the_group: None) -> None:
+def test_requests_may_come_in_pieces_or_together_but_not_too_long(
+    tmp_path: Path, as_the_group: None
+) -> None:
     path = tmp_path / "sock"
 
     async def run() -> None:
@@ -85,7 +87,9 @@ def test_lines_in_pieces_together_and_too_long(tmp_path: Path, as_the_group: Non
     asyncio.run(run())
 
 
-def test_an_answer_longer_than_the_sockets_buffer(tmp_path: Path, as_the_group: None) -> None:
+def test_an_answer_longer_than_the_sockets_buffer_arrives_whole(
+    tmp_path: Path, as_the_group: None
+) -> None:
     async def much(connection: Connection, request: Request) -> None:
         for _ in range(20):
             await connection.send_answers({"x": "y" * 200_000})
@@ -97,7 +101,7 @@ def test_an_answer_longer_than_the_sockets_buffer(tmp_path: Path, as_the_group: 
     asyncio.run(run())
 
 
-def test_a_follower_that_goes_is_not_followed_on(tmp_path: Path, as_the_group: None) -> None:
+def test_a_follower_that_leaves_gets_nothing_more(tmp_path: Path, as_the_group: None) -> None:
     """Also with another request behind the one that goes on."""
     begun, ended = asyncio.Event(), asyncio.Event()
 
@@ -330,7 +334,7 @@ def test_who_has_waited_longer_than_a_turn_takes_another_one(
 # ------------------------------------------------------------ clients
 
 
-def test_clients_of_an_older_vesperd(tmp_path: Path) -> None:
+def test_a_client_talks_to_an_older_vesperd(tmp_path: Path) -> None:
     """It has one socket; what a newer one has left of its own does not answer."""
     path = tmp_path / "sock"
 
@@ -358,7 +362,7 @@ def test_clients_of_an_older_vesperd(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize("suffix", ["", ".root"])
-def test_a_full_queue_is_waited_for(tmp_path: Path, suffix: str) -> None:
+def test_a_client_waits_for_a_full_queue(tmp_path: Path, suffix: str) -> None:
     """With a time limit, connect(2) says EAGAIN at once where a queue is full."""
     path = tmp_path / "sock"
     with socket.socket(socket.AF_UNIX) as listener:

@@ -73,7 +73,7 @@ class Elsewhere(Empty):
         return "does not run here"
 
 
-def test_what_one_does_not_know_another_may(
+def test_a_domain_is_looked_for_in_each_transport(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     (tmp_path / "domains").mkdir()
@@ -88,19 +88,19 @@ def test_what_one_does_not_know_another_may(
 
     async def body() -> None:
         daemon = Daemon(config, {"empty": Empty, "elsewhere": Elsewhere, "late": Late})
-        await daemon.activate_vm("vm1", ())
-        await daemon.activate_vm("vm2", ())
+        await daemon.operators.activate_vm("vm1", ())
+        await daemon.operators.activate_vm("vm2", ())
         await daemon.start()
         # One whose settings are wrong says so, and which.
         await until(
-            lambda: "color" in str(daemon.watch.list_transport_states()["empty"]), "trouble"
+            lambda: "color" in str(daemon.sessions.transports.list_states()["empty"]), "trouble"
         )
-        assert "[empty]" in str(daemon.watch.list_transport_states()["empty"])
-        await until(lambda: daemon.watch.list_transport_states()["late"] is None, "up")
-        await until(lambda: daemon.watch.session_of("vm1"), "watched")
-        assert daemon.watch.list_transport_states()["elsewhere"] == "does not run here"
+        assert "[empty]" in str(daemon.sessions.transports.list_states()["empty"])
+        await until(lambda: daemon.sessions.transports.list_states()["late"] is None, "up")
+        await until(lambda: daemon.sessions.session_of("vm1"), "watched")
+        assert daemon.sessions.transports.list_states()["elsewhere"] == "does not run here"
         # Whether vm2 runs is not known while one transport is in trouble.
-        assert daemon.activations.keys() == {"vm1", "vm2"}
+        assert daemon.operators.activated.keys() == {"vm1", "vm2"}
         await daemon.stop()
         assert Late.tries == ["here", "here"]
 
@@ -111,11 +111,11 @@ def test_what_one_does_not_know_another_may(
         )
         Late.tries.clear()
         await daemon.start()  # the wishes are in the journal
-        await until(lambda: daemon.watch.list_transport_states()["empty"] is None, "up")
-        assert daemon.watch.list_transport_states()["late"] is not None
-        assert daemon.activations.keys() == {"vm1", "vm2"}
-        await until(lambda: daemon.activations.keys() == {"vm1"}, "vm2 is nowhere")
-        await until(lambda: daemon.watch.session_of("vm1"), "watched")
+        await until(lambda: daemon.sessions.transports.list_states()["empty"] is None, "up")
+        assert daemon.sessions.transports.list_states()["late"] is not None
+        assert daemon.operators.activated.keys() == {"vm1", "vm2"}
+        await until(lambda: daemon.operators.activated.keys() == {"vm1"}, "vm2 is nowhere")
+        await until(lambda: daemon.sessions.session_of("vm1"), "watched")
         await daemon.stop()
 
     with guest("vm1"):
@@ -142,15 +142,15 @@ def test_a_fault_of_a_domain_that_was_replaced_meanwhile_is_not_told(
 
     async def fault(vm: GuestProcess) -> None:
         daemon = await begun()
-        await until(lambda: daemon.watch.list_transport_states()["late"] is None, "up")
+        await until(lambda: daemon.sessions.transports.list_states()["late"] is None, "up")
         await ask("start", **RESOURCE)
-        session = daemon.watch.session_of("vm1")
+        session = daemon.sessions.session_of("vm1")
         assert session is not None
         loaded = {"send_signal", "out_of_memory"}
-        await until(lambda: session._channels.keys() == loaded, "both probes")
+        await until(lambda: session._reader.channels.keys() == loaded, "both probes")
         said = await vm.tell("emit", "send_signal", "sig=11", "comm=httpd", "fatal=1")
         assert said.startswith("ok"), said
-        await until(lambda: daemon.instances.list_all()[0].fault_recorded, "the fault")
+        await until(lambda: daemon.activations.list_all()[0].fault_recorded, "the fault")
         assert (await ask("wait", **MONITOR))["result"] == "fault"
         await daemon.stop()
 
@@ -162,7 +162,7 @@ def test_a_fault_of_a_domain_that_was_replaced_meanwhile_is_not_told(
 
     async def monitor(expected: str) -> None:
         daemon = await begun()
-        assert daemon.watch.list_transport_states()["late"] is not None
+        assert daemon.sessions.transports.list_states()["late"] is not None
         assert (await ask("wait", **MONITOR, first=False))["result"] == expected
         await daemon.stop()
 
@@ -182,15 +182,15 @@ def test_a_guest_that_shows_life_runs_whatever_its_toolstack_does(
 
     async def body(vm: GuestProcess) -> None:
         daemon = Daemon(config, {"hung": Hung})
-        await daemon.activate_vm("vm1", ())
+        await daemon.operators.activate_vm("vm1", ())
         await daemon.start()
-        await until(lambda: (s := daemon.watch.session_of("vm1")) and s.alive, "signs of life")
+        await until(lambda: (s := daemon.sessions.session_of("vm1")) and s.alive, "signs of life")
         monkeypatch.setattr(Hung, "hangs", True)
         with Client(config.socket, timeout=20.0) as client:
             answer = await asyncio.to_thread(client.call_vesperd, "state", vm="vm1")
             assert answer["domain"]["state"] == "running"
             await vm.tell("life", "off")
-            session = daemon.watch.session_of("vm1")
+            session = daemon.sessions.session_of("vm1")
             assert session is not None
             await until(lambda: not session.alive, "their end")
             with pytest.raises(DaemonError, match="no answer"):

@@ -31,7 +31,7 @@ def booted(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Systemd]:
 
 
 @pytest.mark.parametrize("unit", UNITS)
-def test_what_systemd_says_of_them(booted: Systemd, unit: str) -> None:
+def test_systemd_accepts_the_units(booted: Systemd, unit: str) -> None:
     verify = booted.run("systemd-analyze", "verify", f"{DIRECTORY}/{unit}")
     # Of other units it says what they lack here.
     said = [line for line in verify.stderr.splitlines() if unit in line]
@@ -42,7 +42,7 @@ def test_what_systemd_says_of_them(booted: Systemd, unit: str) -> None:
     assert security.returncode == 0, security.stdout
 
 
-def test_what_they_need_is_allowed_and_no_more(booted: Systemd) -> None:
+def test_the_units_may_do_what_they_need_and_no_more(booted: Systemd) -> None:
     pids = {unit: booted.wait_active(unit) for unit in UNITS}
     with Client(str(booted.path("/run/vesper/vesperd.sock")), timeout=60.0) as client:
         assert client.call_vesperd("hello")["pid"] == pids["vesperd.service"]

@@ -38,7 +38,8 @@ from vesper_monitor.daemon.daemon import Daemon
 from vesper_monitor.faults import activations
 from vesper_monitor.faults.activation import DEGRADED_AFTER_S, ResourceActivation, Result
 from vesper_monitor.faults.watching import Watching
-from vesper_monitor.guest.session import Session
+from vesper_monitor.guest.health.heartbeat import HeartbeatWatch
+from vesper_monitor.guest.session_link import SessionLink
 from vesper_monitor.hypervisor.transport import Domain, TransportError
 from vesper_monitor.journal.journal import Journal
 
@@ -180,23 +181,23 @@ def run(body: Callable[[], Awaitable[None]]) -> None:
 
 
 def collects(daemon: Daemon, vm: str = "vm1") -> bool:
-    session = daemon.watch.session_of(vm)
-    return session is not None and len(session._channels) == 2
+    session = daemon.sessions.session_of(vm)
+    return session is not None and len(session._reader.channels) == 2
 
 
-def test_a_resource_whose_transport_does_not_come_up(
+def test_a_resource_whose_transport_does_not_come_up_is_degraded(
     running: Running, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """All of C1: known from the journal, and nobody is there to watch its domain."""
     monkeypatch.setattr(activations, "UNWATCHED_WAIT_S", 0.3)
-    monkeypatch.setattr("vesper_monitor.daemon.sessions.RETRY_FIRST", 0.1)
-    monkeypatch.setattr("vesper_monitor.daemon.sessions.RETRY_MAX", 0.1)
+    monkeypatch.setattr("vesper_monitor.daemon.transports.RETRY_FIRST_S", 0.1)
+    monkeypatch.setattr("vesper_monitor.daemon.transports.RETRY_LAST_S", 0.1)
 
     async def body() -> None:
         monkeypatch.setattr(Late, "up", True)
         with guest("vm1") as vm:
             daemon = await running.begin({"late": Late})
-            await daemon.watch.first_try("late")
+            await daemon.sessions.transports.wait_for_first_try("late")
             await running.ask("start", **RESOURCE)
             assert (await running.monitor(first=True))["result"] == "fine"
             await daemon.stop()
@@ -219,7 +220,7 @@ def test_a_resource_whose_transport_does_not_come_up(
             assert (await waiting)["result"] == "fine"
             await until(lambda: collects(daemon), "probes")
             waiting = asyncio.create_task(running.monitor(timeout=50))
-            await until(lambda: daemon.instances.list_all()[0].waiting, "the monitor")
+            await until(lambda: daemon.activations.list_all()[0].waiting, "the monitor")
             vm.kill()
             assert (await waiting)["result"] == "dead"
             await daemon.stop()
@@ -249,14 +250,14 @@ def test_a_restart_of_vesperd_shows_nowhere(
     async def body() -> None:
         with guest("vm1"):
             daemon = await running.begin({"slow": Slow})
-            await daemon.watch.first_try("slow")
+            await daemon.sessions.transports.wait_for_first_try("slow")
             await running.ask("start", **RESOURCE)
             await daemon.stop()
             for first in (False, True):
                 daemon = await running.begin({"slow": Slow})
                 answer = await running.monitor(first=first, timeout=2)
                 assert answer["result"] == "fine", first
-                assert daemon.watch.session_of("vm1") is not None
+                assert daemon.sessions.session_of("vm1") is not None
                 await daemon.stop()
 
     run(body)
@@ -272,8 +273,8 @@ def test_all_reasons_are_said_but_those_that_are_no_trouble(running: Running) ->
 
     async def reason(transports: dict[str, Any]) -> str:
         daemon = await running.begin(transports)
-        await daemon.watch.first_try("")
-        answer = await running.monitor() if daemon.instances.list_all() else {}
+        await daemon.sessions.transports.wait_for_first_try("")
+        answer = await running.monitor() if daemon.activations.list_all() else {}
         if not answer:
             try:
                 await running.ask("start", **RESOURCE)
@@ -305,20 +306,22 @@ def test_what_a_transport_that_is_down_may_know_is_not_known(running: Running, b
 
     async def body() -> None:
         daemon = await running.begin({"standin": StandinTransport, "late": broken})
-        await daemon.watch.first_try("")
+        await daemon.sessions.transports.wait_for_first_try("")
         with pytest.raises(DaemonError, match="whether vm1 runs is not known") as error:
             await running.ask("state", vm="vm1")
         assert error.value.code == "no-transport"
         await daemon.stop()
         daemon = await running.begin({"standin": StandinTransport, "elsewhere": Elsewhere})
-        await daemon.watch.first_try("")
+        await daemon.sessions.transports.wait_for_first_try("")
         assert (await running.ask("state", vm="vm1"))["domain"] is None
         await daemon.stop()
 
     run(body)
 
 
-def test_the_journals_disk_stalls(running: Running, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_journal_whose_disk_stalls_delays_no_watch(
+    running: Running, monkeypatch: pytest.MonkeyPatch
+) -> None:
     """What is started then is watched all the same."""
     monkeypatch.setattr("vesper_monitor.daemon.sessions.POSITIONS_LIMIT_S", 0.2)
 
@@ -329,8 +332,8 @@ def test_the_journals_disk_stalls(running: Running, monkeypatch: pytest.MonkeyPa
     async def body() -> None:
         with guest("vm1") as vm:
             daemon = await running.begin({"standin": StandinTransport})
-            await daemon.watch.first_try("standin")
-            monkeypatch.setattr(daemon.watch, "_positions", never)
+            await daemon.sessions.transports.wait_for_first_try("standin")
+            monkeypatch.setattr(daemon.domains, "read_positions", never)
             await running.ask("start", **RESOURCE)
             await until(lambda: collects(daemon), "probes")
             await running.monitor(first=True)
@@ -355,7 +358,7 @@ class Held(StandinTransport):
 
 
 @pytest.mark.parametrize("stage", ["find", "positions"])
-def test_a_monitor_that_is_killed_while_it_begins(
+def test_what_a_killed_monitor_began_is_watched_once(
     running: Running, monkeypatch: pytest.MonkeyPatch, stage: str
 ) -> None:
     """What it has begun is watched (M4), and once."""
@@ -364,8 +367,8 @@ def test_a_monitor_that_is_killed_while_it_begins(
         Held.gate, Held.asked = asyncio.Event(), 0
         with guest("vm1"):
             daemon = await running.begin({"held": Held})
-            await until(lambda: daemon.watch.list_usable_transports("held"), "up")
-            positions = daemon.watch._positions
+            await until(lambda: daemon.sessions.transports.list_usable("held"), "up")
+            positions = daemon.domains.read_positions
             reading = asyncio.Event()
 
             async def late(domain: Domain) -> Any:
@@ -375,7 +378,7 @@ def test_a_monitor_that_is_killed_while_it_begins(
 
             if stage == "positions":
                 monkeypatch.setattr(Held, "find_domain", StandinTransport.find_domain)
-                monkeypatch.setattr(daemon.watch, "_positions", late)
+                monkeypatch.setattr(daemon.domains, "read_positions", late)
             with Client(running.config.socket) as client:
                 client.begin_request("wait", **MONITOR)
                 if stage == "find":
@@ -388,10 +391,10 @@ def test_a_monitor_that_is_killed_while_it_begins(
             Held.gate.set()
             assert (await second)["result"] == "fine"
             await until(lambda: collects(daemon), "probes")
-            assert len(daemon.watch.list_sessions()) == 1
-            assert not daemon.watch._starting
+            assert len(daemon.sessions.list_sessions()) == 1
+            assert not daemon.sessions._starting
             with pytest.raises(AssertionError):  # no second instance took its place
-                await until(lambda: len(daemon.instances.list_all()) != 1, "", 0.1)
+                await until(lambda: len(daemon.activations.list_all()) != 1, "", 0.1)
             await daemon.stop()
 
     run(body)
@@ -402,29 +405,31 @@ def test_a_stop_ends_what_a_killed_monitor_begins(running: Running) -> None:
         Held.gate, Held.asked = asyncio.Event(), 0
         with guest("vm1"):
             daemon = await running.begin({"held": Held})
-            await until(lambda: daemon.watch.list_usable_transports("held"), "up")
+            await until(lambda: daemon.sessions.transports.list_usable("held"), "up")
             with Client(running.config.socket) as client:
                 client.begin_request("wait", **MONITOR)
                 await until(lambda: Held.asked, "the question")
             await running.ask("stop", resource="r1", vm="vm1")
             Held.gate.set()
-            await until(lambda: not daemon._unfinished, "its end")
-            assert daemon.instances.list_all() == []
+            await until(lambda: not daemon.domains.unfinished, "its end")
+            assert daemon.activations.list_all() == []
             await daemon.stop()
 
     run(body)
 
 
-@pytest.mark.parametrize("helper", ["_keep_probes", "_watch_life"])
+@pytest.mark.parametrize(
+    ("part", "helper"), [(SessionLink, "_keep_probes"), (HeartbeatWatch, "_watch_reader")]
+)
 def test_an_internal_error_of_a_sessions_helper_is_seen(
-    running: Running, monkeypatch: pytest.MonkeyPatch, helper: str
+    running: Running, monkeypatch: pytest.MonkeyPatch, part: type, helper: str
 ) -> None:
     """The watch is begun again, and the monitor is told meanwhile."""
     monkeypatch.setattr("vesper_monitor.daemon.sessions.BEGIN_AGAIN_AFTER_S", 0.2)
     wrong = [True]
-    right = getattr(Session, helper)
+    right = getattr(part, helper)
 
-    async def fails(self: Session, *given: object) -> None:
+    async def fails(self: object, *given: object) -> None:
         if wrong:
             raise ZeroDivisionError("a bug")
         await right(self, *given)
@@ -432,8 +437,8 @@ def test_an_internal_error_of_a_sessions_helper_is_seen(
     async def body() -> None:
         with guest("vm1"):
             daemon = await running.begin({"standin": StandinTransport})
-            await daemon.watch.first_try("standin")
-            monkeypatch.setattr(Session, helper, fails)
+            await daemon.sessions.transports.wait_for_first_try("standin")
+            monkeypatch.setattr(part, helper, fails)
             await running.ask("start", **RESOURCE)
             answer = await running.monitor()
             assert answer["result"] == "degraded"
@@ -446,7 +451,7 @@ def test_an_internal_error_of_a_sessions_helper_is_seen(
     run(body)
 
 
-def test_deactivated_while_its_domain_ends(
+def test_a_deactivation_while_the_domain_ends_is_no_error(
     running: Running, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
 ) -> None:
     """Watch._run() asks for the domain's state, and finds itself replaced."""
@@ -454,10 +459,10 @@ def test_deactivated_while_its_domain_ends(
     async def body() -> None:
         with guest("vm1") as vm:
             daemon = await running.begin({"standin": StandinTransport})
-            await daemon.watch.first_try("standin")
+            await daemon.sessions.transports.wait_for_first_try("standin")
             await running.ask("start", **RESOURCE)
             await until(lambda: collects(daemon), "probes")
-            session = daemon.watch.session_of("vm1")
+            session = daemon.sessions.session_of("vm1")
             assert session is not None
             asked, go_on = asyncio.Event(), asyncio.Event()
 
@@ -466,11 +471,11 @@ def test_deactivated_while_its_domain_ends(
                     asked.set()
                     await go_on.wait()
 
-            monkeypatch.setattr(daemon.watch, "report_of", report)
+            monkeypatch.setattr(daemon.sessions, "report_of", report)
             vm.kill()
             await asked.wait()
             # Its session has ended, and that it is dead is not known yet: not fine.
-            (instance,) = daemon.instances.list_all()
+            (instance,) = daemon.activations.list_all()
             assert instance.answer_at_timeout().result is Result.DEGRADED
             await running.ask("deactivate", vm="vm1")
             go_on.set()
@@ -707,7 +712,7 @@ def test_a_resource_that_still_monitors_is_told_until_its_next_start(
         assert Monitor(daemon, timeout=0.2).result() == "fine"
 
 
-def test_what_was_deactivated_when_the_journal_is_read_late(running: Running) -> None:
+def test_a_deactivation_holds_when_the_journal_is_read_late(running: Running) -> None:
     """A monitor does not change that, a start does, and each is kept."""
     path = Path(running.config.journal)
     aside = path.with_name("aside")
@@ -750,14 +755,14 @@ def test_what_was_deactivated_when_the_journal_is_read_late(running: Running) ->
 def test_a_wish_is_kept_as_soon_as_the_journal_takes_it(
     running: Running, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("vesper_monitor.daemon.daemon.RETRY_LAST_S", 0.05)
+    monkeypatch.setattr("vesper_monitor.daemon.operator_wishes.RETRY_LAST_S", 0.05)
 
     async def body() -> None:
         daemon = await running.begin({})
         with closing(sqlite3.connect(running.config.journal, isolation_level=None)) as backup:
             backup.execute("BEGIN IMMEDIATE")
-            await daemon.activate_vm("vm1", ("send_signal",))
-        await until(lambda: not daemon._unremembered, "it is remembered")
+            await daemon.operators.activate_vm("vm1", ("send_signal",))
+        await until(lambda: not daemon.operators._unwritten, "it is remembered")
         await daemon.stop()
         journal = Journal(Path(running.config.journal))
         assert journal.read_activations() == {"vm1": ("send_signal",)}
@@ -766,7 +771,7 @@ def test_a_wish_is_kept_as_soon_as_the_journal_takes_it(
     run(body)
 
 
-def test_it_is_activated_by_hand_again(daemon: DaemonProcess) -> None:
+def test_a_deactivated_vm_can_be_activated_by_hand(daemon: DaemonProcess) -> None:
     with guest("vm1"):
         daemon.call("start", **RESOURCE)
         wait_collecting(daemon, 2)

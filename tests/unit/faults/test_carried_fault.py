@@ -63,7 +63,7 @@ def test_whatever_a_guest_says_is_bounded(
     ],
     ids=str,
 )  # fmt: skip
-def test_what_is_none_is_refused(change: dict[str, Any]) -> None:
+def test_a_text_that_is_no_fault_is_refused(change: dict[str, Any]) -> None:
     unpack_fault(pack_fault(FAULT, 1, "n"))
     with pytest.raises(ValueError):
         unpack_fault({**pack_fault(FAULT, 1, "n"), **change})
@@ -132,7 +132,7 @@ def found(instances: Activations, event: Event) -> None:
 
 
 @pytest.mark.parametrize("taken", [True, False])
-def test_pacemaker_is_being_told_just_now(tmp_path: Path, taken: bool) -> None:
+def test_a_report_that_is_under_way_is_waited_for(tmp_path: Path, taken: bool) -> None:
     """The end of that is waited for, and what it has come to goes along."""
 
     async def scene() -> None:
@@ -555,7 +555,7 @@ def test_another_resource_takes_a_fault_that_nobody_was_told_of(tmp_path: Path) 
     asyncio.run(scene())
 
 
-def test_a_journal_with_two_resources_of_one_domain(tmp_path: Path) -> None:
+def test_a_journal_with_two_resources_of_one_domain_keeps_the_last(tmp_path: Path) -> None:
     """An older vesperd kept both: the later one has it."""
 
     async def scene() -> None:

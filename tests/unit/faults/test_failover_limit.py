@@ -70,7 +70,7 @@ def test_whatever_the_clock_does_a_fault_waits_an_hour_at_most(
     assert isinstance(rate.describe_flapping("vm1", now), str)
 
 
-def test_it_flaps_from_the_third_on() -> None:
+def test_a_guest_flaps_from_its_third_fault_on() -> None:
     rate = FailoverLimit(100)
     said = []
     for minute in (0, 4, 10, 11, 60.2, 200):
@@ -111,7 +111,7 @@ def test_a_fault_that_is_deferred_is_shown_and_then_told() -> None:
     assert result(waiter) is Result.FAULT
 
 
-def test_what_ends_a_deferred_fault_ends_that() -> None:
+def test_the_end_of_a_deferred_fault_ends_the_deferral() -> None:
     ends: tuple[Callable[[ResourceActivation], object], ...] = (
         lambda i: i.fault_cleared(5.0, "operator"),
         lambda i: i.end_activation(5.0, "stop"),
@@ -170,7 +170,7 @@ def _faulty(daemon: DaemonProcess, vm: GuestProcess) -> Monitor:
     return monitor
 
 
-def test_a_guest_that_faults_after_each_start(daemon: DaemonProcess) -> None:
+def test_a_guest_that_faults_after_each_start_is_deferred(daemon: DaemonProcess) -> None:
     """Told, and named, as often as is allowed; then shown; also by the next vesperd."""
     reasons = []
     for _ in range(MOST):

@@ -42,7 +42,7 @@ async def begin_and_end(path: Path) -> None:
     kept.close()
 
 
-def test_begin_and_end(tmp_path: Path) -> None:
+def test_a_pause_begins_and_ends(tmp_path: Path) -> None:
     asyncio.run(begin_and_end(tmp_path))
 
 
@@ -58,7 +58,7 @@ async def ends_by_itself(path: Path) -> None:
     kept.close()
 
 
-def test_it_ends_by_itself(tmp_path: Path) -> None:
+def test_a_pause_ends_by_itself(tmp_path: Path) -> None:
     asyncio.run(ends_by_itself(tmp_path))
 
 
@@ -82,7 +82,7 @@ async def outlives(path: Path) -> None:
     assert other_boot.list_all() == []
 
 
-def test_it_outlives_vesperd_and_no_boot_of_the_host(tmp_path: Path) -> None:
+def test_a_pause_outlives_vesperd_and_no_boot_of_the_host(tmp_path: Path) -> None:
     asyncio.run(outlives(tmp_path))
 
 
@@ -109,7 +109,7 @@ def test_a_clock_that_is_set_changes_no_pause(
     asyncio.run(run())
 
 
-def test_a_pause_of_an_older_vesperd(tmp_path: Path) -> None:
+def test_a_pause_of_an_older_version_is_taken_over(tmp_path: Path) -> None:
     async def run() -> None:
         entry = {"vm": "vm1", "since": 1, "until": time.time() + 60, "reason": "", "boot_id": "b1"}
         (tmp_path / "pauses.json").write_text(json.dumps([entry]))
@@ -135,7 +135,7 @@ def test_a_file_that_is_garbage_is_forgotten(tmp_path: Path, content: str) -> No
     assert asyncio.run(restore()) == []
 
 
-def test_what_cannot_be_kept_is_not_begun(tmp_path: Path) -> None:
+def test_a_pause_that_cannot_be_kept_is_not_begun(tmp_path: Path) -> None:
     async def begin() -> None:
         (tmp_path / "file").mkdir()
         kept = pauses(tmp_path / "file/below", Cluster(), [])
@@ -176,7 +176,7 @@ def test_the_end_of_a_pause_is_kept_when_the_disk_takes_it(
     asyncio.run(run())
 
 
-def test_one_that_is_not_known_yet_can_be_ended(tmp_path: Path) -> None:
+def test_a_pause_that_is_not_read_yet_can_be_ended(tmp_path: Path) -> None:
     """The disk has not said what is in the file."""
 
     async def run() -> None:

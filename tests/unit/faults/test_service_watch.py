@@ -114,7 +114,7 @@ def test_a_restart_is_not_said() -> None:
         assert guest.pass_time(30) is None
 
 
-def test_a_service_that_takes_its_time_to_end() -> None:
+def test_a_service_that_ends_slowly_is_counted_from_its_end() -> None:
     """Its last moment counts, and who has ended it is still known."""
     guest = serving()
     guest.sent("SIGTERM", fatal=False)  # it handles that
@@ -142,7 +142,7 @@ def test_an_end_by_itself_is_said_as_well(fields: dict[str, Any], how: str) -> N
     assert guest.said == f"vm1: httpd {how} 80 s ago and is not back"
 
 
-def test_who_ended_it() -> None:
+def test_the_reason_names_who_ended_the_service() -> None:
     for fields, how in (
         ({"sender_comm": "systemd", "sender_pid": 1}, "was ended by systemd"),
         ({"sender_comm": "sh", "sender_pid": 80}, "was ended by sh[80]"),
@@ -156,7 +156,7 @@ def test_who_ended_it() -> None:
         assert guest.said == f"vm1: httpd {how} 80 s ago and is not back"
 
 
-def test_an_end_that_no_event_shows() -> None:
+def test_an_end_that_no_event_shows_is_reported() -> None:
     """No probe that sees it, its record was lost, or it has another name now."""
     guest = serving()
     del guest.running["httpd"]
@@ -164,7 +164,7 @@ def test_an_end_that_no_event_shows() -> None:
     assert (guest.said or "").startswith("vm1: no process is named httpd any more, for ")
 
 
-def test_a_signal_that_ends_nobody() -> None:
+def test_a_signal_that_ends_nobody_is_not_blamed() -> None:
     guest = serving()
     guest.sent("SIGTERM", fatal=False)
     guest.sent("SIGHUP", fatal=False)
@@ -177,7 +177,7 @@ def test_a_signal_that_ends_nobody() -> None:
     assert (guest.said or "").startswith("vm1: no process is named httpd any more")
 
 
-def test_another_one_cannot_take_the_blame() -> None:
+def test_another_process_cannot_take_the_blame() -> None:
     """Of the process that was seen is known how it has ended; users' own do not count at all."""
     guest = serving()
     guest.exited(pid=97, status=7, login_uid=1000)
@@ -189,7 +189,7 @@ def test_another_one_cannot_take_the_blame() -> None:
     assert guest.said == "vm1: httpd has ended with status 3 80 s ago and is not back"
 
 
-def test_nor_by_a_signal_that_he_handles() -> None:
+def test_a_user_cannot_take_the_blame_by_a_handled_signal() -> None:
     """Whose the process is, the record of such a signal does not tell."""
     guest = serving()
     guest.sent("SIGTERM", pid=4711, fatal=False, sender_pid=4710, sender_comm="sh")
@@ -249,7 +249,7 @@ def test_nothing_is_said_while_the_guest_boots() -> None:
     assert guest.pass_time(15) == "vm1: services: no process is named httpd, 5 min after the boot"
 
 
-def test_a_check_before_the_start_is_not_the_service() -> None:
+def test_a_short_check_before_the_start_is_not_the_service() -> None:
     guest = Guest(uptime=0.0)
     guest.pass_time(20)
     guest.exited(pid=40)
@@ -258,7 +258,7 @@ def test_a_check_before_the_start_is_not_the_service() -> None:
     assert guest.pass_time(500) is None
 
 
-def test_a_name_that_no_process_has() -> None:
+def test_a_name_that_no_process_has_is_reported() -> None:
     guest = Guest("httpd", "htppd")
     guest.run("httpd")
     assert guest.pass_time(BACK_S - 5) is None  # it may be about to be restarted
@@ -294,7 +294,7 @@ def test_a_user_cannot_hide_that_a_service_is_gone() -> None:
     assert guest.pass_time(15) is None
 
 
-def test_nor_from_a_vesperd_that_is_started_anew() -> None:
+def test_a_user_cannot_hide_it_from_a_vesperd_that_is_started_anew() -> None:
     """Which has seen it by its end alone."""
     cases: tuple[tuple[dict[str, Any], bool], ...] = (
         ({"cgroup": "/system.slice/httpd.service"}, False),

@@ -49,7 +49,7 @@ def process_table(names: dict[str, tuple[int, int, int]]) -> Callable[[FakeLink]
     return react
 
 
-def test_the_request() -> None:
+def test_the_request_lists_services_and_gets_their_processes() -> None:
     table = process_table({"httpd": (97, 5500, 0), "a-name-that-is-": (5, 1, 1)})
     names = ["httpd", "", "httpd", "a-name-that-is-too-long", *"abcdef"]
     answer = talk(FakeLink(table), lambda channel: find_processes(channel, names))
@@ -100,7 +100,7 @@ def watched(running: Running, body: Body) -> None:
         with guest("vm1") as vm:
             await vm.tell("processes", "1000", "httpd:97:900")
             daemon = await running.begin({"standin": StandinTransport})
-            await daemon.watch.first_try("standin")
+            await daemon.sessions.transports.wait_for_first_try("standin")
             await running.ask("start", **RESOURCE)
             await until(lambda: collects(daemon), "probes")
             assert (await running.monitor(first=True))["result"] == "fine"
@@ -126,7 +126,7 @@ async def end_httpd(vm: GuestProcess) -> None:
 def test_a_stopped_service_is_degraded_until_it_is_back(running: Running) -> None:
     async def body(daemon: Daemon, vm: GuestProcess) -> None:
         waiting = asyncio.create_task(running.monitor(timeout=30))
-        await until(lambda: daemon.instances.list_all()[0].waiting, "a monitor waits")
+        await until(lambda: daemon.activations.list_all()[0].waiting, "a monitor waits")
         await end_httpd(vm)
         answer = await waiting  # not after 30 s
         assert answer["result"] == "degraded"
@@ -137,7 +137,7 @@ def test_a_stopped_service_is_degraded_until_it_is_back(running: Running) -> Non
         assert row["fault"] is None
 
         waiting = asyncio.create_task(running.monitor(timeout=30))
-        await until(lambda: daemon.instances.list_all()[0].waiting, "a monitor waits")
+        await until(lambda: daemon.activations.list_all()[0].waiting, "a monitor waits")
         await tick_away(vm, "httpd:98:10")
         assert (await waiting)["result"] == "fine"
         assert not (await running.ask("faults"))["faults"]
@@ -185,7 +185,7 @@ def test_an_older_core_is_no_trouble(running: Running) -> None:
     async def whole() -> None:
         with guest("vm1"):
             daemon = await running.begin({"standin": StandinTransport})
-            await daemon.watch.first_try("standin")
+            await daemon.sessions.transports.wait_for_first_try("standin")
             await running.ask("start", **RESOURCE)
             await until(lambda: collects(daemon), "probes")
             assert (await running.monitor(first=True))["result"] == "fine"

@@ -110,7 +110,7 @@ def test_python_has_every_struct_and_no_other() -> None:
 
 
 @pytest.mark.parametrize("name", sorted(header_structs()))
-def test_struct(compiled: dict[str, Any], name: str) -> None:
+def test_each_struct_has_the_layout_of_the_header(compiled: dict[str, Any], name: str) -> None:
     struct = STRUCTS[name]
     assert [field[0] for field in struct._fields_] == header_structs()[name]
     assert ctypes.sizeof(struct) == compiled[name]
@@ -130,7 +130,7 @@ def test_integers_have_the_same_sign() -> None:
             assert declared[field] is expected, f"{name}.{field}"
 
 
-def test_constants(compiled: dict[str, Any]) -> None:
+def test_each_constant_has_the_value_of_the_header(compiled: dict[str, Any]) -> None:
     names = header_constants()
     assert len(names) > 15
     for name in names:
@@ -142,7 +142,7 @@ def test_constants(compiled: dict[str, Any]) -> None:
     assert python == names
 
 
-def test_enums(compiled: dict[str, Any]) -> None:
+def test_each_enum_has_the_values_of_the_header(compiled: dict[str, Any]) -> None:
     assert set(ENUMS) == set(header_enums())
     for name, python in ENUMS.items():
         c_names = header_enums()[name]

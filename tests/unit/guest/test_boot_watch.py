@@ -66,7 +66,7 @@ def test_why_a_guest_is_not_heard(happens: Callable[[BootWatch], None], words: s
     assert watched.words is watched.since is None
 
 
-def test_what_nobody_has_seen_is_not_said() -> None:
+def test_a_reboot_that_nobody_has_seen_is_not_claimed() -> None:
     assert boot(heard=False).words is None  # the transport's advice holds
     assert "was heard before" in (BootWatch("vm1", heard=True).words or "")
 
@@ -95,7 +95,7 @@ def seconds(begin: float, end: float) -> list[float]:
     return [begin + second for second in range(round(end - begin) + 1)]
 
 
-def test_a_boot_that_takes_too_long() -> None:
+def test_a_boot_that_takes_too_long_is_reported() -> None:
     watched = boot()
     assert overdue(watched, 30.0, seconds(0, 100)) == []  # it is heard
     watched.note_reset(AT)
@@ -110,7 +110,7 @@ def test_a_boot_that_takes_too_long() -> None:
     assert overdue(watched, 30.0, seconds(3000, 3100)) == [(3030, said)]
 
 
-def test_what_does_not_count_for_a_boot() -> None:
+def test_suspended_time_does_not_count_as_boot_time() -> None:
     watched = boot(heard=False)
     assert watched.is_first
     said = "the guest was not heard within 30 s of its start"
@@ -147,7 +147,7 @@ async def spins(vm: GuestProcess) -> None:
 def test_the_next_kernel_is_another(images: ImageStore) -> None:
     async def body() -> None:
         with guest() as vm:
-            async with watch(images, hang_timeout=lambda: 2.0, activate_timeout=0.3) as told:
+            async with watch(images, hang_timeout_s=2.0, activate_timeout_s=0.3) as told:
                 session = told.session
                 await until(told.all_collecting, "collecting")
                 await until(lambda: session.alive, "alive")
@@ -194,7 +194,7 @@ def test_a_reset_while_nobody_told_of_it(images: ImageStore, monkeypatch: Any) -
 
     async def body() -> None:
         with guest() as vm:
-            async with watch(images, hang_timeout=lambda: 2.0, activate_timeout=0.0) as told:
+            async with watch(images, hang_timeout_s=2.0, activate_timeout_s=0.0) as told:
                 session = told.session
                 await until(lambda: session.alive, "alive")
                 await spins(vm)
@@ -293,7 +293,7 @@ def test_a_domain_that_runs_again_after_it_had_shut_down(daemon: DaemonProcess) 
         assert texts == ["vm1 has shut down by itself", "vm1 runs"]
 
 
-def test_one_that_does_not_come_back(daemon: DaemonProcess) -> None:
+def test_a_guest_that_does_not_come_back_is_reported(daemon: DaemonProcess) -> None:
     with guest() as vm:
         daemon.call("start", **RESOURCE, boot_timeout=-1)
         assert "'boot_timeout' must be" in daemon.call("status")["vms"][0]["degraded"]

@@ -18,6 +18,7 @@ from vesper_monitor.guest.control import cchan
 from vesper_monitor.guest.control.cchan import (
     Cchan,
     CchanError,
+    CchanLostError,
     GuestRefusedError,
     GuestSilentError,
     WrongVersionError,
@@ -103,13 +104,13 @@ def talk(link: FakeLink, body: Callable[[Cchan], Awaitable[Any]]) -> Any:
     return asyncio.run(run())
 
 
-def test_hello() -> None:
+def test_a_hello_is_read() -> None:
     link = FakeLink(answering(lambda header: (0, abi.MsgHello(nr_cpus=3, release=b"6.1.0"))))
     hello = talk(link, Cchan.request_hello)
     assert (hello.nr_cpus, hello.release) == (3, b"6.1.0")
 
 
-def test_counters_run_over() -> None:
+def test_counters_may_wrap() -> None:
     """prod and cons wrap at 2^32; a taken-over link starts anywhere."""
     link = FakeLink(answering(lambda header: (0, abi.MsgHello(nr_cpus=1))))
     for ring in (TO_GUEST, TO_HOST):
@@ -141,7 +142,7 @@ def test_refused_with_the_kernels_words() -> None:
     assert caught.value.text == "x: bad \\x1b[31mmagic"
 
 
-def test_silence_has_an_end(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_request_without_a_reply_ends(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(cchan, "LOAD_TIMEOUT_S", 0.1)
     with pytest.raises(GuestSilentError, match="vm1: no answer from the guest"):
         talk(FakeLink(), lambda channel: channel.request_unload("x"))
@@ -152,20 +153,20 @@ def test_an_aborted_channel_wakes_who_waits() -> None:
         waiting = asyncio.create_task(channel.request_hello())
         await asyncio.sleep(0)
         channel.abort_requests("the guest has gone")
-        with pytest.raises(CchanError, match="the guest has gone"):
+        with pytest.raises(CchanLostError, match="the guest has gone"):
             await waiting
 
     talk(FakeLink(), body)
 
 
-def test_no_magic_is_no_c_chan() -> None:
+def test_a_page_without_magic_is_no_c_chan() -> None:
     link = FakeLink()
     abi.store_u32(link.cchan.view, 0, 0)
     with pytest.raises(CchanError, match="magic"):
         Cchan(link)  # type: ignore[arg-type]
 
 
-def test_other_version() -> None:
+def test_another_version_is_refused() -> None:
     link = FakeLink()
     abi.store_u32(link.cchan.view, abi.field_offset(abi.Cchan, "version"), 7)
     with pytest.raises(WrongVersionError, match="speak protocol 7"):
@@ -177,7 +178,7 @@ def test_other_version() -> None:
 
 @given(st.lists(st.binary(max_size=4032), min_size=1, max_size=4))
 @settings(max_examples=60, deadline=None)
-def test_any_bytes_in_the_page(contents: list[bytes]) -> None:
+def test_any_bytes_in_the_page_are_survived(contents: list[bytes]) -> None:
     """A hostile guest: an answer, or one of the errors that are meant for it."""
     steps = list(contents)
 

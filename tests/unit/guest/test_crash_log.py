@@ -96,7 +96,7 @@ def test_each_is_read_once_and_not_too_often() -> None:
     assert [(kind, number) for kind, number, *_ in words.read_new()] == [(OOPS, 4)]
 
 
-def test_one_that_is_never_finished() -> None:
+def test_a_crash_log_that_is_never_finished_is_read_as_it_is() -> None:
     memory, clock = Memory(), Clock()
     words = reader(memory, clock)
     memory.write(PANIC, 1, message=b"half")
@@ -109,7 +109,7 @@ def test_one_that_is_never_finished() -> None:
     assert len(words.read_new()) == 1
 
 
-def test_what_was_there_before_is_old() -> None:
+def test_a_crash_log_from_before_is_not_reported() -> None:
     memory = Memory()
     memory.write(OOPS, 6)
     assert reader(memory, Clock(), None).read_new() == []
@@ -182,7 +182,9 @@ BUG = "kernel BUG at mm/slub.c:379!\ninvalid opcode: 0000 [#1] PREEMPT SMP\n"
         (PANIC, b"", "[ 1.0] Kernel panic - not syncing: why", "why"),
     ],
 )  # fmt: skip
-def test_the_message(kind: abi.WordsKind, said: bytes, log: str, message: str) -> None:
+def test_the_message_is_found_in_the_log(
+    kind: abi.WordsKind, said: bytes, log: str, message: str
+) -> None:
     slot = abi.WordsSlot(message=said, log=log.encode(), log_len=len(log))
     told = make_event(kind, 1, slot, True, domain=VM, received=1.0)
     assert told.fields["message"] == message
@@ -289,7 +291,7 @@ def _tell(vm: GuestProcess, *command: str) -> None:
     asyncio.run(vm.tell(*command))
 
 
-def test_a_panic_from_the_guest_to_the_operator(daemon: DaemonProcess) -> None:
+def test_a_panic_is_shown_to_the_operator(daemon: DaemonProcess) -> None:
     with guest() as vm:
         daemon.call("start", **RESOURCE)
         assert Monitor(daemon).result() == "fine"
@@ -309,7 +311,7 @@ def test_a_panic_from_the_guest_to_the_operator(daemon: DaemonProcess) -> None:
         assert (missing.returncode, missing.stderr) == (1, "vesper: there is no fault 99\n")
 
 
-def test_a_death_that_comes_with_words(daemon: DaemonProcess) -> None:
+def test_the_death_after_a_panic_names_the_panic(daemon: DaemonProcess) -> None:
     """The notification may be lost, or come late."""
     with guest() as vm:
         daemon.call("start", **RESOURCE)

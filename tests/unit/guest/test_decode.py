@@ -30,7 +30,7 @@ def decoded(record: ctypes.Structure | bytes) -> Event:
     return event
 
 
-def test_send_signal() -> None:
+def test_a_signal_is_said_with_sender_and_receiver() -> None:
     event = decoded(
         abi.SendSignal(
             rec=abi.Record(len=144, event=1, cpu=0, seq=7, time_ns=99),
@@ -52,14 +52,14 @@ def test_no_address_without_its_flag() -> None:
     assert event.text == "SIGTERM sent to [0], by sh[0] uid 0"
 
 
-def test_signals_left_out() -> None:
+def test_signals_left_out_are_counted() -> None:
     signal = abi.SendSignal(rec=abi.Record(event=1), sig=10, comm=b"worker", left_out=3)
     assert decoded(signal).text == "SIGUSR1 sent to [0], by [0] uid 0 (3 more before it)"
     # As an earlier probe wrote it.
     assert decoded(bytes(signal)[: vars(abi.SendSignal)["left_out"].offset]).fields["left_out"] == 0
 
 
-def test_out_of_memory() -> None:
+def test_an_oom_kill_is_said_with_its_numbers() -> None:
     event = decoded(
         abi.OutOfMemory(
             rec=abi.Record(event=2), asker_pid=120, asker_comm=b"tail", constraint=3,
@@ -74,7 +74,7 @@ def test_out_of_memory() -> None:
 
 
 @given(st.binary(min_size=24, max_size=300), st.sampled_from([None, *abi.EventType]))
-def test_any_record(data: bytes, kind: int | None) -> None:
+def test_any_record_is_decoded(data: bytes, kind: int | None) -> None:
     if kind is not None:
         data = data[:4] + kind.to_bytes(2, "little") + data[6:]
     event = decoded(data)
@@ -97,7 +97,7 @@ def test_every_type_of_record_is_known() -> None:
 
 
 @given(st.binary(max_size=40))
-def test_printable(raw: bytes) -> None:
+def test_names_are_made_printable(raw: bytes) -> None:
     text = make_printable(raw)
     assert text.isprintable()
     text.encode()
@@ -108,11 +108,11 @@ def test_printable(raw: bytes) -> None:
     [(11, "SIGSEGV"), (9, "SIGKILL"), (32, "SIGRTMIN"), (34, "SIGRTMIN+2"), (64, "SIGRTMIN+32"),
      (0, "signal 0"), (-5, "signal -5"), (2**31 - 1, "signal 2147483647")],
 )  # fmt: skip
-def test_signal_name(number: int, name: str) -> None:
+def test_each_signal_has_its_name(number: int, name: str) -> None:
     assert signal_name(number) == name
 
 
-def test_lost() -> None:
+def test_lost_records_are_an_event() -> None:
     record = raw(abi.SendSignal(rec=abi.Record(event=1, seq=6, time_ns=2**64 - 1)), lost=1)
     event, after = decode.decode_records(
         [record], vm="vm1", domid=3, probe="p", cpu=2, received=0.0

@@ -57,13 +57,13 @@ PROJECT = Path(__file__).resolve().parents[3]
         ),
     ],
 )  # fmt: skip
-def test_what_is_made_of_it(text: str, program: str) -> None:
+def test_a_definition_becomes_module_parameters(text: str, program: str) -> None:
     point = parse_definition(text)
     assert module_parameters(point).split(" id=")[0] == program
     assert f" id={point.id} " in module_parameters(point)
 
 
-def test_names() -> None:
+def test_name_and_number_follow_the_definition() -> None:
     assert parse_definition("do_exit").name == "p_do_exit"
     assert parse_definition("ext4:ext4_error.part.0+4").name == "p_ext4_ext4_error_part_0_4"
     assert parse_definition("r g").name == "r_g"
@@ -144,7 +144,7 @@ def test_names() -> None:
         ("g" * 1001, 1001, "more than 1000"),
     ],
 )
-def test_refused(text: str, column: int, said: str) -> None:
+def test_a_wrong_definition_is_refused_with_its_place(text: str, column: int, said: str) -> None:
     with pytest.raises(DynamicProbeError, match=re.escape(said)) as error:
         parse_definition(text)
     assert str(error.value).startswith(f"column {column}: "), error.value
@@ -227,7 +227,7 @@ def decoded(point: DynamicProbe, data: bytes, probe: str | None = None) -> Event
     return event
 
 
-def test_records() -> None:
+def test_records_are_decoded_by_the_definition() -> None:
     point = parse_definition(
         "p:mine g n=%ax:s32 a=%bx:u64 x=%cx c=%dx:char s=+0(%si):string t=$comm"
     )
@@ -246,7 +246,7 @@ def test_records() -> None:
     json.dumps(event.to_json())
 
 
-def test_of_another_definition() -> None:
+def test_records_of_another_definition_are_shown_as_they_are() -> None:
     """A lost file, a guest that lies: the values are shown as they are."""
     point, other = parse_definition("p:mine g %ax"), parse_definition("p:mine g %bx:s8")
     event = decoded(other, record(point, [5]))
@@ -269,7 +269,7 @@ def test_any_bytes_become_an_event(data: bytes, ours: bool) -> None:
     assert event.text.isprintable()
 
 
-def test_kept_for_the_next_daemon(tmp_path: Path) -> None:
+def test_definitions_are_kept_for_the_next_daemon(tmp_path: Path) -> None:
     path = tmp_path / "points.json"
     points = DynamicProbeStore(path)
     asyncio.run(points.restore_points())
@@ -298,7 +298,7 @@ def test_kept_for_the_next_daemon(tmp_path: Path) -> None:
     assert list(third.points_of_vm("vm1")) == ["good"]
 
 
-def test_another_name() -> None:
+def test_a_module_image_can_be_renamed() -> None:
     """What a kernel says to it: tests/kernel/test_points.py."""
     with pytest.raises(ModinfoError, match="not a 64-bit"):
         rename_module(b"nothing", "x")
@@ -316,6 +316,6 @@ def test_another_name() -> None:
         rename_module(changed, "again")
 
 
-def test_kinds_of_values() -> None:
+def test_each_type_has_its_kind_of_value() -> None:
     point = parse_definition("g %ax:u8 %ax:s8 %ax:x8 %ax:char $comm")
     assert [value.kind for value in point.values] == list(ValueKind)

@@ -148,7 +148,7 @@ def test_whatever_happens_to_a_healthy_guest_is_no_hang(
     assert model.liveness.state is LifeState.ALIVE
 
 
-def test_an_answer_from_before_the_host_stood_still() -> None:
+def test_an_answer_from_before_the_host_stood_still_does_not_count() -> None:
     """It comes late, and what is accounted in between nobody has had."""
     for tenths in range(10, 40):
         model = Model(latency=4.0)
@@ -156,7 +156,7 @@ def test_an_answer_from_before_the_host_stood_still() -> None:
         assert model.hangs == []
 
 
-def test_thousands_of_rounds() -> None:
+def test_thousands_of_healthy_rounds_are_no_hang() -> None:
     """With other odds than hypothesis's: short and long, many of them."""
     chance = random.Random(1)
     for _ in range(2000):
@@ -173,7 +173,7 @@ def test_thousands_of_rounds() -> None:
     st.lists(st.tuples(st.floats(0.1, 0.3), st.floats(1.0, 9.0)), min_size=5, max_size=20),
     st.booleans(),
 )
-def test_overcommitted_tenfold(slices: list[tuple[float, float]], paused: bool) -> None:
+def test_a_tenfold_overcommit_is_no_hang(slices: list[tuple[float, float]], paused: bool) -> None:
     """A bit of CPU now and then, for minutes; and pauses instead of waiting."""
     model = Model(2)
     for run, wait in slices:
@@ -243,7 +243,7 @@ def test_a_hang_is_told_within_the_timeout(
 
 
 @pytest.mark.parametrize("timeout", [2.0, 2.5, 3.0, 5.0, 10.0, 60.0])
-def test_a_hang_at_every_phase(timeout: float) -> None:
+def test_a_hang_is_found_at_every_phase(timeout: float) -> None:
     for ill in ("irqs", "runs", "stuck"):
         for phase in range(100):
             assert told_after(timeout, ill, 5.0 + phase / 100, 0.01, 0.05) <= timeout
@@ -326,7 +326,7 @@ def test_a_stopped_process_sleeps_before_and_after(stopped: float) -> None:
         assert life.state is LifeState.ALIVE
 
 
-def test_a_hypervisor_that_cannot_say() -> None:
+def test_without_cpu_times_a_silence_is_no_hang() -> None:
     life = HangDetector()
     for second in range(100):
         life.note_signs(second * 0.5, [Heartbeat(0, 1, 1)])
@@ -386,7 +386,7 @@ def test_a_pause_is_no_part_of_a_silence_that_nobody_explains() -> None:
     assert life.unexplained(TIMEOUT) is Silence.IDLE
 
 
-def test_a_guest_that_gets_a_little_cpu_and_is_silent() -> None:
+def test_a_silent_guest_with_little_cpu_is_no_hang() -> None:
     life, now = HangDetector(), 0.0
     life.note_signs(now, [Heartbeat(0, 6, 6), Heartbeat(1, 6, 6)])
     for count in range(100):
@@ -437,7 +437,7 @@ my web server                        7     3    -   --p       0.0  all / all
 """
 
 
-def test_xl_vcpu_list() -> None:
+def test_xl_vcpu_list_is_read() -> None:
     assert toolstack.parse_vcpu_list(VCPU_LIST, 7) == (
         VcpuUse(0, 123.4, VcpuState.RUNNING),
         VcpuUse(1, 5.0, VcpuState.BLOCKED),
@@ -454,7 +454,7 @@ def test_xl_may_print_anything(text: str) -> None:
         toolstack.parse_vcpu_list(text, 7)
 
 
-def test_how_old_the_last_sign_is() -> None:
+def test_the_age_of_the_last_sign_of_life_is_known() -> None:
     liveness = HangDetector()
     assert liveness.last_sign is None
     liveness.note_signs(1.0, [Heartbeat(0, 5, 5)])
@@ -481,7 +481,7 @@ def daemon(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[DaemonPr
     daemon.stop()
 
 
-def test_from_the_guest_to_the_monitor(daemon: DaemonProcess) -> None:
+def test_a_hang_is_reported_to_the_monitor(daemon: DaemonProcess) -> None:
     with guest() as vm:
 
         def tell(*words: str) -> None:
@@ -525,7 +525,7 @@ def test_from_the_guest_to_the_monitor(daemon: DaemonProcess) -> None:
         assert said() == ["hang", "alive"]
 
 
-def test_the_scheduler_and_a_restart_of_the_daemon(daemon: DaemonProcess) -> None:
+def test_a_hang_of_the_scheduler_outlives_a_restart_of_the_daemon(daemon: DaemonProcess) -> None:
     with guest() as vm:
         daemon.call("start", **RESOURCE, hang_timeout=2)
         assert Monitor(daemon).result() == "fine"
@@ -539,7 +539,7 @@ def test_the_scheduler_and_a_restart_of_the_daemon(daemon: DaemonProcess) -> Non
         assert hung.answer["reason"].startswith("kernel hangs: no CPU runs normal threads for ")
 
 
-def test_a_hang_from_before_the_session(
+def test_a_hang_from_before_the_session_is_found(
     images: ImageStore, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """It is found on the first link, though each HELLO is given up before; and its end is."""
@@ -552,7 +552,7 @@ def test_a_hang_from_before_the_session(
                 await until(told.all_collecting, "collecting")
             for words in (("cpu", "spin"), ("life", "off"), ("silent", "yes")):
                 await vm.tell(*words)
-            async with watch(images, hang_timeout=lambda: 3.0, activate_timeout=0.0) as told:
+            async with watch(images, hang_timeout_s=3.0, activate_timeout_s=0.0) as told:
                 await until(lambda: told.events, "a hang")
                 assert [event.event for event in told.events] == ["hang"]
                 assert told.states == [SessionState.CONNECTING]
@@ -566,14 +566,14 @@ def test_a_hang_from_before_the_session(
     asyncio.run(asyncio.wait_for(body(), 60))
 
 
-def test_a_guest_that_sleeps_and_of_which_nobody_tells_is_degraded(
+def test_a_guest_that_sleeps_unannounced_is_degraded(
     images: ImageStore, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr("vesper_monitor.guest.health.hang_detector.UNEXPLAINED_S", 1.0)
 
     async def body() -> None:
         with guest() as vm:
-            async with watch(images, hang_timeout=lambda: 2.0) as told:
+            async with watch(images, hang_timeout_s=2.0) as told:
                 await until(told.all_collecting, "collecting")
                 await until(lambda: told.session.alive, "signs of life")
                 await vm.tell("cpu", "starve")
@@ -589,7 +589,7 @@ def test_a_guest_that_sleeps_and_of_which_nobody_tells_is_degraded(
     asyncio.run(asyncio.wait_for(body(), 60))
 
 
-def test_a_reset_before_the_guest_has_answered(
+def test_a_reset_before_the_first_answer_is_no_hang(
     images: ImageStore, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """What the old kernel has left is no hang of the new one."""
@@ -598,11 +598,11 @@ def test_a_reset_before_the_guest_has_answered(
 
     async def body() -> None:
         with guest(cmdline="lab.silent=yes") as vm:
-            async with watch(images, hang_timeout=lambda: 2.0) as told:
+            async with watch(images, hang_timeout_s=2.0) as told:
                 await until(lambda: told.session.state is SessionState.CONNECTING, "linked")
                 await vm.tell("cpu", "spin")
                 await vm.tell("life", "off")
-                await until(lambda: told.session._life.is_silent, "no heartbeat")
+                await until(lambda: told.session.heartbeat.is_silent, "no heartbeat")
                 await vm.tell("reset", "quiet")
                 told.session.note_reset()
                 await asyncio.sleep(3.0)  # longer than a hang takes
@@ -621,7 +621,7 @@ def test_a_guest_that_lives_and_does_not_answer_gets_another_link(
 
     async def body() -> None:
         with guest(cmdline="lab.silent=yes"):
-            async with watch(images, hang_timeout=lambda: 3.0) as told:
+            async with watch(images, hang_timeout_s=3.0) as told:
                 await until(lambda: told.states.count(SessionState.CONNECTING) == 2, "another")
                 assert told.events == []
 
@@ -631,11 +631,11 @@ def test_a_guest_that_lives_and_does_not_answer_gets_another_link(
 def test_an_older_core_names_its_signs_of_life_in_hello_alone(
     images: ImageStore, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("vesper_monitor.guest.session.find_life", lambda _: (abi.Region(), 0))
+    monkeypatch.setattr("vesper_monitor.guest.session_link.find_life", lambda _: (abi.Region(), 0))
 
     async def body() -> None:
         with guest():
-            async with watch(images, hang_timeout=lambda: 3.0) as told:
+            async with watch(images, hang_timeout_s=3.0) as told:
                 await until(lambda: told.session.alive, "alive")
 
     asyncio.run(asyncio.wait_for(body(), 60))

@@ -139,11 +139,12 @@ class Hostile(RuleBasedStateMachine):
             return
         session = watched.session
         assert len(session.probes) <= MOST_NAMES
-        assert len(session._retry_at) <= MOST_NAMES
-        assert len(session._retry_after) <= MOST_NAMES
-        assert len(session._channels) <= abi.MAX_CHANNELS
+        assert len(session._probes._retry_at) <= MOST_NAMES
+        assert len(session._probes._retry_pause_s) <= MOST_NAMES
+        assert len(session._reader.channels) <= abi.MAX_CHANNELS
         assert len(session.positions) <= positions.MAX_CLOSED_CHANNELS + 100
-        link = session._guest.link if session._guest is not None else None
+        assert len(session._reader.collector._unwritten) <= positions.MAX_CLOSED_CHANNELS
+        link = session.guest.link if session.guest is not None else None
         assert link is None or (isinstance(link, StandinLink) and len(link._maps) <= MOST_NAMES)
         assert len(self.host.log.lines) <= MOST_LINES
 

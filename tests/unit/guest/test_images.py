@@ -24,25 +24,25 @@ def store(tmp_path: Path) -> ImageStore:
     return ImageStore(tmp_path)
 
 
-def test_found(store: ImageStore) -> None:
+def test_an_image_of_the_release_is_found(store: ImageStore) -> None:
     image = store.find_image("vm1", RELEASE, make_vermagic(), "send_signal")
     assert image.name == "send_signal"
     assert image.data == make_image("send_signal")
     assert [i.name for i in store.list_images()] == ["out_of_memory", "send_signal"]
 
 
-def test_other_vermagic(store: ImageStore) -> None:
+def test_an_image_of_another_vermagic_is_refused(store: ImageStore) -> None:
     with pytest.raises(ImageError, match=r"vesper probe build 6\.1\.0-standin"):
         store.find_image("vm1", RELEASE, make_vermagic() + " other", "send_signal")
 
 
-def test_no_image_at_all(tmp_path: Path) -> None:
+def test_a_missing_image_is_named_with_the_command(tmp_path: Path) -> None:
     with pytest.raises(ImageError, match=r"vm1: guest kernel 6.6 has no image .*have: none"):
         ImageStore(tmp_path / "nowhere").find_image("vm1", "6.6", "6.6 SMP", "send_signal")
 
 
 @pytest.mark.parametrize("release", ["../../etc", "", ".", "..", "a/b", "a b", "\x1b[2J", "-x"])
-def test_impossible_names(store: ImageStore, release: str) -> None:
+def test_impossible_names_are_refused(store: ImageStore, release: str) -> None:
     """The release is the guest's word and becomes part of a path."""
     with pytest.raises(ImageError):
         store.find_image("vm1", release, make_vermagic(), "send_signal")
@@ -50,14 +50,14 @@ def test_impossible_names(store: ImageStore, release: str) -> None:
         store.find_image("vm1", RELEASE, make_vermagic(), release)
 
 
-def test_not_a_module(store: ImageStore) -> None:
+def test_a_file_that_is_no_module_is_refused(store: ImageStore) -> None:
     (store.root / RELEASE / "send_signal.ko").write_bytes(b"text")
     with pytest.raises(ImageError, match="not a 64-bit"):
         store.find_image("vm1", RELEASE, make_vermagic(), "send_signal")
     assert [i.name for i in store.list_images()] == ["out_of_memory"]
 
 
-def test_too_large(store: ImageStore) -> None:
+def test_an_image_that_is_too_large_is_refused(store: ImageStore) -> None:
     with (store.root / RELEASE / "send_signal.ko").open("r+b") as file:
         file.truncate(images.MAX_IMAGE_BYTES + 1)
     with pytest.raises(ImageError, match="strip"):
@@ -65,7 +65,7 @@ def test_too_large(store: ImageStore) -> None:
 
 
 @given(st.data())
-def test_modinfo_of_damaged_files(data: st.DataObject) -> None:
+def test_modinfo_of_damaged_files_is_an_error(data: st.DataObject) -> None:
     image = bytearray(make_image("x"))
     for _ in range(data.draw(st.integers(0, 8))):
         image[data.draw(st.integers(0, len(image) - 1))] = data.draw(st.integers(0, 255))
@@ -76,7 +76,7 @@ def test_modinfo_of_damaged_files(data: st.DataObject) -> None:
         pass
 
 
-def test_modinfo() -> None:
+def test_modinfo_is_read() -> None:
     assert read_modinfo(make_image("x"))["license"] == "GPL"
 
 
@@ -104,7 +104,7 @@ def test_a_build_goes_into_the_store(tmp_path: Path) -> None:
     assert store.find_image("vm1", "6.6-x", "6.6-x SMP", "send_signal").data
 
 
-def test_no_headers() -> None:
+def test_missing_headers_are_named() -> None:
     with pytest.raises(ImageError, match=r"linux-headers-0\.0-none"):
         images.find_headers("0.0-none")
 

@@ -57,7 +57,7 @@ make[2]: *** [scripts/Makefile.modpost:126: {OBJ}/Module.symvers] Error 1
 """
 
 
-def test_what_the_compiler_says() -> None:
+def test_a_compilers_error_is_found() -> None:
     assert find_failures(COMPILED) == {
         "net_link": f"{OBJ}/net_link/net_link.c:140:15: error: implicit declaration of "
         "function ‘register_x’",
@@ -66,7 +66,7 @@ def test_what_the_compiler_says() -> None:
     }
 
 
-def test_what_it_says_of_core_and_frontends() -> None:
+def test_errors_of_core_and_frontends_are_found() -> None:
     assert find_failures(NEWER) == {
         "vesper": "core/export.c:437:9: error: implicit declaration of function "
         "‘register_syscore_ops’",
@@ -74,13 +74,13 @@ def test_what_it_says_of_core_and_frontends() -> None:
     }
 
 
-def test_what_the_linker_says() -> None:
+def test_a_linkers_error_is_found() -> None:
     found = find_failures(LINKED)
     assert list(found) == ["fs_error", "process_exit"]
     assert "taskstats_gone" in found["process_exit"]
 
 
-def test_nothing_is_wrong() -> None:
+def test_a_build_without_errors_has_none() -> None:
     assert find_failures("  CC [M]  core/main.o\n  LD [M]  vesper.ko\n") == {}
 
 
@@ -111,7 +111,7 @@ def sources(tmp_path: Path, *broken: str) -> Path:
     return tmp_path
 
 
-def test_the_others_are_built(tmp_path: Path) -> None:
+def test_other_probes_are_built_beside_one_that_fails(tmp_path: Path) -> None:
     store = ImageStore(tmp_path / "store")
     source = sources(tmp_path, "net_link", "die", "vesper_xen")
     done = images.build_images(source / "headers", store, source=source)
@@ -124,7 +124,7 @@ def test_the_others_are_built(tmp_path: Path) -> None:
     assert store.find_image("vm1", RELEASE, f"{RELEASE} SMP", "send_signal").data
 
 
-def test_without_the_core_there_is_nothing(tmp_path: Path) -> None:
+def test_without_the_core_nothing_is_built(tmp_path: Path) -> None:
     source = sources(tmp_path, "vesper", "die")
     makefile = source / "probe_modules/Makefile"
     makefile.write_text(makefile.read_text().replace("vesper/vesper", "core/main"))
@@ -132,7 +132,9 @@ def test_without_the_core_there_is_nothing(tmp_path: Path) -> None:
         images.build_images(source / "headers", ImageStore(tmp_path / "store"), source=source)
 
 
-def test_the_command_says_so(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+def test_vesper_probe_build_names_the_probe_that_fails(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
     source = sources(tmp_path, "die")
     words = ("--headers", str(source / "headers"), "--source", str(source))
     place = ("--probes-dir", str(tmp_path / "store"))
@@ -140,8 +142,8 @@ def test_the_command_says_so(tmp_path: Path, capsys: pytest.CaptureFixture[str])
     said = capsys.readouterr()
     assert said.out.endswith(f"{tmp_path}/store/{RELEASE}/send_signal.ko\n")
     assert said.err == (
-        "vesper: 1 of 2 probes cannot be built for this kernel; guests with it are watched "
-        "without:\n  die: die/die.c:1:2: error: no die here\n"
+        "vesper: 1 of 2 probes cannot be built for this kernel; its guests are watched "
+        "without these probes:\n  die: die/die.c:1:2: error: no die here\n"
     )
 
 

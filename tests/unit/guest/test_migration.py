@@ -102,7 +102,9 @@ def fine(daemon: DaemonProcess) -> None:
     assert Monitor(daemon, **COUNTED, timeout=0.3).result() == "fine"
 
 
-def test_a_fault_goes_along(source: DaemonProcess, target: DaemonProcess, guest: Guest) -> None:
+def test_a_fault_goes_along_with_its_vm(
+    source: DaemonProcess, target: DaemonProcess, guest: Guest
+) -> None:
     guest.say(*SEGV)
     wait_for(lambda: held(source), "the fault")
     guest.go(target)
@@ -121,7 +123,7 @@ def test_a_fault_goes_along(source: DaemonProcess, target: DaemonProcess, guest:
     assert target.call("faults")["faults"][0]["ended_by"] == "stop"
 
 
-def test_one_that_no_single_record_shows_goes_along(
+def test_a_fault_of_a_count_goes_along(
     source: DaemonProcess, target: DaemonProcess, guest: Guest
 ) -> None:
     for _ in range(2):
@@ -132,7 +134,7 @@ def test_one_that_no_single_record_shows_goes_along(
     assert "2 within 60" in told_once(target) or "SIGUSR1" in told_once(target)
 
 
-def test_one_that_nobody_at_the_source_has_read_is_the_targets(
+def test_records_that_the_source_has_not_read_are_the_targets(
     source: DaemonProcess, target: DaemonProcess, guest: Guest
 ) -> None:
     guest.go(target)
@@ -170,7 +172,7 @@ def test_without_a_fault_nothing_goes_along(
     fine(target)
 
 
-def test_a_migration_that_failed_leaves_it(
+def test_a_migration_that_failed_leaves_the_fault(
     source: DaemonProcess, target: DaemonProcess, guest: Guest
 ) -> None:
     """Also if its agent has asked for it."""
@@ -181,7 +183,7 @@ def test_a_migration_that_failed_leaves_it(
 
 
 @pytest.mark.parametrize("when", ["before it leaves", "when it has left"])
-def test_vesperd_at_the_source_dies(
+def test_the_death_of_vesperd_at_the_source_loses_no_fault(
     source: DaemonProcess, target: DaemonProcess, guest: Guest, when: str
 ) -> None:
     guest.say(*SEGV)
@@ -198,7 +200,7 @@ def test_vesperd_at_the_source_dies(
 
 
 @pytest.mark.parametrize("taken", [False, True], ids=["before", "after"])
-def test_vesperd_at_the_target_dies(
+def test_the_death_of_vesperd_at_the_target_loses_no_fault(
     source: DaemonProcess, target: DaemonProcess, guest: Guest, taken: bool
 ) -> None:
     """Then a monitor has it along."""
@@ -220,7 +222,7 @@ def test_vesperd_at_the_target_dies(
     assert Monitor(target, **COUNTED, carried=carried, timeout=0.3).result() == "fine"
 
 
-def test_an_old_one_is_not_taken(
+def test_a_fault_that_does_not_fit_is_not_taken_over(
     source: DaemonProcess, target: DaemonProcess, guest: Guest
 ) -> None:
     """Of another boot of the guest; of another VM; of one that was told here; no fault at all."""
@@ -243,7 +245,7 @@ def test_an_old_one_is_not_taken(
     fine(target)
 
 
-def test_there_and_back_before_any_monitor(
+def test_a_fault_goes_there_and_back_before_any_monitor(
     source: DaemonProcess, target: DaemonProcess, guest: Guest
 ) -> None:
     guest.say(*SEGV)

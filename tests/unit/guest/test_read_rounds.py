@@ -49,7 +49,7 @@ class _Link:
         raise TransportError("not shared")
 
 
-def test_a_guest_with_many_cpus_that_all_write_without_end() -> None:
+def test_many_cpus_that_write_without_end_are_read_in_bounded_rounds() -> None:
     link = _Link(24)
     reader = ChannelReader(link, ENTRY, lambda cpu: 0)  # type: ignore[arg-type]
     seen: dict[int, list[RawRecord]] = {}
@@ -88,7 +88,7 @@ def test_what_comes_meanwhile_is_found_by_the_next_pass() -> None:
     assert not more
 
 
-def test_records_that_stay_in_the_guest() -> None:
+def test_records_that_cannot_be_mapped_are_an_error() -> None:
     """It has told the number of pages, but not where they are."""
     link = _Link(24)
     entry = ChannelEntry("p", 1, SHAPE, 3, index_handle=1)

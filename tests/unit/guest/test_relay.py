@@ -203,7 +203,7 @@ wild = st.one_of(u64, st.integers(0, 70000))
         max_size=8,
     ),
 )
-def test_any_bytes_any_index(
+def test_any_bytes_with_any_index_are_read_or_refused(
     shape: ChannelShape, rounds: list[tuple[int, list[int], bytes, int]]
 ) -> None:
     """A hostile guest: no exception, bounded work, sane records."""

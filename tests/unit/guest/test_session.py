@@ -12,6 +12,7 @@ from typing import Any
 
 import pytest
 
+from lab.session_listener import EventListener
 from lab.standin.image import make_image, make_store
 from lab.standin.memory import CCHAN_PAGE
 from lab.standin.transport import StandinTransport
@@ -21,7 +22,8 @@ from vesper_monitor.guest.control.images import ImageStore
 from vesper_monitor.guest.errors import SessionError
 from vesper_monitor.guest.event import Event
 from vesper_monitor.guest.session import Session
-from vesper_monitor.guest.session_state import ProbeState, SessionState
+from vesper_monitor.guest.session_listener import SessionSettings
+from vesper_monitor.guest.session_state import ProbeState, SessionState, StateError
 
 REQUESTS_TAKEN = abi.field_offset(abi.Cchan, "to_guest") + abi.field_offset(abi.CchanRing, "cons")
 BOTH = {"send_signal": "", "out_of_memory": ""}
@@ -37,11 +39,22 @@ def images(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> ImageStore:
 class Watch:
     """A session and what it told."""
 
-    def __init__(self, session: Session) -> None:
-        self.session = session
+    session: Session
+
+    def __init__(self) -> None:
         self.events: list[Event] = []
+        self.listener = EventListener(self._take_events, note_change=self._note_change)
         self.states: list[SessionState] = []
         self.degraded: set[str] = set()
+
+    def _take_events(self, events: list[Event]) -> None:
+        self.events += events
+
+    def _note_change(self) -> None:
+        if not self.states or self.states[-1] is not self.session.state:
+            self.states.append(self.session.state)
+        if self.session.degraded is not None:
+            self.degraded.add(self.session.degraded)
 
     def all_collecting(self) -> bool:
         wanted = self.session.probes
@@ -51,24 +64,18 @@ class Watch:
 
 
 @asynccontextmanager
-async def watch(images: ImageStore, name: str = "vm1", **options: Any) -> AsyncIterator[Watch]:
+async def watch(
+    images: ImageStore, name: str = "vm1", *, hang_timeout_s: float = 0.0, **settings: Any
+) -> AsyncIterator[Watch]:
+    """:param settings: of :class:`SessionSettings`."""
     transport = StandinTransport()
     await transport.start()
     domain = await transport.find_domain(name)
     assert domain is not None
-    told: Watch
-
-    def on_events(_: Session, events: list[Event]) -> None:
-        told.events += events
-
-    def on_change(session: Session) -> None:
-        if not told.states or told.states[-1] is not session.state:
-            told.states.append(session.state)
-        if session.degraded is not None:
-            told.degraded.add(session.degraded)
-
-    session = Session(transport, domain, images, on_events, on_change, **options)
-    told = Watch(session)
+    told = Watch()
+    told.listener.hang_timeout_s = hang_timeout_s
+    session = Session(transport, domain, images, told.listener, SessionSettings(**settings))
+    told.session = session
     await session.set_probes(BOTH)
     task = asyncio.create_task(session.run_session())
     try:
@@ -86,7 +93,7 @@ def run(test: Callable[[], Awaitable[None]]) -> None:
     asyncio.run(limited())
 
 
-def test_from_waiting_to_the_event(images: ImageStore) -> None:
+def test_a_session_connects_loads_probes_and_reads_an_event(images: ImageStore) -> None:
     async def body() -> None:
         with guest() as vm:
             async with watch(images) as told:
@@ -184,23 +191,23 @@ def fall_asleep_while_read(session: Session) -> list[list[int]]:
 
     :returns: what was read, a list of sequence numbers for each round.
     """
-    read = session._collector.read_events
+    read = session._reader.collector.read_events
     rounds: list[list[int]] = []
 
     def read_and_fall_asleep() -> tuple[list[Event], bool]:
         events, more = read()
         if events and not rounds:
-            assert session._guest is not None
-            view = session._guest.link.cchan.view
+            assert session.guest is not None
+            view = session.guest.link.cchan.view
             abi.store_u32(view, abi.field_offset(abi.Cchan, "asleep"), 1)
             rounds.append([event.seq for event in events])
         return events, more
 
-    session._collector.read_events = read_and_fall_asleep  # type: ignore[method-assign]
+    session._reader.collector.read_events = read_and_fall_asleep  # type: ignore[method-assign]
     return rounds
 
 
-def test_a_guest_that_falls_asleep_while_it_is_read(images: ImageStore) -> None:
+def test_a_guest_that_falls_asleep_while_it_is_read_is_not_read_twice(images: ImageStore) -> None:
     """What was read then is reported by the next host, and by that one only."""
 
     async def body() -> None:
@@ -223,7 +230,7 @@ def test_a_guest_that_falls_asleep_while_it_is_read(images: ImageStore) -> None:
     run(body)
 
 
-def test_a_suspension_that_is_called_off(images: ImageStore) -> None:
+def test_after_a_suspension_that_is_called_off_reading_goes_on(images: ImageStore) -> None:
     """The same host reads on, where it was."""
 
     async def body() -> None:
@@ -261,10 +268,10 @@ def test_overrun_is_counted_exactly(images: ImageStore) -> None:
     run(body)
 
 
-def test_late_frontend_is_picked_up(images: ImageStore) -> None:
+def test_a_late_frontend_is_picked_up(images: ImageStore) -> None:
     async def body() -> None:
         with guest(cmdline="lab.vesper=no") as vm:
-            async with watch(images, activate_timeout=0.0) as told:
+            async with watch(images, activate_timeout_s=0.0) as told:
                 await until(lambda: told.session.degraded, "degraded")
                 assert "vm1" in (told.session.degraded or "")
                 await vm.tell("load-modules")
@@ -274,7 +281,25 @@ def test_late_frontend_is_picked_up(images: ImageStore) -> None:
     run(body)
 
 
-def test_other_version_is_unfit(images: ImageStore) -> None:
+def test_a_request_in_a_wrong_state_says_which_is_needed(images: ImageStore) -> None:
+    async def body() -> None:
+        with guest(cmdline="lab.vesper=no"):
+            async with watch(images) as told:
+                with pytest.raises(StateError) as caught:
+                    await told.session.load_probe("send_signal")
+                assert (caught.value.state, caught.value.needed, caught.value.code) == (
+                    SessionState.WAITING, SessionState.ACTIVE, "not-active",
+                )  # fmt: skip
+                assert "cannot load a probe: the session is waiting, but must be active" in str(
+                    caught.value
+                )
+                with pytest.raises(StateError, match="cannot ask for processes"):
+                    await told.session.find_processes(["httpd"])
+
+    run(body)
+
+
+def test_a_guest_of_another_version_is_unfit(images: ImageStore) -> None:
     async def body() -> None:
         with guest(cmdline="lab.version=9"):
             async with watch(images) as told:
@@ -284,10 +309,10 @@ def test_other_version_is_unfit(images: ImageStore) -> None:
     run(body)
 
 
-def test_no_image_for_the_kernel(images: ImageStore) -> None:
+def test_a_kernel_without_image_is_degraded(images: ImageStore) -> None:
     async def body() -> None:
         with guest(cmdline="lab.release=5.10.0-1"):
-            async with watch(images, activate_timeout=0.0) as told:
+            async with watch(images, activate_timeout_s=0.0) as told:
                 await until(
                     lambda: told.session.probes["send_signal"].state is ProbeState.FAILED, "failed"
                 )
@@ -299,7 +324,7 @@ def test_no_image_for_the_kernel(images: ImageStore) -> None:
     run(body)
 
 
-def test_the_guest_refuses_an_image(images: ImageStore) -> None:
+def test_an_image_that_the_guest_refuses_is_an_error(images: ImageStore) -> None:
     """The guest's own errno and words reach the caller; C-chan goes on."""
 
     async def body() -> None:
@@ -320,7 +345,7 @@ def test_the_guest_refuses_an_image(images: ImageStore) -> None:
     run(body)
 
 
-def test_unload_and_load_again(images: ImageStore) -> None:
+def test_a_probe_can_be_unloaded_and_loaded_again(images: ImageStore) -> None:
     async def body() -> None:
         with guest() as vm:
             async with watch(images) as told:
@@ -378,7 +403,7 @@ def test_a_channel_that_comes_back_is_read_on(images: ImageStore) -> None:
     run(body)
 
 
-def test_the_guest_dies(images: ImageStore) -> None:
+def test_the_death_of_the_guest_closes_the_session(images: ImageStore) -> None:
     async def body() -> None:
         with guest() as vm:
             async with watch(images) as told:
@@ -393,7 +418,7 @@ def test_a_guest_that_leaves_lacks_no_probe(
     images: ImageStore, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """As in each reboot: its channels are closed before the session waits for it again."""
-    monkeypatch.setattr("vesper_monitor.guest.session._PROBES_TIMEOUT_S", 0.0)
+    monkeypatch.setattr("vesper_monitor.guest.session_contact.PROBES_TIMEOUT_S", 0.0)
 
     async def body() -> None:
         with guest() as vm:
@@ -455,7 +480,7 @@ def test_a_spoilt_cchan_is_begun_anew(images: ImageStore) -> None:
     run(body)
 
 
-def test_raw_records(images: ImageStore) -> None:
+def test_raw_records_can_be_followed(images: ImageStore) -> None:
     async def body() -> None:
         with guest(cmdline="lab.cpus=2") as vm:
             async with watch(images) as told:
@@ -491,17 +516,14 @@ async def _flood(vm: GuestProcess) -> None:
         await vm.tell("emit", "send_signal", "count=400")
 
 
-def test_a_pause_of_which_nobody_tells_is_noticed(images: ImageStore) -> None:
+def test_a_pause_that_nobody_reports_is_noticed(images: ImageStore) -> None:
     """Xen says nothing of one: the guest shows no life, and is looked at; likewise at its end."""
 
     async def body() -> None:
         looks: list[str] = []
         with guest() as vm:
-            options: dict[str, Any] = {
-                "hang_timeout": lambda: 2.0,
-                "on_standstill": lambda: looks.append(""),
-            }
-            async with watch(images, **options) as told:
+            async with watch(images, hang_timeout_s=2.0) as told:
+                told.listener.recheck_domain = lambda: looks.append("")
                 await until(lambda: told.session.alive, "signs of life")
                 await vm.tell("state", "paused")
                 await until(lambda: len(looks) == 1, "a look at the paused one")

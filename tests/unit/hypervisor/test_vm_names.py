@@ -8,14 +8,14 @@ import os
 import subprocess
 import sys
 from pathlib import Path
-from typing import Any, cast
+from typing import cast
 
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
 from kvm_transport.status_files import StatusFiles
-from vesper_monitor.daemon.api import Api
+from tests.unit.support.apis import make_api_of_nobody
 from vesper_monitor.daemon.request import vm_name
 from vesper_monitor.daemon.server import Connection, RequestError
 from vesper_monitor.hypervisor import qemu_process
@@ -59,17 +59,10 @@ def test_a_name_makes_one_file_in_its_directory(name: str) -> None:
         assert len(os.fsencode(name)) <= 255
 
 
-class Nobody:
-    """In the place of a daemon: it must not be asked for anything."""
-
-    def __getattr__(self, name: str) -> Any:
-        raise AssertionError(f"the daemon's {name} was used")
-
-
 def test_each_request_checks_the_name_before_anything_else() -> None:
-    api = Api(cast(Any, Nobody()))
+    api = make_api_of_nobody()
     client = cast(Connection, type("Root", (), {"privileged": True, "until_closed": False})())
-    for op in api._operations:
+    for op in api.operations:
         for name in ("/dev/shm/x", "..", "a\nb", "\udcfc", 7):
             request = {"op": op, "vm": name, "resource": "r1", "id": 1}
             with pytest.raises(RequestError) as refused:

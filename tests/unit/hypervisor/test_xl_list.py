@@ -28,7 +28,7 @@ vm10                                        12   160     1     ---sw-       4.0
 """
 
 
-def test_states() -> None:
+def test_each_state_of_xl_list_is_read() -> None:
     assert {domid: report.state for domid, report in parse_domain_list(LIST).items()} == {
         0: DomainState.RUNNING,
         3: DomainState.RUNNING,
@@ -44,7 +44,7 @@ def test_states() -> None:
     }
 
 
-def test_causes() -> None:
+def test_each_cause_of_an_end_is_read() -> None:
     """What is wanted, and what has failed: as on any other hypervisor."""
     reports = parse_domain_list(LIST)
     assert [reports[domid].cause for domid in (4, 6, 7, 9, 11, 12)] == [
@@ -64,7 +64,7 @@ def test_something_else_is_no_empty_list() -> None:
 
 
 @given(st.text())
-def test_any_text(text: str) -> None:
+def test_any_text_is_a_list_or_refused(text: str) -> None:
     try:
         assert all(domid >= 0 for domid in parse_domain_list(text))
         parse_domain_list("Name  ID  Mem VCPUs State Time(s)\n" + text)

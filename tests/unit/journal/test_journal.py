@@ -57,7 +57,7 @@ def path(tmp_path: Path) -> Path:
     return tmp_path / "var" / "journal.sqlite"
 
 
-def test_everything_comes_back(path: Path) -> None:
+def test_everything_written_is_read_back(path: Path) -> None:
     journal = Journal(path)
     journal.write_batch(
         Batch([event(1), event(2)], {("u", 1): POSITIONS}, [fault(1)], [instance()])
@@ -104,7 +104,7 @@ def test_a_journal_without_deactivations_is_brought_up(path: Path) -> None:
     assert [file.name for file in path.parent.iterdir()] == [path.name]
 
 
-def test_a_fault_ends(path: Path) -> None:
+def test_the_end_of_a_fault_is_kept(path: Path) -> None:
     journal = Journal(path)
     journal.write_batch(Batch(faults=[fault(1), fault(2)]))
     journal.write_batch(Batch(faults=[dataclasses.replace(fault(1), ended=2.0, ended_by="stop")]))
@@ -149,7 +149,7 @@ def test_another_boot_of_the_host_ends_instances_and_faults(path: Path) -> None:
     journal.close()
 
 
-def test_what_a_resource_was_stopped_for(path: Path) -> None:
+def test_the_fault_that_a_resource_was_stopped_for_is_kept(path: Path) -> None:
     """In this boot, and of its last instance alone."""
     journal = Journal(path)
     journal.begin_boot("one", 1.0)

@@ -121,7 +121,7 @@ def end(daemon: DaemonProcess) -> None:
     assert daemon.process.wait(END) == 0
 
 
-def test_a_disk_that_hangs(
+def test_a_disk_that_hangs_holds_up_no_fault(
     place: Path, frozen_disk: FrozenDisk, start_guest: Callable[[str], Guest]
 ) -> None:
     with running(place, frozen_disk.path / "journal") as daemon:
@@ -158,7 +158,7 @@ def test_a_disk_that_hangs(
         assert [event["id"] for event in daemon.events()] == [1]
 
 
-def test_a_journal_that_cannot_be_opened_at_the_start(
+def test_a_journal_that_cannot_be_opened_at_the_start_is_read_later(
     place: Path, disk: Disk, start_guest: Callable[[str], Guest]
 ) -> None:
     """What was held is told when it can be; history and its numbers go on."""
@@ -195,7 +195,7 @@ def test_a_journal_that_cannot_be_opened_at_the_start(
         assert not list(disk.path.glob("*.unusable*"))
 
 
-def test_a_resource_that_was_stopped_meanwhile(
+def test_a_resource_that_was_stopped_meanwhile_has_no_fault_left(
     place: Path, disk: Disk, start_guest: Callable[[str], Guest]
 ) -> None:
     with running(place, disk.path / "journal") as daemon:
@@ -216,7 +216,7 @@ def test_a_resource_that_was_stopped_meanwhile(
         wait_for(lambda: not daemon.call("status")["vms"], "nothing is left")
 
 
-def test_a_backup_that_has_the_journal_locked(
+def test_a_backup_that_locks_the_journal_holds_up_no_fault(
     place: Path, start_guest: Callable[[str], Guest]
 ) -> None:
     with running(place) as daemon:

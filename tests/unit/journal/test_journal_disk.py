@@ -102,7 +102,7 @@ def told(daemon: DaemonProcess, guest: Guest) -> None:
     assert Monitor(daemon, first=True).result() == "fine"
 
 
-def test_a_full_disk(daemon: DaemonProcess, guest: Guest, disk: Disk) -> None:
+def test_a_full_disk_holds_up_no_fault(daemon: DaemonProcess, guest: Guest, disk: Disk) -> None:
     disk.fill()
     told(daemon, guest)
     wait_for(lambda: "full" in trouble(daemon), "the trouble in the status")
@@ -124,7 +124,9 @@ def test_a_full_disk(daemon: DaemonProcess, guest: Guest, disk: Disk) -> None:
     assert not list(disk.path.glob("*.unusable*"))
 
 
-def test_a_disk_that_cannot_be_written(daemon: DaemonProcess, guest: Guest, disk: Disk) -> None:
+def test_a_read_only_disk_holds_up_no_fault(
+    daemon: DaemonProcess, guest: Guest, disk: Disk
+) -> None:
     daemon.stop(signal.SIGKILL)
     disk.close_to_writes(True)
     daemon.start()
@@ -145,7 +147,7 @@ def test_a_disk_that_cannot_be_written(daemon: DaemonProcess, guest: Guest, disk
     assert not list(disk.path.glob("*.unusable*"))
 
 
-def test_journals_that_are_damaged_while_nobody_looks(
+def test_a_journal_that_is_damaged_between_two_runs_is_set_aside(
     daemon: DaemonProcess, guest: Guest, disk: Disk
 ) -> None:
     """Each is kept; the guest is read on from then, and its next fault told."""
@@ -162,7 +164,7 @@ def test_journals_that_are_damaged_while_nobody_looks(
         told(daemon, guest)
 
 
-def test_a_journal_that_is_damaged_while_it_is_used(tmp_path: Path) -> None:
+def test_a_journal_that_is_damaged_while_it_is_used_is_set_aside(tmp_path: Path) -> None:
     path = tmp_path / "journal"
     journal = Journal(path)
     journal.write_batch(Batch([event(number) for number in range(1, 50_000)]))

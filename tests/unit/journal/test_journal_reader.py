@@ -6,18 +6,15 @@ from __future__ import annotations
 import asyncio
 import signal
 from pathlib import Path
-from types import SimpleNamespace
-from typing import cast
+from typing import Any, cast
 
 import pytest
 
 from tests.unit.daemon.test_server import event
 from tests.unit.support.standins import until
-from vesper_monitor.daemon import api
-from vesper_monitor.daemon.api import Api
 from vesper_monitor.daemon.connection import Connection
-from vesper_monitor.daemon.daemon import Daemon
-from vesper_monitor.journal import journal_process
+from vesper_monitor.daemon.reader_requests import ReaderRequests
+from vesper_monitor.journal import journal_process, read_limit
 from vesper_monitor.journal.batch import Batch
 from vesper_monitor.journal.journal import Journal
 from vesper_monitor.journal.journal_process import JournalProcess
@@ -109,7 +106,7 @@ def test_the_group_waits_for_a_disk_that_hangs_no_longer_than_root(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """And what it asks for meanwhile does not pile up, however often it asks."""
-    monkeypatch.setattr(api, "READ_LIMIT_S", 0.05)
+    monkeypatch.setattr(read_limit, "READ_LIMIT_S", 0.05)
     monkeypatch.setattr(journal_process, "MAX_UNANSWERED", 3)
 
     async def run() -> None:
@@ -118,13 +115,15 @@ def test_the_group_waits_for_a_disk_that_hangs_no_longer_than_root(
         await reader.call_journal("read_events")
         assert reader._process is not None
         reader._process.send_signal(signal.SIGSTOP)
-        mine, client = Api(cast(Daemon, SimpleNamespace(reader=reader))), cast(Connection, Reader())
+        nothing: Any = None
+        mine = ReaderRequests(nothing, nothing, nothing, nothing, nothing, reader)
+        client = cast(Connection, Reader())
         for _ in range(3):
             with pytest.raises(JournalError, match="not answered within"):
                 await mine._read_journal(client, Journal.last_ids)
         with pytest.raises(JournalError, match="does not answer"):
             await mine._read_journal(client, Journal.last_ids)
-        monkeypatch.setattr(api, "READ_LIMIT_S", 20.0)
+        monkeypatch.setattr(read_limit, "READ_LIMIT_S", 20.0)
         reader._process.send_signal(signal.SIGCONT)
         await until(lambda: reader._pipe is not None and not reader._pipe._waiting, "its answers")
         assert await mine._read_journal(client, Journal.last_ids) == (0, 0)

@@ -74,7 +74,7 @@ def test_a_fault_that_was_told_and_not_written_is_told_once(tmp_path: Path) -> N
     asyncio.run(scene())
 
 
-def test_so_is_one_that_has_come_with_its_vm(tmp_path: Path) -> None:
+def test_a_fault_that_came_with_its_vm_is_told_once(tmp_path: Path) -> None:
     """Its agent gives it to each vesperd."""
     fault = dataclasses.replace(FAULT, uuid=DOMAIN.uuid, event=death(1).to_json(), told=None)
     packed = pack_fault(fault, None, "n1")
@@ -104,7 +104,7 @@ def test_a_damaged_file_is_no_trouble(tmp_path: Path, content: str) -> None:
     assert ledger._told == {}
 
 
-def test_it_is_bounded(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_the_ledger_is_bounded(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(told_ledger, "MAX_ENTRIES", 3)
     ledger = ToldLedger(tmp_path / "told.json")
     for number in range(5):

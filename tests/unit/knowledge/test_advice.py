@@ -21,7 +21,7 @@ SYMPTOMS = {symptom.name: symptom for symptom in load_symptoms()}
 
 
 @pytest.mark.parametrize("symptom", SYMPTOMS.values(), ids=SYMPTOMS)
-def test_what_is_shipped_is_right(symptom: Symptom) -> None:
+def test_the_shipped_symptoms_are_valid(symptom: Symptom) -> None:
     """That its rules parse, and its keys are known, was seen when it was read."""
     assert set(symptom.probes) <= set(PROBES)
     assert set(symptom.instead) <= set(SYMPTOMS)
@@ -49,7 +49,7 @@ def said(text: str, *services: str) -> list[str]:
     return names(propose_advice(SYMPTOMS.values(), [], text, services))
 
 
-def test_words_are_matched_whole_and_say_so() -> None:
+def test_words_are_matched_whole_and_named_in_the_reason() -> None:
     assert said("zzz") == []
     assert "network-link" not in said("linked list", "httpd")  # not "link"
     assert said("the FILE-SYSTEM is READ-ONLY!")[0] == "filesystem-read-only"
@@ -65,7 +65,7 @@ def test_one_symptom_stands_for_another() -> None:
     assert "out-of-memory" not in tolerated
 
 
-def test_without_a_symptom_what_concerns_every_vm() -> None:
+def test_without_a_symptom_advice_for_every_vm_is_given() -> None:
     assert set(said("", "httpd")) == {n for n, s in SYMPTOMS.items() if s.always}
     assert "service-killed" not in said("")
 
@@ -76,7 +76,7 @@ def block_error(number: int, **fields: Any) -> Event:
                  "EIO on vda", number)  # fmt: skip
 
 
-def test_what_is_on_record_is_a_reason() -> None:
+def test_a_recorded_event_is_a_reason() -> None:
     events = [block_error(1), block_error(2)]
     found = {a.symptom.name: a for a in propose_advice(SYMPTOMS.values(), events, "", ["httpd"])}
     assert "disk-path-lost" not in found
@@ -90,7 +90,7 @@ def advice(**changes: Any) -> Advice:
     return Advice(Symptom(**{**entry, **changes}), (), ())
 
 
-def test_what_is_proposed_for_several_together() -> None:
+def test_proposals_for_several_symptoms_are_combined() -> None:
     default = advice(probes=("out_of_memory", "hung_task"))
     own = advice(probes=("out_of_memory",), rules="out_of_memory: main; hang: none")
     proposal = combine_advice([default, own, own], ["send_signal"], ["httpd"], "block_error: any")
@@ -117,7 +117,7 @@ source = "me"
 """
 
 
-def test_files_of_the_users_own(tmp_path: Path) -> None:
+def test_a_users_own_files_are_read(tmp_path: Path) -> None:
     (tmp_path / "mine.toml").write_text(MINE)
     found = {symptom.name: symptom for symptom in load_symptoms([Path("/nonexistent"), tmp_path])}
     assert list(found) == ["disk-errors"]

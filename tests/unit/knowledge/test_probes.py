@@ -64,7 +64,7 @@ def test_what_is_said_agrees_with_the_module(name: str) -> None:
     ("path", "made"),
     [("docs/probes.md", probes.make_markdown), ("docs/man/vesper-probes.7", probes.make_man_page)],
 )
-def test_pages_are_made_of_it(path: str, made: object) -> None:
+def test_pages_are_made_from_the_table(path: str, made: object) -> None:
     assert callable(made)
     assert (PROJECT / path).read_text() == made(), "see vesper_monitor/knowledge/probes.py"
 
@@ -77,7 +77,7 @@ def vesper(*arguments: str) -> subprocess.CompletedProcess[str]:
     )  # fmt: skip
 
 
-def test_command_says_it_without_a_daemon() -> None:
+def test_probe_info_works_without_vesperd() -> None:
     everything = vesper("probe", "info")
     assert everything.returncode == 0, everything.stderr
     assert all(name in everything.stdout for name in FOLDERS)
@@ -96,4 +96,4 @@ def test_command_says_it_without_a_daemon() -> None:
 
     unknown = vesper("probe", "info", "nothing")
     assert unknown.returncode == 1
-    assert "no probe nothing; there are: " in unknown.stderr
+    assert "nothing: no such probe; built in are: " in unknown.stderr

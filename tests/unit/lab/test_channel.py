@@ -92,7 +92,7 @@ def test_files_go_there_and_back(channel: Channel, tmp_path: Path) -> None:
         channel.get_file(str(tmp_path / "none"))
 
 
-def test_connection_through_the_host(channel: Channel) -> None:
+def test_a_connection_goes_through_the_host(channel: Channel) -> None:
     with socket.create_server(("127.0.0.1", 0)) as listener:
 
         def echo() -> None:
@@ -111,7 +111,7 @@ def test_connection_through_the_host(channel: Channel) -> None:
         channel.connect_to("127.0.0.1", find_free_port())
 
 
-def test_clock_answers(channel: Channel) -> None:
+def test_the_clock_can_be_read(channel: Channel) -> None:
     with channel.connect_to_clock() as connection:
         before = time.time_ns()
         connection.sendall(b"?\n")
@@ -119,7 +119,7 @@ def test_clock_answers(channel: Channel) -> None:
         assert before <= answer <= time.time_ns()
 
 
-def test_nobody_there_is_an_error() -> None:
+def test_a_host_that_does_not_listen_is_an_error() -> None:
     with pytest.raises(ChannelError, match="nowhere"):
         Channel("nowhere", find_free_port()).run_command("true")
     assert not Channel("nowhere", find_free_port()).is_connected()

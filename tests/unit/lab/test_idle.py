@@ -47,7 +47,7 @@ def test_idle_once_is_not_enough(states: Path) -> None:
     assert states.read_text() == "S_IDLE\n"
 
 
-def test_it_has_an_end(states: Path) -> None:
+def test_waiting_for_idle_ends_at_its_limit(states: Path) -> None:
     states.write_text("S_TRANSITION_ENGINE\n")
     done = wait(states, 1)
     assert done.returncode == 1

@@ -23,7 +23,7 @@ def test_guests_have_nothing_in_common_and_nothing_of_vesper(kvm: bool) -> None:
         assert domain_xml.find_device(guest, "/run/vesper-ivshmem/qemu.sock") is None
 
 
-def test_what_a_test_wants_of_its_guest() -> None:
+def test_a_test_sets_its_guests_memory_command_line_and_on_crash() -> None:
     guest = ElementTree.fromstring(
         files.make_domain_xml(False, memory=96, extra="lab.vesper=no", on_crash="preserve")
     )

@@ -91,7 +91,7 @@ def test_documented_versions_are_read() -> None:
 
 
 @pytest.mark.parametrize("everything", [False, True])
-def test_newer_kernel_that_does_not_build(
+def test_a_newer_kernel_that_does_not_build_is_reported(
     everything: bool, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
 ) -> None:
     table = tmp_path / "kernels.md"
@@ -156,7 +156,7 @@ def test_what_was_fetched_last_is_taken_without_the_mirror(archive: dict[str, st
     assert "6.12.118-1" in again.warnings[0] and "404  Not Found" in again.warnings[0]
 
 
-def test_kernel_that_goes_while_it_is_fetched(archive: dict[str, str]) -> None:
+def test_a_kernel_that_is_removed_while_it_is_fetched_is_a_warning(archive: dict[str, str]) -> None:
     release_kernel.fetch_newest()
     archive["trixie"] = suite("6.12.118-1", "6.12.119-1")
     archive["gone from the mirror"] = "6.12.119-1"
@@ -165,7 +165,9 @@ def test_kernel_that_goes_while_it_is_fetched(archive: dict[str, str]) -> None:
     assert [text for text in fetched.warnings if "Hash Sum mismatch" in text]
 
 
-def test_suite_that_has_gone_and_was_never_fetched(archive: dict[str, str]) -> None:
+def test_a_suite_that_is_removed_and_was_never_fetched_is_a_warning(
+    archive: dict[str, str],
+) -> None:
     del archive["trixie-backports"]
     fetched = release_kernel.fetch_newest()
     assert {each.version for each in fetched.headers} == {"6.12.118-1"}

@@ -52,7 +52,7 @@ def test_the_second_one_answers_at_once_from_what_was_found(watched: Host) -> No
     assert time.monotonic() - begun < 30
 
 
-def test_without_one_that_waits_it_looks_itself(watched: Host) -> None:
+def test_without_a_waiting_monitor_the_second_one_looks_itself(watched: Host) -> None:
     watched.domains()
     assert watched.call("monitor", interval=INTERVAL, **DEEP).code == NOT_RUNNING
 
@@ -71,7 +71,7 @@ def test_a_start_forgets_the_second_one(watched: Host) -> None:
     assert not note.exists()
 
 
-def test_one_that_is_added_later_is_seen_by_the_quick_monitor(host: Host) -> None:
+def test_a_second_monitor_that_is_added_later_is_seen(host: Host) -> None:
     host.have(vm1="running")
     host.vesperd.listen()
     host.vesperd.answers["state"] = lambda _: {"watch": {"state": "active", "degraded": None}}

@@ -43,7 +43,7 @@ def domains(libvirt: Path) -> list[Path]:
     return found
 
 
-def test_they_stay_valid_and_nothing_else_changes(libvirt: Path, domains: list[Path]) -> None:
+def test_domains_stay_valid_and_nothing_else_changes(libvirt: Path, domains: list[Path]) -> None:
     schema = etree.RelaxNG(etree.parse(libvirt / SCHEMA))
     added = valid = 0
     for path in domains:
@@ -106,7 +106,7 @@ def test_the_slot_is_one_that_libvirt_gives_to_nobody(libvirt: Path, domains: li
         ("i440fx-full-bus", "bus 0 of its PCI may be full"),
     ],
 )
-def test_where_there_is_no_room(name: str, word: str) -> None:
+def test_a_domain_without_room_gets_no_device(name: str, word: str) -> None:
     root = parse(DATA / f"{name}.xml")
     before = domain_xml.serialize_domain(root)
     assert word in domain_xml.add_device(root, SOCKET)
@@ -114,7 +114,7 @@ def test_where_there_is_no_room(name: str, word: str) -> None:
 
 
 @pytest.mark.parametrize("name", ["q35-no-addresses", "i440fx-virtio-input", "uefi-vtpm"])
-def test_where_there_is_room(name: str) -> None:
+def test_a_domain_with_room_gets_the_device(name: str) -> None:
     assert choose_slot(parse(DATA / f"{name}.xml")) == 0x1C
 
 
@@ -146,7 +146,7 @@ def at(slot: str, bus: str = "0", function: str = "0") -> str:
         ("an-own-name", [at("0x1c")], 0x19),
     ],
 )
-def test_which_slot(kind: str, devices: list[str], slot: int) -> None:
+def test_the_device_gets_a_free_slot(kind: str, devices: list[str], slot: int) -> None:
     assert choose_slot(machine(kind, *devices)) == slot
 
 

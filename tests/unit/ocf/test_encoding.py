@@ -15,7 +15,7 @@ TEXT = "by default … 日本"
 
 
 @pytest.mark.parametrize("agent", ["XenVM", "LibvirtVM"])
-def test_a_parameter_under_a_locale_of_another_encoding(agent: str, tmp_path: Path) -> None:
+def test_a_parameter_is_read_under_a_locale_of_another_encoding(agent: str, tmp_path: Path) -> None:
     made = subprocess.run(
         ["localedef", "-i", "ja_JP", "-f", "EUC-JP", str(tmp_path / "ja_JP.eucJP")],
         capture_output=True, timeout=60, check=False,

@@ -196,12 +196,12 @@ def test_booleans_as_the_stock_agents_take_them(host: Host, value: str) -> None:
 
 
 @pytest.mark.parametrize("parameter", ["autoset_utilization_cpu", "autoset_utilization_hv_memory"])
-def test_a_boolean_that_is_none(host: Host, parameter: str) -> None:
+def test_a_wrong_boolean_is_no_outage(host: Host, parameter: str) -> None:
     odd_boolean(host, parameter, "enabled")
 
 
 @pytest.mark.parametrize("parameter", ["shutdown_acpi", "keep_crashed", "allow_mem_management"])
-def test_a_boolean_of_xens_that_is_none(xen: Host, parameter: str) -> None:
+def test_a_wrong_boolean_of_xens_is_no_outage(xen: Host, parameter: str) -> None:
     odd_boolean(xen, parameter, "yes please")
 
 
@@ -210,11 +210,11 @@ def test_a_boolean_of_xens_that_is_none(xen: Host, parameter: str) -> None:
     ["add_device", "force_stop", "save_config_on_stop", "sync_config_on_stop", "stateless",
      "start_resources", "autoset_utilization_host_memory", "unset_utilization_cpu"],
 )  # fmt: skip
-def test_a_boolean_of_libvirts_that_is_none(kvm: Host, parameter: str) -> None:
+def test_a_wrong_boolean_of_libvirts_is_no_outage(kvm: Host, parameter: str) -> None:
     odd_boolean(kvm, parameter, "none" if parameter == "stateless" else "y")
 
 
-def test_a_mistake_in_a_number_of_xens(xen: Host) -> None:
+def test_a_wrong_number_of_xens_is_no_outage(xen: Host) -> None:
     test_a_mistake_in_what_is_watched_is_no_outage(xen, "reserved_Dom0_memory", "512M")
 
 
@@ -227,7 +227,7 @@ def test_a_mistake_in_a_number_of_xens(xen: Host) -> None:
         ("migration_speed", "-1"),
     ],
 )
-def test_a_mistake_of_libvirts(kvm: Host, parameter: str, value: str) -> None:
+def test_a_wrong_value_of_libvirts_is_no_outage(kvm: Host, parameter: str, value: str) -> None:
     test_a_mistake_in_what_is_watched_is_no_outage(kvm, parameter, value)
 
 

@@ -89,7 +89,7 @@ def migrate_from(host: Host, **extra: str) -> Result:
     )
 
 
-def test_a_fault_goes_along(source: Host) -> None:
+def test_a_fault_goes_along_with_its_vm(source: Host) -> None:
     assert migrate_to(source).code == SUCCESS
     (asked,) = source.vesperd.asked("hand_over")
     assert (asked["resource"], asked["vm"]) == ("r1", "vm1")
@@ -134,7 +134,7 @@ def test_the_domain_is_named_before_it_leaves(source: Host) -> None:
     assert sent(source)["vm"] == "vm1"
 
 
-def test_the_file_at_the_target_names_another_domain(source: Host) -> None:
+def test_what_was_sent_is_found_although_the_targets_file_names_another(source: Host) -> None:
     """What was sent is found, watched and said; nothing else is started."""
     assert migrate_to(source).code == SUCCESS
     source.config.write_text(source.config_text.replace("vm1", "new"))
@@ -217,7 +217,7 @@ def without_cluster(host: Host, said: str) -> None:
     assert host.vesperd.asked("start")
 
 
-def test_vesperd_at_the_source_is_being_restarted(source: Host) -> None:
+def test_a_restart_of_vesperd_at_the_source_fails_no_migration(source: Host) -> None:
     source.vesperd.close()
     start = time.monotonic()
     process = source.begin("migrate_to", timeout=30, OCF_RESKEY_CRM_meta_migrate_target="node2")
@@ -229,7 +229,7 @@ def test_vesperd_at_the_source_is_being_restarted(source: Host) -> None:
     assert sent(source)["fault"] == FAULT
 
 
-def test_vesperd_at_the_source_is_dead_or_older(source: Host) -> None:
+def test_a_dead_or_older_vesperd_at_the_source_fails_no_migration(source: Host) -> None:
     source.vesperd.answers["hand_over"] = lambda _: {
         "ok": False, "code": "bad-request", "error": "unknown op 'hand_over'"
     }  # fmt: skip
@@ -244,7 +244,7 @@ def test_vesperd_at_the_source_is_dead_or_older(source: Host) -> None:
     assert sent(source)["fault"] is None
 
 
-def test_vesperd_at_the_target_comes_later(source: Host) -> None:
+def test_a_vesperd_at_the_target_that_starts_later_takes_the_fault(source: Host) -> None:
     assert migrate_to(source).code == SUCCESS
     source.vesperd.close()
     assert migrate_from(source).code == SUCCESS
@@ -259,7 +259,7 @@ def test_vesperd_at_the_target_comes_later(source: Host) -> None:
     assert "carried" not in second
 
 
-def test_vesperd_at_the_target_dies_before_it_has_answered(source: Host) -> None:
+def test_a_fault_that_vesperd_at_the_target_did_not_take_is_given_again(source: Host) -> None:
     assert migrate_to(source).code == SUCCESS
     source.vesperd.answers["start"] = lambda _: None
     assert migrate_from(source).code == SUCCESS
@@ -315,7 +315,7 @@ def test_one_that_vesperd_has_never_taken_goes_on(source: Host) -> None:
     ],
     ids=lambda v: v[:10],
 )
-def test_an_attribute_that_is_no_fault(source: Host, value: str) -> None:
+def test_an_attribute_that_is_no_fault_is_ignored(source: Host, value: str) -> None:
     folder = source.bin / "attrd_updater.d"
     folder.mkdir()
     (folder / "node2.vesper-carried-r1").write_text(value)

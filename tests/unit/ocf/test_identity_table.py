@@ -111,7 +111,9 @@ def kind(request: pytest.FixtureRequest) -> type[VirtualHost]:
 
 
 @pytest.mark.parametrize("configuration", CONFIGURATIONS)
-def test_it_runs(kind: type[VirtualHost], tmp_path: Path, configuration: str) -> None:
+def test_each_action_on_a_domain_that_runs(
+    kind: type[VirtualHost], tmp_path: Path, configuration: str
+) -> None:
     # A toolstack that does not list what runs is one that errs for a moment.
     broken = []
     for number, line in enumerate(lines(TOOLSTACKS)):
@@ -123,7 +125,9 @@ def test_it_runs(kind: type[VirtualHost], tmp_path: Path, configuration: str) ->
 
 
 @pytest.mark.parametrize("configuration", CONFIGURATIONS)
-def test_it_is_dead(kind: type[VirtualHost], tmp_path: Path, configuration: str) -> None:
+def test_each_action_on_a_domain_that_is_dead(
+    kind: type[VirtualHost], tmp_path: Path, configuration: str
+) -> None:
     broken = []
     for number, line in enumerate(lines(("does not list it", "cut", "hangs", "german"))):
         if line[0] != configuration:
@@ -209,7 +213,9 @@ ARRIVAL_ACTIONS = ("migrate_from", "start", "stop", "probe")
 
 
 @pytest.mark.parametrize("configuration", CONFIGURATIONS)
-def test_it_arrives(kind: type[VirtualHost], tmp_path: Path, configuration: str) -> None:
+def test_each_action_on_a_domain_that_arrives(
+    kind: type[VirtualHost], tmp_path: Path, configuration: str
+) -> None:
     broken = []
     lines = itertools.product(ARRIVALS, VESPERDS, ARRIVAL_ACTIONS)
     for number, (arrival, vesperd, action) in enumerate(lines):

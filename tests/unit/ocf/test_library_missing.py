@@ -90,7 +90,9 @@ MODULES = {
 
 
 @pytest.mark.parametrize(("module", "how", "sizes"), DAMAGES)
-def test_damage(host: Host, installed: Path, module: str, how: str, sizes: bool) -> None:
+def test_whatever_is_damaged_a_vm_is_monitored_and_stopped(
+    host: Host, installed: Path, module: str, how: str, sizes: bool
+) -> None:
     library = use_copy(host, installed)
     module = MODULES[host.name].get(module, module)
     damage(library / f"{module}.py", how)
@@ -106,7 +108,7 @@ def test_damage(host: Host, installed: Path, module: str, how: str, sizes: bool)
     assert host.call("monitor").code == NOT_RUNNING
 
 
-def test_a_file_of_another_version(host: Host, installed: Path) -> None:
+def test_a_file_of_another_version_is_degraded(host: Host, installed: Path) -> None:
     library = use_copy(host, installed)
     with (library / "ocf/stop.py").open("a") as file:
         file.write("# newer\n")
@@ -116,7 +118,7 @@ def test_a_file_of_another_version(host: Host, installed: Path) -> None:
     assert "vesper_monitor/ocf/stop.py has" in result.stderr
 
 
-def test_an_error_of_the_agent(host: Host, installed: Path) -> None:
+def test_an_internal_error_of_the_agent_is_degraded(host: Host, installed: Path) -> None:
     """A defect of ours is no reason to stop a VM either."""
     library = use_copy(host, installed)
     (library / "installed-sizes").unlink()
@@ -130,7 +132,7 @@ def test_an_error_of_the_agent(host: Host, installed: Path) -> None:
     assert "Traceback" in result.stderr
 
 
-def test_even_that_is_missing(bare: Host) -> None:
+def test_without_the_fallback_the_agent_says_so(bare: Host) -> None:
     (bare.agent.parent / "fallback_toolstacks.py").write_text("")
     bare.have(vm1="running")
     for action, interval, code in (
@@ -143,7 +145,7 @@ def test_even_that_is_missing(bare: Host) -> None:
             assert (result.reason or "").startswith("VESPER is not installed correctly: ")
 
 
-def test_one_text() -> None:
+def test_both_agents_are_one_script() -> None:
     assert (PROJECT / "ocf/XenVM").read_bytes() == (PROJECT / "ocf/LibvirtVM").read_bytes()
 
 
@@ -160,19 +162,19 @@ def test_monitor_says_what_is_missing(bare: Host) -> None:
     assert "vesper_monitor/ocf/agent.py" in result.stderr
 
 
-def test_second_monitor(bare: Host) -> None:
+def test_a_second_monitor_is_degraded(bare: Host) -> None:
     bare.have(vm1="running")
     assert monitor(bare, OCF_CHECK_LEVEL="10").code == DEGRADED
 
 
-def test_start(bare: Host) -> None:
+def test_a_start_is_refused(bare: Host) -> None:
     result = bare.call("start")
     assert result.code == INSTALLED
     assert (result.reason or "").endswith("install VESPER again on this node")
     assert bare.calls() == []
 
 
-def test_actions_that_need_the_library(bare: Host) -> None:
+def test_actions_that_need_the_library_fail(bare: Host) -> None:
     bare.have(vm1="running")
     assert bare.call("validate-all").code == INSTALLED
     assert bare.call("migrate_to").code == ERROR
@@ -180,7 +182,7 @@ def test_actions_that_need_the_library(bare: Host) -> None:
     assert bare.running() == ["vm1"]
 
 
-def test_actions_that_ask_whether_it_runs(bare: Host) -> None:
+def test_status_migrate_from_and_reload_say_whether_it_runs(bare: Host) -> None:
     for action in ("status", "migrate_from", "reload-agent"):
         bare.have(vm1="running")
         assert bare.call(action).code == SUCCESS
@@ -188,7 +190,7 @@ def test_actions_that_ask_whether_it_runs(bare: Host) -> None:
         assert bare.call(action).code == NOT_RUNNING
 
 
-def test_metadata(bare: Host, installed: Path) -> None:
+def test_meta_data_are_printed(bare: Host, installed: Path) -> None:
     result = bare.call("meta-data")
     assert result.code == SUCCESS
     assert result.stdout.startswith("<?xml")
@@ -197,7 +199,7 @@ def test_metadata(bare: Host, installed: Path) -> None:
 
 
 @pytest.mark.parametrize("state", ["crashed", "shut down"])
-def test_a_domain_that_has_ended(bare: Host, state: str) -> None:
+def test_a_domain_that_has_ended_is_an_error_and_stop_removes_it(bare: Host, state: str) -> None:
     bare.have(vm1=state)
     assert bare.call("monitor", interval=10.0, timeout=2.0).code == ERROR
     assert bare.call("monitor").code == ERROR
@@ -211,7 +213,7 @@ def test_a_paused_domain_runs(bare: Host) -> None:
     assert bare.call("monitor").code == SUCCESS
 
 
-def test_a_reboot_on_xen(bare_xen: Host) -> None:
+def test_a_reboot_on_xen_is_waited_for(bare_xen: Host) -> None:
     bare_xen.have(other="running")
     start = time.monotonic()
     process = bare_xen.begin("monitor", interval=10.0)
@@ -221,7 +223,7 @@ def test_a_reboot_on_xen(bare_xen: Host) -> None:
     assert bare_xen.end(process, start).code == DEGRADED
 
 
-def test_gone_for_good(bare: Host) -> None:
+def test_a_domain_that_is_gone_for_good_is_not_running(bare: Host) -> None:
     bare.have(vm10="running", xvm1="running")
     assert bare.call("monitor", interval=10.0, timeout=3.0).code == NOT_RUNNING
 
@@ -240,7 +242,7 @@ def test_stop_destroys_a_guest_that_does_not_shut_down(bare: Host) -> None:
     assert bare.vm("other", "paused") in bare.listed()
 
 
-def test_stop_within_shutdown_timeout(bare: Host) -> None:
+def test_stop_keeps_to_shutdown_timeout(bare: Host) -> None:
     bare.be("stubborn")
     bare.have(vm1="running")
     result = bare.call("stop", timeout=20.0, OCF_RESKEY_shutdown_timeout="1")
@@ -248,14 +250,14 @@ def test_stop_within_shutdown_timeout(bare: Host) -> None:
     assert result.seconds < 4.0
 
 
-def test_stop_of_a_guest_that_refuses(bare: Host) -> None:
+def test_stop_destroys_a_guest_that_refuses(bare: Host) -> None:
     bare.be("deaf")
     bare.have(vm1="running")
     assert bare.call("stop", timeout=4.0).code == SUCCESS
     assert bare.listed() == []
 
 
-def test_stop_that_cannot_destroy(bare_kvm: Host) -> None:
+def test_a_stop_that_cannot_destroy_fails(bare_kvm: Host) -> None:
     bare_kvm.be("stubborn", "undying")
     bare_kvm.have(vm1="running")
     result = bare_kvm.call("stop", timeout=4.0)
@@ -263,13 +265,13 @@ def test_stop_that_cannot_destroy(bare_kvm: Host) -> None:
     assert "vm1 was not stopped" in result.stderr
 
 
-def test_stop_leaves_what_only_dies(bare_xen: Host) -> None:
+def test_stop_leaves_a_domain_that_is_dying(bare_xen: Host) -> None:
     bare_xen.be("undead")
     bare_xen.have(vm1="running")
     assert bare_xen.call("stop", timeout=4.0, OCF_RESKEY_shutdown_timeout="0").code == SUCCESS
 
 
-def test_stop_of_what_a_migration_left(bare_xen: Host) -> None:
+def test_stop_ends_what_a_migration_left(bare_xen: Host) -> None:
     bare_xen.domains(bare_xen.vm("vm1--incoming", "paused"), bare_xen.vm("vm1--crashed", "crashed"))
     assert bare_xen.call("stop").code == SUCCESS
     assert bare_xen.listed() == [bare_xen.vm("vm1--crashed", "crashed")]
@@ -282,13 +284,13 @@ def test_stop_forgets_the_domain(bare: Host) -> None:
     assert not path.exists()
 
 
-def test_power_button(bare_xen: Host) -> None:
+def test_the_power_button_is_pressed(bare_xen: Host) -> None:
     bare_xen.have(vm1="running")
     assert bare_xen.call("stop", OCF_RESKEY_shutdown_acpi="true").code == SUCCESS
     assert bare_xen.calls("trigger") and not bare_xen.calls("shutdown")
 
 
-def test_shutdown_mode(bare_kvm: Host) -> None:
+def test_the_shutdown_mode_is_heeded(bare_kvm: Host) -> None:
     bare_kvm.have(vm1="running")
     assert bare_kvm.call("stop", OCF_RESKEY_shutdown_mode="agent").code == SUCCESS
     assert bare_kvm.calls("shutdown") == ["shutdown vm1 --mode agent"]
@@ -298,7 +300,7 @@ def test_shutdown_mode(bare_kvm: Host) -> None:
 
 
 @pytest.mark.parametrize("mood", ["hang", "cut"])
-def test_a_list_that_does_not_come(bare: Host, mood: str) -> None:
+def test_without_a_list_nothing_is_claimed(bare: Host, mood: str) -> None:
     bare.have(vm1="running")
     bare.be(mood)
     assert bare.call("monitor", timeout=2.0, interval=10.0).code == DEGRADED
@@ -309,7 +311,7 @@ def test_a_list_that_does_not_come(bare: Host, mood: str) -> None:
     assert bare.running() == ["vm1"]
 
 
-def test_libvirtd_away(bare_kvm: Host) -> None:
+def test_without_libvirtd_nothing_is_claimed(bare_kvm: Host) -> None:
     bare_kvm.have(vm1="running")
     bare_kvm.be("away")
     assert monitor(bare_kvm).code == DEGRADED
@@ -317,7 +319,7 @@ def test_libvirtd_away(bare_kvm: Host) -> None:
     assert bare_kvm.call("stop", timeout=2.0).code == ERROR
 
 
-def test_a_driver_without_domstats(bare_kvm: Host) -> None:
+def test_a_driver_without_domstats_is_asked_for_its_list(bare_kvm: Host) -> None:
     bare_kvm.be("no-stats")
     bare_kvm.have(vm1="running", other="running")
     assert bare_kvm.call("monitor").code == SUCCESS
@@ -326,13 +328,13 @@ def test_a_driver_without_domstats(bare_kvm: Host) -> None:
     assert bare_kvm.call("monitor").code == NOT_RUNNING
 
 
-def test_a_node_without_toolstack(bare: Host) -> None:
+def test_on_a_node_without_toolstack_nothing_runs(bare: Host) -> None:
     bare.tool.unlink()
     assert bare.call("monitor").code == NOT_RUNNING
     assert bare.call("stop").code == SUCCESS
 
 
-def test_a_toolstack_that_cannot_be_run(bare: Host) -> None:
+def test_a_toolstack_that_cannot_be_run_is_degraded(bare: Host) -> None:
     bare.tool.chmod(0o644)
     bare.tool.write_text("")
     bare.have(vm1="running")
@@ -340,7 +342,7 @@ def test_a_toolstack_that_cannot_be_run(bare: Host) -> None:
     assert monitor(bare).code in (DEGRADED, NOT_RUNNING if isinstance(bare, XenHost) else DEGRADED)
 
 
-def test_many_domains(bare: Host) -> None:
+def test_many_domains_are_listed(bare: Host) -> None:
     bare.have(**{f"{'x' * 400}-{i}": "running" for i in range(200)}, vm1="running")
     assert monitor(bare).code == DEGRADED
 
@@ -348,7 +350,7 @@ def test_many_domains(bare: Host) -> None:
 # -- whose domain ------------------------------------------------------------------
 
 
-def test_name_is_not_known(bare: Host) -> None:
+def test_without_a_name_nothing_is_claimed(bare: Host) -> None:
     bare.config.unlink()
     bare.have(other="running")
     assert monitor(bare).code == DEGRADED
@@ -357,7 +359,7 @@ def test_name_is_not_known(bare: Host) -> None:
     assert bare.running() == ["other"]
 
 
-def test_name_is_not_known_and_nothing_runs(bare: Host) -> None:
+def test_without_a_name_and_without_domains_it_does_not_run(bare: Host) -> None:
     bare.config.unlink()
     bare.domains()
     assert bare.call("monitor").code == NOT_RUNNING
@@ -365,7 +367,7 @@ def test_name_is_not_known_and_nothing_runs(bare: Host) -> None:
 
 
 @pytest.mark.parametrize("config", [None, "", "other"])
-def test_remembered_name(bare: Host, config: str | None) -> None:
+def test_the_remembered_name_counts(bare: Host, config: str | None) -> None:
     remember(bare, "vm1")
     if config is None:
         bare.config.unlink()
@@ -377,20 +379,20 @@ def test_remembered_name(bare: Host, config: str | None) -> None:
     assert bare.running() == ["other"]
 
 
-def test_parameter_against_what_is_remembered(bare: Host) -> None:
+def test_the_parameter_goes_before_the_remembered_name(bare: Host) -> None:
     remember(bare, "vm1")
     bare.have(vm1="running", other="running")
     assert bare.call("stop", OCF_RESKEY_name="other").code == SUCCESS
     assert bare.running() == ["other"]
 
 
-def test_parameter(bare: Host) -> None:
+def test_the_parameter_names_the_domain(bare: Host) -> None:
     bare.have(vm1="running", other="running")
     assert bare.call("stop", OCF_RESKEY_name="other").code == SUCCESS
     assert bare.running() == ["vm1"]
 
 
-def test_a_domain_of_another_resource(bare: Host) -> None:
+def test_a_domain_of_another_resource_is_left_alone(bare: Host) -> None:
     remember(bare, "vm1", resource="r2")
     bare.have(vm1="running")
     assert monitor(bare).code == DEGRADED
@@ -398,7 +400,7 @@ def test_a_domain_of_another_resource(bare: Host) -> None:
     assert bare.running() == ["vm1"]
 
 
-def test_a_domain_that_was_renamed(bare_xen: Host) -> None:
+def test_a_domain_that_was_renamed_is_left_alone(bare_xen: Host) -> None:
     bare_xen.have(old="running")
     assert bare_xen.call("monitor").code == NOT_RUNNING
     number = bare_xen.ident("old")
@@ -409,7 +411,7 @@ def test_a_domain_that_was_renamed(bare_xen: Host) -> None:
 
 
 @pytest.mark.parametrize("name", ["my vm", "7", "load50%", "größe"])
-def test_names(bare: Host, name: str) -> None:
+def test_unusual_names_are_found(bare: Host, name: str) -> None:
     bare.config.write_text(bare.config_text.replace("vm1", name))
     bare.have(other="running", **{name: "running"})
     assert monitor(bare).code == DEGRADED
@@ -422,7 +424,9 @@ def test_names(bare: Host, name: str) -> None:
     "text",
     ['name = "vm1', 'name = "a"; name = "vm1"\n', 'name = "a"\nname = "vm1"\n', "name = vm1\n"],
 )
-def test_a_configuration_that_is_not_understood_on_xen(bare_xen: Host, text: str) -> None:
+def test_without_an_understood_configuration_nothing_is_claimed_on_xen(
+    bare_xen: Host, text: str
+) -> None:
     bare_xen.config.write_text(text)
     bare_xen.have(vm1="running", a="running")
     assert monitor(bare_xen).code == DEGRADED
@@ -454,7 +458,7 @@ def test_an_attribute_that_is_not_understood_names_no_domain(bare: Host, value: 
 
 
 @pytest.mark.parametrize(("action", "stops"), [("restart", 2), ("destroy", 1)])
-def test_a_stop_meets_a_reboot(
+def test_a_stop_that_meets_a_reboot_stops_the_next_life(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, action: str, stops: int
 ) -> None:
     """The domain is gone when it is asked to shut down; its guest was rebooting."""

@@ -38,7 +38,7 @@ def qemu(host: Host) -> Iterator[Qemu]:
 
 
 @pytest.mark.parametrize("mood", AWAY)
-def test_a_vm_that_runs_is_well(host: Host, qemu: Qemu, mood: str) -> None:
+def test_a_vm_whose_process_runs_is_well(host: Host, qemu: Qemu, mood: str) -> None:
     host.be(mood)
     for action in ("monitor", "status"):
         result = host.call(action)
@@ -196,7 +196,9 @@ def test_without_libvirts_folder_nothing_is_claimed(host: Host) -> None:
     assert host.call("monitor", timeout=8).code == ERROR
 
 
-def test_owner_and_names(host: Host, qemu: Qemu, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_the_owner_of_a_pid_files_lock_is_found(
+    host: Host, qemu: Qemu, monkeypatch: pytest.MonkeyPatch
+) -> None:
     monkeypatch.setenv("VESPER_QEMU_RUN", str(host.folder / "qemu"))
     assert qemu_process.find_qemu_pid("vm1") == qemu.process.pid
     assert qemu_process.find_qemu_pid("vm2") is None
@@ -234,7 +236,9 @@ def test_who_cannot_be_asked_is_ended_in_time(host: Host, qemu: Qemu, mode: str)
     assert f"ending its QEMU, process {qemu.process.pid}" in result.stderr
 
 
-def test_the_monitor(host: Host, qemu: Qemu, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_qemus_monitor_is_asked_within_a_limit(
+    host: Host, qemu: Qemu, monkeypatch: pytest.MonkeyPatch
+) -> None:
     monkeypatch.setenv("VESPER_QEMU_RUN", str(host.folder / "qemu"))
     with pytest.raises(OSError, match=r"vm1\.xml"):
         qmp.ask_qemu("vm1", "query-status", limit=1)

@@ -129,7 +129,7 @@ def test_anothers_shared_memory_is_not_ours() -> None:
 
 
 @pytest.mark.parametrize("kind", ["lxc", "xen", ""])
-def test_who_cannot_have_it(kind: str) -> None:
+def test_domains_that_cannot_have_the_device_are_told_apart(kind: str) -> None:
     root = domain_xml.parse_domain(f"<domain type='{kind}'><devices/></domain>")
     assert "ivshmem" in domain_xml.add_device(root, SOCKET)
     assert "shmem" not in domain_xml.serialize_domain(root)
@@ -156,7 +156,7 @@ def test_who_cannot_have_it(kind: str) -> None:
         ("not XML", ""),
     ],
 )
-def test_names(xml: str, name: str) -> None:
+def test_a_name_is_read_or_refused(xml: str, name: str) -> None:
     for code in ("utf-8", "utf-16"):
         if name:
             assert domain_xml.read_name(xml.encode(code)) == name
@@ -166,7 +166,7 @@ def test_names(xml: str, name: str) -> None:
 
 
 @pytest.mark.parametrize("code", ["iso-8859-1", "utf-16", "utf-8", "windows-1252"])
-def test_the_encoding_that_it_declares(code: str) -> None:
+def test_the_declared_encoding_is_heeded(code: str) -> None:
     text = f"<?xml version='1.0' encoding='{code}'?><domain><name>größe</name></domain>"
     assert domain_xml.read_name(text.encode(code)) == "größe"
     assert domain_xml.read_name(text) == "größe"
@@ -212,7 +212,7 @@ def test_a_prefix_that_is_not_declared_stays_without_meaning() -> None:
         "<!DOCTYPE domain [<!ENTITY n SYSTEM '/etc/hostname'>]><domain><name>&n;</name></domain>",
     ],
 )
-def test_what_is_broken_is_refused(broken: str) -> None:
+def test_broken_xml_is_refused(broken: str) -> None:
     """lxml is told to recover, which must not mend such."""
     with pytest.raises(ValueError, match="not XML"):
         domain_xml.read_name(broken.encode())
@@ -254,7 +254,7 @@ def test_the_device_is_added_and_the_file_stays(host: Host, holder: Holder) -> N
     assert [path.name for path in host.folder.iterdir() if "vesper-new" in path.name] == []
 
 
-def test_it_can_be_forbidden(host: Host, holder: Holder) -> None:
+def test_the_device_can_be_forbidden(host: Host, holder: Holder) -> None:
     assert host.call("start", OCF_RESKEY_add_device="no").code == SUCCESS
     assert b"shmem" not in (host.fake / "created.xml").read_bytes()
     assert holder.asked == 0

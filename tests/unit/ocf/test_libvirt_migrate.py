@@ -109,7 +109,9 @@ def migrate(host: Host, *, timeout: float = 60, **parameters: str) -> Result:
         ),
     ],
 )
-def test_routes(given: dict[str, object], remote: str, memory: str, more: list[str]) -> None:
+def test_the_route_follows_the_parameters(
+    given: dict[str, object], remote: str, memory: str, more: list[str]
+) -> None:
     options = Options()
     for name, value in given.items():
         setattr(options, name, value)
@@ -191,7 +193,7 @@ def test_a_failure_leaves_it_here(host: Host) -> None:
     assert host.calls("attach-device") == []
 
 
-def test_one_that_takes_too_long_is_aborted(host: Host) -> None:
+def test_a_migration_that_takes_too_long_is_aborted(host: Host) -> None:
     (host.fake / "slow").write_text("1000")
     result = migrate(host, timeout=8)
     assert result.code == ERROR
@@ -206,14 +208,14 @@ def test_what_does_not_run_is_not_sent(host: Host, state: str) -> None:
     assert host.calls("migrate") == []
 
 
-def test_one_that_is_paused_is_sent_as_the_stock_agent_does(host: Host) -> None:
+def test_a_paused_domain_is_sent_as_the_stock_agent_does(host: Host) -> None:
     host.have(vm1="paused")
     assert migrate(host).code == SUCCESS
     assert host.running() == []
     assert host.listed() == []
 
 
-def test_one_that_is_paused_by_an_io_error_is_not_sent(host: Host) -> None:
+def test_a_domain_paused_by_an_io_error_is_not_sent(host: Host) -> None:
     host.domains("vm1 3 5")
     assert migrate(host).code == ERROR
     assert host.calls("migrate") == []
@@ -222,7 +224,7 @@ def test_one_that_is_paused_by_an_io_error_is_not_sent(host: Host) -> None:
 # -- the device -------------------------------------------------------------------------
 
 
-def test_one_that_is_no_master_is_unplugged_before(host: Host) -> None:
+def test_a_device_that_is_no_master_is_unplugged_before(host: Host) -> None:
     live(host, master=False)
     assert migrate(host).code == SUCCESS
     words = [call.split()[0] for call in host.calls()]
@@ -230,7 +232,7 @@ def test_one_that_is_no_master_is_unplugged_before(host: Host) -> None:
     assert host.calls("detach-device-alias") == ["detach-device-alias vm1 ua-vesper --live"]
 
 
-def test_one_that_the_guest_does_not_let_go_of_is_not_sent(host: Host) -> None:
+def test_a_device_that_the_guest_does_not_release_is_not_sent(host: Host) -> None:
     live(host, master=False)
     host.be("clinging")
     result = migrate(host)
@@ -241,7 +243,7 @@ def test_one_that_the_guest_does_not_let_go_of_is_not_sent(host: Host) -> None:
     assert host.running() == ["vm1", "vm2"]
 
 
-def test_it_is_plugged_in_again_after_a_failure(host: Host) -> None:
+def test_the_device_is_plugged_in_again_after_a_failure(host: Host) -> None:
     live(host, master=False)
     host.be("refuse")
     assert migrate(host).code == ERROR
@@ -251,7 +253,7 @@ def test_it_is_plugged_in_again_after_a_failure(host: Host) -> None:
     assert f"{host.folder}/ivshmem/qemu.sock" in attached
 
 
-def test_to_a_node_that_cannot_serve_it(host: Host) -> None:
+def test_a_migration_to_a_node_without_server_goes_without_the_device(host: Host) -> None:
     """A node without vesper-ivshmem: the VM goes there all the same."""
     host.be("no-shmem")
     result = migrate(host)
@@ -276,7 +278,7 @@ def test_another_failure_is_not_the_devices(host: Host) -> None:
     assert host.running() == ["vm1", "vm2"]
 
 
-def test_one_that_has_gone_is_not_sent_again(host: Host) -> None:
+def test_a_domain_that_has_left_is_not_sent_again(host: Host) -> None:
     """The migration failed at its very end: here is nothing left to unplug from."""
     host.be("no-shmem")
     host.wrap(
@@ -289,7 +291,9 @@ def test_one_that_has_gone_is_not_sent_again(host: Host) -> None:
     assert host.calls("detach-device-alias") == []
 
 
-def test_to_a_node_that_cannot_serve_it_with_a_guest_that_clings(host: Host) -> None:
+def test_a_device_that_is_not_released_fails_a_migration_to_a_node_without_server(
+    host: Host,
+) -> None:
     host.be("no-shmem", "clinging")
     result = migrate(host)
     assert result.code == ERROR
@@ -305,14 +309,14 @@ def arrive(host: Host, **extra: str) -> Result:
     return host.call("migrate_from", timeout=30, **extra)
 
 
-def test_one_that_came_with_its_device_is_left_alone(host: Host) -> None:
+def test_a_domain_that_came_with_its_device_is_left_alone(host: Host) -> None:
     host.vesperd.listen()
     assert arrive(host).code == SUCCESS
     assert host.calls("attach-device") == []
     assert host.vesperd.asked("start")
 
 
-def test_one_that_came_without_gets_it(host: Host) -> None:
+def test_a_domain_that_came_without_device_gets_it(host: Host) -> None:
     (host.fake / "live.xml").write_text(host.config_text)
     assert arrive(host).code == SUCCESS
     assert len(host.calls("attach-device")) == 1
@@ -321,7 +325,7 @@ def test_one_that_came_without_gets_it(host: Host) -> None:
     assert len(host.calls("attach-device")) == 1
 
 
-def test_one_that_cannot_get_it_runs_and_is_degraded(host: Host) -> None:
+def test_a_domain_that_cannot_get_the_device_is_degraded(host: Host) -> None:
     (host.fake / "live.xml").write_text(host.config_text)
     host.be("no-shmem")
     host.vesperd.listen()
@@ -331,14 +335,14 @@ def test_one_that_cannot_get_it_runs_and_is_degraded(host: Host) -> None:
 
 
 @pytest.mark.parametrize("line", ["vm1 3 2", "vm1 3 11", "vm1 0 0"])
-def test_one_on_its_way_is_waited_for(host: Host, line: str) -> None:
+def test_a_domain_on_its_way_is_waited_for(host: Host, line: str) -> None:
     host.domains(line)
     result = host.call("migrate_from", timeout=4)
     assert result.code == ERROR
     assert "vm1 is paused" in result.stderr
 
 
-def test_one_that_was_paused_has_arrived_paused(host: Host) -> None:
+def test_a_paused_domain_arrives_paused(host: Host) -> None:
     host.have(vm1="paused")
     result = arrive(host)
     assert (result.code, result.reason) == (SUCCESS, None)

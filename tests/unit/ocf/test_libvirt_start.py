@@ -30,13 +30,13 @@ def tool(host: Host, name: str, then: str = "") -> Path:
 
 
 @pytest.mark.parametrize("mode", ["acpi", "agent", "acpi,agent"])
-def test_shutdown_mode(host: Host, mode: str) -> None:
+def test_shutdown_mode_is_given_to_virsh(host: Host, mode: str) -> None:
     host.have(vm1="running")
     assert host.call("stop", OCF_RESKEY_shutdown_mode=mode).code == SUCCESS
     assert host.calls("shutdown") == [f"shutdown vm1 --mode {mode}"]
 
 
-def test_force_stop(host: Host) -> None:
+def test_force_stop_destroys_at_once(host: Host) -> None:
     host.have(vm1="running")
     assert host.call("stop", OCF_RESKEY_force_stop="true").code == SUCCESS
     assert host.calls("shutdown") == []
@@ -182,7 +182,7 @@ def test_a_stateless_vm_gets_a_new_one_each_time(host: Host, images: Path) -> No
     assert copied.read_text().splitlines() == [f"-a {host.folder}/vm1.qcow2 /etc/a /etc/b /"] * 2
 
 
-def test_an_image_that_cannot_be_made(host: Host) -> None:
+def test_an_image_that_cannot_be_made_fails_the_start(host: Host) -> None:
     host.script("qemu-img", "echo 'qemu-img: Could not open base.img' >&2; exit 1")
     result = host.call("start", **backing(host))
     assert result.code == ERROR
@@ -198,7 +198,7 @@ def test_an_image_that_cannot_be_made(host: Host) -> None:
         ({"sync_config_on_stop": "1"}, "csync2"),
     ],
 )
-def test_commands_that_a_parameter_needs(
+def test_commands_that_a_parameter_needs_are_checked(
     host: Host, parameters: dict[str, str], command: str
 ) -> None:
     for name in {"qemu-img", "virt-copy-in", "csync2"} - {command}:

@@ -45,7 +45,7 @@ STATES = [
 
 
 @pytest.mark.parametrize(("state", "code", "said"), STATES)
-def test_states(host: Host, state: str, code: int, said: str) -> None:
+def test_each_state_has_its_exit_code(host: Host, state: str, code: int, said: str) -> None:
     host.domains("vm10 1 1", f"vm1 {state}", "vm 1 1")
     for action in ("monitor", "status"):
         result = host.call(action)
@@ -192,7 +192,7 @@ def utilization(host: Host) -> list[str]:
     return [line.removeprefix("--resource r1 --utilization ") for line in lines]
 
 
-def test_all_of_it_is_set_by_default_and_once(told: Host) -> None:
+def test_utilization_is_set_by_default_and_once(told: Host) -> None:
     assert told.call("monitor", interval=1).code == SUCCESS
     assert utilization(told) == [
         "--set-parameter cpu --parameter-value 4",
@@ -208,7 +208,7 @@ def test_all_of_it_is_set_by_default_and_once(told: Host) -> None:
     ]
 
 
-def test_it_can_be_removed(told: Host) -> None:
+def test_utilization_can_be_removed(told: Host) -> None:
     extra = {
         "OCF_RESKEY_autoset_utilization_cpu": "0",
         "OCF_RESKEY_unset_utilization_cpu": "1",

@@ -35,7 +35,9 @@ def host(kvm: Host) -> Host:
         ("", "qemu:///system"),
     ],
 )  # fmt: skip
-def test_the_default(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, line: str, uri: str) -> None:
+def test_the_default_uri_is_the_clients(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, line: str, uri: str
+) -> None:
     for name in ("VIRSH_DEFAULT_CONNECT_URI", "LIBVIRT_DEFAULT_URI"):
         monkeypatch.delenv(name, raising=False)
     config = tmp_path / "libvirt.conf"
@@ -60,7 +62,7 @@ def test_the_default(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, line: str,
         ("hail", False, ""),
     ],
 )
-def test_whose_it_is(uri: str, local: bool, driver: str) -> None:
+def test_each_uri_is_local_or_not_and_has_its_driver(uri: str, local: bool, driver: str) -> None:
     options = Options()
     options.uri = uri
     assert (Virsh(options).is_local(), Virsh(options).driver_name()) == (local, driver)
@@ -82,7 +84,7 @@ def test_whose_it_is(uri: str, local: bool, driver: str) -> None:
         ("5", NOT_RUNNING),
     ],
 )
-def test_each_state(host: Host, state: str, code: int) -> None:
+def test_each_state_is_read_from_a_list(host: Host, state: str, code: int) -> None:
     """libvirt's words for it are the daemon's, in its own language."""
     host.be("no-stats")
     host.domains("a b 1 1", f"vm1 {state} 0", "vm2 3 1")
@@ -107,7 +109,7 @@ def test_a_state_that_is_not_understood_is_not_known(host: Host) -> None:
 
 
 @pytest.mark.parametrize("mood", ["away", "hang"])
-def test_its_daemon_is_away(host: Host, mood: str) -> None:
+def test_an_absent_daemon_is_an_error(host: Host, mood: str) -> None:
     """That it can say less hides neither."""
     host.be("no-stats", mood)
     host.have(vm1="running")

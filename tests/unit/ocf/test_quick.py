@@ -9,7 +9,7 @@ from tests.unit.ocf.support.host import Host
 from vesper_monitor.ocf import fast_monitor
 
 
-def test_life_is_enough(host: Host) -> None:
+def test_a_vesperd_that_sees_life_is_enough(host: Host) -> None:
     host.have(vm1="running")
     assert host.call("monitor").code == 0
     ident = host.ident("vm1")
@@ -70,7 +70,7 @@ def test_a_vesperd_that_hangs_is_not_waited_for(host: Host) -> None:
     assert result.seconds < 15
 
 
-def test_a_deeper_look_is_one(host: Host) -> None:
+def test_a_monitor_with_a_level_is_for_the_whole_agent(host: Host) -> None:
     host.vesperd.listen()
     host.vesperd.answers["alive"] = lambda _: {"alive": True}
     assert host.call("monitor", OCF_CHECK_LEVEL="10").code != 0
@@ -149,7 +149,7 @@ def test_any_other_answer_is_not_asked_for_twice(asked: Host, answer: dict[str, 
         {"OCF_RESOURCE_INSTANCE": "r2"},
     ],
 )
-def test_other_words_are_another_question(asked: Host, change: dict[str, str]) -> None:
+def test_other_parameters_are_another_question(asked: Host, change: dict[str, str]) -> None:
     assert again(asked, **change) == (None, b"")
     assert len(asked.vesperd.asked("wait")) == 1
 
@@ -167,7 +167,7 @@ def test_a_probe_of_another_resource_has_found_its_domain(asked: Host) -> None:
     assert (result.code, len(asked.vesperd.asked("wait"))) == (190, 1)
 
 
-def test_scripts_take_more_than_that(host: Host) -> None:
+def test_monitor_scripts_are_for_the_whole_agent(host: Host) -> None:
     host.have(vm1="running")
     host.vesperd.listen()
     host.vesperd.answers["wait"] = lambda _: {"result": "fine"}
@@ -176,7 +176,7 @@ def test_scripts_take_more_than_that(host: Host) -> None:
     assert fast_monitor.run_fast_monitor(host.environment(20, 1, **script)) == (None, b"")
 
 
-def test_a_vesperd_that_goes_away_meanwhile(asked: Host) -> None:
+def test_a_vesperd_that_goes_away_is_left_to_the_whole_agent(asked: Host) -> None:
     asked.vesperd.answers["wait"] = lambda _: None
     assert again(asked) == (None, b"")
     asked.vesperd.close()

@@ -50,7 +50,7 @@ def counted(host: Host, name: str, then: str) -> str:
     return str(host.script(name, f"date +%s.%N >>{host.folder}/{name}.runs\n{then}"))
 
 
-def test_all_succeed(watched: Host) -> None:
+def test_a_monitor_succeeds_when_all_scripts_succeed(watched: Host) -> None:
     scripts = [counted(watched, name, "echo noise; exit 0") for name in ("a", "b")]
     result = monitor(watched, *scripts)
     assert (result.code, result.reason) == (SUCCESS, None)

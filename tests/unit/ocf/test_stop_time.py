@@ -24,7 +24,7 @@ def reserve(folder: Path, timeout: float = 60.0) -> DestroyReserve:
     return DestroyReserve(OcfInvocation("stop", environ), "xl")
 
 
-def test_the_floor(tmp_path: Path) -> None:
+def test_a_stop_keeps_the_least_time_for_the_destroy(tmp_path: Path) -> None:
     assert reserve(tmp_path).reserve_seconds(0.02) == 15.0
     assert reserve(tmp_path, timeout=12).reserve_seconds(0.02) == 4.0
 
@@ -43,8 +43,9 @@ def test_slow_looks_are_those_of_a_busy_host(tmp_path: Path) -> None:
 
 
 @given(st.binary(max_size=100), st.floats(0, 1e6), st.integers(1, 10_000))
-def test_whatever_was_noted(tmp_path_factory: pytest.TempPathFactory, noted: bytes, look: float,
-                            timeout: int) -> None:  # fmt: skip
+def test_whatever_was_noted_the_time_is_within_bounds(
+    tmp_path_factory: pytest.TempPathFactory, noted: bytes, look: float, timeout: int
+) -> None:
     folder = tmp_path_factory.mktemp("state")
     (folder / "vesper-destroy-xl.times").write_bytes(noted)
     kept = reserve(folder, timeout)

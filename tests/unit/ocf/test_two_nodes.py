@@ -271,7 +271,7 @@ class World:
 
 
 @pytest.mark.parametrize("kind", [XenNode, LibvirtNode])
-def test_all_sequences(tmp_path: Path, kind: type[Node]) -> None:
+def test_random_sequences_of_actions_keep_the_invariants(tmp_path: Path, kind: type[Node]) -> None:
     for seed in range(SEQUENCES):
         with pytest.MonkeyPatch.context() as patch:
             world = World(kind, tmp_path, patch, seed)

@@ -25,7 +25,7 @@ def host(xen: Host) -> Host:
         ("", "r1"),
     ],
 )
-def test_name_from_the_xmfile(host: Host, config: str, name: str) -> None:
+def test_the_name_is_read_from_the_xmfile(host: Host, config: str, name: str) -> None:
     host.config.write_text(config + "\n")
     host.domains(host.vm(name))
     assert host.call("status").code == SUCCESS
@@ -45,7 +45,7 @@ def test_name_from_the_xmfile(host: Host, config: str, name: str) -> None:
     ],
 )
 @pytest.mark.parametrize("action", ["monitor", "status"])
-def test_probe_by_state(host: Host, action: str, flags: str, code: int) -> None:
+def test_a_probe_reports_each_state(host: Host, action: str, flags: str, code: int) -> None:
     host.vesperd.listen()
     host.domains("vm10 -b----", f"vm1 {flags}", "vm -b----")
     assert host.call(action).code == code
@@ -57,7 +57,7 @@ def test_of_two_domains_of_one_name_the_living_counts(host: Host) -> None:
     assert host.call("monitor").code == SUCCESS
 
 
-def test_stop_of_a_domain_that_stays_dying(host: Host) -> None:
+def test_a_stop_of_a_domain_that_stays_dying_succeeds(host: Host) -> None:
     host.be("undead")
     host.have(vm1="running")
     result = host.call("stop", timeout=8, OCF_RESKEY_shutdown_timeout="0")

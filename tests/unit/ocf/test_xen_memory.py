@@ -54,7 +54,7 @@ def test_room_is_made_before_the_domain_is_created(full: Host) -> None:
     assert words.index("mem-set") < words.index("create")
 
 
-def test_what_the_host_keeps(full: Host) -> None:
+def test_the_host_keeps_its_reserved_memory(full: Host) -> None:
     full.call("start", OCF_RESKEY_reserved_Dom0_memory="2192", **MANAGE)
     assert called(full, "mem-set") == ["mem-set web 2000m", "mem-set db 2000m"]
 
@@ -81,7 +81,7 @@ def test_after_a_stop_the_others_get_more(full: Host) -> None:
     assert called(full, "mem-set") == ["mem-set web 7680m"]
 
 
-def test_after_a_migration_too(full: Host) -> None:
+def test_after_a_migration_the_others_get_more(full: Host) -> None:
     full.domains("vm1 -b----", "web -b----")
     sizes(full, vm1=1024, web=7680)
     assert full.call("migrate_from", **MANAGE).code == SUCCESS

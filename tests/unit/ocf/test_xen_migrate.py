@@ -46,14 +46,14 @@ def sent(host: Host) -> list[str]:
     return [call for call in host.calls() if call.startswith("migrate")]
 
 
-def test_to_the_target_by_its_name(source: Host) -> None:
+def test_a_domain_is_sent_to_the_target_by_its_name(source: Host) -> None:
     result = migrate(source)
     assert (result.code, result.reason) == (SUCCESS, None)
     assert sent(source) == ["migrate vm1 node2"]
     assert source.listed() == ["vm2 -b----"]
 
 
-def test_to_the_address_of_a_node_attribute(source: Host) -> None:
+def test_a_domain_is_sent_to_the_address_of_a_node_attribute(source: Host) -> None:
     source.script("crm_attribute", f'echo "$*" >{source.folder}/asked; echo 10.1.1.2')
     assert migrate(source, OCF_RESKEY_node_ip_attribute="migration-ip").code == SUCCESS
     assert sent(source) == ["migrate vm1 10.1.1.2"]
@@ -64,7 +64,7 @@ def test_to_the_address_of_a_node_attribute(source: Host) -> None:
 
 
 @pytest.mark.parametrize("answer", ["echo '(null)'", "echo", "echo no such attribute >&2; exit 6"])
-def test_without_the_attribute_by_the_name(source: Host, answer: str) -> None:
+def test_without_the_attribute_the_name_is_used(source: Host, answer: str) -> None:
     source.script("crm_attribute", answer)
     result = migrate(source, OCF_RESKEY_node_ip_attribute="migration-ip")
     assert result.code == SUCCESS
@@ -98,7 +98,7 @@ def test_a_pv_guest_on_a_xen_without_shadow_paging_is_told_apart(source: Host) -
 
 
 @pytest.mark.parametrize(("kind", "info"), [("pv", SHADOW), ("pv", OLD), ("hvm", DEBIAN)])
-def test_others_are_left_to_xl(source: Host, kind: str, info: str) -> None:
+def test_other_guests_are_left_to_xl(source: Host, kind: str, info: str) -> None:
     guest(source, kind, info)
     assert migrate(source).code == SUCCESS
 
@@ -124,7 +124,7 @@ def test_a_failure_has_xls_own_words(source: Host) -> None:
     assert "vm1" in source.running()
 
 
-def test_a_migration_that_takes_too_long(source: Host) -> None:
+def test_a_migration_that_takes_too_long_fails(source: Host) -> None:
     (source.bin / "xl").rename(source.bin / "xl.real")
     source.script("xl", '[ "$1" = migrate ] && exec sleep 1000; exec xl.real "$@"')
     result = host_call(source)
@@ -175,7 +175,7 @@ def test_from_says_what_it_saw(host: Host) -> None:
 
 
 @pytest.mark.parametrize("name", ["vm1--incoming", "vm1--migratedaway", "migrating-vm1"])
-def test_remains_of_a_migration(host: Host, name: str) -> None:
+def test_remains_of_a_migration_are_removed(host: Host, name: str) -> None:
     host.domains(f"{name} --p---", "vm10 -b----")
     assert host.call("monitor").code == 7
     assert host.call("stop").code == SUCCESS

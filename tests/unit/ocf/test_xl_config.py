@@ -80,32 +80,32 @@ NUMBERS = {
 
 
 @pytest.mark.parametrize("text", NAMES)
-def test_name(text: bytes) -> None:
+def test_a_name_is_read(text: bytes) -> None:
     assert read_name(text) == NAMES[text]
 
 
 @pytest.mark.parametrize("text", REFUSED)
-def test_no_name(text: bytes) -> None:
+def test_a_configuration_without_name_is_an_error(text: bytes) -> None:
     with pytest.raises(ValueError):
         read_name(text)
 
 
 @pytest.mark.parametrize("text", NUMBERS)
-def test_number(text: bytes) -> None:
+def test_numbers_are_read(text: bytes) -> None:
     assert read_number(text, "maxmem") == NUMBERS[text]
 
 
-def test_values() -> None:
+def test_values_are_read() -> None:
     text = b"a = [1, 'b', [ 0x2 ], ]; a += [3]\n"
     assert read_values(text) == {"a": [b"1", b"b", [b"0x2"], b"3"]}
 
 
-def test_lists_in_lists_without_end() -> None:
+def test_endless_lists_in_lists_are_refused() -> None:
     with pytest.raises(ValueError):
         read_values(b"a = " + b"[" * 100_000)
 
 
-def test_error_says_where() -> None:
+def test_an_error_names_its_line() -> None:
     with pytest.raises(ValueError, match=r"^line 2: not understood, near 'Python'$"):
         read_name(b'name = "vm1"\nPython\n')
 
@@ -145,7 +145,7 @@ def _agree(text: bytes, bare: Verdict, xen: Verdict) -> None:
 
 
 @pytest.mark.parametrize("text", [*NAMES, *REFUSED, *NUMBERS])
-def test_as_libxlutil(text: bytes) -> None:
+def test_texts_are_read_as_by_libxlutil(text: bytes) -> None:
     _compare(text)
 
 
@@ -161,7 +161,7 @@ PARTS = (
 @given(st.lists(st.sampled_from(PARTS), max_size=12).map(b"".join))
 @example(b'name="\\0\x0b12"')
 @example(b'name="v"\n!')
-def test_as_libxlutil_over_made_files(text: bytes) -> None:
+def test_made_files_are_read_as_by_libxlutil(text: bytes) -> None:
     _compare(text)
 
 
@@ -170,7 +170,7 @@ def _real_files() -> list[Path]:
     return sorted(p for kind in ("xl", "xm") for p in tests.glob(f"{kind}configdata/*.cfg"))
 
 
-def test_as_libxlutil_over_libvirts_files() -> None:
+def test_libvirts_files_are_read_as_by_libxlutil() -> None:
     files = _real_files()
     assert len(files) > 80
     names = []

@@ -68,7 +68,7 @@ def history(
     return HISTORY.format(code=code, since=since, provider=provider, operation=operation)
 
 
-def test_state_of_a_resource() -> None:
+def test_the_state_of_a_resource_is_read() -> None:
     assert parse_crm_mon(status(2), "vm1", "node1") == ResourceState(
         True, True, 2, "ocf:vesper:XenVM"
     )
@@ -111,7 +111,7 @@ def calls(scripted: Path) -> list[str]:
 
 
 @pytest.mark.parametrize("node", ["node1", None])
-def test_told_and_verified(scripted: Path, node: str | None) -> None:
+def test_a_failure_is_recorded_and_verified(scripted: Path, node: str | None) -> None:
     assert fail(node=node)
     assert calls(scripted) == ["--fail --resource vm1 --node node1"]
 
@@ -157,7 +157,7 @@ def test_not_when_it_is_not_wanted_any_more(scripted: Path) -> None:
     assert calls(scripted) == []
 
 
-def test_without_pacemaker_it_ends(scripted: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_without_pacemaker_a_report_ends(scripted: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("PATH", "/nonexistent")
     assert not fail()
 
@@ -187,7 +187,7 @@ def test_no_other_record_is_taken_for_one(text: str) -> None:
     assert parse_status(text) == []
 
 
-def test_a_status_that_is_none() -> None:
+def test_a_text_that_is_no_status_is_an_error() -> None:
     with pytest.raises(PacemakerError, match="not XML"):
         parse_status("Signon to CIB failed")
 

@@ -59,7 +59,7 @@ def test_no_rule_that_is_advised_lets_a_user_cause_a_failover(rules: str) -> Non
         assert [e.text for e in ends_of(name) * 3 if ruleset.judge_event(e, (name,))] == []
 
 
-def test_the_ends_are_faults_of_who_is_believed() -> None:
+def test_the_ends_of_believed_processes_are_faults() -> None:
     """Else the test above would say nothing."""
     for event in ends_of("httpd"):
         event.fields.update(login_uid=0xFFFFFFFF, cgroup="/system.slice/httpd.service")

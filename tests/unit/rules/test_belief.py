@@ -17,10 +17,10 @@ from vesper_monitor.faults.service_watch import ServiceWatch
 from vesper_monitor.guest import abi
 from vesper_monitor.guest.control.processes import Processes
 from vesper_monitor.guest.event import Event
+from vesper_monitor.guest.process_origin import NO_LOGIN_UID, is_users_cgroup, is_users_login
 from vesper_monitor.guest.relay.decode import decode_records
 from vesper_monitor.guest.relay.record_types import RECORDS
 from vesper_monitor.guest.relay.relay import RawRecord
-from vesper_monitor.rules.belief import NO_LOGIN_UID, is_users_cgroup, is_users_login
 from vesper_monitor.rules.dry_run import Hit, compare_with_faults, try_rules
 from vesper_monitor.rules.fields import DERIVED, NEGATED
 from vesper_monitor.rules.rule_set import (
@@ -107,7 +107,9 @@ def test_what_a_user_had_too_much_of_is_said(kind: abi.EventType) -> None:
         ({"known": abi.WHO_LOGIN_UID, "cgroup": b"", "login_uid": 1000}, False),
     ],
 )
-def test_believed(kind: abi.EventType, who: dict[str, Any], believed: bool) -> None:
+def test_a_process_is_believed_unless_it_shows_a_user(
+    kind: abi.EventType, who: dict[str, Any], believed: bool
+) -> None:
     event = record(kind, DAEMON | who)
     assert (judge_by_defaults(event, HTTPD) is not None) is believed
     name = RECORDS[kind].event
@@ -200,7 +202,9 @@ def test_a_parent_that_is_unknown_has_asked_nobody() -> None:
         (11, 0, abi.EXIT_ASKED, True),
     ],
 )
-def test_an_end_that_was_asked_for(sig: int, status: int, flags: int, is_fault: bool) -> None:
+def test_an_end_that_init_or_the_parent_asked_for_is_orderly(
+    sig: int, status: int, flags: int, is_fault: bool
+) -> None:
     event = record(abi.EventType.PROCESS_EXIT, DAEMON, sig=sig, status=status, flags=flags)
     assert (judge_by_defaults(event, HTTPD) is not None) is is_fault
 

@@ -68,11 +68,11 @@ SIGNAL: dict[str, Any] = {
         ("addr == addr", False),
     ],
 )
-def test_conditions(rule: str, holds: bool) -> None:
+def test_each_condition_holds_or_not(rule: str, holds: bool) -> None:
     assert is_fault(f"send_signal: {rule}", event("send_signal", **SIGNAL)) is holds
 
 
-def test_what_is_of_another_kind_counts_as_absent() -> None:
+def test_a_value_of_another_type_counts_as_absent() -> None:
     odd = event("send_signal", **{**SIGNAL, "sig": "11", "fatal": 1, "signal": [1]})
     assert not is_fault("send_signal: sig == 11", odd)
     assert not is_fault("send_signal: sig > 0", odd)
@@ -105,7 +105,7 @@ def test_sentences_of_what_the_default_rules_do_not_call_a_fault() -> None:
     assert harmless.reason == "its text (service)"
 
 
-def test_probes_of_the_users_own() -> None:
+def test_rules_can_name_probes_of_the_users_own() -> None:
     text = 'slow_write: latency > 100 and name == "x"'
     (doubt,) = parse_rules(text).doubts
     assert "no probe slow_write is built in" in str(doubt)
@@ -120,7 +120,7 @@ def test_probes_of_the_users_own() -> None:
     assert not is_fault("slow_write: any", event("block_error", probe="slow_write"))
 
 
-def test_counts() -> None:
+def test_a_count_needs_its_number_within_its_time() -> None:
     rules = RuleSet('block_error: disk == "vda", 3 in 60s')
     judged = [
         rules.judge_event(event("block_error", at, disk=disk), ()) is not None
@@ -134,7 +134,7 @@ def test_counts() -> None:
     assert judged == [False, False, False, False, True, False, False, True]
 
 
-def test_what_a_count_is_told_with() -> None:
+def test_the_reason_of_a_count_names_number_time_and_last_event() -> None:
     rules = RuleSet("net_link: 2 in 1m")
     assert rules.judge_event(event("net_link", 1), ()) is None
     found = rules.judge_event(event("net_link", 61), ())
@@ -143,13 +143,13 @@ def test_what_a_count_is_told_with() -> None:
     assert rules.horizon == 60
 
 
-def test_what_is_said_twice_counts_once() -> None:
+def test_a_rule_that_is_written_twice_counts_once() -> None:
     rules = RuleSet("net_link: 3 in 1m; net_link:  3 in  1m; net_link: default")
     judged = [rules.judge_event(event("net_link", at), ()) is not None for at in (1, 2, 3, 4)]
     assert judged == [False, False, True, False]
 
 
-def test_words() -> None:
+def test_each_rule_is_explained_in_words() -> None:
     text = (
         'block_error: any; block_error: none; block_error: 2 in 1m; block_error: disk != "a"; '
         'block_error: not (cpu < 2 or "x" in disk) and op in ["read", "write"], 2 in 1h'
@@ -173,7 +173,7 @@ def test_counts_are_told_to_forget_and_do_not_share() -> None:
     assert RuleSet(rules.text).judge_event(event("block_error", 4, bytes=1), ()) is None
 
 
-def test_a_mount_alone_is_wanted() -> None:
+def test_rules_can_be_limited_to_a_mount() -> None:
     rules = (
         'send_signal: fatal and main and service == "httpd"; out_of_memory: any; '
         'fs_error: mount == "/data"'
@@ -243,7 +243,7 @@ def test_errors_have_a_place(text: str, line: int, column: int | None, message: 
         assert shown.ljust(len(caret))[caret.index("^")] == source[column - 1]
 
 
-def test_what_the_page_shows_is_true() -> None:
+def test_the_examples_of_the_man_page_are_true() -> None:
     page = (PROJECT / "docs" / "man" / "vesper-rules.7").read_text()
     assert "\n".join(rule.text for rules in default_rules().values() for rule in rules) in page
     examples = page.partition(".SH EXAMPLES")[2].partition(".SH")[0]
@@ -253,7 +253,7 @@ def test_what_the_page_shows_is_true() -> None:
         assert parse_rules(text.replace("\\(dq", '"').replace("\\-", "-")).doubts == ()
 
 
-def test_nothing_is_no_rule() -> None:
+def test_an_empty_text_has_no_rules() -> None:
     assert parse_rules(" # nothing;\n ; ; ").rules == ()
 
 

@@ -68,7 +68,9 @@ def oom(**changes: Any) -> Event:
         ),
     ],
 )
-def test_death_of_a_services_main_process(changes: dict[str, Any], reason: str) -> None:
+def test_the_death_of_a_services_main_process_is_a_fault(
+    changes: dict[str, Any], reason: str
+) -> None:
     assert judge_by_defaults(signal(**changes), ["httpd"]) == Verdict(
         "send_signal", Scope.SERVICE, reason
     )
@@ -98,7 +100,7 @@ def test_long_names_are_compared_as_the_kernel_cuts_them() -> None:
     assert verdict.scope is Scope.SERVICE
 
 
-def test_oom_kill_of_the_service() -> None:
+def test_an_oom_kill_of_the_service_is_a_fault_of_the_service() -> None:
     assert judge_by_defaults(oom(), ["httpd"]) == Verdict(
         "out_of_memory",
         Scope.SERVICE,
@@ -174,7 +176,7 @@ def test_the_longest_reason_keeps_what_matters() -> None:
     )
 
 
-def test_oom_asked_for_by_sysrq() -> None:
+def test_an_oom_kill_by_sysrq_says_so() -> None:
     verdict = judge_by_defaults(oom(order=-1), [])
     assert verdict is not None
     assert "asked by sysrq" in verdict.reason
@@ -209,7 +211,9 @@ def ended(**changes: Any) -> Event:
         ({"age_ms": 5000}, "httpd[97] exited with status 3 after 5 s (service)"),
     ],
 )
-def test_end_of_a_services_main_process(changes: dict[str, Any], reason: str) -> None:
+def test_the_end_of_a_services_main_process_is_a_fault(
+    changes: dict[str, Any], reason: str
+) -> None:
     assert judge_by_defaults(ended(**changes), ["httpd"]) == Verdict(
         "process_exit", Scope.SERVICE, reason
     )
@@ -228,7 +232,7 @@ def test_other_ends_are_events_only(changes: dict[str, Any]) -> None:
     assert judge_by_defaults(ended(**changes), ["httpd"]) is None
 
 
-def test_hung_main_process() -> None:
+def test_a_hung_main_process_is_a_fault() -> None:
     hung = {"leader_comm": "httpd", "tgid": 97, "parent_comm": "init", "waited_s": 122}
     assert judge_by_defaults(event("hung_task", **hung), ["httpd"]) == Verdict(
         "hung_task", Scope.SERVICE, "httpd[97] hangs in the kernel for 122 s (service)"
@@ -239,7 +243,7 @@ def test_hung_main_process() -> None:
     )
 
 
-def test_file_system() -> None:
+def test_a_file_system_error_is_a_fault_of_the_system() -> None:
     lost = {"fstype": "ext4", "disk": "vda1", "mount": "/data", "error": "EIO"}
     assert judge_by_defaults(event("fs_error", **lost), []) == Verdict(
         "fs_error",
@@ -252,7 +256,7 @@ def test_file_system() -> None:
     assert judge_by_defaults(event("fs_error", **{**lost, "error": "ESHUTDOWN"}), []) is None
 
 
-def test_a_block_error_alone_is_none() -> None:
+def test_a_block_error_alone_is_no_fault() -> None:
     assert judge_by_defaults(event("block_error", error="EIO", disk="vda"), ["httpd"]) is None
 
 

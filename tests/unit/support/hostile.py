@@ -15,15 +15,17 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
+from lab.session_listener import EventListener
 from lab.standin.guest import StandinGuest
 from lab.standin.kernel import StandinKernel
 from lab.standin.memory import CCHAN_PAGE
 from lab.standin.transport import StandinTransport
-from vesper_monitor.guest import abi, session
+from vesper_monitor.guest import abi, session_link, session_probes
 from vesper_monitor.guest.control import cchan
 from vesper_monitor.guest.control.images import ImageStore
 from vesper_monitor.guest.event import Event
 from vesper_monitor.guest.session import Session
+from vesper_monitor.guest.session_listener import SessionSettings
 from vesper_monitor.guest.session_state import ProbeState
 from vesper_monitor.hypervisor.transport import Domain
 from vesper_monitor.util.logs import RateLimit
@@ -163,10 +165,8 @@ class Watched:
             transport,
             Domain(record.name, record.domid, record.uuid),
             images,
-            lambda _, found: self._take(found),
-            lambda _: None,
-            activate_timeout=0.5,
-            hang_timeout=lambda: 2.0,
+            EventListener(self._take, hang_timeout_s=2.0),
+            SessionSettings(activate_timeout_s=0.5),
         )
         self.taken = 0
 
@@ -274,18 +274,23 @@ async def _until(condition: object, limit: float = 20.0) -> None:
 @contextmanager
 def impatient() -> Iterator[None]:
     """What takes seconds takes a tenth of a second."""
-    names = {"_RETRY_FIRST": 0.02, "_RETRY_LAST": 0.1, "_RETRY_UNFIT_S": 0.05}
-    before = {name: getattr(session, name) for name in names}
+    limits = {
+        (session_link, "RETRY_FIRST_S"): 0.02,
+        (session_link, "RETRY_MAX_S"): 0.1,
+        (session_link, "RETRY_UNFIT_S"): 0.05,
+        (session_probes, "RETRY_FIRST_S"): 0.02,
+        (session_probes, "RETRY_MAX_S"): 0.1,
+        (cchan, "LOAD_TIMEOUT_S"): 0.2,
+    }
+    before = {(module, name): getattr(module, name) for module, name in limits}
     request = cchan.Cchan._send_request
-    defaults, load = request.__defaults__, cchan.LOAD_TIMEOUT_S
+    defaults = request.__defaults__
     try:
-        for name, value in names.items():
-            setattr(session, name, value)
+        for (module, name), value in limits.items():
+            setattr(module, name, value)
         request.__defaults__ = (0.1,)
-        cchan.LOAD_TIMEOUT_S = 0.2
         yield
     finally:
-        for name, value in before.items():
-            setattr(session, name, value)
+        for (module, name), value in before.items():
+            setattr(module, name, value)
         request.__defaults__ = defaults
-        cchan.LOAD_TIMEOUT_S = load

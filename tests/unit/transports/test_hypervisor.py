@@ -135,7 +135,7 @@ def test_what_fails_is_told_with_its_cause(lab: KvmLab) -> None:
     lab.a.run_command(f"for name in {names}; do virsh destroy $name; done")
 
 
-def test_what_is_no_failure(lab: KvmLab) -> None:
+def test_harmless_events_are_no_failure(lab: KvmLab) -> None:
     lab.a.run_command(f"{{ cat /dev/zero >{PLACE}/full/filler 2>/dev/null; true; }}")
     tiny = Tiny(lab.a, "calm", errors="report", watchdog="none")
     domid = tiny.watch()
@@ -172,7 +172,7 @@ def test_what_is_no_failure(lab: KvmLab) -> None:
 MCE = "mce 0 1 0xbd00000000000134 5 0x1000000 0x8c"
 
 
-def test_memory_of_the_host_fails(lab: KvmLab) -> None:
+def test_a_memory_failure_of_the_host_is_reported(lab: KvmLab) -> None:
     """QEMU 7.2 itself tells of one (without KVM, too); what needs broken hardware is put in."""
     tiny = Tiny(lab.a, "memory", emulator=BETWEEN)
     tiny.watch()
@@ -225,7 +225,7 @@ def test_migration_is_no_failure_on_either_side(lab: KvmLab) -> None:
     assert monitor.result() == "dead" and monitor.answer["cause"] == "failure"
 
 
-def test_libvirtd_hangs_ends_and_comes_back(lab: KvmLab) -> None:
+def test_a_libvirtd_that_hangs_ends_and_comes_back_is_survived(lab: KvmLab) -> None:
     """With eight VMs, none of which fails; and one that does is seen in the meantime."""
     host = lab.a
     guests = list(create(host, {f"away{i}": {} for i in range(8)}).values())

@@ -48,7 +48,7 @@ def gone(process: HolderProcess, vms: int) -> None:
         time.sleep(0.01)
 
 
-def test_handshake_and_attach(running: HolderProcess) -> None:
+def test_qemu_and_vesperd_get_the_same_memory(running: HolderProcess) -> None:
     """Both ends have the same memory, and each hears the other's doorbell."""
     qemu = StandinQemu(running.qemu)
     assert [number for number, _ in qemu.messages] == [0, 0, -1, 1, 0]
@@ -90,7 +90,7 @@ def test_sockets_are_private(running: HolderProcess) -> None:
     assert os.stat(running.qemu).st_mode & 0o777 in (0o600, 0o660)
 
 
-def test_watch(running: HolderProcess) -> None:
+def test_a_watcher_is_told_of_guests_that_come_and_go(running: HolderProcess) -> None:
     async def body() -> None:
         first = StandinQemu(running.qemu)
         changes: list[QemuDeviceChange] = []
@@ -183,7 +183,7 @@ def test_no_more_than_there_is_room_for(running: HolderProcess) -> None:
         process.communicate(timeout=START)
 
 
-def test_it_is_alone(running: HolderProcess, tmp_path: Path) -> None:
+def test_a_second_server_does_not_start(running: HolderProcess, tmp_path: Path) -> None:
     second = HolderProcess(tmp_path)
     assert second.process.wait(START) == 1
     ping_server(running.control)
@@ -269,7 +269,7 @@ def test_the_next_life_goes_on_with_what_systemd_has_kept(tmp_path: Path) -> Non
 
 
 @given(st.binary(max_size=200))
-def test_any_request(line: bytes) -> None:
+def test_any_request_is_answered_or_refused(line: bytes) -> None:
     try:
         word, pid = control.parse_request(line)
     except control.BadRequestError as error:
@@ -285,7 +285,7 @@ NAMES = st.one_of(
 
 
 @given(st.lists(NAMES, max_size=20))
-def test_names_of_kept_descriptors(names: list[str]) -> None:
+def test_names_of_kept_descriptors_are_read_back(names: list[str]) -> None:
     found = fdstore.group_descriptor_names(names)
     for (pid, since), positions in found.items():
         for role, at in positions.items():

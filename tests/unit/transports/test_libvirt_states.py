@@ -100,7 +100,7 @@ def test_the_numbers_are_libvirts() -> None:
         ("FROM_SNAPSHOT", "", Cause.ASKED, "snapshot"),
     ],
 )
-def test_ends(detail: str, before: str, cause: Cause, why: str) -> None:
+def test_each_end_has_its_cause(detail: str, before: str, cause: Cause, why: str) -> None:
     report = libvirt_states.make_end_report(
         getattr(libvirt, f"VIR_DOMAIN_EVENT_STOPPED_{detail}"), before
     )
@@ -110,7 +110,7 @@ def test_ends(detail: str, before: str, cause: Cause, why: str) -> None:
 
 
 @given(NUMBERS, NUMBERS, st.sampled_from(["", "panic", "watchdog", "signal", "x"]))
-def test_any_numbers(state: int, reason: int, before: str) -> None:
+def test_any_numbers_are_a_state_or_unknown(state: int, reason: int, before: str) -> None:
     """What a later libvirt may say is understood as far as it goes; nobody dies of it."""
     report = libvirt_states.make_report(*libvirt_states.decode_state(state, reason))
     assert report.state not in ENDED or report.state is DomainState.CRASHED
@@ -125,7 +125,7 @@ def test_any_numbers(state: int, reason: int, before: str) -> None:
 
 
 @given(st.text(), st.text())
-def test_any_words(state: str, reason: str) -> None:
+def test_any_words_are_a_state_or_unknown(state: str, reason: str) -> None:
     libvirt_states.make_report(state, reason)
 
 
@@ -164,7 +164,7 @@ STATUS = """\
 """
 
 
-def test_status_files(tmp_path: Path) -> None:
+def test_status_files_name_uuid_and_process(tmp_path: Path) -> None:
     files = StatusFiles(tmp_path / "none")
     assert files.read_all_statuses() == []  # libvirtd has never run
     files = StatusFiles(tmp_path)
@@ -198,7 +198,7 @@ def test_status_files(tmp_path: Path) -> None:
 
 
 @given(st.binary(max_size=200) | st.text(alphabet="<>/'= domstaupinme0", max_size=60))
-def test_any_status_file(content: bytes | str) -> None:
+def test_any_status_file_is_survived(content: bytes | str) -> None:
     with tempfile.TemporaryDirectory() as directory:
         data = content.encode() if isinstance(content, str) else content
         (Path(directory) / "x.xml").write_bytes(data)

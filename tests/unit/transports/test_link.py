@@ -68,7 +68,7 @@ def with_link(
     asyncio.run(run())
 
 
-def test_pages_and_notifications(running: HolderProcess) -> None:
+def test_pages_are_shared_and_notifications_arrive(running: HolderProcess) -> None:
     async def body(qemu: StandinQemu, link: KvmLink) -> None:
         link.cchan.view[:4] = b"chan"
         assert bytes(qemu.view[PAGE : PAGE + 4]) == b"chan"
@@ -93,7 +93,7 @@ def test_pages_and_notifications(running: HolderProcess) -> None:
     with_link(running, body)
 
 
-def test_deactivate(running: HolderProcess) -> None:
+def test_deactivating_waits_until_the_guest_is_idle(running: HolderProcess) -> None:
     async def body(qemu: StandinQemu, link: KvmLink) -> None:
         lost: list[str] = []
         link.on_lost(lost.append)
@@ -109,7 +109,7 @@ def test_deactivate(running: HolderProcess) -> None:
     with_link(running, body)
 
 
-def test_deactivate_without_a_link(running: HolderProcess) -> None:
+def test_deactivate_works_without_a_link(running: HolderProcess) -> None:
     """What an earlier daemon has left, or one that never came to an understanding."""
 
     async def body(qemu: StandinQemu, link: KvmLink) -> None:
@@ -127,7 +127,7 @@ def test_deactivate_without_a_link(running: HolderProcess) -> None:
     with_link(running, body)
 
 
-def test_taken_over_by_the_next_daemon(running: HolderProcess) -> None:
+def test_the_next_daemon_takes_a_link_over(running: HolderProcess) -> None:
     """The guest's answer is asked for again: what lies there may be a dead kernel's."""
 
     async def body(qemu: StandinQemu, link: KvmLink) -> None:
@@ -156,7 +156,7 @@ def test_the_guest_closes_or_starts_anew(running: HolderProcess, field: str, val
     with_link(running, body)
 
 
-def test_qemu_ends(running: HolderProcess) -> None:
+def test_the_end_of_qemu_loses_the_link(running: HolderProcess) -> None:
     async def body(qemu: StandinQemu, link: KvmLink) -> None:
         lost: list[str] = []
         link.on_lost(lost.append)
@@ -168,7 +168,7 @@ def test_qemu_ends(running: HolderProcess) -> None:
     with_link(running, body)
 
 
-def test_qemu_ends_while_its_guest_is_waited_for(running: HolderProcess) -> None:
+def test_the_end_of_qemu_ends_the_wait_for_its_guest(running: HolderProcess) -> None:
     async def body() -> None:
         qemu = StandinQemu(running.qemu)
         task = asyncio.create_task(connect(running))
@@ -190,7 +190,7 @@ def test_qemu_ends_while_its_guest_is_waited_for(running: HolderProcess) -> None
     asyncio.run(body())
 
 
-def test_the_holder_ends(running: HolderProcess) -> None:
+def test_the_end_of_the_ivshmem_server_loses_no_link(running: HolderProcess) -> None:
     """The link does not need it."""
 
     async def body(qemu: StandinQemu, link: KvmLink) -> None:
@@ -208,7 +208,7 @@ def test_the_holder_ends(running: HolderProcess) -> None:
     with_link(running, body)
 
 
-def test_memory_overwritten_by_a_migration(running: HolderProcess) -> None:
+def test_a_request_that_a_migration_overwrites_is_made_again(running: HolderProcess) -> None:
     """What was asked for before the guest's memory arrived is asked for again."""
 
     async def body() -> None:
@@ -225,7 +225,7 @@ def test_memory_overwritten_by_a_migration(running: HolderProcess) -> None:
     asyncio.run(body())
 
 
-def test_a_guest_that_cannot_share(running: HolderProcess) -> None:
+def test_a_guest_that_cannot_share_is_an_error(running: HolderProcess) -> None:
     async def body() -> None:
         qemu = StandinQemu(running.qemu)
         task = asyncio.create_task(connect(running))
@@ -250,7 +250,7 @@ def sealed(size: int) -> int:
     st.integers(0, 1 << 64).map(lambda n: n & ~4095) | st.integers(0, 2 * SIZE),
     st.integers(-2, 2000),
 )
-def test_any_region(offset: int, pages: int) -> None:
+def test_any_region_is_mapped_or_refused(offset: int, pages: int) -> None:
     """Either it lies in the memory behind the head, or it is refused."""
     descriptor = sealed(SIZE)
     memory = SharedMemory(descriptor)
@@ -280,7 +280,7 @@ def test_regions_that_were_closed_are_forgotten() -> None:
     os.close(memory)
 
 
-def test_memory_that_could_be_cut_short() -> None:
+def test_memory_that_could_be_cut_short_is_refused() -> None:
     descriptor = os.memfd_create("test", os.MFD_ALLOW_SEALING)
     os.ftruncate(descriptor, SIZE)
     with pytest.raises(TransportError, match="sealed"):

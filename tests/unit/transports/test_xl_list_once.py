@@ -9,7 +9,9 @@ from typing import Any, cast
 
 import pytest
 
-from vesper_monitor.daemon.sessions import SessionManager, _Watched
+from vesper_monitor.daemon.session_manager_listener import SessionManagerListener
+from vesper_monitor.daemon.sessions import SessionManager
+from vesper_monitor.daemon.watched_domain import WatchedDomain, domain_key
 from vesper_monitor.hypervisor.domain_state import DomainState
 from vesper_monitor.hypervisor.transport import Domain, DomainEvent, TransportError
 from xen_transport import toolstack
@@ -70,17 +72,17 @@ def test_who_asks_later_gets_the_next_one(monkeypatch: pytest.MonkeyPatch) -> No
     asyncio.run(run())
 
 
-def _watch(seen: Callable[[Domain], None]) -> SessionManager:
-    async def none(*_: Any) -> Any: ...
+class Seen:
+    """In the place of the listener: notes which domains are seen to run."""
 
-    def nothing(*_: Any) -> Any: ...
+    def __init__(self, seen: Callable[[Domain], None]) -> None:
+        self.note_domain_runs = seen
 
-    return SessionManager(
-        cast(Any, None), cast(Any, None), activate_timeout=1.0, hang_timeout=nothing,
-        boot_timeout=nothing, on_events=nothing, on_change=nothing, on_up=none,
-        on_arrivals=none, on_report=nothing, on_notice=nothing, on_seen=seen,
-        on_ended=lambda domain, _: seen(domain), on_unwatched=nothing, positions=none,
-    )  # fmt: skip
+    def __getattr__(self, name: str) -> Any:
+        return lambda *_: None
+
+    async def watch_arrivals(self, transport: object) -> None:
+        pass
 
 
 def test_one_event_of_xenstore_is_one_list_for_a_hundred_domains(
@@ -95,11 +97,17 @@ def test_one_event_of_xenstore_is_one_list_for_a_hundred_domains(
             if len(seen) == 100:
                 everybody.set()
 
-        watch = _watch(note)
+        manager = SessionManager(cast(Any, None), cast(Any, None), activate_timeout=1.0)
+        manager.listener = cast(SessionManagerListener, Seen(note))
         for number in range(1, 101):
             domain = Domain(f"vm{number}", number, f"u{number}")
-            watch._watched[domain.uuid, domain.domid] = _Watched(transport, domain, None)
-        following = asyncio.create_task(watch._follow_events(transport))
+            manager._watched[domain_key(domain)] = WatchedDomain(transport, domain, None)
+
+        async def follow() -> None:
+            async for event in transport.follow_events():
+                manager.note_transport_event(transport, event)
+
+        following = asyncio.create_task(follow())
         await asyncio.sleep(0)
         for queue in transport._queues:
             queue.put_nowait(DomainEvent(None))
@@ -110,7 +118,7 @@ def test_one_event_of_xenstore_is_one_list_for_a_hundred_domains(
             await everybody.wait()
         assert len(xl.runs) == 1
         following.cancel()
-        watched = list(watch._watched.values())
+        watched = list(manager._watched.values())
         assert {one.report.state for one in watched} == {DomainState.RUNNING}
 
     asyncio.run(run())

@@ -38,12 +38,12 @@ Done. Exiting now
     [(2, Cause.REBOOT), (3, Cause.ASKED), (5, Cause.FAILURE), (6, None), (7, Cause.UNKNOWN),
      (4, None), (1, None)],
 )
-def test_the_ending(domid: int, cause: Cause | None) -> None:
+def test_an_ending_is_read_from_xls_log(domid: int, cause: Cause | None) -> None:
     found = xl_log.parse_ending(LOG, domid)
     assert (found[0] if found else None) is cause
 
 
-def test_a_number_that_came_back() -> None:
+def test_the_last_ending_of_a_reused_domain_number_counts() -> None:
     again = LOG.replace("reason code 0 0x0", "reason code 3 0x3").replace("5", "3")
     assert xl_log.parse_ending(LOG + again, 3) == (Cause.FAILURE, "it has crashed")
 
@@ -53,7 +53,7 @@ def test_who_is_followed() -> None:
     assert not xl_log.is_followed_by_xl(LOG, 8)
 
 
-def test_only_the_end_is_read(tmp_path: Path) -> None:
+def test_only_the_end_of_a_long_log_is_read(tmp_path: Path) -> None:
     (tmp_path / "xl-vm1.log").write_text("x" * 100_000 + LOG)
     assert xl_log.read_log_tail("vm1", tmp_path).endswith(LOG)
     assert xl_log.read_log_tail("vm2", tmp_path) == ""
@@ -84,7 +84,7 @@ def test_a_domain_that_was_migrated_by_hand(monkeypatch: pytest.MonkeyPatch) -> 
     assert ended(DomainReport(DomainState.RUNNING)) == DomainReport(DomainState.GONE)
 
 
-def test_a_log_on_a_disk_that_hangs(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_log_on_a_disk_that_hangs_is_not_waited_for(monkeypatch: pytest.MonkeyPatch) -> None:
     """vesperd's loop goes on, and takes it that nothing is noted."""
     release = threading.Event()
 

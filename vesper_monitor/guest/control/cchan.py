@@ -24,6 +24,7 @@ __all__ = [
     "Cchan",
     "CchanBrokenError",
     "CchanError",
+    "CchanLostError",
     "GuestRefusedError",
     "GuestSilentError",
     "WrongVersionError",
@@ -54,6 +55,10 @@ class CchanBrokenError(CchanError):
 
 class GuestSilentError(CchanError):
     """No reply within the time limit."""
+
+
+class CchanLostError(CchanError):
+    """The link was lost while a reply was waited for."""
 
 
 class WrongVersionError(CchanError):
@@ -245,7 +250,7 @@ class Cchan:
 
     def _check_page(self) -> None:
         if self._aborted is not None:
-            raise CchanError(f"{self._link.domain.name}: {self._aborted}")
+            raise CchanLostError(f"{self._link.domain.name}: {self._aborted}")
 
     def _load_word(self, offset: int) -> int:
         return abi.load_u32(self._view, offset)

@@ -101,19 +101,19 @@ class GuestControl:
         image = await self._find_image(images, name)
         await self._load_module(name, image.path, image.data, params)
 
-    async def load_point(self, images: ImageStore, point: DynamicProbe) -> None:
-        """The same for a point: the image that all points have, under its name.
+    async def load_dynamic_probe(self, images: ImageStore, probe: DynamicProbe) -> None:
+        """Load the image that all dynamic probes share, under the name of this one.
 
         :raises SessionError:
         """
         image = await self._find_image(images, IMAGE)
         try:
-            data = rename_module(image.data, point.name)
+            data = rename_module(image.data, probe.name)
         except ModinfoError as error:
             raise SessionError(
                 f"{self.link.domain.name}: {image.path}: {error}", code="no-image"
             ) from None
-        await self._load_module(point.name, image.path, data, module_parameters(point))
+        await self._load_module(probe.name, image.path, data, module_parameters(probe))
 
     async def _find_image(self, images: ImageStore, name: str) -> Image:
         vm, hello = self.link.domain.name, self.hello

@@ -23,6 +23,7 @@ from vesper_monitor.guest.health.hang_detector import (
     LifeState,
     Silence,
 )
+from vesper_monitor.guest.session_listener import SessionListener
 from vesper_monitor.guest.ticker import SharedTicker
 from vesper_monitor.hypervisor.domain_state import DomainState
 from vesper_monitor.hypervisor.transport import (
@@ -102,27 +103,21 @@ class HeartbeatWatch:
         self,
         transport: Transport,
         domain: Domain,
-        timeout: Callable[[], float],
-        tell: Callable[[Event], None],
-        look: Callable[[], None],
-        beat: SharedTicker,
-        on_unsure: Callable[[], None] = lambda: None,
+        listener: SessionListener,
+        ticker: SharedTicker,
+        on_unsure: Callable[[], None],
     ) -> None:
         """
-        :param timeout: s, asked each time; below :data:`MIN_TIMEOUT_S`: do not watch.
-        :param tell: gets an event ``hang``, and ``alive`` if it was none in the end.
-        :param look: called when the domain most likely is in another state than
-            before: it does not run, or runs again.
-        :param beat: of :data:`LOOK`.
-        :param on_unsure: called when the guest shows no life, and the hypervisor
-            may have reset it since it last did without being heard.
+        :param listener: gets an event ``hang``, and ``alive`` if the guest goes on
+            after that.
+        :param ticker: of period :data:`LOOK`.
+        :param on_unsure: called when the guest shows no heartbeat, and the hypervisor
+            may have reset it unheard since the last one.
         """
         self._transport = transport
         self._domain = domain
-        self._timeout = timeout
-        self._tell = tell
-        self._look_at_domain = look
-        self._beat = beat
+        self._listener = listener
+        self._ticker = ticker
         self._on_unsure = on_unsure
         self._stands_still = False  # the hypervisor said so
         self._liveness = HangDetector()
@@ -131,6 +126,46 @@ class HeartbeatWatch:
         self._number = 0
         self._question: asyncio.Task[None] | None = None
         self._complained = False
+        self._reader: HeartbeatReader | None = None
+        self._task: asyncio.Task[None] | None = None
+
+    @property
+    def task(self) -> asyncio.Task[None] | None:
+        """The task that watches; None: no heartbeat page is watched."""
+        return self._task
+
+    def begin_watching(self, link: Link, region: abi.Region, nr_cpus: int) -> None:
+        """Watch the heartbeat page of a link, unless one is watched already.
+
+        :param region: as of :class:`HeartbeatReader`; handle 0: the guest has none.
+        """
+        if not region.handle or self._task is not None:
+            return
+        try:
+            self._reader = HeartbeatReader(link, region, nr_cpus)
+        except (TransportError, ValueError) as error:
+            _log.warning("heartbeat cannot be read: %s", error)
+            return
+        self._task = asyncio.create_task(self._watch_reader(self._reader))
+
+    def stop_reading(self) -> None:
+        """Judge no more of the heartbeat page: the link is lost."""
+        if self._reader is not None:
+            self._reader.close()
+
+    async def end_watching(self) -> None:
+        """Stop, and wait until the task has ended. Idempotent."""
+        self.stop_reading()
+        task, self._task = self._task, None
+        if task is not None:
+            task.cancel()
+            await asyncio.gather(task, return_exceptions=True)
+
+    async def _watch_reader(self, reader: HeartbeatReader) -> None:
+        try:
+            await self.run_until_closed(reader)
+        finally:
+            reader.close()
 
     @property
     def state(self) -> LifeState:
@@ -168,7 +203,7 @@ class HeartbeatWatch:
         self._liveness, self._silence = HangDetector(), None
         if self._stands_still:
             self._stands_still = False
-            self._look_at_domain()
+            self._listener.recheck_domain()
         loop = asyncio.get_running_loop()
         closed: asyncio.Future[None] = loop.create_future()
         sooner: asyncio.TimerHandle | None = None
@@ -180,24 +215,24 @@ class HeartbeatWatch:
             try:
                 if reader.closed:
                     closed.set_result(None)
-                    self._beat.remove_call(turn)
+                    self._ticker.remove_call(turn)
                     return
                 pause = self._look_at_signs(reader, now)
             except Exception as error:
                 closed.set_exception(error)
-                self._beat.remove_call(turn)
+                self._ticker.remove_call(turn)
                 return
             if pause < LOOK:
                 if sooner is not None:
                     sooner.cancel()
                 sooner = loop.call_later(pause, lambda: turn(time.monotonic()))
 
-        self._beat.add_call(turn)
+        self._ticker.add_call(turn)
         turn(time.monotonic())
         try:
             await closed
         finally:
-            self._beat.remove_call(turn)
+            self._ticker.remove_call(turn)
             if sooner is not None:
                 sooner.cancel()
             if self._question is not None:
@@ -205,7 +240,7 @@ class HeartbeatWatch:
 
     def _look_at_signs(self, reader: HeartbeatReader, now: float) -> float:
         """:returns: s until the next."""
-        timeout = self._timeout()
+        timeout = self._listener.get_hang_timeout()
         if timeout < MIN_TIMEOUT_S:
             self._liveness, self._silence = HangDetector(), None
             return LOOK
@@ -214,13 +249,13 @@ class HeartbeatWatch:
         hang = self._liveness.find_hang(timeout)
         if hang is not None:
             self._number += 1
-            self._tell(self._make_event("hang", hang, timeout))
+            self._listener.take_events([self._make_event("hang", hang, timeout)])
         elif before is not LifeState.ALIVE is self._liveness.state:
             if before is LifeState.HUNG:
-                self._tell(self._make_event("alive", None, timeout))
+                self._listener.take_events([self._make_event("alive", None, timeout)])
             if self._stands_still:
                 self._stands_still = False
-                self._look_at_domain()
+                self._listener.recheck_domain()
         self._note_silence(now, timeout)
         if self._question is None and self._liveness.needs_cpu_use(now):
             self._question = asyncio.get_running_loop().create_task(self._ask_hypervisor(timeout))
@@ -253,7 +288,7 @@ class HeartbeatWatch:
         if use is not None and use.state is not DomainState.RUNNING and not self._stands_still:
             # Not every hypervisor tells of a pause.
             self._stands_still = True
-            self._look_at_domain()
+            self._listener.recheck_domain()
         if (
             use is not None
             and use.state is DomainState.RUNNING

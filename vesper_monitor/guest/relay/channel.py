@@ -20,7 +20,14 @@ from vesper_monitor.guest.relay.relay import (
 from vesper_monitor.hypervisor.transport import Link, Mapping, TransportError
 from vesper_monitor.util.errors import VesperError
 
-__all__ = ["ROUND_BYTES", "ChannelEntry", "ChannelReader", "ChannelTable", "TableError"]
+__all__ = [
+    "ROUND_BYTES",
+    "ChannelEntry",
+    "ChannelReader",
+    "ChannelTable",
+    "TableError",
+    "WrittenMark",
+]
 
 _INDEX_SIZE = ctypes.sizeof(abi.Index)
 _BUFFER = abi.field_offset(abi.Index, "buffer")
@@ -112,14 +119,23 @@ class ChannelTable:
         self._mapping.close()
 
 
+@dataclass
+class WrittenMark:
+    """The sequence number up to which a buffer's records are written on this host.
+
+    It outlives the channel: records may be written after the channel was closed.
+    """
+
+    seq: int
+
+
 class _CpuBuffer:
     """One CPU's buffer; mapped when the guest has shared it."""
 
-    def __init__(self, reader: RelayReader, index: memoryview) -> None:
+    def __init__(self, reader: RelayReader, index: memoryview, written: WrittenMark) -> None:
         self.reader = reader
         self.index = index
-        #: sequence number up to which all is written, here on the host
-        self.written = reader.next_seq
+        self.written = written
         self.handle = 0
         self.mapping: Mapping | None = None
 
@@ -138,11 +154,17 @@ class ChannelReader:
     """Collects from all CPUs' buffers of one channel."""
 
     def __init__(
-        self, link: Link, entry: ChannelEntry, next_seq: Callable[[int], int | None]
+        self,
+        link: Link,
+        entry: ChannelEntry,
+        next_seq: Callable[[int], int | None],
+        take_mark: Callable[[int], WrittenMark | None] = lambda _cpu: None,
     ) -> None:
         """
         :param next_seq: cpu → sequence number to begin with; None: as noted in
-            the guest, by whoever has read it last.
+            the guest by the host that has read it last.
+        :param take_mark: cpu → mark of the same channel when it was open before;
+            None: all below ``next_seq`` is written.
         :raises TransportError: the index could not be mapped.
         """
         self.entry = entry
@@ -156,7 +178,8 @@ class ChannelReader:
             start = next_seq(cpu)
             if start is None:
                 start = min(abi.load_u64(index, _READ), MAX_SEQ)
-            self._cpus.append(_CpuBuffer(RelayReader(entry.shape, next_seq=start), index))
+            mark = take_mark(cpu) or WrittenMark(start)
+            self._cpus.append(_CpuBuffer(RelayReader(entry.shape, next_seq=start), index, mark))
             if cpu < ROUND_MAPS:
                 self._follow_index(self._cpus[-1], cpu)
             if abi.load_u32(index, _BUFFER_PAGES) and not abi.load_u64(index, _BUFFER):
@@ -242,9 +265,9 @@ class ChannelReader:
         own begins there.
         """
         buffer = self._cpus[cpu]
-        buffer.written = max(buffer.written, seq)
+        buffer.written.seq = max(buffer.written.seq, seq)
         if not self._closed:
-            abi.store_u64(buffer.index, _READ, buffer.written)
+            abi.store_u64(buffer.index, _READ, buffer.written.seq)
 
     def rewind_to_written(self) -> dict[int, int]:
         """Read again what was read and not written.
@@ -254,16 +277,24 @@ class ChannelReader:
         found = {}
         for cpu, buffer in enumerate(self._cpus):
             before = buffer.reader
-            if before.next_seq > buffer.written:
+            if before.next_seq > buffer.written.seq:
                 found[cpu] = before.next_seq
-                buffer.reader = RelayReader(self.entry.shape, next_seq=buffer.written)
+                buffer.reader = RelayReader(self.entry.shape, next_seq=buffer.written.seq)
                 buffer.reader.lost, buffer.reader.records = before.lost, before.records
         self._left = 0
         return found
 
     def written_up_to(self, cpu: int) -> int:
-        """Sequence number up to which all of a CPU's buffer is written."""
-        return self._cpus[cpu].written
+        """Return the sequence number up to which all of a CPU's buffer is written."""
+        return self._cpus[cpu].written.seq
+
+    def list_unwritten(self) -> dict[int, WrittenMark]:
+        """Return the marks of the buffers that were read further than written, by CPU."""
+        return {
+            cpu: buffer.written
+            for cpu, buffer in enumerate(self._cpus)
+            if buffer.reader.next_seq > buffer.written.seq
+        }
 
     def close(self) -> None:
         """Unmap all. May be called twice."""

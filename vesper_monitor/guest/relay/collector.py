@@ -13,8 +13,13 @@ from vesper_monitor.guest.event import Event
 from vesper_monitor.guest.health import crash_log
 from vesper_monitor.guest.health.crash_log import CrashLogReader
 from vesper_monitor.guest.relay import decode
-from vesper_monitor.guest.relay.channel import ROUND_BYTES, ChannelEntry, ChannelReader
-from vesper_monitor.guest.relay.positions import Position, Positions
+from vesper_monitor.guest.relay.channel import (
+    ROUND_BYTES,
+    ChannelEntry,
+    ChannelReader,
+    WrittenMark,
+)
+from vesper_monitor.guest.relay.positions import MAX_CLOSED_CHANNELS, Position, Positions
 from vesper_monitor.guest.relay.raw_stream import RawStream
 from vesper_monitor.hypervisor.transport import Domain, Link, TransportError
 
@@ -59,13 +64,19 @@ class Collector:
         self._given: dict[tuple[str, int, int], int] = {}
         self._given_before = self._given  #: at the beginning of the last round
         self._words: CrashLogReader | None = None
+        #: of closed channels, by probe, generation and CPU: read further than written
+        self._unwritten: dict[tuple[str, int, int], tuple[ChannelEntry, WrittenMark]] = {}
 
     def meet_boot(self, boot_id: int) -> bool:
         """A guest has said HELLO. No channel is open.
 
         :returns: whether its core has begun another life since it was met last.
         """
-        return self._positions.meet_boot(boot_id)
+        is_new = self._positions.meet_boot(boot_id)
+        if is_new:  # its channels begin with the generations of the last boot's
+            self._given.clear()
+            self._unwritten.clear()
+        return is_new
 
     def open_words(self, link: Link, region: abi.Region) -> None:
         """Where the guest's kernel leaves its last words, if it does."""
@@ -91,7 +102,11 @@ class Collector:
         def begin(cpu: int) -> int | None:
             return self._positions.begin_position(entry, cpu)
 
-        channel = ChannelReader(link, entry, begin)
+        def take_mark(cpu: int) -> WrittenMark | None:
+            kept = self._unwritten.pop((entry.probe, entry.generation, cpu), None)
+            return kept[1] if kept is not None else None
+
+        channel = ChannelReader(link, entry, begin, take_mark)
         self.channels[entry.probe] = channel
         self._positions.note_channel(channel)
         self._positions.trim_channels(self.channels.values())
@@ -107,6 +122,10 @@ class Collector:
             self._positions.forget_channel(channel.entry)
         else:
             self._positions.note_channel(channel)
+            for cpu, mark in channel.list_unwritten().items():
+                self._unwritten[_buffer_key(channel, cpu)] = channel.entry, mark
+            while len(self._unwritten) > MAX_CLOSED_CHANNELS:
+                del self._unwritten[next(iter(self._unwritten))]
         channel.close()
         return channel
 
@@ -187,6 +206,13 @@ class Collector:
                 key = _buffer_key(channel, cpu)
                 self._given[key] = max(following, self._given.get(key, 0))
                 self._positions.note_read(channel.entry, cpu, channel.written_up_to(cpu))
+
+        for key, (entry, mark) in self._unwritten.items():
+            cpu = key[2]
+            following = self._positions.begin_position(entry, cpu) or 0
+            if following > mark.seq:
+                self._given[key] = max(following, self._given.get(key, 0))
+                self._positions.note_read(entry, cpu, mark.seq)
 
     def _in_turn(self) -> list[str]:
         names = list(self.channels)

@@ -8,7 +8,7 @@ from typing import NamedTuple
 
 from vesper_monitor.guest.relay.channel import ChannelEntry, ChannelReader
 
-__all__ = ["Position", "Positions"]
+__all__ = ["MAX_CLOSED_CHANNELS", "Position", "Positions"]
 
 #: Of channels that are not open now. A guest may export under new names for
 #: ever: those that were noted first are forgotten.

@@ -19,7 +19,7 @@ from typing import Any
 
 from vesper_monitor.guest import abi
 from vesper_monitor.guest.printable import device_name, errno_name, make_printable, signal_name
-from vesper_monitor.rules.belief import is_users_cgroup, is_users_login
+from vesper_monitor.guest.process_origin import is_users_cgroup, is_users_login
 
 __all__ = ["RECORDS", "RecordType"]
 
