@@ -13,7 +13,7 @@ from pathlib import Path
 import pytest
 
 from tests.unit.ocf.support.host import PROJECT
-from tests.unit.ocf.support.library import install
+from tests.unit.ocf.support.library import find_agent_modules, install
 
 
 @pytest.fixture
@@ -69,6 +69,16 @@ def test_sizes_are_those_of_the_files(installed: Path) -> None:
     for line in lines:
         size, _, path = line.partition(" ")
         assert (library / path).stat().st_size == int(size)
+
+
+def test_sizes_cover_all_that_an_agent_imports(installed: Path) -> None:
+    """A file that is cut off may well be loaded, and judge wrongly."""
+    library = installed / "usr/lib/python3/dist-packages"
+    lines = (library / "vesper_monitor/installed-sizes").read_text().splitlines()
+    covered = {line.partition(" ")[2] for line in lines}
+    needed = {path for path in find_agent_modules(library) if path.startswith("vesper_monitor/")}
+    assert len(needed) > 60
+    assert needed <= covered, sorted(needed - covered)
 
 
 def test_a_new_version_replaces_the_old_as_a_whole(installed: Path) -> None:

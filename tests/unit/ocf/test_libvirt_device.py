@@ -12,7 +12,7 @@ from hypothesis import strategies as st
 from lxml.etree import _Element as Element
 
 from tests.unit.ocf.support.host import Host, Result
-from tests.unit.ocf.support.qemu import Holder
+from tests.unit.ocf.support.qemu import NO_DEVICE, Holder
 from vesper_monitor.ocf.libvirt import domain_xml
 
 SUCCESS, ERROR, DEGRADED = 0, 1, 190
@@ -45,8 +45,8 @@ def socket(host: Host) -> str:
 
 
 def degraded(host: Host) -> Result:
-    """The first monitor, to which vesperd says that it has no link."""
-    host.vesperd.answers["wait"] = lambda _: {"result": "degraded", "reason": "no link"}
+    """The first monitor, to which vesperd says that the domain has no device."""
+    host.vesperd.answers["wait"] = lambda _: {"result": "degraded", "reason": NO_DEVICE}
     return host.call("monitor", interval=1)
 
 
@@ -286,7 +286,7 @@ def test_a_device_of_the_users_stays_as_it_is(host: Host, holder: Holder) -> Non
         (None, "did not answer within 1 s"),
         ({"ok": True, "vms": 9, "free": 0}, "takes no more"),
         ({"ok": False, "error": "x"}, "x"),
-        ({"hello": 1}, "no vesper-ivshmem"),
+        ({"hello": 1}, "is not vesper-ivshmem"),
     ],
 )
 def test_without_the_holder_it_starts_without_the_device(
@@ -377,7 +377,7 @@ def test_libvirtd_is_not_asked_what_crashes_it(host: Host, passed: str) -> None:
     result = host.call("validate-all", OCF_CHECK_LEVEL="20")
     assert result.code == SUCCESS
     assert host.calls("domxml-to-native") == []
-    assert "is seen when it starts" in result.stderr
+    assert "before it starts" in result.stderr
 
 
 def test_what_is_wrong_beside_the_device_is_told(host: Host, holder: Holder) -> None:
@@ -394,4 +394,4 @@ def test_a_note_is_forgotten_when_all_is_well(host: Host, holder: Holder) -> Non
     assert "add_device=false" in (degraded(host).reason or "")
     host.vesperd.answers["wait"] = lambda _: {"result": "fine"}
     assert host.call("monitor", interval=1).code == SUCCESS
-    assert degraded(host).reason == "no link"
+    assert degraded(host).reason == NO_DEVICE
