@@ -68,6 +68,14 @@ TEXTS = (
     "its resource was stopped or begun anew",
     "an operator has ended the watch",
     "an internal error of vesperd ended the watch",
+    # The transport, after "is not watched: transport".
+    "libvirt does not run here",
+    "Xen's toolstack hangs",
+    "is xen-utils installed",
+    "is xen-gntdev loaded",
+    "is xen-evtchn loaded",
+    "cannot be loaded",
+    "hidepid",
     # VESPER's device.
     "its XML has no VESPER device, and add_device=false",
     "vesper-ivshmem is not running",
