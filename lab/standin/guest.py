@@ -8,6 +8,7 @@ import contextlib
 import dataclasses
 import os
 import signal
+import socket
 from pathlib import Path
 
 from lab.standin.image import RELEASE
@@ -171,10 +172,12 @@ class StandinGuest:
                     self._record = dataclasses.replace(self._record, resets=self._record.resets + 1)
                     self._place.write_record(self._record)
             case ["boot"]:
+                if self._host is not None:
+                    # Before the memory is cleared: the host must not take that for a table.
+                    self._host.get_extra_info("socket").shutdown(socket.SHUT_RDWR)
+                    self._host.close()
                 self._view[:] = bytes(len(self._view))
                 self._kernel, self._active = self._boot_kernel(), False
-                if self._host is not None:
-                    self._host.close()
                 self._booted.set()
             case ["load-modules"]:
                 await self._load_modules()

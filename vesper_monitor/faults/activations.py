@@ -288,7 +288,7 @@ class Activations:
         return ended
 
     def take_carried_fault(self, instance: ResourceActivation, carried: CarriedFault) -> str:
-        """See :meth:`FaultMigration.take_fault`."""
+        """Take a fault that came along with a VM. See :meth:`FaultMigration.take_fault`."""
         return self._migration.take_fault(instance, carried)
 
     def guest_met(self, domain: Domain, boot_id: int) -> None:

@@ -25,13 +25,13 @@ ReportFailure = Callable[[str, str | None, Callable[[], bool], Callable[[], None
 
 
 class AlarmListener(Protocol):
-    """Who is called by an alarm."""
+    """What an alarm calls."""
 
     def fault_told(self, activation: ResourceActivation, fault: Fault) -> None:
-        """Pacemaker knows the fault now."""
+        """Note that Pacemaker knows the fault now."""
 
     def deferral_over(self, activation: ResourceActivation) -> None:
-        """The time until which the fault was deferred is over."""
+        """Note that the time until which the fault was deferred is over."""
 
 
 class Alarms:

@@ -2,8 +2,8 @@
 """A fault that goes with its VM to another host, when that is migrated live.
 
 The source's vesperd packs it (:func:`pack_fault`), the OCF agents carry it, the
-target's vesperd unpacks it (:func:`unpack_fault`) and tells its own monitors.
-Parts of it are a guest's words: all of it is bounded here, on both sides.
+target's vesperd unpacks it (:func:`unpack_fault`) and tells it to its own monitors.
+Parts of it come from a guest, so both sides bound all of it here.
 """
 
 from __future__ import annotations
@@ -35,7 +35,7 @@ MAX_EVENT_TEXT_CHARS = 200
 
 @dataclass(frozen=True)
 class CarriedFault:
-    """A fault as it comes to the target."""
+    """A fault as it arrives at the target."""
 
     uuid: str  #: of its domain, which stays the same in a migration
     boot_id: int | None  #: of the guest's core; None: the source did not know it
@@ -49,7 +49,7 @@ class CarriedFault:
     told: bool  #: Pacemaker knows it already
 
     def to_fault(self, fault_id: int, record: ActivationRecord) -> Fault:
-        """The fault of an activation here.
+        """Return the fault of an activation here.
 
         :param fault_id: on this host.
         """
@@ -67,7 +67,7 @@ class CarriedFault:
 
 
 def boot_of_fault(fault: Fault) -> int | None:
-    """The boot of the guest that had a fault which has come with its VM, if known."""
+    """Return the boot of the guest whose fault came along with its VM, if known."""
     origin = fault.event.get("carried")
     boot_id = origin.get("boot_id") if isinstance(origin, dict) else None
     return boot_id if type(boot_id) is int else None
@@ -106,9 +106,9 @@ def pack_fault(fault: Fault, boot_id: int | None, node: str | None) -> dict[str,
 
 
 def unpack_fault(packed: object) -> CarriedFault:
-    """Unpack what :func:`pack_fault` has packed.
+    """Unpack a fault that :func:`pack_fault` has packed.
 
-    :raises ValueError: it is something else.
+    :raises ValueError: it is none.
     """
     if not isinstance(packed, dict) or _packed_size(packed) > MAX_PACKED_BYTES:
         raise ValueError("it is no object, or too long")

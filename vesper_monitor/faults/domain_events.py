@@ -1,10 +1,10 @@
 # SPDX-License-Identifier: GPL-2.0-or-later
-"""What a hypervisor says of a domain, as an event and in a sentence.
+"""A hypervisor's reports about a domain, as events and in sentences.
 
-Which of it is a fault is settled here, for all hypervisors alike: what it
-counts as a failure, and a pause that nobody asked for and that lasts too long.
-No rule makes the end of a domain a fault; monitors are told of it as such.  If
-the resource is then stopped, it is in the list of faults as what it was stopped for.
+An event is a failure if the hypervisor calls it one, or if it is a pause that lasts too
+long and that was not asked for.  That is decided here, for all hypervisors.  No rule
+makes the end of a domain a fault; monitors report it as the end.  If the resource is
+then stopped, the end is listed among the faults as the reason.
 """
 
 from __future__ import annotations
@@ -46,7 +46,7 @@ _SAID = {
 
 
 def make_report_event(domain: Domain, report: DomainReport, paused: float | None = None) -> Event:
-    """The domain is in another state.
+    """Return the event that a domain is in another state.
 
     :param paused: s in this state, where that is too long.
     """
@@ -68,7 +68,7 @@ def make_report_event(domain: Domain, report: DomainReport, paused: float | None
 
 
 def as_stopped_by_cluster(report: DomainReport) -> DomainReport:
-    """What is reported of a domain that the cluster stops: whoever ends it does so for it.
+    """Return the report about a domain that the cluster stops: its end was asked for.
 
     A crash stays one.
     """
@@ -78,13 +78,13 @@ def as_stopped_by_cluster(report: DomainReport) -> DomainReport:
 
 
 def make_notice_event(domain: Domain, notice: Notice) -> Event:
-    """The hypervisor has seen something."""
+    """Return the event of a hypervisor's notice."""
     text = f"{domain.name}: {_clean_text(notice.text)}"
     return _make_event(domain, text, kind=notice.kind, failure=notice.failure)
 
 
 def describe_ending(domain: Domain, report: DomainReport) -> str:
-    """That the domain does not run any more, and why: for the exit reason."""
+    """Say that a domain does not run any more, and why: for the exit reason."""
     assert report.state in ENDED
     return _describe_state(f"{domain.name} (domain {domain.domid})", report)
 
@@ -100,7 +100,7 @@ def _describe_cause(report: DomainReport) -> str:
 
 
 def _clean_text(text: str) -> str:
-    """There may be names of files in it."""
+    """Return a text without what cannot be printed; names of files may have that."""
     return make_printable(text.encode("utf-8", "backslashreplace"))
 
 

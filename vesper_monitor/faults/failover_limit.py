@@ -1,11 +1,11 @@
 # SPDX-License-Identifier: GPL-2.0-or-later
-"""How often a guest may have the cluster fail over: it is its own kernel that says so.
+"""Limit how many failovers a guest can cause in an hour.
 
-A guest may be broken so that it faults soon after each start, or mean it.
-From the third fault in an hour on it is said to flap.  After so many as the
-administrator allows, the next is told when the first of them is an hour old.
+Faults come from the guest's own kernel, which may be broken or hostile.  From its third
+fault in an hour on a guest flaps, and the reason says so.  After as many faults as the
+administrator allows, the next one is told when the first of them is an hour old.
 
-Pure: it knows no clock. Times are seconds of CLOCK_REALTIME, as the journal's.
+Pure: it knows no clock.  Times are seconds of CLOCK_REALTIME, like the journal's.
 """
 
 from __future__ import annotations
@@ -21,7 +21,7 @@ FLAPPING_FAULTS = 3
 
 
 class FailoverLimit:
-    """Of all VMs of a host.
+    """The faults of each VM of this host that were told.
 
     :param most: faults of one VM that are told in any :data:`WINDOW_S` seconds.
     """
@@ -34,9 +34,9 @@ class FailoverLimit:
         self._event: dict[str, int] = {}
 
     def note_told(self, vm: str, at: float, event: int | None = None) -> None:
-        """A fault of that VM is told.
+        """Note that a fault of a VM is told.
 
-        :param event: its number; what several resources make of one is one.
+        :param event: its number; the faults of several resources in one event count once.
         """
         if event is not None:
             if self._event.get(vm) == event and vm in self._told:
@@ -50,7 +50,7 @@ class FailoverLimit:
         self._told[vm] = deque(sorted_times, maxlen=self.most)
 
     def next_allowed_time(self, vm: str, now: float, event: int | None = None) -> float:
-        """From when on another may be told: ``now``, or later, at most :data:`WINDOW_S`.
+        """Return when the next one may be told: now, or at most :data:`WINDOW_S` later.
 
         :param event: as of :meth:`note_told`.
         """
@@ -58,11 +58,11 @@ class FailoverLimit:
         same = event is not None and self._event.get(vm) == event
         if times is None or len(times) < self.most or same:
             return now
-        # Whatever the clock has done since.
+        # The clock may have been set since.
         return max(now, min(times[0], now) + WINDOW_S)
 
     def describe_flapping(self, vm: str, now: float) -> str:
-        """What is said of the next fault of that VM; empty: it does not flap."""
+        """Return what a VM's next fault says about its flapping; empty: it does not flap."""
         times = [at for at in self._told.get(vm, ()) if now - WINDOW_S < at <= now]
         number = len(times) + 1
         if number < FLAPPING_FAULTS:

@@ -1,11 +1,10 @@
 # SPDX-License-Identifier: GPL-2.0-or-later
-"""Pauses of watching: an operator wants nothing reported of a VM for a while.
+"""Pauses of watching: an operator wants nothing reported about a VM for a while.
 
-Everything is recorded all the same.  A pause ends by itself; its end is kept
-in a file beside the journal, so that it outlives this process, as a time of
-day for people and by the clock that nobody can set.  It does not outlive a
-boot of the host, nor does it follow the VM to another one.  The cluster sees
-it as a node attribute (``crm_mon -A``).
+Events and faults are still recorded.  A pause ends by itself.  Its end is kept in a file
+beside the journal, so it outlives this process: as a time of day for people, and by a
+clock that cannot be set.  A pause ends with the host's boot, and does not follow the VM
+to another host.  The cluster shows it as a node attribute (``crm_mon -A``).
 """
 
 from __future__ import annotations
@@ -26,7 +25,7 @@ __all__ = ["MAX_PAUSE_S", "Pause", "Pauses", "pause_attribute_name"]
 
 _log = logging.getLogger(__name__)
 
-#: s; whoever needs longer wants Pacemaker's maintenance mode.
+#: s; for a longer time there is Pacemaker's maintenance mode.
 MAX_PAUSE_S = 7 * 86_400.0
 #: s between two looks at the clock, which goes on while the host sleeps.
 LOOK_PAUSE_S = 30.0
@@ -41,7 +40,7 @@ class Pause:
 
     vm: str
     since: float  #: s, CLOCK_REALTIME
-    until: float  #: likewise
+    until: float  #: s, CLOCK_REALTIME
     reason: str
     boot_id: str  #: of the host
     deadline: float  #: s, CLOCK_BOOTTIME: ``until`` is for people, and may be set wrong
@@ -62,7 +61,7 @@ class Pause:
 
 
 def pause_attribute_name(vm: str) -> str:
-    """Name of the node attribute."""
+    """Return the name of the node attribute of a VM's pause."""
     return f"vesper-pause-{vm}"
 
 
@@ -90,7 +89,7 @@ class Pauses:
         self._timers: dict[str, asyncio.TimerHandle] = {}
         self._disk = disk or DirectDisk()
         self._is_restored = False
-        #: VMs of which a pause was ended while nobody knew whether there is one
+        #: VMs whose pause was ended before the file was read
         self._ended_early: set[str] = set()
         self._writing = asyncio.Lock()
         self._saver: asyncio.Task[None] | None = None
@@ -121,7 +120,7 @@ class Pauses:
         return list(self._pauses.values())
 
     async def begin_pause(self, vm: str, seconds: float, reason: str) -> Pause:
-        """Pause, or change a pause.
+        """Begin a pause, or change the present one.
 
         :raises OSError: it cannot be kept, and is not begun.
         """
@@ -141,7 +140,7 @@ class Pauses:
         return pause
 
     def end_pause(self, vm: str, by: str) -> bool:
-        """:returns: whether there was one."""
+        """End a pause. :returns: whether there was one."""
         if not self._is_restored:
             self._ended_early.add(vm)
         if self._pauses.pop(vm, None) is None:
@@ -171,7 +170,7 @@ class Pauses:
         self._timers[vm] = loop.call_later(min(left, LOOK_PAUSE_S), self._check_end, vm)
 
     def _show_pause(self, vm: str) -> None:
-        """Bring the node attribute up to date."""
+        """Set or delete the node attribute of a VM's pause."""
         pause = self._pauses.get(vm)
         self._attributes.set_attribute(
             pause_attribute_name(vm), pause.text if pause is not None else None
@@ -183,13 +182,13 @@ class Pauses:
             await asyncio.wait({self._saver}, timeout=limit_s)
 
     def _save_soon(self) -> None:
-        """Write what is so now; nobody need wait for that."""
+        """Write the present pauses in the background."""
         self._is_unsaved = True
         if self._saver is None:
             self._saver = asyncio.get_running_loop().create_task(self._save_pauses())
 
     async def _save_pauses(self) -> None:
-        """Until it is written: with the next vesperd the pause would come back."""
+        """Write the pauses, and try again until that is done: else an ended one would return."""
         await asyncio.sleep(0)  # several changes at once are one
         wait_s = RETRY_FIRST_S
         while self._is_unsaved:
@@ -204,7 +203,7 @@ class Pauses:
         self._saver = None
 
     async def _write(self, pauses: Mapping[str, Pause]) -> None:
-        """:raises OSError:"""
+        """Write the pauses. :raises OSError:"""
         async with self._writing:
             await self._disk.write_state(self._path, [asdict(p) for p in pauses.values()])
 

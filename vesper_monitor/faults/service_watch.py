@@ -1,10 +1,9 @@
 # SPDX-License-Identifier: GPL-2.0-or-later
-"""Whether each service of an instance has a main process: the state machine.
+"""Whether each service of an activation has a main process: the state machine.
 
-An end that no rule calls a fault (``systemctl stop``, a clean exit, a process
-that renamed itself) must not go unseen.  So the guest's core is asked which
-services have a main process now, and a service that stays away makes the
-monitor *degraded*, never failed.
+An end that no rule calls a fault (``systemctl stop``, a clean exit, a process that renamed
+itself) must not go unseen.  So the guest's core is asked which services have a main
+process.  A service that stays away makes the monitor *degraded*, never failed.
 
 Pure: it knows no loop and no clock; times are seconds of any monotonic clock.
 vesper_monitor/daemon/services.py drives it.  Of each service::
@@ -13,7 +12,7 @@ vesper_monitor/daemon/services.py drives it.  Of each service::
        ^                      \\________an answer without it______^
        +--another boot of the guest--
 
-What no answer of the guest's has shown is not known, and not said.
+Only a service that an answer of the guest has shown missing is reported.
 """
 
 from __future__ import annotations
@@ -82,7 +81,7 @@ class _Service:
 
 @dataclass
 class ServiceWatch:
-    """The services of one instance.
+    """The services of one activation.
 
     :param vm: its name.
     """
@@ -100,13 +99,13 @@ class ServiceWatch:
     # ------------------------------------------------------------ what happens
 
     def set_services(self, names: Collection[str], now: float) -> None:
-        """What the instance's services are; may be called again."""
+        """Set the activation's services. Idempotent."""
         if list(self._services) != list(dict.fromkeys(names)):
             self._services = {name: self._services.get(name) or _Service(name) for name in names}
             self._next_look = now
 
     def note_heard(self, boot_id: int, now: float) -> None:
-        """The guest's core can be asked. :param boot_id: which boot of it this is."""
+        """Note that the guest's core can be asked. :param boot_id: of the core."""
         if self._boot_id not in (None, boot_id):
             self._forget_boot()
         if not self._is_heard or self._boot_id != boot_id:
@@ -115,11 +114,11 @@ class ServiceWatch:
         self._boot_id, self._is_heard = boot_id, True
 
     def note_unheard(self) -> None:
-        """It cannot be asked; see :meth:`find_missing_service`."""
+        """Note that the guest's core cannot be asked; see :meth:`find_missing_service`."""
         self._is_heard = False
 
     def note_event(self, event: Event, now: float) -> None:
-        """Something happened in the guest. :param now: when."""
+        """Note an event of the guest. :param now: when it was."""
         if event.event not in _END_OF:
             return
         fields = event.fields
@@ -138,7 +137,7 @@ class ServiceWatch:
                 self._next_look = min(self._next_look, now + LOOK_SOON_S)
 
     def note_answer(self, answer: Processes | None, now: float) -> None:
-        """What the guest's core has answered. None: it is too old to be asked."""
+        """Note the answer of the guest's core. None: it is too old to be asked."""
         if answer is None:
             self._is_askable = False
             return
@@ -162,25 +161,25 @@ class ServiceWatch:
         self._next_look = now + (LOOK_S if is_whole and not is_ending else LOOK_MISSING_S)
 
     def note_no_answer(self, now: float) -> None:
-        """It was asked, and has not answered in a way that can be understood."""
+        """Note that the guest's core gave no answer that can be understood."""
         self._next_look = now + LOOK_AGAIN_S
 
     # ------------------------------------------------------------ what follows
 
     @property
     def names(self) -> tuple[str, ...]:
-        """What to ask the guest for."""
+        """Return the names to ask the guest for."""
         return (*self._services, *COMPANIONS)
 
     def is_due(self, now: float) -> bool:
-        """Whether to ask the guest now."""
+        """Tell whether to ask the guest now."""
         can_ask = bool(self._services) and self._is_heard and self._is_askable
         return can_ask and now >= self._next_look
 
     def find_missing_service(self, now: float) -> str | None:
-        """Which service has no process and should have one; None: none is known to lack it.
+        """Say which service lacks its process for too long; None: none is known to.
 
-        Said of a guest that is heard; another one is degraded for that.
+        A guest that is not heard is degraded for that reason.
         """
         if self._is_heard:
             for service in self._services.values():
@@ -247,26 +246,26 @@ class ServiceWatch:
         )
 
     def _forget_boot(self) -> None:
-        """Another boot of the guest: what was known is over."""
+        """Forget all about an earlier boot of the guest."""
         self._services = {name: _Service(name) for name in self._services}
         self._companions, self._shuts_down = frozenset(), False
 
 
 def _is_certain(fields: Mapping[str, Any]) -> bool:
-    """Whether a record is of an end that no user can bring about as he likes.
+    """Tell whether a record shows the end of a process, and whose it is.
 
-    That of a signal which does not kill tells neither of an end nor whose its process is.
+    A signal that does not kill shows neither, unless init has sent it.
     """
     return fields.get("fatal", True) is True or fields.get("sender_pid") == 1
 
 
 def _is_known(fields: Mapping[str, Any]) -> bool:
-    """Whether a record tells whose its process is."""
+    """Tell whether a record shows whose its process is."""
     return fields.get("login_uid") is not None or fields.get("cgroup") is not None
 
 
 def _later_end(service: _Service, end: _End, is_exit: bool) -> _End:
-    """Which of two ends counts: that of the process that was seen, and who has ended it."""
+    """Return the end that counts: of the process that was seen, and with its sender."""
     before = service.end
     if before is None or service.pid == end.pid != before.pid:
         return end

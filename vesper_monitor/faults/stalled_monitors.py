@@ -1,15 +1,15 @@
 # SPDX-License-Identifier: GPL-2.0-or-later
-"""Degraded monitors that Pacemaker has on record, and that are over.
+"""Removes records of degraded monitors that are over from Pacemaker's status.
 
 Pacemaker 2.1 keeps a degraded result as a last failure (``rsc_last_failure_0``)
 when the next monitors succeed.  That has two effects:
 
-- ``crm_mon`` shows it for ever.  A ``crm_resource --cleanup`` forgets the
+- ``crm_mon`` goes on showing it.  A ``crm_resource --cleanup`` forgets the
   resource's whole history on that node; if the VM came there by a live
   migration, Pacemaker then takes that for half done, and restarts the VM.
 - After maintenance mode, which cancels monitors, the scheduler takes the
   record for a monitor that runs (it finds the operation's key in the history),
-  and starts none: nobody would be told of a fault any more.
+  and starts none: no fault would be reported any more.
 
 So that one record is removed, and nothing else of the history, once Pacemaker
 has heard of a monitor that succeeded after it, if the resource has been
@@ -77,7 +77,7 @@ async def _look_for_stalled(
     own_name: OwnName,
     remove: Remove,
 ) -> None:
-    """:raises PacemakerError:"""
+    """Remove records that are over, or let Pacemaker hear that. :raises PacemakerError:"""
     loop = asyncio.get_running_loop()
 
     def wanted(instance: ResourceActivation) -> bool:

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: GPL-2.0-or-later
-"""How well a domain is watched: the answer of the one who watches it."""
+"""How well a domain is watched."""
 
 from __future__ import annotations
 
@@ -10,9 +10,9 @@ __all__ = ["Watching"]
 
 @dataclass(frozen=True)
 class Watching:
-    """Asked for anew each time somebody needs it, never kept: a copy would go stale."""
+    """How well a domain is watched now. Ask each time: a copy would go stale."""
 
     #: whether the end of the domain would be noticed
     followed: bool
-    #: what is missing, and what to do; None: all is well, which needs a live session
+    #: the lack, and what to do; None: all is well, which needs a live session
     lacking: str | None

@@ -154,7 +154,7 @@ class Journal(JournalQueries):
         return left_out
 
     def _limit_log(self) -> None:
-        """:raises JournalError: the write-ahead log is too long, and cannot be emptied."""
+        """Empty the write-ahead log if it is too long. :raises JournalError: that failed."""
         try:
             size = os.stat(f"{self.path}-wal").st_size
         except FileNotFoundError:

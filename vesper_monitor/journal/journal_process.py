@@ -1,11 +1,10 @@
 # SPDX-License-Identifier: GPL-2.0-or-later
-"""The journal in a process of its own, which a disk may hold up for as long as it likes.
+"""The journal in a process of its own, since its disk may hang.
 
-A thread that waits for a hung disk cannot be ended, and keeps its process from
-ending.  So vesperd has a child, which opens the journal and does what it is
-asked, one request after the other, over a socket that both inherit.  It ends
-with vesperd.
-What it does: :mod:`vesper_monitor.journal.journal_server`.
+A thread that waits for a hung disk cannot be ended, and keeps its process from ending.
+So vesperd has a child (:mod:`vesper_monitor.journal.journal_server`), which opens the
+journal.  It serves one request after the other, over a socket that both inherit, and
+ends with vesperd.
 """
 
 from __future__ import annotations
@@ -38,20 +37,20 @@ MAX_UNANSWERED = 1000
 
 
 class JournalWorker(Protocol):
-    """What does the journal's work, one call after the other."""
+    """Calls methods of the journal, one after the other."""
 
     async def call_journal(self, method: str, *args: Any, **kwargs: Any) -> Any:
         """Call a method of the journal. :raises JournalError:"""
 
     async def close(self) -> None:
-        """Close the journal, when all that was asked for is done."""
+        """Close the journal, after the calls made before."""
 
     def kill_worker(self) -> None:
-        """End it, whatever it does."""
+        """End it at once."""
 
 
 class JournalProcess:
-    """The child, as vesperd sees it; it is begun when it is asked first, and again if it dies."""
+    """The child, as vesperd sees it; the first call begins it, and begins it anew if it died."""
 
     def __init__(
         self, path: Path, *, keep_events: int, keep_faults: int, log_level: str = "info",
@@ -77,7 +76,7 @@ class JournalProcess:
 
         :raises JournalError:
         """
-        async with self._beginning:  # one child, whoever asks first
+        async with self._beginning:  # one child, even if two ask at once
             if self._pipe is None or self._pipe.ended:
                 await self._begin_process()
         assert self._pipe is not None
@@ -190,7 +189,7 @@ class _Pipe(asyncio.Protocol):
                 break
             answer, said = self._waiting.popleft(), bytes(self._data[LENGTH.size : end])
             del self._data[:end]
-            if not answer.done():  # nobody may want it any more
+            if not answer.done():  # its caller may have been cancelled
                 answer.set_result(said)
 
     def connection_lost(self, exc: Exception | None) -> None:
@@ -199,7 +198,7 @@ class _Pipe(asyncio.Protocol):
             answer = self._waiting.popleft()
             if not answer.done():
                 answer.set_exception(self._ended_error())
-                answer.exception()  # nobody may want to know
+                answer.exception()  # its caller may have been cancelled
 
     def close(self) -> None:
         if self._transport is not None:

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: GPL-2.0-or-later
-"""The child of vesperd that has the journal open, and does to it what vesperd asks for.
+"""The child of vesperd that has the journal open, and serves vesperd's requests.
 
 Each message is its length and a pickle: a method of
 :class:`vesper_monitor.journal.journal.Journal` with its arguments, and what it
@@ -41,7 +41,7 @@ READS_AND_WRITES = "reads-and-writes"
 LENGTH = struct.Struct("<I")
 #: In place of a method of the journal.
 CLOSE = "close"
-#: Likewise: files beside the journal, on the same disk.
+#: In place of one, too: files beside the journal, on the same disk.
 STATE_FILES: dict[str, Callable[..., Any]] = {
     "read_state": state_file.read_state,
     "write_state": state_file.write_state,
@@ -79,7 +79,7 @@ class _Server:
                 return
 
     def _do_request(self, method: str, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
-        """:returns: what is to be raised, too."""
+        """Return what a request returns or raises."""
         try:
             if method == CLOSE:
                 return self._close_journal()
@@ -153,12 +153,12 @@ class _Server:
 
 
 def main(arguments: list[str]) -> None:
-    """The child's whole life."""
+    """Serve vesperd until it ends, or asks to close the journal."""
     descriptor, parent, mode, path, keep_events, keep_faults, log_level = arguments
     ctypes.CDLL(None).prctl(_PR_SET_PDEATHSIG, signal.SIGKILL)
     if os.getppid() != int(parent):
         return
-    # Its parent tells it when to end, also where a terminal or systemd tells both.
+    # Its parent decides when it ends, even if a terminal or systemd signals both.
     for number in (signal.SIGINT, signal.SIGTERM, signal.SIGHUP):
         signal.signal(number, signal.SIG_IGN)
     logs.set_up_logging(log_level)

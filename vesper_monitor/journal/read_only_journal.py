@@ -25,7 +25,7 @@ class ReadOnlyJournal(JournalQueries):
     """A journal that is open for reading."""
 
     def __init__(self, path: Path) -> None:
-        """:raises JournalError: it cannot be read."""
+        """Open the journal. :raises JournalError: it cannot be read."""
         self.path = path
         try:
             self._inode = os.stat(path).st_ino

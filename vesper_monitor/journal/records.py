@@ -175,10 +175,10 @@ def find_event_key(event: Mapping[str, Any]) -> EventKey | None:
 
 
 def system_gone(fault: Fault) -> bool:
-    """Whether the guest cannot shut down any more after this fault.
+    """Tell whether the guest cannot shut down any more after this fault.
 
-    Where it may be able to (after an oops, on a full memory, with a file system
-    that takes no writes), it may have data to save; the time for that is bounded.
+    After an oops, with a full memory or a read-only file system it may still be able to,
+    and have data to save; its time for that is bounded.
     """
     if fault.rule in (PANIC_RULE, "hang", "paused"):
         return True

@@ -1,32 +1,36 @@
 # SPDX-License-Identifier: GPL-2.0-or-later
-"""What goes to the journal: in order, in turns, and waited for only so long.
+"""Writes batches to the journal in order, and limits how long anybody waits for them.
 
-What was given first of a VM is written first.  Batches that pile up while the
-disk is busy are written together, the VMs in turn: what one says without end
-is not before another one's fault.  A read comes after what was put before it.
+The batches of one VM are written in their order.  Those that pile up while the disk is
+busy are written together, one VM after the other, so that a VM's flood does not delay
+another VM's fault.  A read comes after the batches put before it.
 
-Who put a batch hears of it when it is written, or :data:`WAIT_S` later.  A disk
-that is full or read-only, a lock, and a disk that does not answer are waited
-out: what was put stays in memory until it is written, and is told meanwhile.
-What cannot be represented is left out alone, and said once of each VM.
+A batch's callback is called when it is written, or :data:`WAIT_S` later.  If the disk is
+full, read-only, locked or hung, batches stay in memory until they are written; their
+faults are told meanwhile.  A value that cannot be represented is left out, and logged
+once for each VM.
 """
 
 from __future__ import annotations
 
 import asyncio
-import itertools
 import logging
 import time
 from collections import deque
 from collections.abc import Callable, Iterable
 from contextlib import nullcontext, suppress
-from dataclasses import dataclass, field
 from functools import partial
 from typing import Concatenate, ParamSpec, TypeVar
 
 from vesper_monitor.journal.batch import Batch
 from vesper_monitor.journal.journal import Journal
 from vesper_monitor.journal.journal_process import JournalWorker
+from vesper_monitor.journal.pending_batch import (
+    PendingBatch,
+    call_back,
+    is_flood,
+    wake_reader,
+)
 from vesper_monitor.journal.read_limit import limit_read
 from vesper_monitor.journal.schema import JournalError
 
@@ -37,40 +41,27 @@ _log = logging.getLogger(__name__)
 _P = ParamSpec("_P")
 _T = TypeVar("_T")
 
-#: s that a batch waits for the disk, until whoever it concerns is told without it.
+#: s that a batch waits for the disk, until its faults are told without it.
 WAIT_S = 0.5
 #: s that a write takes, after which the disk may be hung.
 DOUBT_S = 0.1
-#: s for what is left to be written when vesperd ends.
+#: s to write the rest when vesperd ends.
 CLOSE_LIMIT_S = 5.0
-#: Events in one transaction: what another VM says meanwhile waits for its end. And
-#: those of one VM that a read waits for which is not of that VM.
+#: Events in one transaction: another VM's events wait for its end.
 MAX_EVENTS_PER_TRANSACTION = 128
+#: Unwritten events of one VM up to which a read that is not about this VM waits for them.
 MAX_WAITED_EVENTS = 1000
-#: s between two transactions, but for what somebody waits for: a fault, a read.
-#: Many events make few of them: each costs more than what is in it.
+#: s between two transactions, unless a fault or a read waits: a transaction costs more
+#: than the events in it.
 GATHER_S = 0.003
-#: s until what was written is also on the disk: the failover that it has begun
-#: needs disk and CPU more than the history does, and many faults share one sync.
+#: s until a written fault is synced to the disk: its failover needs disk and CPU more than
+#: the history does, and many faults share one sync.
 SYNC_AFTER_S = 0.1
 #: s between two tries to write to a journal that failed, doubled from the first to the last.
 RETRY_FIRST_S = 0.2
 RETRY_LAST_S = 5.0
-#: VMs of which it was said that something of theirs could not be written.
+#: VMs for which a value that could not be written was logged.
 MAX_COMPLAINED = 1000
-
-
-@dataclass
-class _Entry:
-    """What was put; several if the journal fails."""
-
-    batch: Batch
-    at: float  #: by the loop's clock
-    #: not called yet: the batch is written, or its time is up
-    then: Callable[[], None] | None
-    #: put while the journal could not be used
-    is_kept: bool
-    written: list[Callable[[], None]] = field(default_factory=list)
 
 
 class JournalWriter:
@@ -83,24 +74,25 @@ class JournalWriter:
         self._worker = worker
         self._held = held
         #: by VM, in their turn; none is empty
-        self._queues: dict[str, deque[_Entry]] = {}
-        self._taken: list[_Entry] = []  # is being written
+        self._queues: dict[str, deque[PendingBatch]] = {}
+        self._taken: list[PendingBatch] = []  # is being written
         #: whose time is not up, in that order; some may be written
-        self._timed: deque[_Entry] = deque()
+        self._timed: deque[PendingBatch] = deque()
         self._timer: asyncio.TimerHandle | None = None
         self._writer: asyncio.Task[None] | None = None
-        self._hurry = asyncio.Event()  # somebody waits for what is in the queue
+        self._hurry = asyncio.Event()  # a fault or a read waits for the queue
         self._wrote = 0.0  # by the loop's clock
-        self._write_began: float | None = None  # likewise
+        self._write_began: float | None = None  # by the loop's clock
         self._syncer: asyncio.Task[None] | None = None
         self._closing = asyncio.Event()
         self._complained: set[str] = set()
-        #: a write waits for one read at most, whoever else wants to read
+        #: a write waits for one read at most
         self._one_reader = asyncio.Semaphore(1)
         self._trouble: str | None = None
         self._trouble_since = 0.0  # s, CLOCK_REALTIME
-        self._is_recovering = False  # the disk writes again; what was kept is not written yet
-        self._readers: set[asyncio.Future[None]] = set()  # wait for what was put before
+        # the disk writes again; what was kept is not written yet
+        self._is_recovering = False
+        self._readers: set[asyncio.Future[None]] = set()  # wait for the batches put before
 
     @property
     def error(self) -> str | None:
@@ -142,17 +134,16 @@ class JournalWriter:
         """
         loop = asyncio.get_running_loop()
         unusable, queue = not self._is_usable, self._queues.setdefault(vm, deque())
-        entry = _Entry(batch, loop.time(), then, unusable, [] if written is None else [written])
+        entry = PendingBatch(
+            batch, loop.time(), then, unusable, [] if written is None else [written]
+        )
         if unusable and queue:
-            last = queue[-1]
-            last.batch.merge_batch(batch)
-            last.batch.keep_last()
-            last.written += entry.written
+            queue[-1].merge_batch(batch, entry.written)
         else:
             queue.append(entry)
         if then is not None:
             if unusable:
-                loop.call_soon(self._call_then, entry)
+                loop.call_soon(entry.call_then)
             else:
                 self._timed.append(entry)
                 if self._timer is None:
@@ -177,7 +168,7 @@ class JournalWriter:
             self._writer = asyncio.get_running_loop().create_task(self._write_queue())
 
     def note_unusable(self, error: str) -> None:
-        """Note that the journal cannot be used: nobody waits for it until it is."""
+        """Note that the journal cannot be used: until it can, nothing waits for it."""
         if self._trouble is None:
             _log.error("%s; faults are kept in memory and told all the same", error)
             self._trouble_since = time.time()
@@ -187,9 +178,9 @@ class JournalWriter:
             for entry in queue:
                 entry.is_kept = True
         while self._timed:
-            self._call_then(self._timed.popleft())
+            self._timed.popleft().call_then()
         for reader in list(self._readers):
-            _wake_reader(reader)
+            wake_reader(reader)
 
     def _fail_to_answer(self) -> None:
         if self._trouble is None:  # else more is known: why it failed before
@@ -204,9 +195,9 @@ class JournalWriter:
                     break
                 taken, self._taken = self._taken, []
                 for entry in taken:
-                    self._call_then(entry)
+                    entry.call_then()
                     for written in entry.written:
-                        _call_back(written)
+                        call_back(written)
                 self._end_trouble_if_written()
         finally:
             self._writer = None
@@ -224,7 +215,7 @@ class JournalWriter:
         return together
 
     async def _gather_batches(self) -> None:
-        """Let more come, if a transaction was made just now and nobody waits."""
+        """Gather more batches, if a transaction was made just now and nothing waits."""
         loop = asyncio.get_running_loop()
         with suppress(TimeoutError):
             async with asyncio.timeout_at(self._wrote + GATHER_S):
@@ -233,12 +224,15 @@ class JournalWriter:
         self._wrote = loop.time()
 
     async def _write_batch(self, batch: Batch) -> bool:
-        """Until it is written. :returns: whether it is: vesperd may be ending."""
+        """Write a batch, however long that takes.
+
+        :returns: whether it is written; it may not be if vesperd ends.
+        """
         loop = asyncio.get_running_loop()
         pause = RETRY_FIRST_S
         while True:
             self._write_began = loop.time()
-            # Also if nobody waits for this one: it is said, and no read waits for its end.
+            # Also if nothing waits for this one: then no read waits for its end, either.
             alarm = loop.call_later(WAIT_S, self._fail_to_answer)
             try:
                 left_out = await self._worker.call_journal("write_batch", batch)
@@ -293,12 +287,7 @@ class JournalWriter:
             if entry.then is not None and entry.at + WAIT_S > now:
                 self._timer = loop.call_later(entry.at + WAIT_S - now, self._time_is_up)
                 break
-            self._call_then(self._timed.popleft())
-
-    def _call_then(self, entry: _Entry) -> None:
-        then, entry.then = entry.then, None
-        if then is not None:
-            _call_back(then)
+            self._timed.popleft().call_then()
 
     # ------------------------------------------------------------ reading
 
@@ -335,25 +324,26 @@ class JournalWriter:
         return found
 
     async def flush_queue(self, vm: str | None = None) -> None:
-        """Return when what was put of a VM (None: of each) is written, or :data:`WAIT_S` later."""
+        """Return when all batches of a VM (None: of each) are written, or :data:`WAIT_S` later."""
         with suppress(TimeoutError):
             async with asyncio.timeout(WAIT_S):
                 await self._wait_until_written(vm)
 
     async def _wait_until_written(self, vm: str | None) -> None:
-        """Not until the queue is empty: others may fill it without end."""
+        """Wait for the batches put before; later ones may follow without end."""
         if not self._is_usable:
             return
         loop = asyncio.get_running_loop()
         readers: list[asyncio.Future[None]] = []
         if vm is None:
-            waiting = [name for name, queue in self._queues.items() if not _is_flood(queue)]
+            most = MAX_WAITED_EVENTS
+            waiting = [vm for vm, queue in self._queues.items() if not is_flood(queue, most)]
         else:
             waiting = [vm] if vm in self._queues else []
         # What is being written is followed by whatever is asked next.
         for name in waiting:
             readers.append(loop.create_future())
-            self._queues[name][-1].written.append(partial(_wake_reader, readers[-1]))
+            self._queues[name][-1].written.append(partial(wake_reader, readers[-1]))
         if not readers:
             return
         self._readers.update(readers)
@@ -367,7 +357,7 @@ class JournalWriter:
 
     async def _sync_later(self) -> None:
         await asyncio.sleep(SYNC_AFTER_S)
-        self._syncer = None  # what is written from now on is for the next
+        self._syncer = None  # the next one syncs what is written from now on
         await self._sync_to_disk()
 
     async def _sync_to_disk(self) -> None:
@@ -377,7 +367,7 @@ class JournalWriter:
             _log.error("%s; a power failure may cost the last events", error)
 
     async def close(self) -> None:
-        """Write what is left, if the disk answers in time."""
+        """Write the rest, if the disk answers in time."""
         self._closing.set()
         try:
             async with asyncio.timeout(CLOSE_LIMIT_S):
@@ -392,26 +382,8 @@ class JournalWriter:
             pass
         lost = sum(len(queue) for queue in self._queues.values()) + len(self._taken)
         if lost:
-            _log.error("%s: what was kept in memory is not written", self.error or "the journal")
+            _log.error("%s: batches kept in memory are lost", self.error or "the journal")
         for work in (self._writer, self._syncer, self._timer):
             if work is not None:
                 work.cancel()
         self._worker.kill_worker()
-
-
-def _is_flood(queue: Iterable[_Entry]) -> bool:
-    """Whether a read would wait long for what one VM has said."""
-    events = itertools.accumulate(len(entry.batch.events) for entry in queue)
-    return any(count > MAX_WAITED_EVENTS for count in events)
-
-
-def _wake_reader(reader: asyncio.Future[None]) -> None:
-    if not reader.done():
-        reader.set_result(None)
-
-
-def _call_back(then: Callable[[], None]) -> None:
-    try:
-        then()
-    except Exception:
-        _log.exception("internal error after a write to the journal")

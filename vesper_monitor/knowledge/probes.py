@@ -252,7 +252,7 @@ PROBES: Mapping[str, ProbeInfo] = {
             0.51, 1.75, 3.38, "print_cpu_stall_info() was called and made to return at once"
         ),
         fault="none",
-        why="A guest whose host gives it no CPU time looks like that from inside. hang_timeout "
+        why="A guest whose host gives it no CPU time shows such a lockup, too. hang_timeout "
         "distinguishes the two, and is sooner.",
         params={"max_per_s": "record at most so many in a second; 0: all (10)"},
         needs=("CONFIG_SOFTLOCKUP_DETECTOR",),

@@ -1,15 +1,14 @@
 # SPDX-License-Identifier: GPL-2.0-or-later
-"""What is told to Pacemaker, and asked of it, other than by a monitor.
+"""Commands of Pacemaker: report a failure without a monitor, set an attribute, read its status.
 
-Above all a failure while no monitor runs: the asynchronous failure.
+``crm_resource --fail`` is a blunt tool (Pacemaker 2.1).  For an unknown resource it makes
+an orphan, whose failed stop gets the node fenced.  It hits whatever has that name by then.
+It is acknowledged before the controller has acted on it, so it can be lost.  On a
+Pacemaker Remote node the controller refuses it, and the command still exits 0.
 
-``crm_resource --fail`` is a blunt tool (Pacemaker 2.1): for an unknown
-resource it makes an orphan whose failed stop gets the node fenced; it hits
-whatever runs under that name by then; it is acknowledged before the
-controller has acted on it, so it can be lost; and on a Pacemaker Remote node
-the controller refuses it while the command exits 0.  So the cluster is asked
-first whether this resource runs on this node, is managed and has an agent of
-VESPER's (an administrator may have changed that), and afterwards whether the failure has arrived.
+So the cluster is asked first whether this resource runs on this node, is managed and has
+an agent of VESPER (an administrator may have changed that).  Afterwards it is asked whether
+the failure has arrived.
 """
 
 from __future__ import annotations
@@ -52,10 +51,11 @@ PROVIDER = ":vesper:"
 COMMAND_TIMEOUT_S = 20.0
 #: s after which the failure must show.
 VERIFY_TIMEOUT_S = 10.0
+#: s between two looks whether it does.
 VERIFY_PAUSE_S = 0.5
-#: Tries, and s before the next: 1, 2, 4 ... up to MAX_PAUSE. About two minutes
-#: in all; after that the fault still waits for the next monitor.
+#: Tries, in about two minutes; after that the fault still waits for the next monitor.
 MAX_TRIES = 8
+#: s between two tries: 1, 2, 4 ... up to that.
 MAX_PAUSE_S = 30.0
 
 
@@ -64,7 +64,7 @@ class PacemakerError(VesperError):
 
 
 class ReportImpossibleError(PacemakerError):
-    """Pacemaker will not be told in this way, however often it is tried."""
+    """Pacemaker cannot be told in this way; another try would not help."""
 
 
 @dataclass(frozen=True)
@@ -88,7 +88,10 @@ class DegradedRecord:
     over: bool  #: a later monitor of the same kind has succeeded
 
     def belongs_to(self, resource: str, node: str) -> bool:
-        """:param resource: as the agent knows it; instances of a clone have ``:N``."""
+        """Tell whether the record is of a resource on a node.
+
+        :param resource: as the agent knows it; instances of a clone have ``:N``.
+        """
         return node == self.node and self.resource in (resource, resource.partition(":")[0])
 
 
@@ -153,12 +156,12 @@ async def set_attribute(name: str, value: str | None) -> None:
 
 
 def ascii_only(text: str) -> str:
-    """A text with ``\\xf6`` in place of what is not ASCII."""
+    """Return a text with ``\\xf6`` in place of a character that is not ASCII."""
     return text.encode("ascii", "backslashreplace").decode("ascii")
 
 
 async def own_name() -> str:
-    """This node's name in the cluster.
+    """Return this node's name in the cluster.
 
     :raises PacemakerError:
     """
@@ -166,7 +169,7 @@ async def own_name() -> str:
 
 
 async def degraded_records() -> list[DegradedRecord]:
-    """Records of degraded monitors of this project's agents, on all nodes.
+    """Return the records of degraded monitors of this project's agents, on all nodes.
 
     :raises PacemakerError:
     """
@@ -174,9 +177,9 @@ async def degraded_records() -> list[DegradedRecord]:
 
 
 def parse_status(text: str) -> list[DegradedRecord]:
-    """
-    :param text: the CIB's status section.
-    :raises PacemakerError: not XML.
+    """Return the records of degraded monitors in the CIB's status section.
+
+    :raises PacemakerError: the text is not XML.
     """
     try:
         root = parse_xml(text)
@@ -205,7 +208,7 @@ def _is_last_failure(entry: Element) -> bool:
 
 
 def _is_success_after(entry: Element, failure: Element) -> bool:
-    """Whether this is a later result of the monitor that was degraded."""
+    """Tell whether this is a later success of the monitor that was degraded."""
     if entry.get("rc-code") != "0" or entry.get("operation") != "monitor":
         return False
     if entry.get("interval") != failure.get("interval"):
@@ -214,11 +217,10 @@ def _is_success_after(entry: Element, failure: Element) -> bool:
 
 
 async def remove_record(record: DegradedRecord) -> None:
-    """Remove it from the CIB's status, unless it is another one by now.
+    """Remove a record from the CIB's status, unless it has changed meanwhile.
 
-    The rest of the history stays, so nothing is asked anew or restarted; the
-    scheduler looks again, and starts a monitor where it has held this record
-    for one that runs.
+    The rest of the history stays, so nothing is probed or restarted.  The scheduler runs,
+    and starts a monitor if it had taken this record for one that runs.
 
     :raises PacemakerError:
     """
@@ -262,7 +264,7 @@ async def _try_to_report(
 
 
 async def _read_cluster_status() -> str:
-    """The cluster's, for :func:`parse_crm_mon`."""
+    """Return the cluster's status, for :func:`parse_crm_mon`."""
     return await _run_command("crm_mon", "--one-shot", "--output-as=xml")
 
 
@@ -271,10 +273,11 @@ async def _state_of_resource(resource: str, node: str) -> ResourceState:
 
 
 def parse_crm_mon(text: str, resource: str, node: str) -> ResourceState:
-    """
+    """Return the state of a resource on a node.
+
     :param text: output of ``crm_mon --output-as=xml``.
     :param resource: as the agent knows it; instances of a clone have ``:N``.
-    :raises PacemakerError: not XML.
+    :raises PacemakerError: the text is not XML.
     """
     try:
         root = parse_xml(text)
@@ -311,9 +314,9 @@ def _parse_count(text: str | None) -> int:
 
 
 async def _run_command(*command: str) -> str:
-    """Standard output of a command.
+    """Run a command, and return its standard output.
 
-    :raises PacemakerError: not there, failed, or took too long.
+    :raises PacemakerError: it is not installed, failed, or took too long.
     """
     try:
         code, output, errors = await async_subprocess.run_command(*command, limit=COMMAND_TIMEOUT_S)

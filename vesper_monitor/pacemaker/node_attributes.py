@@ -17,9 +17,9 @@ __all__ = ["NodeAttributes", "SetAttribute"]
 
 _log = logging.getLogger(__name__)
 
-#: s between two tries, and how many there are before it is said that they fail.
-AGAIN = 10.0
-TRIES = 6
+#: s between two tries; and tries before their failure is logged.
+RETRY_PAUSE_S = 10.0
+MAX_TRIES = 6
 #: s until a value is set again: Pacemaker forgets it when it is started anew.
 SET_AGAIN_S = 600.0
 #: Commands that run at the same time: many VMs may have faults at once.
@@ -57,7 +57,7 @@ class NodeAttributes:
         task.add_done_callback(done)
 
     async def close(self) -> None:
-        """Give up what is not told yet."""
+        """Give up the attributes that are not set yet."""
         tellers = list(self._tellers.values())
         for task in tellers:
             task.cancel()
@@ -79,8 +79,8 @@ class NodeAttributes:
                 failures = 0
             except PacemakerError as error:
                 failures += 1
-                if failures == TRIES:
+                if failures == MAX_TRIES:
                     _log.warning("the cluster does not show the node attribute %s: %s", name, error)
                     if value is None:
                         return
-            await asyncio.sleep(AGAIN if 0 < failures < TRIES else SET_AGAIN_S)
+            await asyncio.sleep(RETRY_PAUSE_S if 0 < failures < MAX_TRIES else SET_AGAIN_S)

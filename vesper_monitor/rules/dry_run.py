@@ -34,7 +34,7 @@ class Hit:
 
 @dataclass(frozen=True)
 class Comparison:
-    """What rules find, beside what was in force when the events were recorded.
+    """The faults of a dry run, beside those found by the rules that were in force.
 
     :ivar was: event's number → the faults that it was, of one resource or several.
     :ivar dropped: faults that the rules do not find, as vesperd sends them.
@@ -47,7 +47,7 @@ class Comparison:
 def compare_with_faults(
     hits: Iterable[Hit], events: Iterable[Event], faults: Iterable[Mapping[str, Any]]
 ) -> Comparison:
-    """Compare what a trial has found with the faults on record.
+    """Compare the faults that a dry run has found with those on record.
 
     :param events: that were tried; faults of other events do not count.
     :param faults: as vesperd sends them (docs/api.md).
@@ -67,7 +67,7 @@ def compare_with_faults(
 
 
 def event_of(answer: Mapping[str, Any]) -> Event:
-    """As vesperd sends it (docs/api.md).
+    """Return the event of an answer of vesperd (docs/api.md).
 
     :raises TypeError: it is not complete.
     """
@@ -77,9 +77,9 @@ def event_of(answer: Mapping[str, Any]) -> Event:
 def try_rules(
     text: str, events: Iterable[Event], services: Callable[[str], Collection[str]]
 ) -> list[Hit]:
-    """Which events the rules call faults, each for itself.
+    """Return the events that the rules call faults, each judged for itself.
 
-    A resource holds one fault at a time: less than these would be reported.
+    A resource holds one fault at a time, so fewer than these would be reported.
 
     :param services: of a VM.
     :raises RuleError:

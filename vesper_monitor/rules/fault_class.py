@@ -115,7 +115,7 @@ def describe_class(probe: str) -> str:
 
 
 def _classify_domain(fields: Mapping[str, Any]) -> FaultClass:
-    """Of what the hypervisor says of a domain."""
+    """Return the class of a hypervisor's report about a domain."""
     kind, cause, why = (fields.get(name) for name in ("kind", "cause", "why"))
     if isinstance(kind, str) and kind in _CLASS_OF_DOMAIN_KIND:
         return _CLASS_OF_DOMAIN_KIND[kind]

@@ -1,9 +1,9 @@
 # SPDX-License-Identifier: GPL-2.0-or-later
-"""What a fault rule may ask of an event: the names, and of which kind their values are.
+"""The fields of events that a fault rule may name, and the kinds of their values.
 
 The fields of a probe's events are those of its record
-(:mod:`vesper_monitor.guest.relay.record_types`), read off it, so that a new field or
-probe is known here without a word.  Some names are derived of them.
+(:mod:`vesper_monitor.guest.relay.record_types`), read off it, so a new field or
+probe is known here at once.  Some names are derived of them.
 """
 
 from __future__ import annotations
@@ -57,19 +57,19 @@ DERIVED: Mapping[str, str] = {
     "class": "the class of the fault: memory, storage, network, kernel, service, host or operator",
 }
 
-#: The same, of those that are not so.
+#: Name → what it means that it is false.
 NEGATED: Mapping[str, str] = {
     "believed": "something shows that the process is a user's own",
     "ordered": "neither init nor the process's parent has asked it to end",
     "elder": "no older main process of its name lives, if it is younger than 5 s",
 }
 
-#: Kinds of the fields that may be missing, of which an empty record does not tell.
+#: Kinds of the fields that an empty record lacks.
 _OPTIONAL = {
     "addr": Kind.NUMBER, "login_uid": Kind.NUMBER, "age_ms": Kind.NUMBER,
     "elder_pid": Kind.NUMBER,
 }  # fmt: skip
-#: Field → what is derived of it, and of others.
+#: Field → the name that is derived of it, and of others.
 _DERIVED_OF = {"login_uid": "believed", "asked": "ordered", "elder_pid": "elder"}
 
 _INIT_PID = 1
@@ -100,7 +100,7 @@ FIELDS: Mapping[str, Mapping[str, Kind]] = {
 
 
 def probe_of(event: Event) -> str | None:
-    """The name under which a rule judges this event; None: no rule does."""
+    """Return the name under which rules judge an event; None: no rule does."""
     if event.event in FIELDS:
         return event.event
     return None if event.event in (LOST, UNKNOWN) else event.probe
@@ -117,7 +117,7 @@ class Facts:
         self._services = services
 
     def get_value(self, name: str) -> Value | None:
-        """A value, or None: absent, or nothing that can be compared."""
+        """Return a field's value; None: it is absent, or cannot be compared."""
         fields = self._event.fields
         value: Any
         if name not in DERIVED:
@@ -137,7 +137,7 @@ class Facts:
 
 
 def is_main(fields: Mapping[str, Any], services: Collection[str]) -> bool:
-    """The main process of a service has a parent that is not itself such a process."""
+    """Tell whether a process is the main one of a service: its parent has another name."""
     service = _main_service(fields, services)
     return service is not None and process_comm(fields) != fields.get("parent_comm")
 
@@ -150,8 +150,8 @@ def is_believed(fields: Mapping[str, Any]) -> bool:
 def is_ordered(fields: Mapping[str, Any]) -> bool:
     """Return whether init or the process's parent has ended it in an orderly way.
 
-    By a signal that asks for it, or, of a process that was asked so before, by
-    SIGKILL.  Of the end of a process nobody says who has sent its signal.
+    By a signal that asks for it, or, if the process was asked before, by SIGKILL.  The
+    record of a process's end does not say who has sent its signal.
     """
     sig, asked = fields.get("sig"), fields.get("asked") is True
     if "sender_pid" not in fields:
@@ -177,7 +177,7 @@ _DECIDED: Mapping[str, Callable[[Mapping[str, Any]], bool]] = {
 
 @lru_cache(1024)
 def comm_of(name: str) -> str:
-    """A service's name as the fields have it: cut by the kernel, which counts bytes."""
+    """Return a service's name as the fields have it: the kernel cuts it to 15 bytes."""
     return make_printable(name.encode("utf-8", "surrogateescape")[:MAX_COMM_CHARS])
 
 
@@ -187,5 +187,5 @@ def _main_service(fields: Mapping[str, Any], services: Collection[str]) -> str |
 
 
 def process_comm(fields: Mapping[str, Any]) -> object:
-    """Of the process: a thread may call itself otherwise."""
+    """Return the name of the process; a thread may have another one."""
     return fields.get("leader_comm", fields.get("comm"))

@@ -1,8 +1,8 @@
 # SPDX-License-Identifier: GPL-2.0-or-later
-"""What has failed, and how it is said in one sentence.
+"""The reason of a fault: what has failed, in one sentence.
 
-One function for each event that has more to say than its own text.  No event
-makes them raise: what is missing or of another type is left out.
+There is one function for each event whose sentence differs from its own text.  No event
+makes them raise: a field that is missing or of another type is left out.
 """
 
 from __future__ import annotations
@@ -36,17 +36,17 @@ class Verdict:
 
     rule: str
     scope: Scope
-    #: one sentence: what, who, by whom, and the scope. Pacemaker keeps 128 bytes:
-    #: numbers that matter less are in brackets, see
-    #: shorten_reason() of vesper_monitor/ocf/fast_common.py
+    #: one sentence: what failed, by whom, and the scope. Pacemaker keeps 128 bytes, so
+    #: numbers that matter less are in brackets, which shorten_reason() of
+    #: vesper_monitor/ocf/fast_common.py leaves out
     reason: str
 
 
 def make_verdict(name: str, event: Event, services: Collection[str], lead: str = "") -> Verdict:
-    """The words for an event that a rule calls a fault.
+    """Return the verdict on an event that a rule calls a fault.
 
-    :param name: of the probe, for the rule.
-    :param lead: what the sentence begins with.
+    :param name: of the probe, as the rule has it.
+    :param lead: the beginning of the sentence.
     """
     fields = event.fields
     scope = _find_scope(name, fields, services)

@@ -32,7 +32,7 @@ process_exit: main and believed and not ordered
     and (sig != 0 or status != 0);     # with 0 ends what has forked, or was asked to
 hung_task: main and believed;
 block_error: none;
-fs_error: error != "ESHUTDOWN";      # that somebody asked for
+fs_error: error != "ESHUTDOWN";      # a shutdown that was asked for
 net_link: none;
 memory_failure: result in ["ignored", "failed"];  # else a signal tells whom it hit
 lockup: none;
@@ -48,7 +48,7 @@ domain: failure;
 
 @cache
 def default_rules() -> Mapping[str, tuple[Rule, ...]]:
-    """:data:`DEFAULTS`, by probe."""
+    """Return the rules of :data:`DEFAULTS`, by probe."""
     return _by_probe(parse_rules(DEFAULTS).rules)
 
 
@@ -60,14 +60,14 @@ def _by_probe(rules: Collection[Rule]) -> dict[str, tuple[Rule, ...]]:
 
 
 class _Window:
-    """When the last events were that a counting rule asks for; bounded by its number."""
+    """The times of the last events that a counting rule matched, at most its number."""
 
     def __init__(self, number: int, seconds: int) -> None:
         self._ns = seconds * 1_000_000_000
         self._times: deque[int] = deque(maxlen=number)
 
     def add_event(self, event: Event) -> bool:
-        """Whether they are enough now; then the count begins anew."""
+        """Count an event. :returns: whether there are enough; then the count begins anew."""
         # The guest's own clock: what vesperd finds late has not happened late.
         self._times.append(event.guest_ns or int(event.received * 1e9))
         full = len(self._times) == self._times.maxlen
@@ -82,7 +82,7 @@ class _Window:
 
 
 class RuleSet:
-    """The rules of one instance, and what they have counted.
+    """The rules of one activation, and their counts.
 
     :param text: ``fault_on``.
     :raises RuleError:
@@ -100,7 +100,7 @@ class RuleSet:
                 for rule in rules
                 for one in (default_rules().get(probe, ()) if rule.default else (rule,))
             ]
-            # What is said twice must not count twice.
+            # A rule that is written twice must not count twice.
             self.rules[probe] = tuple(dict.fromkeys(expanded))
         self._windows = {
             rule: _Window(rule.count.number, rule.count.seconds)
@@ -110,7 +110,7 @@ class RuleSet:
         }
 
     def match_event(self, event: Event, services: Collection[str]) -> Rule | None:
-        """Count the event; the first rule that calls it a fault."""
+        """Count an event, and return the first rule that calls it a fault; None: none does."""
         name = probe_of(event)
         found = None
         for rule in self.rules.get(name, ()) if name is not None else ():
@@ -122,13 +122,13 @@ class RuleSet:
         return found
 
     def judge_event(self, event: Event, services: Collection[str]) -> Verdict | None:
-        """The same, with the sentence; None: no fault."""
+        """Like :meth:`match_event`, but return the verdict; None: it is no fault."""
         rule = self.match_event(event, services)
         return self.describe_match(rule, event, services) if rule is not None else None
 
     @staticmethod
     def describe_match(rule: Rule, event: Event, services: Collection[str]) -> Verdict:
-        """The words for an event that a rule has matched."""
+        """Return the verdict on an event that a rule has matched."""
         count, lead = rule.count, ""
         if count is not None:
             lead = f"{count.number} within {count.seconds} s, the last: "
@@ -136,7 +136,7 @@ class RuleSet:
 
     @property
     def horizon(self) -> int:
-        """s, of which a count has to know what was; 0: there is none."""
+        """The longest time of a count, in s; 0: no rule counts."""
         return max((rule.count.seconds for rule in self._windows if rule.count), default=0)
 
     def forget_counts(self) -> None:
@@ -145,7 +145,7 @@ class RuleSet:
             window.clear_count()
 
     def never_matches(self, probe: str) -> bool:
-        """Whether no event of a probe is a fault."""
+        """Tell whether no event of a probe is a fault."""
         return all(rule.condition == NONE for rule in self.rules.get(probe, ()))
 
 

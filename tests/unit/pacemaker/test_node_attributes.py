@@ -49,7 +49,7 @@ async def refused() -> None:
 
 
 def test_a_cluster_that_does_not_answer_is_asked_again(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(module, "AGAIN", 0.01)
+    monkeypatch.setattr(module, "RETRY_PAUSE_S", 0.01)
     asyncio.run(refused())
 
 
@@ -95,11 +95,11 @@ def test_not_all_commands_at_once() -> None:
 
 def test_what_pacemaker_has_forgotten_is_set_again(monkeypatch: pytest.MonkeyPatch) -> None:
     """It is started anew, or was away for longer than anybody waits."""
-    monkeypatch.setattr(module, "AGAIN", 0.001)
+    monkeypatch.setattr(module, "RETRY_PAUSE_S", 0.001)
     monkeypatch.setattr(module, "SET_AGAIN_S", 0.01)
 
     async def run() -> None:
-        cluster = Cluster(refuse=module.TRIES + 3)
+        cluster = Cluster(refuse=module.MAX_TRIES + 3)
         kept = NodeAttributes(cluster.set)
         kept.set_attribute("a", "x")
         await until(lambda: cluster.attributes, "it is set at last")
